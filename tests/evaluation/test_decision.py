@@ -464,5 +464,5 @@ def test_what_is_kept_is_of_the_seeds_that_both_have():
     table = ComparisonTable(pl.DataFrame(rows, schema=SCHEMA, orient="row"), Roles(), "validation")
     kept = table.retained_interval("dpo")
     assert kept is not None
-    assert table.retained("dpo") == kept.value == pytest.approx(0.976)
+    assert table.retained("dpo") == kept.value == pytest.approx(1 - 0.002 / 0.07)
     assert table.retained("start") == 1

@@ -14,7 +14,18 @@ import pytest
 import tiny
 import yaml
 
-from recalign.events import EventTable, Feature, ItemTable, LogMapping, evaluate, guess, load_events, read_features
+from recalign.events import (
+    EventTable,
+    Feature,
+    ItemTable,
+    LogMapping,
+    evaluate,
+    files,
+    guess,
+    init_command,
+    load_events,
+    read_features,
+)
 
 START = 1_700_000_000
 
@@ -425,3 +436,12 @@ def test_a_header_may_have_numbers_among_its_names(tmp_path: Path):
     assert said.code == 0, said.err
     log = yaml.safe_load((tmp_path / "log.yaml").read_text())["data"]["log"]
     assert (log["user"], log.get("header")) == ("user", None)
+
+
+@pytest.mark.parametrize("gap", ["", "NULL", "1e-05", "inf"])
+def test_a_first_event_without_a_value_is_no_header(tmp_path: Path, gap: str):
+    events = [(user, step) for user in range(25) for step in range(6)]
+    lines = [f"{u},{u + step},7,{step if u or step else gap},{START + step}" for u, step in events]
+    (tmp_path / "log.csv").write_text("\n".join(lines) + "\n")
+    frame, named, _ = init_command._read([files.Source(tmp_path / "log.csv")])
+    assert (named, frame.height) == (False, len(lines))

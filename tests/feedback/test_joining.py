@@ -283,3 +283,12 @@ def test_items_of_another_kind():
     assert joined(texts, outcomes(("a", 3, 2, 1.0))).counts["outcomes"]["joined"] == 1
     with pytest.raises(InputError, match=r"'film' \(2 outcomes\), and the items of the decisions are integers"):
         joined(numbers, outcomes(("a", "film", 2, 1.0)))
+
+
+def test_a_further_outcome_does_not_stand_in_the_history_of_its_own_list():
+    """Told in whole seconds, it may seem to come before the list that led to it."""
+    made = decision("d", "anna", 10, [3]) | {"time": 10_700_000}
+    found = joined(frame(made), outcomes(("anna", 3, 10, 1.0), ("anna", 3, 10, 0.5)), unshown=True)
+    anna = found.table.filter(pl.col("user") == "anna")
+    assert anna["timestamp"].to_list() == [10_700_000, 10_700_001]
+    assert anna["shown"].to_list() == [True, False]

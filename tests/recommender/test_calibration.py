@@ -28,6 +28,7 @@ from recalign.recommender import (
 )
 from recalign.recommender.checkpoint import load_net, read_checkpoint
 from recalign.recommender.interpolation import ndcg_by_strength
+from recalign.stage.checkpoint import RunCheckpoint
 
 
 @pytest.fixture(scope="module")
@@ -206,8 +207,11 @@ def test_the_search_sees_no_rewards_of_judges_users(log_root, tmp_path, monkeypa
     assert all(seen)
 
 
-def test_a_sanity_check_is_no_validation(data, tmp_path):
-    module = Recommender(data.num_items, small.encoder())
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_sanity_check_is_no_validation(data, tmp_path, saved):
+    module, best = Recommender(data.num_items, small.encoder()), RunCheckpoint()
+    best.dirpath = str(tmp_path)
+    own = {"check_val_every_n_epoch": 2, "num_sanity_val_steps": 1, "enable_checkpointing": saved}
     with pytest.warns(UserWarning, match="no item prior"):
-        small.fit(module, data, tmp_path, check_val_every_n_epoch=2, num_sanity_val_steps=1)
+        small.trainer_of(tmp_path, 1, *[best] * saved, **own).fit(module, data)
     assert module.policy.prior_strength == 0

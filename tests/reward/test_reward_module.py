@@ -478,3 +478,12 @@ def test_without_a_folder_the_trust_report_stays_in_memory(log_root, tmp_path, m
     small.fit(module, data, None)
     assert module.trust_report["validation"]["rmse"] == pytest.approx(module.trust.rmse)
     assert not list(tmp_path.iterdir())
+
+
+def test_trust_is_of_the_weights_that_are_saved(log_root, tmp_path):
+    data = small.data_of(RewardData, log_root)
+    module = RewardModel(data.num_items, encoder=small.encoder(), members=1)
+    small.fit(module, data, tmp_path, epochs=3, check_val_every_n_epoch=2)  # the last epoch is not validated
+    assert "reliability" not in module.facts()
+    small.fit(module, data, tmp_path, epochs=2, check_val_every_n_epoch=2)
+    assert "reliability" in module.facts()

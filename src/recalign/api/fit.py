@@ -136,9 +136,9 @@ def load_policy(log: Log, path: str | Path) -> TrainedPolicy:
     """
     data = data_of(log)
     checkpoint = policy_checkpoint(path, log, data)
-    config = RunFolder(checkpoint.absolute().parent.parent).config
-    if config.is_file():  # histories are read as the run read them
-        own = (load(config).get("data") or {}).get("init_args", {})
+    run = RunFolder(checkpoint.absolute().parent.parent)
+    if run.manifest.is_file() and run.config.is_file():  # histories are read as the run read them
+        own = (load(run.config).get("data") or {}).get("init_args") or {}
         data.max_length = own.get("max_length", data.max_length)
         data.know_request = own.get("request_time", "last_event") == "known"
     return TrainedPolicy(log, *_recorded(checkpoint), data)

@@ -111,19 +111,25 @@ class ComparisonTable:
 
         nan where one is missing or the latter is 0.
         """
-        baseline, change = self.better_baseline(ALL), self.get(method, f"diff_{BEST}/{ALL}")
-        base = self.column(ALL)[baseline].value if baseline else 0.0
-        if method == baseline:
+        base, change = self._base(method), self.get(method, f"diff_{BEST}/{ALL}")
+        if method == self.better_baseline(ALL):
             return 1.0 if base else float("nan")
         return 1 + change.value / base if change and base else float("nan")
 
     def retained_interval(self, method: str) -> Interval | None:
         """`retained` with the interval of the paired difference; None where it is unknown."""
-        baseline, change = self.better_baseline(ALL), self.get(method, f"diff_{BEST}/{ALL}")
-        base = self.column(ALL)[baseline].value if baseline else 0.0
+        base, change = self._base(method), self.get(method, f"diff_{BEST}/{ALL}")
         if change is None or not change.known or not base:
             return None
         return Interval(*(1 + end / base for end in change))
+
+    def _base(self, method: str) -> float:
+        """`all/ndcg@10` of the better baseline over the seeds that a method has too; 0 where there is no baseline."""
+        if (baseline := self.better_baseline(ALL)) is None:
+            return 0.0
+        both = sorted(self._seeds.get(baseline, set()) & self._seeds.get(method, set()))
+        found = self._single.filter(pl.col("seed").is_in(both), method=baseline, metric=ALL)["value"]
+        return float(found.mean()) if len(found) else self.column(ALL)[baseline].value  # type: ignore[arg-type]
 
     def gain(self, method: str, over: str = BEST) -> Interval | None:
         """A method's value less a reference's, in standard deviations of the reward; None where it is unknown."""

@@ -188,12 +188,19 @@ def _read(sources: Sequence[Source]) -> tuple[pl.DataFrame, bool, str | None]:
 
 
 def _is_named(frame: pl.DataFrame) -> bool:
-    """Whether the first row holds names: none is a number, or one is and a column of numbers has a word above it."""
-    if not reading.looks_like_data(frame.columns):
-        return True
-    missing = (*guess.MISSING, *MISSING)  # which a first row of data may hold
-    names = [one.name for one in frame if one.dtype.is_numeric() and one.name not in missing]
-    return any(re.search(r"[^\W\d_]", name) and not reading.looks_like_data([name]) for name in names)
+    """Whether a first row that holds a number is a header all the same: a column of numbers has a word above it."""
+    names = (re.sub(r"_duplicated_\d+$", "", one.name) for one in frame if one.dtype.is_numeric())
+    return any(map(_is_word, names))
+
+
+def _is_word(name: str) -> bool:
+    """Whether a name is neither a number (1e-05, inf), nor a date, nor what stands for a missing value."""
+    try:
+        float(name)
+    except ValueError:
+        other = name in (*guess.MISSING, *MISSING) or reading.looks_like_data([name])
+        return not other and bool(re.search(r"[^\W\d_]", name))
+    return False
 
 
 def _guess_or_ask(frame: pl.DataFrame, named: bool, given: dict[str, str]) -> dict[str, str]:

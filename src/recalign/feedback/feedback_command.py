@@ -93,7 +93,7 @@ def _options() -> argparse.ArgumentParser:
     option("--window", type=float, default=rule.window, help="seconds in which an outcome counts; default %(default)g")
     option("--delay", type=float, default=rule.delay, help="seconds by which outcomes may be late in their table")
     option("--ignored", type=float, default=rule.ignored, help="reward of what was shown and not chosen")
-    option("--unshown", action="store_true", help="also keep outcomes that no decision explains, as events")
+    option("--unshown", action="store_true", help="also keep outcomes that are in no row of a shown item, as events")
     option("--bundles", type=Path, help="folder of versions: names decisions of a version that is not there")
     option("--key_file", type=Path, help=f"file that holds the log's key; else the variable {DECISIONS_KEY}")
     option("--out", type=Path, help="folder of the table; default: the log's")
@@ -139,7 +139,10 @@ def _no_longer(table: Path, decisions: pl.DataFrame) -> int:
     """Decisions of the table that will be replaced which the log has deleted since: the new table begins later."""
     if not table.is_file():
         return 0
-    was = pl.read_parquet(table, columns=["decision"], glob=False)["decision"].drop_nulls().unique()
+    try:
+        was = pl.read_parquet(table, columns=["decision"], glob=False)["decision"].drop_nulls().unique()
+    except (pl.exceptions.PolarsError, OSError):
+        return 0  # damaged: it is replaced all the same
     return int((~was.is_in(decisions["decision"].implode())).sum())
 
 

@@ -45,8 +45,8 @@ class Rule:
         delay: seconds by which an outcome may be late in its table. A decision is left out until its window and this
             have passed before the newest outcome: nothing has been chosen *yet*.
         ignored: reward of what was shown and not chosen.
-        unshown: also keep outcomes that no decision explains, as events that nobody was shown, so that histories are
-            whole. Outcomes have to name users.
+        unshown: also keep, as events that nobody was shown, outcomes that no decision explains and further ones of a
+            shown item, so that histories are whole. Outcomes have to name users.
     """
 
     window: float = 86_400.0
@@ -117,7 +117,8 @@ def join(
         "read": outcomes.height,
         "joined": best.height - late,
         "of decisions that are too young": late,
-        "of an item that has a better or earlier one, left out": matched.height - best.height,
+        "of an item that has a better or earlier one" + ("" if rule.unshown else ", left out"): matched.height
+        - best.height,
         **why,
     }
     rows = _rows(shown.filter(pl.col("time") <= until), best, rule)
@@ -125,9 +126,12 @@ def join(
     passed = now - round((rule.window + rule.delay) * MICRO)
     found.counts[MISFITS][OVERDUE] = whole.filter(pl.col("time") > until, pl.col("time") <= passed).height
     if rule.unshown:
-        spare = matched.join(best, on="outcome", how="anti").join(ripe, on="decision", how="semi")
+        spare = matched.join(best, on="outcome", how="anti").join(ripe.select("decision", made="time"), on="decision")
         told = matched.join(spare, on="outcome", how="anti")  # in a row of what was shown, or of a young decision
-        rows = pl.concat([rows, _unshown(outcomes, told)], how="diagonal_relaxed")
+        after = spare.select("outcome", made=pl.col("made") + 1)  # none stands in the history of its own list
+        placed = outcomes.join(after, on="outcome", how="left", maintain_order="left")
+        placed = placed.with_columns(time=pl.max_horizontal("time", "made")).drop("made")
+        rows = pl.concat([rows, _unshown(placed, told)], how="diagonal_relaxed")
     possible = (pl.col("propensity") > 0) & (pl.col("propensity") <= 1)
     rows = rows.with_columns(
         propensity=pl.when(possible).then("propensity"), is_random=pl.col("is_random") & possible.fill_null(False)

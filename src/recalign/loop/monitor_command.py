@@ -128,7 +128,7 @@ def _counts(rows: pl.DataFrame) -> dict[str, Section]:
             "lists": shown["decision"].n_unique(),
             "of these left out by `where`": shown.filter(~whole)["decision"].n_unique(),
             "outcomes of lists": shown.filter("chosen").height,
-            "outcomes that no list explains": rows.height - shown.height,
+            "outcomes in no row of a list": rows.height - shown.height,
             "outcomes with a reward that nobody knows": rows.filter("chosen", pl.col("reward").is_null()).height,
         },
         "versions" + (" (mixed: each is compared with its own reference)" if len(versions) > 1 else ""): versions,

@@ -187,7 +187,7 @@ def _days(rows: pl.DataFrame) -> float:
 
 
 def _versions_of(alone: pl.DataFrame, shown: pl.DataFrame) -> pl.DataFrame:
-    """Outcomes that no list explains, of the version that showed their user the last list before, or the first after.
+    """Outcomes in no row of a list, of the version that showed their user the last list before, or the first after.
 
     Were those before a user's first list left out, the reference, in which everybody's first list is, would have fewer.
     """

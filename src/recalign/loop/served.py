@@ -84,7 +84,7 @@ def read_served(path: Path) -> Served:
         "log": {
             "lists": lists.height,
             "lists without an outcome": int((~lists["any_chosen"]).sum()),
-            "outcomes that no list explains": rows.filter(~pl.col("shown")).height,
+            "outcomes in no row of a list": rows.filter(~pl.col("shown")).height,
             "lists with chances": used.height,
             "of these drawn": used.filter(arm="explored").height,
             "draws whose seed another one has": len(seeds) - seeds.n_unique(),
@@ -171,8 +171,9 @@ def read_rows(path: Path) -> pl.DataFrame:
         if not isinstance(data.get(name), str | None):
             raise InputError(f"{data[name]!r} is no text", where=f"{path}: data.{name}", remedy=REMEDY)
     log = _mapping(data["log"], path)
-    beside = all((path.parent / one).is_file() for one in log.files)  # it may have been moved with its table
-    root = path.parent if beside else data_root(data.get("root"))
+    root = data_root(data.get("root"))
+    there, beside = (all((one / file).is_file() for file in log.files) for one in (root, path.parent))
+    root = path.parent if beside and not there else root  # it was moved with its table
     sources, _ = locate(log, root)
     tables = {str(one): read(one, (log.user, log.item), log.header, log.separator).lazy() for one in sources}
     raw, rows = LogScan.of(log, sources, tables).whole()

@@ -49,11 +49,11 @@ class KeepRanking(Callback):
     budget is not spent. Interpolation: WiSE-FT, Wortsman et al., arXiv 2109.01903; for alignment: Lin et
     al., arXiv 2309.06256; extrapolation: ExPO, Zheng et al., arXiv 2404.16792.
 
-    The search runs at the end of the last epoch; earlier epochs are validated and saved with the trained weights. With
-    a callback that may stop training at any time (`EarlyStopping`, `Timer`), or where a figure chooses the epoch
-    (``checkpoint.monitor``), it runs at every validation. As in
-    Lightning's `WeightAveraging`, the checkpoint holds the interpolated weights as ``state_dict`` and the trained ones,
-    from which training can continue, as ``current_model_state``.
+    The search runs at the end of the last epoch; earlier epochs are validated and saved with the trained weights. Where
+    a figure chooses the epoch (``checkpoint.monitor``) it runs at every validation; with a callback that may stop
+    training at any time (`EarlyStopping`, `Timer`) at the end of every epoch too. As in Lightning's `WeightAveraging`,
+    the checkpoint holds the interpolated weights as ``state_dict`` and the trained ones, from which training can
+    continue, as ``current_model_state``.
 
     Logs ``policy/reach``, ``policy/kept`` and its standard error, ``policy/kept_se``, measured at the run's precision.
     Evaluation runs in float32 and may differ in the third digit.
@@ -87,7 +87,7 @@ class KeepRanking(Callback):
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: WithReference) -> None:  # type: ignore[override]
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             self._swap(pl_module.policy)
-        elif _may_be_last(trainer):
+        elif _may_end(trainer) or _is_chosen(trainer):
             self._search(trainer, pl_module)
         else:
             self._other, pl_module.interpolation_alpha = [], None  # loaded from the run that this one continues
@@ -96,12 +96,16 @@ class KeepRanking(Callback):
         self._swap(pl_module.policy)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: WithReference) -> None:  # type: ignore[override]
-        if trainer.limit_val_batches and self._step != trainer.global_step and _may_be_last(trainer):
+        if not trainer.limit_val_batches or self._step == trainer.global_step:
+            return
+        if _may_end(trainer):
             mode = pl_module.training
             pl_module.eval()
             self._search(trainer, pl_module)
             self._swap(pl_module.policy)
             pl_module.train(mode)
+        elif not _is_chosen(trainer):
+            self._other, pl_module.interpolation_alpha = [], None  # of earlier weights
 
     def on_train_end(self, trainer: Trainer, pl_module: WithReference) -> None:  # type: ignore[override]
         self._swap(pl_module.policy)
@@ -174,9 +178,13 @@ class KeepRanking(Callback):
             pl_module.load_state_dict(checkpoint["current_model_state"])
 
 
-def _may_be_last(trainer: Trainer) -> bool:
-    """Whether training may end with this epoch, or this epoch may be chosen."""
+def _may_end(trainer: Trainer) -> bool:
+    """Whether training may end with this epoch."""
     may_stop = any(isinstance(one, EarlyStopping | Timer) for one in trainer.callbacks)  # type: ignore[attr-defined]
-    chosen = any(getattr(one, "monitor", None) is not None for one in trainer.checkpoint_callbacks)
     ends = trainer.current_epoch + 1 == trainer.max_epochs or trainer.global_step == trainer.max_steps
-    return ends or may_stop or chosen or trainer.should_stop
+    return ends or may_stop or trainer.should_stop
+
+
+def _is_chosen(trainer: Trainer) -> bool:
+    """Whether a figure of a validation chooses the epoch."""
+    return any(getattr(one, "monitor", None) is not None for one in trainer.checkpoint_callbacks)

@@ -47,14 +47,19 @@ class CalibratePrior(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._validated |= not trainer.sanity_checking
 
+    def state_dict(self) -> dict[str, bool]:
+        return {"validated": self._validated}
+
+    def load_state_dict(self, state_dict: dict[str, bool]) -> None:
+        self._validated = state_dict["validated"]
+
     def on_train_end(self, trainer: Trainer, pl_module: PolicyModule) -> None:  # type: ignore[override]
         kept = trainer.checkpoint_callback
-        best = getattr(kept, "best_model_path", "")  # a continued run has one already
-        if not trainer.num_val_batches or not (self._validated or best) or not pl_module.bound:
+        if not trainer.num_val_batches or not self._validated or not pl_module.bound:
             what = "nothing is validated" if pl_module.bound else "the module knows no log (module.bind)"
             rank_zero_warn(f"{what}, so the policy gets no item prior (model.prior)")
             return
-        path = Path(best or getattr(kept, "last_model_path", ""))
+        path = Path(getattr(kept, "best_model_path", "") or getattr(kept, "last_model_path", ""))
         saved = path.is_file()
         policy = load_net(path, "policy").net if saved else copy.deepcopy(pl_module.policy)
         found = self._search(trainer, pl_module, policy.to(pl_module.device).eval())

@@ -120,6 +120,7 @@ class RewardModel(StageModule):
         self.register_buffer("self_influence_EF", torch.empty(0, 0), persistent=False)
         self.calibrated = False
         self.trust: Trust | None = None  # on validation
+        self._measured_at = -1  # the step of it
         self.trust_report: dict[str, Any] | None = None
         self._predicted: list[dict[str, Tensor]] = []
 
@@ -225,8 +226,12 @@ class RewardModel(StageModule):
     def on_validation_epoch_end(self) -> None:
         measured, figures = self._measure()
         if not self.trainer.sanity_checking:
-            self.trust = measured
+            self.trust, self._measured_at = measured, self.trainer.global_step
             self.log_dict({f"reward/{k}": v for k, v in figures.items()}, sync_dist=True)
+
+    def on_train_epoch_end(self) -> None:
+        if self._measured_at != self.trainer.global_step:
+            self.trust = None  # of other weights than those that are saved now
 
     def on_test_epoch_end(self) -> None:
         _, figures = self._measure()
@@ -287,5 +292,5 @@ class RewardModel(StageModule):
         self._load_trust(checkpoint)
 
     def _load_trust(self, checkpoint: dict[str, Any]) -> None:
-        if "trust" in checkpoint["facts"]:
-            self.trust = Trust(**checkpoint["facts"]["trust"])
+        known = checkpoint["facts"].get("trust")
+        self.trust = Trust(**known) if known else None

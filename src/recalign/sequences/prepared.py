@@ -148,9 +148,15 @@ class PreparedLog(LightningDataModule):
         """The figures of the log that need no split (`recalign.events.audit`)."""
         sections = self._entry and self._entry.figures()
         if not sections:
-            table = self.table  # `sequences`, which writes the entry, lets go of it
-            frame = self.sequences.frame
-            sections = audit(table, frame if self.relative_to else None)
+            table, made, ranked = (
+                self.table,
+                self.sequences,
+                None,
+            )  # the second writes the entry, and lets go of the first
+            if self.relative_to:
+                ranks = made.frame.select("row", "reward")
+                ranked = table.frame.drop("reward").join(ranks, on="row", how="left", maintain_order="left")
+            sections = audit(table, ranked)
             sections["item features"] = feature_figures(self._known_items(table.items), table.items)
             if self._entry:
                 self._entry.save_figures(sections)
