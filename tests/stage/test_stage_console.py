@@ -110,7 +110,7 @@ def test_an_interrupted_stage_wipes_its_bar_and_says_how_to_go_on(
     steps: int, said: str, monkeypatch: pytest.MonkeyPatch
 ):
     bar = Bar()
-    monkeypatch.setattr("recalign.stage.lightning_cli.progress", lambda _: bar)
+    monkeypatch.setattr("recalign.stage.lightning_cli.LineProgress", lambda _: bar)
     monkeypatch.setattr("signal.signal", lambda *_: None)  # Lightning switches Ctrl-C off for good
     with pytest.raises(KeyboardInterrupt, match=said):
         run_stage(["fit", "--config", "toy.yaml"], CtrlC(steps))

@@ -1,0 +1,73 @@
+"""What another rule would decide in worlds that have run (verdict_records.py); nothing is trained.
+
+    python benchmarks/verdict_rules.py [--label "default keep"]
+
+``test``: the rule as it is. ``validation and test``: NDCG retained is read off both parts together, weighted by their
+precision. A rule that is chosen here has to be confirmed in worlds that nobody has opened.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import polars as pl
+from tables import markdown, save
+from verdict_records import load
+from verdict_worlds import CANDIDATES, ROLES
+from verdicts import counted, judged
+
+from recalign.evaluation.comparison import ALL
+from recalign.evaluation.comparison import SCHEMA as ROW
+from recalign.evaluation.comparison_table import ComparisonTable, Interval
+from recalign.evaluation.roles import BEST
+
+SHOWN = ("ship", "harmful", "harm shipped", "clear gains", "clear gains shipped")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--label", default="default keep", help="whose worlds")
+    given = parser.parse_args()
+    records, rows = load(given.label), []
+    rules: dict[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]] = {"test": dict, "validation and test": together}
+    for rule, changed in rules.items():
+        found = pl.DataFrame([judged(seed, changed(record)) for seed, record in sorted(records.items())])
+        of_all = counted(found, given.label, f"{min(records)}-{max(records)}").filter(row="all")
+        rows.append(of_all.with_columns(row=pl.lit(rule)).filter(pl.col("metric").is_in(SHOWN)))
+    table = pl.concat(rows)
+    print(markdown(table, {name: name for name in SHOWN}, digits=0))
+    print(save(table, "verdict_rules"))
+
+
+def together(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record whose test says of the NDCG that candidates retain what validation and test say together."""
+    frame = pl.DataFrame(record["rows"], schema=ROW, orient="row")
+    test, validation = (ComparisonTable(frame, ROLES, split) for split in ("test", "validation"))
+    base, metric = test.column(ALL)[str(test.better_baseline(ALL))].value, f"diff_{BEST}/{ALL}"
+    new = {}
+    for name in CANDIDATES:
+        parts = [table.retained_interval(name) for table in (test, validation)]
+        if known := [part for part in parts if part is not None and part.high > part.low]:
+            both = precision_weighted(known)
+            new[name] = [base * (end - 1) for end in both]
+    rows = [
+        row | dict(zip(("value", "ci_low", "ci_high"), new[row["method"]], strict=True))
+        if row["split"] == "test" and row["metric"] == metric and row["method"] in new
+        else row
+        for row in frame.iter_rows(named=True)
+    ]
+    return {**record, "rows": rows}
+
+
+def precision_weighted(parts: list[Interval]) -> Interval:
+    """Independent estimates of one figure, each weighted by 1 / its squared half-width."""
+    weights = [4 / (part.high - part.low) ** 2 for part in parts]
+    value = sum(w * part.value for w, part in zip(weights, parts, strict=True)) / sum(weights)
+    half = sum(weights) ** -0.5
+    return Interval(value, value - half, value + half)
+
+
+if __name__ == "__main__":
+    main()
