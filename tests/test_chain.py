@@ -444,6 +444,8 @@ def test_the_chains_yaml_names_the_run_folder():
         ),
         (["--stages.start.model.lr", "3"], "trains no 'start'"),
         (["--stages.asft", "3"], "--stages.STAGE.KEY VALUE"),
+        (["--stages.asft.run.rank_timeout", "1"], "asft, run.rank_timeout: 1.0 is too short"),
+        (["--trainer.default_root_dir", "x"], "trainer.default_root_dir: a stage writes into its run folder"),
         (["--stages.asft.run.name", "x"], "asft, --run.name=x: the chain sets this itself"),
         (["--stages.asft.data", "{users: B1}"], "asft, --data.users=B1: the chain sets this itself"),
         (["--model.lr", "3"], "write --stages.STAGE.model.lr VALUE"),
@@ -542,6 +544,7 @@ def test_a_chain_and_its_log_may_lie_elsewhere(tmp_path: Path, monkeypatch: pyte
 def test_a_missing_world_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     monkeypatch.setattr("recalign.chain.run.World", lambda: World(users=20, items=20, events=200))
     data = RewardData(log=LogMapping("simulated", ["simulated/events.parquet"]), root=str(tmp_path))
+    (tmp_path / "simulated").mkdir()  # by a run that was stopped while it wrote
     make_world(data, None)
     assert len(pl.read_parquet(tmp_path / "simulated/events.parquet")) == 200
     assert "making the default world" in capsys.readouterr().out

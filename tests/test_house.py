@@ -25,11 +25,11 @@ BELOW = {
     "typed": set(),
     "processes": set(),
     "nn": {"errors"},
-    "events": {"errors", "files", "kept"},
+    "events": {"errors", "files", "kept", "keys"},
     "metrics": {"errors"},
     "factorization": set(),
-    "simulation": {"errors", "events", "files", "kept"},
-    "feedback": {"errors", "events", "files", "kept", "serving"},
+    "simulation": {"errors", "events", "files", "kept", "keys"},
+    "feedback": {"errors", "events", "files", "kept", "keys", "serving"},
     "serving": {"errors", "files", "kept"},  # what answers knows nothing of what trains; `export` knows both
 }
 for room, lower in [

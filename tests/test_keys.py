@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from jsonargparse import Namespace
+import yaml
+from jsonargparse import ArgumentParser, Namespace
 
-from recalign.keys import call, options, plain, settings_of, split, with_flags
+from recalign.keys import call, options, plain, settings_of, split, with_flags, yaml_text
 
 
 def command(run: str, as_list: bool = False, name: str = "") -> None: ...
@@ -49,6 +50,19 @@ def test_settings_as_words_as_nested_and_by_dotted_key():
     words = ["--config", "a.yaml", "--model.lr=0.1", "--model.clip=null", "--data.reward=a, b"]
     assert call((Path("a.yaml"),), settings) == [*words, '--data.split={"class_path": "X"}']
     assert dict(settings_of(Namespace(**settings).as_dict())) == settings
+
+
+@pytest.mark.parametrize(
+    "text", ["1e-4", "1E6", "1.5e3", ".5", "._5", "1_0", "0104257", "yes", "null", "2026-11-30", "e4"]
+)
+def test_text_that_looks_like_a_number_is_read_back_as_text(text: str):
+    """PyYAML and jsonargparse disagree on what a number is; runs are written by one and read by the other."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--name", type=str)
+    parser.add_argument("--lr", type=float)
+    written = yaml_text({"name": text, "lr": 1e-5})
+    assert parser.parse_string(written) == Namespace(name=text, lr=1e-5)
+    assert yaml.safe_load(written) == {"name": text, "lr": 1e-5}
 
 
 def test_values_of_other_libraries_become_plain():

@@ -21,7 +21,7 @@ from recalign.errors import InputError, TrainingError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """What the system says of a full disk."""
-REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR)
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 """What it says of a path that nobody may read or write there."""
 LEFT_DAYS = 7
 """Days after which what lies beside a path, half written, is of no process any more, on whichever machine."""
@@ -146,7 +146,8 @@ def held(folder: Path, doing: str, remedy: str) -> Iterator[None]:
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     try:
-        lock = FileLock(folder.with_name(f".{folder.name}.lock")).acquire(timeout=0)
+        place = folder.resolve()  # the same lock whatever the folder is called, such as .
+        lock = FileLock(place.with_name(f".{place.name}.lock")).acquire(timeout=0)
     except Timeout:
         raise InputError(f"another process is {doing} in this folder", where=str(folder), remedy=remedy) from None
     with lock:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 
 def leaves(tree: Any, prefix: str = "") -> dict[str, Any]:
@@ -34,6 +37,19 @@ def settings_of(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
             yield from settings_of(value, f"{prefix}{key}.")
         else:
             yield short(f"{prefix}{key}"), value
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text such as ``1e-4``, which is a number to YAML 1.2 and to jsonargparse, and none to PyYAML."""
+
+
+_FLOAT = re.compile(r"[-+]?([0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+|\.[0-9_]+([eE][-+]?[0-9]+)?)$")
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
+
+
+def yaml_text(value: Any, **style: Any) -> str:
+    """YAML that jsonargparse and PyYAML read as the value that was given."""
+    return yaml.dump(value, Dumper=_Dumper, **({"sort_keys": False, "allow_unicode": True} | style))
 
 
 def plain(value: Any) -> Any:

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import mortal
 import polars as pl
@@ -16,8 +17,18 @@ import torch
 from recalign.chain import Chain, engine
 from recalign.chain.engine import RayWorkers, _room
 from recalign.chain.graph import Step, anew, side_by_side
+from recalign.chain.plan import Plan
 from recalign.chain.progress import Progress
 from recalign.errors import InputError, TrainingError
+
+
+def test_a_worker_imports_the_classes_that_the_stages_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A checkpoint imports nothing, and the process that parsed the stages is another one."""
+    (tmp_path / "nets_of_mine.py").write_text("class Mine: ...")
+    monkeypatch.syspath_prepend(tmp_path)
+    stages = [{"model": {"class_path": path}} for path in ("nets_of_mine.Mine", "gone.Net", "os.Gone")]
+    Plan.__new__(Plan).__setstate__({"_once": {n: SimpleNamespace(config=one) for n, one in enumerate(stages)}})
+    assert "nets_of_mine" in sys.modules
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,29 @@ def test_an_altered_evaluation_is_made_again(tmp_path, data, base, cells):
     assert SeedEvaluation(runs, 3, run, base, data, **HOW).make() == [cells[0].method]
 
 
+def test_the_unit_is_that_of_the_reward_that_judges_predict(tmp_path, data, base, cells):
+    """Judges that predict ten times the chain's reward: gains are ten times as large, and so is their unit."""
+    runs, cell, checkpoint = tmp_path / "runs", cells[0], torch.load(base.judge_report, weights_only=True)
+    SeedEvaluation(runs, 3, [cell], base, data, **HOW).make()
+    own = json.loads((place(tmp_path, cell.method) / "summary.json").read_text())
+    assert own["reward/sd"] == pytest.approx(data.rated["reward"].std())
+    assert {"gap/judge@10", "gap/true@10"} > {*_gaps(runs)} == {"gap/judge@10"}
+    checkpoint["state_dict"]["reward.nets.0.scale"] *= 10
+    checkpoint["facts"] |= {"reward": "10 * reward", "rewards": "others"}
+    scale = float(checkpoint["state_dict"]["reward.nets.0.scale"])
+    torch.save(checkpoint, tmp_path / "judge.ckpt")
+    SeedEvaluation(runs, 3, [cell], replace(base, judge_report=tmp_path / "judge.ckpt"), data, **HOW).make()
+    other = json.loads((place(tmp_path, cell.method) / "summary.json").read_text())
+    assert other["reward/sd"] == pytest.approx(scale)
+    assert other["judged"] == "10 * reward"
+    assert "reward/user_sd" not in other
+    assert not _gaps(runs)
+
+
+def _gaps(runs):
+    return {metric for metric in RunsComparison(runs).make()["metric"] if metric.startswith("gap/")}
+
+
 def test_a_sample_of_the_users_is_the_same_for_every_method(tmp_path, data, base, cells):
     some, runs = copy.copy(data), tmp_path / "runs"
     some.sample = 7

@@ -167,7 +167,7 @@ def test_ranks_of_exposed_candidates_by_hand():
     user = np.array([1, 1, 1, 2, 2, 5])
     reward = np.array([3.0, 1.0, 2.0, 1.0, 4.0, 5.0])
     score = np.array([0.2, 0.9, 0.5, 0.3, 0.8, 0.0])
-    found = {name: one.value for name, one in exposed_ranks(user, score, reward, k=2, draws=50).items()}
+    found = {name: one.value for name, one in exposed_ranks(user, score, reward, np.ones(6), k=2).items()}
     # user 1: gains 2, 0, 1 at ranks 3, 1, 2; user 2: gains 0, 3 at ranks 2, 1; user 5 has one candidate
     best = 2 + 1 / np.log2(3)
     assert found["ndcg"] == pytest.approx(((1 / np.log2(3)) / best + 1) / 2)
@@ -179,7 +179,7 @@ def test_ranks_of_exposed_candidates_by_hand():
 def test_ranks_are_weighted_by_one_over_the_propensity():
     """Gains 0, 4, 2 and weights 2, 4, 1 of the candidates ranked 1, 2, 3."""
     one, score, reward = np.ones(3, int), np.array([3.0, 2.0, 1.0]), np.array([1.0, 2.0, 3.0])
-    found = exposed_ranks(one, score, reward, np.array([0.5, 0.25, 1.0]), k=2, draws=10)
+    found = exposed_ranks(one, score, reward, np.array([0.5, 0.25, 1.0]), k=2)
     second = 1 / np.log2(3)
     assert {name: each.value for name, each in found.items()} == pytest.approx(
         {"ndcg": 4 * second / (4 + 2 * second), "mrr": (4 / 2 + 2 / 3) / 6, "reward": 10 / 6, "uniform": 13 / 7}
@@ -188,9 +188,9 @@ def test_ranks_are_weighted_by_one_over_the_propensity():
 
 def test_a_perfect_order_scores_1_and_chance_scores_what_everybody_is_worth():
     random = np.random.default_rng(0)
-    user, reward = np.repeat(np.arange(300), 10), random.normal(size=3000)
-    assert exposed_ranks(user, reward, reward)["ndcg"].value == pytest.approx(1)
-    blind = exposed_ranks(user, np.zeros(3000), reward)
+    user, reward, alike = np.repeat(np.arange(300), 10), random.normal(size=3000), np.ones(3000)
+    assert exposed_ranks(user, reward, reward, alike)["ndcg"].value == pytest.approx(1)
+    blind = exposed_ranks(user, np.zeros(3000), reward, alike)
     low, high = blind["reward"].interval()
     assert low <= blind["uniform"].value <= high
-    assert exposed_ranks(user, reward, reward)["reward"].value > high
+    assert exposed_ranks(user, reward, reward, alike)["reward"].value > high

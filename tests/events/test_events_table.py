@@ -184,6 +184,10 @@ def test_data_root(monkeypatch, tmp_path):
         load_events(log, None, "stars")
     monkeypatch.setenv("RECALIGN_DATA", str(tmp_path))
     assert load_events(log, None, "stars").frame.height == 4
+    assert load_events(log, tmp_path / "where it was", "stars").frame.height == 4  # it was moved
+    monkeypatch.setenv("RECALIGN_DATA", str(tmp_path / "nowhere"))
+    with pytest.raises(InputError, match="where it was"):
+        load_events(log, tmp_path / "where it was", "stars")
 
 
 def test_missing_file_names_the_nearest(tmp_path):

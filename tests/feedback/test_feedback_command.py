@@ -84,6 +84,33 @@ def test_it_can_be_done_again_and_later(folder, capsys):
     capsys.readouterr()
 
 
+def test_a_yaml_that_was_edited_is_kept_and_one_that_was_not_is_written_anew(folder, capsys):
+    feedback(WORDS)
+    path = folder / "log" / LOG
+    path.write_text(path.read_text() + "# a comment alone is no setting\n")
+    feedback(WORDS)
+    assert "a comment alone" not in path.read_text()
+    assert "are kept" not in capsys.readouterr().out
+    edited = path.read_text().replace("where: null", "where: chosen")
+    path.write_text(edited)
+    feedback([*WORDS, "--window", "200"])
+    assert path.read_text() == edited
+    assert f"{LOG}: its settings are not those that would be written now, and are kept" in capsys.readouterr().out
+    path.write_text("data: {")
+    feedback(WORDS)
+    assert path.read_text() == "data: {"
+
+
+@pytest.mark.parametrize("name", ["shop\U0001f3ac", "a\nb", "\x1b[31m", "it's: {odd}"])
+def test_a_folder_may_have_any_name(name, folder, capsys, monkeypatch):
+    (folder / "log").rename(folder / name)
+    monkeypatch.chdir(folder / name)
+    feedback([".", "--outcomes", "../bought.csv", *WORDS[3:]])
+    settings = yaml.safe_load(Path(LOG).read_text())["data"]
+    assert load_events(LogMapping(**settings["log"]), Path(settings["root"]), settings["reward"]).frame.height == 600
+    assert (folder / f".{name}.lock").is_file()  # the same one under any name of the folder
+
+
 def test_a_user_is_forgotten_in_the_log_and_in_its_table(folder, capsys):
     feedback(WORDS)
     capsys.readouterr()

@@ -265,9 +265,19 @@ def test_what_nobody_was_shown_may_stay_so_that_histories_are_whole():
         ("anna", 3, 10 * S, True, True, False, 1.0),
         ("anna", 5, 10 * S, True, False, False, 0.0),
         ("anna", 3, 12 * S, False, True, False, 0.5),
-        ("nobody", 3, 9_000 * S, False, True, False, 1.0),
     ]
-    assert found.counts["table"]["not shown"] == 3
+    assert found.counts["table"]["not shown"] == 2
+
+
+def test_what_nobody_was_shown_waits_for_the_lists_of_its_time():
+    """A later table only adds rows after those that this one has: `recalign update` takes no others."""
+    shown = [decision("d", "anna", 10, [3]), decision("e", "anna", 8_950, [5])]
+    told = [("anna", 8, 5, 1.0), ("anna", 5, 8_960, 1.0), ("anna", 9, 8_970, 1.0)]
+    first = joined(frame(*shown), outcomes(*told), unshown=True).table
+    assert first["item"].to_list() == [8, 3]
+    then = joined(frame(*shown), outcomes(*told, ("anna", 1, 9_500, 1.0)), unshown=True).table
+    assert then.head(2).equals(first)
+    assert then["item"].to_list() == [8, 3, 5, 9, 8]
 
 
 def test_an_earlier_outcome_stays_in_histories_beside_the_best():

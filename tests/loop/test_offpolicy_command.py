@@ -18,6 +18,7 @@ from served import call, running
 
 from recalign.errors import InputError
 from recalign.feedback.feedback_command import feedback
+from recalign.feedback.joining import MISFITS, OVERDUE
 from recalign.loop.monitor_command import REMEDIES, drifts, monitor
 from recalign.loop.offpolicy_command import ANOTHER, UNFIT, offpolicy, worths
 from recalign.loop.served import read_rows, read_served
@@ -193,8 +194,18 @@ def test_what_cannot_be_used_is_counted_by_its_reason(around, served, tmp_path):
         "with filters that the log does not tell (blocked, allowed, boosted)": 1,
     }
     assert counts["log"]["lists with chances"] == USERS * EACH - 6
-    assert counts["log"]["outcomes in no row of a list"] == 3 * USERS + 1
+    assert counts["log"]["outcomes in no row of a list"] == 3 * USERS  # one comes after the newest list
     assert 0 < counts["log"]["lists without an outcome"] < USERS * EACH
+
+
+def test_rewards_that_nobody_knows_of_what_was_chosen_are_refused_where_they_are_many(around, served, tmp_path):
+    """Lists without an outcome all have a reward, so that what is left would be worth too little."""
+    some = pl.col("chosen") & (pl.col("decision").hash(0) % 5 == 0)
+    path = changed(around, tmp_path / "log", reward=pl.when(some).then(None).otherwise("reward"))
+    with pytest.raises(InputError, match=r"lists with an outcome have a reward that nobody knows(.|\n)*coalesce"):
+        read_served(path)
+    path.write_text(path.read_text().replace("reward: reward", "reward: coalesce(reward, 1)"))
+    assert read_served(path).lists.height == served.lists.height
 
 
 def test_versions_are_estimated_alone_and_one_that_is_not_there_is_named(bundled, around, served, tmp_path):
@@ -295,6 +306,14 @@ def test_a_server_s_own_log_is_watched(bundled, around, served, tmp_path, capsys
     assert window["chosen"] == 1
     assert abs(window["drift"]) < 1e-3
     assert "--unshown" in found["left_out"]["unknown"]  # what was chosen before the first list is not counted
+    table, mine = shutil.copytree(log.parent, tmp_path / "table"), tmp_path / "mine.yaml"
+    mine.write_text(log.read_text().replace(str(log.parent), str(table)))
+    (table / "feedback.json").write_text(json.dumps({MISFITS: {OVERDUE: 7}}))
+    monitor([str(bundled), "--log", str(mine), *seconds])
+    assert "7 lists are in no window" in capsys.readouterr().out
+    (table / "feedback.json").unlink()
+    monitor([str(bundled), "--log", str(mine), *seconds])
+    assert "feedback.json is not there" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

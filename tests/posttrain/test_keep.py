@@ -141,6 +141,20 @@ def test_a_policy_with_parts_of_its_own_goes_back_to_its_start(walks, cloned, tm
     assert kept(module.policy, load_net(cloned, "policy").net, data) == ALL_RETAINED
 
 
+@pytest.mark.parametrize("end", [{"epochs": 2}, {"epochs": 9, "max_steps": 6}])
+def test_a_finished_run_that_is_continued_keeps_what_it_hands_over(walks, cloned, tmp_path, end):
+    """Lightning trains nothing then, and so does not say that training ends."""
+    own = {"keep": KEEP, "callbacks": [best := RunCheckpoint()], "enable_checkpointing": True, **end}
+    best.dirpath = str(tmp_path)
+    module, _, data = trained(walks, cloned, tmp_path, **own)
+    again, best = small.free(Unlearning, init_from=str(cloned), lr=FAR, keep=KEEP), RunCheckpoint()
+    best.dirpath = str(tmp_path)
+    own = {key: value for key, value in end.items() if key != "epochs"}
+    trainer = small.trainer_of(tmp_path, end["epochs"], best, enable_checkpointing=True, **own)
+    trainer.fit(again, data, ckpt_path=str(tmp_path / "last.ckpt"))
+    assert all(map(torch.equal, again.policy.parameters(), module.policy.parameters()))
+
+
 @pytest.mark.parametrize("stop", [{"max_steps": 2}, {"max_steps": 5}, {"check_val_every_n_epoch": 9}])
 def test_what_was_not_validated_is_measured_all_the_same(walks, cloned, tmp_path, stop):
     module, last, data = trained(walks, cloned, tmp_path, keep=KEEP, **stop)
@@ -215,9 +229,11 @@ def test_a_checkpoint_holds_the_weights_at_the_reach_and_the_trained_ones():
         torch.testing.assert_close(value, trained[name] + 1 if name in moved else trained[name])
 
     module.load_state_dict(checkpoint["state_dict"])
+    checkpoint |= {"global_step": 6, "loops": {"fit_loop": {"epoch_progress": {"current": {"processed": 1}}}}}
     again = KeepRanking(0.9)
     for doing, put_aside in ((TrainerFn.VALIDATING, 0), (TrainerFn.FITTING, len(moved))):
-        again.on_load_checkpoint(SimpleNamespace(state=SimpleNamespace(fn=doing)), module, checkpoint)
+        trainer = SimpleNamespace(state=SimpleNamespace(fn=doing), max_epochs=2, max_steps=-1)
+        again.on_load_checkpoint(trainer, module, checkpoint)
         assert len(again._other) == put_aside
     assert all(value.equal(trained[name]) for name, value in module.state_dict().items())
     assert all(a.equal(b) for a, b in zip(again._other, callback._other, strict=True))

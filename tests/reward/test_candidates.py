@@ -13,16 +13,10 @@ from hypothesis import strategies as st
 from recalign.cli import main
 from recalign.commands import rewards as command
 from recalign.errors import InputError
-from recalign.reward.candidates import (
-    Candidate,
-    RelativeTo,
-    compare_log_rewards,
-    compare_rewards,
-    split_half_reliability,
-    variance_components,
-)
+from recalign.reward.candidates import compare_log_rewards, compare_rewards
+from recalign.reward.candidates.reliability import split_half_reliability, variance_components
 from recalign.reward.candidates.text import render
-from recalign.reward.candidates.values import candidate_values, with_own
+from recalign.reward.candidates.values import Candidate, RelativeTo, candidate_values, with_own
 from recalign.reward.trust.report import MIN_USERS
 from recalign.sequences import EventDataModule, High, LeaveLast, TimeSplit
 from recalign.sequences.splits import TEST, TRAIN, VALIDATION

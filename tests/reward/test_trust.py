@@ -14,12 +14,20 @@ from recalign.factorization.als import fit_als
 from recalign.files import sha256, write_json
 from recalign.metrics.bootstrap import CrossedBootstrap, Estimate
 from recalign.reward import RewardData
-from recalign.reward.trust import IMPLICATION, compare_predictions, report, trust_of, verdict
+from recalign.reward.trust import compare_predictions, report, trust_of, verdict
 from recalign.reward.trust.baselines import fit_baselines
 from recalign.reward.trust.measures import FIGURES, differences, following, measure
 from recalign.reward.trust.report import TRUST, read_trust
 from recalign.reward.trust.slices import by_group, calibration, quantile_bins, spread_and_error
-from recalign.reward.trust.verdict import AVERAGES, TEMPERATURES, noise, repeat_variance, temperature, theory
+from recalign.reward.trust.verdict import (
+    AVERAGES,
+    IMPLICATION,
+    TEMPERATURES,
+    noise,
+    repeat_variance,
+    temperature,
+    theory,
+)
 from recalign.sequences import High
 
 

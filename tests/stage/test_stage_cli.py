@@ -11,8 +11,8 @@ import pytest
 import torch
 import yaml
 
-from recalign.errors import InputError
-from recalign.stage import RunFolder, StageResult, TrainingError, parse_stage, run_stage
+from recalign.errors import InputError, TrainingError
+from recalign.stage import RunFolder, StageResult, parse_stage, run_stage
 from recalign.stage.opened import device_of
 
 RUN = RunFolder(Path("runs/toy/recommender/seed-0"))
@@ -104,11 +104,18 @@ def test_a_continued_run_equals_one_that_was_never_interrupted():
         (["--optimizer.lr=0.5"], "optimizer.lr: 0.5, and the run began with 0.1"),
         (["--trainer.gradient_clip_val=0.1"], "trainer.gradient_clip_val: 0.1, and the run began with None"),
         (["--trainer.accumulate_grad_batches=2"], "trainer.accumulate_grad_batches: 2, and the run began with 1"),
+        (["--trainer.limit_train_batches=2"], "trainer.limit_train_batches: 2, and the run began with None"),
+        (["--trainer.precision=bf16-mixed"], "trainer.precision: 'bf16-mixed', and the run began with None"),
+        (
+            ["--early_stopping={monitor: rank/loss, patience: 3}"],
+            "early_stopping.patience: 3, and the run began",
+        ),
     ],
 )
 def test_a_run_is_not_continued_with_settings_that_it_did_not_begin_with(words: list[str], said: str):
     """An optimiser's would be ignored, and the others make a run of two halves that passes for one of them."""
-    fit("--trainer.max_epochs", "1", "--optimizer=SGD", "--optimizer.lr=0.1")
+    stopping = "--early_stopping={monitor: rank/loss, patience: 2}"
+    fit("--trainer.max_epochs", "1", "--optimizer=SGD", "--optimizer.lr=0.1", stopping)
     message = complaint("--trainer.max_epochs=2", "--ckpt_path=last", "--optimizer=SGD", "--optimizer.lr=0.1", *words)
     assert said in message
     assert "without --ckpt_path" in message
@@ -151,6 +158,16 @@ def test_a_run_that_ended_by_its_steps_goes_on_within_the_epoch():
     fit("--trainer.max_steps", "8")
     fit("--trainer.max_steps", "10", "--ckpt_path", "last")
     assert_same_weights(Path("runs/toy/whole/seed-0/checkpoints/last.ckpt"), RUN.last)
+
+
+@pytest.mark.parametrize("words", [[], ["--early_stopping={monitor: rank/loss, patience: 9}"]])
+def test_a_run_that_ended_by_its_steps_at_the_end_of_an_epoch_goes_on_with_the_next(words: list[str]):
+    whole = fit("--trainer.max_steps", "14", "--run.name", "whole", *words)
+    fit("--trainer.max_steps", "6", *words)
+    result = fit("--trainer.max_steps", "14", "--ckpt_path", "last", *words)
+    assert (result.trainer.max_steps, result.trainer.current_epoch) == (14, whole.trainer.current_epoch)
+    assert_same_weights(Path("runs/toy/whole/seed-0/checkpoints/last.ckpt"), RUN.last)
+    assert rows(RUN.figures("fit")) == rows(RunFolder(Path("runs/toy/whole/seed-0")).figures("fit"))
 
 
 def test_a_run_that_ends_by_its_steps_within_an_epoch_is_validated_there():

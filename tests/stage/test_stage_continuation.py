@@ -8,6 +8,7 @@ from pathlib import Path
 
 import killed
 import pytest
+import torch
 
 from recalign.stage import RunFolder
 
@@ -49,6 +50,14 @@ def test_a_run_that_is_asked_to_end_saves_and_says_143(whole: RunFolder):
     manifest = json.loads(run_of("recommender").manifest.read_text())
     assert (manifest["status"], manifest["error"]) == ("failed", "SIGTERMException")
     assert run_of("recommender").last.exists()  # within the first epoch, where none was due
+    killed.continue_until_done(run_of("recommender"), *TOY)
+    assert killed.differences(whole, run_of("recommender")) == []
+
+
+def test_a_run_that_is_asked_to_end_when_it_is_done_repeats_its_last_epoch(whole: RunFolder):
+    """Of the last epoch's file Lightning would train nothing, and so leave out what is done when training ends."""
+    assert 143 in (killed.fit(*TOY, at_write=n, by=signal.SIGTERM) for n in range(41, 36, -1))  # until one is heard
+    assert torch.load(run_of("recommender").last, weights_only=True)["epoch"] == 0
     killed.continue_until_done(run_of("recommender"), *TOY)
     assert killed.differences(whole, run_of("recommender")) == []
 

@@ -12,10 +12,10 @@ import torch
 import wandb
 
 from recalign.configs import find
-from recalign.errors import InputError
+from recalign.errors import InputError, TrainingError
 from recalign.files import held
 from recalign.kept import verify
-from recalign.stage import RunFolder, StageResult, TrainingError, parse_stage, run_stage
+from recalign.stage import RunFolder, StageResult, parse_stage, run_stage
 from recalign.stage.record import renew_trust
 
 FIT = ["fit", "--config", "toy.yaml", "--trainer.enable_progress_bar", "false"]

@@ -3,6 +3,7 @@
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import torch
 from recalign.errors import InputError
 from recalign.kept import EARLIER
 from recalign.stage import Manifest, RunFolder, parse_stage, run_stage
-from recalign.stage.manifest import git_state
+from recalign.stage.manifest import git_state, run_key
 
 RUN = RunFolder(Path("runs/toy/recommender/seed-0"))
 
@@ -111,6 +112,20 @@ def test_the_bytes_of_an_upstream_checkpoint_count_and_its_path_does_not():
     assert parse_stage([*words, "moved.ckpt"]).state().fresh
     moved.write_bytes(RUN.last.read_bytes() + b" ")
     assert not parse_stage([*words, "moved.ckpt"]).state().fresh
+
+
+def test_the_bytes_of_a_file_that_a_callback_reads_count_and_its_path_does_not():
+    """Trials are ranked by what judges say: others make another trial, and a moved folder does not."""
+
+    def key(judge: str) -> dict[str, Any]:
+        callback = f"{{class_path: recalign.evaluation.judged.SelectionValue, init_args: {{judge: {judge}}}}}"
+        parsed = parse_stage(["fit", "--config", "toy.yaml", f"--trainer.callbacks+={callback}"])
+        return run_key(parsed.config, None, {})
+
+    for name, content in (("one", b"a"), ("same", b"a"), ("other", b"b")):
+        Path(name).write_bytes(content)
+    assert key("one") == key("same") != key("other")
+    assert key("gone") != key("one")
 
 
 @pytest.mark.usefixtures("trained")

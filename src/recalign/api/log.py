@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import yaml
 
 from recalign import configs
 from recalign.errors import InputError
@@ -19,7 +18,7 @@ from recalign.events.checking import read_rewards
 from recalign.events.division import collapse_and_divide
 from recalign.events.messages import SourceRows, did_you_mean
 from recalign.files import write_text
-from recalign.keys import plain
+from recalign.keys import plain, yaml_text
 from recalign.recommender.training import write_parquet
 from recalign.stage.settings import load
 
@@ -147,7 +146,7 @@ class Log:
         temporary: tempfile.TemporaryDirectory[str] | None,
     ) -> Log:
         settings = plain({"cache": (folder / "cache").resolve(), **settings})
-        text = yaml.safe_dump({"data": settings}, sort_keys=False, allow_unicode=True)
+        text = yaml_text({"data": settings})
         # another Log's YAML in this folder stays as it is
         names = ("log" + f"-{number}" * (number > 1) + ".yaml" for number in count(1))
         path = next(one for name in names if not (one := folder / name).is_file() or one.read_text("utf-8") == text)

@@ -3,7 +3,6 @@
 from recalign.chain.chain_command import chain
 from recalign.chain.experiment import Chain
 from recalign.chain.plan import Plan
-from recalign.chain.run import run_chain
 from recalign.evaluation.methods import BASE_STAGES
 
-__all__ = ["BASE_STAGES", "Chain", "Plan", "chain", "run_chain"]
+__all__ = ["BASE_STAGES", "Chain", "Plan", "chain"]

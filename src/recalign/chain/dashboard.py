@@ -16,7 +16,7 @@ NAME = "recalign"
 STEP = "trainer/global_step"
 LINES = {
     "1. Recommender": ("train/loss", "rank/nll", f"rank/{ALL}", f"rank/{HIGH}", "train/lr", "train/grad_norm"),
-    "2. Reward model": ("train/reward", "reward/rmse", "reward/r2", "reward/mae"),
+    "2. Reward model": ("reward/rmse", "reward/r2", "reward/mae"),
     "3. Post-training": (
         *("policy/kl", "policy/entropy", "policy/kept", "policy/reach", "advantage/ess", "advantage/clipped"),
         *("advantage/weights", "advantage/values", "pairs/accuracy", "pairs/margin", "sampled/reward", "value/td"),
@@ -101,7 +101,7 @@ def _sweep(v2: Any) -> list[Any]:
 
 def _bars(v2: Any, figure: str) -> Any:
     trained = [name.rpartition("/")[2] for name in configs.names() if name.startswith("posttrain/")]
-    methods = (*UNTRAINED, "asft", *trained)
+    methods = (*UNTRAINED, "asft", "asft_rerank", *trained)
     return v2.BarPlot(title=figure, metrics=[f"test/{figure}/{method}" for method in methods])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from recalign import configs
 from recalign.chain.experiment import Chain
 from recalign.chain.space import Settings
 from recalign.chain.train import trial
+from recalign.code import class_paths
 from recalign.errors import InputError, nearest
 from recalign.evaluation.methods import BASE_STAGES, UNTRAINED
 from recalign.evaluation.reranking import base_method
@@ -21,12 +23,13 @@ from recalign.events.log import SIMULATED
 from recalign.keys import call, settings_of
 from recalign.reward import RewardData
 from recalign.stage import ParsedStage, RunFolder, parse_stage
+from recalign.stage.classes import imported
 from recalign.stage.folder import RunConfig
 from recalign.stage.settings import set_keys
 from recalign.stage.tokens import ParsedTokens, parse_tokens
 from recalign.stage.upstream import TOKENS
 
-OWN = ("run", "seed_everything", "ckpt_path", "config", "data.users")
+OWN = ("run.name", "run.root", "run.chain", "seed_everything", "ckpt_path", "config", "data.users")
 """Options of a stage that are the chain's to set."""
 
 TRIALS = "trials"
@@ -67,6 +70,13 @@ class Plan:
             raise InputError(
                 f"this chain trains no {unknown[0]!r}", where="stages", remedy=f"it trains: {', '.join(self.stages)}"
             )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """In another process: import the classes that the stages name, as parsing them did in the first one."""
+        vars(self).update(state)
+        for path in {path for one in self._once.values() for path in class_paths(one.config)}:
+            with suppress(ImportError, AttributeError):  # of a notebook: `build` says so where it is needed
+                imported(path)
 
     def _require_rows(self) -> None:
         """Refuse roles of rows that cannot be; those that this chain leaves out are named in its report."""
@@ -138,6 +148,10 @@ class Plan:
     def tokens(self, seed: int) -> ParsedTokens:
         """The command that makes the semantic ids of a seed."""
         given = {key: value for key, value in self._settings(TOKENS).items() if not key.startswith("trainer.")}
+        for key in ("seed", "out", *(["data.root"] if self.chain.world else [])):
+            if key in given:
+                where = f"--stages.{TOKENS}.{key}={given[key]}"
+                raise InputError("the chain sets this itself", where=where, remedy="leave it out")
         folder = RunFolder.of(RunConfig(TOKENS, self.chain.root, self.name), self.name, seed)
         own: Settings = {"seed": seed, "out": str(folder.path)}
         if self.chain.world:

@@ -171,7 +171,7 @@ def make_world(data: RewardData, world: World | None) -> None:
     if world:
         if not made.is_file() or yaml.safe_load(made.read_text(encoding="utf-8")) != asdict(world):
             write(simulate(world), root)
-    elif data.log_.name == SIMULATED and not (root / SIMULATED).exists():
+    elif data.log_.name == SIMULATED and not (root / SIMULATED / "events.parquet").is_file():
         say(f"there is no simulated log under {root}: making the default world")
         write(simulate(World()), root)
 

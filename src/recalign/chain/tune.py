@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import polars as pl
-import yaml
 from jsonargparse import Namespace
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
@@ -25,7 +24,7 @@ from recalign.evaluation.judged import SelectionValue
 from recalign.evaluation.report import WIDTH
 from recalign.evaluation.selection import SELECT
 from recalign.files import digest, held, write_text
-from recalign.keys import options, split
+from recalign.keys import options, split, yaml_text
 from recalign.stage import Manifest, ParsedStage, parse_stage, upstream
 from recalign.stage.console import quiet, say
 from recalign.stage.settings import instantiated, parse_call, set_keys
@@ -144,7 +143,7 @@ class Tuning:
             raise tried[-1]
         found = f"# {self.metric} {best.value:.4g}, the best of {len(tried)} trials\n"
         tuned = Namespace(**self.settings[order[0]]).as_dict()
-        write_text(self.out, found + yaml.safe_dump(tuned, sort_keys=False, allow_unicode=True))
+        write_text(self.out, found + yaml_text(tuned))
         Console(width=WIDTH).print(self._table(tried, order))
         say(f"{self.out}: give it after the stage's YAML, recalign fit ... --config {self.out}")
         return self.out

@@ -22,9 +22,6 @@ class Interval(NamedTuple):
     low: float
     high: float
 
-    def __neg__(self) -> Interval:
-        return Interval(-self.value, -self.high, -self.low)
-
     def __truediv__(self, unit: float) -> Interval:
         return Interval(*(end / unit for end in self))
 
@@ -40,12 +37,12 @@ class Interval(NamedTuple):
 
     def __str__(self) -> str:
         """A difference: ``+0.0200 [+0.0100, +0.0300]``."""
-        return f"{self.value:+.4f} [{self.low:+.4f}, {self.high:+.4f}]"
+        return f"{self.value:+z.4f} [{self.low:+z.4f}, {self.high:+z.4f}]"
 
     @property
     def sd(self) -> str:
         """A gain in standard deviations of the reward: ``+0.12 sd [+0.08, +0.16]``."""
-        return f"{self.value:+.3f} sd [{self.low:+.3f}, {self.high:+.3f}]"
+        return f"{self.value:+z.3f} sd [{self.low:+z.3f}, {self.high:+z.3f}]"
 
     @property
     def percent(self) -> str:
@@ -65,7 +62,8 @@ class ComparisonTable:
     neither the reward's unit nor its zero has a say.
 
     Attributes:
-        unit: that standard deviation, in the reward's own unit; nan where it is unknown.
+        unit: that standard deviation, in the reward's own unit; nan where it is unknown. Of judges with a reward of
+            their own: that of their training rewards.
     """
 
     def __init__(self, frame: pl.DataFrame, roles: Roles, split: str = "test") -> None:
@@ -169,4 +167,4 @@ def figure(metric: str, value: float) -> str:
         return f"{value:.0f} s" if value < 120 else f"{value / 60:.1f} min"
     if metric == "policy/coverage@10":
         return f"{value:.1%}"
-    return f"{value:.3f}" if metric.startswith(("value", "tail/value/", "policy/")) else f"{value:.4f}"
+    return f"{value:z.3f}" if metric.startswith(("value", "tail/value/", "policy/")) else f"{value:z.4f}"

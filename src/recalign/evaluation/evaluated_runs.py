@@ -23,6 +23,7 @@ RANKS = {"hr@10": lambda rank: hit(rank, 10), "ndcg@10": lambda rank: gain_ndcg(
 # The training reward model's value less another's. Models differ in level, so only the difference to `start` tells how
 # far a method has over-optimised.
 GAPS = ("gap/judge@10", "gap/true@10")
+JUDGED = "judged"  # in a summary: the reward of judges that predict another than the chain's
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,10 @@ def load_runs(chain_folder: Path, methods: Collection[str] | None, seeds: Collec
         else:
             if (folder / kept.SEAL).is_file():
                 kept.require(folder, "run `recalign chain` again: it evaluates that method anew")
-            events = {split: _events_of(path) for split in SPLITS if (path := folder / f"{split}.parquet").is_file()}
-            runs.append(Run(method, seed, read_json(folder / "summary.json"), events))
+            summary = read_json(folder / "summary.json")
+            paths = {split: path for split in SPLITS if (path := folder / f"{split}.parquet").is_file()}
+            events = {split: _events_of(path, apart=JUDGED in summary) for split, path in paths.items()}
+            runs.append(Run(method, seed, summary, events))
     if not runs:
         remedy = "let `recalign chain` finish at least one method"
         raise InputError(f"no method in it has been evaluated{why}", where=str(chain_folder), remedy=remedy)
@@ -90,12 +93,15 @@ def say_unmeasured(chain_folder: Path, methods: Collection[str], seeds: Collecti
             print(f"left out: {folder} {why}", file=sys.stderr)
 
 
-def _events_of(path: Path) -> pl.DataFrame:
-    """A split's events, with the columns that `recalign.evaluation.comparison.METRICS` names."""
+def _events_of(path: Path, apart: bool) -> pl.DataFrame:
+    """A split's events, with the columns that `recalign.evaluation.comparison.METRICS` names.
+
+    Those of judges with a reward of their own, ``apart``, have no gap to the training reward model.
+    """
     frame = with_gains(pl.read_parquet(path, glob=False).sort("user", "event"))
     gaps = [
         (pl.col("train_rm@10") - pl.col(other)).alias(gap)
-        for gap in GAPS
+        for gap in GAPS[apart:]
         if {"train_rm@10", other := gap.removeprefix("gap/")} <= set(frame.columns)
     ]
     tail = [(pl.col("tail") & pl.col("high")).alias("tail_high")] if "tail" in frame.columns else []

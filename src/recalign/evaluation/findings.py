@@ -111,7 +111,7 @@ def few_hits(test: ComparisonTable) -> Iterator[Finding]:
     if hits is None or not math.isfinite(hits.value):
         yield Finding(0, "How many test events the baseline ranks among its first ten is not known.", "Compare again.")
     elif 0 < hits.value < NEEDED:
-        text = f"{baseline} ranks {hits.value:.0f} of the {test.split} events among its first ten"
+        text = f"{baseline} ranks {math.floor(hits.value)} of the {test.split} events among its first ten"
         remedy = "Add users, or test events of each (data.split)."
         yield Finding(0, f"{text}: too few to tell whether {FLOOR:.0%} are kept ({NEEDED} are needed).", remedy)
 

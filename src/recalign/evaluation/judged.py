@@ -31,6 +31,8 @@ class SelectionValue(Callback):
         InputError: there is no such checkpoint, it shares users with the policy, or the model is no post-training.
     """
 
+    READS = ("judge",)
+
     def __init__(self, judge: str) -> None:
         super().__init__()
         self.path = judge

@@ -17,6 +17,7 @@ from recalign import kept
 from recalign.evaluation import examples, exposed
 from recalign.evaluation.baselines import ItemScores, SameForAll, Scores, log_counts
 from recalign.evaluation.comparison import EVALUATED, TESTED, UNIT, USER_SPREAD
+from recalign.evaluation.evaluated_runs import JUDGED
 from recalign.evaluation.item_knn import ItemKNN
 from recalign.evaluation.judges import require_apart
 from recalign.evaluation.popularity import popularity_curve
@@ -180,10 +181,11 @@ class SeedEvaluation:
         shown = exposed.measure(policies, nets.reward, self.data, self.device) if random else {}
         popular = {run.method: _mean(frames["validation"][run.method], "log_count@10") for run in stale}
         judge = nets.scorers.rewards["judge@10"]
+        spread = _spread(self.data, nets.judges[-1])
         tilted = popularity_curve(nets.start, judge, self.data, self.device, asked=list(popular.values()))
         for run in stale:
             test = frames["test"][run.method]
-            summary = {"base": digest(self.data.fingerprint, self._digests)[:16]} | self._summary(run, test)
+            summary = {"base": digest(self.data.fingerprint, self._digests)[:16]} | self._summary(run, test, spread)
             if run.method not in WITHOUT_BUDGET:  # which have no interpolation path, and so no NDCG budget
                 summary |= nets.retained(run, policies[run.method])
             if not math.isnan(as_popular := tilted.value_at(popular[run.method])):
@@ -202,11 +204,11 @@ class SeedEvaluation:
                 write_json(part / "summary.json", summary)
         return [run.method for run in stale]
 
-    def _summary(self, run: MethodRun, test: pl.DataFrame) -> dict[str, Any]:
+    def _summary(self, run: MethodRun, test: pl.DataFrame, spread: dict[str, Any]) -> dict[str, Any]:
         """What is told of a method by its run, the log, and what it shows in the test."""
         summary = {"method": run.method, "seed": self.seed, "log": self.data.log_.name}
         summary |= {"cold_targets": test["cold"].cast(float).mean()}
-        summary |= {"coverage@10": _coverage(test, self.data.num_items), **run.cost, **_spread(self.data)}
+        summary |= {"coverage@10": _coverage(test, self.data.num_items), **run.cost, **spread}
         summary |= {EVALUATED: test["user"].n_unique()}
         if self.data.sample is not None:
             summary |= {TESTED: self.data.users_tested("A")}
@@ -321,8 +323,13 @@ def _truth(data: RewardData) -> Path | None:
     return data_root(data.root) / data.log_.truth if data.log_.truth else None
 
 
-def _spread(data: RewardData) -> dict[str, float]:
-    """Standard deviations of the training rewards of users A, and of their mean rewards in the test."""
+def _spread(data: RewardData, judge: Loaded) -> dict[str, Any]:
+    """Standard deviations of the training rewards of users A, and of their mean rewards in the test.
+
+    Of a judge with a reward of its own: that of its training rewards, and what it predicts.
+    """
+    if judge.facts.get("rewards", data.sequences.rewards) != data.sequences.rewards:
+        return {UNIT: float(judge.net.nets[0].scale), JUDGED: judge.facts["reward"]}
     means = mean_rewards(data.sequences, "test")["reward"].drop_nulls()
     return {UNIT: data.moments()[1], USER_SPREAD: float(means.cast(pl.Float64).std() or 0.0)}  # type: ignore[arg-type]
 

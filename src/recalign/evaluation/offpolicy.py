@@ -157,13 +157,7 @@ def check_propensities(propensity_N: np.ndarray) -> None:
 
 
 def exposed_ranks(
-    user_N: np.ndarray,
-    score_N: np.ndarray,
-    reward_N: np.ndarray,
-    propensity_N: np.ndarray | None = None,
-    k: int = 5,
-    draws: int = 2000,
-    seed: int = 0,
+    user_N: np.ndarray, score_N: np.ndarray, reward_N: np.ndarray, propensity_N: np.ndarray, k: int = 5
 ) -> dict[str, Estimate]:
     """How well scores order each user's random exposures.
 
@@ -184,16 +178,14 @@ def exposed_ranks(
         user_N: integers.
         score_N: larger is better; ties are broken at random.
         reward_N: observed rewards.
-        propensity_N: None: all the same.
+        propensity_N: beta, the chance with which each was shown.
         k: how many of a user's candidates count as shown.
-        draws, seed: of the bootstrap over users; the seed also breaks the ties.
     """
-    beta_N = np.ones(len(user_N)) if propensity_N is None else propensity_N
-    check_propensities(beta_N)
-    frame = pl.DataFrame({"user": user_N, "score": score_N, "reward": reward_N, "beta": beta_N})
+    check_propensities(propensity_N)
+    frame = pl.DataFrame({"user": user_N, "score": score_N, "reward": reward_N, "beta": propensity_N})
     frame = frame.with_columns(
         gain=(pl.col("reward") - pl.col("reward").min()) / pl.col("beta"),
-        chance=pl.Series(np.random.default_rng(seed).random(len(user_N)), dtype=pl.Float64),
+        chance=pl.Series(np.random.default_rng(0).random(len(user_N)), dtype=pl.Float64),
     )
     for place, by in (("best", "gain"), ("rank", "score")):
         frame = frame.sort("user", by, "chance", descending=[False, True, False])
@@ -215,4 +207,4 @@ def exposed_ranks(
     sides = {f"{name} {side}": expr for name, pair in terms.items() for side, expr in enumerate(pair)}
     by_user = frame.group_by("user", maintain_order=True).agg(**sides)
     found: Terms = {name: [(by_user[f"{name} 0"].to_numpy(), by_user[f"{name} 1"].to_numpy())] for name in terms}
-    return ratios(found, np.arange(len(by_user)), draws, seed)
+    return ratios(found, np.arange(len(by_user)), draws=2000, seed=0)

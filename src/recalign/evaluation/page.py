@@ -236,7 +236,8 @@ def _training(sources: Sources) -> Section:
     methods = {name: runs for name, runs in sources.curves.items() if name not in base}
     return _section(
         "Training",
-        "Figures of each stage by step, a line a seed. Post-trained policies are shown as they are handed over.",
+        "Figures of each stage by step, a line a seed. In post-training, epochs that may be handed over are validated "
+        "at their place on the interpolation path; other epochs, and the distance, are those of the trained weights.",
         plots.curves(base, ALL_VALIDATED, sources.roles, "the cloned policy on validation"),
         plots.curves(base, "codes/illegal", sources.roles, "probability of codes that no item has"),
         plots.curves(base, "reward/rmse", sources.roles, "the reward model on validation"),

@@ -119,6 +119,9 @@ def locate(log: LogMapping, root: Path | None) -> tuple[list[Source], Source | N
         keys[log.items.file] = "data.log.items.file"
     root = root or data_root(None)
     found = {entry: find(root, entry) for entry in keys}
+    if not all(found.values()) and os.environ.get("RECALIGN_DATA"):  # the log was moved
+        elsewhere = {entry: find(data_root(None), entry) for entry in keys}
+        found = elsewhere if all(elsewhere.values()) else found
     if not all(found.values()) and {entry.split("/")[0] for entry in keys} == {log.fetch}:
         root = fetch.ml_100k(root)
         found = {entry: find(root, entry) for entry in keys}

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import yaml
 
 from recalign.errors import InputError, printable
 from recalign.events import files, guess, reading
@@ -15,6 +14,7 @@ from recalign.events.feature_values import feature_values, names_items
 from recalign.events.joining import whole_numbers
 from recalign.events.log import Feature, FeatureKind
 from recalign.events.messages import SourceRows, did_you_mean
+from recalign.keys import yaml_text
 
 TITLES, IDS = ("title", "name"), ("id", "key", "sku", "asin", "isbn", "item", "product")
 """Words of a title's column, and of an id's."""
@@ -146,5 +146,5 @@ def items_text(items: dict[str, Any]) -> list[str]:
 
 def yaml_scalar(value: Any) -> str:
     """Format a value as one line of YAML."""
-    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=float("inf"))
+    text = yaml_text(value, default_flow_style=True, width=float("inf"))
     return text.removesuffix("\n").removesuffix("\n...")

@@ -26,13 +26,11 @@ class ALSFactorization:
     Attributes:
         mean: mu.
         user_UF, item_VF: b and p of each user, b and q of each item; 0 without a training row.
-        ridge: weight of the squared parameters.
     """
 
     mean: float
     user_UF: np.ndarray
     item_VF: np.ndarray
-    ridge: float
 
     def expected(self, user_N: np.ndarray, item_N: np.ndarray) -> np.ndarray:
         """Expected rewards of (user, item) pairs. Shape: (N,), (N,) -> (N,)."""
@@ -61,7 +59,7 @@ def fit_als(
         user_UF = _solve(count, total, item_VF, ridge)
         item_VF = _solve(count.T, total.T, user_UF, ridge)
     unit_F = np.array([scale] + [scale**0.5] * rank)
-    return ALSFactorization(mean, user_UF * unit_F, item_VF * unit_F, ridge)
+    return ALSFactorization(mean, user_UF * unit_F, item_VF * unit_F)
 
 
 def _solve(count_RC: csr_array, reward_RC: csr_array, other_CF: np.ndarray, ridge: float) -> np.ndarray:

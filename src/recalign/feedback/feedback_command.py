@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import polars as pl
+import yaml
 
 from recalign.errors import InputError
 from recalign.events.audit import render
+from recalign.events.init_items import yaml_scalar
 from recalign.feedback import outcomes as told
 from recalign.feedback import segments
 from recalign.feedback.joining import Joined, Rule, join
@@ -22,7 +24,7 @@ from recalign.serving.decisions import pseudonym
 
 TABLE, LOG, COUNTS = "feedback.parquet", "feedback.yaml", "feedback.json"
 YAML = """\
-# What was shown and what came of it, as `recalign feedback` joined it. Check it: recalign check {path}
+# What was shown and what came of it, as `recalign feedback` joined it. Check it: recalign check THIS FILE
 data:
   root: {root} # folder of the table; --data.root overrides it
   log:
@@ -31,7 +33,8 @@ data:
     user: user # pseudonyms: nobody without the key knows whose
     item: item # as the server shows them
     # When the item was shown, so that a policy is asked what it would have shown then. To train a recommender on what
-    # was chosen, take outcome_at, and where: chosen. Nothing then stands in a history before it happened.
+    # was chosen, take outcome_at, where: chosen, and null for is_random and propensity. Nothing then stands in a
+    # history before it happened; and no value is estimated of items that were shown and chosen alone.
     timestamp: timestamp
     time_unit: us # microseconds since 1970
     where: null # such as chosen, or "version = '...'": only rows that meet it are used; the others are counted
@@ -147,14 +150,13 @@ def _no_longer(table: Path, decisions: pl.DataFrame) -> int:
 
 
 def write(found: Joined, out: Path, rule: Rule) -> None:
-    """Write the table, the log's YAML and the counts: all or none.
+    """Write the table, the log's YAML and the counts: all or none. A YAML whose settings were edited stays.
 
     Raises:
         InputError: the folder cannot be written.
     """
     text = YAML.format(
-        path=out / LOG,
-        root=json.dumps(str(out.absolute())),
+        root=yaml_scalar(str(out.absolute())),
         table=TABLE,
         random=int(found.table["is_random"].sum()),
         rows=found.table.height,
@@ -166,7 +168,8 @@ def write(found: Joined, out: Path, rule: Rule) -> None:
             for path in (table, log, counts):
                 path.touch(0o600)
             found.table.write_parquet(table)
-            log.write_text(text, encoding="utf-8")
+            edited = _edited(out / LOG, text)
+            log.write_text(edited or text, encoding="utf-8")
             counts.write_text(json.dumps(found.counts, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         what, remedy = (
@@ -174,6 +177,18 @@ def write(found: Joined, out: Path, rule: Rule) -> None:
             "give --out a folder that can be written",
         )
         raise InputError(what, where=str(out), remedy=remedy) from error
+
+
+def _edited(path: Path, text: str) -> str | None:
+    """The YAML that is there, if its settings differ from those of a new one; comments have counts, which change."""
+    if not path.is_file():
+        return None
+    was = path.read_text(encoding="utf-8", errors="replace")
+    with suppress(yaml.YAMLError):
+        if yaml.safe_load(was) == yaml.safe_load(text):
+            return None
+    print(f"\n{path}: its settings are not those that would be written now, and are kept. Delete it for new ones")
+    return was
 
 
 def _versions(folder: Path) -> set[str]:

@@ -131,6 +131,7 @@ def join(
         after = spare.select("outcome", made=pl.col("made") + 1)  # none stands in the history of its own list
         placed = outcomes.join(after, on="outcome", how="left", maintain_order="left")
         placed = placed.with_columns(time=pl.max_horizontal("time", "made")).drop("made")
+        placed = placed.filter(pl.col("time") <= until)  # later ones wait for the lists of their time
         rows = pl.concat([rows, _unshown(placed, told)], how="diagonal_relaxed")
     possible = (pl.col("propensity") > 0) & (pl.col("propensity") <= 1)
     rows = rows.with_columns(

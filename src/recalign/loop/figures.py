@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from recalign.metrics.bootstrap import CrossedBootstrap, Estimate
+from recalign.metrics.bootstrap import CrossedBootstrap, Estimate, correlation
 
 BY = ["user", "at"]
 SHRINK = 10.0
@@ -167,11 +167,5 @@ def _expected(chosen: pl.DataFrame) -> pl.DataFrame:
 def _correlation(chosen: pl.DataFrame, column: str) -> Figure:
     """Of the ranks of rewards with a column between 0 and 1."""
     p, r = pl.col(column), pl.col("reward_rank")
-    return Figure(chosen.select(*BY, p=p, r=r, pp=p**2, rr=r**2, pr=p * r, count=1), of=_pearson)
-
-
-def _pearson(mean_C: np.ndarray) -> np.ndarray:
-    p, r, pp, rr, pr = mean_C
-    spread = (pp - p**2) * (rr - r**2)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(spread > 1e-12, (pr - p * r) / np.sqrt(spread), np.nan)
+    means = {"x": p, "xx": p**2, "xy": p * r, "y": r, "yy": r**2}
+    return Figure(chosen.select(*BY, **means, count=1), of=lambda mean_C: correlation(*mean_C))

@@ -20,7 +20,7 @@ from recalign.feedback.joining import MISFITS, OVERDUE
 from recalign.files import read_json, write_json
 from recalign.loop.chances import ask, require_known
 from recalign.loop.monitoring import Rule, Watched, Window, watch
-from recalign.loop.served import Histories, Served, open_bundle, read_rows, read_served
+from recalign.loop.served import Histories, Served, open_bundle, read_rows, read_served, settings
 from recalign.serving.bundle import Bundle, load_bundle
 from recalign.serving.request import Explore
 
@@ -70,8 +70,11 @@ def monitor(words: list[str]) -> None:
         print(f"\n{said(one)}")
     for version, why in short.items():
         print(f"\nversion {version}: {why}")
-    overdue = read_json(given.log.parent / COUNTS).get(MISFITS, {}).get(OVERDUE, 0)
-    if overdue:
+    beside = settings(given.log)[2] / COUNTS
+    overdue = read_json(beside).get(MISFITS, {}).get(OVERDUE, 0)
+    if not beside.is_file():
+        print(f"\n{beside} is not there: nothing tells whether outcomes still arrive")
+    elif overdue:
         print(
             f"\n{overdue:,} lists are in no window: their time has passed, but not at the newest outcome of the table."
         )

@@ -35,6 +35,10 @@ NEEDED = ("decision", "item", "position", "log_prob", "shown", "chosen", "outcom
 REMEDY = "name the feedback.yaml that recalign feedback --unshown wrote"
 
 
+LEAST_KNOWN = 0.9
+"""Share of the lists with an outcome whose rewards have to be known: those without an outcome all are."""
+
+
 @dataclass(frozen=True)
 class Served:
     """A served log.
@@ -92,6 +96,14 @@ def read_served(path: Path) -> Served:
         "versions" + (" (mixed: each is estimated alone)" if len(versions) > 1 else ""): versions,
         "lists that cannot be used": why,
     }
+    outcomes = int(lists["any_chosen"].sum())
+    if why[UNKNOWN] > (1 - LEAST_KNOWN) * outcomes:  # type: ignore[operator]
+        what = f"{why[UNKNOWN]:,} of {outcomes:,} lists with an outcome have a reward that nobody knows"
+        remedy = (
+            "say what such an outcome is worth, such as data.reward: coalesce(reward, 3): without these lists, what"
+        )
+        remedy += " people chose would count for too little"
+        raise InputError(what, where=str(path), remedy=remedy)
     return Served(used.drop("positions", "any_chosen", "whole"), events, counts)
 
 
@@ -109,6 +121,7 @@ def _each(column: str, good: Callable[[pl.Expr], pl.Expr]) -> pl.Expr:
     return pl.col(column).list.eval(good(pl.element())).list.all()
 
 
+UNKNOWN = "with a reward that nobody knows"
 UNUSABLE = {
     "of which `where` leaves only some places": ~pl.col("whole"),
     "that did not explore: their chances are not known": pl.col("arm").is_null(),
@@ -119,7 +132,7 @@ UNUSABLE = {
         _each("log_probs", lambda one: ((one <= 0) & (one.exp() > 0)).fill_null(False))
         & ((pl.col("chance") > 0) & (pl.col("chance") <= 1)).fill_null(False)
     ),
-    "with a reward that nobody knows": pl.col("rewards").list.eval(pl.element().is_null()).list.any(),
+    UNKNOWN: pl.col("rewards").list.eval(pl.element().is_null()).list.any(),
     "with filters that the log does not tell (blocked, allowed, boosted)": (
         (pl.col("blocked") > 0) | pl.col("allowed").is_not_null() | (pl.col("boosts") > 0)
     ),
@@ -154,11 +167,11 @@ class Histories:
         return frame["item"].to_list(), frame["time"].to_list(), frame["reward"].to_list()
 
 
-def read_rows(path: Path) -> pl.DataFrame:
-    """The table with its ``reward``, and whether a row ``meets`` the log's condition: histories need the others too.
+def settings(path: Path) -> tuple[dict[str, Any], LogMapping, Path]:
+    """A log's ``data``, its mapping, and the folder of its table: that of the YAML, if it was moved with it.
 
     Raises:
-        InputError: as `read_served`.
+        InputError: it is no such YAML.
     """
     try:
         data = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("data")
@@ -173,7 +186,16 @@ def read_rows(path: Path) -> pl.DataFrame:
     log = _mapping(data["log"], path)
     root = data_root(data.get("root"))
     there, beside = (all((one / file).is_file() for file in log.files) for one in (root, path.parent))
-    root = path.parent if beside and not there else root  # it was moved with its table
+    return data, log, path.parent if beside and not there else root  # it was moved with its table
+
+
+def read_rows(path: Path) -> pl.DataFrame:
+    """The table with its ``reward``, and whether a row ``meets`` the log's condition: histories need the others too.
+
+    Raises:
+        InputError: as `read_served`.
+    """
+    data, log, root = settings(path)
     sources, _ = locate(log, root)
     tables = {str(one): read(one, (log.user, log.item), log.header, log.separator).lazy() for one in sources}
     raw, rows = LogScan.of(log, sources, tables).whole()

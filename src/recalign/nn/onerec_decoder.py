@@ -33,9 +33,6 @@ class Past(NamedTuple):
         state_T1 = torch.arange(len(parent), device=parent.device)[:, None]
         return Past(*(x[state_T1, parent] for x in self))
 
-    def __len__(self) -> int:
-        return len(self.k)
-
 
 class Decoder(Rebuildable, nn.Module, ABC):
     """Blocks that read one token at a time, beside keys and values of the history.

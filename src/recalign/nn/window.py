@@ -37,9 +37,6 @@ class Window:
     row_T: Tensor
     column_T: Tensor
 
-    def __len__(self) -> int:
-        return len(self.row_T)
-
     def __getitem__(self, part: slice | Tensor) -> Window:
         """The context of some targets, which still holds all rows."""
         return replace(self, row_T=self.row_T[part], column_T=self.column_T[part])

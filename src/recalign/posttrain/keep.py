@@ -172,10 +172,24 @@ class KeepRanking(Callback):
             checkpoint["state_dict"] = checkpoint["state_dict"] | {name: other[weight] for name, weight in named}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: WithReference, checkpoint: dict[str, Any]) -> None:  # type: ignore[override]
-        """Move the interpolated weights, which were just loaded, to the other set. Load the trained ones."""
-        if trainer.state.fn == TrainerFn.FITTING and "current_model_state" in checkpoint:
+        """Move the interpolated weights, which were just loaded, to the other set. Load the trained ones.
+
+        Where nothing is left to train, the interpolated ones stay.
+        """
+        if (
+            trainer.state.fn == TrainerFn.FITTING
+            and "current_model_state" in checkpoint
+            and _goes_on(trainer, checkpoint)
+        ):
             self._other = [weight.detach().clone() for weight in pl_module.policy.parameters()]
             pl_module.load_state_dict(checkpoint["current_model_state"])
+
+
+def _goes_on(trainer: Trainer, checkpoint: dict[str, Any]) -> bool:
+    """Whether the trainer has something left to train from a checkpoint on."""
+    epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    limits = (trainer.max_epochs, epochs), (trainer.max_steps, checkpoint["global_step"])
+    return all(limit in (None, -1) or done < limit for limit, done in limits)
 
 
 def _may_end(trainer: Trainer) -> bool:

@@ -5,7 +5,6 @@ from recalign.reward.heads import Head, MeanHead, OrdinalHead, QuantileHead
 from recalign.reward.judge import Judge
 from recalign.reward.module import RewardModel
 from recalign.reward.net import RewardEnsemble, RewardNet, member_deviation
-from recalign.reward.trust import Trust
 
 __all__ = [
     "Head",
@@ -17,6 +16,5 @@ __all__ = [
     "RewardEnsemble",
     "RewardModel",
     "RewardNet",
-    "Trust",
     "member_deviation",
 ]

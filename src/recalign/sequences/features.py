@@ -16,8 +16,6 @@ import polars as pl
 
 from recalign.events import ItemValues
 
-SIZES = ("sizes", "width", "codes", "warm")
-"""What says how large the tables of `ItemFeatures` are."""
 FAR = 10.0
 """Standard deviations beyond which a number without intervals counts as this far, so that one wrong value of a new item
 does not outweigh all else that is known of it. (A wrong value in training is in the standard deviation.)"""
@@ -131,7 +129,7 @@ class ItemFeatures:
 
     @property
     def plan(self) -> dict[str, Any]:
-        """The sizes of all tables, as plain values (`SIZES`)."""
+        """The sizes of all tables, as plain values."""
         return {"sizes": self.coder.sizes, "width": self.coder.width, "codes": len(self.code), "warm": self.warm}
 
 

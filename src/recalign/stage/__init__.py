@@ -1,6 +1,5 @@
 """What runs behind `recalign fit|validate|test|predict`: LightningCLI, checks, the run folder and its manifest."""
 
-from recalign.errors import TrainingError
 from recalign.stage.cli import ParsedStage, StageResult, parse_stage, run_stage
 from recalign.stage.fit import Fit, Trained
 from recalign.stage.folder import RunConfig, RunFolder
@@ -14,7 +13,6 @@ __all__ = [
     "RunFolder",
     "StageResult",
     "Trained",
-    "TrainingError",
     "parse_stage",
     "run_stage",
 ]

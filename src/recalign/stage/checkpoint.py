@@ -57,6 +57,7 @@ class RunCheckpoint(ModelCheckpoint):
         self._last_step = -1
         self._after_validation = False  # write then
         self._unnamed: Path | None = None  # written, and not yet last.ckpt
+        self._goes_on, self._max_steps = False, -1  # whether from an epoch's end to max_steps, which is set aside then
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the best score. Lightning drops it if the folder was moved."""
@@ -71,8 +72,20 @@ class RunCheckpoint(ModelCheckpoint):
         super().load_state_dict(state_dict)
         self.current_score = state_dict["current_score"]  # Lightning forgets it
 
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if trainer.state.fn == TrainerFn.FITTING:
+            epoch = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
+            whole = epoch["processed"] == epoch["ready"]
+            self._goes_on = whole and checkpoint["global_step"] < trainer.max_steps
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._goes_on:  # with max_steps Lightning would take the finished epoch for one to be repeated
+            self._max_steps, trainer.fit_loop.epoch_loop.max_steps = trainer.max_steps, -1
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
+        if self._goes_on:
+            self._goes_on, trainer.fit_loop.epoch_loop.max_steps = False, self._max_steps
         stopped = (one.stopping_reason for one in trainer.early_stopping_callbacks)
         if any(reason is not EarlyStoppingReason.NOT_STOPPED for reason in stopped):
             trainer.should_stop = True  # Lightning forgets it, and would train an epoch more at each continuation
@@ -115,7 +128,9 @@ class RunCheckpoint(ModelCheckpoint):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         super().on_exception(trainer, pl_module, exception)
-        if isinstance(exception, SIGTERMException):  # raised after a batch or an epoch, when all is logged
+        # Raised after a batch or an epoch, when all is logged. A run that is done continues from the file before:
+        # of this one Lightning would train nothing, and so not call on_train_end either.
+        if isinstance(exception, SIGTERMException) and not trainer.fit_loop.done:
             if self._is_new(trainer) and not validates_now(trainer):
                 self._write_last(trainer)
             self._name(trainer)

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.plugins.environments import LightningEnvironment
 
 from recalign.errors import InputError, require_positive, require_seed
-from recalign.keys import leaves, short
+from recalign.keys import leaves, short, yaml_text
 from recalign.recommender import Recommender
 from recalign.recommender.checkpoint import Loaded
 from recalign.recommender.grown import GROWS_FROM
@@ -30,8 +30,13 @@ from recalign.stage.folder import RunFolder
 from recalign.stage.parsed import ParsedStage, fingerprint
 
 _ANEW = "start it anew, without --ckpt_path"
-TRAINED_WITH = ("data.", "optimizer.", "lr_scheduler.", "trainer.gradient_clip", "trainer.accumulate_grad_batches")
+TRAINED_WITH = (
+    *("data.", "optimizer.", "lr_scheduler.", "early_stopping.", "trainer.gradient_clip"),
+    *("trainer.accumulate_grad_batches", "trainer.limit_train_batches", "trainer.precision"),
+)
 """Begin the settings, besides ``model``, that stay when a run is continued."""
+MAY_BE_LEFT_OUT = ("data.", "early_stopping.")
+"""Begin those of them that only one of the two may have."""
 PLACES = ("data.root", "data.cache", "data.grows_from", "data.log.")
 """Begin those of them that may change: the bytes of the log are compared."""
 
@@ -83,6 +88,9 @@ def settings(config: Namespace, training: bool) -> None:
         )
     if strategy.endswith(SHARDED):
         _refuse_parts(trainer, imported(config.model.class_path), training)
+    if trainer.default_root_dir is not None:
+        remedy = "leave it out; --run.root says where run folders lie"
+        raise InputError("a stage writes into its run folder", where="trainer.default_root_dir", remedy=remedy)
     require_positive("trainer", vars(trainer), *COUNTS)
     require_positive("trainer", vars(trainer), "gradient_clip_val", or_zero=True)
     if config.early_stopping:
@@ -232,15 +240,15 @@ def after_reading(
 def _refuse_other_settings(parsed: ParsedStage, begun: RunFolder) -> None:
     """Refuse to continue with settings that change what is trained: half of the run would have others.
 
-    An optimiser's and a scheduler's would be ignored, because the checkpoint has their state.
+    An optimiser's, a scheduler's and early stopping's would be ignored, because the checkpoint has their state.
     """
     if not begun.config.is_file():
         return
-    texts = begun.config.read_text(encoding="utf-8"), yaml.safe_dump(parsed.shareable)
+    texts = begun.config.read_text(encoding="utf-8"), yaml_text(parsed.shareable)
     first, now = (_trained_with(yaml.safe_load(text), parsed) for text in texts)
     for key in sorted(first.keys() | now.keys()):
         known = key in first and key in now  # a version of recalign may have settings that another has not
-        if first.get(key) != now.get(key) and (known or not key.startswith("data.")):
+        if first.get(key) != now.get(key) and (known or not key.startswith(MAY_BE_LEFT_OUT)):
             what = f"{now.get(key)!r}, and the run began with {first.get(key)!r}"
             remedy = f"continue it with its own settings: --config {begun.config}; or {_ANEW}"
             raise InputError(what, where=key, remedy=remedy)

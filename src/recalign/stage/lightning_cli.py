@@ -170,12 +170,13 @@ class StageCLI(LightningCLI):
         if config.enable_progress_bar is not False and not bars:
             callbacks.append(Bar() if sys.stderr.isatty() else LineProgress(parsed.run.name))
         self.trainer_defaults["callbacks"] = [*callbacks, *listed(self.config_init["early_stopping"])]
-        root = config.default_root_dir or str(parsed.folder.path)
         plugins = [*listed(config.plugins), WholeCheckpointIO()]
         if config.strategy == "ddp":
             config.strategy = DDPStrategy(broadcast_buffers=False)  # no buffer changes in training
         # Our own loggers come later, when the run folder is ready for them.
-        return super().instantiate_trainer(logger=False, default_root_dir=root, plugins=plugins, **kwargs)
+        return super().instantiate_trainer(
+            logger=False, default_root_dir=str(parsed.folder.path), plugins=plugins, **kwargs
+        )
 
 
 def _run_of(checkpoint: Path, folder: RunFolder) -> RunFolder | None:

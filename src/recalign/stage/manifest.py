@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import ModelSummary, ProgressBar
 from recalign import kept
 from recalign.code import STAGE, class_paths, code_digest
 from recalign.errors import InputError
-from recalign.files import digest, write_json
+from recalign.files import digest, sha256, write_json
 from recalign.stage.classes import imported, listed
 from recalign.stage.folder import RunFolder
 
@@ -101,9 +101,9 @@ class Manifest:
 def run_key(config: dict[str, Any], fingerprint: str | None, upstream: dict[str, dict[str, str]]) -> dict[str, Any]:
     """All that determines a run's result: settings, data, upstream checkpoints, code; settings by their digest.
 
-    The bytes of the data and of the checkpoints count. Paths (``run``, ``data.root``, ``data.cache``,
-    ``data.grows_from``, names of checkpoints), item titles (features are in the log's fingerprint), and what only
-    prints or logs (`OUTPUT`) do not.
+    The bytes of the data, of the checkpoints and of the files that callbacks read count. Paths (``run``,
+    ``data.root``, ``data.cache``, ``data.grows_from``, names of files), item titles (features are in the log's
+    fingerprint), and what only prints or logs (`OUTPUT`) do not.
     """
     counted = copy.deepcopy({k: v for k, v in config.items() if k not in ("run", "ckpt_path")})
     data, trainer = counted["data"]["init_args"], counted["trainer"]
@@ -116,13 +116,20 @@ def run_key(config: dict[str, Any], fingerprint: str | None, upstream: dict[str,
     ):
         settings.pop(name, None)
     kinds = [(one, imported(one["class_path"])) for one in listed(trainer["callbacks"])]
-    trainer["callbacks"] = [one for one, kind in kinds if not issubclass(kind, ProgressBar | ModelSummary)]
+    trainer["callbacks"] = [_read(one, kind) for one, kind in kinds if not issubclass(kind, ProgressBar | ModelSummary)]
     for name in upstream:
         part, argument = name.split(".")
         del counted[part]["init_args"][argument]
     files = {name: checkpoint["sha256"] for name, checkpoint in upstream.items()}
     code = code_digest({*STAGE, *class_paths(counted)})
     return {"settings": digest(counted), "data": fingerprint, **files, "code": code}
+
+
+def _read(callback: dict[str, Any], kind: type) -> dict[str, Any]:
+    """A callback's settings, with the digests of the files that it reads (its class's ``READS``) for their paths."""
+    given = callback.get("init_args", {})
+    files = {name: sha256(given[name]) for name in getattr(kind, "READS", ()) if Path(given[name]).is_file()}
+    return callback | {"init_args": given | files}
 
 
 def now() -> str:

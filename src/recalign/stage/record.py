@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-import yaml
 from lightning import LightningDataModule
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from recalign.files import sha256, write_text
+from recalign.keys import yaml_text
 from recalign.processes import is_first
 from recalign.stage import upstream
 from recalign.stage.folder import RunFolder
@@ -68,7 +68,7 @@ def _prepare(parsed: ParsedStage, manifest: Manifest) -> None:
     else:
         folder.start_afresh()
     head = f"# Repeats this run: recalign fit --config {folder.config}\n"
-    write_text(folder.config, head + yaml.safe_dump(parsed.shareable, sort_keys=False, allow_unicode=True))
+    write_text(folder.config, head + yaml_text(parsed.shareable))
     manifest.write(folder)
 
 

@@ -85,26 +85,22 @@ def _between(group_N: np.ndarray, value_N: np.ndarray) -> float:
     return float((np.bincount(group_N, value_N) ** 2 / np.maximum(count_G, 1)).sum())
 
 
-def split_half_reliability(
-    user_N: np.ndarray, item_N: np.ndarray, value_N: np.ndarray, halves: int = HALVES, seed: int = 0
-) -> float:
+def split_half_reliability(user_N: np.ndarray, item_N: np.ndarray, value_N: np.ndarray) -> float:
     """Estimate the share of the variance between items' means that other users would find again.
 
     Args:
         user_N, item_N: int64, from 0.
         value_N: rewards.
-        halves: times that users are dealt into halves.
-        seed: of the dealing.
 
     Returns:
         0 to 1; nan where fewer than three items were met by both halves, or means do not differ.
     """
-    rng, centred_N = np.random.default_rng(seed), value_N - value_N.mean()
+    rng, centred_N = np.random.default_rng(0), value_N - value_N.mean()
     users, items = np.unique(user_N, return_inverse=True)[1], int(item_N.max()) + 1
     number = int(users.max()) + 1
     count_I, total_I = np.bincount(item_N, minlength=items), np.bincount(item_N, centred_N, items)
     found = []
-    for _ in range(halves):
+    for _ in range(HALVES):
         first_N = (rng.permutation(number) < number // 2)[users]
         count1_I = np.bincount(item_N[first_N], minlength=items)
         total1_I = np.bincount(item_N[first_N], centred_N[first_N], items)

@@ -2,12 +2,10 @@
 
 from recalign.reward.trust.errors import Trust, accuracy, trust_of
 from recalign.reward.trust.predictions import predict
-from recalign.reward.trust.report import PredictionComparison, compare_predictions, report
-from recalign.reward.trust.verdict import IMPLICATION, verdict
+from recalign.reward.trust.report import compare_predictions, report
+from recalign.reward.trust.verdict import verdict
 
 __all__ = [
-    "IMPLICATION",
-    "PredictionComparison",
     "Trust",
     "accuracy",
     "compare_predictions",

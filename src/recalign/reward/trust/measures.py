@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import numpy as np
 import polars as pl
 
-from recalign.metrics.bootstrap import CrossedBootstrap, Estimate
+from recalign.metrics.bootstrap import CrossedBootstrap, Estimate, correlation
 
 FIGURES = ("rmse", "mae", "r2", "spearman", "auc", "pairwise")
 """Of the first two less is better, of the others more."""
@@ -125,12 +125,6 @@ def explained(se: np.ndarray, r: np.ndarray, rr: np.ndarray) -> np.ndarray:
     """R2 from means of squared errors, of `centred` rewards r and of r^2; nan where all rewards are alike."""
     variance = rr - r**2
     return np.where(variance > 1e-12 * rr, 1 - se / variance, np.nan)
-
-
-def correlation(x: np.ndarray, xx: np.ndarray, xy: np.ndarray, y: np.ndarray, yy: np.ndarray) -> np.ndarray:
-    """Correlation from means of x, x^2, x y, y and y^2; nan where x or y is constant."""
-    spread = (xx - x**2) * (yy - y**2)
-    return np.where(spread > 1e-12, (xy - x * y) / np.sqrt(np.maximum(spread, 1e-300)), np.nan)
 
 
 def scaled_ranks(value_N: np.ndarray) -> np.ndarray:

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from recalign.metrics.bootstrap import CrossedBootstrap, Estimate
-from recalign.reward.trust.measures import Sums, by_user, correlation, minus, ratios, scaled_ranks
+from recalign.metrics.bootstrap import CrossedBootstrap, Estimate, correlation
+from recalign.reward.trust.measures import Sums, by_user, minus, ratios, scaled_ranks
 
 BINS = 10
 
