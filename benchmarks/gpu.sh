@@ -3,10 +3,10 @@
 #
 #   RECALIGN_DATA=DIR [RECALIGN_PARITY=DIR] bash benchmarks/gpu.sh [--device cuda|cpu] [--quick]
 #
-# parity with the reference (where RECALIGN_PARITY holds its files), the tests of the fast paths, throughput, time and
-# memory by the size of the catalogue, one HSTU row of ML-1M and a short OneRec there (where RECALIGN_DATA has it). Every
-# step is a process; what it says is kept in a folder that is named at the end, with one table. W&B and peers' libraries
-# are not needed.
+# parity with the reference (where RECALIGN_PARITY holds its files), the tests of the fast paths with this machine's torch
+# (on its CPU), throughput, time and memory by the size of the catalogue, one HSTU row of ML-1M and a short OneRec there
+# (where RECALIGN_DATA has it). Every step is a process; what it says is kept in a folder that is named at the end, with
+# one table. W&B and peers' libraries are not needed.
 set -u
 cd "$(dirname "$0")/.."
 export PYTHONPATH="$PWD/src${PYTHONPATH:+:$PYTHONPATH}" WANDB_MODE=disabled
@@ -47,13 +47,13 @@ PY
 
 parity=("${RECALIGN_PARITY:-none}"/*.safetensors)
 if [ -e "${parity[0]}" ]; then
-  step parity "$python" benchmarks/parity.py "${parity[@]}"
+  step parity "$python" benchmarks/parity.py "${parity[@]}" --device "$device"
 else
   skip parity "no RECALIGN_PARITY"
 fi
 
 if "$python" -c "import pytest, hypothesis, xdist" 2>/dev/null; then
-  step tests "$python" -m pytest -n 0 tests/nn tests/recommender/test_devices.py
+  step tests-on-cpu "$python" -m pytest -n 0 tests/nn tests/recommender/test_devices.py
 else
   skip tests "no pytest"
 fi

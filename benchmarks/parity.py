@@ -1,6 +1,6 @@
 """Compare our HSTU and sampled softmax with numbers of the reference: one forward and backward pass a file.
 
-    python benchmarks/parity.py FILE...
+    python benchmarks/parity.py FILE... [--device cuda]
 
 prints a line a file, and exits with 1 where an error is above 1e-10:
 
@@ -34,18 +34,18 @@ class Errors(NamedTuple):
     grad: float
 
 
-def main(files: list[Path]) -> int:
+def main(files: list[Path], device: str = "cpu") -> int:
     worst = 0.0
     for file in files:
-        errors = compare(file)
+        errors = compare(file, device=device)
         worst = max(worst, *errors)
         print(f"{file} hidden_error={errors.hidden:.2e} loss_error={errors.loss:.2e} grad_error={errors.grad:.2e}")
     return int(not worst <= TOLERANCE)
 
 
-def compare(file: Path, dtype: torch.dtype = torch.float64) -> Errors:
-    """Largest absolute differences between the file's numbers and ours, worked out in `dtype`."""
-    metadata, tensors = load(file)
+def compare(file: Path, dtype: torch.dtype = torch.float64, device: str = "cpu") -> Errors:
+    """Largest absolute differences between the file's numbers and ours, worked out in `dtype` on a device."""
+    metadata, tensors = load(file, device)
     encoder, item_VD = build(metadata, tensors, dtype)
     hidden_BLD, loss = run(encoder, item_VD, tensors, float(metadata["temperature"]))
     ours = gradients(loss, encoder, item_VD)
@@ -57,8 +57,8 @@ def compare(file: Path, dtype: torch.dtype = torch.float64) -> Errors:
     )
 
 
-def load(file: Path) -> tuple[Mapping[str, str], dict[str, Tensor]]:
-    with safe_open(file, "pt") as handle:
+def load(file: Path, device: str) -> tuple[Mapping[str, str], dict[str, Tensor]]:
+    with safe_open(file, "pt", device) as handle:
         return handle.metadata(), {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
 
 
@@ -71,7 +71,7 @@ def build(metadata: Mapping[str, str], tensors: dict[str, Tensor], dtype: torch.
         head_dim=int(metadata["head_dim"]),
         max_length=int(metadata["max_length"]),
         dropout=0.0,
-    ).to(dtype)
+    ).to(tensors["weight.item_embedding"].device, dtype)
     weights = {ours: tensors[f"weight.{theirs}"] for ours, theirs in names(encoder).items()}
     encoder.load_state_dict({name: turned(name, weight) for name, weight in weights.items()})
     return encoder, tensors["weight.item_embedding"].to(dtype).requires_grad_()
@@ -84,7 +84,7 @@ def run(encoder: HSTU, item_VD: Tensor, tensors: dict[str, Tensor], temperature:
     hidden_BLD = F.normalize(encoder(F.embedding(ids_BL, item_VD), length_B, time_BL, request_time_BL), dim=-1, eps=EPS)
 
     catalogue_VD = F.normalize(item_VD, dim=-1, eps=EPS)
-    predicts_BL = torch.arange(ids_BL.shape[1] - 1) < length_B[:, None] - 1
+    predicts_BL = torch.arange(ids_BL.shape[1] - 1, device=length_B.device) < length_B[:, None] - 1
     target_T = ids_BL[:, 1:][predicts_BL]
     negative_TN = tensors["loss.negative_ids"]
     log_prob_T = sampled_log_prob(
@@ -132,4 +132,6 @@ def largest_difference(ours: Tensor, theirs: Tensor) -> float:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
-    sys.exit(main(parser.parse_args().files))
+    parser.add_argument("--device", default="cpu")
+    given = parser.parse_args()
+    sys.exit(main(given.files, given.device))

@@ -63,7 +63,7 @@ def main() -> None:
     if ratios := compare(rows) if arguments.peer else {}:
         pair = lines(log, f"recalign / {arguments.peer}", {name: [value] for name, value in ratios.items()}, [])
         rows = pl.concat([rows, pair])
-    print(save(rows, "throughput", PACKAGE))
+    print(save(rows, "throughput", "log", PACKAGE) if arguments.turns > 1 else "one turn is not saved")
     for name, value in ratios.items():
         print(f"{name}={value:.2f}")
 

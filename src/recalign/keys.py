@@ -49,7 +49,7 @@ _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.012345
 
 def yaml_text(value: Any, **style: Any) -> str:
     """YAML that jsonargparse and PyYAML read as the value that was given."""
-    return yaml.dump(value, Dumper=_Dumper, **({"sort_keys": False, "allow_unicode": True} | style))
+    return str(yaml.dump(value, Dumper=_Dumper, **({"sort_keys": False, "allow_unicode": True} | style)))
 
 
 def plain(value: Any) -> Any:

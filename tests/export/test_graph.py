@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 import small
@@ -134,12 +136,15 @@ def coded(head: str, decoder=None, **settings) -> CodePolicy:
         lambda: coded("shared"),
         lambda: coded("plain", feedback=True),
         lambda: coded("node", EncoderDecoder(8, heads=2, max_length=32), bos="newest"),
-        lambda: coded("node", encoder=HSTU(8, layers=1, max_length=32)),
+        lambda: coded("node", encoder=HSTU(8, layers=2, max_length=32)),
         lambda: Rerank(coded("node"), reward(), 0.7).eval(),
     ],
 )
 def test_policies_over_codes(made, log_root):
     torch.testing.assert_close(*both(made(), data_of(log_root)), atol=1e-4, rtol=0)
+
+
+MIXED = functools.partial(LazyDecoder, heads=2, experts=3, experts_per_token=2)
 
 
 def some(rows: int, length: int, hidden: int) -> dict[str, torch.Tensor]:
@@ -163,6 +168,8 @@ def some(rows: int, length: int, hidden: int) -> dict[str, torch.Tensor]:
         (lambda: policy("sasrec", feedback=True), True),
         pytest.param(lambda: Rerank(policy(), reward(), 0.7).eval(), False, marks=pytest.mark.long),
         pytest.param(lambda: coded("node"), False, marks=pytest.mark.long),
+        pytest.param(lambda: coded("node", encoder=HSTU(8, layers=1, max_length=32)), False, marks=pytest.mark.long),
+        pytest.param(lambda: coded("node", MIXED(8, layers=1, max_length=32)), False, marks=pytest.mark.long),
     ],
 )
 def test_what_torch_export_writes_takes_any_size(made, known, tmp_path):

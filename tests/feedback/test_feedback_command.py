@@ -111,6 +111,16 @@ def test_a_folder_may_have_any_name(name, folder, capsys, monkeypatch):
     assert (folder / f".{name}.lock").is_file()  # the same one under any name of the folder
 
 
+def test_files_of_a_pattern_may_have_their_columns_in_another_order_and_further_ones(folder):
+    feedback(WORDS)
+    first = pl.read_parquet(folder / "log" / TABLE)
+    told = pl.read_csv(folder / "bought.csv", infer_schema=False)
+    told.head(60).write_csv(folder / "of-1.csv")
+    told.slice(60).select("when", "what", "who", "stars", shop=pl.lit("a")).write_csv(folder / "of-2.csv")
+    feedback(["log", "--outcomes", "of-*.csv", *WORDS[3:]])
+    assert pl.read_parquet(folder / "log" / TABLE).equals(first)
+
+
 def test_a_user_is_forgotten_in_the_log_and_in_its_table(folder, capsys):
     feedback(WORDS)
     capsys.readouterr()

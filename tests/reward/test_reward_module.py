@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import json
+import warnings
 from dataclasses import asdict
 
 import numpy as np
@@ -335,6 +336,17 @@ def test_it_starts_from_a_policy_over_codes(log_root, tmp_path, encoder):
     if encoder:
         assert all(w.equal(start.encoder.state_dict()[name]) for name, w in trunk.encoder.state_dict().items())
     small.fit(module, data, tmp_path, limit_train_batches=1)
+
+
+def test_nothing_is_frozen_that_has_learned_nothing(log_root):
+    data = small.data_of(RewardData, log_root, "tastes")
+    for encoder, tuned in ((None, True), (Pooled(dim=16, max_length=64), False)):
+        start = CodePolicy(LazyDecoder(16, max_length=64), data.num_items, [8, 8], encoder=encoder)
+        with warnings.catch_warnings(record=True) as said:
+            module = RewardModel(data.num_items, policy=start, trunk="frozen")
+        assert ["a new HSTU, is tuned" in str(one.message) for one in said] == [True] * tuned
+        assert module.reward.nets[0].trunk.encoder.training == tuned
+        assert all(w.requires_grad == tuned for w in module.reward.nets[0].trunk.encoder.parameters())
 
 
 def test_a_policy_without_an_item_table_is_no_start(log_root):

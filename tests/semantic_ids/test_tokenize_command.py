@@ -152,6 +152,7 @@ def test_ids_of_another_log_and_items_of_another_type_are_not_appended_to(data: 
         ({"balance": 0.5}, "0.5 is less than an even share"),
         ({"append": Path("nowhere.parquet")}, "there is no such file of semantic ids"),
         ({"append": Path("nowhere.parquet"), "sizes": [8, 8]}, "the sizes are those of the ids that stay"),
+        ({"append": Path("nowhere.parquet"), "balance": 1.5}, "ids that are appended take what is free"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(data: EventDataModule, tmp_path: Path, settings: dict, message: str):

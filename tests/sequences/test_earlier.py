@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from recalign.errors import InputError
 from recalign.events import LogMapping
+from recalign.recommender.serving import met_new_items
 from recalign.sequences import EventDataModule, High, LeaveLast, TimeSplit, UserCohort, Where
 
 FIRST = [(u, (3 * u + 5 * t) % 11, t % 5 + 1.0, 100 * t + u) for u in range(8) for t in range(3 + u)]
@@ -37,6 +38,18 @@ def data(root: Path, rows: Rows, earlier: Path | None = None, **given) -> EventD
 def ids(tmp_path: Path) -> Path:
     data(tmp_path / "first", FIRST).remember(tmp_path / "ids")
     return tmp_path / "ids"
+
+
+def test_who_has_met_new_items_is_known_by_the_earlier_order_of_users(tmp_path: Path, ids: Path):
+    """Users 45 and 75 come between those known, and are numbered after them."""
+    met = [(4.5, 90), (7, 91), (7.5, 92)]
+    later = [(u, i, 3.0, 10_000 + t) for u, new in met for t, i in enumerate((1, 2, new))]
+    after = data(tmp_path / "later", [*FIRST, *later], ids)
+    raw = [int(10 * u) for u, _ in met]
+    users, catalogue = after.sequences.users.to_list(), after.sequences.items
+    items = pl.concat([catalogue, pl.Series("item", [900, 910, 920], dtype=catalogue.dtype)])
+    found = {(users[u], items[i - 1]) for u, i in met_new_items(after, items).T.tolist()}
+    assert found == set(zip(raw, [900, 910, 920], strict=True))
 
 
 event = st.tuples(st.integers(0, 12), st.integers(0, 15), st.integers(1, 5).map(float), st.integers(0, 50))

@@ -330,6 +330,11 @@ def test_files_that_change_meanwhile_are_noticed(root, monkeypatch):
         ({"reward": "1 + 0 * stars"}, {}, "is 1 for every event"),
         ({"split": TimeSplit((0.5, 2.0))}, {}, "cannot use the cut 2.0"),
         ({"log": LogMapping("small", ["a.parquet"], where="stars > 9")}, {}, "no row of .* can be used"),
+        (
+            {"log": LogMapping("small", ["a.parquet"], user="length", columns={"length": "length"})},
+            {},
+            "length: rows are dealt by",
+        ),
         ({"log": LogMapping("small", ["a.parquet"], user="who")}, {}, "data.log.user: there is no column 'who'"),
     ],
 )

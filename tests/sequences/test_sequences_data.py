@@ -15,7 +15,7 @@ import torch
 from recalign.errors import InputError
 from recalign.events import ItemTable
 from recalign.recommender.training import recommendations
-from recalign.sequences import EventDataModule
+from recalign.sequences import EventDataModule, LeaveLast
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +82,39 @@ def test_evaluation_lists_what_was_seen_and_serving_has_no_target(data):
     assert sum(len(b.user_B) for b in serving) == data.sequences.num_users
     assert all((b.target_T == 0).all() for b in serving)
     assert all((b.length_B == 20).all() for b in serving)
+
+
+def test_each_target_is_asked_for_at_its_own_time(tmp_path):
+    """Items that training never saw are in no history, so that several targets come after one event."""
+    rows = [(u, i, t, t % 3) for u in range(6) for t, i in enumerate([1, 2, 3, 4, 1, 90 + u, 80 + u, 2, 3])]
+    pl.DataFrame(rows, schema=["user", "item", "timestamp", "rating"], orient="row").write_csv(tmp_path / "log.csv")
+    split = LeaveLast(test=4, validation=1)
+    for known, cuts in (("known", 2), ("last_event", 0)):
+        data = small.data_of(EventDataModule, tmp_path, "log", split=split, request_time=known, high=None, users="all")
+        batch, time = small.batch_of(data, "test"), data.sequences.frame["timestamp"].to_numpy()
+        asked_T = batch.request_time_BL[batch.row_T, batch.column_T].numpy()
+        own_T = time[batch.event_T.numpy()]
+        assert len(own_T) == 24
+        assert (asked_T == own_T).all() if known == "known" else (asked_T <= own_T).all()
+        assert len(batch.user_B) == 6 * (1 + cuts)
+
+
+def test_what_changed_while_it_was_read_is_not_kept(tmp_path, log_root, monkeypatch):
+    data = small.data_of(EventDataModule, log_root, cache=str(tmp_path))
+    now = iter(("before", "after"))
+    real = data._fingerprint()
+    monkeypatch.setattr(EventDataModule, "_fingerprint", lambda self: {"before": real}.get(next(now), "other"))
+    data.sequences  # noqa: B018 (reads the log)
+    assert not data.entry.exists()
+    monkeypatch.undo()
+    again = small.data_of(EventDataModule, log_root, cache=str(tmp_path))
+    again.sequences  # noqa: B018
+    assert again.entry.exists()
+
+
+def test_batches_are_pinned_for_a_gpu_that_is_used(data, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert not data.train_dataloader().pin_memory
 
 
 def test_a_part_can_be_asked_for_of_other_users(data):

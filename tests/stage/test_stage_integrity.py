@@ -106,6 +106,7 @@ def test_settings_that_no_stage_makes_sense_with_are_refused_when_parsed(option:
     [
         ("--trainer.precision=bf16-true", "trainer.precision: bf16-true is no precision"),
         ("--trainer.precision=64-true", "trainer.precision: 64-true is no precision"),
+        ("--trainer.accelerator=mps", "trainer.accelerator: Apple's GPUs know no float64"),
         ("--trainer.limit_val_batches=0", "trainer.limit_val_batches: nothing is validated"),
         ("--model.temperature=0", "model.temperature: 0.0 is not above 0"),
         ("--early_stopping={monitor: a, patience: -1}", "early_stopping.patience: -1 is not 0 or above"),
@@ -114,6 +115,13 @@ def test_settings_that_no_stage_makes_sense_with_are_refused_when_parsed(option:
 def test_settings_that_a_method_cannot_train_with_are_refused_when_parsed(option: str, where: str):
     with pytest.raises(InputError, match=where):
         parse_stage(["fit", "--config", str(find("asft")), option])
+
+
+def test_a_mac_trains_on_its_cpu(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("recalign.stage.lightning_cli.MPSAccelerator.is_available", lambda: True)
+    for given, taken in (("auto", "cpu"), ("gpu", "gpu")):
+        words = ["fit", "--config", str(find("asft")), "--config", str(find("data/ml-100k"))]
+        assert parse_stage([*words, f"--trainer.accelerator={given}"]).config["trainer"]["accelerator"] == taken
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,9 @@ class Interval(NamedTuple):
     low: float
     high: float
 
+    def __neg__(self) -> Interval:
+        return Interval(-self.value, -self.high, -self.low)
+
     def __truediv__(self, unit: float) -> Interval:
         return Interval(*(end / unit for end in self))
 

@@ -55,10 +55,11 @@ class SelectionValue(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: PostTraining) -> None:  # type: ignore[override]
         assert self.judge is not None
         scorers = Scorers(pl_module.reference, {"select_judge@10": self.judge.net})
-        data, device = pl_module.data, pl_module.device
+        data, device = pl_module.data, pl_module.data.device  # from which Lightning has moved the module to the CPU
         figures = measured(evaluate({"trained": pl_module.policy}, scorers, data, "validation", device)["trained"])
         policies = pl_module.policy, pl_module.reference
         kept = Retention.of(*(ndcg_by_user(policy, budget_batches(data), device) for policy in policies))
         figures |= {RETAINED: kept.share, ERROR: kept.error}
+        pl_module.to(pl_module.device)
         for logger in trainer.loggers:
             logger.log_metrics(figures, trainer.global_step)

@@ -70,7 +70,7 @@ def read_titles(log: LogMapping, root: Path | None, items: pl.Series) -> tuple[p
     ids = items.cast(pl.String).alias("title")
     if log.items is None or log.items.title is None or (source := locate(log, root)[1]) is None:
         return ids, {}
-    frame, raw, key = _read(source, log.items, items.dtype)
+    frame, raw, key = _read(source, log.items, items)
     named = pl.DataFrame({"id": key, "title": _column(source, frame, log.items.title, "title").cast(pl.String)})
     first = named.drop_nulls("id").unique("id", keep="first")
     found = items.replace_strict(first["id"], first["title"].replace("", None), default=None, return_dtype=pl.String)
@@ -98,12 +98,12 @@ def read_features(log: LogMapping, root: Path | None, items: pl.Series) -> ItemV
     """
     if log.items is None or not log.items.features or (source := locate(log, root)[1]) is None:
         return None
-    return table_values(source, log.items, items.dtype, items)
+    return table_values(source, log.items, items, items)
 
 
 def table_titles(source: Source, table: ItemTable, ids: pl.Series) -> pl.Series:
     """The titles of some items of a table; the id as text where there is none."""
-    frame, _, key = _read(source, table, ids.dtype)
+    frame, _, key = _read(source, table, ids)
     text = ids.cast(pl.String)
     if table.title is None or plain_name(table.title) not in frame.columns:
         return text
@@ -120,7 +120,7 @@ def table_columns(
     Raises:
         InputError: the table lacks one, or its values cannot be of the type.
     """
-    frame, _, key = _read(source, table, ids.dtype)
+    frame, _, key = _read(source, table, ids)
     text = [name for name, dtype in types.items() if dtype == pl.String]
     frame = read(source, (table.id, *text)) if text and is_text(source) else frame  # so that 001 stays 001
     rows = key.alias("id").to_frame().with_row_index("row").drop_nulls("id").unique("id", keep="first")
@@ -146,12 +146,12 @@ def _cast(raw: pl.Series, dtype: pl.DataType) -> pl.Series | None:
     return None
 
 
-def table_values(source: Source, table: ItemTable, dtype: pl.DataType, items: pl.Series | None = None) -> ItemValues:
-    """`read_features` of one file.
+def table_values(source: Source, table: ItemTable, known: pl.Series, items: pl.Series | None = None) -> ItemValues:
+    """`read_features` of one file, for a log with ids such as ``known``.
 
     Without ``items`` its rows may be of any items, but each is of one, and a feature may have no value.
     """
-    frame, raw_ids, key = _read(source, table, dtype)
+    frame, raw_ids, key = _read(source, table, known)
     usable = key.is_not_null()
     repeated = usable & key.is_duplicated()
     rows = SourceRows(
@@ -167,7 +167,9 @@ def table_values(source: Source, table: ItemTable, dtype: pl.DataType, items: pl
         )
     if items is None and not (len(usable) and usable.all()):
         raise InputError(
-            f"no item id of the log's type, {dtype}, in {rows.describe(~usable)}" if len(usable) else "holds no items",
+            f"no item id of the log's type, {known.dtype}, in {rows.describe(~usable)}"
+            if len(usable)
+            else "holds no items",
             where=str(source),
             remedy=f"give each item a row with its id in the column {table.id}, of the log's type",
         )
@@ -211,11 +213,11 @@ def feature_figures(features: ItemValues | None, items: pl.Series) -> Section:
     return found
 
 
-def _read(source: Source, table: ItemTable, dtype: pl.DataType) -> tuple[pl.DataFrame, pl.Series, pl.Series]:
+def _read(source: Source, table: ItemTable, known: pl.Series) -> tuple[pl.DataFrame, pl.Series, pl.Series]:
     """The table, its ids, and these in the type of the log's, null where a value is none."""
     frame = read(source, (table.id,))
     raw = _column(source, frame, table.id, "id")
-    return frame, whole_numbers(raw) if raw.dtype == pl.String else raw, log_ids(raw, dtype)
+    return frame, whole_numbers(raw) if raw.dtype == pl.String else raw, log_ids(raw, known)
 
 
 def _column(source: Source, frame: pl.DataFrame, name: str, key: str) -> pl.Series:

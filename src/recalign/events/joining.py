@@ -29,6 +29,7 @@ def matched(tables: Tables, ids: Sequence[str], text: Collection[str]) -> tuple[
     """
     parts = dict(tables)
     for name in ids:
+        _refuse_inexact(tables, name)
         written = [file for file in text if parts[file].collect_schema()[name] == pl.String]
         columns = (missing_as_null(parts[file].select(name).collect().to_series()) for file in written)
         if all(whole_numbers(column).dtype != pl.String for column in columns):
@@ -48,6 +49,16 @@ def matched(tables: Tables, ids: Sequence[str], text: Collection[str]) -> tuple[
     return parts, empty
 
 
+def _refuse_inexact(tables: Tables, name: str) -> None:
+    """Refuse ids that a file's Float32 does not hold exactly: beside another file they would become a wider type."""
+    for file, table in tables.items():
+        if len(tables) > 1 and table.collect_schema()[name] == pl.Float32:
+            largest = table.select(pl.col(name).fill_nan(None).abs().max()).collect().item()
+            if largest is not None and largest >= EXACT[pl.Float32]:
+                what, remedy = f"{largest:.0f}: Float32 holds no such id exactly", "write ids as integers or strings"
+                raise InputError(what, where=f"{file}, column {name}", remedy=remedy)
+
+
 def whole_numbers(ids: pl.Series) -> pl.Series:
     """Cast text ids to integers if all are 64-bit integers (written ``7`` or ``7.0``), else return them unchanged."""
     if not ids.str.contains(r"^(0|-?[1-9]\d*)(\.0)?$").all():
@@ -56,11 +67,16 @@ def whole_numbers(ids: pl.Series) -> pl.Series:
     return ids if numbers.null_count() > ids.null_count() else numbers
 
 
-def log_ids(raw: pl.Series, dtype: pl.DataType) -> pl.Series:
-    """Ids of a table in the type of a log's, as `fields.read_ids` reads those; null where a value is none.
+def log_ids(raw: pl.Series, known: pl.Series) -> pl.Series:
+    """Ids of a table in the type of a log's, ``known``, as `fields.read_ids` reads those; null where a value is none.
 
-    ``7.0`` is 7; ``007`` and 7.5 are not.
+    Text that is one of the log's ids is that id. Else ``7.0`` is 7; ``007`` and 7.5 are not.
     """
+    if raw.dtype == pl.String == known.dtype:
+        numbers = whole_numbers(raw).cast(pl.String)
+        own = pl.when(raw.is_in(known.implode())).then(raw).otherwise(numbers)
+        return pl.select(own).to_series().alias(raw.name)
+    dtype = known.dtype
     raw = whole_numbers(raw) if raw.dtype == pl.String else raw
     if raw.dtype.is_float():
         exact = (raw.floor() == raw) & (raw.abs() < EXACT[raw.dtype.base_type()])

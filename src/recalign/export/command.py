@@ -171,7 +171,7 @@ def items(made: OpenedRun, columns: Sequence[str] = ()) -> pl.DataFrame:
     for name in columns:
         if name not in frame.columns or name in own:
             raise no_column("columns", name, str(source), [one for one in frame.columns if one not in own])
-    ids = log_ids(frame[plain_name(log.items.id)], sequences.items.dtype).alias("item")
+    ids = log_ids(frame[plain_name(log.items.id)], sequences.items).alias("item")
     known = pl.DataFrame([ids, *(_plain(frame[name], str(source)) for name in columns)]).drop_nulls("item")
     known = known.unique("item", keep="first")
     found = table.select("item").join(known, on="item", how="left", maintain_order="left")

@@ -50,20 +50,35 @@ def newest(encoder: Encoder, x_BLD: Tensor, h: Histories) -> Tensor:
 @newest.register
 def _(encoder: HSTU, x_BLD: Tensor, h: Histories) -> Tensor:
     """HSTU without tiles; the last layer has one query, the newest event."""
-    rows = x_BLD.shape[1]
-    x_BLD = torch.add(encoder.position[:rows], x_BLD, alpha=encoder.dim**0.5)
-    x_BLD = x_BLD.masked_fill(~valid_rows(h.length_B, rows), 0)
-    index_L = torch.arange(rows, device=x_BLD.device)
     layers: list[HSTULayer] = [*encoder.layers]
     last = layers.pop()
-    if layers:
-        offset_LL, bucket_BLL = index_L - index_L[:, None], time_buckets(h.request_time_BL, h.time_BL)
-        for layer in layers:
-            x_BLD = dense(layer, x_BLD, x_BLD, offset_LL, bucket_BLL)
-    offset_B1L = index_L - h.newest_B[:, None, None]
+    x_BLD = _layers(layers, encoder.placed(x_BLD, h.length_B), h)
+    offset_B1L = torch.arange(x_BLD.shape[1], device=x_BLD.device) - h.newest_B[:, None, None]
     request_B1 = h.request_time_BL.gather(1, h.newest_B[:, None])
     query_B1D = at(x_BLD, h.newest_B)[:, None]
     return dense(last, query_B1D, x_BLD, offset_B1L, time_buckets(request_B1, h.time_BL))[:, 0]
+
+
+@singledispatch
+def every(encoder: Encoder, x_BLD: Tensor, h: Histories) -> Tensor:
+    """What an encoder says after each event. Shape: (B, L, D) -> (B, L, D)."""
+    return encoder(x_BLD, h.length_B, h.time_BL, h.request_time_BL)
+
+
+@every.register
+def _(encoder: HSTU, x_BLD: Tensor, h: Histories) -> Tensor:
+    """HSTU without tiles."""
+    x_BLD = _layers([*encoder.layers], encoder.placed(x_BLD, h.length_B), h)
+    return x_BLD.masked_fill(~valid_rows(h.length_B, x_BLD.shape[1]), 0)
+
+
+def _layers(layers: list[HSTULayer], x_BLD: Tensor, h: Histories) -> Tensor:
+    if layers:
+        index_L = torch.arange(x_BLD.shape[1], device=x_BLD.device)
+        offset_LL, bucket_BLL = index_L - index_L[:, None], time_buckets(h.request_time_BL, h.time_BL)
+        for layer in layers:
+            x_BLD = dense(layer, x_BLD, x_BLD, offset_LL, bucket_BLL)
+    return x_BLD
 
 
 def dense(layer: HSTULayer, query_BQD: Tensor, x_BLD: Tensor, offset_QL: Tensor, bucket_BQL: Tensor) -> Tensor:

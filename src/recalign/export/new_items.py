@@ -203,7 +203,7 @@ def _new(file: Path, known: dict, table: pl.DataFrame) -> tuple[ItemValues, pl.D
         name: Feature(**one | {"kind": kinds[name]}) for name, one in known["features"].items()
     }
     settings = ItemTable(str(file), known["id"], known["title"], features)
-    values = table_values(Source(file), settings, table["item"].dtype)
+    values = table_values(Source(file), settings, table["item"])
     _require_widths(values, known["plans"], file)
     if (again := values.ids.is_in(table["item"].implode())).any():
         raise InputError(

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from recalign.export.histories import Histories, at, newest
+from recalign.export.histories import Histories, at, every, newest
 from recalign.nn import OwnVectors, Window, unit
 from recalign.posttrain.conditioned import ConditionedPolicy
 from recalign.recommender import CodePolicy, SequencePolicy
@@ -153,7 +153,7 @@ class Walk(nn.Module):
         x_BLD = F.embedding(h.item_BL, vector_ND)
         if policy.past_rewards is not None:
             x_BLD = x_BLD + policy.past_rewards(h.reward_BL)
-        x_BLD = policy.encoder(x_BLD, h.length_B, h.time_BL, h.request_time_BL)
+        x_BLD = every(policy.encoder, x_BLD, h)
         keys, values = policy.decoder.keys_and_values(x_BLD)
         window = OnePerRow(keys, values, h.time_BL, h.request_time_BL, row_B, h.newest_B)
         first_BD = policy.start.expand(row_B.shape[0], -1)

@@ -114,7 +114,7 @@ def windows_of(data: EventDataModule, part: Part, where: str) -> Windows:
     """
     sequences = data.sequences
     users = sample_users(sequences, np.ones(sequences.num_users, bool), USERS, part)
-    windows = evaluation_windows(sequences, users, part, data.max_length)
+    windows = evaluation_windows(sequences, users, part, data.max_length, data.know_request)
     if not len(windows.target):
         without = "--verify false" if part == "test" else f"no --{where}"
         remedy = f"export with {without}, or give another data.split"

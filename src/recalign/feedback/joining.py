@@ -158,8 +158,7 @@ def _shown(decisions: pl.DataFrame) -> pl.DataFrame:
 
 
 def _same_ids(outcomes: pl.DataFrame, shown: pl.DataFrame) -> pl.DataFrame:
-    kind = shown["item"].dtype
-    items = log_ids(outcomes["item"], kind)
+    items = log_ids(outcomes["item"], shown["item"].unique())
     if items.null_count():
         wrong = outcomes["item"].filter(items.is_null())
         what = f"{wrong[0]!r} ({len(wrong):,} outcomes), and the items of the decisions are integers"

@@ -74,11 +74,11 @@ def read(tables: Sequence[Path], columns: Columns, pseudonym: Callable[[str], st
 
 
 def _ids(column: pl.Series, key: str, rows: SourceRows) -> pl.Series:
-    """Ids as those of a log: ``7.0`` of a CSV that pandas wrote is 7."""
+    """Ids as those of a log."""
     if column.null_count():
         what = f"the column {column.name} is empty in {rows.describe(column.is_null())}"
         raise InputError(what, where=key, remedy="fill in the values, or leave these rows out of the table")
-    return read_ids(whole_numbers(column) if column.dtype == pl.String else column, key, rows)
+    return read_ids(column, key, rows)
 
 
 def _read(path: Path, columns: Columns) -> pl.DataFrame:
@@ -92,16 +92,22 @@ def _read(path: Path, columns: Columns) -> pl.DataFrame:
     if not found:
         remedy = did_you_mean(path.name, [one.name for one in path.parent.glob("*")])
         raise InputError("there is no such file", where=str(path), remedy=remedy)
-    ids = [str(wanted[name][1]) for name in ("who", "item")]
-    frame = pl.concat([reading.read(one, ids) for one in found], how="vertical_relaxed")
-    picked = {}
-    for name, (option, column) in wanted.items():
-        own = plain_name(str(column))
-        if own not in frame.columns:
-            raise reading.no_column(f"--{option}", own, str(path), frame.columns)
-        picked[name] = missing_as_null(frame[own])
-    if not frame.height:
+    picked = _joined([_picked(one, wanted) for one in found])
+    if not picked.height:
         raise InputError("the table has no rows", where=str(path), remedy="give a table with outcomes")
+    return picked
+
+
+def _picked(source: files.Source, wanted: dict[str, tuple[str, str]]) -> pl.DataFrame:
+    """The columns that are read of one file; text ids that are whole numbers, such as pandas' ``7.0``, as integers."""
+    frame, picked = reading.read(source, [wanted["who"][1], wanted["item"][1]]), {}
+    for name, (option, column) in wanted.items():
+        own = plain_name(column)
+        if own not in frame.columns:
+            raise reading.no_column(f"--{option}", own, str(source), frame.columns)
+        values = missing_as_null(frame[own])
+        is_id = name in ("who", "item") and values.dtype == pl.String and reading.is_text(source)
+        picked[name] = whole_numbers(values) if is_id else values
     return pl.DataFrame(picked)
 
 

@@ -72,16 +72,19 @@ class HSTU(Encoder):
         )
 
     def forward(self, x_BLD: Tensor, length_B: Tensor, time_BL: Tensor, request_time_BL: Tensor) -> Tensor:
-        rows = x_BLD.shape[1]
-        valid_BL1 = valid_rows(length_B, rows)
-        x_BLD = torch.add(self.position[:rows], x_BLD, alpha=self.dim**0.5)
-        x_BLD = self.dropout(x_BLD).masked_fill_(~valid_BL1, 0)
+        x_BLD = self.placed(x_BLD, length_B)
         attended = time_tiles(time_BL, request_time_BL)
-        index = torch.arange(rows, device=x_BLD.device)
+        index = torch.arange(x_BLD.shape[1], device=x_BLD.device)
         offset_LL = index - index[:, None]  # j - i
         for layer in self.layers:
             x_BLD = layer(x_BLD, attended, offset_LL)
-        return x_BLD.masked_fill_(~valid_BL1, 0)
+        return x_BLD.masked_fill_(~valid_rows(length_B, x_BLD.shape[1]), 0)
+
+    def placed(self, x_BLD: Tensor, length_B: Tensor) -> Tensor:
+        """The events with their places; 0 in padding."""
+        rows = x_BLD.shape[1]
+        x_BLD = torch.add(self.position[:rows], x_BLD, alpha=self.dim**0.5)
+        return self.dropout(x_BLD).masked_fill_(~valid_rows(length_B, rows), 0)
 
 
 class HSTULayer(nn.Module):

@@ -120,7 +120,7 @@ def budget_batches(data: EventDataModule, limit: float | None = None) -> Iterato
         limit: as ``trainer.limit_val_batches``: a number of batches, or a share of them; None: all.
     """
     sequences = data.sequences
-    windows = evaluation_windows(sequences, sequences.users_in("all"), "validation", data.max_length)
+    windows = evaluation_windows(sequences, sequences.users_in("all"), "validation", data.max_length, data.know_request)
     loader = data.loader(windows)
     return islice(loader, int(limit * len(loader)) if isinstance(limit, float) else limit)
 

@@ -46,7 +46,8 @@ def with_new_items(policy: Policy, codes: str | Path, items: pl.Series) -> tuple
         raise InputError(
             f"{type(policy).__name__} has no codes, so it can be given no new items",
             where=str(codes),
-            remedy="leave the codes out, or recommend with a run of recommender-onerec or aligned from one",
+            remedy="leave the codes out, or recommend with a run of recommender-onerec or one aligned from it, but "
+            "return_conditioned",
         )
     table, trie = CodesTable.read(codes), policy.trie
     known_V = table.rows(items, str(codes))
@@ -58,7 +59,7 @@ def with_new_items(policy: Policy, codes: str | Path, items: pl.Series) -> tuple
         )
     new = np.setdiff1d(np.arange(len(table.items)), known_V)
     added = table.items.gather(new)
-    ids = log_ids(added, items.dtype).alias(items.name)
+    ids = log_ids(added, items).alias(items.name)
     if ids.null_count():
         other = added.filter(ids.is_null())[0]
         what = f"the new item {other!r} cannot be an id of this log, whose ids are {items.dtype}"

@@ -151,11 +151,14 @@ class CodePolicy(HistoryPolicy):
     def prior_strength(self, strength: float) -> None:
         self.strength.fill_(strength)
 
+    @property
+    def has_trunk(self) -> bool:  # type: ignore[override]
+        return not isinstance(self.encoder, LazyContext)
+
     def trunk(self) -> SequencePolicy:
         """The encoder; a lazy context, whose events do not see each other, gives way to an untrained HSTU."""
         own = self.encoder
-        lazy = isinstance(own, LazyContext)
-        policy = SequencePolicy(HSTU(own.dim, max_length=own.max_length) if lazy else own, self.num_items)
+        policy = SequencePolicy(own if self.has_trunk else HSTU(own.dim, max_length=own.max_length), self.num_items)
         policy.item_embedding.load_state_dict(self.item_embedding.state_dict())
         return policy
 

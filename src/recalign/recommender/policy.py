@@ -110,6 +110,9 @@ class Policy(Rebuildable, nn.Module, ABC):
         """Add a vector to what `summary` reads of a state. Shape: (T, D)."""
         return state + vector.view_as(state)
 
+    has_trunk = True
+    """Whether `trunk` has the policy's own encoder; else an untrained one."""
+
     def trunk(self) -> Policy:
         """The policy over item ids whose encoder and item table a reward model starts from.
 

@@ -120,5 +120,6 @@ def met_new_items(data: EventDataModule, items: pl.Series) -> Tensor:
     """
     number = np.arange(1, len(items) + 1)
     item = data.table.items.replace_strict(items, number, default=0, return_dtype=pl.Int64)
-    met = data.table.frame.select(pl.col("user").cast(pl.Int64), item=item.gather(data.table.frame["item"]))
+    table = data.earlier.continued(data.table) if data.earlier else data.table  # in the order of the users here
+    met = table.frame.select(pl.col("user").cast(pl.Int64), item=item.gather(table.frame["item"]))
     return torch.tensor(met.filter(pl.col("item") > data.num_items).unique().to_numpy().T)

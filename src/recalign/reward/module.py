@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import polars as pl
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from recalign import files
@@ -101,6 +102,9 @@ class RewardModel(StageModule):
                 "a reward model needs an encoder", where="model", remedy="give model.init_from or model.encoder"
             )
         trunk_policy: SequencePolicy | None = start.net.trunk() if start else None
+        if trunk == "frozen" and start and not start.net.has_trunk:
+            rank_zero_warn("the recommender has no encoder that could be frozen: its trunk, a new HSTU, is tuned")
+            self.trunk = trunk = "tuned"
         encoder = copy.deepcopy(encoder or trunk_policy.encoder)  # type: ignore[union-attr]
         temperature = trunk_policy.temperature if trunk_policy else 0.05
         self.reward = RewardEnsemble(
@@ -265,15 +269,16 @@ class RewardModel(StageModule):
     def _write_trust_report(self, reward: RewardEnsemble, parts: list[Part]) -> None:
         if not self.trainer.is_global_zero or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        reward.eval()
         data = self.reward_data
+        reward.eval().to(data.device)  # when a fit has ended, Lightning has moved it to the CPU
 
         def predicted(windows: Windows) -> pl.DataFrame:
-            return predict(reward, (batch.to(self.device) for batch in data.loader(windows, seen=False)))
+            return predict(reward, (batch.to(data.device) for batch in data.loader(windows, seen=False)))
 
         self.trust_report = report(
             data, *compare_predictions(data, predicted, [part for part in parts if data.is_rated(part)])
         )
+        reward.to(self.device)
         folder = Path(self.trainer.default_root_dir)
         if folder.resolve() != Path.cwd():
             files.write_json(folder / TRUST, self.trust_report)

@@ -128,7 +128,7 @@ class CodesTable:
         Raises:
             InputError: an item has no id, or two.
         """
-        own = log_ids(self.items, items.dtype)
+        own = log_ids(self.items, items)
         if (twice := own.is_duplicated() & own.is_not_null()).any():
             alike = self.items.filter(twice & (own == own.filter(twice)[0]))
             what = f"the items {alike[0]!r} and {alike[1]!r} are one item of this log, whose ids are {items.dtype}"

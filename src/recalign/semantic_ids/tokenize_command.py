@@ -155,7 +155,7 @@ def _with_new(before: CodesTable, catalogue: pl.Series, available: pl.Series, wh
     Raises:
         InputError: an item that has an id is no longer there.
     """
-    old = log_ids(before.items, catalogue.dtype)
+    old = log_ids(before.items, catalogue)
     gone = before.items.filter(~old.is_in(available.implode()).fill_null(False))
     if len(gone):
         raise InputError(
@@ -180,6 +180,8 @@ def _sizes(items: int) -> tuple[int, int]:
 def _check_settings(sizes: list[int] | None, balance: float | None, append: Path | None) -> None:
     if sizes is not None and append is not None:
         raise InputError("the sizes are those of the ids that stay", where="sizes", remedy="leave them out")
+    if balance is not None and append is not None:
+        raise InputError("ids that are appended take what is free", where="balance", remedy="leave it out")
     if sizes is not None and (len(sizes) < 2 or min(sizes) < 2 or math.prod(sizes) >= LARGEST):
         raise InputError(
             f"{sizes} cannot be the sizes of the levels",

@@ -67,7 +67,7 @@ class ParquetVectors(ItemVectors):
         frame = self._read()
         columns = self.columns or _vector_columns(frame.drop(self.item))
         self._require("vectors.columns", columns, frame)
-        ids = log_ids(frame[self.item], data.sequences.items.dtype)
+        ids = log_ids(frame[self.item], data.sequences.items)
         for wrong, what in ((ids.is_null(), "is no id of this log's kind"), (ids.is_duplicated(), "appears twice")):
             if wrong.any():
                 raise InputError(

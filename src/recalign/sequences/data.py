@@ -181,7 +181,7 @@ class EventDataModule(PreparedLog):
         chosen = self.sequences.users_in(users or self.users)
         if self.sample is not None:
             chosen = sample_users(self.sequences, chosen, self.sample)
-        return evaluation_windows(self.sequences, chosen, part, self.max_length)
+        return evaluation_windows(self.sequences, chosen, part, self.max_length, apart=self.know_request)
 
     def users_tested(self, users: Group) -> int:
         """How many users of a group have test events, whatever the sample."""
@@ -206,7 +206,7 @@ class EventDataModule(PreparedLog):
             rank=trainer.global_rank if trainer else 0,
         )
         data = WindowDataset(make, windows.length)
-        return Loader(data, sampler=sampler, batch_size=None, pin_memory=torch.cuda.is_available())
+        return Loader(data, sampler=sampler, batch_size=None, pin_memory=self.device.type == "cuda")
 
     def facts(self) -> dict[str, Any]:
         """Plain values about what is trained on, stored beside the weights; subclasses may have some."""

@@ -65,6 +65,9 @@ def prepare(
         InputError: the log or the split cannot be used, the disk is full, or a worker died. What is done is kept: the
             next call goes on from there.
     """
+    if log.user in log.columns:
+        remedy = "write that column into the files; or read the log whole, without recalign prepare"
+        raise InputError("rows are dealt by the user of the files", where=f"data.log.columns.{log.user}", remedy=remedy)
     folder = entry.path.with_name(f".{entry.path.name}.parts-{partitions or 'auto'}")
     with disk_errors(folder):
         lock = Path(f"{folder}.lock")

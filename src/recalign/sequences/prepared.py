@@ -61,7 +61,7 @@ class PreparedLog(LightningDataModule):
         settings = self.split, self.high, self.groups, self.min_events
         made = build(self.table, *settings, self._known_items(self.table.items), self.relative_to, self.earlier)
         # Unless the files changed while they were read.
-        if self._entry and made.fingerprint == self._expected_fingerprint:
+        if self._entry and made.fingerprint == self._expected_fingerprint == self._fingerprint():
             self._entry.save(made)
             if cached := self._entry.load():  # mapped from now on, which frees memory for training
                 del self.table
@@ -85,6 +85,10 @@ class PreparedLog(LightningDataModule):
 
     @functools.cached_property
     def _expected_fingerprint(self) -> str:
+        return self._fingerprint()
+
+    def _fingerprint(self) -> str:
+        """Of what lies there now."""
         log = fingerprint(self.log_, data_root(self.root), self.reward)
         settings = self.split, self.high, self.groups, self.min_events, self.relative_to
         return fingerprint_of(log, *settings, self.earlier)

@@ -148,10 +148,13 @@ def training_windows(sequences: Sequences, users: np.ndarray, max_length: int, s
     )
 
 
-def evaluation_windows(sequences: Sequences, users: np.ndarray, part: Part, max_length: int) -> Windows:
+def evaluation_windows(
+    sequences: Sequences, users: np.ndarray, part: Part, max_length: int, apart: bool = False
+) -> Windows:
     """Make windows in which every target of a part sees at least L / 2 events of history, if there are as many.
 
-    Users without a known event before the part are left out.
+    Users without a known event before the part are left out. ``apart``: targets that come after the same event, as
+    items unseen in training are not in histories, are in windows of their own: each can be asked at its own time.
     """
     columns = ["user", "known", "item_id", "event", "reward", "high", "timestamp"]
     wanted = (pl.col("split") == PARTS[part]) & (pl.col("known") > 0)
@@ -164,7 +167,8 @@ def evaluation_windows(sequences: Sequences, users: np.ndarray, part: Part, max_
     first = is_first(user)
     anchor = state[first][np.cumsum(first) - 1]
     block = (state - anchor) // max(max_length // 2, 1)
-    starts = np.flatnonzero(first | is_first(block))
+    alone = apart & (np.diff(state, prepend=-1) == 0)
+    starts = np.flatnonzero(first | is_first(block) | alone)
     offset = np.append(starts, len(user))
     stop = state[offset[1:] - 1] + 1
     return Windows(

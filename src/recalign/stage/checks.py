@@ -91,6 +91,9 @@ def settings(config: Namespace, training: bool) -> None:
     if trainer.default_root_dir is not None:
         remedy = "leave it out; --run.root says where run folders lie"
         raise InputError("a stage writes into its run folder", where="trainer.default_root_dir", remedy=remedy)
+    if trainer.accelerator == "mps":
+        remedy = "give cpu, which is what auto takes here"
+        raise InputError("Apple's GPUs know no float64, which stages need", where="trainer.accelerator", remedy=remedy)
     require_positive("trainer", vars(trainer), *COUNTS)
     require_positive("trainer", vars(trainer), "gradient_clip_val", or_zero=True)
     if config.early_stopping:

@@ -12,6 +12,7 @@ from typing import Any
 
 from jsonargparse import Namespace
 from lightning import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.accelerators import MPSAccelerator
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies import DDPStrategy
@@ -235,9 +236,11 @@ def _import(modules: Sequence[str]) -> None:
 
 
 def _fill_defaults(config: Namespace) -> None:
-    """Fill nulls that follow from other settings: the data's seed, and how long this kind of model trains."""
+    """Fill what follows from others and from the machine: the data's seed, how long this model trains, and where."""
     if config.data.init_args.get("seed", 0) is None:
         config.data.init_args.seed = config.seed_everything
     trainer = config.trainer
+    if trainer.accelerator == "auto" and MPSAccelerator.is_available():
+        trainer.accelerator = "cpu"  # Apple's GPUs know no float64, which the encoder's times need
     if trainer.max_epochs is None and trainer.max_steps == -1 and trainer.max_time is None:
         trainer.max_epochs = getattr(imported(config.model.class_path), "MAX_EPOCHS", None)
