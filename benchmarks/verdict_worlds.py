@@ -1,8 +1,9 @@
 """Worlds for the benchmark of the report's sentence: logs of many kinds, and what is true of their rows.
 
-A world is drawn longer than its log. The log is the first events of each user, divided as `recalign init` divides it;
-the others, about ten times as many as its test, tell what a policy keeps of the ranking and what it is worth, without
-the noise of a small test.
+A world is drawn longer than its log. The log is the first events of each user, divided as `recalign init` divides it.
+The next ones of the users whom the log tests, up to ten for each test event, tell what a policy keeps of the ranking
+and what it is worth, without the noise of a small test. Each user counts alike, as in the test, and no event of the
+test counts.
 
 Shape legend: U users, I items, Q nodes of a quadrature.
 """
@@ -30,12 +31,12 @@ from recalign.metrics.rank import gain_ndcg
 from recalign.recommender.checkpoint import load_net
 from recalign.recommender.policy import Policy
 from recalign.reward import RewardData
-from recalign.sequences.splits import TEST, Split
+from recalign.sequences.splits import TEST, VALIDATION, Split
 from recalign.simulation import World, simulate
 from recalign.simulation.people import Floats
 from recalign.simulation.world import MEAN, SD, Simulated
 
-FRESH = 10  # so many events a user after the log, for each of its test events
+FRESH = 10  # so many events of a user after the log at most, for each of the user's test events
 HISTORIES = (3, 5, 10, 20, 40, 80, 160)  # mean events of a user in the log
 EVENTS = (10_000, 40_000)  # of the log, about
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(40)
@@ -125,12 +126,27 @@ def make(seed: int, root: Path) -> dict[str, Any]:
     aside, from_end = sizes["test"] + sizes["validation"], count - place
     part = (from_end <= aside).cast(pl.UInt8) + (from_end <= sizes["test"]).cast(pl.UInt8)
     log = log.with_columns(part=pl.when(count > aside).then(part).otherwise(0).cast(pl.UInt8))  # as LeaveLast does
-    tested = log.filter(part=TEST)["user"].unique()
-    fresh = later.filter(pl.col("user").is_in(tested.implode())).with_columns(part=pl.lit(TEST, pl.UInt8))
     truth_UI = _expected(drawn, kind.observed)
     _write(log, truth_UI, drawn, root)
-    _write(pl.concat([log, fresh]), truth_UI, drawn, root / "fresh")
+    _write(with_fresh(log, later, sizes["test"]), truth_UI, drawn, root / "fresh")
     return split
+
+
+def with_fresh(log: pl.DataFrame, later: pl.DataFrame, test: int) -> pl.DataFrame:
+    """A log whose test are later events: the next `FRESH` for each test event of the users whom the log tests.
+
+    Its own test events stay in histories alone, for the decision was made on them.
+
+    Args:
+        log, later: events in the order of users and time; of the log with their ``part``.
+        test: the log's test events of a user.
+    """
+    tested = log.filter(part=TEST)["user"].unique()
+    fresh = (
+        later.filter(pl.col("user").is_in(tested.implode())).group_by("user", maintain_order=True).head(FRESH * test)
+    )
+    fresh = fresh.select(later.columns).with_columns(part=pl.lit(TEST, pl.UInt8))
+    return pl.concat([log.with_columns(pl.col("part").clip(upper_bound=VALIDATION)), fresh])
 
 
 def _expected(drawn: Simulated, observed: Callable[[np.ndarray], np.ndarray]) -> Floats:
@@ -177,6 +193,8 @@ def plan_of(seed: int, runs: Path, keep: float) -> Plan:
 def truth_of(plan: Plan, seed: int) -> pl.DataFrame:
     """What is true of the baselines and candidates: NDCG@10 and expected reward of the ten shown, over fresh events.
 
+    Means over users of their events' means.
+
     Returns:
         ``method``, ``ndcg`` and ``value``, the latter in standard deviations of the training rewards of users A.
     """
@@ -204,9 +222,10 @@ def truth_of(plan: Plan, seed: int) -> pl.DataFrame:
             ndcg_T = gain_ndcg(policy.ranks(state, batch.target_T, batch.seen_N), 10)
             item_TK = policy.top_k(state, SHOWN, batch.seen_N)[1]
             value_T = mean_shown(truth_UV[user_T[:, None], (item_TK - 1).clamp(min=0)], item_TK)
-            found[name].append(pl.DataFrame({"ndcg": np.asarray(ndcg_T), "value": value_T.numpy()}))
-    means = [pl.concat(parts).mean().select(pl.lit(name).alias("method"), pl.all()) for name, parts in found.items()]
-    return pl.concat(means)
+            figures = {"ndcg": np.asarray(ndcg_T), "value": value_T.numpy()}
+            found[name].append(pl.DataFrame({"user": user_T.numpy(), **figures}))
+    by_user = {name: pl.concat(parts).group_by("user").mean().drop("user") for name, parts in found.items()}
+    return pl.concat([means.mean().select(pl.lit(name).alias("method"), pl.all()) for name, means in by_user.items()])
 
 
 def policy_of(method: str, plan: Plan, seed: int, data: RewardData) -> Policy:

@@ -7,11 +7,11 @@
 the default chain in worlds whose truth is known (verdict_worlds.py).
 
 A row does *harm* if its true value lies below the better baseline's by more than `FLAT` standard deviations of the
-reward, or if it is expected to keep less than `FLOOR` of the ranking; in worlds both are measured on about ten times as
-many fresh events. Errors are counted apart: harm that was shipped, of the cases where some candidate does harm; and
-gains left unshipped, of the cases where a candidate that does no harm has a true gain of twice the half-width of its
-interval, and of `FLAT` at least. Worlds that have run under a label are kept (verdict_records.py) and not run again:
-the command then says what today's rule decides in them.
+reward, or if it is expected to keep less than `FLOOR` of the ranking; in worlds both are measured on up to ten times as
+many fresh events, each user counting alike. Errors are counted apart: harm that was shipped, of the cases where some
+candidate does harm; and gains left unshipped, of the cases where a candidate that does no harm has a true gain of twice
+the half-width of its interval, and of `FLAT` at least. Worlds that have run under a label are kept (verdict_records.py)
+and not run again: the command then says what today's rule decides in them.
 """
 
 from __future__ import annotations

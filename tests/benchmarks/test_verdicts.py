@@ -10,6 +10,7 @@ import pytest
 import verdict_records
 import verdict_rules
 import verdict_tables
+import verdict_worlds
 import verdicts
 
 from recalign.evaluation.comparison_table import ComparisonTable, Interval
@@ -28,6 +29,21 @@ VALUE = "value/judge@10"
 )
 def test_a_word_that_rests_on_nan_is_noticed(reason: str, rests: bool):
     assert verdicts.rests_on_nan(SimpleNamespace(because=["So.", reason])) == rests
+
+
+def test_the_truth_is_of_events_that_the_decision_has_not_seen():
+    """Users 1 and 2 are tested on their last event; only the next ten of each tell what is true."""
+
+    def of(user: int, times: range, part: int) -> pl.DataFrame:
+        return pl.DataFrame({"user": user, "timestamp": times, "part": part}, schema_overrides={"part": pl.UInt8})
+
+    log = pl.concat([of(1, range(3), 0), of(1, range(3, 4), 2), of(2, range(1), 1), of(2, range(1, 2), 2)])
+    log = pl.concat([log, of(3, range(1), 0)])
+    later = pl.concat([of(user, range(10, 10 + n), 0) for user, n in ((1, 25), (2, 4), (3, 9))]).drop("part")
+    found = verdict_worlds.with_fresh(log, later, test=1)
+    assert found.filter(pl.col("timestamp") < 10).equals(log.with_columns(pl.col("part").clip(upper_bound=1)))
+    assert found.filter(part=2).group_by("user", maintain_order=True).len().rows() == [(1, 10), (2, 4)]
+    assert found.filter(part=2)["timestamp"].max() == 19
 
 
 @pytest.mark.parametrize("shipped", ["asft", "rerank"])
