@@ -20,7 +20,7 @@ BELOW = {
     "files": {"errors"},
     "code": {"errors", "files"},
     "kept": {"errors", "files"},
-    "keys": set(),
+    "keys": {"errors"},
     "manual": set(),
     "typed": set(),
     "processes": set(),

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
+from recalign.errors import InputError
 from recalign.keys import call, options, plain, settings_of, split, with_flags, yaml_text
 
 
@@ -63,6 +64,11 @@ def test_text_that_looks_like_a_number_is_read_back_as_text(text: str):
     written = yaml_text({"name": text, "lr": 1e-5})
     assert parser.parse_string(written) == Namespace(name=text, lr=1e-5)
     assert yaml.safe_load(written) == {"name": text, "lr": 1e-5}
+
+
+def test_an_object_is_no_setting():
+    with pytest.raises(InputError, match=r"a\.b: .*object.* is no setting"):
+        plain({"a": {"b": [1, object()]}})
 
 
 def test_values_of_other_libraries_become_plain():

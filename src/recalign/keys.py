@@ -7,11 +7,14 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import date
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from recalign.errors import InputError
 
 
 def leaves(tree: Any, prefix: str = "") -> dict[str, Any]:
@@ -52,20 +55,29 @@ def yaml_text(value: Any, **style: Any) -> str:
     return str(yaml.dump(value, Dumper=_Dumper, **({"sort_keys": False, "allow_unicode": True} | style)))
 
 
-def plain(value: Any) -> Any:
-    """A value as JSON and YAML know it: of paths the text, of NumPy's numbers and arrays Python's."""
+def plain(value: Any, where: str | None = None) -> Any:
+    """A value as JSON and YAML know it: of paths the text, of NumPy's numbers and arrays Python's.
+
+    Raises:
+        InputError: it is another object; says where.
+    """
     if isinstance(value, Mapping):
-        return {key: plain(one) for key, one in value.items()}
+        return {key: plain(one, f"{where}.{key}" if where else str(key)) for key, one in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(one) for one in value]
+        return [plain(one, where) for one in value]
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    return value.tolist() if hasattr(value, "tolist") else value
+    if hasattr(value, "tolist"):
+        return plain(value.tolist(), where)
+    if not isinstance(value, str | int | float | date | None):
+        remedy = "give plain values; of a class {'class_path': 'recalign...', 'init_args': {...}}"
+        raise InputError(f"{value!r} is no setting", where=where, remedy=remedy)
+    return value
 
 
 def options(settings: Mapping[str, Any]) -> list[str]:
     """Settings by dotted key as words of a command: ``{"model.lr": 0.1}`` -> ``--model.lr=0.1``."""
-    given = {key: plain(one) for key, one in settings.items()}
+    given = {key: plain(one, key) for key, one in settings.items()}
     texts = {key: one if isinstance(one, str) else json.dumps(one, ensure_ascii=False) for key, one in given.items()}
     return [f"--{key}={text}" for key, text in texts.items()]
 

@@ -24,6 +24,7 @@ from recalign.cli import main
 from recalign.export import card
 from recalign.files import sha256, write_json
 from recalign.kept import Seal
+from recalign.sequences import LeaveLast
 from recalign.stage.opened import opened
 
 COLUMNS = {"user": "user", "item": "item", "timestamp": "timestamp", "reward": "rating"}
@@ -92,6 +93,19 @@ def test_a_card_has_no_figures_of_another_policy(job: Any):
     said = "\n".join(card._compared(opened(job.aligned.folder)))
     assert "is another policy" in said
     assert "| **asft** |" not in said
+
+
+def test_rows_that_are_tilted_keep_the_budget_unless_there_is_none(job: Any):
+    """Beside methods that keep theirs; ``rerank`` at strength 1 is another policy."""
+    rows = {"start": job.start, "rerank": None, "asft [lr=1e-3]": job.aligned}
+    table = ra.compare(job.log, rows, job.reward, draws=50, seed=np.int64(0))
+    own = {keep: _strength(ra.compare(job.log, rows, job.reward, draws=50, keep=keep)) for keep in (0.97, None)}
+    assert _strength(table) == own[0.97] != own[None] == 1
+    assert "asft [lr=1e-3]" in str(table)
+
+
+def _strength(table: Any) -> float:
+    return table.frame.filter(method="rerank", metric="policy/strength", seed="all")["value"].item()
 
 
 def test_a_named_start_and_named_judges_are_those_that_are_used(job: Any):
@@ -307,6 +321,7 @@ def test_mistakes_in_a_job(job: Any, frame: pl.DataFrame):
     with pytest.raises(ra.InputError, match="not a list of users"):
         job.aligned.recommend(7)
     assert job.aligned.recommend(pl.Series(["u7"])).equals(job.aligned.recommend(["u7"]))
+    assert job.aligned.recommend(user for user in ["u7"]).equals(job.aligned.recommend(["u7"]))
     with pytest.raises(ra.InputError, match="0 is not above 0"):
         job.aligned.recommend(["u7"], k=0)
     with pytest.raises(ra.InputError, match="reads a reward model"):
@@ -326,6 +341,19 @@ def test_mistakes_in_a_job(job: Any, frame: pl.DataFrame):
             ra.compare(job.log, {name: job.aligned}, job.reward)
     with pytest.raises(ra.InputError, match="the row 'start' has no policy"):
         ra.compare(job.log, {"start": None, "asft": job.aligned}, job.reward)
+    with pytest.raises(ra.InputError, match="draws: 0 is not above 0"):
+        ra.compare(job.log, {"start": job.start}, job.reward, draws=0)
+    with pytest.raises(ra.InputError, match=r"rewards: .* has no names"):
+        ra.compare_rewards(job.log, ["rating > 3"])  # type: ignore[arg-type]
+    with pytest.raises(ra.InputError, match="is not a DataFrame"):
+        ra.Log.from_frame(frame, **COLUMNS, items=SimpleNamespace(iloc=0))
+    with pytest.raises(ra.InputError, match=r"model\.encoder: .* is no setting\n.*class_path"):
+        ra.fit_recommender(job.log, settings={"model.encoder": object()})
+    with pytest.raises(ra.InputError, match=r"split: .* is no setting\n.*class_path"):
+        ra.Log.from_frame(frame, **COLUMNS, split=LeaveLast(1, 1))
+    own = ra.fit_recommender(job.log, settings=QUICK | {"data.request_time": "known"})
+    with pytest.raises(ra.InputError, match="own was trained with request_time: known"):
+        ra.compare(job.log, {"own": own}, job.reward)
     with pytest.raises(ra.InputError, match="rows need names"):
         ra.compare(job.log, [job.start], job.reward)  # type: ignore[arg-type]
     with pytest.raises(ra.InputError, match="not the YAML of a log"):

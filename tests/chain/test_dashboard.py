@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import wandb
 
 from recalign.chain.dashboard import dashboard, workspace
 from recalign.cli import main
@@ -16,7 +17,14 @@ def test_it_has_sections_for_stages_methods_over_optimisation_and_sweeps():
         *("1. Recommender", "2. Reward model", "3. Post-training", "Methods", "Over-optimisation", "Sweep", "Speed")
     ]
     drawn = json.dumps(json.loads(made._to_model().model_dump_json()))  # what would be sent
-    for word in ("rank/all/ndcg@10", "test/value/judge@10/dpo", "test/value/train_rm@10/asft", "policy/kl", "report"):
+    for word in (
+        "rank/all/ndcg@10",
+        "test/value/judge@10/dpo",
+        "test/value/train_rm@10/asft",
+        "test/policy/kl/asft_rerank",
+        "policy/kl",
+        "report",
+    ):
         assert word in drawn, word
     assert (made.entity, made.project) == ("us", "shop")
 
@@ -32,6 +40,15 @@ def test_a_dry_run_lists_the_panels(capsys: pytest.CaptureFixture[str], monkeypa
 def test_without_an_account_it_says_so(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("wandb.login", lambda **_: False)
     with pytest.raises(InputError, match="no account"):
+        dashboard()
+
+
+def test_a_key_that_is_refused_is_said(monkeypatch: pytest.MonkeyPatch):
+    def refuse(**_: object) -> None:
+        raise wandb.errors.AuthenticationError("invalid key")
+
+    monkeypatch.setattr("wandb.login", refuse)
+    with pytest.raises(InputError, match="does not know this account"):
         dashboard()
 
 

@@ -88,6 +88,10 @@ def test_the_result_goes_where_the_stages_do(wrap, monkeypatch: pytest.MonkeyPat
     logger = {"class_path": "lightning.pytorch.loggers.WandbLogger", "init_args": {"project": "mine", "name": None}}
     publish(RUN, RUN / "report.html", wrap(logger | {"dict_kwargs": {"entity": "us"}}), Sources.of(RUN))
     assert (seen["project"], seen["entity"], seen["job_type"]) == ("mine", "us", "chain")
+    assert (seen["online"], seen["offline"]) == (True, False)
+    logger["init_args"]["offline"] = True
+    publish(RUN, RUN / "report.html", wrap(logger), Sources.of(RUN))
+    assert seen["offline"]
 
 
 def test_stages_log_what_their_users_watch():

@@ -116,6 +116,17 @@ def test_buffers_may_take_their_size_from_the_data(log_root, tmp_path):
     assert module.trainer.global_step == 2
 
 
+def test_what_is_saved_after_training_is_what_the_module_is(log_root, tmp_path):
+    """Its item prior too, whose strength is chosen when training ends."""
+    data = small.data_of(RecommenderData, log_root, "tastes")
+    module = Recommender(data.num_items, small.encoder())
+    small.trainer_of(tmp_path, 1, PolynomialAveraging()).fit(module, data)
+    module.policy.prior_strength = 0.7
+    saved = load_net(small.saved(module, tmp_path / "policy.ckpt"), "policy").net
+    assert saved.prior_strength == 0.7
+    assert all(map(torch.equal, saved.parameters(), module.policy.parameters()))
+
+
 def test_weights_of_two_names_are_averaged_under_both():
     callback, module = PolynomialAveraging(), Weight()
     module.twin = torch.nn.ParameterDict({"weight": module.weight})

@@ -338,6 +338,20 @@ def test_it_starts_from_a_policy_over_codes(log_root, tmp_path, encoder):
     small.fit(module, data, tmp_path, limit_train_batches=1)
 
 
+def test_a_second_fit_trains_as_the_first_did_and_its_checkpoint_is_plain(log_root, tmp_path):
+    data = small.data_of(RewardData, log_root, "tastes")
+    once = RewardModel(data.num_items, encoder=small.encoder(), members=1)
+    small.fit(once, data, tmp_path / "once")
+    path = tmp_path / "start.ckpt"
+    torch.save(torch.load(small.saved(once, path), weights_only=True) | {"recipes": {}}, tmp_path / "other.ckpt")
+    module = RewardModel(np.int64(data.num_items), encoder=Pooled(dim=np.int64(16), max_length=64), members=1)
+    small.fit(module, data, tmp_path)
+    assert module.training
+    assert all(part.training for part in module.modules())
+    module.hparams["init_from"] = path
+    assert load_net(small.saved(module, tmp_path / "saved.ckpt"), "reward").net.num_items == data.num_items
+
+
 def test_nothing_is_frozen_that_has_learned_nothing(log_root):
     data = small.data_of(RewardData, log_root, "tastes")
     for encoder, tuned in ((None, True), (Pooled(dim=16, max_length=64), False)):

@@ -186,7 +186,7 @@ def _polars(frame: Any, where: str) -> pl.DataFrame:
         return frame
     if isinstance(frame, pl.LazyFrame):
         return frame.collect()
-    if not hasattr(frame, "iloc"):
+    if not hasattr(frame, "iloc") or not hasattr(frame, "columns"):
         kind = f"{type(frame).__module__}.{type(frame).__qualname__}".removeprefix("builtins.")
         raise InputError(f"{kind} is not a DataFrame", where=where, remedy="give a DataFrame of Polars or pandas")
     try:

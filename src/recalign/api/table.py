@@ -14,7 +14,7 @@ from recalign.api.fit import evaluated_as, fit_judge
 from recalign.api.log import Log
 from recalign.api.trained import policy_checkpoint, reward_checkpoint
 from recalign.code import EVALUATION, code_digest
-from recalign.errors import InputError
+from recalign.errors import InputError, require_positive
 from recalign.evaluation.comparison import RECORD, RunsComparison
 from recalign.evaluation.methods import (
     BASE_STAGES,
@@ -24,8 +24,9 @@ from recalign.evaluation.methods import (
     SeedEvaluation,
 )
 from recalign.evaluation.report import terminal_table
-from recalign.evaluation.reranking import is_reranked
+from recalign.evaluation.reranking import LCB, is_reranked
 from recalign.evaluation.roles import Roles
+from recalign.recommender.interpolation import KEEP, require_share
 from recalign.reward import RewardData
 
 SHOWN = ("all/ndcg@10", "high/ndcg@10", "value/judge@10", "value/train_rm@10", "policy/kl", "policy/coverage@10")
@@ -78,6 +79,7 @@ def compare(
     judges: Sequence[Any] | None = None,
     seed: int = 0,
     draws: int = 2000,
+    keep: float | None = KEEP,
 ) -> Comparison:
     """Evaluate policies on the test events and compare them.
 
@@ -90,12 +92,17 @@ def compare(
         judges: the selecting and the reporting judge (`fit_judge` on B1 and on B2); None: train them.
         seed: seed of the judges, and of the folder of the evaluations.
         draws: number of bootstrap draws.
+        keep: the NDCG budget of rows that are tilted at serving (``rerank``, ``popularity_tilt``), as ``model.keep`` is
+            that of trained ones; None: none, at strength 1.
 
     Raises:
         InputError: there is nothing to compare, a network has another catalogue, or a judge was trained on users of the
             table.
     """
     _check_names(policies)
+    require_positive("", {"draws": draws}, "draws")
+    require_share(keep, "keep")
+    seed = int(seed)
     if (log.folder / RECORD).is_file():
         what = "is the folder of a chain, whose evaluations and table this would replace"
         remedy = "give the Log a folder of its own; runs here can be loaded from there too (load_policy, load_reward)"
@@ -109,6 +116,11 @@ def compare(
     data: RewardData = stage.datamodule()  # type: ignore[assignment]
     device = stage.bare_trainer().strategy.root_device
     paths = {name: policy_checkpoint(policy, log, data) for name, policy in trained.items()}
+    for name, policy in trained.items():
+        if (own := getattr(policy, "data", data)).know_request != data.know_request:
+            read = "known" if own.know_request else "last_event"
+            remedy = f"give the Log request_time={read!r}, or leave {name} out: it would be another input"
+            raise InputError(f"{name} was trained with request_time: {read}", where="policies", remedy=remedy)
     if start is None and "start" in policies and "start" not in paths:
         raise InputError("the row 'start' has no policy", where="policies", remedy="give it one, or start=")
     first = policy_checkpoint(start, log, data) if start is not None else paths.get("start", next(iter(paths.values())))
@@ -120,7 +132,7 @@ def compare(
     base = BaseCheckpoints(first, *scorers)
     if paths.get("start") == first:
         del paths["start"]  # evaluated as the base stage
-    runs = [MethodRun(name, paths.get(name), {}) for name in policies]
+    runs = [MethodRun(name, paths.get(name), {}, keep=keep, spread=LCB) for name in policies]
     SeedEvaluation(log.folder, seed, runs, base, data, device=device, code=code_digest(EVALUATION)).make()
     baselines = [name for name in Roles().baselines if name in policies] or [next(iter(trained))]
     roles = Roles(baselines=baselines)

@@ -109,9 +109,12 @@ def _own_entity() -> str:
     import wandb
 
     remedy = "run wandb login, or give --entity; --dry-run needs none"
-    if not wandb.login(prompt=False):
-        raise InputError("W&B has no account here", where="dashboard", remedy=remedy)
-    return str(wandb.Api().default_entity)
+    try:
+        if wandb.login(prompt=False):
+            return str(wandb.Api().default_entity)
+    except wandb.Error as error:  # a key that is refused, or no network
+        raise InputError(f"W&B does not know this account ({error})", where="dashboard", remedy=remedy) from error
+    raise InputError("W&B has no account here", where="dashboard", remedy=remedy)
 
 
 def _shows(panel: Any) -> str:

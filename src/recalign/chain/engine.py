@@ -17,7 +17,7 @@ from recalign.chain.experiment import Chain
 from recalign.errors import InputError
 from recalign.workers import LocalWorkers, Outcome, WorkerDied, Workers, attempt
 
-PASSED_ON = ("RECALIGN_", "WANDB_MODE", "GOMP_", "OMP_WAIT_")
+PASSED_ON = ("RECALIGN_", "WANDB_MODE", "WANDB_PROJECT", "WANDB_ENTITY", "GOMP_", "OMP_WAIT_")
 """Beginnings of the environment variables that workers get from this process; Ray sets those of threads and GPUs."""
 
 

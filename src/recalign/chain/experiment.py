@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from recalign.errors import InputError, require_positive, require_seed
 from recalign.evaluation.methods import BASE_STAGES, is_post_trained, is_trained
-from recalign.evaluation.reranking import base_method
+from recalign.evaluation.reranking import LCB, base_method
 from recalign.evaluation.roles import Roles
 from recalign.recommender.interpolation import KEEP, require_share
 from recalign.simulation import World
@@ -71,7 +71,7 @@ class Chain:
     placebos: dict[str, str] = field(default_factory=dict)
     baselines: list[str] = field(default_factory=lambda: ["start", "bc"])
     rerank: float = 1.0
-    lcb: float = 2.0
+    lcb: float = LCB
     keep: float | None = KEEP
     trials: int = 0
     evaluation: Evaluation = field(default_factory=Evaluation)

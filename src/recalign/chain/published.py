@@ -30,18 +30,20 @@ def publish(folder: Path, page: Path, logger: Any, sources: Sources) -> None:
     number = sha256(page)[:8]
     if logger is False or any(folder.glob(f"wandb/*-{number}")):
         return
-    log = wandb_log(folder, id=number, group=folder.name, job_type="chain", name=folder.name, **_destination(logger))
+    own = {"id": number, "group": folder.name, "job_type": "chain", "name": folder.name}
+    log = wandb_log(folder, **own, **_destination(logger))
     if log:
         log.use(partial(_log, folder=folder, page=page, sources=sources))
         log.finish()
 
 
 def _destination(logger: Any) -> dict[str, Any]:
-    """Project and entity of the W&B logger that a chain gives its stages, if it does."""
+    """Project, entity and mode of the W&B logger that a chain gives its stages, if it does."""
     for one in logger if isinstance(logger, list) else [logger]:
         if isinstance(one, Mapping) and str(one.get("class_path")).endswith("WandbLogger"):
             given = {**one.get("init_args", {}), **one.get("dict_kwargs", {})}
-            return {name: given[name] for name in ("project", "entity") if given.get(name)}
+            known = {name: given[name] for name in ("project", "entity") if given.get(name)}
+            return known | {"online": True, "offline": bool(given.get("offline"))}
     return {}
 
 

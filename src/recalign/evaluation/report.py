@@ -9,6 +9,7 @@ from pathlib import Path
 
 import polars as pl
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 
 from recalign.errors import require_positive
@@ -130,13 +131,13 @@ def terminal_table(frame: pl.DataFrame, roles: Roles) -> Table:
         *(Column(head, justify="right") for head in heads),  # in a narrow terminal nothing is cut off
         title=", ".join(filter(None, ("test", cells.sample, seeds))),
         caption="± half the 95 % interval. ▲ ▼ better or worse than "
-        f"{'the better of ' * (len(roles.baselines) > 1)}{' and '.join(roles.baselines)} (Holm)",
+        f"{'the better of ' * (len(roles.baselines) > 1)}{escape(' and '.join(roles.baselines))} (Holm)",
         padding=(0, 1, 0, 0),
         box=None,
     )
     for method in cells.methods:
         row = [_terminal_cell(cells, method, metric) for metric in columns]
-        table.add_row(method, *row, style="bold" if method == roles.ours else None)
+        table.add_row(escape(method), *row, style="bold" if method == roles.ours else None)
     return table
 
 

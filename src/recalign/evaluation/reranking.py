@@ -47,6 +47,10 @@ OF_PERMUTED = ("rerank_item_mean_permuted",)
 """Rows of these that read permuted rewards without any training."""
 
 
+LCB = 2.0
+"""Standard deviations of the ensemble that ``rerank_lcb`` takes off the mean, unless others are asked for."""
+
+
 def scores_of(method: str, reward: RewardEnsemble, data: RewardData, spread: float) -> tuple[Scores, float]:
     """The scores by which a row reranks, and their unit; a row with a `base_method` does so as ``rerank`` does."""
     return RERANKED.get(method, RERANKED["rerank"])(reward, data, spread)

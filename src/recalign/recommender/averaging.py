@@ -66,5 +66,9 @@ class PolynomialAveraging(WeightAveraging):
         self._share = 1 - math.prod((step - 1) / (step + self.power) for step in steps)  # 1 - c = (t - 1) / (t + power)
         super().on_train_batch_end(trainer, pl_module, *args)
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_end(trainer, pl_module)
+        self._average_model = None  # the module has it now, and what is done to the module later is saved with it
+
     def _update(self, average: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
         torch._foreach_lerp_(average, current, self._share)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import os
 import pickle
 import sys
 import zipfile
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
@@ -43,9 +45,18 @@ def class_path(kind: type) -> str:
 
 def recipe(module: Rebuildable) -> dict[str, Any]:
     """Class and constructor arguments of a network, as plain values."""
-    plain = {k: recipe(v) if isinstance(v, Rebuildable) else v for k, v in module.init_args.items()}
+    given = {k: readable(v) for k, v in module.init_args.items()}
     own = next(kind for kind in type(module).__mro__ if not issubclass(kind, FSDPModule))  # sharding derives a class
-    return {"class_path": class_path(own), "init_args": plain}
+    return {"class_path": class_path(own), "init_args": given}
+
+
+def readable(value: Any) -> Any:
+    """An argument as a checkpoint holds it, which is read without unpickling: recipes, text, Python's numbers."""
+    if isinstance(value, Rebuildable):
+        return recipe(value)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def build(plan: dict[str, Any]) -> Any:

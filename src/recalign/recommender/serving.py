@@ -98,9 +98,9 @@ def require_users(users: Sequence[int | str], known: pl.Series) -> pl.Series:
     Raises:
         InputError: it is no list, or the log has no such user.
     """
-    if isinstance(users, str) or not isinstance(users, Iterable) or not len(users):
+    text = pl.Series([str(user) for user in users] if isinstance(users, Iterable) else [], dtype=pl.String)
+    if isinstance(users, str) or not len(text):
         raise InputError(f"{users!r} is not a list of users", where="users", remedy="give raw ids: ['anna']")
-    text = pl.Series([str(user) for user in users])
     asked = text.cast(known.dtype, strict=False)
     if (unknown := ~asked.is_in(known.implode()).fill_null(False)).any():
         first = text.filter(unknown)[0]

@@ -20,9 +20,8 @@ from recalign.errors import InputError, require_positive
 from recalign.events import data_root, read_titles
 from recalign.files import replacing
 from recalign.metrics.rank import RankMetrics
-from recalign.nn import Rebuildable
 from recalign.processes import counts, gathered
-from recalign.recommender.checkpoint import Loaded, class_path, recipe
+from recalign.recommender.checkpoint import Loaded, class_path, readable, recipe
 from recalign.recommender.policy import Policy
 from recalign.sequences import Batch, EventDataModule
 
@@ -156,13 +155,13 @@ class StageModule(LightningModule):
         # that was not named (its network was given in Python) is left out, or --ckpt_path would compare it.
         given = checkpoint.get("hyper_parameters", {})
         kept = {k: v for k, v in given.items() if v is not None or k not in self.UPSTREAM}
-        plain = {k: recipe(v) if isinstance(v, Rebuildable) else v for k, v in kept.items()}
+        values = {k: readable(v) for k, v in kept.items()}
         own: dict[str, Any] = {"_class_path": class_path(type(self))}
         if self.bound:
             own["num_items"] = self.bound.num_items
             checkpoint["catalogue"] = self.bound.sequences.catalogue
             checkpoint["users"] = asdict(self.bound.cohort)
-        checkpoint["hyper_parameters"] = own | plain
+        checkpoint["hyper_parameters"] = own | values
         checkpoint["recipes"] = {name: recipe(getattr(self, name)) for name in self.saved_networks}
         checkpoint["facts"] = self.facts()
 

@@ -279,6 +279,7 @@ class RewardModel(StageModule):
             data, *compare_predictions(data, predicted, [part for part in parts if data.is_rated(part)])
         )
         reward.to(self.device)
+        self.train()
         folder = Path(self.trainer.default_root_dir)
         if folder.resolve() != Path.cwd():
             files.write_json(folder / TRUST, self.trust_report)

@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies import DDPStrategy
 
+from recalign.code import class_paths
 from recalign.errors import InputError, nearest
 from recalign.keys import split
 from recalign.recommender.checkpoint import class_path
@@ -39,6 +40,8 @@ OPTIONAL = ("optimizer", "lr_scheduler", "early_stopping")
 TRAINER_DEFAULTS = {"devices": 1, "log_every_n_steps": 10, "enable_model_summary": False}
 READ_ANEW = re.compile(r"^[^#\n]*(\$\{[\w.]+:|\.(ya?ml|json)\b|\b__main__\.)", re.MULTILINE)
 """In the text of settings: a resolver such as ``${oc.env:HOME}``, a file of further settings, or a notebook's class."""
+LASTING = ("recalign.", "lightning.", "torch.")
+"""Begin the import paths of classes that stay as they are while a process runs."""
 NAMED = re.compile(r"[\w./-]+\.(?:ya?ml|json)\b")
 """A file of further settings."""
 COMMENT = re.compile(r"(^|\s)#.*$", re.MULTILINE)
@@ -190,14 +193,15 @@ def _run_of(checkpoint: Path, folder: RunFolder) -> RunFolder | None:
 def _read(parser: Parser, words: Sequence[str]) -> tuple[Namespace, set[str]]:
     """Settings, and the environment variables that they name.
 
-    Kept: it takes long, and a chain's stages are planned and then run. Settings that name files, variables or a
-    notebook's classes are read anew, for these may have changed.
+    Kept: it takes long, and a chain's stages are planned and then run. Settings that name files, variables or classes
+    of one's own are read anew, for these may have changed.
     """
     given, seen = list(_texts(words)), set[Path]()
     texts = [text for text, _ in given]
     key = (*words, *texts)
     config = _PARSED.get(key) or parser.read(words)
-    if not any(READ_ANEW.search(text) for text in texts):
+    ours = all(path.startswith(LASTING) for path in class_paths(config.as_dict()))
+    if ours and not any(READ_ANEW.search(text) for text in texts):
         _PARSED[key] = config
     config = config.clone()
     config.pop("config", None)

@@ -81,19 +81,29 @@ class WandbLog(WandbLogger):
             _warn(error)
 
 
-def wandb_log(folder: Path, **settings: Any) -> WandbLog | None:
+def wandb_log(folder: Path, *, online: bool = False, offline: bool = False, **settings: Any) -> WandbLog | None:
     """A W&B logger, started: offline unless WANDB_MODE or a sweep says otherwise.
 
     Args:
         folder: where W&B keeps its files.
+        online: whether it is online unless they say otherwise.
+        offline: whether it is offline whatever they say.
         **settings: of ``wandb.init``: id, group, job_type, name, config, project, entity.
 
     Returns:
-        None if W&B is disabled, missing or does not work.
+        None if W&B is disabled, missing or does not work, or another run is active in this process.
     """
     project = settings.pop("project", None) or os.environ.get("WANDB_PROJECT", PROJECT)
-    # W&B's own process may have been started in another folder, so the path is absolute
-    return _started(lambda: WandbLogger(save_dir=folder.resolve(), project=project), "offline", settings)
+
+    def make() -> WandbLogger:
+        import wandb
+
+        if wandb.run is not None:  # which Lightning would take, and end with the stage
+            raise RuntimeError("another run is active in this process; wandb.finish() ends it")
+        # W&B's own process may have been started in another folder, so the path is absolute
+        return WandbLogger(save_dir=folder.resolve(), project=project, offline=offline)
+
+    return _started(make, "online" if online else "offline", settings)
 
 
 def guarded(logger: Logger, **settings: Any) -> Logger | None:

@@ -45,6 +45,9 @@ def with_own(given: Mapping[str, Any], own: Candidate | None) -> dict[str, Candi
     Raises:
         InputError: there is none, or a candidate's settings cannot be used.
     """
+    if not isinstance(given, Mapping):
+        remedy = "give each a name: {'long': 'seconds > 30'}"
+        raise InputError(f"{given!r} has no names", where="rewards", remedy=remedy)
     found = {name: _read(one, f"rewards.{name}") for name, one in given.items()}
     if own is not None and own not in found.values() and OWN_REWARD not in found:
         found = {OWN_REWARD: Candidate(OWN_REWARD), **found}
