@@ -414,6 +414,79 @@ def test_watch_times_are_divided_by_lengths_in_the_same_unit():
     assert guess.guess(frame, {}, True)["reward"] == "least(1000 * watched_s / nullif(duration_ms, 0), 1.0)"
 
 
+ISO = ["2026-03-01T10:00:01", "2026-03-01T11:00:02", "2026-03-02T09:30:00"]
+DAYS = ["2020-01-01", "2021-05-01", "2022-01-01"]
+SECONDS = [START, START + 9, START + 20]
+
+
+@pytest.mark.parametrize(
+    ("columns", "meant"),
+    [
+        ({"user_id": "id", "item_id": "id", "rating": "stars", "created_at": ISO, "release_date": DAYS}, "created_at"),
+        (
+            {"user_id": "id", "item_id": "id", "rating": "stars", "date": DAYS, "event_timestamp": ISO},
+            "event_timestamp",
+        ),
+        (
+            {"customer_id": "id", "product_id": "id", "order_id": SECONDS, "order_date": ["15.10.2020"] * 3},
+            "order_date",
+        ),
+        (
+            {"user": "id", "item": "id", "rating": "stars", "timestamp": [0, *SECONDS[1:]] * 50, "made": DAYS * 50},
+            "timestamp",
+        ),
+        ({"user": "id", "item": "id", "rating": "stars", "x": SECONDS}, "x"),
+    ],
+)
+def test_the_time_is_what_its_name_says_and_a_moment_before_a_day(columns: dict[str, object], meant: str):
+    length = max(len(one) for one in columns.values() if isinstance(one, list))
+    plain = {"id": list(range(length)), "stars": [n % 3 for n in range(length)]}
+    frame = pl.DataFrame({name: plain[one] if isinstance(one, str) else one for name, one in columns.items()})
+    assert guess.guess(frame, {}, True)["timestamp"] == meant
+
+
+@pytest.mark.parametrize(
+    ("names", "user", "item"),
+    [
+        (["uid", "iid"], "uid", "iid"),
+        (["session_id", "user_name", "item_id"], "user_name", "item_id"),
+        (["user_agent_decrypted", "username", "track"], "username", "track"),
+        (["session_id", "item_id"], "session_id", "item_id"),
+    ],
+)
+def test_users_and_items_are_known_by_their_names(names: list[str], user: str, item: str):
+    found = guess.guess(pl.DataFrame({name: [f"a{n}" for n in range(3)] for name in names}), {}, True)
+    assert (found["user"], found["item"]) == (user, item)
+
+
+@pytest.mark.parametrize(
+    ("watched", "length", "factor"),
+    [
+        ("ms_played", "duration_ms", ""),
+        ("watch_minutes", "duration_seconds", "60 * "),
+        ("play_duration", "video_duration", ""),
+        ("hours_listened", "length_s", "3600 * "),
+    ],
+)
+def test_units_of_watch_times_are_words_of_their_names(watched: str, length: str, factor: str):
+    frame = pl.DataFrame({"user": [1, 2, 3], "item": [1, 2, 3], "time": SECONDS, watched: [1, 2, 9], length: [4, 9, 8]})
+    assert guess.guess(frame, {}, True)["reward"] == f"least({factor}{watched} / nullif({length}, 0), 1.0)"
+
+
+def test_what_is_no_text_is_no_kind_of_event():
+    frame = pl.DataFrame(
+        {"user": [1, 2, 3], "item": [1, 2, 3], "time": SECONDS, "tags": [["view"], ["cart"], ["view"]]}
+    )
+    assert "reward" not in guess.guess(frame, {}, True)
+
+
+def test_a_rating_that_is_written_nan_is_none():
+    frame = pl.DataFrame({"user": [1, 2, 3], "item": [1, 2, 3], "time": SECONDS, "rating": ["3", "nan", "4"]})
+    reward = guess.guess(frame, {}, True)["reward"]
+    assert reward == "TRY_CAST(nullif(rating, 'nan') AS DOUBLE)"
+    assert frame.select(pl.sql_expr(reward)).to_series().to_list() == [3.0, None, 4.0]
+
+
 def test_a_kind_of_event_is_worth_what_the_first_words_that_match_are():
     kinds = pl.Series("event", ["view", "add_to_cart", "remove_from_cart", "purchase", "zoom"])
     worth = {"add_to_cart": 0.5, "purchase": 1, "remove_from_cart": -1, "view": 0, "zoom": 0}

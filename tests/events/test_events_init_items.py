@@ -36,7 +36,7 @@ def test_what_check_would_refuse_is_left_out_and_named(tmp_path):
     text = items_text(found)
     read = yaml.safe_load("\n".join(text))["items"]
     table = ItemTable(**read)
-    assert table_values(Source(tmp_path / table.file), table, ITEMS.dtype, ITEMS).kinds == {"brand": "category"}
+    assert table_values(Source(tmp_path / table.file), table, ITEMS, ITEMS).kinds == {"brand": "category"}
     left = [line for line in text if line.startswith("        # left out: ")]
     for name in ("attributes", "json", "ragged", "holes", "price", "raw", "when"):
         assert sum(name in line for line in left) == 1, name
@@ -50,3 +50,11 @@ def test_several_categories_that_items_share_are_proposed(tmp_path):
     assert len(set(tags)) > 50
     assert found["features"] == {"tags": {"value": "tags", "separator": "|"}}
     assert found["left_out"] == []
+
+
+def test_the_number_of_a_row_is_no_feature_and_the_title_is_that_of_the_item(tmp_path):
+    columns = {"Unnamed: 0": range(60), "brand_name": ["a", "b"] * 30, "product_name": [f"p{n}" for n in range(60)]}
+    pl.DataFrame({"sku": [f"x{n}" for n in range(60)]} | columns).write_parquet(tmp_path / "items.parquet")
+    ids = pl.Series("item", [f"x{n}" for n in range(60)])
+    found = describe_items(str(tmp_path / "items.parquet"), tmp_path, ids, "item")
+    assert (found["id"], found["title"], found["features"]) == ("sku", "product_name", {"brand_name": "brand_name"})

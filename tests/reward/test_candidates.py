@@ -272,7 +272,7 @@ def test_repeated_views_say_what_is_noise():
         ("goood", "did you mean 'good'"),
         ("5", "is 5 for every training event"),
         ("nullif(good, good)", "null for every training event"),
-        ("case when split = 0 then good end", "reads a column 'split'"),
+        ("case when split = 0 then good end", "reads split, which is not the log's column"),
         ("word", "not a number"),
         ("avg(good)", "reads other rows"),
         (

@@ -15,8 +15,9 @@ from recalign.events.messages import SourceRows
 
 USER = (
     *("user", "customer", "visitor", "reviewer", "member", "client", "viewer", "listener", "reader", "shopper"),
-    *("buyer", "account", "person", "profile", "subscriber", "student", "player", "uid", "session"),
+    *("buyer", "account", "person", "profile", "subscriber", "student", "player", "uid", "username"),
 )
+VISIT = ("session", "visit")
 ITEM = (
     *("item", "product", "movie", "film", "video", "book", "isbn", "asin", "song", "track", "artist", "article"),
     *("news", "business", "sku", "content", "game", "course", "recipe", "anime", "show", "podcast", "photo", "post"),
@@ -42,8 +43,9 @@ VALUES = {
 MISSING = ("null", "None", "NA", "N/A", "n/a", "-")
 """Text that means a missing value, besides `recalign.events.fields.MISSING`."""
 
-SECONDS = {"ms": 0.001, "millis": 0.001, "milliseconds": 0.001, "s": 1.0, "sec": 1.0, "seconds": 1.0, "min": 60.0}
-"""Seconds per unit, by the last word of a duration's name."""
+SECONDS = {"ms": 0.001, "millis": 0.001, "milliseconds": 0.001, "s": 1.0, "sec": 1.0, "secs": 1.0, "seconds": 1.0}
+SECONDS |= {"min": 60.0, "mins": 60.0, "minutes": 60.0, "h": 3600.0, "hours": 3600.0}
+"""Seconds per unit, by a word of a duration's name."""
 
 EARLIEST, LATEST = 631_152_000, 4_102_444_800
 """Start of 1990 and of 2100, in seconds since 1970. Numbers in between are taken for timestamps."""
@@ -78,7 +80,8 @@ def guess(frame: pl.DataFrame, given: Mapping[str, str], named: bool) -> dict[st
         if role not in found and (name := find(left)) is not None:
             found[role] = name
 
-    fill("user", lambda left: _best_match(USER, filter(_may_be_id, left)))
+    for words in (USER, VISIT):
+        fill("user", lambda left, words=words: _best_match(words, filter(_may_be_id, left)))  # type: ignore[misc]
     fill("item", lambda left: _best_match(ITEM, filter(_may_be_id, left)))
     fill("timestamp", _timestamp_column)
     for role in () if named else ("user", "item"):
@@ -107,7 +110,7 @@ def _time_unit(column: pl.Series, relative: bool = False) -> TimeUnit | None:
         except InputError:
             return None
         return "datetime"
-    low, high = float(numbers.min()), float(numbers.max())  # type: ignore[arg-type]
+    low, high = (float(numbers.quantile(q, "nearest")) for q in (0.01, 0.99))  # type: ignore[arg-type]  # a slip is none
     for unit in ("s", "ms", "us"):
         if low >= EARLIEST * PER_SECOND[unit] and high <= LATEST * PER_SECOND[unit]:
             return unit
@@ -167,23 +170,29 @@ def _reward_sql(frame: pl.DataFrame, named: bool) -> str | None:
     if rating := _best_match(RATING, numeric):
         return _sql_number(frame[rating])
     signals = {column.name for column in numeric}
-    kinds = [column for column in varied if column.name not in signals and _present(column).n_unique() <= MAX_KINDS]
+    text = [column for column in varied if column.dtype in (pl.String, pl.Categorical, pl.Enum)]
+    kinds = [column for column in text if column.name not in signals and _present(column).n_unique() <= MAX_KINDS]
     for column in sorted(kinds, key=lambda column: _rank(EVENT, column.name)):
         worth = _event_values(column)
         if len(set(worth.values())) > 1:
             cases = (f"WHEN {_sql_text(kind)} THEN {value:g}" for kind, value in worth.items())
             return "\n".join([f"CASE {quote(column.name)}", *cases, "END"])
     times = [column for column in numeric if column.dtype != pl.Boolean and _present(column).n_unique() > 2]
-    length = _best_match(DURATION, times)
-    watched = _best_match(WATCHED, (column for column in times if column.name != length))
+    watched = _best_match(WATCHED, times)
+    length = _best_match(DURATION, (column for column in times if column.name != watched))
     if watched and length:
-        scale = SECONDS.get(_words(watched)[-1], 1.0) / SECONDS.get(_words(length)[-1], 1.0)
+        scale = _seconds(watched) / _seconds(length)
         factor = "" if scale == 1 else f"{scale:g} * "
         return f"least({factor}{_sql_number(frame[watched])} / nullif({_sql_number(frame[length])}, 0), 1.0)"
     signal = watched or _best_match(SIGNAL, numeric)
     if signal is None and not named and len(numeric) == 1:
         signal = numeric[0].name
     return _sql_number(frame[signal]) if signal else None
+
+
+def _seconds(name: str) -> float:
+    """Seconds per unit of a duration, by its name; 1 where that says none."""
+    return next((SECONDS[word] for word in reversed(_words(name)) if word in SECONDS), 1.0)
 
 
 def _best_match(words: tuple[str, ...], columns: Iterable[pl.Series]) -> str | None:
@@ -193,20 +202,20 @@ def _best_match(words: tuple[str, ...], columns: Iterable[pl.Series]) -> str | N
 
 
 def _rank(words: tuple[str, ...], name: str) -> float:
-    """Rank of a column's name, 0 the best: the index of the matching word, plus 20 for each other word of the name.
+    """Rank of a column's name, 0 the best: the index of the matching word, plus 20 for each word that is not listed.
 
     Infinity for a name without a matching word.
     """
     own = [word for word in _words(name) if word not in IDS]
     places = [words.index(word) for word in own if word in words]
-    return min(places, default=math.inf) + 20 * (len(own) - 1)
+    return min(places, default=math.inf) + 20 * (len(own) - len(places))
 
 
 def _words(name: str) -> list[str]:
     """Lower-case words of a name: ``userId`` -> user, id; ``visitorid`` -> visitor."""
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
     words = [word.lower() for word in re.findall(r"[^\W_]+", spaced)]
-    return [word if word in IDS else word.removesuffix("id") for word in words]
+    return [word if word in (*IDS, "uid", "iid") else word.removesuffix("id") for word in words]
 
 
 def _may_be_id(column: pl.Series) -> bool:
@@ -217,15 +226,31 @@ def _may_be_id(column: pl.Series) -> bool:
 
 
 def _timestamp_column(columns: Iterable[pl.Series]) -> str | None:
-    """The timestamp column. Dates after 1990 are preferred to numbers that count from another start."""
+    """The timestamp column. Dates after 1990 are preferred to numbers that count from another start, moments to days.
+
+    A column without a word of time in its name is taken only where no other may be meant.
+    """
     columns = list(columns)
     moments = [column for column in columns if _time_unit(column)]
-    if moments:
-        return min(moments, key=lambda column: _rank(TIME, column.name)).name
+    if named := [column for column in moments if _rank(TIME, column.name) < math.inf]:
+        return min(named, key=lambda column: (_is_of_days(column), _rank(TIME, column.name))).name
     spans = (*WATCHED, *DURATION)
     counted = (column for column in columns if _rank(spans, column.name) == math.inf and _time_unit(column, True))
+    dated = (column for column in columns if column.dtype == pl.String and _present(column).str.contains(r"\d").all())
     text = (column for column in columns if column.dtype == pl.String)  # training reports what is wrong with it
-    return _best_match(TIME, counted) or _best_match(TIME, text)
+    found = _best_match(TIME, counted) or _best_match(TIME, dated)
+    return found or next((column.name for column in moments), None) or _best_match(TIME, text)
+
+
+def _is_of_days(column: pl.Series) -> bool:
+    """Whether the moments of a column are whole days."""
+    known = _present(column)
+    unit = _time_unit(column) or "datetime"
+    try:
+        time, per_second = read_timestamps(known, unit, SourceRows(pl.int_range(len(known), eager=True)))
+    except InputError:  # one of them is no time, as training reports
+        return False
+    return bool((time % (86_400 * per_second) == 0).all())
 
 
 def _present(column: pl.Series) -> pl.Series:
@@ -246,7 +271,11 @@ def _as_numbers(column: pl.Series) -> pl.Series | None:
 def _sql_number(column: pl.Series) -> str:
     """A numeric column in SQL. Text is cast, so that text for missing values becomes null."""
     name = quote(column.name)
-    return f"TRY_CAST({name} AS DOUBLE)" if column.dtype == pl.String else name
+    if column.dtype != pl.String:
+        return name
+    for word in column.filter(column.str.to_lowercase() == "nan").unique().sort():  # which is a number to a cast
+        name = f"nullif({name}, {_sql_text(word)})"
+    return f"TRY_CAST({name} AS DOUBLE)"
 
 
 def _event_values(column: pl.Series) -> dict[str, float]:

@@ -217,20 +217,22 @@ def _guess_or_ask(frame: pl.DataFrame, named: bool, given: dict[str, str]) -> di
     if reward == "null":
         remedy = "name what tells good events from bad ones, or leave --reward out to have it guessed"
         raise InputError("null is not a reward", where="--reward", remedy=remedy)
-    if reward in frame.columns:
-        given = given | {"reward": guess.quote(str(reward))}
     while True:
+        if (reward := given.get("reward")) in frame.columns:
+            given = given | {"reward": guess.quote(str(reward))}
         found = guess.guess(frame, given, named)
         unknown = [role for role in QUESTIONS if role not in found]
         if not unknown:
             return found
         role = unknown[0]
         if not sys.stdin.isatty():
-            raise InputError(
-                f"cannot tell {QUESTIONS[role]} among: {', '.join(frame.columns)}",
-                where=role,
-                remedy=f"give {', '.join(f'--{one}' for one in unknown)}",
-            )
+            remedy = f"give {', '.join(f'--{one}' for one in unknown)}"
+            if role == "timestamp":
+                remedy += (
+                    "; a log without times (timestamp: null, see `recalign configs own-log`) trains reward models only"
+                )
+            what = f"cannot tell {QUESTIONS[role]} among: {', '.join(frame.columns)}"
+            raise InputError(what, where=role, remedy=remedy)
         choices = frame.columns if role in COLUMNS else None
         given = found | {role: Prompt.ask(f"Give {QUESTIONS[role]}", choices=choices)}
 

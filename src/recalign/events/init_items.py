@@ -60,9 +60,10 @@ def describe_items(table: str, root: Path, items: pl.Series, name: str) -> dict[
         what = f"the columns {', '.join(map(repr, named))} may all be the log's ids"
         raise InputError(what, where=table, remedy=f"call the right one {name}, as in the log, or leave the others out")
     key = named[0]
-    numbers = [one for one in keys if not one or _numbers_rows(frame[one])]
-    rest = [one for one in frame if one.name not in (key, *numbers)]
-    title = next((one.name for one in rest if _last_word(one.name) in TITLES), None)
+    numbers = [one.name for one in frame if one.dtype.is_integer() and _numbers_rows(one)]
+    rest = [one for one in frame if one.name and one.name not in (key, *numbers)]
+    titles = [one for one in rest if _last_word(one.name) in TITLES]
+    title = max(titles, key=lambda one: (one.name.lower() in TITLES, one.n_unique())).name if titles else None
     features, left_out = _features([one for one in rest if one.name != title and not one.dtype.is_temporal()])
     file = os.path.relpath(path, root)
     return {"file": file, "id": key, "title": title, "features": features, "left_out": left_out}

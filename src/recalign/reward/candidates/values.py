@@ -106,9 +106,10 @@ def candidate_values(frame: pl.DataFrame, candidates: Mapping[str, Candidate]) -
 
 def _require_own_columns(candidate: Candidate, where: str) -> None:
     """Refuse what is not the log's column here: events have numbers of their own for users and items, and seconds."""
-    refuse_names(candidate.reward, PREPARED, where)
+    taken = (*PREPARED, *ADDED)
+    refuse_names(candidate.reward, taken, where)
     if candidate.relative_to:
-        refuse_names(candidate.relative_to.column, PREPARED, where, [candidate.relative_to.column])
+        refuse_names(candidate.relative_to.column, taken, where, [candidate.relative_to.column])
 
 
 def _require_variety(values: pl.Series, frame: pl.DataFrame, candidate: Candidate, where: str) -> None:
