@@ -68,23 +68,35 @@ def test_an_altered_evaluation_is_made_again(tmp_path, data, base, cells):
     assert SeedEvaluation(runs, 3, run, base, data, **HOW).make() == [cells[0].method]
 
 
-def test_the_unit_is_that_of_the_reward_that_judges_predict(tmp_path, data, base, cells):
-    """Judges that predict ten times the chain's reward: gains are ten times as large, and so is their unit."""
-    runs, cell, checkpoint = tmp_path / "runs", cells[0], torch.load(base.judge_report, weights_only=True)
+def test_judges_with_a_reward_of_their_own_read_that_one_and_give_the_unit(tmp_path, data, base, cells):
+    """Judges of ten times the chain's reward: they see ten times the rewards, and say ten times as much."""
+    runs, checkpoint = tmp_path / "runs", torch.load(base.judge_report, weights_only=True)
+    cell = next(one for one in cells if one.method == "start")
     SeedEvaluation(runs, 3, [cell], base, data, **HOW).make()
     own = json.loads((place(tmp_path, cell.method) / "summary.json").read_text())
+    valued = pl.read_parquet(place(tmp_path, cell.method) / "test.parquet")["judge@10"]
     assert own["reward/sd"] == pytest.approx(data.rated["reward"].std())
-    assert {"gap/judge@10", "gap/true@10"} > {*_gaps(runs)} == {"gap/judge@10"}
-    checkpoint["state_dict"]["reward.nets.0.scale"] *= 10
-    checkpoint["facts"] |= {"reward": "10 * reward", "rewards": "others"}
+    assert _gaps(runs) == {"gap/judge@10"}
+    past = ("reward.nets.0.trunk.past_rewards.mean", "reward.nets.0.trunk.past_rewards.scale")
+    for name in ("reward.nets.0.mean", "reward.nets.0.scale", *past):
+        checkpoint["state_dict"][name] *= 10
+    ten = small.data_of(RewardData, data.root, "tastes", reward=f"10 * ({data.reward})")
+    checkpoint["facts"] |= {"reward": ten.reward, "rewards": ten.sequences.rewards}
     scale = float(checkpoint["state_dict"]["reward.nets.0.scale"])
     torch.save(checkpoint, tmp_path / "judge.ckpt")
-    SeedEvaluation(runs, 3, [cell], replace(base, judge_report=tmp_path / "judge.ckpt"), data, **HOW).make()
+    other_base = replace(base, judge_report=tmp_path / "judge.ckpt")
+    SeedEvaluation(runs, 3, [cell], other_base, data, **HOW).make()
     other = json.loads((place(tmp_path, cell.method) / "summary.json").read_text())
     assert other["reward/sd"] == pytest.approx(scale)
-    assert other["judged"] == "10 * reward"
+    assert other["judged"] == ten.reward
     assert "reward/user_sd" not in other
+    assert other["value_at_popularity"] == pytest.approx(10 * own["value_at_popularity"], abs=1e-4, nan_ok=True)
+    found = pl.read_parquet(place(tmp_path, cell.method) / "test.parquet")["judge@10"]
+    np.testing.assert_allclose(found, 10 * valued, rtol=1e-4)
     assert not _gaps(runs)
+    torch.save(checkpoint | {"facts": checkpoint["facts"] | {"rewards": "others"}}, tmp_path / "judge.ckpt")
+    with pytest.raises(InputError, match=r"judge\.ckpt: the rewards by .* are not those that it was trained on"):
+        SeedEvaluation(runs, 3, [cell], other_base, data, **HOW).make()
 
 
 def _gaps(runs):

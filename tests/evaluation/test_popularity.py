@@ -99,5 +99,5 @@ def test_means_are_over_histories_to_which_anything_is_shown():
         return shown_TK.float()
 
     scores = SimpleNamespace(states=lambda batch: None, predict=predict)
-    means_S = _means([shows, shows], scores, [batch, batch], CPU)
+    means_S = _means([shows, shows], scores, [(batch, batch)] * 2, CPU)
     assert means_S.tolist() == [(1 + 4) / 2] * 2

@@ -26,7 +26,7 @@ def data(log_root):
 
 def test_the_warmer_the_dearer_and_cold_costs_nothing(bundled, data, rewarded):
     judge = load_net(rewarded, "reward").net.eval()
-    cold, one, hot = costs(data, load_bundle(bundled), [0.001, 1.0, 1000.0], judge)
+    cold, one, hot = costs(data, load_bundle(bundled), [0.001, 1.0, 1000.0], (judge, data))
     assert cold.lost == pytest.approx(0, abs=1e-3)
     chance = sum(1 / np.log2(rank + 1) for rank in range(1, 11)) / 22  # of 40 items a user has met 18
     assert abs(hot.ndcg - chance) < 3 * hot.error
@@ -52,7 +52,7 @@ def test_the_judges_are_asked_about_what_was_shown_in_its_place(data, rewarded):
     windows = evaluation_windows(data.sequences, np.ones(data.sequences.num_users, bool), "validation", data.max_length)
     shown_TK = torch.zeros(len(windows.target), 10, dtype=torch.long)
     shown_TK[:, 3] = torch.from_numpy(windows.target)
-    found_T = values(data, windows, shown_TK, judge)
+    found_T = values(windows, shown_TK, judge, data)
     for batch in data.loader(windows, seen=False):
         own = np.searchsorted(windows.event, batch.event_T.numpy(), sorter=np.argsort(windows.event))
         own = np.argsort(windows.event)[own]
@@ -72,7 +72,7 @@ def test_the_card_has_a_table(bundled, data, cloned, rewarded, tmp_path):
     path = made.chain / "judge_select" / "seed-0" / "checkpoints" / "best.ckpt"
     path.parent.mkdir(parents=True)
     shutil.copy(rewarded, path)
-    assert [*judge_of(made).state_dict()] == [*load_net(rewarded, "reward").net.state_dict()]
+    assert [*judge_of(made)[0].state_dict()] == [*load_net(rewarded, "reward").net.state_dict()]
     assert "exploration costs" not in card.of(made, bundle.about, None)
     found = costs(data, bundle, [0.5, 2.0])
     text = card.of(made, replace(bundle.about, exploration=list(map(asdict, found))), None)

@@ -30,7 +30,7 @@ def publish(folder: Path, page: Path, logger: Any, sources: Sources) -> None:
     number = sha256(page)[:8]
     if logger is False or any(folder.glob(f"wandb/*-{number}")):
         return
-    own = {"id": number, "group": folder.name, "job_type": "chain", "name": folder.name}
+    own: dict[str, Any] = {"id": number, "group": folder.name, "job_type": "chain", "name": folder.name}
     log = wandb_log(folder, **own, **_destination(logger))
     if log:
         log.use(partial(_log, folder=folder, page=page, sources=sources))

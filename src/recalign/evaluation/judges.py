@@ -8,7 +8,8 @@ import numpy as np
 
 from recalign.errors import InputError
 from recalign.recommender.checkpoint import Loaded
-from recalign.sequences import Sequences, UserGroups
+from recalign.sequences import EventDataModule, Sequences, UserGroups
+from recalign.sequences.relative import RelativeTo
 
 
 def require_apart(judges: Iterable[Loaded], other: Loaded, sequences: Sequences) -> None:
@@ -37,6 +38,22 @@ def require_apart(judges: Iterable[Loaded], other: Loaded, sequences: Sequences)
                     remedy=_remedy(judge, sequences),
                 )
         known.append((judge.where, own_U))
+
+
+def past_rewards(judge: Loaded, data: EventDataModule) -> np.ndarray | None:
+    """The rewards that a judge with a reward of its own reads in histories; None: those of the data.
+
+    Raises:
+        InputError: they cannot be read as it read them.
+    """
+    if (told := judge.facts.get("rewards", data.sequences.rewards)) == data.sequences.rewards:
+        return None
+    relative = judge.facts.get("relative_to")
+    found = data.rewards_by(judge.facts["reward"], RelativeTo(**relative) if relative else None)
+    if data.with_rewards(found).sequences.rewards != told:
+        what = f"the rewards by {judge.facts['reward']!r} are not those that it was trained on"
+        raise InputError(what, where=judge.where, remedy="train the judges on this log, by this version of recalign")
+    return found
 
 
 def _remedy(judge: Loaded, sequences: Sequences) -> str:

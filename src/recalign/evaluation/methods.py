@@ -19,7 +19,7 @@ from recalign.evaluation.baselines import ItemScores, SameForAll, Scores, log_co
 from recalign.evaluation.comparison import EVALUATED, TESTED, UNIT, USER_SPREAD
 from recalign.evaluation.evaluated_runs import JUDGED
 from recalign.evaluation.item_knn import ItemKNN
-from recalign.evaluation.judges import require_apart
+from recalign.evaluation.judges import past_rewards, require_apart
 from recalign.evaluation.popularity import popularity_curve
 from recalign.evaluation.reranking import (
     OF_PERMUTED,
@@ -182,7 +182,8 @@ class SeedEvaluation:
         popular = {run.method: _mean(frames["validation"][run.method], "log_count@10") for run in stale}
         judge = nets.scorers.rewards["judge@10"]
         spread = _spread(self.data, nets.judges[-1])
-        tilted = popularity_curve(nets.start, judge, self.data, self.device, asked=list(popular.values()))
+        asked, past_N = list(popular.values()), nets.scorers.past.get("judge@10")
+        tilted = popularity_curve(nets.start, judge, self.data, self.device, asked, past_N)
         for run in stale:
             test = frames["test"][run.method]
             summary = {"base": digest(self.data.fingerprint, self._digests)[:16]} | self._summary(run, test, spread)
@@ -229,7 +230,9 @@ class LoadedNetworks:
         select, report = (judge.net for judge in self.judges)
         rewards = {"train_rm@10": reward.net, "select_judge@10": select, "judge@10": report}
         truth = _truth(data)
-        self.scorers = Scorers(self.start, rewards, load_truth(truth, data.sequences) if truth else None)
+        known = zip(("select_judge@10", "judge@10"), (past_rewards(one, data) for one in self.judges), strict=True)
+        past = {figure: past_N for figure, past_N in known if past_N is not None}
+        self.scorers = Scorers(self.start, rewards, load_truth(truth, data.sequences) if truth else None, past)
         self._ranking = ValidationRanking(self.start, data, device)
         self.reranked = functools.cache(self._reranked)
         self._trained = functools.cache(self._load_trained)

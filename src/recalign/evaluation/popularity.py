@@ -47,21 +47,30 @@ class PopularityCurve:
 
 
 def popularity_curve(
-    start: Policy, judge: RewardEnsemble, data: EventDataModule, device: torch.device, asked: Sequence[float]
+    start: Policy,
+    judge: RewardEnsemble,
+    data: EventDataModule,
+    device: torch.device,
+    asked: Sequence[float],
+    past_N: np.ndarray | None = None,
 ) -> PopularityCurve:
     """Measure the tilted start on the histories of users A.
 
     Args:
         start, judge, data, device: what is tilted, what judges, the log and where to work.
         asked: popularities at which `PopularityCurve.value_at` will be asked; the curve holds what that takes.
+        past_N: of the judge, as `past_rewards`.
     """
     tilt = ItemScores(log_counts(data.sequences))
     tilted = [Rerank(start, tilt, strength).eval().to(device) for strength in STRENGTHS]
     judge.eval().to(device)
     on_validation, on_test = (data.loader(data.windows(part, "A")) for part in ("validation", "test"))
-    log_count_S = _means(tilted, tilt, on_validation, device)
+    log_count_S = _means(tilted, tilt, ((batch, batch) for batch in on_validation), device)
     taken = _neighbours(log_count_S, asked)
-    return PopularityCurve(log_count_S[taken], _means([tilted[place] for place in taken], judge, on_test, device))
+    both: Iterable[tuple[Batch, Batch]] = ((batch, batch) for batch in on_test)
+    if past_N is not None:
+        both = zip(on_test, data.with_rewards(past_N).loader(data.windows("test", "A")), strict=True)
+    return PopularityCurve(log_count_S[taken], _means([tilted[place] for place in taken], judge, both, device))
 
 
 def _neighbours(known_S: np.ndarray, asked: Sequence[float]) -> np.ndarray:
@@ -73,13 +82,19 @@ def _neighbours(known_S: np.ndarray, asked: Sequence[float]) -> np.ndarray:
 
 @torch.no_grad()
 def _means(
-    tilted: Sequence[Rerank], scores: RewardEnsemble | ItemScores, batches: Iterable[Batch], device: torch.device
+    tilted: Sequence[Rerank],
+    scores: RewardEnsemble | ItemScores,
+    batches: Iterable[tuple[Batch, Batch]],
+    device: torch.device,
 ) -> np.ndarray:
-    """Mean score of the items that each policy shows, over histories to which anything can be shown. Shape: (S,)."""
+    """Mean score of the items that each policy shows, over histories to which anything can be shown. Shape: (S,).
+
+    Each batch as the policies read it, and as the scores do.
+    """
     total_S, count = np.zeros(len(tilted)), 0
-    for read in batches:
+    for read, scored in batches:
         batch = read.to(device)
-        states = scores.states(batch)
+        states = scores.states(scored.to(device))
         for place, shown_TK in enumerate(_shown(tilted, batch)):
             total_S[place] += mean_shown(scores.predict(states, shown_TK.clamp(min=1)), shown_TK).sum().item()
         count += int((shown_TK > 0).any(dim=1).sum())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -49,8 +48,7 @@ def validate(
     if stale:
         nets = LoadedNetworks(base, data, device)
         policies = {str(place): nets.policy(places[place]) for place in stale}
-        select = {"select_judge@10": nets.scorers.rewards["select_judge@10"]}
-        scorers = replace(nets.scorers, rewards=select)
+        scorers = nets.scorers.of("select_judge@10")
         frames = evaluate(policies, scorers, data, "validation", device)
         for place in stale:
             figures = measured(frames[str(place)]) | nets.retained(places[place], policies[str(place)])

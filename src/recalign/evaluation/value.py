@@ -34,6 +34,12 @@ class Scorers:
     start: Policy  # from which the KL is measured
     rewards: Mapping[str, RewardEnsemble] = field(default_factory=dict)  # by figure: judge@10, train_rm@10, ...
     truth_UV: Tensor | None = None  # true expected rewards by user index and item - 1, where they are known
+    past: Mapping[str, np.ndarray] = field(default_factory=dict)  # by figure: `past_rewards`, where there are some
+
+    def of(self, figure: str) -> Scorers:
+        """Those of one figure."""
+        past = {figure: self.past[figure]} if figure in self.past else {}
+        return Scorers(self.start, {figure: self.rewards[figure]}, self.truth_UV, past)
 
 
 @torch.no_grad()
@@ -72,9 +78,11 @@ def evaluate(
         )
     console = Console(stderr=True)
     batches, hidden = data.loader(windows), not console.is_terminal
+    own = {figure: iter(data.with_rewards(past_N).loader(windows)) for figure, past_N in scorers.past.items()}
     for read in track(batches, f"evaluating, {part}", console=console, transient=True, disable=hidden):
         batch = read.to(device)
         once = ReadOnce(batch)
+        by_figure = {figure: ReadOnce(next(others).to(device)) for figure, others in own.items()}
         states = {name: once.encode(policy) for name, policy in policies.items()}
         events = {"user": batch.user_B[batch.row_T], "event": batch.event_T, "high": batch.high_T}
         events |= {"cold": batch.target_T == 0, "count": count_W[read.target_T]}
@@ -84,7 +92,8 @@ def evaluate(
             for name, policy in policies.items():
                 row = of_events | _of_policy(policy, states[name][rows], batch, rows, start_TV, scorers.truth_UV)
                 for figure, scores in of_shown.items():
-                    value_TK = scores.predict(once.states(scores)[:, rows], row["shown"].clamp(min=1))
+                    state_KTS = by_figure.get(figure, once).states(scores)[:, rows]
+                    value_TK = scores.predict(state_KTS, row["shown"].clamp(min=1))
                     row[figure] = mean_shown(value_TK, row["shown"])
                 row = {k: v.cpu() for k, v in row.items()}
                 if scorers.truth_UV is not None:

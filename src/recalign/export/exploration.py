@@ -14,10 +14,11 @@ from functools import partial
 import numpy as np
 import torch
 
+from recalign.evaluation.judges import past_rewards
 from recalign.evaluation.value import mean_shown
 from recalign.export.cap import paired
 from recalign.export.verify import as_requests, windows_of
-from recalign.recommender.checkpoint import load_net
+from recalign.recommender.checkpoint import check_catalogue, load_net
 from recalign.reward import RewardEnsemble
 from recalign.sequences import EventDataModule
 from recalign.sequences.windows import Windows
@@ -56,7 +57,7 @@ def costs(
     data: EventDataModule,
     bundle: Bundle,
     temperatures: Sequence[float],
-    judge: RewardEnsemble | None = None,
+    judge: tuple[RewardEnsemble, EventDataModule] | None = None,
     fixed: int = 0,
     seed: int = 0,
 ) -> list[Cost]:
@@ -65,7 +66,7 @@ def costs(
     Args:
         data, bundle: whose validation events are asked for, of whom.
         temperatures: of the draws.
-        judge: values the items shown.
+        judge: values the items shown; with the data as it reads it.
         fixed: first positions that are not drawn.
         seed: of the first request; each has its own.
 
@@ -74,7 +75,7 @@ def costs(
     """
     windows = windows_of(data, "validation", "explore")
     gain_T, user_T, _, shown_TK = as_requests(windows, data, bundle)
-    value_T = None if judge is None else values(data, windows, torch.from_numpy(shown_TK), judge)
+    value_T = None if judge is None else values(windows, torch.from_numpy(shown_TK), *judge)
     found = []
     for temperature in temperatures:
         drawn = Explore(temperature, fixed=fixed)
@@ -84,7 +85,7 @@ def costs(
         cost = Cost(temperature, float(drawn_T.mean()), lost, error)
         if judge is not None and value_T is not None:
             of_A = data.sequences.users_in("A")[user_T]
-            worth_T = values(data, windows, torch.from_numpy(shown_TK), judge)
+            worth_T = values(windows, torch.from_numpy(shown_TK), *judge)
             lost, error = paired((value_T - worth_T)[of_A], user_T[of_A])
             cost = replace(cost, value=float(worth_T[of_A].mean()), value_lost=lost, value_error=error)
         found.append(cost)
@@ -96,7 +97,7 @@ def _explored(request: Request, explore: Explore, seeds: Iterator[int]) -> Reque
 
 
 @torch.no_grad()
-def values(data: EventDataModule, windows: Windows, shown_TK: torch.Tensor, judge: RewardEnsemble) -> np.ndarray:
+def values(windows: Windows, shown_TK: torch.Tensor, judge: RewardEnsemble, data: EventDataModule) -> np.ndarray:
     """The mean reward that judges expect of the items shown before each target. Shape: int64 (T, K) -> float64 (T,)."""
     place = {event: at for at, event in enumerate(windows.event.tolist())}
     value_T = np.zeros(len(place))
@@ -107,8 +108,8 @@ def values(data: EventDataModule, windows: Windows, shown_TK: torch.Tensor, judg
     return value_T
 
 
-def judge_of(made: OpenedRun) -> RewardEnsemble | None:
-    """The judges for selection of a run's chain, on the CPU; None: it has none.
+def judge_of(made: OpenedRun) -> tuple[RewardEnsemble, EventDataModule] | None:
+    """The judges for selection of a run's chain, on the CPU, and the data as they read it; None: it has none.
 
     Raises:
         InputError: they are of another log.
@@ -117,5 +118,6 @@ def judge_of(made: OpenedRun) -> RewardEnsemble | None:
     if path is None:
         return None
     loaded = load_net(path, "reward")
-    loaded.check(made.data)
-    return loaded.net.eval()
+    check_catalogue(loaded.catalogue, made.data.sequences.catalogue, str(path))
+    past_N = past_rewards(loaded, made.data)
+    return loaded.net.eval(), made.data if past_N is None else made.data.with_rewards(past_N)

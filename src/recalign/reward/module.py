@@ -287,7 +287,9 @@ class RewardModel(StageModule):
     def facts(self) -> dict[str, Any]:
         """Facts for later stages and reports: the reward's expression and digest, validation errors, reliability."""
         known = {"reliability": self.trust.reliability, "trust": asdict(self.trust)} if self.trust else {}
-        return super().facts() | {"reward": self.data.reward, "rewards": self.data.sequences.rewards} | known
+        data = self.data
+        read = {"reward": data.reward, "relative_to": data.relative_to and asdict(data.relative_to)}
+        return super().facts() | read | {"rewards": data.sequences.rewards} | known
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)

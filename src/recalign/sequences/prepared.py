@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import functools
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+import numpy as np
 import polars as pl
 from lightning import LightningDataModule
 
@@ -77,6 +80,24 @@ class PreparedLog(LightningDataModule):
     def entry(self) -> Path | None:
         """The folder of the prepared log in the cache; it need not exist. Null if there is no cache."""
         return self._entry.path if self._entry else None
+
+    def rewards_by(self, reward: str | None, relative_to: RelativeTo | None) -> np.ndarray:
+        """The rewards of the known events by other settings. Shape: float32, as `Sequences.reward`."""
+        other = copy.copy(self)
+        for name in [*vars(other)]:
+            if isinstance(getattr(type(self), name, None), functools.cached_property):
+                del vars(other)[name]
+        other.reward, other.relative_to = reward, relative_to
+        own = self.sequences.frame.select("row").gather(self.sequences.event)
+        read = other.sequences.frame.select("row", "reward")
+        found = own.join(read, on="row", how="left", maintain_order="left")["reward"]
+        return found.cast(pl.Float32).fill_null(float("nan")).to_numpy()
+
+    def with_rewards(self, reward_N: np.ndarray) -> Self:
+        """The same data, whose histories have these rewards. Shape: float32, as `Sequences.reward`."""
+        other = copy.copy(self)
+        vars(other)["sequences"] = dataclasses.replace(self.sequences, reward=reward_N)
+        return other
 
     @functools.cached_property
     def _entry(self) -> CacheEntry | None:

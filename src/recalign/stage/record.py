@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from lightning import LightningDataModule
@@ -77,7 +77,7 @@ def loggers(parsed: ParsedStage, manifest: Manifest, extra: list[Logger]) -> lis
     path = parsed.folder.figures(parsed.subcommand)
     if not parsed.training and is_first():
         path.unlink(missing_ok=True)
-    settings = {
+    settings: dict[str, Any] = {
         "id": manifest.wandb_id if parsed.training else None,
         "group": parsed.chain,
         "job_type": parsed.run.name if parsed.training else f"{parsed.run.name}-{parsed.subcommand}",
