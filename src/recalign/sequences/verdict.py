@@ -33,7 +33,7 @@ MOSTLY = 0.5
 """Share of the variance that comes from outliers, above which to warn."""
 FEWER = 0.75
 """What another split has to leave of the misses, at most, to be proposed."""
-JUDGES_NEED = 800
+JUDGES_NEED = 1_000
 """Training rewards of a group of judges below which many know nothing of another user's rewards. In simulated worlds as
 noisy as ML-100K 5 % of the judges with so many know nothing, and 45 % of those with half; with twice the noise 85 and
 90 % (benchmarks/trust_worlds.py judges)."""
@@ -212,7 +212,7 @@ def _judges(sections: Mapping[str, Section]) -> Iterator[Concern]:
             remedy = f"data.share_a: {SMALLEST_A} gives them about {more:,.0f}, and measures fewer users{enough}"
         yield Concern(
             False,
-            f"judges learn from {known:,} rewards, and with fewer than {JUDGES_NEED} many know nothing, so that a "
+            f"judges learn from {known:,} rewards, and with fewer than {JUDGES_NEED:,} many know nothing, so that a "
             f"chain ships nothing: {remedy}",
         )
 
