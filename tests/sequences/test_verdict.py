@@ -150,7 +150,7 @@ def test_judges_with_few_rewards_are_said_beforehand(tmp_path, share_a, says):
         assert found == []
     else:
         assert len(found) == 1
-        learn = r"judges learn from \d+ rewards, and with fewer than 1,000 many know nothing, .*: "
+        learn = r"judges learn from \d+ rewards, and with fewer than 800 many know nothing, .*: "
         assert re.fullmatch(learn + says, found[0])
 
 

@@ -33,10 +33,10 @@ MOSTLY = 0.5
 """Share of the variance that comes from outliers, above which to warn."""
 FEWER = 0.75
 """What another split has to leave of the misses, at most, to be proposed."""
-JUDGES_NEED = 1_000
+JUDGES_NEED = 800
 """Training rewards of a group of judges below which many know nothing of another user's rewards. In simulated worlds as
-noisy as ML-100K 5 % of the judges with so many know nothing, and 45 % of those with half; with twice the noise 85 and
-90 % (benchmarks/trust_worlds.py judges)."""
+noisy as ML-100K 5 % of the judges with 1,050 know nothing, and 45 % of those with 460; with twice the noise 85 and 90 %
+(benchmarks/trust_worlds.py judges)."""
 SMALLEST_A, WORTH = 0.4, 1.2
 """The least share of users A to propose (reward model and post-training learn from them, and tables are theirs), and
 how many times as many rewards it has to give the judges to be proposed."""
