@@ -28,7 +28,11 @@ methods: [popularity, start, asft, return_conditioned]
 ours: asft
 data: {root: data, max_length: 24}
 trainer: {max_epochs: 2, accelerator: cpu, enable_progress_bar: false}
-stages: {asft: {trainer: {max_epochs: 3}}, reward: {data: {batch_tokens: 1600, max_length: 20}}}
+stages:
+  asft: {trainer: {max_epochs: 3}}
+  reward: {data: {batch_tokens: 1600, max_length: 20}}
+  judge_select: {data: {reward: true_reward}}
+  judge_report: {data: {reward: true_reward}}
 """
 STAGES = ("recommender", "reward", "asft")
 JUDGES = ("judge_select", "judge_report")

@@ -16,7 +16,7 @@ import small
 import torch
 
 from recalign.errors import InputError
-from recalign.evaluation.baselines import ItemScores, Rerank
+from recalign.evaluation.baselines import ItemScores, LowerBound, Rerank
 from recalign.events.log import ItemTable
 from recalign.export.command import bundle_of, items
 from recalign.export.program import ProgramBundle
@@ -26,7 +26,7 @@ from recalign.kept import seal
 from recalign.recommender import RecommenderData, SequencePolicy
 from recalign.recommender.checkpoint import build, load_net
 from recalign.recommender.serving import recommend
-from recalign.sequences import RelativeTo
+from recalign.sequences import RelativeTo, Where
 from recalign.serving import load_bundle
 from recalign.serving.about import current
 from recalign.stage.opened import OpenedRun, opened
@@ -285,6 +285,21 @@ def test_rewards_that_are_ranks_are_not_asked_of_a_request(log_root, tmp_path):
         bundle_of(OpenedRun(tmp_path / "runs/tastes/recommender/seed-0", policy, data, {}), tmp_path / "bundles")
     assert error.value.where == "data.relative_to"
     assert not (tmp_path / "bundles").exists()
+
+
+def test_a_log_whose_split_does_not_follow_time_is_asked_for_in_the_order_of_time(log_root, tmp_path):
+    data = small.data_of(RecommenderData, log_root, "tastes", split=Where("rating > 4", 0.2), users="all")
+    policy = SequencePolicy(small.encoder(), data.num_items).eval()
+    _, found = bundle_of(OpenedRun(tmp_path / "runs/tastes/recommender/seed-0", policy, data, {}), tmp_path / "bundles")
+    assert found.request[1] <= found.request[0] <= found.request[2]
+
+
+def test_another_lower_bound_has_another_version(made, rewarded, tmp_path):
+    reward, names = load_net(rewarded, "reward").net.eval(), set()
+    for spread in (1.0, 2.0, 2.0):
+        reranked = replace(made, policy=Rerank(made.policy, LowerBound(reward, spread), 0.5), strength=0.5)
+        names.add(bundle_of(reranked, tmp_path / f"{spread}", check=False)[0].resolve().name)
+    assert len(names) == 2
 
 
 def test_a_strength_is_asked_for_in_standard_deviations_also_where_the_row_has_none(made, tmp_path):

@@ -221,6 +221,8 @@ def test_where_the_log_keeps_one_event_an_item_so_does_a_request():
     encoded = catalogue(collapse=True).encode(Request(["a", "b", "a", "b"], [1, 2, 3, 4], [1.0, 2.0, 3.0, None]))
     assert encoded.item_L.tolist() == [2, 1]
     assert encoded.left_out.repeated == 2
+    close = catalogue(collapse=True).encode(Request(["a", "b", "a"], [1, 2, 3], [2**25 + 1, 1.0, 2**25 + 2]))
+    assert close.item_L.tolist() == [2, 1]  # float32 holds both as one number
     rated = catalogue(collapse=True, reward="rating")  # whose policy reads none
     with pytest.raises(InputError, match="an item occurs several times, and its event with the highest") as refused:
         rated.encode(Request(["a", "b", "a"], [1, 2, 3]))

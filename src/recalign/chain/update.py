@@ -136,9 +136,10 @@ class UpdatePlan(Plan):
         """Copy the earlier ids: the new chain, which continues them, has to do when the earlier one is gone.
 
         Raises:
-            InputError: there are none, or no log can continue them; nothing is written then.
+            InputError: there are none, or no log can continue them, or not this one; nothing is written then.
         """
-        EarlierLog.read(self.run / IDS)
+        data = self.data(self.chain.seeds[0])
+        EarlierLog.read(self.run / IDS).require_same(data.log_, data.reads_rewards)
         own, seal = self.folder / BEFORE, kept.Seal.read(self.run / IDS)
         if kept.check(own, seal.key).fresh and kept.Seal.read(own).digests == seal.digests:
             return

@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 import torch
 
+from recalign.code import code_digest
 from recalign.errors import InputError, require_positive
 from recalign.evaluation.baselines import Rerank
 from recalign.events import data_root
@@ -270,7 +271,9 @@ def _about(made: OpenedRun, graph: Graph, table: pl.DataFrame, newest: int | Lit
         made_of=made.made_of(),
         versions={name: version(name) for name in ("recalign", "torch", "onnx", "onnxscript", "onnxruntime")},
     )
-    content = digest(asdict(about), table.write_csv(), *(["auto"] if newest == "auto" else []))[:8]
+    spread = getattr(getattr(policy, "reward", None), "spread", None)  # of a lower bound
+    made_by = [spread, code_digest([f"{export.__module__}.{export.__name__}"])]
+    content = digest(asdict(about), table.write_csv(), *made_by, *(["auto"] if newest == "auto" else []))[:8]
     return replace(about, version=f"{made.row}-seed-{made.seed}-{content}")
 
 

@@ -187,7 +187,8 @@ def as_requests(
 def _request(data: EventDataModule, bundle: Bundle, user: int, state: int, time: int) -> Request:
     """What somebody would have asked before an event: the newest known events up to a place in the log."""
     sequences, catalogue = data.sequences, bundle.catalogue
-    own = slice(max(sequences.offset[user], state + 1 - LONGEST), state + 1)
+    own = np.arange(max(sequences.offset[user], state + 1 - LONGEST), state + 1)
+    own = own[np.argsort(sequences.time[own], kind="stable")]  # a split need not follow time, and requests do
     items = sequences.items.gather(sequences.item[own] - 1).to_list()
     times = [MICRO * second for second in sequences.time[own].tolist()]
     rewards = [None if math.isnan(one) else one for one in sequences.reward[own].tolist()]

@@ -41,6 +41,7 @@ class EarlierLog:
         facts: ``read_by``, digests of its mapping and settings by key, whose values may be secrets; ``ranked``, whether
             rewards are ranks; ``catalogue`` and ``rewards`` as in `Sequences`.
         digest: of all of this.
+        compared: whether rewards are compared with the earlier ones; false where they are others by intent.
     """
 
     where: Path
@@ -48,6 +49,7 @@ class EarlierLog:
     items: pl.Series
     facts: dict[str, Any]
     digest: str
+    compared: bool = True
 
     @classmethod
     def read(cls, folder: str | Path) -> EarlierLog:
@@ -76,6 +78,11 @@ class EarlierLog:
         if log.items and log.items.features:
             what, remedy = "an update knows items by their ids alone", "leave the features out, or train a chain anew"
             raise InputError(what, where="data.log.items.features", remedy=remedy)
+
+    def read_with(self, rewards: Mapping[str, Any]) -> EarlierLog:
+        """The same beside a stage's own settings of rewards: judges may have others than the log, and train anew."""
+        same = all(digest(value) == self.facts["read_by"][key] for key, value in rewards.items())
+        return dataclasses.replace(self, compared=same)
 
     def continued(self, table: EventTable) -> EventTable:
         """A log that has grown, its users in the earlier order, new ones after them.
@@ -145,7 +152,7 @@ class EarlierLog:
             what += f"{self.users['user'][int(other.argmax())]} with {known[other.argmax()]:,}"
             raise InputError(what, where=WHERE, remedy=ANEW)
         changed = sums_U2[:, 1] != self.users["rewards"].to_numpy()
-        if not self.facts["ranked"] and changed.any():  # ranks move with every event
+        if self.compared and not self.facts["ranked"] and changed.any():  # ranks move with every event
             what = f"events of {int(changed.sum()):,} users have other rewards than they had, such as those of user "
             what += str(self.users["user"][int(changed.argmax())])
             raise InputError(what, where=WHERE, remedy="give the rewards that were learned, or train a chain anew")

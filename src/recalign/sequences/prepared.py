@@ -124,18 +124,18 @@ class PreparedLog(LightningDataModule):
         if self.grows_from is None:
             return None
         found = EarlierLog.read(self.grows_from)
-        found.require_same(self.log_, self._of_rewards)
-        return found
+        found.require_same(self.log_, {"share_a": self.groups.share})
+        return found.read_with(self.reads_rewards)
 
     @property
-    def _of_rewards(self) -> dict[str, Any]:
-        """The settings that say what rewards and groups are."""
+    def reads_rewards(self) -> dict[str, Any]:
+        """The settings that say what rewards are."""
         relative = asdict(self.relative_to) if self.relative_to else None
-        return {"reward": self.reward, "relative_to": relative, "share_a": self.groups.share}
+        return {"reward": self.reward, "relative_to": relative}
 
     def remember(self, folder: Path) -> None:
         """Write into a folder what a log needs that continues this one (``grows_from``)."""
-        remember(self.sequences, folder, self.log_, self._of_rewards)
+        remember(self.sequences, folder, self.log_, self.reads_rewards | {"share_a": self.groups.share})
 
     def prepare(self, partitions: int | None = None, workers: int = 1) -> Report:
         """Prepare a log that need not fit in memory, in partitions of users; afterwards it is read from the cache.

@@ -101,8 +101,8 @@ class Catalogue:
         blocked = self._numbers("block", request.block, unknown)
         allowed = None if request.allow is None else self._numbers("allow", request.allow, unknown)
         time_L, now = self._times(request)
-        reward_L = np.array([np.nan if r is None else r for r in request.rewards or ()], np.float32)
-        reward_L = reward_L if request.rewards is not None else np.full(len(item_L), np.nan, np.float32)
+        reward_L = np.array([np.nan if r is None else r for r in request.rewards or ()], np.float64)  # as the log's
+        reward_L = reward_L if request.rewards is not None else np.full(len(item_L), np.nan)
         known = np.flatnonzero(item_L)
         kept = known[strongest(item_L[known], reward_L[known])] if self.about.collapse else known
         newest = kept[max(0, len(kept) - self.about.max_length) :]
@@ -119,7 +119,7 @@ class Catalogue:
             item_L=item_L[newest],
             time_L=own_time_L,
             request_time_L=np.append(own_time_L[1:], now)[: len(newest)],
-            reward_L=reward_L[newest],
+            reward_L=reward_L[newest].astype(np.float32),
             hidden_S=np.unique(np.concatenate([seen, blocked[blocked > 0]])),
             allow_N=None if allowed is None else self._mask(allowed),
             strength=self.strength(request.strength),
