@@ -4,12 +4,13 @@
 
 A case is a simulated world: 20,000 events of 200 users. Of the 110 or so with more than 60 events each has 5 events to
 validate on and the 55 after them held out; the others train alone. Start, reward model and A-SFT are trained with every
-seed. Along the interpolation paths of A-SFT and reranking each user's NDCG@10 is measured once, with the true value of the ten shown before events held out; between the
-points measured, sums by user are interpolated. Rules then cost nothing: today's 97 %, with a lower bound that is `z`
-standard errors down, on events of users A or of all, an alpha a seed or one for all seeds of a world. Each is found
-twice: on 5 of the 55 events of each user, drawn at random (*exchangeable*: noise alone decides), and on the events of
-validation, which chose the start's epoch and prior too (*as it comes*). What is kept is measured on the other 50.
-Worlds that are measured are kept in <runs>/price-<world>/curves.csv, and not measured again.
+seed. Along the interpolation paths of A-SFT and reranking each user's NDCG@10 is measured once, with the true value of
+the ten shown before events held out; between the points measured, sums by user are interpolated. Rules then cost
+nothing: today's 97 %, with a lower bound that is `z` standard errors down, on events of users A or of all, an alpha a
+seed or one for all seeds of a world. Each is found twice: on 5 of the 55 events of each user, drawn at random
+(*exchangeable*: noise alone decides), and on the events of validation, which chose the start's epoch and prior too (*as
+it comes*). What is kept is measured on the other 50. Worlds that are measured are kept in
+<runs>/price-<world>/curves.csv, and not measured again.
 """
 
 from __future__ import annotations

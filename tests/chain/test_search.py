@@ -18,6 +18,8 @@ from recalign.chain import Chain, Plan
 from recalign.chain.chain_command import split_overrides
 from recalign.chain.search import Search
 from recalign.errors import InputError
+from recalign.evaluation.comparison import HIGH
+from recalign.evaluation.selection import ERROR, RETAINED, SELECT
 from recalign.recommender.serving import recommend
 from recalign.stage.opened import opened
 
@@ -342,3 +344,25 @@ def test_a_chain_refuses_what_is_no_share_before_anything_runs(tmp_path: Path):
     assert (said.code, said.out) == (2, "")
     assert "97" in said.err
     assert "no share of the start's ranking" in said.err
+
+
+@pytest.mark.parametrize(("own", "chosen"), [("0.8", 1), ("null", 1), (None, 0)])
+def test_a_methods_trials_are_judged_by_its_own_budget(own: str | None, chosen: int, tmp_path: Path, monkeypatch):
+    """The second trial keeps 85 % and is worth more: enough for a method that may go down to 80 %."""
+    folder = tiny.prepare(tmp_path)
+    (folder / "conf/search.yaml").write_text(SPACES)
+    monkeypatch.chdir(folder)
+    words = [f"--stages.asft.model.keep={own}"] if own else []
+    chain = Chain(log="simulated", methods=["asft"], trials=2, keep=0.97, data={"root": "data"})
+    plan = Plan(chain, Path("conf/chain/tiny.yaml"), split_overrides(words)[1])
+    found = Search(plan, plan.parse())
+    shares = {
+        RETAINED: (0.97, 0.96 if own == "null" else 0.85),
+        ERROR: (0.0, 0.0),
+        SELECT: (1.0, 2.0),
+        HIGH: (1.0, 1.0),
+    }
+    figures = [{name: each[number] for name, each in shares.items()} for number in (0, 1)]
+    plan.folder.mkdir(parents=True)
+    settings = found.decide({"asft/validation": figures})
+    assert settings["asft"] == found.settings["asft"][chosen]

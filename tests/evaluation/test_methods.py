@@ -87,7 +87,11 @@ def test_judges_with_a_reward_of_their_own_read_that_one_and_give_the_unit(tmp_p
     other_base = replace(base, judge_report=tmp_path / "judge.ckpt")
     SeedEvaluation(runs, 3, [cell], other_base, data, **HOW).make()
     other = json.loads((place(tmp_path, cell.method) / "summary.json").read_text())
-    assert other["reward/sd"] == pytest.approx(scale)
+    assert (other["reward/sd"], other["judge/sd"]) == pytest.approx((own["reward/sd"], scale))
+    table = ComparisonTable(RunsComparison(runs).make(), Roles())
+    assert table.unit == pytest.approx(scale)
+    in_sd = {name: table.in_sd(f"diff_best_bc/value/{name}") for name in ("judge@10", "train_rm@10", "true@10")}
+    assert in_sd == {"judge@10": True, "train_rm@10": False, "true@10": False}
     assert other["judged"] == ten.reward
     assert "reward/user_sd" not in other
     assert other["value_at_popularity"] == pytest.approx(10 * own["value_at_popularity"], abs=1e-4, nan_ok=True)

@@ -436,6 +436,9 @@ SECONDS = [START, START + 9, START + 20]
             "timestamp",
         ),
         ({"user": "id", "item": "id", "rating": "stars", "x": SECONDS}, "x"),
+        ({"user": "id", "item": "id", "rating": "stars", "epoch": SECONDS, "time_on_page": [1, 2, 3]}, "epoch"),
+        ({"user": "id", "item": "id", "rating": "stars", "epoch": SECONDS, "updated_at": [None, "", ""]}, "epoch"),
+        ({"user": "id", "item": "id", "rating": "stars", "timestamp": DAYS, "signup_at": ISO}, "timestamp"),
     ],
 )
 def test_the_time_is_what_its_name_says_and_a_moment_before_a_day(columns: dict[str, object], meant: str):
@@ -452,6 +455,8 @@ def test_the_time_is_what_its_name_says_and_a_moment_before_a_day(columns: dict[
         (["session_id", "user_name", "item_id"], "user_name", "item_id"),
         (["user_agent_decrypted", "username", "track"], "username", "track"),
         (["session_id", "item_id"], "session_id", "item_id"),
+        (["session_id", "user_agent", "item_id"], "session_id", "item_id"),
+        (["user_profile", "user_id", "post_content", "post_id"], "user_id", "post_id"),
     ],
 )
 def test_users_and_items_are_known_by_their_names(names: list[str], user: str, item: str):
@@ -471,6 +476,10 @@ def test_users_and_items_are_known_by_their_names(names: list[str], user: str, i
 def test_units_of_watch_times_are_words_of_their_names(watched: str, length: str, factor: str):
     frame = pl.DataFrame({"user": [1, 2, 3], "item": [1, 2, 3], "time": SECONDS, watched: [1, 2, 9], length: [4, 9, 8]})
     assert guess.guess(frame, {}, True)["reward"] == f"least({factor}{watched} / nullif({length}, 0), 1.0)"
+
+
+def test_a_slip_among_times_hides_no_unit():
+    assert guess.unit(pl.Series("when", [0, *(1000 * (START + n) for n in range(200))])) == "ms"
 
 
 def test_what_is_no_text_is_no_kind_of_event():

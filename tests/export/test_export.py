@@ -29,6 +29,7 @@ from recalign.recommender.serving import recommend
 from recalign.sequences import RelativeTo, Where
 from recalign.serving import load_bundle
 from recalign.serving.about import current
+from recalign.serving.catalogue import Catalogue
 from recalign.stage.opened import OpenedRun, opened
 
 
@@ -287,11 +288,18 @@ def test_rewards_that_are_ranks_are_not_asked_of_a_request(log_root, tmp_path):
     assert not (tmp_path / "bundles").exists()
 
 
-def test_a_log_whose_split_does_not_follow_time_is_asked_for_in_the_order_of_time(log_root, tmp_path):
-    data = small.data_of(RecommenderData, log_root, "tastes", split=Where("rating > 4", 0.2), users="all")
-    policy = SequencePolicy(small.encoder(), data.num_items).eval()
-    _, found = bundle_of(OpenedRun(tmp_path / "runs/tastes/recommender/seed-0", policy, data, {}), tmp_path / "bundles")
-    assert found.request[1] <= found.request[0] <= found.request[2]
+@pytest.mark.parametrize("read", ["last_event", "known"])
+def test_a_log_whose_split_does_not_follow_time_is_asked_for_in_the_order_of_time(
+    log_root, tmp_path, monkeypatch, read
+):
+    given = {"split": Where("rating > 4", 0.2), "users": "all", "request_time": read}
+    data = small.data_of(RecommenderData, log_root, "tastes", **given)
+    policy, asked = SequencePolicy(small.encoder(), data.num_items).eval(), []
+    real = Catalogue.request
+    monkeypatch.setattr(Catalogue, "request", lambda *args, **given: asked.append(args[2]) or real(*args, **given))
+    bundle_of(OpenedRun(tmp_path / "runs/tastes/recommender/seed-0", policy, data, {}), tmp_path / "bundles")
+    assert len(asked) > 100
+    assert all(times == sorted(times) for times in asked)
 
 
 def test_another_lower_bound_has_another_version(made, rewarded, tmp_path):

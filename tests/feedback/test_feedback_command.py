@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 import stat
 from pathlib import Path
 from typing import Any
@@ -96,9 +97,15 @@ def test_a_yaml_that_was_edited_is_kept_and_one_that_was_not_is_written_anew(fol
     feedback([*WORDS, "--window", "200"])
     assert path.read_text() == edited
     assert f"{LOG}: its settings are not those that would be written now, and are kept" in capsys.readouterr().out
-    path.write_text("data: {")
+    for text in ("data: {", "", "[1]"):
+        path.write_text(text)
+        feedback(WORDS)
+        assert path.read_text() == text
+    path.unlink()
     feedback(WORDS)
-    assert path.read_text() == "data: {"
+    shutil.move(folder / "log", folder / "moved")
+    feedback(["moved", *WORDS[1:]])
+    assert yaml.safe_load((folder / "moved" / LOG).read_text())["data"]["root"] == str(folder / "moved")
 
 
 @pytest.mark.parametrize("name", ["shop\U0001f3ac", "a\nb", "\x1b[31m", "it's: {odd}"])

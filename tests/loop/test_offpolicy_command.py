@@ -198,14 +198,22 @@ def test_what_cannot_be_used_is_counted_by_its_reason(around, served, tmp_path):
     assert 0 < counts["log"]["lists without an outcome"] < USERS * EACH
 
 
-def test_rewards_that_nobody_knows_of_what_was_chosen_are_refused_where_they_are_many(around, served, tmp_path):
+def test_rewards_that_nobody_knows_of_what_was_chosen_are_refused_where_they_are_many(
+    bundled, around, served, tmp_path
+):
     """Lists without an outcome all have a reward, so that what is left would be worth too little."""
-    some = pl.col("chosen") & (pl.col("decision").hash(0) % 5 == 0)
-    path = changed(around, tmp_path / "log", reward=pl.when(some).then(None).otherwise("reward"))
+    half = pl.col("decision").hash(1) % 2 == 0  # did not explore, and cannot be used whatever their rewards
+    some = pl.col("chosen") & (pl.col("decision").hash(0) % 3 == 0) & ~half
+    changes = {"reward": pl.when(some).then(None).otherwise("reward"), "arm": pl.when(half).then(None).otherwise("arm")}
+    path = changed(around, tmp_path / "log", **changes)
+    unknown, told = read_served(path).rewardless
+    rows = pl.read_parquet(around / "table" / "feedback.parquet").filter("shown").with_columns(half=half, some=some)
+    own = rows.filter(~pl.col("half")).group_by("decision").agg(pl.col("chosen", "some").any()).filter("chosen")
+    assert (unknown, told) == (own["some"].sum(), len(own))
     with pytest.raises(InputError, match=r"lists with an outcome have a reward that nobody knows(.|\n)*coalesce"):
-        read_served(path)
+        offpolicy([str(bundled), "--log", str(path)])
     path.write_text(path.read_text().replace("reward: reward", "reward: coalesce(reward, 1)"))
-    assert read_served(path).lists.height == served.lists.height
+    assert read_served(path).rewardless == (0, told)
 
 
 def test_versions_are_estimated_alone_and_one_that_is_not_there_is_named(bundled, around, served, tmp_path):

@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from recalign.recommender import PolynomialAveraging, Recommender, RecommenderData, averaging
 from recalign.recommender.checkpoint import load_net
 from recalign.reward import RewardData, RewardModel
+from recalign.stage.checkpoint import RunCheckpoint
 
 STEPS = 5
 
@@ -125,6 +126,19 @@ def test_what_is_saved_after_training_is_what_the_module_is(log_root, tmp_path):
     saved = load_net(small.saved(module, tmp_path / "policy.ckpt"), "policy").net
     assert saved.prior_strength == 0.7
     assert all(map(torch.equal, saved.parameters(), module.policy.parameters()))
+
+
+def test_a_finished_run_that_is_continued_has_its_average(log_root, tmp_path):
+    """Lightning trains nothing then, and so does not say that training ends."""
+    data = small.data_of(RecommenderData, log_root, "tastes")
+    for place in range(2):
+        torch.manual_seed(0)
+        module, best = Recommender(data.num_items, small.encoder(), prior=False), RunCheckpoint()
+        best.dirpath = str(tmp_path)
+        trainer = small.trainer_of(tmp_path, 1, PolynomialAveraging(), best, enable_checkpointing=True)
+        trainer.fit(module, data, ckpt_path=str(tmp_path / "last.ckpt") if place else None)
+        own = load_net(tmp_path / "best.ckpt", "policy").net
+        assert all(map(torch.equal, module.policy.parameters(), own.parameters()))
 
 
 def test_weights_of_two_names_are_averaged_under_both():

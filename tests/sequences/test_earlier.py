@@ -53,10 +53,11 @@ def test_who_has_met_new_items_is_known_by_the_earlier_order_of_users(tmp_path: 
     assert found == set(zip(raw, [900, 910, 920], strict=True))
 
 
-def test_a_stage_may_have_a_reward_of_its_own(tmp_path: Path, ids: Path):
-    """As judges may; the log's own is compared by `recalign update`, and its rewards where it is the same."""
-    other = data(tmp_path / "later", FIRST, ids, reward="rating * 2")
-    assert other.sequences.reward.tolist() == [2 * one for one in data(tmp_path / "as", FIRST, ids).sequences.reward]
+def test_judges_may_have_a_reward_of_their_own(tmp_path: Path, ids: Path):
+    own = data(tmp_path / "as", FIRST, ids)
+    other = data(tmp_path / "later", FIRST, ids, reward="rating * 2", users="B1")
+    assert other.sequences.reward.tolist() == [2 * one for one in own.sequences.reward]
+    assert own.rewards_by("rating * 2", None).tolist() == other.sequences.reward.tolist()
     assert EarlierLog.read(ids).read_with(data(tmp_path / "same", FIRST).reads_rewards).compared
     with pytest.raises(InputError, match=r"data\.reward: 'rating \* 2', and the earlier log was read by another"):
         EarlierLog.read(ids).require_same(other.log_, other.reads_rewards)
@@ -162,11 +163,12 @@ def without(*lost: Callable[[tuple], bool]) -> Rows:
         ),
         ([*FIRST, (4, 5, 2.0, 3)], {}, "1 users no longer begin with the events that they had, such as user 40"),
         ([(*FIRST[0][:2], 5.0, FIRST[0][3]), *FIRST[1:]], {}, "events of 1 users have other rewards"),
+        (FIRST, {"reward": "rating * 2"}, "data.reward: 'rating . 2', and the earlier log was"),
         (FIRST, {"share_a": 0.6}, "data.share_a: 0.6, and the earlier log was"),
         (FIRST, {"log": {"time_resolution": 60}}, "data.log.time_resolution: 60, and the earlier log was"),
         (FIRST, {"log": {"user": "item", "item": "user"}}, "data.log.user: 'item', and the earlier log was"),
     ],
-    ids=["user", "item", "event", "late", "rewards", "groups", "time", "columns"],
+    ids=["user", "item", "event", "late", "rewards", "expression", "groups", "time", "columns"],
 )
 def test_another_log_is_refused(tmp_path: Path, ids: Path, rows: Rows, given, said: str):
     grown = data(tmp_path / "next", rows, ids, **given)

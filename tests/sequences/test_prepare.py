@@ -333,7 +333,7 @@ def test_files_that_change_meanwhile_are_noticed(root, monkeypatch):
         (
             {"log": LogMapping("small", ["a.parquet"], user="length", columns={"length": "length"})},
             {},
-            "length: rows are dealt by",
+            "prepare deals rows by the user",
         ),
         ({"log": LogMapping("small", ["a.parquet"], user="who")}, {}, "data.log.user: there is no column 'who'"),
     ],

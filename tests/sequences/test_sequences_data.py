@@ -114,7 +114,9 @@ def test_what_changed_while_it_was_read_is_not_kept(tmp_path, log_root, monkeypa
 
 def test_batches_are_pinned_for_a_gpu_that_is_used(data, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    assert not data.train_dataloader().pin_memory
+    for kind, pinned in (("cpu", False), ("cuda", True)):
+        monkeypatch.setattr(EventDataModule, "device", torch.device(kind))
+        assert data.train_dataloader().pin_memory == pinned
 
 
 def test_a_part_can_be_asked_for_of_other_users(data):

@@ -136,12 +136,18 @@ def load_policy(log: Log, path: str | Path) -> TrainedPolicy:
     """
     data = data_of(log)
     checkpoint = policy_checkpoint(path, log, data)
-    run = RunFolder(checkpoint.absolute().parent.parent)
-    if run.manifest.is_file() and run.config.is_file():  # histories are read as the run read them
-        own = (load(run.config).get("data") or {}).get("init_args") or {}
-        data.max_length = own.get("max_length", data.max_length)
-        data.know_request = own.get("request_time", "last_event") == "known"
+    own = read_by(checkpoint)  # histories are read as the run read them
+    data.max_length = own.get("max_length", data.max_length)
+    data.know_request = own.get("request_time") == "known" if own else data.know_request
     return TrainedPolicy(log, *_recorded(checkpoint), data)
+
+
+def read_by(checkpoint: Path) -> dict[str, Any]:
+    """The settings of data of the run that a checkpoint is of; empty where that is not known."""
+    run = RunFolder(checkpoint.absolute().parent.parent)
+    if not (run.manifest.is_file() and run.config.is_file()):
+        return {}
+    return (load(run.config).get("data") or {}).get("init_args") or {}
 
 
 def load_reward(log: Log, path: str | Path) -> TrainedReward:

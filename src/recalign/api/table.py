@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 from rich.console import Console
 
-from recalign.api.fit import evaluated_as, fit_judge
+from recalign.api.fit import evaluated_as, fit_judge, read_by
 from recalign.api.log import Log
 from recalign.api.trained import policy_checkpoint, reward_checkpoint
 from recalign.code import EVALUATION, code_digest
@@ -116,11 +116,6 @@ def compare(
     data: RewardData = stage.datamodule()  # type: ignore[assignment]
     device = stage.bare_trainer().strategy.root_device
     paths = {name: policy_checkpoint(policy, log, data) for name, policy in trained.items()}
-    for name, policy in trained.items():
-        if (own := getattr(policy, "data", data)).know_request != data.know_request:
-            read = "known" if own.know_request else "last_event"
-            remedy = f"give the Log request_time={read!r}, or leave {name} out: it would be another input"
-            raise InputError(f"{name} was trained with request_time: {read}", where="policies", remedy=remedy)
     if start is None and "start" in policies and "start" not in paths:
         raise InputError("the row 'start' has no policy", where="policies", remedy="give it one, or start=")
     first = policy_checkpoint(start, log, data) if start is not None else paths.get("start", next(iter(paths.values())))
@@ -130,6 +125,11 @@ def compare(
     select, report = judges or [fit_judge(log, users, seed=seed) for users in ("B1", "B2")]
     scorers = [reward_checkpoint(one, data) for one in (reward, select, report)]
     base = BaseCheckpoints(first, *scorers)
+    here = "known" if data.know_request else "last_event"
+    for name, path in (paths | {"start": first}).items():
+        if (read := read_by(path).get("request_time", here)) != here:
+            remedy = f"give the Log request_time={read!r}, or leave {name} out: it would be another input"
+            raise InputError(f"{name} was trained with request_time: {read}", where="policies", remedy=remedy)
     if paths.get("start") == first:
         del paths["start"]  # evaluated as the base stage
     runs = [MethodRun(name, paths.get(name), {}, keep=keep, spread=LCB) for name in policies]

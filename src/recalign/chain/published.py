@@ -43,7 +43,8 @@ def _destination(logger: Any) -> dict[str, Any]:
         if isinstance(one, Mapping) and str(one.get("class_path")).endswith("WandbLogger"):
             given = {**one.get("init_args", {}), **one.get("dict_kwargs", {})}
             known = {name: given[name] for name in ("project", "entity") if given.get(name)}
-            return known | {"online": True, "offline": bool(given.get("offline"))}
+            offline = bool(given.get("offline")) or given.get("mode", "online") != "online"
+            return known | {"online": True, "offline": offline}
     return {}
 
 

@@ -87,7 +87,7 @@ class Search:
                     say(f"trial {number} of {method}, {settings[number]}, cannot be trained, and is not chosen: {one}")
                 else:
                     trials[number] = one
-            keep = self.plan.given(method, "model.keep").get("model.keep", self.plan.chain.keep)
+            keep = self.plan.parsed(method, self.seed).config["model"]["init_args"].get("keep")
             best, best_by_rank = choose(trials, keep or FLOOR), choose_by_rank(trials)
             chosen[method], fixed = settings[best], json.dumps(self._fixed(method))
             for number, each in enumerate(settings):

@@ -42,8 +42,9 @@ from recalign.metrics.bootstrap import CrossedBootstrap, Estimate, holm, holm_in
 
 ALL, HIGH, VALUE = "all/ndcg@10", "high/ndcg@10", "value/judge@10"
 UNIT, USER_SPREAD = "reward/sd", "reward/user_sd"
-"""Standard deviations, over users A: of the training rewards, and of each user's mean reward in the test. Of judges
-with a reward of their own: the first is of their training rewards, the second unknown."""
+"""Standard deviations, over users A: of the training rewards, and of each user's mean reward in the test."""
+JUDGE_UNIT = "judge/sd"
+"""Of judges with a reward of their own: the standard deviation of their training rewards. `USER_SPREAD` is unknown."""
 PLACEBO_FACTOR = 2
 """A gain has to exceed so many times what a placebo gains."""
 HITS = "all/hits@10"

@@ -55,7 +55,7 @@ class SelectionValue(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: PostTraining) -> None:  # type: ignore[override]
         assert self.judge is not None
         data, device = pl_module.data, pl_module.data.device  # from which Lightning has moved the module to the CPU
-        past_N = past_rewards(self.judge, data)
+        [past_N] = past_rewards([self.judge], data)
         past = {} if past_N is None else {"select_judge@10": past_N}
         scorers = Scorers(pl_module.reference, {"select_judge@10": self.judge.net}, past=past)
         figures = measured(evaluate({"trained": pl_module.policy}, scorers, data, "validation", device)["trained"])

@@ -40,20 +40,28 @@ def require_apart(judges: Iterable[Loaded], other: Loaded, sequences: Sequences)
         known.append((judge.where, own_U))
 
 
-def past_rewards(judge: Loaded, data: EventDataModule) -> np.ndarray | None:
-    """The rewards that a judge with a reward of its own reads in histories; None: those of the data.
+def past_rewards(judges: Iterable[Loaded], data: EventDataModule) -> list[np.ndarray | None]:
+    """The rewards that judges with a reward of their own read in histories; None of one that reads the data's.
 
     Raises:
-        InputError: they cannot be read as it read them.
+        InputError: they cannot be read as a judge read them.
     """
-    if (told := judge.facts.get("rewards", data.sequences.rewards)) == data.sequences.rewards:
-        return None
-    relative = judge.facts.get("relative_to")
-    found = data.rewards_by(judge.facts["reward"], RelativeTo(**relative) if relative else None)
-    if data.with_rewards(found).sequences.rewards != told:
-        what = f"the rewards by {judge.facts['reward']!r} are not those that it was trained on"
-        raise InputError(what, where=judge.where, remedy="train the judges on this log, by this version of recalign")
-    return found
+    known: dict[str, np.ndarray | None] = {data.sequences.rewards: None}  # several judges mostly have the same
+    return [_past(judge, data, known) for judge in judges]
+
+
+def _past(judge: Loaded, data: EventDataModule, known: dict[str, np.ndarray | None]) -> np.ndarray | None:
+    told = judge.facts.get("rewards", data.sequences.rewards)
+    if told not in known:
+        relative = judge.facts.get("relative_to")
+        found = data.rewards_by(judge.facts["reward"], RelativeTo(**relative) if relative else None)
+        if data.with_rewards(found).sequences.rewards != told:
+            what = f"the rewards by {judge.facts['reward']!r} are not those that it was trained on"
+            raise InputError(
+                what, where=judge.where, remedy="train the judges on this log, by this version of recalign"
+            )
+        known[told] = found
+    return known[told]
 
 
 def _remedy(judge: Loaded, sequences: Sequences) -> str:

@@ -16,7 +16,7 @@ import torch
 from recalign import kept
 from recalign.evaluation import examples, exposed
 from recalign.evaluation.baselines import ItemScores, SameForAll, Scores, log_counts
-from recalign.evaluation.comparison import EVALUATED, TESTED, UNIT, USER_SPREAD
+from recalign.evaluation.comparison import EVALUATED, JUDGE_UNIT, TESTED, UNIT, USER_SPREAD
 from recalign.evaluation.evaluated_runs import JUDGED
 from recalign.evaluation.item_knn import ItemKNN
 from recalign.evaluation.judges import past_rewards, require_apart
@@ -181,7 +181,7 @@ class SeedEvaluation:
         shown = exposed.measure(policies, nets.reward, self.data, self.device) if random else {}
         popular = {run.method: _mean(frames["validation"][run.method], "log_count@10") for run in stale}
         judge = nets.scorers.rewards["judge@10"]
-        spread = _spread(self.data, nets.judges[-1])
+        spread = _spread(self.data, nets.judges[-1] if "judge@10" in nets.scorers.past else None)
         asked, past_N = list(popular.values()), nets.scorers.past.get("judge@10")
         tilted = popularity_curve(nets.start, judge, self.data, self.device, asked, past_N)
         for run in stale:
@@ -230,7 +230,7 @@ class LoadedNetworks:
         select, report = (judge.net for judge in self.judges)
         rewards = {"train_rm@10": reward.net, "select_judge@10": select, "judge@10": report}
         truth = _truth(data)
-        known = zip(("select_judge@10", "judge@10"), (past_rewards(one, data) for one in self.judges), strict=True)
+        known = zip(("select_judge@10", "judge@10"), past_rewards(self.judges, data), strict=True)
         past = {figure: past_N for figure, past_N in known if past_N is not None}
         self.scorers = Scorers(self.start, rewards, load_truth(truth, data.sequences) if truth else None, past)
         self._ranking = ValidationRanking(self.start, data, device)
@@ -326,13 +326,14 @@ def _truth(data: RewardData) -> Path | None:
     return data_root(data.root) / data.log_.truth if data.log_.truth else None
 
 
-def _spread(data: RewardData, judge: Loaded) -> dict[str, Any]:
+def _spread(data: RewardData, apart: Loaded | None) -> dict[str, Any]:
     """Standard deviations of the training rewards of users A, and of their mean rewards in the test.
 
-    Of a judge with a reward of its own: that of its training rewards, and what it predicts.
+    ``apart``, a judge with a reward of its own, has that of its training rewards, and says what it predicts.
     """
-    if judge.facts.get("rewards", data.sequences.rewards) != data.sequences.rewards:
-        return {UNIT: float(judge.net.nets[0].scale), JUDGED: judge.facts["reward"]}
+    if apart is not None:
+        unit = float(apart.net.nets[0].scale)
+        return {UNIT: data.moments()[1], JUDGE_UNIT: unit, JUDGED: apart.facts["reward"]}
     means = mean_rewards(data.sequences, "test")["reward"].drop_nulls()
     return {UNIT: data.moments()[1], USER_SPREAD: float(means.cast(pl.Float64).std() or 0.0)}  # type: ignore[arg-type]
 

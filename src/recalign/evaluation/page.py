@@ -117,6 +117,7 @@ def plot_sections(sources: Sources) -> list[Section]:
             plots.scatter(table, "policy/kl", "diff_start/gap/judge@10", "over-optimisation", log=True),
         ),
     ]
+    sections = sections[:-1] if table.apart else sections  # of two rewards no difference tells anything
     if sources.search is not None:
         text = (
             "Each method's trials on validation, named by its main parameter, the chosen one in colour. Value by "

@@ -69,7 +69,7 @@ def popularity_curve(
     taken = _neighbours(log_count_S, asked)
     both: Iterable[tuple[Batch, Batch]] = ((batch, batch) for batch in on_test)
     if past_N is not None:
-        both = zip(on_test, data.with_rewards(past_N).loader(data.windows("test", "A")), strict=True)
+        both = zip(on_test, data.with_rewards(past_N).loader(data.windows("test", "A"), seen=False), strict=True)
     return PopularityCurve(log_count_S[taken], _means([tilted[place] for place in taken], judge, both, device))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -48,7 +49,8 @@ def validate(
     if stale:
         nets = LoadedNetworks(base, data, device)
         policies = {str(place): nets.policy(places[place]) for place in stale}
-        scorers = nets.scorers.of("select_judge@10")
+        select = {"select_judge@10": nets.scorers.rewards["select_judge@10"]}
+        scorers = replace(nets.scorers, rewards=select)
         frames = evaluate(policies, scorers, data, "validation", device)
         for place in stale:
             figures = measured(frames[str(place)]) | nets.retained(places[place], policies[str(place)])

@@ -36,11 +36,6 @@ class Scorers:
     truth_UV: Tensor | None = None  # true expected rewards by user index and item - 1, where they are known
     past: Mapping[str, np.ndarray] = field(default_factory=dict)  # by figure: `past_rewards`, where there are some
 
-    def of(self, figure: str) -> Scorers:
-        """Those of one figure."""
-        past = {figure: self.past[figure]} if figure in self.past else {}
-        return Scorers(self.start, {figure: self.rewards[figure]}, self.truth_UV, past)
-
 
 @torch.no_grad()
 def evaluate(
@@ -78,7 +73,8 @@ def evaluate(
         )
     console = Console(stderr=True)
     batches, hidden = data.loader(windows), not console.is_terminal
-    own = {figure: iter(data.with_rewards(past_N).loader(windows)) for figure, past_N in scorers.past.items()}
+    past = {figure: data.with_rewards(scorers.past[figure]) for figure in scorers.rewards if figure in scorers.past}
+    own = {figure: iter(read_by.loader(windows, seen=False)) for figure, read_by in past.items()}
     for read in track(batches, f"evaluating, {part}", console=console, transient=True, disable=hidden):
         batch = read.to(device)
         once = ReadOnce(batch)

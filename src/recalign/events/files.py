@@ -1,10 +1,12 @@
 """Find a log's files under the data root: plain, gzipped, or in a zip."""
 
+import functools
 import glob
 import gzip
 import io
 import os
 import stat
+import sys
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -121,7 +123,9 @@ def locate(log: LogMapping, root: Path | None) -> tuple[list[Source], Source | N
     found = {entry: find(root, entry) for entry in keys}
     if not all(found.values()) and os.environ.get("RECALIGN_DATA"):  # the log was moved
         elsewhere = {entry: find(data_root(None), entry) for entry in keys}
-        found = elsewhere if all(elsewhere.values()) else found
+        if all(elsewhere.values()):
+            _say_moved(root, data_root(None))
+            found = elsewhere
     if not all(found.values()) and {entry.split("/")[0] for entry in keys} == {log.fetch}:
         root = fetch.ml_100k(root)
         found = {entry: find(root, entry) for entry in keys}
@@ -136,6 +140,11 @@ def locate(log: LogMapping, root: Path | None) -> tuple[list[Source], Source | N
             )
     events = [source for entry in log.files for source in found[entry]]
     return events, found[log.items.file][0] if log.items is not None else None
+
+
+@functools.cache
+def _say_moved(root: Path, now: Path) -> None:
+    print(f"recalign: the log is not under {root}: that of RECALIGN_DATA, {now}, is read", file=sys.stderr)
 
 
 def find(root: Path, entry: str) -> list[Source]:

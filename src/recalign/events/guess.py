@@ -16,14 +16,14 @@ from recalign.events.messages import SourceRows
 USER = (
     *("user", "customer", "visitor", "reviewer", "member", "client", "viewer", "listener", "reader", "shopper"),
     *("buyer", "account", "person", "profile", "subscriber", "student", "player", "uid", "username"),
+    *("session", "visit"),
 )
-VISIT = ("session", "visit")
 ITEM = (
     *("item", "product", "movie", "film", "video", "book", "isbn", "asin", "song", "track", "artist", "article"),
     *("news", "business", "sku", "content", "game", "course", "recipe", "anime", "show", "podcast", "photo", "post"),
     *("offer", "listing", "hotel", "place", "venue", "poi", "iid"),
 )
-TIME = ("timestamp", "time", "datetime", "ts", "moment", "date", "created", "at", "when", "day")
+TIME = ("timestamp", "time", "datetime", "ts", "moment", "date", "created", "at", "when", "day", "epoch", "unix", "utc")
 RATING = ("rating", "stars", "star", "score", "grade", "reward", "overall", "ratio", "completion", "vote", "feedback")
 SIGNAL = ("purchase", "purchased", "bought", "like", "liked", "click", "clicked", "label", "plays", "count")
 EVENT = ("event", "action", "behavior", "behaviour", "interaction", "activity", "type")
@@ -49,6 +49,9 @@ SECONDS |= {"min": 60.0, "mins": 60.0, "minutes": 60.0, "h": 3600.0, "hours": 36
 
 EARLIEST, LATEST = 631_152_000, 4_102_444_800
 """Start of 1990 and of 2100, in seconds since 1970. Numbers in between are taken for timestamps."""
+
+DAYS = 16
+"""So many ranks worse is a column of days: ``timestamp`` at midnights is meant all the same."""
 
 IDS = ("id", "ids", "key", "no", "nr", "code", "number", "hash", "uuid")
 """Words that mark an id."""
@@ -80,8 +83,7 @@ def guess(frame: pl.DataFrame, given: Mapping[str, str], named: bool) -> dict[st
         if role not in found and (name := find(left)) is not None:
             found[role] = name
 
-    for words in (USER, VISIT):
-        fill("user", lambda left, words=words: _best_match(words, filter(_may_be_id, left)))  # type: ignore[misc]
+    fill("user", lambda left: _best_match(USER, filter(_may_be_id, left)))
     fill("item", lambda left: _best_match(ITEM, filter(_may_be_id, left)))
     fill("timestamp", _timestamp_column)
     for role in () if named else ("user", "item"):
@@ -202,13 +204,15 @@ def _best_match(words: tuple[str, ...], columns: Iterable[pl.Series]) -> str | N
 
 
 def _rank(words: tuple[str, ...], name: str) -> float:
-    """Rank of a column's name, 0 the best: the index of the matching word, plus 20 for each word that is not listed.
+    """Rank of a column's name, 0 the best: the index of the matching word, plus 20 for each other word of the name.
 
-    Infinity for a name without a matching word.
+    ``created_at`` is two words of time, and neither counts as another one. Infinity for a name without a matching word.
     """
     own = [word for word in _words(name) if word not in IDS]
+    if (whole := "".join(own)) in words:  # user_name
+        return words.index(whole)
     places = [words.index(word) for word in own if word in words]
-    return min(places, default=math.inf) + 20 * (len(own) - len(places))
+    return min(places, default=math.inf) + 20 * (len(own) - (len(places) if words is TIME else 1))
 
 
 def _words(name: str) -> list[str]:
@@ -226,26 +230,27 @@ def _may_be_id(column: pl.Series) -> bool:
 
 
 def _timestamp_column(columns: Iterable[pl.Series]) -> str | None:
-    """The timestamp column. Dates after 1990 are preferred to numbers that count from another start, moments to days.
+    """The timestamp column: of those that hold dates after 1990 the one whose name says so best, moments before days.
 
-    A column without a word of time in its name is taken only where no other may be meant.
+    Where no such name does: numbers that count from another start, text that may be dates, and dates of any name.
     """
     columns = list(columns)
     moments = [column for column in columns if _time_unit(column)]
     if named := [column for column in moments if _rank(TIME, column.name) < math.inf]:
-        return min(named, key=lambda column: (_is_of_days(column), _rank(TIME, column.name))).name
+        return min(named, key=lambda column: _rank(TIME, column.name) + DAYS * _is_of_days(column)).name
     spans = (*WATCHED, *DURATION)
-    counted = (column for column in columns if _rank(spans, column.name) == math.inf and _time_unit(column, True))
-    dated = (column for column in columns if column.dtype == pl.String and _present(column).str.contains(r"\d").all())
-    text = (column for column in columns if column.dtype == pl.String)  # training reports what is wrong with it
+    alike = [column for column in columns if _rank(TIME, column.name) < 20]  # and not, say, time_on_page
+    counted = (column for column in alike if _rank(spans, column.name) == math.inf and _time_unit(column, True))
+    text = [column for column in columns if column.dtype == pl.String]  # training reports what is wrong with it
+    dated = (column for column in text if len(known := _present(column)) and known.str.contains(r"\d").all())
     found = _best_match(TIME, counted) or _best_match(TIME, dated)
     return found or next((column.name for column in moments), None) or _best_match(TIME, text)
 
 
 def _is_of_days(column: pl.Series) -> bool:
     """Whether the moments of a column are whole days."""
-    known = _present(column)
-    unit = _time_unit(column) or "datetime"
+    known, unit = _present(column), _time_unit(column)
+    assert unit is not None
     try:
         time, per_second = read_timestamps(known, unit, SourceRows(pl.int_range(len(known), eager=True)))
     except InputError:  # one of them is no time, as training reports

@@ -50,12 +50,13 @@ def matched(tables: Tables, ids: Sequence[str], text: Collection[str]) -> tuple[
 
 
 def _refuse_inexact(tables: Tables, name: str) -> None:
-    """Refuse ids that a file's Float32 does not hold exactly: beside another file they would become a wider type."""
+    """Refuse ids that a file's short floats do not hold exactly: beside another file they would become a wider type."""
     for file, table in tables.items():
-        if len(tables) > 1 and table.collect_schema()[name] == pl.Float32:
+        kind = table.collect_schema()[name].base_type()
+        if len(tables) > 1 and kind in EXACT:
             largest = table.select(pl.col(name).fill_nan(None).abs().max()).collect().item()
-            if largest is not None and largest >= EXACT[pl.Float32]:
-                what, remedy = f"{largest:.0f}: Float32 holds no such id exactly", "write ids as integers or strings"
+            if largest is not None and largest >= EXACT[kind]:
+                what, remedy = f"{largest:.0f}: {kind} holds no such id exactly", "write ids as integers or strings"
                 raise InputError(what, where=f"{file}, column {name}", remedy=remedy)
 
 

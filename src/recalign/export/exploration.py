@@ -119,5 +119,5 @@ def judge_of(made: OpenedRun) -> tuple[RewardEnsemble, EventDataModule] | None:
         return None
     loaded = load_net(path, "reward")
     check_catalogue(loaded.catalogue, made.data.sequences.catalogue, str(path))
-    past_N = past_rewards(loaded, made.data)
+    [past_N] = past_rewards([loaded], made.data)
     return loaded.net.eval(), made.data if past_N is None else made.data.with_rewards(past_N)

@@ -192,7 +192,8 @@ def _request(data: EventDataModule, bundle: Bundle, user: int, state: int, time:
     items = sequences.items.gather(sequences.item[own] - 1).to_list()
     times = [MICRO * second for second in sequences.time[own].tolist()]
     rewards = [None if math.isnan(one) else one for one in sequences.reward[own].tolist()]
-    return catalogue.request(items, times, rewards, MICRO * int(time), k=min(SHOWN, len(catalogue)))
+    asked = MICRO * max(int(time), int(sequences.time[own[-1]]))
+    return catalogue.request(items, times, rewards, asked, k=min(SHOWN, len(catalogue)))
 
 
 def _interval(gain_T: np.ndarray, user_T: np.ndarray) -> list[float]:

@@ -164,13 +164,14 @@ def write(found: Joined, out: Path, rule: Rule) -> None:
     )
     try:
         with ExitStack() as stack:
-            table, log, counts = (stack.enter_context(replacing(out / name)) for name in (TABLE, LOG, COUNTS))
-            for path in (table, log, counts):
+            names = [TABLE, COUNTS, *([] if _edited(out / LOG, text) else [LOG])]
+            table, counts, *log = (stack.enter_context(replacing(out / name)) for name in names)
+            for path in (table, counts, *log):
                 path.touch(0o600)
             found.table.write_parquet(table)
-            edited = _edited(out / LOG, text)
-            log.write_text(edited or text, encoding="utf-8")
             counts.write_text(json.dumps(found.counts, indent=2) + "\n", encoding="utf-8")
+            for path in log:
+                path.write_text(text, encoding="utf-8")
     except OSError as error:
         what, remedy = (
             f"the table cannot be written: {error.strerror or error}",
@@ -179,16 +180,16 @@ def write(found: Joined, out: Path, rule: Rule) -> None:
         raise InputError(what, where=str(out), remedy=remedy) from error
 
 
-def _edited(path: Path, text: str) -> str | None:
-    """The YAML that is there, if its settings differ from those of a new one; comments have counts, which change."""
+def _edited(path: Path, text: str) -> bool:
+    """Whether the YAML that is there has other settings than a new one; its root and the counts in comments change."""
     if not path.is_file():
-        return None
-    was = path.read_text(encoding="utf-8", errors="replace")
-    with suppress(yaml.YAMLError):
-        if yaml.safe_load(was) == yaml.safe_load(text):
-            return None
+        return False
+    with suppress(yaml.YAMLError, AttributeError, TypeError):
+        was, new = (yaml.safe_load(one)["data"] for one in (path.read_text("utf-8", errors="replace"), text))
+        if was | {"root": None} == new | {"root": None}:
+            return False
     print(f"\n{path}: its settings are not those that would be written now, and are kept. Delete it for new ones")
-    return was
+    return True
 
 
 def _versions(folder: Path) -> set[str]:

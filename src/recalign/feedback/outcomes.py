@@ -99,15 +99,15 @@ def _read(path: Path, columns: Columns) -> pl.DataFrame:
 
 
 def _picked(source: files.Source, wanted: dict[str, tuple[str, str]]) -> pl.DataFrame:
-    """The columns that are read of one file; text ids that are whole numbers, such as pandas' ``7.0``, as integers."""
+    """The columns that are read of one file. Users in text that are whole numbers, as pandas' ``7.0``, are integers."""
     frame, picked = reading.read(source, [wanted["who"][1], wanted["item"][1]]), {}
     for name, (option, column) in wanted.items():
         own = plain_name(column)
         if own not in frame.columns:
             raise reading.no_column(f"--{option}", own, str(source), frame.columns)
         values = missing_as_null(frame[own])
-        is_id = name in ("who", "item") and values.dtype == pl.String and reading.is_text(source)
-        picked[name] = whole_numbers(values) if is_id else values
+        user = name == "who" and values.dtype == pl.String and reading.is_text(source)  # items are matched later
+        picked[name] = whole_numbers(values) if user else values
     return pl.DataFrame(picked)
 
 

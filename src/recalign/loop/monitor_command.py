@@ -14,6 +14,7 @@ from recalign.errors import InputError, require_positive
 from recalign.evaluation.offpolicy import plain as plain_estimates
 from recalign.events import render
 from recalign.events.audit import Section
+from recalign.events.files import locate
 from recalign.events.messages import did_you_mean
 from recalign.feedback.feedback_command import COUNTS
 from recalign.feedback.joining import MISFITS, OVERDUE
@@ -70,7 +71,8 @@ def monitor(words: list[str]) -> None:
         print(f"\n{said(one)}")
     for version, why in short.items():
         print(f"\nversion {version}: {why}")
-    beside = settings(given.log)[2] / COUNTS
+    _, log, root = settings(given.log)
+    beside = locate(log, root)[0][0].path.with_name(COUNTS)
     overdue = read_json(beside).get(MISFITS, {}).get(OVERDUE, 0)
     if not beside.is_file():
         print(f"\n{beside} is not there: nothing tells whether outcomes still arrive")

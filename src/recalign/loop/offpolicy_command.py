@@ -27,6 +27,9 @@ SAME = 1e-3
 """Difference of two log-probabilities, in nats, up to which a propensity is that of its version."""
 LEAST_USED = 0.5
 """Share of the lists with chances whose history has to be the server's."""
+LEAST_KNOWN = 0.9
+"""Share of the lists with an outcome whose rewards have to be known. Of lists without one they are (``--ignored``), so
+that without the others what people chose would count for too little."""
 ESTIMATES = {
     "value of a list, 95 % interval": ("cascade_snips",),
     "others; in most worlds their intervals hold the truth less often": (
@@ -56,6 +59,11 @@ def offpolicy(words: list[str]) -> None:
     candidate, served = open_bundle(given.run), read_served(given.log)
     versions = {one.version: one for one in [candidate, *map(load_bundle, given.bundles)]}
     print(render(served.counts))
+    unknown, told = served.rewardless
+    if unknown > (1 - LEAST_KNOWN) * told:
+        what = f"{unknown:,} of {told:,} lists with an outcome have a reward that nobody knows"
+        remedy = "say in the YAML what such an outcome is worth, such as reward: coalesce(reward, 3)"
+        raise InputError(what, where=str(given.log), remedy=remedy)
     worth = worths(candidate, asked, served, versions, given.arms, given.clip)
     for one in worth:
         print(f"\n{candidate.version}, from what {one.version} showed\n\n{render(one.sections())}")

@@ -35,10 +35,6 @@ NEEDED = ("decision", "item", "position", "log_prob", "shown", "chosen", "outcom
 REMEDY = "name the feedback.yaml that recalign feedback --unshown wrote"
 
 
-LEAST_KNOWN = 0.9
-"""Share of the lists with an outcome whose rewards have to be known: those without an outcome all are."""
-
-
 @dataclass(frozen=True)
 class Served:
     """A served log.
@@ -49,11 +45,13 @@ class Served:
         events: what people chose, columns ``user, item, time, reward, shown_at`` (null: nobody was shown it); times in
             microseconds since 1970, in their order. Rewards are the table's own, which the server's histories had.
         counts: what was found, by section and name.
+        rewardless: of the lists with an outcome that could be used, those with a reward that nobody knows, and all.
     """
 
     lists: pl.DataFrame
     events: pl.DataFrame
     counts: dict[str, Section]
+    rewardless: tuple[int, int] = (0, 0)
 
 
 def read_served(path: Path) -> Served:
@@ -96,15 +94,10 @@ def read_served(path: Path) -> Served:
         "versions" + (" (mixed: each is estimated alone)" if len(versions) > 1 else ""): versions,
         "lists that cannot be used": why,
     }
-    outcomes = int(lists["any_chosen"].sum())
-    if why[UNKNOWN] > (1 - LEAST_KNOWN) * outcomes:  # type: ignore[operator]
-        what = f"{why[UNKNOWN]:,} of {outcomes:,} lists with an outcome have a reward that nobody knows"
-        remedy = (
-            "say what such an outcome is worth, such as data.reward: coalesce(reward, 3): without these lists, what"
-        )
-        remedy += " people chose would count for too little"
-        raise InputError(what, where=str(path), remedy=remedy)
-    return Served(used.drop("positions", "any_chosen", "whole"), events, counts)
+    of_chosen = split(lists.filter("any_chosen"), UNUSABLE)[1]
+    unknown, before = of_chosen[UNKNOWN], [*UNUSABLE].index(UNKNOWN)
+    told = int(lists["any_chosen"].sum()) - sum([*of_chosen.values()][:before])  # type: ignore[arg-type]
+    return Served(used.drop("positions", "any_chosen", "whole"), events, counts, (unknown, told))  # type: ignore[arg-type]
 
 
 def split(lists: pl.DataFrame, reasons: dict[str, pl.Expr]) -> tuple[pl.DataFrame, Section]:

@@ -75,7 +75,7 @@ class Experts(nn.Module):
         expert_NK = (affinity_NE.detach() + self.bias_E).topk(self.chosen, dim=1).indices
         share_NK = affinity_NE.gather(1, expert_NK)
         share_NK = share_NK / share_NK.sum(dim=1, keepdim=True)
-        if torch.compiler.is_compiling():  # an exported graph has no sizes that depend on what is in it
+        if torch.compiler.is_exporting():  # an exported graph has no sizes that depend on what is in it
             share_NE = torch.zeros_like(affinity_NE).scatter(1, expert_NK, share_NK)
             out_NDE = torch.stack([expert(x_ND) for expert in self.experts], dim=-1)
             return (out_NDE @ share_NE.to(out_NDE.dtype)[..., None]).view_as(x)

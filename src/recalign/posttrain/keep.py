@@ -15,6 +15,7 @@ from torch import Tensor
 
 from recalign.errors import InputError, TrainingError
 from recalign.processes import agreed
+from recalign.recommender.averaging import goes_on
 from recalign.recommender.interpolation import (
     ALL_RETAINED,
     Retention,
@@ -179,17 +180,10 @@ class KeepRanking(Callback):
         if (
             trainer.state.fn == TrainerFn.FITTING
             and "current_model_state" in checkpoint
-            and _goes_on(trainer, checkpoint)
+            and goes_on(trainer, checkpoint)
         ):
             self._other = [weight.detach().clone() for weight in pl_module.policy.parameters()]
             pl_module.load_state_dict(checkpoint["current_model_state"])
-
-
-def _goes_on(trainer: Trainer, checkpoint: dict[str, Any]) -> bool:
-    """Whether the trainer has something left to train from a checkpoint on."""
-    epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-    limits = (trainer.max_epochs, epochs), (trainer.max_steps, checkpoint["global_step"])
-    return all(limit in (None, -1) or done < limit for limit, done in limits)
 
 
 def _may_end(trainer: Trainer) -> bool:

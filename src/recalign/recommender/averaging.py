@@ -44,7 +44,7 @@ class PolynomialAveraging(WeightAveraging):
         self._average_model, self._latest_update_step = None, 0
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        if trainer.state.fn == TrainerFn.FITTING:
+        if trainer.state.fn == TrainerFn.FITTING and goes_on(trainer, checkpoint):  # else the average stays, as loaded
             super().setup(trainer, pl_module, "fit")
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
 
@@ -72,3 +72,10 @@ class PolynomialAveraging(WeightAveraging):
 
     def _update(self, average: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
         torch._foreach_lerp_(average, current, self._share)
+
+
+def goes_on(trainer: Trainer, checkpoint: dict[str, Any]) -> bool:
+    """Whether the trainer has something left to train from a checkpoint on."""
+    epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    limits = (trainer.max_epochs, epochs), (trainer.max_steps, checkpoint["global_step"])
+    return all(limit in (None, -1) or done < limit for limit, done in limits)

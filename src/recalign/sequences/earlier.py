@@ -80,7 +80,7 @@ class EarlierLog:
             raise InputError(what, where="data.log.items.features", remedy=remedy)
 
     def read_with(self, rewards: Mapping[str, Any]) -> EarlierLog:
-        """The same beside a stage's own settings of rewards: judges may have others than the log, and train anew."""
+        """The same; its rewards are compared only if these are the log's settings of rewards."""
         same = all(digest(value) == self.facts["read_by"][key] for key, value in rewards.items())
         return dataclasses.replace(self, compared=same)
 

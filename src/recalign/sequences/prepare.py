@@ -67,7 +67,8 @@ def prepare(
     """
     if log.user in log.columns:
         remedy = "write that column into the files; or read the log whole, without recalign prepare"
-        raise InputError("rows are dealt by the user of the files", where=f"data.log.columns.{log.user}", remedy=remedy)
+        what = "recalign prepare deals rows by the user as it stands in the files, and this one is computed"
+        raise InputError(what, where=f"data.log.columns.{log.user}", remedy=remedy)
     folder = entry.path.with_name(f".{entry.path.name}.parts-{partitions or 'auto'}")
     with disk_errors(folder):
         lock = Path(f"{folder}.lock")

@@ -82,16 +82,22 @@ class PreparedLog(LightningDataModule):
         return self._entry.path if self._entry else None
 
     def rewards_by(self, reward: str | None, relative_to: RelativeTo | None) -> np.ndarray:
-        """The rewards of the known events by other settings. Shape: float32, as `Sequences.reward`."""
+        """The rewards of the known events by other settings. Shape: float32, as `Sequences.reward`.
+
+        Raises:
+            InputError: by these the log keeps other events (``data.log.collapse``).
+        """
         other = copy.copy(self)
         for name in [*vars(other)]:
             if isinstance(getattr(type(self), name, None), functools.cached_property):
                 del vars(other)[name]
         other.reward, other.relative_to = reward, relative_to
-        own = self.sequences.frame.select("row").gather(self.sequences.event)
-        read = other.sequences.frame.select("row", "reward")
-        found = own.join(read, on="row", how="left", maintain_order="left")["reward"]
-        return found.cast(pl.Float32).fill_null(float("nan")).to_numpy()
+        if self.earlier is not None:
+            vars(other)["earlier"] = self.earlier.read_with(other.reads_rewards)
+        if other.sequences.catalogue != self.sequences.catalogue:
+            what = f"by {reward!r} the log has other events than by {self.reward!r}"
+            raise InputError(what, where="data.log.collapse", remedy="give the judges the chain's reward")
+        return other.sequences.reward
 
     def with_rewards(self, reward_N: np.ndarray) -> Self:
         """The same data, whose histories have these rewards. Shape: float32, as `Sequences.reward`."""
@@ -124,7 +130,8 @@ class PreparedLog(LightningDataModule):
         if self.grows_from is None:
             return None
         found = EarlierLog.read(self.grows_from)
-        found.require_same(self.log_, {"share_a": self.groups.share})
+        judges = str(getattr(self, "users", "A")).startswith("B")  # who may have a reward of their own
+        found.require_same(self.log_, {"share_a": self.groups.share} | ({} if judges else self.reads_rewards))
         return found.read_with(self.reads_rewards)
 
     @property

@@ -57,7 +57,8 @@ class RunCheckpoint(ModelCheckpoint):
         self._last_step = -1
         self._after_validation = False  # write then
         self._unnamed: Path | None = None  # written, and not yet last.ckpt
-        self._goes_on, self._max_steps = False, -1  # whether from an epoch's end to max_steps, which is set aside then
+        # Whether the checkpoint ends an epoch and max_steps is not reached; max_steps, put aside until on_train_start.
+        self._continues, self._max_steps = False, -1
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the best score. Lightning drops it if the folder was moved."""
@@ -76,16 +77,16 @@ class RunCheckpoint(ModelCheckpoint):
         if trainer.state.fn == TrainerFn.FITTING:
             epoch = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
             whole = epoch["processed"] == epoch["ready"]
-            self._goes_on = whole and checkpoint["global_step"] < trainer.max_steps
+            self._continues = whole and checkpoint["global_step"] < trainer.max_steps
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._goes_on:  # with max_steps Lightning would take the finished epoch for one to be repeated
+        if self._continues:  # with max_steps Lightning would take the finished epoch for one to be repeated
             self._max_steps, trainer.fit_loop.epoch_loop.max_steps = trainer.max_steps, -1
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
-        if self._goes_on:
-            self._goes_on, trainer.fit_loop.epoch_loop.max_steps = False, self._max_steps
+        if self._continues:
+            self._continues, trainer.fit_loop.epoch_loop.max_steps = False, self._max_steps
         stopped = (one.stopping_reason for one in trainer.early_stopping_callbacks)
         if any(reason is not EarlyStoppingReason.NOT_STOPPED for reason in stopped):
             trainer.should_stop = True  # Lightning forgets it, and would train an epoch more at each continuation

@@ -36,7 +36,7 @@ TRAINED_WITH = (
 )
 """Begin the settings, besides ``model``, that stay when a run is continued."""
 MAY_BE_LEFT_OUT = ("data.", "early_stopping.")
-"""Begin those of them that only one of the two may have."""
+"""Prefixes of those that may be missing in the run's configuration, or in the new one."""
 PLACES = ("data.root", "data.cache", "data.grows_from", "data.log.")
 """Begin those of them that may change: the bytes of the log are compared."""
 
@@ -44,6 +44,8 @@ SHARDED = "ModelParallelStrategy"
 """Lightning's strategy whose processes hold parts of the weights; of the stages, a recommender over item ids only."""
 STRATEGIES = ("auto", "single_device", "ddp", "SingleDeviceStrategy", "DDPStrategy", SHARDED)
 """Strategies of Lightning with which a stage trains; with the others every process holds the whole model."""
+FULL = (32, "32", "32-true")
+"""Names of Lightning's default precision."""
 PRECISIONS = ("32", "32-true", "bf16-mixed")
 """Precisions in which the stages of recalign train.
 
@@ -243,7 +245,7 @@ def after_reading(
 def _refuse_other_settings(parsed: ParsedStage, begun: RunFolder) -> None:
     """Refuse to continue with settings that change what is trained: half of the run would have others.
 
-    An optimiser's, a scheduler's and early stopping's would be ignored, because the checkpoint has their state.
+    An optimiser's, a scheduler's, and early stopping's patience would be ignored: the checkpoint has their state.
     """
     if not begun.config.is_file():
         return
@@ -262,7 +264,7 @@ def _trained_with(config: dict[str, Any], parsed: ParsedStage) -> dict[str, Any]
     upstreams = [one.key for one in parsed.upstream]
     found = {short(key): value for key, value in leaves(config).items()}
     return {
-        key: value
+        key: None if key == "trainer.precision" and value in FULL else value
         for key, value in found.items()
         if key.startswith(TRAINED_WITH) and not key.startswith(PLACES) and key not in upstreams
     }

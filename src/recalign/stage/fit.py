@@ -95,7 +95,7 @@ class Fit:
         """
         words = [sys.executable, "-m", "recalign", *self.parsed.words]
         if code := subprocess.run(words, check=False).returncode:
-            # Of other codes than 3, training that cannot go on, the settings are not to blame: a disk, a lock, a kill.
-            cause = None if code == 3 else ChildProcessError(f"exit code {code}")
+            # 2 and 3 may be due to the settings: refused, or training that cannot go on. A kill or a bug is not.
+            cause = None if code in (2, 3) else ChildProcessError(f"exit code {code}")
             raise TrainingError(f"exit code {code} of: {self.parsed.command}") from cause
         return None if self.parsed.dry else Manifest.read(self.parsed.folder)

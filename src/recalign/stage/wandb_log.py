@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -67,9 +68,14 @@ class WandbLog(WandbLogger):
         self._safely(super().finalize, status)
 
     def finish(self, exit_code: int = 0) -> None:
-        """End the run. What is logged later would start another."""
+        """End the run, also after an error: it would be in the next one's way. Nothing is logged later."""
         self.use(lambda run: run.finish(exit_code=exit_code))
         self.failed = True
+        with suppress(Exception):
+            import wandb
+
+            if wandb.run is not None:
+                wandb.finish(exit_code)
 
     def _safely(self, call: Callable[..., Any], *args: Any) -> None:
         if self.failed:
@@ -82,11 +88,11 @@ class WandbLog(WandbLogger):
 
 
 def wandb_log(folder: Path, *, online: bool = False, offline: bool = False, **settings: Any) -> WandbLog | None:
-    """A W&B logger, started: offline unless WANDB_MODE or a sweep says otherwise.
+    """A W&B logger, started in the mode of WANDB_MODE or of a sweep, where there is one.
 
     Args:
         folder: where W&B keeps its files.
-        online: whether it is online unless they say otherwise.
+        online: whether it is online, and not offline, where they say nothing.
         offline: whether it is offline whatever they say.
         **settings: of ``wandb.init``: id, group, job_type, name, config, project, entity.
 
@@ -98,7 +104,7 @@ def wandb_log(folder: Path, *, online: bool = False, offline: bool = False, **se
     def make() -> WandbLogger:
         import wandb
 
-        if wandb.run is not None:  # which Lightning would take, and end with the stage
+        if wandb.run is not None and _mode("offline") != "disabled":  # Lightning would take it, and end it
             raise RuntimeError("another run is active in this process; wandb.finish() ends it")
         # W&B's own process may have been started in another folder, so the path is absolute
         return WandbLogger(save_dir=folder.resolve(), project=project, offline=offline)
