@@ -1,6 +1,7 @@
 """Runs from end to end on doubles: the same run again, continued runs, and checkpoints that do not fit."""
 
 import csv
+import importlib
 import shutil
 import sys
 from collections.abc import Callable
@@ -411,3 +412,19 @@ def test_another_optimizer_and_a_scheduler_take_the_place_of_the_stages_own():
 )
 def test_an_optimizer_that_cannot_be_used_is_named(word: str, said: str):
     assert said in complaint(word)
+
+
+def test_a_class_of_a_module_that_was_loaded_again_is_read_as_it_is_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    words = ["fit", "--config", "toy.yaml", "--trainer.callbacks+=reloaded_doubles.Mine"]
+    text = (
+        "from lightning.pytorch.callbacks import Callback\nclass Mine(Callback):\n    def __init__(self, every={}): ..."
+    )
+    for every in (5, 4):
+        (tmp_path / "reloaded_doubles.py").write_text(text.format(every))
+        module = importlib.import_module("reloaded_doubles")
+        importlib.reload(module)
+        assert parse_stage(words).config["trainer"]["callbacks"][0]["init_args"]["every"] == every

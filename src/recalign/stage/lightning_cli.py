@@ -47,8 +47,8 @@ NAMED = re.compile(r"[\w./-]+\.(?:ya?ml|json)\b")
 COMMENT = re.compile(r"(^|\s)#.*$", re.MULTILINE)
 VARIABLE = re.compile(r"\$\{oc\.env:\s*(\w+)")
 _PARSER: list[LightningArgumentParser] = []
-_PARSED: dict[tuple[str, ...], Namespace] = {}
-"""What jsonargparse made of words, by them and by the content of the files that they name."""
+_PARSED: dict[tuple[str, ...], tuple[Namespace, dict[str, type]]] = {}
+"""What jsonargparse made of words, and the classes of one's own in it, by them and by the files that they name."""
 
 
 class StageCLI(LightningCLI):
@@ -193,16 +193,19 @@ def _run_of(checkpoint: Path, folder: RunFolder) -> RunFolder | None:
 def _read(parser: Parser, words: Sequence[str]) -> tuple[Namespace, set[str]]:
     """Settings, and the environment variables that they name.
 
-    Kept: it takes long, and a chain's stages are planned and then run. Settings that name files, variables or classes
-    of one's own are read anew, for these may have changed.
+    Kept: it takes long, and a chain's stages are planned and then run. Settings that name files, variables, a
+    notebook's classes or those of a reloaded module are read anew, for these may have changed.
     """
     given, seen = list(_texts(words)), set[Path]()
     texts = [text for text, _ in given]
     key = (*words, *texts)
-    config = _PARSED.get(key) or parser.read(words)
-    ours = all(path.startswith(LASTING) for path in class_paths(config.as_dict()))
-    if ours and not any(READ_ANEW.search(text) for text in texts):
-        _PARSED[key] = config
+    config, classes = _PARSED.get(key) or (None, {})
+    if config is None or any(imported(path) is not kind for path, kind in classes.items()):  # a module was reloaded
+        config = parser.read(words)
+        own = (path for path in class_paths(config.as_dict()) if not path.startswith(LASTING))
+        classes = {path: imported(path) for path in own}
+    if not any(READ_ANEW.search(text) for text in texts):
+        _PARSED[key] = config, classes
     config = config.clone()
     config.pop("config", None)
     texts += [inner for text, folder in given for inner in _named(text, folder, seen)]
