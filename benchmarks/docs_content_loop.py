@@ -5,6 +5,7 @@ from __future__ import annotations
 from docs_section import DIFFERENCES, NEXT_DAY, Table
 from loop_worlds import COLUMNS as ROUND_BY_ROUND
 
+ANEW = "`--anew` is an option of 01c4d79 alone. "
 OF_LOOP: dict[str, tuple[str, list[Table]]] = {
     "loop": (
         "Tables: the loop",
@@ -16,7 +17,8 @@ OF_LOOP: dict[str, tuple[str, list[Table]]] = {
                 "offpolicy_lists",
                 {"coverage": "coverage", "refused": "refused", "width": "width", "width_all": "width, of all lists"},
                 digits=3,
-                note="Widths are medians, over that of an A/B test in as many lists as were drawn, or in all of them. "
+                note="`obp` rows: with `--obp VENV`, over 55 of the worlds. Widths are medians, over that of an A/B test in as "
+                "many lists as were drawn, or in all of them. "
                 "Truth is unclipped; nothing is estimated below 50 users in effect. "
                 "[Which is which](../loop.md#what-a-list-is-worth).",
             ),
@@ -46,7 +48,7 @@ OF_LOOP: dict[str, tuple[str, list[Table]]] = {
                 "update",
                 columns,
                 digits=4,
-                note="[Which row is which](../loop.md#the-next-day). " + note,
+                note=f"[Which row is which](../loop.md#the-next-day). {ANEW * ('--anew' in options)}{note}",
             )
             for where, log, options in (
                 ("worlds, drift 0.03", "world, drift 0.03", "--moments --untouched 1 0.2 --anew"),
