@@ -17,8 +17,8 @@ OF_LOOP: dict[str, tuple[str, list[Table]]] = {
                 "offpolicy_lists",
                 {"coverage": "coverage", "refused": "refused", "width": "width", "width_all": "width, of all lists"},
                 digits=3,
-                note="`obp` rows: with `--obp VENV`, over 55 of the worlds. Widths are medians, over that of an A/B test "
-                "in as many lists as were drawn, or in all of them. "
+                note="`obp` rows: with `--obp VENV`, over 55 of the worlds. Widths are medians, over that of an A/B "
+                "test in as many lists as were drawn, or in all of them. "
                 "Truth is unclipped; nothing is estimated below 50 users in effect. "
                 "[Which is which](../loop.md#what-a-list-is-worth).",
             ),
