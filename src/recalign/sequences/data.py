@@ -74,7 +74,8 @@ class EventDataModule(PreparedLog):
         batch_tokens: padded events of a batch, of all processes together.
         request_time: whether a model knows the time at which an event is requested (``known``), or only that of the
             event before (``last_event``).
-        seed: of the order of the batches; null: 0 in Python, ``seed_everything`` in a run of the command.
+        seed: of the batches' order, and of what is drawn from the data (placebos, resampling); null: 0 in Python,
+            ``seed_everything`` in a run of the command.
         cache: whether to keep the prepared log between runs (`recalign.sequences.cache`), in ``RECALIGN_CACHE``, else
             the user's cache folder; or the folder to keep it in.
         relative_to: the column within whose bins rewards are ranked, such as a video's duration; null: they stay as
