@@ -3,13 +3,16 @@
     python benchmarks/verdict_rules.py [--label "default keep"]
 
 ``test``: the rule as it is. ``validation and test``: NDCG retained is read off both parts together, weighted by their
-precision. A rule that is chosen here has to be confirmed in worlds that nobody has opened.
+precision. ``unless they differ``: the test alone where the two differ by more than chance, as they do when taste drifts.
+A rule that is chosen here has to be confirmed in worlds that nobody has opened.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import polars as pl
@@ -31,7 +34,11 @@ def main() -> None:
     parser.add_argument("--label", default="default keep", help="whose worlds")
     given = parser.parse_args()
     records, rows = load(given.label), []
-    rules: dict[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]] = {"test": dict, "validation and test": together}
+    rules: dict[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]] = {
+        "test": dict,
+        "validation and test": together,
+        "validation and test, unless they differ": partial(together, unless_they_differ=True),
+    }
     for rule, changed in rules.items():
         found = pl.DataFrame([judged(seed, changed(record)) for seed, record in sorted(records.items())])
         of_all = counted(found, given.label, f"{min(records)}-{max(records)}").filter(row="all")
@@ -41,17 +48,22 @@ def main() -> None:
     print(save(table, "verdict_rules"))
 
 
-def together(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record whose test says of the NDCG that candidates retain what validation and test say together."""
+def together(record: Mapping[str, Any], unless_they_differ: bool = False) -> dict[str, Any]:
+    """A record whose test says of the NDCG that candidates retain what validation and test say together.
+
+    Args:
+        record: what the rule reads of a world.
+        unless_they_differ: whether the test says it alone where the 95 % interval of the difference holds no 0.
+    """
     frame = pl.DataFrame(record["rows"], schema=ROW, orient="row")
     test, validation = (ComparisonTable(frame, ROLES, split) for split in ("test", "validation"))
     base, metric = test.column(ALL)[str(test.better_baseline(ALL))].value, f"diff_{BEST}/{ALL}"
     new = {}
     for name in CANDIDATES:
         parts = [table.retained_interval(name) for table in (test, validation)]
-        if known := [part for part in parts if part is not None and part.high > part.low]:
-            both = precision_weighted(known)
-            new[name] = [base * (end - 1) for end in both]
+        known = [part for part in parts if part is not None and part.high > part.low]
+        if known and not (unless_they_differ and differ(known)):
+            new[name] = [base * (end - 1) for end in precision_weighted(known)]
     rows = [
         row | dict(zip(("value", "ci_low", "ci_high"), new[row["method"]], strict=True))
         if row["split"] == "test" and row["metric"] == metric and row["method"] in new
@@ -59,6 +71,12 @@ def together(record: Mapping[str, Any]) -> dict[str, Any]:
         for row in frame.iter_rows(named=True)
     ]
     return {**record, "rows": rows}
+
+
+def differ(parts: list[Interval]) -> bool:
+    """Whether two independent estimates differ by more than chance (95 %)."""
+    half = math.hypot(*((part.high - part.low) / 2 for part in parts))
+    return len(parts) == 2 and abs(parts[0].value - parts[1].value) > half
 
 
 def precision_weighted(parts: list[Interval]) -> Interval:

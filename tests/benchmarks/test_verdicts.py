@@ -99,6 +99,8 @@ def test_validation_and_test_say_together_what_is_retained():
     both = verdict_rules.precision_weighted([Interval(0.94, 0.91, 0.97), Interval(0.98, 0.97, 0.99)])
     assert both.value == pytest.approx(0.976)
     assert (both.high - both.low) / 2 == pytest.approx((1 / 0.03**2 + 1 / 0.01**2) ** -0.5)
+    assert verdict_rules.differ([Interval(0.94, 0.92, 0.96), Interval(0.98, 0.96, 1.0)])
+    assert not verdict_rules.differ([Interval(0.94, 0.91, 0.97), Interval(0.98, 0.95, 1.01)])
     record = verdict_tables.made_up(6)
     new, checked = verdict_rules.together(record), 0
     before, after = (pl.DataFrame(one["rows"], schema=verdicts.ROW, orient="row") for one in (record, new))
