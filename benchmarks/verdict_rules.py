@@ -3,7 +3,7 @@
     python benchmarks/verdict_rules.py [--label "default keep"]
 
 ``test``: the rule as it is. ``validation and test``: NDCG retained is read off both parts together, weighted by their
-precision. ``unless they differ``: the test alone where the two differ by more than chance, as they do when taste drifts.
+precision. ``unless they differ``: the test alone where the two differ by more than chance, as when taste drifts.
 A rule that is chosen here has to be confirmed in worlds that nobody has opened.
 """
 
