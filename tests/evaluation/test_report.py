@@ -18,7 +18,7 @@ from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.report import Page, terminal_table
 from recalign.evaluation.roles import Roles
 from recalign.evaluation.sources import Sources
-from recalign.kept import once
+from recalign.kept import once, seal
 from recalign.sequences.audit import SEEN
 
 
@@ -189,6 +189,17 @@ def test_the_item_prior_and_the_codes_are_shown(chain, tmp_path):
         "code_0 = 7 , 26 items: Alien; <b>Up</b>",
     ):
         assert expected in words
+
+
+def test_an_evaluation_that_was_altered_is_refused(tmp_path, made_up_run):
+    made_up_run(tmp_path, "start", 0, users=20, events=2)
+    RunsComparison(tmp_path, draws=50).make()
+    evaluation = tmp_path / "start/seed-0/evaluation"
+    seal(evaluation)
+    Sources.of(tmp_path)
+    (evaluation / "test.parquet").write_bytes(b"?")
+    with pytest.raises(InputError, match="not what was written"):
+        Sources.of(tmp_path)
 
 
 def test_a_chain_that_only_cloned(tmp_path, made_up_run):

@@ -208,6 +208,30 @@ def test_a_reader_that_was_killed_between_writing_and_deleting_counts_nothing_tw
     assert not segment.path.exists()
 
 
+def test_what_a_killed_reader_had_half_written_is_removed_by_the_next(segment):
+    """`forget` would leave it, and so would the retention."""
+    segment.append(line(record("a")))
+    segment.close()
+    left = segment.path.with_name(f".{segment.path.name}.parquet.4711")
+    left.write_bytes(b"anna")
+    ids(segment.path.parent)
+    assert not left.exists()
+    left.write_bytes(b"anna")
+    purge(segment.path.parent, -1)
+    assert list(segment.path.parent.glob("*")) == []
+
+
+def test_a_damaged_segment_is_named(segment):
+    segment.append(line(record("a")))
+    segment.close()
+    ids(segment.path.parent)
+    [table] = compacted(segment.path.parent)
+    table.write_bytes(table.read_bytes()[:40])
+    with pytest.raises(InputError, match="damaged") as refused:
+        ids(segment.path.parent)
+    assert table.name in str(refused.value)
+
+
 def test_the_lock_says_who_writes(segment):
     began = time.monotonic()
     with pytest.raises(TimeoutError):

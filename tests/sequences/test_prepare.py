@@ -228,9 +228,9 @@ def test_a_task_that_is_half_done_is_done_again_and_the_others_are_not(root, who
     assert entry_of(root, "parts") == whole
 
 
-@pytest.mark.parametrize("file", ["item.npy", "reward.npy", "column-2.npy"])
-def test_a_bit_flipped_in_a_kept_stretch_of_the_arrays_is_written_again(root, whole, monkeypatch, file):
-    flip(interrupted(root, monkeypatch) / "entry" / file)
+@pytest.mark.parametrize(("file", "at"), [("item.npy", -3), ("item.npy", 30), ("reward.npy", -3), ("column-2.npy", -3)])
+def test_a_bit_flipped_in_a_kept_stretch_of_the_arrays_is_written_again(root, whole, monkeypatch, file, at):
+    flip(interrupted(root, monkeypatch) / "entry" / file, at)
     module(root, "parts").prepare(3)
     assert entry_of(root, "parts") == whole
 

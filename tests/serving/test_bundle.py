@@ -285,6 +285,11 @@ def test_a_version_that_cannot_be_loaded_is_left_and_tried_again_once_it_is_whol
         assert service.bundle.folder == tmp_path / "one"
         assert capsys.readouterr().err.count("still serving") == 1  # not at every look
     (tmp_path / "two" / SEAL).write_bytes(seal)
+    graph = tmp_path / "two" / "policy.onnx"  # a copy may bring the seal before it
+    whole = graph.read_bytes()
+    graph.write_bytes(whole[:9])
+    service.renew()
+    graph.write_bytes(whole)
     service.renew()
     assert service.bundle.folder == tmp_path / "two"
 

@@ -101,7 +101,7 @@ def test_only_its_owner_may_read_it(store, tmp_path):
 
 def test_what_a_backup_kept_from_being_overwritten_is_overwritten_later(store, tmp_path, monkeypatch):
     """Without a retention too: a deleted user stood in the log of writes until the server stopped."""
-    monkeypatch.setattr("recalign.serving.store.HOUR", 0.05)
+    monkeypatch.setattr("recalign.serving.store.SOON", 0.05)
     log = tmp_path / "kept" / "store.sqlite-wal"
     store._writer.execute("PRAGMA busy_timeout = 10")
     store.add([row(user="zelda-the-special")])
@@ -310,8 +310,9 @@ def test_each_token_opens_its_own_routes_alone(app):
         post(app, "/recommend", {"user": "anna"}, EVENTS_TOKEN),
         call(app, "/users/anna", b"", {"authorization": f"Bearer {TOKEN}"}, "DELETE"),
         call(app, "/users/anna", b"", {}, "DELETE"),
+        post(app, "/events\n", told),
     ]
-    assert [status for status, _, _ in running(app, *calls)] == [401, 200, 401, 401, 401]
+    assert [status for status, _, _ in running(app, *calls)] == [401, 200, 401, 401, 401, 404]
 
 
 def test_without_a_store_there_are_no_such_routes(bundled):

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from recalign.recommender.policy import Policy
 from recalign.sequences import Batch, Sequences
 
+NEIGHBOURS = 200  # K
 PAIRS = 2**23  # pairs of events that are counted at once, about
 
 
@@ -43,23 +44,15 @@ class ItemKNN(Policy):
         self.weight_M = nn.Buffer(1 / torch.arange(1, newest + 1))
 
     @classmethod
-    def of(
-        cls,
-        sequences: Sequences,
-        window: int = 10,
-        neighbours: int = 200,
-        shrinkage: float = 10.0,
-        newest: int = 50,
-    ) -> ItemKNN:
+    def of(cls, sequences: Sequences, window: int = 10, shrinkage: float = 10.0, newest: int = 50) -> ItemKNN:
         """Count the training events of all users.
 
         Args:
             window: a user's events are near each other up to so many places apart.
-            neighbours: K.
             shrinkage: of the cosine, in events.
             newest: as the policy's.
         """
-        neighbour_WK, cosine_WK = map(torch.from_numpy, nearest(sequences, window, neighbours, shrinkage))
+        neighbour_WK, cosine_WK = map(torch.from_numpy, nearest(sequences, window, NEIGHBOURS, shrinkage))
         return cls(neighbour_WK, cosine_WK, torch.from_numpy(sequences.item_counts()), newest)
 
     def encode(self, batch: Batch) -> Tensor:

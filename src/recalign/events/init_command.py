@@ -275,12 +275,7 @@ def _print_events(log: LogMapping, reward: str, division: Division, events: Even
 
 
 def _yaml_text(
-    log: LogMapping,
-    root: Path,
-    reward: str,
-    division: Division,
-    commands: list[str],
-    items: dict[str, Any] | None = None,
+    log: LogMapping, root: Path, reward: str, division: Division, commands: list[str], items: dict[str, Any] | None
 ) -> str:
     """Write a log as commented YAML."""
     high, split = division.settings["high"], division.settings["split"]

@@ -178,11 +178,9 @@ def _rows(table: ComparisonTable, row: str) -> Iterator[str]:
 
 def _cell(metric: str, table: ComparisonTable, method: str) -> str:
     cell = table.get(method, metric)
-    return (
-        "–"
-        if cell is None
-        else f"{figure(metric, cell.value)} [{figure(metric, cell.low)}, {figure(metric, cell.high)}]"
-    )
+    if cell is None:
+        return "–"
+    return f"{figure(metric, cell.value)} [{figure(metric, cell.low)}, {figure(metric, cell.high)}]"
 
 
 def _interval(figures: list[float]) -> str:

@@ -173,11 +173,8 @@ def write(found: Joined, out: Path, rule: Rule) -> None:
             for path in log:
                 path.write_text(text, encoding="utf-8")
     except OSError as error:
-        what, remedy = (
-            f"the table cannot be written: {error.strerror or error}",
-            "give --out a folder that can be written",
-        )
-        raise InputError(what, where=str(out), remedy=remedy) from error
+        what = f"the table cannot be written: {error.strerror or error}"
+        raise InputError(what, where=str(out), remedy="give --out a folder that can be written") from error
 
 
 def _edited(path: Path, text: str) -> bool:

@@ -102,7 +102,7 @@ def forget(folder: Path, user: Id, key: str, now: int, *tables: Path) -> tuple[i
 
 def _erase(name: str, path: Path) -> int:
     """Erase a pseudonym from a table; how many rows that were."""
-    frame, known, modified = pl.read_parquet(path, glob=False), pl.read_parquet_metadata(path), path.stat().st_mtime
+    frame, known, modified = *_table(path), path.stat().st_mtime
     left = frame.filter(pl.col("user") != name)
     if left.height < frame.height:
         _write(left, path, known, modified)
@@ -127,6 +127,9 @@ def reading(folder: Path) -> Iterator[None]:
         remedy = "name the folder of `recalign serve BUNDLE --decisions FOLDER`"
         raise InputError("there is no such folder", where=str(folder), remedy=remedy)
     with held(folder, "reading decisions", "wait until it has finished"):
+        for left in folder.glob(".*.parquet.*"):
+            if left.suffix[1:].isdecimal():  # half-written by a reader that was killed
+                left.unlink(missing_ok=True)
         yield
 
 
@@ -201,8 +204,16 @@ def _write(frame: pl.DataFrame, path: Path, known: dict[str, str], modified: flo
 
 
 def _compacted(path: Path) -> tuple[pl.DataFrame, Counter[str], str]:
-    known = pl.read_parquet_metadata(path)
-    return pl.read_parquet(path, glob=False), Counter(json.loads(known["dropped"])), known["key"]
+    frame, known = _table(path)
+    return frame, Counter(json.loads(known["dropped"])), known["key"]
+
+
+def _table(path: Path) -> tuple[pl.DataFrame, dict[str, str]]:
+    try:
+        return pl.read_parquet(path, glob=False), pl.read_parquet_metadata(path)
+    except pl.exceptions.PolarsError as error:
+        remedy = "restore the file, or move it elsewhere: its decisions are then missing"
+        raise InputError(f"damaged: {error}", where=str(path), remedy=remedy) from error
 
 
 def _segment(path: Path) -> tuple[pl.DataFrame, Counter[str], str]:

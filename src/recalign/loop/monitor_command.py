@@ -210,16 +210,9 @@ def plain(one: Watched) -> dict[str, Any]:
 
 
 def _plain(window: Window, catalogue: int | None) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "dates": window.dates,
-        "begins": window.begins,
-        "ends": window.ends,
-        "lists": window.lists,
-        "users": window.users,
-        "items": window.items,
-        "coverage": window.items / catalogue if catalogue else None,
-        "said": window.said,
-    }
+    names = ("dates", "begins", "ends", "lists", "users", "items")
+    found: dict[str, Any] = {name: getattr(window, name) for name in names}
+    found |= {"coverage": window.items / catalogue if catalogue else None, "said": window.said}
     for name, change in window.changes.items():
         if np.isfinite(change.now.value):
             figures = {name: change.now, **({} if change.p is None else {f"{name}_difference": change.difference})}

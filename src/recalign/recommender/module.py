@@ -219,10 +219,7 @@ class Recommender(Cloning):
             raise _too_many(negatives, num_items, "items")
         encoder = HSTU() if encoder is None else copy.deepcopy(encoder)
         if not 0 <= id_dropout < 1:
-            what, remedy = (
-                f"{id_dropout} is no share of the items to drop",
-                "give one from 0 on and below 1, such as 0.2",
-            )
+            what, remedy = f"{id_dropout} is no share of the items to drop", "give one from 0 on, below 1, such as 0.2"
             raise InputError(what, where="model.id_dropout", remedy=remedy)
         super().__init__(SequencePolicy(encoder, num_items, temperature, feedback), lr=lr, **cloning)
         self.negatives, self.id_dropout = negatives, id_dropout

@@ -189,11 +189,8 @@ class RewardData(EventDataModule):
     def moments(self) -> tuple[float, float, np.ndarray]:
         """Mean and standard deviation of the training rewards, and each item's shrunk mean (V,)."""
         reward = self.rated["reward"].to_numpy()
-        return (
-            float(reward.mean()),
-            float(reward.std(ddof=1)),
-            self.item_means(reward, self.rated["item_id"].to_numpy()),
-        )
+        means_V = self.item_means(reward, self.rated["item_id"].to_numpy())
+        return float(reward.mean()), float(reward.std(ddof=1)), means_V
 
     def item_means(self, reward: np.ndarray, item: np.ndarray) -> np.ndarray:
         """Each item's mean reward, shrunk towards the global mean. Shape: (N,), int64 (N,) -> (V,)."""

@@ -145,10 +145,7 @@ class EventDataModule(PreparedLog):
             what, remedy = f"{given['untouched']} is no share of users", "give one from 0 to 1"
             raise InputError(what, where="data.untouched", remedy=remedy)
         if given.get("untouched", 1.0) < 1 and given.get("grows_from") is None:
-            what, remedy = (
-                "this log continues no other, so no user is untouched",
-                "leave it out, or set data.grows_from",
-            )
+            what, remedy = "this log continues no other: no user is untouched", "leave it out, or set data.grows_from"
             raise InputError(what, where="data.untouched", remedy=remedy)
         stride, max_length = given.get("stride"), given.get("max_length")
         if stride is not None and not 1 <= stride <= max_length:

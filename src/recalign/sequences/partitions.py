@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -219,27 +220,31 @@ def disk_errors(folder: Path) -> Iterator[None]:
         raise InputError(f"cannot be written: {error.strerror or error}", where=str(folder), remedy=remedy) from error
 
 
-def write_stretch(path: Path, array: np.ndarray, begin: int, total: int) -> tuple[int, int, str]:
+def write_stretch(path: Path, array: np.ndarray, begin: int, total: int) -> tuple[int, int, int, str]:
     """Write and sync values ``begin`` and after of a .npy file for `total` ones; other processes write the others.
 
     Returns:
-        Where the stretch begins in the file, its bytes and their SHA-256.
+        The bytes of the file's header, where the stretch begins, its bytes, and the SHA-256 of both.
     """
-    content = np.ascontiguousarray(array).data
+    content, head = np.ascontiguousarray(array).data, io.BytesIO()
+    np.lib.format.write_array_header_1_0(head, np.lib.format.header_data_from_array_1_0(array) | {"shape": (total,)})
     with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
-        header = np.lib.format.header_data_from_array_1_0(array) | {"shape": (total,)}
-        np.lib.format.write_array_header_1_0(file, header)
+        header = file.write(head.getvalue())
         first = file.seek(begin * array.itemsize, os.SEEK_CUR)
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    return first, content.nbytes, hashlib.sha256(content).hexdigest()
+    digest = hashlib.sha256(head.getvalue())
+    digest.update(content)
+    return header, first, content.nbytes, digest.hexdigest()
 
 
-def _digest_of(path: Path, first: int, size: int) -> str | None:
-    """SHA-256 of a stretch of a file; None where there is none."""
+def _digest_of(path: Path, header: int, first: int, size: int) -> str | None:
+    """SHA-256 of a file's header and a stretch of it; None where there is no such file."""
     if not path.is_file():
         return None
     with open(path, "rb") as file:
+        found = hashlib.sha256(file.read(header))
         file.seek(first)
-        return hashlib.sha256(file.read(size)).hexdigest()
+        found.update(file.read(size))
+    return found.hexdigest()

@@ -180,11 +180,7 @@ class PreparedLog(LightningDataModule):
         """The figures of the log that need no split (`recalign.events.audit`)."""
         sections = self._entry and self._entry.figures()
         if not sections:
-            table, made, ranked = (
-                self.table,
-                self.sequences,
-                None,
-            )  # the second writes the entry, and lets go of the first
+            table, made, ranked = self.table, self.sequences, None  # the second writes the entry, and drops the first
             if self.relative_to:
                 ranks = made.frame.select("row", "reward")
                 ranked = table.frame.drop("reward").join(ranks, on="row", how="left", maintain_order="left")

@@ -219,16 +219,10 @@ class Bundle:
         else:
             logit_BN = self.run(group, ["logits"])[0]
             best = [best_of(one, self.left(one, logit_N)) for one, logit_N in zip(group, logit_BN, strict=True)]
-        return [self._answer(one, *found) for one, found in zip(group, best, strict=True)]
+        return [self._answer(one, found) for one, found in zip(group, best, strict=True)]
 
-    def _answer(
-        self,
-        one: Encoded,
-        item_K: np.ndarray,
-        score_K: np.ndarray,
-        logp_K: np.ndarray | None,
-        explored: Explored | None,
-    ) -> Answer:
+    def _answer(self, one: Encoded, best: Best) -> Answer:
+        item_K, score_K, logp_K, explored = best
         ids, titles = self.catalogue.ids, self.catalogue.titles
         logps = [None] * len(item_K) if logp_K is None else logp_K.tolist()
         shown = [

@@ -280,7 +280,8 @@ class Decisions:
 def purge(folder: Path, days: float) -> None:
     """Delete segments whose last decision is older, compacted ones too; never one that somebody still writes."""
     oldest = time.time() - days * DAY
-    for path in [*folder.glob(f"*{SEGMENT}"), *folder.glob(f"*{SEGMENT}{COMPACTED}")]:
+    half = folder.glob(f".*{SEGMENT}{COMPACTED}.[0-9]*")  # written by a reader that was killed
+    for path in [*folder.glob(f"*{SEGMENT}"), *folder.glob(f"*{SEGMENT}{COMPACTED}"), *half]:
         with suppress(FileNotFoundError, Timeout):  # another server of this folder was faster, or writes or reads it
             if path.stat().st_mtime < oldest:
                 with FileLock(lock_of(path)).acquire(timeout=0):

@@ -72,6 +72,8 @@ class Guard:
 
     def _problem(self, scope: Scope, path: str) -> Response | None:
         headers = dict(scope["headers"])
+        if not path.isprintable():  # "/events\n" is another path here, and "/events" to the router
+            return problem(404, "there is no such path", "path", "leave line breaks out")
         if self.token is None and not is_loopback(named(headers.get(b"host", b"").decode("latin-1"))):
             return problem(403, "this server answers its own machine only", "Host", "name it 127.0.0.1")
         token = self.events_token if self.events_token and path in (EVENTS, USERS) else self.token

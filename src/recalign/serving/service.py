@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 
-from recalign.kept import SEAL
 from recalign.serving.about import current
 from recalign.serving.answer import Answer, Scored
 from recalign.serving.bundle import ROWS, Bundle
@@ -52,7 +51,8 @@ class Service:
         self.bundle = Bundle(folder, threads)
         self.queue: asyncio.Queue[Waiting] = asyncio.Queue(WAITING)
         self._pool = ThreadPoolExecutor(1, "answers")
-        self._refused: object = None  # the version that was tried last, and when it was sealed
+        self._refused: object = None  # what was tried last, and its files
+        self._said = ""
 
     async def ask(self, bundle: Bundle, encoded: Encoded, items: np.ndarray | None = None) -> Answer | Scored:
         """The answer to a request that a bundle has read.
@@ -96,16 +96,15 @@ class Service:
         tried: object = None
         try:
             named = current(self.folder)
-            tried = named, _sealed_at(named)
+            tried = named, _files(named)
             if named != self.bundle.folder and tried != self._refused:
                 self.bundle = Bundle(named, self.threads)
                 print(f"now serving {self.bundle.version}", file=sys.stderr, flush=True)
-                self._refused = None
+                self._refused, self._said = None, ""
         except Exception as error:  # whatever a version is like, the old one goes on
-            tried = tried or str(error)
-            if tried != self._refused:
+            if str(error) != self._said:
                 print(f"still serving {self.bundle.version}: {error}", file=sys.stderr, flush=True)
-            self._refused = tried
+            self._refused, self._said = tried, str(error)
 
 
 def is_loopback(host: str) -> bool:
@@ -116,10 +115,10 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _sealed_at(folder: Path) -> float:
-    """When a version was sealed: one that is copied to its end, or made again, is tried again."""
-    seal = folder / SEAL
-    return seal.stat().st_mtime if seal.is_file() else 0.0
+def _files(folder: Path) -> list[tuple[str, int, int]]:
+    """What a version holds now: one that is copied to its end, in whichever order, or made again, is tried again."""
+    known = ((path.name, path.stat()) for path in folder.glob("*"))
+    return sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in known)
 
 
 def answered(taken: list[Waiting]) -> list[Answer | Scored | Exception]:

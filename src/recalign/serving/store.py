@@ -22,6 +22,8 @@ NUMBER, FORMAT = 0x7265_6361, 1
 PART = 10_000
 """Old events that are deleted at once; between two parts others may write."""
 HOUR, DAY = 3600.0, 86_400.0
+SOON, BRIEFLY = 5.0, 100
+"""Seconds after which the log of writes is tried again; milliseconds that others wait while readers leave it."""
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS events (
     number INTEGER PRIMARY KEY, user TEXT NOT NULL, id TEXT NOT NULL, item NOT NULL, time INTEGER NOT NULL,
@@ -42,12 +44,15 @@ class Store:
         file: made if there is none. Several servers of one machine may share it; on a network's disk it may not lie.
         days: events are deleted, and no longer read, once they have been here for as many; None: never.
 
+    Attributes:
+        behind: whether the log of writes may still hold what was deleted, as somebody else read it; `purge` empties it.
+
     Raises:
         InputError: the file is another one, or others than its owner may read it.
     """
 
     def __init__(self, file: Path, days: float | None = None) -> None:
-        self.days = days
+        self.days, self.behind = days, False
         try:
             _require_private(file)
             self._writer, self._reader = (_connected(file) for _ in range(2))
@@ -58,10 +63,8 @@ class Store:
 
     def add(self, rows: Sequence[Row]) -> Taken:
         """Keep events, all or none."""
-        now, insert = (
-            time.time(),
-            "INSERT INTO events (user, id, item, time, reward, received) VALUES (?, ?, ?, ?, ?, ?)",
-        )
+        now = time.time()
+        insert = "INSERT INTO events (user, id, item, time, reward, received) VALUES (?, ?, ?, ?, ?, ?)"
         before = self._writer.total_changes
         with self._writer:
             self._writer.executemany(f"{insert} ON CONFLICT (user, id) DO NOTHING", [(*row, now) for row in rows])
@@ -96,11 +99,12 @@ class Store:
         self._writer.close()
 
     def _truncate(self) -> None:
-        """Empty the log of writes, unless somebody reads: a backup may take long, and others wait to write."""
+        """Empty the log of writes, unless somebody reads for long, as a backup does: others wait to write."""
         [(waiting,)] = self._writer.execute("PRAGMA busy_timeout").fetchall()
-        self._writer.execute("PRAGMA busy_timeout = 0")
+        self._writer.execute(f"PRAGMA busy_timeout = {BRIEFLY}")
         try:
-            self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            [(busy, *_)] = self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            self.behind = bool(busy)
         finally:
             self._writer.execute(f"PRAGMA busy_timeout = {waiting}")
 
@@ -133,17 +137,20 @@ class Histories:
         return await self.within(self._writes, self.store.delete, user)
 
     async def forget(self) -> None:
-        """Delete what has been here for too long, and what is left of it in the log of writes; at once and every hour,
-        until cancelled.
+        """Delete what has been here for too long, at once and every hour, until cancelled.
+
+        What is left of deleted events in the log of writes, as somebody read it, goes some seconds later.
         """
-        loop = asyncio.get_running_loop()
+        loop, due = asyncio.get_running_loop(), 0.0
         while True:
-            try:
-                while await loop.run_in_executor(self._writes, self.store.purge) == PART:
-                    pass
-            except sqlite3.Error as error:
-                tell(error)
-            await asyncio.sleep(HOUR)
+            if self.store.behind or time.monotonic() >= due:
+                due = time.monotonic() + HOUR
+                try:
+                    while await loop.run_in_executor(self._writes, self.store.purge) == PART:
+                        pass
+                except sqlite3.Error as error:
+                    tell(error)
+            await asyncio.sleep(SOON)
 
     def close(self) -> None:
         """Finish what was begun, and close the file."""

@@ -38,14 +38,14 @@ COMMANDS = ("fit", "validate", "test", "predict")
 OPTIONAL = ("optimizer", "lr_scheduler", "early_stopping")
 """A configuration mentions these only where they are given."""
 TRAINER_DEFAULTS = {"devices": 1, "log_every_n_steps": 10, "enable_model_summary": False}
-READ_ANEW = re.compile(r"^[^#\n]*(\$\{[\w.]+:|\.(ya?ml|json)\b|\b__main__\.)", re.MULTILINE)
+READ_ANEW = re.compile(r"^[^#\n]*(\$\{\s*[\w.]+\s*:|\.(ya?ml|json)\b|\b__main__\.)", re.MULTILINE)
 """In the text of settings: a resolver such as ``${oc.env:HOME}``, a file of further settings, or a notebook's class."""
 LASTING = ("recalign.", "lightning.", "torch.")
 """Begin the import paths of classes that stay as they are while a process runs."""
 NAMED = re.compile(r"[\w./-]+\.(?:ya?ml|json)\b")
 """A file of further settings."""
 COMMENT = re.compile(r"(^|\s)#.*$", re.MULTILINE)
-VARIABLE = re.compile(r"\$\{oc\.env:\s*(\w+)")
+VARIABLE = re.compile(r"\$\{\s*oc\.env\s*:\s*['\"]?(\w+)")
 _PARSER: list[LightningArgumentParser] = []
 _PARSED: dict[tuple[str, ...], tuple[Namespace, dict[str, type]]] = {}
 """What jsonargparse made of words, and the classes of one's own in it, by them and by the files that they name."""

@@ -107,14 +107,9 @@ def run_key(config: dict[str, Any], fingerprint: str | None, upstream: dict[str,
     """
     counted = copy.deepcopy({k: v for k, v in config.items() if k not in ("run", "ckpt_path")})
     data, trainer = counted["data"]["init_args"], counted["trainer"]
-    for settings, name in (
-        (data, "root"),
-        (data, "cache"),
-        (data, "grows_from"),
-        (data["log"], "items"),
-        *((trainer, one) for one in OUTPUT),
-    ):
-        settings.pop(name, None)
+    for settings, names in ((data, ("root", "cache", "grows_from")), (data["log"], ("items",)), (trainer, OUTPUT)):
+        for name in names:
+            settings.pop(name, None)
     kinds = [(one, imported(one["class_path"])) for one in listed(trainer["callbacks"])]
     trainer["callbacks"] = [_read(one, kind) for one, kind in kinds if not issubclass(kind, ProgressBar | ModelSummary)]
     for name in upstream:

@@ -24,7 +24,7 @@ from recalign.stage.folder import RunFolder
 from recalign.stage.lineage import log_artifacts
 from recalign.stage.loggers import CSVLog
 from recalign.stage.manifest import Manifest, git_state, now, run_key, versions
-from recalign.stage.parsed import ParsedStage, fingerprint
+from recalign.stage.parsed import ParsedStage, fingerprint, without_values
 from recalign.stage.wandb_log import WandbLog, guarded, wandb_log
 
 
@@ -109,7 +109,7 @@ def recorded(parsed: ParsedStage, manifest: Manifest | None, loggers: Sequence[L
     except BaseException as error:
         if trained:
             said = "" if isinstance(error, KeyboardInterrupt) else str(error)  # that says how to go on, not what failed
-            trained.error = said or type(error).__name__
+            trained.error = without_values(said, parsed.variables) or type(error).__name__
             with suppress(OSError):  # the disk may be what failed
                 _end(folder, trained, "failed", began)
         raise
