@@ -74,10 +74,14 @@ def test_one_run_holds_the_result():
 
 
 def test_a_result_is_logged_once(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("recalign.chain.published.wandb_log", lambda *_, **__: pytest.fail("logged again"))
+    logged: list[Any] = []
+    monkeypatch.setattr("recalign.chain.published.wandb_log", lambda *_, **__: logged.append(1))
     publish(RUN, RUN / "report.html", None, Sources.of(RUN))
     monkeypatch.setattr("recalign.chain.published.sha256", lambda _: "0" * 64)
     publish(RUN, RUN / "report.html", False, Sources.of(RUN))
+    assert logged == []
+    publish(RUN, RUN / "report.html", None, Sources.of(RUN))  # another page
+    assert logged == [1]
 
 
 @pytest.mark.parametrize("wrap", [lambda one: one, lambda one: [True, one]])

@@ -57,7 +57,7 @@ def test_judges_may_have_a_reward_of_their_own(tmp_path: Path, ids: Path):
     own = data(tmp_path / "as", FIRST, ids)
     other = data(tmp_path / "later", FIRST, ids, reward="rating * 2", users="B1")
     assert other.sequences.reward.tolist() == [2 * one for one in own.sequences.reward]
-    assert own.rewards_by("rating * 2", None).tolist() == other.sequences.reward.tolist()
+    assert own.rewarded("rating * 2", None).sequences.reward.tolist() == other.sequences.reward.tolist()
     assert EarlierLog.read(ids).read_with(data(tmp_path / "same", FIRST).reads_rewards).compared
     with pytest.raises(InputError, match=r"data\.reward: 'rating \* 2', and the earlier log was read by another"):
         EarlierLog.read(ids).require_same(other.log_, other.reads_rewards)

@@ -8,7 +8,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from recalign.errors import InputError
-from recalign.evaluation.judges import past_rewards, require_apart
+from recalign.evaluation.judges import data_of_judges, require_apart
 from recalign.evaluation.selection import ERROR, RETAINED, measured
 from recalign.evaluation.value import Scorers, evaluate
 from recalign.posttrain.base import PostTraining
@@ -55,9 +55,9 @@ class SelectionValue(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: PostTraining) -> None:  # type: ignore[override]
         assert self.judge is not None
         data, device = pl_module.data, pl_module.data.device  # from which Lightning has moved the module to the CPU
-        [past_N] = past_rewards([self.judge], data)
-        past = {} if past_N is None else {"select_judge@10": past_N}
-        scorers = Scorers(pl_module.reference, {"select_judge@10": self.judge.net}, past=past)
+        [own] = data_of_judges([self.judge], data)
+        own_data = {} if own is data else {"select_judge@10": own}
+        scorers = Scorers(pl_module.reference, {"select_judge@10": self.judge.net}, own_data=own_data)
         figures = measured(evaluate({"trained": pl_module.policy}, scorers, data, "validation", device)["trained"])
         policies = pl_module.policy, pl_module.reference
         kept = Retention.of(*(ndcg_by_user(policy, budget_batches(data), device) for policy in policies))

@@ -40,28 +40,27 @@ def require_apart(judges: Iterable[Loaded], other: Loaded, sequences: Sequences)
         known.append((judge.where, own_U))
 
 
-def past_rewards(judges: Iterable[Loaded], data: EventDataModule) -> list[np.ndarray | None]:
-    """The rewards that judges with a reward of their own read in histories; None of one that reads the data's.
+def data_of_judges(judges: Iterable[Loaded], data: EventDataModule) -> list[EventDataModule]:
+    """The data as each judge reads it: with its own reward in histories if it has one, else ``data`` itself.
 
     Raises:
-        InputError: they cannot be read as a judge read them.
+        InputError: the rewards are not those that a judge was trained on.
     """
-    known: dict[str, np.ndarray | None] = {data.sequences.rewards: None}  # several judges mostly have the same
-    return [_past(judge, data, known) for judge in judges]
+    known = {data.sequences.rewards: data}  # several judges mostly have the same
+    return [_data_of(judge, data, known) for judge in judges]
 
 
-def _past(judge: Loaded, data: EventDataModule, known: dict[str, np.ndarray | None]) -> np.ndarray | None:
-    told = judge.facts.get("rewards", data.sequences.rewards)
-    if told not in known:
+def _data_of(judge: Loaded, data: EventDataModule, known: dict[str, EventDataModule]) -> EventDataModule:
+    rewards = judge.facts.get("rewards", data.sequences.rewards)
+    if rewards not in known:
         relative = judge.facts.get("relative_to")
-        found = data.rewards_by(judge.facts["reward"], RelativeTo(**relative) if relative else None)
-        if data.with_rewards(found).sequences.rewards != told:
+        own = data.rewarded(judge.facts["reward"], RelativeTo(**relative) if relative else None)
+        if own.sequences.rewards != rewards:
             what = f"the rewards by {judge.facts['reward']!r} are not those that it was trained on"
-            raise InputError(
-                what, where=judge.where, remedy="train the judges on this log, by this version of recalign"
-            )
-        known[told] = found
-    return known[told]
+            remedy = "train the judges on this log, by this version of recalign"
+            raise InputError(what, where=judge.where, remedy=remedy)
+        known[rewards] = own
+    return known[rewards]
 
 
 def _remedy(judge: Loaded, sequences: Sequences) -> str:

@@ -19,7 +19,7 @@ from recalign.evaluation.baselines import ItemScores, SameForAll, Scores, log_co
 from recalign.evaluation.comparison import EVALUATED, JUDGE_UNIT, TESTED, UNIT, USER_SPREAD
 from recalign.evaluation.evaluated_runs import JUDGED
 from recalign.evaluation.item_knn import ItemKNN
-from recalign.evaluation.judges import past_rewards, require_apart
+from recalign.evaluation.judges import data_of_judges, require_apart
 from recalign.evaluation.popularity import popularity_curve
 from recalign.evaluation.reranking import (
     OF_PERMUTED,
@@ -181,9 +181,9 @@ class SeedEvaluation:
         shown = exposed.measure(policies, nets.reward, self.data, self.device) if random else {}
         popular = {run.method: _mean(frames["validation"][run.method], "log_count@10") for run in stale}
         judge = nets.scorers.rewards["judge@10"]
-        spread = _spread(self.data, nets.judges[-1] if "judge@10" in nets.scorers.past else None)
-        asked, past_N = list(popular.values()), nets.scorers.past.get("judge@10")
-        tilted = popularity_curve(nets.start, judge, self.data, self.device, asked, past_N)
+        asked, own = list(popular.values()), nets.scorers.own_data.get("judge@10")
+        spread = _spread(self.data, nets.judges[-1] if own else None)
+        tilted = popularity_curve(nets.start, judge, self.data, self.device, asked, own)
         for run in stale:
             test = frames["test"][run.method]
             summary = {"base": digest(self.data.fingerprint, self._digests)[:16]} | self._summary(run, test, spread)
@@ -230,9 +230,9 @@ class LoadedNetworks:
         select, report = (judge.net for judge in self.judges)
         rewards = {"train_rm@10": reward.net, "select_judge@10": select, "judge@10": report}
         truth = _truth(data)
-        known = zip(("select_judge@10", "judge@10"), past_rewards(self.judges, data), strict=True)
-        past = {figure: past_N for figure, past_N in known if past_N is not None}
-        self.scorers = Scorers(self.start, rewards, load_truth(truth, data.sequences) if truth else None, past)
+        read = zip(("select_judge@10", "judge@10"), data_of_judges(self.judges, data), strict=True)
+        own_data = {figure: own for figure, own in read if own is not data}
+        self.scorers = Scorers(self.start, rewards, load_truth(truth, data.sequences) if truth else None, own_data)
         self._ranking = ValidationRanking(self.start, data, device)
         self.reranked = functools.cache(self._reranked)
         self._trained = functools.cache(self._load_trained)

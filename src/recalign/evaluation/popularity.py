@@ -52,14 +52,14 @@ def popularity_curve(
     data: EventDataModule,
     device: torch.device,
     asked: Sequence[float],
-    past_N: np.ndarray | None = None,
+    own_data: EventDataModule | None = None,
 ) -> PopularityCurve:
     """Measure the tilted start on the histories of users A.
 
     Args:
         start, judge, data, device: what is tilted, what judges, the log and where to work.
         asked: popularities at which `PopularityCurve.value_at` will be asked; the curve holds what that takes.
-        past_N: of the judge, as `past_rewards`.
+        own_data: as the judge reads it, if it has a reward of its own (`data_of_judges`).
     """
     tilt = ItemScores(log_counts(data.sequences))
     tilted = [Rerank(start, tilt, strength).eval().to(device) for strength in STRENGTHS]
@@ -68,8 +68,8 @@ def popularity_curve(
     log_count_S = _means(tilted, tilt, ((batch, batch) for batch in on_validation), device)
     taken = _neighbours(log_count_S, asked)
     both: Iterable[tuple[Batch, Batch]] = ((batch, batch) for batch in on_test)
-    if past_N is not None:
-        both = zip(on_test, data.with_rewards(past_N).loader(data.windows("test", "A"), seen=False), strict=True)
+    if own_data is not None:
+        both = zip(on_test, own_data.loader(data.windows("test", "A"), seen=False), strict=True)
     return PopularityCurve(log_count_S[taken], _means([tilted[place] for place in taken], judge, both, device))
 
 

@@ -34,7 +34,7 @@ class Scorers:
     start: Policy  # from which the KL is measured
     rewards: Mapping[str, RewardEnsemble] = field(default_factory=dict)  # by figure: judge@10, train_rm@10, ...
     truth_UV: Tensor | None = None  # true expected rewards by user index and item - 1, where they are known
-    past: Mapping[str, np.ndarray] = field(default_factory=dict)  # by figure: `past_rewards`, where there are some
+    own_data: Mapping[str, EventDataModule] = field(default_factory=dict)  # by figure, of judges with their own reward
 
 
 @torch.no_grad()
@@ -73,12 +73,12 @@ def evaluate(
         )
     console = Console(stderr=True)
     batches, hidden = data.loader(windows), not console.is_terminal
-    past = {figure: data.with_rewards(scorers.past[figure]) for figure in scorers.rewards if figure in scorers.past}
-    own = {figure: iter(read_by.loader(windows, seen=False)) for figure, read_by in past.items()}
+    used = {figure: own for figure, own in scorers.own_data.items() if figure in scorers.rewards}
+    own_batches = {figure: iter(own.loader(windows, seen=False)) for figure, own in used.items()}
     for read in track(batches, f"evaluating, {part}", console=console, transient=True, disable=hidden):
         batch = read.to(device)
         once = ReadOnce(batch)
-        by_figure = {figure: ReadOnce(next(others).to(device)) for figure, others in own.items()}
+        by_figure = {figure: ReadOnce(next(own).to(device)) for figure, own in own_batches.items()}
         states = {name: once.encode(policy) for name, policy in policies.items()}
         events = {"user": batch.user_B[batch.row_T], "event": batch.event_T, "high": batch.high_T}
         events |= {"cold": batch.target_T == 0, "count": count_W[read.target_T]}

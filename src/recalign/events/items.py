@@ -166,13 +166,9 @@ def table_values(source: Source, table: ItemTable, known: pl.Series, items: pl.S
             remedy="leave one row an item: nobody can tell which features are the item's",
         )
     if items is None and not (len(usable) and usable.all()):
-        raise InputError(
-            f"no item id of the log's type, {known.dtype}, in {rows.describe(~usable)}"
-            if len(usable)
-            else "holds no items",
-            where=str(source),
-            remedy=f"give each item a row with its id in the column {table.id}, of the log's type",
-        )
+        unlike = f"no item id of the log's type, {known.dtype}, in {rows.describe(~usable)}"
+        remedy = f"give each item a row with its id in the column {table.id}, of the log's type"
+        raise InputError(unlike if len(usable) else "holds no items", where=str(source), remedy=remedy)
     if items is not None and not key.is_in(items.implode()).any():
         raise _none_of(source, raw_ids, items, "features")
     specified, kinds, columns = table.specified, {}, []

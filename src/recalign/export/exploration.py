@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from recalign.evaluation.judges import past_rewards
+from recalign.evaluation.judges import data_of_judges
 from recalign.evaluation.value import mean_shown
 from recalign.export.cap import paired
 from recalign.export.verify import as_requests, windows_of
@@ -119,5 +119,4 @@ def judge_of(made: OpenedRun) -> tuple[RewardEnsemble, EventDataModule] | None:
         return None
     loaded = load_net(path, "reward")
     check_catalogue(loaded.catalogue, made.data.sequences.catalogue, str(path))
-    [past_N] = past_rewards([loaded], made.data)
-    return loaded.net.eval(), made.data if past_N is None else made.data.with_rewards(past_N)
+    return loaded.net.eval(), data_of_judges([loaded], made.data)[0]

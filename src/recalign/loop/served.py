@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -94,10 +95,9 @@ def read_served(path: Path) -> Served:
         "versions" + (" (mixed: each is estimated alone)" if len(versions) > 1 else ""): versions,
         "lists that cannot be used": why,
     }
-    of_chosen = split(lists.filter("any_chosen"), UNUSABLE)[1]
-    unknown, before = of_chosen[UNKNOWN], [*UNUSABLE].index(UNKNOWN)
-    told = int(lists["any_chosen"].sum()) - sum([*of_chosen.values()][:before])  # type: ignore[arg-type]
-    return Served(used.drop("positions", "any_chosen", "whole"), events, counts, (unknown, told))  # type: ignore[arg-type]
+    told, _ = split(lists.filter("any_chosen"), BEFORE)
+    rewardless = told.filter(UNUSABLE[UNKNOWN]).height, told.height
+    return Served(used.drop("positions", "any_chosen", "whole"), events, counts, rewardless)
 
 
 def split(lists: pl.DataFrame, reasons: dict[str, pl.Expr]) -> tuple[pl.DataFrame, Section]:
@@ -130,6 +130,8 @@ UNUSABLE = {
         (pl.col("blocked") > 0) | pl.col("allowed").is_not_null() | (pl.col("boosts") > 0)
     ),
 }
+BEFORE = dict(takewhile(lambda one: one[0] != UNKNOWN, UNUSABLE.items()))
+"""The reasons that come before an unknown reward."""
 """Why a list cannot be used."""
 
 

@@ -9,7 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import polars as pl
 from lightning import LightningDataModule
 
@@ -81,8 +80,8 @@ class PreparedLog(LightningDataModule):
         """The folder of the prepared log in the cache; it need not exist. Null if there is no cache."""
         return self._entry.path if self._entry else None
 
-    def rewards_by(self, reward: str | None, relative_to: RelativeTo | None) -> np.ndarray:
-        """The rewards of the known events by other settings. Shape: float32, as `Sequences.reward`.
+    def rewarded(self, reward: str | None, relative_to: RelativeTo | None) -> Self:
+        """The same data, whose histories have rewards by other settings.
 
         Raises:
             InputError: by these the log keeps other events (``data.log.collapse``).
@@ -97,13 +96,9 @@ class PreparedLog(LightningDataModule):
         if other.sequences.catalogue != self.sequences.catalogue:
             what = f"by {reward!r} the log has other events than by {self.reward!r}"
             raise InputError(what, where="data.log.collapse", remedy="give the judges the chain's reward")
-        return other.sequences.reward
-
-    def with_rewards(self, reward_N: np.ndarray) -> Self:
-        """The same data, whose histories have these rewards. Shape: float32, as `Sequences.reward`."""
-        other = copy.copy(self)
-        vars(other)["sequences"] = dataclasses.replace(self.sequences, reward=reward_N)
-        return other
+        made = copy.copy(self)
+        vars(made)["sequences"] = dataclasses.replace(self.sequences, reward=other.sequences.reward)
+        return made
 
     @functools.cached_property
     def _entry(self) -> CacheEntry | None:
