@@ -5,9 +5,8 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
-CUTOFF = 0.75
+CUTOFF = 0.75  # similarity (difflib's ratio) from which a candidate is suggested
 LONGEST = 100  # letters of a word: nobody mistypes a longer one, and to compare it takes long
-"""Similarity (difflib's ratio) from which a candidate is suggested."""
 
 
 class InputError(Exception):

@@ -221,17 +221,11 @@ def _require_ids(events: pl.DataFrame, columns: Mapping[str, str]) -> None:
         ids = events[column]
         bad = ids.is_null() | ids.is_nan() if ids.dtype.is_float() else ids.is_null()
         if bad.any():
-            raise InputError(
-                f"{bad.sum():,} of {len(ids):,} ids are null or NaN, the first in row {bad.arg_max()}",
-                where=f"{argument}, column {column!r}",
-                remedy="drop those rows, or give them an id",
-            )
+            text = f"{bad.sum():,} of {len(ids):,} ids are null or NaN, the first in row {bad.arg_max()}"
+            raise InputError(text, where=f"{argument}, column {column!r}", remedy="drop those rows, or give them an id")
         if not (ids.dtype.is_integer() or ids.dtype in (pl.String, pl.Categorical, pl.Enum)):
-            raise InputError(
-                f"ids of type {ids.dtype}",
-                where=f"{argument}, column {column!r}",
-                remedy="cast them to integers or strings: a float cannot hold every id",
-            )
+            remedy = "cast them to integers or strings: a float cannot hold every id"
+            raise InputError(f"ids of type {ids.dtype}", where=f"{argument}, column {column!r}", remedy=remedy)
 
 
 def _require_times(times: pl.Series) -> None:

@@ -119,10 +119,8 @@ class Chain:
             require_seed(seed, "seeds")
         for method in self.methods:
             if (own := base_method(method)) is not None and own not in self.post_trained:
-                raise InputError(
-                    f"{method} reranks the policy of {own!r}, which this chain does not train",
-                    where="methods",
-                    remedy=f"add {own} to them" if own and is_post_trained(own) else "name a method that is trained",
-                )
+                text = f"{method} reranks the policy of {own!r}, which this chain does not train"
+                remedy = f"add {own} to them" if own and is_post_trained(own) else "name a method that is trained"
+                raise InputError(text, where="methods", remedy=remedy)
         if taken := [method for method in self.methods if method in BASE_STAGES]:
             raise InputError(f"{taken[0]} is no method", where="methods", remedy="leave it out: every chain trains it")

@@ -150,11 +150,8 @@ def _require_same_log(folder: Path, log: str) -> None:
     for _, _, place in evaluated(folder, None, None):
         whole = kept.check(place).whole  # any other is made again
         if whole and (other := read_json(place / "summary.json")["log"]) != log:
-            raise InputError(
-                f"it holds a chain of the log {other!r}, and this one is of {log!r}",
-                where=str(folder),
-                remedy="give this chain a --name of its own",
-            )
+            text = f"it holds a chain of the log {other!r}, and this one is of {log!r}"
+            raise InputError(text, where=str(folder), remedy="give this chain a --name of its own")
 
 
 def _method_run(method: str, trained: Mapping[str, Trained], chain: Chain) -> MethodRun:

@@ -51,11 +51,8 @@ class Search:
         for method in plan.chain.methods:
             leader = self.spaces.leader(method)
             if leader and leader not in self.settings:
-                raise InputError(
-                    f"{method} takes the setting chosen for {leader}, which this chain does not search",
-                    where="methods",
-                    remedy=f"add {leader}, or set trials: 0",
-                )
+                text = f"{method} takes the setting chosen for {leader}, which this chain does not search"
+                raise InputError(text, where="methods", remedy=f"add {leader}, or set trials: 0")
 
     def _fixed(self, method: str) -> Settings:
         """Settings of the space that the chain's YAML or the command line fixes."""

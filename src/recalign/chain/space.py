@@ -93,11 +93,8 @@ class Spaces:
         try:
             return {key: _axis(axis) for key, axis in given.items()}
         except (TypeError, ValueError, AttributeError, LookupError) as error:
-            raise InputError(
-                f"{given} is no space to search",
-                where=f"{self.file}, {method}",
-                remedy="give each key {low: 0.1, high: 1.0, log: true} or a list of values",
-            ) from error
+            remedy = "give each key {low: 0.1, high: 1.0, log: true} or a list of values"
+            raise InputError(f"{given} is no space to search", where=f"{self.file}, {method}", remedy=remedy) from error
 
 
 def _axis(given: Any) -> Any:

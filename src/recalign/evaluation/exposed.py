@@ -97,11 +97,9 @@ def exposures(
 def _windows(data: EventDataModule, users: Group) -> Windows:
     if not is_exposed(data):
         missing = [key for key in ("is_random", "propensity") if getattr(data.log_, key) is None]
-        raise InputError(
-            f"nothing says {'which events were shown at random' if 'is_random' in missing else 'how probably'}",
-            where=" and ".join(f"data.log.{key}" for key in missing),
-            remedy="name the column; without random exposure, policies are valued by judges alone",
-        )
+        text = f"nothing says {'which events were shown at random' if 'is_random' in missing else 'how probably'}"
+        remedy = "name the column; without random exposure, policies are valued by judges alone"
+        raise InputError(text, where=" and ".join(f"data.log.{key}" for key in missing), remedy=remedy)
     windows = data.windows("test", users)
     usable = pl.col("is_random") & pl.col("propensity").is_not_null() & pl.col("reward").is_not_null()
     return windows.keep(data.sequences.frame.select(usable).to_series().to_numpy()[windows.event])

@@ -42,11 +42,8 @@ class SelectionValue(Callback):
         if stage != "fit":
             return
         if not isinstance(pl_module, PostTraining):
-            raise InputError(
-                f"{type(pl_module).__name__} is no post-training, so there is no policy for judges",
-                where="trainer.callbacks",
-                remedy="leave SelectionValue out",
-            )
+            text = f"{type(pl_module).__name__} is no post-training, so there is no policy for judges"
+            raise InputError(text, where="trainer.callbacks", remedy="leave SelectionValue out")
         self.judge = load_net(self.path, "reward")
         data = pl_module.data
         check_catalogue(self.judge.catalogue, data.sequences.catalogue, self.path)

@@ -32,11 +32,8 @@ def require_apart(judges: Iterable[Loaded], other: Loaded, sequences: Sequences)
         own_U = _users(judge, sequences)
         for whose, others_U in known:
             if shared := int((own_U & others_U).sum()):
-                raise InputError(
-                    f"this judge was trained on {shared:,} users who are also those of {whose}",
-                    where=judge.where,
-                    remedy=_remedy(judge, sequences),
-                )
+                text = f"this judge was trained on {shared:,} users who are also those of {whose}"
+                raise InputError(text, where=judge.where, remedy=_remedy(judge, sequences))
         known.append((judge.where, own_U))
 
 
@@ -72,9 +69,6 @@ def _remedy(judge: Loaded, sequences: Sequences) -> str:
 
 def _users(loaded: Loaded, sequences: Sequences) -> np.ndarray:
     if loaded.users is None:
-        raise InputError(
-            "this checkpoint does not say whose events it was trained on",
-            where=loaded.where,
-            remedy="train it again with this version of recalign",
-        )
+        text = "this checkpoint does not say whose events it was trained on"
+        raise InputError(text, where=loaded.where, remedy="train it again with this version of recalign")
     return loaded.users.mask(sequences, loaded.where)

@@ -66,11 +66,8 @@ def evaluate(
         net.eval().to(device)
     windows = data.windows(part, "A")
     if not len(windows):
-        raise InputError(
-            f"no user of A has a {part} event with a history before it",
-            where="data.split",
-            remedy="choose another split, a larger data.share_a, or a log with more users",
-        )
+        remedy = "choose another split, a larger data.share_a, or a log with more users"
+        raise InputError(f"no user of A has a {part} event with a history before it", where="data.split", remedy=remedy)
     console = Console(stderr=True)
     batches, hidden = data.loader(windows), not console.is_terminal
     used = {figure: own for figure, own in scorers.own_data.items() if figure in scorers.rewards}

@@ -96,11 +96,8 @@ def read_rewards(raw: pl.DataFrame, rows: SourceRows, reward: str | None, where:
     values = evaluate(raw, reward, where, rows)
     present = values.drop_nulls()
     if len(present) and not (values.dtype.is_numeric() or values.dtype == pl.Boolean):
-        raise InputError(
-            f"{reward!r} gives {kind_of(values, rows)}, not a number",
-            where=where,
-            remedy="give a number or a comparison; TRY_CAST(x AS DOUBLE) turns text into numbers or null",
-        )
+        remedy = "give a number or a comparison; TRY_CAST(x AS DOUBLE) turns text into numbers or null"
+        raise InputError(f"{reward!r} gives {kind_of(values, rows)}, not a number", where=where, remedy=remedy)
     return values.cast(pl.Float64)
 
 

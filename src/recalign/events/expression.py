@@ -60,20 +60,16 @@ def evaluate(
     parsed = _parse(frame, expression, key, of)
     for name in set(parsed.meta.root_names()):
         if frame.schema[name].is_float() and frame[name].is_nan().any():
-            raise InputError(
-                f"{expression!r} reads the column {name}, which is NaN in {rows.describe(frame[name].is_nan())}",
-                where=key,
-                remedy=f"leave the field empty (null) where a value is missing{of.or_else}",
-            )
+            text = f"{expression!r} reads the column {name}, which is NaN in {rows.describe(frame[name].is_nan())}"
+            remedy = f"leave the field empty (null) where a value is missing{of.or_else}"
+            raise InputError(text, where=key, remedy=remedy)
     values = _run(frame, _null_safe(parsed, key), expression, key, rows)
     finite = values.cast(pl.Float32).is_finite() if values.dtype.is_float() else values.is_not_null()
     if values.dtype.is_float() and not finite.all():
         bad = ~finite.fill_null(True)
-        raise InputError(
-            f"{expression!r} gives {values.filter(bad)[0]} in {rows.describe(bad)}",
-            where=key,
-            remedy="guard divisions, as in a / nullif(b, 0), which gives null; bound large values, as in least(a, 9)",
-        )
+        text = f"{expression!r} gives {values.filter(bad)[0]} in {rows.describe(bad)}"
+        remedy = "guard divisions, as in a / nullif(b, 0), which gives null; bound large values, as in least(a, 9)"
+        raise InputError(text, where=key, remedy=remedy)
     return values
 
 
@@ -86,11 +82,9 @@ def refuse_names(expression: str, names: Collection[str], key: str, reads: Colle
         InputError: it reads one of the names, such as ``item``, which is a number of recalign's there.
     """
     if taken := (root_names(expression) if reads is None else {*reads}) & {*names}:
-        raise InputError(
-            f"{expression!r} reads {', '.join(sorted(taken))}, which is not the log's column of that name here",
-            where=key,
-            remedy="rename that column in data.log.columns, as in {shown: timestamp}, and use the new name",
-        )
+        text = f"{expression!r} reads {', '.join(sorted(taken))}, which is not the log's column of that name here"
+        remedy = "rename that column in data.log.columns, as in {shown: timestamp}, and use the new name"
+        raise InputError(text, where=key, remedy=remedy)
 
 
 def root_names(expression: str) -> set[str]:
@@ -113,11 +107,8 @@ def truth(values: pl.Series, expression: str, key: str) -> pl.Series:
         InputError: a value is not true, false, 1 or 0.
     """
     if values.dtype != pl.Boolean and not (values.dtype.is_integer() and values.drop_nulls().is_in([0, 1]).all()):
-        raise InputError(
-            f"{expression!r} is of type {values.dtype}, not a condition",
-            where=key,
-            remedy=f"compare it with something: {expression} >= 4, say",
-        )
+        remedy = f"compare it with something: {expression} >= 4, say"
+        raise InputError(f"{expression!r} is of type {values.dtype}, not a condition", where=key, remedy=remedy)
     return values.cast(pl.Boolean).fill_null(False)
 
 
@@ -126,18 +117,13 @@ def _parse(frame: pl.DataFrame, expression: str, key: str, of: Columns = LOG) ->
     try:
         parsed = row_wise(pl.sql_expr(expression).meta.undo_aliases(), expression, key)
     except pl.exceptions.PolarsError as error:
-        raise InputError(
-            f"{expression!r} is not a Polars SQL expression: {error}",
-            where=key,
-            remedy=f"write one expression over {of.name}'s columns, such as {of.example}",
-        ) from error
+        remedy = f"write one expression over {of.name}'s columns, such as {of.example}"
+        raise InputError(f"{expression!r} is not a Polars SQL expression: {error}", where=key, remedy=remedy) from error
     for name in parsed.meta.root_names():
         if name not in frame.columns:
-            raise InputError(
-                f"{expression!r} reads a column {name!r} that {of.name} does not have",
-                where=key,
-                remedy=did_you_mean(name, frame.columns) + " Write text in 'single quotes'.",
-            )
+            text = f"{expression!r} reads a column {name!r} that {of.name} does not have"
+            remedy = did_you_mean(name, frame.columns) + " Write text in 'single quotes'."
+            raise InputError(text, where=key, remedy=remedy)
     return in_64_bits(parsed, frame)
 
 
@@ -148,11 +134,9 @@ def _run(frame: pl.DataFrame, parsed: pl.Expr, expression: str, key: str, rows: 
     except pl.exceptions.PolarsError as error:
         read = dict.fromkeys(parsed.meta.root_names())
         types = "".join(f"; {name} holds {kind_of(frame[name], rows)}" for name in read)
-        raise InputError(
-            f"{expression!r} cannot be computed: {str(error).splitlines()[0]}{types}",
-            where=key,
-            remedy="compare like with like; TRY_CAST(x AS DOUBLE) turns text into numbers or null",
-        ) from error
+        text = f"{expression!r} cannot be computed: {str(error).splitlines()[0]}{types}"
+        remedy = "compare like with like; TRY_CAST(x AS DOUBLE) turns text into numbers or null"
+        raise InputError(text, where=key, remedy=remedy) from error
 
 
 def _null_safe(expr: pl.Expr, key: str) -> pl.Expr:
@@ -168,11 +152,9 @@ def _needed(expr: pl.Expr, key: str) -> list[pl.Expr]:
     parts = _parts(expr)
     if _is(expr, pl.coalesce):
         if any(map(_skips_nulls, parts)):
-            raise InputError(
-                "least or greatest inside a coalesce that is itself part of an expression would skip nulls",
-                where=key,
-                remedy="coalesce the columns: least(coalesce(a, 0), b); or make coalesce the outermost call",
-            )
+            text = "least or greatest inside a coalesce that is itself part of an expression would skip nulls"
+            remedy = "coalesce the columns: least(coalesce(a, 0), b); or make coalesce the outermost call"
+            raise InputError(text, where=key, remedy=remedy)
         return []
     if not parts:
         return [expr] if expr.meta.root_names() else []

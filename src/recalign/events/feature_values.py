@@ -113,18 +113,12 @@ def _vectors(raw: pl.Series, feature: Feature, where: str, rows: SourceRows) -> 
     width = lists.list.len()
     usual = width.drop_nulls().mode().min() or 0
     if (other := (width != usual).fill_null(False)).any():
-        raise InputError(
-            f"vectors of {width.filter(other)[0]!r} numbers in {rows.describe(other)}, and of {usual!r} elsewhere",
-            where=where,
-            remedy="give every item a vector of the same length, or none (null)",
-        )
+        text = f"vectors of {width.filter(other)[0]!r} numbers in {rows.describe(other)}, and of {usual!r} elsewhere"
+        raise InputError(text, where=where, remedy="give every item a vector of the same length, or none (null)")
     finite = lists.list.eval(pl.element().is_finite().fill_null(False)).list.all()
     if (bad := ~finite.fill_null(True)).any():
-        raise InputError(
-            f"a NaN, infinite or empty number in the vectors of {rows.describe(bad)}",
-            where=where,
-            remedy="make them whole, or leave the whole vector empty (null)",
-        )
+        text = f"a NaN, infinite or empty number in the vectors of {rows.describe(bad)}"
+        raise InputError(text, where=where, remedy="make them whole, or leave the whole vector empty (null)")
     return lists
 
 

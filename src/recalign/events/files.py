@@ -133,11 +133,9 @@ def locate(log: LogMapping, root: Path | None) -> tuple[list[Source], Source | N
         if not sources:
             here = [str(path.relative_to(root)) for one in ("*", "*/*") for path in root.glob(one) if path.is_file()]
             near = f"{did_you_mean(entry, here)} Else " if here else ""
-            raise InputError(
-                f"there is no file {entry!r} under the data root {root.resolve()}",
-                where=keys[entry],
-                remedy=f"{near}put it there, or name its folder with --data.root or RECALIGN_DATA",
-            )
+            text = f"there is no file {entry!r} under the data root {root.resolve()}"
+            remedy = f"{near}put it there, or name its folder with --data.root or RECALIGN_DATA"
+            raise InputError(text, where=keys[entry], remedy=remedy)
     events = [source for entry in log.files for source in found[entry]]
     return events, found[log.items.file][0] if log.items is not None else None
 
@@ -214,8 +212,6 @@ def _source(path: Path, wanted: str | None = None) -> Source:
     tables = [source for source in members if source.name.endswith(TABLES) and not source.name.startswith(".")]
     if wanted is None and len(tables) == 1:
         return tables[0]
-    raise InputError(
-        f"the zip holds {'no ' + wanted if wanted else f'{len(tables)} tables'}",
-        where=str(path),
-        remedy=f"unpack it and name the file; it holds: {', '.join(str(one.member) for one in members[:10])}",
-    )
+    text = f"the zip holds {'no ' + wanted if wanted else f'{len(tables)} tables'}"
+    remedy = f"unpack it and name the file; it holds: {', '.join(str(one.member) for one in members[:10])}"
+    raise InputError(text, where=str(path), remedy=remedy)

@@ -177,11 +177,9 @@ def _read(sources: Sequence[Source]) -> tuple[pl.DataFrame, bool, str | None]:
     tables, _ = matched({str(source): frame.lazy() for source, frame in zip(sources, frames, strict=True)}, (), ())
     frame = pl.concat(tables.values(), how="diagonal_relaxed").collect()
     if frame.width < 3:
-        raise InputError(
-            f"{frame.width} columns, and an event has a user, an item and a time: {', '.join(frame.columns)}",
-            where=where,
-            remedy="give a table with a row per event, its fields separated by a comma, tab, ; | or ::",
-        )
+        text = f"{frame.width} columns, and an event has a user, an item and a time: {', '.join(frame.columns)}"
+        remedy = "give a table with a row per event, its fields separated by a comma, tab, ; | or ::"
+        raise InputError(text, where=where, remedy=remedy)
     if not frame.height:
         raise InputError("the table has no rows", where=where, remedy="give a table with events")
     return frame, named, separator

@@ -160,11 +160,9 @@ def table_values(source: Source, table: ItemTable, known: pl.Series, items: pl.S
         frozenset([str(source)] if has_header(source, None) else []),
     )
     if repeated.any():
-        raise InputError(
-            f"ids such as {key.filter(repeated)[0]} are in several rows: {rows.describe(repeated)}",
-            where=f"{KEY}.file",
-            remedy="leave one row an item: nobody can tell which features are the item's",
-        )
+        text = f"ids such as {key.filter(repeated)[0]} are in several rows: {rows.describe(repeated)}"
+        remedy = "leave one row an item: nobody can tell which features are the item's"
+        raise InputError(text, where=f"{KEY}.file", remedy=remedy)
     if items is None and not (len(usable) and usable.all()):
         unlike = f"no item id of the log's type, {known.dtype}, in {rows.describe(~usable)}"
         remedy = f"give each item a row with its id in the column {table.id}, of the log's type"

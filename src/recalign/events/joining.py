@@ -92,12 +92,10 @@ def _refuse_mixture(types: Mapping[str, pl.DataType], name: str) -> None:
     known = {file: kind for file, kind in types.items() if kind != pl.Null}
     kinds = {_type_group(kind): file for file, kind in reversed(known.items())}
     if len(kinds) > 1 and ("time" in kinds or {"text", "fraction"} <= set(kinds) or "other" in kinds):
-        raise InputError(
-            f"the files do not fit together: the column {name} holds "
-            + " and ".join(f"{known[file]} in {file}" for file in kinds.values()),
-            where="data.log.files",
-            remedy="write it in the same type in all files",
+        text = f"the files do not fit together: the column {name} holds " + " and ".join(
+            f"{known[file]} in {file}" for file in kinds.values()
         )
+        raise InputError(text, where="data.log.files", remedy="write it in the same type in all files")
 
 
 def _type_group(of: pl.DataType) -> str:

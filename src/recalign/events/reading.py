@@ -158,11 +158,9 @@ def _read_text(source: Source, ids: Sequence[str], layout: Layout) -> pl.DataFra
     """Read a text file. Ids are read as text."""
     first = next(_split_rows(source, layout), [])
     if layout.header is not None and len(layout.header) != len(first) > 0:
-        raise InputError(
-            f"{len(layout.header)} columns are named, but {source} has {len(first)}",
-            where="data.log.header",
-            remedy=f"name every column, in order; the first row is: {', '.join(first)}",
-        )
+        text = f"{len(layout.header)} columns are named, but {source} has {len(first)}"
+        remedy = f"name every column, in order; the first row is: {', '.join(first)}"
+        raise InputError(text, where="data.log.header", remedy=remedy)
     try:
         frame = _parse(source, layout, ids)
     except pl.exceptions.PolarsError:

@@ -82,11 +82,8 @@ def make_report(parts: Sequence[CheckResult], rows: SourceRows, reward: str | No
             notes.append(Note(same[0][0], count, rows.name(first, count)))
     used = sum(part.used for part in parts)
     if not used:
-        raise InputError(
-            f"no row of {', '.join(rows.files)} can be used: {'; '.join(note.reason for note in notes)}",
-            where="data.log.where",
-            remedy="correct the condition or the file",
-        )
+        text = f"no row of {', '.join(rows.files)} can be used: {'; '.join(note.reason for note in notes)}"
+        raise InputError(text, where="data.log.where", remedy="correct the condition or the file")
     values = {end for part in parts for end in part.rewards if end is not None}
     if reward is not None and len(values) < 2:
         raise InputError(

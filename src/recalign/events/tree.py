@@ -109,11 +109,9 @@ def _check_node(node: Any, expression: str, key: str) -> Any:
     if kind == "Selector":  # a quoted "*" or "^...$" in SQL
         return {"Column": plain_name("*" if content == "Wildcard" else str(content.get("Matches")))}
     if kind not in CHILDREN or (kind == "Function" and _function_name(content["function"]) not in ROW_WISE):
-        raise InputError(
-            f"{expression!r} reads other rows than its own, so it would carry the future into training",
-            where=key,
-            remedy="compute the value from its own columns, without averages, ranks or windows",
-        )
+        text = f"{expression!r} reads other rows than its own, so it would carry the future into training"
+        remedy = "compute the value from its own columns, without averages, ranks or windows"
+        raise InputError(text, where=key, remedy=remedy)
     parts = {part: _check_node(content[part], expression, key) for part in CHILDREN[kind]}
     return {kind: content | parts}
 

@@ -117,11 +117,9 @@ def bundle_of(
     known = made.data.know_request
     graph = Graph(part, min(RETURNED, made.policy.num_items), known).eval()
     if made.data.relative_to is not None and "reward" in graph.inputs:
-        raise InputError(
-            f"the policy reads rewards as ranks within {made.data.relative_to.column}, which requests do not have",
-            where="data.relative_to",
-            remedy="export a policy that does not read rewards (model.feedback false, no reranking), or leave it out",
-        )
+        text = f"the policy reads rewards as ranks within {made.data.relative_to.column}, which requests do not have"
+        remedy = "export a policy that does not read rewards (model.feedback false, no reranking), or leave it out"
+        raise InputError(text, where="data.relative_to", remedy=remedy)
     with torch.no_grad():
         tables = {name: table.detach().contiguous() for name, table in part.tables().items()}
     about = _about(made, graph, table, newest)
@@ -217,17 +215,13 @@ def _require_repeatable(made: OpenedRun, filtered: bool) -> None:
         what = f"a graph of histories of {made.data.max_length} events cannot be written"
         raise InputError(what, where="data.max_length", remedy="train with 3 or more")
     if log.where and not filtered:
-        raise InputError(
-            f"the log keeps only events with {log.where!r}, and requests have no such columns",
-            where="data.log.where",
-            remedy="add --filtered true if whoever asks leaves the other events out",
-        )
+        text = f"the log keeps only events with {log.where!r}, and requests have no such columns"
+        remedy = "add --filtered true if whoever asks leaves the other events out"
+        raise InputError(text, where="data.log.where", remedy=remedy)
     if log.drop_repeats and not filtered:
-        raise InputError(
-            "the log leaves out rows that repeat another in every column, and requests have no such columns",
-            where="data.log.drop_repeats",
-            remedy="add --filtered true if whoever asks leaves repeats out",
-        )
+        text = "the log leaves out rows that repeat another in every column, and requests have no such columns"
+        remedy = "add --filtered true if whoever asks leaves repeats out"
+        raise InputError(text, where="data.log.drop_repeats", remedy=remedy)
 
 
 def _require_features(made: OpenedRun) -> None:
@@ -238,11 +232,8 @@ def _require_features(made: OpenedRun) -> None:
     policy = made.policy.policy if isinstance(made.policy, Rerank) else made.policy
     learned, features = getattr(getattr(policy, "base", policy), "features", None), made.data.sequences.features
     if learned is not None and features is not None and not learned.holds(features):
-        raise InputError(
-            "the items have other features than those that the policy was trained with",
-            where="data.log.items",
-            remedy="put that item table back, or train the policy anew",
-        )
+        text = "the items have other features than those that the policy was trained with"
+        raise InputError(text, where="data.log.items", remedy="put that item table back, or train the policy anew")
 
 
 def _about(made: OpenedRun, graph: Graph, table: pl.DataFrame, newest: int | Literal["auto"] | None) -> About:

@@ -140,11 +140,9 @@ def _added(folder: Path, about: About, file: Path, table: pl.DataFrame, titles: 
         for name, count in coder.unknown(values.values).items():
             say(f"{name} says nothing of {count:,} of {len(rows):,} new items: training knew none of their values")
         return Added(rows, _with_rows(folder, coder, values))
-    raise InputError(
-        "its policy does not know items by their features or codes, so nothing is known of new ones",
-        where=str(folder),
-        remedy="export a policy, not reranked, of a log with data.log.items.features, or of recommender-onerec",
-    )
+    text = "its policy does not know items by their features or codes, so nothing is known of new ones"
+    remedy = "export a policy, not reranked, of a log with data.log.items.features, or of recommender-onerec"
+    raise InputError(text, where=str(folder), remedy=remedy)
 
 
 def _by_codes(folder: Path, file: Path, table: pl.DataFrame, titled: Callable[[pl.Series], pl.DataFrame]) -> Added:
@@ -206,11 +204,8 @@ def _new(file: Path, known: dict, table: pl.DataFrame) -> tuple[ItemValues, pl.D
     values = table_values(Source(file), settings, table["item"])
     _require_widths(values, known["plans"], file)
     if (again := values.ids.is_in(table["item"].implode())).any():
-        raise InputError(
-            f"{again.sum():,} items are in the bundle already, such as {values.ids.filter(again)[0]!r}",
-            where=str(file),
-            remedy="leave them out: what training taught of them stays",
-        )
+        text = f"{again.sum():,} items are in the bundle already, such as {values.ids.filter(again)[0]!r}"
+        raise InputError(text, where=str(file), remedy="leave them out: what training taught of them stays")
     if (blank := ~values.known()).any():
         remedy = "give every new item at least one feature, or leave it out"
         raise InputError(f"nothing is known of {values.ids.filter(blank)[0]!r}", where=str(file), remedy=remedy)
@@ -223,11 +218,8 @@ def _require_widths(values: ItemValues, plans: list[dict], file: Path) -> None:
         if plan["kind"] == "vector" and len(found := values.values[plan["name"]].drop_nulls()):
             width, learned = len(found[0]), len(plan["mean"])
             if width != learned:
-                raise InputError(
-                    f"its vectors of {plan['name']} have {width:,} numbers, and those in training {learned:,}",
-                    where=str(file),
-                    remedy="make them as those of the log's item table were made",
-                )
+                text = f"its vectors of {plan['name']} have {width:,} numbers, and those in training {learned:,}"
+                raise InputError(text, where=str(file), remedy="make them as those of the log's item table were made")
 
 
 @torch.no_grad()

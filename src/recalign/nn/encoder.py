@@ -55,11 +55,8 @@ class Encoder(Rebuildable, nn.Module, ABC):
         sizes = {"dim": dim, "heads": heads, "head_dim": head_dim, "max_length": max_length}
         require_positive("model.encoder", sizes, *sizes)
         if head_dim is None and dim % heads:
-            raise InputError(
-                f"dim {dim} does not divide into {heads} heads",
-                where="model.encoder.heads",
-                remedy="choose a dim that is a multiple of heads",
-            )
+            text = f"dim {dim} does not divide into {heads} heads"
+            raise InputError(text, where="model.encoder.heads", remedy="choose a dim that is a multiple of heads")
         self.dim = dim
         self.max_length = max_length
 

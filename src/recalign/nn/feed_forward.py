@@ -57,11 +57,9 @@ class Experts(nn.Module):
     def __init__(self, dim: int, hidden: int, experts: int, chosen: int) -> None:
         super().__init__()
         if not 1 <= chosen <= experts:
-            raise InputError(
-                f"{chosen} of {experts} experts a token",
-                where="model.decoder.experts_per_token",
-                remedy=f"give 1 to {experts}, or set model.decoder.experts to 0 for one feed-forward layer",
-            )
+            text = f"{chosen} of {experts} experts a token"
+            remedy = f"give 1 to {experts}, or set model.decoder.experts to 0 for one feed-forward layer"
+            raise InputError(text, where="model.decoder.experts_per_token", remedy=remedy)
         self.chosen = chosen
         self.router = nn.Linear(dim, experts, bias=False)
         self.experts = nn.ModuleList(SwiGLU(dim, hidden) for _ in range(experts))
@@ -93,11 +91,9 @@ class Experts(nn.Module):
 
 def _require_one_process() -> None:
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        raise InputError(
-            "the biases of a mixture of experts balance the tokens of one process, and there are several",
-            where="model.decoder.experts",
-            remedy="train with --trainer.devices 1, or set it to 0 for one feed-forward layer",
-        )
+        text = "the biases of a mixture of experts balance the tokens of one process, and there are several"
+        remedy = "train with --trainer.devices 1, or set it to 0 for one feed-forward layer"
+        raise InputError(text, where="model.decoder.experts", remedy=remedy)
 
 
 def feed_forward(dim: int, hidden: int | None, experts: int = 0, chosen: int = 1) -> nn.Module:

@@ -71,11 +71,9 @@ class LazyDecoder(Decoder):
         sizes = {"dim": dim, "layers": layers, "heads": heads, "kv_heads": kv_heads, "kv_sets": kv_sets}
         require_positive("model.decoder", sizes, *sizes)
         if dim % heads or heads % kv_heads or kv_sets > layers:
-            raise InputError(
-                f"dim {dim}, {heads} heads, {kv_heads} kv_heads, and {kv_sets} kv_sets of {layers} layers do not fit",
-                where="model.decoder",
-                remedy="choose a dim that is a multiple of heads, heads of kv_heads, and no more kv_sets than layers",
-            )
+            text = f"dim {dim}, {heads} heads, {kv_heads} kv_heads, and {kv_sets} kv_sets of {layers} layers do not fit"
+            remedy = "choose a dim that is a multiple of heads, heads of kv_heads, and no more kv_sets than layers"
+            raise InputError(text, where="model.decoder", remedy=remedy)
         blocks = []
         for layer in range(layers):
             last = feed_forward(dim, hidden, experts, experts_per_token)

@@ -246,11 +246,9 @@ class GRPO(SampledActions):
         super().__init__(lr=lr, **sampled)
         self.early, self.cloning, self.format_beams = early, cloning, format_beams
         if format_beams and not (isinstance(self.policy, CodePolicy) and self.policy.writes_illegal):
-            raise InputError(
-                "there is nothing to reward: the policy cannot write codes that no item has",
-                where="model.format_beams",
-                remedy="set it to 0, or start from a OneRec recommender with model.head plain",
-            )
+            text = "there is nothing to reward: the policy cannot write codes that no item has"
+            remedy = "set it to 0, or start from a OneRec recommender with model.head plain"
+            raise InputError(text, where="model.format_beams", remedy=remedy)
 
     def loss_at(self, rated: Batch) -> tuple[Tensor, Figures]:
         loss, figures = super().loss_at(rated)

@@ -98,11 +98,9 @@ class PostTraining(WithReference):
     def setup(self, stage: str) -> None:
         data = self.data
         if stage == "fit" and not isinstance(data, self.LEARNS_FROM):
-            raise InputError(
-                f"{type(self).__name__} cannot learn from {type(data).__name__}",
-                where="data.class_path",
-                remedy=f"give {class_path(self.LEARNS_FROM)}, as the method's YAML does",
-            )
+            text = f"{type(self).__name__} cannot learn from {type(data).__name__}"
+            remedy = f"give {class_path(self.LEARNS_FROM)}, as the method's YAML does"
+            raise InputError(text, where="data.class_path", remedy=remedy)
         if getattr(data, "placebo", "none") != "none" and not isinstance(data, PostTrainingData):
             what = f"{type(data).__name__} has no placebo for a method that asks a reward model or makes pairs"
             raise InputError(what, where="data.placebo", remedy=f"leave it out; {class_path(PostTrainingData)} has one")

@@ -174,20 +174,16 @@ class PostTrainingData(UpstreamData):
             return observed
         loaded = self._network_on_device("reward")
         if loaded.self_influence is None:
-            raise InputError(
-                "predictions for its own training events need the reward model's self-influence",
-                where=loaded.where,
-                remedy="give the reward model's checkpoint, or what module.hand_over('reward') returns",
-            )
+            text = "predictions for its own training events need the reward model's self-influence"
+            remedy = "give the reward model's checkpoint, or what module.hand_over('reward') returns"
+            raise InputError(text, where=loaded.where, remedy=remedy)
         predicted = predicted_rewards(loaded.net, loaded.self_influence, self._batches(windows)).double().numpy()
         if self.source == "predicted":
             return np.where(np.isnan(observed), np.nan, predicted)  # all methods see the same events
         if "reliability" not in loaded.facts:
-            raise InputError(
-                "this reward model was never validated, so its reliability is not known",
-                where=loaded.where,
-                remedy="train it with validation, or use source observed or predicted",
-            )
+            text = "this reward model was never validated, so its reliability is not known"
+            remedy = "train it with validation, or use source observed or predicted"
+            raise InputError(text, where=loaded.where, remedy=remedy)
         rho = loaded.facts["reliability"]
         return rho * predicted + (1 - rho) * observed
 

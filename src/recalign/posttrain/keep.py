@@ -77,11 +77,9 @@ class KeepRanking(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._other = []
         if any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks):  # type: ignore[attr-defined]
-            raise InputError(
-                "weight averaging and model.keep would each put their own weights into the checkpoint",
-                where="trainer.callbacks",
-                remedy="remove the averaging callback, or set model.keep to null",
-            )
+            text = "weight averaging and model.keep would each put their own weights into the checkpoint"
+            remedy = "remove the averaging callback, or set model.keep to null"
+            raise InputError(text, where="trainer.callbacks", remedy=remedy)
         if stage == "fit" and not trainer.limit_val_batches:
             rank_zero_warn("nothing is validated, so model.keep has no effect")
 

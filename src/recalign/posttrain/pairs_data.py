@@ -173,11 +173,9 @@ class PairData(UpstreamData):
     def _ensemble(self) -> RewardEnsemble:
         reward = self.network("reward", f"pairs {self.pairs!r}").net
         if reward.members == 1:
-            raise InputError(
-                "pairs 'ensemble' need a reward model with several members, and this one has a single member",
-                where="data.reward_model",
-                remedy="train an ensemble: recalign fit reward --model.members 5",
-            )
+            text = "pairs 'ensemble' need a reward model with several members, and this one has a single member"
+            remedy = "train an ensemble: recalign fit reward --model.members 5"
+            raise InputError(text, where="data.reward_model", remedy=remedy)
         return reward
 
 

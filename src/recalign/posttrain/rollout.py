@@ -44,11 +44,8 @@ class Environment(nn.Module):
         self.mean, self.scale, _ = data.moments()
         batch = data.first_batch()
         if not self.train()(batch, batch.target_T[:, None]).isfinite().all():
-            raise InputError(
-                "the reward model predicts what is no number",
-                where=self.loaded.where,
-                remedy="train it anew, with a lower learning rate or in fp32",
-            )
+            remedy = "train it anew, with a lower learning rate or in fp32"
+            raise InputError("the reward model predicts what is no number", where=self.loaded.where, remedy=remedy)
 
     @torch.no_grad()
     def forward(self, batch: Batch, item_TS: Tensor) -> Tensor:

@@ -198,11 +198,9 @@ class WeightedSFT(PostTraining):
         weight_T, _ = self.weights(known_T)
         size_T = weight_T.double().abs()
         if not size_T.any():
-            raise InputError(
-                f"every weight is 0: no event has an advantage above 0 (the largest is {known_T.max():.3g})",
-                where=f"model.transform {self.transform}",
-                remedy="use a data.reward above 0 for good events, another data.baseline or another transform",
-            )
+            text = f"every weight is 0: no event has an advantage above 0 (the largest is {known_T.max():.3g})"
+            remedy = "use a data.reward above 0 for good events, another data.baseline or another transform"
+            raise InputError(text, where=f"model.transform {self.transform}", remedy=remedy)
         self.log_histogram("advantage/values", known_T)
         self.log_histogram("advantage/weights", weight_T)
         share = float(size_T.sum().square() / (len(size_T) * size_T.square().sum()))

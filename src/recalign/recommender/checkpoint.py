@@ -114,11 +114,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         return checkpoint
     except (InputError, *UNREADABLE) as error:
         reason = (getattr(error, "what", str(error)) or type(error).__name__).splitlines()[0]
-        raise InputError(
-            f"this is not a whole checkpoint of recalign ({reason})",
-            where=str(path),
-            remedy=remedy,
-        ) from error
+        text = f"this is not a whole checkpoint of recalign ({reason})"
+        raise InputError(text, where=str(path), remedy=remedy) from error
 
 
 def write_checkpoint(checkpoint: Mapping[str, Any], path: str | Path) -> None:
@@ -168,28 +165,22 @@ class Loaded:
     def refuse_judge(self) -> None:
         """Refuse to train on the predictions of a judge: its users' rewards are kept from all that it values."""
         if self.users is not None and self.users.group.startswith("B"):
-            raise InputError(
-                f"a judge, trained on users {self.users.group}, whose rewards no policy may learn from",
-                where=self.where,
-                remedy="give a reward model of users A: recalign fit reward, or fit_reward in Python",
-            )
+            text = f"a judge, trained on users {self.users.group}, whose rewards no policy may learn from"
+            remedy = "give a reward model of users A: recalign fit reward, or fit_reward in Python"
+            raise InputError(text, where=self.where, remedy=remedy)
 
     def check(self, data: EventDataModule) -> None:
         """Refuse a network of another catalogue, or a reward model of another reward, with an InputError."""
         if self.catalogue is not None:  # else of a module of one's own, whose data need not have any
             check_catalogue(self.catalogue, data.sequences.catalogue, self.where)
         if "reward" in self.facts and (predicted := self.facts["reward"]) != data.reward:  # it would be in another unit
-            raise InputError(
-                f"this reward model predicts {predicted!r}, and the reward here is {data.reward!r}",
-                where=self.where,
-                remedy=f"give data.reward {predicted!r} here, or train a reward model with data.reward {data.reward!r}",
-            )
+            text = f"this reward model predicts {predicted!r}, and the reward here is {data.reward!r}"
+            remedy = f"give data.reward {predicted!r} here, or train a reward model with data.reward {data.reward!r}"
+            raise InputError(text, where=self.where, remedy=remedy)
         if "rewards" in self.facts and self.facts["rewards"] != data.sequences.rewards:
-            raise InputError(
-                "this reward model was trained on other rewards of the same events",
-                where=self.where,
-                remedy="train it on this log; or give the log with the rewards that it learned",
-            )
+            text = "this reward model was trained on other rewards of the same events"
+            remedy = "train it on this log; or give the log with the rewards that it learned"
+            raise InputError(text, where=self.where, remedy=remedy)
 
 
 def load_net(path: str | Path, name: str, *, self_influence: bool = False) -> Loaded:
@@ -206,11 +197,8 @@ def load_net(path: str | Path, name: str, *, self_influence: bool = False) -> Lo
     checkpoint = read_checkpoint(path)
     recipes = checkpoint.get("recipes", {})
     if name not in recipes:
-        raise InputError(
-            f"the checkpoint holds no {name} (it holds: {', '.join(recipes) or 'none of recalign'})",
-            where=str(path),
-            remedy=f"give a checkpoint of a stage that trains a {name}",
-        )
+        text = f"the checkpoint holds no {name} (it holds: {', '.join(recipes) or 'none of recalign'})"
+        raise InputError(text, where=str(path), remedy=f"give a checkpoint of a stage that trains a {name}")
     net = built(recipes[name], name, str(path))
     prefix = f"{name}."
     own = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
@@ -280,11 +268,8 @@ def load_weights(
         if k in own and own[k].shape != v.shape
     ]
     if other:
-        raise InputError(
-            f"weights of another shape: {'; '.join(other[:3])}",
-            where=where,
-            remedy="use the sizes and the log that the checkpoint was trained with, or another checkpoint",
-        )
+        remedy = "use the sizes and the log that the checkpoint was trained with, or another checkpoint"
+        raise InputError(f"weights of another shape: {'; '.join(other[:3])}", where=where, remedy=remedy)
     missing, unexpected = own.keys() - weights.keys(), weights.keys() - own.keys()
     if (missing or unexpected) and not partial:
         what = f"missing: {sorted(missing)[:5]}, unexpected: {sorted(unexpected)[:5]}"

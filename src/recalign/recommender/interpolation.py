@@ -32,11 +32,8 @@ HALVINGS = 5  # bisection steps between the last of these that keeps enough and 
 def require_share(keep: float | None, where: str) -> None:
     """Refuse, with an InputError, a share that is neither None nor in (0, 1]."""
     if keep is not None and not 0 < keep <= 1:
-        raise InputError(
-            f"{keep} is no share of the start's ranking",
-            where=where,
-            remedy=f"give one above 0 and at most 1, such as {KEEP}, or null, which asks for none",
-        )
+        remedy = f"give one above 0 and at most 1, such as {KEEP}, or null, which asks for none"
+        raise InputError(f"{keep} is no share of the start's ranking", where=where, remedy=remedy)
 
 
 @dataclass(frozen=True)

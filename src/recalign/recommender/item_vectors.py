@@ -26,9 +26,7 @@ class RecommenderVectors(ItemVectors):
         loaded = load_net(self.checkpoint, "policy")
         loaded.check(data)
         if not isinstance(loaded.net, SequencePolicy):
-            raise InputError(
-                f"its policy, {type(loaded.net).__name__}, is not over item ids",
-                where=self.checkpoint,
-                remedy="give the checkpoint of a recommender over item ids: recalign fit recommender LOG",
-            )
+            text = f"its policy, {type(loaded.net).__name__}, is not over item ids"
+            remedy = "give the checkpoint of a recommender over item ids: recalign fit recommender LOG"
+            raise InputError(text, where=self.checkpoint, remedy=remedy)
         return vector_table(data.sequences.items, loaded.net.eval().item_table()[1:].detach().numpy())

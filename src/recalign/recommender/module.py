@@ -105,11 +105,9 @@ class Cloning(PolicyModule):
 
     def take(self, features: ItemFeatures) -> None:
         """Tell the policy of the items' features."""
-        raise InputError(
-            f"{type(self).__name__} learns of items by their codes, not by their features",
-            where="data.log.items.features",
-            remedy="leave the features out (features: {}), or train conf/recommender.yaml",
-        )
+        text = f"{type(self).__name__} learns of items by their codes, not by their features"
+        remedy = "leave the features out (features: {}), or train conf/recommender.yaml"
+        raise InputError(text, where="data.log.items.features", remedy=remedy)
 
     @classmethod
     def upstream(cls, init_args: dict[str, Any]) -> dict[str, str]:
@@ -148,11 +146,9 @@ class Cloning(PolicyModule):
             own = pl.Series(seen_U).gather(self.data.sequences.frame["user"]) & (pl.col("split") == TRAIN)
             reward = self.data.sequences.frame.filter(own)["reward"].drop_nulls().to_numpy()
             if not len(reward) or np.ptp(reward) == 0:  # rounding may give equal values a deviation
-                raise InputError(
-                    "the policy is to see rewards, but users A have none in training, or all are the same",
-                    where="model.feedback",
-                    remedy="give a reward expression that differs between events, or set model.feedback to false",
-                )
+                text = "the policy is to see rewards, but users A have none in training, or all are the same"
+                remedy = "give a reward expression that differs between events, or set model.feedback to false"
+                raise InputError(text, where="model.feedback", remedy=remedy)
             self.policy.past_rewards.calibrate(float(reward.mean()), float(reward.std(ddof=1)))
         if stage == "fit" and self.grows_from:
             grow(self.policy, load_earlier(self.grows_from, self.data), self.grows_from)

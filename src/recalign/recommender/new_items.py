@@ -52,11 +52,8 @@ def with_new_items(policy: Policy, codes: str | Path, items: pl.Series) -> tuple
     table, trie = CodesTable.read(codes), policy.trie
     known_V = table.rows(items, str(codes))
     if list(table.sizes) != trie.sizes or (table.codes_NL[known_V] != trie.codes_VS.cpu().numpy()).any():
-        raise InputError(
-            "the policy was trained with other codes of its items",
-            where=str(codes),
-            remedy="give what recalign tokenize --append made of the codes that it was trained with",
-        )
+        remedy = "give what recalign tokenize --append made of the codes that it was trained with"
+        raise InputError("the policy was trained with other codes of its items", where=str(codes), remedy=remedy)
     new = np.setdiff1d(np.arange(len(table.items)), known_V)
     added = table.items.gather(new)
     ids = log_ids(added, items).alias(items.name)

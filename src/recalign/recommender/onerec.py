@@ -87,17 +87,12 @@ class OneRecRecommender(Cloning):
             remedy = "give positive numbers whose product is below 2^62, such as [64, 32]"
             raise InputError(f"{given} codes cannot be", where="model.sizes", remedy=remedy)
         if math.prod(levels) < num_items:
-            raise InputError(
-                f"{num_items:,} items do not fit into {given} codes",
-                where="model.codes" if codes else "model.sizes",
-                remedy="use more codes, or one more level",
-            )
+            text = f"{num_items:,} items do not fit into {given} codes"
+            remedy = "use more codes, or one more level"
+            raise InputError(text, where="model.codes" if codes else "model.sizes", remedy=remedy)
         if beam is not None and not 1 <= beam <= num_items:
-            raise InputError(
-                f"a beam of width {beam} over {num_items:,} items",
-                where="model.beam",
-                remedy=f"give 1 to {num_items}; at least as wide as the lists that you ask for",
-            )
+            remedy = f"give 1 to {num_items}; at least as wide as the lists that you ask for"
+            raise InputError(f"a beam of width {beam} over {num_items:,} items", where="model.beam", remedy=remedy)
         decoder, encoder = copy.deepcopy(decoder) or LazyDecoder(), copy.deepcopy(encoder)
         width = beam or min(BEAM, num_items)
         policy = CodePolicy(decoder, num_items, levels, head, encoder, feedback, width, widest, temperature, bos)
@@ -116,11 +111,9 @@ class OneRecRecommender(Cloning):
         else:
             codes_VS = torch.from_numpy(load_codes(self.codes, self.data.sequences.items, self.data.log_.name).codes_VL)
         if self.start and self.start_has_codes and not codes_VS.equal(self.policy.trie.codes_VS):
-            raise InputError(
-                "its items have other codes, and its weights belong to these",
-                where=f"model.init_from {self.start.where}",
-                remedy="give the codes that it was trained with, or train anew, without model.init_from",
-            )
+            text = "its items have other codes, and its weights belong to these"
+            remedy = "give the codes that it was trained with, or train anew, without model.init_from"
+            raise InputError(text, where=f"model.init_from {self.start.where}", remedy=remedy)
         self.policy.set_codes(codes_VS)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

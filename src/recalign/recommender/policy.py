@@ -119,11 +119,9 @@ class Policy(Rebuildable, nn.Module, ABC):
         Raises:
             InputError: there is none.
         """
-        raise InputError(
-            f"a reward model cannot start from {type(self).__name__}, which has no item table",
-            where="model.init_from",
-            remedy="use a policy that reads histories of item ids, such as SequencePolicy",
-        )
+        text = f"a reward model cannot start from {type(self).__name__}, which has no item table"
+        remedy = "use a policy that reads histories of item ids, such as SequencePolicy"
+        raise InputError(text, where="model.init_from", remedy=remedy)
 
     def origin(self, start: Policy) -> list[Tensor]:
         """The weights, in the order of `parameters`, at which this policy equals its start."""

@@ -97,11 +97,9 @@ class HistoryPolicy(Policy):
         if self.features is None:
             self.make_room(plan)
         elif plan != self.init_args["features"] | {"id_dropout": id_dropout}:
-            raise InputError(
-                "the policy was made for other item features, or for another catalogue",
-                where="data.log.items",
-                remedy="use the item table and the split that it was trained with, or train the recommender anew",
-            )
+            text = "the policy was made for other item features, or for another catalogue"
+            remedy = "use the item table and the split that it was trained with, or train the recommender anew"
+            raise InputError(text, where="data.log.items", remedy=remedy)
         assert self.features is not None
         self.features.fill(features)
         self.features.id_dropout, self.init_args["features"] = id_dropout, plan

@@ -298,11 +298,9 @@ def _require_items(without_T: Tensor, data: EventDataModule) -> None:
     users = without_T.unique().tolist()
     met = data.sequences.frame.lazy().filter(pl.col("user").is_in(users)).group_by("user").agg(pl.n_unique("item"))
     if users and (lost := (met.collect()["item"] < data.num_items).sum()):
-        raise InputError(
-            f"the scores of all items are NaN for {lost:,} users",
-            where="trainer.precision",
-            remedy="predict in fp32 (--trainer.precision 32), or with another checkpoint",
-        )
+        text = f"the scores of all items are NaN for {lost:,} users"
+        remedy = "predict in fp32 (--trainer.precision 32), or with another checkpoint"
+        raise InputError(text, where="trainer.precision", remedy=remedy)
 
 
 def write_parquet(frame: pl.DataFrame, path: Path) -> None:

@@ -132,18 +132,12 @@ class RewardData(EventDataModule):
 
     def _require_variety(self, rewards: pl.Series, key: str) -> None:
         if self.frame.is_empty():
-            raise InputError(
-                f"there are no users {self.users} in this log",
-                where="data.share_a",
-                remedy="give another share (A has it, B1 and B2 halve the rest), or a log of more users",
-            )
+            remedy = "give another share (A has it, B1 and B2 halve the rest), or a log of more users"
+            raise InputError(f"there are no users {self.users} in this log", where="data.share_a", remedy=remedy)
         if rewards.n_unique() < 2:
             found = f"all rewards are {rewards[0]}" if len(rewards) else "no event has a reward"
-            raise InputError(
-                f"{found} in the training part of users {self.users}",
-                where=key,
-                remedy="give a reward expression that differs between events, or check data.split and data.users",
-            )
+            remedy = "give a reward expression that differs between events, or check data.split and data.users"
+            raise InputError(f"{found} in the training part of users {self.users}", where=key, remedy=remedy)
 
     @functools.cached_property
     def auxiliary_rewards(self) -> pl.DataFrame:
@@ -180,11 +174,9 @@ class RewardData(EventDataModule):
             InputError: no event of the part has a reward and an item known from training.
         """
         if not self.is_rated(part):
-            raise InputError(
-                f"no event of the {part} part of users {self.users} has a reward to measure the model on",
-                where="data.split",
-                remedy="choose another split, or a reward expression that is known for more events",
-            )
+            text = f"no event of the {part} part of users {self.users} has a reward to measure the model on"
+            remedy = "choose another split, or a reward expression that is known for more events"
+            raise InputError(text, where="data.split", remedy=remedy)
 
     def moments(self) -> tuple[float, float, np.ndarray]:
         """Mean and standard deviation of the training rewards, and each item's shrunk mean (V,)."""

@@ -94,11 +94,9 @@ class OrdinalHead(Head):
         levels = sorted(self.init_args["levels"]) if self.given else found.tolist()
         outside = np.setdiff1d(found, levels)
         if len(outside):
-            raise InputError(
-                f"the training rewards contain {outside[0]:g}, which is not among the head's levels {levels}",
-                where="model.head.levels",
-                remedy="name every level that the reward can have, or leave it null to take those of the training part",
-            )
+            text = f"the training rewards contain {outside[0]:g}, which is not among the head's levels {levels}"
+            remedy = "name every level that the reward can have, or leave it null to take those of the training part"
+            raise InputError(text, where="model.head.levels", remedy=remedy)
         if len(levels) > MAX_LEVELS:
             raise InputError(
                 f"the reward has {len(levels)} levels, from {levels[0]:g} to {levels[-1]:g}, and an ordinal head takes "
@@ -145,11 +143,8 @@ class QuantileHead(Head):
         super().__init__()
         q = np.array(quantiles)
         if len(q) == 0 or q.min() <= 0 or q.max() >= 1 or (np.diff(q) <= 0).any():
-            raise InputError(
-                f"{list(quantiles)} are not ascending shares between 0 and 1",
-                where="model.head.quantiles",
-                remedy="give shares such as [0.1, 0.5, 0.9]",
-            )
+            text = f"{list(quantiles)} are not ascending shares between 0 and 1"
+            raise InputError(text, where="model.head.quantiles", remedy="give shares such as [0.1, 0.5, 0.9]")
         self.init_args["quantiles"] = q.tolist()
         cuts = np.concatenate([[0], (q[1:] + q[:-1]) / 2, [1]])
         median = np.array([np.interp(0.5, q, unit) for unit in np.eye(len(q))])

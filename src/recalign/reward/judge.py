@@ -49,9 +49,7 @@ class Judge(RewardModel):
 
     def setup(self, stage: str) -> None:
         if self.data.users not in ("B1", "B2"):
-            raise InputError(
-                f"a judge on users {self.data.users} would learn from the same rewards as the policies it evaluates",
-                where="data.users",
-                remedy="train judges on users B1 (to select settings) or B2 (to report)",
-            )
+            text = f"a judge on users {self.data.users} would learn from the same rewards as the policies it evaluates"
+            remedy = "train judges on users B1 (to select settings) or B2 (to report)"
+            raise InputError(text, where="data.users", remedy=remedy)
         super().setup(stage)

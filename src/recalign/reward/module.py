@@ -221,11 +221,9 @@ class RewardModel(StageModule):
         self._predicted.append({name: column_T[known_T] for name, column_T in columns.items()})
 
     def predict_step(self, batch: Batch, batch_idx: int) -> None:
-        raise InputError(
-            "a reward model does not recommend, so there is nothing to predict",
-            where="recalign predict",
-            remedy="predict with a policy (conf/recommender.yaml, conf/asft.yaml); recalign test measures this one",
-        )
+        text = "a reward model does not recommend, so there is nothing to predict"
+        remedy = "predict with a policy (conf/recommender.yaml, conf/asft.yaml); recalign test measures this one"
+        raise InputError(text, where="recalign predict", remedy=remedy)
 
     def on_validation_epoch_end(self) -> None:
         measured, figures = self._measure()

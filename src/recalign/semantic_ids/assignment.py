@@ -71,11 +71,9 @@ def match(x_ND: np.ndarray, centre_KD: np.ndarray, free_K: np.ndarray) -> np.nda
     """
     open_K = np.flatnonzero(free_K)
     if len(x_ND) * len(open_K) > EXACT:
-        raise InputError(
-            f"{len(x_ND):,} items share a prefix and would be matched with {len(open_K):,} codes at once",
-            where="sizes",
-            remedy="give more levels or a smaller last one, or use --collisions relocate",
-        )
+        text = f"{len(x_ND):,} items share a prefix and would be matched with {len(open_K):,} codes at once"
+        remedy = "give more levels or a smaller last one, or use --collisions relocate"
+        raise InputError(text, where="sizes", remedy=remedy)
     return open_K[linear_sum_assignment(_squares(x_ND, centre_KD[open_K]))[1]]
 
 

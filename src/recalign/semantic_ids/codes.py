@@ -116,11 +116,8 @@ class CodesTable:
     def require_log(self, log: str, where: str) -> None:
         """Refuse, with an InputError, the ids of a log of another name: its item 7 is another item than ours."""
         if self.log not in (None, log):
-            raise InputError(
-                f"these are the ids of the log {self.log!r}, not of {log!r}",
-                where=where,
-                remedy="give the codes of this log: recalign tokenize LOG; or, for one log, the same data.log.name",
-            )
+            remedy = "give the codes of this log: recalign tokenize LOG; or, for one log, the same data.log.name"
+            raise InputError(f"these are the ids of the log {self.log!r}, not of {log!r}", where=where, remedy=remedy)
 
     def rows(self, items: pl.Series, where: str) -> np.ndarray:
         """The rows of some items. Shape: int64 (V,).
@@ -137,11 +134,9 @@ class CodesTable:
         found = items.alias("item").to_frame().join(place, on="item", how="left", maintain_order="left")["place"]
         if missing := found.null_count():
             first = items.filter(found.is_null())[0]
-            raise InputError(
-                f"{missing:,} of the catalogue's {len(items):,} items have no id, such as {first!r}",
-                where=where,
-                remedy=f"give the codes of this log, or add them: recalign tokenize LOG --append {where}",
-            )
+            text = f"{missing:,} of the catalogue's {len(items):,} items have no id, such as {first!r}"
+            remedy = f"give the codes of this log, or add them: recalign tokenize LOG --append {where}"
+            raise InputError(text, where=where, remedy=remedy)
         return found.cast(pl.Int64).to_numpy()
 
 

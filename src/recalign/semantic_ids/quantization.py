@@ -73,11 +73,8 @@ def quantize(
         InputError: there are more items than ids, or faiss is not installed.
     """
     if len(x_ND) > math.prod(sizes) and collisions != "token":
-        raise InputError(
-            f"{len(x_ND):,} items, and {' x '.join(map(str, sizes))} codes are only {math.prod(sizes):,} ids",
-            where="sizes",
-            remedy="give larger levels or one more",
-        )
+        text = f"{len(x_ND):,} items, and {' x '.join(map(str, sizes))} codes are only {math.prod(sizes):,} ids"
+        raise InputError(text, where="sizes", remedy="give larger levels or one more")
     paths = Paths(sizes, balance=balance, unique=collisions == "assign")
     codes_NL, centres = _fit(x_ND, paths, seed)
     free_NL = walk(x_ND, Paths(sizes, unique=False), centres)
@@ -136,11 +133,9 @@ def append_codes(x_ND: np.ndarray, codes_PL: np.ndarray, sizes: tuple[int, ...])
     """
     old, ids = len(codes_PL), math.prod(sizes)
     if len(x_ND) > ids:
-        raise InputError(
-            f"{len(x_ND) - old:,} new items, and {ids - old:,} of {ids:,} ids are free",
-            where="append",
-            remedy="make new ids for all items, with larger levels, and train the policy anew",
-        )
+        text = f"{len(x_ND) - old:,} new items, and {ids - old:,} of {ids:,} ids are free"
+        remedy = "make new ids for all items, with larger levels, and train the policy anew"
+        raise InputError(text, where="append", remedy=remedy)
     taken = Paths(sizes, np.sort(keys(codes_PL, sizes)))
     return np.concatenate([codes_PL, walk(x_ND[old:], taken, means(x_ND[:old], codes_PL, sizes))])
 

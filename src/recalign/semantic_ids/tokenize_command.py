@@ -67,11 +67,9 @@ def tokenize(
     _check_settings(sizes, balance, append)
     out, log = out or Path("runs") / data.log_.name / "tokens" / f"seed-{seed}", data.log_.name
     if append is None and (version := _published(out / CODES)) > 1:
-        raise InputError(
-            f"items were appended to these ids (version {version}); making them anew would move ids",
-            where=str(out / CODES),
-            remedy="move the file elsewhere first; recalign tokenize can also write to another --out, or --append",
-        )
+        text = f"items were appended to these ids (version {version}); making them anew would move ids"
+        remedy = "move the file elsewhere first; recalign tokenize can also write to another --out, or --append"
+        raise InputError(text, where=str(out / CODES), remedy=remedy)
     source, table = type(vectors).__name__, vectors.table(data)
     if append is None:
         items = data.sequences.items
@@ -94,11 +92,8 @@ def tokenize(
     said |= {"examples": quality.examples(x_ND, found, titles)}
     print("\n\n".join([render(sections(said)), *_shown(said["examples"])]))
     if said["defects"] and not allow_collapsed:
-        raise InputError(
-            f"the codebook has collapsed: {'; '.join(said['defects'])}",
-            where=source,
-            remedy="give other vectors or sizes; --allow_collapsed true writes these ids all the same",
-        )
+        remedy = "give other vectors or sizes; --allow_collapsed true writes these ids all the same"
+        raise InputError(f"the codebook has collapsed: {'; '.join(said['defects'])}", where=source, remedy=remedy)
     codes.write(out / CODES)
     write_json(out / REPORT, said)
     print(f"\n{out / CODES}\n{out / REPORT}")
@@ -158,11 +153,9 @@ def _with_new(before: CodesTable, catalogue: pl.Series, available: pl.Series, wh
     old = log_ids(before.items, catalogue)
     gone = before.items.filter(~old.is_in(available.implode()).fill_null(False))
     if len(gone):
-        raise InputError(
-            f"{len(gone):,} of its {len(old):,} items have no vector any more, such as {gone[0]!r}",
-            where=where,
-            remedy="ids are added to a catalogue that has grown: give vectors of the old items too, or make new ids",
-        )
+        text = f"{len(gone):,} of its {len(old):,} items have no vector any more, such as {gone[0]!r}"
+        remedy = "ids are added to a catalogue that has grown: give vectors of the old items too, or make new ids"
+        raise InputError(text, where=where, remedy=remedy)
     every = pl.concat([catalogue, available]).unique(maintain_order=True)
     new = every.filter(~every.is_in(old.implode()))
     if len(other := new.filter(new.cast(before.items.dtype, strict=False).is_null())):
@@ -183,10 +176,7 @@ def _check_settings(sizes: list[int] | None, balance: float | None, append: Path
     if balance is not None and append is not None:
         raise InputError("ids that are appended take what is free", where="balance", remedy="leave it out")
     if sizes is not None and (len(sizes) < 2 or min(sizes) < 2 or math.prod(sizes) >= LARGEST):
-        raise InputError(
-            f"{sizes} cannot be the sizes of the levels",
-            where="sizes",
-            remedy="give two or three numbers of at least 2, such as [64, 32], whose product is below 2^62",
-        )
+        remedy = "give two or three numbers of at least 2, such as [64, 32], whose product is below 2^62"
+        raise InputError(f"{sizes} cannot be the sizes of the levels", where="sizes", remedy=remedy)
     if balance is not None and not balance >= 1:
         raise InputError(f"{balance} is less than an even share", where="balance", remedy="give 1 or more, or null")

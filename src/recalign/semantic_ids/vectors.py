@@ -70,11 +70,9 @@ class ParquetVectors(ItemVectors):
         ids = log_ids(frame[self.item], data.sequences.items)
         for wrong, what in ((ids.is_null(), "is no id of this log's kind"), (ids.is_duplicated(), "appears twice")):
             if wrong.any():
-                raise InputError(
-                    f"the item {frame[self.item].filter(wrong)[0]!r} {what}",
-                    where=f"{self.file}, column {self.item}",
-                    remedy="give each item one row, with its id as the log has it",
-                )
+                text = f"the item {frame[self.item].filter(wrong)[0]!r} {what}"
+                remedy = "give each item one row, with its id as the log has it"
+                raise InputError(text, where=f"{self.file}, column {self.item}", remedy=remedy)
         return vector_table(ids, self._matrix(frame, columns))
 
     def _read(self) -> pl.DataFrame:
@@ -114,11 +112,8 @@ class ParquetVectors(ItemVectors):
         if width_N.null_count() or width_N.n_unique() > 1:
             most = width_N.drop_nulls().mode()[0]
             other = frame[self.item].filter((width_N != most).fill_null(True))[0]
-            raise InputError(
-                f"the vector of the item {other!r} is missing, or has another width than most, {most}",
-                where=where,
-                remedy="give every item a vector of the same model",
-            )
+            text = f"the vector of the item {other!r} is missing, or has another width than most, {most}"
+            raise InputError(text, where=where, remedy="give every item a vector of the same model")
         return lists.list.to_array(width_N[0]).to_numpy()
 
 
@@ -143,11 +138,8 @@ def matrix(table: pl.DataFrame, items: pl.Series, normalise: bool, source: str) 
     found = items.alias("item").to_frame().join(table, on="item", how="left", maintain_order="left")
     if missing := found["vector"].null_count():
         first = items.filter(found["vector"].is_null())[0]
-        raise InputError(
-            f"{missing:,} of {len(items):,} items have no vector, such as {first!r}",
-            where=source,
-            remedy="give a vector for each item",
-        )
+        text = f"{missing:,} of {len(items):,} items have no vector, such as {first!r}"
+        raise InputError(text, where=source, remedy="give a vector for each item")
     x_ND: np.ndarray = found["vector"].to_numpy().astype(np.float32)
     if not (finite_N := np.isfinite(x_ND).all(axis=1)).all():
         raise InputError(
@@ -167,9 +159,6 @@ def _vector_columns(frame: pl.DataFrame) -> list[str]:
     nested = [column.name for column in frame if isinstance(column.dtype, pl.List | pl.Array)]
     columns = nested or [column.name for column in frame if column.dtype.is_numeric()]
     if not columns or len(nested) > 1:
-        raise InputError(
-            f"cannot tell which columns hold the vectors, among: {', '.join(frame.columns) or 'none'}",
-            where="vectors.columns",
-            remedy="name them",
-        )
+        text = f"cannot tell which columns hold the vectors, among: {', '.join(frame.columns) or 'none'}"
+        raise InputError(text, where="vectors.columns", remedy="name them")
     return columns

@@ -29,10 +29,7 @@ def training_bins(frame: pl.DataFrame, column: str, bins: int, trained: pl.Serie
     values = values.cast(pl.Float64).fill_nan(None) if values.dtype.is_numeric() else values.clear(len(values))
     known = values.filter(trained).drop_nulls()
     if not len(known):
-        raise InputError(
-            f"the column {column} holds no numbers in the training part",
-            where=where,
-            remedy="name a numeric column, such as a duration, or leave it out",
-        )
+        remedy = "name a numeric column, such as a duration, or leave it out"
+        raise InputError(f"the column {column} holds no numbers in the training part", where=where, remedy=remedy)
     edges = np.quantile(known.to_numpy(), np.arange(1, bins) / bins)
     return pl.Series(np.searchsorted(edges, values.to_numpy())).set(values.is_null(), None)

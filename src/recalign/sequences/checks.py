@@ -25,11 +25,9 @@ def checked(windows: Some, sequences: Sequences, part: Part, users: Group) -> So
             training, a miss), and so may rejected items (there is no pair).
     """
     if not len(windows):
-        raise InputError(
-            f"no event of users {users} in the {part} part has a history to predict it from",
-            where="data.split, data.users",
-            remedy="choose other cuts, a group of more users (data.share_a), or a log whose users come back",
-        )
+        text = f"no event of users {users} in the {part} part has a history to predict it from"
+        remedy = "choose other cuts, a group of more users (data.share_a), or a log whose users come back"
+        raise InputError(text, where="data.split, data.users", remedy=remedy)
     if isinstance(windows, NextEvents):  # straight from the log
         return windows
     lowest = 1 if part == "train" else 0

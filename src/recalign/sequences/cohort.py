@@ -47,11 +47,8 @@ class UserCohort:
         drawn = UserGroups(self.share_a).assign(users).to_numpy()
         chosen_U = np.full(len(drawn), True) if self.group == "all" else drawn == self.group
         if _digest(users, chosen_U) != self.digest:
-            raise InputError(
-                f"it was trained on {self.count:,} users that are not group {self.group} of this log",
-                where=where,
-                remedy="train it again on this log",
-            )
+            text = f"it was trained on {self.count:,} users that are not group {self.group} of this log"
+            raise InputError(text, where=where, remedy="train it again on this log")
         return chosen_U
 
 

@@ -149,11 +149,9 @@ class EventDataModule(PreparedLog):
             raise InputError(what, where="data.untouched", remedy=remedy)
         stride, max_length = given.get("stride"), given.get("max_length")
         if stride is not None and not 1 <= stride <= max_length:
-            raise InputError(
-                f"{stride} events between windows of {max_length} would leave events out",
-                where="data.stride",
-                remedy=f"give 1 to {max_length} (half of it is a good choice), or null for the newest events only",
-            )
+            text = f"{stride} events between windows of {max_length} would leave events out"
+            remedy = f"give 1 to {max_length} (half of it is a good choice), or null for the newest events only"
+            raise InputError(text, where="data.stride", remedy=remedy)
 
     @property
     def device(self) -> torch.device:
@@ -226,11 +224,9 @@ class EventDataModule(PreparedLog):
             self._titles  # noqa: B018
         processes, least = self.trainer.world_size if self.trainer else 1, self.batch_tokens // self.max_length
         if least < processes > 1:
-            raise InputError(
-                f"a batch of {least} histories of {self.max_length} events is too small for {processes} processes",
-                where="data.batch_tokens",
-                remedy=f"give {processes * self.max_length} or more: it is the batch of all processes together",
-            )
+            text = f"a batch of {least} histories of {self.max_length} events is too small for {processes} processes"
+            remedy = f"give {processes * self.max_length} or more: it is the batch of all processes together"
+            raise InputError(text, where="data.batch_tokens", remedy=remedy)
         if stage == "fit" and self.trainer and self.trainer.limit_val_batches:
             self._checked("validation")
 

@@ -157,11 +157,9 @@ class PreparedLog(LightningDataModule):
             what, remedy = "a log is prepared into the cache, which is off", "name a folder, or leave it on"
             raise InputError(what, where="data.cache", remedy=remedy)
         if self.relative_to is not None:
-            raise InputError(
-                "rewards are ranked among those of all users, which partitions of users do not hold at once",
-                where="data.relative_to",
-                remedy="train without `recalign prepare`, in memory, or write the ranks into a column of the log",
-            )
+            text = "rewards are ranked among those of all users, which partitions of users do not hold at once"
+            remedy = "train without `recalign prepare`, in memory, or write the ranks into a column of the log"
+            raise InputError(text, where="data.relative_to", remedy=remedy)
         if self.grows_from is not None:
             what = "a log that continues another is put into its order in memory"
             raise InputError(what, where="data.grows_from", remedy="train without `recalign prepare`")

@@ -50,11 +50,9 @@ class Split:
         Raises:
             InputError: it needs all events at once, as a class of your own does unless it says otherwise.
         """
-        raise InputError(
-            f"{type(self).__name__} does not say how it splits some users' events without those of the others",
-            where="data.split",
-            remedy="give it a method for_parts (recalign.sequences.Split), or train without `recalign prepare`",
-        )
+        text = f"{type(self).__name__} does not say how it splits some users' events without those of the others"
+        remedy = "give it a method for_parts (recalign.sequences.Split), or train without `recalign prepare`"
+        raise InputError(text, where="data.split", remedy=remedy)
 
 
 @dataclass(frozen=True)
@@ -102,11 +100,9 @@ class TimeSplit(Split):
         time = table.frame["timestamp"]
         first, second = (self._time_of(cut, time, table.resolution) for cut in self.cuts)
         if first > second:
-            raise InputError(
-                f"the first cut ({self.cuts[0]}) is after the second ({self.cuts[1]})",
-                where="data.split.cuts",
-                remedy="give the end of training first, then the end of validation",
-            )
+            text = f"the first cut ({self.cuts[0]}) is after the second ({self.cuts[1]})"
+            remedy = "give the end of training first, then the end of validation"
+            raise InputError(text, where="data.split.cuts", remedy=remedy)
         return (time >= first).cast(pl.UInt8) + (time >= second).cast(pl.UInt8)
 
     def for_parts(self, time_at: Callable[[float], int]) -> Split:
@@ -125,11 +121,8 @@ class TimeSplit(Split):
         elif 0 < cut < 1:
             middle = int(len(time) * cut)
             return int(np.partition(time.to_numpy(), middle)[middle])
-        raise InputError(
-            f"cannot use the cut {cut!r}",
-            where="data.split.cuts",
-            remedy='give a share between 0 and 1, or a time with an offset ("2022-05-05T00:00:00+08:00")',
-        )
+        remedy = 'give a share between 0 and 1, or a time with an offset ("2022-05-05T00:00:00+08:00")'
+        raise InputError(f"cannot use the cut {cut!r}", where="data.split.cuts", remedy=remedy)
 
 
 @dataclass(frozen=True)
@@ -238,8 +231,6 @@ def stable_hash(text: str) -> float:
 
 def _require_time(table: EventTable, split: Split) -> None:
     if not table.has_time:
-        raise InputError(
-            "the log has no timestamp, so nobody knows which events are the last",
-            where=f"data.split: {type(split).__name__}",
-            remedy="map a timestamp column in data.log.timestamp, or use recalign.sequences.Where for reward models",
-        )
+        text = "the log has no timestamp, so nobody knows which events are the last"
+        remedy = "map a timestamp column in data.log.timestamp, or use recalign.sequences.Where for reward models"
+        raise InputError(text, where=f"data.split: {type(split).__name__}", remedy=remedy)

@@ -297,14 +297,8 @@ def check_parts(sizes: np.ndarray, most_trained: int, split: Split, min_events: 
     """
     rare = f" and data.min_events {min_events}" if min_events > 1 else ""
     if empty := [name for name, part in PARTS.items() if not sizes[part]]:
-        raise InputError(
-            f"{split}{rare} leaves no events for {', '.join(empty)} (of {sizes.sum()})",
-            where="data.split",
-            remedy="choose other cuts, or a log with more events a user",
-        )
+        text = f"{split}{rare} leaves no events for {', '.join(empty)} (of {sizes.sum()})"
+        raise InputError(text, where="data.split", remedy="choose other cuts, or a log with more events a user")
     if most_trained <= 1:
-        raise InputError(
-            f"no user has two events in the training part{rare}, so there is nothing to predict",
-            where="data.split",
-            remedy="choose another split or a log whose users come back",
-        )
+        text = f"no user has two events in the training part{rare}, so there is nothing to predict"
+        raise InputError(text, where="data.split", remedy="choose another split or a log whose users come back")

@@ -35,9 +35,7 @@ def write(simulated: Simulated, out: Path) -> Path:
                 np.savez(file, reward=simulated.truth_UI, users=users, items=items, sd=np.float64(SD))
             simulated.events.write_parquet(log)
     except OSError as error:
-        raise InputError(
-            f"the simulated log cannot be written: {error.strerror or error}",
-            where=str(folder),
-            remedy="give --out a folder that can be written and has room",
-        ) from error
+        text = f"the simulated log cannot be written: {error.strerror or error}"
+        remedy = "give --out a folder that can be written and has room"
+        raise InputError(text, where=str(folder), remedy=remedy) from error
     return folder

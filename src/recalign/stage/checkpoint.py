@@ -196,11 +196,8 @@ def read_run_checkpoint(path: Path) -> dict[str, Any]:
     """
     checkpoint = read_checkpoint(path)
     if CLASS_PATH not in checkpoint.get("hyper_parameters", {}):
-        raise InputError(
-            "not a checkpoint of `recalign fit`",
-            where=str(path),
-            remedy="give one of a run folder: runs/<chain>/<stage>/seed-<n>/checkpoints/last.ckpt",
-        )
+        remedy = "give one of a run folder: runs/<chain>/<stage>/seed-<n>/checkpoints/last.ckpt"
+        raise InputError("not a checkpoint of `recalign fit`", where=str(path), remedy=remedy)
     return checkpoint
 
 
@@ -216,11 +213,9 @@ def refuse_other_model(path: Path, class_path: str, hyper_parameters: dict[str, 
     stored = dict(read_run_checkpoint(path)["hyper_parameters"])
     stored_class = stored.pop(CLASS_PATH)
     if stored_class != class_path:
-        raise InputError(
-            f"a checkpoint of {stored_class}, and the model is {class_path}",
-            where=str(path),
-            remedy="--ckpt_path continues the same run; to start from another model's weights use --model.init_from",
-        )
+        text = f"a checkpoint of {stored_class}, and the model is {class_path}"
+        remedy = "--ckpt_path continues the same run; to start from another model's weights use --model.init_from"
+        raise InputError(text, where=str(path), remedy=remedy)
     ours, theirs = (_plain(settings) for settings in (hyper_parameters, stored))
     differing = [
         f"model.{key} is {ours[key]!r}, {theirs[key]!r} in the checkpoint"
@@ -240,11 +235,9 @@ def refuse_lost_weights(checkpoint: dict[str, Any], path: Path, callbacks: Seque
     """
     making = {one.state_key for one in callbacks if isinstance(one, KeepRanking | WeightAveraging)}
     if TRAINED_WEIGHTS in checkpoint and not making & checkpoint["callbacks"].keys():
-        raise InputError(
-            "its weights are not those that were trained (an average, say), and no callback here knows these",
-            where=str(path),
-            remedy=f"continue it with its own callbacks: --config {path.parent.parent / 'config.yaml'}",
-        )
+        text = "its weights are not those that were trained (an average, say), and no callback here knows these"
+        remedy = f"continue it with its own callbacks: --config {path.parent.parent / 'config.yaml'}"
+        raise InputError(text, where=str(path), remedy=remedy)
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:

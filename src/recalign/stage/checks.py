@@ -83,11 +83,9 @@ def settings(config: Namespace, training: bool) -> None:
     trainer, ours = config.trainer, issubclass(imported(config.model.class_path), StageModule)
     strategy = trainer.strategy if isinstance(trainer.strategy, str) else trainer.strategy.class_path
     if strategy.rsplit(".")[-1] not in STRATEGIES:
-        raise InputError(
-            f"{strategy} is no strategy that a stage can train with",
-            where="trainer.strategy",
-            remedy="give ddp for several devices (conf/trainer/fsdp.yaml if a model does not fit one), or leave it out",
-        )
+        text = f"{strategy} is no strategy that a stage can train with"
+        remedy = "give ddp for several devices (conf/trainer/fsdp.yaml if a model does not fit one), or leave it out"
+        raise InputError(text, where="trainer.strategy", remedy=remedy)
     if strategy.endswith(SHARDED):
         _refuse_parts(trainer, imported(config.model.class_path), training)
     if trainer.default_root_dir is not None:
@@ -101,11 +99,8 @@ def settings(config: Namespace, training: bool) -> None:
     if config.early_stopping:
         require_positive("early_stopping", vars(config.early_stopping.init_args), "patience", "min_delta", or_zero=True)
     if ours and trainer.precision is not None and str(trainer.precision) not in PRECISIONS:
-        raise InputError(
-            f"{trainer.precision} is no precision that a stage can train in",
-            where="trainer.precision",
-            remedy=f"give one of {', '.join(PRECISIONS)}",
-        )
+        text = f"{trainer.precision} is no precision that a stage can train in"
+        raise InputError(text, where="trainer.precision", remedy=f"give one of {', '.join(PRECISIONS)}")
     if not training:
         return
     require_positive("checkpoint", vars(config.checkpoint), "save_last_every_n_steps")
@@ -118,40 +113,27 @@ def settings(config: Namespace, training: bool) -> None:
         "checkpoint.monitor": config.checkpoint.monitor,
     }
     if trainer.limit_val_batches == 0 and (names := [name for name, value in validating.items() if value is not None]):
-        raise InputError(
-            f"nothing is validated, and {' and '.join(names)} need{'s' * (len(names) == 1)} it",
-            where="trainer.limit_val_batches",
-            remedy=f"validate on 1 batch or more, or set {' and '.join(names)} to null",
-        )
+        text = f"nothing is validated, and {' and '.join(names)} need{'s' * (len(names) == 1)} it"
+        remedy = f"validate on 1 batch or more, or set {' and '.join(names)} to null"
+        raise InputError(text, where="trainer.limit_val_batches", remedy=remedy)
 
 
 def _refuse_parts(trainer: Namespace, model: type, training: bool) -> None:
     """Refuse what needs all weights in one process."""
     if not issubclass(model, Recommender):
-        raise InputError(
-            f"{SHARDED} trains recommenders over item ids only, and this is {model.__name__}",
-            where="trainer.strategy",
-            remedy="give ddp: every process then holds the whole model",
-        )
+        text = f"{SHARDED} trains recommenders over item ids only, and this is {model.__name__}"
+        raise InputError(text, where="trainer.strategy", remedy="give ddp: every process then holds the whole model")
     if not training:
-        raise InputError(
-            f"{SHARDED} is for training only",
-            where="trainer.strategy",
-            remedy="leave conf/trainer/fsdp.yaml out: the checkpoint holds all weights, and one process can read it",
-        )
+        remedy = "leave conf/trainer/fsdp.yaml out: the checkpoint holds all weights, and one process can read it"
+        raise InputError(f"{SHARDED} is for training only", where="trainer.strategy", remedy=remedy)
     kinds = [imported(one.class_path) for one in listed(trainer.callbacks)]
     if averages := [kind.__name__ for kind in kinds if issubclass(kind, WeightAveraging)]:
-        raise InputError(
-            f"{averages[0]} cannot average weights that are in parts",
-            where="trainer.callbacks",
-            remedy="leave it out, as conf/trainer/fsdp.yaml does",
-        )
+        text = f"{averages[0]} cannot average weights that are in parts"
+        raise InputError(text, where="trainer.callbacks", remedy="leave it out, as conf/trainer/fsdp.yaml does")
     if trainer.strategy.init_args.save_distributed_checkpoint:
-        raise InputError(
-            "a checkpoint in parts cannot be read by other stages",
-            where="trainer.strategy.init_args.save_distributed_checkpoint",
-            remedy="set it to false, as conf/trainer/fsdp.yaml does",
-        )
+        text = "a checkpoint in parts cannot be read by other stages"
+        remedy = "set it to false, as conf/trainer/fsdp.yaml does"
+        raise InputError(text, where="trainer.strategy.init_args.save_distributed_checkpoint", remedy=remedy)
 
 
 def before_reading(parsed: ParsedStage) -> None:
@@ -173,17 +155,11 @@ def before_reading(parsed: ParsedStage) -> None:
     if name == SHARDED and parsed.training and parsed.checkpoint:
         raise InputError(f"{SHARDED}: its runs cannot be continued", where="ckpt_path", remedy=_ANEW)
     if trainer.world_size == 1 and name in ("ddp", SHARDED):
-        raise InputError(
-            f"{name} is for several processes, and this is one",
-            where="trainer.strategy",
-            remedy="leave it out, or give --trainer.devices 2 or more",
-        )
+        remedy = "leave it out, or give --trainer.devices 2 or more"
+        raise InputError(f"{name} is for several processes, and this is one", where="trainer.strategy", remedy=remedy)
     if on_cpu and trainer.num_devices > max(cores, 2):
-        raise InputError(
-            f"{trainer.num_devices} processes on {cores} cores",
-            where="trainer.devices",
-            remedy=f"give {max(cores, 2)} at most",
-        )
+        remedy = f"give {max(cores, 2)} at most"
+        raise InputError(f"{trainer.num_devices} processes on {cores} cores", where="trainer.devices", remedy=remedy)
     _refuse_lonely_machine(trainer)
     warn_if_bf16_is_slow(parsed.config["trainer"]["precision"], on_cpu)
     if trainer.is_global_zero and not parsed.dry:
@@ -278,11 +254,9 @@ def _refuse_rare_validation(trainer: Trainer, datamodule: LightningDataModule) -
     batches = len(datamodule.train_dataloader())
     batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
     if every > batches:
-        raise InputError(
-            f"{every} batches, and an epoch has {batches}",
-            where="trainer.val_check_interval",
-            remedy=f"give {batches} at most, or count over epochs: --trainer.check_val_every_n_epoch null",
-        )
+        text = f"{every} batches, and an epoch has {batches}"
+        remedy = f"give {batches} at most, or count over epochs: --trainer.check_val_every_n_epoch null"
+        raise InputError(text, where="trainer.val_check_interval", remedy=remedy)
 
 
 def _refuse_own_checkpoints(parsed: ParsedStage) -> None:
@@ -291,8 +265,5 @@ def _refuse_own_checkpoints(parsed: ParsedStage) -> None:
     starts = {one.key: one.path for one in parsed.upstream} | {"ckpt_path": parsed.checkpoint}
     for key, path in starts.items():
         if path and any(path.resolve().is_relative_to(folder) for folder in emptied):
-            raise InputError(
-                "lies in the run folder that this run would empty",
-                where=f"{key} {path}",
-                remedy="write to another folder with --run.name NAME",
-            )
+            remedy = "write to another folder with --run.name NAME"
+            raise InputError("lies in the run folder that this run would empty", where=f"{key} {path}", remedy=remedy)

@@ -100,11 +100,8 @@ def _require_distinct(words: Sequence[str]) -> None:
             for mapping in _mappings(yaml.compose(text)):
                 keys = [key.value for key, _ in mapping.value if isinstance(key, yaml.ScalarNode)]
                 if twice := sorted({key for key in keys if keys.count(key) > 1}):
-                    raise InputError(
-                        f"{twice[0]!r} stands there twice",
-                        where=where,
-                        remedy="give each a name of its own, or remove one: only the last would count",
-                    )
+                    remedy = "give each a name of its own, or remove one: only the last would count"
+                    raise InputError(f"{twice[0]!r} stands there twice", where=where, remedy=remedy)
 
 
 def _mappings(node: Any) -> Iterator[yaml.MappingNode]:

@@ -86,11 +86,8 @@ def resolve(config: Any, upstreams: list[Upstream], folder: RunFolder, log: str)
             own = RunFolder(folder.path.parent.parent / upstream.stage / folder.path.name)
             upstream.path = _final_checkpoint(own, log) if own.path != folder.path else None
         elif upstream.path and not upstream.path.is_file():
-            raise InputError(
-                f"there is no file {upstream.path}",
-                where=upstream.key,
-                remedy=f"name what a finished {upstream.stage} run left, or leave it null",
-            )
+            remedy = f"name what a finished {upstream.stage} run left, or leave it null"
+            raise InputError(f"there is no file {upstream.path}", where=upstream.key, remedy=remedy)
         config[upstream.part]["init_args"][upstream.argument] = str(upstream.path) if upstream.path else None
 
 
@@ -124,11 +121,8 @@ def require(upstreams: list[Upstream], folder: RunFolder, log: str) -> None:
         net = "reward" if upstream.stage == "reward" else "policy"
         recipes = upstream.checkpoint().get("recipes")
         if recipes and net not in recipes:
-            raise InputError(
-                f"the checkpoint {upstream.path} holds no {net}",
-                where=upstream.key,
-                remedy=f"give a checkpoint of a stage that trains a {net}",
-            )
+            remedy = f"give a checkpoint of a stage that trains a {net}"
+            raise InputError(f"the checkpoint {upstream.path} holds no {net}", where=upstream.key, remedy=remedy)
     if upstreams:
         shown = dict.fromkeys(_shown(one.path, folder.path.parent.parent) for one in upstreams if one.path)
         text = f"starts from {', '.join(shown)}"

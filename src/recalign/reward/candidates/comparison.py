@@ -54,11 +54,8 @@ def compare_rewards(
     frame = frame.filter(pl.col("split") != TEST)
     train, measured = frame["split"] == TRAIN, (frame["split"] == VALIDATION) & (frame["item_id"] > 0)
     if not measured.any():
-        raise InputError(
-            "no validation event has an item that training has seen",
-            where="data.split",
-            remedy="choose other cuts, so that rewards can be compared on validation",
-        )
+        remedy = "choose other cuts, so that rewards can be compared on validation"
+        raise InputError("no validation event has an item that training has seen", where="data.split", remedy=remedy)
     values = candidate_values(frame, candidates)
     means = {name: training_means(frame, values[name]) for name in values.columns}
     of_train = frame.filter(train), values.filter(train)

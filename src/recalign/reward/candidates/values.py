@@ -52,11 +52,8 @@ def with_own(given: Mapping[str, Any], own: Candidate | None) -> dict[str, Candi
     if own is not None and own not in found.values() and OWN_REWARD not in found:
         found = {OWN_REWARD: Candidate(OWN_REWARD), **found}
     if not found:
-        raise InputError(
-            "no reward is named, and the log has none of its own",
-            where="rewards",
-            remedy="name some, each with its expression: --rewards '{long: seconds > 30, share: seconds / length}'",
-        )
+        remedy = "name some, each with its expression: --rewards '{long: seconds > 30, share: seconds / length}'"
+        raise InputError("no reward is named, and the log has none of its own", where="rewards", remedy=remedy)
     return found
 
 
@@ -70,11 +67,8 @@ def _read(given: Any, where: str) -> Candidate:
                 return Candidate(**{**given, "reward": str(reward), "relative_to": relative and RelativeTo(**relative)})
     elif given is not None:
         return Candidate(str(given))
-    raise InputError(
-        f"{given} does not describe a reward",
-        where=where,
-        remedy="write an expression, or {reward: EXPRESSION, relative_to: {column: COLUMN, bins: 10}}",
-    )
+    remedy = "write an expression, or {reward: EXPRESSION, relative_to: {column: COLUMN, bins: 10}}"
+    raise InputError(f"{given} does not describe a reward", where=where, remedy=remedy)
 
 
 def candidate_values(frame: pl.DataFrame, candidates: Mapping[str, Candidate]) -> pl.DataFrame:
@@ -117,14 +111,9 @@ def _require_variety(values: pl.Series, frame: pl.DataFrame, candidate: Candidat
     measured = values.filter((frame["split"] == VALIDATION) & (frame["item_id"] > 0)).drop_nulls()
     for name, present in (("training event", trained), ("validation event with an item known from training", measured)):
         if not len(present):
-            raise InputError(
-                f"{candidate.reward!r} is null for every {name}",
-                where=where,
-                remedy="name columns that are filled in, give missing ones a value (coalesce(x, 0)), or leave it out",
-            )
+            remedy = "name columns that are filled in, give missing ones a value (coalesce(x, 0)), or leave it out"
+            raise InputError(f"{candidate.reward!r} is null for every {name}", where=where, remedy=remedy)
     if trained.n_unique() < 2:
-        raise InputError(
-            f"{candidate.reward!r} is {trained[0]:g} for every training event that has a value",
-            where=where,
-            remedy="compare it with something that differs between events (x >= 4), or leave it out",
-        )
+        text = f"{candidate.reward!r} is {trained[0]:g} for every training event that has a value"
+        remedy = "compare it with something that differs between events (x >= 4), or leave it out"
+        raise InputError(text, where=where, remedy=remedy)
