@@ -62,11 +62,7 @@ LIBRARIES = (
 )
 STEPS = "posttrain/test_steps_by_hand"
 TESTS = {
-    "posttrain/weighted": (
-        "posttrain/test_losses_weighted",
-        "posttrain/test_advantage",
-        STEPS,
-    ),
+    "posttrain/weighted": ("posttrain/test_losses_weighted", "posttrain/test_advantage", STEPS),
     "posttrain/pairs": ("posttrain/test_losses_pairs", STEPS),
     "posttrain/actions": ("posttrain/test_losses_actions", STEPS),
     "posttrain/values": ("posttrain/test_losses_values", STEPS),

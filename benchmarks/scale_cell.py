@@ -89,11 +89,7 @@ def train(module: Recommender, sizes: argparse.Namespace, device: torch.device, 
     seconds = timed(step, device, repetitions)
     average = sum(seconds) / len(seconds)
     products = counter.get_total_flops()
-    return {
-        "seconds": seconds,
-        "events_per_second": len(batch.target_T) / average,
-        "tflops": products / average / 1e12,
-    }
+    return {"seconds": seconds, "events_per_second": len(batch.target_T) / average, "tflops": products / average / 1e12}
 
 
 @torch.no_grad()

@@ -36,12 +36,7 @@ PROGRAMS = {LATE: ["-c", "import sys, torch, recalign.cli; sys.exit(recalign.cli
 """What Python is given to run, if not the command."""
 BUSY = "while True: pass"
 EVERY_OTHER = "import time\nwhile True:\n    if int(time.time() + {}) % 2: time.sleep(0.1)"
-LOADS = {
-    "quiet": [],
-    "busy": [BUSY],
-    "heavy": [BUSY] * 4,
-    "changing": [EVERY_OTHER.format(0), EVERY_OTHER.format(0.5)],
-}
+LOADS = {"quiet": [], "busy": [BUSY], "heavy": [BUSY] * 4, "changing": [EVERY_OTHER.format(0), EVERY_OTHER.format(0.5)]}
 """Programs that run beside a fit."""
 LIBGOMP = 300_000
 Seconds = dict[tuple[str, str], list[float]]

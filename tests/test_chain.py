@@ -438,10 +438,7 @@ def test_the_chains_yaml_names_the_run_folder():
         (["--stages", "{asft: {model: {temperatur: 3}}}"], "asft, --model.temperatur: .*\n.*model.temperature?"),
         (["--config", "wrong.yaml"], "asft, --model.temperatur: .*\n.*model.temperature?"),
         (["--data.log.usr", "u"], "data.log.user?"),
-        (
-            ["--stages.asfd.model.lr", "3"],
-            "trains no 'asfd'\n.*: recommender, reward, .*, asft",
-        ),
+        (["--stages.asfd.model.lr", "3"], "trains no 'asfd'\n.*: recommender, reward, .*, asft"),
         (["--stages.start.model.lr", "3"], "trains no 'start'"),
         (["--stages.asft", "3"], "--stages.STAGE.KEY VALUE"),
         (["--stages.asft.run.rank_timeout", "1"], "asft, run.rank_timeout: 1.0 is too short"),

@@ -21,10 +21,7 @@ from obp.ope import (
 )
 
 WHOLE = {"obp list_ips": SlateStandardIPS, "obp list_snips": SelfNormalizedSlateStandardIPS}
-CASCADE = {
-    "obp cascade_ips": SlateRewardInteractionIPS,
-    "obp cascade_snips": SelfNormalizedSlateRewardInteractionIPS,
-}
+CASCADE = {"obp cascade_ips": SlateRewardInteractionIPS, "obp cascade_snips": SelfNormalizedSlateRewardInteractionIPS}
 ENDS = ("95.0% CI (lower)", "95.0% CI (upper)")
 
 

@@ -42,11 +42,7 @@ def check(*, data: EventDataModule, strict: bool = False) -> None:
 
 
 def rewards(
-    *,
-    data: EventDataModule,
-    rewards: dict[str, Any] | None = None,
-    against: str | None = None,
-    out: Path | None = None,
+    *, data: EventDataModule, rewards: dict[str, Any] | None = None, against: str | None = None, out: Path | None = None
 ) -> None:
     """Compare candidate rewards of a log on training and validation events, before anything is trained on them.
 
@@ -81,11 +77,7 @@ def prepare(*, data: EventDataModule, partitions: int | None = None, workers: in
 
 
 def recommend(
-    run: Path,
-    users: str | list[str] | None = None,
-    k: int = 10,
-    codes: Path | None = None,
-    as_list: bool = False,
+    run: Path, users: str | list[str] | None = None, k: int = 10, codes: Path | None = None, as_list: bool = False
 ) -> None:
     """Print recommendations after the log's end, as a table.
 

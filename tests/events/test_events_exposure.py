@@ -62,8 +62,7 @@ def test_a_propensity_that_is_none_is_refused(tmp_path, column, found):
 
 
 @pytest.mark.parametrize(
-    ("column", "found"),
-    [([1, 0, 2, 1], "holds 2 in row 3 of"), (["yes", "no", "no", "no"], "holds String")],
+    ("column", "found"), [([1, 0, 2, 1], "holds 2 in row 3 of"), (["yes", "no", "no", "no"], "holds String")]
 )
 def test_a_mark_that_is_none_is_refused(tmp_path, column, found):
     with pytest.raises(InputError) as caught:

@@ -298,8 +298,7 @@ def test_files_that_do_not_fit_together(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "mapping",
-    [{"files": []}, {"time_resolution": 0}, {"columns": {"reward": "stars"}}, {"item": "user"}],
+    "mapping", [{"files": []}, {"time_resolution": 0}, {"columns": {"reward": "stars"}}, {"item": "user"}]
 )
 def test_bad_mapping(mapping):
     with pytest.raises(InputError, match=r"data\.log"):

@@ -27,10 +27,7 @@ FAMILIES = {
     "conditioned": "posttrain/return_conditioned",
     "codes": "recommender-onerec --model.sizes=[8,8]",
 }
-SETTINGS = {
-    "epochs": [],
-    "steps": ["--checkpoint.save_last_every_n_steps=2"],
-}
+SETTINGS = {"epochs": [], "steps": ["--checkpoint.save_last_every_n_steps=2"]}
 COMMON = ["--config=conf/data/simulated.yaml", "--data.root=data", "--data.max_length=24", "--data.batch_tokens=512"]
 COMMON += ["--trainer.max_epochs=2", "--trainer.accelerator=cpu", "--trainer.log_every_n_steps=1"]
 

@@ -178,15 +178,7 @@ def test_lists_that_wait_for_outcomes_are_said_and_strict_does_not_pass(bundled,
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [
-        ("name", None),
-        ("files", ""),
-        ("columns", None),
-        ("columns", [1]),
-        ("where", True),
-        ("user", 3),
-        ("header", 3),
-    ],
+    [("name", None), ("files", ""), ("columns", None), ("columns", [1]), ("where", True), ("user", 3), ("header", 3)],
 )
 def test_slips_in_the_logs_yaml_are_named(bundled, bundle, tmp_path, key, value):
     log = logged(tmp_path, bundle)

@@ -156,10 +156,7 @@ def test_a_format_reward_where_no_id_is_illegal_is_refused(data, start, taste, h
 
 
 def test_one_item_of_one_state_has_no_advantage_and_does_no_harm(data, start, taste):
-    module, batch = (
-        small.free(PPO, policy=start, reward_net=taste, samples=1),
-        small.batch_of(data, "train", rows=1),
-    )
+    module, batch = (small.free(PPO, policy=start, reward_net=taste, samples=1), small.batch_of(data, "train", rows=1))
     one = batch.keep(torch.arange(len(batch.row_T)) == 0)
     _, _, known = roll_out(start, start, module.environment, one, samples=1, candidates=5)
     loss, _ = module.surrogate(known, known.old_TS, start.encode(one), torch.zeros(()))

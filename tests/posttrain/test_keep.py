@@ -22,14 +22,7 @@ from recalign.posttrain import PostTrainingData, ReturnConditioned, WeightedSFT
 from recalign.posttrain.keep import KeepRanking
 from recalign.recommender import CodePolicy, PolynomialAveraging, Recommender, RecommenderData, SequencePolicy
 from recalign.recommender.checkpoint import load_net
-from recalign.recommender.interpolation import (
-    ALL_RETAINED,
-    ALPHAS,
-    KEEP,
-    Retention,
-    budget_batches,
-    ndcg_by_user,
-)
+from recalign.recommender.interpolation import ALL_RETAINED, ALPHAS, KEEP, Retention, budget_batches, ndcg_by_user
 from recalign.recommender.onerec import random_codes
 from recalign.stage.checkpoint import RunCheckpoint
 

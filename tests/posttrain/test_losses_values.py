@@ -10,13 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from recalign.posttrain.values import (
-    actor_critic_weights,
-    cql_loss,
-    expectile_loss,
-    exponential_weights,
-    td_loss,
-)
+from recalign.posttrain.values import actor_critic_weights, cql_loss, expectile_loss, exponential_weights, td_loss
 
 values = st.lists(st.floats(-5, 5), min_size=1, max_size=8)
 

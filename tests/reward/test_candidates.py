@@ -275,10 +275,7 @@ def test_repeated_views_say_what_is_noise():
         ("case when split = 0 then good end", "reads split, which is not the log's column"),
         ("word", "not a number"),
         ("avg(good)", "reads other rows"),
-        (
-            "case when timestamp < 1022 then good end",
-            "reads timestamp, which is not the log's column",
-        ),
+        ("case when timestamp < 1022 then good end", "reads timestamp, which is not the log's column"),
         ("item + good", "reads item, which is not the log's"),
     ],
 )

@@ -63,9 +63,7 @@ def test_numbers_become_intervals_with_as_many_items_each():
 
 def test_numbers_without_bins_and_vectors_are_standardised():
     values = values_of(
-        [1, 2, 3],
-        price=("number", [2.0, 6.0, None], {"bins": None}),
-        text=("vector", [[0.0, 1], [4, 1], [9, 9]]),
+        [1, 2, 3], price=("number", [2.0, 6.0, None], {"bins": None}), text=("vector", [[0.0, 1], [4, 1], [9, 9]])
     )
     features = ItemFeatures.of(values, pl.Series([1, 2, 3]), warm=2)
     assert features.number.tolist() == [[-1, -1, 0], [1, 1, 0], [0, 3.5, 4]]

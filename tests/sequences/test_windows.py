@@ -12,13 +12,7 @@ from hypothesis import strategies as st
 from recalign.sequences import LeaveLast, TimeSplit, UserGroups, build
 from recalign.sequences.batch import collate
 from recalign.sequences.store import Sequences
-from recalign.sequences.windows import (
-    evaluation_windows,
-    sample_users,
-    serving_windows,
-    training_windows,
-    with_events,
-)
+from recalign.sequences.windows import evaluation_windows, sample_users, serving_windows, training_windows, with_events
 
 from .tables import table
 

@@ -4,15 +4,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from log_moments import (
-    additive,
-    carry_over,
-    covariance_within,
-    gini,
-    moments,
-    next_item,
-    predictable,
-)
+from log_moments import additive, carry_over, covariance_within, gini, moments, next_item, predictable
 
 
 def log(rows: list[tuple[int, int, int, float | None]]) -> pl.DataFrame:

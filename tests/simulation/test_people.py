@@ -3,13 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recalign.simulation.people import (
-    DRIFT,
-    POPULARITY_QUALITY_SHARE,
-    QUALITY_SHARE,
-    draw_people,
-    mix,
-)
+from recalign.simulation.people import DRIFT, POPULARITY_QUALITY_SHARE, QUALITY_SHARE, draw_people, mix
 
 
 @settings(max_examples=20, deadline=None)

@@ -107,10 +107,7 @@ def test_a_continued_run_equals_one_that_was_never_interrupted():
         (["--trainer.accumulate_grad_batches=2"], "trainer.accumulate_grad_batches: 2, and the run began with 1"),
         (["--trainer.limit_train_batches=2"], "trainer.limit_train_batches: 2, and the run began with None"),
         (["--trainer.precision=bf16-mixed"], "trainer.precision: 'bf16-mixed', and the run began with None"),
-        (
-            ["--early_stopping={monitor: rank/loss, patience: 3}"],
-            "early_stopping.patience: 3, and the run began",
-        ),
+        (["--early_stopping={monitor: rank/loss, patience: 3}"], "early_stopping.patience: 3, and the run began"),
     ],
 )
 def test_a_run_is_not_continued_with_settings_that_it_did_not_begin_with(words: list[str], said: str):

@@ -14,11 +14,7 @@ from recalign.stage import RunFolder
 
 TOY = ["--config", "toy.yaml", "--trainer.log_every_n_steps=1"]
 WITHIN = [*TOY, "--checkpoint.save_last_every_n_steps=3"]  # of 6 steps an epoch: also at the last batch of each
-STOPPED = [
-    *TOY,
-    "--trainer.max_epochs=6",
-    "--early_stopping={monitor: rank/loss, mode: max, patience: 2}",
-]
+STOPPED = [*TOY, "--trainer.max_epochs=6", "--early_stopping={monitor: rank/loss, mode: max, patience: 2}"]
 
 
 def run_of(name: str) -> RunFolder:

@@ -139,11 +139,7 @@ class Log:
 
     @classmethod
     def _create(
-        cls,
-        name: str,
-        settings: Mapping[str, Any],
-        folder: Path,
-        temporary: tempfile.TemporaryDirectory[str] | None,
+        cls, name: str, settings: Mapping[str, Any], folder: Path, temporary: tempfile.TemporaryDirectory[str] | None
     ) -> Log:
         settings = plain({"cache": (folder / "cache").resolve(), **settings})
         text = yaml_text({"data": settings})

@@ -16,13 +16,7 @@ from recalign.api.trained import policy_checkpoint, reward_checkpoint
 from recalign.code import EVALUATION, code_digest
 from recalign.errors import InputError, require_positive
 from recalign.evaluation.comparison import RECORD, RunsComparison
-from recalign.evaluation.methods import (
-    BASE_STAGES,
-    UNTRAINED,
-    BaseCheckpoints,
-    MethodRun,
-    SeedEvaluation,
-)
+from recalign.evaluation.methods import BASE_STAGES, UNTRAINED, BaseCheckpoints, MethodRun, SeedEvaluation
 from recalign.evaluation.report import terminal_table
 from recalign.evaluation.reranking import LCB, is_reranked
 from recalign.evaluation.roles import Roles

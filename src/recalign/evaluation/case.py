@@ -8,16 +8,7 @@ from dataclasses import dataclass
 
 from recalign.evaluation.comparison import ALL, PLACEBO_FACTOR, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable, Interval
-from recalign.evaluation.findings import (
-    COVERAGE,
-    DESTROYED,
-    ENDLESS,
-    FLAT,
-    SHOWN,
-    SURE_WIDTH,
-    Finding,
-    Reports,
-)
+from recalign.evaluation.findings import COVERAGE, DESTROYED, ENDLESS, FLAT, SHOWN, SURE_WIDTH, Finding, Reports
 from recalign.evaluation.reranking import READS_REWARD_MODEL
 from recalign.evaluation.selection import FLOOR
 from recalign.sequences.placebo import CORRELATION

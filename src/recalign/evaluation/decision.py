@@ -12,17 +12,7 @@ from recalign.evaluation import findings
 from recalign.evaluation.case import Case
 from recalign.evaluation.comparison import ALL, PLACEBO_FACTOR, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable
-from recalign.evaluation.findings import (
-    DESTROYED,
-    FLAT,
-    KNOWING,
-    NEEDED,
-    QUICK,
-    SHOWN,
-    SURE,
-    Finding,
-    Reports,
-)
+from recalign.evaluation.findings import DESTROYED, FLAT, KNOWING, NEEDED, QUICK, SHOWN, SURE, Finding, Reports
 from recalign.evaluation.selection import FLOOR, SELECT
 from recalign.events.division import LEAST
 from recalign.sequences.audit import OFTEN

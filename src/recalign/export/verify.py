@@ -155,10 +155,7 @@ def _of_batch(batch: Batch, strength: float) -> Iterator[Encoded]:
 
 
 def as_requests(
-    windows: Windows,
-    data: EventDataModule,
-    bundle: Bundle,
-    told: Callable[[Request], Request] = lambda whole: whole,
+    windows: Windows, data: EventDataModule, bundle: Bundle, told: Callable[[Request], Request] = lambda whole: whole
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """The gain of every target when the bundle is asked with raw ids, whose it is, whether it was met before, the ten.
 

@@ -242,12 +242,7 @@ OTHER_VERSION = "use a checkpoint of this class, made by this version of recalig
 
 
 def load_weights(
-    net: nn.Module,
-    weights: dict[str, torch.Tensor],
-    *,
-    where: str,
-    partial: bool = False,
-    new: tuple[str, ...] = (),
+    net: nn.Module, weights: dict[str, torch.Tensor], *, where: str, partial: bool = False, new: tuple[str, ...] = ()
 ) -> None:
     """Load weights by module name.
 

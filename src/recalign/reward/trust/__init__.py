@@ -5,12 +5,4 @@ from recalign.reward.trust.predictions import predict
 from recalign.reward.trust.report import compare_predictions, report
 from recalign.reward.trust.verdict import verdict
 
-__all__ = [
-    "Trust",
-    "accuracy",
-    "compare_predictions",
-    "predict",
-    "report",
-    "trust_of",
-    "verdict",
-]
+__all__ = ["Trust", "accuracy", "compare_predictions", "predict", "report", "trust_of", "verdict"]
