@@ -7,6 +7,7 @@ import re
 import zipfile
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from recalign.errors import InputError
@@ -55,6 +56,24 @@ def test_zips_as_downloaded(tmp_path, name, place, entry):
     text, expected = PAIRS[name]
     zipped(tmp_path / place, {"ml/README": "read me", "ml/movies.dat": "1::Amélie", f"ml/{name}": text})
     assert pairs(LogMapping("ml", [entry.replace("NAME", name)]), tmp_path) == expected
+
+
+def test_members_of_one_name_are_told_by_their_folder(tmp_path):
+    head = "user,item,rating,timestamp\n"
+    zipped(tmp_path / "shop.zip", {"2023/e.csv": head + "1,1,1,1\n", "2024/e.csv": head + "2,2,2,2\n2,3,1,3\n"})
+    assert pairs(LogMapping("t", ["shop/2024/e.csv"]), tmp_path) == [(2, 2), (2, 3)]
+    assert pairs(LogMapping("t", ["shop/2023/e.csv", "shop/2024/e.csv"]), tmp_path) == [(1, 1), (2, 2), (2, 3)]
+    with pytest.raises(InputError, match="it holds: 2023"):
+        pairs(LogMapping("t", ["shop/e.csv"]), tmp_path)
+
+
+@pytest.mark.parametrize("entry", ["shop", "shop/e-*.parquet"])
+def test_folders_of_parquet_are_read_by_pattern_and_below(tmp_path, entry):
+    (tmp_path / "shop" / "e-2.parquet").mkdir(parents=True)
+    for number, place in ((1, "e-1.parquet"), (2, "e-2.parquet/part-0.parquet")):
+        row = {name: [number] for name in ("user", "item", "rating", "timestamp")}
+        pl.DataFrame(row).write_parquet(tmp_path / "shop" / place)
+    assert pairs(LogMapping("t", [entry]), tmp_path) == [(1, 1), (2, 2)]
 
 
 def test_the_unpacked_file_comes_first(tmp_path):

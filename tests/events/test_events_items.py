@@ -346,6 +346,28 @@ def test_columns_that_cannot_have_them_are_refused(root, values, dtype, said):
     assert caught.value.remedy
 
 
+def test_a_table_of_items_is_one_file(root):
+    (root / "names").mkdir()
+    for item in (7, 8):
+        pl.DataFrame({"item": [item], "title": [f"t{item}"]}).write_parquet(root / "names" / f"{item}.parquet")
+    with pytest.raises(InputError, match="is 2 files"):
+        read_titles(log_with("names"), root, ITEMS)
+
+
+def test_the_fingerprint_tells_001_from_1(root):
+    log, marks = log_with(title=None, features={"shelf": Feature("shelf", kind="category")}), set()
+    for code in ("001", "01", "1"):
+        (root / "names.csv").write_text(f"item,shelf\n7,{code}\n8,2\n")
+        marks.add(fingerprint(log, root, None))
+    assert len(marks) == 3
+
+
+def test_a_quoted_column_keeps_its_zeros(root):
+    columns = {"item": [7, 8, 9], "Shelf No": ["001", "01", "1"]}
+    found = featured(root, columns, {"s": Feature('"Shelf No"', kind="category")}, file="items.csv")
+    assert found.values["s"].to_list() == [["001"], ["01"], ["1"]]
+
+
 def test_features_change_the_fingerprint_and_titles_do_not(root):
     (root / "names.csv").write_text("item,title,kind\n7,Seven,a\n")
     marks = []

@@ -37,6 +37,22 @@ def make(root):
     return module
 
 
+class Gap(LeaveLast):
+    """A split that adds settings to those of ours."""
+
+    def __init__(self, gap: int, days: np.ndarray) -> None:
+        super().__init__(2, 2)
+        self.gap, self.days = gap, days
+
+
+def test_settings_that_a_split_adds_to_ours_count(make):
+    days = np.arange(2000)
+    others = [Gap(0, days), Gap(0, days.copy()), Gap(30, days), Gap(0, np.where(days == 1000, 0, days))]
+    marks = [make(split=split)._fingerprint() for split in others]
+    assert marks[0] == marks[1]
+    assert len(set(marks)) == 3
+
+
 def entries(root: Path) -> list[Path]:
     return sorted((root / "kept").iterdir())
 

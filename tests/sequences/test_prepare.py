@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from recalign.cli import main
 from recalign.errors import InputError
-from recalign.events import ItemTable, LogMapping, scanning
+from recalign.events import EventTable, ItemTable, LogMapping, scanning
 from recalign.files import read_json
 from recalign.kept import SEAL
 from recalign.sequences import EventDataModule, High, LeaveLast, Split, TimeSplit, Where
@@ -398,6 +398,16 @@ def test_an_object_store(root, whole, monkeypatch):
             module(root, "bucket", log=LogMapping("small", ["s3://none/days"], **settings)).prepare(3)
     finally:
         store.stop()
+
+
+class Embargo(TimeSplit):
+    def assign(self, table: EventTable) -> pl.Series:
+        return super().assign(table)
+
+
+def test_an_inherited_for_parts_does_not_speak_for_another_assign(root):
+    with pytest.raises(InputError, match="Embargo does not say how"):
+        module(root, "parts", split=Embargo()).prepare(3)
 
 
 def test_items_known_by_their_features_are_numbered_alike(root):

@@ -5,6 +5,7 @@ import hashlib
 import polars as pl
 
 from recalign.events.expression import root_names
+from recalign.events.feature_values import coded
 from recalign.events.files import Source
 from recalign.events.log import ItemTable
 from recalign.events.reading import read
@@ -17,7 +18,7 @@ def features_digest(source: Source, table: ItemTable) -> str:
 
     Columns that cannot be told are left out; `table_values` refuses them.
     """
-    frame = read(source, (table.id,))
+    frame = read(source, (table.id, *coded(table).values()))  # as `table_values` reads them
     named = {plain_name(table.id), *(name for one in table.specified.values() for name in root_names(one.value))}
     return digest(*(part for name in frame.columns if name in named for part in (name, *_content(frame[name]))))
 

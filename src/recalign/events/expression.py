@@ -6,6 +6,7 @@ nulls explicitly.
 """
 
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass
 
 import polars as pl
@@ -93,6 +94,14 @@ def root_names(expression: str) -> set[str]:
         return set(pl.sql_expr(expression).meta.root_names())
     except pl.exceptions.PolarsError:
         return set()
+
+
+def column_of(expression: str) -> str | None:
+    """The column that an expression is; None: it computes something, or does not parse."""
+    with suppress(pl.exceptions.PolarsError):
+        parsed = pl.sql_expr(expression).meta.undo_aliases()
+        return parsed.meta.root_names()[0] if parsed.meta.is_column() else None
+    return None
 
 
 def condition(frame: pl.DataFrame, expression: str, key: str, rows: SourceRows) -> pl.Series:

@@ -3,9 +3,9 @@
 import polars as pl
 
 from recalign.errors import InputError
-from recalign.events.expression import ITEM_TABLE, evaluate
+from recalign.events.expression import ITEM_TABLE, column_of, evaluate
 from recalign.events.fields import EXACT
-from recalign.events.log import Feature, FeatureKind
+from recalign.events.log import Feature, FeatureKind, ItemTable
 from recalign.events.messages import SourceRows
 
 KEY = "data.log.items"
@@ -24,6 +24,12 @@ def feature_values(frame: pl.DataFrame, name: str, feature: Feature, rows: Sourc
     raw = evaluate(frame, feature.value, where, rows, ITEM_TABLE).alias(name)
     kind = feature.kind or _kind(raw)
     return kind, _MAKE[kind](raw, feature, where, rows)
+
+
+def coded(table: ItemTable) -> dict[str, str]:
+    """The columns that are read as they are written, so that 001 stays 001, by the features that they are."""
+    categories = {name: one for name, one in table.specified.items() if one.kind == "category" or one.separator}
+    return {name: column for name, one in categories.items() if (column := column_of(one.value)) is not None}
 
 
 def names_items(categories: pl.Series) -> bool:

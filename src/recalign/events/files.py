@@ -137,7 +137,19 @@ def locate(log: LogMapping, root: Path | None) -> tuple[list[Source], Source | N
             remedy = f"{near}put it there, or name its folder with --data.root or RECALIGN_DATA"
             raise InputError(text, where=keys[entry], remedy=remedy)
     events = [source for entry in log.files for source in found[entry]]
-    return events, found[log.items.file][0] if log.items is not None else None
+    return events, sole(found[log.items.file], log.items.file) if log.items is not None else None
+
+
+def sole(sources: list[Source], entry: str) -> Source:
+    """The file of an item table.
+
+    Raises:
+        InputError: there are several.
+    """
+    if len(sources) > 1:
+        what = f"{entry!r} is {len(sources)} files, and the table of the items is one"
+        raise InputError(what, where="data.log.items.file", remedy="write them into one file, and name that")
+    return sources[0]
 
 
 @functools.cache
@@ -148,9 +160,9 @@ def _say_moved(root: Path, now: Path) -> None:
 def find(root: Path, entry: str) -> list[Source]:
     """Find the files of an entry of ``log.files``; an empty list if there are none.
 
-    A wildcard, or a folder (its Parquet files), gives files sorted by name. A file whose name equals the entry takes
-    precedence over a wildcard. ``folder/file`` is also searched in ``folder.zip`` and ``folder/folder.zip``, and
-    ``folder.zip`` in ``folder``. A URL (``s3://...``) is passed on to Polars.
+    A folder gives the Parquet in it and below, a wildcard files and such folders, sorted by name. A file whose name
+    equals the entry takes precedence over a wildcard. ``folder/file`` is also searched in ``folder.zip`` and
+    ``folder/folder.zip``, and ``folder.zip`` in ``folder``. A URL (``s3://...``) is passed on to Polars.
 
     Raises:
         InputError: a zip is damaged, or does not hold a log.
@@ -160,12 +172,12 @@ def find(root: Path, entry: str) -> list[Source]:
         return [Source(Path("log.parquet"), url=url)]
     path = root / entry
     if path.is_dir():
-        return [Source(file) for file in sorted(path.rglob("*.parquet"))]
+        return [Source(file) for file in sorted(path.rglob("*.parquet")) if file.is_file()]
     if any(sign in entry for sign in "*?[") and not path.is_file():
-        found = sorted(glob.glob(os.path.join(glob.escape(str(root)), entry)))
-        return [_source(path) for path in map(Path, found) if path.is_file()]
+        found = map(Path, sorted(glob.glob(os.path.join(glob.escape(str(root)), entry))))
+        return [file for path in found for file in (find(path, "") if path.is_dir() else [_source(path)])]
     folder = entry.split("/")[0].removesuffix(".zip")
-    wanted = None if path.suffix == ".zip" else path.name
+    wanted = None if path.suffix == ".zip" else entry
     for place in (path, root / f"{folder}.zip", root / folder / f"{folder}.zip"):
         if place.is_file():
             return [_source(place, wanted)]
@@ -192,7 +204,10 @@ def reading_parquet(file: Source | Path | str) -> Iterator[None]:
 
 
 def _source(path: Path, wanted: str | None = None) -> Source:
-    """A file, or a member of a zip: the wanted one, else MovieLens's events, else the only table."""
+    """A file, or a member of a zip: the wanted one, else MovieLens's events, else the only table.
+
+    Of several members with the wanted name it is the one whose folders are the wanted's too.
+    """
     if path.suffix != ".zip":
         return Source(path)
     try:
@@ -206,8 +221,11 @@ def _source(path: Path, wanted: str | None = None) -> Source:
             what = f"its member {info.filename!r} points outside the zip"
             raise InputError(what, where=str(path), remedy="unpack it in an empty folder, and name the table")
     members = [Source(path, info.filename) for info in infos]
-    choices = [wanted] if wanted else MOVIELENS
-    if named := [source for choice in choices for source in members if source.name == choice]:
+    choices = [PurePosixPath(wanted).name.removesuffix(".gz")] if wanted else MOVIELENS
+    named = [source for choice in choices for source in members if source.name == choice]
+    if wanted and len(named) > 1:
+        named = [source for source in named if f"/{wanted}".endswith(f"/{source.member}")]
+    if named:
         return named[0]
     tables = [source for source in members if source.name.endswith(TABLES) and not source.name.startswith(".")]
     if wanted is None and len(tables) == 1:

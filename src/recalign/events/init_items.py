@@ -47,8 +47,9 @@ def describe_items(table: str, root: Path, items: pl.Series, name: str) -> dict[
     if not found:
         remedy = did_you_mean(path.name, [one.name for one in path.parent.glob("*")])
         raise InputError("there is no such file", where=table, remedy=remedy)
-    frame = reading.read(found[0], ())
-    as_text = reading.read(found[0], frame.columns) if reading.is_text(found[0]) else frame  # 007 stays 007
+    source = files.sole(found, table)
+    frame = reading.read(source, ())
+    as_text = reading.read(source, frame.columns) if reading.is_text(source) else frame  # 007 stays 007
     shares = _shares(frame, as_text, items)
     keys = _keys(frame, shares)
     enough = shares.get(name, 0) >= MOST_OF * max(shares.values(), default=0)

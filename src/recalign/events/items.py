@@ -9,7 +9,7 @@ import polars as pl
 
 from recalign.errors import InputError
 from recalign.events.audit import Section
-from recalign.events.feature_values import KEY, feature_values, names_items, typed
+from recalign.events.feature_values import KEY, coded, feature_values, names_items, typed
 from recalign.events.files import Source, locate
 from recalign.events.joining import log_ids, whole_numbers
 from recalign.events.log import Feature, FeatureKind, ItemTable, LogMapping
@@ -170,11 +170,10 @@ def table_values(source: Source, table: ItemTable, known: pl.Series, items: pl.S
     if items is not None and not key.is_in(items.implode()).any():
         raise _none_of(source, raw_ids, items, "features")
     specified, kinds, columns = table.specified, {}, []
-    coded = [one for one in specified.values() if one.kind == "category" or one.separator]
-    written = read(source, frame.columns) if coded and is_text(source) else frame  # so that 001 stays 001
+    as_written = coded(table) if is_text(source) else {}
+    written = read(source, list(as_written.values())) if as_written else frame
     for name, feature in specified.items():
-        read_from = written if feature in coded and plain_name(feature.value) in frame.columns else frame
-        kinds[name], column = feature_values(read_from, name, feature, rows)
+        kinds[name], column = feature_values(written if name in as_written else frame, name, feature, rows)
         if items is not None and column.null_count() == len(column):
             what, where = f"{feature.value!r} has no value in any row of {source}", f"{KEY}.features.{name}"
             raise InputError(what, where=where, remedy="name a column that has values, or leave the feature out")

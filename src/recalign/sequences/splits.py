@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -30,8 +31,14 @@ class Split:
 
     def __repr__(self) -> str:
         """Class and settings, which tell one prepared log from another; attributes with ``_`` in front are none."""
-        settings = (f"{name}={value!r}" for name, value in vars(self).items() if not name.startswith("_"))
+        plain = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in vars(self).items()}
+        settings = (f"{name}={value!r}" for name, value in plain.items() if not name.startswith("_"))
         return re.sub(r" at 0x[0-9a-f]+", "", f"{type(self).__qualname__}({', '.join(settings)})")
+
+    def __init_subclass__(cls, **given: Any) -> None:
+        super().__init_subclass__(**given)
+        if "assign" in vars(cls) and "for_parts" not in vars(cls):
+            cls.for_parts = Split.for_parts  # type: ignore[method-assign]  # what it inherits speaks of another `assign`
 
     def assign(self, table: EventTable) -> pl.Series:
         """Assign each row of ``table.frame`` to a part: u8, `TRAIN`, `VALIDATION` or `TEST`.
@@ -55,7 +62,7 @@ class Split:
         raise InputError(text, where="data.split", remedy=remedy)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LeaveLast(Split):
     """Test on the last events of each user, validate on those before them, train on the rest.
 
@@ -84,7 +91,7 @@ class LeaveLast(Split):
         return self
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TimeSplit(Split):
     """Cut at the same two times for all users: train before the first, validate between, test from the second on.
 
@@ -125,7 +132,7 @@ class TimeSplit(Split):
         raise InputError(f"cannot use the cut {cut!r}", where="data.split.cuts", remedy=remedy)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Where(Split):
     """Test on the events that meet a condition, such as those of random exposure.
 

@@ -134,6 +134,7 @@ def build(
     items, number_I, warm = number_items(table.items, count_I >= min_events, values, earlier)
     frame, arrays = index(frame, number_I, warm, len(table.users), high, relative_to)
     check_parts(part_sizes(frame), int(arrays["trained"].max(initial=0)), split, min_events)
+    left_out_I = np.where((number_I > 0) & (number_I <= warm), min_events, count_I)  # those of `earlier` stay
     return Sequences(
         frame=frame,
         users=table.users,
@@ -142,7 +143,7 @@ def build(
         **arrays,
         fingerprint=fingerprint_of(table.fingerprint, split, high, groups, min_events, relative_to, earlier),
         catalogue=catalogue_digest(items, frame),
-        report=with_rare_items(table.report, table.items, count_I, min_events),
+        report=with_rare_items(table.report, table.items, left_out_I, min_events),
         features=ItemFeatures.of(values, items, warm) if values else None,
     )
 
