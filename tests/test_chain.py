@@ -402,7 +402,7 @@ def test_what_is_set_for_asft_is_set_for_its_placebos_first():
 
 @pytest.mark.usefixtures("here")
 def test_what_is_set_for_the_reward_model_leaves_the_evaluation_alone():
-    settings = {"max_length": 5, "reward": "high", "request_time": "known"}
+    settings = {"max_length": 5, "reward": "high"}
     chain = Chain(
         log="simulated",
         methods=["start"],
@@ -574,3 +574,51 @@ def test_overrides_are_told_from_the_chains_own_words():
     own, overrides = split_overrides(words)
     assert own == ["--config", "a.yaml", "--seeds", "[1]"]
     assert overrides == {None: {"data.root": "d", "data.x": "1"}, "asft": {"model.lr": "-1"}}
+
+
+def test_what_lies_above_a_chain_is_found_from_its_own_folder_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    tiny.prepare(tmp_path)
+    monkeypatch.chdir(tmp_path / "conf/chain")
+    found = Plan(Chain(log="simulated", methods=["start"]), Path("tiny.yaml"), {}).found("asft.yaml")
+    assert found is not None
+    assert found.samefile(tmp_path / "conf/asft.yaml")
+
+
+@pytest.mark.usefixtures("here")
+def test_what_is_added_for_all_and_for_one_is_refused():
+    overrides = split_overrides(["--trainer.callbacks+=A", "--stages.asft.trainer.callbacks+=B"])[1]
+    plan = Plan(Chain(log="simulated", methods=["start", "asft"]), Path("conf/chain/tiny.yaml"), overrides)
+    assert plan.given("reward") == {"trainer.callbacks+": "A"}
+    with pytest.raises(InputError, match="would be lost"):
+        plan.given("asft")
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("stage", ["recommender", "reward", "judge_report", "asft"])
+def test_a_stage_that_reads_other_times_than_the_evaluation_is_refused(stage: str):
+    with pytest.raises(InputError, match=f"{stage}, data.request_time: 'known', and all"):
+        planned(f"--stages.{stage}.data.request_time=known")
+    planned("--data.request_time=known")
+
+
+@pytest.mark.usefixtures("here")
+def test_judges_have_room_for_the_histories_that_they_judge():
+    short = "--stages.judge_report.data.max_length=5"
+    with pytest.raises(InputError, match=r"judge_report, model\.encoder\.max_length: 5, and it judges histories of 20"):
+        planned(short, "--data.max_length=20")
+    planned(short, "--data.max_length=20", "--stages.judge_report.model.encoder.init_args.max_length=20")
+
+
+@pytest.mark.usefixtures("here")
+def test_a_lower_bound_needs_several_members():
+    chain = Chain(log="simulated", methods=["start", "rerank_lcb"], data={"root": "data"})
+    one = split_overrides(["--stages.reward.model.members=1"])[1]
+    with pytest.raises(InputError, match="has no spread to take off"):
+        Plan(chain, Path("conf/chain/tiny.yaml"), one).parse()
+
+
+def test_a_reward_model_of_another_reward_is_refused_before_anything_is_trained(here: Path):
+    said = tiny.chain(here, "--name=own", "--methods=[start, rerank]", "--stages.reward.data.reward=reward * 2")
+    assert said.code == 2
+    assert "stages.reward.data: the reward model would learn" in said.err
+    assert not list(here.glob("runs/own/*/seed-0/manifest.json"))

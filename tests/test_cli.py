@@ -242,6 +242,23 @@ def test_validate_and_test_leave_their_figures(trained: Path):
         assert figure in pl.read_csv(trained / "runs/own/asft/seed-0" / file).columns
 
 
+@pytest.mark.parametrize("word", ["--data.reward=stars * 2", "--data.users=B2"])
+def test_a_reward_model_is_tested_on_its_own_rewards_and_users(trained: Path, word: str):
+    trust = trained / "runs/own/reward/seed-0/trust.json"
+    before = trust.read_bytes()
+    assert command(trained, "test", "reward", word).code == 2
+    assert trust.read_bytes() == before
+    assert command(trained, "test", "reward").code == 0
+
+
+def test_nothing_left_to_train_elsewhere_is_refused(trained: Path):
+    last = "--ckpt_path=runs/own/recommender/seed-0/checkpoints/last.ckpt"
+    said = command(trained, "fit", "recommender", last, "--run.name=more")
+    assert said.code == 2
+    assert "nothing is left to train from this checkpoint" in said.err
+    assert not (trained / "runs/own/more/seed-0/manifest.json").exists()
+
+
 def test_recommend_shows_the_users_that_are_asked_for(trained: Path):
     said = tiny.recalign(trained, "recommend", "runs/own/recommender/seed-0", "--k=12", "--users=[1, 7]")
     assert said.code == 0
@@ -260,6 +277,18 @@ def test_the_command_and_python_give_one_answer(trained: Path, monkeypatch: pyte
     assert tiny.recalign(trained, "recommend", str(run), "--k=3").code == 0
     policy = load_policy(Log.from_config("own.yaml", folder="runs/own", root="."), run)
     assert_frame_equal(pl.read_parquet(run / "recommendations.parquet"), policy.recommend(k=3))
+
+
+def test_a_user_without_a_known_event_is_said(folder: Path):
+    """User 99 has one event, of an item that nobody else met, after the end of training."""
+    write(folder, "99,999,2000,5")
+    split = "--data.split={class_path: recalign.sequences.TimeSplit}"
+    assert command(folder, "fit", "recommender", split).code == 0
+    said = tiny.recalign(folder, "recommend", "runs/own/recommender/seed-0", "--users=[99, 1]", "--k=1")
+    users = pl.read_parquet(folder / "runs/own/recommender/seed-0/recommendations.parquet")["user"].n_unique()
+    assert said.code == 0
+    assert f"recommendations for {users} users" in said.out
+    assert "no list for 99: no event with an item of the catalogue" in said.out
 
 
 def test_recommend_finds_a_run_from_another_folder(trained: Path, tmp_path: Path):

@@ -105,7 +105,9 @@ def recommend(
     write_parquet(frame, run / RECOMMENDATIONS)
     kind = f"{' as lists' if as_list else ''}{f' with the new items of {codes}' if codes else ''}"
     made = f"made on the {'CPU' if device.type == 'cpu' else 'GPU'}"
-    print(f"recommendations{kind} for {len(known):,} users, {made}: {run / RECOMMENDATIONS}")
+    print(f"recommendations{kind} for {frame['user'].n_unique():,} users, {made}: {run / RECOMMENDATIONS}")
+    if without := shown.filter(~shown.is_in(frame["user"].implode())).to_list():
+        print(f"no list for {', '.join(map(printable, map(str, without)))}: no event with an item of the catalogue")
     name = "title" if "title" in frame.columns else "item"
     table = Table("user", "rank", name, "score")
     for row in frame.filter(pl.col("user").is_in(shown.implode())).select("user", "rank", name, "score").iter_rows():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import json
 import shutil
 import subprocess
@@ -482,3 +483,39 @@ def test_a_comparison_in_python_replaces_none_of_a_chain(job: Any, tmp_path: Pat
     log = ra.Log.from_config(job.log.yaml, folder=tmp_path / "chain")
     with pytest.raises(ra.InputError, match="is the folder of a chain"):
         ra.compare(log, {"start": job.start}, job.reward)
+
+
+def test_what_is_high_may_be_said_without_a_reward(frame):
+    given = {key: name for key, name in COLUMNS.items() if key != "reward"}
+    log = ra.Log.from_frame(frame, **given, high="rating >= 4")
+    assert yaml.safe_load(log.yaml.read_text())["data"]["high"]["expression"] == "rating >= 4"
+
+
+def test_a_policy_that_reads_rewards_is_not_given_others(frame, tmp_path):
+    log = ra.Log.from_frame(frame, **COLUMNS, max_length=32, folder=tmp_path / "runs")
+    own = QUICK | {"trainer.max_epochs": 1, "model.feedback": True, "data.reward": "rating >= 4"}
+    run = ra.fit_recommender(log, settings=own)
+    with pytest.raises(ra.InputError, match="this policy reads rewards"):
+        ra.load_policy(log, run.folder)
+
+
+def test_a_policy_whose_code_was_edited_is_measured_again(job, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    text = """
+import torch
+from recalign.evaluation.baselines import SameForAll
+class Mine(SameForAll):
+    def __init__(self, n):
+        super().__init__(torch.arange(n).float())
+    def log_probs(self, state, items=None):
+        return {} * super().log_probs(state, items)
+"""
+    found = []
+    for sign in (1, -1):
+        (tmp_path / "own_policy.py").write_text(text.format(sign))
+        own = importlib.reload(importlib.import_module("own_policy"))
+        rows = {"start": job.start, "mine": own.Mine(job.start.data.num_items)}
+        table = ra.compare(job.log, rows, job.reward, draws=np.int64(20), keep=np.float32(0.9)).table
+        found.append(table.filter(method="mine")["policy/kl"].to_list())
+    assert found[0] != found[1]

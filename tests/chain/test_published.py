@@ -14,7 +14,7 @@ import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
 from recalign.chain import chain
-from recalign.chain.published import publish
+from recalign.chain.published import _log, publish
 from recalign.cli import main
 from recalign.evaluation.sources import Sources
 from recalign.files import sha256
@@ -44,6 +44,18 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     monkeypatch.delenv("RECALIGN_DATA", raising=False)
+
+
+def test_a_search_of_other_runs_is_not_attached(monkeypatch: pytest.MonkeyPatch):
+    logged: list[Any] = []
+    run = SimpleNamespace(summary={}, log=lambda _: None, log_artifact=logged.append)
+    monkeypatch.setattr("recalign.chain.published.plot_sections", lambda _: [])
+    stale = RUN / "search.csv"
+    stale.write_text("method,trial\n")
+    _log(run, RUN, RUN / "report.html", Sources.of(RUN, searched=False))
+    stale.unlink()
+    assert {"comparison.csv", "report.html"} <= logged[0].manifest.entries.keys()
+    assert "search.csv" not in logged[0].manifest.entries
 
 
 def test_one_run_holds_the_result():

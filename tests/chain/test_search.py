@@ -67,6 +67,16 @@ def chosen(folder: Path, method: str) -> dict[str, Any]:
     return json.loads(row["settings"].item())
 
 
+def test_a_placebo_takes_its_methods_settings_whatever_the_file_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    tiny.prepare(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    Path("conf/search.yaml").write_text("default: {model.lr: [0.1, 0.3]}")
+    methods, data = ["asft", "asft_permuted"], {"root": "data"}
+    chain = Chain("simulated", methods, trials=2, placebos={"asft_permuted": "asft"}, data=data)
+    plan = Plan(chain, Path("conf/chain/tiny.yaml"), {})
+    assert set(Search(plan, plan.parse()).settings) == {"asft"}
+
+
 def test_every_method_has_as_many_trials_and_one_choice(first: tuple[Path, tiny.Said]):
     folder, said = first
     assert said.code == 0, said.err

@@ -256,3 +256,10 @@ def test_a_gain_is_compared_with_twice_that_of_a_placebo_event_by_event(made_up_
         more, low, high = cell(frame, "asft", f"diff_popularity/{metric}")
         assert low < more < high
         assert not frame.filter(method="start", metric=f"diff_popularity/{metric}").height
+
+
+def test_seeds_of_other_rewards_are_not_compared(tmp_path):
+    write(tmp_path, "start", 0, [1, 3, 0, 20], {"reward/sd": 1.1})
+    write(tmp_path, "start", 1, [1, 1, 1, 1], {"reward/sd": 0.22})
+    with pytest.raises(InputError, match="measured by different rewards"):
+        RunsComparison(tmp_path, draws=50).make()

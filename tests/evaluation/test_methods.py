@@ -25,7 +25,7 @@ from recalign.posttrain.conditioned import ConditionedPolicy
 from recalign.recommender.checkpoint import load_net
 from recalign.recommender.interpolation import ALPHAS, HALVINGS, Retention, ndcg_by_user
 from recalign.reward import Judge, RewardData
-from recalign.sequences import UserCohort
+from recalign.sequences import High, UserCohort
 
 HOW = {"device": torch.device("cpu"), "code": "code"}
 
@@ -286,7 +286,7 @@ def test_other_data_are_evaluated_anew(tmp_path, data, base, cells, log_root):
     SeedEvaluation(runs, 3, cells[:1], base, data, **HOW).make()
     known = small.data_of(RewardData, log_root, "tastes", request_time="known")
     assert SeedEvaluation(runs, 3, cells[:1], base, known, **HOW).make() == ["popularity"]
-    other = small.data_of(RewardData, log_root, "tastes", reward="rating * 2")
+    other = small.data_of(RewardData, log_root, "tastes", high=High("rating > 4"))
     assert SeedEvaluation(runs, 3, cells[:1], base, other, **HOW).make() == ["popularity"]
     divided = small.data_of(RewardData, log_root, "tastes", split=small.LeaveLast(2, 2))
     with pytest.raises(InputError, match="another catalogue"):
@@ -394,3 +394,11 @@ def test_a_judge_never_sees_a_user_of_the_table(tmp_path, data, log_root):
     users = load_net(small.saved(judge, tmp_path / "judge.ckpt"), "reward").users
     assert (users.group, users.count) == ("B2", len(seen))
     assert set(np.flatnonzero(users.mask(data.sequences, "here")).tolist()) == seen
+
+
+def test_a_reward_model_of_another_reward_is_refused(tmp_path, data, base, cells):
+    checkpoint = torch.load(base.reward, weights_only=True)
+    checkpoint["facts"] |= {"reward": "10 * rating"}
+    torch.save(checkpoint, base.reward)
+    with pytest.raises(InputError, match=r"this reward model predicts '10"):
+        SeedEvaluation(tmp_path / "runs", 3, cells[:1], base, data, **HOW).make()

@@ -1,5 +1,6 @@
 """The page and the terminal table: what they show, what they leave out, and that odd figures break neither."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -15,9 +16,10 @@ from recalign.errors import InputError
 from recalign.evaluation import page, plots, sources
 from recalign.evaluation.comparison import SCHEMA, VALUE, RunsComparison, read
 from recalign.evaluation.comparison_table import ComparisonTable
-from recalign.evaluation.report import Page, terminal_table
+from recalign.evaluation.report import Page, show, terminal_table
 from recalign.evaluation.roles import Roles
 from recalign.evaluation.sources import Sources
+from recalign.export import card
 from recalign.kept import once, seal
 from recalign.sequences.audit import SEEN
 
@@ -449,3 +451,27 @@ def test_trials_are_joined_in_the_order_of_a_setting_that_may_be_none():
         }
     )
     assert "reward_weighted" in str(plots.frontier(trials))
+
+
+def test_examples_are_of_rows_that_are_compared(chain, tmp_path):
+    folder = shutil.copytree(chain, tmp_path / "two")
+    for row in ("start", "asft"):
+        shown = [{"user": 1, "history": [], "shown": ["x"]}]
+        (folder / row / "seed-0/evaluation/examples.json").write_text(json.dumps(shown))
+    RunsComparison(folder, draws=50, roles=Roles("asft")).make()
+    assert Sources.of(folder).examples
+    RunsComparison(folder, draws=50, methods=["start", "bc"], roles=Roles("asft")).make()
+    assert Sources.of(folder).decision is None
+    assert not Sources.of(folder).examples
+
+
+def test_a_share_of_nothing_is_not_known(chain):
+    frame = read(chain).with_columns(value=pl.when(metric="all/ndcg@10").then(0.0).otherwise("value"))
+    assert "nan" not in "".join(card._rows(ComparisonTable(frame, Roles("asft")), "asft"))
+
+
+def test_the_sentence_has_the_whole_name(chain, capsys):
+    found = Sources.of(chain)
+    about = dataclasses.replace(found.decision.about, policy="asft [lr=1e-3]")
+    show(dataclasses.replace(found, decision=dataclasses.replace(found.decision, candidates=[about])))
+    assert "asft [lr=1e-3]" in capsys.readouterr().out

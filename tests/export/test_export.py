@@ -248,7 +248,7 @@ def test_columns_of_the_item_table_can_be_boosted_by(made, monkeypatch, tmp_path
     with pytest.raises(InputError, match="no item table"):
         items(made, ["genre"])
     monkeypatch.setattr(made.data, "log_", log)
-    table = items(made, ["genre"])
+    table = items(made, ["genre", "genre"])
     assert table["genre"].to_list() == [f"g{n % 3}" for n in range(1, 40)] + [None]
     pl.DataFrame(
         {

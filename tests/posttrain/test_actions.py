@@ -11,7 +11,7 @@ import torch
 
 from recalign.errors import InputError
 from recalign.nn import LazyDecoder
-from recalign.posttrain import GRPO, PPO, PostTrainingData
+from recalign.posttrain import GRPO, IPA, PPO, PostTrainingData
 from recalign.posttrain.rollout import Environment, _best, over_candidates, roll_out, seen_pairs
 from recalign.recommender import CodePolicy
 from recalign.recommender.checkpoint import Loaded, load_net
@@ -208,3 +208,9 @@ def test_what_cannot_be_used_is_refused(data, start, cloned, rewarded, log_root,
     with pytest.raises(InputError, match="no number"):
         small.fit(module, data, tmp_path)
     assert module.trainer.global_step == 0
+
+
+@pytest.mark.parametrize("kind", [IPA, PPO, GRPO])
+def test_one_candidate_has_nothing_to_be_compared_with(kind):
+    with pytest.raises(InputError, match=r"model\.candidates"):
+        kind.check_settings({"candidates": 1})

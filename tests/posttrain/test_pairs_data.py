@@ -266,3 +266,17 @@ def test_a_checkpoint_that_is_missing_is_asked_for(log_root, pairs):
 def test_losers_must_be_among_the_candidates(log_root, losers, candidates):
     with pytest.raises(InputError, match=r"data\.losers"):
         small.data_of(PairData, log_root, losers=losers, candidates=candidates)
+
+
+def test_an_item_chosen_again_is_no_loser_of_itself():
+    """a liked, a disliked, b disliked: the pair is a over b, whatever is drawn first."""
+    n = 200
+    reward, base = np.tile([3.0, 1.0, 1.0], n), 3 * np.repeat(np.arange(n), 3)
+    first, state = base + np.tile([0, 0, 2], n), base + np.tile([-1, 0, 1], n)
+    found = logged_pairs(reward, np.full(3 * n, 2.0), first, state, base + 3, 1, 64, np.random.default_rng(0))
+    assert (found[::3] == np.stack([base[::3], base[::3] + 2], axis=1)).all()
+
+
+def test_intervals_that_are_no_numbers_make_no_pair():
+    candidate, reward = torch.tensor([[1, 2, 3]]), torch.full((2, 1, 3), torch.nan)
+    assert not disjoint_interval_pairs(candidate, torch.zeros(1, 3, dtype=torch.bool), reward, 1.0, 1).any()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 
 import numpy as np
 import polars as pl
@@ -14,7 +15,7 @@ from recalign.errors import InputError
 from recalign.posttrain import PairData, PostTrainingData, Preferences
 from recalign.recommender.checkpoint import load_net
 from recalign.reward import RewardData, RewardModel
-from recalign.sequences import Batch, correlation_within_users, permuted_rewards
+from recalign.sequences import Batch, UserCohort, correlation_within_users, permuted_rewards
 
 # two users of six events each; the last of each is the test, the one before it validation
 TINY = {
@@ -294,4 +295,15 @@ def test_a_bare_reward_model_does_not_know_its_influence_on_training_events(log_
     bare = load_net(rewarded, "reward").net
     data = small.data_of(PostTrainingData, log_root, "tastes", source="predicted", reward_net=bare)
     with pytest.raises(InputError, match="self-influence"):
+        _ = data.advantages
+
+
+@pytest.mark.parametrize(("group", "share"), [("all", 0.7), ("A", 0.95)])
+def test_a_reward_model_that_knows_other_users_is_refused(log_root, rewarded, tmp_path, group, share):
+    data = small.data_of(PostTrainingData, log_root, "tastes", source="predicted")
+    kin = small.data_of(RewardData, log_root, "tastes", share_a=share).sequences
+    path = shutil.copy(rewarded, tmp_path / "wide.ckpt")
+    small.says_users(path, UserCohort.of(kin, group, share))
+    data.upstreams["reward"] = ("data.reward_model", str(path), None)
+    with pytest.raises(InputError, match="whose rewards"):
         _ = data.advantages

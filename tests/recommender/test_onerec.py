@@ -197,3 +197,9 @@ def test_illegal_codes_are_counted_without_the_rewards_that_are_hidden(log_root,
         assert reward_BL[~of_A_B].isnan().all()
         torch.testing.assert_close(reward_BL[of_A_B], batch.reward_BL[of_A_B], equal_nan=True)
     assert not of_A_B.all()
+
+
+def test_targets_that_are_left_out_do_not_count_as_trained_on(data):
+    module, batch = made(data, targets="newest"), small.batch_of(data, "train", rows=4)
+    module.on_train_batch_start(batch, 0)
+    assert module.events == 4 < len(batch.target_T)

@@ -170,3 +170,11 @@ def test_without_their_priors_policies_are_as_they_were_cloned_and_get_them_back
     with as_cloned(policy, other):
         assert policy.prior_strength == other.prior_strength == 0
     assert (policy.prior_strength, other.prior_strength) == (0.5, 1.5)
+
+
+@torch.no_grad()
+def test_bfloat16_rounds_no_log_probability_over_the_catalogue(policy, batch):
+    policy.temperature, state = 0.05, policy.encode(batch)
+    exact_TV = policy.log_probs(state)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert policy.log_probs(state).equal(exact_TV)

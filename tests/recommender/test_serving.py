@@ -9,6 +9,7 @@ import small
 from recalign.errors import InputError
 from recalign.recommender import RecommenderData, SequencePolicy
 from recalign.recommender.serving import recommend, require_users
+from recalign.sequences import Where
 
 TEXT = pl.Series(["anna", "0104257", "8"])
 NUMBERS = pl.Series([8, 10, 104257], dtype=pl.UInt32)
@@ -56,3 +57,15 @@ def test_a_user_whose_items_all_are_too_rare_gets_nothing(log_root, tmp_path, as
     first, *others = recommend(policy, data, [999, 1], 3, as_list=as_list).to_dicts()
     assert first == nothing
     assert [(row["user"], row["rank"]) for row in others] == [(1, 1), (1, 2), (1, 3)]
+
+
+def test_after_the_end_histories_are_in_the_order_of_time(log_root):
+    """Test events that lie between others come last in the log's order of parts."""
+    given = {"split": Where("rating > 4", 0.2), "users": "all", "max_length": 4}
+    data = small.data_of(RecommenderData, log_root, "tastes", **given)
+    known = data.sequences.frame.filter(pl.col("item_id") > 0)
+    newest = dict(known.group_by("user").agg(pl.col("timestamp").max()).iter_rows())
+    assert data.sequences.by_time is not data.sequences
+    for batch in data.predict_dataloader():
+        assert (batch.time_BL.diff(dim=1) >= 0).all()  # padding repeats the last
+        assert batch.time_BL[:, -1].tolist() == [newest[user] for user in batch.user_B.tolist()]

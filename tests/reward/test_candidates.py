@@ -287,7 +287,7 @@ def test_a_candidate_that_cannot_be_used_is_named(expression, said):
     assert error.value.remedy
 
 
-@pytest.mark.parametrize("against", ["word", "lengthh", "nothing"])
+@pytest.mark.parametrize("against", ["word", "lengthh", "nothing", "item", "timestamp", "item_id", "split"])
 def test_a_column_to_correlate_with_is_numeric(against):
     with pytest.raises(InputError, match="no numeric column"):
         compare_rewards(events(), ALL, against)
@@ -320,6 +320,8 @@ def test_the_logs_own_reward_is_a_candidate():
         {"reward": None},
         {"reward": "x", "relative_to": "y"},
         {"relative_to": {"column": "y"}},
+        {"reward": "x", "relative_to": {"column": "y", "bins": None}},
+        {"reward": "x", "relative_to": {"column": "y", "bins": 10.0}},
         {},
         None,
     ],

@@ -513,3 +513,11 @@ def test_trust_is_of_the_weights_that_are_saved(log_root, tmp_path):
     assert "reliability" not in module.facts()
     small.fit(module, data, tmp_path, epochs=2, check_val_every_n_epoch=2)
     assert "reliability" in module.facts()
+
+
+def test_a_loaded_one_hands_over_its_self_influence(log_root, cloned, rewarded, tmp_path):
+    data = small.data_of(RewardData, log_root, "tastes")
+    module = RewardModel(data.num_items, init_from=str(cloned), members=1)
+    small.trainer_of(tmp_path, 1, small.Watch()).test(module, data, ckpt_path=str(rewarded))
+    expected = torch.load(rewarded, weights_only=True)["self_influence"]
+    torch.testing.assert_close(module.hand_over("reward").self_influence.cpu(), expected)

@@ -91,3 +91,9 @@ def test_keys_sort_as_their_codes_do_and_groups_hold_equal_ones():
     assert keys(codes_NL, (2, 3)).tolist() == [3, 2, 5, 2]
     assert [rows.tolist() for rows in groups(keys(codes_NL, (2, 3)))] == [[1, 3], [0], [2]]
     assert list(groups(np.empty(0, np.int64))) == []
+
+
+def test_balance_limits_the_second_of_three_levels_too():
+    paths, prefix_N = Paths((4, 8, 4), balance=1.0), np.repeat(np.arange(4), 4)
+    code_N = paths.choose(1, prefix_N, np.zeros((16, 1), np.float32), np.arange(8, dtype=np.float32)[:, None])
+    assert np.bincount(code_N).max() <= 2  # 16 items, 8 codes

@@ -235,3 +235,18 @@ def test_appending_judges_no_level_that_numbers_collisions(data: EventDataModule
     made(range(1, 51), "more", append=first)
     levels = json.loads((tmp_path / "more/tokens.json").read_text())["levels"]
     assert ["nearest_entropy_nats" in one for one in levels] == [True, True, False]
+
+
+def test_ids_that_were_appended_stay_where_the_first_file_is_appended_to_again(data, tmp_path):
+    def made(stop, append, out, seed=0):
+        vectors = clouds(tmp_path, range(1, stop), seed)
+        return tokenize(data=data, vectors=vectors, append=append, out=tmp_path / out, allow_collapsed=True)
+
+    first = made(41, None, "first")
+    more = made(46, first, "more")
+    before = more.read_bytes()
+    assert made(46, first, "more").read_bytes() == before  # nothing new
+    with pytest.raises(InputError, match=r"appended to these ids \(version 2\), and some would move"):
+        made(51, first, "more", seed=1)  # other vectors, as of a recommender trained again
+    assert more.read_bytes() == before
+    assert len(CodesTable.read(made(51, more, "more")).items) == 50

@@ -156,6 +156,15 @@ def test_own_wandb_settings_are_honoured_once(monkeypatch: pytest.MonkeyPatch):
     assert not (RUN / "wandb").exists()
 
 
+def test_an_own_wandb_logger_that_names_no_project_goes_to_ours(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.delenv("WANDB_PROJECT", raising=False)
+    Path("own").mkdir()
+    logger = {"class_path": "WandbLogger", "init_args": {"save_dir": str(Path("own").resolve())}}
+    run_stage([*FIT, "--trainer.logger", json.dumps(logger)])
+    assert offline.read(Path("own")).run["project"] == "recalign"
+
+
 def test_an_own_wandb_logger_that_breaks_costs_one_warning(
     break_wandb: Callable[[str], None], warned: Callable[[], list[str]]
 ):

@@ -13,6 +13,7 @@ from recalign.api.log import Log
 from recalign.api.trained import TrainedPolicy, TrainedReward, policy_checkpoint, reward_checkpoint
 from recalign.errors import InputError
 from recalign.keys import call, settings_of
+from recalign.recommender.checkpoint import load_net
 from recalign.reward import RewardData
 from recalign.sequences import EventDataModule
 from recalign.stage import Fit, Manifest, ParsedStage, RunFolder, Trained, parse_stage
@@ -139,7 +140,20 @@ def load_policy(log: Log, path: str | Path) -> TrainedPolicy:
     own = read_by(checkpoint)  # histories are read as the run read them
     data.max_length = own.get("max_length", data.max_length)
     data.know_request = own.get("request_time") == "known" if own else data.know_request
+    require_rewards(checkpoint, data)
     return TrainedPolicy(log, *_recorded(checkpoint), data)
+
+
+def require_rewards(checkpoint: Path, data: EventDataModule) -> None:
+    """Refuse a policy that reads rewards where the log's are not those that it learned."""
+    own = read_by(checkpoint)
+    learned = {name: own.get(name) for name in data.reads_rewards}
+    if "reward" not in own or learned == data.reads_rewards:
+        return
+    policy = load_net(checkpoint, "policy").net
+    if getattr(getattr(policy, "base", policy), "past_rewards", None) is not None:
+        what = f"this policy reads rewards, and learned {learned}, where the Log has {data.reads_rewards}"
+        raise InputError(what, where=str(checkpoint), remedy="give the Log the reward that it learned")
 
 
 def read_by(checkpoint: Path) -> dict[str, Any]:

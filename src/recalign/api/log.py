@@ -109,10 +109,10 @@ class Log:
             raise InputError(what, where="items", remedy=remedy)
         settings = {"log": log, "root": str(place.resolve()), "reward": expression}
         settings |= division.settings
-        if reward is None:
-            settings["high"] = None
-        elif high is not None:
+        if high is not None:
             settings["high"] = {"expression": high, "quantile": None}
+        elif reward is None:
+            settings["high"] = None
         return cls._create(name, settings | data, place, temporary)
 
     @classmethod

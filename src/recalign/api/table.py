@@ -10,16 +10,17 @@ from typing import Any
 import polars as pl
 from rich.console import Console
 
-from recalign.api.fit import evaluated_as, fit_judge, read_by
+from recalign.api.fit import evaluated_as, fit_judge, read_by, require_rewards
 from recalign.api.log import Log
 from recalign.api.trained import policy_checkpoint, reward_checkpoint
-from recalign.code import EVALUATION, code_digest
+from recalign.code import EVALUATION, PACKAGE, class_paths, code_digest
 from recalign.errors import InputError, require_positive
 from recalign.evaluation.comparison import RECORD, RunsComparison
 from recalign.evaluation.methods import BASE_STAGES, UNTRAINED, BaseCheckpoints, MethodRun, SeedEvaluation
 from recalign.evaluation.report import terminal_table
 from recalign.evaluation.reranking import LCB, is_reranked
 from recalign.evaluation.roles import Roles
+from recalign.recommender.checkpoint import read_checkpoint
 from recalign.recommender.interpolation import KEEP, require_share
 from recalign.reward import RewardData
 
@@ -96,7 +97,7 @@ def compare(
     _check_names(policies)
     require_positive("", {"draws": draws}, "draws")
     require_share(keep, "keep")
-    seed = int(seed)
+    seed, draws, keep = int(seed), int(draws), None if keep is None else float(keep)  # NumPy's too
     if (log.folder / RECORD).is_file():
         what = "is the folder of a chain, whose evaluations and table this would replace"
         remedy = "give the Log a folder of its own; runs here can be loaded from there too (load_policy, load_reward)"
@@ -124,10 +125,14 @@ def compare(
         if (read := read_by(path).get("request_time", here)) != here:
             remedy = f"give the Log request_time={read!r}, or leave {name} out: it would be another input"
             raise InputError(f"{name} was trained with request_time: {read}", where="policies", remedy=remedy)
+        require_rewards(path, data)
     if paths.get("start") == first:
         del paths["start"]  # evaluated as the base stage
     runs = [MethodRun(name, paths.get(name), {}, keep=keep, spread=LCB) for name in policies]
-    SeedEvaluation(log.folder, seed, runs, base, data, device=device, code=code_digest(EVALUATION)).make()
+    recipes = [read_checkpoint(path).get("recipes", {}) for path in {first, *paths.values(), *scorers}]
+    networks = [one for one in class_paths(recipes) if not one.startswith(f"{PACKAGE}.")]  # of one's own
+    code = code_digest([*EVALUATION, *networks])
+    SeedEvaluation(log.folder, seed, runs, base, data, device=device, code=code).make()
     baselines = [name for name in Roles().baselines if name in policies] or [next(iter(trained))]
     roles = Roles(baselines=baselines)
     frame = RunsComparison(log.folder, draws, list(policies), [seed], roles).make()

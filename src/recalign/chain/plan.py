@@ -193,7 +193,11 @@ class Plan:
         for one in stages:
             given |= dict(settings_of(chain.stages.get(one or "", {})))
         for one in dict.fromkeys((None, *stages)):
-            given |= self.overrides.get(one, {})
+            own = self.overrides.get(one, {})
+            if twice := [key for key in own if key.endswith("+") and key in given]:
+                what = "is added to for this stage and for others beside it, and one of the two would be lost"
+                raise InputError(what, where=f"--stages.{one}.{twice[0]}", remedy="give all in one list here: [A, B]")
+            given |= own
         return given
 
     def found(self, *names: str) -> Path | None:
@@ -225,12 +229,35 @@ class Plan:
             InputError: a key, value or file that does not exist.
         """
         parsed = {stage: self._checked(stage) for stage in self.stages}
+        self._require_alike(parsed)
         if needs_tokens(parsed):
             self.tokens(self.chain.seeds[0])
         elif self.given(TOKENS).keys() - self.given(None).keys():
             remedy = "leave them out, or set recommender: recommender-onerec"
             raise InputError("this chain makes no semantic ids", where=f"stages.{TOKENS}", remedy=remedy)
         return parsed
+
+    def _require_alike(self, parsed: Mapping[str, ParsedStage]) -> None:
+        """Refuse stages that read other inputs than the evaluation gives them, and a bound without a spread."""
+        here = self._every_stage(self.chain.seeds[0]).config["data"]["init_args"]
+        for stage, one in parsed.items():
+            if (own := one.config["data"]["init_args"].get("request_time", here["request_time"])) != here[
+                "request_time"
+            ]:
+                what = f"{own!r}, and all are measured with {here['request_time']!r}: it would be another input"
+                raise InputError(
+                    what, where=f"{stage}, data.request_time", remedy="set data.request_time for all stages"
+                )
+            if stage.startswith("judge_"):
+                encoder = one.config["model"]["init_args"].get("encoder") or {}
+                if (room := encoder.get("init_args", {}).get("max_length", here["max_length"])) < here["max_length"]:
+                    what = f"{room}, and it judges histories of {here['max_length']} events"
+                    remedy = f"give {here['max_length']}; its data.max_length may be shorter"
+                    raise InputError(what, where=f"{stage}, model.encoder.max_length", remedy=remedy)
+        alone = parsed["reward"].config["model"]["init_args"].get("members") == 1
+        if "rerank_lcb" in self.chain.methods and self.chain.lcb and alone:
+            remedy = "give stages.reward.model.members 2 or more, or leave the row out"
+            raise InputError("one reward model has no spread to take off", where="methods: rerank_lcb", remedy=remedy)
 
     def _checked(self, stage: str) -> ParsedStage:
         try:
@@ -262,5 +289,6 @@ def _require_training(trainer: dict[str, Any]) -> None:
 
 def _folders(file: Path) -> list[Path]:
     """Where the stages' YAML files are looked for: above the chain's own, in the current conf/, among those shipped."""
-    above, shipped = file.parent.parent, configs.shipped()
+    here = file.parent.resolve() if file.parent.name in ("", "..") else file.parent
+    above, shipped = here.parent, configs.shipped()
     return [*([] if above.resolve() == shipped.resolve() else [above]), Path("conf"), shipped]

@@ -10,6 +10,7 @@ from typing import Any
 
 from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.page import MAIN, plot_sections
+from recalign.evaluation.selection import SEARCH
 from recalign.evaluation.sources import Sources
 from recalign.files import sha256
 from recalign.stage.lineage import wandb_name
@@ -67,7 +68,8 @@ def _log(run: Any, folder: Path, page: Path, sources: Sources) -> None:
     run.log({**shown, "report": wandb.Html(html, inject=False)})
     made_from = {f"{one['stage']}/seed-{one['seed']}": one["digests"] for one in sources.manifests}
     artifact = wandb.Artifact(wandb_name(f"{folder.name}-report"), type="report", metadata={"checkpoints": made_from})
-    for file in (page, *(folder / name for name in ("comparison.csv", "search.csv", "check.json"))):
+    search = [] if sources.search is None else [SEARCH]
+    for file in (page, *(folder / name for name in ("comparison.csv", "check.json", *search))):
         if file.is_file():
             artifact.add_file(str(file))
     run.log_artifact(artifact)

@@ -46,13 +46,19 @@ class Search:
         self.settings = {
             method: self.spaces.settings(method, parsed[method].config, self._fixed(method), trials, self.seed)
             for method in plan.chain.post_trained
-            if not self.spaces.leader(method)
+            if not self._leader(method)
         }
         for method in plan.chain.methods:
-            leader = self.spaces.leader(method)
+            leader = self._leader(method)
             if leader and leader not in self.settings:
                 text = f"{method} takes the setting chosen for {leader}, which this chain does not search"
                 raise InputError(text, where="methods", remedy=f"add {leader}, or set trials: 0")
+
+    def _leader(self, method: str) -> str | None:
+        """The method whose chosen settings this one takes: as the file says, else that which a placebo copies."""
+        chain = self.plan.chain
+        copied = chain.placebos.get(method)
+        return self.spaces.leader(method) or (copied if copied in chain.post_trained else None)
 
     def _fixed(self, method: str) -> Settings:
         """Settings of the space that the chain's YAML or the command line fixes."""
@@ -92,7 +98,7 @@ class Search:
                 row |= {"chosen_by_high": number == best_by_rank, "settings": json.dumps(each)}
                 rows.append({**row, "fixed": fixed, **trials.get(number, {})})
         for method in self.plan.chain.methods:
-            if leader := self.spaces.leader(method):
+            if leader := self._leader(method):
                 found = chosen[leader].items()
                 chosen[method] = {key: value for key, value in found if not self.plan.given(method, key)}
         frame = pl.DataFrame(rows, infer_schema_length=None)

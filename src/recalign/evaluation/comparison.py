@@ -36,13 +36,14 @@ from recalign import kept
 from recalign.code import code_digest
 from recalign.errors import InputError
 from recalign.evaluation.evaluated_runs import GAPS, RANKS, SPLITS, Run, evaluated, load_runs, say_unmeasured
+from recalign.evaluation.evaluated_runs import UNIT as UNIT
 from recalign.evaluation.roles import BEST, Roles
 from recalign.files import sha256, write_text
 from recalign.metrics.bootstrap import CrossedBootstrap, Estimate, holm, holm_intervals
 
 ALL, HIGH, VALUE = "all/ndcg@10", "high/ndcg@10", "value/judge@10"
-UNIT, USER_SPREAD = "reward/sd", "reward/user_sd"
-"""Standard deviations, over users A: of the training rewards, and of each user's mean reward in the test."""
+USER_SPREAD = "reward/user_sd"
+"""Standard deviation, over users A, of each user's mean reward in the test; `UNIT` is that of the training rewards."""
 JUDGE_UNIT = "judge/sd"
 """Of judges with a reward of their own: the standard deviation of their training rewards. `USER_SPREAD` is unknown."""
 PLACEBO_FACTOR = 2

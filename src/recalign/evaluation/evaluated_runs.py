@@ -23,6 +23,7 @@ RANKS = {"hr@10": lambda rank: hit(rank, 10), "ndcg@10": lambda rank: gain_ndcg(
 # The training reward model's value less another's. Models differ in level, so only the difference to `start` tells how
 # far a method has over-optimised.
 GAPS = ("gap/judge@10", "gap/true@10")
+UNIT = "reward/sd"  # in a summary: standard deviation of the training rewards of users A
 JUDGED = "judged"  # in a summary: the reward of judges that predict another than the chain's
 
 
@@ -77,6 +78,7 @@ def load_runs(chain_folder: Path, methods: Collection[str] | None, seeds: Collec
         remedy = "let `recalign chain` finish at least one method"
         raise InputError(f"no method in it has been evaluated{why}", where=str(chain_folder), remedy=remedy)
     _require_comparable(runs)
+    _require_one_reward(runs, str(chain_folder))
     for split in SPLITS:
         _align([run for run in runs if split in run.splits], split)
     return runs
@@ -130,6 +132,21 @@ def _require_comparable(runs: list[Run]) -> None:
         if what:
             remedy = "run the chain again with every method, or in another folder"
             raise InputError(what, where=f"{run.method}, seed {run.seed}", remedy=remedy)
+
+
+def _require_one_reward(runs: list[Run], where: str) -> None:
+    """Refuse seeds of one log that were measured by different rewards: a mean over them is of no unit.
+
+    The standard deviation of the rewards tells; it is rounded, as machines differ in the last bit.
+    """
+    units = {
+        (f"{run.summary.get(UNIT) or 0:.6g}", run.summary.get(JUDGED))
+        for run in runs
+        if run.summary.get("log") != SIMULATED
+    }
+    if len(units) > 1:
+        remedy = "run the chain again with all of these seeds, or move the folders of the other seeds away"
+        raise InputError("its seeds were measured by different rewards", where=where, remedy=remedy)
 
 
 def _align(runs: list[Run], split: str) -> None:

@@ -225,6 +225,7 @@ class LoadedNetworks:
         reward, *self.judges = (
             self._load(path, "reward") for path in (base.reward, base.judge_select, base.judge_report)
         )
+        reward.check(data)
         require_apart(self.judges, reward, data.sequences)
         self.reward: RewardEnsemble = reward.net
         select, report = (judge.net for judge in self.judges)

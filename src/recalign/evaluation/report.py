@@ -60,7 +60,7 @@ def show(sources: Sources, *paths: Path) -> None:
         console = Console(width=max(WIDTH, Console(width=1000).measure(table).maximum))
     console.print(table)
     if decision := sources.decision:
-        console.print(f"\n[bold]{decision.sentence}[/]")
+        console.print(f"\n[bold]{escape(decision.sentence)}[/]")
         for reason in filter(None, [decision.first, *decision.because[:REASONS], limits(sources.trust)]):
             console.print(f"- {reason}", markup=False, highlight=False)
         if more := len(decision.because[REASONS:]):

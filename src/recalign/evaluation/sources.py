@@ -75,7 +75,9 @@ class Sources:
         check = read_json(chain_folder / "check.json")
         decision = decide(table, validation, trust, check)
         roles = replace(roles, ours=(decision and decision.policy) or roles.ours)
-        shown = [read_json(stored(m, table.seeds[0], f"evaluation/{examples.FILE}")) for m in ("start", roles.ours)]
+        seed, compared = table.seeds[0], set(frame.select("method", "seed").iter_rows())
+        pair = [one for one in ("start", roles.ours) if (one, seed) in compared]  # others are of an earlier chain
+        shown = [read_json(stored(one, seed, f"evaluation/{examples.FILE}")) for one in pair]
         paths = [path for seed in table.seeds for path in chain_folder.glob(f"*/seed-{seed}/manifest.json")]
         manifests = sorted(map(read_json, paths), key=lambda one: (str(one.get("started")), str(one.get("stage"))))
         writes_ids = any("model.codes" in one.get("upstream", {}) for one in manifests if one["stage"] == "recommender")
@@ -92,7 +94,7 @@ class Sources:
             trust=trust,
             tokens={seed: said for seed, said in tokens.items() if said},
             curves=_curves(chain_folder, [*BASE_STAGES[:2], *table.methods], table.seeds),
-            examples=shown if all(shown) else [],
+            examples=shown if len(shown) == 2 and all(shown) else [],
             manifests=[one for one in manifests if one["stage"] in stages],
             left=[one for one in manifests if one["stage"] not in stages],
         )

@@ -172,7 +172,8 @@ def _rows(table: ComparisonTable, row: str) -> Iterator[str]:
     yield "|---" * (len(metrics) + 2) + "|"
     for method in dict.fromkeys([*table.roles.baselines, row]):
         if method in table.methods:
-            cells = [*(_cell(metric, table, method) for metric in metrics), f"{table.retained(method):.1%}"]
+            kept = table.retained(method)
+            cells = [*(_cell(metric, table, method) for metric in metrics), "–" if kept != kept else f"{kept:.1%}"]
             yield f"| {f'**{method}**' if method == row else method} | {' | '.join(cells)} |"
 
 

@@ -167,6 +167,7 @@ def items(made: OpenedRun, columns: Sequence[str] = ()) -> pl.DataFrame:
     if log.items is None or source is None:
         raise InputError("the log has no item table", where="columns", remedy="name one in data.log.items")
     frame = read(source, (log.items.id,))
+    columns = list(dict.fromkeys(columns))
     for name in columns:
         if name not in frame.columns or name in own:
             raise no_column("columns", name, str(source), [one for one in frame.columns if one not in own])

@@ -87,7 +87,9 @@ def add_items(bundle: Path, file: Path, titles: Path | None = None) -> tuple[Pat
     grown = pl.concat([table, added.rows], how="diagonal")
     content = digest(asdict(about), grown.write_csv(), sha256(file))[:8]
     version = f"{about.version.rpartition('-')[0]}-{content}"
-    made_of = {**about.made_of, f"items {file.name}": sha256(file)}
+    name = f"items {file.name}"
+    again = sum(one == name or one.startswith(f"{name} (") for one in about.made_of)
+    made_of = {**about.made_of, name + (f" ({again + 1})" if again else ""): sha256(file)}
     with publish(folder.parent / version) as part:
         for name in Seal.read(folder).digests:
             if name not in (TABLES, ITEMS):

@@ -78,7 +78,7 @@ def pointwise_attention(
 
     Args:
         q_BHLC, k_BHLC, v_BHLC: queries, keys and values, contiguous, in the precision of the products.
-        position_LL: p; where j > i so low that SiLU is 0. Scores are summed in its precision (float32 under autocast).
+        position_LL: p; where j > i so low that SiLU is 0. Biases are added in its precision (float32 under autocast).
         time_G: g; None: no time bias.
         tiles: they cover every visible pair once.
     """

@@ -65,7 +65,7 @@ class UpstreamData(RewardData):
         loaded = load_or_copy(path, given, name, where=where, needed_by=needed_by)
         loaded.check(self)
         if name == "reward":
-            loaded.refuse_judge()
+            loaded.refuse_judge(self)
         loaded.net.eval()
         if name == "policy":
             loaded.net.prior_strength, loaded.net.warm_only = 0.0, True

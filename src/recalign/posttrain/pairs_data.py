@@ -214,10 +214,11 @@ def logged_pairs(
     pool = np.concatenate([own_E1, drawn_EC], axis=1)
     is_new = first_E[pool] > state_E[:, None]
     apart_EC = (reward_E[drawn_EC] - mean_E1) * (reward_E[own_E1] - mean_E1) < 0
-    apart_EC &= is_new[:, 1:] & is_new[:, :1]
+    apart_EC &= is_new[:, 1:] & is_new[:, :1] & (first_E[drawn_EC] != first_E[own_E1])
     partner_E1 = np.take_along_axis(drawn_EC, apart_EC.argmax(axis=1)[:, None], axis=1)
     winner_E1 = np.where(reward_E[partner_E1] > reward_E[own_E1], partner_E1, own_E1)
     below = apart_EC.any(axis=1, keepdims=True) & is_new & (reward_E[pool] < mean_E1)
+    below &= first_E[pool] != first_E[winner_E1]  # the winner's own item, chosen again
     repeat = is_repeat(torch.from_numpy(np.where(below, first_E[pool], -1))).numpy()
     pool = np.where(below & ~repeat, pool, -1)
     first = np.argsort(pool < 0, axis=1, kind="stable")[:, :losers]
@@ -259,4 +260,4 @@ def disjoint_interval_pairs(
     low_T1, best_T1 = lower_TC.max(dim=1, keepdim=True)
     high_TN, worst_TN = upper_TC.topk(losers, dim=1, largest=False)
     item_TC = candidate_TC.gather(1, torch.cat([best_T1, worst_TN], dim=1))
-    return item_TC.masked_fill((low_T1 <= high_TN).any(dim=1, keepdim=True), 0)
+    return item_TC.masked_fill(~(low_T1 > high_TN).all(dim=1, keepdim=True), 0)  # nor where one is NaN

@@ -40,7 +40,7 @@ class Environment(nn.Module):
     def setup(self, data: RewardData) -> None:
         """Take the unit of the log's rewards; refuse a reward model of another log, or that predicts no numbers."""
         self.loaded.check(data)
-        self.loaded.refuse_judge()
+        self.loaded.refuse_judge(data)
         self.mean, self.scale, _ = data.moments()
         batch = data.first_batch()
         if not self.train()(batch, batch.target_T[:, None]).isfinite().all():
@@ -82,6 +82,9 @@ class OnlineTraining(PostTraining):
         if not 0 < (share := given.get("share", 1)) <= 1:
             remedy = "give one above 0 and at most 1, such as 0.1"
             raise InputError(f"{share} is no share of the histories", where="model.share", remedy=remedy)
+        if (number := given.get("candidates", 2)) < 2:
+            text = f"of {number} candidates none is better than another"
+            raise InputError(text, where="model.candidates", remedy="give 2 or more")
 
     @passes_on
     def __init__(

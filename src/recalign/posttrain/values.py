@@ -143,7 +143,7 @@ class CQL(ValueMethod):
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        if stage == "fit":  # initialise V so that Q has the right mean
+        if stage == "fit":  # initialise V so that Q has mean 0, as advantages have but for `baseline: none`
             batch = self.data.first_batch()
             with torch.no_grad(), self.as_cloned():  # as in the loss
                 logp_T = self.reference_log_probs(batch, batch.target_T[:, None])

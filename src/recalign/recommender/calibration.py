@@ -79,13 +79,9 @@ class CalibratePrior(Callback):
                 batches = map(module.visible, islice(data.loader(windows), limit))
                 return ndcg_by_strength(policy, batches, module.device, strengths)
 
-        count_V = data.sequences.item_counts(data.users)
-        if count_V.min() == count_V.max():
-            found = measure([0.0])  # the prior is the same for every item
-        else:
-            found = measure([step * COARSE for step in range(round(LARGEST / COARSE) + 1)])
-            around = (_best(found) + step * FINE for step in (-3, -2, -1, 1, 2, 3))
-            found |= measure([strength for strength in around if 0 <= strength <= LARGEST])
+        found = measure([step * COARSE for step in range(round(LARGEST / COARSE) + 1)])
+        around = (_best(found) + step * FINE for step in (-3, -2, -1, 1, 2, 3))
+        found |= measure([strength for strength in around if 0 <= strength <= LARGEST])
         best = _best(found)
         names, values = ("strength", "ndcg@10", "ndcg@10_without"), (best, found[best], found[0.0])
         return dict(zip(names, agreed(values, module.device), strict=True))

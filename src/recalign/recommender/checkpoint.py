@@ -162,10 +162,17 @@ class Loaded:
         facts, influence = checkpoint.get("facts", {}), checkpoint.get("self_influence")
         return cls(net, checkpoint.get("catalogue"), facts, users, influence, where)
 
-    def refuse_judge(self) -> None:
-        """Refuse to train on the predictions of a judge: its users' rewards are kept from all that it values."""
-        if self.users is not None and self.users.group.startswith("B"):
-            text = f"a judge, trained on users {self.users.group}, whose rewards no policy may learn from"
+    def refuse_judge(self, data: EventDataModule) -> None:
+        """Refuse to train on the predictions of a judge, or of any that knows rewards of other users than these.
+
+        Judges learn from those rewards, which are kept from all that they value.
+        """
+        if self.users is None:
+            return
+        kind = "a judge" if self.users.group.startswith("B") else f"a model of share_a {self.users.share_a:g}"
+        mask_U = data.sequences.users_in(data.users)
+        if kind == "a judge" or (self.users.mask(data.sequences, self.where) & ~mask_U).any():
+            text = f"{kind}, trained on users {self.users.group}, whose rewards no policy may learn from"
             remedy = "give a reward model of users A: recalign fit reward, or fit_reward in Python"
             raise InputError(text, where=self.where, remedy=remedy)
 
@@ -230,7 +237,7 @@ def load_or_copy(
         if not isinstance(loaded.net, Policy if name == "policy" else nn.Module):
             what = f"{type(loaded.net).__name__} is no {name}"
             raise InputError(what, where=name, remedy=f"give a network, such as load_net(checkpoint, {name!r})")
-        return replace(loaded, net=copy.deepcopy(loaded.net))
+        return replace(loaded, net=copy.deepcopy(loaded.net).cpu())  # as one that is loaded is
     if path is None:
         what, stage = {"policy": ("policy", "recommender"), "reward": ("reward model", "reward")}[name]
         remedy = f"name a checkpoint, or run first: recalign fit {stage}"

@@ -122,11 +122,18 @@ class OneRecRecommender(Cloning):
             illegal = self.policy.illegal(self.policy.encode(self.visible(batch))).mean()
             self.log("codes/illegal", illegal, on_epoch=True, sync_dist=True, batch_size=len(batch.target_T))
 
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        super().on_train_batch_start(self._trained_on(batch), batch_idx)
+
     def loss(self, batch: Batch) -> Tensor:
-        if self.targets == "newest":
-            newest_B = torch.full_like(batch.length_B, -1).scatter_reduce(0, batch.row_T, batch.column_T, "amax")
-            batch = batch.keep(batch.column_T == newest_B[batch.row_T])
-        return super().loss(batch)
+        return super().loss(self._trained_on(batch))
+
+    def _trained_on(self, batch: Batch) -> Batch:
+        """The batch with the targets that count."""
+        if self.targets == "all":
+            return batch
+        newest_B = torch.full_like(batch.length_B, -1).scatter_reduce(0, batch.row_T, batch.column_T, "amax")
+        return batch.keep(batch.column_T == newest_B[batch.row_T])
 
 
 def random_codes(num_items: int, sizes: list[int]) -> Tensor:

@@ -221,12 +221,11 @@ class SequencePolicy(HistoryPolicy):
 
     def log_probs(self, state: Tensor, items: Tensor | None = None) -> Tensor:
         query_TX, item_VX = self._vectors(state)
-        if items is None:
-            return self._with_cold((query_TX @ item_VX.T / self.temperature).log_softmax(dim=-1))
         with torch.autocast(query_TX.device.type, enabled=False):
-            if 2 * len(item_VX) <= items.shape[1] * query_TX.shape[1]:  # smaller and faster than gathering vectors
-                logp_TV = (query_TX @ item_VX.T / self.temperature).log_softmax(dim=-1)
-                return self._with_cold(logp_TV).gather(1, items - 1)
+            # The second is smaller and faster than gathering vectors.
+            if items is None or 2 * len(item_VX) <= items.shape[1] * query_TX.shape[1]:
+                logp_TV = self._with_cold((query_TX @ item_VX.T / self.temperature).log_softmax(dim=-1))
+                return logp_TV if items is None else logp_TV.gather(1, items - 1)
             item_TCX = item_VX.index_select(0, items.flatten() - 1).unflatten(0, items.shape)
             score_TC = (item_TCX @ query_TX[:, :, None])[:, :, 0] / self.temperature
         # The normaliser comes from one item's log-probability, which never holds T x V scores.

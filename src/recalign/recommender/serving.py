@@ -24,7 +24,6 @@ from recalign.recommender.new_items import with_new_items
 from recalign.recommender.policy import Policy
 from recalign.recommender.training import recommendations
 from recalign.sequences import Batch, EventDataModule
-from recalign.sequences.windows import serving_windows
 
 
 def recommend(
@@ -61,10 +60,10 @@ def recommend(
     if codes is not None:
         policy, items = with_new_items(policy, codes, data.sequences.items)
         met_2N = met_new_items(data, items)
-    windows = serving_windows(data.sequences, known.is_in(asked.implode()).to_numpy(), data.max_length)
+    batches = data.serving_loader(known.is_in(asked.implode()).to_numpy())
     k, length = min(k, policy.num_items), data.max_length if as_list else None
     nobody = torch.empty(0, dtype=torch.long), torch.empty(0, k), torch.empty(0, k, dtype=torch.long)
-    parts = [nobody, *(_answer(policy, batch, k, met_2N, length) for batch in data.loader(windows))]
+    parts = [nobody, *(_answer(policy, batch, k, met_2N, length) for batch in batches)]
     user_T, score_TK, item_TK = (torch.cat(column) for column in zip(*parts, strict=True))
     frame = recommendations(user_T, score_TK, item_TK, data, items)
     if users is None:

@@ -75,7 +75,7 @@ class StageModule(LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self.events = 0  # trained on by all processes, repetitions counted
-        self._epoch_began = (0.0, 0)  # time, events until then
+        self._epoch_began: tuple[float, int] | None = None  # time, events until then
         self.bound: EventDataModule | None = None
 
     @classmethod
@@ -98,11 +98,20 @@ class StageModule(LightningModule):
     def on_train_epoch_start(self) -> None:
         self._epoch_began = time.monotonic(), self.events
 
+    def on_validation_start(self) -> None:
+        self._paused = time.monotonic()
+
+    def on_validation_end(self) -> None:
+        if self._epoch_began is not None:
+            self._epoch_began = self._epoch_began[0] + time.monotonic() - self._paused, self._epoch_began[1]
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        if self._epoch_began is None:  # a run that is continued within an epoch starts none
+            self._epoch_began = time.monotonic(), self.events
         self.events += sum(counts(len(batch.target_T), batch.target_T.device))
 
     def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:
-        if self.trainer.is_last_batch:
+        if self.trainer.is_last_batch and self._epoch_began is not None:
             began, events = self._epoch_began
             self.log("speed/events_per_second", (self.events - events) / max(time.monotonic() - began, 1e-9))
 

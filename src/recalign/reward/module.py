@@ -295,6 +295,7 @@ class RewardModel(StageModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
+        self.self_influence_EF = checkpoint.get("self_influence", self.self_influence_EF)
         self._load_trust(checkpoint)
 
     def _load_trust(self, checkpoint: dict[str, Any]) -> None:

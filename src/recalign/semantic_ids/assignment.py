@@ -84,7 +84,8 @@ class Paths:
     Attributes:
         sizes: codes of each level.
         taken_P: keys (`keys`) of the ids that are taken, sorted.
-        balance: the most items of a code of any level but the last, in multiples of an even share; null: no limit.
+        balance: the most items of a code of any level but the last, in multiples of an even share, where the ids below
+            suffice; null: no limit.
         unique: whether each id goes to one item only.
     """
 
@@ -106,11 +107,16 @@ class Paths:
             int64 (N,).
         """
         code_N = np.empty(len(prefix_N), np.int64)
-        last = level == len(self.sizes) - 1
+        size, last = self.sizes[level], level == len(self.sizes) - 1
+        limited = self.balance is not None and not last
+        left_K = np.full(size, math.ceil((self.balance or 0) * len(prefix_N) / size))
         for rows in groups(prefix_N):
             room_K = self._room(level, int(prefix_N[rows[0]]), len(rows))
+            if limited and np.minimum(room_K, left_K).sum() >= len(rows):  # else ids below run short
+                room_K = np.minimum(room_K, left_K)
             give = match if last and self.unique else fill
             code_N[rows] = give(x_ND[rows], centre_KD, room_K)
+            left_K = np.maximum(left_K - np.bincount(code_N[rows], minlength=size), 0)
         return code_N
 
     def _room(self, level: int, prefix: int, items: int) -> np.ndarray:
@@ -120,8 +126,6 @@ class Paths:
         if self.unique:
             edges = (prefix * size + np.arange(size + 1)) * below
             room_K = below - np.diff(np.searchsorted(self.taken_P, edges))
-        if self.balance is not None and level < len(self.sizes) - 1:
-            room_K = np.minimum(room_K, math.ceil(self.balance * items / size))
         return room_K
 
 

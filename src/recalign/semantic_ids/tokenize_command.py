@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -86,13 +87,17 @@ def tokenize(
         found = described(x_ND, codes_NL, before.sizes, before.numbered)
     old = len(before.items)
     codes = before.appended(items[old:], codes_NL[old:])
+    if append is not None:
+        _require_kept(codes, out / CODES)
     said: dict[str, Any] = {"log": log, "vectors": source, "version": codes.version, "new": len(items) - old}
     said |= quality.figures(x_ND, found)
     titles = items.replace_strict(data.sequences.items, data.titles, default=items.cast(pl.String))
     said |= {"examples": quality.examples(x_ND, found, titles)}
     print("\n\n".join([render(sections(said)), *_shown(said["examples"])]))
     if said["defects"] and not allow_collapsed:
-        remedy = "give other vectors or sizes; --allow_collapsed true writes these ids all the same"
+        remedy = (
+            f"give other vectors{'' if append else ' or sizes'}; --allow_collapsed true writes these ids all the same"
+        )
         raise InputError(f"the codebook has collapsed: {'; '.join(said['defects'])}", where=source, remedy=remedy)
     codes.write(out / CODES)
     write_json(out / REPORT, said)
@@ -135,6 +140,20 @@ def _shown(examples: list[dict[str, Any]]) -> list[str]:
         f"code_0 = {one['code_0']}: {one['items']} items, spread {one['spread']:.2f}\n  " + "\n  ".join(one["titles"])
         for one in examples
     ]
+
+
+def _require_kept(codes: CodesTable, path: Path) -> None:
+    """Refuse to replace ids that were appended before by others of the same items."""
+    if _published(path) <= 1:
+        return
+    there, now = CodesTable.read(path, altered=True), dict(_texts(codes))
+    if any(now.get(item) != own for item, own in _texts(there)):
+        text = f"items were appended to these ids (version {there.version}), and some would move"
+        raise InputError(text, where=str(path), remedy=f"go on from them: --append {path}")
+
+
+def _texts(codes: CodesTable) -> Iterator[tuple[str, list[int]]]:
+    return zip(codes.items.cast(pl.String), codes.codes_NL.tolist(), strict=True)
 
 
 def _published(path: Path) -> int:

@@ -19,7 +19,7 @@ from recalign.sequences.prepared import PreparedLog
 from recalign.sequences.relative import RelativeTo
 from recalign.sequences.sampler import LengthBatches
 from recalign.sequences.splits import High, LeaveLast, Split, UserGroups
-from recalign.sequences.store import Group, Part
+from recalign.sequences.store import Group, Part, Sequences
 from recalign.sequences.windows import (
     NextEvents,
     Windows,
@@ -184,13 +184,21 @@ class EventDataModule(PreparedLog):
         return int((self.sequences.users_in(users) & with_events(self.sequences)).sum())
 
     def loader(
-        self, windows: Windows | NextEvents, *, shuffle: bool = False, seen: bool = True, shared: bool = False
+        self,
+        windows: Windows | NextEvents,
+        *,
+        shuffle: bool = False,
+        seen: bool = True,
+        shared: bool = False,
+        sequences: Sequences | None = None,
     ) -> Loader:
         """Batches of windows, shuffled or in order, with or without the items that users had seen.
 
-        Where several processes work, each gets all of every batch, or, if ``shared``, its share.
+        Where several processes work, each gets all of every batch, or, if ``shared``, its share. ``sequences``: that
+        the windows are of, if they are not the log's.
         """
-        make = functools.partial(collate, self.sequences, windows, know_request=self.know_request, seen=seen)
+        log = sequences or self.sequences
+        make = functools.partial(collate, log, windows, know_request=self.know_request, seen=seen)
         trainer = self.trainer if shared else None
         sampler = LengthBatches(
             windows.length,
@@ -246,5 +254,9 @@ class EventDataModule(PreparedLog):
 
     def predict_dataloader(self) -> Loader:
         """Every user's newest events, for recommendations after the end of the log."""
-        windows = serving_windows(self.sequences, self.sequences.users_in("all"), self.max_length)
-        return self.loader(windows, shared=True)
+        return self.serving_loader(self.sequences.users_in("all"), shared=True)
+
+    def serving_loader(self, users: np.ndarray, *, shared: bool = False) -> Loader:
+        """Batches of the newest events of some users, bool (U,), in the order of time, with a target yet to come."""
+        log = self.sequences.by_time
+        return self.loader(serving_windows(log, users, self.max_length), shared=shared, sequences=log)

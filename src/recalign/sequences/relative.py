@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,7 +32,7 @@ class RelativeTo:
     bins: int = 10
 
     def __post_init__(self) -> None:
-        require_positive("relative_to", vars(self), "bins")
+        require_positive("relative_to", {"bins": operator.index(self.bins)}, "bins")
 
     def ranks(self, frame: pl.DataFrame, where: str = "data.relative_to.column") -> pl.Series:
         """The relative reward of each event: f64, null where it has no reward, no bin, or a bin without training ones.

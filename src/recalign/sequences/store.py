@@ -86,6 +86,16 @@ class Sequences:
         return len(self.users)
 
     @functools.cached_property
+    def by_time(self) -> Sequences:
+        """The same, with each user's known events in the order of time, which that of parts need not be (`Where`)."""
+        user_N = np.repeat(np.arange(self.num_users), np.diff(self.offset))
+        if not ((self.time[1:] < self.time[:-1]) & (user_N[1:] == user_N[:-1])).any():
+            return self
+        order = np.lexsort((self.time, user_N))  # stable
+        known = {name: getattr(self, name)[order] for name in ("item", "time", "reward", "event")}
+        return replace(self, **known)
+
+    @functools.cached_property
     def rewards(self) -> str:
         """Digest of the rewards: what a reward model learned from, whatever the expression is called."""
         return hashlib.sha256(np.ascontiguousarray(self.reward).data).hexdigest()

@@ -14,6 +14,7 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from recalign.errors import InputError, require_positive, require_seed
 from recalign.keys import leaves, short, yaml_text
 from recalign.recommender import Recommender
+from recalign.recommender.averaging import goes_on
 from recalign.recommender.checkpoint import Loaded
 from recalign.recommender.grown import GROWS_FROM
 from recalign.recommender.training import StageModule
@@ -205,7 +206,11 @@ def after_reading(
         )
     refuse_missing_weights(checkpoint, parsed.checkpoint, model)
     if not parsed.training:
+        _refuse_other_rewards(parsed, checkpoint, datamodule)
         return
+    if not parsed.in_place and not goes_on(trainer, checkpoint):
+        remedy = "raise trainer.max_epochs (or max_steps), or leave --run.name as it was"
+        raise InputError("nothing is left to train from this checkpoint", where=str(parsed.checkpoint), remedy=remedy)
     callbacks = [*trainer.callbacks, *listed(model.configure_callbacks())]  # type: ignore[attr-defined]
     refuse_lost_weights(checkpoint, parsed.checkpoint, callbacks)
     if parsed.continued is None:
@@ -216,6 +221,16 @@ def after_reading(
         if parsed.continued.upstream.get(key, now)["sha256"] != now["sha256"]:
             raise InputError(f"{now['path']} is not what this run began with", where=key, remedy=_ANEW)
     _refuse_other_settings(parsed, RunFolder(parsed.checkpoint.parent.parent))
+
+
+def _refuse_other_rewards(parsed: ParsedStage, checkpoint: dict[str, Any], datamodule: LightningDataModule) -> None:
+    """Refuse to measure a reward model by other rewards, or on other users, than it learned from."""
+    known = Loaded.of(None, checkpoint, str(parsed.checkpoint))
+    known.check(datamodule)  # type: ignore[arg-type]
+    if "reward" in known.facts and known.users not in (None, datamodule.cohort):  # type: ignore[attr-defined]
+        what = f"it was trained on users {known.users.group}, and these are {datamodule.users}"  # type: ignore[attr-defined]
+        remedy = f"give its own settings: --config {parsed.folder.config}"
+        raise InputError(what, where="data.users, data.share_a", remedy=remedy)
 
 
 def _refuse_other_settings(parsed: ParsedStage, begun: RunFolder) -> None:

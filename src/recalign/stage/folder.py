@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -76,6 +77,12 @@ class RunFolder:
                 what = f"{name[:20]}... has {length} bytes, and a folder's name {LONGEST} at most"
                 raise InputError(what, where=key, remedy="choose a shorter one")
         return cls(Path(run.root) / chain / run.name / f"seed-{seed}")
+
+    @property
+    def placed(self) -> tuple[str, str]:
+        """Chain and stage; of a trial, which lies below its method, the stage ``<method>-<trial>``."""
+        *_, chain, method, group, name, _ = ("", "", *self.path.resolve().parts)
+        return (chain, f"{method}-{name}") if re.fullmatch(r"trial-\d+", name) else (group, name)
 
     def digests(self) -> dict[str, str]:
         """SHA-256 of what later stages and reports read, by path in the folder."""

@@ -77,11 +77,12 @@ def loggers(parsed: ParsedStage, manifest: Manifest, extra: list[Logger]) -> lis
     path = parsed.folder.figures(parsed.subcommand)
     if not parsed.training and is_first():
         path.unlink(missing_ok=True)
+    chain, stage = parsed.folder.placed
     settings: dict[str, Any] = {
         "id": manifest.wandb_id if parsed.training else None,
-        "group": parsed.chain,
-        "job_type": parsed.run.name if parsed.training else f"{parsed.run.name}-{parsed.subcommand}",
-        "name": f"{parsed.run.name}/seed-{parsed.seed}",
+        "group": chain,
+        "job_type": stage if parsed.training else f"{stage}-{parsed.subcommand}",
+        "name": f"{stage}/seed-{parsed.seed}",
         "config": parsed.shareable,
     }
     found: list[Logger | None] = [CSVLog(path), *(guarded(logger, **settings) for logger in extra)]

@@ -26,6 +26,9 @@ class TrainingMonitor(Callback):
     def __init__(self) -> None:
         self._began = (0.0, 0)  # time, batches until then
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._restart(trainer)  # a run that is continued within an epoch starts none
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._restart(trainer)
 

@@ -118,9 +118,9 @@ def _correlations(values: pl.DataFrame, figure: str) -> Iterator[Row]:
 
 def _against(train: pl.DataFrame, values: pl.DataFrame, item_means: pl.DataFrame, column: str) -> Iterator[Row]:
     """Rank correlation of each reward, and of its items' means, with a column."""
-    if column not in train.columns or not train[column].dtype.is_numeric():
-        what = f"there is no numeric column {column!r}"
-        own = {*ADDED, *OWN_COLUMNS}
+    own = {*ADDED, *OWN_COLUMNS}
+    if column in own or column not in train.columns or not train[column].dtype.is_numeric():
+        what = f"the log has no numeric column {column!r}, or recalign has one of that name"
         numeric = [one.name for one in train if one.dtype.is_numeric() and one.name not in own]
         raise InputError(what, where="against", remedy=did_you_mean(column, numeric))
     for figure, of in (("against/event", values), ("against/item", item_means)):
