@@ -582,6 +582,12 @@ def test_what_lies_above_a_chain_is_found_from_its_own_folder_too(tmp_path: Path
     found = Plan(Chain(log="simulated", methods=["start"]), Path("tiny.yaml"), {}).found("asft.yaml")
     assert found is not None
     assert found.samefile(tmp_path / "conf/asft.yaml")
+    monkeypatch.chdir(tmp_path)
+    for name in ("my-chain.yaml", "asft.yaml"):  # beside one another
+        Path(name).write_text("{}")
+    assert Plan(Chain(log="simulated", methods=["start"]), Path("my-chain.yaml"), {}).found("asft.yaml") == Path(
+        "asft.yaml"
+    )
 
 
 @pytest.mark.usefixtures("here")
@@ -589,6 +595,10 @@ def test_what_is_added_for_all_and_for_one_is_refused():
     overrides = split_overrides(["--trainer.callbacks+=A", "--stages.asft.trainer.callbacks+=B"])[1]
     plan = Plan(Chain(log="simulated", methods=["start", "asft"]), Path("conf/chain/tiny.yaml"), overrides)
     assert plan.given("reward") == {"trainer.callbacks+": "A"}
+    stages = {"asft": {"trainer": {"callbacks+": "B"}}}
+    chain = Chain(log="simulated", methods=["start", "asft"], trainer={"callbacks+": "A"}, stages=stages)
+    with pytest.raises(InputError, match="would be lost"):
+        Plan(chain, Path("conf/chain/tiny.yaml"), {}).given("asft")
     with pytest.raises(InputError, match="would be lost"):
         plan.given("asft")
 
@@ -596,7 +606,7 @@ def test_what_is_added_for_all_and_for_one_is_refused():
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize("stage", ["recommender", "reward", "judge_report", "asft"])
 def test_a_stage_that_reads_other_times_than_the_evaluation_is_refused(stage: str):
-    with pytest.raises(InputError, match=f"{stage}, data.request_time: 'known', and all"):
+    with pytest.raises(InputError, match=f"{stage}, data.request_time: this stage reads histories with 'known'"):
         planned(f"--stages.{stage}.data.request_time=known")
     planned("--data.request_time=known")
 
@@ -604,7 +614,7 @@ def test_a_stage_that_reads_other_times_than_the_evaluation_is_refused(stage: st
 @pytest.mark.usefixtures("here")
 def test_judges_have_room_for_the_histories_that_they_judge():
     short = "--stages.judge_report.data.max_length=5"
-    with pytest.raises(InputError, match=r"judge_report, model\.encoder\.max_length: 5, and it judges histories of 20"):
+    with pytest.raises(InputError, match=r"judge_report, model\.encoder\.max_length: the encoder takes 5 events, and"):
         planned(short, "--data.max_length=20")
     planned(short, "--data.max_length=20", "--stages.judge_report.model.encoder.init_args.max_length=20")
 

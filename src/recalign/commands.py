@@ -107,7 +107,8 @@ def recommend(
     made = f"made on the {'CPU' if device.type == 'cpu' else 'GPU'}"
     print(f"recommendations{kind} for {frame['user'].n_unique():,} users, {made}: {run / RECOMMENDATIONS}")
     if without := shown.filter(~shown.is_in(frame["user"].implode())).to_list():
-        print(f"no list for {', '.join(map(printable, map(str, without)))}: no event with an item of the catalogue")
+        who = ", ".join(printable(str(one)) for one in without)
+        print(f"no list for {who}: no event with an item of the catalogue, or all of its items met")
     name = "title" if "title" in frame.columns else "item"
     table = Table("user", "rank", name, "score")
     for row in frame.filter(pl.col("user").is_in(shown.implode())).select("user", "rank", name, "score").iter_rows():

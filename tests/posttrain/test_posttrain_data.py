@@ -305,5 +305,5 @@ def test_a_reward_model_that_knows_other_users_is_refused(log_root, rewarded, tm
     path = shutil.copy(rewarded, tmp_path / "wide.ckpt")
     small.says_users(path, UserCohort.of(kin, group, share))
     data.upstreams["reward"] = ("data.reward_model", str(path), None)
-    with pytest.raises(InputError, match="whose rewards"):
+    with pytest.raises(InputError, match="some of whom judges learn from here"):
         _ = data.advantages

@@ -190,13 +190,12 @@ class Plan:
         chain = self.chain
         stages = [chain.placebos[stage], stage] if stage in chain.placebos else [stage]
         given = dict(settings_of({key: value for key, value in vars(chain).items() if key in EVERY_STAGE and value}))
-        for one in stages:
-            given |= dict(settings_of(chain.stages.get(one or "", {})))
-        for one in dict.fromkeys((None, *stages)):
-            own = self.overrides.get(one, {})
+        scopes = [dict(settings_of(chain.stages.get(one or "", {}))) for one in stages]
+        for own in [*scopes, *(self.overrides.get(one, {}) for one in dict.fromkeys((None, *stages)))]:
             if twice := [key for key in own if key.endswith("+") and key in given]:
-                what = "is added to for this stage and for others beside it, and one of the two would be lost"
-                raise InputError(what, where=f"--stages.{one}.{twice[0]}", remedy="give all in one list here: [A, B]")
+                what = "is added to in two places that this stage follows, and one of the two would be lost"
+                remedy = "give each stage its whole list, and leave it out for all stages"
+                raise InputError(what, where=f"{stage or 'all stages'}, {twice[0]}", remedy=remedy)
             given |= own
         return given
 
@@ -244,14 +243,14 @@ class Plan:
             if (own := one.config["data"]["init_args"].get("request_time", here["request_time"])) != here[
                 "request_time"
             ]:
-                what = f"{own!r}, and all are measured with {here['request_time']!r}: it would be another input"
+                what = f"this stage reads histories with {own!r}, and the chain measures with {here['request_time']!r}"
                 raise InputError(
                     what, where=f"{stage}, data.request_time", remedy="set data.request_time for all stages"
                 )
             if stage.startswith("judge_"):
                 encoder = one.config["model"]["init_args"].get("encoder") or {}
                 if (room := encoder.get("init_args", {}).get("max_length", here["max_length"])) < here["max_length"]:
-                    what = f"{room}, and it judges histories of {here['max_length']} events"
+                    what = f"the encoder takes {room} events, and has to judge histories of {here['max_length']}"
                     remedy = f"give {here['max_length']}; its data.max_length may be shorter"
                     raise InputError(what, where=f"{stage}, model.encoder.max_length", remedy=remedy)
         alone = parsed["reward"].config["model"]["init_args"].get("members") == 1
@@ -289,6 +288,8 @@ def _require_training(trainer: dict[str, Any]) -> None:
 
 def _folders(file: Path) -> list[Path]:
     """Where the stages' YAML files are looked for: above the chain's own, in the current conf/, among those shipped."""
-    here = file.parent.resolve() if file.parent.name in ("", "..") else file.parent
-    above, shipped = here.parent, configs.shipped()
+    here, shipped = file.parent, configs.shipped()
+    if here.name in ("", "..") and here.resolve().name == "chain":  # called from inside conf/chain
+        here = here.resolve()
+    above = here.parent
     return [*([] if above.resolve() == shipped.resolve() else [above]), Path("conf"), shipped]

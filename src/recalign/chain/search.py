@@ -56,9 +56,9 @@ class Search:
 
     def _leader(self, method: str) -> str | None:
         """The method whose chosen settings this one takes: as the file says, else that which a placebo copies."""
-        chain = self.plan.chain
-        copied = chain.placebos.get(method)
-        return self.spaces.leader(method) or (copied if copied in chain.post_trained else None)
+        copied = self.plan.chain.placebos.get(method)
+        leader = self.spaces.leader(method) or (copied if copied in self.plan.chain.post_trained else None)
+        return leader and (self.spaces.leader(leader) or leader)
 
     def _fixed(self, method: str) -> Settings:
         """Settings of the space that the chain's YAML or the command line fixes."""

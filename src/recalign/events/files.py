@@ -221,10 +221,17 @@ def _source(path: Path, wanted: str | None = None) -> Source:
             what = f"its member {info.filename!r} points outside the zip"
             raise InputError(what, where=str(path), remedy="unpack it in an empty folder, and name the table")
     members = [Source(path, info.filename) for info in infos]
-    choices = [PurePosixPath(wanted).name.removesuffix(".gz")] if wanted else MOVIELENS
+    plain = (wanted or "").removesuffix(".gz")
+    choices = [PurePosixPath(plain).name] if wanted else MOVIELENS
     named = [source for choice in choices for source in members if source.name == choice]
     if wanted and len(named) > 1:
-        named = [source for source in named if f"/{wanted}".endswith(f"/{source.member}")]
+        inner = plain.partition("/")[2] or plain  # without the zip's own name
+        alike = [one for one in named if f"/{one.member}".removesuffix(".gz").endswith(f"/{inner}")]
+        if len(alike) != 1:
+            text = f"the zip holds {len(named)} files named {choices[0]}, and {wanted!r} does not tell which"
+            remedy = f"name its folder too; it holds: {', '.join(str(one.member) for one in named[:10])}"
+            raise InputError(text, where=str(path), remedy=remedy)
+        return alike[0]
     if named:
         return named[0]
     tables = [source for source in members if source.name.endswith(TABLES) and not source.name.startswith(".")]

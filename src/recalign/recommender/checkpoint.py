@@ -169,11 +169,14 @@ class Loaded:
         """
         if self.users is None:
             return
-        kind = "a judge" if self.users.group.startswith("B") else f"a model of share_a {self.users.share_a:g}"
-        mask_U = data.sequences.users_in(data.users)
-        if kind == "a judge" or (self.users.mask(data.sequences, self.where) & ~mask_U).any():
-            text = f"{kind}, trained on users {self.users.group}, whose rewards no policy may learn from"
+        group, share = self.users.group, self.users.share_a
+        if group.startswith("B"):
+            text = f"a judge, trained on users {group}, whose rewards no policy may learn from"
             remedy = "give a reward model of users A: recalign fit reward, or fit_reward in Python"
+            raise InputError(text, where=self.where, remedy=remedy)
+        if (self.users.mask(data.sequences, self.where) & ~data.sequences.users_in(data.users)).any():
+            text = f"trained on users {group} at data.share_a {share:g}, some of whom judges learn from here"
+            remedy = f"train one on users {data.users} of this log, with the data.share_a that is set here"
             raise InputError(text, where=self.where, remedy=remedy)
 
     def check(self, data: EventDataModule) -> None:

@@ -222,7 +222,7 @@ class SequencePolicy(HistoryPolicy):
     def log_probs(self, state: Tensor, items: Tensor | None = None) -> Tensor:
         query_TX, item_VX = self._vectors(state)
         with torch.autocast(query_TX.device.type, enabled=False):
-            # The second is smaller and faster than gathering vectors.
+            # Scores of the whole table take less room and time than the vectors of so many items.
             if items is None or 2 * len(item_VX) <= items.shape[1] * query_TX.shape[1]:
                 logp_TV = self._with_cold((query_TX @ item_VX.T / self.temperature).log_softmax(dim=-1))
                 return logp_TV if items is None else logp_TV.gather(1, items - 1)

@@ -149,7 +149,8 @@ def _require_kept(codes: CodesTable, path: Path) -> None:
     there, now = CodesTable.read(path, altered=True), dict(_texts(codes))
     if any(now.get(item) != own for item, own in _texts(there)):
         text = f"items were appended to these ids (version {there.version}), and some would move"
-        raise InputError(text, where=str(path), remedy=f"go on from them: --append {path}")
+        remedy = f"go on from them (--append {path}), or write to another --out"
+        raise InputError(text, where=str(path), remedy=remedy)
 
 
 def _texts(codes: CodesTable) -> Iterator[tuple[str, list[int]]]:

@@ -88,9 +88,12 @@ class Sequences:
     @functools.cached_property
     def by_time(self) -> Sequences:
         """The same, with each user's known events in the order of time, which that of parts need not be (`Where`)."""
-        user_N = np.repeat(np.arange(self.num_users), np.diff(self.offset))
-        if not ((self.time[1:] < self.time[:-1]) & (user_N[1:] == user_N[:-1])).any():
+        back = self.time[1:] < self.time[:-1]
+        between = self.offset[1:-1]  # where one user's events end and another's begin
+        back[between[(between > 0) & (between < len(self.time))] - 1] = False
+        if not back.any():
             return self
+        user_N = np.repeat(np.arange(self.num_users), np.diff(self.offset))
         order = np.lexsort((self.time, user_N))  # stable
         known = {name: getattr(self, name)[order] for name in ("item", "time", "reward", "event")}
         return replace(self, **known)

@@ -82,7 +82,8 @@ class RunFolder:
     def placed(self) -> tuple[str, str]:
         """Chain and stage; of a trial, which lies below its method, the stage ``<method>-<trial>``."""
         *_, chain, method, group, name, _ = ("", "", *self.path.resolve().parts)
-        return (chain, f"{method}-{name}") if re.fullmatch(r"trial-\d+", name) else (group, name)
+        is_trial = group in ("trials", "tuning") and re.fullmatch(r"trial-\d+", name)
+        return (chain, f"{method}-{name}") if is_trial else (group, name)
 
     def digests(self) -> dict[str, str]:
         """SHA-256 of what later stages and reports read, by path in the folder."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -34,7 +33,6 @@ from recalign.stage.manifest import Manifest
 from recalign.stage.parsed import ParsedStage
 from recalign.stage.settings import Parser, constructing
 from recalign.stage.training_monitor import TrainingMonitor
-from recalign.stage.wandb_log import PROJECT
 
 COMMANDS = ("fit", "validate", "test", "predict")
 OPTIONAL = ("optimizer", "lr_scheduler", "early_stopping")
@@ -251,8 +249,5 @@ def _fill_defaults(config: Namespace) -> None:
     trainer = config.trainer
     if trainer.accelerator == "auto" and MPSAccelerator.is_available():
         trainer.accelerator = "cpu"  # Apple's GPUs know no float64, which the encoder's times need
-    for logger in listed(trainer.logger):
-        if isinstance(logger, Namespace) and logger.class_path.endswith("WandbLogger"):
-            logger.init_args.project = logger.init_args.get("project") or os.environ.get("WANDB_PROJECT", PROJECT)
     if trainer.max_epochs is None and trainer.max_steps == -1 and trainer.max_time is None:
         trainer.max_epochs = getattr(imported(config.model.class_path), "MAX_EPOCHS", None)

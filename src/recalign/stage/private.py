@@ -25,7 +25,8 @@ def validates_now(trainer: Trainer) -> bool:
 
 def fill(logger: WandbLogger, settings: Mapping[str, Any]) -> None:
     """Give ``wandb.init`` what a logger leaves open; take back an argument that wandb warns about."""
-    given = {name: value for name, value in logger._wandb_init.items() if value is not None}
+    open_ = (None, "lightning_logs")  # what Lightning calls a project that nobody named
+    given = {name: value for name, value in logger._wandb_init.items() if value not in open_}
     logger._wandb_init = {**settings, **given}
     logger._wandb_init.pop("anonymous", None)
 

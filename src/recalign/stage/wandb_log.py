@@ -118,6 +118,7 @@ def guarded(logger: Logger, **settings: Any) -> Logger | None:
     Returns:
         None if W&B is disabled or does not work.
     """
+    settings = {"project": os.environ.get("WANDB_PROJECT", PROJECT), **settings}
     return _started(lambda: logger, "online", settings) if isinstance(logger, WandbLogger) else logger
 
 
