@@ -21,7 +21,8 @@ true positions. The rows:
 Cold targets are test events on the items of the second set: hit rates and NDCG over the whole catalogue, seen items
 left out; the hit rate among these items alone; and what chance has. `shown` is the share of the first ten items that
 have no training event. The price is the NDCG@10 of all test events, and of the others, less that of `ids`. Known users
-have training events. Intervals: a bootstrap crossed over users and items, seeds pooled. Under 400 cold targets or 100
+have training events. Intervals: a bootstrap crossed over users and items, seeds pooled; in worlds
+Student's over worlds. Under 400 cold targets or 100
 cold items the script says that nothing is to be concluded.
 
 A run that has finished is not run again, and ranks are kept with the run: call it again to go on. Rows are saved after

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import torch
 from scipy.sparse import csr_array
-from tables import commit, frame
+from tables import commit, frame, over_worlds
 
 from recalign.metrics.rank import gain_ndcg
 from recalign.nn import ranks_from_scores
@@ -81,11 +81,11 @@ def table(ranks: pl.DataFrame, log: str, seeds: Sequence[int]) -> pl.DataFrame:
     }
     for row in ranks["row"].unique(maintain_order=True):
         own = ranks.filter(pl.col("row") == row)
-        lines += [(log, row, metric, *end, said, commit()) for metric, end in ends_of(own, figures())]
+        lines += [(log, row, metric, *end, said, commit()) for metric, end in ends_of(own, figures(), log)]
         for name, other in others.items():
             if len(other) and name != f"minus_{row}":
                 both = own.join(other, on=["seed", "event"], how="left").with_columns(pl.col("rank_less").fill_null(0))
-                found = ends_of(both, differences())
+                found = ends_of(both, differences(), log)
                 lines += [(log, row, f"{metric}/{name}", *end, said, commit()) for metric, end in found]
     return frame(lines)
 
@@ -139,24 +139,27 @@ def ndcg(column: str) -> pl.Expr:
     return pl.col(column).map_batches(gain, return_dtype=pl.Float64)
 
 
-def ends_of(own: pl.DataFrame, asked: dict[str, Figure]) -> list[tuple[str, Ends]]:
-    """Figures of one row; those without an event are left out."""
+def ends_of(own: pl.DataFrame, asked: dict[str, Figure], log: str) -> list[tuple[str, Ends]]:
+    """Figures of one row; those without an event are left out. In ``world`` each seed has people of its own."""
     found = []
     for metric, (chosen, gain, by_item) in asked.items():
         events = own.filter(chosen).select("seed", "user", "item", value=gain)
         if len(events):
-            found.append((metric, ends(events, by_item)))
+            found.append((metric, ends(events, by_item, log == "world")))
     return found
 
 
-def ends(events: pl.DataFrame, by_item: bool) -> Ends:
-    """Mean over seeds, sd between them, and the interval of a bootstrap crossed over users and items."""
+def ends(events: pl.DataFrame, by_item: bool, worlds: bool) -> Ends:
+    """Mean over seeds, sd between them, and an interval: Student's over worlds, else crossed over users and items."""
     if by_item:
         events = events.with_columns(weight=1 / pl.len().over("seed", "item"))
     else:
         events = events.with_columns(weight=pl.lit(1.0))
     weighted = (pl.col("value") * pl.col("weight")).sum() / pl.col("weight").sum()
     by_seed = events.group_by("seed", maintain_order=True).agg(value=weighted)["value"]
+    if worlds:
+        mean, sd, low, high = over_worlds(by_seed.to_numpy())
+        return (mean, sd, low, high) if low is not None else (mean, None, *crossed(events))  # type: ignore[return-value]
     low, high = crossed(events)
     return float(by_seed.mean()), by_seed.std() if len(by_seed) > 1 else None, low, high  # type: ignore[arg-type, return-value]
 

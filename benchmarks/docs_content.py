@@ -254,8 +254,9 @@ CONTENT: dict[str, tuple[str, list[Table]]] = {
                 "cold_items",
                 columns,
                 digits=4,
-                note="Intervals: a bootstrap crossed over users and items, 500 draws (the protocol: 2,000), not "
-                "corrected for several rows; test events of all users (the protocol: of users A). "
+                note="Intervals: a bootstrap crossed over users and items, 500 draws (the protocol: 2,000), in worlds "
+                "Student's over the three, not corrected for several rows; test events of all users (the protocol: of "
+                "users A). "
                 "[Which row is which](../items.md).",
             )
             for log, title in {"ml-1m": "ML-1M", "ml-100k": "ML-100K", "world": "Simulated worlds"}.items()

@@ -32,10 +32,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import polars as pl
 import torch
-from scipy.stats import t as student
 
 sys.path.insert(0, str(Path(__file__).parent))
-from tables import commit, each, figure, frame, markdown, options, save
+from tables import commit, each, figure, frame, markdown, options, over_worlds, save
 
 import recalign as ra
 from recalign.api.fit import recommender_data
@@ -233,16 +232,6 @@ def measured(rounds: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def interval(value_S: np.ndarray) -> tuple[float, float | None, float | None, float | None]:
-    """Mean, standard deviation and Student's 95 % interval over worlds."""
-    mean, count = float(value_S.mean()), len(value_S)
-    if count < 2:
-        return mean, None, None, None
-    sd = float(value_S.std(ddof=1))
-    half = float(student.ppf(0.975, count - 1)) * sd / np.sqrt(count)
-    return mean, sd, mean - half, mean + half
-
-
 def results(rounds: pl.DataFrame, drift: float) -> pl.DataFrame:
     """The figures of rows and of differences, as they are saved."""
     found = measured(rounds.sort("seed")).partition_by("row", as_dict=True, include_key=False)
@@ -253,7 +242,7 @@ def results(rounds: pl.DataFrame, drift: float) -> pl.DataFrame:
         pairs = {f"{a} - {b}": by_row[a] - by_row[b] for a, b in DIFFERENCES}
         pairs["gain of asft in each round - once"] = pairs["asft - clone"] - pairs["stale asft - stale clone"]
         for name, value_S in (by_row | pairs).items():
-            lines.append((f"world, drift {drift:g}", name, metric, *interval(value_S), seeds, commit()))
+            lines.append((f"world, drift {drift:g}", name, metric, *over_worlds(value_S), seeds, commit()))
     return frame(lines)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import torch
 import yaml
 from lightning import Trainer, seed_everything
@@ -16,7 +17,7 @@ from tables import CONF, average, crossed
 from recalign.evaluation.baselines import Rerank, SameForAll, log_counts
 from recalign.evaluation.exposed import candidates, exposures
 from recalign.evaluation.offpolicy import estimate
-from recalign.events import LogMapping
+from recalign.events import LogMapping, data_root
 from recalign.metrics.bootstrap import Estimate
 from recalign.nn import Pooled
 from recalign.recommender.checkpoint import load_net
@@ -32,11 +33,13 @@ STRENGTHS = (1.0, 2.0, 4.0, 8.0)  # of a policy that follows rewards, in 1 / the
 def coat(seeds: list[int], root: str | None) -> Iterator[tuple[Any, ...]]:
     """Values and ranks on the random half; a seed is a reward model."""
     values: dict[tuple[str, str], list[Estimate | float]] = {}
-    for seed in seeds:
-        data = log(root, seed)
-        reward = fitted(data, seed)
-        for key, one in {**valued(data, reward), **ranked(data, reward)}.items():
-            values.setdefault(key, []).append(one)
+    with tempfile.TemporaryDirectory() as folder:
+        write(Path(folder), root)
+        for seed in seeds:
+            data = log(folder, seed)
+            reward = fitted(data, seed)
+            for key, one in {**valued(data, reward), **ranked(data, reward)}.items():
+                values.setdefault(key, []).append(one)
     for (row, metric), found in values.items():
         table = f"coat, {'ranks' if metric.startswith('rank') else 'values'}"
         estimates = [one for one in found if isinstance(one, Estimate)]
@@ -44,12 +47,22 @@ def coat(seeds: list[int], root: str | None) -> Iterator[tuple[Any, ...]]:
         yield table, row, metric, *ends, " ".join(map(str, seeds))
 
 
-def log(root: str | None, seed: int) -> RewardData:
-    """Coat; 16 of 300 coats were drawn for a user, so that each of the 16 had a chance of 1 in 300."""
-    mapping = yaml.safe_load((CONF / "data/coat.yaml").read_text(encoding="utf-8"))["data"]["log"]
-    mapping |= {"columns": {"chance": "propensity / 16"}, "propensity": "chance"}
+def mapping() -> dict[str, Any]:
+    return yaml.safe_load((CONF / "data/coat.yaml").read_text(encoding="utf-8"))["data"]["log"]
+
+
+def write(folder: Path, root: str | None) -> None:
+    """Coat, with the chance of each of a user's 16 random coats: they were drawn from 300, none of them twice."""
+    file = mapping()["files"][0]
+    events = pl.read_parquet(data_root(root) / file)
+    before = pl.int_range(pl.len()).over("user_id", "is_random")
+    (folder / file).parent.mkdir()
+    events.with_columns(propensity=pl.when("is_random").then(1 / (300 - before))).write_parquet(folder / file)
+
+
+def log(root: str, seed: int) -> RewardData:
     return RewardData(
-        log=LogMapping(**mapping),
+        log=LogMapping(**mapping()),
         reward="rating",
         high=High("rating >= 4"),
         split=Where("is_random"),

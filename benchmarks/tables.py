@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 import polars as pl
 import torch
+from scipy.stats import t as student
 
 from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.roles import Roles
@@ -73,6 +74,16 @@ def versions() -> str:
     """What figures rest on besides the commit."""
     packages = (f"{name} {version(name)}" for name in ("torch", "numpy", "polars"))
     return ", ".join([f"python {platform.python_version()}", *packages])
+
+
+def over_worlds(value_S: np.ndarray) -> tuple[float, float | None, float | None, float | None]:
+    """Mean, standard deviation and Student's 95 % interval over worlds."""
+    mean, count = float(value_S.mean()), len(value_S)
+    if count < 2:
+        return mean, None, None, None
+    sd = float(value_S.std(ddof=1))
+    half = float(student.ppf(0.975, count - 1)) * sd / np.sqrt(count)
+    return mean, sd, mean - half, mean + half
 
 
 def average(values: Sequence[float]) -> Ends:

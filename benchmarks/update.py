@@ -18,7 +18,7 @@ of the start (cloning) and of A-SFT with a reward model of its own day. The upda
 users and items that were known before the last window, of new users and of new items; in worlds also the mean true
 reward of the ten items shown; and the seconds of training for a window, A-SFT's with those of what it starts from.
 
-The verdict, update, retrain or leave, is that of `update_figures.verdict`, all windows and seeds pooled. The paired
+The verdict, update, retrain or leave, is that of `update_figures.verdict`, a mean over seeds. The paired
 differences behind it are saved too, and those between the update and its variants; in worlds also those of the true
 reward.
 """
@@ -289,11 +289,10 @@ class Day:
         return whole
 
     def popular(self) -> pl.DataFrame:
-        """The test events under the items that were chosen most in the last window, for either stage."""
+        """The test events under what was chosen most in the last window that is trained on, for either stage."""
         assert self.earlier is not None
-        newest = self.days.until(EDGES[self.window]).filter(
-            pl.col("timestamp") >= self.days.time(EDGES[self.window - 1])
-        )
+        began, end = self.days.time(EDGES[self.window - 1]), self.days.time(EDGES[self.window] * (1 - VALIDATION))
+        newest = self.days.until(EDGES[self.window]).filter(pl.col("timestamp").is_between(began, end, closed="left"))
         counts = self.data.sequences.items.to_frame("item").join(
             newest.group_by("item").len(), on="item", how="left", maintain_order="left"
         )
@@ -313,9 +312,9 @@ class Day:
         for batch in self.data.loader(self.data.windows("test", "all")):
             state = policy.eval().encode(batch)
             rank_T = policy.ranks(state, batch.target_T, batch.seen_N)
-            user_T = batch.user_B[batch.row_T].numpy()
+            user_T, item_T = batch.user_B[batch.row_T].numpy(), batch.target_T.numpy()  # 0: in no training event yet
             columns: dict[str, Any] = {"user": users.gather(user_T), "ndcg": gain_ndcg(rank_T, 10).double().numpy()}
-            columns |= {"new user": user_T >= len(old.users), "new item": batch.target_T.numpy() > len(old.items)}
+            columns |= {"new user": user_T >= len(old.users), "new item": (item_T == 0) | (item_T > len(old.items))}
             if truth is not None:  # of worlds, whose raw ids count from 1
                 shown_TK = policy.top_k(state, 10, batch.seen_N)[1]
                 raw_TK = items.gather(shown_TK.flatten().clamp(min=1).numpy() - 1).to_numpy().reshape(shown_TK.shape)

@@ -1,8 +1,8 @@
 """The figures of `update.py`'s rows, and what they say: update, retrain or leave.
 
-The verdict rests on paired differences of NDCG@10 between rows, users drawn with replacement. If neither update nor
-retrain is better than stale (lower end of the 95 % interval above 0): leave. Else, if retrain is better than update:
-retrain. Else: update.
+The verdict rests on paired differences of NDCG@10 between rows, users and seeds drawn with replacement. If neither
+update nor retrain is better than stale (lower end of the 95 % interval above 0): leave. Else, if retrain is better than
+update: retrain. Else: update.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 from tables import average, by_metric, commit, frame, lines
 
-from recalign.metrics.bootstrap import Estimate
+from recalign.metrics.bootstrap import CrossedBootstrap, Estimate
 
 STALE, UPDATE, RETRAIN, EQUAL, POPULARITY = "stale", "update", "retrain", "retrain, equal compute", "popularity"
 Pair = tuple[str, str]
@@ -77,13 +77,13 @@ def verdict(ends: Mapping[Pair, Estimate]) -> str:
 
 
 def difference(events: pl.DataFrame, one: str, other: str, column: str = "ndcg") -> Estimate:
-    """The mean difference between two rows, by event, in a column; users drawn with replacement; seeds are worlds."""
+    """The mean difference between two rows, by event, in a column, over seeds, each with people of its own."""
     key = ["seed", "window", "event", "user"]
     pairs = events.filter(pl.col("row") == one).join(events.filter(pl.col("row") == other), on=key, suffix=" other")
     less = pl.col(column) - pl.col(f"{column} other")
     by_user = pairs.group_by("seed", "user").agg(total=less.sum(), count=pl.len())
-    total_U, count_U = by_user["total"].to_numpy(), by_user["count"].to_numpy()
-    random = np.random.default_rng(0)
-    drawn = [random.integers(len(by_user), size=len(by_user)) for _ in range(2000)]
-    draws_D = np.array([total_U[one].sum() / count_U[one].sum() for one in drawn])
-    return Estimate(float(total_U.sum() / count_U.sum()), draws_D)
+    seed_U = by_user["seed"].rank("dense").to_numpy() - 1
+    total_SU, count_SU = np.zeros((2, int(seed_U.max()) + 1, len(by_user)))
+    people = np.arange(len(by_user))
+    total_SU[seed_U, people], count_SU[seed_U, people] = by_user["total"], by_user["count"]
+    return CrossedBootstrap(len(by_user)).mean(total_SU, count_SU)

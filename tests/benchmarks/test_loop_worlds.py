@@ -19,12 +19,12 @@ from loop_worlds import (
     Lists,
     People,
     figures,
-    interval,
     lists,
     results,
     warm,
 )
 from scipy.stats import ttest_1samp
+from tables import over_worlds
 
 import recalign as ra
 
@@ -124,8 +124,8 @@ def test_rows_are_compared_within_worlds():
 
 def test_an_interval_is_students():
     value = np.array([1.0, 2.0, 4.0])
-    mean, sd, low, _ = interval(value)
+    mean, sd, low, _ = over_worlds(value)
     assert (mean, sd) == (pytest.approx(7 / 3), pytest.approx(value.std(ddof=1)))
     assert low is not None
     assert ttest_1samp(value, low).pvalue == pytest.approx(0.05)
-    assert interval(value[:1]) == (1.0, None, None, None)
+    assert over_worlds(value[:1]) == (1.0, None, None, None)

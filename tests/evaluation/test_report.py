@@ -475,3 +475,13 @@ def test_the_sentence_has_the_whole_name(chain, capsys):
     about = dataclasses.replace(found.decision.about, policy="asft [lr=1e-3]")
     show(dataclasses.replace(found, decision=dataclasses.replace(found.decision, candidates=[about])))
     assert "asft [lr=1e-3]" in capsys.readouterr().out
+
+
+def test_only_baselines_and_placebos_that_were_run_are_named(chain, tmp_path):
+    folder = shutil.copytree(chain, tmp_path / "two")
+    roles = Roles("asft", {"asft_permuted": "asft"})
+    RunsComparison(folder, draws=50, roles=roles, methods=["start", "asft"]).make()
+    made = Page(folder, Sources.of(folder)).make().read_text(encoding="utf-8")
+    assert "better or worse than start, after" in made
+    assert "must gain nothing" not in made
+    assert "better or worse than start (Holm)" in str(terminal_table(read(folder), roles).caption)

@@ -269,3 +269,12 @@ def test_where_a_figure_chooses_the_epoch_every_epoch_is_brought_to_the_budget(w
     handed = load_net(tmp_path / "best.ckpt", "policy")
     assert "reach" in handed.facts
     assert kept(handed.net, load_net(cloned, "policy").net, data).enough(KEEP)
+
+
+def test_the_warning_is_of_the_epoch_that_is_handed_over(walks, cloned, tmp_path, monkeypatch, recwarn):
+    found = iter([(0.0, ALL_RETAINED), (0.5, ALL_RETAINED)])
+    monkeypatch.setattr("recalign.posttrain.keep.alpha_within_budget", lambda *_: next(found))
+    best = RunCheckpoint(monitor="policy/kept", mode="max")
+    best.dirpath = str(tmp_path)
+    trained(walks, cloned, tmp_path, KEEP, callbacks=[best], enable_checkpointing=True)
+    assert any("holds the start's weights" in str(one.message) for one in recwarn)

@@ -521,3 +521,10 @@ def test_a_loaded_one_hands_over_its_self_influence(log_root, cloned, rewarded, 
     small.trainer_of(tmp_path, 1, small.Watch()).test(module, data, ckpt_path=str(rewarded))
     expected = torch.load(rewarded, weights_only=True)["self_influence"]
     torch.testing.assert_close(module.hand_over("reward").self_influence.cpu(), expected)
+
+
+def test_trust_is_written_where_the_last_epoch_is_not_validated(log_root, tmp_path):
+    data = small.data_of(RewardData, log_root)
+    module = RewardModel(data.num_items, encoder=small.encoder(), members=1)
+    small.fit(module, data, tmp_path, epochs=3, check_val_every_n_epoch=2)
+    assert (tmp_path / "trust.json").exists()

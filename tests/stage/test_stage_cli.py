@@ -425,3 +425,18 @@ def test_a_class_of_a_module_that_was_loaded_again_is_read_as_it_is_now(
         module = importlib.import_module("reloaded_doubles")
         importlib.reload(module)
         assert parse_stage(words).config["trainer"]["callbacks"][0]["init_args"]["every"] == every
+
+
+def test_a_run_that_stopped_early_is_not_continued_under_another_name():
+    words = ["--trainer.max_epochs=6", "--early_stopping={monitor: rank/loss, mode: max, patience: 2}"]
+    fit(*words)
+    before = RUN.best.read_bytes()
+    with pytest.raises(InputError, match="nothing is left to train"):
+        fit(*words, "--run.name=again", f"--ckpt_path={RUN.last}")
+    assert RUN.best.read_bytes() == before
+
+
+def test_ones_own_checkpoints_are_not_what_is_handed_over():
+    own = "{class_path: lightning.pytorch.callbacks.ModelCheckpoint, init_args: {every_n_epochs: 1, save_top_k: -1}}"
+    trainer = fit(f"--trainer.callbacks+={own}").trainer
+    assert Path(trainer.checkpoint_callback.best_model_path).resolve() == RUN.best.resolve()

@@ -125,13 +125,14 @@ def terminal_table(frame: pl.DataFrame, roles: Roles) -> Table:
     cells = ComparisonTable(frame, roles)
     columns = [ALL, HIGH, VALUE, TRUE if TRUE in cells.metrics else "policy/kl"]
     seeds = f"mean of {len(cells.seeds)} seed{'s' * (len(cells.seeds) != 1)}"
+    ran = [one for one in roles.baselines if one in cells.methods]
     heads = [metric.removeprefix("value/").removeprefix("policy/") for metric in columns]
     table = Table(
         Column("method", no_wrap=True),
         *(Column(head, justify="right") for head in heads),  # in a narrow terminal nothing is cut off
         title=", ".join(filter(None, ("test", cells.sample, seeds))),
         caption="± half the 95 % interval. ▲ ▼ better or worse than "
-        f"{'the better of ' * (len(roles.baselines) > 1)}{escape(' and '.join(roles.baselines))} (Holm)",
+        f"{'the better of ' * (len(ran) > 1)}{escape(' and '.join(ran))} (Holm)",
         padding=(0, 1, 0, 0),
         box=None,
     )

@@ -16,6 +16,7 @@ from torch import Tensor
 from recalign.errors import InputError, TrainingError
 from recalign.processes import agreed
 from recalign.recommender.averaging import goes_on
+from recalign.recommender.checkpoint import read_checkpoint
 from recalign.recommender.interpolation import (
     ALL_RETAINED,
     Retention,
@@ -109,7 +110,8 @@ class KeepRanking(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: WithReference) -> None:  # type: ignore[override]
         self._swap(pl_module.policy)
         self._other = []
-        if self._alpha == 0:
+        best = getattr(trainer.checkpoint_callback, "best_model_path", "") if _is_chosen(trainer) else ""
+        if (read_checkpoint(best)["facts"].get("reach") if best else self._alpha) == 0:
             rank_zero_warn(
                 f"the checkpoint holds the start's weights: of no step towards the trained ones, however small, can it "
                 f"be said that {self.share:.0%} of the ranking is kept; lower model.lr, or validate on more users"

@@ -244,7 +244,7 @@ class RewardModel(StageModule):
         if best:  # the best epoch need not be the last one
             self._load_trust(read_checkpoint(best))
             self.reward.load_state_dict(load_net(best, "reward").net.state_dict())
-        if self.trust is not None:
+        if self._measured_at >= 0 or self.trust is not None:
             self._write_trust_report(self.reward, ["validation"])
 
     def on_test_end(self) -> None:

@@ -70,6 +70,8 @@ class RunCheckpoint(ModelCheckpoint):
             paths = {key: here(state_dict[key]) for key in ("best_model_path", "kth_best_model_path")}
             scores = {here(path): score for path, score in state_dict["best_k_models"].items()}
             state_dict = state_dict | paths | {"best_k_models": scores, "dirpath": self.dirpath}
+        else:  # of another run, whose files are not this one's to write
+            state_dict = state_dict | {"best_model_path": ""}
         super().load_state_dict(state_dict)
         self.current_score = state_dict["current_score"]  # Lightning forgets it
 

@@ -208,8 +208,13 @@ def after_reading(
     if not parsed.training:
         _refuse_other_rewards(parsed, checkpoint, datamodule)
         return
-    if not (parsed.dry or parsed.in_place or goes_on(trainer, checkpoint)):
-        remedy = "raise trainer.max_epochs (or max_steps), or leave --run.name as it was"
+    stopped = any(
+        checkpoint["callbacks"].get(one.state_key, {}).get("stopping_reason")
+        for one in trainer.early_stopping_callbacks
+    )
+    if not (parsed.dry or parsed.in_place) and (stopped or not goes_on(trainer, checkpoint)):
+        remedy = "raise trainer.max_epochs (or max_steps), leave early_stopping out if it ended the run, or leave "
+        remedy += "--run.name as it was"
         raise InputError("nothing is left to train from this checkpoint", where=str(parsed.checkpoint), remedy=remedy)
     callbacks = [*trainer.callbacks, *listed(model.configure_callbacks())]  # type: ignore[attr-defined]
     refuse_lost_weights(checkpoint, parsed.checkpoint, callbacks)
@@ -227,8 +232,8 @@ def _refuse_other_rewards(parsed: ParsedStage, checkpoint: dict[str, Any], datam
     """Refuse to measure a reward model by other rewards, or on other users, than it learned from."""
     known = Loaded.of(None, checkpoint, str(parsed.checkpoint))
     known.check(datamodule)  # type: ignore[arg-type]
-    here = datamodule.cohort  # type: ignore[attr-defined]
-    if "reward" in known.facts and known.users is not None and known.users != here:
+    here = getattr(datamodule, "cohort", None)
+    if "reward" in known.facts and known.users is not None and here is not None and known.users != here:
         learned, asked = (f"{one.group} (data.share_a {one.share_a:g})" for one in (known.users, here))
         what = f"it was trained on users {learned}, and these are {asked}"
         remedy = f"give its own settings: --config {parsed.folder.config}"

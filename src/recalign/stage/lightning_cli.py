@@ -13,7 +13,7 @@ from typing import Any
 from jsonargparse import Namespace
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.accelerators import MPSAccelerator
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ProgressBar
+from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies import DDPStrategy
 
@@ -178,9 +178,11 @@ class StageCLI(LightningCLI):
         if config.strategy == "ddp":
             config.strategy = DDPStrategy(broadcast_buffers=False)  # no buffer changes in training
         # Our own loggers come later, when the run folder is ready for them.
-        return super().instantiate_trainer(
-            logger=False, default_root_dir=str(parsed.folder.path), plugins=plugins, **kwargs
-        )
+        folder = str(parsed.folder.path)
+        trainer = super().instantiate_trainer(logger=False, default_root_dir=folder, plugins=plugins, **kwargs)
+        # Lightning's `checkpoint_callback` is the first: it has to be the one whose file is handed over.
+        trainer.callbacks.sort(key=lambda one: isinstance(one, Checkpoint) and not isinstance(one, RunCheckpoint))  # type: ignore[attr-defined]
+        return trainer
 
 
 def _run_of(checkpoint: Path, folder: RunFolder) -> RunFolder | None:
