@@ -4,19 +4,21 @@
 
 ``test``: the rule as it is. ``validation and test``: NDCG retained is read off both parts together, weighted by their
 precision. ``unless they differ``: the test alone where the two differ by more than chance, as when taste drifts.
-A rule that is chosen here has to be confirmed in worlds that nobody has opened.
+A rule that is chosen here has to be confirmed in worlds that nobody has opened. Beside them: by how much test and
+validation overrate what is retained by the candidates that truly retain less than `FLOOR`.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from statistics import fmean, stdev
 from typing import Any
 
 import polars as pl
-from tables import markdown, save
+from tables import commit, frame, markdown, save
 from verdict_records import load
 from verdict_worlds import CANDIDATES, ROLES
 from verdicts import counted, judged
@@ -25,7 +27,9 @@ from recalign.evaluation.comparison import ALL
 from recalign.evaluation.comparison import SCHEMA as ROW
 from recalign.evaluation.comparison_table import ComparisonTable, Interval
 from recalign.evaluation.roles import BEST
+from recalign.evaluation.selection import FLOOR
 
+ROW_BELOW = f"candidates that retain less than {FLOOR:.0%}"
 SHOWN = ("ship", "harmful", "harm shipped", "clear gains", "clear gains shipped")
 
 
@@ -43,9 +47,25 @@ def main() -> None:
         found = pl.DataFrame([judged(seed, changed(record)) for seed, record in sorted(records.items())])
         of_all = counted(found, given.label, f"{min(records)}-{max(records)}").filter(row="all")
         rows.append(of_all.with_columns(row=pl.lit(rule)).filter(pl.col("metric").is_in(SHOWN)))
-    table = pl.concat(rows)
+    table, span = pl.concat(rows), f"{min(records)}-{max(records)}"
     print(markdown(table, {name: name for name in SHOWN}, digits=0))
-    print(save(table, "verdict_rules"))
+    overrated = frame([(given.label, ROW_BELOW, *one, span, commit()) for one in errors(records.values())])
+    print(markdown(overrated, {name: name for name in overrated["metric"]}, digits=3))
+    print(save(pl.concat([table, overrated], how="vertical_relaxed"), "verdict_rules", "log", "row"))
+
+
+def errors(records: Iterable[Mapping[str, Any]]) -> list[tuple[str, float, float, None, None]]:
+    """What each part says is retained less what truly is, in candidates that retain less than `FLOOR`: mean and sd."""
+    found: dict[str, list[float]] = {"test": [], "validation": []}
+    for record in records:
+        rows, truth = pl.DataFrame(record["rows"], schema=ROW, orient="row"), record["truth"]
+        best = max(truth[name]["ndcg"] for name in ROLES.baselines)
+        for name in CANDIDATES:
+            if (kept := truth[name]["ndcg"] / best) < FLOOR:
+                for part, less in found.items():
+                    if (said := ComparisonTable(rows, ROLES, part).retained_interval(name)) is not None:
+                        less.append(said.value - kept)
+    return [(f"{part} less truth", fmean(less), stdev(less), None, None) for part, less in found.items()]
 
 
 def together(record: Mapping[str, Any], unless_they_differ: bool = False) -> dict[str, Any]:
