@@ -66,7 +66,8 @@ def _ask(about: About) -> Iterator[str]:
     if about.drop_repeats:
         yield "- Requests must leave out events that repeat another in all that is known of them, as the log did."
     if about.strength is not None:
-        yield f"- Reranked with a strength of {about.strength:.3g} a standard deviation of the reward, or as asked for."
+        unit = "a standard deviation of what it follows (rewards, or log counts)"
+        yield f"- Reranked with a strength of {about.strength:.3g} {unit}, or as asked for."
 
 
 def _made_of(made: OpenedRun, about: About) -> Iterator[str]:
