@@ -35,6 +35,8 @@ QUICK = {"trainer.max_epochs": 2, "data.batch_tokens": 1024}
 def test_figures_that_come_late_in_a_long_run_are_numbers(tmp_path: Path):
     rows = ["epoch,step,rank/nll,train/loss", *(f"0,{step},,1" for step in range(150)), "0,150,2.5,0.5"]
     (tmp_path / "metrics.csv").write_text("\n".join(rows) + "\n")
+    (tmp_path / "checkpoints").mkdir()
+    torch.save({"state_dict": {}, "recipes": {}}, tmp_path / "checkpoints/best.ckpt")
     run = TrainedReward(None, "reward", 0, tmp_path / "checkpoints" / "best.ckpt", 0.0)  # type: ignore[arg-type]
     assert run.metrics.row(-1) == (0, 150, 2.5, 0.5)
 
@@ -341,7 +343,7 @@ def test_mistakes_in_a_job(job: Any, frame: pl.DataFrame):
         with pytest.raises(ra.InputError, match=r"cannot name a row|name of another row"):
             ra.compare(job.log, {name: job.aligned}, job.reward)
     with pytest.raises(ra.InputError, match="the row 'start' has no policy"):
-        ra.compare(job.log, {"start": None, "asft": job.aligned}, job.reward)
+        ra.compare(job.log, {"start": None, "asft": ra.load_policy(job.log, job.aligned.folder)}, job.reward)
     with pytest.raises(ra.InputError, match="draws: 0 is not above 0"):
         ra.compare(job.log, {"start": job.start}, job.reward, draws=0)
     with pytest.raises(ra.InputError, match=r"rewards: .* has no names"):
@@ -519,3 +521,19 @@ class Mine(SameForAll):
         table = ra.compare(job.log, rows, job.reward, draws=np.int64(20), keep=np.float32(0.9)).table
         found.append(table.filter(method="mine")["policy/kl"].to_list())
     assert found[0] != found[1]
+
+
+def test_a_result_whose_run_was_replaced_is_refused(job, tmp_path):
+    moved = tmp_path / "start/seed-0/checkpoints/best.ckpt"
+    moved.parent.mkdir(parents=True)
+    shutil.copy(job.start.checkpoint, moved)
+    found = ra.TrainedPolicy(job.log, "start", 0, moved, 0.0, job.start.data)
+    shutil.copy(job.aligned.checkpoint, moved)
+    with pytest.raises(ra.InputError, match="another run has taken the place"):
+        ra.compare(job.log, {"start": found}, job.reward)
+
+
+@pytest.mark.parametrize("method", ["reward", "judge", "recommender"])
+def test_only_post_training_aligns(job, method):
+    with pytest.raises(ra.InputError, match=f"{method} is no post-training"):
+        ra.align(job.log, job.start, job.reward, method=method)

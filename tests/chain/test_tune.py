@@ -77,7 +77,7 @@ def test_the_best_trial_becomes_a_yaml_that_fit_takes(again: Path, first: tuple[
 
 def test_it_says_which_trial_runs_and_keeps_its_table_narrow(first: tuple[Path, tiny.Said]):
     lines = first[1].out.splitlines()
-    assert any(re.match(r"trial 2 of 2.*: model\.lr \d", line) for line in lines)
+    assert any(re.match(r"trial 2 of 2.*: trial-1, model\.lr \d", line) for line in lines)
     table = lines[next(n for n, line in enumerate(lines) if "trials of recommender" in line) :]
     assert max(map(len, table[:-1])) <= 80
     assert "--config" in table[-1]

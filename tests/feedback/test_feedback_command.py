@@ -185,7 +185,7 @@ def test_a_version_that_is_not_there_is_named(folder, capsys):
         (["log", "--outcomes", "bought.csv", "--decision", "code"], "there is no column 'code'"),
         ([*WORDS, "--reward", "star"], "there is no column 'star'"),
         ([*WORDS, "--reward", "text"], "the reward 'good' in rows 1, 2"),
-        ([*WORDS, "--time_unit", "datetime"], "--time: the column time holds Int64, not datetimes"),
+        ([*WORDS, "--time_unit", "datetime"], "--time: the column when holds Int64, not datetimes"),
         ([*WORDS, "--window", "0"], "window"),
         ([*WORDS, "--delay", "-1"], "delay"),
         ([*WORDS, "--decision", "code"], "no user is read"),

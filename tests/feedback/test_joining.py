@@ -92,6 +92,12 @@ def test_what_may_be_said_of_a_single_item():
     assert found.table.filter(decision="ranked")["log_prob"].to_list() == logp
 
 
+@pytest.mark.parametrize("ignored", [float("nan"), float("inf")])
+def test_what_is_not_chosen_has_a_finite_reward(ignored):
+    with pytest.raises(InputError, match="is no number"):
+        Rule(ignored=ignored)
+
+
 def test_an_outcome_counts_for_the_newest_decision_within_the_window():
     shown = frame(
         decision("old", "anna", 10, [3]), decision("new", "anna", 50, [3]), decision("other", "anna", 60, [5]),

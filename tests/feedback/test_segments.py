@@ -102,6 +102,7 @@ def test_a_log_that_cannot_be_read(segment, tmp_path):
     with pytest.raises(InputError, match="another key") as refused:
         read(folder, KEY + "x")
     assert KEY not in str(refused.value)
+    assert segment.path.name in str(refused.value)
     assert read(folder)[0].height == 1  # who joins by decision needs no key
     with reading(folder), pytest.raises(InputError, match="another process is reading decisions"):
         read(folder, KEY)

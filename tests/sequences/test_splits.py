@@ -198,3 +198,8 @@ def test_a_cut_is_floored_as_the_times_are():
     assert TimeSplit(cuts).assign(events).to_list() == [VALIDATION, VALIDATION, TEST]
     cuts = "1970-01-02T16:00:00+00:00", "1970-01-03T16:00:00+00:00"
     assert TimeSplit(cuts).assign(events).to_list() == [TRAIN, VALIDATION, TEST]
+
+
+def test_a_share_is_below_one():
+    with pytest.raises(InputError, match=r"5\.0 is no share"):
+        Where("high", 5.0)

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import small
 
 from recalign.errors import InputError
 from recalign.events import Report
-from recalign.sequences import High, LeaveLast, UserGroups, build
+from recalign.sequences import EventDataModule, High, LeaveLast, UserGroups, Where, build
 
 from .tables import table
 
@@ -107,3 +109,12 @@ def test_rare_items_are_left_out_of_training_and_counted():
 def test_a_threshold_that_leaves_no_item_is_named():
     with pytest.raises(InputError, match=r"data.min_events 9 leaves no events for train"):
         build(table(USERS, ITEMS, TIMES, REWARDS), LeaveLast(1, 1), None, UserGroups(), 9)
+
+
+def test_events_of_one_second_keep_the_order_of_the_file_where_parts_lie_between(log_root):
+    data = small.data_of(EventDataModule, log_root, "tastes", split=Where("rating > 4", 0.2))
+    flat = replace(data.sequences, time=np.zeros_like(data.sequences.time))
+    flat.time[-1] = -1  # so that there is something to put in order
+    row = flat.frame["row"].to_numpy()[flat.by_time.event]
+    for start, stop in itertools.pairwise(flat.offset[:-1]):
+        assert (np.diff(row[start:stop]) > 0).all()

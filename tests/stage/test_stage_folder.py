@@ -84,3 +84,18 @@ def test_a_trial_is_known_by_its_chain_and_method():
     assert RunFolder(Path("runs/mine/trial-1/seed-0")).placed == ("mine", "trial-1")
     assert RunFolder(Path("runs/mine/asft/trials/trial-3/seed-0")).placed == ("mine", "asft-trial-3")
     assert RunFolder(Path("runs/mine/dpo/tuning/trial-3/seed-0")).placed == ("mine", "dpo-trial-3")
+
+
+def test_bundles_stay_when_a_run_is_trained_again(tmp_path: Path):
+    """They may be served from there."""
+    folder = RunFolder(tmp_path / "runs/mine/asft/seed-0")
+    for number in range(3):  # a finished run, one that has no checkpoint yet, and one that was killed in between
+        (folder.path / "bundles").mkdir(parents=True, exist_ok=True)
+        (folder.path / f"bundles/{number}").touch()
+        if number == 0:
+            folder.checkpoints.mkdir()
+            folder.last.touch()
+        folder.start_afresh()
+    (folder.path / "bundles").rename(folder.path.with_name("seed-0.bundles"))
+    folder.start_afresh()
+    assert sorted(path.name for path in (folder.path / "bundles").iterdir()) == ["0", "1", "2"]

@@ -13,10 +13,12 @@ from recalign.api.log import Log
 from recalign.api.trained import TrainedPolicy, TrainedReward, policy_checkpoint, reward_checkpoint
 from recalign.errors import InputError
 from recalign.keys import call, settings_of
+from recalign.posttrain.base import PostTraining
 from recalign.recommender.checkpoint import load_net
 from recalign.reward import RewardData
 from recalign.sequences import EventDataModule
 from recalign.stage import Fit, Manifest, ParsedStage, RunFolder, Trained, parse_stage
+from recalign.stage.classes import imported
 from recalign.stage.settings import load
 
 Settings = Mapping[str, Any]
@@ -114,7 +116,11 @@ def align(
     """
     method = str(method)
     words = _words(log, method, Path(method).stem, seed, settings or {})
-    needs = {one.key: one.stage for one in parse_stage(words).upstream}
+    parsed = parse_stage(words)
+    if not issubclass(imported(parsed.config["model"]["class_path"]), PostTraining):
+        remedy = "name a post-training method; fit_recommender, fit_reward and fit_judge train the other stages"
+        raise InputError(f"{method} is no post-training", where="method", remedy=remedy)
+    needs = {one.key: one.stage for one in parsed.upstream}
     if reward is None and "reward" in needs.values():
         raise InputError(f"{method} reads a reward model", where="reward", remedy="give what fit_reward returned")
     data = data_of(log, seed)

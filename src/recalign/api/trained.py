@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ class Trained:
         seed: seed of the run.
         checkpoint: its checkpoint.
         seconds: training time; 0 if unknown.
+        weights: digest of its networks: another run may take its place.
     """
 
     log: Log
@@ -40,6 +41,16 @@ class Trained:
     seed: int
     checkpoint: Path
     seconds: float
+    weights: str = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weights", _digest(read_checkpoint(self.checkpoint)))
+
+    def require_there(self) -> None:
+        """Refuse a run whose checkpoint holds other networks now."""
+        if _digest(read_checkpoint(self.checkpoint)) != self.weights:
+            remedy = "load it again (load_policy, load_reward), and train others under a name= of their own"
+            raise InputError("another run has taken the place of this one", where=str(self.checkpoint), remedy=remedy)
 
     @property
     def folder(self) -> Path:
@@ -160,6 +171,7 @@ def reward_checkpoint(given: Any, data: EventDataModule) -> Path:
 
 def _checkpoint(given: Any, net: str, data: EventDataModule, wanted: str) -> Path:
     if isinstance(given, Trained):
+        given.require_there()
         given = given.checkpoint
     if not isinstance(given, str | Path):
         raise InputError(f"{type(given).__name__} cannot be used here", remedy=f"give {wanted}")

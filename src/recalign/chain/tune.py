@@ -134,7 +134,7 @@ class Tuning:
             progress = Progress(dict.fromkeys(names, ()), "trial")
             tried: list[Any] = []
             for number, settings in enumerate(self.settings):
-                progress.announce(names[number], _line(settings))
+                progress.announce(names[number], f"{names[number]}, {_line(settings)}")
                 tried.append(self._try(study, number))
                 progress.end(names[number])
         order = sorted(range(len(tried)), key=lambda number: _rank(tried[number], self.goal))
@@ -202,7 +202,7 @@ class Tuning:
         for number in order:
             one, style = tried[number], "bold" if number == order[0] else None
             value = "failed" if isinstance(one, Exception) else f"{one.value:.4f}{'' if _whole(one) else ' early'}"
-            shown.add_row(str(number), value, _line(self.settings[number]), style=style)
+            shown.add_row(f"trial-{number}", value, _line(self.settings[number]), style=style)
         return shown
 
 

@@ -21,6 +21,7 @@ Suffixes: E events, R rows (a method's seeds, or differences), U users, S seeds,
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -116,6 +117,9 @@ class RunsComparison:
         runs = load_runs(self.folder, self.methods, self.seeds)
         roles, order = self._roles()
         say_unmeasured(self.folder, order, self.seeds)
+        if order and (left := sorted({run.method for run in runs}.difference(order))):
+            what = "rows that an earlier chain left here, with settings of its own"
+            print(f"also compared, {what}: {', '.join(left)}", file=sys.stderr)
         frame = tabulate(runs, roles, self.draws)
         places = pl.Enum(list(dict.fromkeys([*order, *sorted(frame["method"].unique())])))
         frame = frame.sort(pl.col("method").cast(places), maintain_order=True)

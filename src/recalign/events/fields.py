@@ -145,7 +145,8 @@ def _parse_iso_8601(column: pl.Series) -> pl.Series:
 
 def _parsed(column: pl.Series, values: pl.Series, unit: TimeUnit, rows: SourceRows) -> pl.Series:
     """Return the parsed values. Raise an InputError if one could not be parsed."""
-    iso = "give ISO 8601 (2026-11-24T15:00:00+01:00), or say how times are written in data.log.time_format, such as"
+    iso = "give ISO 8601 (2026-11-24T15:00:00+01:00), or say how times are written in data.log.time_format "
+    iso += "(--time-format of recalign init), such as"
     dated = f"{iso} '%d/%m/%Y %H:%M' (day first) or '%m/%d/%Y %H:%M' (month first)"
     remedy = dated if unit == "datetime" else f"give a number of {unit}; for dates set data.log.time_unit to datetime"
     _refuse(column, values.is_null(), "data.log.timestamp", rows, ", which is not a timestamp", remedy)

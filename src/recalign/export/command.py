@@ -38,6 +38,7 @@ from recalign.serving.bundle import INSTALL, Bundle
 from recalign.serving.catalogue import MICRO, of_micro
 from recalign.serving.request import Explore
 from recalign.serving.require import at
+from recalign.stage.folder import BUNDLES
 from recalign.stage.opened import OpenedRun, opened
 
 WEIGHTS, RECIPE, CARD = "policy.safetensors", "recipe.json", "README.md"
@@ -79,7 +80,7 @@ def export(
         raise InputError(f"a package is missing: {', '.join(lacking)}", remedy=INSTALL)
     made = opened(run)
     folder, found = bundle_of(
-        made, out or run / "bundles", verify, newest, filtered, columns or (), torch_export, explore or ()
+        made, out or run / BUNDLES, verify, newest, filtered, columns or (), torch_export, explore or ()
     )
     print(f"{folder}: {sum(file.stat().st_size for file in folder.iterdir()) / 2**20:.1f} MB")
     if newest == "auto":

@@ -45,10 +45,11 @@ class Verified:
     Attributes:
         targets, users: test events that were asked for, and whose.
         lists: whose ten are the policy's.
-        tied: whose ten differ only in items whose log-probabilities are `TOLERANCE` apart at most.
+        tied: whose ten differ only in items whose log-probabilities are `tolerance` apart at most.
         other: whose ten differ otherwise.
         difference: the largest, of all log-probabilities.
         evaluation: NDCG@10 of the policy in evaluation's windows, with its 95 % interval over users.
+        tolerance: `TOLERANCE`, times the strength of a reranked policy: rounding of the reward grows with it.
         request: NDCG@10 of the bundle when it is asked as it will be.
         repeated: targets that the user had met before. A request leaves such items out; evaluation ranks them.
     """
@@ -59,6 +60,7 @@ class Verified:
     tied: int = 0
     other: int = 0
     difference: float = 0.0
+    tolerance: float = TOLERANCE
     evaluation: list[float] = field(default_factory=list)
     request: list[float] = field(default_factory=list)
     repeated: int = 0
@@ -66,7 +68,7 @@ class Verified:
     @property
     def same(self) -> bool:
         """Whether the bundle answers as the policy does."""
-        return not self.other and self.difference <= TOLERANCE
+        return not self.other and self.difference <= self.tolerance
 
     def __str__(self) -> str:
         value, low, high = self.request
@@ -85,7 +87,8 @@ def verify(policy: Policy, data: EventDataModule, bundle: Bundle) -> Verified:
     Raises:
         InputError: it answers otherwise than its policy.
     """
-    windows, found = windows_of(data, "test", "verify"), Verified()
+    windows = windows_of(data, "test", "verify")
+    found = Verified(tolerance=TOLERANCE * max(1.0, abs(bundle.about.strength or 0.0)))
     users, gains = [], []
     for batch in data.loader(windows):
         assert batch.seen_N is not None
@@ -135,7 +138,7 @@ def _compare(
         theirs_TK = shown_TK[group][:, : mine_TK.shape[1]]
         gap_TK = own_TV.gather(1, (mine_TK - 1).clamp(min=0)) - own_TV.gather(1, (theirs_TK - 1).clamp(min=0))
         equal_T = (mine_TK == theirs_TK).all(dim=1)
-        tied_T = ((mine_TK > 0) == (theirs_TK > 0)).all(dim=1) & (gap_TK.abs() <= TOLERANCE).all(dim=1) & ~equal_T
+        tied_T = ((mine_TK > 0) == (theirs_TK > 0)).all(dim=1) & (gap_TK.abs() <= found.tolerance).all(dim=1) & ~equal_T
         found.lists += int(equal_T.sum())
         found.tied += int(tied_T.sum())
         found.other += int((~equal_T & ~tied_T).sum())

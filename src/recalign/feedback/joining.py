@@ -6,6 +6,7 @@ names. What cannot be joined is counted by reason; a row says which version deci
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -57,6 +58,8 @@ class Rule:
     def __post_init__(self) -> None:
         require_positive("", vars(self), "window")
         require_positive("", vars(self), "delay", or_zero=True)
+        if not math.isfinite(self.ignored):
+            raise InputError(f"{self.ignored} is no number", where="ignored", remedy="give a reward, such as 0")
         for name in ("window", "delay"):
             if getattr(self, name) > LONGEST:
                 what, remedy = f"{getattr(self, name):g} s are over a hundred years", "give seconds, such as 86400"

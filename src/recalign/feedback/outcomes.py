@@ -66,7 +66,7 @@ def read(tables: Sequence[Path], columns: Columns, pseudonym: Callable[[str], st
         {
             who: ids,
             "item": _ids(raw["item"].alias(columns.item), "--item", rows),
-            "time": _micro(raw["time"], columns, rows),
+            "time": _micro(raw["time"].alias(columns.time), columns, rows),
             "reward": _rewards(raw, rows) if columns.reward else pl.repeat(1.0, raw.height, eager=True),
         }
     )

@@ -56,19 +56,19 @@ def read(folder: Path, key: str | None = None) -> tuple[pl.DataFrame, Counter[st
 
 def read_held(folder: Path, key: str | None = None) -> tuple[pl.DataFrame, Counter[str]]:
     """`read`, by who holds the lock of `reading` already: nobody is forgotten until what was made of it is written."""
+    if key:
+        _require_key(folder, key)
     _compact(folder)
     parts = [*_each(_compacted, compacted(folder)), *_each(_segment, _segments(folder))]
     forgotten = _forgotten(folder)
     if not parts:
         what, remedy = "there are no decisions in this folder", "name the one of `recalign serve BUNDLE --decisions`"
         raise InputError(what, where=str(folder), remedy=remedy)
-    if key:
-        _require_key(folder, {name for _, _, name in parts}, key)
-    frames = [frame for frame, _, _ in parts]
+    frames = [frame for frame, _ in parts]
     if len(kinds := {frame["items"].dtype for frame in frames}) > 1:
         kind = pl.List(pl.String) if pl.List(pl.String) in kinds else pl.List(pl.UInt64)
         frames = [frame.with_columns(pl.col("items").cast(kind)) for frame in frames]
-    dropped = sum((counts for _, counts, _ in parts), Counter[str]())
+    dropped = sum((counts for _, counts in parts), Counter[str]())
     return _without(pl.concat(frames), forgotten).sort("time", maintain_order=True), dropped
 
 
@@ -91,12 +91,11 @@ def forget(folder: Path, user: Id, key: str, now: int, *tables: Path) -> tuple[i
     """
     name = pseudonym(key, user)
     with reading(folder):
-        parts = [*_each(_compacted, compacted(folder)), *_each(_segment, _segments(folder))]
-        _require_key(folder, {own for _, _, own in parts}, key)
+        _require_key(folder, key)
         _note(folder, _forgotten(folder) | {name: now})
         erased = _compact(folder, name)
         erased += sum(_each(partial(_erase, name), [*compacted(folder), *tables]))
-        waiting = sum(frame.filter(user=name).height for frame, _, _ in _each(_segment, _segments(folder)))
+        waiting = sum(frame.filter(user=name).height for frame, _ in _each(_segment, _segments(folder)))
     return erased, waiting
 
 
@@ -109,11 +108,25 @@ def _erase(name: str, path: Path) -> int:
     return frame.height - left.height
 
 
-def _require_key(folder: Path, names: set[str], key: str) -> None:
-    if others := names - {"", name_of(key)}:  # a segment without its first line names none
-        what = f"these decisions were written with another key ({', '.join(sorted(others))})"
+def _require_key(folder: Path, key: str) -> None:
+    """Before anything is compacted: whoever has to move files still knows them by their names."""
+    files = [*compacted(folder), *_segments(folder)]
+    if others := [path.name for path in files if _key(path) not in ("", name_of(key))]:
+        more = f" and {len(others) - 3} more" * (len(others) > 3)
+        what = f"these decisions were written with another key: {', '.join(others[:3])}{more}"
         remedy = "give the key that the server has, or move what another key wrote into a folder of its own"
         raise InputError(what, where=str(folder), remedy=remedy)
+
+
+def _key(path: Path) -> str:
+    """Names the key of a segment, compacted or not; empty where its head is damaged, or it has been deleted."""
+    with suppress(FileNotFoundError, pl.exceptions.PolarsError):
+        if path.suffix == COMPACTED:
+            return pl.read_parquet_metadata(path)["key"]
+        with path.open("rb") as file:
+            head = _checked(file.readline().rstrip(b"\n"))
+            return str(head["key"]) if head else ""
+    return ""
 
 
 @contextmanager
@@ -156,7 +169,7 @@ def _may_hold(still_open: list[Path], name: str, until: int) -> bool:
     begun = [int(number) for path in still_open if (number := path.name.partition("-")[0]).isdecimal()]
     if any(one <= until + SLACK for one in begun):
         return True
-    return any(frame.filter(pl.col("time") <= until, user=name).height for frame, _, _ in _each(_segment, still_open))
+    return any(frame.filter(pl.col("time") <= until, user=name).height for frame, _ in _each(_segment, still_open))
 
 
 def _compact(folder: Path, counted: str = "") -> int:
@@ -173,7 +186,7 @@ def _compact(folder: Path, counted: str = "") -> int:
             if not path.is_file():  # its days have passed meanwhile
                 lock_of(path).unlink(missing_ok=True)
                 continue
-            frame, dropped, key = _segment(path)
+            (frame, dropped), key = _segment(path), _key(path)
             left = _without(frame, forgotten)
             erased += frame.filter(user=counted).height - left.filter(user=counted).height
             known = {"format": str(FORMAT), "key": key, "dropped": json.dumps(dropped)}
@@ -203,9 +216,9 @@ def _write(frame: pl.DataFrame, path: Path, known: dict[str, str], modified: flo
         os.utime(temporary, (modified, modified))
 
 
-def _compacted(path: Path) -> tuple[pl.DataFrame, Counter[str], str]:
+def _compacted(path: Path) -> tuple[pl.DataFrame, Counter[str]]:
     frame, known = _table(path)
-    return frame, Counter(json.loads(known["dropped"])), known["key"]
+    return frame, Counter(json.loads(known["dropped"]))
 
 
 def _table(path: Path) -> tuple[pl.DataFrame, dict[str, str]]:
@@ -216,8 +229,8 @@ def _table(path: Path) -> tuple[pl.DataFrame, dict[str, str]]:
         raise InputError(f"damaged: {error}", where=str(path), remedy=remedy) from error
 
 
-def _segment(path: Path) -> tuple[pl.DataFrame, Counter[str], str]:
-    """The whole records of a segment, how many are not whole, and the name of its key."""
+def _segment(path: Path) -> tuple[pl.DataFrame, Counter[str]]:
+    """The whole records of a segment, and how many are not whole."""
     *lines, rest = path.read_bytes().split(b"\n")
     dropped: Counter[str] = Counter({HALF: bool(rest)})
     head = _checked(lines[0]) if lines else None
@@ -226,7 +239,7 @@ def _segment(path: Path) -> tuple[pl.DataFrame, Counter[str], str]:
         raise InputError(what, where=str(path), remedy="install the recalign that wrote them")
     records = [record for one in lines[1:] if (record := _checked(one)) is not None and _is_whole(record)]
     dropped[DAMAGED] += max(0, len(lines) - 1) - len(records) + (bool(lines) and head is None)
-    return _frame(records), dropped, str(head["key"]) if head else ""
+    return _frame(records), dropped
 
 
 def _checked(text: bytes) -> dict[str, Any] | None:

@@ -171,7 +171,8 @@ def settings(path: Path) -> tuple[dict[str, Any], LogMapping, Path]:
     try:
         data = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("data")
     except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
-        what = "there is no such file" if isinstance(error, FileNotFoundError) else f"no YAML with keys: {error}"
+        kinds: dict[type, str] = {FileNotFoundError: "there is no such file", IsADirectoryError: "it is a folder"}
+        what = kinds.get(type(error), f"no YAML with keys: {error}")
         raise InputError(what, where=str(path), remedy=REMEDY) from None
     if not isinstance(data, dict) or not isinstance(data.get("log"), dict):
         raise InputError("it has no data.log", where=str(path), remedy=REMEDY)
@@ -230,5 +231,6 @@ def open_bundle(run: Path) -> Bundle:
         return load_bundle(inside)
     if run.is_dir() and not any((run / name).exists() for name in (ABOUT, "current")):
         what = "there is no bundle of this run, which would answer the log's requests"
-        raise InputError(what, where=str(run), remedy=f"recalign export {run}")
+        remedy = f"recalign export {run}" if (run / "config.yaml").is_file() else "name a run folder or a bundle"
+        raise InputError(what, where=str(run), remedy=remedy)
     return load_bundle(run)

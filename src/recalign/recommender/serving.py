@@ -53,7 +53,7 @@ def recommend(
         InputError: a user that the log does not have, a k below 1, or codes that are not the policy's.
     """
     if not isinstance(k, Integral) or k < 1:
-        raise InputError(f"{k} is not above 0", where="k", remedy="give a whole number above 0")
+        raise InputError(f"{k!r} is not above 0", where="k", remedy="give a whole number above 0")
     known = data.sequences.users
     asked = known if users is None else require_users(users, known)
     items, met_2N = None, torch.empty(2, 0, dtype=torch.long)

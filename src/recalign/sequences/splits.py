@@ -144,6 +144,11 @@ class Where(Split):
     test: str = "is_random"
     validation: float = 0.1
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.validation < 1:
+            what, remedy = f"{self.validation} is no share", "give one from 0 to 1, such as validation: 0.1"
+            raise InputError(what, where="data.split.validation", remedy=remedy)
+
     def assign(self, table: EventTable) -> pl.Series:
         test = _condition(table.frame, self.test, "data.split.test")
         drawn = pl.Series([stable_hash(str(row)) < self.validation for row in table.frame["row"]], dtype=pl.Boolean)

@@ -94,7 +94,7 @@ class Sequences:
         if not back.any():
             return self
         user_N = np.repeat(np.arange(self.num_users), np.diff(self.offset))
-        order = np.lexsort((self.time, user_N))  # stable
+        order = np.lexsort((self.frame["row"].to_numpy()[self.event], self.time, user_N))
         known = {name: getattr(self, name)[order] for name in ("item", "time", "reward", "event")}
         return replace(self, **known)
 

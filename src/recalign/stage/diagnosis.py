@@ -115,7 +115,7 @@ class _Refusal:
             return InputError(what, where=self._source(unknown), remedy=f"write {new}, with the same keys below it")
         near = nearest(unknown, (one for one in self._known if not unknown.startswith(f"{one}.")))
         above = unknown.rpartition(".")[0]
-        beside = sorted(one for one in self._known if one.startswith(above) and one != above)
+        beside = sorted(one for one in self._known if one.startswith(above) and one != above) or sorted(self._known)
         given = {key.split(".")[0] for _, given in self.sources for key in given}
         other = (text for one, text in OTHER_COMMAND.items() if one in given and one not in self._known)
         remedy = next(other, f"did you mean {near}?" if near else f"there are: {', '.join(beside)}")

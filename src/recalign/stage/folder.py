@@ -13,6 +13,8 @@ from recalign import kept
 from recalign.errors import InputError
 from recalign.files import cannot_write, sha256
 
+BUNDLES = "bundles"
+"""What was exported of a run, in its folder."""
 LONGEST = 200
 """Bytes of a folder's name; file systems take 255, and files beside the folder have longer names."""
 
@@ -122,11 +124,17 @@ class RunFolder:
     def start_afresh(self) -> None:
         """Empty the folder: a run that had a checkpoint is kept beside it as ``seed-<n>.previous``.
 
-        Nothing of an earlier run stays, so that rows, checkpoints and evaluations of two runs never mix.
+        Nothing of an earlier run stays, so that rows, checkpoints and evaluations of two runs never mix. Only bundles
+        do: they may be served from here, and say themselves what they were made of.
         """
+        bundles, aside = self.path / BUNDLES, self.path.with_name(f"{self.path.name}.{BUNDLES}")
+        if bundles.is_dir():
+            bundles.rename(aside)
         if self.last.exists() or self.best.exists():
             shutil.rmtree(self.previous, ignore_errors=True)
             self.path.rename(self.previous)
         else:
             shutil.rmtree(self.path, ignore_errors=True)
         self.checkpoints.mkdir(parents=True)
+        if aside.is_dir():
+            aside.rename(bundles)
