@@ -57,6 +57,11 @@ def test_no_time_and_no_reward_leave_their_figures_out(tmp_path):
     assert "reward" in render(found)  # its column is null
 
 
+def test_one_reward_does_not_vary(tmp_path):
+    one = {"user": [1, 1], "item": [1, 2], "timestamp": [1, 2], "stars": [2.0, None]}
+    assert audit(table(tmp_path, one))["reward"]["standard deviation"] == 0
+
+
 def test_rendering(small):
     found = audit(small) | {"more": {"leaks": 1234567, "cold": 0.25}, "none": {}}
     text = render(found)

@@ -142,7 +142,7 @@ def _repetition(table: EventTable) -> Section:
 
 def _reward(table: EventTable, learned: pl.DataFrame) -> Section:
     rewards, used = table.frame["reward"].drop_nulls(), learned["reward"].drop_nulls()
-    mean, deviation = float(rewards.mean()), float(rewards.std())  # type: ignore[arg-type]
+    mean, deviation = float(rewards.mean()), float(rewards.std() or 0.0)  # type: ignore[arg-type]
     rows: Section = {REWARDED: len(rewards), "mean": mean, "standard deviation": deviation}
     if used.n_unique() > 2 and len(used) >= 1000:  # the rarer of two values is not an outlier
         rows[OUTLIERS] = _extreme_share(used)
