@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import polars as pl
 import pytest
@@ -58,8 +60,10 @@ def test_no_time_and_no_reward_leave_their_figures_out(tmp_path):
 
 
 def test_one_reward_does_not_vary(tmp_path):
-    one = {"user": [1, 1], "item": [1, 2], "timestamp": [1, 2], "stars": [2.0, None]}
-    assert audit(table(tmp_path, one))["reward"]["standard deviation"] == 0
+    """As in a part of a large log."""
+    three = table(tmp_path, {"user": [1, 1, 1], "item": [1, 2, 3], "timestamp": [1, 2, 3], "stars": [2.0, None, 3.0]})
+    part = dataclasses.replace(three, frame=three.frame.head(2))
+    assert audit(part)["reward"]["standard deviation"] == 0
 
 
 def test_rendering(small):
