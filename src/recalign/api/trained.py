@@ -46,12 +46,6 @@ class Trained:
     def __post_init__(self) -> None:
         object.__setattr__(self, "weights", _digest(read_checkpoint(self.checkpoint)))
 
-    def require_there(self) -> None:
-        """Refuse a run whose checkpoint holds other networks now."""
-        if _digest(read_checkpoint(self.checkpoint)) != self.weights:
-            remedy = "load it again (load_policy, load_reward), and train others under a name= of their own"
-            raise InputError("another run has taken the place of this one", where=str(self.checkpoint), remedy=remedy)
-
     @property
     def folder(self) -> Path:
         return self.checkpoint.parent.parent
@@ -170,13 +164,14 @@ def reward_checkpoint(given: Any, data: EventDataModule) -> Path:
 
 
 def _checkpoint(given: Any, net: str, data: EventDataModule, wanted: str) -> Path:
-    if isinstance(given, Trained):
-        given.require_there()
-        given = given.checkpoint
-    if not isinstance(given, str | Path):
+    place = given.checkpoint if isinstance(given, Trained) else given
+    if not isinstance(place, str | Path):
         raise InputError(f"{type(given).__name__} cannot be used here", remedy=f"give {wanted}")
-    path = Path(given) / "checkpoints" / "best.ckpt" if Path(given).is_dir() else Path(given)
+    path = Path(place) / "checkpoints" / "best.ckpt" if Path(place).is_dir() else Path(place)
     content = read_checkpoint(path)
+    if isinstance(given, Trained) and _digest(content) != given.weights:
+        remedy = "load it again (load_policy, load_reward), and train others under a name= of their own"
+        raise InputError("another run has taken the place of this one", where=str(path), remedy=remedy)
     if net not in content.get("recipes", {}):
         raise InputError(f"the checkpoint holds no {net}", where=str(path), remedy=f"give {wanted}")
     Loaded.of(None, content, str(path)).check(data)

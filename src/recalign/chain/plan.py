@@ -239,20 +239,18 @@ class Plan:
     def _require_alike(self, parsed: Mapping[str, ParsedStage]) -> None:
         """Refuse stages that read other inputs than the evaluation gives them, and a bound without a spread."""
         here = self._every_stage(self.chain.seeds[0]).config["data"]["init_args"]
+        times, longest = here["request_time"], here["max_length"]
         for stage, one in parsed.items():
-            if (own := one.config["data"]["init_args"].get("request_time", here["request_time"])) != here[
-                "request_time"
-            ]:
-                what = f"this stage reads histories with {own!r}, and the chain measures with {here['request_time']!r}"
-                raise InputError(
-                    what, where=f"{stage}, data.request_time", remedy="set data.request_time for all stages"
-                )
-            if stage.startswith("judge_"):
-                encoder = one.config["model"]["init_args"].get("encoder") or {}
-                if (room := encoder.get("init_args", {}).get("max_length", here["max_length"])) < here["max_length"]:
-                    what = f"the encoder takes {room} events, and has to judge histories of {here['max_length']}"
-                    remedy = f"give {here['max_length']}; its data.max_length may be shorter"
-                    raise InputError(what, where=f"{stage}, model.encoder.max_length", remedy=remedy)
+            own, model = one.config["data"]["init_args"].get("request_time", times), one.config["model"]["init_args"]
+            if own != times:
+                what = f"this stage reads histories with {own!r}, and the chain measures with {times!r}"
+                remedy = "set data.request_time for all stages"
+                raise InputError(what, where=f"{stage}, data.request_time", remedy=remedy)
+            room = (model.get("encoder") or {}).get("init_args", {}).get("max_length", longest)
+            if stage.startswith("judge_") and room < longest:
+                what = f"the encoder takes {room} events, and has to judge histories of {longest}"
+                remedy = f"give {longest}; its data.max_length may be shorter"
+                raise InputError(what, where=f"{stage}, model.encoder.max_length", remedy=remedy)
         alone = parsed["reward"].config["model"]["init_args"].get("members") == 1
         if "rerank_lcb" in self.chain.methods and self.chain.lcb and alone:
             remedy = "give stages.reward.model.members 2 or more, or leave the row out"
