@@ -24,7 +24,7 @@ BELOW = {
     "manual": set(),
     "typed": set(),
     "processes": set(),
-    "nn": {"errors"},
+    "nn": {"errors", "processes"},
     "events": {"errors", "files", "kept", "keys"},
     "metrics": {"errors"},
     "factorization": set(),

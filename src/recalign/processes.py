@@ -35,6 +35,13 @@ def counts(rows: int, device: torch.device) -> list[int]:
     return torch.cat(found).tolist()
 
 
+def total(x: Tensor) -> Tensor:
+    """The sum over all processes, in each of them; without a gradient."""
+    if several():
+        dist.all_reduce(x := x.clone())
+    return x
+
+
 def own_rows(rows: int, device: torch.device) -> slice:
     """Where the rows of this process lie among those of all."""
     by_rank = counts(rows, device)

@@ -16,6 +16,7 @@ import torch
 from lightning import LightningModule, seed_everything
 from taste import Taste
 
+from recalign.nn import LazyDecoder
 from recalign.posttrain import (
     AWAC,
     CQL,
@@ -32,7 +33,7 @@ from recalign.posttrain import (
     ReturnConditioned,
     WeightedSFT,
 )
-from recalign.recommender import PolynomialAveraging, Recommender, RecommenderData, SequencePolicy
+from recalign.recommender import OneRecRecommender, PolynomialAveraging, Recommender, RecommenderData, SequencePolicy
 from recalign.reward import Judge, RewardData, RewardModel
 from recalign.sequences import Batch
 from recalign.stage import run_stage
@@ -54,6 +55,13 @@ def start(items: int) -> SequencePolicy:
 
 def cloning(data: Any, **settings: Any) -> LightningModule:
     return Recommender(data.num_items, small.encoder(), temperature=0.1, **settings)
+
+
+def mixing(data: Any) -> LightningModule:
+    """OneRec, whose tokens each use one of three experts."""
+    torch.manual_seed(1)
+    decoder = LazyDecoder(16, layers=1, max_length=32, dropout=0.0, experts=3, experts_per_token=1)
+    return OneRecRecommender(data.num_items, decoder=decoder, beam=4)
 
 
 def rewards(data: Any, **settings: Any) -> LightningModule:
@@ -79,6 +87,7 @@ def drawing(method: type, **settings: Any) -> Callable[[Any], LightningModule]:
 CASES: dict[str, tuple[type, Callable[[Any], LightningModule], dict[str, Any]]] = {
     "full softmax": (RecommenderData, cloning, {}),
     "sampled softmax": (RecommenderData, lambda data: cloning(data, negatives=8), {}),
+    "experts": (RecommenderData, mixing, {}),
     "reward": (RewardData, rewards, {}),
     "joint": (
         RewardData,

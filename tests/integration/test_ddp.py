@@ -34,7 +34,7 @@ trainer: {accelerator: cpu, max_epochs: 2, enable_progress_bar: false, log_every
 TWO = ["--trainer.devices=2", "--trainer.strategy=ddp"]
 PARTS = [f"--config={CONF}/trainer/fsdp.yaml", "--trainer.accelerator=cpu"]
 SAME = ["--model.encoder.dropout=0", "--trainer.gradient_clip_val=1", "--trainer.max_epochs=2"]
-BRIEF = ("full softmax", "reward", "keep", "kto")
+BRIEF = ("full softmax", "experts", "reward", "keep", "kto")
 OWN_DRAWS = ("awac",)
 """Methods whose processes draw items of their own, so that only the mean agrees."""
 

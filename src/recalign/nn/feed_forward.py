@@ -14,11 +14,11 @@ Shape suffixes: N tokens, D width, F hidden width, E experts, K experts of a tok
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recalign.errors import InputError
+from recalign.processes import total
 
 BALANCING_STEP = 1e-3
 
@@ -39,8 +39,8 @@ class SwiGLU(nn.Module):
 class Experts(nn.Module):
     """A mixture of SwiGLUs; see the formula at the top.
 
-    How many tokens each expert has is read back from the device once a pass. The biases balance the tokens of one
-    process, so several processes cannot train a mixture.
+    How many tokens each expert has is read back from the device once a pass. The biases balance the tokens of all
+    processes, which therefore make the same number of passes in training.
 
     Args:
         dim: D.
@@ -49,7 +49,7 @@ class Experts(nn.Module):
         chosen: K, experts that a token uses.
 
     Raises:
-        InputError: a token would use more experts than there are; or, in training, there are several processes.
+        InputError: a token would use more experts than there are.
     """
 
     bias_E: Tensor
@@ -79,21 +79,14 @@ class Experts(nn.Module):
             return (out_NDE @ share_NE.to(out_NDE.dtype)[..., None]).view_as(x)
         count_E = expert_NK.flatten().bincount(minlength=len(self.experts))
         if self.balances and self.training and torch.is_grad_enabled():
-            _require_one_process()
-            self.bias_E += BALANCING_STEP * (count_E.float().mean() - count_E).sign()
+            all_E = total(count_E)
+            self.bias_E += BALANCING_STEP * (all_E.float().mean() - all_E).sign()
         order_X = expert_NK.flatten().argsort(stable=True)
         token_X = order_X // self.chosen
         parts = x_ND.index_select(0, token_X).split(count_E.tolist())
         out_XD = torch.cat([expert(part) for expert, part in zip(self.experts, parts, strict=True)])
         out_XD = out_XD * share_NK.flatten()[order_X, None]
         return out_XD.new_zeros(x_ND.shape).index_add(0, token_X, out_XD).view_as(x)
-
-
-def _require_one_process() -> None:
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        text = "the biases of a mixture of experts balance the tokens of one process, and there are several"
-        remedy = "train with --trainer.devices 1, or set it to 0 for one feed-forward layer"
-        raise InputError(text, where="model.decoder.experts", remedy=remedy)
 
 
 def feed_forward(dim: int, hidden: int | None, experts: int = 0, chosen: int = 1) -> nn.Module:
