@@ -93,6 +93,7 @@ CONTENT: dict[str, tuple[str, list[Table]]] = {
                 "Five worlds, policies that see rewards",
                 ("simulated, policies see rewards",),
                 "--log simulated --feedback",
+                "The rows are named with `--methods`.",
             ),
             of_methods(
                 "Ten unopened worlds",

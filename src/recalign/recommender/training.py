@@ -233,7 +233,7 @@ class PolicyModule(StageModule):
             self.log_dict({f"{prefix}/{name}/{k}": v for k, v in values.items()}, sync_dist=True)
             metric.reset()
         if self.policy.num_items <= NLL_ITEMS:
-            self.log(f"{prefix}/nll", self.nll.compute(), sync_dist=False)
+            self.log(f"{prefix}/nll", self.nll.compute(), sync_dist=True)
             self.nll.reset()
 
     def configure_callbacks(self) -> list[Callback]:
