@@ -244,6 +244,8 @@ def test_a_mistyped_class_names_the_nearest(words: list[str], meant: str):
         (["--data.reward", "[1, 2]"], "data.reward: must be str, not [1, 2]"),
         (["--seed_everything", "true"], "seed_everything: must be int"),
         (["--data.split", "{class_path:TimeSplit}"], "data.split: there is no class '{class_path:TimeSplit}'"),
+        (["--data.split", "time"], "there is no class 'time'\n  -> there are: LeaveLast, TimeSplit"),
+        (["--data.split", "LeavLast"], "there is no class 'LeavLast'\n  -> did you mean LeaveLast?"),
         (["--trainer.max_epochs"], "--trainer.max_epochs: a value must follow"),
         (["--data.root", "${oc.env:NOT_SET}"], "data.root: there is no environment variable 'NOT_SET'\n  -> set it"),
         (["--data.reward", "-stars"], "a value must follow\n  -> write --data.reward VALUE, or --data.reward=VALUE"),

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import sys
+from contextlib import suppress
+from inspect import isabstract
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from lightning.pytorch import callbacks, loggers
 from torch import optim
@@ -30,6 +32,19 @@ def imported(class_path: str) -> type:
 def listed(value: Any) -> list[Any]:
     """One value, several, or none, as a list."""
     return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def fitting(class_path: str, argument: str) -> list[str]:
+    """Names of the classes that may be given as an argument of a class, of those that are imported; often none."""
+    with suppress(ImportError, AttributeError, ValueError, NameError):
+        constructors = (vars(kind)["__init__"] for kind in imported(class_path).__mro__ if "__init__" in vars(kind))
+        hint = next(filter(None, (get_type_hints(one).get(argument) for one in constructors)), None)
+        found: list[type] = [one for one in (hint, *get_args(hint)) if isinstance(one, type)]
+        asked = len(found)
+        for kind in found:
+            found += type.__subclasses__(kind)
+        return sorted(kind.__name__ for kind in found[asked:] if not isabstract(kind))
+    return []
 
 
 def nearest_import(path: str) -> str | None:

@@ -17,7 +17,7 @@ from jsonargparse import ArgumentParser
 
 from recalign.errors import InputError, nearest
 from recalign.keys import short
-from recalign.stage.classes import imported, nearest_import
+from recalign.stage.classes import fitting, imported, nearest_import
 
 SEE = "see --help for what may be given"
 LONG = 200  # characters: what the parser quotes whole tells a reader nothing
@@ -150,8 +150,10 @@ class _Refusal:
         if inner and not PATH.fullmatch(path):
             remedy = f"set what it takes: --{inner[-1]} VALUE"
             return InputError(f"{path!r} is no value of it", where=self._place, remedy=remedy)
-        near = nearest_import(path)
-        remedy = f"did you mean {near}?" if near else "give the full import path of a class"
+        names = [] if "." in path else fitting(self.fault.class_path, self.fault.key.rpartition(".")[2])
+        near = nearest(path, names) if names else nearest_import(path)
+        other = f"there are: {', '.join(names)}" if names else "give the full import path of a class"
+        remedy = f"did you mean {near}?" if near else other
         return InputError(f"there is no class {path!r}", where=self._place, remedy=remedy)
 
     def other_class(self) -> InputError:
