@@ -245,6 +245,8 @@ def test_python_and_the_command_divide_a_log_alike(frame: pl.DataFrame, tmp_path
         assert settings(ours)[key] == theirs[key]
     assert settings(given)["high"] == {"expression": "reward >= 4", "quantile": None}
     assert settings(given)["split"] == cut
+    ranked = ra.Log.from_frame(frame, **COLUMNS, relative_to={"column": "item"})  # ranks lie from 0 to 1
+    assert settings(ranked)["high"] == {"expression": None, "quantile": 0.75}
 
 
 def test_python_and_the_command_make_one_event_of_kinds_alike(tmp_path: Path):

@@ -22,6 +22,7 @@ def test_what_is_gained_and_what_it_costs():
     assert "In the reward's unit: +0.200." in found["What does it gain?"].text
     assert (found["What does it cost?"].words, found["What does it cost?"].sign) == ("96.0%", 0)
     assert cards(table(kept={"mine": 0.9}))["What does it cost?"].sign == -1
+    assert "40.0% of the catalogue is shown to anybody, by start 40.0%" in found["What does it cost?"].text
 
 
 def test_a_gain_is_grey_where_the_judges_may_be_guessing():

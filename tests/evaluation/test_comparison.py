@@ -63,6 +63,24 @@ def test_a_figure_that_some_seed_lacks_has_no_mean(tmp_path):
     assert cell(frame, "start", "value_at_popularity") is None
 
 
+def test_the_spread_over_seeds_alone_is_no_interval_of_a_figure_of_users(tmp_path):
+    for seed in (0, 1):
+        write(tmp_path, "start", seed, [1, 3, 0, 20], {"value_at_popularity": 0.5 + seed / 100, "cost/seconds": seed})
+    frame = RunsComparison(tmp_path, draws=50).make()
+    assert cell(frame, "start", "value_at_popularity") == (0.505, None, None)
+    assert None not in cell(frame, "start", "cost/seconds")
+
+
+def test_holm_can_reject_however_many_rows_there_are(tmp_path):
+    write(tmp_path, "start", 0, [9, 9, 9, 9])
+    for number in range(30):
+        write(tmp_path, f"m{number}", 0, [1, 1, 1, 1])
+    frame = RunsComparison(tmp_path, draws=50).make()
+    found = frame.filter(pl.col("metric") == "p_best_bc/all/ndcg@10", pl.col("method") != "start")
+    assert len(found) == 30
+    assert found["value"].max() < 0.05
+
+
 def test_what_rests_on_something_else_is_not_compared(tmp_path):
     write(tmp_path, "start", 0, [1, 3, 0, 20], {"base": "a"})
     write(tmp_path, "bc", 0, [1, 3, 0, 20], {"base": "a"})

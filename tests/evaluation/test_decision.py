@@ -353,6 +353,8 @@ def test_an_open_question_says_what_would_decide_it():
     assert "About 3.4 times as many test users" in found.would_decide[0]
     found = decided(table(gains={"mine": (-0.299, 0.301)}))
     assert "more than 100 times as many test users" in found.would_decide[0]
+    found = decided(table(gains={"mine": (-0.09, 0.31)}, seeds=("0", "1", "2")))  # the seeds' part stays as wide
+    assert found.would_decide[0] == "More users, or more seeds, narrow the interval."
 
 
 def test_nobody_keeps_enough():

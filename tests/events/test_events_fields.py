@@ -58,6 +58,7 @@ def test_timestamps_of_another_zone():
         (pl.Series("t", [5, SECOND * 1000]), "s", "after the year 9999"),
         (pl.Series("t", [5.0, float("inf")]), "s", "holds inf in row 2"),
         (pl.Series("t", [5, 2**64 - 1], dtype=pl.UInt64), "s", "in row 2"),
+        (pl.Series("t", [5, SECOND], dtype=pl.Float32), "s", "in row 2, and Float32 holds no such time exactly"),
         (pl.Series("t", ["5", "x"]), "s", "holds 'x' in row 2"),
         (pl.Series("t", [True]), "s", "holds Boolean, not numbers of s"),
         (pl.Series("t", [5]), "datetime", "holds Int64, not datetimes"),
@@ -97,7 +98,9 @@ def test_ids(column, ids):
 
 
 @pytest.mark.parametrize("bad", [["a", ""], ["a", "nan"], ["a", None], [1.0, float("nan")], [1.0, None], [1, None]])
-def test_missing_ids(bad):
+@pytest.mark.parametrize("kind", [None, pl.Categorical])
+def test_missing_ids(bad, kind):
     column = pl.Series("who", bad)
+    column = column.cast(kind) if kind and column.dtype == pl.String else column
     with pytest.raises(InputError, match="who is empty, null or NaN in row 2"):
         read_ids(missing_as_null(column), "data.log.user", rows(column))

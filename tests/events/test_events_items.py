@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from datetime import timedelta
 
 import polars as pl
 import pytest
@@ -187,9 +188,9 @@ def test_a_second_id_is_a_feature_of_which_most_items_share_nothing(root):
 
 
 def test_ordinary_text_in_brackets_is_no_list(root):
-    texts = ["(500) Days of Summer", "(500) Days, of Summer", ":(", "Lists, [as, such", "a]"]
-    columns = {"item": list(range(5)), "x": texts}
-    assert featured(root, columns, {"x": "x"}, pl.Series(range(5))).values["x"].to_list() == [[one] for one in texts]
+    texts = ["(500) Days of Summer", "(500) Days, of Summer", ":(", "Lists, [as, such", "a]", "(no genres listed)"]
+    columns = {"item": list(range(6)), "x": texts}
+    assert featured(root, columns, {"x": "x"}, pl.Series(range(6))).values["x"].to_list() == [[one] for one in texts]
 
 
 def test_an_empty_vector_is_none(root):
@@ -223,6 +224,7 @@ GOOD = {"item": [7, 8]}
         (GOOD | {"x": [[{"a": 1}], []]}, "x", "gives lists of Struct"),
         (GOOD | {"x": [{"a": 1}, {"a": 2}]}, "x", r"features\.f: 'x' gives Struct"),
         (GOOD | {"x": [b"a", b"\xff"]}, "x", r"features\.f: 'x' gives Binary"),
+        (GOOD | {"x": [timedelta(1), timedelta(2)]}, "x", r"features\.f: 'x' gives Duration"),
         (GOOD | {"x": pl.Series([[], []], dtype=pl.List(pl.Float32))}, "x", "has no value in any row"),
         (GOOD | {"x": [[], []]}, Feature("x", kind="vector"), "has no value in any row"),
         (GOOD | {"x": ["[1, 2]", "[2, 3]"]}, Feature("x", kind="vector"), "gives String, not lists of numbers"),
@@ -234,6 +236,24 @@ def test_bad_features(root, columns, feature, found):
     with pytest.raises(InputError, match=f"(?s){found}") as caught:
         featured(root, columns, {"f": feature})
     assert caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pl.Series([timedelta(1), timedelta(2)]),
+        pl.Series([b"a", b"\xff"]),
+        pl.Series([1, 2], dtype=pl.Int128),
+        pl.Series([{"a": 1, "b": timedelta(1)}, {"a": 2, "b": None}]),
+    ],
+)
+def test_a_log_is_known_by_columns_of_any_type(root, column):
+    log = LogMapping("test", ["log.csv"], items=ItemTable("items.parquet", features={"x": "x"}))
+    marks = set()
+    for values in (column, column.reverse(), column):
+        pl.DataFrame(GOOD | {"x": values}).write_parquet(root / "items.parquet")
+        marks.add(fingerprint(log, root, None))
+    assert len(marks) == 2
 
 
 @pytest.mark.parametrize("kind", ["category", "number", "vector"])

@@ -466,6 +466,26 @@ def test_a_date_whose_day_may_be_its_month_needs_a_format(tmp_path):
     assert "row" in refused(tmp_path, text.replace("05/06", "05/16"), kind="csv", time_format="%d/%m/%Y")
 
 
+@pytest.mark.parametrize("where", ["stars >= 2", "stars is not null"])
+def test_nan_meets_no_condition(tmp_path, where):
+    rows = RATINGS | {"stars": [1.0, float("nan"), 4.0, 5.0]}
+    kept = load(tmp_path, rows, where=where).frame["stars"].to_list()
+    assert kept == ([5.0, 4.0] if ">" in where else [5.0, 4.0, 1.0])
+    assert "data.log.where: '\"stars\" is not null'" in refused(tmp_path, rows)
+
+
+def test_nan_in_text_is_a_missing_value(tmp_path):
+    text = "user,item,timestamp,stars\n1,7,1,4\n1,8,2,NaN\n1,9,3,5\n"
+    assert load(tmp_path, text, kind="csv").frame["reward"].to_list() == [4, None, 5]
+
+
+def test_another_encoding_is_named(tmp_path):
+    text = "user,item,timestamp,stars\n1,7,1,4\n1,8,2,5\n"
+    (tmp_path / "log.csv").write_text(text, encoding="utf-16")
+    with pytest.raises(InputError, match=r"UTF-16 does\n.*save it as UTF-8"):
+        load_events(LogMapping("test", ["log.csv"]), tmp_path, None)
+
+
 @pytest.mark.parametrize("gap", ["", "nan", "NaN", "NULL"])
 def test_a_missing_id_makes_no_text_of_the_others(tmp_path, gap):
     text = f"user,item,timestamp\n7.0,1,1\n{gap},1,2\n9.0,2,3\n"

@@ -7,13 +7,19 @@ from recalign.nn import unit
 def test_values_and_gradients_are_those_of_normalize():
     torch.manual_seed(0)
     x = torch.randn(7, 3, 5, dtype=torch.float64)
-    x[2, 1] = 0
     goal = torch.randn_like(x)
     mine, reference = x.clone().requires_grad_(), x.clone().requires_grad_()
     torch.testing.assert_close(unit(mine), F.normalize(reference, dim=-1), rtol=0, atol=1e-15)
     (unit(mine) * goal).sum().backward()
     (F.normalize(reference, dim=-1) * goal).sum().backward()
     torch.testing.assert_close(mine.grad, reference.grad, rtol=1e-13, atol=1e-13)
+
+
+def test_zero_stays_zero_and_has_no_gradient():
+    x = torch.zeros(2, 5, requires_grad=True)
+    assert not unit(x).any()
+    unit(x).backward(torch.ones(2, 5))
+    assert not x.grad.any()
 
 
 def test_a_gradient_along_the_vector_goes_nowhere():

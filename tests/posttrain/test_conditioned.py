@@ -9,7 +9,7 @@ import pytest
 import small
 import torch
 
-from recalign.posttrain import PostTrainingData, ReturnConditioned
+from recalign.posttrain import PostTrainingData, ReturnConditioned, WeightedSFT
 from recalign.recommender.checkpoint import load_net
 
 
@@ -38,6 +38,13 @@ def test_more_is_liked_the_higher_the_reward_that_is_asked_for(data, start, cond
     assert shares[2] > small.liked(start, data) + 0.05
     loaded = load_net(small.saved(conditioned, tmp_path / "it.ckpt"), "policy").net
     assert small.liked(loaded, data) == pytest.approx(shares[2], abs=1e-6)
+
+
+@pytest.mark.parametrize("method", [WeightedSFT, ReturnConditioned])
+def test_a_conditioned_policy_can_be_aligned_further(data, conditioned, tmp_path, method):
+    module = method(policy=conditioned.policy, lr=1e-3, keep=0.9)
+    small.fit(module, data, tmp_path, limit_train_batches=1, limit_val_batches=1)
+    assert module.interpolation_alpha is not None
 
 
 def test_a_targets_own_reward_is_never_read_when_it_serves(data, conditioned):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recalign.nn import HSTU
-from recalign.posttrain.weighted import tapered_likelihood, weighted_likelihood
+from recalign.posttrain.weighted import tapered_likelihood, weighted_likelihood, weights
 from recalign.recommender import Policy, SequencePolicy
 
 
@@ -28,6 +28,13 @@ class Given(Policy):
 
 def of(logp, weight):
     return weighted_likelihood(Given(), logp, torch.ones(len(logp)).long(), weight)
+
+
+@pytest.mark.parametrize("transform", ["exponential", "rank"])
+def test_no_temperature_overflows(transform):
+    weight, _ = weights(torch.linspace(-3, 3, 3200), transform, 1e-3, 10.0)
+    assert weight.isfinite().all()
+    assert 0 < weight.sum() < 3200
 
 
 def test_by_hand():

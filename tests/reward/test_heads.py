@@ -59,6 +59,9 @@ def test_levels_come_back_with_the_recipe():
 
 def test_rewards_outside_the_levels_are_refused():
     started(OrdinalHead([0, 1, 2, 3, 4, 5]))  # a level that nobody gave is no harm
+    single = np.repeat(np.float32([0.1, 0.2, 0.3]), [1, 2, 3]).astype(np.float64)  # a column of float32
+    threshold = [started(OrdinalHead([0.1, 0.2, 0.3]), one).threshold_J for one in (single, single.round(1))]
+    assert threshold[0].equal(threshold[1])
     with pytest.raises(InputError, match=r"contain 5, which is not among the head's levels \[1, 2, 3, 4\]"):
         started(OrdinalHead([1, 2, 3, 4]))
     with pytest.raises(InputError, match="has 99 levels, from 0 to 98, and an ordinal head takes at most 20"):

@@ -42,6 +42,10 @@ def test_future_events_in_a_history_are_found(sequences):
     assert leaks(late, 50)["future events in a history"] != 0
 
 
+def test_a_log_without_times_has_no_future(sequences):
+    assert len(leaks(sequences, 50, timed=False)) == len(leaks(sequences, 50)) - 1
+
+
 def test_a_target_in_its_own_history_is_found(sequences):
     shifted = dataclasses.replace(sequences, event=sequences.event + 1)
     assert leaks(shifted, 50)["targets in their own history"] != 0

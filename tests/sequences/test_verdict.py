@@ -44,6 +44,11 @@ def rows(users=120, items=12, rating=mixed, pause=lambda user, step: 86_400, ste
     return made
 
 
+def early(time):
+    """Every 25th event at a time long ago."""
+    return [(*row[:3], time if number % 25 == 0 else row[3]) for number, row in enumerate(rows())]
+
+
 def test_a_sound_log_is_usable(tmp_path):
     found = said(tmp_path, rows(users=800))
     assert (str(found), found.word) == ("verdict: usable", "usable")
@@ -91,6 +96,8 @@ def rare(user, step):
         ({"rows": rows(), "high": "reward >= 9"}, "with care", "no event has a high reward, so high/* means nothing"),
         ({"rows": rows(), "high": "reward >= 1"}, "with care", "every event has a high reward"),
         ({"rows": rows(), "unit": "ms"}, "do not train", "all events are of 1970: is data.log.time_unit ms right?"),
+        ({"rows": early(0)}, "with care", "48 events are before 1990, and most are later: other units, or 0"),
+        ({"rows": early(1_600_000)}, "with care", "48 events are before 1990"),
         ({"rows": rows(), "high": "reward >= 4"}, "with care", "67% of the events have a high reward, so high/* says"),
         ({"rows": rows(users=30)}, "with care", "30 users have test events"),
         ({"rows": rows(users=15)}, "do not train", "this log cannot be measured: 15 users have test events"),

@@ -70,7 +70,8 @@ class Log:
             timestamp: column of the time: numbers since 1970, or datetimes (UTC if they have no time zone).
             reward: how good an event was: a column, or Polars SQL over the columns; None: the log has no reward.
             time_unit: unit of a numeric time: ``s``, ``ms`` or ``us``; None: the one for which times lie after 1990.
-            high: condition for a high reward, in Polars SQL; None: chosen from the rewards, as by `recalign init`.
+            high: condition for a high reward, in Polars SQL; None: chosen from the rewards, as by `recalign init`; with
+                ``relative_to`` the best quarter.
             collapse: whether a user's events on an item become one, that with the highest reward; None: as by `recalign
                 init`, where ``reward`` is a CASE and a user's events on one item have several rewards.
             items: DataFrame with a row per item; its column of ids is called as in `frame`, else it is the first.
@@ -113,6 +114,8 @@ class Log:
             settings["high"] = {"expression": high, "quantile": None}
         elif reward is None:
             settings["high"] = None
+        elif data.get("relative_to"):  # ranks are learned, from 0 to 1
+            settings["high"] = {"expression": None, "quantile": 0.75}
         return cls._create(name, settings | data, place, temporary)
 
     @classmethod

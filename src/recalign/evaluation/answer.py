@@ -119,7 +119,7 @@ def _of_candidate(test: ComparisonTable, candidate: Candidate, believed: int) ->
         text += f" ({change})"
     now, before = (test.get(name, COVERAGE) for name in (policy, baseline))
     if now and before and math.isfinite(now.value) and math.isfinite(before.value):
-        text += f"; {now.value:.1%} of the catalogue is shown to anybody, before {before.value:.1%}"
+        text += f"; {now.value:.1%} of the catalogue is shown to anybody, by {baseline} {before.value:.1%}"
     if seconds := test.get(policy, "cost/seconds"):
         text += f"; training takes {figure('cost/seconds', seconds.value)}"
     kept = test.retained(policy)

@@ -118,7 +118,7 @@ class Case:
             yield Finding(-self.judged, f"{text}{self._seen}.")
         elif not wide.low > 0:
             text = f"{self.policy} gains {wide.sd} over {baseline}: this may be chance."
-            yield Finding(0, text, more_users(wide))
+            yield Finding(0, text, self._more_users(wide))
         elif gain.value < FLAT:
             text = f"{self.policy} gains {wide.sd} over {baseline}: {FLAT:g} sd or more are worth shipping."
             yield Finding(0, text)
@@ -139,7 +139,7 @@ class Case:
             yield Finding(-self.judged, text)
         else:
             text = f"{other}, which reads no reward, may have as much: {self.policy} has {wide.sd} more."
-            yield Finding(0, text, more_users(wide) if more.value > 0 else "")
+            yield Finding(0, text, self._more_users(wide) if more.value > 0 else "")
 
     def _beside(self, free: str) -> Iterator[Finding]:
         """Beside a row that takes no training: it has to rank better, or to have more value."""
@@ -178,8 +178,21 @@ class Case:
         known = f" {gain.sd}" if gain else ""
         text = f"{placebo}, which must gain nothing, gains{known}; {self.policy} is not shown to gain more than"
         gains = gain is not None and gain.low > 0
-        remedy = "Calibrate the start, or clone it for longer." if gains else more_users(beyond)
+        remedy = "Calibrate the start, or clone it for longer." if gains else self._more_users(beyond)
         return Finding(0, f"{text} {PLACEBO_FACTOR} times that.", remedy)
+
+    def _more_users(self, gain: Interval) -> str:
+        """How many times the users it takes, if the gain is as estimated and intervals shrink with their square root.
+
+        With several seeds it is not known: what comes of the seeds stays as wide with more users.
+        """
+        if gain.value <= 0 or not gain.known or self.test.shared_seeds(self.policy) > 1:
+            return "More users, or more seeds, narrow the interval."
+        times = ((gain.value - gain.low) / gain.value) ** 2
+        if times > ENDLESS:
+            return f"It would take more than {ENDLESS} times as many test users to tell: too small to be seen here."
+        times = max(math.ceil(times * 10) / 10, 1.1)
+        return f"About {times:g} times as many test users would put a figure like this above 0."
 
     def _seeds(self) -> Iterator[Finding]:
         """Rows that it is compared with on fewer seeds than it has: the others may say otherwise."""
@@ -211,18 +224,6 @@ def placebo_flaw(test: ComparisonTable, placebo: str) -> str | None:
     if max(each) > DESTROYED:
         return f"keeps a correlation of {max(each):.3f} with the rewards, too much for a placebo"
     return None
-
-
-def more_users(gain: Interval) -> str:
-    """How many times the users it takes, if the gain is as estimated and intervals shrink with their square root."""
-    if gain.value <= 0 or not gain.known:
-        return "More users, or three seeds, narrow the interval."
-    times = ((gain.value - gain.low) / gain.value) ** 2
-    if times > ENDLESS:
-        return f"It would take more than {ENDLESS} times as many test users to tell: too small to be seen here."
-    return (
-        f"About {max(math.ceil(times * 10) / 10, 1.1):g} times as many test users would put a figure like this above 0."
-    )
 
 
 def _ratio(interval: Interval | None) -> float:

@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 import polars as pl
 
+from recalign.events.guess import EARLIEST
 from recalign.events.report import Report
 from recalign.events.table import EventTable
 
@@ -25,6 +26,7 @@ LEAK, HINT = 0.9, 0.65
 """`GAP_AUC` from which time tells a reward before it is given, and from which it hints at one."""
 COARSER = (60, 600, 3_600, 86_400)
 """Resolutions, in seconds, that are tried against a leak."""
+OLD = "events before 1990, where most are later"
 LEFT = "rows left out, or without a reward"
 OUTLIERS = "share of the variance in the most extreme thousandth of the rewards"
 
@@ -127,6 +129,9 @@ def _log(table: EventTable) -> Section:
             f"{datetime.fromtimestamp(second, UTC):%Y-%m-%d %H:%M:%S} UTC"
             for second in frame.select(first=pl.min("timestamp"), last=pl.max("timestamp")).row(0)
         )
+        old = int((frame["timestamp"] < EARLIEST).sum())
+        if 0 < old < frame.height / 2:
+            rows[OLD] = old
     return rows
 
 

@@ -32,6 +32,10 @@ def _content(column: pl.Series) -> list[str]:
         return [*parts, *_content(lists.list.len()), *_content(lists.explode(empty_as_null=False))]
     if isinstance(column.dtype, pl.Struct):
         return [*parts, *(part for one in column.struct.unnest() for part in (one.name, *_content(one)))]
-    if column.dtype.is_decimal() or not column.dtype.is_numeric():
+    if column.dtype == pl.Duration:
+        column = column.to_physical()
+    if column.dtype == pl.Binary:
+        column = column.bin.encode("hex")
+    if column.dtype.is_decimal() or column.dtype in (pl.Int128, pl.UInt128) or not column.dtype.is_numeric():
         return [*parts, digest(column.drop_nulls().cast(pl.String).to_list())]
     return [*parts, hashlib.sha256(column.drop_nulls().to_numpy().tobytes()).hexdigest()]

@@ -23,7 +23,7 @@ class Columns:
     Attributes:
         name: of the table.
         example: an expression over its columns.
-        or_else: what else can be done about a row than to leave its field empty.
+        or_else: what else can be done about a row than to leave its field empty; ``{}`` is its column.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Columns:
     or_else: str = ""
 
 
-LOG = Columns("the log", "least(seconds / 60, 1.0)", ", or leave the rows out by data.log.where")
+LOG = Columns("the log", "least(seconds / 60, 1.0)", """, or leave the rows out: data.log.where: '"{}" is not null'""")
 ITEM_TABLE = Columns("the item table", "lower(brand)")
 
 
@@ -62,7 +62,7 @@ def evaluate(
     for name in set(parsed.meta.root_names()):
         if frame.schema[name].is_float() and frame[name].is_nan().any():
             text = f"{expression!r} reads the column {name}, which is NaN in {rows.describe(frame[name].is_nan())}"
-            remedy = f"leave the field empty (null) where a value is missing{of.or_else}"
+            remedy = f"leave the field empty (null) where a value is missing{of.or_else.format(name)}"
             raise InputError(text, where=key, remedy=remedy)
     values = _run(frame, _null_safe(parsed, key), expression, key, rows)
     finite = values.cast(pl.Float32).is_finite() if values.dtype.is_float() else values.is_not_null()
@@ -105,8 +105,14 @@ def column_of(expression: str) -> str | None:
 
 
 def condition(frame: pl.DataFrame, expression: str, key: str, rows: SourceRows) -> pl.Series:
-    """Whether each row of a table as `read` returns it meets a condition. Null counts as false, as in SQL's WHERE."""
-    return truth(_run(frame, _parse(frame, expression, key), expression, key, rows), expression, key)
+    """Whether each row of a table as `read` returns it meets a condition.
+
+    NaN counts as null, and null as false, as in SQL's WHERE. Polars would put NaN above every number.
+    """
+    parsed = _parse(frame, expression, key)
+    floats = [name for name in {*parsed.meta.root_names()} if frame.schema[name].is_float()]
+    frame = frame.with_columns(pl.col(floats).fill_nan(None))
+    return truth(_run(frame, parsed, expression, key, rows), expression, key)
 
 
 def truth(values: pl.Series, expression: str, key: str) -> pl.Series:

@@ -55,7 +55,7 @@ def _categories(raw: pl.Series, feature: Feature, where: str, rows: SourceRows) 
     """Lists of text without gaps; null where there is none."""
     listed = isinstance(raw.dtype, pl.List | pl.Array)
     inner = raw.dtype.inner if listed else raw.dtype  # type: ignore[attr-defined]
-    if inner.is_nested() or inner in (pl.Binary, pl.Object) or (listed and inner.is_float()):
+    if inner.is_nested() or inner in (pl.Binary, pl.Duration, pl.Object) or (listed and inner.is_float()):
         what = f"{feature.value!r} gives {'lists of ' * listed}{inner}, and categories are text, integers or booleans"
         remedy = "write one flat list an item, name a part of a struct (a.b), or set the kind of vectors to vector"
         raise InputError(what, where=where, remedy=remedy)
@@ -78,9 +78,13 @@ def _categories(raw: pl.Series, feature: Feature, where: str, rows: SourceRows) 
 
 
 def _listed(text: pl.Series) -> pl.Series:
-    """Whether text is a list: in brackets, or with a comma and brackets that are not all closed, as if cut off."""
+    """Whether text is a list: in brackets, or with a comma and brackets that are not all closed, as if cut off.
+
+    In parentheses without a comma it is one category, such as MovieLens's "(no genres listed)".
+    """
     opened, closed = text.str.count_matches(r"[\[\{\(]"), text.str.count_matches(r"[\]\}\)]")
-    whole, begun = text.str.contains(r"(?s)^[\[\{\(].*[\]\}\)]$"), text.str.contains(r"(?s)^[\[\{\(].*,")
+    begun = text.str.contains(r"(?s)^[\[\{\(].*,")
+    whole = text.str.contains(r"(?s)^[\[\{].*[\]\}]$|^\(.*,.*\)$")
     return whole | (begun & (opened > closed))
 
 

@@ -23,6 +23,8 @@ MAX_SPAN = 2**20
 
 def missing_as_null(column: pl.Series) -> pl.Series:
     """Replace NaN, and the text in `MISSING`, by null."""
+    if column.dtype in (pl.Categorical, pl.Enum):
+        column = column.cast(pl.String)
     if column.dtype == pl.String:
         return column.replace(list(MISSING), None)
     return column.fill_nan(None) if column.dtype.is_float() else column
@@ -100,6 +102,8 @@ def _parse_numbers(column: pl.Series, unit: TimeUnit, rows: SourceRows) -> tuple
     if column.dtype.is_integer():
         return _parsed(column, column.cast(pl.Int64, strict=False), unit, rows), PER_SECOND[unit]
     if column.dtype.is_float():  # seconds with fractions
+        inexact, remedy = column.abs() >= EXACT[column.dtype.base_type()], "write times as integers or 64-bit floats"
+        _refuse(column, inexact, "data.log.timestamp", rows, f", and {column.dtype} holds no such time exactly", remedy)
         micro = (column * (PER_SECOND["us"] // PER_SECOND[unit])).round().cast(pl.Int64, strict=False)
         return _parsed(column, micro, unit, rows), PER_SECOND["us"]
     raise _wrong_type(column, "data.log.time_unit", f"numbers of {unit}", "name the column of the time of the event")

@@ -18,7 +18,7 @@ from recalign.events.log import EXPOSURE_COLUMNS, LogMapping
 from recalign.events.messages import SHOWN, did_you_mean
 from recalign.events.tree import plain_name, without_patterns
 
-NULLS = ("NULL", r"\N")
+NULLS = ("NULL", "NaN", r"\N")
 """What databases write for a missing value. An empty field is missing too."""
 
 SEPARATORS = (",", "\t", ";", "|", "::")
@@ -157,6 +157,8 @@ def _layout(source: Source, header: Sequence[str] | None, separator: str | None)
 def _read_text(source: Source, ids: Sequence[str], layout: Layout) -> pl.DataFrame:
     """Read a text file. Ids are read as text."""
     first = next(_split_rows(source, layout), [])
+    if any("\0" in field for field in first):
+        raise InputError("it holds zero bytes, as UTF-16 does", where=str(source), remedy="save it as UTF-8")
     if layout.header is not None and len(layout.header) != len(first) > 0:
         text = f"{len(layout.header)} columns are named, but {source} has {len(first)}"
         remedy = f"name every column, in order; the first row is: {', '.join(first)}"

@@ -1,6 +1,8 @@
 """L2 normalisation whose gradient takes half the passes over memory of `torch.nn.functional.normalize`'s.
 
-u = x / max(|x|, EPS)      dx = (du - u (u . du)) / max(|x|, EPS)
+u = x / max(|x|, EPS)      dx = (du - u (u . du)) / |x|, and 0 where |x| <= EPS
+
+A direction has no derivative at zero. `normalize` has one of 1 / EPS there, which leaves Adam's second moment at 1e24.
 """
 
 from typing import Any
@@ -30,4 +32,4 @@ class _Unit(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         u, norm = ctx.saved_tensors
         along = (u * grad).sum(dim=-1, keepdim=True)
-        return torch.addcmul(grad, u, along, value=-1).div_(norm)
+        return torch.addcmul(grad, u, along, value=-1).div_(norm).masked_fill_(norm <= EPS, 0.0)

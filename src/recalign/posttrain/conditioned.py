@@ -69,7 +69,9 @@ class ConditionedPolicy(Policy):
         self.base.end_step()
 
     def origin(self, start: Policy) -> list[Tensor]:
-        """Parameters of the start, and of a condition that shifts nothing."""
+        """Parameters of the start, and of a condition that shifts nothing, unless the start has its own."""
+        if isinstance(start, ConditionedPolicy) and not isinstance(self.base, ConditionedPolicy):
+            return list(start.parameters())
         first, last = self.condition[0], self.condition[2]
         return [*start.parameters(), *first.parameters(), *(torch.zeros_like(one) for one in last.parameters())]
 

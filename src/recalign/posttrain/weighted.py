@@ -31,7 +31,7 @@ def transform_advantages(advantage_T: Tensor, transform: Transform, temperature:
     - linear: max(A, 0): reward-weighted cloning if there is no baseline;
     - exponential: exp(A / beta): A-SFT; the solution of the KL-regularised problem (AWR, arXiv 1910.00177). Scaled so
       that the largest is 1, which avoids overflow and cancels in the loss;
-    - rank: exp((2u - 1) / beta), u the quantile of A in its batch (ties counted half): robust to outliers;
+    - rank: exp(2 (u - 1) / beta), u the quantile of A in its batch (ties counted half): robust to outliers;
     - sign: 1[A > 0]: filtered cloning;
     - signed: A; `tapered_likelihood` lowers events with a negative weight.
     """
@@ -48,7 +48,7 @@ def transform_advantages(advantage_T: Tensor, transform: Transform, temperature:
             sorted_T = last_T.sort().values
             up_to_T = torch.searchsorted(sorted_T, last_T, right=True)
             u_T = (torch.searchsorted(sorted_T, last_T) + up_to_T) / (2 * known_T.sum())
-            return ((2 * u_T - 1) / temperature).exp().where(known_T, 0.0)
+            return ((2 * u_T - 2) / temperature).exp().where(known_T, 0.0)
         case "sign":
             return (advantage_T > 0).to(advantage_T.dtype)
         case "signed":

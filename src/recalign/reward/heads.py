@@ -84,7 +84,8 @@ class OrdinalHead(Head):
         levels = self._levels(np.unique(reward_N))
         self.init_args["levels"] = levels  # a checkpoint rebuilds the head from it
         self._resize([(level - mean) / scale for level in levels])
-        above_J = torch.tensor([(reward_N > level).mean() for level in levels[:-1]], dtype=torch.float32)
+        middle_J = np.add(levels[:-1], levels[1:]) / 2  # as in the loss
+        above_J = torch.tensor([(reward_N > level).mean() for level in middle_J], dtype=torch.float32)
         above_J = above_J.clamp(0.5 / len(reward_N), 1 - 0.5 / len(reward_N))
         with torch.no_grad():
             self.log_slope.copy_(-(self.level_J1.diff() * above_J * (1 - above_J)).sum().log())
@@ -92,7 +93,7 @@ class OrdinalHead(Head):
 
     def _levels(self, found: np.ndarray) -> list[float]:
         levels = sorted(self.init_args["levels"]) if self.given else found.tolist()
-        outside = np.setdiff1d(found, levels)
+        outside = found[~np.isin(found.astype(np.float32), np.array(levels, np.float32))]  # a column may be one of float32
         if len(outside):
             text = f"the training rewards contain {outside[0]:g}, which is not among the head's levels {levels}"
             remedy = "name every level that the reward can have, or leave it null to take those of the training part"

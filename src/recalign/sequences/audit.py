@@ -44,7 +44,7 @@ def audit_log(data: EventDataModule) -> dict[str, Section]:
     }
     if isinstance(data.split, LeaveLast | TimeSplit) and _is_doubtful(sections):
         sections |= other_splits(sequences, data.split)
-    return {**sections, LEAKS: leaks(sequences, max_length, stride)}
+    return {**sections, LEAKS: leaks(sequences, max_length, stride, data.log_.timestamp is not None)}
 
 
 def users_tested(sections: Mapping[str, Section]) -> int:
@@ -137,16 +137,17 @@ def _rewards_of_judges(sequences: Sequences) -> int:
     return min(int(sequences.users_in(group)[user_N].sum()) for group in ("B1", "B2"))
 
 
-def leaks(sequences: Sequences, max_length: int, stride: int | None = None) -> Section:
-    """Count four ways in which the future could reach a model; all must be 0."""
+def leaks(sequences: Sequences, max_length: int, stride: int | None = None, timed: bool = True) -> Section:
+    """Count four ways in which the future could reach a model; all must be 0. A log without times has no future."""
     everybody = sequences.users_in("all")
     train = training_windows(sequences, everybody, max_length, stride).in_memory()
     test = evaluation_windows(sequences, everybody, "test", max_length)
     last = sequences.frame.filter(pl.col("split") == PARTS["train"]).group_by("user").agg(pl.col("event").max())
     first = sequences.frame.filter(pl.col("split") == PARTS["test"]).group_by("user").agg(pl.col("event").min())
     early = last.join(first, on="user", suffix="_test").filter(pl.col("event") > pl.col("event_test"))
+    future = sum(int((sequences.time[w.state] > w.time).sum()) for w in (train, test))
     return {
-        "future events in a history": sum(int((sequences.time[w.state] > w.time).sum()) for w in (train, test)),
+        **({"future events in a history": future} if timed else {}),
         "targets in their own history": sum(int((sequences.event[w.state] >= w.event).sum()) for w in (train, test)),
         "users whose test begins before their training ends": early.height,
         "test events seen in training": int(np.isin(test.event, train.event).sum()),

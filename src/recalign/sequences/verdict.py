@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from recalign.events.audit import GAP_AUC, HINT, LEAK, OUTLIERS, REPEATS, RESOLUTION, REWARDED, TIES, Section
+from recalign.events.audit import GAP_AUC, HINT, LEAK, OLD, OUTLIERS, REPEATS, RESOLUTION, REWARDED, TIES, Section
 from recalign.events.division import FEW, LEARN, SHORT, unmeasurable
 from recalign.events.guess import MOST_HIGH
 from recalign.events.items import SECOND_ID
@@ -226,6 +226,8 @@ def _times(sections: Mapping[str, Section], time_unit: str) -> Iterator[Concern]
             f"that no method predicts: name a column of finer times in data.log.timestamp{_whole_ties(sections)}",
         )
     first, last = (str(sections[part][day]) for part, day in (("train", "first day"), ("test", "last day")))
+    if old := int(sections["log"].get(OLD, 0)):
+        yield Concern(False, f"{old:,} events are before 1990, and most are later: other units, or 0 for no time?")
     if last.startswith("1970") and time_unit in ("ms", "us"):
         yield Concern(True, f"all events are of 1970: is data.log.time_unit {time_unit} right?")
     elif first == last and "first event" in sections["log"]:
