@@ -93,7 +93,7 @@ class OrdinalHead(Head):
 
     def _levels(self, found: np.ndarray) -> list[float]:
         levels = sorted(self.init_args["levels"]) if self.given else found.tolist()
-        outside = found[~np.isin(found.astype(np.float32), np.array(levels, np.float32))]  # a column may be one of float32
+        outside = found[~np.isin(found.astype(np.float32), np.array(levels, np.float32))]  # as a column may be
         if len(outside):
             text = f"the training rewards contain {outside[0]:g}, which is not among the head's levels {levels}"
             remedy = "name every level that the reward can have, or leave it null to take those of the training part"
