@@ -13,8 +13,8 @@ Two kinds of difference serve the decision alone, and have no Holm's correction 
 those of rows that cost nothing (`Roles.free`: popularity, say).
 
 ``best_bc`` is the better baseline: the one with the higher mean of that metric over its seeds, in that split. A row
-with ``seed=all`` is the mean over seeds with a 95 % interval over users and seeds (plain numbers: seeds, or none). What a
-method does not have has no row; a reference has none against itself; methods are paired on the seeds that both have.
+with ``seed=all`` is the mean over seeds with a 95 % interval over users and seeds (plain numbers: seeds, or none). What
+a method does not have has no row; a reference has none against itself; methods are paired on the seeds that both have.
 
 Suffixes: E events, R rows (a method's seeds, or differences), U users, S seeds, D draws.
 """
