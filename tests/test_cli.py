@@ -116,6 +116,8 @@ def test_help_says_what_the_options_mean(tmp_path: Path):
     said = " ".join(tiny.recalign(tmp_path, "chain", "--help").out.split())
     assert "--seeds each a whole chain: cloning, reward model, judges, post-training." in said
     assert "usage: recalign compare FOLDER [OPTIONS]" in tiny.recalign(tmp_path, "compare", "--help").out
+    simulated = tiny.recalign(tmp_path, "simulate", "--help").out
+    assert simulated.index("--out") < simulated.index("--config") < simulated.index("--users")
     assert "--ckpt_path last go on with this run" in " ".join(tiny.recalign(tmp_path, "fit", "-h").out.split())
 
 

@@ -9,6 +9,7 @@ from recalign.errors import InputError, nearest
 _FOLDERS = {
     "": "stages (recalign fit NAME)",
     "posttrain": "post-training methods (recalign fit NAME)",
+    "of commands": "settings of other commands (search: recalign chain and tune; tokens: recalign tokenize)",
     "chain": "chains (recalign chain NAME)",
     "data": "logs (recalign check NAME, or after a stage: recalign fit asft NAME)",
     "rewards": "candidate rewards of a log (recalign rewards LOG rewards/LOG)",
@@ -17,7 +18,8 @@ _FOLDERS = {
     "trainer": "presets of the trainer (after a stage: recalign fit asft NAME)",
     "sweep": "sweeps of Weights & Biases (wandb sweep conf/sweep/NAME.yaml)",
 }
-"""Folders of the shipped YAML, in listing order."""
+"""Folders of the shipped YAML, in listing order; `_OF_COMMANDS` stand apart."""
+_OF_COMMANDS = ("search", "tokens")
 
 
 def shipped() -> Path:
@@ -64,9 +66,13 @@ def listing() -> str:
     width = max(map(len, names()))
     groups = []
     for folder, title in _FOLDERS.items():
-        rows = [f"  {name:<{width}} {_purpose(name)}" for name in names() if name.rpartition("/")[0] == folder]
+        rows = [f"  {name:<{width}} {_purpose(name)}" for name in names() if _folder(name) == folder]
         groups.append("\n".join([title, *rows]))
     return "\n\n".join(groups)
+
+
+def _folder(name: str) -> str:
+    return "of commands" if name in _OF_COMMANDS else name.rpartition("/")[0]
 
 
 def _purpose(name: str) -> str:

@@ -27,6 +27,16 @@ DESCRIBED = {
 `feedback`, `init`, `monitor`, `offpolicy`, `serve` and `configs` are as fast as this.
 """
 
+MORE = {
+    "simulate": """\
+--out
+    the data root; its folder simulated/ gets the log; by default data
+--config
+    a file of settings, such as an earlier world.yaml
+"""
+}
+"""Options that stand before those of `DESCRIBED`."""
+
 STAGE = """\
 NAME ...             YAML of the stage and of the log, such as: asft ml-1m
 --config FILE        the same, as files; later ones win
@@ -58,7 +68,7 @@ def manual(command: str, summary: str) -> str | None:
         takes, options = "NAME ... ", STAGE
     elif command in DESCRIBED:
         takes, file, name = DESCRIBED[command]
-        options = _options(file, name, takes)
+        options = MORE.get(command, "") + _options(file, name, takes)
     else:
         return None
     full = f"\n\nAll options, with types: recalign {command} {takes.split()[0]} --help" if takes else ""

@@ -164,6 +164,6 @@ def missing(test: ComparisonTable) -> Iterator[Finding]:
 def no_unit(test: ComparisonTable) -> Iterator[Finding]:
     """Whether gains have a unit."""
     if test.unit == 0:
-        yield Finding(0, "The rewards do not vary, so no gain can be judged.", "Choose another data.log.reward.")
+        yield Finding(0, "The rewards do not vary, so no gain can be judged.", "Choose another data.reward.")
     elif not math.isfinite(test.unit):
         yield Finding(0, "The spread of the rewards is not known, so no gain can be judged.", "Evaluate again.")
