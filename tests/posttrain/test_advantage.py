@@ -31,7 +31,7 @@ def test_an_event_without_a_reward_drops_out(transform):
 
 def test_ties_rank_alike():
     weight, _ = weights(torch.tensor([4.0, 4.0, 5.0, 4.0, torch.nan]), "rank", 1.0, None)
-    assert weight.tolist() == pytest.approx([math.exp(-0.25)] * 2 + [math.exp(0.75), math.exp(-0.25), 0])
+    assert weight.tolist() == pytest.approx([math.exp(-1.25)] * 2 + [math.exp(-0.25), math.exp(-1.25), 0])
 
 
 def test_exponential_by_hand():
@@ -42,7 +42,7 @@ def test_exponential_by_hand():
 def test_rank_is_blind_to_outliers():
     first, _ = weights(torch.tensor([1.0, 2.0, 3.0]), "rank", 1.0, None)
     second, _ = weights(torch.tensor([1.0, 2.0, 3000.0]), "rank", 1.0, None)
-    assert first.tolist() == second.tolist() == pytest.approx([math.exp(-2 / 3), 1, math.exp(2 / 3)])
+    assert first.tolist() == second.tolist() == pytest.approx([math.exp(-5 / 3), math.exp(-1), math.exp(-1 / 3)])
 
 
 def test_the_clip_cuts_and_says_how_much():
