@@ -122,17 +122,18 @@ def test_a_manifest_of_another_tool_says_nothing_of_a_file(tmp_path, content):
     assert kept.recorded(tmp_path / "a.ckpt") is None
 
 
-def test_a_folder_that_cannot_be_moved_into_place_leaves_the_earlier_one(tmp_path, monkeypatch):
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_a_folder_that_cannot_be_moved_into_place_leaves_the_earlier_one(tmp_path, monkeypatch, error):
     with kept.publish(tmp_path / "entry") as part:
         (part / "a").write_text("1")
 
     def fails(old: Path, new: Path) -> None:
         if "earlier" not in f"{old}{new}":
-            raise OSError("no")
+            raise error("no")
         old.rename(new)
 
     monkeypatch.setattr(kept, "rename", fails)
-    with pytest.raises(OSError, match="no"), kept.publish(tmp_path / "entry") as part:
+    with pytest.raises(error, match="no"), kept.publish(tmp_path / "entry") as part:
         (part / "a").write_text("2")
     assert (tmp_path / "entry/a").read_text() == "1"
     assert [path.name for path in tmp_path.iterdir()] == ["entry"]

@@ -162,8 +162,8 @@ def publish(folder: Path, key: Key | None = None, made_of: Mapping[str, str] | N
                 rename(folder, earlier)
             try:
                 rename(part, folder)
-            except OSError:
-                if earlier.is_dir():
+            except BaseException:  # an interrupt too
+                if earlier.is_dir() and not folder.exists():
                     rename(earlier, folder)
                 raise
         shutil.rmtree(earlier, ignore_errors=True)

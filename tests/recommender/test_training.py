@@ -140,6 +140,12 @@ def test_predict_writes_raw_ids_of_unseen_items(data, tmp_path):
     assert first["score"].is_sorted(descending=True)
 
 
+def test_a_dry_run_of_predict_writes_nothing(data, tmp_path):
+    module = Recommender(data.num_items, small.encoder())
+    small.trainer_of(tmp_path, fast_dev_run=True).predict(module, data, return_predictions=False)
+    assert not (tmp_path / "recommendations.parquet").exists()
+
+
 def test_predictions_that_are_nan_are_refused(data, tmp_path):
     module = Recommender(data.num_items, small.encoder())
     module.policy.encoder.position.data.fill_(float("nan"))

@@ -11,9 +11,10 @@ import polars as pl
 import pytest
 
 from recalign.errors import InputError
-from recalign.kept import SEAL
+from recalign.files import read_json, write_json
+from recalign.kept import SEAL, seal
 from recalign.serving import Boost, Bundle, Request, load_bundle
-from recalign.serving.about import About, current, point
+from recalign.serving.about import ABOUT, About, current, point
 from recalign.serving.catalogue import Catalogue, fine_times, strongest
 from recalign.serving.require import shown
 from recalign.serving.service import Service
@@ -94,6 +95,9 @@ def test_many_boosts_of_a_column_add_up():
     made = Catalogue(pl.DataFrame({"item": [1, 2, 3, 4], "title": list("wxyz"), "genre": genres}), about())
     boosts = [Boost("genre", "a", 1.0), Boost("genre", "a", 0.5), Boost("genre", "c", 9.0), Boost("item", 2.0, -1.0)]
     assert made.boosts(boosts).tolist() == [0, 1.5, -1, 0, 1.5]
+    prices = pl.Series("price", [9.99, 5.0], dtype=pl.Float32)
+    priced = Catalogue(pl.DataFrame({"item": [1, 2], "title": ["w", "x"], "price": prices}), about())
+    assert priced.boosts([Boost("price", 9.99, 3.0)]).tolist() == [0, 3, 0]
     nested = Catalogue(pl.DataFrame({"item": [1], "title": ["w"], "genres": [["a"]]}), about())
     with pytest.raises(InputError, match="holds List"):
         nested.encode(Request(boost=[Boost("genres", 1, 1.0)]))
@@ -217,11 +221,37 @@ def test_a_policy_that_knows_the_time_needs_it():
     assert known.encode(Request(time=9)).request_time_L.tolist() == []
 
 
+def test_where_nothing_reads_rewards_they_choose_no_event():
+    known = catalogue(collapse=True, reward=None)
+    asked = [["a", "b", "a"], [1, 2, 3]]
+    plain, told = known.encode(Request(*asked)), known.encode(Request(*asked, rewards=[1, 2, 3]))
+    assert plain.time_L.tolist() == told.time_L.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("version", ["../x-1", "..", "", 3])
+def test_a_version_is_a_name_and_no_path(bundled, tmp_path, version):
+    folder = shutil.copytree(current(bundled), tmp_path / "it")
+    write_json(folder / ABOUT, read_json(folder / ABOUT) | {"version": version})
+    seal(folder)
+    with pytest.raises(InputError, match="is no version's name"):
+        About.read(folder)
+
+
+def test_a_batch_holds_no_more_prefixes_times_events_than_it_may(bundle, monkeypatch):
+    monkeypatch.setattr("recalign.serving.bundle.PAIRS", 16 * 1000)  # histories of up to 16 events
+    monkeypatch.setattr(bundle, "_prefixes", 500)
+    assert [len(group) for group in bundle.groups([bundle.encode(request())] * 8)] == [2, 2, 2, 2]
+
+
 def test_where_the_log_keeps_one_event_an_item_so_does_a_request():
-    encoded = catalogue(collapse=True).encode(Request(["a", "b", "a", "b"], [1, 2, 3, 4], [1.0, 2.0, 3.0, None]))
+    encoded = catalogue(collapse=True, reward="rating").encode(
+        Request(["a", "b", "a", "b"], [1, 2, 3, 4], [1.0, 2.0, 3.0, None])
+    )
     assert encoded.item_L.tolist() == [2, 1]
     assert encoded.left_out.repeated == 2
-    close = catalogue(collapse=True).encode(Request(["a", "b", "a"], [1, 2, 3], [2**25 + 1, 1.0, 2**25 + 2]))
+    close = catalogue(collapse=True, reward="rating").encode(
+        Request(["a", "b", "a"], [1, 2, 3], [2**25 + 1, 1.0, 2**25 + 2])
+    )
     assert close.item_L.tolist() == [2, 1]  # float32 holds both as one number
     rated = catalogue(collapse=True, reward="rating")  # whose policy reads none
     with pytest.raises(InputError, match="an item occurs several times, and its event with the highest") as refused:

@@ -227,6 +227,22 @@ def test_a_segment_is_closed_when_it_is_large_or_old(decisions, monkeypatch, lim
     assert len(lines(decisions.folder)) == 3
 
 
+def test_a_disk_that_hangs_holds_no_more_than_may_wait(decisions, monkeypatch):
+    monkeypatch.setattr("recalign.serving.decisions.SECONDS", 0.01)
+    monkeypatch.setattr("recalign.serving.decisions.WAITING", 3)
+    hangs = threading.Event()
+    monkeypatch.setattr(Segment, "append", lambda *_: hangs.wait())
+
+    async def keep_some() -> None:
+        for _ in range(9):
+            with pytest.raises(Full):
+                await decisions.keep("u", *some_decision())
+
+    asyncio.run(keep_some())
+    assert decisions._held == 3
+    hangs.set()
+
+
 def test_only_its_owner_may_read_it(app, decisions, tmp_path):
     running(app, post(app, EXPLORE))
     assert stat.S_IMODE(decisions.folder.stat().st_mode) == 0o700

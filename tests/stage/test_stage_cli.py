@@ -2,6 +2,7 @@
 
 import csv
 import importlib
+import json
 import shutil
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import pytest
 import torch
 import yaml
 
+from recalign.configs import find
 from recalign.errors import InputError, TrainingError
 from recalign.stage import RunFolder, StageResult, parse_stage, run_stage
 from recalign.stage.opened import device_of
@@ -309,6 +311,33 @@ def test_fast_dev_run_leaves_nothing_behind(folder: Path):
     result = fit("--trainer.fast_dev_run", "true")
     assert result.checkpoint is None
     assert not (folder / "runs").exists()
+
+
+def test_a_dry_run_takes_callbacks_that_ask_for_a_logger(folder: Path):
+    fit("--trainer.fast_dev_run", "true", "--trainer.callbacks+=LearningRateMonitor")
+    assert not (folder / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "said"),
+    [
+        (["recalign.recommender.PolynomialAveraging", "EMAWeightAveraging"], "would swap weights with each other"),
+        (["StochasticWeightAveraging"], "its average is in no checkpoint"),
+        (["LearningRateFinder"], "the rate that it finds is not that of config.yaml"),
+    ],
+)
+def test_callbacks_after_which_a_run_is_not_what_it_says_are_refused(callbacks: list[str], said: str):
+    init = {"StochasticWeightAveraging": {"init_args": {"swa_lrs": 0.01}}}
+    given = [{"class_path": one, **init.get(one, {})} for one in callbacks]
+    message = complaint(f"--trainer.callbacks={json.dumps(given)}")
+    assert "trainer.callbacks: " in message
+    assert said in message
+
+
+def test_flags_of_the_trainer_with_which_no_stage_works_are_refused():
+    with pytest.raises(InputError, match=r"overfit_batches.*\n.*limit_train_batches"):
+        parse_stage(["fit", "--config", str(find("asft")), "--trainer.overfit_batches=2"])
+    assert "trainer.barebones" in complaint("--trainer.barebones", "true")
 
 
 def test_a_trainer_that_tells_of_the_machine_says_nothing(caplog: pytest.LogCaptureFixture):

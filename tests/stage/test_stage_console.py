@@ -43,6 +43,13 @@ def test_without_a_terminal_there_is_a_line_now_and_then(monkeypatch: pytest.Mon
     assert lines[-1].endswith("batch 12/12  0:00:00 left")
 
 
+def test_no_more_is_left_than_the_trainers_time(monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setattr(LineProgress.__init__, "__defaults__", (0.0,))
+    run_stage(["fit", "--config", "toy.yaml", "--trainer.max_time=00:00:00:01", "--trainer.max_epochs=100000"])
+    said = [seconds_left(line) for line in capsys.readouterr().err.splitlines() if "batch" in line]
+    assert max(left for left in said if left is not None) <= 1
+
+
 def test_training_says_what_is_left_of_the_whole(monkeypatch: pytest.MonkeyPatch, capsys):
     monkeypatch.setattr(LineProgress.__init__, "__defaults__", (0.0,))
     heard: list[float] = []
@@ -65,7 +72,7 @@ def test_what_is_prepared_before_the_first_batch_is_no_part_of_the_pace(monkeypa
     now = 0.0
     monkeypatch.setattr("recalign.stage.console.time.monotonic", lambda: now)
     place = SimpleNamespace(batch_idx=-1)
-    trainer = SimpleNamespace(current_epoch=0, num_training_batches=100, max_epochs=1, max_steps=-1)
+    trainer = SimpleNamespace(current_epoch=0, num_training_batches=100, max_epochs=1, max_steps=-1, callbacks=[])
     trainer.accumulate_grad_batches, trainer.progress_bar_metrics, trainer.early_stopping_callbacks = 1, {}, []
     trainer.fit_loop = SimpleNamespace(epoch_loop=place)
     line = LineProgress("reward")

@@ -165,6 +165,13 @@ def test_an_own_wandb_logger_that_names_no_project_goes_to_ours(monkeypatch: pyt
     assert offline.read(Path("own")).run["project"] == "recalign"
 
 
+def test_an_own_wandb_logger_leaves_a_run_alone_that_is_open(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    with wandb.init(project="mine", dir=str(Path.cwd()), settings=wandb.Settings(silent=True)) as mine:
+        run_stage([*FIT, "--trainer.logger", "WandbLogger"])
+        assert wandb.run is mine
+
+
 def test_an_own_wandb_logger_that_breaks_costs_one_warning(
     break_wandb: Callable[[str], None], warned: Callable[[], list[str]]
 ):

@@ -60,7 +60,8 @@ def _ask(about: About) -> Iterator[str]:
     if about.reward:
         yield f"- Rewards are in the unit of `{about.reward}`."
     if about.collapse:
-        yield "- Of several events of an item, that with the highest reward counts: where one repeats, give rewards."
+        counts = "that with the highest reward counts: where one repeats, give rewards"
+        yield f"- Of several events of an item, {counts if about.reward else 'the first counts'}."
     if about.where:
         yield f"- Requests must hold only events with `{about.where}`, as the log did."
     if about.drop_repeats:

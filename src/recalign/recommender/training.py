@@ -259,7 +259,7 @@ class RecommendationsWriter(BasePredictionWriter):
         self, trainer: Trainer, pl_module: LightningModule, predictions: Sequence[Any], batch_indices: Sequence[Any]
     ) -> None:
         assert isinstance(pl_module, PolicyModule)
-        if pl_module.bound is None:
+        if pl_module.bound is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         columns = (torch.cat(parts).to(pl_module.device) for parts in zip(*predictions, strict=True))
         user_T, score_TK, item_TK = (gathered(column).cpu() for column in columns)

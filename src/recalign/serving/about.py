@@ -99,6 +99,9 @@ class About:
             what = f"a bundle of format {found.get('format')!r}, and this recalign reads {FORMAT}"
             raise InputError(what, where=str(folder), remedy="install the recalign that wrote it, or export it again")
         require(folder, REMEDY)
+        version = found.get("version")
+        if not isinstance(version, str) or version in ("", ".", "..") or Path(version).name != version:
+            raise InputError(f"{version!r} is no version's name", where=str(folder / ABOUT), remedy=REMEDY)
         try:
             return cls(**{one.name: found[one.name] for one in fields(cls) if one.name in found or _needed(one)})
         except KeyError as error:

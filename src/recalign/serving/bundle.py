@@ -29,7 +29,7 @@ ROWS = 64
 SCORES = 2**25
 """as long as these are no more scores,"""
 PAIRS = 2**22
-"""and no more pairs of events."""
+"""and no more pairs of events, or of a code's prefix and an event."""
 EDGES = (16, 32, 50, 64, 104, 152, 200)
 """Lengths up to which histories are answered together; beyond, powers of two."""
 CLOSE = 1e-4
@@ -67,6 +67,8 @@ class Bundle:
         path = str(self.folder / GRAPH)
         self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         self._tables = {name: np.ascontiguousarray(x) for name, x in load_file(self.folder / TABLES).items()}
+        nodes = sorted(len(x) for name, x in self._tables.items() if name.startswith(f"{NODES}trie.parent_"))
+        self._prefixes = max(nodes[:-1], default=1)  # the last are the items
         self.catalogue = Catalogue(pl.read_parquet(self.folder / ITEMS, glob=False), self.about)
         of_items = (table for name, table in self._tables.items() if not name.startswith(NODES))
         if any(len(table) != len(self.catalogue) + 1 for table in of_items):
@@ -178,7 +180,8 @@ class Bundle:
         for place, one in enumerate(encoded):
             by_kind.setdefault((one.plain(self.about.k), edge(len(one.item_L))), []).append(place)
         for (_, length), places in sorted(by_kind.items()):
-            rows = max(1, min(ROWS, SCORES // len(self.catalogue), PAIRS // length**2))
+            pairs = length * max(length, self._prefixes)
+            rows = max(1, min(ROWS, SCORES // len(self.catalogue), PAIRS // pairs))
             yield from (places[first : first + rows] for first in range(0, len(places), rows))
 
     def run(self, group: Sequence[Encoded], outputs: list[str]) -> list[np.ndarray]:

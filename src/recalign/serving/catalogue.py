@@ -101,8 +101,9 @@ class Catalogue:
         blocked = self._numbers("block", request.block, unknown)
         allowed = None if request.allow is None else self._numbers("allow", request.allow, unknown)
         time_L, now = self._times(request)
-        reward_L = np.array([np.nan if r is None else r for r in request.rewards or ()], np.float64)  # as the log's
-        reward_L = reward_L if request.rewards is not None else np.full(len(item_L), np.nan)
+        told = request.rewards if self.about.reward is not None else None  # nothing reads them, nor did in training
+        reward_L = np.array([np.nan if r is None else r for r in told or ()], np.float64)  # as the log's
+        reward_L = reward_L if told is not None else np.full(len(item_L), np.nan)
         known = np.flatnonzero(item_L)
         kept = known[strongest(item_L[known], reward_L[known])] if self.about.collapse else known
         newest = kept[max(0, len(kept) - self.about.max_length) :]
@@ -203,7 +204,10 @@ class Catalogue:
         """The distinct values of a column, numbered, and each item's; made when it is first asked for."""
         if name not in self._columns:
             place_of: dict[Any, int] = {}
-            places = (place_of.setdefault(one, len(place_of)) for one in self.table[name].to_list())
+            column = self.table[name]
+            if column.dtype == pl.Float32:  # 9.99, as a request has it, not 9.989999771118164
+                column = column.cast(pl.String).cast(pl.Float64)
+            places = (place_of.setdefault(one, len(place_of)) for one in column.to_list())
             self._columns[name] = np.fromiter(places, np.int32, len(self)), place_of
         return self._columns[name]
 

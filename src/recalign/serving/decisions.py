@@ -33,7 +33,7 @@ from recalign.serving.answer import Answer
 from recalign.serving.catalogue import Encoded
 from recalign.serving.request import Id, Request
 from recalign.serving.require import text_id
-from recalign.serving.service import SECONDS, Full
+from recalign.serving.service import SECONDS, WAITING, Full
 from recalign.serving.store import DAY, HOUR
 
 FORMAT = 1
@@ -177,6 +177,7 @@ class Decisions:
         self._queue: queue.SimpleQueue[tuple[Asked, Future[None]] | None] = queue.SimpleQueue()
         self._segment: Segment | None = None
         self._again, self._forgot = 0.0, float("-inf")
+        self._held, self._lock = 0, threading.Lock()
         self._thread = threading.Thread(target=self._work, name="decisions", daemon=True)
         self._thread.start()
 
@@ -185,9 +186,13 @@ class Decisions:
 
         Raises:
             OSError: it is not.
-            Full: it takes too long.
+            Full: it takes too long, or too many wait: those whom nobody waits for any more too.
         """
+        if self._held >= WAITING:
+            raise Full
         named, done = replace(answer, decision=secrets.token_hex(16)), Future[None]()
+        with self._lock:
+            self._held += 1
         self._queue.put(((user, encoded, named), done))
         try:
             await asyncio.wait_for(asyncio.wrap_future(done), SECONDS)
@@ -217,6 +222,8 @@ class Decisions:
                 waiting = self._queue.get()
             if group:
                 self._settle(group)
+                with self._lock:
+                    self._held -= len(group)
             if waiting is None:
                 self._close()
                 return

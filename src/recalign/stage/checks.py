@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from jsonargparse import Namespace
 from lightning import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.callbacks import LearningRateFinder, StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.plugins.environments import LightningEnvironment
 
 from recalign.errors import InputError, require_positive, require_seed
@@ -40,6 +40,12 @@ MAY_BE_LEFT_OUT = ("data.", "early_stopping.")
 """Prefixes of those that may be missing in the run's configuration, or in the new one."""
 PLACES = ("data.root", "data.cache", "data.grows_from", "data.log.")
 """Begin those of them that may change: the bytes of the log are compared."""
+
+UNFIT = {
+    StochasticWeightAveraging: ("its average is in no checkpoint", "give recalign.recommender.PolynomialAveraging"),
+    LearningRateFinder: ("the rate that it finds is not that of config.yaml", "search model.lr with recalign tune"),
+}
+"""Lightning's callbacks after which a run is not what its folder says: why, and what to do instead."""
 
 SHARDED = "ModelParallelStrategy"
 """Lightning's strategy whose processes hold parts of the weights; of the stages, a recommender over item ids only."""
@@ -104,6 +110,13 @@ def settings(config: Namespace, training: bool) -> None:
         raise InputError(text, where="trainer.precision", remedy=f"give one of {', '.join(PRECISIONS)}")
     if not training:
         return
+    _refuse_callbacks(trainer)
+    if ours and trainer.overfit_batches:
+        remedy = "give --trainer.limit_train_batches N, for N batches an epoch"
+        raise InputError("it takes no batches of several users", where="trainer.overfit_batches", remedy=remedy)
+    if trainer.barebones:
+        remedy = "leave it out; --trainer.profiler simple says where time goes"
+        raise InputError("a run needs its checkpoints", where="trainer.barebones", remedy=remedy)
     require_positive("checkpoint", vars(config.checkpoint), "save_last_every_n_steps")
     for name in ("max_epochs", "max_steps", "limit_train_batches"):
         if trainer[name] == 0:
@@ -117,6 +130,19 @@ def settings(config: Namespace, training: bool) -> None:
         text = f"nothing is validated, and {' and '.join(names)} need{'s' * (len(names) == 1)} it"
         remedy = f"validate on 1 batch or more, or set {' and '.join(names)} to null"
         raise InputError(text, where="trainer.limit_val_batches", remedy=remedy)
+
+
+def _refuse_callbacks(trainer: Namespace) -> None:
+    """Refuse callbacks after which a run would not be what its checkpoints and its configuration say."""
+    kinds = [imported(one.class_path) for one in listed(trainer.callbacks)]
+    for unfit, (why, remedy) in UNFIT.items():
+        if any(issubclass(kind, unfit) for kind in kinds):
+            raise InputError(f"{unfit.__name__}: {why}", where="trainer.callbacks", remedy=remedy)
+    averages = [kind.__name__ for kind in kinds if issubclass(kind, WeightAveraging)]
+    if len(averages) > 1:
+        what = f"{' and '.join(averages)} would swap weights with each other, and train an average further"
+        remedy = "keep one: --trainer.callbacks gives the whole list, --trainer.callbacks+ adds to that of the YAML"
+        raise InputError(what, where="trainer.callbacks", remedy=remedy)
 
 
 def _refuse_parts(trainer: Namespace, model: type, training: bool) -> None:

@@ -14,6 +14,7 @@ import torch
 from lightning import LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from recalign.cores import fit_threads
@@ -90,6 +91,8 @@ def run_stage(words: Sequence[str], *callbacks: Callback) -> StageResult:
             if not parsed.dry:
                 manifest = record.begin(parsed, datamodule)
                 trainer.loggers = record.loggers(parsed, manifest, cli.own_loggers)
+            else:  # some callbacks ask for a logger; this one writes nothing
+                trainer.loggers = [DummyLogger()]
             runs: dict[str, Callable[..., Any]] = {
                 "fit": trainer.fit,
                 "validate": trainer.validate,

@@ -18,7 +18,7 @@ from typing import Any
 
 import lightning
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
+from lightning.pytorch.callbacks import ProgressBar, RichProgressBar, Timer
 
 _NOISE = (
     r".*does not have many workers.*",
@@ -138,7 +138,8 @@ class _Clock:
         epochs, steps = (trainer.max_epochs or -1) * batches, trainer.max_steps * trainer.accumulate_grad_batches
         total = min((end for end in (epochs, steps) if end > 0), default=math.inf)
         left = (time.monotonic() - self.began) / self.seen * (total - done) if self.seen > 0 else math.inf
-        return done, total, left
+        timers = [one.time_remaining() for one in trainer.callbacks if isinstance(one, Timer)]  # type: ignore[attr-defined]
+        return done, total, min([left, *(max(one, 0.0) for one in timers if one is not None)])
 
 
 class LineProgress(ProgressBar):

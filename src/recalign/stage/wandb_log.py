@@ -102,10 +102,6 @@ def wandb_log(folder: Path, *, online: bool = False, offline: bool = False, **se
     project = settings.pop("project", None) or os.environ.get("WANDB_PROJECT", PROJECT)
 
     def make() -> WandbLogger:
-        import wandb
-
-        if wandb.run is not None and _mode("offline") != "disabled":  # Lightning would take it, and end it
-            raise RuntimeError("another run is active in this process; wandb.finish() ends it")
         # W&B's own process may have been started in another folder, so the path is absolute
         return WandbLogger(save_dir=folder.resolve(), project=project, offline=offline)
 
@@ -116,7 +112,7 @@ def guarded(logger: Logger, **settings: Any) -> Logger | None:
     """The user's own logger; a `WandbLogger` is started, with ``settings`` where it leaves them open.
 
     Returns:
-        None if W&B is disabled or does not work.
+        None if W&B is disabled or does not work, or another run is active in this process.
     """
     settings = {"project": os.environ.get("WANDB_PROJECT", PROJECT), **settings}
     return _started(lambda: logger, "online", settings) if isinstance(logger, WandbLogger) else logger
@@ -126,6 +122,8 @@ def _started(make: Callable[[], WandbLogger], default: str, settings: Mapping[st
     try:
         import wandb
 
+        if wandb.run is not None and _mode("offline") != "disabled":  # Lightning would take it, and `finish` end it
+            raise RuntimeError("another run is active in this process; wandb.finish() ends it")
         inner = make()
         mode = "offline" if is_offline(inner) else _mode(default)
         if mode == "disabled":
