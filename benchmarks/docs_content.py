@@ -22,11 +22,16 @@ CONTENT: dict[str, tuple[str, list[Table]]] = {
             ),
             of_methods(
                 "OneRec",
-                ("ml-100k, onerec", "ml-100k, onerec, lists of its own"),
+                ("ml-100k, onerec",),
                 "--log ml-100k --policy onerec --seeds 0 1 2",
-                "`head: node`, codes 46 x 46 from co-occurrence. PPO and ECPO draw at a tenth of the histories: IPA "
-                "and they have a command of their own, `--label 'lists of its own' --methods start asft ipa ppo ecpo "
-                "-- --stages.ppo.model.share=0.1 --stages.ecpo.model.share=0.1`. GBPO was named with `--methods`.",
+                "`head: node`, codes 46 x 46 from co-occurrence. The rows are named with `--methods`.",
+            ),
+            of_methods(
+                "OneRec, methods that learn from the policy's own lists",
+                ("ml-100k, onerec, lists of its own",),
+                "--log ml-100k --policy onerec --seeds 0 1 2 --label 'lists of its own' --methods start asft ipa ppo "
+                "ecpo -- --stages.ppo.model.share=0.1 --stages.ecpo.model.share=0.1",
+                "PPO and ECPO draw at a tenth of the histories.",
             ),
         ],
     ),
