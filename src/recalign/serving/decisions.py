@@ -177,7 +177,7 @@ class Decisions:
         self._queue: queue.SimpleQueue[tuple[Asked, Future[None]] | None] = queue.SimpleQueue()
         self._segment: Segment | None = None
         self._again, self._forgot = 0.0, float("-inf")
-        self._held, self._lock = 0, threading.Lock()
+        self._room = threading.Semaphore(WAITING)
         self._thread = threading.Thread(target=self._work, name="decisions", daemon=True)
         self._thread.start()
 
@@ -186,13 +186,11 @@ class Decisions:
 
         Raises:
             OSError: it is not.
-            Full: it takes too long, or too many wait: those whom nobody waits for any more too.
+            Full: it takes too long, or too many wait, those that were given up among them.
         """
-        if self._held >= WAITING:
+        if not self._room.acquire(blocking=False):
             raise Full
         named, done = replace(answer, decision=secrets.token_hex(16)), Future[None]()
-        with self._lock:
-            self._held += 1
         self._queue.put(((user, encoded, named), done))
         try:
             await asyncio.wait_for(asyncio.wrap_future(done), SECONDS)
@@ -222,8 +220,7 @@ class Decisions:
                 waiting = self._queue.get()
             if group:
                 self._settle(group)
-                with self._lock:
-                    self._held -= len(group)
+                self._room.release(len(group))
             if waiting is None:
                 self._close()
                 return
