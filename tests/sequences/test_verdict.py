@@ -1,6 +1,7 @@
 """May a log be trained on: each concern, from logs made up for it."""
 
 import re
+from dataclasses import replace
 
 import featured
 import polars as pl
@@ -8,7 +9,7 @@ import pytest
 
 from recalign.events import LogMapping
 from recalign.sequences import EventDataModule, High, LeaveLast, RelativeTo, TimeSplit
-from recalign.sequences.audit import CATALOGUE, COLD, COLD_TARGETS, JUDGED, LEAKS, MISSES, audit_log
+from recalign.sequences.audit import CATALOGUE, CHANCES, COLD, COLD_TARGETS, DRAWN, JUDGED, LEAKS, MISSES, audit_log
 from recalign.sequences.verdict import Concern, Verdict, verdict
 
 
@@ -191,6 +192,18 @@ def test_features_are_counted_and_a_second_item_id_is_a_concern(tmp_path):
     assert len(found) == 1
     assert "the feature author has 40 categories, and most items have none that another item has too" in found[0]
     assert set(sections[LEAKS].values()) == {0}
+
+
+@pytest.mark.parametrize(("chance", "says"), [(None, True), ("chance", False)])
+def test_random_exposure_without_its_chance_values_no_policy(tmp_path, chance, says):
+    data = made_up(tmp_path, rows(users=800))
+    columns = {"drawn": "rating >= 5", "chance": "0.25 + 0 * rating"}
+    data.log_ = replace(data.log_, columns=columns, is_random="drawn", propensity=chance)
+    sections = audit_log(data)
+    drawn = sum(row[2] >= 5 for row in rows(users=800))
+    assert sections["exposure"] == {DRAWN: drawn, CHANCES: 0 if says else drawn}
+    text = f"{drawn:,} events were shown at random, and nothing tells how probably"
+    assert (text in str(verdict(sections, "s"))) == says
 
 
 def test_a_leak_is_serious(tmp_path):

@@ -334,6 +334,14 @@ def test_callbacks_after_which_a_run_is_not_what_it_says_are_refused(callbacks: 
     assert said in message
 
 
+@pytest.mark.parametrize("stage", ["reward", "judge"])
+def test_a_reward_model_averages_its_weights_after_the_log_gave_them_their_sizes(stage: str):
+    words = ["fit", "--config", str(find(stage)), "--trainer.callbacks"]
+    parse_stage([*words, "recalign.recommender.PolynomialAveraging"])
+    with pytest.raises(InputError, match=r"EMAWeightAveraging copies a reward model before.*\n.*PolynomialAveraging"):
+        parse_stage([*words, "EMAWeightAveraging"])
+
+
 def test_flags_of_the_trainer_with_which_no_stage_works_are_refused():
     with pytest.raises(InputError, match=r"overfit_batches.*\n.*limit_train_batches"):
         parse_stage(["fit", "--config", str(find("asft")), "--trainer.overfit_batches=2"])

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock
 
@@ -15,6 +16,7 @@ import wandb
 
 from recalign.stage import run_stage
 from recalign.stage.loggers import CSVLog
+from recalign.stage.training_monitor import TrainingMonitor
 
 FIT = ["fit", "--config", "toy.yaml", "--trainer.enable_progress_bar", "false"]
 RUN = Path("runs/toy/recommender/seed-0")
@@ -188,6 +190,22 @@ def test_the_learning_rate_is_logged_beside_gradient_norm_time_and_memory():
     assert [float(row["train/lr"]) for row in steps] == [pytest.approx(0.05)] * 3
     for name in ("train/grad_norm", "speed/step_seconds", "speed/memory_gb"):
         assert all(float(row[name]) > 0 for row in steps), name
+
+
+def test_a_step_that_accumulates_batches_takes_the_time_of_all_of_them(monkeypatch: pytest.MonkeyPatch):
+    seconds: list[float] = []
+    trainer: Any = SimpleNamespace(global_step=0, log_every_n_steps=2)
+    trainer.strategy = SimpleNamespace(root_device=torch.device("cpu"))
+    trainer.fit_loop = SimpleNamespace(total_batch_idx=-1)
+    module: Any = SimpleNamespace(log_dict=lambda row: seconds.append(row["speed/step_seconds"]))
+    clock = SimpleNamespace(monotonic=lambda: float(trainer.fit_loop.total_batch_idx))  # a second each
+    monkeypatch.setattr("recalign.stage.training_monitor.time", clock)
+    monitor = TrainingMonitor()
+    monitor.on_train_start(trainer, module)
+    for batch in range(13):
+        trainer.fit_loop.total_batch_idx, trainer.global_step = batch, (batch + 1) // 3
+        monitor.on_train_batch_end(trainer, module)
+    assert seconds == [3.0, 3.0]
 
 
 def test_the_gradient_norm_is_worked_out_for_logged_steps_alone_and_is_that_before_clipping(

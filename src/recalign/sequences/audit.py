@@ -26,6 +26,7 @@ LONGER = f"users with {SHORT} events or more"
 LEFT = "training events of the median user with test events"
 JUDGED = "training events with a reward of the judges' users (B1 or B2, whichever has fewer)"
 LEAKS = "leaks (all must be 0)"
+DRAWN, CHANCES = "events shown at random", "of these, with a known propensity"
 OTHER_USERS, OTHER_MISSES = "other splits: users with test events and a history", "other splits: share of misses"
 OFTEN = 0.2
 """Share of test targets, or of events, above which a fault of the log makes figures hard to read. A fifth of misses
@@ -42,9 +43,16 @@ def audit_log(data: EventDataModule) -> dict[str, Section]:
         **{part: part_figures(sequences, part) for part in PARTS},
         "split": split_figures(sequences, max_length, stride),
     }
+    if data.log_.is_random is not None:
+        sections["exposure"] = _exposure(sequences.frame, data.log_.propensity is not None)
     if isinstance(data.split, LeaveLast | TimeSplit) and _is_doubtful(sections):
         sections |= other_splits(sequences, data.split)
     return {**sections, LEAKS: leaks(sequences, max_length, stride, data.log_.timestamp is not None)}
+
+
+def _exposure(frame: pl.DataFrame, weighed: bool) -> Section:
+    drawn = frame.filter("is_random")
+    return {DRAWN: drawn.height, CHANCES: drawn["propensity"].count() if weighed else 0}
 
 
 def users_tested(sections: Mapping[str, Section]) -> int:

@@ -11,6 +11,8 @@ from recalign.events.division import FEW, LEARN, SHORT, unmeasurable
 from recalign.events.guess import MOST_HIGH
 from recalign.events.items import SECOND_ID
 from recalign.sequences.audit import (
+    CHANCES,
+    DRAWN,
     HIGH,
     JUDGED,
     LEAKS,
@@ -84,6 +86,7 @@ def verdict(sections: Mapping[str, Section], time_unit: str) -> Verdict:
     return Verdict(
         [
             *_rewards(sections),
+            *_exposure(sections.get("exposure", {})),
             *_repeats(sections),
             *_features(sections),
             *_targets(sections),
@@ -127,6 +130,15 @@ def _rewards(sections: Mapping[str, Section]) -> Iterator[Concern]:
     events = int(sections["log"]["events"])
     if (known := int(rewards[REWARDED])) < events / 2:
         yield Concern(False, f"{known / events:.0%} of the events have a reward: methods learn from these alone")
+
+
+def _exposure(exposure: Section) -> Iterator[Concern]:
+    if exposure.get(DRAWN) and not exposure[CHANCES]:
+        yield Concern(
+            False,
+            f"{exposure[DRAWN]:,} events were shown at random, and nothing tells how probably: no policy is valued by "
+            "them. Name or make a column with the chance of each draw (data.log.propensity)",
+        )
 
 
 def _repeats(sections: Mapping[str, Section]) -> Iterator[Concern]:

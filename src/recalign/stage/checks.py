@@ -14,10 +14,11 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from recalign.errors import InputError, require_positive, require_seed
 from recalign.keys import leaves, short, yaml_text
 from recalign.recommender import Recommender
-from recalign.recommender.averaging import goes_on
+from recalign.recommender.averaging import PolynomialAveraging, goes_on
 from recalign.recommender.checkpoint import Loaded
 from recalign.recommender.grown import GROWS_FROM
 from recalign.recommender.training import StageModule
+from recalign.reward import RewardModel
 from recalign.stage import upstream
 from recalign.stage.checkpoint import (
     read_run_checkpoint,
@@ -110,7 +111,7 @@ def settings(config: Namespace, training: bool) -> None:
         raise InputError(text, where="trainer.precision", remedy=f"give one of {', '.join(PRECISIONS)}")
     if not training:
         return
-    _refuse_callbacks(trainer)
+    _refuse_callbacks(trainer, imported(config.model.class_path))
     if ours and trainer.overfit_batches:
         remedy = "give --trainer.limit_train_batches N, for N batches an epoch"
         raise InputError("it takes no batches of several users", where="trainer.overfit_batches", remedy=remedy)
@@ -132,17 +133,21 @@ def settings(config: Namespace, training: bool) -> None:
         raise InputError(text, where="trainer.limit_val_batches", remedy=remedy)
 
 
-def _refuse_callbacks(trainer: Namespace) -> None:
+def _refuse_callbacks(trainer: Namespace, model: type) -> None:
     """Refuse callbacks after which a run would not be what its checkpoints and its configuration say."""
     kinds = [imported(one.class_path) for one in listed(trainer.callbacks)]
     for unfit, (why, remedy) in UNFIT.items():
         if any(issubclass(kind, unfit) for kind in kinds):
             raise InputError(f"{unfit.__name__}: {why}", where="trainer.callbacks", remedy=remedy)
-    averages = [kind.__name__ for kind in kinds if issubclass(kind, WeightAveraging)]
+    averages = [kind for kind in kinds if issubclass(kind, WeightAveraging)]
+    names = " and ".join(kind.__name__ for kind in averages)
     if len(averages) > 1:
-        what = f"{' and '.join(averages)} would swap weights with each other, and train an average further"
+        what = f"{names} would swap weights with each other, and train an average further"
         remedy = "keep one: --trainer.callbacks gives the whole list, --trainer.callbacks+ adds to that of the YAML"
         raise InputError(what, where="trainer.callbacks", remedy=remedy)
+    if issubclass(model, RewardModel) and not all(issubclass(kind, PolynomialAveraging) for kind in averages):
+        what = f"{names} copies a reward model before the log has given its weights their sizes"
+        raise InputError(what, where="trainer.callbacks", remedy="give recalign.recommender.PolynomialAveraging")
 
 
 def _refuse_parts(trainer: Namespace, model: type, training: bool) -> None:

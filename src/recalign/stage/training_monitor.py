@@ -12,7 +12,6 @@ from lightning.pytorch.callbacks import Callback
 from torch.optim import Optimizer
 
 from recalign.recommender.training import logs_now
-from recalign.stage.private import batches_done
 
 
 class TrainingMonitor(Callback):
@@ -24,7 +23,7 @@ class TrainingMonitor(Callback):
     """
 
     def __init__(self) -> None:
-        self._began = (0.0, 0)  # time, batches until then
+        self._began = (0.0, 0)  # time, steps until then
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._restart(trainer)  # a run that is continued within an epoch starts none
@@ -43,14 +42,15 @@ class TrainingMonitor(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: object) -> None:
         began, before = self._began
-        if trainer.global_step % max(trainer.log_every_n_steps, 1) == 0 and batches_done(trainer) > before:  # type: ignore[attr-defined]
-            seconds = (time.monotonic() - began) / (batches_done(trainer) - before)
+        steps = trainer.global_step - before  # 0 while a step accumulates batches
+        if steps and trainer.global_step % max(trainer.log_every_n_steps, 1) == 0:  # type: ignore[attr-defined]
+            seconds = (time.monotonic() - began) / steps
             memory = peak_memory(trainer.strategy.root_device)
             pl_module.log_dict({"speed/step_seconds": seconds, "speed/memory_gb": memory})
             self._restart(trainer)
 
     def _restart(self, trainer: Trainer) -> None:
-        self._began = time.monotonic(), batches_done(trainer)
+        self._began = time.monotonic(), trainer.global_step
 
 
 def peak_memory(device: torch.device) -> float:
