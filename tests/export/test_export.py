@@ -177,6 +177,22 @@ def test_what_does_not_fit_together_is_refused_though_sealed(bundled, tmp_path, 
         load_bundle(folder)
 
 
+def test_ties_are_as_wide_as_rounding_under_a_strong_tilt(bundled, tmp_path):
+    """Another processor rounded a reward otherwise, and a bundle that tilts by 50 of them was refused."""
+    folder = copy(bundled, tmp_path)
+    told = read_json(folder / "examples.json")
+    told[1]["answer"]["items"][0]["item"] = -1
+    told[1]["answer"]["items"][0]["score"] += 2e-3
+    (folder / "examples.json").write_text(json.dumps(told))
+    seal(folder)
+    with pytest.raises(InputError, match="example 1 of .* answered otherwise"):
+        load_bundle(folder)
+    about = read_json(folder / "bundle.json") | {"strength": 50.0}
+    (folder / "bundle.json").write_text(json.dumps(about))
+    seal(folder)
+    load_bundle(folder)
+
+
 def test_what_an_older_recalign_did_not_write_has_its_default(bundled, tmp_path):
     folder = copy(bundled, tmp_path)
     about = read_json(folder / "bundle.json")

@@ -9,7 +9,7 @@ from recalign.evaluation.comparison import ALL, HIGH, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable, figure
 from recalign.evaluation.sources import Sources
 from recalign.evaluation.trusted import verdicts
-from recalign.export.verify import SHOWN, TOLERANCE, Verified
+from recalign.export.verify import SHOWN, Verified
 from recalign.files import read_json
 from recalign.kept import Seal
 from recalign.serving.about import About
@@ -100,7 +100,7 @@ def _verified(about: About, found: Verified | None) -> Iterator[str]:
         )
     yield (
         f"In evaluation's windows {found.lists:,} lists of {SHOWN} are exactly the policy's and {found.tied:,} differ "
-        f"by ties alone (log-probabilities within {TOLERANCE:g}); no log-probability differs by more than "
+        f"by ties alone (log-probabilities within {found.tolerance:g}); no log-probability differs by more than "
         f"{found.difference:.1e}."
     )
 

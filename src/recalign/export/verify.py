@@ -31,8 +31,6 @@ from recalign.serving.bundle import Bundle
 from recalign.serving.catalogue import MICRO, Encoded
 from recalign.serving.request import LONGEST, Request
 
-TOLERANCE = 1e-4
-"""Largest difference of two log-probabilities that count as the same, in nats."""
 SHOWN = 10
 USERS = 10_000
 """Users that are asked for; of more, a fixed sample."""
@@ -49,7 +47,7 @@ class Verified:
         other: whose ten differ otherwise.
         difference: the largest, of all log-probabilities.
         evaluation: NDCG@10 of the policy in evaluation's windows, with its 95 % interval over users.
-        tolerance: `TOLERANCE`, times the strength of a reranked policy: rounding of the reward grows with it.
+        tolerance: up to which two log-probabilities count as the same (`About.rounding`).
         request: NDCG@10 of the bundle when it is asked as it will be.
         repeated: targets that the user had met before. A request leaves such items out; evaluation ranks them.
     """
@@ -60,7 +58,7 @@ class Verified:
     tied: int = 0
     other: int = 0
     difference: float = 0.0
-    tolerance: float = TOLERANCE
+    tolerance: float = 0.0
     evaluation: list[float] = field(default_factory=list)
     request: list[float] = field(default_factory=list)
     repeated: int = 0
@@ -88,7 +86,7 @@ def verify(policy: Policy, data: EventDataModule, bundle: Bundle) -> Verified:
         InputError: it answers otherwise than its policy.
     """
     windows = windows_of(data, "test", "verify")
-    found = Verified(tolerance=TOLERANCE * max(1.0, abs(bundle.about.strength or 0.0)))
+    found = Verified(tolerance=bundle.about.rounding)
     users, gains = [], []
     for batch in data.loader(windows):
         assert batch.seen_N is not None

@@ -80,6 +80,14 @@ class About:
     verified: Mapping[str, Any] = field(default_factory=dict)
     format: int = FORMAT
 
+    @property
+    def rounding(self) -> float:
+        """Scores, or log-probabilities in nats, that differ by no more are tied.
+
+        Another machine rounds otherwise, and a reward's rounding grows with the strength of a reranked policy.
+        """
+        return 1e-4 * max(1.0, self.strength or 0.0)
+
     def write(self, folder: Path) -> None:
         """Write it."""
         write_json(folder / ABOUT, asdict(self))

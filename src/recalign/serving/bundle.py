@@ -32,8 +32,6 @@ PAIRS = 2**22
 """and no more pairs of events, or of a code's prefix and an event."""
 EDGES = (16, 32, 50, 64, 104, 152, 200)
 """Lengths up to which histories are answered together; beyond, powers of two."""
-CLOSE = 1e-4
-"""Scores that differ by less are tied: other machines round otherwise."""
 Best = tuple[np.ndarray, np.ndarray, np.ndarray | None, Explored | None]
 """Items, their scores and, where asked for, log-probabilities and how the list was drawn."""
 INSTALL = "pip install 'recalign[serve]'"
@@ -244,7 +242,7 @@ class Bundle:
         for place, example in enumerate(read_json(self.folder / EXAMPLES)):
             now, then = self.recommend(example["request"]), example["answer"]["items"]
             same = len(now.items) == len(then) and all(
-                one.item == other["item"] or abs(one.score - other["score"]) < CLOSE
+                one.item == other["item"] or abs(one.score - other["score"]) <= self.about.rounding
                 for one, other in zip(now.items, then, strict=True)
             )
             if not same:
