@@ -185,7 +185,7 @@ def test_ties_are_as_wide_as_rounding_under_a_strong_tilt(bundled, tmp_path):
     told[1]["answer"]["items"][0]["score"] += 2e-3
     (folder / "examples.json").write_text(json.dumps(told))
     seal(folder)
-    with pytest.raises(InputError, match="example 1 of .* answered otherwise"):
+    with pytest.raises(InputError, match=r"example 1 of .* answered otherwise"):
         load_bundle(folder)
     about = read_json(folder / "bundle.json") | {"strength": 50.0}
     (folder / "bundle.json").write_text(json.dumps(about))

@@ -14,8 +14,8 @@ import pytest
 from filelock import FileLock
 
 from recalign.errors import InputError
-from recalign.feedback.segments import DAMAGED, FORGOTTEN, HALF, compacted, forget, read, reading
-from recalign.serving.decisions import SEGMENT, Segment, line, lock_of, name_of, pseudonym, purge
+from recalign.feedback.segments import DAMAGED, FORGOTTEN, HALF, forget, read, reading
+from recalign.serving.decisions import SEGMENT, Segment, compacted, line, lock_of, name_of, pseudonym, purge
 
 KEY = "a-key-of-this-test-0123456789"
 

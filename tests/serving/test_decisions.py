@@ -9,6 +9,7 @@ import os
 import stat
 import threading
 import time
+from contextlib import closing
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,17 @@ def app(bundled, decisions) -> Any:
 
 def post(app: Any, body: Any, path: str = "/recommend") -> Any:
     return call(app, path, json.dumps(body).encode())
+
+
+def test_another_key_is_refused_before_anything_is_shown(tmp_path):
+    """Its decisions would stand beside others that it cannot be read with."""
+    with closing(Decisions(tmp_path / "log", KEY)):
+        Segment(tmp_path / "log", KEY).close()
+    written = sorted(path.name for path in (tmp_path / "log").iterdir())
+    with pytest.raises(InputError, match=r"another key: .*\n.*a folder of its own"):
+        Decisions(tmp_path / "log", KEY[::-1])
+    assert sorted(path.name for path in (tmp_path / "log").iterdir()) == written
+    Decisions(tmp_path / "log", KEY).close()
 
 
 def test_a_record_says_all_that_an_estimate_needs_and_nobodys_name(app, decisions, bundled):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -21,7 +20,17 @@ from filelock import FileLock, Timeout
 
 from recalign.errors import InputError
 from recalign.files import held, read_json, replacing, write_json
-from recalign.serving.decisions import COMPACTED, FORMAT, SEGMENT, lock_of, name_of, pseudonym
+from recalign.serving.decisions import (
+    COMPACTED,
+    FORMAT,
+    checked,
+    compacted,
+    key_of,
+    lock_of,
+    pseudonym,
+    require_key,
+    segments,
+)
 from recalign.serving.request import Id
 
 FORGOTTEN = "forgotten.json"
@@ -57,9 +66,9 @@ def read(folder: Path, key: str | None = None) -> tuple[pl.DataFrame, Counter[st
 def read_held(folder: Path, key: str | None = None) -> tuple[pl.DataFrame, Counter[str]]:
     """`read`, by who holds the lock of `reading` already: nobody is forgotten until what was made of it is written."""
     if key:
-        _require_key(folder, key)
+        require_key(folder, key)
     _compact(folder)
-    parts = [*_each(_compacted, compacted(folder)), *_each(_segment, _segments(folder))]
+    parts = [*_each(_compacted, compacted(folder)), *_each(_segment, segments(folder))]
     forgotten = _forgotten(folder)
     if not parts:
         what, remedy = "there are no decisions in this folder", "name the one of `recalign serve BUNDLE --decisions`"
@@ -91,11 +100,11 @@ def forget(folder: Path, user: Id, key: str, now: int, *tables: Path) -> tuple[i
     """
     name = pseudonym(key, user)
     with reading(folder):
-        _require_key(folder, key)
+        require_key(folder, key)
         _note(folder, _forgotten(folder) | {name: now})
         erased = _compact(folder, name)
         erased += sum(_each(partial(_erase, name), [*compacted(folder), *tables]))
-        waiting = sum(frame.filter(user=name).height for frame, _ in _each(_segment, _segments(folder)))
+        waiting = sum(frame.filter(user=name).height for frame, _ in _each(_segment, segments(folder)))
     return erased, waiting
 
 
@@ -106,27 +115,6 @@ def _erase(name: str, path: Path) -> int:
     if left.height < frame.height:
         _write(left, path, known, modified)
     return frame.height - left.height
-
-
-def _require_key(folder: Path, key: str) -> None:
-    """Before anything is compacted: whoever has to move files still knows them by their names."""
-    files = [*compacted(folder), *_segments(folder)]
-    if others := [path.name for path in files if _key(path) not in ("", name_of(key))]:
-        more = f" and {len(others) - 3} more" * (len(others) > 3)
-        what = f"these decisions were written with another key: {', '.join(others[:3])}{more}"
-        remedy = "give the key that the server has, or move what another key wrote into a folder of its own"
-        raise InputError(what, where=str(folder), remedy=remedy)
-
-
-def _key(path: Path) -> str:
-    """Names the key of a segment, compacted or not; empty where its head is damaged, or it has been deleted."""
-    with suppress(FileNotFoundError, pl.exceptions.PolarsError):
-        if path.suffix == COMPACTED:
-            return pl.read_parquet_metadata(path)["key"]
-        with path.open("rb") as file:
-            head = _checked(file.readline().rstrip(b"\n"))
-            return str(head["key"]) if head else ""
-    return ""
 
 
 @contextmanager
@@ -144,15 +132,6 @@ def reading(folder: Path) -> Iterator[None]:
             if left.suffix[1:].isdecimal():  # half-written by a reader that was killed
                 left.unlink(missing_ok=True)
         yield
-
-
-def compacted(folder: Path) -> list[Path]:
-    """Segments that are Parquet now, oldest first."""
-    return sorted(folder.glob(f"*{SEGMENT}{COMPACTED}"))
-
-
-def _segments(folder: Path) -> list[Path]:
-    return sorted(folder.glob(f"*{SEGMENT}"))
 
 
 def _each(read: Callable[[Path], T], paths: Iterable[Path]) -> list[T]:
@@ -175,7 +154,7 @@ def _may_hold(still_open: list[Path], name: str, until: int) -> bool:
 def _compact(folder: Path, counted: str = "") -> int:
     """Turn closed segments into Parquet. Returns: records of a pseudonym that were left out, as it is forgotten."""
     forgotten, erased, still_open = _forgotten(folder), 0, list[Path]()
-    for path in _segments(folder):
+    for path in segments(folder):
         lock = FileLock(lock_of(path))
         try:
             lock.acquire(timeout=0)
@@ -186,7 +165,7 @@ def _compact(folder: Path, counted: str = "") -> int:
             if not path.is_file():  # its days have passed meanwhile
                 lock_of(path).unlink(missing_ok=True)
                 continue
-            (frame, dropped), key = _segment(path), _key(path)
+            (frame, dropped), key = _segment(path), key_of(path)
             left = _without(frame, forgotten)
             erased += frame.filter(user=counted).height - left.filter(user=counted).height
             known = {"format": str(FORMAT), "key": key, "dropped": json.dumps(dropped)}
@@ -233,20 +212,13 @@ def _segment(path: Path) -> tuple[pl.DataFrame, Counter[str]]:
     """The whole records of a segment, and how many are not whole."""
     *lines, rest = path.read_bytes().split(b"\n")
     dropped: Counter[str] = Counter({HALF: bool(rest)})
-    head = _checked(lines[0]) if lines else None
+    head = checked(lines[0]) if lines else None
     if head is not None and head.get("format") != FORMAT:
         what = f"decisions of format {head.get('format')!r}, and this recalign reads {FORMAT}"
         raise InputError(what, where=str(path), remedy="install the recalign that wrote them")
-    records = [record for one in lines[1:] if (record := _checked(one)) is not None and _is_whole(record)]
+    records = [record for one in lines[1:] if (record := checked(one)) is not None and _is_whole(record)]
     dropped[DAMAGED] += max(0, len(lines) - 1) - len(records) + (bool(lines) and head is None)
     return _frame(records), dropped
-
-
-def _checked(text: bytes) -> dict[str, Any] | None:
-    """A line's record; None: it is not what was written."""
-    if text[:8] != b"%08x" % zlib.crc32(text[9:]):
-        return None
-    return json.loads(text[9:])
 
 
 def _is_whole(record: dict[str, Any]) -> bool:

@@ -25,6 +25,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 from filelock import FileLock, Timeout
 
 from recalign.errors import InputError
@@ -65,6 +66,14 @@ def line(record: dict[str, Any]) -> bytes:
     """A record as it stands in a segment."""
     text = json.dumps(record, separators=(",", ":")).encode("ascii")
     return b"%08x %s\n" % (zlib.crc32(text), text)
+
+
+def checked(text: bytes) -> dict[str, Any] | None:
+    """The record of a line without its end; None: it is not what was written."""
+    if text[:8] != b"%08x" % zlib.crc32(text[9:]):
+        return None
+    record: dict[str, Any] = json.loads(text[9:])
+    return record
 
 
 def recorded(asked: Asked) -> dict[str, Any]:
@@ -108,6 +117,41 @@ def private(folder: Path) -> None:
     if loose:
         what = "others than its owner may read this folder"
         raise InputError(what, where=str(folder), remedy=f"chmod 700 {folder}")
+
+
+def segments(folder: Path) -> list[Path]:
+    """Segments that are not compacted, oldest first."""
+    return sorted(folder.glob(f"*{SEGMENT}"))
+
+
+def compacted(folder: Path) -> list[Path]:
+    """Segments that are Parquet now, oldest first."""
+    return sorted(folder.glob(f"*{SEGMENT}{COMPACTED}"))
+
+
+def require_key(folder: Path, key: str) -> None:
+    """Refuse a folder in which another key has written: its users' pseudonyms are others.
+
+    Raises:
+        InputError: names the segments, by which whoever has to move them knows them.
+    """
+    files = [*compacted(folder), *segments(folder)]
+    if others := [path.name for path in files if key_of(path) not in ("", name_of(key))]:
+        more = f" and {len(others) - 3} more" * (len(others) > 3)
+        what = f"these decisions were written with another key: {', '.join(others[:3])}{more}"
+        remedy = "give the key that they were written with, or move what another key wrote into a folder of its own"
+        raise InputError(what, where=str(folder), remedy=remedy)
+
+
+def key_of(path: Path) -> str:
+    """Names the key of a segment, compacted or not; empty where its head is damaged, or it cannot be read."""
+    with suppress(OSError, pl.exceptions.PolarsError):
+        if path.suffix == COMPACTED:
+            return pl.read_parquet_metadata(path)["key"]
+        with path.open("rb") as file:
+            head = checked(file.readline().rstrip(b"\n"))
+            return str(head["key"]) if head else ""
+    return ""
 
 
 class Segment:
@@ -167,11 +211,12 @@ class Decisions:
         days: after which a segment is deleted; None: never.
 
     Raises:
-        InputError: the folder cannot be used.
+        InputError: the folder cannot be used, or another key has written in it.
     """
 
     def __init__(self, folder: Path, key: str, days: float | None = None) -> None:
         private(folder)
+        require_key(folder, key)
         self.folder, self.key, self.days = folder, key, days
         self.failing = False
         self._queue: queue.SimpleQueue[tuple[Asked, Future[None]] | None] = queue.SimpleQueue()
@@ -285,7 +330,7 @@ def purge(folder: Path, days: float) -> None:
     """Delete segments whose last decision is older, compacted ones too; never one that somebody still writes."""
     oldest = time.time() - days * DAY
     half = folder.glob(f".*{SEGMENT}{COMPACTED}.[0-9]*")  # written by a reader that was killed
-    for path in [*folder.glob(f"*{SEGMENT}"), *folder.glob(f"*{SEGMENT}{COMPACTED}"), *half]:
+    for path in [*segments(folder), *compacted(folder), *half]:
         with suppress(FileNotFoundError, Timeout):  # another server of this folder was faster, or writes or reads it
             if path.stat().st_mtime < oldest:
                 with FileLock(lock_of(path)).acquire(timeout=0):
