@@ -34,7 +34,7 @@ def rows(values, kept=None, gains=None, over_tilt=None, beyond=None, seeds=("0",
     for method, value in values.items():
         share = (KEPT | (kept or {})).get(method, 1.0)
         add(method, "all/ndcg@10", 0.1 * share, 0.0, 1.0)
-        add(method, "all/hits@10", 100.0 * share)
+        add(method, "all/hits@10", 1000.0 * share)
         for seed in seeds:
             add(method, "value/judge@10", value, seed=seed)
         for who in ("judge", "select_judge"):

@@ -78,8 +78,11 @@ def test_validation_chooses_and_the_test_measures():
         ({"gains": {"mine": (0.001, 0.016)}}, {}, "not decided", "0.015 sd or more are worth shipping"),
         ({"gains": {"mine": (0.001, 0.03)}}, {}, "ship", "mine gains"),
         ({"others": {("start", "all/hits@10"): (31.0,)}}, {}, "not decided", "start ranks 31 of the test events"),
-        ({"others": {("start", "all/hits@10"): (32.0,)}}, {}, "ship", "mine gains"),
+        ({"kept": {"mine": 1.0}, "others": {("start", "all/hits@10"): (32.0,)}}, {}, "ship", "mine gains"),
         ({"others": {("start", "all/hits@10"): (math.nan,)}}, {}, "not decided", "is not known"),
+        # 97 % less .84 of the error of 5 % of the hits lost, which is wider than the interval where hits are few
+        ({"kept": {"mine": 0.97}, "others": {("start", "all/hits@10"): (88.0,)}}, {}, "not decided", "may be less"),
+        ({"kept": {"mine": 0.97}, "others": {("start", "all/hits@10"): (89.0,)}}, {}, "ship", "mine gains"),
         ({"others": {("mine", "users/evaluated"): (19.0,)}}, {}, "not decided", "Only 19 users were evaluated"),
         ({"others": {("mine", "users/evaluated"): (20.0,)}}, {}, "ship", "mine gains"),
         ({}, {"judges": "no_signal"}, "not decided", "the judges' predictions is no signal"),

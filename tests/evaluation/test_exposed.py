@@ -88,6 +88,7 @@ def test_terms_by_hand(tmp_path):
     policy = SameForAll(torch.log(torch.tensor([6.0, 5, 4, 3, 2, 1])))
     shown = exposed.exposures({"it": policy}, by_heart(), data, CPU)["it"]
     assert shown.user_N.tolist() == [0, 0, 2, 2]
+    assert shown.unknown == 1
     assert shown.reward_N.tolist() == [5, 1, 2, 1]
     assert shown.propensity_N.tolist() == [0.5, 0.25, 0.1, 0.2]
     # user 1 has met 1, 2, 3 and, in validation, 2 again; item 4 at the second exposure; user 3 has met 4, 5, 6 and 4

@@ -100,6 +100,22 @@ def test_of_many_weights_a_step_stands_for_those_before_it(monkeypatch):
     assert average[0].item() == pytest.approx((share_S * every**2).sum().item(), rel=0.05)
 
 
+@pytest.mark.parametrize("interval", [12, 40, 64])
+def test_the_more_weights_the_longer_the_gaps_and_none_is_longer(monkeypatch, interval):
+    """Of 138 million weights and more none was averaged between steps 992 and 32 times the interval."""
+    monkeypatch.setattr(averaging, "STEADY", 4 / interval)
+    callback, module, taken = PolynomialAveraging(), Weight(), []
+    callback.on_fit_start(None, module)
+    update = callback._update
+    callback._average_model.multi_avg_fn = lambda *given: (taken.append(step), update(*given))
+    for step in range(1, 3001):
+        callback.on_train_batch_end(module.after(step), module, None, None, 0)
+    gaps = [b - a for a, b in pairwise(taken)]
+    assert gaps[-20:] == [interval] * 20
+    assert all(gap <= min(interval, 1 + end / 32) for gap, end in zip(gaps, taken[1:], strict=True))
+    assert callback._average_model.module.weight[0].item() == pytest.approx(0.64 * 3000**2, rel=0.05)  # E s^2, power 6
+
+
 def test_the_average_lies_where_the_weights_train_and_nothing_waits_for_it():
     callback, module = PolynomialAveraging(), Weight()
     callback.setup(SimpleNamespace(), module, "fit")

@@ -110,6 +110,16 @@ def test_a_calibrated_checkpoint_is_continued_without_its_prior(data, tmp_path, 
     assert load_net(tmp_path / "last.ckpt", "policy").net.prior_strength == 0
 
 
+@pytest.mark.parametrize("averaged", [True, False])
+def test_a_finished_run_that_is_continued_has_its_prior(data, tmp_path, averaged):
+    """Lightning trains nothing then, and so does not say that training ends."""
+    with patch.object(calibration, "ndcg_by_strength", lambda *given: {c: -abs(c - 0.5) for c in given[-1]}):
+        cloned(data, tmp_path, epochs=1, averaged=averaged)
+    again = cloned(data, tmp_path, epochs=1, averaged=averaged, ckpt_path=tmp_path / "last.ckpt")
+    assert again.policy.prior_strength == 0.5
+    assert again.facts()["prior"] == read_checkpoint(tmp_path / "best.ckpt")["facts"]["prior"]
+
+
 def test_without_a_checkpoint_the_module_is_calibrated(data, tmp_path):
     module = Recommender(data.num_items, small.encoder())
     small.fit(module, data, tmp_path)

@@ -14,6 +14,7 @@ from recalign.cli import main
 from recalign.commands import rewards as command
 from recalign.errors import InputError
 from recalign.reward.candidates import compare_log_rewards, compare_rewards
+from recalign.reward.candidates.judged import best_quarter
 from recalign.reward.candidates.reliability import split_half_reliability, variance_components
 from recalign.reward.candidates.text import render
 from recalign.reward.candidates.values import Candidate, RelativeTo, candidate_values, with_own
@@ -207,6 +208,16 @@ def test_pairs_by_hand():
         assert np.isfinite(figure(found, "r", of, "r")[0])
         assert np.isnan(figure(few, "r", of, "r")[0])
         assert said in render(few)
+
+
+def test_thebest_quarter_is_a_quarter_where_most_items_are_tied():
+    """Of a reward that few items have, all others stand at one mean: nine in ten events counted as the best."""
+    score = np.r_[np.full(95, 1.0), [2, 3, 4, 0, 0]]
+    share = best_quarter(score)
+    assert share.sum() == pytest.approx(25)
+    assert share[[95, 96, 97, 98]].tolist() == [1, 1, 1, 0]
+    assert set(share[:95]) == {22 / 95}
+    assert best_quarter(np.arange(100.0)).tolist() == [0] * 75 + [1] * 25
 
 
 def test_scaling_a_reward_changes_its_moments_alone():

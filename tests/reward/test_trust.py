@@ -25,6 +25,7 @@ from recalign.reward.trust.verdict import (
     TEMPERATURES,
     noise,
     repeat_variance,
+    repeated_share,
     temperature,
     theory,
 )
@@ -345,12 +346,12 @@ def test_noise_is_read_off_repeated_events():
         {"user": pair, "item": pair, "reward": 3 * rng.normal(size=400)[pair] + 0.5 * rng.normal(size=800)}
     ).with_columns(timestamp=pl.int_range(pl.len()))
     table = {"model": {"rmse": estimate(0.8)}, "item": {"rmse": estimate(0.9)}}
-    found = noise(rated, table, variance=9.25, repeats=0)
+    found = noise(rated, table, variance=9.25, repeated=0)
     assert found["source"] == "repeats"
     assert found["sd"] == pytest.approx(0.5, abs=0.05)
     assert found["ceiling"] == pytest.approx(1 - 0.25 / 9.25, abs=0.01)
-    assert noise(pl.concat([rated, rated]), table, variance=9.25, repeats=800) == found  # every event logged twice
-    once = noise(rated.unique("user"), table, variance=1.0, repeats=0)
+    assert noise(pl.concat([rated, rated]), table, variance=9.25, repeated=1) == found  # every event logged twice
+    once = noise(rated.unique("user"), table, variance=1.0, repeated=0)
     assert (once["source"], once["sd"]) == ("floor", 0.8)
     assert once["ceiling"] == pytest.approx(1 - 0.64)
 
@@ -360,8 +361,19 @@ def test_rewards_that_agree_on_one_coarse_time_are_noise_as_well():
     coins = pl.DataFrame({"user": np.arange(4000) // 2, "item": 1, "timestamp": 0})
     coins = coins.with_columns(reward=pl.Series(rng.integers(0, 2, len(coins)).astype(float)))
     for repeats in (0, 1):
-        assert repeat_variance(coins, repeats) == pytest.approx(0.25, abs=0.02)
-    assert repeat_variance(coins, repeats=len(coins)) == 0.5  # those that differ alone are left
+        assert repeat_variance(coins, repeated_share(coins, repeats)) == pytest.approx(0.25, abs=0.02)
+    assert repeat_variance(coins, repeated=1) == 0.5  # those that differ alone are left
+
+
+def test_a_part_of_a_log_has_its_part_of_the_repeated_rows():
+    """The count of the whole log was held against the agreeing events of a part, where real rewards fell away."""
+    rng = np.random.default_rng(0)
+    coins = pl.DataFrame({"user": np.arange(8000) // 2, "item": 1, "timestamp": 0})
+    coins = coins.with_columns(reward=pl.Series(rng.integers(0, 2, len(coins)).astype(float)))
+    whole = pl.concat([coins, coins.head(800)])  # logged twice
+    repeated = repeated_share(whole, 800)
+    for part in (whole, whole.filter(pl.col("user").is_in(list(range(200, 1000))))):
+        assert repeat_variance(part, repeated) == pytest.approx(0.25, abs=0.03)
 
 
 def test_the_published_bound_by_hand():

@@ -86,6 +86,17 @@ def test_balance_limits_every_level_but_the_last(seed: int, balance: float):
     assert np.bincount(code_N).max() <= min(10 * balance, 12)
 
 
+def test_balance_is_exceeded_by_no_more_than_ids_ask_for():
+    """A prefix whose items did not fit into what the others left had no limit at all."""
+    rng = np.random.default_rng(0)
+    x_ND, centre_KD = rng.normal(size=(1661, 8)).astype(np.float32), rng.normal(size=(16, 8)).astype(np.float32)
+    paths = Paths((16, 16, 16), balance=1.0)
+    first_N = paths.choose(0, np.zeros(1661, np.int64), x_ND, centre_KD)
+    code_N = paths.choose(1, first_N, x_ND[:, ::-1], centre_KD)
+    assert np.bincount(first_N).max() == 104  # an even share
+    assert np.bincount(code_N).max() <= 112
+
+
 def test_keys_sort_as_their_codes_do_and_groups_hold_equal_ones():
     codes_NL = np.array([[1, 0], [0, 2], [1, 2], [0, 2]])
     assert keys(codes_NL, (2, 3)).tolist() == [3, 2, 5, 2]

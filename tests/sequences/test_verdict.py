@@ -9,7 +9,18 @@ import pytest
 
 from recalign.events import LogMapping
 from recalign.sequences import EventDataModule, High, LeaveLast, RelativeTo, TimeSplit
-from recalign.sequences.audit import CATALOGUE, CHANCES, COLD, COLD_TARGETS, DRAWN, JUDGED, LEAKS, MISSES, audit_log
+from recalign.sequences.audit import (
+    CATALOGUE,
+    CHANCES,
+    COLD,
+    COLD_TARGETS,
+    DRAWN,
+    JUDGED,
+    LEAKS,
+    MISSES,
+    UNREWARDED,
+    audit_log,
+)
 from recalign.sequences.verdict import Concern, Verdict, verdict
 
 
@@ -201,9 +212,20 @@ def test_random_exposure_without_its_chance_values_no_policy(tmp_path, chance, s
     data.log_ = replace(data.log_, columns=columns, is_random="drawn", propensity=chance)
     sections = audit_log(data)
     drawn = sum(row[2] >= 5 for row in rows(users=800))
-    assert sections["exposure"] == {DRAWN: drawn, CHANCES: 0 if says else drawn}
+    assert sections["exposure"] == {DRAWN: drawn, CHANCES: 0 if says else drawn, UNREWARDED: 0}
     text = f"{drawn:,} events were shown at random, and nothing tells how probably"
     assert (text in str(verdict(sections, "s"))) == says
+
+
+def test_random_exposure_without_rewards_is_a_concern(tmp_path):
+    """A server's log has no reward of what was chosen and not rated."""
+    data = made_up(tmp_path, rows(users=800), reward="case when rating < 5 then rating end")
+    columns = {"drawn": "rating >= 3", "chance": "0.25 + 0 * rating"}
+    data.log_ = replace(data.log_, columns=columns, is_random="drawn", propensity="chance")
+    sections = audit_log(data)
+    drawn, left = len(rows(users=800)), sum(row[2] >= 5 for row in rows(users=800))
+    assert sections["exposure"] == {DRAWN: drawn, CHANCES: drawn, UNREWARDED: left}
+    assert f"{left / drawn:.0%} of the events that were shown at random have no reward" in str(verdict(sections, "s"))
 
 
 def test_a_leak_is_serious(tmp_path):

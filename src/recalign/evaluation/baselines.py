@@ -81,7 +81,7 @@ class RerankState:
 class Rerank(Policy):
     """A policy reranked at serving: log pi(v | s) + strength * r(s, v), up to a constant, r a reward or another score.
 
-    The strength is 1 / lambda, in 1 / the score's unit. A state may be one of `encode`, or what `tilted` returns.
+    The strength is 1 / lambda, in 1 / the score's unit. A state may be one of `encode`, or log-probabilities.
     ``spread`` is the standard deviation of the rewards, in which whoever asks may give another strength.
     """
 

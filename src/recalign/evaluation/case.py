@@ -6,9 +6,19 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from recalign.evaluation.comparison import ALL, PLACEBO_FACTOR, VALUE
+from recalign.evaluation.comparison import ALL, HITS, PLACEBO_FACTOR, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable, Interval
-from recalign.evaluation.findings import COVERAGE, DESTROYED, ENDLESS, FLAT, SHOWN, SURE_WIDTH, Finding, Reports
+from recalign.evaluation.findings import (
+    COVERAGE,
+    DESTROYED,
+    ENDLESS,
+    FLAT,
+    SHOWN,
+    SURE_WIDTH,
+    Finding,
+    Reports,
+    by_losses,
+)
 from recalign.evaluation.reranking import READS_REWARD_MODEL
 from recalign.evaluation.selection import FLOOR
 from recalign.sequences.placebo import CORRELATION
@@ -102,7 +112,7 @@ class Case:
         if kept.high < FLOOR:
             remedy = "Raise keep, or give more validation events."
             yield Finding(-self.ranked, f"{text}, less than {FLOOR:.0%}.", remedy)
-        elif kept.widened(SURE_WIDTH).low < FLOOR:
+        elif min(kept.widened(SURE_WIDTH).low, kept.value - by_losses(self.test.get(str(baseline), HITS))) < FLOOR:
             remedy = "More test users narrow the interval; or raise keep."
             yield Finding(0, f"{text}, which may be less than {FLOOR:.0%}.", remedy)
 

@@ -183,7 +183,7 @@ def read(chain_folder: Path) -> pl.DataFrame:
 LEAST_DRAWS = 80
 """Draws a row, at least. Holm multiplies the smallest p-value, 2 / (draws + 1), by the number of rows: from 40 draws a
 row on the first of them can be told from 0 at all; with twice as many its interval does not end at single draws."""
-OF_USERS = ("value", "policy/coverage@10", "offpolicy/")
+OF_USERS = ("value", "policy/coverage@10", "policy/kept", "cold_targets", "reward/user_sd", "offpolicy/")
 """Plain numbers whose error lies between users above all: the spread over seeds alone is no interval of theirs."""
 
 

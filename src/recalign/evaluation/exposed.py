@@ -1,8 +1,8 @@
 """Value policies on randomly exposed items: compute what `offpolicy` estimates from.
 
-Exposures are the test's events with ``is_random``, a known ``propensity`` and a reward. The policy is renormalised over
-the items that the user had not met, as for the true value; an item that training never saw has pi = 0. A log that does
-not name the columns of exposure is an InputError.
+Exposures are the test's events with ``is_random``, a known ``propensity`` and a reward; those without a reward are
+counted. The policy is renormalised over the items that the user had not met, as for the true value; an item that
+training never saw has pi = 0. A log that does not name the columns of exposure is an InputError.
 
 Suffixes: T targets, V items, C candidates of a user (padded), N exposures, K members, S what a state holds.
 """
@@ -10,6 +10,7 @@ Suffixes: T targets, V items, C candidates of a user (padded), N exposures, K me
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -71,7 +72,7 @@ def exposures(
 
     Those to users who had met every item are left out: there is nothing that a policy could have shown instead.
     """
-    windows = _windows(data, users)
+    windows, unknown = _windows(data, users)
     nets: list[nn.Module] = [*policies.values(), reward]
     for net in nets:
         net.eval().to(device)
@@ -90,19 +91,24 @@ def exposures(
     made = {}
     for name, parts in terms.items():
         *said, total_N = torch.cat(parts, dim=1).double().numpy()[:, order]
-        made[name] = Exposures(*(column[total_N != 0] for column in (user_N, reward_N, beta_N, *said)))
+        known = Exposures(*(column[total_N != 0] for column in (user_N, reward_N, beta_N, *said)))
+        made[name] = replace(known, unknown=unknown)
     return made
 
 
-def _windows(data: EventDataModule, users: Group) -> Windows:
+def _windows(data: EventDataModule, users: Group) -> tuple[Windows, int]:
+    """The exposures, and how many more there are without a reward."""
     if not is_exposed(data):
         missing = [key for key in ("is_random", "propensity") if getattr(data.log_, key) is None]
         text = f"nothing says {'which events were shown at random' if 'is_random' in missing else 'how probably'}"
         remedy = "name the column; without random exposure, policies are valued by judges alone"
         raise InputError(text, where=" and ".join(f"data.log.{key}" for key in missing), remedy=remedy)
-    windows = data.windows("test", users)
-    usable = pl.col("is_random") & pl.col("propensity").is_not_null() & pl.col("reward").is_not_null()
-    return windows.keep(data.sequences.frame.select(usable).to_series().to_numpy()[windows.event])
+    windows, frame = data.windows("test", users), data.sequences.frame
+    chance, known = pl.col("propensity").is_not_null(), pl.col("reward").is_not_null()
+    flags = frame.select(drawn=pl.col("is_random") & chance, known=known)
+    drawn = windows.keep(flags["drawn"].to_numpy()[windows.event])
+    known_N = flags["known"].to_numpy()[drawn.event]
+    return drawn.keep(known_N), int((~known_N).sum())
 
 
 def _terms(policy: Policy, state: Any, reward: RewardEnsemble, states_KTS: Tensor, batch: Batch) -> Tensor:
@@ -131,7 +137,7 @@ def candidates(
     A user's candidates are all scored in one state, that before the first of them: a later state has seen the earlier
     ones, and scores of different states do not compare.
     """
-    windows = _windows(data, "A")
+    windows, _ = _windows(data, "A")
     if not len(windows):
         return {name: {} for name in policies}
     user_N = np.repeat(windows.user, np.diff(windows.offset))
@@ -149,7 +155,8 @@ def candidates(
         item_TC, batch = torch.from_numpy(windows.target[place_TC]), read.to(device)
         known_TC = item_TC.clamp(min=1).to(batch.target_T.device)
         for name, policy in policies.items():
-            logp_TC = policy.log_probs(policy.encode(batch), known_TC).cpu()
+            state, parts = policy.encode(batch), chunks(len(known_TC), policy.num_items)
+            logp_TC = torch.cat([policy.log_probs(state[part], known_TC[part]) for part in parts]).cpu()
             scores[name][place_TC[is_one_TC]] = logp_TC.masked_fill(item_TC == 0, -torch.inf).numpy()[is_one_TC]
     beta_N = data.sequences.frame["propensity"].to_numpy()[windows.event]
     return {name: exposed_ranks(user_N, score_N, windows.reward, beta_N) for name, score_N in scores.items()}

@@ -56,6 +56,14 @@ class Finding:
     remedy: str = ""  # what would decide it, where it is open
 
 
+def by_losses(hits: Interval | None) -> float:
+    """Distance, at least, of the bound on NDCG retained: that of a row that retains `FLOOR` and only loses hits.
+
+    The interval is drawn from the hits that were lost, and too narrow where these are few.
+    """
+    return NormalDist().inv_cdf(SURE) * math.sqrt((1 - FLOOR) / hits.value) if hits and hits.value > 0 else 0.0
+
+
 def knowing(reports: Reports) -> bool:
     """Whether reward models know more than averages, with every seed."""
     return bool(reports) and all(report["verdict"] in KNOWING for report in reports.values())

@@ -48,6 +48,7 @@ class Exposures:
     target_N: np.ndarray  # pi(a | s)
     predicted_N: np.ndarray | None = None  # q(s, a) of the item that was shown; None without a reward model
     direct_N: np.ndarray | None = None  # sum_a pi(a | s) q(s, a)
+    unknown: int = 0  # further exposures, without a reward: if not at random, estimates are biased
 
     def __post_init__(self) -> None:
         check_propensities(self.propensity_N)
@@ -62,6 +63,7 @@ class OffPolicy:
     """
 
     exposures: int
+    unknown: int  # further ones, without a reward
     users: int
     observed: float  # mean reward: the logging policy's own value
     ess: float  # effective sample size in users
@@ -96,7 +98,7 @@ def estimate(
     """
     if not len(shown.user_N):
         nan, nothing = float("nan"), "nothing was shown at random, with a known propensity and a reward"
-        return OffPolicy(0, 0, nan, 0.0, nan, nan, 0.0, nothing, {})
+        return OffPolicy(0, shown.unknown, 0, nan, 0.0, nan, nan, 0.0, nothing, {})
     raw_N = shown.target_N / shown.propensity_N
     weight_N = np.minimum(raw_N, np.inf if clip is None else clip)
     found, user_N = np.unique(shown.user_N, return_inverse=True)
@@ -108,6 +110,7 @@ def estimate(
         refused = f"{size}: the policy hardly ever chooses what was shown"
     return OffPolicy(
         exposures=len(user_N),
+        unknown=shown.unknown,
         users=users,
         observed=float(shown.reward_N.mean()),
         ess=ess,

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from recalign.evaluation.baselines import Rerank, Scores
+from recalign.nn import ranks_from_scores
 from recalign.recommender.interpolation import budget_batches, ndcg_by_user, sums_by_user
-from recalign.recommender.policy import Policy, chunks
+from recalign.recommender.policy import Policy, chunks, seen_within
 from recalign.sequences import Batch, EventDataModule
 
 CACHED = 2**28  # numbers of one network that are kept at most, 1 GB: one for each event and item
 NETWORKS = 2  # kept at a time, as a rule the start and what reranks it; a third lives while it takes a place
+
+Stretch = Callable[[slice], Tensor]
+"""Scores of all items for a stretch of a batch's targets. Shape: -> (T, V)."""
 
 
 class ValidationRanking:
@@ -44,9 +48,12 @@ class ValidationRanking:
         return sums_by_user((batch, self._ranks(policy, place, batch)) for place, batch in enumerate(self._batches()))
 
     def _ranks(self, policy: Rerank, place: int, batch: Batch) -> Tensor:
-        logp_TV = self._scores(policy.policy, place, batch, keep=policy.policy is self.start)
-        score_TV = self._scores(policy.reward, place, batch)
-        return policy.ranks(policy.tilted(logp_TV, score_TV), batch.target_T, batch.seen_N)
+        logp = self._scores(policy.policy, place, batch, keep=policy.policy is self.start)
+        score, seen, ranks = self._scores(policy.reward, place, batch), batch.seen_N, []
+        for part in chunks(len(batch.target_T), self.num_items):
+            own = None if seen is None else seen_within(seen, part)
+            ranks.append(ranks_from_scores(policy.tilted(logp(part), score(part)), batch.target_T[part] - 1, own))
+        return torch.cat(ranks)
 
     def _batches(self) -> Iterator[Batch]:
         """All batches; those whose scores are kept are kept too."""
@@ -65,18 +72,19 @@ class ValidationRanking:
             found.append(batch.to(self.device))
         return found
 
-    def _scores(self, net: Policy | Scores, place: int, batch: Batch, keep: bool = True) -> Tensor:
-        """Scores of all items before each target of a batch. Shape: -> (T, V)."""
+    def _scores(self, net: Policy | Scores, place: int, batch: Batch, keep: bool = True) -> Stretch:
         kept = self._kept(net) if keep else []
-        return kept[place] if place < len(kept) else self._over_items(net, batch)
+        return kept[place].__getitem__ if place < len(kept) else _over_items(net, batch)
 
     def _keep(self, net: Policy | Scores) -> list[Tensor]:
-        return [self._over_items(net, batch) for batch in self._first]
+        parts = [chunks(len(batch.target_T), self.num_items) for batch in self._first]
+        return [torch.cat([*map(_over_items(net, batch), own)]) for batch, own in zip(self._first, parts, strict=True)]
 
-    def _over_items(self, net: Policy | Scores, batch: Batch) -> Tensor:
-        parts = chunks(len(batch.target_T), self.num_items)
-        if isinstance(net, Policy):
-            state = net.encode(batch)
-            return torch.cat([net.log_probs(state[part]) for part in parts])
-        states_KTS = net.states(batch)
-        return torch.cat([net.predict(states_KTS[:, part]) for part in parts])
+
+def _over_items(net: Policy | Scores, batch: Batch) -> Stretch:
+    """Scores of all items before each target of a batch, a stretch of targets at a time."""
+    if isinstance(net, Policy):
+        state = net.encode(batch)
+        return lambda part: net.log_probs(state[part])
+    states_KTS = net.states(batch)
+    return lambda part: net.predict(states_KTS[:, part])

@@ -27,9 +27,9 @@ SAME = 1e-3
 """Difference of two log-probabilities, in nats, up to which a propensity is that of its version."""
 LEAST_USED = 0.5
 """Share of the lists with chances whose history has to be the server's."""
-LEAST_KNOWN = 0.9
+LEAST_KNOWN = 0.99
 """Share of the lists with an outcome whose rewards have to be known. Of lists without one they are (``--ignored``), so
-that without the others what people chose would count for too little."""
+that a value is too low by about the share that is left out."""
 ESTIMATES = {
     "value of a list, 95 % interval": ("cascade_snips",),
     "others; in most worlds their intervals hold the truth less often": (

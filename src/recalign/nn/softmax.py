@@ -8,8 +8,8 @@ written by hand:
 
     d log pi / d q = s (e_a - sum_v pi_v e_v)             d log pi / d e_v = s (1[v = a] - pi_v) q
 
-Under autocast the large matrix products run in autocast's precision. Everything else is float32 (float64 for float64
-inputs).
+Under autocast the large matrix products and the exponentials are in autocast's precision. Everything else is float32
+(float64 for float64 inputs); of a weighted loss the sum over the catalogue is part of such a product.
 
 Shape suffixes:
     T  positions      V  items of the catalogue      D  width      C  positions of a chunk      N  negatives
@@ -153,7 +153,7 @@ def _nll(query_TD: Tensor, item_VD: Tensor, target_T: Tensor, setting: _Setting)
     q_TD, e_VD, target_T = _pad_to_chunks(query_TD, item_VD, target_T, setting)
     nll_T = -setting.scale * (q_TD * e_VD.index_select(0, target_T)).sum(dim=1)
     for c, p_VC, max_C in _chunks(q_TD, e_VD, setting):
-        nll_T[c] += _logsumexp(max_C, p_VC.sum(dim=0).to(q_TD.dtype))
+        nll_T[c] += _logsumexp(max_C, p_VC.sum(dim=0, dtype=q_TD.dtype))
     return nll_T[:positions]
 
 

@@ -59,7 +59,7 @@ class PolynomialAveraging(WeightAveraging):
         if step_idx is None:
             return False
         step = step_idx + 1
-        return step % min(self._interval, 1 + step // 32) == 0
+        return step - self._latest_update_step >= min(self._interval, 1 + step // 32)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         steps = range(self._latest_update_step + 1, trainer.global_step + 1)

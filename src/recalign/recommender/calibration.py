@@ -54,12 +54,11 @@ class CalibratePrior(Callback):
         self._validated = state_dict["validated"]
 
     def on_train_end(self, trainer: Trainer, pl_module: PolicyModule) -> None:  # type: ignore[override]
-        kept = trainer.checkpoint_callback
         if not trainer.num_val_batches or not self._validated or not pl_module.bound:
             what = "nothing is validated" if pl_module.bound else "the module knows no log (module.bind)"
             rank_zero_warn(f"{what}, so the policy gets no item prior (model.prior)")
             return
-        path = Path(getattr(kept, "best_model_path", "") or getattr(kept, "last_model_path", ""))
+        path = _kept(trainer)
         saved = path.is_file()
         policy = load_net(path, "policy").net if saved else copy.deepcopy(pl_module.policy)
         found = self._search(trainer, pl_module, policy.to(pl_module.device).eval())
@@ -68,6 +67,12 @@ class CalibratePrior(Callback):
         if saved and trainer.is_global_zero:
             _rewrite(path, policy.cpu(), found)
         self._say(trainer, found)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: PolicyModule) -> None:  # type: ignore[override]
+        """Give a run that had nothing left to train, whose end Lightning does not tell, what its checkpoint has."""
+        if not self.facts and (path := _kept(trainer)).is_file():
+            self.facts |= read_checkpoint(path)["facts"].get("prior", {})
+            pl_module.policy.prior_strength = self.facts.get("strength", 0.0)
 
     def _search(self, trainer: Trainer, module: PolicyModule, policy: Policy) -> dict[str, float]:
         """The strength, and NDCG@10 with and without it."""
@@ -97,6 +102,12 @@ class CalibratePrior(Callback):
         figures = {"rank/prior": strength, "rank/prior/ndcg@10": with_it, "rank/prior/ndcg@10_without": without}
         for logger in trainer.loggers:
             logger.log_metrics(figures, step=trainer.global_step)
+
+
+def _kept(trainer: Trainer) -> Path:
+    """The checkpoint from which the next stage starts; no file, where none is kept."""
+    kept = trainer.checkpoint_callback
+    return Path(getattr(kept, "best_model_path", "") or getattr(kept, "last_model_path", ""))
 
 
 def _rewrite(path: Path, policy: Policy, facts: dict[str, float]) -> None:

@@ -6,6 +6,7 @@ Suffixes: N vectors, D their width, K centres, P ids that are taken.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -84,8 +85,8 @@ class Paths:
     Attributes:
         sizes: codes of each level.
         taken_P: keys (`keys`) of the ids that are taken, sorted.
-        balance: the most items of a code of any level but the last, in multiples of an even share, where the ids below
-            suffice; null: no limit.
+        balance: the most items of a code of any level but the last, in multiples of an even share; no more are
+            above it than the ids below ask for. null: no limit.
         unique: whether each id goes to one item only.
     """
 
@@ -112,8 +113,8 @@ class Paths:
         left_K = np.full(size, math.ceil((self.balance or 0) * len(prefix_N) / size))
         for rows in groups(prefix_N):
             room_K = self._room(level, int(prefix_N[rows[0]]), len(rows))
-            if limited and np.minimum(room_K, left_K).sum() >= len(rows):  # else ids below run short
-                room_K = np.minimum(room_K, left_K)
+            if limited:
+                room_K = _limited(room_K, left_K, len(rows))
             give = match if last and self.unique else fill
             code_N[rows] = give(x_ND[rows], centre_KD, room_K)
             left_K = np.maximum(left_K - np.bincount(code_N[rows], minlength=size), 0)
@@ -148,3 +149,9 @@ def _squares(x_ND: np.ndarray, centre_KD: np.ndarray) -> np.ndarray:
     square_NK += np.square(x_ND).sum(axis=1)[:, None]
     square_NK += np.square(centre_KD).sum(axis=1)
     return np.maximum(square_NK, 0, out=square_NK)
+
+
+def _limited(room_K: np.ndarray, left_K: np.ndarray, items: int) -> np.ndarray:
+    """Room within a limit, which is exceeded by no more than it takes to hold some items. Shape: int64 (K,)."""
+    over = bisect_left(range(items), items, key=lambda over: np.minimum(room_K, left_K + over).sum())
+    return np.minimum(room_K, left_K + over)

@@ -27,6 +27,7 @@ LEFT = "training events of the median user with test events"
 JUDGED = "training events with a reward of the judges' users (B1 or B2, whichever has fewer)"
 LEAKS = "leaks (all must be 0)"
 DRAWN, CHANCES = "events shown at random", "of these, with a known propensity"
+UNREWARDED = "of those, without a reward"
 OTHER_USERS, OTHER_MISSES = "other splits: users with test events and a history", "other splits: share of misses"
 OFTEN = 0.2
 """Share of test targets, or of events, above which a fault of the log makes figures hard to read. A fifth of misses
@@ -52,7 +53,8 @@ def audit_log(data: EventDataModule) -> dict[str, Section]:
 
 def _exposure(frame: pl.DataFrame, weighed: bool) -> Section:
     drawn = frame.filter("is_random")
-    return {DRAWN: drawn.height, CHANCES: drawn["propensity"].count() if weighed else 0}
+    known = drawn.filter(pl.col("propensity").is_not_null()) if weighed else drawn.clear()
+    return {DRAWN: drawn.height, CHANCES: known.height, UNREWARDED: known["reward"].null_count()}
 
 
 def users_tested(sections: Mapping[str, Section]) -> int:

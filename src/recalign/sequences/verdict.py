@@ -24,6 +24,7 @@ from recalign.sequences.audit import (
     OTHER_USERS,
     PAIRS,
     SEEN,
+    UNREWARDED,
     users_tested,
 )
 
@@ -31,6 +32,8 @@ Word = Literal["usable", "with care", "do not train"]
 REFUSED: Word = "do not train"
 REPEATED = 0.001
 """Share of repeated events above which to say so."""
+REPORTED = 0.01
+"""Share of what was shown at random without a reward, above which to say so."""
 MOSTLY = 0.5
 """Share of the variance that comes from outliers, above which to warn."""
 FEWER = 0.75
@@ -133,11 +136,19 @@ def _rewards(sections: Mapping[str, Section]) -> Iterator[Concern]:
 
 
 def _exposure(exposure: Section) -> Iterator[Concern]:
-    if exposure.get(DRAWN) and not exposure[CHANCES]:
+    chances, unrewarded = int(exposure.get(CHANCES, 0)), int(exposure.get(UNREWARDED, 0))
+    if exposure.get(DRAWN) and not chances:
         yield Concern(
             False,
             f"{exposure[DRAWN]:,} events were shown at random, and nothing tells how probably: no policy is valued by "
             "them. Name or make a column with the chance of each draw (data.log.propensity)",
+        )
+    elif unrewarded > REPORTED * chances:
+        yield Concern(
+            False,
+            f"{unrewarded / chances:.0%} of the events that were shown at random have no reward, and off-policy values "
+            "leave them out: if these are the ones that people chose, the values are too low. Say in data.reward what "
+            "such an event is worth, as in coalesce(reward, 3)",
         )
 
 

@@ -33,7 +33,7 @@ Row = tuple[str | None, str, str | None, float, float | None, float | None]
 
 
 def compare_rewards(
-    frame: pl.DataFrame, candidates: Mapping[str, Candidate], against: str | None = None, *, repeats: int = 0
+    frame: pl.DataFrame, candidates: Mapping[str, Candidate], against: str | None = None, *, repeated: float = 0.0
 ) -> pl.DataFrame:
     """Compare rewards on training and validation events. Those of the test are put aside first.
 
@@ -41,7 +41,7 @@ def compare_rewards(
         frame: the events as in `recalign.sequences.Sequences`.
         candidates: by name.
         against: a numeric column, such as a video's duration, that each is correlated with.
-        repeats: as in `recalign.reward.trust.verdict.repeat_variance`.
+        repeated: as in `recalign.reward.trust.verdict.repeat_variance`.
 
     Returns:
         A row a figure: ``reward`` (null for `SIZES`), ``figure``, ``other`` (the judge, the second of a correlation, or
@@ -64,7 +64,7 @@ def compare_rewards(
     rows: list[Row] = [
         *((None, figure, None, float(size), None, None) for figure, size in zip(SIZES, sizes, strict=True)),
         *_contents(*of_train),
-        *_reliability(*of_train, repeats),
+        *_reliability(*of_train, repeated),
         *_correlations(of_train[1], "correlation/event"),
         *_correlations(item_means, "correlation/item"),
         *([] if against is None else _against(of_train[0], of_train[1], item_means, against)),
@@ -92,12 +92,12 @@ def _contents(train: pl.DataFrame, values: pl.DataFrame) -> Iterator[Row]:
             yield column.name, figure, None, float(value), None, None  # type: ignore[arg-type]
 
 
-def _reliability(train: pl.DataFrame, values: pl.DataFrame, repeats: int) -> Iterator[Row]:
+def _reliability(train: pl.DataFrame, values: pl.DataFrame, repeated: float) -> Iterator[Row]:
     for column in values:
         rated = train.select("user", "item", "timestamp", reward=column).filter(pl.col("reward").is_not_null())
         user_N, item_N, value_N = (rated[name].to_numpy() for name in ("user", "item", "reward"))
         user_share, item_share = variance_components(user_N, item_N, value_N).shares
-        noise = repeat_variance(rated, repeats)
+        noise = repeat_variance(rated, repeated)
         found = {
             "variance/item": item_share,
             "variance/user": user_share,

@@ -77,8 +77,9 @@ def judged_by(events: ValidationEvents, judge: str, bootstrap: CrossedBootstrap)
       that are ranked in its order; ties count half. nan where fewer than `MIN_USERS` users have a pair.
     - ``pairwise_minus_own``: the same less that of the judge's own item means, paired.
     - ``lift``: the judge's mean over the best quarter of its events by the ranking, less that over all, in standard
-      deviations of the judge. Each value is taken less its user's (shrunk) training mean, so that generous users do
-      not count as good items. nan where the judge has values of fewer than `MIN_USERS` users.
+      deviations of the judge. Events that are tied where the quarter ends count in part. Each value is taken less its
+      user's (shrunk) training mean, so that generous users do not count as good items. nan where the judge has values
+      of fewer than `MIN_USERS` users.
 
     Returns:
         By figure and candidate.
@@ -93,8 +94,8 @@ def judged_by(events: ValidationEvents, judge: str, bootstrap: CrossedBootstrap)
         ahead_NC = np.where(same_NC, following(score_N, NEXT) - score_N[:, None], np.nan)
         right_N, pairs_N = ordered_pairs(value_N, ahead_NC)
         sums[f"pairwise/{name}"] = np.bincount(person_N, right_N, users), np.bincount(person_N, pairs_N, users)
-        top_N = score_N >= np.quantile(score_N, TOP)
-        sums |= by_user(person_N[top_N], users, {f"lift/{name}": residual_N[top_N]})
+        top_N = best_quarter(score_N)
+        sums[f"lift/{name}"] = np.bincount(person_N, top_N * residual_N, users), np.bincount(person_N, top_N, users)
     value, drawn = ratios(sums, bootstrap)
     found = {key: Estimate(float(value[key]), drawn[key]) for key in sums}
     deviation = variance(value_N) ** 0.5
@@ -107,3 +108,11 @@ def judged_by(events: ValidationEvents, judge: str, bootstrap: CrossedBootstrap)
         "pairwise_minus_own": {name: minus(one, pairwise[judge]) for name, one in pairwise.items() if name != judge},
         "lift": {name: Estimate(one.value / deviation, one.draws_D / deviation) for name, one in lift.items()},
     }
+
+
+def best_quarter(score_N: np.ndarray) -> np.ndarray:
+    """How much of each event is in the best quarter: 1, 0 or, of those tied at its end, a share. Shape: (N,)."""
+    end = np.quantile(score_N, TOP)
+    above_N, tied_N = score_N > end, score_N == end
+    left = (1 - TOP) * len(score_N) - above_N.sum()
+    return above_N + tied_N * np.clip(left / max(tied_N.sum(), 1), 0, 1)

@@ -9,6 +9,7 @@ import polars as pl
 
 from recalign.reward.candidates.comparison import compare_rewards
 from recalign.reward.candidates.values import Candidate, with_own
+from recalign.reward.trust.verdict import repeated_share
 from recalign.sequences import EventDataModule
 
 
@@ -31,4 +32,5 @@ def compare_log_rewards(data: EventDataModule, rewards: Mapping[str, Any], again
     frame = sequences.frame.filter(pl.Series(sequences.users_in(data.users)).gather(sequences.frame["user"]))
     cold = pl.col("item_id") > sequences.num_warm  # known by their features, and no training event says how they are
     frame = frame.with_columns(item_id=pl.when(~cold).then("item_id").otherwise(0))
-    return compare_rewards(frame, candidates, against or next(iter(columns), within), repeats=sequences.report.repeats)
+    repeated = repeated_share(sequences.frame, sequences.report.repeats)
+    return compare_rewards(frame, candidates, against or next(iter(columns), within), repeated=repeated)

@@ -19,7 +19,7 @@ from recalign.reward.trust.baselines import fit_baselines
 from recalign.reward.trust.errors import MEANS, trust_of, variance
 from recalign.reward.trust.measures import Table, differences, following, measure, ordered_pairs, ordering
 from recalign.reward.trust.slices import by_group, calibration, quantile_bins, spread_and_error, with_interval
-from recalign.reward.trust.verdict import IMPLICATION, best_average, noise, temperature, theory, verdict
+from recalign.reward.trust.verdict import IMPLICATION, best_average, noise, repeated_share, temperature, theory, verdict
 from recalign.sequences import Windows
 from recalign.sequences.store import Part
 
@@ -183,7 +183,8 @@ def _ahead(events: pl.DataFrame) -> dict[str, np.ndarray]:
 
 def _head(data: RewardData, part: PredictionComparison, name: str) -> dict[str, Any]:
     said, reward = verdict(part.table), data.rated["reward"].to_numpy()
-    found = noise(data.rated, part.table, variance(part.events["reward"].to_numpy()), data.report.repeats)
+    repeated = repeated_share(data.sequences.frame, data.report.repeats)
+    found = noise(data.rated, part.table, variance(part.events["reward"].to_numpy()), repeated)
     advantage = (part.events["model"] - part.events["user"]).cast(pl.Float64).to_numpy()
     return {
         "verdict": said,

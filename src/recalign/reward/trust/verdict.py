@@ -30,6 +30,8 @@ GAIN = 0.02
 """How far the RMSE has to lie below the best average's, as a share of it."""
 MODERATE, STRONG = 0.2, 0.5
 """R2 from which a verdict may be moderate, strong."""
+AT_ONCE = ("user", "item", "timestamp")
+"""Columns in which an event that was logged twice agrees with itself, whatever its reward."""
 REPEATS = 100
 """Degrees of freedom of repeated events from which the noise is estimated from them."""
 CONFIDENCE, LOSS = 0.05, 0.1
@@ -69,45 +71,59 @@ def best_average(table: Table) -> str:
     return min(AVERAGES, key=lambda name: table[name]["rmse"].value)
 
 
-def noise(train: pl.DataFrame, table: Table, variance: float, repeats: int) -> dict[str, Any]:
+def noise(train: pl.DataFrame, table: Table, variance: float, repeated: float) -> dict[str, Any]:
     """Estimate the noise of a reward: the part that nobody can predict.
 
     Args:
         train: training events with a reward: ``user``, ``item``, ``timestamp``, ``reward``.
         table: figures on other events, for the floor.
         variance: of the rewards of those events; nan where they are all the same.
-        repeats: as in `repeat_variance`.
+        repeated: as in `repeat_variance`.
 
     Returns:
         ``source``: ``repeats``, from rewards that one user gave one item several times; or ``floor``, the smallest RMSE
         of any predictor, where there are too few of those. ``sd``, its standard deviation, of which a floor is an upper
         limit. ``ceiling``, the R2 that no model exceeds, or, with a floor, one that has been reached.
     """
-    within = repeat_variance(train, repeats)
+    within = repeat_variance(train, repeated)
     if within is not None:
         return {"sd": within**0.5, "source": "repeats", "ceiling": 1 - within / variance}
     least = min(figures["rmse"].value for figures in table.values())
     return {"sd": least, "source": "floor", "ceiling": 1 - least**2 / variance}
 
 
-def repeat_variance(train: pl.DataFrame, repeats: int) -> float | None:
+def repeated_share(frame: pl.DataFrame, repeats: int) -> float:
+    """Of a log's events at the time of an earlier one of the same user and item, the share that are its row again.
+
+    Args:
+        frame: the whole log.
+        repeats: its rows that equal another in every column (`recalign.events.Report`).
+    """
+    return repeats / _again(frame, *AT_ONCE) if repeats else 0.0
+
+
+def repeat_variance(train: pl.DataFrame, repeated: float) -> float | None:
     """Variance of the rewards that one user gave one item several times; None of fewer than `REPEATS` repeats.
 
     Args:
         train: events with a reward: ``user``, ``item``, ``timestamp``, ``reward``.
-        repeats: rows of the log that equal another in every column (`Report`). An event that was logged twice is no
-            second reward: if most events that agree in time and reward can be such rows, they count once. Else they are
-            two, as without those that agree the rest would look noisier, the more so the coarser the time.
+        repeated: `repeated_share` of the log. An event that was logged twice is no second reward: if most events that
+            agree in time and reward can be such rows, they count once. Else they are two, as without those that agree
+            the rest would look noisier, the more so the coarser the time.
     """
-    once = train.unique(["user", "item", "timestamp", "reward"], maintain_order=True)  # so that two runs agree exactly
-    if repeats > (len(train) - len(once)) / 2:
-        train = once
+    if repeated * _again(train, *AT_ONCE) > _again(train, *AT_ONCE, "reward") / 2:
+        train = train.unique([*AT_ONCE, "reward"], maintain_order=True)  # so that two runs agree exactly
     pairs = train.group_by("user", "item", maintain_order=True).agg(
         pl.len().alias("n"), pl.col("reward").var().alias("variance")
     )
-    repeated = pairs.filter(pl.col("n") > 1)
-    freedom_P, variance_P = (repeated["n"] - 1).to_numpy(), repeated["variance"].to_numpy()
+    several = pairs.filter(pl.col("n") > 1)
+    freedom_P, variance_P = (several["n"] - 1).to_numpy(), several["variance"].to_numpy()
     return float(freedom_P @ variance_P / freedom_P.sum()) if freedom_P.sum() >= REPEATS else None
+
+
+def _again(frame: pl.DataFrame, *columns: str) -> int:
+    """Events that agree with an earlier one in some columns."""
+    return len(frame) - frame.n_unique(columns)
 
 
 def theory(sd: float, actions: int, reward_range: float) -> dict[str, float]:
