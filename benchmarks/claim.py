@@ -61,7 +61,7 @@ def verdicts(table: ComparisonTable) -> list[Verdict]:
             _against(table, "popularity_tilt", VALUE),
             _rival(table),
         ],
-        "A-SFT beats rerank, and both placebos gain nothing": [
+        "A-SFT beats rerank, and gains more than twice what each placebo does": [
             *(_against(table, "rerank", metric) for metric in (HIGH, VALUE)),
             *(_placebo(table, placebo) for placebo in table.roles.placebos_of("asft")),
         ],

@@ -86,7 +86,8 @@ NAME is a YAML file or the name of one that is shipped; it stands for --config F
   recalign fit asft ml-1m --model.temperature 0.5
 
 exit codes: 0 done, 1 a bug (check --strict: the log is not usable without care; monitor --strict: the newest window has
-an alarm), 2 the input cannot be used (the message says why), 3 training failed, 130 interrupted"""
+an alarm), 2 the input cannot be used (the message says why), 3 training failed, 130 interrupted,
+143 told to end (SIGTERM); fit --ckpt_path last goes on"""
 
 
 def usage() -> str:

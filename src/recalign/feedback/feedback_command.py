@@ -33,8 +33,8 @@ data:
     user: user # pseudonyms: nobody without the key knows whose
     item: item # as the server shows them
     # When the item was shown, so that a policy is asked what it would have shown then. To train a recommender on what
-    # was chosen, take outcome_at, where: chosen, and null for is_random and propensity. Nothing then stands in a
-    # history before it happened; and no value is estimated of items that were shown and chosen alone.
+    # was chosen, take outcome_at, where: chosen, null for is_random and propensity, and a high on the reward. Nothing
+    # then stands in a history before it happened; and no value is estimated of what was shown and chosen alone.
     timestamp: timestamp
     time_unit: us # microseconds since 1970
     where: null # such as chosen, or "version = '...'": only rows that meet it are used; the others are counted
