@@ -43,7 +43,8 @@ CONTENT: dict[str, tuple[str, list[Table]]] = {
                 "OneRec",
                 ("ml-1m, onerec",),
                 "--log ml-1m --policy onerec --seeds 0",
-                "One seed: intervals cover users only. `head: node`, codes 68 x 68 from co-occurrence, no dropout.",
+                "One seed: intervals cover users only. `head: node`, codes 68 x 68 from co-occurrence, no dropout. The "
+                "rows are named with `--methods`.",
             ),
         ],
     ),

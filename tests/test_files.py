@@ -58,6 +58,16 @@ def test_an_error_counts_as_the_disks_where_it_has_no_room(
     assert caught.value.filename == str(tmp_path / "new" / "a")
 
 
+@pytest.mark.parametrize("name", ["there", "."])
+def test_a_folder_in_the_place_of_a_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str):
+    """What was named is a path beside it, which nobody had given."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there").mkdir()
+    with pytest.raises(IsADirectoryError) as refused, replacing(Path(name)):
+        pass
+    assert refused.value.filename == name
+
+
 def test_what_is_no_refusal_stays_what_it_is_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(total=9, free=0))
     with pytest.raises(InputError, match="odd"), replacing(tmp_path / "a"):

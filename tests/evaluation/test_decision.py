@@ -151,6 +151,13 @@ def test_a_start_that_ranks_nothing_has_nothing_to_keep():
     assert not any("not known" in reason for reason in found.because)
 
 
+def test_where_nothing_was_valued_the_sentence_is_not_decided():
+    valued = ("value/", "diff_", "beyond_")
+    left = [row for row in rows(VALUES) if not any(part in row[3] for part in valued)]
+    blank = ComparisonTable(pl.DataFrame(left, schema=SCHEMA, orient="row"), ROLES, "test")
+    assert decided(blank, trust=reports()).word == "not decided"
+
+
 def test_a_start_that_ranks_no_better_than_what_takes_no_training_is_said_first():
     assert decided().first is None
     found = decided(table(kept={"popularity": 1.0, "item_knn": 1.2}))

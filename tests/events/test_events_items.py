@@ -428,3 +428,13 @@ def test_ids_that_cannot_be_used_are_counted(root):
     found = read_features(log, root, ITEMS)
     assert found.ids.to_list() == [7]
     assert feature_figures(found, ITEMS)[UNUSABLE] == 2
+
+
+def test_an_empty_id_is_none_and_a_quoted_empty_field_leaves_a_column_of_numbers(root):
+    """Exporters quote all: '' became an item that was recommended, and prices became categories."""
+    (root / "names.csv").write_text('item,title,price\na,A,1.5\n"","",""\nb,B,""\n')
+    log, items = log_with("names.csv", features={"price": "price"}), pl.Series(["a", "b"])
+    assert read_titles(log, root, items)[1][UNUSABLE] == 1
+    found = read_features(log, root, items)
+    assert found.ids.to_list() == ["a", "b"]
+    assert any(name == "price: different values" for name in feature_figures(found, items))

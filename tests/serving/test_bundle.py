@@ -327,7 +327,7 @@ def test_a_version_that_cannot_be_loaded_is_left_and_tried_again_once_it_is_whol
 def test_what_is_no_request_is_refused(bundled):
     bundle = load_bundle(bundled)
     other_frame = type("Frame", (), {"columns": ["user", "item"]})()
-    for given in ("abc", other_frame):
+    for given in ("abc", other_frame, None, 5):
         for settings in ({}, {"k": 5}):
             with pytest.raises(InputError, match=r"polars\.from_pandas"):
                 bundle.recommend(given, **settings)

@@ -168,7 +168,7 @@ def decide(
         trust: ``trust.json`` by stage and seed, of ``reward`` and ``judge_report``.
         check: what `recalign check` says of the log (``check.json``); empty: nobody knows.
     """
-    if not test.roles.candidates(test.column(VALUE)):
+    if not test.roles.candidates(test.methods):
         return None
     unknown = [*findings.no_unit(test), *findings.missing(test)]
     if not test.better_baseline(VALUE) or not 0 < test.unit < math.inf:

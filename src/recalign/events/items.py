@@ -10,6 +10,7 @@ import polars as pl
 from recalign.errors import InputError
 from recalign.events.audit import Section
 from recalign.events.feature_values import KEY, coded, feature_values, names_items, typed
+from recalign.events.fields import missing_as_null
 from recalign.events.files import Source, locate
 from recalign.events.joining import log_ids, whole_numbers
 from recalign.events.log import Feature, FeatureKind, ItemTable, LogMapping
@@ -209,7 +210,7 @@ def feature_figures(features: ItemValues | None, items: pl.Series) -> Section:
 def _read(source: Source, table: ItemTable, known: pl.Series) -> tuple[pl.DataFrame, pl.Series, pl.Series]:
     """The table, its ids, and these in the type of the log's, null where a value is none."""
     frame = read(source, (table.id,))
-    raw = _column(source, frame, table.id, "id")
+    raw = missing_as_null(_column(source, frame, table.id, "id"))
     return frame, whole_numbers(raw) if raw.dtype == pl.String else raw, log_ids(raw, known)
 
 

@@ -191,7 +191,7 @@ def _parse(source: Source, layout: Layout, ids: Sequence[str]) -> pl.DataFrame:
         new_columns=layout.header and list(layout.header),
         quote_char=layout.quote,
         encoding=layout.encoding,
-        null_values=list(NULLS),
+        null_values=[*NULLS, ""],  # a quoted empty field too
         glob=False,
     )
     if layout.types:

@@ -58,7 +58,8 @@ def read(tables: Sequence[Path], columns: Columns, pseudonym: Callable[[str], st
     who = "decision" if columns.decision else "user"
     named = raw["who"].is_not_null()
     nameless, raw, rows = raw["who"].null_count(), raw.filter(named), rows.filter(named)
-    ids = _ids(raw["who"].alias(columns.decision or columns.user), f"--{who}", rows).cast(pl.String)
+    who_N = raw["who"].cast(pl.String) if raw["who"].dtype == pl.Null else raw["who"]  # if nobody is named
+    ids = _ids(who_N.alias(columns.decision or columns.user), f"--{who}", rows).cast(pl.String)
     if who == "user":
         known = ids.unique()
         ids = ids.replace_strict(known, [pseudonym(one) for one in known], return_dtype=pl.String)

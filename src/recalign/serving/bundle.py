@@ -104,7 +104,7 @@ class Bundle:
             return as_frame(requests["user"], answers, self.catalogue.table["item"].dtype)
         if isinstance(requests, Request | Mapping):
             return self.recommend([requests], **settings)[0]
-        if isinstance(requests, str) or hasattr(requests, "columns"):
+        if isinstance(requests, str) or not isinstance(requests, Sequence):
             remedy = "give a request, a list of them, or a Polars DataFrame (polars.from_pandas)"
             raise InputError(f"{type(requests).__name__} is none", where="requests", remedy=remedy)
         return self.answers(
