@@ -372,6 +372,7 @@ def test_a_part_of_a_log_has_its_part_of_the_repeated_rows():
     coins = coins.with_columns(reward=pl.Series(rng.integers(0, 2, len(coins)).astype(float)))
     whole = pl.concat([coins, coins.head(800)])  # logged twice
     repeated = repeated_share(whole, 800)
+    assert repeated_share(whole.unique(["user", "item"]), 800) == 0  # collapsed
     for part in (whole, whole.filter(pl.col("user").is_in(list(range(200, 1000))))):
         assert repeat_variance(part, repeated) == pytest.approx(0.25, abs=0.03)
 

@@ -132,7 +132,7 @@ class QuantileHead(Head):
         quantiles: shares in (0, 1), ascending.
         predicts: ``mean`` or ``median`` of the distribution that the quantiles describe. The median is more robust to
             outliers, but medians do not add up to the expected sum of rewards. In the mean the outermost quantiles
-            stand for all beyond them: it is too low under a long tail, by 7 % of a lognormal with sigma 1.
+            stand for all beyond them: it is too low under a long tail.
     """
 
     wide = True

@@ -99,7 +99,8 @@ def repeated_share(frame: pl.DataFrame, repeats: int) -> float:
         frame: the whole log.
         repeats: its rows that equal another in every column (`recalign.events.Report`).
     """
-    return repeats / _again(frame, *AT_ONCE) if repeats else 0.0
+    again = _again(frame, *AT_ONCE) if repeats else 0  # none, where data.log.collapse left one of each
+    return min(repeats / again, 1.0) if again else 0.0
 
 
 def repeat_variance(train: pl.DataFrame, repeated: float) -> float | None:
