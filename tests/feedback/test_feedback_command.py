@@ -19,7 +19,8 @@ from recalign.errors import InputError
 from recalign.events import LogMapping, load_events
 from recalign.feedback.feedback_command import COUNTS, LOG, TABLE, feedback, write
 from recalign.feedback.joining import Joined, Rule
-from recalign.serving.decisions import Segment, line, pseudonym
+from recalign.serving.decision_files import Segment, line
+from recalign.serving.decisions import pseudonym
 
 KEY = "a-key-of-this-test-0123456789"
 S = 1_000_000

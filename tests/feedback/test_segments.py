@@ -15,7 +15,8 @@ from filelock import FileLock
 
 from recalign.errors import InputError
 from recalign.feedback.segments import DAMAGED, FORGOTTEN, HALF, forget, read, reading
-from recalign.serving.decisions import SEGMENT, Segment, compacted, line, lock_of, name_of, pseudonym, purge
+from recalign.serving.decision_files import SEGMENT, Segment, compacted, line, lock_of, name_of, purge
+from recalign.serving.decisions import pseudonym
 
 KEY = "a-key-of-this-test-0123456789"
 

@@ -20,7 +20,8 @@ from served import ASKED, TOKEN, call, running, started
 from recalign.errors import InputError
 from recalign.feedback.segments import read
 from recalign.serving import Answer, LeftOut, Request, Shown
-from recalign.serving.decisions import AGAIN, SEGMENT, Decisions, Segment, line, name_of, private, pseudonym, purge
+from recalign.serving.decision_files import SEGMENT, Segment, line, name_of, private, purge
+from recalign.serving.decisions import AGAIN, Decisions, pseudonym
 from recalign.serving.service import Full
 from recalign.serving.store import DAY
 

@@ -20,17 +20,17 @@ from filelock import FileLock, Timeout
 
 from recalign.errors import InputError
 from recalign.files import held, read_json, replacing, write_json
-from recalign.serving.decisions import (
+from recalign.serving.decision_files import (
     COMPACTED,
     FORMAT,
     checked,
     compacted,
     key_of,
     lock_of,
-    pseudonym,
     require_key,
     segments,
 )
+from recalign.serving.decisions import pseudonym
 from recalign.serving.request import Id
 
 FORGOTTEN = "forgotten.json"

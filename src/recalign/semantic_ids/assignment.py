@@ -85,8 +85,8 @@ class Paths:
     Attributes:
         sizes: codes of each level.
         taken_P: keys (`keys`) of the ids that are taken, sorted.
-        balance: the most items of a code of any level but the last, in multiples of an even share; no more are
-            above it than the ids below ask for. null: no limit.
+        balance: the most items of a code of any level but the last, in multiples of an even share. It is exceeded
+            by as little as it takes where the ids below run short. null: no limit.
         unique: whether each id goes to one item only.
     """
 
