@@ -77,6 +77,17 @@ def test_from_a_log_to_a_table_that_check_reads(folder, capsys):
     assert "600" in checked.out
 
 
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_outcomes_that_name_nobody_are_counted(folder, capsys, suffix):
+    """Of a column without a value a text file does not tell the type, and it was refused as no ids."""
+    told = pl.read_csv(folder / "bought.csv", infer_schema_length=None)
+    guests = told.with_columns(who=pl.lit(None, pl.Int64))
+    write = guests.write_csv if suffix == "csv" else guests.write_parquet
+    write(folder / f"guests.{suffix}")
+    feedback([WORDS[0], "--outcomes", f"guests.{suffix}", *WORDS[3:]])
+    assert f"{told.height}  left out, as they name no user" in capsys.readouterr().out
+
+
 def test_it_can_be_done_again_and_later(folder, capsys):
     feedback(WORDS)
     first = pl.read_parquet(folder / "log" / TABLE)
