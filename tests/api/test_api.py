@@ -316,6 +316,15 @@ def test_a_column_of_integers_and_text_is_refused(frame: pl.DataFrame):
     mixed.loc[0, COLUMNS["user"]] = 7
     with pytest.raises(ra.InputError, match="frame: a column cannot be read"):
         ra.Log.from_frame(mixed, **COLUMNS)
+    complex_numbers = pandas.DataFrame(frame.to_dict(as_series=False)).assign(phase=1j)
+    with pytest.raises(ra.InputError, match="frame: a column cannot be read"):
+        ra.Log.from_frame(complex_numbers, **COLUMNS)
+
+
+def test_a_column_named_like_a_pattern_is_a_column(frame: pl.DataFrame):
+    named = frame.rename({COLUMNS["user"]: "^u.*$"})
+    log = ra.Log.from_frame(named, **COLUMNS | {"user": "^u.*$"})
+    assert yaml.safe_load(log.yaml.read_text())["data"]["log"]["user"] == "^u.*$"
 
 
 def test_mistakes_in_a_job(job: Any, frame: pl.DataFrame):

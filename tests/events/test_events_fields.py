@@ -65,6 +65,7 @@ def test_timestamps_of_another_zone():
         (pl.Series("t", ["2026-01-01", "03/04/2026"]), "datetime", "holds '03/04/2026' in row 2"),
         (pl.Series("t", ["2026-01-01", "2026-13-01"]), "datetime", "holds '2026-13-01' in row 2"),
         (pl.Series("t", [datetime(1969, 1, 1)]), "datetime", "before 1970"),
+        (pl.Series("t", ["1955-11-05"]), "datetime", "holds '1955-11-05' in row 1, which is before 1970"),
     ],
 )
 def test_bad_timestamps(column, unit, message):

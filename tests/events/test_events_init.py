@@ -408,6 +408,10 @@ def test_a_second_table_of_other_items_is_refused(tmp_path: Path):
     assert "there is no such file" in init(tmp_path, "log.csv", "--items", "product.csv").err
 
 
+def test_an_empty_name_is_refused(tmp_path: Path):
+    assert "an empty name is no file" in init(tmp_path, "").err
+
+
 def test_watch_times_are_divided_by_lengths_in_the_same_unit():
     frame = pl.DataFrame({"user": [1, 2, 3], "item": [1, 2, 3], "time": [START, START + 9, START + 20]})
     frame = frame.with_columns(watched_s=pl.Series([1, 2, 9]), duration_ms=pl.Series([4000, 9000, 9500]))

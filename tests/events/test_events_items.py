@@ -65,13 +65,14 @@ def test_ids_are_read_as_the_logs_are(root, ids, items):
         ("movies.dat", '7::Amélie: a "film" (2001)::Comedy'),
     ],
 )
-def test_movielens_layouts(root, name, text, zipped):
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-8"], ids=["as_distributed", "saved_anew"])
+def test_movielens_layouts(root, name, text, encoding, zipped):
     if zipped:
         with zipfile.ZipFile(root / "ml.zip", "w") as archive:
-            archive.writestr(f"ml/{name}", text.encode("latin-1"))
+            archive.writestr(f"ml/{name}", text.encode(encoding))
     else:
         (root / "ml").mkdir()
-        (root / "ml" / name).write_bytes(text.encode("latin-1"))
+        (root / "ml" / name).write_bytes(text.encode(encoding))
     titles, _ = read_titles(log_with(f"ml/{name}"), root, ITEMS)
     assert titles[0].startswith("Amélie")
     assert titles[0].endswith("(2001)")

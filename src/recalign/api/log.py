@@ -194,8 +194,8 @@ def _polars(frame: Any, where: str) -> pl.DataFrame:
         raise InputError(
             str(error), where=where, remedy="pip install pyarrow, or give a DataFrame of Polars"
         ) from error
-    except (TypeError, ValueError) as error:  # from pyarrow, such as for mixed types in a column
-        remedy = "give every column one type: frame[column] = frame[column].astype(str)"
+    except (NotImplementedError, TypeError, ValueError) as error:  # mixed types in a column, names given twice, ...
+        remedy = "give every column its own name and one type: frame[column] = frame[column].astype(str)"
         raise InputError(f"a column cannot be read: {error}", where=where, remedy=remedy) from error
 
 
@@ -217,7 +217,7 @@ def _require_columns(
 
 def _require_ids(events: pl.DataFrame, columns: Mapping[str, str]) -> None:
     for argument, column in columns.items():
-        ids = events[column]
+        ids = events[column].alias(argument)  # Polars takes a name such as ^u.*$ for a pattern
         bad = ids.is_null() | ids.is_nan() if ids.dtype.is_float() else ids.is_null()
         if bad.any():
             text = f"{bad.sum():,} of {len(ids):,} ids are null or NaN, the first in row {bad.arg_max()}"

@@ -79,7 +79,7 @@ def read_timestamps(
     Raises:
         InputError: a timestamp is missing, cannot be read, or lies before 1970 or after the year 9999.
     """
-    key = "data.log.timestamp"
+    key, written = "data.log.timestamp", column
     _require_present(column, key, rows)
     if time_format is not None and not column.dtype.is_temporal():
         column = _parse_formatted(column, time_format, rows)
@@ -88,10 +88,10 @@ def read_timestamps(
     else:
         time, per_second = _parse_numbers(column, unit, rows)
     remedy = f"correct the timestamps, or set data.log.time_unit (now {unit}: 10 digits are s, 13 ms, 16 us)"
-    remedy += "; nanoseconds (19) have to be divided by 1,000, which gives us"
+    remedy += "; nanoseconds (19) have to be divided by 1,000, which gives us. How text is read: data.log.time_format"
     late = time // per_second > LAST_SECOND
     for bad, why in ((time < 0, ", which is before 1970"), (late, ", which is after the year 9999")):
-        _refuse(time.alias(column.name), bad, key, rows, why, remedy)
+        _refuse(written, bad, key, rows, why, remedy)
     return time, per_second
 
 

@@ -135,6 +135,8 @@ def _find(tables: Sequence[str]) -> tuple[Path, list[str], list[Source]]:
     Raises:
         InputError: there is no such file.
     """
+    if "" in tables:
+        raise InputError("an empty name is no file", where="FILE", remedy="name a table of events")
     folders = [Path(table).parent for table in tables]
     folders = [next(one for one in (folder, *folder.parents) if not set("*?[") & set(str(one))) for folder in folders]
     root = folders[0] if len(set(folders)) == 1 else Path(os.path.commonpath([one.absolute() for one in folders]))

@@ -143,7 +143,8 @@ def find_separator(source: Source) -> str:
 
 def _layout(source: Source, header: Sequence[str] | None, separator: str | None) -> Layout:
     if source.name in MOVIELENS and header is None and separator is None:
-        return MOVIELENS[source.name]
+        layout = MOVIELENS[source.name]
+        return replace(layout, encoding="utf8") if layout.encoding != "utf8" and _is_utf8(source) else layout
     if not (source.name.endswith(TABLES) or header or separator):
         raise InputError(
             f"files named {source.name!r} cannot be read",
@@ -154,11 +155,23 @@ def _layout(source: Source, header: Sequence[str] | None, separator: str | None)
     return Layout(separator or find_separator(source), header)
 
 
+def _is_utf8(source: Source) -> bool:
+    data = source.data()
+    try:
+        (data if isinstance(data, bytes) else Path(data).read_bytes()).decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def _read_text(source: Source, ids: Sequence[str], layout: Layout) -> pl.DataFrame:
     """Read a text file. Ids are read as text."""
     first = next(_split_rows(source, layout), [])
     if any("\0" in field for field in first):
         raise InputError("it holds zero bytes, as UTF-16 does", where=str(source), remedy="save it as UTF-8")
+    if next(source.lines(), "").endswith("\r"):
+        remedy = "end them in LF: tr '\\r' '\\n' < old.csv > new.csv"
+        raise InputError("its lines end in CR alone", where=str(source), remedy=remedy)
     if layout.header is not None and len(layout.header) != len(first) > 0:
         text = f"{len(layout.header)} columns are named, but {source} has {len(first)}"
         remedy = f"name every column, in order; the first row is: {', '.join(first)}"
@@ -168,6 +181,8 @@ def _read_text(source: Source, ids: Sequence[str], layout: Layout) -> pl.DataFra
     except pl.exceptions.PolarsError:
         _refuse_ragged(source, layout, len(first))
         raise
+    if len(layout.separator) > 1:  # within quotes it is text
+        frame = frame.with_columns(pl.col(pl.String).str.replace_all(UNIT_SEPARATOR, layout.separator, literal=True))
     if frame.width != len(first) or frame.to_series(-1).null_count():  # Polars pads short rows with nulls
         _refuse_ragged(source, layout, len(first))
     if layout.quote and _spans_lines(frame):

@@ -54,7 +54,7 @@ def in_64_bits(parsed: pl.Expr, frame: pl.DataFrame) -> pl.Expr:
 
     Args:
         parsed: as `row_wise` returns it; its columns are the frame's.
-        frame: that it is computed on. A column of UInt64 that Int64 cannot hold stays as it is.
+        frame: that it is computed on. A column of UInt64 that Int64 cannot hold becomes Int128.
     """
     tree = _widened(json.loads(parsed.meta.serialize(format="json")), frame)
     return pl.Expr.deserialize(json.dumps(tree).encode(), format="json")
@@ -75,8 +75,9 @@ def _widened(node: Any, frame: pl.DataFrame) -> Any:
         return node  # it cannot be computed, which running it will say
     if dtype.is_decimal():
         return _cast(node, "Float64")
-    large = kind == "Column" and dtype == pl.UInt64 and (frame[content].max() or 0) < 2**63
-    return _cast(node, "Int64") if dtype in NARROW or large else node
+    if kind == "Column" and dtype == pl.UInt64:
+        return _cast(node, "Int64" if (frame[content].max() or 0) < 2**63 else "Int128")
+    return _cast(node, "Int64") if dtype in NARROW else node
 
 
 def _cast(node: Any, dtype: str) -> dict[str, Any]:
