@@ -12,6 +12,7 @@ import torch
 
 from recalign.nn import Decoder, EncoderDecoder, LazyDecoder
 from recalign.recommender import CodePolicy, Policy, RecommenderData
+from recalign.recommender import onerec_choices as choices_file
 from recalign.recommender import onerec_policy as codes_file
 from recalign.recommender.checkpoint import build, recipe
 from recalign.recommender.onerec import random_codes
@@ -87,6 +88,32 @@ def test_walk_teacher_forcing_and_a_full_beam_agree(policy, batch, monkeypatch):
     monkeypatch.setattr(codes_file, "PREFIX_EVENTS", 500)  # a few states at a time
     torch.testing.assert_close(policy.log_probs(state), logp_TV, atol=1e-5, rtol=0)
     torch.testing.assert_close(policy._search(state, items, None, items)[0], score_TV, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("k", [1, 10, 1000])
+@torch.no_grad()
+def test_ranks_within_k_are_those_of_the_walk(policy, batch, k, monkeypatch):
+    monkeypatch.setattr(choices_file, "AT_ONCE", 2)
+    state, place_T = policy.encode(batch), torch.arange(len(batch.target_T))
+    best_TK = policy.top_k(state, 10, batch.seen_N)[1]
+    for item_T in (batch.target_T, best_TK[place_T, place_T % 10], torch.zeros_like(batch.target_T)):
+        for seen_N in (batch.seen_N, None):
+            rank_T, within_T = policy.ranks(state, item_T, seen_N), policy.ranks_within(state, item_T, k, seen_N)
+            assert within_T.clamp(max=k + 1).equal(rank_T.clamp(max=k + 1))
+
+
+@torch.no_grad()
+def test_ranks_within_k_read_few_prefixes(data, batch, monkeypatch):
+    policy = made(data.num_items, [9, 8])
+    monkeypatch.setattr(choices_file, "AT_ONCE", 1)
+    read, below = [], policy._below
+    monkeypatch.setattr(policy, "_below", lambda *of: read.append(of[-1].numel()) or below(*of))
+    policy.ranks_within(policy.encode(batch), batch.target_T, 10)
+    targets, prefixes = len(batch.target_T), policy.trie.nodes(1)
+    assert read[:2] == [targets, targets]  # the targets' own, then the best
+    assert sum(read) - targets < targets * prefixes / 2
+    torch.nn.init.constant_(policy.start, math.nan)
+    assert (policy.ranks_within(policy.encode(batch), batch.target_T, 10) > 10).all()
 
 
 @torch.no_grad()

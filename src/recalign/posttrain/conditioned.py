@@ -108,6 +108,9 @@ class ConditionedPolicy(Policy):
     def ranks(self, state: State, item: Tensor, seen: Tensor | None = None) -> Tensor:
         return self.base.ranks(state, item, seen)
 
+    def ranks_within(self, state: State, item: Tensor, k: int, seen: Tensor | None = None) -> Tensor:
+        return self.base.ranks_within(state, item, k, seen)
+
 
 class ReturnConditioned(PostTraining):
     """Clone pi(a | s, r) on events that have a reward. The saved policy conditions on a high quantile of the rewards.

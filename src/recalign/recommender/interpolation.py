@@ -130,8 +130,12 @@ def ndcg_by_user(policy: Policy, batches: Iterable[Batch], device: torch.device)
 
     Shape: -> float64 (U,), users with a target in the order of their index.
     """
-    moved = (batch.to(device) for batch in batches)
-    return sums_by_user((batch, policy.ranks(policy.encode(batch), batch.target_T, batch.seen_N)) for batch in moved)
+
+    def ranked(batch: Batch) -> tuple[Batch, Tensor]:
+        there = batch.to(device)
+        return there, policy.ranks_within(policy.encode(there), there.target_T, 10, there.seen_N)
+
+    return sums_by_user(map(ranked, batches))
 
 
 def sums_by_user(ranked: Iterable[tuple[Batch, Tensor]]) -> np.ndarray:
@@ -159,5 +163,5 @@ def ndcg_by_strength(
         state = policy.encode(there)
         for strength, metric in metrics.items():
             policy.prior_strength = strength
-            metric.update(policy.ranks(state, there.target_T, there.seen_N))
+            metric.update(policy.ranks_within(state, there.target_T, 10, there.seen_N))
     return {strength: float(metric.compute()["ndcg@10"]) for strength, metric in metrics.items()}

@@ -2,7 +2,7 @@
 
 Shape suffixes:
     T  states      N  prefixes of each state      F  most children of a node      M  prefixes one code longer
-    C  candidates      X  N F or pairs
+    C  candidates      X  N F, pairs, or states that are not done
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ import torch
 from torch import Tensor
 
 from recalign.nn import Trie
+from recalign.nn.topk import Pairs
 from recalign.recommender.policy import draw
+
+AT_ONCE = 8  # prefixes that are read before `ranks_within` asks whether more are needed
 
 Choice = tuple[Tensor | None, Tensor, Tensor]
 """Parents (places among the N prefixes; None: all N in order), children and their log-probabilities: (T, M) each."""
@@ -77,6 +80,48 @@ class Beam:
             self.lost_T = self.lost_T.maximum(logp_TM[:, -1])
         logp_TM, place_TM = logp_TM[:, : self.width], place_TM[:, : self.width]
         return place_TM // child_TNF.shape[2], child_TNF.flatten(1).gather(1, place_TM), logp_TM
+
+
+def ranks_within(
+    trie: Trie,
+    item_T: Tensor,
+    k: int,
+    seen: Pairs | None,
+    logp_TN: Tensor,
+    below: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+) -> Tensor:
+    """Rank targets as `Policy.ranks` does; a rank above k is only known to be above k.
+
+    Prefixes of an item without its last code are read best first. That ends where k items are ahead of the target, or
+    where the next prefix is less probable than the target: no item is more probable than its prefix.
+
+    Args:
+        trie: of the catalogue.
+        item_T: the targets; 0 has rank 0.
+        k: the largest rank that matters.
+        seen: the seen pairs (state, item - 1).
+        logp_TN: log-probabilities of all prefixes.
+        below: from states (X,) and prefixes (X, M) to the leaves below and their log-probabilities, (X, M, F) each.
+    """
+    leaf_T = trie.node_VS[item_T - 1, -1]
+    state_T = torch.arange(len(item_T), device=item_T.device)
+    own_T1F = below(state_T, trie.parent(trie.levels)[leaf_T][:, None])[1]
+    target_T = own_T1F[state_T, 0, trie.place(trie.levels, leaf_T)]
+    best_TN, node_TN = logp_TN.sort(dim=1, descending=True)
+    leaves, ahead_T, open_X = len(trie.item_V), torch.zeros_like(item_T), state_T[item_T > 0]
+    seen_N = None if seen is None else seen[0] * leaves + trie.node_VS[seen[1], -1]
+    for first in range(0, node_TN.shape[1], AT_ONCE):
+        enough_X = (ahead_T[open_X] >= k) | (best_TN[open_X, first] < target_T[open_X])
+        open_X = open_X[~enough_X]
+        if not len(open_X):
+            break
+        leaf_XMF, logp_XMF = below(open_X, node_TN[open_X, first : first + AT_ONCE])
+        ahead_XMF = (logp_XMF < target_T[open_X, None, None]).logical_not_()  # not >=: NaN counts as ahead
+        ahead_XMF &= leaf_XMF != leaf_T[open_X, None, None]
+        if seen_N is not None:
+            ahead_XMF &= ~torch.isin(open_X[:, None, None] * leaves + leaf_XMF, seen_N)
+        ahead_T[open_X] += ahead_XMF.flatten(1).sum(dim=1)
+    return (ahead_T + 1).masked_fill(item_T == 0, 0)
 
 
 def dead_nodes(trie: Trie, state_X: Tensor, row_X: Tensor) -> list[Tensor]:

@@ -13,6 +13,7 @@ Shape suffixes:
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from recalign.errors import InputError
 from recalign.nn import HSTU, AllCodes, Decoder, Encoder, LazyContext, NodeLogits, OwnVectors, SharedCodes, Trie, Window
 from recalign.nn.onerec_decoder import Past
-from recalign.recommender.onerec_choices import Beam, Choose, dead_nodes, follow, sampled
+from recalign.recommender.onerec_choices import Beam, Choose, dead_nodes, follow, ranks_within, sampled
 from recalign.recommender.policy import of_states, seen_within
 from recalign.recommender.sequence_policy import HistoryPolicy, SequencePolicy
 from recalign.sequences import Batch
@@ -193,6 +194,17 @@ class CodePolicy(HistoryPolicy):
         return logp_TV if items is None else logp_TV.gather(1, items - 1)
 
     @torch.no_grad()
+    def ranks_within(self, state: CodeState, item: Tensor, k: int, seen: Tensor | None = None) -> Tensor:
+        """Reads only the prefixes that `recalign.recommender.onerec_choices.ranks_within` asks for."""
+        ranks, depth = [], self.trie.levels - 1
+        for part in self._parts(state, self.trie.nodes(depth)):
+            logp_TN, past = self._walk(state[part], depth)
+            below = functools.partial(self._below, state[part], past, logp_TN)
+            own = None if seen is None else seen_within(seen, part)
+            ranks.append(ranks_within(self.trie, item[part], k, own, logp_TN, below))
+        return torch.cat(ranks)
+
+    @torch.no_grad()
     def sample(self, state: CodeState, count: int) -> Tensor:
         leaf = [self._descend(state[part], sampled(count))[0] for part in self._parts(state, count, own=True)]
         return self.trie.item_V[torch.cat(leaf)]
@@ -288,13 +300,14 @@ class CodePolicy(HistoryPolicy):
         return h_TND if state.shift_TD is None else h_TND + state.shift_TD[:, None], past
 
     def walk(self, state: CodeState) -> Tensor:
-        """Log-probabilities of all leaves of the trie: every node of a depth, for all states at once.
+        """Log-probabilities of all leaves of the trie. Shape: -> (T, N), N = V leaves in the trie's order."""
+        return self._walk(state, self.trie.levels)[0]
 
-        Shape: -> (T, N), N = V leaves in the trie's order.
-        """
+    def _walk(self, state: CodeState, levels: int) -> tuple[Tensor, list[Past]]:
+        """Log-probabilities of all nodes of a depth, for all states at once, and the past of their parents."""
         h_TND, past = state.first_TD[:, None], state.past
         logp_TN = h_TND.new_zeros(h_TND.shape[0], 1, dtype=torch.float32)  # `len` would be a constant in a graph
-        for depth in range(self.trie.levels):
+        for depth in range(levels):
             node_N = torch.arange(self.trie.nodes(depth), device=h_TND.device)
             if depth:
                 past = [each.of(self.trie.parent(depth)) for each in past]
@@ -303,7 +316,19 @@ class CodePolicy(HistoryPolicy):
             child_M = torch.arange(self.trie.nodes(depth + 1), device=h_TND.device)
             parent_M, place_M = self.trie.parent(depth + 1), self.trie.place(depth + 1, child_M)
             logp_TN = logp_TNF.flatten(1).index_select(1, parent_M * logp_TNF.shape[2] + place_M)
-        return logp_TN
+        return logp_TN, past
+
+    def _below(
+        self, state: CodeState, past: list[Past], logp_TN: Tensor, state_X: Tensor, node_XM: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Leaves below prefixes of some states and their log-probabilities: `_walk`'s next step. Shape: -> (X, M, F)"""
+        depth, h_XMD = self.trie.levels - 1, state.first_TD[state_X][:, None]
+        if depth:
+            parent_XM = self.trie.parent(depth)[node_XM]
+            own = [Past(*(x[state_X[:, None], parent_XM] for x in each)) for each in past]
+            h_XMD, _ = self._read_code(depth, self.trie.code(depth)[node_XM], state[state_X], own)
+        leaf_XMF, logp_XMF = self._next(depth, h_XMD, node_XM)
+        return leaf_XMF, logp_TN[state_X[:, None], node_XM][:, :, None] + logp_XMF
 
     def _descend(self, state: CodeState, choose: Choose) -> tuple[Tensor, Tensor]:
         """From the root to leaves, chosen level by level. Shape: -> int64 leaves and log-probabilities, (T, M)."""
