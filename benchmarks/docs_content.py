@@ -29,8 +29,9 @@ CONTENT: dict[str, tuple[str, list[Table]]] = {
             of_methods(
                 "OneRec, methods that learn from the policy's own lists",
                 ("ml-100k, onerec, lists of its own",),
-                "--log ml-100k --policy onerec --seeds 0 1 2 --label 'lists of its own' --methods start asft ipa ppo "
-                "ecpo -- --stages.ppo.model.share=0.1 --stages.ecpo.model.share=0.1",
+                "--log ml-100k --policy onerec --seeds 0 1 2 --label 'lists of its own' --methods popularity "
+                "popularity_high item_mean item_knn start popularity_tilt rerank bc asft ipa ppo ecpo -- "
+                "--stages.ppo.model.share=0.1 --stages.ecpo.model.share=0.1",
                 "PPO and ECPO draw at a tenth of the histories.",
             ),
         ],
