@@ -5,7 +5,10 @@ from __future__ import annotations
 from docs_section import DIFFERENCES, NEXT_DAY, Table
 from loop_worlds import COLUMNS as ROUND_BY_ROUND
 
-ANEW = "`--anew` is an option of 01c4d79 alone. "
+ANEW = (
+    " Rows of c71f6ce: with `--anew`, an option of 01c4d79 alone; in the `update` beside them reward model and A-SFT "
+    "went on, and intervals took the worlds as given."
+)
 OF_LOOP: dict[str, tuple[str, list[Table]]] = {
     "loop": (
         "Tables: the loop",
@@ -48,11 +51,11 @@ OF_LOOP: dict[str, tuple[str, list[Table]]] = {
                 "update",
                 columns,
                 digits=4,
-                note=f"[Which row is which](../loop.md#the-next-day). {ANEW * ('--anew' in options)}{note}",
+                note=f"[Which row is which](../loop.md#the-next-day). {note}{ANEW * log.startswith('world')}",
             )
             for where, log, options in (
-                ("worlds, drift 0.03", "world, drift 0.03", "--moments --untouched 1 0.2 --anew"),
-                ("worlds, drift 0.5", "world, drift 0.5", "--moments --untouched 1 0.2 --anew"),
+                ("worlds, drift 0.03", "world, drift 0.03", "--moments --untouched 1 0.2"),
+                ("worlds, drift 0.5", "world, drift 0.5", "--moments --untouched 1 0.2"),
                 (
                     "the KuaiRand excerpt, a tenth of the users",
                     "kuairand-pure-excerpt, 0.1 of the users",
@@ -61,7 +64,11 @@ OF_LOOP: dict[str, tuple[str, list[Table]]] = {
             )
             for part, columns, note in (
                 ("", NEXT_DAY, "NDCG@10 and true reward of ten items; seconds of training for a window."),
-                (", differences", DIFFERENCES, "By event, users drawn with replacement, all windows and seeds pooled."),
+                (
+                    ", differences",
+                    DIFFERENCES,
+                    "By event; users, and worlds or samples of them, drawn with replacement.",
+                ),
             )
         ],
     ),
