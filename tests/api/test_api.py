@@ -322,9 +322,9 @@ def test_a_column_of_integers_and_text_is_refused(frame: pl.DataFrame):
 
 
 def test_a_column_named_like_a_pattern_is_a_column(frame: pl.DataFrame):
-    named = frame.rename({COLUMNS["user"]: "^u.*$"})
-    log = ra.Log.from_frame(named, **COLUMNS | {"user": "^u.*$"})
-    assert yaml.safe_load(log.yaml.read_text())["data"]["log"]["user"] == "^u.*$"
+    for role in ("user", "item", "timestamp"):
+        log = ra.Log.from_frame(frame.rename({COLUMNS[role]: "^x.*$"}), **COLUMNS | {role: "^x.*$"})
+        assert yaml.safe_load(log.yaml.read_text())["data"]["log"][role] == "^x.*$"
 
 
 def test_mistakes_in_a_job(job: Any, frame: pl.DataFrame):

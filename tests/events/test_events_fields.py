@@ -66,6 +66,13 @@ def test_timestamps_of_another_zone():
         (pl.Series("t", ["2026-01-01", "2026-13-01"]), "datetime", "holds '2026-13-01' in row 2"),
         (pl.Series("t", [datetime(1969, 1, 1)]), "datetime", "before 1970"),
         (pl.Series("t", ["1955-11-05"]), "datetime", "holds '1955-11-05' in row 1, which is before 1970"),
+        (pl.Series("t", [date(1955, 11, 5)]), "datetime", "holds '1955-11-05' in row 1, which is before 1970"),
+        (
+            pl.Series("t", [1, 3 * 10**17], dtype=pl.Datetime("us")),
+            "datetime",
+            "in row 2, which is after the year 9999",
+        ),
+        (pl.Series("t", [-(10**17)], dtype=pl.Datetime("us", "UTC")), "datetime", "in row 1, which is before 1970"),
     ],
 )
 def test_bad_timestamps(column, unit, message):

@@ -279,12 +279,16 @@ def test_a_separator_within_quotes_is_text(tmp_path):
     (tmp_path / "log.csv").write_text('user::item::timestamp\n1::"a::b"::3\n1::"c"::4\n')
     log = LogMapping("test", ["log.csv"])
     assert load_events(log, tmp_path, None).items.to_list() == ["a::b", "c"]
+    (tmp_path / "log.csv").write_text('"us::er"::item::timestamp\n1::2::3\n')
+    assert load_events(LogMapping("test", ["log.csv"], user="us::er"), tmp_path, None).users.to_list() == [1]
 
 
 def test_lines_that_end_in_cr_alone_are_named(tmp_path):
     (tmp_path / "log.csv").write_bytes(b"user,item,timestamp\r1,2,3\r1,3,4\r")
     with pytest.raises(InputError, match=r"log\.csv: its lines end in CR alone"):
         load_events(LogMapping("test", ["log.csv"]), tmp_path, None)
+    (tmp_path / "log.csv").write_bytes(b'user,item,timestamp,rating,"te\rxt"\n1,2,3,4,x\n1,3,4,5,y\n')
+    assert pairs(LogMapping("test", ["log.csv"]), tmp_path) == [(1, 2), (1, 3)]
 
 
 def test_a_blank_first_line_and_a_field_of_any_length(tmp_path):

@@ -112,8 +112,18 @@ def test_ranks_within_k_read_few_prefixes(data, batch, monkeypatch):
     targets, prefixes = len(batch.target_T), policy.trie.nodes(1)
     assert read[:2] == [targets, targets]  # the targets' own, then the best
     assert sum(read) - targets < targets * prefixes / 2
+
+
+@torch.no_grad()
+def test_ranks_within_k_count_no_missing_child(batch):
+    items = int(batch.item_BL.max())
+    policy = made(items, [2, items])
+    policy.set_codes(
+        torch.tensor([[int(item > 0), item] for item in range(items)])
+    )  # a prefix of one item, one of all others
     torch.nn.init.constant_(policy.start, math.nan)
-    assert (policy.ranks_within(policy.encode(batch), batch.target_T, 10) > 10).all()
+    state = policy.encode(batch)
+    assert policy.ranks_within(state, batch.target_T, items).equal(policy.ranks(state, batch.target_T))
 
 
 @torch.no_grad()

@@ -91,7 +91,7 @@ class Log:
         _require_columns(events, {"user": user, "item": item, "timestamp": timestamp}, {"reward": reward, "high": high})
         _require_ids(events, {"user": user, "item": item})
         _require_times(events[timestamp])
-        unit = time_unit or guess.unit(events[timestamp])
+        unit = time_unit or guess.unit(events[timestamp].alias("timestamp"))
         expression = guess.quote(str(reward)) if reward in events.columns else reward
         rows = SourceRows(pl.int_range(1, len(events) + 1, eager=True))
         known = {"user": events[user], "item": events[item], "reward": read_rewards(events, rows, expression)}

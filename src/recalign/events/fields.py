@@ -79,7 +79,8 @@ def read_timestamps(
     Raises:
         InputError: a timestamp is missing, cannot be read, or lies before 1970 or after the year 9999.
     """
-    key, written = "data.log.timestamp", column
+    key = "data.log.timestamp"
+    written = column.cast(pl.String) if column.dtype.is_temporal() else column  # Python has no year above 9999
     _require_present(column, key, rows)
     if time_format is not None and not column.dtype.is_temporal():
         column = _parse_formatted(column, time_format, rows)

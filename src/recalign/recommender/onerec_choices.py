@@ -93,7 +93,8 @@ def ranks_within(
     """Rank targets as `Policy.ranks` does; a rank above k is only known to be above k.
 
     Prefixes of an item without its last code are read best first. That ends where k items are ahead of the target, or
-    where the next prefix is less probable than the target: no item is more probable than its prefix.
+    where the next prefix is less probable than the target: no item is more probable than its prefix. NaN that is read
+    counts as ahead.
 
     Args:
         trie: of the catalogue.
@@ -115,9 +116,10 @@ def ranks_within(
         open_X = open_X[~enough_X]
         if not len(open_X):
             break
-        leaf_XMF, logp_XMF = below(open_X, node_TN[open_X, first : first + AT_ONCE])
+        node_XM = node_TN[open_X, first : first + AT_ONCE]
+        leaf_XMF, logp_XMF = below(open_X, node_XM)
         ahead_XMF = (logp_XMF < target_T[open_X, None, None]).logical_not_()  # not >=: NaN counts as ahead
-        ahead_XMF &= leaf_XMF != leaf_T[open_X, None, None]
+        ahead_XMF &= trie.children_of(trie.levels - 1, node_XM)[1] & (leaf_XMF != leaf_T[open_X, None, None])
         if seen_N is not None:
             ahead_XMF &= ~torch.isin(open_X[:, None, None] * leaves + leaf_XMF, seen_N)
         ahead_T[open_X] += ahead_XMF.flatten(1).sum(dim=1)
