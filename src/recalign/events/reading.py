@@ -166,7 +166,9 @@ def _is_utf8(source: Source) -> bool:
 
 def _read_text(source: Source, ids: Sequence[str], layout: Layout) -> pl.DataFrame:
     """Read a text file. Ids are read as text."""
-    first = [field.replace(UNIT_SEPARATOR, layout.separator) for field in next(_split_rows(source, layout), [])]
+    first = next(_split_rows(source, layout), [])
+    if len(layout.separator) > 1:
+        first = [field.replace(UNIT_SEPARATOR, layout.separator) for field in first]
     if any("\0" in field for field in first):
         raise InputError("it holds zero bytes, as UTF-16 does", where=str(source), remedy="save it as UTF-8")
     if next(source.lines(), "").endswith("\r") and not any(line.endswith("\n") for line in source.lines()):
