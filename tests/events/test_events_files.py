@@ -279,8 +279,8 @@ def test_a_separator_within_quotes_is_text(tmp_path):
     (tmp_path / "log.csv").write_text('user::item::timestamp\n1::"a::b"::3\n1::"c"::4\n')
     log = LogMapping("test", ["log.csv"])
     assert load_events(log, tmp_path, None).items.to_list() == ["a::b", "c"]
-    (tmp_path / "log.csv").write_text('"us::er"::item::timestamp\n1::2::3\n')
-    assert load_events(LogMapping("test", ["log.csv"], user="us::er"), tmp_path, None).users.to_list() == [1]
+    (tmp_path / "log.csv").write_text('"us::er"::item::timestamp\n007::2::3\n')
+    assert load_events(LogMapping("test", ["log.csv"], user="us::er"), tmp_path, None).users.to_list() == ["007"]
 
 
 def test_lines_that_end_in_cr_alone_are_named(tmp_path):

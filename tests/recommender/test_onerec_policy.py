@@ -118,9 +118,7 @@ def test_ranks_within_k_read_few_prefixes(data, batch, monkeypatch):
 def test_ranks_within_k_count_no_missing_child(batch):
     items = int(batch.item_BL.max())
     policy = made(items, [2, items])
-    policy.set_codes(
-        torch.tensor([[int(item > 0), item] for item in range(items)])
-    )  # a prefix of one item, one of all others
+    policy.set_codes(torch.tensor([[int(item > 0), item] for item in range(items)]))  # one item begins with code 0
     torch.nn.init.constant_(policy.start, math.nan)
     state = policy.encode(batch)
     assert policy.ranks_within(state, batch.target_T, items).equal(policy.ranks(state, batch.target_T))

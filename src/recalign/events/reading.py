@@ -167,8 +167,6 @@ def _is_utf8(source: Source) -> bool:
 def _read_text(source: Source, ids: Sequence[str], layout: Layout) -> pl.DataFrame:
     """Read a text file. Ids are read as text."""
     first = next(_split_rows(source, layout), [])
-    if len(layout.separator) > 1:
-        first = [field.replace(UNIT_SEPARATOR, layout.separator) for field in first]
     if any("\0" in field for field in first):
         raise InputError("it holds zero bytes, as UTF-16 does", where=str(source), remedy="save it as UTF-8")
     if next(source.lines(), "").endswith("\r") and not any(line.endswith("\n") for line in source.lines()):
@@ -183,8 +181,6 @@ def _read_text(source: Source, ids: Sequence[str], layout: Layout) -> pl.DataFra
     except pl.exceptions.PolarsError:
         _refuse_ragged(source, layout, len(first))
         raise
-    if len(layout.separator) > 1:  # within quotes it is text
-        frame = frame.with_columns(pl.col(pl.String).str.replace_all(UNIT_SEPARATOR, layout.separator, literal=True))
     if frame.width != len(first) or frame.to_series(-1).null_count():  # Polars pads short rows with nulls
         _refuse_ragged(source, layout, len(first))
     if layout.quote and _spans_lines(frame):
@@ -216,8 +212,12 @@ def _parse(source: Source, layout: Layout, ids: Sequence[str]) -> pl.DataFrame:
             return read_csv(schema=layout.types)
         except pl.exceptions.PolarsError:
             pass  # a field has another type: the checks of the event table report it
-    doubled = [name.replace('"', '""') for name in ids]  # Polars keeps doubled quotes in column names
-    return read_csv(schema_overrides=dict.fromkeys([*ids, *doubled], pl.String), infer_schema_length=None)
+    # Polars keeps doubled quotes in column names. A separator within quotes is text, of a name or a value.
+    kept = [name.replace('"', '""').replace(layout.separator, separator) for name in ids]
+    frame = read_csv(schema_overrides=dict.fromkeys([*ids, *kept], pl.String), infer_schema_length=None)
+    if separator == layout.separator:
+        return frame
+    return frame.with_columns(pl.col(pl.String).str.replace_all(separator, layout.separator, literal=True))
 
 
 def _split_rows(source: Source, layout: Layout, *, strict: bool = False) -> Iterator[list[str]]:
@@ -226,10 +226,13 @@ def _split_rows(source: Source, layout: Layout, *, strict: bool = False) -> Iter
     if len(separator) > 1:
         lines, separator = (line.replace(layout.separator, UNIT_SEPARATOR) for line in lines), UNIT_SEPARATOR
     csv.field_size_limit(2**31 - 1)  # of all readers, as Python has it: Polars reads fields of any length
+    rows: Iterator[list[str]]
     if layout.quote is None:
         rows = csv.reader(lines, delimiter=separator, quoting=csv.QUOTE_NONE)
     else:
         rows = csv.reader(lines, delimiter=separator, strict=strict)
+    if separator != layout.separator:
+        rows = ([field.replace(separator, layout.separator) for field in fields] for fields in rows)  # within quotes
     # Polars passes over blank lines before a header too.
     return rows if layout.header is not None else itertools.dropwhile(operator.not_, rows)
 
