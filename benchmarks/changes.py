@@ -17,8 +17,8 @@ import polars as pl
 from encoders import NEWEST, by, codes, recipe_words
 from tables import by_metric, lines, options, save
 
-from recalign.chain.train import train
-from recalign.stage import parse_stage
+from recalign.run.chain.train import train
+from recalign.run.stage import parse_stage
 
 CHANGES: dict[str, list[str]] = {
     "published": [],

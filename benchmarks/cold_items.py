@@ -43,15 +43,15 @@ from cold_policies import Sum, over_catalogue
 from cold_ranks import CUTS, IDS, START, measured, said, table
 from tables import CONF, figure, markdown, options, save
 
-from recalign.chain.train import train
 from recalign.cli import main as recalign
+from recalign.data.sequences import EventDataModule
 from recalign.files import digest, replacing, sha256
 from recalign.recommender import Policy
 from recalign.recommender.new_items import appended
-from recalign.semantic_ids.codes import CodesTable
-from recalign.sequences import EventDataModule
-from recalign.stage import parse_stage
-from recalign.stage.opened import OpenedRun, opened
+from recalign.recommender.semantic_ids.codes import CodesTable
+from recalign.run.chain.train import train
+from recalign.run.stage import parse_stage
+from recalign.run.stage.opened import OpenedRun, opened
 
 ALONE, SUM, ONEREC, OF_TEXT = "features_alone", "sum", "onerec", ("titles", "unisrec")
 RECOMMENDERS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -17,15 +17,15 @@ from scipy.sparse.linalg import svds
 from tables import CONF
 
 import recalign as ra
-from recalign.events import Feature, ItemValues, read_features, read_titles
+from recalign.data.events import Feature, ItemValues, read_features, read_titles
+from recalign.data.sequences import EventDataModule, Sequences, Split
+from recalign.data.sequences.features import FeatureCoder
+from recalign.data.sequences.splits import TEST, TRAIN, VALIDATION
+from recalign.data.simulation import World, simulate
 from recalign.files import write_text
-from recalign.semantic_ids.assignment import Paths
-from recalign.semantic_ids.quantization import quantize, walk
-from recalign.sequences import EventDataModule, Sequences, Split
-from recalign.sequences.features import FeatureCoder
-from recalign.sequences.splits import TEST, TRAIN, VALIDATION
-from recalign.simulation import World, simulate
-from recalign.stage import parse_stage
+from recalign.recommender.semantic_ids.assignment import Paths
+from recalign.recommender.semantic_ids.quantization import quantize, walk
+from recalign.run.stage import parse_stage
 
 WORLD = "world"
 BLOCK, CHOOSE, HELD = 20, 1, 3
@@ -79,7 +79,7 @@ def known_log(given: argparse.Namespace, seed: int) -> HeldOut:
             items=items,
             features={"position": "position"},
             folder=folder / "whole",
-            split={"class_path": "recalign.sequences.TimeSplit", "init_args": {"cuts": [0.8, 0.9]}},
+            split={"class_path": "recalign.data.sequences.TimeSplit", "init_args": {"cuts": [0.8, 0.9]}},
         )
         words = [f"--config={log.yaml}"]
     else:

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recalign.data.sequences import Batch
+from recalign.data.sequences.features import ItemFeatures
 from recalign.nn import Encoder
 from recalign.recommender import Policy, Recommender, SequencePolicy
 from recalign.recommender.feature_table import FeatureTable
-from recalign.sequences import Batch
-from recalign.sequences.features import ItemFeatures
 
 
 class FeaturesAlone(Recommender):

@@ -10,10 +10,10 @@ import torch
 from scipy.sparse import csr_array
 from tables import commit, frame, over_worlds
 
-from recalign.metrics.rank import gain_ndcg
+from recalign.data.sequences import Batch, EventDataModule
 from recalign.nn import ranks_from_scores
 from recalign.recommender import Policy
-from recalign.sequences import Batch, EventDataModule
+from recalign.recommender.rank_metrics import gain_ndcg
 
 IDS, START = "ids", "start"
 CUTS, TOP = (10, 50, 200), 10

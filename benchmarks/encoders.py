@@ -22,16 +22,16 @@ import polars as pl
 import torch
 from tables import by_metric, commit, lines, markdown, options, save, with_sd
 
-from recalign.chain.train import train
+from recalign.data.sequences import EventDataModule, Sequences
 from recalign.evaluation.baselines import SameForAll, log_counts
 from recalign.evaluation.item_knn import ItemKNN
 from recalign.files import write_json
-from recalign.metrics.rank import RankMetrics
 from recalign.recommender import Policy, RecommenderVectors
 from recalign.recommender.checkpoint import load_net
-from recalign.semantic_ids.tokenize_command import tokenize
-from recalign.sequences import EventDataModule, Sequences
-from recalign.stage import parse_stage
+from recalign.recommender.rank_metrics import RankMetrics
+from recalign.recommender.semantic_ids.tokenize_command import tokenize
+from recalign.run.chain.train import train
+from recalign.run.stage import parse_stage
 
 UNTRAINED: dict[str, Callable[[Sequences], Policy]] = {
     "popularity": lambda sequences: SameForAll(log_counts(sequences)),

@@ -3,7 +3,7 @@
     recalign chain ml-100k && recalign export runs/ml-100k/asft/seed-0
     python benchmarks/exploration.py runs/ml-100k/asft/seed-0
 
-Every validation event is asked for as a request (`recalign.export.exploration`). Errors are those of the paired
+Every validation event is asked for as a request (`recalign.serve.export.exploration`). Errors are those of the paired
 difference, each user's events together; intervals are 1.96 of them. Of a share of the requests it is that share.
 """
 
@@ -21,9 +21,9 @@ from matplotlib.figure import Figure
 sys.path.insert(0, str(Path(__file__).parent))
 from tables import commit, frame, save, save_picture
 
-from recalign.export.exploration import Cost, costs, judge_of
-from recalign.serving import Bundle
-from recalign.stage.opened import opened
+from recalign.run.stage.opened import opened
+from recalign.serve.export.exploration import Cost, costs, judge_of
+from recalign.serve.server import Bundle
 
 SHARES = (0.05, 0.2, 1.0)
 

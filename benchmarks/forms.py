@@ -18,14 +18,14 @@ from typing import Any
 import polars as pl
 from tables import CONF, Figures, by_metric, commit, lines, markdown, options, save, spread
 
-from recalign.chain import BASE_STAGES, Chain, Plan
-from recalign.chain.run import make_world
-from recalign.chain.train import base_checkpoints, method_run, train
+from recalign.data.simulation import World
 from recalign.evaluation.methods import MethodRun
 from recalign.evaluation.selection import validate
 from recalign.recommender.interpolation import KEEP
 from recalign.reward import RewardData
-from recalign.simulation import World
+from recalign.run.chain import BASE_STAGES, Chain, Plan
+from recalign.run.chain.run import make_world
+from recalign.run.chain.train import base_checkpoints, method_run, train
 
 FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     "bc": ("bc", {}),

@@ -2,12 +2,12 @@
 
     python benchmarks/loop_worlds.py --keep DIR
 
-A world (`recalign.simulation`) makes a first log: people choose by habit, fashion and satisfaction, and rate what they
-chose. From then on those who have a history are served. In each round a policy trains on what was chosen so far, but
-for each user's two newest, and shows every user a list of twenty unseen items: ranked, or, for a share of the requests,
-drawn at temperature 1. People read a list from the top, and may stop before each place. They take what they read as
-they chose before: by habit, the fashion of the time, and satisfaction; so choices tell of more than taste. Items
-without a training event in the first log are unknown to all policies, for ever; regret counts them. Rows:
+A world (`recalign.data.simulation`) makes a first log: people choose by habit, fashion and satisfaction, and rate what
+they chose. From then on those who have a history are served. In each round a policy trains on what was chosen so far,
+but for each user's two newest, and shows every user a list of twenty unseen items: ranked, or, for a share of the
+requests, drawn at temperature 1. People read a list from the top, and may stop before each place. They take what they
+read as they chose before: by habit, the fashion of the time, and satisfaction; so choices tell of more than taste.
+Items without a training event in the first log are unknown to all policies, for ever; regret counts them. Rows:
 
     clone, asft     cloning, and A-SFT on a reward model, each trained anew in every round
     stale ...       trained once, on the first log; it reads longer histories in each round
@@ -37,17 +37,17 @@ sys.path.insert(0, str(Path(__file__).parent))
 from tables import commit, each, figure, frame, markdown, options, over_worlds, save
 
 import recalign as ra
-from recalign.api.fit import recommender_data
+from recalign.data.sequences import EventDataModule
+from recalign.data.sequences.windows import serving_windows
+from recalign.data.simulation import World, simulate
+from recalign.data.simulation.behaviour import CHOICE_LOG_ODDS, SPAN, STABLE_HABIT_SHARE
+from recalign.data.simulation.people import SLICES, mix
+from recalign.data.simulation.world import SD, START
 from recalign.files import replacing
 from recalign.recommender import Policy
-from recalign.sequences import EventDataModule
-from recalign.sequences.windows import serving_windows
-from recalign.serving.explore import drawn
-from recalign.serving.request import Explore
-from recalign.simulation import World, simulate
-from recalign.simulation.behaviour import CHOICE_LOG_ODDS, SPAN, STABLE_HABIT_SHARE
-from recalign.simulation.people import SLICES, mix
-from recalign.simulation.world import SD, START
+from recalign.run.api.fit import recommender_data
+from recalign.serve.server.explore import drawn
+from recalign.serve.server.request import Explore
 
 ROUNDS, PLACES, TOP = 6, 20, 10
 FIRST = 0.5
@@ -57,7 +57,7 @@ STOPS = 0.1
 """The chance that a reader stops before a place."""
 LIKED = 0.8
 """The share of the items that a user would rather not take, were they read."""
-SPLIT = {"class_path": "recalign.sequences.LeaveLast", "init_args": {"test": 1, "validation": 1}}
+SPLIT = {"class_path": "recalign.data.sequences.LeaveLast", "init_args": {"test": 1, "validation": 1}}
 SHARES = (0.1, 0.5)
 ARMS: dict[str, tuple[str, float, bool]] = {}
 for method in ("clone", "asft"):

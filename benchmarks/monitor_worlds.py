@@ -30,8 +30,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from offpolicy_lists import ITEMS, K, Population, log_chances
 from tables import commit, each, frame, save
 
-from recalign.loop.monitor_command import REMEDIES
-from recalign.loop.monitoring import DAY, watch
+from recalign.serve.loop.monitor_command import REMEDIES
+from recalign.serve.loop.monitoring import DAY, watch
 
 WEEKS, REFERENCE, UNKNOWN, LOST = 8, 2, 0.02, 0.2
 WEEK = pl.col("timestamp") // (7 * DAY)

@@ -19,14 +19,14 @@ from pathlib import Path
 import numpy as np
 from tables import CONF, commit, crossed, frame, markdown, options, save
 
-from recalign.chain.train import train
-from recalign.export.command import bundle_of
-from recalign.export.verify import USERS, as_requests
-from recalign.metrics.bootstrap import CrossedBootstrap, Estimate
-from recalign.sequences.windows import evaluation_windows, sample_users
-from recalign.serving import Request, load_bundle
-from recalign.stage import parse_stage
-from recalign.stage.opened import OpenedRun, opened
+from recalign.bootstrap import CrossedBootstrap, Estimate
+from recalign.data.sequences.windows import evaluation_windows, sample_users
+from recalign.run.chain.train import train
+from recalign.run.stage import parse_stage
+from recalign.run.stage.opened import OpenedRun, opened
+from recalign.serve.export.command import bundle_of
+from recalign.serve.export.verify import USERS, as_requests
+from recalign.serve.server import Request, load_bundle
 
 KNOWN = (0, 1, 2, 5, 10, 50, None)
 """Events that are told; None: all."""

@@ -22,8 +22,8 @@ from offpolicy_obd import obd
 from offpolicy_worlds import BINS, world
 from tables import commit, each, figure, frame, markdown, options, save
 
+from recalign.bootstrap import CrossedBootstrap
 from recalign.evaluation.offpolicy import ESTIMATORS
-from recalign.metrics.bootstrap import CrossedBootstrap
 
 Line = tuple[str, str, str, float, float | None, float | None, float | None, str]
 

@@ -14,17 +14,17 @@ from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from tables import CONF, average, crossed
 
+from recalign.bootstrap import Estimate
+from recalign.data.events import LogMapping, data_root
+from recalign.data.sequences import High, Where
 from recalign.evaluation.baselines import Rerank, SameForAll, log_counts
 from recalign.evaluation.exposed import candidates, exposures
 from recalign.evaluation.offpolicy import estimate
-from recalign.events import LogMapping, data_root
-from recalign.metrics.bootstrap import Estimate
 from recalign.nn import Pooled
 from recalign.recommender.checkpoint import load_net
 from recalign.recommender.policy import Policy
 from recalign.reward import RewardData, RewardEnsemble, RewardModel
-from recalign.sequences import High, Where
-from recalign.stage.console import quiet
+from recalign.run.stage.console import quiet
 
 CPU = torch.device("cpu")
 STRENGTHS = (1.0, 2.0, 4.0, 8.0)  # of a policy that follows rewards, in 1 / their standard deviation

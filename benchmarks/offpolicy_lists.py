@@ -4,9 +4,9 @@
 
 A world has users with tastes, a logging policy that knows half of them, and candidates that know more, more and more
 sharply. People read a list from its top: they take an item by its taste, less likely the further down and the more they
-took above. Lists are drawn with `recalign.serving.explore`'s probabilities for a share of the requests; users are drawn
-anew in each world, and the truth is that of many others of the same world: weights are clipped, it is not. Saved are
-coverage and share refused by exploration and estimator, and the median width beside that of showing the candidate
+took above. Lists are drawn with `recalign.serve.server.explore`'s probabilities for a share of the requests; users are
+drawn anew in each world, and the truth is that of many others of the same world: weights are clipped, it is not. Saved
+are coverage and share refused by exploration and estimator, and the median width beside that of showing the candidate
 instead, an A/B test: in as many lists as were drawn (``width``), and in all of them (``width_all``). Intervals are over
 worlds. `--obp` measures the Open Bandit Pipeline (0.5.7) on the same lists: its estimators, without clipping, and its
 own bootstrap, over lists.
@@ -34,10 +34,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 from peers.environment import python_of
 from tables import commit, each, frame, save
 
+from recalign.bootstrap import Estimate
 from recalign.evaluation.list_model import with_model
 from recalign.evaluation.lists import Arms, Lists, estimate
 from recalign.files import replacing
-from recalign.metrics.bootstrap import Estimate
 
 ITEMS, K, USERS, EACH, MANY = 40, 5, 1500, 2, 40_000
 RATES = {"share .05": (0.05, 1.0), "share .2": (0.2, 1.0), "share 1": (1.0, 1.0), "share 1, temperature 2": (1.0, 2.0)}
@@ -103,7 +103,7 @@ def kept(folder: Path | None, python: Path | None, seed: int) -> pl.DataFrame:
 
 
 def told(score_NV: np.ndarray, item_NK: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What a model of rewards reads of items, and its mean over a draw: as `recalign.loop.chances`. (N, K, 2) each."""
+    """What a reward model reads of items, its mean over a draw: as `recalign.serve.loop.chances`. (N, K, 2) each."""
     score_NV = score_NV - score_NV.max(axis=1, keepdims=True)
     chance_NV = np.exp(score_NV)
     full_NV = score_NV - np.log(chance_NV.sum(axis=1, keepdims=True))

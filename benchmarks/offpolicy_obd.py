@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from recalign.bootstrap import Estimate
 from recalign.evaluation.offpolicy import Exposures, OffPolicy, estimate
-from recalign.metrics.bootstrap import Estimate
 
 WHEEL = "obp==0.4.1"
 CAMPAIGNS = ("all", "men", "women")

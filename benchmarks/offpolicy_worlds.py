@@ -14,15 +14,15 @@ import polars as pl
 import torch
 from torch import Tensor, nn
 
+from recalign.data.events import LogMapping
+from recalign.data.sequences import Batch, High, TimeSplit
+from recalign.data.simulation import Simulated, World, simulate, write
+from recalign.data.simulation.world import SD
 from recalign.evaluation.baselines import SameForAll
 from recalign.evaluation.exposed import exposures
 from recalign.evaluation.offpolicy import ESTIMATORS, estimate
-from recalign.events import LogMapping
 from recalign.recommender.policy import Policy
 from recalign.reward import RewardData, RewardEnsemble
-from recalign.sequences import Batch, High, TimeSplit
-from recalign.simulation import Simulated, World, simulate, write
-from recalign.simulation.world import SD
 
 CPU = torch.device("cpu")
 USERS, SHARE = 4000, 0.075  # the estimates see 300 of the users; the truth is about all of them

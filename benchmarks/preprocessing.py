@@ -29,9 +29,9 @@ import polars as pl
 from lightning.pytorch import Trainer
 from tables import by_metric, lines, markdown, middle, options, save
 
-from recalign.events import LogMapping, data_root
+from recalign.data.events import LogMapping, data_root
+from recalign.data.sequences import EventDataModule, High, TimeSplit
 from recalign.recommender import Recommender
-from recalign.sequences import EventDataModule, High, TimeSplit
 
 METRICS = {
     "whole_s": "read whole (s)",

@@ -26,21 +26,21 @@ import polars as pl
 import torch
 from tables import CONF, commit, each, frame, markdown, options, save, spread
 
-from recalign.chain import Chain, Plan
-from recalign.chain.train import train
+from recalign.data.sequences import EventDataModule
+from recalign.data.sequences.store import Part
+from recalign.data.simulation import World, simulate, write
 from recalign.evaluation.baselines import Rerank
 from recalign.evaluation.reranking import interpolate
 from recalign.evaluation.value import SHOWN, load_truth, mean_shown
 from recalign.files import write_text
-from recalign.metrics.rank import gain_ndcg
 from recalign.recommender.checkpoint import load_net
 from recalign.recommender.interpolation import ALPHAS, KEEP, Retention, Z, alpha_within_budget
 from recalign.recommender.policy import Policy
-from recalign.sequences import EventDataModule
-from recalign.sequences.store import Part
-from recalign.simulation import World, simulate, write
+from recalign.recommender.rank_metrics import gain_ndcg
+from recalign.run.chain import Chain, Plan
+from recalign.run.chain.train import train
 
-SPLIT = {"class_path": "recalign.sequences.LeaveLast", "init_args": {"test": 55, "validation": 5}}
+SPLIT = {"class_path": "recalign.data.sequences.LeaveLast", "init_args": {"test": 55, "validation": 5}}
 DRAWN = 5  # of a user's test events, on which a rule is found
 MIDDLES = (3 / 16, 3 / 8, 3 / 4, 1.25, 1.75, 2.5, 3.5)
 GRID = np.array(sorted({0.0, *ALPHAS, *MIDDLES}))

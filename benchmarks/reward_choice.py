@@ -29,10 +29,10 @@ import yaml
 from cold_ranks import ndcg
 from tables import CONF, commit, frame, markdown, options, save
 
+from recalign.bootstrap import CrossedBootstrap, Estimate
 from recalign.cli import main as recalign
 from recalign.evaluation.comparison import UNIT
 from recalign.files import read_json
-from recalign.metrics.bootstrap import CrossedBootstrap, Estimate
 
 START = "start"
 ROWS = ("rerank_item_mean", "rerank", "asft", "asft_rerank")

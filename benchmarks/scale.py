@@ -179,7 +179,8 @@ def write_log(folder: Path, items: int, quick: bool) -> None:
     frame.write_parquet(folder / "large.parquet")
     (folder / "large.yaml").write_text(
         "data:\n  log: {name: large, files: [large.parquet]}\n  reward: rating\n  high: {expression: rating >= 4}\n"
-        "  split: {class_path: recalign.sequences.LeaveLast, init_args: {test: 1, validation: 1}}\n  max_length: 200\n"
+        "  split: {class_path: recalign.data.sequences.LeaveLast, init_args: {test: 1, validation: 1}}\n"
+        "  max_length: 200\n"
     )
 
 

@@ -19,9 +19,9 @@ from types import SimpleNamespace
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from recalign.data.sequences import Batch
 from recalign.nn import HSTU
 from recalign.recommender import PolynomialAveraging, Recommender
-from recalign.sequences import Batch
 
 GIB = 2**30
 EVENTS = 3200  # of a training batch, as in conf/recommender.yaml

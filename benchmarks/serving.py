@@ -39,18 +39,18 @@ sys.path.insert(0, str(Path(__file__).parent))
 from peers.environment import python_of
 from tables import by_metric, lines, save
 
-from recalign.export.command import PACKAGES, TABLES
-from recalign.export.graph import Graph, part_of
-from recalign.export.onnx import write
+from recalign.artifacts import seal
+from recalign.data.sequences import Batch
 from recalign.files import write_json
-from recalign.kept import seal
 from recalign.nn import HSTU, LazyDecoder
 from recalign.recommender import CodePolicy, Policy, SequencePolicy
 from recalign.recommender.onerec import random_codes
-from recalign.sequences import Batch
-from recalign.serving import Bundle
-from recalign.serving.about import EXAMPLES, GRAPH, ITEMS, About
-from recalign.serving.command import DECISIONS_KEY
+from recalign.serve.export.command import PACKAGES, TABLES
+from recalign.serve.export.graph import Graph, part_of
+from recalign.serve.export.onnx import write
+from recalign.serve.server import Bundle
+from recalign.serve.server.about import EXAMPLES, GRAPH, ITEMS, About
+from recalign.serve.server.command import DECISIONS_KEY
 
 CLIENTS = (1, 8, 64)
 LENGTHS = (50, 200)

@@ -28,7 +28,7 @@ from statistics import median
 import polars as pl
 from tables import lines, markdown, middle, options, save
 
-from recalign.simulation import World, simulate, write
+from recalign.data.simulation import World, simulate, write
 
 WORDS = ["fit", "recommender", "simulated", "--trainer.accelerator=cpu"]
 OURS, ONE, LATE = "recalign", "one thread", "torch first"

@@ -27,12 +27,12 @@ from preprocessing import generate
 from serving import requests, untrained
 from tables import by_metric, commit, lines, middle, options, save, saved
 
-from recalign.events import LogMapping
+from recalign.data.events import LogMapping
+from recalign.data.sequences import Batch, EventDataModule, TimeSplit
+from recalign.data.simulation import World, simulate, write
 from recalign.recommender import Recommender, RecommenderData
-from recalign.sequences import Batch, EventDataModule, TimeSplit
-from recalign.serving import Bundle
-from recalign.simulation import World, simulate, write
-from recalign.stage.console import quiet
+from recalign.run.stage.console import quiet
+from recalign.serve.server import Bundle
 
 LOG, FELL = "simulated", 0.75
 QUIET: Any = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)

@@ -19,10 +19,10 @@ import polars as pl
 import torch
 from scipy.stats import t as student
 
+from recalign.bootstrap import CrossedBootstrap, Estimate
 from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.roles import Roles
 from recalign.files import write_text
-from recalign.metrics.bootstrap import CrossedBootstrap, Estimate
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"

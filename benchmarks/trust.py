@@ -19,18 +19,18 @@ import numpy as np
 import polars as pl
 from tables import CONF, average, commit, crossed, frame, markdown, options, save, saved
 
-from recalign.chain.run import make_world
-from recalign.chain.train import train
+from recalign.bootstrap import Estimate
+from recalign.data.sequences.store import Part
+from recalign.data.simulation import World
 from recalign.evaluation.value import load_truth
-from recalign.metrics.bootstrap import Estimate
 from recalign.recommender.checkpoint import load_net
 from recalign.reward import RewardData
 from recalign.reward.trust import compare_predictions, predict, report
 from recalign.reward.trust.measures import following, ordered_pairs
 from recalign.reward.trust.report import PREDICTORS
-from recalign.sequences.store import Part
-from recalign.simulation import World
-from recalign.stage import parse_stage
+from recalign.run.chain.run import make_world
+from recalign.run.chain.train import train
+from recalign.run.stage import parse_stage
 
 FIGURES = ("rmse", "pairwise", "r2")
 RIVALS = ("item", "user_item", "ridge", "factors")

@@ -34,16 +34,16 @@ from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from tables import average, by_metric, commit, each, frame, options, save
 
+from recalign.data.events import LogMapping
+from recalign.data.sequences import EventDataModule, High, LeaveLast, TimeSplit, Windows
+from recalign.data.sequences.splits import TEST, VALIDATION
+from recalign.data.sequences.store import Group, Part
+from recalign.data.simulation import World, simulate
+from recalign.data.simulation.world import SD
 from recalign.evaluation.findings import BLIND
-from recalign.events import LogMapping
 from recalign.nn import HSTU, Pooled
 from recalign.recommender import Recommender, RecommenderData
 from recalign.reward import Judge, RewardData, RewardModel
-from recalign.sequences import EventDataModule, High, LeaveLast, TimeSplit, Windows
-from recalign.sequences.splits import TEST, VALIDATION
-from recalign.sequences.store import Group, Part
-from recalign.simulation import World, simulate
-from recalign.simulation.world import SD
 
 SHORT = functools.partial(World, users=1500, events=7500, items=200, confounding=0.0)
 LONG = functools.partial(World, users=400, events=18_000, items=100)

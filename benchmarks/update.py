@@ -52,17 +52,17 @@ from update_figures import (
     verdict,
 )
 
-from recalign.chain.train import train
-from recalign.chain.update import GOES_ON
+from recalign.data.sequences import EventDataModule
+from recalign.data.simulation import World, simulate
 from recalign.evaluation.baselines import SameForAll
 from recalign.keys import call
-from recalign.metrics.rank import gain_ndcg
 from recalign.recommender import Policy
 from recalign.recommender.checkpoint import build, load_net, read_checkpoint, recipe
 from recalign.recommender.grown import grow
-from recalign.sequences import EventDataModule
-from recalign.simulation import World, simulate
-from recalign.stage import Manifest, RunFolder, parse_stage
+from recalign.recommender.rank_metrics import gain_ndcg
+from recalign.run.chain.train import train
+from recalign.run.chain.update import GOES_ON
+from recalign.run.stage import Manifest, RunFolder, parse_stage
 
 EDGES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 """Shares of the events that are known in the first window's training, and at the end of each test window."""
@@ -215,7 +215,7 @@ class Day:
             "log": {"name": "day", "files": ["events.parquet"], "time_unit": "s"},
             "reward": "reward",
             "high": {"quantile": 0.75},
-            "split": {"class_path": "recalign.sequences.TimeSplit", "init_args": split},
+            "split": {"class_path": "recalign.data.sequences.TimeSplit", "init_args": split},
             "root": str(folder),
             "grows_from": str(earlier.folder / "ids") if earlier else None,
         }

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 from tables import average, by_metric, commit, frame, lines
 
-from recalign.metrics.bootstrap import CrossedBootstrap, Estimate
+from recalign.bootstrap import CrossedBootstrap, Estimate
 
 STALE, UPDATE, RETRAIN, EQUAL, POPULARITY = "stale", "update", "retrain", "retrain, equal compute", "popularity"
 Pair = tuple[str, str]

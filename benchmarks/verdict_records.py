@@ -14,14 +14,14 @@ import polars as pl
 from tables import RESULTS
 from verdict_worlds import PLACEBOS, ROLES
 
+from recalign.data.sequences.audit import SEEN
+from recalign.data.sequences.placebo import CORRELATION
 from recalign.evaluation.comparison import ALL, EVALUATED, HITS, SCHEMA, UNIT, VALUE
 from recalign.evaluation.findings import COVERAGE
 from recalign.evaluation.reranking import READS_REWARD_MODEL
 from recalign.evaluation.roles import BEST
 from recalign.evaluation.selection import SELECT
 from recalign.files import replacing
-from recalign.sequences.audit import SEEN
-from recalign.sequences.placebo import CORRELATION
 
 FILE = RESULTS / "verdict_worlds.parquet"
 PLAIN = (ALL, VALUE, SELECT, HITS, EVALUATED, UNIT, COVERAGE, CORRELATION, READS_REWARD_MODEL)

@@ -15,13 +15,13 @@ import numpy as np
 import polars as pl
 from verdict_worlds import CANDIDATES, CONTROLS, PLACEBOS, ROLES
 
+from recalign.data.sequences.audit import SEEN
+from recalign.data.sequences.placebo import CORRELATION
 from recalign.evaluation.comparison import ALL, PLACEBO_FACTOR, UNIT, USER_SPREAD, VALUE, tabulate
 from recalign.evaluation.evaluated_runs import SPLITS, Run, with_gains
 from recalign.evaluation.findings import BLIND, COIN, COVERAGE
 from recalign.evaluation.reranking import READS_REWARD_MODEL
 from recalign.evaluation.selection import FLOOR, SELECT
-from recalign.sequences.audit import SEEN
-from recalign.sequences.placebo import CORRELATION
 
 USERS, EVENTS = (100, 300, 600), {"test": 6, "validation": 3}  # users A, events of each
 DRAWS = 400  # of the bootstrap

@@ -19,22 +19,22 @@ import numpy as np
 import polars as pl
 import torch
 
-from recalign.chain import Chain, Plan
-from recalign.chain.train import train
+from recalign.data.events import EventTable
+from recalign.data.events.division import divide
+from recalign.data.sequences.splits import TEST, VALIDATION, Split
+from recalign.data.simulation import World, simulate
+from recalign.data.simulation.people import Floats
+from recalign.data.simulation.world import MEAN, SD, Simulated
 from recalign.evaluation.reranking import RERANKING, Reranking, base_method, is_reranked, scores_of
 from recalign.evaluation.roles import Roles
 from recalign.evaluation.value import SHOWN, load_truth, mean_shown
-from recalign.events import EventTable
-from recalign.events.division import divide
 from recalign.files import read_json, replacing
-from recalign.metrics.rank import gain_ndcg
 from recalign.recommender.checkpoint import load_net
 from recalign.recommender.policy import Policy
+from recalign.recommender.rank_metrics import gain_ndcg
 from recalign.reward import RewardData
-from recalign.sequences.splits import TEST, VALIDATION, Split
-from recalign.simulation import World, simulate
-from recalign.simulation.people import Floats
-from recalign.simulation.world import MEAN, SD, Simulated
+from recalign.run.chain import Chain, Plan
+from recalign.run.chain.train import train
 
 FRESH = 10  # so many events of a user after the log at most, for each of the user's test events
 HISTORIES = (3, 5, 10, 20, 40, 80, 160)  # mean events of a user in the log

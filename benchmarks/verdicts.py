@@ -34,7 +34,6 @@ from verdict_records import save as save_records
 from verdict_tables import made_up
 from verdict_worlds import CANDIDATES, ROLES, kind_of, plan_of, truth_of
 
-from recalign.chain.run import run_chain
 from recalign.evaluation.comparison import SCHEMA as ROW
 from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.decision import Decision, decide
@@ -43,6 +42,7 @@ from recalign.evaluation.selection import FLOOR
 from recalign.evaluation.sources import Sources
 from recalign.files import read_json, write_json, write_text
 from recalign.recommender.interpolation import KEEP
+from recalign.run.chain.run import run_chain
 
 WORDS = ("ship", "not decided", "do not ship")
 CASES = RESULTS / "verdict_cases.csv"

@@ -137,10 +137,10 @@ def bundled(log_root, cloned, tmp_path_factory: pytest.TempPathFactory):
     pytest.importorskip("onnxscript", reason="the exporter is not installed: pip install 'recalign[serve]'")
     import small
 
-    from recalign.export.command import bundle_of
     from recalign.recommender import RecommenderData
     from recalign.recommender.checkpoint import load_net
-    from recalign.stage.opened import OpenedRun
+    from recalign.run.stage.opened import OpenedRun
+    from recalign.serve.export.command import bundle_of
 
     folder = tmp_path_factory.mktemp("bundled")
     data = small.data_of(RecommenderData, log_root, "tastes", users="all")

@@ -16,10 +16,11 @@ import pytest
 import tiny
 from polars.testing import assert_frame_equal
 
-from recalign import Log, configs, load_policy
+from recalign import Log, load_policy
 from recalign.cli import COMMANDS, with_config_files
 from recalign.errors import InputError
-from recalign.manual import manual
+from recalign.run import configs
+from recalign.run.manual import manual
 
 HEAD = "who,what,moment,stars"
 LOG = """
@@ -27,7 +28,7 @@ data:
   log: {name: own, files: [own.csv], user: who, item: what, timestamp: moment}
   reward: stars
   high: {expression: stars >= 4}
-  split: {class_path: recalign.sequences.LeaveLast, init_args: {test: 1, validation: 1}}
+  split: {class_path: recalign.data.sequences.LeaveLast, init_args: {test: 1, validation: 1}}
   max_length: 16
 """
 SHORT = ("--data.root=.", "--trainer.max_epochs=1", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false")
@@ -284,7 +285,7 @@ def test_the_command_and_python_give_one_answer(trained: Path, monkeypatch: pyte
 def test_a_user_without_a_known_event_is_said(folder: Path):
     """User 99 has one event, of an item that nobody else met, after the end of training."""
     write(folder, "99,999,2000,5")
-    split = "--data.split={class_path: recalign.sequences.TimeSplit}"
+    split = "--data.split={class_path: recalign.data.sequences.TimeSplit}"
     assert command(folder, "fit", "recommender", split).code == 0
     said = tiny.recalign(folder, "recommend", "runs/own/recommender/seed-0", "--users=[99, 1]", "--k=1")
     users = pl.read_parquet(folder / "runs/own/recommender/seed-0/recommendations.parquet")["user"].n_unique()

@@ -12,17 +12,17 @@ from typing import Any
 import pytest
 import yaml
 
-from recalign.chain import Chain, Plan
-from recalign.chain.search import Search
-from recalign.chain.space import Spaces
 from recalign.cli import with_config_files
-from recalign.commands import rewards
+from recalign.data.simulation import World
 from recalign.keys import call, leaves
 from recalign.recommender import Recommender
 from recalign.reward.candidates.values import with_own
-from recalign.simulation import World
-from recalign.stage import parse_stage
-from recalign.stage.settings import instantiated, parse_call
+from recalign.run.chain import Chain, Plan
+from recalign.run.chain.search import Search
+from recalign.run.chain.space import Spaces
+from recalign.run.commands import rewards
+from recalign.run.stage import parse_stage
+from recalign.run.stage.settings import instantiated, parse_call
 
 CONF = Path(__file__).parents[1] / "conf"
 ALL = sorted(CONF.rglob("*.yaml"))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from recalign.stage import run_stage
+from recalign.run.stage import run_stage
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
@@ -16,7 +16,7 @@ BLOCKS = dict(re.findall(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", TEXT, flags=r
 TASTES = {  # the log of the fixture `cloned`, as its own YAML would have it
     "log": {"name": "tastes", "files": ["tastes.csv"]},
     "high": {"expression": "reward >= 4"},
-    "split": {"class_path": "recalign.sequences.LeaveLast", "init_args": {"test": 3, "validation": 2}},
+    "split": {"class_path": "recalign.data.sequences.LeaveLast", "init_args": {"test": 3, "validation": 2}},
     "max_length": 32,
     "source": "observed",
 }

@@ -17,7 +17,7 @@ from lightning import Trainer
 
 from recalign.cli import with_config_files
 from recalign.keys import leaves, short
-from recalign.stage import parse_stage
+from recalign.run.stage import parse_stage
 
 MISTAKES = yaml.safe_load((Path(__file__).parent / "mistakes.yaml").read_text())
 LOG = """
@@ -26,7 +26,7 @@ data:
   log: {name: own, files: [own.csv], user: who, item: what, timestamp: moment}
   reward: stars
   high: {expression: stars >= 4}
-  split: {class_path: recalign.sequences.LeaveLast, init_args: {test: 1, validation: 1}}
+  split: {class_path: recalign.data.sequences.LeaveLast, init_args: {test: 1, validation: 1}}
   max_length: 16
 """
 NEEDY = """

@@ -8,6 +8,7 @@ import pytest
 from jsonargparse import ArgumentParser
 from lightning import LightningDataModule, LightningModule
 
+from recalign.data.sequences.data import EventDataModule, LogSettings
 from recalign.posttrain.actions import SampledActions, SampledSettings
 from recalign.posttrain.base import PostTraining, TrainingSettings
 from recalign.posttrain.data import PostTrainingData, UpstreamData, UpstreamSettings
@@ -16,7 +17,6 @@ from recalign.posttrain.values import ValueMethod, ValueSettings
 from recalign.posttrain.weighted import WeightedSFT
 from recalign.recommender.module import Cloning, CloningSettings
 from recalign.reward.data import RewardData, RewardSettings
-from recalign.sequences.data import EventDataModule, LogSettings
 
 PASSED_ON = [  # the settings, whose arguments they are, and those that every subclass has of its own
     (TrainingSettings, PostTraining, {"lr"}),

@@ -21,13 +21,13 @@ from lightning.pytorch.callbacks import Callback
 import recalign
 from peers.turns import Turns
 from recalign.cli import main
+from recalign.data.sequences import Batch
+from recalign.data.sequences.sampler import bucket_of
+from recalign.data.sequences.splits import TRAIN
 from recalign.files import replacing
-from recalign.sequences import Batch
-from recalign.sequences.sampler import bucket_of
-from recalign.sequences.splits import TRAIN
 
 CONF = Path(__file__).parents[2] / "conf"
-LEAVE_ONE_OUT = '{"class_path": "recalign.sequences.LeaveLast", "init_args": {"test": 1, "validation": 1}}'
+LEAVE_ONE_OUT = '{"class_path": "recalign.data.sequences.LeaveLast", "init_args": {"test": 1, "validation": 1}}'
 
 
 class Pace(Callback):

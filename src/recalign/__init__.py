@@ -22,7 +22,8 @@ from recalign import cores
 __version__ = "0.9.0"
 
 if TYPE_CHECKING:
-    from recalign.api import (
+    from recalign.errors import InputError, TrainingError
+    from recalign.run.api import (
         Comparison,
         Log,
         TrainedPolicy,
@@ -36,8 +37,7 @@ if TYPE_CHECKING:
         load_policy,
         load_reward,
     )
-    from recalign.errors import InputError, TrainingError
-    from recalign.serving import load_bundle
+    from recalign.serve.server import load_bundle
 
 __all__ = [
     "Comparison",
@@ -65,7 +65,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'recalign' has no attribute {name!r}")
     from importlib import import_module
 
-    room = "errors" if name.endswith("Error") else "serving" if name == "load_bundle" else "api"
+    room = "errors" if name.endswith("Error") else "serve.server" if name == "load_bundle" else "run.api"
     return getattr(import_module(f"recalign.{room}"), name)
 
 

@@ -10,11 +10,11 @@ import sys
 from importlib import import_module
 from importlib.metadata import version
 
-from recalign import configs
 from recalign.errors import InputError, TrainingError, nearest
 from recalign.files import FULL, REFUSED, cannot_write, refused
 from recalign.keys import split
-from recalign.manual import STAGES, manual
+from recalign.run import configs
+from recalign.run.manual import STAGES, manual
 
 COMMANDS = {
     "chain": "the main job: raw log -> recommender -> reward model -> A-SFT -> comparison and report",
@@ -54,20 +54,20 @@ KINDS = {
 """Commands that take names of YAML, and the folder of conf/ that each name is first looked for in."""
 
 MODULES = {
-    **dict.fromkeys(("check", "prepare", "recommend", "rewards"), "commands"),
+    **dict.fromkeys(("check", "prepare", "recommend", "rewards"), "run.commands"),
     **dict.fromkeys(("compare", "report"), "evaluation.report"),
-    "chain": "chain",
-    "dashboard": "chain.dashboard",
-    "export": "export.command",
-    "feedback": "feedback.feedback_command",
-    "init": "events.init_command",
-    "items": "export.new_items",
-    "monitor": "loop.monitor_command",
-    "offpolicy": "loop.offpolicy_command",
-    "serve": "serving.command",
-    "simulate": "simulation.simulate_command",
-    "tune": "chain.tune",
-    "update": "chain.update",
+    "chain": "run.chain",
+    "dashboard": "run.chain.dashboard",
+    "export": "serve.export.command",
+    "feedback": "serve.feedback.feedback_command",
+    "init": "data.events.init_command",
+    "items": "serve.export.new_items",
+    "monitor": "serve.loop.monitor_command",
+    "offpolicy": "serve.loop.offpolicy_command",
+    "serve": "serve.server.command",
+    "simulate": "data.simulation.simulate_command",
+    "tune": "run.chain.tune",
+    "update": "run.chain.update",
 }
 """Commands that are functions of the same name, and where these are."""
 
@@ -160,7 +160,7 @@ def _run(command: str, words: list[str]) -> None:
     elif command == "configs":
         _configs(words)
     elif command == "tokenize":
-        from recalign.stage.tokens import parse_tokens
+        from recalign.run.stage.tokens import parse_tokens
 
         parse_tokens(words).make()
     elif command in MODULES:
@@ -168,7 +168,7 @@ def _run(command: str, words: list[str]) -> None:
         if command in READERS:
             function(words)
         else:
-            from recalign.stage.settings import instantiated, parse_call
+            from recalign.run.stage.settings import instantiated, parse_call
 
             function(**instantiated(*parse_call(command, COMMANDS[command], function, words)))
     else:
@@ -185,7 +185,7 @@ def _configs(words: list[str]) -> None:
     )
     given = parser.parse_args(words)
     if given.schema:
-        from recalign.chain.schema import schema
+        from recalign.run.chain.schema import schema
 
         print(json.dumps(schema(given.schema)))
     else:
@@ -194,7 +194,7 @@ def _configs(words: list[str]) -> None:
 
 
 def _stage(argv: list[str]) -> None:
-    from recalign.stage import run_stage
+    from recalign.run.stage import run_stage
 
     result = run_stage(argv)
     if result.trainer.is_global_zero:

@@ -19,7 +19,7 @@ PACKAGE = "recalign"
 SOURCE = Path(__file__).parent
 COUNTED = ("torch", "lightning", "polars")
 """Distributions whose versions count, unless others are named."""
-STAGE = ("recalign.stage.cli.run_stage",)
+STAGE = ("recalign.run.stage.cli.run_stage",)
 """What every stage goes through."""
 EVALUATION = (
     "recalign.nn",  # networks that checkpoints name
@@ -27,7 +27,9 @@ EVALUATION = (
     "recalign.evaluation.selection.validate",
 )
 """What every evaluation goes through."""
-OUTPUT_ONLY = {f"{PACKAGE}.{name}" for name in ("errors", "stage.console", "stage.diagnosis", "stage.loggers")}
+OUTPUT_ONLY = {
+    f"{PACKAGE}.{name}" for name in ("errors", "run.stage.console", "run.stage.diagnosis", "run.stage.loggers")
+}
 """Modules that print and log, and change no result."""
 
 Name = tuple[str, str | None]

@@ -12,7 +12,7 @@ from cold_logs import HeldOut, held_out, title_vectors, with_codes, with_text
 from cold_policies import FeaturesAlone, Sum, UniSRec, over_catalogue
 from cold_ranks import crossed, said, table
 
-from recalign.events import Feature, ItemValues
+from recalign.data.events import Feature, ItemValues
 from recalign.recommender import SequencePolicy
 from recalign.recommender.checkpoint import load_net
 

@@ -2,10 +2,10 @@
 
 import polars as pl
 
+from recalign.data.sequences.audit import SEEN
 from recalign.evaluation.comparison import SCHEMA
 from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.roles import Roles
-from recalign.sequences.audit import SEEN
 
 ROLES = Roles("mine", {"sham": "mine"})
 CONTROLS = {"start": 3.0, "bc": 2.9, "popularity_tilt": 2.95, "sham": 3.0}

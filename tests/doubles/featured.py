@@ -9,9 +9,9 @@ import numpy as np
 import polars as pl
 import small
 
-from recalign.events import Feature, ItemTable, LogMapping
+from recalign.data.events import Feature, ItemTable, LogMapping
+from recalign.data.sequences import EventDataModule, LeaveLast
 from recalign.recommender import RecommenderData
-from recalign.sequences import EventDataModule, LeaveLast
 
 WARM, COLD = 36, 6
 """Items 1..36 are in training; 37..40 are chosen at the end by users who like their half; 41 and 42 by nobody."""

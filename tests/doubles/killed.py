@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from recalign.stage import RunFolder, run_stage
-from recalign.stage.loggers import CSVLog
+from recalign.run.stage import RunFolder, run_stage
+from recalign.run.stage.loggers import CSVLog
 
 KILLED = -signal.SIGKILL
 FORK = multiprocessing.get_context("fork")

@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 sys.path.append(str(Path(__file__).parents[2]))  # where a child finds the test module that its work is in
 SERVER = multiprocessing.get_context("forkserver")  # Polars, which this process has used, cannot be forked
-SERVER.set_forkserver_preload(["recalign.stage"])
+SERVER.set_forkserver_preload(["recalign.run.stage"])
 PROCESSES = 2
 CLUSTERS: dict[str, Callable[[int], dict[str, Any]]] = {
     "torchrun": lambda rank: {

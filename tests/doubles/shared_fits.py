@@ -16,6 +16,7 @@ import torch
 from lightning import LightningModule, seed_everything
 from taste import Taste
 
+from recalign.data.sequences import Batch
 from recalign.nn import LazyDecoder
 from recalign.posttrain import (
     AWAC,
@@ -35,9 +36,8 @@ from recalign.posttrain import (
 )
 from recalign.recommender import OneRecRecommender, PolynomialAveraging, Recommender, RecommenderData, SequencePolicy
 from recalign.reward import Judge, RewardData, RewardModel
-from recalign.sequences import Batch
-from recalign.stage import run_stage
-from recalign.stage.guard import StepSeeds
+from recalign.run.stage import run_stage
+from recalign.run.stage.guard import StepSeeds
 
 STEPS = 50
 CURVE_STEPS = 20

@@ -16,13 +16,13 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers.logger import Logger
 from torch import nn
 
-from recalign.events import LogMapping
+from recalign.data.events import LogMapping
+from recalign.data.sequences import Batch, EventDataModule, High, LeaveLast, UserCohort
 from recalign.nn import HSTU, Encoder, LazyDecoder, Pooled
 from recalign.posttrain import PostTrainingData
 from recalign.posttrain.base import PostTraining
 from recalign.recommender import CodePolicy, Policy
 from recalign.recommender.onerec import random_codes
-from recalign.sequences import Batch, EventDataModule, High, LeaveLast, UserCohort
 
 SETTINGS: dict[str, Any] = {
     "reward": "rating",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from recalign.data.sequences import Batch
 from recalign.nn import Rebuildable
-from recalign.sequences import Batch
 
 
 class Taste(Rebuildable, nn.Module):

@@ -12,7 +12,7 @@ import pytest
 from markupsafe import Markup, escape
 
 from recalign.cli import main
-from recalign.simulation import World, simulate, write
+from recalign.data.simulation import World, simulate, write
 
 CONF = Path(__file__).parents[2] / "conf"
 WORLD = World(users=60, items=50, events=1500)

@@ -10,10 +10,10 @@ import polars as pl
 import pytest
 import small
 
+from recalign.data.sequences import UserCohort
 from recalign.evaluation.methods import BaseCheckpoints
 from recalign.evaluation.roles import Roles
 from recalign.reward import RewardData
-from recalign.sequences import UserCohort
 
 # method -> (how far it moves high-reward targets up, value under the judges, under the training reward model)
 EFFECTS = {

@@ -7,11 +7,11 @@ import numpy as np
 import polars as pl
 import pytest
 
+from recalign.bootstrap import CrossedBootstrap
 from recalign.errors import InputError
 from recalign.evaluation import comparison
 from recalign.evaluation.comparison import RunsComparison
 from recalign.evaluation.roles import Roles
-from recalign.metrics.bootstrap import CrossedBootstrap
 
 
 def write(folder, method, seed, rank, summary=(), **columns):

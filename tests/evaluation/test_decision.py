@@ -8,6 +8,7 @@ from compared import CONTROLS, ROLES, VALUES, checked, reports, rows, table
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recalign.data.sequences.audit import OFTEN
 from recalign.evaluation.case import Case
 from recalign.evaluation.comparison import ALL, SCHEMA
 from recalign.evaluation.comparison_table import ComparisonTable
@@ -15,7 +16,6 @@ from recalign.evaluation.decision import RULES, candidates, decide, holm_factors
 from recalign.evaluation.findings import NEEDED, SURE
 from recalign.evaluation.roles import Roles
 from recalign.evaluation.selection import FLOOR
-from recalign.sequences.audit import OFTEN
 
 AS_GOOD = {
     ("mine", f"diff_popularity_high/{metric}"): (0.01, -0.01, 0.03) for metric in ("all/ndcg@10", "value/judge@10")

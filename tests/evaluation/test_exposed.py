@@ -10,18 +10,18 @@ import pytest
 import small
 import torch
 
+from recalign.data.events import LogMapping
+from recalign.data.sequences import Batch, High, TimeSplit
+from recalign.data.simulation import World, simulate, write
+from recalign.data.simulation.world import SD
 from recalign.errors import InputError
 from recalign.evaluation import exposed
 from recalign.evaluation.baselines import ItemScores, SameForAll, log_counts
 from recalign.evaluation.comparison import RunsComparison
 from recalign.evaluation.methods import MethodRun, SeedEvaluation
 from recalign.evaluation.offpolicy import estimate, exposed_ranks
-from recalign.events import LogMapping
 from recalign.recommender import RecommenderData
 from recalign.reward import RewardData
-from recalign.sequences import Batch, High, TimeSplit
-from recalign.simulation import World, simulate, write
-from recalign.simulation.world import SD
 
 CPU = torch.device("cpu")
 EXPOSURE = {"is_random": "is_random", "propensity": "propensity"}

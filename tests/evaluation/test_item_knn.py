@@ -11,10 +11,10 @@ import pytest
 import small
 import torch
 
+from recalign.data.sequences import LeaveLast
 from recalign.evaluation import item_knn
 from recalign.evaluation.item_knn import ItemKNN, nearest
 from recalign.reward import RewardData
-from recalign.sequences import LeaveLast
 
 NEAR = math.sqrt(2) - 1  # 1 / (sqrt(2 * 1) + 1): two items that met once, of two training events and one
 HISTORIES = {1: [1, 2, 3, 1, 2], 2: [2, 1, 4, 3, 3], 3: [5, 6, 2]}  # the last two are of validation and test

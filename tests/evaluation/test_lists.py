@@ -11,8 +11,8 @@ import pytest
 from recalign.errors import InputError
 from recalign.evaluation.list_model import with_model
 from recalign.evaluation.lists import Lists, estimate, weights
-from recalign.serving import Explore
-from recalign.serving.explore import drawn, log_chances
+from recalign.serve.server import Explore
+from recalign.serve.server.explore import drawn, log_chances
 
 ITEMS, K = 5, 3
 LOGGING = np.array([-np.inf, 1.0, 0.4, 0.0, -0.5, -1.0])

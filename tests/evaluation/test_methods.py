@@ -12,20 +12,20 @@ import pytest
 import small
 import torch
 
+from recalign.data.events import ItemTable, LogMapping
+from recalign.data.sequences import High, UserCohort
 from recalign.errors import InputError
 from recalign.evaluation.comparison import RunsComparison
 from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.methods import UNTRAINED, WITHOUT_BUDGET, MethodRun, SeedEvaluation
 from recalign.evaluation.reranking import RERANKED, Reranking, interpolate, scores_of
 from recalign.evaluation.roles import Roles
-from recalign.events import ItemTable, LogMapping
 from recalign.nn import Pooled
 from recalign.posttrain import PostTrainingData, WeightedSFT
 from recalign.posttrain.conditioned import ConditionedPolicy
 from recalign.recommender.checkpoint import load_net
 from recalign.recommender.interpolation import ALPHAS, HALVINGS, Retention, ndcg_by_user
 from recalign.reward import Judge, RewardData
-from recalign.sequences import High, UserCohort
 
 HOW = {"device": torch.device("cpu"), "code": "code"}
 

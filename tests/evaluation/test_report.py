@@ -12,6 +12,8 @@ import tiny
 import yaml
 from rich.console import Console
 
+from recalign.artifacts import once, seal
+from recalign.data.sequences.audit import SEEN
 from recalign.errors import InputError
 from recalign.evaluation import page, plots, sources
 from recalign.evaluation.comparison import SCHEMA, VALUE, RunsComparison, read
@@ -19,9 +21,7 @@ from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.report import Page, show, terminal_table
 from recalign.evaluation.roles import Roles
 from recalign.evaluation.sources import Sources
-from recalign.export import card
-from recalign.kept import once, seal
-from recalign.sequences.audit import SEEN
+from recalign.serve.export import card
 
 
 def render(folder, sources):

@@ -10,6 +10,7 @@ import pytest
 import small
 import torch
 
+from recalign.data.sequences import Batch
 from recalign.errors import InputError
 from recalign.evaluation.baselines import ItemScores, LowerBound, Rerank, SameForAll
 from recalign.evaluation.selection import measured
@@ -17,7 +18,6 @@ from recalign.evaluation.value import Scorers, evaluate, load_truth
 from recalign.recommender import RecommenderData
 from recalign.recommender.checkpoint import load_net
 from recalign.reward import RewardData
-from recalign.sequences import Batch
 
 CPU = torch.device("cpu")
 # User 1 and 3 train on all twelve items between them; user 2 is the judges'.

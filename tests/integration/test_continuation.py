@@ -11,7 +11,7 @@ import killed
 import pytest
 import tiny
 
-from recalign.stage import RunFolder
+from recalign.run.stage import RunFolder
 
 KILLS = 20
 FAMILIES = {

@@ -16,7 +16,7 @@ from shared_fits import CASES, COMMITTED, CURVE_STEPS, CURVES, STEPS, all_traine
 from recalign import files
 from recalign.errors import InputError
 from recalign.recommender.checkpoint import load_net
-from recalign.stage import RunFolder, run_stage
+from recalign.run.stage import RunFolder, run_stage
 
 pytestmark = pytest.mark.slow
 
@@ -26,7 +26,7 @@ data:
   log: {name: tastes, files: [tastes.csv]}
   root: ROOT
   high: {expression: reward >= 4}
-  split: {class_path: recalign.sequences.LeaveLast, init_args: {test: 3, validation: 2}}
+  split: {class_path: recalign.data.sequences.LeaveLast, init_args: {test: 3, validation: 2}}
   max_length: 32
   batch_tokens: 512
 trainer: {accelerator: cpu, max_epochs: 2, enable_progress_bar: false, log_every_n_steps: 1}

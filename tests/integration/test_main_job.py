@@ -9,7 +9,7 @@ import pytest
 import tiny
 import yaml
 
-from recalign import configs
+from recalign.run import configs
 
 
 @pytest.mark.long

@@ -14,13 +14,13 @@ import torch
 from lightning import LightningModule, seed_everything
 from torch.utils.data import DataLoader
 
+from recalign.data.sequences import Batch, EventDataModule
 from recalign.errors import InputError
 from recalign.posttrain import GRPO, PostTrainingData, Preferences, WeightedSFT
 from recalign.posttrain.pairs_data import PairData
 from recalign.recommender import OneRecRecommender, Recommender, RecommenderData
 from recalign.recommender.checkpoint import load_net
 from recalign.reward import RewardData, RewardModel
-from recalign.sequences import Batch, EventDataModule
 
 STEPS = {"limit_train_batches": 2, "limit_val_batches": 0}
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import tiny
 
-from recalign.stage import Manifest, RunFolder
+from recalign.run.stage import Manifest, RunFolder
 
 pytestmark = pytest.mark.long
 RUN = RunFolder(Path("runs/simulated/recommender/seed-0"))

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from shared_fits import COMMITTED, CURVES, committed, curve
 
-from recalign.sequences import Batch
+from recalign.data.sequences import Batch
 
 CASES = ("full softmax", "reward", "asft", "dpo")
 HALVES = {"full softmax": COMMITTED, "reward": COMMITTED, "asft": 0.03, "dpo": 0.003}

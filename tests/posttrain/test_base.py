@@ -43,8 +43,8 @@ from recalign.recommender import Recommender, RecommenderData
 from recalign.recommender.checkpoint import load_net
 from recalign.recommender.sequence_policy import SequencePolicy
 from recalign.reward import RewardData, RewardEnsemble
-from recalign.stage import parse_stage
-from recalign.stage.checkpoint import refuse_other_model
+from recalign.run.stage import parse_stage
+from recalign.run.stage.checkpoint import refuse_other_model
 
 
 @pytest.fixture(scope="module")

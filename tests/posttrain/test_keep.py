@@ -24,7 +24,7 @@ from recalign.recommender import CodePolicy, PolynomialAveraging, Recommender, R
 from recalign.recommender.checkpoint import load_net
 from recalign.recommender.interpolation import ALL_RETAINED, ALPHAS, KEEP, Retention, budget_batches, ndcg_by_user
 from recalign.recommender.onerec import random_codes
-from recalign.stage.checkpoint import RunCheckpoint
+from recalign.run.stage.checkpoint import RunCheckpoint
 
 FAR = 0.03  # a rate that leads far from the start
 

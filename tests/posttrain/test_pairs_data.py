@@ -10,13 +10,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recalign.data.sequences import Batch
+from recalign.data.sequences.splits import TRAIN
 from recalign.errors import InputError
 from recalign.posttrain import PairData
 from recalign.posttrain.pairs_data import disjoint_interval_pairs, logged_pairs, target_pairs
 from recalign.recommender.checkpoint import load_net
 from recalign.reward import RewardData
-from recalign.sequences import Batch
-from recalign.sequences.splits import TRAIN
 
 # two users of seven events each; the last of each is the test, the one before it validation
 TINY = {

@@ -11,11 +11,11 @@ import pytest
 import small
 import torch
 
+from recalign.data.sequences import Batch, UserCohort, correlation_within_users, permuted_rewards
 from recalign.errors import InputError
 from recalign.posttrain import PairData, PostTrainingData, Preferences
 from recalign.recommender.checkpoint import load_net
 from recalign.reward import RewardData, RewardModel
-from recalign.sequences import Batch, UserCohort, correlation_within_users, permuted_rewards
 
 # two users of six events each; the last of each is the test, the one before it validation
 TINY = {

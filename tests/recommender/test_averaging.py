@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from recalign.recommender import PolynomialAveraging, Recommender, RecommenderData, averaging
 from recalign.recommender.checkpoint import load_net
 from recalign.reward import RewardData, RewardModel
-from recalign.stage.checkpoint import RunCheckpoint
+from recalign.run.stage.checkpoint import RunCheckpoint
 
 STEPS = 5
 

@@ -28,7 +28,7 @@ from recalign.recommender import (
 )
 from recalign.recommender.checkpoint import load_net, read_checkpoint
 from recalign.recommender.interpolation import ndcg_by_strength
-from recalign.stage.checkpoint import RunCheckpoint
+from recalign.run.stage.checkpoint import RunCheckpoint
 
 
 @pytest.fixture(scope="module")

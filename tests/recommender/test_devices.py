@@ -8,11 +8,11 @@ import pytest
 import small
 import torch
 
+from recalign.data.sequences import Batch
 from recalign.nn import HSTU, Pooled, SASRec
 from recalign.posttrain.weighted import weighted_likelihood, weights
 from recalign.recommender import RecommenderData, SequencePolicy
 from recalign.reward import RewardEnsemble
-from recalign.sequences import Batch
 
 ENCODERS = {
     "hstu": lambda: HSTU(dim=8, layers=1, max_length=32),

@@ -16,15 +16,15 @@ import torch
 import torch.distributed as dist
 from featured import COLD, WARM, data_of
 
+from recalign.data.sequences.features import FeatureCoder, ItemFeatures
 from recalign.errors import InputError
 from recalign.nn import LazyDecoder
 from recalign.recommender import OneRecRecommender, Recommender, RecommenderVectors, SequencePolicy
 from recalign.recommender.checkpoint import build, load_net, recipe
 from recalign.recommender.feature_table import FeatureTable
 from recalign.recommender.prior import as_cloned, in_step
+from recalign.recommender.semantic_ids.tokenize_command import tokenize
 from recalign.recommender.serving import recommend
-from recalign.semantic_ids.tokenize_command import tokenize
-from recalign.sequences.features import FeatureCoder, ItemFeatures
 
 
 @pytest.fixture(scope="module")

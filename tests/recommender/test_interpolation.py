@@ -12,9 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recalign.bootstrap import CrossedBootstrap
 from recalign.errors import InputError
-from recalign.metrics.bootstrap import CrossedBootstrap
-from recalign.metrics.rank import gain_ndcg
 from recalign.recommender import RecommenderData
 from recalign.recommender.checkpoint import load_net
 from recalign.recommender.interpolation import (
@@ -29,6 +28,7 @@ from recalign.recommender.interpolation import (
     ndcg_by_user,
     require_share,
 )
+from recalign.recommender.rank_metrics import gain_ndcg
 
 CPU = torch.device("cpu")
 

@@ -13,7 +13,7 @@ from recalign.recommender import Recommender, RecommenderData, SequencePolicy
 from recalign.recommender import policy as policy_file
 from recalign.recommender.policy import chunks
 from recalign.recommender.training import adamw
-from recalign.stage.guard import StepSeeds
+from recalign.run.stage.guard import StepSeeds
 
 
 @pytest.fixture(scope="module")

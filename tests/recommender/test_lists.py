@@ -8,10 +8,10 @@ import pytest
 import small
 import torch
 
+from recalign.data.sequences import Batch
 from recalign.nn import HSTU, LazyDecoder
 from recalign.recommender import CodePolicy, Policy, RecommenderData, SequencePolicy
 from recalign.recommender.lists import generate_list
-from recalign.sequences import Batch
 
 LENGTH, COUNT = 32, 4
 

@@ -12,8 +12,8 @@ from recalign.nn import HSTU, LazyDecoder
 from recalign.recommender import CodePolicy, RecommenderData, SequencePolicy
 from recalign.recommender.new_items import appended, with_new_items
 from recalign.recommender.onerec import random_codes
+from recalign.recommender.semantic_ids.codes import CodesTable
 from recalign.recommender.serving import recommend
-from recalign.semantic_ids.codes import CodesTable
 
 SIZES, NEW = (5, 4, 6), 6
 

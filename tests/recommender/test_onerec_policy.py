@@ -10,6 +10,7 @@ import pytest
 import small
 import torch
 
+from recalign.data.sequences import Batch
 from recalign.nn import Decoder, EncoderDecoder, LazyDecoder
 from recalign.recommender import CodePolicy, Policy, RecommenderData
 from recalign.recommender import onerec_choices as choices_file
@@ -17,7 +18,6 @@ from recalign.recommender import onerec_policy as codes_file
 from recalign.recommender.checkpoint import build, recipe
 from recalign.recommender.onerec import random_codes
 from recalign.recommender.onerec_choices import follow
-from recalign.sequences import Batch
 
 SIZES = {"two levels": [9, 8], "three levels": [4, 5, 6], "one level": [60]}
 

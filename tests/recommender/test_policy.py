@@ -8,13 +8,13 @@ import pytest
 import small
 import torch
 
+from recalign.data.sequences import Batch
 from recalign.errors import InputError
 from recalign.evaluation.baselines import Rerank, SameForAll
 from recalign.nn import LazyDecoder, Pooled, SASRec
 from recalign.recommender import CodePolicy, Policy, RecommenderData, SequencePolicy
 from recalign.recommender import policy as policy_file
 from recalign.reward import RewardEnsemble
-from recalign.sequences import Batch
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ import small
 import torch
 
 from recalign.errors import InputError
-from recalign.metrics.rank import RankMetrics
 from recalign.recommender import Recommender, RecommenderData
+from recalign.recommender.rank_metrics import RankMetrics
 from recalign.recommender.training import adamw
 from recalign.reward import RewardEnsemble
 

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recalign.cli import main
-from recalign.commands import rewards as command
+from recalign.data.sequences import EventDataModule, High, LeaveLast, TimeSplit
+from recalign.data.sequences.splits import TEST, TRAIN, VALIDATION
 from recalign.errors import InputError
 from recalign.reward.candidates import compare_log_rewards, compare_rewards
 from recalign.reward.candidates.judged import best_quarter
@@ -19,8 +20,7 @@ from recalign.reward.candidates.reliability import split_half_reliability, varia
 from recalign.reward.candidates.text import render
 from recalign.reward.candidates.values import Candidate, RelativeTo, candidate_values, with_own
 from recalign.reward.trust.report import MIN_USERS
-from recalign.sequences import EventDataModule, High, LeaveLast, TimeSplit
-from recalign.sequences.splits import TEST, TRAIN, VALIDATION
+from recalign.run.commands import rewards as command
 
 USERS, ITEMS = 300, 60
 

@@ -8,13 +8,13 @@ import pytest
 import small
 import torch
 
-from recalign.metrics.bootstrap import CrossedBootstrap
+from recalign.bootstrap import CrossedBootstrap
+from recalign.data.sequences import LeaveLast
 from recalign.nn import Pooled
 from recalign.reward import RewardData, RewardModel
 from recalign.reward.trust import compare_predictions
 from recalign.reward.trust.measures import ordering
 from recalign.reward.trust.report import MIN_USERS, OTHERS
-from recalign.sequences import LeaveLast
 
 
 @pytest.fixture(scope="module")

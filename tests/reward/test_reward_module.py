@@ -15,13 +15,13 @@ import small
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
+from recalign.data.sequences import LeaveLast, Where, correlation_within_users, permuted_rewards
 from recalign.errors import InputError
 from recalign.evaluation.baselines import SameForAll
 from recalign.nn import HSTU, LazyDecoder, Pooled
 from recalign.recommender import CodePolicy
 from recalign.recommender.checkpoint import load_net, read_checkpoint
 from recalign.reward import Judge, OrdinalHead, QuantileHead, RewardData, RewardModel
-from recalign.sequences import LeaveLast, Where, correlation_within_users, permuted_rewards
 
 
 def data_with(root, rewards, **settings) -> RewardData:

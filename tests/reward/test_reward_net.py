@@ -10,10 +10,10 @@ import pytest
 import small
 import torch
 
-from recalign.factorization.variational import fit_variational_mf
 from recalign.recommender.checkpoint import build, load_net, recipe
 from recalign.reward import MeanHead, OrdinalHead, QuantileHead, RewardData, RewardEnsemble, member_deviation
 from recalign.reward.bagging import bagging_weights
+from recalign.reward.matrix_factorization import fit_variational_mf
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,12 @@ import small
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recalign.bootstrap import CrossedBootstrap, Estimate
+from recalign.data.sequences import High
 from recalign.errors import InputError
-from recalign.factorization.als import fit_als
 from recalign.files import sha256, write_json
-from recalign.metrics.bootstrap import CrossedBootstrap, Estimate
 from recalign.reward import RewardData
+from recalign.reward.als import fit_als
 from recalign.reward.trust import compare_predictions, report, trust_of, verdict
 from recalign.reward.trust.baselines import fit_baselines
 from recalign.reward.trust.measures import FIGURES, differences, following, measure
@@ -29,7 +30,6 @@ from recalign.reward.trust.verdict import (
     temperature,
     theory,
 )
-from recalign.sequences import High
 
 
 def test_errors_by_hand():

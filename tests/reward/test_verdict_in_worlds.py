@@ -11,11 +11,11 @@ import pytest
 import small
 import torch
 
-from recalign.events import LogMapping
+from recalign.data.events import LogMapping
+from recalign.data.sequences import High, TimeSplit
+from recalign.data.simulation import World, simulate, write
 from recalign.nn import Pooled
 from recalign.reward import RewardData, RewardModel
-from recalign.sequences import High, TimeSplit
-from recalign.simulation import World, simulate, write
 
 pytestmark = pytest.mark.slow
 

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from recalign.data.sequences import Batch, Sequences
 from recalign.recommender.policy import Policy
 from recalign.reward import RewardEnsemble, member_deviation
-from recalign.sequences import Batch, Sequences
 
 
 class SameForAll(Policy):

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from recalign.data.sequences.placebo import CORRELATION
 from recalign.evaluation.comparison import ALL, HITS, PLACEBO_FACTOR, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable, Interval
 from recalign.evaluation.findings import (
@@ -21,7 +22,6 @@ from recalign.evaluation.findings import (
 )
 from recalign.evaluation.reranking import READS_REWARD_MODEL
 from recalign.evaluation.selection import FLOOR
-from recalign.sequences.placebo import CORRELATION
 
 
 @dataclass(frozen=True)

@@ -33,14 +33,14 @@ import polars as pl
 from rich.console import Console
 from rich.progress import track
 
-from recalign import kept
+from recalign import artifacts
+from recalign.bootstrap import CrossedBootstrap, Estimate, holm, holm_intervals
 from recalign.code import code_digest
 from recalign.errors import InputError
 from recalign.evaluation.evaluated_runs import GAPS, RANKS, SPLITS, Run, evaluated, load_runs, say_unmeasured
 from recalign.evaluation.evaluated_runs import UNIT as UNIT
 from recalign.evaluation.roles import BEST, Roles
 from recalign.files import sha256, write_text
-from recalign.metrics.bootstrap import CrossedBootstrap, Estimate, holm, holm_intervals
 
 ALL, HIGH, VALUE = "all/ndcg@10", "high/ndcg@10", "value/judge@10"
 USER_SPREAD = "reward/user_sd"
@@ -76,7 +76,7 @@ Events = dict[int, np.ma.MaskedArray]  # seed -> (E,) value of each event, maske
 
 @dataclass(frozen=True)
 class RunsComparison:
-    """The comparison of a chain's evaluations, `comparison.csv` (`recalign.kept.Kept`).
+    """The comparison of a chain's evaluations, `comparison.csv` (`recalign.artifacts.Kept`).
 
     Evaluations of checkpoints that are gone, or are others by now, are left out, with a line that says so.
 
@@ -97,9 +97,9 @@ class RunsComparison:
     def name(self) -> str:
         return str(self.folder / FILE)
 
-    def state(self) -> kept.State:
+    def state(self) -> artifacts.State:
         """Whether it is there, of the evaluations that lie there, and whether they are of the checkpoints there."""
-        return kept.check(self.folder, self._key(*self._roles()))
+        return artifacts.check(self.folder, self._key(*self._roles()))
 
     def load(self) -> pl.DataFrame:
         """The table that is there; its roles are written again, for whoever altered them."""
@@ -127,7 +127,7 @@ class RunsComparison:
             roles.save(self.folder, order)
         write_text(self.folder / FILE, frame.write_csv())
         made_of = {name: sha256(self.folder / name) for name in self._seals([(run.method, run.seed) for run in runs])}
-        kept.seal(self.folder, self._key(roles, order), made_of, FILE)
+        artifacts.seal(self.folder, self._key(roles, order), made_of, FILE)
         return frame
 
     def _roles(self) -> tuple[Roles, list[str]]:
@@ -140,14 +140,14 @@ class RunsComparison:
     def _key(self, roles: Roles, order: Sequence[str]) -> dict[str, Any]:
         """All that determines the table but the evaluations themselves."""
         there = evaluated(self.folder, self.methods, self.seeds)
-        found = [(method, seed) for method, seed, folder in there if not kept.outdated(folder)]
+        found = [(method, seed) for method, seed, folder in there if not artifacts.outdated(folder)]
         code = code_digest([f"{__name__}.{tabulate.__name__}"])
         rows = {"order": list(order), "roles": asdict(roles), "evaluations": self._seals(found)}
         return rows | {"draws": self.draws, "code": code}
 
     def _seals(self, rows: Iterable[tuple[str, int]]) -> list[str]:
         """The seals of the evaluations of some methods and seeds that have one, by path in the folder."""
-        names = [f"{method}/seed-{seed}/evaluation/{kept.SEAL}" for method, seed in rows]
+        names = [f"{method}/seed-{seed}/evaluation/{artifacts.SEAL}" for method, seed in rows]
         return [name for name in names if (self.folder / name).is_file()]
 
 
@@ -173,7 +173,7 @@ def read(chain_folder: Path) -> pl.DataFrame:
     if not path.is_file():
         remedy = f"run `recalign compare {chain_folder}` first"
         raise InputError("there is no such file", where=str(path), remedy=remedy)
-    state = kept.check(chain_folder)
+    state = artifacts.check(chain_folder)
     if state.sealed and not state.fresh:
         remedy = f"run `recalign chain` again, or `recalign compare {chain_folder}` for what is left"
         raise InputError(f"it is not of what lies here ({state})", where=str(path), remedy=remedy)

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field, replace
 from statistics import NormalDist
 from typing import Any, Literal
 
+from recalign.data.events.division import LEAST
+from recalign.data.sequences.audit import OFTEN
 from recalign.evaluation import findings
 from recalign.evaluation.case import Case
 from recalign.evaluation.comparison import ALL, PLACEBO_FACTOR, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.findings import DESTROYED, FLAT, KNOWING, NEEDED, QUICK, SHOWN, SURE, Finding, Reports
 from recalign.evaluation.selection import FLOOR, SELECT
-from recalign.events.division import LEAST
-from recalign.sequences.audit import OFTEN
 
 Word = Literal["ship", "do not ship", "not decided"]
 SIGNS: dict[Word, int] = {"ship": 1, "not decided": 0, "do not ship": -1}

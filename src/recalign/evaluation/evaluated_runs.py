@@ -10,11 +10,11 @@ from pathlib import Path
 
 import polars as pl
 
-from recalign import kept
+from recalign import artifacts
+from recalign.data.events.log import SIMULATED
 from recalign.errors import InputError
-from recalign.events.log import SIMULATED
 from recalign.files import read_json
-from recalign.metrics.rank import gain_ndcg, hit, reciprocal
+from recalign.recommender.rank_metrics import gain_ndcg, hit, reciprocal
 
 SEED = re.compile(r"seed-(\d+)")
 """Folders of a method. Those of other names are copies, or what a stage that ran anew has left (seed-<n>.previous)."""
@@ -64,12 +64,12 @@ def load_runs(chain_folder: Path, methods: Collection[str] | None, seeds: Collec
         raise InputError("there is no such folder", where=str(chain_folder), remedy="run `recalign chain` first")
     runs, why = [], ""
     for method, seed, folder in evaluated(chain_folder, methods, seeds):
-        if gone := kept.outdated(folder):
+        if gone := artifacts.outdated(folder):
             why = " with the checkpoints that it holds now"
             print(f"left out: {folder}, measured with checkpoints that are gone: {', '.join(gone)}", file=sys.stderr)
         else:
-            if (folder / kept.SEAL).is_file():
-                kept.require(folder, "run `recalign chain` again: it evaluates that method anew")
+            if (folder / artifacts.SEAL).is_file():
+                artifacts.require(folder, "run `recalign chain` again: it evaluates that method anew")
             summary = read_json(folder / "summary.json")
             paths = {split: path for split in SPLITS if (path := folder / f"{split}.parquet").is_file()}
             events = {split: _events_of(path, apart=JUDGED in summary) for split, path in paths.items()}

@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from recalign.sequences import EventDataModule
+from recalign.data.sequences import EventDataModule
 
 FILE = "examples.json"
 USERS, HISTORY, SHOWN = 5, 5, 5  # users, events of a history, items shown

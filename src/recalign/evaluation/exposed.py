@@ -18,15 +18,15 @@ import polars as pl
 import torch
 from torch import Tensor, nn
 
+from recalign.bootstrap import Estimate
+from recalign.data.sequences import Batch, EventDataModule, Windows
+from recalign.data.sequences.store import Group
 from recalign.errors import InputError
 from recalign.evaluation.baselines import SameForAll
 from recalign.evaluation.offpolicy import Exposures, estimate, exposed_ranks, plain
 from recalign.evaluation.value import over_unseen
-from recalign.metrics.bootstrap import Estimate
 from recalign.recommender.policy import Policy, chunks
 from recalign.reward import RewardEnsemble
-from recalign.sequences import Batch, EventDataModule, Windows
-from recalign.sequences.store import Group
 
 FILE = "offpolicy.json"
 HEADLINES = ("ips", "snips", "dr")

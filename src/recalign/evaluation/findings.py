@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from recalign.data.events.division import LEAST
+from recalign.data.sequences.audit import OFTEN, SEEN
+from recalign.data.sequences.verdict import refused
 from recalign.evaluation.comparison import ALL, EVALUATED, HITS, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable, Interval
 from recalign.evaluation.selection import FLOOR
-from recalign.events.division import LEAST
-from recalign.sequences.audit import OFTEN, SEEN
-from recalign.sequences.verdict import refused
 
 Reports = Mapping[str, dict[str, Any]]
 """``trust.json`` by seed."""

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from recalign.data.sequences import Batch, Sequences
 from recalign.recommender.policy import Policy
-from recalign.sequences import Batch, Sequences
 
 NEIGHBOURS = 200  # K
 PAIRS = 2**23  # pairs of events that are counted at once, about

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from recalign.data.sequences import EventDataModule, Sequences, UserGroups
+from recalign.data.sequences.relative import RelativeTo
 from recalign.errors import InputError
 from recalign.recommender.checkpoint import Loaded
-from recalign.sequences import EventDataModule, Sequences, UserGroups
-from recalign.sequences.relative import RelativeTo
 
 
 def require_apart(judges: Iterable[Loaded], other: Loaded, sequences: Sequences) -> None:

@@ -25,9 +25,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from recalign.bootstrap import Estimate
 from recalign.errors import InputError
 from recalign.evaluation.offpolicy import LEAST_ESS, Terms, effective_size, plain, ratios
-from recalign.metrics.bootstrap import Estimate
 
 Arms = Literal["explored", "mixture"]
 LEAST_SUPPORT = 0.99

@@ -13,7 +13,8 @@ import numpy as np
 import polars as pl
 import torch
 
-from recalign import kept
+from recalign import artifacts
+from recalign.data.events import data_root
 from recalign.evaluation import examples, exposed
 from recalign.evaluation.baselines import ItemScores, SameForAll, Scores, log_counts
 from recalign.evaluation.comparison import EVALUATED, JUDGE_UNIT, TESTED, UNIT, USER_SPREAD
@@ -34,7 +35,6 @@ from recalign.evaluation.reranking import (
 )
 from recalign.evaluation.validation_ranking import ValidationRanking
 from recalign.evaluation.value import Scorers, evaluate, load_truth, mean_rewards
-from recalign.events import data_root
 from recalign.files import digest, sha256, write_json
 from recalign.recommender.checkpoint import Loaded, check_catalogue, load_net
 from recalign.recommender.interpolation import ALL_RETAINED, Retention, alpha_within_budget
@@ -111,12 +111,12 @@ class MethodRun:
     def made_of(self, place: Path, base: BaseCheckpoints, key: Mapping[str, Any]) -> dict[str, str]:
         """The checkpoints behind an evaluation, as its seal names them."""
         paths = vars(base) | ({"checkpoint": self.checkpoint} if self.checkpoint else {})
-        return {kept.named(path, place, place.parents[2]): key[name] for name, path in paths.items()}
+        return {artifacts.named(path, place, place.parents[2]): key[name] for name, path in paths.items()}
 
 
 @dataclass(frozen=True)
 class SeedEvaluation:
-    """The methods of one seed to evaluate (`recalign.kept.Kept`), each kept until anything that it depends on changes.
+    """The methods of one seed to evaluate (`recalign.artifacts.Kept`), each kept until what it depends on changes.
 
     Publishes ``<folder>/<method>/seed-<n>/evaluation/``: ``{test,validation}.parquet``, ``summary.json``,
     ``examples.json``; of a log with random exposure also ``offpolicy.json`` (`recalign.evaluation.exposed.measure`).
@@ -151,18 +151,18 @@ class SeedEvaluation:
         return {run.method: run.key(self._digests, self.data, self.code) | titles for run in self.runs}
 
     @functools.cached_property
-    def _states(self) -> dict[str, kept.State]:
-        return {run.method: kept.check(self._place(run.method), self._keys[run.method]) for run in self.runs}
+    def _states(self) -> dict[str, artifacts.State]:
+        return {run.method: artifacts.check(self._place(run.method), self._keys[run.method]) for run in self.runs}
 
     def _place(self, method: str) -> Path:
         return self.folder / method / f"seed-{self.seed}" / "evaluation"
 
-    def state(self) -> kept.State:
+    def state(self) -> artifacts.State:
         """Whether all methods have been evaluated, and what was altered or has changed of any since."""
         found = self._states
         altered = [f"{method}/{name}" for method, state in found.items() for name in state.altered]
         changed = dict.fromkeys(name for state in found.values() for name in state.changed)
-        return kept.State(all(state.sealed for state in found.values()), altered, list(changed))
+        return artifacts.State(all(state.sealed for state in found.values()), altered, list(changed))
 
     def load(self) -> list[str]:
         """The methods that this call has evaluated: none."""
@@ -196,7 +196,7 @@ class SeedEvaluation:
             if run.method in shown:
                 summary |= exposed.headlines(shown[run.method])
             place, key = self._place(run.method), self._keys[run.method]
-            with kept.publish(place, key, run.made_of(place, self.base, key)) as part:
+            with artifacts.publish(place, key, run.made_of(place, self.base, key)) as part:
                 for name, by_method in frames.items():
                     write_parquet(by_method[run.method].drop("shown"), part / f"{name}.parquet")
                 write_json(part / examples.FILE, examples.examples(test, self.data))

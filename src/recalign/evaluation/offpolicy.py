@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from recalign.bootstrap import CrossedBootstrap, Estimate
 from recalign.errors import InputError
-from recalign.metrics.bootstrap import CrossedBootstrap, Estimate
 
 LEAST_ESS = 50.0
 """Effective sample size in users below which no estimate is given. In 200 simulated worlds (docs/offpolicy.md) 95 %

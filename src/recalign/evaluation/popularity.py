@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recalign.data.sequences import Batch, EventDataModule
 from recalign.evaluation.baselines import ItemScores, Rerank, log_counts
 from recalign.evaluation.value import SHOWN, mean_shown
 from recalign.nn import top_k_from_scores
 from recalign.recommender.policy import Policy, chunks, seen_within
 from recalign.reward import RewardEnsemble
-from recalign.sequences import Batch, EventDataModule
 
 STRENGTHS = (-2.0, -1.5, -1.0, -0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 

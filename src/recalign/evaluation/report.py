@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
+from recalign.artifacts import EARLIER, State, once
 from recalign.errors import require_positive
 from recalign.evaluation import comparison
 from recalign.evaluation.answer import limits
@@ -20,7 +21,6 @@ from recalign.evaluation.comparison_table import ComparisonTable, figure
 from recalign.evaluation.roles import Roles
 from recalign.evaluation.sources import Sources
 from recalign.files import write_text
-from recalign.kept import EARLIER, State, once
 
 FILE = "report.html"
 OWN = "\n<!-- SHA-256 of what stands above: "
@@ -72,7 +72,7 @@ def show(sources: Sources, *paths: Path) -> None:
 
 @dataclass(frozen=True)
 class Page:
-    """The page of a chain, `report.html` (`recalign.kept.Kept`): it has the digest of what it shows, and its own."""
+    """The page of a chain, `report.html` (`recalign.artifacts.Kept`): with the digest of what it shows, and its own."""
 
     folder: Path
     sources: Sources

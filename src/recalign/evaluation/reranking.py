@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
+from recalign.artifacts import Seal, check, recorded
 from recalign.errors import InputError
 from recalign.evaluation.baselines import ItemScores, LowerBound, Rerank, Scores, log_counts
 from recalign.files import read_json, sha256
-from recalign.kept import Seal, check, recorded
 from recalign.recommender.checkpoint import load_net
 from recalign.recommender.policy import Policy
 from recalign.reward import RewardData, RewardEnsemble

@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 import torch
 
-from recalign import kept
+from recalign import artifacts
 from recalign.evaluation.comparison import ALL, HIGH, METRICS
 from recalign.evaluation.evaluated_runs import with_gains
 from recalign.evaluation.methods import BaseCheckpoints, LoadedNetworks, MethodRun
@@ -45,7 +45,7 @@ def validate(
     """
     digests = base.digests()
     keys = {place: run.key(digests, data, code) for place, run in places.items()}
-    stale = [place for place in places if not kept.check(place / FOLDER, keys[place]).fresh]
+    stale = [place for place in places if not artifacts.check(place / FOLDER, keys[place]).fresh]
     if stale:
         nets = LoadedNetworks(base, data, device)
         policies = {str(place): nets.policy(places[place]) for place in stale}
@@ -54,7 +54,7 @@ def validate(
         frames = evaluate(policies, scorers, data, "validation", device)
         for place in stale:
             figures = measured(frames[str(place)]) | nets.retained(places[place], policies[str(place)])
-            with kept.publish(place / FOLDER, keys[place]) as part:
+            with artifacts.publish(place / FOLDER, keys[place]) as part:
                 write_json(part / FILE, figures)
     return [read_json(place / FOLDER / FILE) for place in places]
 

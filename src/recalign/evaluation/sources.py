@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 import yaml
 
-from recalign import kept
+from recalign import artifacts
 from recalign.evaluation import comparison, examples
 from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.decision import Decision, decide
@@ -65,8 +65,8 @@ class Sources:
 
         first = frame.filter(pl.col("seed") != "all").row(0, named=True)
         test = stored(first["method"], first["seed"], "evaluation/test.parquet")
-        if kept.check(test.parent).altered:
-            kept.require(test.parent, "evaluate again: recalign chain, or recalign compare")
+        if artifacts.check(test.parent).altered:
+            artifacts.require(test.parent, "evaluate again: recalign chain, or recalign compare")
         events = pl.read_parquet(test, columns=["user", "high"], glob=False)
         trust = {
             stage: {seed: said for seed in table.seeds if (said := read_trust(stored(stage, seed, "")))}

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recalign.data.sequences import Batch, EventDataModule
 from recalign.evaluation.baselines import Rerank, Scores
 from recalign.nn import ranks_from_scores
 from recalign.recommender.interpolation import budget_batches, ndcg_by_user, sums_by_user
 from recalign.recommender.policy import Policy, chunks, seen_within
-from recalign.sequences import Batch, EventDataModule
 
 CACHED = 2**28  # numbers of one network that are kept at most, 1 GB: one for each event and item
 NETWORKS = 2  # kept at a time, as a rule the start and what reranks it; a third lives while it takes a place

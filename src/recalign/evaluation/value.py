@@ -16,13 +16,13 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 
+from recalign.data.sequences import Batch, EventDataModule, Sequences
+from recalign.data.sequences.store import PARTS, Part
 from recalign.errors import InputError
 from recalign.evaluation.baselines import ItemScores, LowerBound, Rerank, RerankState, Scores, log_counts
 from recalign.nn import ranks_from_scores, top_k_from_scores
 from recalign.recommender.policy import Policy, State, chunks, seen_within
 from recalign.reward import RewardEnsemble
-from recalign.sequences import Batch, EventDataModule, Sequences
-from recalign.sequences.store import PARTS, Part
 
 SHOWN = 10  # items that a policy shows
 

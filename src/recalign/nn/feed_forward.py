@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recalign.distributed import total
 from recalign.errors import InputError
-from recalign.processes import total
 
 BALANCING_STEP = 1e-3
 

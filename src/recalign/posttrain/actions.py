@@ -13,14 +13,14 @@ from typing import Any, ClassVar, Unpack
 import torch
 from torch import Tensor
 
+from recalign.data.sequences import Batch
+from recalign.distributed import counts, gathered, random_rows
 from recalign.errors import InputError
 from recalign.posttrain.base import Figures
 from recalign.posttrain.heads import StateValue, at_own_rate, state_width
 from recalign.posttrain.rollout import Drawn, OnlineSettings, OnlineTraining, over_candidates, roll_out
-from recalign.processes import counts, gathered, random_rows
 from recalign.recommender import CodePolicy
 from recalign.recommender.policy import State
-from recalign.sequences import Batch
 from recalign.typed import passes_on
 
 

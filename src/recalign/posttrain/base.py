@@ -11,17 +11,17 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
+from recalign.data.sequences import Batch, EventDataModule
+from recalign.distributed import gathered
 from recalign.errors import InputError
 from recalign.nn.feed_forward import Experts
 from recalign.posttrain.data import PostTrainingData
 from recalign.posttrain.keep import KeepRanking, WithReference
-from recalign.processes import gathered
 from recalign.recommender.checkpoint import Loaded, class_path, load_or_copy
 from recalign.recommender.interpolation import KEEP, require_share
 from recalign.recommender.policy import Policy
 from recalign.recommender.prior import as_cloned
 from recalign.recommender.training import logs_now
-from recalign.sequences import Batch, EventDataModule
 
 Figures = dict[str, Tensor]
 """Scalars to log, by name."""

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from recalign.data.sequences import Batch
+from recalign.distributed import gathered, random_rows
 from recalign.posttrain.base import Figures, PostTraining, TrainingSettings
-from recalign.processes import gathered, random_rows
-from recalign.sequences import Batch
 from recalign.typed import passes_on
 
 

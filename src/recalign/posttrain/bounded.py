@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from recalign.data.sequences import Batch
+from recalign.distributed import gathered
 from recalign.posttrain.base import Figures, PostTraining
-from recalign.processes import gathered
-from recalign.sequences import Batch
 
 
 def gbpo(logp_T: Tensor, advantage_T: Tensor) -> tuple[Tensor, Figures]:

@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from recalign.data.sequences import Batch
+from recalign.distributed import gathered
 from recalign.errors import InputError
 from recalign.posttrain.base import Figures, PostTraining, TrainingSettings
 from recalign.posttrain.heads import at_own_rate, state_width
 from recalign.posttrain.weighted import weighted_likelihood
-from recalign.processes import gathered
 from recalign.recommender.policy import Policy, State
 from recalign.recommender.training import adamw
-from recalign.sequences import Batch
 from recalign.typed import passes_on
 
 

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recalign.data.sequences import Batch, Windows, correlation_within_users, reward_means
 from recalign.errors import InputError, require_positive
 from recalign.recommender.checkpoint import Loaded, load_or_copy
 from recalign.recommender.policy import Policy, chunks
 from recalign.reward import RewardData, RewardEnsemble
 from recalign.reward.data import RewardSettings
-from recalign.sequences import Batch, Windows, correlation_within_users, reward_means
 from recalign.typed import passes_on
 
 Source = Literal["observed", "predicted", "shrunk"]
@@ -96,8 +96,8 @@ class PostTrainingData(UpstreamData):
             (``user_item``), the expected reward under the starting policy (``value``), or its soft form (``soft``).
         soft: lambda of the soft baseline, in the unit of the reward.
         placebo: negative controls, which must gain nothing. ``permuted``: permute the rewards r over all users, each
-            about its user's mean (`recalign.sequences.permuted_rewards`), and the logged ones alike before means are
-            computed (with means of the true rewards, the advantage would fall with an item's quality); ``random``:
+            about its user's mean (`recalign.data.sequences.permuted_rewards`), and the logged ones alike before means
+            are computed (with means of the true rewards, the advantage would fall with an item's quality); ``random``:
             shuffle advantages over all events, which keeps the weights and the effective sample size.
         **upstream: arguments of `UpstreamData`.
     """

@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from recalign.data.sequences import Batch
 from recalign.recommender.policy import Policy
-from recalign.sequences import Batch
 
 
 def state_width(policy: Policy) -> int:

@@ -10,11 +10,11 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
+from recalign.data.sequences import Batch
+from recalign.distributed import counts, gathered
 from recalign.posttrain.base import Figures
 from recalign.posttrain.pairs import preference
 from recalign.posttrain.rollout import OnlineSettings, OnlineTraining, seen_pairs
-from recalign.processes import counts, gathered
-from recalign.sequences import Batch
 from recalign.typed import passes_on
 
 

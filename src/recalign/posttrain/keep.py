@@ -13,8 +13,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
+from recalign.distributed import agreed
 from recalign.errors import InputError, TrainingError
-from recalign.processes import agreed
 from recalign.recommender.averaging import goes_on
 from recalign.recommender.checkpoint import read_checkpoint
 from recalign.recommender.interpolation import (

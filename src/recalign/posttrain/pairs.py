@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from recalign.data.sequences import Batch
+from recalign.distributed import gathered, own_rows
 from recalign.posttrain.base import Figures, PostTraining, TrainingSettings
 from recalign.posttrain.pairs_data import PairData
-from recalign.processes import gathered, own_rows
-from recalign.sequences import Batch
 from recalign.typed import passes_on
 
 PairLoss = Literal["dpo", "ipo", "sdpo", "simpo"]

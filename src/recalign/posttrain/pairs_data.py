@@ -15,11 +15,11 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from recalign.data.sequences import Windows
+from recalign.data.sequences.splits import TRAIN
 from recalign.errors import InputError, require_positive
 from recalign.posttrain.data import UpstreamData, UpstreamSettings
 from recalign.reward import RewardEnsemble, member_deviation
-from recalign.sequences import Windows
-from recalign.sequences.splits import TRAIN
 from recalign.typed import passes_on
 
 Pairing = Literal["logged", "sampled", "generated", "ensemble"]
@@ -51,8 +51,8 @@ class PairData(UpstreamData):
     - ``ensemble``: both drawn from the starting policy, with disjoint intervals under the reward ensemble.
 
     For ``sampled`` and ``generated``, winners are events with a reward above the user's earlier mean
-    (`recalign.sequences.reward_means`). Drawn items are never ones that the user has seen in training. Validation and
-    test events are not read. Pairs are the same in all epochs. Events without a pair stay in the batches without
+    (`recalign.data.sequences.reward_means`). Drawn items are never ones that the user has seen in training. Validation
+    and test events are not read. Pairs are the same in all epochs. Events without a pair stay in the batches without
     losers, so that all methods take the same number of steps.
 
     Args:

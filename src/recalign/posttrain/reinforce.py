@@ -7,9 +7,9 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
+from recalign.data.sequences import Batch
+from recalign.distributed import gathered
 from recalign.posttrain.base import Figures, PostTraining, TrainingSettings
-from recalign.processes import gathered
-from recalign.sequences import Batch
 from recalign.typed import passes_on
 
 

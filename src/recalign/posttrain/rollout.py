@@ -14,14 +14,14 @@ from typing import Any, ClassVar, NamedTuple, Unpack
 import torch
 from torch import Tensor, nn
 
+from recalign.data.sequences import Batch
+from recalign.distributed import random_rows
 from recalign.errors import InputError
 from recalign.posttrain.base import PostTraining, TrainingSettings
-from recalign.processes import random_rows
 from recalign.recommender.checkpoint import Loaded, load_or_copy
 from recalign.recommender.policy import Policy, draw
 from recalign.recommender.prior import as_cloned
 from recalign.reward import RewardData, RewardEnsemble
-from recalign.sequences import Batch
 from recalign.typed import passes_on
 
 

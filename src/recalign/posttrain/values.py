@@ -15,12 +15,12 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor, nn
 
+from recalign.data.sequences import Batch
+from recalign.distributed import gathered, random_rows
 from recalign.errors import InputError
 from recalign.posttrain.base import Figures, PostTraining, TrainingSettings
 from recalign.posttrain.heads import ItemValue, StateValue, at_own_rate, state_width
 from recalign.posttrain.weighted import weighted_likelihood
-from recalign.processes import gathered, random_rows
-from recalign.sequences import Batch
 from recalign.typed import passes_on
 
 

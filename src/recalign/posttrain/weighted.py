@@ -12,11 +12,11 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
+from recalign.data.sequences import Batch
+from recalign.distributed import gathered, own_rows
 from recalign.errors import InputError
 from recalign.posttrain.base import Figures, PostTraining, TrainingSettings
-from recalign.processes import gathered, own_rows
 from recalign.recommender.policy import Policy, State, total_nll
-from recalign.sequences import Batch
 from recalign.typed import passes_on
 
 Transform = Literal["constant", "linear", "exponential", "rank", "sign", "signed"]

@@ -10,7 +10,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
-from recalign.processes import agreed
+from recalign.distributed import agreed
 from recalign.recommender.checkpoint import load_net, read_checkpoint, write_checkpoint
 from recalign.recommender.interpolation import ndcg_by_strength
 from recalign.recommender.policy import Policy

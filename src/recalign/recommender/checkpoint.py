@@ -23,12 +23,12 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
+from recalign.artifacts import verify
+from recalign.data.sequences import EventDataModule, UserCohort
 from recalign.errors import InputError, TrainingError
 from recalign.files import replacing
-from recalign.kept import verify
 from recalign.nn import Rebuildable
 from recalign.recommender.policy import Policy
-from recalign.sequences import EventDataModule, UserCohort
 
 NETWORKS = tuple(f"recalign.{room}" for room in ("nn", "recommender", "reward"))
 """Where the networks of this package are."""

@@ -1,6 +1,6 @@
 """Items by what is known of them: e_v = id_v + sum_f 1 / sqrt(n_vf) sum_{c in C_vf} E_f[c] + P x_v.
 
-C_vf are the codes of item v's feature f (`recalign.sequences.features`), n_vf their number, x_v its standardised
+C_vf are the codes of item v's feature f (`recalign.data.sequences.features`), n_vf their number, x_v its standardised
 numbers and vectors. Vectors are frozen, their projection P is trained; id_v is then the trainable difference to a
 frozen vector of arXiv 2507.19473 (Let It Go? Not Quite), here without a bound on its length.
 
@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recalign.processes import from_first
-from recalign.sequences.features import ItemFeatures
+from recalign.data.sequences.features import ItemFeatures
+from recalign.distributed import from_first
 
 ARRAYS = {"code_N": "code", "weight_N": "weight", "offset": "offset", "number_VW": "number"}
 """Buffers of `FeatureTable`, and the arrays of `ItemFeatures` that they hold."""

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from recalign.data.sequences import EventDataModule
 from recalign.errors import InputError
 from recalign.recommender.checkpoint import load_net, prior_names
 from recalign.recommender.sequence_policy import SequencePolicy
-from recalign.sequences import EventDataModule
 
 TABLE = "item_embedding.weight"
 """What has a row an item."""

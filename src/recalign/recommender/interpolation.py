@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recalign.data.sequences import Batch, EventDataModule
+from recalign.data.sequences.windows import evaluation_windows
 from recalign.errors import InputError
-from recalign.metrics.rank import RankMetrics, gain_ndcg
 from recalign.recommender.policy import Policy
-from recalign.sequences import Batch, EventDataModule
-from recalign.sequences.windows import evaluation_windows
+from recalign.recommender.rank_metrics import RankMetrics, gain_ndcg
 
 KEEP = 0.97
 """Share of the start's NDCG@10 on validation that is kept by default."""

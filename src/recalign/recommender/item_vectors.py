@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import polars as pl
 
+from recalign.data.sequences import EventDataModule
 from recalign.errors import InputError
 from recalign.recommender.checkpoint import load_net
+from recalign.recommender.semantic_ids import ItemVectors
+from recalign.recommender.semantic_ids.vectors import vector_table
 from recalign.recommender.sequence_policy import SequencePolicy
-from recalign.semantic_ids import ItemVectors
-from recalign.semantic_ids.vectors import vector_table
-from recalign.sequences import EventDataModule
 
 
 class RecommenderVectors(ItemVectors):

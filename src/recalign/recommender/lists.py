@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recalign.data.sequences import Batch
 from recalign.recommender.policy import Policy
-from recalign.sequences import Batch
 
 
 @torch.no_grad()

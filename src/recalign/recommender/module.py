@@ -15,9 +15,12 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
+from recalign.data.sequences import Batch, EventDataModule
+from recalign.data.sequences.features import ItemFeatures
+from recalign.data.sequences.splits import TRAIN
+from recalign.distributed import gathered, shard
 from recalign.errors import InputError
 from recalign.nn import HSTU, Encoder
-from recalign.processes import gathered, shard
 from recalign.recommender.calibration import CalibratePrior
 from recalign.recommender.checkpoint import Loaded, load_net, load_weights, prior_names
 from recalign.recommender.grown import grow, load_earlier
@@ -25,9 +28,6 @@ from recalign.recommender.policy import mean_nll
 from recalign.recommender.prior import in_step
 from recalign.recommender.sequence_policy import HistoryPolicy, SequencePolicy
 from recalign.recommender.training import PolicyModule
-from recalign.sequences import Batch, EventDataModule
-from recalign.sequences.features import ItemFeatures
-from recalign.sequences.splits import TRAIN
 from recalign.typed import passes_on
 
 CLONED = "cloned"

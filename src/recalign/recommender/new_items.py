@@ -19,13 +19,13 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from recalign.data.events.joining import log_ids
 from recalign.errors import InputError
-from recalign.events.joining import log_ids
 from recalign.nn import OwnVectors, Trie, unit
 from recalign.recommender.checkpoint import build, recipe
 from recalign.recommender.onerec_policy import CodePolicy
 from recalign.recommender.policy import Policy
-from recalign.semantic_ids.codes import CodesTable
+from recalign.recommender.semantic_ids.codes import CodesTable
 
 
 def with_new_items(policy: Policy, codes: str | Path, items: pl.Series) -> tuple[CodePolicy, pl.Series]:

@@ -1,7 +1,7 @@
 """Behaviour cloning of OneRec: a generative recommender over semantic ids.
 
 The rest of OneRec: `onerec_policy` and `onerec_choices` beside this file, ``onerec_*`` in `recalign.nn`, and the ids in
-`recalign.semantic_ids`.
+`recalign.recommender.semantic_ids`.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recalign.data.sequences import Batch
 from recalign.errors import InputError
 from recalign.nn import Decoder, Encoder, LazyDecoder
 from recalign.nn.onerec_trie import LARGEST
 from recalign.recommender.module import Cloning, CloningSettings
 from recalign.recommender.onerec_policy import CodePolicy
-from recalign.semantic_ids.codes import CodesTable, load_codes
-from recalign.sequences import Batch
+from recalign.recommender.semantic_ids.codes import CodesTable, load_codes
 from recalign.typed import passes_on
 
 BEAM = 50
@@ -35,7 +35,7 @@ class OneRecRecommender(Cloning):
 
     Args:
         num_items: V; linked from the data by the command.
-        codes: each item's codes, a file of `recalign tokenize` (`recalign.semantic_ids.codes`); null in a
+        codes: each item's codes, a file of `recalign tokenize` (`recalign.recommender.semantic_ids.codes`); null in a
             configuration: that of this log and seed, unless ``sizes`` are given; null in Python: random codes.
         sizes: codes of each level, where they are random and say nothing of an item; null: two equal levels.
         decoder: writes the codes, `recalign.nn.LazyDecoder` (OneRec V2) or `recalign.nn.EncoderDecoder` (V1); copied;

@@ -21,13 +21,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from recalign.data.sequences import Batch
 from recalign.errors import InputError
 from recalign.nn import HSTU, AllCodes, Decoder, Encoder, LazyContext, NodeLogits, OwnVectors, SharedCodes, Trie, Window
 from recalign.nn.onerec_decoder import Past
 from recalign.recommender.onerec_choices import Beam, Choose, dead_nodes, follow, ranks_within, sampled
 from recalign.recommender.policy import of_states, seen_within
 from recalign.recommender.sequence_policy import HistoryPolicy, SequencePolicy
-from recalign.sequences import Batch
 
 HEADS: dict[str, Callable[[int, int, list[int], float | None], NodeLogits]] = {
     "shared": SharedCodes,

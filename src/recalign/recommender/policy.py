@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from recalign.data.sequences import Batch
+from recalign.distributed import counts, gathered
 from recalign.errors import InputError
 from recalign.nn import Rebuildable, ranks_from_scores, top_k_from_scores
 from recalign.nn.topk import Pairs
-from recalign.processes import counts, gathered
-from recalign.sequences import Batch
 
 ROWS = 512  # states whose scores over the whole catalogue are held at once,
 SCORES = 2**25  # as long as these are no more scores

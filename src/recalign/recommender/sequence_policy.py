@@ -13,14 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recalign.data.sequences import Batch
+from recalign.data.sequences.features import ItemFeatures
+from recalign.distributed import from_first
 from recalign.errors import InputError
 from recalign.nn import Encoder, log_prob, sampled_log_prob, target_ranks, top_k, unit, weighted_nll
-from recalign.processes import from_first
 from recalign.recommender.feature_table import FeatureTable
 from recalign.recommender.policy import Policy
 from recalign.recommender.prior import ItemPrior
-from recalign.sequences import Batch
-from recalign.sequences.features import ItemFeatures
 
 LEFT_OUT = -1e4  # exp of it is 0, and 0 times it too
 UNIT = 1.01  # no cosine is larger, however it is rounded

@@ -1,9 +1,9 @@
 """Recommend after the log's end, with a policy in memory.
 
-`recalign.serving.Bundle.recommend` answers from a graph and does not share this code: it imports no torch, and knows
-histories only, no log. This one needs no exporter, and does what has no graph: new items by their codes, lists,
+`recalign.serve.server.Bundle.recommend` answers from a graph and does not share this code: it imports no torch, and
+knows histories only, no log. This one needs no exporter, and does what has no graph: new items by their codes, lists,
 policies and networks of one's own. Export verifies on every bundle that both give the same items;
-`tests/export/test_export.py` tests it with the histories of a log's users.
+`tests/serve/export/test_export.py` tests it with the histories of a log's users.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from recalign.data.sequences import Batch, EventDataModule
 from recalign.errors import InputError, nearest
 from recalign.recommender.lists import generate_list
 from recalign.recommender.new_items import with_new_items
 from recalign.recommender.policy import Policy
 from recalign.recommender.training import recommendations
-from recalign.sequences import Batch, EventDataModule
 
 
 def recommend(

@@ -16,14 +16,14 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
+from recalign.data.events import data_root, read_titles
+from recalign.data.sequences import Batch, EventDataModule
+from recalign.distributed import counts, gathered
 from recalign.errors import InputError, require_positive
-from recalign.events import data_root, read_titles
 from recalign.files import replacing
-from recalign.metrics.rank import RankMetrics
-from recalign.processes import counts, gathered
 from recalign.recommender.checkpoint import Loaded, class_path, readable, recipe
 from recalign.recommender.policy import Policy
-from recalign.sequences import Batch, EventDataModule
+from recalign.recommender.rank_metrics import RankMetrics
 
 RECOMMENDATIONS = "recommendations.parquet"
 NLL_ITEMS = 100_000  # of a larger catalogue, validation computes ranks only: a likelihood takes half as long again

@@ -11,14 +11,11 @@ import numpy as np
 import polars as pl
 from torch import nn
 
-from recalign.errors import InputError
-from recalign.events.checking import read_rewards
-from recalign.events.expression import refuse_names
-from recalign.events.log import PREPARED
-from recalign.events.messages import SourceRows
-from recalign.factorization.cooccurrence import cooccurrence_embedding
-from recalign.factorization.variational import VariationalMF, fit_variational_mf
-from recalign.sequences import (
+from recalign.data.events.checking import read_rewards
+from recalign.data.events.expression import refuse_names
+from recalign.data.events.log import PREPARED
+from recalign.data.events.messages import SourceRows
+from recalign.data.sequences import (
     EventDataModule,
     NextEvents,
     Windows,
@@ -26,12 +23,15 @@ from recalign.sequences import (
     permuted_rewards,
     reward_means,
 )
-from recalign.sequences.data import LogSettings
-from recalign.sequences.means import SHRINKAGE
-from recalign.sequences.placebo import CORRELATION
-from recalign.sequences.splits import TRAIN, VALIDATION
-from recalign.sequences.store import ADDED, Group, Part
-from recalign.sequences.windows import training_windows
+from recalign.data.sequences.data import LogSettings
+from recalign.data.sequences.means import SHRINKAGE
+from recalign.data.sequences.placebo import CORRELATION
+from recalign.data.sequences.splits import TRAIN, VALIDATION
+from recalign.data.sequences.store import ADDED, Group, Part
+from recalign.data.sequences.windows import training_windows
+from recalign.errors import InputError
+from recalign.recommender.cooccurrence import cooccurrence_embedding
+from recalign.reward.matrix_factorization import VariationalMF, fit_variational_mf
 from recalign.typed import passes_on
 
 
@@ -54,9 +54,9 @@ class RewardData(EventDataModule):
             addition to ``reward``; nothing else reads them.
         users: the group that is trained on: A for reward models, B1 or B2 for judges.
         placebo: ``permuted``: a negative control. The rewards of training events are permuted over all users of the
-            group (`recalign.sequences.permuted_rewards`), and all that is learned or averaged is made of these. The
-            rewards in histories, those of validation and test, and ``auxiliary`` ones stay as logged.
-        **data: arguments of `recalign.sequences.EventDataModule`.
+            group (`recalign.data.sequences.permuted_rewards`), and all that is learned or averaged is made of these.
+            The rewards in histories, those of validation and test, and ``auxiliary`` ones stay as logged.
+        **data: arguments of `recalign.data.sequences.EventDataModule`.
 
     Raises (before training):
         InputError: no event of the training part has a reward, or all have the same.
@@ -159,7 +159,7 @@ class RewardData(EventDataModule):
 
     @functools.cached_property
     def means(self) -> pl.DataFrame:
-        """The group's events with their reward and the predictions of averages (`recalign.sequences.reward_means`)."""
+        """The group's events, their reward and what averages predict (`recalign.data.sequences.reward_means`)."""
         return pl.concat([self.frame.select("event", "reward"), reward_means(self.frame)], how="horizontal")
 
     def is_rated(self, part: Part) -> bool:

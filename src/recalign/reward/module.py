@@ -13,9 +13,11 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from recalign import files
+from recalign.data.sequences import Batch, Windows
+from recalign.data.sequences.store import Part
+from recalign.distributed import gathered
 from recalign.errors import InputError
 from recalign.nn import Encoder
-from recalign.processes import gathered
 from recalign.recommender import Policy, SequencePolicy
 from recalign.recommender.checkpoint import Loaded, load_net, load_or_copy, load_weights, read_checkpoint
 from recalign.recommender.policy import mean_nll
@@ -26,8 +28,6 @@ from recalign.reward.heads import Head
 from recalign.reward.net import RewardEnsemble, RewardNet
 from recalign.reward.trust import Trust, accuracy, compare_predictions, predict, report, trust_of
 from recalign.reward.trust.report import TRUST
-from recalign.sequences import Batch, Windows
-from recalign.sequences.store import Part
 
 MEASURED_ON: dict[str, Part] = {"fit": "validation", "validate": "validation", "test": "test"}
 """The part that a reward model is evaluated on, by the trainer's stage."""

@@ -15,7 +15,7 @@ rewards on 1 and the item factors, solved again at every event,
     x_i = (1, u_{a_i}).
 
 b_v, u_v, the variances d of u_v and the ridges k come from a variational matrix factorisation of the training rewards
-(`recalign.factorization.variational`). An untrained network therefore equals that factorisation for new users, and
+(`recalign.reward.matrix_factorization`). An untrained network therefore equals that factorisation for new users, and
 training adds what the trunk contributes. The factorisation was fitted to the training events, so each event has pulled
 its item's parameters towards its own reward. When that event is the target, this effect is subtracted (a leave-one-out
 correction, `self_influence`). The network sees the rewards of earlier events, never the target's.
@@ -36,13 +36,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recalign.factorization.variational import VariationalMF
+from recalign.data.sequences import Batch
 from recalign.nn import Encoder, Rebuildable
 from recalign.recommender.checkpoint import build, recipe
 from recalign.recommender.sequence_policy import SequencePolicy
 from recalign.reward.heads import Head, MeanHead
+from recalign.reward.matrix_factorization import VariationalMF
 from recalign.reward.scorer import Scorer
-from recalign.sequences import Batch
 
 
 class RewardNet(Scorer):

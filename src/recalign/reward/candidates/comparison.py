@@ -8,16 +8,16 @@ from itertools import combinations
 import numpy as np
 import polars as pl
 
+from recalign.bootstrap import CrossedBootstrap
+from recalign.data.events.log import OWN_COLUMNS
+from recalign.data.events.messages import did_you_mean
+from recalign.data.sequences.splits import TEST, TRAIN, VALIDATION
+from recalign.data.sequences.store import ADDED
 from recalign.errors import InputError
-from recalign.events.log import OWN_COLUMNS
-from recalign.events.messages import did_you_mean
-from recalign.metrics.bootstrap import CrossedBootstrap
 from recalign.reward.candidates.judged import ValidationEvents, judged_by, own_errors, training_means
 from recalign.reward.candidates.reliability import split_half_reliability, variance_components
 from recalign.reward.candidates.values import Candidate, candidate_values
 from recalign.reward.trust.verdict import repeat_variance
-from recalign.sequences.splits import TEST, TRAIN, VALIDATION
-from recalign.sequences.store import ADDED
 
 DRAWS = 1000
 QUANTILES = {"min": 0.0, "q10": 0.1, "median": 0.5, "q90": 0.9, "max": 1.0}
@@ -38,7 +38,7 @@ def compare_rewards(
     """Compare rewards on training and validation events. Those of the test are put aside first.
 
     Args:
-        frame: the events as in `recalign.sequences.Sequences`.
+        frame: the events as in `recalign.data.sequences.Sequences`.
         candidates: by name.
         against: a numeric column, such as a video's duration, that each is correlated with.
         repeated: as in `recalign.reward.trust.verdict.repeat_variance`.

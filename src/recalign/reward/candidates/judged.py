@@ -15,13 +15,13 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from recalign.metrics.bootstrap import CrossedBootstrap, Estimate
+from recalign.bootstrap import CrossedBootstrap, Estimate
+from recalign.data.sequences.means import reward_means
+from recalign.data.sequences.splits import TRAIN
 from recalign.reward.trust.errors import variance
 from recalign.reward.trust.measures import by_user, centred, explained, following, minus, ordered_pairs, ratios
 from recalign.reward.trust.predictions import NEXT
 from recalign.reward.trust.report import MIN_USERS
-from recalign.sequences.means import reward_means
-from recalign.sequences.splits import TRAIN
 
 TOP = 0.75
 """Where the best quarter of the events begins, by the mean reward of their item."""
@@ -44,7 +44,7 @@ class ValidationEvents:
 
 
 def training_means(frame: pl.DataFrame, values: pl.Series) -> pl.DataFrame:
-    """Shrunk means (`recalign.sequences.reward_means`) of training rows alone, for all events.
+    """Shrunk means (`recalign.data.sequences.reward_means`) of training rows alone, for all events.
 
     For validation events a user's mean is that of all of the user's training rows: it is the same for all of them, so
     that it orders none.

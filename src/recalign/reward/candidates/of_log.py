@@ -7,10 +7,10 @@ from typing import Any
 
 import polars as pl
 
+from recalign.data.sequences import EventDataModule
 from recalign.reward.candidates.comparison import compare_rewards
 from recalign.reward.candidates.values import Candidate, with_own
 from recalign.reward.trust.verdict import repeated_share
-from recalign.sequences import EventDataModule
 
 
 def compare_log_rewards(data: EventDataModule, rewards: Mapping[str, Any], against: str | None = None) -> pl.DataFrame:

@@ -9,14 +9,14 @@ from typing import Any
 
 import polars as pl
 
+from recalign.data.events.checking import read_rewards
+from recalign.data.events.expression import refuse_names
+from recalign.data.events.log import PREPARED
+from recalign.data.events.messages import SourceRows
+from recalign.data.sequences.relative import RelativeTo
+from recalign.data.sequences.splits import TRAIN, VALIDATION
+from recalign.data.sequences.store import ADDED
 from recalign.errors import InputError
-from recalign.events.checking import read_rewards
-from recalign.events.expression import refuse_names
-from recalign.events.log import PREPARED
-from recalign.events.messages import SourceRows
-from recalign.sequences.relative import RelativeTo
-from recalign.sequences.splits import TRAIN, VALIDATION
-from recalign.sequences.store import ADDED
 
 OWN_REWARD = "reward"
 """The candidate that the log's YAML has now."""
@@ -75,7 +75,7 @@ def candidate_values(frame: pl.DataFrame, candidates: Mapping[str, Candidate]) -
     """Compute every candidate.
 
     Args:
-        frame: training and validation events as in `recalign.sequences.Sequences`; none of the test.
+        frame: training and validation events as in `recalign.data.sequences.Sequences`; none of the test.
         candidates: by name.
 
     Returns:

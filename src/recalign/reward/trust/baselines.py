@@ -1,6 +1,6 @@
 """Baselines that a reward model has to beat besides averages: ridge regression on user + item, matrix factorisation.
 
-Both are fitted by alternating least squares on the training rows (`recalign.factorization.als`), with the ridge and the
+Both are fitted by alternating least squares on the training rows (`recalign.reward.als`), with the ridge and the
 rank of the smallest validation error. A reward model also sees the user's rewards since training, so here the user's
 bias is updated by the shrunk mean of those residuals.
 
@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from recalign.factorization.als import RIDGES, fit_als
-from recalign.sequences.splits import TRAIN, VALIDATION
+from recalign.data.sequences.splits import TRAIN, VALIDATION
+from recalign.reward.als import RIDGES, fit_als
 
 RANKS = (2, 8)
 

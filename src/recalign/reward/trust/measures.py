@@ -1,6 +1,6 @@
 """Quality of predicted rewards, with bootstrap intervals over users and paired differences.
 
-Every figure is a function of ratios of sums over users, so one bootstrap of users (`recalign.metrics.bootstrap`) draws
+Every figure is a function of ratios of sums over users, so one bootstrap of users (`recalign.bootstrap`) draws
 all figures of all predictors at once. For that, ranks (Spearman) and placements among the other class (AUC; DeLong,
 DeLong & Clarke-Pearson 1988) are those of the whole sample in every draw.
 
@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import numpy as np
 import polars as pl
 
-from recalign.metrics.bootstrap import CrossedBootstrap, Estimate, correlation
+from recalign.bootstrap import CrossedBootstrap, Estimate, correlation
 
 FIGURES = ("rmse", "mae", "r2", "spearman", "auc", "pairwise")
 """Of the first two less is better, of the others more."""

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 import polars as pl
 import torch
 
+from recalign.data.sequences import Batch
 from recalign.reward.net import RewardEnsemble, member_deviation
-from recalign.sequences import Batch
 
 NEXT = 10
 """An event is paired with the user's next events, up to so many."""

@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from recalign.artifacts import verify
+from recalign.bootstrap import CrossedBootstrap, Estimate
+from recalign.data.sequences import Windows
+from recalign.data.sequences.store import Part
 from recalign.files import read_json
-from recalign.kept import verify
-from recalign.metrics.bootstrap import CrossedBootstrap, Estimate
 from recalign.reward.data import RewardData
 from recalign.reward.trust.baselines import fit_baselines
 from recalign.reward.trust.errors import MEANS, trust_of, variance
 from recalign.reward.trust.measures import Table, differences, following, measure, ordered_pairs, ordering
 from recalign.reward.trust.slices import by_group, calibration, quantile_bins, spread_and_error, with_interval
 from recalign.reward.trust.verdict import IMPLICATION, best_average, noise, repeated_share, temperature, theory, verdict
-from recalign.sequences import Windows
-from recalign.sequences.store import Part
 
 PREDICTORS = (*MEANS, "ridge", "factors")
 WITHOUT_USER_BIAS = {"item": "item", "user_item": "item", "ridge": "ridge_fixed", "factors": "factors_fixed"}

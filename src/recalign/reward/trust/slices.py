@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from recalign.metrics.bootstrap import CrossedBootstrap, Estimate, correlation
+from recalign.bootstrap import CrossedBootstrap, Estimate, correlation
 from recalign.reward.trust.measures import Sums, by_user, minus, ratios, scaled_ranks
 
 BINS = 10

@@ -97,7 +97,7 @@ def repeated_share(frame: pl.DataFrame, repeats: int) -> float:
 
     Args:
         frame: the whole log.
-        repeats: its rows that equal another in every column (`recalign.events.Report`).
+        repeats: its rows that equal another in every column (`recalign.data.events.Report`).
     """
     again = _again(frame, *AT_ONCE) if repeats else 0  # none, where data.log.collapse left one of each
     return min(repeats / again, 1.0) if again else 0.0

@@ -1,0 +1,1 @@
+"""Raw logs -> one checked event table -> splits, histories, batches."""

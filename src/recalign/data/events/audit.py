@@ -1,0 +1,177 @@
+"""Compute the figures of ``recalign check`` that need no split."""
+
+from collections.abc import Collection
+from datetime import UTC, datetime
+from itertools import pairwise
+
+import numpy as np
+import polars as pl
+
+from recalign.data.events.guess import EARLIEST
+from recalign.data.events.report import Report
+from recalign.data.events.table import EventTable
+
+Value = int | float | str
+Section = dict[str, Value]
+"""Figures by name, in display order."""
+
+QUANTILES = {"min": 0.0, "10 %": 0.1, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "90 %": 0.9, "max": 1.0}
+BINS = 10
+GAP_AUC = "AUC of a high reward by the time between events (0.5: no leak)"
+REWARDED = "events with a reward"
+REPEATS = "repeats (equal in every column)"
+TIES = "ties: share of events at the same time as another of the user"
+RESOLUTION = "seconds to which times have to be floored to hide it"
+LEAK, HINT = 0.9, 0.65
+"""`GAP_AUC` from which time tells a reward before it is given, and from which it hints at one."""
+COARSER = (60, 600, 3_600, 86_400)
+"""Resolutions, in seconds, that are tried against a leak."""
+OLD = "events before 1990, where most are later"
+LEFT = "rows left out, or without a reward"
+OUTLIERS = "share of the variance in the most extreme thousandth of the rewards"
+
+
+def audit(table: EventTable, ranked: pl.DataFrame | None = None) -> dict[str, Section]:
+    """Compute the figures of a checked log, by section.
+
+    Args:
+        table: the log.
+        ranked: its events with the ranks that are learned in place of rewards (``relative_to``); None: rewards are.
+    """
+    frame, learned = table.frame, table.frame if ranked is None else ranked
+    rewards = frame["reward"].drop_nulls()
+    return {
+        "log": _log(table),
+        LEFT: left_out(table.report),
+        "nulls by column": {column.name: column.null_count() for column in frame if column.null_count()},
+        "repeated items and times": _repetition(table),
+        "events per user": _quantiles(frame, "user"),
+        "events per item": _quantiles(frame, "item"),
+        **({"reward": _reward(table, learned), "reward histogram": histogram(rewards)} if len(rewards) else {}),
+    }
+
+
+def left_out(report: Report) -> Section:
+    """Rows that are no events, and those without a reward, by reason."""
+    return {f"{note.reason}: {note.rows}": note.count for note in report.notes}
+
+
+def render(sections: dict[str, Section]) -> str:
+    """Format sections as text: a heading, then its figures in a column."""
+    width = max(len(_format(value)) for rows in sections.values() for value in rows.values())
+    parts = [
+        "\n".join([title, *(f"  {_format(value):>{width}}  {name}" for name, value in rows.items())])
+        for title, rows in sections.items()
+        if rows
+    ]
+    return "\n\n".join(parts)
+
+
+def gap_auc(frame: pl.DataFrame) -> float | None:
+    """Measure how well the time between a user's events predicts a high reward. A model would exploit such a leak.
+
+    A reward is high if it is above the median (or at least the median, if that splits the events more evenly). Three
+    scores are tried, each in both directions, and the best AUC counts: the time since the user's previous event, the
+    time until the next one, and the absolute difference of the two (0 where times were interpolated).
+
+    Returns:
+        AUC from 0.5 (no leak) to 1; None if all rewards are equal or no user has two events.
+    """
+    before = pl.when(pl.col("user") == pl.col("user").shift()).then(pl.col("timestamp").diff())
+    after = before.shift(-1)
+    median = pl.col("reward").median()
+    halves = pl.col("reward") > median, pl.col("reward") >= median
+    above, from_it = ((half.mean() - 0.5).abs() for half in halves)
+    high = pl.when(above < from_it).then(halves[0]).otherwise(halves[1])
+    areas = [auc(frame.select(gap=gap, high=high).drop_nulls()) for gap in (before, after, (after - before).abs())]
+    return max((max(area, 1 - area) for area in areas if area is not None), default=None)
+
+
+def _hiding(frame: pl.DataFrame) -> int | None:
+    """The finest of `COARSER` at which times hint at no reward."""
+    coarse = ((seconds, frame.with_columns(pl.col("timestamp") // seconds * seconds)) for seconds in COARSER)
+    return next((seconds for seconds, floored in coarse if (gap_auc(floored) or 0.5) < HINT), None)
+
+
+def auc(scored: pl.DataFrame) -> float | None:
+    """Area under the ROC curve of a score (first column) for a bool label (second column). Ties count half."""
+    score, positive = scored.get_columns()
+    ones, pairs = int(positive.sum()), int(positive.sum()) * int((~positive).sum())
+    return (float(score.rank().filter(positive).sum()) - ones * (ones + 1) / 2) / pairs if pairs else None
+
+
+def histogram(values: pl.Series) -> Section:
+    """Count each value if there are at most `BINS`, else count in `BINS` bins of equal width."""
+    counts = values.value_counts().sort(values.name)
+    if counts.height <= BINS:
+        return dict(zip(_told_apart(counts[values.name].to_list(), 6), counts["count"], strict=True))
+    sizes, edges = np.histogram(values.to_numpy(), BINS)
+    return {f"{low} to {high}": int(n) for n, (low, high) in zip(sizes, pairwise(_told_apart(edges, 4)), strict=True)}
+
+
+def _told_apart(values: Collection[float], digits: int) -> list[str]:
+    """Numbers that differ, as texts that do: with so many digits, or as many more as that takes."""
+    texts = ([f"{value:.{n}g}" for value in values] for n in range(digits, 18))
+    return next((some for some in texts if len({*some}) == len(values)), [str(value) for value in values])
+
+
+def _log(table: EventTable) -> Section:
+    frame = table.frame
+    rows: Section = {
+        "rows read": sum(table.report.files.values()),
+        "events": frame.height,
+        "users": len(table.users),
+        "items": len(table.items),
+        "share of all (user, item) pairs seen": _count_pairs(frame) / (len(table.users) * len(table.items)),
+    }
+    if table.has_time:
+        rows["first event"], rows["last event"] = (
+            f"{datetime.fromtimestamp(second, UTC):%Y-%m-%d %H:%M:%S} UTC"
+            for second in frame.select(first=pl.min("timestamp"), last=pl.max("timestamp")).row(0)
+        )
+        old = int((frame["timestamp"] < EARLIEST).sum())
+        if 0 < old < frame.height / 2:
+            rows[OLD] = old
+    return rows
+
+
+def _repetition(table: EventTable) -> Section:
+    frame = table.frame
+    rows: Section = {"events on an item that the user had before": frame.height - _count_pairs(frame)}
+    if table.has_time:
+        rows["duplicates (same user, item and time)"] = frame.height - frame.n_unique(["user", "item", "timestamp"])
+        rows[REPEATS] = table.report.repeats
+        rows[TIES] = table.report.tied / frame.height
+    return rows
+
+
+def _reward(table: EventTable, learned: pl.DataFrame) -> Section:
+    rewards, used = table.frame["reward"].drop_nulls(), learned["reward"].drop_nulls()
+    mean, deviation = float(rewards.mean()), float(rewards.std() or 0.0)  # type: ignore[arg-type]
+    rows: Section = {REWARDED: len(rewards), "mean": mean, "standard deviation": deviation}
+    if used.n_unique() > 2 and len(used) >= 1000:  # the rarer of two values is not an outlier
+        rows[OUTLIERS] = _extreme_share(used)
+    if table.has_time and (area := gap_auc(learned)) is not None:
+        rows[GAP_AUC] = area
+        if area >= HINT and (seconds := _hiding(learned)):
+            rows[RESOLUTION] = seconds
+    return rows
+
+
+def _extreme_share(values: pl.Series) -> float:
+    """Share of the variance due to the 0.1 % of the values that lie farthest from the mean."""
+    square = np.sort((values.to_numpy().astype(float) - float(values.mean())) ** 2)  # type: ignore[arg-type]
+    return float(square[-(len(values) // 1000) :].sum() / square.sum())
+
+
+def _count_pairs(frame: pl.DataFrame) -> int:
+    return (frame["user"].cast(pl.UInt64) * 2**32 + frame["item"]).n_unique()
+
+
+def _quantiles(frame: pl.DataFrame, column: str) -> Section:
+    counts = frame.group_by(column).len()["len"]
+    return {name: int(counts.quantile(share, "nearest")) for name, share in QUANTILES.items()}  # type: ignore[arg-type]
+
+
+def _format(value: Value) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else value

@@ -1,0 +1,137 @@
+"""Choose ``data.split`` and ``data.high`` where nobody has: `recalign init` and `recalign.Log.from_frame`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from recalign.data.events import guess
+
+LEARN = 3
+"""Training events that give a user something to learn from, and rewards to order."""
+SHORT = LEARN + 2
+"""Events of a user with one to test on, one to validate on, and `LEARN` to learn from."""
+LEAST, FEW = 20, 100
+"""Users with test events: fewer than `LEAST` leave under three to each group of judges (15 % of the users), so that
+nothing can be measured; with fewer than `FEW`, intervals are wider than most gains."""
+KEPT = 0.75
+"""Share of the users whom the smallest split leaves `LEARN` events that a larger split has to leave as many."""
+
+
+@dataclass(frozen=True)
+class Division:
+    """The last events of each user as test, those before as validation; and which rewards are high.
+
+    Attributes:
+        test, validation: events of each user who has more than both together; the others are training whole.
+        high: SQL condition; None: the best quarter of the training rewards, or no reward at all.
+        users: how many there are.
+        tested: how many have test events.
+        left: training events of the median one of these.
+        cannot: why nothing can be learned or measured; None if something can.
+    """
+
+    test: int
+    validation: int
+    high: str | None
+    users: int
+    tested: int
+    left: int
+    cannot: str | None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """``data.high`` and ``data.split``."""
+        parts = {"test": self.test, "validation": self.validation}
+        return {
+            "high": {"expression": self.high, "quantile": None if self.high else 0.75},
+            "split": {"class_path": "recalign.data.sequences.LeaveLast", "init_args": parts},
+        }
+
+    def __str__(self) -> str:
+        text = (
+            f"split: {self.tested:,} of {self.users:,} users have {_events(self.test, 'test')} and "
+            f"{_events(self.validation, 'validation')}; the median one of them has {_events(self.left, 'training')}"
+        )
+        return f"{text}\n{self.cannot}" if self.cannot else text
+
+
+def collapse_and_divide(
+    events: pl.DataFrame, reward: str | None, collapse: bool | None = None
+) -> tuple[bool, Division]:
+    """Choose ``data.log.collapse``, and a split and high rewards of the events that it leaves.
+
+    Args:
+        events: the columns ``user``, ``item`` and ``reward`` of each event.
+        reward: the SQL that gave their rewards; None: there is none.
+        collapse: None: chosen, true where ``reward`` is a CASE, as over kinds of event, and a user has events of
+            several rewards on one item, such as a view and a purchase.
+
+    Returns:
+        Whether events are collapsed, and how those that are left are divided.
+    """
+    if collapse is None:
+        collapse = bool(re.match(r"\s*case\s+\S", reward or "", re.IGNORECASE)) and guess.has_kinds_of_one_item(events)
+    if collapse:
+        events = events.group_by("user", "item").agg(pl.col("reward").max())
+    return collapse, divide(events["user"], events["reward"])
+
+
+def divide(user: pl.Series, reward: pl.Series) -> Division:
+    """Choose a split and a condition for high rewards.
+
+    The median user of those with three events or more says how large the split may be (`_sizes`). It is made smaller
+    until `KEPT` of the users whom the smallest one leaves `LEARN` training events are left as many.
+
+    Args:
+        user: of each event.
+        reward: of each event, null where there is none.
+    """
+    count_U = user.value_counts()["count"].to_numpy()
+    testable_U = count_U[count_U > 2]
+    median = int(np.median(testable_U)) if len(testable_U) else 0
+    enough = KEPT * (count_U >= SHORT).sum()
+    sizes = (_sizes(events) for events in range(median, -1, -1))
+    test, validation = next(pair for pair in sizes if (count_U >= sum(pair) + LEARN).sum() >= enough)
+    is_tested_U = count_U > test + validation
+    left_U = count_U[is_tested_U] - test - validation
+    nothing = "nothing can be learned from this log: no user has two training events, so that one follows another"
+    learns = max(left_U.max(initial=0), count_U[~is_tested_U].max(initial=0)) > 1
+    return Division(
+        test=test,
+        validation=validation,
+        high=guess.high_condition(reward) if reward.count() else None,
+        users=len(count_U),
+        tested=len(left_U),
+        left=int(np.median(left_U)) if len(left_U) else 0,
+        cannot=unmeasurable(len(left_U)) if learns else nothing,
+    )
+
+
+def unmeasurable(tested: int) -> str | None:
+    """Why nothing can be measured on so many users with test events; None if something can."""
+    if tested >= LEAST:
+        return None
+    return (
+        f"this log cannot be measured: {tested} users have test events and a history, and judges and intervals need "
+        f"{LEAST} at the very least ({FEW} for intervals that tell something). Add users who come back, or more of "
+        "their events"
+    )
+
+
+def _sizes(events: int) -> tuple[int, int]:
+    """Test and validation events of a user who has so many.
+
+    A tenth is test, up to ten. Validation is half of that, but, where a fifth of the events allows it, two (a pair to
+    order) or three (three pairs).
+    """
+    test = min(10, max(1, events // 10))
+    return test, max(1, test // 2, min(3, events // 5))
+
+
+def _events(number: int, part: str) -> str:
+    return f"{number} {part} event{'s' * (number != 1)}"

@@ -1,0 +1,152 @@
+"""Settings of a log: its files and what their columns mean."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from recalign.errors import InputError, require_positive
+
+TimeUnit = Literal["s", "ms", "us", "datetime"]
+FeatureKind = Literal["category", "number", "vector"]
+
+SIMULATED = "simulated"
+"""The name of a log that `recalign simulate` writes, and of its folder."""
+
+OWN_COLUMNS = ("user", "item", "timestamp", "row", "reward")
+"""The event table's own columns. Expressions can read raw columns of these names, but the table does not keep them."""
+
+PREPARED = ("user", "item", "timestamp", "row")
+"""Those of them that are numbers of recalign's, and seconds, in place of what the file has."""
+
+EXPOSURE_COLUMNS = ("is_random", "propensity")
+"""The event table's columns on how an item was shown, if the log maps them."""
+
+
+@dataclass(frozen=True)
+class Feature:
+    """What is known of an item before anybody chose it (a value of ``data.log.items.features``).
+
+    Attributes:
+        value: Polars SQL over the columns of the item table.
+        kind: ``category``: one or several (a list, or text with a ``separator``); ``number``; ``vector``: a list of
+            numbers, equally many in every row. Null: by type. Fractions and whole numbers are numbers, lists of
+            fractions are vectors, all else is categories.
+        separator: what stands between several categories that are written as one text, such as ``|``.
+        bins: of a number: so many intervals, each with as many of the items in training, are its categories; null: the
+            number itself is used, standardised.
+    """
+
+    value: str
+    kind: FeatureKind | None = None
+    separator: str | None = None
+    bins: int | None = 20
+
+    def __post_init__(self) -> None:
+        require_positive("data.log.items.features", {"bins": self.bins}, "bins")
+
+
+@dataclass(frozen=True)
+class ItemTable:
+    """A table of the items (``data.log.items``).
+
+    Attributes:
+        file: found and read like the log's files. MovieLens's ``movies.dat`` has columns item, title, genres, and
+            ``u.item`` has item, title, released, ..., genre_0 to genre_18.
+        id: column of the item's id, as in the log.
+        title: column of the title; null: items are shown by their ids.
+        features: what policies learn of items, by name: Polars SQL over the table's columns, or a `Feature`. With
+            features, items that nobody chose in training are recommended too.
+    """
+
+    file: str
+    id: str = "item"
+    title: str | None = "title"
+    features: dict[str, str | Feature] = field(default_factory=dict)
+
+    @property
+    def specified(self) -> dict[str, Feature]:
+        """The features, by name in order."""
+        given = sorted(self.features.items())
+        return {name: Feature(one) if isinstance(one, str) else one for name, one in given}
+
+
+@dataclass
+class LogMapping:
+    """The files of a raw log and what their columns mean (``data.log`` in ``conf/data/*.yaml``).
+
+    Expressions are Polars SQL over the columns of the files (`recalign.data.events.evaluate`).
+
+    Attributes:
+        name: names run folders and tables.
+        files: files under the data root, in order; wildcards allowed. ``.csv``, ``.tsv``, ``.parquet``, MovieLens's
+            ``u.data`` and ``ratings.dat`` (columns user, item, rating, timestamp), or a ``.zip`` that holds one.
+            ``folder/file`` is also found in ``folder.zip`` and ``folder/folder.zip``. A folder means all Parquet
+            files in it; so does ``s3://bucket/folder`` (or ``gs://``, ``az://``) in an object store.
+        header: names of all columns, in order, of text files without a header row; null: the first row is the header.
+        separator: of text files; null: found from the first row (comma, tab, ``;``, ``|`` or ``::``).
+        user: column of the user's id: integers or strings.
+        item: column of the item's id: integers or strings.
+        timestamp: column of the event's time; null: the log has no time. Events are then in row order, and only reward
+            models can be trained.
+        time_unit: of ``timestamp``: seconds, milliseconds or microseconds since 1970, or datetimes (ISO 8601 in text
+            files; UTC if they have no offset).
+        time_format: strftime format of times in text files that are not ISO 8601: ``%d/%m/%Y %H:%M`` (chrono's
+            notation). ``time_unit`` is then ignored.
+        time_resolution: seconds to which timestamps are floored, after sorting.
+        columns: feedback columns to add, by name: expressions over the raw columns.
+        where: condition for a row to be used. The report counts the other rows.
+        drop_repeats: of rows that are equal in every column keep the first. The report counts the others.
+        collapse: keep one event per user and item: the one with the highest reward, on ties the first. The report
+            counts the others.
+        is_random: column that is true (or 1) where the item was shown at random, or the name of one in ``columns``.
+        propensity: column of the probability with which the item was shown among all that could have been, or the name
+            of one in ``columns``.
+        items: the table of the items: titles and features; null: items are shown by their ids.
+        truth: the file of true rewards under the data root, of simulated logs only.
+        fetch: public log to download if files are missing. It only applies if all of them are in the folder of this
+            name: the default log sets it, and every other log's YAML is merged into that one.
+    """
+
+    name: str
+    files: list[str]
+    header: list[str] | None = None
+    separator: str | None = None
+    user: str = "user"
+    item: str = "item"
+    timestamp: str | None = "timestamp"
+    time_unit: TimeUnit = "s"
+    time_format: str | None = None
+    time_resolution: int = 1
+    columns: dict[str, str] = field(default_factory=dict)
+    where: str | None = None
+    drop_repeats: bool = False
+    collapse: bool = False
+    is_random: str | None = None
+    propensity: str | None = None
+    items: ItemTable | None = None
+    truth: str | None = None
+    fetch: Literal["ml-100k"] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.files:
+            raise InputError("no file is named", where="data.log.files", remedy="name the files of the log")
+        if self.header is not None and len(set(self.header)) < len(self.header):
+            what, remedy = f"a name appears twice: {', '.join(self.header)}", "give every column a different name"
+            raise InputError(what, where="data.log.header", remedy=remedy)
+        require_positive("data.log", vars(self), "time_resolution")
+        mapped = self.user, self.item, self.timestamp
+        if len(set(mapped)) < len(mapped):
+            what = "user, item and timestamp are the columns {}, {} and {}".format(*mapped)
+            raise InputError(what, where="data.log", remedy="map each of them to a column of its own")
+        if not isinstance(self.columns, dict):
+            remedy = "give names and expressions, or {}"
+            raise InputError(f"{self.columns!r} names no columns", where="data.log.columns", remedy=remedy)
+        for name in set(self.columns) & set(OWN_COLUMNS):
+            what = f"{name!r} is a column of the event table itself"
+            raise InputError(what, where="data.log.columns", remedy="choose another name")
+
+
+def data_root(root: str | None) -> Path:
+    """The folder of raw logs: ``--data.root``, else ``RECALIGN_DATA``, else ``data``."""
+    return Path(root or os.environ.get("RECALIGN_DATA") or "data").expanduser()

@@ -1,0 +1,156 @@
+"""The batch of all stages, and how windows become one."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recalign.data.sequences.store import Sequences
+from recalign.data.sequences.windows import NextEvents, Windows, ranges
+
+BY_ROW = ("user_B", "item_BL", "length_B", "time_BL", "request_time_BL", "reward_BL")
+"""Fields with one row per history; the others have one per target."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B histories of up to L events, and T targets to predict from them.
+
+    Histories are padded at the end. Target t is predicted from row ``row_T[t]``, up to and including its event
+    ``column_T[t]``. Several targets may share a row or a position in it.
+
+    Attributes:
+        user_B: int64, user index.
+        item_BL: int64, items 1..V; 0 is padding.
+        length_B: int64, valid events of each row.
+        time_BL: int64, seconds; padding repeats the last event's.
+        request_time_BL: int64, the time at which the event after each event is requested: its own time if that is
+            known, else the time of the event before it.
+        reward_BL: float32, rewards of the history's events, NaN where there is none.
+        row_T, column_T: int64, where each target's history ends.
+        target_T: int64, the item that was chosen; 0 if it was never seen in training.
+        reward_T: float32, its reward, NaN where there is none.
+        high_T: bool, whether that reward is high.
+        event_T: int64, the target's row in `Sequences.frame`.
+        advantage_T: float32, for post-training: its reward minus the expected one, NaN where there is none.
+        rejected_TN: int64, for post-training on pairs: items of less worth than the target, 0 where there is no pair.
+        seen_N: (2, N) int64, for evaluation: pairs (target, item) of the items that the user had seen before it.
+    """
+
+    user_B: Tensor
+    item_BL: Tensor
+    length_B: Tensor
+    time_BL: Tensor
+    request_time_BL: Tensor
+    reward_BL: Tensor
+    row_T: Tensor
+    column_T: Tensor
+    target_T: Tensor
+    reward_T: Tensor
+    high_T: Tensor
+    event_T: Tensor
+    advantage_T: Tensor | None = None
+    rejected_TN: Tensor | None = None
+    seen_N: Tensor | None = None
+
+    def newest(self, x_BLD: Tensor) -> Tensor:
+        """Pick what belongs to the newest event that each target sees. Shape: (B, L, D) -> (T, D)."""
+        return x_BLD.flatten(0, 1).index_select(0, self.row_T * x_BLD.shape[1] + self.column_T)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """Move all tensors to a device (Lightning calls this)."""
+        return self.map(lambda x: x.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Batch:
+        """Copy all tensors to pinned memory (the DataLoader calls this)."""
+        return self.map(lambda x: x.pin_memory())
+
+    def map(self, function: Any) -> Batch:
+        """Apply a function to every tensor."""
+        return Batch(**{name: function(x) for name, x in vars(self).items() if x is not None})
+
+    def head(self, rows: int) -> Batch:
+        """Keep the first rows and their targets."""
+        few = self.keep(self.row_T < rows)
+        return dataclasses.replace(few, **{name: getattr(self, name)[:rows] for name in BY_ROW})
+
+    def keep(self, kept_T: Tensor) -> Batch:
+        """Keep some of the targets, without `seen_N`. Shape: bool (T,)."""
+        by_target = {name: x for name, x in vars(self).items() if name not in (*BY_ROW, "seen_N")}
+        kept: dict[str, Any] = {name: None if x is None else x[kept_T] for name, x in by_target.items()}
+        return dataclasses.replace(self, seen_N=None, **kept)
+
+
+def collate(
+    sequences: Sequences,
+    windows: Windows | NextEvents,
+    chosen: np.ndarray,
+    bucket: int,
+    *,
+    know_request: bool,
+    seen: bool,
+) -> Batch:
+    """Make the batch of some windows.
+
+    Args:
+        sequences: the log.
+        windows: those of a part.
+        chosen: int64 (B,), indices of windows.
+        bucket: L, the length to pad to.
+        know_request: whether ``request_time`` is the next event's own time (else that of the event before it).
+        seen: whether to list the items that the user had seen before each target.
+    """
+    part = windows.take(chosen)
+    column = np.arange(bucket)
+    valid = column < part.length[:, None]
+    index = part.start[:, None] + np.minimum(column, part.length[:, None] - 1)
+    row = np.repeat(np.arange(len(part)), np.diff(part.offset))
+    at = part.state - part.start[row]
+    time = sequences.time[index]
+    request = time
+    if know_request:
+        request = np.concatenate([time[:, 1:], time[:, -1:]], axis=1)
+        request[row, at] = part.time
+    fields = {
+        "user_B": part.user,
+        "item_BL": np.where(valid, sequences.item[index], np.int64(0)),
+        "length_B": part.length,
+        "time_BL": time,
+        "request_time_BL": request,
+        "reward_BL": np.where(valid, sequences.reward[index], np.float32("nan")),
+        "row_T": row,
+        "column_T": at,
+        "target_T": part.target.astype(np.int64),
+        "reward_T": part.reward,
+        "high_T": part.high,
+        "event_T": part.event,
+        "advantage_T": part.advantage,
+        "rejected_TN": None if part.rejected is None else part.rejected.astype(np.int64),
+        "seen_N": _seen(sequences, part, part.user[row]) if seen else None,
+    }
+    tensors = {name: None if x is None else torch.from_numpy(np.ascontiguousarray(x)) for name, x in fields.items()}
+    return Batch(**tensors)  # type: ignore[arg-type]
+
+
+def _seen(sequences: Sequences, windows: Windows, user: np.ndarray) -> np.ndarray:
+    """Pairs (target, item) of all items that the user had seen before, which may include the target's own.
+
+    Each item once a target, from the event at which its user met it first: with repeats, a user of many events on few
+    items would take gigabytes.
+    """
+    users, place = np.unique(user, return_inverse=True)
+    until = np.zeros(len(users), np.int64)
+    np.maximum.at(until, place, windows.state + 1)
+    length = until - sequences.offset[users]
+    event = ranges(sequences.offset[users], length)
+    item = sequences.item[event]
+    own = np.repeat(np.arange(len(users)), length) * (sequences.num_items + 1) + item
+    met = np.sort(np.unique(own, return_index=True)[1])
+    first, last = (np.searchsorted(event[met], edge) for edge in (sequences.offset[user], windows.state + 1))
+    target = np.repeat(np.arange(len(user)), last - first)
+    return np.stack([target, item[met][ranges(first, last - first)]])

@@ -1,0 +1,262 @@
+"""The LightningDataModule of all stages: a log's YAML in, batches out."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any, Literal, TypedDict
+
+import numpy as np
+import torch
+
+from recalign.data.events import LogMapping
+from recalign.data.sequences.batch import Batch, collate
+from recalign.data.sequences.checks import checked, report_truncation
+from recalign.data.sequences.cohort import UserCohort
+from recalign.data.sequences.loader import Loader, WindowDataset
+from recalign.data.sequences.prepared import PreparedLog
+from recalign.data.sequences.relative import RelativeTo
+from recalign.data.sequences.sampler import LengthBatches
+from recalign.data.sequences.splits import High, LeaveLast, Split, UserGroups
+from recalign.data.sequences.store import Group, Part, Sequences
+from recalign.data.sequences.windows import (
+    NextEvents,
+    Windows,
+    evaluation_windows,
+    sample_users,
+    serving_windows,
+    training_windows,
+    with_events,
+)
+from recalign.errors import InputError, require_positive, require_seed
+
+ML_100K = LogMapping(name="ml-100k", files=["ml-100k/u.data"], fetch="ml-100k")
+"""The log of stages whose YAML names none."""
+
+
+class LogSettings(TypedDict, total=False):
+    """Arguments of `EventDataModule` that others pass on."""
+
+    log: LogMapping
+    reward: str | None
+    relative_to: RelativeTo | None
+    high: High | None
+    split: Split
+    root: str | None
+    share_a: float
+    min_events: int
+    max_length: int
+    stride: int | None
+    batch_tokens: int
+    request_time: Literal["known", "last_event"]
+    seed: int | None
+    cache: bool | str
+    grows_from: str | None
+    untouched: float
+
+
+class EventDataModule(PreparedLog):
+    """A log as histories and targets; each stage's subclass says what it trains on.
+
+    Args:
+        log: the raw log's files and what their columns mean.
+        reward: Polars SQL over the log's columns: how good an event was; null: the log has no reward.
+        high: which rewards the metrics ``high/*`` count as high.
+        split: which events are training, validation and test.
+        root: the data root that ``log.files`` are relative to; null: ``RECALIGN_DATA``, else ``data``.
+        users: the users to train and validate on: all, A, B1 or B2.
+        share_a: share of the users in group A.
+        min_events: training events that an item needs to be in the catalogue; those of rarer items are left out, and
+            counted in the report. As targets of validation and test such items are misses.
+        max_length: newest events of a history that a model sees.
+        stride: null: each user's newest ``max_length`` training events are targets. A number up to ``max_length``: all
+            but the first are, in windows so many events apart (`recalign.data.sequences.windows.training_windows`).
+        batch_tokens: padded events of a batch, of all processes together.
+        request_time: whether a model knows the time at which an event is requested (``known``), or only that of the
+            event before (``last_event``).
+        seed: of the batches' order, and of what is drawn from the data (placebos, resampling); null: 0 in Python,
+            ``seed_everything`` in a run of the command.
+        cache: whether to keep the prepared log between runs (`recalign.data.sequences.cache`), in ``RECALIGN_CACHE``,
+            else the user's cache folder; or the folder to keep it in.
+        relative_to: the column within whose bins rewards are ranked, such as a video's duration; null: they stay as
+            they are. ``high`` reads the ranks.
+        grows_from: folder ``ids`` of an earlier chain, whose log this one continues: users and items keep their ids,
+            and what was trained on stays in training (`recalign.data.sequences.earlier`).
+        untouched: with ``grows_from``, share of the users without new training events that are trained on.
+
+    Attributes:
+        sample: how many users with test events `windows` has, a fixed sample of each group; null: all of them.
+    """
+
+    sample: int | None = None
+
+    def __init__(
+        self,
+        log: LogMapping = ML_100K,
+        reward: str | None = "rating",
+        high: High | None = High("reward >= 5"),  # noqa: B008 (frozen, so safe to share)
+        split: Split = LeaveLast(test=10, validation=5),  # noqa: B008
+        root: str | None = None,
+        users: Group = "all",
+        share_a: float = 0.7,
+        min_events: int = 1,
+        max_length: int = 200,
+        stride: int | None = None,
+        batch_tokens: int = 3200,
+        request_time: Literal["known", "last_event"] = "last_event",
+        seed: int | None = None,
+        cache: bool | str = True,
+        relative_to: RelativeTo | None = None,
+        grows_from: str | None = None,
+        untouched: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.check_settings(
+            {
+                "max_length": max_length,
+                "batch_tokens": batch_tokens,
+                "stride": stride,
+                "min_events": min_events,
+                "untouched": untouched,
+                "grows_from": grows_from,
+                "seed": seed,
+            }
+        )
+        self.log_, self.reward, self.high, self.split, self.root = log, reward, high, split, root
+        self.groups, self.min_events, self.cache = UserGroups(share_a), min_events, cache
+        self.relative_to, self.grows_from = relative_to, grows_from
+        self.users, self.max_length, self.stride, self.batch_tokens = users, max_length, stride, batch_tokens
+        self.seed, self.untouched = seed or 0, untouched
+        self.know_request = request_time == "known"
+
+    @classmethod
+    def check_settings(cls, given: Mapping[str, Any]) -> None:
+        """Refuse settings, by name, that cannot work. Subclasses add their own.
+
+        The command calls it before anything runs, and the constructors call it for Python.
+
+        Raises:
+            InputError: a setting cannot work.
+        """
+        require_positive("data", given, "max_length", "batch_tokens", "min_events")
+        if given.get("seed") is not None:
+            require_seed(given["seed"], "data.seed")
+        if not 0 <= given.get("untouched", 1.0) <= 1:
+            what, remedy = f"{given['untouched']} is no share of users", "give one from 0 to 1"
+            raise InputError(what, where="data.untouched", remedy=remedy)
+        if given.get("untouched", 1.0) < 1 and given.get("grows_from") is None:
+            what, remedy = "this log continues no other: no user is untouched", "leave it out, or set data.grows_from"
+            raise InputError(what, where="data.untouched", remedy=remedy)
+        stride, max_length = given.get("stride"), given.get("max_length")
+        if stride is not None and not 1 <= stride <= max_length:
+            text = f"{stride} events between windows of {max_length} would leave events out"
+            remedy = f"give 1 to {max_length} (half of it is a good choice), or null for the newest events only"
+            raise InputError(text, where="data.stride", remedy=remedy)
+
+    @property
+    def device(self) -> torch.device:
+        """The device of its own trainer; the CPU if it has none."""
+        return self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+
+    @functools.cached_property
+    def cohort(self) -> UserCohort:
+        """The users to train and validate on."""
+        return UserCohort.of(self.sequences, self.users, self.groups.share)
+
+    def training(self) -> Windows | NextEvents:
+        """The windows to train on; subclasses narrow or extend what ``in_memory`` makes of them."""
+        users = self.sequences.users_in(self.users)
+        windows = training_windows(self.sequences, users, self.max_length, self.stride)
+        if self.earlier is None or self.untouched == 1:
+            return windows
+        chosen_U = self.earlier.chosen(self.sequences.trained, self.untouched, self.seed)
+        return windows.take(np.flatnonzero(chosen_U[windows.user]))
+
+    def windows(self, part: Part, users: Group | None = None) -> Windows:
+        """The windows of a part for evaluation, of this module's users or of the named group."""
+        chosen = self.sequences.users_in(users or self.users)
+        if self.sample is not None:
+            chosen = sample_users(self.sequences, chosen, self.sample)
+        return evaluation_windows(self.sequences, chosen, part, self.max_length, apart=self.know_request)
+
+    def users_tested(self, users: Group) -> int:
+        """How many users of a group have test events, whatever the sample."""
+        return int((self.sequences.users_in(users) & with_events(self.sequences)).sum())
+
+    def loader(
+        self,
+        windows: Windows | NextEvents,
+        *,
+        shuffle: bool = False,
+        seen: bool = True,
+        shared: bool = False,
+        sequences: Sequences | None = None,
+    ) -> Loader:
+        """Batches of windows, shuffled or in order, with or without the items that users had seen.
+
+        Where several processes work, each gets all of every batch, or, if ``shared``, its share. ``sequences``: that
+        the windows are of, if they are not the log's.
+        """
+        log = sequences or self.sequences
+        make = functools.partial(collate, log, windows, know_request=self.know_request, seen=seen)
+        trainer = self.trainer if shared else None
+        sampler = LengthBatches(
+            windows.length,
+            self.max_length,
+            self.batch_tokens,
+            shuffle=shuffle,
+            seed=self.seed,
+            processes=trainer.world_size if trainer else 1,
+            rank=trainer.global_rank if trainer else 0,
+        )
+        data = WindowDataset(make, windows.length)
+        return Loader(data, sampler=sampler, batch_size=None, pin_memory=self.device.type == "cuda")
+
+    def facts(self) -> dict[str, Any]:
+        """Plain values about what is trained on, stored beside the weights; subclasses may have some."""
+        return {}
+
+    def first_batch(self) -> Batch:
+        """The first batch of training, whole."""
+        return next(iter(self.loader(self.training(), shuffle=True, seen=False)))
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Copy without waiting: the device works on the previous batch meanwhile."""
+        return batch.to(device, non_blocking=True)
+
+    def setup(self, stage: str) -> None:
+        """Tell the module of the log. Fail before training if titles cannot be read or nothing can be validated on."""
+        if bind := getattr(self.trainer and self.trainer.lightning_module, "bind", None):
+            bind(self)
+        if self.log_.items:
+            self._titles  # noqa: B018
+        processes, least = self.trainer.world_size if self.trainer else 1, self.batch_tokens // self.max_length
+        if least < processes > 1:
+            text = f"a batch of {least} histories of {self.max_length} events is too small for {processes} processes"
+            remedy = f"give {processes * self.max_length} or more: it is the batch of all processes together"
+            raise InputError(text, where="data.batch_tokens", remedy=remedy)
+        if stage == "fit" and self.trainer and self.trainer.limit_val_batches:
+            self._checked("validation")
+
+    def _checked(self, part: Part) -> Windows:
+        return checked(self.windows(part), self.sequences, part, self.users)
+
+    def train_dataloader(self) -> Loader:
+        windows = checked(self.training(), self.sequences, "train", self.users)
+        report_truncation(windows, self.sequences, self.max_length)
+        return self.loader(windows, shuffle=True, seen=False, shared=True)
+
+    def val_dataloader(self) -> Loader:
+        return self.loader(self._checked("validation"), shared=True)
+
+    def test_dataloader(self) -> Loader:
+        return self.loader(self._checked("test"), shared=True)
+
+    def predict_dataloader(self) -> Loader:
+        """Every user's newest events, for recommendations after the end of the log."""
+        return self.serving_loader(self.sequences.users_in("all"), shared=True)
+
+    def serving_loader(self, users: np.ndarray, *, shared: bool = False) -> Loader:
+        """Batches of the newest events of some users, bool (U,), in the order of time, with a target yet to come."""
+        log = self.sequences.by_time
+        return self.loader(serving_windows(log, users, self.max_length), shared=shared, sequences=log)

@@ -1,0 +1,190 @@
+"""Features of the catalogue's items as codes and numbers, and the coder that makes the same of items that come later.
+
+All categories are rows of one table of embeddings, feature after feature in the order of names. The first row of a
+feature is its code 0: the value is missing, or no item in training has it, so that nothing was learned of it.
+
+Shape suffixes: V items of the catalogue, N codes of all of them, W numbers of an item.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from recalign.data.events import ItemValues
+
+FAR = 10.0
+"""Standard deviations beyond which a number without intervals counts as this far, so that one wrong value of a new item
+does not outweigh all else that is known of it. (A wrong value in training is in the standard deviation.)"""
+
+
+@dataclass(frozen=True)
+class FeatureCoder:
+    """How raw values become codes and numbers; found on the items that have training events.
+
+    Attributes:
+        plans: plain values, one mapping a feature: its ``name`` and ``kind``, and of a category its ``categories``, of
+            binned numbers their ``edges``, of standardised ones and of vectors ``mean`` and ``scale``.
+    """
+
+    plans: list[dict[str, Any]]
+
+    @classmethod
+    def fit(cls, values: ItemValues, warm: pl.Series) -> FeatureCoder:
+        """Find categories, edges, means and scales on the items ``warm`` (raw ids), which have training events."""
+        own = values.of(warm)
+        plans = []
+        for name, kind in values.kinds.items():
+            known = own[name].drop_nulls()
+            plan: dict[str, Any] = {"name": name, "kind": kind}
+            if kind == "category":
+                plan["categories"] = known.explode(empty_as_null=False).unique().sort().to_list()
+            elif kind == "number" and (bins := values.specified[name].bins):
+                plan["edges"] = _edges(known.to_numpy(), bins)
+            else:
+                plan |= _moments(_matrix(known), _width(values.values[name]))
+            plans.append(plan)
+        return cls(plans)
+
+    @property
+    def sizes(self) -> list[int]:
+        """Rows of each feature in the table of embeddings."""
+        bins = [1 + len(plan["edges"]) if "edges" in plan else len(plan.get("categories", ())) for plan in self.plans]
+        return [1 + number for number in bins]
+
+    @property
+    def width(self) -> int:
+        """W: numbers of all standardised features and vectors."""
+        return sum(len(plan.get("mean", ())) for plan in self.plans)
+
+    def unknown(self, values: pl.DataFrame) -> dict[str, int]:
+        """By feature, how many items have categories of which training knew none. ``values`` as in `encode`."""
+        found = {}
+        for plan in self.plans:
+            if "categories" in plan:
+                own = values[plan["name"]].drop_nulls()
+                known = own.list.eval(pl.element().is_in(plan["categories"])).list.any()
+                found[plan["name"]] = int((~known).sum())
+        return {name: count for name, count in found.items() if count}
+
+    def encode(self, values: pl.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Codes and numbers of items.
+
+        Args:
+            values: a row an item, as in `ItemValues.values`.
+
+        Returns:
+            ``code``, ``weight``, ``offset`` and ``number`` of `ItemFeatures`.
+        """
+        rows, codes, counts, numbers = [], [], [], [np.zeros((len(values), 0), np.float32)]
+        for plan, first in zip(self.plans, np.cumsum([0, *self.sizes]), strict=False):
+            row, code = _codes(plan, values[plan["name"]])
+            count = np.bincount(row, minlength=len(values))
+            rows.append(row)
+            codes.append(first + code)
+            counts.append(count[row])
+            if "mean" in plan:
+                numbers.append(_standardised(plan, values[plan["name"]]))
+        row, code, count = (np.concatenate(parts) for parts in (rows, codes, counts))
+        order = np.argsort(row, kind="stable")
+        offset = np.concatenate([[0], np.bincount(row, minlength=len(values)).cumsum()])
+        weight = (1 / np.sqrt(count[order])).astype(np.float32)
+        return code[order].astype(np.int64), weight, offset.astype(np.int64), np.concatenate(numbers, axis=1)
+
+
+@dataclass(frozen=True)
+class ItemFeatures:
+    """What is known of the items 1..V of a catalogue beforehand.
+
+    Attributes:
+        coder: how it became codes and numbers.
+        warm: the items 1..warm have training events; the others, warm + 1..V, have features alone.
+        code: int64 (N,), rows of the table of embeddings, item after item.
+        weight: float32 (N,), of each code: 1 / sqrt(number of codes of its item and feature).
+        offset: int64 (V + 1,), where each item's codes begin.
+        number: float32 (V, W), standardised numbers and vectors; 0 where there are none.
+    """
+
+    coder: FeatureCoder
+    warm: int
+    code: np.ndarray
+    weight: np.ndarray
+    offset: np.ndarray
+    number: np.ndarray
+
+    @classmethod
+    def of(cls, values: ItemValues, items: pl.Series, warm: int) -> ItemFeatures:
+        """Encode the features of a catalogue.
+
+        Args:
+            values: of any items.
+            items: raw ids of the catalogue; the first ``warm`` have training events.
+            warm: their number.
+        """
+        coder = FeatureCoder.fit(values, items.head(warm))
+        return cls(coder, warm, *coder.encode(values.of(items)))
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """The sizes of all tables, as plain values."""
+        return {"sizes": self.coder.sizes, "width": self.coder.width, "codes": len(self.code), "warm": self.warm}
+
+
+def _codes(plan: dict[str, Any], column: pl.Series) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs (row, code) of one feature; every row has at least one. Shape: int64 (N,), (N,)."""
+    row = np.arange(len(column))
+    if "mean" in plan:  # no category, but what is missing has a place
+        missing = column.is_null().to_numpy()
+        return row[missing], np.zeros(missing.sum(), np.int64)
+    if "edges" in plan:
+        value = column.fill_null(float("nan")).to_numpy()
+        return row, np.where(np.isnan(value), 0, 1 + np.searchsorted(plan["edges"], value, side="right"))
+    number = {category: code for code, category in enumerate(plan["categories"], start=1)}
+    flat = pl.DataFrame({"row": row, "value": column}).explode("value")
+    code = flat["value"].replace_strict(number, default=0, return_dtype=pl.Int64)
+    pairs = pl.DataFrame({"row": flat["row"], "code": code}).unique(maintain_order=True)  # several unknown are one
+    known = pl.col("code") > 0
+    pairs = pairs.filter(known | ~known.any().over("row"))
+    return pairs["row"].to_numpy(), pairs["code"].to_numpy()
+
+
+def _edges(number_N: np.ndarray, bins: int) -> list[float]:
+    """Where intervals begin, but for the first, so that each holds about as many numbers."""
+    if not len(number_N):
+        return []
+    found = np.quantile(number_N, np.arange(1, bins) / bins, method="higher")
+    return np.unique(found[found > number_N.min()]).tolist()
+
+
+def _width(column: pl.Series) -> int:
+    """Numbers of an item: 1, or those of a vector, 0 if there is none."""
+    return int(column.list.len().max() or 0) if isinstance(column.dtype, pl.List) else 1  # type: ignore[arg-type]
+
+
+def _matrix(column: pl.Series) -> np.ndarray:
+    """The values of numbers or vectors without nulls. Shape: -> float64 (rows, 1 or numbers of a vector)."""
+    known = column.drop_nulls()
+    if not isinstance(known.dtype, pl.List):
+        return known.cast(pl.Float64).to_numpy()[:, None]
+    return known.cast(pl.Array(pl.Float64, _width(known))).to_numpy()
+
+
+def _moments(known_NW: np.ndarray, width: int) -> dict[str, list[float] | float]:
+    """The mean of the vectors, and the root of their mean square distance from it; 0 and 1 without any."""
+    if not len(known_NW):
+        return {"mean": [0.0] * width, "scale": 1.0}
+    mean_W = known_NW.mean(axis=0)
+    scale = float(np.sqrt(np.square(known_NW - mean_W).sum(axis=1).mean()))
+    return {"mean": mean_W.tolist(), "scale": scale or 1.0}
+
+
+def _standardised(plan: dict[str, Any], column: pl.Series) -> np.ndarray:
+    """(x - mean) / scale, of a number at most `FAR`; 0 where there is no value. Shape: -> float32 (rows, W)."""
+    found = np.zeros((len(column), len(plan["mean"])), np.float32)
+    known = column.is_not_null().to_numpy()
+    if known.any():
+        found[known] = (_matrix(column) - plan["mean"]) / plan["scale"]
+    return found.clip(-FAR, FAR) if plan["kind"] == "number" else found

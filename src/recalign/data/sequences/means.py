@@ -1,0 +1,52 @@
+"""Mean rewards: the baselines of an advantage and of a reward model.
+
+All means come from training rows. A user's mean at an event uses earlier events only: a leave-one-out mean would move
+against the event's own reward.
+"""
+
+from __future__ import annotations
+
+import polars as pl
+
+from recalign.data.sequences.splits import TRAIN
+
+SHRINKAGE = 5.0
+"""Events that weigh as much as the mean of all, in the mean of an item or a user."""
+
+
+def reward_means(frame: pl.DataFrame, shrinkage: float = SHRINKAGE) -> pl.DataFrame:
+    """Compute four mean rewards for every event.
+
+    With mu the mean training reward and k the shrinkage in pseudo-events:
+
+    - ``global``: mu;
+    - ``item``: (sum of the item's training rewards + k mu) / (their number + k);
+    - ``user``: (sum of the user's earlier rewards + k mu) / (their number + k);
+    - ``user_item``: item + (sum of the user's earlier residuals r - item) / (their number + k).
+
+    Args:
+        frame: events in order. Rows of validation and test get means too: items from training rows, users from their
+            own earlier events.
+        shrinkage: k, the number of events that weigh as much as mu.
+
+    Returns:
+        These four f64 columns, one row per event.
+    """
+    reward, item = pl.col("reward"), pl.col("item_mean")
+    train = frame.filter((pl.col("split") == TRAIN) & reward.is_not_null())
+    mu = pl.lit(train["reward"].mean(), dtype=pl.Float64)
+    items = train.group_by("item").agg(item_mean=(reward.sum() + shrinkage * mu) / (pl.len() + shrinkage))
+    joined = frame.select("user", "item", "reward").join(items, on="item", how="left", maintain_order="left")
+    joined = joined.with_columns(item.fill_null(mu))
+    count = _before(reward.is_not_null().cast(pl.Float64)) + shrinkage
+    return joined.select(
+        mu.alias("global"),
+        item.alias("item"),
+        ((_before(reward.fill_null(0.0)) + shrinkage * mu) / count).alias("user"),
+        (item + _before((reward - item).fill_null(0.0)) / count).alias("user_item"),
+    )
+
+
+def _before(value: pl.Expr) -> pl.Expr:
+    """Sum of a user's earlier values. Shifting, unlike subtracting the event's own, leaves no rounding error."""
+    return value.cum_sum().shift(1, fill_value=0.0).over("user")

@@ -1,0 +1,58 @@
+"""Rewards relative to those of events that are alike: watch time among videos of about the same length."""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from recalign.data.events.expression import refuse_names
+from recalign.data.sequences.bins import training_bins
+from recalign.data.sequences.splits import PARTED, TRAIN
+from recalign.errors import require_positive
+
+
+@dataclass(frozen=True)
+class RelativeTo:
+    """Replace each reward by its rank, in 0..1, among the training rewards of events that are alike in a column.
+
+    A reward of 0.8 is as good as or better than four fifths of those in its bin; equal ones count half. Bins and ranks
+    come from training rows alone, so nothing of validation or test reaches a reward before it. A rank within the
+    duration's quantiles is the label of Zhan et al., "Deconfounding Duration Bias in Watch-time Prediction for Video
+    Recommendation" (KDD 2022, arXiv 2206.06003).
+
+    Attributes:
+        column: a numeric column of the log, such as a video's duration. Where it is null there is no reward.
+        bins: number of bins, of equal size on training rows.
+    """
+
+    column: str
+    bins: int = 10
+
+    def __post_init__(self) -> None:
+        require_positive("relative_to", {"bins": operator.index(self.bins)}, "bins")
+
+    def ranks(self, frame: pl.DataFrame, where: str = "data.relative_to.column") -> pl.Series:
+        """The relative reward of each event: f64, null where it has no reward, no bin, or a bin without training ones.
+
+        Args:
+            frame: events, with ``reward``, ``split`` and the column.
+            where: the setting that names the column, for errors.
+
+        Raises:
+            InputError: as `training_bins`, or the column is called ``split``, which holds the parts here.
+        """
+        reward_N = frame["reward"].cast(pl.Float64).fill_null(float("nan")).to_numpy()
+        refuse_names(self.column, PARTED, where, [self.column])
+        trained = frame["split"] == TRAIN
+        bin_N = training_bins(frame, self.column, self.bins, trained, where).fill_null(-1).to_numpy()
+        rated_N, out_N = ~np.isnan(reward_N), np.full(len(frame), np.nan)
+        for one in range(self.bins):
+            inside_N = rated_N & (bin_N == one)
+            known = np.sort(reward_N[inside_N & trained.to_numpy()])
+            if len(known):
+                below, up_to = (np.searchsorted(known, reward_N[inside_N], side) for side in ("left", "right"))
+                out_N[inside_N] = (below + up_to) / (2 * len(known))
+        return pl.Series("reward", out_N).fill_nan(None)

@@ -1,0 +1,248 @@
+"""Split events into training, validation and test, and users into groups."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from recalign.data.events import EventTable
+from recalign.data.events.expression import evaluate, refuse_names, truth
+from recalign.data.events.log import PREPARED
+from recalign.data.sequences.bins import training_bins
+from recalign.errors import InputError, require_positive
+
+TRAIN, VALIDATION, TEST = 0, 1, 2
+"""The parts, as the column ``split`` holds them."""
+PARTED = ("split",)
+"""Names that are no longer the log's once its events are split."""
+
+
+class Split:
+    """Splits the events of a log into training, validation and test."""
+
+    def __repr__(self) -> str:
+        """Class and settings, which tell one prepared log from another; attributes with ``_`` in front are none."""
+        plain = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in vars(self).items()}
+        settings = (f"{name}={value!r}" for name, value in plain.items() if not name.startswith("_"))
+        return re.sub(r" at 0x[0-9a-f]+", "", f"{type(self).__qualname__}({', '.join(settings)})")
+
+    def __init_subclass__(cls, **given: Any) -> None:
+        super().__init_subclass__(**given)
+        if "assign" in vars(cls) and "for_parts" not in vars(cls):
+            cls.for_parts = Split.for_parts  # type: ignore[method-assign]  # what it inherits speaks of another `assign`
+
+    def assign(self, table: EventTable) -> pl.Series:
+        """Assign each row of ``table.frame`` to a part: u8, `TRAIN`, `VALIDATION` or `TEST`.
+
+        Raises:
+            InputError: the log does not allow this split.
+        """
+        raise NotImplementedError
+
+    def for_parts(self, time_at: Callable[[float], int]) -> Split:
+        """The same split with fixed cuts, so that it splits some users' events as it would with those of all others.
+
+        Args:
+            time_at: the timestamp below which this share of all events lies.
+
+        Raises:
+            InputError: it needs all events at once, as a class of your own does unless it says otherwise.
+        """
+        text = f"{type(self).__name__} does not say how it splits some users' events without those of the others"
+        remedy = "give it a method for_parts (recalign.data.sequences.Split), or train without `recalign prepare`"
+        raise InputError(text, where="data.split", remedy=remedy)
+
+
+@dataclass(frozen=True, repr=False)
+class LeaveLast(Split):
+    """Test on the last events of each user, validate on those before them, train on the rest.
+
+    All events of a user who has no more than ``test + validation`` are training.
+
+    Attributes:
+        test: test events per user.
+        validation: validation events per user.
+    """
+
+    test: int = 1
+    validation: int = 1
+
+    def __post_init__(self) -> None:
+        require_positive("data.split", vars(self), "test", "validation", or_zero=True)
+
+    def assign(self, table: EventTable) -> pl.Series:
+        _require_time(table, self)
+        count = pl.len().over("user")
+        from_end = count - pl.int_range(pl.len()).over("user")  # 1: the user's last event
+        aside = self.test + self.validation
+        part = (from_end <= aside).cast(pl.UInt8) + (from_end <= self.test).cast(pl.UInt8)
+        return table.frame.select(pl.when(count > aside).then(part).otherwise(TRAIN).cast(pl.UInt8)).to_series()
+
+    def for_parts(self, time_at: Callable[[float], int]) -> Split:
+        return self
+
+
+@dataclass(frozen=True, repr=False)
+class TimeSplit(Split):
+    """Cut at the same two times for all users: train before the first, validate between, test from the second on.
+
+    Attributes:
+        cuts: two shares of the events (0.8, 0.9), or two times as ISO 8601 strings with an offset. Events at the time
+            of a cut belong to the later part, so that events of the same time stay together.
+    """
+
+    cuts: tuple[float | str, float | str] = (0.8, 0.9)
+
+    def assign(self, table: EventTable) -> pl.Series:
+        _require_time(table, self)
+        time = table.frame["timestamp"]
+        first, second = (self._time_of(cut, time, table.resolution) for cut in self.cuts)
+        if first > second:
+            text = f"the first cut ({self.cuts[0]}) is after the second ({self.cuts[1]})"
+            remedy = "give the end of training first, then the end of validation"
+            raise InputError(text, where="data.split.cuts", remedy=remedy)
+        return (time >= first).cast(pl.UInt8) + (time >= second).cast(pl.UInt8)
+
+    def for_parts(self, time_at: Callable[[float], int]) -> Split:
+        first, second = (
+            cut if isinstance(cut, str) or not 0 < cut < 1 else datetime.fromtimestamp(time_at(cut), UTC).isoformat()
+            for cut in self.cuts
+        )
+        return TimeSplit((first, second))
+
+    def _time_of(self, cut: float | str, time: pl.Series, resolution: int) -> int:
+        if isinstance(cut, str):
+            with suppress(ValueError):
+                moment = datetime.fromisoformat(cut)
+                if moment.tzinfo is not None:
+                    return int(moment.timestamp()) // resolution * resolution  # as the events' times are
+        elif 0 < cut < 1:
+            middle = int(len(time) * cut)
+            return int(np.partition(time.to_numpy(), middle)[middle])
+        remedy = 'give a share between 0 and 1, or a time with an offset ("2022-05-05T00:00:00+08:00")'
+        raise InputError(f"cannot use the cut {cut!r}", where="data.split.cuts", remedy=remedy)
+
+
+@dataclass(frozen=True, repr=False)
+class Where(Split):
+    """Test on the events that meet a condition, such as those of random exposure.
+
+    Attributes:
+        test: Polars SQL condition over the log's columns.
+        validation: share of the other events to validate on, chosen by a hash of their row.
+    """
+
+    test: str = "is_random"
+    validation: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.validation < 1:
+            what, remedy = f"{self.validation} is no share", "give one from 0 to 1, such as validation: 0.1"
+            raise InputError(what, where="data.split.validation", remedy=remedy)
+
+    def assign(self, table: EventTable) -> pl.Series:
+        test = _condition(table.frame, self.test, "data.split.test")
+        drawn = pl.Series([stable_hash(str(row)) < self.validation for row in table.frame["row"]], dtype=pl.Boolean)
+        return test.cast(pl.UInt8) * TEST + (~test & drawn).cast(pl.UInt8) * VALIDATION
+
+    def for_parts(self, time_at: Callable[[float], int]) -> Split:
+        return self
+
+
+@dataclass(frozen=True)
+class High:
+    """Define high rewards, for the metrics ``high/*``. No loss reads it.
+
+    Attributes:
+        expression: Polars SQL condition over the log's columns and ``reward``.
+        quantile: instead of an expression, the share of training rewards that a high one exceeds.
+        within: with ``quantile``, a column (a video's duration, say) within whose bins the quantile is taken.
+        bins: number of bins of ``within``, of equal size on training rows.
+    """
+
+    expression: str | None = None
+    quantile: float | None = None
+    within: str | None = None
+    bins: int = 10
+
+    def __post_init__(self) -> None:
+        if (self.expression is None) == (self.quantile is None):
+            both = self.expression is not None
+            remedy = "set the other to null: --data.high.expression null" if both else "give --data.high.quantile 0.75"
+            what = "takes an expression or a quantile, " + ("not both" if both else "and has neither")
+            raise InputError(what, where="data.high", remedy=remedy)
+        if self.quantile is not None and not 0 < self.quantile < 1:
+            what = f"{self.quantile} is not a quantile"
+            raise InputError(what, where="data.high.quantile", remedy="give one in 0..1")
+        require_positive("data.high", vars(self), "bins")
+
+    def mark(self, frame: pl.DataFrame) -> pl.Series:
+        """Mark the events whose reward is high; false where a column that it depends on is null.
+
+        An expression that does not read the reward (that of simulated logs) may be true where the reward is missing.
+        """
+        if self.expression is not None:
+            return _condition(frame, self.expression, "data.high.expression", (*PREPARED, *PARTED)).alias("high")
+        reward, trained = pl.col("reward"), pl.col("split") == TRAIN
+        limit = reward.filter(trained).quantile(self.quantile or 0.0, "linear").over("bin")
+        high = pl.col("bin").is_not_null() & (reward > limit).fill_null(False)
+        binned = frame.select("reward", "split").with_columns(bin=self._bins(frame))
+        return binned.select(high.alias("high")).to_series()
+
+    def _bins(self, frame: pl.DataFrame) -> pl.Series:
+        """The bin of each event, null where ``within`` is."""
+        if self.within is None:
+            return pl.repeat(0, len(frame), eager=True)
+        refuse_names(self.within, PARTED, "data.high.within", [self.within])
+        return training_bins(frame, self.within, self.bins, frame["split"] == TRAIN, "data.high.within")
+
+
+@dataclass(frozen=True)
+class UserGroups:
+    """Split users into disjoint groups, by a hash of the raw id.
+
+    Reward models and post-training train on ``A``, and tables measure it. Judges that select settings train on ``B1``,
+    judges that report on ``B2``.
+
+    Attributes:
+        share: share of the users in A; B1 and B2 get half of the rest each.
+    """
+
+    share: float = 0.7
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share <= 1:
+            raise InputError(f"{self.share} is not a share of users", where="data.share_a", remedy="give one in 0..1")
+
+    def assign(self, raw_ids: pl.Series) -> pl.Series:
+        """The group (``A``, ``B1``, ``B2``) of each user, in the order of ``raw_ids``."""
+        edges = (self.share, self.share + (1 - self.share) / 2)
+        groups = [("A", "B1", "B2")[bisect_right(edges, stable_hash(str(raw)))] for raw in raw_ids.to_list()]
+        return pl.Series("group", groups, dtype=pl.String)
+
+
+def _condition(frame: pl.DataFrame, expression: str, where: str, taken: Collection[str] = PREPARED) -> pl.Series:
+    """Whether each row meets a condition; false where a column that it reads is null."""
+    refuse_names(expression, taken, where)
+    return truth(evaluate(frame, expression, where), expression, where)
+
+
+def stable_hash(text: str) -> float:
+    """A pseudo-random number in [0, 1) that depends on the text alone, on every machine and in every version."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=6).digest(), "big") / 2**48
+
+
+def _require_time(table: EventTable, split: Split) -> None:
+    if not table.has_time:
+        text = "the log has no timestamp, so nobody knows which events are the last"
+        remedy = "map a timestamp column in data.log.timestamp, or use recalign.data.sequences.Where for reward models"
+        raise InputError(text, where=f"data.split: {type(split).__name__}", remedy=remedy)

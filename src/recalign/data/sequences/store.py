@@ -1,0 +1,318 @@
+"""A log split and indexed: histories as flat arrays, and the catalogue of items."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import polars as pl
+
+from recalign.data.events import EventTable, ItemValues, Report
+from recalign.data.events.messages import SHOWN
+from recalign.data.events.report import Note
+from recalign.data.sequences.earlier import EarlierLog, places
+from recalign.data.sequences.features import ItemFeatures
+from recalign.data.sequences.relative import RelativeTo
+from recalign.data.sequences.splits import TEST, TRAIN, VALIDATION, High, Split, UserGroups
+from recalign.errors import InputError
+from recalign.files import digest
+
+Group = Literal["all", "A", "B1", "B2"]
+Part = Literal["train", "validation", "test"]
+PARTS: dict[Part, int] = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
+ADDED = ("event", "split", "item_id", "known", "high")
+"""Columns of `Sequences.frame` that are not the log's: a reward made of its own split or rank would be a mistake."""
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """A log, split, with its catalogue.
+
+    The catalogue holds the V items that have enough training events (`build`), numbered 1..V. Every other item is 0:
+    its events are in no history, and as targets they are misses. Events with an item of the catalogue are called known.
+
+    Where the log's items have features, further items that have one are in the catalogue too, after those with training
+    events (`num_warm`): items that were chosen later, and items that nobody has chosen yet. Such items are called cold.
+
+    Attributes:
+        frame: the events in order: the event table's columns, ``item_id`` (int32, 0..V), ``split``, ``high`` and
+            ``known`` (int32, number of the user's known events before this one). A feedback column of such a name can
+            be read by the split and, but for ``split``, by `High`; it is not kept.
+        users: raw user ids by user index.
+        items: raw item ids by item - 1.
+        group: ``A``, ``B1`` or ``B2`` by user index.
+        trained: int64 (U,), training events of each user; they are the first of the known ones.
+        offset: int64 (U + 1,), where each user's known events begin in the next four arrays.
+        item, time, reward, event: known events of all users, one user after the other: int32 items 1..V, int64
+            seconds, float32 rewards (NaN where there is none), int64 rows of ``frame``.
+        fingerprint: digest of the log and of the settings that split it.
+        catalogue: digest of the items in order and of the part of every event: what a network was trained on, whatever
+            the reward.
+        report: what was read of the log, and what was left out.
+        features: of the items, if the log has any.
+    """
+
+    frame: pl.DataFrame
+    users: pl.Series
+    items: pl.Series
+    group: np.ndarray
+    trained: np.ndarray
+    offset: np.ndarray
+    item: np.ndarray
+    time: np.ndarray
+    reward: np.ndarray
+    event: np.ndarray
+    fingerprint: str
+    catalogue: str
+    report: Report
+    features: ItemFeatures | None = None
+
+    @property
+    def num_items(self) -> int:
+        """V, the number of items that a policy can choose from."""
+        return len(self.items)
+
+    @property
+    def num_warm(self) -> int:
+        """How many of them have training events: the items 1..num_warm."""
+        return self.features.warm if self.features else self.num_items
+
+    @property
+    def num_users(self) -> int:
+        """U, the number of users."""
+        return len(self.users)
+
+    @functools.cached_property
+    def by_time(self) -> Sequences:
+        """The same, with each user's known events in the order of time, which that of parts need not be (`Where`)."""
+        back = self.time[1:] < self.time[:-1]
+        between = self.offset[1:-1]  # where one user's events end and another's begin
+        back[between[(between > 0) & (between < len(self.time))] - 1] = False
+        if not back.any():
+            return self
+        user_N = np.repeat(np.arange(self.num_users), np.diff(self.offset))
+        order = np.lexsort((self.frame["row"].to_numpy()[self.event], self.time, user_N))
+        known = {name: getattr(self, name)[order] for name in ("item", "time", "reward", "event")}
+        return replace(self, **known)
+
+    @functools.cached_property
+    def rewards(self) -> str:
+        """Digest of the rewards: what a reward model learned from, whatever the expression is called."""
+        return hashlib.sha256(np.ascontiguousarray(self.reward).data).hexdigest()
+
+    def users_in(self, group: Group) -> np.ndarray:
+        """Who belongs to a group. Shape: bool (U,)."""
+        return np.full(self.num_users, True) if group == "all" else self.group == group
+
+    def item_counts(self, users: Group = "all", high_only: bool = False) -> np.ndarray:
+        """Each item's training events by a group of users, or those with a high reward. Shape: -> int64 (V,)."""
+        counted = pl.col("split") == TRAIN
+        if users != "all":
+            counted &= pl.Series(self.users_in(users)).gather(self.frame["user"])
+        if high_only:
+            counted &= pl.col("high") & pl.col("reward").is_not_null()
+        by_item = self.frame.lazy().filter(counted).group_by("item_id").len()
+        found = by_item.collect(engine="streaming")  # a few rows at a time
+        count_V = np.zeros(self.num_items + 1, np.int64)
+        count_V[found["item_id"].to_numpy()] = found["len"].to_numpy()
+        return count_V[1:]
+
+
+def build(
+    table: EventTable,
+    split: Split,
+    high: High | None,
+    groups: UserGroups,
+    min_events: int = 1,
+    values: ItemValues | None = None,
+    relative_to: RelativeTo | None = None,
+    earlier: EarlierLog | None = None,
+) -> Sequences:
+    """Split a checked event table and index its catalogue: the items of `min_events` training events or more.
+
+    Training events of other items are left out. With ``values``, what is known of items, those that have some follow.
+    Rewards are ranked, if at all, among those that stay. Users and items of ``earlier`` keep their numbers, and its
+    training events stay in training.
+
+    Raises:
+        InputError: a part has no events, the training part has no two events of one user, or this is not the earlier
+            log with more events.
+    """
+    table = earlier.continued(table) if earlier else table
+    frame = assign(table, split, earlier)
+    count_I = training_counts(frame, len(table.items))
+    items, number_I, warm = number_items(table.items, count_I >= min_events, values, earlier)
+    frame, arrays = index(frame, number_I, warm, len(table.users), high, relative_to)
+    check_parts(part_sizes(frame), int(arrays["trained"].max(initial=0)), split, min_events)
+    left_out_I = np.where((number_I > 0) & (number_I <= warm), min_events, count_I)  # those of `earlier` stay
+    return Sequences(
+        frame=frame,
+        users=table.users,
+        items=items,
+        group=groups.assign(table.users).to_numpy(),
+        **arrays,
+        fingerprint=fingerprint_of(table.fingerprint, split, high, groups, min_events, relative_to, earlier),
+        catalogue=catalogue_digest(items, frame),
+        report=with_rare_items(table.report, table.items, left_out_I, min_events),
+        features=ItemFeatures.of(values, items, warm) if values else None,
+    )
+
+
+def assign(table: EventTable, split: Split, earlier: EarlierLog | None = None) -> pl.DataFrame:
+    """The events with their part, ``split``, in the order of (user, part)."""
+    part = split.assign(table)
+    part = earlier.keep_trained(table, part) if earlier else part
+    frame = table.frame.with_columns(part.alias("split"))
+    # Parts in order for each user: TimeSplit keeps them so, other splits could put test events into histories.
+    key = pl.col("user").cast(pl.Int64) * len(PARTS) + pl.col("split")
+    if not frame.select(key).to_series().is_sorted():
+        frame = frame.sort(key, maintain_order=True)
+    return frame
+
+
+def training_counts(frame: pl.DataFrame, items: int) -> np.ndarray:
+    """Training events of each item. Shape: int64 (I,)."""
+    return np.bincount(frame["item"].filter(frame["split"] == TRAIN).to_numpy(), minlength=items)
+
+
+def number_items(
+    items: pl.Series, warm_I: np.ndarray, values: ItemValues | None, earlier: EarlierLog | None = None
+) -> tuple[pl.Series, np.ndarray, int]:
+    """The items of the catalogue, the number of each of the log's items in it, 0 for none, and how many are warm.
+
+    Args:
+        items: raw ids of the log's items, sorted.
+        warm_I: which of them have training events enough.
+        values: what is known of items; None: nothing, and only these are in the catalogue.
+        earlier: its items come first, in their order, whether they still have events enough or not.
+
+    Shape: -> raw ids (V,), int32 (I,).
+    """
+    number_I = warm_I * warm_I.cumsum(dtype=np.int32)
+    warm = items.filter(pl.Series(warm_I))
+    if earlier is not None:
+        warm = pl.concat([earlier.items, warm.filter(~warm.is_in(earlier.items.implode()))])
+        number_I = places(items, warm, 1).astype(np.int32)
+    if values is None:
+        return warm, number_I, len(warm)
+    known = values.ids.filter(values.known())
+    cold = known.filter(~known.is_in(warm.implode())).sort()
+    numbers = np.arange(len(warm) + 1, len(warm) + len(cold) + 1, dtype=np.int32)
+    of_cold_I = items.replace_strict(cold, numbers, default=0, return_dtype=pl.Int32).to_numpy()
+    return pl.concat([warm, cold]), np.where(warm_I, number_I, of_cold_I), len(warm)
+
+
+def part_sizes(frame: pl.DataFrame) -> np.ndarray:
+    """Events of each part, in the order of `PARTS`. Shape: int64 (3,)."""
+    return np.bincount(frame["split"].to_numpy(), minlength=len(PARTS))
+
+
+def index(
+    frame: pl.DataFrame,
+    number_I: np.ndarray,
+    warm: int,
+    users: int,
+    high: High | None,
+    relative_to: RelativeTo | None = None,
+) -> tuple[pl.DataFrame, dict[str, np.ndarray]]:
+    """Number the events, and say which item of the catalogue each has.
+
+    Args:
+        frame: from `assign`.
+        number_I: of each item in the catalogue (`number_items`).
+        warm: items up to this number have training events; those of others are left out.
+        users: U.
+        high: which rewards are high.
+        relative_to: within which bins rewards are ranked, if they are.
+
+    Returns:
+        `Sequences.frame`, and the arrays of `Sequences` by name.
+    """
+    item_id = pl.Series(number_I[frame["item"].to_numpy()])
+    if (dropped := ~item_id.is_between(1, warm) & (frame["split"] == TRAIN)).any():
+        frame, item_id = frame.filter(~dropped), item_id.filter(~dropped)
+    if relative_to is not None:
+        frame = frame.with_columns(relative_to.ranks(frame))
+    marks = high.mark(frame) if high else pl.repeat(False, len(frame), eager=True)
+    user_N, item_id_N = frame["user"].to_numpy(), item_id.to_numpy()
+    known = _known(user_N, item_id_N > 0)
+    frame = frame.drop({"event", "item_id", "known"} & set(frame.columns))
+    frame = frame.with_columns(marks.alias("high"), item_id.alias("item_id"), pl.Series("known", known))
+    frame = frame.with_row_index("event")
+    event = np.flatnonzero(item_id_N)
+    counts = np.bincount(user_N[event], minlength=users)
+    return frame, {
+        "trained": np.bincount(user_N[frame["split"].to_numpy() == TRAIN], minlength=users),
+        "offset": np.concatenate([[0], counts.cumsum()]),
+        "item": item_id_N[event],
+        "time": frame["timestamp"].to_numpy()[event],
+        "reward": frame["reward"].cast(pl.Float32).fill_null(float("nan")).to_numpy()[event],
+        "event": event,
+    }
+
+
+def with_rare_items(report: Report, items: pl.Series, count_I: np.ndarray, min_events: int) -> Report:
+    """The report of a log, with what `min_events` leaves out."""
+    rare_I = (count_I > 0) & (count_I < min_events)
+    if not rare_I.any():
+        return report
+    named, count = items.filter(pl.Series(rare_I)), int(count_I[rare_I].sum())
+    first, more = ", ".join(map(str, named.head(SHOWN))), len(named) - SHOWN
+    reason = f"are training events of {len(named):,} items that have fewer than {min_events}, and are left out"
+    note = Note(reason, count, f"items {first}" + (f" and {more:,} more" if more > 0 else ""))
+    return replace(report, used=report.used - count, notes=(*report.notes, note))
+
+
+def _known(user_N: np.ndarray, is_known_N: np.ndarray) -> np.ndarray:
+    """The number of known events of the same user before each. Shape: sorted (N,), bool (N,) -> int32 (N,)."""
+    before_N = is_known_N.cumsum(dtype=np.int32) - is_known_N
+    first = np.flatnonzero(is_first(user_N))
+    return before_N - np.repeat(before_N[first], np.diff(first, append=len(user_N)))
+
+
+def is_first(key: np.ndarray) -> np.ndarray:
+    """Whether each value differs from the one before it; the first does."""
+    return np.append(True, key[1:] != key[:-1])[: len(key)]
+
+
+def fingerprint_of(
+    log: str,
+    split: Split,
+    high: High | None,
+    groups: UserGroups,
+    min_events: int,
+    relative_to: RelativeTo | None,
+    earlier: EarlierLog | None = None,
+) -> str:
+    """`Sequences.fingerprint`, from the fingerprint of the log."""
+    # without these, as it was before there were any
+    more = [*([repr(relative_to)] if relative_to else []), *([{"earlier": earlier.digest}] if earlier else [])]
+    return digest(log, repr(split), repr(high), repr(groups), min_events, *more)[:16]
+
+
+def catalogue_digest(items: pl.Series, frame: pl.DataFrame) -> str:
+    """`Sequences.catalogue`."""
+    content = hashlib.sha256("\n".join(map(str, items.to_list())).encode())
+    for column in ("user", "item", "timestamp", "split"):
+        content.update(np.ascontiguousarray(frame[column].to_numpy()).data)
+    return content.hexdigest()[:16]
+
+
+def check_parts(sizes: np.ndarray, most_trained: int, split: Split, min_events: int) -> None:
+    """Refuse a split that leaves nothing to train or measure on.
+
+    Args:
+        sizes: from `part_sizes`.
+        most_trained: training events of the user who has the most.
+        split, min_events: for the message.
+    """
+    rare = f" and data.min_events {min_events}" if min_events > 1 else ""
+    if empty := [name for name, part in PARTS.items() if not sizes[part]]:
+        text = f"{split}{rare} leaves no events for {', '.join(empty)} (of {sizes.sum()})"
+        raise InputError(text, where="data.split", remedy="choose other cuts, or a log with more events a user")
+    if most_trained <= 1:
+        text = f"no user has two events in the training part{rare}, so there is nothing to predict"
+        raise InputError(text, where="data.split", remedy="choose another split or a log whose users come back")

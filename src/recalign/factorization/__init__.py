@@ -1,1 +1,0 @@
-"""Matrix factorisation of rewards and co-occurrence embeddings of items, in NumPy and SciPy."""

@@ -1,1 +1,0 @@
-"""Rank metrics that are exact over several processes, and bootstrap intervals."""

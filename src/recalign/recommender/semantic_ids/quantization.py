@@ -1,0 +1,200 @@
+"""Residual k-means: write a vector as a few codes, each for the residual of those before.
+
+    r_0 = x,    c_l = the code of level l whose centre is near r_l,    r_{l+1} = r_l - centre_l[c_l]
+
+as in the tokenizers of OneRec (arXiv 2506.13695) and, with a neural encoder, of TIGER (2305.05065). All prefixes share
+the centres of a level. Here an item may be refused its nearest code, so that ids stay unique: see `Collisions`.
+
+Suffixes: N items, D width of a vector, L levels, K codes of a level.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from recalign.errors import InputError
+from recalign.recommender.semantic_ids.assignment import Paths, groups, keys
+
+Collisions = Literal["assign", "relocate", "token"]
+"""What keeps ids unique.
+
+- ``assign``: no collision arises. Each code takes no more items than there are ids below it, and the codes of the last
+  level are assigned within each prefix (linear assignment).
+- ``relocate``: every item takes its nearest codes. Of several with one id the nearest keeps it; the others move to the
+  nearest free ids.
+- ``token``: every item takes its nearest codes. One more code numbers the items of an id.
+"""
+
+ROUNDS = 8
+"""How often codes are chosen and centres moved to the means of their items, at most, after the k-means."""
+SAMPLE = 256
+"""Vectors a centre that the k-means sees at most."""
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """Items as codes.
+
+    Attributes:
+        codes_NL: int64, unique rows.
+        sizes: codes of each level.
+        centres: of each level, float32 (K, D); those of a level that numbers collisions are 0.
+        nearest_NL: the codes that items would have if ids need not be unique.
+        moved: items that have another id than that, or a number above 0 in the last level.
+    """
+
+    codes_NL: np.ndarray
+    sizes: tuple[int, ...]
+    centres: list[np.ndarray]
+    nearest_NL: np.ndarray
+    moved: int
+
+
+def quantize(
+    x_ND: np.ndarray,
+    sizes: tuple[int, ...],
+    collisions: Collisions = "assign",
+    balance: float | None = None,
+    seed: int = 0,
+) -> Quantized:
+    """Give each vector a unique id.
+
+    Args:
+        x_ND: float32.
+        sizes: codes of each level.
+        collisions, balance, seed: as of `recalign.recommender.semantic_ids.tokenize_command.tokenize`.
+
+    Raises:
+        InputError: there are more items than ids, or faiss is not installed.
+    """
+    if len(x_ND) > math.prod(sizes) and collisions != "token":
+        text = f"{len(x_ND):,} items, and {' x '.join(map(str, sizes))} codes are only {math.prod(sizes):,} ids"
+        raise InputError(text, where="sizes", remedy="give larger levels or one more")
+    paths = Paths(sizes, balance=balance, unique=collisions == "assign")
+    codes_NL, centres = _fit(x_ND, paths, seed)
+    free_NL = walk(x_ND, Paths(sizes, unique=False), centres)
+    if collisions == "relocate":  # the nearest item keeps an id, the others get the nearest free ids
+        moving = _numbered(x_ND, codes_NL, sizes, centres) > 0
+        taken = Paths(sizes, np.sort(keys(codes_NL[~moving], sizes)))
+        codes_NL[moving] = walk(x_ND[moving], taken, centres)
+    if collisions == "token":
+        number_N = _numbered(x_ND, codes_NL, sizes, centres)
+        codes_NL, sizes = np.column_stack([codes_NL, number_N]), (*sizes, int(number_N.max()) + 1)
+        centres = [*centres, np.zeros((sizes[-1], x_ND.shape[1]), np.float32)]
+        return Quantized(codes_NL, sizes, centres, free_NL, int((number_N > 0).sum()))
+    return Quantized(codes_NL, sizes, centres, free_NL, _differing(codes_NL, free_NL))
+
+
+def walk(x_ND: np.ndarray, paths: Paths, centres: list[np.ndarray]) -> np.ndarray:
+    """Choose codes level by level, near ones first, among ids that may be given. Shape: int64 (N, L)."""
+    codes_NL, rest_ND = np.empty((len(x_ND), 0), np.int64), x_ND
+    for level, centre_KD in enumerate(centres):
+        code_N = paths.choose(level, keys(codes_NL, paths.sizes), rest_ND, centre_KD)
+        codes_NL, rest_ND = np.column_stack([codes_NL, code_N]), rest_ND - centre_KD[code_N]
+    return codes_NL
+
+
+def decode(codes_NL: np.ndarray, centres: list[np.ndarray]) -> np.ndarray:
+    """The sum of each item's centres. Shape: float32 (N, D)."""
+    x_ND = np.zeros((len(codes_NL), centres[0].shape[1]), np.float32)
+    for centre_KD, code_N in zip(centres, codes_NL.T, strict=True):
+        x_ND += centre_KD[code_N]
+    return x_ND
+
+
+def means(x_ND: np.ndarray, codes_NL: np.ndarray, sizes: tuple[int, ...]) -> list[np.ndarray]:
+    """Centres of given ids: means of the residuals at each level; 0 for a code without items."""
+    centres, rest_ND = [], x_ND
+    for size, code_N in zip(sizes, codes_NL.T, strict=True):
+        centres.append(_means(rest_ND, code_N, size))
+        rest_ND = rest_ND - centres[-1][code_N]
+    return centres
+
+
+def append_codes(x_ND: np.ndarray, codes_PL: np.ndarray, sizes: tuple[int, ...]) -> np.ndarray:
+    """Give new items the nearest free ids. Those of the others stay.
+
+    The centres are the means of the items that have ids, so the vectors may come from another source than the ids did.
+
+    Args:
+        x_ND: float32 vectors, those of the P items with ids first.
+        codes_PL: their ids.
+        sizes: codes of each level.
+
+    Shape: -> int64 (N, L).
+
+    Raises:
+        InputError: there are more items than ids.
+    """
+    old, ids = len(codes_PL), math.prod(sizes)
+    if len(x_ND) > ids:
+        text = f"{len(x_ND) - old:,} new items, and {ids - old:,} of {ids:,} ids are free"
+        remedy = "make new ids for all items, with larger levels, and train the policy anew"
+        raise InputError(text, where="append", remedy=remedy)
+    taken = Paths(sizes, np.sort(keys(codes_PL, sizes)))
+    return np.concatenate([codes_PL, walk(x_ND[old:], taken, means(x_ND[:old], codes_PL, sizes))])
+
+
+def described(x_ND: np.ndarray, codes_NL: np.ndarray, sizes: tuple[int, ...], numbered: bool = False) -> Quantized:
+    """Existing ids, with the means of their items as centres; ``numbered``: the last level numbers collisions."""
+    centres, levels = means(x_ND, codes_NL, sizes), len(sizes) - numbered
+    nearest_NL = walk(x_ND, Paths(sizes[:levels], unique=False), centres[:levels])
+    if not numbered:
+        return Quantized(codes_NL, sizes, centres, nearest_NL, _differing(codes_NL, nearest_NL))
+    centres[-1] = np.zeros_like(centres[-1])
+    return Quantized(codes_NL, sizes, centres, nearest_NL, int((codes_NL[:, -1] > 0).sum()))
+
+
+def _fit(x_ND: np.ndarray, paths: Paths, seed: int) -> tuple[np.ndarray, list[np.ndarray]]:
+    codes_NL, centres, rest_ND = np.empty((len(x_ND), 0), np.int64), [], x_ND
+    for level, size in enumerate(paths.sizes):
+        centre_KD, prefix_N = _kmeans(rest_ND, size, seed + level), keys(codes_NL, paths.sizes)
+        code_N = np.empty(0, np.int64)
+        for _ in range(ROUNDS):
+            before_N, code_N = code_N, paths.choose(level, prefix_N, rest_ND, centre_KD)
+            if np.array_equal(before_N, code_N):
+                break
+            centre_KD = _means(rest_ND, code_N, size)
+        codes_NL, rest_ND = np.column_stack([codes_NL, code_N]), rest_ND - centre_KD[code_N]
+        centres.append(centre_KD)
+    return codes_NL, centres
+
+
+def _kmeans(x_ND: np.ndarray, size: int, seed: int) -> np.ndarray:
+    """Centres by Lloyd's algorithm; 0 where there are fewer vectors. Shape: float32 (K, D)."""
+    try:
+        import faiss
+    except ImportError as error:
+        remedy = "install it: python -m pip install 'recalign[ids]'"
+        raise InputError("k-means needs faiss, which is not installed", remedy=remedy) from error
+    centre_KD, found = np.zeros((size, x_ND.shape[1]), np.float32), min(size, len(x_ND))
+    points = {"min_points_per_centroid": 1, "max_points_per_centroid": SAMPLE}
+    kmeans = faiss.Kmeans(x_ND.shape[1], found, niter=25, seed=seed, **points)
+    kmeans.train(np.ascontiguousarray(x_ND))
+    centre_KD[:found] = kmeans.centroids
+    return centre_KD
+
+
+def _means(x_ND: np.ndarray, code_N: np.ndarray, size: int) -> np.ndarray:
+    """Mean of the vectors of each code, 0 where there are none. Shape: float32 (K, D)."""
+    one_hot = csr_array((np.ones(len(code_N), np.float32), (code_N, np.arange(len(code_N)))), (size, len(code_N)))
+    return (one_hot @ x_ND) / np.maximum(np.bincount(code_N, minlength=size), 1)[:, None].astype(np.float32)
+
+
+def _differing(codes_NL: np.ndarray, other_NL: np.ndarray) -> int:
+    """How many rows differ."""
+    return int((codes_NL != other_NL).any(axis=1).sum())
+
+
+def _numbered(x_ND: np.ndarray, codes_NL: np.ndarray, sizes: tuple[int, ...], centres: list[np.ndarray]) -> np.ndarray:
+    """The place of each item among those of its id, the nearest first. Shape: int64 (N,), from 0."""
+    error_ND = x_ND - decode(codes_NL, centres)
+    square_N, number_N = np.square(error_ND).sum(axis=1), np.empty(len(x_ND), np.int64)
+    for rows in groups(keys(codes_NL, sizes)):
+        number_N[rows[np.argsort(square_N[rows], kind="stable")]] = np.arange(len(rows))
+    return number_N

@@ -1,0 +1,164 @@
+"""Sources of item vectors, which become codes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from recalign.data.events.files import reading_parquet
+from recalign.data.events.joining import log_ids
+from recalign.data.events.messages import did_you_mean
+from recalign.data.sequences import EventDataModule
+from recalign.data.sequences.splits import TRAIN
+from recalign.errors import InputError, require_positive
+from recalign.recommender.cooccurrence import cooccurrence_embedding
+
+
+class ItemVectors(ABC):
+    """A source of item vectors."""
+
+    @abstractmethod
+    def table(self, data: EventDataModule) -> pl.DataFrame:
+        """The vectors of a log's items, as far as there are any.
+
+        Returns:
+            ``item``, raw ids of the catalogue's type, no two alike; ``vector``, an array of numbers.
+
+        Raises:
+            InputError: there are none, or they cannot be used.
+        """
+
+
+class Cooccurrence(ItemVectors):
+    """Items that the same users chose in the training part are near (`recalign.recommender.cooccurrence`).
+
+    Args:
+        dimensions: of a vector.
+    """
+
+    def __init__(self, dimensions: int = 64) -> None:
+        require_positive("vectors", {"dimensions": dimensions}, "dimensions")
+        self.dimensions = dimensions
+
+    def table(self, data: EventDataModule) -> pl.DataFrame:
+        train = data.sequences.frame.filter(pl.col("split") == TRAIN)
+        user_N, item_N = train["user"].to_numpy(), train["item_id"].to_numpy() - 1
+        vector_VD = cooccurrence_embedding(user_N, item_N, data.num_items, self.dimensions)
+        return vector_table(data.sequences.items, vector_VD)
+
+
+class ParquetVectors(ItemVectors):
+    """Vectors of your own, such as embeddings of texts or images.
+
+    Args:
+        file: a Parquet file, a row an item. It may hold items that the log does not.
+        item: the column of raw item ids.
+        columns: one column of lists or arrays, or several of numbers; null: the only column of lists or arrays, else
+            all columns of numbers.
+    """
+
+    def __init__(self, file: Path, item: str = "item", columns: list[str] | None = None) -> None:
+        self.file, self.item, self.columns = Path(file), item, columns
+
+    def table(self, data: EventDataModule) -> pl.DataFrame:
+        frame = self._read()
+        columns = self.columns or _vector_columns(frame.drop(self.item))
+        self._require("vectors.columns", columns, frame)
+        ids = log_ids(frame[self.item], data.sequences.items)
+        for wrong, what in ((ids.is_null(), "is no id of this log's kind"), (ids.is_duplicated(), "appears twice")):
+            if wrong.any():
+                text = f"the item {frame[self.item].filter(wrong)[0]!r} {what}"
+                remedy = "give each item one row, with its id as the log has it"
+                raise InputError(text, where=f"{self.file}, column {self.item}", remedy=remedy)
+        return vector_table(ids, self._matrix(frame, columns))
+
+    def _read(self) -> pl.DataFrame:
+        if not self.file.is_file():
+            raise InputError("there is no such file of vectors", where=str(self.file), remedy="name a Parquet file")
+        with reading_parquet(self.file):
+            frame = pl.read_parquet(self.file, glob=False)
+        self._require("vectors.item", [self.item], frame)
+        return frame
+
+    def _require(self, key: str, columns: list[str], frame: pl.DataFrame) -> None:
+        for column in columns:
+            if column not in frame.columns:
+                what, remedy = f"there is no column {column!r} in {self.file}", did_you_mean(column, frame.columns)
+                raise InputError(what, where=key, remedy=remedy)
+
+    def _matrix(self, frame: pl.DataFrame, columns: list[str]) -> np.ndarray:
+        """The vectors. Shape: (N, D).
+
+        Raises:
+            InputError: a column holds no numbers, or its vectors are not of one width.
+        """
+        where = f"{self.file}, column {', '.join(columns[:3])}"
+        vector = frame[columns[0]]
+        if len(columns) > 1 or not vector.dtype.is_nested():
+            if all(frame[name].dtype.is_numeric() for name in columns):
+                return frame.select(pl.col(columns).cast(pl.Float64)).to_numpy()
+            raise InputError("is no column of numbers", where=where, remedy="name columns in vectors.columns")
+        inner = getattr(vector.dtype, "inner", None)
+        if inner is None or not (inner.is_numeric() or inner == pl.Null):
+            raise InputError(f"holds {vector.dtype}, not lists of numbers", where=where, remedy="name another column")
+        lists = vector.cast(pl.List(pl.Float64))
+        width_N = lists.list.len()
+        if not width_N.max():
+            remedy = "write a list of numbers for each item"
+            raise InputError("has no vector, or empty ones alone", where=where, remedy=remedy)
+        if width_N.null_count() or width_N.n_unique() > 1:
+            most = width_N.drop_nulls().mode()[0]
+            other = frame[self.item].filter((width_N != most).fill_null(True))[0]
+            text = f"the vector of the item {other!r} is missing, or has another width than most, {most}"
+            raise InputError(text, where=where, remedy="give every item a vector of the same model")
+        return lists.list.to_array(width_N[0]).to_numpy()
+
+
+def vector_table(items: pl.Series, vector_ND: np.ndarray) -> pl.DataFrame:
+    """Items and their vectors as a source returns them."""
+    vector = pl.Series(vector_ND.astype(np.float32), dtype=pl.Array(pl.Float32, vector_ND.shape[1]))
+    return pl.DataFrame({"item": items, "vector": vector})
+
+
+def matrix(table: pl.DataFrame, items: pl.Series, normalise: bool, source: str) -> np.ndarray:
+    """The vectors of some items, less their mean. Shape: float32 (N, D).
+
+    Args:
+        table: what a source returned.
+        items: raw ids.
+        normalise: whether vectors are made as long as each other first; a vector of length 0 stays.
+        source: for messages.
+
+    Raises:
+        InputError: an item has no vector, or one with NaN or infinity.
+    """
+    found = items.alias("item").to_frame().join(table, on="item", how="left", maintain_order="left")
+    if missing := found["vector"].null_count():
+        first = items.filter(found["vector"].is_null())[0]
+        text = f"{missing:,} of {len(items):,} items have no vector, such as {first!r}"
+        raise InputError(text, where=source, remedy="give a vector for each item")
+    x_ND: np.ndarray = found["vector"].to_numpy().astype(np.float32)
+    if not (finite_N := np.isfinite(x_ND).all(axis=1)).all():
+        raise InputError(
+            f"the vector of the item {items.filter(~pl.Series(finite_N))[0]!r} has a value that is no finite number "
+            f"(as have {(~finite_N).sum():,} in all)",
+            where=source,
+            remedy="replace NaN and infinity, or leave those items out of the log",
+        )
+    if normalise:
+        length_N1 = np.linalg.norm(x_ND, axis=1, keepdims=True)
+        x_ND = x_ND / np.where(length_N1 > 0, length_N1, 1)
+    return np.ascontiguousarray(x_ND - x_ND.mean(axis=0))
+
+
+def _vector_columns(frame: pl.DataFrame) -> list[str]:
+    """The only column of lists or arrays, else all columns of numbers."""
+    nested = [column.name for column in frame if isinstance(column.dtype, pl.List | pl.Array)]
+    columns = nested or [column.name for column in frame if column.dtype.is_numeric()]
+    if not columns or len(nested) > 1:
+        text = f"cannot tell which columns hold the vectors, among: {', '.join(frame.columns) or 'none'}"
+        raise InputError(text, where="vectors.columns", remedy="name them")
+    return columns

@@ -1,0 +1,1 @@
+"""Run a stage, a chain of stages, or either from Python."""

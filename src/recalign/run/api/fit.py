@@ -1,0 +1,241 @@
+"""Stages as functions: clone a policy, train a reward model or a judge, post-train."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from recalign.data.sequences import EventDataModule
+from recalign.errors import InputError
+from recalign.keys import call, settings_of
+from recalign.posttrain.base import PostTraining
+from recalign.recommender.checkpoint import load_net
+from recalign.reward import RewardData
+from recalign.run import configs
+from recalign.run.api.log import Log
+from recalign.run.api.trained import TrainedPolicy, TrainedReward, policy_checkpoint, reward_checkpoint
+from recalign.run.stage import Fit, Manifest, ParsedStage, RunFolder, Trained, parse_stage
+from recalign.run.stage.classes import imported
+from recalign.run.stage.settings import load
+
+Settings = Mapping[str, Any]
+"""Settings of a stage, nested or by dotted key: ``{"model.lr": 1e-3, "trainer": {"max_epochs": 3}}``."""
+
+
+def fit_recommender(
+    log: Log, *, name: str | None = None, seed: int = 0, settings: Settings | None = None
+) -> TrainedPolicy:
+    """Train a generative recommender by behaviour cloning (conf/recommender.yaml: HSTU).
+
+    Like every function here, it reuses a finished run in the log's folder if nothing has changed.
+
+    Args:
+        log: the training log.
+        name: name of the run; None: the stage's, with a number if another run has it.
+        seed: random seed.
+        settings: override the YAML's.
+
+    Raises:
+        InputError: a setting or the log cannot be used.
+        TrainingError: training cannot go on.
+    """
+    return _policy(log, "recommender", name, seed, settings or {})
+
+
+def fit_reward(
+    log: Log, start: Any, *, name: str | None = None, seed: int = 0, settings: Settings | None = None
+) -> TrainedReward:
+    """Train a reward model on the encoder of a policy (conf/reward.yaml).
+
+    Args:
+        log: the training log; it needs a reward.
+        start: the cloned policy: what `fit_recommender` returned, a checkpoint, a run folder, or a network.
+        name: name of the run; None: the stage's, with a number if another run has it.
+        seed: random seed.
+        settings: override the YAML's.
+
+    Raises:
+        InputError: a setting or the log cannot be used, or the policy is one of another catalogue.
+        TrainingError: training cannot go on.
+    """
+    given = {"model.init_from": str(policy_checkpoint(start, log, data_of(log, seed)))}
+    return _reward(log, "reward", name, seed, given | dict(settings or {}))
+
+
+def fit_judge(
+    log: Log, users: str = "B2", *, name: str | None = None, seed: int = 0, settings: Settings | None = None
+) -> TrainedReward:
+    """Train a judge (conf/judge.yaml): a held-out reward model, on users whose rewards no policy has seen.
+
+    Args:
+        log: the training log; it needs a reward.
+        users: ``B1`` for a judge that selects settings, ``B2`` for one that reports.
+        name: name of the run; None: the stage's, with a number if another run has it.
+        seed: random seed.
+        settings: override the YAML's.
+
+    Raises:
+        InputError: a setting or the log cannot be used.
+        TrainingError: training cannot go on.
+    """
+    names = {"B1": "judge_select", "B2": "judge_report"}
+    if users not in names:
+        raise InputError(f"{users!r} is not a group of judges' users", where="users", remedy="give B1 or B2")
+    return _reward(log, "judge", name, seed, {"data.users": users, **(settings or {})}, names[users])
+
+
+def align(
+    log: Log,
+    start: Any,
+    reward: Any = None,
+    *,
+    method: str | Path = "asft",
+    name: str | None = None,
+    seed: int = 0,
+    settings: Settings | None = None,
+) -> TrainedPolicy:
+    """Post-train a policy: A-SFT as recommended, or another method.
+
+    Args:
+        log: the training log; it needs a reward.
+        start: the policy to start from: what `fit_recommender` returned, a checkpoint, a run folder, or a network. It
+            is copied.
+        reward: the reward model: what `fit_reward` returned, a checkpoint or a run folder. None for methods without
+            one.
+        method: name (``asft``, ``dpo``, ``ppo``, ...) or path of a post-training YAML.
+        name: name of the run; None: the method's, with a number if another run has it.
+        seed: random seed.
+        settings: override the YAML's (``{"model.temperature": 0.5}``).
+
+    Raises:
+        InputError: a setting or the log cannot be used, there is no such method, or networks are of another catalogue.
+        TrainingError: training cannot go on.
+    """
+    method = str(method)
+    words = _words(log, method, Path(method).stem, seed, settings or {})
+    parsed = parse_stage(words)
+    if not issubclass(imported(parsed.config["model"]["class_path"]), PostTraining):
+        remedy = "name a post-training method; fit_recommender, fit_reward and fit_judge train the other stages"
+        raise InputError(f"{method} is no post-training", where="method", remedy=remedy)
+    needs = {one.key: one.stage for one in parsed.upstream}
+    if reward is None and "reward" in needs.values():
+        raise InputError(f"{method} reads a reward model", where="reward", remedy="give what fit_reward returned")
+    data = data_of(log, seed)
+    found = {"recommender": str(policy_checkpoint(start, log, data))}
+    if reward is not None:
+        found["reward"] = str(reward_checkpoint(reward, data))
+    given = {key: found[stage] for key, stage in needs.items() if stage in found}
+    return _policy(log, method, name, seed, given | dict(settings or {}))
+
+
+def load_policy(log: Log, path: str | Path) -> TrainedPolicy:
+    """Load a policy that the command trained.
+
+    Args:
+        log: what it was trained on.
+        path: its run folder or checkpoint.
+
+    Raises:
+        InputError: there is no such checkpoint, or it is one of another catalogue.
+    """
+    data = data_of(log)
+    checkpoint = policy_checkpoint(path, log, data)
+    own = read_by(checkpoint)  # histories are read as the run read them
+    data.max_length = own.get("max_length", data.max_length)
+    data.know_request = own.get("request_time") == "known" if own else data.know_request
+    require_rewards(checkpoint, data)
+    return TrainedPolicy(log, *_recorded(checkpoint), data)
+
+
+def require_rewards(checkpoint: Path, data: EventDataModule) -> None:
+    """Refuse a policy that reads rewards where the log's are not those that it learned."""
+    own = read_by(checkpoint)
+    learned = {name: own.get(name) for name in data.reads_rewards}
+    if "reward" not in own or learned == data.reads_rewards:
+        return
+    policy = load_net(checkpoint, "policy").net
+    if getattr(getattr(policy, "base", policy), "past_rewards", None) is not None:
+        what = f"this policy reads rewards, and learned {learned}, where the Log has {data.reads_rewards}"
+        raise InputError(what, where=str(checkpoint), remedy="give the Log the reward that it learned")
+
+
+def read_by(checkpoint: Path) -> dict[str, Any]:
+    """The settings of data of the run that a checkpoint is of; empty where that is not known."""
+    run = RunFolder(checkpoint.absolute().parent.parent)
+    if not (run.manifest.is_file() and run.config.is_file()):
+        return {}
+    return (load(run.config).get("data") or {}).get("init_args") or {}
+
+
+def load_reward(log: Log, path: str | Path) -> TrainedReward:
+    """Load a reward model or judge that the command trained. Arguments as in `load_policy`."""
+    return TrainedReward(log, *_recorded(reward_checkpoint(path, data_of(log))))
+
+
+def _recorded(checkpoint: Path) -> tuple[str, int, Path, float]:
+    """Name and seed of the run that a checkpoint is of, the checkpoint, and the run's training time in seconds."""
+    folder = checkpoint.absolute().parent.parent
+    manifest = None
+    with suppress(InputError):  # another tool's file may lie there
+        manifest = Manifest.read(RunFolder(folder))
+    seed, seconds = (manifest.seed, manifest.seconds) if manifest else (0, 0.0)
+    return folder.parent.name, seed, checkpoint, seconds
+
+
+def data_of(log: Log, seed: int = 0) -> RewardData:
+    """DataModule of users A, on whom policies are compared."""
+    return evaluated_as(log, seed).datamodule()  # type: ignore[return-value]
+
+
+def recommender_data(log: Log) -> EventDataModule:
+    """DataModule of all users."""
+    return parse_stage(_words(log, "recommender", "recommender", 0, {})).datamodule()  # type: ignore[return-value]
+
+
+def evaluated_as(log: Log, seed: int) -> ParsedStage:
+    """The stage with whose data and on whose device policies are compared."""
+    return parse_stage(_words(log, "reward", "reward", seed, {}))
+
+
+def _policy(log: Log, config: str, name: str | None, seed: int, settings: Settings) -> TrainedPolicy:
+    parsed, run = _run_stage(log, config, name, seed, settings)
+    return TrainedPolicy(log, parsed.run.name, seed, run.checkpoint, run.seconds, parsed.datamodule())  # type: ignore[arg-type]
+
+
+def _reward(
+    log: Log, config: str, name: str | None, seed: int, settings: Settings, stem: str | None = None
+) -> TrainedReward:
+    parsed, run = _run_stage(log, config, name, seed, settings, stem)
+    return TrainedReward(log, parsed.run.name, seed, run.checkpoint, run.seconds)
+
+
+def _run_stage(
+    log: Log, config: str, name: str | None, seed: int, settings: Settings, stem: str | None = None
+) -> tuple[ParsedStage, Trained]:
+    """Run a stage unless it has run already.
+
+    A run without a given name never replaces another one, because a Python object may still refer to that. It takes the
+    first free name of ``asft``, ``asft-2``, ..., or of those that begin with ``stem``.
+    """
+    for number in count(1):
+        own = name or (stem or Path(config).stem) + f"-{number}" * (number > 1)
+        parsed = parse_stage(_words(log, config, own, seed, settings))
+        fit, there = Fit(parsed), Manifest.read(parsed.folder)
+        if (fresh := fit.state().fresh) or name or there is None or there.status != "finished":
+            break
+    return parsed, fit.load() if fresh else fit.make()
+
+
+def _words(log: Log, config: str, name: str, seed: int, settings: Settings) -> list[str]:
+    given = dict(settings_of(settings))
+    for key in given:
+        if key == "seed_everything" or key.startswith("run."):
+            remedy = "give name=, seed=, or the Log's folder="
+            raise InputError("is no setting of a function", where=f"settings: {key}", remedy=remedy)
+    own = {"seed_everything": seed, "run.name": name, "run.root": str(log.folder.parent), "run.chain": log.folder.name}
+    if log.temporary is not None:
+        own["trainer.logger"] = False  # no W&B files in a temporary folder
+    return ["fit", *call((configs.find(config), log.yaml), own | given)]

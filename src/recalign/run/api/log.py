@@ -1,0 +1,232 @@
+"""A log in Python: from a DataFrame or a YAML file, with the folder for its runs."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from recalign.data.events import guess
+from recalign.data.events.checking import read_rewards
+from recalign.data.events.division import collapse_and_divide
+from recalign.data.events.messages import SourceRows, did_you_mean
+from recalign.errors import InputError
+from recalign.files import write_text
+from recalign.keys import plain, yaml_text
+from recalign.recommender.training import write_parquet
+from recalign.run import configs
+from recalign.run.stage.settings import load
+
+EVENTS = "events.parquet"
+ITEMS = "items.parquet"
+
+
+@dataclass(frozen=True)
+class Log:
+    """A log, its settings, and the folder of its runs.
+
+    Attributes:
+        name: name of the log in tables.
+        yaml: its YAML file, with the ``data`` settings of every stage.
+        folder: runs are written to ``<folder>/<stage>/seed-<n>``.
+        temporary: handle of the temporary folder, deleted with this object; None if `folder` was given.
+    """
+
+    name: str
+    yaml: Path
+    folder: Path
+    temporary: tempfile.TemporaryDirectory[str] | None = None
+
+    @classmethod
+    def from_frame(
+        cls,
+        frame: Any,
+        *,
+        user: str,
+        item: str,
+        timestamp: str,
+        reward: str | None = None,
+        time_unit: str | None = None,
+        high: str | None = None,
+        collapse: bool | None = None,
+        items: Any = None,
+        title: str | None = None,
+        features: Mapping[str, Any] | None = None,
+        folder: str | Path | None = None,
+        name: str = "log",
+        **data: Any,
+    ) -> Log:
+        """Make a log from a Polars or pandas DataFrame with one row per event.
+
+        Args:
+            frame: the events.
+            user: column of the user's id, integers or strings.
+            item: column of the item's id, integers or strings.
+            timestamp: column of the time: numbers since 1970, or datetimes (UTC if they have no time zone).
+            reward: how good an event was: a column, or Polars SQL over the columns; None: the log has no reward.
+            time_unit: unit of a numeric time: ``s``, ``ms`` or ``us``; None: the one for which times lie after 1990.
+            high: condition for a high reward, in Polars SQL; None: chosen from the rewards, as by `recalign init`; with
+                ``relative_to`` the best quarter.
+            collapse: whether a user's events on an item become one, that with the highest reward; None: as by `recalign
+                init`, where ``reward`` is a CASE and a user's events on one item have several rewards.
+            items: DataFrame with a row per item; its column of ids is called as in `frame`, else it is the first.
+            title: its column of titles; None: items are shown by their ids.
+            features: what policies learn of items, by name: a column of ``items``, Polars SQL over its columns, or the
+                settings of a feature (``{"value": "genres", "separator": "|"}``, `recalign.data.events.Feature`).
+            folder: where runs are written; None: a temporary folder, deleted with this object.
+            name: name of the log in tables.
+            **data: further ``data`` settings, as in a log's YAML (``split``, ``max_length``, ...). Without ``split``
+                the last events of each user are validation and test, as many as `recalign init` chooses.
+
+        Raises:
+            InputError: `frame` is not a DataFrame, lacks a column, or has a null or NaN id or a wrong type of id or
+                time; the reward cannot be computed; or the folder holds another log or table of items.
+        """
+        events = _polars(frame, "frame")
+        _require_columns(events, {"user": user, "item": item, "timestamp": timestamp}, {"reward": reward, "high": high})
+        _require_ids(events, {"user": user, "item": item})
+        _require_times(events[timestamp])
+        unit = time_unit or guess.unit(events[timestamp].alias("timestamp"))
+        expression = guess.quote(str(reward)) if reward in events.columns else reward
+        rows = SourceRows(pl.int_range(1, len(events) + 1, eager=True))
+        known = {"user": events[user], "item": events[item], "reward": read_rewards(events, rows, expression)}
+        collapse, division = collapse_and_divide(pl.DataFrame(known), expression, collapse)
+        place, temporary = _folder(folder)
+        log: dict[str, Any] = {"name": name, "files": [EVENTS], "user": user, "item": item}
+        log |= {"timestamp": timestamp, "time_unit": unit, "collapse": collapse}
+        if (place / EVENTS).is_file() and not pl.read_parquet(place / EVENTS, glob=False).equals(events):
+            what = "holds another log, on which its runs were trained"
+            raise InputError(what, where=str(place), remedy="name another folder, or delete that one")
+        write_parquet(events, place / EVENTS)
+        if items is not None:
+            log["items"] = _item_table(_polars(items, "items"), place, item, title, features or {})
+        elif title or features or "titles" in data:
+            what, remedy = "titles and features need a table of items", "give items=DataFrame, title='its column'"
+            raise InputError(what, where="items", remedy=remedy)
+        settings = {"log": log, "root": str(place.resolve()), "reward": expression}
+        settings |= division.settings
+        if high is not None:
+            settings["high"] = {"expression": high, "quantile": None}
+        elif reward is None:
+            settings["high"] = None
+        elif data.get("relative_to"):  # ranks are learned, from 0 to 1
+            settings["high"] = {"expression": None, "quantile": 0.75}
+        return cls._create(name, settings | data, place, temporary)
+
+    @classmethod
+    def from_config(cls, config: str | Path, *, folder: str | Path | None = None, **data: Any) -> Log:
+        """Make a log from its YAML file.
+
+        Args:
+            config: the YAML's path, or the name of a shipped one (``ml-100k``).
+            folder: where runs are written; None: a temporary folder, deleted with this object.
+            **data: ``data`` settings to change (``root``, ``split``, ...).
+
+        Raises:
+            InputError: there is no such file.
+        """
+        path = configs.find(str(config), "data")
+        settings: Any = load(path).get("data")
+        log = settings.get("log") if isinstance(settings, dict) else None
+        if not isinstance(log, dict) or "name" not in log:
+            raise InputError(
+                "is not the YAML of a log", where=str(path), remedy="name one of `recalign configs`, such as ml-100k"
+            )
+        place, temporary = _folder(folder)
+        return cls._create(log["name"], settings | data, place, temporary)
+
+    @classmethod
+    def _create(
+        cls, name: str, settings: Mapping[str, Any], folder: Path, temporary: tempfile.TemporaryDirectory[str] | None
+    ) -> Log:
+        settings = plain({"cache": (folder / "cache").resolve(), **settings})
+        text = yaml_text({"data": settings})
+        # another Log's YAML in this folder stays as it is
+        names = ("log" + f"-{number}" * (number > 1) + ".yaml" for number in count(1))
+        path = next(one for name in names if not (one := folder / name).is_file() or one.read_text("utf-8") == text)
+        write_text(path, text)
+        return cls(name, path, folder, temporary)
+
+
+def _item_table(
+    table: pl.DataFrame, place: Path, item: str, title: str | None, features: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Write a table of items into the folder of a log; the settings that describe it."""
+    _require_columns(table, {"title": title} if title else {}, {}, "items")
+    if not isinstance(features, Mapping):
+        raise InputError(f"{features!r} is no mapping", where="features", remedy="give names: {'brand': 'brand'}")
+    key = item if item in table.columns else table.columns[0]
+    if (place / ITEMS).is_file() and not pl.read_parquet(place / ITEMS, glob=False).equals(table):
+        what = "holds another table of items"
+        raise InputError(what, where=str(place), remedy="name another folder, or delete that one")
+    write_parquet(table, place / ITEMS)
+    known = {name: guess.quote(one) if one in table.columns else one for name, one in features.items()}
+    return {"file": ITEMS, "id": key, "title": title, "features": known}
+
+
+def _folder(given: str | Path | None) -> tuple[Path, tempfile.TemporaryDirectory[str] | None]:
+    if given is not None:
+        place = Path(given).expanduser().absolute()
+        if place.name.lower() in ("", "null", "~") or place.name.startswith("#"):  # as YAML reads it, there is none
+            raise InputError(f"{place.name!r} cannot name a folder", where="folder", remedy="give another name")
+        return place, None
+    temporary = tempfile.TemporaryDirectory(prefix="recalign-")
+    return Path(temporary.name) / "runs", temporary
+
+
+def _polars(frame: Any, where: str) -> pl.DataFrame:
+    """Convert a Polars or pandas DataFrame to Polars."""
+    if isinstance(frame, pl.DataFrame):
+        return frame
+    if isinstance(frame, pl.LazyFrame):
+        return frame.collect()
+    if not hasattr(frame, "iloc") or not hasattr(frame, "columns"):
+        kind = f"{type(frame).__module__}.{type(frame).__qualname__}".removeprefix("builtins.")
+        raise InputError(f"{kind} is not a DataFrame", where=where, remedy="give a DataFrame of Polars or pandas")
+    try:
+        return pl.from_pandas(frame)
+    except ImportError as error:
+        raise InputError(
+            str(error), where=where, remedy="pip install pyarrow, or give a DataFrame of Polars"
+        ) from error
+    except (NotImplementedError, TypeError, ValueError) as error:  # mixed types in a column, names given twice, ...
+        remedy = "give every column its own name and one type: frame[column] = frame[column].astype(str)"
+        raise InputError(f"a column cannot be read: {error}", where=where, remedy=remedy) from error
+
+
+def _require_columns(
+    events: pl.DataFrame, columns: Mapping[str, Any], expressions: Mapping[str, Any], where: str = "frame"
+) -> None:
+    """Refuse what is no text, columns that are not there, and a table without rows; an expression may be None."""
+    for argument, value in {**columns, **expressions}.items():
+        if not isinstance(value, str) and (value is not None or argument in columns):
+            remedy = "give text; the columns of a pandas frame without names are '0', '1', ..."
+            raise InputError(f"{value!r} is no column's name", where=argument, remedy=remedy)
+    for argument, column in columns.items():
+        if column not in events.columns:
+            what, remedy = f"the DataFrame has no column {column!r}", did_you_mean(column, events.columns)
+            raise InputError(what, where=argument, remedy=remedy)
+    if events.is_empty():
+        raise InputError("the DataFrame has no rows", where=where, remedy="give one row an event, or an item")
+
+
+def _require_ids(events: pl.DataFrame, columns: Mapping[str, str]) -> None:
+    for argument, column in columns.items():
+        ids = events[column].alias(argument)  # Polars takes a name such as ^u.*$ for a pattern
+        bad = ids.is_null() | ids.is_nan() if ids.dtype.is_float() else ids.is_null()
+        if bad.any():
+            text = f"{bad.sum():,} of {len(ids):,} ids are null or NaN, the first in row {bad.arg_max()}"
+            raise InputError(text, where=f"{argument}, column {column!r}", remedy="drop those rows, or give them an id")
+        if not (ids.dtype.is_integer() or ids.dtype in (pl.String, pl.Categorical, pl.Enum)):
+            remedy = "cast them to integers or strings: a float cannot hold every id"
+            raise InputError(f"ids of type {ids.dtype}", where=f"{argument}, column {column!r}", remedy=remedy)
+
+
+def _require_times(times: pl.Series) -> None:
+    if not (times.dtype.is_temporal() or times.dtype.is_numeric() or times.dtype == pl.String):
+        raise InputError(f"times of type {times.dtype}", where="timestamp", remedy="give numbers or datetimes")

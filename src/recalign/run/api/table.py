@@ -1,0 +1,151 @@
+"""Compare policies in a table: ranking metrics, judges' value and KL to the start, with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from io import StringIO
+from typing import Any
+
+import polars as pl
+from rich.console import Console
+
+from recalign.code import EVALUATION, PACKAGE, class_paths, code_digest
+from recalign.errors import InputError, require_positive
+from recalign.evaluation.comparison import RECORD, RunsComparison
+from recalign.evaluation.methods import BASE_STAGES, UNTRAINED, BaseCheckpoints, MethodRun, SeedEvaluation
+from recalign.evaluation.report import terminal_table
+from recalign.evaluation.reranking import LCB, is_reranked
+from recalign.evaluation.roles import Roles
+from recalign.recommender.checkpoint import read_checkpoint
+from recalign.recommender.interpolation import KEEP, require_share
+from recalign.reward import RewardData
+from recalign.run.api.fit import evaluated_as, fit_judge, read_by, require_rewards
+from recalign.run.api.log import Log
+from recalign.run.api.trained import policy_checkpoint, reward_checkpoint
+
+SHOWN = ("all/ndcg@10", "high/ndcg@10", "value/judge@10", "value/train_rm@10", "policy/kl", "policy/coverage@10")
+WIDTH = 120
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Policies compared on the test events of users A.
+
+    Attributes:
+        frame: long format, as in ``comparison.csv``: ``method, seed, split, metric, value, ci_low, ci_high``.
+        methods: names of the rows, in order.
+        roles: which rows are the baselines.
+    """
+
+    frame: pl.DataFrame
+    methods: list[str]
+    roles: Roles
+
+    @property
+    def table(self) -> pl.DataFrame:
+        """One row per policy: test means, and the bounds of each metric's 95 % interval, if it has one."""
+        rows = self.frame.filter(
+            (pl.col("seed") == "all") & (pl.col("split") == "test") & pl.col("metric").is_in(SHOWN)
+        )
+        table = pl.DataFrame({"method": self.methods})
+        for metric in SHOWN:
+            names = {"value": metric, "ci_low": f"{metric} low", "ci_high": f"{metric} high"}
+            figures = rows.filter(pl.col("metric") == metric).select("method", *names).rename(names)
+            table = table.join(figures, on="method", how="left", maintain_order="left")
+        return table.select(column for column in table if not column.is_null().all())
+
+    def __str__(self) -> str:
+        console = Console(width=WIDTH, file=StringIO(), record=True, force_jupyter=False)
+        console.print(terminal_table(self.frame, self.roles))
+        return console.export_text().rstrip()
+
+    def _repr_html_(self) -> str:
+        with pl.Config(tbl_cols=-1, tbl_rows=-1, float_precision=4):
+            return self.table._repr_html_()
+
+
+def compare(
+    log: Log,
+    policies: Mapping[str, Any],
+    reward: Any,
+    *,
+    start: Any = None,
+    judges: Sequence[Any] | None = None,
+    seed: int = 0,
+    draws: int = 2000,
+    keep: float | None = KEEP,
+) -> Comparison:
+    """Evaluate policies on the test events and compare them.
+
+    Args:
+        log: the log to evaluate on.
+        policies: by row name: what `fit_recommender` or `align` returned, a checkpoint, a run folder or a network. For
+            rows that need no training (``popularity``, ``item_mean``, ``rerank``, ...) give None.
+        reward: the training reward model: what `fit_reward` returned, or its path.
+        start: the policy to which the KL is measured; None: the row ``start``, else the first row.
+        judges: the selecting and the reporting judge (`fit_judge` on B1 and on B2); None: train them.
+        seed: seed of the judges, and of the folder of the evaluations.
+        draws: number of bootstrap draws.
+        keep: the NDCG budget of rows that are tilted at serving (``rerank``, ``popularity_tilt``), as ``model.keep`` is
+            that of trained ones; None: none, at strength 1.
+
+    Raises:
+        InputError: there is nothing to compare, a network has another catalogue, or a judge was trained on users of the
+            table.
+    """
+    _check_names(policies)
+    require_positive("", {"draws": draws}, "draws")
+    require_share(keep, "keep")
+    seed, draws, keep = int(seed), int(draws), None if keep is None else float(keep)  # NumPy's too
+    if (log.folder / RECORD).is_file():
+        what = "is the folder of a chain, whose evaluations and table this would replace"
+        remedy = "give the Log a folder of its own; runs here can be loaded from there too (load_policy, load_reward)"
+        raise InputError(what, where=str(log.folder), remedy=remedy)
+    trained = {name: policy for name, policy in policies.items() if policy is not None}
+    unknown = [name for name, policy in policies.items() if policy is None and name not in UNTRAINED]
+    if not trained or unknown:
+        what = f"{unknown[0]!r} has no policy" if unknown else "there is no policy to compare"
+        raise InputError(what, where="policies", remedy=f"give one; without training there are: {', '.join(UNTRAINED)}")
+    stage = evaluated_as(log, seed)
+    data: RewardData = stage.datamodule()  # type: ignore[assignment]
+    device = stage.bare_trainer().strategy.root_device
+    paths = {name: policy_checkpoint(policy, log, data) for name, policy in trained.items()}
+    if start is None and "start" in policies and "start" not in paths:
+        raise InputError("the row 'start' has no policy", where="policies", remedy="give it one, or start=")
+    first = policy_checkpoint(start, log, data) if start is not None else paths.get("start", next(iter(paths.values())))
+    if judges is not None and (not isinstance(judges, Sequence) or len(judges) != 2):
+        remedy = "give [fit_judge(log, 'B1'), fit_judge(log, 'B2')], or None"
+        raise InputError("takes two judges", where="judges", remedy=remedy)
+    select, report = judges or [fit_judge(log, users, seed=seed) for users in ("B1", "B2")]
+    scorers = [reward_checkpoint(one, data) for one in (reward, select, report)]
+    base = BaseCheckpoints(first, *scorers)
+    here = "known" if data.know_request else "last_event"
+    for name, path in (paths | {"start": first}).items():
+        if (read := read_by(path).get("request_time", here)) != here:
+            remedy = f"give the Log request_time={read!r}, or leave {name} out: it would be another input"
+            raise InputError(f"{name} was trained with request_time: {read}", where="policies", remedy=remedy)
+        require_rewards(path, data)
+    if paths.get("start") == first:
+        del paths["start"]  # evaluated as the base stage
+    runs = [MethodRun(name, paths.get(name), {}, keep=keep, spread=LCB) for name in policies]
+    recipes = [read_checkpoint(path).get("recipes", {}) for path in {first, *paths.values(), *scorers}]
+    networks = [one for one in class_paths(recipes) if not one.startswith(f"{PACKAGE}.")]  # of one's own
+    code = code_digest([*EVALUATION, *networks])
+    SeedEvaluation(log.folder, seed, runs, base, data, device=device, code=code).make()
+    baselines = [name for name in Roles().baselines if name in policies] or [next(iter(trained))]
+    roles = Roles(baselines=baselines)
+    frame = RunsComparison(log.folder, draws, list(policies), [seed], roles).make()
+    return Comparison(frame, list(policies), roles)
+
+
+def _check_names(policies: Any) -> None:
+    """Refuse row names that cannot name a folder or are reserved for another row."""
+    if not isinstance(policies, Mapping):
+        raise InputError("rows need names", where="policies", remedy='give a dictionary: {"start": start, ...}')
+    for name, policy in policies.items():
+        if not isinstance(name, str) or not name.strip(". ") or "/" in name or "\\" in name:
+            raise InputError(f"{name!r} cannot name a row", where="policies", remedy="use a name without slashes")
+        taken = name in {*UNTRAINED, *BASE_STAGES} - {"start"} or is_reranked(name)
+        if policy is not None and taken:
+            raise InputError(f"{name!r} is the name of another row or stage", where="policies", remedy="choose another")

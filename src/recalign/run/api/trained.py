@@ -1,0 +1,178 @@
+"""Results of stages as Python objects: a policy that recommends, a reward model with its trust report."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+
+from recalign.data.sequences import EventDataModule
+from recalign.errors import InputError
+from recalign.files import digest, replacing
+from recalign.recommender import Policy
+from recalign.recommender.checkpoint import Loaded, check_catalogue, load_net, read_checkpoint, recipe
+from recalign.recommender.serving import recommend
+from recalign.reward import RewardEnsemble
+from recalign.reward.trust.report import read_trust
+from recalign.run.api.log import Log
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished stage.
+
+    Attributes:
+        log: the training log.
+        name: name of the stage or method.
+        seed: seed of the run.
+        checkpoint: its checkpoint.
+        seconds: training time; 0 if unknown.
+        weights: digest of its networks: another run may take its place.
+    """
+
+    log: Log
+    name: str
+    seed: int
+    checkpoint: Path
+    seconds: float
+    weights: str = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weights", _digest(read_checkpoint(self.checkpoint)))
+
+    @property
+    def folder(self) -> Path:
+        return self.checkpoint.parent.parent
+
+    @cached_property
+    def metrics(self) -> pl.DataFrame:
+        """Training metrics, one row per logging step (``metrics.csv``)."""
+        return pl.read_csv(self.folder / "metrics.csv", infer_schema_length=None, glob=False)
+
+
+@dataclass(frozen=True)
+class TrainedPolicy(Trained):
+    """A trained policy.
+
+    Attributes:
+        data: the log as the stage read it.
+    """
+
+    data: EventDataModule
+
+    @cached_property
+    def network(self) -> Policy:
+        """The policy as a torch module, on the CPU."""
+        loaded = load_net(self.checkpoint, "policy")
+        check_catalogue(loaded.catalogue, self.data.sequences.catalogue, str(self.checkpoint))
+        policy: Policy = loaded.net.eval()
+        return policy
+
+    def recommend(
+        self,
+        users: Sequence[int | str] | None = None,
+        k: int = 10,
+        *,
+        codes: str | Path | None = None,
+        as_list: bool = False,
+    ) -> pl.DataFrame:
+        """The best unseen items of some users after the log's end.
+
+        Args:
+            users: raw ids; None: everybody.
+            k: items a user.
+            codes: for a policy over semantic ids, a file that ``recalign tokenize --append`` wrote; its new items are
+                recommended too.
+            as_list: whether each item is chosen as if the user had chosen those before it.
+
+        Returns:
+            One row per user and rank: ``user, rank, item, score`` (log-probability up to a constant), and ``title`` if
+            the log has titles.
+
+        Raises:
+            InputError: a user that the log does not have, a k below 1, or codes that are not the policy's.
+        """
+        return recommend(self.network, self.data, users, k, codes=codes, as_list=as_list)
+
+
+@dataclass(frozen=True)
+class TrainedReward(Trained):
+    """A trained reward model or judge."""
+
+    @cached_property
+    def network(self) -> RewardEnsemble:
+        """The ensemble as a torch module, on the CPU."""
+        ensemble: RewardEnsemble = load_net(self.checkpoint, "reward").net.eval()
+        return ensemble
+
+    @cached_property
+    def trust(self) -> dict[str, Any]:
+        """The trust report (``trust.json``): verdict, comparison with averages, calibration."""
+        return read_trust(self.folder)
+
+
+def policy_checkpoint(given: Any, log: Log, data: EventDataModule) -> Path:
+    """Resolve a policy to its checkpoint.
+
+    A network is saved to the log's folder first, so that further training works on a copy.
+
+    Args:
+        given: a `TrainedPolicy`, a checkpoint's path, a run folder, or a `recalign.recommender.Policy`.
+        log: its folder is where a network is saved.
+        data: DataModule of users A. A network is assumed to belong to its catalogue, and to have learned rewards from
+            these users only.
+
+    Raises:
+        InputError: it is none of these, or belongs to another catalogue.
+    """
+    if isinstance(given, Policy):
+        if given.num_items != data.num_items:
+            what = f"a policy over {given.num_items} items, and the log has {data.num_items}"
+            raise InputError(what, remedy="give one that was trained on this log")
+        weights = {f"policy.{key}": value for key, value in given.state_dict().items()}
+        content: dict[str, Any] = {"state_dict": weights, "recipes": {"policy": recipe(given)}, "facts": {}}
+        content |= {"catalogue": data.sequences.catalogue, "users": asdict(data.cohort)}
+        path = log.folder / "given" / f"policy-{_digest(content)[:16]}.ckpt"
+        with replacing(path) as temporary:
+            torch.save(content, temporary)
+        return path
+    return _checkpoint(given, "policy", data, "what fit_recommender or align returned, a path, or a Policy")
+
+
+def _digest(checkpoint: dict[str, Any]) -> str:
+    """SHA-256 of a network: of its recipe, and of its weights to the bit."""
+    found = hashlib.sha256(digest(checkpoint["recipes"]).encode())
+    for name, value in checkpoint["state_dict"].items():
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        found.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return found.hexdigest()
+
+
+def reward_checkpoint(given: Any, data: EventDataModule) -> Path:
+    """Resolve a `TrainedReward`, a checkpoint's path or a run folder to a checkpoint.
+
+    Raises:
+        InputError: it is none of these, or belongs to another catalogue.
+    """
+    return _checkpoint(given, "reward", data, "what fit_reward or fit_judge returned, or a path")
+
+
+def _checkpoint(given: Any, net: str, data: EventDataModule, wanted: str) -> Path:
+    place = given.checkpoint if isinstance(given, Trained) else given
+    if not isinstance(place, str | Path):
+        raise InputError(f"{type(given).__name__} cannot be used here", remedy=f"give {wanted}")
+    path = Path(place) / "checkpoints" / "best.ckpt" if Path(place).is_dir() else Path(place)
+    content = read_checkpoint(path)
+    if isinstance(given, Trained) and _digest(content) != given.weights:
+        remedy = "load it again (load_policy, load_reward), and train others under a name= of their own"
+        raise InputError("another run has taken the place of this one", where=str(path), remedy=remedy)
+    if net not in content.get("recipes", {}):
+        raise InputError(f"the checkpoint holds no {net}", where=str(path), remedy=f"give {wanted}")
+    Loaded.of(None, content, str(path)).check(data)
+    return path

@@ -1,0 +1,126 @@
+"""`recalign dashboard`: a workspace in Weights & Biases for all runs of a project, as code. An extra."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from recalign.errors import InputError
+from recalign.evaluation.comparison import ALL, HIGH, VALUE
+from recalign.evaluation.methods import UNTRAINED
+from recalign.evaluation.selection import SELECT
+from recalign.run import configs
+from recalign.run.stage.wandb_log import PROJECT
+
+NAME = "recalign"
+STEP = "trainer/global_step"
+LINES = {
+    "1. Recommender": ("train/loss", "rank/nll", f"rank/{ALL}", f"rank/{HIGH}", "train/lr", "train/grad_norm"),
+    "2. Reward model": ("reward/rmse", "reward/r2", "reward/mae"),
+    "3. Post-training": (
+        *("policy/kl", "policy/entropy", "policy/kept", "policy/reach", "advantage/ess", "advantage/clipped"),
+        *("advantage/weights", "advantage/values", "pairs/accuracy", "pairs/margin", "sampled/reward", "value/td"),
+    ),
+    "Speed": ("speed/events_per_second", "speed/step_seconds", "speed/memory_gb"),
+}
+"""Sections with a panel a figure, by optimiser step."""
+
+
+def dashboard(entity: str | None = None, project: str | None = None, dry_run: bool = False) -> None:
+    """Make a workspace in Weights & Biases: the stages, the methods beside each other, over-optimisation, sweeps.
+
+    Args:
+        entity: whose project it is; null: your own.
+        project: of the runs; null: that of WANDB_PROJECT, or recalign.
+        dry_run: only list the panels.
+    """
+    project = project or os.environ.get("WANDB_PROJECT", PROJECT)
+    made = workspace(entity or (NAME if dry_run else _own_entity()), project)
+    if dry_run:
+        for section in made.sections:
+            print(f"{section.name}\n" + "\n".join(f"  {type(one).__name__:<26}{_shows(one)}" for one in section.panels))
+        return
+    try:
+        print(made.save().url)
+    except Exception as error:  # of wandb, its server or the network
+        remedy = f"see that {made.entity}/{project} exists and that you may write to it"
+        raise InputError(f"W&B does not take the workspace ({error})", where="dashboard", remedy=remedy) from error
+
+
+def workspace(entity: str, project: str) -> Any:
+    """The workspace (`wandb_workspaces.workspaces.Workspace`), not saved.
+
+    Raises:
+        InputError: wandb-workspaces is not installed.
+    """
+    try:
+        from wandb_workspaces.workspaces import Section, Workspace, WorkspaceSettings
+    except ImportError as error:
+        raise InputError(
+            "a dashboard needs wandb-workspaces", where="dashboard", remedy="pip install 'recalign[dashboard]'"
+        ) from error
+    from wandb_workspaces.reports import v2
+
+    panels: dict[str, list[Any]] = {
+        name: [v2.LinePlot(x=STEP, y=[figure], title=figure) for figure in figures] for name, figures in LINES.items()
+    }
+    panels |= {"Methods": _methods(v2), "Over-optimisation": _over_optimisation(v2), "Sweep": _sweep(v2)}
+    panels["Speed"] = panels.pop("Speed")  # at the end
+    sections = [Section(name=name, panels=own, is_open=name != "Speed") for name, own in panels.items()]
+    return Workspace(
+        entity=entity, project=project, name=NAME, sections=sections, settings=WorkspaceSettings(x_axis=STEP)
+    )
+
+
+def _methods(v2: Any) -> list[Any]:
+    """The test's figures of all methods, from the run of a chain."""
+    plots = [f"plots/{name}/{number}" for name in ("who-gains", "what-it-costs") for number in (1, 2)]
+    figures = (VALUE, ALL, HIGH, "value/true@10")
+    tables = [v2.WeavePanelSummaryTable(table_name=name) for name in ("comparison", "examples")]
+    media = [v2.MediaBrowser(media_keys=keys) for keys in (plots, ["report"])]
+    return [*(_bars(v2, figure) for figure in figures), *tables, *media]
+
+
+def _over_optimisation(v2: Any) -> list[Any]:
+    """What the training reward model promises beside what judges see, and against the distance from the start."""
+    plots = [f"plots/does-the-reward-model-fool-anybody/{number}" for number in (1, 2, 3)]
+    bars = [_bars(v2, figure) for figure in ("value/train_rm@10", VALUE, "policy/kl")]
+    return [v2.MediaBrowser(media_keys=plots), *bars, v2.ScatterPlot(x="policy/kl", y=SELECT, log_x=True)]
+
+
+def _sweep(v2: Any) -> list[Any]:
+    """What a sweep has tried, and what matters."""
+    axes: list[Any] = [v2.Config(f"model.init_args.{name}") for name in ("temperature", "lr")]
+    axes += [v2.SummaryMetric(name) for name in ("policy/kept", SELECT)]
+    return [
+        v2.ParallelCoordinatesPlot(columns=[v2.ParallelCoordinatesPlotColumn(metric=axis) for axis in axes]),
+        v2.ParameterImportancePlot(with_respect_to=SELECT),
+        v2.ScatterPlot(x="policy/kept", y=SELECT),
+    ]
+
+
+def _bars(v2: Any, figure: str) -> Any:
+    trained = [name.rpartition("/")[2] for name in configs.names() if name.startswith("posttrain/")]
+    methods = (*UNTRAINED, "asft", "asft_rerank", *trained)
+    return v2.BarPlot(title=figure, metrics=[f"test/{figure}/{method}" for method in methods])
+
+
+def _own_entity() -> str:
+    import wandb
+
+    remedy = "run wandb login, or give --entity; --dry-run needs none"
+    try:
+        if wandb.login(prompt=False):
+            return str(wandb.Api().default_entity)
+    except wandb.Error as error:  # a key that is refused, or no network
+        raise InputError(f"W&B does not know this account ({error})", where="dashboard", remedy=remedy) from error
+    raise InputError("W&B has no account here", where="dashboard", remedy=remedy)
+
+
+def _shows(panel: Any) -> str:
+    """What a panel shows, in a line."""
+    for name in ("title", "media_keys", "columns", "table_name", "with_respect_to", "y"):
+        if shown := getattr(panel, name, None):
+            listed = shown if isinstance(shown, list) else [shown]
+            return ", ".join(str(getattr(one, "metric", one)) for one in listed)
+    return ""

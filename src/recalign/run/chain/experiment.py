@@ -1,0 +1,126 @@
+"""What a chain's YAML says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from recalign.data.simulation import World
+from recalign.errors import InputError, require_positive, require_seed
+from recalign.evaluation.methods import BASE_STAGES, is_post_trained, is_trained
+from recalign.evaluation.reranking import LCB, base_method
+from recalign.evaluation.roles import Roles
+from recalign.recommender.interpolation import KEEP, require_share
+
+
+@dataclass
+class Evaluation:
+    """How the methods of a chain are evaluated.
+
+    Attributes:
+        users: how many users, a fixed sample of those of A with test events, the same for every method and seed of a
+            log; null, or more than there are: all.
+    """
+
+    users: int | None = None
+
+
+@dataclass
+class Chain:
+    """An experiment: which log, which stages, which methods.
+
+    Attributes:
+        log: the log's YAML: its name in conf/data, or a path, from the current folder or from the chain's YAML.
+        methods: rows of the table.
+        name: names the run folder; null: as the chain's YAML.
+        recommender: YAML of the recommender: ``recommender`` (HSTU, over items) or ``recommender-onerec`` (OneRec, over
+            semantic ids, which are made first, by conf/tokens.yaml).
+        seeds: each a whole chain: cloning, reward model, judges, post-training.
+        ours: the method that the report follows; null: none.
+        placebos: methods that must gain nothing, each with the method that it copies but for one thing.
+        baselines: rows that a gain is measured against: the better of them.
+        rerank: strength of reranked rows at alpha 1, 1 / lambda in 1 / standard deviation of the reward; of
+            `popularity_tilt`, of log counts.
+        lcb: standard deviations of the reward models' ensemble that `rerank_lcb` takes off their mean.
+        keep: share of the start's ``all/ndcg@10`` on validation that every method keeps: the NDCG budget. Post-trained
+            weights (``model.keep``) and strengths follow their interpolation path from the start up to it, at a
+            sixteenth to four times the step; null: as they were trained and given, whatever is left.
+        trials: settings tried for each method, the first as its YAML has it, the others from conf/search.yaml; what
+            is chosen on validation, with the first seed, is then run with every seed. 0 or 1: nothing is searched.
+        evaluation: how methods are evaluated.
+        world: settings of a simulated world; each seed then has a world of its own, drawn with that seed.
+        root: folder of all runs.
+        workers: tasks at a time: 1 is one after the other in this process; null: 1, or as many as a Ray cluster has
+            room for.
+        engine: where they run: processes of this machine, or a Ray cluster (that of RAY_ADDRESS).
+        threads: of torch, for every task; null: torch's own choice one after the other, 1 under workers.
+        num_cpus: CPUs that Ray reserves for a task; null: as many as it has threads.
+        num_gpus: GPUs that Ray reserves for a task.
+        verbose: whether each stage prints its own command, how long it took and what it hands over.
+        stages: settings of single stages or methods, over those of their YAML (``asft: {model: {temperature: 0.5}}``).
+        trainer: settings of every stage's trainer.
+        data: settings of every stage's data.
+    """
+
+    log: str
+    methods: list[str]
+    name: str | None = None
+    recommender: str = "recommender"
+    seeds: list[int] = field(default_factory=lambda: [0])
+    ours: str | None = None
+    placebos: dict[str, str] = field(default_factory=dict)
+    baselines: list[str] = field(default_factory=lambda: ["start", "bc"])
+    rerank: float = 1.0
+    lcb: float = LCB
+    keep: float | None = KEEP
+    trials: int = 0
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    world: World | None = None
+    root: str = "runs"
+    workers: int | None = None
+    engine: Literal["local", "ray"] = "local"
+    threads: int | None = None
+    num_cpus: float | None = None
+    num_gpus: float = 0.0
+    verbose: bool = False
+    stages: dict[str, dict[str, Any]] = field(default_factory=dict)
+    trainer: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def roles(self) -> Roles:
+        """What its methods are for."""
+        return Roles(self.ours, self.placebos, self.baselines)
+
+    @property
+    def trained(self) -> list[str]:
+        """The methods that are trained."""
+        return [method for method in self.methods if is_trained(method)]
+
+    @property
+    def post_trained(self) -> list[str]:
+        """Those of them that are policies, which have settings to search and a path of weights."""
+        return [method for method in self.methods if is_post_trained(method)]
+
+    def check(self) -> None:
+        """Refuse settings with which no chain works.
+
+        Raises:
+            InputError: a value that is out of range, a row that is named twice or that reranks a policy not trained.
+        """
+        require_share(self.keep, "keep")
+        require_positive("", vars(self), "rerank", "lcb", "trials", "num_gpus", or_zero=True)
+        require_positive("", vars(self), "workers", "threads", "num_cpus")
+        require_positive("evaluation", vars(self.evaluation), "users")
+        for key, values in (("methods", self.methods), ("seeds", self.seeds)):
+            if not values or len(set(values)) < len(values):
+                raise InputError(f"{values} is empty or names one twice", where=key, remedy="list each once")
+        for seed in self.seeds:
+            require_seed(seed, "seeds")
+        for method in self.methods:
+            if (own := base_method(method)) is not None and own not in self.post_trained:
+                text = f"{method} reranks the policy of {own!r}, which this chain does not train"
+                remedy = f"add {own} to them" if own and is_post_trained(own) else "name a method that is trained"
+                raise InputError(text, where="methods", remedy=remedy)
+        if taken := [method for method in self.methods if method in BASE_STAGES]:
+            raise InputError(f"{taken[0]} is no method", where="methods", remedy="leave it out: every chain trains it")

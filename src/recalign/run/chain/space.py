@@ -1,0 +1,169 @@
+"""What is searched for each stage and method, and the settings that are tried."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Container, Mapping
+from pathlib import Path
+from typing import Any
+
+from recalign.errors import InputError
+from recalign.run.stage.settings import load
+
+DEFAULT = "default"
+"""Names the space of every method that has none of its own."""
+
+OTHER = "recalign tune reads another file with --space FILE"
+
+Settings = dict[str, Any]
+"""Values by key, as they are typed: ``{"model.temperature": 0.5}``."""
+
+Space = dict[str, Any]
+"""Ranges (`optuna.distributions.FloatDistribution`), or lists of values, by key."""
+
+
+class Spaces:
+    """The spaces of all methods.
+
+    Args:
+        file: `conf/search.yaml`, or a sweep of W&B (`conf/sweep`), whose parameters are every method's.
+
+    Raises:
+        InputError: it cannot be read, what stands in it is no space, or Optuna is not installed.
+
+    Attributes:
+        metric: name and goal (``max`` or ``min``) of what a sweep optimises; None: the file does not say.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.metric: tuple[str, str] | None = None
+        given = load(file)
+        if isinstance(given.get("parameters"), dict):
+            self.metric = _metric(given)
+            given = {DEFAULT: given["parameters"]}
+        self._spaces: dict[str, Space | str] = {
+            method: space if isinstance(space, str) else self._space(method, space) for method, space in given.items()
+        }
+
+    def __contains__(self, method: str) -> bool:
+        return method in self._spaces
+
+    def leader(self, method: str) -> str | None:
+        """The method whose chosen setting this one takes, if it has no search of its own."""
+        space = self._spaces.get(method)
+        return space if isinstance(space, str) else None
+
+    def space(self, method: str) -> Space:
+        """The ranges and values of a method, or of its leader.
+
+        Raises:
+            InputError: the file holds neither the method's nor a default.
+        """
+        space = self._spaces.get(self.leader(method) or method, self._spaces.get(DEFAULT))
+        if not isinstance(space, dict):
+            raise InputError(
+                f"no space for {method!r}", where=str(self.file), remedy=f"add it, or {DEFAULT!r}; {OTHER}"
+            )
+        return space
+
+    def settings(
+        self, method: str, config: Mapping[str, Any], fixed: Container[str], trials: int, seed: int
+    ) -> list[Settings]:
+        """The `proposals` for a method, the first as it is configured; ``[{}]`` if all keys of its space are fixed.
+
+        Raises:
+            InputError: its space holds a key that it does not have.
+        """
+        defaults = {key: self._default(method, config, key) for key in self.space(method)}
+        space = {key: axis for key, axis in self.space(method).items() if key not in fixed}
+        return proposals(space, {key: defaults[key] for key in space}, trials, seed) if space else [{}]
+
+    def _default(self, method: str, config: Mapping[str, Any], key: str) -> Any:
+        node: Any = config
+        for part in key.split("."):
+            node = node.get("init_args", node) if isinstance(node, dict) else {}
+            if part not in node:
+                what, remedy = f"{method} has no setting {key!r}", f"search one that it has; {OTHER}"
+                raise InputError(what, where=str(self.file), remedy=remedy)
+            node = node[part]
+        return node
+
+    def _space(self, method: str, given: Any) -> Space:
+        try:
+            return {key: _axis(axis) for key, axis in given.items()}
+        except (TypeError, ValueError, AttributeError, LookupError) as error:
+            remedy = "give each key {low: 0.1, high: 1.0, log: true} or a list of values"
+            raise InputError(f"{given} is no space to search", where=f"{self.file}, {method}", remedy=remedy) from error
+
+
+def _axis(given: Any) -> Any:
+    if isinstance(given, dict) and not {"low", "high"} & given.keys():
+        given = _swept(given)
+    if isinstance(given, list) and given:
+        return given
+    ends = {end: float(given[end]) for end in ("low", "high")}  # YAML takes 1e-5 for text
+    if not ends["low"] < ends["high"] or given.keys() - {*ends, "log"}:
+        raise ValueError(given)
+    return require_optuna().distributions.FloatDistribution(**{**given, **ends})
+
+
+def _swept(parameter: dict[str, Any]) -> dict[str, Any] | list[Any]:
+    """A parameter of a sweep as a range or a list of values."""
+    if values := parameter.get("values"):
+        return list(values)
+    if "value" in parameter:
+        return [parameter["value"]]
+    low, high = parameter["min"], parameter["max"]
+    whole = isinstance(low, int) and isinstance(high, int)
+    kind = parameter.get("distribution", "int_uniform" if whole else "uniform")  # as W&B takes them
+    if kind == "int_uniform":
+        return list(range(low, high + 1))
+    return {"low": low, "high": high, "log": {"uniform": False, "log_uniform_values": True}[kind]}
+
+
+def _metric(sweep: Mapping[str, Any]) -> tuple[str, str] | None:
+    metric = sweep.get("metric")
+    if not isinstance(metric, dict) or "name" not in metric:
+        return None
+    return str(metric["name"]), str(metric.get("goal", "minimize"))[:3]  # maximize, minimize; W&B's default
+
+
+def proposals(space: Space, defaults: Settings, trials: int, seed: int) -> list[Settings]:
+    """The settings that are tried: the defaults first, then points spread evenly over the space.
+
+    The points are Optuna's scrambled Sobol sequence: with a handful of trials they cover the space better than a
+    sampler that first has to learn from as many. They depend on the space and the seed alone, so that an interrupted
+    search goes on with the same, and further trials leave the earlier ones as they are.
+
+    Raises:
+        InputError: Optuna is not installed.
+    """
+    optuna = require_optuna()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study = optuna.create_study(sampler=optuna.samplers.QMCSampler(seed=seed, scramble=True))
+    place = optuna.distributions.IntDistribution  # in a list, for the sequence knows no names
+    distributions = {key: place(0, len(axis) - 1) if isinstance(axis, list) else axis for key, axis in space.items()}
+    study.tell(study.ask(distributions), 0.0)  # drawn at random: Optuna learns the space from a trial that is done
+    asked = [study.ask(distributions).params for _ in range(trials - 1)]
+    return [defaults, *({key: _value(space[key], point[key]) for key in space} for point in asked)]
+
+
+def require_optuna() -> Any:
+    """The module `optuna`.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    try:
+        import optuna
+        import scipy  # noqa: F401 (what Optuna's sampler draws with)
+    except ImportError as error:
+        raise InputError("a search needs Optuna", where="trials", remedy="pip install 'recalign[search]'") from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
+
+
+def _value(axis: Any, point: float) -> Any:
+    return axis[int(point)] if isinstance(axis, list) else float(f"{point:.3g}")

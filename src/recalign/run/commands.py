@@ -1,0 +1,117 @@
+"""`recalign check`, `recalign rewards`, `recalign prepare` and `recalign recommend`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+import yaml
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from recalign.data.events import render
+from recalign.data.sequences import EventDataModule
+from recalign.data.sequences.audit import audit_log
+from recalign.data.sequences.verdict import verdict
+from recalign.errors import InputError, printable, require_positive
+from recalign.files import write_text
+from recalign.recommender.serving import recommend as answered
+from recalign.recommender.serving import require_users
+from recalign.recommender.training import RECOMMENDATIONS, write_parquet
+from recalign.reward.candidates import compare_log_rewards
+from recalign.reward.candidates.text import render as candidates_text
+from recalign.run.stage.opened import opened
+
+
+def check(*, data: EventDataModule, strict: bool = False) -> None:
+    """Print whether a log may be trained on, what it holds and how it is divided, before any training.
+
+    Args:
+        data: the log, its reward and its split; name its YAML: recalign check ml-100k.
+        strict: exits with 1 unless the log is usable without care.
+    """
+    sections = audit_log(data)
+    said = verdict(sections, data.log_.time_unit)
+    print(said, data.report, render(sections), sep="\n\n")
+    if strict and said.concerns:
+        sys.exit(1)
+
+
+def rewards(
+    *, data: EventDataModule, rewards: dict[str, Any] | None = None, against: str | None = None, out: Path | None = None
+) -> None:
+    """Compare candidate rewards of a log on training and validation events, before anything is trained on them.
+
+    Args:
+        data: the log, its own reward (a candidate too) and its split; name its YAML: recalign rewards ml-100k.
+        rewards: the candidates by name, each an expression as data.reward, or {reward: ..., relative_to: {column: ...}}
+            as under data; in a file of their own after the log's, or as --rewards '{long: seconds > 30}'.
+        against: a numeric column that each is correlated with, such as a video's duration; null: the one that a
+            candidate is relative to, else data.high.within, else none.
+        out: a CSV file for all figures with their intervals: reward,figure,other,value,ci_low,ci_high.
+    """
+    if out is not None and out.suffix != ".csv":
+        raise InputError("the figures are written as CSV", where=f"--out {out}", remedy="name a file that ends in .csv")
+    found = compare_log_rewards(data, rewards or {}, against)
+    print(candidates_text(found))
+    if data.log_.collapse:
+        print("Only the events that the log's own reward keeps were compared (data.log.collapse).")
+    if out is not None:
+        write_text(out, found.write_csv())
+
+
+def prepare(*, data: EventDataModule, partitions: int | None = None, workers: int = 1) -> None:
+    """Prepare a log that is larger than memory; what trains on it afterwards maps it from the cache.
+
+    Args:
+        data: the log, its reward and its split; name its YAML: recalign prepare my-log.yaml.
+        partitions: of the users, about; each has to fit in memory, once a worker. Null: one for 4 million rows.
+        workers: processes that work on partitions side by side.
+    """
+    print(data.prepare(partitions, workers))
+    print(f"prepared: {data.entry}")
+
+
+def recommend(
+    run: Path, users: str | list[str] | None = None, k: int = 10, codes: Path | None = None, as_list: bool = False
+) -> None:
+    """Print recommendations after the log's end, as a table.
+
+    Args:
+        run: the run folder of a policy, such as runs/ml-100k/asft/seed-0, or of a reranked row of a chain, such as
+            runs/ml-100k/rerank/seed-0; its recommendations.parquet is written anew and holds all users', with codes
+            and as_list as asked here.
+        users: raw ids of the users to show, as the log has them, such as [1, 7] or [0104257]; null: the first five.
+        k: items a user.
+        codes: for a policy over semantic ids, a file that recalign tokenize --append wrote; its new items are
+            recommended too. This, as_list and a reranked row run on the CPU.
+        as_list: whether each item is chosen as if the user had chosen those before it.
+    """
+    require_positive("", {"k": k}, "k")
+    found = opened(run)
+    policy, data = found.policy, found.data
+    try:  # as text: 0104257 is no octal number
+        ids = yaml.load(users, yaml.BaseLoader) if isinstance(users, str) else users
+    except yaml.YAMLError as error:
+        raise InputError(f"{users!r} is no list", where="users", remedy="give ids, such as [1, 7]") from error
+    known = data.sequences.users
+    shown = require_users([ids] if isinstance(ids, str) else ids, known) if ids else known[:5]
+    device = torch.device("cpu") if codes or as_list else found.device
+    frame = answered(policy.to(device), data, k=k, codes=codes, as_list=as_list)
+    write_parquet(frame, run / RECOMMENDATIONS)
+    kind = f"{' as lists' if as_list else ''}{f' with the new items of {codes}' if codes else ''}"
+    made = f"made on the {'CPU' if device.type == 'cpu' else 'GPU'}"
+    print(f"recommendations{kind} for {frame['user'].n_unique():,} users, {made}: {run / RECOMMENDATIONS}")
+    if without := shown.filter(~shown.is_in(frame["user"].implode())).to_list():
+        who = ", ".join(printable(str(one)) for one in without)
+        print(f"no list for {who}: no event with an item of the catalogue, or all of its items met")
+    name = "title" if "title" in frame.columns else "item"
+    table = Table("user", "rank", name, "score")
+    for row in frame.filter(pl.col("user").is_in(shown.implode())).select("user", "rank", name, "score").iter_rows():
+        user, rank, item, score = row
+        table.add_row(escape(printable(str(user))), str(rank), escape(printable(str(item))), f"{score:.2f}")
+    Console().print(table)

@@ -1,0 +1,91 @@
+"""Find YAML files by path or name: the user's own first, then the shipped ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from recalign.errors import InputError, nearest
+
+_FOLDERS = {
+    "": "stages (recalign fit NAME)",
+    "posttrain": "post-training methods (recalign fit NAME)",
+    "of commands": "settings of other commands (search: recalign chain and tune; tokens: recalign tokenize)",
+    "chain": "chains (recalign chain NAME)",
+    "data": "logs (recalign check NAME, or after a stage: recalign fit asft NAME)",
+    "rewards": "candidate rewards of a log (recalign rewards LOG rewards/LOG)",
+    "recommender": "what HSTU needs on a log (after it: recalign fit recommender LOG recommender/LOG)",
+    "recommender-onerec": "what OneRec needs on a log (recalign fit recommender-onerec LOG recommender-onerec/LOG)",
+    "trainer": "presets of the trainer (after a stage: recalign fit asft NAME)",
+    "sweep": "sweeps of Weights & Biases (wandb sweep conf/sweep/NAME.yaml)",
+}
+"""Folders of the shipped YAML, in listing order; `_OF_COMMANDS` stand apart."""
+_OF_COMMANDS = ("search", "tokens")
+
+
+def shipped() -> Path:
+    """Folder of the shipped YAML: ``recalign/conf`` of a wheel, the repository's ``conf`` of a checkout."""
+    package = Path(__file__).parents[1]
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parents[1] / "conf"
+
+
+def names() -> list[str]:
+    """Names of the shipped YAML, such as ``asft``, ``posttrain/dpo`` and ``chain/ml-100k``."""
+    return sorted(path.relative_to(shipped()).with_suffix("").as_posix() for path in shipped().rglob("*.yaml"))
+
+
+def find(name: str, kind: str = "") -> Path:
+    """Find a YAML file.
+
+    A path that exists comes first, then ``conf/`` of the current folder, then the shipped files.
+
+    Args:
+        name: a path, or a name: ``asft``, ``dpo``, ``chain/ml-100k``.
+        kind: folder to search first: ``chain``, ``data``; empty: none.
+
+    Raises:
+        InputError: there is no such file.
+    """
+    if (path := Path(name)).is_file():
+        return path
+    for conf in (Path("conf"), shipped()):
+        for folder in (kind, "", "posttrain"):
+            path = conf / folder / f"{name}.yaml"
+            if path.is_file() and path.stat().st_size:  # empty while `recalign configs asft > conf/asft.yaml` runs
+                return path
+    same = [one for one in names() if one.endswith(f"/{name}")]
+    if len(same) == 1:
+        return shipped() / f"{same[0]}.yaml"
+    if Path(name).is_dir():
+        raise InputError("is a folder", where=name, remedy="name a YAML file in it, such as its config.yaml")
+    raise InputError("there is no such file, and no shipped YAML has this name", where=name, remedy=_remedy(name, kind))
+
+
+def listing() -> str:
+    """List the shipped YAML by folder. The first line of each file says what it is for."""
+    width = max(map(len, names()))
+    groups = []
+    for folder, title in _FOLDERS.items():
+        rows = [f"  {name:<{width}} {_purpose(name)}" for name in names() if _folder(name) == folder]
+        groups.append("\n".join([title, *rows]))
+    return "\n\n".join(groups)
+
+
+def _folder(name: str) -> str:
+    return "of commands" if name in _OF_COMMANDS else name.rpartition("/")[0]
+
+
+def _purpose(name: str) -> str:
+    with (shipped() / f"{name}.yaml").open(encoding="utf-8") as lines:
+        return lines.readline().lstrip("#").strip()
+
+
+def _remedy(name: str, kind: str) -> str:
+    """Suggest files near the path and shipped names, preferring the right kind."""
+    folder = Path(name).parent
+    ours = (one.removeprefix("posttrain/") for one in names())  # methods are found without it, and called so
+    known = [*map(str, folder.glob("*.yaml") if folder.is_dir() else ()), *ours]
+    meant = nearest(Path(name).stem, (Path(one).stem for one in known))
+    near = [one for one in known if Path(one).stem == meant and not one.startswith("sweep/")]  # sweeps are not stages
+    near = [one for one in near if kind and one.startswith(f"{kind}/")] or near
+    return f"did you mean {' or '.join(near)}?" if near else "give a path, or a name that recalign configs lists"

@@ -1,0 +1,140 @@
+"""The run folder: where everything that one stage writes lies."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from recalign import artifacts
+from recalign.errors import InputError
+from recalign.files import cannot_write, sha256
+
+BUNDLES = "bundles"
+"""What was exported of a run, in its folder."""
+LONGEST = 200
+"""Bytes of a folder's name; file systems take 255, and files beside the folder have longer names."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Names the run folder, ``<root>/<chain>/<name>/seed-<seed_everything>``, and how a run of several processes ends.
+
+    Attributes:
+        name: the stage (``recommender``, ``reward``) or the method (``asft``, ``dpo``, ...).
+        root: the folder of all runs.
+        chain: the experiment that the run belongs to; null: the log's name.
+        imports: your own modules that define networks of the checkpoints to start from: a checkpoint imports nothing.
+        rank_timeout: seconds without a sign of life of one process, after which the others name it and end.
+    """
+
+    name: str
+    root: str = "runs"
+    chain: str | None = None
+    imports: list[str] = field(default_factory=list)
+    rank_timeout: float = 300.0
+
+
+def name_in_sweep(name: str) -> str:
+    """A run's name; in a sweep of W&B with the trial's id, so that each trial has a folder of its own."""
+    trial = os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else None
+    return name if trial is None or name.endswith(f"-{trial}") else f"{name}-{trial}"
+
+
+@dataclass
+class RunFolder:
+    """Paths inside one run folder, and what is done to the folder as a whole.
+
+    Attributes:
+        path: the folder ``<root>/<chain>/<name>/seed-<n>``; it need not exist.
+        trust: the trust report of a reward model.
+    """
+
+    path: Path
+
+    def __post_init__(self) -> None:
+        self.config, self.manifest = self.path / "config.yaml", self.path / artifacts.MANIFEST
+        self.checkpoints, self.trust = self.path / "checkpoints", self.path / "trust.json"
+        self.best, self.last = self.checkpoints / "best.ckpt", self.checkpoints / "last.ckpt"
+
+    @property
+    def previous(self) -> Path:
+        """Keeps the run that this folder held before."""
+        return self.path.with_name(self.path.name + ".previous")
+
+    @classmethod
+    def of(cls, run: RunConfig, chain: str, seed: int) -> RunFolder:
+        """The folder of a run.
+
+        Raises:
+            InputError: a name that would lead out of its place in the tree.
+        """
+        for key, name in (("run.chain", chain), ("run.name", run.name)):
+            if name in ("", ".", "..") or {"/", os.sep, "\0"} & {*name}:
+                raise InputError(f"{name!r} cannot name a folder", where=key, remedy="choose a name without slashes")
+            if (length := len(os.fsencode(name))) > LONGEST:
+                what = f"{name[:20]}... has {length} bytes, and a folder's name {LONGEST} at most"
+                raise InputError(what, where=key, remedy="choose a shorter one")
+        return cls(Path(run.root) / chain / run.name / f"seed-{seed}")
+
+    @property
+    def placed(self) -> tuple[str, str]:
+        """Chain and stage; of a trial, which lies below its method, the stage ``<method>-<trial>``."""
+        *_, chain, method, group, name, _ = ("", "", *self.path.resolve().parts)
+        is_trial = group in ("trials", "tuning") and re.fullmatch(r"trial-\d+", name)
+        return (chain, f"{method}-{name}") if is_trial else (group, name)
+
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of what later stages and reports read, by path in the folder."""
+        files = [*self.checkpoints.glob("*.ckpt"), *self.path.glob(self.trust.name)]
+        return {str(file.relative_to(self.path)): sha256(file) for file in files}
+
+    def figures(self, subcommand: str) -> Path:
+        """The CSV file of a subcommand's figures; training's is ``metrics.csv``."""
+        return self.path / ("metrics.csv" if subcommand == "fit" else f"{subcommand}.csv")
+
+    def probe(self) -> None:
+        """Refuse a folder that cannot be written, before anything is computed.
+
+        Raises:
+            InputError: no permission, a full disk, or a file where a folder should be.
+        """
+        probe = self.path / ".probe"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with open(probe, "wb") as file:
+                file.write(bytes(1 << 20))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise self.cannot_write(error) from error
+        finally:
+            with suppress(OSError):  # another process may look at the same time
+                probe.unlink()
+
+    def cannot_write(self, error: OSError) -> InputError:
+        """The message for a file system that refuses this folder, or another that a run writes."""
+        where = Path(error.filename or self.path).resolve()
+        inside = where.is_relative_to(self.path.parent.resolve())  # the lock is beside the folder
+        return cannot_write(error, self.path, ", or write elsewhere with --run.root FOLDER" if inside else "")
+
+    def start_afresh(self) -> None:
+        """Empty the folder: a run that had a checkpoint is kept beside it as ``seed-<n>.previous``.
+
+        Nothing of an earlier run stays, so that rows, checkpoints and evaluations of two runs never mix. Only bundles
+        do: they may be served from here, and say themselves what they were made of.
+        """
+        bundles, aside = self.path / BUNDLES, self.path.with_name(f"{self.path.name}.{BUNDLES}")
+        if bundles.is_dir():
+            bundles.rename(aside)
+        if self.last.exists() or self.best.exists():
+            shutil.rmtree(self.previous, ignore_errors=True)
+            self.path.rename(self.previous)
+        else:
+            shutil.rmtree(self.path, ignore_errors=True)
+        self.checkpoints.mkdir(parents=True)
+        if aside.is_dir():
+            aside.rename(bundles)

@@ -1,0 +1,101 @@
+"""Callbacks of every training run: stop at a loss that is NaN or a figure that is missing, and seed each batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+
+from recalign.errors import InputError, TrainingError, nearest
+from recalign.run.stage.private import batches_done
+
+
+class NaNGuard(Callback):
+    """Stop at a loss that is NaN or infinite; name its step, its batch and the last checkpoint before it.
+
+    The first bad batch is noted on the device; it is read back only every ``log_every_n_steps`` steps, at the end of
+    an epoch and before a checkpoint is written, so that no step waits for the device and no bad weights are saved.
+
+    Args:
+        last: where the last good checkpoint lies, if one was written.
+    """
+
+    def __init__(self, last: Path) -> None:
+        self.last = last
+        self.first_bad: Tensor | None = None
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any) -> None:
+        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+        if loss is None:  # the module skipped this batch
+            return
+        loss = loss.detach()
+        if self.first_bad is None:
+            self.first_bad = torch.full((), -1, device=loss.device)
+        bad = (self.first_bad < 0) & ~torch.isfinite(loss).all()
+        self.first_bad = torch.where(bad, batches_done(trainer) - 1, self.first_bad)
+        if batches_done(trainer) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self._check(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._check(trainer)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._check(trainer)
+
+    def _check(self, trainer: Trainer) -> None:
+        if self.first_bad is None or (number := int(self.first_bad)) < 0:
+            return
+        epoch, batch = divmod(number, int(trainer.num_training_batches))
+        step = number // trainer.accumulate_grad_batches
+        last = f"the last good checkpoint is {self.last}" if self.last.exists() else "no checkpoint was written yet"
+        raise TrainingError(
+            f"the loss became NaN or infinite at step {step} (epoch {epoch}, batch {batch}); {last}\n"
+            "  -> lower the learning rate, clip gradients (--trainer.gradient_clip_val 1), or train in fp32"
+        )
+
+
+class CheckMonitors(Callback):
+    """Stop after the first validation if a monitored figure was not logged; say which one may be meant.
+
+    It has to come before the callbacks that monitor it: their errors are about Lightning's classes.
+    """
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        logged = trainer.callback_metrics
+        monitors = [("early_stopping", one.monitor) for one in trainer.early_stopping_callbacks]
+        monitors += [("checkpoint", one.monitor) for one in trainer.checkpoint_callbacks if hasattr(one, "monitor")]
+        for key, monitor in monitors:
+            if monitor is not None and monitor not in logged:
+                near = nearest(monitor, logged)
+                remedy = f"did you mean {near}?" if near else f"give one of {', '.join(logged)}"
+                raise InputError(f"no figure {monitor!r} is logged", where=f"{key}.monitor", remedy=remedy)
+
+
+class StepSeeds(Callback):
+    """Seed torch before every batch with a function of (seed, batch number, process).
+
+    Dropout and sampled negatives then depend on neither validation nor where a run was interrupted: Lightning does
+    not restore random states, and without this a continued run would differ from one that was never interrupted.
+
+    Args:
+        seed: of everything.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
+        rank = trainer.global_rank * 0xBF58476D1CE4E5B9  # dropout differs between processes
+        seed = (self.seed * 0x9E3779B97F4A7C15 + rank + batches_done(trainer)) % 2**63
+        # torch.manual_seed asks every kind of device and takes 0.1 ms, which a short step would notice.
+        torch.default_generator.manual_seed(seed)
+        device = trainer.strategy.root_device
+        if device.type == "cuda":
+            torch.cuda.default_generators[device.index].manual_seed(seed)

@@ -1,0 +1,154 @@
+"""manifest.json: how a run was made, and the key that tells whether it is up to date."""
+
+from __future__ import annotations
+
+import copy
+import json
+import platform
+import subprocess
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch.callbacks import ModelSummary, ProgressBar
+
+from recalign import artifacts
+from recalign.code import STAGE, class_paths, code_digest
+from recalign.errors import InputError
+from recalign.files import digest, sha256, write_json
+from recalign.run.stage.classes import imported, listed
+from recalign.run.stage.folder import RunFolder
+
+OUTPUT = ("enable_progress_bar", "enable_model_summary", "logger", "profiler")
+"""Settings of the trainer that print and log, and change no result; nor do callbacks of that kind."""
+
+
+@dataclass
+class Manifest:
+    """What stands in ``manifest.json``.
+
+    Attributes:
+        stage: the run's name: the stage or method.
+        log: name of the log.
+        seed: of everything.
+        command: the line that runs it again.
+        status: ``failed`` also covers a run that was interrupted; ``running`` one that was killed outright.
+        key: all that determines the result, see `run_key`; a text in runs of 0.9.
+        fingerprint: digest of the data.
+        users: whose events it trains on: group, share of A, count and digest of the raw ids.
+        upstream: argument (``model.init_from``) -> path and sha256 of the checkpoint that it named.
+        threads: of torch: with another number, sums may be rounded otherwise.
+        versions: of recalign and of what it stands on.
+        git: commit of recalign's own checkout and whether it had changes; null for an installed package.
+        started, finished: UTC, ISO 8601.
+        seconds: training time, summed over continuations.
+        checkpoint: what is handed over, relative to the run folder.
+        digests: sha256 of its checkpoints and trust report, by path in the run folder; empty while it runs.
+        error: the message of a failed run.
+        wandb_id: the W&B run that a continued run goes on with.
+    """
+
+    stage: str
+    log: str
+    seed: int
+    command: str
+    status: Literal["running", "finished", "failed"] = "running"
+    key: dict[str, Any] = field(default_factory=dict)
+    fingerprint: str | None = None
+    users: dict[str, Any] | None = None
+    upstream: dict[str, dict[str, str]] = field(default_factory=dict)
+    threads: int = 0
+    versions: dict[str, str] = field(default_factory=dict)
+    git: dict[str, Any] | None = None
+    started: str = ""
+    finished: str | None = None
+    seconds: float = 0.0
+    checkpoint: str | None = None
+    digests: dict[str, str] = field(default_factory=dict)
+    error: str | None = None
+    wandb_id: str | None = None
+
+    @classmethod
+    def read(cls, folder: RunFolder) -> Manifest | None:
+        """The manifest of a run folder, or None where there is none.
+
+        Raises:
+            InputError: the file is no manifest.
+        """
+        try:
+            found = json.loads(folder.manifest.read_text(encoding="utf-8"))
+            return cls(**{f.name: found[f.name] for f in fields(cls) if f.name in found})
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (ValueError, TypeError) as error:
+            raise InputError(
+                f"not a manifest ({error})", where=str(folder.manifest), remedy="delete its folder and run that stage"
+            ) from error
+
+    def state(self, folder: RunFolder, key: artifacts.Key) -> artifacts.State:
+        """Whether the run is finished, its files are those that it left, and it would have this key now."""
+        if self.status != "finished" or not self.checkpoint:
+            return artifacts.State()
+        return artifacts.State(True, artifacts.altered(folder.path, self.digests), artifacts.differences(self.key, key))
+
+    def write(self, folder: RunFolder) -> None:
+        """Write it into a run folder, whole or not at all."""
+        write_json(folder.manifest, asdict(self))
+
+
+def run_key(config: dict[str, Any], fingerprint: str | None, upstream: dict[str, dict[str, str]]) -> dict[str, Any]:
+    """All that determines a run's result: settings, data, upstream checkpoints, code; settings by their digest.
+
+    The bytes of the data, of the checkpoints and of the files that callbacks read count. Paths (``run``,
+    ``data.root``, ``data.cache``, ``data.grows_from``, names of files), item titles (features are in the log's
+    fingerprint), and what only prints or logs (`OUTPUT`) do not.
+    """
+    counted = copy.deepcopy({k: v for k, v in config.items() if k not in ("run", "ckpt_path")})
+    data, trainer = counted["data"]["init_args"], counted["trainer"]
+    for settings, names in ((data, ("root", "cache", "grows_from")), (data["log"], ("items",)), (trainer, OUTPUT)):
+        for name in names:
+            settings.pop(name, None)
+    kinds = [(one, imported(one["class_path"])) for one in listed(trainer["callbacks"])]
+    trainer["callbacks"] = [_read(one, kind) for one, kind in kinds if not issubclass(kind, ProgressBar | ModelSummary)]
+    for name in upstream:
+        part, argument = name.split(".")
+        del counted[part]["init_args"][argument]
+    files = {name: checkpoint["sha256"] for name, checkpoint in upstream.items()}
+    code = code_digest({*STAGE, *class_paths(counted)})
+    return {"settings": digest(counted), "data": fingerprint, **files, "code": code}
+
+
+def _read(callback: dict[str, Any], kind: type) -> dict[str, Any]:
+    """A callback's settings, with the digests of the files that it reads (its class's ``READS``) for their paths."""
+    given = callback.get("init_args", {})
+    files = {name: sha256(given[name]) for name in getattr(kind, "READS", ()) if Path(given[name]).is_file()}
+    return callback | {"init_args": given | files}
+
+
+def now() -> str:
+    """The time in UTC, as manifests write it."""
+    return datetime.now(UTC).isoformat()
+
+
+def versions() -> dict[str, str]:
+    """Versions of recalign and of what it stands on."""
+    packages = {name: version(name) for name in ("recalign", "lightning", "torch", "polars")}
+    return packages | {"python": platform.python_version()}
+
+
+def git_state() -> dict[str, Any] | None:
+    """Commit of the checkout that recalign runs from; None if it is installed or git is missing."""
+    package = Path(__file__).parents[2]
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(package), *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout.strip()
+
+    try:
+        # An installed package may lie inside somebody else's checkout: only files that git tracks count.
+        git("ls-files", "--error-unmatch", "__init__.py")
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", "."))}
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,128 @@
+"""A run as a policy with its log: a trained one, or a reranked row of a chain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from recalign.data.sequences import EventDataModule
+from recalign.errors import InputError
+from recalign.evaluation.reranking import RERANKING, base_method, is_reranked, served
+from recalign.files import read_json, sha256
+from recalign.recommender import Policy
+from recalign.recommender.checkpoint import load_net
+from recalign.reward import RewardData
+from recalign.run.stage.cli import parse_stage
+from recalign.run.stage.folder import RunFolder
+from recalign.run.stage.parsed import ParsedStage
+from recalign.run.stage.record import final_checkpoint
+from recalign.run.stage.settings import load
+from recalign.run.stage.upstream import relocate_ids
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class OpenedRun:
+    """A policy that can answer.
+
+    Attributes:
+        folder: ``<root>/<chain>/<row>/seed-<n>``.
+        policy: on the CPU, in eval mode.
+        data: its log, read as its evaluation did.
+        checkpoints: what it is made of, by stage.
+        device: of `device_of`; a reranked row's is the CPU.
+        strength: of its reranking, in 1 / standard deviation of the reward; None: it is not reranked.
+    """
+
+    folder: Path
+    policy: Policy
+    data: EventDataModule
+    checkpoints: Mapping[str, Path]
+    device: torch.device = CPU
+    strength: float | None = None
+
+    @property
+    def chain(self) -> Path:
+        """The folder of the chain."""
+        return self.folder.parents[1]
+
+    @property
+    def row(self) -> str:
+        """The method or stage."""
+        return self.folder.parent.name
+
+    @property
+    def seed(self) -> str:
+        """Its seed, as text."""
+        return self.folder.name.removeprefix("seed-")
+
+    @property
+    def name(self) -> str:
+        """``<chain>/<row>/seed-<n>``."""
+        return "/".join(self.folder.parts[-3:])
+
+    def made_of(self) -> dict[str, str]:
+        """SHA-256 of the checkpoints, by stage."""
+        return {stage: sha256(path) for stage, path in self.checkpoints.items()}
+
+
+def opened(run: Path) -> OpenedRun:
+    """Open a run folder.
+
+    Raises:
+        InputError: there is no such run, it has no checkpoint, its stage recommends nothing, the log is not the
+            policy's, or, of a reranked row, a stage that it rests on is missing or it is not as it was evaluated.
+    """
+    run = run.absolute()
+    if not RunFolder(run).config.is_file() and is_reranked(run.parent.name):
+        return _reranked(run)
+    remedy = "name the run folder of a policy: runs/<chain>/<method>/seed-<n>"
+    config, checkpoint = RunFolder(run).config, final_checkpoint(RunFolder(run))
+    if not config.is_file():
+        start = "; the start is the recommender's" if run.parent.name == "start" else ""
+        raise InputError("there is no run in this folder", where=str(run), remedy=remedy + start)
+    model = load(config).get("model")
+    model = model if isinstance(model, dict) else {}
+    if "top_k" not in (model.get("init_args") or {}):
+        what = f"a run of {model.get('class_path', 'another tool')}, which recommends nothing"
+        raise InputError(what, where=str(run), remedy=remedy)
+    if checkpoint is None:
+        raise InputError("there is no checkpoint in this run", where=str(run), remedy="continue it, or run it again")
+    stage = parse_stage(["predict", f"--config={config}", f"--ckpt_path={checkpoint}"])
+    data: EventDataModule = stage.datamodule()  # type: ignore[assignment]
+    loaded = load_net(checkpoint, "policy")
+    loaded.check(data)
+    return OpenedRun(run, loaded.net.eval(), data, {run.parent.name: checkpoint}, device_of(stage))
+
+
+def device_of(stage: ParsedStage) -> torch.device:
+    """Where a run is configured to work; the CPU on a machine without it: a run may have been trained on another."""
+    try:
+        return stage.bare_trainer().strategy.root_device
+    except InputError:
+        return CPU
+
+
+def _reranked(run: Path) -> OpenedRun:
+    row, own = run.parent.name, base_method(run.parent.name)
+    if not run.is_dir():
+        remedy = "name the folder of a row that a chain evaluated: runs/<chain>/<row>/seed-<n>"
+        raise InputError("there is no such folder", where=str(run), remedy=remedy)
+    folders = {name: RunFolder(run.parents[1] / name / run.name) for name in ("recommender", "reward")}
+    folders |= {own: RunFolder(run.parents[1] / own / run.name)} if own else {}
+    found = {name: final_checkpoint(folder) for name, folder in folders.items()}
+    if lacking := [name for name, path in found.items() if path is None]:
+        what = f"{row} reranks by runs beside it, and there is none of {', '.join(lacking)}"
+        raise InputError(what, where=str(run), remedy="keep them in the chain's folder, or run the chain again")
+    checkpoints = {name: path for name, path in found.items() if path}
+    start = checkpoints["recommender"]
+    stage = parse_stage(["fit", f"--config={folders['reward'].config}", f"--model.init_from={start}"])
+    relocate_ids(stage.config["data"]["init_args"], run)
+    data: RewardData = stage.datamodule()  # type: ignore[assignment]
+    policy = served(run, checkpoints, data)
+    strength = read_json(run / "evaluation" / "summary.json")[RERANKING]["how"]["strength"]
+    return OpenedRun(run, policy, data, checkpoints, strength=strength)

@@ -1,0 +1,160 @@
+"""A parsed command: what it would run, in which folder, and whether that is done already."""
+
+from __future__ import annotations
+
+import copy
+import os
+import shlex
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+from lightning import LightningDataModule, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from recalign.artifacts import State
+from recalign.errors import InputError
+from recalign.run.stage import upstream
+from recalign.run.stage.console import quiet
+from recalign.run.stage.folder import RunConfig, RunFolder
+from recalign.run.stage.manifest import Manifest, run_key
+from recalign.run.stage.settings import constructing
+
+SECRET = 8
+"""Letters of the shortest value of an environment variable that is looked for within a text."""
+
+
+@dataclass(frozen=True)
+class ParsedStage:
+    """A command with all resolved that needs no run.
+
+    Attributes:
+        words: the command line after ``recalign`` that runs it alone.
+        variables: names of the environment variables that it reads.
+        config: every value, upstream checkpoints filled in as far as they exist.
+        run: names the run folder.
+        seed: of everything.
+        log: name of the log.
+        folder: the run folder; it need not exist.
+        checkpoint: what is loaded: to continue a ``fit``, to be evaluated by the others.
+        continued: the manifest of the run that the checkpoint is of.
+        upstream: the checkpoints that the stage starts from; a path is None as long as that stage has not run.
+    """
+
+    words: list[str]
+    variables: set[str]
+    config: dict[str, Any]
+    run: RunConfig
+    seed: int
+    log: str
+    folder: RunFolder
+    checkpoint: Path | None
+    continued: Manifest | None
+    upstream: list[upstream.Upstream]
+
+    @property
+    def command(self) -> str:
+        """The line that runs it alone."""
+        return shlex.join(["recalign", *self.words])
+
+    @property
+    def subcommand(self) -> str:
+        """``fit``, ``validate``, ``test`` or ``predict``."""
+        return self.words[0]
+
+    @property
+    def chain(self) -> str:
+        return self.run.chain or self.log
+
+    @property
+    def training(self) -> bool:
+        return self.subcommand == "fit"
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the checkpoint lies in this run's folder, so that the run continues in place."""
+        return self.checkpoint is not None and self.checkpoint.resolve().is_relative_to(self.folder.path.resolve())
+
+    @property
+    def shareable(self) -> dict[str, Any]:
+        """The configuration to write down: with ``${oc.env:NAME}`` in place of that variable's value."""
+        return without_values(self.config, self.variables)
+
+    @property
+    def dry(self) -> bool:
+        """Whether this is Lightning's smoke test (``fast_dev_run``), which leaves nothing behind."""
+        return bool(self.config["trainer"]["fast_dev_run"])
+
+    def how_to_go_on(self) -> str:
+        """What to do after it was interrupted."""
+        if not self.training:
+            return "run the same command again"
+        saved = self.folder.last.is_file()
+        return "add --ckpt_path last to go on" if saved else "nothing is saved yet: run the same command again"
+
+    def renewed(self) -> ParsedStage:
+        """The same command, with upstream checkpoints looked up again: stages may have run since."""
+        config, found = copy.deepcopy(self.config), [replace(one) for one in self.upstream]
+        upstream.resolve(config, found, self.folder, self.log)
+        return replace(self, config=config, upstream=found)
+
+    def state(self) -> State:
+        """Whether there is a finished run, and what was altered or changed since. Reads the data: its bytes count."""
+        manifest = Manifest.read(self.folder) if all(one.path for one in self.upstream) else None
+        return manifest.state(self.folder, self.key()) if manifest else State()
+
+    def key(self) -> dict[str, Any]:
+        """All that determines the result (`run_key`). Reads the data."""
+        return run_key(self.config, fingerprint(self.datamodule()), upstream.hashes(self.upstream))
+
+    def bare_trainer(self) -> Trainer:
+        """A trainer with the configured devices, and nothing else configured.
+
+        Raises:
+            InputError: there is no such machine.
+        """
+        names = ("accelerator", "devices", "num_nodes", "precision", "strategy")
+        given = {name: self.config["trainer"][name] for name in names}
+        given = {name: value for name, value in given.items() if isinstance(value, str | int | list)}
+        try:
+            with quiet():
+                return Trainer(**given, logger=False, enable_checkpointing=False, enable_progress_bar=False)
+        except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
+            remedy = "choose what this machine has, such as --trainer.accelerator cpu"
+            raise InputError(str(error), where="trainer", remedy=remedy) from error
+
+    def datamodule(self) -> LightningDataModule:
+        """The data that the configuration describes; nothing is read yet."""
+        parser = jsonargparse.ArgumentParser(exit_on_error=False)
+        parser.add_subclass_arguments(LightningDataModule, "data")
+        with constructing():
+            return parser.instantiate(parser.parse_object({"data": self.config["data"]})).data
+
+
+def fingerprint(datamodule: LightningDataModule) -> str | None:
+    """Digest of the data, of datamodules that have one."""
+    return getattr(datamodule, "fingerprint", None)
+
+
+def without_values(settings: Any, names: Iterable[str]) -> Any:
+    """Settings with ``${oc.env:NAME}`` in place of the values of these environment variables, wherever they stand.
+
+    Numbers stay: none is a secret, and that of one setting stands in others too. So does a text that holds a value
+    shorter than `SECRET` by chance.
+    """
+    if isinstance(settings, dict):
+        return {_named(key, names, SECRET): without_values(value, names) for key, value in settings.items()}
+    if isinstance(settings, list):
+        return [without_values(value, names) for value in settings]
+    return _named(settings, names, 1) if isinstance(settings, str) else settings
+
+
+def _named(text: str, names: Iterable[str], shortest: int) -> str:
+    """A text with names for values in it; of a text that is nothing else, for values of as few letters as asked."""
+    for name in names:
+        value = os.environ.get(name, "")
+        if len(value) >= (shortest if value == text else SECRET):
+            text = text.replace(value, f"${{oc.env:{name}}}")
+    return text

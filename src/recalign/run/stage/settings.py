@@ -1,0 +1,214 @@
+"""Settings: files and options go to jsonargparse as they are. What it refuses, `diagnosis` says in a user's words."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ActionConfigFile, ArgumentError, Namespace, get_loader
+from lightning.pytorch.cli import LightningArgumentParser
+from omegaconf.errors import OmegaConfBaseException
+
+from recalign.errors import InputError, nearest
+from recalign.keys import leaves, short, split, with_flags
+from recalign.run.stage.diagnosis import SEE, diagnose
+
+CONFIG = "YAML file with any of these settings"
+
+
+class Parser(LightningArgumentParser):
+    """Reads the words of a command."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"exit_on_error": False, "allow_abbrev": False, **kwargs})
+
+    def add_files(self, help: str = CONFIG) -> None:
+        """Take ``--config FILE``."""
+        self.add_argument("-c", "--config", action=SettingsFile, help=help)
+
+    def read(self, words: Sequence[str]) -> Namespace:
+        """Parse the words after ``recalign COMMAND``; those that ask to show something end the process.
+
+        Raises:
+            InputError: a key, value, class or file that does not exist, with the nearest that does; a key that stands
+                twice in one file or value.
+        """
+        _require_distinct(words)
+        try:
+            return self.parse_args(list(words))
+        except (ArgumentError, OmegaConfBaseException) as error:
+            raise diagnose(error, self, list(_sources(words))) from error
+
+    def _check_value_key(
+        self, action: argparse.Action, value: Any, key: str, cfg: Namespace | None, append: bool = False
+    ) -> Any:
+        """Hand ``${...}`` on to another class: jsonargparse drops, without a word, what it cannot check yet.
+
+        It asks with an empty ``cfg`` whether the class takes over an argument of the one before.
+        """
+        if isinstance(value, str | Namespace) and not cfg and "${" in str(value):
+            return value
+        return super()._check_value_key(action, value, key, cfg, append)
+
+
+class SettingsFile(ActionConfigFile):
+    """Reads a file of settings.
+
+    What it sets under ``data`` replaces what was there whole, logs and classes: a log's YAML must not inherit what it
+    does not mention (a row filter, a time unit) from the log that the stage's YAML names.
+    """
+
+    def __call__(self, parser: Parser, found: Namespace, path: str, option: str | None = None) -> None:  # type: ignore[override]
+        data = load(Path(path)).get("data")
+        if isinstance(data, dict):
+            _forget_replaced(found, data.get("init_args") or data)
+        super().__call__(parser, found, path, option)
+
+
+def _forget_replaced(found: Namespace, data: Mapping[str, Any]) -> None:
+    for name, value in data.items():
+        earlier = found.get(key := f"data.init_args.{name}")
+        if not isinstance(value, dict) or not isinstance(earlier, Namespace):
+            continue
+        if "class_path" in value or "class_path" not in earlier:  # else single arguments of the class there
+            del found[key]
+
+
+def _sources(words: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each file and option, with the values that it sets by key as it is typed."""
+    for option, value, _ in split(words):
+        if option in ("-c", "--config") and value is not None:
+            yield value, {short(key): one for key, one in leaves(load(Path(value))).items()}
+        elif option:
+            yield option, {short(option.lstrip("-").rstrip("+")): value}
+
+
+def _require_distinct(words: Sequence[str]) -> None:
+    """Refuse a key that stands twice in one mapping, of which YAML would take the last without a word."""
+    for option, value, _ in split(words):
+        if option in ("-c", "--config") and value is not None and Path(value).is_file():
+            where, text = value, Path(value).read_text(encoding="utf-8", errors="replace")
+        else:
+            where, text = option.lstrip("-").rstrip("+"), value or ""
+        if where != value and not text.startswith("{"):
+            continue
+        with suppress(yaml.YAMLError):  # the parser will say so
+            for mapping in _mappings(yaml.compose(text)):
+                keys = [key.value for key, _ in mapping.value if isinstance(key, yaml.ScalarNode)]
+                if twice := sorted({key for key in keys if keys.count(key) > 1}):
+                    remedy = "give each a name of its own, or remove one: only the last would count"
+                    raise InputError(f"{twice[0]!r} stands there twice", where=where, remedy=remedy)
+
+
+def _mappings(node: Any) -> Iterator[yaml.MappingNode]:
+    """All mappings of a YAML tree."""
+    if isinstance(node, yaml.MappingNode):
+        yield node
+        yield from (inner for _, value in node.value for inner in _mappings(value))
+    elif isinstance(node, yaml.SequenceNode):
+        yield from (inner for value in node.value for inner in _mappings(value))
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The settings of a YAML or JSON file.
+
+    Raises:
+        InputError: it does not exist, is no YAML, or holds no keys.
+    """
+    try:
+        content = get_loader("yaml")(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        names = [str(one) for one in path.parent.iterdir()] if path.parent.is_dir() else []
+        near = nearest(str(path), names)
+        remedy = f"did you mean {near}?" if near else "name a YAML file that exists"
+        raise InputError("there is no such file", where=str(path), remedy=remedy) from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}, line {mark.line + 1}" if mark else str(path)
+        what = f"not YAML: {getattr(error, 'problem', error)}"
+        raise InputError(what, where=where, remedy="mend that line: `key: value`, or `- item` of a list") from None
+    except (OSError, UnicodeDecodeError) as error:
+        remedy = "name a YAML file, in UTF-8"
+        raise InputError(f"cannot be read: {error}", where=str(path), remedy=remedy) from None
+    if not isinstance(content, dict):
+        raise InputError("holds no keys", where=str(path), remedy="write `key: value` lines")
+    return content
+
+
+def set_keys(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Each single value that settings by dotted key set, also in mappings and files, by the key that a user would type.
+
+    A class is the value of its own key: ``{"data.split": "{class_path: X, init_args: {n: 1}}"}`` -> ``{"data.split":
+    "X", "data.split.n": 1}``.
+    """
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, str) and value.endswith((".yaml", ".yml", ".json")) and Path(value).is_file():
+            value = load(Path(value))
+        elif isinstance(value, str) and value.startswith("{") and ":" in value:  # {a} may be an expression
+            with suppress(yaml.YAMLError):  # the parser will say so
+                value = get_loader("yaml")(value)
+        inner = leaves(value, key)
+        found |= {short(name).removesuffix(".class_path"): one for name, one in inner.items()}
+    return found
+
+
+def parse_call(
+    command: str, summary: str, function: Callable[..., Any], words: Sequence[str], config: str = CONFIG
+) -> tuple[Parser, Namespace]:
+    """Parse the words after ``recalign COMMAND`` that set the arguments of a function or a dataclass.
+
+    A function's required arguments may stand before the options, without their names. ``config`` says what ``--config``
+    is.
+
+    Returns:
+        The parser and what it found, classes not instantiated.
+
+    Raises:
+        InputError: as `Parser.read`.
+    """
+    parser = Parser(prog=f"recalign {command}", description=summary)
+    parser.add_files(config)
+    if isinstance(function, type):
+        parser.add_class_arguments(function)
+    else:
+        parser.add_function_arguments(function, as_positional=True)
+    return parser, parser.read(with_flags(function, words))
+
+
+def instantiated(parser: Parser, parsed: Namespace) -> dict[str, Any]:
+    """The arguments that `parse_call` found by name, classes instantiated."""
+    with constructing():
+        found = parser.instantiate(parsed).as_dict()
+    del found["config"]
+    return found
+
+
+@contextmanager
+def constructing() -> Iterator[None]:
+    """Raise what a constructor raised; jsonargparse hides it in a ValueError about every type that it tried.
+
+    Raises:
+        InputError: as the constructor raised it, or for its ValueError: a value that it refuses; for a package that is
+            not installed.
+    """
+    try:
+        yield
+        return
+    except ValueError as error:
+        if error.__cause__ is None:
+            raise
+        cause = error.__cause__
+    except ImportError as error:
+        cause = error
+    while cause.__cause__ is not None and not isinstance(cause, InputError):
+        cause = cause.__cause__
+    if isinstance(cause, ImportError):
+        raise InputError(f"a package is missing: {cause}", remedy="install it, or leave out what needs it") from cause
+    if isinstance(cause, ValueError):
+        raise InputError(str(cause), remedy=f"give another value; {SEE}") from cause
+    raise cause

@@ -1,0 +1,103 @@
+"""`recalign tokenize` as a stage: with a run folder and a manifest, so that other stages find and verify its ids."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from recalign.artifacts import SEAL, State
+from recalign.code import class_paths, code_digest
+from recalign.files import digest, sha256
+from recalign.recommender.semantic_ids.tokenize_command import CODES, tokenize
+from recalign.run.stage.console import say
+from recalign.run.stage.folder import RunConfig, RunFolder
+from recalign.run.stage.manifest import Manifest, git_state, now, versions
+from recalign.run.stage.settings import instantiated, parse_call
+from recalign.run.stage.upstream import TOKENS
+
+
+@dataclass(frozen=True)
+class ParsedTokens:
+    """Ids to make (`recalign.artifacts.Kept`): a command with all resolved that needs no run.
+
+    Attributes:
+        words: the command line after ``recalign tokenize``.
+        config: every value, as plain ones.
+        settings: the arguments of `tokenize`, classes instantiated.
+        folder: the run folder; it need not exist.
+        verbose: whether to print the command before it runs.
+    """
+
+    words: Sequence[str]
+    config: dict[str, Any]
+    settings: dict[str, Any]
+    folder: RunFolder
+    verbose: bool = False
+
+    @property
+    def name(self) -> str:
+        return str(self.folder.path)
+
+    @property
+    def command(self) -> str:
+        """The line that runs it alone."""
+        return shlex.join(["recalign", "tokenize", *self.words])
+
+    def key(self) -> dict[str, Any]:
+        """All that determines the ids and their report: settings, data, titles, the vectors' files, code."""
+        counted = {name: value for name, value in self.config.items() if name not in ("config", "out", "data")}
+        given = [self.config["append"], *self.config["vectors"].get("init_args", {}).values()]
+        files = [sha256(file) for value in given if isinstance(value, str) for file in _files(Path(value))]
+        code = code_digest({f"{tokenize.__module__}.{tokenize.__name__}", *class_paths(self.config)})
+        data = self.settings["data"]
+        known = {"data": data.fingerprint, "titles": data.titles_digest}
+        return {"settings": digest(counted), **known, "vectors": files, "code": code}
+
+    def state(self) -> State:
+        """Whether there are ids that this would only repeat, and what was altered or has changed since."""
+        manifest = Manifest.read(self.folder)
+        return manifest.state(self.folder, self.key()) if manifest else State()
+
+    def load(self) -> Path:
+        """The path of codes.parquet."""
+        return self.folder.path / CODES
+
+    def make(self) -> Path:
+        """Make the ids, record how, and return the path of codes.parquet. Raises what `tokenize` raises."""
+        if self.verbose:
+            say(f"  {self.command}")
+        key, log, began = self.key(), self.settings["data"].log_.name, time.monotonic()
+        manifest = Manifest(TOKENS, log, self.config["seed"], self.command, key=key, started=now())
+        path = tokenize(**self.settings, out=self.folder.path)
+        manifest.fingerprint = self.settings["data"].fingerprint
+        manifest.versions, manifest.git = versions(), git_state()
+        manifest.status, manifest.finished, manifest.seconds = "finished", now(), time.monotonic() - began
+        manifest.checkpoint, manifest.digests = CODES, {CODES: sha256(path)}
+        manifest.write(self.folder)
+        return path
+
+
+def _files(path: Path) -> list[Path]:
+    """A file; of a folder of bundles the one that names the version to serve, of a version its digests."""
+    return [file for file in (path, path / "current", path / SEAL) if file.is_file()]
+
+
+def parse_tokens(words: Sequence[str]) -> ParsedTokens:
+    """Parse the words after ``recalign tokenize``; nothing is read yet.
+
+    Raises:
+        InputError: a key, value, class or file that does not exist.
+    """
+    summary = (tokenize.__doc__ or "").split("\n\n")[0]
+    parser, parsed = parse_call("tokenize", summary, tokenize, words)
+    settings = instantiated(parser, parsed)
+    out, log = settings.pop("out"), settings["data"].log_.name
+    folder = RunFolder(Path(out)) if out else RunFolder.of(RunConfig(TOKENS), log, settings["seed"])
+    config = yaml.safe_load(parser.dump(parsed, skip_unset=False))
+    return ParsedTokens(list(words), config, settings, folder)

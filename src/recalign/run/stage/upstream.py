@@ -1,0 +1,157 @@
+"""Find the checkpoints that a stage starts from."""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+
+from recalign.errors import InputError
+from recalign.files import sha256
+from recalign.recommender.checkpoint import read_checkpoint
+from recalign.recommender.grown import GROWS_FROM
+from recalign.run.stage.classes import imported
+from recalign.run.stage.folder import RunFolder
+from recalign.run.stage.manifest import Manifest
+
+TOKENS = "tokens"
+"""The stage that hands over semantic ids, a file that is no checkpoint."""
+
+
+@dataclass
+class Upstream:
+    """An argument that names another stage's checkpoint, or the file of ids of `TOKENS`.
+
+    A model or data class declares them: ``UPSTREAM: ClassVar[dict[str, str]] = {"init_from": "recommender"}``.
+
+    Attributes:
+        part: ``model`` or ``data``.
+        argument: of that class.
+        stage: the run that it comes from.
+        path: the checkpoint; None as long as it has not been made.
+        named: whether that path was given; any other is looked up.
+    """
+
+    part: str
+    argument: str
+    stage: str
+    path: Path | None
+    named: bool
+
+    @property
+    def key(self) -> str:
+        return f"{self.part}.{self.argument}"
+
+    def checkpoint(self) -> dict[str, Any]:
+        """The checkpoint that it names; {} where it names none."""
+        return read_checkpoint(self.path) if self.path and self.stage != TOKENS else {}
+
+
+def declared(config: Namespace, continued: Manifest | None) -> list[Upstream]:
+    """The upstream arguments of the configured classes, with the paths that the configuration gives.
+
+    A run that is continued starts from what it began with, where nothing is given.
+    """
+    found, began_with = [], continued.upstream if continued else {}
+    for part in ("model", "data"):
+        kind, init_args = imported(config[part].class_path), vars(config[part].init_args)
+        needs = kind.upstream(init_args) if hasattr(kind, "upstream") else getattr(kind, "UPSTREAM", {})
+        for argument, stage in needs.items():
+            given = init_args.get(argument) or began_with.get(f"{part}.{argument}", {}).get("path")
+            found.append(Upstream(part, argument, stage, Path(given) if given else None, bool(given)))
+        if part == "model" and (given := init_args.get(GROWS_FROM)):
+            stage = "reward" if "reward" in getattr(kind, "saved_networks", ()) else "recommender"
+            found.append(Upstream(part, GROWS_FROM, stage, Path(given), True))
+    return found
+
+
+def resolve(config: Any, upstreams: list[Upstream], folder: RunFolder, log: str) -> None:
+    """Find the checkpoints that are not named: those of the same chain, log and seed, if they exist.
+
+    Args:
+        config: nested dictionaries or a `Namespace`; the paths are written into it, None where there is none yet.
+        upstreams: get the paths too.
+        folder: of the run that starts from them.
+        log: its name.
+
+    Raises:
+        InputError: a path that was given does not exist.
+    """
+    for upstream in upstreams:
+        if not upstream.named:
+            own = RunFolder(folder.path.parent.parent / upstream.stage / folder.path.name)
+            upstream.path = _final_checkpoint(own, log) if own.path != folder.path else None
+        elif upstream.path and not upstream.path.is_file():
+            remedy = f"name what a finished {upstream.stage} run left, or leave it null"
+            raise InputError(f"there is no file {upstream.path}", where=upstream.key, remedy=remedy)
+        config[upstream.part]["init_args"][upstream.argument] = str(upstream.path) if upstream.path else None
+
+
+def relocate_ids(given: Any, run: Path) -> None:
+    """Find the ids that a run's log continues in its chain's folder, wherever that was moved.
+
+    Args:
+        given: settings of its data, which are changed.
+        run: its folder.
+    """
+    if named := given.get(GROWS_FROM):
+        beside = run.absolute().parents[1] / Path(named).name
+        if not Path(named).is_dir() and beside.is_dir():
+            given[GROWS_FROM] = str(beside)
+
+
+def require(upstreams: list[Upstream], folder: RunFolder, log: str) -> None:
+    """Refuse missing, damaged or wrong checkpoints, before a finished run is set aside. Print which are used.
+
+    Raises:
+        InputError: nothing to start from, a broken checkpoint, or one without the network that is wanted.
+    """
+    for upstream in upstreams:
+        if upstream.path is None:
+            raise InputError(
+                f"there is no finished {upstream.stage} run of the log {log!r} and of this seed under "
+                f"{folder.path.parent.parent}",
+                where=upstream.key,
+                remedy=f"name its file, or run that stage first: recalign {_command(upstream.stage, folder, log)}",
+            )
+        net = "reward" if upstream.stage == "reward" else "policy"
+        recipes = upstream.checkpoint().get("recipes")
+        if recipes and net not in recipes:
+            remedy = f"give a checkpoint of a stage that trains a {net}"
+            raise InputError(f"the checkpoint {upstream.path} holds no {net}", where=upstream.key, remedy=remedy)
+    if upstreams:
+        shown = dict.fromkeys(_shown(one.path, folder.path.parent.parent) for one in upstreams if one.path)
+        text = f"starts from {', '.join(shown)}"
+        rank_zero_info(textwrap.fill(text, 80, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
+
+
+def _shown(path: Path, chain: Path) -> str:
+    """A checkpoint's run folder, below the chain's if it is of that chain, else below the current folder."""
+    run = path.parent.parent if path.name == "best.ckpt" else path
+    above = next((one for one in (chain, Path(), Path.cwd()) if one != run and run.is_relative_to(one)), None)
+    return str(run.relative_to(above) if above else run)
+
+
+def _command(stage: str, folder: RunFolder, log: str) -> str:
+    """The command that runs an upstream stage so that `resolve` finds its checkpoint."""
+    chain, seed = folder.path.parent.parent, folder.path.name.removeprefix("seed-")
+    if stage == TOKENS:
+        return f"tokenize LOG --seed={seed} --out={chain / stage / folder.path.name}"
+    return f"fit {stage} LOG --seed_everything={seed}" + (f" --run.chain={chain.name}" if chain.name != log else "")
+
+
+def hashes(upstreams: list[Upstream]) -> dict[str, dict[str, str]]:
+    """Path and sha256 of each checkpoint, as manifests hold them."""
+    return {u.key: {"path": str(u.path), "sha256": sha256(u.path)} for u in upstreams if u.path}
+
+
+def _final_checkpoint(run: RunFolder, log: str) -> Path | None:
+    manifest = Manifest.read(run)
+    if manifest is None or manifest.status != "finished" or manifest.log != log or not manifest.checkpoint:
+        return None
+    checkpoint = run.path / manifest.checkpoint
+    return checkpoint if checkpoint.is_file() else None  # whoever reads it compares its digest

@@ -1,0 +1,296 @@
+"""`recalign export`: a run folder becomes a bundle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import polars as pl
+import torch
+
+from recalign.artifacts import publish, seal
+from recalign.code import code_digest
+from recalign.data.events import data_root
+from recalign.data.events.files import locate
+from recalign.data.events.joining import log_ids
+from recalign.data.events.reading import no_column, read
+from recalign.data.events.tree import plain_name
+from recalign.errors import InputError, require_positive
+from recalign.evaluation.baselines import Rerank
+from recalign.files import digest, write_json, write_text
+from recalign.nn import Rebuildable
+from recalign.recommender import CodePolicy
+from recalign.recommender.checkpoint import recipe
+from recalign.run.stage.folder import BUNDLES
+from recalign.run.stage.opened import OpenedRun, opened
+from recalign.serve.export import card, exploration, onnx, program
+from recalign.serve.export.cap import capped, caps
+from recalign.serve.export.graph import Graph, part_of
+from recalign.serve.export.program import PROGRAM
+from recalign.serve.export.verify import Verified, verify
+from recalign.serve.server.about import EXAMPLES, FEATURES, GRAPH, ITEMS, TABLES, About, point
+from recalign.serve.server.bundle import INSTALL, Bundle
+from recalign.serve.server.catalogue import MICRO, of_micro
+from recalign.serve.server.request import Explore
+from recalign.serve.server.require import at
+
+WEIGHTS, RECIPE, CARD = "policy.safetensors", "recipe.json", "README.md"
+PACKAGES = ("onnx", "onnxscript", "onnxruntime", "safetensors")
+RETURNED = 100
+"""Items that the graph returns."""
+
+
+def export(
+    run: Path,
+    out: Path | None = None,
+    verify: bool = True,
+    newest: int | Literal["auto"] | None = None,
+    filtered: bool = False,
+    columns: list[str] | None = None,
+    torch_export: bool = False,
+    explore: list[float] | None = None,
+) -> None:
+    """Make a bundle of a run: a folder that answers without the log, without torch and without Lightning.
+
+    Args:
+        run: the run folder of a policy, such as runs/ml-100k/asft/seed-0, or of a reranked row of a chain.
+        out: folder of versions; the bundle is a folder in it, and its file `current` then names the bundle. Null:
+            `bundles` in the run folder.
+        verify: repeat the evaluation on the bundle, and write nothing where it answers otherwise than the policy.
+        newest: events of a history that a request is answered from; null: as many as the policy was trained with; auto:
+            the fewest that are within one standard error of the best NDCG@10 on validation.
+        filtered: whoever asks leaves out what the log's `where` and `drop_repeats` leave out. Needed for a log that has
+            one.
+        columns: further columns of the log's item table (`data.log.items`) that requests may boost by, such as
+            [genres].
+        torch_export: also write the graph as model.pt2, for torch; the server does not need it.
+        explore: temperatures, such as [0.5, 1, 2], at which to measure on validation what a request's `explore` costs;
+            the card then shows NDCG@10 and, beside the judges of a chain, the value.
+    """
+    if newest != "auto":
+        require_positive("", {"newest": newest}, "newest")
+    if lacking := [name for name in PACKAGES if find_spec(name) is None]:
+        raise InputError(f"a package is missing: {', '.join(lacking)}", remedy=INSTALL)
+    made = opened(run)
+    folder, found = bundle_of(
+        made, out or run / BUNDLES, verify, newest, filtered, columns or (), torch_export, explore or ()
+    )
+    print(f"{folder}: {sum(file.stat().st_size for file in folder.iterdir()) / 2**20:.1f} MB")
+    if newest == "auto":
+        print(f"reads the newest {About.read(folder).max_length} events, chosen on validation: {folder / CARD}")
+    if found:
+        print(found)
+    print(f"recalign serve {folder.parent}")
+
+
+def bundle_of(
+    made: OpenedRun,
+    out: Path,
+    check: bool = True,
+    newest: int | Literal["auto"] | None = None,
+    filtered: bool = False,
+    columns: Sequence[str] = (),
+    torch_export: bool = False,
+    explore: Sequence[float] = (),
+) -> tuple[Path, Verified | None]:
+    """Write a bundle into a folder of versions, and let ``current`` name it.
+
+    Returns:
+        Its folder, and what was verified.
+
+    Raises:
+        InputError: the policy has no graph, its log cannot be repeated at request time, or the bundle does not answer
+            as the policy does. Nothing is written then.
+    """
+    _require_repeatable(made, filtered)
+    _require_features(made)
+    for temperature in explore:
+        at("explore", partial(Explore, temperature))  # refused before anything is made
+    table = items(made, columns)
+    part = part_of(made.policy)
+    known = made.data.know_request
+    graph = Graph(part, min(RETURNED, made.policy.num_items), known).eval()
+    if made.data.relative_to is not None and "reward" in graph.inputs:
+        text = f"the policy reads rewards as ranks within {made.data.relative_to.column}, which requests do not have"
+        remedy = "export a policy that does not read rewards (model.feedback false, no reranking), or leave it out"
+        raise InputError(text, where="data.relative_to", remedy=remedy)
+    with torch.no_grad():
+        tables = {name: table.detach().contiguous() for name, table in part.tables().items()}
+    about = _about(made, graph, table, newest)
+    with publish(out / about.version) as folder:
+        _write_weights(made, tables, folder)
+        table.write_parquet(folder / ITEMS)
+        onnx.write(graph, tables, made.data.max_length, folder / GRAPH)
+        if torch_export:
+            program.write(graph, tables, made.data.max_length, folder / PROGRAM)
+        write_json(folder / EXAMPLES, [])
+        about.write(folder)
+        seal(folder)
+        bundle = Bundle(folder)
+        if newest == "auto":
+            found_caps = caps(made.data, bundle)
+            best = next(one.newest for one in found_caps if one.chosen)
+            about = replace(about, max_length=best, caps=[asdict(one) for one in found_caps])
+            bundle = capped(bundle, best)
+        write_json(folder / EXAMPLES, examples(bundle))
+        found = verify(made.policy, made.data, bundle) if check else None
+        if check and torch_export:
+            verify(made.policy, made.data, program.ProgramBundle(bundle))
+        if explore:
+            cost = exploration.costs(made.data, bundle, explore, exploration.judge_of(made))
+            about = replace(about, exploration=[asdict(one) for one in cost])
+        about = replace(about, verified=asdict(found) if found else {})
+        about.write(folder)
+        write_text(folder / CARD, card.of(made, about, found))
+    point(out, about.version)
+    return out / about.version, found
+
+
+def items(made: OpenedRun, columns: Sequence[str] = ()) -> pl.DataFrame:
+    """The item table of a bundle: ``item``, ``title``, ``count`` (its training events), and columns of the log's table.
+
+    Raises:
+        InputError: the log names no table of its items, or that has no such column, or one of lists.
+    """
+    sequences, log = made.data.sequences, made.data.log_
+    own = {"item": sequences.items, "title": made.data.titles, "count": pl.Series(sequences.item_counts())}
+    table = pl.DataFrame(own)
+    if not columns:
+        return table
+    source = locate(log, data_root(made.data.root))[1]
+    if log.items is None or source is None:
+        raise InputError("the log has no item table", where="columns", remedy="name one in data.log.items")
+    frame = read(source, (log.items.id,))
+    columns = list(dict.fromkeys(columns))
+    for name in columns:
+        if name not in frame.columns or name in own:
+            raise no_column("columns", name, str(source), [one for one in frame.columns if one not in own])
+    ids = log_ids(frame[plain_name(log.items.id)], sequences.items).alias("item")
+    known = pl.DataFrame([ids, *(_plain(frame[name], str(source)) for name in columns)]).drop_nulls("item")
+    known = known.unique("item", keep="first")
+    found = table.select("item").join(known, on="item", how="left", maintain_order="left")
+    return table.with_columns(found[name] for name in columns)
+
+
+def _plain(column: pl.Series, where: str) -> pl.Series:
+    """A column of text, numbers or bools, which requests can name values of; dates and categories are text."""
+    if column.dtype.is_nested() or column.dtype in (pl.Binary, pl.Object):
+        what = f"the column {column.name!r} holds {column.dtype}, and requests name texts and numbers"
+        raise InputError(what, where=where, remedy="leave it out of --columns, or write it as text")
+    if column.dtype.is_decimal():
+        return column.cast(pl.Float64)
+    plain = column.dtype.is_numeric() or column.dtype == pl.Boolean
+    return column if plain else column.cast(pl.String)
+
+
+def examples(bundle: Bundle) -> list[dict]:
+    """Made-up requests with their answers: random items of the catalogue, at made-up times."""
+    random, about = np.random.default_rng(0), bundle.about
+    found = []
+    for length in (0, 1, 5, min(20, about.max_length)):
+        second = 1_700_000_000 // about.time_resolution * about.time_resolution
+        seconds = [second + 60 * about.time_resolution * n for n in range(length + 1)]
+        times = [of_micro(MICRO * one, about.time_unit) for one in seconds]
+        request = {
+            "items": [bundle.catalogue.ids[n] for n in random.integers(len(bundle.catalogue), size=length)],
+            "times": times[:length],
+            "k": min(10, len(bundle.catalogue)),
+        }
+        if about.reward is not None:
+            request["rewards"] = random.normal(size=length).round(3).tolist()
+        if about.request_time == "known":
+            request["time"] = times[length]
+        found.append({"request": request, "answer": asdict(bundle.recommend(request))})
+    return found
+
+
+def _require_repeatable(made: OpenedRun, filtered: bool) -> None:
+    log = made.data.log_
+    if made.data.max_length < 3:
+        what = f"a graph of histories of {made.data.max_length} events cannot be written"
+        raise InputError(what, where="data.max_length", remedy="train with 3 or more")
+    if log.where and not filtered:
+        text = f"the log keeps only events with {log.where!r}, and requests have no such columns"
+        remedy = "add --filtered true if whoever asks leaves the other events out"
+        raise InputError(text, where="data.log.where", remedy=remedy)
+    if log.drop_repeats and not filtered:
+        text = "the log leaves out rows that repeat another in every column, and requests have no such columns"
+        remedy = "add --filtered true if whoever asks leaves repeats out"
+        raise InputError(text, where="data.log.drop_repeats", remedy=remedy)
+
+
+def _require_features(made: OpenedRun) -> None:
+    """Refuse an item table with other features of the same items: new items would be encoded by it, not as in training.
+
+    The policy itself has those that it was trained with.
+    """
+    policy = made.policy.policy if isinstance(made.policy, Rerank) else made.policy
+    learned, features = getattr(getattr(policy, "base", policy), "features", None), made.data.sequences.features
+    if learned is not None and features is not None and not learned.holds(features):
+        text = "the items have other features than those that the policy was trained with"
+        raise InputError(text, where="data.log.items", remedy="put that item table back, or train the policy anew")
+
+
+def _about(made: OpenedRun, graph: Graph, table: pl.DataFrame, newest: int | Literal["auto"] | None) -> About:
+    data, policy = made.data, made.policy
+    log = data.log_
+    base = policy.policy if isinstance(policy, Rerank) else policy
+    kind = "rerank" if isinstance(policy, Rerank) else "codes" if isinstance(base, CodePolicy) else "items"
+    about = About(
+        name=made.name,
+        version="",
+        kind=kind,  # type: ignore[arg-type]
+        inputs=graph.inputs,
+        k=graph.k,
+        max_length=min(newest or data.max_length, data.max_length) if newest != "auto" else data.max_length,
+        time_unit="datetime" if log.time_format else log.time_unit,
+        time_resolution=log.time_resolution,
+        request_time="known" if data.know_request else "last_event",
+        reward=data.reward if "reward" in graph.inputs or log.collapse else None,
+        strength=made.strength,
+        reward_sd=policy.spread if isinstance(policy, Rerank) else 1.0,
+        collapse=log.collapse,
+        where=log.where,
+        drop_repeats=log.drop_repeats,
+        log=log.name,
+        catalogue=data.sequences.catalogue,
+        made_of=made.made_of(),
+        versions={name: version(name) for name in ("recalign", "torch", "onnx", "onnxscript", "onnxruntime")},
+    )
+    spread = getattr(getattr(policy, "reward", None), "spread", None)  # of a lower bound
+    made_by = [spread, code_digest([f"{export.__module__}.{export.__name__}"])]
+    content = digest(asdict(about), table.write_csv(), *made_by, *(["auto"] if newest == "auto" else []))[:8]
+    return replace(about, version=f"{made.row}-seed-{made.seed}-{content}")
+
+
+def _write_weights(made: OpenedRun, tables: dict[str, torch.Tensor], folder: Path) -> None:
+    """The tables, and `write_networks`."""
+    from safetensors.torch import save
+
+    policy = made.policy
+    write_networks(
+        {"policy": policy.policy, "reward": policy.reward} if isinstance(policy, Rerank) else {"policy": policy}, folder
+    )
+    (folder / TABLES).write_bytes(save(tables))
+    features, table = made.data.sequences.features, made.data.log_.items
+    if table is not None:  # what `recalign items add` needs
+        specified = {name: asdict(one) for name, one in table.specified.items()}
+        known = {"id": table.id, "title": table.title, "features": specified}
+        write_json(folder / FEATURES, known | {"plans": features.coder.plans if features is not None else []})
+
+
+def write_networks(nets: Mapping[str, torch.nn.Module], folder: Path) -> None:
+    """Weights with how to build the networks they belong to, as a checkpoint has them."""
+    from safetensors.torch import save
+
+    weights = {f"{net}.{k}": v.contiguous().clone() for net, one in nets.items() for k, v in one.state_dict().items()}
+    (folder / WEIGHTS).write_bytes(save(weights))
+    recipes = {name: recipe(net) for name, net in nets.items() if isinstance(net, Rebuildable)}
+    write_text(folder / RECIPE, json.dumps(recipes, indent=2, default=str) + "\n")

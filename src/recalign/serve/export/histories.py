@@ -1,0 +1,100 @@
+"""Histories as the exported graph has them, and what an encoder says after the newest event, in plain operations.
+
+Shape suffixes: B histories, L events, D width, E width of all heads, H heads, C width of a head, Q queries.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import singledispatch
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from recalign.nn import HSTU, Encoder
+from recalign.nn.encoder import valid_rows
+from recalign.nn.hstu import EPS, HSTULayer, gather, layer_norm, time_buckets
+
+
+@dataclass(frozen=True)
+class Histories:
+    """B histories, padded at the end, one of which may be empty.
+
+    Attributes:
+        item_BL: int64, 0 is padding.
+        time_BL, request_time_BL: int64, seconds, as in `recalign.data.sequences.Batch`.
+        length_B: int64.
+        reward_BL: NaN where there is none.
+    """
+
+    item_BL: Tensor
+    time_BL: Tensor
+    request_time_BL: Tensor
+    length_B: Tensor
+    reward_BL: Tensor
+
+    @property
+    def newest_B(self) -> Tensor:
+        """Place of the newest event, 0 where there is none. Shape: int64 (B,)."""
+        return (self.length_B - 1).clamp(min=0)
+
+
+@singledispatch
+def newest(encoder: Encoder, x_BLD: Tensor, h: Histories) -> Tensor:
+    """What an encoder says after the newest event. Shape: (B, L, D) -> (B, D)."""
+    state_BLD = encoder(x_BLD, h.length_B, h.time_BL, h.request_time_BL)
+    return at(state_BLD, h.newest_B)
+
+
+@newest.register
+def _(encoder: HSTU, x_BLD: Tensor, h: Histories) -> Tensor:
+    """HSTU without tiles; the last layer has one query, the newest event."""
+    layers: list[HSTULayer] = [*encoder.layers]
+    last = layers.pop()
+    x_BLD = _layers(layers, encoder.placed(x_BLD, h.length_B), h)
+    offset_B1L = torch.arange(x_BLD.shape[1], device=x_BLD.device) - h.newest_B[:, None, None]
+    request_B1 = h.request_time_BL.gather(1, h.newest_B[:, None])
+    query_B1D = at(x_BLD, h.newest_B)[:, None]
+    return dense(last, query_B1D, x_BLD, offset_B1L, time_buckets(request_B1, h.time_BL))[:, 0]
+
+
+@singledispatch
+def every(encoder: Encoder, x_BLD: Tensor, h: Histories) -> Tensor:
+    """What an encoder says after each event. Shape: (B, L, D) -> (B, L, D)."""
+    return encoder(x_BLD, h.length_B, h.time_BL, h.request_time_BL)
+
+
+@every.register
+def _(encoder: HSTU, x_BLD: Tensor, h: Histories) -> Tensor:
+    """HSTU without tiles."""
+    x_BLD = _layers([*encoder.layers], encoder.placed(x_BLD, h.length_B), h)
+    return x_BLD.masked_fill(~valid_rows(h.length_B, x_BLD.shape[1]), 0)
+
+
+def _layers(layers: list[HSTULayer], x_BLD: Tensor, h: Histories) -> Tensor:
+    if layers:
+        index_L = torch.arange(x_BLD.shape[1], device=x_BLD.device)
+        offset_LL, bucket_BLL = index_L - index_L[:, None], time_buckets(h.request_time_BL, h.time_BL)
+        for layer in layers:
+            x_BLD = dense(layer, x_BLD, x_BLD, offset_LL, bucket_BLL)
+    return x_BLD
+
+
+def dense(layer: HSTULayer, query_BQD: Tensor, x_BLD: Tensor, offset_QL: Tensor, bucket_BQL: Tensor) -> Tensor:
+    """`HSTULayer` for some queries, in one product. Shape: offset (Q, L) or (B, Q, L) -> (B, Q, D)."""
+    u, v, q, k = layer.uvqk.weight.chunk(4)
+    u_BQE, q_BQE = F.silu(F.linear(layer_norm(query_BQD), torch.cat([u, q]))).chunk(2, dim=-1)
+    v_BLE, k_BLE = F.silu(F.linear(layer_norm(x_BLD), torch.cat([v, k]))).chunk(2, dim=-1)
+    v_BHLC, q_BHQC, k_BHLC = (e.unflatten(-1, (layer.heads, -1)).transpose(1, 2) for e in (v_BLE, q_BQE, k_BLE))
+    bias_BQL = layer.masked_position_bias(offset_QL)
+    if layer.time_bias is not None:
+        bias_BQL = bias_BQL + gather(layer.time_bias, bucket_BQL)
+    weight_BHQL = F.silu(q_BHQC @ k_BHLC.transpose(2, 3) + bias_BQL.unsqueeze(-3))
+    mixed_BQE = (weight_BHQL @ v_BHLC).transpose(1, 2).flatten(2)
+    return query_BQD + layer.output(u_BQE * layer_norm(mixed_BQE, EPS * layer.max_length**2))
+
+
+def at(x_BLD: Tensor, place_B: Tensor) -> Tensor:
+    """One row of each. Shape: (B, L, D), (B,) -> (B, D)."""
+    return x_BLD.gather(1, place_B[:, None, None].expand(-1, 1, x_BLD.shape[2]))[:, 0]

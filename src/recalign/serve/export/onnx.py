@@ -1,0 +1,94 @@
+"""Write a graph as ONNX, with the dynamo exporter."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export import Dim
+
+from recalign.errors import InputError
+from recalign.serve.export.graph import Graph
+
+OPSET = 20
+OUTPUTS = ("items", "scores", "logits")
+ROWS = 2**20  # that a dynamic dimension is declared to have at most
+
+
+def write(graph: Graph, tables: dict[str, Tensor], max_length: int, path: Path) -> None:
+    """Write a graph.
+
+    Args:
+        graph: on the CPU, in eval mode.
+        tables: `Part.tables` of its part.
+        max_length: the longest history that it may be given.
+        path: of the file.
+
+    Raises:
+        InputError: a network of one's own cannot be exported.
+    """
+    given, shapes = dynamic(graph, tables, max_length)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it names packages that we do without
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                graph,
+                kwargs={"given": given},
+                dynamo=True,
+                dynamic_shapes={"given": shapes},
+                input_names=list(given),
+                output_names=list(OUTPUTS),
+                opset_version=OPSET,
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        what = f"the policy cannot be exported: {str(error.__cause__ or error).splitlines()[0]}"
+        raise InputError(what, remedy="use an encoder of recalign, or write yours in plain operations") from error
+    assert program is not None  # with dynamo it is not
+    path.write_bytes(_bare(program.model_proto).SerializeToString(deterministic=True))
+
+
+def dynamic(graph: Graph, tables: dict[str, Tensor], max_length: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Inputs to export with, and which of their dimensions may change; arguments as of `write`."""
+    own = {name: table.clone() for name, table in tables.items()}  # one that is a weight too would fix its size
+    given = {**example(graph, max_length), **own}
+    batch, items, hidden = Dim("B", min=1, max=4096), Dim("N", min=graph.k, max=ROWS * 1024), Dim("S", max=ROWS)
+    length = Dim("L", min=2, max=max_length)
+    shapes: dict[str, Any] = {name: {0: batch, 1: length} for name in ("item", "time", "reward", "request_time")}
+    shapes |= {"length": {0: batch}, "strength": {0: batch}, "hidden": {0: batch, 1: hidden}}
+    dims = {name: graph.part.dimension(name) for name in tables}
+    sizes = {"N": items} | {one: Dim(one, max=ROWS * 1024) for one in dims.values() if one != "N"}
+    # Of one row alone, the number is a constant of the graph whatever is said here.
+    shapes |= {name: {0: sizes[dims[name]]} if len(table) > 1 else {} for name, table in tables.items()}
+    return given, {name: shapes[name] for name in given}
+
+
+def _bare(model: Any) -> Any:
+    """A model without what its exporter noted beside it: paths and lines of the machine that wrote it."""
+    graphs = [model.graph, *model.functions]
+    parts = [one for graph in graphs for one in (graph, *graph.node, *graph.value_info)]
+    for part in (model, *parts, *model.graph.initializer):
+        del part.metadata_props[:]
+        part.ClearField("doc_string")
+    return model
+
+
+def example(graph: Graph, max_length: int) -> dict[str, Tensor]:
+    """Inputs to export with: three histories of different lengths, since sizes 0 and 1 would become constants."""
+    rows = min(4, max_length)
+    item_BL = torch.tensor([[1] * rows, [1] * (rows - 1) + [0], [0] * rows])
+    found = {
+        "item": item_BL,
+        "time": torch.arange(rows).expand(3, -1).contiguous(),
+        "length": (item_BL > 0).sum(dim=1),
+        "hidden": torch.tensor([[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 0, 0, 0]]),
+        "reward": torch.full((3, rows), 1.0),
+        "request_time": torch.arange(rows).expand(3, -1) + 1,
+        "strength": torch.ones(3),
+    }
+    return {name: found[name] for name in graph.inputs}

@@ -1,0 +1,163 @@
+"""Parts of the exported graph that compute log-probabilities of all items: of policies over item ids and over codes.
+
+Whatever has a row an item, or a row a node of a trie, is an input of the graph (`Part.tables`), so items can be added
+without an exporter. Row 0 of a table of items is the padding item; its logit is always -inf, so that 0 may stand
+wherever there is no item.
+
+Shape suffixes: B histories, L events, V items, N = V + 1 rows of a table, D width, T = B targets, U x M a grid of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from recalign.nn import OwnVectors, Window, unit
+from recalign.posttrain.conditioned import ConditionedPolicy
+from recalign.recommender import CodePolicy, SequencePolicy
+from recalign.recommender.onerec_policy import CodeState
+from recalign.serve.export.histories import Histories, at, every, newest
+from recalign.serve.server.about import NODES
+
+
+class Part(nn.Module):
+    """What computes a score for every item from histories and tables."""
+
+    needs: frozenset[str] = frozenset()
+    """Inputs beyond items, times and lengths: ``reward``, ``strength``."""
+
+    def tables(self) -> dict[str, Tensor]:
+        """What grows with the catalogue, by the name of the graph's input. Shape: (N, ...), or as `dimension` says."""
+        return {}
+
+    def dimension(self, table: str) -> str:
+        """Names the number of rows of a table: N where these are items, the padding item first."""
+        return "N"
+
+    def forward(self, h: Histories, given: Mapping[str, Tensor]) -> Tensor:
+        """Shape: -> (B, N)."""
+        raise NotImplementedError
+
+
+class ItemPart(Part):
+    """A `SequencePolicy`: cosines over the temperature, and the item prior.
+
+    The rows of its table are kept as unit vectors and lengths: histories need the first times the second.
+    """
+
+    def __init__(self, policy: SequencePolicy, condition: ConditionedPolicy | None = None) -> None:
+        super().__init__()
+        self.policy, self.condition = policy, condition
+        self.needs = frozenset({"reward"} if policy.past_rewards is not None else ())
+
+    def tables(self) -> dict[str, Tensor]:
+        table_ND = self.policy.item_table().float()
+        bias_V = self.policy.prior_strength * self.policy.prior.log_count_V
+        bias_N = F.pad(bias_V, (1, 0), value=-torch.inf)
+        found = {"unit": unit(table_ND), "norm": torch.linalg.vector_norm(table_ND, dim=1), "bias": bias_N}
+        if not self.policy.prior_strength:  # without a history all items would be tied
+            found["popular"] = F.pad(self.policy.prior.log_count_V, (1, 0), value=-torch.inf)
+        return found
+
+    def forward(self, h: Histories, given: Mapping[str, Tensor]) -> Tensor:
+        x_BLD = F.embedding(h.item_BL, given["unit"]) * F.embedding(h.item_BL, given["norm"][:, None])
+        if self.policy.past_rewards is not None:
+            x_BLD = x_BLD + self.policy.past_rewards(h.reward_BL)
+        state_BD = newest(self.policy.encoder, x_BLD, h)
+        if self.condition is not None:
+            asked_B1 = self.condition.asked.expand(state_BD.shape[0], 1)
+            state_BD = state_BD + self.condition.condition(torch.cat([state_BD, asked_B1], dim=1))
+        state_BD = state_BD * (h.length_B > 0)[:, None]  # without a history the item prior answers alone
+        length_B1 = torch.linalg.vector_norm(state_BD, dim=1, keepdim=True).clamp(min=1e-12)
+        logit_BN = (state_BD / length_B1) @ given["unit"].T / self.policy.temperature + given["bias"]
+        if "popular" in given:
+            logit_BN = torch.where((h.length_B > 0)[:, None], logit_BN, given["popular"])
+        return logit_BN
+
+
+class OnePerRow(Window):
+    """The context of one target a row, which no grid has to lay out."""
+
+    @property
+    def grid(self) -> tuple[Tensor, int, Tensor]:
+        return self.row_T, 1, self.row_T
+
+    def lay(self, x_T: Tensor) -> Tensor:
+        return x_T[:, None]
+
+    def pick(self, x_UM: Tensor) -> Tensor:
+        return x_UM[:, 0]
+
+
+class CodePart(Part):
+    """A `CodePolicy`: a walk over all prefixes of codes. Its trie, too, is an input of the graph.
+
+    A table of nodes is named `NODES` and the name that it has in the policy.
+    """
+
+    def __init__(self, policy: CodePolicy) -> None:
+        super().__init__()
+        self.policy, self.walk = policy, Walk(policy)
+        self.needs = frozenset({"reward"} if policy.past_rewards is not None else ())
+        levels = range(policy.trie.levels)
+        self.grow = {f"trie.{what}_{n}": (what, n) for n in levels for what in ("first", "place", "parent", "code")}
+        self.grow |= {f"prior_{n + 1}": ("prior", n) for n in levels}
+        if isinstance(policy.head, OwnVectors):
+            self.grow |= {f"head.vectors.{n}": ("vectors", n) for n in levels}
+
+    def tables(self) -> dict[str, Tensor]:
+        policy = self.policy
+        items = {
+            "vectors": policy.item_embedding.weight,
+            "leaf": F.pad(policy.trie.node_VS[:, -1], (1, 0)),
+            # who has no history is shown what is popular: no decoder was trained on that
+            "popular": F.pad((policy.count_V + 0.5).log(), (1, 0), value=-torch.inf),
+        }
+        own = {**dict(policy.named_buffers()), **dict(policy.named_parameters())}
+        return items | {NODES + name: self._rows(own[name], *self.grow[name]) for name in self.grow}
+
+    def _rows(self, table: Tensor, what: str, level: int) -> Tensor:
+        if what == "vectors":  # of the nodes that there are
+            return table[: self.policy.trie.nodes(level + 1)]
+        # The number of a single place would be a constant of the graph; no child stands at a second one.
+        return torch.arange(max(2, len(table))) if what == "place" else table
+
+    def dimension(self, table: str) -> str:
+        if not table.startswith(NODES):
+            return "N"
+        what, level = self.grow[table.removeprefix(NODES)]
+        return f"nodes_{level}" if what in ("parent", "code", "vectors") else f"{what}_{level}"
+
+    def forward(self, h: Histories, given: Mapping[str, Tensor]) -> Tensor:
+        nodes = {f"policy.{name}": given[NODES + name] for name in self.grow}
+        logp_BV = functional_call(self.walk, nodes, (h, given["vectors"]))
+        logp_BN = logp_BV.index_select(1, given["leaf"])
+        popular_N = given["popular"]
+        there_N = popular_N > -torch.inf
+        return torch.where((h.length_B > 0)[:, None] & there_N, logp_BN, popular_N)
+
+
+class Walk(nn.Module):
+    """Log-probabilities of a trie's leaves after histories."""
+
+    def __init__(self, policy: CodePolicy) -> None:
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, h: Histories, vector_ND: Tensor) -> Tensor:
+        policy, row_B = self.policy, torch.arange(h.length_B.shape[0])
+        x_BLD = F.embedding(h.item_BL, vector_ND)
+        if policy.past_rewards is not None:
+            x_BLD = x_BLD + policy.past_rewards(h.reward_BL)
+        x_BLD = every(policy.encoder, x_BLD, h)
+        keys, values = policy.decoder.keys_and_values(x_BLD)
+        window = OnePerRow(keys, values, h.time_BL, h.request_time_BL, row_B, h.newest_B)
+        first_BD = policy.start.expand(row_B.shape[0], -1)
+        if policy.newest is not None:
+            first_BD = first_BD + policy.newest(at(x_BLD, h.newest_B))
+        h_B1D, past = policy.decoder(first_BD[:, None], window, None)
+        return policy.walk(CodeState(window, past, h_B1D[:, 0]))

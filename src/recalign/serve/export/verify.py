@@ -1,0 +1,202 @@
+"""Whether a bundle answers as its policy does: the evaluation, repeated on the artefact.
+
+Twice over the test events. Once with evaluation's own windows, where every list and every log-probability must be the
+policy's. Once with requests as they will come, the newest events before each: an evaluation window shows a target 100
+to 200 events of a history of 200, a request always the newest.
+
+Shape suffixes: T targets, V items, N = V + 1 items with the padding item at 0, K items shown.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+import polars as pl
+import torch
+
+from recalign.bootstrap import CrossedBootstrap
+from recalign.data.sequences import Batch, EventDataModule
+from recalign.data.sequences.store import Part
+from recalign.data.sequences.windows import Windows, evaluation_windows, sample_users
+from recalign.errors import InputError
+from recalign.nn import ranks_from_scores, top_k_from_scores
+from recalign.recommender import Policy
+from recalign.recommender.policy import chunks, seen_within
+from recalign.recommender.rank_metrics import gain_ndcg
+from recalign.serve.server.answer import LeftOut
+from recalign.serve.server.bundle import Bundle
+from recalign.serve.server.catalogue import MICRO, Encoded
+from recalign.serve.server.request import LONGEST, Request
+
+SHOWN = 10
+USERS = 10_000
+"""Users that are asked for; of more, a fixed sample."""
+
+
+@dataclass
+class Verified:
+    """What was found.
+
+    Attributes:
+        targets, users: test events that were asked for, and whose.
+        lists: whose ten are the policy's.
+        tied: whose ten differ only in items whose log-probabilities are `tolerance` apart at most.
+        other: whose ten differ otherwise.
+        difference: the largest, of all log-probabilities.
+        evaluation: NDCG@10 of the policy in evaluation's windows, with its 95 % interval over users.
+        tolerance: up to which two log-probabilities count as the same (`About.rounding`).
+        request: NDCG@10 of the bundle when it is asked as it will be.
+        repeated: targets that the user had met before. A request leaves such items out; evaluation ranks them.
+    """
+
+    targets: int = 0
+    users: int = 0
+    lists: int = 0
+    tied: int = 0
+    other: int = 0
+    difference: float = 0.0
+    tolerance: float = 0.0
+    evaluation: list[float] = field(default_factory=list)
+    request: list[float] = field(default_factory=list)
+    repeated: int = 0
+
+    @property
+    def same(self) -> bool:
+        """Whether the bundle answers as the policy does."""
+        return not self.other and self.difference <= self.tolerance
+
+    def __str__(self) -> str:
+        value, low, high = self.request
+        return (
+            f"{self.lists:,} of {self.targets:,} lists of {SHOWN} are the policy's, {self.tied:,} differ by ties, "
+            f"{self.other:,} otherwise; log-probabilities differ by {self.difference:.1e} at most\n"
+            f"NDCG@10 {self.evaluation[0]:.4f} in evaluation's windows, {value:.4f} [{low:.4f}, {high:.4f}] as requests"
+            + (f", which leave out {self.repeated:,} targets that were met before" if self.repeated else "")
+        )
+
+
+@torch.no_grad()
+def verify(policy: Policy, data: EventDataModule, bundle: Bundle) -> Verified:
+    """Repeat the evaluation on a bundle.
+
+    Raises:
+        InputError: it answers otherwise than its policy.
+    """
+    windows = windows_of(data, "test", "verify")
+    found = Verified(tolerance=bundle.about.rounding)
+    users, gains = [], []
+    for batch in data.loader(windows):
+        assert batch.seen_N is not None
+        state, encoded = policy.encode(batch), list(_of_batch(batch, bundle.catalogue.strength(None)))
+        for part in chunks(len(batch.target_T), policy.num_items):
+            logp_TV, seen = policy.over_items(state[part]), seen_within(batch.seen_N, part)
+            _compare(logp_TV, top_k_from_scores(logp_TV, SHOWN, seen)[1] + 1, encoded[part], bundle, found)
+            gains.append(gain_ndcg(ranks_from_scores(logp_TV, batch.target_T[part] - 1, seen), SHOWN).numpy())
+        users.append(batch.user_B[batch.row_T].numpy())
+    user_T = np.concatenate(users)
+    found.targets, found.users = len(user_T), len(np.unique(user_T))
+    found.evaluation = _interval(np.concatenate(gains), user_T)
+    if not found.same:
+        what = f"the bundle does not answer as its policy does: {asdict(found)}"
+        raise InputError(what, where=str(bundle.folder), remedy="report this; nothing was written")
+    gain_T, user_T, repeated_T, _ = as_requests(windows, data, bundle)
+    found.request, found.repeated = _interval(gain_T, user_T), int(repeated_T.sum())
+    return found
+
+
+def windows_of(data: EventDataModule, part: Part, where: str) -> Windows:
+    """The events of a part that are asked for: of all users or, of more than `USERS`, of a fixed sample.
+
+    Raises:
+        InputError: there are none; says ``where``.
+    """
+    sequences = data.sequences
+    users = sample_users(sequences, np.ones(sequences.num_users, bool), USERS, part)
+    windows = evaluation_windows(sequences, users, part, data.max_length, data.know_request)
+    if not len(windows.target):
+        without = "--verify false" if part == "test" else f"no --{where}"
+        remedy = f"export with {without}, or give another data.split"
+        raise InputError(f"no {part} event has a history to ask from", where=where, remedy=remedy)
+    return windows
+
+
+def _compare(
+    logp_TV: torch.Tensor, shown_TK: torch.Tensor, encoded: list[Encoded], bundle: Bundle, found: Verified
+) -> None:
+    for group in bundle.groups(encoded):
+        item_TK, _, logit_TN = bundle.run([encoded[place] for place in group], ["items", "scores", "logits"])
+        own_TV = logp_TV[group]
+        # An item of no probability differs by nothing: -inf - -inf is not a number.
+        gap_TV = torch.from_numpy(logit_TN)[:, 1:].log_softmax(dim=1) - own_TV
+        found.difference = max(found.difference, float(gap_TV.nan_to_num(nan=0.0).abs().max()))
+        mine_TK = torch.from_numpy(item_TK[:, :SHOWN])
+        theirs_TK = shown_TK[group][:, : mine_TK.shape[1]]
+        gap_TK = own_TV.gather(1, (mine_TK - 1).clamp(min=0)) - own_TV.gather(1, (theirs_TK - 1).clamp(min=0))
+        equal_T = (mine_TK == theirs_TK).all(dim=1)
+        tied_T = ((mine_TK > 0) == (theirs_TK > 0)).all(dim=1) & (gap_TK.abs() <= found.tolerance).all(dim=1) & ~equal_T
+        found.lists += int(equal_T.sum())
+        found.tied += int(tied_T.sum())
+        found.other += int((~equal_T & ~tied_T).sum())
+
+
+def _of_batch(batch: Batch, strength: float) -> Iterator[Encoded]:
+    """Each target of a batch as the numbers of a request: exactly what the policy saw."""
+    assert batch.seen_N is not None
+    count_T = batch.seen_N[0].bincount(minlength=len(batch.target_T))
+    seen = batch.seen_N[1][batch.seen_N[0].sort(stable=True).indices].split(count_T.tolist())
+    rows = zip(batch.row_T.tolist(), batch.column_T.tolist(), seen, strict=True)
+    for row, column, seen_S in rows:
+        histories = (batch.item_BL, batch.time_BL, batch.request_time_BL, batch.reward_BL)
+        item_L, time_L, request_time_L, reward_L = (x_BL[row, : column + 1].numpy() for x_BL in histories)
+        hidden_S = np.unique(seen_S.numpy())
+        yield Encoded(Request(), item_L, time_L, request_time_L, reward_L, hidden_S, None, strength, LeftOut())
+
+
+def as_requests(
+    windows: Windows, data: EventDataModule, bundle: Bundle, told: Callable[[Request], Request] = lambda whole: whole
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The gain of every target when the bundle is asked with raw ids, whose it is, whether it was met before, the ten.
+
+    Args:
+        windows, data, bundle: whose targets are asked for, of which log, and of whom.
+        told: what is asked in place of a request with the whole history.
+
+    Shape: (T,) three times, int64 (T, K): items shown, 0 where there are fewer.
+    """
+    user_T, known = np.repeat(windows.user, np.diff(windows.offset)), data.sequences.items.to_list()
+    repeated_T, shown_TK = np.zeros(len(user_T), bool), np.zeros((len(user_T), SHOWN), np.int64)
+    for first in range(0, len(user_T), 1024):
+        part = slice(first, first + 1024)
+        asked = zip(user_T[part], windows.state[part], windows.time[part], strict=True)
+        made = [_request(data, bundle, *one) for one in asked]
+        answers = bundle.recommend([told(one) for one in made])
+        rows = zip(made, answers, windows.target[part].tolist(), strict=True)
+        for place, (whole, answer, item) in enumerate(rows, first):
+            shown_TK[place, : len(answer.items)] = [bundle.catalogue.number[one.item] for one in answer.items]
+            repeated_T[place] = bool(item) and known[item - 1] in whole.items
+    hit_TK = (shown_TK == windows.target[:, None]) & (shown_TK > 0)
+    rank_T = np.where(hit_TK.any(axis=1), hit_TK.argmax(axis=1) + 1, 0)
+    return gain_ndcg(rank_T, SHOWN), user_T, repeated_T, shown_TK
+
+
+def _request(data: EventDataModule, bundle: Bundle, user: int, state: int, time: int) -> Request:
+    """What somebody would have asked before an event: the newest known events up to a place in the log."""
+    sequences, catalogue = data.sequences, bundle.catalogue
+    own = np.arange(max(sequences.offset[user], state + 1 - LONGEST), state + 1)
+    own = own[np.argsort(sequences.time[own], kind="stable")]  # a split need not follow time, and requests do
+    items = sequences.items.gather(sequences.item[own] - 1).to_list()
+    times = [MICRO * second for second in sequences.time[own].tolist()]
+    rewards = [None if math.isnan(one) else one for one in sequences.reward[own].tolist()]
+    asked = MICRO * max(int(time), int(sequences.time[own[-1]]))
+    return catalogue.request(items, times, rewards, asked, k=min(SHOWN, len(catalogue)))
+
+
+def _interval(gain_T: np.ndarray, user_T: np.ndarray) -> list[float]:
+    """Mean gain with its 95 % interval, a user's events together."""
+    by_user = pl.DataFrame({"user": user_T, "gain": gain_T.astype(float)}).group_by("user", maintain_order=True)
+    sums = by_user.agg(pl.col("gain").sum(), count=pl.len())
+    mean = CrossedBootstrap(len(sums)).mean(sums["gain"].to_numpy()[None], sums["count"].to_numpy()[None].astype(float))
+    return [mean.value, *mean.interval()]

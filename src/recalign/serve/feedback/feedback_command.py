@@ -1,0 +1,198 @@
+"""`recalign feedback`: a served log becomes an event table with exposure; or a user is forgotten."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import polars as pl
+import yaml
+
+from recalign.data.events.audit import render
+from recalign.data.events.init_items import yaml_scalar
+from recalign.errors import InputError
+from recalign.files import replacing
+from recalign.serve.feedback import outcomes as told
+from recalign.serve.feedback import segments
+from recalign.serve.feedback.joining import Joined, Rule, join
+from recalign.serve.server.about import ABOUT
+from recalign.serve.server.command import DECISIONS_KEY, required_key
+from recalign.serve.server.decisions import pseudonym
+
+TABLE, LOG, COUNTS = "feedback.parquet", "feedback.yaml", "feedback.json"
+YAML = """\
+# What was shown and what came of it, as `recalign feedback` joined it. Check it: recalign check THIS FILE
+data:
+  root: {root} # folder of the table; --data.root overrides it
+  log:
+    name: feedback # names run folders and tables
+    files: [{table}]
+    user: user # pseudonyms: nobody without the key knows whose
+    item: item # as the server shows them
+    # When the item was shown, so that a policy is asked what it would have shown then. To train a recommender on what
+    # was chosen, take outcome_at, where: chosen, null for is_random and propensity, and a high on the reward. Nothing
+    # then stands in a history before it happened; and no value is estimated of what was shown and chosen alone.
+    timestamp: timestamp
+    time_unit: us # microseconds since 1970
+    where: null # such as chosen, or "version = '...'": only rows that meet it are used; the others are counted
+    is_random: is_random # true: drawn as the first of an unfiltered list; {random:,} of {rows:,} rows
+    propensity: propensity # of what was drawn, given what stood before it in the list; null for what was not
+  reward: reward # of the outcome; {ignored:g} where something was shown and not chosen
+  high:
+    expression: chosen # what the metrics high/* count as good
+  split:
+    class_path: recalign.data.sequences.TimeSplit # the same cuts for everybody: nothing is learned from the future
+    init_args:
+      cuts: [0.8, 0.9] # 80 % of the events train, 10 % validate, 10 % test
+"""
+
+
+def feedback(words: list[str]) -> None:
+    """Join a log of decisions with outcomes, or forget a user in it.
+
+    Args:
+        words: the command line after ``recalign feedback``.
+
+    Raises:
+        InputError: the log, the outcomes or the settings cannot be used.
+    """
+    parser = _options()
+    given = parser.parse_args(words)
+    if (given.outcomes is None) == (given.forget is None):
+        remedy = "give --outcomes TABLE to join them, or --forget USER to erase somebody"
+        raise InputError(
+            "nothing to do" if given.forget is None else "outcomes, and a user to forget", where="", remedy=remedy
+        )
+    now = time.time_ns() // 1000
+    if given.forget is not None:
+        key, out = required_key(given.key_file), given.out or given.folder
+        erased, waiting = segments.forget(given.folder, given.forget, key, now, out / TABLE)
+        print(f"{erased:,} records are erased")
+        if waiting:
+            print(f"{waiting:,} are in segments that a server still writes: no longer read, and erased by the next")
+            print("recalign feedback an hour from now, or after the server has stopped")
+        return
+    _join(given, now)
+
+
+def _options() -> argparse.ArgumentParser:
+    columns, rule = told.Columns(), Rule()
+    parser = argparse.ArgumentParser(
+        prog="recalign feedback", description="Join what a server has shown with what came of it, or forget a user."
+    )
+    option = parser.add_argument
+    option("folder", type=Path, help="of recalign serve BUNDLE --decisions FOLDER")
+    option("--outcomes", type=Path, nargs="+", help="tables of events: .csv, .tsv or .parquet")
+    option("--user", help=f"column of the user's id, as requests name users; default {columns.user}")
+    option("--decision", help="column of the decision's id, as answers have it; in place of --user")
+    option("--item", default=columns.item, help="column of the item's id; default %(default)s")
+    option("--time", default=columns.time, help="column of the time; default %(default)s")
+    option("--time_unit", choices=("s", "ms", "us", "datetime"), default=columns.time_unit)
+    option("--time_format", help="how times are written, where that is not ISO 8601: %%d/%%m/%%Y %%H:%%M")
+    option("--reward", help="column of how good it was; default: 1 for each outcome")
+    option("--window", type=float, default=rule.window, help="seconds in which an outcome counts; default %(default)g")
+    option("--delay", type=float, default=rule.delay, help="seconds by which outcomes may be late in their table")
+    option("--ignored", type=float, default=rule.ignored, help="reward of what was shown and not chosen")
+    option("--unshown", action="store_true", help="also keep outcomes that are in no row of a shown item, as events")
+    option("--bundles", type=Path, help="folder of versions: names decisions of a version that is not there")
+    option("--key_file", type=Path, help=f"file that holds the log's key; else the variable {DECISIONS_KEY}")
+    option("--out", type=Path, help="folder of the table; default: the log's")
+    option("--forget", metavar="USER", help="erase a user from the log, and from the table in it (or in --out)")
+    return parser
+
+
+def _join(given: argparse.Namespace, now: int) -> None:
+    if given.decision is not None and (given.user is not None or given.unshown):
+        what = "outcomes are joined by the ids of decisions, and no user is read"
+        raise InputError(what, where="decision", remedy="give --user in its place, or leave out --user and --unshown")
+    versions = None if given.bundles is None else _versions(given.bundles)
+    key = None if given.decision else required_key(given.key_file)
+    rule = Rule(given.window, given.delay, given.ignored, given.unshown)
+    columns = told.Columns(
+        given.item,
+        given.time,
+        given.time_unit,
+        given.time_format,
+        given.user or told.Columns.user,
+        given.decision,
+        given.reward,
+    )
+    with segments.reading(given.folder):  # to its end: who is forgotten meanwhile would come back with the table
+        decisions, dropped = segments.read_held(given.folder, key)
+        outcomes, nameless = told.read(given.outcomes, columns, lambda user: pseudonym(str(key), user))
+        found = join(decisions, outcomes, rule, now, versions)
+        found.counts["decisions"] |= {name: dropped[name] for name in (segments.HALF, segments.DAMAGED)}
+        who = "decision" if given.decision else "user"
+        found.counts["outcomes"] |= {f"left out, as they name no {who}": nameless}
+        out = given.out or given.folder
+        if lost := _no_longer(out / TABLE, decisions):
+            found.counts["decisions"] |= {"in the table that was here, and no longer in the log": lost}
+        print(render(found.counts))
+        if not found.table["shown"].any():
+            remedy = "wait until the window has passed, or give a shorter --window"
+            raise InputError("no decision can be joined yet", where=str(given.folder), remedy=remedy)
+        write(found, out, rule)
+    print(f"\n{out / LOG} is written: recalign check {out / LOG}")
+
+
+def _no_longer(table: Path, decisions: pl.DataFrame) -> int:
+    """Decisions of the table that will be replaced which the log has deleted since: the new table begins later."""
+    if not table.is_file():
+        return 0
+    try:
+        was = pl.read_parquet(table, columns=["decision"], glob=False)["decision"].drop_nulls().unique()
+    except (pl.exceptions.PolarsError, OSError):
+        return 0  # damaged: it is replaced all the same
+    return int((~was.is_in(decisions["decision"].implode())).sum())
+
+
+def write(found: Joined, out: Path, rule: Rule) -> None:
+    """Write the table, the log's YAML and the counts: all or none. A YAML whose settings were edited stays.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    text = YAML.format(
+        root=yaml_scalar(str(out.absolute())),
+        table=TABLE,
+        random=int(found.table["is_random"].sum()),
+        rows=found.table.height,
+        ignored=rule.ignored,
+    )
+    try:
+        with ExitStack() as stack:
+            names = [TABLE, COUNTS, *([] if _edited(out / LOG, text) else [LOG])]
+            table, counts, *log = (stack.enter_context(replacing(out / name)) for name in names)
+            for path in (table, counts, *log):
+                path.touch(0o600)
+            found.table.write_parquet(table)
+            counts.write_text(json.dumps(found.counts, indent=2) + "\n", encoding="utf-8")
+            for path in log:
+                path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        what = f"the table cannot be written: {error.strerror or error}"
+        raise InputError(what, where=str(out), remedy="give --out a folder that can be written") from error
+
+
+def _edited(path: Path, text: str) -> bool:
+    """Whether the YAML that is there has other settings than a new one; its root and the counts in comments change."""
+    if not path.is_file():
+        return False
+    with suppress(yaml.YAMLError, AttributeError, TypeError):
+        was, new = (yaml.safe_load(one)["data"] for one in (path.read_text("utf-8", errors="replace"), text))
+        if was | {"root": None} == new | {"root": None}:
+            return False
+    print(f"\n{path}: its settings are not those that would be written now, and are kept. Delete it for new ones")
+    return True
+
+
+def _versions(folder: Path) -> set[str]:
+    """Names of the bundles in a folder of versions."""
+    found = {path.parent.name for path in folder.glob(f"*/{ABOUT}")}
+    if not found:
+        what, remedy = "there is no bundle in this folder", "name the one that recalign export wrote, of all versions"
+        raise InputError(what, where=str(folder), remedy=remedy)
+    return found

@@ -1,0 +1,220 @@
+"""`recalign offpolicy`: what a candidate would have earned, from lists that a server drew."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from recalign.data.events import render
+from recalign.data.events.audit import Section
+from recalign.errors import InputError, require_positive
+from recalign.evaluation.list_model import with_model
+from recalign.evaluation.lists import Arms, Lists, ListValue, estimate
+from recalign.files import write_json
+from recalign.serve.loop.chances import Asked, ask, require_known
+from recalign.serve.loop.served import Histories, Served, open_bundle, read_served, split
+from recalign.serve.server.bundle import Bundle, load_bundle
+from recalign.serve.server.request import Explore
+
+SAME = 1e-3
+"""Difference of two log-probabilities, in nats, up to which a propensity is that of its version."""
+LEAST_USED = 0.5
+"""Share of the lists with chances whose history has to be the server's."""
+LEAST_KNOWN = 0.99
+"""Share of the lists with an outcome whose rewards have to be known. Of lists without one they are (``--ignored``), so
+that a value is too low by about the share that is left out."""
+ESTIMATES = {
+    "value of a list, 95 % interval": ("cascade_snips",),
+    "others; in most worlds their intervals hold the truth less often": (
+        "cascade_sndr",
+        "cascade_dr",
+        "list_snips",
+        "cascade_ips",
+        "list_ips",
+    ),
+}
+"""By section, in the order of the mean coverage that `benchmarks/offpolicy_lists.py` measured on drawn lists."""
+ANOTHER, UNFIT = "whose history here is not the one that the server had", "whose propensities do not fit their version"
+
+
+def offpolicy(words: list[str]) -> None:
+    """Estimate what a candidate's lists would have earned, from lists that a server drew with known chances.
+
+    Args:
+        words: the command line after ``recalign offpolicy``.
+
+    Raises:
+        InputError: the candidate, the log or the settings cannot be used.
+    """
+    given = _options().parse_args(words)
+    require_positive("", vars(given), "clip")
+    asked = Explore(temperature=given.temperature, fixed=given.fixed)  # refuses what is out of range
+    candidate, served = open_bundle(given.run), read_served(given.log)
+    versions = {one.version: one for one in [candidate, *map(load_bundle, given.bundles)]}
+    print(render(served.counts))
+    unknown, told = served.rewardless
+    if unknown > (1 - LEAST_KNOWN) * told:
+        what = f"{unknown:,} of {told:,} lists with an outcome have a reward that nobody knows"
+        remedy = "say in the YAML what such an outcome is worth, such as reward: coalesce(reward, 3)"
+        raise InputError(what, where=str(given.log), remedy=remedy)
+    worth = worths(candidate, asked, served, versions, given.arms, given.clip)
+    for one in worth:
+        print(f"\n{candidate.version}, from what {one.version} showed\n\n{render(one.sections())}")
+        for kind, why in one.value.refused.items():
+            print(f"\nno {kind} estimate: {why}")
+    if given.out is not None:
+        write_json(given.out, {"log": served.counts, **{one.version: one.figures() for one in worth}})
+
+
+def _options() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="recalign offpolicy", description="Estimate what a candidate's lists would have earned, from drawn ones."
+    )
+    option = parser.add_argument
+    option("run", type=Path, help="run folder of a policy whose bundle recalign export made, or a bundle")
+    option("--log", type=Path, required=True, help="the feedback.yaml that recalign feedback --unshown wrote")
+    option("--temperature", type=float, default=1.0, help="of the candidate's draw; .001 ranks; default %(default)g")
+    option("--fixed", type=int, default=0, help="first places that the candidate ranks; default %(default)d")
+    option("--arms", choices=("explored", "mixture"), default="explored", help="drawn lists alone, or ranked ones too")
+    option("--clip", type=float, help="largest weight; default: the cube root of the number of lists")
+    option("--bundles", type=Path, nargs="+", default=[], help="versions in the log: their propensities are checked")
+    option("--out", type=Path, help="JSON file for all figures")
+    return parser
+
+
+@dataclass(frozen=True)
+class Worth:
+    """What the lists of one version say of a candidate."""
+
+    version: str
+    left_out: Section
+    unchecked: int
+    value: ListValue
+
+    def figures(self) -> dict[str, Any]:
+        """All of it, for ``--out``."""
+        return self.value.figures() | {"left_out": self.left_out, "unchecked": self.unchecked}
+
+    def sections(self) -> dict[str, Section]:
+        """Diagnostics, then estimates, for `render`."""
+        value = self.value
+        diagnostics: Section = {
+            "effective sample size in users, of cascade estimates": round(value.ess["cascade"], 1),
+            "the same of whole lists": round(value.ess["list"], 1),
+            "users": value.users,
+            "lists": value.lists,
+            "of these with a history that nothing checks (seen: include, no bundle of their version)": self.unchecked,
+            "largest weight": round(value.max_weight, 2),
+            "mean weight of whole lists; 1 in expectation, less where it has no support": round(value.mean_weight, 3),
+            "clipped at": round(value.clip, 2),
+            "share of the weights that were clipped": round(value.clipped, 4),
+            "share without support at fixed places": round(1 - value.support, 4),
+            "mean weight of the first drawn place; less than 1 where items are shown that these lists lacked": round(
+                value.reach, 3
+            ),
+        }
+        earned: Section = {"observed: what these lists earned": f"{value.observed:.4g}"}
+        found = {title: self._given(names) for title, names in ESTIMATES.items()}
+        return {"diagnostics": diagnostics, "lists left out": self.left_out, "earned": earned, **found}
+
+    def _given(self, names: Sequence[str]) -> Section:
+        ends = {name: (one.value, *one.interval()) for name in names if (one := self.value.estimates.get(name))}
+        return {name: "{:.4g} ({:.4g} .. {:.4g})".format(*one) for name, one in ends.items()}
+
+
+def worths(
+    candidate: Bundle,
+    policy: Explore,
+    served: Served,
+    versions: dict[str, Bundle],
+    arms: Arms = "explored",
+    clip: float | None = None,
+) -> list[Worth]:
+    """A candidate's worth from the lists of each version in a log. They are never averaged.
+
+    Raises:
+        InputError: the candidate knows none of the items; no list can be used, or most have other histories, of any
+            version. Where that is so of some versions, a line says so.
+    """
+    if not served.lists.height:
+        remedy = "serve with explore, log with --decisions, and join with recalign feedback"
+        raise InputError("no list in this log has chances that can be used", where="log", remedy=remedy)
+    require_known(candidate, served.lists)
+    histories, found, failed = Histories(served.events), list[Worth](), dict[str, InputError]()
+    for (version,), lists in served.lists.partition_by("version", as_dict=True, maintain_order=True).items():
+        own = versions.get(str(version))
+        name = str(version) if own else f"{version} (not there: its propensities are not checked)"
+        try:
+            used, asked, left_out = _usable(lists, histories, candidate, policy, own)
+            value = estimate(as_lists(used, asked), arms, clip="cube_root" if clip is None else clip)
+            unchecked = used.filter(pl.col("seen") != "exclude").height if own is None else 0
+            found.append(Worth(name, left_out, unchecked, value))
+        except InputError as error:
+            failed[name] = error
+    if not found:
+        raise next(iter(failed.values()))
+    for name, why in failed.items():
+        print(f"version {name}: no estimate: {why}", file=sys.stderr)
+    return found
+
+
+def _usable(
+    lists: pl.DataFrame, histories: Histories, candidate: Bundle, policy: Explore, own: Bundle | None
+) -> tuple[pl.DataFrame, Asked, Section]:
+    """Lists whose requests can be repeated, and what the candidate says of them."""
+    asked = ask(candidate, lists, histories, [policy] * lists.height)
+    by_own = asked
+    fits_N = np.ones(lists.height, bool)
+    if own is not None:
+        drawn = [Explore(warm, fixed=fixed) for warm, fixed in lists.select("temperature", "fixed").iter_rows()]
+        by_own = ask(own, lists, histories, drawn)
+        logged = lists["log_probs"].to_list()
+        fits_N[:] = [np.allclose(a, b, rtol=0, atol=SAME) for a, b in zip(by_own.logp, logged, strict=True)]
+    same_N = (by_own.hidden == lists["hidden"].to_numpy()) | (lists["seen"] != "exclude").to_numpy()
+    said = lists.with_row_index("place").with_columns(same=pl.Series(same_N), fits=pl.Series(fits_N))
+    used, left_out = split(said, {ANOTHER: ~pl.col("same"), UNFIT: ~pl.col("fits")})
+    if left_out[ANOTHER] > (1 - LEAST_USED) * lists.height:  # type: ignore[operator]
+        what = f"{left_out[ANOTHER]:,} of {lists.height:,} lists had another history than the log tells"
+        remedy = "give recalign feedback all that people chose, with --unshown, from before the first decision on"
+        if own is None:
+            remedy += "; or name the bundle that showed them with --bundles: it may have other items"
+        raise InputError(what, where="log", remedy=remedy)
+    if not used.height:
+        what = f"none of {lists.height:,} lists can be used: {left_out[UNFIT]:,} have propensities of another version"
+        raise InputError(what, where="log", remedy="name the bundles that showed them, or leave --bundles out")
+    places = used["place"].to_numpy()
+    return used, asked.take(places), left_out
+
+
+def as_lists(lists: pl.DataFrame, asked: Asked) -> Lists:
+    """Lists of a log, with a model of their rewards."""
+    length_N = lists["items"].list.len().to_numpy()
+    real_NK = np.arange(length_N.max(initial=1)) < length_N[:, None]
+
+    def filled(rows: Any, tail: tuple[int, ...] = ()) -> np.ndarray:
+        full = np.zeros((*real_NK.shape, *tail))
+        for own, row in zip(full, rows, strict=True):
+            own[: len(row)] = row
+        return full
+
+    explored_N = (lists["arm"] == "explored").to_numpy()
+    chance_N, ranked_N = lists["chance"].to_numpy(), lists["ranked"].to_numpy()
+    shown = Lists(
+        user_N=np.unique(lists["user"].to_list(), return_inverse=True)[1],
+        reward_NK=filled(lists["rewards"]),
+        logged_NK=filled(lists["log_probs"]),
+        target_NK=filled(asked.logp),
+        explored_N=explored_N,
+        share_N=np.where(explored_N, chance_N, 1 - chance_N),
+        ranked_N=np.where(ranked_N >= length_N, real_NK.shape[1], ranked_N),
+        fixed_N=lists["fixed"].to_numpy(),
+    )
+    told_NKF, expected_NKF = (filled(rows, asked.told[0].shape[1:]) for rows in (asked.told, asked.expected))
+    return with_model(shown, told_NKF, expected_NKF, real_NK)

@@ -1,0 +1,236 @@
+"""Read what `recalign feedback` wrote as lists that were shown, and as the histories that stood before them.
+
+A list that cannot be used is counted by the first reason that holds for it, and never averaged away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
+
+from recalign.data.events import LogMapping, data_root
+from recalign.data.events.audit import Section
+from recalign.data.events.checking import read_rewards
+from recalign.data.events.expression import condition, evaluate
+from recalign.data.events.files import locate
+from recalign.data.events.messages import did_you_mean
+from recalign.data.events.reading import read
+from recalign.data.events.scanning import LogScan
+from recalign.errors import InputError
+from recalign.serve.server.about import ABOUT
+from recalign.serve.server.bundle import Bundle, load_bundle
+
+OF_LIST = (
+    "user", "timestamp", "version", "seen", "hidden", "blocked", "allowed", "boosts", "arm", "chance", "temperature",
+    "fixed", "seed", "ranked",
+)  # fmt: skip
+NEEDED = ("decision", "item", "position", "log_prob", "shown", "chosen", "outcome_at", "reward", *OF_LIST)
+REMEDY = "name the feedback.yaml that recalign feedback --unshown wrote"
+
+
+@dataclass(frozen=True)
+class Served:
+    """A served log.
+
+    Attributes:
+        lists: a row a list that was drawn, or could have been: columns `OF_LIST`, ``decision`` and, a value a place,
+            ``items``, ``rewards`` and ``log_probs``. In the order of time.
+        events: what people chose, columns ``user, item, time, reward, shown_at`` (null: nobody was shown it); times in
+            microseconds since 1970, in their order. Rewards are the table's own, which the server's histories had.
+        counts: what was found, by section and name.
+        rewardless: of the lists with an outcome that could be used, those with a reward that nobody knows, and all.
+    """
+
+    lists: pl.DataFrame
+    events: pl.DataFrame
+    counts: dict[str, Section]
+    rewardless: tuple[int, int] = (0, 0)
+
+
+def read_served(path: Path) -> Served:
+    """Read a log.
+
+    Args:
+        path: a YAML as `recalign feedback` writes it. Its ``files``, ``where`` and ``reward`` count.
+
+    Raises:
+        InputError: it is no such YAML, or the table is not one of `recalign feedback`.
+    """
+    rows = read_rows(path)
+    some = pl.col("meets").any().over("decision")
+    shown = rows.filter(pl.col("shown")).filter(some).sort("timestamp", "decision", "position")
+    firsts = [pl.col(name).first() for name in OF_LIST]
+    shown = shown.with_columns(pl.col("position").cast(pl.Int64))
+    places = {"items": "item", "rewards": "reward", "log_probs": "log_prob", "positions": "position"}
+    lists = shown.group_by("decision", maintain_order=True).agg(
+        *firsts,
+        any_chosen=pl.col("chosen").any(),
+        whole=pl.col("meets").all(),
+        **{name: pl.col(column) for name, column in places.items()},
+    )
+    used, why = split(lists, UNUSABLE)
+    chosen = rows.filter(pl.col("chosen") & pl.col("outcome_at").is_not_null())
+    events = chosen.select(
+        "user", "item", reward="own_reward", time="outcome_at", shown_at=pl.when("shown").then("timestamp")
+    ).sort("time", maintain_order=True)
+    seeds = used["seed"].drop_nulls()
+    versions = dict(lists.group_by("version").len().sort("version").iter_rows())
+    counts: dict[str, Section] = {
+        "log": {
+            "lists": lists.height,
+            "lists without an outcome": int((~lists["any_chosen"]).sum()),
+            "outcomes in no row of a list": rows.filter(~pl.col("shown")).height,
+            "lists with chances": used.height,
+            "of these drawn": used.filter(arm="explored").height,
+            "draws whose seed another one has": len(seeds) - seeds.n_unique(),
+        },
+        "versions" + (" (mixed: each is estimated alone)" if len(versions) > 1 else ""): versions,
+        "lists that cannot be used": why,
+    }
+    told, _ = split(lists.filter("any_chosen"), BEFORE)
+    rewardless = told.filter(UNUSABLE[UNKNOWN]).height, told.height
+    return Served(used.drop("positions", "any_chosen", "whole"), events, counts, rewardless)
+
+
+def split(lists: pl.DataFrame, reasons: dict[str, pl.Expr]) -> tuple[pl.DataFrame, Section]:
+    """Lists for which no reason holds, and how many others there are, by the first that does."""
+    why = pl.lit(None, pl.String)
+    for reason, holds in reversed(reasons.items()):
+        why = pl.when(holds).then(pl.lit(reason)).otherwise(why)
+    said = lists.with_columns(why=why)
+    counts = dict(said.drop_nulls("why").group_by("why").len().iter_rows())
+    return said.filter(pl.col("why").is_null()).drop("why"), {name: counts.get(name, 0) for name in reasons}
+
+
+def _each(column: str, good: Callable[[pl.Expr], pl.Expr]) -> pl.Expr:
+    return pl.col(column).list.eval(good(pl.element())).list.all()
+
+
+UNKNOWN = "with a reward that nobody knows"
+UNUSABLE = {
+    "of which `where` leaves only some places": ~pl.col("whole"),
+    "that did not explore: their chances are not known": pl.col("arm").is_null(),
+    "with places that the table does not have": (
+        pl.col("positions") != pl.int_ranges(1, pl.col("positions").list.len() + 1, dtype=pl.Int64)
+    ),
+    "with a chance of 0, above 1 or none": ~(
+        _each("log_probs", lambda one: ((one <= 0) & (one.exp() > 0)).fill_null(False))
+        & ((pl.col("chance") > 0) & (pl.col("chance") <= 1)).fill_null(False)
+    ),
+    UNKNOWN: pl.col("rewards").list.eval(pl.element().is_null()).list.any(),
+    "with filters that the log does not tell (blocked, allowed, boosted)": (
+        (pl.col("blocked") > 0) | pl.col("allowed").is_not_null() | (pl.col("boosts") > 0)
+    ),
+}
+BEFORE = dict(takewhile(lambda one: one[0] != UNKNOWN, UNUSABLE.items()))
+"""The reasons that come before an unknown reward."""
+"""Why a list cannot be used."""
+
+
+class Histories:
+    """What each user had chosen before a list was shown.
+
+    Args:
+        events: of `Served`.
+    """
+
+    def __init__(self, events: pl.DataFrame) -> None:
+        known = events.with_columns(pl.col("shown_at").fill_null(-1))
+        self._of = {str(user): frame for (user,), frame in known.partition_by("user", as_dict=True).items()}
+        self._when = {user: frame.select("time", "shown_at").to_numpy() for user, frame in self._of.items()}
+
+    def before(self, user: str, time: int, most: int) -> tuple[list[Any], list[int], list[float | None]]:
+        """Items, times and rewards of a user's newest events until a time, oldest first.
+
+        None came of what was shown then or later: where outcomes are told in whole seconds, what came of a list may
+        seem to lie just before it.
+        """
+        if user not in self._of:
+            return [], [], []
+        when_N2 = self._when[user]
+        until = int(np.searchsorted(when_N2[:, 0], time, side="right"))
+        places = np.flatnonzero(when_N2[:until, 1] < time)[-most:]
+        frame = self._of[user][places]
+        return frame["item"].to_list(), frame["time"].to_list(), frame["reward"].to_list()
+
+
+def settings(path: Path) -> tuple[dict[str, Any], LogMapping, Path]:
+    """A log's ``data``, its mapping, and the folder of its table: that of the YAML, if it was moved with it.
+
+    Raises:
+        InputError: it is no such YAML.
+    """
+    try:
+        data = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("data")
+    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
+        kinds: dict[type, str] = {FileNotFoundError: "there is no such file", IsADirectoryError: "it is a folder"}
+        what = kinds.get(type(error), f"no YAML with keys: {error}")
+        raise InputError(what, where=str(path), remedy=REMEDY) from None
+    if not isinstance(data, dict) or not isinstance(data.get("log"), dict):
+        raise InputError("it has no data.log", where=str(path), remedy=REMEDY)
+    for name in ("root", "reward"):
+        if not isinstance(data.get(name), str | None):
+            raise InputError(f"{data[name]!r} is no text", where=f"{path}: data.{name}", remedy=REMEDY)
+    log = _mapping(data["log"], path)
+    root = data_root(data.get("root"))
+    there, beside = (all((one / file).is_file() for file in log.files) for one in (root, path.parent))
+    return data, log, path.parent if beside and not there else root  # it was moved with its table
+
+
+def read_rows(path: Path) -> pl.DataFrame:
+    """The table with its ``reward``, and whether a row ``meets`` the log's condition: histories need the others too.
+
+    Raises:
+        InputError: as `read_served`.
+    """
+    data, log, root = settings(path)
+    sources, _ = locate(log, root)
+    tables = {str(one): read(one, (log.user, log.item), log.header, log.separator).lazy() for one in sources}
+    raw, rows = LogScan.of(log, sources, tables).whole()
+    if lacking := [name for name in NEEDED if name not in raw.columns]:
+        raise InputError(f"the table has no column {lacking[0]!r}", where=str(path), remedy=REMEDY)
+    named = {name: evaluate(raw, one, f"data.log.columns.{name}", rows) for name, one in log.columns.items()}
+    raw = raw.with_columns(**named)
+    meets = condition(raw, log.where, "data.log.where", rows) if log.where else pl.lit(True)
+    reward = read_rewards(raw, rows, data.get("reward") or "reward")
+    return raw.with_columns(own_reward=pl.col("reward"), reward=reward, meets=meets)
+
+
+def _mapping(log: dict[str, Any], path: Path) -> LogMapping:
+    known = [one.name for one in fields(LogMapping)]
+    for name in log:
+        if name not in known:
+            raise InputError(
+                f"there is no setting {name!r}", where=f"{path}: data.log", remedy=did_you_mean(name, known)
+            )
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--log", type=LogMapping)
+    own = {name: one for name, one in log.items() if name != "items"}  # titles are the bundle's
+    try:
+        return parser.instantiate_classes(parser.parse_object({"log": own})).log
+    except ArgumentError as error:
+        raise InputError(str(error).strip(), where=f"{path}: data.log", remedy=REMEDY) from error
+
+
+def open_bundle(run: Path) -> Bundle:
+    """The bundle of a run folder, or the one that is named.
+
+    Raises:
+        InputError: there is none.
+    """
+    inside = run / "bundles"
+    if inside.is_dir():
+        return load_bundle(inside)
+    if run.is_dir() and not any((run / name).exists() for name in (ABOUT, "current")):
+        what = "there is no bundle of this run, which would answer the log's requests"
+        remedy = f"recalign export {run}" if (run / "config.yaml").is_file() else "name a run folder or a bundle"
+        raise InputError(what, where=str(run), remedy=remedy)
+    return load_bundle(run)

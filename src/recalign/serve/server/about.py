@@ -1,0 +1,141 @@
+"""What a bundle's folder holds, and whether it is whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from recalign.artifacts import require
+from recalign.errors import InputError
+from recalign.files import read_json, write_json, write_text
+
+FORMAT = 1
+"""Raised whenever an older recalign could not read what a newer one writes."""
+ABOUT, GRAPH, ITEMS, TABLES, EXAMPLES = (
+    "bundle.json",
+    "policy.onnx",
+    "items.parquet",
+    "items.safetensors",
+    "examples.json",
+)
+FEATURES = "features.json"
+"""What is known of the log's item table, for new items."""
+NODES = "nodes/"
+"""Begins the names of the tables that have a row a node of a trie; the others have a row an item."""
+CURRENT = "current"
+"""File that names the version to serve, in a folder of several."""
+REMEDY = "export it again: recalign export RUN"
+
+
+@dataclass(frozen=True)
+class About:
+    """``bundle.json``: what a server must know beside the graph and its tables.
+
+    Attributes:
+        name: of the run, such as ``ml-100k/asft/seed-0``.
+        version: names what is in the bundle; its folder's name.
+        kind: items: a policy over item ids; codes: one over semantic ids; rerank: one that is reranked.
+        inputs: of the graph.
+        k: items that the graph returns; more are found from the scores of all.
+        max_length: newest events of a history that the policy reads.
+        caps: what others would be worth, where it was chosen on validation (`recalign.serve.export.cap`).
+        time_unit, time_resolution: of requests' times, as in the log's YAML.
+        request_time: ``last_event`` or ``known``, as in the log's YAML.
+        reward: the expression of the rewards, where the graph reads them or ``collapse`` does; null: nothing does.
+        strength: of a reranked policy, in 1 / standard deviation of the reward; null: it is not reranked.
+        reward_sd: that standard deviation; 1 where nothing is reranked.
+        collapse: whether a history keeps one event an item.
+        where: condition that the log's events fulfil, and so those of requests must; null: none.
+        drop_repeats: whether the log leaves out rows that repeat another, and so must requests.
+        log, catalogue, made_of: what it was trained on and made of; digests.
+        versions: of recalign and of what wrote the graph.
+        exploration: what lists drawn at some temperatures lost on validation (`recalign.serve.export.exploration`).
+        verified: what `recalign.serve.export.verify` measured; empty where it was left out.
+        format: `FORMAT` of what wrote it.
+    """
+
+    name: str
+    version: str
+    kind: Literal["items", "codes", "rerank"]
+    inputs: list[str]
+    k: int
+    max_length: int
+    time_unit: str
+    time_resolution: int
+    request_time: Literal["known", "last_event"]
+    reward: str | None
+    strength: float | None
+    reward_sd: float
+    collapse: bool
+    where: str | None
+    log: str
+    catalogue: str
+    drop_repeats: bool = False
+    made_of: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    caps: list[dict[str, Any]] = field(default_factory=list)
+    exploration: list[dict[str, Any]] = field(default_factory=list)
+    verified: Mapping[str, Any] = field(default_factory=dict)
+    format: int = FORMAT
+
+    @property
+    def rounding(self) -> float:
+        """Scores, or log-probabilities in nats, that differ by no more are tied.
+
+        Another machine rounds otherwise, and a reward's rounding grows with the strength of a reranked policy.
+        """
+        return 1e-4 * max(1.0, self.strength or 0.0)
+
+    def write(self, folder: Path) -> None:
+        """Write it."""
+        write_json(folder / ABOUT, asdict(self))
+
+    @classmethod
+    def read(cls, folder: Path) -> About:
+        """Read it, once the folder is known to be a whole bundle of a format that is known here.
+
+        Raises:
+            InputError: it is not; names the folder and what is wrong.
+        """
+        found = read_json(folder / ABOUT)
+        if not isinstance(found, dict) or not found:
+            what = f"there is no bundle in this folder (no {ABOUT})"
+            raise InputError(what, where=str(folder), remedy="name what `recalign export RUN` wrote")
+        if found.get("format") != FORMAT:
+            what = f"a bundle of format {found.get('format')!r}, and this recalign reads {FORMAT}"
+            raise InputError(what, where=str(folder), remedy="install the recalign that wrote it, or export it again")
+        require(folder, REMEDY)
+        version = found.get("version")
+        if not isinstance(version, str) or version in ("", ".", "..") or Path(version).name != version:
+            raise InputError(f"{version!r} is no version's name", where=str(folder / ABOUT), remedy=REMEDY)
+        try:
+            return cls(**{one.name: found[one.name] for one in fields(cls) if one.name in found or _needed(one)})
+        except KeyError as error:
+            raise InputError(f"{ABOUT} has no {error}", where=str(folder), remedy=REMEDY) from None
+
+
+def _needed(one: Field[Any]) -> bool:
+    return one.default is MISSING and one.default_factory is MISSING
+
+
+def current(folder: Path) -> Path:
+    """The bundle to serve: the folder itself, or the version that its file ``current`` names.
+
+    Raises:
+        InputError: the file names no folder beside it.
+    """
+    pointer = folder / CURRENT
+    if not pointer.is_file():
+        return folder
+    name = pointer.read_text(encoding="utf-8", errors="replace").strip()
+    if name in ("", "..") or Path(name).name != name or not (folder / name).is_dir():
+        what = f"it names {name!r}, and there is no such version beside it"
+        raise InputError(what, where=str(pointer), remedy="write the name of one of the folders into it")
+    return folder / name
+
+
+def point(folder: Path, version: str) -> None:
+    """Let ``current`` name a version, whole or not at all."""
+    write_text(folder / CURRENT, version + "\n")

@@ -1,0 +1,303 @@
+"""A bundle that answers: ONNX Runtime, tables, and raw ids with titles.
+
+Shape suffixes: B requests of a group, L events of the longest, S hidden items, K items that the graph returns, N = V
++ 1 items with the padding item at 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import polars as pl
+
+from recalign.errors import InputError
+from recalign.files import read_json
+from recalign.serve.server.about import EXAMPLES, GRAPH, ITEMS, NODES, REMEDY, TABLES, About, current
+from recalign.serve.server.answer import Answer, Explored, Scored, Shown
+from recalign.serve.server.catalogue import Catalogue, Encoded
+from recalign.serve.server.explore import drawn
+from recalign.serve.server.frames import as_frame, requests_of
+from recalign.serve.server.request import SHOWN, Id, Request, require_ids
+from recalign.serve.server.require import require
+
+ROWS = 64
+"""Requests that the graph answers at once,"""
+SCORES = 2**25
+"""as long as these are no more scores,"""
+PAIRS = 2**22
+"""and no more pairs of events, or of a code's prefix and an event."""
+EDGES = (16, 32, 50, 64, 104, 152, 200)
+"""Lengths up to which histories are answered together; beyond, powers of two."""
+Best = tuple[np.ndarray, np.ndarray, np.ndarray | None, Explored | None]
+"""Items, their scores and, where asked for, log-probabilities and how the list was drawn."""
+INSTALL = "pip install 'recalign[serve]'"
+
+
+class Bundle:
+    """A policy that answers requests, without torch and without its log.
+
+    Several threads may use it.
+
+    Args:
+        folder: what ``recalign export`` wrote, or a folder of versions with a file ``current``.
+        threads: of ONNX Runtime.
+
+    Raises:
+        InputError: the bundle is damaged, half-written or of another format, answers its own examples otherwise, or a
+            package is missing.
+    """
+
+    def __init__(self, folder: str | Path, threads: int = 1) -> None:
+        self.folder = current(Path(folder))
+        self.about = About.read(self.folder)
+        try:
+            import onnxruntime
+            from safetensors.numpy import load_file
+        except ImportError as error:
+            raise InputError(f"a package is missing: {error}", where=str(folder), remedy=INSTALL) from error
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        path = str(self.folder / GRAPH)
+        self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self._tables = {name: np.ascontiguousarray(x) for name, x in load_file(self.folder / TABLES).items()}
+        nodes = sorted(len(x) for name, x in self._tables.items() if name.startswith(f"{NODES}trie.parent_"))
+        self._prefixes = max(nodes[:-1], default=1)  # the last are the items
+        self.catalogue = Catalogue(pl.read_parquet(self.folder / ITEMS, glob=False), self.about)
+        of_items = (table for name, table in self._tables.items() if not name.startswith(NODES))
+        if any(len(table) != len(self.catalogue) + 1 for table in of_items):
+            what = f"{ITEMS} has {len(self.catalogue):,} items, and the tables have others"
+            raise InputError(what, where=str(self.folder), remedy=REMEDY)
+        self._check_examples()
+
+    @property
+    def version(self) -> str:
+        """Names what is in the bundle."""
+        return self.about.version
+
+    @overload
+    def recommend(self, requests: Request | Mapping[str, Any], **settings: Any) -> Answer: ...
+    @overload
+    def recommend(self, requests: pl.DataFrame, **settings: Any) -> pl.DataFrame: ...
+    @overload
+    def recommend(self, requests: Sequence[Request | Mapping[str, Any]], **settings: Any) -> list[Answer]: ...
+    def recommend(self, requests: Any, **settings: Any) -> Any:
+        """The best items for one request or many.
+
+        Args:
+            requests: a `Request` or the same as a mapping; a list of them; or a frame of events with the columns
+                ``user``, ``item``, ``timestamp`` and, where rewards are read, ``reward``, each user's oldest first.
+            **settings: of every request of a frame, such as ``k=5``.
+
+        Returns:
+            An `Answer`; a list of them; or a frame ``user, rank, item, title, score``.
+
+        Raises:
+            InputError: a request that cannot be answered; says which, where in it, and a remedy.
+        """
+        if isinstance(requests, pl.DataFrame):
+            answers = self.recommend(requests_of(requests, settings))
+            return as_frame(requests["user"], answers, self.catalogue.table["item"].dtype)
+        if isinstance(requests, Request | Mapping):
+            return self.recommend([requests], **settings)[0]
+        if isinstance(requests, str) or not isinstance(requests, Sequence):
+            remedy = "give a request, a list of them, or a Polars DataFrame (polars.from_pandas)"
+            raise InputError(f"{type(requests).__name__} is none", where="requests", remedy=remedy)
+        return self.answers(
+            self.encode_all([{**_plain(one), **settings} for one in requests] if settings else requests)
+        )
+
+    def score(self, request: Request | Mapping[str, Any], items: Sequence[Id]) -> Scored:
+        """Log-probabilities of given items after a history.
+
+        Args:
+            request: whose ``k`` is not read. Items that the user has seen are left out, unless ``seen`` is include.
+            items: raw ids.
+
+        Raises:
+            InputError: as `recommend`.
+        """
+        return self.scores([self.encode_score(request, items)])[0]
+
+    def encode(self, request: Request | Mapping[str, Any]) -> Encoded:
+        """A request as numbers, which `answers` takes."""
+        asked, most = request if isinstance(request, Request) else Request.of(request), len(self.catalogue)
+        if asked.k > most:
+            what = f"{asked.k:,} items, and the catalogue has {most:,}"
+            raise InputError(what, where="k", remedy=f"give 1 to {most:,}")
+        return self.catalogue.encode(asked)
+
+    def encode_score(self, request: Request | Mapping[str, Any], items: Any) -> tuple[Encoded, np.ndarray]:
+        """A request and raw ids as numbers, 0 for unknown ones, which `scores` takes."""
+        require_ids("items", items)
+        asked = request if isinstance(request, Request) else Request.of(request)
+        encoded, number = self.catalogue.encode(asked), self.catalogue.numbers("items", items)
+        unknown = [one for one, known in zip(items, number, strict=True) if not known]
+        left, ids = encoded.left_out, [*encoded.left_out.unknown_ids, *unknown]
+        left = replace(left, unknown=left.unknown + len(unknown), unknown_ids=list(dict.fromkeys(ids))[:SHOWN])
+        return replace(encoded, left_out=left), number
+
+    def encode_all(self, requests: Sequence[Request | Mapping[str, Any]]) -> list[Encoded]:
+        """Several; an error says which request it is about."""
+        found = []
+        for place, one in enumerate(requests):
+            try:
+                found.append(self.encode(one))
+            except InputError as error:
+                where = f"request {place}: {error.where}" if len(requests) > 1 else error.where
+                raise InputError(error.what, where=where, remedy=error.remedy) from None
+        return found
+
+    def answers(self, encoded: Sequence[Encoded]) -> list[Answer]:
+        """Answer requests, similar lengths together."""
+        found: dict[int, Answer] = {}
+        for group in self.groups(encoded):
+            of_group = [encoded[place] for place in group]
+            found |= zip(group, self._answered(of_group), strict=True)
+        return [found[place] for place in range(len(encoded))]
+
+    def scores(self, asked: Sequence[tuple[Encoded, np.ndarray]]) -> list[Scored]:
+        """Score the items, by number, of each request."""
+        found: dict[int, Scored] = {}
+        for group in self.groups([one for one, _ in asked]):
+            of_group = [asked[place] for place in group]
+            logit_BN = self.run([one for one, _ in of_group], ["logits"])[0]
+            for place, (one, number), logit_N in zip(group, of_group, logit_BN, strict=True):
+                logp_N = log_softmax(self.left(one, logit_N))
+                said = [float(x) if np.isfinite(x) else None for x in logp_N[number]]
+                found[place] = Scored(said, one.left_out, self.version)
+        return [found[place] for place in range(len(asked))]
+
+    def groups(self, encoded: Sequence[Encoded]) -> Iterator[list[int]]:
+        """Places of requests to answer at once: of similar length, and alike in what they need of the graph."""
+        by_kind: dict[tuple[bool, int], list[int]] = {}
+        for place, one in enumerate(encoded):
+            by_kind.setdefault((one.plain(self.about.k), edge(len(one.item_L))), []).append(place)
+        for (_, length), places in sorted(by_kind.items()):
+            pairs = length * max(length, self._prefixes)
+            rows = max(1, min(ROWS, SCORES // len(self.catalogue), PAIRS // pairs))
+            yield from (places[first : first + rows] for first in range(0, len(places), rows))
+
+    def run(self, group: Sequence[Encoded], outputs: list[str]) -> list[np.ndarray]:
+        """The graph's outputs for some requests."""
+        found: list[np.ndarray] = self._session.run(outputs, self.inputs(group))
+        return found
+
+    def inputs(self, group: Sequence[Encoded]) -> dict[str, np.ndarray]:
+        """The graph's inputs for some requests, with the tables."""
+        length = max(1, *(len(one.item_L) for one in group))
+        strength_B = np.array([one.strength for one in group], np.float32)
+        given = {
+            "item": padded([one.item_L for one in group], length),
+            "time": padded([one.time_L for one in group], length, last=True),
+            "length": np.array([len(one.item_L) for one in group], np.int64),
+            "hidden": padded([one.hidden_S for one in group], max(1, *(len(one.hidden_S) for one in group))),
+            "reward": padded([one.reward_L for one in group], length, np.float32("nan")),
+            "request_time": padded([one.request_time_L for one in group], length, last=True),
+            "strength": strength_B,
+        }
+        return {name: given[name] for name in self.about.inputs} | self._tables
+
+    def left(self, one: Encoded, logit_N: np.ndarray) -> np.ndarray:
+        """Scores of the items that a request's filters leave, boosted; -inf elsewhere. Shape: (N,) -> (N,)."""
+        score_N = logit_N.astype(np.float64)
+        if one.request.boost:
+            score_N += self.catalogue.boosts(one.request.boost)
+        score_N[one.hidden_S] = -np.inf
+        if one.allow_N is not None:
+            score_N[~one.allow_N] = -np.inf
+        return score_N
+
+    def _answered(self, group: Sequence[Encoded]) -> list[Answer]:
+        if group[0].plain(self.about.k):
+            item_BK, score_BK = self.run(group, ["items", "scores"])
+            ks = [one.request.k for one in group]
+            best: list[Best] = [(item_BK[n, :k], score_BK[n, :k], None, None) for n, k in enumerate(ks)]
+        else:
+            logit_BN = self.run(group, ["logits"])[0]
+            best = [best_of(one, self.left(one, logit_N)) for one, logit_N in zip(group, logit_BN, strict=True)]
+        return [self._answer(one, found) for one, found in zip(group, best, strict=True)]
+
+    def _answer(self, one: Encoded, best: Best) -> Answer:
+        item_K, score_K, logp_K, explored = best
+        ids, titles = self.catalogue.ids, self.catalogue.titles
+        logps = [None] * len(item_K) if logp_K is None else logp_K.tolist()
+        shown = [
+            Shown(ids[item - 1], titles[item - 1], score, logp)
+            for item, score, logp in zip(item_K.tolist(), score_K.tolist(), logps, strict=True)
+            if item > 0
+        ]
+        return Answer(shown, one.left_out, self.version, explored)
+
+    def _check_examples(self) -> None:
+        """Answer the made-up requests of the bundle.
+
+        Raises:
+            InputError: an answer is another than that of export, not by a tie.
+        """
+        for place, example in enumerate(read_json(self.folder / EXAMPLES)):
+            now, then = self.recommend(example["request"]), example["answer"]["items"]
+            same = len(now.items) == len(then) and all(
+                one.item == other["item"] or abs(one.score - other["score"]) <= self.about.rounding
+                for one, other in zip(now.items, then, strict=True)
+            )
+            if not same:
+                what = f"example {place} of {EXAMPLES} is answered otherwise here than where it was exported"
+                raise InputError(
+                    what, where=str(self.folder), remedy=f"use the onnxruntime of bundle.json, or {REMEDY}"
+                )
+
+
+def load_bundle(folder: str | Path, threads: int = 1) -> Bundle:
+    """Load what ``recalign export`` wrote: it answers without torch and without the log.
+
+    Args:
+        folder: a bundle, or a folder of versions with a file ``current``.
+        threads: of ONNX Runtime.
+
+    Raises:
+        InputError: it is no whole bundle of a format that is known here.
+    """
+    return Bundle(folder, threads)
+
+
+def edge(length: int) -> int:
+    """The length up to which a history shares a group."""
+    return next((one for one in EDGES if length <= one), 1 << (length - 1).bit_length())
+
+
+def padded(rows: Sequence[np.ndarray], width: int, value: Any = 0, last: bool = False) -> np.ndarray:
+    """Rows of different lengths as one array, filled up with a value, or with each row's last."""
+    full = np.full((len(rows), width), value, rows[0].dtype)
+    for own, row in zip(full, rows, strict=True):
+        own[: len(row)] = row
+        if last and len(row):
+            own[len(row) :] = row[-1]
+    return full
+
+
+def best_of(one: Encoded, score_N: np.ndarray) -> Best:
+    """The best items of the scores that `Bundle.left` leaves, or drawn ones, and what else is asked for of them."""
+    k = min(one.request.k, len(score_N) - 1)
+    least = np.partition(score_N, -k)[-k]
+    item_X = np.flatnonzero((score_N >= least) & np.isfinite(score_N))
+    item_K = item_X[np.argsort(-score_N[item_X], kind="stable")[:k]]  # ties by number, as the graph has them
+    item_K, explored = drawn(score_N, item_K, one.request.explore) if one.request.explore else (item_K, None)
+    return item_K, score_N[item_K], log_softmax(score_N)[item_K] if one.request.log_probs else None, explored
+
+
+def log_softmax(score_N: np.ndarray) -> np.ndarray:
+    """Log-probabilities; -inf everywhere if nothing is left."""
+    most = score_N.max()
+    return score_N - most - np.log(np.exp(score_N - most).sum()) if np.isfinite(most) else score_N
+
+
+def _plain(request: Request | Mapping[str, Any]) -> dict[str, Any]:
+    if isinstance(request, Request):
+        return dict(vars(request))
+    require(isinstance(request, Mapping), "the request", request, "an object")
+    return dict(request)

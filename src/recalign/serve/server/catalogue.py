@@ -1,0 +1,280 @@
+"""Raw ids to the graph's numbers and back: what a request means to one bundle.
+
+Shape suffixes: L events, S hidden items, N = V + 1 items with the padding item at 0.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from recalign.errors import InputError, nearest
+from recalign.serve.server.about import About
+from recalign.serve.server.answer import LeftOut
+from recalign.serve.server.request import SHOWN, Boost, Id, Request, Time
+from recalign.serve.server.require import shown
+
+PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "datetime": 1_000_000}
+MICRO = 1_000_000  # microseconds a second
+START = datetime(1970, 1, 1, tzinfo=UTC)
+LAST_SECOND = 253_402_300_799  # of the year 9999
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A request as numbers.
+
+    Attributes:
+        request: as it came.
+        item_L, time_L, request_time_L, reward_L: the newest known events, oldest first.
+        hidden_S: items that are not recommended.
+        allow_N: which items may be, bool; None: all.
+        strength: of reranking, in 1 / the reward's unit.
+        left_out: what was not used.
+    """
+
+    request: Request
+    item_L: np.ndarray
+    time_L: np.ndarray
+    request_time_L: np.ndarray
+    reward_L: np.ndarray
+    hidden_S: np.ndarray
+    allow_N: np.ndarray | None
+    strength: float
+    left_out: LeftOut
+
+    def plain(self, k: int) -> bool:
+        """Whether the best ``k`` of the graph are the answer."""
+        filtered = self.allow_N is not None or self.request.boost
+        return not (filtered or self.request.log_probs or self.request.explore) and self.request.k <= k
+
+
+class Catalogue:
+    """The items of a bundle.
+
+    Args:
+        table: ``item``, ``title``, ``count`` and further columns, a row an item.
+        about: how its log says times and rewards.
+    """
+
+    def __init__(self, table: pl.DataFrame, about: About) -> None:
+        self.table, self.about = table, about
+        self.ids: list[Id] = table["item"].to_list()
+        self.titles: list[str] = table["title"].to_list()
+        self.number = {one: n for n, one in enumerate(self.ids, start=1)}
+        self.of_text = table["item"].dtype == pl.String
+        self._columns: dict[str, tuple[np.ndarray, dict[Any, int]]] = {}
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def request(
+        self, items: Sequence[Id], times: Sequence[int], rewards: Sequence[float | None], time: int, **more: Any
+    ) -> Request:
+        """A request of what the bundle reads: with rewards and its own time only where the policy does.
+
+        Args:
+            items, times, rewards: the history; times in microseconds since 1970.
+            time: of the request, likewise.
+            **more: of `Request`.
+        """
+        about = self.about
+        now = of_micro(time, about.time_unit) if about.request_time == "known" else None
+        read = None if about.reward is None else rewards
+        return Request(items, [of_micro(one, about.time_unit) for one in times], read, now, **more)
+
+    def encode(self, request: Request) -> Encoded:
+        """Turn a request into numbers.
+
+        Raises:
+            InputError: this bundle cannot answer it; says where in the request, and a remedy.
+        """
+        self._require(request)
+        unknown: list[Id] = []
+        item_L = self._numbers("items", request.items, unknown)
+        blocked = self._numbers("block", request.block, unknown)
+        allowed = None if request.allow is None else self._numbers("allow", request.allow, unknown)
+        time_L, now = self._times(request)
+        told = request.rewards if self.about.reward is not None else None  # nothing reads them, nor did in training
+        reward_L = np.array([np.nan if r is None else r for r in told or ()], np.float64)  # as the log's
+        reward_L = reward_L if told is not None else np.full(len(item_L), np.nan)
+        known = np.flatnonzero(item_L)
+        kept = known[strongest(item_L[known], reward_L[known])] if self.about.collapse else known
+        newest = kept[max(0, len(kept) - self.about.max_length) :]
+        left_out = LeftOut(
+            unknown=len(unknown),
+            unknown_ids=list(dict.fromkeys(unknown))[:SHOWN],
+            older=len(kept) - len(newest),
+            repeated=len(known) - len(kept),
+        )
+        seen = item_L[known] if request.seen == "exclude" else item_L[:0]
+        own_time_L = time_L[newest]
+        return Encoded(
+            request=request,
+            item_L=item_L[newest],
+            time_L=own_time_L,
+            request_time_L=np.append(own_time_L[1:], now)[: len(newest)],
+            reward_L=reward_L[newest].astype(np.float32),
+            hidden_S=np.unique(np.concatenate([seen, blocked[blocked > 0]])),
+            allow_N=None if allowed is None else self._mask(allowed),
+            strength=self.strength(request.strength),
+            left_out=left_out,
+        )
+
+    def _require(self, request: Request) -> None:
+        about = self.about
+        if request.user is not None:
+            remedy = "give items and times; a server keeps histories with --store"
+            raise InputError("nobody's history is kept here", where="user", remedy=remedy)
+        for place, boost in enumerate(request.boost):
+            self._require_boost(boost, f"boost[{place}]")
+        repeats = about.collapse and len(set(request.items)) < len(request.items)
+        reads = "reward" in about.inputs and request.items
+        if about.reward is not None and request.rewards is None and (reads or repeats):
+            remedy = f"give one an event, in the unit of {about.reward!r}; null where nothing is known"
+            what = "this policy reads the rewards of the history"
+            what = what if reads else "an item occurs several times, and its event with the highest reward counts"
+            raise InputError(what, where="rewards", remedy=remedy)
+        if request.strength is not None and about.strength is None:
+            what = "this policy is not reranked, so nothing has a strength"
+            raise InputError(what, where="strength", remedy="leave it out")
+        if (request.time is None) == (about.request_time == "known"):
+            known = about.request_time == "known"
+            what = f"this policy {'has to know' if known else 'was made not to know'} when it is asked"
+            raise InputError(what, where="time", remedy="give the time of the request" if known else "leave it out")
+
+    def numbers(self, name: str, ids: Sequence[Id]) -> np.ndarray:
+        """Numbers of raw ids, 0 for those that the catalogue does not have. Shape: -> int64."""
+        kind = str if self.of_text else int
+        if wrong := next((place for place, one in enumerate(ids) if not isinstance(one, kind)), -1) + 1:
+            said = "texts" if self.of_text else "integers"
+            what = f"{shown(ids[wrong - 1])}, and the ids of this catalogue are {said}"
+            raise InputError(what, where=f"{name}[{wrong - 1}]", remedy="give raw ids as the log has them")
+        return np.array([self.number.get(one, 0) for one in ids], np.int64)
+
+    def _numbers(self, name: str, ids: Sequence[Id], unknown: list[Id]) -> np.ndarray:
+        number = self.numbers(name, ids)
+        unknown.extend(ids[place] for place in np.flatnonzero(number == 0).tolist())
+        return number
+
+    def _times(self, request: Request) -> tuple[np.ndarray, int]:
+        """Seconds of the events and of the request, floored as the log's are. Shape: -> int64 (L,), and one."""
+        asked = [] if request.time is None else [request.time]
+
+        def where(place: int) -> str:
+            return "time" if place == len(request.times) else f"times[{place}]"
+
+        time = fine_times([*request.times, *asked], self.about.time_unit, where)
+        if back := np.flatnonzero(np.diff(time) < 0).tolist():
+            raise InputError("times go back here", where=where(back[0] + 1), remedy="give the events oldest first")
+        resolution = self.about.time_resolution
+        second = time // (1_000_000 * resolution) * resolution
+        return second[: len(request.times)], int(second[-1]) if len(second) else 0
+
+    def _mask(self, allowed: np.ndarray) -> np.ndarray:
+        allow_N = np.zeros(len(self) + 1, bool)
+        allow_N[allowed] = True
+        allow_N[0] = False
+        return allow_N
+
+    def boosts(self, boosts: Sequence[Boost]) -> np.ndarray:
+        """What boosts add to the scores of all items: one pass a column, however many values of it are named.
+
+        Shape: -> float64 (N,).
+        """
+        boost_N, weights = np.zeros(len(self) + 1), defaultdict[str, list[Boost]](list)
+        for boost in boosts:
+            weights[boost.column].append(boost)
+        for column, own in weights.items():
+            place_V, place_of = self._column(column)
+            weight_X = np.zeros(len(place_of))
+            for boost in own:
+                if (place := place_of.get(boost.value)) is not None:
+                    weight_X[place] += boost.weight
+            boost_N[1:] += weight_X[place_V]
+        return boost_N
+
+    def _column(self, name: str) -> tuple[np.ndarray, dict[Any, int]]:
+        """The distinct values of a column, numbered, and each item's; made when it is first asked for."""
+        if name not in self._columns:
+            place_of: dict[Any, int] = {}
+            column = self.table[name]
+            if column.dtype == pl.Float32:  # 9.99, as a request has it, not 9.989999771118164
+                column = column.cast(pl.String).cast(pl.Float64)
+            places = (place_of.setdefault(one, len(place_of)) for one in column.to_list())
+            self._columns[name] = np.fromiter(places, np.int32, len(self)), place_of
+        return self._columns[name]
+
+    def _require_boost(self, boost: Boost, where: str) -> None:
+        if boost.column not in self.table.columns:
+            near = nearest(boost.column, self.table.columns)
+            remedy = f"did you mean {near!r}?" if near else f"there are: {', '.join(self.table.columns)}"
+            raise InputError(f"the items have no column {shown(boost.column)}", where=f"{where}.column", remedy=remedy)
+        column = self.table[boost.column]
+        plain = column.dtype.is_numeric() or column.dtype in (pl.Boolean, pl.String)
+        if isinstance(boost.value, str) != (column.dtype == pl.String) or not plain:
+            what = f"{shown(boost.value)}, and the column {boost.column!r} holds {column.dtype}"
+            raise InputError(what, where=f"{where}.value", remedy="give a value of that type")
+
+    def strength(self, asked: float | None) -> float:
+        """Strength of reranking, as the graph takes it: in 1 / the reward's unit."""
+        own = asked if asked is not None else self.about.strength or 0.0
+        return own / self.about.reward_sd
+
+
+def strongest(item_L: np.ndarray, reward_L: np.ndarray) -> np.ndarray:
+    """Which events stay where one stands for all of an item: the best reward, on ties the first. Shape: bool (L,)."""
+    best: dict[Any, int] = {}
+    value_L = np.nan_to_num(reward_L, nan=-np.inf)
+    for place, item in enumerate(item_L.tolist()):
+        if item not in best or value_L[place] > value_L[best[item]]:
+            best[item] = place
+    return np.isin(np.arange(len(item_L)), list(best.values()))
+
+
+def fine_times(times: Sequence[Time], unit: str, where: Callable[[int], str]) -> np.ndarray:
+    """Microseconds since 1970; ``where`` names a place in errors. Shape: -> int64.
+
+    Raises:
+        InputError: one is not a time in this unit, or lies before 1970 or after the year 9999.
+    """
+    read, micro = _of_text if unit == "datetime" else _of_number, list[int]()
+    for place, one in enumerate(times):
+        try:
+            micro.append(read(one, unit))
+            why = "" if 0 <= micro[-1] <= LAST_SECOND * MICRO else "lies before 1970 or after the year 9999"
+        except (TypeError, ValueError, OverflowError):
+            why = "is no time"
+        if why:
+            wanted = f"numbers of {unit} since 1970" if unit != "datetime" else "ISO 8601 texts: 2026-11-28T13:00:00Z"
+            raise InputError(f"{shown(one)} {why}", where=where(place), remedy=f"give {wanted}")
+    return np.array(micro, np.int64)
+
+
+def of_micro(micro: int, unit: str) -> Time:
+    """Microseconds since 1970 as a time in a log's unit."""
+    if unit == "datetime":
+        return (START + timedelta(microseconds=micro)).isoformat()
+    scale = 1_000_000 // PER_SECOND[unit]
+    return micro / scale if micro % scale else micro // scale
+
+
+def _of_number(time: Time, unit: str) -> int:
+    if type(time) not in (int, float):
+        raise TypeError
+    scale = 1_000_000 // PER_SECOND[unit]
+    return time * scale if isinstance(time, int) else round(time * scale)  # type: ignore[arg-type]
+
+
+def _of_text(time: Time, unit: str) -> int:
+    if not isinstance(time, str):
+        raise TypeError
+    when = datetime.fromisoformat(time)
+    since = (when if when.tzinfo else when.replace(tzinfo=UTC)) - START
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds

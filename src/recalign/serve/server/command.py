@@ -1,0 +1,173 @@
+"""`recalign serve`: a bundle over HTTP."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+from pathlib import Path
+
+from recalign.errors import InputError, require_positive
+from recalign.serve.server.bundle import INSTALL
+from recalign.serve.server.service import is_loopback
+
+TOKEN = "RECALIGN_TOKEN"
+"""Environment variable that holds the token."""
+EVENTS_TOKEN = "RECALIGN_EVENTS_TOKEN"
+"""The same of the token of those who tell events."""
+DECISIONS_KEY = "RECALIGN_DECISIONS_KEY"
+"""The same of the key of the users' pseudonyms in the log of decisions."""
+RETENTION = 30.0
+"""Days after which a segment of the log of decisions is deleted."""
+OWNED = {"store": "store", "decisions": "log of decisions"}
+OWNERS = {"events_token_file": ["store"], "decisions_key_file": ["decisions"], "retention_days": ["store", "decisions"]}
+"""Settings of a store, or of the log of decisions."""
+SHORTEST = 16
+"""Characters of a token."""
+CONNECTIONS = 1024
+FINISHING = 30
+"""Seconds in which requests that are being answered may finish after SIGTERM."""
+
+
+def serve(words: list[str]) -> None:
+    """Serve a bundle until SIGTERM or SIGINT; what is being answered is finished first.
+
+    Args:
+        words: the command line after ``recalign serve``.
+
+    Raises:
+        InputError: the bundle cannot be served, the port is in use, or a token is needed.
+    """
+    parser = argparse.ArgumentParser(prog="recalign serve", description="Answer over HTTP from a bundle.")
+    parser.add_argument("bundle", type=Path, help="what recalign export wrote, or a folder of versions")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen at; beyond this machine a token is needed"
+    )
+    parser.add_argument("--port", type=int, default=8000, help="0: any that is free")
+    parser.add_argument("--token_file", type=Path, help=f"file that holds the token; else the variable {TOKEN}")
+    parser.add_argument("--threads", type=int, default=1, help="of ONNX Runtime")
+    parser.add_argument("--store", type=Path, help="file that keeps users' histories; made if it is not there")
+    parser.add_argument(
+        "--events_token_file",
+        type=Path,
+        help=f"file that holds the token of those who tell events; else the variable {EVENTS_TOKEN}",
+    )
+    parser.add_argument("--decisions", type=Path, help="folder that logs what is shown to users, to read with feedback")
+    parser.add_argument(
+        "--decisions_key_file",
+        type=Path,
+        help=f"file that holds the key of the users' pseudonyms; else the variable {DECISIONS_KEY}",
+    )
+    parser.add_argument(
+        "--retention_days",
+        type=float,
+        help=f"days after which the store deletes an event, else never; and the log decisions, else {RETENTION:g}",
+    )
+    given = parser.parse_args(words)
+    require_positive("", vars(given), "threads", "retention_days")
+    for name, owners in OWNERS.items():
+        if getattr(given, name) is not None and all(getattr(given, owner) is None for owner in owners):
+            what = f"there is no {' or '.join(OWNED[owner] for owner in owners)} that it would be of"
+            remedy = f"name one with {' or '.join(f'--{owner}' for owner in owners)}"
+            raise InputError(what, where=name, remedy=remedy)
+    token = token_of(given.token_file)
+    events_token = events_token_of(given, token)
+    key = required_key(given.decisions_key_file) if given.decisions else None
+    if token is None and not is_loopback(given.host):
+        remedy = f"set {TOKEN} to {SHORTEST} characters or more, or name a file with --token_file"
+        raise InputError("whoever reaches this address could ask, so a token is needed", where="host", remedy=remedy)
+    try:
+        import uvicorn
+
+        from recalign.serve.server.app import make_app
+        from recalign.serve.server.decisions import Decisions
+        from recalign.serve.server.store import Store
+    except ImportError as error:
+        raise InputError(f"a package is missing: {error}", remedy=INSTALL) from error
+    with bound(given.host, given.port) as listening:
+        store = Store(given.store, given.retention_days) if given.store else None
+        days = given.retention_days or RETENTION
+        decisions = Decisions(given.decisions, key, days) if key else None
+        app = make_app(given.bundle, token, given.threads, store, events_token, decisions)
+        host, port = listening.getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
+        print(f"{app.state.service.bundle.version} at http://{shown}:{port}, described at /docs", flush=True)
+        settings = uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            limit_concurrency=CONNECTIONS,
+            timeout_keep_alive=5,
+            timeout_graceful_shutdown=FINISHING,
+        )
+        uvicorn.Server(settings).run([listening])
+
+
+def events_token_of(given: argparse.Namespace, token: str | None) -> str | None:
+    """The token of those who tell events; None: there is no store.
+
+    Raises:
+        InputError: there is a store and no token of its own.
+    """
+    if given.store is None:
+        return None
+    found = token_of(given.events_token_file, EVENTS_TOKEN)
+    if found is None:
+        remedy = f"set {EVENTS_TOKEN} to {SHORTEST} characters or more, or name a file with --events_token_file"
+        raise InputError("whoever tells events needs a token", where="store", remedy=remedy)
+    if found == token:
+        what = "whoever may ask could tell and delete events: both have the same token"
+        raise InputError(what, where="events_token_file", remedy="give each its own")
+    return found
+
+
+def required_key(file: Path | None) -> str:
+    """The key of a file, else of the environment.
+
+    Raises:
+        InputError: there is none, or it is no key.
+    """
+    found = token_of(file, DECISIONS_KEY, "key")
+    if found is None:
+        what = "the log of decisions holds pseudonyms, which a key makes"
+        remedy = f"set {DECISIONS_KEY} to {SHORTEST} characters or more, or name a file that holds it"
+        raise InputError(what, where="decisions", remedy=remedy)
+    return found
+
+
+def token_of(file: Path | None, variable: str = TOKEN, what: str = "token") -> str | None:
+    """The token, or a key, of a file, else of a variable of the environment; None: there is none.
+
+    Raises:
+        InputError: the file cannot be read, or the token is too short or not plain text.
+    """
+    try:
+        token = file.read_text(encoding="utf-8") if file else os.environ.get(variable)
+    except (OSError, ValueError) as error:
+        raise InputError(f"the {what} cannot be read: {error}", where=str(file), remedy="name a text file") from error
+    token = token.strip() if token is not None else None
+    if token is not None and (len(token) < SHORTEST or not token.isascii() or not token.isprintable()):
+        remedy = f"give {SHORTEST} plain characters or more, such as those of: openssl rand -hex 32"
+        raise InputError(f"this {what} is too short or no plain text", where=str(file or variable), remedy=remedy)
+    return token
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A socket that listens.
+
+    Raises:
+        InputError: the port is in use, or the address is not one of this machine.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # asyncio lets answers wait for an acknowledgement, 40 ms, unless the protocol is named
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+        listening.listen(CONNECTIONS)
+        return listening
+    except (OSError, OverflowError) as error:
+        listening.close()
+        what = f"cannot listen at {host}, port {port}: {error}"
+        raise InputError(what, where="port", remedy="choose another with --port; 0 takes any that is free") from error

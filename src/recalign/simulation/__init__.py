@@ -1,6 +1,0 @@
-"""Simulated logs with known true rewards. NumPy and Polars, no torch."""
-
-from recalign.simulation.files import write
-from recalign.simulation.world import Simulated, World, simulate
-
-__all__ = ["Simulated", "World", "simulate", "write"]

@@ -1,0 +1,82 @@
+"""The split and the high rewards of a log of which nobody said them."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+
+from recalign.data.events.division import collapse_and_divide, divide
+
+
+def users(*counts: int) -> pl.Series:
+    """The user of each event, from the events of each user."""
+    return pl.Series([user for user, count in enumerate(counts) for _ in range(count)])
+
+
+def divided(*counts: int):
+    user = users(*counts)
+    return divide(user, pl.Series(range(len(user)), dtype=pl.Float64))
+
+
+@pytest.mark.parametrize(
+    ("events", "test", "validation"),
+    [(3, 1, 1), (4, 1, 1), (9, 1, 1), (10, 1, 2), (15, 1, 3), (20, 2, 3), (40, 4, 3), (80, 8, 4), (500, 10, 5)],
+)
+def test_the_median_user_says_how_much_is_set_aside(events: int, test: int, validation: int):
+    found = divided(*[events] * 40)
+    assert (found.test, found.validation, found.tested) == (test, validation, 40)
+    assert found.left == events - test - validation
+
+
+def test_users_too_short_for_any_test_do_not_count():
+    assert divided(*[1] * 900, *[2] * 900, *[20] * 100).validation == 3
+
+
+def test_a_large_split_gives_way_where_it_would_leave_too_few_users():
+    """Of 100 users with five events or more, (2, 3) would leave 60 three training events, and (1, 2) leaves all."""
+    found = divided(*[6] * 40, *[20] * 60)
+    assert (found.test, found.validation, found.tested, found.left) == (1, 2, 100, 17)
+
+
+def test_the_shares_are_counted():
+    found = divided(*[2] * 10, *[3] * 20, *[6] * 30)
+    assert (found.test, found.validation, found.users, found.tested, found.left) == (1, 1, 60, 50, 4)
+    assert "50 of 60 users have 1 test event and 1 validation event" in str(found)
+    assert "the median one of them has 4 training events" in str(found)
+
+
+def test_a_log_that_cannot_be_measured_is_said_to_be_so():
+    assert "cannot be measured" not in str(divided(*[5] * 20))
+    assert "this log cannot be measured: 19 users have test events" in str(divided(*[5] * 19))
+    assert "this log cannot be measured: 0 users" in str(divided(*[2] * 500))
+    assert "nothing can be learned from this log" in str(divided(*[3] * 500))
+
+
+def test_the_settings_are_those_of_a_yaml():
+    assert divided(*[20] * 40).settings == {
+        "high": {"expression": None, "quantile": 0.75},
+        "split": {"class_path": "recalign.data.sequences.LeaveLast", "init_args": {"test": 2, "validation": 3}},
+    }
+    grades = divide(users(3, 3), pl.Series([1.0, 2, 3, 1, 2, None]))
+    assert grades.settings["high"] == {"expression": "reward >= 3", "quantile": None}
+    assert divide(users(3), pl.Series([None] * 3, dtype=pl.Float64)).high is None
+
+
+@pytest.mark.parametrize(
+    ("reward", "given", "collapse"),
+    [
+        ("CASE event WHEN 'view' THEN 0 END", None, True),
+        (" case\nwhen event = 'view' then 0 end", None, True),
+        ("casement", None, False),
+        ("case", None, False),
+        ("CASE event WHEN 'view' THEN 0 END", False, False),
+        ("rating", True, True),
+        (None, True, True),
+    ],
+)
+def test_what_is_collapsed_is_divided_as_what_is_left(reward: str | None, given: bool | None, collapse: bool):
+    """Twenty users of five items, and of a second event on each."""
+    user, worth = users(*[10] * 20), pl.Series([0.0, 1.0] * 100) if reward else pl.repeat(None, 200, eager=True)
+    events = pl.DataFrame({"user": user, "item": pl.Series([0, 0, 1, 1, 2, 2, 3, 3, 4, 4] * 20), "reward": worth})
+    found, division = collapse_and_divide(events, reward, given)
+    assert (found, division.left) == (collapse, 3 if collapse else 7)

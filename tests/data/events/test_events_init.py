@@ -1,0 +1,533 @@
+"""`recalign init`: from a table of one's own to a YAML that `recalign check` reads, for many layouts."""
+
+from __future__ import annotations
+
+import io
+import random
+import subprocess
+import sys
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import polars as pl
+import pytest
+import tiny
+import yaml
+
+from recalign.data.events import (
+    EventTable,
+    Feature,
+    ItemTable,
+    LogMapping,
+    evaluate,
+    files,
+    guess,
+    init_command,
+    load_events,
+    read_features,
+)
+
+START = 1_700_000_000
+
+
+def events() -> list[dict[str, object]]:
+    """240 events of 30 users, a few of them without feedback."""
+    draw = random.Random(0)
+    rows = []
+    for user in range(30):
+        for step, item in enumerate(draw.sample(range(25), 8)):
+            good = (user + item) % 2 == 0
+            time = START + 3600 * step + user
+            rows.append(
+                {
+                    "user": user,
+                    "item": item,
+                    "s": time,
+                    "ms": 1000 * time,
+                    "iso": (datetime(2026, 3, 1) + timedelta(hours=step, minutes=user)).isoformat() + "+01:00",
+                    "stars": draw.choice([4, 5]) if good else draw.choice([1, 2, 3]),
+                    "event": draw.choice(
+                        ["view", "cart", "purchase"] if good else ["view", "view", "remove_from_cart"]
+                    ),
+                    "played": draw.randint(0, 20_000 if good else 5_000),
+                    "length": draw.choice([0, 10_000, 20_000]),
+                }
+            )
+    return rows
+
+
+def write(path: Path, header: str | None, row: str, encoding: str = "utf-8") -> None:
+    """Write the events as text, each as a row with {fields}."""
+    lines = [] if header is None else [header]
+    path.write_text("\n".join([*lines, *(row.format(**event) for event in events())]) + "\n", encoding=encoding)
+
+
+def init(folder: Path, *words: str) -> tiny.Said:
+    return tiny.recalign(folder, "init", *words)
+
+
+LAYOUTS = {
+    "ratings": ("log.csv", "userId,movieId,rating,timestamp", "{user},{item},{stars},{s}"),
+    "shop events with kinds": (
+        "log.csv",
+        "event_time,event_type,product_id,price,user_id,user_session",
+        "{iso},{event},p{item},9.50,u-{user},{user}-{s}",
+    ),
+    "watch times": (
+        "log.csv",
+        "user_id,video_id,date,time_ms,is_click,play_time_ms,duration_ms",
+        "{user},{item},20231114,{ms},1,{played},{length}",
+    ),
+    "no header": ("log.tsv", None, "{user}\t{item}\t{stars}\t{s}"),
+    "quoted ids": ("log.csv", "Customer;Product;Time;Stars", '"kunde; {user}";"{item:03d}";{iso};{stars}'),
+    "two colons, another name": ("log.txt", None, "{user}::{item}::{stars}::{s}"),
+    "bars": ("log.csv", "visitorid|itemid|event|timestamp", "{user}|{item}|{event}|{ms}"),
+}
+EXPECTED = {
+    "ratings": ("userId", "movieId", "timestamp", "s", "rating"),
+    "shop events with kinds": ("user_id", "product_id", "event_time", "datetime", "CASE event_type WHEN 'cart' "),
+    "watch times": ("user_id", "video_id", "time_ms", "ms", "least(play_time_ms / nullif(duration_ms, 0), 1.0)"),
+    "no header": ("user", "item", "timestamp", "s", "rating"),
+    "quoted ids": ("Customer", "Product", "Time", "datetime", "Stars"),
+    "two colons, another name": ("user", "item", "timestamp", "s", "rating"),
+    "bars": ("visitorid", "itemid", "timestamp", "ms", "CASE event WHEN 'cart' "),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_from_a_table_to_a_checked_log(tmp_path: Path, layout: str):
+    file, header, row = LAYOUTS[layout]
+    write(tmp_path / file, header, row)
+    said = init(tmp_path, file)
+    assert said.code == 0, said.err
+    assert "240 events of 30 users and 25 items" in said.out
+    data = yaml.safe_load((tmp_path / "log.yaml").read_text())["data"]
+    log = data["log"]
+    assert (log["user"], log["item"], log["timestamp"], log["time_unit"]) == EXPECTED[layout][:4]
+    assert data["reward"].startswith(EXPECTED[layout][4])
+    (command,) = [line.split()[1:] for line in said.out.splitlines() if line.startswith("  recalign check")]
+    said = tiny.recalign(tmp_path, *command)
+    assert said.code == 0, said.err
+    assert f"240 rows read from {file}" in said.out
+
+
+def test_rows_are_shown_as_they_were_understood(tmp_path: Path):
+    (tmp_path / "log.csv").write_text(
+        "who,what,time,stars\nanna,lamp,2026-03-01T10:15:00+01:00,5\nb,lamp,2026-03-02,1\nb,chair,2026-03-03,\n"
+    )
+    said = init(tmp_path, "log.csv", "--user=who", "--item=what")
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in said.out.splitlines() if line[:1] == "│"]
+    assert rows == [
+        ["anna", "lamp", "2026-03-01 09:15:00", "5", "yes"],
+        ["b", "lamp", "2026-03-02 00:00:00", "1", "no"],
+        ["b", "chair", "2026-03-03 00:00:00", "none", "no"],
+    ]
+    assert "1 rows have no reward" in said.out
+
+
+def test_kinds_of_event_on_one_item_become_one_event(tmp_path: Path):
+    rows = ["anna,lamp,2026-03-01,view", "anna,lamp,2026-03-02,purchase", "b,lamp,2026-03-02,view"]
+    (tmp_path / "log.csv").write_text("\n".join(["user,item,time,event", *rows]))
+    said = init(tmp_path, "log.csv")
+    assert said.code == 0, said.err
+    assert "2 events of 2 users and 1 items" in said.out
+    text = (tmp_path / "log.yaml").read_text()
+    assert yaml.safe_load(text)["data"]["log"]["collapse"] is True
+    rows[1] = "anna,lamp,2026-03-02,view"  # one kind of event, twice
+    (tmp_path / "log.csv").write_text("\n".join(["user,item,time,event", *rows, "b,chair,2026-03-03,purchase"]))
+    assert init(tmp_path, "log.csv", "--force").code == 0
+    assert "collapse" not in yaml.safe_load((tmp_path / "log.yaml").read_text())["data"]["log"]
+
+
+def test_parquet_is_read_and_the_yaml_may_lie_elsewhere(tmp_path: Path):
+    write(tmp_path / "log.csv", *LAYOUTS["ratings"][1:])
+    pl.read_csv(tmp_path / "log.csv").write_parquet(tmp_path / "other.parquet")
+    assert init(tmp_path, "other.parquet", "--out", "sub/other.yaml").code == 0
+    said = tiny.recalign(tmp_path, "check", "sub/other.yaml")
+    assert "240 rows read from other.parquet" in said.out
+
+
+def test_a_byte_order_mark_and_words_for_missing_values(tmp_path: Path):
+    write(tmp_path / "log.csv", "user,item,rating,time", "{user},{item},{stars},{s}", encoding="utf-8-sig")
+    with (tmp_path / "log.csv").open("a") as file:
+        file.write(f"1,24,NULL,{START + 10**6}\n2,3,4,NULL\n,3,4,{START}\n")
+    said = init(tmp_path, "log.csv")
+    assert said.code == 0, said.err
+    data = yaml.safe_load((tmp_path / "log.yaml").read_text())["data"]
+    assert data["log"]["where"] == '"user" is not null and time is not null'
+    assert data["reward"] == "rating"
+    assert "2 rows do not meet" in said.out
+    assert "241 events" in said.out
+    assert tiny.recalign(tmp_path, "check", "log.yaml").code == 0
+
+
+def test_names_that_sql_reserves_are_quoted(tmp_path: Path):
+    write(tmp_path / "log.csv", "user,item,time,play time,order", "{user},,{s},{played},{item}")
+    said = init(tmp_path, "log.csv", "--item", "order", "--reward", '"play time" / 60')
+    assert said.code == 0, said.err
+    assert guess.quote("play time") == '"play time"'
+    assert guess.quote("order") == '"order"'
+    assert guess.quote("rating") == "rating"
+
+
+ODD = "a,b,c,d\nx,y,1,2026-01-01\nz,y,2,2026-01-02\n"
+
+
+@pytest.mark.parametrize(
+    ("table", "words", "expected"),
+    [
+        (ODD, [], ["cannot tell the column of the user's id among: a, b, c, d", "give --user, --item, --reward"]),
+        (ODD, ["--user=a", "--item=b"], ["reward: cannot tell how good", "give --reward"]),
+        (ODD, ["--user=A"], ["--user: there is no column 'A'", "did you mean 'a'?"]),
+        (ODD, ["--user=a", "--item=b", "--reward=c +"], ["data.reward: 'c +' is not a Polars SQL"]),
+        (ODD, ["--user=a", "--item=a", "--reward=c"], ["map each of them to a column of its own"]),
+        (
+            "user,item,rating,time\n1,2,3,yesterday\n2,3,4,now\n",
+            [],
+            ["the column time holds 'yesterday' in row", "ISO"],
+        ),
+        ("user,item,rating,time\n1,2,3,2026-01-01\n2,3\n", [], ["row 2 has 2"]),
+        ("user,item\n1,2\n", [], ["log.csv: 2 columns", "comma, tab"]),
+        ("user,item,rating,time\n", [], ["log.csv: the table has no rows"]),
+        ("", [], ["log.csv: the file is empty"]),
+        (None, [], ["log.csv: there is no such file"]),
+    ],
+)
+def test_a_table_that_cannot_be_understood_is_one_clear_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str | None, words: list[str], expected: list[str]
+):
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    if table is not None:
+        (tmp_path / "log.csv").write_text(table)
+    said = init(tmp_path, "log.csv", *words)
+    assert said.code == 2
+    assert len(said.err.strip().splitlines()) == 2
+    for word in expected:
+        assert word in said.err
+    assert not (tmp_path / "log.yaml").exists()
+
+
+def test_a_terminal_is_asked_for_what_cannot_be_guessed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stdin", Terminal("a\nb\nc\n"))
+    (tmp_path / "log.csv").write_text(ODD)
+    said = init(tmp_path, "log.csv")
+    assert said.code == 0, said.err
+    data = yaml.safe_load((tmp_path / "log.yaml").read_text())["data"]
+    assert (data["log"]["user"], data["log"]["item"], data["reward"]) == ("a", "b", "c")
+
+
+def test_a_file_is_not_overwritten_unless_forced(tmp_path: Path):
+    write(tmp_path / "log.csv", *LAYOUTS["ratings"][1:])
+    (tmp_path / "log.yaml").write_text("mine")
+    said = init(tmp_path, "log.csv")
+    assert said.code == 2
+    assert "log.yaml: the file exists already" in said.err
+    assert (tmp_path / "log.yaml").read_text() == "mine"
+    assert init(tmp_path, "log.csv", "--force").code == 0
+
+
+def test_a_high_reward_is_about_the_best_third():
+    def high(*counts: int) -> str | None:
+        return guess.high_condition(
+            pl.Series([float(value) for value, count in enumerate(counts, 1) for _ in range(count)])
+        )
+
+    assert high(6, 11, 27, 34, 22) == "reward >= 5"  # the ratings of ML-100K, in per cent
+    assert high(50, 20, 15, 15) == "reward >= 3"
+    assert high(10, 90) == "reward >= 2"
+    thirds = pl.Series([0.0, 1 / 3, 2 / 3] * 30)  # rounded, no event would have the best grade
+    assert evaluate(thirds.alias("reward").to_frame(), str(guess.high_condition(thirds)), "high").sum() == 30
+    assert guess.high_condition(pl.Series([n / 100 for n in range(100)])) is None
+    assert guess.high_condition(pl.Series([n / 100 for n in range(100)] + [1.0] * 100)) == "reward >= 1"
+
+
+def test_more_high_rewards_than_can_be_told_apart_are_said(tmp_path: Path):
+    rows = [f"{user},{item},{START + item},{5 if item < 7 else 1}" for user in range(30) for item in range(10)]
+    (tmp_path / "log.csv").write_text("\n".join(["user,item,time,stars", *rows]))
+    said = init(tmp_path, "log.csv")
+    assert "high: reward >= 5 (70% of the events)" in said.out
+    assert "that is more than 40%" in said.out
+
+
+def test_short_histories_are_measured_and_too_few_users_are_not(tmp_path: Path):
+    rows = [f"{user},{item},{START + item},{item % 5}" for user in range(15) for item in range(4 + user % 2)]
+    (tmp_path / "log.csv").write_text("\n".join(["user,item,time,stars", *rows]))
+    said = init(tmp_path, "log.csv")
+    assert "split: 15 of 15 users have 1 test event and 1 validation event" in said.out
+    assert "this log cannot be measured" in said.out
+    assert "recalign check log.yaml" in said.out
+    assert "recalign chain" not in said.out
+    assert tiny.recalign(tmp_path, "check", "log.yaml").out.startswith("verdict: do not train")
+
+
+@pytest.mark.parametrize("words", [["shop/t-*.csv"], ["shop/t-1.csv", "shop/t-2.csv"]])
+def test_several_files_are_one_table(tmp_path: Path, words: list[str]):
+    """A kind of event, a missing time and a text id that only the second file has are seen."""
+    (tmp_path / "shop").mkdir()
+    write(tmp_path / "shop/t-1.csv", "user,item,event,time", "{user},{item},view,{s}")
+    (tmp_path / "shop/t-2.csv").write_text(f"user,item,event,time\n1,x,purchase,{START}\n2,3,purchase,\n")
+    said = init(tmp_path, *words)
+    assert said.code == 0, said.err
+    data = yaml.safe_load((tmp_path / "shop.yaml").read_text())["data"]
+    assert (data["log"]["name"], data["root"]) == ("shop", "shop")
+    assert data["log"]["files"] == [word.removeprefix("shop/") for word in words]
+    assert data["log"]["where"] == "time is not null"
+    assert "WHEN 'purchase' THEN 1" in data["reward"]
+    assert "240 rows read from shop/t-1.csv\n2 rows" in tiny.recalign(tmp_path, "check", "shop.yaml").out
+
+
+def test_several_files_are_named_by_what_their_names_share(tmp_path: Path):
+    for day in ("01", "02"):
+        write(tmp_path / f"events-{day}.csv", *LAYOUTS["ratings"][1:])
+    assert init(tmp_path, "events-*.csv").code == 0
+    assert yaml.safe_load((tmp_path / "events.yaml").read_text())["data"]["log"]["name"] == "events"
+
+
+def test_files_in_several_folders_are_found_from_the_folder_of_all(tmp_path: Path):
+    for folder in ("may", "june"):
+        (tmp_path / folder).mkdir()
+        write(tmp_path / folder / "log.csv", *LAYOUTS["ratings"][1:])
+    assert init(tmp_path, "may/log.csv", "june/log.csv", "--out", "my.yaml").code == 0
+    data = yaml.safe_load((tmp_path / "my.yaml").read_text())["data"]
+    assert (data["root"], data["log"]["files"]) == (str(tmp_path), ["may/log.csv", "june/log.csv"])
+
+
+@pytest.mark.parametrize("file", ["ratings.dat", "u.data", "log.csv", "log.tsv", "log.txt"])
+@pytest.mark.parametrize("more", ["", "{sep}9"])
+def test_ids_keep_their_leading_zeros_whatever_the_file(tmp_path: Path, file: str, more: str):
+    separator = {"dat": "::", "data": "\t", "tsv": "\t", "txt": "|"}.get(file.split(".")[1], ",")
+    write(
+        tmp_path / file,
+        None,
+        "{user:03d},0104{item:03d},{stars},{s}".replace(",", separator) + more.format(sep=separator),
+    )
+    if more and file in ("ratings.dat", "u.data"):
+        pytest.skip("a layout of MovieLens has four columns")
+    assert init(tmp_path, file, "--out", "log.yaml").code == 0
+    log = configured(tmp_path)
+    assert (log.users[1], log.items[1]) == ("001", "0104001")
+
+
+def configured(folder: Path) -> EventTable:
+    """The events of ``log.yaml``."""
+    data = yaml.safe_load((folder / "log.yaml").read_text())["data"]
+    return load_events(LogMapping(**data["log"]), folder, data["reward"])
+
+
+def test_init_does_without_torch(tmp_path: Path):
+    write(tmp_path / "log.csv", *LAYOUTS["ratings"][1:])
+    code = "import sys; from recalign.cli import main; main(['init', 'log.csv']); sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True)
+
+
+def test_a_second_table_describes_the_items(tmp_path: Path):
+    write(tmp_path / "log.csv", "user,item,rating,timestamp", "{user},{item},{stars},{s}")
+    rows = range(200)
+    table = {
+        "sku": [n + 1000 for n in rows],
+        "item": list(rows),
+        "product_name": [f"product {n}" for n in rows],
+        "brand": ["a", "b, c"] * 100,
+        "tags": ["x|y", "x", None, "y"] * 50,
+        "price": [n / 7 for n in rows],
+        "url": [f"https://shop/{n}" for n in rows],
+        "nothing": [None] * 200,
+    }
+    pl.DataFrame(table).write_csv(tmp_path / "products.csv")
+    said = init(tmp_path, "log.csv", "--items", "products.csv")
+    assert said.code == 0, said.err
+    found = yaml.safe_load((tmp_path / "log.yaml").read_text())["data"]["log"]["items"]
+    features = {"brand": "brand", "price": "price", "sku": "sku", "tags": {"value": "tags", "separator": "|"}}
+    plain = {
+        name: one.strip('"') if isinstance(one, str) else one | {"value": one["value"].strip('"')}
+        for name, one in found.pop("features").items()
+    }
+    assert found == {"file": "products.csv", "id": "item", "title": "product_name"}
+    assert plain == features
+    given = {name: one if isinstance(one, str) else Feature(**one) for name, one in features.items()}
+    log = LogMapping("log", ["log.csv"], items=ItemTable(**found, features=given))
+    values = read_features(log, tmp_path, pl.Series(range(25)))
+    assert values is not None
+    assert values.kinds == {"brand": "category", "price": "number", "sku": "number", "tags": "category"}
+
+
+def test_a_number_that_varies_like_an_id_stays_a_feature(tmp_path: Path):
+    write(tmp_path / "log.csv", "user,item,rating,timestamp", "{user},{item},{stars},{s}")
+    table = {
+        "itemId": range(25),
+        "price": [(7 * n) % 25 for n in range(25)],
+        "Product Name": [f"p {n}" for n in range(25)],
+    }
+    pl.DataFrame(table).write_csv(tmp_path / "products.csv")
+    assert init(tmp_path, "log.csv", "--items", "products.csv").code == 0
+    found = yaml.safe_load((tmp_path / "log.yaml").read_text())["data"]["log"]["items"]
+    assert (found["id"], found["title"], found["features"]) == ("itemId", "Product Name", {"price": "price"})
+
+
+def test_a_column_with_few_of_the_ids_is_not_taken_for_its_name(tmp_path: Path):
+    write(tmp_path / "log.csv", "user,item,rating,timestamp", "{user},{item},{stars},{s}")
+    table = {"item": [*range(12), *range(100, 112)], "sku": [*range(24)]}
+    pl.DataFrame(table).write_csv(tmp_path / "products.csv")
+    assert init(tmp_path, "log.csv", "--items", "products.csv").code == 2
+
+
+@pytest.mark.parametrize("names", [["", "item_id"], ["row_no", "id"], ["sku", "item"], ["item", "sku"]])
+def test_the_number_of_a_row_is_not_taken_for_an_id(tmp_path: Path, names: list[str]):
+    """The ids are in the second column, or in that with the log's name; the other one holds as many of them."""
+    write(tmp_path / "log.csv", "user,item,rating,timestamp", "{user},{item},{stars},{s}")
+    key = "item" if "item" in names else names[1]
+    columns = {name: [f"{24 - n if name == key else n}" for n in range(25)] for name in names}
+    pl.DataFrame({**columns, "brand": ["a", "b"] * 12 + ["a"]}).write_csv(tmp_path / "products.csv")
+    said = init(tmp_path, "log.csv", "--items", "products.csv")
+    assert said.code == 0, said.err
+    found = yaml.safe_load((tmp_path / "log.yaml").read_text())["data"]["log"]["items"]
+    assert found["id"] == key
+    assert list(found["features"]) == ["brand"]
+
+
+def test_a_table_whose_id_nobody_can_tell_is_refused(tmp_path: Path):
+    write(tmp_path / "log.csv", "user,item,rating,timestamp", "{user},{item},{stars},{s}")
+    pl.DataFrame({"first": range(25), "second": reversed(range(25))}).write_csv(tmp_path / "products.csv")
+    said = init(tmp_path, "log.csv", "--items", "products.csv")
+    assert said.code == 2
+    assert "the columns 'first', 'second' may all be the log's ids" in said.err
+    assert "call the right one item" in said.err
+
+
+def test_a_second_table_of_other_items_is_refused(tmp_path: Path):
+    write(tmp_path / "log.csv", "user,item,rating,timestamp", "{user},{item},{stars},{s}")
+    pl.DataFrame({"sku": ["a", "b"], "brand": ["x", "y"]}).write_csv(tmp_path / "products.csv")
+    said = init(tmp_path, "log.csv", "--items", "products.csv")
+    assert said.code == 2
+    assert "no column has ids of the log" in said.err
+    assert not (tmp_path / "log.yaml").exists()
+    assert "there is no such file" in init(tmp_path, "log.csv", "--items", "product.csv").err
+
+
+def test_an_empty_name_is_refused(tmp_path: Path):
+    assert "an empty name is no file" in init(tmp_path, "").err
+
+
+def test_watch_times_are_divided_by_lengths_in_the_same_unit():
+    frame = pl.DataFrame({"user": [1, 2, 3], "item": [1, 2, 3], "time": [START, START + 9, START + 20]})
+    frame = frame.with_columns(watched_s=pl.Series([1, 2, 9]), duration_ms=pl.Series([4000, 9000, 9500]))
+    assert guess.guess(frame, {}, True)["reward"] == "least(1000 * watched_s / nullif(duration_ms, 0), 1.0)"
+
+
+ISO = ["2026-03-01T10:00:01", "2026-03-01T11:00:02", "2026-03-02T09:30:00"]
+DAYS = ["2020-01-01", "2021-05-01", "2022-01-01"]
+SECONDS = [START, START + 9, START + 20]
+
+
+@pytest.mark.parametrize(
+    ("columns", "meant"),
+    [
+        ({"user_id": "id", "item_id": "id", "rating": "stars", "created_at": ISO, "release_date": DAYS}, "created_at"),
+        (
+            {"user_id": "id", "item_id": "id", "rating": "stars", "date": DAYS, "event_timestamp": ISO},
+            "event_timestamp",
+        ),
+        (
+            {"customer_id": "id", "product_id": "id", "order_id": SECONDS, "order_date": ["15.10.2020"] * 3},
+            "order_date",
+        ),
+        (
+            {"user": "id", "item": "id", "rating": "stars", "timestamp": [0, *SECONDS[1:]] * 50, "made": DAYS * 50},
+            "timestamp",
+        ),
+        ({"user": "id", "item": "id", "rating": "stars", "x": SECONDS}, "x"),
+        ({"user": "id", "item": "id", "rating": "stars", "epoch": SECONDS, "time_on_page": [1, 2, 3]}, "epoch"),
+        ({"user": "id", "item": "id", "rating": "stars", "epoch": SECONDS, "updated_at": [None, "", ""]}, "epoch"),
+        ({"user": "id", "item": "id", "rating": "stars", "timestamp": DAYS, "signup_at": ISO}, "timestamp"),
+    ],
+)
+def test_the_time_is_what_its_name_says_and_a_moment_before_a_day(columns: dict[str, object], meant: str):
+    length = max(len(one) for one in columns.values() if isinstance(one, list))
+    plain = {"id": list(range(length)), "stars": [n % 3 for n in range(length)]}
+    frame = pl.DataFrame({name: plain[one] if isinstance(one, str) else one for name, one in columns.items()})
+    assert guess.guess(frame, {}, True)["timestamp"] == meant
+
+
+@pytest.mark.parametrize(
+    ("names", "user", "item"),
+    [
+        (["uid", "iid"], "uid", "iid"),
+        (["session_id", "user_name", "item_id"], "user_name", "item_id"),
+        (["user_agent_decrypted", "username", "track"], "username", "track"),
+        (["session_id", "item_id"], "session_id", "item_id"),
+        (["session_id", "user_agent", "item_id"], "session_id", "item_id"),
+        (["user_profile", "user_id", "post_content", "post_id"], "user_id", "post_id"),
+    ],
+)
+def test_users_and_items_are_known_by_their_names(names: list[str], user: str, item: str):
+    found = guess.guess(pl.DataFrame({name: [f"a{n}" for n in range(3)] for name in names}), {}, True)
+    assert (found["user"], found["item"]) == (user, item)
+
+
+@pytest.mark.parametrize(
+    ("watched", "length", "factor"),
+    [
+        ("ms_played", "duration_ms", ""),
+        ("watch_minutes", "duration_seconds", "60 * "),
+        ("play_duration", "video_duration", ""),
+        ("hours_listened", "length_s", "3600 * "),
+    ],
+)
+def test_units_of_watch_times_are_words_of_their_names(watched: str, length: str, factor: str):
+    frame = pl.DataFrame({"user": [1, 2, 3], "item": [1, 2, 3], "time": SECONDS, watched: [1, 2, 9], length: [4, 9, 8]})
+    assert guess.guess(frame, {}, True)["reward"] == f"least({factor}{watched} / nullif({length}, 0), 1.0)"
+
+
+def test_a_slip_among_times_hides_no_unit():
+    assert guess.unit(pl.Series("when", [0, *(1000 * (START + n) for n in range(200))])) == "ms"
+
+
+def test_what_is_no_text_is_no_kind_of_event():
+    frame = pl.DataFrame(
+        {"user": [1, 2, 3], "item": [1, 2, 3], "time": SECONDS, "tags": [["view"], ["cart"], ["view"]]}
+    )
+    assert "reward" not in guess.guess(frame, {}, True)
+
+
+def test_a_rating_that_is_written_nan_is_none():
+    frame = pl.DataFrame({"user": [1, 2, 3], "item": [1, 2, 3], "time": SECONDS, "rating": ["3", "nan", "4"]})
+    reward = guess.guess(frame, {}, True)["reward"]
+    assert reward == "TRY_CAST(nullif(rating, 'nan') AS DOUBLE)"
+    assert frame.select(pl.sql_expr(reward)).to_series().to_list() == [3.0, None, 4.0]
+
+
+def test_a_kind_of_event_is_worth_what_the_first_words_that_match_are():
+    kinds = pl.Series("event", ["view", "add_to_cart", "remove_from_cart", "purchase", "zoom"])
+    worth = {"add_to_cart": 0.5, "purchase": 1, "remove_from_cart": -1, "view": 0, "zoom": 0}
+    assert guess._event_values(kinds) == worth
+
+
+def test_an_item_table_keeps_its_leading_zeros(tmp_path: Path):
+    write(tmp_path / "log.csv", "user,item,rating,timestamp", "{user},0104{item:03d},{stars},{s}")
+    lines = [f"0104{n:03d},name {n},{'ab'[n % 2]}" for n in range(25)]
+    (tmp_path / "products.csv").write_text("\n".join(["item,name,brand", *lines]) + "\n")
+    said = init(tmp_path, "log.csv", "--items", "products.csv")
+    assert said.code == 0, said.err
+    found = yaml.safe_load((tmp_path / "log.yaml").read_text())["data"]["log"]["items"]
+    assert (found["id"], found["title"]) == ("item", "name")
+
+
+def test_a_header_may_have_numbers_among_its_names(tmp_path: Path):
+    write(tmp_path / "log.csv", "user,item,rating,timestamp,0", "{user},{item},{stars},{s},7")
+    said = init(tmp_path, "log.csv")
+    assert said.code == 0, said.err
+    log = yaml.safe_load((tmp_path / "log.yaml").read_text())["data"]["log"]
+    assert (log["user"], log.get("header")) == ("user", None)
+
+
+@pytest.mark.parametrize("gap", ["", "NULL", "1e-05", "inf"])
+def test_a_first_event_without_a_value_is_no_header(tmp_path: Path, gap: str):
+    events = [(user, step) for user in range(25) for step in range(6)]
+    lines = [f"{u},{u + step},7,{step if u or step else gap},{START + step}" for u, step in events]
+    (tmp_path / "log.csv").write_text("\n".join(lines) + "\n")
+    frame, named, _ = init_command._read([files.Source(tmp_path / "log.csv")])
+    assert (named, frame.height) == (False, len(lines))

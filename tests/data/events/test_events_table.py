@@ -1,0 +1,493 @@
+"""Logs in, one checked table out; and one clear message for each log that cannot be one."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from recalign.data.events import LogMapping, fingerprint, load_events
+from recalign.errors import InputError
+
+RATINGS = {"user": [2, 1, 2, 1], "item": [7, 7, 9, 8], "timestamp": [50, 10, 40, 10], "stars": [1, 2, None, 5]}
+FILES = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def load(root: Path, frame: pl.DataFrame | dict | str, reward: str | None = "stars", kind: str = "parquet", **log):
+    """Write a log and read it back."""
+    path = root / f"log.{kind}"
+    if isinstance(frame, str):
+        path.write_text(frame, encoding="utf-8")
+    else:
+        frame = pl.DataFrame(frame)
+        frame.write_parquet(path) if kind == "parquet" else frame.write_csv(path)
+    return load_events(LogMapping("test", [path.name], **log), root, reward)
+
+
+def refused(root: Path, *args, **kwargs) -> str:
+    """The message of the error that loading ends with."""
+    with pytest.raises(InputError) as caught:
+        load(root, *args, **kwargs)
+    assert caught.value.where
+    assert caught.value.remedy
+    return str(caught.value)
+
+
+def test_the_table(tmp_path):
+    table = load(tmp_path, RATINGS)
+    assert table.frame.schema == {
+        "user": pl.UInt32,
+        "item": pl.UInt32,
+        "timestamp": pl.Int64,
+        "row": pl.UInt32,
+        "reward": pl.Float64,
+        "stars": pl.Int64,
+    }
+    assert table.frame.rows() == [
+        (0, 0, 10, 2, 2.0, 2),
+        (0, 1, 10, 4, 5.0, 5),
+        (1, 2, 40, 3, None, None),
+        (1, 0, 50, 1, 1.0, 1),
+    ]
+    assert table.users.to_list() == [1, 2]
+    assert table.items.to_list() == [7, 8, 9]
+    assert table.has_time
+
+
+@FILES
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2**40), st.integers(0, 5)), min_size=1, max_size=60))
+def test_order_is_stable_and_taken_before_flooring(tmp_path, events):
+    """By (user, moment as the file has it, row), whatever the resolution."""
+    frame = pl.DataFrame(events, schema={"user": pl.Int64, "timestamp": pl.Int64, "item": pl.Int64}, orient="row")
+    table = load(tmp_path, frame, None, time_unit="us", time_resolution=600)
+    expected = sorted(range(len(events)), key=lambda row: (events[row][0], events[row][1], row))
+    assert table.frame["row"].to_list() == [row + 1 for row in expected]
+    assert table.frame["timestamp"].to_list() == [events[row][1] // 10**6 // 600 * 600 for row in expected]
+
+
+def test_order_of_moments_too_wide_for_one_integer(tmp_path):
+    """The key user * span + moment is above 2^63 here."""
+    users = 100
+    frame = pl.DataFrame({"user": range(users), "item": 1, "timestamp": [0, *range(2 * 10**17, 1, -(10**15))][:users]})
+    table = load(tmp_path, pl.concat([frame, frame]), None, time_unit="us")
+    assert table.frame["row"].to_list() == [row for user in range(users) for row in (user + 1, user + 1 + users)]
+
+
+TEXT_IDS = st.text(
+    st.characters(blacklist_categories=["Cs", "Cc"]) | st.sampled_from(',"\n;\t'), min_size=1, max_size=8
+).filter(lambda text: text not in ("nan", "NaN"))
+
+
+@FILES
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@given(st.lists(st.tuples(TEXT_IDS, TEXT_IDS), min_size=1, max_size=20))
+def test_string_ids_come_back_as_they_were(tmp_path, kind, pairs):
+    users, items = (["x" + text for text in texts] for texts in zip(*pairs, strict=True))
+    table = load(tmp_path, {"user": users, "item": items, "timestamp": range(len(pairs))}, None, kind)
+    by_row = table.frame.sort("row")
+    assert table.users.gather(by_row["user"]).to_list() == users
+    assert table.items.gather(by_row["item"]).to_list() == items
+    assert table.users.to_list() == sorted(set(users), key=lambda text: text.encode())
+
+
+@FILES
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@given(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=20))
+def test_integer_ids_come_back_as_they_were(tmp_path, kind, ids):
+    """Also above 2^53, where a float would have lost them."""
+    table = load(tmp_path, {"user": ids, "item": ids, "timestamp": range(len(ids))}, None, kind)
+    assert table.users.dtype == pl.Int64
+    assert table.users.gather(table.frame.sort("row")["user"]).to_list() == ids
+
+
+@pytest.mark.parametrize(
+    ("ids", "read"),
+    [
+        (["007", "7"], ["007", "7"]),
+        (["1.0", "12.0"], [1, 12]),
+        (["1", "abc"], ["1", "abc"]),
+        (["99999999999999999999", "1"], ["1", "99999999999999999999"]),
+        (["-5", "0"], [-5, 0]),
+        (["1e3", "5"], ["1e3", "5"]),
+    ],
+)
+def test_ids_of_text_are_integers_only_if_they_are_written_so(tmp_path, ids, read):
+    table = load(tmp_path, {"user": ids, "item": [1, 2], "timestamp": [1, 2]}, None, "csv")
+    assert table.users.to_list() == read
+
+
+def test_a_log_without_time_is_in_row_order(tmp_path):
+    table = load(tmp_path, RATINGS, timestamp=None)
+    assert not table.has_time
+    assert table.frame["row"].to_list() == [2, 4, 1, 3]
+    assert table.frame["timestamp"].to_list() == [2, 4, 1, 3]
+
+
+def test_columns_where_and_what_is_not_used_are_reported(tmp_path):
+    frame = pl.DataFrame(
+        {"user": [1, 1, 2, 2], "item": [1, 2, 1, 2], "timestamp": [1, 2, 3, 4], "s": [9, 60, None, 30]}
+    )
+    table = load(tmp_path, frame, "minutes", columns={"minutes": "s / 60"}, where="s > 10 or s is null")
+    assert table.frame["row"].to_list() == [2, 3, 4]
+    assert table.frame["minutes"].to_list() == [1.0, None, 0.5]
+    assert table.frame["reward"].to_list() == [1.0, None, 0.5]
+    left_out, without = table.report.notes
+    assert (left_out.count, without.count) == (1, 1)
+    assert "row 1 of" in left_out.rows
+    assert "row 3 of" in without.rows
+    assert "1 rows do not meet" in str(table.report)
+    assert table.report.used == 3
+
+
+def test_empty_lines_are_counted_not_fatal(tmp_path):
+    table = load(tmp_path, "user,item,timestamp,stars\n1,1,1,5\n\n1,2,2,4\n\n", kind="csv")
+    assert table.frame["row"].to_list() == [1, 3]
+    assert table.report.notes[0].count == 2
+    assert "rows 2, 4" in table.report.notes[0].rows
+
+
+def test_several_files_are_one_log(tmp_path):
+    (tmp_path / "part-1.csv").write_text("user,item,timestamp,stars\n1,1,5,5\n")
+    (tmp_path / "part-2.csv").write_text("user,item,timestamp,stars\nbob,1,4,3\n1,2,1,\n")
+    table = load_events(LogMapping("test", ["part-*.csv"]), tmp_path, "stars")
+    assert table.users.to_list() == ["1", "bob"]
+    assert table.frame["row"].to_list() == [3, 1, 2]
+    assert "row 2 of" in table.report.notes[0].rows
+    assert "part-2.csv" in table.report.notes[0].rows
+
+
+def test_own_columns_of_other_meaning_are_readable_but_not_kept(tmp_path):
+    frame = pl.DataFrame({"who": [1, 2], "item": [1, 1], "timestamp": [1, 2], "reward": [2, 4], "row": [8, 9]})
+    table = load(tmp_path, frame, "reward * row", user="who")
+    assert table.frame["reward"].to_list() == [16.0, 36.0]
+    assert table.frame["row"].to_list() == [1, 2]
+    assert table.frame.columns == ["user", "item", "timestamp", "row", "reward"]
+
+
+def test_fingerprint_follows_bytes_mapping_and_reward(tmp_path):
+    first = load(tmp_path, RATINGS).fingerprint
+    assert load(tmp_path, RATINGS).fingerprint == first
+    assert fingerprint(LogMapping("test", ["log.parquet"]), tmp_path, "stars") == first
+    assert load(tmp_path, RATINGS, "stars * 2").fingerprint != first
+    assert load(tmp_path, RATINGS, time_resolution=60).fingerprint != first
+    assert load(tmp_path, RATINGS | {"stars": [1, 2, None, 4]}).fingerprint != first
+
+
+def test_data_root(monkeypatch, tmp_path):
+    load(tmp_path, RATINGS)
+    log = LogMapping("test", ["log.parquet"])
+    with pytest.raises(InputError, match="no file"):
+        load_events(log, None, "stars")
+    monkeypatch.setenv("RECALIGN_DATA", str(tmp_path))
+    assert load_events(log, None, "stars").frame.height == 4
+    assert load_events(log, tmp_path / "where it was", "stars").frame.height == 4  # it was moved
+    monkeypatch.setenv("RECALIGN_DATA", str(tmp_path / "nowhere"))
+    with pytest.raises(InputError, match="where it was"):
+        load_events(log, tmp_path / "where it was", "stars")
+
+
+def test_missing_file_names_the_nearest(tmp_path):
+    load(tmp_path, RATINGS)
+    with pytest.raises(InputError) as caught:
+        load_events(LogMapping("test", ["lgo.parquet"]), tmp_path, "stars")
+    assert str(tmp_path) in str(caught.value)
+    assert "did you mean 'log.parquet'?" in str(caught.value)
+    with pytest.raises(InputError, match="no file"):
+        load_events(LogMapping("test", [f"{tmp_path}/none-*.parquet"]), tmp_path, "stars")
+
+
+@pytest.mark.parametrize("key", ["user", "item", "timestamp", "is_random", "propensity"])
+def test_missing_column_names_the_nearest(tmp_path, key):
+    message = refused(tmp_path, RATINGS, **{key: "starz"})
+    assert f"data.log.{key}: there is no column 'starz' in {tmp_path}/log.parquet" in message
+    assert "did you mean 'stars'?" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("", "the file is empty"),
+        ("user,item,timestamp,stars\n", "the log is empty"),
+        ("user,item,timestamp,stars\n1,2\n1,2,3,4\n5\n", "4 fields a row are expected, but row 1 has 2, row 3 has 1"),
+        ("user,item,timestamp,stars\n1,2,3,4\n1,2,3,4,5\n", "4 fields a row are expected, but row 2 has 5"),
+        ("user,item,timestamp,stars\n1,2,3,4\n1,2,soon,5\n", "holds 'soon' in row 2 of"),
+        ("user,item,timestamp,stars\n1,2,3,4\n1,2,,5\n", "timestamp is empty, null or NaN in row 2 of"),
+        ("user,item,timestamp,stars\n1,2,3,4\n1,2,-3,5\n", "holds -3 in row 2 of"),
+        ("user,item,timestamp,stars\n1,2,3,4\n,2,3,5\n", "user is empty, null or NaN in row 2 of"),
+        ("user,item,timestamp,stars\n1,2,3,4\n1,NaN,3,5\n", "item is empty, null or NaN in row 2 of"),
+        ("user,item,timestamp,stars\n1,2,3,4\n1,2,3,4\n", "is 4 for every event of"),
+        ("user,item,timestamp,stars\n1,2,3,\n1,2,3,\n", "is null for every event of"),
+        ("user,item,timestamp,stars\n1,2,3,4\n1,2,3,n/a\n", "gives text, such as 'n/a' in row 2 of"),
+    ],
+)
+def test_bad_text(tmp_path, text, found):
+    message = refused(tmp_path, text, kind="csv")
+    assert found in message
+    assert "log.csv" in message
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"user": [1.0, float("nan"), 2.0, 2.0]}, "data.log.user: the column user is empty, null or NaN in row 2 of"),
+        ({"user": [None, 1, 2, 2]}, "data.log.user: the column user is empty, null or NaN in row 1 of"),
+        ({"item": [1.5, 1.0, 2.0, 2.0]}, "data.log.item: the column item holds 1.5 in row 1 of"),
+        ({"item": [1.0, 2.0**53, 2.0, 2.0]}, "Float64 holds no such id exactly"),
+        ({"item": pl.Series([1, 2**24, 2, 2], dtype=pl.Float32)}, "Float32 holds no such id exactly"),
+        ({"item": [True, False, True, False]}, "holds Boolean"),
+        ({"timestamp": [1, None, 3, 4]}, "data.log.timestamp: the column timestamp is empty, null or NaN in row 2 of"),
+        ({"timestamp": [1.0, float("nan"), 3.0, 4.0]}, "timestamp is empty, null or NaN in row 2 of"),
+        ({"timestamp": [1, 1_700_000_000_000, 3, 4]}, "after the year 9999"),
+        ({"timestamp": ["2026-01-01"] * 4}, "holds '2026-01-01' in rows 1, 2, 3, 4 of"),
+        ({"stars": [1.0, float("nan"), 3.0, float("nan")]}, "the column stars, which is NaN in rows 2, 4 of"),
+        ({"stars": [1.0, 2.0, float("inf"), 4.0]}, "'stars' gives inf in row 3 of"),
+        ({"stars": ["a", "b", "c", "d"]}, "gives text, such as 'a'"),
+    ],
+)
+def test_bad_values(tmp_path, change, found):
+    assert found in refused(tmp_path, RATINGS | change)
+
+
+@pytest.mark.parametrize(
+    ("reward", "found"),
+    [
+        ("stars +", "is not a Polars SQL expression"),
+        ("starz", "reads a column 'starz' that the log does not have"),
+        ("stars / (item - 7)", "in rows 1, 2 of"),
+        ("stars - avg(stars)", "reads other rows than its own"),
+    ],
+)
+def test_bad_reward(tmp_path, reward, found):
+    message = refused(tmp_path, RATINGS | {"stars": [1, 2, 4, 5]}, reward)
+    assert message.startswith("data.reward: ")
+    assert found in message
+
+
+def test_bad_filter(tmp_path):
+    assert "data.log.where: no row" in refused(tmp_path, RATINGS, where="stars > 5")
+    assert "data.log.where: 'stars' is of type Int64, not a condition" in refused(tmp_path, RATINGS, where="stars")
+    assert "did you mean 'stars'?" in refused(tmp_path, RATINGS, where="starz > 1")
+
+
+def test_many_bad_rows_are_counted(tmp_path):
+    frame = {"user": [1] * 20, "item": [None] * 19 + [1], "timestamp": range(20)}
+    assert "rows 1, 2, 3, 4, 5 of" in (message := refused(tmp_path, frame, None))
+    assert "and 14 more" in message
+
+
+@pytest.mark.parametrize("kept", [0, 6, 200, 0.5, -1])
+def test_truncated_parquet(tmp_path, kept):
+    path = tmp_path / "log.parquet"
+    pl.DataFrame({"user": range(5000), "item": range(5000), "timestamp": range(5000)}).write_parquet(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(kept * len(whole)) if isinstance(kept, float) else kept])
+    with pytest.raises(InputError, match="cannot be read as parquet") as caught:
+        load_events(LogMapping("test", ["log.parquet"]), tmp_path, None)
+    assert str(path) in str(caught.value)
+
+
+def test_files_that_do_not_fit_together(tmp_path):
+    pl.DataFrame({"user": [1], "item": [1], "timestamp": [1], "x": ["a"]}).write_parquet(tmp_path / "a.parquet")
+    pl.DataFrame({"user": [1], "item": [1], "timestamp": [1], "x": [[1]]}).write_parquet(tmp_path / "b.parquet")
+    with pytest.raises(InputError, match="do not fit together"):
+        load_events(LogMapping("test", ["a.parquet", "b.parquet"]), tmp_path, None)
+
+
+@pytest.mark.parametrize(
+    "mapping", [{"files": []}, {"time_resolution": 0}, {"columns": {"reward": "stars"}}, {"item": "user"}]
+)
+def test_bad_mapping(mapping):
+    with pytest.raises(InputError, match=r"data\.log"):
+        LogMapping(**({"name": "test", "files": ["log.csv"]} | mapping))
+
+
+WHEN = [datetime(2026, 3, day) for day in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("ids", [["a", "b", "a"], [1, 2, 1], [1.0, 2.0, 1.0], "categorical", "u8", "i128"], ids=str)
+@pytest.mark.parametrize(
+    ("times", "unit"),
+    [
+        (pl.Series(WHEN), "s"),
+        (pl.Series(WHEN, dtype=pl.Datetime("ns", "Asia/Shanghai")), "datetime"),
+        (pl.Series(WHEN).cast(pl.Date), "s"),
+        (pl.Series(WHEN).dt.epoch("s"), "s"),
+        (pl.Series(WHEN).dt.epoch("ms").cast(pl.Float64), "ms"),
+    ],
+    ids=["datetime", "zone", "date", "int", "float"],
+)
+def test_a_parquet_written_from_a_data_frame(tmp_path, ids, times, unit):
+    dtypes = {"categorical": pl.Categorical, "u8": pl.UInt8, "i128": pl.Int128}
+    users = pl.Series([1, 2, 1]).cast(pl.String).cast(dtypes[ids]) if isinstance(ids, str) else pl.Series(ids)
+    table = load(tmp_path, {"user": users, "item": [5, 5, 6], "timestamp": times}, None, time_unit=unit)
+    assert table.frame["row"].to_list() == [1, 3, 2]
+    assert table.users.to_list() == sorted(set(users))
+    assert not table.users.dtype.is_float()
+    assert table.frame["timestamp"].diff().to_list() == [None, 2 * 86_400, -86_400]
+
+
+@pytest.mark.parametrize(
+    ("ids", "named", "left"),
+    [
+        ([1.0, float("nan"), 2.0], "row 2 of", [1, 2]),
+        ([1, None, 2], "row 2 of", [1, 2]),
+        (["1", "nan", ""], "rows 2, 3 of", ["1"]),
+    ],
+)
+def test_the_remedy_for_missing_ids_works(tmp_path, ids, named, left):
+    frame = {"user": ids, "item": [5, 5, 6], "timestamp": [1, 2, 3]}
+    message = refused(tmp_path, frame, None)
+    assert f"user is empty, null or NaN in {named}" in message
+    where = message.split("data.log.where: '")[1].removesuffix("'")
+    assert load(tmp_path, frame, None, where=where).users.to_list() == left
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ({"timestamp": [1]}, {"timestamp": [datetime(2026, 1, 1)]}, "timestamp holds"),
+        ({"x": [1.5]}, {"x": [datetime(2026, 1, 1)]}, "x holds"),
+        ({"user": [7.0]}, {"user": ["7"]}, "user holds"),
+    ],
+)
+def test_types_that_no_value_stands_for_in_both_files(tmp_path, first, second, message):
+    for name, changed in (("a", first), ("b", second)):
+        pl.DataFrame({"user": [1], "item": [1], "timestamp": [1]} | changed).write_parquet(tmp_path / f"{name}.parquet")
+    with pytest.raises(InputError, match=f"do not fit together: the column {message}") as caught:
+        load_events(LogMapping("test", ["a.parquet", "b.parquet"]), tmp_path, None)
+    assert "a.parquet" in str(caught.value)
+    assert "b.parquet" in str(caught.value)
+
+
+def test_an_id_is_the_same_in_every_file(tmp_path):
+    (tmp_path / "a.csv").write_text("user,item,timestamp\n7.0,1,1\n")
+    (tmp_path / "b.csv").write_text("user,item,timestamp\n7,2,2\n")
+    assert load_events(LogMapping("test", ["a.csv", "b.csv"]), tmp_path, None).users.to_list() == [7]
+    (tmp_path / "c.csv").write_text("user,item,timestamp\n007,2,2\n")
+    assert load_events(LogMapping("test", ["b.csv", "c.csv"]), tmp_path, None).users.to_list() == ["007", "7"]
+
+
+def test_null_as_databases_write_it(tmp_path):
+    text = "user,item,timestamp,stars\n1,7,1,5\n2,8,2,\\N\n3,9,3,NULL\n4,9,3,2\n"
+    assert load(tmp_path, text, kind="csv").frame["reward"].to_list() == [5, None, None, 2]
+    assert "in row 2 of" in refused(tmp_path, "user,item,timestamp,stars\n1,7,1,5\n\\N,8,2,1\n", kind="csv")
+
+
+def test_quotes_that_span_lines_are_reported(tmp_path):
+    text = 'user,item,timestamp,stars,note\n1,7,1,5,"a\n2,8,2,3,b"\n3,9,3,1,c\n'
+    table = load(tmp_path, text, kind="csv")
+    assert table.frame.height == 2
+    assert "1 rows hold a quoted field of several lines: row 1 of" in str(table.report)
+    assert "row 2 has 1" in refused(tmp_path, 'user,item,timestamp,stars\n1,7,1,5\n"2,8,2,3\n', kind="csv")
+
+
+def test_a_field_that_never_ends(tmp_path):
+    message = refused(tmp_path, f'user,item,timestamp,stars\n1,7,1,5\n2,8,2,"{"x" * 200_000}\n', kind="csv")
+    assert "cannot be read as csv" in message
+
+
+SHOP = """user,item,timestamp,event
+anna,lamp,10,view
+anna,lamp,20,cart
+anna,lamp,30,purchase
+anna,chair,15,view
+anna,lamp,40,view
+bob,lamp,5,view
+bob,lamp,6,view
+bob,sofa,7,other
+"""
+WORTH = "case event when 'view' then 0 when 'cart' then 0.5 when 'purchase' then 1 end"
+
+
+def test_events_on_one_item_become_the_strongest(tmp_path):
+    table = load(tmp_path, SHOP, WORTH, kind="csv", collapse=True)
+    users, items = table.users.gather(table.frame["user"]), table.items.gather(table.frame["item"])
+    found = list(zip(users, items, table.frame["timestamp"], table.frame["reward"], strict=True))
+    assert found == [("anna", "chair", 15, 0), ("anna", "lamp", 30, 1), ("bob", "lamp", 5, 0), ("bob", "sofa", 7, None)]
+    assert "4 rows are weaker events of the same user and item and are left out: rows 1, 2, 5, 7 of" in str(
+        table.report
+    )
+    assert "1 rows have no reward and stay in histories only: row 8 of" in str(table.report)
+    valueless = load(
+        tmp_path, SHOP, "case event when 'purchase' then 1 when 'cart' then 0 end", kind="csv", collapse=True
+    )
+    assert "3 rows have no reward" in str(valueless.report)  # of the four that are left
+    assert load(tmp_path, SHOP, WORTH, kind="csv").frame.height == 8
+
+
+def test_rows_that_repeat_another_are_left_out_where_that_is_asked_for(tmp_path):
+    twice = SHOP + "bob,lamp,6,view\nbob,lamp,6,cart\n"
+    table = load(tmp_path, twice, WORTH, kind="csv", drop_repeats=True)
+    assert table.frame.height == 9  # the cart differs in a column
+    assert "rows repeat another row in every column and are left out: row 9 of" in str(table.report)
+    assert load(tmp_path, twice, WORTH, kind="csv").frame.height == 10
+
+
+@pytest.mark.parametrize("more", [{}, {"time_resolution": 3600}])
+def test_repeats_are_counted_by_the_columns_and_times_of_the_file(tmp_path, more):
+    twice = SHOP + "bob,lamp,6,view\nbob,lamp,6,cart\n"
+    assert load(tmp_path, twice, WORTH, kind="csv", **more).report.repeats == 1
+    assert load(tmp_path, twice, WORTH, kind="csv", drop_repeats=True, **more).report.repeats == 0
+    assert load(tmp_path, twice, WORTH, kind="csv", where="event <> 'view'", **more).report.repeats == 0
+    later = SHOP + "bob,lamp,1700000000001,view\nbob,lamp,1700000000201,view\n"
+    later = later.replace(",5,", ",1700000000500,").replace(",6,", ",1700000000600,")
+    found = load(tmp_path, later, WORTH, kind="csv", time_unit="ms", **more).report
+    assert found.repeats == 0  # in one second, and yet apart
+    own = SHOP.replace("event", "reward").replace("bob,lamp,6,view", "bob,lamp,5,cart")
+    assert load(tmp_path, own, WORTH.replace("event", "reward"), kind="csv").report.repeats == 0  # differ in it alone
+
+
+@pytest.mark.parametrize(
+    ("times", "how", "first"),
+    [
+        (["2026-02-19 06:01:33 UTC"], {"time_unit": "datetime"}, 1771480893),
+        (["15/10/2020", "1/2/2021"], {"time_format": "%d/%m/%Y"}, 1602720000),
+        (["10/15/2020 06:00"], {"time_format": "%m/%d/%Y %H:%M"}, 1602741600),
+        (["15.10.2020 06:00:00 +0200"], {"time_format": "%d.%m.%Y %H:%M:%S %z"}, 1602734400),
+        (["20201015"], {"time_format": "%Y%m%d"}, 1602720000),
+    ],
+)
+def test_times_as_people_write_them(tmp_path, times, how, first):
+    rows = [f"{number},7,{time},{number}" for number, time in enumerate([*times, *times])]
+    table = load(tmp_path, "\n".join(["user,item,timestamp,stars", *rows]), kind="csv", **how)
+    assert table.frame["timestamp"][0] == first
+
+
+def test_a_date_whose_day_may_be_its_month_needs_a_format(tmp_path):
+    text = "user,item,timestamp,stars\n1,7,03/04/2020,1\n2,7,05/06/2020,2\n"
+    assert "'%d/%m/%Y %H:%M' (day first)" in refused(tmp_path, text, kind="csv", time_unit="datetime")
+    assert "data.log.time_unit to datetime" in refused(tmp_path, text, kind="csv")
+    message = refused(tmp_path, text, kind="csv", time_format="%Y")
+    assert message.startswith("data.log.time_format: ")
+    assert "row" in refused(tmp_path, text.replace("05/06", "05/16"), kind="csv", time_format="%d/%m/%Y")
+
+
+@pytest.mark.parametrize("where", ["stars >= 2", "stars is not null"])
+def test_nan_meets_no_condition(tmp_path, where):
+    rows = RATINGS | {"stars": [1.0, float("nan"), 4.0, 5.0]}
+    kept = load(tmp_path, rows, where=where).frame["stars"].to_list()
+    assert kept == ([5.0, 4.0] if ">" in where else [5.0, 4.0, 1.0])
+    assert "data.log.where: '\"stars\" is not null'" in refused(tmp_path, rows)
+
+
+def test_nan_in_text_is_a_missing_value(tmp_path):
+    text = "user,item,timestamp,stars\n1,7,1,4\n1,8,2,NaN\n1,9,3,5\n"
+    assert load(tmp_path, text, kind="csv").frame["reward"].to_list() == [4, None, 5]
+
+
+def test_another_encoding_is_named(tmp_path):
+    text = "user,item,timestamp,stars\n1,7,1,4\n1,8,2,5\n"
+    (tmp_path / "log.csv").write_text(text, encoding="utf-16")
+    with pytest.raises(InputError, match=r"UTF-16 does\n.*save it as UTF-8"):
+        load_events(LogMapping("test", ["log.csv"]), tmp_path, None)
+
+
+@pytest.mark.parametrize("gap", ["", "nan", "NaN", "NULL"])
+def test_a_missing_id_makes_no_text_of_the_others(tmp_path, gap):
+    text = f"user,item,timestamp\n7.0,1,1\n{gap},1,2\n9.0,2,3\n"
+    table = load(tmp_path, text, None, "csv", where='"user" is not null')
+    assert table.users.to_list() == [7, 9]

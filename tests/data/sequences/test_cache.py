@@ -1,0 +1,349 @@
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import small
+from sources import forget
+
+from recalign.code import reached
+from recalign.data.events import EventTable, audit
+from recalign.data.sequences import EventDataModule, High, LeaveLast, Split, prepared
+from recalign.data.sequences.audit import audit_log
+from recalign.data.sequences.cache import FIGURES, MADE_BY, UNUSED_DAYS, CacheEntry, _remove_unused, cache_folder
+from recalign.data.sequences.splits import TEST
+
+
+@pytest.fixture
+def root(log_root, tmp_path) -> Path:
+    """A data root of its own, whose file may be changed."""
+    shutil.copy(log_root / "small.csv", tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def make(root):
+    def module(**settings) -> EventDataModule:
+        return small.data_of(EventDataModule, root, **{"cache": str(root / "kept"), **settings})
+
+    return module
+
+
+class Gap(LeaveLast):
+    """A split that adds settings to those of ours."""
+
+    def __init__(self, gap: int, days: np.ndarray) -> None:
+        super().__init__(2, 2)
+        self.gap, self.days = gap, days
+
+
+def test_settings_that_a_split_adds_to_ours_count(make):
+    days = np.arange(2000)
+    others = [Gap(0, days), Gap(0, days.copy()), Gap(30, days), Gap(0, np.where(days == 1000, 0, days))]
+    marks = [make(split=split)._fingerprint() for split in others]
+    assert marks[0] == marks[1]
+    assert len(set(marks)) == 3
+
+
+def entries(root: Path) -> list[Path]:
+    return sorted((root / "kept").iterdir())
+
+
+def forbid_reading(monkeypatch) -> None:
+    monkeypatch.setattr(prepared, "load_events", lambda *_: pytest.fail("the log was read"))
+
+
+def assert_same(one: EventDataModule, other: EventDataModule) -> None:
+    assert one.sequences.frame.equals(other.sequences.frame)
+    assert one.sequences.frame.schema == other.sequences.frame.schema
+    assert one.sequences.users.equals(other.sequences.users)
+    assert one.sequences.items.equals(other.sequences.items)
+    for name in ("group", "offset", "item", "time", "reward", "event"):
+        ours, theirs = getattr(one.sequences, name), getattr(other.sequences, name)
+        np.testing.assert_array_equal(ours, theirs)
+        assert ours.dtype == theirs.dtype
+    assert (one.fingerprint, one.sequences.catalogue) == (other.fingerprint, other.sequences.catalogue)
+    assert one.report == other.report
+
+
+def test_the_second_run_reads_no_events_and_has_the_same(make, monkeypatch):
+    first = make()
+    sections = audit_log(first)
+    of_log = list(audit(first.table))
+    forbid_reading(monkeypatch)
+    second = make()
+    assert_same(second, first)
+    assert audit_log(second) == sections
+    assert list(sections)[: len(of_log)] == of_log
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel says what is mapped")
+def test_a_log_is_in_memory_no_longer_than_it_takes(make, monkeypatch):
+    """Numbers are mapped, right after the first reading too; the figures of the log need no second reading."""
+    first = make()
+    audit_log(first)
+    forbid_reading(monkeypatch)
+    assert "table" not in vars(first)
+    for data in (first, make()):
+        for name, dtype in data.sequences.frame.schema.items():
+            if dtype.is_numeric() and not data.sequences.frame[name].null_count():
+                assert is_mapped(data.sequences.frame[name].to_numpy()), name
+
+
+@pytest.mark.parametrize(
+    "content", ["[1]", "{}", '{"digest": "", "sections": {}}', None], ids=["list", "no", "old", "altered"]
+)
+def test_figures_that_are_not_what_was_saved_are_worked_out_again(make, content):
+    data = make()
+    known = data.figures()
+    (path,) = Path(data.entry).glob(FIGURES)
+    path.write_text(content or path.read_text().replace('"events": ', '"events": 1'))
+    assert make().figures() == known
+
+
+def is_mapped(array: np.ndarray) -> bool:
+    """Whether an array lies in a file of the cache, by the kernel's list of what is mapped."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        first, last = (int(end, 16) for end in line.split()[0].split("-"))
+        if first <= array.ctypes.data < last:
+            return line.endswith(".npy")
+    return False
+
+
+def test_it_can_be_left_out(make, root):
+    data = make(cache=False)
+    assert data.sequences.num_items > 1
+    assert audit_log(data)
+    assert not (root / "kept").exists()
+
+
+def test_a_fingerprint_needs_no_events(make, monkeypatch):
+    known = make().sequences.fingerprint
+    forbid_reading(monkeypatch)
+    assert make(cache=False).fingerprint == known
+
+
+def test_a_file_that_changed_is_read_even_if_size_and_time_are_the_same(make, root):
+    path = root / "small.csv"
+    before, when = make().sequences, path.stat()
+    text = path.read_text().splitlines()
+    text[1:] = reversed(text[1:])
+    path.write_text("\n".join(text) + "\n")
+    os.utime(path, ns=(when.st_atime_ns, when.st_mtime_ns))
+    assert path.stat().st_size == when.st_size
+    after = make().sequences
+    assert after.fingerprint != before.fingerprint
+    assert after.frame["row"].to_list() != before.frame["row"].to_list()
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"reward": "rating + 1"},
+        {"high": High("reward >= 5")},
+        {"high": None},
+        {"split": LeaveLast(test=2, validation=2)},
+        {"share_a": 0.5},
+    ],
+    ids=str,
+)
+def test_every_setting_that_matters_makes_an_entry_of_its_own(make, root, setting):
+    make().sequences  # noqa: B018
+    fresh = make(**setting, cache=False)
+    assert_same(make(**setting), fresh)
+    assert len(entries(root)) == 2
+
+
+def test_settings_of_the_batches_share_an_entry(make, root):
+    for settings in ({}, {"max_length": 8}, {"users": "B1"}, {"seed": 3}, {"batch_tokens": 64}):
+        make(**settings).sequences  # noqa: B018
+    assert len(entries(root)) == 1
+
+
+def test_other_code_makes_another_entry(root):
+    class Mine(LeaveLast):
+        """A split of the user's own, in a file of the user's own."""
+
+    assert CacheEntry.of(root, "log", "f", Mine()) != CacheEntry.of(root, "log", "f", LeaveLast())
+    assert {f"recalign.data.sequences.{name}" for name in MADE_BY} == {
+        module
+        for module in reached(["recalign.data.sequences.prepare.prepare"])
+        if module.startswith("recalign.data.sequences.")
+    }
+    assert CacheEntry.of(root, "a/b", "f", LeaveLast()).path.parent == root
+    Mine.__module__ = "typed_into_a_notebook"
+    assert CacheEntry.of(root, "log", "f", Mine()) is None
+
+
+@pytest.mark.parametrize("name", ["my_split", "recalign_splits"])  # the second begins like a module of ours
+def test_a_helper_of_a_split_of_ones_own_makes_another_entry(make, root, tmp_path, monkeypatch, name):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # it is known by size and whole seconds
+    (tmp_path / f"{name}.py").write_text(
+        "from my_helper import LAST\nfrom recalign.data.sequences import LeaveLast, Split\n\n\n"
+        "class Mine(Split):\n    def assign(self, table):\n        return LeaveLast(LAST, 2).assign(table)\n"
+    )
+    tested = []
+    for last in (2, 3):
+        (tmp_path / "my_helper.py").write_text(f"LAST = {last}\n")
+        forget()
+        for module in (name, "my_helper"):
+            sys.modules.pop(module, None)
+        data = make(split=importlib.import_module(name).Mine())
+        tested.append(int((data.sequences.frame["split"] == TEST).sum()))
+    assert tested[1] > tested[0]
+    assert len(entries(root)) == 2
+
+
+def test_a_split_without_a_repr_of_its_own_is_known_again(make, root, monkeypatch):
+    """Python's own repr names a place in memory."""
+    first = make(split=Halves(2))
+    first.sequences  # noqa: B018
+    kept = [Halves(2), Halves(2)]  # at other places
+    forbid_reading(monkeypatch)
+    assert_same(make(split=kept[1]), first)
+    assert make(split=Halves(3)).fingerprint != first.fingerprint == make(split=kept[0]).fingerprint
+
+
+class Halves(Split):
+    def __init__(self, last: int) -> None:
+        self.last, self._table = last, None
+
+    def assign(self, table: EventTable) -> pl.Series:
+        self._table = table  # what it works out on the way is no setting
+        return LeaveLast(self.last, 2).assign(table)
+
+
+@pytest.mark.parametrize("file", ["events.arrow", "item.npy", "column-1.npy", "entry.json", "users.arrow"])
+@pytest.mark.parametrize("harm", ["cut", "emptied", "gone", "flipped"])
+def test_a_damaged_entry_is_made_anew(make, root, capsys, monkeypatch, file, harm):
+    fresh = make(cache=False)
+    make().sequences  # noqa: B018
+    path = entries(root)[0] / file
+    if harm == "gone":
+        path.unlink()
+    elif harm == "flipped":
+        content = bytearray(path.read_bytes())
+        content[-10] ^= 1
+        path.write_bytes(content)
+    else:
+        path.write_bytes(path.read_bytes()[: -9 if harm == "cut" else 0])
+    assert_same(make(), fresh)
+    assert capsys.readouterr().err.count("is damaged") == 1
+    forbid_reading(monkeypatch)
+    assert_same(make(), fresh)
+
+
+@pytest.mark.parametrize("reading", ["recalign.artifacts.sha256", "recalign.data.sequences.cache.read_table"])
+def test_an_entry_that_cannot_be_read_for_a_moment_stays(make, root, capsys, monkeypatch, reading):
+    fresh = make()
+    fresh.sequences  # noqa: B018
+    stamp = entries(root)[0].stat().st_ino
+
+    def fails(_: Path):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reading, fails)
+        patch.setattr(CacheEntry, "save", lambda *_: None)
+        assert_same(make(), fresh)
+    assert "cannot be read: Input/output error" in capsys.readouterr().err
+    assert [entry.stat().st_ino for entry in entries(root)] == [stamp]
+    forbid_reading(monkeypatch)
+    assert_same(make(), fresh)
+
+
+def test_a_write_that_breaks_off_leaves_nothing(make, root, monkeypatch):
+    def broken(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_text", broken)  # entry.json is written last
+    with pytest.raises(KeyboardInterrupt):
+        make().sequences  # noqa: B018
+    assert entries(root) == []
+
+
+def test_what_a_killed_process_left_is_not_taken_for_whole(make, root):
+    whole = make(cache=False)
+    make().sequences  # noqa: B018
+    entry = entries(root)[0]
+    entry.rename(root / "kept" / f".{entry.name}.1")
+    (root / "kept" / f".{entry.name}.1" / "item.npy").write_bytes(b"half")
+    assert_same(make(), whole)
+    assert entries(root)[-1] == entry
+
+
+def test_whoever_comes_second_keeps_the_first_ones_entry(make, root):
+    slow, quick = make(), make()
+    slow.table  # noqa: B018
+    assert_same(quick, slow)
+    stamp = entries(root)[0].stat().st_ino
+    slow._entry.save(quick.sequences)
+    assert [e.stat().st_ino for e in entries(root)] == [stamp]
+
+
+def test_a_place_that_cannot_be_written_is_said_once(make, root, capsys):
+    (root / "file").write_text("")
+    for _ in range(2):
+        data = make(cache=str(root / "file"))
+        assert audit_log(data)
+    said = capsys.readouterr().err
+    assert said.count("is not cached") == 1
+    assert "file" in said
+
+
+def test_an_entry_of_somebody_else_is_read(make, capsys, monkeypatch):
+    """Where it may not be written, nobody can note that it was used."""
+    fresh = make()
+    fresh.sequences  # noqa: B018
+    monkeypatch.setattr(os, "utime", refused)
+    forbid_reading(monkeypatch)
+    assert_same(make(), fresh)
+    assert capsys.readouterr().err == ""
+
+
+def refused(path: Path) -> None:
+    raise PermissionError(13, "Permission denied", str(path))
+
+
+def test_an_entry_that_another_process_removes_meanwhile_is_no_error(make, root, monkeypatch):
+    make().sequences  # noqa: B018
+    gone = root / "kept" / "gone" / "entry.json"
+    monkeypatch.setattr(Path, "glob", lambda *_: [gone])
+    _remove_unused(root / "kept")
+    assert len(entries(root)) == 1
+
+
+def test_a_change_of_an_array_does_not_reach_the_entry(make):
+    make().sequences  # noqa: B018
+    make().sequences.item[:] = 1
+    assert_same(make(), make(cache=False))
+
+
+def test_entries_that_nobody_reads_go(make, root):
+    make().sequences  # noqa: B018
+    old = entries(root)[0]
+    long_ago = time.time() - (UNUSED_DAYS + 1) * 86_400
+    os.utime(old, (long_ago, long_ago))
+    make(share_a=0.5).sequences  # noqa: B018
+    assert old not in entries(root)
+    make().sequences  # noqa: B018
+    assert len(entries(root)) == 2
+
+
+def test_where_entries_lie(monkeypatch, tmp_path):
+    monkeypatch.setenv("RECALIGN_CACHE", str(tmp_path / "named"))
+    assert cache_folder(True) == tmp_path / "named"
+    assert cache_folder(str(tmp_path)) == tmp_path
+    assert cache_folder(False) is None
+    monkeypatch.delenv("RECALIGN_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder(True) == tmp_path / "recalign"

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import small
+from lightning.pytorch import Trainer
+
+from recalign.data.sequences import EventDataModule, Windows, checks
+from recalign.data.sequences.sampler import LengthBatches
+from recalign.errors import InputError
+from recalign.recommender import Recommender
+
+
+@pytest.fixture
+def said(monkeypatch) -> list[str]:
+    lines: list[str] = []
+    monkeypatch.setattr(checks, "rank_zero_info", lines.append)
+    monkeypatch.setattr(checks, "_SAID", set())
+    return lines
+
+
+def changed(data: EventDataModule, **arrays) -> EventDataModule:
+    """The same module with other training windows."""
+    windows = dataclasses.replace(data.training().in_memory(), **arrays)
+    data.training = lambda: windows  # type: ignore[method-assign]
+    return data
+
+
+def test_a_run_says_once_how_many_histories_are_cut(log_root, tmp_path, said):
+    data = small.data_of(EventDataModule, log_root, max_length=8)
+    small.fit(Recommender(data.num_items, small.encoder()), data, tmp_path, epochs=3)
+    users = int(data.sequences.users_in("A").sum())
+    assert [line.split(";")[0] for line in said] == [
+        f"the newest 8 events are kept of {users} longer histories (of {users})"
+    ]
+
+
+def test_other_users_of_the_same_log_are_no_news(log_root, said):
+    for length, users, lines in ((8, "A", 1), (8, "B1", 1), (9, "A", 2)):
+        small.data_of(EventDataModule, log_root, max_length=length, users=users, share_a=0.5).train_dataloader()
+        assert len(said) == lines
+
+
+def test_nothing_is_said_where_no_history_is_cut(log_root, said):
+    small.data_of(EventDataModule, log_root).train_dataloader()
+    small.data_of(EventDataModule, log_root, max_length=8, stride=4).train_dataloader()  # in windows, all are seen
+    assert said == []
+
+
+@pytest.mark.parametrize(
+    ("what", "wrong"), [("target", 0), ("target", -1), ("target", 10_000), ("rejected", -1), ("rejected", 10_000)]
+)
+def test_an_item_outside_the_catalogue_is_refused_before_training(log_root, what, wrong):
+    data = small.data_of(EventDataModule, log_root)
+    items = data.training().in_memory().target.copy()
+    items[[3, 7]] = wrong
+    changed(data, **{what: items if what == "target" else items[:, None]})
+    with pytest.raises(InputError, match=f"2 of {len(items)} .*not in the catalogue.*such as {wrong}"):
+        data.train_dataloader()
+
+
+def test_every_item_of_the_catalogue_is_taken(log_root):
+    data = small.data_of(EventDataModule, log_root)
+    items = data.training().in_memory().target.copy()
+    items[:2] = 1, data.num_items
+    assert len(changed(data, target=items, rejected=items[:, None]).train_dataloader()) > 0
+
+
+def nothing(windows: Windows) -> Windows:
+    return windows.keep(np.zeros(len(windows.target), bool))
+
+
+def test_a_part_without_windows_is_refused_before_training(log_root, tmp_path, monkeypatch):
+    data = small.data_of(EventDataModule, log_root)
+    empty = {part: nothing(data.windows(part)) for part in ("validation", "test")}
+    monkeypatch.setattr(data, "windows", empty.get)
+    with pytest.raises(InputError, match=r"(?s)data.split, data.users: no event of users A in the test part"):
+        data.test_dataloader()
+    module = Recommender(data.num_items, small.encoder())
+    trainer: Trainer = small.trainer_of(tmp_path)
+    with pytest.raises(InputError, match="in the validation part"):
+        trainer.fit(module, data)
+    assert trainer.global_step == 0
+    small.fit(module, data, tmp_path, limit_val_batches=0)  # whoever does not validate needs nothing to validate on
+    changed(data, **vars(nothing(data.training().in_memory())))
+    with pytest.raises(InputError, match="in the train part"):
+        data.train_dataloader()
+
+
+def test_no_windows_make_no_batch():
+    sampler = LengthBatches(np.zeros(0, np.int64), 16, 64, shuffle=True)
+    assert list(sampler) == []
+    assert len(sampler) == 0

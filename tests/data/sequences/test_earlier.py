@@ -1,0 +1,219 @@
+"""A log that has grown: ids never move, old events stay what they were, and anything else is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recalign.data.events import LogMapping
+from recalign.data.sequences import EventDataModule, High, LeaveLast, TimeSplit, UserCohort, Where
+from recalign.data.sequences.earlier import EarlierLog
+from recalign.errors import InputError
+from recalign.recommender.serving import met_new_items
+
+FIRST = [(u, (3 * u + 5 * t) % 11, t % 5 + 1.0, 100 * t + u) for u in range(8) for t in range(3 + u)]
+COLUMNS = ["user", "item", "rating", "timestamp"]
+Rows = list[tuple[int, int, float, int]]
+
+
+def data(root: Path, rows: Rows, earlier: Path | None = None, **given) -> EventDataModule:
+    """A DataModule over these rows, users 10 apart so that new ones come between."""
+    root.mkdir(exist_ok=True)
+    frame = pl.DataFrame(rows, schema=COLUMNS, orient="row").with_columns(pl.col("user") * 10, pl.col("item") * 10)
+    frame.write_csv(root / "log.csv")
+    asked = {"split": LeaveLast(1, 1), "share_a": 0.5, "high": High("reward >= 4"), "cache": False} | given
+    mapping = {"name": "log", "files": ["log.csv"]} | asked.pop("log", {})
+    return EventDataModule(
+        LogMapping(**mapping), **{"reward": "rating"} | asked, root=str(root), grows_from=earlier and str(earlier)
+    )
+
+
+@pytest.fixture
+def ids(tmp_path: Path) -> Path:
+    data(tmp_path / "first", FIRST).remember(tmp_path / "ids")
+    return tmp_path / "ids"
+
+
+def test_who_has_met_new_items_is_known_by_the_earlier_order_of_users(tmp_path: Path, ids: Path):
+    """Users 45 and 75 come between those known, and are numbered after them."""
+    met = [(4.5, 90), (7, 91), (7.5, 92)]
+    later = [(u, i, 3.0, 10_000 + t) for u, new in met for t, i in enumerate((1, 2, new))]
+    after = data(tmp_path / "later", [*FIRST, *later], ids)
+    raw = [int(10 * u) for u, _ in met]
+    users, catalogue = after.sequences.users.to_list(), after.sequences.items
+    items = pl.concat([catalogue, pl.Series("item", [900, 910, 920], dtype=catalogue.dtype)])
+    found = {(users[u], items[i - 1]) for u, i in met_new_items(after, items).T.tolist()}
+    assert found == set(zip(raw, [900, 910, 920], strict=True))
+
+
+def test_judges_may_have_a_reward_of_their_own(tmp_path: Path, ids: Path):
+    own = data(tmp_path / "as", FIRST, ids)
+    other = data(tmp_path / "later", FIRST, ids, reward="rating * 2", users="B1")
+    assert other.sequences.reward.tolist() == [2 * one for one in own.sequences.reward]
+    assert own.rewarded("rating * 2", None).sequences.reward.tolist() == other.sequences.reward.tolist()
+    assert EarlierLog.read(ids).read_with(data(tmp_path / "same", FIRST).reads_rewards).compared
+    with pytest.raises(InputError, match=r"data\.reward: 'rating \* 2', and the earlier log was read by another"):
+        EarlierLog.read(ids).require_same(other.log_, other.reads_rewards)
+
+
+event = st.tuples(st.integers(0, 12), st.integers(0, 15), st.integers(1, 5).map(float), st.integers(0, 50))
+
+
+@settings(max_examples=30)
+@given(
+    added=st.lists(event, max_size=40),
+    between=st.lists(st.tuples(st.integers(0, 7), st.integers(0, 99)), max_size=10),
+    split=st.sampled_from([LeaveLast(1, 1), LeaveLast(3, 2), TimeSplit((0.5, 0.7))]),
+)
+def test_ids_never_move(tmp_path_factory: pytest.TempPathFactory, added: Rows, between, split):
+    """Whatever comes: users between those known (5 is half of 10), items, events in any order of the file."""
+    root = tmp_path_factory.mktemp("grown")
+    before = data(root, FIRST, split=split)
+    before.remember(root / "ids")
+    later = [(u, i, r, 10_000 + t) for u, i, r, t in added]
+    later += [(u + 0.5, i + 0.5, 3.0, t) for u, i in between for t in (0, 20_000)]
+    frame = pl.DataFrame([*later, *FIRST], schema=COLUMNS, orient="row", infer_schema_length=None)
+    root_b = root / "b"
+    after = data(root_b, FIRST, root / "ids", split=split)
+    whole = frame.with_columns((pl.col("user", "item") * 10).cast(pl.Int64)).sample(fraction=1, shuffle=True, seed=1)
+    whole.write_csv(root_b / "log.csv")
+
+    old, new = before.sequences, after.sequences
+    assert new.users[: old.num_users].equals(old.users)
+    assert new.items[: old.num_items].equals(old.items)
+    assert new.group[: old.num_users].tolist() == old.group.tolist()
+    assert sorted(new.users) == sorted(whole["user"].unique())
+    assert new.frame["user"].is_sorted()
+    for user in range(old.num_users):
+        first = slice(new.offset[user], new.offset[user + 1])
+        kept = new.item[first][new.item[first] <= old.num_items][: old.offset[user + 1] - old.offset[user]]
+        assert sorted(kept) == sorted(old.item[old.offset[user] : old.offset[user + 1]])
+        trained = new.frame.filter((pl.col("user") == user) & (pl.col("split") == 0))
+        were = old.frame.filter((pl.col("user") == user) & (pl.col("split") == 0))
+        key = pl.concat_str("item_id", "timestamp", "reward", separator=" ")
+        assert set(were.select(key).to_series()) <= set(trained.select(key).to_series())
+
+
+def test_old_users_keep_their_group_and_groups_stay_disjoint(tmp_path: Path, ids: Path):
+    before = data(tmp_path / "first", FIRST).sequences
+    new = [(u + 20, i, 4.0, 5000 + i) for u in range(20) for i in range(5)]
+    after = data(tmp_path / "next", [*FIRST, *new], ids).sequences
+    for group in ("A", "B1", "B2"):
+        assert after.users_in(group)[: before.num_users].tolist() == before.users_in(group).tolist()
+        assert after.users_in(group).sum() > before.users_in(group).sum()
+    assert sum(after.users_in(group).astype(int) for group in ("A", "B1", "B2")).tolist() == [1] * after.num_users
+    with pytest.raises(InputError, match="are not group A of this log"):  # whose order it knows nothing of
+        UserCohort.of(before, "A", 0.5).mask(after, "")
+
+
+def test_events_that_were_trained_on_are_not_tested_on(tmp_path: Path):
+    """A user with as many events as are left out has them all in training; one more would take them back."""
+    split = LeaveLast(2, 2)
+    rows = [*FIRST, *((9, i, 3.0, 50 + i) for i in range(4))]
+    before = data(tmp_path / "a", rows, split=split)
+    before.remember(tmp_path / "ids")
+    more = [*rows, (9, 9, 3.0, 9000)]
+    user = pl.col("user") == 8
+    assert data(tmp_path / "b", more, split=split).sequences.frame.filter(user)["split"].to_list() == [0, 1, 1, 2, 2]
+    after = data(tmp_path / "b", more, tmp_path / "ids", split=split)
+    assert after.sequences.frame.filter(user)["split"].to_list() == [0, 0, 0, 0, 2]
+
+
+def test_an_item_stays_in_the_catalogue_though_nobody_trains_on_it(tmp_path: Path):
+    """`min_events` counts again, and an item may have fewer than it needs now."""
+    before = data(tmp_path / "a", FIRST)
+    before.remember(tmp_path / "ids")
+    after = data(tmp_path / "b", FIRST, tmp_path / "ids", min_events=4)
+    assert after.sequences.items.equals(before.sequences.items)
+    assert data(tmp_path / "b", FIRST, min_events=4).sequences.num_items < before.sequences.num_items
+
+
+def test_items_that_stay_are_not_reported_as_left_out(tmp_path: Path, ids: Path):
+    after = data(tmp_path / "later", FIRST, ids, min_events=4)
+    assert after.report.used == len(after.sequences.frame)
+
+
+def test_a_share_of_those_without_new_events_is_trained_on(tmp_path: Path, ids: Path):
+    more = [*FIRST, *((u, 1, 3.0, 9000 + t) for u in (2, 3) for t in range(3))]
+    all_of_them, none = (data(tmp_path / "n", more, ids, untouched=share).training() for share in (1.0, 0.0))
+    assert set(none.user) == {2, 3} < set(all_of_them.user)
+    some = data(tmp_path / "n", more, ids, untouched=0.5, seed=1).training()
+    assert {2, 3} < set(some.user) < set(all_of_them.user)
+    with pytest.raises(InputError, match=r"1\.5 is no share of users"):
+        data(tmp_path / "n", more, ids, untouched=1.5)
+    with pytest.raises(InputError, match="this log continues no other"):
+        data(tmp_path / "n", more, untouched=0.5)
+
+
+def without(*lost: Callable[[tuple], bool]) -> Rows:
+    return [row for row in FIRST if not any(one(row) for one in lost)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "given", "said"),
+    [
+        (without(lambda row: row[0] == 3), {}, "lacks 1 of the earlier log's 8 users, such as 30"),
+        (without(lambda row: row[1] == 5), {}, "lacks 1 of the earlier log's .* items, such as 50"),
+        (
+            without(lambda row: row == FIRST[4]),
+            {},
+            "1 users no longer begin with the events that they had, such as user 10",
+        ),
+        ([*FIRST, (4, 5, 2.0, 3)], {}, "1 users no longer begin with the events that they had, such as user 40"),
+        ([(*FIRST[0][:2], 5.0, FIRST[0][3]), *FIRST[1:]], {}, "events of 1 users have other rewards"),
+        (FIRST, {"reward": "rating * 2"}, "data.reward: 'rating . 2', and the earlier log was"),
+        (FIRST, {"share_a": 0.6}, "data.share_a: 0.6, and the earlier log was"),
+        (FIRST, {"log": {"time_resolution": 60}}, "data.log.time_resolution: 60, and the earlier log was"),
+        (FIRST, {"log": {"user": "item", "item": "user"}}, "data.log.user: 'item', and the earlier log was"),
+    ],
+    ids=["user", "item", "event", "late", "rewards", "expression", "groups", "time", "columns"],
+)
+def test_another_log_is_refused(tmp_path: Path, ids: Path, rows: Rows, given, said: str):
+    grown = data(tmp_path / "next", rows, ids, **given)
+    with pytest.raises(InputError, match=said):
+        grown.sequences  # noqa: B018
+
+
+def test_ids_of_another_type_are_refused(tmp_path: Path, ids: Path):
+    grown = data(tmp_path / "next", FIRST, ids)
+    pl.read_csv(tmp_path / "next/log.csv").with_columns(pl.format("u{}", "user").alias("user")).write_csv(
+        tmp_path / "next/log.csv"
+    )
+    with pytest.raises(InputError, match="its users are String, and those of the earlier log Int64"):
+        grown.sequences  # noqa: B018
+
+
+def test_a_log_whose_parts_do_not_follow_time_cannot_be_continued(tmp_path: Path):
+    data(tmp_path / "a", FIRST, split=Where("rating >= 5", 0.2)).remember(tmp_path / "ids")
+    with pytest.raises(InputError, match="its split does not follow time, so no log can continue this one"):
+        data(tmp_path / "b", FIRST, tmp_path / "ids").sequences  # noqa: B018
+
+
+def test_what_was_altered_is_refused_and_what_is_fresh_stays(tmp_path: Path, ids: Path):
+    made = (ids / "users.arrow").stat().st_mtime_ns
+    data(tmp_path / "first", FIRST).remember(ids)
+    assert (ids / "users.arrow").stat().st_mtime_ns == made
+    (ids / "users.arrow").write_bytes(b"")
+    with pytest.raises(InputError, match=r"users\.arrow: not what was written"):
+        data(tmp_path / "next", FIRST, ids).sequences  # noqa: B018
+    with pytest.raises(InputError, match=r"it has no digests\.json"):
+        data(tmp_path / "next", FIRST, tmp_path / "nowhere").sequences  # noqa: B018
+
+
+def test_the_earlier_log_is_part_of_the_fingerprint_and_the_cache(tmp_path: Path, ids: Path):
+    plain, grown = data(tmp_path / "first", FIRST), data(tmp_path / "first", FIRST, ids, cache=str(tmp_path / "cache"))
+    assert plain.fingerprint != grown.fingerprint
+    made = grown.sequences
+    again = data(tmp_path / "first", FIRST, ids, cache=str(tmp_path / "cache")).sequences
+    assert isinstance(again.item.base, np.memmap) or isinstance(again.item, np.memmap)
+    assert again.users.equals(made.users)
+    assert again.fingerprint == grown.fingerprint == replace(made).fingerprint
+    with pytest.raises(InputError, match="put into its order in memory"):
+        data(tmp_path / "n", FIRST, ids, cache=str(tmp_path / "other")).prepare()

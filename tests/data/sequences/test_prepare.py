@@ -1,0 +1,422 @@
+"""A log prepared in partitions is equal to one prepared whole: arrays byte for byte, tables value for value."""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import os
+import shutil
+import sys
+import zipfile
+from io import BytesIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import polars as pl
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from recalign.artifacts import SEAL
+from recalign.cli import main
+from recalign.data.events import EventTable, ItemTable, LogMapping, scanning
+from recalign.data.sequences import EventDataModule, High, LeaveLast, Split, TimeSplit, Where
+from recalign.data.sequences import partitions as partitions_file
+from recalign.data.sequences import prepare as prepare_file
+from recalign.data.sequences.audit import audit_log
+from recalign.data.sequences.cache import FIGURES, CacheEntry
+from recalign.data.sequences.partitions import STRETCH, Partitions
+from recalign.data.sequences.verdict import verdict
+from recalign.errors import InputError
+from recalign.files import read_json
+
+
+class Typed(LeaveLast):
+    """As if it had been typed into a notebook."""
+
+
+Typed.__module__ = "typed_into_a_notebook"
+SPLITS = [LeaveLast(1, 1), TimeSplit((0.5, 0.75)), TimeSplit((0.5, "1970-01-01T00:00:40+00:00")), Where("good", 0.3)]
+HIGHS = [None, High("reward >= 3"), High(quantile=0.5), High(quantile=0.5, within="length", bins=2)]
+USERS = {
+    "numbers": lambda u: 7 * u - 3,
+    "text": lambda u: f"u{u}",
+    "floats": float,
+    "some of them numbers": lambda u: f"{7 * u}" if u < 7 else f"u{u}",
+}
+FILES = [("a.parquet", "b.parquet"), ("a.csv", "b.csv"), ("a.csv", "b.parquet"), ("a.parquet.gz", "b.csv.gz")]
+LOG: dict[str, Any] = {"columns": {"good": "coalesce(stars > 3, false)"}, "where": "length <> 20"}
+
+
+@st.composite
+def logs(draw: st.DrawFn) -> pl.DataFrame:
+    """Up to 63 events of up to 8 users; some rows repeat another or are empty, some of their values are missing."""
+    row = st.tuples(
+        st.integers(1, 8),
+        st.integers(1, 12),
+        st.integers(0, 60),
+        st.sampled_from([1.0, 2.0, 3.0, 4.0, None]),
+        st.sampled_from([10, 20, None]),
+        st.sampled_from(["x", "two\nlines", None]),
+    )
+    rows = draw(st.lists(row, min_size=15, max_size=60))
+    ids = USERS[draw(st.sampled_from(sorted(USERS)))]
+    named = [(ids(user), f"film {item}", *rest) for user, item, *rest in rows]
+    named += named[: draw(st.integers(0, 3))]
+    empty = [(None,) * 6] * draw(st.integers(0, 2))
+    return pl.DataFrame(named + empty, schema=["user", "item", "timestamp", "stars", "length", "^.*$"], orient="row")
+
+
+def write(frame: pl.DataFrame, path: Path) -> None:
+    table = BytesIO()
+    (frame.write_parquet if ".parquet" in path.name else frame.write_csv)(table)
+    path.write_bytes((gzip.compress if path.suffix == ".gz" else bytes)(table.getvalue()))
+
+
+def module(root: Path, cache: str | bool, **changed: Any) -> EventDataModule:
+    log = LogMapping("small", ["a.parquet", "b.parquet"], **LOG)
+    settings = {"log": log, "reward": "stars", "split": LeaveLast(1, 1), "high": None, "root": str(root)} | changed
+    return EventDataModule(cache=cache and str(root / cache), **settings)
+
+
+def entry_of(root: Path, cache: str) -> dict[str, Any]:
+    """The files of the only entry, tables by value; nothing else may be left in the cache.
+
+    Their digests are left out: they differ where tables are equal by value only.
+    """
+    (entry,) = (root / cache).iterdir()
+    return {path.name: content(path) for path in entry.iterdir() if path.name not in (SEAL, FIGURES)}
+
+
+def content(path: Path) -> Any:
+    if path.suffix == ".arrow":  # what lies under a null may be anything
+        frame = pl.read_ipc(path)
+        return frame.schema, frame.to_dict(as_series=False)
+    if path.suffix == ".json":
+        return {key: value for key, value in read_json(path).items() if key != "sizes"}
+    return path.read_bytes()
+
+
+@pytest.mark.slow
+@given(
+    log=logs(),
+    split=st.sampled_from(SPLITS),
+    high=st.sampled_from(HIGHS),
+    partitions=st.integers(1, 9),
+    min_events=st.integers(1, 2),
+    rows=st.sampled_from([5, 1000]),
+    cut=st.integers(0, 60),
+    files=st.sampled_from(FILES),
+    collapse=st.booleans(),
+    repeats=st.booleans(),
+)
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_partitions_make_the_same_files(
+    monkeypatch, log, split: Split, high, partitions, min_events, rows, cut, files, collapse, repeats
+):
+    monkeypatch.setattr(prepare_file, "ROWS", rows)
+    with TemporaryDirectory() as folder:
+        root = Path(folder)
+        write(log[:cut], root / files[0])
+        write(log[cut:], root / files[1])
+        changed = {
+            "log": LogMapping("small", list(files), **LOG, collapse=collapse, drop_repeats=repeats),
+            "split": split,
+            "high": high,
+        }
+        whole, parts = (module(root, cache, **changed, min_events=min_events) for cache in ("whole", "parts"))
+        try:
+            whole.sequences  # noqa: B018
+        except InputError:
+            with pytest.raises(InputError):  # where two settings cannot be used, either is named
+                parts.prepare(partitions)
+            return
+        assert parts.prepare(partitions) == whole.report
+        assert entry_of(root, "parts") == entry_of(root, "whole")
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    """A data root with a log of 90 events in two files."""
+    rows = [(user, (user * 7 + 5 * n) % 13, 10 * n + user, float(n % 4)) for n in range(10) for user in range(9)]
+    log = pl.DataFrame(rows, schema=["user", "item", "timestamp", "stars"], orient="row")
+    log = log.with_columns(length=pl.lit(10, dtype=pl.Int64))
+    log[:50].write_parquet(tmp_path / "a.parquet")
+    log[50:].write_parquet(tmp_path / "b.parquet")
+    return tmp_path
+
+
+@pytest.fixture
+def whole(root) -> dict[str, Any]:
+    module(root, "whole").sequences  # noqa: B018
+    return entry_of(root, "whole")
+
+
+@pytest.mark.slow
+def test_the_number_of_workers_changes_nothing(root, whole, trial):
+    trial("Same course", "a log prepared by two workers, in partitions")
+    module(root, "two").prepare(3, workers=2)
+    assert entry_of(root, "two") == whole
+
+
+def test_the_figures_of_a_large_log_are_those_of_its_largest_partition(root, monkeypatch):
+    monkeypatch.setattr(prepare_file, "ROWS", 20)
+    report = module(root, "parts").prepare()
+    monkeypatch.setattr(EventDataModule, "table", property(lambda _: pytest.fail("the whole log was read")))
+    data = module(root, "parts")
+    sections = audit_log(data)
+    log = sections["log"]
+    assert (log["rows read"], log["events in all"]) == (sum(report.files.values()), report.used)
+    assert report.used > 20
+    assert 0 < log["events"] < report.used
+    assert 0 < log[STRETCH] < len(data.sequences.users)
+    assert verdict(sections, "s")
+
+
+def test_a_prepared_log_is_not_read_again(root, monkeypatch):
+    report = module(root, "parts").prepare(3)
+    monkeypatch.setattr(Partitions, "check", lambda *_: pytest.fail("it was read"))
+    assert module(root, "parts").prepare(3) == report
+
+
+def test_two_that_prepare_a_log_do_so_once(root, monkeypatch):
+    """One finds no entry, and then waits for the other, which makes it."""
+    report = module(root, "parts").prepare(3)
+    monkeypatch.setattr(prepare_file.LogScan, "open", lambda *_: pytest.fail("it was read"))
+    load, first = CacheEntry.load, iter([True])
+    monkeypatch.setattr(CacheEntry, "load", lambda entry: None if next(first, False) else load(entry))
+    assert module(root, "parts").prepare(3) == report
+    assert len(list((root / "parts").iterdir())) == 1
+
+
+@pytest.mark.parametrize("kind", ["csv", "zip", "folder"])
+def test_other_files_than_parquet(root, whole, kind):
+    """Text is converted, a file at a time; a folder is its Parquet in the order of names."""
+    if kind == "folder":
+        files = ["days"]
+        for name, day in (("a", "1"), ("b", "2")):
+            (root / "days" / day).mkdir(parents=True)
+            (root / f"{name}.parquet").rename(root / "days" / day / "part-0.parquet")
+    else:
+        files = [f"{name}.{kind}" for name in "ab"]
+        for name in "ab":
+            pl.read_parquet(root / f"{name}.parquet").write_csv(root / f"{name}.csv")
+            with zipfile.ZipFile(root / f"{name}.zip", "w") as archive:
+                archive.write(root / f"{name}.csv", f"{name}.csv")
+    changed = {"log": LogMapping("small", files, columns={"good": "coalesce(stars > 3, false)"}, where="length <> 20")}
+    module(root, "other", **changed).prepare(3)
+    made = entry_of(root, "other")
+    assert {name for name in whole if made[name] != whole[name]} == {"entry.json"}  # it names the files
+
+
+@pytest.mark.parametrize("harm", ["seal", "cut", "gone", "flipped"])
+def test_a_task_that_is_half_done_is_done_again_and_the_others_are_not(root, whole, monkeypatch, harm):
+    folder = interrupted(root, monkeypatch)
+    file = folder / "partition-1" / (SEAL if harm == "seal" else "events.arrow")
+    if harm == "cut":
+        file.write_bytes(file.read_bytes()[:-8])
+    elif harm == "flipped":
+        flip(file)
+    else:
+        file.unlink()
+    done, check_rows = [], partitions_file.check_rows
+    monkeypatch.setattr(partitions_file, "check_rows", lambda *given: done.append(1) or check_rows(*given))
+    module(root, "parts").prepare(3)
+    assert len(done) == 1
+    assert entry_of(root, "parts") == whole
+
+
+@pytest.mark.parametrize(("file", "at"), [("item.npy", -3), ("item.npy", 30), ("reward.npy", -3), ("column-2.npy", -3)])
+def test_a_bit_flipped_in_a_kept_stretch_of_the_arrays_is_written_again(root, whole, monkeypatch, file, at):
+    flip(interrupted(root, monkeypatch) / "entry" / file, at)
+    module(root, "parts").prepare(3)
+    assert entry_of(root, "parts") == whole
+
+
+def test_a_bit_flipped_in_a_file_converted_to_parquet_is_converted_again(root, monkeypatch):
+    for name in "ab":
+        pl.read_parquet(root / f"{name}.parquet").write_csv(root / f"{name}.csv")
+    text = {"log": LogMapping("small", ["a.csv", "b.csv"], **LOG)}
+    folder = interrupted(root, monkeypatch, **text)
+    flip(folder / "file-0" / "rows.parquet", at=40)
+    shutil.rmtree(folder / "block-0")
+    shutil.rmtree(folder / "partition-0")
+    module(root, "parts", **text).prepare(3)
+    module(root, "whole", **text).sequences  # noqa: B018
+    assert entry_of(root, "parts") == entry_of(root, "whole")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel says which file is synced")
+def test_what_a_task_wrote_is_on_the_disk_before_its_seal(root, monkeypatch):
+    synced, sync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.readlink(f"/proc/self/fd/{file}")) or sync(file))
+    interrupted(root, monkeypatch, undo=False)
+    names = [Path(one).name for one in synced]
+    for part, task in (("rows.arrow", "block-0"), ("item.npy", "index-0")):
+        seal = next(n for n, one in enumerate(synced) if task in one and SEAL in Path(one).name)
+        assert part in names[:seal], task
+
+
+def test_a_prepare_killed_before_it_cleans_up_does_not_stand_in_the_way(root, whole, monkeypatch):
+    publish = CacheEntry.publish
+    monkeypatch.setattr(CacheEntry, "publish", lambda *given: publish(*given) or broken())  # its parts are left
+    with pytest.raises(KeyboardInterrupt):
+        module(root, "parts").prepare(3)
+    monkeypatch.undo()
+    shutil.rmtree(module(root, "parts").entry)
+    module(root, "parts").prepare(3)
+    assert entry_of(root, "parts") == whole
+
+
+def interrupted(root: Path, monkeypatch: pytest.MonkeyPatch, undo: bool = True, **changed: Any) -> Path:
+    """The folder of what is made on the way, of a `prepare` that was killed when all tasks were done."""
+    monkeypatch.setattr(prepare_file, "check_parts", broken)
+    with pytest.raises(KeyboardInterrupt):
+        module(root, "parts", **changed).prepare(3)
+    if undo:
+        monkeypatch.undo()
+    (folder,) = (path for path in (root / "parts").iterdir() if path.is_dir())
+    return folder
+
+
+def flip(file: Path, at: int = -3) -> None:
+    content = bytearray(file.read_bytes())
+    content[at] ^= 1
+    file.write_bytes(content)
+
+
+def broken(*_: Any, **__: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_full_disk_loses_nothing(root, whole, monkeypatch):
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(partitions_file, "write_stretch", full)
+    with pytest.raises(InputError, match=r"No space left on device\n.*run it again: what is done is kept"):
+        module(root, "parts").prepare(3)
+    monkeypatch.undo()
+    module(root, "parts").prepare(3)
+    assert entry_of(root, "parts") == whole
+
+
+@pytest.mark.long
+def test_what_a_worker_cannot_write_is_named(root):
+    settings = module(root, "parts")
+    folder = settings.entry.with_name(f".{settings.entry.name}.parts-3")
+    folder.mkdir(parents=True)
+    (folder / "partition-1").touch()
+    with pytest.raises(InputError, match=r"partition-1: cannot be written: Not a directory"):
+        settings.prepare(3, workers=2)
+
+
+def test_files_that_change_meanwhile_are_noticed(root, monkeypatch):
+    monkeypatch.setattr(prepare_file, "fingerprint", lambda *_: "of other bytes")
+    with pytest.raises(InputError, match="changed while they were read"):
+        module(root, "parts").prepare(3)
+
+
+@pytest.mark.parametrize(
+    ("changed", "asked", "said"),
+    [
+        ({"cache": False}, {}, "data.cache: .*which is off"),
+        ({"split": Typed()}, {}, "data.split: a split that was typed in"),
+        ({}, {"workers": 0}, "workers: 0 is not above 0"),
+        ({}, {"partitions": -1}, "partitions: -1 is not above 0"),
+        ({"split": Split()}, {}, "data.split: Split does not say"),
+        ({"reward": "1 + 0 * stars"}, {}, "is 1 for every event"),
+        ({"split": TimeSplit((0.5, 2.0))}, {}, "cannot use the cut 2.0"),
+        ({"log": LogMapping("small", ["a.parquet"], where="stars > 9")}, {}, "no row of .* can be used"),
+        (
+            {"log": LogMapping("small", ["a.parquet"], user="length", columns={"length": "length"})},
+            {},
+            "prepare deals rows by the user",
+        ),
+        ({"log": LogMapping("small", ["a.parquet"], user="who")}, {}, "data.log.user: there is no column 'who'"),
+    ],
+)
+def test_what_cannot_be_prepared(root, changed, asked, said):
+    cache = changed.pop("cache", "parts")
+    with pytest.raises(InputError, match=f"(?s){said}"):
+        module(root, cache, **changed).prepare(**asked)
+
+
+def test_the_command(root, whole, capsys):
+    log = {"name": "small", "files": ["a.parquet", "b.parquet"], "where": "length <> 20"}
+    log["columns"] = {"good": "coalesce(stars > 3, false)"}
+    split = {"class_path": "recalign.data.sequences.LeaveLast", "init_args": {"test": 1, "validation": 1}}
+    data = {
+        "log": log,
+        "reward": "stars",
+        "split": split,
+        "high": None,
+        "root": str(root),
+        "cache": str(root / "parts"),
+    }
+    (root / "small.yaml").write_text(yaml.safe_dump({"data": data}))
+    assert main(["prepare", str(root / "small.yaml"), "--partitions", "3"]) == 0
+    assert "90 events used" in capsys.readouterr().out
+    made = entry_of(root, "parts")
+    assert {name for name in whole if made[name] != whole[name]} == {"entry.json"}  # a YAML is merged into the default
+
+
+def test_more_rows_than_can_be_numbered_are_refused(root, monkeypatch):
+    monkeypatch.setattr(scanning, "MAX_ROWS", 80)
+    with pytest.raises(InputError, match="the log has 90 rows, not 1 to 80"):
+        module(root, "parts").prepare()
+
+
+@pytest.mark.long
+def test_an_object_store(root, whole, monkeypatch):
+    """The same files in a bucket; then a bucket that is not there."""
+    server = pytest.importorskip("moto.server", reason="an object store to test against: pip install 'moto[server]'")
+    boto3 = pytest.importorskip("boto3")
+    store = server.ThreadedMotoServer(port=0)
+    store.start()
+    host, port = store.get_host_and_port()
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ALLOW_HTTP": "true",
+        "AWS_ACCESS_KEY_ID": "any",
+        "AWS_SECRET_ACCESS_KEY": "any",
+        "AWS_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    try:
+        client = boto3.client("s3", region_name="us-east-1")
+        client.create_bucket(Bucket="logs")
+        for name in "ab":
+            client.upload_file(str(root / f"{name}.parquet"), "logs", f"days/{name}.parquet")
+        settings = {"columns": {"good": "coalesce(stars > 3, false)"}, "where": "length <> 20"}
+        module(root, "bucket", log=LogMapping("small", ["s3://logs/days"], **settings)).prepare(3)
+        made = entry_of(root, "bucket")
+        assert {k for k in made if made[k] != whole[k]} == {"entry.json"}
+        with pytest.raises(InputError, match=r"s3://none/days.*cannot be reached or read"):
+            module(root, "bucket", log=LogMapping("small", ["s3://none/days"], **settings)).prepare(3)
+    finally:
+        store.stop()
+
+
+class Embargo(TimeSplit):
+    def assign(self, table: EventTable) -> pl.Series:
+        return super().assign(table)
+
+
+def test_an_inherited_for_parts_does_not_speak_for_another_assign(root):
+    with pytest.raises(InputError, match="Embargo does not say how"):
+        module(root, "parts", split=Embargo()).prepare(3)
+
+
+def test_items_known_by_their_features_are_numbered_alike(root):
+    """Rare items, and one without an event, follow those of training."""
+    pl.DataFrame({"item": range(14), "kind": ["a", "b"] * 7}).write_csv(root / "items.csv")
+    items = ItemTable("items.csv", title=None, features={"kind": "kind"})
+    log = LogMapping("small", ["a.parquet", "b.parquet"], items=items, **LOG)
+    module(root, "whole", log=log, min_events=6).sequences  # noqa: B018
+    module(root, "parts", log=log, min_events=6).prepare(3)
+    made = entry_of(root, "parts")
+    assert 0 < made["entry.json"]["features"]["warm"] < 13
+    assert made == entry_of(root, "whole")

@@ -1,0 +1,132 @@
+"""Rewards as ranks among events that are alike: by hand, from training rows alone, refused where it cannot be."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+import small
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recalign.data.sequences import EventDataModule, High, LeaveLast, RelativeTo, UserGroups, build
+from recalign.data.sequences.splits import TEST, TRAIN, VALIDATION
+from recalign.errors import InputError
+
+from .tables import table
+
+
+def frame(rewards, lengths, split=None):
+    return pl.DataFrame(
+        {
+            "reward": pl.Series(rewards, dtype=pl.Float64),
+            "length": pl.Series(lengths, dtype=pl.Float64),
+            "split": pl.Series(split or [TRAIN] * len(rewards), dtype=pl.UInt8),
+        }
+    )
+
+
+def test_ranks_by_hand():
+    short, long = [1.0, 2.0, 2.0, 4.0], [10.0, 30.0, 20.0, 40.0]
+    ranks = RelativeTo("length", 2).ranks(frame([*short, *long], [5] * 4 + [50] * 4))
+    assert ranks.to_list() == [0.125, 0.5, 0.5, 0.875, 0.125, 0.625, 0.375, 0.875]
+
+
+def test_later_rewards_are_placed_among_those_of_training():
+    split = [TRAIN, TRAIN, VALIDATION, TEST, TEST]
+    ranks = RelativeTo("length", 1).ranks(frame([1.0, 3.0, 2.0, 9.0, -1.0], [5] * 5, split))
+    assert ranks.to_list() == [0.25, 0.75, 0.5, 1.0, 0.0]
+
+
+def test_what_is_not_known_has_no_rank():
+    ranks = RelativeTo("length", 2).ranks(frame([1.0, None, 3.0, 4.0], [5, 5, None, float("nan")]))
+    assert ranks.to_list() == [0.5, None, None, None]
+
+
+def test_a_bin_without_training_rewards_has_no_ranks():
+    split = [TRAIN, TRAIN, VALIDATION]
+    ranks = RelativeTo("length", 2).ranks(frame([1.0, None, 3.0], [5, 50, 50], split))
+    assert ranks.to_list() == [0.5, None, None]
+
+
+values = st.lists(st.tuples(st.integers(-20, 20), st.integers(1, 9), st.sampled_from([TRAIN, TEST])), min_size=2)
+
+
+@given(values, st.integers(1, 4))
+def test_ranks_lie_between_0_and_1_and_know_the_order_alone(rows, bins):
+    rewards, lengths, split = zip(*[(0, 1, TRAIN), *rows], strict=True)
+    relative = RelativeTo("length", bins)
+    ranks = relative.ranks(frame(rewards, lengths, list(split)))
+    assert ranks.drop_nulls().is_between(0, 1).all()
+    bent = relative.ranks(frame(np.exp(np.array(rewards) / 10), lengths, list(split)))
+    assert bent.equals(ranks)
+    train = ranks.filter(pl.Series(split) == TRAIN)
+    assert train.mean() == pytest.approx(0.5)
+
+
+@given(values, st.floats(-100, 100))
+def test_what_comes_after_training_changes_no_training_rank(rows, other):
+    rewards, lengths, split = zip(*[(0, 1, TRAIN), *rows], strict=True)
+    relative, trained = RelativeTo("length", 3), pl.Series(split) == TRAIN
+    changed = [r if s == TRAIN else other for r, s in zip(rewards, split, strict=True)]
+    longer = [n if s == TRAIN else n + 7 for n, s in zip(lengths, split, strict=True)]
+    before, after = (relative.ranks(frame(*of, list(split))) for of in ((rewards, lengths), (changed, longer)))
+    assert before.filter(trained).equals(after.filter(trained))
+
+
+def test_a_column_that_is_not_there_is_named():
+    with pytest.raises(InputError, match="no column 'lenght'") as error:
+        RelativeTo("lenght").ranks(frame([1.0], [1.0]))
+    assert (error.value.where, error.value.remedy) == ("data.relative_to.column", "did you mean 'length'?")
+
+
+def test_bins_are_above_0():
+    with pytest.raises(InputError, match="0 is not above 0"):
+        RelativeTo("length", 0)
+
+
+USERS, ITEMS, TIMES = [0] * 6 + [1] * 6, [0, 1, 2, 3, 4, 9, 5, 0, 1, 2, 3, 4], [*range(6), *range(6)]
+REWARDS, LENGTHS = [float(i) for i in range(12)], [5.0, 50.0] * 6
+
+
+def built(relative_to=None, rewards=REWARDS, high=None):
+    events = table(USERS, ITEMS, TIMES, rewards, length=pl.Series(LENGTHS))
+    return build(events, LeaveLast(1, 1), high, UserGroups(), 1, relative_to=relative_to)
+
+
+def test_a_built_log_holds_ranks_everywhere():
+    plain, ranked = built(), built(RelativeTo("length", 2), high=High("reward > 0.9"))
+    assert ranked.frame["reward"].to_list() == RelativeTo("length", 2).ranks(plain.frame).to_list()
+    assert ranked.reward.tolist() == ranked.frame["reward"].cast(pl.Float32).gather(ranked.event).to_list()
+    assert ranked.frame["high"].to_list() == (ranked.frame["reward"] > 0.9).to_list()
+    assert ranked.frame.drop("reward", "high").equals(plain.frame.drop("reward", "high"))
+    assert len({built(of).fingerprint for of in (None, RelativeTo("length", 2), RelativeTo("length", 3))}) == 3
+    assert ranked.catalogue == plain.catalogue
+
+
+def with_lengths(log_root):
+    frame = pl.read_csv(log_root / "small.csv").with_columns(length=pl.col("item") % 5)
+    frame.write_csv(log_root / "relative.csv")
+    return log_root
+
+
+def test_a_logs_yaml_ranks_and_the_cache_keeps_it(log_root, tmp_path):
+    root = with_lengths(log_root)
+    settings = {"relative_to": RelativeTo("length", 3), "high": None, "cache": str(tmp_path)}
+    first, again, plain = (
+        small.data_of(EventDataModule, root, "relative", **of) for of in (settings, settings, {"cache": str(tmp_path)})
+    )
+    rewards = first.sequences.reward
+    assert (rewards.min() >= 0) & (rewards.max() <= 1)
+    assert again.sequences.reward.tolist() == rewards.tolist()
+    assert plain.sequences.reward.max() == 5
+    assert first.fingerprint != plain.fingerprint
+
+
+def test_partitions_refuse_it(log_root, tmp_path):
+    data = small.data_of(
+        EventDataModule, with_lengths(log_root), "relative", relative_to=RelativeTo("length"), cache=str(tmp_path)
+    )
+    with pytest.raises(InputError, match="ranked among those of all users") as error:
+        data.prepare()
+    assert error.value.where == "data.relative_to"

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import small
+
+from recalign.data.sequences import EventDataModule, High, LeaveLast, TimeSplit, UserGroups, build
+from recalign.data.sequences.audit import (
+    LEFT,
+    LONGER,
+    OTHER_MISSES,
+    OTHER_USERS,
+    PAIRS,
+    SEEN,
+    audit_log,
+    leaks,
+    other_splits,
+    part_figures,
+    split_figures,
+)
+
+from .tables import table
+
+DAY = 86_400
+USERS, ITEMS = [0] * 6 + [1] * 6, [0, 1, 2, 3, 4, 9, 5, 0, 1, 2, 3, 4]
+TIMES = [DAY * t for t in [*range(6), *range(6)]]
+
+
+@pytest.fixture
+def sequences():
+    return build(table(USERS, ITEMS, TIMES), LeaveLast(1, 1), High("reward >= 4"), UserGroups())
+
+
+def test_a_sound_division_has_no_leaks(sequences):
+    assert set(leaks(sequences, 50).values()) == {0}
+
+
+def test_future_events_in_a_history_are_found(sequences):
+    late = dataclasses.replace(sequences, time=sequences.time[::-1].copy())
+    assert leaks(late, 50)["future events in a history"] != 0
+
+
+def test_a_log_without_times_has_no_future(sequences):
+    assert len(leaks(sequences, 50, timed=False)) == len(leaks(sequences, 50)) - 1
+
+
+def test_a_target_in_its_own_history_is_found(sequences):
+    shifted = dataclasses.replace(sequences, event=sequences.event + 1)
+    assert leaks(shifted, 50)["targets in their own history"] != 0
+
+
+def test_a_test_before_the_end_of_training_is_found(sequences):
+    frame = sequences.frame
+    backwards = dataclasses.replace(sequences, frame=frame.with_columns(frame["split"].reverse()))
+    assert leaks(backwards, 50)["users whose test begins before their training ends"] == 2
+
+
+def test_figures_by_hand(sequences):
+    train, validation, test = (part_figures(sequences, part) for part in ("train", "validation", "test"))
+    assert train == {"events": 8, "users": 2, "first day": "1970-01-01", "last day": "1970-01-04"}
+    assert (test["events"], test["users"], test["first day"], test["last day"]) == (2, 2, "1970-01-06", "1970-01-06")
+    assert (validation["items unseen in training"], validation["share of targets on them (misses)"]) == (1, 0.5)
+    assert (test["items unseen in training"], test["share of targets on them (misses)"]) == (2, 1.0)
+    figures = split_figures(sequences, 4)
+    assert figures["items in training (the catalogue)"] == 5
+    assert figures["share of events with a high reward"] == pytest.approx(5 / 12)
+    assert figures["users left out of the test: no history before it"] == 0
+    assert figures["events of the longest history"] == 5
+    assert sum(figures[key] for key in figures if "group" in key) == 2
+
+
+def test_who_can_be_measured_is_counted():
+    users = [user for user, events in enumerate([3, 4, 5, 6]) for _ in range(events)]
+    events = table(users, [0] * len(users), range(len(users)))
+    figures = split_figures(build(events, LeaveLast(1, 2), None, UserGroups(1.0)), 50)
+    assert (figures[LONGER], figures[PAIRS], figures[LEFT]) == (2, 3, 2)
+    assert (figures["users of A with test events"], figures["users of A with validation events"]) == (3, 3)
+
+
+def test_other_splits_are_measured():
+    """By cuts in time the last user has no history, and his items no training."""
+    users, items = [*[0] * 5, *[1] * 5, *[2] * 5, 3, 3], [*range(5), *range(5), *range(5, 10), 8, 9]
+    times = [*range(5), *range(5), *range(20, 25), 30, 31]
+    now = LeaveLast(1, 1)
+    found = other_splits(build(table(users, items, times), now, None, UserGroups()), now)
+    cut = "split: {class_path: recalign.data.sequences.TimeSplit, init_args: {cuts: [0.8, 0.9]}}"
+    assert found == {OTHER_USERS: {cut: 0}, OTHER_MISSES: {cut: 1.0}}
+
+
+def test_targets_that_were_met_before_are_counted():
+    again = [0, 1, 2, 3, 1, 0, 0, 1, 2, 3, 4, 4]  # user 0 ends on what it had; user 1's last item is new to training
+    sequences = build(table(USERS, again, TIMES), LeaveLast(1, 1), None, UserGroups())
+    assert [part_figures(sequences, part)[SEEN] for part in ("validation", "test")] == [0.5, 0.5]
+
+
+def test_users_without_a_past_are_counted():
+    users, times = [0] * 8 + [1] * 2, [*range(8), 8, 9]
+    sequences = build(table(users, [0, 1, 0, 1, 0, 1, 0, 1, 0, 1], times), TimeSplit((0.5, 0.7)), None, UserGroups())
+    assert split_figures(sequences, 50)["users left out of the test: no history before it"] == 1
+
+
+def test_all_sections_are_there(log_root):
+    data = small.data_of(EventDataModule, log_root)
+    sections = audit_log(data)
+    assert [*sections, "split"].index("split") < list(sections).index("leaks (all must be 0)") == len(sections) - 1
+    assert set(sections["leaks (all must be 0)"].values()) == {0}
+
+
+def test_a_test_event_that_is_trained_on_is_found():
+    again = [0, 1, 2, 3, 1, 0, 0, 1, 2, 3, 4, 4]
+    sequences = build(table(USERS, again, TIMES), LeaveLast(1, 1), None, UserGroups())
+    longer = dataclasses.replace(sequences, trained=np.diff(sequences.offset))
+    assert leaks(longer, 50)["test events seen in training"] == 1

@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import tracemalloc
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import polars as pl
+import pytest
+import small
+import torch
+
+from recalign.data.events import ItemTable
+from recalign.data.sequences import EventDataModule, LeaveLast
+from recalign.errors import InputError
+from recalign.recommender.training import recommendations
+
+
+@pytest.fixture(scope="module")
+def data(log_root):
+    return small.data_of(EventDataModule, log_root, batch_tokens=128)
+
+
+def test_nothing_is_read_before_it_is_asked_for(tmp_path):
+    data = small.data_of(EventDataModule, tmp_path)  # there is no file
+    assert data.know_request is False
+
+
+def test_training_holds_less_than_a_byte_an_event(tmp_path):
+    users, events = 20, 10_000
+    columns = {"user": np.repeat(np.arange(users), events), "item": np.arange(users * events) % 50}
+    frame = pl.DataFrame(columns).with_columns(rating=pl.col("item") % 5, timestamp=pl.int_range(pl.len()))
+    frame.write_csv(tmp_path / "long.csv")
+    data = small.data_of(EventDataModule, tmp_path, "long", max_length=events, users="all", high=None)
+    data.sequences  # noqa: B018 (reads the log)
+    tracemalloc.start()
+    loader = data.train_dataloader()
+    made = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert int(loader.dataset.make.args[1].offset[-1]) > 0.9 * len(frame)
+    assert made < len(frame)
+
+
+def test_every_training_target_comes_once_an_epoch(data):
+    loader = data.train_dataloader()
+    batches = list(loader)
+    assert len(batches) == len(loader) > 1
+    events = np.concatenate([b.event_T.numpy() for b in batches])
+    assert sorted(events) == sorted(data.training().in_memory().event)
+    members = data.sequences.users_in("A")
+    assert all(members[b.user_B.numpy()].all() for b in batches)
+    assert batches[0].seen_N is None
+
+
+def test_the_order_of_an_epoch_is_a_function_of_seed_and_epoch(log_root):
+    def order(seed, epoch):
+        loader = small.data_of(EventDataModule, log_root, seed=seed, batch_tokens=128).train_dataloader()
+        loader.sampler.set_epoch(epoch)
+        return [b.event_T.tolist() for b in loader]
+
+    assert order(1, 0) == order(1, 0)
+    assert order(1, 0) != order(1, 1)
+    assert order(1, 0) != order(2, 0)
+
+
+def test_a_saved_epoch_goes_on_with_the_batch_it_would_have_had(data):
+    whole = [b.event_T.tolist() for b in data.train_dataloader()]
+    first = data.train_dataloader()
+    started = iter(first)
+    begun = [next(started).event_T.tolist()]
+    second = data.train_dataloader()
+    second.load_state_dict(first.state_dict())
+    assert begun + [b.event_T.tolist() for b in second] == whole
+
+
+def test_evaluation_lists_what_was_seen_and_serving_has_no_target(data):
+    for loader in (data.val_dataloader(), data.test_dataloader(), data.predict_dataloader()):
+        assert all(batch.seen_N is not None for batch in loader)
+    serving = list(data.predict_dataloader())
+    assert sum(len(b.user_B) for b in serving) == data.sequences.num_users
+    assert all((b.target_T == 0).all() for b in serving)
+    assert all((b.length_B == 20).all() for b in serving)
+
+
+def test_each_target_is_asked_for_at_its_own_time(tmp_path):
+    """Items that training never saw are in no history, so that several targets come after one event."""
+    rows = [(u, i, t, t % 3) for u in range(6) for t, i in enumerate([1, 2, 3, 4, 1, 90 + u, 80 + u, 2, 3])]
+    pl.DataFrame(rows, schema=["user", "item", "timestamp", "rating"], orient="row").write_csv(tmp_path / "log.csv")
+    split = LeaveLast(test=4, validation=1)
+    for known, cuts in (("known", 2), ("last_event", 0)):
+        data = small.data_of(EventDataModule, tmp_path, "log", split=split, request_time=known, high=None, users="all")
+        batch, time = small.batch_of(data, "test"), data.sequences.frame["timestamp"].to_numpy()
+        asked_T = batch.request_time_BL[batch.row_T, batch.column_T].numpy()
+        own_T = time[batch.event_T.numpy()]
+        assert len(own_T) == 24
+        assert (asked_T == own_T).all() if known == "known" else (asked_T <= own_T).all()
+        assert len(batch.user_B) == 6 * (1 + cuts)
+
+
+def test_what_changed_while_it_was_read_is_not_kept(tmp_path, log_root, monkeypatch):
+    data = small.data_of(EventDataModule, log_root, cache=str(tmp_path))
+    now = iter(("before", "after"))
+    real = data._fingerprint()
+    monkeypatch.setattr(EventDataModule, "_fingerprint", lambda self: {"before": real}.get(next(now), "other"))
+    data.sequences  # noqa: B018 (reads the log)
+    assert not data.entry.exists()
+    monkeypatch.undo()
+    again = small.data_of(EventDataModule, log_root, cache=str(tmp_path))
+    again.sequences  # noqa: B018
+    assert again.entry.exists()
+
+
+def test_batches_are_pinned_for_a_gpu_that_is_used(data, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    for kind, pinned in (("cpu", False), ("cuda", True)):
+        monkeypatch.setattr(EventDataModule, "device", torch.device(kind))
+        assert data.train_dataloader().pin_memory == pinned
+
+
+def test_a_part_can_be_asked_for_of_other_users(data):
+    of_judges = data.windows("test", "B1").user
+    assert set(of_judges) == set(np.flatnonzero(data.sequences.users_in("B1")))
+    assert not set(of_judges) & set(data.windows("test").user)
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_request_time(log_root, known):
+    data = small.data_of(EventDataModule, log_root, request_time="known" if known else "last_event")
+    batch = small.batch_of(data, "test", rows=3)
+    asked_T = batch.request_time_BL[batch.row_T, batch.column_T].numpy()
+    time = data.sequences.frame["timestamp"].to_numpy()
+    event = batch.event_T.numpy()
+    np.testing.assert_array_equal(asked_T, time[event] if known else time[event - 1])
+
+
+def test_batches_keep_to_the_token_budget(log_root):
+    data = small.data_of(EventDataModule, log_root, batch_tokens=64)
+    batches = list(data.train_dataloader())
+    assert all(b.item_BL.numel() <= 64 for b in batches)
+    assert len(batches) == -(-data.sequences.users_in("A").sum() // 4)  # 14 events a user, in a bucket of 16
+
+
+@pytest.mark.parametrize("stride", [0, 33])
+def test_a_stride_that_leaves_events_out_is_refused(log_root, stride):
+    with pytest.raises(InputError, match=rf"data.stride: {stride} events between windows of 32"):
+        small.data_of(EventDataModule, log_root, stride=stride)
+
+
+def test_with_a_stride_an_epoch_has_every_training_event_but_the_first(log_root):
+    data = small.data_of(EventDataModule, log_root, max_length=8, stride=3, batch_tokens=64)
+    batches = list(data.train_dataloader())
+    chosen = pl.Series(data.sequences.users_in("A")).gather(data.sequences.frame["user"])
+    trained = data.sequences.frame.filter(chosen & (pl.col("split") == 0) & (pl.col("known") > 0))
+    assert sorted(np.concatenate([b.event_T.numpy() for b in batches])) == trained["event"].to_list()
+    assert all(b.item_BL.shape[1] <= 8 for b in batches)
+
+
+def test_titles_stand_beside_items_and_in_recommendations(log_root, tmp_path):
+    shutil.copy(log_root / "small.csv", tmp_path)
+    plain = small.data_of(EventDataModule, tmp_path)
+    (tmp_path / "names.csv").write_text("item,title\n" + "".join(f"{i},film {i}\n" for i in plain.sequences.items[1:]))
+    data = small.data_of(EventDataModule, tmp_path)
+    data.log_ = dataclasses.replace(data.log_, items=ItemTable("names.csv"))
+    first, *others = data.sequences.items
+    assert data.titles.to_list() == [str(first), *(f"film {item}" for item in others)]
+    assert data.figures()["titles"]["items without one, shown by their id"] == 1
+    shown = recommendations(torch.tensor([0]), torch.tensor([[2.0, 1.0]]), torch.tensor([[2, 1]]), data)
+    assert shown["title"].to_list() == [f"film {others[0]}", str(first)]
+    assert "title" not in recommendations(torch.tensor([0]), torch.tensor([[2.0]]), torch.tensor([[2]]), plain).columns
+    assert data.fingerprint == plain.fingerprint
+
+
+def test_titles_that_cannot_be_read_stop_a_run_before_training(log_root):
+    data = small.data_of(EventDataModule, log_root)
+    data.log_ = dataclasses.replace(data.log_, items=ItemTable("names.csv"))
+    with pytest.raises(InputError, match=r"no file 'names\.csv'"):
+        data.setup("fit")
+
+
+def test_a_negative_seed_is_refused(log_root):
+    with pytest.raises(InputError, match=r"data\.seed: -1 is no seed"):
+        small.data_of(EventDataModule, log_root, seed=-1)
+
+
+def test_the_seed_may_be_left_to_the_run(log_root):
+    assert small.data_of(EventDataModule, log_root).seed == 0
+
+
+def test_a_batch_too_small_for_its_processes_is_refused(log_root: Path):
+    data = small.data_of(EventDataModule, log_root, max_length=32, batch_tokens=64)
+    data.trainer = SimpleNamespace(lightning_module=None, world_size=2, limit_val_batches=0)
+    data.setup("fit")
+    data.trainer = SimpleNamespace(lightning_module=None, world_size=3, limit_val_batches=0)
+    with pytest.raises(InputError, match=r"data\.batch_tokens: a batch of 2 histories of 32 .* 3 processes\n.*96"):
+        data.setup("fit")
+
+
+def test_a_share_without_windows_is_a_batch_without_targets(log_root: Path):
+    data = small.data_of(EventDataModule, log_root, batch_tokens=64)
+    dataset = data.loader(data.windows("validation")).dataset
+    batch = dataset[32, []]
+    assert (len(batch.target_T), batch.seen_N, batch.item_BL.shape) == (0, None, (1, 32))

@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import dataclasses
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recalign.data.sequences import High, LeaveLast, RelativeTo, TimeSplit, UserGroups, Where
+from recalign.data.sequences.splits import TEST, TRAIN, VALIDATION, stable_hash
+from recalign.errors import InputError
+
+from .tables import table
+
+
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=5), st.integers(1, 4), st.integers(0, 3))
+def test_leave_last_takes_the_last_events_of_each_user(counts, test, validation):
+    users = [u for u, n in enumerate(counts) for _ in range(n)]
+    times = [t for n in counts for t in range(n)]
+    split = LeaveLast(test, validation).assign(table(users, times, times)).to_list()
+    first = 0
+    for n in counts:
+        parts = split[first : first + n]
+        if n <= test + validation:
+            assert parts == [TRAIN] * n
+        else:
+            assert parts == [TRAIN] * (n - test - validation) + [VALIDATION] * validation + [TEST] * test
+        first += n
+
+
+@given(st.lists(st.integers(0, 50), min_size=5, max_size=60))
+def test_time_split_tears_no_moment_apart(times):
+    times = sorted(times)
+    events = table([0] * len(times), list(range(len(times))), times)
+    split = TimeSplit((0.5, 0.8)).assign(events).to_list()
+    assert split == sorted(split)
+    assert all(len({s for s, u in zip(split, times, strict=True) if u == t}) == 1 for t in times)
+
+
+def test_time_split_at_moments():
+    events = table([0, 0, 0], [0, 1, 2], [86_399, 86_400, 200_000])
+    split = TimeSplit(("1970-01-02T00:00:00+00:00", "1970-01-03T02:00:00+02:00")).assign(events)
+    assert split.to_list() == [TRAIN, VALIDATION, TEST]
+
+
+@pytest.mark.parametrize("cuts", [("1970-01-02T00:00:00", 0.9), (0.9, 0.1), (1.5, 2.0), ("soon", 0.9)])
+def test_bad_cuts_are_named(cuts):
+    with pytest.raises(InputError, match=r"data\.split\.cuts"):
+        TimeSplit(cuts).assign(table([0, 0, 0], [0, 1, 2], [1, 2, 3]))
+
+
+def test_a_log_without_time_has_no_last_events():
+    events = table([0, 0], [0, 1], [1, 2], has_time=False)
+    for split in (LeaveLast(), TimeSplit()):
+        with pytest.raises(InputError, match="no timestamp"):
+            split.assign(events)
+
+
+def test_where_sets_events_aside():
+    events = table([0] * 200, list(range(200)), list(range(200)), is_random=[i % 2 == 0 for i in range(200)])
+    split = Where("is_random", 0.2).assign(events).to_list()
+    assert all((s == TEST) == (i % 2 == 0) for i, s in enumerate(split))
+    assert 5 < split.count(VALIDATION) < 40
+    for reads in ("item < 3", "timestamp > 5", '"user" = 1'):  # numbers of recalign's, not the file's
+        with pytest.raises(InputError, match="which is not the log's column of that name here"):
+            Where(reads).assign(events)
+        with pytest.raises(InputError, match="which is not the log's column of that name here"):
+            High(reads).mark(events.frame)
+
+
+def test_user_groups_depend_on_the_id_alone():
+    ids = pl.Series([f"user {i}" for i in range(5000)])
+    groups = UserGroups(0.7).assign(ids)
+    assert groups.to_list()[::-1] == UserGroups(0.7).assign(ids.reverse()).to_list()
+    shares = dict(groups.value_counts(normalize=True).iter_rows())
+    assert shares["A"] == pytest.approx(0.7, abs=0.03)
+    assert shares["B1"] == pytest.approx(0.15, abs=0.02)
+    assert stable_hash("1") == 0.9208408396080188  # of blake2b: groups must not change with a version
+
+
+def test_high_by_quantile_within_bins_uses_training_rows_only():
+    frame = pl.DataFrame(
+        {
+            "reward": [1.0, 2.0, 3.0, 4.0, 10.0, 20.0, 30.0, 40.0, 1000.0, 3.5],
+            "duration": [1, 1, 1, 1, 9, 9, 9, 9, 9, 1],
+            "split": [TRAIN] * 8 + [TEST, TEST],
+        }
+    )
+    high = High(quantile=0.75, within="duration", bins=2).mark(frame).to_list()
+    assert high == [False, False, False, True, False, False, False, True, True, True]
+
+
+def test_a_reward_at_the_quantile_is_not_high():
+    frame = pl.DataFrame({"reward": [1.0, 2.0, 2.0, 3.0], "split": [TRAIN] * 4})
+    assert High(quantile=0.5).mark(frame).to_list() == [False, False, False, True]
+
+
+@pytest.mark.parametrize("nothing", [None, float("nan")])
+def test_an_event_in_no_bin_is_not_high_and_moves_no_limit(nothing):
+    duration = [1.0, 1.0, 9.0, 9.0, nothing, nothing]
+    frame = pl.DataFrame({"reward": [1.0, 2.0, 30.0, 40.0, 99.0, 35.0], "duration": duration, "split": [TRAIN] * 6})
+    high = High(quantile=0.75, within="duration", bins=2).mark(frame).to_list()
+    assert high == [False, True, False, True, False, False]
+
+
+@pytest.mark.parametrize("within", [[None, None], ["a", "b"], [float("nan")] * 2])
+def test_bins_need_numbers(within):
+    frame = pl.DataFrame({"reward": [1.0, 2.0], "split": [TRAIN] * 2, "duration": within})
+    with pytest.raises(InputError, match=r"data\.high\.within: the column duration holds no numbers"):
+        High(quantile=0.5, within="duration").mark(frame)
+
+
+def test_high_is_false_without_a_reward():
+    frame = pl.DataFrame({"reward": [None, 5.0, 1.0], "split": [TRAIN] * 3})
+    assert High("reward >= 5").mark(frame).to_list() == [False, True, False]
+
+
+@pytest.mark.parametrize("reward", [[5.0, 1.0], ["yes", "no"], [2, 0]])
+def test_high_is_a_condition(reward):
+    frame = pl.DataFrame({"reward": reward, "split": [TRAIN] * 2})
+    with pytest.raises(InputError, match=r"data\.high\.expression: 'reward' is of type .* not a condition"):
+        High("reward").mark(frame)
+    assert High("reward").mark(pl.DataFrame({"reward": [1, 0, None]})).to_list() == [True, False, False]
+
+
+@pytest.mark.parametrize("settings", [{"quantile": 1.0}, {"quantile": -0.5}, {"quantile": 0.5, "bins": 0}])
+def test_a_share_of_high_rewards_lies_in_between(settings):
+    with pytest.raises(InputError, match=r"data\.high\.(quantile|bins): "):
+        High(**settings)
+
+
+@pytest.mark.parametrize("share", [1.5, -0.5])
+def test_the_share_of_users_is_one(share):
+    with pytest.raises(InputError, match=rf"data\.share_a: {share} is not a share of users"):
+        UserGroups(share)
+
+
+@pytest.mark.parametrize("cut", [-0.5, 0, 0.0, 1, 1.0])
+def test_a_cut_lies_inside_the_log(cut):
+    for cuts in ((cut, 0.9), (0.1, cut)):
+        with pytest.raises(InputError, match=r"data\.split\.cuts"):
+            TimeSplit(cuts).assign(table([0, 0, 0], [0, 1, 2], [1, 2, 3]))
+
+
+def test_a_time_split_takes_four_fifths_for_training_and_a_tenth_for_the_test():
+    events = table([0] * 20, list(range(20)), list(range(20)))
+    assert TimeSplit().assign(events).to_list() == [TRAIN] * 16 + [VALIDATION] * 2 + [TEST] * 2
+
+
+def test_a_part_of_the_log_is_split_where_the_whole_log_is():
+    """Shares become moments. Moments stay as they are, and so does what is no share, which is refused later."""
+    noon = "1970-01-01T12:00:00+00:00"
+    assert TimeSplit((0.5, noon)).for_parts(lambda share: int(share * 86400)) == TimeSplit((noon, noon))
+    assert TimeSplit((-0.5, 1.5)).for_parts(lambda share: 0) == TimeSplit((-0.5, 1.5))
+
+
+def test_all_users_or_none_may_be_in_a():
+    ids = pl.Series(["a", "b", "c"])
+    assert set(UserGroups(1).assign(ids)) == {"A"}
+    assert "A" not in set(UserGroups(0).assign(ids))
+
+
+def test_seven_users_in_ten_are_in_a_unless_told_otherwise():
+    ids = pl.Series(range(3000))
+    assert UserGroups().assign(ids).equals(UserGroups(0.7).assign(ids))
+
+
+def test_high_takes_one_rule_not_two():
+    with pytest.raises(InputError, match="not both"):
+        High("reward >= 4", quantile=0.5)
+    with pytest.raises(InputError, match="neither"):
+        High()
+
+
+def test_bins_are_ten_unless_told_otherwise():
+    """One training reward a bin: each is its bin's own limit, and none is above it."""
+    within = [float(i) for i in range(20)]
+    frame = pl.DataFrame({"reward": within, "duration": within, "split": [TRAIN] * 20})
+    high = High(quantile=0.99, within="duration").mark(frame).to_list()
+    assert high == [False, True] * 10
+
+
+def test_the_part_is_not_read_for_a_column_of_the_log_that_is_called_split():
+    frame = pl.DataFrame({"reward": [1.0, 2.0], "split": [0, 1]})
+    with pytest.raises(InputError, match="'split = 1' reads split, which is not the log's column"):
+        High("split = 1").mark(frame)
+    with pytest.raises(InputError, match=r"data\.high\.within: 'split' reads split"):
+        High(quantile=0.5, within="split").mark(frame)
+    with pytest.raises(InputError, match=r"data\.relative_to\.column: 'split' reads split"):
+        RelativeTo("split").ranks(frame)
+
+
+def test_a_cut_is_floored_as_the_times_are():
+    events = table([0, 0, 0], [0, 1, 2], [0, 86_400, 172_800])  # days; the real times may lie after 16:00
+    events = dataclasses.replace(events, resolution=86_400)
+    cuts = "1970-01-02T00:00:00+08:00", "1970-01-03T16:00:00+00:00"
+    assert TimeSplit(cuts).assign(events).to_list() == [VALIDATION, VALIDATION, TEST]
+    cuts = "1970-01-02T16:00:00+00:00", "1970-01-03T16:00:00+00:00"
+    assert TimeSplit(cuts).assign(events).to_list() == [TRAIN, VALIDATION, TEST]
+
+
+def test_a_share_is_below_one():
+    with pytest.raises(InputError, match=r"5\.0 is no share"):
+        Where("high", 5.0)

@@ -1,0 +1,242 @@
+"""May a log be trained on: each concern, from logs made up for it."""
+
+import re
+from dataclasses import replace
+
+import featured
+import polars as pl
+import pytest
+
+from recalign.data.events import LogMapping
+from recalign.data.sequences import EventDataModule, High, LeaveLast, RelativeTo, TimeSplit
+from recalign.data.sequences.audit import (
+    CATALOGUE,
+    CHANCES,
+    COLD,
+    COLD_TARGETS,
+    DRAWN,
+    JUDGED,
+    LEAKS,
+    MISSES,
+    UNREWARDED,
+    audit_log,
+)
+from recalign.data.sequences.verdict import Concern, Verdict, verdict
+
+
+def said(root, rows, *, unit="s", **settings):
+    """The verdict on a log of rows (user, item, rating, timestamp)."""
+    return verdict(audit_log(made_up(root, rows, unit=unit, **settings)), unit)
+
+
+def made_up(root, rows, *, reward="rating", high="reward >= 5", unit="s", split=None, share_a=0.7):
+    """A log of rows (user, item, rating, timestamp)."""
+    columns = {"user": pl.Int64, "item": pl.Int64, "rating": pl.Float64, "timestamp": pl.Int64}
+    pl.DataFrame(rows, schema=columns, orient="row").write_csv(root / "log.csv")
+    log = LogMapping(name="made-up", files=["log.csv"], time_unit=unit)
+    return EventDataModule(log, reward, High(high), split or LeaveLast(1, 1), str(root), share_a=share_a)
+
+
+GRID = [(user, step) for user in range(300) for step in range(10)]
+
+
+def mixed(user, step):
+    return 3 + (user * 7 + step * step) % 3
+
+
+def rows(users=120, items=12, rating=mixed, pause=lambda user, step: 86_400, steps=10, item=None):
+    """Ten events a user, or ``steps``, on items that differ."""
+    item = item or (lambda user, step: (user + step) % items)
+    made = []
+    for user in range(users):
+        time = 1_600_000_000 + 37 * user
+        for step in range(steps):
+            time += pause(user, step)
+            made.append((user, item(user, step), rating(user, step), time))
+    return made
+
+
+def early(time):
+    """Every 25th event at a time long ago."""
+    return [(*row[:3], time if number % 25 == 0 else row[3]) for number, row in enumerate(rows())]
+
+
+def test_a_sound_log_is_usable(tmp_path):
+    found = said(tmp_path, rows(users=800))
+    assert (str(found), found.word) == ("verdict: usable", "usable")
+
+
+def test_without_rewards_there_is_nothing_to_align_to(tmp_path):
+    found = said(tmp_path, rows(), reward=None)
+    assert [concern.text for concern in found.concerns] == [
+        "no event has a reward: a recommender can be trained, but there is nothing to align it to"
+    ]
+
+
+def test_a_reward_that_time_gives_away_is_not_trained_on(tmp_path):
+    """A purchase follows its view at once, so that a pause tells what the event was."""
+
+    def bought(user, step):
+        return (user + step) % 2 == 1
+
+    ratings = {True: 5, False: 1}
+    pauses = {True: 30, False: 9_000}
+    log = rows(rating=lambda *at: ratings[bought(*at)], pause=lambda *at: pauses[bought(*at)])
+    found = said(tmp_path, log)
+    assert found.word == "do not train"
+    assert "AUC 1.00" in str(found)
+
+
+def tied(user, step):
+    return 86_400 * (step % 3 == 0)
+
+
+def rare(user, step):
+    """The last item of every second user is his own."""
+    return 1000 + user if user % 2 and step == 9 else (user + step) % 12
+
+
+@pytest.mark.parametrize(
+    ("changed", "word", "says"),
+    [
+        (
+            {"rows": rows(rating=lambda user, step: 1e6 if user == step == 5 else mixed(user, step))},
+            "do not train",
+            "100% of the variance of the rewards is due to one in a thousand",
+        ),
+        ({"rows": rows(items=3)}, "with care", "of the test events the user had seen the item before"),
+        ({"rows": rows(), "high": "reward >= 9"}, "with care", "no event has a high reward, so high/* means nothing"),
+        ({"rows": rows(), "high": "reward >= 1"}, "with care", "every event has a high reward"),
+        ({"rows": rows(), "unit": "ms"}, "do not train", "all events are of 1970: is data.log.time_unit ms right?"),
+        ({"rows": early(0)}, "with care", "48 events are before 1990, and most are later: other units, or 0"),
+        ({"rows": early(1_600_000)}, "with care", "48 events are before 1990"),
+        ({"rows": rows(), "high": "reward >= 4"}, "with care", "67% of the events have a high reward, so high/* says"),
+        ({"rows": rows(users=30)}, "with care", "30 users have test events"),
+        ({"rows": rows(users=15)}, "do not train", "this log cannot be measured: 15 users have test events"),
+        ({"rows": rows(steps=4)}, "with care", "the median user has 4 events, and 5 are one"),
+        ({"rows": rows(steps=4)}, "with care", "no user of A has two validation events, and the median one 2 in"),
+        ({"rows": rows(pause=tied)}, "with care", "90% of the events share their time with another of the same user"),
+        ({"rows": rows(pause=tied)}, "with care", "at least 45% of the next events are noise"),
+        ({"rows": rows(item=rare)}, "with care", "so that no method's ndcg is above 0.50. Name items more coarsely"),
+        ({"rows": [*rows(), *rows()[:3]]}, "with care", "3 events (0.2%) repeat another in every column"),
+        ({"rows": rows(pause=lambda user, step: 60)}, "with care", "all events are of one day, 2020-09-13"),
+        (
+            {"rows": [(u, v, r if u % 3 == 0 else None, t) for u, v, r, t in rows()]},
+            "with care",
+            "33% of the events have a reward",
+        ),
+    ],
+)
+def test_each_concern_is_said(tmp_path, changed, word, says):
+    found = said(tmp_path, changed.pop("rows"), **changed)
+    assert found.word == word
+    assert says in str(found)
+
+
+def test_a_split_that_misses_less_is_proposed(tmp_path):
+    """Each week has its item, so that cuts in time test on items that training never saw."""
+    week = 604_800
+    log = [(u, (u % 10) + step, mixed(u, step), 1_600_000_000 + week * ((u % 10) + step) + u) for u, step in GRID]
+    text = str(said(tmp_path, log, split=TimeSplit()))
+    assert "100% of the test events are on items unseen in training" in text
+    assert "They are 20% with data.split: {class_path: recalign.data.sequences.LeaveLast, init_args: {test:" in text
+
+
+def test_the_resolution_that_hides_a_reward_is_proposed(tmp_path):
+    """The best events follow after 90 seconds and not 130: in whole minutes that hardly shows."""
+    log = rows(pause=lambda user, step: 90 if mixed(user, step) == 5 else 130)
+    text = str(said(tmp_path, log))
+    assert "(data.log.time_resolution: 60)" in text
+
+
+def test_cuts_in_time_are_proposed_where_they_part_no_tie(tmp_path):
+    text = str(said(tmp_path, rows(pause=tied)))
+    assert "keep them in one part with data.split: {class_path: recalign.data.sequences.TimeSplit" in text
+
+
+@pytest.mark.parametrize(
+    ("share_a", "says"),
+    [
+        (0.7, r"data\.share_a: 0\.4 gives them about 2\d\d, .*; that is still too few: add users, or .*"),
+        (0.4, "add users, or events with a reward"),
+        (1.0, None),  # no judges are asked for
+    ],
+)
+def test_judges_with_few_rewards_are_said_beforehand(tmp_path, share_a, says):
+    """120 users with eight training events each: 144 rewards for each group of judges, about."""
+    found = [concern.text for concern in said(tmp_path, rows(), share_a=share_a).concerns]
+    if says is None:
+        assert found == []
+    else:
+        assert len(found) == 1
+        learn = r"judges learn from \d+ rewards, and with fewer than 800 many know nothing, .*: "
+        assert re.fullmatch(learn + says, found[0])
+
+
+def test_the_rewards_of_judges_are_counted(tmp_path):
+    """Their users' training events with a reward; B1 or B2, whichever has fewer."""
+    log = [(user, item, rating if user % 3 else None, time) for user, item, rating, time in rows()]
+    data = made_up(tmp_path, log)
+    frame, group_U = data.sequences.frame, data.sequences.group
+    kept = frame.filter(split=0).drop_nulls("reward")["user"].to_list()
+    counted = [sum(group_U[user] == group for user in kept) for group in ("B1", "B2")]
+    assert audit_log(data)["split"][JUDGED] == min(counted) > 0
+
+
+def test_serious_concerns_come_first():
+    found = Verdict([Concern(False, "small"), Concern(True, "large")])
+    assert str(found) == "verdict: do not train\n- large\n- small"
+
+
+def test_features_are_counted_and_a_second_item_id_is_a_concern(tmp_path):
+    featured.write(tmp_path)
+    table = pl.read_csv(tmp_path / "items.csv").with_columns(author=pl.format("a{}", "item"))
+    table.write_csv(tmp_path / "items.csv")
+    data = featured.data_of(tmp_path, {"half": "half", "author": "author"}, EventDataModule)
+    sections = audit_log(data)
+    assert sections["item features"]["items with a row"] == 40
+    assert sections["item features"]["rows of further items"] == 2
+    assert sections["split"][CATALOGUE] == 36
+    assert sections["split"][COLD] == 6
+    assert (sections["test"][COLD_TARGETS], sections["test"][MISSES]) == (1, 0)
+    found = [concern.text for concern in verdict(sections, "s").concerns if "names items" in concern.text]
+    assert len(found) == 1
+    assert "the feature author has 40 categories, and most items have none that another item has too" in found[0]
+    assert set(sections[LEAKS].values()) == {0}
+
+
+@pytest.mark.parametrize(("chance", "says"), [(None, True), ("chance", False)])
+def test_random_exposure_without_its_chance_values_no_policy(tmp_path, chance, says):
+    data = made_up(tmp_path, rows(users=800))
+    columns = {"drawn": "rating >= 5", "chance": "0.25 + 0 * rating"}
+    data.log_ = replace(data.log_, columns=columns, is_random="drawn", propensity=chance)
+    sections = audit_log(data)
+    drawn = sum(row[2] >= 5 for row in rows(users=800))
+    assert sections["exposure"] == {DRAWN: drawn, CHANCES: 0 if says else drawn, UNREWARDED: 0}
+    text = f"{drawn:,} events were shown at random, and nothing tells how probably"
+    assert (text in str(verdict(sections, "s"))) == says
+
+
+def test_random_exposure_without_rewards_is_a_concern(tmp_path):
+    """A server's log has no reward of what was chosen and not rated."""
+    data = made_up(tmp_path, rows(users=800), reward="case when rating < 5 then rating end")
+    columns = {"drawn": "rating >= 3", "chance": "0.25 + 0 * rating"}
+    data.log_ = replace(data.log_, columns=columns, is_random="drawn", propensity="chance")
+    sections = audit_log(data)
+    drawn, left = len(rows(users=800)), sum(row[2] >= 5 for row in rows(users=800))
+    assert sections["exposure"] == {DRAWN: drawn, CHANCES: drawn, UNREWARDED: left}
+    assert f"{left / drawn:.0%} of the events that were shown at random have no reward" in str(verdict(sections, "s"))
+
+
+def test_a_leak_is_serious(tmp_path):
+    sections = audit_log(made_up(tmp_path, rows(users=800)))
+    sections[LEAKS] = {"test events seen in training": 3}
+    assert str(verdict(sections, "s")) == "verdict: do not train\n- test events seen in training: 3"
+
+
+def test_ranks_have_no_outliers(tmp_path):
+    log = rows(rating=lambda user, step: 1e6 if user == step == 5 else mixed(user, step))
+    raw, ranked = (made_up(tmp_path, log, high="reward >= 0.7") for _ in range(2))
+    assert verdict(audit_log(raw), "s").word == "do not train"
+    ranked.relative_to = RelativeTo("rating", 1)
+    assert "outliers" not in str(verdict(audit_log(ranked), "s"))

@@ -1,0 +1,254 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recalign.data.sequences import LeaveLast, TimeSplit, UserGroups, build
+from recalign.data.sequences.batch import collate
+from recalign.data.sequences.store import Sequences
+from recalign.data.sequences.windows import (
+    evaluation_windows,
+    sample_users,
+    serving_windows,
+    training_windows,
+    with_events,
+)
+
+from .tables import table
+
+
+def everybody(sequences: Sequences) -> np.ndarray:
+    return np.full(sequences.num_users, True)
+
+
+def simple(counts, split, items=None) -> Sequences:
+    users = [u for u, n in enumerate(counts) for _ in range(n)]
+    times = [10 * t for n in counts for t in range(n)]
+    items = items or [t for n in counts for t in range(n)]
+    return build(table(users, items, times), split, None, UserGroups())
+
+
+def pairs(sequences, windows, *, bucket=None, known=False):
+    """Each target with the history it is predicted from, as raw (user, history, target, event)."""
+    bucket = bucket or int(windows.length.max())
+    batch = collate(sequences, windows, np.arange(len(windows)), bucket, know_request=known, seen=True)
+    out = []
+    for t in range(len(batch.target_T)):
+        row, column = int(batch.row_T[t]), int(batch.column_T[t])
+        history = batch.item_BL[row, : column + 1].tolist()
+        out.append((int(batch.user_B[row]), history, int(batch.target_T[t]), int(batch.event_T[t])))
+    return out
+
+
+def test_training_predicts_each_event_from_those_before_it():
+    sequences = simple([6, 3], LeaveLast(1, 1))  # user 0 trains on items 1..4; user 1 on item 1
+    found = pairs(sequences, training_windows(sequences, everybody(sequences), 10))
+    assert found == [(0, [1], 2, 1), (0, [1, 2], 3, 2), (0, [1, 2, 3], 4, 3)]
+
+
+def test_training_keeps_the_newest_events():
+    sequences = simple([8], LeaveLast(1, 1))
+    found = pairs(sequences, training_windows(sequences, everybody(sequences), 3))
+    assert [target for *_, target, _ in found] == [4, 5, 6]
+    assert found[-1][1] == [3, 4, 5]
+
+
+counts = st.lists(st.integers(1, 40), min_size=1, max_size=4)
+
+
+@given(counts, st.integers(1, 12), st.data())
+def test_with_a_stride_every_training_event_but_the_first_is_a_target_once(counts, max_length, data):
+    stride = data.draw(st.integers(1, max_length))
+    sequences = simple([n + 3 for n in counts], LeaveLast(1, 1), [t % 7 for n in counts for t in range(n + 3)])
+    chosen = np.array(data.draw(st.lists(st.booleans(), min_size=len(counts), max_size=len(counts))))
+    windows = training_windows(sequences, chosen, max_length, stride)
+    states = {user: n for user, n in enumerate(counts) if chosen[user]}  # n + 1 training events each
+    assert {user: (windows.user == user).sum() for user in states} == {
+        user: 1 + math.ceil(max(0, m - max_length) / stride) for user, m in states.items()
+    }
+    assert (windows.length <= max_length).all()
+    if not states:
+        return
+    found = pairs(sequences, windows)
+    frame = sequences.frame.filter(pl.Series(chosen).gather(sequences.frame["user"]) & (pl.col("split") == 0))
+    expected = frame.filter(pl.col("known") > 0)["event"].to_list()
+    assert [event for *_, event in found] == expected  # once, and in order
+    for user, history, target, event in found:
+        m = states[user]
+        j = int(sequences.frame["known"][event]) - 1
+        block = min((m - 1 - j) // stride, math.ceil(max(0, m - max_length) / stride))
+        first = max(m - block * stride - max_length, 0)  # of the window's events
+        past = sequences.frame["item_id"].to_numpy()[event - 1 - j : event]
+        assert history == past[first:].tolist()
+        assert target == sequences.frame["item_id"][event]
+
+
+@given(counts, st.integers(2, 12), st.data())
+def test_targets_read_from_the_log_are_those_in_memory(counts, max_length, data):
+    stride = data.draw(st.none() | st.integers(1, max_length))
+    sequences = simple([n + 3 for n in counts], LeaveLast(1, 1))
+    read = training_windows(sequences, everybody(sequences), max_length, stride)
+    held, order = read.in_memory(), np.array(data.draw(st.permutations(range(len(read)))), np.int64)
+    assert held.in_memory() is held
+    for chosen in (order, order[:2], order[:0]):
+        of_log, of_memory = vars(read.take(chosen)), vars(held.take(chosen))
+        for name, x in of_memory.items():
+            np.testing.assert_array_equal(of_log[name], x)
+            assert x is None or of_log[name].dtype == x.dtype
+
+
+def test_a_stride_leaves_the_newest_window_as_it_is():
+    sequences = simple([40, 7], LeaveLast(1, 1))
+    newest = training_windows(sequences, everybody(sequences), 10)
+    strided = training_windows(sequences, everybody(sequences), 10, 10)
+    last = np.append(strided.user[1:] != strided.user[:-1], True)
+    for name in ("user", "start", "stop"):
+        np.testing.assert_array_equal(getattr(strided, name)[last], getattr(newest, name))
+    assert strided.length.tolist() == [7, 10, 10, 10, 4]
+
+
+@given(counts, st.integers(2, 12), st.integers(1, 12), st.integers(0, 4))
+def test_every_target_is_predicted_once_from_its_own_past(counts, max_length, test, validation):
+    items = [t % 7 for n in counts for t in range(n)]
+    if max(counts) < test + validation + 2 or validation == 0:
+        return
+    sequences = simple(counts, LeaveLast(test, validation), items)
+    for part in ("validation", "test"):
+        windows = evaluation_windows(sequences, everybody(sequences), part, max_length)
+        assert (windows.length <= max_length).all()
+        found = pairs(sequences, windows)
+        expected = sum(min(validation if part == "validation" else test, n) for n in counts if n > test + validation)
+        assert len(found) == len({event for *_, event in found}) == expected
+        frame = sequences.frame
+        for user, history, target, event in found:
+            past = frame["item_id"][:event].to_numpy()[frame["user"][:event].to_numpy() == user]
+            past = past[past > 0]
+            assert target == frame["item_id"][event]
+            assert history == past[-len(history) :].tolist()
+            assert len(history) >= min(len(past), max(max_length // 2, 1))
+
+
+def test_what_was_seen_is_everything_before():
+    sequences = simple([8], LeaveLast(2, 1), [0, 1, 2, 3, 4, 0, 1, 2])  # the log repeats items
+    windows = evaluation_windows(sequences, everybody(sequences), "test", 3)
+    batch = collate(sequences, windows, np.arange(len(windows)), 3, know_request=False, seen=True)
+    seen = {(int(t), int(i)) for t, i in batch.seen_N.T}
+    assert seen == {(t, i) for t in (0, 1) for i in range(1, 6)}
+    assert batch.seen_N.shape[1] == len(seen)  # each once, however often the user met it
+
+
+@given(st.data())
+def test_what_was_seen_is_what_each_users_events_before_the_target_are_of(data: st.DataObject):
+    counts = [6, *data.draw(st.lists(st.integers(4, 12), max_size=4))]
+    drawn = data.draw(st.lists(st.integers(0, 3), min_size=sum(counts) - 6, max_size=sum(counts) - 6))
+    sequences = simple(counts, LeaveLast(2, 1), [0, 1, 2, 3, 0, 1, *drawn])
+    windows = evaluation_windows(sequences, everybody(sequences), "test", 4)
+    order = np.random.default_rng(0).permutation(len(windows))
+    batch = collate(sequences, windows, order, 4, know_request=False, seen=True)
+    frame = sequences.frame
+    user, item = (frame[name].to_numpy() for name in ("user", "item_id"))
+    expected = set()
+    for target, event in enumerate(batch.event_T.tolist()):
+        before = item[:event][user[:event] == user[event]]
+        expected |= {(target, one) for one in before[before > 0].tolist()}
+    found = [(int(t), int(i)) for t, i in batch.seen_N.T]
+    assert len(found) == len(set(found))
+    assert set(found) == expected
+
+
+def test_an_item_that_training_never_saw_is_a_miss_and_in_no_history():
+    sequences = simple([7, 7], LeaveLast(2, 1), [0, 1, 2, 3, 4, 9, 5, 0, 1, 2, 3, 4, 5, 1])
+    assert 0 not in sequences.item
+    found = pairs(sequences, evaluation_windows(sequences, everybody(sequences), "test", 10))
+    assert [(h, t) for u, h, t, _ in found if u == 0] == [([1, 2, 3, 4], 0), ([1, 2, 3, 4], 0)]
+
+
+def test_users_without_a_past_are_left_out_and_counted():
+    users = [0] * 6 + [1] * 3 + [2] * 2
+    times = [0, 10, 20, 30, 85, 95, 91, 92, 93, 5, 94]
+    items = [0, 1, 2, 3, 1, 2, 1, 2, 3, 1, 2]
+    sequences = build(table(users, items, times), TimeSplit((0.45, 0.56)), None, UserGroups())
+    windows = evaluation_windows(sequences, everybody(sequences), "test", 10)
+    assert set(windows.user) == {0, 2}
+    assert with_events(sequences).tolist() == [True, False, True]
+    assert with_events(sequences, "validation").tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize(("known", "asked"), [(False, [0, 10, 20, 30]), (True, [10, 20, 30, 50])])
+def test_the_request_time_is_the_targets_only_where_it_is_known(known, asked):
+    sequences = build(table([0] * 6, [0, 1, 2, 3, 0, 1], [0, 10, 20, 30, 50, 90]), LeaveLast(1, 1), None, UserGroups())
+    windows = evaluation_windows(sequences, everybody(sequences), "validation", 10)
+    batch = collate(sequences, windows, np.arange(1), 4, know_request=known, seen=False)
+    assert batch.request_time_BL.tolist() == [asked]
+
+
+def test_serving_uses_the_whole_log():
+    sequences = simple([6, 4], LeaveLast(1, 1))
+    found = pairs(sequences, serving_windows(sequences, everybody(sequences), 10))
+    assert [(u, len(h), t) for u, h, t, _ in found] == [(0, 4, 0), (1, 4, 0)]
+
+
+@given(counts, st.integers(2, 12), st.data())
+def test_targets_that_are_kept_keep_their_histories(counts, max_length, data):
+    sequences = simple([n + 3 for n in counts], LeaveLast(1, 1))
+    windows = training_windows(sequences, everybody(sequences), max_length).in_memory()
+    kept = np.array(data.draw(st.lists(st.booleans(), min_size=len(windows.target), max_size=len(windows.target))))
+    if not kept.any():
+        return
+    rejected = np.arange(2 * len(kept)).reshape(-1, 2)
+    fewer = dataclasses.replace(windows, rejected=rejected).keep(kept)
+    assert pairs(sequences, fewer) == [p for p, k in zip(pairs(sequences, windows), kept, strict=True) if k]
+    assert (np.diff(fewer.offset) > 0).all()
+    batch = collate(sequences, fewer, np.arange(len(fewer)), max_length, know_request=False, seen=False)
+    np.testing.assert_array_equal(batch.rejected_TN, rejected[kept])
+    assert windows.rejected is None
+
+
+PART = st.sampled_from(["validation", "test"])
+
+
+@given(st.lists(st.integers(1, 8), min_size=2, max_size=30), st.integers(1, 40), st.integers(0, 10), PART)
+def test_a_sample_is_of_users_with_events_of_the_part_and_part_of_a_larger_one(counts, number, more, part):
+    sequences = simple([6, *counts], LeaveLast(1, 1))
+    users = everybody(sequences)
+    drawn = sample_users(sequences, users, number, part)
+    assert drawn.sum() == min(number, with_events(sequences, part).sum())
+    assert (drawn <= (sample_users(sequences, users, number + more, part) & with_events(sequences, part))).all()
+    windows = evaluation_windows(sequences, drawn, part, 10)
+    assert set(windows.user) == set(np.flatnonzero(drawn))
+
+
+def test_users_who_train_on_one_event_have_no_window():
+    sequences = simple([6, 3], LeaveLast(1, 1))
+    assert training_windows(sequences, everybody(sequences), 10).user.tolist() == [0]
+    assert training_windows(sequences, everybody(sequences), 2, 2).user.tolist() == [0, 0]
+
+
+def test_nobody_is_served_without_a_known_event():
+    """User 1 has one event, of a test item that training never saw."""
+    users, times = [0] * 6 + [1], [0, 10, 20, 30, 85, 95, 96]
+    sequences = build(table(users, [0, 1, 2, 3, 1, 2, 9], times), TimeSplit((0.45, 0.6)), None, UserGroups())
+    assert serving_windows(sequences, everybody(sequences), 10).user.tolist() == [0]
+
+
+def test_the_time_and_the_reward_of_a_target_are_its_own():
+    sequences = simple([6], LeaveLast(1, 1))  # rewards 1, 2, 3, 4, 5, 1
+    trained = training_windows(sequences, everybody(sequences), 10).in_memory()
+    assert (trained.time.tolist(), trained.reward.tolist()) == ([10, 20, 30], [2, 3, 4])
+    tested = evaluation_windows(sequences, everybody(sequences), "test", 10)
+    assert (tested.time.tolist(), tested.reward.tolist()) == ([50], [1])
+
+
+def test_a_padded_history_ends_with_nothing():
+    sequences = simple([6], LeaveLast(1, 1))
+    windows = training_windows(sequences, everybody(sequences), 10)
+    batch = collate(sequences, windows, np.arange(1), 5, know_request=False, seen=False)
+    assert batch.item_BL.tolist() == [[1, 2, 3, 0, 0]]
+    assert batch.time_BL.tolist() == [[0, 10, 20, 20, 20]]
+    assert batch.reward_BL.isnan().tolist() == [[False] * 3 + [True] * 2]

@@ -1,0 +1,321 @@
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from log_moments import covariance_within, moments, next_item, predictable
+
+from recalign.data.simulation.behaviour import CIRCUMSTANCE_SHARE, time_slice
+from recalign.data.simulation.world import MEAN, SD, START, Simulated, World, simulate
+from recalign.errors import InputError
+
+# MovieLens 100K (Harper and Konstan, 2015), all 100,000 rows of u.data, as `log_moments` measures them.
+ML_100K = {
+    "activity/median": 0.613,
+    "activity/sd": 0.951,
+    "activity/gini": 0.472,
+    "activity/repeats": 0.0,
+    "popularity/gini": 0.629,
+    "popularity/top_10%": 0.427,
+    "popularity/bottom_50%": 0.073,
+    "reward/mean": 3.530,
+    "reward/variance": 1.267,
+    "reward/user": 0.153,
+    "reward/item": 0.193,
+    "reward/rest": 0.654,
+    "reward/popularity": 0.517,
+    "reward/carry_over": 0.110,
+}
+# How far the default world may be off. Popularity is flatter: a user has one item in eight of the catalogue, not one in
+# sixteen, and the best-known items run out.
+BANDS = {
+    "activity/median": 0.09,
+    "activity/sd": 0.10,
+    "activity/gini": 0.04,
+    "activity/repeats": 0.0,
+    "popularity/gini": 0.07,
+    "popularity/top_10%": 0.08,
+    "popularity/bottom_50%": 0.035,
+    "reward/mean": 0.12,
+    "reward/variance": 0.10,
+    "reward/user": 0.025,
+    "reward/item": 0.04,
+    "reward/rest": 0.04,
+    "reward/popularity": 0.13,
+    "reward/carry_over": 0.03,
+}
+
+
+@pytest.fixture(scope="module")
+def default() -> Simulated:
+    return simulate(World())
+
+
+def hidden(simulated: Simulated) -> pl.DataFrame:
+    """Events with their row, column and slice of the hidden state, and what was added to the truth, in sizes."""
+    return simulated.events.with_columns(
+        row=pl.col("user") - 1,
+        column=pl.col("item") - 1,
+        slice=time_slice(simulated.events["timestamp"].to_numpy() - START),
+        added=(pl.col("reward") - pl.col("true_reward")) / SD,
+    )
+
+
+@pytest.mark.slow
+def test_the_default_has_the_moments_of_ml_100k() -> None:
+    worlds = [moments(simulate(World(seed=seed)).events) for seed in range(5)]
+    mean = {name: np.mean([world[name] for world in worlds]) for name in ML_100K}
+    off = {name: (mean[name], value) for name, value in ML_100K.items() if abs(mean[name] - value) > BANDS[name]}
+    assert not off
+
+
+def test_the_default_tells_of_taste_and_of_order(default: Simulated) -> None:
+    hit = next_item(default.events)
+    assert hit["next/history"] > 1.15 * hit["next/popularity"]  # what users chose tells what they will choose
+    assert hit["next/recent"] > 1.2 * hit["next/history"]  # more so what they chose last
+    explained = predictable(default.events)
+    assert explained["explained/user_item"] > 0.25
+    assert explained["explained/with_match"] > explained["explained/user_item"] + 0.02  # taste can be learned
+
+
+def test_the_logging_policy_leaves_room_above_itself_and_above_popularity(default: Simulated) -> None:
+    """In standard deviations above the average pair: the log, the ten most popular unseen, the ten best unseen."""
+    events, satisfaction_UI = hidden(default), default.people.satisfaction_UI
+    seen = events["row"].to_numpy(), events["column"].to_numpy()
+
+    def value(score_UI: np.ndarray) -> float:
+        score_UI = score_UI.copy()
+        score_UI[seen] = -np.inf
+        return float(np.take_along_axis(satisfaction_UI, np.argsort(-score_UI, axis=1)[:, :10], axis=1).mean())
+
+    popularity_I = np.bincount(seen[1], minlength=default.world.items).astype(np.float64)
+    chosen, popular = satisfaction_UI[seen].mean(), value(np.tile(popularity_I, (default.world.users, 1)))
+    assert 0.3 < chosen < popular < value(satisfaction_UI) - 0.5
+
+
+def test_the_log_has_its_columns_and_the_truth_of_its_pairs(default: Simulated) -> None:
+    events = default.events
+    assert events.schema == {
+        "user": pl.Int64,
+        "item": pl.Int64,
+        "timestamp": pl.Int64,
+        "reward": pl.Float64,
+        "high": pl.Boolean,
+        "circumstance": pl.Boolean,
+        "true_reward": pl.Float64,
+    }
+    assert len(events) == 30_000
+    assert events["user"].n_unique() == 400
+    assert events["timestamp"].is_sorted()
+    assert events["reward"].null_count() / 30_000 == pytest.approx(0.1, abs=0.01)
+    assert not events["reward"].is_nan().any()
+    assert default.truth_UI.shape == (400, 600)
+    assert default.truth_UI.dtype == np.float32
+    assert default.truth_UI.mean() == pytest.approx(MEAN, abs=1e-4)
+    assert default.truth_UI.std() == pytest.approx(SD, rel=1e-4)
+
+    row, column = events["user"].to_numpy() - 1, events["item"].to_numpy() - 1
+    assert (default.users[row] == events["user"].to_numpy()).all()
+    assert (default.truth_UI[row, column] == events["true_reward"].to_numpy()).all()
+    better_N = (default.truth_UI[row] > default.truth_UI[row, column][:, None]).sum(axis=1)
+    assert (events["high"].to_numpy() == (better_N < 150)).all()  # of 600 items
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_every_world_keeps_its_promises(data: st.DataObject) -> None:
+    users, items = data.draw(st.integers(10, 40)), data.draw(st.integers(20, 60))
+    events = data.draw(st.integers(100, users * (items // 2)))
+    size = st.floats(0, 20)
+    world = World(
+        users=users,
+        items=items,
+        events=events,
+        habit=data.draw(size),
+        fashion=data.draw(size),
+        confounding=data.draw(size),
+        noise=data.draw(size),
+        noise_kind=data.draw(st.sampled_from(["gaussian", "heavy", "fashion"])),
+        missing=data.draw(st.floats(0, 0.9)),
+        seed=data.draw(st.integers(0, 2**40)),
+    )
+    log = simulate(world).events
+    assert len(log) == events
+    assert log.select("user", "item").n_unique() == events  # nothing twice
+    assert log.select("user", "timestamp").n_unique() == events  # no ties within a user
+    assert set(log["user"]) == set(range(1, users + 1))
+    assert set(log["item"]) <= set(range(1, items + 1))
+    assert log["reward"].drop_nulls().is_finite().all()
+
+
+def test_the_same_seed_makes_the_same_world_and_another_seed_another(default: Simulated) -> None:
+    again, other = simulate(World()), simulate(World(seed=1))
+    assert again.events.equals(default.events)
+    assert (again.truth_UI == default.truth_UI).all()
+    assert not other.events["item"].equals(default.events["item"])
+    assert not np.allclose(other.truth_UI, default.truth_UI)
+
+
+def test_what_people_choose_does_not_depend_on_how_they_rate(default: Simulated) -> None:
+    loud = simulate(World(noise=9, noise_kind="heavy", generosity=3, circumstance=2, signal=0, missing=0.5))
+    shown = ["user", "item", "timestamp", "circumstance", "true_reward", "high"]
+    assert loud.events.select(shown).equals(default.events.select(shown))
+
+
+def test_with_every_disturbance_off_the_reward_is_the_truth() -> None:
+    events = simulate(World(noise=0, generosity=0, circumstance=0, missing=0)).events
+    assert events["reward"].null_count() == 0
+    assert events["reward"].to_numpy() == pytest.approx(events["true_reward"].to_numpy(), abs=1e-12)
+
+
+def test_observed_rewards_average_to_the_truth_once_generosity_is_taken_off(default: Simulated) -> None:
+    world, people = default.world, default.people
+    events = hidden(default).drop_nulls("reward")
+    rest = events["added"].to_numpy() - world.generosity * people.generosity_U[events["row"].to_numpy()]
+    spread = np.sqrt(world.noise**2 + world.circumstance**2)
+    assert rest.std() == pytest.approx(spread, rel=0.02)
+    assert abs(rest.mean()) < 4 * spread / np.sqrt(len(rest) / 8)  # a session shares its circumstance
+    best = events["high"].to_numpy()
+    assert abs(rest[best].mean() - rest[~best].mean()) < 0.06  # nor does it lean to better or worse items
+
+
+def test_generosity_is_one_level_a_rater() -> None:
+    events = hidden(simulate(World(generosity=1.7, noise=0, circumstance=0)))
+    levels = events.group_by("user").agg(pl.col("added").mean(), spread=pl.col("added").std())
+    assert levels["added"].to_numpy().std() == pytest.approx(1.7, rel=1e-3)
+    assert levels["spread"].max() < 1e-9  # type: ignore[operator]
+
+
+def test_circumstance_lifts_everything_seen_in_it_alike() -> None:
+    events = hidden(simulate(World(circumstance=0.8, noise=0, generosity=0))).drop_nulls("reward")
+    levels = events.group_by("circumstance").agg(pl.col("added").mean(), spread=pl.col("added").std())
+    out, inside = levels.sort("circumstance")["added"]
+    assert inside - out == pytest.approx(0.8 / np.sqrt(CIRCUMSTANCE_SHARE * (1 - CIRCUMSTANCE_SHARE)), rel=1e-4)
+    assert levels["spread"].max() < 1e-6  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "heavy", "fashion"])
+def test_noise_of_each_kind_has_its_size_and_its_shape(kind: str) -> None:
+    simulated = simulate(World(noise=2, noise_kind=kind, generosity=0, circumstance=0, missing=0))  # type: ignore[arg-type]
+    events = hidden(simulated)
+    noise = events["added"].to_numpy()
+    assert noise.std() == pytest.approx(2, rel=0.05)
+    assert abs(noise.mean()) < 0.05
+    outliers = (np.abs(noise) > 4 * 2).mean()
+    fashion = simulated.people.fashion_TI[events["slice"].to_numpy(), events["column"].to_numpy()]
+    dull, hot = (noise[fashion < np.quantile(fashion, 0.1)].std(), noise[fashion > np.quantile(fashion, 0.9)].std())
+    assert (outliers > 2e-3) == (kind == "heavy")
+    assert (hot > 2 * dull) == (kind == "fashion")
+
+
+def test_signal_is_how_much_of_the_truth_a_reward_shows() -> None:
+    def shown(signal: float) -> tuple[float, float]:
+        events = simulate(World(signal=signal, circumstance=0)).events.drop_nulls("reward")
+        truth, reward = events["true_reward"].to_numpy(), events["reward"].to_numpy()
+        return np.polyfit(truth, reward, 1)[0], truth.std()
+
+    for signal in (0, 1, 2):
+        slope, spread = shown(signal)
+        assert slope == pytest.approx(signal, abs=0.05)
+        assert spread > 0.5  # the truth itself stays
+
+
+def test_habit_makes_a_user_repeat_a_narrow_part_of_the_catalogue() -> None:
+    def likeness(habit: float) -> float:
+        simulated = simulate(World(habit=habit))
+        ordered = hidden(simulated).sort("user", "timestamp")
+        place = simulated.people.position_ID[ordered["column"].to_numpy()]
+        place /= np.linalg.norm(place, axis=1, keepdims=True)
+        user = ordered["user"].to_numpy()
+        return float((place[1:] * place[:-1]).sum(axis=1)[user[1:] == user[:-1]].mean())
+
+    assert likeness(0) < 0.05
+    assert 0.2 < likeness(5) < likeness(10)
+
+
+def test_fashion_makes_few_items_popular_and_those_that_are_in_fashion() -> None:
+    def followed(fashion: float) -> tuple[float, float]:
+        simulated = simulate(World(fashion=fashion))
+        events = hidden(simulated)
+        vogue_TI = simulated.people.fashion_TI - simulated.people.fashion_TI.mean(axis=0)
+        now = vogue_TI[events["slice"].to_numpy(), events["column"].to_numpy()].mean()
+        return moments(events)["popularity/gini"], float(now)
+
+    (flat, none), (steep, some) = followed(0), followed(5.5)
+    assert flat < 0.45 < 0.55 < steep
+    assert abs(none) < 0.01
+    assert some > 0.05
+
+
+def test_confounding_brings_circumstance_and_items_together() -> None:
+    """The mean reward of an item is then off by the circumstance that it is seen in."""
+
+    def bias(confounding: float) -> tuple[float, float]:
+        simulated = simulate(World(circumstance=1.5, confounding=confounding, noise=0.5, generosity=0))
+        events = hidden(simulated).drop_nulls("reward")
+        column, added = events["column"].to_numpy(), events["added"].to_numpy()
+        added = added - added.mean()
+        known = np.bincount(column, minlength=600) > 10
+        mean_I = np.bincount(column, added, minlength=600)[known] / np.bincount(column, minlength=600)[known]
+        towards = np.corrcoef(mean_I, simulated.people.affinity_I[known])[0, 1]
+        return covariance_within(column, added), float(towards)
+
+    (none, neither), (much, towards) = bias(0), bias(2)
+    assert none < 0.05
+    assert abs(neither) < 0.15
+    assert much > 0.5
+    assert towards > 0.7
+
+
+def test_random_exposure_is_uniform_over_what_the_user_has_not_had() -> None:
+    simulated = simulate(World(random=0.3, missing=0))
+    events = hidden(simulated).sort("user", "timestamp")
+    events = events.with_columns(had=pl.int_range(pl.len()).over("user"))
+    drawn, chosen = events.filter("is_random"), events.filter(~pl.col("is_random"))
+    assert len(drawn) / len(events) == pytest.approx(0.3, abs=0.01)
+    assert (drawn["propensity"] * (600 - drawn["had"])).to_list() == pytest.approx([1] * len(drawn))
+    assert chosen["propensity"].null_count() == len(chosen)
+    counts = np.bincount(drawn["column"].to_numpy(), minlength=600)
+    assert counts.max() < 4 * counts.mean()  # no fashion
+    # by chance nobody finds what is good: the mean satisfaction of a random pair is 0, of what users choose it is not
+    assert abs((drawn["true_reward"].mean() - MEAN) / SD) < 0.15 < (chosen["true_reward"].mean() - MEAN) / SD
+    assert events.select("user", "item").n_unique() == len(events)
+
+
+def test_without_random_exposure_there_are_no_such_columns(default: Simulated) -> None:
+    assert not {"is_random", "propensity"} & set(default.events.columns)
+    assert simulate(World(random=0.0)).events.equals(default.events)
+
+
+@pytest.mark.parametrize(
+    ("setting", "key"),
+    [
+        ({"users": 9}, "users"),
+        ({"items": 19}, "items"),
+        ({"events": 399}, "events"),
+        ({"events": 400 * 300 + 1}, "events"),
+        ({"noise": -0.1}, "noise"),
+        ({"habit": float("nan")}, "habit"),
+        ({"fashion": float("inf")}, "fashion"),
+        ({"missing": 0.95}, "missing"),
+        ({"missing": -0.1}, "missing"),
+        ({"random": 1.1}, "random"),
+        ({"random": -0.1}, "random"),
+        ({"seed": -1}, "seed"),
+    ],
+)
+def test_settings_that_make_no_world_are_named(setting: dict[str, float], key: str) -> None:
+    with pytest.raises(InputError, match=f"^{key}: ") as caught:
+        World(**setting)  # type: ignore[arg-type]
+    assert caught.value.remedy
+
+
+def test_the_largest_and_the_smallest_log_of_a_world_can_be_made() -> None:
+    assert len(simulate(World(users=10, items=20, events=100)).events) == 100
+    assert len(simulate(World(users=100, items=20, events=100)).events) == 100
+
+
+def test_a_noise_that_is_none_is_refused():
+    with pytest.raises(InputError, match="'gausian' is no kind of noise") as refused:
+        World(noise_kind="gausian")  # type: ignore[arg-type]
+    assert refused.value.where == "noise_kind"

@@ -1,0 +1,136 @@
+"""The file of semantic ids: what is written is read, and what cannot be used is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recalign.errors import InputError
+from recalign.files import sha256, write_json
+from recalign.recommender.semantic_ids import load_codes
+from recalign.recommender.semantic_ids.codes import CodesTable
+
+GOOD = {"item": ["a", "b", "c"], "code_0": [0, 1, 1], "code_1": [2, 0, 2]}
+
+
+def written(folder: Path, **columns: object) -> Path:
+    pl.DataFrame(GOOD | columns).write_parquet(path := folder / "codes.parquet")
+    return path
+
+
+@given(st.permutations(range(12)), st.integers(0, 12))
+def test_items_find_their_codes_in_any_order(tmp_path_factory, order: list[int], chosen: int):
+    items, codes_NL = pl.Series([f"item-{n}" for n in range(12)]), np.array([[n // 4, n % 4] for n in range(12)])
+    path = tmp_path_factory.mktemp("codes") / "codes.parquet"
+    CodesTable.empty(items, (4, 4)).appended(items.gather(order), codes_NL[order]).write(path)
+    codes = load_codes(path, items.gather(order[::-1][:chosen]))
+    assert codes.sizes == (4, 4)
+    assert codes.codes_VL.dtype == np.int64
+    np.testing.assert_array_equal(codes.codes_VL, codes_NL[order[::-1][:chosen]])
+
+
+def test_versions_count_the_runs(tmp_path: Path):
+    items = pl.Series([7, 9, 11])
+    first = CodesTable.empty(items, (2, 2)).appended(items[:2], np.array([[0, 0], [1, 1]]))
+    second = first.appended(items[2:], np.array([[1, 0]]))
+    second.write(tmp_path / "codes.parquet")
+    read = CodesTable.read(tmp_path / "codes.parquet")
+    assert (first.version, read.version, read.version_N.tolist()) == (1, 2, [1, 1, 2])
+    assert read.appended(items.clear(), np.empty((0, 2), np.int64)).version == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["codes.parquet"]
+
+
+def test_codes_that_are_not_those_of_their_run_are_refused(tmp_path: Path):
+    path = written(tmp_path)
+    write_json(tmp_path / "manifest.json", {"digests": {"codes.parquet": sha256(path)}})
+    assert load_codes(path, pl.Series(["a", "b", "c"])).sizes == (2, 3)
+    written(tmp_path, code_1=[1, 0, 2])
+    with pytest.raises(InputError, match=r"codes\.parquet: its digest is not the one in manifest\.json\n.*tokenize"):
+        load_codes(path, pl.Series(["a", "b", "c"]))
+
+
+def test_another_tools_file_needs_no_metadata_and_ids_are_read_as_the_logs(tmp_path: Path):
+    codes = load_codes(written(tmp_path, item=["3", "1", "2"]), pl.Series([1, 2, 3]))
+    assert codes.sizes == (2, 3)
+    assert codes.codes_VL.tolist() == [[1, 0], [1, 2], [0, 2]]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"item": ["a", "b", "b"]}, "the item 'b' appears more than once"),
+        ({"item": ["a", None, "c"]}, "the item None appears more than once, or is empty"),
+        ({"code_1": [0, 2, 2]}, "the items 'b' and 'c' have the same id"),
+        ({"code_0": [0, -1, 1]}, "code_0 of the item 'b' is no number from 0 to 1"),
+        ({"code_0": [0, None, 1]}, "code_0 of the item 'b' is empty"),
+        ({"code_0": [0.0, 1.0, 1.0]}, "the column code_0 holds Float64, not whole numbers"),
+        ({"code_1": ["0", "1", "x"]}, "the column code_1 holds String"),
+        ({"code_1": [[0], [1], [2]]}, r"the column code_1 holds List\(Int64\)"),
+        ({"version": ["1", "1", "2"]}, "the column version holds String"),
+        ({"version": [1, None, 2]}, "version of the item 'b' is empty"),
+    ],
+)
+def test_a_wrong_row_is_named(tmp_path: Path, columns: dict, message: str):
+    path = written(tmp_path, **columns)
+    with pytest.raises(InputError, match=message) as error:
+        load_codes(path, pl.Series(["a"]))
+    assert error.value.where == str(path)
+
+
+@pytest.mark.parametrize(
+    ("left_out", "column"), [(["item"], "item"), (["code_0"], "code_0"), (["code_0", "code_1"], "code_0")]
+)
+def test_a_missing_column_is_named(tmp_path: Path, left_out: list[str], column: str):
+    pl.DataFrame(GOOD).drop(left_out).write_parquet(path := tmp_path / "codes.parquet")
+    with pytest.raises(InputError, match=f"there is no column '{column}'"):
+        load_codes(path, pl.Series(["a"]))
+
+
+def test_codes_of_another_catalogue_are_refused(tmp_path: Path):
+    with pytest.raises(InputError, match="2 of the catalogue's 3 items have no id, such as 'x'") as error:
+        load_codes(written(tmp_path), pl.Series(["a", "x", "y"]))
+    assert "--append" in str(error.value)
+
+
+def test_codes_of_another_log_are_refused(tmp_path: Path):
+    """Their items may have the same numbers."""
+    items = pl.Series([1, 2, 3])
+    codes_NL, path = np.array([[0, 0], [0, 1], [1, 0]]), tmp_path / "codes.parquet"
+    CodesTable.empty(items, (2, 2), "films").appended(items, codes_NL).write(path)
+    assert len(load_codes(path, items, "films").codes_VL) == len(load_codes(path, items).codes_VL) == 3
+    with pytest.raises(InputError, match="the ids of the log 'films', not of 'books'") as error:
+        load_codes(path, items, "books")
+    assert error.value.where == str(path)
+    assert load_codes(written(tmp_path, item=["3", "1", "2"]), items, "books").sizes == (2, 3)  # of another tool
+
+
+def test_ids_that_are_one_item_of_the_log_are_refused(tmp_path: Path):
+    with pytest.raises(InputError, match=r"the items '1' and '1\.0' are one item of this log, whose ids are Int64"):
+        load_codes(written(tmp_path, item=["1", "2", "1.0"]), pl.Series([1, 2]))
+    with pytest.raises(InputError, match="1 of the catalogue's 2 items have no id, such as 1"):
+        load_codes(written(tmp_path, item=["01", "2", "3"]), pl.Series([1, 2]))
+
+
+def test_a_code_beyond_the_sizes_of_the_metadata_is_refused(tmp_path: Path):
+    path = tmp_path / "codes.parquet"
+    pl.DataFrame(GOOD).write_parquet(path, metadata={"sizes": "[2, 2]"})
+    with pytest.raises(InputError, match="code_1 of the item 'a' is no number from 0 to 1"):
+        load_codes(path, pl.Series(["a"]))
+    pl.DataFrame(GOOD).write_parquet(path, metadata={"sizes": "[2, 2, 2]"})
+    with pytest.raises(InputError, match="2 levels, and sizes of 3"):
+        load_codes(path, pl.Series(["a"]))
+
+
+@pytest.mark.parametrize("content", [None, b"no Parquet"])
+def test_a_missing_or_broken_file_is_named(tmp_path: Path, content: bytes | None):
+    path = tmp_path / "codes.parquet"
+    if content:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match="file of semantic ids") as error:
+        load_codes(path, pl.Series(["a"]))
+    assert error.value.where == str(path)

@@ -1,0 +1,85 @@
+"""Figures of semantic ids, and the verdict on codebooks that collapsed in known ways."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import polars as pl
+import pytest
+
+from recalign.recommender.semantic_ids.quality import examples, figures
+from recalign.recommender.semantic_ids.quantization import Collisions, Quantized, quantize
+
+
+def cloudy(items: int = 400) -> np.ndarray:
+    random = np.random.default_rng(0)
+    x_ND = 2 * random.normal(size=(20, 8))[random.integers(20, size=items)] + random.normal(size=(items, 8))
+    return x_ND.astype(np.float32)
+
+
+def said(x_ND: np.ndarray, mode: Collisions = "assign") -> dict:
+    x_ND = x_ND - x_ND.mean(axis=0)
+    return figures(x_ND, quantize(x_ND, (20, 26), mode))
+
+
+@pytest.mark.parametrize("mode", ["assign", "relocate", "token"])
+def test_ids_of_clear_clouds_are_sound(mode: Collisions):
+    found = said(cloudy(), mode)
+    assert (found["verdict"], found["defects"]) == ("sound", [])
+
+
+def test_what_unique_ids_would_hide_is_refused():
+    """All codes are in use and every id is unique; yet half of the items, or all, have one vector."""
+    half = cloudy()
+    half[::2] = 0
+    found = said(half)
+    assert all(level["used_share"] == 1 for level in found["levels"])
+    assert found["verdict"] == "collapsed"
+    assert any("one id is nearest to 20" in defect for defect in found["defects"])
+    same = said(np.ones((400, 8), np.float32))
+    assert same["reconstruction_error"] == 1
+    assert same["nearest"]["distinct"] == 1
+    assert len(same["defects"]) == 5
+
+
+def test_vectors_whose_lengths_differ_wildly_are_refused():
+    lengths = np.exp(2 * np.random.default_rng(1).normal(size=(400, 1)))
+    assert said((cloudy() * lengths).astype(np.float32))["verdict"] == "collapsed"
+
+
+def test_the_figures_by_hand():
+    """Four items on a line, two by two; the last two have one nearest id."""
+    x_ND = np.array([[-3.0], [-1.0], [2.0], [2.0]], np.float32)
+    centres = [np.array([[-2], [2]], np.float32), np.array([[-1], [1]], np.float32)]
+    codes_NL = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
+    nearest_NL = np.array([[0, 0], [0, 1], [1, 0], [1, 0]])
+    found = figures(x_ND, Quantized(codes_NL, (2, 2), centres, nearest_NL, 1))
+    assert found["reconstruction_error"] == pytest.approx(2 / 18)
+    first, second = found["levels"]
+    assert first["entropy_nats"] == second["entropy_nats"] == first["of_nats"] == pytest.approx(math.log(2))
+    assert second["nearest_entropy_nats"] == pytest.approx(-0.75 * math.log(0.75) - 0.25 * math.log(0.25))
+    assert (first["used_share"], first["largest"], first["size"]) == (1, 2, 2)
+    near = found["nearest"]
+    assert (near["distinct"], near["largest_bucket"], near["unique_share"]) == (3, 2, 0.5)
+    assert near["distinct_if_random"] == pytest.approx(4 * (1 - 0.75**4))
+    assert (found["items"], found["moved"], found["ids"], found["free"]) == (4, 1, 4, 0)
+
+
+def test_examples_are_the_tightest_the_median_and_the_loosest_code():
+    x_ND = cloudy()
+    x_ND -= x_ND.mean(axis=0)
+    found = quantize(x_ND, (20, 26))
+    shown = examples(x_ND, found, pl.Series([f"title {n}" for n in range(400)]))
+    assert [one["spread"] for one in shown] == sorted(one["spread"] for one in shown)
+    assert len({one["code_0"] for one in shown}) == 3
+    for one in shown:
+        of_code = {f"title {n}" for n in np.flatnonzero(found.codes_NL[:, 0] == one["code_0"])}
+        assert one["items"] == len(of_code)
+        assert set(one["titles"]) <= of_code
+        assert len(one["titles"]) == min(5, len(of_code))
+
+
+def test_items_that_share_no_code_make_no_example():
+    x_ND = np.array([[-1.0], [1.0]], np.float32)
+    assert examples(x_ND, quantize(x_ND, (2, 2)), pl.Series(["a", "b"])) == []

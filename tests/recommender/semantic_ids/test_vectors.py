@@ -1,0 +1,132 @@
+"""Item vectors: their sources, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import small
+
+from recalign.data.sequences import EventDataModule
+from recalign.errors import InputError
+from recalign.recommender.semantic_ids import Cooccurrence, ParquetVectors
+from recalign.recommender.semantic_ids.vectors import matrix, vector_table
+
+VECTORS = np.arange(120, dtype=np.float64).reshape(40, 3)
+
+
+@pytest.fixture(scope="module")
+def data(log_root) -> EventDataModule:
+    return small.data_of(EventDataModule, log_root, users="all")
+
+
+def own(folder: Path, **columns: object) -> Path:
+    """A Parquet file with an array of three numbers for each of 40 items."""
+    frame = pl.DataFrame({"item": range(1, 41), "vector": VECTORS.tolist()}).with_columns(
+        pl.Series(name, column, strict=False) for name, column in columns.items()
+    )
+    frame.write_parquet(path := folder / "vectors.parquet")
+    return path
+
+
+def test_items_that_the_same_users_choose_are_near(data: EventDataModule):
+    table = Cooccurrence(dimensions=4).table(data)
+    x_ND = matrix(table, data.sequences.items, True, "here")
+    odd_N = data.sequences.items.to_numpy() % 2 == 1  # each user likes the items of one parity
+    means = x_ND[odd_N].mean(axis=0), x_ND[~odd_N].mean(axis=0)
+    side_N = (x_ND @ (means[0] - means[1])) > 0
+    assert (side_N == odd_N).mean() > 0.9
+
+
+def test_lists_arrays_and_columns_of_numbers_are_the_same(data: EventDataModule, tmp_path: Path):
+    frames = {
+        "lists": pl.DataFrame({"item": range(1, 41), "vector": VECTORS.tolist(), "year": 1999}),
+        "arrays": pl.DataFrame({"item": range(1, 41), "vector": pl.Series(VECTORS)}),
+        "columns": pl.DataFrame({"item": range(1, 41), **{f"x{n}": VECTORS[:, n] for n in range(3)}, "title": "a"}),
+        "text": pl.DataFrame({"item": [str(n) for n in range(1, 41)], "vector": VECTORS.tolist()}),
+    }
+    for name, frame in frames.items():
+        frame.write_parquet(path := tmp_path / f"{name}.parquet")
+        table = ParquetVectors(path).table(data)
+        assert table["item"].to_list() == list(range(1, 41))
+        np.testing.assert_array_equal(table["vector"].to_numpy(), VECTORS)
+    table = ParquetVectors(tmp_path / "lists.parquet", columns=["year"]).table(data)
+    assert table["vector"].to_numpy().shape == (40, 1)
+
+
+def test_vectors_are_centred_and_as_long_as_each_other():
+    items = pl.Series([1, 2, 3])
+    table = vector_table(items, np.array([[3.0, 4.0], [0.0, 0.0], [0.0, 2.0]]))
+    unit_ND = np.array([[0.6, 0.8], [0, 0], [0, 1]])
+    np.testing.assert_allclose(matrix(table, items, True, "here"), unit_ND - unit_ND.mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(matrix(table, items[1:], False, "here"), [[0, -1], [0, 1]])
+
+
+def test_an_item_without_a_vector_is_named(data: EventDataModule):
+    with pytest.raises(InputError, match="2 of 3 items have no vector, such as 2"):
+        matrix(vector_table(pl.Series([1]), np.ones((1, 2))), pl.Series([1, 2, 3]), True, "here")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, None])
+def test_a_value_that_is_no_number_is_refused(data: EventDataModule, tmp_path: Path, value: float | None):
+    vectors = VECTORS.tolist()
+    vectors[6][1] = value
+    table = ParquetVectors(own(tmp_path, vector=vectors)).table(data)
+    with pytest.raises(InputError, match="the vector of the item 7 has a value that is no finite number"):
+        matrix(table, data.sequences.items, True, "here")
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"item": [3, *range(2, 41)]}, "the item 3 appears twice"),
+        ({"item": [None, *range(2, 41)]}, "the item None is no id of this log's kind"),
+        (
+            {"vector": [[1.0], *VECTORS.tolist()[1:]]},
+            "the vector of the item 1 is missing, or has another width than most, 3",
+        ),
+        (
+            {"vector": [None, *VECTORS.tolist()[1:]]},
+            "the vector of the item 1 is missing, or has another width than most, 3",
+        ),
+        ({"vector": [*[None] * 30, *VECTORS.tolist()[30:]]}, "the vector of the item 1 is missing"),
+        ({"item": [1.5, *range(2, 41)]}, "the item 1.5 is no id of this log's kind"),
+        ({"item": ["001", *map(str, range(2, 41))]}, "the item '001' is no id of this log's kind"),
+        ({"vector": [[]] * 40}, "has no vector, or empty ones alone"),
+        ({"vector": pl.Series([None] * 40, dtype=pl.List(pl.Float64))}, "has no vector, or empty ones alone"),
+        ({"vector": [["a", "b"]] * 40}, "not lists of numbers"),
+        ({"other": VECTORS.tolist()}, "cannot tell which columns hold the vectors"),
+        ({"vector": ["a"] * 40}, "cannot tell which columns hold the vectors"),
+    ],
+)
+def test_a_wrong_column_is_refused(data: EventDataModule, tmp_path: Path, columns: dict, message: str):
+    with pytest.raises(InputError, match=message):
+        ParquetVectors(own(tmp_path, **columns)).table(data)
+
+
+def test_columns_that_are_named_must_be_there_and_hold_numbers(data: EventDataModule, tmp_path: Path):
+    path = own(tmp_path, title=["a"] * 40)
+    for settings, message in (
+        ({"item": "itm"}, "there is no column 'itm'"),
+        ({"columns": ["vectr"]}, "there is no column 'vectr'"),
+        ({"columns": ["title"]}, "is no column of numbers"),
+    ):
+        with pytest.raises(InputError, match=message):
+            ParquetVectors(path, **settings).table(data)
+
+
+@pytest.mark.parametrize("content", [None, b"no Parquet"])
+def test_a_missing_or_broken_file_is_named(data: EventDataModule, tmp_path: Path, content: bytes | None):
+    path = tmp_path / "vectors.parquet"
+    if content:
+        path.write_bytes(content)
+    with pytest.raises(InputError) as error:
+        ParquetVectors(path).table(data)
+    assert error.value.where == str(path)
+
+
+def test_dimensions_must_be_above_0():
+    with pytest.raises(InputError, match="0 is not above 0"):
+        Cooccurrence(dimensions=0)

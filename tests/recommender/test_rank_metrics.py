@@ -1,0 +1,80 @@
+"""Rank metrics: hand-worked values, and the same bits however the events are spread over batches and processes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recalign.recommender.rank_metrics import RankMetrics, gain_ndcg, hit, reciprocal
+
+RANKS = [0, 1, 3, 10, 11, 0, 2, 500]
+SHARDS = [RANKS[:5], RANKS[5:]]  # unequal on purpose
+
+
+@pytest.mark.parametrize(
+    "column", [np.array, torch.tensor, lambda x: pl.Series(x, dtype=pl.UInt32)], ids=["numpy", "torch", "polars"]
+)
+def test_gains_by_hand(column):
+    rank = column([0, 1, 3, 10, 11])
+    assert list(hit(rank, 10)) == [False, True, True, True, False]
+    assert list(gain_ndcg(rank, 10)) == pytest.approx([0, 1, 1 / 2, 1 / np.log2(11), 0])
+    assert list(gain_ndcg(rank, 2)) == pytest.approx([0, 1, 0, 0, 0])
+    assert list(reciprocal(rank)) == pytest.approx([0, 1, 1 / 3, 1 / 10, 1 / 11])
+
+
+def test_means_by_hand():
+    metric = RankMetrics(ks=(1, 10))
+    metric.update(torch.tensor([0, 1, 3, 11]))
+    assert {name: value.item() for name, value in metric.compute().items()} == pytest.approx(
+        {"hr@1": 0.25, "ndcg@1": 0.25, "hr@10": 0.5, "ndcg@10": 0.375, "mrr": (1 + 1 / 3 + 1 / 11) / 4}
+    )
+
+
+def test_nothing_measured_is_nan():
+    metric = RankMetrics()
+    metric.update(torch.tensor([], dtype=torch.long))
+    assert all(value.isnan() for value in metric.compute().values())
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(0, 10_000), min_size=1, max_size=40), st.randoms())
+def test_batches_and_order_change_no_bit(ranks, random):
+    at_once, in_parts = RankMetrics(), RankMetrics()
+    at_once.update(torch.tensor(ranks))
+    random.shuffle(ranks)
+    cut = random.randint(0, len(ranks))
+    in_parts.update(torch.tensor(ranks[:cut], dtype=torch.long))
+    in_parts.update(torch.tensor(ranks[cut:], dtype=torch.long))
+    assert at_once.compute() == in_parts.compute()
+    assert at_once.compute()["ndcg@10"].item() == pytest.approx(np.mean(gain_ndcg(np.array(ranks), 10)), abs=1e-6)
+
+
+@pytest.mark.slow
+def test_two_processes_give_what_one_gives(tmp_path):
+    processes = [subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path)]) for rank in range(2)]
+    assert [process.wait(timeout=600) for process in processes] == [0, 0]
+    alone = RankMetrics()
+    alone.update(torch.tensor(RANKS))
+    expected = {name: value.item() for name, value in alone.compute().items()}
+    assert [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)] == [expected, expected]
+
+
+def _measure_shard(rank: int, folder: Path) -> None:
+    """One of two processes: measure its shard, write what `compute` says."""
+    torch.distributed.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
+    metric = RankMetrics()
+    metric.update(torch.tensor(SHARDS[rank]))
+    result = {name: value.item() for name, value in metric.compute().items()}
+    (folder / f"{rank}.json").write_text(json.dumps(result))
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    _measure_shard(int(sys.argv[1]), Path(sys.argv[2]))

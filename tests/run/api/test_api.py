@@ -1,0 +1,550 @@
+"""From a DataFrame to an aligned policy, a table and recommendations; and one clear error for each mistake."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+import yaml
+
+import recalign as ra
+from recalign.artifacts import Seal
+from recalign.cli import main
+from recalign.data.sequences import LeaveLast
+from recalign.files import sha256, write_json
+from recalign.run import configs, stage
+from recalign.run.api.trained import TrainedReward
+from recalign.run.stage.opened import opened
+from recalign.serve.export import card
+
+COLUMNS = {"user": "user", "item": "item", "timestamp": "timestamp", "reward": "rating"}
+QUICK = {"trainer.max_epochs": 2, "data.batch_tokens": 1024}
+
+
+def test_figures_that_come_late_in_a_long_run_are_numbers(tmp_path: Path):
+    rows = ["epoch,step,rank/nll,train/loss", *(f"0,{step},,1" for step in range(150)), "0,150,2.5,0.5"]
+    (tmp_path / "metrics.csv").write_text("\n".join(rows) + "\n")
+    (tmp_path / "checkpoints").mkdir()
+    torch.save({"state_dict": {}, "recipes": {}}, tmp_path / "checkpoints/best.ckpt")
+    run = TrainedReward(None, "reward", 0, tmp_path / "checkpoints" / "best.ckpt", 0.0)  # type: ignore[arg-type]
+    assert run.metrics.row(-1) == (0, 150, 2.5, 0.5)
+
+
+@pytest.fixture(scope="module")
+def frame(log_root: Path) -> pl.DataFrame:
+    raw = pl.read_csv(log_root / "tastes.csv")
+    return raw.with_columns(pl.format("u{}", "user").alias("user"))
+
+
+@pytest.fixture(scope="module")
+def job(frame: pl.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The main job in ten lines, in an empty current folder and without a folder named."""
+    here = tmp_path_factory.mktemp("here")
+    titles = pl.DataFrame({"id": [1, 2], "name": ["Alien", "Brazil"]})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(here)
+        log = ra.Log.from_frame(frame, **COLUMNS, items=titles, title="name", max_length=32)
+        start = ra.fit_recommender(log, settings=QUICK)
+        reward = ra.fit_reward(log, start, settings=QUICK)
+        before = {name: value.clone() for name, value in start.network.state_dict().items()}
+        aligned = ra.align(log, start, reward, settings=QUICK)
+        table = ra.compare(log, {"popularity": None, "start": start, "asft": aligned}, reward, draws=50)
+    return SimpleNamespace(**locals())
+
+
+def test_the_job_leaves_nothing_in_the_current_folder(job: Any):
+    assert list(job.here.iterdir()) == []
+
+
+def test_a_policy_that_is_handed_in_is_not_trained(job: Any):
+    after = ra.TrainedPolicy(job.log, "start", 0, job.start.checkpoint, 0.0, job.start.data).network.state_dict()
+    assert all(torch.equal(job.before[name], after[name]) for name in after)
+    aligned = job.aligned.network.state_dict()
+    assert any(not torch.equal(job.before[name], aligned[name]) for name in after)
+
+
+def test_the_table_has_a_row_a_policy(job: Any):
+    assert job.table.table["method"].to_list() == ["popularity", "start", "asft"]
+    assert job.table.table["policy/kl"].to_list()[1] == 0
+    assert job.table.table["policy/kl"].to_list()[2] > 0
+    assert "asft" in str(job.table)
+    assert {"all/ndcg@10", "all/ndcg@10 low", "value/judge@10"} <= set(job.table.table.columns)
+
+
+def test_a_loaded_policy_reads_histories_as_its_run_did(job: Any):
+    given = QUICK | {"data.request_time": "known", "data.max_length": 24}
+    own = ra.fit_recommender(job.log, name="known", settings=given)
+    loaded = ra.load_policy(job.log, own.folder)
+    assert (loaded.data.know_request, loaded.data.max_length) == (True, 24)
+    assert loaded.recommend(["u7"]).equals(own.recommend(["u7"]))
+
+
+def test_a_card_has_no_figures_of_another_policy(job: Any):
+    other = ra.align(job.log, job.start, job.reward, settings=QUICK | {"model.temperature": 1.0})
+    ra.compare(job.log, {"start": job.start, "asft": other}, job.reward, draws=20)
+    said = "\n".join(card._compared(opened(job.aligned.folder)))
+    assert "is another policy" in said
+    assert "| **asft** |" not in said
+
+
+def test_rows_that_are_tilted_keep_the_budget_unless_there_is_none(job: Any):
+    """Beside methods that keep theirs; ``rerank`` at strength 1 is another policy."""
+    rows = {"start": job.start, "rerank": None, "asft [lr=1e-3]": job.aligned}
+    table = ra.compare(job.log, rows, job.reward, draws=50, seed=np.int64(0))
+    own = {keep: _strength(ra.compare(job.log, rows, job.reward, draws=50, keep=keep)) for keep in (0.97, None)}
+    assert _strength(table) == own[0.97] != own[None] == 1
+    assert "asft [lr=1e-3]" in str(table)
+
+
+def _strength(table: Any) -> float:
+    return table.frame.filter(method="rerank", metric="policy/strength", seed="all")["value"].item()
+
+
+def test_a_named_start_and_named_judges_are_those_that_are_used(job: Any):
+    judges = [ra.fit_judge(job.log, users) for users in ("B1", "B2")]  # those that `compare` trained
+    found = ra.compare(job.log, {"asft": job.aligned}, job.reward, start=job.start, judges=judges, draws=20).table
+    assert found["policy/kl"][0] > 0  # not to itself, the first row
+    key = Seal.read(job.log.folder / "asft/seed-0/evaluation").key
+    used = [key[name] for name in ("start", "judge_select", "judge_report")]
+    assert used == [sha256(one.checkpoint) for one in (job.start, *judges)]
+
+
+def test_recommendations_are_unseen_and_have_titles(job: Any, frame: pl.DataFrame):
+    found = job.aligned.recommend(["u7", "u3"], k=4)
+    assert found["user"].unique(maintain_order=True).to_list() == ["u7", "u3"]
+    assert found["rank"].to_list() == [1, 2, 3, 4] * 2
+    assert not found.join(frame, on=["user", "item"]).height
+    assert found["title"].dtype == pl.String
+    everybody = job.aligned.recommend(k=10**9)  # no more than there are
+    names = dict(everybody.select("item", "title").iter_rows())
+    assert names.get(1, "Alien") == "Alien"
+    assert names[5] == "5"
+
+
+def test_trust_comes_with_the_reward_model(job: Any):
+    assert job.reward.trust["verdict"]
+    assert job.reward.folder.name == "seed-0"
+
+
+def test_a_second_call_trains_nothing(job: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("recalign.run.stage.fit.run_stage", None)
+    again = ra.align(job.log, job.start, job.reward, settings=QUICK)
+    assert again.checkpoint == job.aligned.checkpoint
+
+
+def test_another_setting_is_another_run(job: Any):
+    other = ra.align(job.log, job.start, job.reward, settings=QUICK | {"model": {"temperature": 1.0}})
+    assert other.name == "asft-2"
+    assert job.aligned.checkpoint.exists()
+    assert other.checkpoint != job.aligned.checkpoint
+
+
+def test_networks_and_paths_mean_the_same(job: Any):
+    network = ra.align(job.log, job.start.network, str(job.reward.folder), name="network", settings=QUICK)
+    rows = ra.compare(job.log, {"start": job.start, "network": network.network}, job.reward, draws=20).table
+    assert rows["all/ndcg@10"][1] == job.table.table["all/ndcg@10"][2]
+    ours, theirs = network.network.state_dict(), job.aligned.network.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_network_is_known_by_every_weight(job: Any):
+    """A copy whose items are permuted has the same sums."""
+    permuted = copy.deepcopy(job.aligned.network)
+    table = permuted.state_dict()[next(name for name in permuted.state_dict() if "item" in name)]
+    table[1:] = table[1:].flip(0)
+    rows = {"start": job.start, "asft": job.aligned.network, "permuted": permuted}
+    ranked = ra.compare(job.log, rows, job.reward, draws=20).table["all/ndcg@10"]
+    assert ranked[1] == job.table.table["all/ndcg@10"][2]
+    assert ranked[2] != ranked[1]
+
+
+def test_a_reward_model_of_other_rewards_is_refused(job: Any, frame: pl.DataFrame):
+    """The events and the reward's name are the same."""
+    turned = ra.Log.from_frame(frame.with_columns(rating=6 - pl.col("rating")), **COLUMNS, max_length=32)
+    with pytest.raises(ra.InputError, match="trained on other rewards"):
+        ra.align(turned, job.start, job.reward, settings=QUICK)
+    with pytest.raises(ra.InputError, match="trained on other rewards"):
+        ra.compare(turned, {"start": job.start}, job.reward)
+
+
+def test_python_loads_what_the_command_trained(job: Any):
+    loaded = ra.load_policy(job.log, job.aligned.folder)
+    assert loaded.name == "asft"
+    assert loaded.recommend(["u7"]).equals(job.aligned.recommend(["u7"]))
+    assert ra.load_reward(job.log, str(job.reward.checkpoint)).trust == job.reward.trust
+
+
+def test_what_is_loaded_has_the_seed_and_the_time_of_its_run(job: Any, tmp_path: Path):
+    for run, load in ((job.aligned, ra.load_policy), (job.reward, ra.load_reward)):
+        other = shutil.copytree(run.folder, tmp_path / run.name / "seed-3")
+        manifest = json.loads((other / "manifest.json").read_text())
+        write_json(other / "manifest.json", manifest | {"seed": 3})
+        loaded = load(job.log, other)
+        assert (loaded.name, loaded.seed, loaded.seconds) == (run.name, 3, manifest["seconds"])
+        assert loaded.seconds > 0
+
+
+def test_the_command_continues_what_python_trained(job: Any):
+    config = job.aligned.folder / "config.yaml"
+    result = stage.run_stage(["fit", "--config", str(config), "--ckpt_path", "last", "--trainer.max_epochs", "3"])
+    assert result.folder.path.resolve() == job.aligned.folder.resolve()
+    assert result.trainer.current_epoch == 3
+
+
+def test_the_command_makes_the_same_weights(job: Any, tmp_path: Path):
+    """Python's A-SFT is the command's."""
+    words = ["fit", "--config", "conf/asft.yaml", "--config", str(job.log.yaml), "--run.root", str(tmp_path)]
+    words += [f"--model.init_from={job.start.checkpoint}", f"--data.reward_model={job.reward.checkpoint}"]
+    words += ["--trainer.logger=false", *(f"--{key}={value}" for key, value in QUICK.items())]
+    there = Path(__file__).parents[3]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(there)
+        result = stage.run_stage(words)
+    content = torch.load(result.checkpoint, weights_only=True)["state_dict"]
+    ours = ra.align(job.log, job.start, job.reward, name="fresh", settings=QUICK).network.state_dict()
+    assert all(torch.equal(content[f"policy.{name}"], value) for name, value in ours.items())
+
+
+def test_a_named_folder_holds_everything(frame: pl.DataFrame, tmp_path: Path):
+    log = ra.Log.from_frame(frame, **COLUMNS, folder=tmp_path / "mine", max_length=32)
+    with pytest.raises(ra.InputError, match="holds another log"):
+        ra.Log.from_frame(frame.head(99), **COLUMNS, folder=tmp_path / "mine")
+    start = ra.fit_recommender(log, settings=QUICK | {"trainer.logger": False})
+    assert start.checkpoint.is_relative_to(tmp_path / "mine" / "recommender")
+    assert yaml.safe_load(log.yaml.read_text())["data"]["log"]["files"] == ["events.parquet"]
+    assert start.metrics["epoch"].max() == 1
+
+
+def test_a_log_from_a_shipped_yaml(log_root: Path):
+    log = ra.Log.from_config("ml-100k", root=log_root)
+    settings = yaml.safe_load(log.yaml.read_text())["data"]
+    assert (settings["log"]["name"], settings["root"]) == ("ml-100k", str(log_root))
+
+
+def test_python_and_the_command_divide_a_log_alike(frame: pl.DataFrame, tmp_path: Path):
+    def settings(log: ra.Log) -> dict[str, Any]:
+        return yaml.safe_load(log.yaml.read_text())["data"]
+
+    frame.write_csv(tmp_path / "tastes.csv")
+    assert main(["init", str(tmp_path / "tastes.csv"), "--out", str(tmp_path / "tastes.yaml")]) == 0
+    theirs = yaml.safe_load((tmp_path / "tastes.yaml").read_text())["data"]
+    ours, cut = ra.Log.from_frame(frame, **COLUMNS), {"class_path": "recalign.data.sequences.TimeSplit"}
+    given = ra.Log.from_frame(frame, **COLUMNS, high="reward >= 4", split=cut)
+    for key in ("reward", "high", "split"):
+        assert settings(ours)[key] == theirs[key]
+    assert settings(given)["high"] == {"expression": "reward >= 4", "quantile": None}
+    assert settings(given)["split"] == cut
+    ranked = ra.Log.from_frame(frame, **COLUMNS, relative_to={"column": "item"})  # ranks lie from 0 to 1
+    assert settings(ranked)["high"] == {"expression": None, "quantile": 0.75}
+
+
+def test_python_and_the_command_make_one_event_of_kinds_alike(tmp_path: Path):
+    """Each of 30 users views nine items and buys two of them: 11 events, or 9."""
+
+    def settings(reward: str, **given: Any) -> dict[str, Any]:
+        log = ra.Log.from_frame(shop, user="user", item="item", timestamp="time", reward=reward, **given)
+        return yaml.safe_load(log.yaml.read_text())["data"]
+
+    kinds = [*((item, "view") for item in range(9)), (1, "buy"), (2, "buy")]
+    rows = [(user, item, 1_700_000_000 + place, kind) for user in range(30) for place, (item, kind) in enumerate(kinds)]
+    shop = pl.DataFrame(rows, ["user", "item", "time", "event"], orient="row")
+    shop.write_csv(tmp_path / "shop.csv")
+    assert main(["init", str(tmp_path / "shop.csv"), "--out", str(tmp_path / "shop.yaml")]) == 0
+    theirs = yaml.safe_load((tmp_path / "shop.yaml").read_text())["data"]
+    ours, raw = settings(theirs["reward"]), settings(theirs["reward"], collapse=False)
+    for key in ("reward", "high", "split"):
+        assert ours[key] == theirs[key]
+    assert ours["log"]["collapse"] is theirs["log"]["collapse"] is True
+    assert raw["log"]["collapse"] is settings("event = 'buy'")["log"]["collapse"] is False
+    assert raw["split"] != ours["split"] == settings("event = 'buy'", collapse=True)["split"]
+
+
+def test_a_frame_of_pandas(frame: pl.DataFrame):
+    pandas = pytest.importorskip("pandas")
+    log = ra.Log.from_frame(pandas.DataFrame(frame.to_dict(as_series=False)), **COLUMNS)
+    assert pl.read_parquet(log.folder / "events.parquet").height == frame.height
+
+
+@pytest.mark.parametrize(
+    ("change", "settings", "said"),
+    [
+        (lambda f: f.drop("user"), {}, "no column 'user'"),
+        (lambda f: f, {"item": "itm"}, "did you mean 'item'"),
+        (lambda f: f.with_columns(user=pl.when(pl.col("user") != "u3").then("user")), {}, r"null or NaN.*row"),
+        (lambda f: f.with_columns(item=pl.lit(float("nan"))), {}, "null or NaN, the first in row 0"),
+        (lambda f: f.with_columns(item=pl.col("item").cast(pl.Float64)), {}, "ids of type Float64"),
+        (lambda f: f.with_columns(timestamp=pl.lit(True)), {}, "times of type Boolean"),
+        (lambda f: f.clear(), {}, "no rows"),
+        (lambda f: f.to_dict(), {}, "dict is not a DataFrame"),
+    ],
+    ids=["column", "near", "null", "nan", "float", "time", "empty", "type"],
+)
+def test_a_frame_that_cannot_be_used(frame: pl.DataFrame, change: Any, settings: dict[str, str], said: str):
+    with pytest.raises(ra.InputError, match=said):
+        ra.Log.from_frame(change(frame), **COLUMNS | settings)
+
+
+@pytest.mark.parametrize("change", [{"user": 0}, {"item": None}, {"timestamp": ["2"]}, {"reward": 3}, {"high": 5}])
+def test_names_of_columns_are_text(frame: pl.DataFrame, change: dict[str, Any]):
+    with pytest.raises(ra.InputError, match=r"no column's name"):
+        ra.Log.from_frame(frame, **COLUMNS | change)
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "datetime"])
+def test_the_unit_of_time_is_seen(frame: pl.DataFrame, unit: str):
+    seconds = pl.col("timestamp") + 1_600_000_000
+    scale = {"s": 1, "ms": 10**3, "us": 10**6}.get(unit)
+    moved = frame.with_columns(timestamp=seconds * scale if scale else pl.from_epoch(seconds))
+    log = ra.Log.from_frame(moved, **COLUMNS)
+    assert yaml.safe_load(log.yaml.read_text())["data"]["log"]["time_unit"] == unit
+
+
+def test_a_column_of_integers_and_text_is_refused(frame: pl.DataFrame):
+    pandas = pytest.importorskip("pandas")
+    mixed = pandas.DataFrame(frame.to_dict(as_series=False)).astype({COLUMNS["user"]: object})
+    mixed.loc[0, COLUMNS["user"]] = 7
+    with pytest.raises(ra.InputError, match="frame: a column cannot be read"):
+        ra.Log.from_frame(mixed, **COLUMNS)
+    complex_numbers = pandas.DataFrame(frame.to_dict(as_series=False)).assign(phase=1j)
+    with pytest.raises(ra.InputError, match="frame: a column cannot be read"):
+        ra.Log.from_frame(complex_numbers, **COLUMNS)
+
+
+def test_a_column_named_like_a_pattern_is_a_column(frame: pl.DataFrame):
+    for role in ("user", "item", "timestamp"):
+        log = ra.Log.from_frame(frame.rename({COLUMNS[role]: "^x.*$"}), **COLUMNS | {role: "^x.*$"})
+        assert yaml.safe_load(log.yaml.read_text())["data"]["log"][role] == "^x.*$"
+
+
+def test_mistakes_in_a_job(job: Any, frame: pl.DataFrame):
+    with pytest.raises(ra.InputError, match="no user 'u9999'"):
+        job.aligned.recommend(["u9999"])
+    with pytest.raises(ra.InputError, match="not a list of users"):
+        job.aligned.recommend("u7")
+    with pytest.raises(ra.InputError, match="not a list of users"):
+        job.aligned.recommend(7)
+    assert job.aligned.recommend(pl.Series(["u7"])).equals(job.aligned.recommend(["u7"]))
+    assert job.aligned.recommend(user for user in ["u7"]).equals(job.aligned.recommend(["u7"]))
+    with pytest.raises(ra.InputError, match="0 is not above 0"):
+        job.aligned.recommend(["u7"], k=0)
+    with pytest.raises(ra.InputError, match="reads a reward model"):
+        ra.align(job.log, job.start)
+    with pytest.raises(ra.InputError, match="asft"):
+        ra.align(job.log, job.start, job.reward, method="asfft")
+    with pytest.raises(ra.InputError, match="temperature"):
+        ra.align(job.log, job.start, job.reward, settings={"model.temprature": 1})
+    with pytest.raises(ra.InputError, match="int cannot be used"):
+        ra.fit_reward(job.log, 7)
+    with pytest.raises(ra.InputError, match="no policy to compare"):
+        ra.compare(job.log, {}, job.reward)
+    with pytest.raises(ra.InputError, match="B1 or B2"):
+        ra.fit_judge(job.log, "A")
+    for name in ("..", "a/b", "", "asft_rerank", "popularity", "recommender"):
+        with pytest.raises(ra.InputError, match=r"cannot name a row|name of another row"):
+            ra.compare(job.log, {name: job.aligned}, job.reward)
+    with pytest.raises(ra.InputError, match="the row 'start' has no policy"):
+        ra.compare(job.log, {"start": None, "asft": ra.load_policy(job.log, job.aligned.folder)}, job.reward)
+    with pytest.raises(ra.InputError, match="draws: 0 is not above 0"):
+        ra.compare(job.log, {"start": job.start}, job.reward, draws=0)
+    with pytest.raises(ra.InputError, match=r"rewards: .* has no names"):
+        ra.compare_rewards(job.log, ["rating > 3"])  # type: ignore[arg-type]
+    with pytest.raises(ra.InputError, match="is not a DataFrame"):
+        ra.Log.from_frame(frame, **COLUMNS, items=SimpleNamespace(iloc=0))
+    with pytest.raises(ra.InputError, match=r"model\.encoder: .* is no setting\n.*class_path"):
+        ra.fit_recommender(job.log, settings={"model.encoder": object()})
+    with pytest.raises(ra.InputError, match=r"split: .* is no setting\n.*class_path"):
+        ra.Log.from_frame(frame, **COLUMNS, split=LeaveLast(1, 1))
+    own = ra.fit_recommender(job.log, settings=QUICK | {"data.request_time": "known"})
+    with pytest.raises(ra.InputError, match="own was trained with request_time: known"):
+        ra.compare(job.log, {"own": own}, job.reward)
+    with pytest.raises(ra.InputError, match="rows need names"):
+        ra.compare(job.log, [job.start], job.reward)  # type: ignore[arg-type]
+    with pytest.raises(ra.InputError, match="not the YAML of a log"):
+        ra.Log.from_config("asft")
+    with pytest.raises(ra.InputError, match="holds no policy"):
+        ra.load_policy(job.log, job.reward.folder)
+    with pytest.raises(ra.InputError, match="holds no reward"):
+        ra.load_reward(job.log, job.aligned.folder)
+    other = ra.Log.from_frame(frame.filter(pl.col("item") % 3 > 0), **COLUMNS, max_length=32)
+    with pytest.raises(ra.InputError, match="another catalogue"):
+        ra.fit_reward(other, job.start, settings=QUICK)
+    with pytest.raises(ra.InputError, match="another catalogue"):
+        ra.align(other, job.start, job.reward, settings=QUICK)
+    with pytest.raises(ra.InputError, match="items, and the log has"):
+        ra.align(other, job.start.network, job.reward, settings=QUICK)
+
+
+def test_the_package_is_imported_without_torch():
+    code = "import recalign, sys; print('torch' in sys.modules, 'polars' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
+
+
+def test_every_public_name_is_there():
+    assert all(getattr(ra, name).__doc__ for name in ra.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'fit'"):
+        ra.fit  # noqa: B018
+
+
+def test_items_have_features(frame: pl.DataFrame, tmp_path: Path):
+    items = pl.DataFrame({"item": [*range(1, 41), 99], "half": [str(n % 2) for n in [*range(1, 41), 99]]})
+    given = {"half": "half", "twice": {"value": "half", "kind": "category"}}
+    log = ra.Log.from_frame(frame, **COLUMNS, items=items, features=given, max_length=32, folder=tmp_path / "log")
+    start = ra.fit_recommender(log, settings=QUICK)
+    assert start.data.sequences.items.to_list()[-1] == 99
+    assert start.network.features.embedding_CD.shape[0] == 6
+    assert 99 in start.recommend(k=41)["item"]
+
+
+def test_candidate_rewards_are_compared_as_by_the_command(frame: pl.DataFrame, tmp_path: Path):
+    log = ra.Log.from_frame(frame, **COLUMNS, folder=tmp_path / "log")
+    found = ra.compare_rewards(log, {"high": "rating >= 4"})
+    assert main(["rewards", str(log.yaml), "--rewards={high: rating >= 4}", f"--out={tmp_path / 'out.csv'}"]) == 0
+    assert pl.read_csv(tmp_path / "out.csv").equals(pl.read_csv(found.write_csv().encode()))
+    assert set(found["reward"].drop_nulls()) == {"reward", "high"}
+    with pytest.raises(ra.InputError, match="reads a column 'stars'"):
+        ra.compare_rewards(log, {"x": "stars"})
+
+
+def test_collapsed_events_are_said_to_be_those_of_the_present_reward(
+    frame: pl.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    log = ra.Log.from_frame(frame, **COLUMNS, folder=tmp_path / "log")
+    for collapse in ("false", "true"):
+        assert main(["rewards", str(log.yaml), "--rewards={x: rating >= 4}", f"--data.log.collapse={collapse}"]) == 0
+        assert ("Only the events that the log's own reward keeps" in capsys.readouterr().out) == (collapse == "true")
+
+
+def test_features_are_named(frame: pl.DataFrame, tmp_path: Path):
+    items = pl.DataFrame({"id": [1, 2], "brand": ["a", "b"]})
+    with pytest.raises(ra.InputError, match=r"\['brand'\] is no mapping"):
+        ra.Log.from_frame(frame, **COLUMNS, folder=tmp_path / "log", items=items, features=["brand"])
+
+
+@pytest.mark.parametrize("given", [{"title": "name"}, {"features": {"a": "b"}}, {"titles": None}])
+def test_features_need_a_table_of_items(frame: pl.DataFrame, tmp_path: Path, given: dict[str, Any]):
+    with pytest.raises(ra.InputError, match="need a table of items"):
+        ra.Log.from_frame(frame, **COLUMNS, folder=tmp_path / "log", **given)
+
+
+def test_a_second_log_in_a_folder_leaves_the_first_as_it_is(frame: pl.DataFrame, tmp_path: Path):
+    first = ra.Log.from_frame(frame, **COLUMNS, folder=tmp_path / "same")
+    stars = COLUMNS | {"reward": "rating > 3"}
+    second = ra.Log.from_frame(frame, **stars, folder=tmp_path / "same")
+    assert ra.Log.from_frame(frame, **COLUMNS, folder=tmp_path / "same").yaml == first.yaml
+    rewards = [yaml.safe_load(log.yaml.read_text())["data"]["reward"] for log in (first, second)]
+    assert rewards == ["rating", "rating > 3"]
+    titles = pl.DataFrame({"id": [1, 2], "name": ["Alien", "Brazil"]})
+    ra.Log.from_frame(frame, **COLUMNS, items=titles, title="name", folder=tmp_path / "same")
+    with pytest.raises(ra.InputError, match="holds another table of items"):
+        ra.Log.from_frame(frame, **COLUMNS, items=titles.head(1), title="name", folder=tmp_path / "same")
+
+
+def test_a_folder_may_be_the_current_one(frame: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert ra.Log.from_frame(frame, **COLUMNS, folder=".").folder == tmp_path
+    with pytest.raises(ra.InputError, match="'null' cannot name a folder"):
+        ra.Log.from_frame(frame, **COLUMNS, folder="null")
+
+
+def test_judges_of_other_settings_do_not_replace_each_other(job: Any):
+    first = ra.fit_judge(job.log, "B1", settings=QUICK)
+    second = ra.fit_judge(job.log, "B1", settings=QUICK | {"model.lr": np.float32(0.01)})
+    assert first.checkpoint != second.checkpoint
+    assert second.checkpoint.parents[2].name.startswith("judge_select-")
+    for judges in ([first], first):
+        with pytest.raises(ra.InputError, match="takes two judges"):
+            ra.compare(job.log, {"start": job.start}, job.reward, judges=judges)  # type: ignore[arg-type]
+    with pytest.raises(ra.InputError, match="1 cannot name a row"):
+        ra.compare(job.log, {1: job.start}, job.reward)  # type: ignore[dict-item]
+
+
+def test_a_method_may_be_a_file(job: Any, tmp_path: Path):
+    (tmp_path / "mine.yaml").write_text(configs.find("bc").read_text())
+    for method in (tmp_path / "mine.yaml", str(tmp_path / "mine.yaml"), "posttrain/bc"):
+        made = ra.align(job.log, job.start, method=method, settings=QUICK)
+        assert made.name == Path(method).stem
+
+
+@pytest.mark.parametrize("key", ["run.name", "seed_everything"])
+def test_what_names_a_run_is_no_setting(job: Any, key: str):
+    with pytest.raises(ra.InputError, match=f"settings: {key}"):
+        ra.fit_recommender(job.log, settings={key: 1})
+
+
+@pytest.mark.parametrize("text", ["a: [", "- a", "data:", "data: {log: {files: [a]}}", "data: {log: 3}"])
+def test_a_file_that_describes_no_log_is_named(tmp_path: Path, text: str):
+    (tmp_path / "own.yaml").write_text(text)
+    with pytest.raises(ra.InputError, match=r"own\.yaml"):
+        ra.Log.from_config(tmp_path / "own.yaml")
+
+
+def test_a_comparison_in_python_replaces_none_of_a_chain(job: Any, tmp_path: Path):
+    (tmp_path / "chain").mkdir()
+    (tmp_path / "chain/chain.json").write_text("{}")
+    log = ra.Log.from_config(job.log.yaml, folder=tmp_path / "chain")
+    with pytest.raises(ra.InputError, match="is the folder of a chain"):
+        ra.compare(log, {"start": job.start}, job.reward)
+
+
+def test_what_is_high_may_be_said_without_a_reward(frame):
+    given = {key: name for key, name in COLUMNS.items() if key != "reward"}
+    log = ra.Log.from_frame(frame, **given, high="rating >= 4")
+    assert yaml.safe_load(log.yaml.read_text())["data"]["high"]["expression"] == "rating >= 4"
+
+
+def test_a_policy_that_reads_rewards_is_not_given_others(frame, tmp_path):
+    log = ra.Log.from_frame(frame, **COLUMNS, max_length=32, folder=tmp_path / "runs")
+    own = QUICK | {"trainer.max_epochs": 1, "model.feedback": True, "data.reward": "rating >= 4"}
+    run = ra.fit_recommender(log, settings=own)
+    with pytest.raises(ra.InputError, match="this policy reads rewards"):
+        ra.load_policy(log, run.folder)
+
+
+def test_a_policy_whose_code_was_edited_is_measured_again(job, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    text = """
+import torch
+from recalign.evaluation.baselines import SameForAll
+class Mine(SameForAll):
+    def __init__(self, n):
+        super().__init__(torch.arange(n).float())
+    def log_probs(self, state, items=None):
+        return {} * super().log_probs(state, items)
+"""
+    found = []
+    for sign in (1, -1):
+        (tmp_path / "own_policy.py").write_text(text.format(sign))
+        own = importlib.reload(importlib.import_module("own_policy"))
+        rows = {"start": job.start, "mine": own.Mine(job.start.data.num_items)}
+        table = ra.compare(job.log, rows, job.reward, draws=np.int64(20), keep=np.float32(0.9)).table
+        found.append(table.filter(method="mine")["policy/kl"].to_list())
+    assert found[0] != found[1]
+
+
+def test_a_result_whose_run_was_replaced_is_refused(job, tmp_path):
+    moved = tmp_path / "start/seed-0/checkpoints/best.ckpt"
+    moved.parent.mkdir(parents=True)
+    shutil.copy(job.start.checkpoint, moved)
+    found = ra.TrainedPolicy(job.log, "start", 0, moved, 0.0, job.start.data)
+    shutil.copy(job.aligned.checkpoint, moved)
+    with pytest.raises(ra.InputError, match="another run has taken the place"):
+        ra.compare(job.log, {"start": found}, job.reward)
+
+
+@pytest.mark.parametrize("method", ["reward", "judge", "recommender"])
+def test_only_post_training_aligns(job, method):
+    with pytest.raises(ra.InputError, match=f"{method} is no post-training"):
+        ra.align(job.log, job.start, job.reward, method=method)

@@ -1,0 +1,634 @@
+"""The chain: what it runs, what it runs again, and what it refuses before it runs anything."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import tiny
+import torch
+import wandb
+import yaml
+from filelock import FileLock
+from lightning import Trainer
+
+from recalign.data.events import LogMapping
+from recalign.data.simulation import World
+from recalign.errors import InputError
+from recalign.evaluation import page
+from recalign.reward import RewardData
+from recalign.run import configs
+from recalign.run.chain import BASE_STAGES, Chain, Plan
+from recalign.run.chain import plan as chain_plan
+from recalign.run.chain.chain_command import split_overrides
+from recalign.run.chain.run import make_world
+from recalign.run.stage import ParsedStage, parse_stage
+from recalign.run.stage import parsed as parsed_stage
+
+RUNS = Path("runs/tiny")
+TRAINED = (*BASE_STAGES, "bc", "asft")
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tiny.Said]:
+    """A folder in which the tiny chain has run, and what it said. Left as it is by every test."""
+    folder = tiny.prepare(tmp_path_factory.mktemp("first"))
+    return folder, tiny.chain(folder)
+
+
+@pytest.fixture
+def again(first: tuple[Path, tiny.Said], tmp_path: Path) -> Path:
+    """A copy of that folder."""
+    return shutil.copytree(first[0], tmp_path / "again")
+
+
+@pytest.fixture
+def here(first: tuple[Path, tiny.Said], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """That folder itself, for what only reads; the current folder."""
+    monkeypatch.chdir(first[0])
+    return first[0]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which nothing has run, with YAML files that hold mistakes. Left as it is by every test."""
+    folder = tiny.prepare(tmp_path_factory.mktemp("prepared"))
+    (folder / "wrong.yaml").write_text("stages: {asft: {model: {temperatur: 0.5}}}")
+    (folder / "latin.yaml").write_bytes("name: Zoë".encode("latin-1"))
+    (folder / "elsewhere").mkdir()
+    (folder / "elsewhere/chain.yaml").write_text("log: my.yaml")
+    return folder
+
+
+def commands(out: str) -> list[str]:
+    return [line.strip() for line in out.splitlines() if line.startswith("  recalign fit")]
+
+
+def stages(out: str) -> list[str]:
+    """Names of the stages that were run."""
+    return [word.split("=")[1] for line in commands(out) for word in shlex.split(line) if word.startswith("--run.name")]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+
+
+def planned(*words: str, **settings: Any) -> dict[str, ParsedStage]:
+    overrides = split_overrides(words)[1]
+    chain = Chain(log="simulated", methods=["start", "asft"], data={"root": "data"}, **settings)
+    return Plan(chain, Path("conf/chain/tiny.yaml"), overrides).parse()
+
+
+def test_a_chain_leaves_runs_a_comparison_and_a_report(first: tuple[Path, tiny.Said]):
+    folder, said = first
+    assert said.code == 0
+    assert stages(said.out) == list(TRAINED)
+    for stage in TRAINED:
+        left = {path.name for path in (folder / RUNS / stage / "seed-0").iterdir()}
+        assert {"checkpoints", "config.yaml", "manifest.json", "metrics.csv"} <= left
+    for method in ("popularity", "start", "rerank", "bc", "asft"):
+        left = {path.name for path in (folder / RUNS / method / "seed-0/evaluation").iterdir()}
+        assert left == {"digests.json", "examples.json", "summary.json", "test.parquet", "validation.parquet"}
+    table = pl.read_csv(folder / RUNS / "comparison.csv")
+    assert table.columns == ["method", "seed", "split", "metric", "value", "ci_low", "ci_high"]
+    assert set(table["method"]) == {"popularity", "start", "rerank", "bc", "asft"}
+    metrics = {"all/ndcg@10", "high/ndcg@10", "value/judge@10", "value/true@10", "policy/kl", "cost/steps"}
+    assert metrics <= set(table["metric"])
+    assert "split" in json.loads((folder / RUNS / "check.json").read_text())
+    assert (folder / RUNS / "report.html").read_text().rstrip().endswith(" -->")
+
+
+def test_what_a_chain_says_can_be_read(first: tuple[Path, tiny.Said]):
+    _, said = first
+    assert "eval mode" not in said.err
+    assert "1,500 rows read from data/simulated/events.parquet" in said.out
+    for stage in TRAINED:
+        assert f"runs/tiny/{stage}/seed-0/checkpoints/" in said.out
+    assert "runs/tiny/comparison.csv\nruns/tiny/report.html\n" in said.out
+    assert "…" not in said.out  # no figure is cut where there is no terminal
+    assert "all/ndcg@10" in said.out
+
+
+def test_a_chain_says_one_line_a_stage_and_no_command_unless_asked(again: Path):
+    said = tiny.recalign(again, "chain", "--config", "conf/chain/tiny.yaml", "--stages.asft.model.temperature=0.9")
+    assert said.code == 0, said.err
+    named = [*(f"{stage}/seed-0" for stage in TRAINED), "evaluation/seed-0"]
+    lines = [line for line in said.out.splitlines() if line.startswith("stage ")]
+    assert [line.rpartition(": ")[2] for line in lines] == named
+    assert [line.partition(" of ")[0] for line in lines] == [f"stage {n + 1}" for n in range(len(named))]
+    assert "recalign fit" not in said.out
+
+
+@pytest.mark.slow
+def test_two_workers_leave_the_figures_of_one_process(first: tuple[Path, tiny.Said], tmp_path: Path, trial):
+    trial("Same course", "a chain's stages on two workers, in another folder")
+    tiny.prepare(tmp_path)
+    said = tiny.chain(tmp_path, "--workers=2")
+    assert said.code == 0, said.err
+    tables = [(folder / RUNS / "comparison.csv").read_text().splitlines() for folder in (first[0], tmp_path)]
+    ours, theirs = ([row for row in table if "cost/seconds" not in row] for table in tables)
+    assert ours == theirs
+    assert "7 of 7 done: evaluation/seed-0\n" in said.out
+    assert sorted(stages(said.out)) == sorted(stages(first[1].out))
+    assert "recalign fit" in (tmp_path / RUNS / "logs/asft-seed-0.log").read_text()
+    assert json.loads((tmp_path / RUNS / "asft/seed-0/manifest.json").read_text())["threads"] == 1
+
+
+def test_a_second_call_runs_nothing_and_says_so(again: Path):
+    table = (again / RUNS / "comparison.csv").read_text()
+    written = {path: path.stat().st_mtime_ns for path in again.glob("runs/tiny/*/seed-0/**/*")}
+    said = tiny.chain(again)
+    assert said.code == 0
+    assert commands(said.out) == []
+    assert [f"unchanged: runs/tiny/{stage}/seed-0" in said.out for stage in TRAINED] == [True] * len(TRAINED)
+    assert "unchanged: the evaluation of seed 0" in said.out
+    assert {path: path.stat().st_mtime_ns for path in again.glob("runs/tiny/*/seed-0/**/*")} == written
+    assert (again / RUNS / "comparison.csv").read_text() == table
+
+
+def test_a_second_call_parses_each_stage_once_and_draws_nothing(again: Path, monkeypatch: pytest.MonkeyPatch):
+    parsed = []
+
+    def parse(argv: list[str]) -> ParsedStage:
+        parsed.append(argv)
+        return parse_stage(argv)
+
+    monkeypatch.setattr(chain_plan, "parse_stage", parse)
+    monkeypatch.delattr(page, "page")
+    assert tiny.chain(again).code == 0
+    assert len(parsed) == len(TRAINED)
+
+
+def test_another_setting_of_asft_runs_it_and_its_evaluation_alone(again: Path):
+    said = tiny.chain(again, "--stages.asft.model.temperature", "0.6")
+    assert said.code == 0
+    assert stages(said.out) == ["asft"]
+    assert "  evaluated: asft\n" in said.out
+    assert (again / RUNS / "asft/seed-0.previous/evaluation").is_dir()  # which the comparison must not read
+    config = (again / RUNS / "asft/seed-0/config.yaml").read_text()
+    assert "temperature: 0.6" in config
+
+
+def test_an_upstream_that_changed_runs_what_follows(again: Path):
+    said = tiny.chain(again, "--stages.reward.model.lr=0.01", "--methods", "[start, bc, asft]")
+    assert stages(said.out) == ["reward", "asft"]  # whose rewards are the model's predictions; bc reads none
+    assert "  evaluated: start, bc, asft\n" in said.out  # the figure train_rm@10 is the reward model's
+
+
+@pytest.mark.slow
+def test_seeds_are_chains_of_their_own_and_old_methods_stay_out_of_the_table(again: Path):
+    said = tiny.chain(again, "--seeds", "[0, 1]", "--methods", "[start, asft]")
+    assert said.code == 0
+    assert stages(said.out) == [*BASE_STAGES, "asft"]
+    table = pl.read_csv(again / RUNS / "comparison.csv").filter(metric="all/ndcg@10", split="test")
+    assert set(table["method"]) == {"start", "asft"}
+    assert table.filter(method="asft")["seed"].to_list() == ["0", "1", "all"]
+    assert table.filter(seed="all")["ci_low"].null_count() == 0
+    ours = [weights(again / RUNS / f"recommender/seed-{seed}") for seed in (0, 1)]
+    assert any((ours[0][name] != ours[1][name]).any() for name in ours[0])
+
+
+def test_compare_and_report_read_the_run_folders(again: Path):
+    for path in (again / RUNS).glob("*.*"):
+        path.unlink()
+    said = tiny.recalign(again, "report", "runs/tiny")
+    assert said.code == 2
+    assert "recalign compare runs/tiny" in said.err
+    said = tiny.recalign(again, "compare", "runs/tiny", "--draws", "50")
+    assert said.code == 0
+    assert "asft" in said.out
+    assert said.out.endswith("runs/tiny/comparison.csv\n")
+    said = tiny.recalign(again, "report", "runs/tiny")
+    assert said.code == 0
+    assert said.out.endswith("runs/tiny/report.html\n")
+    assert (again / RUNS / "report.html").is_file()
+
+
+def test_an_interrupted_chain_goes_on_where_it_was(again: Path, monkeypatch: pytest.MonkeyPatch):
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    shutil.rmtree(again / RUNS / "asft")
+    with monkeypatch.context() as patch:
+        patch.setattr("recalign.posttrain.weighted.WeightedSFT.training_step", interrupt)
+        patch.setattr("signal.signal", lambda *_: None)  # Lightning switches Ctrl-C off for good
+        said = tiny.chain(again, "--methods=[asft]")
+    assert said.code == 130
+    assert said.err.endswith("recalign chain: interrupted\n  -> the same command goes on where it stopped\n")
+    said = tiny.chain(again, "--methods=[asft]")
+    assert said.code == 0
+    assert stages(said.out) == ["asft"]
+
+
+@pytest.mark.slow
+def test_figures_of_checkpoints_that_are_gone_are_not_shown(again: Path, monkeypatch: pytest.MonkeyPatch):
+    """A chain is killed when it has trained the reward model anew, and nothing yet that stands on it."""
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("recalign.posttrain.weighted.WeightedSFT.training_step", interrupt)
+        patch.setattr("signal.signal", lambda *_: None)
+        assert tiny.chain(again, "--stages.reward.model.lr=0.01").code == 130
+    for command in ("report", "compare"):
+        said = tiny.recalign(again, command, "runs/tiny")
+        assert said.code == 2, said.out
+        assert "reward/seed-0/checkpoints/best.ckpt" in said.err
+        assert "recalign chain" in said.err
+    assert tiny.chain(again, "--stages.reward.model.lr=0.01").code == 0
+    assert tiny.recalign(again, "report", "runs/tiny").code == 0
+
+
+@pytest.mark.slow
+def test_a_row_whose_own_checkpoint_is_gone_is_left_out(again: Path, monkeypatch: pytest.MonkeyPatch):
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("recalign.posttrain.weighted.WeightedSFT.training_step", interrupt)
+        patch.setattr("signal.signal", lambda *_: None)
+        assert tiny.chain(again, "--stages.asft.model.temperature=0.6").code == 130
+    said = tiny.recalign(again, "report", "runs/tiny")
+    assert said.code == 2
+    assert "asft/seed-0" in said.err
+    assert "recalign compare runs/tiny" in said.err
+    assert tiny.recalign(again, "compare", "runs/tiny").code == 0
+    assert "asft" not in set(pl.read_csv(again / RUNS / "comparison.csv")["method"])
+    assert tiny.recalign(again, "report", "runs/tiny").code == 0
+    assert tiny.chain(again, "--stages.asft.model.temperature=0.6").code == 0
+    assert "asft" in set(pl.read_csv(again / RUNS / "comparison.csv")["method"])
+
+
+def test_a_truncated_evaluation_is_made_again(again: Path):
+    summary = again / RUNS / "asft/seed-0/evaluation/summary.json"
+    summary.write_bytes(summary.read_bytes()[:-20])
+    said = tiny.recalign(again, "compare", "runs/tiny", "--draws=50")
+    assert said.code == 2
+    assert "summary.json" in said.err
+    said = tiny.chain(again)
+    assert said.code == 0, said.err
+    assert "  evaluated: asft\n" in said.out
+    assert commands(said.out) == []
+
+
+def test_settings_of_the_output_train_nothing_anew(again: Path):
+    said = tiny.chain(again, "--trainer.enable_progress_bar=true")
+    assert (said.code, commands(said.out)) == (0, [])
+
+
+@pytest.mark.slow
+def test_the_value_of_a_variable_is_written_nowhere(again: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("WHO", "1.2345678")
+    said = tiny.chain(again, "--data.log.where=item > ${oc.env:WHO}", "--methods", "[start, bc]")
+    assert said.code == 0, said.err
+    files = [path for path in (again / "runs").rglob("*") if path.is_file() and path.suffix != ".ckpt"]
+    assert [path for path in files if b"1.2345678" in path.read_bytes()] == []
+    assert "${oc.env:WHO}" in (again / "runs/tiny/check.json").read_text()
+
+
+def test_one_process_at_a_time_runs_a_chain_in_a_folder(again: Path):
+    with FileLock((again / RUNS).with_name(".tiny.lock")):
+        result = tiny.chain(again)
+    assert result.code == 2
+    assert "runs/tiny: another process is running a chain in this folder" in result.err
+    assert tiny.chain(again).code == 0
+
+
+def test_another_logs_chain_is_not_replaced(again: Path):
+    log = yaml.safe_load((again / "conf/data/simulated.yaml").read_text())
+    log["data"]["log"]["name"] = "other"
+    (again / "conf/data/other.yaml").write_text(yaml.safe_dump(log))
+    result = tiny.chain(again, "--log=other")
+    assert result.code == 2
+    assert "runs/tiny: it holds a chain of the log 'simulated', and this one is of 'other'" in result.err
+    assert commands(result.out) == []
+
+
+def test_a_finished_run_stays_where_a_reward_model_of_another_reward_is_refused(again: Path):
+    run, reward = again / RUNS / "asft/seed-0", again / RUNS / "reward/seed-0/checkpoints/best.ckpt"
+    words = [f"--config={run}/config.yaml", "--data.reward=0 - reward", f"--data.reward_model={reward}"]
+    result = tiny.recalign(again, "fit", *words)
+    assert result.code == 2
+    assert "this reward model predicts 'reward', and the reward here is '0 - reward'" in result.err
+    assert (run / "checkpoints/best.ckpt").is_file()
+    assert not run.with_name("seed-0.previous").exists()
+
+
+def test_where_no_method_has_settings_nothing_is_searched(again: Path):
+    result = tiny.chain(again, "--trials=2", "--methods=[popularity, start]")
+    assert result.code == 0, result.err
+    assert not (again / RUNS / "search.csv").exists()
+
+
+def test_the_printed_line_runs_alone_and_gives_the_same_weights(again: Path, first: tuple[Path, tiny.Said]):
+    line = commands(first[1].out)[-1]
+    said = tiny.recalign(again, *shlex.split(line)[1:], "--run.name=alone")
+    assert said.code == 0
+    assert said.out == "runs/tiny/alone/seed-0: fit done, runs/tiny/alone/seed-0/checkpoints/best.ckpt\n"
+    ours, theirs = weights(again / RUNS / "alone/seed-0"), weights(again / RUNS / "asft/seed-0")
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.slow
+def test_wandb_files_are_grouped_by_chain(again: Path, monkeypatch: pytest.MonkeyPatch):
+    from recalign.run.chain import chain
+
+    monkeypatch.chdir(again)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    chain(["--config", "conf/chain/tiny.yaml", "--methods=[asft]", "--stages.asft.trainer.log_every_n_steps=1"])
+    wandb.teardown()  # a finished run is still being written by W&B's own process: wait for that to end
+    (file,) = (again / RUNS / "asft/seed-0/wandb").glob("offline-run-*/*.wandb")
+    content = file.read_bytes()
+    assert all(word in content for word in (b"tiny", b"asft/seed-0", b"policy/kl"))
+
+
+@pytest.mark.usefixtures("here")
+def test_overrides_reach_one_stage_or_all():
+    parsed = planned(
+        *(
+            "--trainer.max_epochs",
+            "3",
+            "--stages.asft.model.temperature=0.5",
+            "--stages.reward.trainer.max_epochs",
+            "7",
+        ),
+        trainer={"precision": "bf16-mixed", "max_epochs": 2},
+        stages={"asft": {"model": {"temperature": 9, "lr": 0.5}}},
+        name="mine",
+    )
+    assert {stage: p.config["trainer"]["max_epochs"] for stage, p in parsed.items()} == {
+        "recommender": 3,
+        "reward": 7,
+        "judge_select": 3,
+        "judge_report": 3,
+        "asft": 3,
+    }
+    assert {p.config["trainer"]["precision"] for p in parsed.values()} == {"bf16-mixed"}
+    assert parsed["asft"].config["model"]["init_args"]["temperature"] == 0.5
+    assert parsed["asft"].config["model"]["init_args"]["lr"] == 0.5
+    assert {p.folder.path.parents[1] for p in parsed.values()} == {Path("runs/mine")}
+    users = {stage: p.config["data"]["init_args"]["users"] for stage, p in parsed.items()}
+    assert (users["judge_select"], users["judge_report"], users["reward"], users["asft"]) == ("B1", "B2", "A", "A")
+
+
+@pytest.mark.usefixtures("here")
+def test_what_is_set_for_asft_is_set_for_its_placebos_first():
+    stages = {
+        "asft": {"data": {"baseline": "item"}, "model": {"transform": "sign", "temperature": 0.7}},
+        "asft_random": {"model": {"transform": "rank"}},
+    }
+    overrides = split_overrides(["--stages.asft.model.temperature=0.3", "--stages.asft_random.data.soft=2"])[1]
+    methods, placebos = ["asft", "asft_permuted", "asft_random"], {"asft_permuted": "asft", "asft_random": "asft"}
+    chain = Chain(log="simulated", methods=methods, placebos=placebos, data={"root": "data"}, stages=stages)
+    parsed = Plan(chain, Path("conf/chain/tiny.yaml"), overrides).parse()
+
+    def said(stage: str, part: str, key: str) -> Any:
+        return parsed[stage].config[part]["init_args"][key]
+
+    assert [said(stage, "data", "baseline") for stage in chain.methods] == ["item"] * 3
+    assert [said(stage, "model", "transform") for stage in chain.methods] == ["sign", "sign", "rank"]
+    assert [said(stage, "model", "temperature") for stage in chain.methods] == [0.3] * 3
+    assert [said(stage, "data", "soft") for stage in chain.methods] == [1.0, 1.0, 2.0]
+    assert [said(stage, "data", "placebo") for stage in chain.methods][1:] == ["permuted", "random"]
+
+
+@pytest.mark.usefixtures("here")
+def test_what_is_set_for_the_reward_model_leaves_the_evaluation_alone():
+    settings = {"max_length": 5, "reward": "high"}
+    chain = Chain(
+        log="simulated",
+        methods=["start"],
+        data={"root": "data", "max_length": 20},
+        stages={"reward": {"data": settings}},
+    )
+    for words, length in (([], 20), (["--data.max_length=30"], 30), (["--stages.reward.data.max_length=6"], 20)):
+        plan = Plan(chain, Path("conf/chain/tiny.yaml"), split_overrides(words)[1])
+        data = plan.data(0)
+        assert (data.max_length, data.reward, data.know_request, data.users) == (length, "reward", False, "A")
+        assert plan.parse()["reward"].config["data"]["init_args"]["reward"] == "high"
+
+
+def test_methods_are_evaluated_on_the_machine_that_the_chain_names(here: Path, monkeypatch: pytest.MonkeyPatch):
+    asked = []
+    monkeypatch.setattr(parsed_stage, "Trainer", lambda **given: asked.append(given) or Trainer(logger=False))
+    overrides = split_overrides(["--trainer.accelerator=cpu", "--stages.reward.trainer.accelerator=gpu"])[1]
+    chain = Chain(log="simulated", methods=["start"], trainer={"devices": [1]}, data={"root": "data"})
+    Plan(chain, Path("conf/chain/tiny.yaml"), overrides).device()
+    assert [(given["accelerator"], given["devices"]) for given in asked] == [("cpu", [1])]
+
+
+@pytest.mark.usefixtures("here")
+def test_the_chains_yaml_names_the_run_folder():
+    assert planned()["asft"].folder.path == RUNS / "asft/seed-0"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--trainer.max_epoch", "3"], "trainer.max_epochs?"),
+        (["--stages.asft.model.temperatur", "3"], "asft, --model.temperatur: .*\n.*model.temperature?"),
+        (["--stages", "{asft: {model: {temperatur: 3}}}"], "asft, --model.temperatur: .*\n.*model.temperature?"),
+        (["--config", "wrong.yaml"], "asft, --model.temperatur: .*\n.*model.temperature?"),
+        (["--data.log.usr", "u"], "data.log.user?"),
+        (["--stages.asfd.model.lr", "3"], "trains no 'asfd'\n.*: recommender, reward, .*, asft"),
+        (["--stages.start.model.lr", "3"], "trains no 'start'"),
+        (["--stages.asft", "3"], "--stages.STAGE.KEY VALUE"),
+        (["--stages.asft.run.rank_timeout", "1"], "asft, run.rank_timeout: 1.0 is too short"),
+        (["--trainer.default_root_dir", "x"], "trainer.default_root_dir: a stage writes into its run folder"),
+        (["--stages.asft.run.name", "x"], "asft, --run.name=x: the chain sets this itself"),
+        (["--stages.asft.data", "{users: B1}"], "asft, --data.users=B1: the chain sets this itself"),
+        (["--model.lr", "3"], "write --stages.STAGE.model.lr VALUE"),
+        (["--early_stopping.patience", "3"], "write --stages.STAGE.early_stopping.patience VALUE"),
+        (["--trainer.max_epochs", "--data.root", "x"], "--trainer.max_epochs: a value must follow"),
+        (["--data.root"], "--data.root: a value must follow"),
+        (["--stages.asft.data.split.cuts", "latin.yaml"], "asft, latin.yaml: cannot be read"),
+        (["--methods", "[start, asfd]"], "methods: there is no method 'asfd'\n.*did you mean asft?"),
+        (["--ours", "start2"], "ours: there is no method 'start2'\n.*did you mean"),
+        (["--placebos", "{x: asft}"], "placebos: there is no method 'x'"),
+        (["--placebos", "{asft_random: asfd}"], "placebos: there is no method 'asfd'\n.*did you mean asft?"),
+        (["--baselines", "[start, cb]"], "baselines: there is no method 'cb'"),
+        (["--methods", "[start, magic]"], "methods: there is no method 'magic'\n.*asft, asft_permuted"),
+        (["--methods", "[start, judge_report]"], "methods: judge_report is no method\n.*every chain trains it"),
+        (["--methods", "[start, start_rerank]"], "reranks the policy of 'start', .*\n.*name a method that is trained"),
+        (
+            ["--methods", "[rerank_permuted, rerank_permuted_rerank]"],
+            "reranks the policy of 'rerank_permuted', .*\n.*name a method that is trained",
+        ),
+        (["--rerank", "-1"], "rerank: -1.0 is not 0 or above"),
+        (["--stages.asft.model.temperature", "0"], "asft, model.temperature: 0.0 is not above 0"),
+        (["--stages.asft.model.lr", "-0.1"], "asft, model.lr: -0.1 is not 0 or above"),
+        (["--stages.asft.data.soft", "0"], "asft, data.soft: 0.0 is not above 0"),
+        (["--stages.reward.model.members", "0"], "reward, model.members: 0 is not above 0"),
+        (["--trainer.max_epochs", "0"], "recommender, trainer.max_epochs: 0 trains nothing"),
+        (["--stages.asft.trainer.limit_val_batches", "0"], "asft, trainer.limit_val_batches: nothing is validated"),
+        (["--trainer.fast_dev_run", "true"], "recommender, trainer.fast_dev_run: .*dry run"),
+        (
+            ["--methods", "[asft, bc_rerank]"],
+            "methods: bc_rerank reranks the policy of 'bc', .*does not train\n.*add bc",
+        ),
+        (["--methods", "[]"], "methods: .*is empty"),
+        (["--methods", "[start, start]"], "methods: .*twice"),
+        (["--seeds", "[]"], "seeds: .*is empty"),
+        (["--seeds", "[0, -1]"], "seeds: -1 is no seed"),
+        (["--seeds", "[0, 4294967296]"], "seeds: 4294967296 is no seed\n.*0 to 4294967295"),
+        (["--log", "simulatd"], "simulatd: there is no such file.*\n.*did you mean data/simulated"),
+        (["--methdos", "[start]"], "did you mean methods?"),
+        (["--name", "a/b"], "'a/b' cannot name a folder"),
+        (["--config", "missing.yaml"], "missing.yaml: there is no such file"),
+        (["--config", "elsewhere/chain.yaml"], "my.yaml: there is no such file"),
+    ],
+)
+def test_a_mistake_is_named_before_anything_runs(prepared: Path, words: list[str], said: str):
+    result = tiny.chain(prepared, "--methods", "[start, asft]", *words)
+    assert result.code == 2
+    assert result.out == ""
+    assert re.search(said.replace("?", r"\?"), result.err), result.err
+    assert not (prepared / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--data.reward=null", "--data.high=null"], "data.reward: no event has a reward in .* of users A\n"),
+        (["--stages.judge_report.data.reward=null"], "data.reward: no event has a reward in .* of users B2\n"),
+        (["--data.share_a=1"], r"data\.share_a: there are no users B1 in this log\n"),
+    ],
+)
+def test_rewards_that_are_missing_are_noticed_before_anything_is_trained(prepared: Path, words: list[str], said: str):
+    result = tiny.chain(prepared, "--methods", "[start, asft]", *words)
+    assert result.code == 2
+    assert re.search(said, result.err), result.err
+    assert commands(result.out) == []
+
+
+@pytest.mark.parametrize("value", ["2022-02-30", "0b_", "{a: b"])
+def test_what_no_yaml_can_be_is_left_to_the_stages_parser(value: str):
+    """A day that there is not, a number without digits, a mapping without an end."""
+    chain = Chain(log="simulated", methods=["start", "asft"])
+    plan = Plan(chain, Path("conf/chain/tiny.yaml"), {"asft": {"data.split.cuts": value}})
+    assert plan.given("asft") == {"data.split.cuts": value}
+
+
+def test_a_chain_must_be_named(prepared: Path):
+    for words in ([], ["--log", "simulated", "--methods", "[start]"]):
+        said = tiny.recalign(prepared, "chain", *words)
+        assert said.code == 2
+        assert "recalign chain ml-100k" in said.err
+
+
+def test_a_chain_and_its_log_may_lie_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    tiny.prepare(tmp_path)
+    elsewhere = tmp_path / "elsewhere/deep"
+    elsewhere.mkdir(parents=True)
+    shutil.copy(tmp_path / "conf/data/simulated.yaml", elsewhere / "mine.yaml")
+    monkeypatch.chdir(tmp_path)
+    plan = Plan(Chain(log="mine.yaml", methods=["start"]), elsewhere / "own.yaml", {})
+    assert (plan.log, plan.name) == (elsewhere / "mine.yaml", "own")
+    assert plan.found("asft.yaml") == Path("conf/asft.yaml")  # one's own before the one that is shipped
+    monkeypatch.chdir(elsewhere)
+    shipped = Plan(Chain(log="mine.yaml", methods=["start"]), Path("own.yaml"), {}).found("asft.yaml")
+    assert shipped == configs.shipped() / "asft.yaml"
+
+
+def test_a_missing_world_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setattr("recalign.run.chain.run.World", lambda: World(users=20, items=20, events=200))
+    data = RewardData(log=LogMapping("simulated", ["simulated/events.parquet"]), root=str(tmp_path))
+    (tmp_path / "simulated").mkdir()  # by a run that was stopped while it wrote
+    make_world(data, None)
+    assert len(pl.read_parquet(tmp_path / "simulated/events.parquet")) == 200
+    assert "making the default world" in capsys.readouterr().out
+    make_world(data, None)
+    make_world(RewardData(log=LogMapping("other", ["simulated/x.parquet"]), root=str(tmp_path / "nowhere")), None)
+    assert capsys.readouterr().out == ""
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_world_of_other_settings_is_made_anew_and_the_same_one_is_not(tmp_path: Path):
+    data = RewardData(log=LogMapping("simulated", ["simulated/events.parquet"]), root=str(tmp_path))
+    file = tmp_path / "simulated/events.parquet"
+    for events in (200, 150):
+        make_world(data, World(users=20, items=20, events=events))
+        assert len(pl.read_parquet(file)) == events
+    written = file.stat().st_mtime_ns
+    make_world(data, World(users=20, items=20, events=150))
+    assert file.stat().st_mtime_ns == written
+
+
+def test_a_list_is_not_added_to_twice():
+    words = ["--trainer.callbacks+=A", "--stages.asft.trainer.callbacks+=B"]
+    assert split_overrides(words)[1] == {None: {"trainer.callbacks+": "A"}, "asft": {"trainer.callbacks+": "B"}}
+    with pytest.raises(InputError, match=r"--trainer\.callbacks\+: stands there twice"):
+        split_overrides([*words, "--trainer.callbacks+=C"])
+
+
+def test_overrides_are_told_from_the_chains_own_words():
+    words = ["--config", "a.yaml", "--data.root=d", "--seeds", "[1]", "--stages.asft.model.lr", "-1", "--data.x", "1"]
+    own, overrides = split_overrides(words)
+    assert own == ["--config", "a.yaml", "--seeds", "[1]"]
+    assert overrides == {None: {"data.root": "d", "data.x": "1"}, "asft": {"model.lr": "-1"}}
+
+
+def test_what_lies_above_a_chain_is_found_from_its_own_folder_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    tiny.prepare(tmp_path)
+    monkeypatch.chdir(tmp_path / "conf/chain")
+    found = Plan(Chain(log="simulated", methods=["start"]), Path("tiny.yaml"), {}).found("asft.yaml")
+    assert found is not None
+    assert found.samefile(tmp_path / "conf/asft.yaml")
+    monkeypatch.chdir(tmp_path)
+    for name in ("my-chain.yaml", "asft.yaml"):  # beside one another
+        Path(name).write_text("{}")
+    assert Plan(Chain(log="simulated", methods=["start"]), Path("my-chain.yaml"), {}).found("asft.yaml") == Path(
+        "asft.yaml"
+    )
+
+
+@pytest.mark.usefixtures("here")
+def test_what_is_added_for_all_and_for_one_is_refused():
+    overrides = split_overrides(["--trainer.callbacks+=A", "--stages.asft.trainer.callbacks+=B"])[1]
+    plan = Plan(Chain(log="simulated", methods=["start", "asft"]), Path("conf/chain/tiny.yaml"), overrides)
+    assert plan.given("reward") == {"trainer.callbacks+": "A"}
+    stages = {"asft": {"trainer": {"callbacks+": "B"}}}
+    chain = Chain(log="simulated", methods=["start", "asft"], trainer={"callbacks+": "A"}, stages=stages)
+    with pytest.raises(InputError, match="would be lost"):
+        Plan(chain, Path("conf/chain/tiny.yaml"), {}).given("asft")
+    with pytest.raises(InputError, match="would be lost"):
+        plan.given("asft")
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("stage", ["recommender", "reward", "judge_report", "asft"])
+def test_a_stage_that_reads_other_times_than_the_evaluation_is_refused(stage: str):
+    with pytest.raises(InputError, match=f"{stage}, data.request_time: this stage reads histories with 'known'"):
+        planned(f"--stages.{stage}.data.request_time=known")
+    planned("--data.request_time=known")
+
+
+@pytest.mark.usefixtures("here")
+def test_judges_have_room_for_the_histories_that_they_judge():
+    short = "--stages.judge_report.data.max_length=5"
+    with pytest.raises(InputError, match=r"judge_report, model\.encoder\.max_length: the encoder takes 5 events, and"):
+        planned(short, "--data.max_length=20")
+    planned(short, "--data.max_length=20", "--stages.judge_report.model.encoder.init_args.max_length=20")
+
+
+@pytest.mark.usefixtures("here")
+def test_a_lower_bound_needs_several_members():
+    chain = Chain(log="simulated", methods=["start", "rerank_lcb"], data={"root": "data"})
+    one = split_overrides(["--stages.reward.model.members=1"])[1]
+    with pytest.raises(InputError, match="has no spread to take off"):
+        Plan(chain, Path("conf/chain/tiny.yaml"), one).parse()
+
+
+def test_a_reward_model_of_another_reward_is_refused_before_anything_is_trained(here: Path):
+    said = tiny.chain(here, "--name=own", "--methods=[start, rerank]", "--stages.reward.data.reward=reward * 2")
+    assert said.code == 2
+    assert "stages.reward.data: the reward model would learn" in said.err
+    assert not list(here.glob("runs/own/*/seed-0/manifest.json"))

@@ -1,0 +1,119 @@
+"""Where a chain's tasks run."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import mortal
+import polars as pl
+import pytest
+import tiny
+import torch
+
+from recalign.errors import InputError, TrainingError
+from recalign.run.chain import Chain, engine
+from recalign.run.chain.engine import RayWorkers, _room
+from recalign.run.chain.graph import Step, anew, side_by_side
+from recalign.run.chain.plan import Plan
+from recalign.run.chain.progress import Progress
+
+
+def test_a_worker_imports_the_classes_that_the_stages_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A checkpoint imports nothing, and the process that parsed the stages is another one."""
+    (tmp_path / "nets_of_mine.py").write_text("class Mine: ...")
+    monkeypatch.syspath_prepend(tmp_path)
+    stages = [{"model": {"class_path": path}} for path in ("nets_of_mine.Mine", "gone.Net", "os.Gone")]
+    Plan.__new__(Plan).__setstate__({"_once": {n: SimpleNamespace(config=one) for n, one in enumerate(stages)}})
+    assert "nets_of_mine" in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--workers=0"], "workers: 0 is not above 0\n"),
+        (["--threads=0"], "threads: 0 is not above 0\n"),
+        (["--engine=rya"], "engine"),
+        (["--workers=3", "--engine=ray"], "engine: this engine needs Ray\n  -> pip install 'recalign[ray]'"),
+    ],
+)
+def test_what_cannot_run_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], said: str):
+    monkeypatch.setitem(sys.modules, "ray", None)  # as where it is not installed
+    tiny.prepare(tmp_path)
+    result = tiny.chain(tmp_path, *words)
+    assert (result.code, result.out) == (2, "")
+    assert said in result.err
+    assert "Traceback" not in result.err
+
+
+@pytest.mark.parametrize(
+    ("visible", "count", "given"),
+    [(None, 0, [None] * 3), (None, 2, ["0", "1", "0"]), ("4,7", 2, ["4", "7", "4"]), ("", 0, [None] * 3)],
+)
+def test_gpus_are_dealt_out(monkeypatch: pytest.MonkeyPatch, visible: str | None, count: int, given: list[str | None]):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    seen: list[dict[str, str]] = []
+    monkeypatch.setattr(engine, "LocalWorkers", seen.extend)
+    engine.workers_of(Chain(log="simulated", methods=["start"], workers=3))
+    assert [environment.get("CUDA_VISIBLE_DEVICES") for environment in seen] == given
+
+
+def test_a_cluster_has_room_or_says_what_it_lacks():
+    assert _room({"CPU": 8.0, "GPU": 3.0}, {"CPU": 2.0, "GPU": 0.5}) == 4
+    assert _room({"CPU": 3.0}, {"CPU": 1.0, "GPU": 0.0}) == 3
+    with pytest.raises(InputError, match=r"8 CPU, 0 GPU, too little for one task"):
+        _room({"CPU": 8.0}, {"CPU": 1.0, "GPU": 1.0})
+
+
+@pytest.fixture
+def ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A local cluster, whose workers find the doubles; it ends with the test."""
+    ray = pytest.importorskip("ray")
+    paths = [str(Path(mortal.__file__).parent), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("ray")
+def test_a_killed_worker_is_tried_again_once(tmp_path: Path, trial, capsys: pytest.CaptureFixture[str]):
+    trial("None is waited for in vain", "SIGKILL of a worker of a chain on Ray", 3)
+    tasks = [
+        Step("one", anew(mortal.die_once, tmp_path / "died")),
+        Step("two", anew(mortal.join), ("one",)),
+        Step("doomed", anew(mortal.die_with), ("two",)),
+    ]
+    progress = Progress({task.name: task.needs for task in tasks}, "stage", 2)
+    with RayWorkers(2, 1, 0) as workers, pytest.raises(TrainingError, match=r"doomed: its worker died twice"):
+        side_by_side(tasks, 1, workers, tmp_path / "logs", progress)
+    assert "one: its worker died" in capsys.readouterr().out
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("ray")
+def test_a_chain_on_ray_has_the_figures_of_one_in_order(tmp_path: Path, trial):
+    trial("Same course", "a chain's stages on two workers of Ray")
+    tiny.prepare(tmp_path)
+    words = ("--methods=[start, bc]", "--threads=1")
+    assert tiny.chain(tmp_path, *words, "--name=order").code == 0
+    said = tiny.chain(tmp_path, *words, "--name=ray", "--engine=ray", "--workers=2")
+    assert said.code == 0, said.err
+    tables = [pl.read_csv(tmp_path / f"runs/{name}/comparison.csv") for name in ("order", "ray")]
+    ours, theirs = (table.filter(pl.col("metric") != "cost/seconds") for table in tables)
+    assert ours.equals(theirs)
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("ray")
+def test_a_cluster_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(InputError, match="no Ray cluster to reach"):
+        RayWorkers(None, 1, 0)

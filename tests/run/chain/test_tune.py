@@ -1,0 +1,226 @@
+"""Tuning in small: trials are trained once, end early where they are behind, and the best becomes a YAML for `fit`."""
+
+from __future__ import annotations
+
+import errno
+import re
+import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import optuna
+import pytest
+import tiny
+import torch
+import yaml
+
+from recalign.errors import InputError
+from recalign.run.chain.search import Search
+from recalign.run.chain.tune import STUDY, Pruning, _rank, best_value, journal
+
+FOLDER = Path("runs/simulated/recommender/tuning")
+SPACE = "recommender: {model.lr: {low: 1.0e-3, high: 1.0e-2, log: true}, model.temperature: [0.05, 0.1]}"
+STAGE = ("recommender", "simulated", "--data.root=data", "--trainer.limit_train_batches=2", "--data.max_length=24")
+
+
+def tune(folder: Path, *words: str) -> tiny.Said:
+    return tiny.recalign(
+        folder, "tune", *STAGE, "--trainer.enable_progress_bar=false", "--trainer.max_epochs=1", *words
+    )
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tiny.Said]:
+    """A folder in which two settings of a recommender were tried. Left as it is by every test."""
+    folder = tiny.prepare(tmp_path_factory.mktemp("tuned"))
+    (folder / "conf/search.yaml").write_text(SPACE)
+    (folder / "other.yaml").write_text("asft: {model.lr: [0.1]}")
+    (folder / "odd.yaml").write_text("recommender: {model.size: [1]}")
+    return folder, tune(folder, "--trials=2")
+
+
+@pytest.fixture
+def again(first: tuple[Path, tiny.Said], tmp_path: Path) -> Path:
+    return shutil.copytree(first[0], tmp_path / "again")
+
+
+def test_a_full_disk_is_not_taken_for_a_setting_that_cannot_be_trained(again: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(*_: Any) -> None:
+        raise InputError("cannot be written: No space left on device") from OSError(errno.ENOSPC, "No space left")
+
+    monkeypatch.setattr("recalign.run.chain.tune.train", full)
+    said = tune(again, "--trials=3")
+    assert said.code == 2
+    assert "No space left on device" in said.err
+    assert "cannot be trained" not in said.out
+    stub: Any = SimpleNamespace(settings={"asft": [{}]}, seed=0, plan=SimpleNamespace(trial=full))
+    with pytest.raises(InputError, match="No space left"):
+        Search._try(stub, "asft", 0, {})
+
+
+def test_the_best_trial_becomes_a_yaml_that_fit_takes(again: Path, first: tuple[Path, tiny.Said]):
+    said = first[1]
+    assert said.code == 0, said.err
+    tuned = yaml.safe_load((again / FOLDER / "tuned.yaml").read_text())["model"]
+    runs = [yaml.safe_load((again / FOLDER / f"trial-{n}/seed-0/config.yaml").read_text()) for n in (0, 1)]
+    figures = [best_value(again / FOLDER / f"trial-{n}/seed-0/metrics.csv", "rank/all/ndcg@10", "max") for n in (0, 1)]
+    best = runs[figures.index(max(figures))]["model"]["init_args"]
+    assert tuned == {key: best[key] for key in ("lr", "temperature")}
+    fitted = tiny.recalign(again, "fit", *STAGE[:2], str(FOLDER / "tuned.yaml"), *STAGE[2:], "--trainer.max_epochs=1")
+    assert fitted.code == 0, fitted.err
+    config = yaml.safe_load((again / "runs/simulated/recommender/seed-0/config.yaml").read_text())
+    assert config["model"]["init_args"]["lr"] == tuned["lr"]
+    assert config["data"]["init_args"]["log"]["name"] == "simulated"
+
+
+def test_it_says_which_trial_runs_and_keeps_its_table_narrow(first: tuple[Path, tiny.Said]):
+    lines = first[1].out.splitlines()
+    assert any(re.match(r"trial 2 of 2.*: trial-1, model\.lr \d", line) for line in lines)
+    table = lines[next(n for n, line in enumerate(lines) if "trials of recommender" in line) :]
+    assert max(map(len, table[:-1])) <= 80
+    assert "--config" in table[-1]
+
+
+def test_a_longer_search_keeps_what_was_tried_and_one_that_was_killed_goes_on(again: Path):
+    shutil.rmtree(again / FOLDER / "trial-1")
+    study = again / FOLDER / STUDY
+    optuna.load_study(study_name=None, storage=journal(study)).ask()  # a trial that a killed process left running
+    before = (again / FOLDER / "trial-0/seed-0/manifest.json").read_text()
+    said = tune(again, "--trials=3")
+    assert said.code == 0, said.err
+    assert said.out.count("unchanged") == 1
+    assert (again / FOLDER / "trial-0/seed-0/manifest.json").read_text() == before
+    states = [trial.state.name for trial in optuna.load_study(study_name=None, storage=journal(study)).trials]
+    assert sorted(states) == ["COMPLETE"] * 4 + ["FAIL"]
+
+
+def test_a_study_whose_path_is_odd_is_kept_there_and_one_that_was_altered_is_named(tmp_path: Path):
+    file = tmp_path / "a?b%20 {c}#d" / STUDY
+    file.parent.mkdir()
+    optuna.create_study(study_name="one", storage=journal(file)).ask()
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [STUDY]
+    assert len(optuna.load_study(study_name="one", storage=journal(file)).trials) == 1
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(lines[0][:20] + b"\n" + b"".join(lines[1:]))
+    with pytest.raises(InputError, match="delete it"):
+        journal(file)
+
+
+@pytest.mark.long
+def test_a_trial_that_ended_early_is_trained_whole_for_another_metric(again: Path, monkeypatch: pytest.MonkeyPatch):
+    shutil.rmtree(again / FOLDER / "trial-1")
+    with monkeypatch.context() as patch:
+        patch.setattr("optuna.Trial.should_prune", lambda _: True)
+        assert "ended early" in tune(again, "--trials=2").out
+    assert tune(again, "--trials=2").out.count("unchanged") == 2
+    said = tune(again, "--trials=2", "--metric=rank/nll", "--goal=min")
+    assert said.out.count("unchanged") == 1
+    assert '"status": "finished"' in (again / FOLDER / "trial-1/seed-0/manifest.json").read_text()
+
+
+def test_a_sweep_says_what_is_searched_and_a_given_setting_is_not(again: Path):
+    sweep = {
+        "metric": {"name": "rank/nll", "goal": "minimize"},
+        "parameters": {"model.lr": {"values": [0.001]}, "model.temperature": {"min": 0.05, "max": 0.1}},
+    }
+    (again / "sweep.yaml").write_text(yaml.safe_dump(sweep))
+    said = tune(again, "--trials=1", "--space=sweep.yaml", "--model.temperature=0.07", "--out=best.yaml")
+    assert said.code == 0, said.err
+    text = (again / "best.yaml").read_text()
+    assert yaml.safe_load(text) == {"model": {"lr": yaml.safe_load(text)["model"]["lr"]}}
+    assert text.startswith("# rank/nll ")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--trials=0"], "trials: 0 is not above 0"),
+        (["--trials=many"], "must be int"),
+        (["--metric=other/figure"], "goal: which values of other/figure are better"),
+        (["--metric=value/select_judge@10"], "there are no judges .*\n.*recalign chain simulated"),
+        (["--space=nowhere.yaml"], "nowhere.yaml: there is no such file"),
+        (["--model.lr=0.1", "--model.temperature=0.1"], "nothing is left to search"),
+        (["--run.name=big", "--model.lr=0.1", "--model.temperature=0.1"], "nothing is left to search"),
+        (["--run.name=" + 300 * "a"], "run.name: aaa.* has 300 bytes"),
+        (["--trails=2"], "--trails: there is no such option\n.*did you mean --trials"),
+        (["--space=other.yaml"], "no space for 'recommender'\n.*--space FILE"),
+        (["--space=odd.yaml"], "recommender has no setting 'model.size'\n.*--space FILE"),
+        (["--model.lrr=0.1"], "no key 'model.lrr'"),
+    ],
+)
+def test_a_mistake_is_named_before_anything_is_trained(first: tuple[Path, tiny.Said], words: list[str], said: str):
+    result = tune(first[0], *words)
+    assert (result.code, result.out) == (2, "")
+    assert re.search(said, result.err), result.err
+
+
+def test_a_figure_that_is_not_logged_is_named(again: Path):
+    result = tune(again, "--trials=1", "--metric=rank/all/ndcg", "--goal=max")
+    assert result.code == 2
+    assert "the run logs no 'rank/all/ndcg'" in result.err
+    assert "did you mean rank/all/ndcg@10?" in result.err
+
+
+def test_what_a_method_starts_from_has_to_be_there(first: tuple[Path, tiny.Said]):
+    result = tiny.recalign(first[0], "tune", "asft", "simulated", "--data.root=data", "--run.chain=other")
+    assert (result.code, result.out) == (2, "")
+    assert "recalign fit recommender LOG --seed_everything=0 --run.chain=other" in result.err
+
+
+def test_optuna_that_is_missing_is_an_error_with_its_installation(again: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    result = tune(again)
+    assert result.code == 2
+    assert "pip install 'recalign[search]'" in result.err
+
+
+class Run(SimpleNamespace):
+    """What `Pruning` reads of a trainer."""
+
+    def __init__(self, value: float | None) -> None:
+        metrics: dict[str, Any] = {} if value is None else {"m": torch.tensor(value)}
+        super().__init__(callback_metrics=metrics, sanity_checking=False, should_stop=False)
+
+
+def ended_early(study: optuna.Study, values: list[float | None]) -> bool:
+    """Whether a run that validates with these values is ended, at any of them."""
+    trial = study.ask()
+    pruning = Pruning(trial, "m")
+    runs = [Run(value) for value in values]
+    for run in runs:
+        pruning.on_validation_end(run, None)  # type: ignore[arg-type]
+    if not pruning.pruned:
+        study.tell(trial, 0.0)
+    assert pruning.pruned == any(run.should_stop for run in runs)
+    return pruning.pruned
+
+
+def test_a_run_behind_the_others_is_ended_and_one_that_reports_nothing_never():
+    study = optuna.create_study(direction="maximize", pruner=optuna.pruners.MedianPruner(2, 1))
+    assert not ended_early(study, [0.1, 0.2, 0.3])
+    assert not ended_early(study, [0.1, 0.2, 0.3])
+    assert not ended_early(study, [0.0, 0.25, 0.4])
+    assert ended_early(study, [0.1, 0.1, 0.1])
+    assert not ended_early(study, [None, None, None])
+    assert not ended_early(study, [float("nan"), float("nan"), float("nan")])
+
+
+def test_the_best_value_leaves_out_what_is_no_number(tmp_path: Path):
+    file = tmp_path / "metrics.csv"
+    file.write_text("step,loss\n1,nan\n2,0.5\n3,\n4,0.25\n")
+    assert best_value(file, "loss", "min") == 0.25
+    file.write_text("step,loss\n1,nan\n")
+    with pytest.raises(InputError, match="no number as 'loss'"):
+        best_value(file, "loss", "min")
+
+
+def test_trials_are_ordered_by_the_goal_whole_ones_first_and_failed_ones_last():
+    def one(state: str, value: float) -> SimpleNamespace:
+        return SimpleNamespace(state=SimpleNamespace(name=state), value=value)
+
+    whole, early = "COMPLETE", "PRUNED"
+    tried = [one(whole, 0.5), one(early, 0.1), InputError("no"), one(whole, 0.2), one(early, 0.9)]
+    order = {goal: sorted(range(5), key=lambda n: _rank(tried[n], goal)) for goal in ("max", "min")}
+    assert order == {"max": [0, 3, 4, 1, 2], "min": [3, 0, 1, 4, 2]}

@@ -1,0 +1,479 @@
+"""Runs from end to end on doubles: the same run again, continued runs, and checkpoints that do not fit."""
+
+import csv
+import importlib
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from recalign.errors import InputError, TrainingError
+from recalign.run.configs import find
+from recalign.run.stage import RunFolder, StageResult, parse_stage, run_stage
+from recalign.run.stage.opened import device_of
+
+RUN = RunFolder(Path("runs/toy/recommender/seed-0"))
+
+
+def fit(*words: str) -> StageResult:
+    return run_stage(["fit", "--config", "toy.yaml", "--trainer.enable_progress_bar", "false", *words])
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    a, b = weights(one), weights(other)
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a file of figures, without what was measured of the machine."""
+    return [{k: v for k, v in row.items() if not k.startswith("speed/")} for row in csv.DictReader(path.open())]
+
+
+def complaint(*words: str, command: str = "fit") -> str:
+    with pytest.raises(InputError) as caught:
+        run_stage([command, "--config", "toy.yaml", *words])
+    return str(caught.value)
+
+
+def test_a_fit_leaves_a_whole_run_folder():
+    result = fit()
+    assert result.folder == RUN
+    assert result.checkpoint == RUN.best
+    assert sorted(p.name for p in RUN.path.iterdir()) == ["checkpoints", "config.yaml", "manifest.json", "metrics.csv"]
+    assert sorted(p.name for p in RUN.checkpoints.iterdir()) == ["best.ckpt", "last.ckpt"]
+    assert [r["step"] for r in rows(RUN.figures("fit")) if r["rank/loss"]] == ["5", "11"]
+
+
+def test_settings_are_parsed_once_and_what_is_done_to_them_stays_out_of_the_next(monkeypatch: pytest.MonkeyPatch):
+    words = ["fit", "--config", "toy.yaml", "--run.name", "once"]
+    first = parse_stage(words)
+    kept = yaml.safe_dump(first.config)
+    first.config["model"]["init_args"].clear()
+    monkeypatch.setattr("jsonargparse.ArgumentParser.parse_object", None)  # it must not be asked again
+    assert yaml.safe_dump(parse_stage(words).config) == kept
+
+
+def test_config_yaml_repeats_the_run():
+    fit("--model.learning_rate", "0.02", "--seed_everything", "3")
+    first = RunFolder(Path("runs/toy/recommender/seed-3"))
+    run_stage(["fit", "--config", str(first.config), "--run.name", "again"])
+    again = RunFolder(Path("runs/toy/again/seed-3"))
+    assert_same_weights(first.last, again.last)
+    assert rows(first.figures("fit")) == rows(again.figures("fit"))
+
+
+def test_other_seeds_give_other_weights():
+    fit()
+    fit("--seed_everything", "1")
+    assert (
+        weights(RUN.last)["head.weight"]
+        .ne(weights(Path("runs/toy/recommender/seed-1/checkpoints/last.ckpt"))["head.weight"])
+        .any()
+    )
+
+
+def test_a_continued_run_equals_one_that_was_never_interrupted():
+    fit("--trainer.max_epochs", "4", "--run.name", "whole")
+    whole = RunFolder(Path("runs/toy/whole/seed-0"))
+    fit("--trainer.max_epochs", "2")
+    first_half = RUN.figures("fit").read_text()
+    result = fit("--trainer.max_epochs", "4", "--ckpt_path", "last")
+    assert_same_weights(whole.last, RUN.last)
+    assert_same_weights(whole.best, RUN.best)
+    assert RUN.figures("fit").read_text().startswith(first_half)  # rows are appended
+    assert rows(RUN.figures("fit")) == rows(whole.figures("fit"))
+    assert result.trainer.checkpoint_callback.best_model_score == pytest.approx(
+        min(float(r["rank/loss"]) for r in rows(RUN.figures("fit")) if r["rank/loss"])
+    )
+    optimizer = torch.load(RUN.last, weights_only=True)["optimizer_states"][0]["state"][0]["step"]
+    assert optimizer == 24
+    assert yaml.safe_load(RUN.config.read_text())["ckpt_path"] is None  # repeats the whole run, not its second half
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--optimizer.lr=0.5"], "optimizer.lr: 0.5, and the run began with 0.1"),
+        (["--trainer.gradient_clip_val=0.1"], "trainer.gradient_clip_val: 0.1, and the run began with None"),
+        (["--trainer.accumulate_grad_batches=2"], "trainer.accumulate_grad_batches: 2, and the run began with 1"),
+        (["--trainer.limit_train_batches=2"], "trainer.limit_train_batches: 2, and the run began with None"),
+        (["--trainer.precision=bf16-mixed"], "trainer.precision: 'bf16-mixed', and the run began with None"),
+        (["--early_stopping={monitor: rank/loss, patience: 3}"], "early_stopping.patience: 3, and the run began"),
+    ],
+)
+def test_a_run_is_not_continued_with_settings_that_it_did_not_begin_with(words: list[str], said: str):
+    """An optimiser's would be ignored, and the others make a run of two halves that passes for one of them."""
+    stopping = "--early_stopping={monitor: rank/loss, patience: 2}"
+    fit("--trainer.max_epochs", "1", "--optimizer=SGD", "--optimizer.lr=0.1", stopping)
+    message = complaint("--trainer.max_epochs=2", "--ckpt_path=last", "--optimizer=SGD", "--optimizer.lr=0.1", *words)
+    assert said in message
+    assert "without --ckpt_path" in message
+    assert "optimizer.class_path: None, and" in complaint("--trainer.max_epochs=2", "--ckpt_path=last")
+
+
+def test_averaged_weights_are_handed_over_and_a_continued_run_averages_on():
+    average = ["--trainer.callbacks+=recalign.recommender.PolynomialAveraging"]
+    fit("--trainer.max_epochs", "4", "--run.name", "plain")
+    fit("--trainer.max_epochs", "4", "--run.name", "whole", *average)
+    fit("--trainer.max_epochs", "2", *average)
+    fit("--trainer.max_epochs", "4", "--ckpt_path", "last", *average)
+    plain, whole = (Path(f"runs/toy/{name}/seed-0/checkpoints") for name in ("plain", "whole"))
+    assert_same_weights(whole / "last.ckpt", RUN.last)
+    assert_same_weights(whole / "best.ckpt", RUN.best)
+    trained = torch.load(whole / "last.ckpt", weights_only=True)["current_model_state"]
+    assert all(torch.equal(trained[k], w) for k, w in weights(plain / "last.ckpt").items())  # training is the same
+    assert not torch.equal(trained["head.weight"], weights(whole / "last.ckpt")["head.weight"])
+
+
+def test_averaged_weights_are_not_trained_on():
+    fit("--trainer.max_epochs", "1", "--trainer.callbacks+=recalign.recommender.PolynomialAveraging")
+    for callbacks in ("[]", "[{class_path: lightning.pytorch.callbacks.EMAWeightAveraging}]"):
+        with pytest.raises(InputError, match="average"):
+            fit("--trainer.max_epochs", "2", "--ckpt_path", "last", f"--trainer.callbacks={callbacks}")
+
+
+def test_a_run_that_stopped_within_an_epoch_goes_on_with_its_next_batch():
+    fit("--trainer.max_epochs", "2", "--run.name", "whole")
+    stop = ["--trainer.callbacks", '[{"class_path": "stage_doubles.StopAt", "init_args": {"step": 8}}]']
+    with pytest.raises(RuntimeError, match="pulled the plug"):
+        fit("--trainer.max_epochs", "2", "--checkpoint.save_last_every_n_steps", "4", *stop)
+    assert torch.load(RUN.last, weights_only=True)["global_step"] == 8
+    fit("--trainer.max_epochs", "2", "--checkpoint.save_last_every_n_steps", "4", "--ckpt_path", "last")
+    assert_same_weights(Path("runs/toy/whole/seed-0/checkpoints/last.ckpt"), RUN.last)
+
+
+def test_a_run_that_ended_by_its_steps_goes_on_within_the_epoch():
+    fit("--trainer.max_steps", "10", "--run.name", "whole")
+    fit("--trainer.max_steps", "8")
+    fit("--trainer.max_steps", "10", "--ckpt_path", "last")
+    assert_same_weights(Path("runs/toy/whole/seed-0/checkpoints/last.ckpt"), RUN.last)
+
+
+@pytest.mark.parametrize("words", [[], ["--early_stopping={monitor: rank/loss, patience: 9}"]])
+def test_a_run_that_ended_by_its_steps_at_the_end_of_an_epoch_goes_on_with_the_next(words: list[str]):
+    whole = fit("--trainer.max_steps", "14", "--run.name", "whole", *words)
+    fit("--trainer.max_steps", "6", *words)
+    result = fit("--trainer.max_steps", "14", "--ckpt_path", "last", *words)
+    assert (result.trainer.max_steps, result.trainer.current_epoch) == (14, whole.trainer.current_epoch)
+    assert_same_weights(Path("runs/toy/whole/seed-0/checkpoints/last.ckpt"), RUN.last)
+    assert rows(RUN.figures("fit")) == rows(RunFolder(Path("runs/toy/whole/seed-0")).figures("fit"))
+
+
+def test_a_run_that_ends_by_its_steps_within_an_epoch_is_validated_there():
+    fit("--trainer.max_steps", "2", "--early_stopping.monitor", "rank/loss")
+    assert torch.load(RUN.best, weights_only=True)["global_step"] == 2
+    assert [row["step"] for row in rows(RUN.figures("fit")) if row["rank/loss"]] == ["1"]
+
+
+def test_last_is_the_last_epoch_even_where_the_best_is_older():
+    fit("--checkpoint.mode", "max", "--trainer.max_epochs", "3")
+    assert torch.load(RUN.best, weights_only=True)["epoch"] == 0
+    assert torch.load(RUN.last, weights_only=True)["epoch"] == 2
+
+
+@pytest.mark.usefixtures("trained")
+def test_a_fresh_fit_never_mixes_with_the_run_before_it():
+    (RUN.path / "evaluation").mkdir()
+    old = RUN.figures("fit").read_text()
+    fit("--trainer.max_epochs", "1")
+    assert len([r for r in rows(RUN.figures("fit")) if r["rank/loss"]]) == 1
+    assert not (RUN.path / "evaluation").exists()
+    assert RUN.previous.joinpath("metrics.csv").read_text() == old
+    assert RUN.previous.joinpath("evaluation").exists()
+
+
+@pytest.mark.usefixtures("trained")
+def test_a_run_does_not_empty_the_folder_it_starts_from():
+    fit()
+    assert "would empty" in complaint("--ckpt_path", str(RUN.previous / "checkpoints/last.ckpt"))
+    assert RUN.previous.exists()
+
+
+def test_ckpt_path_last_without_one_is_an_error():
+    assert "there is no checkpoint runs/toy/recommender/seed-0/checkpoints/last.ckpt" in complaint(
+        "--ckpt_path", "last"
+    )
+    assert not RUN.path.exists()
+
+
+@pytest.mark.usefixtures("trained")
+def test_a_checkpoint_of_another_class_is_refused_and_never_built():
+    encoder = "{class_path: stage_doubles.Mixer}"
+    Path("other.yaml").write_text(f"model: {{class_path: stage_doubles.OtherToy, init_args: {{encoder: {encoder}}}}}")
+    message = complaint("--config", "other.yaml", "--ckpt_path", "last")
+    assert "a checkpoint of stage_doubles.Toy, and the model is stage_doubles.OtherToy" in message
+    assert "--model.init_from" in message
+
+
+@pytest.mark.usefixtures("trained")
+def test_other_hyper_parameters_are_refused_by_name():
+    message = complaint("--ckpt_path", "last", "--model.learning_rate", "0.5", "--model.encoder.dropout", "0.1")
+    assert "model.learning_rate is 0.5, 0.05 in the checkpoint" in message
+    assert "model.encoder.dropout is 0.1, 0.5 in the checkpoint" in message
+
+
+@pytest.mark.usefixtures("trained")
+def test_another_catalogue_is_refused():
+    message = complaint("--ckpt_path", "last", "--data.items", "9")
+    assert "a checkpoint of a catalogue of 7 items, and the log has 9" in message
+
+
+@pytest.mark.usefixtures("trained")
+def test_other_data_under_a_continued_run_is_refused():
+    assert "the data is not what this run began with" in complaint("--ckpt_path", "last", "--data.reward", "other")
+
+
+@pytest.mark.usefixtures("trained")
+@pytest.mark.parametrize("keep", [0, 100, 5000])
+def test_a_truncated_checkpoint_is_refused(keep: int):
+    RUN.last.write_bytes(RUN.last.read_bytes()[:keep])
+    assert "last.ckpt: this is not a whole checkpoint" in complaint("--ckpt_path", "last")
+
+
+def test_a_checkpoint_of_something_else_is_refused():
+    torch.save({"state_dict": {}}, "other.ckpt")
+    assert "not a checkpoint of `recalign fit`" in complaint("--ckpt_path", "other.ckpt")
+
+
+def test_a_checkpoint_is_read_without_running_what_it_holds():
+    parameters = {"_class_path": "stage_doubles.Toy", "x": Path("evil")}
+    torch.save({"state_dict": {}, "hyper_parameters": parameters}, "evil.ckpt")
+    assert "not a whole checkpoint" in complaint("--ckpt_path", "evil.ckpt")
+
+
+@pytest.mark.usefixtures("trained")
+def test_validate_test_and_predict_use_the_best_checkpoint_and_leave_the_run_alone():
+    before = RUN.manifest.read_text(), RUN.config.read_text(), RUN.figures("fit").read_text()
+    for command in ("validate", "test", "predict"):
+        result = run_stage([command, "--config", "toy.yaml"])
+        assert result.checkpoint == RUN.best
+        assert torch.equal(result.model.head.weight.detach(), weights(RUN.best)["head.weight"])
+    assert before == (RUN.manifest.read_text(), RUN.config.read_text(), RUN.figures("fit").read_text())
+    assert len(rows(RUN.figures("test"))) == 1
+    run_stage(["test", "--config", "toy.yaml"])
+    assert len(rows(RUN.figures("test"))) == 1
+
+
+@pytest.mark.usefixtures("trained")
+def test_evaluating_a_checkpoint_outside_a_run_leaves_what_lies_there_alone():
+    for place, beside in (
+        ("models", {"config.yaml", "test.csv", "manifest.json"}),
+        ("checkpoints", {"config.yaml", "test.csv"}),
+    ):
+        Path("own", place).mkdir(parents=True)
+        shutil.copy(RUN.best, f"own/{place}/best.ckpt")
+        for name in beside:
+            Path("own", name).write_text("{}")
+        result = run_stage(["test", "--config", "toy.yaml", "--ckpt_path", f"own/{place}/best.ckpt"])
+        assert result.folder.path == RUN.path
+        assert {name: Path("own", name).read_text() for name in beside} == dict.fromkeys(beside, "{}")
+        shutil.rmtree("own")
+
+
+@pytest.mark.usefixtures("trained")
+def test_a_checkpoint_that_a_callback_keeps_within_the_run_is_continued_as_the_runs_own():
+    Path(RUN.path, "every").mkdir()
+    shutil.copy(RUN.last, RUN.path / "every/one.ckpt")
+    parsed = parse_stage(["fit", "--config", "toy.yaml", "--ckpt_path", str(RUN.path / "every/one.ckpt")])
+    assert parsed.continued is not None
+    assert parsed.in_place
+
+
+@pytest.mark.parametrize("command", ["fit", "test"])
+def test_a_checkpoint_that_lacks_weights_is_refused(command: str):
+    fit()
+    checkpoint = torch.load(RUN.last, weights_only=True)
+    name = next(iter(checkpoint["state_dict"]))
+    del checkpoint["state_dict"][name]
+    torch.save(checkpoint, "older.ckpt")
+    message = complaint("--ckpt_path", "older.ckpt", command=command)
+    assert f"older.ckpt: missing: ['{name}']" in message
+    assert "train that stage again" in message
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_evaluation_without_a_trained_run_is_an_error(command: str):
+    assert "there is no checkpoint runs/toy/recommender/seed-0/checkpoints/best.ckpt" in complaint(command=command)
+
+
+def test_fast_dev_run_leaves_nothing_behind(folder: Path):
+    result = fit("--trainer.fast_dev_run", "true")
+    assert result.checkpoint is None
+    assert not (folder / "runs").exists()
+
+
+def test_a_dry_run_takes_callbacks_that_ask_for_a_logger(folder: Path):
+    fit("--trainer.fast_dev_run", "true", "--trainer.callbacks+=LearningRateMonitor")
+    assert not (folder / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "said"),
+    [
+        (["recalign.recommender.PolynomialAveraging", "EMAWeightAveraging"], "would swap weights with each other"),
+        (["StochasticWeightAveraging"], "its average is in no checkpoint"),
+        (["LearningRateFinder"], "the rate that it finds is not that of config.yaml"),
+    ],
+)
+def test_callbacks_after_which_a_run_is_not_what_it_says_are_refused(callbacks: list[str], said: str):
+    init = {"StochasticWeightAveraging": {"init_args": {"swa_lrs": 0.01}}}
+    given = [{"class_path": one, **init.get(one, {})} for one in callbacks]
+    message = complaint(f"--trainer.callbacks={json.dumps(given)}")
+    assert "trainer.callbacks: " in message
+    assert said in message
+
+
+@pytest.mark.parametrize("stage", ["reward", "judge"])
+def test_a_reward_model_averages_its_weights_after_the_log_gave_them_their_sizes(stage: str):
+    words = ["fit", "--config", str(find(stage)), "--trainer.callbacks"]
+    parse_stage([*words, "recalign.recommender.PolynomialAveraging"])
+    with pytest.raises(InputError, match=r"EMAWeightAveraging copies a reward model before.*\n.*PolynomialAveraging"):
+        parse_stage([*words, "EMAWeightAveraging"])
+
+
+def test_flags_of_the_trainer_with_which_no_stage_works_are_refused():
+    with pytest.raises(InputError, match=r"overfit_batches.*\n.*limit_train_batches"):
+        parse_stage(["fit", "--config", str(find("asft")), "--trainer.overfit_batches=2"])
+    assert "trainer.barebones" in complaint("--trainer.barebones", "true")
+
+
+def test_a_trainer_that_tells_of_the_machine_says_nothing(caplog: pytest.LogCaptureFixture):
+    parsed = parse_stage(["fit", "--config", "toy.yaml"])
+    with caplog.at_level("INFO"):
+        parsed.bare_trainer()
+    assert caplog.text == ""
+
+
+def test_a_run_of_a_machine_with_other_devices_is_opened_on_the_cpu():
+    """It was trained on a GPU, say, and recommends here; only training needs what was configured."""
+    parsed = parse_stage(["fit", "--config", "toy.yaml", "--trainer.accelerator=tpu"])
+    assert device_of(parsed) == torch.device("cpu")
+
+
+def test_a_trainer_that_cannot_be_built_is_refused_before_the_data_is_read(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("stage_doubles.ToyData.read", lambda *_, **__: pytest.fail("the data was read"))
+    assert "gppu" in complaint("--trainer.accelerator", "gppu")
+    assert "torch_xla" in complaint("--trainer.accelerator", "tpu")  # a package that is missing
+    assert "trainer" in complaint("--trainer.devices", "0")
+    assert "trainer.devices: 999 processes on" in complaint("--trainer.devices", "999")
+    assert "trainer.strategy: ddp is for several processes" in complaint("--trainer.strategy", "ddp")
+    assert "trainer.strategy: fsdp is no strategy" in complaint("--trainer.strategy", "fsdp")
+
+
+def test_a_monitor_that_nothing_logs_says_what_is_logged():
+    message = complaint("--checkpoint.monitor", "rank/los")
+    assert "rank/los" in message
+    assert "rank/loss" in message
+
+
+def test_the_words_of_the_calling_program_are_left_alone(
+    monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+):
+    words = ["program", "--of", "somebody", "else"]
+    monkeypatch.setattr(sys, "argv", words)
+    fit("--trainer.fast_dev_run", "true")
+    assert sys.argv == ["program", "--of", "somebody", "else"]
+    assert not [w for w in recwarn if "args" in str(w.message)]
+
+
+def test_a_run_says_nothing_that_a_user_could_not_use(
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, warned: Callable[[], list[str]]
+):
+    fit()
+    assert capfd.readouterr() == ("", "")
+    assert caplog.records == []
+    assert warned() == []
+
+
+def test_a_nan_stops_the_run_and_names_where():
+    with pytest.raises(TrainingError) as caught:
+        fit("--model.poison", "9")
+    message = str(caught.value)
+    assert "step 9 (epoch 1, batch 3)" in message
+    assert "the last good checkpoint is runs/toy/recommender/seed-0/checkpoints/last.ckpt" in message
+    assert not parse_stage(["fit", "--config", "toy.yaml"]).state().fresh
+    assert torch.load(RUN.last, weights_only=True)["epoch"] == 0
+
+
+def test_an_interrupted_run_is_marked_and_can_go_on(monkeypatch: pytest.MonkeyPatch):
+    fit("--run.name", "whole")
+    epoch = iter(range(2))
+
+    def interrupt(*_: Any) -> None:
+        if next(epoch):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("stage_doubles.Toy.on_validation_start", interrupt)
+        patch.setattr("signal.signal", lambda *_: None)  # Lightning switches Ctrl-C off for good
+        with pytest.raises(KeyboardInterrupt, match="--ckpt_path last"):
+            fit()
+    said = yaml.safe_load(RUN.manifest.read_text())
+    assert (said["status"], said["error"]) == ("failed", "KeyboardInterrupt")
+    assert fit("--ckpt_path", "last").manifest.status == "finished"
+    assert_same_weights(Path("runs/toy/whole/seed-0/checkpoints/last.ckpt"), RUN.last)
+
+
+def test_another_optimizer_and_a_scheduler_take_the_place_of_the_stages_own():
+    words = ("--optimizer=SGD", "--optimizer.lr=0.5", "--lr_scheduler=StepLR", "--lr_scheduler.step_size=1")
+    result = fit(*words, "--trainer.max_epochs=3", "--lr_scheduler.gamma=0.1")
+    assert isinstance(result.trainer.optimizers[0], torch.optim.SGD)
+    rates = {int(row["epoch"]): float(row["train/lr"]) for row in rows(RUN.figures("fit")) if row["train/lr"]}
+    assert rates == {0: pytest.approx(0.5), 1: pytest.approx(0.05), 2: pytest.approx(0.005)}
+    assert "lr_scheduler" in yaml.safe_load(RUN.config.read_text())
+    fit()
+    assert not {"optimizer", "lr_scheduler"} & yaml.safe_load(RUN.config.read_text()).keys()
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("--lr_scheduler=ConstantLR", "lr_scheduler: a scheduler needs an optimizer"),
+        ("--optimizer=Adamm", "there is no class 'Adamm'\n  -> did you mean Adam?"),
+        ("--optimizer.lr=0.1", "optimizer has values but no class yet\n  -> name the class first: --optimizer CLASS"),
+    ],
+)
+def test_an_optimizer_that_cannot_be_used_is_named(word: str, said: str):
+    assert said in complaint(word)
+
+
+def test_a_class_of_a_module_that_was_loaded_again_is_read_as_it_is_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    words = ["fit", "--config", "toy.yaml", "--trainer.callbacks+=reloaded_doubles.Mine"]
+    text = (
+        "from lightning.pytorch.callbacks import Callback\nclass Mine(Callback):\n    def __init__(self, every={}): ..."
+    )
+    for every in (5, 4):
+        (tmp_path / "reloaded_doubles.py").write_text(text.format(every))
+        module = importlib.import_module("reloaded_doubles")
+        importlib.reload(module)
+        assert parse_stage(words).config["trainer"]["callbacks"][0]["init_args"]["every"] == every
+
+
+def test_a_run_that_stopped_early_is_not_continued_under_another_name():
+    words = ["--trainer.max_epochs=6", "--early_stopping={monitor: rank/loss, mode: max, patience: 2}"]
+    fit(*words)
+    before = RUN.best.read_bytes()
+    with pytest.raises(InputError, match="nothing is left to train"):
+        fit(*words, "--run.name=again", f"--ckpt_path={RUN.last}")
+    assert RUN.best.read_bytes() == before
+
+
+def test_ones_own_checkpoints_are_not_what_is_handed_over():
+    own = "{class_path: lightning.pytorch.callbacks.ModelCheckpoint, init_args: {every_n_epochs: 1, save_top_k: -1}}"
+    trainer = fit(f"--trainer.callbacks+={own}").trainer
+    assert Path(trainer.checkpoint_callback.best_model_path).resolve() == RUN.best.resolve()

@@ -1,0 +1,189 @@
+"""What a run says."""
+
+import os
+import pty
+import re
+import sys
+import warnings
+from contextlib import suppress
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from lightning import Trainer
+from lightning.pytorch.callbacks import Callback, EarlyStopping, RichProgressBar
+
+from recalign.run.stage import run_stage
+from recalign.run.stage.console import Bar, LineProgress, quiet, seconds_left, warn_if_bf16_is_slow, whole_run
+
+FIT = ["fit", "--config", "toy.yaml"]
+
+
+def test_bf16_on_a_cpu_without_it_is_one_warning(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Path, "exists", lambda self: True)
+    monkeypatch.setattr(Path, "read_text", lambda self: "flags : fpu avx2 avx512f")
+    with pytest.warns(UserWarning, match="no bf16 instructions"):
+        warn_if_bf16_is_slow("bf16-mixed", on_cpu=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_if_bf16_is_slow("bf16-mixed", on_cpu=False)
+        warn_if_bf16_is_slow("32-true", on_cpu=True)
+        warn_if_bf16_is_slow(None, on_cpu=True)
+        monkeypatch.setattr(Path, "read_text", lambda self: "flags : avx512f avx512_bf16")
+        warn_if_bf16_is_slow("bf16-mixed", on_cpu=True)
+
+
+def test_without_a_terminal_there_is_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setattr(LineProgress.__init__, "__defaults__", (0.0,))
+    run_stage(["fit", "--config", "toy.yaml"])
+    lines = [line for line in capsys.readouterr().err.splitlines() if "batch" in line]  # others may keep the cores busy
+    assert len(lines) == 12
+    assert lines[-1].startswith("recommender  epoch 2  train/loss 0.")
+    assert lines[-1].endswith("batch 12/12  0:00:00 left")
+
+
+def test_no_more_is_left_than_the_trainers_time(monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setattr(LineProgress.__init__, "__defaults__", (0.0,))
+    run_stage(["fit", "--config", "toy.yaml", "--trainer.max_time=00:00:00:01", "--trainer.max_epochs=100000"])
+    said = [seconds_left(line) for line in capsys.readouterr().err.splitlines() if "batch" in line]
+    assert max(left for left in said if left is not None) <= 1
+
+
+def test_training_says_what_is_left_of_the_whole(monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setattr(LineProgress.__init__, "__defaults__", (0.0,))
+    heard: list[float] = []
+    with whole_run(lambda left: heard.append(left) or ", about 4 min left"):  # type: ignore[func-returns-value]
+        run_stage(["fit", "--config", "toy.yaml"])
+    lines = [line for line in capsys.readouterr().err.splitlines() if "batch" in line]
+    assert lines[-1].endswith("batch 12/12  0:00:00 left; in all about 4 min left")
+    assert len(heard) == 11
+    assert heard[0] > heard[-1] == 0
+    assert seconds_left(lines[0]) is None
+    assert [round(left) for left in heard] == [seconds_left(line) for line in lines[1:]]
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    with whole_run(lambda left: ", about 4 min left"):
+        bar = run_stage(["fit", "--config", "toy.yaml"]).trainer.progress_bar_callback
+    assert isinstance(bar, Bar)
+    assert "in all: about 4 min left" in str(bar._metric_component.render(bar.progress.tasks[0]))  # type: ignore[union-attr]
+
+
+def test_what_is_prepared_before_the_first_batch_is_no_part_of_the_pace(monkeypatch: pytest.MonkeyPatch, capsys):
+    now = 0.0
+    monkeypatch.setattr("recalign.run.stage.console.time.monotonic", lambda: now)
+    place = SimpleNamespace(batch_idx=-1)
+    trainer = SimpleNamespace(current_epoch=0, num_training_batches=100, max_epochs=1, max_steps=-1, callbacks=[])
+    trainer.accumulate_grad_batches, trainer.progress_bar_metrics, trainer.early_stopping_callbacks = 1, {}, []
+    trainer.fit_loop = SimpleNamespace(epoch_loop=place)
+    line = LineProgress("reward")
+    for seconds in (600, 2, 2):
+        now += seconds
+        line.every, place.batch_idx = 0.0, place.batch_idx + 1
+        line.on_train_batch_end(trainer, None)  # type: ignore[arg-type]
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "reward  epoch 1    batch 1/100"
+    assert said[1:] == ["reward  epoch 1    batch 2/100  0:03:16 left", "reward  epoch 1    batch 3/100  0:03:14 left"]
+    trainer.early_stopping_callbacks, now = [EarlyStopping("loss")], now + 2
+    line.on_train_batch_end(trainer, None)  # type: ignore[arg-type]
+    assert capsys.readouterr().err == "reward  epoch 1    batch 3/100  at most 0:03:14 left\n"
+
+
+def test_what_is_left_is_read_off_the_last_line():
+    assert seconds_left("recommender  epoch 1") is None
+    assert seconds_left("a  batch 1/9  0:01:05 left\nb  batch 2/9  1 day, 2:00:03 left\nwarning: 3 left") == 93603
+    assert seconds_left("a  batch 1/9  at most 0:01:05 left; in all perhaps 3 min left") == 65
+
+
+def test_on_a_terminal_there_is_lightnings_bar(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    for command in ("fit", "validate", "test", "predict"):
+        result = run_stage([command, "--config", "toy.yaml"])
+        assert isinstance(result.trainer.progress_bar_callback, RichProgressBar)
+
+
+class CtrlC(Callback):
+    """Interrupts a run after so many steps."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step == self.steps:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(("steps", "said"), [(1, "nothing is saved yet"), (8, "add --ckpt_path last")])
+def test_an_interrupted_stage_wipes_its_bar_and_says_how_to_go_on(
+    steps: int, said: str, monkeypatch: pytest.MonkeyPatch
+):
+    bar = Bar()
+    monkeypatch.setattr("recalign.run.stage.lightning_cli.LineProgress", lambda _: bar)
+    monkeypatch.setattr("signal.signal", lambda *_: None)  # Lightning switches Ctrl-C off for good
+    with pytest.raises(KeyboardInterrupt, match=said):
+        run_stage(["fit", "--config", "toy.yaml"], CtrlC(steps))
+    assert bar.progress is not None
+    assert bar.progress.live.transient
+
+
+@pytest.mark.long
+def test_ctrl_c_on_a_terminal_leaves_no_half_bar():
+    """In a pseudo-terminal; the screen is what a terminal makes of the output."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.environ |= {"TERM": "xterm", "PYTHONPATH": os.pathsep.join(sys.path)}
+        os.execv(sys.executable, [sys.executable, "-m", "recalign", *FIT, "--trainer.max_epochs=100000"])
+    output = b""
+    with suppress(OSError):  # the other end is closed
+        while part := os.read(terminal, 4096):
+            if b"Epoch 3/" in part and b"Epoch 3/" not in output:
+                os.write(terminal, b"\x03")
+            output += part
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 130
+    lines = [line for line in screen(output.decode()) if line.strip()]
+    assert not [line for line in lines if "Epoch" in line]
+    assert lines[-2:] == ["recalign fit: interrupted", "  -> add --ckpt_path last to go on"]
+
+
+def screen(output: str) -> list[str]:
+    """The lines that stand on a terminal: it erases lines, goes up, and begins a line anew, where it is told to."""
+    lines, row, column = [""], 0, 0
+    for part in re.findall(r"\x1b\[[?\d;]*[A-Za-z]|[\r\n]|[^\x1b\r\n]+", output):
+        if part.endswith("A") and part.startswith("\x1b"):
+            row -= int(part[2:-1] or 1)
+        elif part == "\x1b[2K":
+            lines[row] = ""
+        elif part == "\r":
+            column = 0
+        elif part == "\n":
+            row += 1
+            lines += [""] * (row == len(lines))
+        elif not part.startswith("\x1b"):
+            lines[row] = lines[row][:column].ljust(column) + part + lines[row][column + len(part) :]
+            column += len(part)
+    return lines
+
+
+def test_our_own_words_through_lightnings_logger_are_heard(caplog: pytest.LogCaptureFixture):
+    from lightning.pytorch.utilities.rank_zero import rank_zero_info
+
+    with quiet(), caplog.at_level("INFO"):
+        rank_zero_info("weights from elsewhere")
+    assert "weights from elsewhere" in caplog.text
+
+
+def test_lightnings_own_words_are_not_heard_after_a_stage_of_a_chain_either(caplog: pytest.LogCaptureFixture):
+    with quiet(), caplog.at_level("INFO"):
+        with quiet():
+            Trainer(logger=False, accelerator="cpu")
+        Trainer(logger=False, accelerator="cpu")
+    assert caplog.text == ""
+    with caplog.at_level("INFO"):
+        Trainer(logger=False, accelerator="cpu")
+    assert "GPU available" in caplog.text
+
+
+def test_a_warning_is_one_plain_line():
+    before = warnings.formatwarning
+    with quiet():
+        assert warnings.formatwarning("few\n  events", UserWarning, "a.py", 3) == "warning: few events\n"
+    assert warnings.formatwarning is before

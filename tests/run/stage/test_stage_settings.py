@@ -1,0 +1,377 @@
+"""What a command line and its YAML files may say, and what they are told when they say it wrong."""
+
+from pathlib import Path
+
+import pytest
+import stage_doubles
+
+from recalign.errors import InputError
+from recalign.run.stage import parse_stage
+from recalign.run.stage.parsed import without_values
+from recalign.run.stage.settings import constructing, set_keys
+
+
+def parse(*words: str):
+    return parse_stage(["fit", "--config", "toy.yaml", *words]).config
+
+
+def complaint(*words: str) -> str:
+    with pytest.raises(InputError) as caught:
+        parse(*words)
+    message = str(caught.value)
+    assert "NoneType" not in message
+    assert "Union" not in message
+    assert len(message.splitlines()) <= 2
+    return message
+
+
+def write(name: str, text: str) -> str:
+    Path(name).write_text(text)
+    return name
+
+
+def test_short_forms_and_a_log_without_class_path_override_the_stage():
+    log = write("log.yaml", "data: {log: {name: other, files: [a.csv, b.csv]}, reward: stars}")
+    config = parse("--config", log, "--model.learning_rate", "0.5", "--data.root", "somewhere")
+    assert config["data"]["class_path"] == "stage_doubles.ToyData"
+    assert config["data"]["init_args"]["log"]["files"] == ["a.csv", "b.csv"]
+    assert config["data"]["init_args"]["reward"] == "stars"
+    assert config["data"]["init_args"]["root"] == "somewhere"
+    assert config["model"]["init_args"]["learning_rate"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("words", "length"),
+    [
+        ([], 8),
+        (["--data.max_length", "5"], 5),
+        (["--data.init_args.max_length=6"], 6),
+        (["--config", "log.yaml"], 33),
+        (["--config", "log.yaml", "--data.max_length", "7"], 7),
+    ],
+)
+def test_an_interpolation_follows_overrides(words: list[str], length: int):
+    write("log.yaml", "data: {max_length: 33}")
+    config = parse(*words)
+    assert config["data"]["init_args"]["max_length"] == length
+    assert config["model"]["init_args"]["encoder"]["init_args"]["max_length"] == length
+
+
+def test_the_seed_reaches_every_interpolation_and_the_folder():
+    parsed = parse_stage(["fit", "--config", "toy.yaml", "--seed_everything", "4"])
+    assert parsed.config["data"]["init_args"]["seed"] == 4
+    assert parsed.folder.path == Path("runs/toy/recommender/seed-4")
+
+
+@pytest.mark.parametrize(
+    "reward",
+    [
+        "least(play_time_ms / greatest(duration_ms, 1), 1.0)",
+        "case when kind = 'a, b' then 1 else 0 end",
+        "coalesce(a, 0) # b",
+        "1",
+        "{a}",
+    ],
+)
+def test_sql_stays_as_it_is_typed(reward: str):
+    assert parse("--data.reward", reward)["data"]["init_args"]["reward"] == reward
+    write("log.yaml", f'data: {{reward: "{reward}"}}')
+    assert parse("--config", "log.yaml")["data"]["init_args"]["reward"] == reward
+
+
+def test_a_log_inherits_nothing_from_the_log_it_replaces():
+    log = write("log.yaml", "data: {log: {name: other, files: [a.csv]}}")
+    mapping = parse("--config", log)["data"]["init_args"]["log"]
+    assert mapping == {"name": "other", "files": ["a.csv"], "user": "user", "time_unit": "s", "columns": {}}
+
+
+def test_a_class_given_anew_starts_from_its_own_defaults():
+    log = write("log.yaml", "data: {split: {class_path: stage_doubles.LeaveLast, init_args: {test: 1}}}")
+    assert parse("--config", log)["data"]["init_args"]["split"]["init_args"] == {"test": 1, "validation": 5}
+    log = write("log.yaml", "data: {split: {class_path: stage_doubles.TimeSplit, init_args: {cuts: [0.5, 0.6]}}}")
+    assert parse("--config", log)["data"]["init_args"]["split"]["init_args"] == {"cuts": [0.5, 0.6]}
+
+
+def test_a_class_that_is_changed_hands_on_what_follows_from_other_settings():
+    words = ("--data.max_length=5", "--model.encoder=stage_doubles.OtherMixer")
+    assert parse(*words)["model"]["init_args"]["encoder"]["init_args"]["max_length"] == 5
+    assert parse(*words, "--data.max_length=6")["model"]["init_args"]["encoder"]["init_args"]["max_length"] == 6
+
+
+def test_files_and_variables_that_settings_name_are_read_anew(monkeypatch: pytest.MonkeyPatch):
+    for root in ("one", "two"):
+        monkeypatch.setenv("PLACE", root)
+        words = ["--data.root=${oc.env:PLACE}", "--trainer.max_epochs=1", "--run.root=x"]
+        parsed = parse_stage(["fit", "--config", "toy.yaml", *words])
+        assert parsed.config["data"]["init_args"]["root"] == root
+        assert parsed.shareable["data"]["init_args"]["root"] == "${oc.env:PLACE}"
+        write("mixer.yaml", f"class_path: stage_doubles.Mixer\ninit_args: {{dim: {len(root) + ord(root[0])}}}")
+        encoder = parse("--model.encoder", "mixer.yaml")["model"]["init_args"]["encoder"]
+        assert encoder["init_args"]["dim"] == len(root) + ord(root[0])
+
+
+def test_a_class_of_a_notebook_is_read_anew(monkeypatch: pytest.MonkeyPatch):
+    import __main__
+
+    for dim in (3, 4):
+
+        class Mine(stage_doubles.Mixer):
+            def __init__(self, dim: int = dim) -> None:
+                super().__init__(dim)
+
+        Mine.__module__, Mine.__qualname__ = "__main__", "Mine"
+        monkeypatch.setattr(__main__, "Mine", Mine, raising=False)
+        encoder = parse("--model.encoder=__main__.Mine")["model"]["init_args"]["encoder"]
+        assert encoder["init_args"]["dim"] == dim
+
+
+def test_a_variable_in_a_file_that_an_option_names_is_written_by_its_name(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SHOP", "corner")
+    Path("shops").mkdir()
+    write("shops/shop.yaml", "{name: '${oc.env:SHOP}', files: [u.data]}")
+    write("shops/data.yaml", "data: {log: shop.yaml}  # not data.yaml")  # from its own folder
+    for words in (["--data.log=shops/shop.yaml"], ["--config=shops/data.yaml"]):
+        parsed = parse_stage(["fit", "--config", "toy.yaml", *words])
+        assert parsed.config["data"]["init_args"]["log"]["name"] == "corner"
+        assert parsed.shareable["data"]["init_args"]["log"]["name"] == "${oc.env:SHOP}"
+
+
+def test_numbers_are_written_down_as_they_are_where_a_variable_holds_the_same(monkeypatch: pytest.MonkeyPatch):
+    """Else the configuration would say ``0.00${oc.env:EPOCHS}``, and repeat another run where the variable changes."""
+    monkeypatch.setenv("EPOCHS", "1")
+    words = ("--trainer.max_epochs=${oc.env:EPOCHS}", "--model.learning_rate=0.001", "--data.reward=a = 1")
+    parsed = parse_stage(["fit", "--config", "toy.yaml", *words])
+    assert parsed.config["trainer"]["max_epochs"] == 1
+    assert parsed.shareable == parsed.config
+
+
+def test_secrets_are_written_by_name_wherever_they_stand(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TOKEN", "s3cret-t0ken")
+    monkeypatch.setenv("WHO", "model")
+    said = {"model": ["model", "a model"], "at s3cret-t0ken": {"url": "https://me:s3cret-t0ken@shop"}}
+    assert without_values(said, ["TOKEN", "WHO"]) == {
+        "model": ["${oc.env:WHO}", "a model"],
+        "at ${oc.env:TOKEN}": {"url": "https://me:${oc.env:TOKEN}@shop"},
+    }
+
+
+def test_a_file_that_changes_is_parsed_again():
+    assert parse("--config", write("log.yaml", "data: {max_length: 3}"))["data"]["init_args"]["max_length"] == 3
+    assert parse("--config", write("log.yaml", "data: {max_length: 4}"))["data"]["init_args"]["max_length"] == 4
+
+
+def test_single_values_of_a_log_can_still_be_changed():
+    mapping = parse("--data.log.user", "someone")["data"]["init_args"]["log"]
+    assert mapping["user"] == "someone"
+    assert mapping["files"] == ["toy.csv"]
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["--trainer.max_epoch", "3"], "trainer.max_epochs"),  # an abbreviation, which argparse would take
+        (["--trainer.acelerator=cpu"], "trainer.accelerator"),
+        (["--model.learning_rat", "3"], "model.learning_rate"),
+        (["--model.init_args.learningrate", "3"], "model.learning_rate"),
+        (["--model.encoder.dropuot", "3"], "model.encoder.dropout"),
+        (["--data.rewrad", "x"], "data.reward"),
+        (["--data.log.usr", "x"], "data.log.user"),
+        (["--data.split.tests", "1"], "data.split.test"),
+        (["--dat.reward", "x"], "data.reward"),
+        (["--learning_rate", "1"], "model.learning_rate"),
+        (["--model.learning_rat=3", "--trainer.logger=false"], "model.learning_rate"),  # that is no class
+        (["--checkpoint.moniter", "x"], "checkpoint.monitor"),
+        (["--run.nmae", "x"], "run.name"),
+        (["--ckpt_pth", "x"], "ckpt_path"),
+        (["--seed_everythin", "1"], "seed_everything"),
+    ],
+)
+def test_a_mistyped_option_names_the_nearest(words: list[str], meant: str):
+    message = complaint(*words)
+    assert message.endswith(f"did you mean {meant}?")
+    assert words[0].split("=")[0] in message
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("trainer: {max_epoch: 3}", "trainer.max_epochs"),
+        ("trianer: {max_epochs: 3}", "trainer.max_epochs"),
+        ("data: {rewrad: x}", "data.reward"),
+        ("data: {log: {name: x, files: [a], usr: u}}", "data.log.user"),
+        ("model: {init_args: {loss_: full}}", "model.loss"),
+        ("model: {init_args: {encoder: {init_args: {dims: 3}}}}", "model.encoder.dim"),
+        ("data: {split: {class_path: stage_doubles.LeaveLast, init_args: {tests: 3}}}", "data.split.test"),
+        ("trainer: {callbacks: [{class_path: EarlyStopping, init_args: {monitr: x}}]}", "trainer.callbacks.monitor"),
+    ],
+)
+def test_a_mistyped_yaml_key_names_the_nearest(text: str, meant: str):
+    assert complaint("--config", write("wrong.yaml", text)).endswith(f"did you mean {meant}?")
+
+
+def test_a_mistyped_yaml_key_names_its_file():
+    assert complaint("--config", write("wrong.yaml", "data: {log: {name: x, files: [a], usr: u}}")).startswith(
+        "wrong.yaml: there is no key 'data.log.usr'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["--model", "stage_doubles.Toyy"], "stage_doubles.Toy"),
+        (["--data", "stage_doubels.ToyData"], "stage_doubles.ToyData"),
+        (["--model.encoder", "stage_doubles.Mixr"], "stage_doubles.Mixer"),
+        (["--data.split", "stage_doubles.TimeSplt"], "stage_doubles.TimeSplit"),
+        (["--config", "class.yaml"], "stage_doubles.OtherToy"),
+        (["--config", "callback.yaml"], "EarlyStopping"),
+        (["--config", "module.yaml"], "recalign.run.stage.checkpoint.RunCheckpoint"),
+    ],
+)
+def test_a_mistyped_class_names_the_nearest(words: list[str], meant: str):
+    write("class.yaml", "model: {class_path: stage_doubles.OtherTy}")
+    write("callback.yaml", "trainer: {callbacks: [{class_path: EarlyStoping, init_args: {monitor: x}}]}")
+    write("module.yaml", "trainer: {callbacks: [{class_path: recalign.run.stage.chekpoint.RunCheckpoint}]}")
+    assert complaint(*words).endswith(f"did you mean {meant}?")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--model.loss", "ful"], "'ful' is none of full, sampled\n  -> did you mean full?"),
+        (["--trainer.precision", "bf16-mixd"], "did you mean bf16-mixed?"),
+        (["--trainer.max_epochs", "x"], "trainer.max_epochs: must be int, not 'x'"),
+        (["--model.learning_rate", "fast"], "model.learning_rate: must be float, not 'fast'"),
+        (["--data.reward", "[1, 2]"], "data.reward: must be str, not [1, 2]"),
+        (["--seed_everything", "true"], "seed_everything: must be int"),
+        (["--data.split", "{class_path:TimeSplit}"], "data.split: there is no class '{class_path:TimeSplit}'"),
+        (["--data.split", "time"], "there is no class 'time'\n  -> there are: LeaveLast, TimeSplit"),
+        (["--data.split", "LeavLast"], "there is no class 'LeavLast'\n  -> did you mean LeaveLast?"),
+        (["--trainer.max_epochs"], "--trainer.max_epochs: a value must follow"),
+        (["--data.root", "${oc.env:NOT_SET}"], "data.root: there is no environment variable 'NOT_SET'\n  -> set it"),
+        (["--data.reward", "-stars"], "a value must follow\n  -> write --data.reward VALUE, or --data.reward=VALUE"),
+        (["other.yaml"], "did you mean --config other.yaml?"),
+        (["--run.chain", "a/b"], "'a/b' cannot name a folder"),
+        (["--model", "stage_doubles.ToyData"], "stage_doubles.ToyData is not a class that can stand here"),
+        (["--config", "toyy.yaml"], "toy.yaml?"),
+        (["--config", "wrong.yaml"], "wrong.yaml, data.log.time_unit: 'hours' is none of s, ms"),
+        (["--config", "partial.yaml"], "data.log.name must be given"),
+        (["--config", "broken.yaml"], "broken.yaml, line 2: not YAML"),
+        (["--config", "list.yaml"], "list.yaml: holds no keys"),
+        (["--config", "nowhere.yaml"], "did you mean ${data.init_args.max_length}?"),
+    ],
+)
+def test_a_wrong_value_says_what_is_right(words: list[str], said: str):
+    write("wrong.yaml", "data: {log: {name: x, files: [a], time_unit: hours}}")
+    write("partial.yaml", "data: {log: {files: [a]}}")
+    write("broken.yaml", "data: {reward: a\ntrainer:")
+    write("list.yaml", "- 1")
+    write("nowhere.yaml", "model: {init_args: {encoder: {init_args: {dim: '${data.init_args.max_lenth}'}}}}")
+    assert said in complaint(*words)
+
+
+@pytest.mark.parametrize("words", [["--config", "log.yaml"], ["--config", "log.yaml", "--config", "toy.yaml"]])
+def test_a_log_before_its_stage_is_told_the_order(words: list[str]):
+    write("log.yaml", "data: {log: {name: other, files: [a.csv]}}")
+    with pytest.raises(InputError, match=r"log\.yaml: data has values but no class yet\n.*comes after the stage's"):
+        parse_stage(["fit", *words])
+
+
+def test_a_command_without_a_stage_says_what_is_missing():
+    with pytest.raises(InputError, match=r"run\.name, data, model must be given"):
+        parse_stage(["fit"])
+    with pytest.raises(InputError, match=r"'fitt' is none of fit, validate, test, predict\n  -> did you mean fit\?"):
+        parse_stage(["fitt"])
+
+
+def test_nothing_is_read_or_written_for_a_mistake(folder: Path):
+    before = sorted(p.name for p in folder.iterdir())
+    complaint("--trainer.max_epoch", "3")
+    assert sorted(p.name for p in folder.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--help"], "--trainer.max_epochs"),
+        (["--model.help", "stage_doubles.Toy"], "--model.learning_rate"),
+        (["--model.learning_rate=0.5", "--config", "log.yaml", "--print_config"], "learning_rate: 0.5"),
+        (["--config", "log.yaml", "--print_config"], "reward: stars"),
+    ],
+)
+def test_what_is_asked_to_be_shown_is_shown(words: list[str], said: str, capsys: pytest.CaptureFixture[str]):
+    write("log.yaml", "data: {reward: stars}")
+    with pytest.raises(SystemExit) as stop:
+        parse(*words)
+    assert stop.value.code == 0
+    assert said in capsys.readouterr().out
+
+
+def test_a_printed_configuration_is_the_same_configuration(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        parse("--model.learning_rate=0.5", "--print_config")
+    write("printed.yaml", capsys.readouterr().out)
+    assert parse_stage(["fit", "--config", "printed.yaml"]).config == parse("--model.learning_rate=0.5")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--trainer.callbacks.0.patience", "9"], "item 0 of a list cannot be set alone"),
+        (["--config", "chain.yaml"], "this is a chain's YAML: recalign chain"),
+        (["--config", "data.bin"], "data.bin: cannot be read: .*\n.*a YAML file, in UTF-8"),
+        (["--config", "."], r"\.: cannot be read"),
+        (["--data.log.files", "a.csv"], r"data.log.files: must be list, not 'a.csv'\n.*give a list: \[a.csv\]"),
+        (["--trainer.unknown_to_all", "1"], "there are: trainer.accelerator, "),
+        (["--data.log.columns", "3"], "data.log.columns: must be dict"),
+    ],
+)
+def test_other_mistakes_say_what_to_do(words: list[str], said: str):
+    write("chain.yaml", "log: toy\nmethods: [start]")
+    Path("data.bin").write_bytes(b"\xff\xfe\x80")
+    with pytest.raises(InputError, match=said):
+        parse(*words)
+
+
+def test_settings_of_an_unnamed_class_keep_those_of_the_one_before_that_it_takes():
+    config = parse("--model", "stage_doubles.OtherToy", "--model.learning_rate", "0.2")
+    assert config["model"]["class_path"] == "stage_doubles.OtherToy"
+    assert config["model"]["init_args"]["encoder"]["init_args"]["max_length"] == 8
+
+
+def test_keys_under_a_list_are_the_last_items():
+    words = ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=x", "--trainer.callbacks.patience=7"]
+    (callback,) = parse(*words)["trainer"]["callbacks"]
+    assert callback["class_path"] == "lightning.pytorch.callbacks.EarlyStopping"
+    assert (callback["init_args"]["monitor"], callback["init_args"]["patience"]) == ("x", 7)
+
+
+def test_what_is_null_is_filled_from_where_it_is_said(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("stage_doubles.Toy.MAX_EPOCHS", 4, raising=False)
+    words = ["--seed_everything=3", "--data.seed=null", "--trainer.max_epochs=null"]
+    config = parse(*words)
+    assert (config["data"]["init_args"]["seed"], config["trainer"]["max_epochs"]) == (3, 4)
+    assert parse(*words, "--trainer.max_steps=7")["trainer"]["max_epochs"] is None
+    assert (config["trainer"]["devices"], config["trainer"]["enable_model_summary"]) == (1, False)
+
+
+def test_what_a_constructor_refuses_comes_with_a_remedy():
+    of_every_type = ValueError("jsonargparse names every type that it tried")
+    of_every_type.__cause__ = ValueError("power must not be negative, not -1")
+    with pytest.raises(InputError) as refused, constructing():
+        raise of_every_type
+    assert refused.value.what == "power must not be negative, not -1"
+    assert "--help" in str(refused.value.remedy)
+
+
+def test_a_constructors_own_message_is_kept_whatever_it_came_from():
+    of_every_type = ValueError("jsonargparse names every type that it tried")
+    of_every_type.__cause__ = own = InputError("cannot be read", where="codes.parquet", remedy="make it again")
+    own.__cause__ = OSError("parquet: File out of specification")
+    with pytest.raises(InputError, match=r"codes.parquet: cannot be read"), constructing():
+        raise of_every_type
+
+
+def test_keys_that_settings_set_are_counted_inside_classes_too():
+    given = {"data.split": "{class_path: X, init_args: {n: 1}}", "data.reward": "{a}", "model.encoder": {"dim": 3}}
+    expected = {"data.split": "X", "data.split.n": 1, "data.reward": "{a}", "model.encoder.dim": 3}
+    assert set_keys(given) == expected

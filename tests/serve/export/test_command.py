@@ -1,0 +1,57 @@
+"""`recalign export` on the rows of a chain, and of a policy over codes, as a user runs it."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import small
+import tiny
+
+from recalign.nn import LazyDecoder
+from recalign.recommender import CodePolicy, RecommenderData
+from recalign.recommender.onerec import random_codes
+from recalign.run.stage.opened import OpenedRun
+from recalign.serve.export.command import bundle_of
+from recalign.serve.server import load_bundle
+
+pytest.importorskip("onnxruntime", reason="the bundle's packages are not installed: pip install 'recalign[serve]'")
+pytest.importorskip("onnxscript", reason="the exporter is not installed: pip install 'recalign[serve]'")
+
+
+@pytest.mark.long
+def test_the_rows_of_a_chain(tmp_path):
+    folder = tiny.prepare(tmp_path)
+    assert tiny.chain(folder).code == 0
+    for row, kind in (("asft", "items"), ("rerank", "rerank")):
+        run = f"runs/tiny/{row}/seed-0"
+        said = tiny.recalign(folder, "export", run)
+        assert said.code == 0, said.err
+        assert "0 otherwise" in said.out
+        bundle = load_bundle(folder / run / "bundles")
+        assert bundle.about.kind == kind
+        request = {"items": bundle.catalogue.ids[:4], "times": [10, 20, 30, 40]}
+        request |= {"rewards": [1.0, 5.0, None, 3.0]} if kind == "rerank" else {}
+        followed = bundle.recommend(request).items
+        assert len(followed) == 10
+        if kind == "rerank":
+            assert bundle.recommend({**request, "strength": 50.0}).items[0] != followed[0]
+        card = (bundle.folder / "README.md").read_text()
+        assert "The chain's decision" in card
+        assert f"| **{row}** |" in card
+    wrong = tiny.recalign(folder, "export", "runs/tiny/reward/seed-0")
+    assert wrong.code == 2
+    assert "recommends nothing" in wrong.err
+
+
+@pytest.mark.long
+def test_a_policy_over_codes(log_root, tmp_path):
+    data = small.data_of(RecommenderData, log_root, "tastes", users="all")
+    sizes = [math.isqrt(data.num_items - 1) + 1] * 2
+    policy = CodePolicy(LazyDecoder(16, layers=1, max_length=32), data.num_items, sizes, head="node")
+    policy.set_codes(random_codes(data.num_items, sizes))
+    made = OpenedRun(tmp_path / "runs/tastes/recommender/seed-0", policy.eval(), data, {})
+    folder, found = bundle_of(made, tmp_path / "bundles")
+    assert found is not None
+    assert found.lists + found.tied == found.targets == 360
+    assert load_bundle(folder).about.kind == "codes"

@@ -1,0 +1,280 @@
+"""`recalign feedback`, from a server's log to a table that `recalign check` reads."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+import stat
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import tiny
+import yaml
+
+from recalign.data.events import LogMapping, load_events
+from recalign.errors import InputError
+from recalign.serve.feedback.feedback_command import COUNTS, LOG, TABLE, feedback, write
+from recalign.serve.feedback.joining import Joined, Rule
+from recalign.serve.server.decision_files import Segment, line
+from recalign.serve.server.decisions import pseudonym
+
+KEY = "a-key-of-this-test-0123456789"
+S = 1_000_000
+
+
+def record(n: int) -> dict[str, Any]:
+    """Users 0 to 9 in turn, a decision a minute, of two of ten items; every third list is ranked."""
+    drawn = {"arm": "explored" if n % 3 else "ranked", "chance": 2 / 3 if n % 3 else 1 / 3, "temperature": 1.0}
+    drawn |= {"fixed": 0, "seed": n, "ranked": 0, "log_probs": [math.log(0.1), math.log(1 / 9)]}
+    own = {"time": (1_000_000 + 60 * n) * S, "decision": f"d{n}", "user": pseudonym(KEY, n % 10), "version": "v1"}
+    return own | {"k": 2, "seen": "exclude", "hidden": 0, "blocked": 0, "allowed": None, "boosts": 0} | drawn | {
+        "items": [n * 7 % 10 + 1, (n * 7 + 3) % 10 + 1]
+    }  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch) -> Path:
+    """A folder with a log and outcomes: half of the decisions' first items were chosen, ten seconds after."""
+    monkeypatch.setenv("RECALIGN_DECISIONS_KEY", KEY)
+    (tmp_path / "log").mkdir(mode=0o700)
+    segment = Segment(tmp_path / "log", KEY)
+    segment.append(b"".join(line(record(n)) for n in range(300)))
+    segment.close()
+    rows = [f"{n % 10},{record(n)['items'][0]},{1_000_010 + 60 * n},{n % 5 + 1}" for n in range(0, 300, 2)]
+    (tmp_path / "bought.csv").write_text("\n".join(["who,what,when,stars", *rows, "nobody,1,1100000,3"]) + "\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+WORDS = ["log", "--outcomes", "bought.csv", "--user", "who", "--item", "what", "--time", "when", "--window", "300"]
+
+
+def test_from_a_log_to_a_table_that_check_reads(folder, capsys):
+    feedback([*WORDS, "--reward", "stars", "--ignored", "-1", "--out", "table"])
+    said = capsys.readouterr().out
+    assert said.endswith(f"table/{LOG} is written: recalign check table/{LOG}\n")
+    assert "150  joined" in said
+    table = pl.read_parquet(folder / "table" / TABLE)
+    assert table.height == 600
+    assert table["chosen"].sum() == 150
+    assert set(table.filter(~pl.col("chosen"))["reward"]) == {-1.0}
+    counts = json.loads((folder / "table" / COUNTS).read_text())
+    assert counts["arms"] == {"explored": 200, "ranked": 100}
+    assert counts["outcomes"]["of users without a decision"] == 1
+    assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in (folder / "table").iterdir())
+    assert not any(path.suffix == ".decisions" for path in (folder / "log").iterdir())
+    settings = yaml.safe_load((folder / "table" / LOG).read_text())["data"]
+    events = load_events(LogMapping(**settings["log"]), Path(settings["root"]), settings["reward"])
+    assert events.frame.height == 600
+    assert events.frame["is_random"].sum() == 200
+    assert events.frame["propensity"].drop_nulls().len() == 400
+    checked = tiny.recalign(folder, "check", f"table/{LOG}")
+    assert checked.code == 0, checked.err
+    assert "600" in checked.out
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_outcomes_that_name_nobody_are_counted(folder, capsys, suffix):
+    """Of a column without a value a text file does not tell the type, and it was refused as no ids."""
+    told = pl.read_csv(folder / "bought.csv", infer_schema_length=None)
+    guests = told.with_columns(who=pl.lit(None, pl.Int64))
+    write = guests.write_csv if suffix == "csv" else guests.write_parquet
+    write(folder / f"guests.{suffix}")
+    feedback([WORDS[0], "--outcomes", f"guests.{suffix}", *WORDS[3:]])
+    assert f"{told.height}  left out, as they name no user" in capsys.readouterr().out
+
+
+def test_it_can_be_done_again_and_later(folder, capsys):
+    feedback(WORDS)
+    first = pl.read_parquet(folder / "log" / TABLE)
+    feedback(WORDS)
+    assert pl.read_parquet(folder / "log" / TABLE).equals(first)
+    assert set(first.filter("chosen")["reward"]) == {1.0}
+    capsys.readouterr()
+
+
+def test_a_yaml_that_was_edited_is_kept_and_one_that_was_not_is_written_anew(folder, capsys):
+    feedback(WORDS)
+    path = folder / "log" / LOG
+    path.write_text(path.read_text() + "# a comment alone is no setting\n")
+    feedback(WORDS)
+    assert "a comment alone" not in path.read_text()
+    assert "are kept" not in capsys.readouterr().out
+    edited = path.read_text().replace("where: null", "where: chosen")
+    path.write_text(edited)
+    feedback([*WORDS, "--window", "200"])
+    assert path.read_text() == edited
+    assert f"{LOG}: its settings are not those that would be written now, and are kept" in capsys.readouterr().out
+    for text in ("data: {", "", "[1]"):
+        path.write_text(text)
+        feedback(WORDS)
+        assert path.read_text() == text
+    path.unlink()
+    feedback(WORDS)
+    shutil.move(folder / "log", folder / "moved")
+    feedback(["moved", *WORDS[1:]])
+    assert yaml.safe_load((folder / "moved" / LOG).read_text())["data"]["root"] == str(folder / "moved")
+
+
+@pytest.mark.parametrize("name", ["shop\U0001f3ac", "a\nb", "\x1b[31m", "it's: {odd}"])
+def test_a_folder_may_have_any_name(name, folder, capsys, monkeypatch):
+    (folder / "log").rename(folder / name)
+    monkeypatch.chdir(folder / name)
+    feedback([".", "--outcomes", "../bought.csv", *WORDS[3:]])
+    settings = yaml.safe_load(Path(LOG).read_text())["data"]
+    assert load_events(LogMapping(**settings["log"]), Path(settings["root"]), settings["reward"]).frame.height == 600
+    assert (folder / f".{name}.lock").is_file()  # the same one under any name of the folder
+
+
+def test_files_of_a_pattern_may_have_their_columns_in_another_order_and_further_ones(folder):
+    feedback(WORDS)
+    first = pl.read_parquet(folder / "log" / TABLE)
+    told = pl.read_csv(folder / "bought.csv", infer_schema=False)
+    told.head(60).write_csv(folder / "of-1.csv")
+    told.slice(60).select("when", "what", "who", "stars", shop=pl.lit("a")).write_csv(folder / "of-2.csv")
+    feedback(["log", "--outcomes", "of-*.csv", *WORDS[3:]])
+    assert pl.read_parquet(folder / "log" / TABLE).equals(first)
+
+
+def test_a_user_is_forgotten_in_the_log_and_in_its_table(folder, capsys):
+    feedback(WORDS)
+    capsys.readouterr()
+    feedback(["log", "--forget", "7"])
+    assert capsys.readouterr().out == "90 records are erased\n"  # 30 decisions, 60 rows
+    feedback(WORDS)
+    left = pl.read_parquet(folder / "log" / TABLE)
+    assert left["user"].n_unique() == 9
+    assert pseudonym(KEY, 7) not in left["user"].to_list()
+
+
+def test_nobody_is_forgotten_while_the_table_is_made(folder, monkeypatch):
+    """Who was erased from log and table would come back with the table that is being written."""
+    module = "recalign.serve.feedback.feedback_command"
+    refused = []
+
+    def meanwhile(found: Joined, out: Path, rule: Rule) -> None:
+        with pytest.raises(InputError, match="another process is reading decisions") as error:
+            feedback(["log", "--forget", "7"])
+        refused.append(error.value.remedy)
+        write(found, out, rule)
+
+    monkeypatch.setattr(f"{module}.write", meanwhile)
+    feedback(WORDS)
+    assert refused == ["wait until it has finished"]
+    feedback(["log", "--forget", "7"])
+    assert pseudonym(KEY, 7) not in pl.read_parquet(folder / "log" / TABLE)["user"].to_list()
+
+
+def test_outcomes_may_name_decisions_and_then_no_key_is_needed(folder, monkeypatch, capsys):
+    monkeypatch.delenv("RECALIGN_DECISIONS_KEY")
+    pl.DataFrame({"d": ["d0", "d299"], "item": [1, 4], "timestamp": [1_000_005, 1_018_400]}).write_parquet(
+        "named.parquet"
+    )
+    feedback(["log", "--outcomes", "named.parquet", "--decision", "d", "--window", "300"])
+    assert pl.read_parquet(folder / "log" / TABLE)["chosen"].sum() == 1
+    assert "too young" in capsys.readouterr().out
+
+
+def test_a_version_that_is_not_there_is_named(folder, capsys):
+    (folder / "bundles" / "v0").mkdir(parents=True)
+    (folder / "bundles" / "v0" / "bundle.json").touch()
+    feedback([*WORDS, "--bundles", "bundles"])
+    assert "v1: a version that is not there" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["log"], "nothing to do"),
+        ([*WORDS, "--forget", "7"], "outcomes, and a user to forget"),
+        (["gone", *WORDS[1:]], "no such folder"),
+        (["log", "--outcomes", "gone.csv"], "no such file"),
+        (["log", "--outcomes", "bought.csv"], "there is no column 'user'"),
+        (["log", "--outcomes", "bought.csv", "--decision", "code"], "there is no column 'code'"),
+        ([*WORDS, "--reward", "star"], "there is no column 'star'"),
+        ([*WORDS, "--reward", "text"], "the reward 'good' in rows 1, 2"),
+        ([*WORDS, "--time_unit", "datetime"], "--time: the column when holds Int64, not datetimes"),
+        ([*WORDS, "--window", "0"], "window"),
+        ([*WORDS, "--delay", "-1"], "delay"),
+        ([*WORDS, "--decision", "code"], "no user is read"),
+        ([*WORDS, "--bundles", "log"], "no bundle in this folder"),
+        ([*WORDS, "--window", "1e9"], "no decision can be joined yet"),
+        ([*WORDS, "--key_file", "other"], "another key"),
+        ([*WORDS, "--key_file", "gone"], "cannot be read"),
+        ([*WORDS, "--out", "bought.csv"], "cannot be written"),
+        (["log", "--forget", ""], "cannot be used here"),
+    ],
+)
+def test_what_cannot_be_used(words, what, folder):
+    (folder / "other").write_text(KEY + "x")
+    text = (
+        (folder / "bought.csv")
+        .read_text()
+        .replace("stars", "stars,text")
+        .replace("\n", ",good\n")
+        .replace("text,good", "text")
+    )
+    (folder / "bought.csv").write_text(text)
+    with pytest.raises(InputError, match=what) as refused:
+        feedback(words)
+    assert refused.value.remedy
+
+
+def test_without_a_key_nobody_can_be_joined(folder, monkeypatch):
+    monkeypatch.delenv("RECALIGN_DECISIONS_KEY")
+    for words in (WORDS, ["log", "--forget", "7"]):
+        with pytest.raises(InputError, match="pseudonyms, which a key makes"):
+            feedback(words)
+
+
+def test_two_kinds_of_tables_are_not_one(folder):
+    pl.DataFrame({"who": [[1]], "what": [1], "when": [1_000_000]}).write_parquet("odd.parquet")
+    with pytest.raises(InputError, match="their columns differ in type"):
+        feedback(["log", "--outcomes", "bought.csv", "odd.parquet", *WORDS[3:]])
+
+
+def test_outcomes_that_name_nobody_are_left_out_and_counted(folder, capsys):
+    """Guests' orders, in a table whose ids pandas wrote as floats."""
+    rows = (folder / "bought.csv").read_text().splitlines()[:-1]
+    who, *rest = zip(*(row.split(",") for row in rows[1:]), strict=True)
+    floats = [f"{user}.0,{item}.0,{when},{stars}" for user, item, when, stars in zip(who, *rest, strict=True)]
+    (folder / "bought.csv").write_text(
+        "\n".join([rows[0], *floats, "77.0,1.0,1100000,3", ",1.0,1000011,3", ",2.0,1000012,3"]) + "\n"
+    )
+    feedback(WORDS)
+    counts = json.loads((folder / "log" / COUNTS).read_text())["outcomes"]
+    assert (counts["joined"], counts["of users without a decision"]) == (150, 1)
+    assert counts["left out, as they name no user"] == 2
+    capsys.readouterr()
+    (folder / "bought.csv").write_text(f"{rows[0]}\n1,,1000011,3\n")
+    with pytest.raises(InputError, match=r"--item: the column what is empty in row 1 of .*bought\.csv"):
+        feedback(WORDS)
+
+
+@pytest.mark.parametrize("window", ["inf", "1e300", "nan", "0"])
+def test_a_window_that_is_none_is_refused(folder, window):
+    with pytest.raises(InputError) as refused:
+        feedback([*WORDS[:-1], window])
+    assert refused.value.where == "window"
+
+
+def test_outcomes_alone_are_no_table(folder):
+    """On the first day all decisions are too young, and outcomes that no list explains would be all that there is."""
+    with pytest.raises(InputError, match="no decision can be joined yet"):
+        feedback([*WORDS[:-1], "86400", "--delay", "86400", "--unshown"])
+
+
+def test_lists_that_the_log_no_longer_has_are_said(folder, capsys):
+    feedback(WORDS)
+    for one in (folder / "log").glob("*.decisions.parquet"):
+        one.unlink()
+    segment = Segment(folder / "log", KEY)
+    segment.append(line(record(5)))
+    segment.close()
+    capsys.readouterr()
+    feedback(WORDS)
+    assert re.search(r"299 +in the table that was here, and no longer in the log", capsys.readouterr().out)

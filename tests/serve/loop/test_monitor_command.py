@@ -1,0 +1,201 @@
+"""`recalign monitor`, from what `recalign feedback` wrote to what it says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+import yaml
+from weeks import DAY, weeks
+
+from recalign.cli import main
+from recalign.errors import InputError
+from recalign.serve.feedback.feedback_command import COUNTS, write
+from recalign.serve.feedback.joining import MISFITS, ORDER, OVERDUE, Joined, Rule
+from recalign.serve.loop.monitor_command import REMEDIES, monitor
+from recalign.serve.loop.monitoring import watch
+from recalign.serve.server import load_bundle
+
+BEGAN = 1_700_000_000_000_000
+LISTS = {
+    "k": 4, "seen": "include", "hidden": 0, "blocked": 0, "allowed": None, "boosts": 0, "arm": "explored",
+    "chance": 1.0, "temperature": 1.0, "seed": 0, "ranked": 0, "propensity": 0.5, "is_random": False,
+}  # fmt: skip
+
+
+def logged(folder: Path, bundle, **columns: pl.Expr) -> Path:
+    """Eight weeks of lists that a bundle showed, as `recalign feedback --unshown` leaves them."""
+    table = weeks(0, 300).with_columns(timestamp=pl.col("timestamp") + BEGAN)
+    ids = pl.Series(bundle.catalogue.ids)
+    number = pl.col("item").clip(None, len(ids) - 1)
+    known = table.select(ids.gather(table.select(number)["item"]).alias("item"))["item"]
+    table = table.with_columns(
+        item=pl.when(pl.col("item") < 20).then(known).otherwise(10**6),
+        version=pl.when("shown").then(pl.lit(bundle.version)),
+        outcome_at=pl.when("chosen").then(pl.col("timestamp") + 1),
+        **{name: pl.lit(value) for name, value in LISTS.items()},
+    ).with_columns(**columns)
+    write(Joined(table.select(ORDER)), folder, Rule(unshown=True))
+    return folder / "feedback.yaml"
+
+
+@pytest.fixture(scope="module")
+def bundle(bundled):
+    return load_bundle(bundled)
+
+
+WEEK = (pl.col("timestamp") - BEGAN) // (7 * DAY)
+
+
+def test_the_command_says_what_broke_and_what_to_do(bundled, bundle, tmp_path, capsys):
+    log = logged(tmp_path, bundle, reward=pl.col("reward") / pl.when(WEEK == 7).then(2).otherwise(1))
+    words = ["monitor", str(bundled), "--log", str(log), "--out", str(tmp_path / "all.json")]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    lines = said.splitlines()
+    assert sum(line.endswith("no alarm") for line in lines) == 5
+    assert sum(line.endswith("  alarm") for line in lines) == 1
+    for name in ("list", "chosen"):
+        [place] = [n for n, line in enumerate(lines) if f": {name} " in line and line.startswith("20")]
+        assert lines[place].startswith("2024-01-02 .. 2024-01-09")
+        assert REMEDIES[name] in lines[place + 1]
+    assert "not computed: drift: the start is not named: --start" in lines
+    found = json.loads((tmp_path / "all.json").read_text())[bundle.version]
+    assert [window["said"] for window in found["windows"]] == ["no alarm"] * 5 + ["alarm"]
+    last = found["windows"][-1]
+    assert last["list_difference"] == pytest.approx(last["list"] - found["reference"]["list"])
+    assert last["list_interval"][0] < last["list"] < last["list_interval"][1]
+    assert 0 < last["coverage"] <= 1
+    assert found["reference"]["unknown"] > 0
+    with pytest.raises(SystemExit) as stop:
+        main([*words, "--strict"])
+    assert stop.value.code == 1
+
+
+def test_strict_looks_at_the_newest_window_of_the_runs_own_version(bundled, bundle, tmp_path, capsys):
+    broken = pl.col("reward") / pl.when(WEEK == 6).then(2).otherwise(1)
+    assert (
+        main(["monitor", str(bundled), "--log", str(logged(tmp_path / "before", bundle, reward=broken)), "--strict"])
+        == 0
+    )
+    assert "  alarm" in capsys.readouterr().out
+    earlier = pl.when(pl.col("shown") & (WEEK < 7)).then(pl.lit("v0")).otherwise("version")
+    log = logged(tmp_path / "young", bundle, version=earlier, reward=broken)
+    assert main(["monitor", str(bundled), "--log", str(log), "--strict"]) == 2
+    assert f"{bundle.version}: its lists span" in capsys.readouterr().err
+
+
+def test_predictions_and_start_add_their_figures(bundled, bundle, tmp_path, capsys):
+    log = logged(tmp_path, bundle)
+    data = yaml.safe_load(log.read_text())
+    data["data"]["log"]["columns"] = {"promise": "2 + 0.5 * reward"}
+    log.write_text(yaml.safe_dump(data))
+    words = ["--log", str(log), "--predicted", "promise", "--start", str(bundled), "--out", str(tmp_path / "all.json")]
+    monitor([str(bundled), *words])
+    found = json.loads((tmp_path / "all.json").read_text())
+    windows = found[bundle.version]["windows"]
+    assert [window["rank_corr"] for window in windows] == pytest.approx([1] * 6)
+    assert all(window["promised"] == pytest.approx(0.5 * window["chosen"] - 2) for window in windows)
+    assert found["log"]["drift"]["lists whose first item was drawn"] == sum(
+        window["lists"] for window in (found[bundle.version]["reference"], *windows)
+    )
+    assert all("drift_p" in window for window in windows)
+    assert "not computed" not in capsys.readouterr().out
+
+
+def test_a_version_that_is_not_there_is_watched_without_its_items(bundled, bundle, tmp_path, capsys):
+    some = pl.col("shown") & (WEEK > 3)
+    log = logged(tmp_path, bundle, version=pl.when(some).then(pl.lit("v0")).otherwise("version"))
+    monitor([str(bundled), "--log", str(log)])
+    said = capsys.readouterr().out
+    assert "versions (mixed: each is compared with its own reference)" in said
+    assert "not computed: unknown: no bundle of this version is named: --bundles" in said
+    assert f"{bundle.version}, which knows" in said
+    assert "\nv0; " in said
+
+
+def test_what_no_bundle_of_the_log_showed_is_refused(bundled, bundle, tmp_path):
+    log = logged(tmp_path, bundle, version=pl.when("shown").then(pl.lit("v0")))
+    with pytest.raises(InputError, match="showed none of the lists; those are of v0") as refused:
+        monitor([str(bundled), "--log", str(log)])
+    assert refused.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["gone"], "no bundle"),
+        (["--log", "gone.yaml"], "no such file"),
+        (["--log", "plain.yaml"], "the table has no column 'decision'"),
+        (["--days", "0"], "days: 0.0 is not above 0"),
+        (["--reference", "nan"], "reference: nan is not above 0"),
+        (["--reference", "60"], "too short"),
+        (["--predicted", "promis"], "no column 'promis'"),
+        (["--predicted", "decision"], "the column 'decision' holds String"),
+        (["--start", "gone"], "no bundle"),
+    ],
+)
+def test_what_cannot_be_used(words, what, bundled, bundle, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("plain.csv").write_text("user,item,timestamp\n1,2,3\n")
+    Path("plain.yaml").write_text("data: {root: ., log: {name: plain, files: [plain.csv]}}")
+    run = [] if words[0] == "gone" else [str(bundled)]
+    log = [] if "--log" in words else ["--log", str(logged(tmp_path / "log", bundle))]
+    assert main(["monitor", *run, *log, *words]) == 2
+    said = capsys.readouterr().err
+    assert what in said
+    assert "->" in said
+
+
+def test_a_remedy_for_each_figure(bundle, tmp_path):
+    [one], _ = watch(weeks(0, 300).with_columns(predicted=1.0), {"v1": range(20)}, draws=10)
+    assert set(one.reference.changes) | {"drift"} == set(REMEDIES)
+
+
+def test_a_condition_that_leaves_none_of_the_runs_lists_is_refused(bundled, bundle, tmp_path):
+    """Nothing would be judged, and `--strict` would pass."""
+    some = pl.col("shown") & (WEEK > 3)
+    log = logged(tmp_path, bundle, version=pl.when(some).then(pl.lit("v0")).otherwise("version"))
+    data = yaml.safe_load(log.read_text())
+    data["data"]["log"]["where"] = "version = 'v0'"
+    log.write_text(yaml.safe_dump(data))
+    with pytest.raises(InputError, match="showed none of the lists; those are of v0"):
+        monitor([str(bundled), "--log", str(log), "--strict"])
+
+
+def test_lists_that_wait_for_outcomes_are_said_and_strict_does_not_pass(bundled, bundle, tmp_path, capsys):
+    words = ["monitor", str(bundled), "--log", str(logged(tmp_path, bundle)), "--strict"]
+    assert main(words) == 0
+    assert "are in no window" not in capsys.readouterr().out
+    (tmp_path / COUNTS).write_text(json.dumps({MISFITS: {OVERDUE: 10_000}}))
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code == 1
+    assert "10,000 lists are in no window" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("name", None), ("files", ""), ("columns", None), ("columns", [1]), ("where", True), ("user", 3), ("header", 3)],
+)
+def test_slips_in_the_logs_yaml_are_named(bundled, bundle, tmp_path, key, value):
+    log = logged(tmp_path, bundle)
+    data = yaml.safe_load(log.read_text())
+    data["data"]["log"][key] = value
+    log.write_text(yaml.safe_dump(data))
+    with pytest.raises(InputError) as refused:
+        monitor([str(bundled), "--log", str(log)])
+    assert key in f"{refused.value.where} {refused.value.what}"
+
+
+@pytest.mark.parametrize("key", ["reward", "root"])
+def test_texts_have_to_be_texts(bundled, bundle, tmp_path, key):
+    log = logged(tmp_path, bundle)
+    data = yaml.safe_load(log.read_text())
+    data["data"][key] = 1
+    log.write_text(yaml.safe_dump(data))
+    with pytest.raises(InputError, match="1 is no text") as refused:
+        monitor([str(bundled), "--log", str(log)])
+    assert str(refused.value.where).endswith(f"data.{key}")

@@ -1,0 +1,283 @@
+"""The server: over the wire, in its own process; and in this one, where every malformed request has an answer."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import random
+import re
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from served import ASKED, TOKEN, Server, call, running, started
+
+from recalign.errors import InputError
+from recalign.serve.server.about import current, point
+
+pytest.importorskip("fastapi", reason="the server's packages are not installed: pip install 'recalign[serve]'")
+pytest.importorskip(
+    "prometheus_client", reason="the server's packages are not installed: pip install 'recalign[serve]'"
+)
+
+
+@pytest.fixture(scope="module")
+def versions(bundled, tmp_path_factory) -> Path:
+    """Two versions of a bundle, the first of which is current."""
+    folder = tmp_path_factory.mktemp("versions")
+    for name in ("one", "two"):
+        shutil.copytree(current(bundled), folder / name)
+    about = json.loads((folder / "two/bundle.json").read_text())
+    (folder / "two/bundle.json").write_text(json.dumps({**about, "version": "two"}))
+    from recalign.artifacts import seal
+
+    seal(folder / "two")
+    point(folder, "one")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(versions) -> Iterator[Server]:
+    found = started(versions)
+    yield found
+    found.process.kill()
+    found.process.communicate()
+
+
+def test_over_the_wire_the_answer_is_pythons(server, bundled):
+    from recalign.serve.server import load_bundle
+
+    status, _, answer = server.ask("/recommend", ASKED)
+    assert status == 200
+    own = load_bundle(bundled).recommend(ASKED)
+    assert [one["item"] for one in answer["items"]] == [one.item for one in own.items]
+    assert [one["score"] for one in answer["items"]] == pytest.approx([one.score for one in own.items], abs=1e-5)
+    status, _, scored = server.ask("/score", {"request": ASKED, "items": [7, 3]})
+    assert status == 200
+    assert scored["log_probs"][0] < 0
+    assert scored["log_probs"][1] is None
+
+
+def test_many_at_once(server):
+    answers = []
+    threads = [
+        threading.Thread(target=lambda n=n: answers.append(server.ask("/recommend", {**ASKED, "k": n % 9 + 1})))
+        for n in range(24)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [status for status, _, _ in answers] == [200] * 24
+    assert sorted(len(answer["items"]) for _, _, answer in answers) == sorted(n % 9 + 1 for n in range(24))
+
+
+def test_what_is_said_of_itself(server):
+    assert server.ask("/ready", method="GET")[0] == 200
+    page = server.ask("/openapi.json", method="GET")[2]
+    assert set(page["paths"]) == {"/recommend", "/score", "/health", "/ready", "/metrics"}
+    assert {"Request", "Boost", "Answer", "Shown", "LeftOut", "Score", "Scored", "Problem"} <= set(
+        page["components"]["schemas"]
+    )
+    figures = server.ask("/metrics", method="GET")[2]
+    assert re.search(r'recalign_requests_total\{route="/recommend",status="200"\} \d', figures)
+    assert "recalign_batch_bucket" in figures
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "headers", "status"),
+    [
+        ("/recommend", b"{", {}, 400),
+        ("/recommend", b'{"strength": NaN}', {}, 400),
+        ("/recommend", b"[" * 100_000, {}, 400),
+        ("/recommend", b"{}", {"Content-Type": "text/plain"}, 415),
+        ("/recommend", b" " * (2**20 + 1), {}, 413),
+        ("/recommend", {"items": ["3"], "times": [1]}, {}, 422),
+        ("/score", {"request": ASKED}, {}, 422),
+        ("/nothing", {}, {}, 404),
+        ("/health", {}, {}, 405),
+        ("/recommend", ASKED, {"Host": "elsewhere.org"}, 403),
+    ],
+)
+def test_malformed_requests(path, body, headers, status, server):
+    found, _, said = server.ask(path, body, **headers)
+    assert found == status
+    assert said["error"]
+    assert said["remedy"]
+
+
+def test_a_new_version_is_taken_up_and_a_damaged_one_is_not(server, versions):
+    assert server.ask("/ready", method="GET")[2] != {"version": "two"}
+    shutil.copytree(versions / "two", versions / "three")
+    (versions / "three" / "policy.onnx").write_bytes(b"?")
+    statuses, stop = [], threading.Event()
+
+    def keep_asking() -> None:
+        while not stop.is_set():
+            statuses.append(server.ask("/recommend", ASKED)[0])
+
+    asking = threading.Thread(target=keep_asking)
+    asking.start()
+    point(versions, "three")
+    time.sleep(1.5)
+    assert server.ask("/ready", method="GET")[2] != {"version": "two"}
+    point(versions, "two")
+    end = time.monotonic() + 20
+    while server.ask("/ready", method="GET")[2] != {"version": "two"} and time.monotonic() < end:
+        time.sleep(0.1)
+    stop.set()
+    asking.join()
+    assert server.ask("/recommend", ASKED)[2]["version"] == "two"
+    assert set(statuses) == {200}
+
+
+def test_sigterm_finishes_what_is_being_answered(server):
+    body, begun = json.dumps(ASKED).encode(), []
+    for _ in range(8):  # half of each has come, so that it is begun
+        begun.append(http.client.HTTPConnection("127.0.0.1", server.port, timeout=30))
+        begun[-1].putrequest("POST", "/recommend")
+        begun[-1].putheader("Content-Type", "application/json")
+        begun[-1].putheader("Content-Length", str(len(body)))
+        begun[-1].endheaders(body[:5])
+    assert server.ask("/ready", method="GET")[0] == 200  # comes after them
+    server.process.send_signal(signal.SIGTERM)
+    time.sleep(0.5)  # uvicorn looks ten times a second
+    for one in begun:
+        one.send(body[5:])
+    assert [one.getresponse().status for one in begun] == [200] * 8
+    server.process.wait(timeout=20)
+    logged = server.process.stderr.read() if server.process.stderr else ""
+    assert "now serving two" in logged
+    assert "still serving" in logged
+    assert "Traceback" not in logged
+
+
+@pytest.fixture
+def app(bundled) -> Any:
+    from recalign.serve.server.app import make_app
+
+    return make_app(bundled)
+
+
+def test_a_body_that_does_not_say_its_length_is_read_up_to_the_limit(app):
+    [(status, _, text)] = running(app, call(app, "/recommend", b" " * (2**20 + 1)))
+    assert (status, json.loads(text)["where"]) == (413, "body")
+
+
+def test_without_a_token_only_names_of_this_machine_are_answered(app):
+    hosts = {"localhost:8000": 200, "[::1]:8000": 200, "127.0.0.1.evil.org": 403, "": 403}
+    found = running(app, *(call(app, "/ready", b"", {"host": one}, "GET") for one in hosts))
+    assert [status for status, *_ in found] == list(hosts.values())
+
+
+def test_a_token_is_asked_for_everywhere_but_for_health(bundled):
+    from recalign.serve.server.app import make_app
+
+    guarded = make_app(bundled, TOKEN)
+    paths = ("/recommend", "/metrics", "/docs", "/openapi.json", "/nothing")
+    without = running(guarded, *(call(guarded, path, b"{}", method="GET") for path in paths))
+    assert [status for status, _, _ in without] == [401] * len(paths)
+    wrong = call(guarded, "/metrics", b"", {"authorization": "Bearer nö"}, "GET")
+    right = call(guarded, "/metrics", b"", {"authorization": f"Bearer {TOKEN}", "host": "elsewhere.org"}, "GET")
+    health = call(guarded, "/health", b"", method="GET")
+    assert [status for status, _, _ in running(guarded, wrong, right, health)] == [401, 200, 200]
+
+
+def test_boosts_are_computed_where_the_model_runs(app, monkeypatch):
+    catalogue, threads = app.state.service.bundle.catalogue, []
+    monkeypatch.setattr(
+        catalogue, "boosts", lambda _: threads.append(threading.current_thread().name) or [0.0] * (len(catalogue) + 1)
+    )
+    body = {**ASKED, "boost": [{"column": "item", "value": 7, "weight": 1}]}
+    calls = (
+        call(app, path, json.dumps(said).encode())
+        for path, said in (("/recommend", body), ("/score", {"request": body, "items": [7]}))
+    )
+    assert [status for status, _, _ in running(app, *calls)] == [200, 200]
+    assert [name.startswith("answers") for name in threads] == [True, True]
+
+
+def test_too_many_are_told_to_come_back(app, monkeypatch):
+    monkeypatch.setattr("recalign.serve.server.service.SECONDS", 300.0)  # who is queued is answered, however late
+    many = [call(app, "/recommend", json.dumps(ASKED).encode()) for _ in range(400)]
+    found = running(app, *many)
+    statuses = [status for status, _, _ in found]
+    assert set(statuses) == {200, 503}
+    assert statuses.count(200) >= 256
+    assert next(headers for status, headers, _ in found if status == 503)["retry-after"] == "1"
+
+
+JUNK = [None, True, 0, -1, 2**70, 1.5, 1e308, "", "3", "ü\ud800", [], [[]], {}, {"a": 1}, "x" * 300, [1] * 50]
+NAMES = ["items", "times", "rewards", "time", "k", "allow", "block", "boost", "seen", "strength"]
+NAMES += ["log_probs", "user", "explore", "other"]
+
+
+def malformed(draw: random.Random) -> bytes:
+    """A request with something wrong, or only unusual, in it."""
+    given: dict[str, Any] = {"items": [3, 5], "times": [10, 20], "k": 3}
+    for _ in range(draw.randint(1, 3)):
+        name = draw.choice(NAMES)
+        kind = draw.random()
+        if kind < 0.6 or not isinstance(given.get(name), list):
+            given[name] = draw.choice(JUNK)
+        elif given[name]:
+            given[name] = [*given[name][:-1], draw.choice(JUNK)]
+        if draw.random() < 0.1:
+            given["explore"] = {draw.choice(["temperature", "share", "fixed", "seed", "other"]): draw.choice(JUNK)}
+            given["boost"] = [{"column": draw.choice(JUNK), "value": draw.choice(JUNK), "weight": draw.choice(JUNK)}]
+    text = json.dumps(given).encode()
+    if draw.random() < 0.1:
+        place = draw.randrange(len(text))
+        text = text[:place] + bytes([draw.randrange(256)]) + text[place + draw.randint(0, 5) :]
+    return text
+
+
+def fuzzed(app: Any, count: int) -> None:
+    draw = random.Random(0)
+    bodies = [malformed(draw) for _ in range(count)]
+
+    async def one_after_another() -> None:
+        for n, body in enumerate(bodies):
+            path = ("/recommend", "/score")[n % 2]
+            sent = b'{"request":%s,"items":[1]}' % body if n % 2 else body
+            status, _, text = await call(app, path, sent)
+            assert status in (200, 400, 413, 422), (status, body)
+            said = json.loads(text)
+            assert status == 200 or (said["error"] and said["where"] and said["remedy"]), (said, body)
+
+    running(app, one_after_another())
+
+
+def test_whatever_is_asked_is_answered_without_a_fault(app):
+    fuzzed(app, 500)
+
+
+@pytest.mark.long
+def test_whatever_is_asked_ten_thousand_times(app):
+    fuzzed(app, 10_000)
+
+
+def test_what_cannot_be_served(bundled, tmp_path, monkeypatch):
+    from recalign.serve.server.command import bound, serve, token_of
+
+    monkeypatch.delenv("RECALIGN_TOKEN", raising=False)
+    with pytest.raises(InputError, match="a token is needed"):
+        serve([str(bundled), "--host", "0.0.0.0"])
+    with pytest.raises(InputError, match="no bundle in this folder"):
+        serve([str(tmp_path), "--port", "0"])
+    with bound("127.0.0.1", 0) as taken, pytest.raises(InputError, match="cannot listen"):
+        serve([str(bundled), "--port", str(taken.getsockname()[1])])
+    with pytest.raises(InputError, match="threads"):
+        serve([str(bundled), "--threads", "0"])
+    (tmp_path / "token").write_text("short\n")
+    with pytest.raises(InputError, match="too short"):
+        token_of(tmp_path / "token")
+    with pytest.raises(InputError, match="cannot be read"):
+        token_of(tmp_path / "gone")
+    (tmp_path / "token").write_text(TOKEN + "\n")
+    assert token_of(tmp_path / "token") == TOKEN

@@ -1,0 +1,139 @@
+"""What is published is whole, and what is not fresh says why."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from recalign import artifacts
+from recalign.artifacts import EARLIER, SEAL, State, check, named, outdated, publish, require
+from recalign.errors import InputError
+from recalign.files import sha256, write_json
+
+KEY = {"settings": {"lr": 0.1}, "code": "c0de"}
+
+
+def bundle(folder: Path, **made_of: str) -> Path:
+    with publish(folder, KEY, made_of) as part:
+        (part / "weights").mkdir()
+        (part / "weights/a.bin").write_bytes(b"abc")
+        (part / "recipe.json").write_text("{}")
+    return folder
+
+
+def test_a_published_folder_is_fresh_for_its_key(tmp_path: Path):
+    folder = bundle(tmp_path / "bundle")
+    assert check(folder, KEY).fresh
+    assert require(folder, "export it again").key == KEY
+    assert sorted(json.loads((folder / SEAL).read_text())["digests"]) == ["recipe.json", "weights/a.bin"]
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+@pytest.mark.parametrize("harm", ["flipped", "gone", "unsealed", "seal cut"])
+def test_what_was_altered_is_named(tmp_path: Path, harm: str):
+    folder = bundle(tmp_path / "bundle")
+    if harm == "flipped":
+        (folder / "weights/a.bin").write_bytes(b"abb")
+    elif harm == "gone":
+        (folder / "weights/a.bin").unlink()
+    elif harm == "unsealed":
+        (folder / SEAL).unlink()
+    else:
+        (folder / SEAL).write_bytes((folder / SEAL).read_bytes()[:-9])
+    assert not check(folder, KEY).whole
+    name = {"unsealed": f"it has no {SEAL}", "seal cut": f"{SEAL}: not what"}.get(harm, "weights/a.bin: not what")
+    with pytest.raises(InputError, match=rf"bundle: {name}(?s:.*)export it again"):
+        require(folder, "export it again")
+
+
+def test_what_has_changed_is_named(tmp_path: Path):
+    folder = bundle(tmp_path / "bundle")
+    state = check(folder, {"settings": {"lr": 0.2}, "data": "d"})
+    assert state.whole
+    assert not state.fresh
+    assert str(state) == "changed: code, data, settings"
+    assert check(tmp_path / "nothing", KEY) == State()
+
+
+def test_a_folder_that_breaks_off_leaves_the_earlier_one(tmp_path: Path):
+    folder = bundle(tmp_path / "bundle")
+    with pytest.raises(ZeroDivisionError), publish(folder, {}) as part:
+        (part / "recipe.json").write_text(f"{1 // 0}")
+    assert check(folder, KEY).fresh
+    with publish(folder, {}) as part:
+        (part / "other").write_text("")
+    assert sorted(path.name for path in folder.iterdir()) == [SEAL, "other"]
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_what_killed_processes_left_of_a_folder_goes_once_it_is_old(tmp_path: Path):
+    for name in (".bundle.9001", ".bundle.9001.earlier", ".bundle.9002"):
+        (tmp_path / name / "weights").mkdir(parents=True)
+        if "9001" in name:
+            os.utime(tmp_path / name, (0, 0))
+    bundle(tmp_path / "bundle")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".bundle.9002", "bundle"]
+
+
+def test_what_it_was_made_of_counts_through_other_seals(tmp_path: Path):
+    """A comparison of an evaluation of a checkpoint: all three may move together."""
+    chain = tmp_path / "chain"
+    run = chain / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    checkpoint = run / "checkpoints/best.ckpt"
+    checkpoint.write_bytes(b"weights")
+    known = sha256(checkpoint)
+    evaluation = bundle(run / "evaluation", **{named(checkpoint, run / "evaluation", chain): known})
+    bundle(chain / "comparison", **{named(evaluation / SEAL, chain / "comparison", chain): sha256(evaluation / SEAL)})
+    moved = chain.rename(tmp_path / "moved")
+    assert check(moved / "comparison", KEY).fresh
+    (moved / "run/checkpoints/best.ckpt").write_bytes(b"others")
+    assert [Path(name).name for name in outdated(moved / "comparison")] == ["best.ckpt"]
+    write_json(moved / "run/manifest.json", {"digests": {"checkpoints/best.ckpt": known}})
+    assert check(moved / "comparison", KEY).fresh  # the manifest says what the checkpoint is, or was
+
+
+def test_a_file_elsewhere_keeps_its_own_place(tmp_path: Path):
+    assert named(tmp_path / "a.ckpt", tmp_path / "chain/x", tmp_path / "chain") == str((tmp_path / "a.ckpt").resolve())
+
+
+def test_a_seal_of_an_earlier_version_still_says_what_is_whole(tmp_path: Path):
+    (tmp_path / "a.json").write_text("{}")
+    write_json(tmp_path / SEAL, {"a.json": sha256(tmp_path / "a.json")})
+    assert check(tmp_path).fresh
+    assert check(tmp_path, KEY).changed == [EARLIER]
+    (tmp_path / "a.json").write_text("{ }")
+    assert check(tmp_path).altered == ["a.json"]
+
+
+@pytest.mark.parametrize("content", ['{"key": {}, "mbde_of": {}, "digests": {}}', "[]", '{"digests": []}'])
+def test_what_is_no_seal_is_damaged_not_a_traceback(tmp_path, content):
+    (tmp_path / artifacts.SEAL).write_text(content)
+    assert artifacts.check(tmp_path).altered == [artifacts.SEAL]
+
+
+@pytest.mark.parametrize("content", ["[]", '{"digests": null}', '{"digests": {"other.ckpt": "1"}}'])
+def test_a_manifest_of_another_tool_says_nothing_of_a_file(tmp_path, content):
+    (tmp_path / "manifest.json").write_text(content)
+    (tmp_path / "a.ckpt").write_text("weights")
+    assert artifacts.recorded(tmp_path / "a.ckpt") is None
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_a_folder_that_cannot_be_moved_into_place_leaves_the_earlier_one(tmp_path, monkeypatch, error):
+    with artifacts.publish(tmp_path / "entry") as part:
+        (part / "a").write_text("1")
+
+    def fails(old: Path, new: Path) -> None:
+        if "earlier" not in f"{old}{new}":
+            raise error("no")
+        old.rename(new)
+
+    monkeypatch.setattr(artifacts, "rename", fails)
+    with pytest.raises(error, match="no"), artifacts.publish(tmp_path / "entry") as part:
+        (part / "a").write_text("2")
+    assert (tmp_path / "entry/a").read_text() == "1"
+    assert [path.name for path in tmp_path.iterdir()] == ["entry"]

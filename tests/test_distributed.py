@@ -1,0 +1,90 @@
+"""What two processes put together is what one would have."""
+
+from __future__ import annotations
+
+import pytest
+import several
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from recalign import distributed
+from recalign.nn.feed_forward import Experts
+
+ROWS = torch.tensor([[1.0, -2.0], [3.0, 0.5], [-1.0, 4.0]])
+
+
+def loss_of(rows: Tensor) -> Tensor:
+    """A loss that is no sum over rows."""
+    return rows.softmax(dim=0).square().sum()
+
+
+def shared(cut: int) -> dict[str, Tensor]:
+    """Gather rows of which the first process has the first ``cut``."""
+    dist.init_process_group("gloo")
+    first = dist.get_rank() == 0
+    own = (ROWS[:cut] if first else ROWS[cut:]).clone().requires_grad_()
+    whole = distributed.gathered(own)
+    loss_of(whole).backward()
+    there, known = torch.device("cpu"), distributed.gathered(own[:, 0] > 0)
+    torch.manual_seed(dist.get_rank())
+    drawn = distributed.random_rows(lambda rows: torch.rand(rows, 2), len(own), there)
+    place = distributed.own_rows(len(own), there)
+    return {
+        "whole": whole.detach(),
+        "known": known,
+        "total": distributed.total(own.detach().sum(dim=0)),
+        "gradient": own.grad,
+        "drawn": drawn,
+        "place": torch.arange(len(ROWS))[place],
+        "first": distributed.from_first(torch.tensor(float(dist.get_rank()))),
+        "agreed": torch.tensor(distributed.agreed([0.1, 1.0 + dist.get_rank()], there), dtype=torch.float64),
+    }
+
+
+@pytest.mark.slow
+def test_rows_gradients_and_draws_of_two_are_those_of_one():
+    rows = ROWS.clone().requires_grad_()
+    loss_of(rows).backward()
+    torch.manual_seed(0)
+    drawn = torch.rand(len(ROWS), 2)
+    for cut in (1, 3):  # uneven, and nothing for the second
+        two = several.together(shared, cut)
+        for one in two:
+            assert one["whole"].equal(ROWS)
+            assert one["known"].equal(ROWS[:, 0] > 0)
+            assert one["total"].equal(ROWS.sum(dim=0))
+            assert one["first"] == 0
+            assert one["agreed"].tolist() == [0.1, 1.0]
+        assert torch.cat([one["place"] for one in two]).tolist() == [0, 1, 2]
+        assert torch.cat([one["drawn"] for one in two]).equal(drawn)
+        mean = torch.cat([one["gradient"] for one in two]) / 2  # as DDP takes it
+        torch.testing.assert_close(mean, rows.grad)
+
+
+def balanced(x_SND: Tensor, several: bool) -> Tensor:
+    """Biases of a mixture of experts after steps whose tokens two processes share, every second one each."""
+    if several:
+        dist.init_process_group("gloo")
+    torch.manual_seed(0)
+    net = Experts(8, 4, 3, 1)
+    for x_ND in x_SND:
+        net(x_ND[dist.get_rank() :: 2] if several else x_ND)
+    return net.bias_E
+
+
+@pytest.mark.slow
+def test_experts_are_balanced_over_the_tokens_of_all():
+    own_N1 = torch.tensor([1.0, -1.0]).repeat(100)[:, None]  # the two processes have tokens of other kinds
+    x_SND = torch.randn(20, 200, 8, generator=torch.Generator().manual_seed(0)) + own_N1
+    one = balanced(x_SND, False)
+    assert one.abs().max() > 0
+    assert all(two.equal(one) for two in several.together(balanced, x_SND, True))
+
+
+def test_alone_everything_is_as_it_is():
+    assert distributed.gathered(ROWS) is ROWS
+    assert distributed.from_first(ROWS) is ROWS
+    assert distributed.agreed((0.1, 2.0), ROWS.device) == [0.1, 2.0]
+    assert distributed.own_rows(3, ROWS.device) == slice(0, 3)
+    assert distributed.counts(3, ROWS.device) == [3]
