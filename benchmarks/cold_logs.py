@@ -23,8 +23,8 @@ from recalign.data.sequences.features import FeatureCoder
 from recalign.data.sequences.splits import TEST, TRAIN, VALIDATION
 from recalign.data.simulation import World, simulate
 from recalign.files import write_text
-from recalign.recommender.semantic_ids.assignment import Paths
-from recalign.recommender.semantic_ids.quantization import quantize, walk
+from recalign.recommender.semantic_ids.assignment import CodeAllocator
+from recalign.recommender.semantic_ids.quantization import greedy_encode, quantize
 from recalign.run.stage import parse_stage
 
 WORLD = "world"
@@ -218,7 +218,7 @@ def with_codes(held: HeldOut) -> ItemValues:
     """In place of the features a semantic id made of them: residual k-means of the vector of all features."""
     vector, trained = feature_vectors(held.values, held.trained()), held.trained()
     centres = quantize(vector[trained], LEVELS, "token").centres[: len(LEVELS)]
-    codes = walk(vector, Paths(LEVELS, unique=False), centres)
+    codes = greedy_encode(vector, CodeAllocator(LEVELS, unique=False), centres)
     lists = [[f"{level}:{code}" for level, code in enumerate(row)] for row in codes.tolist()]
     known = held.values.known()
     column = pl.select(pl.when(known).then(pl.Series("code", lists))).to_series().alias("code")

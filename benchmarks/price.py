@@ -200,7 +200,7 @@ def taken(sum_GU: np.ndarray, z: float) -> float:
     """The alpha of the package's own search, with another number of standard errors."""
 
     def kept(alpha: float) -> Retention:
-        found = Retention.of(at(sum_GU, alpha), sum_GU[0])
+        found = Retention.measure(at(sum_GU, alpha), sum_GU[0])
         return Retention(found.share, found.error * z / Z)
 
     return alpha_within_budget(kept, KEEP)[0]

@@ -191,7 +191,7 @@ def measured_anew(summary, method, base, data, times=1.0):
     how = Reranking(**summary["reranking"]["how"])
     policy = replace(how, strength=times * how.strength).policy(start, None, scores_of(method, reward, data, 1.0))
     batches = data.loader(data.windows("validation", "all"))
-    return Retention.of(*(ndcg_by_user(one.eval(), batches, HOW["device"]) for one in (policy, start)))
+    return Retention.measure(*(ndcg_by_user(one.eval(), batches, HOW["device"]) for one in (policy, start)))
 
 
 def test_a_trained_row_says_how_far_it_went(tmp_path, data, base, asft):

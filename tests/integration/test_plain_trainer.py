@@ -90,8 +90,8 @@ def test_a_copy_of_a_module_is_without_its_log(log_root):
     """An average of the weights is such a copy."""
     data = small.data_of(RecommenderData, log_root, "tastes")
     module = Recommender(data.num_items, small.encoder()).bind(data)
-    assert copy.deepcopy(module).bound is None
-    assert module.bound is data
+    assert copy.deepcopy(module).datamodule is None
+    assert module.datamodule is data
 
 
 class Popularity(LightningModule):

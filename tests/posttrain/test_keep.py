@@ -81,7 +81,7 @@ def trained(walks, cloned, folder, keep, kind=Unlearning, lr=FAR, epochs=2, call
 
 def kept(policy, start, data):
     figures = (ndcg_by_user(p.eval(), budget_batches(data), torch.device("cpu")) for p in (policy, start))
-    return Retention.of(*figures)
+    return Retention.measure(*figures)
 
 
 def test_a_policy_that_lost_its_ranking_goes_back(walks, cloned, tmp_path):

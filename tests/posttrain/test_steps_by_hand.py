@@ -434,7 +434,7 @@ def test_values_teach_the_states_of_the_policy_in_sa2c_alone(make, batch, monkey
     head = module.value if method is PPO else module.critic
     for weight in head.parameters():
         torch.nn.init.normal_(weight)
-    monkeypatch.setattr(module.policy, "summary", lambda state: summary_TD)
+    monkeypatch.setattr(module.policy, "hidden", lambda state: summary_TD)
     module.loss(batch)[0].backward()
     assert (summary_TD.grad is not None) == teaches
     assert all(weight.grad is not None for weight in head.parameters())

@@ -22,7 +22,7 @@ from recalign.nn import LazyDecoder
 from recalign.recommender import OneRecRecommender, Recommender, RecommenderVectors, SequencePolicy
 from recalign.recommender.checkpoint import build, load_net, recipe
 from recalign.recommender.feature_table import FeatureTable
-from recalign.recommender.prior import as_cloned, in_step
+from recalign.recommender.prior import training_pass, without_prior
 from recalign.recommender.semantic_ids.tokenize_command import tokenize
 from recalign.recommender.serving import recommend
 
@@ -117,10 +117,10 @@ def test_a_step_makes_the_table_once_and_drops_the_same_ids_everywhere(data):
     policy = Recommender(data.num_items, small.encoder(), id_dropout=0.5).bind(data).policy.train()
     batch = small.batch_of(data, "train", rows=4)
     whole = policy.item_table()
-    with in_step(policy):
+    with training_pass(policy):
         table = policy.item_table()
         assert policy.item_table() is table
-        with in_step(policy), torch.no_grad():
+        with training_pass(policy), torch.no_grad():
             inside = policy.item_table()
         assert torch.equal(inside, table)
         assert not inside.requires_grad
@@ -163,7 +163,7 @@ def test_training_leaves_cold_items_out_of_the_softmax(data, trained):
     with torch.no_grad():
         state = policy.encode(batch)
         whole_TV = policy.log_probs(state)
-        with as_cloned(policy):
+        with without_prior(policy):
             logp_TV, one_T = policy.log_probs(state), policy.log_prob(state, batch.target_T)
             few_TC = policy.log_probs(state, batch.target_T[:, None])
             assert policy.sample(state, 50).max() <= WARM
@@ -182,7 +182,7 @@ def test_cold_items_get_no_gradient_of_their_own(data):
     torch.manual_seed(0)
     module = Recommender(data.num_items, small.encoder(), temperature=0.1, negatives=None).bind(data)
     batch = small.batch_of(data, "train", rows=4)
-    with as_cloned(module.policy):
+    with without_prior(module.policy):
         module.loss(batch).backward()
     gradient = module.policy.item_embedding.weight.grad
     assert gradient[WARM + 1 :].eq(0).all()
@@ -275,7 +275,7 @@ def test_negatives_stand_for_the_items_in_training(data, trained, monkeypatch):
     """Each of them drawn once gives the softmax over them."""
     policy, batch = trained[0].policy.eval(), small.batch_of(data, "train", rows=4)
     monkeypatch.setattr(torch, "randint", lambda low, high, size, device: torch.arange(low, high))
-    with torch.no_grad(), as_cloned(policy):
+    with torch.no_grad(), without_prior(policy):
         state = policy.encode(batch)
         sampled_T = policy.sampled_log_prob(state, batch.target_T, WARM)
         torch.testing.assert_close(sampled_T, policy.log_prob(state, batch.target_T), atol=1e-4, rtol=1e-4)

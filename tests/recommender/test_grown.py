@@ -55,7 +55,7 @@ def test_known_items_keep_their_rows_and_new_ones_are_as_initialised(started, cl
     for name, weight in old.encoder.state_dict().items():
         torch.testing.assert_close(new.encoder.state_dict()[name], weight, rtol=0, atol=0)
     assert len(new.prior.log_count_V) == new.num_items  # counted anew
-    log_count_V = (torch.from_numpy(module.bound.sequences.item_counts("all")) + 0.5).log()
+    log_count_V = (torch.from_numpy(module.datamodule.sequences.item_counts("all")) + 0.5).log()
     torch.testing.assert_close(new.prior.log_count_V, (log_count_V - log_count_V.max()).float())
 
 

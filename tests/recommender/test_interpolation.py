@@ -95,7 +95,7 @@ def test_few_users_go_less_far_than_many_who_keep_as_much():
     loss_U += 0.02 - (loss_U * start_U).sum() / start_U.sum()
 
     def kept(alpha, times):
-        return Retention.of(np.tile(start_U * (1 - alpha * loss_U), times), np.tile(start_U, times))
+        return Retention.measure(np.tile(start_U * (1 - alpha * loss_U), times), np.tile(start_U, times))
 
     (few, found), (many, _) = (alpha_within_budget(lambda alpha, n=n: kept(alpha, n), 0.97) for n in (1, 500))
     assert kept(1.4, 1).share == pytest.approx(0.972)  # by its point alone, 1.5 would keep enough
@@ -109,23 +109,23 @@ def test_the_error_is_that_of_a_bootstrap_over_users(users):
     rng = np.random.default_rng(users)
     start_U = rng.gamma(1.0, 1.0, users) * (rng.random(users) < 0.7)
     now_U = start_U * rng.uniform(0.7, 1.2, users) + rng.gamma(0.1, 0.3, users)
-    found = Retention.of(now_U, start_U)
+    found = Retention.measure(now_U, start_U)
     drawn_D = CrossedBootstrap(users, draws=20_000).ratios(now_U[None], start_U[None])[1][:, 0]
     assert found.share == now_U.sum() / start_U.sum()
     assert found.error == pytest.approx(drawn_D.std(), rel=0.1 if users < 100 else 0.03)
 
 
 def test_the_error_by_hand():
-    found = Retention.of(np.array([1.0, 0.0, 2.0]), np.array([1.0, 1.0, 2.0]))
+    found = Retention.measure(np.array([1.0, 0.0, 2.0]), np.array([1.0, 1.0, 2.0]))
     assert found.share == 0.75  # residuals .25, -.75, .5
     assert found.error == pytest.approx(math.sqrt(3 / 2 * (0.0625 + 0.5625 + 0.25)) / 4)
 
 
 def test_of_one_user_nothing_is_sure_and_a_start_that_ranks_nothing_loses_nothing():
-    alone = Retention.of(np.ones(1), np.ones(1))
+    alone = Retention.measure(np.ones(1), np.ones(1))
     assert (alone.share, alone.enough(0.5)) == (1.0, False)
     for users in (0, 1, 5):
-        assert Retention.of(np.zeros(users), np.zeros(users)) == ALL_RETAINED
+        assert Retention.measure(np.zeros(users), np.zeros(users)) == ALL_RETAINED
 
 
 def test_a_bound_just_within_the_margin_is_enough():

@@ -205,15 +205,15 @@ def test_states_may_be_taken_apart(policy, batch):
     state = policy.encode(batch)
     part = slice(2, 7)
     torch.testing.assert_close(policy.log_probs(state[part]), policy.log_probs(state)[part], atol=1e-5, rtol=0)
-    assert policy.summary(state[part]).equal(policy.summary(state)[part])
+    assert policy.hidden(state[part]).equal(policy.hidden(state)[part])
 
 
 @torch.no_grad()
 def test_a_shift_moves_the_summary_and_every_code(policy, batch):
     state = policy.encode(batch)
-    vector_TD = torch.randn_like(policy.summary(state))
+    vector_TD = torch.randn_like(policy.hidden(state))
     shifted = policy.shift(state, vector_TD)
-    torch.testing.assert_close(policy.summary(shifted), policy.summary(state) + vector_TD)
+    torch.testing.assert_close(policy.hidden(shifted), policy.hidden(state) + vector_TD)
     torch.testing.assert_close(policy.log_probs(policy.shift(shifted, -vector_TD)), policy.log_probs(state))
     assert (policy.log_probs(shifted).exp().sum(dim=1) - 1).abs().max() < 1e-5
     if policy.trie.levels == 2:  # the second code moves too: shares within one prefix are others

@@ -15,7 +15,7 @@ from recalign.errors import InputError
 from recalign.evaluation.baselines import SameForAll
 from recalign.recommender import RecommenderData, SequencePolicy
 from recalign.recommender.checkpoint import load_weights
-from recalign.recommender.prior import ItemPrior, as_cloned
+from recalign.recommender.prior import ItemPrior, without_prior
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,8 @@ def test_the_bound_holds_for_any_counts(counts, strength, scale):
     prior.set_counts(torch.tensor(counts))
     prior.strength = strength
     every = slice(len(counts))
-    query, item = prior.of_states(torch.zeros(1, 3)), prior.of_items(torch.zeros(len(counts), 3), scale, every)
+    item = prior.augment_items(torch.zeros(len(counts), 3), scale, every)
+    query = prior.augment_queries(torch.zeros(1, 3))
     added_V = (query @ item.T)[0]
     log_count_V = (torch.tensor(counts) + 0.5).log()
     expected_V = strength * (log_count_V - log_count_V.max())
@@ -160,14 +161,15 @@ def test_a_policy_without_a_prior_says_so():
 def test_widened_vectors_keep_products_fast(width):
     prior = ItemPrior(4)
     prior.strength = 1.0
-    query, item = prior.of_states(torch.zeros(2, width)), prior.of_items(torch.zeros(4, width), 1.0, slice(4))
+    query = prior.augment_queries(torch.zeros(2, width))
+    item = prior.augment_items(torch.zeros(4, width), 1.0, slice(4))
     assert query.shape[1] == item.shape[1] == 8 * (width // 8 + 1)
 
 
 def test_without_their_priors_policies_are_as_they_were_cloned_and_get_them_back(policy):
     other = copy.deepcopy(policy)
     policy.prior_strength, other.prior_strength = 0.5, 1.5
-    with as_cloned(policy, other):
+    with without_prior(policy, other):
         assert policy.prior_strength == other.prior_strength == 0
     assert (policy.prior_strength, other.prior_strength) == (0.5, 1.5)
 

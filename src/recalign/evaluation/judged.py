@@ -57,7 +57,7 @@ class SelectionValue(Callback):
         scorers = Scorers(pl_module.reference, {"select_judge@10": self.judge.net}, own_data=own_data)
         figures = measured(evaluate({"trained": pl_module.policy}, scorers, data, "validation", device)["trained"])
         policies = pl_module.policy, pl_module.reference
-        kept = Retention.of(*(ndcg_by_user(policy, budget_batches(data), device) for policy in policies))
+        kept = Retention.measure(*(ndcg_by_user(policy, budget_batches(data), device) for policy in policies))
         figures |= {RETAINED: kept.share, ERROR: kept.error}
         pl_module.to(pl_module.device)
         for logger in trainer.loggers:

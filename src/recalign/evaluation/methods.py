@@ -286,7 +286,7 @@ class LoadedNetworks:
 
     def retention(self, policy: Policy) -> Retention:
         """What a policy keeps of the start's NDCG@10 on the events that an NDCG budget is measured on."""
-        return Retention.of(self._ranking.ndcg_by_user(policy), self.start_U)
+        return Retention.measure(self._ranking.ndcg_by_user(policy), self.start_U)
 
     def _reranked(self, run: MethodRun) -> Reranking:
         """How a row reranks, at the NDCG budget where one is asked for.

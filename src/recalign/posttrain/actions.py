@@ -197,7 +197,7 @@ class PPO(SampledActions):
 
     def surrogate(self, drawn: Drawn, logp_TS: Tensor, state: State, nll: Tensor) -> tuple[Tensor, Figures]:
         reward_TS = drawn.reward_TS - self.kl * (drawn.old_TS - drawn.start_TS)
-        error_TS = reward_TS - gathered(self.value(self.policy.summary(state).detach()))[:, None]
+        error_TS = reward_TS - gathered(self.value(self.policy.hidden(state).detach()))[:, None]
         advantage_TS = (error_TS - error_TS.mean()) / (error_TS.std(correction=0) + 1e-4)
         loss, figures = clipped_surrogate(logp_TS, drawn.old_TS, advantage_TS, self.clip)
         value_error = error_TS.square().mean()

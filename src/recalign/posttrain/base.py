@@ -20,7 +20,7 @@ from recalign.posttrain.keep import KeepRanking, WithReference
 from recalign.recommender.checkpoint import Loaded, class_path, load_or_copy
 from recalign.recommender.interpolation import KEEP, require_share
 from recalign.recommender.policy import Policy
-from recalign.recommender.prior import as_cloned
+from recalign.recommender.prior import without_prior
 from recalign.recommender.training import logs_now
 
 Figures = dict[str, Tensor]
@@ -122,7 +122,7 @@ class PostTraining(WithReference):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         if logs_now(self.trainer):
             self.log_dict({f"policy/{name}": figure for name, figure in self.drift(batch).items()})
-        with self.as_cloned():
+        with self.without_prior():
             found = self.loss(batch)
         if found is None:
             # A zero loss that reaches all weights: other processes wait for their gradients.
@@ -137,9 +137,9 @@ class PostTraining(WithReference):
                 self.log_histogram(f"{self.FIGURES}/{name}", figure)
         return loss
 
-    def as_cloned(self) -> AbstractContextManager[None]:
+    def without_prior(self) -> AbstractContextManager[None]:
         """Every policy in the loss without item prior and cold items; `recalign.recommender.prior` says why."""
-        return as_cloned(self.policy, self.reference)
+        return without_prior(self.policy, self.reference)
 
     def advantages(self, batch: Batch) -> Tensor:
         """Advantage of each target, NaN where it has no reward. Shape: (T,)."""

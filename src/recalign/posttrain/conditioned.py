@@ -26,7 +26,7 @@ from recalign.typed import passes_on
 class ConditionedPolicy(Policy):
     """pi(item | history, reward): a base policy whose states are shifted by a function of the reward.
 
-        summary(s, r) = summary(s) + W2 SiLU(W1 [summary(s), r]),        W2 = 0 initially
+        hidden(s, r) = hidden(s) + W2 SiLU(W1 [hidden(s), r]),        W2 = 0 initially
 
     `encode` always conditions on the reward ``asked``, so that an event's own reward cannot leak into its evaluation.
     Only `encode_given` reads rewards.
@@ -68,7 +68,7 @@ class ConditionedPolicy(Policy):
     def end_step(self) -> None:
         self.base.end_step()
 
-    def origin(self, start: Policy) -> list[Tensor]:
+    def start_weights(self, start: Policy) -> list[Tensor]:
         """Parameters of the start, and of a condition that shifts nothing, unless the start has its own."""
         if isinstance(start, ConditionedPolicy) and not isinstance(self.base, ConditionedPolicy):
             return list(start.parameters())
@@ -81,11 +81,11 @@ class ConditionedPolicy(Policy):
     def encode_given(self, batch: Batch, reward_T: Tensor) -> State:
         """States conditioned on a reward each."""
         state = self.base.encode(batch)
-        shift_TD = self.condition(torch.cat([self.base.summary(state), reward_T[:, None]], dim=1))
+        shift_TD = self.condition(torch.cat([self.base.hidden(state), reward_T[:, None]], dim=1))
         return self.base.shift(state, shift_TD)
 
-    def summary(self, state: State) -> Tensor:
-        return self.base.summary(state)
+    def hidden(self, state: State) -> Tensor:
+        return self.base.hidden(state)
 
     def log_probs(self, state: State, items: Tensor | None = None) -> Tensor:
         return self.base.log_probs(state, items)

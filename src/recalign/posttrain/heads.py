@@ -1,6 +1,6 @@
 """Heads on a policy's states: the value of a state, and of an item in it.
 
-Shape suffixes: T states, D width of a state's summary, V items, C items of a state, H rank of the interaction.
+Shape suffixes: T states, D width of a state's `hidden`, V items, C items of a state, H rank of the interaction.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from recalign.recommender.policy import Policy
 
 
 def state_width(policy: Policy) -> int:
-    """D: the width of a policy's `summary`, found by encoding a history of one event."""
+    """D: the width of a policy's `hidden`, found by encoding a history of one event."""
     zero, one, nothing = torch.zeros(1).long(), torch.ones(1).long(), torch.full((1,), torch.nan)
     history = (zero, one[:, None], one, zero[:, None], zero[:, None], nothing[:, None])
     batch = Batch(*history, zero, zero, one, nothing, zero.bool(), zero)
     with torch.no_grad():
-        return policy.summary(policy.encode(batch)).shape[1]
+        return policy.hidden(policy.encode(batch)).shape[1]
 
 
 def at_own_rate(optimizer: torch.optim.Optimizer, head: nn.Module, lr: float) -> torch.optim.Optimizer:

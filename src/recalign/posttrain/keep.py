@@ -120,7 +120,7 @@ class KeepRanking(Callback):
     @torch.no_grad()
     def _search(self, trainer: Trainer, module: WithReference) -> None:
         """Search for alpha, put its weights into the policy, and keep the trained ones as the other set."""
-        start, weights = module.policy.origin(module.reference), list(module.policy.parameters())
+        start, weights = module.policy.start_weights(module.reference), list(module.policy.parameters())
         if not all(weight.isfinite().all() for weight in weights):
             raise TrainingError("trained weights are not finite, so there is nothing to checkpoint; lower model.lr")
         self._other = []  # free the old set before a new one is made
@@ -137,7 +137,7 @@ class KeepRanking(Callback):
 
             def kept(alpha: float) -> Retention:
                 move(alpha)
-                return Retention.of(self.measured(trainer, module, module.policy), start_U)
+                return Retention.measure(self.measured(trainer, module, module.policy), start_U)
 
             # A start that ranks nothing has nothing to keep: the trained weights are handed over.
             alpha, found = alpha_within_budget(kept, self.share) if start_U.any() else (1.0, ALL_RETAINED)

@@ -20,7 +20,7 @@ from recalign.errors import InputError
 from recalign.posttrain.base import PostTraining, TrainingSettings
 from recalign.recommender.checkpoint import Loaded, load_or_copy
 from recalign.recommender.policy import Policy, draw
-from recalign.recommender.prior import as_cloned
+from recalign.recommender.prior import without_prior
 from recalign.reward import RewardData, RewardEnsemble
 from recalign.typed import passes_on
 
@@ -112,8 +112,8 @@ class OnlineTraining(PostTraining):
         self.old.eval()
         return self
 
-    def as_cloned(self) -> AbstractContextManager[None]:
-        return as_cloned(self.policy, self.reference, self.old)
+    def without_prior(self) -> AbstractContextManager[None]:
+        return without_prior(self.policy, self.reference, self.old)
 
     def sampled_targets(self, batch: Batch) -> Batch:
         """A random share of a batch's targets."""

@@ -110,7 +110,7 @@ class ValueMethod(PostTraining):
     @torch.no_grad()
     def reference_summary(self, batch: Batch) -> Tensor:
         """States of the frozen start, the input of the heads. Shape: (T, D)."""
-        return self.reference.summary(self.reference.encode(batch))
+        return self.reference.hidden(self.reference.encode(batch))
 
 
 class CQL(ValueMethod):
@@ -145,13 +145,13 @@ class CQL(ValueMethod):
         super().setup(stage)
         if stage == "fit":  # initialise V so that Q has mean 0, as advantages have but for `baseline: none`
             batch = self.data.first_batch()
-            with torch.no_grad(), self.as_cloned():  # as in the loss
+            with torch.no_grad(), self.without_prior():  # as in the loss
                 logp_T = self.reference_log_probs(batch, batch.target_T[:, None])
                 self.critic.read.bias.fill_(-self.temperature * logp_T.mean())
 
     def loss(self, batch: Batch) -> tuple[Tensor, Figures]:
         state = self.policy.encode(batch)
-        value_T = self.critic(self.policy.summary(state).detach())
+        value_T = self.critic(self.policy.hidden(state).detach())
         q_T = value_T + self.temperature * self.policy.log_prob(state, batch.target_T)
         q_T, value_T = gathered(q_T), gathered(value_T)
         loss, figures = cql_loss(q_T, value_T, gathered(self.advantages(batch)), self.alpha)
@@ -271,7 +271,7 @@ class SA2C(ValueMethod):
         other_TN = random_rows(self._others, len(target_T1), target_T1.device)
         other_TN = other_TN + (other_TN >= target_T1)  # any item but the logged one
         state = self.policy.encode(batch)
-        q_TC = gathered(self.critic(self.policy.summary(state), torch.cat([target_T1, other_TN], dim=1)))
+        q_TC = gathered(self.critic(self.policy.hidden(state), torch.cat([target_T1, other_TN], dim=1)))
         td = td_loss(q_TC[:, 0], reward_T)
         negative = rated_mean((q_TC[:, 1:] - self.negative).square().mean(dim=1), reward_T)
         advantage_T = q_TC[:, 0] - q_TC[:, 1:].mean(dim=1)

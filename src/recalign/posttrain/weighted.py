@@ -218,7 +218,7 @@ class WeightedSFT(PostTraining):
         self.start_E = torch.full((len(self.data.sequences.frame),), torch.nan, device=self.device)
         for batch in self.data.loader(self.data.training(), seen=False):
             there = batch.to(self.device)
-            with self.as_cloned(), self.trainer.precision_plugin.train_step_context():  # the precision of pi
+            with self.without_prior(), self.trainer.precision_plugin.train_step_context():  # the precision of pi
                 logp_T = self.reference.log_prob(self.reference.encode(there), there.target_T)
                 self.start_E[there.event_T] = logp_T
 

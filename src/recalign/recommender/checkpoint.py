@@ -156,7 +156,7 @@ class Loaded:
     where: str = "the network given"
 
     @classmethod
-    def of(cls, net: nn.Module | None, checkpoint: dict[str, Any], where: str) -> Loaded:
+    def from_checkpoint(cls, net: nn.Module | None, checkpoint: dict[str, Any], where: str) -> Loaded:
         """A network, or None for what is known of it alone, with what a checkpoint says of it."""
         users = UserCohort(**checkpoint["users"]) if "users" in checkpoint else None
         facts, influence = checkpoint.get("facts", {}), checkpoint.get("self_influence")
@@ -215,7 +215,7 @@ def load_net(path: str | Path, name: str, *, self_influence: bool = False) -> Lo
     load_weights(net, own, where=str(path))
     if not self_influence:
         checkpoint.pop("self_influence", None)
-    return Loaded.of(net, checkpoint, str(path))
+    return Loaded.from_checkpoint(net, checkpoint, str(path))
 
 
 def load_or_copy(

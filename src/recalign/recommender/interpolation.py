@@ -49,7 +49,7 @@ class Retention:
     error: float
 
     @classmethod
-    def of(cls, now_U: np.ndarray, start_U: np.ndarray) -> Retention:
+    def measure(cls, now_U: np.ndarray, start_U: np.ndarray) -> Retention:
         """Compare the NDCG@10 of a policy with the start's, each summed over the same events of a user.
 
             share = sum_u now_u / sum_u start_u

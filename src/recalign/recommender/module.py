@@ -25,7 +25,7 @@ from recalign.recommender.calibration import CalibratePrior
 from recalign.recommender.checkpoint import Loaded, load_net, load_weights, prior_names
 from recalign.recommender.grown import grow, load_earlier
 from recalign.recommender.policy import mean_nll
-from recalign.recommender.prior import in_step
+from recalign.recommender.prior import training_pass
 from recalign.recommender.sequence_policy import HistoryPolicy, SequencePolicy
 from recalign.recommender.training import PolicyModule
 from recalign.typed import passes_on
@@ -136,8 +136,8 @@ class Cloning(PolicyModule):
             self.start.check(self.data)
         if stage == "fit":
             self.policy.prior_strength = 0.0  # before an average of the policy is begun
-            if self.bound:
-                count_V = self.bound.sequences.item_counts(self.bound.users)
+            if self.datamodule:
+                count_V = self.datamodule.sequences.item_counts(self.datamodule.users)
                 self.policy.set_counts(torch.from_numpy(count_V))
         self.hidden_U = None
         if stage == "fit" and self.policy.past_rewards is not None:
@@ -154,7 +154,7 @@ class Cloning(PolicyModule):
             grow(self.policy, load_earlier(self.grows_from, self.data), self.grows_from)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        with in_step(self.policy):  # its prior is off: `as_cloned` would read the strength, which may lie on the device
+        with training_pass(self.policy):  # the prior is off: `without_prior` would read its strength from the device
             loss = self.loss(self.visible(batch))
         self.log("train/loss", loss, batch_size=len(batch.target_T))
         return loss

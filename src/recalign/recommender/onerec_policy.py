@@ -26,7 +26,7 @@ from recalign.errors import InputError
 from recalign.nn import HSTU, AllCodes, Decoder, Encoder, LazyContext, NodeLogits, OwnVectors, SharedCodes, Trie, Window
 from recalign.nn.onerec_decoder import Past
 from recalign.recommender.onerec_choices import Beam, Choose, dead_nodes, follow, ranks_within, sampled
-from recalign.recommender.policy import of_states, seen_within
+from recalign.recommender.policy import seen_of_states, seen_within
 from recalign.recommender.sequence_policy import HistoryPolicy, SequencePolicy
 
 HEADS: dict[str, Callable[[int, int, list[int], float | None], NodeLogits]] = {
@@ -176,7 +176,7 @@ class CodePolicy(HistoryPolicy):
             return self.start.expand(len(batch.row_T), -1)
         return self.start + self.newest(batch.newest(x_BLD))
 
-    def summary(self, state: CodeState) -> Tensor:
+    def hidden(self, state: CodeState) -> Tensor:
         return state.first_TD
 
     def shift(self, state: CodeState, vector: Tensor) -> CodeState:
@@ -189,7 +189,7 @@ class CodePolicy(HistoryPolicy):
         if items is not None and items.shape[1] <= prefixes:
             return self._descend(state, follow(self.trie, items))[1]
         leaf_V = self.trie.node_VS[:, -1]
-        parts = [self.walk(state[part]).index_select(1, leaf_V) for part in self._parts(state, prefixes)]
+        parts = [self.score_all(state[part]).index_select(1, leaf_V) for part in self._parts(state, prefixes)]
         logp_TV = torch.cat(parts)
         return logp_TV if items is None else logp_TV.gather(1, items - 1)
 
@@ -228,7 +228,7 @@ class CodePolicy(HistoryPolicy):
         if width < self.widest and not exact_T.all():
             open_X = (~exact_T).nonzero()[:, 0]
             wider = min(4 * width, self.widest)
-            score_TK[open_X], item_TK[open_X] = self._widening(state[open_X], k, of_states(seen, open_X), wider)
+            score_TK[open_X], item_TK[open_X] = self._widening(state[open_X], k, seen_of_states(seen, open_X), wider)
         return score_TK, item_TK
 
     def _search(self, state: CodeState, k: int, seen: Tensor | None, width: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -299,7 +299,7 @@ class CodePolicy(HistoryPolicy):
         h_TND, past = self.decoder(token.expand(state.first_TD.shape[0], -1, -1), state.window, past)
         return h_TND if state.shift_TD is None else h_TND + state.shift_TD[:, None], past
 
-    def walk(self, state: CodeState) -> Tensor:
+    def score_all(self, state: CodeState) -> Tensor:
         """Log-probabilities of all leaves of the trie. Shape: -> (T, N), N = V leaves in the trie's order."""
         return self._walk(state, self.trie.levels)[0]
 

@@ -28,7 +28,7 @@ class Policy(Rebuildable, nn.Module, ABC):
     `encode` turns the histories of a batch into a state for each of T targets. All other methods take states. Callers
     use nothing of a state but ``len`` and slices: it may be a vector, or the context of a decoder.
 
-    Subclasses write `encode` and `log_probs`, and `summary` if a state is not a tensor. Override the other methods
+    Subclasses write `encode` and `log_probs`, and `hidden` if a state is not a tensor. Override the other methods
     where they do not need T x V scores.
 
     A policy may have an item prior (`recalign.recommender.prior`). It then takes counts in `set_counts`, names in
@@ -40,7 +40,7 @@ class Policy(Rebuildable, nn.Module, ABC):
     PRIOR_STATE: ClassVar[Sequence[str]] = ()
     num_items: int
     warm_only = False
-    """Whether items without training events are left out of the softmax, as in training (`as_cloned`)."""
+    """Whether items without training events are left out of the softmax, as in training (`without_prior`)."""
 
     def begin_step(self) -> None:
         """A step of training begins: what it shares is made once, and random parts are drawn."""
@@ -102,12 +102,12 @@ class Policy(Rebuildable, nn.Module, ABC):
             entropy.append(-(logp_TV.exp() * logp_TV).sum(dim=1))
         return torch.cat(kl), torch.cat(entropy)
 
-    def summary(self, state: State) -> Tensor:
+    def hidden(self, state: State) -> Tensor:
         """What heads (values, critics) read of a state. Shape: (T, D)."""
         return state.flatten(1)
 
     def shift(self, state: State, vector: Tensor) -> State:
-        """Add a vector to what `summary` reads of a state. Shape: (T, D)."""
+        """Add a vector to what `hidden` reads of a state. Shape: (T, D)."""
         return state + vector.view_as(state)
 
     has_trunk = True
@@ -123,7 +123,7 @@ class Policy(Rebuildable, nn.Module, ABC):
         remedy = "use a policy that reads histories of item ids, such as SequencePolicy"
         raise InputError(text, where="model.init_from", remedy=remedy)
 
-    def origin(self, start: Policy) -> list[Tensor]:
+    def start_weights(self, start: Policy) -> list[Tensor]:
         """The weights, in the order of `parameters`, at which this policy equals its start."""
         return list(start.parameters())
 
@@ -209,7 +209,7 @@ def seen_within(seen: Tensor, part: slice) -> Pairs:
     return own[0] - part.start, own[1] - 1
 
 
-def of_states(seen: Tensor | None, state_X: Tensor) -> Tensor | None:
+def seen_of_states(seen: Tensor | None, state_X: Tensor) -> Tensor | None:
     """The seen pairs (state, item) of some states, which are numbered from 0 on. Shape: (2, N), (X,) -> (2, M).
 
     ``state_X`` ascends.

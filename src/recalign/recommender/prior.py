@@ -65,7 +65,7 @@ class ItemPrior(nn.Module):
         self.log_count_V.copy_(log_count_V - log_count_V.max())
         self.spread = float(log_count_V.max() - log_count_V.min())
 
-    def borrowed(self, warm: int) -> Tensor:
+    def mean_log_count(self, warm: int) -> Tensor:
         """log(n + 1/2) of the mean count n of the first ``warm`` items, less what `log_count_V` is less; a scalar."""
         return self.log_count_V[:warm].double().exp().mean().log().float()
 
@@ -73,15 +73,15 @@ class ItemPrior(nn.Module):
         """Upper bound of what the prior adds to a dot product that is multiplied by ``scale``."""
         return abs(self.strength) * self.spread / scale
 
-    def of_states(self, query_TD: Tensor) -> Tensor:
-        """Widen queries, so that ``scale * query . item`` includes the prior if `of_items` has widened the items.
+    def augment_queries(self, query_TD: Tensor) -> Tensor:
+        """Widen queries, so that ``scale * query . item`` includes the prior if `augment_items` has widened the items.
 
         Shape: -> (T, X).
         """
         zeros = ALIGNED - 1 - query_TD.shape[1] % ALIGNED
         return F.pad(F.pad(query_TD, (0, 1), value=1.0), (0, zeros)) if self.strength else query_TD
 
-    def of_items(self, item_ND: Tensor, scale: float, rows: slice | Tensor) -> Tensor:
+    def augment_items(self, item_ND: Tensor, scale: float, rows: slice | Tensor) -> Tensor:
         """Widen the items in some rows of the catalogue; ``scale``: factor on the dot products. Shape: -> (N, X)."""
         if not self.strength:
             return item_ND
@@ -97,7 +97,7 @@ class ItemPrior(nn.Module):
 
 
 @contextmanager
-def as_cloned(*policies: Policy) -> Iterator[None]:
+def without_prior(*policies: Policy) -> Iterator[None]:
     """Policies as they were cloned, which is how they are trained (above): inside, their priors have strength 0.
 
     Items without training events are out of the softmax too: no event says whether users would have chosen them.
@@ -106,7 +106,7 @@ def as_cloned(*policies: Policy) -> Iterator[None]:
     for policy in policies:
         policy.prior_strength = 0.0
     try:
-        with in_step(*policies):
+        with training_pass(*policies):
             yield
     finally:
         for policy, strength in zip(policies, strengths, strict=True):
@@ -114,7 +114,7 @@ def as_cloned(*policies: Policy) -> Iterator[None]:
 
 
 @contextmanager
-def in_step(*policies: Policy) -> Iterator[None]:
+def training_pass(*policies: Policy) -> Iterator[None]:
     """The forward passes of a step of training, of policies without an item prior. A step within a step is the same."""
     begun = [policy for policy in policies if not policy.warm_only]
     for policy in begun:

@@ -162,7 +162,7 @@ class UnitRows:
     def __getitem__(self, rows: slice) -> Tensor:
         """Shape: -> (N, X)."""
         item_ND = unit(self.item_VD[rows].float())
-        return self.policy.prior.of_items(item_ND, 1 / self.policy.temperature, rows)
+        return self.policy.prior.augment_items(item_ND, 1 / self.policy.temperature, rows)
 
 
 class SequencePolicy(HistoryPolicy):
@@ -262,7 +262,7 @@ class SequencePolicy(HistoryPolicy):
 
     def _rows(self, state: Tensor) -> tuple[Tensor, UnitRows]:
         """`_vectors` for what reads the catalogue once, block by block."""
-        return self.prior.of_states(unit(state.float())), UnitRows(self)
+        return self.prior.augment_queries(unit(state.float())), UnitRows(self)
 
     def _vectors(self, state: Tensor, items: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """States and items (None: `candidates`) in full precision, their product the logit times the temperature.
@@ -276,7 +276,8 @@ class SequencePolicy(HistoryPolicy):
         else:
             table = self.item_table().index_select(0, items)
         scale, rows = 1 / self.temperature, slice(len(table)) if items is None else items - 1
-        return self.prior.of_states(unit(state.float())), self.prior.of_items(unit(table.float()), scale, rows)
+        query_TX = self.prior.augment_queries(unit(state.float()))
+        return query_TX, self.prior.augment_items(unit(table.float()), scale, rows)
 
     def candidates(self) -> Tensor:
         """Vectors of the items that the softmax is over: all, or those with training events. Shape: -> (N, D)."""

@@ -60,7 +60,7 @@ class StageModule(LightningModule):
     Logs ``speed/events_per_second``: targets trained on over seconds of training, validation left out.
 
     Attributes:
-        bound: the log, if it is known (`bind`).
+        datamodule: the log, if it is known (`bind`).
     """
 
     UPSTREAM: ClassVar[dict[str, str]] = {}
@@ -76,7 +76,7 @@ class StageModule(LightningModule):
         super().__init__()
         self.events = 0  # trained on by all processes, repetitions counted
         self._epoch_began: tuple[float, int] | None = None  # time, events until then
-        self.bound: EventDataModule | None = None
+        self.datamodule: EventDataModule | None = None
 
     @classmethod
     def check_settings(cls, given: Mapping[str, Any]) -> None:
@@ -134,7 +134,7 @@ class StageModule(LightningModule):
 
         Without a log, a module trains on batches alone if it needs nothing else, and its checkpoint names no catalogue.
         """
-        self.bound = data
+        self.datamodule = data
         return self
 
     @property
@@ -144,17 +144,17 @@ class StageModule(LightningModule):
         Raises:
             InputError: nobody told (`bind`).
         """
-        if self.bound is None:
+        if self.datamodule is None:
             what, remedy = "needs the log, not only batches", "call module.bind(data), or fit it with datamodule=data"
             raise InputError(f"{type(self).__name__} {what}", where="Trainer", remedy=remedy)
-        return self.bound
+        return self.datamodule
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"bound": None}  # a copy, such as an average of the weights, is without the log
+        return super().__getstate__() | {"datamodule": None}  # copies, such as averages, are without it
 
     def facts(self) -> dict[str, Any]:
         """Plain values for later stages, stored beside the weights."""
-        return {"events": self.events} | (self.bound.facts() if self.bound else {})
+        return {"events": self.events} | (self.datamodule.facts() if self.datamodule else {})
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.events = checkpoint["facts"]["events"]
@@ -166,10 +166,10 @@ class StageModule(LightningModule):
         kept = {k: v for k, v in given.items() if v is not None or k not in self.UPSTREAM}
         values = {k: readable(v) for k, v in kept.items()}
         own: dict[str, Any] = {"_class_path": class_path(type(self))}
-        if self.bound:
-            own["num_items"] = self.bound.num_items
-            checkpoint["catalogue"] = self.bound.sequences.catalogue
-            checkpoint["users"] = asdict(self.bound.cohort)
+        if self.datamodule:
+            own["num_items"] = self.datamodule.num_items
+            checkpoint["catalogue"] = self.datamodule.sequences.catalogue
+            checkpoint["users"] = asdict(self.datamodule.cohort)
         checkpoint["hyper_parameters"] = own | values
         checkpoint["recipes"] = {name: recipe(getattr(self, name)) for name in self.saved_networks}
         checkpoint["facts"] = self.facts()
@@ -181,7 +181,7 @@ class StageModule(LightningModule):
         """
         checkpoint: dict[str, Any] = {}
         self.on_save_checkpoint(checkpoint)
-        return Loaded.of(getattr(self, name), checkpoint, f"the {name} given")
+        return Loaded.from_checkpoint(getattr(self, name), checkpoint, f"the {name} given")
 
 
 class PolicyModule(StageModule):
@@ -259,13 +259,13 @@ class RecommendationsWriter(BasePredictionWriter):
         self, trainer: Trainer, pl_module: LightningModule, predictions: Sequence[Any], batch_indices: Sequence[Any]
     ) -> None:
         assert isinstance(pl_module, PolicyModule)
-        if pl_module.bound is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if pl_module.datamodule is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         columns = (torch.cat(parts).to(pl_module.device) for parts in zip(*predictions, strict=True))
         user_T, score_TK, item_TK = (gathered(column).cpu() for column in columns)
         if not trainer.is_global_zero:
             return
-        frame = recommendations(user_T, score_TK, item_TK, pl_module.bound)
+        frame = recommendations(user_T, score_TK, item_TK, pl_module.datamodule)
         path = Path(trainer.default_root_dir) / RECOMMENDATIONS
         write_parquet(frame, path)
         print(f"recommendations for {frame['user'].n_unique():,} users: {path}")

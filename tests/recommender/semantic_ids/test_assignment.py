@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from recalign.errors import InputError
 from recalign.recommender.semantic_ids import assignment
-from recalign.recommender.semantic_ids.assignment import Paths, fill, groups, keys, match, nearest
+from recalign.recommender.semantic_ids.assignment import CodeAllocator, assign_greedy, groups, keys, match, nearest
 
 
 def drawn(seed: int, *shape: int) -> np.ndarray:
@@ -33,7 +33,7 @@ def test_nearest_is_the_nearest_however_it_is_cut_into_blocks(seed: int, vectors
 def test_fill_keeps_to_the_room_and_leaves_no_item_nearer_to_a_code_with_room(seed: int, room: list[int], data):
     room_K = np.array(room)
     x_ND, centre_KD = drawn(seed, data.draw(st.integers(1, sum(room))), 3), drawn(seed + 1, len(room), 3)
-    code_N = fill(x_ND, centre_KD, room_K)
+    code_N = assign_greedy(x_ND, centre_KD, room_K)
     count_K = np.bincount(code_N, minlength=len(room))
     assert (count_K <= room_K).all()
     square_NK = np.square(x_ND[:, None] - centre_KD).sum(axis=2)
@@ -44,7 +44,7 @@ def test_fill_keeps_to_the_room_and_leaves_no_item_nearer_to_a_code_with_room(se
 
 def test_fill_without_limits_is_nearest():
     x_ND, centre_KD = drawn(0, 50, 3), drawn(1, 7, 3)
-    assert fill(x_ND, centre_KD, np.full(7, 50)).tolist() == nearest(x_ND, centre_KD)[0].tolist()
+    assert assign_greedy(x_ND, centre_KD, np.full(7, 50)).tolist() == nearest(x_ND, centre_KD)[0].tolist()
 
 
 @given(st.integers(0, 99), st.lists(st.booleans(), min_size=4, max_size=5).filter(lambda free: sum(free) >= 3))
@@ -69,7 +69,7 @@ def test_too_large_a_matching_is_refused(monkeypatch: pytest.MonkeyPatch):
 def test_paths_give_free_ids_once(seed: int, taken: list[int], data):
     sizes = (2, 3, 4)
     items = data.draw(st.integers(1, 24 - len(taken)))
-    paths, rest_ND = Paths(sizes, np.sort(np.array(taken, np.int64))), drawn(seed, items, 2)
+    paths, rest_ND = CodeAllocator(sizes, np.sort(np.array(taken, np.int64))), drawn(seed, items, 2)
     codes_NL = np.empty((items, 0), np.int64)
     for level, size in enumerate(sizes):
         code_N = paths.choose(level, keys(codes_NL, sizes), rest_ND, drawn(seed + level, size, 2))
@@ -81,7 +81,7 @@ def test_paths_give_free_ids_once(seed: int, taken: list[int], data):
 
 @given(st.integers(0, 99), st.sampled_from([1.0, 1.5, 3.0]))
 def test_balance_limits_every_level_but_the_last(seed: int, balance: float):
-    x_ND, paths = drawn(seed, 40, 2), Paths((4, 12), balance=balance)
+    x_ND, paths = drawn(seed, 40, 2), CodeAllocator((4, 12), balance=balance)
     code_N = paths.choose(0, np.zeros(40, np.int64), x_ND, drawn(seed + 1, 4, 2))
     assert np.bincount(code_N).max() <= min(10 * balance, 12)
 
@@ -90,7 +90,7 @@ def test_balance_is_exceeded_by_no_more_than_ids_ask_for():
     """A prefix whose items did not fit into what the others left had no limit at all."""
     rng = np.random.default_rng(0)
     x_ND, centre_KD = rng.normal(size=(1661, 8)).astype(np.float32), rng.normal(size=(16, 8)).astype(np.float32)
-    paths = Paths((16, 16, 16), balance=1.0)
+    paths = CodeAllocator((16, 16, 16), balance=1.0)
     first_N = paths.choose(0, np.zeros(1661, np.int64), x_ND, centre_KD)
     code_N = paths.choose(1, first_N, x_ND[:, ::-1], centre_KD)
     assert np.bincount(first_N).max() == 104  # an even share
@@ -105,6 +105,6 @@ def test_keys_sort_as_their_codes_do_and_groups_hold_equal_ones():
 
 
 def test_balance_limits_the_second_of_three_levels_too():
-    paths, prefix_N = Paths((4, 8, 4), balance=1.0), np.repeat(np.arange(4), 4)
+    paths, prefix_N = CodeAllocator((4, 8, 4), balance=1.0), np.repeat(np.arange(4), 4)
     code_N = paths.choose(1, prefix_N, np.zeros((16, 1), np.float32), np.arange(8, dtype=np.float32)[:, None])
     assert np.bincount(code_N).max() <= 2  # 16 items, 8 codes

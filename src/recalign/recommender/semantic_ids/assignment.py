@@ -32,7 +32,7 @@ def nearest(x_ND: np.ndarray, centre_KD: np.ndarray) -> tuple[np.ndarray, np.nda
     return code_N, square_N
 
 
-def fill(x_ND: np.ndarray, centre_KD: np.ndarray, room_K: np.ndarray) -> np.ndarray:
+def assign_greedy(x_ND: np.ndarray, centre_KD: np.ndarray, room_K: np.ndarray) -> np.ndarray:
     """Assign each vector to the nearest centre with room, the closest vectors first.
 
     Memory grows with N and K, never with N x K.
@@ -79,7 +79,7 @@ def match(x_ND: np.ndarray, centre_KD: np.ndarray, free_K: np.ndarray) -> np.nda
 
 
 @dataclass(frozen=True)
-class Paths:
+class CodeAllocator:
     """The ids that may be given: one code a level, each id to one item.
 
     Attributes:
@@ -115,7 +115,7 @@ class Paths:
             room_K = self._room(level, int(prefix_N[rows[0]]), len(rows))
             if limited:
                 room_K = _limited(room_K, left_K, len(rows))
-            give = match if last and self.unique else fill
+            give = match if last and self.unique else assign_greedy
             code_N[rows] = give(x_ND[rows], centre_KD, room_K)
             left_K = np.maximum(left_K - np.bincount(code_N[rows], minlength=size), 0)
         return code_N

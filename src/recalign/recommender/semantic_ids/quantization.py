@@ -18,7 +18,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from recalign.errors import InputError
-from recalign.recommender.semantic_ids.assignment import Paths, groups, keys
+from recalign.recommender.semantic_ids.assignment import CodeAllocator, groups, keys
 
 Collisions = Literal["assign", "relocate", "token"]
 """What keeps ids unique.
@@ -75,13 +75,13 @@ def quantize(
     if len(x_ND) > math.prod(sizes) and collisions != "token":
         text = f"{len(x_ND):,} items, and {' x '.join(map(str, sizes))} codes are only {math.prod(sizes):,} ids"
         raise InputError(text, where="sizes", remedy="give larger levels or one more")
-    paths = Paths(sizes, balance=balance, unique=collisions == "assign")
+    paths = CodeAllocator(sizes, balance=balance, unique=collisions == "assign")
     codes_NL, centres = _fit(x_ND, paths, seed)
-    free_NL = walk(x_ND, Paths(sizes, unique=False), centres)
+    free_NL = greedy_encode(x_ND, CodeAllocator(sizes, unique=False), centres)
     if collisions == "relocate":  # the nearest item keeps an id, the others get the nearest free ids
         moving = _numbered(x_ND, codes_NL, sizes, centres) > 0
-        taken = Paths(sizes, np.sort(keys(codes_NL[~moving], sizes)))
-        codes_NL[moving] = walk(x_ND[moving], taken, centres)
+        taken = CodeAllocator(sizes, np.sort(keys(codes_NL[~moving], sizes)))
+        codes_NL[moving] = greedy_encode(x_ND[moving], taken, centres)
     if collisions == "token":
         number_N = _numbered(x_ND, codes_NL, sizes, centres)
         codes_NL, sizes = np.column_stack([codes_NL, number_N]), (*sizes, int(number_N.max()) + 1)
@@ -90,7 +90,7 @@ def quantize(
     return Quantized(codes_NL, sizes, centres, free_NL, _differing(codes_NL, free_NL))
 
 
-def walk(x_ND: np.ndarray, paths: Paths, centres: list[np.ndarray]) -> np.ndarray:
+def greedy_encode(x_ND: np.ndarray, paths: CodeAllocator, centres: list[np.ndarray]) -> np.ndarray:
     """Choose codes level by level, near ones first, among ids that may be given. Shape: int64 (N, L)."""
     codes_NL, rest_ND = np.empty((len(x_ND), 0), np.int64), x_ND
     for level, centre_KD in enumerate(centres):
@@ -136,21 +136,21 @@ def append_codes(x_ND: np.ndarray, codes_PL: np.ndarray, sizes: tuple[int, ...])
         text = f"{len(x_ND) - old:,} new items, and {ids - old:,} of {ids:,} ids are free"
         remedy = "make new ids for all items, with larger levels, and train the policy anew"
         raise InputError(text, where="append", remedy=remedy)
-    taken = Paths(sizes, np.sort(keys(codes_PL, sizes)))
-    return np.concatenate([codes_PL, walk(x_ND[old:], taken, means(x_ND[:old], codes_PL, sizes))])
+    taken = CodeAllocator(sizes, np.sort(keys(codes_PL, sizes)))
+    return np.concatenate([codes_PL, greedy_encode(x_ND[old:], taken, means(x_ND[:old], codes_PL, sizes))])
 
 
 def described(x_ND: np.ndarray, codes_NL: np.ndarray, sizes: tuple[int, ...], numbered: bool = False) -> Quantized:
     """Existing ids, with the means of their items as centres; ``numbered``: the last level numbers collisions."""
     centres, levels = means(x_ND, codes_NL, sizes), len(sizes) - numbered
-    nearest_NL = walk(x_ND, Paths(sizes[:levels], unique=False), centres[:levels])
+    nearest_NL = greedy_encode(x_ND, CodeAllocator(sizes[:levels], unique=False), centres[:levels])
     if not numbered:
         return Quantized(codes_NL, sizes, centres, nearest_NL, _differing(codes_NL, nearest_NL))
     centres[-1] = np.zeros_like(centres[-1])
     return Quantized(codes_NL, sizes, centres, nearest_NL, int((codes_NL[:, -1] > 0).sum()))
 
 
-def _fit(x_ND: np.ndarray, paths: Paths, seed: int) -> tuple[np.ndarray, list[np.ndarray]]:
+def _fit(x_ND: np.ndarray, paths: CodeAllocator, seed: int) -> tuple[np.ndarray, list[np.ndarray]]:
     codes_NL, centres, rest_ND = np.empty((len(x_ND), 0), np.int64), [], x_ND
     for level, size in enumerate(paths.sizes):
         centre_KD, prefix_N = _kmeans(rest_ND, size, seed + level), keys(codes_NL, paths.sizes)

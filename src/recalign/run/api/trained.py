@@ -174,5 +174,5 @@ def _checkpoint(given: Any, net: str, data: EventDataModule, wanted: str) -> Pat
         raise InputError("another run has taken the place of this one", where=str(path), remedy=remedy)
     if net not in content.get("recipes", {}):
         raise InputError(f"the checkpoint holds no {net}", where=str(path), remedy=f"give {wanted}")
-    Loaded.of(None, content, str(path)).check(data)
+    Loaded.from_checkpoint(None, content, str(path)).check(data)
     return path

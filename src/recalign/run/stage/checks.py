@@ -224,7 +224,7 @@ def after_reading(
         _refuse_rare_validation(trainer, datamodule)
     for one in parsed.upstream:
         if one.argument != GROWS_FROM and (content := one.checkpoint()):  # that one is of the log before
-            Loaded.of(None, content, str(one.path)).check(datamodule)  # type: ignore[arg-type]
+            Loaded.from_checkpoint(None, content, str(one.path)).check(datamodule)  # type: ignore[arg-type]
     if parsed.checkpoint is None:
         return
     checkpoint = read_run_checkpoint(parsed.checkpoint)
@@ -261,7 +261,7 @@ def after_reading(
 
 def _refuse_other_rewards(parsed: ParsedStage, checkpoint: dict[str, Any], datamodule: LightningDataModule) -> None:
     """Refuse to measure a reward model by other rewards, or on other users, than it learned from."""
-    known = Loaded.of(None, checkpoint, str(parsed.checkpoint))
+    known = Loaded.from_checkpoint(None, checkpoint, str(parsed.checkpoint))
     known.check(datamodule)  # type: ignore[arg-type]
     here = getattr(datamodule, "cohort", None)
     if "reward" in known.facts and known.users is not None and here is not None and known.users != here:

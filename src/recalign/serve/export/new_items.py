@@ -233,7 +233,7 @@ def _with_rows(folder: Path, coder: FeatureCoder, values: ItemValues) -> dict[st
     assert isinstance(policy, SequencePolicy)
     assert policy.features is not None
     vector_XD = policy.features.vectors(*map(torch.from_numpy, coder.encode(values.values)))
-    borrowed = policy.prior.borrowed(policy.num_warm)
+    borrowed = policy.prior.mean_log_count(policy.num_warm)
     rows = {
         "unit": unit(vector_XD),
         "norm": torch.linalg.vector_norm(vector_XD, dim=1),

@@ -160,4 +160,4 @@ class Walk(nn.Module):
         if policy.newest is not None:
             first_BD = first_BD + policy.newest(at(x_BLD, h.newest_B))
         h_B1D, past = policy.decoder(first_BD[:, None], window, None)
-        return policy.walk(CodeState(window, past, h_B1D[:, 0]))
+        return policy.score_all(CodeState(window, past, h_B1D[:, 0]))
