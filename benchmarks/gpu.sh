@@ -47,7 +47,7 @@ PY
 
 parity=("${RECALIGN_PARITY:-none}"/*.safetensors)
 if [ -e "${parity[0]}" ]; then
-  step parity "$python" benchmarks/parity.py "${parity[@]}" --device "$device"
+  step parity "$python" -m benchmarks.parity.run "${parity[@]}" --device "$device"
 else
   skip parity "no RECALIGN_PARITY"
 fi
@@ -64,7 +64,7 @@ if [ ! -e "$data/ml-1m.zip" ] && [ ! -e "$data/ml-1m" ]; then
   skip ml-1m "no ML-1M under $data"
   skip onerec "no ML-1M under $data"
 else
-  step throughput "$python" benchmarks/throughput.py --accelerator "$accelerator" ${quick:+--turns 1 --seconds 1 --warm-up 1}
+  step throughput "$python" -m benchmarks.scale.throughput --accelerator "$accelerator" ${quick:+--turns 1 --seconds 1 --warm-up 1}
   epochs=10
   [ -n "$quick" ] && epochs=1
   words=(--config conf/data/ml-1m.yaml --run.root "$out/runs" --run.chain ml-1m --trainer.accelerator "$accelerator"
@@ -79,7 +79,7 @@ else
   step onerec-predict "$python" -m recalign predict "${fit[@]}"
 fi
 
-step scale "$python" benchmarks/scale.py --device "$device" --bf16 ${quick:+--quick --items 2000 10000}
+step scale "$python" -m benchmarks.scale.run --device "$device" --bf16 ${quick:+--quick --items 2000 10000}
 
 echo
 cat "$out/machine.log"

@@ -1,6 +1,6 @@
 """Estimates of lists by the Open Bandit Pipeline: its inverse propensity scores, and its own bootstrap over lists.
 
-    python -m peers.obp_lists FOLDER
+    python -m benchmarks.peers.obp_lists FOLDER
 
 Each FOLDER/*.npz holds the lists that were drawn: `reward`, `logged` and `target`, log-probabilities of an item given
 those above it. Shape: (N, K) each. Prints a line of JSON: by file and estimator, the ends of the 95 % interval.

@@ -1,6 +1,6 @@
 """Train our recommender in turns, by `recalign fit`: a line as users type it, and a callback that holds it still.
 
-    python -m peers.recalign_hstu WORDS...
+    python -m benchmarks.peers.recalign_hstu WORDS...
 
 WORDS are those of `recalign`, as `line` gives them.
 """
@@ -19,7 +19,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 import recalign
-from peers.turns import Turns
+from benchmarks.peers.turns import Turns
 from recalign.cli import main
 from recalign.data.sequences import Batch
 from recalign.data.sequences.sampler import bucket_of
@@ -76,7 +76,7 @@ def line(log: str, root: Path, runs: Path, pace: dict[str, Any], words: Sequence
         "--trainer.num_sanity_val_steps=0",
         "--trainer.check_val_every_n_epoch=1000000",
         "--trainer.enable_progress_bar=false",
-        "--trainer.callbacks+=peers.recalign_hstu.Pace",
+        "--trainer.callbacks+=benchmarks.peers.recalign_hstu.Pace",
         *(f"--trainer.callbacks.{name}={value}" for name, value in pace.items()),
         *words,
     ]

@@ -1,6 +1,6 @@
 """Train RecTools' HSTU in turns, by its own `fit`: its preprocessing, DataLoader and Lightning module.
 
-    python -m peers.rectools_hstu EVENTS.npz [--precision bf16-mixed] [--compile] ...
+    python -m benchmarks.peers.rectools_hstu EVENTS.npz [--precision bf16-mixed] [--compile] ...
 
 EVENTS.npz holds int64 arrays user, item, timestamp: the training events, in order. The settings are those of RecTools'
 HSTU tutorial (https://rectools.readthedocs.io), with the full softmax in place of 128 sampled negatives.
@@ -20,7 +20,7 @@ from rectools.dataset import Dataset
 from rectools.models import HSTUModel
 from rectools.models.nn.item_net import IdEmbeddingsItemNet
 
-from peers.turns import Turns, peer_options
+from benchmarks.peers.turns import Turns, peer_options
 
 
 class Pace(pl.Callback):

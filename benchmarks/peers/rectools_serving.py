@@ -1,6 +1,6 @@
 """How fast RecTools answers: its HSTU's own `recommend`, which takes a data set of histories. It has no other way out.
 
-    python -m peers.rectools_serving --items 1700 --length 200 --clients 1 8 64 --repeats 20
+    python -m benchmarks.peers.rectools_serving --items 1700 --length 200 --clients 1 8 64 --repeats 20
 
 Random histories, in which every item occurs, and weights after one step: speed does not depend on them. Prints a line
 of JSON: versions, and for each number of users the milliseconds of the fastest call.

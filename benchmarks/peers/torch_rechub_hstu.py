@@ -1,6 +1,6 @@
 """Train torch-rechub's HSTU in turns, by its own trainer and DataLoader.
 
-    python -m peers.torch_rechub_hstu EVENTS.npz [--precision bf16-mixed] [--compile] ...
+    python -m benchmarks.peers.torch_rechub_hstu EVENTS.npz [--precision bf16-mixed] [--compile] ...
 
 EVENTS.npz holds int64 arrays user, item, timestamp: the training events, in order. The package makes no histories from
 events; they are made here as its trainer wants them: padded at the left, the last event the last target.
@@ -17,7 +17,7 @@ from torch_rechub.models.generative.hstu import HSTUModel
 from torch_rechub.trainers.seq_trainer import SeqTrainer
 from torch_rechub.utils.data import SequenceDataGenerator
 
-from peers.turns import Turns, peer_options
+from benchmarks.peers.turns import Turns, peer_options
 
 
 class Paced:

@@ -127,7 +127,7 @@ class Trainee:
             stderr=self.errors,
             text=True,
             env={**os.environ, **(env or {})},
-            cwd=Path(__file__).parents[1],  # so that `python -m peers.<name>` is found
+            cwd=Path(__file__).parents[2],  # so that `python -m benchmarks.peers.<name>` is found
         )
 
     def __enter__(self) -> Trainee:

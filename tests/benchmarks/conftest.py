@@ -1,6 +1,6 @@
-"""The scripts of benchmarks/ are imported by name."""
+"""The studies of benchmarks/ are imported as a package."""
 
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+sys.path.append(str(Path(__file__).parents[2]))

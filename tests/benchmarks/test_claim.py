@@ -2,8 +2,8 @@
 
 import polars as pl
 import pytest
-from claim import verdicts
 
+from benchmarks.methods.claim import verdicts
 from recalign.evaluation.comparison import SCHEMA
 from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.roles import Roles

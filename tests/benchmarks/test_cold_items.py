@@ -8,10 +8,10 @@ import polars as pl
 import pytest
 import small
 import torch
-from cold_logs import HeldOut, held_out, title_vectors, with_codes, with_text
-from cold_policies import FeaturesAlone, Sum, UniSRec, over_catalogue
-from cold_ranks import crossed, said, table
 
+from benchmarks.items.logs import HeldOut, held_out, title_vectors, with_codes, with_text
+from benchmarks.items.policies import FeaturesAlone, Sum, UniSRec, over_catalogue
+from benchmarks.items.ranks import crossed, said, table
 from recalign.data.events import Feature, ItemValues
 from recalign.recommender import SequencePolicy
 from recalign.recommender.checkpoint import load_net

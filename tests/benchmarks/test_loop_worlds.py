@@ -7,7 +7,11 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from loop_worlds import (
+from scipy.stats import ttest_1samp
+
+import recalign as ra
+from benchmarks.lib import over_worlds
+from benchmarks.loop.worlds import (
     ARMS,
     ITEMS,
     METRICS,
@@ -23,10 +27,6 @@ from loop_worlds import (
     results,
     warm,
 )
-from scipy.stats import ttest_1samp
-from tables import over_worlds
-
-import recalign as ra
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,8 @@
 """What a table says of the NDCG budget, by hand."""
 
 import polars as pl
-from methods import prices
+
+from benchmarks.methods.run import prices
 
 
 def test_a_row_without_a_ray_and_one_that_ended_before_the_price_are_named():

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from new_users import mean, told
 
+from benchmarks.serving.new_users import mean, told
 from recalign.serve.server import Request
 
 WHOLE = Request(items=[3, 5, 3, 7], times=[1, 2, 3, 4], rewards=[1.0, None, 2.0, 3.0], k=5)

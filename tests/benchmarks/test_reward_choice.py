@@ -8,7 +8,8 @@ from types import SimpleNamespace
 
 import polars as pl
 import pytest
-from reward_choice import ROWS, START, candidate, chosen, settings
+
+from benchmarks.rewards.run import ROWS, START, candidate, chosen, settings
 
 GAINS = {("own", "validation"): 0.1, ("other", "validation"): 0.2, ("own", "test"): 0.3, ("other", "test"): 0.25}
 

@@ -13,5 +13,5 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_the_pages_tables_are_the_saved_rows():
-    saved = pl.read_csv(ROOT / "benchmarks/results/rewards-kuairand-pure-excerpt.csv", schema=SCHEMA)
+    saved = pl.read_csv(ROOT / "benchmarks/rewards/kuairand-pure-excerpt.csv", schema=SCHEMA)
     assert render(saved) in (ROOT / "docs/rewards.md").read_text()

@@ -2,8 +2,9 @@
 
 import polars as pl
 import pytest
-import speed
-from tables import lines
+
+from benchmarks.lib import lines
+from benchmarks.speed import run as speed
 
 
 def rows(a_product: float, made: str) -> pl.DataFrame:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from types import SimpleNamespace
-
 import numpy as np
 import polars as pl
 import pytest
-import torch
-from update import Windows, used
-from update_figures import DECISIVE, as_saved, difference, differences, figures, verdict
-from update_moments import KeepMoments
+
+from benchmarks.update.figures import DECISIVE, as_saved, difference, differences, figures, verdict
+from benchmarks.update.run import Windows, used
 
 
 def events(**mean: float) -> pl.DataFrame:
@@ -48,21 +44,6 @@ def test_a_difference_pairs_events_and_its_interval_holds_it():
     assert found.value == pytest.approx(0.1, abs=0.01)
     low, high = found.interval()
     assert low < found.value < high < low + 0.03
-
-
-def test_moments_go_on_and_those_of_new_rows_begin_at_zero(tmp_path: Path):
-    table, other = (torch.nn.Parameter(torch.ones(2, 3)), torch.nn.Parameter(torch.ones(4)))
-    before = torch.optim.AdamW([{"params": [table]}, {"params": [other], "weight_decay": 0.0}])
-    (table.sum() + 2 * other.sum()).backward()
-    before.step()
-    torch.save({"optimizer_states": [before.state_dict()]}, tmp_path / "last.ckpt")
-    grown, same = (torch.nn.Parameter(torch.ones(5, 3)), torch.nn.Parameter(torch.ones(4)))
-    now = torch.optim.AdamW([{"params": [grown]}, {"params": [same], "weight_decay": 0.0}])
-    KeepMoments(str(tmp_path / "last.ckpt")).on_train_start(SimpleNamespace(optimizers=[now], global_step=0), None)
-    assert torch.equal(now.state[grown]["exp_avg"][:2], before.state[table]["exp_avg"])
-    assert not now.state[grown]["exp_avg"][2:].any()
-    assert torch.equal(now.state[same]["exp_avg_sq"], before.state[other]["exp_avg_sq"])
-    assert int(now.state[grown]["step"]) == 1
 
 
 def test_figures_are_means_over_windows_by_kind_of_event():

@@ -7,13 +7,11 @@ from types import SimpleNamespace
 
 import polars as pl
 import pytest
-import verdict_records
-import verdict_rules
-import verdict_tables
-import verdict_worlds
-import verdicts
 
-from recalign.evaluation.comparison_table import ComparisonTable, Interval
+from benchmarks.decision import made_up as verdict_tables
+from benchmarks.decision import records as verdict_records
+from benchmarks.decision import run as verdicts
+from benchmarks.decision import worlds as verdict_worlds
 
 VALUE = "value/judge@10"
 
@@ -92,23 +90,3 @@ def test_what_is_kept_of_a_world_is_all_that_its_word_needs(tmp_path: Path, monk
         assert [found[name] for name in same] == [whole[name] for name in same]
     assert words == set(verdicts.WORDS)
     assert verdict_records.load("another label") == {}
-
-
-def test_validation_and_test_say_together_what_is_retained():
-    """.94 and .98 with half-widths of .03 and .01: weights 1 and 9."""
-    both = verdict_rules.precision_weighted([Interval(0.94, 0.91, 0.97), Interval(0.98, 0.97, 0.99)])
-    assert both.value == pytest.approx(0.976)
-    assert (both.high - both.low) / 2 == pytest.approx((1 / 0.03**2 + 1 / 0.01**2) ** -0.5)
-    assert verdict_rules.differ([Interval(0.94, 0.92, 0.96), Interval(0.98, 0.96, 1.0)])
-    assert not verdict_rules.differ([Interval(0.94, 0.91, 0.97), Interval(0.98, 0.95, 1.01)])
-    record = verdict_tables.made_up(6)
-    new, checked = verdict_rules.together(record), 0
-    before, after = (pl.DataFrame(one["rows"], schema=verdicts.ROW, orient="row") for one in (record, new))
-    for name in verdict_rules.CANDIDATES:
-        of_parts = (ComparisonTable(before, verdict_rules.ROLES, part) for part in ("test", "validation"))
-        parts = [kept for table in of_parts if (kept := table.retained_interval(name)) and kept.high > kept.low]
-        found = ComparisonTable(after, verdict_rules.ROLES, "test").retained_interval(name)
-        if parts and found:
-            assert list(found) == pytest.approx(list(verdict_rules.precision_weighted(parts)))
-            checked += 1
-    assert checked

@@ -13,7 +13,7 @@ import pytest
 from recalign.files import write_text
 from recalign.run.stage.manifest import git_state
 
-RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "promises.csv"
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "promises" / "trials.csv"
 PROPERTY = "trials"
 """Name under which a test reports; its value: a promise, what was tried, how often."""
 KEY = ["promise", "faults", "test"]
@@ -51,8 +51,9 @@ class TrialCounts:
         self.write_page()
 
     def write_page(self) -> None:
-        """Write docs/tables/promises.md anew."""
-        sys.path.insert(0, str(RESULTS.parents[1]))
-        import docs_tables
+        """Fill the table of docs/tables/promises.md."""
+        sys.path.insert(0, str(RESULTS.parents[2]))
+        from benchmarks import pages
 
-        write_text(docs_tables.PAGES / "promises.md", docs_tables.promises())
+        path = pages.PAGES / "promises.md"
+        write_text(path, pages.filled(path.read_text()))

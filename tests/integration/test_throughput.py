@@ -1,4 +1,4 @@
-"""benchmarks/throughput.py without a peer, on a made log: turns, rows, ratios."""
+"""benchmarks/scale/throughput.py without a peer, on a made log: turns, rows, ratios."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ data:
 
 @pytest.fixture
 def throughput(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
-    import throughput
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
+    from benchmarks.scale import throughput
 
     return throughput
 
@@ -26,13 +26,13 @@ def throughput(monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.long
 def test_our_side_is_measured(throughput, log_root, tmp_path, monkeypatch, capsys):
     (tmp_path / "small.yaml").write_text(LOG)
-    monkeypatch.setattr(sys.modules["tables"], "RESULTS", tmp_path)
+    monkeypatch.setattr(sys.modules["benchmarks.lib"], "FOLDER", tmp_path)
     words = f"--data {log_root} --log {tmp_path / 'small.yaml'} --users 8 --turns 2 --seconds 0.1 --warm-up 0.1"
     monkeypatch.setattr(sys, "argv", ["throughput.py", *words.split(), "--modes", "fp32"])
     throughput.main()
     said = capsys.readouterr().out
     assert "does not run" not in said
-    rows = pl.read_csv(tmp_path / "throughput.csv")
+    rows = pl.read_csv(tmp_path / "scale/throughput.csv")
     values = {(row["row"].split(" ", 2)[2], row["metric"]): row["mean"] for row in rows.iter_rows(named=True)}
     assert values["fp32", "events_per_second"] > 0
     assert 0 <= values["fp32", "padded_share"] < 0.5
@@ -46,8 +46,8 @@ def test_ratios_are_of_the_same_mode_and_of_the_best(throughput):
 
 
 def test_rows_of_other_peers_are_kept(throughput, tmp_path, monkeypatch):
-    tables = sys.modules["tables"]
-    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    tables = sys.modules["benchmarks.lib"]
+    monkeypatch.setattr(tables, "FOLDER", tmp_path)
 
     def saved(*names):
         rows = pl.concat([tables.lines("log", name, {"ratio": [1.0]}, []) for name in names])

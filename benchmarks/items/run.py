@@ -1,0 +1,217 @@
+"""Items that training never saw: what policies know of them, beside other ways to know it, and after post-training.
+
+    python -m benchmarks.items.run --log ml-1m [--seeds 0 1 2] [--rows ids start titles asft ...] [--data DIR]
+    python -m benchmarks.items.run --log world [--world '{users: 300}'] -- --trainer.max_epochs=1
+
+Two disjoint sets of the items in training, 5 % to choose on and 10 % to test, stratified by popularity, other ones for
+each seed, leave the training events and so the histories in them. The first set's events stay in validation, the
+second's in the test. Logs: those with a conf/data/<log>-items.yaml, or simulated worlds, whose items are known by their
+true positions. The rows:
+
+- `ids` knows nothing of the items held out and so misses them. `start` has the log's features and id dropout;
+  `no_dropout` has the features, `features_alone` no ids; `sum` adds the log-probabilities of `ids` and `features_alone`
+  (our reading of EnsRec, arXiv 2512.17820).
+- `titles` has the titles too, as a vector (hashed n-grams of letters, SVD); `semantic_ids` has in place of the features
+  the codes of a residual k-means of them. Both have id dropout.
+- `onerec` writes items as codes (residual k-means of `start`'s vectors of all items). It is trained without features
+  and without the items held out, whose codes are added afterwards, as `recalign recommend --codes` does.
+- `unisrec` knows the text alone, title and categories as such a vector, by UniSRec's adaptor (arXiv 2206.05941).
+- The others are methods of a chain that begins at `start`.
+
+Cold targets are test events on the items of the second set: hit rates and NDCG over the whole catalogue, seen items
+left out; the hit rate among these items alone; and what chance has. `shown` is the share of the first ten items that
+have no training event. The price is the NDCG@10 of all test events, and of the others, less that of `ids`. Known users
+have training events. Intervals: a bootstrap crossed over users and items, seeds pooled; in worlds
+Student's over worlds. Under 400 cold targets or 100
+cold items the script says that nothing is to be concluded.
+
+A run that has finished is not run again, and ranks are kept with the run: call it again to go on. Rows are saved after
+each seed, so far as they have run.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+import yaml
+
+from benchmarks.items.logs import WORLD, HeldOut, known_log, written
+from benchmarks.items.policies import Sum, over_catalogue
+from benchmarks.items.ranks import CUTS, IDS, START, measured, said, table
+from benchmarks.lib import CONF, figure, markdown, options, save
+from recalign.cli import main as recalign
+from recalign.data.sequences import EventDataModule
+from recalign.files import digest, replacing, sha256
+from recalign.recommender import Policy
+from recalign.recommender.new_items import appended
+from recalign.recommender.semantic_ids.codes import CodesTable
+from recalign.run.chain.train import train
+from recalign.run.stage import parse_stage
+from recalign.run.stage.opened import OpenedRun, opened
+
+ALONE, SUM, ONEREC, OF_TEXT = "features_alone", "sum", "onerec", ("titles", "unisrec")
+RECOMMENDERS: dict[str, tuple[str, dict[str, Any]]] = {
+    IDS: ("ids", {}),
+    "no_dropout": ("features", {"init_args": {"id_dropout": 0.0}}),
+    ALONE: ("features", {"class_path": "cold_policies.FeaturesAlone"}),
+    "titles": ("titles", {}),
+    "semantic_ids": ("semantic_ids", {}),
+    "unisrec": ("text", {"class_path": "cold_policies.UniSRec"}),
+}
+"""Rows that are a recommender: what they are told of items (`cold_logs.FORMS`), and their settings of the model."""
+ASKED_FOR = (
+    *("rerank_item_mean", "filtered_bc", "reward_weighted", "exp_reward", "ipo", "sdpo", "simpo", "kto", "wbc"),
+    *("grpo", "ecpo", "cql", "iql", "awac", "reinforce", "sa2c"),
+)
+"""Methods that run only where --rows names them."""
+METHODS = (START, "bc", "asft", "dpo", "ppo", "rerank", "asft_rerank", *ASKED_FOR)
+ROWS = (IDS, "no_dropout", START, "titles", "semantic_ids", ONEREC, ALONE, SUM, "unisrec", *METHODS[1:])
+COLUMNS = {
+    **{f"cold/hr@{k}": f"cold hr@{k}" for k in CUTS},
+    **{"cold/ndcg@10": "cold ndcg@10", "cold/hr@50/items": "hr@50, mean over items"},
+    **{"cold/among/hr@10": "among cold hr@10", "chance/hr@50": "chance hr@50"},
+    **{"all/ndcg@10/minus_ids": "all ndcg@10 - ids", "warm/ndcg@10/minus_ids": "warm ndcg@10 - ids"},
+}
+AFTER = {
+    "cold/hr@50": "cold hr@50",
+    "cold/hr@50/minus_start": "less start's",
+    "cold/known_users/hr@50": "known users",
+    "cold/new_users/hr@50": "new users",
+    "warm/ndcg@10": "warm ndcg@10",
+    "warm/ndcg@10/minus_start": "less start's",
+    "warm/known_users/ndcg@10": "known users",
+    "warm/new_users/ndcg@10": "new users",
+    "shown": "cold among the first ten",
+    "shown/minus_start": "less start's",
+    "chance/shown": "chance",
+}
+"""Columns of the second table, of what post-training does."""
+
+
+def main() -> None:
+    parser = options(__doc__, seeds=[0, 1, 2], runs="runs/cold-items", data=True)
+    parser.add_argument("--log", default="ml-1m", help="with a conf/data/<log>-items.yaml, or world")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, help="if not these, all that the log has but ASKED_FOR")
+    parser.add_argument("--world", default="{}", help="settings of a simulated world, as YAML, for --log world")
+    parser.add_argument("--no-save", action="store_true", help="print alone, as for a trial")
+    parser.add_argument("chain", nargs="*", help="words for every run, after --: -- --trainer.max_epochs=1")
+    given = parser.parse_args()
+    asked = given.rows or set(ROWS) - set(ASKED_FOR)
+    rows = [row for row in ROWS if row in asked and (row not in OF_TEXT or given.log != WORLD)]
+    parts = []
+    for done, seed in enumerate(given.seeds, start=1):
+        parts.append(of_seed(given, seed, rows))
+        ranks = pl.concat(parts)
+        found = table(ranks, given.log, given.seeds[:done])
+        shown = [markdown(found, COLUMNS, 4, figure)]
+        if len(after := found.filter(pl.col("row").is_in(METHODS))):
+            shown.append(markdown(after, AFTER, 4, figure))
+        print("\n" + "\n\n".join([*shown, said(ranks)]), flush=True)
+        if not given.no_save:
+            print(save(found, "items/rows", "log", "row"))
+
+
+def of_seed(given: argparse.Namespace, seed: int, rows: list[str]) -> pl.DataFrame:
+    """The ranks of one seed's test events under every row."""
+    folder, held = given.runs / given.log / f"seed-{seed}", known_log(given, seed)
+    runs: dict[str, Path] = {}
+    for row, (form, model) in RECOMMENDERS.items():
+        if row in rows or (SUM in rows and row in (IDS, ALONE)):
+            log = written(held, form, folder / form, given.log)
+            runs[row] = alone(log, folder, row, model, seed, given)
+    features = written(held, "features", folder / "features", given.log)
+    if methods := [row for row in METHODS if row in rows or (row == START and ONEREC in rows)]:
+        chain(features, folder, methods, seed, given)
+        for row in methods:
+            runs[row] = folder / "chain" / ("recommender" if row == START else row) / f"seed-{seed}"
+    if ONEREC in rows:
+        made = codes(features, runs[START], folder)
+        log = written(held, RECOMMENDERS[IDS][0], folder / RECOMMENDERS[IDS][0], given.log)
+        runs[ONEREC] = alone(log, folder, ONEREC, {"init_args": {"codes": str(made)}}, seed, given)
+    return pl.concat([ranks_of(row, runs, folder, held).with_columns(seed=pl.lit(seed)) for row in rows])
+
+
+def ranks_of(row: str, runs: dict[str, Path], folder: Path, held: HeldOut) -> pl.DataFrame:
+    """A row's ranks, kept for as long as its runs are the same."""
+    made = [opened(runs[one]) for one in {SUM: (IDS, ALONE), ONEREC: (ONEREC, START)}.get(row, (row,))]
+    key = digest([one.made_of() for one in made], [one.strength for one in made], made[-1].data.fingerprint)
+    kept = folder / "ranks" / f"{row}-{key[:16]}.parquet"
+    if not kept.is_file():
+        policy = with_codes(made, codes_of(runs[START], folder)) if row == ONEREC else policy_of(made)
+        found = measured(policy, made[-1].data, held.cold)
+        kept.parent.mkdir(exist_ok=True)
+        with replacing(kept) as path:
+            found.with_columns(row=pl.lit(row)).write_parquet(path)
+    return pl.read_parquet(kept)
+
+
+def policy_of(made: list[OpenedRun]) -> Policy:
+    """A run's policy, or the sum of those of `ids` and of `features_alone`, over the catalogue of the latter."""
+    if len(made) == 1:
+        return made[0].policy
+    ids, features = made
+    data: EventDataModule = features.data
+    own, known = (one.data.sequences.items for one in made)
+    assert own.equals(known.head(len(own)))  # items with training events come first, in the same order
+    count_V = torch.from_numpy(data.sequences.item_counts())
+    return Sum(over_catalogue(ids.policy, data.num_items, count_V), features.policy)  # type: ignore[arg-type]
+
+
+def with_codes(made: list[OpenedRun], codes: Path) -> Policy:
+    """A OneRec that writes the items held out as well, over the catalogue of `start`."""
+    onerec, start = made
+    items = start.data.sequences.items
+    known = onerec.data.sequences.items
+    assert known.equals(items.head(len(known)))  # items with training events come first, in the same order
+    table = CodesTable.read(codes)
+    return appended(onerec.policy, torch.tensor(table.codes_NL[table.rows(items, str(codes))]))  # type: ignore[arg-type]
+
+
+def codes(log: Path, start: Path, folder: Path) -> Path:
+    """Make codes of the vectors that `start` has of all items, unless they are there; their file."""
+    made = codes_of(start, folder)
+    words = ["tokenize", f"--config={log}", "--vectors=recalign.recommender.RecommenderVectors"]
+    words += [f"--vectors.checkpoint={best_of(start)}", f"--out={made.parent}"]
+    if not made.is_file() and (code := recalign(words)):
+        raise SystemExit(code)
+    return made
+
+
+def codes_of(start: Path, folder: Path) -> Path:
+    """Where the codes of a start's vectors are."""
+    return folder / f"codes-{sha256(best_of(start))[:16]}" / "codes.parquet"
+
+
+def best_of(run: Path) -> Path:
+    return run / "checkpoints" / "best.ckpt"
+
+
+def alone(log: Path, folder: Path, row: str, model: dict[str, Any], seed: int, given: argparse.Namespace) -> Path:
+    """Train the recommender of one row and seed; its folder."""
+    settings = folder / f"{row}.yaml"
+    settings.write_text(yaml.safe_dump({"model": model} if model else {}))
+    stage = "recommender-onerec" if row == ONEREC else "recommender"
+    own = [CONF / stage / f"{name}.yaml" for name in (f"{given.log}-items", given.log)]
+    files = [CONF / f"{stage}.yaml", log, *[recipe for recipe in own if recipe.is_file()][:1], settings]
+    words = ["fit", *(f"--config={file}" for file in files), f"--seed_everything={seed}", f"--run.root={folder}"]
+    return train(parse_stage([*words, f"--run.chain={row}", *given.chain]), verbose=True).folder
+
+
+def chain(log: Path, folder: Path, methods: list[str], seed: int, given: argparse.Namespace) -> None:
+    """Run the chain of one seed, with features."""
+    settings: dict[str, Any] = {"log": str(log.resolve()), "methods": methods, "name": "chain", "seeds": [seed]}
+    settings |= {"root": str(folder), "baselines": [START]}
+    path = folder / "chain.yaml"
+    path.write_text(yaml.safe_dump(settings, sort_keys=False))
+    words = ["chain", "--config", str(path), *given.chain]
+    print(f"recalign {' '.join(words)}", flush=True)
+    if code := recalign(words):
+        raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,239 @@
+"""How often intervals of list estimates hold the truth, by exploration and estimator, in worlds whose truth is known.
+
+    python -m benchmarks.loop.lists --worlds 400 --workers 2
+
+A world has users with tastes, a logging policy that knows half of them, and candidates that know more, more and more
+sharply. People read a list from its top: they take an item by its taste, less likely the further down and the more they
+took above. Lists are drawn with `recalign.serve.server.explore`'s probabilities for a share of the requests; users are
+drawn anew in each world, and the truth is that of many others of the same world: weights are clipped, it is not. Saved
+are coverage and share refused by exploration and estimator, and the median width beside that of showing the candidate
+instead, an A/B test: in as many lists as were drawn (``width``), and in all of them (``width_all``). Intervals are over
+worlds. `--obp` measures the Open Bandit Pipeline (0.5.7) on the same lists: its estimators, without clipping, and its
+own bootstrap, over lists.
+
+Suffixes: N lists, V items, K places.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from benchmarks.lib import ROOT, commit, each, frame, save
+from benchmarks.peers.environment import python_of
+from recalign.bootstrap import Estimate
+from recalign.evaluation.list_model import with_model
+from recalign.evaluation.lists import Arms, Lists, estimate
+from recalign.files import replacing
+
+ITEMS, K, USERS, EACH, MANY = 40, 5, 1500, 2, 40_000
+RATES = {"share .05": (0.05, 1.0), "share .2": (0.2, 1.0), "share 1": (1.0, 1.0), "share 1, temperature 2": (1.0, 2.0)}
+SHARPNESS = (0.5, 1.0, 1.5, 2.0)
+ARMS: tuple[Arms, ...] = ("explored", "mixture")
+ESTIMATORS = ("list_ips", "list_snips", "cascade_ips", "cascade_snips", "cascade_dr", "cascade_sndr")
+MEASURES = {
+    "coverage": pl.col("holds").mean(),
+    "refused": 1 - pl.col("given").mean(),
+    "width": pl.col("width").median(),
+    "width_all": pl.col("width_all").median(),
+}
+
+
+class Population:
+    """A world: tastes of whoever comes, and what policies know of them."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = np.random.default_rng(seed)
+        self.common_V = self.random.normal(size=ITEMS)
+
+    def tastes(self, users: int) -> tuple[np.ndarray, np.ndarray]:
+        """Tastes, and what the logging policy scores. Shape: (N, V) each."""
+        taste_NV = self.common_V + self.random.normal(size=(users, ITEMS))
+        return taste_NV, 0.5 * taste_NV + 0.5 * self.random.normal(size=taste_NV.shape)
+
+    def drawn(self, score_NV: np.ndarray) -> np.ndarray:
+        """A list for each. Shape: (N, K)."""
+        return np.argsort(-(score_NV + self.random.gumbel(size=score_NV.shape)), axis=1)[:, :K]
+
+    def earned(self, taste_NV: np.ndarray, item_NK: np.ndarray) -> np.ndarray:
+        """What people take, read from the top. Shape: (N, K)."""
+        taken_NK = np.zeros(item_NK.shape)
+        for k in range(K):
+            tired_N = taken_NK[:, :k].sum(axis=1)
+            taste_N = np.take_along_axis(taste_NV, item_NK[:, k : k + 1], axis=1)[:, 0]
+            chance_N = 1 / (1 + np.exp(1.5 + 0.3 * k + 0.5 * tired_N - taste_N))
+            taken_NK[:, k] = self.random.random(len(taste_N)) < chance_N
+        return taken_NK
+
+
+def log_chances(score_NV: np.ndarray, item_NK: np.ndarray) -> np.ndarray:
+    """Of each item given those before it. Shape: (N, K)."""
+    own_NK = np.take_along_axis(score_NV, item_NK, axis=1)
+    rest_NV = score_NV.copy()
+    np.put_along_axis(rest_NV, item_NK, -np.inf, axis=1)
+    most_N1 = rest_NV.max(axis=1, keepdims=True)
+    rest_N1 = most_N1 + np.log(np.exp(rest_NV - most_N1).sum(axis=1, keepdims=True))
+    ends_NK = np.logaddexp.accumulate(np.concatenate([rest_N1, own_NK[:, ::-1]], axis=1), axis=1)[:, :0:-1]
+    return own_NK - ends_NK
+
+
+def kept(folder: Path | None, python: Path | None, seed: int) -> pl.DataFrame:
+    """`world`, or that of the peer whose interpreter is named; or what a folder has of it."""
+    make = partial(world_of_peer, python) if python else world
+    if folder is None:
+        return make(seed)
+    path = folder / f"{commit()}{'-obp' * bool(python)}-{seed}.parquet"
+    if not path.is_file():
+        with replacing(path) as temporary:
+            make(seed).write_parquet(temporary)
+    return pl.read_parquet(path)
+
+
+def told(score_NV: np.ndarray, item_NK: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What a reward model reads of items, its mean over a draw: as `recalign.serve.loop.chances`. (N, K, 2) each."""
+    score_NV = score_NV - score_NV.max(axis=1, keepdims=True)
+    chance_NV = np.exp(score_NV)
+    full_NV = score_NV - np.log(chance_NV.sum(axis=1, keepdims=True))
+    each, rows_N = (full_NV, full_NV**2), np.arange(len(score_NV))
+    own_NKF, expected_NKF = (np.empty((*item_NK.shape, 2)) for _ in range(2))
+    for place, item_N in enumerate(item_NK.T):
+        for f, x_NV in enumerate(each):
+            own_NKF[:, place, f] = x_NV[rows_N, item_N]
+            expected_NKF[:, place, f] = (chance_NV * x_NV).sum(axis=1) / chance_NV.sum(axis=1)
+        chance_NV[rows_N, item_N] = 0.0
+    return own_NKF, expected_NKF
+
+
+@dataclass(frozen=True)
+class Situation:
+    """Lists that a world shows at some rate, and a candidate.
+
+    Attributes:
+        named: seed, rate and the candidate's sharpness.
+        shown: the lists.
+        truth: what the candidate is worth.
+        one: width of an A/B test in a single list.
+    """
+
+    named: dict[str, Any]
+    shown: Lists
+    truth: float
+    one: float
+
+    def row(self, arms: str, estimator: str, ends: tuple[float, float] | None) -> dict[str, Any]:
+        """Whether an interval is given, holds the truth, and how wide it is."""
+        row = self.named | {"arms": arms, "estimator": estimator, "given": ends is not None}
+        if ends is None:
+            return row | {"holds": None, "width": None, "width_all": None}
+        low, high = ends
+        width, drawn = (high - low) / self.one, self.shown.explored_N
+        widths = {"width": width * np.sqrt(drawn.sum()), "width_all": width * np.sqrt(len(drawn))}
+        return row | {"holds": bool(low <= self.truth <= high)} | widths
+
+
+def situations(seed: int) -> Iterator[Situation]:
+    """Every candidate of a world, at every rate of exploration."""
+    people = Population(seed)
+    many_NV, _ = people.tastes(MANY)
+    noise_NV = people.random.normal(size=many_NV.shape)
+    for rate, (share, temperature) in RATES.items():
+        taste_NV, score_NV = (np.repeat(x, EACH, axis=0) for x in people.tastes(USERS))
+        own_NV = np.repeat(people.random.normal(size=(USERS, ITEMS)), EACH, axis=0)
+        ranked_NK = np.argsort(-score_NV, axis=1)[:, :K]
+        explored_N = people.random.random(len(taste_NV)) < share
+        item_NK = np.where(explored_N[:, None], people.drawn(score_NV / temperature), ranked_NK)
+        reward_NK, same_NK = people.earned(taste_NV, item_NK), np.cumprod(item_NK == ranked_NK, axis=1)
+        for sharpness in SHARPNESS:
+            target_NV = sharpness * (0.8 * taste_NV + 0.2 * own_NV)
+            theirs_NK = people.earned(many_NV, people.drawn(sharpness * (0.8 * many_NV + 0.2 * noise_NV)))
+            shown = Lists(
+                user_N=np.repeat(np.arange(USERS), EACH),
+                reward_NK=reward_NK,
+                logged_NK=log_chances(score_NV / temperature, item_NK),
+                target_NK=log_chances(target_NV, item_NK),
+                explored_N=explored_N,
+                share_N=np.full(len(taste_NV), share),
+                ranked_N=same_NK.sum(axis=1),
+                fixed_N=np.zeros(len(taste_NV), int),
+            )
+            value_N = theirs_NK.sum(axis=1)
+            named = {"seed": seed, "rate": rate, "sharpness": sharpness}
+            shown = with_model(shown, *told(target_NV, item_NK))
+            yield Situation(named, shown, value_N.mean(), float(2 * 1.96 * value_N.std()))
+
+
+TYPES = {"holds": pl.Boolean, "width": pl.Float64, "width_all": pl.Float64}
+
+
+def world(seed: int) -> pl.DataFrame:
+    """Our estimates of every candidate at every rate of exploration, a row an estimator."""
+    rows = []
+    for situation in situations(seed):
+        for arms in ARMS:
+            found = estimate(situation.shown, arms, clip="cube_root", draws=500).estimates
+            ends = {name: one.interval() for name, one in found.items()}
+            rows += [situation.row(arms, name, ends.get(name)) for name in ESTIMATORS]
+    return pl.DataFrame(rows, schema_overrides=TYPES)
+
+
+def world_of_peer(python: Path, seed: int) -> pl.DataFrame:
+    """The same of the Open Bandit Pipeline (`benchmarks.peers.obp_lists`), from the lists that were drawn."""
+    known = list(situations(seed))
+    with TemporaryDirectory() as folder:
+        for number, one in enumerate(known):
+            lists = {"reward": one.shown.reward_NK, "logged": one.shown.logged_NK, "target": one.shown.target_NK}
+            drawn = {name: rows[one.shown.explored_N] for name, rows in lists.items()}
+            np.savez(Path(folder) / f"{number}.npz", **drawn)
+        words = [str(python), "-m", "benchmarks.peers.obp_lists", folder]
+        said = subprocess.run(words, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    found = json.loads(said.splitlines()[-1])
+    rows = [
+        one.row("explored", name, ends) for number, one in enumerate(known) for name, ends in found[str(number)].items()
+    ]
+    return pl.DataFrame(rows, schema_overrides=TYPES)
+
+
+def over_worlds(rows: pl.DataFrame, draws: int = 500) -> dict[str, Estimate]:
+    """Each of `MEASURES`, worlds resampled."""
+    random, worlds = np.random.default_rng(0), rows.partition_by("seed")
+    again = [pl.concat([worlds[n] for n in random.integers(len(worlds), size=len(worlds))]) for _ in range(draws)]
+    drawn = [one.select(**MEASURES).row(0) for one in again]
+    found = rows.select(**MEASURES).row(0)
+    return {
+        name: Estimate(np.nan if found[n] is None else found[n], np.array([one[n] for one in drawn], float))
+        for n, name in enumerate(MEASURES)
+    }
+
+
+def main() -> None:
+    """Measure what the words ask for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--worlds", type=int, default=400)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--keep", type=Path, help="folder of worlds that are measured already, to go on from")
+    parser.add_argument("--obp", type=Path, metavar="VENV", help="the Open Bandit Pipeline's rows, in place of ours")
+    given = parser.parse_args()
+    python = python_of(given.obp, "obp") if given.obp else None
+    found = pl.concat(each(partial(kept, given.keep, python), range(given.worlds), given.workers))
+    lines = []
+    for (rate, arms, name), rows in found.partition_by("rate", "arms", "estimator", as_dict=True).items():
+        for metric, one in over_worlds(rows).items():
+            low, high = one.interval()
+            print(f"{rate:<24}{arms:<10}{name:<20}{metric:<10}{one.value:6.3f}  ({low:.3f} .. {high:.3f})")
+            row = f"{rate}, {arms}, {name}"
+            lines.append(("lists", row, metric, one.value, None, low, high, f"{given.worlds} worlds", commit()))
+    print(save(frame(lines), "loop/lists", "log", "row"))
+
+
+if __name__ == "__main__":
+    main()
