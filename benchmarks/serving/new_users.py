@@ -56,7 +56,7 @@ def rows(made: OpenedRun) -> dict[str, Estimate]:
                 sequences, sample_users(sequences, chosen, USERS), "test", made.data.max_length
             )
             for known in each:
-                gain_T, user_T, _, _ = as_requests(windows, made.data, bundle, partial(told, known=known))
+                gain_T, user_T, _ = as_requests(windows, made.data, bundle, partial(told, known=known))
                 found[f"{group}, {'all' if known is None else known} events"] = mean(gain_T, user_T)
     return found
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import zipfile
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -27,8 +26,7 @@ from recalign.recommender.checkpoint import build, load_net
 from recalign.recommender.serving import recommend
 from recalign.run.stage.opened import OpenedRun, opened
 from recalign.serve.export.command import _about, bundle_of, items
-from recalign.serve.export.program import ProgramBundle
-from recalign.serve.export.verify import verify, windows_of
+from recalign.serve.export.verify import verify, windows_to_verify
 from recalign.serve.server import load_bundle
 from recalign.serve.server.about import current
 from recalign.serve.server.catalogue import Catalogue
@@ -82,30 +80,16 @@ def test_the_command_recommends_what_the_bundle_answers(bundled, made):
 
 
 @pytest.mark.slow
-def test_a_bundle_with_all_that_can_be_asked_for(made, tmp_path):
+def test_fewer_events_and_a_prior_without_strength(made, tmp_path):
     policy = deepcopy(made.policy)
     policy.prior_strength = 0.0
-    folder, found = bundle_of(replace(made, policy=policy), tmp_path, newest="auto", torch_export=True)
+    bundle_of(replace(made, policy=policy), tmp_path, newest=20)
     bundle = load_bundle(tmp_path)
-    assert found is not None
-    assert [one["newest"] for one in bundle.about.caps] == [20, 32]
-    assert bundle.about.max_length == next(one["newest"] for one in bundle.about.caps if one["chosen"]) == 20
-    assert "**It reads the newest 20 events**" in (folder / "README.md").read_text()
+    assert bundle.about.max_length == 20
     counts = dict(zip(bundle.catalogue.ids, bundle.catalogue.table["count"].to_list(), strict=True))
     popular = [one.item for one in bundle.recommend({"k": 40}).items]
     assert popular == sorted(counts, key=lambda item: (-counts[item], item))  # though the prior has no strength
-
-    with zipfile.ZipFile(folder / "model.pt2") as program:
-        assert not any(b"/src/recalign/" in program.read(name) for name in program.namelist())
-    by_program = ProgramBundle(bundle)
-    long = {"items": [*range(1, 31)], "times": [*range(30)], "k": 3}
-    some = [{"items": [3], "times": [5]}, {"items": [3, 5], "times": [5, 6], "block": [1, 2]}, {}, long]
-    for asked in [[one] for one in some] + [some]:
-        for own, other in zip(bundle.recommend(asked), by_program.recommend(asked), strict=True):
-            np.testing.assert_allclose([a.score for a in own.items], [b.score for b in other.items], atol=1e-5)
-    assert [one.item for one in by_program.recommend(some[0]).items] == [
-        one.item for one in bundle.recommend(some[0]).items
-    ]
+    assert bundle.recommend({"items": [*range(1, 31)], "times": [*range(30)]}).left_out.older == 10
 
 
 def test_nothing_of_a_user_is_in_a_bundle(bundled, made):
@@ -196,10 +180,10 @@ def test_ties_are_as_wide_as_rounding_under_a_strong_tilt(bundled, tmp_path):
 def test_what_an_older_recalign_did_not_write_has_its_default(bundled, tmp_path):
     folder = copy(bundled, tmp_path)
     about = read_json(folder / "bundle.json")
-    del about["caps"]
+    del about["made_of"]
     (folder / "bundle.json").write_text(json.dumps(about))
     seal(folder)
-    assert load_bundle(folder).about.caps == []
+    assert load_bundle(folder).about.made_of == {}
     del about["max_length"]
     (folder / "bundle.json").write_text(json.dumps(about))
     seal(folder)
@@ -236,9 +220,8 @@ def test_what_no_graph_can_be_made_of_or_no_event_asked_from_is_said(made, log_r
         bundle_of(replace(made, data=short), tmp_path)
     newcomers = small.data_of(RecommenderData, log_root, "tastes", users="all")
     newcomers.sequences.offset[:] = 0  # nobody has a history
-    for part in ("test", "validation"):
-        with pytest.raises(InputError, match=f"here: no {part} event has a history to ask from"):
-            windows_of(newcomers, part, "here")
+    with pytest.raises(InputError, match="no test event has a history to ask from"):
+        windows_to_verify(newcomers)
 
 
 def test_a_condition_of_the_log_must_be_kept_by_whoever_asks(made, tmp_path, monkeypatch):

@@ -22,8 +22,6 @@ tags: [recommender-system, sequential-recommendation, recalign]
 # license: to be chosen by the owner of the log and of the weights
 ---
 """
-SHARES = (0.05, 0.2)
-"""Of the requests, that the table of exploration shows beside all of them."""
 UNFIT = """\
 - It answers with items of its own catalogue only; other ids are dropped and counted.
 - What it was measured on is one log, with what that log shows of what its users were shown.
@@ -40,7 +38,7 @@ def of(made: OpenedRun, about: About, found: Verified | None) -> str:
         "## What it was made of",
         "\n".join(_made_of(made, about)),
         "## How good it is",
-        "\n\n".join([*_verified(about, found), *_capped(about), *_explored(about), *_compared(made)]),
+        "\n\n".join([*_verified(about, found), *_compared(made)]),
         "## What it must not be used for",
         UNFIT,
     ]
@@ -103,40 +101,6 @@ def _verified(about: About, found: Verified | None) -> Iterator[str]:
         f"by ties alone (log-probabilities within {found.tolerance:g}); no log-probability differs by more than "
         f"{found.difference:.1e}."
     )
-
-
-def _capped(about: About) -> Iterator[str]:
-    if not about.caps:
-        return
-    yield (
-        f"**It reads the newest {about.max_length} events**: the fewest that are within one standard error of the best "
-        f"NDCG@{SHOWN} on validation, asked as above, each user's events together."
-    )
-    lines = ["| events | NDCG | behind the best | one standard error of that |", "|---|---|---|---|"]
-    for one in about.caps:
-        events = f"**{one['newest']}**" if one["chosen"] else f"{one['newest']}"
-        lines.append(f"| {events} | {one['ndcg']:.4f} | {one['behind']:.4f} | {one['error']:.4f} |")
-    yield "\n".join(lines)
-
-
-def _explored(about: About) -> Iterator[str]:
-    if not about.exploration:
-        return
-    valued = about.exploration[0]["value"] is not None
-    yield (
-        "**What exploration costs**, on validation, asked as above: lists that are drawn (`explore`) against ranked "
-        "ones, with one standard error of the difference, each user's events together; of a share of the requests, "
-        "that share of it." + (" Value: what the judges for selection expect, users A." if valued else "")
-    )
-    names = ["temperature", "NDCG", "lost", *(f"lost at a share of {share:g}" for share in SHARES)]
-    names += ["value", "lost"] if valued else []
-    lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
-    for one in about.exploration:
-        cells = [f"{one['temperature']:g}", f"{one['ndcg']:.4f}", f"{one['lost']:.4f} ± {one['error']:.4f}"]
-        cells += [f"{share * one['lost']:.4f}" for share in SHARES]
-        cells += [f"{one['value']:.4f}", f"{one['value_lost']:.4f} ± {one['value_error']:.4f}"] if valued else []
-        lines.append(f"| {' | '.join(cells)} |")
-    yield "\n".join(lines)
 
 
 def _compared(made: OpenedRun) -> Iterator[str]:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -30,16 +28,12 @@ from recalign.recommender import CodePolicy
 from recalign.recommender.checkpoint import recipe
 from recalign.run.stage.folder import BUNDLES
 from recalign.run.stage.opened import OpenedRun, opened
-from recalign.serve.export import card, exploration, onnx, program
-from recalign.serve.export.cap import capped, caps
+from recalign.serve.export import card, onnx
 from recalign.serve.export.graph import Graph, part_of
-from recalign.serve.export.program import PROGRAM
 from recalign.serve.export.verify import Verified, verify
 from recalign.serve.server.about import EXAMPLES, FEATURES, GRAPH, ITEMS, TABLES, About, point
 from recalign.serve.server.bundle import INSTALL, Bundle
 from recalign.serve.server.catalogue import MICRO, of_micro
-from recalign.serve.server.request import Explore
-from recalign.serve.server.require import at
 
 WEIGHTS, RECIPE, CARD = "policy.safetensors", "recipe.json", "README.md"
 PACKAGES = ("onnx", "onnxscript", "onnxruntime", "safetensors")
@@ -51,11 +45,9 @@ def export(
     run: Path,
     out: Path | None = None,
     verify: bool = True,
-    newest: int | Literal["auto"] | None = None,
+    newest: int | None = None,
     filtered: bool = False,
     columns: list[str] | None = None,
-    torch_export: bool = False,
-    explore: list[float] | None = None,
 ) -> None:
     """Make a bundle of a run: a folder that answers without the log, without torch and without Lightning.
 
@@ -64,27 +56,18 @@ def export(
         out: folder of versions; the bundle is a folder in it, and its file `current` then names the bundle. Null:
             `bundles` in the run folder.
         verify: repeat the evaluation on the bundle, and write nothing where it answers otherwise than the policy.
-        newest: events of a history that a request is answered from; null: as many as the policy was trained with; auto:
-            the fewest that are within one standard error of the best NDCG@10 on validation.
+        newest: events of a history that a request is answered from; null: as many as the policy was trained with.
         filtered: whoever asks leaves out what the log's `where` and `drop_repeats` leave out. Needed for a log that has
             one.
         columns: further columns of the log's item table (`data.log.items`) that requests may boost by, such as
             [genres].
-        torch_export: also write the graph as model.pt2, for torch; the server does not need it.
-        explore: temperatures, such as [0.5, 1, 2], at which to measure on validation what a request's `explore` costs;
-            the card then shows NDCG@10 and, beside the judges of a chain, the value.
     """
-    if newest != "auto":
-        require_positive("", {"newest": newest}, "newest")
+    require_positive("", {"newest": newest}, "newest")
     if lacking := [name for name in PACKAGES if find_spec(name) is None]:
         raise InputError(f"a package is missing: {', '.join(lacking)}", remedy=INSTALL)
     made = opened(run)
-    folder, found = bundle_of(
-        made, out or run / BUNDLES, verify, newest, filtered, columns or (), torch_export, explore or ()
-    )
+    folder, found = bundle_of(made, out or run / BUNDLES, verify, newest, filtered, columns or ())
     print(f"{folder}: {sum(file.stat().st_size for file in folder.iterdir()) / 2**20:.1f} MB")
-    if newest == "auto":
-        print(f"reads the newest {About.read(folder).max_length} events, chosen on validation: {folder / CARD}")
     if found:
         print(found)
     print(f"recalign serve {folder.parent}")
@@ -94,11 +77,9 @@ def bundle_of(
     made: OpenedRun,
     out: Path,
     check: bool = True,
-    newest: int | Literal["auto"] | None = None,
+    newest: int | None = None,
     filtered: bool = False,
     columns: Sequence[str] = (),
-    torch_export: bool = False,
-    explore: Sequence[float] = (),
 ) -> tuple[Path, Verified | None]:
     """Write a bundle into a folder of versions, and let ``current`` name it.
 
@@ -111,8 +92,6 @@ def bundle_of(
     """
     _require_repeatable(made, filtered)
     _require_features(made)
-    for temperature in explore:
-        at("explore", partial(Explore, temperature))  # refused before anything is made
     table = items(made, columns)
     part = part_of(made.policy)
     known = made.data.know_request
@@ -128,24 +107,12 @@ def bundle_of(
         _write_weights(made, tables, folder)
         table.write_parquet(folder / ITEMS)
         onnx.write(graph, tables, made.data.max_length, folder / GRAPH)
-        if torch_export:
-            program.write(graph, tables, made.data.max_length, folder / PROGRAM)
         write_json(folder / EXAMPLES, [])
         about.write(folder)
         seal(folder)
         bundle = Bundle(folder)
-        if newest == "auto":
-            found_caps = caps(made.data, bundle)
-            best = next(one.newest for one in found_caps if one.chosen)
-            about = replace(about, max_length=best, caps=[asdict(one) for one in found_caps])
-            bundle = capped(bundle, best)
         write_json(folder / EXAMPLES, examples(bundle))
         found = verify(made.policy, made.data, bundle) if check else None
-        if check and torch_export:
-            verify(made.policy, made.data, program.ProgramBundle(bundle))
-        if explore:
-            cost = exploration.costs(made.data, bundle, explore, exploration.judge_of(made))
-            about = replace(about, exploration=[asdict(one) for one in cost])
         about = replace(about, verified=asdict(found) if found else {})
         about.write(folder)
         write_text(folder / CARD, card.of(made, about, found))
@@ -238,7 +205,7 @@ def _require_features(made: OpenedRun) -> None:
         raise InputError(text, where="data.log.items", remedy="put that item table back, or train the policy anew")
 
 
-def _about(made: OpenedRun, graph: Graph, table: pl.DataFrame, newest: int | Literal["auto"] | None) -> About:
+def _about(made: OpenedRun, graph: Graph, table: pl.DataFrame, newest: int | None) -> About:
     data, policy = made.data, made.policy
     log = data.log_
     base = policy.policy if isinstance(policy, Rerank) else policy
@@ -249,7 +216,7 @@ def _about(made: OpenedRun, graph: Graph, table: pl.DataFrame, newest: int | Lit
         kind=kind,  # type: ignore[arg-type]
         inputs=graph.inputs,
         k=graph.k,
-        max_length=min(newest or data.max_length, data.max_length) if newest != "auto" else data.max_length,
+        max_length=min(newest or data.max_length, data.max_length),
         time_unit="datetime" if log.time_format else log.time_unit,
         time_resolution=log.time_resolution,
         request_time="known" if data.know_request else "last_event",
@@ -266,7 +233,7 @@ def _about(made: OpenedRun, graph: Graph, table: pl.DataFrame, newest: int | Lit
     )
     spread = getattr(getattr(policy, "reward", None), "spread", None)  # of a lower bound
     made_by = [spread, code_digest([f"{export.__module__}.{export.__name__}"])]
-    content = digest(asdict(about), table.write_csv(), *made_by, *(["auto"] if newest == "auto" else []))[:8]
+    content = digest(asdict(about), table.write_csv(), *made_by)[:8]
     return replace(about, version=f"{made.row}-seed-{made.seed}-{content}")
 
 

@@ -31,30 +31,6 @@ def write(graph: Graph, tables: dict[str, Tensor], max_length: int, path: Path) 
     Raises:
         InputError: a network of one's own cannot be exported.
     """
-    given, shapes = dynamic(graph, tables, max_length)
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it names packages that we do without
-    try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                graph,
-                kwargs={"given": given},
-                dynamo=True,
-                dynamic_shapes={"given": shapes},
-                input_names=list(given),
-                output_names=list(OUTPUTS),
-                opset_version=OPSET,
-                verbose=False,
-            )
-    except torch.onnx.OnnxExporterError as error:
-        what = f"the policy cannot be exported: {str(error.__cause__ or error).splitlines()[0]}"
-        raise InputError(what, remedy="use an encoder of recalign, or write yours in plain operations") from error
-    assert program is not None  # with dynamo it is not
-    path.write_bytes(_bare(program.model_proto).SerializeToString(deterministic=True))
-
-
-def dynamic(graph: Graph, tables: dict[str, Tensor], max_length: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Inputs to export with, and which of their dimensions may change; arguments as of `write`."""
     own = {name: table.clone() for name, table in tables.items()}  # one that is a weight too would fix its size
     given = {**example(graph, max_length), **own}
     batch, items, hidden = Dim("B", min=1, max=4096), Dim("N", min=graph.k, max=ROWS * 1024), Dim("S", max=ROWS)
@@ -65,7 +41,25 @@ def dynamic(graph: Graph, tables: dict[str, Tensor], max_length: int) -> tuple[d
     sizes = {"N": items} | {one: Dim(one, max=ROWS * 1024) for one in dims.values() if one != "N"}
     # Of one row alone, the number is a constant of the graph whatever is said here.
     shapes |= {name: {0: sizes[dims[name]]} if len(table) > 1 else {} for name, table in tables.items()}
-    return given, {name: shapes[name] for name in given}
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it names packages that we do without
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                graph,
+                kwargs={"given": given},
+                dynamo=True,
+                dynamic_shapes={"given": {name: shapes[name] for name in given}},
+                input_names=list(given),
+                output_names=list(OUTPUTS),
+                opset_version=OPSET,
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        what = f"the policy cannot be exported: {str(error.__cause__ or error).splitlines()[0]}"
+        raise InputError(what, remedy="use an encoder of recalign, or write yours in plain operations") from error
+    assert program is not None  # with dynamo it is not
+    path.write_bytes(_bare(program.model_proto).SerializeToString(deterministic=True))
 
 
 def _bare(model: Any) -> Any:

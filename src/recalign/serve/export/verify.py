@@ -19,7 +19,6 @@ import torch
 
 from recalign.bootstrap import CrossedBootstrap
 from recalign.data.sequences import Batch, EventDataModule
-from recalign.data.sequences.store import Part
 from recalign.data.sequences.windows import Windows, evaluation_windows, sample_users
 from recalign.errors import InputError
 from recalign.nn import ranks_from_scores, top_k_from_scores
@@ -85,7 +84,7 @@ def verify(policy: Policy, data: EventDataModule, bundle: Bundle) -> Verified:
     Raises:
         InputError: it answers otherwise than its policy.
     """
-    windows = windows_of(data, "test", "verify")
+    windows = windows_to_verify(data)
     found = Verified(tolerance=bundle.about.rounding)
     users, gains = [], []
     for batch in data.loader(windows):
@@ -102,24 +101,19 @@ def verify(policy: Policy, data: EventDataModule, bundle: Bundle) -> Verified:
     if not found.same:
         what = f"the bundle does not answer as its policy does: {asdict(found)}"
         raise InputError(what, where=str(bundle.folder), remedy="report this; nothing was written")
-    gain_T, user_T, repeated_T, _ = as_requests(windows, data, bundle)
+    gain_T, user_T, repeated_T = as_requests(windows, data, bundle)
     found.request, found.repeated = _interval(gain_T, user_T), int(repeated_T.sum())
     return found
 
 
-def windows_of(data: EventDataModule, part: Part, where: str) -> Windows:
-    """The events of a part that are asked for: of all users or, of more than `USERS`, of a fixed sample.
-
-    Raises:
-        InputError: there are none; says ``where``.
-    """
+def windows_to_verify(data: EventDataModule) -> Windows:
+    """The test events that are asked for: of all users or, of more than `USERS`, of a fixed sample."""
     sequences = data.sequences
-    users = sample_users(sequences, np.ones(sequences.num_users, bool), USERS, part)
-    windows = evaluation_windows(sequences, users, part, data.max_length, data.know_request)
+    users = sample_users(sequences, np.ones(sequences.num_users, bool), USERS, "test")
+    windows = evaluation_windows(sequences, users, "test", data.max_length, data.know_request)
     if not len(windows.target):
-        without = "--verify false" if part == "test" else f"no --{where}"
-        remedy = f"export with {without}, or give another data.split"
-        raise InputError(f"no {part} event has a history to ask from", where=where, remedy=remedy)
+        remedy = "export with --verify false, or give another data.split"
+        raise InputError("no test event has a history to ask from", where="verify", remedy=remedy)
     return windows
 
 
@@ -156,15 +150,15 @@ def _of_batch(batch: Batch, strength: float) -> Iterator[Encoded]:
 
 
 def as_requests(
-    windows: Windows, data: EventDataModule, bundle: Bundle, told: Callable[[Request], Request] = lambda whole: whole
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """The gain of every target when the bundle is asked with raw ids, whose it is, whether it was met before, the ten.
+    windows: Windows, data: EventDataModule, bundle: Bundle, change: Callable[[Request], Request] = lambda whole: whole
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The gain of every target when the bundle is asked with raw ids, whose it is, and whether it was met before.
 
     Args:
         windows, data, bundle: whose targets are asked for, of which log, and of whom.
-        told: what is asked in place of a request with the whole history.
+        change: from a request with the whole history to the one that is asked.
 
-    Shape: (T,) three times, int64 (T, K): items shown, 0 where there are fewer.
+    Shape: (T,) three times.
     """
     user_T, known = np.repeat(windows.user, np.diff(windows.offset)), data.sequences.items.to_list()
     repeated_T, shown_TK = np.zeros(len(user_T), bool), np.zeros((len(user_T), SHOWN), np.int64)
@@ -172,14 +166,14 @@ def as_requests(
         part = slice(first, first + 1024)
         asked = zip(user_T[part], windows.state[part], windows.time[part], strict=True)
         made = [_request(data, bundle, *one) for one in asked]
-        answers = bundle.recommend([told(one) for one in made])
+        answers = bundle.recommend([change(one) for one in made])
         rows = zip(made, answers, windows.target[part].tolist(), strict=True)
         for place, (whole, answer, item) in enumerate(rows, first):
             shown_TK[place, : len(answer.items)] = [bundle.catalogue.number[one.item] for one in answer.items]
             repeated_T[place] = bool(item) and known[item - 1] in whole.items
     hit_TK = (shown_TK == windows.target[:, None]) & (shown_TK > 0)
     rank_T = np.where(hit_TK.any(axis=1), hit_TK.argmax(axis=1) + 1, 0)
-    return gain_ndcg(rank_T, SHOWN), user_T, repeated_T, shown_TK
+    return gain_ndcg(rank_T, SHOWN), user_T, repeated_T
 
 
 def _request(data: EventDataModule, bundle: Bundle, user: int, state: int, time: int) -> Request:

@@ -40,7 +40,6 @@ class About:
         inputs: of the graph.
         k: items that the graph returns; more are found from the scores of all.
         max_length: newest events of a history that the policy reads.
-        caps: what others would be worth, where it was chosen on validation (`recalign.serve.export.cap`).
         time_unit, time_resolution: of requests' times, as in the log's YAML.
         request_time: ``last_event`` or ``known``, as in the log's YAML.
         reward: the expression of the rewards, where the graph reads them or ``collapse`` does; null: nothing does.
@@ -51,7 +50,6 @@ class About:
         drop_repeats: whether the log leaves out rows that repeat another, and so must requests.
         log, catalogue, made_of: what it was trained on and made of; digests.
         versions: of recalign and of what wrote the graph.
-        exploration: what lists drawn at some temperatures lost on validation (`recalign.serve.export.exploration`).
         verified: what `recalign.serve.export.verify` measured; empty where it was left out.
         format: `FORMAT` of what wrote it.
     """
@@ -75,8 +73,6 @@ class About:
     drop_repeats: bool = False
     made_of: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
-    caps: list[dict[str, Any]] = field(default_factory=list)
-    exploration: list[dict[str, Any]] = field(default_factory=list)
     verified: Mapping[str, Any] = field(default_factory=dict)
     format: int = FORMAT
 
