@@ -1,4 +1,4 @@
-"""Logs of `cold_items.py`: some items are held out of training, and what is known of them takes several forms."""
+"""Logs of `benchmarks.items.run`: some items are held out of training; what is known of them takes several forms."""
 
 from __future__ import annotations
 
@@ -19,12 +19,9 @@ import recalign as ra
 from benchmarks.lib import CONF
 from recalign.data.events import Feature, ItemValues, read_features, read_titles
 from recalign.data.sequences import EventDataModule, Sequences, Split
-from recalign.data.sequences.features import FeatureCoder
 from recalign.data.sequences.splits import TEST, TRAIN, VALIDATION
 from recalign.data.simulation import World, simulate
 from recalign.files import write_text
-from recalign.recommender.semantic_ids.assignment import CodeAllocator
-from recalign.recommender.semantic_ids.quantization import greedy_encode, quantize
 from recalign.run.stage import parse_stage
 
 WORLD = "world"
@@ -34,8 +31,6 @@ EVENTS: dict[str, Any] = {name: name for name in ("user", "item", "timestamp", "
 """Columns of a log that is written."""
 GRAMS, BUCKETS, DIMENSIONS = (3, 4, 5), 2**16, 64
 """Letters of the n-grams of a title, hash buckets that they share, numbers of a title's vector."""
-LEVELS = (32, 32, 32)
-"""Codes of each level of a semantic id."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +130,7 @@ def written(held: HeldOut, form: str, folder: Path, name: str) -> Path:
         folder=folder,
         name=name,
         time_unit="s",
-        split={"class_path": "cold_logs.Marked"},
+        split={"class_path": "benchmarks.items.logs.Marked"},
     )
     write_text(named, log.yaml.read_text())
     return named
@@ -166,20 +161,6 @@ def with_titles(held: HeldOut) -> ItemValues:
         kinds=held.values.kinds | {"title": "vector"},
         values=held.values.values.with_columns(column),
         specified=held.values.specified | {"title": Feature('"title"')},
-    )
-
-
-def with_text(held: HeldOut) -> ItemValues:
-    """In place of the features a vector of the text: the title and all categories."""
-    assert held.titles is not None
-    named = [name for name, kind in held.values.kinds.items() if kind == "category"]
-    words = [without_year(held.titles).alias("title"), *(pl.col(name).list.join(" ") for name in named)]
-    text = held.values.values.select(pl.concat_str(words, separator=" ", ignore_nulls=True)).to_series()
-    return replace(
-        held.values,
-        kinds={"text": "vector"},
-        values=vector_column("text", title_vectors(text, held.trained())).to_frame(),
-        specified={"text": Feature('"text"')},
     )
 
 
@@ -214,32 +195,9 @@ def title_vectors(titles: pl.Series, trained: np.ndarray) -> np.ndarray:
     return (weighed @ svds(weighed[trained], k=width, v0=start)[2].T).astype(np.float32)
 
 
-def with_codes(held: HeldOut) -> ItemValues:
-    """In place of the features a semantic id made of them: residual k-means of the vector of all features."""
-    vector, trained = feature_vectors(held.values, held.trained()), held.trained()
-    centres = quantize(vector[trained], LEVELS, "token").centres[: len(LEVELS)]
-    codes = greedy_encode(vector, CodeAllocator(LEVELS, unique=False), centres)
-    lists = [[f"{level}:{code}" for level, code in enumerate(row)] for row in codes.tolist()]
-    known = held.values.known()
-    column = pl.select(pl.when(known).then(pl.Series("code", lists))).to_series().alias("code")
-    return replace(
-        held.values, kinds={"code": "category"}, values=column.to_frame(), specified={"code": Feature('"code"')}
-    )
-
-
-def feature_vectors(values: ItemValues, trained: np.ndarray) -> np.ndarray:
-    """All features of an item as one vector, as the policy reads them. Shape: -> float32 (rows, W)."""
-    coder = FeatureCoder.fit(values, values.ids.filter(pl.Series(trained)))
-    code, weight, offset, number = coder.encode(values.values)
-    one_hot = csr_array((weight, code, offset), shape=(len(values.ids), sum(coder.sizes)))
-    return np.concatenate([one_hot.toarray(), number], axis=1).astype(np.float32)
-
-
 FORMS: dict[str, Callable[[HeldOut], ItemValues | None]] = {
     "ids": lambda held: None,
     "features": lambda held: held.values,
     "titles": with_titles,
-    "text": with_text,
-    "semantic_ids": with_codes,
 }
 """What policies are told of items."""

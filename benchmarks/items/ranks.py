@@ -1,4 +1,4 @@
-"""Ranks of test events in `cold_items.py`, and the figures made of them."""
+"""Ranks of test events in `benchmarks.items.run`, and the figures made of them."""
 
 from __future__ import annotations
 

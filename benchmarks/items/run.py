@@ -9,13 +9,9 @@ second's in the test. Logs: those with a conf/data/<log>-items.yaml, or simulate
 true positions. The rows:
 
 - `ids` knows nothing of the items held out and so misses them. `start` has the log's features and id dropout;
-  `no_dropout` has the features, `features_alone` no ids; `sum` adds the log-probabilities of `ids` and `features_alone`
-  (our reading of EnsRec, arXiv 2512.17820).
-- `titles` has the titles too, as a vector (hashed n-grams of letters, SVD); `semantic_ids` has in place of the features
-  the codes of a residual k-means of them. Both have id dropout.
+  `no_dropout` has the features; `titles` also has the titles, as a vector (hashed n-grams of letters, SVD).
 - `onerec` writes items as codes (residual k-means of `start`'s vectors of all items). It is trained without features
   and without the items held out, whose codes are added afterwards, as `recalign recommend --codes` does.
-- `unisrec` knows the text alone, title and categories as such a vector, by UniSRec's adaptor (arXiv 2206.05941).
 - The others are methods of a chain that begins at `start`.
 
 Cold targets are test events on the items of the second set: hit rates and NDCG over the whole catalogue, seen items
@@ -40,11 +36,9 @@ import torch
 import yaml
 
 from benchmarks.items.logs import WORLD, HeldOut, known_log, written
-from benchmarks.items.policies import Sum, over_catalogue
 from benchmarks.items.ranks import CUTS, IDS, START, measured, said, table
 from benchmarks.lib import CONF, figure, markdown, options, save
 from recalign.cli import main as recalign
-from recalign.data.sequences import EventDataModule
 from recalign.files import digest, replacing, sha256
 from recalign.recommender import Policy
 from recalign.recommender.new_items import appended
@@ -53,23 +47,20 @@ from recalign.run.chain.train import train
 from recalign.run.stage import parse_stage
 from recalign.run.stage.opened import OpenedRun, opened
 
-ALONE, SUM, ONEREC, OF_TEXT = "features_alone", "sum", "onerec", ("titles", "unisrec")
+ONEREC, TITLES = "onerec", "titles"
 RECOMMENDERS: dict[str, tuple[str, dict[str, Any]]] = {
     IDS: ("ids", {}),
     "no_dropout": ("features", {"init_args": {"id_dropout": 0.0}}),
-    ALONE: ("features", {"class_path": "cold_policies.FeaturesAlone"}),
-    "titles": ("titles", {}),
-    "semantic_ids": ("semantic_ids", {}),
-    "unisrec": ("text", {"class_path": "cold_policies.UniSRec"}),
+    TITLES: ("titles", {}),
 }
-"""Rows that are a recommender: what they are told of items (`cold_logs.FORMS`), and their settings of the model."""
+"""Rows that are a recommender: what they are told of items (`logs.FORMS`), and their settings of the model."""
 ASKED_FOR = (
     *("rerank_item_mean", "filtered_bc", "reward_weighted", "exp_reward", "ipo", "sdpo", "simpo", "kto", "wbc"),
     *("grpo", "ecpo", "cql", "iql", "awac", "reinforce", "sa2c"),
 )
 """Methods that run only where --rows names them."""
 METHODS = (START, "bc", "asft", "dpo", "ppo", "rerank", "asft_rerank", *ASKED_FOR)
-ROWS = (IDS, "no_dropout", START, "titles", "semantic_ids", ONEREC, ALONE, SUM, "unisrec", *METHODS[1:])
+ROWS = (IDS, "no_dropout", START, TITLES, ONEREC, *METHODS[1:])
 COLUMNS = {
     **{f"cold/hr@{k}": f"cold hr@{k}" for k in CUTS},
     **{"cold/ndcg@10": "cold ndcg@10", "cold/hr@50/items": "hr@50, mean over items"},
@@ -101,7 +92,7 @@ def main() -> None:
     parser.add_argument("chain", nargs="*", help="words for every run, after --: -- --trainer.max_epochs=1")
     given = parser.parse_args()
     asked = given.rows or set(ROWS) - set(ASKED_FOR)
-    rows = [row for row in ROWS if row in asked and (row not in OF_TEXT or given.log != WORLD)]
+    rows = [row for row in ROWS if row in asked and (row != TITLES or given.log != WORLD)]
     parts = []
     for done, seed in enumerate(given.seeds, start=1):
         parts.append(of_seed(given, seed, rows))
@@ -120,7 +111,7 @@ def of_seed(given: argparse.Namespace, seed: int, rows: list[str]) -> pl.DataFra
     folder, held = given.runs / given.log / f"seed-{seed}", known_log(given, seed)
     runs: dict[str, Path] = {}
     for row, (form, model) in RECOMMENDERS.items():
-        if row in rows or (SUM in rows and row in (IDS, ALONE)):
+        if row in rows:
             log = written(held, form, folder / form, given.log)
             runs[row] = alone(log, folder, row, model, seed, given)
     features = written(held, "features", folder / "features", given.log)
@@ -137,28 +128,16 @@ def of_seed(given: argparse.Namespace, seed: int, rows: list[str]) -> pl.DataFra
 
 def ranks_of(row: str, runs: dict[str, Path], folder: Path, held: HeldOut) -> pl.DataFrame:
     """A row's ranks, kept for as long as its runs are the same."""
-    made = [opened(runs[one]) for one in {SUM: (IDS, ALONE), ONEREC: (ONEREC, START)}.get(row, (row,))]
+    made = [opened(runs[one]) for one in ((ONEREC, START) if row == ONEREC else (row,))]
     key = digest([one.made_of() for one in made], [one.strength for one in made], made[-1].data.fingerprint)
     kept = folder / "ranks" / f"{row}-{key[:16]}.parquet"
     if not kept.is_file():
-        policy = with_codes(made, codes_of(runs[START], folder)) if row == ONEREC else policy_of(made)
+        policy = with_codes(made, codes_of(runs[START], folder)) if row == ONEREC else made[0].policy
         found = measured(policy, made[-1].data, held.cold)
         kept.parent.mkdir(exist_ok=True)
         with replacing(kept) as path:
             found.with_columns(row=pl.lit(row)).write_parquet(path)
     return pl.read_parquet(kept)
-
-
-def policy_of(made: list[OpenedRun]) -> Policy:
-    """A run's policy, or the sum of those of `ids` and of `features_alone`, over the catalogue of the latter."""
-    if len(made) == 1:
-        return made[0].policy
-    ids, features = made
-    data: EventDataModule = features.data
-    own, known = (one.data.sequences.items for one in made)
-    assert own.equals(known.head(len(own)))  # items with training events come first, in the same order
-    count_V = torch.from_numpy(data.sequences.item_counts())
-    return Sum(over_catalogue(ids.policy, data.num_items, count_V), features.policy)  # type: ignore[arg-type]
 
 
 def with_codes(made: list[OpenedRun], codes: Path) -> Policy:

@@ -8,8 +8,7 @@ took above. Lists are drawn with `recalign.serve.server.explore`'s probabilities
 drawn anew in each world, and the truth is that of many others of the same world: weights are clipped, it is not. Saved
 are coverage and share refused by exploration and estimator, and the median width beside that of showing the candidate
 instead, an A/B test: in as many lists as were drawn (``width``), and in all of them (``width_all``). Intervals are over
-worlds. `--obp` measures the Open Bandit Pipeline (0.5.7) on the same lists: its estimators, without clipping, and its
-own bootstrap, over lists.
+worlds.
 
 Suffixes: N lists, V items, K places.
 """
@@ -17,20 +16,16 @@ Suffixes: N lists, V items, K places.
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from benchmarks.lib import ROOT, commit, each, frame, save
-from benchmarks.peers.environment import python_of
+from benchmarks.lib import commit, each, frame, save
 from recalign.bootstrap import Estimate
 from recalign.evaluation.list_model import with_model
 from recalign.evaluation.lists import Arms, Lists, estimate
@@ -87,15 +82,14 @@ def log_chances(score_NV: np.ndarray, item_NK: np.ndarray) -> np.ndarray:
     return own_NK - ends_NK
 
 
-def kept(folder: Path | None, python: Path | None, seed: int) -> pl.DataFrame:
-    """`world`, or that of the peer whose interpreter is named; or what a folder has of it."""
-    make = partial(world_of_peer, python) if python else world
+def saved_world(folder: Path | None, seed: int) -> pl.DataFrame:
+    """`world`, or what a folder has of it."""
     if folder is None:
-        return make(seed)
-    path = folder / f"{commit()}{'-obp' * bool(python)}-{seed}.parquet"
+        return world(seed)
+    path = folder / f"{commit()}-{seed}.parquet"
     if not path.is_file():
         with replacing(path) as temporary:
-            make(seed).write_parquet(temporary)
+            world(seed).write_parquet(temporary)
     return pl.read_parquet(path)
 
 
@@ -186,23 +180,6 @@ def world(seed: int) -> pl.DataFrame:
     return pl.DataFrame(rows, schema_overrides=TYPES)
 
 
-def world_of_peer(python: Path, seed: int) -> pl.DataFrame:
-    """The same of the Open Bandit Pipeline (`benchmarks.peers.obp_lists`), from the lists that were drawn."""
-    known = list(situations(seed))
-    with TemporaryDirectory() as folder:
-        for number, one in enumerate(known):
-            lists = {"reward": one.shown.reward_NK, "logged": one.shown.logged_NK, "target": one.shown.target_NK}
-            drawn = {name: rows[one.shown.explored_N] for name, rows in lists.items()}
-            np.savez(Path(folder) / f"{number}.npz", **drawn)
-        words = [str(python), "-m", "benchmarks.peers.obp_lists", folder]
-        said = subprocess.run(words, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    found = json.loads(said.splitlines()[-1])
-    rows = [
-        one.row("explored", name, ends) for number, one in enumerate(known) for name, ends in found[str(number)].items()
-    ]
-    return pl.DataFrame(rows, schema_overrides=TYPES)
-
-
 def over_worlds(rows: pl.DataFrame, draws: int = 500) -> dict[str, Estimate]:
     """Each of `MEASURES`, worlds resampled."""
     random, worlds = np.random.default_rng(0), rows.partition_by("seed")
@@ -221,10 +198,8 @@ def main() -> None:
     parser.add_argument("--worlds", type=int, default=400)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--keep", type=Path, help="folder of worlds that are measured already, to go on from")
-    parser.add_argument("--obp", type=Path, metavar="VENV", help="the Open Bandit Pipeline's rows, in place of ours")
     given = parser.parse_args()
-    python = python_of(given.obp, "obp") if given.obp else None
-    found = pl.concat(each(partial(kept, given.keep, python), range(given.worlds), given.workers))
+    found = pl.concat(each(partial(saved_world, given.keep), range(given.worlds), given.workers))
     lines = []
     for (rate, arms, name), rows in found.partition_by("rate", "arms", "estimator", as_dict=True).items():
         for metric, one in over_worlds(rows).items():

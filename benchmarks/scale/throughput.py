@@ -42,7 +42,7 @@ PACKAGE = pl.col("row").str.strip_prefix("recalign / ").str.split(" ").list.firs
 
 def main() -> None:
     parser = options(__doc__)
-    parser.add_argument("--peer", choices=("rectools", "torch-rechub"), help="without one, ours alone")
+    parser.add_argument("--peer", choices=("rectools",), help="without one, ours alone")
     parser.add_argument("--data", type=Path, default=None, help="the data root (else RECALIGN_DATA, else data)")
     parser.add_argument("--log", default="ml-1m", help="a name in conf/data, or a YAML file")
     parser.add_argument("--users", type=int, default=128, help="histories of a batch")

@@ -2,7 +2,6 @@
 
     python -m benchmarks.serving.run                       untrained policies of ML-1M's size, from 1.7 k items on
     python -m benchmarks.serving.run --kinds OneRec        the same over semantic ids; up to 10 k items
-    python -m benchmarks.serving.run --peer rectools       RecTools' own answers, in an environment that this makes
     python -m benchmarks.serving.run --bundle runs/ml-100k/asft/seed-0/bundles --log ml-100k
     python -m benchmarks.serving.run --bundle ... --decisions    every answer is drawn, and logged before it goes out
 
@@ -35,8 +34,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from benchmarks.lib import FOLDER, ROOT, by_metric, lines, save
-from benchmarks.peers.environment import python_of
+from benchmarks.lib import by_metric, lines, save
 from recalign.artifacts import seal
 from recalign.data.sequences import Batch
 from recalign.files import write_json
@@ -187,17 +185,6 @@ def memory(process: int) -> float:
     return int(found[1]) / 1024 if found else float("nan")
 
 
-def peer(items: int, log: str, repeats: int, venvs: Path) -> None:
-    """Measure and save what RecTools does, in an environment of its own: in its process, as it has no server."""
-    python = python_of(venvs / "rectools", "rectools")
-    words = [f"--items={items}", f"--repeats={4 * repeats}", "--clients", *map(str, CLIENTS)]
-    command = [str(python), "-m", "benchmarks.peers.rectools_serving", *words]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
-    found = json.loads(done.stdout.splitlines()[-1])
-    for clients, ms in found["ms"].items():
-        shown(log, f"{found['versions'].split(',')[0]} HSTU, {items} items, 200 events, batch of {clients}", {"ms": ms})
-
-
 def in_process(policy: Policy, bundle: Bundle, log: str, row: str, repeats: int) -> None:
     """Measure and save the policy in torch beside the graph in ONNX Runtime, full histories, ten items."""
     for clients in CLIENTS:
@@ -243,8 +230,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=["HSTU"])
     parser.add_argument("--items", type=int, nargs="+", help="of untrained policies; else as many as suit their kind")
-    parser.add_argument("--peer", choices=["rectools"], help="measure this one alone")
-    parser.add_argument("--venvs", type=Path, default=FOLDER / ".venvs", help="peers' environments")
     parser.add_argument("--lengths", type=int, nargs="+", default=list(LENGTHS))
     parser.add_argument("--bundle", type=Path, help="measure this one, over HTTP alone")
     parser.add_argument("--decisions", action="store_true", help="of --bundle: explore, and log every decision")
@@ -259,10 +244,6 @@ def main() -> None:
         with tempfile.TemporaryDirectory(dir=".") as scratch:  # on the disk, where syncing takes its time
             decisions = Path(scratch) if given.decisions else None
             over_http(given.bundle, given.log, kind, given.lengths, given.seconds, given.repeats, decisions)
-        return
-    if given.peer:
-        for items in given.items or KINDS["HSTU"][1]:
-            peer(items, given.log, given.repeats, given.venvs)
         return
     with tempfile.TemporaryDirectory() as scratch:
         for kind in given.kinds:
