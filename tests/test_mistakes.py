@@ -105,7 +105,6 @@ STAGES = (
     "ppo",
     "reinforce",
     "iql",
-    "return_conditioned",
 )
 WRONG = {
     bool: ["much", "7"],
@@ -116,7 +115,7 @@ WRONG = {
 }
 """Values that an option of a type cannot take, or that are out of most ranges."""
 IN_RANGE = {
-    "0": "alpha ask auxiliary_weight bad beta cloning condition_lr cooccurrence_dim dropout format_beams gamma good "
+    "0": "alpha auxiliary_weight bad beta cloning cooccurrence_dim dropout gamma good "
     "gradient_clip_val id_dropout imitation keep kl lr min_delta negative num_factors num_sanity_val_steps "
     "overfit_batches patience reload_dataloaders_every_n_epochs save_top_k seed seed_everything share_a test "
     "validation value_lr weight_decay width",

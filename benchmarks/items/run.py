@@ -56,7 +56,7 @@ RECOMMENDERS: dict[str, tuple[str, dict[str, Any]]] = {
 """Rows that are a recommender: what they are told of items (`logs.FORMS`), and their settings of the model."""
 ASKED_FOR = (
     *("rerank_item_mean", "filtered_bc", "reward_weighted", "exp_reward", "ipo", "sdpo", "simpo", "kto", "wbc"),
-    *("grpo", "ecpo", "cql", "iql", "awac", "reinforce", "sa2c"),
+    *("grpo", "ecpo", "cql", "iql", "awac", "reinforce"),
 )
 """Methods that run only where --rows names them."""
 METHODS = (START, "bc", "asft", "dpo", "ppo", "rerank", "asft_rerank", *ASKED_FOR)

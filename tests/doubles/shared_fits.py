@@ -25,13 +25,11 @@ from recalign.posttrain import (
     IQL,
     KTO,
     PPO,
-    SA2C,
     WBC,
     PairData,
     PostTrainingData,
     Preferences,
     Reinforce,
-    ReturnConditioned,
     WeightedSFT,
 )
 from recalign.recommender import OneRecRecommender, PolynomialAveraging, Recommender, RecommenderData, SequencePolicy
@@ -102,13 +100,11 @@ CASES: dict[str, tuple[type, Callable[[Any], LightningModule], dict[str, Any]]] 
     "dpo": (PairData, aligning(Preferences), {}),
     "kto": (PostTrainingData, aligning(KTO), {}),
     "reinforce": (PostTrainingData, aligning(Reinforce), {}),
-    "return-conditioned": (PostTrainingData, aligning(ReturnConditioned), {}),
     "ppo": (PostTrainingData, drawing(PPO), {}),
     "grpo": (PostTrainingData, drawing(GRPO), {}),
     "cql": (PostTrainingData, aligning(CQL), {}),
     "iql": (PostTrainingData, aligning(IQL), {}),
     "awac": (PostTrainingData, aligning(AWAC), {}),
-    "sa2c": (PostTrainingData, aligning(SA2C), {}),
     "wbc": (PostTrainingData, aligning(WBC), {}),
 }
 

@@ -22,7 +22,6 @@ from recalign.evaluation.reranking import RERANKED, Reranking, interpolate, scor
 from recalign.evaluation.roles import Roles
 from recalign.nn import Pooled
 from recalign.posttrain import PostTrainingData, WeightedSFT
-from recalign.posttrain.conditioned import ConditionedPolicy
 from recalign.recommender.checkpoint import load_net
 from recalign.recommender.interpolation import ALPHAS, HALVINGS, Retention, ndcg_by_user
 from recalign.reward import Judge, RewardData
@@ -238,17 +237,6 @@ def test_between_two_policies_lie_their_weights(base, asft):
             assert torch.equal(ours, theirs)
     half = interpolate(start, trained, 0.5).item_embedding.weight
     torch.testing.assert_close(half, (start.item_embedding.weight + trained.item_embedding.weight) / 2)
-
-
-def test_a_policy_with_weights_of_its_own_goes_back_to_the_start_too(data, base):
-    start = load_net(base.start, "policy").net.eval()
-    trained = ConditionedPolicy(copy.deepcopy(start)).eval()
-    torch.nn.init.normal_(trained.condition[2].weight)
-    batch = next(iter(data.loader(data.windows("validation"))))
-    moved, back = (policy.log_probs(policy.encode(batch)) for policy in (trained, interpolate(start, trained, 0.0)))
-    expected = start.log_probs(start.encode(batch))
-    assert not torch.allclose(moved, expected)
-    torch.testing.assert_close(back, expected)
 
 
 @pytest.mark.slow

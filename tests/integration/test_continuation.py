@@ -24,7 +24,6 @@ FAMILIES = {
     "clipped actions": "posttrain/ppo",
     "policy gradient": "posttrain/reinforce",
     "values": "posttrain/iql",
-    "conditioned": "posttrain/return_conditioned",
     "codes": "recommender-onerec --model.sizes=[8,8]",
 }
 SETTINGS = {"epochs": [], "steps": ["--checkpoint.save_last_every_n_steps=2"]}

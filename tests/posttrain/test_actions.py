@@ -10,12 +10,9 @@ import small
 import torch
 
 from recalign.errors import InputError
-from recalign.nn import LazyDecoder
 from recalign.posttrain import GRPO, IPA, PPO, PostTrainingData
 from recalign.posttrain.rollout import Environment, _best, over_candidates, roll_out, seen_pairs
-from recalign.recommender import CodePolicy
 from recalign.recommender.checkpoint import Loaded, load_net
-from recalign.recommender.onerec import random_codes
 from recalign.reward import RewardData
 
 ECPO = {"early": 0.1, "cloning": 0.1, "kl": 0.0}
@@ -128,31 +125,6 @@ def test_a_beam_takes_the_most_probable_candidates_once(data, start, taste):
     assert two_TC.gather(1, column_TS).tolist() == [[6, 5, 6, 6], [0, 0, 0, 0]]
     with pytest.raises(InputError, match=r"model\.kl, model\.beam"):
         GRPO.check_settings({"beam": True, "kl": 0.1})
-
-
-def test_a_format_reward_makes_more_ids_legal(data, taste, tmp_path):
-    torch.manual_seed(0)
-    decoder = LazyDecoder(16, layers=1, max_length=32, dropout=0.0)
-    plain = CodePolicy(decoder, data.num_items, [8, 10], head="plain").eval()
-    plain.set_codes(random_codes(data.num_items, [8, 10]))
-    batch = small.batch_of(data, "test")
-    before = plain.illegal(plain.encode(batch)).mean()
-    illegal = {}
-    for beams in (0, 20):
-        settings = {**ECPO, "cloning": 0.0, "format_beams": beams, "refresh": 1}
-        module = small.free(GRPO, policy=plain, reward_net=taste, lr=1e-2, **settings)
-        watch = small.fit(module, data, tmp_path, epochs=3)
-        illegal[beams] = module.policy.eval().illegal(module.policy.encode(batch)).mean()
-        assert ("sampled/legal" in watch.steps[0]) == bool(beams)
-    assert illegal[20] < before - 0.1  # a fifth of what there is: half of all ids
-    assert illegal[20] < illegal[0] - 0.1  # and not because of the reward model
-
-
-@pytest.mark.parametrize("head", ["shared", "node", None])
-def test_a_format_reward_where_no_id_is_illegal_is_refused(data, start, taste, head):
-    policy = start if head is None else CodePolicy(LazyDecoder(16, max_length=32), data.num_items, [8, 10], head=head)
-    with pytest.raises(InputError, match=r"model\.format_beams: there is nothing to reward"):
-        small.free(GRPO, policy=policy, reward_net=taste, format_beams=60)
 
 
 def test_one_item_of_one_state_has_no_advantage_and_does_no_harm(data, start, taste):

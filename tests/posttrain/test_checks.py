@@ -14,13 +14,11 @@ from recalign.posttrain import (
     IQL,
     KTO,
     PPO,
-    SA2C,
     WBC,
     PairData,
     PostTrainingData,
     Preferences,
     Reinforce,
-    ReturnConditioned,
     WeightedSFT,
 )
 from recalign.recommender import RecommenderData
@@ -39,7 +37,6 @@ NOTHING = [
     (IQL, {"expectile": 1.0}),
     (AWAC, {"beta": -1.0}),
     (AWAC, {"samples": 0}),
-    (SA2C, {"samples": 0}),
     (Reinforce, {"k": 0}),
     (Reinforce, {"cap": 0.0}),
     (PPO, {"refresh": 0}),
@@ -49,7 +46,6 @@ NOTHING = [
     (GRPO, {"samples": 1}),
     (WBC, {"negatives": 0}),
     (GRPO, {"early": 0.0}),
-    (ReturnConditioned, {"ask": 1.5}),
     (WeightedSFT, {"top_k": 0}),
 ]
 
@@ -77,7 +73,6 @@ def test_a_soft_baseline_needs_a_lambda(log_root):
     [
         (WeightedSFT, RecommenderData, "PostTrainingData"),
         (WeightedSFT, RewardData, "PostTrainingData"),
-        (ReturnConditioned, RewardData, "PostTrainingData"),
         (CQL, RecommenderData, "PostTrainingData"),
         (Reinforce, RecommenderData, "PostTrainingData"),
         (KTO, PairData, "PostTrainingData"),

@@ -20,8 +20,6 @@ METHODS = [
     "cql",
     "iql",
     "awac",
-    "sa2c",
-    "return_conditioned",
     "dpo",
     "ipo",
     "sdpo",

@@ -18,7 +18,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from recalign.errors import InputError, TrainingError
 from recalign.nn import LazyDecoder
 from recalign.nn.dropout import Dropout
-from recalign.posttrain import PostTrainingData, ReturnConditioned, WeightedSFT
+from recalign.posttrain import PostTrainingData, WeightedSFT
 from recalign.posttrain.keep import KeepRanking
 from recalign.recommender import CodePolicy, PolynomialAveraging, Recommender, RecommenderData, SequencePolicy
 from recalign.recommender.checkpoint import load_net
@@ -125,13 +125,6 @@ def test_a_step_that_could_afford_more_goes_beyond_its_weights(walks, cloned, tm
     for now, first, end in zip(module.policy.parameters(), start.parameters(), last.steps[-1], strict=True):
         torch.testing.assert_close(now, first + 4 * (end - first))
     assert kept(module.policy, start, data).enough(0.5)
-
-
-def test_a_policy_with_parts_of_its_own_goes_back_to_its_start(walks, cloned, tmp_path, monkeypatch):
-    monkeypatch.setattr("recalign.posttrain.keep.alpha_within_budget", lambda kept, keep: (0.0, ALL_RETAINED))
-    with pytest.warns(UserWarning, match="the checkpoint holds the start"):
-        module, _, data = trained(walks, cloned, tmp_path, keep=KEEP, kind=ReturnConditioned)
-    assert kept(module.policy, load_net(cloned, "policy").net, data) == ALL_RETAINED
 
 
 @pytest.mark.parametrize("end", [{"epochs": 2}, {"epochs": 9, "max_steps": 6}])

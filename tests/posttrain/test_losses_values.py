@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from recalign.posttrain.values import actor_critic_weights, cql_loss, expectile_loss, exponential_weights, td_loss
+from recalign.posttrain.values import cql_loss, expectile_loss, exponential_weights, td_loss
 
 values = st.lists(st.floats(-5, 5), min_size=1, max_size=8)
 
@@ -83,8 +83,3 @@ def test_exponential_weights_rise_with_the_advantage(advantage, beta):
     weight = exponential_weights(ordered, beta, torch.zeros(len(advantage), dtype=torch.float64))
     assert (weight.diff() >= 0).all()
     assert not weight.requires_grad
-
-
-def test_actor_critic_weights_by_hand():
-    weight = actor_critic_weights(tensor(1.5, -2, 5), tensor(0, 0, math.nan))
-    assert weight.tolist() == [1.5, 0, 0]

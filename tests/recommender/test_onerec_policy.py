@@ -209,20 +209,6 @@ def test_states_may_be_taken_apart(policy, batch):
 
 
 @torch.no_grad()
-def test_a_shift_moves_the_summary_and_every_code(policy, batch):
-    state = policy.encode(batch)
-    vector_TD = torch.randn_like(policy.hidden(state))
-    shifted = policy.shift(state, vector_TD)
-    torch.testing.assert_close(policy.hidden(shifted), policy.hidden(state) + vector_TD)
-    torch.testing.assert_close(policy.log_probs(policy.shift(shifted, -vector_TD)), policy.log_probs(state))
-    assert (policy.log_probs(shifted).exp().sum(dim=1) - 1).abs().max() < 1e-5
-    if policy.trie.levels == 2:  # the second code moves too: shares within one prefix are others
-        alike_V = policy.trie.node_VS[:, 0] == policy.trie.node_VS[0, 0]
-        before, after = (policy.log_probs(s)[:, alike_V].log_softmax(dim=1) for s in (state, shifted))
-        assert (before - after).abs().max() > 1e-3
-
-
-@torch.no_grad()
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
 def test_the_prior_weighs_a_node_by_the_events_below_it(data, batch, sizes):
     policy = made(data.num_items, sizes)

@@ -95,7 +95,7 @@ class Reranking:
 def interpolate(start: Policy, trained: Policy, alpha: float) -> Policy:
     """The policy whose weights are start + alpha (trained - start), as `KeepRanking` has them."""
     policy = copy.deepcopy(trained)
-    for weight, first in zip(policy.parameters(), trained.start_weights(start), strict=True):
+    for weight, first in zip(policy.parameters(), start.parameters(), strict=True):
         weight.copy_(torch.lerp(first.to(weight), weight, alpha))
     return policy
 

@@ -3,13 +3,12 @@
 from recalign.posttrain.actions import GRPO, PPO
 from recalign.posttrain.binary import WBC
 from recalign.posttrain.bounded import GBPO
-from recalign.posttrain.conditioned import ReturnConditioned
 from recalign.posttrain.data import PostTrainingData
 from recalign.posttrain.ipa import IPA
 from recalign.posttrain.pairs import KTO, Preferences
 from recalign.posttrain.pairs_data import PairData
 from recalign.posttrain.reinforce import Reinforce
-from recalign.posttrain.values import AWAC, CQL, IQL, SA2C
+from recalign.posttrain.values import AWAC, CQL, IQL
 from recalign.posttrain.weighted import WeightedSFT
 
 __all__ = [
@@ -21,12 +20,10 @@ __all__ = [
     "IQL",
     "KTO",
     "PPO",
-    "SA2C",
     "WBC",
     "PairData",
     "PostTrainingData",
     "Preferences",
     "Reinforce",
-    "ReturnConditioned",
     "WeightedSFT",
 ]

@@ -14,12 +14,11 @@ import torch
 from torch import Tensor
 
 from recalign.data.sequences import Batch
-from recalign.distributed import counts, gathered, random_rows
+from recalign.distributed import counts, gathered
 from recalign.errors import InputError
 from recalign.posttrain.base import Figures
 from recalign.posttrain.heads import StateValue, at_own_rate, state_width
 from recalign.posttrain.rollout import Drawn, OnlineSettings, OnlineTraining, over_candidates, roll_out
-from recalign.recommender import CodePolicy
 from recalign.recommender.policy import State
 from recalign.typed import passes_on
 
@@ -73,10 +72,6 @@ def kl_to_start(logp_TS: Tensor, old_TS: Tensor, start_TS: Tensor) -> tuple[Tens
     d_TS = start_TS.detach() - logp_TS
     gap_TS = d_TS.exp() - d_TS - 1
     return gap_TS.mean(), ((logp_TS - old_TS).exp() * gap_TS).mean().detach()
-
-
-WRITTEN = 5
-"""Ids of a state that the format reward looks at."""
 
 
 class SampledSettings(OnlineSettings, total=False):
@@ -207,25 +202,20 @@ class PPO(SampledActions):
 class GRPO(SampledActions):
     """Clipped ratios with advantages within the items drawn at a state, and the KL to the start (arXiv 2402.03300).
 
-    With ``early`` and ``cloning`` it is OneRec's ECPO (arXiv 2506.13695). With ``format_beams`` it has that report's
-    format reward too, for a policy that may write codes that no item has: of the ids that ``old`` finds most probable,
-    5 random ones of each state have advantage 1 if they are legal; the others are dropped.
+    With ``early`` and ``cloning`` it is OneRec's ECPO (arXiv 2506.13695).
 
-    Logs ``sampled/{clipped,ratio}`` (`clipped_surrogate`) and ``sampled/kl``, the estimated KL among
-    the candidates (`kl_to_start`); with a format reward
-    ``sampled/legal``, the share of legal ids among the 5.
+    Logs ``sampled/{clipped,ratio}`` (`clipped_surrogate`) and ``sampled/kl``, the estimated KL among the candidates
+    (`kl_to_start`).
 
     Args:
         early: delta of ECPO's early clip; null: none.
         cloning: weight of behaviour cloning added to the loss.
-        format_beams: most probable ids, legal or not, of which the format reward takes 5; 0: no format reward. The
-            report takes 128.
         lr: AdamW's learning rate of the policy.
         **sampled: arguments of `SampledActions`.
     """
 
     POSITIVE = ("early",)
-    NOT_NEGATIVE = ("cloning", "format_beams")
+    NOT_NEGATIVE = ("cloning",)
 
     @classmethod
     def check_settings(cls, given: Mapping[str, Any]) -> None:
@@ -239,38 +229,11 @@ class GRPO(SampledActions):
         self,
         early: float | None = None,
         cloning: float = 0.0,
-        format_beams: int = 0,
         lr: float = 8e-6,
         **sampled: Unpack[SampledSettings],
     ) -> None:
         super().__init__(lr=lr, **sampled)
-        self.early, self.cloning, self.format_beams = early, cloning, format_beams
-        if format_beams and not (isinstance(self.policy, CodePolicy) and self.policy.writes_illegal):
-            text = "there is nothing to reward: the policy cannot write codes that no item has"
-            remedy = "set it to 0, or start from a OneRec recommender with model.head plain"
-            raise InputError(text, where="model.format_beams", remedy=remedy)
-
-    def loss_at(self, rated: Batch) -> tuple[Tensor, Figures]:
-        loss, figures = super().loss_at(rated)
-        if not self.format_beams:
-            return loss, figures
-        of_format, legal = self._format(rated)
-        return loss + of_format, {**figures, "legal": legal}
-
-    def _format(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The format reward's loss, and the share of legal ids."""
-        old: CodePolicy = self.old  # type: ignore[assignment]
-        old_T = old.encode(batch)
-        with torch.no_grad():
-            item_TW = old.write(old_T, self.format_beams)
-            beams, there = item_TW.shape[1], item_TW.device
-            chance_TW = random_rows(lambda rows: torch.rand(rows, beams, device=there), len(item_TW), there)
-            item_TS = item_TW.gather(1, chance_TW.topk(min(WRITTEN, beams), dim=1).indices)
-            old_TS = gathered(old.log_probs(old_T, item_TS.clamp(min=1)))
-        logp_TS = gathered(self.policy.log_probs(self.policy.encode(batch), item_TS.clamp(min=1)))
-        legal_TS = gathered((item_TS > 0).float())
-        loss, _ = clipped_surrogate(logp_TS, old_TS, legal_TS, self.clip, self.early)
-        return loss, legal_TS.mean()
+        self.early, self.cloning = early, cloning
 
     def surrogate(self, drawn: Drawn, logp_TS: Tensor, state: State, nll: Tensor) -> tuple[Tensor, Figures]:
         advantage_TS = group_advantages(drawn.reward_TS)

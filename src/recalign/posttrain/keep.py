@@ -120,7 +120,7 @@ class KeepRanking(Callback):
     @torch.no_grad()
     def _search(self, trainer: Trainer, module: WithReference) -> None:
         """Search for alpha, put its weights into the policy, and keep the trained ones as the other set."""
-        start, weights = module.policy.start_weights(module.reference), list(module.policy.parameters())
+        start, weights = list(module.reference.parameters()), list(module.policy.parameters())
         if not all(weight.isfinite().all() for weight in weights):
             raise TrainingError("trained weights are not finite, so there is nothing to checkpoint; lower model.lr")
         self._other = []  # free the old set before a new one is made

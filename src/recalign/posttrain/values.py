@@ -1,4 +1,4 @@
-"""Offline methods that learn Q and V from the log: CQL, IQL, AWAC and SA2C.
+"""Offline methods that learn Q and V from the log: CQL, IQL and AWAC.
 
 The setting is a contextual bandit: Q(s, a) is the expected reward of item a after history s, V(s) the value of the
 history, and the discount factor is 0. Rewards are the batch's advantages (`recalign.posttrain.PostTrainingData`): with
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from recalign.data.sequences import Batch
-from recalign.distributed import gathered, random_rows
+from recalign.distributed import gathered
 from recalign.errors import InputError
 from recalign.posttrain.base import Figures, PostTraining, TrainingSettings
 from recalign.posttrain.heads import ItemValue, StateValue, at_own_rate, state_width
@@ -61,14 +61,6 @@ def exponential_weights(advantage_T: Tensor, beta: float, reward_T: Tensor) -> T
     """w = min(exp(beta A), 100), 0 where there is no reward (IQL and AWAC as in CORL). Detached."""
     weight_T = (beta * advantage_T.detach()).exp().clamp(max=100.0)
     return weight_T.where(~reward_T.isnan(), 0.0)
-
-
-def actor_critic_weights(advantage_T: Tensor, reward_T: Tensor) -> Tensor:
-    """w = max(A, 0), 0 where there is no reward (SA2C, arXiv 2111.03474). Detached.
-
-    The paper weights by A itself. Here items with a negative A get weight 0 instead of being lowered.
-    """
-    return advantage_T.detach().clamp(min=0).where(~reward_T.isnan(), 0.0)
 
 
 def distributions(value_T: Tensor, advantage_T: Tensor) -> Figures:
@@ -238,48 +230,3 @@ class AWAC(ValueMethod):
         actor, figures = weighted_likelihood(self.policy, state, batch.target_T, weight_T)
         figures |= {"td": td.detach(), "advantage": rated_mean(advantage_T, reward_T)}
         return actor + td, figures | distributions(q_TC[:, 0], advantage_T)
-
-
-class SA2C(ValueMethod):
-    """Weight logged items by max(A, 0), A = Q(s, a) - mean_n Q(s, b_n), with b_n drawn from all other items.
-
-    Q is a head on the policy's states and also trains them. The sampled items are its negatives, with a low reward
-    (SNQN). The discount factor is 0, so there is no second Q to bootstrap from (Xin et al., arXiv 2111.03474).
-
-    Logs ``value/negative``, Q's squared error on sampled items.
-
-    Args:
-        samples: items b_n drawn at each state.
-        negative: reward of these items, in standard deviations from the mean.
-        lr: AdamW's learning rate of the policy.
-        **values: arguments of `ValueMethod`.
-    """
-
-    POSITIVE = ("samples",)
-    critic: ItemValue
-
-    @passes_on
-    def __init__(
-        self, samples: int = 10, negative: float = -1.0, lr: float = 1e-4, **values: Unpack[ValueSettings]
-    ) -> None:
-        super().__init__(lr=lr, **values)
-        self.samples, self.negative = samples, negative
-        self.critic = ItemValue(state_width(self.policy), self.policy.num_items)
-
-    def loss(self, batch: Batch) -> tuple[Tensor, Figures]:
-        reward_T, target_T1 = gathered(self.advantages(batch)), batch.target_T[:, None]
-        other_TN = random_rows(self._others, len(target_T1), target_T1.device)
-        other_TN = other_TN + (other_TN >= target_T1)  # any item but the logged one
-        state = self.policy.encode(batch)
-        q_TC = gathered(self.critic(self.policy.hidden(state), torch.cat([target_T1, other_TN], dim=1)))
-        td = td_loss(q_TC[:, 0], reward_T)
-        negative = rated_mean((q_TC[:, 1:] - self.negative).square().mean(dim=1), reward_T)
-        advantage_T = q_TC[:, 0] - q_TC[:, 1:].mean(dim=1)
-        weight_T = actor_critic_weights(advantage_T, reward_T)
-        actor, figures = weighted_likelihood(self.policy, state, batch.target_T, weight_T)
-        figures |= {"td": td.detach(), "negative": negative.detach()}
-        return actor + td + negative, figures | distributions(q_TC[:, 0], advantage_T)
-
-    def _others(self, rows: int) -> Tensor:
-        """Draw numbers of all items but one. Shape: -> int64 (rows, samples)."""
-        return torch.randint(1, self.policy.num_warm, (rows, self.samples), device=self.device)

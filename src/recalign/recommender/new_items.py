@@ -46,8 +46,7 @@ def with_new_items(policy: Policy, codes: str | Path, items: pl.Series) -> tuple
         raise InputError(
             f"{type(policy).__name__} has no codes, so it can be given no new items",
             where=str(codes),
-            remedy="leave the codes out, or recommend with a run of recommender-onerec or one aligned from it, but "
-            "return_conditioned",
+            remedy="leave the codes out, or recommend with a run of recommender-onerec or one aligned from it",
         )
     table, trie = CodesTable.read(codes), policy.trie
     known_V = table.rows(items, str(codes))

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -46,13 +46,11 @@ class CodeState:
         window: what they see of the histories.
         past: of each block, keys and values of the first token.
         first_TD: the output there, from which the first code is predicted.
-        shift_TD: added to the output of every token.
     """
 
     window: Window
     past: list[Past]
     first_TD: Tensor
-    shift_TD: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.first_TD)
@@ -61,8 +59,7 @@ class CodeState:
         if isinstance(part, slice) and part == slice(0, len(self)):
             return self  # with the layout of its window
         past = [Past(k[part], v[part]) for k, v in self.past]
-        shift_TD = None if self.shift_TD is None else self.shift_TD[part]
-        return CodeState(self.window[part], past, self.first_TD[part], shift_TD)
+        return CodeState(self.window[part], past, self.first_TD[part])
 
 
 class CodePolicy(HistoryPolicy):
@@ -179,10 +176,6 @@ class CodePolicy(HistoryPolicy):
     def hidden(self, state: CodeState) -> Tensor:
         return state.first_TD
 
-    def shift(self, state: CodeState, vector: Tensor) -> CodeState:
-        shift_TD = vector if state.shift_TD is None else state.shift_TD + vector
-        return replace(state, first_TD=state.first_TD + vector, shift_TD=shift_TD)
-
     def log_probs(self, state: CodeState, items: Tensor | None = None) -> Tensor:
         """Without candidates, or with more than there are prefixes, every prefix is walked once."""
         prefixes = self.trie.nodes(self.trie.levels - 1)
@@ -297,7 +290,7 @@ class CodePolicy(HistoryPolicy):
         """Read the last code of prefixes of a length. Shape: int64 (T, N) or (N,) -> (T, N, D)."""
         token = self.code_embedding[depth - 1].index_select(0, code.flatten()).unflatten(0, code.shape)
         h_TND, past = self.decoder(token.expand(state.first_TD.shape[0], -1, -1), state.window, past)
-        return h_TND if state.shift_TD is None else h_TND + state.shift_TD[:, None], past
+        return h_TND, past
 
     def score_all(self, state: CodeState) -> Tensor:
         """Log-probabilities of all leaves of the trie. Shape: -> (T, N), N = V leaves in the trie's order."""

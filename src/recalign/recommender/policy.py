@@ -106,10 +106,6 @@ class Policy(Rebuildable, nn.Module, ABC):
         """What heads (values, critics) read of a state. Shape: (T, D)."""
         return state.flatten(1)
 
-    def shift(self, state: State, vector: Tensor) -> State:
-        """Add a vector to what `hidden` reads of a state. Shape: (T, D)."""
-        return state + vector.view_as(state)
-
     has_trunk = True
     """Whether `trunk` has the policy's own encoder; else an untrained one."""
 
@@ -122,10 +118,6 @@ class Policy(Rebuildable, nn.Module, ABC):
         text = f"a reward model cannot start from {type(self).__name__}, which has no item table"
         remedy = "use a policy that reads histories of item ids, such as SequencePolicy"
         raise InputError(text, where="model.init_from", remedy=remedy)
-
-    def start_weights(self, start: Policy) -> list[Tensor]:
-        """The weights, in the order of `parameters`, at which this policy equals its start."""
-        return list(start.parameters())
 
     def log_prob(self, state: State, item: Tensor) -> Tensor:
         """Log-probability of one item a state. Shape: int64 (T,) -> (T,)."""

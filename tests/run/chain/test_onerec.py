@@ -20,7 +20,7 @@ RUNS = Path("runs/tiny")
 ONEREC = ["--recommender=recommender-onerec", "--stages.recommender.trainer.max_epochs=1"]
 EVERY = (
     "filtered_bc, reward_weighted, exp_reward, dpo, ipo, sdpo, simpo, kto, ipa, ppo, grpo, ecpo, gbpo, wbc, reinforce, "
-    "cql, iql, awac, sa2c, return_conditioned"
+    "cql, iql, awac"
 )
 
 

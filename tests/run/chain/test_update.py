@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 CHAIN = """
 log: simulated
-methods: [popularity, start, asft, return_conditioned]
+methods: [popularity, start, asft]
 ours: asft
 data: {root: data, max_length: 24}
 trainer: {max_epochs: 2, accelerator: cpu, enable_progress_bar: false}
@@ -97,7 +97,7 @@ def test_what_the_chain_leaves_is_that_of_the_grown_log(folder: Path):
         assert checkpoint["catalogue"] == after.facts["catalogue"]
         assert checkpoint["hyper_parameters"]["num_items"] == len(after.items)
     table = pl.read_csv(folder / "runs/tiny-update/comparison.csv")
-    assert set(table["method"]) == {"popularity", "start", "asft", "return_conditioned"}
+    assert set(table["method"]) == {"popularity", "start", "asft"}
     assert (folder / "runs/tiny-update/report.html").is_file()
 
 

@@ -12,7 +12,6 @@ import torch
 from recalign.data.sequences import EventDataModule
 from recalign.evaluation.baselines import ItemScores, LowerBound, Rerank, SameForAll
 from recalign.nn import HSTU, EncoderDecoder, LazyDecoder, Pooled, SASRec
-from recalign.posttrain.conditioned import ConditionedPolicy
 from recalign.recommender import CodePolicy, Policy, RecommenderData, SequencePolicy
 from recalign.recommender.onerec import random_codes
 from recalign.reward import MeanHead, OrdinalHead, QuantileHead, RewardEnsemble
@@ -94,12 +93,6 @@ def test_policies_over_items(encoder, request_time, log_root):
 
 def test_a_policy_that_reads_rewards(log_root):
     torch.testing.assert_close(*both(policy(feedback=True), data_of(log_root)), atol=1e-5, rtol=0)
-
-
-def test_a_policy_that_asks_for_a_reward(log_root):
-    conditioned = shaken(ConditionedPolicy(policy()))
-    conditioned.asked.fill_(1.5)
-    torch.testing.assert_close(*both(conditioned, data_of(log_root)), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(

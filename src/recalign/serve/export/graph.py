@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from recalign.errors import InputError
 from recalign.evaluation.baselines import Rerank
-from recalign.posttrain.conditioned import ConditionedPolicy
 from recalign.recommender import CodePolicy, Policy, SequencePolicy
 from recalign.serve.export.histories import Histories
 from recalign.serve.export.parts import CodePart, ItemPart, Part
@@ -55,14 +54,6 @@ def part_of(policy: Policy) -> Part:
 part_of.register(SequencePolicy, ItemPart)
 part_of.register(CodePolicy, CodePart)
 part_of.register(Rerank, RerankPart)
-
-
-@part_of.register
-def _(policy: ConditionedPolicy) -> Part:
-    if not isinstance(policy.base, SequencePolicy):
-        what = f"a return-conditioned {type(policy.base).__name__} has no graph"
-        raise InputError(what, remedy="export one over item ids")
-    return ItemPart(policy.base, policy)
 
 
 class Graph(nn.Module):

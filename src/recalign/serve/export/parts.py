@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from recalign.nn import OwnVectors, Window, unit
-from recalign.posttrain.conditioned import ConditionedPolicy
 from recalign.recommender import CodePolicy, SequencePolicy
 from recalign.recommender.onerec_policy import CodeState
 from recalign.serve.export.histories import Histories, at, every, newest
@@ -49,9 +48,9 @@ class ItemPart(Part):
     The rows of its table are kept as unit vectors and lengths: histories need the first times the second.
     """
 
-    def __init__(self, policy: SequencePolicy, condition: ConditionedPolicy | None = None) -> None:
+    def __init__(self, policy: SequencePolicy) -> None:
         super().__init__()
-        self.policy, self.condition = policy, condition
+        self.policy = policy
         self.needs = frozenset({"reward"} if policy.past_rewards is not None else ())
 
     def tables(self) -> dict[str, Tensor]:
@@ -68,9 +67,6 @@ class ItemPart(Part):
         if self.policy.past_rewards is not None:
             x_BLD = x_BLD + self.policy.past_rewards(h.reward_BL)
         state_BD = newest(self.policy.encoder, x_BLD, h)
-        if self.condition is not None:
-            asked_B1 = self.condition.asked.expand(state_BD.shape[0], 1)
-            state_BD = state_BD + self.condition.condition(torch.cat([state_BD, asked_B1], dim=1))
         state_BD = state_BD * (h.length_B > 0)[:, None]  # without a history the item prior answers alone
         length_B1 = torch.linalg.vector_norm(state_BD, dim=1, keepdim=True).clamp(min=1e-12)
         logit_BN = (state_BD / length_B1) @ given["unit"].T / self.policy.temperature + given["bias"]
