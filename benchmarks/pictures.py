@@ -3,8 +3,8 @@
     python -m benchmarks.pictures
 
 A picture a log (`LOGS`) and the table show rows of benchmarks/methods/rows.csv; run this again when they are new.
-`growth.svg` shows rows of scale.csv and preprocessing.csv; a panel without rows is left out. The others are sketches
-of ideas: their curves are drawn, not measured.
+`growth.svg` shows rows of scale.csv and preprocessing.csv; a panel without rows is left out. The other pictures of
+docs/pictures (stages, ray, direction) are sketches of ideas: they show nothing measured, and nothing makes them again.
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import matplotlib
-import numpy as np
 import polars as pl
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
@@ -72,9 +70,6 @@ GROWTH = {
 def main() -> None:
     for name, (title, logs, value) in LOGS.items():
         methods(name, title, gains(logs, value), value)
-    stages()
-    ray()
-    direction()
     growth()
     print(markdown(levels(ML_100K)))
 
@@ -150,77 +145,6 @@ def _colour(method: str) -> str:
     return PALE if method.endswith(("_permuted", "_random")) else COLOURS.get(method, GREY)
 
 
-def stages() -> None:
-    """From a log to a comparison: who trains on what."""
-    boxes = {
-        "raw log": (0.0, 1.0, "CSV, Parquet"),
-        "recommender": (1.0, 1.0, "clones the log"),
-        "reward model": (2.0, 1.5, "learns what was valued"),
-        "post-training": (3.0, 1.0, "A-SFT and others"),
-        "judges": (2.0, 0.0, "reward models of\nother users"),
-        "comparison": (4.0, 0.5, "table, report"),
-    }
-    arrows = [
-        ("raw log", "recommender"),
-        ("recommender", "reward model"),
-        ("recommender", "post-training"),
-        ("reward model", "post-training"),
-        ("raw log", "judges"),
-        ("post-training", "comparison"),
-        ("judges", "comparison"),
-    ]
-    with _picture("stages", (8.4, 2.9)) as axes:
-        axes.axis("off")
-        frames = {}
-        for name, (x, y, text) in boxes.items():
-            colour = COLOURS["rerank"] if name == "judges" else COLOURS["start"]
-            box = {"boxstyle": "round,pad=0.5", "facecolor": "white", "edgecolor": colour}
-            words = axes.text(x, y, f"{name}\n{text}", ha="center", va="center", fontsize=8, bbox=box, color=colour)
-            frames[name] = words.get_bbox_patch()
-        for one, other in arrows:
-            ends = {"patchA": frames[one], "patchB": frames[other]}
-            _arrow(axes, boxes[one][:2], boxes[other][:2], **ends)
-        axes.set(xlim=(-0.5, 4.5), ylim=(-0.45, 1.9))
-
-
-def ray() -> None:
-    """What is gained and what is lost along the interpolation path, and where the NDCG budget ends."""
-    alpha = np.linspace(0, 4, 200)
-    retained, gain = 1 - 0.013 * alpha**1.45, 0.24 * (1 - np.exp(-0.7 * alpha))
-    at = float(alpha[np.argmax(retained < 0.97)])
-    with _picture("ray", (6.4, 3.6)) as axes:
-        axes.plot(alpha, retained, color=COLOURS["start"])
-        axes.axhline(0.97, color=GREY, linestyle="--", linewidth=0.8)
-        axes.text(3.98, 0.972, "97 %: the NDCG budget", ha="right", color=GREY, fontsize=8)
-        axes.axvline(at, color=GREY, linestyle=":", linewidth=0.8)
-        axes.text(at + 0.05, 0.905, "the policy that is kept", color=GREY, fontsize=8)
-        axes.set(xlabel="weight alpha: 0 is the start, 1 the trained weights", ylim=(0.9, 1.005), xlim=(0, 4))
-        axes.set_ylabel("NDCG retained", color=COLOURS["start"])
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        other = axes.twinx()
-        other.plot(alpha, gain, color=COLOURS["asft"])
-        other.set_ylabel("gain in value", color=COLOURS["asft"])
-        other.set(ylim=(0, 0.28), yticks=[])
-        axes.set_title("A sketch: value and ranking along the interpolation path", fontsize=9)
-
-
-def direction() -> None:
-    """Five events of one user: rewards, the expected reward, and the weights of A-SFT at temperature 1."""
-    rewards, expected, spread = np.array([5.0, 2.0, 4.0, 3.0, 4.5]), 3.7, 1.1
-    weights = np.exp((rewards - expected) / spread)
-    with _picture("direction", (6.4, 3.0)) as axes:
-        axes.axhline(expected, color=GREY, linestyle="--", linewidth=0.8)
-        axes.text(4.75, expected + 0.06, "expected", color=GREY, fontsize=8)
-        for event, (reward, weight) in enumerate(zip(rewards, weights / weights.mean(), strict=True)):
-            colour = COLOURS["asft"] if reward > expected else COLOURS["rerank"]
-            _arrow(axes, (event, expected), (event, reward), color=colour, linewidth=2)
-            axes.text(event + 0.1, reward - 0.1, f"reward {reward:g}\nweight {weight:.2f}", color=colour, fontsize=8)
-        axes.set(xlim=(-0.5, 5.4), ylim=(1.5, 5.6), xticks=range(5), xlabel="events of one user", ylabel="reward")
-        axes.set_xticklabels([f"item {name}" for name in "ABCDE"])
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.set_title("An example: the log says what was chosen, rewards say in which direction to move", fontsize=9)
-
-
 def growth() -> None:
     """Seconds against what grows, a panel each, on logarithmic axes."""
     found = {title: {label: _points(row) for label, row in rows.items()} for title, rows in GROWTH.items()}
@@ -247,10 +171,6 @@ def _points(row: str) -> list[tuple[float, float]]:
     named = pl.concat_str("log", "row", "metric", separator=" / ").str.extract(f"^{row}$").str.replace_all(",", "")
     rows = pl.concat([one.select(size=named.cast(pl.Float64), mean=pl.col("mean").cast(pl.Float64)) for one in saved])
     return rows.drop_nulls().sort("size").rows()
-
-
-def _arrow(axes: Axes, begin: tuple[float, float], end: tuple[float, float], **style: Any) -> None:
-    axes.annotate("", end, begin, arrowprops={"arrowstyle": "->", "color": GREY} | style)
 
 
 @contextmanager

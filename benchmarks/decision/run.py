@@ -3,14 +3,14 @@
     python -m benchmarks.decision.run tables [--tables 5000]
     python -m benchmarks.decision.run worlds --first 6000 --worlds 150 [--keep 0.97] [--label L]
 
-``tables``: figures made up event by event, without training; is the rule what it says (verdict_tables.py)? ``worlds``:
-the default chain in worlds whose truth is known (verdict_worlds.py).
+``tables``: figures made up event by event, without training; is the rule what it says (made_up.py)? ``worlds``:
+the default chain in worlds whose truth is known (worlds.py).
 
 A row does *harm* if its true value lies below the better baseline's by more than `FLAT` standard deviations of the
 reward, or if it is expected to keep less than `FLOOR` of the ranking; in worlds both are measured on up to ten times as
 many fresh events, each user counting alike. Errors are counted apart: harm that was shipped, of the cases where some
 candidate does harm; and gains left unshipped, of the cases where a candidate that does no harm has a true gain of twice
-the half-width of its interval, and of `FLAT` at least. Worlds that have run under a label are kept (verdict_records.py)
+the half-width of its interval, and of `FLAT` at least. Worlds that have run under a label are kept (records.py)
 and not run again: the command then says what today's rule decides in them.
 """
 
@@ -66,7 +66,7 @@ def main() -> None:
     given = parser.parse_args()
     with ProcessPoolExecutor(given.workers, mp_context=get_context("spawn")) as pool:
         rows = of_tables(given, pool) if given.what == "tables" else of_worlds(given, pool)
-    print(save(beside_other_logs(rows, "decision/tables"), "verdicts"))
+    print(save(beside_other_logs(rows, "decision/tables"), "decision/tables"))
 
 
 def of_tables(given: argparse.Namespace, pool: ProcessPoolExecutor) -> pl.DataFrame:
