@@ -96,7 +96,7 @@ def gains(logs: tuple[str, ...], value: str) -> pl.DataFrame:
 
     Rows are ``row metric mean ci_low ci_high``; that of ``all/ndcg@10`` is the share of NDCG retained.
     """
-    saved, prefix = _saved(logs), "holm_best_bc/"
+    saved, prefix = _saved(logs), "holm_best_baseline/"
     best = saved.filter(pl.col("metric") == ALL, pl.col("row").is_in(["start", "bc"]))["mean"].max()
     rows = saved.filter(pl.col("metric").is_in([prefix + metric for metric in (value, HIGH, ALL)]))
     rows = rows.with_columns(pl.col("metric").str.strip_prefix(prefix)).select("row", "metric", *ENDS)

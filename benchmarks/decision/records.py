@@ -25,10 +25,10 @@ from recalign.files import replacing
 
 FILE = FOLDER / "decision/worlds.parquet"
 PLAIN = (ALL, VALUE, SELECT, HITS, EVALUATED, UNIT, COVERAGE, CORRELATION, READS_REWARD_MODEL)
-OTHERS = (BEST, *ROLES.unrewarded, *ROLES.free)
+OTHERS = (BEST, *ROLES.reward_free, *ROLES.untrained)
 PAIRED = (
     *(f"diff_{other}/{metric}" for other in OTHERS for metric in (ALL, VALUE)),
-    *(f"beyond_{placebo}/{VALUE}" for placebo in PLACEBOS),
+    *(f"gain_minus_2x_{placebo}/{VALUE}" for placebo in PLACEBOS),
 )
 JSON = ("truth", "trust", "check")
 NUMBERS = ("value", "ci_low", "ci_high")

@@ -178,7 +178,7 @@ def plan_of(seed: int, runs: Path, keep: float) -> Plan:
         [*CONTROLS, *CANDIDATES, *PLACEBOS],
         name=f"verdict-{seed}",
         seeds=[seed],
-        ours="asft",
+        highlight="asft",
         placebos=PLACEBOS,
         root=str(runs),
         keep=keep,

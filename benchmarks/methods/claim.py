@@ -90,7 +90,7 @@ def _kept(table: ComparisonTable) -> Check:
 
 
 def _gains(table: ComparisonTable, metric: str) -> list[Check]:
-    cell = table.get("asft", name := f"holm_best_bc/{metric}")
+    cell = table.get("asft", name := f"holm_best_baseline/{metric}")
     if cell is None:
         gain = Check(0, f"{metric}: asft or its baseline was not measured")
     else:

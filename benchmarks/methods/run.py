@@ -39,14 +39,14 @@ WORLDS: dict[str, dict[str, float]] = {
     "confounded": {"circumstance": 1.5, "confounding": 2.0},  # rewards are due to when an item was met
 }
 POLICIES = {"hstu": "recommender", "onerec": "recommender-onerec"}
-KEPT, REACH = "policy/kept", "policy/reach"
+KEPT, REACH = "policy/ndcg_retained", "policy/alpha"
 COLUMNS = {
     ALL: ALL,
     HIGH: HIGH,
     VALUE: "judges' value",
     "value_at_popularity": "value at equal popularity",
     "value/true@10": "true value",
-    "value/train_rm@10": "value by the training reward model",
+    "value/reward_model@10": "value by the training reward model",
     "policy/kl": "KL",
     "policy/coverage@10": "coverage",
     "policy/popularity@10": "popularity",
@@ -56,7 +56,11 @@ COLUMNS = {
     f"{KEPT}_se": "its standard error",
 }
 COMPARED = (ALL, HIGH, VALUE, "value/true@10")
-DIFFERENCES = {"best_bc": "Against the better of start and bc", "asft": "Less A-SFT's", "rerank": "Less reranking's"}
+DIFFERENCES = {
+    "best_baseline": "Against the better of start and bc",
+    "asft": "Less A-SFT's",
+    "rerank": "Less reranking's",
+}
 
 
 def main() -> None:

@@ -87,7 +87,7 @@ def settings(given: argparse.Namespace, root: Path, reward: str, seed: int) -> d
     """The chain of a candidate."""
     recipe = _yaml(CONF / "chain" / f"{given.log}-methods.yaml")
     data = {"root": given.data} if given.data else {}
-    made = {"log": given.log, "methods": [START, *ROWS], "ours": "asft", "seeds": [seed], "name": reward}
+    made = {"log": given.log, "methods": [START, *ROWS], "highlight": "asft", "seeds": [seed], "name": reward}
     made |= {"root": str(root), "baselines": [START], "data": data, **{key: recipe[key] for key in OF_CHAIN}}
     stages = {name: one for name, one in recipe["stages"].items() if name in (*SHARED, "reward")}
     if reward != given.rewards[0]:

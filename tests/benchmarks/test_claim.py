@@ -40,10 +40,15 @@ def figures(
     values = dict.fromkeys(methods, 1.0) | {"asft": 2.0}
     rows = [(method, "all/ndcg@10", 0.1, 0.1, 0.1) for method in methods if method != "asft"]
     rows += [("asft", "all/ndcg@10", asft, asft, asft), ("asft", "reward/sd", sd, None, None)]
-    rows += [(one, "diff_best_bc/all/ndcg@10", asft - 0.1 if one == "asft" else 0.0, None, None) for one in methods]
+    rows += [
+        (one, "diff_best_baseline/all/ndcg@10", asft - 0.1 if one == "asft" else 0.0, None, None) for one in methods
+    ]
     for metric in METRICS:
         rows += [(method, metric, values[method], 0.0, 3.0) for method in methods]
-        rows += [("asft", f"holm_best_bc/{metric}", 0.02, *gain), ("asft", f"diff_best_bc/{metric}", 0.02, *gain)]
+        rows += [
+            ("asft", f"holm_best_baseline/{metric}", 0.02, *gain),
+            ("asft", f"diff_best_baseline/{metric}", 0.02, *gain),
+        ]
         for other, (low, high) in compared.items():
             rows += [(other, f"holm_asft/{metric}", -0.02, -high, -low)]
         for other in methods:
@@ -53,7 +58,7 @@ def figures(
                 low, high = widened if widened and other == "cql" else (low, high)
                 rows += [(other, f"holm_asft/{metric}", -0.02, -high, -low)]
     for sham in PLACEBOS:
-        rows += [("asft", f"beyond_{sham}/value/judge@10", 0.02, *beyond)]
+        rows += [("asft", f"gain_minus_2x_{sham}/value/judge@10", 0.02, *beyond)]
         rows += [(sham, "placebo/correlation", correlation, correlation, correlation)]
     long = [(method, "all", "test", metric, *cell) for method, metric, *cell in rows]
     long += [(m, str(seed), "test", "all/ndcg@10", 0.1, None, None) for m in methods for seed in seeds]

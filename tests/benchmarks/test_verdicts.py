@@ -49,7 +49,7 @@ def test_a_gain_is_not_shipped_where_harm_is_in_its_place(monkeypatch: pytest.Mo
     names = ["start", "bc", *verdicts.CANDIDATES]
     truth = {name: {"value": 0.0, "ndcg": 0.1} for name in names}
     truth["asft"]["value"], truth["rerank"]["value"] = -0.1, 0.2
-    rows = [(name, "all", "test", f"diff_best_bc/{VALUE}", 0.1, 0.09, 0.11) for name in names]
+    rows = [(name, "all", "test", f"diff_best_baseline/{VALUE}", 0.1, 0.09, 0.11) for name in names]
     rows += [(name, "all", "test", "reward/sd", 1.0, None, None) for name in names]
     decision = SimpleNamespace(word="ship", policy=shipped, because=["So."])
     monkeypatch.setattr(verdicts, "decide", lambda *_: decision)

@@ -40,15 +40,15 @@ def rows(values, kept=None, gains=None, over_tilt=None, beyond=None, seeds=("0",
         for who in ("judge", "select_judge"):
             add(method, f"value/{who}@10", value, value, value)
         differences = {
-            "diff_best_bc": (gains or {}).get(method, (0.1, 0.3)),
+            "diff_best_baseline": (gains or {}).get(method, (0.1, 0.3)),
             "diff_popularity_tilt": (over_tilt or {}).get(method, (0.05, 0.2)),
-            "beyond_sham": (beyond or {}).get(method, (0.05, 0.3)),
+            "gain_minus_2x_sham": (beyond or {}).get(method, (0.05, 0.3)),
         }
-        differences |= dict.fromkeys((f"diff_{free}" for free in ROLES.free), (0.05, 0.2))
+        differences |= dict.fromkeys((f"diff_{free}" for free in ROLES.untrained), (0.05, 0.2))
         for name, (low, high) in differences.items():
             add(method, f"{name}/value/judge@10", (low + high) / 2, low, high)
-        for name in ("diff_best_bc", *(f"diff_{free}" for free in ROLES.free)):
-            loss = 0.1 * (share - 1) if name == "diff_best_bc" else 0.02
+        for name in ("diff_best_baseline", *(f"diff_{free}" for free in ROLES.untrained)):
+            loss = 0.1 * (share - 1) if name == "diff_best_baseline" else 0.02
             add(method, f"{name}/all/ndcg@10", loss, loss - 0.003, loss + 0.003)
         figures = {"reward/sd": sd, "reward/user_sd": 0.5 * sd, "policy/coverage@10": COVERAGE.get(method, 0.4)}
         figures |= {"placebo/correlation": 0.01} if method in ROLES.placebos else {"reads/reward_model": 1.0}

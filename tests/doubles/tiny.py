@@ -19,7 +19,7 @@ WORLD = World(users=60, items=50, events=1500)
 CHAIN = """
 log: simulated
 methods: [popularity, start, rerank, bc, asft]
-ours: asft
+highlight: asft
 placebos: {asft_permuted: asft, asft_random: asft}
 data: {root: data, max_length: 24}
 trainer: {max_epochs: 1, accelerator: cpu, enable_progress_bar: false}

@@ -38,11 +38,11 @@ UNTRAINED = ("popularity", "popularity_high", "item_mean", "item_knn", "populari
 
 def write_run(folder: Path, method: str, seed: int, users: int, events: int, high: np.ndarray | None = None) -> None:
     """Write `<folder>/<method>/seed-<n>/evaluation/`: `events` test events of each user, two of validation."""
-    lift, judge, train_rm = EFFECTS.get(method, (0.0, 3.6, 3.7))
+    lift, judge, reward_model = EFFECTS.get(method, (0.0, 3.6, 3.7))
     out = folder / method / f"seed-{seed}" / "evaluation"
     out.mkdir(parents=True)
     for split, per_user in (("test", events), ("validation", 2)):
-        frame = _events(users, per_user, np.random.default_rng([seed, per_user]), (lift, judge, train_rm))
+        frame = _events(users, per_user, np.random.default_rng([seed, per_user]), (lift, judge, reward_model))
         if method in ("popularity", "popularity_high", "item_mean"):
             frame = frame.with_columns(pl.lit(None, pl.Float64).alias(name) for name in ("kl", "entropy", "true"))
         frame.sample(fraction=1, shuffle=True, seed=seed).write_parquet(out / f"{split}.parquet")
@@ -57,7 +57,7 @@ def write_run(folder: Path, method: str, seed: int, users: int, events: int, hig
 
 def _events(users: int, per_user: int, rng: np.random.Generator, effect: tuple[float, float, float]) -> pl.DataFrame:
     """Draws that depend on the seed alone, so that methods differ by their effects only."""
-    lift, judge, train_rm = effect
+    lift, judge, reward_model = effect
     n = users * per_user
     user = np.repeat(np.arange(users), per_user)
     high = rng.random(n) < 0.25
@@ -72,13 +72,13 @@ def _events(users: int, per_user: int, rng: np.random.Generator, effect: tuple[f
             "rank": pl.Series(np.where(cold, 0, np.ceil(np.exp(log_rank.clip(0, 7)))), dtype=pl.UInt32),
             "cold": cold,
             "high": high,
-            "trajectory": taste > 0,
+            "high_user": taste > 0,
             "judge@10": judge + quality,
             "select_judge@10": judge + 0.02 + quality,
-            "train_rm@10": train_rm + quality,
+            "reward_model@10": reward_model + quality,
             "true@10": judge - 0.1 + quality,
             "true": judge - 0.2 + quality,
-            "kl": np.full(n, 0.1 * abs(lift)) + abs(train_rm - 3.7),
+            "kl": np.full(n, 0.1 * abs(lift)) + abs(reward_model - 3.7),
             "entropy": 5 - 0.1 * rng.random(n),
             "popularity@10": 0.02 + 0.001 * rng.random(n),
         }

@@ -73,7 +73,7 @@ def test_the_card_has_the_interval_that_decides():
 
 
 def test_what_is_not_a_number_is_not_on_a_card():
-    unknown = {("mine", "policy/coverage@10"): (math.nan,), ("mine", "diff_best_bc/high/ndcg@10"): (math.nan,)}
+    unknown = {("mine", "policy/coverage@10"): (math.nan,), ("mine", "diff_best_baseline/high/ndcg@10"): (math.nan,)}
     assert not any("nan" in card.text for card in cards(table(others=unknown)).values())
 
 

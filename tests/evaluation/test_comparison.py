@@ -50,7 +50,7 @@ def test_values_by_hand(tmp_path):
     assert cell(frame, "start", "all/hits@10") == (3, None, None)  # the mean of 2 and 4
     assert cell(frame, "start", "policy/coverage@10")[0] == pytest.approx(0.6)
     assert cell(frame, "start", "cost/steps") == (7, 7, 7)
-    for absent in ("trajectory/hr@10", "value/true@10", "policy/kl", "diff_best_bc/all/hr@10", "seed"):
+    for absent in ("high_users/hr@10", "value/true@10", "policy/kl", "diff_best_baseline/all/hr@10", "seed"):
         assert cell(frame, "start", absent) is None
     assert comparison.read(tmp_path).equals(frame)
 
@@ -76,7 +76,7 @@ def test_holm_can_reject_however_many_rows_there_are(tmp_path):
     for number in range(30):
         write(tmp_path, f"m{number}", 0, [1, 1, 1, 1])
     frame = RunsComparison(tmp_path, draws=50).make()
-    found = frame.filter(pl.col("metric") == "p_best_bc/all/ndcg@10", pl.col("method") != "start")
+    found = frame.filter(pl.col("metric") == "p_best_baseline/all/ndcg@10", pl.col("method") != "start")
     assert len(found) == 30
     assert found["value"].max() < 0.05
 
@@ -100,10 +100,10 @@ def test_the_better_baseline_is_chosen_for_each_metric(tmp_path):
     frame = RunsComparison(tmp_path, draws=200, roles=Roles("asft")).make()
     start, bc = (cell(frame, method, "all/ndcg@10")[0] for method in ("start", "bc"))
     assert bc > start
-    assert cell(frame, "asft", "diff_best_bc/all/ndcg@10")[0] == pytest.approx(1 - bc)
-    assert cell(frame, "start", "diff_best_bc/all/ndcg@10")[0] == pytest.approx(start - bc)
-    assert cell(frame, "bc", "diff_best_bc/all/ndcg@10") is None
-    assert cell(frame, "asft", "diff_best_bc/value/judge@10")[0] == 1.25
+    assert cell(frame, "asft", "diff_best_baseline/all/ndcg@10")[0] == pytest.approx(1 - bc)
+    assert cell(frame, "start", "diff_best_baseline/all/ndcg@10")[0] == pytest.approx(start - bc)
+    assert cell(frame, "bc", "diff_best_baseline/all/ndcg@10") is None
+    assert cell(frame, "asft", "diff_best_baseline/value/judge@10")[0] == 1.25
     assert cell(frame, "bc", "diff_asft/value/judge@10")[0] == -3.25
     assert cell(frame, "asft", "diff_rerank/value/judge@10")[0] == 0.25
     assert cell(frame, "rerank", "diff_rerank/value/judge@10") is None
@@ -146,11 +146,11 @@ def test_a_chain(made_up_chain):
         *("popularity", "popularity_high", "item_mean", "item_knn", "start")
     ]
     for metric in ("high/ndcg@10", "value/judge@10"):
-        value, low, high = cell(frame, "asft", f"diff_best_bc/{metric}")
-        holm_value, holm_low, holm_high = cell(frame, "asft", f"holm_best_bc/{metric}")
+        value, low, high = cell(frame, "asft", f"diff_best_baseline/{metric}")
+        holm_value, holm_low, holm_high = cell(frame, "asft", f"holm_best_baseline/{metric}")
         assert 0 < holm_low <= low < value < high <= holm_high
         assert holm_value == value
-        assert cell(frame, "asft", f"p_best_bc/{metric}")[0] < 0.05
+        assert cell(frame, "asft", f"p_best_baseline/{metric}")[0] < 0.05
     low, high = cell(frame, "asft_permuted", "diff_start/high/ndcg@10")[1:]
     assert low <= 0 <= high
     values = [cell(frame, "bc", "all/mrr", str(seed))[0] for seed in range(3)]
@@ -213,7 +213,7 @@ def test_seeds_may_be_worlds_of_their_own(tmp_path, made_up_run):
     for path in tmp_path.glob("*/*/evaluation/summary.json"):
         path.write_text(path.read_text().replace("made-up", "simulated"))
     frame = RunsComparison(tmp_path, draws=200).make()
-    for metric in ("all/ndcg@10", "diff_best_bc/all/ndcg@10"):
+    for metric in ("all/ndcg@10", "diff_best_baseline/all/ndcg@10"):
         rows = frame.filter(pl.col("method") == "asft", pl.col("metric") == metric, pl.col("split") == "test")
         single = rows.filter(pl.col("seed") != "all")["value"]
         whole = rows.filter(pl.col("seed") == "all").row(0, named=True)
@@ -226,7 +226,7 @@ def test_the_gap_is_what_the_reward_model_promises_above_the_judges(made_up_chai
     frame = RunsComparison(made_up_chain, draws=200).make().filter(split="test", seed="all")
     value = {(method, metric): v for method, _, _, metric, v, *_ in frame.iter_rows()}
     for method in ("asft", "ppo"):
-        gains = [value[method, f"diff_start/value/{name}"] for name in ("train_rm@10", "judge@10")]
+        gains = [value[method, f"diff_start/value/{name}"] for name in ("reward_model@10", "judge@10")]
         assert value[method, "diff_start/gap/judge@10"] == pytest.approx(gains[0] - gains[1])
     assert value["ppo", "diff_start/gap/judge@10"] > value["asft", "diff_start/gap/judge@10"] + 0.5
 
@@ -248,7 +248,7 @@ def test_a_folder_of_an_older_version_has_no_roles(tmp_path):
         write(tmp_path, method, 0, [1, 4, 0, 30])
     frame = RunsComparison(tmp_path, draws=50).make()
     assert frame["method"].unique(maintain_order=True).to_list() == ["bc", "mine", "start"]
-    assert cell(frame, "mine", "diff_best_bc/all/ndcg@10") is not None
+    assert cell(frame, "mine", "diff_best_baseline/all/ndcg@10") is not None
     assert cell(frame, "bc", "diff_mine/all/ndcg@10") is None
     assert not (tmp_path / "roles.json").exists()
 
@@ -258,15 +258,15 @@ def test_other_baselines_may_be_named(tmp_path):
     write(tmp_path, "old", 0, [2, 2, 2, 2])
     write(tmp_path, "mine", 0, [1, 1, 1, 2])
     frame = RunsComparison(tmp_path, draws=50, roles=Roles(baselines=["old"])).make()
-    assert cell(frame, "mine", "diff_best_bc/all/ndcg@10")[0] > 0
-    assert cell(frame, "old", "diff_best_bc/all/ndcg@10") is None
+    assert cell(frame, "mine", "diff_best_baseline/all/ndcg@10")[0] > 0
+    assert cell(frame, "old", "diff_best_baseline/all/ndcg@10") is None
 
 
 def test_a_gain_is_compared_with_twice_that_of_a_placebo_event_by_event(made_up_chain):
     frame = RunsComparison(made_up_chain, draws=1000).make()
     values = {name: cell(frame, name, "value/judge@10")[0] for name in ("start", "asft", "asft_permuted")}
     base = max(values["start"], cell(frame, "bc", "value/judge@10")[0])
-    beyond, low, high = cell(frame, "asft", "beyond_asft_permuted/value/judge@10")
+    beyond, low, high = cell(frame, "asft", "gain_minus_2x_asft_permuted/value/judge@10")
     assert beyond == pytest.approx(values["asft"] - base - 2 * (values["asft_permuted"] - base))
     assert low < beyond < high
     assert not frame.filter(pl.col("metric").str.starts_with("holm_asft_permuted")).height  # it is no reference

@@ -152,7 +152,7 @@ def test_a_start_that_ranks_nothing_has_nothing_to_keep():
 
 
 def test_where_nothing_was_valued_the_sentence_is_not_decided():
-    valued = ("value/", "diff_", "beyond_")
+    valued = ("value/", "diff_", "gain_minus_2x_")
     left = [row for row in rows(VALUES) if not any(part in row[3] for part in valued)]
     blank = ComparisonTable(pl.DataFrame(left, schema=SCHEMA, orient="row"), ROLES, "test")
     assert decided(blank, trust=reports()).word == "not decided"
@@ -232,7 +232,7 @@ def test_a_reranked_row_needs_a_placebo_of_its_method_and_one_of_reranking(place
         "mine_rerank": 3.2,
         "sham_scores": 3.0,
     }
-    others = {("mine_rerank", "beyond_sham_scores/value/judge@10"): (0.2, 0.1, 0.3)}
+    others = {("mine_rerank", "gain_minus_2x_sham_scores/value/judge@10"): (0.2, 0.1, 0.3)}
     others |= {("sham_scores", "placebo/correlation"): (0.01,)}
     found = decided(
         table(values, roles=roles, others=others), validation=table(values, roles=roles, split="validation")
@@ -307,7 +307,7 @@ def test_a_placebo_counts_by_the_seed_in_which_it_keeps_most():
 def test_no_row_is_called_shippable_where_the_comparison_as_a_whole_is_open():
     values = VALUES | {"other": 3.1}
     roles = Roles("mine", {"sham": "mine", "sham_of_other": "other"})
-    figures = {("other", "beyond_sham_of_other/value/judge@10"): (0.2, 0.1, 0.3)}
+    figures = {("other", "gain_minus_2x_sham_of_other/value/judge@10"): (0.2, 0.1, 0.3)}
     found = decided(table(values, roles=roles, others=figures), reports(pairwise=(0.5, 0.4, 0.6)))
     assert found.word == "not decided"
     assert "ship" not in [word for _, word, _ in found.others]
@@ -382,7 +382,10 @@ def test_nobody_keeps_enough():
             "on validation, and start ranks 31 of the validation events among its first ten: too few",
         ),
         (
-            {"kept": {"mine": 0.9}, "others": {("mine", "diff_best_bc/all/ndcg@10"): (-0.01, math.nan, math.nan)}},
+            {
+                "kept": {"mine": 0.9},
+                "others": {("mine", "diff_best_baseline/all/ndcg@10"): (-0.01, math.nan, math.nan)},
+            },
             "but one may: what mine keeps is not known.",
         ),
     ],
@@ -396,7 +399,7 @@ def test_what_may_keep_enough_on_validation_is_not_decided(figures, says):
 
 def test_the_row_that_may_keep_most_on_validation_is_named():
     values, wide = VALUES | {"other": 3.1}, (-0.014, -0.04, 0.012)
-    figures = {"kept": {"mine": 0.94, "other": 0.93}, "others": {("other", "diff_best_bc/all/ndcg@10"): wide}}
+    figures = {"kept": {"mine": 0.94, "other": 0.93}, "others": {("other", "diff_best_baseline/all/ndcg@10"): wide}}
     found = decided(table(values), validation=table(values, **figures, split="validation"))
     assert "but one may: other keeps" in found.because[0]
 
@@ -449,7 +452,7 @@ def test_the_word_does_not_depend_on_the_unit_of_a_reward_or_on_its_zero(zero, u
     figures = {"gains": {"mine": (gain[0], sum(gain))}, "beyond": {"mine": (beyond[0], sum(beyond))}}
     before = pl.DataFrame(rows(VALUES, **figures), schema=SCHEMA, orient="row")
     of_reward = pl.col("metric").str.contains("value/|^reward/")
-    moved = of_reward & ~pl.col("metric").str.contains("^(diff|beyond)_|^reward/")
+    moved = of_reward & ~pl.col("metric").str.contains("^(diff|gain_minus_2x)_|^reward/")
     after = before.with_columns(
         pl.when(moved)
         .then(unit * pl.col(name) + zero)
@@ -471,7 +474,7 @@ def test_what_is_kept_is_of_the_seeds_that_both_have():
         ("start", "all", "validation", ALL, 0.25 / 3, 0.08, 0.09),
         ("dpo", "0", "validation", ALL, 0.068, None, None),
         ("dpo", "all", "validation", ALL, 0.068, 0.06, 0.07),
-        ("dpo", "all", "validation", f"diff_best_bc/{ALL}", -0.002, -0.004, 0.0),
+        ("dpo", "all", "validation", f"diff_best_baseline/{ALL}", -0.002, -0.004, 0.0),
     ]
     table = ComparisonTable(pl.DataFrame(rows, schema=SCHEMA, orient="row"), Roles(), "validation")
     kept = table.retained_interval("dpo")

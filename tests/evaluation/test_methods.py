@@ -89,8 +89,10 @@ def test_judges_with_a_reward_of_their_own_read_that_one_and_give_the_unit(tmp_p
     assert (other["reward/sd"], other["judge/sd"]) == pytest.approx((own["reward/sd"], scale))
     table = ComparisonTable(RunsComparison(runs).make(), Roles())
     assert table.unit == pytest.approx(scale)
-    in_sd = {name: table.in_sd(f"diff_best_bc/value/{name}") for name in ("judge@10", "train_rm@10", "true@10")}
-    assert in_sd == {"judge@10": True, "train_rm@10": False, "true@10": False}
+    in_sd = {
+        name: table.in_sd(f"diff_best_baseline/value/{name}") for name in ("judge@10", "reward_model@10", "true@10")
+    }
+    assert in_sd == {"judge@10": True, "reward_model@10": False, "true@10": False}
     assert other["judged"] == ten.reward
     assert "reward/user_sd" not in other
     assert other["value_at_popularity"] == pytest.approx(10 * own["value_at_popularity"], abs=1e-4, nan_ok=True)
@@ -128,14 +130,20 @@ def test_artefacts_are_those_that_comparisons_read(tmp_path, data, base, cells):
         for part in ("test", "validation"):
             frame = pl.read_parquet(place(tmp_path, method) / f"{part}.parquet")
             assert len(frame) == len(data.windows(part, "A").target)
-            assert {"user", "event", "rank", "judge@10", "select_judge@10", "train_rm@10", "kl"} <= set(frame.columns)
+            assert {"user", "event", "rank", "judge@10", "select_judge@10", "reward_model@10", "kl"} <= set(
+                frame.columns
+            )
             assert "shown" not in frame.columns
         summary = json.loads((place(tmp_path, method) / "summary.json").read_text())
         assert (summary["method"], summary["seed"], summary["log"]) == (method, 3, "tastes")
         assert 0 < summary["coverage@10"] <= 1
         assert summary["cold_targets"] == 0
         assert summary["users/evaluated"] == frame["user"].n_unique()
-        assert ("policy/kept" in summary) == ("policy/kept_se" in summary) == (method not in WITHOUT_BUDGET)
+        assert (
+            ("policy/ndcg_retained" in summary)
+            == ("policy/ndcg_retained_se" in summary)
+            == (method not in WITHOUT_BUDGET)
+        )
     read = {m: json.loads((place(tmp_path, m) / "summary.json").read_text()) for m in done}
     assert read["asft"]["cost/steps"] == 7
     left = {m: one["placebo/correlation"] for m, one in read.items() if "placebo/correlation" in one}
@@ -143,12 +151,12 @@ def test_artefacts_are_those_that_comparisons_read(tmp_path, data, base, cells):
     start = pl.read_parquet(place(tmp_path, "start") / "test.parquet")
     assert start["kl"].abs().max() < 1e-6
     own = json.loads((place(tmp_path, "start") / "summary.json").read_text())
-    assert (own["policy/kept"], own["policy/kept_se"], "policy/reach" in own) == (1, 0, False)
+    assert (own["policy/ndcg_retained"], own["policy/ndcg_retained_se"], "policy/alpha" in own) == (1, 0, False)
     assert own["value_at_popularity"] == pytest.approx(0, abs=1e-6)
     reranked = pl.read_parquet(place(tmp_path, "rerank") / "test.parquet")
-    assert reranked["train_rm@10"].mean() > start["train_rm@10"].mean() + 0.1
+    assert reranked["reward_model@10"].mean() > start["reward_model@10"].mean() + 0.1
     sham = pl.read_parquet(place(tmp_path, "rerank_permuted") / "test.parquet")
-    assert sham["train_rm@10"].mean() < start["train_rm@10"].mean() - 0.1  # by its own reward model
+    assert sham["reward_model@10"].mean() < start["reward_model@10"].mean() - 0.1  # by its own reward model
     tilted = pl.read_parquet(place(tmp_path, "popularity_tilt") / "test.parquet")
     assert tilted["log_count@10"].mean() > start["log_count@10"].mean() + 0.003
     table = RunsComparison(tmp_path / "runs", draws=20).make()
@@ -164,10 +172,10 @@ def test_reranking_is_as_strong_as_it_may_be(tmp_path, data, base, method, stren
     for keep in (None, 0.9):
         SeedEvaluation(tmp_path, 3, [replace(run, keep=keep)], base, data, **HOW).make()
         summary[keep] = json.loads((tmp_path / method / "seed-3/evaluation/summary.json").read_text())
-    free, held = (Retention(one["policy/kept"], one["policy/kept_se"]) for one in summary.values())
+    free, held = (Retention(one["policy/ndcg_retained"], one["policy/ndcg_retained_se"]) for one in summary.values())
     assert held.enough(0.9)
-    assert "policy/reach" not in summary[None]
-    reach = summary[0.9]["policy/reach"]
+    assert "policy/alpha" not in summary[None]
+    reach = summary[0.9]["policy/alpha"]
     assert summary[0.9]["policy/strength"] / strength == pytest.approx(reach)
     assert 0 < reach < 1 or free.enough(0.9)
     if method == "rerank":  # it spoils any ranking; means of items that are all as good need not
@@ -199,8 +207,8 @@ def test_a_trained_row_says_how_far_it_went(tmp_path, data, base, asft):
         torch.save(checkpoint | {"facts": {**checkpoint["facts"], **({"reach": alpha} if alpha else {})}}, asft)
         SeedEvaluation(tmp_path / "runs", 3, [MethodRun("asft", asft, {})], base, data, **HOW).make()
         summary = json.loads((place(tmp_path, "asft") / "summary.json").read_text())
-        assert summary.get("policy/reach") == alpha
-        assert summary["policy/kept_se"] > 0
+        assert summary.get("policy/alpha") == alpha
+        assert summary["policy/ndcg_retained_se"] > 0
 
 
 def test_a_trained_policy_goes_back_with_its_reranking(tmp_path, data, base, asft):
@@ -220,9 +228,9 @@ def test_a_trained_policy_goes_back_with_its_reranking(tmp_path, data, base, asf
         for cell in cells:
             place, key = tmp_path / cell.method / "seed-3/evaluation", (cell.method, keep)
             summary = json.loads((place / "summary.json").read_text())
-            value[key] = pl.read_parquet(place / "validation.parquet")["train_rm@10"].mean()
+            value[key] = pl.read_parquet(place / "validation.parquet")["reward_model@10"].mean()
             strength[key] = summary.get("policy/strength")
-            kept[key] = Retention(summary["policy/kept"], summary["policy/kept_se"])
+            kept[key] = Retention(summary["policy/ndcg_retained"], summary["policy/ndcg_retained_se"])
     assert strength["asft_rerank", None] == strength["rerank", None] == full
     assert value["asft_rerank", None] < value["asft", None]
     assert kept["asft_rerank", 0.9].enough(0.9)

@@ -131,7 +131,7 @@ def test_the_page_of_a_full_chain(chain):
     assert page.count("<svg") == 9
     assert "over-optimisation: methods by policy/kl and diff_start/gap/judge@10" in page
     assert "width: 50.0%" in page
-    assert page.count('<tr class="ours"><th scope="row">asft</th>') == 2  # test and validation
+    assert page.count('<tr class="highlight"><th scope="row">asft</th>') == 2  # test and validation
     every_seed = page.partition('aria-label="Figures of every seed"')[2].partition("</thead>")[0]
     assert every_seed.count("<th ") == every_seed.count(" title=") + 2 > 2  # all but the method and the seed
     assert page.partition("<h2>The log</h2>")[2].partition("</section>")[0].count('<div class="blocks">') == 1
@@ -150,7 +150,7 @@ def test_differences_in_value_have_the_unit_of_the_test_in_every_table_and_none_
         ("asft", seed, split, metric, value, value, value)
         for split in ("test", "validation")
         for seed in ("0", "all")
-        for metric, value in ((VALUE, 3.0), (f"holm_best_bc/{VALUE}", 0.2), (f"p_best_bc/{VALUE}", 0.01))
+        for metric, value in ((VALUE, 3.0), (f"holm_best_baseline/{VALUE}", 0.2), (f"p_best_baseline/{VALUE}", 0.01))
     ]
     rows += [("asft", seed, "test", "value_at_popularity", 0.2, None, None) for seed in ("0", "all")]
     unit = ("asft", "all", "test", "reward/sd", 0.5, None, None)

@@ -29,7 +29,9 @@ def test_roles_are_read_as_they_were_written(tmp_path):
     assert Roles.load(tmp_path / "older") == (Roles(), [])
 
 
-@pytest.mark.parametrize(("content", "named"), [({"ours": "a", "sham": {}, "extra": 1}, "sham, extra"), ([], "list")])
+@pytest.mark.parametrize(
+    ("content", "named"), [({"highlight": "a", "sham": {}, "extra": 1}, "sham, extra"), ([], "list")]
+)
 def test_what_is_no_role_is_named_with_its_file(tmp_path, content, named):
     write_json(tmp_path / FILE, content)
     with pytest.raises(InputError, match=rf"roles\.json: there is no role {named}(?s:.*)recalign chain"):
@@ -37,8 +39,8 @@ def test_what_is_no_role_is_named_with_its_file(tmp_path, content, named):
 
 
 def test_references_are_named_once():
-    assert Roles("start").compared_with() == ["best_bc", "start", "rerank", "popularity_tilt"]
-    assert Roles("mine").compared_with() == ["best_bc", "start", "rerank", "popularity_tilt", "mine"]
+    assert Roles("start").compared_with() == ["best_baseline", "start", "rerank", "popularity_tilt"]
+    assert Roles("mine").compared_with() == ["best_baseline", "start", "rerank", "popularity_tilt", "mine"]
 
 
 def test_the_better_baseline_is_among_those_that_were_measured():

@@ -18,7 +18,7 @@ HOW = {"device": torch.device("cpu"), "code": "code"}
 
 
 def trial(share: float, value: float, high: float = 0.0, error: float = 0.0) -> dict[str, float]:
-    return {"policy/kept": share, "policy/kept_se": error, SELECT: value, HIGH: high}
+    return {"policy/ndcg_retained": share, "policy/ndcg_retained_se": error, SELECT: value, HIGH: high}
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_settings_are_measured_once(log_root, base, tmp_path):
     weak, strong = validate(places, base, data, **HOW)
     assert strong[SELECT] > weak[SELECT] + 0.02
     assert strong["policy/kl"] > weak["policy/kl"] > 0
-    assert strong["policy/kept"] != weak["policy/kept"] > 0 < weak["policy/kept_se"]
+    assert strong["policy/ndcg_retained"] != weak["policy/ndcg_retained"] > 0 < weak["policy/ndcg_retained_se"]
     stamps = [(place / "validation/figures.json").stat().st_mtime_ns for place in places]
     assert validate(places, base, data, **HOW) == [weak, strong]
     assert [(place / "validation/figures.json").stat().st_mtime_ns for place in places] == stamps

@@ -66,7 +66,7 @@ def test_ranks_and_flags_by_hand(by_hand):
     assert frame["rank"].to_list() == [1, 0]  # 8 is the first that user 1 has not met; 99 is not in the catalogue
     assert frame["cold"].to_list() == [False, True]
     assert frame["high"].to_list() == [True, False]
-    assert frame["trajectory"].to_list() == [True, False]  # rewards 5 and 1, the median is 3
+    assert frame["high_user"].to_list() == [True, False]  # rewards 5 and 1, the median is 3
     assert by_hand["flat"]["rank"].to_list() == [5, 0]  # all five unseen items are as good
 
 
@@ -124,10 +124,10 @@ def test_a_user_who_has_met_everything_is_shown_nothing(tmp_path):
 def test_types_are_those_that_comparisons_read(by_hand):
     schema = by_hand["it"].schema
     assert [schema[c] for c in ("user", "event", "rank")] == [pl.UInt32] * 3
-    assert [schema[c] for c in ("cold", "high", "tail", "trajectory")] == [pl.Boolean] * 4
+    assert [schema[c] for c in ("cold", "high", "tail", "high_user")] == [pl.Boolean] * 4
     floats = {"kl", "entropy", "popularity@10", "log_count@10", "judge@10", "true", "true@10"}
     assert {schema[c] for c in floats} == {pl.Float64}
-    assert set(schema) == {"user", "event", "rank", "cold", "high", "tail", "trajectory", "shown"} | floats
+    assert set(schema) == {"user", "event", "rank", "cold", "high", "tail", "high_user", "shown"} | floats
 
 
 def test_without_truth_there_is_no_true_value(data):

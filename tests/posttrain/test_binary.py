@@ -27,7 +27,7 @@ def test_the_loss_by_hand():
     loss, figures = wbc(torch.tensor([2.0, -1.0, 0.5, 4.0]), drawn, torch.tensor([3.0, -1.0, -1.0, NAN]))
     good = -math.log(sigma(2.0)) - math.log(sigma(1.0)) - math.log(sigma(-0.5))
     assert loss.item() == pytest.approx((3 * good - math.log(sigma(1.0)) - math.log(sigma(-0.5))) / 5, rel=1e-5)
-    assert figures["lowered"].item() == pytest.approx(0.4)
+    assert figures["negative"].item() == pytest.approx(0.4)
     assert figures["right"].item() == pytest.approx(0.8)
     assert figures["drawn"].item() == pytest.approx(drawn.sigmoid().mean().item())
 
@@ -75,4 +75,4 @@ def test_it_raises_what_users_value(log_root, cloned, tmp_path, over):
     module = small.free(WBC, policy=start, lr=3e-3)
     watch = small.fit(module, data, tmp_path, epochs=8)
     assert small.liked(module.policy, data) > before + 0.02
-    assert {"wbc/lowered", "wbc/right", "wbc/drawn", "train/loss"} <= set(watch.steps[0])
+    assert {"wbc/negative", "wbc/right", "wbc/drawn", "train/loss"} <= set(watch.steps[0])

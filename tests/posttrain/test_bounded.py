@@ -21,7 +21,7 @@ def test_the_loss_by_hand():
     """Weights 3 and 1: (3 * -log .5 + 1 * -log(1 - .2)) / 4; the event without a reward does not count."""
     loss, figures = gbpo(torch.tensor([0.5, 0.2, 0.9]).log(), torch.tensor([3.0, -1.0, NAN]))
     assert loss.item() == pytest.approx((3 * math.log(2) - math.log(0.8)) / 4)
-    assert figures["lowered"].item() == pytest.approx(0.25)
+    assert figures["negative"].item() == pytest.approx(0.25)
     assert figures["pi"].item() == pytest.approx(0.2)
 
 
@@ -55,4 +55,4 @@ def test_it_raises_what_users_value(log_root, cloned, tmp_path, over):
     module = small.free(GBPO, policy=start, lr=3e-3)
     watch = small.fit(module, data, tmp_path, epochs=8)
     assert small.liked(module.policy, data) > before + 0.02
-    assert {"gbpo/lowered", "gbpo/pi", "train/loss"} <= set(watch.steps[0])
+    assert {"gbpo/negative", "gbpo/pi", "train/loss"} <= set(watch.steps[0])

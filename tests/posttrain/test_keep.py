@@ -58,7 +58,7 @@ class Last(Callback):
         self.steps.append([p.detach().clone() for p in module.policy.parameters()])
 
     def on_validation_end(self, trainer, module):
-        self.reaches.append(trainer.callback_metrics.get("policy/reach"))
+        self.reaches.append(trainer.callback_metrics.get("policy/alpha"))
 
 
 class Unlearning(WeightedSFT):
@@ -87,15 +87,15 @@ def kept(policy, start, data):
 def test_a_policy_that_lost_its_ranking_goes_back(walks, cloned, tmp_path):
     module, last, data = trained(walks, cloned, tmp_path, keep=KEEP)
     start = load_net(cloned, "policy").net
-    alpha = module.trainer.callback_metrics["policy/reach"].item()
+    alpha = module.trainer.callback_metrics["policy/alpha"].item()
     assert 0 < alpha < 1
     for now, first, end in zip(module.policy.parameters(), start.parameters(), last.steps[-1], strict=True):
         torch.testing.assert_close(now, torch.lerp(first, end, alpha))
     found, said = kept(module.policy, start, data), module.trainer.callback_metrics
     assert found.enough(KEEP)
     assert found.error > 0
-    assert said["policy/kept"].item() == pytest.approx(found.share, abs=1e-6)
-    assert said["policy/kept_se"].item() == pytest.approx(found.error, abs=1e-6)
+    assert said["policy/ndcg_retained"].item() == pytest.approx(found.share, abs=1e-6)
+    assert said["policy/ndcg_retained_se"].item() == pytest.approx(found.error, abs=1e-6)
     handed_over = load_net(small.saved(module, tmp_path / "last.ckpt"), "policy")
     assert kept(handed_over.net, start, data) == found
     assert handed_over.facts["reach"] == pytest.approx(alpha)
@@ -120,7 +120,7 @@ def test_where_training_may_stop_at_any_time_every_epoch_is_brought_to_the_price
 
 def test_a_step_that_could_afford_more_goes_beyond_its_weights(walks, cloned, tmp_path):
     module, last, data = trained(walks, cloned, tmp_path, keep=0.5, lr=1e-4)
-    assert module.trainer.callback_metrics["policy/reach"] == 4
+    assert module.trainer.callback_metrics["policy/alpha"] == 4
     start = load_net(cloned, "policy").net
     for now, first, end in zip(module.policy.parameters(), start.parameters(), last.steps[-1], strict=True):
         torch.testing.assert_close(now, first + 4 * (end - first))
@@ -146,12 +146,12 @@ def test_what_was_not_validated_is_measured_all_the_same(walks, cloned, tmp_path
     module, last, data = trained(walks, cloned, tmp_path, keep=KEEP, **stop)
     assert len(last.steps) == stop.get("max_steps", 6)
     start = load_net(cloned, "policy").net
-    alpha = module.trainer.callback_metrics["policy/reach"].item()
+    alpha = module.trainer.callback_metrics["policy/alpha"].item()
     for now, first, end in zip(module.policy.parameters(), start.parameters(), last.steps[-1], strict=True):
         torch.testing.assert_close(now, torch.lerp(first, end, alpha))
     found = kept(module.policy, start, data)
     assert found.enough(KEEP)
-    assert module.trainer.callback_metrics["policy/kept"].item() == pytest.approx(found.share)
+    assert module.trainer.callback_metrics["policy/ndcg_retained"].item() == pytest.approx(found.share)
 
 
 def test_what_is_validated_on_is_measured_on(walks, cloned, tmp_path, monkeypatch):
@@ -166,7 +166,7 @@ def test_what_is_validated_on_is_measured_on(walks, cloned, tmp_path, monkeypatc
     trainer = small.trainer_of(tmp_path, 1, limit_val_batches=2)
     trainer.fit(small.free(WeightedSFT, init_from=str(cloned), keep=KEEP), data)
     assert counts == [2] * (1 + len(ALPHAS))  # of the start and of the policy
-    assert trainer.callback_metrics["policy/kept"] == 1  # a share of the start's
+    assert trainer.callback_metrics["policy/ndcg_retained"] == 1  # a share of the start's
 
 
 def test_two_that_hand_over_other_weights_are_refused(walks, cloned, tmp_path):
@@ -267,7 +267,7 @@ def test_where_a_figure_chooses_the_epoch_every_epoch_is_brought_to_the_budget(w
 def test_the_warning_is_of_the_epoch_that_is_handed_over(walks, cloned, tmp_path, monkeypatch, recwarn):
     found = iter([(0.0, ALL_RETAINED), (0.5, ALL_RETAINED)])
     monkeypatch.setattr("recalign.posttrain.keep.alpha_within_budget", lambda *_: next(found))
-    best = RunCheckpoint(monitor="policy/kept", mode="max")
+    best = RunCheckpoint(monitor="policy/ndcg_retained", mode="max")
     best.dirpath = str(tmp_path)
     trained(walks, cloned, tmp_path, KEEP, callbacks=[best], enable_checkpointing=True)
     assert any("holds the start's weights" in str(one.message) for one in recwarn)

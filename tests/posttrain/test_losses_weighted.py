@@ -95,7 +95,7 @@ def test_a_negative_weight_by_hand():
     logp, start = torch.tensor([0.5, 0.1, 0.4]).log(), torch.tensor([0.25, 0.2, 0.2]).log()
     loss, figures = tapered_likelihood(logp, torch.tensor([1.0, -2.0, -3.0]), start)
     assert loss.item() == pytest.approx((math.log(2) + 2 * 0.5 + 3 * (1 + math.log(2))) / 6)
-    assert figures["lowered"].item() == pytest.approx(5 / 6)
+    assert figures["negative"].item() == pytest.approx(5 / 6)
     assert figures["ess"].item() == pytest.approx(36 / (3 * 14))
     assert figures["max_weight"].item() == pytest.approx(3 / 2)
 

@@ -125,7 +125,7 @@ def test_what_is_logged(log_root, tmp_path):
     data = small.data_of(PostTrainingData, log_root, "tastes", batch_tokens=256)
     module = small.free(WeightedSFT, policy=a_policy(data.num_items, dropout=0.5), temperature=0.7, clip=1.5, lr=1e-2)
     watch = small.fit(module, data, tmp_path, epochs=2)
-    names = {"ess", "max_weight", "lowered", "clipped", "share"}
+    names = {"ess", "max_weight", "negative", "clipped", "share"}
     assert {f"advantage/{n}" for n in names} | {"train/loss", "policy/kl"} <= set(watch.steps[0])
     first, last = watch.steps[0], watch.steps[-1]
     assert first["policy/kl"] == pytest.approx(0, abs=1e-6)  # before the first step, and without dropout

@@ -109,13 +109,13 @@ def _of_candidate(test: ComparisonTable, candidate: Candidate, believed: int) ->
             f"reward that independent judges expect of the ten items shown. In the reward's unit: "
             f"{gain.value * test.unit:+.3f}."
         )
-        if (high := test.get(policy, f"diff_best_bc/{HIGH}")) and high.known:
+        if (high := test.get(policy, f"diff_best_baseline/{HIGH}")) and high.known:
             text += f" {HIGH}: {high} over {test.better_baseline(HIGH)}."
         if candidate.widening > 1:
             text += " The interval is widened by Holm, as several rows were tried."
         yield Card("What does it gain?", f"{gain.value:+.3f} sd", text, sign)
     text = f"of the {ALL} of {test.better_baseline(ALL)} is kept"
-    if (change := test.get(policy, f"diff_best_bc/{ALL}")) and change.known:
+    if (change := test.get(policy, f"diff_best_baseline/{ALL}")) and change.known:
         text += f" ({change})"
     now, before = (test.get(name, COVERAGE) for name in (policy, baseline))
     if now and before and math.isfinite(now.value) and math.isfinite(before.value):

@@ -50,9 +50,9 @@ class Case:
         yield from self._reward_model()
         yield from self._retained()
         yield from self._gain()
-        for other in self.test.roles.unrewarded:
+        for other in self.test.roles.reward_free:
             yield from self._over(other)
-        for free in self.test.roles.free:
+        for free in self.test.roles.untrained:
             yield from self._beside(free)
         yield from self._placebos()
         yield from self._seeds()
@@ -68,10 +68,10 @@ class Case:
             return -math.inf
         compared = [
             self.test.gain(self.policy),
-            *(self.test.gain(self.policy, other) for other in roles.unrewarded),
+            *(self.test.gain(self.policy, other) for other in roles.reward_free),
             *(self.test.beyond(self.policy, placebo) for placebo in roles.placebos_of(self.policy)),
         ]
-        beside = [max(map(_ratio, self._over_free(free))) for free in roles.free if free in self.test.methods]
+        beside = [max(map(_ratio, self._over_free(free))) for free in roles.untrained if free in self.test.methods]
         return min([*map(_ratio, compared), *beside])
 
     @property
@@ -207,7 +207,7 @@ class Case:
     def _seeds(self) -> Iterator[Finding]:
         """Rows that it is compared with on fewer seeds than it has: the others may say otherwise."""
         roles, own = self.test.roles, self.test.shared_seeds(self.policy)
-        others = [*roles.baselines, *roles.unrewarded, *roles.free, *roles.placebos_of(self.policy)]
+        others = [*roles.baselines, *roles.reward_free, *roles.untrained, *roles.placebos_of(self.policy)]
         shared = {other: self.test.shared_seeds(self.policy, other) for other in others if other in self.test.methods}
         if fewer := [f"{other} ({count})" for other, count in shared.items() if count < own]:
             text = f"Run with fewer seeds than the {own} of {self.policy}: {', '.join(fewer)}."

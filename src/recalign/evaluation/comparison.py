@@ -9,12 +9,12 @@ event:
 - ``p_<reference>/<metric>``: its two-sided bootstrap p, adjusted by Holm.
 
 Two kinds of difference serve the decision alone, and have no Holm's correction here: a row's gain in value less
-`PLACEBO_FACTOR` times that of each of its placebos (``beyond_<placebo>/<metric>``), and a row's ranking and value less
-those of rows that cost nothing (`Roles.free`: popularity, say).
+`PLACEBO_FACTOR` times that of each of its placebos (``gain_minus_2x_<placebo>/<metric>``), and a row's ranking and
+value less those of rows that take no training (`Roles.untrained`: popularity, say).
 
-``best_bc`` is the better baseline: the one with the higher mean of that metric over its seeds, in that split. A row
-with ``seed=all`` is the mean over seeds with a 95 % interval over users and seeds (plain numbers: seeds, or none). What
-a method does not have has no row; a reference has none against itself; methods are paired on the seeds that both have.
+``best_baseline`` is the one with the higher mean of that metric over its seeds, in that split. A row with ``seed=all``
+is the mean over seeds with a 95 % interval over users and seeds (plain numbers: seeds, or none). What a method does not
+have has no row; a reference has none against itself; methods are paired on the seeds that both have.
 
 Suffixes: E events, R rows (a method's seeds, or differences), U users, S seeds, D draws.
 """
@@ -53,8 +53,8 @@ HITS = "all/hits@10"
 """Number of a split's events whose item a row ranks among its first ten: what `ALL` rests on."""
 EVALUATED = "users/evaluated"
 TESTED = "users/tested"  # all users with test events; where a sample was evaluated
-VALUES = ("judge@10", "select_judge@10", "train_rm@10", "true@10", "true")
-GROUPS = {"all": None, "high": "high", "trajectory": "trajectory", "tail/high": "tail_high"}
+VALUES = ("judge@10", "select_judge@10", "reward_model@10", "true@10", "true")
+GROUPS = {"all": None, "high": "high", "high_users": "high_user", "tail/high": "tail_high"}
 # metric -> the column of its values and that of the events it is about (None: all of them)
 METRICS: dict[str, tuple[str, str | None]] = {
     **{f"{group}/{rank}": (rank, flag) for group, flag in GROUPS.items() for rank in RANKS},
@@ -183,7 +183,7 @@ def read(chain_folder: Path) -> pl.DataFrame:
 LEAST_DRAWS = 80
 """Draws a row, at least. Holm multiplies the smallest p-value, 2 / (draws + 1), by the number of rows: from 40 draws a
 row on the first of them can be told from 0 at all; with twice as many its interval does not end at single draws."""
-OF_USERS = ("value", "policy/coverage@10", "policy/kept", "cold_targets", "reward/user_sd", "offpolicy/")
+OF_USERS = ("value", "policy/coverage@10", "policy/ndcg_retained", "cold_targets", "reward/user_sd", "offpolicy/")
 """Plain numbers whose error lies between users above all: the spread over seeds alone is no interval of theirs."""
 
 
@@ -208,7 +208,7 @@ class SplitTable:
             for reference in self.roles.compared_with():
                 compared |= dict(self._paired(reference, events, events))
         if metric in (ALL, VALUE):
-            for free in self.roles.free:
+            for free in self.roles.untrained:
                 compared |= dict(self._paired(free, events, self.roles.candidates(events)))
         if metric == VALUE:
             compared |= dict(self._beyond_placebos(events))
@@ -279,7 +279,7 @@ class SplitTable:
                 seeds = own.keys() & sham.keys() & base.keys()
                 beyond = {s: own[s] - base[s] - PLACEBO_FACTOR * (sham[s] - base[s]) for s in sorted(seeds)}
                 if beyond and all(beyond_E.count() for beyond_E in beyond.values()):
-                    yield (f"beyond_{placebo}", row), beyond
+                    yield (f"gain_minus_2x_{placebo}", row), beyond
 
     def _named(self, reference: str, events: dict[str, Events]) -> str | None:
         """The row that a reference stands for."""

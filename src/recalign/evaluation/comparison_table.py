@@ -11,9 +11,9 @@ import polars as pl
 from recalign.evaluation.comparison import ALL, EVALUATED, JUDGE_UNIT, TESTED, UNIT, VALUE
 from recalign.evaluation.roles import BEST, Roles
 
-DIFFERENCE = re.compile(r"(diff|holm|beyond)_[^/]+/(value|gap|tail/value)/|value_at_popularity$")
+DIFFERENCE = re.compile(r"(diff|holm|gain_minus_2x)_[^/]+/(value|gap|tail/value)/|value_at_popularity$")
 """The names of differences in value, which are read in standard deviations of the reward."""
-OF_REWARD = re.compile(r"/(train_rm|true)(@10)?$")
+OF_REWARD = re.compile(r"/(reward_model|true)(@10)?$")
 """Those that are measured by the chain's reward, whatever that of the judges is."""
 
 
@@ -109,7 +109,7 @@ class ComparisonTable:
         return {method: cell for method in self.methods if (cell := self.get(method, metric))}
 
     def better_baseline(self, metric: str) -> str | None:
-        """The method that ``diff_best_bc/<metric>`` is against."""
+        """The method that ``diff_best_baseline/<metric>`` is against."""
         return self.roles.better_baseline({method: cell.value for method, cell in self.column(metric).items()})
 
     def retained(self, method: str) -> float:
@@ -143,7 +143,7 @@ class ComparisonTable:
 
     def beyond(self, method: str, placebo: str) -> Interval | None:
         """A method's gain less `PLACEBO_FACTOR` times a placebo's, in the same unit; None where it is unknown."""
-        return self._known(method, f"beyond_{placebo}/{VALUE}")
+        return self._known(method, f"gain_minus_2x_{placebo}/{VALUE}")
 
     def in_sd(self, metric: str) -> bool:
         """Whether a metric is read in standard deviations of the reward."""
@@ -166,7 +166,7 @@ class ComparisonTable:
 
     def mark(self, method: str, metric: str) -> int:
         """1 or -1 where a method is better or worse than the better baseline, after Holm; else 0."""
-        cell = self.get(method, f"holm_best_bc/{metric}")
+        cell = self.get(method, f"holm_best_baseline/{metric}")
         return cell.sign if cell else 0
 
 

@@ -103,9 +103,9 @@ def _events_of(path: Path, apart: bool) -> pl.DataFrame:
     frame = with_gains(pl.read_parquet(path, glob=False).sort("user", "event"))
     of_one_reward = (gap for gap in GAPS if not apart or gap != "gap/judge@10")
     gaps = [
-        (pl.col("train_rm@10") - pl.col(other)).alias(gap)
+        (pl.col("reward_model@10") - pl.col(other)).alias(gap)
         for gap in of_one_reward
-        if {"train_rm@10", other := gap.removeprefix("gap/")} <= set(frame.columns)
+        if {"reward_model@10", other := gap.removeprefix("gap/")} <= set(frame.columns)
     ]
     tail = [(pl.col("tail") & pl.col("high")).alias("tail_high")] if "tail" in frame.columns else []
     return frame.with_columns(*gaps, *tail)

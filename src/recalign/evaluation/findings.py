@@ -99,7 +99,7 @@ def repeated(check: Mapping[str, Any]) -> Iterator[Finding]:
 
 def start(test: ComparisonTable) -> Iterator[Finding]:
     """Whether the better baseline is worth beating, beside a quick reference."""
-    baseline, quick, own = test.better_baseline(ALL), test.roles.quick, test.column(ALL)
+    baseline, quick, own = test.better_baseline(ALL), test.roles.knn, test.column(ALL)
     if baseline is not None and own[baseline].value == 0:
         text = f"{baseline} ranks no item of the test events among its first ten, so nothing is there to be kept."
         yield Finding(0, text, "See what recalign check says of the test events, such as items unseen in training.")
@@ -127,7 +127,9 @@ def few_hits(test: ComparisonTable) -> Iterator[Finding]:
 def weak_start(test: ComparisonTable) -> str | None:
     """What is said first of a better baseline that ranks no better than a row that takes no training."""
     baseline, own = test.better_baseline(ALL), test.column(ALL)
-    ahead = [name for name in test.roles.free if baseline and name in own and own[name].value >= own[baseline].value]
+    ahead = [
+        name for name in test.roles.untrained if baseline and name in own and own[name].value >= own[baseline].value
+    ]
     if not ahead or own[str(baseline)].value == 0:  # `start` says so
         return None
     best = max(ahead, key=lambda name: own[name].value)
@@ -160,7 +162,7 @@ def blind_judges(reports: Reports, seeds: int) -> Iterator[Finding]:
 def missing(test: ComparisonTable) -> Iterator[Finding]:
     """Controls of every candidate that were not run, or not measured."""
     roles = test.roles
-    wanted = dict.fromkeys([*roles.baselines, *roles.unrewarded, *roles.free])
+    wanted = dict.fromkeys([*roles.baselines, *roles.reward_free, *roles.untrained])
     if missing := [name for name in wanted if name not in test.methods]:
         text = f"Controls that were not run: {', '.join(missing)}."
         yield Finding(0, text, f"Add to methods: {', '.join(missing)}.")

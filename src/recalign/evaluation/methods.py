@@ -229,7 +229,7 @@ class LoadedNetworks:
         require_apart(self.judges, reward, data.sequences)
         self.reward: RewardEnsemble = reward.net
         select, report = (judge.net for judge in self.judges)
-        rewards = {"train_rm@10": reward.net, "select_judge@10": select, "judge@10": report}
+        rewards = {"reward_model@10": reward.net, "select_judge@10": select, "judge@10": report}
         truth = _truth(data)
         read = zip(("select_judge@10", "judge@10"), data_of_judges(self.judges, data), strict=True)
         own_data = {figure: own for figure, own in read if own is not data}
@@ -269,12 +269,12 @@ class LoadedNetworks:
     def retained(self, run: MethodRun, policy: Policy) -> dict[str, float]:
         """NDCG retained, its standard error, and alpha, where that was searched."""
         kept = ALL_RETAINED if policy is self.start else self.retention(policy)
-        found = {"policy/kept": kept.share, "policy/kept_se": kept.error}
+        found = {"policy/ndcg_retained": kept.share, "policy/ndcg_retained_se": kept.error}
         if is_reranked(run.method):
             alpha = None if run.keep is None else self.reranked(run).alpha
         else:
             alpha = self._trained(run.checkpoint).facts.get("reach") if run.checkpoint else None
-        return found if alpha is None else found | {"policy/reach": alpha}
+        return found if alpha is None else found | {"policy/alpha": alpha}
 
     def reranking(self, run: MethodRun) -> dict[str, Any]:
         """How a row reranks: its strength, by what, and whether that is the reward model."""

@@ -17,7 +17,7 @@ from recalign.evaluation.selection import FLOOR
 from recalign.evaluation.sources import Sources
 
 MAIN = (
-    *(ALL, HIGH, "trajectory/ndcg@10", VALUE, "value_at_popularity", "value/train_rm@10", "value/true@10"),
+    *(ALL, HIGH, "high_users/ndcg@10", VALUE, "value_at_popularity", "value/reward_model@10", "value/true@10"),
     *("value/true", "policy/kl", "policy/coverage@10", "policy/popularity@10"),
     *("tail/high/ndcg@10", "tail/value/judge@10", "cost/seconds"),
 )
@@ -26,14 +26,14 @@ MEANINGS = {
     "out. Imitating the log is rewarded here, its habits and trends included.",
     HIGH: "The same on the events that turned out well (a high reward). It selects on the outcome, so read it beside "
     "the others.",
-    "trajectory/ndcg@10": "The same on users whose mean reward in the test window is above the median.",
+    "high_users/ndcg@10": "The same on users whose mean reward in the test window is above the median.",
     VALUE: "Mean reward that independent judges expect of the ten unseen items shown. The judges learned from other "
     "users than the methods did.",
     "value_at_popularity": "value/judge@10 less that of the start, tilted until it shows items as popular as the "
     "method does: value that is not popularity, in standard deviations of the reward.",
-    "value/train_rm@10": "The same under the reward model that methods trained with: what they were told to like.",
-    "gap/judge@10": "value/train_rm@10 less value/judge@10, event by event. Levels of raters are in it; what a method "
-    "adds to the gap of start is over-optimisation.",
+    "value/reward_model@10": "The same under the reward model that methods trained with: what they were told to like.",
+    "gap/judge@10": "value/reward_model@10 less value/judge@10, event by event. Levels of raters are in it; what a "
+    "method adds to the gap of start is over-optimisation.",
     "value/true@10": "The true mean reward of the ten items shown, known in a simulated log.",
     "value/true": "The true reward expected of an item drawn from the policy among unseen ones.",
     "policy/kl": "KL(policy || start), mean over test histories: how far training moved the policy.",
@@ -91,7 +91,7 @@ def plot_sections(sources: Sources) -> list[Section]:
     table = sources.table()
     baseline = table.better_baseline(ALL)
     shade = plots.below(FLOOR * table.column(ALL)[baseline].value) if baseline else lambda axes: None
-    gains = [f"diff_start/value/{name}" for name in ("train_rm@10", "judge@10", "true@10")]
+    gains = [f"diff_start/value/{name}" for name in ("reward_model@10", "judge@10", "true@10")]
     sections = [
         _section(
             "Who gains",
@@ -160,8 +160,8 @@ def _cell(table: ComparisonTable, method: str, metric: str, best: bool) -> dict[
         return None
     known = cell.low == cell.low and not metric.startswith("cost/")
     interval = f"{figure(metric, cell.low)} – {figure(metric, cell.high)}" if known else ""
-    difference, p = (table.get(method, f"{kind}_best_bc/{metric}") for kind in ("holm", "p"))
-    more = difference and table.said(f"holm_best_bc/{metric}", difference)
+    difference, p = (table.get(method, f"{kind}_best_baseline/{metric}") for kind in ("holm", "p"))
+    more = difference and table.said(f"holm_best_baseline/{metric}", difference)
     hint = f"{more} against {table.better_baseline(metric)}, p = {p.value:.3f} (Holm)" if p else ""
     shown = {"value": cell.value, "figure": figure(metric, cell.value), "interval": interval, "hint": hint}
     return shown | {"mark": table.mark(method, metric), "best": best}

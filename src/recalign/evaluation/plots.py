@@ -56,7 +56,7 @@ def forest(table: ComparisonTable, metric: str) -> Markup | None:
 
     Rows that no interpolation path leads to may be far off: their figure is written at the edge.
     """
-    differences = _finite(table, f"diff_best_bc/{metric}")
+    differences = _finite(table, f"diff_best_baseline/{metric}")
     if not differences:
         return None
     rows = list(reversed(differences))
@@ -75,7 +75,7 @@ def forest(table: ComparisonTable, metric: str) -> Markup | None:
             elif cell.value > right:
                 axes.text(right, y, f"{cell.value:+.3f} →", ha="right", **aside)
             else:
-                holm = table.get(method, f"holm_best_bc/{metric}") or cell
+                holm = table.get(method, f"holm_best_baseline/{metric}") or cell
                 axes.plot([holm.low, holm.high], [y, y], color=colour, linewidth=0.9)
                 axes.plot([cell.low, cell.high], [y, y], color=colour, linewidth=3, solid_capstyle="round")
                 axes.plot(cell.value, y, "o", color=colour, markeredgecolor=CARD, markersize=6.5)
@@ -83,7 +83,7 @@ def forest(table: ComparisonTable, metric: str) -> Markup | None:
         axes.set_yticks(range(len(rows)), rows)
         axes.tick_params(axis="y", length=0)
         axes.locator_params(axis="x", nbins=TICKS)
-        unit = ", sd of the reward" if table.in_sd(f"diff_best_bc/{metric}") else ""
+        unit = ", sd of the reward" if table.in_sd(f"diff_best_baseline/{metric}") else ""
         finish(axes, metric, f"difference to {table.better_baseline(metric)}{unit}", grid="x")
 
     return drawn(f"{metric}: difference of each method to the better baseline", 0.27 * len(rows) + 0.95, draw)
@@ -114,7 +114,7 @@ def scatter(
             line: Any = {"color": colours[method], "linewidth": 0.9, "alpha": 0.6}
             axes.plot([of_x.low, of_x.high], [of_y.value, of_y.value], **line)
             axes.plot([of_x.value, of_x.value], [of_y.low, of_y.high], **line)
-            size = 8 if method == table.roles.ours else 6
+            size = 8 if method == table.roles.highlight else 6
             axes.plot(of_x.value, of_y.value, "o", color=colours[method], markeredgecolor=CARD, markersize=size)
         axes.margins(0.12)
         if log and max(of_x.value for of_x, _ in points.values()) > 0.1:
@@ -226,7 +226,7 @@ def _axis_label(table: ComparisonTable, metric: str) -> str:
 
 
 def _colour(roles: Roles, method: str) -> str:
-    if method == roles.ours:
+    if method == roles.highlight:
         return ACCENT
     if method in roles.placebos:
         return PLACEBO

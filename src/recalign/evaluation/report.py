@@ -138,7 +138,7 @@ def terminal_table(frame: pl.DataFrame, roles: Roles) -> Table:
     )
     for method in cells.methods:
         row = [_terminal_cell(cells, method, metric) for metric in columns]
-        table.add_row(escape(method), *row, style="bold" if method == roles.ours else None)
+        table.add_row(escape(method), *row, style="bold" if method == roles.highlight else None)
     return table
 
 

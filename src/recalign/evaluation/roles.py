@@ -11,8 +11,8 @@ from recalign.evaluation.reranking import base_method
 from recalign.files import read_json, write_json
 
 FILE = "roles.json"
-BEST = "best_bc"
-"""Stands for the better baseline in the names of metrics: ``diff_best_bc/all/ndcg@10``."""
+BEST = "best_baseline"
+"""Stands for the better baseline in the names of metrics: ``diff_best_baseline/all/ndcg@10``."""
 START, RERANK = "start", "rerank"
 
 
@@ -21,35 +21,37 @@ class Roles:
     """Roles of a comparison's rows. Rows that it does not have are ignored.
 
     Attributes:
-        ours: the method that is followed through tables and plots where no row is decided on; None: none is.
+        highlight: the method that is followed through tables and plots where no row is decided on; None: none is.
         placebos: methods that must gain nothing, each with the method that it copies but for one thing.
         baselines: a gain is measured against the better of these.
-        references: rows that every other row is compared with, besides the better baseline and ours.
-        unrewarded: rows that read no reward, which a gain in value has to exceed; also compared with every other row.
+        references: rows that every other row is compared with, besides the better baseline and the highlight.
+        reward_free: rows that read no reward, which a gain in value has to exceed; also compared with every other row.
         unpersonalised: rows that show everybody the same, and so are never shipped.
-        quick: a recommender that takes no training, and shows what a baseline should at least come close to.
+        knn: a recommender that takes no training, and shows what a baseline should at least come close to.
     """
 
-    ours: str | None = None
+    highlight: str | None = None
     placebos: dict[str, str] = field(default_factory=dict)
     baselines: list[str] = field(default_factory=lambda: [START, "bc"])
     references: list[str] = field(default_factory=lambda: [START, RERANK])
-    unrewarded: list[str] = field(default_factory=lambda: ["popularity_tilt"])
+    reward_free: list[str] = field(default_factory=lambda: ["popularity_tilt"])
     unpersonalised: list[str] = field(default_factory=lambda: ["popularity", "popularity_high", "item_mean"])
-    quick: str = "item_knn"
+    knn: str = "item_knn"
 
     @property
-    def free(self) -> list[str]:
+    def untrained(self) -> list[str]:
         """Rows that take no training at all: what is shipped has to rank better than each, or to have more value."""
-        return [*self.unpersonalised, self.quick]
+        return [*self.unpersonalised, self.knn]
 
     def compared_with(self) -> list[str]:
         """The references of a comparison's differences, `BEST` first."""
-        return list(dict.fromkeys([BEST, *self.references, *self.unrewarded, *([self.ours] if self.ours else [])]))
+        return list(
+            dict.fromkeys([BEST, *self.references, *self.reward_free, *([self.highlight] if self.highlight else [])])
+        )
 
     def candidates(self, rows: Iterable[str]) -> list[str]:
         """The rows that may be shipped: those that read rewards and know users, without baselines and placebos."""
-        others = {*self.baselines, *self.placebos, *self.unrewarded, *self.free}
+        others = {*self.baselines, *self.placebos, *self.reward_free, *self.untrained}
         return [row for row in rows if row not in others and base_method(row) not in self.placebos]
 
     def placebos_of(self, row: str) -> list[str]:
@@ -61,7 +63,7 @@ class Roles:
     def without_placebo(self, row: str) -> list[str]:
         """What of a row has no placebo: the row; of ``<method>_rerank`` without its own, the method or reranking."""
         method = base_method(row)
-        if row in {*self.placebos.values(), *self.baselines, *self.unrewarded}:  # the latter read no reward
+        if row in {*self.placebos.values(), *self.baselines, *self.reward_free}:  # the latter read no reward
             return []
         return [*self.without_placebo(method), *self.without_placebo(RERANK)] if method else [row]
 

@@ -23,7 +23,7 @@ FLOOR = 0.95
 
 SELECT = "value/select_judge@10"
 POPULARITY = "policy/popularity@10"
-RETAINED, ERROR = "policy/kept", "policy/kept_se"
+RETAINED, ERROR = "policy/ndcg_retained", "policy/ndcg_retained_se"
 MEASURED = (SELECT, ALL, HIGH, "policy/kl", POPULARITY, "value/true@10")
 FOLDER, FILE = "validation", "figures.json"
 SEARCH = "search.csv"  # of a chain that searched: a row a trial

@@ -34,7 +34,7 @@ class Sources:
 
     name: str
     comparison: pl.DataFrame
-    roles: Roles  # what is followed, `ours`, is the row that the decision is about
+    roles: Roles  # what is followed, `highlight`, is the row that the decision is about
     decision: Decision | None  # None where only baselines were measured
     search: pl.DataFrame | None  # None where nothing was searched
     size: dict[str, int]  # users and events of the test, and how many of the events had a high reward
@@ -42,7 +42,7 @@ class Sources:
     trust: dict[str, dict[str, dict[str, Any]]]  # trust.json by stage and seed
     tokens: dict[str, dict[str, Any]]  # tokens.json by seed, where the recommender writes semantic ids
     curves: dict[str, dict[str, pl.DataFrame]]  # metrics.csv by stage or method, and seed
-    examples: list[list[dict[str, Any]]]  # of the first seed, of `start` and of `ours`; empty where one is missing
+    examples: list[list[dict[str, Any]]]  # of the first seed, of `start` and of `highlight`; empty where one is missing
     manifests: list[dict[str, Any]]  # of the comparison's stages, methods and seeds, in the order in which they ran
     left: list[dict[str, Any]]  # of other stages and methods, which an earlier chain left in the folder
 
@@ -74,9 +74,9 @@ class Sources:
         }
         check = read_json(chain_folder / "check.json")
         decision = decide(table, validation, trust, check)
-        roles = replace(roles, ours=(decision and decision.policy) or roles.ours)
+        roles = replace(roles, highlight=(decision and decision.policy) or roles.highlight)
         seed, compared = table.seeds[0], set(frame.select("method", "seed").iter_rows())
-        pair = [one for one in ("start", roles.ours) if (one, seed) in compared]  # others are of an earlier chain
+        pair = [one for one in ("start", roles.highlight) if (one, seed) in compared]  # others are of an earlier chain
         shown = [read_json(stored(one, seed, f"evaluation/{examples.FILE}")) for one in pair]
         paths = [path for seed in table.seeds for path in chain_folder.glob(f"*/seed-{seed}/manifest.json")]
         manifests = sorted(map(read_json, paths), key=lambda one: (str(one.get("started")), str(one.get("stage"))))

@@ -32,7 +32,7 @@ class Scorers:
     """The models that score the items a policy shows."""
 
     start: Policy  # from which the KL is measured
-    rewards: Mapping[str, RewardEnsemble] = field(default_factory=dict)  # by figure: judge@10, train_rm@10, ...
+    rewards: Mapping[str, RewardEnsemble] = field(default_factory=dict)  # by figure: judge@10, reward_model@10, ...
     truth_UV: Tensor | None = None  # true expected rewards by user index and item - 1, where they are known
     own_data: Mapping[str, EventDataModule] = field(default_factory=dict)  # by figure, of judges with their own reward
 
@@ -45,7 +45,7 @@ def evaluate(
 
     Returns:
         A frame for each method, with a row for each target event. Columns: ``user, event, rank`` (0: a miss, the item
-        was not in training), ``cold, high, trajectory`` and the figures of the policy at that history: the scorers'
+        was not in training), ``cold, high, high_user`` and the figures of the policy at that history: the scorers'
         mean over the ten unseen items shown; where the truth is known, ``true@10`` and ``true`` (expected true reward
         under the policy over unseen items); ``kl`` (to the start), ``entropy``, ``popularity@10`` (mean popularity
         percentile of the items shown); and ``shown``, the ten items. Figures of items shown are null where the user had
@@ -163,7 +163,7 @@ def _frame(events: pl.DataFrame, means: pl.DataFrame) -> pl.DataFrame:
     frame = frame.with_columns(pl.when(pl.col("shown").arr.max() > 0).then(of_shown))
     frame = frame.with_columns(tail=pl.col("count") < pl.col("count").median()).drop("count")
     above = (pl.col("reward") > pl.col("reward").median()).fill_null(False)
-    users = means.select(pl.col("user").cast(pl.UInt32), trajectory=above)
+    users = means.select(pl.col("user").cast(pl.UInt32), high_user=above)
     return frame.join(users, on="user", how="left", maintain_order="left").sort("event")
 
 

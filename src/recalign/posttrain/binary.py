@@ -31,7 +31,7 @@ def wbc(z_T: Tensor, drawn_TN: Tensor, advantage_T: Tensor) -> tuple[Tensor, Fig
         advantage_T: A; NaN: the event does not count. No gradient flows through it.
 
     Returns:
-        The loss, and ``lowered``, the share of the weight |A| below 0; ``right``, the share of events on their side of
+        The loss, and ``negative``, the share of the weight |A| below 0; ``right``, the share of events on their side of
         z = 0, weighted by |A|; ``drawn``, the mean sigma of the items drawn.
     """
     advantage_T = advantage_T.detach().nan_to_num()
@@ -40,7 +40,7 @@ def wbc(z_T: Tensor, drawn_TN: Tensor, advantage_T: Tensor) -> tuple[Tensor, Fig
     good_T = softplus(-z_T) + softplus(drawn_TN).sum(dim=1)
     right_T = (up_T * (z_T.detach() > 0)) + down_T * (z_T.detach() < 0)
     return (up_T * good_T + down_T * softplus(z_T)).sum() / total, {
-        "lowered": down_T.sum() / total,
+        "negative": down_T.sum() / total,
         "right": right_T.sum() / total,
         "drawn": drawn_TN.detach().sigmoid().mean(),
     }
@@ -53,7 +53,7 @@ class WBC(PostTraining):
     (Gutmann and Hyvarinen, AISTATS 2010, equation 3), log pi(a | s) - log(N / V) with N of V items drawn uniformly:
     with all A alike, pi is then the policy that chose the log's items, as in cloning.
 
-    Logs ``wbc/{lowered,right,drawn}``.
+    Logs ``wbc/{negative,right,drawn}``.
 
     Args:
         negatives: N, items drawn at each state.

@@ -23,7 +23,7 @@ def gbpo(logp_T: Tensor, advantage_T: Tensor) -> tuple[Tensor, Figures]:
         advantage_T: A; NaN: the event does not count. No gradient flows through it.
 
     Returns:
-        The loss, and ``lowered``, the share of the weight |A| below 0; ``pi``, the mean probability of the items that
+        The loss, and ``negative``, the share of the weight |A| below 0; ``pi``, the mean probability of the items that
         are lowered, which scales their gradient.
     """
     advantage_T = advantage_T.detach().nan_to_num()
@@ -33,7 +33,7 @@ def gbpo(logp_T: Tensor, advantage_T: Tensor) -> tuple[Tensor, Figures]:
     rest_T = (-torch.expm1(logp_T.clamp(max=sure))).log()
     below_T = down_T > 0
     return -(up_T * logp_T + down_T * rest_T).sum() / total, {
-        "lowered": down_T.sum() / total,
+        "negative": down_T.sum() / total,
         "pi": (logp_T.detach().exp() * below_T).sum() / below_T.sum().clamp(min=1),
     }
 
@@ -41,7 +41,7 @@ def gbpo(logp_T: Tensor, advantage_T: Tensor) -> tuple[Tensor, Figures]:
 class GBPO(PostTraining):
     """Binary cross-entropy of the logged items, weighted by how much better or worse than expected they were (`gbpo`).
 
-    Logs ``gbpo/{lowered,pi}``.
+    Logs ``gbpo/{negative,pi}``.
 
     It takes the arguments of `PostTraining`.
     """

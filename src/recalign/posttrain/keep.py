@@ -57,7 +57,8 @@ class KeepRanking(Callback):
     the checkpoint holds the interpolated weights as ``state_dict`` and the trained ones, from which training can
     continue, as ``current_model_state``.
 
-    Logs ``policy/reach``, ``policy/kept`` and its standard error, ``policy/kept_se``, measured at the run's precision.
+    Logs ``policy/alpha``, ``policy/ndcg_retained`` and its standard error, ``policy/ndcg_retained_se``, measured
+    at the run's precision.
     Evaluation runs in float32 and may differ in the third digit.
 
     Cost: at most 15 passes over the validation events, one of them for the start. Memory: one copy of the policy's
@@ -144,7 +145,7 @@ class KeepRanking(Callback):
             self._alpha, share, error = agreed((alpha, found.share, found.error), module.device)
         self._other, self._step, module.interpolation_alpha = trained, trainer.global_step, self._alpha
         move(self._alpha)
-        module.log_dict({"policy/reach": self._alpha, "policy/kept": share, "policy/kept_se": error})
+        module.log_dict({"policy/alpha": self._alpha, "policy/ndcg_retained": share, "policy/ndcg_retained_se": error})
 
     def measured(self, trainer: Trainer, module: WithReference, policy: Policy) -> np.ndarray:
         """NDCG@10 of a policy by user, on as many batches as the trainer's limit lets through. Shape: float64 (U,)."""

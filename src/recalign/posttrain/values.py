@@ -78,7 +78,7 @@ class ValueMethod(PostTraining):
     """Base class: a policy with value heads that have their own learning rate. Subclasses set ``self.critic``.
 
     Logs ``value/td``, the squared error of Q on logged items, in the reward's variance; all but CQL also log
-    ``value/{ess,max_weight,lowered}`` of the weights (`weight_figures`). ``value/values`` and ``value/advantages``
+    ``value/{ess,max_weight,negative}`` of the weights (`weight_figures`). ``value/values`` and ``value/advantages``
     are histograms of Q on logged items, and of Q less what it is compared with.
 
     Args:

@@ -129,14 +129,14 @@ def weight_figures(weight_T: Tensor) -> Figures:
     """What to log of weights.
 
     ``ess``, the effective sample size as a share of the events, (sum |w|)^2 / (T sum w^2); ``max_weight``, the largest
-    over the mean; and ``lowered``, the negative weights' share of sum |w|.
+    over the mean; and ``negative``, the negative weights' share of sum |w|.
     """
     size_T, count = weight_T.abs(), len(weight_T)
     total = size_T.sum()
     return {
         "ess": total.square() / _above_zero(count * weight_T.square().sum()),
         "max_weight": size_T.max() * count / _above_zero(total),
-        "lowered": (-weight_T).clamp(min=0).sum() / _above_zero(total),
+        "negative": (-weight_T).clamp(min=0).sum() / _above_zero(total),
     }
 
 
@@ -149,7 +149,7 @@ class WeightedSFT(PostTraining):
 
     With ``signed``, weights may be negative, and these events are lowered (`tapered_likelihood`).
 
-    Logs ``advantage/{ess,max_weight,lowered}`` (`weight_figures`); ``advantage/clipped`` (`weights`);
+    Logs ``advantage/{ess,max_weight,negative}`` (`weight_figures`); ``advantage/clipped`` (`weights`);
     ``advantage/share``, share of the events with an advantage; and, before training, the histograms
     ``advantage/values`` and ``advantage/weights`` over all events. Warns before training if the effective sample size
     is below `MIN_EFFECTIVE` and a higher temperature would raise it.

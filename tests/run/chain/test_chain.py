@@ -178,7 +178,7 @@ def test_another_setting_of_asft_runs_it_and_its_evaluation_alone(again: Path):
 def test_an_upstream_that_changed_runs_what_follows(again: Path):
     said = tiny.chain(again, "--stages.reward.model.lr=0.01", "--methods", "[start, bc, asft]")
     assert stages(said.out) == ["reward", "asft"]  # whose rewards are the model's predictions; bc reads none
-    assert "  evaluated: start, bc, asft\n" in said.out  # the figure train_rm@10 is the reward model's
+    assert "  evaluated: start, bc, asft\n" in said.out  # the figure reward_model@10 is the reward model's
 
 
 @pytest.mark.slow
@@ -451,7 +451,7 @@ def test_the_chains_yaml_names_the_run_folder():
         (["--data.root"], "--data.root: a value must follow"),
         (["--stages.asft.data.split.cuts", "latin.yaml"], "asft, latin.yaml: cannot be read"),
         (["--methods", "[start, asfd]"], "methods: there is no method 'asfd'\n.*did you mean asft?"),
-        (["--ours", "start2"], "ours: there is no method 'start2'\n.*did you mean"),
+        (["--highlight", "start2"], "highlight: there is no method 'start2'\n.*did you mean"),
         (["--placebos", "{x: asft}"], "placebos: there is no method 'x'"),
         (["--placebos", "{asft_random: asfd}"], "placebos: there is no method 'asfd'\n.*did you mean asft?"),
         (["--baselines", "[start, cb]"], "baselines: there is no method 'cb'"),

@@ -20,7 +20,7 @@ def test_it_has_sections_for_stages_methods_over_optimisation_and_sweeps():
     for word in (
         "rank/all/ndcg@10",
         "test/value/judge@10/dpo",
-        "test/value/train_rm@10/asft",
+        "test/value/reward_model@10/asft",
         "test/policy/kl/asft_rerank",
         "policy/kl",
         "report",

@@ -50,7 +50,7 @@ def test_nothing_is_run_again_unless_the_ids_have_changed(first):
     assert "unchanged: runs/tiny/tokens/seed-0" in again.out
     assert "recalign fit" not in again.out
     other = ["--stages.tokens.sizes=[4, 16]", "--stages.tokens.allow_collapsed=true"]
-    changed = tiny.chain(folder, *ONEREC, *other, "--methods=[start]", "--placebos={}", "--ours=null")
+    changed = tiny.chain(folder, *ONEREC, *other, "--methods=[start]", "--placebos={}", "--highlight=null")
     assert changed.code == 0, changed.err
     assert "recalign tokenize" in changed.out
     assert "recalign fit --config conf/recommender-onerec.yaml" in changed.out

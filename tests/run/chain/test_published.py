@@ -117,7 +117,14 @@ def test_stages_log_what_their_users_watch():
         for name in ("train/loss", "train/lr", "train/grad_norm", "speed/step_seconds", "speed/memory_gb"):
             assert found.column(name), name
             assert min(found.column(name)) > 0, name
-    for name in ("policy/kl", "policy/entropy", "advantage/ess", "advantage/clipped", "rank/nll", "policy/kept"):
+    for name in (
+        "policy/kl",
+        "policy/entropy",
+        "advantage/ess",
+        "advantage/clipped",
+        "rank/nll",
+        "policy/ndcg_retained",
+    ):
         assert asft.column(name), name
     for name in ("advantage/values", "advantage/weights"):
         assert asft.column(f"{name}/_type") == ["histogram"]
@@ -172,4 +179,4 @@ def test_an_agents_command_runs_in_a_folder_of_its_own_and_logs_what_is_maximise
     assert found.run["id"] == "trial"
     assert found.config["model"]["init_args"]["temperature"] == 1.0
     assert found.summary[sweep["metric"]["name"]] > 0
-    assert 0.9 < found.summary["policy/kept"] < 1.1
+    assert 0.9 < found.summary["policy/ndcg_retained"] < 1.1

@@ -83,7 +83,14 @@ def test_every_method_has_as_many_trials_and_one_choice(first: tuple[Path, tiny.
     found = pl.read_csv(folder / RUNS / "search.csv")
     by_method = found.group_by("method").agg(pl.len(), pl.col("chosen", "chosen_by_high").sum())
     assert set(by_method.rows()) == {(method, 2, 1, 1) for method in ("bc", "asft")}
-    figures = {"value/select_judge@10", "all/ndcg@10", "high/ndcg@10", "policy/kl", "policy/kept", "policy/reach"}
+    figures = {
+        "value/select_judge@10",
+        "all/ndcg@10",
+        "high/ndcg@10",
+        "policy/kl",
+        "policy/ndcg_retained",
+        "policy/alpha",
+    }
     assert {"settings", *figures} <= set(found.columns)
     assert not list((folder / RUNS).glob("*/trials/*/*/evaluation"))  # no trial was looked at on the test
     assert {path.parent.name for path in (folder / RUNS).glob("*/trials/*/seed-*")} == {"trial-0", "trial-1"}
@@ -110,7 +117,7 @@ def test_the_placebo_of_reranking_is_paid_for_as_reranking_is_and_recommends_not
     for seed in (3, 4):
         one = json.loads((folder / RUNS / f"rerank_permuted/seed-{seed}/evaluation/summary.json").read_text())
         assert 0 < one["policy/strength"] <= 4
-        assert one["policy/kept"] >= 0.97
+        assert one["policy/ndcg_retained"] >= 0.97
         assert one["cost/steps"] > 0
     assert not (folder / RUNS / "rerank_permuted/trials").exists()
     said = tiny.recalign(folder, "recommend", str(RUNS / "rerank_permuted/seed-4"))
@@ -127,8 +134,8 @@ def test_a_trained_policy_is_reranked_no_further_than_the_ndcg_budget(first: tup
         )
         assert 0 < alone["policy/strength"] <= 4
         assert served["policy/strength"] <= 4 * alone["policy/strength"]
-        assert min(alone["policy/kept"], served["policy/kept"]) >= 0.97
-        assert alone["policy/kept_se"] > 0 < alone["policy/reach"] <= 4
+        assert min(alone["policy/ndcg_retained"], served["policy/ndcg_retained"]) >= 0.97
+        assert alone["policy/ndcg_retained_se"] > 0 < alone["policy/alpha"] <= 4
         assert served["cost/steps"] > 0
 
 
@@ -241,7 +248,7 @@ def test_a_trial_that_cannot_be_trained_is_not_chosen(again: Path):
     )
     tried = pl.read_csv(again / RUNS / "search.csv").filter(method="asft")
     assert tried["chosen"].to_list() == tried["chosen_by_high"].to_list() == [True, False]
-    assert tried["policy/kept"].is_null().to_list() == [False, True]
+    assert tried["policy/ndcg_retained"].is_null().to_list() == [False, True]
 
 
 def test_a_method_of_which_no_trial_can_be_trained_ends_the_chain(again: Path, monkeypatch: pytest.MonkeyPatch):

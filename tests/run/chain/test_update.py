@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 CHAIN = """
 log: simulated
 methods: [popularity, start, asft]
-ours: asft
+highlight: asft
 data: {root: data, max_length: 24}
 trainer: {max_epochs: 2, accelerator: cpu, enable_progress_bar: false}
 stages:

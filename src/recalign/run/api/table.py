@@ -24,7 +24,7 @@ from recalign.run.api.fit import evaluated_as, fit_judge, read_by, require_rewar
 from recalign.run.api.log import Log
 from recalign.run.api.trained import policy_checkpoint, reward_checkpoint
 
-SHOWN = ("all/ndcg@10", "high/ndcg@10", "value/judge@10", "value/train_rm@10", "policy/kl", "policy/coverage@10")
+SHOWN = ("all/ndcg@10", "high/ndcg@10", "value/judge@10", "value/reward_model@10", "policy/kl", "policy/coverage@10")
 WIDTH = 120
 
 

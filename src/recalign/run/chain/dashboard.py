@@ -18,7 +18,7 @@ LINES = {
     "1. Recommender": ("train/loss", "rank/nll", f"rank/{ALL}", f"rank/{HIGH}", "train/lr", "train/grad_norm"),
     "2. Reward model": ("reward/rmse", "reward/r2", "reward/mae"),
     "3. Post-training": (
-        *("policy/kl", "policy/entropy", "policy/kept", "policy/reach", "advantage/ess", "advantage/clipped"),
+        *("policy/kl", "policy/entropy", "policy/ndcg_retained", "policy/alpha", "advantage/ess", "advantage/clipped"),
         *("advantage/weights", "advantage/values", "pairs/accuracy", "pairs/margin", "sampled/reward", "value/td"),
     ),
     "Speed": ("speed/events_per_second", "speed/step_seconds", "speed/memory_gb"),
@@ -84,18 +84,18 @@ def _methods(v2: Any) -> list[Any]:
 def _over_optimisation(v2: Any) -> list[Any]:
     """What the training reward model promises beside what judges see, and against the distance from the start."""
     plots = [f"plots/does-the-reward-model-fool-anybody/{number}" for number in (1, 2, 3)]
-    bars = [_bars(v2, figure) for figure in ("value/train_rm@10", VALUE, "policy/kl")]
+    bars = [_bars(v2, figure) for figure in ("value/reward_model@10", VALUE, "policy/kl")]
     return [v2.MediaBrowser(media_keys=plots), *bars, v2.ScatterPlot(x="policy/kl", y=SELECT, log_x=True)]
 
 
 def _sweep(v2: Any) -> list[Any]:
     """What a sweep has tried, and what matters."""
     axes: list[Any] = [v2.Config(f"model.init_args.{name}") for name in ("temperature", "lr")]
-    axes += [v2.SummaryMetric(name) for name in ("policy/kept", SELECT)]
+    axes += [v2.SummaryMetric(name) for name in ("policy/ndcg_retained", SELECT)]
     return [
         v2.ParallelCoordinatesPlot(columns=[v2.ParallelCoordinatesPlotColumn(metric=axis) for axis in axes]),
         v2.ParameterImportancePlot(with_respect_to=SELECT),
-        v2.ScatterPlot(x="policy/kept", y=SELECT),
+        v2.ScatterPlot(x="policy/ndcg_retained", y=SELECT),
     ]
 
 

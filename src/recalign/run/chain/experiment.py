@@ -36,7 +36,7 @@ class Chain:
         recommender: YAML of the recommender: ``recommender`` (HSTU, over items) or ``recommender-onerec`` (OneRec, over
             semantic ids, which are made first, by conf/tokens.yaml).
         seeds: each a whole chain: cloning, reward model, judges, post-training.
-        ours: the method that the report follows; null: none.
+        highlight: the method that the report follows; null: none.
         placebos: methods that must gain nothing, each with the method that it copies but for one thing.
         baselines: rows that a gain is measured against: the better of them.
         rerank: strength of reranked rows at alpha 1, 1 / lambda in 1 / standard deviation of the reward; of
@@ -67,7 +67,7 @@ class Chain:
     name: str | None = None
     recommender: str = "recommender"
     seeds: list[int] = field(default_factory=lambda: [0])
-    ours: str | None = None
+    highlight: str | None = None
     placebos: dict[str, str] = field(default_factory=dict)
     baselines: list[str] = field(default_factory=lambda: ["start", "bc"])
     rerank: float = 1.0
@@ -90,7 +90,7 @@ class Chain:
     @property
     def roles(self) -> Roles:
         """What its methods are for."""
-        return Roles(self.ours, self.placebos, self.baselines)
+        return Roles(self.highlight, self.placebos, self.baselines)
 
     @property
     def trained(self) -> list[str]:

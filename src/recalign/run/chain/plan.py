@@ -82,7 +82,11 @@ class Plan:
         """Refuse roles of rows that cannot be; those that this chain leaves out are named in its report."""
         chain = self.chain
         placebos = [*chain.placebos, *chain.placebos.values()]
-        for where, rows in (("ours", [chain.ours or START]), ("placebos", placebos), ("baselines", chain.baselines)):
+        for where, rows in (
+            ("highlight", [chain.highlight or START]),
+            ("placebos", placebos),
+            ("baselines", chain.baselines),
+        ):
             for row in rows:
                 if row not in UNTRAINED and row != START:
                     self._yaml(base_method(row) or row, where)
