@@ -13,17 +13,17 @@ from recalign.errors import InputError
 from recalign.keys import call, options, plain, settings_of, split, with_flags, yaml_text
 
 
-def command(run: str, as_list: bool = False, name: str = "") -> None: ...
+def command(run: str, dry_run: bool = False, name: str = "") -> None: ...
 
 
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["--as-list"], ["--as_list=true"]),
-        (["--as_list", "--name", "a"], ["--as_list=true", "--name", "a"]),
-        (["--as_list", "runs/a"], ["--as_list=true", "runs/a"]),
-        (["--as_list", "False", "runs/a"], ["--as_list", "False", "runs/a"]),
-        (["--as_list=false", "--name"], ["--as_list=false", "--name"]),
+        (["--dry-run"], ["--dry_run=true"]),
+        (["--dry_run", "--name", "a"], ["--dry_run=true", "--name", "a"]),
+        (["--dry_run", "runs/a"], ["--dry_run=true", "runs/a"]),
+        (["--dry_run", "False", "runs/a"], ["--dry_run", "False", "runs/a"]),
+        (["--dry_run=false", "--name"], ["--dry_run=false", "--name"]),
     ],
 )
 def test_a_bare_flag_is_true_and_takes_no_other_word(words: list[str], expected: list[str]):

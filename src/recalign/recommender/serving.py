@@ -1,9 +1,8 @@
 """Recommend after the log's end, with a policy in memory.
 
-`recalign.serve.server.Bundle.recommend` answers from a graph and does not share this code: it imports no torch, and
-knows histories only, no log. This one needs no exporter, and does what has no graph: new items by their codes, lists,
-policies and networks of one's own. Export verifies on every bundle that both give the same items;
-`tests/serve/export/test_export.py` tests it with the histories of a log's users.
+`recalign.serve.server.Bundle.recommend` answers from an exported graph without torch, and knows histories only, no log.
+This needs no export, and does what has no graph: new items by their codes, policies and networks of one's own. Export
+verifies on every bundle that both give the same items.
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ from torch import Tensor
 
 from recalign.data.sequences import Batch, EventDataModule
 from recalign.errors import InputError, nearest
-from recalign.recommender.lists import generate_list
 from recalign.recommender.new_items import with_new_items
 from recalign.recommender.policy import Policy
 from recalign.recommender.training import recommendations
@@ -33,9 +31,8 @@ def recommend(
     k: int = 10,
     *,
     codes: str | Path | None = None,
-    as_list: bool = False,
 ) -> pl.DataFrame:
-    """The best unseen items of some users after the log's end: the answer of the command and of Python.
+    """The best unseen items of some users after the log's end.
 
     Args:
         policy: trained on this log.
@@ -43,7 +40,6 @@ def recommend(
         users: raw ids; None: everybody.
         k: items a user, or all if they are fewer.
         codes: a file of semantic ids; the items that it has beyond the catalogue are recommended too.
-        as_list: whether each item is chosen as if the user had chosen those before it (`generate_list`).
 
     Returns:
         A row a user and rank, users in the order in which they are asked for; columns of `recommendations`. Of a user
@@ -61,9 +57,9 @@ def recommend(
         policy, items = with_new_items(policy, codes, data.sequences.items)
         met_2N = met_new_items(data, items)
     batches = data.serving_loader(known.is_in(asked.implode()).to_numpy())
-    k, length = min(k, policy.num_items), data.max_length if as_list else None
+    k = min(k, policy.num_items)
     nobody = torch.empty(0, dtype=torch.long), torch.empty(0, k), torch.empty(0, k, dtype=torch.long)
-    parts = [nobody, *(_answer(policy, batch, k, met_2N, length) for batch in batches)]
+    parts = [nobody, *(_best(policy, batch, k, met_2N) for batch in batches)]
     user_T, score_TK, item_TK = (torch.cat(column) for column in zip(*parts, strict=True))
     frame = recommendations(user_T, score_TK, item_TK, data, items)
     if users is None:
@@ -72,10 +68,8 @@ def recommend(
 
 
 @torch.no_grad()
-def _answer(policy: Policy, batch: Batch, k: int, met_2N: Tensor, length: int | None) -> tuple[Tensor, Tensor, Tensor]:
+def _best(policy: Policy, batch: Batch, k: int, met_2N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Users of a batch, and the scores and numbers of their best items; met_2N are pairs (user, item) left out too.
-
-    With a ``length``, that of the histories, lists are written whose items are chosen one after the other.
 
     Shape: -> int64 (T,), float (T, K), int64 (T, K), on the CPU
     """
@@ -84,10 +78,7 @@ def _answer(policy: Policy, batch: Batch, k: int, met_2N: Tensor, length: int | 
     target_N, place_N = (user_T[:, None] == own_2N[0]).nonzero(as_tuple=True)
     seen = [pairs for pairs in (batch.seen_N, torch.stack([target_N, own_2N[1, place_N]])) if pairs is not None]
     batch = dataclasses.replace(batch, seen_N=torch.cat(seen, dim=1)).to(device)
-    if length is None:
-        score_TK, item_TK = policy.top_k(policy.encode(batch), k, batch.seen_N)
-    else:
-        score_TK, item_TK = generate_list(policy, batch, k, length)
+    score_TK, item_TK = policy.top_k(policy.encode(batch), k, batch.seen_N)
     return user_T, score_TK.cpu(), item_TK.cpu()
 
 

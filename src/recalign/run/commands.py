@@ -76,20 +76,17 @@ def prepare(*, data: EventDataModule, partitions: int | None = None, workers: in
     print(f"prepared: {data.entry}")
 
 
-def recommend(
-    run: Path, users: str | list[str] | None = None, k: int = 10, codes: Path | None = None, as_list: bool = False
-) -> None:
+def recommend(run: Path, users: str | list[str] | None = None, k: int = 10, codes: Path | None = None) -> None:
     """Print recommendations after the log's end, as a table.
 
     Args:
         run: the run folder of a policy, such as runs/ml-100k/asft/seed-0, or of a reranked row of a chain, such as
             runs/ml-100k/rerank/seed-0; its recommendations.parquet is written anew and holds all users', with codes
-            and as_list as asked here.
+            as asked here.
         users: raw ids of the users to show, as the log has them, such as [1, 7] or [0104257]; null: the first five.
         k: items a user.
         codes: for a policy over semantic ids, a file that recalign tokenize --append wrote; its new items are
-            recommended too. This, as_list and a reranked row run on the CPU.
-        as_list: whether each item is chosen as if the user had chosen those before it.
+            recommended too. This and a reranked row run on the CPU.
     """
     require_positive("", {"k": k}, "k")
     found = opened(run)
@@ -100,10 +97,10 @@ def recommend(
         raise InputError(f"{users!r} is no list", where="users", remedy="give ids, such as [1, 7]") from error
     known = data.sequences.users
     shown = require_users([ids] if isinstance(ids, str) else ids, known) if ids else known[:5]
-    device = torch.device("cpu") if codes or as_list else found.device
-    frame = answered(policy.to(device), data, k=k, codes=codes, as_list=as_list)
+    device = torch.device("cpu") if codes else found.device
+    frame = answered(policy.to(device), data, k=k, codes=codes)
     write_parquet(frame, run / RECOMMENDATIONS)
-    kind = f"{' as lists' if as_list else ''}{f' with the new items of {codes}' if codes else ''}"
+    kind = f" with the new items of {codes}" if codes else ""
     made = f"made on the {'CPU' if device.type == 'cpu' else 'GPU'}"
     print(f"recommendations{kind} for {frame['user'].n_unique():,} users, {made}: {run / RECOMMENDATIONS}")
     if without := shown.filter(~shown.is_in(frame["user"].implode())).to_list():

@@ -78,17 +78,17 @@ def test_it_recommends(first):
     assert (folder / RUNS / "asft/seed-0/recommendations.parquet").is_file()
 
 
-def test_it_recommends_lists_and_what_a_file_of_codes_adds(first):
+def test_it_recommends_what_a_file_of_codes_adds(first):
     folder, _ = first
     own = CodesTable.read(folder / RUNS / "tokens/seed-0/codes.parquet")
     taken = set(map(tuple, own.codes_NL.tolist()))
     free = next(id for id in itertools.product(*map(range, own.sizes)) if id not in taken)
     new = pl.Series("item", [9999]).cast(own.items.dtype)
     own.appended(new, np.array([free])).write(folder / "grown.parquet")
-    words = [str(RUNS / "recommender/seed-0"), "--as_list=true", "--codes=grown.parquet", "--k=1000"]
+    words = [str(RUNS / "recommender/seed-0"), "--codes=grown.parquet", "--k=1000"]
     said = tiny.recalign(folder, "recommend", *words)
     assert said.code == 0, said.err
-    assert re.search(r"^recommendations as lists with the new items of grown\.parquet for \d+ users, .* CPU", said.out)
+    assert re.search(r"^recommendations with the new items of grown\.parquet for \d+ users, .* CPU", said.out)
     shown = pl.read_parquet(folder / RUNS / "recommender/seed-0/recommendations.parquet")
     assert set(shown.filter(pl.col("item").cast(pl.String) == "9999")["user"]) == set(shown["user"])
     assert not shown.select("user", "item").is_duplicated().any()

@@ -80,7 +80,6 @@ class TrainedPolicy(Trained):
         k: int = 10,
         *,
         codes: str | Path | None = None,
-        as_list: bool = False,
     ) -> pl.DataFrame:
         """The best unseen items of some users after the log's end.
 
@@ -89,7 +88,6 @@ class TrainedPolicy(Trained):
             k: items a user.
             codes: for a policy over semantic ids, a file that ``recalign tokenize --append`` wrote; its new items are
                 recommended too.
-            as_list: whether each item is chosen as if the user had chosen those before it.
 
         Returns:
             One row per user and rank: ``user, rank, item, score`` (log-probability up to a constant), and ``title`` if
@@ -98,7 +96,7 @@ class TrainedPolicy(Trained):
         Raises:
             InputError: a user that the log does not have, a k below 1, or codes that are not the policy's.
         """
-        return recommend(self.network, self.data, users, k, codes=codes, as_list=as_list)
+        return recommend(self.network, self.data, users, k, codes=codes)
 
 
 @dataclass(frozen=True)
