@@ -9,7 +9,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 from recalign import distributed
-from recalign.nn.feed_forward import Experts
 
 ROWS = torch.tensor([[1.0, -2.0], [3.0, 0.5], [-1.0, 4.0]])
 
@@ -60,26 +59,6 @@ def test_rows_gradients_and_draws_of_two_are_those_of_one():
         assert torch.cat([one["drawn"] for one in two]).equal(drawn)
         mean = torch.cat([one["gradient"] for one in two]) / 2  # as DDP takes it
         torch.testing.assert_close(mean, rows.grad)
-
-
-def balanced(x_SND: Tensor, several: bool) -> Tensor:
-    """Biases of a mixture of experts after steps whose tokens two processes share, every second one each."""
-    if several:
-        dist.init_process_group("gloo")
-    torch.manual_seed(0)
-    net = Experts(8, 4, 3, 1)
-    for x_ND in x_SND:
-        net(x_ND[dist.get_rank() :: 2] if several else x_ND)
-    return net.bias_E
-
-
-@pytest.mark.slow
-def test_experts_are_balanced_over_the_tokens_of_all():
-    own_N1 = torch.tensor([1.0, -1.0]).repeat(100)[:, None]  # the two processes have tokens of other kinds
-    x_SND = torch.randn(20, 200, 8, generator=torch.Generator().manual_seed(0)) + own_N1
-    one = balanced(x_SND, False)
-    assert one.abs().max() > 0
-    assert all(two.equal(one) for two in several.together(balanced, x_SND, True))
 
 
 def test_alone_everything_is_as_it_is():

@@ -54,16 +54,10 @@ ROWS: dict[str, list[str]] = {
     "hstu-large/known": ["--data.request_time=known", "--model.encoder.layers=8", "--model.encoder.heads=2"],
 }
 """What each row adds to the recipe of conf/."""
-NEWEST = ["--model.bos=newest", "--model.temperature=0.07"]
-"""What the rows named -newest change: a first token that says what the newest event was, a softmax over cosines."""
 ONEREC: dict[str, list[str]] = {
-    "onerec/shared": ["--model.head=shared"],
-    "onerec/shared-newest": ["--model.head=shared", *NEWEST],
-    "onerec/node": ["--model.head=node"],
-    "onerec/node-newest": ["--model.head=node", *NEWEST],
-    "onerec/random-ids": ["--model.head=shared"],
-    "onerec/plain": ["--model.head=plain"],
-    "onerec/encoder-decoder": ["--model.head=node", "--model.decoder=recalign.nn.EncoderDecoder"],
+    "onerec/node": [],
+    "onerec/node-cosines": ["--model.temperature=0.07"],
+    "onerec/random-ids": [],
 }
 """What OneRec's rows add to conf/recommender-onerec.yaml."""
 ITEM_VECTORS = "hstu/last_event"

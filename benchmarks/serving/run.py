@@ -61,7 +61,7 @@ def over_items(items: int) -> SequencePolicy:
 def over_codes(items: int) -> CodePolicy:
     """OneRec of the same width; two codes an item."""
     sizes = [math.isqrt(items - 1) + 1] * 2
-    policy = CodePolicy(LazyDecoder(50, layers=2, heads=1, max_length=200), items, sizes, head="node")
+    policy = CodePolicy(LazyDecoder(50, layers=2, heads=1, max_length=200), items, sizes)
     policy.set_codes(random_codes(items, sizes))
     return policy
 

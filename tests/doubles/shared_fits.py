@@ -55,10 +55,9 @@ def cloning(data: Any, **settings: Any) -> LightningModule:
     return Recommender(data.num_items, small.encoder(), temperature=0.1, **settings)
 
 
-def mixing(data: Any) -> LightningModule:
-    """OneRec, whose tokens each use one of three experts."""
+def onerec(data: Any) -> LightningModule:
     torch.manual_seed(1)
-    decoder = LazyDecoder(16, layers=1, max_length=32, dropout=0.0, experts=3, experts_per_token=1)
+    decoder = LazyDecoder(16, layers=1, max_length=32, dropout=0.0)
     return OneRecRecommender(data.num_items, decoder=decoder, beam=4)
 
 
@@ -85,7 +84,7 @@ def drawing(method: type, **settings: Any) -> Callable[[Any], LightningModule]:
 CASES: dict[str, tuple[type, Callable[[Any], LightningModule], dict[str, Any]]] = {
     "full softmax": (RecommenderData, cloning, {}),
     "sampled softmax": (RecommenderData, lambda data: cloning(data, negatives=8), {}),
-    "experts": (RecommenderData, mixing, {}),
+    "onerec": (RecommenderData, onerec, {}),
     "reward": (RewardData, rewards, {}),
     "joint": (
         RewardData,

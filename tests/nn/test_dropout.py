@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from recalign.nn.dropout import Dropout
+from recalign.nn.layers import Dropout
 
 
 def test_keeps_the_right_share_scaled_and_sends_gradients_the_same_way():

@@ -41,15 +41,6 @@ def test_an_items_path_spells_its_codes_and_ends_at_the_item(catalogue):
 
 
 @given(catalogues())
-def test_codes_find_their_item_and_others_find_none(catalogue):
-    sizes, codes_VS = catalogue
-    trie = made(sizes, codes_VS)
-    item_of = {tuple(code): item for item, code in enumerate(codes_VS.tolist(), start=1)}
-    every_XS = torch.cartesian_prod(*map(torch.arange, sizes)).view(-1, len(sizes))
-    assert trie.items_of(every_XS).tolist() == [item_of.get(tuple(code), 0) for code in every_XS.tolist()]
-
-
-@given(catalogues())
 def test_each_node_is_the_child_of_one_node(catalogue):
     trie = made(*catalogue)
     prefixes = [len(set(map(tuple, catalogue[1][:, :depth].tolist()))) for depth in range(trie.levels + 1)]

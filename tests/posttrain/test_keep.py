@@ -16,14 +16,12 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lightning.pytorch.trainer.states import TrainerFn
 
 from recalign.errors import InputError, TrainingError
-from recalign.nn import LazyDecoder
-from recalign.nn.dropout import Dropout
+from recalign.nn.layers import Dropout
 from recalign.posttrain import PostTrainingData, WeightedSFT
 from recalign.posttrain.keep import KeepRanking
-from recalign.recommender import CodePolicy, PolynomialAveraging, Recommender, RecommenderData, SequencePolicy
+from recalign.recommender import PolynomialAveraging, Recommender, RecommenderData, SequencePolicy
 from recalign.recommender.checkpoint import load_net
 from recalign.recommender.interpolation import ALL_RETAINED, ALPHAS, KEEP, Retention, budget_batches, ndcg_by_user
-from recalign.recommender.onerec import random_codes
 from recalign.run.stage.checkpoint import RunCheckpoint
 
 FAR = 0.03  # a rate that leads far from the start
@@ -225,19 +223,6 @@ def test_a_checkpoint_holds_the_weights_at_the_reach_and_the_trained_ones():
     assert all(a.equal(b) for a, b in zip(again._other, callback._other, strict=True))
     again.load_state_dict(KeepRanking(0.9).state_dict() | {"reach": 0.5})
     assert again.state_dict() == {"reach": 0.5, "step": -1}
-
-
-def test_a_mixtures_biases_stay_as_the_path_from_the_start_interpolates_parameters_alone(log_root, tmp_path):
-    torch.manual_seed(0)
-    data = small.data_of(PostTrainingData, log_root, "tastes")
-    decoder = LazyDecoder(16, layers=1, max_length=64, dropout=0.0, experts=4, experts_per_token=2)
-    policy = CodePolicy(decoder, data.num_items, [7, 7])
-    policy.set_codes(random_codes(data.num_items, [7, 7]))
-    module = small.free(WeightedSFT, policy=policy)
-    small.fit(module, data, tmp_path, epochs=1)
-    experts = module.policy.decoder.blocks[0].feed_forward
-    assert experts.bias_E.equal(torch.zeros(4))
-    assert not experts.router.weight.equal(module.reference.decoder.blocks[0].feed_forward.router.weight)
 
 
 RARE = [{"check_val_every_n_epoch": 2}, {"check_val_every_n_epoch": None, "val_check_interval": 5}]

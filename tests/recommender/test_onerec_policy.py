@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections import Counter
 
 import pytest
 import small
 import torch
 
 from recalign.data.sequences import Batch
-from recalign.nn import Decoder, EncoderDecoder, LazyDecoder
+from recalign.nn import LazyDecoder
 from recalign.recommender import CodePolicy, Policy, RecommenderData
 from recalign.recommender import onerec_choices as choices_file
 from recalign.recommender import onerec_policy as codes_file
@@ -33,20 +32,13 @@ def batch(data) -> Batch:
     return small.batch_of(data, rows=12)
 
 
-def lazy(**settings: int) -> Decoder:
-    return LazyDecoder(16, layers=2, heads=2, kv_heads=1, kv_sets=2, own_values=True, max_length=32, **settings)
+def lazy() -> LazyDecoder:
+    return LazyDecoder(16, layers=2, heads=2, kv_heads=1, kv_sets=2, own_values=True, max_length=32)
 
 
-DECODERS = {
-    "encoder-decoder": lambda: EncoderDecoder(16, layers=2, encoder_layers=1, heads=2, max_length=32),
-    "experts": lambda: lazy(experts=4),
-}
-
-
-def made(items: int, sizes: list[int], decoder: Decoder | None = None, seed: int = 0, **settings: object) -> CodePolicy:
+def made(items: int, sizes: list[int], seed: int = 0, **settings: object) -> CodePolicy:
     torch.manual_seed(seed)
-    decoder = decoder or lazy()
-    policy = CodePolicy(decoder, items, sizes, **settings).eval()  # type: ignore[arg-type]
+    policy = CodePolicy(lazy(), items, sizes, **settings).eval()  # type: ignore[arg-type]
     policy.set_codes(random_codes(items, sizes))
     for weight in policy.parameters():
         torch.nn.init.normal_(weight, std=0.4)
@@ -55,18 +47,11 @@ def made(items: int, sizes: list[int], decoder: Decoder | None = None, seed: int
     return policy
 
 
-@pytest.fixture(
-    params=[
-        *((sizes, head, "lazy") for sizes in SIZES for head in ("shared", "node")),
-        *(("three levels", "node", decoder) for decoder in DECODERS),
-        ("two levels", "node", "newest, cosines"),
-    ],
-    ids=" ".join,
-)
+@pytest.fixture(params=[*((sizes, None) for sizes in SIZES), ("two levels", 0.2)], ids=str)
 def policy(request: pytest.FixtureRequest, data) -> CodePolicy:
-    sizes, head, decoder = request.param
-    options = {"bos": "newest", "temperature": 0.2} if decoder == "newest, cosines" else {}
-    return made(data.num_items, SIZES[sizes], DECODERS.get(decoder, lazy)(), head=head, **options)
+    """Over products, or over cosines at a temperature."""
+    sizes, temperature = request.param
+    return made(data.num_items, SIZES[sizes], temperature=temperature)
 
 
 @torch.no_grad()
@@ -162,11 +147,11 @@ def watched(policy, state, seen_N, monkeypatch):
 
 @torch.no_grad()
 def test_a_beam_over_nodes_holds_few_vectors_at_once(data, batch, monkeypatch):
-    policy = made(data.num_items, [4, 5, 6], head="node", beam=3, widest=0)
+    policy = made(data.num_items, [4, 5, 6], beam=3, widest=0)
     state = policy.encode(batch)
     score_TK, _ = policy.top_k(state, 3)
-    held = policy.beam * policy.head.held(policy.trie)
-    assert policy.head.held(policy.trie) == data.num_items  # leaves: fewer than the width times a node's children
+    held = policy.beam * policy.head.most_numbers(policy.trie)
+    assert policy.head.most_numbers(policy.trie) == data.num_items
     monkeypatch.setattr(codes_file, "HEAD_NUMBERS", 3 * held)
     assert max(part.stop - part.start for part in policy._parts(state, policy.beam, own=True)) == 3
     assert max(part.stop - part.start for part in policy._parts(state, policy.beam)) > 3
@@ -273,26 +258,6 @@ def test_the_future_and_the_padding_are_not_seen(policy, batch):
 
 
 @torch.no_grad()
-def test_without_attention_a_state_is_its_first_token(data, batch):
-    """A constant one is the same for all states, the newest event's is not, and sees that event alone."""
-    for bos in ("constant", "newest"):
-        policy = made(data.num_items, SIZES["two levels"], bos=bos)
-        for block in policy.decoder.blocks:
-            torch.nn.init.zeros_(block.cross_output.weight)
-        first_TD = policy.encode(batch).first_TD
-        assert first_TD.allclose(first_TD[:1].expand_as(first_TD)) == (bos == "constant")
-    item_BL, later_T = batch.item_BL.clone(), batch.column_T > 0
-    item_BL[:, 0] = item_BL[:, 0] % data.num_items + 1  # other items, which are nobody's newest
-    other = dataclasses.replace(batch, item_BL=item_BL).keep(later_T)
-    torch.testing.assert_close(policy.encode(other).first_TD, first_TD[later_T])
-    policy.newest.weight.zero_()
-    constant_TD = policy.encode(batch).first_TD
-    assert constant_TD.allclose(constant_TD[:1].expand_as(constant_TD))
-    policy.start.add_(torch.randn_like(policy.start))
-    assert not policy.encode(batch).first_TD.allclose(constant_TD)
-
-
-@torch.no_grad()
 def test_bfloat16_keeps_probabilities_normalised(policy, batch):
     with torch.autocast("cpu", torch.bfloat16):
         logp_TV = policy.log_probs(policy.encode(batch))
@@ -300,96 +265,12 @@ def test_bfloat16_keeps_probabilities_normalised(policy, batch):
     assert (logp_TV.double().exp().sum(dim=1) - 1).abs().max() < 1e-5
 
 
-@pytest.fixture(params=[([9, 8], 0.3), ([4, 5, 6], None)], ids=str)
-def plain(request, data) -> tuple[CodePolicy, CodePolicy]:
-    """A policy with a plain softmax, and one with the same weights and an item for each id that there can be."""
-    sizes, temperature = request.param
-    few = made(data.num_items, sizes, head="plain", temperature=temperature)
-    every = CodePolicy(lazy(), math.prod(sizes), sizes, head="shared", temperature=temperature).eval()
-    codes_XS = torch.cartesian_prod(*map(torch.arange, sizes))
-    free_X = few.trie.items_of(codes_XS) == 0
-    every.set_codes(torch.cat([few.trie.codes_VS, codes_XS[free_X]]))
-    for own, given in zip(every.parameters(), few.parameters(), strict=True):
-        own.data[: len(given)] = given
-    count_X = torch.zeros(every.num_items)
-    count_X[: few.num_items] = few.count_V
-    every.set_counts(count_X)
-    return few, every
-
-
 @torch.no_grad()
-def test_a_plain_softmax_is_one_over_all_ids(plain, batch):
-    few, every = plain
-    few.prior_strength = 0.0  # with a prior, codes that no item has count as one node each, and not as their ids
-    state, items = few.encode(batch), few.num_items
-    logp_TV, every_TX = few.log_probs(state), every.log_probs(every.encode(batch))
-    torch.testing.assert_close(logp_TV, every_TX[:, :items], atol=1e-5, rtol=0)
-    torch.testing.assert_close(few.illegal(state), every_TX[:, items:].exp().sum(dim=1), atol=1e-5, rtol=0)
-    assert few.illegal(state).min() > 0.01
-    assert (few.over_items(state).double().exp().sum(dim=1) - 1).abs().max() < 1e-5
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("beams", [7, 1000])
-def test_a_plain_beam_follows_the_most_probable_prefixes(plain, batch, beams):
-    """Also where it is narrow and leaves out prefixes of probable ids; ids that are as probable may change places."""
-    few, every = plain
-    every_TX = every.log_probs(every.encode(batch))
-    for logp_X, found in zip(every_TX, few.write(few.encode(batch), beams).tolist(), strict=True):
-        expected = probabilities_by_hand(every, logp_X, beams)
-        assert len(found) == len(expected) == min(beams, len(logp_X))
-        legal = [item for item in found if item]
-        assert len(set(legal)) == len(legal)
-        for item, p in zip(found, expected, strict=True):
-            may_be_X = logp_X[item - 1 : item] if item else logp_X[few.num_items :]  # 0: one of those that no item has
-            assert (may_be_X - math.log(p)).abs().min() < 1e-5
-
-
-def probabilities_by_hand(policy, logp_X, beams):
-    """What a beam finds, the best first, where each id is an item: the probability of a prefix is that of its ids."""
-    ids, kept = list(zip(map(tuple, policy.trie.codes_VS.tolist()), logp_X.exp().tolist(), strict=True)), [()]
-    for depth in range(policy.trie.levels):
-        of = Counter()
-        for codes, p in ids:
-            if codes[:depth] in kept:
-                of[codes[: depth + 1]] += p
-        kept = [prefix for prefix, _ in of.most_common(beams)]
-    return [of[prefix] for prefix in kept]
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("strength", [0.0, 0.5])
-def test_the_ways_to_ask_agree_with_a_plain_softmax_too(plain, batch, strength):
-    policy, _ = plain
-    policy.prior_strength = strength
-    state, items = policy.encode(batch), policy.num_items
-    logp_TV = policy.log_probs(state)
-    all_TV = torch.arange(1, items + 1).expand(len(state), -1)
-    torch.testing.assert_close(policy._descend(state, follow(policy.trie, all_TV))[1], logp_TV, atol=1e-5, rtol=0)
-    score_TV, item_TV, _ = policy._search(state, items, None, items)
-    torch.testing.assert_close(score_TV, logp_TV.gather(1, item_TV - 1), atol=1e-5, rtol=0)
-    assert (logp_TV.exp().sum(dim=1) < 1).all()
-
-
-@torch.no_grad()
-def test_without_illegal_ids_a_plain_softmax_is_the_one_over_legal_codes(plain, batch):
-    _, every = plain
-    sizes, temperature = every.trie.sizes, every.head.temperature
-    other = CodePolicy(lazy(), every.num_items, sizes, head="plain", temperature=temperature).eval()
-    other.load_state_dict(every.state_dict())
-    every.prior_strength = other.prior_strength = 0.5
-    expected_TX = every.log_probs(every.encode(batch))
-    torch.testing.assert_close(other.log_probs(other.encode(batch)), expected_TX, atol=1e-5, rtol=0)
-    assert other.illegal(other.encode(batch)).max() < 1e-5
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("head", ["shared", "plain"])
-def test_kl_and_entropy_are_over_the_items(data, batch, head):
-    one = made(data.num_items, [9, 8], head=head)
-    other = made(data.num_items, [9, 8], head=head)
+def test_kl_and_entropy_are_over_the_items(data, batch):
+    one = made(data.num_items, [9, 8])
+    other = made(data.num_items, [9, 8])
     other.start.add_(0.5)
-    p_TX, q_TX = (policy.over_items(policy.encode(batch)).double() for policy in (one, other))
+    p_TX, q_TX = (policy.log_probs(policy.encode(batch)).double() for policy in (one, other))
     kl_T, entropy_T = one.kl_and_entropy(one.encode(batch), other, other.encode(batch))
     torch.testing.assert_close(kl_T.double(), (p_TX.exp() * (p_TX - q_TX)).sum(dim=1), atol=1e-5, rtol=0)
     torch.testing.assert_close(entropy_T.double(), -(p_TX.exp() * p_TX).sum(dim=1), atol=1e-4, rtol=0)

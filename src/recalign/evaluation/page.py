@@ -240,7 +240,6 @@ def _training(sources: Sources) -> Section:
         "Figures of each stage by step, a line a seed. In post-training, epochs that may be handed over are validated "
         "at their place on the interpolation path; other epochs, and the distance, are those of the trained weights.",
         plots.curves(base, ALL_VALIDATED, sources.roles, "the cloned policy on validation"),
-        plots.curves(base, "codes/illegal", sources.roles, "probability of codes that no item has"),
         plots.curves(base, "reward/rmse", sources.roles, "the reward model on validation"),
         plots.curves(methods, ALL_VALIDATED, sources.roles, "post-training on validation"),
         plots.curves(methods, "policy/kl", sources.roles, "distance from the start"),

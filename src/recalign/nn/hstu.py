@@ -27,8 +27,8 @@ from torch import Tensor, nn
 from recalign.errors import require_positive
 
 from .attention import Tile, in_lanes, pointwise_attention, tiles
-from .dropout import Dropout
 from .encoder import Encoder, position_table, valid_rows
+from .layers import Dropout
 
 EPS = 1e-6
 TIME_BUCKETS = 128

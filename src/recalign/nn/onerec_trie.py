@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-LARGEST = 2**62  # an item's codes, read as one number, must be below
+MAX_IDS = 2**62  # codes, read as one number, must be below
 
 
 class Trie(nn.Module):
@@ -36,7 +36,7 @@ class Trie(nn.Module):
 
     def __init__(self, num_items: int, sizes: list[int]) -> None:
         super().__init__()
-        if not num_items <= math.prod(sizes) < LARGEST:
+        if not num_items <= math.prod(sizes) < MAX_IDS:
             raise ValueError(f"{num_items} items do not fit into codes of sizes {sizes}")
         self.sizes = list(sizes)
         rest_V = torch.arange(num_items)
@@ -113,15 +113,6 @@ class Trie(nn.Module):
     def place(self, depth: int, child: Tensor) -> Tensor:
         """Where nodes of a depth, 1 at least, stand among their siblings. Shape: int64 (...) -> int64 (...)."""
         return child - self.get_buffer(f"first_{depth - 1}")[self.parent(depth)[child]]
-
-    def items_of(self, code_XS: Tensor) -> Tensor:
-        """The items with some codes, 0 where there is none. Shape: int64 (..., S) -> int64 (...)."""
-        own_V, key_X = torch.zeros_like(self.item_V), torch.zeros_like(code_XS[..., 0])
-        for level, size in enumerate(self.sizes):
-            own_V, key_X = own_V * size + self.codes_VS[:, level], key_X * size + code_XS[..., level]
-        leaf_V = own_V[self.item_V - 1]  # ascending
-        place_X = torch.searchsorted(leaf_V, key_X).clamp(max=len(leaf_V) - 1)
-        return self.item_V[place_X].where(leaf_V[place_X] == key_X, 0)
 
     def below(self, depth: int, count_V: Tensor) -> Tensor:
         """Sum counts of items over each node of a depth, 1 at least. Shape: (V,) -> (N,)."""

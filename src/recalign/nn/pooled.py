@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .dropout import Dropout
 from .encoder import Encoder, valid_rows
+from .layers import Dropout
 
 HALF_LIVES = (1.0, 4.0, 16.0, 64.0)  # where the rates start, in events
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from recalign.errors import require_positive
 
-from .dropout import Dropout
 from .encoder import Encoder, position_table, valid_rows
+from .layers import Dropout
 
 
 class SASRec(Encoder):

@@ -14,7 +14,6 @@ from torch import Tensor
 from recalign.data.sequences import Batch, EventDataModule
 from recalign.distributed import gathered
 from recalign.errors import InputError
-from recalign.nn.feed_forward import Experts
 from recalign.posttrain.data import PostTrainingData
 from recalign.posttrain.keep import KeepRanking, WithReference
 from recalign.recommender.checkpoint import Loaded, class_path, load_or_copy
@@ -105,9 +104,6 @@ class PostTraining(WithReference):
             what = f"{type(data).__name__} has no placebo for a method that asks a reward model or makes pairs"
             raise InputError(what, where="data.placebo", remedy=f"leave it out; {class_path(PostTrainingData)} has one")
         self.start.check(data)
-        for module in self.policy.modules():
-            if isinstance(module, Experts):
-                module.balances = False
 
     def train(self, mode: bool = True) -> PostTraining:
         super().train(mode)

@@ -1,7 +1,7 @@
 """Add new items to a trained policy over semantic ids: it knows their codes.
 
 Where a policy has something for each item (the input vector, and the count behind the item prior) or for each node of
-the trie (``head: node``), a new one gets the mean of its nearest relatives': those below the deepest common prefix of
+the trie, a new one gets the mean of its nearest relatives': those below the deepest common prefix of
 codes. With a softmax over cosines the lengths of a head's vectors mean nothing, so their directions are averaged. A
 count of 0 would say that users left an item out that they could have chosen.
 
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from recalign.data.events.joining import log_ids
 from recalign.errors import InputError
-from recalign.nn import OwnVectors, Trie, unit
+from recalign.nn import Trie, unit
 from recalign.recommender.checkpoint import build, recipe
 from recalign.recommender.onerec_policy import CodePolicy
 from recalign.recommender.policy import Policy
@@ -71,7 +71,7 @@ def appended(policy: CodePolicy, codes_XS: Tensor) -> CodePolicy:
     plan["init_args"]["num_items"] = len(codes_XS)
     grown: CodePolicy = build(plan).to(policy.start.device)
     grown.set_codes(codes_XS.to(policy.start.device))
-    weights, old, items = policy.state_dict(), policy.trie, policy.num_items
+    weights, items = policy.state_dict(), policy.num_items
     fresh = grown.state_dict() | {name: x for name, x in weights.items() if x.shape == grown.state_dict()[name].shape}
     fresh["trie.codes_VS"] = grown.trie.codes_VS
     known_X = torch.arange(len(codes_XS), device=policy.start.device) < items
@@ -81,9 +81,8 @@ def appended(policy: CodePolicy, codes_XS: Tensor) -> CodePolicy:
     inherited_XE = _inherited(own_XE, known_X, relatives)
     fresh["item_embedding.weight"] = torch.cat([policy.item_embedding.weight[:1], inherited_XE[:, :-1]])
     fresh["count_V"] = inherited_XE[:, -1]
-    if isinstance(policy.head, OwnVectors):
-        for depth in range(1, old.levels + 1):
-            fresh[f"head.vectors.{depth - 1}"] = _node_vectors(policy, grown, depth)
+    for depth in range(1, policy.trie.levels + 1):
+        fresh[f"head.vectors.{depth - 1}"] = _node_vectors(policy, grown, depth)
     grown.load_state_dict(fresh)
     return grown.train(policy.training)
 

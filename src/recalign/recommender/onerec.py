@@ -8,46 +8,35 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any, Literal, Unpack
+from typing import Any, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from recalign.data.sequences import Batch
 from recalign.errors import InputError
-from recalign.nn import Decoder, Encoder, LazyDecoder
-from recalign.nn.onerec_trie import LARGEST
+from recalign.nn import Encoder, LazyDecoder
+from recalign.nn.onerec_trie import MAX_IDS
 from recalign.recommender.module import Cloning, CloningSettings
 from recalign.recommender.onerec_policy import CodePolicy
 from recalign.recommender.semantic_ids.codes import CodesTable, load_codes
 from recalign.typed import passes_on
 
-BEAM = 50
-"""Width of the beam search by default."""
+DEFAULT_BEAM = 50
 
 
 class OneRecRecommender(Cloning):
-    """Behaviour cloning of a policy over semantic ids (`recalign.recommender.CodePolicy`).
-
-    Logs what `Cloning` does, and with ``head: plain`` on validation ``codes/illegal``, the mean probability of writing
-    codes that no item has.
+    """Behaviour cloning of a policy over semantic ids (`recalign.recommender.CodePolicy`). Logs what `Cloning` does.
 
     Args:
         num_items: V; linked from the data by the command.
         codes: each item's codes, a file of `recalign tokenize` (`recalign.recommender.semantic_ids.codes`); null in a
             configuration: that of this log and seed, unless ``sizes`` are given; null in Python: random codes.
         sizes: codes of each level, where they are random and say nothing of an item; null: two equal levels.
-        decoder: writes the codes, `recalign.nn.LazyDecoder` (OneRec V2) or `recalign.nn.EncoderDecoder` (V1); copied;
-            null: the first with its defaults.
+        decoder: writes the codes, `recalign.nn.LazyDecoder`; copied; null: that with its defaults.
         encoder: reads the history before the decoder does; copied; null: nothing does.
-        head: ``shared``: one output vector a code; ``node``: one a node of the trie; ``plain``: one a code, and a
-            softmax over all codes of a level, as published, which also falls on codes that no item has.
-        temperature: of the softmax over cosines of the decoder's output and the head's vectors; null: over their
+        temperature: of the softmax over cosines of the decoder's output and the nodes' vectors; null: over their
             products, as published.
-        bos: the decoder's first token: ``constant``, as published; ``newest``: plus a linear map of the encoder's
-            output at the newest event.
-        targets: ``all`` events of a window are trained on in one pass, or its ``newest`` only, as in OneRec V2.
         beam: width of the beam search behind recommendations; null: 50, or all items if they are fewer.
         widest: how wide the search may become where a list is not known to be exact (`CodePolicy.top_k`); no more than
             ``beam``: it never widens.
@@ -69,12 +58,9 @@ class OneRecRecommender(Cloning):
         num_items: int,
         codes: str | None = None,
         sizes: list[int] | None = None,
-        decoder: Decoder | None = None,
+        decoder: LazyDecoder | None = None,
         encoder: Encoder | None = None,
-        head: Literal["shared", "node", "plain"] = "node",
         temperature: float | None = None,
-        bos: Literal["constant", "newest"] = "constant",
-        targets: Literal["all", "newest"] = "all",
         beam: int | None = None,
         widest: int = 400,
         feedback: bool = False,
@@ -83,7 +69,7 @@ class OneRecRecommender(Cloning):
     ) -> None:
         levels = list(CodesTable.read(codes).sizes) if codes else sizes or [math.isqrt(num_items - 1) + 1] * 2
         given = " x ".join(map(str, levels))
-        if min(levels) < 1 or math.prod(levels) >= LARGEST:
+        if min(levels) < 1 or math.prod(levels) >= MAX_IDS:
             remedy = "give positive numbers whose product is below 2^62, such as [64, 32]"
             raise InputError(f"{given} codes cannot be", where="model.sizes", remedy=remedy)
         if math.prod(levels) < num_items:
@@ -94,10 +80,10 @@ class OneRecRecommender(Cloning):
             remedy = f"give 1 to {num_items}; at least as wide as the lists that you ask for"
             raise InputError(f"a beam of width {beam} over {num_items:,} items", where="model.beam", remedy=remedy)
         decoder, encoder = copy.deepcopy(decoder) or LazyDecoder(), copy.deepcopy(encoder)
-        width = beam or min(BEAM, num_items)
-        policy = CodePolicy(decoder, num_items, levels, head, encoder, feedback, width, widest, temperature, bos)
+        width = beam or min(DEFAULT_BEAM, num_items)
+        policy = CodePolicy(decoder, num_items, levels, encoder, feedback, width, widest, temperature)
         super().__init__(policy, lr=lr, **cloning)
-        self.codes, self.targets = codes, targets
+        self.codes = codes
 
     @classmethod
     def upstream(cls, init_args: dict[str, Any]) -> dict[str, str]:
@@ -115,25 +101,6 @@ class OneRecRecommender(Cloning):
             remedy = "give the codes that it was trained with, or train anew, without model.init_from"
             raise InputError(text, where=f"model.init_from {self.start.where}", remedy=remedy)
         self.policy.set_codes(codes_VS)
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        super().validation_step(batch, batch_idx)
-        if self.policy.writes_illegal and len(batch.target_T):
-            illegal = self.policy.illegal(self.policy.encode(self.visible(batch))).mean()
-            self.log("codes/illegal", illegal, on_epoch=True, sync_dist=True, batch_size=len(batch.target_T))
-
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        super().on_train_batch_start(self._trained_on(batch), batch_idx)
-
-    def loss(self, batch: Batch) -> Tensor:
-        return super().loss(self._trained_on(batch))
-
-    def _trained_on(self, batch: Batch) -> Batch:
-        """The batch with the targets that count."""
-        if self.targets == "all":
-            return batch
-        newest_B = torch.full_like(batch.length_B, -1).scatter_reduce(0, batch.row_T, batch.column_T, "amax")
-        return batch.keep(batch.column_T == newest_B[batch.row_T])
 
 
 def random_codes(num_items: int, sizes: list[int]) -> Tensor:

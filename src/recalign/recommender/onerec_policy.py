@@ -3,37 +3,29 @@
     log pi(v | s) = sum_l log softmax(logits of the children of the node c_1 .. c_(l-1) at s)[c_l]
 
 The softmax of each level runs over the children that exist, so that the probabilities of all items sum to 1 and
-mean what they mean for a policy over item ids. With ``head: plain`` it runs over all codes of the level, as published;
-what falls on codes that no item has is `CodePolicy.illegal`.
+mean what they mean for a policy over item ids.
 
 Shape suffixes:
     T  states      V  items      S  levels      D  width      N  prefixes of each state      F  most children of a node
-    C  candidates      M  prefixes one code longer      W  beams      X  states whose list is not known to be exact
+    C  candidates      M  prefixes one code longer      X  states whose list is not known to be exact
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from recalign.data.sequences import Batch
 from recalign.errors import InputError
-from recalign.nn import HSTU, AllCodes, Decoder, Encoder, LazyContext, NodeLogits, OwnVectors, SharedCodes, Trie, Window
+from recalign.nn import HSTU, Encoder, LazyContext, LazyDecoder, NodeLogits, Trie, Window
 from recalign.nn.onerec_decoder import Past
 from recalign.recommender.onerec_choices import Beam, Choose, dead_nodes, follow, ranks_within, sampled
 from recalign.recommender.policy import seen_of_states, seen_within
 from recalign.recommender.sequence_policy import HistoryPolicy, SequencePolicy
 
-HEADS: dict[str, Callable[[int, int, list[int], float | None], NodeLogits]] = {
-    "shared": SharedCodes,
-    "node": OwnVectors,
-    "plain": AllCodes,
-}
 PREFIX_EVENTS = 2**22  # prefixes x events of their contexts, or x codes of a level, that are held at once
 HEAD_NUMBERS = 2**24  # numbers that the head holds at once where each state has prefixes of its own
 
@@ -69,16 +61,12 @@ class CodePolicy(HistoryPolicy):
         decoder: writes the codes.
         num_items: V.
         sizes: number of codes at each level.
-        head: ``shared``: one output vector a code of a level; ``node``: one a node of the trie, which ranks better on
-            small logs; ``plain``: one a code, and a softmax over all codes of the level, as published.
         encoder: reads the history before the decoder does; null: `recalign.nn.LazyContext`, events and positions.
         feedback: whether the policy sees the rewards of earlier events.
         beam: width of the beam search behind `top_k`; k where that is more.
         widest: how wide it may become where a list is not known to be exact; no more than ``beam``: it never widens.
-        temperature: of the softmax over cosines of the decoder's output and the head's vectors; null: over their
+        temperature: of the softmax over cosines of the decoder's output and the nodes' vectors; null: over their
             products, as published.
-        bos: the decoder's first token: ``constant``, as published; ``newest``: plus a linear map of the encoder's
-            output at the newest event, so that already the first block's query depends on the state.
 
     Raises:
         InputError: encoder and decoder differ in dim or max_length.
@@ -90,16 +78,14 @@ class CodePolicy(HistoryPolicy):
 
     def __init__(
         self,
-        decoder: Decoder,
+        decoder: LazyDecoder,
         num_items: int,
         sizes: list[int],
-        head: Literal["shared", "node", "plain"] = "shared",
         encoder: Encoder | None = None,
         feedback: bool = False,
         beam: int = 50,
         widest: int = 400,
         temperature: float | None = None,
-        bos: Literal["constant", "newest"] = "constant",
     ) -> None:
         encoder = encoder or LazyContext(decoder.dim, decoder.max_length, decoder.dropout.p)
         if (encoder.dim, encoder.max_length) != (decoder.dim, decoder.max_length):
@@ -113,11 +99,10 @@ class CodePolicy(HistoryPolicy):
         self.decoder, self.beam, self.widest = decoder, beam, widest
         self.trie = Trie(num_items, sizes)
         self.start = nn.Parameter(torch.randn(decoder.dim) * 0.02)
-        self.newest = nn.Linear(decoder.dim, decoder.dim, bias=False) if bos == "newest" else None
         self.code_embedding = nn.ParameterList(
             nn.init.normal_(torch.empty(size, decoder.dim), std=0.02) for size in sizes[:-1]
         )
-        self.head = HEADS[head](decoder.dim, num_items, sizes, temperature)
+        self.head = NodeLogits(decoder.dim, num_items, sizes, temperature)
         self.register_buffer("count_V", torch.zeros(num_items))
         self.register_buffer("strength", torch.zeros(()))
         self.register_load_state_dict_post_hook(lambda policy, _: policy.set_counts(policy.count_V))
@@ -132,13 +117,8 @@ class CodePolicy(HistoryPolicy):
         """Set how often each item was chosen in training: the item prior. Shape: (V,)."""
         self.count_V.copy_(count_V)
         for depth in range(1, self.trie.levels + 1):
-            below_N = nn.functional.pad(self.trie.below(depth, self.count_V), (0, 1))  # at the end: a code without node
+            below_N = self.trie.below(depth, self.count_V)
             self.register_buffer(f"prior_{depth}", (below_N + 0.5).log(), persistent=False)
-
-    @property
-    def writes_illegal(self) -> bool:
-        """Whether it may write codes that no item has."""
-        return isinstance(self.head, AllCodes)
 
     @property
     def prior_strength(self) -> float:
@@ -164,14 +144,8 @@ class CodePolicy(HistoryPolicy):
         x_BLD = self.read(batch)
         keys, values = self.decoder.keys_and_values(x_BLD)
         window = Window(keys, values, batch.time_BL, batch.request_time_BL, batch.row_T, batch.column_T)
-        h_TND, past = self.decoder(self._bos(x_BLD, batch)[:, None], window, None)
+        h_TND, past = self.decoder(self.start.expand(len(batch.row_T), -1)[:, None], window, None)
         return CodeState(window, past, h_TND[:, 0])
-
-    def _bos(self, x_BLD: Tensor, batch: Batch) -> Tensor:
-        """The decoder's first token. Shape: (B, L, D) -> (T, D)."""
-        if self.newest is None:
-            return self.start.expand(len(batch.row_T), -1)
-        return self.start + self.newest(batch.newest(x_BLD))
 
     def hidden(self, state: CodeState) -> Tensor:
         return state.first_TD
@@ -237,44 +211,11 @@ class CodePolicy(HistoryPolicy):
         score_TK, item_TK, exact_T = map(torch.cat, zip(*found, strict=True))
         return score_TK, item_TK, exact_T
 
-    def over_items(self, state: CodeState) -> Tensor:
-        logp_TV = self.log_probs(state)
-        return logp_TV.log_softmax(dim=1) if self.writes_illegal else logp_TV
-
-    @torch.no_grad()
-    def illegal(self, state: CodeState) -> Tensor:
-        """Probability of writing codes that no item has; 0 unless the head is ``plain``. Shape: -> (T,)."""
-        return (1 - self.log_probs(state).double().exp().sum(dim=1)).clamp(min=0).float()
-
-    @torch.no_grad()
-    def write(self, state: CodeState, beams: int) -> Tensor:
-        """The most probable ids, legal or not, by beam search without trie, seen items and prior; head: ``plain``.
-
-        Shape: -> int64 (T, W) items, 0 where no item has the codes; W: beams, or all ids if they are fewer.
-        """
-        return torch.cat([self._write(state[part], beams) for part in self._parts(state, beams)])
-
-    def _write(self, state: CodeState, beams: int) -> Tensor:
-        head, h_TND, past = self.head, state.first_TD[:, None], state.past
-        assert isinstance(head, AllCodes), "only a policy with a plain head writes illegal ids"
-        code_TWS = state.window.row_T.new_zeros(len(state), 1, 0)
-        logp_TW = h_TND.new_zeros(len(state), 1)
-        for depth, size in enumerate(self.trie.sizes):
-            if depth:
-                h_TND, past = self._read_code(depth, code_TWS[:, :, -1], state, past)
-            logp_TX = (logp_TW[:, :, None] + head.write(depth, h_TND)).flatten(1)
-            logp_TW, place_TW = logp_TX.topk(min(beams, logp_TX.shape[1]), dim=1)
-            parent_TW = place_TW // size
-            past = [each.of(parent_TW) for each in past]
-            before_TWS = code_TWS.gather(1, parent_TW[:, :, None].expand(-1, -1, depth))
-            code_TWS = torch.cat([before_TWS, (place_TW % size)[:, :, None]], dim=2)
-        return self.trie.items_of(code_TWS)
-
     def _parts(self, state: CodeState, prefixes: int, own: bool = False) -> list[slice]:
         """Slices of the states that need bounded memory; ``own``: each state has prefixes of its own."""
         rows = max(1, PREFIX_EVENTS // (prefixes * max(state.window.time_BL.shape[1], *self.trie.sizes)))
         if own:
-            rows = max(1, min(rows, HEAD_NUMBERS // (prefixes * self.head.held(self.trie))))
+            rows = max(1, min(rows, HEAD_NUMBERS // (prefixes * self.head.most_numbers(self.trie))))
         return [slice(first, min(first + rows, len(state))) for first in range(0, max(len(state), 1), rows)]
 
     def _next(self, depth: int, h_TND: Tensor, node: Tensor) -> tuple[Tensor, Tensor]:

@@ -48,7 +48,7 @@ def test_the_rows_of_a_chain(tmp_path):
 def test_a_policy_over_codes(log_root, tmp_path):
     data = small.data_of(RecommenderData, log_root, "tastes", users="all")
     sizes = [math.isqrt(data.num_items - 1) + 1] * 2
-    policy = CodePolicy(LazyDecoder(16, layers=1, max_length=32), data.num_items, sizes, head="node")
+    policy = CodePolicy(LazyDecoder(16, layers=1, max_length=32), data.num_items, sizes)
     policy.set_codes(random_codes(data.num_items, sizes))
     made = OpenedRun(tmp_path / "runs/tastes/recommender/seed-0", policy.eval(), data, {})
     folder, found = bundle_of(made, tmp_path / "bundles")

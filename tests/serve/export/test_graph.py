@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 import pytest
 import small
@@ -11,7 +9,7 @@ import torch
 
 from recalign.data.sequences import EventDataModule
 from recalign.evaluation.baselines import ItemScores, LowerBound, Rerank, SameForAll
-from recalign.nn import HSTU, EncoderDecoder, LazyDecoder, Pooled, SASRec
+from recalign.nn import HSTU, LazyDecoder, Pooled, SASRec
 from recalign.recommender import CodePolicy, Policy, RecommenderData, SequencePolicy
 from recalign.recommender.onerec import random_codes
 from recalign.reward import MeanHead, OrdinalHead, QuantileHead, RewardEnsemble
@@ -113,10 +111,10 @@ def test_reranked_policies(scores, log_root):
     assert (own - plain).abs().max() > 0.1  # the strength counts
 
 
-def coded(head: str, decoder=None, **settings) -> CodePolicy:
+def coded(**settings) -> CodePolicy:
     torch.manual_seed(0)
-    decoder = decoder or LazyDecoder(8, layers=2, heads=2, max_length=32)
-    made = CodePolicy(decoder, 40, [6, 5, 4], head=head, temperature=0.2, **settings)
+    decoder = LazyDecoder(8, layers=2, heads=2, max_length=32)
+    made = CodePolicy(decoder, 40, [6, 5, 4], temperature=0.2, **settings)
     made.set_codes(random_codes(40, [6, 5, 4]))
     made.set_counts(torch.randint(0, 50, (40,)))
     made.prior_strength = 0.4
@@ -126,18 +124,13 @@ def coded(head: str, decoder=None, **settings) -> CodePolicy:
 @pytest.mark.parametrize(
     "made",
     [
-        lambda: coded("shared"),
-        lambda: coded("plain", feedback=True),
-        lambda: coded("node", EncoderDecoder(8, heads=2, max_length=32), bos="newest"),
-        lambda: coded("node", encoder=HSTU(8, layers=2, max_length=32)),
-        lambda: Rerank(coded("node"), reward(), 0.7).eval(),
+        lambda: coded(feedback=True),
+        lambda: coded(encoder=HSTU(8, layers=2, max_length=32)),
+        lambda: Rerank(coded(), reward(), 0.7).eval(),
     ],
 )
 def test_policies_over_codes(made, log_root):
     torch.testing.assert_close(*both(made(), data_of(log_root)), atol=1e-4, rtol=0)
-
-
-MIXED = functools.partial(LazyDecoder, heads=2, experts=3, experts_per_token=2)
 
 
 def some(rows: int, length: int, hidden: int) -> dict[str, torch.Tensor]:
@@ -160,9 +153,8 @@ def some(rows: int, length: int, hidden: int) -> dict[str, torch.Tensor]:
     [
         (lambda: policy("sasrec", feedback=True), True),
         pytest.param(lambda: Rerank(policy(), reward(), 0.7).eval(), False, marks=pytest.mark.long),
-        pytest.param(lambda: coded("node"), False, marks=pytest.mark.long),
-        pytest.param(lambda: coded("node", encoder=HSTU(8, layers=1, max_length=32)), False, marks=pytest.mark.long),
-        pytest.param(lambda: coded("node", MIXED(8, layers=1, max_length=32)), False, marks=pytest.mark.long),
+        pytest.param(lambda: coded(), False, marks=pytest.mark.long),
+        pytest.param(lambda: coded(encoder=HSTU(8, layers=1, max_length=32)), False, marks=pytest.mark.long),
     ],
 )
 def test_the_written_graph_takes_any_size(made, known, tmp_path):

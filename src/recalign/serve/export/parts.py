@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from recalign.nn import OwnVectors, Window, unit
+from recalign.nn import Window, unit
 from recalign.recommender import CodePolicy, SequencePolicy
 from recalign.recommender.onerec_policy import CodeState
-from recalign.serve.export.histories import Histories, at, every, newest
+from recalign.serve.export.histories import Histories, every, newest
 from recalign.serve.server.about import NODES
 
 
@@ -102,8 +102,7 @@ class CodePart(Part):
         levels = range(policy.trie.levels)
         self.grow = {f"trie.{what}_{n}": (what, n) for n in levels for what in ("first", "place", "parent", "code")}
         self.grow |= {f"prior_{n + 1}": ("prior", n) for n in levels}
-        if isinstance(policy.head, OwnVectors):
-            self.grow |= {f"head.vectors.{n}": ("vectors", n) for n in levels}
+        self.grow |= {f"head.vectors.{n}": ("vectors", n) for n in levels}
 
     def tables(self) -> dict[str, Tensor]:
         policy = self.policy
@@ -152,8 +151,5 @@ class Walk(nn.Module):
         x_BLD = every(policy.encoder, x_BLD, h)
         keys, values = policy.decoder.keys_and_values(x_BLD)
         window = OnePerRow(keys, values, h.time_BL, h.request_time_BL, row_B, h.newest_B)
-        first_BD = policy.start.expand(row_B.shape[0], -1)
-        if policy.newest is not None:
-            first_BD = first_BD + policy.newest(at(x_BLD, h.newest_B))
-        h_B1D, past = policy.decoder(first_BD[:, None], window, None)
+        h_B1D, past = policy.decoder(policy.start.expand(row_B.shape[0], -1)[:, None], window, None)
         return policy.score_all(CodeState(window, past, h_B1D[:, 0]))

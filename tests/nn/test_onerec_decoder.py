@@ -9,8 +9,6 @@ from torch import Tensor
 
 from recalign.errors import InputError
 from recalign.nn import LazyContext, LazyDecoder, Window
-from recalign.nn.onerec_decoder import Past
-from recalign.nn.onerec_lazy_decoder import LazyBlock
 
 EVENTS, TOKENS, DIM = 5, 3, 8
 
@@ -46,10 +44,10 @@ def by_formula(decoder: LazyDecoder, x_LD: Tensor, token_PD: Tensor, bias_L: lis
         q = block.query(norm(h, block.cross_norm.weight))
         h = h + block.cross_output(attention(q, k, v, heads, bias_L[layer]))
         sizes = [DIM, decoder.kv_heads * DIM // heads, decoder.kv_heads * DIM // heads]
-        q, k, v = block.prefix.qkv(norm(h, block.self_norm.weight)).split(sizes, dim=1)
-        h = h + block.prefix.output(attention(q, k, v, heads, causal))
-        gate, up = block.feed_forward.gate_up(norm(h, block.hidden_norm.weight)).chunk(2, dim=1)
-        h = h + block.feed_forward.down(F.silu(gate) * up)
+        q, k, v = block.qkv(norm(h, block.self_norm.weight)).split(sizes, dim=1)
+        h = h + block.self_output(attention(q, k, v, heads, causal))
+        gate, up = block.gate_up(norm(h, block.hidden_norm.weight)).chunk(2, dim=1)
+        h = h + block.down(F.silu(gate) * up)
     return norm(h, decoder.norm.weight)
 
 
@@ -101,13 +99,6 @@ def test_prefixes_of_a_target_do_not_see_each_other():
         torch.testing.assert_close(after, expected)
 
 
-def test_parents_alike_for_all_states_are_taken_alike():
-    past = Past(torch.randn(2, 3, 1, 1, 4), torch.randn(2, 3, 1, 1, 4))
-    parent_M = torch.tensor([2, 0, 0, 1])
-    for one, other in zip(past.of(parent_M), past.of(parent_M.expand(2, -1)), strict=True):
-        assert one.equal(other)
-
-
 @torch.no_grad()
 def test_events_of_a_lazy_context_do_not_see_each_other():
     context = LazyContext(DIM, EVENTS).eval()
@@ -126,8 +117,3 @@ def test_events_of_a_lazy_context_do_not_see_each_other():
 def test_sizes_that_do_not_divide_are_refused(wrong):
     with pytest.raises(InputError, match=r"^model\.decoder"):
         LazyDecoder(DIM, **wrong)
-
-
-def test_blocks_take_sets_of_keys_in_turn():
-    blocks = LazyDecoder(DIM, layers=4, kv_sets=2).blocks
-    assert [block.kv for block in blocks if isinstance(block, LazyBlock)] == [0, 0, 1, 1]

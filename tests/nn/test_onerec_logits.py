@@ -1,11 +1,11 @@
-"""Logits of children: the three ways to compute them agree."""
+"""Logits of children: the ways to compute them agree."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from recalign.nn import NodeLogits, OwnVectors, SharedCodes, Trie
+from recalign.nn import NodeLogits, Trie
 
 ITEMS, SIZES, STATES = 20, [3, 4, 5], 4
 
@@ -18,17 +18,15 @@ def trie() -> Trie:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("kind", [SharedCodes, OwnVectors])
 @pytest.mark.parametrize("temperature", [None, 0.05])
 @pytest.mark.parametrize("dim", [1, 8])  # narrow states gather vectors, wide ones multiply with all of them
 @pytest.mark.parametrize("depth", [0, 1, 2])
-def test_a_child_has_the_product_with_its_own_vector_or_their_cosine(kind, temperature, dim, depth):
-    tree, head = trie(), kind(dim, ITEMS, SIZES, temperature)
+def test_a_child_has_the_product_with_its_own_vector_or_their_cosine(temperature, dim, depth):
+    tree, head = trie(), NodeLogits(dim, ITEMS, SIZES, temperature)
     node_N = torch.arange(tree.nodes(depth))
     child_NF, exists_NF = tree.children_of(depth, node_N)
     h_TND = torch.randn(STATES, len(node_N), dim)
-    row_NF = tree.code(depth + 1)[child_NF] if kind is SharedCodes else child_NF
-    vector_NFD = head.vectors[depth][row_NF]
+    vector_NFD = head.vectors[depth][child_NF]
     expected_TNF = torch.einsum("tnd,nfd->tnf", h_TND, vector_NFD)
     if temperature is not None:
         expected_TNF = torch.cosine_similarity(h_TND[:, :, None], vector_NFD, dim=-1) / temperature
@@ -40,9 +38,5 @@ def test_a_child_has_the_product_with_its_own_vector_or_their_cosine(kind, tempe
             assert head(tree, depth, h_TND.bfloat16(), child).equal(head(tree, depth, h_TND.bfloat16().float(), child))
 
 
-def test_shared_codes_are_as_many_as_codes_and_own_vectors_as_nodes_can_be():
-    def rows(head: NodeLogits) -> list[int]:
-        return [len(vector_MD) for vector_MD in head.vectors]
-
-    assert rows(SharedCodes(2, ITEMS, SIZES)) == [3, 4, 5]
-    assert rows(OwnVectors(2, ITEMS, SIZES)) == [3, 12, 20]
+def test_a_level_has_as_many_vectors_as_nodes_can_be():
+    assert [len(vector_MD) for vector_MD in NodeLogits(2, ITEMS, SIZES).vectors] == [3, 12, 20]
