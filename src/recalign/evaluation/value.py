@@ -81,7 +81,7 @@ def evaluate(
         events |= {"cold": batch.target_T == 0, "count": count_W[read.target_T]}
         for rows in chunks(len(batch.target_T), data.num_items):  # so that users x items is never held
             of_events = {k: v[rows] for k, v in events.items()}
-            start_TV = scorers.start.over_items(once.encode(scorers.start)[rows])
+            start_TV = scorers.start.log_probs(once.encode(scorers.start)[rows])
             for name, policy in policies.items():
                 row = of_events | _of_policy(policy, states[name][rows], batch, rows, start_TV, scorers.truth_UV)
                 for figure, scores in of_shown.items():
@@ -123,7 +123,7 @@ def _of_policy(
     """Figures of a policy in a part's states: KL, entropy, expected true reward, the target's rank, items shown."""
     assert batch.seen_N is not None
     state = policy.log_probs(state) if isinstance(policy, Rerank) else state  # once for all that follows
-    logp_TV, seen = policy.over_items(state), seen_within(batch.seen_N, part)
+    logp_TV, seen = policy.log_probs(state), seen_within(batch.seen_N, part)
     p_TV = logp_TV.exp()
     row = {"kl": (p_TV * (logp_TV - start_TV)).sum(dim=1), "entropy": -(p_TV * logp_TV).sum(dim=1)}
     if truth_UV is not None:

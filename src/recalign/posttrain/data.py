@@ -239,7 +239,7 @@ def state_values(
     for batch in batches:
         pi_state, r_states = policy.encode(batch), reward.states(batch)
         for part in chunks(len(pi_state), policy.num_items):
-            logp_TV = policy.over_items(pi_state[part])
+            logp_TV = policy.log_probs(pi_state[part])
             r_TV = reward.predict(r_states[:, part])
             if soft is None:
                 value_T = (logp_TV.exp() * r_TV).sum(dim=1)

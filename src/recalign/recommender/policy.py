@@ -85,19 +85,12 @@ class Policy(Rebuildable, nn.Module, ABC):
         Shape: items int64 (T, C) or None -> (T, C), or (T, V) where column v - 1 is item v.
         """
 
-    def over_items(self, state: State) -> Tensor:
-        """Log-probabilities over the catalogue that always sum to 1, also where a policy may write no item.
-
-        Shape: -> (T, V).
-        """
-        return self.log_probs(state)
-
     @torch.no_grad()
     def kl_and_entropy(self, state: State, other: Policy, other_state: State) -> tuple[Tensor, Tensor]:
         """KL(self || other) and the entropy of self over the catalogue, in nats, exact. Shape: -> (T,) each."""
         kl, entropy = [], []
         for part in chunks(len(state), self.num_items):
-            logp_TV, other_TV = self.over_items(state[part]), other.over_items(other_state[part])
+            logp_TV, other_TV = self.log_probs(state[part]), other.log_probs(other_state[part])
             kl.append((logp_TV.exp() * (logp_TV - other_TV)).sum(dim=1))
             entropy.append(-(logp_TV.exp() * logp_TV).sum(dim=1))
         return torch.cat(kl), torch.cat(entropy)

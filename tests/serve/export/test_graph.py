@@ -76,7 +76,7 @@ def both(policy: Policy, data: EventDataModule, k: int = 10) -> tuple[torch.Tens
     state = policy.encode(batch)
     top = policy.top_k(state, k, batch.seen_N)[1]
     assert (item_TK == top).float().mean() > 0.99  # the order of ties
-    return policy.over_items(state), logit_TN[:, 1:].log_softmax(dim=1)
+    return policy.log_probs(state), logit_TN[:, 1:].log_softmax(dim=1)
 
 
 def data_of(log_root, **settings) -> EventDataModule:
@@ -192,7 +192,7 @@ def test_without_a_history_and_without_a_prior_popularity_answers():
     popular = SameForAll(made.prior.log_count_V)  # the row of the comparison
     with torch.no_grad():
         own_TV = graph(given | graph.part.tables())[2][:, 1:].log_softmax(dim=1)
-        torch.testing.assert_close(own_TV, popular.over_items(torch.zeros(2, 1)))
+        torch.testing.assert_close(own_TV, popular.log_probs(torch.zeros(2, 1)))
 
 
 def test_everything_hidden_leaves_no_item():

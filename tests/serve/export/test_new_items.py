@@ -307,7 +307,7 @@ def test_new_codes_are_answered_as_the_policy_with_them_would(coded, tmp_path):
     ]
     batch = small.batch_of(data, rows=12)
     with torch.no_grad():
-        own = policy.eval().over_items(policy.encode(batch))
+        own = policy.eval().log_probs(policy.encode(batch))
     logits = torch.from_numpy(after.run(list(_of_batch(batch, 0.0)), ["logits"])[0])
     torch.testing.assert_close(logits[:, 1:].log_softmax(dim=1), own, atol=1e-4, rtol=0)
     assert len(policy.trie.code(1)) == sizes[0]  # a first code that was no item's

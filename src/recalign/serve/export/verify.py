@@ -91,7 +91,7 @@ def verify(policy: Policy, data: EventDataModule, bundle: Bundle) -> Verified:
         assert batch.seen_N is not None
         state, encoded = policy.encode(batch), list(_of_batch(batch, bundle.catalogue.strength(None)))
         for part in chunks(len(batch.target_T), policy.num_items):
-            logp_TV, seen = policy.over_items(state[part]), seen_within(batch.seen_N, part)
+            logp_TV, seen = policy.log_probs(state[part]), seen_within(batch.seen_N, part)
             _compare(logp_TV, top_k_from_scores(logp_TV, SHOWN, seen)[1] + 1, encoded[part], bundle, found)
             gains.append(gain_ndcg(ranks_from_scores(logp_TV, batch.target_T[part] - 1, seen), SHOWN).numpy())
         users.append(batch.user_B[batch.row_T].numpy())
