@@ -75,7 +75,7 @@ class TwoItems:
     def encode(self, batch):
         return torch.zeros(len(batch.event_T), 1)
 
-    def over_items(self, state):
+    def log_probs(self, state):
         return torch.tensor([0.25, 0.75]).log().repeat(len(state), 1)
 
     def states(self, batch):
