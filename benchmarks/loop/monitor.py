@@ -27,7 +27,7 @@ from scipy.stats import binomtest
 from benchmarks.lib import commit, each, frame, save
 from benchmarks.loop.lists import ITEMS, K, Population, log_chances
 from recalign.serve.loop.monitor_command import REMEDIES
-from recalign.serve.loop.monitoring import DAY, watch
+from recalign.serve.loop.monitoring import DAY, compare_windows
 
 WEEKS, REFERENCE, UNKNOWN, LOST = 8, 2, 0.02, 0.2
 WEEK = pl.col("timestamp") // (7 * DAY)
@@ -97,7 +97,7 @@ def alarms(table: pl.DataFrame) -> list[list[str]]:
     """The figures that raise an alarm, by week after the reference."""
     table = table.with_columns(reward=pl.when("chosen").then("stars").otherwise(0.0))
     drift = table.filter(position=1).select("decision", value="from_start")
-    [found], _ = watch(table, {"served": range(ITEMS)}, drift=drift)
+    [found], _ = compare_windows(table, {"served": range(ITEMS)}, drift=drift)
     return [list(window.alarms) for window in found.windows]
 
 

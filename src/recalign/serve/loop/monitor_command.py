@@ -20,7 +20,7 @@ from recalign.files import read_json, write_json
 from recalign.serve.feedback.feedback_command import COUNTS
 from recalign.serve.feedback.joining import MISFITS, OVERDUE
 from recalign.serve.loop.chances import ask, require_known
-from recalign.serve.loop.monitoring import Rule, Watched, Window, watch
+from recalign.serve.loop.monitoring import Rule, VersionReport, Window, compare_windows
 from recalign.serve.loop.served import Histories, Served, open_bundle, read_rows, read_served, settings
 from recalign.serve.server.bundle import Bundle, load_bundle
 from recalign.serve.server.request import Explore
@@ -29,12 +29,8 @@ REMEDIES = {
     "unknown": "people choose what this version does not have: recalign items add, or recalign update",
     "list": "do outcomes still arrive, and are they joined (feedback.json)? If so and lists earn less: recalign update",
     "chosen": "look at how rewards are logged, their scale first; train nothing on them until that is known",
-    "order": "do rewards reach the items that they are of? If so and it has fallen: recalign update",
-    "item_corr": "do rewards reach the items that they are of? If so, taste has changed: recalign update",
     "promised": "if rewards are logged as before, train the reward model anew before it is trusted: recalign update",
-    "rank_corr": "do rewards reach the items that they are of? If so, train the reward model anew: recalign update",
     "drift": "see which version, temperature and filters answer: what is served is not what it was",
-    "concentration": "see which version, temperature, filters and boosts answer; if it has risen, explore more",
 }
 """What to do about an alarm."""
 
@@ -65,10 +61,10 @@ def monitor(words: list[str]) -> None:
     if given.start is not None:
         drift, counts["drift"] = drifts(open_bundle(given.start), read_served(given.log))
     known = {one.version: one.catalogue.ids for one in (bundle, *map(load_bundle, given.bundles))}
-    found, short = watch(rows, known, Rule(given.days, given.reference), drift)
+    found, short = compare_windows(rows, known, Rule(given.days, given.reference), drift)
     print(render(counts))
     for one in found:
-        print(f"\n{said(one)}")
+        print(f"\n{report(one)}")
     for version, why in short.items():
         print(f"\nversion {version}: {why}")
     _, log, root = settings(given.log)
@@ -82,7 +78,7 @@ def monitor(words: list[str]) -> None:
         )
         print("See whether outcomes still arrive")
     if given.out is not None:
-        write_json(given.out, {"log": counts, "too short": short, **{one.version: plain(one) for one in found}})
+        write_json(given.out, {"log": counts, "too short": short, **{one.version: as_json(one) for one in found}})
     if given.strict and bundle.version in short:
         remedy = "wait, or give a shorter --reference or --days"
         raise InputError(f"{bundle.version}: {short[bundle.version]}", where=str(given.log), remedy=remedy)
@@ -164,58 +160,54 @@ def drifts(start: Bundle, served: Served) -> tuple[pl.DataFrame, Section]:
     }
 
 
-def said(one: Watched) -> str:
+def report(version: VersionReport) -> str:
     """A version's table, its alarms and what to do."""
-    names = list(one.reference.changes)
+    names = list(version.reference.changes)
     heads = ["window", "lists", "users", "items", *names, ""]
-    table = [heads, [one.reference.dates, *_cells(one.reference, names), "reference"]]
-    table += [[window.dates, *_cells(window, names), window.said] for window in one.windows]
+    table = [heads, [*_cells(version.reference, names), "reference"]]
+    table += [[*_cells(window, names), window.status] for window in version.windows]
     widths = [max(len(row[n]) for row in table) for n in range(len(heads))]
-    lines = ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
-    of = "" if one.catalogue is None else f", which knows {one.catalogue:,} items"
-    lines = [f"{one.version}{of}; ± half a 95 % interval, * an alarm", "", *lines, ""]
-    lines += [f"not computed: {name}: {why}" for name, why in one.left_out.items()]
-    lines += [f"left out: {one.rest:,} lists after the last whole window"] * (one.rest > 0)
-    alarms = [line for window in one.windows for line in _alarms(window)]
-    few = sum(window.said == "too few" for window in one.windows)
-    lines += ["", *alarms] if alarms else [f"no alarm in {len(one.windows) - few} windows"]
-    return "\n".join(lines)
+    of = "" if version.catalogue is None else f", which knows {version.catalogue:,} items"
+    lines = [f"{version.version}{of}; ± half a 95 % interval, * an alarm", ""]
+    lines += ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
+    lines += ["", *(f"not computed: {name}: {why}" for name, why in version.left_out.items())]
+    if version.rest:
+        lines.append(f"left out: {version.rest:,} lists after the last whole window")
+    alarms = [
+        f"{window.dates}: {name} {change.before.value:.4g} -> {change.now.value:.4g} "
+        f"(difference {change.difference.value:.4g}, {{:.4g}} .. {{:.4g}})\n  -> ".format(*change.difference.interval())
+        + REMEDIES[name]
+        for window in version.windows
+        for name, change in window.alarms.items()
+    ]
+    tested = sum(window.status != "too few" for window in version.windows)
+    return "\n".join([*lines, *(["", *alarms] if alarms else [f"no alarm in {tested} windows"])])
 
 
 def _cells(window: Window, names: list[str]) -> list[str]:
-    cells = [f"{window.lists:,}", f"{window.users:,}", f"{window.items:,}"]
-    for name in names:
-        change = window.changes[name]
+    cells = [window.dates, f"{window.lists:,}", f"{window.users:,}", f"{window.items:,}"]
+    for change in (window.changes[name] for name in names):
         low, high = change.now.interval()
         known = np.isfinite(change.now.value)
         cells.append(f"{change.now.value:.4g} ±{(high - low) / 2:.2g}{'*' * change.alarm}" if known else "-")
     return cells
 
 
-def _alarms(window: Window) -> list[str]:
-    lines = []
-    for name, change in window.alarms.items():
-        low, high = change.difference.interval()
-        lines.append(
-            f"{window.dates}: {name} {change.before.value:.4g} -> {change.now.value:.4g} "
-            f"(difference {change.difference.value:.4g}, {low:.4g} .. {high:.4g})\n  -> {REMEDIES[name]}"
-        )
-    return lines
-
-
-def plain(one: Watched) -> dict[str, Any]:
+def as_json(version: VersionReport) -> dict[str, Any]:
     """All figures of a version, for ``--out``."""
-    windows = [_plain(window, one.catalogue) for window in (one.reference, *one.windows)]
-    return {"left_out": one.left_out, "rest": one.rest, "reference": windows[0], "windows": windows[1:]}
+    windows = [_window_json(window, version.catalogue) for window in (version.reference, *version.windows)]
+    return {"left_out": version.left_out, "rest": version.rest, "reference": windows[0], "windows": windows[1:]}
 
 
-def _plain(window: Window, catalogue: int | None) -> dict[str, Any]:
-    names = ("dates", "begins", "ends", "lists", "users", "items")
+def _window_json(window: Window, catalogue: int | None) -> dict[str, Any]:
+    names = ("dates", "begins", "ends", "lists", "users", "items", "status")
     found: dict[str, Any] = {name: getattr(window, name) for name in names}
-    found |= {"coverage": window.items / catalogue if catalogue else None, "said": window.said}
+    found["coverage"] = window.items / catalogue if catalogue else None
     for name, change in window.changes.items():
         if np.isfinite(change.now.value):
-            figures = {name: change.now, **({} if change.p is None else {f"{name}_difference": change.difference})}
-            found |= plain_estimates(figures)
-            found |= {} if change.p is None else {f"{name}_p": change.p}
+            tested = change.p is not None
+            found |= plain_estimates(
+                {name: change.now, **({f"{name}_difference": change.difference} if tested else {})}
+            )
+            found |= {f"{name}_p": change.p} if tested else {}
     return found

@@ -1,9 +1,20 @@
 """Windows of a served log, each compared with the first days of its version: what has changed, by a stated rule.
 
-In each window every figure's difference from the reference is tested, two-sided (but `RISES`), by the bootstrap over
-users: a user counts equally often in both, for the same people come back. Holm's procedure (1979) keeps the probability
-of any alarm in a window without change at `LEVEL`, whatever the dependence between figures. A figure that rests on
-fewer than `LEAST_USERS` users in the window or in the reference is not tested.
+A figure of a window is a ratio of sums over users:
+
+- ``unknown``: share of the outcomes whose item the version does not know.
+- ``list``: mean over lists of the rewards of what was chosen, summed; a choice without a known reward adds nothing.
+- ``chosen``: mean reward of a chosen item.
+- ``promised``: mean over chosen items of the reward less a prediction; 0 if the mean is right.
+- ``drift``: mean of log p - log p_start of the first items of drawn lists, p the served policy: an unbiased estimate
+  of the Kullback-Leibler divergence of what is served from the start.
+
+In each window every figure's difference from the reference is tested, two-sided (but `ONE_SIDED`), by the bootstrap
+over users: a user counts equally often in both, for the same people come back. Holm's procedure (1979) keeps the
+probability of any alarm in a window without change at `LEVEL`, whatever the dependence between figures. A figure that
+rests on fewer than `MIN_USERS` users in the window or in the reference is not tested.
+
+Suffixes: W windows with the reference at 0, U users, D draws.
 """
 
 from __future__ import annotations
@@ -18,23 +29,19 @@ import polars as pl
 
 from recalign.bootstrap import CrossedBootstrap, Estimate, holm
 from recalign.errors import InputError
-from recalign.serve.loop.figures import figures
 
 LEVEL = 0.05
 """Probability of any alarm in a window without change."""
-LEAST_USERS = 100
+MIN_USERS = 100
 """Users that a figure has to rest on."""
-RISES = ("unknown",)
-"""Figures whose fall is no alarm. Nothing would be to do; and where few outcomes are unknown, a window without any has
-draws without any, and seems more sure than it is."""
-SLACK = 0.1
+ONE_SIDED = ("unknown",)
+"""Figures of which only a rise is an alarm. Nothing would be to do about a fall; and where few outcomes are unknown, a
+window with none of them also has none in any draw, so that its fall would seem certain."""
+MISSING_SHARE = 0.1
 """Share of a window that its log may lack: the days of a week differ, so that less than a window is not compared."""
 DAY = 86_400_000_000
-COLUMNS = (
-    *("user", "item", "timestamp", "shown", "chosen", "reward", "position", "log_prob", "fixed", "decision", "version"),
-    *("meets", "predicted"),
-)
-"""Of a served log, all that is looked at: a user may have put columns of any name beside them."""
+COLUMNS = "user", "item", "timestamp", "shown", "chosen", "reward", "decision", "version", "meets", "predicted"
+"""Of a served log, all that is read: users may add columns of any name."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Change:
-    """A figure of a window beside that of the reference.
+    """A figure of a window and of the reference.
 
     Attributes:
         now, before: in the window and in the reference.
@@ -61,7 +68,7 @@ class Change:
 
     now: Estimate
     before: Estimate
-    p: float | None
+    p: float | None = None
 
     @property
     def alarm(self) -> bool:
@@ -72,11 +79,6 @@ class Change:
     def difference(self) -> Estimate:
         """Now less before."""
         return Estimate(self.now.value - self.before.value, self.now.draws_D - self.before.draws_D)
-
-    def p_value(self, rises: bool) -> float:
-        """That nothing has changed, by this figure alone; or, if only rises count, that it has not risen."""
-        difference = self.difference
-        return 1.0 if rises and difference.value <= 0 else difference.p_value()
 
 
 @dataclass(frozen=True)
@@ -99,23 +101,23 @@ class Window:
     @property
     def alarms(self) -> dict[str, Change]:
         """Figures that have changed."""
-        return {name: one for name, one in self.changes.items() if one.alarm}
+        return {name: change for name, change in self.changes.items() if change.alarm}
 
     @property
-    def said(self) -> str:
+    def status(self) -> str:
         """In two words at most."""
-        tested = any(one.p is not None for one in self.changes.values())
+        tested = any(change.p is not None for change in self.changes.values())
         return "alarm" if self.alarms else "no alarm" if tested else "too few"
 
     @property
     def dates(self) -> str:
         """First and last day, UTC."""
-        days = (datetime.fromtimestamp(one / 1e6, UTC) for one in (self.begins, self.ends - 1))
+        days = (datetime.fromtimestamp(time / 1e6, UTC) for time in (self.begins, self.ends - 1))
         return " .. ".join(f"{day:%Y-%m-%d}" for day in days)
 
 
 @dataclass(frozen=True)
-class Watched:
+class VersionReport:
     """A version, its reference and its windows.
 
     Attributes:
@@ -132,18 +134,18 @@ class Watched:
     rest: int
 
 
-def watch(
+def compare_windows(
     rows: pl.DataFrame,
     known: Mapping[str, Collection[Any]],
     rule: Rule | None = None,
     drift: pl.DataFrame | None = None,
     draws: int = 2000,
-) -> tuple[list[Watched], dict[str, str]]:
+) -> tuple[list[VersionReport], dict[str, str]]:
     """Compare the windows of each version with its own reference.
 
     Args:
-        rows: of `recalign.serve.loop.served.read_rows`; ``predicted`` beside, where there are predictions. Of the
-            others only `COLUMNS` count.
+        rows: of `recalign.serve.loop.served.read_rows`, with ``predicted`` where there are predictions. Of other
+            columns only `COLUMNS` count.
         known: ids of the items of the versions that are there.
         rule: of windows.
         drift: ``decision``, and ``value`` = log p - log p_start of its first item.
@@ -157,36 +159,29 @@ def watch(
     """
     rule = rule or Rule()
     rows = rows.select(name for name in COLUMNS if name in rows.columns)
-    all_shown = rows.filter(pl.col("shown"))
+    all_shown = rows.filter("shown")
     shown = all_shown.filter(pl.col("meets").all().over("decision")).sort("timestamp")
     # Where a condition leaves lists out, outcomes without a list cannot be told to be of those or of the others.
     unexplained = rows.filter(~pl.col("shown"), pl.lit(shown.height == all_shown.height))
-    alone = _versions_of(unexplained, shown)
-    found, short = list[Watched](), dict[str, str]()
+    alone = _with_version(unexplained, shown)
+    found, short = list[VersionReport](), dict[str, str]()
     for (version,), own in shown.partition_by("version", as_dict=True, maintain_order=True).items():
-        lasts = _days(own)
-        count = int((lasts - rule.reference) / rule.days + SLACK)
+        span = float(own["timestamp"][-1] - own["timestamp"][0]) / DAY
+        count = int((span - rule.reference) / rule.days + MISSING_SHARE)
         if count < 1:
-            short[str(version)] = (
-                f"its lists span {lasts:.1f} days; reference and window take {rule.reference + rule.days:g}"
-            )
+            needed = rule.reference + rule.days
+            short[str(version)] = f"its lists span {span:.1f} days; reference and window take {needed:g}"
             continue
         whole = pl.concat([own, alone.filter(version=version)], how="diagonal_relaxed")
-        found.append(_watched(str(version), whole, count, known.get(str(version)), rule, drift, draws))
+        found.append(_report(str(version), whole, count, known.get(str(version)), rule, drift, draws))
     if not found:
-        said = "; ".join(f"{version}: {why}" for version, why in short.items()) or "it shows no list"
+        why = "; ".join(f"{version}: {why}" for version, why in short.items()) or "it shows no list"
         remedy = "wait, or give a shorter --reference, in whole weeks if the days of a week differ, or shorter --days"
-        raise InputError(f"the log is too short: {said}", where="log", remedy=remedy)
+        raise InputError(f"the log is too short: {why}", where="log", remedy=remedy)
     return found, short
 
 
-def _days(rows: pl.DataFrame) -> float:
-    """From the first to the last of rows in the order of time."""
-    when_N = rows["timestamp"].to_numpy()
-    return float(when_N[-1] - when_N[0]) / DAY
-
-
-def _versions_of(alone: pl.DataFrame, shown: pl.DataFrame) -> pl.DataFrame:
+def _with_version(alone: pl.DataFrame, shown: pl.DataFrame) -> pl.DataFrame:
     """Outcomes in no row of a list, of the version that showed their user the last list before, or the first after.
 
     Were those before a user's first list left out, the reference, in which everybody's first list is, would have fewer.
@@ -198,7 +193,7 @@ def _versions_of(alone: pl.DataFrame, shown: pl.DataFrame) -> pl.DataFrame:
     return found.with_columns(pl.coalesce("version", "version_after")).drop("version_after")
 
 
-def _watched(
+def _report(
     version: str,
     rows: pl.DataFrame,
     count: int,
@@ -206,38 +201,88 @@ def _watched(
     rule: Rule,
     drift: pl.DataFrame | None,
     draws: int,
-) -> Watched:
+) -> VersionReport:
     when = rows.filter("shown")["timestamp"]
     begins, last = int(when[0]), int(when[-1])  # outcomes of the last day have no lists yet: `feedback` waits for those
     since = (pl.col("timestamp") - begins) / DAY - rule.reference
     at = pl.when(since < 0).then(0).otherwise(1 + (since / rule.days).floor()).cast(pl.Int64)
-    rows = rows.filter(pl.col("timestamp").is_between(begins, last)).with_columns(
-        at=at, early=since < -rule.reference / 2
-    )
+    rows = rows.filter(pl.col("timestamp").is_between(begins, last)).with_columns(at=at)
     rest = rows.filter("shown", pl.col("at") > count)["decision"].n_unique()
     rows = rows.filter(pl.col("at") <= count).with_columns(user=pl.col("user").rank("dense").cast(pl.Int64) - 1)
     of_all, left_out = figures(rows, known, drift)
     bootstrap = CrossedBootstrap(int(rows["user"].max()) + 1, draws)  # type: ignore[arg-type]
-    each = {name: one.estimates(bootstrap, count + 1) for name, one in of_all.items()}
+    each = {name: estimates(one, bootstrap, count + 1) for name, one in of_all.items()}
     ends = [rule.reference + n * rule.days for n in range(count + 1)]
     spans = [(begins + round(a * DAY), begins + round(b * DAY)) for a, b in zip([0.0, *ends], ends, strict=False)]
     windows = [_window(n, span, rows, each) for n, span in enumerate(spans)]
-    return Watched(version, None if known is None else len(known), windows[0], windows[1:], left_out, rest)
+    return VersionReport(version, None if known is None else len(known), windows[0], windows[1:], left_out, rest)
+
+
+def figures(
+    rows: pl.DataFrame, known: Collection[Any] | None, drift: pl.DataFrame | None = None
+) -> tuple[dict[str, pl.DataFrame], dict[str, str]]:
+    """Rows ``user, at, value, count`` of each figure that a version's rows allow, and why others are left out.
+
+    Args:
+        rows: of `recalign feedback`, with windows ``at`` (0 .. W - 1) and users by number; ``predicted``, where there
+            are predictions.
+        known: ids of the version's items; None: nobody knows them.
+        drift: ``decision``, and ``value`` of its list.
+    """
+    shown = rows.filter("shown")
+    chosen = shown.filter("chosen", pl.col("reward").is_not_null())
+    earned = pl.when("chosen").then("reward").fill_null(0.0).sum()
+    value, why = {"list": shown.group_by("user", "at", "decision").agg(value=earned)}, dict[str, str]()
+    if known is None:
+        why["unknown"] = "no bundle of this version is named: --bundles"
+    elif shown.height == rows.height:
+        why["unknown"] = "no outcome without a list: there is none, --unshown was not given, or `where` left out lists"
+    else:
+        unknown = (~pl.col("item").cast(pl.String).is_in([str(item) for item in known])).cast(pl.Float64)
+        value = {"unknown": rows.filter("chosen").with_columns(value=unknown)} | value
+    value["chosen"] = chosen.with_columns(value="reward")
+    if "predicted" in rows.columns:
+        both = chosen.filter(pl.col("predicted").is_not_null())
+        value["promised"] = both.with_columns(value=pl.col("reward") - pl.col("predicted"))
+    else:
+        why["promised"] = "no predictions are named: --predicted"
+    if drift is None:
+        why["drift"] = "the start is not named: --start"
+    else:
+        of_list = shown.unique("decision", keep="first", maintain_order=True)
+        value["drift"] = of_list.join(drift, on="decision")
+    return {name: one.select("user", "at", "value", count=1) for name, one in value.items()}, why
+
+
+def estimates(rows: pl.DataFrame, draws: CrossedBootstrap, windows: int) -> tuple[list[Estimate], np.ndarray]:
+    """The figure of each window, users drawn together in all of them, and how many users it rests on.
+
+    Shape: W estimates, int64 (W,).
+    """
+    place_N = rows["at"].to_numpy() * draws.users + rows["user"].to_numpy()
+
+    def summed(name: str) -> np.ndarray:
+        sums = np.bincount(place_N, rows[name].to_numpy(), minlength=windows * draws.users)
+        return sums.reshape(windows, draws.users)
+
+    count_WU = summed("count")
+    value_W, drawn_DW = draws.ratios(summed("value"), count_WU)
+    found = [Estimate(float(value), drawn_D) for value, drawn_D in zip(value_W, drawn_DW.T, strict=True)]
+    return found, (count_WU > 0).sum(axis=1)
 
 
 def _window(
     n: int, span: tuple[int, int], rows: pl.DataFrame, each: Mapping[str, tuple[list[Estimate], np.ndarray]]
 ) -> Window:
+    changes, tested = dict[str, Change](), dict[str, float]()
+    for name, (found, users_W) in each.items():
+        changes[name] = Change(found[n], found[0])
+        difference = changes[name].difference
+        if n and min(users_W[0], users_W[n]) >= MIN_USERS and np.isfinite(difference.value):
+            falls = name in ONE_SIDED and difference.value <= 0
+            tested[name] = 1.0 if falls else difference.p_value()
+    for name, p in zip(tested, holm([*tested.values()]), strict=True):
+        changes[name] = Change(changes[name].now, changes[name].before, float(p))
     shown = rows.filter("shown", at=n)
-    tested = [
-        name
-        for name, (found, users_W) in each.items()
-        if n and min(users_W[0], users_W[n]) >= LEAST_USERS and np.isfinite(found[n].value - found[0].value)
-    ]
-    bare = {name: Change(found[n], found[0], None) for name, (found, _) in each.items()}
-    p_values = holm([bare[name].p_value(name in RISES) for name in tested])
-    changes = bare | {
-        name: Change(bare[name].now, bare[name].before, float(p)) for name, p in zip(tested, p_values, strict=True)
-    }
     lists, users, items = (shown[name].n_unique() for name in ("decision", "user", "item"))
     return Window(*span, lists, users, items, changes)
