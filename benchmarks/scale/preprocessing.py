@@ -2,7 +2,7 @@
 
     python -m benchmarks.scale.preprocessing [--events 5 20] [--whole 20] [--workers 1] [--repeats 3] [--tmp DIR]
 
-ML-1M is read from ``ratings.dat`` (or its zip) under the data root, if it is there; the other logs are Parquet files
+ML-1M is read if its zip or folder is under the data root; the other logs are Parquet files
 of random events that the script makes: 100 events a user in the mean, 100,000 items, rows in order of time. Each figure
 comes from a process of its own; importing recalign is not in the time. Memory is the highest anonymous resident size
 (RssAnon: mapped pages do not count) of the process and its workers together, seen every 20 ms, with what the imports
@@ -43,7 +43,9 @@ METRICS = {
     "cached_gb": "RssAnon (GB)",
     "fit_gb": "fit, RssAnon (GB)",
 }
-ML_1M = LogMapping("ml-1m", ["ml-1m/ratings.dat"], time_resolution=600)
+ML_1M = LogMapping(
+    "ml-1m", ["ml-1m/ratings.parquet"], time_resolution=600, fetch="recalign.data.events.movielens.ml_1m"
+)
 
 
 def main() -> None:

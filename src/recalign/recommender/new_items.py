@@ -19,7 +19,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from recalign.data.events.joining import log_ids
+from recalign.data.events.items import log_ids
 from recalign.errors import InputError
 from recalign.nn import Trie, unit
 from recalign.recommender.checkpoint import build, recipe

@@ -6,7 +6,6 @@ import polars as pl
 import yaml
 
 from recalign.data.events import ItemTable
-from recalign.data.events.files import Source
 from recalign.data.events.init_items import describe_items, items_text
 from recalign.data.events.items import table_values
 
@@ -36,7 +35,7 @@ def test_what_check_would_refuse_is_left_out_and_named(tmp_path):
     text = items_text(found)
     read = yaml.safe_load("\n".join(text))["items"]
     table = ItemTable(**read)
-    assert table_values(Source(tmp_path / table.file), table, ITEMS, ITEMS).kinds == {"brand": "category"}
+    assert table_values(str(tmp_path / table.file), table, ITEMS, ITEMS).kinds == {"brand": "category"}
     left = [line for line in text if line.startswith("        # left out: ")]
     for name in ("attributes", "json", "ragged", "holes", "price", "raw", "when"):
         assert sum(name in line for line in left) == 1, name

@@ -7,7 +7,6 @@ import gzip
 import os
 import shutil
 import sys
-import zipfile
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,7 +20,7 @@ from hypothesis import strategies as st
 
 from recalign.artifacts import SEAL
 from recalign.cli import main
-from recalign.data.events import EventTable, ItemTable, LogMapping, scanning
+from recalign.data.events import EventTable, ItemTable, LogMapping, reading
 from recalign.data.sequences import EventDataModule, High, LeaveLast, Split, TimeSplit, Where
 from recalign.data.sequences import partitions as partitions_file
 from recalign.data.sequences import prepare as prepare_file
@@ -191,7 +190,7 @@ def test_two_that_prepare_a_log_do_so_once(root, monkeypatch):
     assert len(list((root / "parts").iterdir())) == 1
 
 
-@pytest.mark.parametrize("kind", ["csv", "zip", "folder"])
+@pytest.mark.parametrize("kind", ["csv", "folder"])
 def test_other_files_than_parquet(root, whole, kind):
     """Text is converted, a file at a time; a folder is its Parquet in the order of names."""
     if kind == "folder":
@@ -203,8 +202,6 @@ def test_other_files_than_parquet(root, whole, kind):
         files = [f"{name}.{kind}" for name in "ab"]
         for name in "ab":
             pl.read_parquet(root / f"{name}.parquet").write_csv(root / f"{name}.csv")
-            with zipfile.ZipFile(root / f"{name}.zip", "w") as archive:
-                archive.write(root / f"{name}.csv", f"{name}.csv")
     changed = {"log": LogMapping("small", files, columns={"good": "coalesce(stars > 3, false)"}, where="length <> 20")}
     module(root, "other", **changed).prepare(3)
     made = entry_of(root, "other")
@@ -364,7 +361,7 @@ def test_the_command(root, whole, capsys):
 
 
 def test_more_rows_than_can_be_numbered_are_refused(root, monkeypatch):
-    monkeypatch.setattr(scanning, "MAX_ROWS", 80)
+    monkeypatch.setattr(reading, "MAX_ROWS", 80)
     with pytest.raises(InputError, match="the log has 90 rows, not 1 to 80"):
         module(root, "parts").prepare()
 

@@ -23,9 +23,7 @@ from rich.table import Table
 from recalign.data.events import files, guess, reading
 from recalign.data.events.division import Division, collapse_and_divide
 from recalign.data.events.fields import MISSING
-from recalign.data.events.files import Source
 from recalign.data.events.init_items import describe_items, items_text, yaml_scalar
-from recalign.data.events.joining import matched
 from recalign.data.events.log import LogMapping
 from recalign.data.events.messages import did_you_mean
 from recalign.data.events.table import EventTable, load_events
@@ -111,7 +109,7 @@ def _options() -> argparse.ArgumentParser:
     parser.add_argument(
         "table",
         nargs="+",
-        help=f"files of events, a row each, or a pattern such as 'events-*.csv': {', '.join(files.TABLES)}, with or "
+        help="files of events, a row each, or a pattern such as 'events-*.csv': .csv, .tsv, .parquet, with or "
         "without header",
     )
     for role, meaning in QUESTIONS.items():
@@ -123,7 +121,7 @@ def _options() -> argparse.ArgumentParser:
     return parser
 
 
-def _find(tables: Sequence[str]) -> tuple[Path, list[str], list[Source]]:
+def _find(tables: Sequence[str]) -> tuple[Path, list[str], list[str]]:
     """Find the files of a table.
 
     Args:
@@ -150,37 +148,33 @@ def _find(tables: Sequence[str]) -> tuple[Path, list[str], list[Source]]:
     return root, entries, [source for sources in found for source in sources]
 
 
-def _name(root: Path, sources: Sequence[Source]) -> str:
+def _name(root: Path, sources: Sequence[str]) -> str:
     """Name a log: as its file, as what its files' names begin with, or, where that says too little, as their folder."""
-    stems = [PurePath(source.path.name.removesuffix(".gz")).stem for source in sources]
+    stems = [PurePath(source.removesuffix(".gz")).stem for source in sources]
     shared = takewhile(lambda letters: len(set(letters)) == 1, zip(*stems, strict=False))
     common = re.sub(r"\d+$", "", "".join(letters[0] for letters in shared)).strip("-._")  # not a part of a number
     name = stems[0] if len(stems) == 1 else common if len(common) >= SHORTEST else root.resolve().name
     return re.sub(r"[^\w.-]+", "-", name).strip("-._") or "events"
 
 
-def _read(sources: Sequence[Source]) -> tuple[pl.DataFrame, bool, str | None]:
+def _read(sources: Sequence[str]) -> tuple[pl.DataFrame, bool, str | None]:
     """Read the files of a table as training would.
 
     Returns:
         The table; whether it has a header row (without one, columns are named ``column_1``, ``column_2``, ...); and the
         separator, or None if the file name implies it.
     """
-    first, where = sources[0], ", ".join(map(str, sources))
-    known = first.name.endswith(files.TABLES) or first.name in reading.MOVIELENS
-    separator = None if known else reading.find_separator(first)
+    first, where = sources[0], ", ".join(sources)
+    separator = None
     frames = [reading.read(source, (), None, separator) for source in sources]
-    named = (
-        not reading.has_header(first, None) or not reading.looks_like_data(frames[0].columns) or _is_named(frames[0])
-    )
+    named = not files.is_text(first) or not reading.looks_like_data(frames[0].columns) or _is_named(frames[0])
     if not named:
         names = [f"column_{number}" for number in range(1, frames[0].width + 1)]
         frames = [reading.read(source, (), names, separator) for source in sources]
-    tables, _ = matched({str(source): frame.lazy() for source, frame in zip(sources, frames, strict=True)}, (), ())
-    frame = pl.concat(tables.values(), how="diagonal_relaxed").collect()
+    frame = pl.concat(frames, how="diagonal_relaxed")
     if frame.width < 3:
         text = f"{frame.width} columns, and an event has a user, an item and a time: {', '.join(frame.columns)}"
-        remedy = "give a table with a row per event, its fields separated by a comma, tab, ; | or ::"
+        remedy = "give a table with a row per event, its fields separated by a comma, tab, ; or |"
         raise InputError(text, where=where, remedy=remedy)
     if not frame.height:
         raise InputError("the table has no rows", where=where, remedy="give a table with events")

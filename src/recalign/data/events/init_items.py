@@ -10,9 +10,9 @@ import polars as pl
 
 from recalign.data.events import files, guess, reading
 from recalign.data.events.feature_values import feature_values, names_items
-from recalign.data.events.joining import whole_numbers
 from recalign.data.events.log import Feature, FeatureKind
 from recalign.data.events.messages import SourceRows, did_you_mean
+from recalign.data.events.reading import whole_numbers
 from recalign.errors import InputError, printable
 from recalign.keys import yaml_text
 
@@ -47,9 +47,9 @@ def describe_items(table: str, root: Path, items: pl.Series, name: str) -> dict[
     if not found:
         remedy = did_you_mean(path.name, [one.name for one in path.parent.glob("*")])
         raise InputError("there is no such file", where=table, remedy=remedy)
-    source = files.sole(found, table)
+    source = found[0]
     frame = reading.read(source, ())
-    as_text = reading.read(source, frame.columns) if reading.is_text(source) else frame  # 007 stays 007
+    as_text = reading.read(source, frame.columns) if files.is_text(source) else frame  # 007 stays 007
     shares = _shares(frame, as_text, items)
     keys = _keys(frame, shares)
     enough = shares.get(name, 0) >= MOST_OF * max(shares.values(), default=0)

@@ -9,12 +9,11 @@ import polars as pl
 
 from recalign.data.events.audit import Section
 from recalign.data.events.feature_values import KEY, coded, feature_values, names_items, typed
-from recalign.data.events.fields import missing_as_null
-from recalign.data.events.files import Source, locate
-from recalign.data.events.joining import log_ids, whole_numbers
+from recalign.data.events.fields import EXACT, missing_as_null
+from recalign.data.events.files import file_digest, is_text, locate
 from recalign.data.events.log import Feature, FeatureKind, ItemTable, LogMapping
 from recalign.data.events.messages import SourceRows
-from recalign.data.events.reading import has_header, is_text, no_column, read
+from recalign.data.events.reading import no_column, read, whole_numbers
 from recalign.data.events.tree import plain_name
 from recalign.errors import InputError
 from recalign.files import digest
@@ -56,7 +55,7 @@ class ItemValues:
 def titles_digest(log: LogMapping, root: Path | None) -> str | None:
     """Digest of the item table and of what its columns mean; None where the log has none."""
     source = locate(log, root)[1]
-    return digest(asdict(log.items) | {"file": source.digest()}) if log.items and source else None
+    return digest(asdict(log.items) | {"file": file_digest(source)}) if log.items and source else None
 
 
 def read_titles(log: LogMapping, root: Path | None, items: pl.Series) -> tuple[pl.Series, Section]:
@@ -102,7 +101,7 @@ def read_features(log: LogMapping, root: Path | None, items: pl.Series) -> ItemV
     return table_values(source, log.items, items, items)
 
 
-def table_titles(source: Source, table: ItemTable, ids: pl.Series) -> pl.Series:
+def table_titles(source: str, table: ItemTable, ids: pl.Series) -> pl.Series:
     """The titles of some items of a table; the id as text where there is none."""
     frame, _, key = _read(source, table, ids)
     text = ids.cast(pl.String)
@@ -114,7 +113,7 @@ def table_titles(source: Source, table: ItemTable, ids: pl.Series) -> pl.Series:
 
 
 def table_columns(
-    source: Source, table: ItemTable, ids: pl.Series, types: Mapping[str, pl.DataType]
+    source: str, table: ItemTable, ids: pl.Series, types: Mapping[str, pl.DataType]
 ) -> dict[str, pl.Series]:
     """Columns of a table for some items, by name, each of its type in ``types``; null where an item has no row.
 
@@ -130,10 +129,10 @@ def table_columns(
     for name, dtype in types.items():
         if name not in frame.columns:
             remedy = "add it, as the log's item table has it: requests boost by it"
-            raise InputError(f"there is no column {name!r}, which the bundle has", where=str(source), remedy=remedy)
+            raise InputError(f"there is no column {name!r}, which the bundle has", where=source, remedy=remedy)
         if (column := _cast(frame[name], dtype)) is None:
             what = f"the column {name!r} holds {frame[name].dtype}, which cannot all be {dtype} as in the bundle"
-            raise InputError(what, where=str(source), remedy="write it as the log's item table does")
+            raise InputError(what, where=source, remedy="write it as the log's item table does")
         found[name] = column.gather(row)
     return found
 
@@ -147,7 +146,7 @@ def _cast(raw: pl.Series, dtype: pl.DataType) -> pl.Series | None:
     return None
 
 
-def table_values(source: Source, table: ItemTable, known: pl.Series, items: pl.Series | None = None) -> ItemValues:
+def table_values(source: str, table: ItemTable, known: pl.Series, items: pl.Series | None = None) -> ItemValues:
     """`read_features` of one file, for a log with ids such as ``known``.
 
     Without ``items`` its rows may be of any items, but each is of one, and a feature may have no value.
@@ -157,8 +156,8 @@ def table_values(source: Source, table: ItemTable, known: pl.Series, items: pl.S
     repeated = usable & key.is_duplicated()
     rows = SourceRows(
         pl.int_range(1, frame.height + 1, dtype=pl.UInt32, eager=True),
-        {str(source): frame.height},
-        frozenset([str(source)] if has_header(source, None) else []),
+        {source: frame.height},
+        frozenset([source] if is_text(source) else []),
     )
     if repeated.any():
         text = f"ids such as {key.filter(repeated)[0]} are in several rows: {rows.describe(repeated)}"
@@ -167,7 +166,7 @@ def table_values(source: Source, table: ItemTable, known: pl.Series, items: pl.S
     if items is None and not (len(usable) and usable.all()):
         unlike = f"no item id of the log's type, {known.dtype}, in {rows.describe(~usable)}"
         remedy = f"give each item a row with its id in the column {table.id}, of the log's type"
-        raise InputError(unlike if len(usable) else "holds no items", where=str(source), remedy=remedy)
+        raise InputError(unlike if len(usable) else "holds no items", where=source, remedy=remedy)
     if items is not None and not key.is_in(items.implode()).any():
         raise _none_of(source, raw_ids, items, "features")
     specified, kinds, columns = table.specified, {}, []
@@ -207,26 +206,45 @@ def feature_figures(features: ItemValues | None, items: pl.Series) -> Section:
     return found
 
 
-def _read(source: Source, table: ItemTable, known: pl.Series) -> tuple[pl.DataFrame, pl.Series, pl.Series]:
+def _read(source: str, table: ItemTable, known: pl.Series) -> tuple[pl.DataFrame, pl.Series, pl.Series]:
     """The table, its ids, and these in the type of the log's, null where a value is none."""
     frame = read(source, (table.id,))
     raw = missing_as_null(_column(source, frame, table.id, "id"))
     return frame, whole_numbers(raw) if raw.dtype == pl.String else raw, log_ids(raw, known)
 
 
-def _column(source: Source, frame: pl.DataFrame, name: str, key: str) -> pl.Series:
+def _column(source: str, frame: pl.DataFrame, name: str, key: str) -> pl.Series:
     if (column := plain_name(name)) not in frame.columns:
-        error = no_column(f"{KEY}.{key}", column, str(source), frame.columns)
+        error = no_column(f"{KEY}.{key}", column, source, frame.columns)
         if key == "title":
             error.remedy = f"{error.remedy} Or give null: items are shown by their ids"
         raise error
     return frame[column]
 
 
-def _none_of(source: Source, raw: pl.Series, items: pl.Series, what: str) -> InputError:
+def _none_of(source: str, raw: pl.Series, items: pl.Series, what: str) -> InputError:
     return InputError(
         f"{source} has {what} of none of the {len(items):,} items; its ids are like {raw.head(3).to_list()}, those of "
         f"the log like {items.head(3).to_list()}",
         where=KEY,
         remedy=f"name the column of the log's item ids in {KEY}.id, or set {KEY} to null",
     )
+
+
+def log_ids(raw: pl.Series, known: pl.Series) -> pl.Series:
+    """Ids of a table in the type of a log's, ``known``, as `fields.read_ids` reads those; null where a value is none.
+
+    Text that is one of the log's ids is that id. Else ``7.0`` is 7; ``007`` and 7.5 are not.
+    """
+    if raw.dtype == pl.String == known.dtype:
+        numbers = whole_numbers(raw).cast(pl.String)
+        own = pl.when(raw.is_in(known.implode())).then(raw).otherwise(numbers)
+        return pl.select(own).to_series().alias(raw.name)
+    dtype = known.dtype
+    raw = whole_numbers(raw) if raw.dtype == pl.String else raw
+    if raw.dtype.is_float():
+        exact = (raw.floor() == raw) & (raw.abs() < EXACT[raw.dtype.base_type()])
+        raw = pl.select(pl.when(exact).then(raw)).to_series().cast(pl.Int64)
+    text = raw.cast(pl.String)
+    ids = text.cast(dtype, strict=False)
+    return pl.select(pl.when(ids.cast(pl.String) == text).then(ids)).to_series().alias(raw.name)

@@ -19,6 +19,12 @@ OWN_COLUMNS = ("user", "item", "timestamp", "row", "reward")
 PREPARED = ("user", "item", "timestamp", "row")
 """Those of them that are numbers of recalign's, and seconds, in place of what the file has."""
 
+CONVERT_LONG = (
+    "import polars as pl; pl.scan_lines('old.dat').select(pl.col('line').str.split_exact('::', 3)).unnest('line')"
+    ".sink_parquet('new.parquet')"
+)
+"""Converts text whose separator Polars does not read."""
+
 EXPOSURE_COLUMNS = ("is_random", "propensity")
 """The event table's columns on how an item was shown, if the log maps them."""
 
@@ -51,8 +57,7 @@ class ItemTable:
     """A table of the items (``data.log.items``).
 
     Attributes:
-        file: found and read like the log's files. MovieLens's ``movies.dat`` has columns item, title, genres, and
-            ``u.item`` has item, title, released, ..., genre_0 to genre_18.
+        file: found and read like the log's files.
         id: column of the item's id, as in the log.
         title: column of the title; null: items are shown by their ids.
         features: what policies learn of items, by name: Polars SQL over the table's columns, or a `Feature`. With
@@ -79,12 +84,11 @@ class LogMapping:
 
     Attributes:
         name: names run folders and tables.
-        files: files under the data root, in order; wildcards allowed. ``.csv``, ``.tsv``, ``.parquet``, MovieLens's
-            ``u.data`` and ``ratings.dat`` (columns user, item, rating, timestamp), or a ``.zip`` that holds one.
-            ``folder/file`` is also found in ``folder.zip`` and ``folder/folder.zip``. A folder means all Parquet
-            files in it; so does ``s3://bucket/folder`` (or ``gs://``, ``az://``) in an object store.
+        files: files under the data root, in order; wildcards allowed. All are Parquet, or all are text in UTF-8
+            (``.csv``, ``.tsv``; also ``.csv.gz``). A folder means all Parquet files in it; so does
+            ``s3://bucket/folder`` (or ``gs://``, ``az://``) in an object store.
         header: names of all columns, in order, of text files without a header row; null: the first row is the header.
-        separator: of text files; null: found from the first row (comma, tab, ``;``, ``|`` or ``::``).
+        separator: of text files, one byte; null: found from the first row (comma, tab, ``;`` or ``|``).
         user: column of the user's id: integers or strings.
         item: column of the item's id: integers or strings.
         timestamp: column of the event's time; null: the log has no time. Events are then in row order, and only reward
@@ -104,8 +108,9 @@ class LogMapping:
             of one in ``columns``.
         items: the table of the items: titles and features; null: items are shown by their ids.
         truth: the file of true rewards under the data root, of simulated logs only.
-        fetch: public log to download if files are missing. It only applies if all of them are in the folder of this
-            name: the default log sets it, and every other log's YAML is merged into that one.
+        fetch: function that makes missing files, by its path, such as ``recalign.data.events.movielens.ml_100k``: it
+            takes the data root and returns the one that holds them. It only applies if all of them are in the folder
+            of its name (``ml-100k``): the default log sets it, and every other log's YAML is merged into that one.
     """
 
     name: str
@@ -126,7 +131,7 @@ class LogMapping:
     propensity: str | None = None
     items: ItemTable | None = None
     truth: str | None = None
-    fetch: Literal["ml-100k"] | None = None
+    fetch: str | None = None
 
     def __post_init__(self) -> None:
         if not self.files:
@@ -134,6 +139,9 @@ class LogMapping:
         if self.header is not None and len(set(self.header)) < len(self.header):
             what, remedy = f"a name appears twice: {', '.join(self.header)}", "give every column a different name"
             raise InputError(what, where="data.log.header", remedy=remedy)
+        if self.separator is not None and len(self.separator.encode()) != 1:
+            what, remedy = f"{self.separator!r} is not one byte", f'convert the file, as in: python -c "{CONVERT_LONG}"'
+            raise InputError(what, where="data.log.separator", remedy=remedy)
         require_positive("data.log", vars(self), "time_resolution")
         mapped = self.user, self.item, self.timestamp
         if len(set(mapped)) < len(mapped):

@@ -1,71 +1,122 @@
-"""Read tables: Parquet, and text with or without a header row."""
+"""Read tables, Parquet and text, and join the files of a log without changing what a value means."""
 
 import csv
-import functools
+import gzip
 import itertools
 import operator
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from recalign.data.events.files import TABLES, Source, damaged
+from recalign.data.events.fields import MISSING
+from recalign.data.events.files import RULE, is_text, locate, reading_parquet, unreadable
 from recalign.data.events.log import EXPOSURE_COLUMNS, LogMapping
-from recalign.data.events.messages import SHOWN, did_you_mean
+from recalign.data.events.messages import SHOWN, SourceRows, did_you_mean
 from recalign.data.events.tree import plain_name, without_patterns
 from recalign.errors import InputError
 
-NULLS = ("NULL", "NaN", r"\N")
-"""What databases write for a missing value. An empty field is missing too."""
+NULLS = ("NULL", "NaN", r"\N", "")
+"""What stands for a missing value in text."""
 
-SEPARATORS = (",", "\t", ";", "|", "::")
+SEPARATORS = (",", "\t", ";", "|")
 """Separators that are recognised in text files."""
 
-UNIT_SEPARATOR = "\x1f"
-"""Stands in for a separator of several characters, which Polars cannot read."""
+MAX_ROWS = 2**32 - 2
+"""Row numbers have 32 bits."""
+
+Tables = dict[str, pl.LazyFrame]
+"""The table of each file of a log, by the file."""
 
 
-@dataclass(frozen=True)
-class Layout:
-    """How a text file is laid out.
+def read_log(log: LogMapping, root: Path | None) -> tuple[pl.DataFrame, SourceRows]:
+    """Read the files of a log: all rows, with the columns of all files, and where each row comes from.
 
-    Attributes:
-        separator: between fields.
-        header: names of the columns of a file without a header row; null: the first row is the header.
-        quote: quote character; None: fields are not quoted.
-        encoding: of the text.
-        types: of the columns; empty: inferred from all rows.
+    Raises:
+        InputError: a file is missing or cannot be read, or the files do not fit together.
     """
+    files, _ = locate(log, root)
+    parts = {file: read(file, (log.user, log.item), log.header, log.separator).lazy() for file in files}
+    tables, rows = matched(log, parts)
+    number = pl.int_range(1, sum(rows.files.values()) + 1, dtype=pl.UInt32, eager=True)
+    return pl.concat(tables.values(), how="diagonal_relaxed").collect(), replace(rows, number=number)
 
-    separator: str
-    header: Sequence[str] | None = None
-    quote: str | None = '"'
-    encoding: str = "utf8"
-    types: Mapping[str, Any] = field(default_factory=dict)
+
+def matched(log: LogMapping, tables: Tables) -> tuple[Tables, SourceRows]:
+    """Check that the tables of a log have its columns and fit together, and give ids the same type in all.
+
+    Ids of text files become integers only if all ids of all files are written as integers.
+
+    Returns:
+        The tables, and how many rows each file has.
+
+    Raises:
+        InputError: one cannot be read, they have no rows or too many, or their columns do not fit.
+    """
+    log, heights, schemas = plain_names(log), {}, {}
+    for file, table in tables.items():
+        with reading_parquet(file):
+            schemas[file] = table.collect_schema()
+            heights[file] = int(table.select(pl.len()).collect().item())
+        require_columns(log, file, schemas[file].names())
+    if not 0 < (total := sum(heights.values())) <= MAX_ROWS:
+        what = f"the log has {total:,} rows, not 1 to {MAX_ROWS:,}" if total else "the log is empty"
+        raise InputError(what, where=", ".join(heights), remedy="name other files in data.log.files")
+    if len(set(map(is_text, tables))) > 1:
+        raise InputError("a log is text or Parquet, not both", where="data.log.files", remedy=RULE)
+    for name in dict.fromkeys(name for schema in schemas.values() for name in schema):
+        _require_one_kind({file: schema[name] for file, schema in schemas.items() if name in schema}, name)
+    for name in (log.user, log.item):
+        written = [file for file, schema in schemas.items() if is_text(file) and schema[name] == pl.String]
+        if all(_are_whole(tables[file], name) for file in written):
+            number = pl.col(name).replace(MISSING, None).str.strip_suffix(".0").cast(pl.Int64)
+            tables = tables | {file: tables[file].with_columns(number) for file in written}
+    headed = frozenset(file for file in tables if is_text(file) and log.header is None)
+    return tables, SourceRows(pl.Series([], dtype=pl.UInt32), heights, headed)
 
 
-RATING = {"user": pl.String, "item": pl.String, "rating": pl.Float64, "timestamp": pl.Int64}  # ids as in other text
-FILM = ("item", "title", "released", "video_released", "url", *(f"genre_{number}" for number in range(19)))
-MOVIELENS = {
-    "u.data": Layout("\t", tuple(RATING), None, types=RATING),
-    "ratings.dat": Layout("::", tuple(RATING), None, types=RATING),
-    "u.item": Layout("|", FILM, None, "latin-1"),
-    "movies.dat": Layout("::", ("item", "title", "genres"), None, "latin-1"),
-}
-"""Layouts of MovieLens's files, which have no header row, by file name."""
+def _are_whole(table: pl.LazyFrame, name: str) -> bool:
+    """Whether all ids of a column of text are 64-bit integers, written ``7`` or ``7.0``."""
+    ids = table.select(pl.col(name).replace(MISSING, None)).collect().to_series()
+    return whole_numbers(ids).dtype != pl.String
+
+
+def whole_numbers(ids: pl.Series) -> pl.Series:
+    """Cast text ids to integers if all are 64-bit integers (written ``7`` or ``7.0``), else return them unchanged."""
+    if not ids.str.contains(r"^(0|-?[1-9]\d*)(\.0)?$").all():
+        return ids
+    numbers = ids.str.strip_suffix(".0").cast(pl.Int64, strict=False)
+    return ids if numbers.null_count() > ids.null_count() else numbers
+
+
+def _require_one_kind(types: Mapping[str, pl.DataType], name: str) -> None:
+    """Refuse mixed types: joined, times would become numbers, and fractions text."""
+    kinds = {_kind(dtype): file for file, dtype in reversed(types.items()) if dtype != pl.Null}
+    if len(kinds) > 1 and not any(set(kinds) <= {"whole number", other} for other in ("fraction", "text")):
+        held = " and ".join(f"{types[file]} in {file}" for file in kinds.values())
+        what = f"the files do not fit together: the column {name} holds {held}"
+        raise InputError(what, where="data.log.files", remedy="write it in the same type in all files")
+
+
+def _kind(dtype: pl.DataType) -> str:
+    if dtype in (pl.String, pl.Categorical, pl.Enum):
+        return "text"
+    if dtype.is_float() or dtype.is_temporal():
+        return "fraction" if dtype.is_float() else "time"
+    return "whole number" if dtype.is_numeric() or dtype == pl.Boolean else str(dtype)
 
 
 def read(
-    source: Source, ids: Sequence[str], header: Sequence[str] | None = None, separator: str | None = None
+    file: str, text: Collection[str] | None, header: Sequence[str] | None = None, separator: str | None = None
 ) -> pl.DataFrame:
-    """Read a table of any supported layout. Columns are named as by `without_patterns`.
+    """Read a table. Columns are named as by `without_patterns`.
 
     Args:
-        source: the file.
-        ids: names of id columns. In text files they stay text, so that ``007`` does not become 7.
+        file: Parquet, or text, plain or as ``.gz``.
+        text: columns that stay text in text files, such as ids, so that ``007`` does not become 7; None: all do.
         header, separator: as in `LogMapping`.
 
     Raises:
@@ -73,34 +124,25 @@ def read(
             `header` does not have as many names as there are columns.
     """
     try:
-        if not is_text(source):
-            return scan(source).collect()
-        return without_patterns(_read_text(source, ids, _layout(source, header, separator)))
+        if not is_text(file):
+            return scan(file).collect()
+        return without_patterns(_read_text(file, text, header, separator or find_separator(file)))
     except pl.exceptions.NoDataError as error:
-        raise InputError("the file is empty", where=str(source), remedy="name a file with rows") from error
-    except (pl.exceptions.PolarsError, OSError, csv.Error) as error:
-        raise damaged(source, PurePosixPath(source.name).suffix.removeprefix("."), error) from error
+        raise InputError("the file is empty", where=file, remedy="name a file with rows") from error
+    except (pl.exceptions.PolarsError, OSError, EOFError, csv.Error) as error:
+        raise unreadable(file, error) from error
 
 
-def scan(source: Source) -> pl.LazyFrame:
+def scan(file: str) -> pl.LazyFrame:
     """Scan a Parquet file lazily; a URL may name several, with wildcards. Columns are named as by `read`."""
-    return without_patterns(pl.scan_parquet(source.data(), glob=source.url is not None))
-
-
-def is_text(source: Source) -> bool:
-    return not source.name.endswith(".parquet")
-
-
-def has_header(source: Source, header: Sequence[str] | None) -> bool:
-    """Whether the first row of a file is its header."""
-    return header is None and source.name not in MOVIELENS and is_text(source)
+    return without_patterns(pl.scan_parquet(file, glob="://" in file))
 
 
 def plain_names(log: LogMapping) -> LogMapping:
     """Rename the columns of a log's settings as `read` names them."""
     mapped = {key: getattr(log, key) for key in ("user", "item", "timestamp", *EXPOSURE_COLUMNS)}
     names: dict[str, Any] = {key: name and plain_name(name) for key, name in mapped.items()}
-    return replace(log, columns={plain_name(name): one for name, one in log.columns.items()}, **names)
+    return replace(log, columns={plain_name(name): value for name, value in log.columns.items()}, **names)
 
 
 def require_columns(log: LogMapping, file: str, columns: list[str]) -> None:
@@ -119,122 +161,72 @@ def looks_like_data(names: Sequence[str]) -> bool:
 
 def no_column(key: str, column: str, file: str, found: list[str]) -> InputError:
     """Make the error for a file without the column that the setting `key` names."""
+    what, remedy = f"there is no column {column!r} in {file}", did_you_mean(column, found)
     if looks_like_data(found):
-        return InputError(
-            f"there is no column {column!r} in {file}, whose first row looks like data, not names: {', '.join(found)}",
-            where=key,
-            remedy="name its columns in order, data.log.header: [user, item, ...], or let `recalign init FILE` do it",
-        )
-    remedy = did_you_mean(column, found)
-    if len(found) == 1:
-        remedy = f"the first row was read as one name, {found[0]!r}: leave data.log.separator out, and it is found"
-    return InputError(f"there is no column {column!r} in {file}", where=key, remedy=remedy)
+        what += f", whose first row looks like data, not names: {', '.join(found)}"
+        remedy = "name its columns in order, data.log.header: [user, item, ...], or let `recalign init FILE` do it"
+    elif len(found) == 1:
+        remedy = f"the first row was read as one name, {found[0]!r}: leave data.log.separator out. {RULE}"
+    return InputError(what, where=key, remedy=remedy)
 
 
-def find_separator(source: Source) -> str:
+def find_separator(file: str) -> str:
     """Find the separator of a text file from its first row.
 
     The usual one (a tab in .tsv, else a comma) if the row contains it, else the most frequent of `SEPARATORS`.
     """
-    line = re.sub(r'"[^"]*"', "", next((line for line in source.lines() if line.strip()), ""))
-    usual = "\t" if source.name.endswith(".tsv") else ","
+    line = re.sub(r'"[^"]*"', "", next((line for line in _lines(file) if line.strip()), ""))
+    usual = "\t" if file.removesuffix(".gz").endswith(".tsv") else ","
     return usual if usual in line else max((usual, *SEPARATORS), key=line.count)
 
 
-def _layout(source: Source, header: Sequence[str] | None, separator: str | None) -> Layout:
-    if source.name in MOVIELENS and header is None and separator is None:
-        layout = MOVIELENS[source.name]
-        return replace(layout, encoding="utf8") if layout.encoding != "utf8" and _is_utf8(source) else layout
-    if not (source.name.endswith(TABLES) or header or separator):
-        raise InputError(
-            f"files named {source.name!r} cannot be read",
-            where=str(source),
-            remedy=f"give a {', '.join(TABLES)}, plain, as .gz or in a .zip, or a file of MovieLens; unpack what is "
-            "compressed otherwise; for text of another name set data.log.separator",
-        )
-    return Layout(separator or find_separator(source), header)
+def _lines(file: str) -> Iterator[str]:
+    opened = gzip.open if file.endswith(".gz") else open
+    with opened(file, "rt", encoding="utf-8-sig", errors="replace", newline="") as lines:
+        yield from lines  # type: ignore[misc]
 
 
-def _is_utf8(source: Source) -> bool:
-    data = source.data()
-    try:
-        (data if isinstance(data, bytes) else Path(data).read_bytes()).decode()
-    except UnicodeDecodeError:
-        return False
-    return True
+def _fields(file: str, separator: str, header: Sequence[str] | None) -> Iterator[list[str]]:
+    """The fields of each row as text, as Polars would read them; of the header too. ``csv.Error`` for a bad quote."""
+    csv.field_size_limit(2**31 - 1)  # Polars reads fields of any length
+    rows = csv.reader(_lines(file), delimiter=separator, strict=True)
+    return rows if header is not None else itertools.dropwhile(operator.not_, rows)  # as Polars skips blank lines
 
 
-def _read_text(source: Source, ids: Sequence[str], layout: Layout) -> pl.DataFrame:
-    """Read a text file. Ids are read as text."""
-    first = next(_split_rows(source, layout), [])
-    if any("\0" in field for field in first):
-        raise InputError("it holds zero bytes, as UTF-16 does", where=str(source), remedy="save it as UTF-8")
-    if next(source.lines(), "").endswith("\r") and not any(line.endswith("\n") for line in source.lines()):
-        remedy = "end them in LF: tr '\\r' '\\n' < old.csv > new.csv"
-        raise InputError("its lines end in CR alone", where=str(source), remedy=remedy)
-    if layout.header is not None and len(layout.header) != len(first) > 0:
-        text = f"{len(layout.header)} columns are named, but {source} has {len(first)}"
+def _read_text(file: str, text: Collection[str] | None, header: Sequence[str] | None, separator: str) -> pl.DataFrame:
+    first = next(_fields(file, separator, header), [])
+    if any("\0" in field or "\ufffd" in field for field in first):
+        raise InputError("its first row is not UTF-8", where=file, remedy=RULE)
+    if header is not None and len(header) != len(first) > 0:
+        what = f"{len(header)} columns are named, but {file} has {len(first)}"
         remedy = f"name every column, in order; the first row is: {', '.join(first)}"
-        raise InputError(text, where="data.log.header", remedy=remedy)
+        raise InputError(what, where="data.log.header", remedy=remedy)
+    quoted = [name.replace('"', '""') for name in text or ()]  # as Polars names them
     try:
-        frame = _parse(source, layout, ids)
+        frame = pl.read_csv(
+            file,
+            separator=separator,
+            has_header=header is None,
+            new_columns=header,
+            schema_overrides=dict.fromkeys([*(text or ()), *quoted], pl.String),
+            infer_schema=text is not None,
+            infer_schema_length=None,
+            null_values=[*NULLS],
+            glob=False,
+        )
     except pl.exceptions.PolarsError:
-        _refuse_ragged(source, layout, len(first))
+        _refuse_bad_rows(file, separator, header)
         raise
-    if frame.width != len(first) or frame.to_series(-1).null_count():  # Polars pads short rows with nulls
-        _refuse_ragged(source, layout, len(first))
-    if layout.quote and _spans_lines(frame):
-        _refuse_open_quotes(source, layout)
-    if layout.header is None and frame.width == len(set(first)):
+    if frame.width != len(first) or frame.to_series(-1).null_count() or _spans_lines(frame):
+        _refuse_bad_rows(file, separator, header)  # Polars pads short rows with nulls, and joins lines within quotes
+        if frame.width != len(first):
+            raise InputError("its lines do not all end in LF or CR LF", where=file, remedy=RULE)
+    if header is None and frame.width == len(set(first)):
         frame.columns = first
+    if text is None:
+        return frame
     void = [column.name for column in frame if column.null_count() == frame.height]  # an empty column is read as text
     return frame.with_columns(pl.lit(None).alias(name) for name in void)
-
-
-def _parse(source: Source, layout: Layout, ids: Sequence[str]) -> pl.DataFrame:
-    data, separator = source.data(), layout.separator
-    if len(separator) > 1:
-        data = data if isinstance(data, bytes) else Path(data).read_bytes()
-        data, separator = data.replace(separator.encode(), UNIT_SEPARATOR.encode()), UNIT_SEPARATOR
-    read_csv = functools.partial(
-        pl.read_csv,
-        data,
-        separator=separator,
-        has_header=layout.header is None,
-        new_columns=layout.header and list(layout.header),
-        quote_char=layout.quote,
-        encoding=layout.encoding,
-        null_values=[*NULLS, ""],  # a quoted empty field too
-        glob=False,
-    )
-    if layout.types:
-        try:
-            return read_csv(schema=layout.types)
-        except pl.exceptions.PolarsError:
-            pass  # a field has another type: the checks of the event table report it
-    # Polars keeps doubled quotes in column names. A separator within quotes is text, of a name or a value.
-    kept = [name.replace('"', '""').replace(layout.separator, separator) for name in ids]
-    frame = read_csv(schema_overrides=dict.fromkeys([*ids, *kept], pl.String), infer_schema_length=None)
-    if separator == layout.separator:
-        return frame
-    return frame.with_columns(pl.col(pl.String).str.replace_all(separator, layout.separator, literal=True))
-
-
-def _split_rows(source: Source, layout: Layout, *, strict: bool = False) -> Iterator[list[str]]:
-    """Iterate over rows as lists of text fields, header included. ``strict``: refuse text after a closing quote."""
-    lines, separator = source.lines("utf-8-sig" if layout.encoding == "utf8" else layout.encoding), layout.separator
-    if len(separator) > 1:
-        lines, separator = (line.replace(layout.separator, UNIT_SEPARATOR) for line in lines), UNIT_SEPARATOR
-    csv.field_size_limit(2**31 - 1)  # of all readers, as Python has it: Polars reads fields of any length
-    rows: Iterator[list[str]]
-    if layout.quote is None:
-        rows = csv.reader(lines, delimiter=separator, quoting=csv.QUOTE_NONE)
-    else:
-        rows = csv.reader(lines, delimiter=separator, strict=strict)
-    if separator != layout.separator:
-        rows = ([field.replace(separator, layout.separator) for field in fields] for fields in rows)  # within quotes
-    # Polars passes over blank lines before a header too.
-    return rows if layout.header is not None else itertools.dropwhile(operator.not_, rows)
 
 
 def _spans_lines(frame: pl.DataFrame) -> bool:
@@ -242,33 +234,21 @@ def _spans_lines(frame: pl.DataFrame) -> bool:
     return any(column.str.contains("\n", literal=True).any() for column in text)
 
 
-def _refuse_open_quotes(source: Source, layout: Layout) -> None:
-    """Refuse quotes that are not doubled: a field of several lines may then be several rows.
-
-    Raises:
-        InputError: it names the row.
-    """
-    row = 0 if layout.header is None else 1
+def _refuse_bad_rows(file: str, separator: str, header: Sequence[str] | None) -> None:
+    """Raise an InputError that names the rows with another number of fields than the first, or with a bad quote."""
+    where, rows = f"{file} (header not counted)" if header is None else file, _fields(file, separator, header)
+    number, width, odd = 0 if header is None else 1, None, []
     try:
-        for _ in _split_rows(source, layout, strict=True):
-            row += 1
+        for fields in rows:
+            width = width or len(fields)
+            if len(fields) not in (0, width):
+                odd.append((number, len(fields)))
+            number += 1
     except csv.Error as error:
-        raise InputError(
-            f"row {row} has text after the closing quote of a field, and fields of several lines: {error}",
-            where=f"{source} (header not counted)" if layout.header is None else str(source),
-            remedy="write a quote within a quoted field twice, or export the table again",
-        ) from error
-
-
-def _refuse_ragged(source: Source, layout: Layout, width: int) -> None:
-    """Raise an InputError if rows have another number of fields than the first, and name them."""
-    numbered = zip(itertools.count(0 if layout.header is None else 1), _split_rows(source, layout), strict=False)
-    ragged = [(number, len(fields)) for number, fields in numbered if len(fields) not in (0, width)]
-    if ragged:
-        first = ", ".join(f"row {number} has {count}" for number, count in ragged[:SHOWN])
-        more = f" and {len(ragged) - SHOWN:,} more rows" if len(ragged) > SHOWN else ""
-        raise InputError(
-            f"{width} fields a row are expected, but {first}{more}",
-            where=f"{source} (header not counted)" if layout.header is None else str(source),
-            remedy=f"put fields that hold {layout.separator!r} in double quotes; correct or remove these rows",
-        )
+        what = f"row {number} has a quote that is not doubled, or ends inside quotes ({error})"
+        raise InputError(what, where=where, remedy=RULE) from error
+    if odd:
+        named = ", ".join(f"row {number} has {count}" for number, count in odd[:SHOWN])
+        more = f" and {len(odd) - SHOWN:,} more rows" if len(odd) > SHOWN else ""
+        remedy = f"put fields that hold {separator!r} in double quotes; correct or remove these rows"
+        raise InputError(f"{width} fields a row are expected, but {named}{more}", where=where, remedy=remedy)

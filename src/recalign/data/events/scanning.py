@@ -1,24 +1,19 @@
-"""Read a log whole, or in blocks of rows so that it need not fit in memory."""
+"""Read a log in blocks of rows, so that it need not fit in memory."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
 import polars as pl
 
 from recalign import artifacts
-from recalign.data.events.files import Source, locate, reading_parquet
-from recalign.data.events.joining import Tables, matched
+from recalign.data.events.files import is_text, locate, reading_parquet
 from recalign.data.events.log import LogMapping
 from recalign.data.events.messages import SourceRows
-from recalign.data.events.reading import has_header, is_text, plain_names, read, require_columns, scan
-from recalign.errors import InputError
-
-MAX_ROWS = 2**32 - 2
-"""Row numbers have 32 bits."""
+from recalign.data.events.reading import Tables, matched, read, scan
 
 
 @dataclass(frozen=True)
@@ -37,53 +32,25 @@ class LogScan:
 
     Attributes:
         tables: of each file; they fit together.
-        empty: a frame with all columns and no rows.
         rows: names and row counts of the files.
     """
 
     tables: Tables
-    empty: pl.DataFrame
     rows: SourceRows
 
     @classmethod
     def open(cls, log: LogMapping, root: Path | None, folder: Path) -> LogScan:
-        """Find the files of a log, to be read in blocks. Others than Parquet are first converted, in `folder`.
+        """Find the files of a log. Text is first converted to Parquet, in `folder`, a file at a time.
 
         Raises:
             InputError: a file is missing or cannot be read, or they do not fit together.
         """
-        sources, _ = locate(log, root)
-        parquet = {str(one): _as_parquet(one, log, folder / f"file-{n}") for n, one in enumerate(sources)}
-        return cls.of(log, sources, {file: scan(source) for file, source in parquet.items()})
-
-    @classmethod
-    def of(cls, log: LogMapping, sources: Sequence[Source], tables: Tables) -> LogScan:
-        """Check that the tables of the sources have the log's columns, and fit together.
-
-        Raises:
-            InputError: one cannot be read, they have no rows or too many, or their columns do not fit.
-        """
-        log, heights = plain_names(log), {}
-        for file, table in tables.items():
-            with reading_parquet(file):
-                columns = table.collect_schema().names()
-                heights[file] = int(table.select(pl.len()).collect().item())
-            require_columns(log, file, columns)
-        if not 0 < (total := sum(heights.values())) <= MAX_ROWS:
-            what = f"the log has {total:,} rows, not 1 to {MAX_ROWS:,}" if total else "the log is empty"
-            raise InputError(what, where=", ".join(heights), remedy="name other files in data.log.files")
-        tables, empty = matched(tables, (log.user, log.item), {str(one) for one in sources if is_text(one)})
-        headed = frozenset(str(source) for source in sources if has_header(source, log.header))
-        return cls(tables, empty, SourceRows(pl.Series([], dtype=pl.UInt32), heights, headed))
+        files = enumerate(locate(log, root)[0])
+        return cls(*matched(log, {file: scan(_as_parquet(file, log, folder / f"file-{n}")) for n, file in files}))
 
     @property
     def height(self) -> int:
         return sum(self.rows.files.values())
-
-    def whole(self) -> tuple[pl.DataFrame, SourceRows]:
-        """All rows, with the columns of all files."""
-        number = pl.int_range(1, self.height + 1, dtype=pl.UInt32, eager=True)
-        return pl.concat(self.tables.values(), how="diagonal_relaxed").collect(), replace(self.rows, number=number)
 
     def blocks(self, size: int) -> list[Block]:
         """Split all rows into blocks of at most `size`."""
@@ -96,17 +63,18 @@ class LogScan:
 
     def read(self, block: Block, columns: Sequence[str] | None = None) -> pl.DataFrame:
         """Read a block, with all columns of all files or only some."""
-        empty, table = self.empty.select(columns or self.empty.columns), self.tables[block.file]
+        parts = [
+            table.slice(block.start, block.rows if file == block.file else 0) for file, table in self.tables.items()
+        ]
+        whole = pl.concat(parts, how="diagonal_relaxed")
         with reading_parquet(block.file):
-            wanted = [name for name in table.collect_schema().names() if name in empty.columns]
-            rows = table.select(wanted).slice(block.start, block.rows).collect()
-        return pl.concat([empty, rows], how="diagonal_relaxed")
+            return (whole.select(columns) if columns else whole).collect()
 
 
-def _as_parquet(source: Source, log: LogMapping, folder: Path) -> Source:
-    if not (source.member or source.is_gzip or is_text(source)):
-        return source
+def _as_parquet(file: str, log: LogMapping, folder: Path) -> str:
+    if not is_text(file):
+        return file
     if not artifacts.check(folder).whole:
         with artifacts.publish(folder) as part:
-            read(source, (log.user, log.item), log.header, log.separator).write_parquet(part / "rows.parquet")
-    return Source(folder / "rows.parquet")
+            read(file, (log.user, log.item), log.header, log.separator).write_parquet(part / "rows.parquet")
+    return str(folder / "rows.parquet")

@@ -4,14 +4,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import polars as pl
+import polars.selectors as cs
 
 from recalign.data.events.checking import check_rows
-from recalign.data.events.content import features_digest
-from recalign.data.events.files import Source, locate
-from recalign.data.events.log import LogMapping
-from recalign.data.events.reading import plain_names, read
+from recalign.data.events.expression import root_names
+from recalign.data.events.files import file_digest, locate
+from recalign.data.events.log import ItemTable, LogMapping
+from recalign.data.events.reading import plain_names, read, read_log
 from recalign.data.events.report import Report, make_report
-from recalign.data.events.scanning import LogScan
+from recalign.data.events.tree import plain_name
 from recalign.files import digest
 
 
@@ -58,10 +59,8 @@ def load_events(log: LogMapping, root: Path | None, reward: str | None) -> Event
     Raises:
         InputError: the log cannot be used; names the file, row, column or key, and a remedy.
     """
-    sources, known = locate(log, root)
-    mark = _digest(log, sources, known, reward)
-    tables = {str(source): read(source, (log.user, log.item), log.header, log.separator).lazy() for source in sources}
-    raw, rows = LogScan.of(log, sources, tables).whole()
+    mark = fingerprint(log, root, reward)
+    raw, rows = read_log(log, root)
     frame, users, items, found = check_rows(raw, rows, plain_names(log), reward)
     report = make_report([found], rows, reward)
     return EventTable(frame, users, items, log.timestamp is not None, report, mark, log.time_resolution)
@@ -69,14 +68,19 @@ def load_events(log: LogMapping, root: Path | None, reward: str | None) -> Event
 
 def fingerprint(log: LogMapping, root: Path | None, reward: str | None) -> str:
     """`EventTable.fingerprint`, without reading the events."""
-    return _digest(log, *locate(log, root), reward)
-
-
-def _digest(log: LogMapping, sources: list[Source], known: Source | None, reward: str | None) -> str:
+    files, items = locate(log, root)
     mapping = asdict(log)
     del mapping["items"]  # titles change nothing
-    found = [source.digest() for source in sources]
-    if log.items and log.items.features and known:
-        features = {name: asdict(one) for name, one in log.items.specified.items()}
-        return digest(mapping, reward, found, log.items.id, features, features_digest(known, log.items))[:16]
-    return digest(mapping, reward, found)[:16]
+    parts = [mapping, reward, [file_digest(file) for file in files]]
+    if log.items and log.items.features and items:
+        features = {name: asdict(feature) for name, feature in log.items.specified.items()}
+        parts += [log.items.id, features, _features_digest(items, log.items)]
+    return digest(*parts)[:16]
+
+
+def _features_digest(file: str, table: ItemTable) -> str:
+    """Digest of the ids of an item table and of the columns that its features read: nothing else changes a figure."""
+    frame = read(file, None)
+    reads = {plain_name(table.id), *(name for one in table.specified.values() for name in root_names(one.value))}
+    columns = frame.select(name for name in frame.columns if name in reads).with_columns(cs.binary().bin.encode("hex"))
+    return digest([str(columns.schema), columns.write_ndjson()])

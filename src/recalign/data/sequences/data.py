@@ -30,7 +30,7 @@ from recalign.data.sequences.windows import (
 )
 from recalign.errors import InputError, require_positive, require_seed
 
-ML_100K = LogMapping(name="ml-100k", files=["ml-100k/u.data"], fetch="ml-100k")
+ML_100K = LogMapping("ml-100k", ["ml-100k/ratings.parquet"], fetch="recalign.data.events.movielens.ml_100k")
 """The log of stages whose YAML names none."""
 
 

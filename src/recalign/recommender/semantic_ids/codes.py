@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from recalign.artifacts import verify
-from recalign.data.events.joining import log_ids
+from recalign.data.events.items import log_ids
 from recalign.errors import InputError
 from recalign.files import replacing
 

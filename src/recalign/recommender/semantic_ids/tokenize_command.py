@@ -13,7 +13,7 @@ import polars as pl
 
 from recalign.data.events import render
 from recalign.data.events.audit import Section
-from recalign.data.events.joining import log_ids
+from recalign.data.events.items import log_ids
 from recalign.data.sequences import EventDataModule
 from recalign.errors import InputError
 from recalign.files import write_json

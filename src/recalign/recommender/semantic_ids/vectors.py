@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from recalign.data.events.files import reading_parquet
-from recalign.data.events.joining import log_ids
+from recalign.data.events.items import log_ids
 from recalign.data.events.messages import did_you_mean
 from recalign.data.sequences import EventDataModule
 from recalign.data.sequences.splits import TRAIN

@@ -17,7 +17,7 @@ from recalign.artifacts import publish, seal
 from recalign.code import code_digest
 from recalign.data.events import data_root
 from recalign.data.events.files import locate
-from recalign.data.events.joining import log_ids
+from recalign.data.events.items import log_ids
 from recalign.data.events.reading import no_column, read
 from recalign.data.events.tree import plain_name
 from recalign.errors import InputError, require_positive
@@ -138,9 +138,9 @@ def items(made: OpenedRun, columns: Sequence[str] = ()) -> pl.DataFrame:
     columns = list(dict.fromkeys(columns))
     for name in columns:
         if name not in frame.columns or name in own:
-            raise no_column("columns", name, str(source), [one for one in frame.columns if one not in own])
+            raise no_column("columns", name, source, [one for one in frame.columns if one not in own])
     ids = log_ids(frame[plain_name(log.items.id)], sequences.items).alias("item")
-    known = pl.DataFrame([ids, *(_plain(frame[name], str(source)) for name in columns)]).drop_nulls("item")
+    known = pl.DataFrame([ids, *(_plain(frame[name], source) for name in columns)]).drop_nulls("item")
     known = known.unique("item", keep="first")
     found = table.select("item").join(known, on="item", how="left", maintain_order="left")
     return table.with_columns(found[name] for name in columns)

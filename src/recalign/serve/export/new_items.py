@@ -23,7 +23,6 @@ from torch import Tensor
 
 from recalign.artifacts import Seal, publish, seal
 from recalign.data.events import Feature, ItemTable, ItemValues
-from recalign.data.events.files import Source
 from recalign.data.events.items import table_columns, table_titles, table_values
 from recalign.data.sequences.features import FeatureCoder
 from recalign.errors import InputError
@@ -182,7 +181,7 @@ def _titled(known: dict, file: Path | None, folder: Path, table: pl.DataFrame, i
 
 def _rows(settings: ItemTable, table: pl.DataFrame, ids: pl.Series) -> pl.DataFrame:
     """Rows of a bundle's item table, with all its columns as a table like the log's has them."""
-    source = Source(Path(settings.file))
+    source = settings.file
     own = {"item": ids, "title": table_titles(source, settings, ids), "count": _counts(table, ids)}
     return pl.DataFrame(own | table_columns(source, settings, ids, _further(table)))
 
@@ -203,7 +202,7 @@ def _new(file: Path, known: dict, table: pl.DataFrame) -> tuple[ItemValues, pl.D
         name: Feature(**one | {"kind": kinds[name]}) for name, one in known["features"].items()
     }
     settings = ItemTable(str(file), known["id"], known["title"], features)
-    values = table_values(Source(file), settings, table["item"])
+    values = table_values(str(file), settings, table["item"])
     _require_widths(values, known["plans"], file)
     if (again := values.ids.is_in(table["item"].implode())).any():
         text = f"{again.sum():,} items are in the bundle already, such as {values.ids.filter(again)[0]!r}"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
-from recalign.data.events.joining import log_ids
+from recalign.data.events.items import log_ids
 from recalign.errors import InputError, require_positive
 from recalign.serve.feedback.outcomes import MICRO
 from recalign.serve.feedback.segments import FIELDS

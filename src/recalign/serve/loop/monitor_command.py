@@ -68,7 +68,7 @@ def monitor(words: list[str]) -> None:
     for version, why in short.items():
         print(f"\nversion {version}: {why}")
     _, log, root = settings(given.log)
-    beside = locate(log, root)[0][0].path.with_name(COUNTS)
+    beside = Path(locate(log, root)[0][0]).with_name(COUNTS)
     overdue = read_json(beside).get(MISFITS, {}).get(OVERDUE, 0)
     if not beside.is_file():
         print(f"\n{beside} is not there: nothing tells whether outcomes still arrive")

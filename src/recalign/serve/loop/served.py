@@ -20,10 +20,8 @@ from recalign.data.events import LogMapping, data_root
 from recalign.data.events.audit import Section
 from recalign.data.events.checking import read_rewards
 from recalign.data.events.expression import condition, evaluate
-from recalign.data.events.files import locate
 from recalign.data.events.messages import did_you_mean
-from recalign.data.events.reading import read
-from recalign.data.events.scanning import LogScan
+from recalign.data.events.reading import read_log
 from recalign.errors import InputError
 from recalign.serve.server.about import ABOUT
 from recalign.serve.server.bundle import Bundle, load_bundle
@@ -192,9 +190,7 @@ def read_rows(path: Path) -> pl.DataFrame:
         InputError: as `read_served`.
     """
     data, log, root = settings(path)
-    sources, _ = locate(log, root)
-    tables = {str(one): read(one, (log.user, log.item), log.header, log.separator).lazy() for one in sources}
-    raw, rows = LogScan.of(log, sources, tables).whole()
+    raw, rows = read_log(log, root)
     if lacking := [name for name in NEEDED if name not in raw.columns]:
         raise InputError(f"the table has no column {lacking[0]!r}", where=str(path), remedy=REMEDY)
     named = {name: evaluate(raw, one, f"data.log.columns.{name}", rows) for name, one in log.columns.items()}
