@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from recalign.run.stage import run_stage
+from recalign.run.stage import parse_stage, run_stage
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
@@ -33,7 +33,7 @@ def test_two_files_make_a_weighting_or_a_method(log_root, cloned, tmp_path, monk
     (tmp_path / "tastes.yaml").write_text(yaml.safe_dump({"data": TASTES | {"root": str(log_root)}}))
     words = [f"--config={settings}", "--config=tastes.yaml", f"--model.init_from={cloned}", "--model.keep=null"]
     once = ["--trainer.max_steps=1", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
-    result = run_stage(["fit", *words, *once])
+    result = run_stage(parse_stage(["fit", *words, *once]))
     assert type(result.model).__name__ == kind
     assert result.trainer.global_step == 1
     start = result.model.reference.state_dict()

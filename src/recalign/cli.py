@@ -194,9 +194,9 @@ def _configs(words: list[str]) -> None:
 
 
 def _stage(argv: list[str]) -> None:
-    from recalign.run.stage import run_stage
+    from recalign.run.stage import parse_stage, run_stage
 
-    result = run_stage(argv)
+    result = run_stage(parse_stage(argv))
     if result.trainer.is_global_zero:
         checkpoint = result.checkpoint if argv[0] == "fit" else None  # a dry run has none
         print(f"{result.folder.path}: {argv[0]} done" + (f", {checkpoint}" if checkpoint else ""))

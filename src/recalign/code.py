@@ -19,7 +19,10 @@ PACKAGE = "recalign"
 SOURCE = Path(__file__).parent
 COUNTED = ("torch", "lightning", "polars")
 """Distributions whose versions count, unless others are named."""
-STAGE = ("recalign.run.stage.cli.run_stage",)
+STAGE = (
+    "recalign.run.stage.stage.Stage",
+    "recalign.run.stage.stage.run_stage",
+)
 """What every stage goes through."""
 EVALUATION = (
     "recalign.nn",  # networks that checkpoints name

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from recalign.run.stage import RunFolder, run_stage
+from recalign.run.stage import RunFolder, parse_stage, run_stage
 from recalign.run.stage.loggers import CSVLog
 
 KILLED = -signal.SIGKILL
@@ -52,7 +52,7 @@ def _fit(words: tuple[str, ...], at_write: int | None, by: int) -> None:
         writes = itertools.count()
         for owner, name in ((os, "fsync"), (os, "replace"), (CSVLog, "log_metrics")):
             setattr(owner, name, _dying(getattr(owner, name), writes, at_write, by))
-    run_stage(["fit", *words, "--trainer.enable_progress_bar", "false"])
+    run_stage(parse_stage(["fit", *words, "--trainer.enable_progress_bar", "false"]))
 
 
 def _dying(call: Callable[..., Any], writes: Iterator[int], at: int, by: int) -> Callable[..., Any]:

@@ -34,7 +34,7 @@ from recalign.posttrain import (
 )
 from recalign.recommender import OneRecRecommender, PolynomialAveraging, Recommender, RecommenderData, SequencePolicy
 from recalign.reward import Judge, RewardData, RewardModel
-from recalign.run.stage import run_stage
+from recalign.run.stage import parse_stage, run_stage
 from recalign.run.stage.guard import StepSeeds
 
 STEPS = 50
@@ -181,4 +181,4 @@ def all_trained(cases: list[str], root: Path, folder: Path) -> dict[str, dict[st
 def run_all(folder: Path, commands: list[list[str]]) -> None:
     os.chdir(folder)
     for words in commands:
-        run_stage(words)
+        run_stage(parse_stage(words))

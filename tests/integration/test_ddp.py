@@ -16,7 +16,7 @@ from shared_fits import CASES, COMMITTED, CURVE_STEPS, CURVES, STEPS, all_traine
 from recalign import files
 from recalign.errors import InputError
 from recalign.recommender.checkpoint import load_net
-from recalign.run.stage import RunFolder, run_stage
+from recalign.run.stage import RunFolder, parse_stage, run_stage
 
 pytestmark = pytest.mark.slow
 
@@ -99,7 +99,7 @@ def test_a_run_of_two_that_was_interrupted_ends_as_one_that_was_not(place: Path)
     assert rows[0].equals(rows[1].filter(~early))
     assert rows[0].drop_nulls("train/loss")["step"].to_list() == list(range(8))  # each written once
     shared = pl.read_parquet(whole.path / "recommendations.parquet")
-    run_stage(predict("whole", "--trainer.devices=1", "--trainer.strategy=auto"))
+    run_stage(parse_stage(predict("whole", "--trainer.devices=1", "--trainer.strategy=auto")))
     alone = pl.read_parquet(whole.path / "recommendations.parquet")
     assert shared.drop("score").equals(alone.drop("score"))
     assert shared["score"].to_numpy() == pytest.approx(alone["score"].to_numpy(), abs=1e-5)
@@ -118,7 +118,7 @@ def test_two_nodes_train_as_two_devices_do(place: Path, cluster: str):
 @pytest.mark.long
 def test_a_reward_model_of_two_is_trusted_as_that_of_one(place: Path):
     several.together(run_all, place, [fit("recommender", *TWO), fit("two", *TWO, stage="reward")])
-    run_stage(fit("one", stage="reward"))
+    run_stage(parse_stage(fit("one", stage="reward")))
     two, one = (files.read_json(Path(f"runs/tastes/{name}/seed-0/trust.json")) for name in ("two", "one"))
     assert two["verdict"] == one["verdict"]
 
@@ -126,7 +126,7 @@ def test_a_reward_model_of_two_is_trusted_as_that_of_one(place: Path):
 @pytest.mark.long
 def test_two_processes_with_a_part_each_train_as_one(place: Path):
     several.together(run_all, place, [fit("parts", *PARTS, *SAME)])
-    run_stage(fit("whole", "--trainer.callbacks=[]", *SAME))
+    run_stage(parse_stage(fit("whole", "--trainer.callbacks=[]", *SAME)))
     runs = [RunFolder(Path(f"runs/tastes/{name}/seed-0")) for name in ("whole", "parts")]
     one, two = (pl.read_csv(run.figures("fit")).drop_nulls("train/loss") for run in runs)
     assert len(one) == 8
@@ -137,6 +137,6 @@ def test_two_processes_with_a_part_each_train_as_one(place: Path):
         torch.testing.assert_close(parts[name], weight, rtol=1e-4, atol=1e-4)
     for refused, why in (("--ckpt_path=last", "cannot be continued"), ("--trainer.devices=1", "several processes")):
         with pytest.raises(InputError, match=f"ModelParallelStrategy.*{why}"):
-            run_stage(fit("parts", *PARTS, *SAME, refused))
-    run_stage(["predict", *fit("parts", *SAME)[1:]])  # one process reads the checkpoint
+            run_stage(parse_stage(fit("parts", *PARTS, *SAME, refused)))
+    run_stage(parse_stage(["predict", *fit("parts", *SAME)[1:]]))  # one process reads the checkpoint
     assert len(pl.read_parquet(runs[1].path / "recommendations.parquet"))

@@ -138,7 +138,7 @@ def test_trust_comes_with_the_reward_model(job: Any):
 
 
 def test_a_second_call_trains_nothing(job: Any, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("recalign.run.stage.fit.run_stage", None)
+    monkeypatch.setattr("recalign.run.stage.stage.run_stage", None)
     again = ra.align(job.log, job.start, job.reward, settings=QUICK)
     assert again.checkpoint == job.aligned.checkpoint
 
@@ -197,7 +197,9 @@ def test_what_is_loaded_has_the_seed_and_the_time_of_its_run(job: Any, tmp_path:
 
 def test_the_command_continues_what_python_trained(job: Any):
     config = job.aligned.folder / "config.yaml"
-    result = stage.run_stage(["fit", "--config", str(config), "--ckpt_path", "last", "--trainer.max_epochs", "3"])
+    result = stage.run_stage(
+        stage.parse_stage(["fit", "--config", str(config), "--ckpt_path", "last", "--trainer.max_epochs", "3"])
+    )
     assert result.folder.path.resolve() == job.aligned.folder.resolve()
     assert result.trainer.current_epoch == 3
 
@@ -210,7 +212,7 @@ def test_the_command_makes_the_same_weights(job: Any, tmp_path: Path):
     there = Path(__file__).parents[3]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(there)
-        result = stage.run_stage(words)
+        result = stage.run_stage(stage.parse_stage(words))
     content = torch.load(result.checkpoint, weights_only=True)["state_dict"]
     ours = ra.align(job.log, job.start, job.reward, name="fresh", settings=QUICK).network.state_dict()
     assert all(torch.equal(content[f"policy.{name}"], value) for name, value in ours.items())

@@ -28,7 +28,7 @@ from recalign.run.chain import BASE_STAGES, Chain, Plan
 from recalign.run.chain import plan as chain_plan
 from recalign.run.chain.chain_command import split_overrides
 from recalign.run.chain.run import make_world
-from recalign.run.stage import ParsedStage, parse_stage
+from recalign.run.stage import Stage, parse_stage
 from recalign.run.stage import parsed as parsed_stage
 
 RUNS = Path("runs/tiny")
@@ -79,7 +79,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
 
 
-def planned(*words: str, **settings: Any) -> dict[str, ParsedStage]:
+def planned(*words: str, **settings: Any) -> dict[str, Stage]:
     overrides = split_overrides(words)[1]
     chain = Chain(log="simulated", methods=["start", "asft"], data={"root": "data"}, **settings)
     return Plan(chain, Path("conf/chain/tiny.yaml"), overrides).parse()
@@ -155,7 +155,7 @@ def test_a_second_call_runs_nothing_and_says_so(again: Path):
 def test_a_second_call_parses_each_stage_once_and_draws_nothing(again: Path, monkeypatch: pytest.MonkeyPatch):
     parsed = []
 
-    def parse(argv: list[str]) -> ParsedStage:
+    def parse(argv: list[str]) -> Stage:
         parsed.append(argv)
         return parse_stage(argv)
 

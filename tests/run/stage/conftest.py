@@ -57,14 +57,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="session")
 def one_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The ``runs`` of one finished fit of toy.yaml."""
-    from recalign.run.stage import run_stage
+    from recalign.run.stage import parse_stage, run_stage
 
     place = tmp_path_factory.mktemp("one")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
         patch.setenv("WANDB_MODE", "disabled")
         Path("toy.yaml").write_text(STAGE)
-        run_stage(["fit", "--config", "toy.yaml", "--trainer.enable_progress_bar", "false"])
+        run_stage(parse_stage(["fit", "--config", "toy.yaml", "--trainer.enable_progress_bar", "false"]))
     return place / "runs"
 
 

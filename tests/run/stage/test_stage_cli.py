@@ -22,7 +22,7 @@ RUN = RunFolder(Path("runs/toy/recommender/seed-0"))
 
 
 def fit(*words: str) -> StageResult:
-    return run_stage(["fit", "--config", "toy.yaml", "--trainer.enable_progress_bar", "false", *words])
+    return run_stage(parse_stage(["fit", "--config", "toy.yaml", "--trainer.enable_progress_bar", "false", *words]))
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
@@ -42,7 +42,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 def complaint(*words: str, command: str = "fit") -> str:
     with pytest.raises(InputError) as caught:
-        run_stage([command, "--config", "toy.yaml", *words])
+        run_stage(parse_stage([command, "--config", "toy.yaml", *words]))
     return str(caught.value)
 
 
@@ -55,19 +55,10 @@ def test_a_fit_leaves_a_whole_run_folder():
     assert [r["step"] for r in rows(RUN.figures("fit")) if r["rank/loss"]] == ["5", "11"]
 
 
-def test_settings_are_parsed_once_and_what_is_done_to_them_stays_out_of_the_next(monkeypatch: pytest.MonkeyPatch):
-    words = ["fit", "--config", "toy.yaml", "--run.name", "once"]
-    first = parse_stage(words)
-    kept = yaml.safe_dump(first.config)
-    first.config["model"]["init_args"].clear()
-    monkeypatch.setattr("jsonargparse.ArgumentParser.parse_object", None)  # it must not be asked again
-    assert yaml.safe_dump(parse_stage(words).config) == kept
-
-
 def test_config_yaml_repeats_the_run():
     fit("--model.learning_rate", "0.02", "--seed_everything", "3")
     first = RunFolder(Path("runs/toy/recommender/seed-3"))
-    run_stage(["fit", "--config", str(first.config), "--run.name", "again"])
+    run_stage(parse_stage(["fit", "--config", str(first.config), "--run.name", "again"]))
     again = RunFolder(Path("runs/toy/again/seed-3"))
     assert_same_weights(first.last, again.last)
     assert rows(first.figures("fit")) == rows(again.figures("fit"))
@@ -256,12 +247,12 @@ def test_a_checkpoint_is_read_without_running_what_it_holds():
 def test_validate_test_and_predict_use_the_best_checkpoint_and_leave_the_run_alone():
     before = RUN.manifest.read_text(), RUN.config.read_text(), RUN.figures("fit").read_text()
     for command in ("validate", "test", "predict"):
-        result = run_stage([command, "--config", "toy.yaml"])
+        result = run_stage(parse_stage([command, "--config", "toy.yaml"]))
         assert result.checkpoint == RUN.best
         assert torch.equal(result.model.head.weight.detach(), weights(RUN.best)["head.weight"])
     assert before == (RUN.manifest.read_text(), RUN.config.read_text(), RUN.figures("fit").read_text())
     assert len(rows(RUN.figures("test"))) == 1
-    run_stage(["test", "--config", "toy.yaml"])
+    run_stage(parse_stage(["test", "--config", "toy.yaml"]))
     assert len(rows(RUN.figures("test"))) == 1
 
 
@@ -275,7 +266,7 @@ def test_evaluating_a_checkpoint_outside_a_run_leaves_what_lies_there_alone():
         shutil.copy(RUN.best, f"own/{place}/best.ckpt")
         for name in beside:
             Path("own", name).write_text("{}")
-        result = run_stage(["test", "--config", "toy.yaml", "--ckpt_path", f"own/{place}/best.ckpt"])
+        result = run_stage(parse_stage(["test", "--config", "toy.yaml", "--ckpt_path", f"own/{place}/best.ckpt"]))
         assert result.folder.path == RUN.path
         assert {name: Path("own", name).read_text() for name in beside} == dict.fromkeys(beside, "{}")
         shutil.rmtree("own")

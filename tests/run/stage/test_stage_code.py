@@ -87,7 +87,7 @@ def test_a_class_of_ones_own_counts_with_the_modules_beside_it(folder: Path, mon
     Path("mine.yaml").write_text(Path("toy.yaml").read_text().replace("stage_doubles.Toy\n", "my_model.Mine\n"))
     words = ["fit", "--config", "mine.yaml", "--trainer.enable_progress_bar=false"]
     forget()
-    run_stage(words)
+    run_stage(parse_stage(words))
     assert parse_stage(words).state().fresh
     Path("my_loss.py").write_text("import os\n\ndef loss(x): return 2 * x\n")
     forget()

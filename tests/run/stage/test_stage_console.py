@@ -14,7 +14,7 @@ import pytest
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback, EarlyStopping, RichProgressBar
 
-from recalign.run.stage import run_stage
+from recalign.run.stage import parse_stage, run_stage
 from recalign.run.stage.console import Bar, LineProgress, quiet, seconds_left, warn_if_bf16_is_slow, whole_run
 
 FIT = ["fit", "--config", "toy.yaml"]
@@ -36,7 +36,7 @@ def test_bf16_on_a_cpu_without_it_is_one_warning(monkeypatch: pytest.MonkeyPatch
 
 def test_without_a_terminal_there_is_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys):
     monkeypatch.setattr(LineProgress.__init__, "__defaults__", (0.0,))
-    run_stage(["fit", "--config", "toy.yaml"])
+    run_stage(parse_stage(["fit", "--config", "toy.yaml"]))
     lines = [line for line in capsys.readouterr().err.splitlines() if "batch" in line]  # others may keep the cores busy
     assert len(lines) == 12
     assert lines[-1].startswith("recommender  epoch 2  train/loss 0.")
@@ -45,7 +45,9 @@ def test_without_a_terminal_there_is_a_line_now_and_then(monkeypatch: pytest.Mon
 
 def test_no_more_is_left_than_the_trainers_time(monkeypatch: pytest.MonkeyPatch, capsys):
     monkeypatch.setattr(LineProgress.__init__, "__defaults__", (0.0,))
-    run_stage(["fit", "--config", "toy.yaml", "--trainer.max_time=00:00:00:01", "--trainer.max_epochs=100000"])
+    run_stage(
+        parse_stage(["fit", "--config", "toy.yaml", "--trainer.max_time=00:00:00:01", "--trainer.max_epochs=100000"])
+    )
     said = [seconds_left(line) for line in capsys.readouterr().err.splitlines() if "batch" in line]
     assert max(left for left in said if left is not None) <= 1
 
@@ -54,7 +56,7 @@ def test_training_says_what_is_left_of_the_whole(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(LineProgress.__init__, "__defaults__", (0.0,))
     heard: list[float] = []
     with whole_run(lambda left: heard.append(left) or ", about 4 min left"):  # type: ignore[func-returns-value]
-        run_stage(["fit", "--config", "toy.yaml"])
+        run_stage(parse_stage(["fit", "--config", "toy.yaml"]))
     lines = [line for line in capsys.readouterr().err.splitlines() if "batch" in line]
     assert lines[-1].endswith("batch 12/12  0:00:00 left; in all about 4 min left")
     assert len(heard) == 11
@@ -63,7 +65,7 @@ def test_training_says_what_is_left_of_the_whole(monkeypatch: pytest.MonkeyPatch
     assert [round(left) for left in heard] == [seconds_left(line) for line in lines[1:]]
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     with whole_run(lambda left: ", about 4 min left"):
-        bar = run_stage(["fit", "--config", "toy.yaml"]).trainer.progress_bar_callback
+        bar = run_stage(parse_stage(["fit", "--config", "toy.yaml"])).trainer.progress_bar_callback
     assert isinstance(bar, Bar)
     assert "in all: about 4 min left" in str(bar._metric_component.render(bar.progress.tasks[0]))  # type: ignore[union-attr]
 
@@ -97,7 +99,7 @@ def test_what_is_left_is_read_off_the_last_line():
 def test_on_a_terminal_there_is_lightnings_bar(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     for command in ("fit", "validate", "test", "predict"):
-        result = run_stage([command, "--config", "toy.yaml"])
+        result = run_stage(parse_stage([command, "--config", "toy.yaml"]))
         assert isinstance(result.trainer.progress_bar_callback, RichProgressBar)
 
 
@@ -120,7 +122,7 @@ def test_an_interrupted_stage_wipes_its_bar_and_says_how_to_go_on(
     monkeypatch.setattr("recalign.run.stage.lightning_cli.LineProgress", lambda _: bar)
     monkeypatch.setattr("signal.signal", lambda *_: None)  # Lightning switches Ctrl-C off for good
     with pytest.raises(KeyboardInterrupt, match=said):
-        run_stage(["fit", "--config", "toy.yaml"], CtrlC(steps))
+        run_stage(parse_stage(["fit", "--config", "toy.yaml"]), CtrlC(steps))
     assert bar.progress is not None
     assert bar.progress.live.transient
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from recalign.errors import InputError
-from recalign.run.stage import RunFolder, run_stage
+from recalign.run.stage import RunFolder, parse_stage, run_stage
 
 RUN = RunFolder(Path("runs/toy/recommender/seed-0"))
 FIT = ["fit", "--config", "toy.yaml", "--trainer.enable_progress_bar", "false"]
@@ -20,7 +20,7 @@ def test_a_file_where_the_folder_should_be(place: str, monkeypatch: pytest.Monke
     Path(place).write_text("in the way")
     monkeypatch.setattr("stage_doubles.ToyData.read", lambda *_, **__: pytest.fail("the data was read"))
     with pytest.raises(InputError, match=r"cannot be written: .*\n  -> free space or rights there.*--run\.root"):
-        run_stage(FIT)
+        run_stage(parse_stage(FIT))
 
 
 def no_space(*_: Any, **__: Any) -> None:
@@ -31,7 +31,7 @@ def test_a_disk_that_is_full_before_training(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("os.fsync", no_space)
     monkeypatch.setattr("stage_doubles.ToyData.read", lambda *_, **__: pytest.fail("the data was read"))
     with pytest.raises(InputError, match="runs/toy/recommender/seed-0: cannot be written: No space left on device"):
-        run_stage(FIT)
+        run_stage(parse_stage(FIT))
 
 
 def test_two_processes_that_look_at_a_folder_at_the_same_time(monkeypatch: pytest.MonkeyPatch):
@@ -47,7 +47,7 @@ def test_two_processes_that_look_at_a_folder_at_the_same_time(monkeypatch: pytes
 def test_a_disk_that_fills_while_training(where: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(where, no_space)
     with pytest.raises(InputError, match="cannot be written: No space left on device"):
-        run_stage(FIT)
+        run_stage(parse_stage(FIT))
     assert json.loads(RUN.manifest.read_text())["status"] == "failed"
 
 
@@ -58,7 +58,7 @@ def test_a_manifest_that_cannot_be_written_either_hides_nothing(monkeypatch: pyt
 
     monkeypatch.setattr("stage_doubles.Toy.on_validation_start", fill)
     with pytest.raises(InputError, match="No space left on device"):
-        run_stage(FIT)
+        run_stage(parse_stage(FIT))
 
 
 def test_an_error_that_is_not_the_disks_is_not_called_one(monkeypatch: pytest.MonkeyPatch):
@@ -67,7 +67,7 @@ def test_an_error_that_is_not_the_disks_is_not_called_one(monkeypatch: pytest.Mo
 
     monkeypatch.setattr("stage_doubles.Toy.on_validation_start", missing)
     with pytest.raises(FileNotFoundError):
-        run_stage(FIT)
+        run_stage(parse_stage(FIT))
 
 
 def test_a_failed_run_without_a_checkpoint_leaves_the_run_before_it_kept():

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from recalign.errors import InputError, TrainingError
-from recalign.run.stage import heartbeat, run_stage
+from recalign.run.stage import heartbeat, parse_stage, run_stage
 from recalign.run.stage.heartbeat import Heartbeat
 
 
@@ -184,15 +184,15 @@ def test_a_run_whose_others_live_keeps_its_own_error(hearts, tmp_path: Path, cap
 @pytest.mark.parametrize("seconds", ["0", "-1", ".nan", "4.9"])
 def test_a_timeout_that_a_process_at_work_would_miss_is_refused(seconds: str):
     with pytest.raises(InputError, match="is too short"):
-        run_stage(["fit", "--config", "toy.yaml", f"--run.rank_timeout={seconds}"])
+        run_stage(parse_stage(["fit", "--config", "toy.yaml", f"--run.rank_timeout={seconds}"]))
 
 
 def test_machines_that_are_not_told_where_to_meet_are_refused(monkeypatch: pytest.MonkeyPatch):
     for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "GROUP_RANK", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(InputError, match="2 machines, and MASTER_ADDR and MASTER_PORT and NODE_RANK are not set"):
-        run_stage(["fit", "--config", "toy.yaml", "--trainer.num_nodes=2"])
+        run_stage(parse_stage(["fit", "--config", "toy.yaml", "--trainer.num_nodes=2"]))
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", "29500")
     with pytest.raises(InputError, match="2 machines, and NODE_RANK is not set"):
-        run_stage(["fit", "--config", "toy.yaml", "--trainer.num_nodes=2"])
+        run_stage(parse_stage(["fit", "--config", "toy.yaml", "--trainer.num_nodes=2"]))

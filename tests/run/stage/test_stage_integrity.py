@@ -23,12 +23,12 @@ RUN = RunFolder(Path("runs/toy/recommender/seed-0"))
 
 
 def fit(*words: str) -> StageResult:
-    return run_stage([*FIT, *words])
+    return run_stage(parse_stage([*FIT, *words]))
 
 
 def complaint(*words: str, command: str = "fit") -> str:
     with pytest.raises(InputError) as caught:
-        run_stage([command, "--config", "toy.yaml", *words])
+        run_stage(parse_stage([command, "--config", "toy.yaml", *words]))
     return str(caught.value)
 
 
@@ -193,7 +193,7 @@ def test_an_instantiator_is_not_called(folder: Path):
     content = torch.load(RUN.last, weights_only=True)
     content["hyper_parameters"]["_instantiator"] = "os.system"
     torch.save(content, "evil.ckpt")
-    run_stage(["test", "--config", "toy.yaml", "--ckpt_path", "evil.ckpt"])
+    run_stage(parse_stage(["test", "--config", "toy.yaml", "--ckpt_path", "evil.ckpt"]))
     content["hyper_parameters"]["_class_path"] = "this.Toy"
     torch.save(content, "evil.ckpt")
     assert "a checkpoint of this.Toy" in complaint("--ckpt_path", "evil.ckpt")

@@ -14,7 +14,7 @@ import pytest
 import torch
 import wandb
 
-from recalign.run.stage import run_stage
+from recalign.run.stage import parse_stage, run_stage
 from recalign.run.stage.loggers import CSVLog
 from recalign.run.stage.training_monitor import TrainingMonitor
 
@@ -63,7 +63,7 @@ def test_wandb_is_offline_without_an_account_and_leaves_files(monkeypatch: pytes
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked"))
-    run_stage(FIT)
+    run_stage(parse_stage(FIT))
     wandb.teardown()  # a finished run is still being written by W&B's own process: wait for that to end
     (run,) = (RUN / "wandb").glob("offline-run-*")
     content = next(run.glob("*.wandb")).read_bytes()
@@ -76,7 +76,7 @@ def test_wandb_gets_group_job_type_and_name(monkeypatch: pytest.MonkeyPatch):
     seen: dict[str, Any] = {}
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setattr("wandb.init", lambda **kwargs: seen.update(kwargs) or MagicMock())
-    run_stage([*FIT, "--run.chain", "experiment"])
+    run_stage(parse_stage([*FIT, "--run.chain", "experiment"]))
     assert (seen["group"], seen["job_type"], seen["name"]) == ("experiment", "recommender", "recommender/seed-0")
     assert seen["mode"] == "offline"
     assert seen["project"] == "recalign"
@@ -101,7 +101,7 @@ def test_a_broken_wandb_costs_one_warning(
     broken: str, break_wandb: Callable[[str], None], warned: Callable[[], list[str]]
 ):
     break_wandb(broken)
-    result = run_stage(FIT)
+    result = run_stage(parse_stage(FIT))
     assert result.manifest is not None
     assert result.manifest.status == "finished"
     assert warned() == ["W&B is off for this run: wandb is broken"]
@@ -110,7 +110,7 @@ def test_a_broken_wandb_costs_one_warning(
 def test_a_missing_wandb_costs_one_warning(monkeypatch: pytest.MonkeyPatch, warned: Callable[[], list[str]]):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setitem(__import__("sys").modules, "wandb", None)
-    run_stage(FIT)
+    run_stage(parse_stage(FIT))
     assert [message.split(":")[0] for message in warned()] == ["W&B is off for this run"]
 
 
@@ -121,7 +121,7 @@ def test_online_without_an_account_falls_back_to_offline(
     monkeypatch.setenv("WANDB_MODE", "online")
     monkeypatch.setattr("wandb.login", lambda prompt: prompt)  # no account: logged in only if asked
     monkeypatch.setattr("wandb.init", lambda **kwargs: seen.update(kwargs) or MagicMock())
-    run_stage(FIT)
+    run_stage(parse_stage(FIT))
     assert seen["mode"] == "offline"
     assert "no account" in warned()[0]
 
@@ -133,7 +133,7 @@ def test_a_sweep_decides_for_itself(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("WANDB_RUN_ID", "r")
     monkeypatch.setattr("wandb.login", lambda prompt: True)
     monkeypatch.setattr("wandb.init", lambda **kwargs: seen.update(kwargs) or MagicMock())
-    run_stage(FIT)
+    run_stage(parse_stage(FIT))
     assert seen["mode"] == "online"
     assert seen["id"] is None
 
@@ -141,7 +141,7 @@ def test_a_sweep_decides_for_itself(monkeypatch: pytest.MonkeyPatch):
 def test_logger_false_leaves_the_csv(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setattr("wandb.init", lambda **_: pytest.fail("W&B was started"))
-    run_stage([*FIT, "--trainer.logger", "false"])
+    run_stage(parse_stage([*FIT, "--trainer.logger", "false"]))
     assert rows(RUN / "metrics.csv")
 
 
@@ -151,7 +151,7 @@ def test_own_wandb_settings_are_honoured_once(monkeypatch: pytest.MonkeyPatch):
     Path("own").mkdir()
     own = {"project": "mine", "save_dir": str(Path("own").resolve())}
     logger = {"class_path": "lightning.pytorch.loggers.WandbLogger", "init_args": own}
-    run_stage([*FIT, "--trainer.logger", json.dumps(logger)])
+    run_stage(parse_stage([*FIT, "--trainer.logger", json.dumps(logger)]))
     found = offline.read(Path("own"))
     assert (found.run["project"], found.run["group"], found.run["name"]) == ("mine", "toy", "recommender/seed-0")
     assert len(found.column("rank/loss")) == 2
@@ -163,14 +163,14 @@ def test_an_own_wandb_logger_that_names_no_project_goes_to_ours(monkeypatch: pyt
     monkeypatch.delenv("WANDB_PROJECT", raising=False)
     Path("own").mkdir()
     logger = {"class_path": "WandbLogger", "init_args": {"save_dir": str(Path("own").resolve())}}
-    run_stage([*FIT, "--trainer.logger", json.dumps(logger)])
+    run_stage(parse_stage([*FIT, "--trainer.logger", json.dumps(logger)]))
     assert offline.read(Path("own")).run["project"] == "recalign"
 
 
 def test_an_own_wandb_logger_leaves_a_run_alone_that_is_open(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     with wandb.init(project="mine", dir=str(Path.cwd()), settings=wandb.Settings(silent=True)) as mine:
-        run_stage([*FIT, "--trainer.logger", "WandbLogger"])
+        run_stage(parse_stage([*FIT, "--trainer.logger", "WandbLogger"]))
         assert wandb.run is mine
 
 
@@ -178,13 +178,13 @@ def test_an_own_wandb_logger_that_breaks_costs_one_warning(
     break_wandb: Callable[[str], None], warned: Callable[[], list[str]]
 ):
     break_wandb("sdk.wandb_run.Run.log")
-    run_stage([*FIT, "--trainer.logger", "lightning.pytorch.loggers.WandbLogger"])
+    run_stage(parse_stage([*FIT, "--trainer.logger", "lightning.pytorch.loggers.WandbLogger"]))
     assert warned() == ["W&B is off for this run: wandb is broken"]
     assert rows(RUN / "metrics.csv")
 
 
 def test_the_learning_rate_is_logged_beside_gradient_norm_time_and_memory():
-    run_stage([*FIT, "--trainer.max_epochs=1"])
+    run_stage(parse_stage([*FIT, "--trainer.max_epochs=1"]))
     steps = [row for row in rows(RUN / "metrics.csv") if row["train/loss"]]
     assert [int(row["step"]) for row in steps] == [1, 3, 5]
     assert [float(row["train/lr"]) for row in steps] == [pytest.approx(0.05)] * 3
@@ -214,7 +214,7 @@ def test_the_gradient_norm_is_worked_out_for_logged_steps_alone_and_is_that_befo
     found: list[float] = []
     whole = torch.nn.utils.get_total_norm
     monkeypatch.setattr("torch.nn.utils.get_total_norm", lambda each: found.append(float(whole(each))) or whole(each))
-    run_stage([*FIT, "--trainer.max_epochs=1", "--trainer.gradient_clip_val=1e-6"])
+    run_stage(parse_stage([*FIT, "--trainer.max_epochs=1", "--trainer.gradient_clip_val=1e-6"]))
     logged = [float(row["train/grad_norm"]) for row in rows(RUN / "metrics.csv") if row["train/grad_norm"]]
     assert logged == pytest.approx(found)
     assert min(found) > 1e-3
@@ -222,7 +222,7 @@ def test_the_gradient_norm_is_worked_out_for_logged_steps_alone_and_is_that_befo
 
 def test_own_loggers_stand_beside_ours():
     logger = '{"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": "mine"}}'
-    result = run_stage([*FIT, "--trainer.logger", logger])
+    result = run_stage(parse_stage([*FIT, "--trainer.logger", logger]))
     assert rows(RUN / "metrics.csv")
     assert list(Path("mine").rglob("metrics.csv"))
     assert len(result.trainer.loggers) == 2
@@ -242,7 +242,7 @@ def test_tensorboard_gets_the_same_figures():
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    run_stage([*FIT, "--trainer.logger", own("TensorBoardLogger", save_dir="board")])
+    run_stage(parse_stage([*FIT, "--trainer.logger", own("TensorBoardLogger", save_dir="board")]))
     (file,) = Path("board").rglob("events.out*")
     found = EventAccumulator(str(file)).Reload()
     assert columns() <= set(found.Tags()["scalars"])
@@ -251,7 +251,9 @@ def test_tensorboard_gets_the_same_figures():
 def test_mlflow_gets_the_same_figures(recwarn: pytest.WarningsRecorder):
     mlflow = pytest.importorskip("mlflow")
     uri = f"sqlite:///{Path('mlflow.db').resolve()}"
-    run_stage([*FIT, "--trainer.logger", own("MLFlowLogger", tracking_uri=uri, artifact_location="artifacts")])
+    run_stage(
+        parse_stage([*FIT, "--trainer.logger", own("MLFlowLogger", tracking_uri=uri, artifact_location="artifacts")])
+    )
     mlflow.set_tracking_uri(uri)
     (run,) = mlflow.search_runs(search_all_experiments=True, output_format="list")
     assert {name.replace("@", "") for name in columns()} <= set(run.data.metrics)

@@ -46,10 +46,10 @@ def test_a_fit_takes_as_many_threads_as_it_is_told_and_says_so_when_it_is_contin
         asked.append((own, before))
         return 2
 
-    monkeypatch.setattr("recalign.run.stage.cli.fit_threads", two)
+    monkeypatch.setattr("recalign.run.stage.stage.fit_threads", two)
     words = ["fit", "--config", "toy.yaml", "--trainer.enable_progress_bar", "false"]
-    run_stage(words)
-    run_stage([*words, "--ckpt_path", "last", "--trainer.max_epochs", "3"])
+    run_stage(parse_stage(words))
+    run_stage(parse_stage([*words, "--ckpt_path", "last", "--trainer.max_epochs", "3"]))
     assert (asked, read().threads, torch.get_num_threads()) == ([(1, 0), (1, 2)], 2, 1)
 
 
@@ -106,7 +106,7 @@ def test_the_bytes_of_an_upstream_checkpoint_count_and_its_path_does_not():
     reward = Path("reward.ckpt")
     reward.write_bytes(RUN.best.read_bytes())
     words = ["fit", "--config", "post.yaml", "--trainer.enable_progress_bar", "false", "--data.reward_model"]
-    run_stage([*words, "reward.ckpt"])
+    run_stage(parse_stage([*words, "reward.ckpt"]))
     assert parse_stage([*words, "reward.ckpt"]).state().fresh
     moved = reward.rename("moved.ckpt")
     assert parse_stage([*words, "moved.ckpt"]).state().fresh
@@ -131,14 +131,14 @@ def test_the_bytes_of_a_file_that_a_callback_reads_count_and_its_path_does_not()
 @pytest.mark.usefixtures("trained")
 def test_a_continued_run_has_the_key_of_the_whole_one_and_sums_the_time():
     before = read()
-    run_stage(["fit", "--config", "toy.yaml", "--trainer.max_epochs", "3", "--ckpt_path", "last"])
+    run_stage(parse_stage(["fit", "--config", "toy.yaml", "--trainer.max_epochs", "3", "--ckpt_path", "last"]))
     assert read().seconds > before.seconds
     assert parse_stage(["fit", "--config", "toy.yaml", "--trainer.max_epochs", "3"]).state().fresh
 
 
 def test_a_failed_run_says_why():
     with pytest.raises(InputError):
-        run_stage(["fit", "--config", "toy.yaml", "--checkpoint.monitor", "nothing"])
+        run_stage(parse_stage(["fit", "--config", "toy.yaml", "--checkpoint.monitor", "nothing"]))
     assert read().status == "failed"
     assert "nothing" in str(read().error)
 

@@ -6,19 +6,19 @@ import torch
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.loggers import WandbLogger
 
-from recalign.run.stage import run_stage
+from recalign.run.stage import parse_stage, run_stage
 from recalign.run.stage.private import CLASS_PATH, TRAINED_WEIGHTS, batches_done, fill, is_offline
 
 FIT = ["fit", "--config", "toy.yaml", "--trainer.enable_progress_bar", "false"]
 
 
 def test_batches_are_counted_over_continuations():
-    assert batches_done(run_stage(FIT).trainer) == 12
-    assert batches_done(run_stage([*FIT, "--trainer.max_epochs=3", "--ckpt_path=last"]).trainer) == 18
+    assert batches_done(run_stage(parse_stage(FIT)).trainer) == 12
+    assert batches_done(run_stage(parse_stage([*FIT, "--trainer.max_epochs=3", "--ckpt_path=last"])).trainer) == 18
 
 
 def test_a_checkpoint_names_its_class_and_holds_the_trained_weights_beside_an_average():
-    run_stage([*FIT, "--trainer.callbacks+=recalign.recommender.PolynomialAveraging"])
+    run_stage(parse_stage([*FIT, "--trainer.callbacks+=recalign.recommender.PolynomialAveraging"]))
     content = torch.load(Path("runs/toy/recommender/seed-0/checkpoints/last.ckpt"), weights_only=True)
     assert content["hyper_parameters"][CLASS_PATH] == "stage_doubles.Toy"
     assert content[TRAINED_WEIGHTS].keys() == content["state_dict"].keys()

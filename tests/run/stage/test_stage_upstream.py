@@ -55,11 +55,11 @@ def test_a_parsed_command_finds_what_has_run_since():
     """A chain parses all stages before any has run."""
     given = a_run("elsewhere/reward/seed-0")
     words = ["fit", "--config", "post.yaml", f"--data.reward_model={given}"]
-    assert parse_stage(words).renewed() == parse_stage(words)
+    assert parse_stage(words).with_upstreams() == parse_stage(words)
     early = parse_stage(words)
     a_run("runs/toy/recommender/seed-0")
     a_run("runs/toy/reward/seed-0")
-    assert early != parse_stage(words) == early.renewed()
+    assert early != parse_stage(words) == early.with_upstreams()
 
 
 def test_what_is_given_is_taken():
@@ -80,7 +80,7 @@ def test_without_one_the_stage_to_run_is_named_before_anything_is_read():
         InputError,
         match=r"data\.reward_model: .*finished reward run of the log 'toy'(.|\n)*recalign fit reward LOG --seed_ev",
     ):
-        run_stage(["fit", "--config", "post.yaml"])
+        run_stage(parse_stage(["fit", "--config", "post.yaml"]))
     assert not Path("runs/toy/asft/seed-0").exists()
 
 
@@ -88,7 +88,7 @@ def test_a_broken_upstream_checkpoint_is_an_error():
     a_run("runs/toy/recommender/seed-0")
     Path(a_run("runs/toy/reward/seed-0")).write_bytes(b"not a checkpoint")
     with pytest.raises(InputError, match="not a whole checkpoint"):
-        run_stage(["fit", "--config", "post.yaml"])
+        run_stage(parse_stage(["fit", "--config", "post.yaml"]))
 
 
 def test_a_broken_manifest_is_an_error_that_names_it():
@@ -100,7 +100,7 @@ def test_a_broken_manifest_is_an_error_that_names_it():
 
 def test_the_resolved_paths_are_in_config_and_manifest_and_are_kept_when_the_run_goes_on():
     own, reward = a_run("runs/other/recommender/seed-0"), a_run("runs/toy/reward/seed-0")
-    result = run_stage(["fit", "--config", "post.yaml", "--model.init_from", own])
+    result = run_stage(parse_stage(["fit", "--config", "post.yaml", "--model.init_from", own]))
     assert result.model.init_from == own
     assert result.datamodule.reward_model == reward
     assert own in result.folder.config.read_text()
@@ -109,21 +109,23 @@ def test_the_resolved_paths_are_in_config_and_manifest_and_are_kept_when_the_run
     assert len(upstream["data.reward_model"]["sha256"]) == 64
 
     a_run("runs/toy/recommender/seed-0")  # newer and nearer, but not what the run began with
-    again = run_stage(["fit", "--config", "post.yaml", "--ckpt_path", "last", "--trainer.max_epochs", "2"])
+    again = run_stage(parse_stage(["fit", "--config", "post.yaml", "--ckpt_path", "last", "--trainer.max_epochs", "2"]))
     assert again.model.init_from == own
     elsewhere = f"--data.reward_model={Path(reward).resolve()}"  # the same bytes
-    run_stage(["fit", "--config", "post.yaml", "--ckpt_path", "last", "--trainer.max_epochs", "3", elsewhere])
+    run_stage(
+        parse_stage(["fit", "--config", "post.yaml", "--ckpt_path", "last", "--trainer.max_epochs", "3", elsewhere])
+    )
 
     Path(own).write_bytes(Path(own).read_bytes() + b" ")
     with pytest.raises(InputError, match=r"model\.init_from: .*is not what this run began with"):
-        run_stage(["fit", "--config", "post.yaml", "--ckpt_path", "last", "--trainer.max_epochs", "4"])
+        run_stage(parse_stage(["fit", "--config", "post.yaml", "--ckpt_path", "last", "--trainer.max_epochs", "4"]))
 
 
 def test_a_run_that_starts_from_its_own_folder_is_refused():
     own = a_run("runs/toy/asft/seed-0")
     a_run("runs/toy/reward/seed-0")
     with pytest.raises(InputError, match="would empty"):
-        run_stage(["fit", "--config", "post.yaml", "--model.init_from", own])
+        run_stage(parse_stage(["fit", "--config", "post.yaml", "--model.init_from", own]))
     assert Path(own).exists()
 
 

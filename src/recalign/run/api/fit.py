@@ -17,7 +17,7 @@ from recalign.reward import RewardData
 from recalign.run import configs
 from recalign.run.api.log import Log
 from recalign.run.api.trained import TrainedPolicy, TrainedReward, policy_checkpoint, reward_checkpoint
-from recalign.run.stage import Fit, Manifest, ParsedStage, RunFolder, Trained, parse_stage
+from recalign.run.stage import Manifest, RunFolder, Stage, Trained, parse_stage
 from recalign.run.stage.classes import imported
 from recalign.run.stage.settings import load
 
@@ -195,7 +195,7 @@ def recommender_data(log: Log) -> EventDataModule:
     return parse_stage(_words(log, "recommender", "recommender", 0, {})).datamodule()  # type: ignore[return-value]
 
 
-def evaluated_as(log: Log, seed: int) -> ParsedStage:
+def evaluated_as(log: Log, seed: int) -> Stage:
     """The stage with whose data and on whose device policies are compared."""
     return parse_stage(_words(log, "reward", "reward", seed, {}))
 
@@ -214,7 +214,7 @@ def _reward(
 
 def _run_stage(
     log: Log, config: str, name: str | None, seed: int, settings: Settings, stem: str | None = None
-) -> tuple[ParsedStage, Trained]:
+) -> tuple[Stage, Trained]:
     """Run a stage unless it has run already.
 
     A run without a given name never replaces another one, because a Python object may still refer to that. It takes the
@@ -223,10 +223,10 @@ def _run_stage(
     for number in count(1):
         own = name or (stem or Path(config).stem) + f"-{number}" * (number > 1)
         parsed = parse_stage(_words(log, config, own, seed, settings))
-        fit, there = Fit(parsed), Manifest.read(parsed.folder)
-        if (fresh := fit.state().fresh) or name or there is None or there.status != "finished":
+        there = Manifest.read(parsed.folder)
+        if (fresh := parsed.state().fresh) or name or there is None or there.status != "finished":
             break
-    return parsed, fit.load() if fresh else fit.make()
+    return parsed, parsed.load() if fresh else parsed.make()
 
 
 def _words(log: Log, config: str, name: str, seed: int, settings: Settings) -> list[str]:

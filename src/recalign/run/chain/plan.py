@@ -22,7 +22,7 @@ from recalign.run import configs
 from recalign.run.chain.experiment import Chain
 from recalign.run.chain.space import Settings
 from recalign.run.chain.train import trial
-from recalign.run.stage import ParsedStage, RunFolder, parse_stage
+from recalign.run.stage import RunFolder, Stage, parse_stage
 from recalign.run.stage.classes import imported
 from recalign.run.stage.folder import RunConfig
 from recalign.run.stage.settings import set_keys
@@ -56,7 +56,7 @@ class Plan:
 
     def __init__(self, chain: Chain, file: Path, overrides: Overrides) -> None:
         self.chain, self.overrides = chain, overrides
-        self._once: dict[tuple[str, ...], ParsedStage] = {}
+        self._once: dict[tuple[str, ...], Stage] = {}
         self.name = chain.name or file.stem
         self.folders = _folders(file)
         self.log = self._log(file)
@@ -111,11 +111,11 @@ class Plan:
         """Where the world of a seed lies."""
         return self.folder / "worlds" / str(seed)
 
-    def parsed(self, stage: str, seed: int, settings: Settings | None = None) -> ParsedStage:
+    def parsed(self, stage: str, seed: int, settings: Settings | None = None) -> Stage:
         """The command of one stage or method, with the checkpoints that exist now; chosen settings override others."""
-        return self._parse(stage, seed, self._settings(stage) | (settings or {})).renewed()
+        return self._parse(stage, seed, self._settings(stage) | (settings or {})).with_upstreams()
 
-    def trial(self, method: str, seed: int, name: str, settings: Settings) -> ParsedStage:
+    def trial(self, method: str, seed: int, name: str, settings: Settings) -> Stage:
         """The command of one trial: in a folder below the method's, from the chain's own checkpoints."""
         return trial(self.parsed(method, seed, settings), name, TRIALS)
 
@@ -123,7 +123,7 @@ class Plan:
         """Where a trial lies."""
         return RunFolder.of(RunConfig(name, str(self.folder / method)), TRIALS, seed).path
 
-    def _parse(self, stage: str, seed: int, settings: Settings) -> ParsedStage:
+    def _parse(self, stage: str, seed: int, settings: Settings) -> Stage:
         """Once for every command: it takes a fifth of a second."""
         words = ("fit", *call(self.files_of(stage, seed), self.set_here(stage, seed) | settings))
         if words not in self._once:
@@ -174,7 +174,7 @@ class Plan:
         """Where methods are evaluated: on the machine that the chain names for every stage."""
         return self._every_stage(self.chain.seeds[0]).bare_trainer().strategy.root_device
 
-    def _every_stage(self, seed: int) -> ParsedStage:
+    def _every_stage(self, seed: int) -> Stage:
         """A stage with nothing that the chain sets for it alone."""
         return self._parse("reward", seed, self._settings(None))
 
@@ -225,7 +225,7 @@ class Plan:
         remedy = f"did you mean {meant}?" if meant else f"there are: {', '.join(known)}, and those trained + _rerank"
         raise InputError(f"there is no method {stage!r}", where=where, remedy=remedy)
 
-    def parse(self) -> dict[str, ParsedStage]:
+    def parse(self) -> dict[str, Stage]:
         """Every stage's command, parsed with the first seed, before anything runs.
 
         Raises:
@@ -240,7 +240,7 @@ class Plan:
             raise InputError("this chain makes no semantic ids", where=f"stages.{TOKENS}", remedy=remedy)
         return parsed
 
-    def _require_alike(self, parsed: Mapping[str, ParsedStage]) -> None:
+    def _require_alike(self, parsed: Mapping[str, Stage]) -> None:
         """Refuse stages that read other inputs than the evaluation gives them, and a bound without a spread."""
         here = self._every_stage(self.chain.seeds[0]).config["data"]["init_args"]
         times, longest = here["request_time"], here["max_length"]
@@ -260,7 +260,7 @@ class Plan:
             remedy = "give stages.reward.model.members 2 or more, or leave the row out"
             raise InputError("one reward model has no spread to take off", where="methods: rerank_lcb", remedy=remedy)
 
-    def _checked(self, stage: str) -> ParsedStage:
+    def _checked(self, stage: str) -> Stage:
         try:
             for key in (*OWN, "data.root") if self.chain.world else OWN:
                 for own, value in self.given(stage, key).items():
@@ -273,7 +273,7 @@ class Plan:
             raise InputError(error.what, where=where, remedy=error.remedy) from error
 
 
-def needs_tokens(parsed: Mapping[str, ParsedStage]) -> bool:
+def needs_tokens(parsed: Mapping[str, Stage]) -> bool:
     """Whether the recommender writes semantic ids that the chain has to make."""
     return any(one.stage == TOKENS and not one.named for one in parsed["recommender"].upstream)
 

@@ -34,7 +34,7 @@ from recalign.run.chain.progress import Progress
 from recalign.run.chain.published import publish
 from recalign.run.chain.search import CHOICE, Search
 from recalign.run.chain.train import base_checkpoints, method_run, named
-from recalign.run.stage import Fit, ParsedStage, Trained
+from recalign.run.stage import Stage, Trained
 from recalign.run.stage.console import quiet, say
 from recalign.run.stage.parsed import without_values
 from recalign.run.stage.tokens import ParsedTokens
@@ -82,7 +82,7 @@ def run_chain(plan: Plan) -> Path:
     return folder
 
 
-def steps_of(plan: Plan, parsed: Mapping[str, ParsedStage], search: Search | None) -> list[Step]:
+def steps_of(plan: Plan, parsed: Mapping[str, Stage], search: Search | None) -> list[Step]:
     """All that a chain runs, each step after what it needs. ``parsed`` is what `Plan.parse` gives."""
     steps: list[Step] = []
     for seed in plan.chain.seeds:
@@ -124,8 +124,8 @@ def _tokens(plan: Plan, seed: int, _: Results) -> ParsedTokens:
     return replace(plan.tokens(seed), verbose=plan.chain.verbose)
 
 
-def _fit(plan: Plan, stage: str, seed: int, done: Results) -> Fit:
-    return Fit(plan.parsed(stage, seed, done.get(CHOICE, {}).get(stage)), verbose=plan.chain.verbose)
+def _fit(plan: Plan, stage: str, seed: int, done: Results) -> Stage:
+    return replace(plan.parsed(stage, seed, done.get(CHOICE, {}).get(stage)), verbose=plan.chain.verbose)
 
 
 class _Evaluation(SeedEvaluation):

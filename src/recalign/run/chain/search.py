@@ -21,7 +21,7 @@ from recalign.run.chain.graph import Results, Step, anew
 from recalign.run.chain.plan import Plan
 from recalign.run.chain.space import Settings, Spaces
 from recalign.run.chain.train import base_checkpoints, method_run, named, train
-from recalign.run.stage import ParsedStage
+from recalign.run.stage import Stage
 from recalign.run.stage.console import say
 
 CHOICE = "choice"
@@ -39,7 +39,7 @@ class Search:
         InputError: a method has no space, a key of a space is none of the method's, or Optuna is missing.
     """
 
-    def __init__(self, plan: Plan, parsed: Mapping[str, ParsedStage]) -> None:
+    def __init__(self, plan: Plan, parsed: Mapping[str, Stage]) -> None:
         self.plan, self.seed = plan, plan.chain.seeds[0]
         self.spaces = Spaces(plan.found("search.yaml") or plan.folders[0] / "search.yaml")
         trials = plan.chain.trials

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from lightning.pytorch.callbacks import Callback
 
@@ -10,28 +11,27 @@ from recalign import artifacts
 from recalign.data.sequences.placebo import CORRELATION
 from recalign.evaluation.methods import BASE_STAGES, BaseCheckpoints, MethodRun
 from recalign.evaluation.reranking import READS_REWARD_MODEL
-from recalign.keys import options
 from recalign.recommender.checkpoint import read_checkpoint
-from recalign.run.stage import Fit, ParsedStage, Trained, parse_stage
+from recalign.run.stage import Stage, Trained, parse_stage
 from recalign.run.stage.console import quiet, say
 
 
-def train(parsed: ParsedStage, *callbacks: Callback, verbose: bool = False) -> Trained:
-    """Run one stage, unless its finished run is up to date. Arguments as of `Fit`.
+def train(parsed: Stage, *callbacks: Callback, verbose: bool = False) -> Trained:
+    """Run one stage, unless its finished run is up to date. Arguments as of `Stage`.
 
     Raises:
         InputError: something that was given cannot be used.
         TrainingError: training cannot go on.
     """
     with quiet():
-        return artifacts.once(Fit(parsed, callbacks, verbose), say)
+        return artifacts.once(replace(parsed, callbacks=callbacks, verbose=verbose), say)
 
 
-def trial(parsed: ParsedStage, name: str, group: str) -> ParsedStage:
+def trial(parsed: Stage, name: str, group: str) -> Stage:
     """The same run as a trial: in ``<stage>/<group>/<name>/``, from the same checkpoints."""
     upstream = {one.key: str(one.path) for one in parsed.upstream}
     run = {"run.name": name, "run.root": str(parsed.folder.path.parent), "run.chain": group}
-    return parse_stage([*parsed.words, *options({**upstream, **run})])
+    return parse_stage(parsed.words, {**upstream, **run})
 
 
 def named(stage: str, seed: int) -> str:

@@ -20,12 +20,12 @@ from recalign.evaluation.judged import SelectionValue
 from recalign.evaluation.report import WIDTH
 from recalign.evaluation.selection import SELECT
 from recalign.files import digest, held, write_text
-from recalign.keys import options, split, yaml_text
+from recalign.keys import split, yaml_text
 from recalign.run import configs
 from recalign.run.chain.progress import Progress
 from recalign.run.chain.space import Settings, Spaces, require_optuna
 from recalign.run.chain.train import train, trial
-from recalign.run.stage import Manifest, ParsedStage, parse_stage, upstream
+from recalign.run.stage import Manifest, Stage, parse_stage, upstream
 from recalign.run.stage.console import quiet, say
 from recalign.run.stage.settings import instantiated, parse_call, set_keys
 from recalign.run.stage.wandb_log import BEST
@@ -173,7 +173,7 @@ class Tuning:
 
         settings = self.settings[number]
         try:
-            parsed = trial(parse_stage([*self.stage.words, *options(settings)]), f"trial-{number}", FOLDER)
+            parsed = trial(parse_stage(self.stage.words, settings), f"trial-{number}", FOLDER)
             known = study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))
             done = [one for one in known if one.user_attrs["settings"] == settings]
             if done and (not _whole(done[-1]) or parsed.state().fresh):
@@ -239,7 +239,7 @@ def best_value(file: Path, metric: str, goal: str) -> float:
     return float(values.max() if goal == "max" else values.min())  # type: ignore[arg-type]
 
 
-def _judged(stage: ParsedStage) -> list[str]:
+def _judged(stage: Stage) -> list[str]:
     """The option that logs the value under the chain's judges for selection."""
     judge = stage.folder.path.parents[1] / "judge_select" / stage.folder.path.name / "checkpoints/best.ckpt"
     if not judge.is_file():

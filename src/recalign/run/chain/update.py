@@ -23,7 +23,7 @@ from recalign.run.chain.experiment import Chain, Evaluation
 from recalign.run.chain.plan import Overrides, Plan
 from recalign.run.chain.run import IDS, run_chain
 from recalign.run.chain.space import Settings
-from recalign.run.stage import Manifest, ParsedStage, RunFolder, parse_stage
+from recalign.run.stage import Manifest, RunFolder, Stage, parse_stage
 from recalign.run.stage.settings import instantiated, parse_call
 
 BEFORE = "ids-before"
@@ -173,7 +173,7 @@ class UpdatePlan(Plan):
     def files_of(self, stage: str, seed: int) -> list[Path]:
         return [self._earlier(stage, seed).config, self.log]
 
-    def _every_stage(self, seed: int) -> ParsedStage:
+    def _every_stage(self, seed: int) -> Stage:
         """As in a chain; what the earlier one set for its reward model's data alone is as the log's YAML has it."""
         general = self._settings(None)
         own = self._settings("reward").keys() - general.keys()

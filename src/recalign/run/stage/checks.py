@@ -6,7 +6,6 @@ import os
 from typing import Any
 
 import yaml
-from jsonargparse import Namespace
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateFinder, StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.plugins.environments import LightningEnvironment
@@ -71,71 +70,73 @@ BRIEFEST = 5.0
 """Seconds: a process that works may be silent for less."""
 
 
-def settings(config: Namespace, training: bool) -> None:
+def settings(config: dict[str, Any], training: bool) -> None:
     """Refuse settings with which no stage works.
 
     Raises:
         InputError: names the setting and what to give instead.
     """
-    require_seed(config.seed_everything, "seed_everything")
-    if config.lr_scheduler and not config.optimizer:  # LightningCLI would pass over it without a word
+    require_seed(config["seed_everything"], "seed_everything")
+    if config["lr_scheduler"] and not config["optimizer"]:  # LightningCLI would pass over it without a word
         remedy = "add it: --optimizer AdamW --optimizer.lr 0.001"
         raise InputError("a scheduler needs an optimizer", where="lr_scheduler", remedy=remedy)
-    for spec in (config.model, config.data):
-        kind = imported(spec.class_path)
+    for spec in (config["model"], config["data"]):
+        kind = imported(spec["class_path"])
         if hasattr(kind, "check_settings"):  # any LightningModule may be run
-            kind.check_settings(vars(spec.init_args))
-    if not config.run.rank_timeout >= BRIEFEST:
+            kind.check_settings(spec["init_args"])
+    if not config["run"]["rank_timeout"] >= BRIEFEST:
         remedy = f"give {BRIEFEST:g} seconds or more"
-        raise InputError(f"{config.run.rank_timeout} is too short", where="run.rank_timeout", remedy=remedy)
-    trainer, ours = config.trainer, issubclass(imported(config.model.class_path), StageModule)
-    strategy = trainer.strategy if isinstance(trainer.strategy, str) else trainer.strategy.class_path
+        raise InputError(f"{config['run']['rank_timeout']} is too short", where="run.rank_timeout", remedy=remedy)
+    trainer, ours = config["trainer"], issubclass(imported(config["model"]["class_path"]), StageModule)
+    strategy = trainer["strategy"] if isinstance(trainer["strategy"], str) else trainer["strategy"]["class_path"]
     if strategy.rsplit(".")[-1] not in STRATEGIES:
         text = f"{strategy} is no strategy that a stage can train with"
         remedy = "give ddp for several devices (conf/trainer/fsdp.yaml if a model does not fit one), or leave it out"
         raise InputError(text, where="trainer.strategy", remedy=remedy)
     if strategy.endswith(SHARDED):
-        _refuse_parts(trainer, imported(config.model.class_path), training)
-    if trainer.default_root_dir is not None:
+        _refuse_parts(trainer, imported(config["model"]["class_path"]), training)
+    if trainer["default_root_dir"] is not None:
         remedy = "leave it out; --run.root says where run folders lie"
         raise InputError("a stage writes into its run folder", where="trainer.default_root_dir", remedy=remedy)
-    if trainer.accelerator == "mps":
+    if trainer["accelerator"] == "mps":
         remedy = "give cpu, which is what auto takes here"
         raise InputError("Apple's GPUs know no float64, which stages need", where="trainer.accelerator", remedy=remedy)
-    require_positive("trainer", vars(trainer), *COUNTS)
-    require_positive("trainer", vars(trainer), "gradient_clip_val", or_zero=True)
-    if config.early_stopping:
-        require_positive("early_stopping", vars(config.early_stopping.init_args), "patience", "min_delta", or_zero=True)
-    if ours and trainer.precision is not None and str(trainer.precision) not in PRECISIONS:
-        text = f"{trainer.precision} is no precision that a stage can train in"
+    require_positive("trainer", trainer, *COUNTS)
+    require_positive("trainer", trainer, "gradient_clip_val", or_zero=True)
+    if config["early_stopping"]:
+        require_positive("early_stopping", config["early_stopping"]["init_args"], "patience", "min_delta", or_zero=True)
+    if ours and trainer["precision"] is not None and str(trainer["precision"]) not in PRECISIONS:
+        text = f"{trainer['precision']} is no precision that a stage can train in"
         raise InputError(text, where="trainer.precision", remedy=f"give one of {', '.join(PRECISIONS)}")
     if not training:
         return
-    _refuse_callbacks(trainer, imported(config.model.class_path))
-    if ours and trainer.overfit_batches:
+    _refuse_callbacks(trainer, imported(config["model"]["class_path"]))
+    if ours and trainer["overfit_batches"]:
         remedy = "give --trainer.limit_train_batches N, for N batches an epoch"
         raise InputError("it takes no batches of several users", where="trainer.overfit_batches", remedy=remedy)
-    if trainer.barebones:
+    if trainer["barebones"]:
         remedy = "leave it out; --trainer.profiler simple says where time goes"
         raise InputError("a run needs its checkpoints", where="trainer.barebones", remedy=remedy)
-    require_positive("checkpoint", vars(config.checkpoint), "save_last_every_n_steps")
+    require_positive("checkpoint", config["checkpoint"], "save_last_every_n_steps")
     for name in ("max_epochs", "max_steps", "limit_train_batches"):
         if trainer[name] == 0:
             raise InputError("0 trains nothing", where=f"trainer.{name}", remedy="give 1 or more")
     validating = {
-        "model.keep": config.model.init_args.get("keep"),
-        "early_stopping": config.early_stopping,
-        "checkpoint.monitor": config.checkpoint.monitor,
+        "model.keep": config["model"]["init_args"].get("keep"),
+        "early_stopping": config["early_stopping"],
+        "checkpoint.monitor": config["checkpoint"]["monitor"],
     }
-    if trainer.limit_val_batches == 0 and (names := [name for name, value in validating.items() if value is not None]):
+    if trainer["limit_val_batches"] == 0 and (
+        names := [name for name, value in validating.items() if value is not None]
+    ):
         text = f"nothing is validated, and {' and '.join(names)} need{'s' * (len(names) == 1)} it"
         remedy = f"validate on 1 batch or more, or set {' and '.join(names)} to null"
         raise InputError(text, where="trainer.limit_val_batches", remedy=remedy)
 
 
-def _refuse_callbacks(trainer: Namespace, model: type) -> None:
+def _refuse_callbacks(trainer: dict[str, Any], model: type) -> None:
     """Refuse callbacks after which a run would not be what its checkpoints and its configuration say."""
-    kinds = [imported(one.class_path) for one in listed(trainer.callbacks)]
+    kinds = [imported(one["class_path"]) for one in listed(trainer["callbacks"])]
     for unfit, (why, remedy) in UNFIT.items():
         if any(issubclass(kind, unfit) for kind in kinds):
             raise InputError(f"{unfit.__name__}: {why}", where="trainer.callbacks", remedy=remedy)
@@ -150,7 +151,7 @@ def _refuse_callbacks(trainer: Namespace, model: type) -> None:
         raise InputError(what, where="trainer.callbacks", remedy="give recalign.recommender.PolynomialAveraging")
 
 
-def _refuse_parts(trainer: Namespace, model: type, training: bool) -> None:
+def _refuse_parts(trainer: dict[str, Any], model: type, training: bool) -> None:
     """Refuse what needs all weights in one process."""
     if not issubclass(model, Recommender):
         text = f"{SHARDED} trains recommenders over item ids only, and this is {model.__name__}"
@@ -158,11 +159,11 @@ def _refuse_parts(trainer: Namespace, model: type, training: bool) -> None:
     if not training:
         remedy = "leave conf/trainer/fsdp.yaml out: the checkpoint holds all weights, and one process can read it"
         raise InputError(f"{SHARDED} is for training only", where="trainer.strategy", remedy=remedy)
-    kinds = [imported(one.class_path) for one in listed(trainer.callbacks)]
+    kinds = [imported(one["class_path"]) for one in listed(trainer["callbacks"])]
     if averages := [kind.__name__ for kind in kinds if issubclass(kind, WeightAveraging)]:
         text = f"{averages[0]} cannot average weights that are in parts"
         raise InputError(text, where="trainer.callbacks", remedy="leave it out, as conf/trainer/fsdp.yaml does")
-    if trainer.strategy.init_args.save_distributed_checkpoint:
+    if trainer["strategy"]["init_args"]["save_distributed_checkpoint"]:
         text = "a checkpoint in parts cannot be read by other stages"
         remedy = "set it to false, as conf/trainer/fsdp.yaml does"
         raise InputError(text, where="trainer.strategy.init_args.save_distributed_checkpoint", remedy=remedy)

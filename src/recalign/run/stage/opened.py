@@ -15,11 +15,10 @@ from recalign.files import read_json, sha256
 from recalign.recommender import Policy
 from recalign.recommender.checkpoint import load_net
 from recalign.reward import RewardData
-from recalign.run.stage.cli import parse_stage
 from recalign.run.stage.folder import RunFolder
-from recalign.run.stage.parsed import ParsedStage
 from recalign.run.stage.record import final_checkpoint
 from recalign.run.stage.settings import load
+from recalign.run.stage.stage import Stage, parse_stage
 from recalign.run.stage.upstream import relocate_ids
 
 CPU = torch.device("cpu")
@@ -99,7 +98,7 @@ def opened(run: Path) -> OpenedRun:
     return OpenedRun(run, loaded.net.eval(), data, {run.parent.name: checkpoint}, device_of(stage))
 
 
-def device_of(stage: ParsedStage) -> torch.device:
+def device_of(stage: Stage) -> torch.device:
     """Where a run is configured to work; the CPU on a machine without it: a run may have been trained on another."""
     try:
         return stage.bare_trainer().strategy.root_device

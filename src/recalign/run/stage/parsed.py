@@ -1,4 +1,4 @@
-"""A parsed command: what it would run, in which folder, and whether that is done already."""
+"""What a command says: which settings, which run folder, which checkpoints it starts from."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import jsonargparse
 from lightning import LightningDataModule, Trainer
@@ -22,37 +22,45 @@ from recalign.run.stage.folder import RunConfig, RunFolder
 from recalign.run.stage.manifest import Manifest, run_key
 from recalign.run.stage.settings import constructing
 
-SECRET = 8
-"""Letters of the shortest value of an environment variable that is looked for within a text."""
+
+@dataclass(frozen=True)
+class Trained:
+    """A stage that has run.
+
+    Attributes:
+        folder: its run folder.
+        checkpoint: what it hands over.
+        seconds: its training took.
+        reads_reward_model: whether it was trained with one.
+    """
+
+    folder: Path
+    checkpoint: Path
+    seconds: float
+    reads_reward_model: bool
 
 
 @dataclass(frozen=True)
 class ParsedStage:
-    """A command with all resolved that needs no run.
+    """What a command says, with all resolved that needs no run.
 
     Attributes:
         words: the command line after ``recalign`` that runs it alone.
-        variables: names of the environment variables that it reads.
-        config: every value, upstream checkpoints filled in as far as they exist.
-        run: names the run folder.
-        seed: of everything.
-        log: name of the log.
+        config: every setting, by nested key; upstream checkpoints are filled in as far as they exist.
         folder: the run folder; it need not exist.
         checkpoint: what is loaded: to continue a ``fit``, to be evaluated by the others.
         continued: the manifest of the run that the checkpoint is of.
         upstream: the checkpoints that the stage starts from; a path is None as long as that stage has not run.
+        variables: names of the environment variables that settings name.
     """
 
     words: list[str]
-    variables: set[str]
     config: dict[str, Any]
-    run: RunConfig
-    seed: int
-    log: str
     folder: RunFolder
     checkpoint: Path | None
     continued: Manifest | None
     upstream: list[upstream.Upstream]
+    variables: frozenset[str] = frozenset()
 
     @property
     def command(self) -> str:
@@ -63,6 +71,23 @@ class ParsedStage:
     def subcommand(self) -> str:
         """``fit``, ``validate``, ``test`` or ``predict``."""
         return self.words[0]
+
+    @property
+    def name(self) -> str:
+        return str(self.folder.path)
+
+    @property
+    def run(self) -> RunConfig:
+        return RunConfig(**self.config["run"])
+
+    @property
+    def seed(self) -> int:
+        return self.config["seed_everything"]
+
+    @property
+    def log(self) -> str:
+        """Name of the log."""
+        return self.config["data"]["init_args"]["log"]["name"]
 
     @property
     def chain(self) -> str:
@@ -78,14 +103,14 @@ class ParsedStage:
         return self.checkpoint is not None and self.checkpoint.resolve().is_relative_to(self.folder.path.resolve())
 
     @property
-    def shareable(self) -> dict[str, Any]:
-        """The configuration to write down: with ``${oc.env:NAME}`` in place of that variable's value."""
-        return without_values(self.config, self.variables)
-
-    @property
     def dry(self) -> bool:
         """Whether this is Lightning's smoke test (``fast_dev_run``), which leaves nothing behind."""
         return bool(self.config["trainer"]["fast_dev_run"])
+
+    @property
+    def shareable(self) -> dict[str, Any]:
+        """The settings to write down: with ``${oc.env:NAME}`` in place of that variable's value."""
+        return without_values(self.config, self.variables)
 
     def how_to_go_on(self) -> str:
         """What to do after it was interrupted."""
@@ -94,20 +119,31 @@ class ParsedStage:
         saved = self.folder.last.is_file()
         return "add --ckpt_path last to go on" if saved else "nothing is saved yet: run the same command again"
 
-    def renewed(self) -> ParsedStage:
-        """The same command, with upstream checkpoints looked up again: stages may have run since."""
+    def with_upstreams(self) -> Self:
+        """The same stage, with upstream checkpoints looked up again: stages may have run since."""
         config, found = copy.deepcopy(self.config), [replace(one) for one in self.upstream]
         upstream.resolve(config, found, self.folder, self.log)
         return replace(self, config=config, upstream=found)
 
-    def state(self) -> State:
-        """Whether there is a finished run, and what was altered or changed since. Reads the data: its bytes count."""
-        manifest = Manifest.read(self.folder) if all(one.path for one in self.upstream) else None
-        return manifest.state(self.folder, self.key()) if manifest else State()
-
     def key(self) -> dict[str, Any]:
         """All that determines the result (`run_key`). Reads the data."""
         return run_key(self.config, fingerprint(self.datamodule()), upstream.hashes(self.upstream))
+
+    def state(self) -> State:
+        """Whether there is a finished run, and what was altered or has changed since. Reads the data."""
+        manifest = Manifest.read(self.folder) if all(one.path for one in self.upstream) else None
+        return manifest.state(self.folder, self.key()) if manifest else State()
+
+    def load(self) -> Trained:
+        """The run that is there."""
+        return self._trained(Manifest.read(self.folder))
+
+    def _trained(self, manifest: Manifest | None) -> Trained:
+        if manifest is None:
+            remedy = "use trainer.max_epochs: 1"
+            raise InputError("a dry run leaves nothing", where="trainer.fast_dev_run", remedy=remedy)
+        reads = any(key.endswith("reward_model") for key in manifest.upstream)
+        return Trained(self.folder.path, self.folder.path / str(manifest.checkpoint), manifest.seconds, reads)
 
     def bare_trainer(self) -> Trainer:
         """A trainer with the configured devices, and nothing else configured.
@@ -138,6 +174,10 @@ def fingerprint(datamodule: LightningDataModule) -> str | None:
     return getattr(datamodule, "fingerprint", None)
 
 
+SECRET = 8
+"""Letters of the shortest value of an environment variable that is looked for within a text."""
+
+
 def without_values(settings: Any, names: Iterable[str]) -> Any:
     """Settings with ``${oc.env:NAME}`` in place of the values of these environment variables, wherever they stand.
 
@@ -145,16 +185,12 @@ def without_values(settings: Any, names: Iterable[str]) -> Any:
     shorter than `SECRET` by chance.
     """
     if isinstance(settings, dict):
-        return {_named(key, names, SECRET): without_values(value, names) for key, value in settings.items()}
+        return {without_values(key, names): without_values(value, names) for key, value in settings.items()}
     if isinstance(settings, list):
         return [without_values(value, names) for value in settings]
-    return _named(settings, names, 1) if isinstance(settings, str) else settings
-
-
-def _named(text: str, names: Iterable[str], shortest: int) -> str:
-    """A text with names for values in it; of a text that is nothing else, for values of as few letters as asked."""
-    for name in names:
-        value = os.environ.get(name, "")
-        if len(value) >= (shortest if value == text else SECRET):
-            text = text.replace(value, f"${{oc.env:{name}}}")
-    return text
+    if isinstance(settings, str):
+        for name in names:
+            value = os.environ.get(name, "")
+            if value and (value == settings or len(value) >= SECRET):
+                settings = settings.replace(value, f"${{oc.env:{name}}}")
+    return settings

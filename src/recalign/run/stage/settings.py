@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,7 +16,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from omegaconf.errors import OmegaConfBaseException
 
 from recalign.errors import InputError, nearest
-from recalign.keys import leaves, short, split, with_flags
+from recalign.keys import leaves, plain, short, split, with_flags
 from recalign.run.stage.diagnosis import SEE, diagnose
 
 CONFIG = "YAML file with any of these settings"
@@ -30,13 +32,19 @@ class Parser(LightningArgumentParser):
         """Take ``--config FILE``."""
         self.add_argument("-c", "--config", action=SettingsFile, help=help)
 
-    def read(self, words: Sequence[str]) -> Namespace:
+    def read(self, words: Sequence[str], settings: Mapping[str, Any] | None = None) -> Namespace:
         """Parse the words after ``recalign COMMAND``; those that ask to show something end the process.
+
+        Args:
+            words: of the command.
+            settings: over those of the words, nested or by dotted key.
 
         Raises:
             InputError: a key, value, class or file that does not exist, with the nearest that does; a key that stands
                 twice in one file or value.
         """
+        if settings:
+            words = [*words, f"--config={json.dumps(nested(plain(settings)), default=str)}"]
         _require_distinct(words)
         try:
             return self.parse_args(list(words))
@@ -63,7 +71,7 @@ class SettingsFile(ActionConfigFile):
     """
 
     def __call__(self, parser: Parser, found: Namespace, path: str, option: str | None = None) -> None:  # type: ignore[override]
-        data = load(Path(path)).get("data")
+        data = None if path.startswith("{") else load(Path(path)).get("data")
         if isinstance(data, dict):
             _forget_replaced(found, data.get("init_args") or data)
         super().__call__(parser, found, path, option)
@@ -82,7 +90,9 @@ def _sources(words: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each file and option, with the values that it sets by key as it is typed."""
     for option, value, _ in split(words):
         if option in ("-c", "--config") and value is not None:
-            yield value, {short(key): one for key, one in leaves(load(Path(value))).items()}
+            inline = value.startswith("{")
+            given = get_loader("yaml")(value) if inline else load(Path(value))
+            yield option if inline else value, {short(key): one for key, one in leaves(given).items()}
         elif option:
             yield option, {short(option.lstrip("-").rstrip("+")): value}
 
@@ -111,6 +121,47 @@ def _mappings(node: Any) -> Iterator[yaml.MappingNode]:
         yield from (inner for _, value in node.value for inner in _mappings(value))
     elif isinstance(node, yaml.SequenceNode):
         yield from (inner for value in node.value for inner in _mappings(value))
+
+
+VARIABLE = re.compile(r"\$\{\s*oc\.env\s*:\s*['\"]?(\w+)")
+FILE = re.compile(r"[\w./-]+\.(?:ya?ml|json)\b")
+
+
+def variables_named(words: Sequence[str]) -> set[str]:
+    """The environment variables that a command's settings name (``${oc.env:NAME}``), also in files that these name."""
+    todo, seen, found = [value for _, value, _ in split(words) if value], set[str](), set[str]()
+    while todo:
+        text = todo.pop()
+        if (file := Path(text)).suffix in (".yaml", ".yml", ".json") and file.is_file():
+            text = file.read_text(encoding="utf-8", errors="replace")
+        found |= set(VARIABLE.findall(text))
+        todo += set(FILE.findall(text)) - seen
+        seen.update(FILE.findall(text))
+    return found
+
+
+def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by nested key, from settings whose keys may be dotted; later ones win.
+
+    A class that has only its name, and gets arguments later, becomes ``{"class_path": NAME, "init_args": ...}``.
+    """
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        *above, last = key.split(".")
+        node = found
+        for part in above:
+            inner = node.get(part)
+            if isinstance(inner, str):
+                node[part] = {"class_path": inner, "init_args": {}}
+            elif not isinstance(inner, dict):
+                node[part] = {}
+            node = node[part]
+            node = node["init_args"] if "class_path" in node else node
+        value = nested(value) if isinstance(value, Mapping) else value
+        before = node.get(last)
+        merges = isinstance(before, dict) and isinstance(value, dict) and "class_path" not in value
+        node[last] = nested({**before, **value}) if merges else value
+    return found
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import Namespace
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from recalign.errors import InputError
@@ -51,14 +50,14 @@ class Upstream:
         return read_checkpoint(self.path) if self.path and self.stage != TOKENS else {}
 
 
-def declared(config: Namespace, continued: Manifest | None) -> list[Upstream]:
+def declared(config: dict[str, Any], continued: Manifest | None) -> list[Upstream]:
     """The upstream arguments of the configured classes, with the paths that the configuration gives.
 
     A run that is continued starts from what it began with, where nothing is given.
     """
     found, began_with = [], continued.upstream if continued else {}
     for part in ("model", "data"):
-        kind, init_args = imported(config[part].class_path), vars(config[part].init_args)
+        kind, init_args = imported(config[part]["class_path"]), config[part]["init_args"]
         needs = kind.upstream(init_args) if hasattr(kind, "upstream") else getattr(kind, "UPSTREAM", {})
         for argument, stage in needs.items():
             given = init_args.get(argument) or began_with.get(f"{part}.{argument}", {}).get("path")
@@ -69,11 +68,11 @@ def declared(config: Namespace, continued: Manifest | None) -> list[Upstream]:
     return found
 
 
-def resolve(config: Any, upstreams: list[Upstream], folder: RunFolder, log: str) -> None:
+def resolve(config: dict[str, Any], upstreams: list[Upstream], folder: RunFolder, log: str) -> None:
     """Find the checkpoints that are not named: those of the same chain, log and seed, if they exist.
 
     Args:
-        config: nested dictionaries or a `Namespace`; the paths are written into it, None where there is none yet.
+        config: of the stage; the paths are written into it, None where there is none yet.
         upstreams: get the paths too.
         folder: of the run that starts from them.
         log: its name.

@@ -1,0 +1,241 @@
+"""One stage: ``recalign fit|validate|test|predict`` from its words to what it leaves: parse, build, run, record."""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningDataModule, LightningModule, Trainer, seed_everything
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.accelerators import MPSAccelerator
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers.logger import DummyLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from recalign.cores import fit_threads
+from recalign.distributed import is_first
+from recalign.errors import InputError, TrainingError, nearest
+from recalign.files import FULL, held
+from recalign.keys import options, settings_of
+from recalign.recommender.training import PolicyModule
+from recalign.run.stage import checks, heartbeat, record, upstream
+from recalign.run.stage.checkpoint import find_checkpoint
+from recalign.run.stage.classes import imported
+from recalign.run.stage.console import quiet, say
+from recalign.run.stage.evaluated import EvaluatedPolicy
+from recalign.run.stage.folder import RunConfig, RunFolder, name_in_sweep
+from recalign.run.stage.lightning_cli import COMMANDS, StageCLI
+from recalign.run.stage.manifest import Manifest
+from recalign.run.stage.parsed import ParsedStage, Trained
+from recalign.run.stage.settings import variables_named
+from recalign.workers import torch_threads
+
+OPTIONAL = ("optimizer", "lr_scheduler", "early_stopping")
+"""A configuration mentions these only where they are given."""
+
+
+@dataclass(frozen=True)
+class Stage(ParsedStage):
+    """A stage that is made once, and again when something changes that determines it (`recalign.artifacts.Kept`).
+
+    Attributes:
+        callbacks: added to the configured ones; they do not change what is trained. Runs of several processes do
+            without.
+        verbose: whether `make` prints the command, how long it took, and what it hands over.
+    """
+
+    callbacks: tuple[Callback, ...] = ()
+    verbose: bool = False
+
+    def make(self) -> Trained:
+        """Train.
+
+        Raises:
+            InputError: something that was given cannot be used.
+            TrainingError: training cannot go on.
+        """
+        if self.verbose:
+            say(f"  {self.command}")
+        alone = self.bare_trainer().world_size > 1
+        trained = self._trained(self._run_alone() if alone else run_stage(self, *self.callbacks).manifest)
+        if self.verbose:
+            say(f"  {trained.seconds:.0f} s, {trained.checkpoint}")
+        return trained
+
+    def _run_alone(self) -> Manifest | None:
+        """Run a stage of several processes by its command, which Lightning starts once for each of them."""
+        if code := subprocess.run([sys.executable, "-m", "recalign", *self.words], check=False).returncode:
+            # 2 and 3 may be due to the settings: refused, or training that cannot go on. A kill or a bug is not.
+            cause = None if code in (2, 3) else ChildProcessError(f"exit code {code}")
+            raise TrainingError(f"exit code {code} of: {self.command}") from cause
+        return None if self.dry else Manifest.read(self.folder)
+
+
+def parse_stage(words: Sequence[str], settings: Mapping[str, Any] | None = None) -> Stage:
+    """Parse a command and look up the checkpoints that it starts from; do not run it.
+
+    Args:
+        words: after ``recalign``: ``["fit", "--config", "conf/asft.yaml", ...]``.
+        settings: over those of the words, nested or by dotted key: ``{"model": {"lr": 0.1}}``, ``{"model.lr": 0.1}``.
+
+    Raises:
+        InputError: a key, value, class or file that does not exist, with the nearest that does.
+    """
+    command = next(iter(words), "")
+    if command not in COMMANDS:
+        near = nearest(command, COMMANDS)
+        remedy = f"did you mean {near}?" if near else None
+        raise InputError(f"{command!r} is none of {', '.join(COMMANDS)}", where="recalign", remedy=remedy)
+    line = [*words, *options(dict(settings_of(settings or {})))]
+    with quiet():
+        config = StageCLI.parse(words, settings or {})
+    _import(config["run"]["imports"])
+    _fill_defaults(config)
+    checks.settings(config, training=command == "fit")
+    if command == "fit":
+        config["run"]["name"] = name_in_sweep(config["run"]["name"])
+    run, data, log = RunConfig(**config["run"]), config["data"]["init_args"], config["data"]["init_args"]["log"]["name"]
+    folder = RunFolder.of(run, run.chain or log, config["seed_everything"])
+    checkpoint = find_checkpoint(config["ckpt_path"], folder, command)
+    own = _run_of(checkpoint, folder) if checkpoint else None
+    if own:
+        upstream.relocate_ids(data, own.path)
+    if own and command != "fit" and own.config.is_file():
+        folder = own  # what is found out about a run stands in its own folder, wherever that was moved
+    continued = Manifest.read(own) if own else None
+    found = upstream.declared(config, continued)
+    if command != "fit" and issubclass(imported(config["model"]["class_path"]), PolicyModule):  # its weights are enough
+        for one in found:
+            del config[one.part]["init_args"][one.argument]
+        found = []
+    upstream.resolve(config, found, folder, log)
+    config = {key: value for key, value in config.items() if value is not None or key not in OPTIONAL}
+    stage = Stage(line, config, folder, checkpoint, continued, found, frozenset(variables_named(line)))
+    if stage.in_place:
+        config["ckpt_path"] = None  # config.yaml repeats the whole run, not its last part
+    return stage
+
+
+def _import(modules: Iterable[str]) -> None:
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise InputError(str(error), where="run.imports", remedy="name modules that can be imported") from error
+
+
+def _fill_defaults(config: dict[str, Any]) -> None:
+    """Fill what follows from others and from the machine: the data's seed, how long this model trains, and where."""
+    if config["data"]["init_args"].get("seed", 0) is None:
+        config["data"]["init_args"]["seed"] = config["seed_everything"]
+    trainer = config["trainer"]
+    if trainer["accelerator"] == "auto" and MPSAccelerator.is_available():
+        trainer["accelerator"] = "cpu"  # Apple's GPUs know no float64, which the encoder's times need
+    if trainer["max_epochs"] is None and trainer["max_steps"] == -1 and trainer["max_time"] is None:
+        trainer["max_epochs"] = getattr(imported(config["model"]["class_path"]), "MAX_EPOCHS", None)
+
+
+def _run_of(checkpoint: Path, folder: RunFolder) -> RunFolder | None:
+    """The run that wrote a checkpoint: this one, whatever its file is called, or one with a manifest; else None."""
+    own = RunFolder(checkpoint.parent.parent)
+    ours = own.path.resolve() == folder.path.resolve() or checkpoint.parent == own.checkpoints
+    return own if ours and own.manifest.is_file() else None
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a stage leaves behind.
+
+    Attributes:
+        folder: the run folder.
+        checkpoint: what is handed over (``fit``: the best one), or what was loaded; None after ``fast_dev_run``.
+        manifest: of the run; None after ``fast_dev_run``.
+        trainer, model, datamodule: as they stand after the run.
+    """
+
+    folder: RunFolder
+    checkpoint: Path | None
+    manifest: Manifest | None
+    trainer: Trainer
+    model: LightningModule
+    datamodule: LightningDataModule
+
+
+def run_stage(stage: Stage, *callbacks: Callback) -> StageResult:
+    """Run ``recalign fit|validate|test|predict`` in this process.
+
+    Args:
+        stage: parsed (`parse_stage`).
+        *callbacks: added to the configured ones, and not recorded.
+
+    Raises:
+        InputError: before training, for input that cannot be used; during training, for a full disk.
+        TrainingError: training cannot go on: the loss is NaN, say, or one of several processes is gone.
+    """
+    with quiet():
+        parsed, manifest = stage, None
+        trained = parsed.training and not parsed.dry
+        with _clear_errors(parsed.folder), ExitStack() as stack:
+            checks.before_reading(parsed)
+            if trained and is_first():
+                remedy = "let it finish, or give this run another --run.name"
+                stack.enter_context(held(parsed.folder.path, "training", remedy))
+                before = parsed.continued.threads if parsed.in_place and parsed.continued else 0
+                stack.enter_context(torch_threads(fit_threads(torch.get_num_threads(), before)))
+            seed_everything(parsed.seed, workers=True, verbose=False)
+            trainer, model, datamodule, own_loggers = StageCLI.build(stage, callbacks)
+            checks.after_reading(parsed, model, datamodule, trainer)
+            if not parsed.dry:
+                manifest = record.begin(parsed, datamodule)
+                trainer.loggers = record.loggers(parsed, manifest, own_loggers)
+            else:  # some callbacks ask for a logger; this one writes nothing
+                trainer.loggers = [DummyLogger()]
+            runs: dict[str, Callable[..., Any]] = {
+                "fit": trainer.fit,
+                "validate": trainer.validate,
+                "test": trainer.test,
+                "predict": partial(trainer.predict, return_predictions=False),  # they are written as they come
+            }
+            path = None if isinstance(model, EvaluatedPolicy) else parsed.checkpoint  # it has its weights
+            watched = heartbeat.watched(trainer, parsed)
+            with record.recorded(parsed, manifest, trainer.loggers), watched, _clear_interrupts(parsed):
+                runs[parsed.subcommand](model, datamodule=datamodule, ckpt_path=path, weights_only=True)
+        checkpoint = record.final_checkpoint(parsed.folder) if trained else parsed.checkpoint
+        return StageResult(parsed.folder, checkpoint, manifest, trainer, model, datamodule)
+
+
+@contextmanager
+def _clear_interrupts(parsed: Stage) -> Iterator[None]:
+    """Raise what Lightning makes of Ctrl-C as such again, with what to do next."""
+    try:
+        yield
+    except SIGTERMException:
+        raise
+    except SystemExit as stop:
+        raise KeyboardInterrupt(parsed.how_to_go_on()) from stop
+
+
+@contextmanager
+def _clear_errors(folder: RunFolder) -> Iterator[None]:
+    """Turn what a user can mend into an InputError: settings that Lightning refuses, a full disk."""
+    try:
+        yield
+    except SIGTERMException as stop:
+        raise SystemExit(128 + signal.SIGTERM) from stop
+    except MisconfigurationException as error:
+        raise InputError(str(error), where="trainer", remedy="change what it names: --trainer.KEY VALUE") from error
+    except OSError as error:
+        beside = folder.path.parent.resolve()  # where its lock is
+        ours = error.filename is not None and Path(error.filename).resolve().is_relative_to(beside)
+        if error.errno not in FULL and not ours:
+            raise
+        raise folder.cannot_write(error) from error
