@@ -19,7 +19,6 @@ BELOW: dict[str, set[str]] = {
     "distributed": set(),
     "bootstrap": {"errors"},
     "files": {"errors"},
-    "code": {"errors", "files"},
     "artifacts": {"errors", "files"},
     "keys": {"errors"},
     "workers": {"errors", "files"},

@@ -81,7 +81,7 @@ def test_only_what_changes_the_result_makes_a_run_new(words: list[str], done: bo
 @pytest.mark.usefixtures("trained")
 def test_other_code_or_other_data_makes_a_run_new(monkeypatch: pytest.MonkeyPatch):
     with monkeypatch.context() as patch:
-        patch.setattr("recalign.run.stage.manifest.code_digest", lambda paths: "other")
+        patch.setattr("recalign.artifacts.code_digest", lambda settings: "other")
         assert not finished()
     monkeypatch.setattr("stage_doubles.ToyData.fingerprint", "other")
     assert not finished()

@@ -24,7 +24,6 @@ import numpy as np
 import polars as pl
 
 from recalign import artifacts
-from recalign.code import PACKAGE, SOURCE, code_digest, source_file
 from recalign.data.events import Report
 from recalign.data.events.report import Note
 from recalign.data.sequences.features import FeatureCoder, ItemFeatures
@@ -40,8 +39,6 @@ MAPPED = (pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32,
 
 FEATURES = ("code", "weight", "offset", "number")
 """Arrays of `ItemFeatures`."""
-MADE_BY = ("bins", "cache", "earlier", "features", "partitions", "prepare", "relative", "splits", "store")
-"""Modules of this room that decide what an entry holds."""
 FIGURES = "audit.json"
 """Figures of the log, with their digest: they are saved after the entry is sealed."""
 UNUSED_DAYS = 30
@@ -70,19 +67,15 @@ class CacheEntry:
 
     @classmethod
     def of(cls, folder: Path, name: str, fingerprint: str, split: Split) -> CacheEntry | None:
-        """The entry of a log by name and fingerprint; a split of the user's own counts with all that it imports.
+        """The entry of a log by name and fingerprint; a split of the user's own counts with its file.
 
         None for a split that was typed into a notebook: nobody knows when it changes.
         """
-        module = type(split).__module__
-        if source_file(module) is None:
+        own, here = artifacts.own_code(f"{type(split).__module__}.{type(split).__name__}"), Path(__file__).parent
+        if own is None:
             return None
-        files = (
-            *(SOURCE / "data/events").glob("*.py"),
-            *(SOURCE / "data/sequences" / f"{name}.py" for name in MADE_BY),
-        )
-        own = None if module.split(".")[0] == PACKAGE else code_digest({f"{module}.{type(split).__name__}"}, ())
-        code = digest(pl.__version__, sorted(map(sha256, files)), own)  # by bytes: parsing takes longer than loading
+        files = *(here.parent / "events").glob("*.py"), *here.glob("*.py")
+        code = digest(pl.__version__, sorted(map(sha256, files)), own)
         key = {"log": fingerprint, "code": code}
         return cls(folder / f"{name.replace(os.sep, '-')}-{digest(key)[:16]}", key)
 

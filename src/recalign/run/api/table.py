@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
@@ -10,7 +11,7 @@ from typing import Any
 import polars as pl
 from rich.console import Console
 
-from recalign.code import EVALUATION, PACKAGE, class_paths, code_digest
+from recalign.artifacts import class_paths, code_digest
 from recalign.errors import InputError, require_positive
 from recalign.evaluation.comparison import RECORD, RunsComparison
 from recalign.evaluation.methods import BASE_STAGES, UNTRAINED, BaseCheckpoints, MethodRun, SeedEvaluation
@@ -130,8 +131,8 @@ def compare(
         del paths["start"]  # evaluated as the base stage
     runs = [MethodRun(name, paths.get(name), {}, keep=keep, spread=LCB) for name in policies]
     recipes = [read_checkpoint(path).get("recipes", {}) for path in {first, *paths.values(), *scorers}]
-    networks = [one for one in class_paths(recipes) if not one.startswith(f"{PACKAGE}.")]  # of one's own
-    code = code_digest([*EVALUATION, *networks])
+    loaded = [{"class_path": one} for one in class_paths(recipes) if one.rpartition(".")[0] in sys.modules]
+    code = code_digest(loaded)  # a checkpoint imports nothing
     SeedEvaluation(log.folder, seed, runs, base, data, device=device, code=code).make()
     baselines = [name for name in Roles().baselines if name in policies] or [next(iter(trained))]
     roles = Roles(baselines=baselines)

@@ -10,8 +10,7 @@ from pathlib import Path
 import yaml
 
 from recalign import artifacts
-from recalign.artifacts import once
-from recalign.code import EVALUATION, code_digest
+from recalign.artifacts import code_digest, once
 from recalign.data.events import data_root
 from recalign.data.events.log import SIMULATED
 from recalign.data.sequences.audit import audit_log
@@ -137,7 +136,7 @@ class _Evaluation(SeedEvaluation):
         runs = [_method_run(method, trained, plan.chain) for method in plan.chain.methods]
         data = plan.data(seed)
         data.sample = plan.chain.evaluation.users
-        return cls(plan.folder, seed, runs, base_checkpoints(trained), data, plan.device(), code_digest(EVALUATION))
+        return cls(plan.folder, seed, runs, base_checkpoints(trained), data, plan.device(), code_digest())
 
     def make(self) -> list[str]:
         evaluated = super().make()

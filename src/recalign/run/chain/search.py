@@ -10,7 +10,7 @@ import polars as pl
 from rich.console import Console
 from rich.table import Column, Table
 
-from recalign.code import EVALUATION, code_digest
+from recalign.artifacts import code_digest
 from recalign.errors import InputError, TrainingError
 from recalign.evaluation.comparison import HIGH
 from recalign.evaluation.methods import BASE_STAGES, MethodRun
@@ -133,7 +133,7 @@ class Search:
             raise tried[-1]
         base = base_checkpoints({stage: done[named(stage, self.seed)] for stage in BASE_STAGES})
         data, device = self.plan.data(self.seed), self.plan.device()
-        figures = iter(validate(places, base, data, device=device, code=code_digest(EVALUATION)))
+        figures = iter(validate(places, base, data, device=device, code=code_digest()))
         return [next(figures) if isinstance(one, MethodRun) else one for one in tried]
 
 

@@ -15,7 +15,6 @@ from typing import Any, Literal
 from lightning.pytorch.callbacks import ModelSummary, ProgressBar
 
 from recalign import artifacts
-from recalign.code import STAGE, class_paths, code_digest
 from recalign.errors import InputError
 from recalign.files import digest, sha256, write_json
 from recalign.run.stage.classes import imported, listed
@@ -116,7 +115,7 @@ def run_key(config: dict[str, Any], fingerprint: str | None, upstream: dict[str,
         part, argument = name.split(".")
         del counted[part]["init_args"][argument]
     files = {name: checkpoint["sha256"] for name, checkpoint in upstream.items()}
-    code = code_digest({*STAGE, *class_paths(counted)})
+    code = artifacts.code_digest(counted)
     return {"settings": digest(counted), "data": fingerprint, **files, "code": code}
 
 

@@ -11,8 +11,7 @@ from typing import Any
 
 import yaml
 
-from recalign.artifacts import SEAL, State
-from recalign.code import class_paths, code_digest
+from recalign.artifacts import SEAL, State, code_digest
 from recalign.files import digest, sha256
 from recalign.recommender.semantic_ids.tokenize_command import CODES, tokenize
 from recalign.run.stage.console import say
@@ -54,7 +53,7 @@ class ParsedTokens:
         counted = {name: value for name, value in self.config.items() if name not in ("config", "out", "data")}
         given = [self.config["append"], *self.config["vectors"].get("init_args", {}).values()]
         files = [sha256(file) for value in given if isinstance(value, str) for file in _files(Path(value))]
-        code = code_digest({f"{tokenize.__module__}.{tokenize.__name__}", *class_paths(self.config)})
+        code = code_digest(self.config)
         data = self.settings["data"]
         known = {"data": data.fingerprint, "titles": data.titles_digest}
         return {"settings": digest(counted), **known, "vectors": files, "code": code}

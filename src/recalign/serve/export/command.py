@@ -13,8 +13,8 @@ import numpy as np
 import polars as pl
 import torch
 
+from recalign import artifacts
 from recalign.artifacts import publish, seal
-from recalign.code import code_digest
 from recalign.data.events import data_root
 from recalign.data.events.files import locate
 from recalign.data.events.items import log_ids
@@ -232,7 +232,7 @@ def _about(made: OpenedRun, graph: Graph, table: pl.DataFrame, newest: int | Non
         versions={name: version(name) for name in ("recalign", "torch", "onnx", "onnxscript", "onnxruntime")},
     )
     spread = getattr(getattr(policy, "reward", None), "spread", None)  # of a lower bound
-    made_by = [spread, code_digest([f"{export.__module__}.{export.__name__}"])]
+    made_by = [spread, artifacts.code_digest()]
     content = digest(asdict(about), table.write_csv(), *made_by)[:8]
     return replace(about, version=f"{made.row}-seed-{made.seed}-{content}")
 
