@@ -26,9 +26,10 @@ from recalign.data.sequences import EventDataModule, Sequences
 from recalign.evaluation.baselines import SameForAll, log_counts
 from recalign.evaluation.item_knn import ItemKNN
 from recalign.files import write_json
-from recalign.recommender import Policy, RecommenderVectors
+from recalign.recommender import Policy
 from recalign.recommender.checkpoint import load_net
 from recalign.recommender.rank_metrics import RankMetrics
+from recalign.recommender.semantic_ids import RecommenderVectors
 from recalign.recommender.semantic_ids.tokenize_command import tokenize
 from recalign.run.chain.train import train
 from recalign.run.stage import parse_stage

@@ -153,7 +153,7 @@ def with_codes(made: list[OpenedRun], codes: Path) -> Policy:
 def codes(log: Path, start: Path, folder: Path) -> Path:
     """Make codes of the vectors that `start` has of all items, unless they are there; their file."""
     made = codes_of(start, folder)
-    words = ["tokenize", f"--config={log}", "--vectors=recalign.recommender.RecommenderVectors"]
+    words = ["tokenize", f"--config={log}", "--vectors=recalign.recommender.semantic_ids.RecommenderVectors"]
     words += [f"--vectors.checkpoint={best_of(start)}", f"--out={made.parent}"]
     if not made.is_file() and (code := recalign(words)):
         raise SystemExit(code)

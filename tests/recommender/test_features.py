@@ -19,10 +19,11 @@ from featured import COLD, WARM, data_of
 from recalign.data.sequences.features import FeatureCoder, ItemFeatures
 from recalign.errors import InputError
 from recalign.nn import LazyDecoder
-from recalign.recommender import OneRecRecommender, Recommender, RecommenderVectors, SequencePolicy
+from recalign.recommender import OneRecRecommender, Recommender, SequencePolicy
 from recalign.recommender.checkpoint import build, load_net, recipe
 from recalign.recommender.feature_table import FeatureTable
 from recalign.recommender.prior import training_pass, without_prior
+from recalign.recommender.semantic_ids import RecommenderVectors
 from recalign.recommender.semantic_ids.tokenize_command import tokenize
 from recalign.recommender.serving import recommend
 

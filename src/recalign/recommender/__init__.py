@@ -2,7 +2,6 @@
 
 from recalign.recommender.averaging import PolynomialAveraging
 from recalign.recommender.calibration import CalibratePrior
-from recalign.recommender.item_vectors import RecommenderVectors
 from recalign.recommender.module import Recommender, RecommenderData
 from recalign.recommender.onerec import OneRecRecommender
 from recalign.recommender.onerec_policy import CodePolicy
@@ -17,6 +16,5 @@ __all__ = [
     "PolynomialAveraging",
     "Recommender",
     "RecommenderData",
-    "RecommenderVectors",
     "SequencePolicy",
 ]

@@ -95,7 +95,7 @@ class OneRecRecommender(Cloning):
         if self.codes is None:
             codes_VS = random_codes(self.policy.num_items, self.policy.trie.sizes)
         else:
-            codes_VS = torch.from_numpy(load_codes(self.codes, self.data.sequences.items, self.data.log_.name).codes_VL)
+            codes_VS = torch.from_numpy(load_codes(self.codes, self.data.sequences.items, self.data.log_.name).codes_NL)
         if self.start and self.start_has_codes and not codes_VS.equal(self.policy.trie.codes_VS):
             text = "its items have other codes, and its weights belong to these"
             remedy = "give the codes that it was trained with, or train anew, without model.init_from"

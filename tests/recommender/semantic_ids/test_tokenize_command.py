@@ -15,9 +15,7 @@ import torch
 
 from recalign.data.sequences import EventDataModule
 from recalign.errors import InputError
-from recalign.recommender import RecommenderVectors
-from recalign.recommender.semantic_ids import ParquetVectors, load_codes
-from recalign.recommender.semantic_ids.codes import CodesTable
+from recalign.recommender.semantic_ids import CodesTable, ParquetVectors, RecommenderVectors, load_codes
 from recalign.recommender.semantic_ids.tokenize_command import _with_new, tokenize
 from recalign.run.configs import find
 from recalign.run.stage.tokens import parse_tokens
@@ -40,7 +38,7 @@ def test_the_files_say_the_same_as_the_terminal(data: EventDataModule, tmp_path:
     path = tokenize(data=data, out=tmp_path / "tokens")
     out, said = capsys.readouterr().out, json.loads((tmp_path / "tokens/tokens.json").read_text())
     codes = load_codes(path, data.sequences.items)
-    assert codes.codes_VL.shape == (40, 2)
+    assert codes.codes_NL.shape == (40, 2)
     assert codes.sizes == (8, 8) == tuple(level["size"] for level in said["levels"])
     assert (said["verdict"], said["version"], said["new"], said["items"]) == ("sound", 1, 40, 40)
     assert f"semantic ids of tastes from Cooccurrence: {said['verdict']}" in out
@@ -69,7 +67,7 @@ def test_a_trained_recommenders_items_are_vectors(data: EventDataModule, cloned,
     weight[1:] = noise_VD + torch.where(torch.from_numpy(late_V)[:, None], centre_D, -centre_D)
     torch.save(checkpoint, tmp_path / "two.ckpt")
     path = tokenize(data=data, vectors=RecommenderVectors(str(tmp_path / "two.ckpt")), sizes=[2, 40], out=tmp_path)
-    first_V = load_codes(path, data.sequences.items).codes_VL[:, 0]
+    first_V = load_codes(path, data.sequences.items).codes_NL[:, 0]
     assert (first_V == late_V).all() or (first_V != late_V).all()
 
 
@@ -82,15 +80,9 @@ def test_appended_items_are_those_of_the_source_that_had_no_id(data: EventDataMo
     np.testing.assert_array_equal(after.codes_NL[:40], before.codes_NL)
     assert after.version_N.tolist() == [1] * 40 + [2] * 10
     assert (said["version"], said["new"], said["items"], said["free"]) == (2, 10, 50, 14)
-    assert load_codes(again, pl.Series([50, 1])).codes_VL.shape == (2, 2)
+    assert load_codes(again, pl.Series([50, 1])).codes_NL.shape == (2, 2)
     unchanged = tokenize(data=data, vectors=clouds(tmp_path, range(1, 51)), append=again, out=tmp_path / "again")
     assert CodesTable.read(unchanged).version == 2
-
-
-def test_a_file_can_be_appended_to_itself(data: EventDataModule, tmp_path: Path):
-    path = tokenize(data=data, vectors=clouds(tmp_path, range(1, 41)), out=tmp_path)
-    tokenize(data=data, vectors=clouds(tmp_path, range(1, 51)), append=path, out=tmp_path)
-    assert len(CodesTable.read(path).items) == 50
 
 
 def test_appending_to_a_catalogue_that_shrank_is_refused(data: EventDataModule, tmp_path: Path):
@@ -114,7 +106,7 @@ def test_a_collapsed_codebook_is_refused_unless_it_is_allowed(data: EventDataMod
     assert not out.exists()
     assert "semantic ids of tastes from ParquetVectors: collapsed" in capsys.readouterr().out
     path = tokenize(data=data, vectors=vectors, out=out, allow_collapsed=True)
-    assert len(load_codes(path, data.sequences.items).codes_VL) == 40
+    assert len(load_codes(path, data.sequences.items).codes_NL) == 40
     assert json.loads((out / "tokens.json").read_text())["verdict"] == "collapsed"
 
 
@@ -149,10 +141,8 @@ def test_ids_of_another_log_and_items_of_another_type_are_not_appended_to(data: 
         ({"sizes": [1, 64]}, "cannot be the sizes"),
         ({"sizes": [2**31, 2**32]}, "cannot be the sizes"),
         ({"sizes": [3, 13]}, "40 items, and 3 x 13 codes are only 39 ids"),
-        ({"balance": 0.5}, "0.5 is less than an even share"),
         ({"append": Path("nowhere.parquet")}, "there is no such file of semantic ids"),
         ({"append": Path("nowhere.parquet"), "sizes": [8, 8]}, "the sizes are those of the ids that stay"),
-        ({"append": Path("nowhere.parquet"), "balance": 1.5}, "ids that are appended take what is free"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(data: EventDataModule, tmp_path: Path, settings: dict, message: str):
@@ -195,7 +185,9 @@ data:
     )
     assert said.code == 0, said.err
     assert CodesTable.read(tmp_path / "runs/tastes/tokens/seed-0/codes.parquet").sizes == (6, 8)
-    said = tiny.recalign(tmp_path, "tokenize", "tastes.yaml", "--vectors", "recalign.recommender.RecommenderVectors")
+    said = tiny.recalign(
+        tmp_path, "tokenize", "tastes.yaml", "--vectors", "recalign.recommender.semantic_ids.RecommenderVectors"
+    )
     assert said.code == 2
     assert "checkpoint" in said.err
     said = tiny.recalign(tmp_path, "tokenize", "tastes.yaml", "--sizes", "[4, 4]")
@@ -214,18 +206,6 @@ def test_ids_of_another_spelling_are_those_of_the_log():
         _with_new(table(pl.Series(["007", "8"])), whole, whole, "here")
 
 
-def test_collisions_and_balance_reach_the_ids(data: EventDataModule, tmp_path: Path):
-    def codes(**settings):
-        vectors = clouds(tmp_path, range(1, 41))
-        path = tokenize(data=data, vectors=vectors, out=tmp_path / "out", allow_collapsed=True, **settings)
-        return load_codes(path, data.sequences.items)
-
-    numbered = codes(sizes=[4, 4], collisions="token")  # 40 items, 16 ids and a number
-    assert numbered.sizes[:2] == (4, 4)
-    assert len(numbered.sizes) == 3
-    assert np.bincount(codes(sizes=[4, 20], balance=1.0).codes_VL[:, 0]).tolist() == [10] * 4
-
-
 def test_appending_judges_no_level_that_numbers_collisions(data: EventDataModule, tmp_path: Path):
     def made(items: range, out: str, **settings):
         vectors = clouds(tmp_path, items)
@@ -234,6 +214,7 @@ def test_appending_judges_no_level_that_numbers_collisions(data: EventDataModule
     first = made(range(1, 41), "out", sizes=[4, 4], collisions="token")
     made(range(1, 51), "more", append=first)
     levels = json.loads((tmp_path / "more/tokens.json").read_text())["levels"]
+    assert [level["size"] for level in levels[:2]] == [4, 4]
     assert ["nearest_entropy_nats" in one for one in levels] == [True, True, False]
 
 

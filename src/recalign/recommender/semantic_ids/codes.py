@@ -24,25 +24,12 @@ REMEDY = "make its ids again: recalign tokenize LOG"
 
 
 @dataclass(frozen=True)
-class Codes:
-    """The semantic ids of a catalogue.
-
-    Attributes:
-        codes_VL: int64 (V, levels), row v - 1 for item v; each in 0..size - 1, no two rows alike.
-        sizes: codes of each level.
-    """
-
-    codes_VL: np.ndarray
-    sizes: tuple[int, ...]
-
-
-@dataclass(frozen=True)
 class CodesTable:
-    """What a file of semantic ids holds.
+    """The semantic ids of some items.
 
     Attributes:
         items: raw item ids, no two alike.
-        codes_NL: int64, a row an item, no two alike.
+        codes_NL: int64 (N, levels), a row an item, each code in 0..size - 1, no two rows alike.
         version_N: int64, the run that gave each item its id.
         sizes: codes of each level.
         log: name of the log; None: unknown.
@@ -84,34 +71,33 @@ class CodesTable:
 
     @classmethod
     def read(cls, path: str | Path, altered: bool = False) -> CodesTable:
-        """Read and check a file; an ``altered`` one only where that is said.
+        """Read and check a file.
+
+        Args:
+            path: the file.
+            altered: also read a file that is not what its run wrote.
 
         Raises:
             InputError: there is no such file, its run wrote another, it lacks a column, holds what is no code, or an
                 item or an id twice.
         """
-        frame, sizes, log, numbered = _read(Path(path))
+        if not Path(path).is_file():
+            raise InputError("there is no such file of semantic ids", where=str(path), remedy=REMEDY)
+        try:
+            frame, metadata = pl.read_parquet(path, glob=False), pl.read_parquet_metadata(path)
+            sizes = tuple(map(int, json.loads(metadata.get("sizes", "[]"))))
+        except (pl.exceptions.PolarsError, OSError, ValueError, TypeError) as error:
+            what = f"cannot be read as a file of semantic ids: {str(error).splitlines()[0]}"
+            raise InputError(what, where=str(path), remedy=REMEDY) from error
         if not altered:
             verify(Path(path), REMEDY)
-        count = sum(name.startswith("code_") for name in frame.columns)
-        levels = [f"code_{level}" for level in range(max(count, 1))]
-        if lacking := {"item", *levels} - set(frame.columns):
-            raise InputError(
-                f"there is no column {min(lacking)!r} among: {', '.join(frame.columns)}", where=str(path), remedy=REMEDY
-            )
-        codes = frame.select(levels)
-        version = (frame if "version" in frame.columns else frame.with_columns(version=1))["version"]
-        for column in (*codes, version):
-            if not column.dtype.is_integer():
-                what = f"the column {column.name} holds {column.dtype}, not whole numbers"
-                raise InputError(what, where=str(path), remedy=REMEDY)
-            if len(empty := frame["item"].filter(column.is_null())):
-                what = f"{column.name} of the item {empty[0]!r} is empty"
-                raise InputError(what, where=str(path), remedy=REMEDY)
-        sizes = sizes or tuple(int(c.max() or 0) + 1 for c in codes)  # type: ignore[arg-type]
-        _check(frame["item"], codes, sizes, str(path))
-        codes_NL, version_N = codes.cast(pl.Int64).to_numpy(), version.cast(pl.Int64).to_numpy()
-        return cls(frame["item"], codes_NL, version_N, sizes, log, numbered)
+        if wrong := _wrong(frame, sizes):
+            raise InputError(wrong, where=str(path), remedy=REMEDY)
+        codes = frame.select(pl.col("^code_[0-9]+$").cast(pl.Int64))
+        codes_NL = codes.select(f"code_{level}" for level in range(codes.width)).to_numpy()
+        version_N = frame["version"].cast(pl.Int64).to_numpy() if "version" in frame else np.ones(len(frame), np.int64)
+        sizes = sizes or tuple(int(size) + 1 for size in codes_NL.max(axis=0, initial=0))
+        return cls(frame["item"], codes_NL, version_N, sizes, metadata.get("log"), metadata.get("numbered") == "true")
 
     def require_log(self, log: str, where: str) -> None:
         """Refuse, with an InputError, the ids of a log of another name: its item 7 is another item than ours."""
@@ -140,7 +126,7 @@ class CodesTable:
         return found.cast(pl.Int64).to_numpy()
 
 
-def load_codes(path: str | Path, items: pl.Series, log: str | None = None) -> Codes:
+def load_codes(path: str | Path, items: pl.Series, log: str | None = None) -> CodesTable:
     """The semantic ids of a catalogue (`Sequences.items`), from a `codes.parquet` that may hold more items.
 
     Args:
@@ -148,42 +134,38 @@ def load_codes(path: str | Path, items: pl.Series, log: str | None = None) -> Co
         items: raw ids of the catalogue.
         log: the log's name, which must be the file's, if both are known.
 
+    Returns:
+        Row v - 1 is item v's.
+
     Raises:
         InputError: the file cannot be used, is of another log, or has no id for an item.
     """
     table = CodesTable.read(path)
     if log is not None:
         table.require_log(log, str(path))
-    return Codes(table.codes_NL[table.rows(items, str(path))], table.sizes)
+    row_V = table.rows(items, str(path))
+    return replace(table, items=items, codes_NL=table.codes_NL[row_V], version_N=table.version_N[row_V])
 
 
-def _read(path: Path) -> tuple[pl.DataFrame, tuple[int, ...], str | None, bool]:
-    """The frame, and what the metadata hold, if anything: sizes, else (), the log's name, and `CodesTable.numbered`."""
-    if not path.is_file():
-        raise InputError("there is no such file of semantic ids", where=str(path), remedy=REMEDY)
-    try:
-        frame, metadata = pl.read_parquet(path, glob=False), pl.read_parquet_metadata(path)
-        sizes = tuple(map(int, json.loads(metadata.get("sizes", "[]"))))
-        return frame, sizes, metadata.get("log"), metadata.get("numbered") == "true"
-    except (pl.exceptions.PolarsError, OSError, ValueError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"cannot be read as a file of semantic ids: {reason}", where=str(path), remedy=REMEDY
-        ) from error
-
-
-def _check(items: pl.Series, codes: pl.DataFrame, sizes: tuple[int, ...], where: str) -> None:
-    """Refuse, with an InputError, an item twice, a code beyond its level, or an id of two items."""
-    twice = items.is_duplicated() | items.is_null()
-    if twice.any():
-        what = f"the item {items.filter(twice)[0]!r} appears more than once, or is empty"
-        raise InputError(what, where=where, remedy=REMEDY)
-    if len(sizes) != codes.width:
-        raise InputError(f"{codes.width} levels, and sizes of {len(sizes)}", where=where, remedy=REMEDY)
-    for column, size in zip(codes, sizes, strict=True):
-        if not (right := column.is_between(0, size - 1)).all():
-            what = f"{column.name} of the item {items.filter(~right)[0]!r} is no number from 0 to {size - 1}"
-            raise InputError(what, where=where, remedy=REMEDY)
-    alike = codes.with_columns(item=items).filter(codes.is_duplicated()).sort(codes.columns)["item"]
-    if len(alike):
-        raise InputError(f"the items {alike[0]!r} and {alike[1]!r} have the same id", where=where, remedy=REMEDY)
+def _wrong(frame: pl.DataFrame, sizes: tuple[int, ...]) -> str | None:
+    """What is wrong with a table of semantic ids, if anything."""
+    names = [f"code_{level}" for level in range(max(1, sum(name.startswith("code_") for name in frame.columns)))]
+    if lacking := {"item", *names} - set(frame.columns):
+        return f"there is no column {min(lacking)!r} among: {', '.join(frame.columns)}"
+    items = frame["item"]
+    for column in frame.select(pl.col(names), pl.col("^version$")):
+        if not column.dtype.is_integer():
+            return f"the column {column.name} holds {column.dtype}, not whole numbers"
+        if column.null_count():
+            return f"{column.name} of the item {items.filter(column.is_null())[0]!r} is empty"
+    if (twice := items.is_duplicated() | items.is_null()).any():
+        return f"the item {items.filter(twice)[0]!r} appears more than once, or is empty"
+    if sizes and len(sizes) != len(names):
+        return f"{len(names)} levels, and sizes of {len(sizes)}"
+    for level, name in enumerate(names):
+        least, most = 0, sizes[level] - 1 if sizes else None
+        if (other := (frame[name] < least) | (frame[name] > most if sizes else False)).any():
+            limit = f" to {most}" if sizes else ""
+            return f"{name} of the item {items.filter(other)[0]!r} is no number from 0{limit}"
+    alike = frame.filter(frame.select(names).is_duplicated()).sort(names)["item"]
+    return f"the items {alike[0]!r} and {alike[1]!r} have the same id" if len(alike) else None

@@ -16,39 +16,25 @@ import numpy as np
 import polars as pl
 from scipy.stats import entropy
 
-from recalign.recommender.semantic_ids.assignment import groups, keys
-from recalign.recommender.semantic_ids.quantization import Quantized, decode
+from recalign.recommender.semantic_ids.quantization import Quantized, decode, groups, keys
 
-ERROR = 0.95
+MOST_ERROR = 0.95
 """Share of the vectors' variance that codes leave, from which on they say next to nothing."""
-ENTROPY = 0.75
+LEAST_ENTROPY = 0.75
 """Smallest entropy of a level, as a share of the largest possible."""
-DISTINCT = 0.5
+LEAST_DISTINCT = 0.5
 """Fewest distinct nearest ids, as a share of those that random ids would have."""
-BUCKET, EVEN = 0.05, 10
+LARGEST_BUCKET, EVEN_SHARES = 0.05, 10
 """Largest share of the items with one nearest id, if these are also more than so many even shares."""
-SHOWN = 5
-"""Items that an example shows."""
+EXAMPLE_TITLES = 5
 
 
 def figures(x_ND: np.ndarray, found: Quantized) -> dict[str, Any]:
-    """Figures of ids, as `tokens.json` holds them.
+    """Figures of ids, as `tokens.json` holds them (docs/semantic-ids.md says what each means).
 
     Args:
         x_ND: float32 vectors with mean 0.
         found: their ids.
-
-    Returns:
-        - ``reconstruction_error``: squared distances of the vectors to the sums of their centres, as a share of the
-          squared distances to the mean: 0 is exact, 1 says nothing;
-        - ``levels``: for each level, codes (``size``), the share in use, the entropy in nats and the largest possible
-          (``of_nats``), items of the most frequent code; the entropy of the nearest codes, but for a level that numbers
-          collisions;
-        - ``nearest``: of the ids that would be nearest, how many are distinct, how many random ids would be, the share
-          of items that are alone, items of the fullest id;
-        - ``moved``: items that have another id than the nearest, or a number above 0 in a last level that numbers them;
-        - ``ids`` and ``free``: that can be given, that no item has;
-        - ``verdict`` and ``defects``: ``sound``, or ``collapsed`` and why (`defects`).
     """
     items, ids = len(x_ND), math.prod(found.sizes)
     variance = float(np.square(x_ND).sum())
@@ -56,12 +42,10 @@ def figures(x_ND: np.ndarray, found: Quantized) -> dict[str, Any]:
     nearest_sizes = found.sizes[: found.nearest_NL.shape[1]]
     bucket = np.unique(keys(found.nearest_NL, nearest_sizes), return_counts=True)[1]
     possible = math.prod(nearest_sizes)
-    said = {
+    levels = zip_longest(found.codes_NL.T, found.sizes, found.nearest_NL.T)
+    measured = {
         "reconstruction_error": error,
-        "levels": [
-            _level(code_N, size, near_N)
-            for code_N, size, near_N in zip_longest(found.codes_NL.T, found.sizes, found.nearest_NL.T)
-        ],
+        "levels": [_level(code_N, size, near_N) for code_N, size, near_N in levels],
         "nearest": {
             "distinct": len(bucket),
             "distinct_if_random": -possible * math.expm1(items * math.log1p(-1 / possible)),
@@ -74,37 +58,26 @@ def figures(x_ND: np.ndarray, found: Quantized) -> dict[str, Any]:
         "ids": ids,
         "free": ids - items,
     }
-    found_wrong = defects(said)
-    return said | {"verdict": "collapsed" if found_wrong else "sound", "defects": found_wrong}
+    wrong = defects(measured)
+    return measured | {"verdict": "collapsed" if wrong else "sound", "defects": wrong}
 
 
-def defects(said: dict[str, Any]) -> list[str]:
-    """Why a codebook counts as collapsed, in sentences; none if it does not.
-
-    It has collapsed if any of this holds:
-
-    - codes leave 95 % of the vectors' variance or more;
-    - the entropy of a level's nearest codes is under 75 % of the largest possible;
-    - the nearest ids are fewer than half as many as random ids would be;
-    - one id is nearest to more than 5 % of the items, and to more than ten times an even share.
-    """
-    near, found = said["nearest"], []
-    if said["reconstruction_error"] >= ERROR:
-        found.append(f"codes leave {said['reconstruction_error']:.0%} of the vectors' variance (limit {ERROR:.0%})")
-    for number, level in enumerate(said["levels"]):
-        entropy, possible = level.get("nearest_entropy_nats", math.inf), level["of_nats"]
-        if entropy < ENTROPY * possible:
-            found.append(
-                f"the nearest codes of level {number} have an entropy of {entropy:.2f} of {possible:.2f} nats "
-                f"(limit {ENTROPY:.0%})"
-            )
-    if near["distinct"] < DISTINCT * near["distinct_if_random"]:
-        found.append(
-            f"{near['distinct']:,} distinct nearest ids, and random ids would be {near['distinct_if_random']:,.0f} "
-            f"(limit {DISTINCT:.0%})"
-        )
-    if near["largest_bucket"] > max(BUCKET * said["items"], EVEN * near["even_bucket"]):
-        found.append(f"one id is nearest to {near['largest_bucket']:,} of {said['items']:,} items (limit {BUCKET:.0%})")
+def defects(measured: dict[str, Any]) -> list[str]:
+    """Why a codebook counts as collapsed, in sentences; none if it does not."""
+    near, error, found = measured["nearest"], measured["reconstruction_error"], []
+    if error >= MOST_ERROR:
+        found.append(f"codes leave {error:.0%} of the vectors' variance (limit {MOST_ERROR:.0%})")
+    for number, level in enumerate(measured["levels"]):
+        own, possible = level.get("nearest_entropy_nats", math.inf), level["of_nats"]
+        if own < LEAST_ENTROPY * possible:
+            text = f"the nearest codes of level {number} have an entropy of {own:.2f} of {possible:.2f} nats"
+            found.append(f"{text} (limit {LEAST_ENTROPY:.0%})")
+    if near["distinct"] < LEAST_DISTINCT * near["distinct_if_random"]:
+        text = f"{near['distinct']:,} distinct nearest ids, and random ids would be {near['distinct_if_random']:,.0f}"
+        found.append(f"{text} (limit {LEAST_DISTINCT:.0%})")
+    if near["largest_bucket"] > max(LARGEST_BUCKET * measured["items"], EVEN_SHARES * near["even_bucket"]):
+        text = f"one id is nearest to {near['largest_bucket']:,} of {measured['items']:,} items"
+        found.append(f"{text} (limit {LARGEST_BUCKET:.0%})")
     return found
 
 
@@ -124,7 +97,7 @@ def examples(x_ND: np.ndarray, found: Quantized, titles: pl.Series) -> list[dict
             "code_0": int(code_N[rows[0]]),
             "items": len(rows),
             "spread": float(square_N[rows].mean()),
-            "titles": titles.gather(rows[np.argsort(square_N[rows], kind="stable")][:SHOWN]).to_list(),
+            "titles": titles.gather(rows[np.argsort(square_N[rows], kind="stable")][:EXAMPLE_TITLES]).to_list(),
         }
         for rows in chosen
     ]

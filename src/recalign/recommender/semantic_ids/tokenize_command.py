@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any
 import polars as pl
 
 from recalign.data.events import render
-from recalign.data.events.audit import Section
 from recalign.data.events.items import log_ids
 from recalign.data.sequences import EventDataModule
 from recalign.errors import InputError
@@ -23,10 +21,9 @@ from recalign.recommender.semantic_ids.quantization import Collisions, append_co
 from recalign.recommender.semantic_ids.vectors import Cooccurrence, ItemVectors, matrix
 
 CODES, REPORT = "codes.parquet", "tokens.json"
-FREE = 0.2
+FREE_SHARE = 0.2
 """Share of the ids that stay free where no sizes are given."""
-LARGEST = 2**62
-"""Ids must be fewer, so that each has a number."""
+MAX_IDS = 2**62  # so that each has a number
 
 
 def tokenize(
@@ -35,7 +32,6 @@ def tokenize(
     vectors: ItemVectors = Cooccurrence(),  # noqa: B008 (never changed, so safe to share)
     sizes: list[int] | None = None,
     collisions: Collisions = "assign",
-    balance: float | None = None,
     normalise: bool = True,
     append: Path | None = None,
     allow_collapsed: bool = False,
@@ -46,13 +42,10 @@ def tokenize(
 
     Args:
         data: the log; name its YAML: recalign tokenize ml-100k.
-        vectors: the source of item vectors: Cooccurrence or ParquetVectors of recalign.recommender.semantic_ids,
-            recalign.recommender.RecommenderVectors or recalign.serve.export.BundleVectors.
+        vectors: the source of item vectors: Cooccurrence, RecommenderVectors or ParquetVectors of
+            recalign.recommender.semantic_ids, or recalign.serve.export.BundleVectors.
         sizes: codes of each level, such as [64, 32]; null: two equal levels that leave a fifth of the ids free.
-        collisions: what keeps ids unique: assign (none arises), relocate (to the nearest free id) or token (one more
-            code).
-        balance: the most items of a code of any level but the last, in multiples of an even share; null: no limit. With
-            ``relocate``, items that move may exceed it.
+        collisions: what keeps ids unique: assign (none arises) or token (one more code).
         normalise: whether vectors are made as long as each other.
         append: a codes.parquet whose ids stay; items of the source that have none get free ones. Its sizes hold.
         allow_collapsed: whether ids of a collapsed codebook are written all the same.
@@ -65,17 +58,20 @@ def tokenize(
     Raises:
         InputError: vectors or settings cannot be used, there are more items than ids, or the codebook has collapsed.
     """
-    _check_settings(sizes, balance, append)
-    out, log = out or Path("runs") / data.log_.name / "tokens" / f"seed-{seed}", data.log_.name
-    if append is None and (version := _published(out / CODES)) > 1:
-        text = f"items were appended to these ids (version {version}); making them anew would move ids"
-        remedy = "move the file elsewhere first; recalign tokenize can also write to another --out, or --append"
-        raise InputError(text, where=str(out / CODES), remedy=remedy)
+    log = data.log_.name
+    out = out or Path("runs") / log / "tokens" / f"seed-{seed}"
+    if sizes is not None and append is not None:
+        raise InputError("the sizes are those of the ids that stay", where="sizes", remedy="leave them out")
+    if sizes is not None and (len(sizes) < 2 or min(sizes) < 2 or math.prod(sizes) >= MAX_IDS):
+        remedy = "give two or three numbers of at least 2, such as [64, 32], whose product is below 2^62"
+        raise InputError(f"{sizes} cannot be the sizes of the levels", where="sizes", remedy=remedy)
     source, table = type(vectors).__name__, vectors.table(data)
     if append is None:
         items = data.sequences.items
         x_ND = matrix(table, items, normalise, source)
-        found = quantize(x_ND, tuple(sizes or _sizes(len(items))), collisions, balance, seed)
+        if sizes is None:
+            sizes = [max(2, math.ceil(math.sqrt(len(items) / (1 - FREE_SHARE))))] * 2
+        found = quantize(x_ND, tuple(sizes), collisions, seed)
         before, codes_NL = CodesTable.empty(items, found.sizes, log, collisions == "token"), found.codes_NL
     else:
         before = CodesTable.read(append)
@@ -87,81 +83,65 @@ def tokenize(
         found = described(x_ND, codes_NL, before.sizes, before.numbered)
     old = len(before.items)
     codes = before.appended(items[old:], codes_NL[old:])
-    if append is not None:
-        _require_kept(codes, out / CODES)
-    said: dict[str, Any] = {"log": log, "vectors": source, "version": codes.version, "new": len(items) - old}
-    said |= quality.figures(x_ND, found)
+    _require_kept(codes, out / CODES)
+    report: dict[str, Any] = {"log": log, "vectors": source, "version": codes.version, "new": len(items) - old}
+    report |= quality.figures(x_ND, found)
     titles = items.replace_strict(data.sequences.items, data.titles, default=items.cast(pl.String))
-    said |= {"examples": quality.examples(x_ND, found, titles)}
-    print("\n\n".join([render(sections(said)), *_shown(said["examples"])]))
-    if said["defects"] and not allow_collapsed:
-        remedy = (
-            f"give other vectors{'' if append else ' or sizes'}; --allow_collapsed true writes these ids all the same"
-        )
-        raise InputError(f"the codebook has collapsed: {'; '.join(said['defects'])}", where=source, remedy=remedy)
+    report |= {"examples": quality.examples(x_ND, found, titles)}
+    print(_text(report))
+    if report["defects"] and not allow_collapsed:
+        other = "other vectors" if append else "other vectors or sizes"
+        remedy = f"give {other}; --allow_collapsed true writes these ids all the same"
+        raise InputError(f"the codebook has collapsed: {'; '.join(report['defects'])}", where=source, remedy=remedy)
     codes.write(out / CODES)
-    write_json(out / REPORT, said)
+    write_json(out / REPORT, report)
     print(f"\n{out / CODES}\n{out / REPORT}")
     return out / CODES
 
 
-def sections(said: dict[str, Any]) -> dict[str, Section]:
-    """The figures of tokens.json as sections of text, for the terminal and a report."""
-    near = said["nearest"]
-    summary: Section = {
-        "items": said["items"],
-        "of them new": said["new"],
-        "version": said["version"],
-        "free ids": said["free"],
-        "reconstruction error (0: exact, 1: nothing)": said["reconstruction_error"],
-        "items that have another id than the nearest": said["moved"],
+def _text(report: dict[str, Any]) -> str:
+    """The figures of tokens.json for the terminal."""
+    near = report["nearest"]
+    sections = {
+        f"semantic ids of {report['log']} from {report['vectors']}: {report['verdict']}": {
+            "items": report["items"],
+            "of them new": report["new"],
+            "version": report["version"],
+            "free ids": report["free"],
+            "reconstruction error (0: exact, 1: nothing)": report["reconstruction_error"],
+            "items that have another id than the nearest": report["moved"],
+        },
+        "nearest ids, before they are made unique": {
+            "distinct ids": near["distinct"],
+            "distinct ids if they were random": round(near["distinct_if_random"]),
+            "share of items with an id of their own": near["unique_share"],
+            "items of the fullest id": near["largest_bucket"],
+        },
     }
-    nearest: Section = {
-        "distinct ids": near["distinct"],
-        "distinct ids if they were random": round(near["distinct_if_random"]),
-        "share of items with an id of their own": near["unique_share"],
-        "items of the fullest id": near["largest_bucket"],
-    }
-    levels: dict[str, Section] = {
-        f"code_{number}: {level['size']:,} codes": {
+    for number, level in enumerate(report["levels"]):
+        sections[f"code_{number}: {level['size']:,} codes"] = {
             "share in use": level["used_share"],
             f"nats of entropy, of {level['of_nats']:.3f}": level["entropy_nats"],
             "items of the most frequent code": level["largest"],
         }
-        for number, level in enumerate(said["levels"])
-    }
-    title = f"semantic ids of {said['log']} from {said['vectors']}: {said['verdict']}"
-    return {title: summary, "nearest ids, before they are made unique": nearest, **levels}
-
-
-def _shown(examples: list[dict[str, Any]]) -> list[str]:
-    """Examples as paragraphs."""
-    return [
-        f"code_0 = {one['code_0']}: {one['items']} items, spread {one['spread']:.2f}\n  " + "\n  ".join(one["titles"])
-        for one in examples
-    ]
+    shown = [f"code_0 = {x['code_0']}: {x['items']} items, spread {x['spread']:.2f}" for x in report["examples"]]
+    titles = ["\n  ".join(["", *example["titles"]]) for example in report["examples"]]
+    return "\n\n".join([render(sections), *map("".join, zip(shown, titles, strict=True))])
 
 
 def _require_kept(codes: CodesTable, path: Path) -> None:
-    """Refuse to replace ids that were appended before by others of the same items."""
-    if _published(path) <= 1:
+    """Refuse to replace ids to which items were appended by others of the same items, with an InputError."""
+    there = None
+    with suppress(InputError):  # no file, or none that can be read: there is nothing to keep
+        there = CodesTable.read(path, altered=True)
+    if there is None or there.version <= 1:
         return
-    there, now = CodesTable.read(path, altered=True), dict(_texts(codes))
-    if any(now.get(item) != own for item, own in _texts(there)):
+    now = dict(zip(codes.items.cast(pl.String), codes.codes_NL.tolist(), strict=True))
+    then = zip(there.items.cast(pl.String), there.codes_NL.tolist(), strict=True)
+    if any(now.get(item) != code for item, code in then):
         text = f"items were appended to these ids (version {there.version}), and some would move"
-        remedy = f"go on from them (--append {path}), or write to another --out"
+        remedy = f"go on from them (--append {path}), write to another --out, or move the file elsewhere first"
         raise InputError(text, where=str(path), remedy=remedy)
-
-
-def _texts(codes: CodesTable) -> Iterator[tuple[str, list[int]]]:
-    return zip(codes.items.cast(pl.String), codes.codes_NL.tolist(), strict=True)
-
-
-def _published(path: Path) -> int:
-    """The version of the ids that a file holds, altered or not; 0 for no file, or one that cannot be read."""
-    with suppress(InputError):
-        return CodesTable.read(path, altered=True).version
-    return 0
 
 
 def _with_new(before: CodesTable, catalogue: pl.Series, available: pl.Series, where: str) -> pl.Series:
@@ -182,21 +162,3 @@ def _with_new(before: CodesTable, catalogue: pl.Series, available: pl.Series, wh
         what = f"the new item {other[0]!r} cannot be an id of this file, whose ids are {before.items.dtype}"
         raise InputError(what, where=where, remedy="make ids again without --append, or give all items ids of one type")
     return pl.concat([old, new]).alias("item")
-
-
-def _sizes(items: int) -> tuple[int, int]:
-    """Two equal levels that leave a fifth of the ids free."""
-    size = max(2, math.ceil(math.sqrt(items / (1 - FREE))))
-    return size, size
-
-
-def _check_settings(sizes: list[int] | None, balance: float | None, append: Path | None) -> None:
-    if sizes is not None and append is not None:
-        raise InputError("the sizes are those of the ids that stay", where="sizes", remedy="leave them out")
-    if balance is not None and append is not None:
-        raise InputError("ids that are appended take what is free", where="balance", remedy="leave it out")
-    if sizes is not None and (len(sizes) < 2 or min(sizes) < 2 or math.prod(sizes) >= LARGEST):
-        remedy = "give two or three numbers of at least 2, such as [64, 32], whose product is below 2^62"
-        raise InputError(f"{sizes} cannot be the sizes of the levels", where="sizes", remedy=remedy)
-    if balance is not None and not balance >= 1:
-        raise InputError(f"{balance} is less than an even share", where="balance", remedy="give 1 or more, or null")

@@ -14,7 +14,9 @@ from recalign.data.events.messages import did_you_mean
 from recalign.data.sequences import EventDataModule
 from recalign.data.sequences.splits import TRAIN
 from recalign.errors import InputError, require_positive
+from recalign.recommender.checkpoint import load_net
 from recalign.recommender.cooccurrence import cooccurrence_embedding
+from recalign.recommender.sequence_policy import SequencePolicy
 
 
 class ItemVectors(ABC):
@@ -50,6 +52,26 @@ class Cooccurrence(ItemVectors):
         return vector_table(data.sequences.items, vector_VD)
 
 
+class RecommenderVectors(ItemVectors):
+    """The items as a recommender over item ids learned them.
+
+    Args:
+        checkpoint: of that recommender, trained on the same log and split.
+    """
+
+    def __init__(self, checkpoint: str) -> None:
+        self.checkpoint = checkpoint
+
+    def table(self, data: EventDataModule) -> pl.DataFrame:
+        loaded = load_net(self.checkpoint, "policy")
+        loaded.check(data)
+        if not isinstance(loaded.net, SequencePolicy):
+            text = f"its policy, {type(loaded.net).__name__}, is not over item ids"
+            remedy = "give the checkpoint of a recommender over item ids: recalign fit recommender LOG"
+            raise InputError(text, where=self.checkpoint, remedy=remedy)
+        return vector_table(data.sequences.items, loaded.net.eval().item_table()[1:].detach().numpy())
+
+
 class ParquetVectors(ItemVectors):
     """Vectors of your own, such as embeddings of texts or images.
 
@@ -64,7 +86,11 @@ class ParquetVectors(ItemVectors):
         self.file, self.item, self.columns = Path(file), item, columns
 
     def table(self, data: EventDataModule) -> pl.DataFrame:
-        frame = self._read()
+        if not self.file.is_file():
+            raise InputError("there is no such file of vectors", where=str(self.file), remedy="name a Parquet file")
+        with reading_parquet(self.file):
+            frame = pl.read_parquet(self.file, glob=False)
+        self._require("vectors.item", [self.item], frame)
         columns = self.columns or _vector_columns(frame.drop(self.item))
         self._require("vectors.columns", columns, frame)
         ids = log_ids(frame[self.item], data.sequences.items)
@@ -74,14 +100,6 @@ class ParquetVectors(ItemVectors):
                 remedy = "give each item one row, with its id as the log has it"
                 raise InputError(text, where=f"{self.file}, column {self.item}", remedy=remedy)
         return vector_table(ids, self._matrix(frame, columns))
-
-    def _read(self) -> pl.DataFrame:
-        if not self.file.is_file():
-            raise InputError("there is no such file of vectors", where=str(self.file), remedy="name a Parquet file")
-        with reading_parquet(self.file):
-            frame = pl.read_parquet(self.file, glob=False)
-        self._require("vectors.item", [self.item], frame)
-        return frame
 
     def _require(self, key: str, columns: list[str], frame: pl.DataFrame) -> None:
         for column in columns:
@@ -95,15 +113,13 @@ class ParquetVectors(ItemVectors):
         Raises:
             InputError: a column holds no numbers, or its vectors are not of one width.
         """
-        where = f"{self.file}, column {', '.join(columns[:3])}"
-        vector = frame[columns[0]]
-        if len(columns) > 1 or not vector.dtype.is_nested():
-            if all(frame[name].dtype.is_numeric() for name in columns):
-                return frame.select(pl.col(columns).cast(pl.Float64)).to_numpy()
-            raise InputError("is no column of numbers", where=where, remedy="name columns in vectors.columns")
+        where, vector = f"{self.file}, column {', '.join(columns[:3])}", frame[columns[0]]
         inner = getattr(vector.dtype, "inner", None)
-        if inner is None or not (inner.is_numeric() or inner == pl.Null):
-            raise InputError(f"holds {vector.dtype}, not lists of numbers", where=where, remedy="name another column")
+        if inner is None and all(frame[name].dtype.is_numeric() for name in columns):
+            return frame.select(pl.col(columns).cast(pl.Float64)).to_numpy()
+        if len(columns) > 1 or inner is None or not (inner.is_numeric() or inner == pl.Null):
+            what = f"holds {vector.dtype}: vectors are one column of lists of numbers, or columns of numbers"
+            raise InputError(what, where=where, remedy="name columns in vectors.columns")
         lists = vector.cast(pl.List(pl.Float64))
         width_N = lists.list.len()
         if not width_N.max():
