@@ -60,15 +60,14 @@ LIBRARIES = (
     "torchmetrics",
     "wandb",
 )
-STEPS = "posttrain/test_steps_by_hand"
+LOSSES, STEPS = "posttrain/test_losses", "posttrain/test_steps"
 TESTS = {
-    "posttrain/weighted": ("posttrain/test_losses_weighted", "posttrain/test_advantage", STEPS),
-    "posttrain/pairs": ("posttrain/test_losses_pairs", STEPS),
-    "posttrain/actions": ("posttrain/test_losses_actions", STEPS),
-    "posttrain/values": ("posttrain/test_losses_values", STEPS),
-    "posttrain/reinforce": ("posttrain/test_losses_actions", STEPS),
-    "posttrain/ipa": (STEPS, "posttrain/test_ipa"),
-    "posttrain/data": ("posttrain/test_advantage", "posttrain/test_posttrain_data"),
+    "posttrain/weighted": (LOSSES, STEPS),
+    "posttrain/pairs": (LOSSES, STEPS),
+    "posttrain/actions": (LOSSES, STEPS),
+    "posttrain/values": (LOSSES, STEPS),
+    "posttrain/ipa": (LOSSES, STEPS),
+    "posttrain/data": ("posttrain/test_posttrain_data",),
     "posttrain/keep": ("posttrain/test_keep",),
     "nn/softmax": ("nn/test_softmax",),
     "data/sequences/batch": ("data/sequences/test_windows", "data/sequences/test_batch"),

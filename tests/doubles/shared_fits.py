@@ -19,19 +19,16 @@ from taste import Taste
 from recalign.data.sequences import Batch
 from recalign.nn import LazyDecoder
 from recalign.posttrain import (
-    AWAC,
     CQL,
     GRPO,
-    IQL,
-    KTO,
     PPO,
     WBC,
     PairData,
     PostTrainingData,
     Preferences,
-    Reinforce,
     WeightedSFT,
 )
+from recalign.posttrain.experimental import AWAC, IQL, KTO, Reinforce
 from recalign.recommender import OneRecRecommender, PolynomialAveraging, Recommender, RecommenderData, SequencePolicy
 from recalign.reward import Judge, RewardData, RewardModel
 from recalign.run.stage import parse_stage, run_stage

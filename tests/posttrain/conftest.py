@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import small
 from taste import Taste
 
 from recalign.recommender.checkpoint import load_net
+from recalign.reward import RewardData
 
 
 @pytest.fixture(scope="module")
@@ -15,6 +17,7 @@ def start(cloned):
 
 
 @pytest.fixture(scope="module")
-def taste(data):
-    """A reward model that is right, of the module's own ``data``."""
+def taste(log_root):
+    """A reward model that is right about ``tastes.csv``."""
+    data = small.data_of(RewardData, log_root, "tastes")
     return Taste([int(item) % 2 for item in data.sequences.items.to_list()])

@@ -18,24 +18,21 @@ from recalign import posttrain
 from recalign.errors import InputError
 from recalign.nn import Pooled
 from recalign.posttrain import (
-    AWAC,
     CQL,
     GBPO,
     GRPO,
     IPA,
-    IQL,
-    KTO,
     PPO,
     WBC,
     PairData,
     PostTrainingData,
     Preferences,
-    Reinforce,
     WeightedSFT,
     weighted,
 )
 from recalign.posttrain.base import KL_HISTORIES, KL_TARGETS, PostTraining
 from recalign.posttrain.data import Baseline
+from recalign.posttrain.experimental import AWAC, IQL, KTO, Reinforce
 from recalign.posttrain.pairs_data import Pairing
 from recalign.recommender import Recommender, RecommenderData
 from recalign.recommender.checkpoint import load_net
@@ -118,7 +115,8 @@ CONSUMERS = [  # every method, and whatever else it may ask the start for: its s
 
 
 def test_every_method_is_among_the_consumers():
-    methods = {one for one in vars(posttrain).values() if isinstance(one, type) and issubclass(one, PostTraining)}
+    every = [*vars(posttrain).values(), *vars(posttrain.experimental).values()]
+    methods = {one for one in every if isinstance(one, type) and issubclass(one, PostTraining)}
     assert {method for method, *_ in CONSUMERS} == methods
     for kind, setting, choices in ((PostTrainingData, "baseline", Baseline), (PairData, "pairs", Pairing)):
         needs = {one: kind.upstream({"source": "observed", setting: one}) for one in get_args(choices)}
@@ -233,7 +231,7 @@ def test_a_batch_without_an_event_that_counts_moves_nothing(log_root, cloned, re
     before = {k: v.clone() for k, v in module.policy.state_dict().items()}
     windows = data.training().in_memory()
     unrated = dataclasses.replace(windows, reward=np.full_like(windows.reward, np.nan))
-    monkeypatch.setattr(module.environment, "setup", lambda data: None)
+    monkeypatch.setattr(module.frozen_reward, "setup", lambda data: None)
     monkeypatch.setattr(data, "training", lambda: unrated)
     small.fit(module, data, tmp_path)
     assert all(v.equal(before[k]) for k, v in module.policy.state_dict().items())

@@ -7,8 +7,7 @@ the frozen one that post-training began with, A advantages.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, ClassVar, Unpack
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,10 +16,10 @@ from recalign.data.sequences import Batch
 from recalign.distributed import counts, gathered
 from recalign.errors import InputError
 from recalign.posttrain.base import Figures
-from recalign.posttrain.heads import StateValue, at_own_rate, state_width
-from recalign.posttrain.rollout import Drawn, OnlineSettings, OnlineTraining, over_candidates, roll_out
+from recalign.posttrain.rollout import OnlineTraining, Rollout, over_candidates, roll_out
+from recalign.posttrain.values import StateValue, state_width, with_head
+from recalign.ranges import NonNegative, Positive, Several
 from recalign.recommender.policy import State
-from recalign.typed import passes_on
 
 
 def group_advantages(reward_TS: Tensor) -> Tensor:
@@ -74,24 +73,13 @@ def kl_to_start(logp_TS: Tensor, old_TS: Tensor, start_TS: Tensor) -> tuple[Tens
     return gap_TS.mean(), ((logp_TS - old_TS).exp() * gap_TS).mean().detach()
 
 
-class SampledSettings(OnlineSettings, total=False):
-    """Arguments of `SampledActions` that its methods pass on."""
-
-    samples: int
-    candidates: int
-    beam: bool
-    clip: float
-    kl: float
-    refresh: int
-    share: float
-
-
 class SampledActions(OnlineTraining):
     """A contextual bandit: the state is a history, the action an item drawn from the policy, the reward predicted.
 
-    Items are drawn from ``old``, the policy at the beginning of a round of ``refresh`` steps, among a few candidates;
-    pi, old and start are all distributions over a state's candidates here. Events without a reward do not count, so
-    that all methods see the same ones. Subclasses turn rewards into a loss (`surrogate`).
+    Items are drawn from ``old``, the policy at the beginning of a round of ``refresh`` steps, among a few candidates.
+    pi, old and start are all renormalised over a state's candidates here, the start's most probable items, so a ratio
+    says nothing of the probability of the candidates as a whole. Events without a reward do not count, so that all
+    methods see the same ones. Subclasses turn rewards into a loss (`surrogate`).
 
     Logs ``sampled/reward``, the mean predicted reward of the items drawn, in standard deviations from the log's mean;
     ``sampled/nll``, -log pi of the logged items; the figures of `surrogate`; and a histogram of the rewards,
@@ -106,62 +94,51 @@ class SampledActions(OnlineTraining):
         kl: weight of the KL to the start (GRPO: `kl_to_start`), in standard deviations of the reward a nat.
         refresh: optimiser steps of a round; 1: pi = old at every step, and nothing is clipped.
         lr: AdamW's learning rate of the policy.
-        share: of a batch's histories, drawn at random, at which items are asked about.
         **online: arguments of `OnlineTraining`.
     """
 
     FIGURES = "sampled"
-    POSITIVE: ClassVar[tuple[str, ...]] = ("samples", "candidates", "clip", "refresh")
-    NOT_NEGATIVE: ClassVar[tuple[str, ...]] = ("kl",)
 
-    @classmethod
-    def check_settings(cls, given: Mapping[str, Any]) -> None:
-        super().check_settings(given)
-        if given.get("beam") and given.get("kl"):
-            what = "the KL to the start is estimated from items drawn, and a beam draws none"
-            raise InputError(what, where="model.kl, model.beam", remedy="set model.kl to 0, or model.beam to false")
-
-    @passes_on
     def __init__(
         self,
-        samples: int = 8,
-        candidates: int = 100,
+        samples: Positive[int] = 8,
+        candidates: Several = 100,
         beam: bool = False,
-        clip: float = 0.2,
-        kl: float = 0.1,
-        refresh: int = 4,
+        clip: Positive[float] = 0.2,
+        kl: NonNegative[float] = 0.1,
+        refresh: Positive[int] = 4,
         lr: float = 1e-5,
-        share: float = 1.0,
-        **online: Unpack[OnlineSettings],
+        **online: Any,
     ) -> None:
-        super().__init__(lr=lr, share=share, **online)
+        if beam and kl:
+            what = "the KL to the start is estimated from items drawn, and a beam draws none"
+            raise InputError(what, where="model.kl, model.beam", remedy="set model.kl to 0, or model.beam to false")
+        super().__init__(lr=lr, **online)
         self.samples, self.candidates, self.beam = samples, candidates, beam
         self.clip, self.kl, self.refresh = clip, kl, refresh
 
     def loss(self, batch: Batch) -> tuple[Tensor, Figures] | None:
         if self.trainer.global_step % self.refresh == 0:
-            self.renew()
+            self.sync_old_policy()
         rated = self.sampled_targets(batch.keep(~batch.reward_T.isnan()))
-        return self.loss_at(rated) if any(counts(len(rated.target_T), self.device)) else None
-
-    def loss_at(self, rated: Batch) -> tuple[Tensor, Figures]:
-        """The loss at the histories that are asked about."""
+        if not any(counts(len(rated.target_T), self.device)):
+            return None
         item_TC, column_TS, own = roll_out(
-            self.old, self.reference, self.environment, rated, self.samples, self.candidates, beam=self.beam
+            self.old, self.reference, self.frozen_reward, rated, self.samples, self.candidates, beam=self.beam
         )
         state = self.policy.encode(rated)
         logp_TC = self.policy.log_probs(state, torch.cat([rated.target_T[:, None], item_TC.clamp(min=1)], dim=1))
         nll = -gathered(logp_TC[:, 0]).mean()
         logp_TS = gathered(over_candidates(logp_TC[:, 1:], item_TC).gather(1, column_TS))
-        drawn = Drawn(*gathered(torch.stack(own, dim=2)).unbind(dim=2))
-        loss, figures = self.surrogate(drawn, logp_TS, state, nll)
-        rewards = {"reward": drawn.reward_TS.mean(), "rewards": drawn.reward_TS}
+        rollout = Rollout(*gathered(torch.stack(own, dim=2)).unbind(dim=2))
+        loss, figures = self.surrogate(rollout, logp_TS, state, nll)
+        rewards = {"reward": rollout.reward_TS.mean(), "rewards": rollout.reward_TS}
         return loss, {**figures, **rewards, "nll": nll.detach()}
 
-    def surrogate(self, drawn: Drawn, logp_TS: Tensor, state: State, nll: Tensor) -> tuple[Tensor, Figures]:
+    def surrogate(self, rollout: Rollout, logp_TS: Tensor, state: State, nll: Tensor) -> tuple[Tensor, Figures]:
         """The loss, and figures to log, from log pi of the items drawn (among the candidates) and of the logged ones.
 
-        ``drawn``, ``logp_TS`` and ``nll``, mean -log pi of the logged items, are of all processes; ``state`` is the
+        ``rollout``, ``logp_TS`` and ``nll``, mean -log pi of the logged items, are of all processes; ``state`` is the
         policy's, of this process's histories.
         """
         raise NotImplementedError
@@ -180,21 +157,18 @@ class PPO(SampledActions):
         **sampled: arguments of `SampledActions`.
     """
 
-    NOT_NEGATIVE = ("value_lr",)
-
-    @passes_on
-    def __init__(self, value_lr: float = 1e-2, lr: float = 1e-5, **sampled: Unpack[SampledSettings]) -> None:
+    def __init__(self, value_lr: NonNegative[float] = 1e-2, lr: float = 1e-5, **sampled: Any) -> None:
         super().__init__(lr=lr, **sampled)
         self.value, self.value_lr = StateValue(state_width(self.policy)), value_lr
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return at_own_rate(super().configure_optimizers(), self.value, self.value_lr)
+        return with_head(super().configure_optimizers(), self.value, self.value_lr)
 
-    def surrogate(self, drawn: Drawn, logp_TS: Tensor, state: State, nll: Tensor) -> tuple[Tensor, Figures]:
-        reward_TS = drawn.reward_TS - self.kl * (drawn.old_TS - drawn.start_TS)
+    def surrogate(self, rollout: Rollout, logp_TS: Tensor, state: State, nll: Tensor) -> tuple[Tensor, Figures]:
+        reward_TS = rollout.reward_TS - self.kl * (rollout.old_TS - rollout.start_TS)
         error_TS = reward_TS - gathered(self.value(self.policy.hidden(state).detach()))[:, None]
         advantage_TS = (error_TS - error_TS.mean()) / (error_TS.std(correction=0) + 1e-4)
-        loss, figures = clipped_surrogate(logp_TS, drawn.old_TS, advantage_TS, self.clip)
+        loss, figures = clipped_surrogate(logp_TS, rollout.old_TS, advantage_TS, self.clip)
         value_error = error_TS.square().mean()
         return loss + value_error, {**figures, "value_error": value_error.detach()}
 
@@ -208,35 +182,26 @@ class GRPO(SampledActions):
     (`kl_to_start`).
 
     Args:
+        samples: items drawn at each state, a group.
         early: delta of ECPO's early clip; null: none.
         cloning: weight of behaviour cloning added to the loss.
         lr: AdamW's learning rate of the policy.
         **sampled: arguments of `SampledActions`.
     """
 
-    POSITIVE = ("early",)
-    NOT_NEGATIVE = ("cloning",)
-
-    @classmethod
-    def check_settings(cls, given: Mapping[str, Any]) -> None:
-        super().check_settings(given)
-        if (samples := given.get("samples", 2)) < 2:
-            what = f"an advantage within a group needs two items a state or more, not {samples}"
-            raise InputError(what, where="model.samples", remedy="draw at least 2")
-
-    @passes_on
     def __init__(
         self,
-        early: float | None = None,
-        cloning: float = 0.0,
+        samples: Several = 8,
+        early: Positive[float] | None = None,
+        cloning: NonNegative[float] = 0.0,
         lr: float = 8e-6,
-        **sampled: Unpack[SampledSettings],
+        **sampled: Any,
     ) -> None:
-        super().__init__(lr=lr, **sampled)
+        super().__init__(samples=samples, lr=lr, **sampled)
         self.early, self.cloning = early, cloning
 
-    def surrogate(self, drawn: Drawn, logp_TS: Tensor, state: State, nll: Tensor) -> tuple[Tensor, Figures]:
-        advantage_TS = group_advantages(drawn.reward_TS)
-        loss, figures = clipped_surrogate(logp_TS, drawn.old_TS, advantage_TS, self.clip, self.early)
-        penalty, kl = kl_to_start(logp_TS, drawn.old_TS, drawn.start_TS)
+    def surrogate(self, rollout: Rollout, logp_TS: Tensor, state: State, nll: Tensor) -> tuple[Tensor, Figures]:
+        advantage_TS = group_advantages(rollout.reward_TS)
+        loss, figures = clipped_surrogate(logp_TS, rollout.old_TS, advantage_TS, self.clip, self.early)
+        penalty, kl = kl_to_start(logp_TS, rollout.old_TS, rollout.start_TS)
         return loss + self.kl * penalty + self.cloning * nll, {**figures, "kl": kl}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from contextlib import AbstractContextManager
-from typing import Any, ClassVar, TypedDict
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -26,16 +26,6 @@ Figures = dict[str, Tensor]
 """Scalars to log, by name."""
 KL_HISTORIES = 4  # histories of a batch on which the KL to the start is measured
 KL_TARGETS = 32  # about this many of their targets are used, evenly spaced
-
-
-class TrainingSettings(TypedDict, total=False):
-    """Arguments of `PostTraining` that every method passes on; each has a learning rate of its own."""
-
-    init_from: str | None
-    policy: Policy | Loaded | None
-    weight_decay: float
-    top_k: int
-    keep: float | None
 
 
 class PostTraining(WithReference):

@@ -1,12 +1,12 @@
-"""WBC: is this item a good choice here? A weighted binary classification of logged items and of items drawn at random.
+"""GBPO and WBC: raise events that turned out well and lower those that did not, weighted by |A|.
 
-Legend: T states, N items drawn at each, z the logit of "a good choice", A advantages.
+Legend: T events or states, N items drawn at each state, A advantages, z the logit of "a good choice", sg no gradient.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Unpack
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,8 +14,57 @@ from torch.nn.functional import softplus
 
 from recalign.data.sequences import Batch
 from recalign.distributed import gathered, random_rows
-from recalign.posttrain.base import Figures, PostTraining, TrainingSettings
-from recalign.typed import passes_on
+from recalign.posttrain.base import Figures, PostTraining
+from recalign.ranges import Positive
+
+
+def sides(advantage_T: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A where it is above 0, |A| where it is below, and the sum of |A|. No gradient; events with NaN do not count."""
+    advantage_T = advantage_T.detach().nan_to_num()
+    total = advantage_T.abs().sum().clamp(min=torch.finfo(advantage_T.dtype).tiny)
+    return advantage_T.clamp(min=0), (-advantage_T).clamp(min=0), total
+
+
+def gbpo(logp_T: Tensor, start_T: Tensor, advantage_T: Tensor) -> tuple[Tensor, Figures]:
+    """L = (sum_{A > 0} -A pi / max(old, sg(pi)) + sum_{A < 0} |A| pi / max(old, 1 - sg(pi))) / sum |A|.
+
+    Gradient-bounded policy optimisation (OneRec-V2, arXiv 2508.20900). The start, cloned from the log, stands in for
+    old, the policy that chose the logged items. At the start the gradients are -A grad log pi and |A| grad pi /
+    max(pi, 1 - pi); they shrink with pi / old for items that are less likely than under old.
+
+    Args:
+        logp_T: log pi(a | s) of the logged items.
+        start_T: log old(a | s); no gradient flows through it.
+        advantage_T: A; NaN: the event does not count. No gradient flows through it.
+
+    Returns:
+        The loss, and ``negative``, the share of the weight |A| below 0; ``pi``, the mean probability of the items that
+        are lowered, which scales their gradient.
+    """
+    (up_T, down_T, total), now_T, start_T = sides(advantage_T), logp_T.detach(), start_T.detach()
+    rest_T = (-torch.expm1(now_T)).clamp(min=0).log()  # log(1 - pi)
+    raised_T = (logp_T - torch.maximum(start_T, now_T)).exp()
+    lowered_T = (logp_T - torch.maximum(start_T, rest_T)).exp()
+    below_T = down_T > 0
+    return (down_T * lowered_T - up_T * raised_T).sum() / total, {
+        "negative": down_T.sum() / total,
+        "pi": (now_T.exp() * below_T).sum() / below_T.sum().clamp(min=1),
+    }
+
+
+class GBPO(PostTraining):
+    """Raise and lower logged items by how much better or worse than expected they were, in bounded steps (`gbpo`).
+
+    Logs ``gbpo/{negative,pi}``. It takes the arguments of `PostTraining`.
+    """
+
+    FIGURES = "gbpo"
+    use_dropout = False
+
+    def loss(self, batch: Batch) -> tuple[Tensor, Figures]:
+        logp_T = self.policy.log_prob(self.policy.encode(batch), batch.target_T)
+        start_T = self.reference_log_probs(batch, batch.target_T[:, None])[:, 0]
+        return gbpo(gathered(logp_T), gathered(start_T), gathered(self.advantages(batch)))
 
 
 def wbc(z_T: Tensor, drawn_TN: Tensor, advantage_T: Tensor) -> tuple[Tensor, Figures]:
@@ -34,9 +83,7 @@ def wbc(z_T: Tensor, drawn_TN: Tensor, advantage_T: Tensor) -> tuple[Tensor, Fig
         The loss, and ``negative``, the share of the weight |A| below 0; ``right``, the share of events on their side of
         z = 0, weighted by |A|; ``drawn``, the mean sigma of the items drawn.
     """
-    advantage_T = advantage_T.detach().nan_to_num()
-    up_T, down_T = advantage_T.clamp(min=0), (-advantage_T).clamp(min=0)
-    total = (up_T + down_T).sum().clamp(min=torch.finfo(z_T.dtype).tiny)
+    up_T, down_T, total = sides(advantage_T)
     good_T = softplus(-z_T) + softplus(drawn_TN).sum(dim=1)
     right_T = (up_T * (z_T.detach() > 0)) + down_T * (z_T.detach() < 0)
     return (up_T * good_T + down_T * softplus(z_T)).sum() / total, {
@@ -62,10 +109,8 @@ class WBC(PostTraining):
     """
 
     FIGURES = "wbc"
-    POSITIVE = ("negatives",)
 
-    @passes_on
-    def __init__(self, negatives: int = 64, lr: float = 3e-5, **training: Unpack[TrainingSettings]) -> None:
+    def __init__(self, negatives: Positive[int] = 64, lr: float = 3e-5, **training: Any) -> None:
         super().__init__(lr=lr, **training)
         self.negatives = negatives
 

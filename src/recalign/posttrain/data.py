@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Literal, Unpack
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,8 +16,6 @@ from recalign.errors import InputError, require_positive
 from recalign.recommender.checkpoint import Loaded, load_or_copy
 from recalign.recommender.policy import Policy, chunks
 from recalign.reward import RewardData, RewardEnsemble
-from recalign.reward.data import RewardSettings
-from recalign.typed import passes_on
 
 Source = Literal["observed", "predicted", "shrunk"]
 Baseline = Literal["none", "global", "user", "item", "user_item", "value", "soft"]
@@ -37,7 +35,6 @@ class UpstreamData(RewardData):
         **data: arguments of `recalign.reward.RewardData`.
     """
 
-    @passes_on
     def __init__(
         self,
         init_from: str | None = None,
@@ -45,7 +42,7 @@ class UpstreamData(RewardData):
         policy: Policy | Loaded | None = None,
         reward_net: RewardEnsemble | Loaded | None = None,
         placebo: Literal["none", "permuted"] = "none",
-        **data: Unpack[RewardSettings],
+        **data: Any,
     ) -> None:
         super().__init__(placebo=placebo, **data)
         self.upstreams = {
@@ -72,15 +69,6 @@ class UpstreamData(RewardData):
         return loaded
 
 
-class UpstreamSettings(RewardSettings, total=False):
-    """Arguments of `UpstreamData` that others pass on."""
-
-    init_from: str | None
-    reward_model: str | None
-    policy: Policy | Loaded | None
-    reward_net: RewardEnsemble | Loaded | None
-
-
 class PostTrainingData(UpstreamData):
     """Training events with an advantage A_e = r_e - V(s_e), in standard deviations of the log's rewards.
 
@@ -102,14 +90,13 @@ class PostTrainingData(UpstreamData):
         **upstream: arguments of `UpstreamData`.
     """
 
-    @passes_on
     def __init__(
         self,
         source: Source = "predicted",
         baseline: Baseline = "user",
         soft: float = 1.0,
         placebo: Placebo = "none",
-        **upstream: Unpack[UpstreamSettings],
+        **upstream: Any,
     ) -> None:
         super().__init__(**upstream)
         self.check_settings({"soft": soft})

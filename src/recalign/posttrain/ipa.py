@@ -5,7 +5,7 @@ Legend: T states, C items shown, old the policy at the beginning of the epoch.
 
 from __future__ import annotations
 
-from typing import Unpack
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,8 +14,8 @@ from recalign.data.sequences import Batch
 from recalign.distributed import counts, gathered
 from recalign.posttrain.base import Figures
 from recalign.posttrain.pairs import preference
-from recalign.posttrain.rollout import OnlineSettings, OnlineTraining, seen_pairs
-from recalign.typed import passes_on
+from recalign.posttrain.rollout import OnlineTraining, seen_pairs
+from recalign.ranges import NonNegative, Positive, Several, Share
 
 
 def best_and_worst(item_TC: Tensor, reward_TC: Tensor) -> tuple[Tensor, Tensor]:
@@ -37,7 +37,7 @@ class IPA(OnlineTraining):
 
     At a share of a batch's histories, ``old`` shows its most probable unseen items; a policy over codes finds them by
     beam search. The item that the reward model values most is preferred to the one that it values least. ``old`` is
-    renewed at the beginning of every epoch. Events without a reward do not count.
+    set to the policy at the beginning of every epoch. Events without a reward do not count.
 
     Logs ``ipa/{accuracy,margin,winner,loser}`` as `Preferences` does; ``ipa/gap``, by how much the rewards of a pair
     differ, in standard deviations; ``ipa/nll``, -log pi of the logged items.
@@ -52,25 +52,22 @@ class IPA(OnlineTraining):
     """
 
     FIGURES = "ipa"
-    POSITIVE = ("candidates", "beta")
-    NOT_NEGATIVE = ("cloning",)
 
-    @passes_on
     def __init__(
         self,
-        candidates: int = 50,
-        share: float = 0.1,
-        beta: float = 0.1,
-        cloning: float = 1.0,
+        candidates: Several = 50,
+        share: Share = 0.1,
+        beta: Positive[float] = 0.1,
+        cloning: NonNegative[float] = 1.0,
         lr: float = 1.5e-5,
-        **online: Unpack[OnlineSettings],
+        **online: Any,
     ) -> None:
-        super().__init__(lr=lr, share=share, **online)
+        super().__init__(share=share, lr=lr, **online)
         self.candidates, self.beta, self.cloning = candidates, beta, cloning
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
-        self.renew()
+        self.sync_old_policy()
 
     def loss(self, batch: Batch) -> tuple[Tensor, Figures] | None:
         rated = batch.keep(~batch.reward_T.isnan())
@@ -92,4 +89,4 @@ class IPA(OnlineTraining):
         """What `best_and_worst` finds among the items that ``old`` would show."""
         count = min(self.candidates, self.policy.num_warm)
         item_TC = self.old.top_k(self.old.encode(batch), count, seen_pairs(batch))[1]
-        return best_and_worst(item_TC, self.environment(batch, item_TC.clamp(min=1)))
+        return best_and_worst(item_TC, self.frozen_reward(batch, item_TC.clamp(min=1)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any, Literal, Unpack
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -18,9 +18,8 @@ from torch import Tensor
 from recalign.data.sequences import Windows
 from recalign.data.sequences.splits import TRAIN
 from recalign.errors import InputError, require_positive
-from recalign.posttrain.data import UpstreamData, UpstreamSettings
+from recalign.posttrain.data import UpstreamData
 from recalign.reward import RewardEnsemble, member_deviation
-from recalign.typed import passes_on
 
 Pairing = Literal["logged", "sampled", "generated", "ensemble"]
 
@@ -66,14 +65,13 @@ class PairData(UpstreamData):
         InputError: no pair can be made.
     """
 
-    @passes_on
     def __init__(
         self,
         pairs: Pairing = "logged",
         losers: int = 1,
         candidates: int = 16,
         width: float = 1.0,
-        **upstream: Unpack[UpstreamSettings],
+        **upstream: Any,
     ) -> None:
         super().__init__(**upstream)
         self.check_settings({"losers": losers, "candidates": candidates, "width": width})

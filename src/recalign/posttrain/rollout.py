@@ -1,4 +1,4 @@
-"""Items of a policy, and what a reward model predicts for them: the environment of PPO, GRPO and IPA.
+"""Draw items from a policy and predict their rewards: what PPO, GRPO and IPA share.
 
 Shape suffixes: T states, C candidates of each, S items drawn at each, L events of a history, N pairs.
 """
@@ -6,10 +6,9 @@ Shape suffixes: T states, C candidates of each, S items drawn at each, L events 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Any, ClassVar, NamedTuple, Unpack
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,15 +16,16 @@ from torch import Tensor, nn
 from recalign.data.sequences import Batch
 from recalign.distributed import random_rows
 from recalign.errors import InputError
-from recalign.posttrain.base import PostTraining, TrainingSettings
+from recalign.posttrain.base import PostTraining
+from recalign.ranges import Share
 from recalign.recommender.checkpoint import Loaded, load_or_copy
 from recalign.recommender.policy import Policy, draw
 from recalign.recommender.prior import without_prior
-from recalign.reward import RewardData, RewardEnsemble
-from recalign.typed import passes_on
+from recalign.reward.data import RewardData
+from recalign.reward.net import RewardEnsemble
 
 
-class Environment(nn.Module):
+class FrozenRewardModel(nn.Module):
     """A frozen reward model's predictions, in standard deviations from the mean of the training rewards."""
 
     def __init__(self, loaded: Loaded) -> None:
@@ -34,8 +34,8 @@ class Environment(nn.Module):
         self.reward: RewardEnsemble = loaded.net.requires_grad_(False)
         self.mean, self.scale = 0.0, 1.0
 
-    def train(self, mode: bool = True) -> Environment:
-        return super().train(False)  # it never learns
+    def train(self, mode: bool = True) -> FrozenRewardModel:
+        return super().train(False)
 
     def setup(self, data: RewardData) -> None:
         """Take the unit of the log's rewards; refuse a reward model of another log, or that predicts no numbers."""
@@ -54,13 +54,6 @@ class Environment(nn.Module):
         return (predicted_TS - self.mean) / self.scale
 
 
-class OnlineSettings(TrainingSettings, total=False):
-    """Arguments of `OnlineTraining` that its methods pass on."""
-
-    reward_model: str | None
-    reward_net: RewardEnsemble | Loaded | None
-
-
 class OnlineTraining(PostTraining):
     """Base class of methods that ask a reward model about items of ``old``, the policy at an earlier step.
 
@@ -68,7 +61,6 @@ class OnlineTraining(PostTraining):
         share: of a batch's histories, drawn at random, at which items are asked about.
         reward_model: checkpoint of the reward model; null in a configuration: that of this log and seed.
         reward_net: the reward model itself, instead of a checkpoint (Python only); copied.
-        lr: AdamW's learning rate.
         **training: arguments of `PostTraining`.
     """
 
@@ -76,36 +68,24 @@ class OnlineTraining(PostTraining):
     LEARNS_FROM = RewardData
     use_dropout = False
 
-    @classmethod
-    def check_settings(cls, given: Mapping[str, Any]) -> None:
-        super().check_settings(given)
-        if not 0 < (share := given.get("share", 1)) <= 1:
-            remedy = "give one above 0 and at most 1, such as 0.1"
-            raise InputError(f"{share} is no share of the histories", where="model.share", remedy=remedy)
-        if (number := given.get("candidates", 2)) < 2:
-            text = f"of {number} candidates none is better than another"
-            raise InputError(text, where="model.candidates", remedy="give 2 or more")
-
-    @passes_on
     def __init__(
         self,
-        share: float = 1.0,
+        share: Share = 1.0,
         reward_model: str | None = None,
         reward_net: RewardEnsemble | Loaded | None = None,
-        lr: float = 3e-5,
-        **training: Unpack[TrainingSettings],
+        **training: Any,
     ) -> None:
-        super().__init__(lr=lr, **training)
+        super().__init__(**training)
         self.share = share
         self.old = copy.deepcopy(self.reference)
         given, method = (reward_model, reward_net), type(self).__name__
         loaded = load_or_copy(*given, "reward", where="model.reward_model", needed_by=method)
-        self.environment = Environment(loaded)
+        self.frozen_reward = FrozenRewardModel(loaded)
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
         if stage == "fit":
-            self.environment.setup(self.data)  # type: ignore[arg-type]
+            self.frozen_reward.setup(self.data)  # type: ignore[arg-type]
 
     def train(self, mode: bool = True) -> OnlineTraining:
         super().train(mode)
@@ -123,12 +103,12 @@ class OnlineTraining(PostTraining):
         chance_T = random_rows(lambda count: torch.rand(count, device=self.device), rows, self.device)
         return batch.keep(chance_T < self.share)
 
-    def renew(self) -> None:
+    def sync_old_policy(self) -> None:
         """Set ``old`` to the present policy."""
         self.old.load_state_dict(self.policy.state_dict())
 
 
-class Drawn(NamedTuple):
+class Rollout(NamedTuple):
     """What is known of S items drawn at each of T states. Shape: (T, S) each."""
 
     old_TS: Tensor
@@ -136,20 +116,20 @@ class Drawn(NamedTuple):
     start_TS: Tensor
     """The same under the starting policy."""
     reward_TS: Tensor
-    """What the environment expects of them."""
+    """What the reward model predicts of them."""
 
 
 @torch.no_grad()
 def roll_out(
     old: Policy,
     start: Policy,
-    environment: Environment,
+    reward: FrozenRewardModel,
     batch: Batch,
     samples: int,
     candidates: int,
     *,
     beam: bool = False,
-) -> tuple[Tensor, Tensor, Drawn]:
+) -> tuple[Tensor, Tensor, Rollout]:
     """Draw ``samples`` items at every state of a batch, from ``old`` among ``candidates`` items, with replacement.
 
     With ``beam`` they are the most probable ones under ``old`` instead, each once; where fewer are unseen, the best one
@@ -171,15 +151,12 @@ def roll_out(
     uniform_TS = random_rows(
         lambda rows: torch.rand(rows, samples, dtype=torch.double, device=there), len(old_TC), there
     )
-    column_TS = _best(old_TC, candidate_TC, samples) if beam else draw(old_TC, samples, uniform_TS)
-    reward_TS = environment(batch, item_TC.gather(1, column_TS))
-    return candidate_TC, column_TS, Drawn(old_TC.gather(1, column_TS), start_TC.gather(1, column_TS), reward_TS)
-
-
-def _best(old_TC: Tensor, candidate_TC: Tensor, samples: int) -> Tensor:
-    """The most probable candidates, in place of those that are none the first one. Shape: -> int64 (T, S)."""
-    column_TS = old_TC.topk(min(samples, old_TC.shape[1])).indices
-    return torch.where(candidate_TC.gather(1, column_TS) > 0, column_TS, column_TS[:, :1])
+    column_TS = draw(old_TC, samples, uniform_TS)
+    if beam:
+        column_TS = old_TC.topk(min(samples, old_TC.shape[1])).indices
+        column_TS = torch.where(candidate_TC.gather(1, column_TS) > 0, column_TS, column_TS[:, :1])
+    reward_TS = reward(batch, item_TC.gather(1, column_TS))
+    return candidate_TC, column_TS, Rollout(old_TC.gather(1, column_TS), start_TC.gather(1, column_TS), reward_TS)
 
 
 def over_candidates(logp_TC: Tensor, candidate_TC: Tensor) -> Tensor:

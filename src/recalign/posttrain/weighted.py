@@ -6,7 +6,7 @@ deviations of the log's rewards. In this unit a temperature means the same on ev
 
 from __future__ import annotations
 
-from typing import Literal, Unpack
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
@@ -15,9 +15,9 @@ from torch import Tensor
 from recalign.data.sequences import Batch
 from recalign.distributed import gathered, own_rows
 from recalign.errors import InputError
-from recalign.posttrain.base import Figures, PostTraining, TrainingSettings
+from recalign.posttrain.base import Figures, PostTraining
+from recalign.ranges import Positive
 from recalign.recommender.policy import Policy, State, total_nll
-from recalign.typed import passes_on
 
 Transform = Literal["constant", "linear", "exponential", "rank", "sign", "signed"]
 MIN_EFFECTIVE = 0.05
@@ -166,16 +166,14 @@ class WeightedSFT(PostTraining):
     """
 
     FIGURES = "advantage"
-    POSITIVE = ("temperature", "clip")
 
-    @passes_on
     def __init__(
         self,
         transform: Transform = "exponential",
-        temperature: float = 0.3,
-        clip: float | None = 10.0,
+        temperature: Positive[float] = 0.3,
+        clip: Positive[float] | None = 10.0,
         lr: float = 3e-5,
-        **training: Unpack[TrainingSettings],
+        **training: Any,
     ) -> None:
         super().__init__(lr=lr, **training)
         self.transform: Transform = transform

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from typing import Any, Self, TypedDict, Unpack
+from typing import Any, Self
 
 import numpy as np
 import polars as pl
@@ -21,6 +21,7 @@ from recalign.data.sequences.splits import TRAIN
 from recalign.distributed import gathered, shard
 from recalign.errors import InputError
 from recalign.nn import HSTU, Encoder
+from recalign.ranges import Positive
 from recalign.recommender.calibration import CalibratePrior
 from recalign.recommender.checkpoint import Loaded, load_net, load_weights, prior_names
 from recalign.recommender.grown import grow, load_earlier
@@ -28,7 +29,6 @@ from recalign.recommender.policy import mean_nll
 from recalign.recommender.prior import training_pass
 from recalign.recommender.sequence_policy import HistoryPolicy, SequencePolicy
 from recalign.recommender.training import PolicyModule
-from recalign.typed import passes_on
 
 CLONED = "cloned"
 """A fact of what cloning trained: it read everybody's choices, and rewards of users A at most."""
@@ -38,16 +38,6 @@ READ_WEIGHTS = ("encode", "log_prob", "weighted_nll", "sampled_log_prob", "ranks
 
 class RecommenderData(EventDataModule):
     """Next items of all users (or of ``users``), validated on their next items. Cloning reads no reward."""
-
-
-class CloningSettings(TypedDict, total=False):
-    """Arguments of `Cloning` that recommenders pass on."""
-
-    prior: bool
-    weight_decay: float
-    top_k: int
-    init_from: str | None
-    grows_from: str | None
 
 
 class Cloning(PolicyModule):
@@ -196,20 +186,18 @@ class Recommender(Cloning):
         InputError: negatives are not between 1 and the number of items.
     """
 
-    POSITIVE = ("temperature",)
     policy: SequencePolicy
 
-    @passes_on
     def __init__(
         self,
         num_items: int,
         encoder: Encoder | None = None,
-        temperature: float = 0.05,
+        temperature: Positive[float] = 0.05,
         feedback: bool = False,
         negatives: int | None = None,
         id_dropout: float = 0.2,
         lr: float = 2e-3,
-        **cloning: Unpack[CloningSettings],
+        **cloning: Any,
     ) -> None:
         if negatives is not None and not 1 <= negatives <= num_items:
             raise _too_many(negatives, num_items, "items")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any, Unpack
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,10 +17,10 @@ from torch import Tensor
 from recalign.errors import InputError
 from recalign.nn import Encoder, LazyDecoder
 from recalign.nn.onerec_trie import MAX_IDS
-from recalign.recommender.module import Cloning, CloningSettings
+from recalign.ranges import Positive
+from recalign.recommender.module import Cloning
 from recalign.recommender.onerec_policy import CodePolicy
 from recalign.recommender.semantic_ids.codes import CodesTable, load_codes
-from recalign.typed import passes_on
 
 DEFAULT_BEAM = 50
 
@@ -50,9 +50,7 @@ class OneRecRecommender(Cloning):
     """
 
     policy: CodePolicy
-    POSITIVE = ("temperature",)
 
-    @passes_on
     def __init__(
         self,
         num_items: int,
@@ -60,12 +58,12 @@ class OneRecRecommender(Cloning):
         sizes: list[int] | None = None,
         decoder: LazyDecoder | None = None,
         encoder: Encoder | None = None,
-        temperature: float | None = None,
+        temperature: Positive[float] | None = None,
         beam: int | None = None,
         widest: int = 400,
         feedback: bool = False,
         lr: float = 4e-3,
-        **cloning: Unpack[CloningSettings],
+        **cloning: Any,
     ) -> None:
         levels = list(CodesTable.read(codes).sizes) if codes else sizes or [math.isqrt(num_items - 1) + 1] * 2
         given = " x ".join(map(str, levels))

@@ -19,8 +19,9 @@ from torchmetrics import MeanMetric
 from recalign.data.events import data_root, read_titles
 from recalign.data.sequences import Batch, EventDataModule
 from recalign.distributed import counts, gathered
-from recalign.errors import InputError, require_positive
+from recalign.errors import InputError
 from recalign.files import replacing
+from recalign.ranges import NonNegative, Positive, check_ranges
 from recalign.recommender.checkpoint import Loaded, class_path, readable, recipe
 from recalign.recommender.policy import Policy
 from recalign.recommender.rank_metrics import RankMetrics
@@ -67,10 +68,6 @@ class StageModule(LightningModule):
     """Arguments that name another stage's checkpoint, and that stage."""
     saved_networks: tuple[str, ...] = ()
     """Names of the attributes that hold networks for later stages."""
-    POSITIVE: ClassVar[tuple[str, ...]] = ()
-    """Arguments that must be above 0, beside those of base classes."""
-    NOT_NEGATIVE: ClassVar[tuple[str, ...]] = ("lr", "weight_decay")
-    """Arguments that must be 0 or above, beside those of base classes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -80,17 +77,15 @@ class StageModule(LightningModule):
 
     @classmethod
     def check_settings(cls, given: Mapping[str, Any]) -> None:
-        """Refuse constructor arguments with which nothing can be trained: `POSITIVE`, `NOT_NEGATIVE`, subclasses' own.
+        """Refuse constructor arguments outside their ranges (`recalign.ranges`).
 
         The command calls it before anything runs, so that a chain does not train four stages before the fifth fails;
         `prepare_data`, Lightning's first hook, calls it in Python.
 
         Raises:
-            InputError: one of them is such a value.
+            InputError: names the argument and its range.
         """
-        for kind in cls.__mro__:
-            require_positive("model", given, *vars(kind).get("POSITIVE", ()))
-            require_positive("model", given, *vars(kind).get("NOT_NEGATIVE", ()), or_zero=True)
+        check_ranges(cls, given, "model")
 
     def prepare_data(self) -> None:
         self.check_settings(self.hparams)
@@ -193,9 +188,10 @@ class PolicyModule(StageModule):
     """
 
     saved_networks = ("policy",)
-    POSITIVE: ClassVar[tuple[str, ...]] = ("top_k",)
 
-    def __init__(self, policy: Policy, lr: float, weight_decay: float, top_k: int) -> None:
+    def __init__(
+        self, policy: Policy, lr: NonNegative[float], weight_decay: NonNegative[float], top_k: Positive[int]
+    ) -> None:
         super().__init__()
         self.policy = policy
         self.lr, self.weight_decay, self.top_k = lr, weight_decay, top_k

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-from typing import Any, Literal, Self, Unpack
+from typing import Any, Literal, Self
 
 import numpy as np
 import polars as pl
@@ -23,7 +23,6 @@ from recalign.data.sequences import (
     permuted_rewards,
     reward_means,
 )
-from recalign.data.sequences.data import LogSettings
 from recalign.data.sequences.means import SHRINKAGE
 from recalign.data.sequences.placebo import CORRELATION
 from recalign.data.sequences.splits import TRAIN, VALIDATION
@@ -32,15 +31,6 @@ from recalign.data.sequences.windows import training_windows
 from recalign.errors import InputError
 from recalign.recommender.cooccurrence import cooccurrence_embedding
 from recalign.reward.matrix_factorization import VariationalMF, fit_variational_mf
-from recalign.typed import passes_on
-
-
-class RewardSettings(LogSettings, total=False):
-    """Arguments of `RewardData` that others pass on."""
-
-    auxiliary: dict[str, str] | None
-    users: Group
-
 
 TAKEN = ("reward", "event", "imitation", "loss", "test")
 """Names of terms, figures and columns that a reward model has anyway."""
@@ -62,13 +52,12 @@ class RewardData(EventDataModule):
         InputError: no event of the training part has a reward, or all have the same.
     """
 
-    @passes_on
     def __init__(
         self,
         auxiliary: dict[str, str] | None = None,
         users: Group = "A",
         placebo: Literal["none", "permuted"] = "none",
-        **data: Unpack[LogSettings],
+        **data: Any,
     ) -> None:
         super().__init__(users=users, **data)
         self.placebo: str = placebo

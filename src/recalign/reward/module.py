@@ -18,6 +18,7 @@ from recalign.data.sequences.store import Part
 from recalign.distributed import gathered
 from recalign.errors import InputError
 from recalign.nn import Encoder
+from recalign.ranges import NonNegative, Positive
 from recalign.recommender import Policy, SequencePolicy
 from recalign.recommender.checkpoint import Loaded, load_net, load_or_copy, load_weights, read_checkpoint
 from recalign.recommender.policy import mean_nll
@@ -67,8 +68,6 @@ class RewardModel(StageModule):
     MAX_EPOCHS: ClassVar[int | None] = 30
     """Epochs where ``trainer.max_epochs`` is null; early stopping ends most runs sooner."""
     saved_networks = ("reward",)
-    POSITIVE = ("members",)
-    NOT_NEGATIVE = ("num_factors", "cooccurrence_dim", "imitation", "auxiliary_weight")
     auxiliary_EA: Tensor
     self_influence_EF: Tensor
 
@@ -79,15 +78,15 @@ class RewardModel(StageModule):
         policy: Policy | Loaded | None = None,
         encoder: Encoder | None = None,
         trunk: Literal["frozen", "tuned", "joint"] = "tuned",
-        members: int = 5,
+        members: Positive[int] = 5,
         share: Literal["trunk", "nothing"] = "trunk",
         head: Head | None = None,
-        num_factors: int = 8,
-        cooccurrence_dim: int = 16,
-        imitation: float = 1.0,
-        auxiliary_weight: float = 1.0,
-        lr: float = 1e-3,
-        weight_decay: float = 0.1,
+        num_factors: NonNegative[int] = 8,
+        cooccurrence_dim: NonNegative[int] = 16,
+        imitation: NonNegative[float] = 1.0,
+        auxiliary_weight: NonNegative[float] = 1.0,
+        lr: NonNegative[float] = 1e-3,
+        weight_decay: NonNegative[float] = 0.1,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False, ignore=["policy"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -32,27 +32,6 @@ from recalign.errors import InputError, require_positive, require_seed
 
 ML_100K = LogMapping("ml-100k", ["ml-100k/ratings.parquet"], fetch="recalign.data.events.movielens.ml_100k")
 """The log of stages whose YAML names none."""
-
-
-class LogSettings(TypedDict, total=False):
-    """Arguments of `EventDataModule` that others pass on."""
-
-    log: LogMapping
-    reward: str | None
-    relative_to: RelativeTo | None
-    high: High | None
-    split: Split
-    root: str | None
-    share_a: float
-    min_events: int
-    max_length: int
-    stride: int | None
-    batch_tokens: int
-    request_time: Literal["known", "last_event"]
-    seed: int | None
-    cache: bool | str
-    grows_from: str | None
-    untouched: float
 
 
 class EventDataModule(PreparedLog):

@@ -1,14 +1,14 @@
-"""The loss of each method on a few events, worked out by hand from what its networks say."""
+"""The losses of the modules: which of their networks' answers go into the functions of `test_losses`, and settings."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import inspect
 import math
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
-from typing import get_args
 
 import pytest
 import small
@@ -17,29 +17,16 @@ import torch.nn.functional as F
 import yaml
 from taste import Taste
 
-import recalign.posttrain
 from recalign.errors import InputError
-from recalign.posttrain import (
-    AWAC,
-    CQL,
-    GRPO,
-    IPA,
-    IQL,
-    KTO,
-    PPO,
-    WBC,
-    PostTrainingData,
-    Preferences,
-    Reinforce,
-    WeightedSFT,
-)
-from recalign.posttrain.base import PostTraining
-from recalign.posttrain.rollout import Drawn
-from recalign.posttrain.weighted import Transform
-from recalign.recommender import SequencePolicy
+from recalign.posttrain import CQL, GRPO, IPA, PPO, WBC, PairData, PostTrainingData, Preferences, WeightedSFT
+from recalign.posttrain.experimental import AWAC, IQL, KTO, Reinforce
+from recalign.posttrain.rollout import Rollout, seen_pairs
+from recalign.recommender import RecommenderData, SequencePolicy
+from recalign.recommender.training import StageModule
+from recalign.reward import RewardData
+from recalign.run.stage.classes import imported
 
 CONF = Path(__file__).parents[2] / "conf/posttrain"
-METHODS = (AWAC, CQL, GRPO, IPA, IQL, KTO, PPO, Preferences, Reinforce, WBC, WeightedSFT)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +72,7 @@ def log_probs(module, batch, item_TC):
 
 def defaults(method):
     """What a method's constructor and those of its base classes take where nothing is given."""
-    own = [kind for kind in reversed(method.__mro__) if issubclass(kind, PostTraining)]
+    own = [kind for kind in reversed(method.__mro__) if issubclass(kind, StageModule)]
     return {name: one.default for kind in own for name, one in inspect.signature(kind).parameters.items()}
 
 
@@ -158,18 +145,18 @@ def test_ppo(make, batch):
     """Rewards less 0.1 for a start that is e times less likely, V = 0.4: errors 0.5, -0.5, 1.5, 0.5."""
     module, state = make(PPO, kl=0.1), torch.zeros(2, 16)
     torch.nn.init.constant_(module.value.read.bias, 0.4)
-    loss, figures = module.surrogate(Drawn(OLD, OLD - 1, REWARD), NOW, state, torch.tensor(9.0))
+    loss, figures = module.surrogate(Rollout(OLD, OLD - 1, REWARD), NOW, state, torch.tensor(9.0))
     value_error = (0.25 + 0.25 + 2.25 + 0.25) / 4
     assert figures["value_error"].item() == pytest.approx(value_error)
     assert loss.item() == pytest.approx(value_error)  # the first advantage is the mean: 0
-    first = Drawn(OLD, OLD - 1, REWARD.flip(1))  # errors -0.5, 0.5, 0.5, 1.5: the first is -1 from the mean
+    first = Rollout(OLD, OLD - 1, REWARD.flip(1))  # errors -0.5, 0.5, 0.5, 1.5: the first is -1 from the mean
     loss, _ = module.surrogate(first, NOW, state, torch.tensor(9.0))
     assert loss.item() == pytest.approx(value_error + 0.1 / 4 / (math.sqrt(0.5) + 1e-4))
 
 
 def test_grpo(make, batch):
     module = make(GRPO, kl=0.2, cloning=0.5)
-    loss, figures = module.surrogate(Drawn(OLD, NOW + math.log(2), REWARD), NOW, None, torch.tensor(3.0))
+    loss, figures = module.surrogate(Rollout(OLD, NOW + math.log(2), REWARD), NOW, None, torch.tensor(3.0))
     pulled = 0.1 * 0.5 / (math.sqrt(0.5) + 1e-4) / 4
     assert figures["kl"].item() == pytest.approx(1.025 * (1 - math.log(2)))  # pi / old is 1.1 once, and else 1
     assert loss.item() == pytest.approx(-pulled + 0.2 * (1 - math.log(2)) + 0.5 * 3)
@@ -252,26 +239,6 @@ def test_wbc_classifies_against_items_drawn_from_those_in_training(make, batch):
     torch.testing.assert_close(figures["drawn"], z_TN.sigmoid().mean())
 
 
-def test_kto_compares_with_no_event_of_the_same_user(make, data):
-    """One history has no other user's item, so z is 0; of a long one beside a short, some events have one."""
-    one, two = (small.batch_of(data, "train", rows=rows) for rows in (1, 2))
-    few = two.keep((two.row_T == 0) | (torch.arange(len(two.row_T)) >= len(two.row_T) - 3))
-    half, row_T = len(few.row_T) // 2, few.row_T
-    away_T = row_T.roll(half) != row_T
-    assert 0 < away_T.sum() < len(away_T)
-    sign_T, above = one.advantage_T.sign(), []
-    for module in both_ways(make(KTO, beta=2.0, good=3.0)):
-        own_T = log_ratio(module, one, one.target_T[:, None])[:, 0]
-        loss, figures = module.loss(one)
-        cost_T = torch.where(sign_T > 0, 3.0, 1.0) * (1 - (2 * sign_T * own_T).sigmoid())
-        torch.testing.assert_close(loss, cost_T[sign_T != 0].mean())
-        assert figures["z"] == 0
-        z = log_ratio(module, few, few.target_T.roll(half)[:, None])[away_T, 0].mean().item()
-        assert module.loss(few)[1]["z"].item() == pytest.approx(max(0, z), abs=1e-5)
-        above.append(z > 0)
-    assert sorted(above) == [False, True]
-
-
 def test_ipa_has_no_pair_where_one_item_is_shown(make, batch):
     module = make(IPA, share=1.0, candidates=1, cloning=0.5)
     loss, figures = module.loss(batch)
@@ -288,6 +255,25 @@ def test_ipa_shows_its_items_to_a_share_of_the_histories(make, batch, monkeypatc
     module.loss(batch)
     assert 0 < chosen_T.sum() < len(chosen_T)
     assert shown[0].event_T.equal(batch.event_T[chosen_T])
+
+
+def test_ipa_leaves_out_events_without_a_reward(make, batch):
+    module, reward_T = make(IPA, share=1.0, cloning=0.5), batch.reward_T.clone()
+    reward_T[::3] = torch.nan
+    rated = batch.keep(~reward_T.isnan())
+    torch.testing.assert_close(module.loss(dataclasses.replace(batch, reward_T=reward_T))[0], module.loss(rated)[0])
+    assert module.loss(dataclasses.replace(batch, reward_T=torch.full_like(reward_T, torch.nan))) is None
+
+
+def test_ipa_pairs_unseen_items_that_the_policy_shows(make, batch, start):
+    """At the start pi = old, so that each pair costs log 2."""
+    module = make(IPA, moved=False, share=1.0, candidates=6, cloning=0.5)
+    pair_T2, gap_T = module._pairs(batch)
+    shown_TC = start.top_k(start.encode(batch), 6, seen_pairs(batch))[1]
+    assert (gap_T > 0).any()
+    for pair, shown, gap in zip(pair_T2.tolist(), shown_TC.tolist(), gap_T, strict=True):
+        assert gap == 0 or set(pair) <= set(shown)
+    torch.testing.assert_close(module.loss(batch)[0], 0.5 * nll(module, batch).mean() + math.log(2))
 
 
 def test_asft_says_how_many_events_count(make, batch):
@@ -329,66 +315,68 @@ def test_it_warns_of_few_heavy_events_where_a_temperature_would_help(make, recwa
     assert not warns or "in effect 2.0% of 100, below 5%; raise model.temperature (now 0.3)" in said[0]
 
 
-@pytest.mark.parametrize("transform", get_args(Transform))
-def test_only_signed_asft_compares_with_the_start_and_drops_nothing_out(make, transform):
-    assert make(WeightedSFT, transform=transform).use_dropout == (transform != "signed")
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        (WeightedSFT, {"temperature": 0.0}),
+        (WeightedSFT, {"temperature": float("nan")}),
+        (WeightedSFT, {"clip": 0.0}),
+        (WeightedSFT, {"lr": -1e-3}),
+        (WeightedSFT, {"top_k": 0}),
+        (Preferences, {"beta": 0.0}),
+        (KTO, {"good": -1.0}),
+        (CQL, {"temperature": 0.0}),
+        (IQL, {"beta": -1.0}),
+        (IQL, {"expectile": 1.0}),
+        (AWAC, {"samples": 0}),
+        (Reinforce, {"cap": 0.0}),
+        (PPO, {"refresh": 0}),
+        (PPO, {"candidates": 1}),
+        (PPO, {"samples": 0}),
+        (GRPO, {"samples": 1}),
+        (GRPO, {"early": 0.0}),
+        (IPA, {"share": 0.0}),
+        (IPA, {"share": 1.1}),
+        (WBC, {"negatives": 0}),
+    ],
+)
+def test_settings_out_of_their_range_are_refused_before_anything_is_read(make, log_root, tmp_path, method, settings):
+    with pytest.raises(InputError, match=rf"model\.{next(iter(settings))}: "):
+        small.fit(make(method, **settings), small.data_of(RewardData, log_root), tmp_path)
+
+
+def test_settings_at_the_end_of_their_range_are_taken():
+    IQL.check_settings({"expectile": 0.99, "beta": 0.0})
+    IPA.check_settings({"share": 1.0, "cloning": 0.0, "candidates": 2})
+    GRPO.check_settings({"samples": 2, "early": None})
 
 
 @pytest.mark.parametrize(
-    ("method", "taken", "refused"),
-    [
-        (PPO, {"samples": 1}, {"samples": 0}),
-        (GRPO, {"samples": 2}, {"samples": 1}),
-        (GRPO, {"beam": True, "kl": 0.0}, {"beam": True, "kl": 0.1}),
-        (IQL, {"expectile": 0.99}, {"expectile": 1.0}),
-        (IQL, {"expectile": 0.01}, {"expectile": 0.0}),
-        (IQL, {}, {"expectile": -0.1}),
-        (AWAC, {"beta": 0.0}, {"beta": -0.1}),
-        (Preferences, {"beta": 0.01}, {"beta": 0.0}),
-        (IPA, {"share": 1.0}, {"share": 1.1}),
-        (IPA, {"share": 0.01}, {"share": -0.1}),
-        (IPA, {"cloning": 0.0}, {"cloning": -0.1}),
-    ],
+    ("settings", "key"),
+    [({"width": -1.0}, "width"), ({"losers": 0}, "losers"), ({"losers": 4, "candidates": 4}, "losers")],
 )
-def test_settings_at_the_end_of_their_range(method, taken, refused):
-    method.check_settings(taken)
-    with pytest.raises(InputError, match=r"model\."):
-        method.check_settings(refused)
+def test_settings_of_pairs_out_of_their_range_are_refused(log_root, settings, key):
+    with pytest.raises(InputError, match=rf"data\.{key}"):
+        small.data_of(PairData, log_root, pairs="ensemble", **settings)
 
 
-OWN_YAML = ("awac", "cql", "dpo", "grpo", "ipa", "iql", "kto", "ppo", "reinforce", "wbc")
+def test_a_beam_has_no_kl(make):
+    with pytest.raises(InputError, match=r"model\.kl, model\.beam"):
+        make(GRPO, beam=True, kl=0.1)
 
 
-@pytest.mark.parametrize("name", OWN_YAML)
-def test_defaults_are_those_of_the_methods_yaml(name):
-    run = yaml.safe_load((CONF / f"{name}.yaml").read_text())["model"]
-    python = defaults(getattr(recalign.posttrain, run["class_path"].removeprefix("recalign.posttrain.")))
-    assert run["init_args"] == {setting: python[setting] for setting in run["init_args"]}
+YAMLS = sorted(path for path in CONF.glob("*.yaml") if "model" in yaml.safe_load(path.read_text()))
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_defaults_are_small_steps(method):
-    """A policy is fine-tuned; heads that learn from nothing take larger steps. Clip and beta are the published ones."""
-    parameters = inspect.signature(method).parameters
-    given = {name: one.default for name, one in parameters.items() if isinstance(one.default, float)}
-    method.check_settings(given)
-    assert 1e-6 <= given.get("lr", 3e-5) <= 1e-3
-    assert 1e-4 <= given.get("value_lr", 1e-2) <= 0.1
-    if method in (KTO, Preferences):
-        assert given["beta"] == 0.1
-    if method in (PPO, GRPO):
-        inherited = inspect.signature(method.__mro__[1]).parameters
-        assert inherited["clip"].default == 0.2
-        assert 0 <= inherited["kl"].default <= 1
-        assert 1e-6 <= inherited["lr"].default <= 1e-3
-
-
-def test_ipa_leaves_out_events_without_a_reward(make, batch):
-    module, reward_T = make(IPA, share=1.0, cloning=0.5), batch.reward_T.clone()
-    reward_T[::3] = torch.nan
-    rated = batch.keep(~reward_T.isnan())
-    torch.testing.assert_close(module.loss(dataclasses.replace(batch, reward_T=reward_T))[0], module.loss(rated)[0])
-    assert module.loss(dataclasses.replace(batch, reward_T=torch.full_like(reward_T, torch.nan))) is None
+@pytest.mark.parametrize("path", YAMLS, ids=lambda path: path.stem)
+def test_settings_of_a_methods_yaml_exist_and_those_of_its_own_are_the_defaults(path):
+    run = yaml.safe_load(path.read_text())["model"]
+    kind = imported(run.get("class_path", "recalign.posttrain.WeightedSFT"))
+    python = defaults(kind)
+    given = run.get("init_args", {})
+    assert set(given) <= set(python)
+    if path.stem in ("awac", "cql", "dpo", "grpo", "ipa", "iql", "kto", "ppo", "reinforce", "wbc"):
+        assert given == {setting: python[setting] for setting in given}
 
 
 @pytest.mark.parametrize("method", [PPO, CQL, IQL, AWAC])
@@ -401,3 +389,68 @@ def test_values_do_not_teach_the_states_of_the_policy(make, batch, monkeypatch, 
     module.loss(batch)[0].backward()
     assert summary_TD.grad is None
     assert all(weight.grad is not None for weight in head.parameters())
+
+
+@pytest.mark.parametrize(
+    ("method", "kind", "needed"),
+    [
+        (WeightedSFT, RecommenderData, "PostTrainingData"),
+        (WeightedSFT, RewardData, "PostTrainingData"),
+        (CQL, RecommenderData, "PostTrainingData"),
+        (Reinforce, RecommenderData, "PostTrainingData"),
+        (KTO, PairData, "PostTrainingData"),
+        (Preferences, PostTrainingData, "PairData"),
+        (PPO, RecommenderData, "RewardData"),
+    ],
+)
+def test_data_that_a_method_cannot_learn_from_is_refused(log_root, start, tmp_path, method, kind, needed):
+    own = {"reward_net": Taste([0, 1])} if method is PPO else {}
+    data = small.data_of(kind, log_root, "tastes")
+    with pytest.raises(InputError, match=rf"cannot learn from {kind.__name__}\n  -> give recalign\.\w+\.{needed},"):
+        small.fit(small.free(method, policy=start, **own), data, tmp_path)
+
+
+def gradient(policy, loss) -> torch.Tensor:
+    """Of the policy's weights, as one vector."""
+    policy.zero_grad()
+    loss.backward()
+    return torch.cat([p.grad.flatten() for p in policy.parameters() if p.grad is not None])
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        (WeightedSFT, {"transform": "constant"}),
+        (WeightedSFT, {"temperature": 1e6}),
+        (WeightedSFT, {"transform": "rank", "temperature": 1e6}),
+        (CQL, {"alpha": 1e6}),
+        (IQL, {"beta": 0.0}),
+        (AWAC, {"beta": 0.0}),
+    ],
+)
+def test_the_limit_of_weights_that_do_not_differ_is_cloning(make, batch, method, settings):
+    module = make(method, moved=False, **settings)
+    clone = copy.deepcopy(module.policy)
+    cloning = gradient(clone, nll(SimpleNamespace(policy=clone), batch).mean())
+    found = gradient(module.policy, module.loss(batch)[0])
+    scale = settings.get("alpha", 1 / 0.1) * 0.1  # CQL's conservative term is alpha tau -log pi
+    torch.testing.assert_close(found / scale, cloning, atol=1e-5, rtol=1e-3)
+
+
+def test_the_first_step_of_signed_is_the_gradient_of_the_advantage(make, batch):
+    """At the start nothing is tapered: the gradient is that of sum A * -log pi / sum |A|."""
+    module = make(WeightedSFT, moved=False, transform="signed", clip=None)
+    start_T = module.reference.log_prob(module.reference.encode(batch), batch.target_T).detach()
+    module.start_E = torch.zeros(int(batch.event_T.max()) + 1).index_put((batch.event_T,), start_T)
+    clone, a_T = copy.deepcopy(module.policy), batch.advantage_T.nan_to_num()
+    expected = gradient(clone, (a_T * nll(SimpleNamespace(policy=clone), batch)).sum() / a_T.abs().sum())
+    torch.testing.assert_close(gradient(module.policy, module.loss(batch)[0]), expected, atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("transform", ["linear", "sign"])
+def test_a_log_in_which_nothing_has_a_weight_is_refused(make, batch, transform):
+    module = make(WeightedSFT, moved=False, transform=transform)
+    with pytest.raises(InputError, match=rf"model\.transform {transform}: .*-1"):
+        module._require_weights(torch.full((9,), -1.0))
+    bad = dataclasses.replace(batch, advantage_T=torch.full_like(batch.advantage_T, -1.0))
+    assert not gradient(module.policy, module.loss(bad)[0]).any()  # but one batch of it does no harm

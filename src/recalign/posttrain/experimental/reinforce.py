@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Unpack
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from recalign.data.sequences import Batch
 from recalign.distributed import gathered
-from recalign.posttrain.base import Figures, PostTraining, TrainingSettings
-from recalign.typed import passes_on
+from recalign.posttrain.base import Figures, PostTraining
+from recalign.ranges import Positive
 
 
 def top_k_reinforce(
@@ -62,13 +62,9 @@ class Reinforce(PostTraining):
     """
 
     FIGURES = "reinforce"
-    POSITIVE = ("k", "cap")
     use_dropout = False
 
-    @passes_on
-    def __init__(
-        self, k: int = 10, cap: float = 10.0, lr: float = 1.5e-5, **training: Unpack[TrainingSettings]
-    ) -> None:
+    def __init__(self, k: Positive[int] = 10, cap: Positive[float] = 10.0, lr: float = 1.5e-5, **training: Any) -> None:
         super().__init__(lr=lr, **training)
         self.k, self.cap = k, cap
 

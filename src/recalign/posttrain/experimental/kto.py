@@ -1,0 +1,100 @@
+"""Kahneman-Tversky optimisation: logged events marked good or bad, without pairs (KTO, arXiv 2402.01306).
+
+Legend: T events, Delta = log pi(y | s) - log pi_start(y | s) the log-ratio of item y to the start.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recalign.data.sequences import Batch
+from recalign.distributed import gathered, own_rows
+from recalign.posttrain.base import Figures, PostTraining
+from recalign.ranges import NonNegative, Positive
+
+
+def kto(
+    ratio_T: Tensor,
+    mismatched_T: Tensor,
+    advantage_T: Tensor,
+    beta: float,
+    good: float = 1.0,
+    bad: float = 1.0,
+) -> tuple[Tensor, Figures]:
+    """L = mean of lambda (1 - sigma(+-beta (Delta - z))): Kahneman-Tversky optimisation (arXiv 2402.01306).
+
+    Each item is labelled good (+) or bad (-); there are no pairs. The reference point z is the mean Delta of
+    mismatched items, at least 0, as in TRL's `kto_trainer.py`; 0 where there are none.
+
+    Args:
+        ratio_T: Delta of the logged item.
+        mismatched_T: Delta of another user's item, NaN where there is none; no gradient flows through it.
+        advantage_T: above 0: good; below 0: bad; 0 or NaN: ignored.
+        beta: how fast the value of an item saturates.
+        good, bad: lambda of good and of bad items.
+
+    Returns:
+        The loss, and ``accuracy``, the share of items on their own side of z; ``margin``, mean Delta of the good less
+        that of the bad; ``winner`` and ``loser``, either; ``share``, of the events that are good or bad; ``good``, of
+        those that are good; ``z``; ``margins``, how far each item is on its own side of z, NaN where it has none.
+    """
+    sign_T = advantage_T.nan_to_num().sign()
+    z = mismatched_T.detach().nanmean().nan_to_num().clamp(min=0)
+    lambda_T = torch.where(sign_T > 0, good, bad) * sign_T.abs()
+    count = sign_T.abs().sum().clamp(min=1)
+    loss = (lambda_T * (1 - (beta * sign_T * (ratio_T - z)).sigmoid())).sum() / count
+    ratio_T = ratio_T.detach()
+    winner, loser = ((ratio_T * side_T).sum() / side_T.sum().clamp(min=1) for side_T in (sign_T > 0, sign_T < 0))
+    margin_T = sign_T * (ratio_T - z)
+    return loss, {
+        "accuracy": (margin_T > 0).sum() / count,
+        "margin": winner - loser,
+        "winner": winner,
+        "loser": loser,
+        "share": sign_T.abs().mean(),
+        "good": (sign_T > 0).sum() / count,
+        "z": z,
+        "margins": margin_T.where(sign_T != 0, float("nan")),
+    }
+
+
+class KTO(PostTraining):
+    """Raise good events and lower bad ones, without pairs: KTO on `recalign.posttrain.PostTrainingData`.
+
+    An event is good if its advantage is above 0 (its reward above the baseline), bad if below.
+
+    Logs ``pairs/{accuracy,margin,winner,loser,share,good,z,margins}`` (`kto`), the last a histogram.
+
+    Args:
+        beta: how fast the value of an item saturates.
+        good: weight of good events.
+        bad: weight of bad events.
+        lr: AdamW's learning rate.
+        **training: arguments of `PostTraining`.
+    """
+
+    FIGURES = "pairs"
+    use_dropout = False
+
+    def __init__(
+        self,
+        beta: Positive[float] = 0.1,
+        good: NonNegative[float] = 1.0,
+        bad: NonNegative[float] = 1.0,
+        lr: float = 1.5e-5,
+        **training: Any,
+    ) -> None:
+        super().__init__(lr=lr, **training)
+        self.beta, self.good, self.bad = beta, good, bad
+
+    def loss(self, batch: Batch) -> tuple[Tensor, Figures]:
+        all_T, user_T = gathered(batch.target_T), gathered(batch.user_B[batch.row_T])
+        half = len(all_T) // 2  # half a batch away is another user's item, unless one user has more than that
+        own = own_rows(len(batch.target_T), batch.target_T.device)
+        item_TC = torch.stack([batch.target_T, all_T.roll(half)[own]], dim=1)
+        ratio_T, other_T = gathered(self.log_ratios(batch, item_TC, self.reference)).unbind(dim=1)
+        mismatched_T = other_T.where(user_T.roll(half) != user_T, torch.nan)
+        return kto(ratio_T, mismatched_T, gathered(self.advantages(batch)), self.beta, self.good, self.bad)

@@ -1,0 +1,476 @@
+"""Losses as plain functions: values worked out by hand, and what must hold for all."""
+
+from __future__ import annotations
+
+import math
+from typing import get_args
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from recalign.nn import HSTU
+from recalign.posttrain.actions import clipped_surrogate, group_advantages, kl_to_start
+from recalign.posttrain.binary import gbpo, wbc
+from recalign.posttrain.experimental.kto import kto
+from recalign.posttrain.experimental.reinforce import top_k_reinforce
+from recalign.posttrain.experimental.values import expectile_loss, exponential_weights
+from recalign.posttrain.ipa import best_and_worst
+from recalign.posttrain.pairs import PairLoss, preference
+from recalign.posttrain.values import cql_loss, td_loss
+from recalign.posttrain.weighted import Transform, tapered_likelihood, weighted_likelihood, weights
+from recalign.recommender import Policy, SequencePolicy
+
+NAN = float("nan")
+advantages = st.lists(st.floats(-4, 4), min_size=2, max_size=30).map(torch.tensor)
+positive = st.lists(st.floats(0.01, 100), min_size=2, max_size=20)
+small, ratio, betas = st.floats(-3, 3), st.floats(-5, 5), st.floats(0.05, 3)
+
+
+def sigma(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
+
+
+def tensor(*values: float) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def leaf(*values: float) -> Tensor:
+    return tensor(*values).requires_grad_()
+
+
+class Given(Policy):
+    """A policy whose log-probabilities of the logged items are its states."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_items = 9
+
+    def encode(self, batch):
+        raise NotImplementedError
+
+    def log_probs(self, state, items=None):
+        return state[:, None]
+
+
+def of(logp, weight):
+    return weighted_likelihood(Given(), logp, torch.ones(len(logp)).long(), weight)
+
+
+@pytest.mark.parametrize(
+    ("transform", "advantage", "temperature", "clip", "expected", "clipped"),
+    [
+        ("constant", [1, NAN, -1], 1.0, None, [1, 0, 1], 0),
+        ("linear", [1.5, -2, NAN], 1.0, None, [1.5, 0, 0], 0),
+        ("exponential", [0, 1, -2], 2.0, None, [math.exp(-0.5), 1, math.exp(-1.5)], 0),
+        ("exponential", [0, 0, 0, 5], 1.0, 2.0, [math.exp(-5)] * 3 + [(1 + 3 * math.exp(-5)) / 2], 0.25),
+        ("rank", [1, 2, 3000], 1.0, None, [math.exp(-5 / 3), math.exp(-1), math.exp(-1 / 3)], 0),
+        ("rank", [4, 4, 5, 4, NAN], 1.0, None, [*[math.exp(-1.25)] * 2, math.exp(-0.25), math.exp(-1.25), 0], 0),
+        ("sign", [0.1, 0, -1, NAN], 1.0, None, [1, 0, 0, 0], 0),
+        ("signed", [1, -1, -6, NAN, 0], 1.0, 1.5, [1, -1, -4, 0, 0], 0.2),
+    ],
+)
+def test_weights_by_hand(transform, advantage, temperature, clip, expected, clipped):
+    weight, figures = weights(tensor(*advantage), transform, temperature, clip)
+    assert weight.tolist() == pytest.approx(expected)
+    assert figures["clipped"].item() == pytest.approx(clipped)
+
+
+@pytest.mark.parametrize("transform", get_args(Transform))
+@given(advantages, st.floats(0.2, 5))
+def test_more_advantage_never_weighs_less(transform, advantage, temperature):
+    weight, _ = weights(advantage, transform, temperature, None)
+    assert (weight >= 0).all() or transform == "signed"
+    assert (weight[advantage.argsort()].diff() >= -1e-6).all()
+
+
+def test_a_low_temperature_is_greedy_and_a_high_one_is_cloning():
+    advantage = torch.linspace(-1, 1, 20)
+    cold, _ = weights(advantage, "exponential", 0.01, None)
+    warm, _ = weights(advantage, "exponential", 1e4, None)
+    assert cold.argmax() == 19
+    assert cold[-1] / cold.sum() > 0.99
+    assert warm.max() / warm.min() < 1.001
+
+
+@pytest.mark.parametrize("transform", ["exponential", "rank"])
+def test_no_temperature_overflows(transform):
+    weight, _ = weights(torch.linspace(-3, 3, 3200), transform, 1e-3, 10.0)
+    assert weight.isfinite().all()
+    assert 0 < weight.sum() < 3200
+
+
+def test_weighted_likelihood_by_hand():
+    logp = torch.tensor([0.5, 0.25, 0.1]).log()
+    loss, figures = of(logp, torch.tensor([1.0, 3.0, 0.0]))
+    assert loss.item() == pytest.approx((math.log(2) + 3 * math.log(4)) / 4)
+    assert figures["ess"].item() == pytest.approx(16 / (3 * 10))
+    assert figures["max_weight"].item() == pytest.approx(3 / (4 / 3))
+
+
+def test_over_item_ids_it_has_the_value_and_the_gradient_of_its_formula():
+    torch.manual_seed(0)
+    policy, state_TD = SequencePolicy(HSTU(8, layers=1), 9), torch.randn(6, 8)
+    item_T, weight_T = torch.tensor([1, 9, 3, 3, 5, 2]), torch.tensor([0.0, 1.0, 0.5, 4.0, 2.0, 0.1])
+    found = weighted_likelihood(policy, state_TD, item_T, weight_T)[0]
+    expected = (weight_T * -policy.log_prob(state_TD, item_T)).sum() / weight_T.sum()
+    torch.testing.assert_close(found, expected)
+    table = policy.item_embedding.weight
+    torch.testing.assert_close(*(torch.autograd.grad(loss, table)[0] for loss in (found, expected)))
+
+
+@given(positive, st.floats(0.001, 1000))
+def test_the_scale_of_the_weights_does_not_matter(values, factor):
+    logp = torch.linspace(-5, 0, len(values), dtype=torch.float64)
+    weight = torch.tensor(values, dtype=torch.float64)
+    loss, figures = of(logp, weight)
+    scaled, scaled_figures = of(logp, weight * factor)
+    assert scaled.item() == pytest.approx(loss.item(), rel=1e-9, abs=1e-12)
+    assert scaled_figures["ess"].item() == pytest.approx(figures["ess"].item(), rel=1e-9)
+
+
+@given(positive)
+def test_the_gradient_is_the_normalised_weight(values):
+    logp = torch.zeros(len(values), dtype=torch.float64, requires_grad=True)
+    weight = torch.tensor(values, dtype=torch.float64, requires_grad=True)
+    of(logp, weight)[0].backward()
+    torch.testing.assert_close(logp.grad, -weight.detach() / weight.detach().sum())
+    assert weight.grad is None
+
+
+def test_no_weight_at_all_is_no_loss():
+    loss, figures = of(torch.tensor([-1.0, -2.0]), torch.zeros(2))
+    assert loss.item() == 0
+    assert figures["ess"].item() == 0
+
+
+def test_a_negative_weight_by_hand():
+    logp, start = torch.tensor([0.5, 0.1, 0.4]).log(), torch.tensor([0.25, 0.2, 0.2]).log()
+    loss, figures = tapered_likelihood(logp, torch.tensor([1.0, -2.0, -3.0]), start)
+    assert loss.item() == pytest.approx((math.log(2) + 2 * 0.5 + 3 * (1 + math.log(2))) / 6)
+    assert figures["negative"].item() == pytest.approx(5 / 6)
+    assert figures["ess"].item() == pytest.approx(36 / (3 * 14))
+    assert figures["max_weight"].item() == pytest.approx(3 / 2)
+
+
+def test_without_a_negative_weight_nothing_is_tapered():
+    logp, weight = torch.randn(20, dtype=torch.float64), torch.rand(20, dtype=torch.float64)
+    (loss, figures), (expected, same) = tapered_likelihood(logp, weight, torch.zeros(20)), of(logp, weight)
+    torch.testing.assert_close(loss, expected)
+    assert figures == same
+
+
+@given(st.floats(-30, 30))
+def test_what_is_lowered_is_lowered_by_how_much_of_it_is_left(delta):
+    logp = torch.tensor([-5.0, -5.0 + delta], dtype=torch.float64, requires_grad=True)
+    start = torch.full((2,), -5.0, dtype=torch.float64)
+    tapered_likelihood(logp, torch.tensor([1.0, -1.0], dtype=torch.float64), start)[0].backward()
+    assert logp.grad.tolist() == pytest.approx([-0.5, 0.5 * min(math.exp(delta), 1)])
+
+
+# gaps Delta+ - Delta-: 1 and 2 at the first state, -0.5 and 0.25 at the second
+WINNER = torch.tensor([0.5, -1.0])
+LOSER = torch.tensor([[-0.5, -1.5], [-0.5, -1.25]])
+GAPS = [1.0, 2.0, -0.5, 0.25]
+BY_HAND = {
+    "dpo": sum(-math.log(sigma(0.5 * g)) for g in GAPS) / 4,
+    "ipo": sum((g - 1) ** 2 for g in GAPS) / 4,  # 1 / (2 beta) = 1
+    "sdpo": (
+        -math.log(sigma(-math.log(math.exp(-0.5) + math.exp(-1))))
+        - math.log(sigma(-math.log(math.exp(0.25) + math.exp(-0.125))))
+    )
+    / 2,
+    "simpo": sum(-math.log(sigma(0.5 * g - 0.3)) for g in GAPS) / 4,
+}
+
+
+@pytest.mark.parametrize("loss", get_args(PairLoss))
+def test_preferences_by_hand(loss):
+    value, figures = preference(WINNER, LOSER, loss, beta=0.5, gamma=0.3)
+    assert value.item() == pytest.approx(BY_HAND[loss], rel=1e-5)
+    expected = {"accuracy": 0.75, "margin": 2.75 / 4, "winner": -0.25, "loser": -3.75 / 4}
+    assert figures.pop("margins").equal(WINNER[:, None] - LOSER)
+    assert {k: v.item() for k, v in figures.items()} == pytest.approx(expected)
+
+
+@given(st.lists(st.tuples(ratio, ratio), min_size=1, max_size=8), betas)
+def test_with_one_loser_softmax_dpo_is_dpo_and_so_is_simpo_without_a_margin(values, beta):
+    winner, loser = (torch.tensor(v, dtype=torch.float64) for v in zip(*values, strict=True))
+    dpo = preference(winner, loser[:, None], "dpo", beta)[0]
+    torch.testing.assert_close(preference(winner, loser[:, None], "sdpo", beta)[0], dpo)
+    torch.testing.assert_close(preference(winner, loser[:, None], "simpo", beta, 0.0)[0], dpo)
+
+
+@pytest.mark.parametrize("loss", ["dpo", "sdpo", "simpo"])
+@given(ratio, st.lists(ratio, min_size=1, max_size=5), betas)
+def test_a_step_raises_the_winner_and_lowers_every_loser(loss, winner, losers, beta):
+    winner_T = torch.tensor([winner], dtype=torch.float64, requires_grad=True)
+    loser_TN = torch.tensor([losers], dtype=torch.float64, requires_grad=True)
+    preference(winner_T, loser_TN, loss, beta, gamma=0.5)[0].backward()
+    assert winner_T.grad.item() < 0
+    assert (loser_TN.grad > 0).all()
+    assert winner_T.grad.item() == pytest.approx(-loser_TN.grad.sum().item())  # only the difference counts
+
+
+@given(ratio, ratio, betas)
+def test_identity_preference_stops_at_its_margin(winner, loser, beta):
+    winner_T = torch.tensor([winner], dtype=torch.float64, requires_grad=True)
+    preference(winner_T, torch.tensor([[loser]], dtype=torch.float64), "ipo", beta)[0].backward()
+    assert winner_T.grad.item() == pytest.approx(2 * (winner - loser - 1 / (2 * beta)))
+
+
+@given(st.lists(ratio, min_size=2, max_size=6), betas)
+def test_softmax_dpo_minds_the_highest_loser_most(losers, beta):
+    loser_TN = torch.tensor([losers], dtype=torch.float64, requires_grad=True)
+    preference(torch.zeros(1, dtype=torch.float64), loser_TN, "sdpo", beta)[0].backward()
+    assert (loser_TN.grad[0][loser_TN[0].argsort()].diff() >= -1e-12).all()
+
+
+def test_the_pair_of_ipa_by_hand():
+    item_TC = torch.tensor([[4, 7, 0, 2], [5, 6, 0, 0], [0, 0, 0, 0]])
+    reward_TC = torch.tensor([[1.0, 3.0, 9.0, 2.0], [2.0, 2.0, 5.0, 5.0], [1.0, 2.0, 3.0, 4.0]])
+    pair_T2, gap_T = best_and_worst(item_TC, reward_TC)
+    assert pair_T2[0].tolist() == [7, 4]
+    assert gap_T.tolist() == [2.0, 0.0, 0.0]  # equal rewards, and nothing shown, make no pair
+
+
+def row(*values: float) -> Tensor:
+    """Items drawn at one state. Shape: (1, S)."""
+    return tensor(*values)[None]
+
+
+def test_the_clipped_surrogate_by_hand():
+    old = row(0.5, 0.5, 0.5, 0.5, 0.5).log()
+    now = row(0.75, 0.75, 0.25, 0.25, 0.5).log()  # ratios 1.5, 1.5, 0.5, 0.5, 1
+    advantage = row(1, -1, 1, -1, 3)
+    loss, figures = clipped_surrogate(now, old, advantage, clip=0.2)
+    # min(rho A, clip(rho) A): 1.2 (clipped), -1.5, 0.5, -0.8 (clipped), 3
+    assert loss.item() == pytest.approx(-(1.2 - 1.5 + 0.5 - 0.8 + 3) / 5)
+    assert figures["clipped"].item() == pytest.approx(0.4)
+    assert figures["ratio"].item() == pytest.approx(1.5)
+
+
+def test_the_early_clip_by_hand():
+    old, now, advantage = row(0.1).log(), row(0.5).log(), row(-1)
+    now.requires_grad_()
+    far, _ = clipped_surrogate(now, old, advantage, clip=0.2)
+    assert far.item() == pytest.approx(5)  # ratio 5: pulls five times as hard as it would at 1
+    early, figures = clipped_surrogate(now, old, advantage, clip=0.2, early=0.1)
+    assert early.item() == pytest.approx(1.3)
+    assert figures["ratio"].item() == pytest.approx(1.3)
+    early.backward()
+    assert now.grad.item() == pytest.approx(1.3)  # the ceiling itself carries no gradient
+
+
+@given(small, small, st.floats(-2, 2))
+def test_nothing_pulls_where_the_clip_holds(now, old, advantage):
+    logp = row(now).requires_grad_()
+    clipped_surrogate(logp, row(old), row(advantage), clip=0.2)[0].backward()
+    ratio = math.exp(now - old)
+    held = (ratio > 1.2 and advantage > 0) or (ratio < 0.8 and advantage < 0)
+    edge = min(abs(ratio - 1.2), abs(ratio - 0.8)) < 1e-9
+    expected = 0 if held else -ratio * advantage
+    assert edge or logp.grad.item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+@given(st.lists(small, min_size=1, max_size=6), st.floats(-2, 2))
+def test_at_the_policy_that_drew_it_is_the_policy_gradient(values, advantage):
+    logp = row(*values).requires_grad_()
+    clipped_surrogate(logp, logp.detach().clone(), torch.full_like(logp, advantage), clip=0.2, early=0.1)[0].backward()
+    torch.testing.assert_close(logp.grad, torch.full_like(logp, -advantage / len(values)))
+
+
+def test_group_advantages_by_hand():
+    assert group_advantages(row(1, 2, 3)).tolist() == [pytest.approx([-1 / 1.0001, 0, 1 / 1.0001])]
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=8), st.floats(-100, 100))
+def test_group_advantages_sum_to_nothing_whatever_the_level(values, level):
+    advantage = group_advantages(row(*values))
+    assert advantage.isfinite().all()
+    assert advantage.sum().item() == pytest.approx(0, abs=1e-6)
+    torch.testing.assert_close(group_advantages(row(*values) + level), advantage, atol=1e-6, rtol=1e-6)
+
+
+def test_the_kl_to_the_start_by_hand():
+    """An item of pi = 1/2 and start 1/4, drawn when pi was 1/5."""
+    penalty, kl = kl_to_start(row(0.5).log(), row(0.2).log(), row(0.25).log())
+    assert penalty.item() == pytest.approx(0.5 - math.log(0.5) - 1)
+    assert kl.item() == pytest.approx(2.5 * penalty.item())
+
+
+@given(st.lists(st.tuples(small, small, small), min_size=1, max_size=6))
+def test_the_kl_to_the_start_is_never_negative(triples):
+    logp, old, start = (row(*column) for column in zip(*triples, strict=True))
+    assert all(figure.item() >= -1e-12 for figure in kl_to_start(logp, old, start))
+    assert all(figure.item() == 0 for figure in kl_to_start(logp, old, logp))
+
+
+def test_the_kl_estimate_has_no_bias_whoever_drew_and_the_penalty_is_another_kl():
+    """Over all items, weighted by the policy that draws them; the penalty's gradient is that of KL(start || pi)."""
+    logit = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64).log().requires_grad_()
+    start, older = (torch.tensor(p, dtype=torch.float64) for p in ([0.2, 0.2, 0.6], [0.1, 0.6, 0.3]))
+    logp = logit.log_softmax(dim=0)
+    pi = logp.exp().detach()
+    for old in (pi, older):
+        items = [
+            kl_to_start(p[None, None], o[None, None], s[None, None])
+            for p, o, s in zip(logp, old.log(), start.log(), strict=True)
+        ]
+        penalty, kl = (torch.stack(column) for column in zip(*items, strict=True))
+        assert (old * kl).sum().item() == pytest.approx((pi * (pi / start).log()).sum().item())
+        assert ((old * penalty).sum().item() == pytest.approx((old * kl).sum().item())) == (old is pi)
+        assert not kl.requires_grad
+        if old is pi:
+            (gradient,) = torch.autograd.grad((old * penalty).sum(), logit, retain_graph=True)
+            torch.testing.assert_close(gradient, pi - start)
+
+
+def test_gbpo_by_hand():
+    """Good: .5 / max(.25, .5), .1 / max(.4, .1). Bad: .2 / max(.9, .8), .3 / max(.1, .7). One without a reward."""
+    logp = leaf(0.5, 0.1, 0.2, 0.3, 0.9).log()
+    loss, figures = gbpo(logp, tensor(0.25, 0.4, 0.9, 0.1, 0.5).log(), tensor(3, 1, -1, -2, NAN))
+    assert loss.item() == pytest.approx((-3 * 1 - 1 * 0.25 + 1 * 2 / 9 + 2 * 3 / 7) / 7)
+    slope_T = torch.autograd.grad(loss, logp)[0]
+    assert (7 * slope_T).tolist() == pytest.approx([-3, -0.25, 2 / 9, 6 / 7, 0])
+    assert figures["negative"].item() == pytest.approx(3 / 7)
+    assert figures["pi"].item() == pytest.approx(0.25)
+
+
+@given(st.floats(1e-6, 0.999), st.floats(1e-6, 0.999), st.floats(0.01, 10))
+def test_a_step_of_gbpo_is_bounded(pi, old, advantage):
+    """|d loss / d log pi| is at most 1 for a good event, and at most min(pi / old, pi / (1 - pi)) for a bad one."""
+    for sign, bound in ((1, min(1, pi / old)), (-1, min(pi / old, pi / (1 - pi)))):
+        logp = leaf(pi).log().detach().requires_grad_()
+        gbpo(logp, tensor(old).log(), tensor(sign * advantage))[0].backward()
+        assert -sign * logp.grad.item() == pytest.approx(bound, rel=1e-6)
+
+
+def test_wbc_by_hand():
+    """A good event of weight 3 with two items drawn, two bad ones of weight 1, whose drawn items do not count."""
+    drawn = torch.tensor([[-1.0, 0.5], [9.0, 9.0], [9.0, 9.0], [0.0, 0.0]])
+    loss, figures = wbc(torch.tensor([2.0, -1.0, 0.5, 4.0]), drawn, torch.tensor([3.0, -1.0, -1.0, NAN]))
+    good = -math.log(sigma(2.0)) - math.log(sigma(1.0)) - math.log(sigma(-0.5))
+    assert loss.item() == pytest.approx((3 * good - math.log(sigma(1.0)) - math.log(sigma(-0.5))) / 5, rel=1e-5)
+    assert figures["negative"].item() == pytest.approx(0.4)
+    assert figures["right"].item() == pytest.approx(0.8)
+    assert figures["drawn"].item() == pytest.approx(drawn.sigmoid().mean().item())
+
+
+@given(st.lists(st.floats(0.05, 1), min_size=2, max_size=6), st.lists(st.floats(0.1, 5), min_size=6, max_size=6))
+def test_wbc_is_at_rest_where_the_policy_chooses_in_proportion_to_the_weights(shares, weights):
+    """Each item is logged once with a weight, and drawn once for every logged one: noise-contrastive estimation."""
+    weight_V = torch.tensor(weights[: len(shares)], dtype=torch.float64) * torch.tensor(shares, dtype=torch.float64)
+    logit_V = weight_V.log().requires_grad_()
+    z_V = logit_V.log_softmax(0)  # N = V
+    loss, _ = wbc(z_V, z_V.expand(len(shares), -1), weight_V)
+    loss.backward()
+    assert logit_V.grad.abs().max().item() < 1e-9
+    with torch.no_grad():
+        moved_V = (logit_V + torch.linspace(-0.3, 0.3, len(shares), dtype=torch.float64)).log_softmax(0)
+        assert wbc(moved_V, moved_V.expand(len(shares), -1), weight_V)[0] > loss
+
+
+@given(st.floats(-30, 30), st.floats(0.01, 10))
+def test_a_step_raises_a_good_item_above_those_drawn_and_lowers_a_bad_one(z, advantage):
+    for sign in (1, -1):
+        z_TC = torch.full((1, 3), z, dtype=torch.float64, requires_grad=True)
+        wbc(z_TC[:, 0], z_TC[:, 1:], torch.tensor([sign * advantage], dtype=torch.float64))[0].backward()
+        own, *drawn = z_TC.grad[0].tolist()
+        assert own == pytest.approx(-sigma(-z) if sign > 0 else sigma(z), rel=1e-6)
+        assert drawn == pytest.approx([sigma(z) if sign > 0 else 0.0] * 2, rel=1e-6)
+
+
+@pytest.mark.parametrize("advantage", [[-1.0, NAN], [0.0, 0.0], [NAN, NAN]])
+def test_a_sure_item_and_nothing_to_learn_from_are_finite(advantage):
+    of = torch.zeros(2, requires_grad=True)
+    for loss, figures in (
+        gbpo(of, torch.zeros(2), torch.tensor(advantage)),
+        wbc(of, torch.zeros(2, 3), torch.tensor(advantage)),
+    ):
+        (slope,) = torch.autograd.grad(loss, of)
+        assert loss.isfinite()
+        assert slope.isfinite().all()
+        assert all(figure.isfinite() for figure in figures.values())
+
+
+def test_the_squared_error_counts_events_with_a_reward():
+    assert td_loss(tensor(1, 2, 7), tensor(0, 4, math.nan)).item() == pytest.approx((1 + 4) / 2)
+    assert td_loss(tensor(1, 2), tensor(math.nan, math.nan)).item() == 0
+
+
+def test_conservative_by_hand():
+    q_TV = torch.tensor([[1.0, 0.0], [0.0, 2.0], [9.0, 9.0]], dtype=torch.float64)
+    loss, figures = cql_loss(tensor(1, 0, 9), q_TV.logsumexp(dim=1), tensor(2, 0, math.nan), alpha=0.5)
+    gap = (math.log(math.e + 1) - 1 + math.log(1 + math.e**2)) / 2
+    assert figures["td"].item() == pytest.approx(0.5)
+    assert figures["gap"].item() == pytest.approx(gap)
+    assert loss.item() == pytest.approx(0.25 + 0.5 * gap)
+
+
+@given(st.lists(st.floats(-5, 5), min_size=2, max_size=8), st.floats(0.05, 5))
+def test_the_conservative_term_is_never_negative_and_pulls_up_the_logged_item_alone(row, temperature):
+    q_V = tensor(*row).requires_grad_()
+    everything = temperature * (q_V / temperature).logsumexp(dim=0)
+    _, figures = cql_loss(q_V[:1], everything[None], tensor(0.0), alpha=1)
+    assert figures["gap"].item() >= -1e-12
+    slope = torch.autograd.grad(everything - q_V[0], q_V)[0]
+    assert slope[0].item() <= 1e-12  # the logged item is pulled up
+    assert (slope[1:] >= 0).all()  # and all others down
+
+
+def test_expectile_and_exponential_weights_by_hand():
+    assert expectile_loss(tensor(2, -1), 0.7, tensor(0, 0)).item() == pytest.approx((0.7 * 4 + 0.3 * 1) / 2)
+    assert expectile_loss(tensor(2, -1), 0.7, tensor(0, NAN)).item() == pytest.approx(0.7 * 4)
+    weight = exponential_weights(tensor(0, 1, 50, 1), 2.0, tensor(0, 0, 0, NAN))
+    assert weight.tolist() == pytest.approx([1, math.exp(2), 100, 0])
+
+
+def test_kto_by_hand():
+    ratio_T, mismatched_T = torch.tensor([1.0, -0.5, 2.0, 9.0, 9.0]), torch.tensor([0.1, 0.5, 0.1, 0.2, 0.1])
+    advantage_T = torch.tensor([2.0, -0.1, -3.0, torch.nan, 0.0])
+    loss, figures = kto(ratio_T, mismatched_T, advantage_T, beta=0.5, good=2.0, bad=1.0)
+    z = 0.2
+    expected = 2 * (1 - sigma(0.5 * (1 - z))) + (1 - sigma(0.5 * (z + 0.5))) + (1 - sigma(0.5 * (z - 2)))
+    assert loss.item() == pytest.approx(expected / 3, rel=1e-5)
+    wanted = {"accuracy": 2 / 3, "margin": 0.25, "winner": 1.0, "loser": 0.75, "share": 0.6, "good": 1 / 3, "z": z}
+    assert figures.pop("margins").tolist() == pytest.approx([0.8, 0.7, -1.8, math.nan, math.nan], nan_ok=True)
+    assert {k: v.item() for k, v in figures.items()} == pytest.approx(wanted)
+
+
+events = st.lists(st.tuples(ratio, ratio, st.sampled_from([1.0, -1.0, 0.0, NAN])), min_size=2, max_size=10)
+
+
+@given(events, betas)
+def test_kto_raises_the_good_and_lowers_the_bad_and_z_has_no_gradient(values, beta):
+    ratio_T, mismatched_T, advantage_T = (torch.tensor(v, dtype=torch.float64) for v in zip(*values, strict=True))
+    ratio_T.requires_grad_()
+    mismatched_T.requires_grad_()
+    kto(ratio_T, mismatched_T, advantage_T, beta)[0].backward()
+    assert mismatched_T.grad is None
+    assert ratio_T.grad.sign().equal(-advantage_T.nan_to_num())
+
+
+@pytest.mark.parametrize(("others", "z"), [((-3.0, 1.0), 0), ((NAN, 0.5), 0.5), ((NAN, NAN), 0)])
+def test_the_point_of_reference_of_kto(others, z):
+    assert kto(torch.zeros(2), torch.tensor(others), torch.tensor([1.0, -1.0]), 0.1)[1]["z"] == z
+    loss, figures = kto(torch.ones(2), torch.tensor(others), torch.tensor([NAN, 0.0]), 0.1)
+    assert loss == 0
+    assert figures.pop("margins").isnan().all()
+    assert not any(v.isnan() for v in figures.values())
+
+
+def test_top_k_reinforce_by_hand():
+    logp = torch.tensor([0.5, 0.1, 0.9], dtype=torch.float64).log().requires_grad_()
+    behaviour = torch.tensor([0.25, 0.2, 0.01], dtype=torch.float64).log()
+    reward = torch.tensor([1.0, -2.0, math.nan], dtype=torch.float64)
+    loss, figures = top_k_reinforce(logp, behaviour, reward, k=2, cap=1.5)
+    # weights min(2, 1.5), 0.5; lambda 2 (1 - pi) = 1, 1.8; the third has no reward
+    assert loss.item() == pytest.approx(-(1.5 * 1 * math.log(0.5) - 2 * 0.5 * 1.8 * math.log(0.1)) / 2)
+    loss.backward()
+    assert logp.grad.tolist() == pytest.approx([-1.5 / 2, 0.9, 0])
+    assert figures["capped"].item() == 0.5
+    assert figures["lambda"].item() == pytest.approx(1.4)
+    assert figures["ess"].item() == pytest.approx(4 / (2 * 2.5))
