@@ -15,7 +15,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "recalign"
 BELOW: dict[str, set[str]] = {
     "errors": set(),
     "cores": set(),
-    "ranges": set(),
+    "ranges": {"errors"},
     "distributed": set(),
     "bootstrap": {"errors"},
     "files": {"errors"},
