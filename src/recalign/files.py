@@ -182,6 +182,12 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
+def write_parquet(frame: Any, path: Path) -> None:
+    """Write a Polars frame whole or not at all."""
+    with replacing(path) as temporary:
+        frame.write_parquet(temporary)
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file; {} if there is none.
 

@@ -137,7 +137,7 @@ def test_a_checkpoint_that_is_cut_off_missing_or_of_another_kind(cloned, tmp_pat
 def test_weights_of_another_shape_are_refused_by_name():
     net, other = SequencePolicy(small.pooled(), 20), SequencePolicy(small.pooled(), 21)
     for partial in (False, True):
-        with pytest.raises(InputError, match=r"item_embedding.weight: \(22, 8\) in the checkpoint, \(21, 8\) here"):
+        with pytest.raises(InputError, match=r"item_embedding.weight: .*22, 8.*21, 8"):
             load_weights(net, other.state_dict(), where="a checkpoint", partial=partial)
 
 

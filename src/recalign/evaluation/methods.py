@@ -35,12 +35,11 @@ from recalign.evaluation.reranking import (
 )
 from recalign.evaluation.validation_ranking import ValidationRanking
 from recalign.evaluation.value import Scorers, evaluate, load_truth, mean_rewards
-from recalign.files import digest, sha256, write_json
+from recalign.files import digest, sha256, write_json, write_parquet
 from recalign.recommender.checkpoint import Loaded, check_catalogue, load_net
 from recalign.recommender.interpolation import ALL_RETAINED, Retention, alpha_within_budget
 from recalign.recommender.module import CLONED
 from recalign.recommender.policy import Policy
-from recalign.recommender.training import write_parquet
 from recalign.reward import RewardData, RewardEnsemble
 
 BASE_STAGES = ("recommender", "reward", "judge_select", "judge_report")

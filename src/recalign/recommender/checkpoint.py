@@ -30,10 +30,10 @@ from recalign.files import replacing
 from recalign.nn import Rebuildable
 from recalign.recommender.policy import Policy
 
-NETWORKS = tuple(f"recalign.{room}" for room in ("nn", "recommender", "reward"))
-"""Where the networks of this package are."""
-UNREADABLE = (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, ValueError, KeyError)
+NETWORK_PACKAGES = tuple(f"recalign.{package}" for package in ("nn", "recommender", "reward"))
+READ_ERRORS = (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, ValueError, KeyError)
 """Errors of a file that is no checkpoint, or a damaged one."""
+OTHER_VERSION = "use a checkpoint of this class, made by this version of recalign: train that stage again"
 
 
 def class_path(kind: type) -> str:
@@ -59,36 +59,35 @@ def readable(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def build(plan: dict[str, Any]) -> Any:
+def build(plan: dict[str, Any], name: str = "network", where: str | None = None) -> Any:
     """Build the network that `recipe` describes, with fresh weights.
 
     Importing a module runs it, so a checkpoint may name recalign's networks and those whose module is imported already.
 
-    Raises:
-        TypeError: the class is not a recorded network; a checkpoint must not call just anything.
-        ImportError: its module is not imported, and is not one of recalign's networks.
-    """
-    module, _, name = plan["class_path"].rpartition(".")
-    if module not in sys.modules and not module.startswith(NETWORKS):
-        raise ImportError(f"{module} is not imported here, and a checkpoint may not import it: name it in run.imports")
-    kind = getattr(importlib.import_module(module), name)
-    if not (isinstance(kind, type) and issubclass(kind, Rebuildable)):
-        raise TypeError(f"{plan['class_path']} is not a network of recalign")
-    nested = {k: build(v) if isinstance(v, dict) and "class_path" in v else v for k, v in plan["init_args"].items()}
-    return kind(**nested)
-
-
-def built(plan: dict[str, Any], name: str, where: str) -> Any:
-    """The network of a file's recipe, as `build`.
+    Args:
+        plan: the recipe.
+        name, where: of the network and of its file, for messages.
 
     Raises:
-        InputError: it cannot be built here; says ``where``, the file.
+        InputError: the class is no network, its module may not be imported, or it does not take these arguments.
     """
     try:
-        return build(plan)
+        module, _, kind_name = plan["class_path"].rpartition(".")
+        if module not in sys.modules and not module.startswith(NETWORK_PACKAGES):
+            text = f"{module} is not imported here, and a checkpoint may not import it: name it in run.imports"
+            raise ImportError(text)
+        kind = getattr(importlib.import_module(module), kind_name)
+        if not (isinstance(kind, type) and issubclass(kind, Rebuildable)):
+            raise TypeError(f"{plan['class_path']} is not a network of recalign")
+        nested = {k: build(v, name, where) if _is_recipe(v) else v for k, v in plan["init_args"].items()}
+        return kind(**nested)
     except (ImportError, AttributeError, TypeError, KeyError, ValueError) as error:
         remedy = "use a file of this version of recalign; import the module of a class of your own first"
         raise InputError(f"its {name} cannot be built ({error})", where=where, remedy=remedy) from error
+
+
+def _is_recipe(value: Any) -> bool:
+    return isinstance(value, dict) and "class_path" in value
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -112,7 +111,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         if bad := not_finite(checkpoint["state_dict"]):
             raise ValueError(f"weights are NaN or infinite: {', '.join(bad[:3])}")
         return checkpoint
-    except (InputError, *UNREADABLE) as error:
+    except (InputError, *READ_ERRORS) as error:
         reason = (getattr(error, "what", str(error)) or type(error).__name__).splitlines()[0]
         text = f"this is not a whole checkpoint of recalign ({reason})"
         raise InputError(text, where=str(path), remedy=remedy) from error
@@ -209,7 +208,7 @@ def load_net(path: str | Path, name: str, *, self_influence: bool = False) -> Lo
     if name not in recipes:
         text = f"the checkpoint holds no {name} (it holds: {', '.join(recipes) or 'none of recalign'})"
         raise InputError(text, where=str(path), remedy=f"give a checkpoint of a stage that trains a {name}")
-    net = built(recipes[name], name, str(path))
+    net = build(recipes[name], name, str(path))
     prefix = f"{name}."
     own = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
     load_weights(net, own, where=str(path))
@@ -248,9 +247,6 @@ def load_or_copy(
     return load_net(path, name, self_influence=True)
 
 
-OTHER_VERSION = "use a checkpoint of this class, made by this version of recalign: train that stage again"
-
-
 def load_weights(
     net: nn.Module, weights: dict[str, torch.Tensor], *, where: str, partial: bool = False, new: tuple[str, ...] = ()
 ) -> None:
@@ -266,24 +262,19 @@ def load_weights(
     Raises:
         InputError: a shape differs, or, unless ``partial``, a name is missing or unexpected.
     """
-    own = net.state_dict()
-    other = [
-        f"{k}: {tuple(v.shape)} in the checkpoint, {tuple(own[k].shape)} here"
-        for k, v in weights.items()
-        if k in own and own[k].shape != v.shape
-    ]
-    if other:
+    try:
+        missing, unexpected = net.load_state_dict(weights, strict=False)
+    except RuntimeError as error:
         remedy = "use the sizes and the log that the checkpoint was trained with, or another checkpoint"
-        raise InputError(f"weights of another shape: {'; '.join(other[:3])}", where=where, remedy=remedy)
-    missing, unexpected = own.keys() - weights.keys(), weights.keys() - own.keys()
+        what = "; ".join(line.strip() for line in str(error).splitlines()[1:4])
+        raise InputError(what, where=where, remedy=remedy) from error
     if (missing or unexpected) and not partial:
         what = f"missing: {sorted(missing)[:5]}, unexpected: {sorted(unexpected)[:5]}"
         raise InputError(what, where=where, remedy=OTHER_VERSION)
-    net.load_state_dict(weights, strict=False)
-    missing = {name for name in missing if not name.startswith(new)}
-    names = {"left as initialised": missing, "ignored": unexpected}
-    if said := [f"{what}: {', '.join(sorted(found))}" for what, found in names.items() if found]:
-        rank_zero_info(f"weights from {where}: {len(weights) - len(unexpected)} loaded; {'; '.join(said)}")
+    left = [name for name in missing if not name.startswith(new)]
+    if left or unexpected:
+        report = f"left as initialised: {', '.join(sorted(left)) or 'none'}; ignored: {', '.join(unexpected) or 'none'}"
+        rank_zero_info(f"weights from {where}: {len(weights) - len(unexpected)} loaded; {report}")
 
 
 def prior_names(net: nn.Module) -> set[str]:

@@ -12,11 +12,10 @@ from recalign.errors import InputError
 from recalign.recommender.checkpoint import load_net, prior_names
 from recalign.recommender.sequence_policy import SequencePolicy
 
-TABLE = "item_embedding.weight"
+ITEM_TABLE = "item_embedding.weight"
 """What has a row an item."""
 GROWS_FROM = "grows_from"
 """Argument of models and of data that an update sets."""
-OTHER = "go on with the settings of the earlier run, as `recalign update` does, or leave model.grows_from null"
 
 
 def load_earlier(path: str, data: EventDataModule) -> Any:
@@ -50,16 +49,16 @@ def grow(policy: nn.Module, earlier: nn.Module, where: str) -> None:
     if not isinstance(policy, SequencePolicy) or not isinstance(earlier, SequencePolicy):
         what = f"a {type(policy).__name__} cannot grow; only a SequencePolicy, over item ids, can"
         raise InputError(what, where=where, remedy="train a chain on the new log anew")
-    left, more = set(prior_names(policy)), policy.num_items - earlier.num_items
-    own, weights = policy.state_dict(), earlier.state_dict()
-    if own.keys() != weights.keys():
-        what = f"other weights: {', '.join(sorted(own.keys() ^ weights.keys())[:3])}"
-        raise InputError(what, where=where, remedy=OTHER)
-    for name in own.keys() - left:
-        into, weight = own[name], weights[name]
-        if into.shape != weight.shape:
-            if name != TABLE or into.shape[1:] != weight.shape[1:] or more < 0:
-                what = f"{name}: {tuple(weight.shape)} in the checkpoint, {tuple(into.shape)} here"
-                raise InputError(what, where=where, remedy=OTHER)
-            into = into[: len(weight)]
-        into.copy_(weight)
+    own, weights, other = policy.state_dict(), earlier.state_dict(), []
+    for name in (own.keys() | weights.keys()) - prior_names(policy):
+        if name not in own or name not in weights:
+            other.append(name)
+            continue
+        into = own[name][: len(weights[name])] if name == ITEM_TABLE else own[name]
+        if into.shape == weights[name].shape:
+            into.copy_(weights[name])
+        else:
+            other.append(f"{name}: {tuple(weights[name].shape)} in the checkpoint, {tuple(own[name].shape)} here")
+    if other:
+        remedy = "go on with the settings of the earlier run, as `recalign update` does, or leave model.grows_from null"
+        raise InputError(f"other weights: {', '.join(sorted(other)[:3])}", where=where, remedy=remedy)

@@ -27,13 +27,13 @@ from recalign.recommender.checkpoint import Loaded, load_net, load_weights, prio
 from recalign.recommender.grown import grow, load_earlier
 from recalign.recommender.policy import mean_nll
 from recalign.recommender.prior import training_pass
-from recalign.recommender.sequence_policy import HistoryPolicy, SequencePolicy
+from recalign.recommender.sequence_policy import Feedback, HistoryPolicy, SequencePolicy
 from recalign.recommender.training import PolicyModule
 
 CLONED = "cloned"
 """A fact of what cloning trained: it read everybody's choices, and rewards of users A at most."""
-READ_WEIGHTS = ("encode", "log_prob", "weighted_nll", "sampled_log_prob", "ranks", "top_k")
-"""Methods of a policy that cloning calls."""
+SHARDED_METHODS = ("encode", "log_prob", "weighted_nll", "sampled_log_prob", "ranks", "top_k")
+"""Methods of a policy that cloning calls, and that read weights."""
 
 
 class RecommenderData(EventDataModule):
@@ -84,18 +84,17 @@ class Cloning(PolicyModule):
             self.start = dataclasses.replace(self.start, net=None)
 
     def bind(self, data: EventDataModule) -> Self:
-        """As `StageModule.bind`.
-
-        Raises:
-            InputError: the log has item features, and the policy takes none.
-        """
-        if (features := data.sequences.features) is not None:
-            self.take(features)
+        if data.sequences.features is not None:
+            self.set_features(data.sequences.features)
         return super().bind(data)
 
-    def take(self, features: ItemFeatures) -> None:
-        """Tell the policy of the items' features."""
-        text = f"{type(self).__name__} learns of items by their codes, not by their features"
+    def set_features(self, features: ItemFeatures) -> None:
+        """Tell the policy of the items' features.
+
+        Raises:
+            InputError: it takes none.
+        """
+        text = f"{type(self).__name__} knows items by their codes, not by their features"
         remedy = "leave the features out (features: {}), or train conf/recommender.yaml"
         raise InputError(text, where="data.log.items.features", remedy=remedy)
 
@@ -107,7 +106,7 @@ class Cloning(PolicyModule):
     def configure_model(self) -> None:
         """Share the weights out if that is the strategy (``conf/trainer/fsdp.yaml``). Lightning may call it again."""
         if isinstance(self.trainer.strategy, ModelParallelStrategy) and not isinstance(self.policy, FSDPModule):
-            shard(self.policy, READ_WEIGHTS)
+            shard(self.policy, SHARDED_METHODS)
 
     def configure_callbacks(self) -> list[Callback]:
         return [*super().configure_callbacks(), *([CalibratePrior(self.prior_facts)] if self.prior else [])]
@@ -131,17 +130,21 @@ class Cloning(PolicyModule):
                 self.policy.set_counts(torch.from_numpy(count_V))
         self.hidden_U = None
         if stage == "fit" and self.policy.past_rewards is not None:
-            seen_U = self.data.sequences.users_in("A")
-            self.hidden_U = ~torch.from_numpy(seen_U)
-            own = pl.Series(seen_U).gather(self.data.sequences.frame["user"]) & (pl.col("split") == TRAIN)
-            reward = self.data.sequences.frame.filter(own)["reward"].drop_nulls().to_numpy()
-            if not len(reward) or np.ptp(reward) == 0:  # rounding may give equal values a deviation
-                text = "the policy is to see rewards, but users A have none in training, or all are the same"
-                remedy = "give a reward expression that differs between events, or set model.feedback to false"
-                raise InputError(text, where="model.feedback", remedy=remedy)
-            self.policy.past_rewards.calibrate(float(reward.mean()), float(reward.std(ddof=1)))
+            self._calibrate_feedback(self.policy.past_rewards)
         if stage == "fit" and self.grows_from:
             grow(self.policy, load_earlier(self.grows_from, self.data), self.grows_from)
+
+    def _calibrate_feedback(self, feedback: Feedback) -> None:
+        """Standardise the rewards that the policy sees, by users A's, and hide those of the others."""
+        seen_U, frame = self.data.sequences.users_in("A"), self.data.sequences.frame
+        self.hidden_U = ~torch.from_numpy(seen_U)
+        own = pl.Series(seen_U).gather(frame["user"]) & (pl.col("split") == TRAIN)
+        reward = frame.filter(own)["reward"].drop_nulls().to_numpy()
+        if not len(reward) or np.ptp(reward) == 0:  # rounding may give equal values a deviation
+            text = "the policy is to see rewards, but users A have none in training, or all are the same"
+            remedy = "give a reward expression that differs between events, or set model.feedback to false"
+            raise InputError(text, where="model.feedback", remedy=remedy)
+        feedback.calibrate(float(reward.mean()), float(reward.std(ddof=1)))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         with training_pass(self.policy):  # the prior is off: `without_prior` would read its strength from the device
@@ -166,9 +169,7 @@ class Recommender(Cloning):
     """Behaviour cloning of a policy over item ids.
 
     The softmax runs over the full catalogue, or, for large catalogues, over sampled negatives
-    (`SequencePolicy.sampled_log_prob`). Validation always ranks the full catalogue.
-
-    Logs what `Cloning` does.
+    (`SequencePolicy.sampled_log_prob`). Validation always ranks the full catalogue. Logs what `Cloning` does.
 
     Args:
         num_items: V; linked from the data by the command.
@@ -208,12 +209,7 @@ class Recommender(Cloning):
         super().__init__(SequencePolicy(encoder, num_items, temperature, feedback), lr=lr, **cloning)
         self.negatives, self.id_dropout = negatives, id_dropout
 
-    def take(self, features: ItemFeatures) -> None:
-        """As `Cloning.take`.
-
-        Raises:
-            InputError: there are more negatives than items in training, which are those that are drawn.
-        """
+    def set_features(self, features: ItemFeatures) -> None:
         if self.negatives is not None and self.negatives > features.warm:
             raise _too_many(self.negatives, features.warm, "items in training")
         learned = self.policy.features

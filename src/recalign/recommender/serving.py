@@ -21,7 +21,7 @@ from recalign.data.sequences import Batch, EventDataModule
 from recalign.errors import InputError, nearest
 from recalign.recommender.new_items import with_new_items
 from recalign.recommender.policy import Policy
-from recalign.recommender.training import recommendations
+from recalign.recommender.recommendations import recommendations
 
 
 def recommend(

@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
-import polars as pl
 import torch
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import BasePredictionWriter, Callback
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from recalign.data.events import data_root, read_titles
 from recalign.data.sequences import Batch, EventDataModule
-from recalign.distributed import counts, gathered
+from recalign.distributed import counts
 from recalign.errors import InputError
-from recalign.files import replacing
 from recalign.ranges import NonNegative, Positive, check_ranges
 from recalign.recommender.checkpoint import Loaded, class_path, readable, recipe
 from recalign.recommender.policy import Policy
 from recalign.recommender.rank_metrics import RankMetrics
+from recalign.recommender.recommendations import RecommendationsWriter
 
-RECOMMENDATIONS = "recommendations.parquet"
 NLL_ITEMS = 100_000  # of a larger catalogue, validation computes ranks only: a likelihood takes half as long again
 
 
@@ -35,19 +31,16 @@ def adamw(module: nn.Module, lr: float, weight_decay: float) -> torch.optim.Opti
 
     Fused: for a table of a million items it takes a seventh of the plain kernel's time, and no temporary memory.
     """
-    trained = [p for p in module.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if _is_matrix(p)], "weight_decay": weight_decay},
-        {"params": [p for p in trained if not _is_matrix(p)], "weight_decay": 0.0},
-    ]
+    decayed: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for p in module.parameters():
+        if p.requires_grad:
+            (decayed if p.ndim > 1 and p.shape[-1] > 1 else others).append(p)
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=(0.9, 0.98), fused=True)
     # Fused optimisers claim to unscale float16 gradients, and Lightning then refuses to clip them.
     optimizer._step_supports_amp_scaling = False
     return optimizer
-
-
-def _is_matrix(p: nn.Parameter) -> bool:
-    return p.ndim > 1 and p.shape[-1] > 1
 
 
 def logs_now(trainer: Trainer) -> bool:
@@ -62,6 +55,7 @@ class StageModule(LightningModule):
 
     Attributes:
         datamodule: the log, if it is known (`bind`).
+        events: targets trained on by all processes, repetitions counted.
     """
 
     UPSTREAM: ClassVar[dict[str, str]] = {}
@@ -71,7 +65,7 @@ class StageModule(LightningModule):
 
     def __init__(self) -> None:
         super().__init__()
-        self.events = 0  # trained on by all processes, repetitions counted
+        self.events = 0
         self._epoch_began: tuple[float, int] | None = None  # time, events until then
         self.datamodule: EventDataModule | None = None
 
@@ -137,7 +131,7 @@ class StageModule(LightningModule):
         """The log.
 
         Raises:
-            InputError: nobody told (`bind`).
+            InputError: the module has not been given one (`bind`).
         """
         if self.datamodule is None:
             what, remedy = "needs the log, not only batches", "call module.bind(data), or fit it with datamodule=data"
@@ -158,8 +152,7 @@ class StageModule(LightningModule):
         # Networks become plain values, so that the checkpoint can be read with weights_only. An upstream checkpoint
         # that was not named (its network was given in Python) is left out, or --ckpt_path would compare it.
         given = checkpoint.get("hyper_parameters", {})
-        kept = {k: v for k, v in given.items() if v is not None or k not in self.UPSTREAM}
-        values = {k: readable(v) for k, v in kept.items()}
+        values = {k: readable(v) for k, v in given.items() if v is not None or k not in self.UPSTREAM}
         own: dict[str, Any] = {"_class_path": class_path(type(self))}
         if self.datamodule:
             own["num_items"] = self.datamodule.num_items
@@ -170,10 +163,7 @@ class StageModule(LightningModule):
         checkpoint["facts"] = self.facts()
 
     def hand_over(self, name: str) -> Loaded:
-        """The ``policy`` or ``reward`` that a later stage would load from this module's checkpoint.
-
-        The network is not copied here; the stage that takes it does.
-        """
+        """The ``policy`` or ``reward`` that a later stage would load from this module's checkpoint; not copied."""
         checkpoint: dict[str, Any] = {}
         self.on_save_checkpoint(checkpoint)
         return Loaded.from_checkpoint(getattr(self, name), checkpoint, f"the {name} given")
@@ -202,6 +192,9 @@ class PolicyModule(StageModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return adamw(self.policy, self.lr, self.weight_decay)
+
+    def configure_callbacks(self) -> list[Callback]:
+        return [RecommendationsWriter()]
 
     def visible(self, batch: Batch) -> Batch:
         """The batch without the rewards that this module may not see."""
@@ -232,79 +225,8 @@ class PolicyModule(StageModule):
             self.log(f"{prefix}/nll", self.nll.compute(), sync_dist=True)
             self.nll.reset()
 
-    def configure_callbacks(self) -> list[Callback]:
-        return [RecommendationsWriter()]
-
     def predict_step(self, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor, Tensor]:
         """Each target's user, and the scores and items of its best unseen ones. Shape: (T,), (T, K), (T, K)."""
         k = min(self.top_k, self.policy.num_items)
         score_TK, item_TK = self.policy.top_k(self.policy.encode(batch), k, batch.seen_N)
         return batch.user_B[batch.row_T], score_TK, item_TK
-
-
-class RecommendationsWriter(BasePredictionWriter):
-    """Write what `PolicyModule.predict_step` finds as ``recommendations.parquet`` into ``default_root_dir``.
-
-    Without a log (`StageModule.bind`), nobody knows the raw ids, and nothing is written.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(write_interval="epoch")
-
-    def write_on_epoch_end(
-        self, trainer: Trainer, pl_module: LightningModule, predictions: Sequence[Any], batch_indices: Sequence[Any]
-    ) -> None:
-        assert isinstance(pl_module, PolicyModule)
-        if pl_module.datamodule is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
-            return
-        columns = (torch.cat(parts).to(pl_module.device) for parts in zip(*predictions, strict=True))
-        user_T, score_TK, item_TK = (gathered(column).cpu() for column in columns)
-        if not trainer.is_global_zero:
-            return
-        frame = recommendations(user_T, score_TK, item_TK, pl_module.datamodule)
-        path = Path(trainer.default_root_dir) / RECOMMENDATIONS
-        write_parquet(frame, path)
-        print(f"recommendations for {frame['user'].n_unique():,} users: {path}")
-
-
-def recommendations(
-    user_T: Tensor, score_TK: Tensor, item_TK: Tensor, data: EventDataModule, items: pl.Series | None = None
-) -> pl.DataFrame:
-    """A table of recommendations, one row a user and rank.
-
-    Columns: ``user`` (raw id), ``rank`` (1 = best), ``item`` (raw id), ``score`` (log-probability up to a constant),
-    and ``title`` if the log has titles. ``items`` are the raw ids of the items; None: the catalogue's.
-
-    Raises:
-        InputError: a user has no item, and has not met them all: the scores are NaN, which `top_k` leaves out.
-    """
-    _require_items(user_T[item_TK[:, 0] == 0], data)
-    columns = {
-        "user": user_T[:, None].expand_as(item_TK),
-        "rank": torch.arange(1, item_TK.shape[1] + 1).expand_as(item_TK),
-        "item": item_TK,
-        "score": score_TK.float(),
-    }
-    flat = pl.DataFrame({name: column.flatten().numpy() for name, column in columns.items()})
-    flat = flat.filter(pl.col("item") > 0).sort("user", maintain_order=True)
-    item = flat["item"] - 1
-    titles = data.titles if items is None else read_titles(data.log_, data_root(data.root), items)[0]
-    title = [titles.gather(item).alias("title")] if data.log_.items and data.log_.items.title else []
-    items = data.sequences.items if items is None else items
-    user = data.sequences.users.gather(flat["user"]).alias("user")
-    return flat.with_columns(user, items.gather(item).alias("item"), *title)
-
-
-def _require_items(without_T: Tensor, data: EventDataModule) -> None:
-    users = without_T.unique().tolist()
-    met = data.sequences.frame.lazy().filter(pl.col("user").is_in(users)).group_by("user").agg(pl.n_unique("item"))
-    if users and (lost := (met.collect()["item"] < data.num_items).sum()):
-        text = f"the scores of all items are NaN for {lost:,} users"
-        remedy = "predict in fp32 (--trainer.precision 32), or with another checkpoint"
-        raise InputError(text, where="trainer.precision", remedy=remedy)
-
-
-def write_parquet(frame: pl.DataFrame, path: Path) -> None:
-    """Write a table whole or not at all."""
-    with replacing(path) as temporary:
-        frame.write_parquet(temporary)

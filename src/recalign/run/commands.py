@@ -18,10 +18,10 @@ from recalign.data.sequences import EventDataModule
 from recalign.data.sequences.audit import audit_log
 from recalign.data.sequences.verdict import verdict
 from recalign.errors import InputError, printable, require_positive
-from recalign.files import write_text
+from recalign.files import write_parquet, write_text
+from recalign.recommender.recommendations import RECOMMENDATIONS
 from recalign.recommender.serving import recommend as answered
 from recalign.recommender.serving import require_users
-from recalign.recommender.training import RECOMMENDATIONS, write_parquet
 from recalign.reward.candidates import compare_log_rewards
 from recalign.reward.candidates.text import render as candidates_text
 from recalign.run.stage.opened import opened

@@ -15,7 +15,7 @@ import torch
 from recalign.data.events import ItemTable
 from recalign.data.sequences import EventDataModule, LeaveLast
 from recalign.errors import InputError
-from recalign.recommender.training import recommendations
+from recalign.recommender.recommendations import recommendations
 
 
 @pytest.fixture(scope="module")

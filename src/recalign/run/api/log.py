@@ -16,9 +16,8 @@ from recalign.data.events.checking import read_rewards
 from recalign.data.events.division import collapse_and_divide
 from recalign.data.events.messages import SourceRows, did_you_mean
 from recalign.errors import InputError
-from recalign.files import write_text
+from recalign.files import write_parquet, write_text
 from recalign.keys import plain, yaml_text
-from recalign.recommender.training import write_parquet
 from recalign.run import configs
 from recalign.run.stage.settings import load
 

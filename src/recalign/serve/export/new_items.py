@@ -29,7 +29,7 @@ from recalign.errors import InputError
 from recalign.files import digest, read_json, sha256, write_json, write_text
 from recalign.nn import unit
 from recalign.recommender import Policy
-from recalign.recommender.checkpoint import built
+from recalign.recommender.checkpoint import build
 from recalign.recommender.new_items import with_new_items
 from recalign.recommender.semantic_ids.codes import CodesTable
 from recalign.recommender.sequence_policy import SequencePolicy
@@ -247,7 +247,7 @@ def _policy(folder: Path) -> Policy:
     from safetensors.torch import load_file
 
     recipe = json.loads((folder / RECIPE).read_text(encoding="utf-8"))
-    policy: Policy = built(recipe["policy"], "policy", str(folder / RECIPE))
+    policy: Policy = build(recipe["policy"], "policy", str(folder / RECIPE))
     weights = {name.removeprefix("policy."): x for name, x in load_file(folder / WEIGHTS).items()}
     policy.load_state_dict(weights)
     return getattr(policy, "base", policy).eval()
