@@ -36,7 +36,7 @@ METHODS = {
     HIGH: "high/ndcg@10",
     VALUE: "judges' value",
     TRUE: "true value",
-    "value/train_rm@10": "value by the training reward model",
+    "value/reward_model@10": "value by the training reward model",
     "policy/coverage@10": "coverage",
     "policy/popularity@10": "popularity",
     "tail/high/ndcg@10": "tail: high",
@@ -44,7 +44,7 @@ METHODS = {
 }
 PLAIN = {metric for metric in METHODS if metric not in (HIGH, VALUE, TRUE)}
 """Columns without intervals, which would make a table of methods too wide; they are in the CSV."""
-AGAINST = {"holm_best_bc": "the better of `start` and `bc`", "holm_asft": "`asft`", "holm_rerank": "`rerank`"}
+AGAINST = {"holm_best_baseline": "the better of `start` and `bc`", "holm_asft": "`asft`", "holm_rerank": "`rerank`"}
 """Paired differences, their intervals corrected by Holm for the number of methods: prefix -> less what."""
 
 

@@ -20,22 +20,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 
 from benchmarks.lib import commit, each, frame, save
 from recalign.bootstrap import Estimate
-from recalign.evaluation.list_model import with_model
-from recalign.evaluation.lists import Arms, Lists, estimate
+from recalign.evaluation.offpolicy import LIST_ESTIMATORS, estimate, of_lists
 from recalign.files import replacing
 
 ITEMS, K, USERS, EACH, MANY = 40, 5, 1500, 2, 40_000
 RATES = {"share .05": (0.05, 1.0), "share .2": (0.2, 1.0), "share 1": (1.0, 1.0), "share 1, temperature 2": (1.0, 2.0)}
 SHARPNESS = (0.5, 1.0, 1.5, 2.0)
-ARMS: tuple[Arms, ...] = ("explored", "mixture")
-ESTIMATORS = ("list_ips", "list_snips", "cascade_ips", "cascade_snips", "cascade_dr", "cascade_sndr")
+ARMS: tuple[Literal["explored", "mixture"], ...] = ("explored", "mixture")
 MEASURES = {
     "coverage": pl.col("holds").mean(),
     "refused": 1 - pl.col("given").mean(),
@@ -93,21 +91,6 @@ def saved_world(folder: Path | None, seed: int) -> pl.DataFrame:
     return pl.read_parquet(path)
 
 
-def told(score_NV: np.ndarray, item_NK: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What a reward model reads of items, its mean over a draw: as `recalign.serve.loop.chances`. (N, K, 2) each."""
-    score_NV = score_NV - score_NV.max(axis=1, keepdims=True)
-    chance_NV = np.exp(score_NV)
-    full_NV = score_NV - np.log(chance_NV.sum(axis=1, keepdims=True))
-    each, rows_N = (full_NV, full_NV**2), np.arange(len(score_NV))
-    own_NKF, expected_NKF = (np.empty((*item_NK.shape, 2)) for _ in range(2))
-    for place, item_N in enumerate(item_NK.T):
-        for f, x_NV in enumerate(each):
-            own_NKF[:, place, f] = x_NV[rows_N, item_N]
-            expected_NKF[:, place, f] = (chance_NV * x_NV).sum(axis=1) / chance_NV.sum(axis=1)
-        chance_NV[rows_N, item_N] = 0.0
-    return own_NKF, expected_NKF
-
-
 @dataclass(frozen=True)
 class Situation:
     """Lists that a world shows at some rate, and a candidate.
@@ -120,7 +103,7 @@ class Situation:
     """
 
     named: dict[str, Any]
-    shown: Lists
+    shown: dict[str, np.ndarray]  # arguments of `of_lists`
     truth: float
     one: float
 
@@ -130,7 +113,7 @@ class Situation:
         if ends is None:
             return row | {"holds": None, "width": None, "width_all": None}
         low, high = ends
-        width, drawn = (high - low) / self.one, self.shown.explored_N
+        width, drawn = (high - low) / self.one, self.shown["explored_N"]
         widths = {"width": width * np.sqrt(drawn.sum()), "width_all": width * np.sqrt(len(drawn))}
         return row | {"holds": bool(low <= self.truth <= high)} | widths
 
@@ -150,19 +133,18 @@ def situations(seed: int) -> Iterator[Situation]:
         for sharpness in SHARPNESS:
             target_NV = sharpness * (0.8 * taste_NV + 0.2 * own_NV)
             theirs_NK = people.earned(many_NV, people.drawn(sharpness * (0.8 * many_NV + 0.2 * noise_NV)))
-            shown = Lists(
-                user_N=np.repeat(np.arange(USERS), EACH),
-                reward_NK=reward_NK,
-                logged_NK=log_chances(score_NV / temperature, item_NK),
-                target_NK=log_chances(target_NV, item_NK),
-                explored_N=explored_N,
-                share_N=np.full(len(taste_NV), share),
-                ranked_N=same_NK.sum(axis=1),
-                fixed_N=np.zeros(len(taste_NV), int),
-            )
+            shown = {
+                "user_N": np.repeat(np.arange(USERS), EACH),
+                "reward_NK": reward_NK,
+                "logged_NK": log_chances(score_NV / temperature, item_NK),
+                "target_NK": log_chances(target_NV, item_NK),
+                "explored_N": explored_N,
+                "share_N": np.full(len(taste_NV), share),
+                "ranked_N": same_NK.sum(axis=1),
+                "fixed_N": np.zeros(len(taste_NV), int),
+            }
             value_N = theirs_NK.sum(axis=1)
             named = {"seed": seed, "rate": rate, "sharpness": sharpness}
-            shown = with_model(shown, *told(target_NV, item_NK))
             yield Situation(named, shown, value_N.mean(), float(2 * 1.96 * value_N.std()))
 
 
@@ -174,9 +156,9 @@ def world(seed: int) -> pl.DataFrame:
     rows = []
     for situation in situations(seed):
         for arms in ARMS:
-            found = estimate(situation.shown, arms, clip="cube_root", draws=500).estimates
+            found = estimate(of_lists(**situation.shown, arms=arms), clip="cube_root", draws=500).estimates
             ends = {name: one.interval() for name, one in found.items()}
-            rows += [situation.row(arms, name, ends.get(name)) for name in ESTIMATORS]
+            rows += [situation.row(arms, name, ends.get(name)) for name in LIST_ESTIMATORS]
     return pl.DataFrame(rows, schema_overrides=TYPES)
 
 

@@ -8,10 +8,9 @@ import pytest
 import small
 import torch
 
-from recalign.evaluation.baselines import ItemScores, LowerBound, Rerank
+from recalign.evaluation.baselines import ItemScores, Rerank
 from recalign.evaluation.methods import WITHOUT_BUDGET
 from recalign.recommender.checkpoint import load_net
-from recalign.reward import RewardEnsemble
 
 
 @pytest.fixture
@@ -81,16 +80,3 @@ def test_states_of_reranking_are_sliced_together_and_nothing_is_remembered(data,
     torch.testing.assert_close(policy.log_probs(state), expected)
     assert (len(state), len(other)) == (len(first.target_T), len(second.target_T))
     torch.testing.assert_close(policy.log_probs(state[1:3]), expected[1:3])
-
-
-@torch.no_grad()
-def test_the_lower_bound_takes_off_what_the_members_differ_by(data):
-    reward = RewardEnsemble(small.pooled(), data.num_items, members=3).eval()
-    for weight in reward.parameters():
-        torch.nn.init.normal_(weight, std=0.3)
-    states = reward.states(small.batch_of(data, rows=3))
-    mean_TV, each_KTV = reward.predict(states), reward.predictions(states)
-    torch.testing.assert_close(LowerBound(reward, 0.0).predict(states), mean_TV)
-    spread_TV = ((each_KTV - mean_TV) ** 2).mean(dim=0).sqrt()
-    assert spread_TV.min() > 0
-    torch.testing.assert_close(LowerBound(reward, 2.0).predict(states), mean_TV - 2 * spread_TV, atol=1e-4, rtol=1e-4)

@@ -56,18 +56,18 @@ def test_values_by_hand(tmp_path):
 
 
 def test_a_figure_that_some_seed_lacks_has_no_mean(tmp_path):
-    write(tmp_path, "start", 0, [1, 3, 0, 20], {"value_at_popularity": 0.5})
-    write(tmp_path, "start", 1, [1, 1, 1, 1], {"value_at_popularity": None})
+    write(tmp_path, "start", 0, [1, 3, 0, 20], {"value/snips": 0.5})
+    write(tmp_path, "start", 1, [1, 1, 1, 1], {"value/snips": None})
     frame = RunsComparison(tmp_path, draws=50).make()
-    assert cell(frame, "start", "value_at_popularity", "0") == (0.5, None, None)
-    assert cell(frame, "start", "value_at_popularity") is None
+    assert cell(frame, "start", "value/snips", "0") == (0.5, None, None)
+    assert cell(frame, "start", "value/snips") is None
 
 
 def test_the_spread_over_seeds_alone_is_no_interval_of_a_figure_of_users(tmp_path):
     for seed in (0, 1):
-        write(tmp_path, "start", seed, [1, 3, 0, 20], {"value_at_popularity": 0.5 + seed / 100, "cost/seconds": seed})
+        write(tmp_path, "start", seed, [1, 3, 0, 20], {"value/snips": 0.5 + seed / 100, "cost/seconds": seed})
     frame = RunsComparison(tmp_path, draws=50).make()
-    assert cell(frame, "start", "value_at_popularity") == (0.505, None, None)
+    assert cell(frame, "start", "value/snips") == (0.505, None, None)
     assert None not in cell(frame, "start", "cost/seconds")
 
 

@@ -1,8 +1,8 @@
-"""Off-policy estimators: by hand, against truths that are known, and where they must refuse."""
+"""Off-policy estimates of items and of lists: by hand, against truths that are known, and where they must refuse."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import itertools
 
 import numpy as np
 import pytest
@@ -10,22 +10,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recalign.errors import InputError
-from recalign.evaluation.offpolicy import Exposures, effective_size, estimate, exposed_ranks
+from recalign.evaluation.offpolicy import effective_size, estimate, of_items, of_lists
+from recalign.serve.server import Explore
+from recalign.serve.server.explore import drawn, log_chances
 
-HAND = Exposures(
-    user_N=np.array([7, 7, 3, 3]),
-    reward_N=np.array([1.0, 0.0, 4.0, 2.0]),
-    propensity_N=np.array([0.5, 0.25, 0.5, 0.1]),
-    target_N=np.array([0.5, 0.5, 0.25, 0.3]),  # weights 1, 2, 1/2, 3
-    predicted_N=np.array([1.0, 1.0, 2.0, 2.0]),
-    direct_N=np.array([1.5, 0.5, 2.0, 3.0]),
-)
+HAND = {
+    "user_N": np.array([7, 7, 3, 3]),
+    "reward_N": np.array([1.0, 0.0, 4.0, 2.0]),
+    "propensity_N": np.array([0.5, 0.25, 0.5, 0.1]),
+    "target_N": np.array([0.5, 0.5, 0.25, 0.3]),  # weights 1, 2, 1/2, 3
+    "predicted_N": np.array([1.0, 1.0, 2.0, 2.0]),
+    "direct_N": np.array([1.5, 0.5, 2.0, 3.0]),
+}
+
+
+def values(found):
+    return {name: one.value for name, one in found.estimates.items()}
 
 
 def bandit(seed: int, sharpness: float = 1.0, users: int = 300, actions: int = 8, each: int = 4):
     """A contextual bandit: user tastes, a logging softmax with known propensities, another softmax as the target.
 
-    Returns exposures, and the target's true value on these users.
+    Returns the arguments of `of_items`, the target's chances and the mean rewards.
     """
     random = np.random.default_rng(seed)
     mean_UA = 3 + random.normal(size=(users, 1)) * 0.5 + random.normal(size=(users, actions))
@@ -36,116 +42,93 @@ def bandit(seed: int, sharpness: float = 1.0, users: int = 300, actions: int = 8
     user_N = np.repeat(np.arange(users), each)
     action_N = (logging_UA[user_N].cumsum(1) > random.random((len(user_N), 1))).argmax(1)
     model_UA = 0.5 * mean_UA + 1 + 0.5 * random.normal(size=mean_UA.shape)  # a poor reward model
-    shown = Exposures(
-        user_N=user_N,
-        reward_N=mean_UA[user_N, action_N] + random.normal(size=len(user_N)),
-        propensity_N=logging_UA[user_N, action_N],
-        target_N=target_UA[user_N, action_N],
-        predicted_N=model_UA[user_N, action_N],
-        direct_N=(target_UA * model_UA).sum(1)[user_N],
-    )
+    shown = {
+        "user_N": user_N,
+        "reward_N": mean_UA[user_N, action_N] + random.normal(size=len(user_N)),
+        "propensity_N": logging_UA[user_N, action_N],
+        "target_N": target_UA[user_N, action_N],
+        "predicted_N": model_UA[user_N, action_N],
+        "direct_N": (target_UA * model_UA).sum(1)[user_N],
+    }
     # users are drawn too: what the intervals are about is the mean over such users, 200,000 of which are close to it
     return shown, target_UA, mean_UA
 
 
-def truth(sharpness: float) -> float:
-    _, target_UA, mean_UA = bandit(10**6, sharpness, users=200_000, each=1)
-    return float((target_UA * mean_UA).sum(1).mean())
-
-
-def test_estimates_by_hand():
-    found = estimate(HAND, least_ess=0)
-    value = {name: one.value for name, one in found.estimates.items()}
-    assert value["ips"] == pytest.approx((1 + 0 + 2 + 6) / 4)
-    assert value["snips"] == pytest.approx(9 / 6.5)
-    assert value["dm"] == pytest.approx(7 / 4)
-    assert value["dr"] == pytest.approx((7 + 0 - 2 + 1 + 0) / 4)
-    assert (found.exposures, found.users, found.observed) == (4, 2, 7 / 4)
+def test_estimates_of_items_by_hand():
+    found = estimate(of_items(**HAND), min_ess=0)
+    assert values(found) == pytest.approx({"ips": 9 / 4, "snips": 9 / 6.5, "dm": 7 / 4, "dr": (7 + 0 - 2 + 1 + 0) / 4})
+    assert (found.lists, found.users, found.observed) == (4, 2, 7 / 4)
     assert (found.mean_weight, found.max_weight, found.clipped) == (pytest.approx(6.5 / 4), pytest.approx(3), 0)
-    assert found.ess == pytest.approx(6.5**2 / (3**2 + 3.5**2))
-
-
-def test_clipped_weights_by_hand():
-    found = estimate(HAND, clip=1.5, least_ess=0)
-    assert found.clipped == 0.5
-    assert found.max_weight == pytest.approx(3)
-    assert found.estimates["ips"].value == pytest.approx((1 + 0 + 2 + 3) / 4)
-    assert found.estimates["snips"].value == pytest.approx(6 / 4.5)
+    assert found.ess["list"] == pytest.approx(6.5**2 / (3**2 + 3.5**2))
+    cut = estimate(of_items(**HAND), clip=1.5, min_ess=0)
+    assert (cut.clipped, cut.max_weight) == (0.5, pytest.approx(3))
+    assert values(cut)["ips"] == pytest.approx((1 + 0 + 2 + 3) / 4)
+    assert values(cut)["snips"] == pytest.approx(6 / 4.5)
+    plain = of_items(**HAND | {"predicted_N": None, "direct_N": None})
+    assert set(estimate(plain, min_ess=0).estimates) == {"ips", "snips"}
 
 
 @pytest.mark.parametrize("sharpness", [0.5, 1.5])
 def test_intervals_cover_the_truth_in_about_95_of_100_worlds(sharpness):
     """200 worlds: 95 % of them +- three standard deviations of such a count (1.5 %)."""
-    true, covered, dm = truth(sharpness), {"ips": 0, "snips": 0, "dr": 0}, 0
+    _, target_UA, mean_UA = bandit(10**6, sharpness, users=200_000, each=1)
+    true, covered = float((target_UA * mean_UA).sum(1).mean()), dict.fromkeys(("ips", "snips", "dr", "dm"), 0)
     for seed in range(200):
-        found = estimate(bandit(seed, sharpness)[0], draws=400)
+        found = estimate(of_items(**bandit(seed, sharpness)[0]), draws=400)
         assert not found.refused
         for name in covered:
             low, high = found.estimates[name].interval()
             covered[name] += low <= true <= high
-        low, high = found.estimates["dm"].interval()
-        dm += low <= true <= high
+    assert covered.pop("dm") < 20  # a poor reward model alone says something else
     assert all(180 <= count <= 199 for count in covered.values()), covered
-    assert dm < 20  # a poor reward model alone says something else
 
 
 def test_doubly_robust_is_right_if_either_half_is():
     shown, target_UA, mean_UA = bandit(1, users=4000)
     true = float((target_UA * mean_UA).sum(1).mean())
-    wrong = replace(shown, propensity_N=np.full(len(shown.user_N), 0.3))
-    right = replace(
-        wrong,
-        predicted_N=np.where(True, shown.reward_N, 0),  # a reward model that knows even the noise
-        direct_N=(target_UA * mean_UA).sum(1)[shown.user_N],
-    )
-    assert abs(estimate(wrong).estimates["dr"].value - true) > 0.1
-    assert estimate(right).estimates["dr"].value == pytest.approx(true)
-    assert estimate(shown).estimates["dr"].value == pytest.approx(true, abs=0.1)
+    wrong = shown | {"propensity_N": np.full(len(shown["user_N"]), 0.3)}
+    knowing = {"predicted_N": shown["reward_N"], "direct_N": (target_UA * mean_UA).sum(1)[shown["user_N"]]}
+    assert abs(values(estimate(of_items(**wrong)))["dr"] - true) > 0.1
+    assert values(estimate(of_items(**wrong | knowing)))["dr"] == pytest.approx(true)
+    assert values(estimate(of_items(**shown)))["dr"] == pytest.approx(true, abs=0.1)
 
 
-def test_the_logging_policys_own_value_is_its_observed_mean():
-    """The sanity row: with pi = beta every weight is 1."""
-    shown, *_ = bandit(2)
-    found = estimate(replace(shown, target_N=shown.propensity_N))
-    assert found.ess == pytest.approx(found.users)
-    assert found.mean_weight == pytest.approx(1)
-    for name in ("ips", "snips"):
-        assert found.estimates[name].value == pytest.approx(found.observed)
-
-
-def test_propensities_that_are_wrong_show_in_the_mean_weight():
+def test_the_mean_weight_shows_wrong_propensities():
     shown, *_ = bandit(3, users=3000)
-    assert estimate(shown).mean_weight == pytest.approx(1, abs=0.05)
-    assert estimate(replace(shown, propensity_N=shown.propensity_N / 2)).mean_weight == pytest.approx(2, abs=0.1)
+    same = estimate(of_items(**shown | {"target_N": shown["propensity_N"]}))
+    assert (same.ess["list"], same.mean_weight) == pytest.approx((same.users, 1))
+    assert values(same)["ips"] == pytest.approx(values(same)["snips"]) == pytest.approx(same.observed)
+    assert estimate(of_items(**shown)).mean_weight == pytest.approx(1, abs=0.05)
+    half = estimate(of_items(**shown | {"propensity_N": shown["propensity_N"] / 2}))
+    assert half.mean_weight == pytest.approx(2, abs=0.1)
+
+
+def test_shifting_rewards_moves_all_but_ips_by_as_much():
+    shown, *_ = bandit(5)
+    up = shown | {name: shown[name] + 10 for name in ("reward_N", "predicted_N", "direct_N")}
+    before, after = (values(estimate(of_items(**one))) for one in (shown, up))
+    for name in ("snips", "dm", "dr"):
+        assert after[name] - before[name] == pytest.approx(10)
 
 
 def test_too_few_users_in_effect_are_refused_with_a_reason():
     shown, *_ = bandit(4, users=300)
-    one = np.zeros(len(shown.user_N))
-    one[:4] = 1
-    found = estimate(replace(shown, target_N=one))
-    assert found.ess == pytest.approx(1)
+    one_N = np.zeros(len(shown["user_N"]))
+    one_N[:4] = 1
+    found = estimate(of_items(**shown | {"target_N": one_N}))
+    assert found.ess["list"] == pytest.approx(1)
     assert found.estimates == {}
-    assert "effective sample size is 1.0 of 300 users, below 50" in str(found.refused)
+    assert "effective sample size is 1.0 of 300 users, below 50" in found.refused["list"]
     assert found.figures()["refused"] == found.refused
-    assert "ips" not in found.figures()
-    assert "ess" in estimate(replace(shown, target_N=0 * one)).figures()  # a policy that shows nothing of it
-    nothing = Exposures(*[np.zeros(0) for _ in range(4)])
-    assert "nothing was shown at random" in str(estimate(nothing).refused)
-
-
-def test_without_a_reward_model_there_are_the_other_two():
-    found = estimate(replace(HAND, predicted_N=None, direct_N=None), least_ess=0)
-    assert set(found.estimates) == {"ips", "snips"}
+    assert "ess" in estimate(of_items(**shown | {"target_N": 0 * one_N})).figures()
+    nothing = estimate(of_items(*[np.zeros(0) for _ in range(6)]))
+    assert "nothing was shown at random" in nothing.refused["list"]
 
 
 @pytest.mark.parametrize("bad", [0.0, -0.1, 1.01, float("nan")])
 def test_a_propensity_that_is_none_is_refused(bad):
-    with pytest.raises(InputError, match="propensity: a propensity of") as caught:
-        replace(HAND, propensity_N=np.array([0.5, bad, 0.5, 0.5]))
-    assert "1 of 4" in str(caught.value)
-    with pytest.raises(InputError):
-        exposed_ranks(HAND.user_N, HAND.target_N, HAND.reward_N, np.full(4, bad))
+    with pytest.raises(InputError, match=r"a propensity of .* \(1 of 4 "):
+        of_items(**HAND | {"propensity_N": np.array([0.5, bad, 0.5, 0.5])})
 
 
 @settings(max_examples=50, deadline=None)
@@ -155,42 +138,148 @@ def test_the_effective_size_lies_between_one_and_all(weights):
     assert found == 0 or 1 - 1e-9 <= found <= len(weights) + 1e-9
 
 
-def test_shifting_rewards_moves_all_but_ips_by_as_much():
-    shown, *_ = bandit(5)
-    up = replace(shown, reward_N=shown.reward_N + 10, predicted_N=shown.predicted_N + 10, direct_N=shown.direct_N + 10)
-    one, two = estimate(shown).estimates, estimate(up).estimates
-    for name in ("snips", "dm", "dr"):
-        assert two[name].value - one[name].value == pytest.approx(10)
+ITEMS, K = 5, 3
+LOGGING = np.array([-np.inf, 1.0, 0.4, 0.0, -0.5, -1.0])
+TARGET = np.array([-np.inf, 0.0, 1.2, -0.3, 0.8, 0.1])
+BEST = np.argsort(-LOGGING, kind="stable")[:K]
+ALL = np.array(list(itertools.permutations(range(1, ITEMS + 1), K)))
 
 
-def test_ranks_of_exposed_candidates_by_hand():
-    user = np.array([1, 1, 1, 2, 2, 5])
-    reward = np.array([3.0, 1.0, 2.0, 1.0, 4.0, 5.0])
-    score = np.array([0.2, 0.9, 0.5, 0.3, 0.8, 0.0])
-    found = {name: one.value for name, one in exposed_ranks(user, score, reward, np.ones(6), k=2).items()}
-    # user 1: gains 2, 0, 1 at ranks 3, 1, 2; user 2: gains 0, 3 at ranks 2, 1; user 5 has one candidate
-    best = 2 + 1 / np.log2(3)
-    assert found["ndcg"] == pytest.approx(((1 / np.log2(3)) / best + 1) / 2)
-    assert found["mrr"] == pytest.approx(((2 / 3 + 1 / 2) / 3 + 1) / 2)
-    assert found["reward"] == pytest.approx((1 + 2 + 1 + 4) / 4)
-    assert found["uniform"] == pytest.approx(11 / 5)
+def reward(items: np.ndarray) -> np.ndarray:
+    """Of each place: of its item, less where the item above is a neighbour. Nothing depends on what stands below."""
+    above = np.concatenate([[0], items[:-1]])
+    return items / 3 - 0.5 * (np.abs(items - above) == 1)
 
 
-def test_ranks_are_weighted_by_one_over_the_propensity():
-    """Gains 0, 4, 2 and weights 2, 4, 1 of the candidates ranked 1, 2, 3."""
-    one, score, reward = np.ones(3, int), np.array([3.0, 2.0, 1.0]), np.array([1.0, 2.0, 3.0])
-    found = exposed_ranks(one, score, reward, np.array([0.5, 0.25, 1.0]), k=2)
-    second = 1 / np.log2(3)
-    assert {name: each.value for name, each in found.items()} == pytest.approx(
-        {"ndcg": 4 * second / (4 + 2 * second), "mrr": (4 / 2 + 2 / 3) / 6, "reward": 10 / 6, "uniform": 13 / 7}
+TRUTH = sum(np.exp(log_chances(TARGET, items).sum()) * reward(items).sum() for items in ALL)
+
+
+def lists(items_NK, explored_N=None, share=1.0, fixed=0, target_fixed=0, arms="explored"):
+    """Lists of users of one each."""
+    number = len(items_NK)
+    return of_lists(
+        user_N=np.arange(number),
+        reward_NK=np.stack([reward(items) for items in items_NK]),
+        logged_NK=np.stack([log_chances(LOGGING, items, fixed) for items in items_NK]),
+        target_NK=np.stack([log_chances(TARGET, items, target_fixed) for items in items_NK]),
+        explored_N=np.ones(number, bool) if explored_N is None else explored_N,
+        share_N=np.full(number, share),
+        ranked_N=np.cumprod(items_NK == BEST, axis=1).sum(axis=1),
+        fixed_N=np.full(number, fixed),
+        arms=arms,
     )
 
 
-def test_a_perfect_order_scores_1_and_chance_scores_what_everybody_is_worth():
-    random = np.random.default_rng(0)
-    user, reward, alike = np.repeat(np.arange(300), 10), random.normal(size=3000), np.ones(3000)
-    assert exposed_ranks(user, reward, reward, alike)["ndcg"].value == pytest.approx(1)
-    blind = exposed_ranks(user, np.zeros(3000), reward, alike)
-    low, high = blind["reward"].interval()
-    assert low <= blind["uniform"].value <= high
-    assert exposed_ranks(user, reward, reward, alike)["reward"].value > high
+def of_two(arms="explored", **changed):
+    """Two lists of two places: weights (2, 4) and (1, 1/2); rewards (1, 0) and (1, 2)."""
+    given = {
+        "user_N": np.array([3, 8]),
+        "reward_NK": np.array([[1.0, 0.0], [1.0, 2.0]]),
+        "logged_NK": np.log([[0.25, 0.25], [0.5, 0.5]]),
+        "target_NK": np.log([[0.5, 0.5], [0.5, 0.25]]),
+        "explored_N": np.ones(2, bool),
+        "share_N": np.ones(2),
+        "ranked_N": np.zeros(2, int),
+        "fixed_N": np.zeros(2, int),
+    }
+    return of_lists(**given | changed, arms=arms)
+
+
+@pytest.mark.parametrize(("arms", "share"), [("explored", 1.0), ("mixture", 1.0), ("mixture", 0.3)])
+def test_over_all_lists_weighted_rewards_are_the_truth(arms, share):
+    """The expectation itself: each list counted by its probability under the logging policy."""
+    shown = lists(ALL, share=share, arms=arms)
+    ranked_N = (ALL == BEST).all(axis=1)
+    drawn_N = np.exp([log_chances(LOGGING, items).sum() for items in ALL])
+    chance_N = share * drawn_N + (1 - share) * ranked_N
+    assert chance_N @ shown.weight_NK == pytest.approx(np.ones(K))
+    assert chance_N @ (shown.weight_NK[:, -1] * shown.reward_NK.sum(axis=1)) == pytest.approx(TRUTH)
+    assert chance_N @ (shown.weight_NK * shown.reward_NK).sum(axis=1) == pytest.approx(TRUTH)
+
+
+def sample(number: int, share: float, arms="explored"):
+    made = [drawn(LOGGING, BEST, Explore(share=share, seed=n)) for n in range(number)]
+    explored_N = np.array([said.arm == "explored" for _, said in made])
+    return lists(np.stack([items for items, _ in made]), explored_N, share, arms=arms)
+
+
+@pytest.mark.parametrize("arms", ["explored", "mixture"])
+def test_what_was_drawn_gives_the_truth_within_its_interval(arms):
+    found = estimate(sample(3000, 0.5, arms), draws=400)
+    assert found.refused == {}
+    assert set(found.estimates) == {"list_snips", "cascade_snips"}
+    for one in found.estimates.values():
+        low, high = one.interval(0.999)
+        assert low < TRUTH < high
+    assert found.mean_weight == pytest.approx(1, abs=0.15)
+    assert found.lists == (3000 if arms == "mixture" else pytest.approx(1500, abs=120))
+    width = {name: np.ptp(one.interval()) for name, one in found.estimates.items()}
+    assert width["cascade_snips"] < width["list_snips"]
+
+
+def test_estimates_of_lists_by_hand():
+    found = estimate(of_two(), min_ess=0, draws=10)
+    expected = {"list_snips": (4 * 1 + 0.5 * 3) / 4.5, "cascade_snips": (2 * 1 + 1 * 1) / 3 + (0.5 * 2) / 4.5}
+    assert values(found) == pytest.approx(expected)
+    assert found.ess == pytest.approx({"list": 4.5**2 / 16.25, "cascade": 3.75**2 / (9 + 0.75**2)})
+    assert (found.max_weight, found.mean_weight, found.clipped) == pytest.approx((4, 2.25, 0))
+    rule = estimate(of_two(), clip="cube_root", min_ess=0, draws=10)
+    assert rule.clip == pytest.approx(2 ** (1 / 3))
+    assert values(rule)["list_snips"] == pytest.approx((rule.clip * 1 + 0.5 * 3) / (rule.clip + 0.5))
+    assert (rule.max_weight, rule.clipped) == (4, 0.5)
+    halves = of_two("mixture", share_N=np.full(2, 0.5), ranked_N=np.array([1, 0]))
+    assert halves.weight_NK == pytest.approx(np.array([[0.5 / 0.625, 0.25 / 0.03125], [2.0, 1.0]]))
+
+
+def test_a_short_list_that_is_the_ranked_one_has_the_chance_of_both_arms():
+    """Of one place, filled up to two: b = .5 * .4 + .5."""
+    chances = {"logged_NK": np.log([[0.4, 1.0]] * 2), "target_NK": np.log([[0.7, 1.0]] * 2)}
+    shown = of_two("mixture", **chances, share_N=np.full(2, 0.5), ranked_N=np.array([2, 2]))
+    assert shown.weight_NK == pytest.approx(np.ones((2, 2)))
+
+
+def test_a_candidate_that_changes_what_was_fixed_is_refused():
+    made = np.stack([drawn(LOGGING, BEST, Explore(fixed=1, seed=n))[0] for n in range(400)])
+    found = estimate(lists(made, fixed=1), draws=10)
+    assert found.support < 0.5
+    assert found.estimates == {}
+    assert "not drawn" in found.refused["list"]
+    kept = estimate(lists(made, fixed=1, target_fixed=1), draws=10)
+    assert (kept.support, kept.refused) == (1, {})
+    assert kept.mean_weight == pytest.approx(1, abs=0.2)
+
+
+@pytest.mark.parametrize(("mass", "refused"), [(0.1, True), (0.95, False), (1.0, False)])
+def test_a_candidate_of_items_that_the_server_lacked_is_refused(mass: float, refused: bool):
+    """Ten items were drawn alike; the candidate gives them a share of its mass alone, and the rest to new ones."""
+    alike_N1, one_N = np.full((3000, 1), np.log(0.1)), np.ones(3000)
+    given = (np.arange(3000), one_N[:, None], alike_N1, alike_N1 + np.log(mass), one_N > 0, one_N)
+    found = estimate(of_lists(*given, np.zeros(3000, int), np.zeros(3000, int)), draws=10)
+    assert found.first_weight == pytest.approx(mass)
+    assert ("lists could not have" in str(found.refused)) == refused
+    assert bool(found.estimates) != refused
+
+
+def test_ranked_lists_of_requests_that_could_not_explore_have_no_support_for_others():
+    same = np.tile(BEST, (400, 1))
+    found = estimate(lists(same, np.zeros(400, bool), 0.0, arms="mixture"), draws=10)
+    assert found.support < 0.5
+    assert found.estimates == {}
+    mixed = estimate(sample(400, 0.5, "mixture"), min_ess=0, draws=10)
+    assert (mixed.support, mixed.refused) == (1, {})
+
+
+def test_kinds_of_estimates_are_refused_apart():
+    shown = sample(120, 1.0)
+    found = estimate(shown, min_ess=100, draws=10)
+    assert set(found.refused) == {"list", "cascade"}
+    one = estimate(shown, min_ess=sum(found.ess.values()) / 2, draws=10)
+    assert (set(one.refused), set(one.estimates)) == ({"list"}, {"cascade_snips"})
+
+
+def test_what_cannot_be_estimated_from():
+    with pytest.raises(InputError, match="no list was drawn"):
+        lists(ALL, np.zeros(len(ALL), bool))
+    for wrong in (0.1, -np.inf, np.nan):
+        with pytest.raises(InputError, match="a chance of 0"):
+            of_two(logged_NK=np.full((2, 2), wrong))

@@ -139,7 +139,7 @@ def test_the_page_of_a_full_chain(chain):
 
 def test_a_figure_without_a_mean_over_seeds_has_no_column():
     rows = [("bc", seed, "test", "all/ndcg@10", 0.1, None, None) for seed in ("0", "all")]
-    rows.append(("bc", "0", "test", "value_at_popularity", 0.2, None, None))
+    rows.append(("bc", "0", "test", "value/true", 0.2, None, None))
     table = ComparisonTable(pl.DataFrame(rows, schema=SCHEMA, orient="row"), Roles("asft"))
     assert page._table(table)["columns"] == ["all/ndcg@10"]
 
@@ -152,7 +152,6 @@ def test_differences_in_value_have_the_unit_of_the_test_in_every_table_and_none_
         for seed in ("0", "all")
         for metric, value in ((VALUE, 3.0), (f"holm_best_baseline/{VALUE}", 0.2), (f"p_best_baseline/{VALUE}", 0.01))
     ]
-    rows += [("asft", seed, "test", "value_at_popularity", 0.2, None, None) for seed in ("0", "all")]
     unit = ("asft", "all", "test", "reward/sd", 0.5, None, None)
     for more, says, value in (([unit], "+0.400 sd [", 0.4), ([], "+0.2000 [", 0.2)):
         frame = pl.DataFrame(rows + more, schema=SCHEMA, orient="row")
@@ -161,8 +160,8 @@ def test_differences_in_value_have_the_unit_of_the_test_in_every_table_and_none_
             assert page._cell(table, "asft", VALUE, False)["hint"].startswith(says)
             assert plots._axis_label(table, name) == f"{VALUE}, gain over start" + ", sd" * bool(more)
             assert plots._axis_label(table, "diff_start/high/ndcg@10") == "high/ndcg@10, gain over start"
-        assert test.get("asft", "value_at_popularity").value == pytest.approx(value)
-        assert page._seed_table(frame, test)[1] == [["asft", "0", "3.000", f"{value:.3f}"]]
+        assert test.get("asft", f"holm_best_baseline/{VALUE}").value == pytest.approx(value)
+        assert page._seed_table(frame, test)[1] == [["asft", "0", "3.000"]]
 
 
 @pytest.mark.usefixtures("without_pictures")

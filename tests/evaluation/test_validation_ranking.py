@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from recalign.evaluation import validation_ranking
-from recalign.evaluation.baselines import ItemScores, LowerBound, Rerank, log_counts
+from recalign.evaluation.baselines import ItemScores, Rerank, log_counts
 from recalign.evaluation.reranking import interpolate
 from recalign.evaluation.validation_ranking import ValidationRanking
 from recalign.recommender.checkpoint import load_net
@@ -34,7 +34,7 @@ def test_it_is_the_ndcg_of_each_policy_alone(data, cloned, rewarded, monkeypatch
     trained = copy.deepcopy(start)
     torch.nn.init.normal_(trained.item_embedding.weight)
     ranking, loader = ValidationRanking(start, data, CPU), data.loader(data.windows("validation", "all"))
-    for scores in (reward, LowerBound(reward, 2.0), ItemScores(log_counts(data.sequences))):
+    for scores in (reward, ItemScores(log_counts(data.sequences))):
         policies = [Rerank(start, scores, strength) for strength in STRENGTHS]
         policies += [Rerank(interpolate(start, trained, alpha), scores, alpha) for alpha in (0.5, 1.0)]
         expected = [ndcg_by_user(policy.eval(), loader, CPU).tolist() for policy in policies]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from recalign.data.sequences import Batch, Sequences
 from recalign.recommender.policy import Policy
-from recalign.reward import RewardEnsemble, member_deviation
+from recalign.reward import RewardEnsemble
 
 
 class SameForAll(Policy):
@@ -45,22 +45,7 @@ class ItemScores(nn.Module):
         return self.score_V.expand(states.shape[1], -1) if item is None else self.score_V[item - 1]
 
 
-class LowerBound(nn.Module):
-    """A reward ensemble's lower confidence bound: its mean less a multiple of its `member_deviation`."""
-
-    def __init__(self, reward: RewardEnsemble, spread: float) -> None:
-        super().__init__()
-        self.reward, self.spread = reward, spread
-
-    def states(self, batch: Batch) -> Tensor:
-        return self.reward.states(batch)
-
-    def predict(self, states: Tensor) -> Tensor:
-        reward_KTV = self.reward.predictions(states)
-        return reward_KTV.mean(dim=0) - self.spread * member_deviation(reward_KTV)
-
-
-Scores = RewardEnsemble | ItemScores | LowerBound
+Scores = RewardEnsemble | ItemScores
 """What a policy can be reranked by."""
 
 

@@ -11,7 +11,7 @@ import polars as pl
 from recalign.evaluation.comparison import ALL, EVALUATED, JUDGE_UNIT, TESTED, UNIT, VALUE
 from recalign.evaluation.roles import BEST, Roles
 
-DIFFERENCE = re.compile(r"(diff|holm|gain_minus_2x)_[^/]+/(value|gap|tail/value)/|value_at_popularity$")
+DIFFERENCE = re.compile(r"(diff|holm|gain_minus_2x)_[^/]+/(value|gap|tail/value)/")
 """The names of differences in value, which are read in standard deviations of the reward."""
 OF_REWARD = re.compile(r"/(reward_model|true)(@10)?$")
 """Those that are measured by the chain's reward, whatever that of the judges is."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,13 +14,12 @@ import torch
 
 from recalign import artifacts
 from recalign.data.events import data_root
-from recalign.evaluation import examples, exposed
+from recalign.evaluation import examples, random_exposure
 from recalign.evaluation.baselines import ItemScores, SameForAll, Scores, log_counts
 from recalign.evaluation.comparison import EVALUATED, JUDGE_UNIT, TESTED, UNIT, USER_SPREAD
 from recalign.evaluation.evaluated_runs import JUDGED
 from recalign.evaluation.item_knn import ItemKNN
 from recalign.evaluation.judges import data_of_judges, require_apart
-from recalign.evaluation.popularity import popularity_curve
 from recalign.evaluation.reranking import (
     OF_PERMUTED,
     OWN_REWARD,
@@ -84,7 +82,6 @@ class MethodRun:
             counts. With `keep`, that at alpha 1 of the interpolation path.
         keep: share of the start's ``all/ndcg@10`` on validation that reranking must keep (`Retention.enough`); None:
             any, at `strength`.
-        spread: standard deviations of the ensemble that ``rerank_lcb`` takes off the mean.
     """
 
     method: str
@@ -92,7 +89,6 @@ class MethodRun:
     cost: Mapping[str, float] = field(compare=False)
     strength: float = 1.0
     keep: float | None = None
-    spread: float = 1.0
 
     def key(self, base: Mapping[str, str], data: RewardData, code: str) -> dict[str, Any]:
         """All that its figures depend on."""
@@ -103,7 +99,7 @@ class MethodRun:
             **base,
             "data": [data.fingerprint, data.max_length, data.know_request, data.sample],
             "truth": sha256(truth) if truth and truth.is_file() else None,
-            "reranking": [self.strength, self.keep, self.spread] if is_reranked(self.method) else None,
+            "reranking": [self.strength, self.keep] if is_reranked(self.method) else None,
             "code": code,
         }
 
@@ -118,7 +114,7 @@ class SeedEvaluation:
     """The methods of one seed to evaluate (`recalign.artifacts.Kept`), each kept until what it depends on changes.
 
     Publishes ``<folder>/<method>/seed-<n>/evaluation/``: ``{test,validation}.parquet``, ``summary.json``,
-    ``examples.json``; of a log with random exposure also ``offpolicy.json`` (`recalign.evaluation.exposed.measure`).
+    ``examples.json``; of a log with random exposure also ``offpolicy.json`` (`random_exposure.measure`).
 
     Attributes:
         folder: of the chain.
@@ -176,31 +172,25 @@ class SeedEvaluation:
         policies = {run.method: nets.policy(run) for run in stale}
         of = functools.partial(evaluate, policies, nets.scorers, self.data, device=self.device)
         frames = {"validation": of("validation"), "test": of("test")}
-        random = exposed.is_exposed(self.data)
-        shown = exposed.measure(policies, nets.reward, self.data, self.device) if random else {}
-        popular = {run.method: _mean(frames["validation"][run.method], "log_count@10") for run in stale}
-        judge = nets.scorers.rewards["judge@10"]
-        asked, own = list(popular.values()), nets.scorers.own_data.get("judge@10")
-        spread = _spread(self.data, nets.judges[-1] if own else None)
-        tilted = popularity_curve(nets.start, judge, self.data, self.device, asked, own)
+        random = random_exposure.is_exposed(self.data)
+        shown = random_exposure.measure(policies, nets.reward, self.data, self.device) if random else {}
+        spread = _spread(self.data, nets.judges[-1] if "judge@10" in nets.scorers.own_data else None)
         for run in stale:
             test = frames["test"][run.method]
             summary = {"base": digest(self.data.fingerprint, self._digests)[:16]} | self._summary(run, test, spread)
             if run.method not in WITHOUT_BUDGET:  # which have no interpolation path, and so no NDCG budget
                 summary |= nets.retained(run, policies[run.method])
-            if not math.isnan(as_popular := tilted.value_at(popular[run.method])):
-                summary["value_at_popularity"] = _mean(test, "judge@10") - as_popular
             if is_reranked(run.method):
                 summary |= nets.reranking(run)
             if run.method in shown:
-                summary |= exposed.headlines(shown[run.method])
+                summary |= random_exposure.headlines(shown[run.method])
             place, key = self._place(run.method), self._keys[run.method]
             with artifacts.publish(place, key, run.made_of(place, self.base, key)) as part:
                 for name, by_method in frames.items():
                     write_parquet(by_method[run.method].drop("shown"), part / f"{name}.parquet")
                 write_json(part / examples.FILE, examples.examples(test, self.data))
                 if run.method in shown:
-                    write_json(part / exposed.FILE, shown[run.method])
+                    write_json(part / random_exposure.FILE, shown[run.method])
                 write_json(part / "summary.json", summary)
         return [run.method for run in stale]
 
@@ -257,7 +247,7 @@ class LoadedNetworks:
     def scores(self, run: MethodRun) -> tuple[Scores, float]:
         """The scores by which a row reranks, and their unit."""
         own = run.checkpoint if run.method in OWN_REWARD else None
-        return scores_of(run.method, self._trained(own, "reward").net if own else self.reward, self.data, run.spread)
+        return scores_of(run.method, self._trained(own, "reward").net if own else self.reward, self.data)
 
     def _load_trained(self, checkpoint: Path, net: str = "policy") -> Loaded:
         trained = self._load(checkpoint, net)
@@ -297,7 +287,7 @@ class LoadedNetworks:
             full = self.reranked(replace(run, method="rerank", checkpoint=None)).strength
 
         def at(alpha: float) -> Reranking:
-            return Reranking(alpha * full, alpha, run.spread)
+            return Reranking(alpha * full, alpha)
 
         def kept(alpha: float) -> Retention:
             return self.retention(at(alpha).policy(self.start, trained, scores))
@@ -336,11 +326,6 @@ def _spread(data: RewardData, apart: Loaded | None) -> dict[str, Any]:
         return {UNIT: data.moments()[1], JUDGE_UNIT: unit, JUDGED: apart.facts["reward"]}
     means = mean_rewards(data.sequences, "test")["reward"].drop_nulls()
     return {UNIT: data.moments()[1], USER_SPREAD: float(means.cast(pl.Float64).std() or 0.0)}  # type: ignore[arg-type]
-
-
-def _mean(frame: pl.DataFrame, column: str) -> float:
-    """NaN where nothing was shown to anybody."""
-    return frame.select(pl.col(column).mean().fill_null(float("nan"))).item()
 
 
 def _coverage(frame: pl.DataFrame, num_items: int) -> float:

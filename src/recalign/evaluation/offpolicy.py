@@ -1,144 +1,243 @@
-"""Estimate a policy's value from items that another policy showed: importance weights, reward model, or both.
+"""Estimate what a policy would earn, from lists that another policy drew with known propensities (docs/offpolicy.md).
 
-Of N exposures with logging propensities beta_n, a target policy pi, rewards r_n and a reward model q, with
-w_n = min(pi(a_n | s_n) / beta_n, clip):
+A single item is a list of one place. Of N lists with rewards r_nk at places k = 1..K, let the logging policy show the
+first k items with probability b_nk and the candidate with probability p_nk, and w_nk = min(p_nk / b_nk, clip). A list's
+value is its sum of rewards.
 
-- ``ips`` = mean(w r): inverse propensity score (Horvitz & Thompson 1952). Unbiased where beta > 0 wherever pi > 0, and
-  of high variance: rewards far from 0 are multiplied by w too.
-- ``snips`` = sum(w r) / sum(w): self-normalised (Swaminathan & Joachims 2015). Slightly biased, and unmoved by a
-  constant added to all rewards.
-- ``dm`` = mean(sum_a pi(a | s) q(s, a)): the direct method. As good as the reward model, and no better.
-- ``dr`` = dm + mean(w (r - q(s, a))): doubly robust (Dudik, Langford & Li 2011). Unbiased if either
-  beta or q is right.
+- ``ips`` = mean(w_nK sum_k r_nk): inverse propensity score (Horvitz & Thompson 1952). Unbiased where b > 0 wherever
+  p > 0, and of high variance.
+- ``snips``, of lists ``list_snips`` = sum(w_nK sum_k r_nk) / sum(w_nK): self-normalised (Swaminathan & Joachims 2015).
+  Slightly biased, and unmoved by a constant added to all rewards.
+- ``cascade_snips`` = sum_k sum_n(w_nk r_nk) / sum_n(w_nk): self-normalised place by place, where a reward depends on
+  what stands at its place and above it, not below (RIPS: McInerney, Brost, Chandar, Mehrotra & Carterette 2020).
+- ``dm`` = mean(sum_a pi(a | s) q(s, a)): the direct method. As good as the reward model q, and no better.
+- ``dr`` = dm + mean(w (r - q(s, a))): doubly robust (Dudik, Langford & Li 2011). Unbiased if b or q is right.
 
-All four are ratios of sums over users, so one bootstrap of users gives their intervals. The effective sample size (Kish
+All are ratios of sums over users, so one bootstrap of users gives their intervals. The effective sample size (Kish
 1965) counts users too: (sum_u w_u)^2 / sum_u w_u^2 with w_u the sum of the user's weights.
 
-Suffixes: N exposures, U users, R ratios, D draws.
+Suffixes: N lists, K places, U users, R ratios, D draws.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-import polars as pl
 
 from recalign.bootstrap import CrossedBootstrap, Estimate
 from recalign.errors import InputError
 
-LEAST_ESS = 50.0
+MIN_ESS = 50.0
 """Effective sample size in users below which no estimate is given. In 200 simulated worlds (docs/offpolicy.md) 95 %
 intervals of ``dr`` and ``snips`` held the truth in 93 % or more from 30 users on and in under 90 % below 10."""
+MIN_SUPPORT = 0.99
+"""Mean probability that the candidate has to give to the first places that were not drawn."""
+MIN_FIRST_WEIGHT = 0.8
+"""Mean weight of the first drawn place (1 in expectation) below which a candidate shows items that the lists lacked."""
 
-ESTIMATORS = ("ips", "snips", "dm", "dr")
-Terms = dict[str, list[tuple[np.ndarray, np.ndarray]]]
-"""By estimate, its ratios, which are added up: (N,) what is summed, and (N,) what that is divided by."""
-
-
-@dataclass(frozen=True)
-class Exposures:
-    """Items that a logging policy showed, scored by a target policy and a reward model. All shapes (N,)."""
-
-    user_N: np.ndarray  # integers; exposures of one user are resampled together
-    reward_N: np.ndarray  # observed
-    propensity_N: np.ndarray  # beta(a | s), above 0 and up to 1
-    target_N: np.ndarray  # pi(a | s)
-    predicted_N: np.ndarray | None = None  # q(s, a) of the item that was shown; None without a reward model
-    direct_N: np.ndarray | None = None  # sum_a pi(a | s) q(s, a)
-    unknown: int = 0  # further exposures, without a reward: if not at random, estimates are biased
-
-    def __post_init__(self) -> None:
-        check_propensities(self.propensity_N)
+ITEM_ESTIMATORS, LIST_ESTIMATORS = ("ips", "snips", "dm", "dr"), ("cascade_snips", "list_snips")
+Ratios = list[tuple[np.ndarray, np.ndarray]]
+"""Ratios that are added up: (N,) what is summed, and (N,) what that is divided by."""
 
 
 @dataclass(frozen=True)
-class OffPolicy:
-    """What the exposures say of a policy.
+class Lists:
+    """Lists that were shown, with the importance weights of a candidate: see `of_items` and `of_lists`.
 
-    The mean weight is 1 in expectation for every policy; otherwise the propensities are wrong, the weights are clipped,
-    or the policy chooses what could not be shown.
+    Attributes:
+        user_N: integers; lists of one user are resampled together.
+        reward_NK: what each place earned, 0 beyond a shorter list's end.
+        weight_NK: p_nk / b_nk, not clipped.
+        estimators: names of the estimates.
+        predicted_N, direct_N: of single items, q of the item that was shown, and sum_a pi(a | s) q(s, a).
+        unknown: further lists, without a reward: if not at random, estimates are biased.
+        support: mean probability that the candidate gives to the first places that were not drawn.
+        first_N: place that was drawn first; K where none was. None: the first.
     """
 
-    exposures: int
-    unknown: int  # further ones, without a reward
+    user_N: np.ndarray
+    reward_NK: np.ndarray
+    weight_NK: np.ndarray
+    estimators: tuple[str, ...]
+    predicted_N: np.ndarray | None = None
+    direct_N: np.ndarray | None = None
+    unknown: int = 0
+    support: float = 1.0
+    first_N: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class PolicyValue:
+    """What the lists say of a candidate.
+
+    Attributes:
+        lists, unknown, users: lists that were used, further ones without a reward, and users.
+        observed: mean value of the lists that were used: the logging policy's own.
+        ess: effective sample size in users, of ``list`` and of ``cascade`` estimates.
+        mean_weight, max_weight: of whole lists, and of all places, before clipping. The mean is 1 in expectation, or
+            propensities are wrong, or the candidate chooses what could not be shown.
+        clip: the largest weight that was left; infinite: none was cut.
+        clipped: share of the weights that were cut.
+        support: below `MIN_SUPPORT` nothing is estimated: the candidate would show lists that could not be logged.
+        first_weight: mean weight of the first drawn place. Below `MIN_FIRST_WEIGHT` by two standard errors, nothing is
+            estimated: the candidate shows items that the server lacked.
+        refused: why there is no estimate, by ``list``, ``cascade`` or an estimate's name.
+        estimates: by name.
+    """
+
+    lists: int
+    unknown: int
     users: int
-    observed: float  # mean reward: the logging policy's own value
-    ess: float  # effective sample size in users
+    observed: float
+    ess: dict[str, float]
     mean_weight: float
-    max_weight: float  # before clipping
-    clipped: float  # share of the weights that were cut
-    refused: str | None  # why there is no estimate
-    estimates: dict[str, Estimate]  # by name of `ESTIMATORS`; empty where refused
+    max_weight: float
+    clip: float
+    clipped: float
+    support: float
+    first_weight: float
+    refused: dict[str, str]
+    estimates: dict[str, Estimate]
 
     def figures(self) -> dict[str, Any]:
         """All of it as plain values, estimates with their 95 % intervals."""
-        given = {name: value for name, value in vars(self).items() if name != "estimates" and value is not None}
-        return given | plain(self.estimates)
+        return {name: x for name, x in vars(self).items() if name != "estimates"} | plain(self.estimates)
 
 
 def plain(estimates: Mapping[str, Estimate]) -> dict[str, Any]:
     """Values by name, and their 95 % intervals as ``<name>_interval``."""
-    intervals = {f"{name}_interval": list(one.interval()) for name, one in estimates.items()}
-    return {name: one.value for name, one in estimates.items()} | intervals
+    intervals = {f"{name}_interval": list(estimate.interval()) for name, estimate in estimates.items()}
+    return {name: estimate.value for name, estimate in estimates.items()} | intervals
+
+
+def of_items(
+    user_N: np.ndarray,
+    reward_N: np.ndarray,
+    propensity_N: np.ndarray,
+    target_N: np.ndarray,
+    predicted_N: np.ndarray | None = None,
+    direct_N: np.ndarray | None = None,
+    unknown: int = 0,
+) -> Lists:
+    """Single items as lists of one place.
+
+    Args:
+        propensity_N, target_N: beta(a | s) of the logging policy, and pi(a | s).
+        user_N, reward_N, predicted_N, direct_N, unknown: as of `Lists`.
+
+    Raises:
+        InputError: a propensity is 0 or less, above 1, or NaN.
+    """
+    bad_N = ~((propensity_N > 0) & (propensity_N <= 1))
+    if bad_N.any():
+        what = f"a propensity of {propensity_N[bad_N][0]:g} ({int(bad_N.sum()):,} of {len(bad_N):,} are not in (0, 1])"
+        remedy = "give the chance with which the logging policy showed each item, above 0 and up to 1"
+        raise InputError(what, where="propensity", remedy=remedy)
+    weight_N1 = (target_N / propensity_N)[:, None]
+    names = ITEM_ESTIMATORS if predicted_N is not None else ITEM_ESTIMATORS[:2]
+    return Lists(user_N, reward_N[:, None], weight_N1, names, predicted_N, direct_N, unknown)
+
+
+def of_lists(
+    user_N: np.ndarray,
+    reward_NK: np.ndarray,
+    logged_NK: np.ndarray,
+    target_NK: np.ndarray,
+    explored_N: np.ndarray,
+    share_N: np.ndarray,
+    ranked_N: np.ndarray,
+    fixed_N: np.ndarray,
+    arms: Literal["explored", "mixture"] = "explored",
+) -> Lists:
+    """Lists of several places; shorter ones are filled up with rewards and log-probabilities of 0.
+
+    Args:
+        user_N, reward_NK: as of `Lists`.
+        logged_NK: log-probability of each item given those before it, in a list that is drawn; 0 where fixed.
+        target_NK: the candidate's, of the same items.
+        explored_N: whether the list was drawn.
+        share_N: probability with which it was to be drawn.
+        ranked_N: first places that are those of the ranked list; K where a shorter list is the ranked one to its end.
+        fixed_N: first places that are not drawn.
+        arms: explored: lists that were drawn alone; mixture: all, b_nk with the probability of either way to show them.
+
+    Raises:
+        InputError: a log-probability is not one, or no list was drawn.
+    """
+    if not (np.isfinite(logged_NK) & (logged_NK <= 0)).all():
+        what, remedy = "a chance of 0, above 1 or NaN", "leave such lists out: recalign feedback counts them"
+        raise InputError(what, where="log_prob", remedy=remedy)
+    used_N = explored_N if arms == "explored" else np.ones(len(user_N), bool)
+    user_N, reward_NK, logged_NK, target_NK, share_N, ranked_N, fixed_N = (
+        x[used_N] for x in (user_N, reward_NK, logged_NK, target_NK, share_N, ranked_N, fixed_N)
+    )
+    if not len(user_N):
+        raise InputError("no list was drawn", where="explore", remedy="explore a share of the requests first")
+    place_K = np.arange(reward_NK.shape[1])
+    first_N = np.where(share_N > 0, fixed_N, len(place_K))  # with no share, nothing is drawn
+    fixed_NK = np.where(place_K < first_N[:, None], target_NK, 0.0)
+    logged_NK, target_NK = logged_NK.cumsum(axis=1), target_NK.cumsum(axis=1)
+    if arms == "mixture":
+        with np.errstate(divide="ignore"):
+            drawn_N1, ranked_N1 = np.log(share_N)[:, None], np.log(1 - share_N)[:, None]
+        same_NK = np.where(place_K + 1 <= ranked_N[:, None], ranked_N1, -np.inf)
+        logged_NK = np.logaddexp(drawn_N1 + logged_NK, same_NK)
+    weight_NK, support = np.exp(target_NK - logged_NK), float(np.exp(fixed_NK.sum(axis=1)).mean())
+    return Lists(user_N, reward_NK, weight_NK, LIST_ESTIMATORS, support=support, first_N=first_N)
 
 
 def estimate(
-    shown: Exposures, clip: float | None = None, least_ess: float = LEAST_ESS, draws: int = 2000, seed: int = 0
-) -> OffPolicy:
-    """Estimate a policy's expected reward.
+    shown: Lists,
+    clip: float | Literal["cube_root"] | None = None,
+    min_ess: float = MIN_ESS,
+    draws: int = 2000,
+    seed: int = 0,
+) -> PolicyValue:
+    """Estimate a candidate's expected value of a list.
 
     Args:
-        shown: the exposures.
-        clip: largest importance weight; None: none is cut. Cutting lowers the variance and biases ``ips`` downwards.
-        least_ess: effective sample size below which there is no estimate, but a reason.
+        shown: the lists.
+        clip: largest weight; cube_root: of the number of lists, so that the interval is wider than that of an A/B test
+            by its sixth root at most; None: none is cut. Cutting lowers the variance, and biases.
+        min_ess: effective sample size in users below which there is no estimate, but a reason.
         draws, seed: of the bootstrap over users.
     """
-    if not len(shown.user_N):
-        nan, nothing = float("nan"), "nothing was shown at random, with a known propensity and a reward"
-        return OffPolicy(0, shown.unknown, 0, nan, 0.0, nan, nan, 0.0, nothing, {})
-    raw_N = shown.target_N / shown.propensity_N
-    weight_N = np.minimum(raw_N, np.inf if clip is None else clip)
-    found, user_N = np.unique(shown.user_N, return_inverse=True)
-    users = len(found)
-    ess = effective_size(np.bincount(user_N, weight_N))
-    refused = None
-    if ess < least_ess:
-        size = f"the effective sample size is {ess:.1f} of {users:,} users, below {least_ess:g}"
-        refused = f"{size}: the policy hardly ever chooses what was shown"
-    return OffPolicy(
-        exposures=len(user_N),
+    lists = len(shown.user_N)
+    limit = lists ** (1 / 3) if clip == "cube_root" else np.inf if clip is None else clip
+    if not lists:
+        nan, why = float("nan"), "nothing was shown at random, with a known propensity and a reward"
+        refused, ess = {"list": why}, {"list": 0.0, "cascade": 0.0}
+        return PolicyValue(0, shown.unknown, 0, nan, ess, nan, nan, limit, 0.0, shown.support, nan, refused, {})
+    weight_NK = np.minimum(shown.weight_NK, limit)
+    users, user_N = np.unique(shown.user_N, return_inverse=True)
+    weights = {"list": weight_NK[:, -1], "cascade": weight_NK.mean(axis=1)}
+    ess = {kind: effective_size(np.bincount(user_N, weight_N)) for kind, weight_N in weights.items()}
+    first_weight, reached = _first_weight(shown, user_N)
+    refused = {
+        kind: why for kind, size in ess.items() if (why := _refusal(shown.support, reached, size, len(users), min_ess))
+    }
+    names = [name for name in shown.estimators if ("cascade" if "cascade" in name else "list") not in refused]
+    made = _estimates({name: _ratios(name, shown, weight_NK) for name in names}, user_N, draws, seed) if names else {}
+    nothing = "at some place there is no list that the candidate could have shown"
+    refused |= {name: nothing for name, found in made.items() if not np.isfinite(found.value)}
+    return PolicyValue(
+        lists=lists,
         unknown=shown.unknown,
-        users=users,
-        observed=float(shown.reward_N.mean()),
+        users=len(users),
+        observed=float(shown.reward_NK.sum(axis=1).mean()),
         ess=ess,
-        mean_weight=float(weight_N.mean()),
-        max_weight=float(raw_N.max()),
-        clipped=float((raw_N > weight_N).mean()),
+        mean_weight=float(shown.weight_NK[:, -1].mean()),
+        max_weight=float(shown.weight_NK.max()),
+        clip=float(limit),
+        clipped=float((shown.weight_NK > weight_NK).mean()),
+        support=shown.support,
+        first_weight=first_weight,
         refused=refused,
-        estimates={} if refused else ratios(_terms(shown, weight_N), user_N, draws, seed),
+        estimates={name: found for name, found in made.items() if name not in refused},
     )
-
-
-def _terms(shown: Exposures, weight_N: np.ndarray) -> Terms:
-    one_N, earned_N = np.ones(len(weight_N)), weight_N * shown.reward_N
-    terms: Terms = {"ips": [(earned_N, one_N)], "snips": [(earned_N, weight_N)]}
-    if shown.predicted_N is not None and shown.direct_N is not None:
-        rest_N = weight_N * (shown.reward_N - shown.predicted_N)
-        terms |= {"dm": [(shown.direct_N, one_N)], "dr": [(shown.direct_N + rest_N, one_N)]}
-    return terms
-
-
-def ratios(terms: Terms, user_N: np.ndarray, draws: int, seed: int) -> dict[str, Estimate]:
-    """The sum of each estimate's ratios sum(first) / sum(second), with draws of users 0, 1, ..."""
-    each = [term for own in terms.values() for term in own]
-    total_RU, count_RU = (np.stack([np.bincount(user_N, term[side]) for term in each]) for side in (0, 1))
-    value_R, drawn_DR = CrossedBootstrap(total_RU.shape[1], draws, seed).ratios(total_RU, count_RU)
-    ends = np.cumsum([len(own) for own in terms.values()])[:-1]
-    parts = zip(terms, np.split(value_R, ends), np.split(drawn_DR, ends, axis=1), strict=True)
-    return {name: Estimate(float(value_R.sum()), drawn_DR.sum(axis=1)) for name, value_R, drawn_DR in parts}
 
 
 def effective_size(weight_U: np.ndarray) -> float:
@@ -147,67 +246,45 @@ def effective_size(weight_U: np.ndarray) -> float:
     return float(weight_U.sum()) ** 2 / squares if squares > 0 else 0.0
 
 
-def check_propensities(propensity_N: np.ndarray) -> None:
-    """Raise an InputError where a propensity is 0 or less, above 1, or NaN."""
-    bad_N = ~((propensity_N > 0) & (propensity_N <= 1))
-    if bad_N.any():
-        raise InputError(
-            f"a propensity of {propensity_N[bad_N][0]:g} ({int(bad_N.sum()):,} of {len(bad_N):,} are 0 or less, "
-            "above 1 or NaN)",
-            where="propensity",
-            remedy="give the chance with which the logging policy showed each item, above 0 and up to 1",
-        )
+def _first_weight(shown: Lists, user_N: np.ndarray) -> tuple[float, float]:
+    """Mean over users of the weight of the first place that was drawn, and that plus two standard errors."""
+    if shown.first_N is None or not (drawn_N := shown.first_N < shown.weight_NK.shape[1]).any():
+        return 1.0, 1.0
+    weight_N = np.take_along_axis(shown.weight_NK[drawn_N], shown.first_N[drawn_N, None], axis=1)[:, 0]
+    count_U = np.bincount(user_N[drawn_N])
+    mean_U = np.bincount(user_N[drawn_N], weight_N)[count_U > 0] / count_U[count_U > 0]
+    return float(mean_U.mean()), float(mean_U.mean() + 2 * mean_U.std() / len(mean_U) ** 0.5)
 
 
-def exposed_ranks(
-    user_N: np.ndarray, score_N: np.ndarray, reward_N: np.ndarray, propensity_N: np.ndarray, k: int = 5
-) -> dict[str, Estimate]:
-    """How well scores order each user's random exposures.
+def _refusal(support: float, reached: float, size: float, users: int, least: float) -> str | None:
+    if support < MIN_SUPPORT:
+        return f"the candidate leaves the places that were not drawn as they are with probability {support:.3f} only"
+    if reached < MIN_FIRST_WEIGHT:
+        missing = f"with a probability of {1 - reached:.2f} or more"
+        return f"the candidate shows items that these lists could not have, {missing}"
+    if size < least:
+        found = f"the effective sample size is {size:.1f} of {users:,} users, below {least:g}"
+        return f"{found}: the policy hardly ever chooses what was shown"
+    return None
 
-    The candidates are random, so guessing what the platform would have shown gains nothing. Users with one candidate
-    are left out. With gains g = (r - the least reward of the exposures) / beta, means over the users whose gains are
-    not all 0:
 
-    - ``ndcg``: sum over the first k of g / log2(rank + 1), over its largest possible value (Järvelin and Kekäläinen
-      2002);
-    - ``mrr``: sum g / rank over sum g, the reward-weighted reciprocal rank (KuaiSim's R-MRR, 2023).
+def _ratios(name: str, shown: Lists, weight_NK: np.ndarray) -> Ratios:
+    one_N, last_N, value_N = np.ones(len(weight_NK)), weight_NK[:, -1], shown.reward_NK.sum(axis=1)
+    if name == "cascade_snips":
+        return list(zip((weight_NK * shown.reward_NK).T, weight_NK.T, strict=True))
+    if name in ("dm", "dr"):
+        assert shown.predicted_N is not None
+        assert shown.direct_N is not None
+        rest_N = last_N * (value_N - shown.predicted_N)
+        return [(shown.direct_N if name == "dm" else shown.direct_N + rest_N, one_N)]
+    return [(last_N * value_N, one_N if name == "ips" else last_N)]
 
-    And over all their exposures, each weighted by 1 / beta:
 
-    - ``reward``: mean reward of every user's first k, the value of a policy that shows the best k of so many random
-      items; ``uniform``: that of all candidates, the value of a policy that does not choose.
-
-    Args:
-        user_N: integers.
-        score_N: larger is better; ties are broken at random.
-        reward_N: observed rewards.
-        propensity_N: beta, the chance with which each was shown.
-        k: how many of a user's candidates count as shown.
-    """
-    check_propensities(propensity_N)
-    frame = pl.DataFrame({"user": user_N, "score": score_N, "reward": reward_N, "beta": propensity_N})
-    frame = frame.with_columns(
-        gain=(pl.col("reward") - pl.col("reward").min()) / pl.col("beta"),
-        chance=pl.Series(np.random.default_rng(0).random(len(user_N)), dtype=pl.Float64),
-    )
-    for place, by in (("best", "gain"), ("rank", "score")):
-        frame = frame.sort("user", by, "chance", descending=[False, True, False])
-        frame = frame.with_columns(pl.col("user").cum_count().over("user").alias(place))
-    rank, gain, reward = pl.col("rank"), pl.col("gain"), pl.col("reward")
-    several = (pl.len() > 1).cast(pl.Float64)
-    share, top = several / pl.col("beta"), several / pl.col("beta") * (rank <= k)
-
-    def dcg(place: pl.Expr) -> pl.Expr:
-        return (gain * (place <= k) / (place + 1).log(2)).sum()
-
-    counted = several * (gain.sum() > 0)
-    terms = {
-        "ndcg": (counted * (dcg(rank) / dcg(pl.col("best"))).fill_nan(0.0), counted),
-        "mrr": (counted * ((gain / rank).sum() / gain.sum()).fill_nan(0.0), counted),
-        "reward": ((top * reward).sum(), top.sum()),
-        "uniform": ((share * reward).sum(), share.sum()),
-    }
-    sides = {f"{name} {side}": expr for name, pair in terms.items() for side, expr in enumerate(pair)}
-    by_user = frame.group_by("user", maintain_order=True).agg(**sides)
-    found: Terms = {name: [(by_user[f"{name} 0"].to_numpy(), by_user[f"{name} 1"].to_numpy())] for name in terms}
-    return ratios(found, np.arange(len(by_user)), draws=2000, seed=0)
+def _estimates(ratios: Mapping[str, Ratios], user_N: np.ndarray, draws: int, seed: int) -> dict[str, Estimate]:
+    """The sum of each estimate's ratios sum(first) / sum(second), with draws of users 0, 1, ..."""
+    each = [ratio for own in ratios.values() for ratio in own]
+    total_RU, count_RU = (np.stack([np.bincount(user_N, ratio[side]) for ratio in each]) for side in (0, 1))
+    value_R, drawn_DR = CrossedBootstrap(total_RU.shape[1], draws, seed).ratios(total_RU, count_RU)
+    ends = np.cumsum([len(own) for own in ratios.values()])[:-1]
+    parts = zip(ratios, np.split(value_R, ends), np.split(drawn_DR, ends, axis=1), strict=True)
+    return {name: Estimate(float(value_R.sum()), drawn_DR.sum(axis=1)) for name, value_R, drawn_DR in parts}

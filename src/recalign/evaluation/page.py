@@ -17,7 +17,7 @@ from recalign.evaluation.selection import FLOOR
 from recalign.evaluation.sources import Sources
 
 MAIN = (
-    *(ALL, HIGH, "high_users/ndcg@10", VALUE, "value_at_popularity", "value/reward_model@10", "value/true@10"),
+    *(ALL, HIGH, "high_users/ndcg@10", VALUE, "value/reward_model@10", "value/true@10"),
     *("value/true", "policy/kl", "policy/coverage@10", "policy/popularity@10"),
     *("tail/high/ndcg@10", "tail/value/judge@10", "cost/seconds"),
 )
@@ -29,8 +29,6 @@ MEANINGS = {
     "high_users/ndcg@10": "The same on users whose mean reward in the test window is above the median.",
     VALUE: "Mean reward that independent judges expect of the ten unseen items shown. The judges learned from other "
     "users than the methods did.",
-    "value_at_popularity": "value/judge@10 less that of the start, tilted until it shows items as popular as the "
-    "method does: value that is not popularity, in standard deviations of the reward.",
     "value/reward_model@10": "The same under the reward model that methods trained with: what they were told to like.",
     "gap/judge@10": "value/reward_model@10 less value/judge@10, event by event. Levels of raters are in it; what a "
     "method adds to the gap of start is over-optimisation.",
@@ -172,7 +170,6 @@ def _seed_table(frame: pl.DataFrame, table: ComparisonTable) -> Plain:
     chosen = frame.filter(pl.col("split") == "test", pl.col("seed") != "all", pl.col("metric").is_in(MAIN))
     wide = chosen.pivot("metric", index=["method", "seed"], values="value", maintain_order=True)
     columns = [metric for metric in MAIN if metric in wide.columns]
-    wide = wide.with_columns(pl.col([metric for metric in columns if table.in_sd(metric)]) / table.unit)
     rows = [
         [row["method"], row["seed"], *("–" if row[c] is None else figure(c, row[c]) for c in columns)]
         for row in wide.iter_rows(named=True)

@@ -12,7 +12,7 @@ import torch
 
 from recalign.artifacts import Seal, check, recorded
 from recalign.errors import InputError
-from recalign.evaluation.baselines import ItemScores, LowerBound, Rerank, Scores, log_counts
+from recalign.evaluation.baselines import ItemScores, Rerank, Scores, log_counts
 from recalign.files import read_json, sha256
 from recalign.recommender.checkpoint import load_net
 from recalign.recommender.policy import Policy
@@ -25,16 +25,15 @@ READS_REWARD_MODEL = "reads/reward_model"
 RERANKING = "reranking"
 """Where a row's summary.json holds its `Reranking`, what it rests on and how it reads histories."""
 
-RERANKED: dict[str, Callable[[RewardEnsemble, RewardData, float], tuple[Scores, float]]] = {
-    "popularity_tilt": lambda reward, data, spread: (ItemScores(log_counts(data.sequences)), 1.0),
-    "rerank": lambda reward, data, spread: (reward, data.moments()[1]),
-    "rerank_lcb": lambda reward, data, spread: (LowerBound(reward, spread), data.moments()[1]),
-    "rerank_item_mean": lambda reward, data, spread: (
+RERANKED: dict[str, Callable[[RewardEnsemble, RewardData], tuple[Scores, float]]] = {
+    "popularity_tilt": lambda reward, data: (ItemScores(log_counts(data.sequences)), 1.0),
+    "rerank": lambda reward, data: (reward, data.moments()[1]),
+    "rerank_item_mean": lambda reward, data: (
         ItemScores(torch.from_numpy(data.moments()[2])),
         data.moments()[1],
     ),
-    "rerank_permuted": lambda reward, data, spread: (reward, data.moments()[1]),
-    "rerank_item_mean_permuted": lambda reward, data, spread: (
+    "rerank_permuted": lambda reward, data: (reward, data.moments()[1]),
+    "rerank_item_mean_permuted": lambda reward, data: (
         ItemScores(torch.from_numpy(data.as_placebo().moments()[2])),
         data.moments()[1],
     ),
@@ -47,13 +46,9 @@ OF_PERMUTED = ("rerank_item_mean_permuted",)
 """Rows of these that read permuted rewards without any training."""
 
 
-LCB = 2.0
-"""Standard deviations of the ensemble that ``rerank_lcb`` takes off the mean, unless others are asked for."""
-
-
-def scores_of(method: str, reward: RewardEnsemble, data: RewardData, spread: float) -> tuple[Scores, float]:
+def scores_of(method: str, reward: RewardEnsemble, data: RewardData) -> tuple[Scores, float]:
     """The scores by which a row reranks, and their unit; a row with a `base_method` does so as ``rerank`` does."""
-    return RERANKED.get(method, RERANKED["rerank"])(reward, data, spread)
+    return RERANKED.get(method, RERANKED["rerank"])(reward, data)
 
 
 def base_method(method: str) -> str | None:
@@ -73,12 +68,10 @@ class Reranking:
     Attributes:
         strength: 1 / lambda in 1 / standard deviation of the reward; of ``popularity_tilt``, of log counts.
         alpha: where the policy's weights lie on the interpolation path from the start through the trained ones.
-        spread: standard deviations of the ensemble that ``rerank_lcb`` takes off the mean.
     """
 
     strength: float
     alpha: float
-    spread: float
 
     def policy(self, start: Policy, trained: Policy | None, scores: tuple[Scores, float]) -> Rerank:
         """The reranked policy; ``trained`` is that of `base_method`, if there is one, and ``scores`` as `RERANKED`."""
@@ -132,6 +125,5 @@ def served(folder: Path, checkpoints: Mapping[str, Path], data: RewardData) -> P
     for net in nets.values():
         net.check(data)
     own = nets.get(str(base_method(method)))
-    how = Reranking(**said["how"])
-    scores = scores_of(method, nets["reward"].net, data, how.spread)
-    return how.policy(nets["recommender"].net, own.net if own else None, scores).eval()
+    scores = scores_of(method, nets["reward"].net, data)
+    return Reranking(**said["how"]).policy(nets["recommender"].net, own.net if own else None, scores).eval()

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from recalign.data.sequences import Batch, EventDataModule, Sequences
 from recalign.data.sequences.store import PARTS, Part
 from recalign.errors import InputError
-from recalign.evaluation.baselines import ItemScores, LowerBound, Rerank, RerankState, Scores, log_counts
+from recalign.evaluation.baselines import ItemScores, Rerank, RerankState, Scores
 from recalign.nn import ranks_from_scores, top_k_from_scores
 from recalign.recommender.policy import Policy, State, chunks, seen_within
 from recalign.reward import RewardEnsemble
@@ -60,7 +60,6 @@ def evaluate(
     of_shown: dict[str, RewardEnsemble | ItemScores] = dict(scorers.rewards)
     percentile_V = np.searchsorted(np.sort(count_V), count_V) / len(count_V)  # share of items with fewer events
     of_shown["popularity@10"] = ItemScores(torch.from_numpy(percentile_V))
-    of_shown["log_count@10"] = ItemScores(log_counts(data.sequences))
     nets: list[nn.Module] = [*policies.values(), scorers.start, *of_shown.values()]
     for net in nets:
         net.eval().to(device)
@@ -114,7 +113,7 @@ class ReadOnce:
 
     def states(self, scores: Scores) -> Tensor:
         """The states of a reward model, or of other scores. Shape: (K, T, S)."""
-        return self._read((scores.reward if isinstance(scores, LowerBound) else scores).states)
+        return self._read(scores.states)
 
 
 def _of_policy(

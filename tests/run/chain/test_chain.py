@@ -619,14 +619,6 @@ def test_judges_have_room_for_the_histories_that_they_judge():
     planned(short, "--data.max_length=20", "--stages.judge_report.model.encoder.init_args.max_length=20")
 
 
-@pytest.mark.usefixtures("here")
-def test_a_lower_bound_needs_several_members():
-    chain = Chain(log="simulated", methods=["start", "rerank_lcb"], data={"root": "data"})
-    one = split_overrides(["--stages.reward.model.members=1"])[1]
-    with pytest.raises(InputError, match="has no spread to take off"):
-        Plan(chain, Path("conf/chain/tiny.yaml"), one).parse()
-
-
 def test_a_reward_model_of_another_reward_is_refused_before_anything_is_trained(here: Path):
     said = tiny.chain(here, "--name=own", "--methods=[start, rerank]", "--stages.reward.data.reward=reward * 2")
     assert said.code == 2

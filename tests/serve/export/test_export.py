@@ -7,7 +7,6 @@ import shutil
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -19,13 +18,13 @@ from recalign.artifacts import seal
 from recalign.data.events.log import ItemTable
 from recalign.data.sequences import RelativeTo, Where
 from recalign.errors import InputError
-from recalign.evaluation.baselines import ItemScores, LowerBound, Rerank
+from recalign.evaluation.baselines import ItemScores, Rerank
 from recalign.files import read_json
 from recalign.recommender import RecommenderData, SequencePolicy
 from recalign.recommender.checkpoint import build, load_net
 from recalign.recommender.serving import recommend
 from recalign.run.stage.opened import OpenedRun, opened
-from recalign.serve.export.command import _about, bundle_of, items
+from recalign.serve.export.command import bundle_of, items
 from recalign.serve.export.verify import verify, windows_to_verify
 from recalign.serve.server import load_bundle
 from recalign.serve.server.about import current
@@ -300,14 +299,6 @@ def test_a_log_whose_split_does_not_follow_time_is_asked_for_in_the_order_of_tim
     bundle_of(OpenedRun(tmp_path / "runs/tastes/recommender/seed-0", policy, data, {}), tmp_path / "bundles")
     assert len(asked) > 100
     assert all(times == sorted(times) for times in asked)
-
-
-def test_another_lower_bound_has_another_version(made, rewarded):
-    reward, graph, versions = load_net(rewarded, "reward").net.eval(), SimpleNamespace(inputs=["item"], k=10), set()
-    for spread in (1.0, 2.0, 2.0):
-        reranked = replace(made, policy=Rerank(made.policy, LowerBound(reward, spread), 0.5), strength=0.5)
-        versions.add(_about(reranked, graph, items(made), None).version)
-    assert len(versions) == 2
 
 
 def test_a_strength_is_asked_for_in_standard_deviations_also_where_the_row_has_none(made, tmp_path):

@@ -8,7 +8,7 @@ import small
 import torch
 
 from recalign.data.sequences import EventDataModule
-from recalign.evaluation.baselines import ItemScores, LowerBound, Rerank, SameForAll
+from recalign.evaluation.baselines import ItemScores, Rerank, SameForAll
 from recalign.nn import HSTU, LazyDecoder, Pooled, SASRec
 from recalign.recommender import CodePolicy, Policy, RecommenderData, SequencePolicy
 from recalign.recommender.onerec import random_codes
@@ -100,7 +100,6 @@ def test_a_policy_that_reads_rewards(log_root):
         lambda: reward(OrdinalHead([1.0, 2.0, 4.0])),
         lambda: reward(QuantileHead()),
         lambda: reward(share="nothing", cooccurrence_dim=2),
-        lambda: LowerBound(reward(), 1.0),
         lambda: ItemScores(torch.randn(40)),
     ],
 )

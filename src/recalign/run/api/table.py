@@ -16,7 +16,7 @@ from recalign.errors import InputError, require_positive
 from recalign.evaluation.comparison import RECORD, RunsComparison
 from recalign.evaluation.methods import BASE_STAGES, UNTRAINED, BaseCheckpoints, MethodRun, SeedEvaluation
 from recalign.evaluation.report import terminal_table
-from recalign.evaluation.reranking import LCB, is_reranked
+from recalign.evaluation.reranking import is_reranked
 from recalign.evaluation.roles import Roles
 from recalign.recommender.checkpoint import read_checkpoint
 from recalign.recommender.interpolation import KEEP, require_share
@@ -129,7 +129,7 @@ def compare(
         require_rewards(path, data)
     if paths.get("start") == first:
         del paths["start"]  # evaluated as the base stage
-    runs = [MethodRun(name, paths.get(name), {}, keep=keep, spread=LCB) for name in policies]
+    runs = [MethodRun(name, paths.get(name), {}, keep=keep) for name in policies]
     recipes = [read_checkpoint(path).get("recipes", {}) for path in {first, *paths.values(), *scorers}]
     loaded = [{"class_path": one} for one in class_paths(recipes) if one.rpartition(".")[0] in sys.modules]
     code = code_digest(loaded)  # a checkpoint imports nothing

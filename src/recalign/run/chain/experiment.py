@@ -8,7 +8,7 @@ from typing import Any, Literal
 from recalign.data.simulation import World
 from recalign.errors import InputError, require_positive, require_seed
 from recalign.evaluation.methods import BASE_STAGES, is_post_trained, is_trained
-from recalign.evaluation.reranking import LCB, base_method
+from recalign.evaluation.reranking import base_method
 from recalign.evaluation.roles import Roles
 from recalign.recommender.interpolation import KEEP, require_share
 
@@ -41,7 +41,6 @@ class Chain:
         baselines: rows that a gain is measured against: the better of them.
         rerank: strength of reranked rows at alpha 1, 1 / lambda in 1 / standard deviation of the reward; of
             `popularity_tilt`, of log counts.
-        lcb: standard deviations of the reward models' ensemble that `rerank_lcb` takes off their mean.
         keep: share of the start's ``all/ndcg@10`` on validation that every method keeps: the NDCG budget. Post-trained
             weights (``model.keep``) and strengths follow their interpolation path from the start up to it, at a
             sixteenth to four times the step; null: as they were trained and given, whatever is left.
@@ -71,7 +70,6 @@ class Chain:
     placebos: dict[str, str] = field(default_factory=dict)
     baselines: list[str] = field(default_factory=lambda: ["start", "bc"])
     rerank: float = 1.0
-    lcb: float = LCB
     keep: float | None = KEEP
     trials: int = 0
     evaluation: Evaluation = field(default_factory=Evaluation)
@@ -109,7 +107,7 @@ class Chain:
             InputError: a value that is out of range, a row that is named twice or that reranks a policy not trained.
         """
         require_share(self.keep, "keep")
-        require_positive("", vars(self), "rerank", "lcb", "trials", "num_gpus", or_zero=True)
+        require_positive("", vars(self), "rerank", "trials", "num_gpus", or_zero=True)
         require_positive("", vars(self), "workers", "threads", "num_cpus")
         require_positive("evaluation", vars(self.evaluation), "users")
         for key, values in (("methods", self.methods), ("seeds", self.seeds)):

@@ -241,7 +241,7 @@ class Plan:
         return parsed
 
     def _require_alike(self, parsed: Mapping[str, Stage]) -> None:
-        """Refuse stages that read other inputs than the evaluation gives them, and a bound without a spread."""
+        """Refuse stages that read other inputs than the evaluation gives them."""
         here = self._every_stage(self.chain.seeds[0]).config["data"]["init_args"]
         times, longest = here["request_time"], here["max_length"]
         for stage, one in parsed.items():
@@ -255,10 +255,6 @@ class Plan:
                 what = f"the encoder takes {room} events, and has to judge histories of {longest}"
                 remedy = f"give {longest}; its data.max_length may be shorter"
                 raise InputError(what, where=f"{stage}, model.encoder.max_length", remedy=remedy)
-        alone = parsed["reward"].config["model"]["init_args"].get("members") == 1
-        if "rerank_lcb" in self.chain.methods and self.chain.lcb and alone:
-            remedy = "give stages.reward.model.members 2 or more, or leave the row out"
-            raise InputError("one reward model has no spread to take off", where="methods: rerank_lcb", remedy=remedy)
 
     def _checked(self, stage: str) -> Stage:
         try:

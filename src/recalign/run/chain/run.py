@@ -157,7 +157,7 @@ def _method_run(method: str, trained: Mapping[str, Trained], chain: Chain) -> Me
     """The checkpoint and settings with which a method is evaluated."""
     own = trained.get(base_method(method) or method)
     run = method_run(own, method) if own else MethodRun(method, None, {})
-    return replace(run, strength=chain.rerank, keep=chain.keep, spread=chain.lcb)
+    return replace(run, strength=chain.rerank, keep=chain.keep)
 
 
 def make_world(data: RewardData, world: World | None) -> None:

@@ -231,9 +231,7 @@ def _about(made: OpenedRun, graph: Graph, table: pl.DataFrame, newest: int | Non
         made_of=made.made_of(),
         versions={name: version(name) for name in ("recalign", "torch", "onnx", "onnxscript", "onnxruntime")},
     )
-    spread = getattr(getattr(policy, "reward", None), "spread", None)  # of a lower bound
-    made_by = [spread, artifacts.code_digest()]
-    content = digest(asdict(about), table.write_csv(), *made_by)[:8]
+    content = digest(asdict(about), table.write_csv(), artifacts.code_digest())[:8]
     return replace(about, version=f"{made.row}-seed-{made.seed}-{content}")
 
 

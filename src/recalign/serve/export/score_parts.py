@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recalign.evaluation.baselines import ItemScores, LowerBound, Scores
-from recalign.reward import RewardEnsemble, member_deviation
+from recalign.evaluation.baselines import ItemScores, Scores
+from recalign.reward import RewardEnsemble
 from recalign.reward.heads import MeanHead
 from recalign.reward.net import RewardNet
 from recalign.serve.export.histories import Histories, newest
@@ -37,10 +37,10 @@ class ScorePart(Part):
 class NetPart(nn.Module):
     """One network of a reward ensemble; the names of its tables begin with ``reward<n>_``."""
 
-    def __init__(self, net: RewardNet, number: int, average: bool) -> None:
+    def __init__(self, net: RewardNet, number: int) -> None:
         super().__init__()
         self.net, self.name = net, f"reward{number}_"
-        self.average = average and isinstance(net.head, MeanHead)  # linear: one product does for all members
+        self.average = isinstance(net.head, MeanHead)  # linear: one product does for all members
 
     def tables(self) -> dict[str, Tensor]:
         net = self.net
@@ -103,28 +103,23 @@ def solved(gram_BRR: Tensor, right_BRM: Tensor) -> Tensor:
 
 
 class RewardPart(Part):
-    """A reward ensemble: the mean over members, less ``spread`` standard deviations of them."""
+    """A reward ensemble: the mean over members."""
 
     needs = frozenset({"reward"})
 
-    def __init__(self, reward: RewardEnsemble, spread: float = 0.0) -> None:
+    def __init__(self, reward: RewardEnsemble) -> None:
         super().__init__()
         self.nets: Sequence[NetPart] = nn.ModuleList(  # type: ignore[assignment]
-            NetPart(net, number, not spread) for number, net in enumerate(reward.nets)
+            NetPart(net, number) for number, net in enumerate(reward.nets)
         )
-        self.spread = spread
 
     def tables(self) -> dict[str, Tensor]:
         return {name: table for net in self.nets for name, table in net.tables().items()}
 
     def forward(self, h: Histories, given: Mapping[str, Tensor]) -> Tensor:
-        predicted_MBN = torch.cat([net(h, given) for net in self.nets])
-        mean_BN = predicted_MBN.mean(dim=0)
-        return mean_BN - self.spread * member_deviation(predicted_MBN) if self.spread else mean_BN
+        return torch.cat([net(h, given) for net in self.nets]).mean(dim=0)
 
 
 def scores_of(scores: Scores) -> Part:
     """The part that reranks by some scores."""
-    if isinstance(scores, ItemScores):
-        return ScorePart(scores)
-    return RewardPart(scores.reward, scores.spread) if isinstance(scores, LowerBound) else RewardPart(scores)
+    return ScorePart(scores) if isinstance(scores, ItemScores) else RewardPart(scores)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -15,8 +14,7 @@ import polars as pl
 from recalign.data.events import render
 from recalign.data.events.audit import Section
 from recalign.errors import InputError, require_positive
-from recalign.evaluation.list_model import with_model
-from recalign.evaluation.lists import Arms, Lists, ListValue, estimate
+from recalign.evaluation.offpolicy import Lists, PolicyValue, estimate, of_lists
 from recalign.files import write_json
 from recalign.serve.loop.chances import Asked, ask, require_known
 from recalign.serve.loop.served import Histories, Served, open_bundle, read_served, split
@@ -30,17 +28,6 @@ LEAST_USED = 0.5
 LEAST_KNOWN = 0.99
 """Share of the lists with an outcome whose rewards have to be known. Of lists without one they are (``--ignored``), so
 that a value is too low by about the share that is left out."""
-ESTIMATES = {
-    "value of a list, 95 % interval": ("cascade_snips",),
-    "others; in most worlds their intervals hold the truth less often": (
-        "cascade_sndr",
-        "cascade_dr",
-        "list_snips",
-        "cascade_ips",
-        "list_ips",
-    ),
-}
-"""By section, in the order of the mean coverage that `benchmarks/offpolicy_lists.py` measured on drawn lists."""
 ANOTHER, UNFIT = "whose history here is not the one that the server had", "whose propensities do not fit their version"
 
 
@@ -96,7 +83,7 @@ class Worth:
     version: str
     left_out: Section
     unchecked: int
-    value: ListValue
+    value: PolicyValue
 
     def figures(self) -> dict[str, Any]:
         """All of it, for ``--out``."""
@@ -117,16 +104,14 @@ class Worth:
             "share of the weights that were clipped": round(value.clipped, 4),
             "share without support at fixed places": round(1 - value.support, 4),
             "mean weight of the first drawn place; less than 1 where items are shown that these lists lacked": round(
-                value.reach, 3
+                value.first_weight, 3
             ),
         }
         earned: Section = {"observed: what these lists earned": f"{value.observed:.4g}"}
-        found = {title: self._given(names) for title, names in ESTIMATES.items()}
-        return {"diagnostics": diagnostics, "lists left out": self.left_out, "earned": earned, **found}
-
-    def _given(self, names: Sequence[str]) -> Section:
-        ends = {name: (one.value, *one.interval()) for name in names if (one := self.value.estimates.get(name))}
-        return {name: "{:.4g} ({:.4g} .. {:.4g})".format(*one) for name, one in ends.items()}
+        ends = {name: (one.value, *one.interval()) for name, one in value.estimates.items()}
+        found: Section = {name: "{:.4g} ({:.4g} .. {:.4g})".format(*one) for name, one in ends.items()}
+        sections = {"diagnostics": diagnostics, "lists left out": self.left_out, "earned": earned}
+        return sections | {"value of a list, 95 % interval": found}
 
 
 def worths(
@@ -134,7 +119,7 @@ def worths(
     policy: Explore,
     served: Served,
     versions: dict[str, Bundle],
-    arms: Arms = "explored",
+    arms: Literal["explored", "mixture"] = "explored",
     clip: float | None = None,
 ) -> list[Worth]:
     """A candidate's worth from the lists of each version in a log. They are never averaged.
@@ -153,7 +138,7 @@ def worths(
         name = str(version) if own else f"{version} (not there: its propensities are not checked)"
         try:
             used, asked, left_out = _usable(lists, histories, candidate, policy, own)
-            value = estimate(as_lists(used, asked), arms, clip="cube_root" if clip is None else clip)
+            value = estimate(as_lists(used, asked, arms), clip="cube_root" if clip is None else clip)
             unchecked = used.filter(pl.col("seen") != "exclude").height if own is None else 0
             found.append(Worth(name, left_out, unchecked, value))
         except InputError as error:
@@ -193,28 +178,27 @@ def _usable(
     return used, asked.take(places), left_out
 
 
-def as_lists(lists: pl.DataFrame, asked: Asked) -> Lists:
-    """Lists of a log, with a model of their rewards."""
+def as_lists(lists: pl.DataFrame, asked: Asked, arms: Literal["explored", "mixture"]) -> Lists:
+    """Lists of a log, weighted by what a candidate says of them."""
     length_N = lists["items"].list.len().to_numpy()
-    real_NK = np.arange(length_N.max(initial=1)) < length_N[:, None]
+    places = length_N.max(initial=1)
 
-    def filled(rows: Any, tail: tuple[int, ...] = ()) -> np.ndarray:
-        full = np.zeros((*real_NK.shape, *tail))
+    def filled(rows: Any) -> np.ndarray:
+        full = np.zeros((len(length_N), places))
         for own, row in zip(full, rows, strict=True):
             own[: len(row)] = row
         return full
 
     explored_N = (lists["arm"] == "explored").to_numpy()
     chance_N, ranked_N = lists["chance"].to_numpy(), lists["ranked"].to_numpy()
-    shown = Lists(
+    return of_lists(
         user_N=np.unique(lists["user"].to_list(), return_inverse=True)[1],
         reward_NK=filled(lists["rewards"]),
         logged_NK=filled(lists["log_probs"]),
         target_NK=filled(asked.logp),
         explored_N=explored_N,
         share_N=np.where(explored_N, chance_N, 1 - chance_N),
-        ranked_N=np.where(ranked_N >= length_N, real_NK.shape[1], ranked_N),
+        ranked_N=np.where(ranked_N >= length_N, places, ranked_N),
         fixed_N=lists["fixed"].to_numpy(),
+        arms=arms,
     )
-    told_NKF, expected_NKF = (filled(rows, asked.told[0].shape[1:]) for rows in (asked.told, asked.expected))
-    return with_model(shown, told_NKF, expected_NKF, real_NK)

@@ -1,16 +1,15 @@
-"""Value policies on randomly exposed items: compute what `offpolicy` estimates from.
+"""Value policies on the items that a log showed at random: from histories to what `offpolicy` estimates from.
 
 Exposures are the test's events with ``is_random``, a known ``propensity`` and a reward; those without a reward are
 counted. The policy is renormalised over the items that the user had not met, as for the true value; an item that
 training never saw has pi = 0. A log that does not name the columns of exposure is an InputError.
 
-Suffixes: T targets, V items, C candidates of a user (padded), N exposures, K members, S what a state holds.
+Suffixes: T targets, V items, N exposures, K members, S what a state holds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,12 +17,11 @@ import polars as pl
 import torch
 from torch import Tensor, nn
 
-from recalign.bootstrap import Estimate
 from recalign.data.sequences import Batch, EventDataModule, Windows
 from recalign.data.sequences.store import Group
 from recalign.errors import InputError
 from recalign.evaluation.baselines import SameForAll
-from recalign.evaluation.offpolicy import Exposures, estimate, exposed_ranks, plain
+from recalign.evaluation.offpolicy import Lists, estimate, of_items
 from recalign.evaluation.value import over_unseen
 from recalign.recommender.policy import Policy, chunks
 from recalign.reward import RewardEnsemble
@@ -44,20 +42,19 @@ def measure(
     """Value policies on a log's exposures of the test, users A.
 
     Returns:
-        A method's ``policy`` (`offpolicy.OffPolicy.figures`), ``uniform``: the same of the policy that does not
-        choose, which under uniform logging has to be near ``observed`` with a mean weight near 1, and ``ranks``
-        (`offpolicy.exposed_ranks`, with intervals) of each user's exposures, scored before the first of them.
+        A method's ``policy`` (`offpolicy.PolicyValue.figures`), and ``uniform``: the same of the policy that does not
+        choose, which under uniform logging has to be near ``observed`` with a mean weight near 1.
     """
     both = {**policies, UNIFORM: SameForAll(torch.zeros(data.num_items))}
     figures = {name: estimate(shown).figures() for name, shown in exposures(both, reward, data, device).items()}
-    ranks = {name: plain(found) for name, found in candidates(policies, data, device).items()}
-    return {name: {"policy": figures[name], "uniform": figures[UNIFORM], "ranks": ranks[name]} for name in policies}
+    return {name: {"policy": figures[name], "uniform": figures[UNIFORM]} for name in policies}
 
 
 def headlines(measured: Mapping[str, Any]) -> dict[str, float]:
     """The figures of one method for tables: ``offpolicy/ess``, and ``value/{ips,snips,dr}`` unless refused."""
     policy = measured["policy"]
-    return {"offpolicy/ess": policy["ess"]} | {f"value/{name}": policy[name] for name in HEADLINES if name in policy}
+    values = {f"value/{name}": policy[name] for name in HEADLINES if name in policy}
+    return {"offpolicy/ess": policy["ess"]["list"]} | values
 
 
 @torch.no_grad()
@@ -67,7 +64,7 @@ def exposures(
     data: EventDataModule,
     device: torch.device,
     users: Group = "A",
-) -> dict[str, Exposures]:
+) -> dict[str, Lists]:
     """The test's exposures, in the order of the event table, scored by each policy and a reward model.
 
     Those to users who had met every item are left out: there is nothing that a policy could have shown instead.
@@ -91,8 +88,7 @@ def exposures(
     made = {}
     for name, parts in terms.items():
         *said, total_N = torch.cat(parts, dim=1).double().numpy()[:, order]
-        known = Exposures(*(column[total_N != 0] for column in (user_N, reward_N, beta_N, *said)))
-        made[name] = replace(known, unknown=unknown)
+        made[name] = of_items(*(x[total_N != 0] for x in (user_N, reward_N, beta_N, *said)), unknown=unknown)
     return made
 
 
@@ -126,37 +122,3 @@ def _terms(policy: Policy, state: Any, reward: RewardEnsemble, states_KTS: Tenso
         shown = (p_TV.gather(1, column_T1)[:, 0] * (item_T > 0), q_TV.gather(1, column_T1)[:, 0])
         parts.append(torch.stack([*shown, (p_TV * q_TV).sum(dim=1), p_TV.sum(dim=1)]))
     return torch.cat(parts, dim=1)
-
-
-@torch.no_grad()
-def candidates(
-    policies: Mapping[str, Policy], data: EventDataModule, device: torch.device
-) -> dict[str, dict[str, Estimate]]:
-    """`offpolicy.exposed_ranks` of each policy on the test; empty where nothing was exposed.
-
-    A user's candidates are all scored in one state, that before the first of them: a later state has seen the earlier
-    ones, and scores of different states do not compare.
-    """
-    windows, _ = _windows(data, "A")
-    if not len(windows):
-        return {name: {} for name in policies}
-    user_N = np.repeat(windows.user, np.diff(windows.offset))
-    is_first_N = np.diff(user_N, prepend=-1) != 0
-    start_U = np.flatnonzero(is_first_N)
-    count_U = np.diff(start_U, append=len(user_N))
-    scores = {name: np.empty(len(user_N)) for name in policies}
-    for policy in policies.values():
-        policy.to(device)
-    for read in data.loader(windows.keep(is_first_N)):
-        own_T = np.searchsorted(user_N[start_U], read.user_B[read.row_T].numpy())
-        column_C = np.arange(count_U[own_T].max())
-        is_one_TC = column_C < count_U[own_T, None]
-        place_TC = np.where(is_one_TC, start_U[own_T, None] + column_C, start_U[own_T, None])
-        item_TC, batch = torch.from_numpy(windows.target[place_TC]), read.to(device)
-        known_TC = item_TC.clamp(min=1).to(batch.target_T.device)
-        for name, policy in policies.items():
-            state, parts = policy.encode(batch), chunks(len(known_TC), policy.num_items)
-            logp_TC = torch.cat([policy.log_probs(state[part], known_TC[part]) for part in parts]).cpu()
-            scores[name][place_TC[is_one_TC]] = logp_TC.masked_fill(item_TC == 0, -torch.inf).numpy()[is_one_TC]
-    beta_N = data.sequences.frame["propensity"].to_numpy()[windows.event]
-    return {name: exposed_ranks(user_N, score_N, windows.reward, beta_N) for name, score_N in scores.items()}
