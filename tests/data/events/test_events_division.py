@@ -41,8 +41,8 @@ def test_a_large_split_gives_way_where_it_would_leave_too_few_users():
 def test_the_shares_are_counted():
     found = divided(*[2] * 10, *[3] * 20, *[6] * 30)
     assert (found.test, found.validation, found.users, found.tested, found.left) == (1, 1, 60, 50, 4)
-    assert "50 of 60 users have 1 test event and 1 validation event" in str(found)
-    assert "the median one of them has 4 training events" in str(found)
+    assert "50 of 60 users have test events: 1 each, and 1 of validation" in str(found)
+    assert "the median one of them has 4 in training" in str(found)
 
 
 def test_a_log_that_cannot_be_measured_is_said_to_be_so():

@@ -18,12 +18,12 @@ SHORT = LEARN + 2
 LEAST, FEW = 20, 100
 """Users with test events: fewer than `LEAST` leave under three to each group of judges (15 % of the users), so that
 nothing can be measured; with fewer than `FEW`, intervals are wider than most gains."""
-KEPT = 0.75
-"""Share of the users whom the smallest split leaves `LEARN` events that a larger split has to leave as many."""
+TRAINABLE_SHARE = 0.75
+"""A larger split must leave `LEARN` training events to this share of the users who keep them under the smallest."""
 
 
 @dataclass(frozen=True)
-class Division:
+class SplitSuggestion:
     """The last events of each user as test, those before as validation; and which rewards are high.
 
     Attributes:
@@ -54,15 +54,15 @@ class Division:
 
     def __str__(self) -> str:
         text = (
-            f"split: {self.tested:,} of {self.users:,} users have {_events(self.test, 'test')} and "
-            f"{_events(self.validation, 'validation')}; the median one of them has {_events(self.left, 'training')}"
+            f"split: {self.tested:,} of {self.users:,} users have test events: {self.test} each, and {self.validation} "
+            f"of validation; the median one of them has {self.left} in training"
         )
         return f"{text}\n{self.cannot}" if self.cannot else text
 
 
 def collapse_and_divide(
     events: pl.DataFrame, reward: str | None, collapse: bool | None = None
-) -> tuple[bool, Division]:
+) -> tuple[bool, SplitSuggestion]:
     """Choose ``data.log.collapse``, and a split and high rewards of the events that it leaves.
 
     Args:
@@ -75,17 +75,18 @@ def collapse_and_divide(
         Whether events are collapsed, and how those that are left are divided.
     """
     if collapse is None:
-        collapse = bool(re.match(r"\s*case\s+\S", reward or "", re.IGNORECASE)) and guess.has_kinds_of_one_item(events)
+        kinds = events.group_by("user", "item").agg(pl.col("reward").n_unique())["reward"]
+        collapse = bool(re.match(r"\s*case\s+\S", reward or "", re.IGNORECASE) and (kinds > 1).any())
     if collapse:
         events = events.group_by("user", "item").agg(pl.col("reward").max())
     return collapse, divide(events["user"], events["reward"])
 
 
-def divide(user: pl.Series, reward: pl.Series) -> Division:
+def divide(user: pl.Series, reward: pl.Series) -> SplitSuggestion:
     """Choose a split and a condition for high rewards.
 
     The median user of those with three events or more says how large the split may be (`_sizes`). It is made smaller
-    until `KEPT` of the users whom the smallest one leaves `LEARN` training events are left as many.
+    until it leaves enough users to train on (`TRAINABLE_SHARE`).
 
     Args:
         user: of each event.
@@ -94,14 +95,14 @@ def divide(user: pl.Series, reward: pl.Series) -> Division:
     count_U = user.value_counts()["count"].to_numpy()
     testable_U = count_U[count_U > 2]
     median = int(np.median(testable_U)) if len(testable_U) else 0
-    enough = KEPT * (count_U >= SHORT).sum()
+    enough = TRAINABLE_SHARE * (count_U >= SHORT).sum()
     sizes = (_sizes(events) for events in range(median, -1, -1))
     test, validation = next(pair for pair in sizes if (count_U >= sum(pair) + LEARN).sum() >= enough)
     is_tested_U = count_U > test + validation
     left_U = count_U[is_tested_U] - test - validation
     nothing = "nothing can be learned from this log: no user has two training events, so that one follows another"
     learns = max(left_U.max(initial=0), count_U[~is_tested_U].max(initial=0)) > 1
-    return Division(
+    return SplitSuggestion(
         test=test,
         validation=validation,
         high=guess.high_condition(reward) if reward.count() else None,
@@ -131,7 +132,3 @@ def _sizes(events: int) -> tuple[int, int]:
     """
     test = min(10, max(1, events // 10))
     return test, max(1, test // 2, min(3, events // 5))
-
-
-def _events(number: int, part: str) -> str:
-    return f"{number} {part} event{'s' * (number != 1)}"

@@ -93,6 +93,12 @@ def find(root: Path, entry: str) -> list[str]:
     return [file for path in matches for file in (find(path, "") if path.is_dir() else [str(path)])]
 
 
+def no_file(path: str) -> InputError:
+    """Make the error for a file that was named on the command line and is not there."""
+    there = [one.name for one in Path(path).parent.glob("*")]
+    return InputError("there is no such file", where=path, remedy=did_you_mean(Path(path).name, there))
+
+
 def unreadable(file: str, error: Exception) -> InputError:
     """Make the error for a file that cannot be read."""
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__

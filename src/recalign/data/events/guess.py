@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 import polars as pl
 
@@ -13,48 +13,40 @@ from recalign.data.events.log import TimeUnit
 from recalign.data.events.messages import SourceRows
 from recalign.errors import InputError
 
-USER = (
-    *("user", "customer", "visitor", "reviewer", "member", "client", "viewer", "listener", "reader", "shopper"),
-    *("buyer", "account", "person", "profile", "subscriber", "student", "player", "uid", "username"),
-    *("session", "visit"),
-)
-ITEM = (
-    *("item", "product", "movie", "film", "video", "book", "isbn", "asin", "song", "track", "artist", "article"),
-    *("news", "business", "sku", "content", "game", "course", "recipe", "anime", "show", "podcast", "photo", "post"),
-    *("offer", "listing", "hotel", "place", "venue", "poi", "iid"),
-)
-TIME = ("timestamp", "time", "datetime", "ts", "moment", "date", "created", "at", "when", "day", "epoch", "unix", "utc")
-RATING = ("rating", "stars", "star", "score", "grade", "reward", "overall", "ratio", "completion", "vote", "feedback")
-SIGNAL = ("purchase", "purchased", "bought", "like", "liked", "click", "clicked", "label", "plays", "count")
-EVENT = ("event", "action", "behavior", "behaviour", "interaction", "activity", "type")
-WATCHED = ("watch", "watched", "play", "played", "listen", "listened", "dwell", "spent", "view", "viewed")
-DURATION = ("duration", "length", "runtime")
+USER = ("user", "customer", "visitor", "reviewer", "viewer", "account", "uid", "username", "session")
+ITEM = ("item", "product", "movie", "film", "video", "book", "asin", "sku", "song", "track", "news", "post", "iid")
+TIME = ("timestamp", "time", "datetime", "ts", "date", "created", "at", "day", "epoch")
+RATING = ("rating", "stars", "score", "grade", "reward")
+SIGNAL = ("purchased", "purchase", "bought", "liked", "like", "clicked", "click", "label")
+EVENT = ("event", "action", "behavior", "type")
+WATCHED = ("watch", "watched", "play", "played", "listened", "dwell")
+DURATION = ("duration", "length")
+UNITS = {"ms", "s", "sec", "seconds", "min", "minutes", "h", "hours"}
 """Words in column names, the most specific first."""
 
-VALUES = {
-    -1.0: ("dislike", "refund", "return", "returned", "skip", "hide", "report", "remove", "cancel", "unlike"),
-    1.0: ("purchase", "buy", "order", "transaction", "subscribe", "book", "booking", "bought", "sale"),
-    0.5: ("cart", "addtocart", "basket", "wishlist", "fav", "favorite", "like", "save", "share", "download", "follow"),
-    0.2: ("click", "play", "start"),
-    0.0: ("view", "pv", "impression", "show", "detail", "page", "open", "search", "seen"),
+IDS = ("id", "key", "no", "code", "number")
+"""Words that mark an id."""
+
+WORTH = {
+    "dislike": -1.0,
+    "remove": -1.0,
+    "refund": -1.0,
+    "purchase": 1.0,
+    "buy": 1.0,
+    "order": 1.0,
+    "cart": 0.5,
+    "addtocart": 0.5,
+    "like": 0.5,
+    "click": 0.2,
+    "view": 0.0,
 }
-"""Rewards of event types, by words in their names. The first match counts."""
-
-MISSING = ("null", "None", "NA", "N/A", "n/a", "-")
-"""Text that means a missing value, besides `recalign.data.events.fields.MISSING`."""
-
-SECONDS = {"ms": 0.001, "millis": 0.001, "milliseconds": 0.001, "s": 1.0, "sec": 1.0, "secs": 1.0, "seconds": 1.0}
-SECONDS |= {"min": 60.0, "mins": 60.0, "minutes": 60.0, "h": 3600.0, "hours": 3600.0}
-"""Seconds per unit, by a word of a duration's name."""
+"""Rewards of event types, by a word in their names. The first match counts."""
 
 EARLIEST, LATEST = 631_152_000, 4_102_444_800
 """Start of 1990 and of 2100, in seconds since 1970. Numbers in between are taken for timestamps."""
 
-DAYS = 16
-"""So many ranks worse is a column of days: ``timestamp`` at midnights is meant all the same."""
-
-IDS = ("id", "ids", "key", "no", "nr", "code", "number", "hash", "uuid")
-"""Words that mark an id."""
+OTHER_WORD, WHOLE_DAYS = 20, 18
+"""Rank penalties: of each other word of a column's name, and of a column of dates beside one of moments."""
 
 MOST_HIGH = 0.4
 """Share of the events that a high reward may have and still tell good events from the others."""
@@ -75,61 +67,46 @@ def guess(frame: pl.DataFrame, given: Mapping[str, str], named: bool) -> dict[st
     Returns:
         The given and the guessed roles.
     """
-    found = dict(given)
+    found: dict[str, str | None] = dict(given)
 
-    def fill(role: str, find: Callable[[pl.DataFrame], str | None]) -> None:
-        """Find a role among the columns that have none."""
-        left = frame.drop(found[other] for other in ("user", "item", "timestamp") if other in found)
-        if role not in found and (name := find(left)) is not None:
-            found[role] = name
+    def left() -> list[pl.Series]:
+        taken = {found.get(role) for role in ("user", "item", "timestamp")}
+        return [column for column in frame if column.name not in taken]
 
-    fill("user", lambda left: _best_match(USER, filter(_may_be_id, left)))
-    fill("item", lambda left: _best_match(ITEM, filter(_may_be_id, left)))
-    fill("timestamp", _timestamp_column)
+    for role, words in (("user", USER), ("item", ITEM)):
+        found[role] = found.get(role) or _best_match(words, filter(_may_be_id, left()))
+    found["timestamp"] = found.get("timestamp") or _timestamp_column(left())
     for role in () if named else ("user", "item"):
-        fill(role, lambda left: next((column.name for column in left if _may_be_id(column)), None))
-    fill("reward", lambda left: _reward_sql(left, named))
-    return found
+        found[role] = found[role] or next((column.name for column in left() if _may_be_id(column)), None)
+    found["reward"] = found.get("reward") or _reward_sql(left(), named)
+    return {role: name for role, name in found.items() if name is not None}
 
 
 def unit(column: pl.Series) -> TimeUnit:
     """Guess the unit of a timestamp column. If none fits, return one for which training reports what is wrong."""
-    return _time_unit(column, relative=True) or ("s" if column.dtype.is_numeric() else "datetime")
+    return _time_unit(column) or ("s" if column.dtype.is_numeric() else "datetime")
 
 
-def _time_unit(column: pl.Series, relative: bool = False) -> TimeUnit | None:
-    """The unit of a timestamp column; None if it holds no timestamps.
-
-    With `relative`, numbers too small for a date after 1990 may count from any start.
-    """
+def _time_unit(column: pl.Series) -> TimeUnit | None:
+    """The unit of a timestamp column; None if it holds no dates after 1990."""
     known = _present(column)
     if known.is_empty():
         return None
-    numbers = _as_numbers(column)
-    if numbers is None:
+    if not column.dtype.is_numeric():
         try:
             read_timestamps(known, "datetime", SourceRows(pl.int_range(len(known), eager=True)))
         except InputError:
             return None
         return "datetime"
-    low, high = (float(numbers.quantile(q, "nearest")) for q in (0.01, 0.99))  # type: ignore[arg-type]  # a slip is none
-    for unit in ("s", "ms", "us"):
-        if low >= EARLIEST * PER_SECOND[unit] and high <= LATEST * PER_SECOND[unit]:
-            return unit
-    days = low >= 19_000_101 and high <= 21_001_231  # 20260301 is a date, not seconds
-    return ("ms" if "ms" in _words(column.name) else "s") if relative and low >= 0 and not days else None
+    low, high = (float(known.quantile(q, "nearest")) for q in (0.01, 0.99))  # type: ignore[arg-type]  # a slip is none
+    units: tuple[TimeUnit, ...] = ("s", "ms", "us")
+    return next((one for one in units if low >= EARLIEST * PER_SECOND[one] and high <= LATEST * PER_SECOND[one]), None)
 
 
 def missing_condition(frame: pl.DataFrame, columns: Iterable[str]) -> str | None:
     """SQL condition that drops rows with a missing value in one of the columns; None if there are no such rows."""
-    conditions = []
-    for name in columns:
-        column, quoted = missing_as_null(frame[name]), quote(name)
-        if column.null_count():
-            conditions.append(f"{quoted} is not null")
-        if column.dtype == pl.String and (words := [word for word in MISSING if (column == word).any()]):
-            conditions.append(f"{quoted} not in ({', '.join(map(_sql_text, words))})")
-    return " and ".join(conditions) or None
+    gaps = [name for name in columns if missing_as_null(frame[name]).null_count()]
+    return " and ".join(f"{quote(name)} is not null" for name in gaps) or None
 
 
 def high_condition(rewards: pl.Series) -> str | None:
@@ -149,12 +126,6 @@ def high_condition(rewards: pl.Series) -> str | None:
     return f"reward >= {short if float(short) == limit else repr(float(limit))}"
 
 
-def has_kinds_of_one_item(events: pl.DataFrame) -> bool:
-    """Whether a user has events of several rewards on one item, such as a view and a purchase."""
-    kinds = events.group_by("user", "item").agg(pl.col("reward").n_unique())["reward"]
-    return bool((kinds > 1).any())
-
-
 def quote(name: str) -> str:
     """Quote a column's name for Polars SQL, if it needs quotes."""
     try:
@@ -165,36 +136,34 @@ def quote(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _reward_sql(frame: pl.DataFrame, named: bool) -> str | None:
+def _reward_sql(columns: list[pl.Series], named: bool) -> str | None:
     """SQL of the reward, from the first that exists: a rating, event types, watch time, another signal."""
-    varied = [column for column in frame if _present(column).n_unique() > 1]
-    numeric = [column for column in varied if column.dtype == pl.Boolean or _as_numbers(column) is not None]
+    varied = [column for column in columns if _present(column).n_unique() > 1]
+    numeric = [column for column in varied if column.dtype.is_numeric() or column.dtype == pl.Boolean]
     if rating := _best_match(RATING, numeric):
-        return _sql_number(frame[rating])
-    signals = {column.name for column in numeric}
+        return quote(rating)
     text = [column for column in varied if column.dtype in (pl.String, pl.Categorical, pl.Enum)]
-    kinds = [column for column in text if column.name not in signals and _present(column).n_unique() <= MAX_KINDS]
-    for column in sorted(kinds, key=lambda column: _rank(EVENT, column.name)):
-        worth = _event_values(column)
+    for column in sorted(text, key=lambda column: _rank(EVENT, column.name)):
+        kinds = _present(column).cast(pl.String).unique().sort()
+        worth = _worth_of_kinds(kinds) if len(kinds) <= MAX_KINDS else {}
         if len(set(worth.values())) > 1:
-            cases = (f"WHEN {_sql_text(kind)} THEN {value:g}" for kind, value in worth.items())
+            cases = ("WHEN '{}' THEN {:g}".format(kind.replace("'", "''"), value) for kind, value in worth.items())
             return "\n".join([f"CASE {quote(column.name)}", *cases, "END"])
-    times = [column for column in numeric if column.dtype != pl.Boolean and _present(column).n_unique() > 2]
+    times = [column for column in numeric if column.dtype != pl.Boolean and column.n_unique() > 2]
     watched = _best_match(WATCHED, times)
     length = _best_match(DURATION, (column for column in times if column.name != watched))
-    if watched and length:
-        scale = _seconds(watched) / _seconds(length)
-        factor = "" if scale == 1 else f"{scale:g} * "
-        return f"least({factor}{_sql_number(frame[watched])} / nullif({_sql_number(frame[length])}, 0), 1.0)"
+    if watched and length and UNITS & {*_words(watched)} == UNITS & {*_words(length)}:
+        return f"least({quote(watched)} / nullif({quote(length)}, 0), 1.0)"
     signal = watched or _best_match(SIGNAL, numeric)
     if signal is None and not named and len(numeric) == 1:
         signal = numeric[0].name
-    return _sql_number(frame[signal]) if signal else None
+    return quote(signal) if signal else None
 
 
-def _seconds(name: str) -> float:
-    """Seconds per unit of a duration, by its name; 1 where that says none."""
-    return next((SECONDS[word] for word in reversed(_words(name)) if word in SECONDS), 1.0)
+def _worth_of_kinds(kinds: pl.Series) -> dict[str, float]:
+    """Reward of each kind of event: 0 for an unknown one; empty if all are unknown."""
+    known = {kind: next((worth for word, worth in WORTH.items() if word in _words(kind)), None) for kind in kinds}
+    return {} if set(known.values()) == {None} else {kind: worth or 0.0 for kind, worth in known.items()}
 
 
 def _best_match(words: tuple[str, ...], columns: Iterable[pl.Series]) -> str | None:
@@ -204,7 +173,7 @@ def _best_match(words: tuple[str, ...], columns: Iterable[pl.Series]) -> str | N
 
 
 def _rank(words: tuple[str, ...], name: str) -> float:
-    """Rank of a column's name, 0 the best: the index of the matching word, plus 20 for each other word of the name.
+    """Rank of a column's name, 0 the best: the index of the matching word, plus `OTHER_WORD` for each other word.
 
     ``created_at`` is two words of time, and neither counts as another one. Infinity for a name without a matching word.
     """
@@ -212,7 +181,7 @@ def _rank(words: tuple[str, ...], name: str) -> float:
     if (whole := "".join(own)) in words:  # user_name
         return words.index(whole)
     places = [words.index(word) for word in own if word in words]
-    return min(places, default=math.inf) + 20 * (len(own) - (len(places) if words is TIME else 1))
+    return min(places, default=math.inf) + OTHER_WORD * (len(own) - (len(places) if words is TIME else 1))
 
 
 def _words(name: str) -> list[str]:
@@ -229,30 +198,28 @@ def _may_be_id(column: pl.Series) -> bool:
     return column.dtype.is_integer() or column.dtype in (pl.String, pl.Categorical, pl.Enum)
 
 
-def _timestamp_column(columns: Iterable[pl.Series]) -> str | None:
+def _timestamp_column(columns: list[pl.Series]) -> str | None:
     """The timestamp column: of those that hold dates after 1990 the one whose name says so best, moments before days.
 
-    Where no such name does: numbers that count from another start, text that may be dates, and dates of any name.
+    Where no such name does: a column that is named like a time, whose values training may refuse; else any with dates.
     """
-    columns = list(columns)
-    moments = [column for column in columns if _time_unit(column)]
-    if named := [column for column in moments if _rank(TIME, column.name) < math.inf]:
-        return min(named, key=lambda column: _rank(TIME, column.name) + DAYS * _is_of_days(column)).name
-    spans = (*WATCHED, *DURATION)
-    alike = [column for column in columns if _rank(TIME, column.name) < 20]  # and not, say, time_on_page
-    counted = (column for column in alike if _rank(spans, column.name) == math.inf and _time_unit(column, True))
-    text = [column for column in columns if column.dtype == pl.String]  # training reports what is wrong with it
-    dated = (column for column in text if len(known := _present(column)) and known.str.contains(r"\d").all())
-    found = _best_match(TIME, counted) or _best_match(TIME, dated)
-    return found or next((column.name for column in moments), None) or _best_match(TIME, text)
+    dated = {column.name: column for column in columns if _time_unit(column)}
+
+    def rank(name: str) -> float:
+        return _rank(TIME, name) + WHOLE_DAYS * _is_of_days(dated[name])
+
+    if named := [name for name in dated if _rank(TIME, name) < math.inf]:
+        return min(named, key=rank)
+    counts = [column for column in columns if column.dtype.is_numeric() and _rank(TIME, column.name) < OTHER_WORD]
+    text = [column for column in columns if column.dtype == pl.String]
+    return _best_match(TIME, [*counts, *text]) or next(iter(dated), None)
 
 
 def _is_of_days(column: pl.Series) -> bool:
     """Whether the moments of a column are whole days."""
-    known, unit = _present(column), _time_unit(column)
-    assert unit is not None
+    known = _present(column)
     try:
-        time, per_second = read_timestamps(known, unit, SourceRows(pl.int_range(len(known), eager=True)))
+        time, per_second = read_timestamps(known, unit(column), SourceRows(pl.int_range(len(known), eager=True)))
     except InputError:  # one of them is no time, as training reports
         return False
     return bool((time % (86_400 * per_second) == 0).all())
@@ -260,35 +227,4 @@ def _is_of_days(column: pl.Series) -> bool:
 
 def _present(column: pl.Series) -> pl.Series:
     """Values that are not missing."""
-    known = missing_as_null(column).drop_nulls()
-    return known.filter(~known.is_in(MISSING)) if column.dtype == pl.String else known
-
-
-def _as_numbers(column: pl.Series) -> pl.Series | None:
-    """The values that are not missing as numbers; None if one is not a number."""
-    known = _present(column)
-    if column.dtype == pl.String:
-        numbers = known.cast(pl.Float64, strict=False)
-        return None if numbers.null_count() or known.is_empty() else numbers
-    return known if column.dtype.is_numeric() else None
-
-
-def _sql_number(column: pl.Series) -> str:
-    """A numeric column in SQL. Text is cast, so that text for missing values becomes null."""
-    name = quote(column.name)
-    if column.dtype != pl.String:
-        return name
-    for word in column.filter(column.str.to_lowercase() == "nan").unique().sort():  # which is a number to a cast
-        name = f"nullif({name}, {_sql_text(word)})"
-    return f"TRY_CAST({name} AS DOUBLE)"
-
-
-def _event_values(column: pl.Series) -> dict[str, float]:
-    """Reward of each event type: 0 for an unknown one; empty if all are unknown."""
-    kinds = _present(column).cast(pl.String).unique().sort()
-    known = {kind: worth for worth, words in reversed(VALUES.items()) for kind in kinds if {*_words(kind)} & {*words}}
-    return {kind: known.get(kind, 0.0) for kind in kinds} if known else {}
-
-
-def _sql_text(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"
+    return missing_as_null(column).drop_nulls()

@@ -8,25 +8,22 @@ from typing import Any
 
 import polars as pl
 
-from recalign.data.events import files, guess, reading
+from recalign.data.events import guess
 from recalign.data.events.feature_values import feature_values, names_items
-from recalign.data.events.log import Feature, FeatureKind
-from recalign.data.events.messages import SourceRows, did_you_mean
-from recalign.data.events.reading import whole_numbers
+from recalign.data.events.files import find, no_file
+from recalign.data.events.log import Feature
+from recalign.data.events.messages import SourceRows
+from recalign.data.events.reading import read, whole_numbers
 from recalign.errors import InputError, printable
 from recalign.keys import yaml_text
 
-TITLES, IDS = ("title", "name"), ("id", "key", "sku", "asin", "isbn", "item", "product")
-"""Words of a title's column, and of an id's."""
-SEPARATORS = ("|", ";")
-"""What may stand between several categories in one text,"""
-OFTEN = 0.1
-"""if so many of the texts have it."""
-ENOUGH = 0.5
-"""A column may hold the ids if it has this share of the most ids that any column has, and of different values."""
-MOST_OF = 0.9
-"""With this share of those ids, a column of the log's name holds them."""
-LONG = 100
+TITLES = ("title", "name")
+SEPARATORS, SEPARATED = ("|", ";"), 0.1
+"""What may stand between several categories in one text, and the share of texts that must have it."""
+LIKELY, SURE = 0.5, 0.9
+"""Shares of the most ids of the log that any column has: a column with the first may hold the ids; one with the second
+and the log's name holds them."""
+REASON_LENGTH = 100
 """Letters of a reason, which may quote a value."""
 
 
@@ -43,56 +40,48 @@ def describe_items(table: str, root: Path, items: pl.Series, name: str) -> dict[
         InputError: there is no such file, or no column has the log's ids.
     """
     path = Path(table)
-    found = files.find(path.parent, path.name)
-    if not found:
-        remedy = did_you_mean(path.name, [one.name for one in path.parent.glob("*")])
-        raise InputError("there is no such file", where=table, remedy=remedy)
-    source = found[0]
-    frame = reading.read(source, ())
-    as_text = reading.read(source, frame.columns) if files.is_text(source) else frame  # 007 stays 007
-    shares = _shares(frame, as_text, items)
-    keys = _keys(frame, shares)
-    enough = shares.get(name, 0) >= MOST_OF * max(shares.values(), default=0)
-    named = [name] if name in keys and enough else [one for one in keys if _last_word(one) in IDS] or keys
-    if not keys:
-        what = f"no column has ids of the log, which are like {items.head(3).to_list()}: {', '.join(frame.columns)}"
-        raise InputError(what, where=table, remedy="give the table of the log's own items")
-    if len(named) > 1:
-        what = f"the columns {', '.join(map(repr, named))} may all be the log's ids"
-        raise InputError(what, where=table, remedy=f"call the right one {name}, as in the log, or leave the others out")
-    key = named[0]
-    numbers = [one.name for one in frame if one.dtype.is_integer() and _numbers_rows(one)]
-    rest = [one for one in frame if one.name and one.name not in (key, *numbers)]
+    if not (found := find(path.parent, path.name)):
+        raise no_file(table)
+    frame = read(found[0], ())
+    key = _id_column(frame, read(found[0], None), items, name, table)
+    rest = [one for one in frame if one.name not in ("", key) and not one.dtype.is_temporal() and not _counts_rows(one)]
     titles = [one for one in rest if _last_word(one.name) in TITLES]
     title = max(titles, key=lambda one: (one.name.lower() in TITLES, one.n_unique())).name if titles else None
-    features, left_out = _features([one for one in rest if one.name != title and not one.dtype.is_temporal()])
+    features, left_out = _features([one for one in rest if one.name != title])
     file = os.path.relpath(path, root)
     return {"file": file, "id": key, "title": title, "features": features, "left_out": left_out}
 
 
-def _shares(frame: pl.DataFrame, as_text: pl.DataFrame, items: pl.Series) -> dict[str, int]:
-    """How many of the log's ids each column has that may hold ids, by name; ``as_text``: its columns as written."""
-    ids = items.cast(pl.String).implode()
-    written = (pl.String, pl.Categorical, pl.Enum)
-    columns = [as_text[one.name] for one in frame if one.dtype in written or one.dtype.is_integer()]
-    text = {one.name: (whole_numbers(one) if one.dtype == pl.String else one).cast(pl.String) for one in columns}
-    return {column: int(one.unique().is_in(ids).sum()) for column, one in text.items()}
+def _id_column(frame: pl.DataFrame, as_text: pl.DataFrame, items: pl.Series, name: str, table: str) -> str:
+    """The column that holds the log's ids. ``as_text``: the columns as written, so that 007 stays 007.
 
-
-def _keys(frame: pl.DataFrame, shares: dict[str, int]) -> list[str]:
-    """The columns that may hold the log's ids: that with most of them, and others with half as many that vary by row.
-
-    The number of a row may look like an id, and then there are several.
+    Raises:
+        InputError: there is none, or nobody can tell which.
     """
+    ids, shares, varied = items.cast(pl.String).implode(), {}, set()
+    for column in frame:
+        if column.dtype in (pl.String, pl.Categorical, pl.Enum) or column.dtype.is_integer():
+            written = as_text[column.name]
+            text = (whole_numbers(written) if written.dtype == pl.String else written).cast(pl.String)
+            shares[column.name] = int(text.unique().is_in(ids).sum())
+            varied |= {column.name} if 2 * column.n_unique() >= len(column) else set()
     most = max(shares.values(), default=0)
-    varied = {one.name for one in frame if one.name in shares and one.n_unique() >= ENOUGH * len(one)}
-    enough = {one for one in varied if shares[one] >= ENOUGH * most}
-    return [one for one, share in shares.items() if share and (share == most or one in enough)]
+    if not most:
+        what = f"no column has ids of the log, which are like {items.head(3).to_list()}: {', '.join(frame.columns)}"
+        raise InputError(what, where=table, remedy="give the table of the log's own items")
+    likely = [one for one, share in shares.items() if share == most or (share >= LIKELY * most and one in varied)]
+    if name in likely and shares[name] >= SURE * most:
+        return name
+    likely = [one for one in likely if _last_word(one) == "id"] or likely
+    if len(likely) > 1:
+        what = f"the columns {', '.join(map(repr, likely))} may all be the log's ids"
+        raise InputError(what, where=table, remedy=f"call the right one {name}, as in the log, or leave the others out")
+    return likely[0]
 
 
-def _numbers_rows(column: pl.Series) -> bool:
+def _counts_rows(column: pl.Series) -> bool:
     """Whether a column counts the rows, from 0 or from 1."""
-    numbers = column.cast(pl.Int64, strict=False)
+    numbers = column.cast(pl.Int64, strict=False) if column.dtype.is_integer() else column
     return any(numbers.equals(pl.int_range(first, first + len(column), eager=True)) for first in (0, 1))
 
 
@@ -102,34 +91,24 @@ def _last_word(column: str) -> str:
 
 
 def _features(columns: list[pl.Series]) -> tuple[dict[str, Any], list[str]]:
-    """The columns that may be features, and why others that have values cannot be used."""
-    features, left_out = {}, []
-    for one in columns:
-        given = _feature(one)
-        feature = Feature(**given) if isinstance(given, dict) else Feature(given)
-        rows = SourceRows(pl.int_range(1, len(one) + 1, eager=True))
+    """The columns that say something of a new item, for they differ and do not name the items one by one; and why
+    others that have values cannot be used."""
+    features: dict[str, Any] = {}
+    left_out = []
+    for column in columns:
+        value, text = guess.quote(column.name), column if column.dtype == pl.String else pl.Series([""])
+        shares = {one: text.str.contains(one, literal=True).mean() or 0 for one in SEPARATORS}
+        separator = next((one for one, share in shares.items() if share > SEPARATED), None)  # type: ignore[operator]
+        rows = SourceRows(pl.int_range(1, len(column) + 1, eager=True))
         try:
-            if _is_feature(*feature_values(one.to_frame(), one.name, feature, rows)):
-                features[one.name] = given
+            kind, values = feature_values(column.to_frame(), column.name, Feature(value, separator=separator), rows)
         except InputError as error:
-            left_out.append(textwrap.shorten(f"{one.name}: {error.what}", LONG, placeholder=" ..."))
+            left_out.append(textwrap.shorten(f"{column.name}: {error.what}", REASON_LENGTH, placeholder=" ..."))
+            continue
+        known = values.drop_nulls()
+        if known.n_unique() > 1 and not (kind == "category" and names_items(known)):
+            features[column.name] = {"value": value, "separator": separator} if separator else value
     return features, left_out
-
-
-def _is_feature(kind: FeatureKind, values: pl.Series) -> bool:
-    """Whether values may say something of a new item: they differ, and do not name the items one by one."""
-    known = values.drop_nulls()
-    return known.n_unique() > 1 and not (kind == "category" and names_items(known))
-
-
-def _feature(column: pl.Series) -> Any:
-    """The column, with its separator where it has one."""
-    value = guess.quote(column.name)
-    if column.dtype == pl.String:
-        for separator in SEPARATORS:
-            if (column.str.contains(separator, literal=True).mean() or 0) > OFTEN:  # type: ignore[operator]
-                return {"value": value, "separator": separator}
-    return value
 
 
 def items_text(items: dict[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ import polars as pl
 from recalign.data.events import files, reading
 from recalign.data.events.fields import missing_as_null, read_ids, read_timestamps
 from recalign.data.events.log import TimeUnit
-from recalign.data.events.messages import SourceRows, did_you_mean
+from recalign.data.events.messages import SourceRows
 from recalign.data.events.tree import plain_name
 from recalign.errors import InputError
 
@@ -90,8 +90,7 @@ def _read(path: Path, columns: Columns) -> pl.DataFrame:
     }
     found = files.find(path.parent, path.name)
     if not found:
-        remedy = did_you_mean(path.name, [one.name for one in path.parent.glob("*")])
-        raise InputError("there is no such file", where=str(path), remedy=remedy)
+        raise files.no_file(str(path))
     picked = _joined([_picked(one, wanted) for one in found])
     if not picked.height:
         raise InputError("the table has no rows", where=str(path), remedy="give a table with outcomes")
