@@ -113,7 +113,7 @@ def recorded(seed: int, runs: Path, keep: float) -> dict[str, Any]:
     file = runs / f"{seed}.json"
     if not file.is_file():
         plan = plan_of(seed, runs, keep)
-        sources = Sources.of(run_chain(plan), searched=False)
+        sources = Sources.of(run_chain(plan))
         record = {
             "kind": kind_of(seed),
             "keep": keep,

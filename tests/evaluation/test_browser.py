@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from recalign.evaluation.comparison import RunsComparison
-from recalign.evaluation.report import Page
+from recalign.evaluation.page import write_page
 from recalign.evaluation.sources import Sources
 
 playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright: drives a browser")
@@ -27,7 +27,7 @@ def browser():
 def path(made_up_chain, tmp_path_factory):
     folder = shutil.copytree(made_up_chain, tmp_path_factory.mktemp("seen") / "made-up")
     RunsComparison(folder, draws=200).make()
-    return Page(folder, Sources.of(folder)).make()
+    return write_page(folder, Sources.of(folder))
 
 
 @pytest.mark.parametrize("width", [1280, 400])

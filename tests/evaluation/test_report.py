@@ -2,30 +2,29 @@
 
 import dataclasses
 import json
-import re
 import shutil
 from html.parser import HTMLParser
 
 import polars as pl
 import pytest
 import tiny
-import yaml
 from rich.console import Console
 
-from recalign.artifacts import once, seal
+from recalign.artifacts import seal
 from recalign.data.sequences.audit import SEEN
 from recalign.errors import InputError
-from recalign.evaluation import page, plots, sources
+from recalign.evaluation import page, plots
 from recalign.evaluation.comparison import SCHEMA, VALUE, RunsComparison, read
 from recalign.evaluation.comparison_table import ComparisonTable
-from recalign.evaluation.report import Page, show, terminal_table
+from recalign.evaluation.report import show, terminal_table
 from recalign.evaluation.roles import Roles
 from recalign.evaluation.sources import Sources
 from recalign.serve.export import card
 
 
-def render(folder, sources):
-    return once(Page(folder, sources), print)
+def words_of(folder):
+    """The text of a chain's page, which is well-formed."""
+    return Strict(page.write_page(folder, Sources.of(folder)).read_text(encoding="utf-8")).words
 
 
 @pytest.fixture
@@ -111,10 +110,10 @@ def chain(made_up_chain):
 
 
 def test_the_page_of_a_full_chain(chain):
-    path = render(chain, Sources.of(chain))
+    path = page.write_page(chain, Sources.of(chain))
     assert path == chain / "report.html"
-    page = path.read_text(encoding="utf-8")
-    words = Strict(page).words
+    html = path.read_text(encoding="utf-8")
+    words = Strict(html).words
     for expected in (
         "made-up", "seeds 0, 1, 2", "750 test events of 150 users", "torch 2.7.0", "commit c0ffeec0ff, changed",
         "seed 0: strong. Do what strong implies.", "seeds 1, 2: weak. Do what weak implies.", "1,234,567", "name <b>",
@@ -128,13 +127,13 @@ def test_the_page_of_a_full_chain(chain):
         "user 7 <b>Alien</b> 4 Up – start Up start asft Up asft",
     ):  # fmt: skip
         assert expected in words
-    assert page.count("<svg") == 9
-    assert "over-optimisation: methods by policy/kl and diff_start/gap/judge@10" in page
-    assert "width: 50.0%" in page
-    assert page.count('<tr class="highlight"><th scope="row">asft</th>') == 2  # test and validation
-    every_seed = page.partition('aria-label="Figures of every seed"')[2].partition("</thead>")[0]
+    assert html.count("<svg") == 9
+    assert "over-optimisation: methods by policy/kl and diff_start/gap/judge@10" in html
+    assert "width: 50.0%" in html
+    assert html.count('<tr class="highlight"><th scope="row">asft</th>') == 2  # test and validation
+    every_seed = html.partition('aria-label="Figures of every seed"')[2].partition("</thead>")[0]
     assert every_seed.count("<th ") == every_seed.count(" title=") + 2 > 2  # all but the method and the seed
-    assert page.partition("<h2>The log</h2>")[2].partition("</section>")[0].count('<div class="blocks">') == 1
+    assert html.partition("<h2>The log</h2>")[2].partition("</section>")[0].count('<div class="blocks">') == 1
 
 
 def test_a_figure_without_a_mean_over_seeds_has_no_column():
@@ -182,7 +181,7 @@ def test_the_item_prior_and_the_codes_are_shown(chain, tmp_path):
     manifest = json.loads((folder / "reward/seed-1/manifest.json").read_text())
     manifest |= {"stage": "recommender", "upstream": {"model.codes": {}}}
     (folder / "recommender/seed-1/manifest.json").write_text(json.dumps(manifest))
-    words = Strict(render(folder, Sources.of(folder)).read_text(encoding="utf-8")).words
+    words = words_of(folder)
     for expected in (
         "seed strength NDCG@10 without with 1 0.75 0.114 0.124",
         "1 Cooccurrence 64 1,661 387 0.47 618 sound 0.5 33",
@@ -206,11 +205,10 @@ def test_an_evaluation_that_was_altered_is_refused(tmp_path, made_up_run):
 def test_a_chain_that_only_cloned(tmp_path, made_up_run):
     made_up_run(tmp_path, "start", 0, users=20, events=2)
     RunsComparison(tmp_path, draws=50).make()
-    page = render(tmp_path, Sources.of(tmp_path)).read_text(encoding="utf-8")
-    words = Strict(page).words
-    assert "start" in words
+    assert "start" in words_of(tmp_path)
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
     for absent in ("The rules", "<svg", "Run it again", "The log", "reward model be trusted", "changes for a user"):
-        assert absent not in page
+        assert absent not in html
 
 
 def test_figures_that_plots_cannot_draw(tmp_path, made_up_run):
@@ -223,7 +221,7 @@ def test_figures_that_plots_cannot_draw(tmp_path, made_up_run):
             frame = frame.with_columns(pl.lit(float("nan")).alias("judge@10"))
         frame.write_parquet(path)
     frame = RunsComparison(tmp_path, draws=50).make()
-    words = Strict(render(tmp_path, Sources.of(tmp_path)).read_text(encoding="utf-8")).words
+    words = words_of(tmp_path)
     assert "nan" in words
     assert "Do not ship" in words
     assert "Run three seeds" in words
@@ -232,7 +230,7 @@ def test_figures_that_plots_cannot_draw(tmp_path, made_up_run):
 
 def test_no_comparison_yet(tmp_path):
     with pytest.raises(InputError, match="recalign compare"):
-        render(tmp_path, Sources.of(tmp_path))
+        Sources.of(tmp_path)
 
 
 def shown(frame, width=80):
@@ -261,44 +259,12 @@ def test_the_terminal_table_without_some_metrics():
     assert lines[2].split() == ["start", "0.1000", "±0.0500", *"–––"]
 
 
-@pytest.mark.slow
-def test_a_search_is_drawn_method_by_method(made_up_chain, tmp_path):
-    folder = shutil.copytree(made_up_chain, tmp_path / "searched")
-    RunsComparison(folder, draws=50).make()
-    rows = [
-        (method, trial, trial == 1, json.dumps({key: value, "model.lr": 0.1}), 3.0 + trial, 0.1 - 0.01 * trial, trial)
-        for method, key in (("asft", "model.temperature"), ("rerank", "strength"))
-        for trial, value in enumerate((0.5, 0.25, 2.0))
-    ]
-    columns = ["method", "trial", "chosen", "settings", "value/select_judge@10", "all/ndcg@10", "policy/kl"]
-    pl.DataFrame(rows, schema=columns, orient="row").write_csv(folder / "search.csv")
-    page = render(folder, Sources.of(folder)).read_text()
-    assert "What the search found" in page
-    assert page.count("value of each trial by KL and by all/ndcg@10") == 2
-    assert "asft, temperature" in page
-    assert "rerank, strength" in page
-    assert "What the search found" not in render(folder, Sources.of(folder, searched=False)).read_text()
-
-
-@pytest.mark.usefixtures("without_pictures")
-def test_a_search_whose_choice_was_not_trained_is_not_shown(made_up_chain, tmp_path):
-    """A later chain has trained the method with other settings, and has not searched."""
-    folder = shutil.copytree(made_up_chain, tmp_path / "searched")
-    RunsComparison(folder, draws=50).make()
-    row = {"method": "asft", "chosen": True, "settings": json.dumps({"model.temperature": 0.25, "model.lr": 1e-5})}
-    pl.DataFrame(row).write_csv(folder / "search.csv")
-    for temperature, shown in ((0.25, True), (0.5, False)):
-        model = {"class_path": "WeightedSFT", "init_args": {"temperature": temperature, "lr": 1e-5}}
-        (folder / "asft/seed-0/config.yaml").write_text(yaml.safe_dump({"model": model}))
-        assert (Sources.of(folder).search is not None) is shown
-
-
 @pytest.mark.usefixtures("without_pictures")
 def test_methods_may_have_different_seeds(chain, tmp_path):
     folder = shutil.copytree(chain, tmp_path / "differs")
     shutil.rmtree(folder / ComparisonTable(read(folder), Roles()).methods[0] / "seed-0")
     RunsComparison(folder, draws=50).make()
-    assert "750 test events of 150 users" in Strict(render(folder, Sources.of(folder)).read_text()).words
+    assert "750 test events of 150 users" in words_of(folder)
 
 
 @pytest.mark.usefixtures("without_pictures")
@@ -306,7 +272,7 @@ def test_what_an_earlier_chain_left_is_not_shown(chain, tmp_path):
     """Three seeds have run; the comparison is of two."""
     folder = shutil.copytree(chain, tmp_path / "fewer")
     RunsComparison(folder, draws=50, seeds=[1, 2]).make()
-    words = Strict(render(folder, Sources.of(folder)).read_text()).words
+    words = words_of(folder)
     assert "seeds 1, 2: weak." in words
     assert "Do what strong implies" not in words
     assert "--name '<1>'" in words
@@ -323,14 +289,14 @@ def test_judges_have_their_own_errors_on_the_page(chain, tmp_path):
             said["validation"]["table"]["model"]["rmse"] = [rmse, rmse - 0.1, rmse + 0.1]
             (folder / stage / f"seed-{seed}").mkdir(parents=True)
             (folder / stage / f"seed-{seed}" / "trust.json").write_text(json.dumps(said))
-    words = Strict(render(folder, Sources.of(folder)).read_text()).words
+    words = words_of(folder)
     assert "judges that select 0.500 0.400 – 0.600" in words
     assert "judges that report 0.750 0.650 – 0.850" in words
     assert "Ship asft asft gains +0." in words
     (folder / "check.json").write_text(json.dumps({"test": {SEEN: 0.5}}))
-    words = Strict(render(folder, Sources.of(folder)).read_text()).words
+    words = words_of(folder)
     assert "Not decided: asft In 50.0% of the test events the user had met the item before." in words
-    without = Strict(render(chain, Sources.of(chain)).read_text()).words
+    without = words_of(chain)
     assert "judges that" not in without.split("May the reward")[1].split("On events")[0]
 
 
@@ -352,7 +318,7 @@ def test_runs_of_methods_that_are_not_compared_stand_apart(chain, tmp_path):
     pl.read_parquet(folder / "start/seed-0/evaluation/test.parquet").head(9).write_parquet(
         folder / "aaa/seed-0/evaluation/test.parquet"
     )
-    words = Strict(render(folder, Sources.of(folder)).read_text()).words
+    words = words_of(folder)
     ours, left = words.split("2 runs in this folder that this page does not show")
     assert "All 4 runs" in ours
     assert "recalign fit asft" in ours
@@ -362,94 +328,12 @@ def test_runs_of_methods_that_are_not_compared_stand_apart(chain, tmp_path):
     assert left.split("started ")[1] == "aaa 0 finished 12.5 2027 dpo 0 finished 12.5 2027"
 
 
-@pytest.fixture
-def drawn(monkeypatch):
-    """The digests of the pages that would have been drawn; each page is its digest alone."""
-    digests = []
-
-    def draw(sources, digest):
-        digests.append(digest)
-        return f'<meta name="made-of" content="{digest}">'
-
-    monkeypatch.setattr(page, "page", draw)
-    return digests
-
-
-@pytest.mark.usefixtures("without_pictures")
-def test_a_page_stays_as_it_is_where_nothing_has_changed(chain, tmp_path, monkeypatch):
-    folder = shutil.copytree(chain, tmp_path / "kept")
-    before = render(folder, Sources.of(folder)).read_text()
-    monkeypatch.delattr(page, "page")  # whoever draws, fails
-    assert render(folder, Sources.of(folder)).read_text() == before
-
-
-def change(path):
-    """Put another figure into a file: the last one."""
-    head, figure, tail = re.match(r"(?s)(.*)(\d)(.*)", path.read_text()).groups()
-    path.write_text(f"{head}{(int(figure) + 1) % 10}{tail}")
-
-
-@pytest.mark.usefixtures("drawn")
-@pytest.mark.parametrize(
-    "alter", [lambda page: page[:40], lambda page: page.replace(b"made", b"m\xffde"), lambda _: b""]
-)
-def test_a_page_that_was_altered_is_drawn_anew(chain, tmp_path, alter):
-    folder = shutil.copytree(chain, tmp_path / "altered")
-    path = render(folder, Sources.of(folder))
-    before = path.read_bytes()
-    path.write_bytes(alter(before))
-    assert Page(folder, Sources.of(folder)).state().altered == ["report.html"]
-    assert render(folder, Sources.of(folder)).read_bytes() == before
-
-
-@pytest.mark.parametrize(
-    "what", ["check.json", "reward/seed-1/trust.json", "reward/seed-2/manifest.json", "search.csv"]
-)
-def test_a_page_that_shows_anything_old_is_drawn_anew(chain, tmp_path, drawn, what):
-    folder = shutil.copytree(chain, tmp_path / "changed")
-    columns = ["method", "trial", "chosen", "settings", "value/select_judge@10", "all/ndcg@10", "policy/kl"]
-    rows = [("asft", trial, trial == 0, json.dumps({"model.lr": trial}), 3.0, 0.1, 0.5 + trial) for trial in range(2)]
-    pl.DataFrame(rows, schema=columns, orient="row").write_csv(folder / "search.csv")
-    render(folder, Sources.of(folder))
-    change(folder / what)
-    render(folder, Sources.of(folder))
-    assert len(set(drawn)) == 2
-
-
 @pytest.mark.usefixtures("without_pictures")
 def test_an_altered_comparison_is_not_shown(chain, tmp_path):
     folder = shutil.copytree(chain, tmp_path / "changed")
-    change(folder / "comparison.csv")
+    (folder / "comparison.csv").write_text((folder / "comparison.csv").read_text().replace("1", "2", 1))
     with pytest.raises(InputError, match=r"altered: comparison\.csv\)\n.*recalign compare"):
         Sources.of(folder)
-
-
-def test_another_page_is_another_chain_or_another_code(chain, tmp_path, drawn, monkeypatch):
-    folder = shutil.copytree(chain, tmp_path / "one")
-    render(folder, Sources.of(folder))
-    moved = folder.rename(tmp_path / "two")
-    render(moved, Sources.of(moved))
-    (moved / "report.html").write_text("cut off")
-    render(moved, Sources.of(moved))
-    assert len(drawn) == 3
-    monkeypatch.setattr(sources, "version", lambda package: "another")
-    render(moved, Sources.of(moved))
-    assert len(set(drawn)) == 3
-
-
-def test_trials_are_joined_in_the_order_of_a_setting_that_may_be_none():
-    values = [None, 5.0, 2.0, "auto"]
-    trials = pl.DataFrame(
-        {
-            "method": "reward_weighted",
-            "settings": [json.dumps({"model.clip": value}) for value in values],
-            "value/select_judge@10": [3.0, 3.1, 3.2, 3.3],
-            "policy/kl": 0.1,
-            "all/ndcg@10": 0.2,
-            "chosen": [True, False, False, False],
-        }
-    )
-    assert "reward_weighted" in str(plots.frontier(trials))
 
 
 def test_examples_are_of_rows_that_are_compared(chain, tmp_path):
@@ -480,7 +364,7 @@ def test_only_baselines_and_placebos_that_were_run_are_named(chain, tmp_path):
     folder = shutil.copytree(chain, tmp_path / "two")
     roles = Roles("asft", {"asft_permuted": "asft"})
     RunsComparison(folder, draws=50, roles=roles, methods=["start", "asft"]).make()
-    made = Page(folder, Sources.of(folder)).make().read_text(encoding="utf-8")
+    made = words_of(folder)
     assert "better or worse than start, after" in made
     assert "must gain nothing" not in made
     assert "better or worse than start (Holm)" in str(terminal_table(read(folder), roles).caption)

@@ -1,4 +1,4 @@
-"""Render a chain's page from its `Sources`."""
+"""Write `report.html`, a chain's page, from its `Sources`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from recalign.evaluation.comparison_table import ComparisonTable, figure
 from recalign.evaluation.decision import RULES
 from recalign.evaluation.selection import FLOOR
 from recalign.evaluation.sources import Sources
+from recalign.files import write_text
 
 MAIN = (
     *(ALL, HIGH, "high_users/ndcg@10", VALUE, "value/reward_model@10", "value/true@10"),
@@ -43,24 +44,24 @@ MEANINGS = {
     "cost/seconds": "Training time of the method's own stage.",
 }
 ALL_VALIDATED = f"rank/{ALL}"
+FILE = "report.html"
 Plain = tuple[list[str], list[list[Any]]]
 """Heads and rows of a table."""
 Section = tuple[str, str, list[Any]]
 """Title, what to see, and the plots, as inline SVG, without those whose figures are missing."""
 
 
-def page(sources: Sources, digest: str) -> str:
-    """The page as HTML; it carries the digest of its sources."""
+def write_page(folder: Path, sources: Sources) -> Path:
+    """Draw the page of a chain's folder. Returns its path."""
     table, validation, decision = sources.table(), sources.table("validation"), sources.decision
     text = Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["number"] = _number
-    return environment.from_string(text).render(
+    html = environment.from_string(text).render(
         vars(sources)
         | {
-            "digest": digest,
             "rules": RULES,
             "comparison": table,
             "cards": list(cards(decision, table, sources.trust)) if decision else [],
@@ -82,6 +83,8 @@ def page(sources: Sources, digest: str) -> str:
             "meanings": {metric: text for metric, text in MEANINGS.items() if metric in table.metrics},
         }
     )
+    write_text(folder / FILE, html + "\n")
+    return folder / FILE
 
 
 def plot_sections(sources: Sources) -> list[Section]:
@@ -116,13 +119,6 @@ def plot_sections(sources: Sources) -> list[Section]:
         ),
     ]
     sections = sections[:-1] if table.apart else sections  # of two rewards no difference tells anything
-    if sources.search is not None:
-        text = (
-            "Each method's trials on validation, named by its main parameter, the chosen one in colour. Value by "
-            "judges for selection, against the distance from the start and against imitation."
-        )
-        drawn = [plots.frontier(each) for _, each in sources.search.group_by("method", maintain_order=True)]
-        sections.append(_section("What the search found", text, *drawn))
     return [section for section in sections if section[2]]
 
 

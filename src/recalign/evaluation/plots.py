@@ -7,7 +7,6 @@ light and dark pages. Text stays text: it can be selected, and is set in the pag
 from __future__ import annotations
 
 import io
-import json
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -154,38 +153,6 @@ def curves(runs: dict[str, dict[str, pl.DataFrame]], metric: str, roles: Roles, 
     return drawn(f"{title}: {metric} by step", 2.8, draw)
 
 
-def frontier(trials: pl.DataFrame) -> Markup | None:
-    """One method's trials: validation value against the KL to the start, and against ``all/ndcg@10``.
-
-    Points are named by the method's main parameter, the first of its space, and joined in its order.
-    """
-    if len(trials) < 2:
-        return None
-    method = trials["method"][0]
-    main = [next(iter(json.loads(settings).items())) for settings in trials["settings"]]
-    order = sorted(range(len(main)), key=lambda place: _in_order(main[place][1]))
-
-    def draw(figure: Figure, axes: Any) -> None:
-        value = trials["value/select_judge@10"].to_numpy()
-        for panel, x in zip(axes, ("policy/kl", "all/ndcg@10"), strict=True):
-            across = trials[x].to_numpy()
-            panel.plot(across[order], value[order], color=LINE, linewidth=0.9)
-            for place, chosen in enumerate(trials["chosen"]):
-                colour, spot = ACCENT if chosen else PLAIN, (across[place], value[place])
-                panel.plot(*spot, "o", color=colour, markeredgecolor=CARD, markersize=6)
-                panel.annotate(f" {main[place][1]}", spot, color=colour, fontsize=7, va="bottom")
-            panel.margins(0.2)
-            finish(panel, "", x)
-        axes[0].set(ylabel="select_judge@10", title=f"{method}, {main[0][0].removeprefix('model.')}")
-
-    return drawn(f"{method}: value of each trial by KL and by all/ndcg@10", 2.3, draw, columns=2)
-
-
-def _in_order(setting: Any) -> tuple[bool, float, str]:
-    """Sorts settings of any type: numbers first."""
-    return (False, setting, "") if isinstance(setting, int | float) else (True, 0.0, str(setting))
-
-
 def diagonal(axes: Axes) -> None:
     """The line on which both figures are the same."""
     axes.axline((0, 0), slope=1, color=SOFT, linewidth=0.8, linestyle=(0, (4, 3)))
@@ -254,12 +221,12 @@ def _label(figure: Figure, axes: Axes, points: Sequence[tuple[str, float, float]
         axes.text(x, y, name, fontsize=8, color=colours[name], va="bottom", zorder=5, in_layout=False)
 
 
-def drawn(description: str, height: float, draw: Callable[[Figure, Any], None], columns: int = 1) -> Markup:
-    """A plot of 5 inches by `height`, as an SVG element; with several columns, `draw` is given an array of axes."""
+def drawn(description: str, height: float, draw: Callable[[Figure, Axes], None]) -> Markup:
+    """A plot of 5 inches by `height`, as an SVG element."""
     buffer = io.StringIO()
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5, height), dpi=72, layout="constrained")
-        draw(figure, figure.subplots(1, columns))
+        draw(figure, figure.subplots())
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.S)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
-from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
@@ -12,7 +9,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from recalign.artifacts import EARLIER, State, once
 from recalign.errors import require_positive
 from recalign.evaluation import comparison
 from recalign.evaluation.answer import limits
@@ -20,11 +16,7 @@ from recalign.evaluation.comparison import ALL, HIGH, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable, figure
 from recalign.evaluation.roles import Roles
 from recalign.evaluation.sources import Sources
-from recalign.files import write_text
 
-FILE = "report.html"
-OWN = "\n<!-- SHA-256 of what stands above: "
-"""Begins the last line of a page, which holds its digest."""
 MARKS = {1: "▲", 0: " ", -1: "▼"}
 TRUE = "value/true@10"
 WIDTH = 80  # columns of what is printed to a file, at least
@@ -49,8 +41,10 @@ def report(folder: Path) -> None:
     Args:
         folder: the chain's run folder, `runs/<chain>`.
     """
+    from recalign.evaluation.page import write_page  # with Matplotlib, which takes as long to import as to draw
+
     sources = Sources.of(folder)
-    show(sources, once(Page(folder, sources), print))
+    show(sources, write_page(folder, sources))
 
 
 def show(sources: Sources, *paths: Path) -> None:
@@ -68,56 +62,6 @@ def show(sources: Sources, *paths: Path) -> None:
         print()
     for path in paths:
         print(path)
-
-
-@dataclass(frozen=True)
-class Page:
-    """The page of a chain, `report.html` (`recalign.artifacts.Kept`): with the digest of what it shows, and its own."""
-
-    folder: Path
-    sources: Sources
-
-    @property
-    def path(self) -> Path:
-        return self.folder / FILE
-
-    @property
-    def name(self) -> str:
-        return str(self.path)
-
-    @functools.cached_property
-    def _digest(self) -> str:
-        return self.sources.digest()
-
-    def state(self) -> State:
-        """Whether it is there, as it was written, and drawn of what it would be drawn of now."""
-        if not self.path.is_file():
-            return State()
-        whole = self.path.read_bytes()
-        page, mark, end = whole.rpartition(OWN.encode())
-        if not mark and whole.rstrip().endswith(b"</html>"):
-            return State(True, changed=[EARLIER])
-        if not mark or end != _digest_of(page):
-            return State(True, altered=[FILE])
-        fresh = f'<meta name="made-of" content="{self._digest}">'.encode() in page
-        return State(True, changed=[] if fresh else ["what it shows"])
-
-    def load(self) -> Path:
-        """The path of the page that is there."""
-        return self.path
-
-    def make(self) -> Path:
-        """Draw it."""
-        from recalign.evaluation.page import page  # with Matplotlib, which takes as long to import as to draw
-
-        drawn = page(self.sources, self._digest)
-        write_text(self.path, f"{drawn}{OWN}{_digest_of(drawn.encode()).decode()}")
-        return self.path
-
-
-def _digest_of(page: bytes) -> bytes:
-    """What stands behind `OWN` at the end of a page."""
-    return f"{hashlib.sha256(page).hexdigest()} -->\n".encode()
 
 
 def terminal_table(frame: pl.DataFrame, roles: Roles) -> Table:

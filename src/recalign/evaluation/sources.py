@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-import yaml
 
 from recalign import artifacts
 from recalign.evaluation import comparison, examples
@@ -19,9 +16,7 @@ from recalign.evaluation.decision import Decision, decide
 from recalign.evaluation.evaluated_runs import SPLITS
 from recalign.evaluation.methods import BASE_STAGES
 from recalign.evaluation.roles import Roles
-from recalign.evaluation.selection import SEARCH
-from recalign.files import digest, read_json, sha256
-from recalign.keys import leaves, short
+from recalign.files import read_json
 from recalign.reward.trust.report import read_trust
 
 TRUST = ("reward", "judge_select", "judge_report")
@@ -36,7 +31,6 @@ class Sources:
     comparison: pl.DataFrame
     roles: Roles  # what is followed, `highlight`, is the row that the decision is about
     decision: Decision | None  # None where only baselines were measured
-    search: pl.DataFrame | None  # None where nothing was searched
     size: dict[str, int]  # users and events of the test, and how many of the events had a high reward
     check: dict[str, Any]  # what `recalign check` said of the log
     trust: dict[str, dict[str, dict[str, Any]]]  # trust.json by stage and seed
@@ -47,12 +41,11 @@ class Sources:
     left: list[dict[str, Any]]  # of other stages and methods, which an earlier chain left in the folder
 
     @classmethod
-    def of(cls, chain_folder: Path, searched: bool = True) -> Sources:
+    def of(cls, chain_folder: Path) -> Sources:
         """Read a chain's folder.
 
         Args:
             chain_folder: `runs/<chain>`.
-            searched: whether its chain searched; False: a `search.csv` is of an earlier one.
 
         Raises:
             InputError: the chain has no `comparison.csv`.
@@ -88,7 +81,6 @@ class Sources:
             comparison=frame,
             roles=roles,
             decision=decision,
-            search=_search(chain_folder, table.seeds) if searched else None,
             size={"users": events["user"].n_unique(), "events": len(events), "high": int(events["high"].sum())},
             check=check,
             trust=trust,
@@ -102,40 +94,6 @@ class Sources:
     def table(self, split: str = "test") -> ComparisonTable:
         """The figures of a split."""
         return ComparisonTable(self.comparison, self.roles, split)
-
-    def digest(self) -> str:
-        """Of all this, and of what makes a page of it: recalign's code, Jinja and Matplotlib."""
-        curves = [frame for by_seed in self.curves.values() for frame in by_seed.values()]
-        tables = [frame.write_csv() for frame in (self.comparison, self.search, *curves) if frame is not None]
-        frames = ("comparison", "search", "curves", "roles", "decision")  # the decision follows from the others
-        plain = {name: value for name, value in vars(self).items() if name not in frames}
-        package = Path(__file__).parents[1]
-        code = [sha256(file) for file in sorted((*package.rglob("*.py"), *package.rglob("*.j2")))]
-        return digest(tables, plain, asdict(self.roles), version("jinja2"), version("matplotlib"), code)
-
-
-def _search(chain_folder: Path, seeds: list[str]) -> pl.DataFrame | None:
-    """The trials of a chain; None where its runs are of other settings than were chosen of them."""
-    if not (path := chain_folder / SEARCH).is_file():
-        return None
-    search = pl.read_csv(path, glob=False)
-    for row in search.filter("chosen").iter_rows(named=True):
-        chosen = json.loads(row["settings"])
-        for config in (chain_folder / row["method"] / f"seed-{seed}" / "config.yaml" for seed in seeds):
-            if config.is_file():
-                given = leaves(yaml.safe_load(config.read_text(encoding="utf-8")))
-                used = {short(key): value for key, value in given.items()}
-                if not all(_same(used.get(key), value) for key, value in chosen.items()):
-                    return None
-    return search
-
-
-def _same(used: Any, chosen: Any) -> bool:
-    """Whether two settings are equal; YAML takes 1e-5 for text, and a class may be named in several ways."""
-    try:
-        return float(used) == float(chosen)
-    except (TypeError, ValueError):
-        return used == chosen or isinstance(chosen, dict)
 
 
 def _curves(chain_folder: Path, stages: list[str], seeds: list[str]) -> dict[str, dict[str, pl.DataFrame]]:

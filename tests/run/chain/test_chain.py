@@ -101,7 +101,7 @@ def test_a_chain_leaves_runs_a_comparison_and_a_report(first: tuple[Path, tiny.S
     metrics = {"all/ndcg@10", "high/ndcg@10", "value/judge@10", "value/true@10", "policy/kl", "cost/steps"}
     assert metrics <= set(table["metric"])
     assert "split" in json.loads((folder / RUNS / "check.json").read_text())
-    assert (folder / RUNS / "report.html").read_text().rstrip().endswith(" -->")
+    assert (folder / RUNS / "report.html").read_text().rstrip().endswith("</html>")
 
 
 def test_what_a_chain_says_can_be_read(first: tuple[Path, tiny.Said]):

@@ -52,7 +52,7 @@ def test_a_search_of_other_runs_is_not_attached(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("recalign.run.chain.published.plot_sections", lambda _: [])
     stale = RUN / "search.csv"
     stale.write_text("method,trial\n")
-    _log(run, RUN, RUN / "report.html", Sources.of(RUN, searched=False))
+    _log(run, RUN, RUN / "report.html", Sources.of(RUN))
     stale.unlink()
     assert {"comparison.csv", "report.html"} <= logged[0].manifest.entries.keys()
     assert "search.csv" not in logged[0].manifest.entries

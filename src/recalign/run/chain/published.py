@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.page import MAIN, plot_sections
 from recalign.evaluation.selection import SEARCH
@@ -17,7 +19,7 @@ from recalign.run.stage.lineage import wandb_name
 from recalign.run.stage.wandb_log import wandb_log
 
 
-def publish(folder: Path, page: Path, logger: Any, sources: Sources) -> None:
+def publish(folder: Path, page: Path, logger: Any, sources: Sources, searched: bool = False) -> None:
     """Log a chain's comparison, decision, trust, plots, examples and report.
 
     The id of the run is the report's digest: a result that has been logged is not logged again.
@@ -27,6 +29,7 @@ def publish(folder: Path, page: Path, logger: Any, sources: Sources) -> None:
         page: its report.
         logger: ``trainer.logger`` of its stages. False logs nothing; a `WandbLogger` gives project and entity.
         sources: what the report is made of.
+        searched: whether the chain searched; if not, a `search.csv` is of an earlier one.
     """
     number = sha256(page)[:8]
     if logger is False or any(folder.glob(f"wandb/*-{number}")):
@@ -34,7 +37,7 @@ def publish(folder: Path, page: Path, logger: Any, sources: Sources) -> None:
     own: dict[str, Any] = {"id": number, "group": folder.name, "job_type": "chain", "name": folder.name}
     log = wandb_log(folder, **own, **_destination(logger))
     if log:
-        log.use(partial(_log, folder=folder, page=page, sources=sources))
+        log.use(partial(_log, folder=folder, page=page, sources=sources, searched=searched))
         log.finish()
 
 
@@ -49,17 +52,17 @@ def _destination(logger: Any) -> dict[str, Any]:
     return {}
 
 
-def _log(run: Any, folder: Path, page: Path, sources: Sources) -> None:
+def _log(run: Any, folder: Path, page: Path, sources: Sources, searched: bool = False) -> None:
     import wandb
 
     test = sources.table()
     run.summary.update(_summary(test, sources))
     html = page.read_text(encoding="utf-8")
     shown: dict[str, Any] = {"comparison": _comparison(test), "examples": _examples(sources)}
-    if sources.search is not None:
-        shown["search"] = wandb.Table(
-            columns=list[str | int](sources.search.columns), data=[list(row) for row in sources.search.rows()]
-        )
+    if searched:
+        trials = pl.read_csv(folder / SEARCH, glob=False)
+        columns = list[str | int](trials.columns)
+        shown["search"] = wandb.Table(columns=columns, data=[list(row) for row in trials.rows()])
     style = html[html.index("<style>") : html.index("</style>")] + "</style>"  # plots have the page's colours
     for title, _, drawn in plot_sections(sources):
         section = re.sub(r"\W+", "-", title.lower()).strip("-")
@@ -68,8 +71,7 @@ def _log(run: Any, folder: Path, page: Path, sources: Sources) -> None:
     run.log({**shown, "report": wandb.Html(html, inject=False)})
     made_from = {f"{one['stage']}/seed-{one['seed']}": one["digests"] for one in sources.manifests}
     artifact = wandb.Artifact(wandb_name(f"{folder.name}-report"), type="report", metadata={"checkpoints": made_from})
-    search = [] if sources.search is None else [SEARCH]
-    for file in (page, *(folder / name for name in ("comparison.csv", "check.json", *search))):
+    for file in (page, *(folder / name for name in ("comparison.csv", "check.json", *[SEARCH] * searched))):
         if file.is_file():
             artifact.add_file(str(file))
     run.log_artifact(artifact)

@@ -20,7 +20,8 @@ from recalign.errors import InputError
 from recalign.evaluation.comparison import RECORD, RunsComparison
 from recalign.evaluation.evaluated_runs import evaluated
 from recalign.evaluation.methods import BASE_STAGES, MethodRun, SeedEvaluation
-from recalign.evaluation.report import Page, show
+from recalign.evaluation.page import write_page
+from recalign.evaluation.report import show
 from recalign.evaluation.reranking import base_method
 from recalign.evaluation.sources import Sources
 from recalign.files import held, read_json, write_json
@@ -74,10 +75,10 @@ def run_chain(plan: Plan) -> Path:
         write_json(folder / RECORD, plan.recorded())
         table = RunsComparison(folder, methods=chain.methods, seeds=chain.seeds, roles=chain.roles)
         once(table, say)
-        page = Page(folder, Sources.of(folder, searched=search is not None))
-        once(page, say)
-        publish(folder, page.path, parsed["recommender"].config["trainer"]["logger"], page.sources)
-        show(page.sources, Path(table.name), page.path)
+        sources = Sources.of(folder)
+        page = write_page(folder, sources)
+        publish(folder, page, parsed["recommender"].config["trainer"]["logger"], sources, search is not None)
+        show(sources, Path(table.name), page)
     return folder
 
 
