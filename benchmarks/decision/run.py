@@ -42,7 +42,7 @@ from recalign.evaluation.selection import FLOOR
 from recalign.evaluation.sources import Sources
 from recalign.files import read_json, write_json, write_text
 from recalign.recommender.interpolation import KEEP
-from recalign.run.chain.run import run_chain
+from recalign.run.chain.command import run_chain
 
 WORDS = ("ship", "not decided", "do not ship")
 CASES = FOLDER / "decision/worlds.csv"

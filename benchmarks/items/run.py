@@ -43,7 +43,7 @@ from recalign.files import digest, replacing, sha256
 from recalign.recommender import Policy
 from recalign.recommender.new_items import appended
 from recalign.recommender.semantic_ids.codes import CodesTable
-from recalign.run.chain.train import train
+from recalign.run.chain.run import train
 from recalign.run.stage import parse_stage
 from recalign.run.stage.opened import OpenedRun, opened
 

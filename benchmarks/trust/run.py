@@ -28,8 +28,8 @@ from recalign.reward import RewardData
 from recalign.reward.trust import compare_predictions, predict, report
 from recalign.reward.trust.measures import following, ordered_pairs
 from recalign.reward.trust.report import PREDICTORS
-from recalign.run.chain.run import make_world
-from recalign.run.chain.train import train
+from recalign.run.chain.command import make_world
+from recalign.run.chain.run import train
 from recalign.run.stage import parse_stage
 
 FIGURES = ("rmse", "pairwise", "r2")

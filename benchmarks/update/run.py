@@ -59,8 +59,8 @@ from recalign.recommender import Policy
 from recalign.recommender.checkpoint import build, load_net, read_checkpoint, recipe
 from recalign.recommender.grown import grow
 from recalign.recommender.rank_metrics import gain_ndcg
-from recalign.run.chain.train import train
-from recalign.run.chain.update import GOES_ON
+from recalign.run.chain.run import train
+from recalign.run.chain.update import WARM_STARTED_STAGE
 from recalign.run.stage import Manifest, RunFolder, parse_stage
 
 EDGES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -225,9 +225,9 @@ class Day:
         found = {}
         for stage in STAGES:
             own: dict[str, Any] = {}
-            if before and stage == GOES_ON:
+            if before and stage == WARM_STARTED_STAGE:
                 own = {"model.grows_from": str(before[stage]), "data.untouched": untouched}
-            if epochs < 1 and stage == GOES_ON:
+            if epochs < 1 and stage == WARM_STARTED_STAGE:
                 own["trainer.max_epochs"] = math.ceil(epochs * self.first_epochs(stage))
             found[stage] = train(parse_stage(self.words(stage, row, own))).checkpoint
         return found

@@ -26,8 +26,7 @@ from recalign.reward import RewardData
 from recalign.run import configs
 from recalign.run.chain import BASE_STAGES, Chain, Plan
 from recalign.run.chain import plan as chain_plan
-from recalign.run.chain.chain_command import split_overrides
-from recalign.run.chain.run import make_world
+from recalign.run.chain.command import make_world, split_overrides
 from recalign.run.stage import Stage, parse_stage
 from recalign.run.stage import parsed as parsed_stage
 
@@ -539,7 +538,7 @@ def test_a_chain_and_its_log_may_lie_elsewhere(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_missing_world_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
-    monkeypatch.setattr("recalign.run.chain.run.World", lambda: World(users=20, items=20, events=200))
+    monkeypatch.setattr("recalign.run.chain.command.World", lambda: World(users=20, items=20, events=200))
     data = RewardData(log=LogMapping("simulated", ["simulated/events.parquet"]), root=str(tmp_path))
     (tmp_path / "simulated").mkdir()  # by a run that was stopped while it wrote
     make_world(data, None)

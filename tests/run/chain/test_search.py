@@ -19,7 +19,7 @@ from recalign.evaluation.comparison import HIGH
 from recalign.evaluation.selection import ERROR, RETAINED, SELECT
 from recalign.recommender.serving import recommend
 from recalign.run.chain import Chain, Plan
-from recalign.run.chain.chain_command import split_overrides
+from recalign.run.chain.command import split_overrides
 from recalign.run.chain.search import Search
 from recalign.run.stage.opened import opened
 
@@ -259,8 +259,7 @@ def test_a_method_of_which_no_trial_can_be_trained_ends_the_chain(again: Path, m
     def refuse(*_):
         raise InputError("no")
 
-    monkeypatch.setattr("recalign.run.chain.search.train", refuse)
-    monkeypatch.setattr(plan, "trial", refuse)
+    monkeypatch.setattr("recalign.run.chain.search.trial", refuse)
     search = Search(plan, plan.parse())
     tried = {f"bc/trial-{number}": search._try("bc", number, {}) for number in range(3)}
     with pytest.raises(InputError, match="no"):

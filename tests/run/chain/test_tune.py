@@ -18,7 +18,7 @@ import yaml
 
 from recalign.errors import InputError
 from recalign.run.chain.search import Search
-from recalign.run.chain.tune import STUDY, Pruning, _rank, best_value, journal
+from recalign.run.chain.tune import STUDY, Pruning, best_value, journal
 
 FOLDER = Path("runs/simulated/recommender/tuning")
 SPACE = "recommender: {model.lr: {low: 1.0e-3, high: 1.0e-2, log: true}, model.temperature: [0.05, 0.1]}"
@@ -55,7 +55,7 @@ def test_a_full_disk_is_not_taken_for_a_setting_that_cannot_be_trained(again: Pa
     assert said.code == 2
     assert "No space left on device" in said.err
     assert "cannot be trained" not in said.out
-    stub: Any = SimpleNamespace(settings={"asft": [{}]}, seed=0, plan=SimpleNamespace(trial=full))
+    stub: Any = SimpleNamespace(settings={"asft": [{}]}, seed=0, plan=SimpleNamespace(parsed=full))
     with pytest.raises(InputError, match="No space left"):
         Search._try(stub, "asft", 0, {})
 
@@ -73,37 +73,42 @@ def test_the_best_trial_becomes_a_yaml_that_fit_takes(again: Path, first: tuple[
     config = yaml.safe_load((again / "runs/simulated/recommender/seed-0/config.yaml").read_text())
     assert config["model"]["init_args"]["lr"] == tuned["lr"]
     assert config["data"]["init_args"]["log"]["name"] == "simulated"
-
-
-def test_it_says_which_trial_runs_and_keeps_its_table_narrow(first: tuple[Path, tiny.Said]):
-    lines = first[1].out.splitlines()
+    lines = said.out.splitlines()
     assert any(re.match(r"trial 2 of 2.*: trial-1, model\.lr \d", line) for line in lines)
     table = lines[next(n for n, line in enumerate(lines) if "trials of recommender" in line) :]
     assert max(map(len, table[:-1])) <= 80
-    assert "--config" in table[-1]
 
 
 def test_a_longer_search_keeps_what_was_tried_and_one_that_was_killed_goes_on(again: Path):
     shutil.rmtree(again / FOLDER / "trial-1")
     study = again / FOLDER / STUDY
     optuna.load_study(study_name=None, storage=journal(study)).ask()  # a trial that a killed process left running
+    whole = study.read_bytes()
+    study.write_bytes(whole[:-10])  # killed as it wrote that
     before = (again / FOLDER / "trial-0/seed-0/manifest.json").read_text()
     said = tune(again, "--trials=3")
     assert said.code == 0, said.err
     assert said.out.count("unchanged") == 1
     assert (again / FOLDER / "trial-0/seed-0/manifest.json").read_text() == before
     states = [trial.state.name for trial in optuna.load_study(study_name=None, storage=journal(study)).trials]
-    assert sorted(states) == ["COMPLETE"] * 4 + ["FAIL"]
+    assert states.count("COMPLETE") == 4
 
 
-def test_a_study_whose_path_is_odd_is_kept_there_and_one_that_was_altered_is_named(tmp_path: Path):
+@pytest.mark.parametrize("lines", [1, 3, 5])
+def test_a_study_is_kept_under_an_odd_path_and_cut_within_a_line_it_goes_on(tmp_path: Path, lines: int):
     file = tmp_path / "a?b%20 {c}#d" / STUDY
     file.parent.mkdir()
-    optuna.create_study(study_name="one", storage=journal(file)).ask()
+    study = optuna.create_study(study_name="one", storage=journal(file))
+    for number in range(3):
+        study.tell(study.ask(), number)
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [STUDY]
-    assert len(optuna.load_study(study_name="one", storage=journal(file)).trials) == 1
-    lines = file.read_bytes().splitlines(keepends=True)
-    file.write_bytes(lines[0][:20] + b"\n" + b"".join(lines[1:]))
+    parts = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join(parts[:lines]) + parts[lines][:7])
+    for _ in range(2):
+        study = optuna.create_study(study_name="one", storage=journal(file), load_if_exists=True)
+        study.tell(study.ask(), 0.0)
+    assert len(optuna.load_study(study_name="one", storage=journal(file)).trials) >= 2
+    file.write_bytes(parts[0][:20] + b"\n" + b"".join(parts[1:]))
     with pytest.raises(InputError, match="delete it"):
         journal(file)
 
@@ -214,13 +219,3 @@ def test_the_best_value_leaves_out_what_is_no_number(tmp_path: Path):
     file.write_text("step,loss\n1,nan\n")
     with pytest.raises(InputError, match="no number as 'loss'"):
         best_value(file, "loss", "min")
-
-
-def test_trials_are_ordered_by_the_goal_whole_ones_first_and_failed_ones_last():
-    def one(state: str, value: float) -> SimpleNamespace:
-        return SimpleNamespace(state=SimpleNamespace(name=state), value=value)
-
-    whole, early = "COMPLETE", "PRUNED"
-    tried = [one(whole, 0.5), one(early, 0.1), InputError("no"), one(whole, 0.2), one(early, 0.9)]
-    order = {goal: sorted(range(5), key=lambda n: _rank(tried[n], goal)) for goal in ("max", "min")}
-    assert order == {"max": [0, 3, 4, 1, 2], "min": [3, 0, 1, 4, 2]}

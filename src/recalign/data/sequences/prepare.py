@@ -11,6 +11,7 @@ from __future__ import annotations
 import shutil
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import BrokenExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from itertools import repeat
@@ -35,7 +36,7 @@ from recalign.data.sequences.splits import High, Split, UserGroups
 from recalign.data.sequences.store import catalogue_digest, check_parts, fingerprint_of, number_items, with_rare_items
 from recalign.errors import InputError
 from recalign.files import write_json
-from recalign.workers import LocalWorkers, WorkerDied
+from recalign.workers import LocalWorkers
 
 ROWS = 4_000_000
 """Rows of a block, and of a partition unless their number is given."""
@@ -82,7 +83,7 @@ def prepare(
             tasks = Partitions(folder, LogScan.open(log, root, folder), plain_names(log), reward, high, groups)
             try:
                 report = _make(tasks, split, min_events, of_log, values, partitions, run)
-            except WorkerDied as error:
+            except BrokenExecutor as error:
                 remedy = "run it again: what is done is kept. If memory ran out, give fewer workers or more partitions"
                 raise InputError(f"a worker died ({error})", where=str(folder), remedy=remedy) from error
             if fingerprint_of(fingerprint(log, root, reward), split, high, groups, min_events, None) != of_log:

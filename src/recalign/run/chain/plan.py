@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +21,6 @@ from recalign.reward import RewardData
 from recalign.run import configs
 from recalign.run.chain.experiment import Chain
 from recalign.run.chain.space import Settings
-from recalign.run.chain.train import trial
 from recalign.run.stage import RunFolder, Stage, parse_stage
 from recalign.run.stage.classes import imported
 from recalign.run.stage.folder import RunConfig
@@ -32,14 +31,14 @@ from recalign.run.stage.upstream import TOKENS
 OWN = ("run.name", "run.root", "run.chain", "seed_everything", "ckpt_path", "config", "data.users")
 """Options of a stage that are the chain's to set."""
 
-TRIALS = "trials"
-"""Folder of a method's trials."""
-
 EVERY_STAGE = ("trainer", "data")
 """Settings of a chain that go to every stage."""
 
 Overrides = dict[str | None, dict[str, Any]]
 """Settings of the command line by stage, by dotted key (``model.lr``); None: for every stage."""
+
+Base = Callable[["Plan", str | None, int], tuple[Path, Settings]]
+"""The YAML that a stage of a plan begins with a seed, and what is set above it; None: for the evaluation."""
 
 
 class Plan:
@@ -49,13 +48,23 @@ class Plan:
         chain: the experiment.
         file: its YAML; the stages' are looked for above it, then in conf/, then among those shipped.
         overrides: what the command line adds.
+        base: what stages begin with; None: their own YAML.
+        record: what else the chain's folder says of it.
 
     Raises:
         InputError: a method, stage or log that does not exist, or one that is named twice.
     """
 
-    def __init__(self, chain: Chain, file: Path, overrides: Overrides) -> None:
-        self.chain, self.overrides = chain, overrides
+    def __init__(
+        self,
+        chain: Chain,
+        file: Path,
+        overrides: Overrides,
+        base: Base | None = None,
+        record: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.chain, self.overrides, self.base = chain, overrides, base
+        self.recorded = {"chain": asdict(chain), "overrides": list(overrides.items()), **(record or {})}
         self._once: dict[tuple[str, ...], Stage] = {}
         self.name = chain.name or file.stem
         self.folders = _folders(file)
@@ -63,7 +72,8 @@ class Plan:
         chain.check()
         if chain.world and self.log.stem != SIMULATED:
             raise InputError("only a simulated log has a world", where="world", remedy="say log: simulated")
-        self._require_rows()
+        if base is None:  # else an earlier chain has checked them, perhaps with YAML that is not here
+            self._require_rows()
         self.stages = [*BASE_STAGES, *chain.trained]
         named = [*chain.stages, *(stage for stage in overrides if stage is not None)]
         if unknown := [stage for stage in named if stage not in (TOKENS, *self.stages)]:
@@ -103,10 +113,6 @@ class Plan:
         """The chain's run folder."""
         return Path(self.chain.root) / self.name
 
-    def recorded(self) -> dict[str, Any]:
-        """What the chain's folder says of it, for those that go on from it."""
-        return {"chain": asdict(self.chain), "overrides": list(self.overrides.items())}
-
     def data_root(self, seed: int) -> Path:
         """Where the world of a seed lies."""
         return self.folder / "worlds" / str(seed)
@@ -115,39 +121,25 @@ class Plan:
         """The command of one stage or method, with the checkpoints that exist now; chosen settings override others."""
         return self._parse(stage, seed, self._settings(stage) | (settings or {})).with_upstreams()
 
-    def trial(self, method: str, seed: int, name: str, settings: Settings) -> Stage:
-        """The command of one trial: in a folder below the method's, from the chain's own checkpoints."""
-        return trial(self.parsed(method, seed, settings), name, TRIALS)
-
-    def trial_folder(self, method: str, seed: int, name: str) -> Path:
-        """Where a trial lies."""
-        return RunFolder.of(RunConfig(name, str(self.folder / method)), TRIALS, seed).path
-
-    def _parse(self, stage: str, seed: int, settings: Settings) -> Stage:
-        """Once for every command: it takes a fifth of a second."""
-        words = ("fit", *call(self.files_of(stage, seed), self.set_here(stage, seed) | settings))
-        if words not in self._once:
-            self._once[words] = parse_stage(words)
-        return self._once[words]
-
-    def files_of(self, stage: str, seed: int) -> list[Path]:
-        """The YAML of a stage, later files over earlier ones; `seed` matters where each has its own."""
-        files = [self._yaml(stage), self.log]
-        if stage == "recommender" and (recipe := self.found(f"{self.chain.recommender}/{self.log.name}")):
-            files.append(recipe)  # conf/<recommender>/<log>.yaml: what it needs on this log
-        return files
-
-    def set_here(self, stage: str, seed: int) -> Settings:
-        """What the chain sets for a stage itself."""
-        own: Settings = {"seed_everything": seed, "run.name": stage}
-        own |= {"run.root": self.chain.root, "run.chain": self.name}
+    def _parse(self, stage: str | None, seed: int, given: Settings) -> Stage:
+        """Once for every command: it takes a fifth of a second. None: the stage whose data methods are evaluated on."""
+        name = stage or "reward"
+        file, own = self.base(self, stage, seed) if self.base else (self._yaml(name), {})
+        files = [file, self.log]
+        recipe = self.found(f"{self.chain.recommender}/{self.log.name}")  # what it needs on this log
+        if stage == "recommender" and recipe and not self.base:
+            files.append(recipe)
+        own = own | {"seed_everything": seed, "run.name": name, "run.root": self.chain.root, "run.chain": self.name}
         if stage == "judge_select":
             own["data.users"] = "B1"
-        if stage in self.chain.post_trained:
+        if stage in self.chain.post_trained and not self.base:
             own["model.keep"] = self.chain.keep
         if self.chain.world:
             own["data.root"] = str(self.data_root(seed))
-        return own
+        words = ("fit", *call(files, own | given))
+        if words not in self._once:
+            self._once[words] = parse_stage(words)
+        return self._once[words]
 
     def tokens(self, seed: int) -> ParsedTokens:
         """The command that makes the semantic ids of a seed."""
@@ -176,7 +168,7 @@ class Plan:
 
     def _every_stage(self, seed: int) -> Stage:
         """A stage with nothing that the chain sets for it alone."""
-        return self._parse("reward", seed, self._settings(None))
+        return self._parse(None, seed, self._settings(None))
 
     def given(self, stage: str | None, key: str = "") -> dict[str, Any]:
         """What the chain's YAML and the command line set for a stage (None: for all) at a key or below it.

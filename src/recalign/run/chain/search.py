@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import polars as pl
@@ -17,15 +18,15 @@ from recalign.evaluation.methods import BASE_STAGES, MethodRun
 from recalign.evaluation.report import WIDTH
 from recalign.evaluation.selection import FLOOR, SEARCH, SELECT, Figures, choose, choose_by_rank, validate
 from recalign.files import write_text
-from recalign.run.chain.graph import Results, Step, anew
 from recalign.run.chain.plan import Plan
+from recalign.run.chain.run import CHOICE, base_checkpoints, method_run, step_name, train
 from recalign.run.chain.space import Settings, Spaces
-from recalign.run.chain.train import base_checkpoints, method_run, named, train
-from recalign.run.stage import Stage
+from recalign.run.chain.steps import Results, Step
+from recalign.run.stage import Stage, parse_stage
 from recalign.run.stage.console import say
 
-CHOICE = "choice"
-"""The step whose result is the chosen settings by method."""
+TRIALS = "trials"
+"""Folder of a method's trials."""
 
 
 class Search:
@@ -67,17 +68,13 @@ class Search:
 
     def steps(self) -> list[Step]:
         """Every trial, its figures on validation, and the choice (`CHOICE`)."""
-        base = tuple(named(stage, self.seed) for stage in BASE_STAGES)
+        base = tuple(step_name(stage, self.seed) for stage in BASE_STAGES)
         steps: list[Step] = []
-        for method in self.settings:
-            trials = self._trials(method)
-            steps += [Step(name, anew(self._try, method, n), base) for n, name in enumerate(trials)]
-            steps.append(Step(_figures(method), anew(self._measure, method), (*base, *trials)))
-        return [*steps, Step(CHOICE, anew(self.decide), tuple(map(_figures, self.settings)), here=True)]
-
-    def _trials(self, method: str) -> list[str]:
-        """The names of the steps that train a method's trials."""
-        return [f"{method}/{_name(number)}" for number in range(len(self.settings[method]))]
+        for method, settings in self.settings.items():
+            trials = tuple(_trial(method, number) for number in range(len(settings)))
+            steps += [Step(name, partial(self._try, method, n), base) for n, name in enumerate(trials)]
+            steps.append(Step(_figures(method), partial(self._measure, method), (*base, *trials)))
+        return [*steps, Step(CHOICE, self.decide, tuple(map(_figures, self.settings)), in_main=True)]
 
     def decide(self, done: Results) -> dict[str, Settings]:
         """Choose each method's settings from its figures, print and write them. Returns settings by method."""
@@ -110,8 +107,8 @@ class Search:
         """Train a trial; where it cannot be trained, the others go on."""
         try:
             settings = self.settings[method][number]
-            parsed = self.plan.trial(method, self.seed, _name(number), settings)
-            return method_run(train(parsed, verbose=self.plan.chain.verbose), method)
+            parsed = trial(self.plan.parsed(method, self.seed, settings), f"trial-{number}", TRIALS)
+            return method_run(train(parsed, self.plan.chain.verbose), method)
         except (InputError, TrainingError) as error:
             if isinstance(error.__cause__, OSError):  # a disk that refuses says nothing of the settings
                 raise
@@ -123,27 +120,34 @@ class Search:
         Raises:
             InputError, TrainingError: the last one's, where none can.
         """
-        tried: list[Any] = [done[name] for name in self._trials(method)]
+        tried: list[Any] = [done[_trial(method, number)] for number in range(len(self.settings[method]))]
         places = {
-            self.plan.trial_folder(method, self.seed, _name(number)): run
+            self.plan.folder / method / TRIALS / f"trial-{number}" / f"seed-{self.seed}": run
             for number, run in enumerate(tried)
             if isinstance(run, MethodRun)
         }
         if not places:
             raise tried[-1]
-        base = base_checkpoints({stage: done[named(stage, self.seed)] for stage in BASE_STAGES})
-        data, device = self.plan.data(self.seed), self.plan.device()
+        base, data, device = base_checkpoints(done, self.seed), self.plan.data(self.seed), self.plan.device()
         figures = iter(validate(places, base, data, device=device, code=code_digest()))
         return [next(figures) if isinstance(one, MethodRun) else one for one in tried]
+
+
+def trial(parsed: Stage, name: str, group: str) -> Stage:
+    """The same run as a trial: in ``<stage>/<group>/<name>/``, from the same checkpoints."""
+    upstream = {one.key: str(one.path) for one in parsed.upstream}
+    run = {"run.name": name, "run.root": str(parsed.folder.path.parent), "run.chain": group}
+    return parse_stage(parsed.words, {**upstream, **run})
+
+
+def _trial(method: str, number: int) -> str:
+    """The name of the step that trains a trial."""
+    return f"{method}/trial-{number}"
 
 
 def _figures(method: str) -> str:
     """The name of the step that measures a method's trials."""
     return f"{method}/validation"
-
-
-def _name(number: int) -> str:
-    return f"trial-{number}"
 
 
 def table(frame: pl.DataFrame, seed: int) -> Table:

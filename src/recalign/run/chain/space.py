@@ -12,12 +12,10 @@ from recalign.run.stage.settings import load
 
 DEFAULT = "default"
 """Names the space of every method that has none of its own."""
-
 OTHER = "recalign tune reads another file with --space FILE"
 
 Settings = dict[str, Any]
 """Values by key, as they are typed: ``{"model.temperature": 0.5}``."""
-
 Space = dict[str, Any]
 """Ranges (`optuna.distributions.FloatDistribution`), or lists of values, by key."""
 
@@ -36,15 +34,20 @@ class Spaces:
     """
 
     def __init__(self, file: Path) -> None:
-        self.file = file
+        self.file, given = file, load(file)
         self.metric: tuple[str, str] | None = None
-        given = load(file)
         if isinstance(given.get("parameters"), dict):
-            self.metric = _metric(given)
+            if metric := given.get("metric"):
+                self.metric = metric["name"], metric.get("goal", "minimize")[:3]
             given = {DEFAULT: given["parameters"]}
-        self._spaces: dict[str, Space | str] = {
-            method: space if isinstance(space, str) else self._space(method, space) for method, space in given.items()
-        }
+        self._spaces: dict[str, Space | str] = {}
+        for method, space in given.items():
+            try:
+                own = space if isinstance(space, str) else {key: _axis(axis) for key, axis in space.items()}
+            except (TypeError, ValueError, AttributeError, LookupError) as error:
+                remedy = "give each key {low: 0.1, high: 1.0, log: true} or a list of values"
+                raise InputError(f"{space} is no space to search", where=f"{file}, {method}", remedy=remedy) from error
+            self._spaces[method] = own
 
     def __contains__(self, method: str) -> bool:
         return method in self._spaces
@@ -62,9 +65,8 @@ class Spaces:
         """
         space = self._spaces.get(self.leader(method) or method, self._spaces.get(DEFAULT))
         if not isinstance(space, dict):
-            raise InputError(
-                f"no space for {method!r}", where=str(self.file), remedy=f"add it, or {DEFAULT!r}; {OTHER}"
-            )
+            remedy = f"add it, or {DEFAULT!r}; {OTHER}"
+            raise InputError(f"no space for {method!r}", where=str(self.file), remedy=remedy)
         return space
 
     def settings(
@@ -75,58 +77,35 @@ class Spaces:
         Raises:
             InputError: its space holds a key that it does not have.
         """
-        defaults = {key: self._default(method, config, key) for key in self.space(method)}
+        defaults: Settings = {}
+        for key in self.space(method):
+            node: Any = config
+            for part in key.split("."):
+                node = node.get("init_args", node) if isinstance(node, dict) else {}
+                if part not in node:
+                    what, remedy = f"{method} has no setting {key!r}", f"search one that it has; {OTHER}"
+                    raise InputError(what, where=str(self.file), remedy=remedy)
+                node = node[part]
+            defaults[key] = node
         space = {key: axis for key, axis in self.space(method).items() if key not in fixed}
         return proposals(space, {key: defaults[key] for key in space}, trials, seed) if space else [{}]
 
-    def _default(self, method: str, config: Mapping[str, Any], key: str) -> Any:
-        node: Any = config
-        for part in key.split("."):
-            node = node.get("init_args", node) if isinstance(node, dict) else {}
-            if part not in node:
-                what, remedy = f"{method} has no setting {key!r}", f"search one that it has; {OTHER}"
-                raise InputError(what, where=str(self.file), remedy=remedy)
-            node = node[part]
-        return node
-
-    def _space(self, method: str, given: Any) -> Space:
-        try:
-            return {key: _axis(axis) for key, axis in given.items()}
-        except (TypeError, ValueError, AttributeError, LookupError) as error:
-            remedy = "give each key {low: 0.1, high: 1.0, log: true} or a list of values"
-            raise InputError(f"{given} is no space to search", where=f"{self.file}, {method}", remedy=remedy) from error
-
 
 def _axis(given: Any) -> Any:
-    if isinstance(given, dict) and not {"low", "high"} & given.keys():
-        given = _swept(given)
+    """A range or a list of values, of `conf/search.yaml` or as W&B writes it."""
     if isinstance(given, list) and given:
         return given
+    if "value" in given or "values" in given:
+        return given.get("values") or [given["value"]]
+    if "min" in given:
+        low, high, kind = given["min"], given["max"], given.get("distribution")
+        if kind in (None, "int_uniform") and isinstance(low, int) and isinstance(high, int):
+            return list(range(low, high + 1))
+        given = {"low": low, "high": high, "log": {None: False, "uniform": False, "log_uniform_values": True}[kind]}
     ends = {end: float(given[end]) for end in ("low", "high")}  # YAML takes 1e-5 for text
     if not ends["low"] < ends["high"] or given.keys() - {*ends, "log"}:
         raise ValueError(given)
     return require_optuna().distributions.FloatDistribution(**{**given, **ends})
-
-
-def _swept(parameter: dict[str, Any]) -> dict[str, Any] | list[Any]:
-    """A parameter of a sweep as a range or a list of values."""
-    if values := parameter.get("values"):
-        return list(values)
-    if "value" in parameter:
-        return [parameter["value"]]
-    low, high = parameter["min"], parameter["max"]
-    whole = isinstance(low, int) and isinstance(high, int)
-    kind = parameter.get("distribution", "int_uniform" if whole else "uniform")  # as W&B takes them
-    if kind == "int_uniform":
-        return list(range(low, high + 1))
-    return {"low": low, "high": high, "log": {"uniform": False, "log_uniform_values": True}[kind]}
-
-
-def _metric(sweep: Mapping[str, Any]) -> tuple[str, str] | None:
-    metric = sweep.get("metric")
-    if not isinstance(metric, dict) or "name" not in metric:
-        return None
-    return str(metric["name"]), str(metric.get("goal", "minimize"))[:3]  # maximize, minimize; W&B's default
 
 
 def proposals(space: Space, defaults: Settings, trials: int, seed: int) -> list[Settings]:
@@ -143,11 +122,19 @@ def proposals(space: Space, defaults: Settings, trials: int, seed: int) -> list[
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study = optuna.create_study(sampler=optuna.samplers.QMCSampler(seed=seed, scramble=True))
-    place = optuna.distributions.IntDistribution  # in a list, for the sequence knows no names
-    distributions = {key: place(0, len(axis) - 1) if isinstance(axis, list) else axis for key, axis in space.items()}
+    index = optuna.distributions.IntDistribution  # the sequence knows numbers only
+    distributions = {key: index(0, len(axis) - 1) if isinstance(axis, list) else axis for key, axis in space.items()}
     study.tell(study.ask(distributions), 0.0)  # drawn at random: Optuna learns the space from a trial that is done
-    asked = [study.ask(distributions).params for _ in range(trials - 1)]
-    return [defaults, *({key: _value(space[key], point[key]) for key in space} for point in asked)]
+    tried = [defaults]
+    for _ in range(trials - 1):
+        point = study.ask(distributions).params
+        tried.append(
+            {
+                key: axis[int(point[key])] if isinstance(axis, list) else float(f"{point[key]:.3g}")
+                for key, axis in space.items()
+            }
+        )
+    return tried
 
 
 def require_optuna() -> Any:
@@ -163,7 +150,3 @@ def require_optuna() -> Any:
         raise InputError("a search needs Optuna", where="trials", remedy="pip install 'recalign[search]'") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
-
-
-def _value(axis: Any, point: float) -> Any:
-    return axis[int(point)] if isinstance(axis, list) else float(f"{point:.3g}")

@@ -22,9 +22,9 @@ from recalign.evaluation.selection import SELECT
 from recalign.files import digest, held, write_text
 from recalign.keys import split, yaml_text
 from recalign.run import configs
-from recalign.run.chain.progress import Progress
+from recalign.run.chain.run import train
+from recalign.run.chain.search import trial
 from recalign.run.chain.space import Settings, Spaces, require_optuna
-from recalign.run.chain.train import train, trial
 from recalign.run.stage import Manifest, Stage, parse_stage, upstream
 from recalign.run.stage.console import quiet, say
 from recalign.run.stage.settings import instantiated, parse_call, set_keys
@@ -57,6 +57,139 @@ class Tune:
     out: str | None = None
 
 
+def tune(argv: Sequence[str]) -> Path:
+    """Search the settings of one stage or method, and write the best as YAML for `recalign fit`.
+
+    Args:
+        argv: the words after ``recalign tune``: those of `Tune`, all others as for ``recalign fit``.
+
+    Returns:
+        The YAML.
+
+    Raises:
+        InputError: something that was given cannot be used.
+        TrainingError: no trial can be trained.
+    """
+    names = {f"--{field.name}" for field in fields(Tune)} | {"--help", "-h"}
+    own: list[str] = []
+    of_stage: list[str] = []
+    for option, _, words in split(argv):
+        if option not in names and "." not in option and (near := nearest(option, names)):
+            raise InputError("there is no such option", where=option, remedy=f"did you mean {near}?")
+        (own if option in names else of_stage).extend(words)
+    summary = (tune.__doc__ or "").splitlines()[0]
+    call = parse_call("tune", summary, Tune, own, "YAML of the stage and of the log")
+    return Tuning(Tune(**instantiated(*call)), of_stage).run()
+
+
+class Tuning:
+    """The trials of one stage.
+
+    Args:
+        how: what is searched, and by which figure.
+        words: the stage as ``recalign fit`` takes it.
+
+    Raises:
+        InputError: something cannot be used: a key of the space that the stage does not have, say.
+    """
+
+    def __init__(self, how: Tune, words: Sequence[str]) -> None:
+        require_positive("", vars(how), "trials")
+        spaces, stage = Spaces(configs.find(how.space or "search")), parse_stage(["fit", *words])
+        if any(one.path is None for one in stage.upstream):
+            upstream.require(stage.upstream, stage.folder, stage.log)  # says what to run first
+        own = stage.config["checkpoint"]
+        known = [one for one in (spaces.metric, (own["monitor"], own["mode"]), (SELECT, "max")) if one and one[0]]
+        self.metric = how.metric or known[0][0]
+        self.goal = how.goal or {**BEST, **dict(reversed(known))}.get(self.metric)
+        if self.goal not in ("max", "min"):
+            what = f"which values of {self.metric} are better?"
+            raise InputError(what, where="goal", remedy="add --goal max or min")
+        if self.metric == SELECT and "SelectionValue" not in str(stage.config["trainer"]["callbacks"]):
+            stage = parse_stage([*stage.words, f"--trainer.callbacks+={json.dumps(_selection_value(stage))}"])
+        self.stage, self.folder = stage, stage.folder.path.parent / FOLDER
+        self.out = Path(how.out or self.folder / "tuned.yaml")
+        given = [(option.lstrip("-"), value) for option, value, _ in split(words)]
+        fixed = set_keys({option: value for option, value in given if option not in ("c", "config")})
+        files = [Path(str(value)).stem for option, value in given if option in ("c", "config")]
+        method = next((one for one in files[:1] if one in spaces), stage.run.name)
+        self.settings = spaces.settings(method, stage.config, fixed, how.trials, stage.seed)
+        if not self.settings[0]:
+            raise InputError("nothing is left to search", where=str(spaces.file), remedy="set fewer on the line")
+
+    def run(self) -> Path:
+        """Run the trials that are missing, print all, and write the best one's settings as YAML.
+
+        Raises:
+            InputError, TrainingError: the last trial's, where none could be trained; the runs log no such figure.
+        """
+        with quiet(), held(self.folder, "tuning", "let it finish, or tune in another --run.root"):
+            study = self._study()
+            tried = [self._try(study, number) for number in range(len(self.settings))]
+        done = [number for number, one in enumerate(tried) if not isinstance(one, Exception)]
+        if not done:
+            raise tried[-1]
+        sign = -1 if self.goal == "max" else 1
+        done.sort(key=lambda number: (not _is_complete(tried[number]), sign * tried[number].value))
+        heads = Column("trial", justify="right"), Column(self.metric, justify="right"), "settings"
+        table = Table(*heads, title=f"trials of {self.stage.run.name}", box=None, padding=(0, 2, 0, 0))
+        for number in [*done, *(number for number in range(len(tried)) if number not in done)]:
+            one = tried[number]
+            value = f"{one.value:.4f}{'' if _is_complete(one) else ' early'}" if number in done else "failed"
+            style = "bold" if number == done[0] else None
+            table.add_row(f"trial-{number}", value, _line(self.settings[number]), style=style)
+        head = f"# {self.metric} {tried[done[0]].value:.4g}, the best of {len(tried)} trials\n"
+        write_text(self.out, head + yaml_text(Namespace(**self.settings[done[0]]).as_dict()))
+        Console(width=WIDTH).print(table)
+        say(f"{self.out}: give it after the stage's YAML, recalign fit ... --config {self.out}")
+        return self.out
+
+    def _study(self) -> Any:
+        """The study on disk."""
+        optuna = require_optuna()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return optuna.create_study(
+            study_name=digest(self.stage.key(), self.metric, self.goal),
+            storage=journal(self.folder / STUDY),
+            direction=f"{self.goal}imize",
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=1),
+            load_if_exists=True,
+        )
+
+    def _try(self, study: Any, number: int) -> Any:
+        """Train with a trial's settings, unless that is done.
+
+        Returns:
+            Optuna's record of the trial (`FrozenTrial`), or why it could not be trained.
+        """
+        from optuna.trial import TrialState
+
+        settings = self.settings[number]
+        say(f"trial {number + 1} of {len(self.settings)}: trial-{number}, {_line(settings)}")
+        try:
+            parsed = trial(parse_stage(self.stage.words, settings), f"trial-{number}", FOLDER)
+            known = study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))
+            done = [one for one in known if one.user_attrs["settings"] == settings]
+            if done and (not _is_complete(done[-1]) or parsed.state().fresh):
+                say(f"  unchanged: {parsed.folder.path}")
+                return done[-1]
+            asked = study.ask()
+            asked.set_user_attr("settings", settings)
+            pruning = Pruning(asked, self.metric)
+            train(parsed, False, pruning)
+        except (InputError, TrainingError) as error:
+            if isinstance(error.__cause__, OSError):  # a disk that refuses says nothing of the settings
+                raise
+            say(f"  cannot be trained: {error}")
+            return error
+        if pruning.pruned:
+            if manifest := Manifest.read(parsed.folder):  # by another metric it might not have ended there
+                replace(manifest, status="failed", error="ended early by recalign tune").write(parsed.folder)
+            say("  ended early: behind the median of the trials before it")
+            return study.tell(asked, state=TrialState.PRUNED)
+        return study.tell(asked, best_value(parsed.folder.figures("fit"), self.metric, self.goal))
+
+
 class Pruning(Callback):
     """Report a metric to Optuna at each validation; end a run whose values are behind those of earlier trials.
 
@@ -79,142 +212,19 @@ class Pruning(Callback):
             trainer.should_stop = self.pruned = True
 
 
-class Tuning:
-    """The trials of one stage.
-
-    Args:
-        how: what is searched, and by which figure.
-        words: the stage as ``recalign fit`` takes it.
-
-    Raises:
-        InputError: something cannot be used: a key of the space that the stage does not have, say.
-    """
-
-    def __init__(self, how: Tune, words: Sequence[str]) -> None:
-        require_positive("", vars(how), "trials")
-        self.spaces = Spaces(configs.find(how.space or "search"))
-        self.stage = parse_stage(["fit", *words])
-        if any(one.path is None for one in self.stage.upstream):
-            upstream.require(self.stage.upstream, self.stage.folder, self.stage.log)  # says what to run first
-        self.metric, self.goal = self._metric(how)
-        if self.metric == SELECT and "SelectionValue" not in str(self.stage.config["trainer"]["callbacks"]):
-            self.stage = parse_stage([*self.stage.words, *_judged(self.stage)])
-        self.name, self.folder = self.stage.run.name, self.stage.folder.path.parent / FOLDER
-        self.out = Path(how.out or self.folder / "tuned.yaml")
-        self.settings = self._settings(how.trials)
-
-    def _metric(self, how: Tune) -> tuple[str, str]:
-        own = self.stage.config["checkpoint"]
-        known = [one for one in (self.spaces.metric, (own["monitor"], own["mode"]), (SELECT, "max")) if one and one[0]]
-        metric = how.metric or known[0][0]
-        goal = how.goal or {**BEST, **dict(reversed(known))}.get(metric)
-        if goal not in ("max", "min"):
-            raise InputError(f"which values of {metric} are better?", where="goal", remedy="add --goal max or min")
-        return metric, goal
-
-    def _settings(self, trials: int) -> list[Settings]:
-        given = [(option.lstrip("-"), value) for option, value, _ in split(self.stage.words[1:])]
-        fixed = set_keys({option: value for option, value in given if option not in ("c", "config")})
-        own = next((Path(str(value)).stem for option, value in given if option in ("c", "config")), self.name)
-        method = own if own in self.spaces else self.name
-        settings = self.spaces.settings(method, self.stage.config, fixed, trials, self.stage.seed)
-        if not settings[0]:
-            raise InputError("nothing is left to search", where=str(self.spaces.file), remedy="set fewer on the line")
-        return settings
-
-    def run(self) -> Path:
-        """Run the trials that are missing, print all, and write the best one's settings as YAML.
-
-        Raises:
-            InputError, TrainingError: the last trial's, where none could be trained; the runs log no such figure.
-        """
-        remedy = "let it finish, or tune in another --run.root"
-        with quiet(), held(self.folder, "tuning", remedy):
-            study, names = self._study(), [f"trial-{number}" for number in range(len(self.settings))]
-            progress = Progress(dict.fromkeys(names, ()), "trial")
-            tried: list[Any] = []
-            for number, settings in enumerate(self.settings):
-                progress.announce(names[number], f"{names[number]}, {_line(settings)}")
-                tried.append(self._try(study, number))
-                progress.end(names[number])
-        order = sorted(range(len(tried)), key=lambda number: _rank(tried[number], self.goal))
-        best = tried[order[0]]
-        if isinstance(best, Exception):
-            raise tried[-1]
-        found = f"# {self.metric} {best.value:.4g}, the best of {len(tried)} trials\n"
-        tuned = Namespace(**self.settings[order[0]]).as_dict()
-        write_text(self.out, found + yaml_text(tuned))
-        Console(width=WIDTH).print(self._table(tried, order))
-        say(f"{self.out}: give it after the stage's YAML, recalign fit ... --config {self.out}")
-        return self.out
-
-    def _study(self) -> Any:
-        """The study on disk. A trial that an earlier call left running has failed: its settings are tried again."""
-        optuna = require_optuna()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        study = optuna.create_study(
-            study_name=digest(self.stage.key(), self.metric, self.goal),
-            storage=journal(self.folder / STUDY),
-            direction=f"{self.goal}imize",
-            pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=1),
-            load_if_exists=True,
-        )
-        for left in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
-            study.tell(left.number, state=optuna.trial.TrialState.FAIL)
-        return study
-
-    def _try(self, study: Any, number: int) -> Any:
-        """Train with a trial's settings, unless that is done.
-
-        Returns:
-            Optuna's record of the trial (`FrozenTrial`), or why it could not be trained.
-        """
-        from optuna.trial import TrialState
-
-        settings = self.settings[number]
-        try:
-            parsed = trial(parse_stage(self.stage.words, settings), f"trial-{number}", FOLDER)
-            known = study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))
-            done = [one for one in known if one.user_attrs["settings"] == settings]
-            if done and (not _whole(done[-1]) or parsed.state().fresh):
-                say(f"  unchanged: {parsed.folder.path}")
-                return done[-1]
-            asked = study.ask()
-            asked.set_user_attr("settings", settings)
-            pruning = Pruning(asked, self.metric)
-            train(parsed, pruning)
-        except (InputError, TrainingError) as error:
-            if isinstance(error.__cause__, OSError):  # a disk that refuses says nothing of the settings
-                raise
-            say(f"  cannot be trained: {error}")
-            return error
-        if pruning.pruned:
-            if manifest := Manifest.read(parsed.folder):  # by another metric it might not have ended there
-                replace(manifest, status="failed", error="ended early by recalign tune").write(parsed.folder)
-            say("  ended early: behind the median of the trials before it")
-            return study.tell(asked, state=TrialState.PRUNED)
-        return study.tell(asked, best_value(parsed.folder.figures("fit"), self.metric, self.goal))
-
-    def _table(self, tried: Sequence[Any], order: Sequence[int]) -> Table:
-        """The trials, the best first, those that could not be trained last."""
-        heads = Column("trial", justify="right"), Column(self.metric, justify="right"), "settings"
-        shown = Table(*heads, title=f"trials of {self.name}", box=None, padding=(0, 2, 0, 0))
-        for number in order:
-            one, style = tried[number], "bold" if number == order[0] else None
-            value = "failed" if isinstance(one, Exception) else f"{one.value:.4f}{'' if _whole(one) else ' early'}"
-            shown.add_row(f"trial-{number}", value, _line(self.settings[number]), style=style)
-        return shown
-
-
 def journal(file: Path) -> Any:
-    """Optuna's storage in a file, whose path may hold any character.
+    """Optuna's storage in a file. A last line that a killed process left without its end is taken off.
 
     Raises:
-        InputError: the file was cut or altered.
+        InputError: the file was altered.
     """
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
+    if file.is_file():
+        content = file.read_bytes()
+        with open(file, "r+b") as opened:
+            opened.truncate(content.rfind(b"\n") + 1)
     try:
         return JournalStorage(JournalFileBackend(str(file)))
     except (ValueError, KeyError) as error:
@@ -239,64 +249,18 @@ def best_value(file: Path, metric: str, goal: str) -> float:
     return float(values.max() if goal == "max" else values.min())  # type: ignore[arg-type]
 
 
-def _judged(stage: Stage) -> list[str]:
-    """The option that logs the value under the chain's judges for selection."""
+def _selection_value(stage: Stage) -> dict[str, Any]:
+    """The callback that logs the value under the chain's judges for selection."""
     judge = stage.folder.path.parents[1] / "judge_select" / stage.folder.path.name / "checkpoints/best.ckpt"
     if not judge.is_file():
         remedy = f"run the log's chain first (recalign chain {stage.chain}), or name a --metric"
         raise InputError("there are no judges to tell which trial is best", where=str(judge), remedy=remedy)
-    callback = {"class_path": f"{SelectionValue.__module__}.SelectionValue", "init_args": {"judge": str(judge)}}
-    return [f"--trainer.callbacks+={json.dumps(callback)}"]
+    return {"class_path": f"{SelectionValue.__module__}.SelectionValue", "init_args": {"judge": str(judge)}}
 
 
-def _whole(trial: Any) -> bool:
+def _is_complete(trial: Any) -> bool:
     return trial.state.name == "COMPLETE"
-
-
-def _rank(tried: Any, goal: str) -> tuple[int, float]:
-    """Sort key: complete trials by value, then those that ended early, then failed ones."""
-    if isinstance(tried, Exception):
-        return 2, 0.0
-    return int(not _whole(tried)), -tried.value if goal == "max" else tried.value
 
 
 def _line(settings: Settings) -> str:
     return ", ".join(f"{key} {value}" for key, value in settings.items())
-
-
-def tune(argv: Sequence[str]) -> Path:
-    """Search the settings of one stage or method, and write the best as YAML for `recalign fit`.
-
-    Args:
-        argv: the words after ``recalign tune``: those of `Tune`, all others as for ``recalign fit``.
-
-    Returns:
-        The YAML.
-
-    Raises:
-        InputError: something that was given cannot be used.
-        TrainingError: no trial can be trained.
-    """
-    own, others = _split(argv)
-    summary = (tune.__doc__ or "").splitlines()[0]
-    call = parse_call("tune", summary, Tune, own, "YAML of the stage and of the log")
-    return Tuning(Tune(**instantiated(*call)), others).run()
-
-
-def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The words that set a `Tune`, and the others.
-
-    Raises:
-        InputError: one of the others is nearly a `Tune`'s.
-    """
-    names = {f"--{field.name}" for field in fields(Tune)} | {"--help", "-h"}
-    own: list[str] = []
-    others: list[str] = []
-    for option, _, words in split(argv):
-        if option in names:
-            own += words
-        elif "." not in option and (near := nearest(option, names)):
-            raise InputError("there is no such option", where=option, remedy=f"did you mean {near}?")
-        else:
-            others += words
-    return own, others

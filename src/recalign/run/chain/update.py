@@ -1,4 +1,4 @@
-"""`recalign update`: the next day's policy. A chain again, on its log as it has grown, each stage from where it was."""
+"""`recalign update`: the next day's policy. A chain again, on its log as it has grown, from where it was."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +19,21 @@ from recalign.keys import call, settings_of, split
 from recalign.recommender.checkpoint import class_path, read_checkpoint
 from recalign.recommender.grown import GROWS_FROM
 from recalign.recommender.sequence_policy import SequencePolicy
-from recalign.run.chain.chain_command import split_overrides
+from recalign.run import configs
+from recalign.run.chain.command import run_chain, split_overrides
 from recalign.run.chain.experiment import Chain, Evaluation
 from recalign.run.chain.plan import Overrides, Plan
-from recalign.run.chain.run import IDS, run_chain
+from recalign.run.chain.run import IDS
 from recalign.run.chain.space import Settings
-from recalign.run.stage import Manifest, RunFolder, Stage, parse_stage
+from recalign.run.stage import Manifest, RunFolder, parse_stage
 from recalign.run.stage.settings import instantiated, parse_call
 
-BEFORE = "ids-before"
+EARLIER_IDS = "ids-before"
 """The earlier chain's ids, in the new chain's folder."""
-ANEW = "run a chain on the new log anew"
-GOES_ON = "recommender"
-"""The stage that goes on from its weights. The others begin anew. Judges and reward model are instruments: one that
-went on from itself would agree with what was chosen by it. A method that went on lost most of its gain
-(docs/loop.md)."""
+WARM_STARTED_STAGE = "recommender"
+"""Only the recommender is warm-started: a warm-started judge would favour policies that it selected, and a method that
+went on lost most of its gain (docs/loop.md)."""
+REMEDY = "run a new chain on the new log"
 
 
 @dataclass
@@ -81,13 +82,14 @@ def update(argv: Sequence[str]) -> Path:
         raise InputError(f"{stray[0]!r} belongs to no option", remedy="write: recalign update RUN --log LOG")
     description = " ".join((update.__doc__ or "").split("\n\n")[0].split())
     parser, parsed = parse_call("update", description, Update, own)
-    plan = UpdatePlan(Update(**instantiated(parser, parsed)), overrides)
-    plan.keep_ids()
+    how = Update(**instantiated(parser, parsed))
+    plan = update_plan(how, overrides)
+    keep_ids(plan, Path(how.run))
     return run_chain(plan)
 
 
-class UpdatePlan(Plan):
-    """A plan whose stages have the configuration of an earlier chain's, and go on from its checkpoints.
+def update_plan(how: Update, overrides: Overrides) -> Plan:
+    """The plan of a chain whose stages have the configuration of an earlier chain's, and go on from its checkpoints.
 
     Args:
         how: which chain, and how.
@@ -96,104 +98,90 @@ class UpdatePlan(Plan):
     Raises:
         InputError: there is no finished chain, or it cannot go on.
     """
+    require_positive("", asdict(how), "epochs")
+    run = Path(how.run) if Path(how.run).name.strip(".") else Path(how.run).resolve()  # "." has no name
+    record, name = read_json(run / RECORD), how.name or f"{run.name}-update"
+    if not record:
+        what = f"holds no {RECORD}, so it is no chain that can go on"
+        raise InputError(what, where=how.run, remedy="name the folder of a chain that has finished")
+    before = Chain(**record["chain"] | {"evaluation": Evaluation(**record["chain"]["evaluation"])})
+    if before.world:
+        what = "each of its seeds has a world of its own, and these do not grow"
+        raise InputError(what, where=how.run, remedy=REMEDY)
+    if (run.parent / name).resolve() == run.resolve():
+        what = "an update cannot lie in the folder that it goes on from"
+        raise InputError(what, where="name", remedy="give another --name")
+    # What stages were given stands in the configuration of each, what a search chose too. Only what a log's YAML
+    # may have been overridden by has to come after it again.
+    data = {key.removeprefix("data."): value for key, value in _of_data(settings_of({"data": before.data})).items()}
+    chain = replace(before, log=how.log, name=name, root=str(run.parent), workers=how.workers, verbose=how.verbose)
+    stages = {stage: _of_data(settings_of(own)) for stage, own in before.stages.items()}
+    chain = replace(chain, trials=0, stages=stages, trainer={}, data=data)
+    for stage, settings in record["overrides"]:
+        overrides[stage] = _of_data(settings.items()) | overrides.get(stage, {})
+    general = {**dict(settings_of({"data": data})), **overrides.get(None, {})}
+    of_reward = {**dict(settings_of(stages.get("reward", {}))), **overrides.get("reward", {})}
+    alone = {key.split(".")[1] for key in of_reward if key.startswith("data.") and key not in general}
+    epochs: dict[str, int] = {}  # of the warm-started stage when it was first trained, by seed
+    base = partial(_from_earlier, run, how, epochs, sorted(alone))
+    plan = Plan(chain, run / RECORD, overrides, base, {"epochs": epochs, "goes_on_from": str(run)})
+    for seed in chain.seeds:
+        for stage in plan.stages:
+            folder = RunFolder(run / stage / f"seed-{seed}")
+            manifest = Manifest.read(folder)
+            if manifest is None or manifest.status != "finished":
+                remedy = "let its chain finish: recalign chain, with the same words"
+                raise InputError("is not finished", where=str(folder.path), remedy=remedy)
+            if stage == WARM_STARTED_STAGE:
+                key = f"{stage}/seed-{seed}"
+                epochs[key] = record.get("epochs", {}).get(key) or _epochs_of(folder)
+    return plan
 
-    def __init__(self, how: Update, overrides: Overrides) -> None:
-        require_positive("", asdict(how), "epochs")
-        self.how, run = how, Path(how.run)
-        self.run = run if run.name.strip(".") else run.resolve()  # "." has no name
-        self.record = read_json(self.run / RECORD)
-        if not self.record:
-            what = f"holds no {RECORD}, so it is no chain that can go on"
-            remedy = "name a chain's folder; one of an earlier version: run its chain again, which writes it"
-            raise InputError(what, where=how.run, remedy=remedy)
-        given = self.record["chain"]
-        before = Chain(**given | {"evaluation": Evaluation(**given["evaluation"])})
-        if before.world:
-            what = "each of its seeds has a world of its own, and these do not grow"
-            raise InputError(what, where=how.run, remedy=ANEW)
-        name = how.name or f"{self.run.name}-update"
-        # What stages were given stands in the configuration of each, what a search chose too. Only what a log's YAML
-        # may have been overridden by has to come after it again.
-        stages = {stage: _of_data(settings_of(own)) for stage, own in before.stages.items()}
-        if (self.run.parent / name).resolve() == self.run.resolve():
-            remedy = "give another --name"
-            raise InputError("an update cannot lie in the folder that it goes on from", where="name", remedy=remedy)
-        data = {key.removeprefix("data."): value for key, value in _of_data(settings_of({"data": before.data})).items()}
-        own = replace(before, log=how.log, name=name, workers=how.workers, verbose=how.verbose, data=data)
-        chain = replace(own, root=str(self.run.parent), trials=0, stages=stages, trainer={})
-        for stage, settings in self.record["overrides"]:
-            overrides[stage] = _of_data(settings.items()) | overrides.get(stage, {})
-        self.epochs: dict[str, int] = {}
-        super().__init__(chain, self.run / RECORD, overrides)
-        for seed in chain.seeds:
-            for stage in self.stages:
-                self._require(stage, seed)
 
-    def recorded(self) -> dict[str, Any]:
-        return super().recorded() | {"epochs": self.epochs, "goes_on_from": str(self.run)}
+def _epochs_of(folder: RunFolder) -> int:
+    """Epochs that a recommender took; refuses one whose policy cannot grow."""
+    last = read_checkpoint(folder.last)
+    policy = last["recipes"].get("policy")
+    if policy and policy["class_path"] != class_path(SequencePolicy):
+        what = f"its policy is a {policy['class_path']}, and only a {SequencePolicy.__name__} can grow"
+        raise InputError(what, where=str(folder.path), remedy=REMEDY)
+    return int(last["epoch"]) + 1
 
-    def keep_ids(self) -> None:
-        """Copy the earlier ids: the new chain, which continues them, has to do when the earlier one is gone.
 
-        Raises:
-            InputError: there are none, or no log can continue them, or not this one; nothing is written then.
-        """
-        data = self.data(self.chain.seeds[0])
-        EarlierLog.read(self.run / IDS).require_same(data.log_, data.reads_rewards)
-        own, seal = self.folder / BEFORE, artifacts.Seal.read(self.run / IDS)
-        if artifacts.check(own, seal.key).fresh and artifacts.Seal.read(own).digests == seal.digests:
-            return
-        with artifacts.publish(own, seal.key) as part:
-            for name in seal.digests:
-                shutil.copyfile(self.run / IDS / name, part / name)
+def _from_earlier(
+    run: Path, how: Update, epochs: dict[str, int], alone: list[str], plan: Plan, stage: str | None, seed: int
+) -> tuple[Path, Settings]:
+    """The YAML and settings of a stage (`plan.Base`), for the evaluation without the data settings of the reward model
+    alone.
+    """
+    folder = RunFolder(run / (stage or "reward") / f"seed-{seed}")
+    manifest = Manifest.read(folder)
+    assert manifest is not None  # `update_plan` has read it
+    own: Settings = dict.fromkeys(manifest.upstream)  # of the new chain's own stages
+    own |= {f"data.{GROWS_FROM}": str(plan.folder / EARLIER_IDS)}
+    if stage is None and alone:
+        plain = parse_stage(["fit", *call((configs.find("reward"), plan.log), {})]).config["data"]["init_args"]
+        own |= {f"data.{name}": plain[name] for name in alone}
+    if stage == WARM_STARTED_STAGE:
+        own |= {f"model.{GROWS_FROM}": str(folder.path / str(manifest.checkpoint)), "data.untouched": how.untouched}
+        own["trainer.max_epochs"] = math.ceil(how.epochs * epochs[f"{stage}/seed-{seed}"])
+    return folder.config, own
 
-    def _require_rows(self) -> None:
-        """They were checked when the earlier chain was planned, perhaps beside YAML that is not here."""
 
-    def _require(self, stage: str, seed: int) -> None:
-        """Refuse a stage that has not finished; note how many epochs it took when it was first trained."""
-        folder = self._earlier(stage, seed)
-        manifest = Manifest.read(folder)
-        if manifest is None or manifest.status != "finished":
-            remedy = "let its chain finish: recalign chain, with the same words"
-            raise InputError("is not finished", where=str(folder.path), remedy=remedy)
-        if stage != GOES_ON:
-            return
-        last = read_checkpoint(folder.last)
-        policy = last["recipes"].get("policy")
-        if policy and policy["class_path"] != class_path(SequencePolicy):
-            what = f"its policy is a {policy['class_path']}, and only a {SequencePolicy.__name__} can grow"
-            raise InputError(what, where=str(folder.path), remedy=ANEW)
-        key = f"{stage}/seed-{seed}"
-        self.epochs[key] = self.record.get("epochs", {}).get(key) or int(last["epoch"]) + 1
+def keep_ids(plan: Plan, run: Path) -> None:
+    """Copy the ids of an earlier run: the new chain, which continues them, has to do when the earlier one is gone.
 
-    def _earlier(self, stage: str, seed: int) -> RunFolder:
-        return RunFolder(self.run / stage / f"seed-{seed}")
-
-    def files_of(self, stage: str, seed: int) -> list[Path]:
-        return [self._earlier(stage, seed).config, self.log]
-
-    def _every_stage(self, seed: int) -> Stage:
-        """As in a chain; what the earlier one set for its reward model's data alone is as the log's YAML has it."""
-        general = self._settings(None)
-        own = self._settings("reward").keys() - general.keys()
-        alone = {key.split(".")[1] for key in own if key.startswith("data.")}
-        plain = parse_stage(["fit", *call(super().files_of("reward", seed), {})]).config["data"]["init_args"]
-        return self._parse("reward", seed, {f"data.{name}": plain[name] for name in sorted(alone)} | general)
-
-    def set_here(self, stage: str, seed: int) -> Settings:
-        folder = self._earlier(stage, seed)
-        manifest = Manifest.read(folder)
-        assert manifest is not None  # `_require`
-        own = super().set_here(stage, seed)
-        own.pop("model.keep", None)  # it stands in the stage's configuration, which may have its own
-        own |= dict.fromkeys(manifest.upstream)  # of the new chain's own stages
-        own |= {f"data.{GROWS_FROM}": str(self.folder / BEFORE)}
-        if stage == GOES_ON:
-            own["data.untouched"] = self.how.untouched
-            epochs = math.ceil(self.how.epochs * self.epochs[f"{stage}/seed-{seed}"])
-            own |= {f"model.{GROWS_FROM}": str(folder.path / str(manifest.checkpoint)), "trainer.max_epochs": epochs}
-        return own
+    Raises:
+        InputError: there are none, or no log can continue them, or not this one; nothing is written then.
+    """
+    data = plan.data(plan.chain.seeds[0])
+    EarlierLog.read(run / IDS).require_same(data.log_, data.reads_rewards)
+    own, seal = plan.folder / EARLIER_IDS, artifacts.Seal.read(run / IDS)
+    if artifacts.check(own, seal.key).fresh and artifacts.Seal.read(own).digests == seal.digests:
+        return
+    with artifacts.publish(own, seal.key) as part:
+        for name in seal.digests:
+            shutil.copyfile(run / IDS / name, part / name)
 
 
 def _of_data(settings: Iterable[tuple[str, Any]]) -> Settings:

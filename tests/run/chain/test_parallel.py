@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,11 +16,11 @@ import tiny
 import torch
 
 from recalign.errors import InputError, TrainingError
-from recalign.run.chain import Chain, engine
-from recalign.run.chain.engine import RayWorkers, _room
-from recalign.run.chain.graph import Step, anew, side_by_side
+from recalign.run.chain import Chain, parallel
+from recalign.run.chain.parallel import RayWorkers, _room, run_side_by_side
 from recalign.run.chain.plan import Plan
-from recalign.run.chain.progress import Progress
+from recalign.run.chain.steps import Progress, Step
+from recalign.workers import LocalWorkers
 
 
 def test_a_worker_imports_the_classes_that_the_stages_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -59,8 +60,8 @@ def test_gpus_are_dealt_out(monkeypatch: pytest.MonkeyPatch, visible: str | None
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     seen: list[dict[str, str]] = []
-    monkeypatch.setattr(engine, "LocalWorkers", seen.extend)
-    engine.workers_of(Chain(log="simulated", methods=["start"], workers=3))
+    monkeypatch.setattr(parallel, "LocalWorkers", seen.extend)
+    parallel.workers_of(Chain(log="simulated", methods=["start"], workers=3))
     assert [environment.get("CUDA_VISIBLE_DEVICES") for environment in seen] == given
 
 
@@ -82,19 +83,30 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     ray.shutdown()
 
 
+def run_with_deaths(workers: LocalWorkers | RayWorkers, folder: Path) -> None:
+    steps = [
+        Step("some/one", partial(mortal.die_once, folder / "died")),
+        Step("main", lambda given: (folder / "main").write_text(given["some/one"]), ("some/one",), in_main=True),
+        Step("doomed", mortal.die_with, ("main",)),
+    ]
+    with workers, pytest.raises(TrainingError, match=r"doomed: its worker died twice .*; see .*/logs/doomed\.log"):
+        run_side_by_side(workers, folder / "logs", False, steps, Progress(steps, folder / "seconds.json"))
+    assert (folder / "main").read_text() == "alive"
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_is_tried_again_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run_with_deaths(LocalWorkers([{}, {}]), tmp_path)
+    assert "some/one: its worker died" in (out := capsys.readouterr().out)
+    assert "1 of 3 done: some/one" in out
+    assert (tmp_path / "logs/some-one.log").read_text() == "alive\n"
+
+
 @pytest.mark.long
 @pytest.mark.usefixtures("ray")
-def test_a_killed_worker_is_tried_again_once(tmp_path: Path, trial, capsys: pytest.CaptureFixture[str]):
+def test_a_killed_worker_of_ray_is_tried_again_once(tmp_path: Path, trial):
     trial("None is waited for in vain", "SIGKILL of a worker of a chain on Ray", 3)
-    tasks = [
-        Step("one", anew(mortal.die_once, tmp_path / "died")),
-        Step("two", anew(mortal.join), ("one",)),
-        Step("doomed", anew(mortal.die_with), ("two",)),
-    ]
-    progress = Progress({task.name: task.needs for task in tasks}, "stage", 2)
-    with RayWorkers(2, 1, 0) as workers, pytest.raises(TrainingError, match=r"doomed: its worker died twice"):
-        side_by_side(tasks, 1, workers, tmp_path / "logs", progress)
-    assert "one: its worker died" in capsys.readouterr().out
+    run_with_deaths(RayWorkers(2, 1, 0), tmp_path)
 
 
 @pytest.mark.long
