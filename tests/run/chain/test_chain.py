@@ -440,7 +440,6 @@ def test_the_chains_yaml_names_the_run_folder():
         (["--stages.asfd.model.lr", "3"], "trains no 'asfd'\n.*: recommender, reward, .*, asft"),
         (["--stages.start.model.lr", "3"], "trains no 'start'"),
         (["--stages.asft", "3"], "--stages.STAGE.KEY VALUE"),
-        (["--stages.asft.run.rank_timeout", "1"], "asft, run.rank_timeout: 1.0 is too short"),
         (["--trainer.default_root_dir", "x"], "trainer.default_root_dir: a stage writes into its run folder"),
         (["--stages.asft.run.name", "x"], "asft, --run.name=x: the chain sets this itself"),
         (["--stages.asft.data", "{users: B1}"], "asft, --data.users=B1: the chain sets this itself"),

@@ -10,23 +10,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-STAGE = """
-seed_everything: 0
-run: {name: recommender}
-checkpoint: {monitor: rank/loss}
-trainer: {max_epochs: 2, accelerator: cpu, devices: 1, log_every_n_steps: 2, num_sanity_val_steps: 0}
-model:
-  class_path: stage_doubles.Toy
-  init_args:
-    encoder: {class_path: stage_doubles.Mixer, init_args: {max_length: "${data.init_args.max_length}"}}
-data:
-  class_path: stage_doubles.ToyData
-  init_args:
-    log: {name: toy, files: [toy.csv], user: uid, columns: {stars: rating}}
-    reward: rating
-    split: {class_path: stage_doubles.LeaveLast, init_args: {test: 3, validation: 2}}
-    seed: ${seed_everything}
-"""
+from stage_doubles import STAGE
 
 POST = """
 seed_everything: 0

@@ -1,13 +1,13 @@
-"""Write best.ckpt and last.ckpt; refuse checkpoints that do not fit the run."""
+"""Write best.ckpt and last.ckpt, and find them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from jsonargparse.typing import PositiveInt
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, WeightAveraging
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
@@ -15,12 +15,10 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from recalign.errors import InputError
 from recalign.files import rename
-from recalign.keys import leaves, short
-from recalign.posttrain.keep import KeepRanking
-from recalign.recommender.checkpoint import OTHER_VERSION, read_checkpoint, write_checkpoint
+from recalign.recommender.checkpoint import write_checkpoint
 from recalign.run.stage.folder import RunFolder
 from recalign.run.stage.loggers import CSVLog
-from recalign.run.stage.private import CLASS_PATH, TRAINED_WEIGHTS, validates_now
+from recalign.run.stage.private import validates_now
 
 
 class RunCheckpoint(ModelCheckpoint):
@@ -42,7 +40,7 @@ class RunCheckpoint(ModelCheckpoint):
         self,
         monitor: str | None = None,
         mode: Literal["min", "max"] = "min",
-        save_last_every_n_steps: int | None = None,
+        save_last_every_n_steps: PositiveInt | None = None,
     ) -> None:
         super().__init__(
             filename="best",
@@ -182,66 +180,3 @@ def find_checkpoint(given: str | None, folder: RunFolder, command: str) -> Path 
         remedy = "start without --ckpt_path" if command == "fit" else "train it first (recalign fit), or give a file"
         raise InputError(f"there is no checkpoint {path}", where=f"--ckpt_path {given}", remedy=remedy)
     return path
-
-
-def refuse_missing_weights(checkpoint: dict[str, Any], path: Path, model: LightningModule) -> None:
-    """Refuse a checkpoint that lacks weights of the model, as one of another version may, with an InputError."""
-    if missing := [name for name in model.state_dict() if name not in checkpoint["state_dict"]]:
-        raise InputError(f"missing: {missing[:5]}", where=str(path), remedy=OTHER_VERSION)
-
-
-def read_run_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint that ``recalign fit`` wrote, with the class of its model.
-
-    Raises:
-        InputError: no such file, a truncated one, or one of another kind.
-    """
-    checkpoint = read_checkpoint(path)
-    if CLASS_PATH not in checkpoint.get("hyper_parameters", {}):
-        remedy = "give one of a run folder: runs/<chain>/<stage>/seed-<n>/checkpoints/last.ckpt"
-        raise InputError("not a checkpoint of `recalign fit`", where=str(path), remedy=remedy)
-    return checkpoint
-
-
-def refuse_other_model(path: Path, class_path: str, hyper_parameters: dict[str, Any]) -> None:
-    """Refuse to continue a model from a checkpoint of another class or with other hyper-parameters.
-
-    LightningCLI would take over the checkpoint's class and hyper-parameters without a word. Only keys that both have
-    are compared.
-
-    Raises:
-        InputError: names each key with both values.
-    """
-    stored = dict(read_run_checkpoint(path)["hyper_parameters"])
-    stored_class = stored.pop(CLASS_PATH)
-    if stored_class != class_path:
-        text = f"a checkpoint of {stored_class}, and the model is {class_path}"
-        remedy = "--ckpt_path continues the same run; to start from another model's weights use --model.init_from"
-        raise InputError(text, where=str(path), remedy=remedy)
-    ours, theirs = (_plain(settings) for settings in (hyper_parameters, stored))
-    differing = [
-        f"model.{key} is {ours[key]!r}, {theirs[key]!r} in the checkpoint"
-        for key in sorted(ours.keys() & theirs.keys())
-        if ours[key] != theirs[key]
-    ]
-    if differing:
-        remedy = f"continue it with its own settings: --config {path.parent.parent / 'config.yaml'}"
-        raise InputError("other hyper-parameters: " + "; ".join(differing), where=str(path), remedy=remedy)
-
-
-def refuse_lost_weights(checkpoint: dict[str, Any], path: Path, callbacks: Sequence[Callback]) -> None:
-    """Refuse, with an InputError, to continue from averaged weights without the callback that averaged them.
-
-    Only that callback restores the weights that were trained. Without it, the average itself would be trained, with
-    the optimiser's state of other weights.
-    """
-    making = {one.state_key for one in callbacks if isinstance(one, KeepRanking | WeightAveraging)}
-    if TRAINED_WEIGHTS in checkpoint and not making & checkpoint["callbacks"].keys():
-        text = "its weights are not those that were trained (an average, say), and no callback here knows these"
-        remedy = f"continue it with its own callbacks: --config {path.parent.parent / 'config.yaml'}"
-        raise InputError(text, where=str(path), remedy=remedy)
-
-
-def _plain(settings: dict[str, Any]) -> dict[str, Any]:
-    """Values by dotted key as it is typed; a tuple and a list are the same."""
-    return {short(key): list(v) if isinstance(v, tuple) else v for key, v in leaves(settings).items()}

@@ -1,260 +1,191 @@
-"""Say in a user's words what jsonargparse refuses: what, where, and the nearest that exists.
+"""What jsonargparse refuses, in one line: the key, the innermost complaint, and the nearest name that exists.
 
-Its messages, as seen with jsonargparse 4.53, are trees by indentation: a line of `BRANCHES` leads to a key or names a
-class, and a line of `FAULTS` says what is wrong there.
+Its messages, as seen with jsonargparse 4.53, are trees by indentation: some lines lead to a key or name a class, the
+others complain, once for each type that was tried.
 """
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import re
+import sys
 from ast import literal_eval
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache, cached_property
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import cache
+from types import ModuleType
 from typing import Any, NamedTuple
 
 from jsonargparse import ArgumentParser
+from lightning.pytorch import callbacks, loggers
+from torch import optim
 
 from recalign.errors import InputError, nearest
 from recalign.keys import short
-from recalign.run.stage.classes import fitting, imported, nearest_import
+from recalign.run.stage.classes import imported
 
 SEE = "see --help for what may be given"
-LONG = 200  # characters: what the parser quotes whole tells a reader nothing
 GIVEN_BY = {
-    "model": "a stage's YAML: recalign fit recommender",
-    "methods": "a chain's YAML: recalign chain ml-100k",
-    "data": "a log's YAML: {command} ml-100k",
+    "model": "name a stage's YAML first: recalign fit recommender",
+    "methods": "name a chain's YAML: recalign chain ml-100k",
+    "data": "name a log's YAML: {command} ml-100k",
 }
+"""What to do where one of these keys is missing, or has no class yet."""
 OTHER_COMMAND = {"methods": "this is a chain's YAML: recalign chain", "model": "this is a stage's YAML: recalign fit"}
-RENAMED = {"data.log.titles": "data.log.items"}
-"""Settings of version 0.9 that have another name."""
-UNNAMED = ("LightningModule", "LightningDataModule", "Optimizer", "LRScheduler", "Callback")
-"""Classes that say nothing about what they take: one of theirs has to be named."""
+"""What to do where one of these keys is unknown."""
+ROOMS = (callbacks, loggers, optim, optim.lr_scheduler)
+"""Lightning's callbacks and loggers, torch's optimisers and schedulers may be named without their module."""
 
-PATH = re.compile(r"[\w.]+|\{.*")
-"""What an import path, or a class with its arguments, may look like."""
-BRANCHES = {"key": r'Parser key "(.+?)"', "class_path": r"Problem with given class_path '(.+)':"}
-FAULTS = {
-    "unknown": r"(?:Group '(?P<group>.+)' does not accept option|Option) '(?P<name>[^']+)'",
-    "unrecognized": r"unrecognized arguments: (?P<name>.+)",
-    "missing": r"the following arguments are required: (?P<name>.+)",
-    "without_value": r"argument (?:-c/)?(?P<name>\S+): expected one argument",
-    "no_class": r"No module named|module '.+' has no attribute"
-    r"|(?:Expected a dot import path string|Unexpected import path format): (?P<name>.+)",
-    "other_class": r"(?:Import path does not correspond to a|Not a valid) subclass of (?P<name>\w+)",
-    "no_reference": r"Interpolation key '(?P<name>.+)' not found",
-    "no_variable": r"Environment variable '(?P<name>.+)' not found",
-    "value": r"Expected an? (?!<class 'NoneType')(?P<name>(?:typing|<class|list|dict|tuple).+?)(?:\. Got value: .*)?$",
-}
-"""Kinds of lines; each is a method of `_Refusal`."""
-
-
-class Fault(NamedTuple):
-    """A line of a message that says what is wrong.
-
-    Attributes:
-        kind: a key of `FAULTS`.
-        name: what the line names.
-        key: where, as a user would type it.
-        class_path: of the class whose argument that is; empty: the command's own.
-    """
-
-    kind: str
-    name: str
-    key: str
-    class_path: str
-
+KEY, CLASS = re.compile(r'Parser key "(.+?)"'), re.compile(r"Problem with given class_path '(.+)'")
+UNKNOWN = re.compile(r"Option '([^']+)' is not|does not accept option '([^']+)'|unrecognized arguments: ([^\s=]+)")
+MISSING = re.compile(r'arguments are required: (.+)|Key "(.+?)" is required')
+NO_CLASS = re.compile(r"No module named|has no attribute|import path|Import path|Not a valid subclass|class path")
+TYPE = re.compile(r"Expected an? (?:typing\.Literal(\[.+?\])|(?:<class ')?(.+?)(?:'>)?)(?:\. Got value.*)?$")
+VALUE = re.compile(r"(?:Got|Given) value: (.*)|Expected a path but (\S+)|import path string: (.*)")
+NOISE = re.compile(r"<class 'NoneType'>|Does not validate|Expected a path|Subtypes: |Errors:|Given value|^$|^- *$")
 
 Sources = Sequence[tuple[str, Mapping[str, Any]]]
 """Each file and option of a command, in order, with the values that it sets by key as it is typed."""
 
 
+class Complaint(NamedTuple):
+    """A line that says what is wrong, with the key that it is about and the class whose argument that is."""
+
+    text: str
+    key: str
+    class_path: str
+
+
 def diagnose(error: Exception, parser: ArgumentParser, sources: Sources) -> InputError:
     """The error to show for settings that the parser refused with ``error``."""
-    faults = list(_faults(str(error)))
-    fault = next((one for one in faults if one.kind != "value"), faults[0] if faults else None)
-    if fault:
-        return getattr(_Refusal(str(error), faults, fault, parser, sources), fault.kind)()
-    lines = [line.strip(" -:") for line in str(error).splitlines() if line.strip(" -")]
-    said = [line for line in lines[1:] if len(line) < LONG]
-    return InputError(said[-1] if said else lines[0], where=lines[0] if said else None, remedy=SEE)
+    message = str(error)
+    found = list(complaints(message)) or [Complaint(message, "", "")]
+    named = (one for one in found if UNKNOWN.search(one.text) or MISSING.search(one.text))
+    complaint = next(named, None) or max(found, key=lambda one: one.key.count(".") + bool(one.key))
+    text, key, class_path = complaint
+    known = known_keys(parser, sources, key, class_path)
+    if unknown := UNKNOWN.search(text):
+        return _unknown(next(filter(None, unknown.groups())), complaint, known, sources)
+    if missing := MISSING.search(text):
+        keys = [f"{key}.{one}".lstrip(".") for one in next(filter(None, missing.groups())).split(", ")]
+        remedy = next((GIVEN_BY[one] for one in GIVEN_BY if one in keys), f"write --{keys[0]} VALUE")
+        return InputError(f"{', '.join(keys)} must be given", remedy=remedy.format(command=parser.prog))
+    if "expected one argument" in text:
+        where = next((name for name, has in sources if name.startswith("-") and None in has.values()), text)
+        return InputError("a value must follow", where=where, remedy=f"write {where}=VALUE")
+    if reference := re.search(r"'(.+)' not found\s+full_key: (\S+)", message):
+        names = [re.sub(r"^(model|data)\.", r"\1.init_args.", one) for one in known]
+        return InputError(text, where=short(reference[2]), remedy=_suggest(reference[1], names))
+    return _refused_value(message, complaint, [one.text for one in found if one.key == key], known, sources)
 
 
-@dataclass
-class _Refusal:
-    """Settings that were refused.
-
-    Attributes:
-        message: the parser's.
-        faults, fault: what it says is wrong, and the one to report.
-        parser: of the command.
-        sources: where settings come from.
-    """
-
-    message: str
-    faults: list[Fault]
-    fault: Fault
-    parser: ArgumentParser
-    sources: Sources
-
-    def unknown(self) -> InputError:
-        key, class_name = self.fault.key, self.fault.class_path.rpartition(".")[2]
-        unknown = f"{key}.{short(self.fault.name)}".lstrip(".").removesuffix(".class_path")
-        if number := next((part for part in unknown.split(".") if part.isdigit()), None):
-            remedy = "leave the number out for the last item, or give the whole list"
-            return InputError(f"item {number} of a list cannot be set alone", where=self._source(key), remedy=remedy)
-        if class_name in UNNAMED:
-            where = next((name for name, given in self.sources if _sets(given, unknown)), None)
-            remedy = f"name the class first: {GIVEN_BY['model'] if key in GIVEN_BY else f'--{key} CLASS'}"
-            if key == "data" and where and not where.startswith("-"):
-                remedy = "a log's YAML comes after the stage's: recalign fit recommender LOG"
-            return InputError(f"{key} has values but no class yet", where=where, remedy=remedy)
-        if new := next((new for old, new in RENAMED.items() if f"{unknown}.".startswith(f"{old}.")), None):
-            what = f"{unknown!r} is called {new} now"
-            return InputError(what, where=self._source(unknown), remedy=f"write {new}, with the same keys below it")
-        near = nearest(unknown, (one for one in self._known if not unknown.startswith(f"{one}.")))
-        above = unknown.rpartition(".")[0]
-        beside = sorted(one for one in self._known if one.startswith(above) and one != above) or sorted(self._known)
-        given = {key.split(".")[0] for _, given in self.sources for key in given}
-        other = (text for one, text in OTHER_COMMAND.items() if one in given and one not in self._known)
-        remedy = next(other, f"did you mean {near}?" if near else f"there are: {', '.join(beside)}")
-        return InputError(f"there is no key {unknown!r}", where=self._source(unknown), remedy=remedy)
-
-    def unrecognized(self) -> InputError:
-        first = self.fault.name.split(" ")[0]
-        if first.startswith("-"):
-            self.fault = self.fault._replace(name=first.lstrip("-").split("=")[0])
-            return self.unknown()
-        remedy = "names of YAML come first, and options begin with --"
-        remedy = f"did you mean --config {first}?" if first.endswith((".yaml", ".yml", ".json")) else remedy
-        return InputError(f"unexpected word {first!r}", remedy=remedy)
-
-    def missing(self) -> InputError:
-        keys = [f"{self.fault.key}.{name}".lstrip(".") for name in self.fault.name.split(", ")]
-        write = f"write --{keys[0]} VALUE, or set it in a YAML"
-        given = (text.format(command=self.parser.prog) for key, text in GIVEN_BY.items() if key in keys)
-        remedy = next((f"name {text}" for text in given), write)
-        return InputError(f"{', '.join(keys)} must be given", remedy=remedy)
-
-    def without_value(self) -> InputError:
-        below = [(one, given) for one, given in self.sources if f"{one}.".startswith(f"{self.fault.name}.")]
-        lacking = (one for one, given in below for value in given.values() if value is None or value.startswith("-"))
-        name = next(lacking, self.fault.name)
-        remedy = f"write {name} VALUE, or {name}=VALUE if it begins with a dash"
-        return InputError("a value must follow", where=name, remedy=remedy)
-
-    def no_class(self) -> InputError:
-        path = self.fault.name or self.fault.class_path
-        inner = [one for _, given in self.sources for one in given if one.startswith(f"{self.fault.key}.")]
-        if inner and not PATH.fullmatch(path):
-            remedy = f"set what it takes: --{inner[-1]} VALUE"
-            return InputError(f"{path!r} is no value of it", where=self._place, remedy=remedy)
-        names = [] if "." in path else fitting(self.fault.class_path, self.fault.key.rpartition(".")[2])
-        near = nearest(path, names) if names else nearest_import(path)
-        other = f"there are: {', '.join(names)}" if names else "give the full import path of a class"
-        remedy = f"did you mean {near}?" if near else other
-        return InputError(f"there is no class {path!r}", where=self._place, remedy=remedy)
-
-    def other_class(self) -> InputError:
-        what = f"{self.fault.class_path or self._value} is not a class that can stand here"
-        return InputError(what, where=self._place, remedy=f"give a {self.fault.name}")
-
-    def no_reference(self) -> InputError:
-        name = self.fault.name
-        near = nearest(short(name), self._known)
-        if near and near.split(".")[0] in ("model", "data"):
-            near = near.replace(".", ".init_args.", 1)
-        remedy = f"did you mean ${{{near}}}?" if near else "name a key that is set, such as ${model.lr}"
-        return InputError(f"${{{name}}} points to nothing", where=self._named_by(f"${{{name}}}"), remedy=remedy)
-
-    def no_variable(self) -> InputError:
-        name = self.fault.name
-        remedy = f"set it, or say what to use instead: ${{oc.env:{name},VALUE}}"
-        where = self._named_by(f"${{oc.env:{name}}}")
-        return InputError(f"there is no environment variable {name!r}", where=where, remedy=remedy)
-
-    def value(self) -> InputError:
-        hints = [one.name for one in self.faults if (one.kind, one.key) == ("value", self.fault.key)]
-        literals = [hint.removeprefix("typing.Literal") for hint in hints if hint.startswith("typing.Literal")]
-        choices = [str(one) for literal in literals for one in literal_eval(literal)]
-        kinds = [hint.removeprefix("<class '").removesuffix("'>") for hint in hints]
-        shown = _as_typed(self._value)
-        what = f"must be {' or '.join(kinds)}, not {shown}"
-        what = f"{shown} is none of {', '.join(choices)}" if choices else what
-        remedy = f"give one of them, or {SEE}" if choices else "give such a value"
-        if "list" in kinds and not self._value.startswith("["):
-            remedy = f"give a list: [{self._value}]"
-        elif near := nearest(self._value, choices):
-            remedy = f"did you mean {near}?"
-        return InputError(what, where=self._place, remedy=remedy)
-
-    @property
-    def _value(self) -> str:
-        """The value that was refused."""
-        found = re.findall(r"(?:Got|Given) value: (.*)|Expected a path but (\S+)", self.message)
-        return next(("".join(one) for one in found), "")
-
-    @property
-    def _place(self) -> str:
-        """The key, after the file that it stands in."""
-        source, key = self._source(self.fault.key), self.fault.key
-        return key if source is None or source.startswith("-") else f"{source}, {key}"
-
-    def _named_by(self, reference: str) -> str | None:
-        """The key whose value holds some text."""
-        return next((key for _, given in self.sources for key, one in given.items() if reference in str(one)), None)
-
-    def _source(self, key: str) -> str | None:
-        """The last file or option that sets a key."""
-        return next((name for name, given in reversed(self.sources) if _sets(given, key)), None)
-
-    @cached_property
-    def _known(self) -> set[str]:
-        """Every key that may be set, of the classes that are named."""
-        named = {key.removesuffix(".class_path"): one for _, given in self.sources for key, one in given.items()}
-        named |= {self.fault.key: self.fault.class_path}
-        known = set(map(short, self.parser.get_defaults().keys())) - {"config"}
-        return known | {f"{key}.{name}" for key, one in named.items() for name in _arguments(str(one))}
+def _unknown(word: str, complaint: Complaint, known: set[str], sources: Sources) -> InputError:
+    key = f"{complaint.key}.{short(word.lstrip('-'))}".lstrip(".").removesuffix(".class_path")
+    if complaint.class_path.endswith(("LightningModule", "LightningDataModule")):
+        where = _source(sources, complaint.key)
+        return InputError(f"{complaint.key} has values but no class yet", where=where, remedy=GIVEN_BY["model"])
+    given = {one.split(".")[0] for _, values in sources for one in values}
+    other = (remedy for one, remedy in OTHER_COMMAND.items() if one in given and one not in known)
+    remedy = next(other, None) or _suggest(key, known)
+    return InputError(f"there is no key {key!r}", where=_source(sources, key), remedy=remedy)
 
 
-def _sets(given: Mapping[str, Any], key: str) -> bool:
-    return any(f"{one}.".startswith(f"{key}.") or f"{key}.".startswith(f"{one}.") for one in given)
+def _refused_value(
+    message: str, complaint: Complaint, about: list[str], known: set[str], sources: Sources
+) -> InputError:
+    """What a value should have been; ``about``: all that is said of it."""
+    values = ["".join(one) for one in VALUE.findall(message)]
+    value = next((one for one in reversed(values) if not one.startswith(("NestedArg", "{"))), complaint.class_path)
+    source = _source(sources, complaint.key) or next((name for name, has in sources if value in has.values()), "")
+    where = (
+        complaint.key if source.startswith("-") and complaint.key else ", ".join(filter(None, (source, complaint.key)))
+    )
+    inner = sorted(one for one in known if complaint.key and one.startswith(f"{complaint.key}."))
+    if any(NO_CLASS.search(one) for one in about):
+        near = nearest_import(value) if "." in value else nearest(value, _subclasses(message)) or nearest_import(value)
+        remedy = f"set what it takes, such as --{inner[0]}" if inner and not near else _suggest(value, [near or ""])
+        return InputError(f"there is no class {value!r}", where=where or None, remedy=remedy)
+    types = [match for one in about if (match := TYPE.search(one))]
+    literals = [str(one) for match in types if match[1] for one in literal_eval(match[1])]
+    restricted = [one.replace("Not of type ", "", 1) for one in about if one.startswith("Not of type")]
+    wanted = dict.fromkeys([*(match[2] for match in types if match[2]), *literals, *restricted])
+    remedy = _suggest(value, literals)
+    if any(one.startswith("list") for one in wanted):
+        remedy = f"give a list: [{value}]"
+    what = f"must be {' or '.join(wanted)}, not {value!r}" if wanted else complaint.text
+    return InputError(what, where=where or None, remedy=remedy)
 
 
-def _faults(message: str) -> Iterator[Fault]:
+def complaints(message: str) -> Iterator[Complaint]:
+    """The lines of a message that complain, with where."""
     above: list[tuple[int, str, str]] = []
     for line in filter(str.strip, message.splitlines()):
-        text, depth = line.lstrip(" -"), len(line) - len(line.lstrip())
+        depth, text = len(line) - len(line.lstrip(" -")), line.strip(" -")
         above = [one for one in above if one[0] < depth]
-        for branch, pattern in BRANCHES.items():
-            if match := re.match(pattern, text):
-                above.append((depth, branch, match[1]))
-        for kind, pattern in FAULTS.items():
-            if match := re.search(pattern, text):
-                names = filter(None, match.groupdict().values())
-                keys = [short(name) for _, branch, name in above if branch == "key"]
-                classes = [name for _, branch, name in above if branch == "class_path"]
-                yield Fault(kind, ".".join(names), ".".join(keys), classes[-1] if classes else "")
-                break
+        branch = next(((kind, found[1]) for kind in (KEY, CLASS) if (found := kind.match(text))), None)
+        if branch:
+            above.append((depth, branch[0].pattern, branch[1]))
+        elif not NOISE.search(text):
+            keys = [name for _, kind, name in above if kind == KEY.pattern]
+            classes = [name for _, kind, name in above if kind == CLASS.pattern]
+            yield Complaint(text, short(".".join(keys)), classes[-1] if classes else "")
+
+
+def known_keys(parser: ArgumentParser, sources: Sources, key: str, class_path: str) -> set[str]:
+    """Every key that may be set, of the classes that are named."""
+    named = {one.removesuffix(".class_path"): str(value) for _, given in sources for one, value in given.items()}
+    named |= {key: class_path} if class_path else {}
+    known = set(map(short, parser.get_defaults().keys())) - {"config"}
+    return known | {f"{one}.{name}".lstrip(".") for one, path in named.items() for name in _arguments(path)}
+
+
+def nearest_import(path: str) -> str | None:
+    """The nearest import path that exists, corrected part by part."""
+    if "." not in path:
+        return nearest(path, [name for room in ROOMS for name in room.__all__])
+    first, *rest = path.split(".")
+    found = nearest(first, {name.split(".")[0] for name in sys.modules if not name.startswith("_")})
+    node: Any = importlib.import_module(found) if found else None
+    for part in rest if found else ():
+        names = {name for name, value in vars(node).items() if isinstance(value, type | ModuleType)}
+        names |= {module.name for module in pkgutil.iter_modules(getattr(node, "__path__", []))}
+        near = part if part in names else nearest(part, names)
+        if near is None:
+            return None
+        found = f"{found}.{near}"
+        node = getattr(node, near, None) or importlib.import_module(found)
+    return found
+
+
+def _suggest(word: str, names: Collection[str]) -> str:
+    near = nearest(word, (one for one in names if one and not word.startswith(f"{one}.")))
+    return f"did you mean {near}?" if near else SEE
+
+
+def _source(sources: Sources, key: str) -> str | None:
+    """The last file that sets a key, or the option."""
+    given = (name for name, values in reversed(sources) if any(f"{one}.".startswith(f"{key}.") for one in values))
+    return next(given, None) if key else None
+
+
+def _subclasses(message: str) -> list[str]:
+    """Names of the imported classes below those that a message says were tried."""
+    kinds = list[type]()
+    for path in re.findall(r"<class '([\w.]+)'>|subclass of ([\w.]+)", message):
+        with suppress(ImportError, AttributeError, ValueError):
+            kinds.append(imported("".join(path)))
+    for kind in kinds:
+        kinds += type.__subclasses__(kind)
+    return [kind.__name__ for kind in kinds]
 
 
 @cache
 def _arguments(class_path: str) -> list[str]:
     """The arguments of a class, dotted where they are those of a dataclass."""
     try:
-        kind = imported(class_path)
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_class_arguments(imported(class_path), sub_configs=True, fail_untyped=False)
     except (ImportError, AttributeError, ValueError):
         return []
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(kind, sub_configs=True, fail_untyped=False)
-    return list(parser.get_defaults().keys())
-
-
-def _as_typed(text: str) -> str:
-    """Text in quotes; a number, a list and the like as they are."""
-    try:
-        literal_eval(text)
-    except (ValueError, SyntaxError):
-        return repr(text)
-    return text
+    return [short(one) for one in parser.get_defaults().keys() if "__" not in one]  # noqa: SIM118

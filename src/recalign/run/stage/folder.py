@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from recalign import artifacts
 from recalign.errors import InputError
-from recalign.files import cannot_write, sha256
+from recalign.files import sha256
 
 BUNDLES = "bundles"
 """What was exported of a run, in its folder."""
@@ -21,21 +20,19 @@ LONGEST = 200
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Names the run folder, ``<root>/<chain>/<name>/seed-<seed_everything>``, and how a run of several processes ends.
+    """Names the run folder, ``<root>/<chain>/<name>/seed-<seed_everything>``.
 
     Attributes:
         name: the stage (``recommender``, ``reward``) or the method (``asft``, ``dpo``, ...).
         root: the folder of all runs.
         chain: the experiment that the run belongs to; null: the log's name.
         imports: your own modules that define networks of the checkpoints to start from: a checkpoint imports nothing.
-        rank_timeout: seconds without a sign of life of one process, after which the others name it and end.
     """
 
     name: str
     root: str = "runs"
     chain: str | None = None
     imports: list[str] = field(default_factory=list)
-    rank_timeout: float = 300.0
 
 
 def name_in_sweep(name: str) -> str:
@@ -95,31 +92,6 @@ class RunFolder:
     def figures(self, subcommand: str) -> Path:
         """The CSV file of a subcommand's figures; training's is ``metrics.csv``."""
         return self.path / ("metrics.csv" if subcommand == "fit" else f"{subcommand}.csv")
-
-    def probe(self) -> None:
-        """Refuse a folder that cannot be written, before anything is computed.
-
-        Raises:
-            InputError: no permission, a full disk, or a file where a folder should be.
-        """
-        probe = self.path / ".probe"
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            with open(probe, "wb") as file:
-                file.write(bytes(1 << 20))
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise self.cannot_write(error) from error
-        finally:
-            with suppress(OSError):  # another process may look at the same time
-                probe.unlink()
-
-    def cannot_write(self, error: OSError) -> InputError:
-        """The message for a file system that refuses this folder, or another that a run writes."""
-        where = Path(error.filename or self.path).resolve()
-        inside = where.is_relative_to(self.path.parent.resolve())  # the lock is beside the folder
-        return cannot_write(error, self.path, ", or write elsewhere with --run.root FOLDER" if inside else "")
 
     def start_afresh(self) -> None:
         """Empty the folder: a run that had a checkpoint is kept beside it as ``seed-<n>.previous``.

@@ -6,12 +6,14 @@ import copy
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Literal
 
+from jsonargparse.typing import NonNegativeFloat, PositiveFloat, PositiveInt
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
 
 from recalign.recommender.checkpoint import class_path
 from recalign.recommender.training import PolicyModule
@@ -28,8 +30,53 @@ if TYPE_CHECKING:
     from recalign.run.stage.parsed import ParsedStage
 
 COMMANDS = ("fit", "validate", "test", "predict")
-TRAINER_DEFAULTS = {"devices": 1, "log_every_n_steps": 10, "enable_model_summary": False}
+RANK_TIMEOUT = timedelta(seconds=300)
+"""How long processes that train together wait for one that is silent."""
 _PARSER: list[LightningArgumentParser] = []
+
+
+def stage_trainer(
+    *,
+    accelerator: Literal["auto", "cpu", "gpu", "cuda"] = "auto",
+    strategy: Literal["auto", "ddp"] | DDPStrategy | ModelParallelStrategy | SingleDeviceStrategy = "auto",
+    devices: list[int] | str | int = 1,
+    num_nodes: PositiveInt = 1,
+    precision: Literal[32, "32", "32-true", "bf16-mixed"] | None = None,
+    max_epochs: PositiveInt | Literal[-1] | None = None,
+    max_steps: PositiveInt | Literal[-1] = -1,
+    limit_train_batches: PositiveInt | PositiveFloat | None = None,
+    check_val_every_n_epoch: PositiveInt | None = 1,
+    log_every_n_steps: PositiveInt = 10,
+    enable_model_summary: bool = False,
+    accumulate_grad_batches: PositiveInt = 1,
+    gradient_clip_val: NonNegativeFloat | None = None,
+    **settings: Any,
+) -> Trainer:
+    """Lightning's Trainer, with the types of those settings of which not every value works for a stage.
+
+    With weights of 16 bits small updates are lost, in float16 the softmax over the catalogue overflows (2^logit), and
+    Lightning's double precision cannot convert a `Batch`. Other strategies hold no whole model in a process.
+    """
+    if strategy == "ddp":
+        strategy = DDPStrategy(broadcast_buffers=False, timeout=RANK_TIMEOUT)  # no buffer changes in training
+    return Trainer(
+        accelerator=accelerator,
+        strategy=strategy,
+        devices=devices,
+        num_nodes=num_nodes,
+        precision=precision,
+        max_epochs=max_epochs,
+        max_steps=max_steps,
+        limit_train_batches=limit_train_batches,
+        check_val_every_n_epoch=check_val_every_n_epoch,
+        log_every_n_steps=log_every_n_steps,
+        enable_model_summary=enable_model_summary,
+        accumulate_grad_batches=accumulate_grad_batches,
+        gradient_clip_val=gradient_clip_val,
+        overfit_batches=0.0,  # it takes no batches of several users
+        barebones=False,
+        **settings,
+    )
 
 
 class StageCLI(LightningCLI):
@@ -50,8 +97,9 @@ class StageCLI(LightningCLI):
         super().__init__(
             LightningModule,
             LightningDataModule,
+            trainer_class=stage_trainer,  # type: ignore[arg-type]
             save_config_callback=None,  # the run folder has its own config.yaml
-            trainer_defaults=dict(TRAINER_DEFAULTS),
+            trainer_defaults={},
             parser_kwargs={"parser_mode": "omegaconf+"},
             subclass_mode_model=True,
             subclass_mode_data=True,
@@ -147,8 +195,6 @@ class StageCLI(LightningCLI):
             callbacks.append(Bar() if sys.stderr.isatty() else LineProgress(stage.run.name))
         self.trainer_defaults["callbacks"] = [*callbacks, *listed(self.config_init["early_stopping"])]
         plugins = [*listed(config.plugins), WholeCheckpointIO()]
-        if config.strategy == "ddp":
-            config.strategy = DDPStrategy(broadcast_buffers=False)  # no buffer changes in training
         # Our own loggers come later, when the run folder is ready for them.
         folder = str(stage.folder.path)
         trainer = super().instantiate_trainer(logger=False, default_root_dir=folder, plugins=plugins, **kwargs)

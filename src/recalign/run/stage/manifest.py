@@ -6,6 +6,7 @@ import copy
 import json
 import platform
 import subprocess
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -17,6 +18,7 @@ from lightning.pytorch.callbacks import ModelSummary, ProgressBar
 from recalign import artifacts
 from recalign.errors import InputError
 from recalign.files import digest, sha256, write_json
+from recalign.keys import leaves, short
 from recalign.run.stage.classes import imported, listed
 from recalign.run.stage.folder import RunFolder
 
@@ -34,7 +36,7 @@ class Manifest:
         seed: of everything.
         command: the line that runs it again.
         status: ``failed`` also covers a run that was interrupted; ``running`` one that was killed outright.
-        key: all that determines the result, see `run_key`; a text in runs of 0.9.
+        key: all that determines the result, see `run_key`.
         fingerprint: digest of the data.
         users: whose events it trains on: group, share of A, count and digest of the raw ids.
         upstream: argument (``model.init_from``) -> path and sha256 of the checkpoint that it named.
@@ -97,13 +99,30 @@ class Manifest:
         write_json(folder.manifest, asdict(self))
 
 
-def run_key(config: dict[str, Any], fingerprint: str | None, upstream: dict[str, dict[str, str]]) -> dict[str, Any]:
-    """All that determines a run's result: settings, data, upstream checkpoints, code; settings by their digest.
+def run_key(
+    config: dict[str, Any], shareable: dict[str, Any], fingerprint: str | None, upstream: dict[str, dict[str, str]]
+) -> dict[str, Any]:
+    """All that determines a run's result: each setting, data, upstream checkpoints, code.
 
     The bytes of the data, of the checkpoints and of the files that callbacks read count. Paths (``run``,
     ``data.root``, ``data.cache``, ``data.grows_from``, names of files), item titles (features are in the log's
     fingerprint), and what only prints or logs (`OUTPUT`) do not.
+
+    Args:
+        config: of the stage.
+        shareable: the same without values of environment variables: a setting that holds one counts by its digest.
+        fingerprint: of the data.
+        upstream: as `Manifest` has them.
     """
+    counted, shown = _counted(config, upstream), flat_settings(_counted(shareable, upstream))
+    settings = {
+        key: value if shown.get(key) == value else digest(value) for key, value in flat_settings(counted).items()
+    }
+    files = {name: checkpoint["sha256"] for name, checkpoint in upstream.items()}
+    return settings | {"data": fingerprint, **files, "code": artifacts.code_digest(counted)}
+
+
+def _counted(config: dict[str, Any], upstream: Iterable[str]) -> dict[str, Any]:
     counted = copy.deepcopy({k: v for k, v in config.items() if k not in ("run", "ckpt_path")})
     data, trainer = counted["data"]["init_args"], counted["trainer"]
     for settings, names in ((data, ("root", "cache", "grows_from")), (data["log"], ("items",)), (trainer, OUTPUT)):
@@ -113,10 +132,13 @@ def run_key(config: dict[str, Any], fingerprint: str | None, upstream: dict[str,
     trainer["callbacks"] = [_read(one, kind) for one, kind in kinds if not issubclass(kind, ProgressBar | ModelSummary)]
     for name in upstream:
         part, argument = name.split(".")
-        del counted[part]["init_args"][argument]
-    files = {name: checkpoint["sha256"] for name, checkpoint in upstream.items()}
-    code = artifacts.code_digest(counted)
-    return {"settings": digest(counted), "data": fingerprint, **files, "code": code}
+        counted[part]["init_args"].pop(argument, None)
+    return counted
+
+
+def flat_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings by dotted key as it is typed; a tuple and a list are the same."""
+    return {short(key): list(one) if isinstance(one, tuple) else one for key, one in leaves(settings).items()}
 
 
 def _read(callback: dict[str, Any], kind: type) -> dict[str, Any]:

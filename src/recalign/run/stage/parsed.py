@@ -127,7 +127,11 @@ class ParsedStage:
 
     def key(self) -> dict[str, Any]:
         """All that determines the result (`run_key`). Reads the data."""
-        return run_key(self.config, fingerprint(self.datamodule()), upstream.hashes(self.upstream))
+        return self.key_with(fingerprint(self.datamodule()))
+
+    def key_with(self, fingerprint: str | None) -> dict[str, Any]:
+        """The key, of data whose digest is known."""
+        return run_key(self.config, self.shareable, fingerprint, upstream.hashes(self.upstream))
 
     def state(self) -> State:
         """Whether there is a finished run, and what was altered or has changed since. Reads the data."""

@@ -23,7 +23,7 @@ from recalign.run.stage import upstream
 from recalign.run.stage.folder import RunFolder
 from recalign.run.stage.lineage import log_artifacts
 from recalign.run.stage.loggers import CSVLog
-from recalign.run.stage.manifest import Manifest, git_state, now, run_key, versions
+from recalign.run.stage.manifest import Manifest, git_state, now, versions
 from recalign.run.stage.parsed import ParsedStage, fingerprint, without_values
 from recalign.run.stage.wandb_log import WandbLog, guarded, wandb_log
 
@@ -51,7 +51,7 @@ def begin(parsed: ParsedStage, datamodule: LightningDataModule) -> Manifest:
         started=now(),
         wandb_id=secrets.token_hex(4),
     )
-    manifest.key = run_key(parsed.config, manifest.fingerprint, manifest.upstream)
+    manifest.key = parsed.key_with(manifest.fingerprint)
     if parsed.in_place and parsed.continued:
         manifest.seconds, manifest.wandb_id = parsed.continued.seconds, parsed.continued.wandb_id
     if parsed.training:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import importlib
+import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+import traceback
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+import lightning
 import torch
 from lightning import LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -24,10 +26,10 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from recalign.cores import fit_threads
 from recalign.distributed import is_first
 from recalign.errors import InputError, TrainingError, nearest
-from recalign.files import FULL, held
+from recalign.files import held
 from recalign.keys import options, settings_of
 from recalign.recommender.training import PolicyModule
-from recalign.run.stage import checks, heartbeat, record, upstream
+from recalign.run.stage import checks, record, upstream
 from recalign.run.stage.checkpoint import find_checkpoint
 from recalign.run.stage.classes import imported
 from recalign.run.stage.console import quiet, say
@@ -142,6 +144,8 @@ def _fill_defaults(config: dict[str, Any]) -> None:
         trainer["accelerator"] = "cpu"  # Apple's GPUs know no float64, which the encoder's times need
     if trainer["max_epochs"] is None and trainer["max_steps"] == -1 and trainer["max_time"] is None:
         trainer["max_epochs"] = getattr(imported(config["model"]["class_path"]), "MAX_EPOCHS", None)
+    if trainer["precision"] in (None, 32, "32"):
+        trainer["precision"] = "32-true"
 
 
 def _run_of(checkpoint: Path, folder: RunFolder) -> RunFolder | None:
@@ -178,64 +182,71 @@ def run_stage(stage: Stage, *callbacks: Callback) -> StageResult:
         *callbacks: added to the configured ones, and not recorded.
 
     Raises:
-        InputError: before training, for input that cannot be used; during training, for a full disk.
+        InputError: before training, for input that cannot be used.
         TrainingError: training cannot go on: the loss is NaN, say, or one of several processes is gone.
     """
-    with quiet():
-        parsed, manifest = stage, None
-        trained = parsed.training and not parsed.dry
-        with _clear_errors(parsed.folder), ExitStack() as stack:
-            checks.before_reading(parsed)
-            if trained and is_first():
-                remedy = "let it finish, or give this run another --run.name"
-                stack.enter_context(held(parsed.folder.path, "training", remedy))
-                before = parsed.continued.threads if parsed.in_place and parsed.continued else 0
-                stack.enter_context(torch_threads(fit_threads(torch.get_num_threads(), before)))
-            seed_everything(parsed.seed, workers=True, verbose=False)
-            trainer, model, datamodule, own_loggers = StageCLI.build(stage, callbacks)
-            checks.after_reading(parsed, model, datamodule, trainer)
-            if not parsed.dry:
-                manifest = record.begin(parsed, datamodule)
-                trainer.loggers = record.loggers(parsed, manifest, own_loggers)
-            else:  # some callbacks ask for a logger; this one writes nothing
-                trainer.loggers = [DummyLogger()]
-            runs: dict[str, Callable[..., Any]] = {
-                "fit": trainer.fit,
-                "validate": trainer.validate,
-                "test": trainer.test,
-                "predict": partial(trainer.predict, return_predictions=False),  # they are written as they come
-            }
-            path = None if isinstance(model, EvaluatedPolicy) else parsed.checkpoint  # it has its weights
-            watched = heartbeat.watched(trainer, parsed)
-            with record.recorded(parsed, manifest, trainer.loggers), watched, _clear_interrupts(parsed):
-                runs[parsed.subcommand](model, datamodule=datamodule, ckpt_path=path, weights_only=True)
-        checkpoint = record.final_checkpoint(parsed.folder) if trained else parsed.checkpoint
-        return StageResult(parsed.folder, checkpoint, manifest, trainer, model, datamodule)
+    with quiet(), _clear_errors(stage):
+        checks.machine(stage)
+        checks.checkpoints(stage)
+        with _locked(stage):
+            seed_everything(stage.seed, workers=True, verbose=False)
+            trainer, model, data, own_loggers = StageCLI.build(stage, callbacks)
+            checks.built(stage, model, data, trainer)
+            manifest = None if stage.dry else record.begin(stage, data)
+            # some callbacks ask for a logger; a dry run's writes nothing
+            trainer.loggers = record.loggers(stage, manifest, own_loggers) if manifest else [DummyLogger()]
+            path = None if isinstance(model, EvaluatedPolicy) else stage.checkpoint  # it has its weights
+            more = {"return_predictions": False} if stage.subcommand == "predict" else {}  # written as they come
+            with record.recorded(stage, manifest, trainer.loggers), _clear_end(stage, trainer):
+                getattr(trainer, stage.subcommand)(model, datamodule=data, ckpt_path=path, weights_only=True, **more)
+    checkpoint = record.final_checkpoint(stage.folder) if stage.training and not stage.dry else stage.checkpoint
+    return StageResult(stage.folder, checkpoint, manifest, trainer, model, data)
 
 
 @contextmanager
-def _clear_interrupts(parsed: Stage) -> Iterator[None]:
-    """Raise what Lightning makes of Ctrl-C as such again, with what to do next."""
+def _locked(stage: Stage) -> Iterator[None]:
+    """Let no other process train in this run folder, and choose the number of threads."""
+    if not stage.training or stage.dry or not is_first():
+        yield
+        return
+    before = stage.continued.threads if stage.in_place and stage.continued else 0
+    threads = torch_threads(fit_threads(torch.get_num_threads(), before))
+    with held(stage.folder.path, "training", "let it finish, or give this run another --run.name"), threads:
+        yield
+
+
+@contextmanager
+def _clear_end(stage: Stage, trainer: Trainer) -> Iterator[None]:
+    """Where an exchange between processes fails, end those that this one started; tell how an interrupted run goes on.
+
+    Raises:
+        TrainingError: one of them is gone, or silent for longer than the strategy's timeout.
+    """
     try:
         yield
     except SIGTERMException:
         raise
-    except SystemExit as stop:
-        raise KeyboardInterrupt(parsed.how_to_go_on()) from stop
+    except SystemExit as stop:  # what Lightning makes of Ctrl-C
+        raise KeyboardInterrupt(stage.how_to_go_on()) from stop
+    except RuntimeError as error:
+        if trainer.world_size == 1 or not re.search("gloo|NCCL|process group|Timed out|Connection", str(error)):
+            raise
+        for process in getattr(trainer.strategy.launcher, "procs", []):
+            process.kill()  # a stopped one would stay for ever
+        what = f"another process of this run is gone or silent ({str(error).splitlines()[0]})"
+        remedy = "see whether memory ran out there, or what else stopped it; then add --ckpt_path last to go on"
+        raise TrainingError(f"{what}\n  -> {remedy}") from error
 
 
 @contextmanager
-def _clear_errors(folder: RunFolder) -> Iterator[None]:
-    """Turn what a user can mend into an InputError: settings that Lightning refuses, a full disk."""
+def _clear_errors(stage: Stage) -> Iterator[None]:
+    """Name the settings that Lightning refuses; end with the exit code of a SIGTERM."""
     try:
         yield
     except SIGTERMException as stop:
         raise SystemExit(128 + signal.SIGTERM) from stop
-    except MisconfigurationException as error:
-        raise InputError(str(error), where="trainer", remedy="change what it names: --trainer.KEY VALUE") from error
-    except OSError as error:
-        beside = folder.path.parent.resolve()  # where its lock is
-        ours = error.filename is not None and Path(error.filename).resolve().is_relative_to(beside)
-        if error.errno not in FULL and not ours:
+    except (MisconfigurationException, ValueError) as error:
+        place = traceback.extract_tb(error.__traceback__)[-1].filename
+        if isinstance(error, ValueError) and Path(lightning.__file__).parent not in Path(place).parents:
             raise
-        raise folder.cannot_write(error) from error
+        raise InputError(str(error), where="trainer", remedy="change what it names: --trainer.KEY VALUE") from error
