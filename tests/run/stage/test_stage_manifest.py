@@ -120,7 +120,7 @@ def test_the_bytes_of_a_file_that_a_callback_reads_count_and_its_path_does_not()
     def key(judge: str) -> dict[str, Any]:
         callback = f"{{class_path: recalign.evaluation.judged.SelectionValue, init_args: {{judge: {judge}}}}}"
         parsed = parse_stage(["fit", "--config", "toy.yaml", f"--trainer.callbacks+={callback}"])
-        return run_key(parsed.config, None, {})
+        return run_key(parsed.config, parsed.config, None, {})
 
     for name, content in (("one", b"a"), ("same", b"a"), ("other", b"b")):
         Path(name).write_bytes(content)
@@ -147,8 +147,8 @@ def test_a_failed_run_says_why():
 def test_what_made_a_run_stale_is_named():
     words = ["fit", "--config", "toy.yaml"]
     assert parse_stage(words).state().fresh
-    assert parse_stage([*words, "--model.learning_rate=0.06"]).state().changed == ["settings"]
-    assert parse_stage([*words, "--data.items=8"]).state().changed == ["data", "settings"]
+    assert parse_stage([*words, "--model.learning_rate=0.06"]).state().changed == ["model.learning_rate"]
+    assert parse_stage([*words, "--data.items=8"]).state().changed == ["data", "data.items"]
     replace(read(), key="0123abcd").write(RUN)  # as 0.9 wrote it
     assert parse_stage(words).state().changed == [EARLIER]
     RUN.last.write_bytes(b"")

@@ -117,7 +117,7 @@ def test_the_resolved_paths_are_in_config_and_manifest_and_are_kept_when_the_run
     )
 
     Path(own).write_bytes(Path(own).read_bytes() + b" ")
-    with pytest.raises(InputError, match=r"model\.init_from: .*is not what this run began with"):
+    with pytest.raises(InputError, match=r"model\.init_from: .*and the run began with"):
         run_stage(parse_stage(["fit", "--config", "post.yaml", "--ckpt_path", "last", "--trainer.max_epochs", "4"]))
 
 

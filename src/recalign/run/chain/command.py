@@ -72,7 +72,6 @@ def run_chain(plan: Plan) -> Path:
     chain, folder, parsed = plan.chain, plan.folder, plan.parse()
     search = Search(plan, parsed) if chain.trials > 1 and chain.post_trained else None
     trials = search.steps() if search else []
-    parsed["recommender"].folder.probe()
     remedy = "let it finish, or give this one another --name"
     with quiet(), workers_of(chain) or nullcontext() as workers, held(folder, "running a chain", remedy):
         _require_same_log(plan)
