@@ -174,9 +174,9 @@ def test_a_second_id_is_a_feature_of_which_most_items_share_nothing(root):
 
 
 def test_ordinary_text_in_brackets_is_no_list(root):
-    texts = ["(500) Days of Summer", "(500) Days, of Summer", ":(", "Lists, [as, such", "a]", "(no genres listed)"]
-    columns = {"item": list(range(6)), "x": texts}
-    assert featured(root, columns, {"x": "x"}, pl.Series(range(6))).values["x"].to_list() == [[one] for one in texts]
+    texts = ["(500) Days of Summer", "Lists, [as, such", "a]", "(no genres listed)"]
+    columns = {"item": list(range(4)), "x": texts}
+    assert featured(root, columns, {"x": "x"}, pl.Series(range(4))).values["x"].to_list() == [[one] for one in texts]
 
 
 def test_an_empty_vector_is_none(root):
@@ -194,17 +194,16 @@ GOOD = {"item": [7, 8]}
         ({"item": [7, 8, 7], "x": ["a"] * 3}, "x", r"items\.file: ids such as 7 are in several rows: rows 1, 3 of"),
         ({"sku": [7, 8], "x": ["a"] * 2}, "x", r"items\.id: there is no column 'item'"),
         ({"item": [1, 2], "x": ["a"] * 2}, "x", "features of none of the 3 items"),
-        (GOOD | {"x": ["a"] * 2}, "y", r"features\.f: 'y' reads a column 'y' that the item table does not have"),
-        (GOOD | {"x": ["a"] * 2}, "x +", r"one expression over the item table's columns, such as lower\(brand\)"),
+        (GOOD | {"x": ["a"] * 2}, "y", r"features\.f: 'y' reads a column 'y' that the table does not have"),
+        (GOOD | {"x": ["a"] * 2}, "x +", "is not a Polars SQL expression"),
         (GOOD | {"x": pl.Series([None, None], dtype=pl.String)}, "x", r"features\.f: 'x' has no value in any row"),
         (GOOD | {"x": ["", " "]}, "x", "has no value in any row"),
-        (GOOD | {"x": [[1.0, 2.0], [1.0]]}, "x", "vectors of 1 numbers in row 2 of .*and of 2 elsewhere|vectors of 2"),
-        (GOOD | {"x": [[1.0, 2.0], [1.0, float("nan")]]}, "x", "a NaN.* row 2 of"),
-        (GOOD | {"x": [[1.0, 2.0], [1.0, None]]}, "x", "a NaN.* row 2 of"),
-        (GOOD | {"x": [1.0, float("nan")]}, "x", r"column x, which is NaN in row 2 of[^;]*where a value is missing$"),
+        (GOOD | {"x": [[1.0, 2.0], [1.0]]}, "x", "row [12] of .* of [12] numbers as elsewhere"),
+        (GOOD | {"x": [[1.0, 2.0], [1.0, float("nan")]]}, "x", "row 2 of .* hold vectors with a NaN"),
+        (GOOD | {"x": [[1.0, 2.0], [1.0, None]]}, "x", "row 2 of .* hold vectors with a NaN"),
+        (GOOD | {"x": [1.0, float("nan")]}, "x", "column x, which is NaN in row 2 of"),
         (GOOD | {"x": ["['a', 'b']", "c"]}, "x", r"\"\['a', 'b'\]\" in row 1 of .*a list as text"),
         (GOOD | {"x": ["a", '["a","b"']}, "x", r"in row 2 of .*a list as text"),
-        (GOOD | {"x": ["a", "[(1, 2), (3, 4)"]}, "x", r"in row 2 of .*a list as text"),
         (GOOD | {"x": ["a", "[1 2\n 3]"]}, "x", r"in row 2 of .*a list as text"),
         (GOOD | {"x": [[["a"]], [["b"]]]}, "x", "gives lists of List"),
         (GOOD | {"x": [[{"a": 1}], []]}, "x", "gives lists of Struct"),
@@ -294,15 +293,6 @@ def test_a_column_that_is_a_category_is_a_number_elsewhere(root, suffix):
     assert found.values["code"].to_list() == [["1999"], ["2000"], ["2001"]]
 
 
-def test_fractions_and_whole_numbers_are_written_alike(root):
-    """Where a float is exact, that is: 1e15 and 10**15 are one category."""
-    for numbers in ([36.0, 1e15, 0.5], [36, 10**15, None]):
-        pl.DataFrame({"item": [7, 8, 9], "x": numbers}).write_parquet(root / "items.parquet")
-        table = ItemTable("items.parquet", title=None, features={"x": Feature("x", kind="category")})
-        values = table_values(str(root / "items.parquet"), table, ITEMS, ITEMS).values["x"]
-        assert values.to_list()[:2] == [["36"], ["1000000000000000"]]
-
-
 def test_a_feature_may_be_called_id(root):
     values = featured(root, {"item": [7, 9], "brand": ["a", "b"]}, {"id": "brand"})
     assert values.of(pl.Series([9, 8, 7]))["id"].to_list() == [["b"], None, ["a"]]
@@ -325,8 +315,8 @@ def test_columns_of_a_table_have_given_types(root):
     source, table = str(root / "items.csv"), ItemTable("items.csv")
     types = {"code": pl.String(), "size": pl.Float32(), "part": pl.List(pl.Int64)}
     found = table_columns(source, table, pl.Series([9, 8, 7]), types)
-    assert {name: one.dtype for name, one in found.items()} == types
-    assert {name: one.to_list() for name, one in found.items()} == {
+    assert found.schema == types
+    assert found.to_dict(as_series=False) == {
         "code": ["002", None, "001"],
         "size": [None, None, 2.0],
         "part": [None] * 3,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import tempfile
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -18,9 +19,6 @@ from recalign.data.events import LogMapping, load_events
 ODD = [
     "[/b]",
     "[red]",
-    "*",
-    "^.*$",
-    "^a$",
     'a"b',
     "a'b",
     "a b",
@@ -41,7 +39,7 @@ FEW = settings(deadline=None, suppress_health_check=list(HealthCheck))
 def plain(names: list[str]) -> bool:
     """Whether no name stands for something else: the event table's own columns, and words for missing values."""
     taken = {"user", "item", "timestamp", "row", "reward", "nan", "NaN", "NULL", r"\N", ""}
-    return not taken & set(names)
+    return not taken & set(names) and not any(name == "*" or re.fullmatch(r"(?s)\^.*\$", name) for name in names)
 
 
 @FEW

@@ -256,7 +256,7 @@ def test_bad_values(tmp_path, change, found):
     ("reward", "found"),
     [
         ("stars +", "is not a Polars SQL expression"),
-        ("starz", "reads a column 'starz' that the log does not have"),
+        ("starz", "reads a column 'starz' that the table does not have"),
         ("stars / (item - 7)", "in rows 1, 2 of"),
         ("stars - avg(stars)", "reads other rows than its own"),
     ],

@@ -28,7 +28,7 @@ def check_rows(
     Args:
         raw: the rows, with the columns of all files.
         rows: where they come from.
-        log: as returned by `plain_names`.
+        log: its settings.
         reward: as in `load_events`.
 
     Returns:

@@ -1,43 +1,40 @@
-"""Evaluate Polars SQL over the columns of a log, one value per row, with strict null handling.
+"""Evaluate Polars SQL over the columns of a table, one value per row, with strict null handling.
 
 In Polars SQL ``least`` and ``greatest`` skip nulls and NaN: in ``least(play / duration, 1.0)`` a missing play time
 would become the best possible reward. Here a value is null if any of its inputs is null. Use ``coalesce`` to replace
 nulls explicitly.
 """
 
+import json
 from collections.abc import Callable, Collection
-from contextlib import suppress
-from dataclasses import dataclass
+from typing import Any
 
 import polars as pl
 
 from recalign.data.events.messages import SourceRows, did_you_mean
-from recalign.data.events.tree import in_64_bits, row_wise, without_patterns
 from recalign.errors import InputError
 
+ROW_WISE = frozenset(
+    {
+        *("Abs", "Atan2", "Bitwise", "Ceil", "Coalesce", "Exp", "FillNull", "Floor", "ListExpr", "Log", "Log1p"),
+        *("MaxHorizontal", "MinHorizontal", "Pow", "Sign", "Sql", "StringExpr", "StructExpr", "TemporalExpr"),
+        *("Trigonometry", "Truncate", "IsNotNull", "IsNull", "Not"),
+    }
+)
+"""Row-wise functions, by the names in Polars's expression tree. Others are refused: aggregates, ranks, windows."""
 
-@dataclass(frozen=True)
-class Columns:
-    """A table whose columns an expression reads, as errors call it.
+CHILDREN = {
+    "BinaryExpr": ("left", "right"),
+    "Ternary": ("predicate", "truthy", "falsy"),
+    "Cast": ("expr",),
+    "Function": ("input",),
+}
+"""Fields that hold the children of a node, by kind of node."""
 
-    Attributes:
-        name: of the table.
-        example: an expression over its columns.
-        or_else: what else can be done about a row than to leave its field empty; ``{}`` is its column.
-    """
-
-    name: str
-    example: str
-    or_else: str = ""
+NARROW = frozenset({pl.Int8, pl.Int16, pl.Int32, pl.UInt8, pl.UInt16, pl.UInt32})
 
 
-LOG = Columns("the log", "least(seconds / 60, 1.0)", """, or leave the rows out: data.log.where: '"{}" is not null'""")
-ITEM_TABLE = Columns("the item table", "lower(brand)")
-
-
-def evaluate(
-    frame: pl.DataFrame, expression: str, key: str, rows: SourceRows | None = None, of: Columns = LOG
-) -> pl.Series:
+def evaluate(frame: pl.DataFrame, expression: str, key: str, rows: SourceRows | None = None) -> pl.Series:
     """Compute an expression on every row.
 
     A value is null if a column that the expression reads is null, or if an argument of ``least`` or ``greatest`` is
@@ -49,7 +46,6 @@ def evaluate(
         expression: Polars SQL over the frame's columns.
         key: the setting that holds the expression, for errors: ``data.reward``.
         rows: where the rows come from; None: numbered by the column ``row`` if there is one, else from 1.
-        of: what the columns are of, for errors.
 
     Raises:
         InputError: the expression does not parse, reads an unknown column or other rows (``avg``, windows), cannot be
@@ -57,65 +53,32 @@ def evaluate(
     """
     if rows is None:
         rows = SourceRows(frame["row"] if "row" in frame.columns else pl.int_range(1, frame.height + 1, eager=True))
-    frame = without_patterns(frame)
-    parsed = _parse(frame, expression, key, of)
+    parsed = _parse(frame, expression, key)
     for name in set(parsed.meta.root_names()):
-        if frame.schema[name].is_float() and frame[name].is_nan().any():
-            text = f"{expression!r} reads the column {name}, which is NaN in {rows.describe(frame[name].is_nan())}"
-            remedy = f"leave the field empty (null) where a value is missing{of.or_else.format(name)}"
-            raise InputError(text, where=key, remedy=remedy)
-    values = _run(frame, _null_safe(parsed, key), expression, key, rows)
-    finite = values.cast(pl.Float32).is_finite() if values.dtype.is_float() else values.is_not_null()
-    if values.dtype.is_float() and not finite.all():
-        bad = ~finite.fill_null(True)
-        text = f"{expression!r} gives {values.filter(bad)[0]} in {rows.describe(bad)}"
+        if frame.schema[name].is_float() and (nan := frame[name].is_nan().fill_null(False)).any():
+            what = f"{expression!r} reads the column {name}, which is NaN in {rows.describe(nan)}"
+            remedy = f"""leave the field empty (null), or the rows out: data.log.where: '"{name}" is not null'"""
+            raise InputError(what, where=key, remedy=remedy)
+    values = _compute(frame, _null_safe(parsed, key), expression, key, rows)
+    if values.dtype.is_float() and (bad := ~values.cast(pl.Float32).is_finite().fill_null(True)).any():
+        what = f"{expression!r} gives {values.filter(bad)[0]} in {rows.describe(bad)}"
         remedy = "guard divisions, as in a / nullif(b, 0), which gives null; bound large values, as in least(a, 9)"
-        raise InputError(text, where=key, remedy=remedy)
+        raise InputError(what, where=key, remedy=remedy)
     return values
 
 
-def refuse_names(expression: str, names: Collection[str], key: str, reads: Collection[str] | None = None) -> None:
-    """Refuse an expression that reads columns which prepared events have of their own, in place of the log's.
-
-    ``reads`` names the columns of what is no SQL, such as a column's name alone.
-
-    Raises:
-        InputError: it reads one of the names, such as ``item``, which is a number of recalign's there.
-    """
-    if taken := (root_names(expression) if reads is None else {*reads}) & {*names}:
-        text = f"{expression!r} reads {', '.join(sorted(taken))}, which is not the log's column of that name here"
-        remedy = "rename that column in data.log.columns, as in {shown: timestamp}, and use the new name"
-        raise InputError(text, where=key, remedy=remedy)
-
-
-def root_names(expression: str) -> set[str]:
-    """The columns that an expression reads; none of one that does not parse."""
-    try:
-        return set(pl.sql_expr(expression).meta.root_names())
-    except pl.exceptions.PolarsError:
-        return set()
-
-
-def column_of(expression: str) -> str | None:
-    """The column that an expression is; None: it computes something, or does not parse."""
-    with suppress(pl.exceptions.PolarsError):
-        parsed = pl.sql_expr(expression).meta.undo_aliases()
-        return parsed.meta.root_names()[0] if parsed.meta.is_column() else None
-    return None
-
-
 def condition(frame: pl.DataFrame, expression: str, key: str, rows: SourceRows) -> pl.Series:
-    """Whether each row of a table as `read` returns it meets a condition.
+    """Whether each row of a table meets a condition.
 
     NaN counts as null, and null as false, as in SQL's WHERE. Polars would put NaN above every number.
     """
     parsed = _parse(frame, expression, key)
     floats = [name for name in {*parsed.meta.root_names()} if frame.schema[name].is_float()]
     frame = frame.with_columns(pl.col(floats).fill_nan(None))
-    return truth(_run(frame, parsed, expression, key, rows), expression, key)
+    return as_bool(_compute(frame, parsed, expression, key, rows), expression, key)
 
 
-def truth(values: pl.Series, expression: str, key: str) -> pl.Series:
+def as_bool(values: pl.Series, expression: str, key: str) -> pl.Series:
     """Convert the values of a condition to bools. Null counts as false.
 
     Raises:
@@ -127,31 +90,109 @@ def truth(values: pl.Series, expression: str, key: str) -> pl.Series:
     return values.cast(pl.Boolean).fill_null(False)
 
 
-def _parse(frame: pl.DataFrame, expression: str, key: str, of: Columns = LOG) -> pl.Expr:
-    """Parse an expression. Check that it is row-wise and that the frame has its columns; widen whole numbers."""
+def refuse_names(expression: str, names: Collection[str], key: str, reads: Collection[str] | None = None) -> None:
+    """Refuse an expression that reads columns which prepared events have of their own, in place of the log's.
+
+    ``reads`` names the columns of what is no SQL, such as a column's name alone.
+
+    Raises:
+        InputError: it reads one of the names, such as ``item``, which is a number of recalign's there.
+    """
+    if taken := (root_names(expression) if reads is None else {*reads}) & {*names}:
+        what = f"{expression!r} reads {', '.join(sorted(taken))}, which is not the log's column of that name here"
+        remedy = "rename that column in data.log.columns, as in {shown: timestamp}, and use the new name"
+        raise InputError(what, where=key, remedy=remedy)
+
+
+def root_names(expression: str) -> set[str]:
+    """The columns that an expression reads; none of one that does not parse."""
     try:
-        parsed = row_wise(pl.sql_expr(expression).meta.undo_aliases(), expression, key)
+        return set(pl.sql_expr(expression).meta.root_names())
+    except pl.exceptions.PolarsError:
+        return set()
+
+
+def kind_of(column: pl.Series, rows: SourceRows) -> str:
+    """Describe the type of a column; for text, quote the first value that is not a number."""
+    if column.dtype != pl.String:
+        return str(column.dtype)
+    text = column.is_not_null() & column.cast(pl.Float64, strict=False).is_null()
+    return f"text, such as {column.filter(text)[0]!r} in {rows.describe(text)}" if text.any() else "numbers as text"
+
+
+def _parse(frame: pl.DataFrame, expression: str, key: str) -> pl.Expr:
+    """Parse an expression. Check that it is row-wise and that the frame has its columns; compute in 64 bits."""
+    try:
+        parsed = pl.sql_expr(expression).meta.undo_aliases()
+        tree = _row_wise(json.loads(parsed.meta.serialize(format="json")), frame, expression, key)
+        parsed = pl.Expr.deserialize(json.dumps(tree).encode(), format="json")
     except pl.exceptions.PolarsError as error:
-        remedy = f"write one expression over {of.name}'s columns, such as {of.example}"
+        remedy = "write one expression over the table's columns, such as least(seconds / 60, 1.0)"
         raise InputError(f"{expression!r} is not a Polars SQL expression: {error}", where=key, remedy=remedy) from error
     for name in parsed.meta.root_names():
         if name not in frame.columns:
-            text = f"{expression!r} reads a column {name!r} that {of.name} does not have"
+            what = f"{expression!r} reads a column {name!r} that the table does not have"
             remedy = did_you_mean(name, frame.columns) + " Write text in 'single quotes'."
-            raise InputError(text, where=key, remedy=remedy)
-    return in_64_bits(parsed, frame)
+            raise InputError(what, where=key, remedy=remedy)
+    return parsed
 
 
-def _run(frame: pl.DataFrame, parsed: pl.Expr, expression: str, key: str, rows: SourceRows) -> pl.Series:
-    """Compute a parsed expression."""
+def _row_wise(node: Any, frame: pl.DataFrame, expression: str, key: str) -> Any:
+    """Check that the value of a node of Polars's expression tree depends on no other row, and widen it.
+
+    Integers become Int64 and decimals Float64: in the eight bits of a column of grades ``stars - 3`` wraps around to
+    254, and quotients of decimals lose digits. A column of UInt64 that Int64 cannot hold becomes Int128.
+
+    Raises:
+        InputError: it reads other rows.
+    """
+    if isinstance(node, list):
+        return [_row_wise(part, frame, expression, key) for part in node]
+    kind, content = next(iter(node.items())) if isinstance(node, dict) else (node, {})
+    if kind == "Literal":
+        return _float(content) or node
+    known = kind in CHILDREN and (kind != "Function" or _function_name(content["function"]) in ROW_WISE)
+    if not known and kind != "Column":
+        what = f"{expression!r} reads other rows than its own, so it would carry the future into training"
+        remedy = "compute the value from its own columns, without averages, ranks or windows"
+        raise InputError(what, where=key, remedy=remedy)
+    if known:
+        parts = {part: _row_wise(content[part], frame, expression, key) for part in CHILDREN[kind]}
+        node = {kind: content | parts}
+    try:
+        own = pl.Expr.deserialize(json.dumps(node).encode(), format="json")
+        dtype = frame.lazy().select(own).collect_schema().dtypes()[0]
+    except pl.exceptions.PolarsError:
+        return node  # it cannot be computed, which running it will say
+    wide = "Float64" if dtype.is_decimal() else "Int64" if dtype in NARROW else None
+    if kind == "Column" and dtype == pl.UInt64:
+        wide = "Int64" if (frame[content].max() or 0) < 2**63 else "Int128"
+    return {"Cast": {"expr": node, "dtype": {"Literal": wide}, "options": "Strict"}} if wide else node
+
+
+def _float(literal: Any) -> dict[str, Any] | None:
+    """A literal such as ``0.5`` as a float; None for others. SQL's are decimals, whose quotients lose digits."""
+    scalar = literal.get("Scalar")
+    if not isinstance(scalar, dict) or "Decimal" not in scalar:
+        return None
+    mantissa, _, scale = scalar["Decimal"]
+    return {"Literal": {"Dyn": {"Float": float(f"{mantissa}e-{scale}")}}}
+
+
+def _function_name(function: Any) -> str:
+    """The name of a function; for kind Boolean, of the condition."""
+    name, options = next(iter(function.items())) if isinstance(function, dict) else (function, None)
+    return str(options) if name == "Boolean" else str(name)
+
+
+def _compute(frame: pl.DataFrame, parsed: pl.Expr, expression: str, key: str, rows: SourceRows) -> pl.Series:
     try:
         return frame.with_columns(parsed.alias("value"))["value"]
     except pl.exceptions.PolarsError as error:
-        read = dict.fromkeys(parsed.meta.root_names())
-        types = "".join(f"; {name} holds {kind_of(frame[name], rows)}" for name in read)
-        text = f"{expression!r} cannot be computed: {str(error).splitlines()[0]}{types}"
+        types = (f"; {name} holds {kind_of(frame[name], rows)}" for name in dict.fromkeys(parsed.meta.root_names()))
+        what = f"{expression!r} cannot be computed: {str(error).splitlines()[0]}{''.join(types)}"
         remedy = "compare like with like; TRY_CAST(x AS DOUBLE) turns text into numbers or null"
-        raise InputError(text, where=key, remedy=remedy) from error
+        raise InputError(what, where=key, remedy=remedy) from error
 
 
 def _null_safe(expr: pl.Expr, key: str) -> pl.Expr:
@@ -167,9 +208,9 @@ def _needed(expr: pl.Expr, key: str) -> list[pl.Expr]:
     parts = _parts(expr)
     if _is(expr, pl.coalesce):
         if any(map(_skips_nulls, parts)):
-            text = "least or greatest inside a coalesce that is itself part of an expression would skip nulls"
+            what = "least or greatest inside a coalesce that is itself part of an expression would skip nulls"
             remedy = "coalesce the columns: least(coalesce(a, 0), b); or make coalesce the outermost call"
-            raise InputError(text, where=key, remedy=remedy)
+            raise InputError(what, where=key, remedy=remedy)
         return []
     if not parts:
         return [expr] if expr.meta.root_names() else []
@@ -190,13 +231,3 @@ def _is(expr: pl.Expr, *functions: Callable[..., pl.Expr]) -> bool:
     """Whether the outermost operation is one of the functions."""
     parts = _parts(expr)
     return bool(parts) and any(expr.meta.eq(function(*parts)) for function in functions)
-
-
-def kind_of(column: pl.Series, rows: SourceRows) -> str:
-    """Describe the type of a column; for text, quote the first value that is not a number."""
-    if column.dtype != pl.String:
-        return str(column.dtype)
-    text = column.is_not_null() & column.cast(pl.Float64, strict=False).is_null()
-    if not text.any():
-        return "numbers written as text"
-    return f"text, such as {column.filter(text)[0]!r} in {rows.describe(text)}"

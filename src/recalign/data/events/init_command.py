@@ -27,7 +27,6 @@ from recalign.data.events.log import LogMapping
 from recalign.data.events.messages import did_you_mean
 from recalign.data.events.reading import NULLS, looks_like_data, read
 from recalign.data.events.table import EventTable, load_events
-from recalign.data.events.tree import plain_name
 from recalign.errors import InputError, printable
 from recalign.files import write_text
 
@@ -55,7 +54,7 @@ def init(words: Sequence[str]) -> None:
     if out.exists() and not options.force:
         raise InputError("the file exists already", where=str(out), remedy="give --out FILE, or --force")
     frame, named = _read(files)
-    given = {role: plain_name(value) for role in QUESTIONS if (value := getattr(options, role)) is not None}
+    given = {role: value for role in QUESTIONS if (value := getattr(options, role)) is not None}
     meaning = _guess_or_ask(frame, named, given)
     unit = guess.unit(frame[meaning["timestamp"]])
     if not named:

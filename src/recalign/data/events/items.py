@@ -1,6 +1,6 @@
 """The item table of a log: titles to show, and features to learn from."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -8,13 +8,13 @@ from pathlib import Path
 import polars as pl
 
 from recalign.data.events.audit import Section
-from recalign.data.events.feature_values import KEY, coded, feature_values, names_items, typed
+from recalign.data.events.expression import root_names
+from recalign.data.events.feature_values import KEY, feature_values, names_items
 from recalign.data.events.fields import EXACT, missing_as_null
 from recalign.data.events.files import file_digest, is_text, locate
 from recalign.data.events.log import Feature, FeatureKind, ItemTable, LogMapping
 from recalign.data.events.messages import SourceRows
 from recalign.data.events.reading import no_column, read, whole_numbers
-from recalign.data.events.tree import plain_name
 from recalign.errors import InputError
 from recalign.files import digest
 
@@ -47,15 +47,13 @@ class ItemValues:
 
     def of(self, ids: pl.Series) -> pl.DataFrame:
         """The values of some items, null for those that have no row."""
-        rows = self.ids.alias("id").to_frame().with_row_index("row")
-        row = ids.alias("id").to_frame().join(rows, on="id", how="left", maintain_order="left")["row"]
-        return self.values.select(pl.all().gather(row))
+        return _rows_of(self.values, self.ids, ids)
 
 
 def titles_digest(log: LogMapping, root: Path | None) -> str | None:
     """Digest of the item table and of what its columns mean; None where the log has none."""
-    source = locate(log, root)[1]
-    return digest(asdict(log.items) | {"file": file_digest(source)}) if log.items and source else None
+    file = locate(log, root)[1]
+    return digest(asdict(log.items) | {"file": file_digest(file)}) if log.items and file else None
 
 
 def read_titles(log: LogMapping, root: Path | None, items: pl.Series) -> tuple[pl.Series, Section]:
@@ -67,20 +65,21 @@ def read_titles(log: LogMapping, root: Path | None, items: pl.Series) -> tuple[p
     Raises:
         InputError: the item table is missing or damaged, lacks a column, or has a title of none of the items.
     """
-    ids = items.cast(pl.String).alias("title")
-    if log.items is None or log.items.title is None or (source := locate(log, root)[1]) is None:
-        return ids, {}
-    frame, raw, key = _read(source, log.items, items)
-    named = pl.DataFrame({"id": key, "title": _column(source, frame, log.items.title, "title").cast(pl.String)})
-    first = named.drop_nulls("id").unique("id", keep="first")
-    found = items.replace_strict(first["id"], first["title"].replace("", None), default=None, return_dtype=pl.String)
-    if found.null_count() == len(items):
-        raise _none_of(source, raw, items, "a title")
-    return found.fill_null(ids), {
-        "items with a title": len(items) - found.null_count(),
-        "items without one, shown by their id": found.null_count(),
-        "rows that repeat an id (the first title is used)": named["id"].count() - len(first),
-        UNUSABLE: named["id"].null_count(),
+    if log.items is None or log.items.title is None or (file := locate(log, root)[1]) is None:
+        return items.cast(pl.String).alias("title"), {}
+    frame, key = _read(file, log.items, items)
+    if log.items.title not in frame.columns:
+        error = no_column(f"{KEY}.title", log.items.title, file, frame.columns)
+        error.remedy = f"{error.remedy} Or give null: items are shown by their ids"
+        raise error
+    titles, found = _titles(frame[log.items.title], key, items)
+    if not found:
+        raise _none_of(file, frame[log.items.id], items, "a title")
+    return titles, {
+        "items with a title": found,
+        "items without one, shown by their id": len(items) - found,
+        "rows that repeat an id (the first title is used)": key.count() - key.drop_nulls().n_unique(),
+        UNUSABLE: key.null_count(),
     }
 
 
@@ -96,89 +95,73 @@ def read_features(log: LogMapping, root: Path | None, items: pl.Series) -> ItemV
         InputError: the item table cannot be used: an id twice, no row for any item, or a feature that cannot be
             computed, is missing everywhere, or whose values do not fit together.
     """
-    if log.items is None or not log.items.features or (source := locate(log, root)[1]) is None:
+    if log.items is None or not log.items.features or (file := locate(log, root)[1]) is None:
         return None
-    return table_values(source, log.items, items, items)
+    return table_values(file, log.items, items, items)
 
 
-def table_titles(source: str, table: ItemTable, ids: pl.Series) -> pl.Series:
+def table_titles(file: str, table: ItemTable, ids: pl.Series) -> pl.Series:
     """The titles of some items of a table; the id as text where there is none."""
-    frame, _, key = _read(source, table, ids)
-    text = ids.cast(pl.String)
-    if table.title is None or plain_name(table.title) not in frame.columns:
-        return text
-    title = frame[plain_name(table.title)].cast(pl.String).replace("", None)
-    first = pl.DataFrame({"id": key, "title": title}).drop_nulls("id").unique("id", keep="first")
-    return ids.replace_strict(first["id"], first["title"], default=None, return_dtype=pl.String).fill_null(text)
+    frame, key = _read(file, table, ids)
+    return _titles(frame[table.title], key, ids)[0] if table.title in frame.columns else ids.cast(pl.String)
 
 
-def table_columns(
-    source: str, table: ItemTable, ids: pl.Series, types: Mapping[str, pl.DataType]
-) -> dict[str, pl.Series]:
-    """Columns of a table for some items, by name, each of its type in ``types``; null where an item has no row.
+def table_columns(file: str, table: ItemTable, ids: pl.Series, types: Mapping[str, pl.DataType]) -> pl.DataFrame:
+    """Columns of a table for some items, each of its type in ``types``; null where an item has no row.
 
     Raises:
         InputError: the table lacks one, or its values cannot be of the type.
     """
-    frame, _, key = _read(source, table, ids)
-    text = [name for name, dtype in types.items() if dtype == pl.String]
-    frame = read(source, (table.id, *text)) if text and is_text(source) else frame  # so that 001 stays 001
-    rows = key.alias("id").to_frame().with_row_index("row").drop_nulls("id").unique("id", keep="first")
-    row = ids.alias("id").to_frame().join(rows, on="id", how="left", maintain_order="left")["row"]
-    found = {}
+    frame, key = _read(file, table, ids, [name for name, dtype in types.items() if dtype == pl.String])
+    found = []
     for name, dtype in types.items():
         if name not in frame.columns:
             remedy = "add it, as the log's item table has it: requests boost by it"
-            raise InputError(f"there is no column {name!r}, which the bundle has", where=source, remedy=remedy)
-        if (column := _cast(frame[name], dtype)) is None:
-            what = f"the column {name!r} holds {frame[name].dtype}, which cannot all be {dtype} as in the bundle"
-            raise InputError(what, where=source, remedy="write it as the log's item table does")
-        found[name] = column.gather(row)
-    return found
+            raise InputError(f"there is no column {name!r}, which the bundle has", where=file, remedy=remedy)
+        column = frame[name]
+        if column.null_count() == len(column):
+            column = pl.Series(name, [None] * len(column), dtype=dtype)
+        made = None
+        with suppress(pl.exceptions.PolarsError):
+            made = column.cast(dtype)
+        if made is None or not made.cast(column.dtype).equals(column):
+            what = f"the column {name!r} holds {column.dtype}, which cannot all be {dtype} as in the bundle"
+            raise InputError(what, where=file, remedy="write it as the log's item table does")
+        found.append(made)
+    return _rows_of(pl.DataFrame(found, schema=list(types)), key, ids)
 
 
-def _cast(raw: pl.Series, dtype: pl.DataType) -> pl.Series | None:
-    """In another type; None if its values would not come back from there."""
-    raw = typed(raw, dtype)
-    with suppress(pl.exceptions.PolarsError):
-        made = raw.cast(dtype)
-        return made if made.cast(raw.dtype).equals(raw) else None
-    return None
-
-
-def table_values(source: str, table: ItemTable, known: pl.Series, items: pl.Series | None = None) -> ItemValues:
+def table_values(file: str, table: ItemTable, known: pl.Series, items: pl.Series | None = None) -> ItemValues:
     """`read_features` of one file, for a log with ids such as ``known``.
 
     Without ``items`` its rows may be of any items, but each is of one, and a feature may have no value.
     """
-    frame, raw_ids, key = _read(source, table, known)
-    usable = key.is_not_null()
-    repeated = usable & key.is_duplicated()
-    rows = SourceRows(
-        pl.int_range(1, frame.height + 1, dtype=pl.UInt32, eager=True),
-        {source: frame.height},
-        frozenset([source] if is_text(source) else []),
-    )
+    frame, key = _read(file, table, known)
+    usable, repeated = key.is_not_null(), key.is_not_null() & key.is_duplicated()
+    headed = frozenset([file] if is_text(file) else [])
+    rows = SourceRows(pl.int_range(1, frame.height + 1, dtype=pl.UInt32, eager=True), {file: frame.height}, headed)
     if repeated.any():
-        text = f"ids such as {key.filter(repeated)[0]} are in several rows: {rows.describe(repeated)}"
+        what = f"ids such as {key.filter(repeated)[0]} are in several rows: {rows.describe(repeated)}"
         remedy = "leave one row an item: nobody can tell which features are the item's"
-        raise InputError(text, where=f"{KEY}.file", remedy=remedy)
+        raise InputError(what, where=f"{KEY}.file", remedy=remedy)
     if items is None and not (len(usable) and usable.all()):
         unlike = f"no item id of the log's type, {known.dtype}, in {rows.describe(~usable)}"
         remedy = f"give each item a row with its id in the column {table.id}, of the log's type"
-        raise InputError(unlike if len(usable) else "holds no items", where=source, remedy=remedy)
+        raise InputError(unlike if len(usable) else "holds no items", where=file, remedy=remedy)
     if items is not None and not key.is_in(items.implode()).any():
-        raise _none_of(source, raw_ids, items, "features")
-    specified, kinds, columns = table.specified, {}, []
-    as_written = coded(table) if is_text(source) else {}
-    written = read(source, list(as_written.values())) if as_written else frame
-    for name, feature in specified.items():
-        kinds[name], column = feature_values(written if name in as_written else frame, name, feature, rows)
+        raise _none_of(file, frame[table.id], items, "features")
+    coded = {name: one for name, one in table.specified.items() if one.kind == "category" or one.separator}
+    written = {name for name, one in coded.items() if {one.value.strip('"')} == root_names(one.value)}
+    as_text = read(file, None) if is_text(file) and written else frame  # so that codes such as 001 stay 001
+    kinds, columns = {}, []
+    for name, feature in table.specified.items():
+        kinds[name], column = feature_values(as_text if name in written else frame, name, feature, rows)
         if items is not None and column.null_count() == len(column):
-            what, where = f"{feature.value!r} has no value in any row of {source}", f"{KEY}.features.{name}"
+            what, where = f"{feature.value!r} has no value in any row of {file}", f"{KEY}.features.{name}"
             raise InputError(what, where=where, remedy="name a column that has values, or leave the feature out")
         columns.append(column)
-    return ItemValues(key.filter(usable), kinds, pl.DataFrame(columns).filter(usable), specified, int((~usable).sum()))
+    values = pl.DataFrame(columns).filter(usable)
+    return ItemValues(key.filter(usable), kinds, values, table.specified, int((~usable).sum()))
 
 
 def feature_figures(features: ItemValues | None, items: pl.Series) -> Section:
@@ -197,38 +180,12 @@ def feature_figures(features: ItemValues | None, items: pl.Series) -> Section:
         known = own[name].drop_nulls()
         found[f"{name}: share of items that have it"] = len(known) / len(items)
         if kind == "category":
-            said = SECOND_ID if names_items(known) else "categories"
-            found[f"{name}: {said}"] = known.explode().n_unique()
+            found[f"{name}: {SECOND_ID if names_items(known) else 'categories'}"] = known.explode().n_unique()
         elif kind == "number":
             found[f"{name}: different values"] = known.n_unique()
         else:
             found[f"{name}: numbers of a vector"] = int(known.list.len().max() or 0)  # type: ignore[arg-type]
     return found
-
-
-def _read(source: str, table: ItemTable, known: pl.Series) -> tuple[pl.DataFrame, pl.Series, pl.Series]:
-    """The table, its ids, and these in the type of the log's, null where a value is none."""
-    frame = read(source, (table.id,))
-    raw = missing_as_null(_column(source, frame, table.id, "id"))
-    return frame, whole_numbers(raw) if raw.dtype == pl.String else raw, log_ids(raw, known)
-
-
-def _column(source: str, frame: pl.DataFrame, name: str, key: str) -> pl.Series:
-    if (column := plain_name(name)) not in frame.columns:
-        error = no_column(f"{KEY}.{key}", column, source, frame.columns)
-        if key == "title":
-            error.remedy = f"{error.remedy} Or give null: items are shown by their ids"
-        raise error
-    return frame[column]
-
-
-def _none_of(source: str, raw: pl.Series, items: pl.Series, what: str) -> InputError:
-    return InputError(
-        f"{source} has {what} of none of the {len(items):,} items; its ids are like {raw.head(3).to_list()}, those of "
-        f"the log like {items.head(3).to_list()}",
-        where=KEY,
-        remedy=f"name the column of the log's item ids in {KEY}.id, or set {KEY} to null",
-    )
 
 
 def log_ids(raw: pl.Series, known: pl.Series) -> pl.Series:
@@ -248,3 +205,35 @@ def log_ids(raw: pl.Series, known: pl.Series) -> pl.Series:
     text = raw.cast(pl.String)
     ids = text.cast(dtype, strict=False)
     return pl.select(pl.when(ids.cast(pl.String) == text).then(ids)).to_series().alias(raw.name)
+
+
+def _read(file: str, table: ItemTable, known: pl.Series, text: Sequence[str] = ()) -> tuple[pl.DataFrame, pl.Series]:
+    """The table, and its ids in the type of the log's, null where there is none. ``text``: columns read as text."""
+    frame = read(file, (table.id, *text))
+    if table.id not in frame.columns:
+        raise no_column(f"{KEY}.id", table.id, file, frame.columns)
+    return frame, log_ids(missing_as_null(frame[table.id]), known)
+
+
+def _rows_of(values: pl.DataFrame, key: pl.Series, ids: pl.Series) -> pl.DataFrame:
+    """The rows of some ids, null for those that have none. ``key``: the id of each row of the values."""
+    rows = key.alias("id").to_frame().with_row_index("row").drop_nulls("id").unique("id", keep="first")
+    row = ids.alias("id").to_frame().join(rows, on="id", how="left", maintain_order="left")["row"]
+    return values.select(pl.all().gather(row))
+
+
+def _titles(titles: pl.Series, key: pl.Series, ids: pl.Series) -> tuple[pl.Series, int]:
+    """The title of each id, which is the id where there is none; and how many have one."""
+    text = titles.cast(pl.String).replace("", None).alias("title").to_frame()
+    found = _rows_of(text, key, ids)["title"]
+    return found.fill_null(ids.cast(pl.String)), found.count()
+
+
+def _none_of(file: str, raw: pl.Series, items: pl.Series, what: str) -> InputError:
+    raw = whole_numbers(raw) if raw.dtype == pl.String else raw
+    return InputError(
+        f"{file} has {what} of none of the {len(items):,} items; its ids are like {raw.head(3).to_list()}, those of "
+        f"the log like {items.head(3).to_list()}",
+        where=KEY,
+        remedy=f"name the column of the log's item ids in {KEY}.id, or set {KEY} to null",
+    )

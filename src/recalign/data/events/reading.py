@@ -8,7 +8,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import polars as pl
 
@@ -16,7 +16,6 @@ from recalign.data.events.fields import MISSING
 from recalign.data.events.files import RULE, is_text, locate, reading_parquet, unreadable
 from recalign.data.events.log import EXPOSURE_COLUMNS, LogMapping
 from recalign.data.events.messages import SHOWN, SourceRows, did_you_mean
-from recalign.data.events.tree import plain_name, without_patterns
 from recalign.errors import InputError
 
 NULLS = ("NULL", "NaN", r"\N", "")
@@ -28,6 +27,7 @@ SEPARATORS = (",", "\t", ";", "|")
 MAX_ROWS = 2**32 - 2
 """Row numbers have 32 bits."""
 
+Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 Tables = dict[str, pl.LazyFrame]
 """The table of each file of a log, by the file."""
 
@@ -56,7 +56,7 @@ def matched(log: LogMapping, tables: Tables) -> tuple[Tables, SourceRows]:
     Raises:
         InputError: one cannot be read, they have no rows or too many, or their columns do not fit.
     """
-    log, heights, schemas = plain_names(log), {}, {}
+    heights, schemas = {}, {}
     for file, table in tables.items():
         with reading_parquet(file):
             schemas[file] = table.collect_schema()
@@ -112,7 +112,7 @@ def _kind(dtype: pl.DataType) -> str:
 def read(
     file: str, text: Collection[str] | None, header: Sequence[str] | None = None, separator: str | None = None
 ) -> pl.DataFrame:
-    """Read a table. Columns are named as by `without_patterns`.
+    """Read a table.
 
     Args:
         file: Parquet, or text, plain or as ``.gz``.
@@ -126,7 +126,7 @@ def read(
     try:
         if not is_text(file):
             return scan(file).collect()
-        return without_patterns(_read_text(file, text, header, separator or find_separator(file)))
+        return _without_patterns(file, _read_text(file, text, header, separator or find_separator(file)))
     except pl.exceptions.NoDataError as error:
         raise InputError("the file is empty", where=file, remedy="name a file with rows") from error
     except (pl.exceptions.PolarsError, OSError, EOFError, csv.Error) as error:
@@ -134,19 +134,20 @@ def read(
 
 
 def scan(file: str) -> pl.LazyFrame:
-    """Scan a Parquet file lazily; a URL may name several, with wildcards. Columns are named as by `read`."""
-    return without_patterns(pl.scan_parquet(file, glob="://" in file))
+    """Scan a Parquet file lazily; a URL may name several, with wildcards."""
+    return _without_patterns(file, pl.scan_parquet(file, glob="://" in file))
 
 
-def plain_names(log: LogMapping) -> LogMapping:
-    """Rename the columns of a log's settings as `read` names them."""
-    mapped = {key: getattr(log, key) for key in ("user", "item", "timestamp", *EXPOSURE_COLUMNS)}
-    names: dict[str, Any] = {key: name and plain_name(name) for key, name in mapped.items()}
-    return replace(log, columns={plain_name(name): value for name, value in log.columns.items()}, **names)
+def _without_patterns(file: str, table: Frame) -> Frame:
+    """Refuse columns whose names Polars would take for patterns, ``*`` and ``^...$``."""
+    for name in table.collect_schema().names():
+        if name == "*" or (name.startswith("^") and name.endswith("$")):
+            raise InputError(f"a column is called {name!r}, which is a pattern", where=file, remedy="rename it")
+    return table
 
 
 def require_columns(log: LogMapping, file: str, columns: list[str]) -> None:
-    """Refuse a file without a column that the log maps. `log` is the result of `plain_names`."""
+    """Refuse a file without a column that the log maps."""
     for key in ("user", "item", "timestamp", *EXPOSURE_COLUMNS):
         column = getattr(log, key)
         computed = key in EXPOSURE_COLUMNS and column in log.columns
@@ -230,7 +231,7 @@ def _read_text(file: str, text: Collection[str] | None, header: Sequence[str] | 
 
 
 def _spans_lines(frame: pl.DataFrame) -> bool:
-    text = (column.alias("") for column in frame if column.dtype == pl.String)  # a name such as "*" is a pattern
+    text = (column.alias("") for column in frame if column.dtype == pl.String)  # whose name may be a pattern
     return any(column.str.contains("\n", literal=True).any() for column in text)
 
 

@@ -10,9 +10,8 @@ from recalign.data.events.checking import check_rows
 from recalign.data.events.expression import root_names
 from recalign.data.events.files import file_digest, locate
 from recalign.data.events.log import ItemTable, LogMapping
-from recalign.data.events.reading import plain_names, read, read_log
+from recalign.data.events.reading import read, read_log
 from recalign.data.events.report import Report, make_report
-from recalign.data.events.tree import plain_name
 from recalign.files import digest
 
 
@@ -61,7 +60,7 @@ def load_events(log: LogMapping, root: Path | None, reward: str | None) -> Event
     """
     mark = fingerprint(log, root, reward)
     raw, rows = read_log(log, root)
-    frame, users, items, found = check_rows(raw, rows, plain_names(log), reward)
+    frame, users, items, found = check_rows(raw, rows, log, reward)
     report = make_report([found], rows, reward)
     return EventTable(frame, users, items, log.timestamp is not None, report, mark, log.time_resolution)
 
@@ -81,6 +80,6 @@ def fingerprint(log: LogMapping, root: Path | None, reward: str | None) -> str:
 def _features_digest(file: str, table: ItemTable) -> str:
     """Digest of the ids of an item table and of the columns that its features read: nothing else changes a figure."""
     frame = read(file, None)
-    reads = {plain_name(table.id), *(name for one in table.specified.values() for name in root_names(one.value))}
+    reads = {table.id, *(name for one in table.specified.values() for name in root_names(one.value))}
     columns = frame.select(name for name in frame.columns if name in reads).with_columns(cs.binary().bin.encode("hex"))
     return digest([str(columns.schema), columns.write_ndjson()])

@@ -60,7 +60,7 @@ class Partitions:
     Attributes:
         folder: of what is made on the way; its folder ``entry`` becomes the prepared log.
         scan: the raw log.
-        log: with `plain_names`.
+        log: its settings.
         reward, high, groups: as in `EventDataModule`.
     """
 

@@ -26,7 +26,6 @@ from rich.progress import track
 from recalign.data.events import ItemValues, LogMapping, Report, fingerprint
 from recalign.data.events.audit import Section
 from recalign.data.events.items import feature_figures
-from recalign.data.events.reading import plain_names
 from recalign.data.events.report import CheckResult, make_report
 from recalign.data.events.scanning import LogScan
 from recalign.data.sequences.cache import CacheEntry, column_file, mappable, read_table, write_features, write_tables
@@ -80,7 +79,7 @@ def prepare(
                 return
             folder.mkdir(exist_ok=True)
             run: Run = stack.enter_context(LocalWorkers([{}] * workers)).map if workers > 1 else map
-            tasks = Partitions(folder, LogScan.open(log, root, folder), plain_names(log), reward, high, groups)
+            tasks = Partitions(folder, LogScan.open(log, root, folder), log, reward, high, groups)
             try:
                 report = _make(tasks, split, min_events, of_log, values, partitions, run)
             except BrokenExecutor as error:

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from recalign.data.events import EventTable
-from recalign.data.events.expression import evaluate, refuse_names, truth
+from recalign.data.events.expression import as_bool, evaluate, refuse_names
 from recalign.data.events.log import PREPARED
 from recalign.data.sequences.bins import training_bins
 from recalign.errors import InputError, require_positive
@@ -233,7 +233,7 @@ class UserGroups:
 def _condition(frame: pl.DataFrame, expression: str, where: str, taken: Collection[str] = PREPARED) -> pl.Series:
     """Whether each row meets a condition; false where a column that it reads is null."""
     refuse_names(expression, taken, where)
-    return truth(evaluate(frame, expression, where), expression, where)
+    return as_bool(evaluate(frame, expression, where), expression, where)
 
 
 def stable_hash(text: str) -> float:

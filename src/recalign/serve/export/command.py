@@ -19,7 +19,6 @@ from recalign.data.events import data_root
 from recalign.data.events.files import locate
 from recalign.data.events.items import log_ids
 from recalign.data.events.reading import no_column, read
-from recalign.data.events.tree import plain_name
 from recalign.errors import InputError, require_positive
 from recalign.evaluation.baselines import Rerank
 from recalign.files import digest, write_json, write_text
@@ -139,7 +138,7 @@ def items(made: OpenedRun, columns: Sequence[str] = ()) -> pl.DataFrame:
     for name in columns:
         if name not in frame.columns or name in own:
             raise no_column("columns", name, source, [one for one in frame.columns if one not in own])
-    ids = log_ids(frame[plain_name(log.items.id)], sequences.items).alias("item")
+    ids = log_ids(frame[log.items.id], sequences.items).alias("item")
     known = pl.DataFrame([ids, *(_plain(frame[name], source) for name in columns)]).drop_nulls("item")
     known = known.unique("item", keep="first")
     found = table.select("item").join(known, on="item", how="left", maintain_order="left")

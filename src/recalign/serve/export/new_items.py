@@ -183,7 +183,7 @@ def _rows(settings: ItemTable, table: pl.DataFrame, ids: pl.Series) -> pl.DataFr
     """Rows of a bundle's item table, with all its columns as a table like the log's has them."""
     source = settings.file
     own = {"item": ids, "title": table_titles(source, settings, ids), "count": _counts(table, ids)}
-    return pl.DataFrame(own | table_columns(source, settings, ids, _further(table)))
+    return pl.DataFrame(own).hstack(table_columns(source, settings, ids, _further(table)))
 
 
 def _further(table: pl.DataFrame) -> dict[str, pl.DataType]:

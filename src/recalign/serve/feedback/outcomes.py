@@ -12,7 +12,6 @@ from recalign.data.events import files, reading
 from recalign.data.events.fields import missing_as_null, read_ids, read_timestamps
 from recalign.data.events.log import TimeUnit
 from recalign.data.events.messages import SourceRows
-from recalign.data.events.tree import plain_name
 from recalign.errors import InputError
 
 MICRO = 1_000_000
@@ -101,10 +100,9 @@ def _picked(source: str, wanted: dict[str, tuple[str, str]]) -> pl.DataFrame:
     """The columns that are read of one file. Users in text that are whole numbers, as pandas' ``7.0``, are integers."""
     frame, picked = reading.read(source, [wanted["who"][1], wanted["item"][1]]), {}
     for name, (option, column) in wanted.items():
-        own = plain_name(column)
-        if own not in frame.columns:
-            raise reading.no_column(f"--{option}", own, source, frame.columns)
-        values = missing_as_null(frame[own])
+        if column not in frame.columns:
+            raise reading.no_column(f"--{option}", column, source, frame.columns)
+        values = missing_as_null(frame[column])
         user = name == "who" and values.dtype == pl.String and files.is_text(source)  # items are matched later
         picked[name] = reading.whole_numbers(values) if user else values
     return pl.DataFrame(picked)
