@@ -6,8 +6,7 @@ has trained, and vice versa. `recalign` itself exports the same names.
 
 from recalign.run.api.fit import align, fit_judge, fit_recommender, fit_reward, load_policy, load_reward
 from recalign.run.api.log import Log
-from recalign.run.api.rewards import compare_rewards
-from recalign.run.api.table import Comparison, compare
+from recalign.run.api.table import Comparison, compare, compare_rewards
 from recalign.run.api.trained import TrainedPolicy, TrainedReward
 
 __all__ = [

@@ -1,16 +1,15 @@
-"""Stages as functions: clone a policy, train a reward model or a judge, post-train."""
+"""Stages as functions: clone a policy, train a reward model or a judge, post-train; and load what was trained."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from recalign.data.sequences import EventDataModule
 from recalign.errors import InputError
-from recalign.keys import call, settings_of
+from recalign.keys import settings_of
 from recalign.posttrain.base import PostTraining
 from recalign.recommender.checkpoint import load_net
 from recalign.reward import RewardData
@@ -42,27 +41,23 @@ def fit_recommender(
         InputError: a setting or the log cannot be used.
         TrainingError: training cannot go on.
     """
-    return _policy(log, "recommender", name, seed, settings or {})
+    return _policy(log, *_run(log, "recommender", name, seed, settings or {}))
 
 
 def fit_reward(
     log: Log, start: Any, *, name: str | None = None, seed: int = 0, settings: Settings | None = None
 ) -> TrainedReward:
-    """Train a reward model on the encoder of a policy (conf/reward.yaml).
+    """Train a reward model on the encoder of a policy (conf/reward.yaml). Others as in `fit_recommender`.
 
     Args:
         log: the training log; it needs a reward.
         start: the cloned policy: what `fit_recommender` returned, a checkpoint, a run folder, or a network.
-        name: name of the run; None: the stage's, with a number if another run has it.
-        seed: random seed.
-        settings: override the YAML's.
 
     Raises:
         InputError: a setting or the log cannot be used, or the policy is one of another catalogue.
-        TrainingError: training cannot go on.
     """
     given = {"model.init_from": str(policy_checkpoint(start, log, data_of(log, seed)))}
-    return _reward(log, "reward", name, seed, given | dict(settings or {}))
+    return _reward(log, *_run(log, "reward", name, seed, given | dict(settings or {})))
 
 
 def fit_judge(
@@ -72,19 +67,15 @@ def fit_judge(
 
     Args:
         log: the training log; it needs a reward.
-        users: ``B1`` for a judge that selects settings, ``B2`` for one that reports.
-        name: name of the run; None: the stage's, with a number if another run has it.
-        seed: random seed.
-        settings: override the YAML's.
+        users: ``B1`` for a judge that selects settings, ``B2`` for one that reports. Others as in `fit_recommender`.
 
     Raises:
         InputError: a setting or the log cannot be used.
-        TrainingError: training cannot go on.
     """
     names = {"B1": "judge_select", "B2": "judge_report"}
     if users not in names:
         raise InputError(f"{users!r} is not a group of judges' users", where="users", remedy="give B1 or B2")
-    return _reward(log, "judge", name, seed, {"data.users": users, **(settings or {})}, names[users])
+    return _reward(log, *_run(log, "judge", name, seed, {"data.users": users, **(settings or {})}, names[users]))
 
 
 def align(
@@ -97,7 +88,7 @@ def align(
     seed: int = 0,
     settings: Settings | None = None,
 ) -> TrainedPolicy:
-    """Post-train a policy: A-SFT as recommended, or another method.
+    """Post-train a policy: A-SFT as recommended, or another method. Others as in `fit_recommender`.
 
     Args:
         log: the training log; it needs a reward.
@@ -106,17 +97,11 @@ def align(
         reward: the reward model: what `fit_reward` returned, a checkpoint or a run folder. None for methods without
             one.
         method: name (``asft``, ``dpo``, ``ppo``, ...) or path of a post-training YAML.
-        name: name of the run; None: the method's, with a number if another run has it.
-        seed: random seed.
-        settings: override the YAML's (``{"model.temperature": 0.5}``).
 
     Raises:
         InputError: a setting or the log cannot be used, there is no such method, or networks are of another catalogue.
-        TrainingError: training cannot go on.
     """
-    method = str(method)
-    words = _words(log, method, Path(method).stem, seed, settings or {})
-    parsed = parse_stage(words)
+    parsed = _parse(log, str(method), Path(method).stem, seed, settings or {})
     if not issubclass(imported(parsed.config["model"]["class_path"]), PostTraining):
         remedy = "name a post-training method; fit_recommender, fit_reward and fit_judge train the other stages"
         raise InputError(f"{method} is no post-training", where="method", remedy=remedy)
@@ -128,7 +113,7 @@ def align(
     if reward is not None:
         found["reward"] = str(reward_checkpoint(reward, data))
     given = {key: found[stage] for key, stage in needs.items() if stage in found}
-    return _policy(log, method, name, seed, given | dict(settings or {}))
+    return _policy(log, *_run(log, str(method), name, seed, given | dict(settings or {})))
 
 
 def load_policy(log: Log, path: str | Path) -> TrainedPolicy:
@@ -143,16 +128,21 @@ def load_policy(log: Log, path: str | Path) -> TrainedPolicy:
     """
     data = data_of(log)
     checkpoint = policy_checkpoint(path, log, data)
-    own = read_by(checkpoint)  # histories are read as the run read them
+    own = data_settings(checkpoint)  # histories are read as the run read them
     data.max_length = own.get("max_length", data.max_length)
     data.know_request = own.get("request_time") == "known" if own else data.know_request
     require_rewards(checkpoint, data)
     return TrainedPolicy(log, *_recorded(checkpoint), data)
 
 
+def load_reward(log: Log, path: str | Path) -> TrainedReward:
+    """Load a reward model or judge that the command trained. Arguments as in `load_policy`."""
+    return TrainedReward(log, *_recorded(reward_checkpoint(path, data_of(log))))
+
+
 def require_rewards(checkpoint: Path, data: EventDataModule) -> None:
     """Refuse a policy that reads rewards where the log's are not those that it learned."""
-    own = read_by(checkpoint)
+    own = data_settings(checkpoint)
     learned = {name: own.get(name) for name in data.reads_rewards}
     if "reward" not in own or learned == data.reads_rewards:
         return
@@ -162,7 +152,7 @@ def require_rewards(checkpoint: Path, data: EventDataModule) -> None:
         raise InputError(what, where=str(checkpoint), remedy="give the Log the reward that it learned")
 
 
-def read_by(checkpoint: Path) -> dict[str, Any]:
+def data_settings(checkpoint: Path) -> dict[str, Any]:
     """The settings of data of the run that a checkpoint is of; empty where that is not known."""
     run = RunFolder(checkpoint.absolute().parent.parent)
     if not (run.manifest.is_file() and run.config.is_file()):
@@ -170,49 +160,38 @@ def read_by(checkpoint: Path) -> dict[str, Any]:
     return (load(run.config).get("data") or {}).get("init_args") or {}
 
 
-def load_reward(log: Log, path: str | Path) -> TrainedReward:
-    """Load a reward model or judge that the command trained. Arguments as in `load_policy`."""
-    return TrainedReward(log, *_recorded(reward_checkpoint(path, data_of(log))))
+def data_of(log: Log, seed: int = 0) -> RewardData:
+    """DataModule of users A, on whom policies are compared."""
+    return evaluation_stage(log, seed).datamodule()  # type: ignore[return-value]
+
+
+def recommender_data(log: Log) -> EventDataModule:
+    """DataModule of all users."""
+    return _parse(log, "recommender", "recommender", 0, {}).datamodule()  # type: ignore[return-value]
+
+
+def evaluation_stage(log: Log, seed: int) -> Stage:
+    """The stage with whose data and on whose device policies are compared."""
+    return _parse(log, "reward", "reward", seed, {})
+
+
+def _policy(log: Log, stage: Stage, run: Trained) -> TrainedPolicy:
+    return TrainedPolicy(log, stage.run.name, stage.seed, run.checkpoint, run.seconds, stage.datamodule())  # type: ignore[arg-type]
+
+
+def _reward(log: Log, stage: Stage, run: Trained) -> TrainedReward:
+    return TrainedReward(log, stage.run.name, stage.seed, run.checkpoint, run.seconds)
 
 
 def _recorded(checkpoint: Path) -> tuple[str, int, Path, float]:
     """Name and seed of the run that a checkpoint is of, the checkpoint, and the run's training time in seconds."""
     folder = checkpoint.absolute().parent.parent
-    manifest = None
-    with suppress(InputError):  # another tool's file may lie there
-        manifest = Manifest.read(RunFolder(folder))
+    manifest = Manifest.read(RunFolder(folder)) if data_settings(checkpoint) else None
     seed, seconds = (manifest.seed, manifest.seconds) if manifest else (0, 0.0)
     return folder.parent.name, seed, checkpoint, seconds
 
 
-def data_of(log: Log, seed: int = 0) -> RewardData:
-    """DataModule of users A, on whom policies are compared."""
-    return evaluated_as(log, seed).datamodule()  # type: ignore[return-value]
-
-
-def recommender_data(log: Log) -> EventDataModule:
-    """DataModule of all users."""
-    return parse_stage(_words(log, "recommender", "recommender", 0, {})).datamodule()  # type: ignore[return-value]
-
-
-def evaluated_as(log: Log, seed: int) -> Stage:
-    """The stage with whose data and on whose device policies are compared."""
-    return parse_stage(_words(log, "reward", "reward", seed, {}))
-
-
-def _policy(log: Log, config: str, name: str | None, seed: int, settings: Settings) -> TrainedPolicy:
-    parsed, run = _run_stage(log, config, name, seed, settings)
-    return TrainedPolicy(log, parsed.run.name, seed, run.checkpoint, run.seconds, parsed.datamodule())  # type: ignore[arg-type]
-
-
-def _reward(
-    log: Log, config: str, name: str | None, seed: int, settings: Settings, stem: str | None = None
-) -> TrainedReward:
-    parsed, run = _run_stage(log, config, name, seed, settings, stem)
-    return TrainedReward(log, parsed.run.name, seed, run.checkpoint, run.seconds)
-
-
-def _run_stage(
+def _run(
     log: Log, config: str, name: str | None, seed: int, settings: Settings, stem: str | None = None
 ) -> tuple[Stage, Trained]:
     """Run a stage unless it has run already.
@@ -222,20 +201,19 @@ def _run_stage(
     """
     for number in count(1):
         own = name or (stem or Path(config).stem) + f"-{number}" * (number > 1)
-        parsed = parse_stage(_words(log, config, own, seed, settings))
-        there = Manifest.read(parsed.folder)
-        if (fresh := parsed.state().fresh) or name or there is None or there.status != "finished":
+        stage = _parse(log, config, own, seed, settings)
+        there = Manifest.read(stage.folder)
+        if (fresh := stage.state().fresh) or name or there is None or there.status != "finished":
             break
-    return parsed, parsed.load() if fresh else parsed.make()
+    return stage, stage.load() if fresh else stage.make()
 
 
-def _words(log: Log, config: str, name: str, seed: int, settings: Settings) -> list[str]:
+def _parse(log: Log, config: str, name: str, seed: int, settings: Settings) -> Stage:
     given = dict(settings_of(settings))
-    for key in given:
-        if key == "seed_everything" or key.startswith("run."):
-            remedy = "give name=, seed=, or the Log's folder="
-            raise InputError("is no setting of a function", where=f"settings: {key}", remedy=remedy)
+    if names := [key for key in given if key == "seed_everything" or key.startswith("run.")]:
+        remedy = "give name=, seed=, or the Log's folder="
+        raise InputError("is no setting of a function", where=f"settings: {names[0]}", remedy=remedy)
     own = {"seed_everything": seed, "run.name": name, "run.root": str(log.folder.parent), "run.chain": log.folder.name}
     if log.temporary is not None:
         own["trainer.logger"] = False  # no W&B files in a temporary folder
-    return ["fit", *call((configs.find(config), log.yaml), own | given)]
+    return parse_stage(["fit", f"--config={configs.find(config)}", f"--config={log.yaml}"], own | given)

@@ -88,8 +88,7 @@ class Log:
         """
         events = _polars(frame, "frame")
         _require_columns(events, {"user": user, "item": item, "timestamp": timestamp}, {"reward": reward, "high": high})
-        _require_ids(events, {"user": user, "item": item})
-        _require_times(events[timestamp])
+        _require_types(events, user, item, timestamp)
         unit = time_unit or guess.unit(events[timestamp].alias("timestamp"))
         expression = guess.quote(str(reward)) if reward in events.columns else reward
         rows = SourceRows(pl.int_range(1, len(events) + 1, eager=True))
@@ -98,10 +97,7 @@ class Log:
         place, temporary = _folder(folder)
         log: dict[str, Any] = {"name": name, "files": [EVENTS], "user": user, "item": item}
         log |= {"timestamp": timestamp, "time_unit": unit, "collapse": collapse}
-        if (place / EVENTS).is_file() and not pl.read_parquet(place / EVENTS, glob=False).equals(events):
-            what = "holds another log, on which its runs were trained"
-            raise InputError(what, where=str(place), remedy="name another folder, or delete that one")
-        write_parquet(events, place / EVENTS)
+        _write(events, place / EVENTS, "log, on which its runs were trained")
         if items is not None:
             log["items"] = _item_table(_polars(items, "items"), place, item, title, features or {})
         elif title or features or "titles" in data:
@@ -160,12 +156,17 @@ def _item_table(
     if not isinstance(features, Mapping):
         raise InputError(f"{features!r} is no mapping", where="features", remedy="give names: {'brand': 'brand'}")
     key = item if item in table.columns else table.columns[0]
-    if (place / ITEMS).is_file() and not pl.read_parquet(place / ITEMS, glob=False).equals(table):
-        what = "holds another table of items"
-        raise InputError(what, where=str(place), remedy="name another folder, or delete that one")
-    write_parquet(table, place / ITEMS)
+    _write(table, place / ITEMS, "table of items")
     known = {name: guess.quote(one) if one in table.columns else one for name, one in features.items()}
     return {"file": ITEMS, "id": key, "title": title, "features": known}
+
+
+def _write(table: pl.DataFrame, path: Path, what: str) -> None:
+    """Write a table, unless another one lies there."""
+    if path.is_file() and not pl.read_parquet(path, glob=False).equals(table):
+        remedy = "name another folder, or delete that one"
+        raise InputError(f"holds another {what}", where=str(path.parent), remedy=remedy)
+    write_parquet(table, path)
 
 
 def _folder(given: str | Path | None) -> tuple[Path, tempfile.TemporaryDirectory[str] | None]:
@@ -206,26 +207,23 @@ def _require_columns(
         if not isinstance(value, str) and (value is not None or argument in columns):
             remedy = "give text; the columns of a pandas frame without names are '0', '1', ..."
             raise InputError(f"{value!r} is no column's name", where=argument, remedy=remedy)
-    for argument, column in columns.items():
-        if column not in events.columns:
-            what, remedy = f"the DataFrame has no column {column!r}", did_you_mean(column, events.columns)
-            raise InputError(what, where=argument, remedy=remedy)
+        if argument in columns and value not in events.columns:
+            remedy = did_you_mean(value, events.columns)
+            raise InputError(f"the DataFrame has no column {value!r}", where=argument, remedy=remedy)
     if events.is_empty():
         raise InputError("the DataFrame has no rows", where=where, remedy="give one row an event, or an item")
 
 
-def _require_ids(events: pl.DataFrame, columns: Mapping[str, str]) -> None:
-    for argument, column in columns.items():
-        ids = events[column].alias(argument)  # Polars takes a name such as ^u.*$ for a pattern
+def _require_types(events: pl.DataFrame, user: str, item: str, timestamp: str) -> None:
+    for argument, column in {"user": user, "item": item}.items():
+        where, ids = f"{argument}, column {column!r}", events[column].alias(argument)  # a name may look like a pattern
         bad = ids.is_null() | ids.is_nan() if ids.dtype.is_float() else ids.is_null()
         if bad.any():
             text = f"{bad.sum():,} of {len(ids):,} ids are null or NaN, the first in row {bad.arg_max()}"
-            raise InputError(text, where=f"{argument}, column {column!r}", remedy="drop those rows, or give them an id")
+            raise InputError(text, where=where, remedy="drop those rows, or give them an id")
         if not (ids.dtype.is_integer() or ids.dtype in (pl.String, pl.Categorical, pl.Enum)):
             remedy = "cast them to integers or strings: a float cannot hold every id"
-            raise InputError(f"ids of type {ids.dtype}", where=f"{argument}, column {column!r}", remedy=remedy)
-
-
-def _require_times(times: pl.Series) -> None:
-    if not (times.dtype.is_temporal() or times.dtype.is_numeric() or times.dtype == pl.String):
-        raise InputError(f"times of type {times.dtype}", where="timestamp", remedy="give numbers or datetimes")
+            raise InputError(f"ids of type {ids.dtype}", where=where, remedy=remedy)
+    kind = events[timestamp].dtype
+    if not (kind.is_temporal() or kind.is_numeric() or kind == pl.String):
+        raise InputError(f"times of type {kind}", where="timestamp", remedy="give numbers or datetimes")

@@ -21,7 +21,8 @@ from recalign.evaluation.roles import Roles
 from recalign.recommender.checkpoint import read_checkpoint
 from recalign.recommender.interpolation import KEEP, require_share
 from recalign.reward import RewardData
-from recalign.run.api.fit import evaluated_as, fit_judge, read_by, require_rewards
+from recalign.reward.candidates import compare_log_rewards
+from recalign.run.api.fit import data_settings, evaluation_stage, fit_judge, recommender_data, require_rewards
 from recalign.run.api.log import Log
 from recalign.run.api.trained import policy_checkpoint, reward_checkpoint
 
@@ -95,7 +96,14 @@ def compare(
         InputError: there is nothing to compare, a network has another catalogue, or a judge was trained on users of the
             table.
     """
-    _check_names(policies)
+    if not isinstance(policies, Mapping):
+        raise InputError("rows need names", where="policies", remedy='give a dictionary: {"start": start, ...}')
+    for name, policy in policies.items():
+        if not isinstance(name, str) or not name.strip(". ") or "/" in name or "\\" in name:
+            raise InputError(f"{name!r} cannot name a row", where="policies", remedy="use a name without slashes")
+        taken = name in {*UNTRAINED, *BASE_STAGES} - {"start"} or is_reranked(name)
+        if policy is not None and taken:
+            raise InputError(f"{name!r} is the name of another row or stage", where="policies", remedy="choose another")
     require_positive("", {"draws": draws}, "draws")
     require_share(keep, "keep")
     seed, draws, keep = int(seed), int(draws), None if keep is None else float(keep)  # NumPy's too
@@ -108,7 +116,7 @@ def compare(
     if not trained or unknown:
         what = f"{unknown[0]!r} has no policy" if unknown else "there is no policy to compare"
         raise InputError(what, where="policies", remedy=f"give one; without training there are: {', '.join(UNTRAINED)}")
-    stage = evaluated_as(log, seed)
+    stage = evaluation_stage(log, seed)
     data: RewardData = stage.datamodule()  # type: ignore[assignment]
     device = stage.bare_trainer().strategy.root_device
     paths = {name: policy_checkpoint(policy, log, data) for name, policy in trained.items()}
@@ -123,7 +131,7 @@ def compare(
     base = BaseCheckpoints(first, *scorers)
     here = "known" if data.know_request else "last_event"
     for name, path in (paths | {"start": first}).items():
-        if (read := read_by(path).get("request_time", here)) != here:
+        if (read := data_settings(path).get("request_time", here)) != here:
             remedy = f"give the Log request_time={read!r}, or leave {name} out: it would be another input"
             raise InputError(f"{name} was trained with request_time: {read}", where="policies", remedy=remedy)
         require_rewards(path, data)
@@ -140,13 +148,21 @@ def compare(
     return Comparison(frame, list(policies), roles)
 
 
-def _check_names(policies: Any) -> None:
-    """Refuse row names that cannot name a folder or are reserved for another row."""
-    if not isinstance(policies, Mapping):
-        raise InputError("rows need names", where="policies", remedy='give a dictionary: {"start": start, ...}')
-    for name, policy in policies.items():
-        if not isinstance(name, str) or not name.strip(". ") or "/" in name or "\\" in name:
-            raise InputError(f"{name!r} cannot name a row", where="policies", remedy="use a name without slashes")
-        taken = name in {*UNTRAINED, *BASE_STAGES} - {"start"} or is_reranked(name)
-        if policy is not None and taken:
-            raise InputError(f"{name!r} is the name of another row or stage", where="policies", remedy="choose another")
+def compare_rewards(log: Log, rewards: Mapping[str, Any] | None = None, *, against: str | None = None) -> pl.DataFrame:
+    """Compare candidate rewards on training and validation events, as `recalign rewards` does (docs/rewards.md).
+
+    Args:
+        log: the log; its own reward is a candidate too.
+        rewards: the candidates by name, each an expression over the log's columns, or its settings:
+            ``{"reward": "seconds", "relative_to": {"column": "length"}}``.
+        against: a numeric column that each is correlated with, such as a video's duration; None: the one that a
+            candidate is relative to, else that of ``high``, else none.
+
+    Returns:
+        A row a figure: ``reward``, ``figure``, ``other`` (the judge, the second of a correlation, or the column),
+        ``value``, and ``ci_low`` and ``ci_high`` where it was drawn.
+
+    Raises:
+        InputError: there is no candidate, or one cannot be used.
+    """
+    return compare_log_rewards(recommender_data(log), rewards or {}, against)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
+import io
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import torch
 
+from recalign import artifacts, files
 from recalign.data.sequences import EventDataModule
 from recalign.errors import InputError
-from recalign.files import digest, replacing
 from recalign.recommender import Policy
 from recalign.recommender.checkpoint import Loaded, check_catalogue, load_net, read_checkpoint, recipe
 from recalign.recommender.serving import recommend
@@ -33,7 +34,7 @@ class Trained:
         seed: seed of the run.
         checkpoint: its checkpoint.
         seconds: training time; 0 if unknown.
-        weights: digest of its networks: another run may take its place.
+        digest: of its checkpoint: another run may take its place.
     """
 
     log: Log
@@ -41,10 +42,10 @@ class Trained:
     seed: int
     checkpoint: Path
     seconds: float
-    weights: str = field(init=False, repr=False)
+    digest: str | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "weights", _digest(read_checkpoint(self.checkpoint)))
+        object.__setattr__(self, "digest", _digest(self.checkpoint))
 
     @property
     def folder(self) -> Path:
@@ -75,11 +76,7 @@ class TrainedPolicy(Trained):
         return policy
 
     def recommend(
-        self,
-        users: Sequence[int | str] | None = None,
-        k: int = 10,
-        *,
-        codes: str | Path | None = None,
+        self, users: Sequence[int | str] | None = None, k: int = 10, *, codes: str | Path | None = None
     ) -> pl.DataFrame:
         """The best unseen items of some users after the log's end.
 
@@ -129,27 +126,18 @@ def policy_checkpoint(given: Any, log: Log, data: EventDataModule) -> Path:
     Raises:
         InputError: it is none of these, or belongs to another catalogue.
     """
-    if isinstance(given, Policy):
-        if given.num_items != data.num_items:
-            what = f"a policy over {given.num_items} items, and the log has {data.num_items}"
-            raise InputError(what, remedy="give one that was trained on this log")
-        weights = {f"policy.{key}": value for key, value in given.state_dict().items()}
-        content: dict[str, Any] = {"state_dict": weights, "recipes": {"policy": recipe(given)}, "facts": {}}
-        content |= {"catalogue": data.sequences.catalogue, "users": asdict(data.cohort)}
-        path = log.folder / "given" / f"policy-{_digest(content)[:16]}.ckpt"
-        with replacing(path) as temporary:
-            torch.save(content, temporary)
-        return path
-    return _checkpoint(given, "policy", data, "what fit_recommender or align returned, a path, or a Policy")
-
-
-def _digest(checkpoint: dict[str, Any]) -> str:
-    """SHA-256 of a network: of its recipe, and of its weights to the bit."""
-    found = hashlib.sha256(digest(checkpoint["recipes"]).encode())
-    for name, value in checkpoint["state_dict"].items():
-        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        found.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return found.hexdigest()
+    if not isinstance(given, Policy):
+        return _checkpoint(given, "policy", data, "what fit_recommender or align returned, a path, or a Policy")
+    if given.num_items != data.num_items:
+        what = f"a policy over {given.num_items} items, and the log has {data.num_items}"
+        raise InputError(what, remedy="give one that was trained on this log")
+    weights = {f"policy.{key}": value.cpu() for key, value in given.state_dict().items()}
+    content: dict[str, Any] = {"state_dict": weights, "recipes": {"policy": recipe(given)}, "facts": {}}
+    torch.save(content | {"catalogue": data.sequences.catalogue, "users": asdict(data.cohort)}, saved := io.BytesIO())
+    path = log.folder / "given" / f"policy-{sha256(saved.getvalue()).hexdigest()[:16]}.ckpt"
+    with files.replacing(path) as temporary:
+        temporary.write_bytes(saved.getvalue())
+    return path
 
 
 def reward_checkpoint(given: Any, data: EventDataModule) -> Path:
@@ -166,11 +154,16 @@ def _checkpoint(given: Any, net: str, data: EventDataModule, wanted: str) -> Pat
     if not isinstance(place, str | Path):
         raise InputError(f"{type(given).__name__} cannot be used here", remedy=f"give {wanted}")
     path = Path(place) / "checkpoints" / "best.ckpt" if Path(place).is_dir() else Path(place)
-    content = read_checkpoint(path)
-    if isinstance(given, Trained) and _digest(content) != given.weights:
+    if isinstance(given, Trained) and _digest(path) != given.digest:
         remedy = "load it again (load_policy, load_reward), and train others under a name= of their own"
         raise InputError("another run has taken the place of this one", where=str(path), remedy=remedy)
+    content = read_checkpoint(path)
     if net not in content.get("recipes", {}):
         raise InputError(f"the checkpoint holds no {net}", where=str(path), remedy=f"give {wanted}")
     Loaded.from_checkpoint(None, content, str(path)).check(data)
     return path
+
+
+def _digest(checkpoint: Path) -> str | None:
+    """SHA-256 of a checkpoint, as its run's manifest has it, where there is one."""
+    return artifacts.recorded(checkpoint) or (files.sha256(checkpoint) if checkpoint.is_file() else None)
