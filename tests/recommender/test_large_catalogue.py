@@ -149,23 +149,3 @@ def test_the_fused_optimiser_does_what_the_plain_one_does_and_lets_gradients_be_
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
     module = Recommender(data.num_items, small.encoder())
     small.fit(module, data, tmp_path, gradient_clip_val=1.0, precision="bf16-mixed", limit_train_batches=1)
-
-
-def test_the_table_is_never_normalised_whole(monkeypatch):
-    """Of a large catalogue, a block of items at a time: the whole would be written, and read again, at every call."""
-    from recalign.nn.topk import ITEMS
-    from recalign.recommender import sequence_policy
-
-    policy = SequencePolicy(small.encoder(), 2 * ITEMS + 5).eval()
-    policy.set_counts(torch.arange(policy.num_items))
-    policy.prior_strength = 0.3
-    state = torch.randn(3, 16)
-    rows, unit = [], sequence_policy.unit
-    monkeypatch.setattr(sequence_policy, "unit", lambda x: rows.append(len(x)) or unit(x))
-    score, item = policy.top_k(state, 10)
-    assert max(rows) == ITEMS
-    assert rows.count(ITEMS) == 2
-    monkeypatch.undo()
-    own, exact = policy.log_probs(state).topk(10)
-    assert (item == exact + 1).all()
-    torch.testing.assert_close(score - score[:, :1], own - own[:, :1], atol=1e-4, rtol=0)

@@ -11,18 +11,9 @@ Shape suffixes:
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol
 
 import torch
 from torch import Tensor
-
-
-class Rows(Protocol):
-    """Vectors of items: a tensor, or what makes those of a slice when they are needed, block by block."""
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, rows: slice, /) -> Tensor: ...
-
 
 Pairs = tuple[Tensor, Tensor]
 Blocks = Callable[[slice], Iterable[tuple[int, Tensor]]]  # rows -> (first item, score_CI) of block after block
@@ -31,13 +22,13 @@ ROWS, ITEMS = 512, 2**13  # of a block of scores
 
 
 @torch.no_grad()
-def top_k(query_TD: Tensor, item_VD: Rows, k: int, seen: Pairs | None = None) -> tuple[Tensor, Tensor]:
+def top_k(query_TD: Tensor, item_VD: Tensor, k: int, seen: Pairs | None = None) -> tuple[Tensor, Tensor]:
     """The k items with the highest dot product with each query, best first: scores (T, K) and items (T, K), int64.
 
     Ties go to the lower item id, on every device. If fewer than k items are left, the rest have score -inf and item -1.
     Items with score NaN count as left out.
     """
-    return _top_k(_dot_products(query_TD, item_VD), len(query_TD), k, seen, item_VD[:0])
+    return _top_k(_dot_products(query_TD, item_VD), len(query_TD), k, seen, item_VD)
 
 
 @torch.no_grad()
@@ -47,7 +38,7 @@ def top_k_from_scores(score_TV: Tensor, k: int, seen: Pairs | None = None) -> tu
 
 
 @torch.no_grad()
-def target_ranks(query_TD: Tensor, item_VD: Rows, target_T: Tensor, seen: Pairs | None = None) -> Tensor:
+def target_ranks(query_TD: Tensor, item_VD: Tensor, target_T: Tensor, seen: Pairs | None = None) -> Tensor:
     """Rank of each target by dot product among the unseen items, 1 the best: (T,), int64.
 
     Ties count as ahead of the target, so that a constant scorer gains nothing. If the target's score is NaN, all items
@@ -62,9 +53,9 @@ def ranks_from_scores(score_TV: Tensor, target_T: Tensor, seen: Pairs | None = N
     return _ranks(lambda rows: [(0, score_TV[rows])], target_T, score_TV.shape[1], seen)
 
 
-def _dot_products(query_TD: Tensor, item_VD: Rows) -> Blocks:
+def _dot_products(query_TD: Tensor, item_VD: Tensor) -> Blocks:
     def blocks(rows: slice) -> Iterator[tuple[int, Tensor]]:
-        query_CD = query_TD[rows].to(item_VD[:0].dtype)
+        query_CD = query_TD[rows].to(item_VD.dtype)
         for start in range(0, len(item_VD), ITEMS):
             with torch.autocast(query_CD.device.type, enabled=False):
                 yield start, query_CD @ item_VD[start : start + ITEMS].T

@@ -22,12 +22,13 @@ from torch import Tensor, nn
 
 from recalign.data.sequences.features import ItemFeatures
 from recalign.distributed import from_first
+from recalign.nn import Rebuildable
 
 ARRAYS = {"code_N": "code", "weight_N": "weight", "offset": "offset", "number_VW": "number"}
 """Buffers of `FeatureTable`, and the arrays of `ItemFeatures` that they hold."""
 
 
-class FeatureTable(nn.Module):
+class FeatureTable(Rebuildable, nn.Module):
     """What features add to the items' own vectors.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import polars as pl
@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
 from recalign.data.sequences import Batch, EventDataModule
-from recalign.data.sequences.features import ItemFeatures
 from recalign.data.sequences.splits import TRAIN
 from recalign.distributed import gathered, shard
 from recalign.errors import InputError
@@ -29,6 +28,9 @@ from recalign.recommender.policy import mean_nll
 from recalign.recommender.prior import training_pass
 from recalign.recommender.sequence_policy import Feedback, HistoryPolicy, SequencePolicy
 from recalign.recommender.training import PolicyModule
+
+if TYPE_CHECKING:
+    from recalign.data.sequences.features import ItemFeatures
 
 CLONED = "cloned"
 """A fact of what cloning trained: it read everybody's choices, and rewards of users A at most."""
@@ -77,8 +79,7 @@ class Cloning(PolicyModule):
         self.start_has_codes = False
         if init_from:
             self.start = load_net(init_from, "policy")
-            if plan := self.start.net.init_args.get("features"):
-                self.policy.make_room(plan)
+            self.policy.make_room_for(self.start.net)
             load_weights(self.policy, self.start.net.state_dict(), where=init_from, partial=True)
             self.start_has_codes = "sizes" in self.start.net.init_args
             self.start = dataclasses.replace(self.start, net=None)

@@ -7,23 +7,28 @@ width with the prior's columns.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recalign.data.sequences import Batch
-from recalign.data.sequences.features import ItemFeatures
 from recalign.distributed import from_first
 from recalign.errors import InputError
 from recalign.nn import Encoder, log_prob, sampled_log_prob, target_ranks, top_k, unit, weighted_nll
-from recalign.recommender.feature_table import FeatureTable
+from recalign.recommender.checkpoint import build, recipe
 from recalign.recommender.policy import Policy
 from recalign.recommender.prior import ItemPrior
 
-LEFT_OUT = -1e4  # exp of it is 0, and 0 times it too
-UNIT = 1.01  # no cosine is larger, however it is rounded
+if TYPE_CHECKING:
+    from recalign.data.sequences.features import ItemFeatures
+    from recalign.recommender.feature_table import FeatureTable
+
+FEATURE_TABLE = "recalign.recommender.feature_table.FeatureTable"
+"""What knows items by their features; imported where a log has some."""
+LEFT_OUT = -1e4  # log-probability of items that are left out: exp of it is 0, and 0 times it too
+LARGEST_COSINE = 1.01  # however it is rounded
 
 
 class Feedback(nn.Module):
@@ -61,12 +66,10 @@ class HistoryPolicy(Policy):
         encoder: turns embedded histories into states; its ``dim`` is that of the item table.
         num_items: V.
         feedback: whether the policy sees the rewards of earlier events.
-        features: sizes of the tables of item features, arguments of `FeatureTable`; null: items are known by their ids.
+        features: what is known of items beside their ids; taken as it is.
     """
 
-    def __init__(
-        self, encoder: Encoder, num_items: int, feedback: bool, features: dict[str, Any] | None = None
-    ) -> None:
+    def __init__(self, encoder: Encoder, num_items: int, feedback: bool, features: FeatureTable | None = None) -> None:
         super().__init__()
         self.num_items = num_items
         self.item_embedding = nn.Embedding(num_items + 1, encoder.dim, padding_idx=0)
@@ -75,7 +78,7 @@ class HistoryPolicy(Policy):
             self.item_embedding.weight[0] = 0
         self.encoder = encoder
         self.past_rewards = Feedback(encoder.dim) if feedback else None
-        self.features = FeatureTable(encoder.dim, num_items, **features) if features else None
+        self.features = features
         self._warm = num_items
         self._of_step: list[Tensor] | None = None  # in a step of training: the table, once it is made
 
@@ -93,22 +96,25 @@ class HistoryPolicy(Policy):
         Raises:
             InputError: the policy has those of another catalogue.
         """
-        plan = features.plan | {"id_dropout": id_dropout}
+        own = {"dim": self.encoder.dim, "num_items": self.num_items, **features.plan, "id_dropout": id_dropout}
         if self.features is None:
-            self.make_room(plan)
-        elif plan != self.init_args["features"] | {"id_dropout": id_dropout}:
+            self._make_features({"class_path": FEATURE_TABLE, "init_args": own})
+        assert self.features is not None
+        self.features.id_dropout = self.features.init_args["id_dropout"] = id_dropout
+        if own != self.features.init_args:
             text = "the policy was made for other item features, or for another catalogue"
             remedy = "use the item table and the split that it was trained with, or train the recommender anew"
             raise InputError(text, where="data.log.items", remedy=remedy)
-        assert self.features is not None
         self.features.fill(features)
-        self.features.id_dropout, self.init_args["features"] = id_dropout, plan
 
-    def make_room(self, plan: dict[str, Any]) -> None:
-        """Make tables of features, yet empty, of these sizes: arguments of `FeatureTable`."""
-        self.features = FeatureTable(self.encoder.dim, self.num_items, **plan)
-        self.features.to(self.item_embedding.weight.device)
-        self.init_args["features"] = plan  # so that a checkpoint builds them
+    def make_room_for(self, other: Policy) -> None:
+        """Make a table of features, if another policy has one, into which its weights can be loaded."""
+        if (features := getattr(other, "features", None)) is not None:
+            self._make_features(recipe(features))
+
+    def _make_features(self, plan: dict[str, Any]) -> None:
+        self.features = build(plan).to(self.item_embedding.weight.device)
+        self.init_args["features"] = self.features  # so that a checkpoint builds it
 
     def item_table(self) -> Tensor:
         """A vector of each item, with its features. Shape: -> (V + 1, D), the padding item first."""
@@ -147,24 +153,6 @@ class HistoryPolicy(Policy):
         return self.encoder(x_BLD, batch.length_B, batch.time_BL, batch.request_time_BL)
 
 
-class UnitRows:
-    """The items of `SequencePolicy._vectors`, made a block at a time while it is in the cache.
-
-    To normalise the table of a million items at once takes longer than to rank by it.
-    """
-
-    def __init__(self, policy: SequencePolicy) -> None:
-        self.policy, self.item_VD = policy, policy.candidates()
-
-    def __len__(self) -> int:
-        return len(self.item_VD)
-
-    def __getitem__(self, rows: slice) -> Tensor:
-        """Shape: -> (N, X)."""
-        item_ND = unit(self.item_VD[rows].float())
-        return self.policy.prior.augment_items(item_ND, 1 / self.policy.temperature, rows)
-
-
 class SequencePolicy(HistoryPolicy):
     """A sequence encoder over item ids: log pi(v | h) = log softmax_v(cos(h, e_v) / temperature + c log(n_v + 1/2)).
 
@@ -184,7 +172,7 @@ class SequencePolicy(HistoryPolicy):
         num_items: int,
         temperature: float = 0.05,
         feedback: bool = False,
-        features: dict[str, Any] | None = None,
+        features: FeatureTable | None = None,
     ) -> None:
         super().__init__(encoder, num_items, feedback, features)
         self.temperature = temperature
@@ -224,7 +212,9 @@ class SequencePolicy(HistoryPolicy):
         with torch.autocast(query_TX.device.type, enabled=False):
             # Scores of the whole table take less room and time than the vectors of so many items.
             if items is None or 2 * len(item_VX) <= items.shape[1] * query_TX.shape[1]:
-                logp_TV = self._with_cold((query_TX @ item_VX.T / self.temperature).log_softmax(dim=-1))
+                logp_TV = (query_TX @ item_VX.T / self.temperature).log_softmax(dim=-1)
+                if left_out := self.num_items - len(item_VX):
+                    logp_TV = F.pad(logp_TV, (0, left_out), value=LEFT_OUT)
                 return logp_TV if items is None else logp_TV.gather(1, items - 1)
             item_TCX = item_VX.index_select(0, items.flatten() - 1).unflatten(0, items.shape)
             score_TC = (item_TCX @ query_TX[:, :, None])[:, :, 0] / self.temperature
@@ -253,16 +243,12 @@ class SequencePolicy(HistoryPolicy):
 
     @torch.no_grad()
     def top_k(self, state: Tensor, k: int, seen: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        score, column = top_k(*self._rows(state), k, None if seen is None else (seen[0], seen[1] - 1))
+        score, column = top_k(*self._vectors(state), k, None if seen is None else (seen[0], seen[1] - 1))
         return score / self.temperature, column + 1
 
     @torch.no_grad()
     def ranks(self, state: Tensor, item: Tensor, seen: Tensor | None = None) -> Tensor:
-        return target_ranks(*self._rows(state), item - 1, None if seen is None else (seen[0], seen[1] - 1))
-
-    def _rows(self, state: Tensor) -> tuple[Tensor, UnitRows]:
-        """`_vectors` for what reads the catalogue once, block by block."""
-        return self.prior.augment_queries(unit(state.float())), UnitRows(self)
+        return target_ranks(*self._vectors(state), item - 1, None if seen is None else (seen[0], seen[1] - 1))
 
     def _vectors(self, state: Tensor, items: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """States and items (None: `candidates`) in full precision, their product the logit times the temperature.
@@ -283,10 +269,5 @@ class SequencePolicy(HistoryPolicy):
         """Vectors of the items that the softmax is over: all, or those with training events. Shape: -> (N, D)."""
         return self.item_table()[1:][: self.num_warm if self.warm_only else None]
 
-    def _with_cold(self, logp_TN: Tensor) -> Tensor:
-        """Log-probabilities over the whole catalogue; of items that are left out a finite one. Shape: (T, V)."""
-        left_out = self.num_items - logp_TN.shape[1]
-        return F.pad(logp_TN, (0, left_out), value=LEFT_OUT) if left_out else logp_TN
-
     def _bound(self) -> float:
-        return UNIT + self.prior.bound(1 / self.temperature)
+        return LARGEST_COSINE + self.prior.bound(1 / self.temperature)
