@@ -1,6 +1,7 @@
-"""Check the rows of a log and sort them into events."""
+"""Check the rows of a log, sort them into events, and report the others."""
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
@@ -15,9 +16,59 @@ from recalign.data.events.fields import (
     read_timestamps,
 )
 from recalign.data.events.log import OWN_COLUMNS, LogMapping
-from recalign.data.events.messages import SourceRows
-from recalign.data.events.report import CheckResult, LeftOut, count_rows
-from recalign.errors import InputError
+from recalign.data.events.messages import SHOWN, SourceRows
+from recalign.errors import InputError, printable
+
+
+@dataclass(frozen=True)
+class Note:
+    """Rows that are left out, or count in some losses only."""
+
+    reason: str
+    count: int
+    rows: str  # description of the first ones
+
+    def __str__(self) -> str:
+        return printable(f"{self.count:,} rows {self.reason}: {self.rows}")
+
+
+@dataclass(frozen=True)
+class Report:
+    """Rows read from each file, events used, and notes on the other rows.
+
+    Attributes:
+        tied: events at the same time as another of their user, at the file's own resolution.
+        repeats: events whose row equals an earlier one in every column of the file.
+    """
+
+    files: dict[str, int]
+    used: int
+    notes: tuple[Note, ...]
+    tied: int = 0
+    repeats: int = 0
+
+    def __str__(self) -> str:
+        lines = [printable(f"{count:,} rows read from {file}") for file, count in self.files.items()]
+        return "\n".join([*lines, *map(str, self.notes), f"{self.used:,} events used"])
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """Result of checking some rows of a log, in plain values.
+
+    Attributes:
+        used: number of rows that are events.
+        left_out: reason, count and first row numbers of the other rows, and of rows without a reward. All parts of a
+            log list the same reasons in the same order.
+        rewards: smallest and largest reward; None if there is none.
+        tied, repeats: as in `Report`.
+    """
+
+    used: int
+    left_out: list[tuple[str, int, list[int]]]
+    rewards: tuple[float | None, float | None]
+    tied: int
+    repeats: int
 
 
 def check_rows(
@@ -37,74 +88,34 @@ def check_rows(
     Raises:
         InputError: as `load_events`. `make_report` checks what needs the whole log.
     """
+    left_out: list[tuple[str, int, list[int]]] = []
+
+    def note(reason: str, mask: pl.Series, number: pl.Series) -> None:
+        left_out.append((reason, int(mask.sum()), number.filter(mask).bottom_k(SHOWN).sort().to_list()))
+
+    def leave_out(mask: pl.Series, reason: str) -> None:
+        nonlocal raw, rows
+        note(f"{reason} and are left out", mask, rows.number)
+        if mask.any():
+            raw, rows = raw.filter(~mask), rows.filter(~mask)
+
     raw = raw.with_columns(missing_as_null(raw[name]) for name in (log.user, log.item, log.timestamp) if name)
-    raw, rows, left_out = _drop_unusable(raw, rows, log)
+    leave_out(raw.select(pl.all_horizontal(pl.all().is_null())).to_series(), "are empty")
+    if log.drop_repeats:
+        repeated = ~raw.select(pl.struct(pl.all()).is_first_distinct()).to_series()
+        leave_out(repeated, "repeat another row in every column")
+    if log.where is not None:
+        leave_out(~condition(raw, log.where, "data.log.where", rows), f"do not meet {log.where!r}")
+    if rows.headed:
+        broken = pl.col(pl.String).str.contains("\n", literal=True).fill_null(False)
+        several = raw.select(pl.any_horizontal(pl.repeat(False, pl.len()), broken)).to_series()
+        note("hold a quoted field of several lines", several, rows.number)
     whole = raw
     raw = raw.with_columns(
         evaluate(raw, expression, f"data.log.columns.{name}", rows).alias(name)
         for name, expression in log.columns.items()
     )
     rewards = read_rewards(raw, rows, reward)
-    frame, users, items, time = _to_events(raw, rows, log, rewards)
-    if log.collapse:
-        weaker = ~_strongest(frame)
-        reason = "are weaker events of the same user and item and are left out"
-        left_out.append(count_rows(reason, weaker, replace(rows, number=frame["row"])))
-        frame, time = frame.filter(~weaker), time.filter(~weaker)
-    if reward is not None:
-        reason, numbers = "have no reward and stay in histories only", replace(rows, number=frame["row"])
-        left_out.append(count_rows(reason, frame["reward"].is_null(), numbers))
-    ends = rewards.min(), rewards.max()
-    tied = _tied(frame["user"], time)
-    repeats = _count_repeats(whole, rows, frame["row"].filter(tied)) if log.timestamp else 0
-    return frame, users, items, CheckResult(frame.height, left_out, ends, int(tied.sum()), repeats)  # type: ignore[arg-type]
-
-
-def _drop_unusable(
-    raw: pl.DataFrame, rows: SourceRows, log: LogMapping
-) -> tuple[pl.DataFrame, SourceRows, list[LeftOut]]:
-    """Drop rows that are empty, repeated or fail ``log.where``. Also return why rows were dropped."""
-    empty = raw.select(pl.all_horizontal(pl.all().is_null())).to_series()
-    left_out = [count_rows("are empty and are left out", empty, rows)]
-    if empty.any():
-        raw, rows = raw.filter(~empty), rows.filter(~empty)
-    if log.drop_repeats:
-        repeated = ~raw.select(pl.struct(pl.all()).is_first_distinct()).to_series()
-        left_out.append(count_rows("repeat another row in every column and are left out", repeated, rows))
-        raw, rows = raw.filter(~repeated), rows.filter(~repeated)
-    if log.where is not None:
-        unmet = ~condition(raw, log.where, "data.log.where", rows)
-        left_out.append(count_rows(f"do not meet {log.where!r} and are left out", unmet, rows))
-        raw, rows = raw.filter(~unmet), rows.filter(~unmet)
-    if rows.headed:
-        broken = pl.col(pl.String).str.contains("\n", literal=True).fill_null(False)
-        broken_N = raw.select(pl.any_horizontal(pl.repeat(False, pl.len()), broken)).to_series()
-        left_out.append(count_rows("hold a quoted field of several lines", broken_N, rows))
-    return raw, rows, left_out
-
-
-def read_rewards(raw: pl.DataFrame, rows: SourceRows, reward: str | None, where: str = "data.reward") -> pl.Series:
-    """Compute the reward of each row: f64, null where it has none.
-
-    Arguments as in `check_rows`; ``where`` is the setting that holds the expression, for errors.
-
-    Raises:
-        InputError: the reward cannot be computed, or is no number.
-    """
-    if reward is None:
-        return pl.repeat(None, raw.height, dtype=pl.Float64, eager=True)
-    values = evaluate(raw, reward, where, rows)
-    present = values.drop_nulls()
-    if len(present) and not (values.dtype.is_numeric() or values.dtype == pl.Boolean):
-        remedy = "give a number or a comparison; TRY_CAST(x AS DOUBLE) turns text into numbers or null"
-        raise InputError(f"{reward!r} gives {kind_of(values, rows)}, not a number", where=where, remedy=remedy)
-    return values.cast(pl.Float64)
-
-
-def _to_events(
-    raw: pl.DataFrame, rows: SourceRows, log: LogMapping, rewards: pl.Series
-) -> tuple[pl.DataFrame, pl.Series, pl.Series, pl.Series]:
-    """Build the event table's frame, the raw ids of its users and items, and the events' times as the file has them."""
     user, users = index_ids(read_ids(raw[log.user], "data.log.user", rows))
     item, items = index_ids(read_ids(raw[log.item], "data.log.item", rows))
     if log.timestamp is None:
@@ -118,26 +129,70 @@ def _to_events(
     if log.propensity is not None:
         own["propensity"] = read_propensity(raw[log.propensity], rows)
     mapped = {log.user, log.item, log.timestamp, *OWN_COLUMNS, *own}
-    feedback = [column for column in raw if column.name not in mapped]
-    order = _sort_order(user, time)
-    columns = [*(values.alias(name) for name, values in own.items()), *feedback]
-    if order is not None:  # gathering from a single chunk is faster
-        columns = [column.rechunk().gather(order) for column in columns]
-        time = time.gather(order)
-    return pl.DataFrame(columns), users, items, time
+    columns = [values.alias(name) for name, values in own.items()] + [one for one in raw if one.name not in mapped]
+    if (order := _sort_order(user, time)) is not None:  # gathering from a single chunk is faster
+        columns, time = [column.rechunk().gather(order) for column in columns], time.gather(order)
+    frame = pl.DataFrame(columns)
+    if log.collapse:
+        weaker = ~_strongest(frame)
+        note("are weaker events of the same user and item and are left out", weaker, frame["row"])
+        frame, time = frame.filter(~weaker), time.filter(~weaker)
+    if reward is not None:
+        note("have no reward and stay in histories only", frame["reward"].is_null(), frame["row"])
+    user_N, time_N = frame["user"].to_numpy(), time.to_numpy()
+    same_N = np.concatenate([[False], (user_N[1:] == user_N[:-1]) & (time_N[1:] == time_N[:-1]), [False]])
+    tied = pl.Series(same_N[1:] | same_N[:-1])
+    repeats = 0
+    if log.timestamp:  # rows that differ in their time repeat none
+        alike = whole.filter(rows.number.is_in(frame["row"].filter(tied).implode()))
+        repeats = alike.height - alike.n_unique()
+    ends = rewards.min(), rewards.max()
+    return frame, users, items, CheckResult(frame.height, left_out, ends, int(tied.sum()), repeats)  # type: ignore[arg-type]
 
 
-def _tied(user: pl.Series, time: pl.Series) -> pl.Series:
-    """Mark the events at the same time as another of their user. Both are sorted by (user, time)."""
-    user_N, time_N = user.to_numpy(), time.to_numpy()
-    same = np.concatenate([[False], (user_N[1:] == user_N[:-1]) & (time_N[1:] == time_N[:-1]), [False]])
-    return pl.Series(same[1:] | same[:-1])
+def read_rewards(raw: pl.DataFrame, rows: SourceRows, reward: str | None, where: str = "data.reward") -> pl.Series:
+    """Compute the reward of each row: f64, null where it has none.
+
+    Arguments as in `check_rows`; ``where`` is the setting that holds the expression, for errors.
+
+    Raises:
+        InputError: the reward cannot be computed, or is no number.
+    """
+    if reward is None:
+        return pl.repeat(None, raw.height, dtype=pl.Float64, eager=True)
+    values = evaluate(raw, reward, where, rows)
+    if values.count() and not (values.dtype.is_numeric() or values.dtype == pl.Boolean):
+        remedy = "give a number or a comparison; TRY_CAST(x AS DOUBLE) turns text into numbers or null"
+        raise InputError(f"{reward!r} gives {kind_of(values, rows)}, not a number", where=where, remedy=remedy)
+    return values.cast(pl.Float64)
 
 
-def _count_repeats(raw: pl.DataFrame, rows: SourceRows, tied: pl.Series) -> int:
-    """Count the rows that equal an earlier one, among those with the numbers ``tied``: others differ in their time."""
-    same = raw.filter(rows.number.is_in(tied.implode()))
-    return same.height - same.n_unique()
+def make_report(parts: Sequence[CheckResult], rows: SourceRows, reward: str | None) -> Report:
+    """Combine the check results of a log's parts. Of `rows` only the files are used.
+
+    Raises:
+        InputError: no row can be used, or the reward is the same for every event.
+    """
+    notes = []
+    for same in zip(*(part.left_out for part in parts), strict=True):
+        count = sum(one[1] for one in same)
+        first = sorted(number for one in same for number in one[2])[:SHOWN]
+        if count:
+            notes.append(Note(same[0][0], count, rows.name(first, count)))
+    used = sum(part.used for part in parts)
+    if not used:
+        what = f"no row of {', '.join(rows.files)} can be used: {'; '.join(note.reason for note in notes)}"
+        raise InputError(what, where="data.log.where", remedy="correct the condition or the file")
+    values = {end for part in parts for end in part.rewards if end is not None}
+    if reward is not None and len(values) < 2:
+        raise InputError(
+            f"{reward!r} is {f'{values.pop():g}' if values else 'null'} for every event of {', '.join(rows.files)}",
+            where="data.reward",
+            remedy="name a column that tells good events from bad ones. Without one there is nothing to align to: "
+            "data.reward: null is for training a recommender alone",
+        )
+    tied, repeats = sum(part.tied for part in parts), sum(part.repeats for part in parts)
+    return Report(rows.files, used, tuple(notes), tied, repeats)
 
 
 def _strongest(frame: pl.DataFrame) -> pl.Series:

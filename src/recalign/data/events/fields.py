@@ -82,53 +82,58 @@ def read_timestamps(
     key = "data.log.timestamp"
     written = column.cast(pl.String) if column.dtype.is_temporal() else column  # Python has no year above 9999
     _require_present(column, key, rows)
-    if time_format is not None and not column.dtype.is_temporal():
-        column = _parse_formatted(column, time_format, rows)
-    if column.dtype.is_temporal() or unit == "datetime":
-        time, per_second = _parse_datetimes(column, rows), PER_SECOND["datetime"]
+    per_second = PER_SECOND[unit]
+    if column.dtype.is_temporal() or time_format is not None or unit == "datetime":
+        per_second = PER_SECOND["datetime"]
+        time = _parse_datetimes(column, rows, time_format)
     else:
-        time, per_second = _parse_numbers(column, unit, rows)
+        if column.dtype == pl.String:
+            whole = column.cast(pl.Int64, strict=False)
+            column = whole if not whole.null_count() else column.cast(pl.Float64, strict=False)
+        if column.dtype.is_float():  # seconds with fractions
+            exact, remedy = EXACT[column.dtype.base_type()], "write times as integers or 64-bit floats"
+            _refuse(
+                column, column.abs() >= exact, key, rows, f", and {column.dtype} holds no such time exactly", remedy
+            )
+            per_second = PER_SECOND["us"]
+            column = (column * (per_second // PER_SECOND[unit])).round()
+        elif not column.dtype.is_integer():
+            remedy = "name the column of the time of the event"
+            raise _wrong_type(column, "data.log.time_unit", f"numbers of {unit}", remedy)
+        time = column.cast(pl.Int64, strict=False)
+        remedy = f"give a number of {unit}; for dates set data.log.time_unit to datetime"
+        _refuse(written, time.is_null(), key, rows, ", which is not a timestamp", remedy)
     remedy = f"correct the timestamps, or set data.log.time_unit (now {unit}: 10 digits are s, 13 ms, 16 us)"
     remedy += "; nanoseconds (19) have to be divided by 1,000, which gives us. How text is read: data.log.time_format"
     late = time // per_second > LAST_SECOND
     for bad, why in ((time < 0, ", which is before 1970"), (late, ", which is after the year 9999")):
         _refuse(written, bad, key, rows, why, remedy)
-    return time, per_second
+    return time.alias(column.name), per_second
 
 
-def _parse_numbers(column: pl.Series, unit: TimeUnit, rows: SourceRows) -> tuple[pl.Series, int]:
-    if column.dtype == pl.String:
-        whole = column.cast(pl.Int64, strict=False)
-        column = whole if not whole.null_count() else _parsed(column, column.cast(pl.Float64, strict=False), unit, rows)
-    if column.dtype.is_integer():
-        return _parsed(column, column.cast(pl.Int64, strict=False), unit, rows), PER_SECOND[unit]
-    if column.dtype.is_float():  # seconds with fractions
-        inexact, remedy = column.abs() >= EXACT[column.dtype.base_type()], "write times as integers or 64-bit floats"
-        _refuse(column, inexact, "data.log.timestamp", rows, f", and {column.dtype} holds no such time exactly", remedy)
-        micro = (column * (PER_SECOND["us"] // PER_SECOND[unit])).round().cast(pl.Int64, strict=False)
-        return _parsed(column, micro, unit, rows), PER_SECOND["us"]
-    raise _wrong_type(column, "data.log.time_unit", f"numbers of {unit}", "name the column of the time of the event")
-
-
-def _parse_datetimes(column: pl.Series, rows: SourceRows) -> pl.Series:
-    if column.dtype == pl.String:
-        column = _parsed(column, _parse_iso_8601(column), "datetime", rows)
+def _parse_datetimes(column: pl.Series, rows: SourceRows, time_format: str | None) -> pl.Series:
+    """Microseconds since 1970 of datetimes, or of text in ISO 8601 or in a format of its own."""
+    if time_format is not None and not column.dtype.is_temporal():
+        key = "data.log.time_format"
+        try:
+            values = column.cast(pl.String).str.to_datetime(time_format, time_unit="us", strict=False)
+        except pl.exceptions.PolarsError as error:
+            what = f"{time_format!r} is not a time format: {str(error).splitlines()[0]}"
+            raise InputError(what, where=key, remedy="write it as strftime does: %d/%m/%Y %H:%M:%S") from error
+        why, remedy = f", which is not written as {time_format!r}", "correct the format or the file"
+        _refuse(column, values.is_null(), key, rows, why, remedy)
+        column = values
+    elif column.dtype == pl.String:
+        values = _parse_iso_8601(column)
+        remedy = "give ISO 8601 (2026-11-24T15:00:00+01:00), or say how times are written in data.log.time_format "
+        remedy += (
+            "(--time-format of recalign init), such as '%d/%m/%Y %H:%M' (day first) or '%m/%d/%Y %H:%M' (month first)"
+        )
+        _refuse(column, values.is_null(), "data.log.timestamp", rows, ", which is not a timestamp", remedy)
+        column = values
     if not isinstance(column.dtype, (pl.Datetime, pl.Date)):
         raise _wrong_type(column, "data.log.time_unit", "datetimes", "set it to s, ms or us: numbers since 1970")
     return column.cast(pl.Datetime("us")).to_physical()
-
-
-def _parse_formatted(column: pl.Series, time_format: str, rows: SourceRows) -> pl.Series:
-    """Parse text, or numbers such as 20261124, as datetimes in UTC."""
-    key = "data.log.time_format"
-    try:
-        values = column.cast(pl.String).str.to_datetime(time_format, time_unit="us", strict=False)
-    except pl.exceptions.PolarsError as error:
-        what = f"{time_format!r} is not a time format: {str(error).splitlines()[0]}"
-        raise InputError(what, where=key, remedy="write it as strftime does: %d/%m/%Y %H:%M:%S") from error
-    why, remedy = f", which is not written as {time_format!r}", "correct the format or the file"
-    _refuse(column, values.is_null(), key, rows, why, remedy)
-    return values.alias(column.name)
 
 
 def _parse_iso_8601(column: pl.Series) -> pl.Series:
@@ -148,16 +153,6 @@ def _parse_iso_8601(column: pl.Series) -> pl.Series:
     return read
 
 
-def _parsed(column: pl.Series, values: pl.Series, unit: TimeUnit, rows: SourceRows) -> pl.Series:
-    """Return the parsed values. Raise an InputError if one could not be parsed."""
-    iso = "give ISO 8601 (2026-11-24T15:00:00+01:00), or say how times are written in data.log.time_format "
-    iso += "(--time-format of recalign init), such as"
-    dated = f"{iso} '%d/%m/%Y %H:%M' (day first) or '%m/%d/%Y %H:%M' (month first)"
-    remedy = dated if unit == "datetime" else f"give a number of {unit}; for dates set data.log.time_unit to datetime"
-    _refuse(column, values.is_null(), "data.log.timestamp", rows, ", which is not a timestamp", remedy)
-    return values.alias(column.name)
-
-
 def read_is_random(column: pl.Series, rows: SourceRows) -> pl.Series:
     """Read whether each item was shown at random. Null counts as false.
 
@@ -165,11 +160,10 @@ def read_is_random(column: pl.Series, rows: SourceRows) -> pl.Series:
         InputError: a value is not true, false, 1 or 0.
     """
     key, remedy = "data.log.is_random", "name such a column, or make one in data.log.columns: drawn: arm = 'random'"
-    if column.dtype.is_numeric():
-        odd = ~((column == 0) | (column == 1)).fill_null(True)
-        _refuse(column, odd, key, rows, ", not only true and false (or 1 and 0)", remedy)
-    elif column.dtype not in (pl.Boolean, pl.Null):
+    if not column.dtype.is_numeric() and column.dtype not in (pl.Boolean, pl.Null):
         raise _wrong_type(column, key, "true and false (or 1 and 0)", remedy)
+    odd = ~column.cast(pl.Float64).is_in([0.0, 1.0]).fill_null(True)
+    _refuse(column, odd, key, rows, ", not only true and false (or 1 and 0)", remedy)
     return column.cast(pl.Boolean).fill_null(False)
 
 

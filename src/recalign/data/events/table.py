@@ -6,12 +6,11 @@ from pathlib import Path
 import polars as pl
 import polars.selectors as cs
 
-from recalign.data.events.checking import check_rows
+from recalign.data.events.checking import Report, check_rows, make_report
 from recalign.data.events.expression import root_names
 from recalign.data.events.files import file_digest, locate
 from recalign.data.events.log import ItemTable, LogMapping
 from recalign.data.events.reading import read, read_log
-from recalign.data.events.report import Report, make_report
 from recalign.files import digest
 
 

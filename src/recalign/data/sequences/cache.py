@@ -25,7 +25,7 @@ import polars as pl
 
 from recalign import artifacts
 from recalign.data.events import Report
-from recalign.data.events.report import Note
+from recalign.data.events.checking import Note
 from recalign.data.sequences.features import FeatureCoder, ItemFeatures
 from recalign.data.sequences.splits import Split
 from recalign.data.sequences.store import Sequences

@@ -25,8 +25,8 @@ from rich.progress import track
 
 from recalign.data.events import ItemValues, LogMapping, Report, fingerprint
 from recalign.data.events.audit import Section
+from recalign.data.events.checking import CheckResult, make_report
 from recalign.data.events.items import feature_figures
-from recalign.data.events.report import CheckResult, make_report
 from recalign.data.events.scanning import LogScan
 from recalign.data.sequences.cache import CacheEntry, column_file, mappable, read_table, write_features, write_tables
 from recalign.data.sequences.features import ItemFeatures

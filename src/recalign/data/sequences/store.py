@@ -11,8 +11,8 @@ import numpy as np
 import polars as pl
 
 from recalign.data.events import EventTable, ItemValues, Report
+from recalign.data.events.checking import Note
 from recalign.data.events.messages import SHOWN
-from recalign.data.events.report import Note
 from recalign.data.sequences.earlier import EarlierLog, places
 from recalign.data.sequences.features import ItemFeatures
 from recalign.data.sequences.relative import RelativeTo
