@@ -40,7 +40,8 @@ def test_tiles_are_the_dense_form_in_values_and_gradients(monkeypatch, timed, he
     leaves = [x.double().requires_grad_() for x in inputs]
     given = leaves if timed else [*leaves, None]
     work = [t._replace(bucket_SN=in_lanes(bucket_BLL[t[:3]].clone(), 129)) for t in tiles(11, 3, cpu=True)]
-    tiled, dense = pointwise_attention(*given, work), dense_attention(*given, bucket_BLL)
+    bias = leaves[3] + leaves[4][bucket_BLL].unsqueeze(1) if timed else leaves[3]
+    tiled, dense = pointwise_attention(*given, work), dense_attention(*leaves[:3], bias)
     torch.testing.assert_close(tiled, dense, rtol=0, atol=1e-12)
     goal = torch.randn_like(dense)
     for ours, plain in zip(*(torch.autograd.grad(out, leaves, goal) for out in (tiled, dense)), strict=True):

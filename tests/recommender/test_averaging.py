@@ -76,7 +76,7 @@ class Weight(LightningModule):
 
 
 def test_of_many_weights_a_step_stands_for_those_before_it(monkeypatch):
-    monkeypatch.setattr(averaging, "STEADY", 1)
+    monkeypatch.setattr(averaging, "EVERY_STEP", 1)
     callback, module, power = PolynomialAveraging(2), Weight(), 2
     callback.on_fit_start(None, module)
     average = callback._average_model.module.weight
@@ -104,7 +104,7 @@ def test_of_many_weights_a_step_stands_for_those_before_it(monkeypatch):
 @pytest.mark.parametrize("interval", [12, 40, 64])
 def test_the_more_weights_the_longer_the_gaps_and_none_is_longer(monkeypatch, interval):
     """Of 138 million weights and more none was averaged between steps 992 and 32 times the interval."""
-    monkeypatch.setattr(averaging, "STEADY", 4 / interval)
+    monkeypatch.setattr(averaging, "EVERY_STEP", 4 / interval)
     callback, module, taken = PolynomialAveraging(), Weight(), []
     callback.on_fit_start(None, module)
     update = callback._update

@@ -31,19 +31,14 @@ GPU_SCORES = 2**27
 LANES = 4
 
 
-def dense_attention(
-    q_BHLC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor, position_LL: Tensor, time_G: Tensor | None, bucket_BLL: Tensor
-) -> Tensor:
-    """A(X) V(X) = SiLU(Q K^T + rab^{p,t}) V of the paper (arXiv 2402.17152, equation 2): (B, H, L, C).
+def dense_attention(q_BHQC: Tensor, k_BHKC: Tensor, v_BHKC: Tensor, bias: Tensor) -> Tensor:
+    """A(X) V(X) = SiLU(Q K^T + rab^{p,t}) V of the paper (arXiv 2402.17152, equation 2): (B, H, Q, C).
 
-    For reading: it holds all scores at once, those that the mask makes zero too. `pointwise_attention` is the same in
-    tiles. rab is p + g[bucket], the position bias with its mask and, unless ``time_G`` is None, the time bias. The
-    paper's division by N is in HSTU's layer norm.
+    The formula for reading, tests and exported graphs: it holds all scores at once. `pointwise_attention` is the same
+    in tiles. rab, ``bias``, is p + g[bucket], in any shape that fits the scores (B, H, Q, K). The paper's division by N
+    is in HSTU's layer norm.
     """
-    score_BHLL = q_BHLC @ k_BHLC.transpose(2, 3) + position_LL
-    if time_G is not None:
-        score_BHLL = score_BHLL + time_G[bucket_BLL].unsqueeze(1)
-    return F.silu(score_BHLL) @ v_BHLC
+    return F.silu(q_BHQC @ k_BHKC.transpose(2, 3) + bias) @ v_BHKC
 
 
 class Tile(NamedTuple):

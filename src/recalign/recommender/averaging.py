@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-STEADY = 2**22
+EVERY_STEP = 2**22
 """Parameters up to which every step is averaged; with n times as many, every n-th step is."""
 
 
@@ -23,8 +23,8 @@ class PolynomialAveraging(WeightAveraging):
     annealing the learning rate does, without knowing when training ends. Unlike an exponential average it covers the
     same share of a short run and of a long one.
 
-    Large models are averaged less often (`STEADY`), so that the pass over the weights does not dominate a step; gaps
-    are at most 1 + t / 32 steps. Each update then carries the weight of all steps since the last one.
+    Large models are averaged less often (`EVERY_STEP`), so that the pass over the weights does not dominate a step;
+    gaps are at most 1 + t / 32 steps. Each update then carries the weight of all steps since the last one.
 
     Lightning's class copies the module in `setup`, before the module knows its buffers (`RewardModel` sizes them by the
     data) and before it is on its device. This one copies it at the start of the fit, and keeps the update counter on
@@ -53,7 +53,7 @@ class PolynomialAveraging(WeightAveraging):
             super().setup(trainer, pl_module, "fit")
             self._average_model.n_averaged = torch.tensor(0)  # type: ignore[attr-defined]
         self._average_model.module.to(pl_module.device)  # type: ignore[union-attr]
-        self._interval = math.ceil(sum(weight.numel() for weight in pl_module.parameters()) / STEADY)
+        self._interval = math.ceil(sum(weight.numel() for weight in pl_module.parameters()) / EVERY_STEP)
 
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
         if step_idx is None:

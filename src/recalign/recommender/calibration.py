@@ -16,10 +16,9 @@ from recalign.recommender.interpolation import ndcg_by_strength
 from recalign.recommender.policy import Policy
 from recalign.recommender.training import PolicyModule
 
-LARGEST = 2.0
-"""End of the range of strengths."""
-COARSE, FINE = 0.25, 0.0625
-"""Steps of the search: first over the whole range, then around the best."""
+MAX_STRENGTH = 2.0
+COARSE_STEP, FINE_STEP = 0.25, 0.0625
+"""Of the search: first over the whole range, then around the best."""
 
 
 class CalibratePrior(Callback):
@@ -58,19 +57,22 @@ class CalibratePrior(Callback):
             what = "nothing is validated" if pl_module.datamodule else "the module knows no log (module.bind)"
             rank_zero_warn(f"{what}, so the policy gets no item prior (model.prior)")
             return
-        path = _kept(trainer)
+        path = _handed_over(trainer)
         saved = path.is_file()
         policy = load_net(path, "policy").net if saved else copy.deepcopy(pl_module.policy)
         found = self._search(trainer, pl_module, policy.to(pl_module.device).eval())
         pl_module.policy.prior_strength = policy.prior_strength = found["strength"]
         self.facts |= found
         if saved and trainer.is_global_zero:
-            _rewrite(path, policy.cpu(), found)
-        self._say(trainer, found)
+            checkpoint = read_checkpoint(path)
+            checkpoint["state_dict"] |= {f"policy.{name}": x for name, x in policy.cpu().state_dict().items()}
+            checkpoint["facts"]["prior"] = found
+            write_checkpoint(checkpoint, path)
+        self._report(trainer, *found.values())
 
     def on_fit_end(self, trainer: Trainer, pl_module: PolicyModule) -> None:  # type: ignore[override]
         """Give a run that had nothing left to train, whose end Lightning does not tell, what its checkpoint has."""
-        if not self.facts and (path := _kept(trainer)).is_file():
+        if not self.facts and (path := _handed_over(trainer)).is_file():
             self.facts |= read_checkpoint(path)["facts"].get("prior", {})
             pl_module.policy.prior_strength = self.facts.get("strength", 0.0)
 
@@ -84,18 +86,19 @@ class CalibratePrior(Callback):
                 batches = map(module.visible, islice(data.loader(windows), limit))
                 return ndcg_by_strength(policy, batches, module.device, strengths)
 
-        found = measure([step * COARSE for step in range(round(LARGEST / COARSE) + 1)])
-        around = (_best(found) + step * FINE for step in (-3, -2, -1, 1, 2, 3))
-        found |= measure([strength for strength in around if 0 <= strength <= LARGEST])
-        best = _best(found)
-        names, values = ("strength", "ndcg@10", "ndcg@10_without"), (best, found[best], found[0.0])
+        def best() -> float:
+            return max(sorted(found), key=lambda strength: found[strength])  # of equals, the weakest
+
+        found = measure([step * COARSE_STEP for step in range(round(MAX_STRENGTH / COARSE_STEP) + 1)])
+        around = (best() + step * FINE_STEP for step in (-3, -2, -1, 1, 2, 3))
+        found |= measure([strength for strength in around if 0 <= strength <= MAX_STRENGTH])
+        names, values = ("strength", "ndcg@10", "ndcg@10_without"), (best(), found[best()], found[0.0])
         return dict(zip(names, agreed(values, module.device), strict=True))
 
-    def _say(self, trainer: Trainer, found: dict[str, float]) -> None:
-        strength, with_it, without = found.values()
-        if strength == LARGEST:
+    def _report(self, trainer: Trainer, strength: float, with_it: float, without: float) -> None:
+        if strength == MAX_STRENGTH:
             rank_zero_warn(
-                f"the item prior's strength is at the end of its range, {LARGEST:g}: validation asks for even more "
+                f"the item prior's strength is at the end of its range, {strength:g}: validation asks for even more "
                 "common items; the policy may be trained too little"
             )
         rank_zero_info(f"item prior of strength {strength:g}: NDCG@10 on validation {without:.4f} -> {with_it:.4f}")
@@ -104,19 +107,7 @@ class CalibratePrior(Callback):
             logger.log_metrics(figures, step=trainer.global_step)
 
 
-def _kept(trainer: Trainer) -> Path:
-    """The checkpoint from which the next stage starts; no file, where none is kept."""
-    kept = trainer.checkpoint_callback
-    return Path(getattr(kept, "best_model_path", "") or getattr(kept, "last_model_path", ""))
-
-
-def _rewrite(path: Path, policy: Policy, facts: dict[str, float]) -> None:
-    """Replace the policy and the facts of its prior in a checkpoint."""
-    checkpoint = read_checkpoint(path)
-    checkpoint["state_dict"] |= {f"policy.{name}": value for name, value in policy.state_dict().items()}
-    checkpoint["facts"]["prior"] = facts
-    write_checkpoint(checkpoint, path)
-
-
-def _best(found: dict[float, float]) -> float:
-    return max(sorted(found), key=lambda strength: found[strength])  # of equals, the weakest
+def _handed_over(trainer: Trainer) -> Path:
+    """The checkpoint from which the next stage starts; no file, where the run writes none."""
+    callback = trainer.checkpoint_callback
+    return Path(getattr(callback, "best_model_path", "") or getattr(callback, "last_model_path", ""))

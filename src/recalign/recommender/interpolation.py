@@ -20,7 +20,7 @@ KEEP = 0.97
 """Share of the start's NDCG@10 on validation that is kept by default."""
 TOLERANCE = 0.005
 """A policy may keep this much less where it is measured again: training measures at its own precision."""
-Z = 1.64
+Z_95 = 1.64
 """Standard errors between the share measured and the lower bound: one-sided 95 %."""
 MARGIN = 0.02
 """The lower bound may lie this far below the share to keep."""
@@ -69,21 +69,21 @@ class Retention:
 
     def enough(self, keep: float) -> bool:
         """Whether ``keep`` is kept, and its lower bound lies at most `MARGIN` below; no where the error is NaN."""
-        return self.share >= keep and self.share - Z * self.error >= keep - MARGIN
+        return self.share >= keep and self.share - Z_95 * self.error >= keep - MARGIN
 
 
 ALL_RETAINED = Retention(1.0, 0.0)
 """What the start keeps of itself."""
 
 
-def alpha_within_budget(kept: Callable[[float], Retention], keep: float) -> tuple[float, Retention]:
+def alpha_within_budget(retention_at: Callable[[float], Retention], keep: float) -> tuple[float, Retention]:
     """Follow a path from the start to the last point before it first keeps too little (`Retention.enough`).
 
     Tries `ALPHAS` in turn until one keeps too little, then bisects between it and the one before. A path that keeps
     enough as far as it is tried ends at the last of these: the NDCG budget is not reached.
 
     Args:
-        kept: what is kept at an alpha. The start itself, at 0, keeps all.
+        retention_at: what is kept at an alpha. The start itself, at 0, keeps all.
         keep: the share to keep.
 
     Returns:
@@ -91,7 +91,7 @@ def alpha_within_budget(kept: Callable[[float], Retention], keep: float) -> tupl
     """
     low, found = 0.0, ALL_RETAINED
     for alpha in ALPHAS:
-        if not (there := kept(alpha)).enough(keep):
+        if not (there := retention_at(alpha)).enough(keep):
             break
         low, found = alpha, there
     else:
@@ -99,7 +99,7 @@ def alpha_within_budget(kept: Callable[[float], Retention], keep: float) -> tupl
     high = alpha
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        if (there := kept(middle)).enough(keep):
+        if (there := retention_at(middle)).enough(keep):
             low, found = middle, there
         else:
             high = middle

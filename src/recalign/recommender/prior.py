@@ -7,20 +7,11 @@ dropout, shrinks common items towards rare ones; held-out events ask for some of
 prior to the logits: Menon et al., Long-tail learning via logit adjustment, arXiv 2007.07314 (there to favour rare
 classes).
 
-Which policy has it. What is served, ranked, measured or compared has the prior: validation, the NDCG budget, KL and
-entropy in tables, reranking, and reports. **Whatever post-training learns from has none**: the policy, its start and
-its snapshots in a loss, the items and candidates that they draw, the pairs and baselines that they make, and what a
-reward model's trunk clones. The reasons:
-
-- Where a policy was cloned, logged items and items that it draws agree, E_log[grad log pi] = 0 = E_{a ~ pi}[grad log
-  pi], but for what dropout and early stopping leave. With the prior, drawn items are more popular. A loss that raises
-  logged items, or that sets them against drawn ones (losers, a baseline E_{a ~ pi}[r], importance weights), would then
-  undo the prior, whatever the rewards are.
-- Where only drawn items meet (PPO, GRPO, the pairs of IPA and of an ensemble), a policy gradient needs the ratio of
-  the policy that drew them, and either policy would do: the best one at a KL to the start is pi_start exp(r / beta)
-  without the prior, and the same times the prior with it. Without it, cloning can stand in the same loss.
-- A log-ratio to the start, less that of another item of the state, is the same with and without a prior. So DPO cannot
-  tell where its pairs were drawn: it has to be told.
+What is served, ranked, measured or compared has the prior. **Whatever post-training learns from has none**: the policy,
+its start and its snapshots in a loss, the items that they draw, pairs and baselines. Where a policy was cloned, logged
+items and items that it draws agree, E_log[grad log pi] = 0 = E_{a ~ pi}[grad log pi]. With the prior, drawn items are
+more popular, and a loss that sets the two against each other would undo the prior, whatever the rewards are
+(docs/methods.md, which policy where).
 
 Shape suffixes: T states, V items of the catalogue, N items that are scored, D width, X width with the prior's columns.
 """

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recalign.nn import HSTU, Encoder
+from recalign.nn.attention import dense_attention
 from recalign.nn.encoder import valid_rows
 from recalign.nn.hstu import EPS, HSTULayer, gather, layer_norm, time_buckets
 
@@ -90,8 +91,7 @@ def dense(layer: HSTULayer, query_BQD: Tensor, x_BLD: Tensor, offset_QL: Tensor,
     bias_BQL = layer.masked_position_bias(offset_QL)
     if layer.time_bias is not None:
         bias_BQL = bias_BQL + gather(layer.time_bias, bucket_BQL)
-    weight_BHQL = F.silu(q_BHQC @ k_BHLC.transpose(2, 3) + bias_BQL.unsqueeze(-3))
-    mixed_BQE = (weight_BHQL @ v_BHLC).transpose(1, 2).flatten(2)
+    mixed_BQE = dense_attention(q_BHQC, k_BHLC, v_BHLC, bias_BQL.unsqueeze(-3)).transpose(1, 2).flatten(2)
     return query_BQD + layer.output(u_BQE * layer_norm(mixed_BQE, EPS * layer.max_length**2))
 
 
