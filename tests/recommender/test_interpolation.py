@@ -21,8 +21,8 @@ from recalign.recommender.interpolation import (
     ALPHAS,
     HALVINGS,
     MARGIN,
+    Z_95,
     Retention,
-    Z,
     alpha_within_budget,
     budget_batches,
     ndcg_by_user,
@@ -69,7 +69,7 @@ def test_nothing_behind_the_first_fall_is_taken(at_reaches, between):
     falls = [at for at in ALPHAS if not by_alpha[at].enough(0.97)]
     before = [0.0, *(at for at in ALPHAS if not falls or at < falls[0])]
     assert found.share >= 0.97
-    assert found.share - Z * found.error >= 0.97 - MARGIN
+    assert found.share - Z_95 * found.error >= 0.97 - MARGIN
     assert found is (kept(alpha) if alpha else ALL_RETAINED)
     assert before[-1] <= alpha < (falls[0] if falls else math.inf)
     assert alpha == before[-1] or between.enough(0.97)
@@ -129,8 +129,8 @@ def test_of_one_user_nothing_is_sure_and_a_start_that_ranks_nothing_loses_nothin
 
 
 def test_a_bound_just_within_the_margin_is_enough():
-    assert Retention(0.97, (MARGIN - 1e-9) / Z).enough(0.97)
-    assert not Retention(0.97, (MARGIN + 1e-6) / Z).enough(0.97)
+    assert Retention(0.97, (MARGIN - 1e-9) / Z_95).enough(0.97)
+    assert not Retention(0.97, (MARGIN + 1e-6) / Z_95).enough(0.97)
     assert not Retention(0.9699, 0.0).enough(0.97)
     assert Retention(1.0, 0.03).enough(0.97)
 
