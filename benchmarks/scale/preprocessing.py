@@ -31,6 +31,7 @@ from lightning.pytorch import Trainer
 from benchmarks.lib import by_metric, lines, markdown, middle, options, save
 from recalign.data.events import LogMapping, data_root
 from recalign.data.sequences import EventDataModule, High, TimeSplit
+from recalign.data.sequences.prepare import prepare
 from recalign.recommender import Recommender
 
 METRICS = {
@@ -114,7 +115,7 @@ def first_batch(kind: str, name: str, root: str, cache: str, workers: str) -> di
         settings: dict[str, Any] = {"reward": "rating", "high": High("rating >= 5"), "split": TimeSplit()}
         data = EventDataModule(log, root=root, cache=cache, **settings)
         if kind == "prepare":
-            data.prepare(workers=int(workers))
+            prepare(data, workers=int(workers))
         elif kind == "fit":
             quiet: Any = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
             trainer = Trainer(accelerator="cpu", max_steps=3, val_check_interval=3, limit_val_batches=1, **quiet)

@@ -29,6 +29,7 @@ from benchmarks.scale.preprocessing import generate
 from benchmarks.serving.run import requests, untrained
 from recalign.data.events import LogMapping
 from recalign.data.sequences import Batch, EventDataModule, TimeSplit
+from recalign.data.sequences.prepare import prepare
 from recalign.data.simulation import World, simulate, write
 from recalign.recommender import Recommender, RecommenderData
 from recalign.run.stage.console import quiet
@@ -94,7 +95,7 @@ def works(folder: Path) -> dict[str, Work]:
         with tempfile.TemporaryDirectory(dir=folder) as cache:
             log = LogMapping("random", ["random.parquet"])
             prepared = EventDataModule(log, "rating", None, TimeSplit(), str(folder), cache=cache)
-            prepared.prepare()
+            prepare(prepared)
             return 500_000
 
     def answering() -> float:

@@ -52,6 +52,8 @@ from benchmarks.update.figures import (
     verdict,
 )
 from recalign.data.sequences import EventDataModule
+from recalign.data.sequences.earlier import EarlierLog
+from recalign.data.sequences.remember import remember
 from recalign.data.simulation import World, simulate
 from recalign.evaluation.baselines import SameForAll
 from recalign.keys import call
@@ -201,11 +203,11 @@ class Day:
             "high": {"quantile": 0.75},
             "split": {"class_path": "recalign.data.sequences.TimeSplit", "init_args": split},
             "root": str(folder),
-            "grows_from": str(earlier.folder / "ids") if earlier else None,
+            "grows_from": EarlierLog(str(earlier.folder / "ids")) if earlier else None,
         }
         self.log.write_text(yaml.safe_dump({"data": data}, sort_keys=False))
         self.data: EventDataModule = parse_stage(self.words("recommender", "none", {})).datamodule()  # type: ignore[assignment]
-        self.data.remember(folder / "ids")
+        remember(self.data, folder / "ids")
 
     def words(self, stage: str, row: str, own: Mapping[str, Any]) -> list[str]:
         run = {"run.root": str(self.folder), "run.chain": row.replace(",", ""), "seed_everything": self.seed}

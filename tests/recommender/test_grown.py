@@ -10,6 +10,8 @@ import pytest
 import small
 import torch
 
+from recalign.data.sequences.earlier import EarlierLog
+from recalign.data.sequences.remember import remember
 from recalign.errors import InputError
 from recalign.recommender import Recommender, RecommenderData
 from recalign.recommender.checkpoint import load_net
@@ -22,12 +24,12 @@ def grown(log_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     """Where the grown log of ``tastes.csv`` lies: further events of old users, new users, and items 41 and 42."""
     root = tmp_path_factory.mktemp("grown")
     data = small.data_of(RewardData, log_root, "tastes")
-    data.remember(root / "ids")
+    remember(data, root / "ids")
     before = pl.read_csv(log_root / "tastes.csv")
     chosen = (41, 42, 1, 2, 3, 4, 5, 6, 7, 8)
     later = [(user, item, 4, 10**6 + at) for user in range(100, 140) for at, item in enumerate(chosen)]
     pl.concat([before, pl.DataFrame(later, schema=before.schema, orient="row")]).write_csv(root / "tastes.csv")
-    return {"root": root, "grows_from": str(root / "ids")}
+    return {"root": root, "grows_from": EarlierLog(str(root / "ids"))}
 
 
 def of(kind: type, grown: dict[str, Any], **given: Any) -> Any:

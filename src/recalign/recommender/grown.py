@@ -26,10 +26,13 @@ def load_earlier(path: str, data: EventDataModule) -> Any:
     """
     loaded, earlier = load_net(path, "policy"), data.earlier
     if earlier is None:
-        what, remedy = "there is no earlier log to go on from", "name the folder ids of that chain: --data.grows_from"
+        what, remedy = (
+            "there is no earlier log to go on from",
+            "name its ids: --data.grows_from.folder",
+        )
         raise InputError(what, where="data.grows_from", remedy=remedy)
     if loaded.catalogue != earlier.facts["catalogue"]:
-        what = f"this checkpoint was not trained on the log that {earlier.where} remembers"
+        what = f"this checkpoint was not trained on the log that {earlier.folder} remembers"
         raise InputError(what, where=path, remedy="give the checkpoint and the folder ids of one chain")
     return loaded.net
 

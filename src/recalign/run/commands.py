@@ -16,6 +16,7 @@ from rich.table import Table
 from recalign.data.events import render
 from recalign.data.sequences import EventDataModule
 from recalign.data.sequences.audit import audit_log
+from recalign.data.sequences.prepare import prepare as prepare_log
 from recalign.data.sequences.verdict import verdict
 from recalign.errors import InputError, printable, require_positive
 from recalign.files import write_parquet, write_text
@@ -72,8 +73,8 @@ def prepare(*, data: EventDataModule, partitions: int | None = None, workers: in
         partitions: of the users, about; each has to fit in memory, once a worker. Null: one for 4 million rows.
         workers: processes that work on partitions side by side.
     """
-    print(data.prepare(partitions, workers))
-    print(f"prepared: {data.entry}")
+    print(prepare_log(data, partitions, workers))
+    print(f"prepared: {data.entry and data.entry.path}")
 
 
 def recommend(run: Path, users: str | list[str] | None = None, k: int = 10, codes: Path | None = None) -> None:

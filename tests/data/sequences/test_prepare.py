@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import errno
 import gzip
-import os
-import shutil
-import sys
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,13 +17,12 @@ from hypothesis import strategies as st
 
 from recalign.artifacts import SEAL
 from recalign.cli import main
-from recalign.data.events import EventTable, ItemTable, LogMapping, reading
+from recalign.data.events import ItemTable, LogMapping, reading
 from recalign.data.sequences import EventDataModule, High, LeaveLast, Split, TimeSplit, Where
-from recalign.data.sequences import partitions as partitions_file
 from recalign.data.sequences import prepare as prepare_file
 from recalign.data.sequences.audit import audit_log
-from recalign.data.sequences.cache import FIGURES, CacheEntry
-from recalign.data.sequences.partitions import STRETCH, Partitions
+from recalign.data.sequences.cache import FIGURES
+from recalign.data.sequences.prepare import USERS_OF_FIGURES, prepare
 from recalign.data.sequences.verdict import verdict
 from recalign.errors import InputError
 from recalign.files import read_json
@@ -93,9 +89,7 @@ def content(path: Path) -> Any:
     if path.suffix == ".arrow":  # what lies under a null may be anything
         frame = pl.read_ipc(path)
         return frame.schema, frame.to_dict(as_series=False)
-    if path.suffix == ".json":
-        return {key: value for key, value in read_json(path).items() if key != "sizes"}
-    return path.read_bytes()
+    return read_json(path) if path.suffix == ".json" else path.read_bytes()
 
 
 @pytest.mark.slow
@@ -115,7 +109,7 @@ def content(path: Path) -> Any:
 def test_partitions_make_the_same_files(
     monkeypatch, log, split: Split, high, partitions, min_events, rows, cut, files, collapse, repeats
 ):
-    monkeypatch.setattr(prepare_file, "ROWS", rows)
+    monkeypatch.setattr(prepare_file, "ROWS_OF_A_PARTITION", rows)
     with TemporaryDirectory() as folder:
         root = Path(folder)
         write(log[:cut], root / files[0])
@@ -130,9 +124,9 @@ def test_partitions_make_the_same_files(
             whole.sequences  # noqa: B018
         except InputError:
             with pytest.raises(InputError):  # where two settings cannot be used, either is named
-                parts.prepare(partitions)
+                prepare(parts, partitions)
             return
-        assert parts.prepare(partitions) == whole.report
+        assert prepare(parts, partitions) == whole.report
         assert entry_of(root, "parts") == entry_of(root, "whole")
 
 
@@ -156,13 +150,13 @@ def whole(root) -> dict[str, Any]:
 @pytest.mark.slow
 def test_the_number_of_workers_changes_nothing(root, whole, trial):
     trial("Same course", "a log prepared by two workers, in partitions")
-    module(root, "two").prepare(3, workers=2)
+    prepare(module(root, "two"), 3, workers=2)
     assert entry_of(root, "two") == whole
 
 
 def test_the_figures_of_a_large_log_are_those_of_its_largest_partition(root, monkeypatch):
-    monkeypatch.setattr(prepare_file, "ROWS", 20)
-    report = module(root, "parts").prepare()
+    monkeypatch.setattr(prepare_file, "ROWS_OF_A_PARTITION", 20)
+    report = prepare(module(root, "parts"))
     monkeypatch.setattr(EventDataModule, "table", property(lambda _: pytest.fail("the whole log was read")))
     data = module(root, "parts")
     sections = audit_log(data)
@@ -170,24 +164,14 @@ def test_the_figures_of_a_large_log_are_those_of_its_largest_partition(root, mon
     assert (log["rows read"], log["events in all"]) == (sum(report.files.values()), report.used)
     assert report.used > 20
     assert 0 < log["events"] < report.used
-    assert 0 < log[STRETCH] < len(data.sequences.users)
+    assert 0 < log[USERS_OF_FIGURES] < len(data.sequences.users)
     assert verdict(sections, "s")
 
 
 def test_a_prepared_log_is_not_read_again(root, monkeypatch):
-    report = module(root, "parts").prepare(3)
-    monkeypatch.setattr(Partitions, "check", lambda *_: pytest.fail("it was read"))
-    assert module(root, "parts").prepare(3) == report
-
-
-def test_two_that_prepare_a_log_do_so_once(root, monkeypatch):
-    """One finds no entry, and then waits for the other, which makes it."""
-    report = module(root, "parts").prepare(3)
-    monkeypatch.setattr(prepare_file.LogScan, "open", lambda *_: pytest.fail("it was read"))
-    load, first = CacheEntry.load, iter([True])
-    monkeypatch.setattr(CacheEntry, "load", lambda entry: None if next(first, False) else load(entry))
-    assert module(root, "parts").prepare(3) == report
-    assert len(list((root / "parts").iterdir())) == 1
+    report = prepare(module(root, "parts"), 3)
+    monkeypatch.setattr(prepare_file._Tasks, "check", lambda *_: pytest.fail("it was read"))
+    assert prepare(module(root, "parts"), 3) == report
 
 
 @pytest.mark.parametrize("kind", ["csv", "folder"])
@@ -203,124 +187,38 @@ def test_other_files_than_parquet(root, whole, kind):
         for name in "ab":
             pl.read_parquet(root / f"{name}.parquet").write_csv(root / f"{name}.csv")
     changed = {"log": LogMapping("small", files, columns={"good": "coalesce(stars > 3, false)"}, where="length <> 20")}
-    module(root, "other", **changed).prepare(3)
+    prepare(module(root, "other", **changed), 3)
     made = entry_of(root, "other")
     assert {name for name in whole if made[name] != whole[name]} == {"entry.json"}  # it names the files
 
 
-@pytest.mark.parametrize("harm", ["seal", "cut", "gone", "flipped"])
-def test_a_task_that_is_half_done_is_done_again_and_the_others_are_not(root, whole, monkeypatch, harm):
-    folder = interrupted(root, monkeypatch)
-    file = folder / "partition-1" / (SEAL if harm == "seal" else "events.arrow")
-    if harm == "cut":
-        file.write_bytes(file.read_bytes()[:-8])
-    elif harm == "flipped":
-        flip(file)
-    else:
-        file.unlink()
-    done, check_rows = [], partitions_file.check_rows
-    monkeypatch.setattr(partitions_file, "check_rows", lambda *given: done.append(1) or check_rows(*given))
-    module(root, "parts").prepare(3)
-    assert len(done) == 1
-    assert entry_of(root, "parts") == whole
+@pytest.mark.parametrize("failure", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")])
+def test_one_that_breaks_off_leaves_nothing_and_begins_again(root, whole, monkeypatch, failure):
+    def broken(*_: Any, **__: Any) -> None:
+        raise failure
 
-
-@pytest.mark.parametrize(("file", "at"), [("item.npy", -3), ("item.npy", 30), ("reward.npy", -3), ("column-2.npy", -3)])
-def test_a_bit_flipped_in_a_kept_stretch_of_the_arrays_is_written_again(root, whole, monkeypatch, file, at):
-    flip(interrupted(root, monkeypatch) / "entry" / file, at)
-    module(root, "parts").prepare(3)
-    assert entry_of(root, "parts") == whole
-
-
-def test_a_bit_flipped_in_a_file_converted_to_parquet_is_converted_again(root, monkeypatch):
-    for name in "ab":
-        pl.read_parquet(root / f"{name}.parquet").write_csv(root / f"{name}.csv")
-    text = {"log": LogMapping("small", ["a.csv", "b.csv"], **LOG)}
-    folder = interrupted(root, monkeypatch, **text)
-    flip(folder / "file-0" / "rows.parquet", at=40)
-    shutil.rmtree(folder / "block-0")
-    shutil.rmtree(folder / "partition-0")
-    module(root, "parts", **text).prepare(3)
-    module(root, "whole", **text).sequences  # noqa: B018
-    assert entry_of(root, "parts") == entry_of(root, "whole")
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="the kernel says which file is synced")
-def test_what_a_task_wrote_is_on_the_disk_before_its_seal(root, monkeypatch):
-    synced, sync = [], os.fsync
-    monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.readlink(f"/proc/self/fd/{file}")) or sync(file))
-    interrupted(root, monkeypatch, undo=False)
-    names = [Path(one).name for one in synced]
-    for part, task in (("rows.arrow", "block-0"), ("item.npy", "index-0")):
-        seal = next(n for n, one in enumerate(synced) if task in one and SEAL in Path(one).name)
-        assert part in names[:seal], task
-
-
-def test_a_prepare_killed_before_it_cleans_up_does_not_stand_in_the_way(root, whole, monkeypatch):
-    publish = CacheEntry.publish
-    monkeypatch.setattr(CacheEntry, "publish", lambda *given: publish(*given) or broken())  # its parts are left
-    with pytest.raises(KeyboardInterrupt):
-        module(root, "parts").prepare(3)
+    monkeypatch.setattr(prepare_file, "_write_slice", broken)
+    with pytest.raises(type(failure)):
+        prepare(module(root, "parts"), 3)
+    assert list((root / "parts").iterdir()) == []
     monkeypatch.undo()
-    shutil.rmtree(module(root, "parts").entry)
-    module(root, "parts").prepare(3)
+    prepare(module(root, "parts"), 3)
     assert entry_of(root, "parts") == whole
-
-
-def interrupted(root: Path, monkeypatch: pytest.MonkeyPatch, undo: bool = True, **changed: Any) -> Path:
-    """The folder of what is made on the way, of a `prepare` that was killed when all tasks were done."""
-    monkeypatch.setattr(prepare_file, "check_parts", broken)
-    with pytest.raises(KeyboardInterrupt):
-        module(root, "parts", **changed).prepare(3)
-    if undo:
-        monkeypatch.undo()
-    (folder,) = (path for path in (root / "parts").iterdir() if path.is_dir())
-    return folder
-
-
-def flip(file: Path, at: int = -3) -> None:
-    content = bytearray(file.read_bytes())
-    content[at] ^= 1
-    file.write_bytes(content)
-
-
-def broken(*_: Any, **__: Any) -> None:
-    raise KeyboardInterrupt
-
-
-def test_a_full_disk_loses_nothing(root, whole, monkeypatch):
-    def full(*_: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(partitions_file, "write_stretch", full)
-    with pytest.raises(InputError, match=r"No space left on device\n.*run it again: what is done is kept"):
-        module(root, "parts").prepare(3)
-    monkeypatch.undo()
-    module(root, "parts").prepare(3)
-    assert entry_of(root, "parts") == whole
-
-
-@pytest.mark.long
-def test_what_a_worker_cannot_write_is_named(root):
-    settings = module(root, "parts")
-    folder = settings.entry.with_name(f".{settings.entry.name}.parts-3")
-    folder.mkdir(parents=True)
-    (folder / "partition-1").touch()
-    with pytest.raises(InputError, match=r"partition-1: cannot be written: Not a directory"):
-        settings.prepare(3, workers=2)
 
 
 def test_files_that_change_meanwhile_are_noticed(root, monkeypatch):
-    monkeypatch.setattr(prepare_file, "fingerprint", lambda *_: "of other bytes")
+    data = module(root, "parts")
+    assert data.fingerprint
+    monkeypatch.setattr(data, "current_fingerprint", lambda: "of other bytes")
     with pytest.raises(InputError, match="changed while they were read"):
-        module(root, "parts").prepare(3)
+        prepare(data, 3)
 
 
 @pytest.mark.parametrize(
     ("changed", "asked", "said"),
     [
-        ({"cache": False}, {}, "data.cache: .*which is off"),
-        ({"split": Typed()}, {}, "data.split: a split that was typed in"),
+        ({"cache": False}, {}, "data.cache"),
+        ({"split": Typed()}, {}, "data.split"),
         ({}, {"workers": 0}, "workers: 0 is not above 0"),
         ({}, {"partitions": -1}, "partitions: -1 is not above 0"),
         ({"split": Split()}, {}, "data.split: Split does not say"),
@@ -330,7 +228,7 @@ def test_files_that_change_meanwhile_are_noticed(root, monkeypatch):
         (
             {"log": LogMapping("small", ["a.parquet"], user="length", columns={"length": "length"})},
             {},
-            "prepare deals rows by the user",
+            "data.log.columns.length",
         ),
         ({"log": LogMapping("small", ["a.parquet"], user="who")}, {}, "data.log.user: there is no column 'who'"),
     ],
@@ -338,7 +236,7 @@ def test_files_that_change_meanwhile_are_noticed(root, monkeypatch):
 def test_what_cannot_be_prepared(root, changed, asked, said):
     cache = changed.pop("cache", "parts")
     with pytest.raises(InputError, match=f"(?s){said}"):
-        module(root, cache, **changed).prepare(**asked)
+        prepare(module(root, cache, **changed), **asked)
 
 
 def test_the_command(root, whole, capsys):
@@ -363,7 +261,7 @@ def test_the_command(root, whole, capsys):
 def test_more_rows_than_can_be_numbered_are_refused(root, monkeypatch):
     monkeypatch.setattr(reading, "MAX_ROWS", 80)
     with pytest.raises(InputError, match="the log has 90 rows, not 1 to 80"):
-        module(root, "parts").prepare()
+        prepare(module(root, "parts"))
 
 
 @pytest.mark.long
@@ -388,23 +286,13 @@ def test_an_object_store(root, whole, monkeypatch):
         for name in "ab":
             client.upload_file(str(root / f"{name}.parquet"), "logs", f"days/{name}.parquet")
         settings = {"columns": {"good": "coalesce(stars > 3, false)"}, "where": "length <> 20"}
-        module(root, "bucket", log=LogMapping("small", ["s3://logs/days"], **settings)).prepare(3)
+        prepare(module(root, "bucket", log=LogMapping("small", ["s3://logs/days"], **settings)), 3)
         made = entry_of(root, "bucket")
         assert {k for k in made if made[k] != whole[k]} == {"entry.json"}
         with pytest.raises(InputError, match=r"s3://none/days.*cannot be reached or read"):
-            module(root, "bucket", log=LogMapping("small", ["s3://none/days"], **settings)).prepare(3)
+            prepare(module(root, "bucket", log=LogMapping("small", ["s3://none/days"], **settings)), 3)
     finally:
         store.stop()
-
-
-class Embargo(TimeSplit):
-    def assign(self, table: EventTable) -> pl.Series:
-        return super().assign(table)
-
-
-def test_an_inherited_for_parts_does_not_speak_for_another_assign(root):
-    with pytest.raises(InputError, match="Embargo does not say how"):
-        module(root, "parts", split=Embargo()).prepare(3)
 
 
 def test_items_known_by_their_features_are_numbered_alike(root):
@@ -413,7 +301,7 @@ def test_items_known_by_their_features_are_numbered_alike(root):
     items = ItemTable("items.csv", title=None, features={"kind": "kind"})
     log = LogMapping("small", ["a.parquet", "b.parquet"], items=items, **LOG)
     module(root, "whole", log=log, min_events=6).sequences  # noqa: B018
-    module(root, "parts", log=log, min_events=6).prepare(3)
+    prepare(module(root, "parts", log=log, min_events=6), 3)
     made = entry_of(root, "parts")
-    assert 0 < made["entry.json"]["features"]["warm"] < 13
+    assert 0 < made["features.json"]["warm"] < 13
     assert made == entry_of(root, "whole")

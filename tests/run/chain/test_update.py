@@ -75,7 +75,7 @@ def test_the_recommender_goes_on_and_the_others_begin_anew(folder: Path):
         own = yaml.safe_load(run(folder, "tiny-update", stage).config.read_text())
         data, model = own["data"]["init_args"], own["model"]["init_args"]
         assert own["trainer"]["max_epochs"] == epochs
-        assert data["grows_from"] == "runs/tiny-update/ids-before"
+        assert data["grows_from"]["folder"] == "runs/tiny-update/ids-before"
         assert data["max_length"] == (20 if stage == "reward" else 24)  # though the log's YAML says 200
         if stage == WARM_STARTED_STAGE:
             assert Path(model["grows_from"]) in (where / "best.ckpt", where / "last.ckpt")
@@ -87,7 +87,7 @@ def test_the_recommender_goes_on_and_the_others_begin_anew(folder: Path):
 
 @pytest.mark.usefixtures("updated")
 def test_what_the_chain_leaves_is_that_of_the_grown_log(folder: Path):
-    before, after = (EarlierLog.read(folder / "runs" / name / IDS) for name in ("tiny", "tiny-update"))
+    before, after = (EarlierLog(str(folder / "runs" / name / IDS)) for name in ("tiny", "tiny-update"))
     assert after.users["user"].head(len(before.users)).equals(before.users["user"])
     assert after.items.head(len(before.items)).equals(before.items)
     assert after.users["known"].sum() > before.users["known"].sum()
@@ -161,7 +161,7 @@ def test_ids_that_no_log_can_continue_leave_no_folder(folder: Path, monkeypatch:
     def refuse(_: Path) -> None:
         raise InputError("its items are known by their features", where="runs/tiny/ids")
 
-    monkeypatch.setattr(EarlierLog, "read", refuse)
+    monkeypatch.setattr(EarlierLog, "facts", property(refuse))
     found = tiny.recalign(folder, "update", "runs/tiny", "--log=simulated", "--name=never")
     assert (found.code, "runs/tiny/ids: " in found.err) == (2, True)
     assert not (folder / "runs/never").exists()

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 import numpy as np
 import polars as pl
 
-from recalign.data.events import EventTable
+from recalign.data.events import EventTable, audit
 from recalign.data.events.audit import TIES, Section
 from recalign.data.events.division import FEW, SHORT, divide
+from recalign.data.events.items import feature_figures
 from recalign.data.sequences.data import EventDataModule
 from recalign.data.sequences.splits import LeaveLast, Split, TimeSplit
 from recalign.data.sequences.store import PARTS, Part, Sequences
@@ -37,7 +38,7 @@ least a tenth of the next events arbitrary."""
 
 def audit_log(data: EventDataModule) -> dict[str, Section]:
     """Compute all figures of ``recalign check``, by section: the log, its split, its leaks."""
-    figures = data.figures()  # first, while the log is in memory
+    figures = log_figures(data)  # first, while the log is in memory
     sequences, max_length, stride = data.sequences, data.max_length, data.stride
     sections: dict[str, Section] = {
         **figures,
@@ -49,6 +50,21 @@ def audit_log(data: EventDataModule) -> dict[str, Section]:
     if isinstance(data.split, LeaveLast | TimeSplit) and _is_doubtful(sections):
         sections |= other_splits(sequences, data.split)
     return {**sections, LEAKS: leaks(sequences, max_length, stride, data.log_.timestamp is not None)}
+
+
+def log_figures(data: EventDataModule) -> dict[str, Section]:
+    """The figures of the log that need no split (`recalign.data.events.audit`), saved with the prepared log."""
+    sections = data.entry and data.entry.figures()
+    if not sections:
+        table, made, ranked = data.table, data.sequences, None  # the second writes the entry, and drops the first
+        if data.relative_to:
+            ranks = made.frame.select("row", "reward")
+            ranked = table.frame.drop("reward").join(ranks, on="row", how="left", maintain_order="left")
+        sections = audit(table, ranked)
+        sections["item features"] = feature_figures(data.item_values(table.items), table.items)
+        if data.entry:
+            data.entry.save_figures(sections)
+    return {**sections, "titles": data.titles_and_counts[1]}
 
 
 def _exposure(frame: pl.DataFrame, weighed: bool) -> Section:

@@ -18,6 +18,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from pydoc import locate
 from typing import Any
 
 import numpy as np
@@ -26,21 +27,16 @@ import polars as pl
 from recalign import artifacts
 from recalign.data.events import Report
 from recalign.data.events.checking import Note
-from recalign.data.sequences.features import FeatureCoder, ItemFeatures
 from recalign.data.sequences.splits import Split
 from recalign.data.sequences.store import Sequences
 from recalign.errors import InputError
-from recalign.files import beside, digest, read_json, rename, sha256, write_json
+from recalign.files import beside, digest, read_json, rename, write_json
 
 ARRAYS = ("trained", "offset", "item", "time", "reward", "event")
-FRAMES = ("events", "users", "items")
 MAPPED = (pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32, pl.UInt64, pl.Float32, pl.Float64)
 """Types of the columns that are mapped, if they have no nulls."""
-
-FEATURES = ("code", "weight", "offset", "number")
-"""Arrays of `ItemFeatures`."""
 FIGURES = "audit.json"
-"""Figures of the log, with their digest: they are saved after the entry is sealed."""
+"""Figures of the log (`recalign check`), saved after the entry is sealed."""
 UNUSED_DAYS = 30
 """Days without use after which an entry is removed."""
 
@@ -66,17 +62,15 @@ class CacheEntry:
     key: dict[str, str]
 
     @classmethod
-    def of(cls, folder: Path, name: str, fingerprint: str, split: Split) -> CacheEntry | None:
-        """The entry of a log by name and fingerprint; a split of the user's own counts with its file.
+    def of(cls, option: bool | str, name: str, fingerprint: str, split: Split) -> CacheEntry | None:
+        """The entry of a log by name and fingerprint.
 
-        None for a split that was typed into a notebook: nobody knows when it changes.
+        None where nothing is cached, and for a split that was typed into a notebook: nobody knows when it changes.
         """
-        own, here = artifacts.own_code(f"{type(split).__module__}.{type(split).__name__}"), Path(__file__).parent
-        if own is None:
+        folder, path = cache_folder(option), f"{type(split).__module__}.{type(split).__name__}"
+        if folder is None or artifacts.own_code(path) is None:
             return None
-        files = *(here.parent / "events").glob("*.py"), *here.glob("*.py")
-        code = digest(pl.__version__, sorted(map(sha256, files)), own)
-        key = {"log": fingerprint, "code": code}
+        key = {"log": fingerprint, "code": artifacts.code_digest({"class_path": path})}
         return cls(folder / f"{name.replace(os.sep, '-')}-{digest(key)[:16]}", key)
 
     def load(self) -> Sequences | None:
@@ -90,35 +84,29 @@ class CacheEntry:
             return self._read(json.loads((self.path / "entry.json").read_text(encoding="utf-8")))
         except OSError as error:  # the disk's or the system's, perhaps a passing one: the entry may be whole
             _warn(f"the cached log {self.path} cannot be read: {error.strerror or error}")
-            return None
         except (InputError, ValueError, KeyError, pl.exceptions.PolarsError) as error:
             _warn(f"the cached log {self.path} is damaged ({getattr(error, 'what', error)}) and is prepared again")
             shutil.rmtree(self.path, ignore_errors=True)
-            return None
+        return None
 
     def _read(self, facts: dict[str, Any]) -> Sequences:
-        frames = {name: read_table(self.path / f"{name}.arrow") for name in FRAMES}
-        files = {name: column_file(self.path, facts["columns"], name) for name in facts["numeric"]}
-        numeric = [pl.Series(name, _mapped(file)) for name, file in files.items()]
+        events, users, items = (read_table(self.path / f"{name}.arrow") for name in ("events", "users", "items"))
+        files = {name: column_file(self.path, facts["columns"], name) for name in facts["mapped"]}
+        mapped = [pl.Series(name, _mapped(file)) for name, file in files.items()]
         arrays: dict[str, Any] = {name: _mapped(self.path / f"{name}.npy") for name in ARRAYS}
         notes = tuple(Note(**note) for note in facts["report"]["notes"])
+        features: Any = locate(facts["features"]) if facts["features"] else None  # an option: the cache knows no class
         return Sequences(
-            frame=frames["events"].with_columns(numeric).select(facts["columns"]),
-            users=frames["users"]["user"],
-            items=frames["items"]["item"],
-            group=frames["users"]["group"].to_numpy(),
+            frame=events.with_columns(mapped).select(facts["columns"]),
+            users=users["user"],
+            items=items["item"],
+            group=users["group"].to_numpy(),
             fingerprint=facts["fingerprint"],
             catalogue=facts["catalogue"],
             report=Report(**facts["report"] | {"notes": notes}),
-            features=self._features(facts.get("features")),
+            features=features and features.load(self.path),
             **arrays,
         )
-
-    def _features(self, facts: dict[str, Any] | None) -> ItemFeatures | None:
-        if facts is None:
-            return None
-        arrays = {name: np.load(self.path / f"feature-{name}.npy") for name in FEATURES}
-        return ItemFeatures(FeatureCoder(facts["plans"]), facts["warm"], **arrays)
 
     def save(self, sequences: Sequences) -> None:
         """Write the entry, whole or not at all; if it cannot be written, warn once and go on."""
@@ -126,7 +114,7 @@ class CacheEntry:
         try:
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir(parents=True)
-            _write(part, sequences)
+            write_entry(part, sequences, mappable(sequences.frame))
             self.publish(part)
         except OSError as error:
             if not self.path.is_dir():
@@ -151,18 +139,16 @@ class CacheEntry:
         _remove_unused(self.path.parent)
 
     def figures(self) -> dict[str, Any]:
-        """The log's figures (`recalign.data.events.audit`); {} if they were not saved, or are not what was saved."""
-        with suppress(OSError, InputError, TypeError, KeyError):  # they are worked out again
-            saved = read_json(self.path / FIGURES)
-            if saved["digest"] == digest(self.path.name, saved["sections"]):
-                return dict(saved["sections"])
+        """The log's figures (`recalign.data.events.audit`); {} if they were not saved."""
+        with suppress(OSError, InputError):
+            return dict(read_json(self.path / FIGURES))
         return {}
 
     def save_figures(self, sections: dict[str, Any]) -> None:
-        """Save the figures of the log beside it, if the entry exists and can be written."""
+        """Save the figures of the log with the entry, if that exists and can be written."""
         if self.path.is_dir():
-            with suppress(OSError):  # they are worked out again
-                write_json(self.path / FIGURES, {"digest": digest(self.path.name, sections), "sections": sections})
+            with suppress(OSError):  # they are computed again
+                write_json(self.path / FIGURES, sections)
 
 
 def read_table(path: Path) -> pl.DataFrame:
@@ -180,45 +166,35 @@ def column_file(folder: Path, columns: list[str], name: str) -> Path:
     return folder / f"column-{columns.index(name)}.npy"
 
 
-def _mapped(path: Path) -> np.ndarray:
-    """An array on disk, copy-on-write: changes never reach the file."""
-    return np.load(path, mmap_mode="c")
-
-
-def _write(part: Path, sequences: Sequences) -> None:
-    frame, numeric = sequences.frame, mappable(sequences.frame)
-    for name in ARRAYS:
-        np.save(part / f"{name}.npy", getattr(sequences, name))
-    for name in numeric:
-        np.save(column_file(part, frame.columns, name), frame[name].to_numpy())
-    users = pl.DataFrame({"user": sequences.users, "group": sequences.group.astype(str)})
-    digests = {"fingerprint": sequences.fingerprint, "catalogue": sequences.catalogue}
-    facts = {"columns": frame.columns, "numeric": numeric, **digests, "report": dataclasses.asdict(sequences.report)}
-    facts |= write_features(part, sequences.features)
-    write_tables(part, facts, events=frame.drop(numeric), users=users, items=sequences.items.alias("item").to_frame())
-
-
-def write_features(part: Path, features: ItemFeatures | None) -> dict[str, Any]:
-    """Write the features of an entry's items; what entry.json has to say of them."""
-    if features is None:
-        return {}
-    for name in FEATURES:
-        np.save(part / f"feature-{name}.npy", getattr(features, name))
-    return {"features": {"plans": features.coder.plans, "warm": features.warm}}
-
-
-def write_tables(part: Path, facts: dict[str, Any], **frames: pl.DataFrame) -> None:
-    """Write the tables of an entry, then its entry.json.
+def write_entry(part: Path, sequences: Sequences, mapped: list[str]) -> None:
+    """Write all files of an entry but those that lie there.
 
     Args:
         part: the folder.
-        facts: ``columns`` of `Sequences.frame` in order, those that are ``numeric`` and mapped, ``fingerprint``,
-            ``catalogue`` and ``report``; ``features`` if there are some.
-        **frames: ``events`` without the numeric columns; ``users`` with ids and groups; ``items``.
+        sequences: the prepared log.
+        mapped: columns of the frame that are written as .npy.
     """
-    for name, frame in frames.items():
-        frame.write_ipc(part / f"{name}.arrow", compression="uncompressed")
+    frame, columns = sequences.frame, sequences.frame.columns
+    arrays = {part / f"{name}.npy": getattr(sequences, name) for name in ARRAYS}
+    arrays |= {column_file(part, columns, name): frame[name].to_numpy() for name in mapped}
+    for path, array in arrays.items():
+        if not path.exists():
+            np.save(path, array)
+    users = pl.DataFrame({"user": sequences.users, "group": sequences.group.astype(str)})
+    tables = {"events": frame.drop(mapped), "users": users, "items": sequences.items.alias("item").to_frame()}
+    for name, table in tables.items():
+        table.write_ipc(part / f"{name}.arrow", compression="uncompressed")
+    facts = {"columns": columns, "mapped": mapped, "report": dataclasses.asdict(sequences.report), "features": None}
+    facts |= {"fingerprint": sequences.fingerprint, "catalogue": sequences.catalogue}
+    if sequences.features is not None:
+        sequences.features.save(part)
+        facts["features"] = f"{type(sequences.features).__module__}.{type(sequences.features).__name__}"
     write_json(part / "entry.json", facts)
+
+
+def _mapped(path: Path) -> np.ndarray:
+    """An array on disk, copy-on-write: changes never reach the file."""
+    return np.load(path, mmap_mode="c")
 
 
 @functools.cache
@@ -229,7 +205,7 @@ def _warn(line: str) -> None:
 
 def _remove_unused(folder: Path) -> None:
     """Remove entries that nobody has read for long, and those that a killed process left half written."""
-    for marker in (*folder.glob("*/entry.json"), *folder.glob(".*/offset.npy"), *folder.glob(".*.parts-*/block-0")):
+    for marker in (*folder.glob("*/entry.json"), *folder.glob(".*/offset.npy"), *folder.glob(".*.prepare-*/rows")):
         with suppress(FileNotFoundError):  # another process was faster
             if time.time() - marker.parent.stat().st_mtime > UNUSED_DAYS * 86_400:
                 shutil.rmtree(marker.parent, ignore_errors=True)

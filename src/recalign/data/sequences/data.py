@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any, Literal
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
+import polars as pl
 import torch
+from lightning import LightningDataModule
 
-from recalign.data.events import LogMapping
+from recalign.data.events import (
+    EventTable,
+    ItemValues,
+    LogMapping,
+    Report,
+    data_root,
+    fingerprint,
+    load_events,
+    read_features,
+    read_titles,
+)
+from recalign.data.events.audit import Section
+from recalign.data.events.items import titles_digest
 from recalign.data.sequences.batch import Batch, collate
+from recalign.data.sequences.cache import CacheEntry
 from recalign.data.sequences.checks import checked, report_truncation
 from recalign.data.sequences.cohort import UserCohort
 from recalign.data.sequences.loader import Loader, WindowDataset
-from recalign.data.sequences.prepared import PreparedLog
-from recalign.data.sequences.relative import RelativeTo
 from recalign.data.sequences.sampler import LengthBatches
 from recalign.data.sequences.splits import High, LeaveLast, Split, UserGroups
-from recalign.data.sequences.store import Group, Part, Sequences
+from recalign.data.sequences.store import Group, Part, Sequences, build, fingerprint_of
 from recalign.data.sequences.windows import (
     NextEvents,
     Windows,
@@ -30,11 +46,15 @@ from recalign.data.sequences.windows import (
 )
 from recalign.errors import InputError, require_positive, require_seed
 
+if TYPE_CHECKING:  # options, which settings name
+    from recalign.data.sequences.earlier import EarlierLog
+    from recalign.data.sequences.relative import RelativeTo
+
 ML_100K = LogMapping("ml-100k", ["ml-100k/ratings.parquet"], fetch="recalign.data.events.movielens.ml_100k")
 """The log of stages whose YAML names none."""
 
 
-class EventDataModule(PreparedLog):
+class EventDataModule(LightningDataModule):
     """A log as histories and targets; each stage's subclass says what it trains on.
 
     Args:
@@ -59,8 +79,8 @@ class EventDataModule(PreparedLog):
             else the user's cache folder; or the folder to keep it in.
         relative_to: the column within whose bins rewards are ranked, such as a video's duration; null: they stay as
             they are. ``high`` reads the ranks.
-        grows_from: folder ``ids`` of an earlier chain, whose log this one continues: users and items keep their ids,
-            and what was trained on stays in training (`recalign.data.sequences.earlier`).
+        grows_from: the log of an earlier chain, which this one continues (its folder ``ids``): users and items keep
+            their ids, and what was trained on stays in training (`recalign.data.sequences.earlier`).
         untouched: with ``grows_from``, share of the users without new training events that are trained on.
 
     Attributes:
@@ -86,7 +106,7 @@ class EventDataModule(PreparedLog):
         seed: int | None = None,
         cache: bool | str = True,
         relative_to: RelativeTo | None = None,
-        grows_from: str | None = None,
+        grows_from: EarlierLog | None = None,
         untouched: float = 1.0,
     ) -> None:
         super().__init__()
@@ -97,7 +117,6 @@ class EventDataModule(PreparedLog):
                 "stride": stride,
                 "min_events": min_events,
                 "untouched": untouched,
-                "grows_from": grows_from,
                 "seed": seed,
             }
         )
@@ -123,14 +142,120 @@ class EventDataModule(PreparedLog):
         if not 0 <= given.get("untouched", 1.0) <= 1:
             what, remedy = f"{given['untouched']} is no share of users", "give one from 0 to 1"
             raise InputError(what, where="data.untouched", remedy=remedy)
-        if given.get("untouched", 1.0) < 1 and given.get("grows_from") is None:
-            what, remedy = "this log continues no other: no user is untouched", "leave it out, or set data.grows_from"
-            raise InputError(what, where="data.untouched", remedy=remedy)
         stride, max_length = given.get("stride"), given.get("max_length")
         if stride is not None and not 1 <= stride <= max_length:
             text = f"{stride} events between windows of {max_length} would leave events out"
             remedy = f"give 1 to {max_length} (half of it is a good choice), or null for the newest events only"
             raise InputError(text, where="data.stride", remedy=remedy)
+
+    @functools.cached_property
+    def table(self) -> EventTable:
+        """The checked log, read when first asked for."""
+        return load_events(self.log_, data_root(self.root), self.reward)
+
+    @functools.cached_property
+    def sequences(self) -> Sequences:
+        """The split log and its catalogue, from the cache or made when first asked for."""
+        if self.entry and (cached := self.entry.load()):
+            return cached
+        settings = self.split, self.high, self.groups, self.min_events
+        made = build(self.table, *settings, self.item_values(self.table.items), self.relative_to, self.earlier)
+        # Unless the files changed while they were read.
+        if self.entry and made.fingerprint == self._fingerprint_at_start == self.current_fingerprint():
+            self.entry.save(made)
+            if cached := self.entry.load():  # mapped from now on, which frees memory for training
+                del self.table
+                return cached
+        return made
+
+    @property
+    def report(self) -> Report:
+        """What was read of the log."""
+        return self.sequences.report
+
+    @property
+    def num_items(self) -> int:
+        """V, which the command links to the model's ``num_items``."""
+        return self.sequences.num_items
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the log and of the settings that split it; needs no events."""
+        return self.sequences.fingerprint if "sequences" in vars(self) else self._fingerprint_at_start
+
+    @functools.cached_property
+    def _fingerprint_at_start(self) -> str:
+        return self.current_fingerprint()
+
+    def current_fingerprint(self) -> str:
+        """`fingerprint` of the files as they are now."""
+        log = fingerprint(self.log_, data_root(self.root), self.reward)
+        settings = self.split, self.high, self.groups, self.min_events, self.relative_to
+        return fingerprint_of(log, *settings, self.earlier)
+
+    @functools.cached_property
+    def entry(self) -> CacheEntry | None:
+        """The prepared log in the cache; it need not exist. Null if there is no cache."""
+        return CacheEntry.of(self.cache, self.log_.name, self._fingerprint_at_start, self.split)
+
+    @property
+    def reward_settings(self) -> dict[str, Any]:
+        """The settings that say what rewards are."""
+        relative = asdict(self.relative_to) if self.relative_to else None
+        return {"reward": self.reward, "relative_to": relative}
+
+    def rewarded(self, reward: str | None, relative_to: RelativeTo | None) -> Self:
+        """The same data, whose histories have rewards by other settings.
+
+        Raises:
+            InputError: by these the log keeps other events (``data.log.collapse``).
+        """
+        other = copy.copy(self)
+        for name in [*vars(other)]:
+            if isinstance(getattr(type(self), name, None), functools.cached_property):
+                del vars(other)[name]
+        other.reward, other.relative_to = reward, relative_to
+        if self.earlier is not None:
+            vars(other)["earlier"] = self.earlier.compared_if(other.reward_settings)
+        if other.sequences.catalogue != self.sequences.catalogue:
+            what = f"by {reward!r} the log has other events than by {self.reward!r}"
+            raise InputError(what, where="data.log.collapse", remedy="give the judges the chain's reward")
+        made = copy.copy(self)
+        vars(made)["sequences"] = dataclasses.replace(self.sequences, reward=other.sequences.reward)
+        return made
+
+    @functools.cached_property
+    def earlier(self) -> EarlierLog | None:
+        """The log that this one continues.
+
+        Raises:
+            InputError: there is none where `grows_from` says, or this one is read otherwise.
+        """
+        if self.grows_from is None:
+            return None
+        judges = self.users in ("B1", "B2")  # who may have a reward of their own
+        settings = {"share_a": self.groups.share} | ({} if judges else self.reward_settings)
+        self.grows_from.require_same(self.log_, settings)
+        return self.grows_from.compared_if(self.reward_settings)
+
+    def item_values(self, items: pl.Series) -> ItemValues | None:
+        """What is known of items beforehand (``data.log.items.features``); None: nothing."""
+        return read_features(self.log_, data_root(self.root), items)
+
+    @property
+    def titles(self) -> pl.Series:
+        """The title of each item, aligned with ``sequences.items``; the id as text where there is none."""
+        return self.titles_and_counts[0]
+
+    @functools.cached_property
+    def titles_and_counts(self) -> tuple[pl.Series, Section]:
+        """`titles`, and how many items have one."""
+        return read_titles(self.log_, data_root(self.root), self.sequences.items)
+
+    @functools.cached_property
+    def titles_digest(self) -> str | None:
+        """Digest of the titles, which no figure depends on; None where the log has none."""
+        return titles_digest(self.log_, data_root(self.root))
 
     @property
     def device(self) -> torch.device:
@@ -208,7 +333,7 @@ class EventDataModule(PreparedLog):
         if bind := getattr(self.trainer and self.trainer.lightning_module, "bind", None):
             bind(self)
         if self.log_.items:
-            self._titles  # noqa: B018
+            self.titles  # noqa: B018
         processes, least = self.trainer.world_size if self.trainer else 1, self.batch_tokens // self.max_length
         if least < processes > 1:
             text = f"a batch of {least} histories of {self.max_length} events is too small for {processes} processes"

@@ -9,12 +9,14 @@ Shape suffixes: V items of the catalogue, N codes of all of them, W numbers of a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
 from recalign.data.events import ItemValues
+from recalign.files import read_json, write_json
 
 FAR = 10.0
 """Standard deviations beyond which a number without intervals counts as this far, so that one wrong value of a new item
@@ -126,6 +128,19 @@ class ItemFeatures:
         """
         coder = FeatureCoder.fit(values, items.head(warm))
         return cls(coder, warm, *coder.encode(values.of(items)))
+
+    def save(self, folder: Path) -> None:
+        """Write them into a folder, for `load`."""
+        arrays = {name: x for name, x in vars(self).items() if isinstance(x, np.ndarray)}
+        np.savez(folder / "features.npz", **arrays)
+        write_json(folder / "features.json", {"plans": self.coder.plans, "warm": self.warm})
+
+    @classmethod
+    def load(cls, folder: Path) -> ItemFeatures:
+        """Read what `save` wrote."""
+        facts = read_json(folder / "features.json")
+        with np.load(folder / "features.npz") as arrays:
+            return cls(FeatureCoder(facts["plans"]), facts["warm"], **arrays)
 
     @property
     def plan(self) -> dict[str, Any]:

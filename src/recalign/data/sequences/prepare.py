@@ -1,217 +1,334 @@
-"""Prepare a log that does not fit in memory: the same entry of the cache as for one that does, made in partitions.
+"""Prepare a log that does not fit in memory: the same entry of the cache as for one that does, in partitions of users.
 
-1. Deal the rows of the files into partitions of users.
-2. Check each partition and order its events.
-3. From all partitions: the times of the cuts, the items of the catalogue, where each partition begins.
-4. Write each partition's stretch of the arrays.
+A partition holds all events of users whose ids follow each other, so it is a slice of every array of the prepared log.
+
+1. Write the rows of the files into partitions.
+2. Check the rows of each partition and order its events, as those of a whole log.
+3. From all partitions: the times of the split's cuts, the catalogue, and where each partition begins.
+4. Write each partition's slice of the arrays.
 """
 
 from __future__ import annotations
 
-import shutil
+import dataclasses
+import os
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import BrokenExecutor
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import repeat
+from multiprocessing import get_context
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import polars as pl
-from filelock import FileLock
 from rich.progress import track
 
-from recalign.data.events import ItemValues, LogMapping, Report, fingerprint
-from recalign.data.events.audit import Section
-from recalign.data.events.checking import CheckResult, make_report
+from recalign.data.events import EventTable, LogMapping, Report, audit, data_root
+from recalign.data.events.audit import LEFT, Section, left_out
+from recalign.data.events.checking import CheckResult, check_rows, make_report
+from recalign.data.events.fields import missing_as_null
+from recalign.data.events.files import is_text, locate
 from recalign.data.events.items import feature_figures
-from recalign.data.events.scanning import LogScan
-from recalign.data.sequences.cache import CacheEntry, column_file, mappable, read_table, write_features, write_tables
+from recalign.data.events.messages import SourceRows
+from recalign.data.events.reading import Tables, matched, read, scan
+from recalign.data.sequences.cache import ARRAYS, column_file, mappable, read_table, write_entry
+from recalign.data.sequences.data import EventDataModule
 from recalign.data.sequences.features import ItemFeatures
-from recalign.data.sequences.partitions import WARM, Facts, Partitions, Place, disk_errors
 from recalign.data.sequences.splits import High, Split, UserGroups
-from recalign.data.sequences.store import catalogue_digest, check_parts, fingerprint_of, number_items, with_rare_items
-from recalign.errors import InputError
-from recalign.files import write_json
-from recalign.workers import LocalWorkers
+from recalign.data.sequences.store import (
+    Sequences,
+    assign,
+    catalogue_digest,
+    check_parts,
+    index,
+    number_items,
+    part_sizes,
+    training_counts,
+    with_rare_items,
+)
+from recalign.errors import InputError, require_positive
+from recalign.files import refusals_of
 
-ROWS = 4_000_000
-"""Rows of a block, and of a partition unless their number is given."""
+ROWS_OF_A_PARTITION = 4_000_000
+SAMPLED_USERS = 1_000_000
+"""Rows whose users say where partitions begin."""
+ROW, PARTITION = "row of the log", "partition of the user"
+"""Columns of the rows on their way into partitions."""
+USERS_OF_FIGURES = "users whose figures these are; their ids follow each other"
 
-Run = Callable[..., Iterable[Any]]
-"""`map`, here or in workers."""
 
+def prepare(data: EventDataModule, partitions: int | None = None, workers: int = 1) -> Report:
+    """Prepare a log that need not fit in memory, in partitions of users; afterwards it is read from the cache.
 
-def prepare(
-    entry: CacheEntry,
-    log: LogMapping,
-    root: Path,
-    reward: str | None,
-    split: Split,
-    high: High | None,
-    groups: UserGroups,
-    min_events: int,
-    of_log: str,
-    values: Callable[[pl.Series], ItemValues | None],
-    partitions: int | None,
-    workers: int,
-) -> None:
-    """Make the entry of a log in the cache, in partitions (`EventDataModule.prepare`). `of_log` is its fingerprint,
-    `values` gives what is known of items, by the raw ids of the log's.
+    Args:
+        data: the log and its settings.
+        partitions: how many, about; each has to fit in memory, once a worker. Null: one for each 4 million rows.
+        workers: processes that work on partitions side by side.
 
     Raises:
-        InputError: the log or the split cannot be used, the disk is full, or a worker died. What is done is kept: the
-            next call goes on from there.
+        InputError: something in the log cannot be used, nothing can be cached, or a worker died.
+        OSError: the cache's folder cannot be written.
     """
-    if log.user in log.columns:
-        remedy = "write that column into the files; or read the log whole, without recalign prepare"
-        what = "recalign prepare deals rows by the user as it stands in the files, and this one is computed"
-        raise InputError(what, where=f"data.log.columns.{log.user}", remedy=remedy)
-    folder = entry.path.with_name(f".{entry.path.name}.parts-{partitions or 'auto'}")
-    with disk_errors(folder):
-        lock = Path(f"{folder}.lock")
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(lock), ExitStack() as stack:
-            if entry.path.is_dir():  # another process made it meanwhile
-                lock.unlink(missing_ok=True)
-                return
-            folder.mkdir(exist_ok=True)
-            run: Run = stack.enter_context(LocalWorkers([{}] * workers)).map if workers > 1 else map
-            tasks = Partitions(folder, LogScan.open(log, root, folder), log, reward, high, groups)
-            try:
-                report = _make(tasks, split, min_events, of_log, values, partitions, run)
-            except BrokenExecutor as error:
-                remedy = "run it again: what is done is kept. If memory ran out, give fewer workers or more partitions"
-                raise InputError(f"a worker died ({error})", where=str(folder), remedy=remedy) from error
-            if fingerprint_of(fingerprint(log, root, reward), split, high, groups, min_events, None) != of_log:
-                shutil.rmtree(folder)
-                raise InputError("the files changed while they were read", where=log.name, remedy="run it again")
-            sections = _figures(tasks, report, values) if report.used > ROWS else None
-            entry.publish(folder / "entry")
-            if sections:
-                entry.save_figures(sections)
-            shutil.rmtree(folder)
-        lock.unlink(missing_ok=True)
+    require_positive("", {"partitions": partitions, "workers": workers}, "partitions", "workers")
+    entry = data.entry
+    if entry is None:
+        what, remedy = "nothing is cached: data.cache is off, or the split was typed in", "name a folder and a module"
+        raise InputError(what, where="data.cache, data.split", remedy=remedy)
+    if data.relative_to is not None or data.grows_from is not None:
+        what = "ranks of rewards, and the order of a log that continues another, need all users at once"
+        raise InputError(what, where="data.relative_to, data.grows_from", remedy="train without `recalign prepare`")
+    if data.log_.user in data.log_.columns:
+        what, remedy = "rows are divided by the user as files have it, and this one is computed", "write it into a file"
+        raise InputError(what, where=f"data.log.columns.{data.log_.user}", remedy=remedy)
+    if entry.load():
+        return data.report
+    entry.path.parent.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        stack.enter_context(refusals_of(entry.path.parent))
+        temporary = TemporaryDirectory(prefix=f".{entry.path.name}.prepare-", dir=entry.path.parent)
+        folder = Path(stack.enter_context(temporary))
+        run: Callable[..., Iterable[Any]] = map
+        if workers > 1:
+            run = stack.enter_context(ProcessPoolExecutor(workers, get_context("spawn"))).map
+        try:
+            sections = _write(data, folder, partitions, run)
+        except BrokenProcessPool as error:
+            remedy = "if memory ran out, give fewer workers or more partitions"
+            raise InputError("a worker died", where=str(folder), remedy=remedy) from error
+        if data.current_fingerprint() != data.fingerprint:
+            raise InputError("the files changed while they were read", where=data.log_.name, remedy="run it again")
+        entry.publish(folder / "entry")
+        if sections:
+            entry.save_figures(sections)
+    return data.report
 
 
-def _make(
-    tasks: Partitions,
-    split: Split,
-    min_events: int,
-    of_log: str,
-    values: Callable[[pl.Series], ItemValues | None],
-    partitions: int | None,
-    run: Run,
-) -> Report:
-    """Write all files of the entry. `of_log` is `Sequences.fingerprint`. The report counts events of rare items too."""
+def _write(
+    data: EventDataModule, folder: Path, partitions: int | None, run: Callable[..., Iterable[Any]]
+) -> dict[str, Section]:
+    """Write all files of the entry, into ``folder / "entry"``; figures of the log if it is large."""
 
     def each(title: str, task: Callable[..., Any], *arguments: Iterable[Any]) -> list[Any]:
-        """Do a task for each of some arguments, with a line of progress; the results in order."""
-        calls = list(zip(*arguments, strict=False))  # some arguments are the same for all
-        return list(track(run(task, *zip(*calls, strict=True)), title, total=len(calls)))
+        """Do a task for each of the partitions, with a line of progress; the results in order."""
+        return list(track(run(task, *arguments), title, total=number))
 
-    folder, scan = tasks.folder, tasks.scan
-    blocks = scan.blocks(ROWS)
-    bounds = _bounds(each("reading users", tasks.users_of, blocks), partitions or -(-scan.height // ROWS))
-    numbers = range(len(bounds) + 1)
-    begins = each("dealing rows", tasks.deal, range(len(blocks)), blocks, repeat(bounds))
-    checked = each("checking events", tasks.check, numbers, repeat(begins))
-    report = make_report([CheckResult(**facts["found"]) for facts in checked], scan.rows, tasks.reward)
-    split_ = split.for_parts(lambda share: _kth_time(folder, numbers, int(report.used * share)))
-    each("counting items", tasks.count, numbers, repeat(split_))
-    found = _catalogue(folder, [facts["users"] for facts in checked], min_events, values)
-    items, count_I, places = found.items, found.count_I, found.places
-    nullable = sorted({name for facts in checked for name in facts["nullable"]})
-    (folder / "entry").mkdir(exist_ok=True)
-    shared = repeat(places[-1]), repeat(nullable)
-    indexed = each("writing arrays", tasks.index, numbers, repeat(split_), places[:-1], *shared)
-    most = max(facts["trained"] for facts in indexed)
-    check_parts(np.sum([facts["sizes"] for facts in indexed], axis=0), most, split, min_events)
-    _finish(folder, tasks.high, found, indexed, of_log, with_rare_items(report, items, count_I, min_events))
-    return report
+    for name in ("rows", "entry"):
+        (folder / name).mkdir()
+    tables, rows = _scanned(data.log_, data_root(data.root), folder)
+    tasks = _Tasks(folder, rows, data.log_, data.reward, data.high, data.groups)
+    height = sum(rows.files.values())
+    number = _divide(tables, height, tasks.log.user, folder, partitions or -(-height // ROWS_OF_A_PARTITION))
+    numbers = range(number)
+    checked = each("checking events", tasks.check, numbers)
+    report = make_report([one.found for one in checked], rows, data.reward)
+    times = [np.load(folder / f"{n}-times.npy", mmap_mode="r") for n in numbers]
+    split = data.split.for_parts(lambda share: _kth(times, int(report.used * share)))
+    each("counting items", tasks.count, numbers, repeat(split))
+
+    counts = pl.scan_ipc([folder / f"{n}-counts.arrow" for n in numbers], glob=False)
+    by_item = counts.group_by("item").agg(pl.sum("trained")).collect(engine="streaming").sort("item")
+    items, count_I = by_item["item"], by_item["trained"].to_numpy()
+    values = data.item_values(items)
+    kept, number_I, warm = number_items(items, count_I >= data.min_events, values)
+    pl.DataFrame({"item": items, "number": number_I}).write_ipc(folder / "catalogue.arrow")
+    offsets = [_Offset(0, 0, 0)]
+    for n, one in enumerate(checked):
+        offsets.append(offsets[-1].after(one.users, read_table(folder / f"{n}-counts.arrow"), items, number_I, warm))
+    nullable = sorted({name for one in checked for name in one.nullable})
+    shared = repeat(offsets[-1]), repeat(nullable), repeat(warm)
+    indexed = each("writing arrays", tasks.index, numbers, repeat(split), offsets[:-1], *shared)
+    most_trained = max(most for _, _, most in indexed)
+    check_parts(np.sum([sizes for _, sizes, _ in indexed], axis=0), most_trained, data.split, data.min_events)
+
+    parts = {name: [read_table(folder / f"{n}-{name}.arrow") for n in numbers] for name in ("others", "users")}
+    others, users = pl.concat(parts["others"]), pl.concat(parts["users"])
+    columns, entry = indexed[0][0], folder / "entry"
+    mapped = [name for name in columns if name not in others.columns]
+    frame = others.with_columns(
+        pl.Series(name, np.load(column_file(entry, columns, name), mmap_mode="r")) for name in mapped
+    ).select(columns)
+    if data.high and data.high.quantile is not None:  # it needs the rewards of all users at once
+        frame = frame.with_columns(data.high.mark(frame))
+    sequences = Sequences(
+        frame=frame,
+        users=users["user"],
+        items=kept,
+        group=users["group"].to_numpy(),
+        fingerprint=data.fingerprint,
+        catalogue=catalogue_digest(kept, frame),
+        report=with_rare_items(report, items, count_I, data.min_events),
+        features=ItemFeatures.of(values, kept, warm) if values else None,
+        **{name: np.load(entry / f"{name}.npy", mmap_mode="r") for name in ARRAYS},
+    )
+    write_entry(entry, sequences, mapped)
+    if report.used <= ROWS_OF_A_PARTITION:
+        return {}
+    return tasks.figures(checked, report) | {"item features": feature_figures(values, items)}
 
 
-def _figures(tasks: Partitions, report: Report, values: Callable[[pl.Series], ItemValues | None]) -> dict[str, Section]:
-    """The log's figures, of the largest partition: those of all users would need the whole log in memory."""
-    items = read_table(tasks.folder / "catalogue.arrow")["item"]
-    return tasks.figures(report) | {"item features": feature_figures(values(items), items)}
+def _scanned(log: LogMapping, root: Path, folder: Path) -> tuple[Tables, SourceRows]:
+    """The tables of a log, to be read in parts, and how many rows each has. Text is first converted, file by file."""
+    tables = {}
+    for n, file in enumerate(locate(log, root)[0]):
+        parquet = folder / f"file-{n}.parquet" if is_text(file) else file
+        if is_text(file):
+            read(file, (log.user, log.item), log.header, log.separator).write_parquet(parquet)
+        tables[file] = scan(str(parquet))
+    return matched(log, tables)
 
 
-def _bounds(sampled: list[pl.Series], partitions: int) -> pl.Series:
-    """The first user of every partition but the first, so that their events are about as many."""
-    users = pl.concat(sampled).sort()
-    places = [len(users) * number // partitions for number in range(1, partitions)]
-    return users.gather(places if len(users) else []).unique().sort()
+def _divide(tables: Tables, height: int, user: str, folder: Path, partitions: int) -> int:
+    """Write the rows of the tables into partitions with about as many events each; returns their number."""
+    rows = pl.concat(tables.values(), how="diagonal_relaxed").with_row_index(ROW, 1)
+    unordered = rows.collect_schema()[user] in (pl.Categorical, pl.Enum)
+    by_id = pl.col(user).cast(pl.String) if unordered else pl.col(user)  # a type whose order is that of the ids
+    sampled = rows.filter(pl.col(ROW) % max(1, height // SAMPLED_USERS) == 0).select(by_id)
+    users = missing_as_null(sampled.collect(engine="streaming")[user]).drop_nulls().sort()
+    first = users.gather([len(users) * n // partitions for n in range(1, partitions)] if len(users) else []).unique()
+    first = first.filter(first > users.min()).sort()  # the first user of every partition but the first
+
+    def partition(users: pl.Series) -> pl.Series:
+        return first.search_sorted(missing_as_null(users), side="right").cast(pl.UInt32).fill_null(0)
+
+    number = by_id.map_batches(partition, return_dtype=pl.UInt32, is_elementwise=True)
+    files = pl.PartitionBy(
+        folder / "rows",
+        key=PARTITION,
+        include_key=False,
+        file_path_provider=lambda file: f"{file.partition_keys.item()}.arrow",
+        approximate_bytes_per_file=None,
+    )
+    rows.with_columns(number.alias(PARTITION)).sink_ipc(files, compression="uncompressed", engine="streaming")
+    return len(first) + 1
 
 
-def _kth_time(folder: Path, numbers: Iterable[int], k: int) -> int:
-    """The timestamp at place k (from 0) among those of all events in order, from each partition's sorted ones."""
-    times = [np.load(folder / f"partition-{number}" / "times.npy", mmap_mode="r") for number in numbers]
-    times = [part for part in times if len(part)]
-    least, most = int(min(part[0] for part in times)), int(max(part[-1] for part in times))
+def _kth(sorted_parts: list[np.ndarray], k: int) -> int:
+    """The value at place k (from 0) among integers that lie in several sorted arrays."""
+    parts = [part for part in sorted_parts if len(part)]
+    least, most = int(min(part[0] for part in parts)), int(max(part[-1] for part in parts))
     return least + bisect_left(
-        range(most - least), k + 1, key=lambda t: sum(int(np.searchsorted(part, least + t, "right")) for part in times)
+        range(most - least), k + 1, key=lambda x: sum(int(np.searchsorted(part, least + x, "right")) for part in parts)
     )
 
 
 @dataclass(frozen=True)
-class _Catalogue:
-    """The items of all partitions with their training events, those of the catalogue, and where partitions begin."""
+class _Offset:
+    """Where a partition begins in the arrays of the whole log: its users, events and known events."""
 
-    items: pl.Series
-    count_I: np.ndarray
-    places: list[Place]
-    kept: pl.Series
-    features: ItemFeatures | None
+    user: int
+    event: int
+    known: int
 
-
-def _catalogue(
-    folder: Path, users: list[int], min_events: int, read: Callable[[pl.Series], ItemValues | None]
-) -> _Catalogue:
-    """Number the items; the last place is where the last partition ends."""
-    paths = [folder / f"partition-{number}" / "items.arrow" for number in range(len(users))]
-    items = pl.scan_ipc(paths, glob=False).unique().collect(engine="streaming")["item"].sort()
-
-    def counts() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Of each partition: its items' places among all, their training events, all of their events."""
-        for number, path in enumerate(paths):
-            train, every = np.load(folder / f"counts-{number}" / "counts.npy")
-            yield items.search_sorted(read_table(path)["item"]).to_numpy(), train, every
-
-    count_I = np.zeros(len(items), np.int64)
-    for place, train, _ in counts():
-        count_I[place] += train
-    values = read(items)
-    kept, number_I, warm = number_items(items, count_I >= min_events, values)
-    pl.DataFrame({"item": items, "number": number_I}).write_ipc(folder / "catalogue.arrow")
-    write_json(folder / WARM, warm)
-    places = [Place(0, 0, 0)]
-    for more, (place, train, every) in zip(users, counts(), strict=True):
-        number, last = number_I[place], places[-1]
-        dropped = train * ((number == 0) | (number > warm))
-        events, known = int(every.sum() - dropped.sum()), int((every - dropped)[number > 0].sum())
-        places.append(Place(last.user + more, last.event + events, last.known + known))
-    return _Catalogue(items, count_I, places, kept, ItemFeatures.of(values, kept, warm) if values else None)
+    def after(self, users: int, counts: pl.DataFrame, items: pl.Series, number_I: np.ndarray, warm: int) -> _Offset:
+        """Where the next partition begins, from the number of users and the counts of this one."""
+        number = number_I[items.search_sorted(counts["item"]).to_numpy()]
+        left = counts["events"].to_numpy() - counts["trained"].to_numpy() * ((number == 0) | (number > warm))
+        return _Offset(self.user + users, self.event + int(left.sum()), self.known + int(left[number > 0].sum()))
 
 
-def _finish(
-    folder: Path, high: High | None, found: _Catalogue, indexed: list[Facts], of_log: str, report: Report
-) -> None:
-    """Write what is not in stretches: the columns that are no numbers, the ids, and the facts."""
-    numbers, entry = range(len(indexed)), folder / "entry"
-    others = pl.concat([read_table(folder / f"index-{number}" / "others.arrow") for number in numbers])
-    columns, numeric = indexed[0]["columns"], indexed[0]["numeric"]
-    for name in mappable(others):  # `min_events` left out all events without a value
-        np.save(column_file(entry, columns, name), others.drop_in_place(name).to_numpy())
-        numeric.append(name)
-    users = pl.concat([read_table(folder / f"partition-{number}" / "users.arrow") for number in numbers])
-    mapped = [pl.Series(name, np.load(column_file(entry, columns, name), mmap_mode="r")) for name in numeric]
-    frame = others.with_columns(mapped)
-    if high is not None and high.quantile is not None:  # it needs the rewards of all users at once
-        others = others.with_columns(high.mark(frame).alias("high"))
-    digests = {"fingerprint": of_log, "catalogue": catalogue_digest(found.kept, frame)}
-    facts = {"columns": columns, "numeric": sorted(numeric, key=columns.index), **digests, "report": asdict(report)}
-    facts |= write_features(entry, found.features)
-    write_tables(entry, facts, events=others, users=users, items=found.kept.alias("item").to_frame())
+@dataclass(frozen=True)
+class _Checked:
+    """What `_Tasks.check` found in a partition: its report, number of users, and columns that have nulls."""
+
+    found: CheckResult
+    users: int
+    nullable: list[str]
+
+
+@dataclass(frozen=True)
+class _Tasks:
+    """What is done with each partition, in any process. Files of partition n are called ``n-...``."""
+
+    folder: Path
+    rows: SourceRows
+    log: LogMapping
+    reward: str | None
+    high: High | None
+    groups: UserGroups
+
+    def check(self, number: int) -> _Checked:
+        """Check the rows of a partition and order its events."""
+        raw = read_table(self.folder / "rows" / f"{number}.arrow")
+        rows = dataclasses.replace(self.rows, number=raw.drop_in_place(ROW))
+        frame, users, items, found = check_rows(raw, rows, self.log, self.reward)
+        tables = {"events": frame, "users": pl.DataFrame({"user": users, "group": self.groups.assign(users)})}
+        for name, table in (tables | {"items": items.alias("item").to_frame()}).items():
+            table.write_ipc(self.folder / f"{number}-{name}.arrow", compression="uncompressed")
+        np.save(self.folder / f"{number}-times.npy", frame["timestamp"].sort().to_numpy())
+        return _Checked(found, len(users), [column.name for column in frame if column.null_count()])
+
+    def count(self, number: int, split: Split) -> None:
+        """Count a partition's training events, and all of its events, by raw id of the item."""
+        table = self._table(number)
+        trained = training_counts(assign(table, split), len(table.items))
+        events = np.bincount(table.frame["item"].to_numpy(), minlength=len(table.items))
+        counts = pl.DataFrame({"item": table.items, "trained": trained, "events": events})
+        counts.write_ipc(self.folder / f"{number}-counts.arrow")
+
+    def index(
+        self, number: int, split: Split, begin: _Offset, whole: _Offset, nullable: list[str], warm: int
+    ) -> tuple[list[str], np.ndarray, int]:
+        """Write a partition's slice of the arrays and of the numeric columns, and the other columns to a file.
+
+        Args:
+            number: of the partition.
+            split: in the form for parts.
+            begin: where the partition begins.
+            whole: where the last one ends.
+            nullable: columns that have nulls in any partition.
+            warm: items up to this number have training events.
+
+        Returns:
+            The columns, the sizes of the parts, and the training events of the user who has the most.
+        """
+        table, catalogue = self._table(number), read_table(self.folder / "catalogue.arrow")
+        item_I = catalogue["item"].search_sorted(table.items).to_numpy()
+        frame = assign(table, split)
+        frame = frame.with_columns(pl.Series("item", item_I[frame["item"].to_numpy()], pl.UInt32))
+        high = None if self.high is None or self.high.quantile is not None else self.high
+        frame, arrays = index(frame, catalogue["number"].to_numpy(), warm, len(table.users), high)
+        most = int(arrays["trained"].max(initial=0))
+        frame = frame.with_columns(pl.col("user") + begin.user, pl.col("event") + begin.event)
+        arrays |= {"event": arrays["event"] + begin.event, "offset": arrays["offset"] + begin.known}
+        by_user = {"trained": (begin.user, whole.user), "offset": (begin.user, whole.user + 1)}
+        for name, array in arrays.items():
+            place = by_user.get(name, (begin.known, whole.known))
+            _write_slice(self.folder / "entry" / f"{name}.npy", array, *place)
+        numeric = mappable(frame.drop(nullable, strict=False))
+        for name in numeric:
+            path = column_file(self.folder / "entry", frame.columns, name)
+            _write_slice(path, frame[name].to_numpy(), begin.event, whole.event)
+        frame.drop(numeric).write_ipc(self.folder / f"{number}-others.arrow", compression="uncompressed")
+        return frame.columns, part_sizes(frame), most
+
+    def figures(self, checked: list[_Checked], report: Report) -> dict[str, Section]:
+        """Figures of the largest partition (`recalign.data.events.audit`), with rows and notes of the whole log."""
+        number = max(range(len(checked)), key=lambda n: checked[n].found.used)
+        table, own = self._table(number), checked[number].found
+        report_of_part = dataclasses.replace(table.report, tied=own.tied, repeats=own.repeats)
+        sections = audit(dataclasses.replace(table, report=report_of_part))
+        whole = {"rows read": sum(report.files.values()), "events in all": report.used}
+        log = sections["log"]
+        sections["log"] = {**whole, USERS_OF_FIGURES: log.pop("users"), **log, **whole}
+        return sections | {LEFT: left_out(report)}
+
+    def _table(self, number: int) -> EventTable:
+        names = ("events", "users", "items")
+        frame, users, items = (read_table(self.folder / f"{number}-{name}.arrow") for name in names)
+        dated, resolution = self.log.timestamp is not None, self.log.time_resolution
+        report = Report({}, len(frame), ())
+        return EventTable(frame, users["user"], items["item"], dated, report, "", resolution)
+
+
+def _write_slice(path: Path, array: np.ndarray, begin: int, total: int) -> None:
+    """Write values ``begin`` and after of a .npy file of ``total`` ones; other processes write the others."""
+    header = np.lib.format.header_data_from_array_1_0(array) | {"shape": (total,)}
+    with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        file.seek(begin * array.itemsize, os.SEEK_CUR)
+        file.write(np.ascontiguousarray(array).data)

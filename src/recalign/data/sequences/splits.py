@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import re
 from bisect import bisect_right
@@ -9,7 +10,6 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -34,11 +34,6 @@ class Split:
         plain = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in vars(self).items()}
         settings = (f"{name}={value!r}" for name, value in plain.items() if not name.startswith("_"))
         return re.sub(r" at 0x[0-9a-f]+", "", f"{type(self).__qualname__}({', '.join(settings)})")
-
-    def __init_subclass__(cls, **given: Any) -> None:
-        super().__init_subclass__(**given)
-        if "assign" in vars(cls) and "for_parts" not in vars(cls):
-            cls.for_parts = Split.for_parts  # type: ignore[method-assign]  # what it inherits speaks of another `assign`
 
     def assign(self, table: EventTable) -> pl.Series:
         """Assign each row of ``table.frame`` to a part: u8, `TRAIN`, `VALIDATION` or `TEST`.
@@ -117,7 +112,7 @@ class TimeSplit(Split):
             cut if isinstance(cut, str) or not 0 < cut < 1 else datetime.fromtimestamp(time_at(cut), UTC).isoformat()
             for cut in self.cuts
         )
-        return TimeSplit((first, second))
+        return dataclasses.replace(self, cuts=(first, second))
 
     def _time_of(self, cut: float | str, time: pl.Series, resolution: int) -> int:
         if isinstance(cut, str):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import polars as pl
@@ -13,12 +13,14 @@ import polars as pl
 from recalign.data.events import EventTable, ItemValues, Report
 from recalign.data.events.checking import Note
 from recalign.data.events.messages import SHOWN
-from recalign.data.sequences.earlier import EarlierLog, places
 from recalign.data.sequences.features import ItemFeatures
-from recalign.data.sequences.relative import RelativeTo
 from recalign.data.sequences.splits import TEST, TRAIN, VALIDATION, High, Split, UserGroups
 from recalign.errors import InputError
 from recalign.files import digest
+
+if TYPE_CHECKING:  # options, which settings name
+    from recalign.data.sequences.earlier import EarlierLog
+    from recalign.data.sequences.relative import RelativeTo
 
 Group = Literal["all", "A", "B1", "B2"]
 Part = Literal["train", "validation", "test"]
@@ -194,8 +196,7 @@ def number_items(
     number_I = warm_I * warm_I.cumsum(dtype=np.int32)
     warm = items.filter(pl.Series(warm_I))
     if earlier is not None:
-        warm = pl.concat([earlier.items, warm.filter(~warm.is_in(earlier.items.implode()))])
-        number_I = places(items, warm, 1).astype(np.int32)
+        warm, number_I = earlier.catalogue(items, warm)
     if values is None:
         return warm, number_I, len(warm)
     known = values.ids.filter(values.known())

@@ -143,12 +143,12 @@ def load_reward(log: Log, path: str | Path) -> TrainedReward:
 def require_rewards(checkpoint: Path, data: EventDataModule) -> None:
     """Refuse a policy that reads rewards where the log's are not those that it learned."""
     own = data_settings(checkpoint)
-    learned = {name: own.get(name) for name in data.reads_rewards}
-    if "reward" not in own or learned == data.reads_rewards:
+    learned = {name: own.get(name) for name in data.reward_settings}
+    if "reward" not in own or learned == data.reward_settings:
         return
     policy = load_net(checkpoint, "policy").net
     if getattr(getattr(policy, "base", policy), "past_rewards", None) is not None:
-        what = f"this policy reads rewards, and learned {learned}, where the Log has {data.reads_rewards}"
+        what = f"this policy reads rewards, and learned {learned}, where the Log has {data.reward_settings}"
         raise InputError(what, where=str(checkpoint), remedy="give the Log the reward that it learned")
 
 

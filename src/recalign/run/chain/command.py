@@ -154,12 +154,12 @@ def _check_log(plan: Plan, variables: set[str]) -> None:
 
 def _require_rewards(plan: Plan) -> None:
     """Refuse a log whose reward model or judges have no rewards, and a reward model of another reward, before a fit."""
-    of_chain = plan.data(plan.chain.seeds[0]).reads_rewards
+    of_chain = plan.data(plan.chain.seeds[0]).reward_settings
     for stage in BASE_STAGES:
         data = plan.parsed(stage, plan.chain.seeds[0]).datamodule()
         if isinstance(data, RewardData):
-            if stage == "reward" and data.reads_rewards != of_chain:
-                what = f"the reward model would learn {data.reads_rewards}, and methods are measured by {of_chain}"
+            if stage == "reward" and data.reward_settings != of_chain:
+                what = f"the reward model would learn {data.reward_settings}, and methods are measured by {of_chain}"
                 remedy = "set it for all stages (data.reward); judges alone may have their own"
                 raise InputError(what, where="stages.reward.data", remedy=remedy)
             data.rated  # noqa: B018 (raises where all are alike)

@@ -12,6 +12,7 @@ import polars as pl
 
 from recalign.artifacts import code_digest, once
 from recalign.data.sequences.placebo import CORRELATION
+from recalign.data.sequences.remember import remember
 from recalign.evaluation.comparison import RECORD, RunsComparison
 from recalign.evaluation.methods import BASE_STAGES, BaseCheckpoints, MethodRun, SeedEvaluation
 from recalign.evaluation.reranking import READS_REWARD_MODEL, base_method
@@ -52,7 +53,7 @@ def train_and_compare(
     steps = steps_of(plan, parsed, search)
     execute(steps, Progress(steps, folder / "seconds.json"), chain.threads)
     if not chain.world:  # of which each seed has its own
-        plan.data(chain.seeds[0]).remember(folder / IDS)
+        remember(plan.data(chain.seeds[0]), folder / IDS)
     write_json(folder / RECORD, plan.recorded)
     return once(RunsComparison(folder, methods=chain.methods, seeds=chain.seeds, roles=chain.roles), say)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from recalign import artifacts
-from recalign.data.sequences.earlier import FREE, EarlierLog
+from recalign.data.sequences.earlier import WHERE_ROWS_ARE, EarlierLog
 from recalign.errors import InputError, require_positive
 from recalign.evaluation.comparison import RECORD
 from recalign.files import read_json
@@ -158,7 +158,7 @@ def _from_earlier(
     manifest = Manifest.read(folder)
     assert manifest is not None  # `update_plan` has read it
     own: Settings = dict.fromkeys(manifest.upstream)  # of the new chain's own stages
-    own |= {f"data.{GROWS_FROM}": str(plan.folder / EARLIER_IDS)}
+    own |= {f"data.{GROWS_FROM}.folder": str(plan.folder / EARLIER_IDS)}
     if stage is None and alone:
         plain = parse_stage(["fit", *call((configs.find("reward"), plan.log), {})]).config["data"]["init_args"]
         own |= {f"data.{name}": plain[name] for name in alone}
@@ -175,7 +175,7 @@ def keep_ids(plan: Plan, run: Path) -> None:
         InputError: there are none, or no log can continue them, or not this one; nothing is written then.
     """
     data = plan.data(plan.chain.seeds[0])
-    EarlierLog.read(run / IDS).require_same(data.log_, data.reads_rewards)
+    EarlierLog(str(run / IDS)).require_same(data.log_, data.reward_settings)
     own, seal = plan.folder / EARLIER_IDS, artifacts.Seal.read(run / IDS)
     if artifacts.check(own, seal.key).fresh and artifacts.Seal.read(own).digests == seal.digests:
         return
@@ -186,5 +186,5 @@ def keep_ids(plan: Plan, run: Path) -> None:
 
 def _of_data(settings: Iterable[tuple[str, Any]]) -> Settings:
     """What is said of data, but not where the rows are: that is the new log's to say, else the earlier stage's."""
-    where = ("data.root", *(f"data.log.{name}" for name in FREE))
+    where = ("data.root", *(f"data.log.{name}" for name in WHERE_ROWS_ARE))
     return {key: value for key, value in settings if key.startswith("data.") and not key.startswith(where)}

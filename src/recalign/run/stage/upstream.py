@@ -97,10 +97,10 @@ def relocate_ids(given: Any, run: Path) -> None:
         given: settings of its data, which are changed.
         run: its folder.
     """
-    if named := given.get(GROWS_FROM):
-        beside = run.absolute().parents[1] / Path(named).name
-        if not Path(named).is_dir() and beside.is_dir():
-            given[GROWS_FROM] = str(beside)
+    if earlier := given.get(GROWS_FROM):
+        beside = run.absolute().parents[1] / Path(earlier["folder"]).name
+        if not Path(earlier["folder"]).is_dir() and beside.is_dir():
+            earlier["folder"] = str(beside)
 
 
 def require(upstreams: list[Upstream], folder: RunFolder, log: str) -> None:
