@@ -14,6 +14,7 @@ import torch
 
 from recalign.data.events import ItemTable
 from recalign.data.sequences import EventDataModule, LeaveLast
+from recalign.data.sequences.audit import log_figures
 from recalign.errors import InputError
 from recalign.recommender.recommendations import recommendations
 
@@ -102,14 +103,14 @@ def test_each_target_is_asked_for_at_its_own_time(tmp_path):
 def test_what_changed_while_it_was_read_is_not_kept(tmp_path, log_root, monkeypatch):
     data = small.data_of(EventDataModule, log_root, cache=str(tmp_path))
     now = iter(("before", "after"))
-    real = data._fingerprint()
-    monkeypatch.setattr(EventDataModule, "_fingerprint", lambda self: {"before": real}.get(next(now), "other"))
+    real = data.current_fingerprint()
+    monkeypatch.setattr(EventDataModule, "current_fingerprint", lambda self: {"before": real}.get(next(now), "other"))
     data.sequences  # noqa: B018 (reads the log)
-    assert not data.entry.exists()
+    assert not data.entry.path.exists()
     monkeypatch.undo()
     again = small.data_of(EventDataModule, log_root, cache=str(tmp_path))
     again.sequences  # noqa: B018
-    assert again.entry.exists()
+    assert again.entry.path.exists()
 
 
 def test_batches_are_pinned_for_a_gpu_that_is_used(data, monkeypatch):
@@ -165,7 +166,7 @@ def test_titles_stand_beside_items_and_in_recommendations(log_root, tmp_path):
     data.log_ = dataclasses.replace(data.log_, items=ItemTable("names.csv"))
     first, *others = data.sequences.items
     assert data.titles.to_list() == [str(first), *(f"film {item}" for item in others)]
-    assert data.figures()["titles"]["items without one, shown by their id"] == 1
+    assert log_figures(data)["titles"]["items without one, shown by their id"] == 1
     shown = recommendations(torch.tensor([0]), torch.tensor([[2.0, 1.0]]), torch.tensor([[2, 1]]), data)
     assert shown["title"].to_list() == [f"film {others[0]}", str(first)]
     assert "title" not in recommendations(torch.tensor([0]), torch.tensor([[2.0]]), torch.tensor([[2]]), plain).columns
