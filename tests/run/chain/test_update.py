@@ -158,7 +158,7 @@ def test_a_chain_may_be_the_current_folder(folder: Path, monkeypatch: pytest.Mon
 
 
 def test_ids_that_no_log_can_continue_leave_no_folder(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    def refuse(_: Path) -> None:
+    def refuse(_: EarlierLog) -> None:
         raise InputError("its items are known by their features", where="runs/tiny/ids")
 
     monkeypatch.setattr(EarlierLog, "facts", property(refuse))
