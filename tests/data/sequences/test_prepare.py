@@ -61,7 +61,7 @@ def logs(draw: st.DrawFn) -> pl.DataFrame:
     named = [(ids(user), f"film {item}", *rest) for user, item, *rest in rows]
     named += named[: draw(st.integers(0, 3))]
     empty = [(None,) * 6] * draw(st.integers(0, 2))
-    return pl.DataFrame(named + empty, schema=["user", "item", "timestamp", "stars", "length", "^.*$"], orient="row")
+    return pl.DataFrame(named + empty, schema=["user", "item", "timestamp", "stars", "length", "note"], orient="row")
 
 
 def write(frame: pl.DataFrame, path: Path) -> None:
