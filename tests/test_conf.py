@@ -14,7 +14,6 @@ import yaml
 
 from recalign.cli import with_config_files
 from recalign.data.simulation import World
-from recalign.keys import call, leaves
 from recalign.recommender import Recommender
 from recalign.reward.candidates.values import with_own
 from recalign.run.chain import Chain, Plan
@@ -23,6 +22,7 @@ from recalign.run.chain.space import Spaces
 from recalign.run.commands import rewards
 from recalign.run.stage import parse_stage
 from recalign.run.stage.settings import instantiated, parse_call
+from recalign.run.words import call, leaves
 
 CONF = Path(__file__).parents[1] / "conf"
 ALL = sorted(CONF.rglob("*.yaml"))

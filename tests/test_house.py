@@ -20,13 +20,12 @@ BELOW: dict[str, set[str]] = {
     "bootstrap": {"errors"},
     "files": {"errors"},
     "artifacts": {"errors", "files"},
-    "keys": {"errors"},
     "workers": {"errors", "files"},
 }
 HELPERS = set(BELOW)
 for room, lower in [
     ("nn", {"errors", "distributed"}),
-    ("data.events", {"errors", "files", "artifacts", "keys"}),
+    ("data.events", {"errors", "files", "artifacts"}),
     ("data.simulation", {"data.events"}),
     ("serve.server", {"errors", "files", "artifacts"}),  # what answers knows nothing of what trains
     ("serve.feedback", {"serve.server", "data.events"}),
@@ -36,14 +35,14 @@ for room, lower in [
     ("posttrain", {"reward"}),
     ("evaluation", {"posttrain"}),
     ("run.configs", {"errors"}),
-    ("run.manual", set()),
-    ("run.stage", {"evaluation", "run.configs"}),
+    ("run.words", {"errors"}),
+    ("run.stage", {"evaluation", "run.configs", "run.words"}),
     ("run.chain", {"run.stage", "data.simulation"}),
     ("run.commands", {"run.stage"}),
     ("run.api", {"run.stage", "data.events"}),
     ("serve.export", {"serve.server", "run.stage"}),
     ("serve.loop", {"evaluation", "serve.feedback"}),
-    ("cli", {"run.chain", "run.commands", "run.manual", "serve.export", "serve.loop", "data.events"}),
+    ("cli", {"run.chain", "run.commands", "serve.export", "serve.loop", "data.events"}),
     ("__main__", {"cli"}),
 ]:
     BELOW[room] = lower | {deeper for name in lower for deeper in BELOW[name]}

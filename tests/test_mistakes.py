@@ -16,8 +16,8 @@ import yaml
 from lightning import Trainer
 
 from recalign.cli import with_config_files
-from recalign.keys import leaves, short
 from recalign.run.stage import parse_stage
+from recalign.run.words import leaves, short
 
 MISTAKES = yaml.safe_load((Path(__file__).parent / "mistakes.yaml").read_text())
 LOG = """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ USED: dict[str, Any] = {
     "_check_value_key": ArgumentParser,  # stage/settings.py overrides it
     "_data_fetcher": _FitLoop,
     "_foreach_lerp_": torch,
-    "_offline": WandbLogger,
+    "_processes": ProcessPoolExecutor,
     "_should_check_val_fx": _TrainingEpochLoop,
     "_step_supports_amp_scaling": torch.amp.grad_scaler,
     "_wandb_init": WandbLogger,

@@ -56,7 +56,6 @@ from recalign.data.sequences.earlier import EarlierLog
 from recalign.data.sequences.remember import remember
 from recalign.data.simulation import World, simulate
 from recalign.evaluation.baselines import SameForAll
-from recalign.keys import call
 from recalign.recommender import Policy
 from recalign.recommender.checkpoint import build, load_net, read_checkpoint, recipe
 from recalign.recommender.grown import grow
@@ -64,6 +63,7 @@ from recalign.recommender.rank_metrics import gain_ndcg
 from recalign.run.chain.run import train
 from recalign.run.chain.update import WARM_STARTED_STAGE
 from recalign.run.stage import Manifest, RunFolder, parse_stage
+from recalign.run.words import call
 
 EDGES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 """Shares of the events that are known in the first window's training, and at the end of each test window."""

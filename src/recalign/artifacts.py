@@ -24,7 +24,7 @@ from typing import Any, Protocol, TypeVar
 from uuid import uuid4
 
 from recalign.errors import InputError
-from recalign.files import beside, digest, read_json, refusals_of, remove_left, rename, sha256, sync, write_json
+from recalign.files import beside, digest, disk_errors, read_json, remove_left, rename, sha256, sync, write_json
 
 SEAL, MANIFEST = "digests.json", "manifest.json"
 EARLIER = "the version of recalign that made it"
@@ -159,7 +159,7 @@ def publish(folder: Path, key: Key | None = None, made_of: Mapping[str, str] | N
         shutil.rmtree(left, ignore_errors=True)
     remove_left(folder)
     try:
-        with refusals_of(folder):
+        with disk_errors(folder):
             part.mkdir(parents=True)
             yield part
             seal(part, key, made_of)

@@ -9,70 +9,117 @@ import os
 import sys
 from importlib import import_module
 from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
 
 from recalign.errors import InputError, TrainingError, nearest
-from recalign.files import FULL, REFUSED, cannot_write, refused
-from recalign.keys import split
+from recalign.files import FULL, REFUSED, unusable
 from recalign.run import configs
-from recalign.run.manual import STAGES, manual
+from recalign.run.words import split
 
+
+class Command(NamedTuple):
+    """A command.
+
+    Attributes:
+        summary: what it does.
+        function: where its function is, below ``recalign``; imported when it is called, for Lightning takes seconds.
+        names: it takes names of YAML: the folder of conf/ in which each is first looked for.
+        own_words: whether the function reads the words itself; else its arguments are the options.
+    """
+
+    summary: str
+    function: str
+    names: tuple[str, ...] = ()
+    own_words: bool = False
+
+
+STAGE = "run.stage.stage.run_command"
+STAGE_NAMES = ("", "data")
 COMMANDS = {
-    "chain": "the main job: raw log -> recommender -> reward model -> A-SFT -> comparison and report",
-    "update": "the next day: a finished chain goes on with its log as it has grown",
-    "init": "describe a table of your own: guess what its columns mean and write the log's YAML",
-    "check": "what a log holds and how it is divided, before any training",
-    "rewards": "compare candidate rewards of a log, before any training",
-    "prepare": "prepare a log that is larger than memory, in partitions of its users",
-    "configs": "list the YAML that is shipped, or print one",
-    "tune": "search the settings of one stage or method, and write the best as YAML for fit",
-    "fit": "train one stage (LightningCLI): recommender, reward model, a post-training method",
-    "validate": "validation figures of a trained stage",
-    "test": "test figures of a trained stage",
-    "predict": "each user's recommendations from a trained policy, to Parquet",
-    "recommend": "a few users' recommendations, as a table",
-    "export": "make a bundle of a policy: a folder that answers without the log and without torch",
-    "items": "add new items to a bundle: they are known by their features, nothing is trained",
-    "serve": "answer over HTTP from a bundle",
-    "feedback": "join what a server has shown with what came of it: an event table with exposure",
-    "offpolicy": "what a candidate's lists would have earned, from lists that a server drew",
-    "monitor": "what has changed since a version was first served, week by week, and what to do",
-    "compare": "the table of a chain's methods, from its run folders",
-    "report": "the page report.html of a chain, from its run folders",
-    "dashboard": "make a workspace in Weights & Biases: stages, methods, over-optimisation, sweeps",
-    "tokenize": "semantic ids: write each item of a log as a few codes, for a recommender over codes",
-    "simulate": "make a log whose true rewards are known",
+    "chain": Command(
+        "the main job: raw log -> recommender -> reward model -> A-SFT -> comparison and report",
+        *("run.chain.chain", ("chain",), True),
+    ),
+    "update": Command(
+        "the next day: a finished chain goes on with its log as it has grown", "run.chain.update.update", own_words=True
+    ),
+    "init": Command(
+        "describe a table of your own: guess what its columns mean and write the log's YAML",
+        *("data.events.init_command.init", (), True),
+    ),
+    "check": Command("what a log holds and how it is divided, before any training", "run.commands.check", ("data",)),
+    "rewards": Command("compare candidate rewards of a log, before any training", "run.commands.rewards", ("data",)),
+    "prepare": Command(
+        "prepare a log that is larger than memory, in partitions of its users", "run.commands.prepare", ("data",)
+    ),
+    "configs": Command("list the YAML that is shipped, or print one", "cli._configs", own_words=True),
+    "tune": Command(
+        "search the settings of one stage or method, and write the best as YAML for fit",
+        *("run.chain.tune.tune", STAGE_NAMES, True),
+    ),
+    "fit": Command(
+        "train one stage (LightningCLI): recommender, reward model, a post-training method", STAGE, STAGE_NAMES, True
+    ),
+    "validate": Command("validation figures of a trained stage", STAGE, STAGE_NAMES, True),
+    "test": Command("test figures of a trained stage", STAGE, STAGE_NAMES, True),
+    "predict": Command("each user's recommendations from a trained policy, to Parquet", STAGE, STAGE_NAMES, True),
+    "recommend": Command("a few users' recommendations, as a table", "run.commands.recommend"),
+    "export": Command(
+        "make a bundle of a policy: a folder that answers without the log and without torch",
+        "serve.export.command.export",
+    ),
+    "items": Command(
+        "add new items to a bundle: they are known by their features, nothing is trained",
+        *("serve.export.new_items.items", (), True),
+    ),
+    "serve": Command("answer over HTTP from a bundle", "serve.server.command.serve", own_words=True),
+    "feedback": Command(
+        "join what a server has shown with what came of it: an event table with exposure",
+        *("serve.feedback.feedback_command.feedback", (), True),
+    ),
+    "offpolicy": Command(
+        "what a candidate's lists would have earned, from lists that a server drew",
+        *("serve.loop.offpolicy_command.offpolicy", (), True),
+    ),
+    "monitor": Command(
+        "what has changed since a version was first served, week by week, and what to do",
+        *("serve.loop.monitor_command.monitor", (), True),
+    ),
+    "compare": Command("the table of a chain's methods, from its run folders", "evaluation.report.compare"),
+    "report": Command("the page report.html of a chain, from its run folders", "evaluation.report.report"),
+    "dashboard": Command(
+        "make a workspace in Weights & Biases: stages, methods, over-optimisation, sweeps",
+        "run.chain.dashboard.dashboard",
+    ),
+    "tokenize": Command(
+        "semantic ids: write each item of a log as a few codes, for a recommender over codes",
+        *("run.stage.tokens.run_command", ("data",), True),
+    ),
+    "simulate": Command("make a log whose true rewards are known", "data.simulation.simulate_command.simulate"),
 }
 
-KINDS = {
-    "chain": ("chain",),
-    "check": ("data",),
-    "rewards": ("data",),
-    "tokenize": ("data",),
-    "prepare": ("data",),
-    **dict.fromkeys((*STAGES, "tune"), ("", "data")),
-}
-"""Commands that take names of YAML, and the folder of conf/ that each name is first looked for in."""
+STAGE_HELP = """\
+usage: recalign {command} NAME ... [OPTIONS]
 
-MODULES = {
-    **dict.fromkeys(("check", "prepare", "recommend", "rewards"), "run.commands"),
-    **dict.fromkeys(("compare", "report"), "evaluation.report"),
-    "chain": "run.chain",
-    "dashboard": "run.chain.dashboard",
-    "export": "serve.export.command",
-    "feedback": "serve.feedback.feedback_command",
-    "init": "data.events.init_command",
-    "items": "serve.export.new_items",
-    "monitor": "serve.loop.monitor_command",
-    "offpolicy": "serve.loop.offpolicy_command",
-    "serve": "serve.server.command",
-    "simulate": "data.simulation.simulate_command",
-    "tune": "run.chain.tune",
-    "update": "run.chain.update",
-}
-"""Commands that are functions of the same name, and where these are."""
+{summary}
 
-READERS = ("chain", "feedback", "init", "items", "monitor", "offpolicy", "serve", "tune", "update")
-"""Commands of these that read their own words; the options of the others are the function's arguments."""
+NAME ...             YAML of the stage and of the log, such as: asft ml-1m
+--config FILE        the same, as files; later ones win
+--model.KEY VALUE    a setting of the model, such as --model.lr 1e-5
+--data.KEY VALUE     a setting of the data, such as --data.root DIR
+--trainer.KEY VALUE  a setting of Lightning's Trainer, such as --trainer.max_epochs 3
+--early_stopping.KEY VALUE
+                     of Lightning's EarlyStopping, such as --early_stopping.patience 8
+--optimizer NAME, --lr_scheduler NAME, --optimizer.KEY VALUE
+                     of torch, in place of the stage's own, such as SGD, StepLR
+--seed_everything N  the seed
+--run.KEY VALUE      where the run's folder is: name, root, chain
+--wandb online       log to Weights & Biases online; false: not at all; else offline
+--ckpt_path last     go on with this run where it stopped
+--print_config       print the whole configuration and stop
+
+All options, with types: recalign {command} NAME --help"""
 
 USAGE = """\
 recalign {version}: align a generative recommender with what users value, from logged feedback alone
@@ -92,7 +139,7 @@ an alarm), 2 the input cannot be used (the message says why), 3 training failed,
 
 def usage() -> str:
     """What ``recalign --help`` prints."""
-    commands = "\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items())
+    commands = "\n".join(f"  {name:<10} {one.summary}" for name, one in COMMANDS.items())
     return USAGE.format(version=version("recalign"), commands=commands)
 
 
@@ -118,8 +165,7 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in (*FULL, *REFUSED):
             raise
-        said = cannot_write(error) if error.errno in FULL else refused(error)
-        print(f"recalign {command}: {said}", file=sys.stderr)
+        print(f"recalign {command}: {unusable(error)}", file=sys.stderr)
         return 2
     return 0
 
@@ -128,57 +174,75 @@ def with_config_files(command: str, words: list[str]) -> list[str]:
     """Replace names by the files they stand for: ``chain ml-100k`` -> ``--config .../conf/chain/ml-100k.yaml``.
 
     Args:
-        command: a key of `KINDS`.
+        command: one that takes names.
         words: those after it; names stand before the first option, or follow ``--config``.
 
     Raises:
         InputError: a name is neither a file nor shipped.
     """
-    kinds = itertools.chain(KINDS[command], itertools.repeat(KINDS[command][-1]))
+    kinds = itertools.chain(COMMANDS[command].names, itertools.repeat(COMMANDS[command].names[-1]))
     found: list[str] = []
     names = True
     for option, value, own in split(words):
         names = names and not option
         named = names or option in ("--config", "-c")
         found += ["--config", str(configs.find(value, next(kinds)))] if named and value is not None else own
+    if command == "chain":
+        _require_log(found)
     return found
 
 
-# Rooms are imported when a command asks for them: with Lightning that takes seconds.
+def _require_log(words: list[str]) -> None:
+    """Refuse a chain's log that does not exist, before anything is imported that takes seconds."""
+    given = {option: value for option, value, _ in split(words)}
+    log, chain = given.get("--log"), Path(given.get("--config") or ".")
+    if log and not (chain.parent / log).is_file() and not (chain.parents[1] / "data" / f"{log}.yaml").is_file():
+        configs.find(log, "data")
+
+
 def _run(command: str, words: list[str]) -> None:
-    asked = words in (["-h"], ["--help"])
-    if command in KINDS:
-        words = with_config_files(command, words)
     if command in ("-h", "--help"):
         print(usage())
-    elif command == "--version":
+        return
+    if command == "--version":
         print(version("recalign"))
-    elif asked and (text := manual(command, COMMANDS.get(command, ""))):
-        print(text)
-    elif command in STAGES:
-        _stage([command, *words])
-    elif command == "configs":
-        _configs(words)
-    elif command == "tokenize":
-        from recalign.run.stage.tokens import parse_tokens
-
-        parse_tokens(words).make()
-    elif command in MODULES:
-        function = getattr(import_module(f"recalign.{MODULES[command]}"), command)
-        if command in READERS:
-            function(words)
-        else:
-            from recalign.run.stage.settings import instantiated, parse_call
-
-            function(**instantiated(*parse_call(command, COMMANDS[command], function, words)))
-    else:
+        return
+    if command not in COMMANDS:
         near = nearest(command, COMMANDS)
         remedy = f"did you mean {near}?" if near else f"there are: {', '.join(COMMANDS)}"
         raise InputError("there is no such command", remedy=remedy)
+    one = COMMANDS[command]
+    if one.function == STAGE and words in (["-h"], ["--help"]):
+        print(STAGE_HELP.format(command=command, summary=one.summary))
+        return
+    words = _choose_wandb(words)
+    words = with_config_files(command, words) if one.names else words
+    module, _, name = one.function.rpartition(".")
+    function = getattr(import_module(f"recalign.{module}"), name)
+    if one.own_words:
+        function([command, *words] if one.function == STAGE else words)
+    else:
+        from recalign.run.stage.settings import instantiated, parse_call
+
+        function(**instantiated(*parse_call(command, one.summary, function, words)))
+
+
+def _choose_wandb(words: list[str]) -> list[str]:
+    """Take ``--wandb online|offline|false`` out of the words; it holds for this process and those that it starts."""
+    kept: list[str] = []
+    modes = {"online": "online", "offline": "offline", "false": "disabled"}
+    for option, value, own in split(words):
+        if option != "--wandb":
+            kept += own
+        elif value in modes:
+            os.environ["WANDB_MODE"] = modes[value]
+        else:
+            raise InputError(f"{value} is none of {', '.join(modes)}", where=option, remedy="leave it out for offline")
+    return kept
 
 
 def _configs(words: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="recalign configs", description=COMMANDS["configs"])
+    parser = argparse.ArgumentParser(prog="recalign configs", description=COMMANDS["configs"].summary)
     parser.add_argument("name", nargs="?", help="the one to print, such as asft or chain/ml-100k")
     parser.add_argument(
         "--schema", choices=("stage", "chain"), help="print its JSON Schema, by which an editor checks it"
@@ -191,12 +255,3 @@ def _configs(words: list[str]) -> None:
     else:
         name = given.name
         print(configs.find(name).read_text(encoding="utf-8").rstrip() if name else configs.listing())
-
-
-def _stage(argv: list[str]) -> None:
-    from recalign.run.stage import parse_stage, run_stage
-
-    result = run_stage(parse_stage(argv))
-    if result.trainer.is_global_zero:
-        checkpoint = result.checkpoint if argv[0] == "fit" else None  # a dry run has none
-        print(f"{result.folder.path}: {argv[0]} done" + (f", {checkpoint}" if checkpoint else ""))

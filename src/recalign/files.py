@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import yaml
 from filelock import FileLock, Timeout
 
 from recalign.errors import InputError, TrainingError
@@ -52,7 +53,7 @@ def replacing(path: Path) -> Iterator[Path]:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     temporary = beside(path)
     try:
-        with refusals_of(path):
+        with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             remove_left(path)
             yield temporary
@@ -63,74 +64,35 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def refusals_of(path: Path) -> Iterator[None]:
-    """Give an OSError the path that was to be written, and raise one where a library hides a full disk.
-
-    `torch.save` makes a RuntimeError of it, Polars and NumPy errors without its number.
-    """
+def disk_errors(path: Path) -> Iterator[None]:
+    """Name the path in an error of the disk, also where `torch.save`, Polars or NumPy hide that the disk is full."""
     try:
         yield
     except (InputError, TrainingError):
         raise
     except Exception as error:
-        refusal = _refusal(error, path)
-        if refusal is None:
+        told = f"{error} {error.__cause__} {error.__context__}"
+        number = error.errno if isinstance(error, OSError) else None
+        number = number or next((number for number in FULL if os.strerror(number) in told), None)
+        disk = shutil.disk_usage(next(parent for parent in path.absolute().parents if parent.is_dir()))
+        if number is None and disk.total and not disk.free:
+            number = errno.ENOSPC
+        if number is None:
             raise
-        target = refusal.filename2 if refusal.errno in FULL else None  # of a copy, whose filename is its source
-        refusal.filename = target or refusal.filename or str(path)
-        if refusal is error:
-            raise
-        raise refusal from error
+        named = error.filename if isinstance(error, OSError) and number not in FULL else None
+        raise OSError(number, os.strerror(number), named or str(path)) from error
 
 
-def _refusal(error: Exception, path: Path) -> OSError | None:
-    """What the file system said; None: it is not what failed."""
-    if not isinstance(error, OSError):
-        return _full(error, path)
-    return error if error.errno is not None else _full(error, path) or OSError(errno.EIO, str(error))  # NumPy's words
-
-
-def _full(error: Exception, path: Path) -> OSError | None:
-    """The error of a full disk that lies behind another; None: it is something else."""
-    one: BaseException | None = error
-    seen = set()
-    while one is not None and id(one) not in seen:
-        for number in FULL:
-            if isinstance(one, OSError) and one.errno == number:
-                return one
-            if os.strerror(number) in str(one):
-                return OSError(number, os.strerror(number))
-        seen.add(id(one))
-        one = one.__cause__ or one.__context__
-    disk = shutil.disk_usage(next(place for place in path.absolute().parents if place.is_dir()))
-    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) if disk.total and not disk.free else None
-
-
-def refused(error: OSError) -> InputError:
-    """The message for a path that the system does not open."""
+def unusable(error: OSError) -> InputError:
+    """The message for a path that cannot be read or written; of a full disk with where that is mounted."""
     where = None if error.filename is None else str(error.filename)
-    remedy = "see who may read and write there, or name another path"
-    return InputError(error.strerror or str(error), where=where, remedy=remedy)
-
-
-def cannot_write(error: OSError, where: Path | None = None, elsewhere: str = "") -> InputError:
-    """The message for a file system that refuses a write.
-
-    Args:
-        error: its ``filename`` is named, if it has one.
-        where: what was to be written, if it has none.
-        elsewhere: the rest of the remedy, where the user may choose another folder.
-    """
-    named = error.filename or where
-    if named is None:
-        return InputError(f"cannot write: {error.strerror or error}", remedy=f"free space{elsewhere}")
-    place = Path(named).resolve()
+    if error.errno not in FULL:
+        remedy = "see who may read and write there, or name another path"
+        return InputError(error.strerror or str(error), where=where, remedy=remedy)
+    place = Path(where or Path.cwd()).resolve()
     mount = next(one for one in (place, *place.parents) if one.is_mount())
-    return InputError(
-        f"cannot be written: {error.strerror or error} (disk mounted at {mount})",
-        where=str(named),
-        remedy=f"free space or rights there{elsewhere}",
-    )
+    what = f"cannot be written: {error.strerror} (disk mounted at {mount})"
+    return InputError(what, where=where, remedy="free space there, or write elsewhere")
 
 
 @contextmanager
@@ -210,3 +172,16 @@ def sha256(path: Path) -> str:
 def digest(*values: Any) -> str:
     """SHA-256 of JSON values, in hex. The order of dictionary keys does not matter."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text such as ``1e-4``, which is a number to YAML 1.2 and to jsonargparse, and none to PyYAML."""
+
+
+_FLOAT = re.compile(r"[-+]?([0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+|\.[0-9_]+([eE][-+]?[0-9]+)?)$")
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
+
+
+def yaml_text(value: Any, **style: Any) -> str:
+    """YAML that jsonargparse and PyYAML read as the value that was given."""
+    return str(yaml.dump(value, Dumper=_Dumper, **({"sort_keys": False, "allow_unicode": True} | style)))

@@ -19,7 +19,7 @@ from recalign.files import sha256
 from recalign.run.chain import chain
 from recalign.run.chain.published import _log, publish
 from recalign.run.stage import Manifest, RunFolder
-from recalign.run.stage.lineage import log_artifacts
+from recalign.run.stage.wandb_log import log_artifacts
 
 pytestmark = pytest.mark.slow
 

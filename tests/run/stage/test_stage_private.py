@@ -4,10 +4,9 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
-from lightning.pytorch.loggers import WandbLogger
 
 from recalign.run.stage import parse_stage, run_stage
-from recalign.run.stage.private import CLASS_PATH, TRAINED_WEIGHTS, batches_done, fill, is_offline
+from recalign.run.stage.private import CLASS_PATH, TRAINED_WEIGHTS, batches_done
 
 FIT = ["fit", "--config", "toy.yaml", "--trainer.enable_progress_bar", "false"]
 
@@ -23,13 +22,3 @@ def test_a_checkpoint_names_its_class_and_holds_the_trained_weights_beside_an_av
     assert content["hyper_parameters"][CLASS_PATH] == "stage_doubles.Toy"
     assert content[TRAINED_WEIGHTS].keys() == content["state_dict"].keys()
     assert TRAINED_WEIGHTS in WeightAveraging.on_save_checkpoint.__code__.co_consts
-
-
-def test_a_wandb_logger_is_given_what_it_leaves_open():
-    logger = WandbLogger(offline=True, project="mine")
-    assert "anonymous" in logger._wandb_init
-    fill(logger, {"project": "ours", "name": "ours", "group": "ours"})
-    assert "anonymous" not in logger._wandb_init
-    assert [logger._wandb_init[key] for key in ("project", "name", "group")] == ["mine", "ours", "ours"]
-    assert is_offline(logger)
-    assert not is_offline(WandbLogger())

@@ -15,7 +15,7 @@ from recalign.data.events.log import Feature
 from recalign.data.events.messages import SourceRows
 from recalign.data.events.reading import read, whole_numbers
 from recalign.errors import InputError, printable
-from recalign.keys import yaml_text
+from recalign.files import yaml_text
 
 TITLES = ("title", "name")
 SEPARATORS, SEPARATED = ("|", ";"), 0.1

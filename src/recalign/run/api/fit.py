@@ -9,7 +9,6 @@ from typing import Any
 
 from recalign.data.sequences import EventDataModule
 from recalign.errors import InputError
-from recalign.keys import settings_of
 from recalign.posttrain.base import PostTraining
 from recalign.recommender.checkpoint import load_net
 from recalign.reward import RewardData
@@ -19,6 +18,7 @@ from recalign.run.api.trained import TrainedPolicy, TrainedReward, policy_checkp
 from recalign.run.stage import Manifest, RunFolder, Stage, Trained, parse_stage
 from recalign.run.stage.classes import imported
 from recalign.run.stage.settings import load
+from recalign.run.words import settings_of
 
 Settings = Mapping[str, Any]
 """Settings of a stage, nested or by dotted key: ``{"model.lr": 1e-3, "trainer": {"max_epochs": 3}}``."""

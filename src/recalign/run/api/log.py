@@ -16,10 +16,10 @@ from recalign.data.events.checking import read_rewards
 from recalign.data.events.division import collapse_and_divide
 from recalign.data.events.messages import SourceRows, did_you_mean
 from recalign.errors import InputError
-from recalign.files import write_parquet, write_text
-from recalign.keys import plain, yaml_text
+from recalign.files import write_parquet, write_text, yaml_text
 from recalign.run import configs
 from recalign.run.stage.settings import load
+from recalign.run.words import plain
 
 EVENTS = "events.parquet"
 ITEMS = "items.parquet"

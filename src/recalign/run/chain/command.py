@@ -24,7 +24,6 @@ from recalign.evaluation.page import write_page
 from recalign.evaluation.report import show
 from recalign.evaluation.sources import Sources
 from recalign.files import held, read_json, write_json
-from recalign.keys import short, split
 from recalign.reward import RewardData
 from recalign.run.chain.experiment import Chain
 from recalign.run.chain.parallel import run_side_by_side, workers_of
@@ -36,6 +35,7 @@ from recalign.run.chain.steps import run_in_order
 from recalign.run.stage.console import quiet, say
 from recalign.run.stage.parsed import without_values
 from recalign.run.stage.settings import instantiated, parse_call
+from recalign.run.words import short, split
 
 
 def chain(argv: Sequence[str]) -> Path:

@@ -16,7 +16,6 @@ from recalign.errors import InputError, nearest
 from recalign.evaluation.methods import BASE_STAGES, UNTRAINED
 from recalign.evaluation.reranking import base_method
 from recalign.evaluation.roles import START
-from recalign.keys import call, settings_of
 from recalign.reward import RewardData
 from recalign.run import configs
 from recalign.run.chain.experiment import Chain
@@ -27,6 +26,7 @@ from recalign.run.stage.folder import RunConfig
 from recalign.run.stage.settings import set_keys
 from recalign.run.stage.tokens import ParsedTokens, parse_tokens
 from recalign.run.stage.upstream import TOKENS
+from recalign.run.words import call, settings_of
 
 OWN = ("run.name", "run.root", "run.chain", "seed_everything", "ckpt_path", "config", "data.users")
 """Options of a stage that are the chain's to set."""

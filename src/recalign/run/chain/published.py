@@ -15,8 +15,7 @@ from recalign.evaluation.page import MAIN, plot_sections
 from recalign.evaluation.selection import SEARCH
 from recalign.evaluation.sources import Sources
 from recalign.files import sha256
-from recalign.run.stage.lineage import wandb_name
-from recalign.run.stage.wandb_log import wandb_log
+from recalign.run.stage.wandb_log import wandb_log, wandb_name
 
 
 def publish(folder: Path, page: Path, logger: Any, sources: Sources, searched: bool = False) -> None:
@@ -27,7 +26,7 @@ def publish(folder: Path, page: Path, logger: Any, sources: Sources, searched: b
     Args:
         folder: of the chain.
         page: its report.
-        logger: ``trainer.logger`` of its stages. False logs nothing; a `WandbLogger` gives project and entity.
+        logger: ``trainer.logger`` of its stages. False logs nothing.
         sources: what the report is made of.
         searched: whether the chain searched; if not, a `search.csv` is of an earlier one.
     """
@@ -35,21 +34,10 @@ def publish(folder: Path, page: Path, logger: Any, sources: Sources, searched: b
     if logger is False or any(folder.glob(f"wandb/*-{number}")):
         return
     own: dict[str, Any] = {"id": number, "group": folder.name, "job_type": "chain", "name": folder.name}
-    log = wandb_log(folder, **own, **_destination(logger))
+    log = wandb_log(folder, **own)
     if log:
         log.use(partial(_log, folder=folder, page=page, sources=sources, searched=searched))
         log.finish()
-
-
-def _destination(logger: Any) -> dict[str, Any]:
-    """Project, entity and mode of the W&B logger that a chain gives its stages, if it does."""
-    for one in logger if isinstance(logger, list) else [logger]:
-        if isinstance(one, Mapping) and str(one.get("class_path")).endswith("WandbLogger"):
-            given = {**one.get("init_args", {}), **one.get("dict_kwargs", {})}
-            known = {name: given[name] for name in ("project", "entity") if given.get(name)}
-            offline = bool(given.get("offline")) or given.get("mode", "online") != "online"
-            return known | {"online": True, "offline": offline}
-    return {}
 
 
 def _log(run: Any, folder: Path, page: Path, sources: Sources, searched: bool = False) -> None:

@@ -19,8 +19,7 @@ from recalign.errors import InputError, TrainingError, nearest, require_positive
 from recalign.evaluation.judged import SelectionValue
 from recalign.evaluation.report import WIDTH
 from recalign.evaluation.selection import SELECT
-from recalign.files import digest, held, write_text
-from recalign.keys import split, yaml_text
+from recalign.files import digest, held, write_text, yaml_text
 from recalign.run import configs
 from recalign.run.chain.run import train
 from recalign.run.chain.search import trial
@@ -29,6 +28,7 @@ from recalign.run.stage import Manifest, Stage, parse_stage, upstream
 from recalign.run.stage.console import quiet, say
 from recalign.run.stage.settings import instantiated, parse_call, set_keys
 from recalign.run.stage.wandb_log import BEST
+from recalign.run.words import split
 
 FOLDER = "tuning"
 """Holds the trials, below the stage's folder."""

@@ -15,7 +15,6 @@ from recalign.data.sequences.earlier import WHERE_ROWS_ARE, EarlierLog
 from recalign.errors import InputError, require_positive
 from recalign.evaluation.comparison import RECORD
 from recalign.files import read_json
-from recalign.keys import call, settings_of, split
 from recalign.recommender.checkpoint import class_path, read_checkpoint
 from recalign.recommender.grown import GROWS_FROM
 from recalign.recommender.sequence_policy import SequencePolicy
@@ -27,6 +26,7 @@ from recalign.run.chain.run import IDS
 from recalign.run.chain.space import Settings
 from recalign.run.stage import Manifest, RunFolder, parse_stage
 from recalign.run.stage.settings import instantiated, parse_call
+from recalign.run.words import call, settings_of, split
 
 EARLIER_IDS = "ids-before"
 """The earlier chain's ids, in the new chain's folder."""

@@ -22,8 +22,8 @@ from lightning.pytorch import callbacks, loggers
 from torch import optim
 
 from recalign.errors import InputError, nearest
-from recalign.keys import short
 from recalign.run.stage.classes import imported
+from recalign.run.words import short
 
 SEE = "see --help for what may be given"
 GIVEN_BY = {
@@ -64,7 +64,7 @@ def diagnose(error: Exception, parser: ArgumentParser, sources: Sources) -> Inpu
     named = (one for one in found if UNKNOWN.search(one.text) or MISSING.search(one.text))
     complaint = next(named, None) or max(found, key=lambda one: one.key.count(".") + bool(one.key))
     text, key, class_path = complaint
-    known = known_keys(parser, sources, key, class_path)
+    known = known_keys(parser, sources, key, class_path if UNKNOWN.search(text) else "")
     if unknown := UNKNOWN.search(text):
         return _unknown(next(filter(None, unknown.groups())), complaint, known, sources)
     if missing := MISSING.search(text):

@@ -1,10 +1,6 @@
 """What is used of Lightning beyond its public API, as seen in 2.6.6; tests/test_private.py lists every such name."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from lightning import Trainer
-from lightning.pytorch.loggers import WandbLogger
 
 CLASS_PATH = "_class_path"
 """Key of the model's class among the hyper-parameters of a checkpoint of LightningCLI."""
@@ -21,16 +17,3 @@ def batches_done(trainer: Trainer) -> int:
 def validates_now(trainer: Trainer) -> bool:
     """Whether the batch that just ended is followed by validation."""
     return trainer.fit_loop.epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher)  # type: ignore[arg-type]
-
-
-def fill(logger: WandbLogger, settings: Mapping[str, Any]) -> None:
-    """Give ``wandb.init`` what a logger leaves open; take back an argument that wandb warns about."""
-    open_ = (None, "lightning_logs")  # what Lightning calls a project that nobody named
-    given = {name: value for name, value in logger._wandb_init.items() if value not in open_}
-    logger._wandb_init = {**settings, **given}
-    logger._wandb_init.pop("anonymous", None)
-
-
-def is_offline(logger: WandbLogger) -> bool:
-    """Whether a logger was told to be offline."""
-    return logger._offline

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from lightning import LightningDataModule
@@ -17,15 +17,13 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from recalign.distributed import is_first
-from recalign.files import sha256, write_text
-from recalign.keys import yaml_text
+from recalign.files import sha256, write_text, yaml_text
 from recalign.run.stage import upstream
 from recalign.run.stage.folder import RunFolder
-from recalign.run.stage.lineage import log_artifacts
 from recalign.run.stage.loggers import CSVLog
 from recalign.run.stage.manifest import Manifest, git_state, now, versions
 from recalign.run.stage.parsed import ParsedStage, fingerprint, without_values
-from recalign.run.stage.wandb_log import WandbLog, guarded, wandb_log
+from recalign.run.stage.wandb_log import WandbLog, log_artifacts, wandb_log
 
 
 def begin(parsed: ParsedStage, datamodule: LightningDataModule) -> Manifest:
@@ -77,19 +75,20 @@ def loggers(parsed: ParsedStage, manifest: Manifest, extra: list[Logger]) -> lis
     path = parsed.folder.figures(parsed.subcommand)
     if not parsed.training and is_first():
         path.unlink(missing_ok=True)
-    chain, stage = parsed.folder.placed
-    settings: dict[str, Any] = {
-        "id": manifest.wandb_id if parsed.training else None,
-        "group": chain,
-        "job_type": stage if parsed.training else f"{stage}-{parsed.subcommand}",
-        "name": f"{stage}/seed-{parsed.seed}",
-        "config": parsed.shareable,
-    }
-    found: list[Logger | None] = [CSVLog(path), *(guarded(logger, **settings) for logger in extra)]
+    found: list[Logger] = [CSVLog(path), *extra]
     ours = parsed.config["trainer"]["logger"] is not False and parsed.subcommand != "predict"
     if ours and not any(isinstance(logger, WandbLogger) for logger in extra):
-        found.append(wandb_log(parsed.folder.path, **settings))
-    return [logger for logger in found if logger is not None]
+        chain, stage = parsed.folder.placed
+        log = wandb_log(
+            parsed.folder.path,
+            id=manifest.wandb_id if parsed.training else None,
+            group=chain,
+            job_type=stage if parsed.training else f"{stage}-{parsed.subcommand}",
+            name=f"{stage}/seed-{parsed.seed}",
+            config=parsed.shareable,
+        )
+        found += [log] if log else []
+    return found
 
 
 @contextmanager

@@ -16,8 +16,8 @@ from lightning.pytorch.cli import LightningArgumentParser
 from omegaconf.errors import OmegaConfBaseException
 
 from recalign.errors import InputError, nearest
-from recalign.keys import leaves, plain, short, split, with_flags
 from recalign.run.stage.diagnosis import SEE, diagnose
+from recalign.run.words import leaves, nested, plain, short, split, with_flags
 
 CONFIG = "YAML file with any of these settings"
 
@@ -137,30 +137,6 @@ def variables_named(words: Sequence[str]) -> set[str]:
         found |= set(VARIABLE.findall(text))
         todo += set(FILE.findall(text)) - seen
         seen.update(FILE.findall(text))
-    return found
-
-
-def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings by nested key, from settings whose keys may be dotted; later ones win.
-
-    A class that has only its name, and gets arguments later, becomes ``{"class_path": NAME, "init_args": ...}``.
-    """
-    found: dict[str, Any] = {}
-    for key, value in settings.items():
-        *above, last = key.split(".")
-        node = found
-        for part in above:
-            inner = node.get(part)
-            if isinstance(inner, str):
-                node[part] = {"class_path": inner, "init_args": {}}
-            elif not isinstance(inner, dict):
-                node[part] = {}
-            node = node[part]
-            node = node["init_args"] if "class_path" in node else node
-        value = nested(value) if isinstance(value, Mapping) else value
-        before = node.get(last)
-        merges = isinstance(before, dict) and isinstance(value, dict) and "class_path" not in value
-        node[last] = nested({**before, **value}) if merges else value
     return found
 
 

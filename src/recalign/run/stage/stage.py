@@ -27,7 +27,6 @@ from recalign.cores import fit_threads
 from recalign.distributed import is_first
 from recalign.errors import InputError, TrainingError, nearest
 from recalign.files import held
-from recalign.keys import options, settings_of
 from recalign.recommender.training import PolicyModule
 from recalign.run.stage import checks, record, upstream
 from recalign.run.stage.checkpoint import find_checkpoint
@@ -39,6 +38,7 @@ from recalign.run.stage.lightning_cli import COMMANDS, StageCLI
 from recalign.run.stage.manifest import Manifest
 from recalign.run.stage.parsed import ParsedStage, Trained
 from recalign.run.stage.settings import variables_named
+from recalign.run.words import options, settings_of
 from recalign.workers import torch_threads
 
 OPTIONAL = ("optimizer", "lr_scheduler", "early_stopping")
@@ -250,3 +250,11 @@ def _clear_errors(stage: Stage) -> Iterator[None]:
         if isinstance(error, ValueError) and Path(lightning.__file__).parent not in Path(place).parents:
             raise
         raise InputError(str(error), where="trainer", remedy="change what it names: --trainer.KEY VALUE") from error
+
+
+def run_command(words: Sequence[str]) -> None:
+    """``recalign fit|validate|test|predict``."""
+    result = run_stage(parse_stage(words))
+    if result.trainer.is_global_zero:
+        checkpoint = result.checkpoint if words[0] == "fit" else None  # a dry run has none
+        print(f"{result.folder.path}: {words[0]} done" + (f", {checkpoint}" if checkpoint else ""))

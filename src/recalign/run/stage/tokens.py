@@ -100,3 +100,8 @@ def parse_tokens(words: Sequence[str]) -> ParsedTokens:
     folder = RunFolder(Path(out)) if out else RunFolder.of(RunConfig(TOKENS), log, settings["seed"])
     config = yaml.safe_load(parser.dump(parsed, skip_unset=False))
     return ParsedTokens(list(words), config, settings, folder)
+
+
+def run_command(words: Sequence[str]) -> None:
+    """``recalign tokenize``."""
+    parse_tokens(words).make()

@@ -1,22 +1,24 @@
-"""A W&B logger that never asks, never prints and never fails a run."""
+"""Weights & Biases: Lightning's logger, which here never asks and never ends a run, and a stage's artifacts."""
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from lightning.pytorch.loggers import WandbLogger
-from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
-from recalign.run.stage.private import fill, is_offline
+from recalign.files import read_json
+from recalign.run.stage.folder import RunFolder
+from recalign.run.stage.manifest import Manifest
 
 PROJECT = "recalign"
-"""Where neither a logger nor WANDB_PROJECT names one."""
+"""Where WANDB_PROJECT names none."""
 
 BEST: dict[str, Literal["min", "max"]] = {
     "rank/all/ndcg@10": "max",
@@ -29,14 +31,11 @@ BEST: dict[str, Literal["min", "max"]] = {
 
 
 class WandbLog(WandbLogger):
-    """A `WandbLogger` that is off after its first error, which costs one warning.
+    """Lightning's `WandbLogger`, off after its first error, which costs one warning."""
 
-    Args:
-        like: the logger that it is but for that.
-    """
-
-    def __init__(self, like: WandbLogger) -> None:
-        vars(self).update(vars(like))  # not its constructor, which cannot be told of a run's settings
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._wandb_init.pop("anonymous", None)  # wandb warns about it
         self.failed = False
 
     def use(self, call: Callable[[Any], Any]) -> None:
@@ -68,74 +67,56 @@ class WandbLog(WandbLogger):
         self._safely(super().finalize, status)
 
     def finish(self, exit_code: int = 0) -> None:
-        """End the run, also after an error: it would be in the next one's way. Nothing is logged later."""
+        """End the run. Nothing is logged later."""
         self.use(lambda run: run.finish(exit_code=exit_code))
         self.failed = True
-        with suppress(Exception):
-            import wandb
-
-            if wandb.run is not None:
-                wandb.finish(exit_code)
 
     def _safely(self, call: Callable[..., Any], *args: Any) -> None:
-        if self.failed:
-            return
-        try:
-            call(*args)
-        except Exception as error:  # whatever wandb raises, training matters more
-            self.failed = True
-            _warn(error)
+        if not self.failed:
+            try:
+                call(*args)
+            except Exception as error:  # whatever wandb raises, training matters more
+                self.failed = True
+                _warn(error)
 
 
-def wandb_log(folder: Path, *, online: bool = False, offline: bool = False, **settings: Any) -> WandbLog | None:
-    """A W&B logger, started in the mode of WANDB_MODE or of a sweep, where there is one.
+def wandb_log(folder: Path, **settings: Any) -> WandbLog | None:
+    """A W&B logger: offline, unless WANDB_MODE or a sweep says otherwise.
 
     Args:
         folder: where W&B keeps its files.
-        online: whether it is online, and not offline, where they say nothing.
-        offline: whether it is offline whatever they say.
-        **settings: of ``wandb.init``: id, group, job_type, name, config, project, entity.
+        **settings: of ``wandb.init``: id, group, job_type, name, config.
 
     Returns:
         None if W&B is disabled, missing or does not work, or another run is active in this process.
     """
-    project = settings.pop("project", None) or os.environ.get("WANDB_PROJECT", PROJECT)
-
-    def make() -> WandbLogger:
-        # W&B's own process may have been started in another folder, so the path is absolute
-        return WandbLogger(save_dir=folder.resolve(), project=project, offline=offline)
-
-    return _started(make, "online" if online else "offline", settings)
-
-
-def guarded(logger: Logger, **settings: Any) -> Logger | None:
-    """The user's own logger; a `WandbLogger` is started, with ``settings`` where it leaves them open.
-
-    Returns:
-        None if W&B is disabled or does not work, or another run is active in this process.
-    """
-    settings = {"project": os.environ.get("WANDB_PROJECT", PROJECT), **settings}
-    return _started(lambda: logger, "online", settings) if isinstance(logger, WandbLogger) else logger
-
-
-def _started(make: Callable[[], WandbLogger], default: str, settings: Mapping[str, Any]) -> WandbLog | None:
+    mode = os.environ.get("WANDB_MODE") or ("online" if "WANDB_SWEEP_ID" in os.environ else "offline")
+    if mode == "disabled":
+        return None
     try:
         import wandb
 
-        if wandb.run is not None and _mode("offline") != "disabled":  # Lightning would take it, and `finish` end it
+        if wandb.run is not None:  # Lightning would take it, and `finish` end it
             raise RuntimeError("another run is active in this process; wandb.finish() ends it")
-        inner = make()
-        mode = "offline" if is_offline(inner) else _mode(default)
-        if mode == "disabled":
-            return None
+        if mode == "online" and not wandb.login(prompt=False):
+            rank_zero_warn("W&B has no account here (wandb login, or WANDB_API_KEY): this run is logged offline")
+            mode = "offline"
         # No copy of the console, of the code or of the load: an offline run starts in 0.1 s (the first in 0.6 s).
         bare = wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True, x_disable_stats=True)
-        own = {} if "WANDB_RUN_ID" not in os.environ else {"id": None}  # a sweep chooses the id itself
-        fill(inner, {**settings, **own, "mode": mode, "settings": bare})
+        if "WANDB_RUN_ID" in os.environ:  # a sweep chooses the id itself
+            settings["id"] = None
+        # W&B's own process may have been started in another folder, so the path is absolute.
+        log = WandbLog(
+            save_dir=folder.resolve(),
+            project=os.environ.get("WANDB_PROJECT", PROJECT),
+            mode=mode,
+            settings=bare,
+            **settings,
+        )
     except Exception as error:  # a broken or missing wandb is no reason not to train
         _warn(error)
         return None
-    log = WandbLog(inner)  # the run starts now, so that an error shows before training
+    # The run starts now, so that an error shows before training.
     log.use(lambda run: [run.define_metric(name, summary=best) for name, best in BEST.items()])
     return None if log.failed else log
 
@@ -144,12 +125,55 @@ def _warn(error: Exception) -> None:
     rank_zero_warn(f"W&B is off for this run: {str(error).splitlines()[0] if str(error) else repr(error)}")
 
 
-def _mode(default: str) -> str:
-    """WANDB_MODE if it is set; online only with an account that needs no asking."""
+def log_artifacts(run: Any, folder: RunFolder, manifest: Manifest) -> None:
+    """Log what a stage used and made.
+
+    Online, W&B draws the lineage. Offline it knows none: each artifact's metadata names what it was made from. Of the
+    log only digest, users' group and their number leave the machine.
+    """
+    facts = {"fingerprint": manifest.fingerprint, "users": manifest.users}
+    used = [_log_of(manifest.log, facts)]
+    used += [_checkpoint(Path(one["path"]), one["sha256"], {}) for one in manifest.upstream.values()]
+    if not run.offline:
+        for artifact in used:
+            run.use_artifact(artifact)
+    made = {"log": manifest.log, **facts, "upstream": manifest.upstream}
+    if manifest.checkpoint:
+        run.log_artifact(_checkpoint(folder.path / manifest.checkpoint, manifest.digests[manifest.checkpoint], made))
+    if trust := read_json(folder.trust):
+        _log_trust(run, trust)
+
+
+def wandb_name(name: str) -> str:
+    """A name that W&B takes for an artifact."""
+    return re.sub(r"[^\w.-]", "_", name)
+
+
+def _log_of(log: str, facts: dict[str, Any]) -> Any:
     import wandb
 
-    mode = os.environ.get("WANDB_MODE") or ("online" if "WANDB_SWEEP_ID" in os.environ else default)
-    if mode in ("online", "run", "shared") and not wandb.login(prompt=False):
-        rank_zero_warn("W&B has no account here (wandb login, or WANDB_API_KEY): this run is logged offline")
-        return "offline"
-    return mode
+    artifact = wandb.Artifact(wandb_name(log), type="log", metadata=facts)
+    with artifact.new_file("log.json") as file:
+        json.dump(facts, file)
+    return artifact
+
+
+def _checkpoint(path: Path, sha256: str, made_from: dict[str, Any]) -> Any:
+    import wandb
+
+    # chain, stage and seed of its run folder; else the file's own name
+    run = path.resolve().parents[1]
+    parts = (*RunFolder(run).placed, run.name) if path.parent.name == "checkpoints" else (path.stem,)
+    artifact = wandb.Artifact(wandb_name("-".join(parts)), type="model", metadata={"sha256": sha256, **made_from})
+    artifact.add_file(str(path), policy="immutable", skip_cache=True)  # no copy of it on this machine
+    return artifact
+
+
+def _log_trust(run: Any, trust: dict[str, Any]) -> None:
+    """The verdict on a reward model or a judge, and its calibration: what was predicted and what was observed."""
+    import wandb
+
+    run.summary["trust/verdict"] = trust["verdict"]
+    if bins := trust[trust["judged_on"]]["calibration"]["bins"]:
+        curve = wandb.Table(columns=list(bins[0]), data=[list(one.values()) for one in bins])
+        run.log({"trust/calibration": wandb.plot.line(curve, "predicted", "observed", title="calibration")})

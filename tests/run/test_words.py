@@ -10,7 +10,8 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from recalign.errors import InputError
-from recalign.keys import call, options, plain, settings_of, split, with_flags, yaml_text
+from recalign.files import yaml_text
+from recalign.run.words import call, options, plain, settings_of, split, with_flags
 
 
 def command(run: str, dry_run: bool = False, name: str = "") -> None: ...

@@ -1,18 +1,15 @@
-"""Settings as nested dictionaries, as dotted keys and as words of a command."""
+"""Settings as nested mappings, and as words of a command: mappings inside, words at the command line alone."""
 
 from __future__ import annotations
 
 import inspect
 import json
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from recalign.errors import InputError
 
@@ -42,17 +39,28 @@ def settings_of(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
             yield short(f"{prefix}{key}"), value
 
 
-class _Dumper(yaml.SafeDumper):
-    """Quotes text such as ``1e-4``, which is a number to YAML 1.2 and to jsonargparse, and none to PyYAML."""
+def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by nested key, from settings whose keys may be dotted; later ones win.
 
-
-_FLOAT = re.compile(r"[-+]?([0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+|\.[0-9_]+([eE][-+]?[0-9]+)?)$")
-_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
-
-
-def yaml_text(value: Any, **style: Any) -> str:
-    """YAML that jsonargparse and PyYAML read as the value that was given."""
-    return str(yaml.dump(value, Dumper=_Dumper, **({"sort_keys": False, "allow_unicode": True} | style)))
+    A class that has only its name, and gets arguments later, becomes ``{"class_path": NAME, "init_args": ...}``.
+    """
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        *above, last = key.split(".")
+        node = found
+        for part in above:
+            inner = node.get(part)
+            if isinstance(inner, str):
+                node[part] = {"class_path": inner, "init_args": {}}
+            elif not isinstance(inner, dict):
+                node[part] = {}
+            node = node[part]
+            node = node["init_args"] if "class_path" in node else node
+        value = nested(value) if isinstance(value, Mapping) else value
+        before = node.get(last)
+        merges = isinstance(before, dict) and isinstance(value, dict) and "class_path" not in value
+        node[last] = nested({**before, **value}) if merges else value
+    return found
 
 
 def plain(value: Any, where: str | None = None) -> Any:
