@@ -52,7 +52,7 @@ from recalign.data.sequences.store import (
     with_rare_items,
 )
 from recalign.errors import InputError, require_positive
-from recalign.files import refusals_of
+from recalign.files import disk_errors
 
 ROWS_OF_A_PARTITION = 4_000_000
 SAMPLED_USERS = 1_000_000
@@ -89,7 +89,7 @@ def prepare(data: EventDataModule, partitions: int | None = None, workers: int =
         return data.report
     entry.path.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        stack.enter_context(refusals_of(entry.path.parent))
+        stack.enter_context(disk_errors(entry.path.parent))
         temporary = TemporaryDirectory(prefix=f".{entry.path.name}.prepare-", dir=entry.path.parent)
         folder = Path(stack.enter_context(temporary))
         run: Callable[..., Iterable[Any]] = map
