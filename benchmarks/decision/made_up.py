@@ -20,7 +20,7 @@ from recalign.data.sequences.placebo import CORRELATION
 from recalign.evaluation.comparison import ALL, PLACEBO_FACTOR, UNIT, USER_SPREAD, VALUE, tabulate
 from recalign.evaluation.evaluated_runs import SPLITS, Run, with_gains
 from recalign.evaluation.findings import BLIND, COIN, COVERAGE
-from recalign.evaluation.reranking import READS_REWARD_MODEL
+from recalign.evaluation.rows import READS_REWARD_MODEL
 from recalign.evaluation.selection import FLOOR, SELECT
 
 USERS, EVENTS = (100, 300, 600), {"test": 6, "validation": 3}  # users A, events of each

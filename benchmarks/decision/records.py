@@ -18,8 +18,8 @@ from recalign.data.sequences.audit import SEEN
 from recalign.data.sequences.placebo import CORRELATION
 from recalign.evaluation.comparison import ALL, EVALUATED, HITS, SCHEMA, UNIT, VALUE
 from recalign.evaluation.findings import COVERAGE
-from recalign.evaluation.reranking import READS_REWARD_MODEL
 from recalign.evaluation.roles import BEST
+from recalign.evaluation.rows import READS_REWARD_MODEL
 from recalign.evaluation.selection import SELECT
 from recalign.files import replacing
 

@@ -25,8 +25,9 @@ from recalign.data.sequences.splits import TEST, VALIDATION, Split
 from recalign.data.simulation import World, simulate
 from recalign.data.simulation.people import Floats
 from recalign.data.simulation.world import MEAN, SD, Simulated
-from recalign.evaluation.reranking import RERANKING, Reranking, base_method, is_reranked, scores_of
+from recalign.evaluation.reranking import RERANKING, Reranking
 from recalign.evaluation.roles import Roles
+from recalign.evaluation.rows import row_of
 from recalign.evaluation.value import SHOWN, load_truth, mean_shown
 from recalign.files import read_json, replacing
 from recalign.recommender.checkpoint import load_net
@@ -234,9 +235,9 @@ def policy_of(method: str, plan: Plan, seed: int, data: RewardData) -> Policy:
     def net(stage: str) -> Any:
         return load_net(train(plan.parsed(stage, seed)).checkpoint, "reward" if stage == "reward" else "policy").net
 
-    if not is_reranked(method):
+    if not row_of(method).reranked:
         return net("recommender" if method == "start" else method)
     summary = read_json(plan.folder / method / f"seed-{seed}" / "evaluation/summary.json")
-    how, own = Reranking(**summary[RERANKING]["how"]), base_method(method)
-    scores = scores_of(method, net("reward"), data, how.spread)
+    how, own = Reranking(**summary[RERANKING]["how"]), row_of(method).base
+    scores = row_of(method).scores(net("reward"), data)  # type: ignore[misc]
     return how.policy(net("recommender"), net(own) if own else None, scores)

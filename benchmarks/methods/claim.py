@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from recalign.evaluation.case import placebo_flaw
 from recalign.evaluation.comparison import ALL, HIGH, PLACEBO_FACTOR, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable
-from recalign.evaluation.reranking import base_method
+from recalign.evaluation.rows import row_of
 from recalign.evaluation.selection import FLOOR
 
 MARGIN = 0.10  # how much better than A-SFT another method's value may be, in standard deviations of the reward
@@ -117,7 +117,7 @@ def _rival(table: ComparisonTable) -> Check:
     pass. It fails by any one of them, so that one's interval is widened by Holm for as many as could. A-SFT's own
     policy, reranked, is none of them.
     """
-    rivals = [m for m in table.column(VALUE) if "asft" not in (m, base_method(m)) and table.retained(m) >= FLOOR]
+    rivals = [m for m in table.column(VALUE) if "asft" not in (m, row_of(m).base) and table.retained(m) >= FLOOR]
     if not rivals or not table.get("asft", VALUE):
         return Check(0, f"{VALUE}: asft or its rivals were not measured")
     sign, _, line = min((_behind(table, rival) for rival in rivals), key=lambda each: each[:2])

@@ -17,9 +17,10 @@ from recalign.data.sequences import High, UserCohort
 from recalign.errors import InputError
 from recalign.evaluation.comparison import RunsComparison
 from recalign.evaluation.comparison_table import ComparisonTable
-from recalign.evaluation.methods import UNTRAINED, WITHOUT_BUDGET, MethodRun, SeedEvaluation
-from recalign.evaluation.reranking import RERANKED, Reranking, interpolate, scores_of
+from recalign.evaluation.methods import MethodRun, SeedEvaluation
+from recalign.evaluation.reranking import Reranking, interpolate
 from recalign.evaluation.roles import Roles
+from recalign.evaluation.rows import ROWS, UNTRAINED, row_of
 from recalign.nn import Pooled
 from recalign.posttrain import PostTrainingData, WeightedSFT
 from recalign.recommender.checkpoint import load_net
@@ -139,9 +140,7 @@ def test_artefacts_are_those_that_comparisons_read(tmp_path, data, base, cells):
         assert summary["cold_targets"] == 0
         assert summary["users/evaluated"] == frame["user"].n_unique()
         assert (
-            ("policy/ndcg_retained" in summary)
-            == ("policy/ndcg_retained_se" in summary)
-            == (method not in WITHOUT_BUDGET)
+            ("policy/ndcg_retained" in summary) == ("policy/ndcg_retained_se" in summary) == (not row_of(method).policy)
         )
     read = {m: json.loads((place(tmp_path, m) / "summary.json").read_text()) for m in done}
     assert read["asft"]["cost/steps"] == 7
@@ -194,7 +193,7 @@ def measured_anew(summary, method, base, data, times=1.0):
     """What a reranked row keeps on the validation events of all users, policy by policy; so many times as strong."""
     start, reward = load_net(base.start, "policy").net.eval(), load_net(base.reward, "reward").net.eval()
     how = Reranking(**summary["reranking"]["how"])
-    policy = replace(how, strength=times * how.strength).policy(start, None, scores_of(method, reward, data))
+    policy = replace(how, strength=times * how.strength).policy(start, None, ROWS[method].scores(reward, data))
     batches = data.loader(data.windows("validation", "all"))
     return Retention.measure(*(ndcg_by_user(one.eval(), batches, HOW["device"]) for one in (policy, start)))
 
@@ -252,9 +251,10 @@ def test_what_has_not_changed_is_kept(tmp_path, data, base, cells):
     stamp = (place(tmp_path, "start") / "test.parquet").stat().st_mtime_ns
     assert SeedEvaluation(runs, 3, cells, base, data, **HOW).make() == []
     assert (place(tmp_path, "start") / "test.parquet").stat().st_mtime_ns == stamp
-    for other in ({"strength": 2.0}, {"keep": 0.9}, {"spread": 3.0}):
+    reranked = {name for name, row in ROWS.items() if row.reranked}
+    for other in ({"strength": 2.0}, {"keep": 0.9}):
         changed = [replace(cell, **other) for cell in cells]
-        assert {*SeedEvaluation(runs, 3, changed, base, data, **HOW).make()} == {*RERANKED}
+        assert {*SeedEvaluation(runs, 3, changed, base, data, **HOW).make()} == reranked
     (place(tmp_path, "popularity") / "test.parquet").unlink()
     assert SeedEvaluation(runs, 3, cells[:1], base, data, **HOW).make() == ["popularity"]
     assert SeedEvaluation(runs, 4, cells[:1], base, data, **HOW).make() == ["popularity"]  # another seed

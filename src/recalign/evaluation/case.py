@@ -20,7 +20,7 @@ from recalign.evaluation.findings import (
     Reports,
     by_losses,
 )
-from recalign.evaluation.reranking import READS_REWARD_MODEL
+from recalign.evaluation.rows import READS_REWARD_MODEL
 from recalign.evaluation.selection import FLOOR
 
 

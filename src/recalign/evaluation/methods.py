@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,22 +15,12 @@ import torch
 from recalign import artifacts
 from recalign.data.events import data_root
 from recalign.evaluation import examples, random_exposure
-from recalign.evaluation.baselines import ItemScores, SameForAll, Scores, log_counts
+from recalign.evaluation.baselines import ItemScores, Scores
 from recalign.evaluation.comparison import EVALUATED, JUDGE_UNIT, TESTED, UNIT, USER_SPREAD
 from recalign.evaluation.evaluated_runs import JUDGED
-from recalign.evaluation.item_knn import ItemKNN
 from recalign.evaluation.judges import data_of_judges, require_apart
-from recalign.evaluation.reranking import (
-    OF_PERMUTED,
-    OWN_REWARD,
-    READS_REWARD_MODEL,
-    RERANKED,
-    RERANKING,
-    Reranking,
-    base_method,
-    is_reranked,
-    scores_of,
-)
+from recalign.evaluation.reranking import RERANKING, Reranking
+from recalign.evaluation.rows import READS_REWARD_MODEL, Row, row_of
 from recalign.evaluation.validation_ranking import ValidationRanking
 from recalign.evaluation.value import Scorers, evaluate, load_truth, mean_rewards
 from recalign.files import digest, sha256, write_json, write_parquet
@@ -42,16 +32,6 @@ from recalign.reward import RewardData, RewardEnsemble
 
 BASE_STAGES = ("recommender", "reward", "judge_select", "judge_report")
 """Stages that come before every method, in order."""
-
-
-def is_trained(method: str) -> bool:
-    """Whether a row has a training of its own."""
-    return method in OWN_REWARD or is_post_trained(method)
-
-
-def is_post_trained(method: str) -> bool:
-    """Whether a row is a policy that is trained for it."""
-    return method not in UNTRAINED and not is_reranked(method)
 
 
 @dataclass(frozen=True)
@@ -74,7 +54,7 @@ class MethodRun:
 
     Attributes:
         method: its name.
-        checkpoint: of its policy, of the policy that it reranks, or of its own reward model (`OWN_REWARD`); None where
+        checkpoint: of its policy, of the policy that it reranks, or of its own reward model; None where
             none was trained.
         cost: plain numbers that go with it (``cost/seconds``, ``cost/steps``, ``cost/events``), and what its run says
             of itself (``placebo/correlation``).
@@ -90,6 +70,11 @@ class MethodRun:
     strength: float = 1.0
     keep: float | None = None
 
+    @property
+    def row(self) -> Row:
+        """What its method is."""
+        return row_of(self.method)
+
     def key(self, base: Mapping[str, str], data: RewardData, code: str) -> dict[str, Any]:
         """All that its figures depend on."""
         truth = _truth(data)  # which the log's digest does not know
@@ -99,7 +84,7 @@ class MethodRun:
             **base,
             "data": [data.fingerprint, data.max_length, data.know_request, data.sample],
             "truth": sha256(truth) if truth and truth.is_file() else None,
-            "reranking": [self.strength, self.keep] if is_reranked(self.method) else None,
+            "reranking": [self.strength, self.keep] if self.row.reranked else None,
             "code": code,
         }
 
@@ -178,9 +163,9 @@ class SeedEvaluation:
         for run in stale:
             test = frames["test"][run.method]
             summary = {"base": digest(self.data.fingerprint, self._digests)[:16]} | self._summary(run, test, spread)
-            if run.method not in WITHOUT_BUDGET:  # which have no interpolation path, and so no NDCG budget
+            if not run.row.policy:  # counted rows have no interpolation path, and so no NDCG budget
                 summary |= nets.retained(run, policies[run.method])
-            if is_reranked(run.method):
+            if run.row.reranked:
                 summary |= nets.reranking(run)
             if run.method in shown:
                 summary |= random_exposure.headlines(shown[run.method])
@@ -234,20 +219,21 @@ class LoadedNetworks:
 
     def policy(self, run: MethodRun) -> Policy:
         """The policy of a row."""
-        if is_reranked(run.method):
+        if run.row.reranked:
             return self.reranked(run).policy(self.start, self._reranks(run), self.scores(run))
         if run.checkpoint is not None:
             return self._trained(run.checkpoint).net
-        return self.start if run.method == "start" else WITHOUT_BUDGET[run.method](self.data)
+        return run.row.policy(self.data) if run.row.policy else self.start
 
     def _reranks(self, run: MethodRun) -> Policy | None:
         """The trained policy that a row reranks; None: the start."""
-        return self._trained(run.checkpoint).net if run.checkpoint and base_method(run.method) else None
+        return self._trained(run.checkpoint).net if run.checkpoint and run.row.base else None
 
     def scores(self, run: MethodRun) -> tuple[Scores, float]:
         """The scores by which a row reranks, and their unit."""
-        own = run.checkpoint if run.method in OWN_REWARD else None
-        return scores_of(run.method, self._trained(own, "reward").net if own else self.reward, self.data)
+        assert run.row.scores is not None
+        own = run.checkpoint if run.row.trained else None
+        return run.row.scores(self._trained(own, "reward").net if own else self.reward, self.data)
 
     def _load_trained(self, checkpoint: Path, net: str = "policy") -> Loaded:
         trained = self._load(checkpoint, net)
@@ -259,7 +245,7 @@ class LoadedNetworks:
         """NDCG retained, its standard error, and alpha, where that was searched."""
         kept = ALL_RETAINED if policy is self.start else self.retention(policy)
         found = {"policy/ndcg_retained": kept.share, "policy/ndcg_retained_se": kept.error}
-        if is_reranked(run.method):
+        if run.row.reranked:
             alpha = None if run.keep is None else self.reranked(run).alpha
         else:
             alpha = self._trained(run.checkpoint).facts.get("reach") if run.checkpoint else None
@@ -269,7 +255,7 @@ class LoadedNetworks:
         """How a row reranks: its strength, by what, and whether that is the reward model."""
         found, reads = self.reranked(run), not isinstance(self.scores(run)[0], ItemScores)
         told = {READS_REWARD_MODEL: max(float(reads), run.cost.get(READS_REWARD_MODEL, 0.0))}
-        if run.method in OF_PERMUTED:
+        if run.row.permuted:
             told |= self.data.as_placebo().facts()
         return told | {"policy/strength": found.strength, RERANKING: found.record(self.data)}
 
@@ -298,18 +284,6 @@ class LoadedNetworks:
     def start_U(self) -> np.ndarray:
         """NDCG@10 of the start by user, which an NDCG budget is a share of. Shape: float64 (U,)."""
         return self._ranking.ndcg_by_user(self.start)
-
-
-WITHOUT_BUDGET: dict[str, Callable[[RewardData], Policy]] = {
-    "popularity": lambda data: SameForAll(log_counts(data.sequences)),
-    "popularity_high": lambda data: SameForAll(log_counts(data.sequences, high_only=True)),
-    "item_mean": lambda data: SameForAll(torch.from_numpy(data.moments()[2]) / data.moments()[1]),
-    "item_knn": lambda data: ItemKNN.of(data.sequences),
-}
-"""Rows counted from the log, without an interpolation path; `item_mean` by shrunk means, in standard deviations."""
-
-UNTRAINED = (*WITHOUT_BUDGET, "start", *(row for row in RERANKED if row not in OWN_REWARD))
-"""Rows that take no training of their own."""
 
 
 def _truth(data: RewardData) -> Path | None:

@@ -19,8 +19,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from recalign.evaluation.comparison_table import ComparisonTable, Interval
-from recalign.evaluation.methods import UNTRAINED, WITHOUT_BUDGET
 from recalign.evaluation.roles import Roles
+from recalign.evaluation.rows import UNTRAINED, row_of
 
 VARIABLES = ("ink", "soft", "line", "card", "accent", "baseline", "plain", "placebo", "shade")
 COLOURS = [f"#{digit}0{digit}0{digit}0" for digit in range(1, 10)]
@@ -61,7 +61,7 @@ def forest(table: ComparisonTable, metric: str) -> Markup | None:
     rows = list(reversed(differences))
 
     def draw(figure: Figure, axes: Axes) -> None:
-        inside = [differences[row] for row in rows if row not in WITHOUT_BUDGET] or list(differences.values())
+        inside = [differences[row] for row in rows if not row_of(row).policy] or list(differences.values())
         low, high = min(0, *(cell.low for cell in inside)), max(0, *(cell.high for cell in inside))
         margin = 0.12 * (high - low) or 1.0
         left, right = low - margin, high + margin
@@ -96,13 +96,13 @@ def scatter(
     decorate: Callable[[Axes], None] = lambda axes: None,
     log: bool = False,
 ) -> Markup | None:
-    """Methods by the metrics x and y, with both intervals; rows `WITHOUT_BUDGET` are too far off to draw.
+    """Methods by the metrics x and y, with both intervals; rows without an interpolation path are too far off to draw.
 
     Placebos have a colour and no name. ``decorate`` draws what lies behind the points; ``log`` makes x logarithmic from
     0.1 on (a KL spans decades).
     """
     across, up = _finite(table, x), _finite(table, y)
-    shown = [method for method in across if method in up and method not in WITHOUT_BUDGET]
+    shown = [method for method in across if method in up and not row_of(method).policy]
     points = {method: (across[method], up[method]) for method in shown}
     if len(points) < 2:
         return None

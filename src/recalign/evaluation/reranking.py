@@ -1,9 +1,9 @@
-"""Rows that rerank a policy at serving: which there are, how strongly, and how they are served again."""
+"""Rerank a policy at serving: how strongly, and how a row of a table is served again."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,53 +12,15 @@ import torch
 
 from recalign.artifacts import Seal, check, recorded
 from recalign.errors import InputError
-from recalign.evaluation.baselines import ItemScores, Rerank, Scores, log_counts
+from recalign.evaluation.baselines import Rerank, Scores
+from recalign.evaluation.rows import row_of
 from recalign.files import read_json, sha256
 from recalign.recommender.checkpoint import load_net
 from recalign.recommender.policy import Policy
-from recalign.reward import RewardData, RewardEnsemble
+from recalign.reward import RewardData
 
-SUFFIX = "_rerank"
-"""Suffix of a trained method that is reranked at serving: ``<method>_rerank``."""
-READS_REWARD_MODEL = "reads/reward_model"
-"""Metric of a row: 1 where it follows the reward model, in training or at serving, else 0."""
 RERANKING = "reranking"
 """Where a row's summary.json holds its `Reranking`, what it rests on and how it reads histories."""
-
-RERANKED: dict[str, Callable[[RewardEnsemble, RewardData], tuple[Scores, float]]] = {
-    "popularity_tilt": lambda reward, data: (ItemScores(log_counts(data.sequences)), 1.0),
-    "rerank": lambda reward, data: (reward, data.moments()[1]),
-    "rerank_item_mean": lambda reward, data: (
-        ItemScores(torch.from_numpy(data.moments()[2])),
-        data.moments()[1],
-    ),
-    "rerank_permuted": lambda reward, data: (reward, data.moments()[1]),
-    "rerank_item_mean_permuted": lambda reward, data: (
-        ItemScores(torch.from_numpy(data.as_placebo().moments()[2])),
-        data.moments()[1],
-    ),
-}
-"""Rows that rerank the starting policy, each with the scores that it does so by and their unit."""
-
-OWN_REWARD = ("rerank_permuted",)
-"""Rows of these whose reward model is their own, a training of the row."""
-OF_PERMUTED = ("rerank_item_mean_permuted",)
-"""Rows of these that read permuted rewards without any training."""
-
-
-def scores_of(method: str, reward: RewardEnsemble, data: RewardData) -> tuple[Scores, float]:
-    """The scores by which a row reranks, and their unit; a row with a `base_method` does so as ``rerank`` does."""
-    return RERANKED.get(method, RERANKED["rerank"])(reward, data)
-
-
-def base_method(method: str) -> str | None:
-    """The trained method whose policy a row reranks, by the row's name; None for any other row."""
-    return method.removesuffix(SUFFIX) if method.endswith(SUFFIX) else None
-
-
-def is_reranked(method: str) -> bool:
-    """Whether a row is reranked, and so has a strength."""
-    return method in RERANKED or base_method(method) is not None
 
 
 @dataclass(frozen=True)
@@ -74,7 +36,7 @@ class Reranking:
     alpha: float
 
     def policy(self, start: Policy, trained: Policy | None, scores: tuple[Scores, float]) -> Rerank:
-        """The reranked policy; ``trained`` is that of `base_method`, if there is one, and ``scores`` as `RERANKED`."""
+        """The reranked policy; ``trained`` is that of `Row.base`, if there is one, and ``scores`` of `Row.scores`."""
         policy = interpolate(start, trained, self.alpha) if trained else start
         return Rerank(policy, scores[0], self.strength / scores[1], scores[1])
 
@@ -98,13 +60,13 @@ def served(folder: Path, checkpoints: Mapping[str, Path], data: RewardData) -> P
 
     Args:
         folder: of the row and seed, ``<chain>/<row>/seed-<n>``.
-        checkpoints: of the ``recommender``, the ``reward`` model and, for a row that has one, its `base_method`.
+        checkpoints: of the ``recommender``, the ``reward`` model and, for a row that has one, its `Row.base`.
         data: the log, users A; it is set to read histories as the evaluation did.
 
     Raises:
         InputError: the row is not evaluated, or its checkpoints or its log are not those of its evaluation.
     """
-    method, place = folder.parent.name, folder / "evaluation"
+    row, place = row_of(folder.parent.name), folder / "evaluation"
     whole = check(place).whole
     seal = Seal.read(place) if whole else Seal()
     said = read_json(place / "summary.json").get(RERANKING) if seal.key else None
@@ -112,7 +74,7 @@ def served(folder: Path, checkpoints: Mapping[str, Path], data: RewardData) -> P
     if not said:
         of = "one of an earlier version" if whole else "an altered one"
         raise InputError(f"this row has no evaluation, or {of}", where=str(folder), remedy=remedy)
-    known = {"recommender": "start", "reward": "reward", str(base_method(method)): "checkpoint"}
+    known = {"recommender": "start", "reward": "reward", str(row.base): "checkpoint"}
     if any(seal.key.get(known[stage]) != (recorded(path) or sha256(path)) for stage, path in checkpoints.items()):
         what = "its evaluation rests on other checkpoints than those in the chain's folder"
         raise InputError(what, where=str(folder), remedy=remedy)
@@ -124,6 +86,7 @@ def served(folder: Path, checkpoints: Mapping[str, Path], data: RewardData) -> P
     nets = {stage: load_net(path, "reward" if stage == "reward" else "policy") for stage, path in checkpoints.items()}
     for net in nets.values():
         net.check(data)
-    own = nets.get(str(base_method(method)))
-    scores = scores_of(method, nets["reward"].net, data)
+    own = nets.get(str(row.base))
+    assert row.scores is not None
+    scores = row.scores(nets["reward"].net, data)
     return Reranking(**said["how"]).policy(nets["recommender"].net, own.net if own else None, scores).eval()

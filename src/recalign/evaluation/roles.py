@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from recalign.errors import InputError
-from recalign.evaluation.reranking import base_method
+from recalign.evaluation.rows import row_of
 from recalign.files import read_json, write_json
 
 FILE = "roles.json"
@@ -52,17 +52,17 @@ class Roles:
     def candidates(self, rows: Iterable[str]) -> list[str]:
         """The rows that may be shipped: those that read rewards and know users, without baselines and placebos."""
         others = {*self.baselines, *self.placebos, *self.reward_free, *self.untrained}
-        return [row for row in rows if row not in others and base_method(row) not in self.placebos]
+        return [row for row in rows if row not in others and row_of(row).base not in self.placebos]
 
     def placebos_of(self, row: str) -> list[str]:
         """The placebos of a row; ``<method>_rerank`` has those of the method and those of reranking."""
         own = [placebo for placebo, copied in self.placebos.items() if copied == row]
-        method = base_method(row)
+        method = row_of(row).base
         return own + (self.placebos_of(method) + self.placebos_of(RERANK) if method else [])
 
     def without_placebo(self, row: str) -> list[str]:
         """What of a row has no placebo: the row; of ``<method>_rerank`` without its own, the method or reranking."""
-        method = base_method(row)
+        method = row_of(row).base
         if row in {*self.placebos.values(), *self.baselines, *self.reward_free}:  # the latter read no reward
             return []
         return [*self.without_placebo(method), *self.without_placebo(RERANK)] if method else [row]

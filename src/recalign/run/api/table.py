@@ -14,10 +14,10 @@ from rich.console import Console
 from recalign.artifacts import class_paths, code_digest
 from recalign.errors import InputError, require_positive
 from recalign.evaluation.comparison import RECORD, RunsComparison
-from recalign.evaluation.methods import BASE_STAGES, UNTRAINED, BaseCheckpoints, MethodRun, SeedEvaluation
+from recalign.evaluation.methods import BASE_STAGES, BaseCheckpoints, MethodRun, SeedEvaluation
 from recalign.evaluation.report import terminal_table
-from recalign.evaluation.reranking import is_reranked
 from recalign.evaluation.roles import Roles
+from recalign.evaluation.rows import UNTRAINED, row_of
 from recalign.recommender.checkpoint import read_checkpoint
 from recalign.recommender.interpolation import KEEP, require_share
 from recalign.reward import RewardData
@@ -101,7 +101,7 @@ def compare(
     for name, policy in policies.items():
         if not isinstance(name, str) or not name.strip(". ") or "/" in name or "\\" in name:
             raise InputError(f"{name!r} cannot name a row", where="policies", remedy="use a name without slashes")
-        taken = name in {*UNTRAINED, *BASE_STAGES} - {"start"} or is_reranked(name)
+        taken = name in {*UNTRAINED, *BASE_STAGES} - {"start"} or row_of(name).reranked
         if policy is not None and taken:
             raise InputError(f"{name!r} is the name of another row or stage", where="policies", remedy="choose another")
     require_positive("", {"draws": draws}, "draws")

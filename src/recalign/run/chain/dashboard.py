@@ -7,7 +7,7 @@ from typing import Any
 
 from recalign.errors import InputError
 from recalign.evaluation.comparison import ALL, HIGH, VALUE
-from recalign.evaluation.methods import UNTRAINED
+from recalign.evaluation.rows import UNTRAINED
 from recalign.evaluation.selection import SELECT
 from recalign.run import configs
 from recalign.run.stage.wandb_log import PROJECT

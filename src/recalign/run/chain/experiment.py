@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from recalign.data.simulation import World
 from recalign.errors import InputError, require_positive, require_seed
-from recalign.evaluation.methods import BASE_STAGES, is_post_trained, is_trained
-from recalign.evaluation.reranking import base_method
+from recalign.evaluation.methods import BASE_STAGES
 from recalign.evaluation.roles import Roles
+from recalign.evaluation.rows import row_of
 from recalign.recommender.interpolation import KEEP, require_share
 
 
@@ -93,12 +93,12 @@ class Chain:
     @property
     def trained(self) -> list[str]:
         """The methods that are trained."""
-        return [method for method in self.methods if is_trained(method)]
+        return [method for method in self.methods if row_of(method).trained]
 
     @property
     def post_trained(self) -> list[str]:
         """Those of them that are policies, which have settings to search and a path of weights."""
-        return [method for method in self.methods if is_post_trained(method)]
+        return [method for method in self.methods if row_of(method).post_trained]
 
     def check(self) -> None:
         """Refuse settings with which no chain works.
@@ -116,9 +116,9 @@ class Chain:
         for seed in self.seeds:
             require_seed(seed, "seeds")
         for method in self.methods:
-            if (own := base_method(method)) is not None and own not in self.post_trained:
+            if (own := row_of(method).base) is not None and own not in self.post_trained:
                 text = f"{method} reranks the policy of {own!r}, which this chain does not train"
-                remedy = f"add {own} to them" if own and is_post_trained(own) else "name a method that is trained"
+                remedy = f"add {own} to them" if own and row_of(own).post_trained else "name a method that is trained"
                 raise InputError(text, where="methods", remedy=remedy)
         if taken := [method for method in self.methods if method in BASE_STAGES]:
             raise InputError(f"{taken[0]} is no method", where="methods", remedy="leave it out: every chain trains it")

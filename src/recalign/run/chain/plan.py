@@ -13,9 +13,9 @@ import torch
 from recalign.artifacts import class_paths
 from recalign.data.events.log import SIMULATED
 from recalign.errors import InputError, nearest
-from recalign.evaluation.methods import BASE_STAGES, UNTRAINED
-from recalign.evaluation.reranking import base_method
+from recalign.evaluation.methods import BASE_STAGES
 from recalign.evaluation.roles import START
+from recalign.evaluation.rows import UNTRAINED, row_of
 from recalign.reward import RewardData
 from recalign.run import configs
 from recalign.run.chain.experiment import Chain
@@ -98,8 +98,8 @@ class Plan:
             ("baselines", chain.baselines),
         ):
             for row in rows:
-                if row not in UNTRAINED and row != START:
-                    self._yaml(base_method(row) or row, where)
+                if row not in UNTRAINED:
+                    self._yaml(row_of(row).base or row, where)
 
     def _log(self, file: Path) -> Path:
         named = self.chain.log

@@ -15,7 +15,7 @@ from recalign.data.sequences.placebo import CORRELATION
 from recalign.data.sequences.remember import remember
 from recalign.evaluation.comparison import RECORD, RunsComparison
 from recalign.evaluation.methods import BASE_STAGES, BaseCheckpoints, MethodRun, SeedEvaluation
-from recalign.evaluation.reranking import READS_REWARD_MODEL, base_method
+from recalign.evaluation.rows import READS_REWARD_MODEL, row_of
 from recalign.files import write_json
 from recalign.recommender.checkpoint import read_checkpoint
 from recalign.run.chain.plan import Plan, needs_tokens
@@ -104,7 +104,7 @@ def _evaluate(plan: Plan, seed: int, done: Results) -> list[str]:
     chain = plan.chain
     runs = []
     for method in chain.methods:
-        trained = done.get(step_name(base_method(method) or method, seed))
+        trained = done.get(step_name(row_of(method).base or method, seed))
         run = method_run(trained, method) if trained else MethodRun(method, None, {})
         runs.append(replace(run, strength=chain.rerank, keep=chain.keep))
     data = plan.data(seed)

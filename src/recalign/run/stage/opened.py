@@ -10,7 +10,8 @@ import torch
 
 from recalign.data.sequences import EventDataModule
 from recalign.errors import InputError
-from recalign.evaluation.reranking import RERANKING, base_method, is_reranked, served
+from recalign.evaluation.reranking import RERANKING, served
+from recalign.evaluation.rows import row_of
 from recalign.files import read_json, sha256
 from recalign.recommender import Policy
 from recalign.recommender.checkpoint import load_net
@@ -77,7 +78,7 @@ def opened(run: Path) -> OpenedRun:
             policy's, or, of a reranked row, a stage that it rests on is missing or it is not as it was evaluated.
     """
     run = run.absolute()
-    if not RunFolder(run).config.is_file() and is_reranked(run.parent.name):
+    if not RunFolder(run).config.is_file() and row_of(run.parent.name).reranked:
         return _reranked(run)
     remedy = "name the run folder of a policy: runs/<chain>/<method>/seed-<n>"
     config, checkpoint = RunFolder(run).config, final_checkpoint(RunFolder(run))
@@ -107,7 +108,7 @@ def device_of(stage: Stage) -> torch.device:
 
 
 def _reranked(run: Path) -> OpenedRun:
-    row, own = run.parent.name, base_method(run.parent.name)
+    row, own = run.parent.name, row_of(run.parent.name).base
     if not run.is_dir():
         remedy = "name the folder of a row that a chain evaluated: runs/<chain>/<row>/seed-<n>"
         raise InputError("there is no such folder", where=str(run), remedy=remedy)
