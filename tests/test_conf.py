@@ -213,7 +213,7 @@ def values(path: Path) -> dict[str, Any]:
 
 ASFT = CONF / "asft.yaml"
 WEIGHTS = {f"model.init_args.{key}" for key in ("transform", "temperature", "clip")}
-ADVANTAGE = {f"data.init_args.{key}" for key in ("source", "baseline", "soft", "placebo")}
+ADVANTAGE = {f"data.init_args.{key}" for key in ("source", "baseline", "soft")} | {"data.class_path"}
 BUDGET = ("trainer.", "checkpoint.", *(f"model.init_args.{key}" for key in ("weight_decay", "top_k", "keep")))
 RATE = "model.init_args.lr"  # not part of the budget: how far a step goes is each method's own, and searched
 LOG = {f"data.init_args.{key}" for key in ("users", "max_length", "batch_tokens", "request_time", "seed")}
@@ -257,7 +257,7 @@ PLACEBOS = {
 def test_a_placebo_differs_from_its_method_in_nothing_else(name: str):
     ours, theirs = resolved(PLACEBOS[name]), resolved(CONF / f"posttrain/{name}.yaml")
     differing = {key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)}
-    assert differing == {"run.name", "data.init_args.placebo"}
+    assert differing == {"run.name", "data.class_path"}
 
 
 def test_the_placebo_of_reranking_is_a_reward_head_of_its_own():
@@ -265,8 +265,8 @@ def test_the_placebo_of_reranking_is_a_reward_head_of_its_own():
     differing = {key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)}
     head = {"trunk": "frozen", "members": 1}
     assert {key: theirs["model.init_args." + key] for key in head} == head
-    spelt_out = {"model.init_args.head.class_path", "data.init_args.auxiliary"}  # what null stands for
-    own = {"run.name", "data.init_args.placebo", *(f"model.init_args.{key}" for key in head)}
+    spelt_out = {"model.init_args.head.class_path"}  # what null stands for
+    own = {"run.name", "data.class_path", *(f"model.init_args.{key}" for key in head)}
     assert differing - spelt_out == own
 
 

@@ -25,9 +25,9 @@ from recalign.data.simulation import World
 from recalign.evaluation.value import load_truth
 from recalign.recommender.checkpoint import load_net
 from recalign.reward import RewardData
-from recalign.reward.trust import compare_predictions, predict, report
+from recalign.reward.trust.callback import predict
 from recalign.reward.trust.measures import following, ordered_pairs
-from recalign.reward.trust.report import PREDICTORS
+from recalign.reward.trust.report import PREDICTORS, compare_predictions, report
 from recalign.run.chain.command import make_world
 from recalign.run.chain.run import train
 from recalign.run.stage import parse_stage
@@ -105,8 +105,8 @@ def cell(row: Row, seed: int, folder: Path, data: str | None) -> dict[str, Any]:
     if not kept.is_file() or kept.stat().st_mtime < trained.checkpoint.stat().st_mtime:
         reward = load_net(trained.checkpoint, "reward").net.eval()
         measured_on: tuple[Part, ...] = ("validation", "test")
-        parts, baselines = compare_predictions(log, lambda w: predict(reward, log.loader(w, seen=False)), measured_on)
-        said = report(log, parts, baselines) | {"commit": commit(), "limits": limits(row, log, parts["test"].events)}
+        parts = compare_predictions(log, lambda w: predict(reward, log.loader(w, seen=False)), measured_on)
+        said = report(log, parts) | {"commit": commit(), "limits": limits(row, log, parts["test"].events)}
         table = parts["test"].table
         values: dict[str, Any] = {
             f"{n}/{f}": np.append(e.value, e.draws_D) for n, fs in table.items() for f, e in fs.items()
@@ -124,7 +124,7 @@ def limits(row: Row, log: RewardData, events: pl.DataFrame) -> dict[str, float]:
     Args:
         row: the log.
         log: the same, loaded.
-        events: those measured on, as `recalign.reward.trust.compare_predictions` gives them.
+        events: those measured on, as `recalign.reward.trust.report.compare_predictions` gives them.
     """
     if row.noise is None:
         return {}

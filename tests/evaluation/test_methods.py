@@ -26,6 +26,7 @@ from recalign.posttrain import PostTrainingData, WeightedSFT
 from recalign.recommender.checkpoint import load_net
 from recalign.recommender.interpolation import ALPHAS, HALVINGS, Retention, ndcg_by_user
 from recalign.reward import Judge, RewardData
+from recalign.reward.placebo import as_placebo
 
 HOW = {"device": torch.device("cpu"), "code": "code"}
 
@@ -145,7 +146,7 @@ def test_artefacts_are_those_that_comparisons_read(tmp_path, data, base, cells):
     read = {m: json.loads((place(tmp_path, m) / "summary.json").read_text()) for m in done}
     assert read["asft"]["cost/steps"] == 7
     left = {m: one["placebo/correlation"] for m, one in read.items() if "placebo/correlation" in one}
-    assert left == {"rerank_permuted": 0.01, "rerank_item_mean_permuted": data.as_placebo().correlation}
+    assert left == {"rerank_permuted": 0.01, "rerank_item_mean_permuted": as_placebo(data).correlation}
     start = pl.read_parquet(place(tmp_path, "start") / "test.parquet")
     assert start["kl"].abs().max() < 1e-6
     own = json.loads((place(tmp_path, "start") / "summary.json").read_text())

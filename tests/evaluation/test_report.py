@@ -79,7 +79,7 @@ def trust(verdict):
     }
     return {
         "verdict": verdict, "implication": f"Do what {verdict} implies.", "judged_on": "validation", "reliability": 0.3,
-        "noise": {"sd": 0.9, "source": "floor", "ceiling": 0.4}, "theory": {"lambda": 89.5},
+        "noise": {"sd": 0.9, "source": "floor", "ceiling": 0.4},
         "recommended": {"temperature": 0.7, "ess": 0.34}, "validation": part,
     }  # fmt: skip
 

@@ -15,7 +15,10 @@ from recalign.posttrain import (
     IPA,
     PPO,
     WBC,
+    PermutedPostTrainingData,
+    PostTrainingData,
     Preferences,
+    ShuffledPostTrainingData,
     WeightedSFT,
 )
 from recalign.posttrain.experimental import AWAC, IQL, KTO, Reinforce
@@ -77,13 +80,13 @@ def test_a_policy_over_codes_learns_too(log_root, taste, tmp_path, name):
 
 
 def test_placebos_gain_less_than_half_of_what_asft_gains_over_cloning(log_root, start, tmp_path):
-    def value(transform="exponential", **of_data):
-        data = data_of(WeightedSFT, log_root, **of_data)
+    def value(transform="exponential", kind=PostTrainingData):
+        data = small.data_of(kind, log_root, "tastes")
         module = small.free(WeightedSFT, policy=start, lr=5e-3, temperature=0.5, transform=transform)
         small.fit(module, data, tmp_path, epochs=8)
         return small.liked(module.policy, data)
 
     cloned, gain = value("constant"), value() - value("constant")
     assert gain > 0.03
-    for placebo in ("permuted", "random"):
-        assert gain > 2 * (value(placebo=placebo) - cloned)
+    for placebo in (PermutedPostTrainingData, ShuffledPostTrainingData):
+        assert gain > 2 * (value(kind=placebo) - cloned)

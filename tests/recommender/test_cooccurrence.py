@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from recalign.data.sequences.splits import TRAIN
 from recalign.recommender.cooccurrence import cooccurrence_embedding
-from recalign.reward import RewardData
-from recalign.reward import data as of_data
+from recalign.reward import RewardData, initial_factors
 from recalign.reward.matrix_factorization import VariationalMF, fit_variational_mf
 
 USERS, ITEMS = 200, 60
@@ -87,7 +86,7 @@ def test_rounding_is_not_taken_for_a_difference():
 
 def test_a_reward_model_reads_the_training_choices_of_its_own_users(log_root):
     data = small.data_of(RewardData, log_root, users="A")
-    expected = data.cooccurrence(4)
+    expected = initial_factors.item_features(data, 4)
     frame = data.sequences.frame
     others = pl.Series(data.sequences.users_in("B1") | data.sequences.users_in("B2")).gather(frame["user"])
     later = frame["split"] > TRAIN
@@ -95,8 +94,10 @@ def test_a_reward_model_reads_the_training_choices_of_its_own_users(log_root):
     assert (changed["item_id"] != frame["item_id"]).sum() > 50
     other = small.data_of(RewardData, log_root, users="A")
     other.sequences = dataclasses.replace(data.sequences, frame=changed)
-    assert np.array_equal(other.cooccurrence(4), expected)
-    assert not np.array_equal(small.data_of(RewardData, log_root, users="all").cooccurrence(4), expected)
+    assert np.array_equal(initial_factors.item_features(other, 4), expected)
+    assert not np.array_equal(
+        initial_factors.item_features(small.data_of(RewardData, log_root, users="all"), 4), expected
+    )
 
 
 @pytest.mark.parametrize("read", [True, False])
@@ -118,5 +119,5 @@ def test_validation_events_of_users_whom_it_has_met_decide_whether_it_is_read(lo
         object.__setattr__(found, "doubled", expected)
         return found
 
-    monkeypatch.setattr(of_data, "fit_variational_mf", shifted)
-    assert data.factorization(2, 3).features_RK.shape[1] == (3 if read else 0)
+    monkeypatch.setattr(initial_factors, "fit_variational_mf", shifted)
+    assert initial_factors.choose_factorization(data, 2, 3).features_RK.shape[1] == (3 if read else 0)

@@ -12,9 +12,9 @@ from recalign.bootstrap import CrossedBootstrap
 from recalign.data.sequences import LeaveLast
 from recalign.nn import Pooled
 from recalign.reward import RewardData, RewardModel
-from recalign.reward.trust import compare_predictions
+from recalign.reward.trust import report
 from recalign.reward.trust.measures import ordering
-from recalign.reward.trust.report import MIN_USERS, OTHERS
+from recalign.reward.trust.report import MIN_USERS, OTHERS, compare_predictions
 
 
 @pytest.fixture(scope="module")
@@ -83,13 +83,14 @@ def test_too_few_others_are_not_measured(log_root, tmp_path):
 
 
 @pytest.mark.parametrize("group", ["A", "B1", "B2"])
-def test_the_training_rows_of_others(brief, group):
+def test_the_training_rows_of_others(brief, monkeypatch, group):
     data = data_of(brief, users=group)
-    windows, sequences = data.of_others(10_000), data.sequences
+    windows, sequences = report.training_of_others(data), data.sequences
     assert group not in set(sequences.group[windows.user])
     assert (sequences.frame["split"].gather(windows.event) == 0).all()
     assert set(windows.user) == set(np.flatnonzero((sequences.group != group) & (sequences.trained > 1)))
-    few = data.of_others(100)
+    monkeypatch.setattr(report, "MOST_OTHERS", 100)
+    few = report.training_of_others(data)
     assert 50 < len(few) <= 100
     assert set(few.user) < set(windows.user)
 
@@ -115,7 +116,7 @@ def test_item_means_are_those_of_the_models_own_users(brief):
         event = pl.Series(windows.event).cast(pl.UInt32)
         return pl.DataFrame({"event": event, "model": zero_N, "spread": zero_N, "ahead": ahead_NC})
 
-    parts, _ = compare_predictions(data, predicted, ["validation"])
+    parts = compare_predictions(data, predicted, ["validation"])
     assert parts["validation"].ordered_on == OTHERS
     assert parts["validation"].table["item"]["pairwise"].value == pytest.approx(right / pairs)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import json
 import warnings
 from dataclasses import asdict
@@ -15,13 +14,21 @@ import small
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
-from recalign.data.sequences import LeaveLast, Where, correlation_within_users, permuted_rewards
+from recalign.data.sequences import LeaveLast, correlation_within_users, permuted_rewards
 from recalign.errors import InputError
-from recalign.evaluation.baselines import SameForAll
 from recalign.nn import HSTU, LazyDecoder, Pooled
 from recalign.recommender import CodePolicy
 from recalign.recommender.checkpoint import load_net, read_checkpoint
-from recalign.reward import Judge, OrdinalHead, QuantileHead, RewardData, RewardModel
+from recalign.reward import (
+    AuxiliaryRewardData,
+    AuxiliaryRewardModel,
+    Judge,
+    OrdinalHead,
+    PermutedRewardData,
+    RewardData,
+    RewardModel,
+)
+from recalign.reward.placebo import as_placebo
 
 
 def data_with(root, rewards, **settings) -> RewardData:
@@ -44,8 +51,7 @@ def test_a_trained_one_beats_every_average(rewarded):
 
 def untrained_error(module: RewardModel, data: RewardData) -> torch.Tensor:
     """Of the first training batch, in standard deviations; the module is calibrated on the way, as set-up does."""
-    module.calibrate(data)
-    module.initialise_from_factorization(data)
+    module.bind(data).setup("fit")
     batch = small.batch_of(data, "train")
     with torch.no_grad():
         states = module.reward.eval().states(batch)
@@ -53,16 +59,6 @@ def untrained_error(module: RewardModel, data: RewardData) -> torch.Tensor:
         own_T = module.reward.nets[0].self_influence(states, module.self_influence_EF[batch.event_T])[0]
     module.train()
     return (batch.reward_T - predicted_T) / data.moments()[1] + own_T
-
-
-@pytest.mark.parametrize("share", ["trunk", "nothing"])
-def test_rewards_are_read_in_standard_deviations_from_their_mean(log_root, share):
-    data = small.data_of(RewardData, log_root)
-    module = RewardModel(data.num_items, encoder=small.encoder(), members=2, share=share)
-    module.calibrate(data)
-    for net in module.reward.nets:
-        seen = net.trunk.past_rewards
-        assert (seen.mean.item(), seen.scale.item()) == pytest.approx(data.moments()[:2])
 
 
 def test_the_loss_is_the_squared_error_in_standard_deviations(log_root, tmp_path):
@@ -86,15 +82,6 @@ def test_what_was_validated_first_is_fitted_as_if_it_was_not(log_root, tmp_path)
     assert losses[0] == losses[1]
 
 
-def test_events_without_a_reward_drop_out_of_the_loss(own_root, tmp_path):
-    data = data_with(own_root, pl.when(pl.col("item") % 3 > 0).then(pl.col("rating")))
-    module = RewardModel(data.num_items, encoder=small.encoder(), members=1)
-    error_T = untrained_error(module, data)
-    watch = small.fit(module, data, tmp_path, limit_train_batches=1)
-    assert error_T.isnan().sum() > 50
-    assert watch.steps[0]["train/loss"] == pytest.approx(float(error_T.square().nanmean()), rel=1e-4)
-
-
 def test_a_frozen_trunk_stays_as_it_was(log_root, cloned, tmp_path):
     data = small.data_of(RewardData, log_root, "tastes")
     start = dict(load_net(cloned, "policy").net.named_parameters())
@@ -109,12 +96,12 @@ def test_a_frozen_trunk_stays_as_it_was(log_root, cloned, tmp_path):
 
 
 def test_a_placebo_learns_permuted_rewards_and_is_validated_on_true_ones(log_root):
-    real, sham = (small.data_of(RewardData, log_root, "tastes", placebo=placebo) for placebo in ("none", "permuted"))
+    real, sham = (small.data_of(kind, log_root, "tastes") for kind in (RewardData, PermutedRewardData))
     event, user = real.rated["event"].to_numpy(), real.rated["user"].to_numpy()
     expected = permuted_rewards(real.rated["reward"].to_numpy(), user, sham.seed)
     np.testing.assert_array_equal(sham.rated["reward"].to_numpy(), expected)  # what factors and item means are made of
     np.testing.assert_array_equal(sham.moments()[2], sham.item_means(expected, sham.rated["item_id"].to_numpy()))
-    assert real.as_placebo().moments()[2].tolist() == sham.moments()[2].tolist() != real.moments()[2].tolist()
+    assert as_placebo(real).moments()[2].tolist() == sham.moments()[2].tolist() != real.moments()[2].tolist()
     batch, other = (small.batch_of(data, "train") for data in (sham, real))
     of_event = dict(zip(event.tolist(), expected.tolist(), strict=True))
     assert batch.reward_T.tolist() == pytest.approx([of_event[e] for e in batch.event_T.tolist()])
@@ -126,21 +113,6 @@ def test_a_placebo_learns_permuted_rewards_and_is_validated_on_true_ones(log_roo
     left = correlation_within_users(real.rated["reward"].to_numpy(), expected, user)
     assert (real.facts(), sham.facts()) == ({}, {"placebo/correlation": left})
     assert abs(left) < 0.1
-
-
-def test_a_placebo_says_in_its_checkpoint_how_much_of_its_signal_is_left(log_root, cloned, tmp_path):
-    data = small.data_of(RewardData, log_root, "tastes", placebo="permuted")
-    module = RewardModel(data.num_items, init_from=str(cloned), members=1, trunk="frozen", lr=5e-3)
-    small.fit(module, data, tmp_path, epochs=5)
-    assert read_checkpoint(small.saved(module, tmp_path / "sham.ckpt"))["facts"]["placebo/correlation"] == (
-        data.correlation
-    )
-    batch = small.batch_of(data)
-    users = data.sequences.users.gather(batch.user_B[batch.row_T].numpy()).to_numpy()
-    liked_TV = torch.from_numpy((users[:, None] - data.sequences.items.to_numpy()) % 2 == 0)
-    with torch.no_grad():
-        r_TV = module.reward.eval().predict(module.reward.states(batch))
-    assert abs(r_TV[liked_TV].mean() - r_TV[~liked_TV].mean()) < 0.1 * data.moments()[1]  # tastes differ by 2 of them
 
 
 class SaysTwice(Callback):
@@ -168,81 +140,35 @@ def test_a_frozen_trunk_drops_nothing_out(log_root, cloned, tmp_path, trunk, hea
     assert module.reward.nets[0].trunk.training == (trunk == "tuned")
 
 
-@pytest.mark.slow
-def test_a_joint_trunk_goes_on_recommending(log_root, cloned, tmp_path):
-    """With all of its weight on imitation the next item becomes likelier; without it, training forgets."""
-    data = small.data_of(RewardData, log_root, "tastes")
-    batch, nll = small.batch_of(data, "train"), {}
-    for trunk in ("tuned", "joint"):
-        module = RewardModel(data.num_items, init_from=str(cloned), members=1, trunk=trunk, lr=5e-3)
-        watch = small.fit(module, data, tmp_path, epochs=10)
-        policy = module.reward.nets[0].trunk.eval()
-        with torch.no_grad():
-            nll[trunk] = -policy.log_prob(module.reward.nets[0].trunk.encode(batch), batch.target_T).mean()
-        if trunk == "joint":
-            last = watch.steps[-1]
-            assert last["train/loss"] == pytest.approx(last["train/reward"] + last["train/imitation"], rel=1e-5)
-    assert nll["joint"] < nll["tuned"] - 0.2
-
-
-@pytest.mark.parametrize("head", [OrdinalHead, QuantileHead])
-@pytest.mark.slow
-def test_other_heads_beat_every_average_too(log_root, tmp_path, head):
-    data = small.data_of(RewardData, log_root, "tastes")
-    torch.manual_seed(0)
-    module = RewardModel(data.num_items, encoder=small.encoder(), members=3, head=head(), lr=5e-3)
-    small.fit(module, data, tmp_path, epochs=24)
-    assert module.trust.rmse < 0.95 * min(module.trust.rmse_of.values())
-    loaded = load_net(small.saved(module, tmp_path / "reward.ckpt"), "reward").net.eval()
-    batch = small.batch_of(data)
-    module.eval()
-    with torch.no_grad():
-        here, there = (net.predictions(net.states(batch)) for net in (module.reward, loaded))
-    assert here.equal(there)
-
-
 def test_further_rewards_are_learned_beside_the_main_one(log_root, cloned, tmp_path):
     """The other reward is learned as well, and the main one is still what everything else reads."""
     further = {"disliked": "case when rating <= 2 then 10.0 else 0.0 end", "odd": "rating % 2"}
-    data = small.data_of(RewardData, log_root, "tastes", auxiliary=further)
-    module = RewardModel(data.num_items, init_from=str(cloned), lr=5e-3, members=2)
-    watch = small.fit(module, data, tmp_path, epochs=20)
+    data = small.data_of(AuxiliaryRewardData, log_root, "tastes", auxiliary=further)
+    module = AuxiliaryRewardModel(data.num_items, init_from=str(cloned), lr=5e-3, members=2)
+    watch = small.fit(module, data, tmp_path, epochs=12)
     assert {"train/reward", "train/disliked", "train/odd"} <= set(watch.steps[0])
-    net, batch = load_net(small.saved(module, tmp_path / "reward.ckpt"), "reward").net.eval(), small.batch_of(data)
+    batch = small.batch_of(data)
     with torch.no_grad():
-        rating = net.predict(net.states(batch), batch.target_T)
-        disliked = net.auxiliary_predictions(batch, "disliked", batch.target_T).mean(dim=0)
+        found = module.eval().predicted(batch, batch.target_T)
+    rating, disliked = found["reward"], found["disliked"]
     assert torch.corrcoef(torch.stack([rating, batch.reward_T]))[0, 1] > 0.5
     assert torch.corrcoef(torch.stack([disliked, (batch.reward_T <= 2).float()]))[0, 1] > 0.5
     assert 0 < disliked.mean() < 10
     validation = small.batch_of(data, "validation")
     with torch.no_grad():
-        error = module.reward.eval().auxiliary_predictions(validation, "disliked", validation.target_T).mean(dim=0)
+        error = module.predicted(validation, validation.target_T)["disliked"]
     error = (error - 10 * (validation.reward_T <= 2).float())[~validation.reward_T.isnan()]
     figures = module.trainer.callback_metrics
     assert figures["reward/disliked/rmse"] == pytest.approx(float(error.square().mean().sqrt()), rel=1e-4)
     assert figures["reward/disliked/r2"] > 0.1
 
 
-def test_heads_of_further_rewards_start_alike_whatever_was_drawn_before(log_root):
-    """Lightning seeds anew where it starts several processes, and one process does not."""
-    data = small.data_of(RewardData, log_root, auxiliary={"odd": "rating % 2"})
-    model, heads = RewardModel(data.num_items, encoder=small.encoder(), members=1), []
-    for seed in (1, 2):
-        torch.manual_seed(seed)
-        before = torch.get_rng_state()
-        model.calibrate(data)
-        assert torch.get_rng_state().equal(before)
-        heads.append([weight.clone() for weight in model.reward.nets[0].auxiliary.parameters()])
-    assert all(one.equal(other) for one, other in zip(*heads, strict=True))
-
-
 def test_terms_of_the_loss_weigh_as_the_settings_say(log_root):
-    data, found = small.data_of(RewardData, log_root, auxiliary={"odd": "rating % 2"}), []
+    data, found = small.data_of(AuxiliaryRewardData, log_root, auxiliary={"odd": "rating % 2"}), []
     for imitation, auxiliary_weight in ((1.0, 1.0), (3.0, 5.0)):
         torch.manual_seed(0)
         own = {"imitation": imitation, "auxiliary_weight": auxiliary_weight, "trunk": "joint", "members": 1}
-        module = RewardModel(data.num_items, encoder=small.encoder(), **own).bind(data)
+        module = AuxiliaryRewardModel(data.num_items, encoder=small.encoder(), **own).bind(data)
         module.setup("fit")
         found.append(module.losses(small.batch_of(data, "train"), 0))
     one, other = found
@@ -255,12 +181,12 @@ def test_items_unknown_to_training_are_left_out_of_validation(own_root, tmp_path
     step = (pl.col("timestamp") - 1000 - (pl.col("user") - 1)) // 60
     cold = (step == 15) & (pl.col("user") % 2 == 0)
     frame.with_columns(pl.when(cold).then(99).otherwise("item").alias("item")).write_csv(own_root / "small.csv")
-    data = small.data_of(RewardData, own_root, auxiliary={"odd": "rating % 2"})
-    module = RewardModel(data.num_items, encoder=small.encoder(), members=1)
+    data = small.data_of(AuxiliaryRewardData, own_root, auxiliary={"odd": "rating % 2"})
+    module = AuxiliaryRewardModel(data.num_items, encoder=small.encoder(), members=1)
     small.fit(module, data, own_root)
     windows = data.windows("validation")
     assert (windows.target == 0).sum() > 0
-    assert module.trust.events == (windows.target > 0).sum()
+    assert module.trust_report["validation"]["events"] == (windows.target > 0).sum()
 
 
 @pytest.mark.parametrize(
@@ -280,27 +206,13 @@ def test_items_unknown_to_training_are_left_out_of_validation(own_root, tmp_path
 )
 def test_a_further_reward_that_cannot_be_used_is_refused(log_root, further, said):
     with pytest.raises(InputError, match=said):
-        small.data_of(RewardData, log_root, auxiliary=further).auxiliary_rewards  # noqa: B018 (asked for at set-up)
-
-
-def test_rewards_outside_an_ordinal_heads_levels_are_refused_before_training(log_root, tmp_path):
-    data = small.data_of(RewardData, log_root)
-    module = RewardModel(data.num_items, encoder=small.encoder(), members=1, head=OrdinalHead([1, 2, 3]))
-    with pytest.raises(InputError, match="training rewards contain 4"):
-        small.fit(module, data, tmp_path)
+        small.data_of(AuxiliaryRewardData, log_root, auxiliary=further).auxiliary_rewards  # noqa: B018 (asked for at set-up)
 
 
 def test_a_trunk_of_another_catalogue_is_refused(log_root, cloned, tmp_path):
     data = small.data_of(RewardData, log_root, "tastes", split=LeaveLast(test=2, validation=2))
     with pytest.raises(InputError, match="another catalogue"):
         small.fit(RewardModel(data.num_items, init_from=str(cloned)), data, tmp_path)
-
-
-def test_a_reward_model_does_not_predict(log_root, tmp_path):
-    data = small.data_of(RewardData, log_root)
-    module = RewardModel(data.num_items, encoder=small.encoder(), members=1)
-    with pytest.raises(InputError, match=r"does not recommend.*\n.*predict with a policy"):
-        small.trainer_of(tmp_path).predict(module, data)
 
 
 @pytest.mark.parametrize("group", ["all", "A"])
@@ -363,38 +275,6 @@ def test_nothing_is_frozen_that_has_learned_nothing(log_root):
         assert all(w.requires_grad == tuned for w in module.reward.nets[0].trunk.encoder.parameters())
 
 
-def test_a_policy_without_an_item_table_is_no_start(log_root):
-    data = small.data_of(RewardData, log_root, "tastes")
-    with pytest.raises(InputError, match="a reward model cannot start from SameForAll"):
-        RewardModel(data.num_items, policy=SameForAll(torch.zeros(data.num_items)))
-
-
-def test_constructors_have_the_recommended_values():
-    model, judge, data = (
-        {k: v.default for k, v in inspect.signature(kind).parameters.items()}
-        for kind in (RewardModel, Judge, RewardData)
-    )
-    assert (model["members"], model["lr"], model["weight_decay"]) == (5, 1e-3, 0.1)
-    assert (judge["members"], judge["lr"], judge["weight_decay"], judge["share"]) == (3, 3e-3, 0.1, "nothing")
-    assert data["users"] == "A"
-    encoder = Judge(10).reward.nets[0].trunk.encoder
-    assert (type(encoder), encoder.dim) == (Pooled, 32)
-
-
-def test_a_checkpoint_with_other_names_is_refused(rewarded, tmp_path):
-    checkpoint = torch.load(rewarded, weights_only=True)
-    weights = checkpoint["state_dict"]
-    weights["reward.nets.0.quality"] = weights.pop("reward.nets.0.item_bias")
-    torch.save(checkpoint, tmp_path / "older.ckpt")
-    with pytest.raises(InputError, match=r"missing: .*item_bias.*\n.*made by this version of recalign"):
-        load_net(tmp_path / "older.ckpt", "reward")
-
-
-def test_it_needs_an_encoder():
-    with pytest.raises(InputError, match="needs an encoder"):
-        RewardModel(10)
-
-
 @pytest.mark.parametrize(
     ("rewards", "said"),
     [(pl.lit(3), "all rewards are 3"), (pl.lit(None, pl.Int64), "no event has a reward")],
@@ -454,13 +334,6 @@ def test_a_judge_meets_the_users_of_its_own_half_alone(log_root, tmp_path, group
     assert frame["group"].unique().to_list() == [group]
 
 
-def test_a_log_without_time_serves_reward_models(log_root, tmp_path):
-    data = small.data_of(RewardData, log_root, split=Where("rating = 5", 0.2))
-    module = RewardModel(data.num_items, encoder=small.pooled(), members=1)
-    small.fit(module, data, tmp_path)
-    assert module.trust.events > 20
-
-
 # -- trust.json
 
 
@@ -479,7 +352,7 @@ def test_trust_is_written_after_fit_and_completed_by_the_test(log_root, tmp_path
     assert "users" not in facts  # the checkpoint says it, of every stage alike
     assert written["users"] == read_checkpoint(best.best_model_path)["users"] == asdict(data.cohort)
     again = RewardModel(data.num_items, encoder=small.encoder(), members=1)
-    monkeypatch.delattr(RewardData, "factorization")  # a test takes those of the checkpoint
+    monkeypatch.setattr(RewardModel, "INITIALISE", "nothing:at_all")  # a test takes the checkpoint's factors
     tester = small.trainer_of(tmp_path)
     figures = tester.test(again, data, ckpt_path=best.best_model_path, verbose=False, weights_only=True)[0]
     completed = json.loads((tmp_path / "trust.json").read_text())
@@ -491,18 +364,12 @@ def test_trust_is_written_after_fit_and_completed_by_the_test(log_root, tmp_path
     assert again.trust_report == completed
 
 
-def test_no_trust_where_nothing_was_measured(log_root, tmp_path):
-    data = small.data_of(RewardData, log_root)
-    small.fit(RewardModel(data.num_items, encoder=small.encoder(), members=1), data, tmp_path, limit_val_batches=0)
-    assert not (tmp_path / "trust.json").exists()
-
-
 def test_without_a_folder_the_trust_report_stays_in_memory(log_root, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     data = small.data_of(RewardData, log_root)
     module = RewardModel(data.num_items, encoder=small.encoder(), members=1)
     small.fit(module, data, None)
-    assert module.trust_report["validation"]["rmse"] == pytest.approx(module.trust.rmse)
+    assert module.trust_report["validation"]["rmse"] == pytest.approx(module.errors["rmse"])
     assert not list(tmp_path.iterdir())
 
 
@@ -521,10 +388,3 @@ def test_a_loaded_one_hands_over_its_self_influence(log_root, cloned, rewarded, 
     small.trainer_of(tmp_path, 1, small.Watch()).test(module, data, ckpt_path=str(rewarded))
     expected = torch.load(rewarded, weights_only=True)["self_influence"]
     torch.testing.assert_close(module.hand_over("reward").self_influence.cpu(), expected)
-
-
-def test_trust_is_written_where_the_last_epoch_is_not_validated(log_root, tmp_path):
-    data = small.data_of(RewardData, log_root)
-    module = RewardModel(data.num_items, encoder=small.encoder(), members=1)
-    small.fit(module, data, tmp_path, epochs=3, check_val_every_n_epoch=2)
-    assert (tmp_path / "trust.json").exists()

@@ -12,8 +12,9 @@ import torch
 
 from recalign.recommender.checkpoint import build, load_net, recipe
 from recalign.reward import MeanHead, OrdinalHead, QuantileHead, RewardData, RewardEnsemble, member_deviation
-from recalign.reward.bagging import bagging_weights
+from recalign.reward.initial_factors import copy_factors, event_influence, item_features
 from recalign.reward.matrix_factorization import fit_variational_mf
+from recalign.reward.module import bagging_weights
 
 
 @pytest.fixture(scope="module")
@@ -78,10 +79,10 @@ def test_training_starts_from_what_a_factorisation_believes(data, known):
     """For whoever has a history: its items as believed, and the user by ridge regression on the events so far."""
     reward = RewardEnsemble(small.encoder(), data.num_items, num_factors=4, cooccurrence_dim=5).eval()
     size, rated = sized(data)
-    factorization = fit_variational_mf(*rated, size, 2, data.cooccurrence(known))
+    factorization = fit_variational_mf(*rated, size, 2, item_features(data, known))
     net, batch = reward.nets[0], small.batch_of(data, "train", rows=2)
     net.calibrate(data.rated["reward"].to_numpy(), data.moments()[2])
-    net.initialise_from_factorization(factorization)
+    copy_factors(net, factorization)
     predicted_T = reward.predict(reward.states(batch), batch.target_T)
     item_VF = factorization.items.mean_RF
     u_VF = np.concatenate([np.ones((len(item_VF), 1)), item_VF[:, 1:], factorization.features_RK], axis=1)
@@ -104,12 +105,12 @@ def test_what_an_event_did_to_its_own_item_is_taken_off(data):
     """A target is scored as if its item's level and traits had been fitted without it."""
     reward = RewardEnsemble(small.encoder(), data.num_items, num_factors=2, cooccurrence_dim=3).eval()
     size, rated = sized(data)
-    factorization = fit_variational_mf(*rated, size, 2, data.cooccurrence(3))
+    factorization = fit_variational_mf(*rated, size, 2, item_features(data, 3))
     net, batch = reward.nets[0], small.batch_of(data, "train", rows=1)
     net.calibrate(data.rated["reward"].to_numpy(), data.moments()[2])
-    net.initialise_from_factorization(factorization)
+    copy_factors(net, factorization)
     torch.nn.init.normal_(net.item_projection.weight)
-    states, moved_EF = reward.states(batch), torch.from_numpy(data.self_influence(factorization, 2))
+    states, moved_EF = reward.states(batch), event_influence(factorization, data, 2)
     own_MT = net.self_influence(states, moved_EF[batch.event_T])
     for t in (0, 3):
         item, moved_F = batch.target_T[t], moved_EF[batch.event_T[t]]
@@ -118,7 +119,7 @@ def test_what_an_event_did_to_its_own_item_is_taken_off(data):
         net.item_factors.weight[item, :2] -= moved_F[1:]
         after = net.scores(states, net.table_VD, batch.target_T)[0][0, t]
         torch.testing.assert_close(own_MT[0, t], before - after)
-        net.initialise_from_factorization(factorization)
+        copy_factors(net, factorization)
     assert own_MT.abs().max() > 0.01
 
 

@@ -171,7 +171,7 @@ class Case:
     def _placebos(self) -> Iterator[Finding]:
         placebos = self.test.roles.placebos_of(self.policy)
         for part in self.test.roles.without_placebo(self.policy):
-            remedy = "Name a placebo of it (placebos), such as the same method with data.placebo: permuted."
+            remedy = "Name one (placebos), such as the same method on recalign.posttrain.PermutedPostTrainingData."
             yield Finding(0, f"{part} has no placebo.", remedy)
         for placebo in placebos:
             flaw, beyond = placebo_flaw(self.test, placebo), self.test.beyond(self.policy, placebo)

@@ -29,6 +29,7 @@ from recalign.recommender.interpolation import ALL_RETAINED, Retention, alpha_wi
 from recalign.recommender.module import CLONED
 from recalign.recommender.policy import Policy
 from recalign.reward import RewardData, RewardEnsemble
+from recalign.reward.placebo import as_placebo
 
 BASE_STAGES = ("recommender", "reward", "judge_select", "judge_report")
 """Stages that come before every method, in order."""
@@ -256,7 +257,7 @@ class LoadedNetworks:
         found, reads = self.reranked(run), not isinstance(self.scores(run)[0], ItemScores)
         told = {READS_REWARD_MODEL: max(float(reads), run.cost.get(READS_REWARD_MODEL, 0.0))}
         if run.row.permuted:
-            told |= self.data.as_placebo().facts()
+            told |= as_placebo(self.data).facts()
         return told | {"policy/strength": found.strength, RERANKING: found.record(self.data)}
 
     def retention(self, policy: Policy) -> Retention:

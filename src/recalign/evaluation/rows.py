@@ -11,6 +11,7 @@ from recalign.evaluation.baselines import ItemScores, SameForAll, Scores, log_co
 from recalign.evaluation.item_knn import ItemKNN
 from recalign.recommender.policy import Policy
 from recalign.reward import RewardData, RewardEnsemble
+from recalign.reward.placebo import as_placebo
 
 READS_REWARD_MODEL = "reads/reward_model"
 """Metric of a row: 1 where it follows the reward model, in training or at serving, else 0."""
@@ -63,7 +64,7 @@ ROWS: dict[str, Row] = {
     "rerank": Row(scores=_by_reward),
     "rerank_item_mean": Row(scores=lambda _, data: _by_item_mean(data, data)),
     "rerank_permuted": Row(scores=_by_reward, trained=True),
-    "rerank_item_mean_permuted": Row(scores=lambda _, data: _by_item_mean(data, data.as_placebo()), permuted=True),
+    "rerank_item_mean_permuted": Row(scores=lambda _, data: _by_item_mean(data, as_placebo(data)), permuted=True),
 }
 """By name; `item_mean` are shrunk means, in standard deviations. All other rows are as `row_of` says."""
 

@@ -88,7 +88,6 @@ FOLLOWS: dict[str, Callable[[dict[str, Any]], str]] = {
         f"{report['recommended']['temperature']:g} (ESS {report['recommended']['ess']:.0%})"
     ),
     "noise of a reward": lambda report: f"{report['noise']['sd']:.3f} ({KINDS[report['noise']['source']]})",
-    "λ of the published bound": lambda report: f"{report['theory']['lambda']:.1f}",
     "calibration error, in the reward's unit": lambda report: f"{_judged(report)['calibration']['error']:.3f}",
 }
 """What follows from the verdict, for one seed."""

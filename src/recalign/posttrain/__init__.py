@@ -6,6 +6,7 @@ from recalign.posttrain.data import PostTrainingData
 from recalign.posttrain.ipa import IPA
 from recalign.posttrain.pairs import Preferences
 from recalign.posttrain.pairs_data import PairData
+from recalign.posttrain.placebo import PermutedPostTrainingData, ShuffledPostTrainingData
 from recalign.posttrain.values import CQL
 from recalign.posttrain.weighted import WeightedSFT
 
@@ -17,7 +18,9 @@ __all__ = [
     "PPO",
     "WBC",
     "PairData",
+    "PermutedPostTrainingData",
     "PostTrainingData",
     "Preferences",
+    "ShuffledPostTrainingData",
     "WeightedSFT",
 ]

@@ -90,9 +90,6 @@ class PostTraining(WithReference):
             text = f"{type(self).__name__} cannot learn from {type(data).__name__}"
             remedy = f"give {class_path(self.LEARNS_FROM)}, as the method's YAML does"
             raise InputError(text, where="data.class_path", remedy=remedy)
-        if getattr(data, "placebo", "none") != "none" and not isinstance(data, PostTrainingData):
-            what = f"{type(data).__name__} has no placebo for a method that asks a reward model or makes pairs"
-            raise InputError(what, where="data.placebo", remedy=f"leave it out; {class_path(PostTrainingData)} has one")
         self.start.check(data)
 
     def train(self, mode: bool = True) -> PostTraining:

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from recalign.data.sequences import Batch, Windows, correlation_within_users, reward_means
-from recalign.errors import InputError, require_positive
+from recalign.data.sequences import Batch, Windows, reward_means
+from recalign.errors import InputError
+from recalign.ranges import Positive
 from recalign.recommender.checkpoint import Loaded, load_or_copy
 from recalign.recommender.policy import Policy, chunks
-from recalign.reward import RewardData, RewardEnsemble
+from recalign.reward.data import RewardData
+from recalign.reward.net import RewardEnsemble
 
 Source = Literal["observed", "predicted", "shrunk"]
 Baseline = Literal["none", "global", "user", "item", "user_item", "value", "soft"]
-Placebo = Literal["none", "permuted", "random"]
 
 
 class UpstreamData(RewardData):
@@ -31,7 +32,6 @@ class UpstreamData(RewardData):
         policy: the starting policy itself, instead of a checkpoint (Python only); copied.
         reward_net: the reward model itself, instead of a checkpoint (Python only); copied. Predictions of training
             events need it as `Loaded`, with its self-influence (`StageModule.hand_over`).
-        placebo: as in `recalign.reward.RewardData`.
         **data: arguments of `recalign.reward.RewardData`.
     """
 
@@ -41,10 +41,9 @@ class UpstreamData(RewardData):
         reward_model: str | None = None,
         policy: Policy | Loaded | None = None,
         reward_net: RewardEnsemble | Loaded | None = None,
-        placebo: Literal["none", "permuted"] = "none",
         **data: Any,
     ) -> None:
-        super().__init__(placebo=placebo, **data)
+        super().__init__(**data)
         self.upstreams = {
             "policy": ("data.init_from", init_from, policy),
             "reward": ("data.reward_model", reward_model, reward_net),
@@ -83,30 +82,15 @@ class PostTrainingData(UpstreamData):
         baseline: V: 0 (``none``), the mean reward (``global``), the user's earlier mean, the item's mean, both
             (``user_item``), the expected reward under the starting policy (``value``), or its soft form (``soft``).
         soft: lambda of the soft baseline, in the unit of the reward.
-        placebo: negative controls, which must gain nothing. ``permuted``: permute the rewards r over all users, each
-            about its user's mean (`recalign.data.sequences.permuted_rewards`), and the logged ones alike before means
-            are computed (with means of the true rewards, the advantage would fall with an item's quality); ``random``:
-            shuffle advantages over all events, which keeps the weights and the effective sample size.
         **upstream: arguments of `UpstreamData`.
     """
 
     def __init__(
-        self,
-        source: Source = "predicted",
-        baseline: Baseline = "user",
-        soft: float = 1.0,
-        placebo: Placebo = "none",
-        **upstream: Any,
+        self, source: Source = "predicted", baseline: Baseline = "user", soft: Positive[float] = 1.0, **upstream: Any
     ) -> None:
         super().__init__(**upstream)
         self.check_settings({"soft": soft})
         self.source, self.baseline, self.soft = source, baseline, soft
-        self.placebo: Placebo = placebo
-
-    @classmethod
-    def check_settings(cls, given: Mapping[str, Any]) -> None:
-        super().check_settings(given)
-        require_positive("data", given, "soft")
 
     @classmethod
     def upstream(cls, init_args: dict[str, Any]) -> dict[str, str]:
@@ -118,44 +102,34 @@ class PostTrainingData(UpstreamData):
             needs["init_from"] = "recommender"
         return needs
 
+    def trained_windows(self) -> Windows:
+        """The windows that are trained on, without advantages."""
+        return RewardData.training(self).in_memory()
+
     def training(self) -> Windows:
-        windows = super().training().in_memory()
+        windows = self.trained_windows()
         return dataclasses.replace(windows, advantage=self.advantages[windows.event])
 
     @functools.cached_property
     def advantages(self) -> np.ndarray:
         """Advantage of every training event; NaN for others and where there is no reward. Shape: (events,)."""
-        return self._advantages[0]
+        windows = self.trained_windows()
+        out_E = np.full(len(self.observed), np.nan, np.float32)
+        out_E[windows.event] = self.target_advantages(windows) / self.moments()[1]
+        return out_E
 
-    @property
-    def correlation(self) -> float:
-        """Correlation of what a placebo trains on with what it replaces, after user means are taken out.
-
-        Of rewards for ``permuted``, of advantages for ``random``.
-        """
-        return self._advantages[1]
-
-    @functools.cached_property
-    def _advantages(self) -> tuple[np.ndarray, float]:
-        windows = super().training().in_memory()
-        user = self.sequences.frame["user"].to_numpy()[windows.event]
-        logged = self._rewards(windows)
-        reward = self.permuted(logged) if self.placebo == "permuted" else logged
-        advantage = (reward - self._values(windows))[windows.event]
-        known = ~np.isnan(advantage)
-        if not known.any() or np.ptp(advantage[known]) == 0:  # rounding may give equal values a deviation
+    def target_advantages(self, windows: Windows) -> np.ndarray:
+        """r - V of each target, in the unit of the reward. Shape: float64 (T,)."""
+        advantage_T = (self.rewards(windows) - self.values(windows))[windows.event]
+        known_T = ~np.isnan(advantage_T)
+        if not known_T.any() or np.ptp(advantage_T[known_T]) == 0:  # rounding may give equal values a deviation
             what = f"the advantage is the same for every event (source {self.source}, baseline {self.baseline})"
             remedy = "give a reward that differs between events, or another baseline"
             raise InputError(what, where="data.reward", remedy=remedy)
-        compared = logged[windows.event], reward[windows.event]
-        if self.placebo == "random":
-            compared = advantage.copy(), advantage
-            advantage[known] = np.random.default_rng(self.seed).permutation(advantage[known])
-        out = np.full(len(reward), np.nan, np.float32)
-        out[windows.event] = advantage / self.moments()[1]
-        return out, correlation_within_users(*compared, user)
+        return advantage_T
 
-    def _rewards(self, windows: Windows) -> np.ndarray:
+    def rewards(self, windows: Windows) -> np.ndarray:
+        """r of every event. Shape: float64 (events,)."""
         observed = self.observed
         if self.source == "observed":
             return observed
@@ -174,7 +148,8 @@ class PostTrainingData(UpstreamData):
         rho = loaded.facts["reliability"]
         return rho * predicted + (1 - rho) * observed
 
-    def _values(self, windows: Windows) -> np.ndarray:
+    def values(self, windows: Windows) -> np.ndarray:
+        """V of every event. Shape: float64 (events,)."""
         rows = len(self.observed)
         if self.baseline == "none":
             return np.zeros(rows)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -17,9 +16,10 @@ from torch import Tensor
 
 from recalign.data.sequences import Windows
 from recalign.data.sequences.splits import TRAIN
-from recalign.errors import InputError, require_positive
+from recalign.errors import InputError
 from recalign.posttrain.data import UpstreamData
-from recalign.reward import RewardEnsemble, member_deviation
+from recalign.ranges import NonNegative, Positive, Several
+from recalign.reward.net import RewardEnsemble, member_deviation
 
 Pairing = Literal["logged", "sampled", "generated", "ensemble"]
 
@@ -68,24 +68,18 @@ class PairData(UpstreamData):
     def __init__(
         self,
         pairs: Pairing = "logged",
-        losers: int = 1,
-        candidates: int = 16,
-        width: float = 1.0,
+        losers: Positive[int] = 1,
+        candidates: Several = 16,
+        width: NonNegative[float] = 1.0,
         **upstream: Any,
     ) -> None:
         super().__init__(**upstream)
         self.check_settings({"losers": losers, "candidates": candidates, "width": width})
+        if losers >= candidates:
+            what, remedy = f"{losers} losers of {candidates} candidates", "set candidates above losers"
+            raise InputError(what, where="data.losers, data.candidates", remedy=remedy)
         self.pairs: Pairing = pairs
         self.losers, self.candidates, self.width = losers, candidates, width
-
-    @classmethod
-    def check_settings(cls, given: Mapping[str, Any]) -> None:
-        super().check_settings(given)
-        require_positive("data", given, "width", or_zero=True)
-        if not 1 <= given.get("losers", 1) < given.get("candidates", 2):
-            what = f"{given['losers']} losers of {given['candidates']} candidates"
-            remedy = "set losers to 1 or more, and candidates above losers"
-            raise InputError(what, where="data.losers, data.candidates", remedy=remedy)
 
     @classmethod
     def upstream(cls, init_args: dict[str, Any]) -> dict[str, str]:

@@ -3,46 +3,76 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import asdict, replace
-from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, ClassVar, Literal, Self
 
+import numpy as np
 import polars as pl
 import torch
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
-from recalign import files
-from recalign.data.sequences import Batch, Windows
+from recalign.data.sequences import Batch
 from recalign.data.sequences.store import Part
 from recalign.distributed import gathered
 from recalign.errors import InputError
 from recalign.nn import Encoder
 from recalign.ranges import NonNegative, Positive
-from recalign.recommender import Policy, SequencePolicy
-from recalign.recommender.checkpoint import Loaded, load_net, load_or_copy, load_weights, read_checkpoint
-from recalign.recommender.policy import mean_nll
+from recalign.recommender.checkpoint import Loaded, load_or_copy, load_weights
+from recalign.recommender.policy import Policy, mean_nll
+from recalign.recommender.sequence_policy import SequencePolicy
 from recalign.recommender.training import StageModule, adamw
-from recalign.reward.bagging import bagged_mean, bagging_weights
 from recalign.reward.data import RewardData
 from recalign.reward.heads import Head
 from recalign.reward.net import RewardEnsemble, RewardNet
-from recalign.reward.trust import Trust, accuracy, compare_predictions, predict, report, trust_of
-from recalign.reward.trust.report import TRUST
 
 MEASURED_ON: dict[str, Part] = {"fit": "validation", "validate": "validation", "test": "test"}
 """The part that a reward model is evaluated on, by the trainer's stage."""
+MEANS = ("global", "user", "item", "user_item")
+"""Averages that a reward model has to beat, columns of `RewardData.means`."""
+HASH_MASK = 2**32 - 1
+
+
+def bagging_weights(user_B: Tensor, members: int, seed: int) -> Tensor:
+    """Bootstrap weight of each user for each member: Poisson(1), a hash of (seed, user, member) alone.
+
+    With one member all weights are 1. Shape: int64 (B,) -> float32 (K, B).
+    """
+    if members == 1:
+        return torch.ones(1, len(user_B), device=user_B.device)
+    member_K1 = torch.arange(1, members + 1, device=user_B.device)[:, None]
+    mixed = (user_B * 0x9E3779B1 + member_K1 * 0x85EBCA77 + (seed * 0xC2B2AE3D & HASH_MASK)) & HASH_MASK
+    for _ in range(3):  # integer hash: without it, members would be shifted copies and correlated
+        mixed = ((mixed ^ (mixed >> 16)) * 0x45D9F3B) & HASH_MASK
+    uniform = (mixed ^ (mixed >> 16)).double() / 2**32
+    steps = torch.tensor(np.cumsum([np.exp(-1) / np.prod(range(1, n + 1)) for n in range(6)]), device=user_B.device)
+    return torch.bucketize(uniform, steps).float()
+
+
+def bagged_mean(loss_MT: Tensor, weight_MT: Tensor, reward_T: Tensor) -> Tensor:
+    """Mean over members of the weighted mean loss. Targets without a reward do not count."""
+    weight_MT = weight_MT * ~reward_T.isnan()
+    return ((weight_MT * loss_MT).sum(dim=1) / weight_MT.sum(dim=1).clamp(min=1)).mean()
+
+
+def prediction_errors(reward: pl.Series, predicted: pl.Series) -> dict[str, float]:
+    """``rmse``, ``mae`` and ``r2`` = 1 - MSE / variance, nan where all are alike; null rewards are left out."""
+    known = reward.is_not_null()
+    reward_N, predicted_N = (column.filter(known).to_numpy() for column in (reward, predicted))
+    error_N = predicted_N - reward_N
+    mse, varies = float(np.square(error_N).mean()), (reward_N != reward_N[:1]).any()
+    r2 = 1 - mse / float(reward_N.var()) if varies else math.nan
+    return {"rmse": mse**0.5, "mae": float(np.abs(error_N).mean()), "r2": r2}
 
 
 class RewardModel(StageModule):
     """Learn the rewards of events by the head's loss: for `MeanHead` the squared error in units of their variance.
 
-    Logs ``train/loss`` and its terms; on validation ``reward/{rmse,mae,r2}``, ``reward/rmse_<mean>`` of the averages
-    that it has to beat, and ``reward/<auxiliary>/{rmse,r2}``.
-
-    After `fit` and `test`, ``trust_report`` holds the trust report (`recalign.reward.trust.report`) of the checkpoint's
-    weights. It is also written to ``trust.json`` in the trainer's ``default_root_dir``, unless that is the current
-    folder, Lightning's default.
+    Logs ``train/loss`` and its terms; on validation ``reward/{rmse,mae,r2}``, and ``reward/rmse_<mean>`` of the
+    averages that it has to beat.
 
     Args:
         num_items: V; linked from the data by the command.
@@ -59,16 +89,22 @@ class RewardModel(StageModule):
         num_factors: largest rank of the matrix factorisation of the training rewards.
         cooccurrence_dim: dimensions of the items' co-occurrence embeddings; 0: none.
         imitation: weight of the next-item loss under ``joint``.
-        auxiliary_weight: weight of the squared errors of ``data.auxiliary``, in units of each reward's variance.
         lr: AdamW's learning rate.
         weight_decay: AdamW's, on matrices only.
+
+    Attributes:
+        errors: `prediction_errors` on validation, and ``rmse_<mean>``; None: not measured with the present weights.
+        trust_report: what `recalign.reward.trust.callback.TrustReport` made after a fit or test.
     """
 
     UPSTREAM: ClassVar[dict[str, str]] = {"init_from": "recommender"}
     MAX_EPOCHS: ClassVar[int | None] = 30
     """Epochs where ``trainer.max_epochs`` is null; early stopping ends most runs sooner."""
+    INITIALISE: ClassVar[str] = "recalign.reward.initial_factors:initialise"
+    """The function that initialises the networks from the training rewards."""
+    AFTER_FIT: ClassVar[str] = "recalign.reward.trust.callback:TrustReport"
+    """The callback that takes the best epoch's weights and reports how far they can be trusted."""
     saved_networks = ("reward",)
-    auxiliary_EA: Tensor
     self_influence_EF: Tensor
 
     def __init__(
@@ -84,45 +120,42 @@ class RewardModel(StageModule):
         num_factors: NonNegative[int] = 8,
         cooccurrence_dim: NonNegative[int] = 16,
         imitation: NonNegative[float] = 1.0,
-        auxiliary_weight: NonNegative[float] = 1.0,
         lr: NonNegative[float] = 1e-3,
         weight_decay: NonNegative[float] = 0.1,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False, ignore=["policy"])
-        self.lr, self.weight_decay, self.members = lr, weight_decay, members
+        self.lr, self.weight_decay, self.members, self.imitation = lr, weight_decay, members, imitation
         self.num_factors, self.cooccurrence_dim = num_factors, cooccurrence_dim
-        self.trunk, self.imitation, self.auxiliary_weight = trunk, imitation, auxiliary_weight
         start = None
         if init_from or policy is not None:
             start = load_or_copy(init_from, policy, "policy", where="model.init_from", needed_by="a reward model")
         elif encoder is None:
-            raise InputError(
-                "a reward model needs an encoder", where="model", remedy="give model.init_from or model.encoder"
-            )
-        trunk_policy: SequencePolicy | None = start.net.trunk() if start else None
+            remedy = "give model.init_from or model.encoder"
+            raise InputError("a reward model needs an encoder", where="model", remedy=remedy)
+        source: SequencePolicy | None = start.net.trunk() if start else None
         if trunk == "frozen" and start and not start.net.has_trunk:
             rank_zero_warn("the recommender has no encoder that could be frozen: its trunk, a new HSTU, is tuned")
-            self.trunk = trunk = "tuned"
-        encoder = copy.deepcopy(encoder or trunk_policy.encoder)  # type: ignore[union-attr]
-        temperature = trunk_policy.temperature if trunk_policy else 0.05
+            trunk = "tuned"
+        self.trunk = trunk
+        encoder = copy.deepcopy(encoder or source.encoder)  # type: ignore[union-attr]
+        temperature = source.temperature if source else 0.05
         self.reward = RewardEnsemble(
-            encoder, num_items, members, share, copy.deepcopy(head), None, temperature, num_factors, cooccurrence_dim
+            encoder, num_items, members, share, copy.deepcopy(head), temperature, num_factors, cooccurrence_dim
         )
         self.start = replace(start, net=None) if start else None
         for net in self.reward.nets:
-            if start and trunk_policy:
+            if start and source:
                 prefixes = ("item_embedding.", "encoder.")
-                weights = {k: v for k, v in trunk_policy.state_dict().items() if k.startswith(prefixes)}
+                weights = {k: v for k, v in source.state_dict().items() if k.startswith(prefixes)}
                 load_weights(net.trunk, weights, where=start.where, partial=True, new=("past_rewards.", "prior."))
             if trunk == "frozen":
                 net.trunk.encoder.requires_grad_(False)
                 net.trunk.item_embedding.requires_grad_(False)
         self.train()  # Lightning does not call it before fit
-        self.register_buffer("auxiliary_EA", torch.empty(0, 0), persistent=False)
         self.register_buffer("self_influence_EF", torch.empty(0, 0), persistent=False)
         self.calibrated = False
-        self.trust: Trust | None = None  # on validation
+        self.errors: dict[str, float] | None = None
         self._measured_at = -1  # the step of it
         self.trust_report: dict[str, Any] | None = None
         self._predicted: list[dict[str, Tensor]] = []
@@ -135,42 +168,35 @@ class RewardModel(StageModule):
                 net.trunk.eval()
         return self
 
+    def configure_callbacks(self) -> list[Callback]:
+        return [resolve_name(self.AFTER_FIT)()]
+
     def setup(self, stage: str) -> None:
+        data = self.reward_data
         if self.start is not None:
-            self.start.check(self.data)
-        if stage in MEASURED_ON:
-            self.reward_data.require_rated(MEASURED_ON[stage])
+            self.start.check(data)
+        if stage in MEASURED_ON and not data.is_rated(part := MEASURED_ON[stage]):
+            text = f"no event of the {part} part of users {data.users} has a reward to measure the model on"
+            remedy = "choose another split, or a reward expression that is known for more events"
+            raise InputError(text, where="data.split", remedy=remedy)
         for net in self.reward.nets:  # imitation is cloning
-            net.trunk.num_warm, net.trunk.warm_only = self.data.sequences.num_warm, True
+            net.trunk.num_warm, net.trunk.warm_only = data.sequences.num_warm, True
         if not self.calibrated:  # once, before a checkpoint is loaded: a later test must not undo the fit
-            self.calibrate(self.reward_data)
+            self.calibrate(data)
+            self.calibrated = True
         if stage == "fit" and not len(self.self_influence_EF):  # slow; for a test the checkpoint has the result
-            self.initialise_from_factorization(self.reward_data)
+            initialise = resolve_name(self.INITIALISE)
+            self.self_influence_EF = initialise(self.reward, data, self.num_factors, self.cooccurrence_dim)
 
     def calibrate(self, data: RewardData) -> None:
         """Initialise the heads from averages of the training rewards.
 
         Raises:
-            InputError: a head cannot model its rewards, or an auxiliary reward cannot be used.
+            InputError: a head cannot model its rewards.
         """
-        self.auxiliary_EA = torch.tensor(data.auxiliary_rewards.fill_null(float("nan")).to_numpy())
-        with torch.random.fork_rng(devices=[]):  # Lightning seeds anew where it starts several processes
-            torch.manual_seed(data.seed)
-            self.reward.add_auxiliary(list(data.auxiliary))
         reward, item = data.rated["reward"].to_numpy(), data.rated["item_id"].to_numpy()
         for net in self.reward.nets:
             net.calibrate(reward, data.item_means(reward, item))
-            for name, scorer in net.auxiliary.items():
-                reward_of, item_of = data.auxiliary_training(name)
-                scorer.calibrate(reward_of, data.item_means(reward_of, item_of))
-        self.calibrated = True
-
-    def initialise_from_factorization(self, data: RewardData) -> None:
-        """Initialise from a factorisation of the training rewards. Store each event's influence on it."""
-        factorization = data.factorization(self.num_factors, self.cooccurrence_dim)
-        self.self_influence_EF = torch.from_numpy(data.self_influence(factorization, self.num_factors))
-        for net in self.reward.nets:
-            net.initialise_from_factorization(factorization)
 
     @property
     def reward_data(self) -> RewardData:
@@ -191,10 +217,10 @@ class RewardModel(StageModule):
         """Terms of the loss: means over members, each on its own bootstrap sample of the users."""
         weight_KB = bagging_weights(batch.user_B, self.members, seed)
         weights = weight_KB[:, batch.row_T].split(self.members // len(self.reward.nets))
-        nets = [self._losses(net, batch, w) for net, w in zip(self.reward.nets, weights, strict=True)]
+        nets = [self._losses(number, net, batch, weights[number]) for number, net in enumerate(self.reward.nets)]
         return {name: torch.stack([losses[name] for losses in nets]).mean() for name in nets[0]}
 
-    def _losses(self, net: RewardNet, batch: Batch, weight_MT: Tensor) -> dict[str, Tensor]:
+    def _losses(self, number: int, net: RewardNet, batch: Batch, weight_MT: Tensor) -> dict[str, Tensor]:
         """Terms of one network's loss."""
         h_TD, table_VD, item_T = net.trunk.encode(batch), net.table_VD, batch.target_T
         summary = net.summarise(batch, h_TD)
@@ -203,21 +229,25 @@ class RewardModel(StageModule):
         loss_MT = net.losses(user_MTS, table_VD, item_T, batch.reward_T, influence_MT)
         weight_TM, reward_T = gathered(weight_MT.T), gathered(batch.reward_T)
         losses = {"reward": bagged_mean(gathered(loss_MT.T).T, weight_TM.T, reward_T)}
-        for a, (name, scorer) in enumerate(net.auxiliary.items()):
-            reward_T = self.auxiliary_EA[batch.event_T, a]
-            loss_MT = scorer.losses(scorer.project(summary[0]), table_VD, item_T, reward_T)
-            loss_TM = gathered(loss_MT.T)
-            losses[name] = self.auxiliary_weight * bagged_mean(loss_TM.T, weight_TM.T, gathered(reward_T))
+        losses |= self.further_losses(number, batch, summary[0], table_VD, weight_TM)
         if self.trunk == "joint":
             losses["imitation"] = self.imitation * mean_nll(net.trunk, h_TD, item_T)
         return losses
 
+    def further_losses(
+        self, number: int, batch: Batch, summary_TD: Tensor, table_VD: Tensor, weight_TM: Tensor
+    ) -> dict[str, Tensor]:
+        """Further terms of the loss of the network with a number, for subclasses."""
+        return {}
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        known_T, item_T = batch.target_T > 0, batch.target_T.clamp(min=1)
-        columns = {"event": batch.event_T, "reward": self.reward.predict(self.reward.states(batch), item_T)}
-        for name in self.reward_data.auxiliary:
-            columns[name] = self.reward.auxiliary_predictions(batch, name, item_T).mean(dim=0)
+        known_T = batch.target_T > 0
+        columns = {"event": batch.event_T, **self.predicted(batch, batch.target_T.clamp(min=1))}
         self._predicted.append({name: column_T[known_T] for name, column_T in columns.items()})
+
+    def predicted(self, batch: Batch, item_T: Tensor) -> dict[str, Tensor]:
+        """The mean prediction for each target, by the name of the reward."""
+        return {"reward": self.reward.predict(self.reward.states(batch), item_T)}
 
     def predict_step(self, batch: Batch, batch_idx: int) -> None:
         text = "a reward model does not recommend, so there is nothing to predict"
@@ -225,65 +255,36 @@ class RewardModel(StageModule):
         raise InputError(text, where="recalign predict", remedy=remedy)
 
     def on_validation_epoch_end(self) -> None:
-        measured, figures = self._measure()
+        errors, figures = self._measure()
         if not self.trainer.sanity_checking:
-            self.trust, self._measured_at = measured, self.trainer.global_step
+            self.errors, self._measured_at = errors, self.trainer.global_step
             self.log_dict({f"reward/{k}": v for k, v in figures.items()}, sync_dist=True)
 
     def on_train_epoch_end(self) -> None:
         if self._measured_at != self.trainer.global_step:
-            self.trust = None  # of other weights than those that are saved now
+            self.errors = None  # of other weights than those that are saved now
 
     def on_test_epoch_end(self) -> None:
-        _, figures = self._measure()
-        self.log_dict({f"reward/test/{k}": v for k, v in figures.items()}, sync_dist=True)
+        self.log_dict({f"reward/test/{k}": v for k, v in self._measure()[1].items()}, sync_dist=True)
 
-    def on_fit_end(self) -> None:
-        best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
-        if best:  # the best epoch need not be the last one
-            self._load_trust(read_checkpoint(best))
-            self.reward.load_state_dict(load_net(best, "reward").net.state_dict())
-        if self._measured_at >= 0 or self.trust is not None:
-            self._write_trust_report(self.reward, ["validation"])
-
-    def on_test_end(self) -> None:
-        self._write_trust_report(self.reward, ["validation", "test"])
-
-    def _measure(self) -> tuple[Trust, dict[str, float]]:
+    def _measure(self) -> tuple[dict[str, float], dict[str, float]]:
         """Evaluate the predictions since the last call. Return the errors, and all figures to log."""
-        names = self._predicted[0]
-        columns = {name: gathered(torch.cat([part[name] for part in self._predicted])).cpu() for name in names}
+        columns = {
+            name: gathered(torch.cat([part[name] for part in self._predicted])).cpu() for name in self._predicted[0]
+        }
         self._predicted.clear()
         frame = pl.DataFrame({k: v.numpy() if k == "event" else v.float().numpy() for k, v in columns.items()})
         expected = self.reward_data.expected_rewards(frame["event"].to_numpy())
-        trust = trust_of(expected, frame["reward"])
-        figures = trust.figures()
-        for name in self.reward_data.auxiliary:
-            found = accuracy(self.reward_data.auxiliary_rewards[name].gather(frame["event"]), frame[name])
-            figures |= {f"{name}/{figure}": found[figure] for figure in ("rmse", "r2")}
-        return trust, figures
+        errors = all_errors(expected, frame["reward"])
+        return errors, errors | self.further_figures(frame)
 
-    def _write_trust_report(self, reward: RewardEnsemble, parts: list[Part]) -> None:
-        if not self.trainer.is_global_zero or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
-            return
-        data = self.reward_data
-        reward.eval().to(data.device)  # when a fit has ended, Lightning has moved it to the CPU
-
-        def predicted(windows: Windows) -> pl.DataFrame:
-            return predict(reward, (batch.to(data.device) for batch in data.loader(windows, seen=False)))
-
-        self.trust_report = report(
-            data, *compare_predictions(data, predicted, [part for part in parts if data.is_rated(part)])
-        )
-        reward.to(self.device)
-        self.train()
-        folder = Path(self.trainer.default_root_dir)
-        if folder.resolve() != Path.cwd():
-            files.write_json(folder / TRUST, self.trust_report)
+    def further_figures(self, predicted: pl.DataFrame) -> dict[str, float]:
+        """Further figures to log of the predictions of validation or test events, for subclasses."""
+        return {}
 
     def facts(self) -> dict[str, Any]:
-        """Facts for later stages and reports: the reward's expression and digest, validation errors, reliability."""
-        known = {"reliability": self.trust.reliability, "trust": asdict(self.trust)} if self.trust else {}
+        """Facts for later stages: the reward's expression and digest, errors, and reliability, R2 but at least 0."""
+        known = {"reliability": max(0.0, self.errors["r2"]), "errors": self.errors} if self.errors else {}
         data = self.data
         read = {"reward": data.reward, "relative_to": data.relative_to and asdict(data.relative_to)}
         return super().facts() | read | {"rewards": data.sequences.rewards} | known
@@ -295,8 +296,16 @@ class RewardModel(StageModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         self.self_influence_EF = checkpoint.get("self_influence", self.self_influence_EF)
-        self._load_trust(checkpoint)
+        self.errors = checkpoint["facts"].get("errors")
 
-    def _load_trust(self, checkpoint: dict[str, Any]) -> None:
-        known = checkpoint["facts"].get("trust")
-        self.trust = Trust(**known) if known else None
+
+def all_errors(expected: pl.DataFrame, predicted: pl.Series) -> dict[str, float]:
+    """`prediction_errors` of a model, and ``rmse_<mean>`` of each of `MEANS`.
+
+    Args:
+        expected: a row an event with ``reward`` and the means.
+        predicted: the model's expected reward of each event, float32.
+    """
+    reward = expected["reward"]
+    means = {f"rmse_{name}": prediction_errors(reward, expected[name])["rmse"] for name in MEANS}
+    return prediction_errors(reward, predicted) | means

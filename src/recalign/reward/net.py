@@ -6,7 +6,7 @@ A shallow head on a sequence encoder. One matrix product scores the whole catalo
 
 b_v and b(s) are the biases of item and user, W and P project the state s and the item's features e_v, E is the head
 (`recalign.reward.heads`; the identity for `MeanHead`). e_v concatenates the trunk's item embedding and the item factors
-u_v: latent factors of the rewards and a co-occurrence embedding (`recalign.factorization`).
+u_v: latent factors of the rewards and a co-occurrence embedding (`recalign.recommender.cooccurrence`).
 
 b(s) and W s also contain folded-in user parameters (g, p): a ridge regression of the residuals of the user's earlier
 rewards on 1 and the item factors, solved again at every event,
@@ -15,7 +15,7 @@ rewards on 1 and the item factors, solved again at every event,
     x_i = (1, u_{a_i}).
 
 b_v, u_v, the variances d of u_v and the ridges k come from a variational matrix factorisation of the training rewards
-(`recalign.reward.matrix_factorization`). An untrained network therefore equals that factorisation for new users, and
+(`recalign.reward.initial_factors`). An untrained network therefore equals that factorisation for new users, and
 training adds what the trunk contributes. The factorisation was fitted to the training events, so each event has pulled
 its item's parameters towards its own reward. When that event is the target, this effect is subtracted (a leave-one-out
 correction, `self_influence`). The network sees the rewards of earlier events, never the target's.
@@ -23,12 +23,12 @@ correction, `self_influence`). The network sees the rewards of earlier events, n
 Ensemble members share the trunk's forward pass and differ in b(s) and W, or they share nothing.
 
 Shape suffixes: K members, M members on one trunk, S numbers of the user side of a score, R item factors, F parameters
-of a factorised item (bias and latent factors); B, L, T, C, V, D as everywhere.
+of a factorised item (bias and latent factors), N training rewards; B, L, T, C, V, D as everywhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -41,8 +41,104 @@ from recalign.nn import Encoder, Rebuildable
 from recalign.recommender.checkpoint import build, recipe
 from recalign.recommender.sequence_policy import SequencePolicy
 from recalign.reward.heads import Head, MeanHead
-from recalign.reward.matrix_factorization import VariationalMF
-from recalign.reward.scorer import Scorer
+
+
+class Scorer(nn.Module):
+    """M bilinear scorers of (state, item) pairs: the formula above without what is folded in.
+
+    Args:
+        dim: D, width of the states and of the items' features.
+        num_items: V.
+        members: M.
+        head: turns a score into an expected reward.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, dim: int, num_items: int, members: int, head: Head) -> None:
+        super().__init__()
+        self.dim, self.num_items, self.members, self.head = dim, num_items, members, head
+        self.item_bias = nn.Parameter(torch.zeros(num_items + 1, members, 1))  # a trailing 1: no weight decay
+        self.user_bias = nn.Linear(dim, members, bias=False)
+        self.user_projection = nn.Linear(dim, members * dim, bias=False)
+        self.item_projection = nn.Linear(dim, dim, bias=False)
+        if head.wide:
+            self.user_width = nn.Linear(dim, members, bias=False)
+            self.item_width = nn.Parameter(torch.zeros(num_items + 1, members, 1))
+        for layer in (self.user_bias, self.user_projection, *([self.user_width] if head.wide else [])):
+            nn.init.zeros_(layer.weight)  # training starts from the averages
+        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("scale", torch.ones(()))
+
+    def calibrate(self, reward_N: np.ndarray, item_mean_V: np.ndarray) -> None:
+        """Initialise from the training rewards and each item's shrunk mean.
+
+        Raises:
+            InputError: the head cannot model these rewards.
+        """
+        mean, scale = float(reward_N.mean()), float(reward_N.std(ddof=1))
+        self.head.calibrate(reward_N, mean, scale)
+        with torch.no_grad():
+            self.mean.fill_(mean)
+            self.scale.fill_(scale)
+            self.item_bias[1:] = torch.from_numpy((item_mean_V - mean) / scale).float()[:, None, None]
+
+    def project(self, h_TD: Tensor) -> Tensor:
+        """User side of a score: W s, the user bias and, for a wide head, a log-width. Shape: (M, T, S)."""
+        parts = [self.user_projection(h_TD).unflatten(1, (self.members, self.dim)), self.user_bias(h_TD)[..., None]]
+        if self.head.wide:
+            parts.append(self.user_width(h_TD)[..., None])
+        return torch.cat(parts, dim=2).transpose(0, 1)
+
+    def scores(self, user_MTS: Tensor, table_VD: Tensor, item: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Scores and, for a wide head, log-widths.
+
+        Shape: item int64 (T,) or (T, C) of 1..V -> (M, T) or (M, T, C); None -> (M, T, V) over the catalogue.
+        """
+        score = self._match(user_MTS[..., : self.dim], table_VD, item)
+        score = score + _expand(user_MTS[..., self.dim], score) + _of_item(self.item_bias, item)
+        if not self.head.wide:
+            return score, None
+        return score, _expand(user_MTS[..., self.dim + 1], score) + _of_item(self.item_width, item)
+
+    def _match(self, query_MTD: Tensor, table_VD: Tensor, item: Tensor | None) -> Tensor:
+        """(W s) . (P e_v)."""
+        if item is None:
+            return query_MTD @ self.item_projection(table_VD).T
+        if item.numel() < len(table_VD):  # project the smaller set
+            key = self.item_projection(F.embedding(item - 1, table_VD))
+        else:
+            key = F.embedding(item - 1, self.item_projection(table_VD))
+        if item.ndim == 1:
+            return (query_MTD * key).sum(dim=-1)
+        return (key @ query_MTD.permute(1, 2, 0)).permute(2, 0, 1)
+
+    def predictions(
+        self, user_MTS: Tensor, table_VD: Tensor, item: Tensor | None, influence: Tensor | float = 0.0
+    ) -> Tensor:
+        """Expected rewards in the unit of the log. ``influence`` is subtracted from the scores. Shape: as `scores`."""
+        score, width = self.scores(user_MTS, table_VD, item)
+        return self.mean + self.scale * self.head.expected(score - influence, width)
+
+    def losses(
+        self, user_MTS: Tensor, table_VD: Tensor, item_T: Tensor, reward_T: Tensor, influence: Tensor | float = 0.0
+    ) -> Tensor:
+        """Loss of each member and target, 0 where there is no reward; ``influence`` as above. Shape: (M, T)."""
+        z_T = (reward_T - self.mean) / self.scale
+        score_MT, width_MT = self.scores(user_MTS, table_VD, item_T)
+        return self.head.loss(score_MT - influence, width_MT, z_T.nan_to_num()).masked_fill(z_T.isnan(), 0.0)
+
+
+def _of_item(column: Tensor, item: Tensor | None) -> Tensor:
+    """Look up a per-item parameter, members first. Shape: (M, 1, V), (M, T) or (M, T, C)."""
+    if item is None:
+        return column[1:, :, 0].T[:, None]
+    return F.embedding(item, column[..., 0], padding_idx=0).movedim(-1, 0)
+
+
+def _expand(value_MT: Tensor, score: Tensor) -> Tensor:
+    return value_MT.view(*value_MT.shape, *[1] * (score.ndim - 2))
 
 
 class RewardNet(Scorer):
@@ -53,6 +149,8 @@ class RewardNet(Scorer):
 
     Args: as of `RewardEnsemble`; members is M, and R is the sum of num_factors and cooccurrence_dim.
     """
+
+    factor_variance_VF: Tensor
 
     def __init__(
         self,
@@ -71,52 +169,29 @@ class RewardNet(Scorer):
         self.log_ridge = nn.Parameter(torch.tensor([5.0] + [10.0] * factors).log())  # log of k
         for fixed in (self.item_bias, self.item_factors.weight, self.log_ridge):
             fixed.requires_grad_(False)
-        self.factor_variance_VF: Tensor  # d; 0 for the bias. The co-occurrence embedding has no variance
+        # d; 0 for the bias. The co-occurrence embedding has no variance.
         self.register_buffer("factor_variance_VF", torch.zeros(num_items + 1, 1 + num_factors))
         nn.init.zeros_(self.item_factors.weight)
         with torch.no_grad():  # P starts as the identity on item factors, to match the folded-in p
             self.item_projection.weight[encoder.dim :, : encoder.dim] = 0
             self.item_projection.weight[encoder.dim :, encoder.dim :] = torch.eye(factors)
-        self.auxiliary: Mapping[str, Scorer] = nn.ModuleDict()  # type: ignore[assignment]
 
     def calibrate(self, reward_N: np.ndarray, item_mean_V: np.ndarray) -> None:
         super().calibrate(reward_N, item_mean_V)
         self.trunk.past_rewards.calibrate(float(self.mean), float(self.scale))  # type: ignore[union-attr]
-
-    def initialise_from_factorization(self, factorization: VariationalMF) -> None:
-        """Copy item biases, factors, variances and ridges from a factorisation of the training rewards.
-
-        The factorisation may have fewer factors or features than the network.
-        """
-        items, features_VK = factorization.items, torch.from_numpy(factorization.features_RK[1:]).float()
-        mean_VF, variance_VF = (torch.from_numpy(x_RF[1:]).float() for x_RF in (items.mean_RF, items.variance_RF))
-        log_ridge = torch.from_numpy(factorization.ridge_F).float().log()
-        parameters, behind = mean_VF.shape[1], slice(self.num_factors, self.num_factors + features_VK.shape[1])
-        with torch.no_grad():
-            self.item_bias[1:] = (factorization.mean - self.mean + mean_VF[:, :1, None]) / self.scale
-            self.item_factors.weight[1:, : parameters - 1] = mean_VF[:, 1:]
-            self.item_factors.weight[1:, behind] = features_VK
-            self.factor_variance_VF[1:, 1:parameters] = variance_VF[:, 1:]
-            self.log_ridge[:parameters], self.log_ridge[1:][behind] = log_ridge.tensor_split([parameters])
 
     def self_influence(self, user_MTS: Tensor, influence_TF: Tensor) -> Tensor:
         """How much each training event has added to its own score.
 
         Args:
             user_MTS: the user side before each event.
-            influence_TF: how far the event moved its item's bias and latent factors
-                (`VariationalMF.self_influence`), in the unit of the log.
+            influence_TF: how far the event moved its item's bias and latent factors, in the unit of the log.
 
         Shape: (M, T).
         """
         first = self.dim - self.item_factors.embedding_dim
         key_TD = influence_TF[:, 1:] @ self.item_projection.weight[:, first : first + self.num_factors].T
         return influence_TF[:, 0] / self.scale + (user_MTS[..., : self.dim] * key_TD).sum(dim=-1)
-
-    def add_auxiliary(self, names: Sequence[str]) -> None:
-        """Add scorers of auxiliary rewards, trained by squared error."""
-        made = {name: Scorer(self.dim, self.num_items, self.members, MeanHead()) for name in names}
-        self.auxiliary = nn.ModuleDict(made)  # type: ignore[assignment]
 
     @property
     def table_VD(self) -> Tensor:
@@ -186,7 +261,6 @@ class RewardEnsemble(Rebuildable, nn.Module):
         share: ``trunk``: members share the trunk, so K cost little more than one; ``nothing``: K separate networks,
             at K times the cost. Their spread includes the differences between encoders.
         head: output head of the reward; None: `MeanHead`.
-        auxiliary: names of auxiliary rewards.
         temperature: of the trunk as a policy, for joint training.
         num_factors: latent factors of an item.
         cooccurrence_dim: dimensions of an item's co-occurrence embedding.
@@ -199,7 +273,6 @@ class RewardEnsemble(Rebuildable, nn.Module):
         members: int = 1,
         share: Literal["trunk", "nothing"] = "trunk",
         head: Head | None = None,
-        auxiliary: list[str] | None = None,
         temperature: float = 0.05,
         num_factors: int = 8,
         cooccurrence_dim: int = 0,
@@ -216,21 +289,6 @@ class RewardEnsemble(Rebuildable, nn.Module):
             RewardNet(e, num_items, members_each, h, temperature, num_factors, cooccurrence_dim)
             for e, h in zip(encoders, heads, strict=True)
         )
-        self.add_auxiliary(auxiliary or [])
-
-    def add_auxiliary(self, names: list[str]) -> None:
-        """Add scorers of auxiliary rewards. Only the data knows their names."""
-        self.init_args["auxiliary"] = names
-        for net in self.nets:
-            net.add_auxiliary(names)
-
-    def auxiliary_predictions(self, batch: Batch, name: str, item: Tensor | None = None) -> Tensor:
-        """Each member's expected auxiliary reward. Shape: as `predictions`."""
-        parts = []
-        for net in self.nets:
-            scorer, (x_TD, _) = net.auxiliary[name], net.summarise(batch, net.trunk.encode(batch))
-            parts.append(scorer.predictions(scorer.project(x_TD), net.table_VD, item))
-        return torch.cat(parts)
 
     def states(self, batch: Batch) -> Tensor:
         """The user side of each member's scores before each target, the input of `predict`. Shape: (K, T, S)."""

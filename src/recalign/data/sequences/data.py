@@ -45,6 +45,7 @@ from recalign.data.sequences.windows import (
     with_events,
 )
 from recalign.errors import InputError, require_positive, require_seed
+from recalign.ranges import check_ranges
 
 if TYPE_CHECKING:  # options, which settings name
     from recalign.data.sequences.earlier import EarlierLog
@@ -136,6 +137,7 @@ class EventDataModule(LightningDataModule):
         Raises:
             InputError: a setting cannot work.
         """
+        check_ranges(cls, given, "data")
         require_positive("data", given, "max_length", "batch_tokens", "min_events")
         if given.get("seed") is not None:
             require_seed(given["seed"], "data.seed")

@@ -18,10 +18,17 @@ import polars as pl
 from recalign.bootstrap import CrossedBootstrap, Estimate
 from recalign.data.sequences.means import reward_means
 from recalign.data.sequences.splits import TRAIN
-from recalign.reward.trust.errors import variance
-from recalign.reward.trust.measures import by_user, centred, explained, following, minus, ordered_pairs, ratios
-from recalign.reward.trust.predictions import NEXT
-from recalign.reward.trust.report import MIN_USERS
+from recalign.reward.trust.measures import (
+    by_user,
+    centred,
+    explained,
+    following,
+    minus,
+    ordered_pairs,
+    ratios,
+    variance,
+)
+from recalign.reward.trust.report import MIN_USERS, NEXT
 
 TOP = 0.75
 """Where the best quarter of the events begins, by the mean reward of their item."""

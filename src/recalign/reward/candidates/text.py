@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from io import StringIO
 
 import polars as pl
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from recalign.errors import printable
 from recalign.reward.candidates.comparison import QUANTILES, SIZES
@@ -18,94 +22,83 @@ ALIKE = "* orders this judge's values as well as the judge's own item means do, 
 READ = """\
 The test part was not read. Choose a reward by these figures of training and validation, and confirm it on what had no
 part in the choice: a test part that is opened once, or an A/B test."""
+FORMATS: dict[str, Callable[[float], str]] = {
+    **dict.fromkeys(("coverage/events", "coverage/users", "most frequent"), "{:.1%}".format),
+    **dict.fromkeys(("distinct", "measured events"), "{:,.0f}".format),
+    **dict.fromkeys(("variance/item", "variance/user", "reliability", "noise"), "{:.3f}".format),
+}
 
-Labels = dict[str, str | None]
-"""Headings of figures; None: the figure's own name."""
+Labels = Mapping[str, str]
+"""Headings of figures."""
 
 
 def render(table: pl.DataFrame) -> str:
     """Format what `compare_rewards` found as text, for a terminal of about 120 columns and six candidates."""
-    cells, names = _Cells(table), table["reward"].drop_nulls().unique(maintain_order=True).to_list()
-    trained, measured, people = (f"{table.filter(figure=size)['value'][0]:,.0f}" for size in SIZES)
-    plain: Labels = {"coverage/events": "events", "coverage/users": "users", "mean": "mean", "sd": "sd"}
-    plain |= dict.fromkeys(QUANTILES) | {"distinct": "values", "most frequent": "commonest"}
-    reliable: Labels = {"variance/item": "item", "variance/user": "user", "reliability": None, "noise": "repeats"}
-    own: Labels = {"measured events": "events", "r2/item": "R2 item", "r2/user_item": "R2 user + item"}
-    formats: dict[str, Callable[[float], str]] = {
-        **dict.fromkeys(("coverage/events", "coverage/users", "most frequent"), "{:.1%}".format),
-        **dict.fromkeys(("distinct", "measured events"), "{:,.0f}".format),
-        **dict.fromkeys(reliable, "{:.3f}".format),
-    }
+    found = {(reward, figure, other): rest for reward, figure, other, *rest in table.iter_rows()}
+    names = table["reward"].drop_nulls().unique(maintain_order=True).to_list()
+    trained, measured, people = (f"{found[None, size, None][0]:,.0f}" for size in SIZES)
 
-    def columns(title: str, figures: Labels, other: str | None = None) -> str:
-        header = [label or figure for figure, label in figures.items()]
-        rows = [[name, *(cells.text(name, one, other, formats.get(one)) for one in figures)] for name in names]
-        return _columns(title, ["reward", *header], rows)
-
-    def matrix(title: str, figure: str) -> str:
-        mark = cells.mark if figure == "pairwise" else lambda *_: ""
-        rows = [[name, *(cells.text(name, figure, other) + mark(name, other) for other in names)] for name in names]
-        last = {text.strip()[-1] for row in rows for text in row[1:]}
-        notes = [f"\n  {note}" for note in (UNKNOWN[figure], ALIKE) if note[0] in last]
-        return _columns(title, ["ranked by", *names], rows) + "".join(notes)
-
-    parts = [
-        columns(f"What it holds ({trained} training events; users: with two values or more)", plain),
-        columns("Whose variance it is (training; shares), and how reliable the items' means are", reliable),
-        *([_correlations(cells, names)] if len(names) > 1 else []),
-    ]
-    for against in table.filter(figure="against/event")["other"].unique():
-        figures: Labels = {"against/event": "of events", "against/item": "of item means"}
-        parts.append(columns(f"Rank correlation with {against} (training)", figures, against))
-    parts += [
-        columns(f"What training means tell of the same reward ({measured} validation events of {people} users)", own),
-        matrix("Judged by each reward (columns): pairs of a user's validation events in the right order", "pairwise"),
-        matrix("Judged by each reward (columns): gain of the best quarter, in sd of the judge", "lift"),
-        READ,
-    ]
-    return printable("\n\n".join(parts))
-
-
-def _correlations(cells: _Cells, names: Sequence[str]) -> str:
-    """Both correlation matrices in one: events above the diagonal, item means below."""
-    rows = []
-    for i, one in enumerate(names):
-        figures = ("correlation/item" if j < i else "correlation/event" for j in range(len(names)))
-        texts = [cells.text(one, figure, other) for figure, other in zip(figures, names, strict=True)]
-        rows.append([one, *texts])
-    title = "Rank correlation (training): of events above the diagonal, of item means below"
-    return _columns(title, ["", *names], rows)
-
-
-class _Cells:
-    """The figures of a table by reward, figure and other."""
-
-    def __init__(self, table: pl.DataFrame) -> None:
-        self._found = {(reward, figure, other): rest for reward, figure, other, *rest in table.iter_rows()}
-
-    def text(self, reward: str, figure: str, other: str | None, form: Callable[[float], str] | None = None) -> str:
+    def cell(reward: str, figure: str, other: str | None = None) -> str:
         """A figure, with half its interval's width where it has one; ``-`` where it is unknown."""
-        value, low, high = self._found.get((reward, figure, other), (None, None, None))
+        value, low, high = found.get((reward, figure, other), (None, None, None))
         if value is None or value != value:
             return "-"
-        said = (form or _digits)(value)
-        return said if low is None else f"{value:.3f} ±{(high - low) / 2:.3f}"
+        digits = FORMATS.get(figure, "{:.4g}".format if abs(value) >= 1 else "{:.3f}".format)
+        return digits(value) if low is None else f"{value:.3f} ±{(high - low) / 2:.3f}"
 
-    def mark(self, reward: str, judge: str) -> str:
-        """``*`` where a reward is not worse than the judge's own, within noise, and a space in its place elsewhere."""
-        _, _, high = self._found.get((reward, "pairwise_minus_own", judge), (None, None, None))
-        return "*" if high is not None and high >= 0 else " "
+    def judged(figure: str) -> list[list[str]]:
+        """A row a ranking, a column a judge; ``*``: not worse than the judge's own item means, within noise."""
 
+        def mark(reward: str, judge: str) -> str:
+            high = found.get((reward, "pairwise_minus_own", judge), (None, None, None))[2]
+            return "" if figure != "pairwise" else "*" if high is not None and high >= 0 else " "
 
-def _digits(value: float) -> str:
-    return f"{value:.4g}" if abs(value) >= 1 else f"{value:.3f}"
+        return [[name, *(cell(name, figure, judge) + mark(name, judge) for judge in names)] for name in names]
 
+    def figures(title: str, labels: Labels, other: str | None = None) -> str:
+        rows = [[name, *(cell(name, figure, other) for figure in labels)] for name in names]
+        return _table(title, ["reward", *labels.values()], rows)
 
-def _columns(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Rows in columns, the first to the left and the others to the right."""
-    width = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    lines = [
-        "  ".join([row[0].ljust(width[0]), *(text.rjust(wide) for text, wide in zip(row[1:], width[1:], strict=True))])
-        for row in (header, *rows)
+    holds = {"coverage/events": "events", "coverage/users": "users", "mean": "mean", "sd": "sd"}
+    holds |= {name: name for name in QUANTILES} | {"distinct": "values", "most frequent": "commonest"}
+    share = {"variance/item": "item", "variance/user": "user", "reliability": "reliability", "noise": "repeats"}
+    own = {"measured events": "events", "r2/item": "R2 item", "r2/user_item": "R2 user + item"}
+    parts = [
+        figures(f"What it holds ({trained} training events; users: with two values or more)", holds),
+        figures("Whose variance it is (training; shares), and how reliable the items' means are", share),
     ]
-    return "\n".join([title, *(f"  {line}".rstrip() for line in lines)])
+    if len(names) > 1:
+        title = "Rank correlation (training): of events above the diagonal, of item means below"
+        kinds = ("correlation/event", "correlation/item")
+        rows = [
+            [one, *(cell(one, kinds[j < i], other) for j, other in enumerate(names))] for i, one in enumerate(names)
+        ]
+        parts.append(_table(title, ["", *names], rows))
+    for against in table.filter(figure="against/event")["other"].unique():
+        labels = {"against/event": "of events", "against/item": "of item means"}
+        parts.append(figures(f"Rank correlation with {against} (training)", labels, against))
+    parts.append(
+        figures(f"What training means tell of the same reward ({measured} validation events of {people} users)", own)
+    )
+    for figure, what in (
+        ("pairwise", "pairs of a user's validation events in the right order"),
+        ("lift", "gain of the best quarter, in sd of the judge"),
+    ):
+        rows = judged(figure)
+        ends = {text.strip()[-1] for row in rows for text in row[1:]}
+        notes = [f"\n  {note}" for note in (UNKNOWN[figure], ALIKE) if note[0] in ends]
+        parts.append(_table(f"Judged by each reward (columns): {what}", ["ranked by", *names], rows) + "".join(notes))
+    return printable("\n\n".join([*parts, READ]))
+
+
+def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Rows in columns, the first to the left and the others to the right."""
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for number, name in enumerate(header):
+        made.add_column(Text(name), justify="right" if number else "left", no_wrap=True)
+    for row in rows:
+        made.add_row(*map(Text, row))
+    console = Console(file=StringIO(), width=1000, color_system=None)
+    console.print(made)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    return "\n".join([title, *(f"  {line.rstrip()}" for line in lines)])

@@ -9,6 +9,7 @@ Suffixes: N events, C following events, U users, D draws.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -114,6 +115,11 @@ def _figures(of: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
         "auc": part["high"] + part["low"],
         "pairwise": part["pair"],
     }
+
+
+def variance(reward_N: np.ndarray) -> float:
+    """The variance of rewards; nan where all are alike, which rounding would hide."""
+    return float(reward_N.var()) if (reward_N != reward_N[:1]).any() else math.nan
 
 
 def centred(reward_N: np.ndarray) -> np.ndarray:

@@ -15,13 +15,14 @@ from recalign.artifacts import verify
 from recalign.bootstrap import CrossedBootstrap, Estimate
 from recalign.data.sequences import Windows
 from recalign.data.sequences.store import Part
+from recalign.data.sequences.windows import training_windows
 from recalign.files import read_json
 from recalign.reward.data import RewardData
+from recalign.reward.module import MEANS, all_errors
 from recalign.reward.trust.baselines import fit_baselines
-from recalign.reward.trust.errors import MEANS, trust_of, variance
-from recalign.reward.trust.measures import Table, differences, following, measure, ordered_pairs, ordering
+from recalign.reward.trust.measures import Table, differences, following, measure, ordered_pairs, ordering, variance
 from recalign.reward.trust.slices import by_group, calibration, quantile_bins, spread_and_error, with_interval
-from recalign.reward.trust.verdict import IMPLICATION, best_average, noise, repeated_share, temperature, theory, verdict
+from recalign.reward.trust.verdict import IMPLICATION, best_average, noise, repeated_share, temperature, verdict
 
 PREDICTORS = (*MEANS, "ridge", "factors")
 WITHOUT_USER_BIAS = {"item": "item", "user_item": "item", "ridge": "ridge_fixed", "factors": "factors_fixed"}
@@ -34,6 +35,8 @@ validation alone will do: of fewer, the intervals are about ten points wide and 
 MOST_OTHERS = 2000
 """Other users whose training rows are ordered, at most: a share is known to about two points then."""
 OTHERS = "training rows of other users"
+NEXT = 10
+"""An event is paired with the user's next events, up to so many."""
 TRUST = "trust.json"
 """The report in a run folder."""
 
@@ -69,7 +72,7 @@ class PredictionComparison:
 
 def compare_predictions(
     data: RewardData, predicted: Callable[[Windows], pl.DataFrame], parts: Sequence[Part]
-) -> tuple[dict[Part, PredictionComparison], dict[str, Any]]:
+) -> dict[Part, PredictionComparison]:
     """Measure a reward model and its baselines.
 
     Where fewer than `ENOUGH_USERS` users of the first part have a pair, and more of those outside the group, its
@@ -80,14 +83,13 @@ def compare_predictions(
 
     Args:
         data: the log and the group of users that the model was trained on.
-        predicted: what `recalign.reward.trust.predict` says of the targets of windows.
+        predicted: what `recalign.reward.trust.callback.predict` says of the targets of windows.
         parts: ``validation``, ``test``; each with a reward.
 
     Returns:
-        By part, and the settings that validation chose for the baselines.
+        By part.
     """
-    fitted, chosen = fit_baselines(data.frame, data.num_items)
-    expected = data.means.join(fitted, on="event")
+    expected = data.means.join(fit_baselines(data.frame, data.num_items), on="event")
     measured: dict[Part, PredictionComparison] = {}
     for part in parts:
         events = _events(data, predicted(data.windows(part)).join(expected, on="event", maintain_order="left"))
@@ -96,10 +98,10 @@ def compare_predictions(
     first = parts[0]
     if (pairs := _users_with_pairs(measured[first].events)) < ENOUGH_USERS:
         measured[first] = _ordered_by_others(data, predicted, measured[first], pairs)
-    return measured, chosen
+    return measured
 
 
-def report(data: RewardData, parts: Mapping[Part, PredictionComparison], baselines: dict[str, Any]) -> dict[str, Any]:
+def report(data: RewardData, parts: Mapping[Part, PredictionComparison]) -> dict[str, Any]:
     """The verdict, what it implies, and the figures, in plain values.
 
     Verdict, reliability and recommendations come from the first part, validation where there is one: the test must not
@@ -107,11 +109,11 @@ def report(data: RewardData, parts: Mapping[Part, PredictionComparison], baselin
 
     Args:
         data: the log and the group of users that the model was trained on.
-        parts, baselines: from `compare_predictions`.
+        parts: from `compare_predictions`.
     """
     first, part = next(iter(parts.items()))
     head = _head(data, part, first)
-    return _plain(head | {"baselines": baselines} | {name: _part(part) for name, part in parts.items()})
+    return _plain(head | {name: _part(part) for name, part in parts.items()})
 
 
 PERSON = (pl.col("person").rank("dense") - 1).cast(pl.Int64)
@@ -135,7 +137,7 @@ def _ordered_by_others(
     As it was otherwise, or nan where these are too few as well. Ridge and factorisation know nothing of other users, so
     theirs is nan.
     """
-    windows, found, ordered_on = data.of_others(MOST_OTHERS), {}, None
+    windows, found, ordered_on = training_of_others(data), {}, None
     if len(windows) >= MIN_USERS and not np.isnan(windows.reward).all():
         about = data.sequences.frame.select("event", "item_id", "reward", person="user")
         events = predicted(windows).join(about, on="event", maintain_order="left").with_columns(PERSON)
@@ -149,6 +151,12 @@ def _ordered_by_others(
     unknown = Estimate(math.nan, np.full(DRAWS, math.nan))
     table = {name: figures | {"pairwise": found.get(name, unknown)} for name, figures in part.table.items()}
     return replace(part, table=table, ordered_on=ordered_on)
+
+
+def training_of_others(data: RewardData) -> Windows:
+    """Training windows of at most `MOST_OTHERS` users outside the group, whose rewards no target of its model shows."""
+    windows = training_windows(data.sequences, ~data.sequences.users_in(data.users), data.max_length)
+    return windows.take(np.arange(0, len(windows), max(1, -(-len(windows) // MOST_OTHERS))))
 
 
 def _events(data: RewardData, predicted: pl.DataFrame) -> pl.DataFrame:
@@ -182,7 +190,7 @@ def _ahead(events: pl.DataFrame) -> dict[str, np.ndarray]:
 
 
 def _head(data: RewardData, part: PredictionComparison, name: str) -> dict[str, Any]:
-    said, reward = verdict(part.table), data.rated["reward"].to_numpy()
+    said = verdict(part.table)
     repeated = repeated_share(data.sequences.frame, data.report.repeats)
     found = noise(data.rated, part.table, variance(part.events["reward"].to_numpy()), repeated)
     advantage = (part.events["model"] - part.events["user"]).cast(pl.Float64).to_numpy()
@@ -194,7 +202,6 @@ def _head(data: RewardData, part: PredictionComparison, name: str) -> dict[str, 
         "reliability": max(0.0, part.table["model"]["r2"].value),  # 0 where it is nan
         "users": asdict(data.cohort),
         "noise": found,
-        "theory": theory(found["sd"], data.num_items, float(reward.max() - reward.min())),
         "recommended": temperature(advantage, data.moments()[1]),
     }
 
@@ -205,7 +212,7 @@ def _part(part: PredictionComparison) -> dict[str, Any]:
     groups = {"item": "met", "popularity": "popularity_tenth", "activity": "activity_fifth"}
     return {
         "events": len(events),
-        **trust_of(events, events["model"]).figures(),
+        **all_errors(events, events["model"]),
         "table": _with_intervals(table),
         "differences": _with_intervals(differences(table)),
         "best_average": best,

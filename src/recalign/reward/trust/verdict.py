@@ -1,4 +1,4 @@
-"""One verdict on a reward model, and what follows from it: a method, a bound and a temperature."""
+"""One verdict on a reward model, and what follows from it: a method and a temperature."""
 
 from __future__ import annotations
 
@@ -34,8 +34,6 @@ AT_ONCE = ("user", "item", "timestamp")
 """Columns in which an event that was logged twice agrees with itself, whatever its reward."""
 REPEATS = 100
 """Degrees of freedom of repeated events from which the noise is estimated from them."""
-CONFIDENCE, LOSS = 0.05, 0.1
-"""delta, and tau as a share of R_max, in the published bound."""
 TEMPERATURES = (0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0)  # none sharper than A-SFT's default
 MIN_ESS = 0.25
 """Effective sample size that a recommended temperature has to leave, as a share of the events."""
@@ -125,30 +123,6 @@ def repeat_variance(train: pl.DataFrame, repeated: float) -> float | None:
 def _again(frame: pl.DataFrame, *columns: str) -> int:
     """Events that agree with an earlier one in some columns."""
     return len(frame) - frame.n_unique(columns)
-
-
-def theory(sd: float, actions: int, reward_range: float) -> dict[str, float]:
-    """The published bound on the temperature of exponential weights, lambda >= 2 eps / log(1 + tau / R_max).
-
-    eps = sd sqrt(2 log(2 |A| / delta)) bounds the error of sd-sub-Gaussian noise over |A| actions. The exactly tilted
-    policy then loses at most tau, with probability 1 - delta (arXiv 2603.10279, theorem 4.4, as reviewed). The bound
-    limits a loss and promises no gain; it is far too careful to train with.
-
-    Args:
-        sd: of the noise, in the reward's unit, as is the answer.
-        actions: |A|, items.
-        reward_range: R_max, of the training rewards above their lowest.
-    """
-    epsilon = sd * np.sqrt(2 * np.log(2 * actions / CONFIDENCE))
-    return {
-        "lambda": float(2 * epsilon / np.log1p(LOSS)),
-        "epsilon": float(epsilon),
-        "noise_sd": sd,
-        "actions": actions,
-        "r_max": reward_range,
-        "delta": CONFIDENCE,
-        "tau": LOSS * reward_range,
-    }
 
 
 def temperature(advantage_N: np.ndarray, unit: float) -> dict[str, Any]:

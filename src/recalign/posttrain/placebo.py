@@ -1,0 +1,53 @@
+"""Negative controls of weighted post-training, which must gain nothing: permuted rewards and shuffled advantages."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+
+from recalign.data.sequences import Windows, correlation_within_users
+from recalign.data.sequences.placebo import CORRELATION
+from recalign.posttrain.data import PostTrainingData
+from recalign.reward.placebo import PermutedRewardData
+
+
+class PermutedPostTrainingData(PermutedRewardData, PostTrainingData):
+    """`PostTrainingData` whose rewards r are permuted over all users, each about its user's mean.
+
+    The logged rewards are permuted alike before means are computed. With means of the true rewards, the advantage would
+    fall with an item's quality.
+    """
+
+    def rewards(self, windows: Windows) -> np.ndarray:
+        return self.permuted(super().rewards(windows))
+
+    @functools.cached_property
+    def correlation(self) -> float:  # type: ignore[override]
+        """Correlation of the permuted rewards r with the true ones, after user means are taken out."""
+        windows = self.trained_windows()
+        logged, user = PostTrainingData.rewards(self, windows), self.sequences.frame["user"].to_numpy()
+        event = windows.event
+        return correlation_within_users(logged[event], self.permuted(logged)[event], user[event])
+
+
+class ShuffledPostTrainingData(PostTrainingData):
+    """`PostTrainingData` whose advantages are shuffled over all events: weights and effective sample size stay."""
+
+    def target_advantages(self, windows: Windows) -> np.ndarray:
+        advantage_T = super().target_advantages(windows)
+        known_T, shuffled_T = ~np.isnan(advantage_T), advantage_T.copy()
+        shuffled_T[known_T] = np.random.default_rng(self.seed).permutation(advantage_T[known_T])
+        user = self.sequences.frame["user"].to_numpy()[windows.event]
+        self._correlation = correlation_within_users(advantage_T, shuffled_T, user)
+        return shuffled_T
+
+    @property
+    def correlation(self) -> float:
+        """Correlation of the shuffled advantages with the true ones, after user means are taken out."""
+        self.advantages  # noqa: B018 (measures it)
+        return self._correlation
+
+    def facts(self) -> dict[str, Any]:
+        return {CORRELATION: self.correlation}

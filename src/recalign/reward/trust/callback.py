@@ -1,0 +1,85 @@
+"""After a fit or test of a reward model: the best epoch's weights, and the trust report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import polars as pl
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+
+from recalign import files
+from recalign.data.sequences import Batch, Windows
+from recalign.data.sequences.store import Part
+from recalign.recommender.checkpoint import load_net, read_checkpoint
+from recalign.reward.module import RewardModel
+from recalign.reward.net import RewardEnsemble, member_deviation
+from recalign.reward.trust.report import NEXT, TRUST, compare_predictions, report
+
+
+class TrustReport(Callback):
+    """Report how far a reward model can be trusted (`recalign.reward.trust.report`).
+
+    After a fit the module has the weights of the best epoch, and a report on validation; after a test also one on test.
+    It is ``module.trust_report``, and is written to ``trust.json`` in the trainer's ``default_root_dir``, unless that
+    is the current folder, Lightning's default.
+    """
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, RewardModel)
+        best = getattr(trainer.checkpoint_callback, "best_model_path", "")
+        if best:  # the best epoch need not be the last one
+            pl_module.errors = read_checkpoint(best)["facts"].get("errors")
+            pl_module.reward.load_state_dict(load_net(best, "reward").net.state_dict())
+        if pl_module._measured_at >= 0 or pl_module.errors is not None:
+            _write(trainer, pl_module, ["validation"])
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, RewardModel)
+        _write(trainer, pl_module, ["validation", "test"])
+
+
+def _write(trainer: Trainer, module: RewardModel, parts: Sequence[Part]) -> None:
+    if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        return
+    data, reward = module.reward_data, module.reward
+    reward.eval().to(data.device)  # when a fit has ended, Lightning has moved it to the CPU
+
+    def predicted(windows: Windows) -> pl.DataFrame:
+        return predict(reward, (batch.to(data.device) for batch in data.loader(windows, seen=False)))
+
+    rated = [part for part in parts if data.is_rated(part)]
+    module.trust_report = report(data, compare_predictions(data, predicted, rated))
+    reward.to(module.device)
+    module.train()
+    folder = Path(trainer.default_root_dir)
+    if folder.resolve() != Path.cwd():
+        files.write_json(folder / TRUST, module.trust_report)
+
+
+@torch.no_grad()
+def predict(reward: RewardEnsemble, batches: Iterable[Batch]) -> pl.DataFrame:
+    """Predict what `recalign.reward.trust.report` needs.
+
+    Returns:
+        A row an event with a reward and a known item: ``event``; ``model``, the prediction; ``spread``, the
+        `member_deviation`; ``ahead``, predictions for the items of the user's next `NEXT` such events less that for
+        this event's own, all from the history before this event; nan where the window has no such event.
+    """
+    parts = []
+    for batch in batches:
+        rated_T = (batch.target_T > 0) & ~batch.reward_T.isnan()
+        state_KNS, item_N, row_N = reward.states(batch)[:, rated_T], batch.target_T[rated_T], batch.row_T[rated_T]
+        index_N = torch.arange(len(item_N), device=item_N.device)
+        index_NC = index_N[:, None] + torch.arange(NEXT + 1, device=item_N.device)
+        inside_NC, index_NC = index_NC < len(item_N), index_NC.clamp(max=len(item_N) - 1)
+        predicted_KNC = reward.predictions(state_KNS, item_N[index_NC])
+        predicted_NC, spread_N = predicted_KNC.mean(dim=0), member_deviation(predicted_KNC[..., 0])
+        same_NC = inside_NC & (row_N[index_NC] == row_N[:, None])
+        ahead_NC = (predicted_NC - predicted_NC[:, :1]).where(same_NC, torch.nan)[:, 1:]
+        parts.append((batch.event_T[rated_T], predicted_NC[:, 0].float(), spread_N.float(), ahead_NC.float()))
+    event, model, spread, ahead = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
+    columns = {"event": pl.Series(event).cast(pl.UInt32), "model": model, "spread": spread, "ahead": ahead}
+    return pl.DataFrame(columns).sort("event")
