@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -149,3 +150,73 @@ def test_modules_do_not_ask_the_trainer_for_its_datamodule():
     for path in files():
         read = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute))
         assert not [node for node in read if node.attr == "datamodule" and "trainer" in ast.unparse(node.value)], path
+
+
+CEILINGS = {
+    "lines": 34_750,
+    "statements": 18_480,
+    "functions": 2_150,
+    "bytes": 1_660_000,
+    "packages": 8,
+    "modules beside them": 11,
+    "lines of tests": 33_300,
+    "lines of benchmarks": 5_500,
+}
+"""What the house may hold; a change that needs more says what each new hundred lines buy."""
+
+
+def sizes() -> dict[str, int]:
+    """Lines, statements without docstrings and functions of src, the bytes of all its files, and lines of the rest."""
+    root, sources = SOURCE.parents[1], sorted(SOURCE.rglob("*.py"))
+    nodes = [node for path in sources for node in ast.walk(ast.parse(path.read_text()))]
+    docstrings = [node for node in nodes if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)]
+    tracked = subprocess.run(["git", "ls-files", "src"], cwd=root, capture_output=True, text=True).stdout.split()
+    return {
+        "lines": lines(sources),
+        "statements": sum(isinstance(node, ast.stmt) for node in nodes) - len(docstrings),
+        "functions": sum(isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) for node in nodes),
+        "bytes": sum((root / name).stat().st_size for name in tracked if (root / name).is_file()),
+        "packages": sum((folder / "__init__.py").is_file() for folder in SOURCE.iterdir()),
+        "modules beside them": len([*SOURCE.glob("*.py")]),
+        "lines of tests": lines((root / "tests").rglob("*.py")),
+        "lines of benchmarks": lines((root / "benchmarks").rglob("*.py")),
+    }
+
+
+def lines(paths: Iterable[Path]) -> int:
+    return sum(len(path.read_text().splitlines()) for path in paths)
+
+
+def test_the_house_stays_below_its_ceilings():
+    above = {name: (size, CEILINGS[name]) for name, size in sizes().items() if size > CEILINGS[name]}
+    assert not above
+
+
+def core() -> list[str]:
+    """The files of the core, as CONTRIBUTING lists them in the order in which they are read."""
+    section = re.search(
+        r"\*\*The core\.\*\*(.*?)\n\n\*\*", (SOURCE.parents[1] / "CONTRIBUTING.md").read_text(), re.DOTALL
+    )
+    return re.findall(r"^- `([\w/]+\.py)`", section[1], re.MULTILINE) if section else []
+
+
+CORE_LINES = 6_000
+LEAVING = 63
+"""Imports by which the core still leaves the core."""
+
+
+def test_the_core_is_what_it_imports():
+    """An import inside a function counts."""
+    named = {SOURCE / name for name in core()}
+    assert named
+    assert all(path.is_file() for path in named)
+    assert lines(named) <= CORE_LINES
+    modules = {module_of(path).removesuffix(".__init__"): path for path in files()}
+    inits = {path for path in modules.values() if path.name == "__init__.py"}  # they only hand names on
+    leaving = {
+        (str(path.relative_to(SOURCE)), name)
+        for path in named
+        for name in imported_files(path, modules)
+        if modules[name] not in named | inits
+    }
+    assert len(leaving) <= LEAVING, sorted(leaving)
