@@ -10,14 +10,6 @@ from recalign.nn.attention import QUERIES, dense_attention, in_lanes, pointwise_
 from recalign.nn.hstu import MASKED
 
 
-@pytest.mark.parametrize(
-    ("rows", "sizes"), [(1, [1]), (100, [100]), (101, [51, 50]), (200, [100, 100]), (250, [84, 84, 82])]
-)
-def test_blocks_of_queries_are_even(rows, sizes):
-    blocks = [tile.queries for tile in tiles(rows, sequences=1, cpu=True)]
-    assert [block.stop - block.start for block in blocks] == sizes
-
-
 @given(rows=st.integers(1, 450), sequences=st.integers(1, 300), cpu=st.booleans())
 def test_tiles_hold_every_pair_that_may_see_each_other_once(rows, sequences, cpu):
     count = torch.zeros(sequences, rows, dtype=torch.int64)
@@ -46,14 +38,6 @@ def test_tiles_are_the_dense_form_in_values_and_gradients(monkeypatch, timed, he
     goal = torch.randn_like(dense)
     for ours, plain in zip(*(torch.autograd.grad(out, leaves, goal) for out in (tiled, dense)), strict=True):
         torch.testing.assert_close(ours, plain, rtol=1e-12, atol=1e-12)
-
-
-def test_no_sequences_give_no_output():
-    empty = torch.empty(0, 2, 5, 3, requires_grad=True)
-    out = pointwise_attention(empty, empty, empty, torch.zeros(5, 5), torch.zeros(129), tiles(5, 0, cpu=True))
-    assert out.shape == (0, 2, 5, 3)
-    out.sum().backward()
-    assert empty.grad.shape == empty.shape
 
 
 def test_bfloat16_stays_near_float64():

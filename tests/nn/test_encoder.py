@@ -4,7 +4,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from recalign.errors import InputError
 from recalign.nn import HSTU, Encoder, Pooled, SASRec
 
 DIM, MAX_LENGTH = 8, 12
@@ -129,9 +128,3 @@ def test_the_forward_pass_is_one_graph(encoder):
     batch = histories([5, 12])
     compiled = torch.compile(encoder, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(*batch), encoder(*batch), **EXACT)
-
-
-@pytest.mark.parametrize("kind", [HSTU, SASRec])
-def test_heads_that_do_not_divide_the_width_are_refused(kind):
-    with pytest.raises(InputError, match="dim 50 does not divide into 3 heads"):
-        kind(dim=50, heads=3)

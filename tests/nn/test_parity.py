@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(not FILES, reason="RECALIGN_PARITY names no fold
 
 @pytest.fixture(scope="module")
 def parity():
-    script = Path(__file__).parents[2] / "benchmarks" / "parity.py"
+    script = Path(__file__).parents[2] / "benchmarks" / "parity" / "run.py"
     spec = importlib.util.spec_from_file_location("parity", script)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -90,23 +90,6 @@ def test_gradients_agree_with_finite_differences():
         )
 
 
-def test_probabilities_of_all_items_add_up_to_one():
-    query_TD, item_VD, _, _ = problem(1, 50, 4, seed=0)
-    every = log_prob(query_TD.expand(50, -1), item_VD, torch.arange(50), 20.0)
-    assert every.exp().sum().item() == pytest.approx(1, abs=1e-12)
-
-
-def test_normalisation_outside_gives_the_cosine_form():
-    torch.manual_seed(0)
-    query_TD = torch.randn(6, 4, dtype=torch.float64, requires_grad=True)
-    item_VD = torch.randn(9, 4, dtype=torch.float64, requires_grad=True)
-    target_T = torch.randint(9, (6,))
-    ours = log_prob(F.normalize(query_TD, dim=-1), F.normalize(item_VD, dim=-1), target_T, 1 / 0.05)
-    cosine_TV = F.cosine_similarity(query_TD[:, None], item_VD[None], dim=-1)
-    plain = (cosine_TV / 0.05).log_softmax(dim=-1)[torch.arange(6), target_T]
-    assert_same(ours, plain, [query_TD, item_VD])
-
-
 def test_logits_as_large_as_the_bound_allows_neither_overflow_nor_get_lost():
     """Half of the items in the query's direction and half against it, at the largest scale that seeks no maximum."""
     scale = 60 / math.log2(math.e) / 1.01 - 1e-6
@@ -183,13 +166,6 @@ def test_positions_times_catalogue_is_never_held():
     assert largest.size == 200 * 300  # the gauge works
 
 
-@pytest.mark.parametrize("target", [-1, 7])
-def test_a_target_outside_the_catalogue_is_an_error(target):
-    query_TD, item_VD, _, _ = problem(1, 7, 3, seed=0)
-    with pytest.raises(IndexError):
-        log_prob(query_TD, item_VD, torch.tensor([target]), 1.0)
-
-
 negatives = st.lists(st.integers(0, 11), min_size=1, max_size=15)
 
 
@@ -228,38 +204,3 @@ def test_with_log_counts_sampling_recovers_the_full_softmax(size, counts):
     log_count_N = count_V[negative_N].double().log()
     ours = sampled_log_prob(query_TD, item_VD[target_T], item_VD[negative_N], target_T, negative_N, 20.0, log_count_N)
     torch.testing.assert_close(ours, plain_log_prob(query_TD, item_VD, target_T, 20.0), **EXACT)
-
-
-def test_negatives_that_are_all_hits_leave_probability_one_and_no_gradient():
-    query_TD, item_VD, _, _ = problem(3, 4, 2, seed=0)
-    target_T, negative_N = torch.tensor([2, 2, 2]), torch.tensor([2, 2])
-    ours = sampled_log_prob(query_TD, item_VD[target_T], item_VD[negative_N], target_T, negative_N, 20.0)
-    assert (ours == 0).all()
-    for grad in torch.autograd.grad(ours.sum(), [query_TD, item_VD]):
-        assert (grad == 0).all()
-
-
-@given(st.integers(0, 500), st.integers(1, 60), st.integers(1, 4000))
-def test_chunks_are_few_alike_and_in_steps(positions, items, logits):
-    """As few as the budget allows, none more than a step longer than it must be; a step is held whatever it costs."""
-    setting = softmax._Setting(1.0, math.inf, torch.float32)
-    with patch.multiple(softmax, CPU_LOGITS=logits, ROW_BLOCK=8):
-        rows = setting.rows(positions, torch.zeros(items, 1))
-    if positions == 0:
-        assert rows == 1
-        return
-    most = max(8, logits // items // 8 * 8)
-    chunks = math.ceil(positions / most)
-    assert rows % 8 == 0
-    assert rows <= most
-    assert rows * chunks >= positions > (rows - 8) * chunks
-
-
-def test_the_largest_logit_is_looked_for_where_exponentials_may_overflow():
-    def needs_max(exponent, bound):
-        return softmax._Setting(exponent / math.log2(math.e) / bound, bound, torch.float32).needs_max
-
-    assert not any(needs_max(59.9, bound) for bound in (0.5, 1.0, 3.0))
-    assert all(needs_max(60.1, bound) for bound in (0.5, 1.0, 3.0))
-    assert softmax._Setting(1.0, math.inf, torch.float32).needs_max
-    assert softmax.ROW_BLOCK % 16 == 0  # of which matrix units are made

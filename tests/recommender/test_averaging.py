@@ -101,22 +101,6 @@ def test_of_many_weights_a_step_stands_for_those_before_it(monkeypatch):
     assert average[0].item() == pytest.approx((share_S * every**2).sum().item(), rel=0.05)
 
 
-@pytest.mark.parametrize("interval", [12, 40, 64])
-def test_the_more_weights_the_longer_the_gaps_and_none_is_longer(monkeypatch, interval):
-    """Of 138 million weights and more none was averaged between steps 992 and 32 times the interval."""
-    monkeypatch.setattr(averaging, "EVERY_STEP", 4 / interval)
-    callback, module, taken = PolynomialAveraging(), Weight(), []
-    callback.on_fit_start(None, module)
-    update = callback._update
-    callback._average_model.multi_avg_fn = lambda *given: (taken.append(step), update(*given))
-    for step in range(1, 3001):
-        callback.on_train_batch_end(module.after(step), module, None, None, 0)
-    gaps = [b - a for a, b in pairwise(taken)]
-    assert gaps[-10:] == [interval] * 10
-    assert all(gap <= min(interval, 1 + end / 32) for gap, end in zip(gaps, taken[1:], strict=True))
-    assert callback._average_model.module.weight[0].item() == pytest.approx(7 / 9 * 3000**2, rel=0.05)  # s^2, power 6
-
-
 def test_the_average_lies_where_the_weights_train_and_nothing_waits_for_it():
     callback, module = PolynomialAveraging(), Weight()
     callback.setup(SimpleNamespace(), module, "fit")
@@ -156,20 +140,3 @@ def test_a_finished_run_that_is_continued_has_its_average(log_root, tmp_path):
         trainer.fit(module, data, ckpt_path=str(tmp_path / "last.ckpt") if place else None)
         own = load_net(tmp_path / "best.ckpt", "policy").net
         assert all(map(torch.equal, module.policy.parameters(), own.parameters()))
-
-
-def test_weights_of_two_names_are_averaged_under_both():
-    callback, module = PolynomialAveraging(), Weight()
-    module.twin = torch.nn.ParameterDict({"weight": module.weight})
-    callback.on_fit_start(None, module)
-    for step in (1, 2):
-        callback.on_train_batch_end(module.after(step), module, None, None, 0)
-    checkpoint = {"state_dict": module.state_dict()}
-    callback.on_save_checkpoint(None, module, checkpoint)
-    average, last = checkpoint["state_dict"], checkpoint["current_model_state"]
-    assert average["weight"][0] == average["twin.weight"][0] < last["weight"][0] == 4
-
-
-def test_an_average_of_the_future_is_refused():
-    with pytest.raises(ValueError, match="power"):
-        PolynomialAveraging(-1)

@@ -119,12 +119,6 @@ def test_a_finished_run_that_is_continued_has_its_prior(data, tmp_path, averaged
     assert again.facts()["prior"] == read_checkpoint(tmp_path / "best.ckpt")["facts"]["prior"]
 
 
-def test_without_a_checkpoint_the_module_is_calibrated(data, tmp_path):
-    module = Recommender(data.num_items, small.encoder())
-    small.fit(module, data, tmp_path)
-    assert module.hand_over("policy").facts["prior"]["strength"] == module.policy.prior_strength
-
-
 @pytest.mark.parametrize("never", [{"limit_val_batches": 0}, {"check_val_every_n_epoch": 2}])
 def test_what_is_not_validated_is_not_calibrated(data, tmp_path, never):
     module = Recommender(data.num_items, small.encoder())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 
 import pytest
@@ -157,19 +156,6 @@ def test_missing_and_unexpected_weights_are_refused_or_reported(monkeypatch):
     assert len(said) == 1  # nothing to report
 
 
-def test_a_warm_start_takes_weights_and_no_configuration(log_root, cloned):
-    data = small.data_of(RecommenderData, log_root, "tastes", users="all")
-    module = Recommender(data.num_items, small.encoder(), temperature=0.7, init_from=str(cloned))
-    assert module.policy.temperature == 0.7
-    assert module.policy.item_embedding.weight.equal(load_net(cloned, "policy").net.item_embedding.weight)
-    assert module.start.catalogue == data.sequences.catalogue
-
-
-def test_a_warm_start_from_a_checkpoint_without_a_policy_is_no_start(rewarded):
-    with pytest.raises(InputError, match="holds no policy"):
-        Recommender(40, small.encoder(), init_from=str(rewarded))
-
-
 def test_what_is_given_in_python_is_one_start_and_a_policy(cloned, rewarded):
     policy = load_net(cloned, "policy")
     with pytest.raises(InputError, match=r"model\.init_from: a policy is given besides this checkpoint"):
@@ -198,11 +184,6 @@ def test_another_catalogue_is_refused(log_root, cloned, rewarded, tmp_path):
         assert data.num_items == 40
         with pytest.raises(InputError, match="another catalogue"):
             small.fit(module, data, tmp_path)
-
-
-def test_a_copy_elsewhere_is_as_good(cloned, tmp_path):
-    shutil.copy(cloned, tmp_path / "moved.ckpt")
-    assert load_net(tmp_path / "moved.ckpt", "policy").catalogue == load_net(cloned, "policy").catalogue
 
 
 def test_what_is_handed_over_in_python_is_what_the_checkpoint_holds(log_root, tmp_path):

@@ -79,11 +79,6 @@ def test_users_who_share_nothing_with_the_others_do_not_fill_it(alone):
     assert max(abs(np.corrcoef(z_V, popularity_V)[0, 1]) for z_V in z_VK.T) < 0.5
 
 
-def test_rounding_is_not_taken_for_a_difference():
-    same = np.repeat(np.arange(30), 7), np.tile(np.arange(7), 30)
-    assert not cooccurrence_embedding(*same, 9, 4).any()  # all choose the same
-
-
 def test_a_reward_model_reads_the_training_choices_of_its_own_users(log_root):
     data = small.data_of(RewardData, log_root, users="A")
     expected = initial_factors.item_features(data, 4)

@@ -23,9 +23,6 @@ from recalign.recommender import OneRecRecommender, Recommender, SequencePolicy
 from recalign.recommender.checkpoint import build, load_net, recipe
 from recalign.recommender.feature_table import FeatureTable
 from recalign.recommender.prior import training_pass, without_prior
-from recalign.recommender.semantic_ids import RecommenderVectors
-from recalign.recommender.semantic_ids.tokenize_command import tokenize
-from recalign.recommender.serving import recommend
 
 
 @pytest.fixture(scope="module")
@@ -69,11 +66,6 @@ def test_the_sum_of_a_small_table_by_hand():
     root = math.sqrt(0.5)
     expected = [[0, 0, 0], [1 + root, 1 + 2 * root + 2, 1], [3, 3, 12], [0, 2 - 8, 0]]
     torch.testing.assert_close(table.eval()(id_WD), torch.tensor(expected))
-
-
-def test_what_is_unknown_says_nothing_at_first():
-    assert by_hand().embedding_CD[0].eq(0).all()
-    assert by_hand().embedding_CD[1:].ne(0).all()
 
 
 def test_dropped_ids_are_the_same_until_they_are_restored():
@@ -134,14 +126,6 @@ def test_a_step_makes_the_table_once_and_drops_the_same_ids_everywhere(data):
     assert torch.equal(policy.item_table(), whole)
     assert policy.item_table() is not policy.item_table()
     copy.deepcopy(policy)  # nothing of the step is left
-
-
-def test_cold_items_follow_those_with_training_events(data):
-    sequences = data.sequences
-    assert (sequences.num_warm, sequences.num_items) == (WARM, WARM + COLD)
-    assert sequences.items.to_list() == list(range(1, WARM + COLD + 1))
-    assert small.batch_of(data, "train").target_T.max() <= WARM
-    assert small.batch_of(data).target_T.min() > WARM
 
 
 def test_the_loss_falls_and_a_cold_item_is_ranked_by_its_features(data, trained):
@@ -237,11 +221,6 @@ def test_a_warm_start_from_other_features_is_said(root, data, trained, tmp_path)
     assert not [one for one in found if "other features" in str(one.message)]
 
 
-def test_a_share_to_drop_is_below_one(data):
-    with pytest.raises(InputError, match="no share"):
-        Recommender(data.num_items, id_dropout=1.0)
-
-
 def test_without_features_nothing_is_added(root):
     data = data_of(root, {})
     torch.manual_seed(0)
@@ -252,18 +231,6 @@ def test_without_features_nothing_is_added(root):
     assert module.policy.state_dict().keys() == plain.state_dict().keys()
     assert all(torch.equal(a, b) for a, b in zip(module.policy.parameters(), plain.parameters(), strict=True))
     assert module.policy.item_table() is module.policy.item_embedding.weight
-
-
-def test_codes_of_cold_items_come_from_the_same_vectors(root, data, trained, tmp_path):
-    checkpoint = small.saved(trained[0], tmp_path / "policy.ckpt")
-    vectors = RecommenderVectors(str(checkpoint))
-    codes = tokenize(data=data, vectors=vectors, sizes=[8, 8], out=tmp_path / "tokens", allow_collapsed=True)
-    plain = data_of(root, {})
-    torch.manual_seed(0)
-    module = OneRecRecommender(plain.num_items, codes=str(codes), decoder=LazyDecoder(16, layers=1, max_length=32))
-    small.fit(module, plain, tmp_path, limit_train_batches=1, limit_val_batches=0)
-    found = recommend(module.policy.eval(), plain, k=WARM + COLD, codes=codes)
-    assert {41, 42} <= set(found["item"])
 
 
 def test_onerec_refuses_features(data):

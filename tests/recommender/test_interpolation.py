@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import numpy as np
@@ -77,31 +76,10 @@ def test_nothing_behind_the_first_fall_is_taken(at_reaches, between):
     assert len(asked) <= len(ALPHAS) + HALVINGS + 1
 
 
-def test_a_small_step_goes_beyond_its_end():
-    assert alpha_within_budget(lambda alpha: exactly(1 - 0.02 * alpha), 0.97)[0] == 1.5
-    assert alpha_within_budget(lambda alpha: exactly(1 - 0.001 * alpha), 0.97) == (4.0, exactly(0.996))
-
-
 def test_what_is_no_number_is_too_far():
     assert alpha_within_budget(lambda alpha: exactly(math.nan if alpha > 1 else 1.0), 0.97)[0] == 1.0
     assert alpha_within_budget(lambda _: exactly(math.nan), 0.97) == (0.0, ALL_RETAINED)
     assert alpha_within_budget(lambda _: Retention(1.0, math.nan), 0.97) == (0.0, ALL_RETAINED)
-
-
-def test_few_users_go_less_far_than_many_who_keep_as_much():
-    """Each user's loss is 2 % a unit of alpha on average, with a spread that 20 users cannot average out."""
-    start_U = np.tile([0.5, 1.0, 1.5, 2.0], 5)
-    loss_U = 0.02 + 0.2 * np.tile([-1.0, 1.0], 10) * np.array([1, 1, -1, -1] * 5)
-    loss_U += 0.02 - (loss_U * start_U).sum() / start_U.sum()
-
-    def kept(alpha, times):
-        return Retention.measure(np.tile(start_U * (1 - alpha * loss_U), times), np.tile(start_U, times))
-
-    (few, found), (many, _) = (alpha_within_budget(lambda alpha, n=n: kept(alpha, n), 0.97) for n in (1, 500))
-    assert kept(1.4, 1).share == pytest.approx(0.972)  # by its point alone, 1.5 would keep enough
-    assert 0 < few < 1
-    assert found.enough(0.97)
-    assert many == pytest.approx(1.5, abs=0.02)
 
 
 @pytest.mark.parametrize("users", [30, 300])
@@ -128,13 +106,6 @@ def test_of_one_user_nothing_is_sure_and_a_start_that_ranks_nothing_loses_nothin
         assert Retention.measure(np.zeros(users), np.zeros(users)) == ALL_RETAINED
 
 
-def test_a_bound_just_within_the_margin_is_enough():
-    assert Retention(0.97, (MARGIN - 1e-9) / Z_95).enough(0.97)
-    assert not Retention(0.97, (MARGIN + 1e-6) / Z_95).enough(0.97)
-    assert not Retention(0.9699, 0.0).enough(0.97)
-    assert Retention(1.0, 0.03).enough(0.97)
-
-
 def test_the_ranking_is_that_of_all_targets(log_root, cloned):
     data = small.data_of(RecommenderData, log_root, "tastes", batch_tokens=64)
     policy = load_net(cloned, "policy").net.eval()
@@ -157,19 +128,6 @@ def test_the_price_is_measured_on_all_users_and_on_as_many_batches_as_are_asked_
     for limit, batches in ((1.0, len(everybody)), (0.5, len(everybody) // 2), (2, 2), (10**6, len(everybody))):
         assert len(list(budget_batches(data, limit))) == batches
     assert ndcg_by_user(None, [], CPU).shape == (0,)
-
-
-def test_reaches_rise_and_never_more_than_double():
-    assert list(ALPHAS) == sorted(set(ALPHAS))
-    assert ALPHAS[0] > 0
-    assert 1.0 in ALPHAS  # the trained weights themselves
-    assert all(after <= 2 * before for before, after in itertools.pairwise(ALPHAS))
-    assert len(ALPHAS) + HALVINGS + 1 == 15  # the passes that KeepRanking promises, one of them for the start
-
-
-def test_what_is_just_enough_is_enough():
-    assert alpha_within_budget(lambda alpha: exactly(0.97 if alpha <= 1.4 else 0.5), 0.97) == (1.390625, exactly(0.97))
-    assert alpha_within_budget(lambda alpha: exactly(0.97), 0.97) == (4.0, exactly(0.97))
 
 
 def test_the_share_to_keep_is_above_0_and_at_most_1():

@@ -11,7 +11,6 @@ import torch
 from recalign.errors import InputError
 from recalign.recommender import Recommender, RecommenderData, SequencePolicy
 from recalign.recommender import policy as policy_file
-from recalign.recommender.policy import chunks
 from recalign.recommender.training import adamw
 from recalign.run.stage.guard import StepSeeds
 
@@ -66,16 +65,6 @@ def test_with_many_draws_loss_and_gradient_are_those_of_the_full_softmax(data, b
     assert (gradients[1] - gradients[0]).norm() < 0.02 * gradients[0].norm()
 
 
-def test_a_sampled_softmax_learns_the_log(data, tmp_path):
-    torch.manual_seed(0)
-    module = Recommender(data.num_items, small.encoder(), temperature=0.3, negatives=20, lr=5e-3)
-    small.fit(module, data, tmp_path, epochs=15)
-    loader = data.loader(data.training())
-    with torch.no_grad():
-        logp = torch.cat([module.policy.eval().log_prob(module.policy.encode(b), b.target_T) for b in loader])
-    assert -logp.mean() < math.log(data.num_items) - 0.1  # better than knowing nothing, over the full catalogue
-
-
 def test_a_continued_run_draws_the_negatives_that_it_would_have_drawn(data, tmp_path):
     def module() -> Recommender:
         torch.manual_seed(0)
@@ -111,13 +100,6 @@ def test_what_is_rare_in_a_large_catalogue_is_drawn_as_often_as_it_should_be():
     assert half == pytest.approx(0.5, abs=0.03)
     assert drawn.min() >= 0
     assert drawn.max() < items
-
-
-def test_fewer_states_are_worked_on_at_once_where_there_are_more_items():
-    assert chunks(1000, 3_706) == [slice(0, policy_file.ROWS), slice(policy_file.ROWS, 1000)]
-    rows = chunks(1000, 1_000_000)[0].stop
-    assert rows * 1_000_000 <= policy_file.SCORES < rows * 1_100_000
-    assert chunks(2, 10**9) == [slice(0, 1), slice(1, 2)]
 
 
 @torch.no_grad()

@@ -114,13 +114,6 @@ def test_a_new_node_points_where_its_relatives_do(policy, data, codes_XS):
     assert torch.allclose(*vectors, atol=1e-5) == (policy.head.temperature is not None)
 
 
-@torch.no_grad()
-def test_with_nothing_new_it_is_the_same_policy(policy, data, codes_XS):
-    batch, same = small.batch_of(data, rows=4), appended(policy, codes_XS[: data.num_items])
-    expected_TV = policy.log_probs(policy.encode(batch))
-    torch.testing.assert_close(same.log_probs(same.encode(batch)), expected_TV)
-
-
 def test_a_new_item_whose_id_is_of_another_type_is_refused(policy, data, codes, tmp_path):
     table, path = CodesTable.read(codes), tmp_path / "codes.parquet"
     CodesTable(table.items.cast(pl.String).replace("101", "a film"), table.codes_NL, table.version_N, SIZES).write(path)

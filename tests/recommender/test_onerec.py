@@ -78,12 +78,6 @@ def test_a_warm_start_with_other_codes_is_refused(data, tmp_path):
         small.fit(made(data, codes=str(path), init_from=start), data, tmp_path)
 
 
-def test_feedback_is_calibrated_as_in_the_recommender(data, tmp_path):
-    module = made(data, feedback=True)
-    small.fit(module, data, tmp_path, limit_train_batches=1)
-    assert module.policy.past_rewards.scale != 1
-
-
 def test_codes_of_another_catalogue_are_refused_before_training(data, tmp_path):
     other = data.sequences.items.head(data.num_items - 2)
     module = made(data, codes=codes_file(data, tmp_path, other))
@@ -106,14 +100,6 @@ def test_settings_that_do_not_fit_are_refused(data):
         made(data, beam=99999)
     with pytest.raises(InputError, match=r"model.encoder: an encoder of dim 8"):
         made(data, encoder=small.pooled())
-
-
-@pytest.mark.parametrize("sizes", [[5, 4], [3, 3, 3], [20], [8192, 8192, 8192]])
-def test_random_codes_are_unique_and_always_the_same(sizes):
-    codes_VS = random_codes(20, sizes)
-    assert len(codes_VS.unique(dim=0)) == 20
-    assert ((codes_VS >= 0) & (codes_VS < torch.tensor(sizes))).all()
-    assert codes_VS.equal(random_codes(20, sizes))
 
 
 def test_post_training_moves_it(log_root, data, tmp_path):

@@ -14,7 +14,6 @@ from recalign.nn import LazyDecoder
 from recalign.recommender import CodePolicy, Policy, RecommenderData
 from recalign.recommender import onerec_choices as choices_file
 from recalign.recommender import onerec_policy as codes_file
-from recalign.recommender.checkpoint import build, recipe
 from recalign.recommender.onerec import random_codes
 from recalign.recommender.onerec_choices import follow
 
@@ -55,12 +54,6 @@ def policy(request: pytest.FixtureRequest, data) -> CodePolicy:
 
 
 @torch.no_grad()
-def test_probabilities_of_items_sum_to_one(policy, batch):
-    total_T = policy.log_probs(policy.encode(batch)).double().exp().sum(dim=1)
-    assert (total_T - 1).abs().max() < 1e-5
-
-
-@torch.no_grad()
 def test_walk_teacher_forcing_and_a_full_beam_agree(policy, batch, monkeypatch):
     state, items = policy.encode(batch), policy.num_items
     logp_TV = policy.log_probs(state)
@@ -97,16 +90,6 @@ def test_ranks_within_k_read_few_prefixes(data, batch, monkeypatch):
     targets, prefixes = len(batch.target_T), policy.trie.nodes(1)
     assert read[:2] == [targets, targets]  # the targets' own, then the best
     assert sum(read) - targets < targets * prefixes / 2
-
-
-@torch.no_grad()
-def test_ranks_within_k_count_no_missing_child(batch):
-    items = int(batch.item_BL.max())
-    policy = made(items, [2, items])
-    policy.set_codes(torch.tensor([[int(item > 0), item] for item in range(items)]))  # one item begins with code 0
-    torch.nn.init.constant_(policy.start, math.nan)
-    state = policy.encode(batch)
-    assert policy.ranks_within(state, batch.target_T, items).equal(policy.ranks(state, batch.target_T))
 
 
 @torch.no_grad()
@@ -186,14 +169,6 @@ def test_a_narrow_beam_shows_unseen_items_once_and_as_many_as_there_are(data, ba
 
 
 @torch.no_grad()
-def test_states_may_be_taken_apart(policy, batch):
-    state = policy.encode(batch)
-    part = slice(2, 7)
-    torch.testing.assert_close(policy.log_probs(state[part]), policy.log_probs(state)[part], atol=1e-5, rtol=0)
-    assert policy.hidden(state[part]).equal(policy.hidden(state)[part])
-
-
-@torch.no_grad()
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
 def test_the_prior_weighs_a_node_by_the_events_below_it(data, batch, sizes):
     policy = made(data.num_items, sizes)
@@ -240,14 +215,6 @@ def test_the_loss_has_the_gradient_of_the_walk(policy, batch):
 
 
 @torch.no_grad()
-def test_a_rebuilt_policy_says_the_same(policy, batch):
-    there = build(recipe(policy)).eval()
-    there.load_state_dict(policy.state_dict())
-    assert there.prior_strength == policy.prior_strength == 0.5
-    torch.testing.assert_close(there.log_probs(there.encode(batch)), policy.log_probs(policy.encode(batch)))
-
-
-@torch.no_grad()
 def test_the_future_and_the_padding_are_not_seen(policy, batch):
     for column in (int(batch.column_T.min()), int(batch.column_T.max())):
         own_T, item_BL = batch.column_T <= column, batch.item_BL.clone()
@@ -263,19 +230,6 @@ def test_bfloat16_keeps_probabilities_normalised(policy, batch):
         logp_TV = policy.log_probs(policy.encode(batch))
     assert logp_TV.dtype == torch.float32
     assert (logp_TV.double().exp().sum(dim=1) - 1).abs().max() < 1e-5
-
-
-@torch.no_grad()
-def test_kl_and_entropy_are_over_the_items(data, batch):
-    one = made(data.num_items, [9, 8])
-    other = made(data.num_items, [9, 8])
-    other.start.add_(0.5)
-    p_TX, q_TX = (policy.log_probs(policy.encode(batch)).double() for policy in (one, other))
-    kl_T, entropy_T = one.kl_and_entropy(one.encode(batch), other, other.encode(batch))
-    torch.testing.assert_close(kl_T.double(), (p_TX.exp() * (p_TX - q_TX)).sum(dim=1), atol=1e-5, rtol=0)
-    torch.testing.assert_close(entropy_T.double(), -(p_TX.exp() * p_TX).sum(dim=1), atol=1e-4, rtol=0)
-    assert (kl_T > 1e-3).all()
-    assert one.kl_and_entropy(one.encode(batch), one, one.encode(batch))[0].abs().max() < 1e-6
 
 
 def test_no_state_has_a_size_of_targets_times_history(policy, batch):

@@ -117,15 +117,6 @@ def test_ranks_are_those_counted_by_hand_and_a_miss_is_0(policy, batch):
 
 
 @torch.no_grad()
-def test_a_policy_that_knows_nothing_ranks_everything_last(data, batch):
-    ranks = SameForAll(torch.zeros(data.num_items)).ranks(
-        torch.zeros(len(batch.target_T), 1), batch.target_T, batch.seen_N
-    )
-    unseen = [data.num_items - int((batch.seen_N[0] == t).sum()) for t in range(len(ranks))]
-    assert ranks.tolist() == [0, *unseen[1:]]
-
-
-@torch.no_grad()
 def test_what_is_shown_is_the_best_of_what_was_not_seen(policy, batch):
     state = policy.encode(batch)
     score_TK, item_TK = policy.top_k(state, 10, batch.seen_N)
@@ -144,15 +135,6 @@ def test_an_empty_place_is_item_0(policy, batch):
     item_K = policy.top_k(policy.encode(batch), policy.num_items, batch.seen_N)[1][0]
     assert (item_K > 0).sum() == left
     assert (item_K[left:] == 0).all()
-
-
-@torch.no_grad()
-def test_the_best_item_of_rank_1_is_the_first_shown(policy, batch):
-    state = policy.encode(batch)
-    best = policy.top_k(state, 1)[1][:, 0]
-    if not isinstance(policy, SameForAll):
-        assert (policy.ranks(state, best) == 1).all()
-    assert (policy.log_probs(state).argmax(dim=1) + 1 == best).all()
 
 
 @torch.no_grad()
@@ -209,13 +191,6 @@ def test_the_reward_of_an_event_is_seen_after_it_and_never_before(data):
     same_T = (before == after).all(dim=1)
     assert same_T[batch.column_T < 5].all()
     assert not same_T[batch.column_T >= 5].any()
-
-
-@torch.no_grad()
-def test_a_policy_without_feedback_sees_no_reward(data):
-    policy = sequence_policy(data.num_items).eval()
-    batch = small.batch_of(data, "train", rows=1)
-    assert policy.encode(batch).equal(policy.encode(with_reward(batch, 5)))
 
 
 def test_a_missing_reward_is_not_a_reward_of_0(data):

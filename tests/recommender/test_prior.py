@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 
 import pytest
 import small
@@ -14,7 +13,6 @@ from hypothesis import strategies as st
 from recalign.errors import InputError
 from recalign.evaluation.baselines import SameForAll
 from recalign.recommender import RecommenderData, SequencePolicy
-from recalign.recommender.checkpoint import load_weights
 from recalign.recommender.prior import ItemPrior, without_prior
 
 
@@ -90,17 +88,6 @@ def test_every_item_as_a_negative_gives_the_whole_softmax(policy, batch, monkeyp
     torch.testing.assert_close(sampled_T, policy.log_prob(state, batch.target_T), atol=1e-4, rtol=1e-4)
 
 
-@torch.no_grad()
-def test_under_bfloat16_it_costs_no_precision(policy, batch):
-    policy.temperature, state, errors = 0.05, policy.encode(batch), []  # as shipped
-    for strength in (0.0, 1.3):
-        policy.prior_strength = strength
-        exact_T = policy.log_prob(state, batch.target_T)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            errors.append((policy.log_prob(state, batch.target_T) - exact_T).abs().max())
-    assert 0 < errors[1] < 2 * errors[0]
-
-
 @given(st.lists(st.integers(0, 10**7), min_size=2, max_size=20), st.floats(-2, 2), st.floats(1, 50))
 def test_the_bound_holds_for_any_counts(counts, strength, scale):
     prior = ItemPrior(len(counts))
@@ -115,14 +102,6 @@ def test_the_bound_holds_for_any_counts(counts, strength, scale):
     torch.testing.assert_close(scale * added_V, expected_V, atol=1e-4, rtol=1e-4)
     rounding = torch.finfo(torch.float32).tiny  # of subnormal numbers
     assert added_V.abs().max() <= prior.bound(scale) * (1 + 1e-5) + rounding
-
-
-@pytest.mark.parametrize("strength", [-2.0, 2.0])
-def test_the_bound_is_no_larger_than_it_must_be(strength):
-    prior = ItemPrior(3)
-    prior.set_counts(torch.tensor([0, 4, 40]))  # 1/2 to 81/2
-    prior.strength = strength
-    assert prior.bound(scale=4.0) == pytest.approx(2 * math.log(81) / 4)
 
 
 def test_strong_priors_of_common_items_neither_overflow_nor_vanish(policy, batch):
@@ -142,12 +121,6 @@ def test_it_goes_with_the_weights_and_is_not_trained(policy):
     assert copy.deepcopy(policy).prior_strength == 0.3
 
 
-def test_weights_without_a_prior_are_refused(policy):
-    old = {name: value for name, value in policy.state_dict().items() if not name.startswith("prior.")}
-    with pytest.raises(InputError, match=r"old\.ckpt: missing: .*prior"):
-        load_weights(SequencePolicy(small.encoder(), policy.num_items, temperature=0.3), old, where="old.ckpt")
-
-
 def test_a_policy_without_a_prior_says_so():
     policy = SameForAll(torch.zeros(5))
     policy.set_counts(torch.ones(5))
@@ -155,15 +128,6 @@ def test_a_policy_without_a_prior_says_so():
     assert policy.prior_strength == 0
     with pytest.raises(InputError, match=r"model\.prior: SameForAll has no item prior"):
         policy.prior_strength = 0.5
-
-
-@pytest.mark.parametrize("width", [1, 3, 7, 8, 16])
-def test_widened_vectors_keep_products_fast(width):
-    prior = ItemPrior(4)
-    prior.strength = 1.0
-    query = prior.augment_queries(torch.zeros(2, width))
-    item = prior.augment_items(torch.zeros(4, width), 1.0, slice(4))
-    assert query.shape[1] == item.shape[1] == 8 * (width // 8 + 1)
 
 
 def test_without_their_priors_policies_are_as_they_were_cloned_and_get_them_back(policy):

@@ -37,12 +37,6 @@ def test_means_by_hand():
     )
 
 
-def test_nothing_measured_is_nan():
-    metric = RankMetrics()
-    metric.update(torch.tensor([], dtype=torch.long))
-    assert all(value.isnan() for value in metric.compute().values())
-
-
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(0, 10_000), min_size=1, max_size=40), st.randoms())
 def test_batches_and_order_change_no_bit(ranks, random):

@@ -13,8 +13,6 @@ import torch
 from recalign.errors import InputError
 from recalign.recommender import Recommender, RecommenderData
 from recalign.recommender.rank_metrics import RankMetrics
-from recalign.recommender.training import adamw
-from recalign.reward import RewardEnsemble
 
 
 @pytest.fixture
@@ -72,11 +70,6 @@ def test_cloning_learns_nothing_from_the_rewards_of_judges_users(log_root, tmp_p
     for whose, same in ((~pl.col("user").is_in(in_a), True), (pl.col("user").is_in(in_a), False)):
         _, other = seeing_rewards(log_root, tmp_path, pl.when(whose).then(6 - RATING).otherwise(RATING))
         assert all(a.equal(b) for a, b in zip(plain, other, strict=True)) == same
-
-
-def test_rewards_that_are_to_be_seen_must_be_there(log_root, tmp_path):
-    with pytest.raises(InputError, match=r"model\.feedback: the policy is to see rewards"):
-        seeing_rewards(log_root, tmp_path, reward=None, high=None)
 
 
 @pytest.mark.parametrize("same", [3.0, 0.1, 0.7])  # the mean of some equal numbers is another one, by rounding
@@ -140,28 +133,12 @@ def test_predict_writes_raw_ids_of_unseen_items(data, tmp_path):
     assert first["score"].is_sorted(descending=True)
 
 
-def test_a_dry_run_of_predict_writes_nothing(data, tmp_path):
-    module = Recommender(data.num_items, small.encoder())
-    small.trainer_of(tmp_path, fast_dev_run=True).predict(module, data, return_predictions=False)
-    assert not (tmp_path / "recommendations.parquet").exists()
-
-
 def test_predictions_that_are_nan_are_refused(data, tmp_path):
     module = Recommender(data.num_items, small.encoder())
     module.policy.encoder.position.data.fill_(float("nan"))
     with pytest.raises(InputError, match=f"NaN for {len(data.sequences.users)} users"):
         small.trainer_of(tmp_path).predict(module, data, return_predictions=False)
     assert not (tmp_path / "recommendations.parquet").exists()
-
-
-def test_biases_and_tables_of_one_column_do_not_decay():
-    net = RewardEnsemble(small.encoder(), 10, members=2).requires_grad_(True)
-    decayed, free = adamw(net, 0.1, 0.5).param_groups
-    names = {id(p): name for name, p in net.named_parameters()}
-    assert (decayed["weight_decay"], free["weight_decay"]) == (0.5, 0.0)
-    assert "nets.0.trunk.item_embedding.weight" in {names[id(p)] for p in decayed["params"]}
-    assert "nets.0.item_bias" in {names[id(p)] for p in free["params"]}
-    assert len(decayed["params"]) + len(free["params"]) == len(names)
 
 
 def test_the_likelihood_is_of_known_targets_and_of_small_catalogues(data, tmp_path, monkeypatch):

@@ -80,12 +80,6 @@ def test_a_wrong_table_is_refused(tmp_path: Path, columns: dict, message: str):
     assert error.value.where == str(path)
 
 
-def test_codes_of_another_catalogue_are_refused(tmp_path: Path):
-    with pytest.raises(InputError, match="2 of the catalogue's 3 items have no id, such as 'x'") as error:
-        load_codes(written(tmp_path), pl.Series(["a", "x", "y"]))
-    assert "--append" in str(error.value)
-
-
 def test_codes_of_another_log_are_refused(tmp_path: Path):
     """Their items may have the same numbers."""
     items = pl.Series([1, 2, 3])

@@ -43,11 +43,6 @@ def test_what_unique_ids_would_hide_is_refused():
     assert len(same["defects"]) == 5
 
 
-def test_vectors_whose_lengths_differ_wildly_are_refused():
-    lengths = np.exp(2 * np.random.default_rng(1).normal(size=(400, 1)))
-    assert said((cloudy() * lengths).astype(np.float32))["verdict"] == "collapsed"
-
-
 def test_the_figures_by_hand():
     """Four items on a line, two by two; the last two have one nearest id."""
     x_ND = np.array([[-3.0], [-1.0], [2.0], [2.0]], np.float32)
@@ -78,8 +73,3 @@ def test_examples_are_the_tightest_the_median_and_the_loosest_code():
         assert one["items"] == len(of_code)
         assert set(one["titles"]) <= of_code
         assert len(one["titles"]) == min(5, len(of_code))
-
-
-def test_items_that_share_no_code_make_no_example():
-    x_ND = np.array([[-1.0], [1.0]], np.float32)
-    assert examples(x_ND, quantize(x_ND, (2, 2)), pl.Series(["a", "b"])) == []

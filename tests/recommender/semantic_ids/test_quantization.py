@@ -82,10 +82,6 @@ def test_one_to_one_assignment_has_the_smallest_sum_of_all(seed: int, free: list
     assert square_NK[np.arange(3), code_N].sum() == pytest.approx(best, abs=1e-4)
 
 
-def test_keys_sort_as_their_codes_do():
-    assert keys(np.array([[1, 0], [0, 2], [1, 2], [0, 2]]), (2, 3)).tolist() == [3, 2, 5, 2]
-
-
 @settings(max_examples=25)
 @given(
     st.integers(0, 99),

@@ -11,11 +11,10 @@ import polars as pl
 import pytest
 import small
 import tiny
-import torch
 
 from recalign.data.sequences import EventDataModule
 from recalign.errors import InputError
-from recalign.recommender.semantic_ids import CodesTable, ParquetVectors, RecommenderVectors, load_codes
+from recalign.recommender.semantic_ids import CodesTable, ParquetVectors, load_codes
 from recalign.recommender.semantic_ids.tokenize_command import _with_new, tokenize
 from recalign.run.configs import find
 from recalign.run.stage.tokens import parse_tokens
@@ -46,31 +45,6 @@ def test_the_files_say_the_same_as_the_terminal(data: EventDataModule, tmp_path:
         assert shown in out
 
 
-def test_the_same_settings_give_the_same_files(data: EventDataModule, tmp_path: Path):
-    first, second = (tokenize(data=data, out=tmp_path / name) for name in "ab")
-    assert first.read_bytes() == second.read_bytes()
-    assert first.with_name("tokens.json").read_bytes() == second.with_name("tokens.json").read_bytes()
-
-
-def test_the_default_folder_is_that_of_the_log(data: EventDataModule, tmp_path: Path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert tokenize(data=data) == Path("runs/tastes/tokens/seed-0/codes.parquet")
-
-
-def test_a_trained_recommenders_items_are_vectors(data: EventDataModule, cloned, tmp_path: Path):
-    """Two clouds of them, whichever way they lie, are two first codes."""
-    late_V = data.sequences.items.to_numpy() > 20
-    checkpoint = torch.load(cloned, weights_only=True)
-    weight = checkpoint["state_dict"]["policy.item_embedding.weight"]
-    centre_D = torch.randn(weight.shape[1])
-    noise_VD = 0.1 * torch.randn(weight[1:].shape)  # ten times nearer to their own centre than the centres are apart
-    weight[1:] = noise_VD + torch.where(torch.from_numpy(late_V)[:, None], centre_D, -centre_D)
-    torch.save(checkpoint, tmp_path / "two.ckpt")
-    path = tokenize(data=data, vectors=RecommenderVectors(str(tmp_path / "two.ckpt")), sizes=[2, 40], out=tmp_path)
-    first_V = load_codes(path, data.sequences.items).codes_NL[:, 0]
-    assert (first_V == late_V).all() or (first_V != late_V).all()
-
-
 def test_appended_items_are_those_of_the_source_that_had_no_id(data: EventDataModule, tmp_path: Path):
     first = tokenize(data=data, vectors=clouds(tmp_path, range(1, 41)), out=tmp_path / "first")
     before = CodesTable.read(first)
@@ -83,13 +57,6 @@ def test_appended_items_are_those_of_the_source_that_had_no_id(data: EventDataMo
     assert load_codes(again, pl.Series([50, 1])).codes_NL.shape == (2, 2)
     unchanged = tokenize(data=data, vectors=clouds(tmp_path, range(1, 51)), append=again, out=tmp_path / "again")
     assert CodesTable.read(unchanged).version == 2
-
-
-def test_appending_to_a_catalogue_that_shrank_is_refused(data: EventDataModule, tmp_path: Path):
-    path = tokenize(data=data, vectors=clouds(tmp_path, range(1, 41)), out=tmp_path)
-    path = tokenize(data=data, vectors=clouds(tmp_path, range(1, 51)), append=path, out=tmp_path)
-    with pytest.raises(InputError, match="10 of its 50 items have no vector any more, such as 41"):
-        tokenize(data=data, vectors=clouds(tmp_path, range(1, 41)), append=path, out=tmp_path)
 
 
 def test_vectors_of_too_few_items_are_refused(data: EventDataModule, tmp_path: Path):

@@ -67,11 +67,6 @@ def test_vectors_are_centred_and_as_long_as_each_other():
     np.testing.assert_allclose(matrix(table, items[1:], False, "here"), [[0, -1], [0, 1]])
 
 
-def test_an_item_without_a_vector_is_named(data: EventDataModule):
-    with pytest.raises(InputError, match="2 of 3 items have no vector, such as 2"):
-        matrix(vector_table(pl.Series([1]), np.ones((1, 2))), pl.Series([1, 2, 3]), True, "here")
-
-
 @pytest.mark.parametrize("value", [np.nan, np.inf, None])
 def test_a_value_that_is_no_number_is_refused(data: EventDataModule, tmp_path: Path, value: float | None):
     vectors = VECTORS.tolist()
@@ -98,17 +93,6 @@ def test_a_value_that_is_no_number_is_refused(data: EventDataModule, tmp_path: P
 def test_a_wrong_column_is_refused(data: EventDataModule, tmp_path: Path, columns: dict, message: str):
     with pytest.raises(InputError, match=message):
         ParquetVectors(own(tmp_path, **columns)).table(data)
-
-
-def test_columns_that_are_named_must_be_there_and_hold_numbers(data: EventDataModule, tmp_path: Path):
-    path = own(tmp_path, title=["a"] * 40)
-    for settings, message in (
-        ({"item": "itm"}, "there is no column 'itm'"),
-        ({"columns": ["vectr"]}, "there is no column 'vectr'"),
-        ({"columns": ["title"]}, "columns of numbers"),
-    ):
-        with pytest.raises(InputError, match=message):
-            ParquetVectors(path, **settings).table(data)
 
 
 @pytest.mark.parametrize("content", [None, b"no Parquet"])

@@ -1,7 +1,10 @@
+"""Dropout and unit vectors against what torch has."""
+
 import pytest
 import torch
+import torch.nn.functional as F
 
-from recalign.nn.layers import Dropout
+from recalign.nn.layers import Dropout, unit
 
 
 def test_keeps_the_right_share_scaled_and_sends_gradients_the_same_way():
@@ -38,7 +41,19 @@ def test_does_nothing_out_of_training_or_at_zero():
     assert Dropout(1e-6)(x) is x  # rounds to nothing
 
 
-@pytest.mark.parametrize("p", [-0.1, 1.0])
-def test_refuses_what_is_no_probability_of_dropping(p):
-    with pytest.raises(ValueError, match="at least 0 and below 1"):
-        Dropout(p)
+def test_values_and_gradients_are_those_of_normalize():
+    torch.manual_seed(0)
+    x = torch.randn(7, 3, 5, dtype=torch.float64)
+    goal = torch.randn_like(x)
+    mine, reference = x.clone().requires_grad_(), x.clone().requires_grad_()
+    torch.testing.assert_close(unit(mine), F.normalize(reference, dim=-1), rtol=0, atol=1e-15)
+    (unit(mine) * goal).sum().backward()
+    (F.normalize(reference, dim=-1) * goal).sum().backward()
+    torch.testing.assert_close(mine.grad, reference.grad, rtol=1e-13, atol=1e-13)
+
+
+def test_zero_stays_zero_and_has_no_gradient():
+    x = torch.zeros(2, 5, requires_grad=True)
+    assert not unit(x).any()
+    unit(x).backward(torch.ones(2, 5))
+    assert not x.grad.any()
