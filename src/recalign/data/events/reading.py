@@ -2,10 +2,8 @@
 
 import csv
 import gzip
-import itertools
-import operator
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -56,32 +54,45 @@ def matched(log: LogMapping, tables: Tables) -> tuple[Tables, SourceRows]:
     Raises:
         InputError: one cannot be read, they have no rows or too many, or their columns do not fit.
     """
-    heights, schemas = {}, {}
+    heights, kinds = {}, {}
     for file, table in tables.items():
         with reading_parquet(file):
-            schemas[file] = table.collect_schema()
+            schema = table.collect_schema()
             heights[file] = int(table.select(pl.len()).collect().item())
-        require_columns(log, file, schemas[file].names())
+        for key in ("user", "item", "timestamp", *EXPOSURE_COLUMNS):
+            column = getattr(log, key)
+            computed = key in EXPOSURE_COLUMNS and column in log.columns
+            if column is not None and not computed and column not in schema:
+                raise no_column(f"data.log.{key}", column, file, schema.names())
+        for name, dtype in schema.items():
+            kinds.setdefault(name, {}).setdefault(_kind(dtype), f"{dtype} in {file}")
     if not 0 < (total := sum(heights.values())) <= MAX_ROWS:
         what = f"the log has {total:,} rows, not 1 to {MAX_ROWS:,}" if total else "the log is empty"
         raise InputError(what, where=", ".join(heights), remedy="name other files in data.log.files")
     if len(set(map(is_text, tables))) > 1:
         raise InputError("a log is text or Parquet, not both", where="data.log.files", remedy=RULE)
-    for name in dict.fromkeys(name for schema in schemas.values() for name in schema):
-        _require_one_kind({file: schema[name] for file, schema in schemas.items() if name in schema}, name)
+    for name, found in kinds.items():  # joined, times would become numbers, and fractions text
+        others = {*found} - {"none", "whole number"}
+        if len(others) > 1 or (others - {"fraction", "text"} and "whole number" in found):
+            types = " and ".join(one for kind, one in found.items() if kind != "none")
+            what = f"the files do not fit together: the column {name} holds {types}"
+            raise InputError(what, where="data.log.files", remedy="write it in the same type in all files")
     for name in (log.user, log.item):
-        written = [file for file, schema in schemas.items() if is_text(file) and schema[name] == pl.String]
-        if all(_are_whole(tables[file], name) for file in written):
+        written = [file for file, table in tables.items() if table.collect_schema()[name] == pl.String]
+        columns = (tables[file].select(pl.col(name).replace(MISSING, None)).collect().to_series() for file in written)
+        if all(map(is_text, written)) and all(whole_numbers(column).dtype != pl.String for column in columns):
             number = pl.col(name).replace(MISSING, None).str.strip_suffix(".0").cast(pl.Int64)
             tables = tables | {file: tables[file].with_columns(number) for file in written}
     headed = frozenset(file for file in tables if is_text(file) and log.header is None)
     return tables, SourceRows(pl.Series([], dtype=pl.UInt32), heights, headed)
 
 
-def _are_whole(table: pl.LazyFrame, name: str) -> bool:
-    """Whether all ids of a column of text are 64-bit integers, written ``7`` or ``7.0``."""
-    ids = table.select(pl.col(name).replace(MISSING, None)).collect().to_series()
-    return whole_numbers(ids).dtype != pl.String
+def _kind(dtype: pl.DataType) -> str:
+    if dtype in (pl.String, pl.Categorical, pl.Enum):
+        return "text"
+    if dtype.is_float() or dtype.is_temporal():
+        return "fraction" if dtype.is_float() else "time"
+    return "none" if dtype == pl.Null else "whole number" if dtype.is_numeric() or dtype == pl.Boolean else str(dtype)
 
 
 def whole_numbers(ids: pl.Series) -> pl.Series:
@@ -90,23 +101,6 @@ def whole_numbers(ids: pl.Series) -> pl.Series:
         return ids
     numbers = ids.str.strip_suffix(".0").cast(pl.Int64, strict=False)
     return ids if numbers.null_count() > ids.null_count() else numbers
-
-
-def _require_one_kind(types: Mapping[str, pl.DataType], name: str) -> None:
-    """Refuse mixed types: joined, times would become numbers, and fractions text."""
-    kinds = {_kind(dtype): file for file, dtype in reversed(types.items()) if dtype != pl.Null}
-    if len(kinds) > 1 and not any(set(kinds) <= {"whole number", other} for other in ("fraction", "text")):
-        held = " and ".join(f"{types[file]} in {file}" for file in kinds.values())
-        what = f"the files do not fit together: the column {name} holds {held}"
-        raise InputError(what, where="data.log.files", remedy="write it in the same type in all files")
-
-
-def _kind(dtype: pl.DataType) -> str:
-    if dtype in (pl.String, pl.Categorical, pl.Enum):
-        return "text"
-    if dtype.is_float() or dtype.is_temporal():
-        return "fraction" if dtype.is_float() else "time"
-    return "whole number" if dtype.is_numeric() or dtype == pl.Boolean else str(dtype)
 
 
 def read(
@@ -126,7 +120,7 @@ def read(
     try:
         if not is_text(file):
             return scan(file).collect()
-        return _without_patterns(file, _read_text(file, text, header, separator or find_separator(file)))
+        return _without_patterns(file, _read_text(file, text, header, separator or _find_separator(file)))
     except pl.exceptions.NoDataError as error:
         raise InputError("the file is empty", where=file, remedy="name a file with rows") from error
     except (pl.exceptions.PolarsError, OSError, EOFError, csv.Error) as error:
@@ -139,20 +133,10 @@ def scan(file: str) -> pl.LazyFrame:
 
 
 def _without_patterns(file: str, table: Frame) -> Frame:
-    """Refuse columns whose names Polars would take for patterns, ``*`` and ``^...$``."""
     for name in table.collect_schema().names():
         if name == "*" or (name.startswith("^") and name.endswith("$")):
-            raise InputError(f"a column is called {name!r}, which is a pattern", where=file, remedy="rename it")
+            raise InputError(f"a column is called {name!r}, a pattern to Polars", where=file, remedy="rename it")
     return table
-
-
-def require_columns(log: LogMapping, file: str, columns: list[str]) -> None:
-    """Refuse a file without a column that the log maps."""
-    for key in ("user", "item", "timestamp", *EXPOSURE_COLUMNS):
-        column = getattr(log, key)
-        computed = key in EXPOSURE_COLUMNS and column in log.columns
-        if column is not None and not computed and column not in columns:
-            raise no_column(f"data.log.{key}", column, file, columns)
 
 
 def looks_like_data(names: Sequence[str]) -> bool:
@@ -171,11 +155,8 @@ def no_column(key: str, column: str, file: str, found: list[str]) -> InputError:
     return InputError(what, where=key, remedy=remedy)
 
 
-def find_separator(file: str) -> str:
-    """Find the separator of a text file from its first row.
-
-    The usual one (a tab in .tsv, else a comma) if the row contains it, else the most frequent of `SEPARATORS`.
-    """
+def _find_separator(file: str) -> str:
+    """The usual one (a tab in .tsv, else a comma) if the first row contains it, else the most frequent one."""
     line = re.sub(r'"[^"]*"', "", next((line for line in _lines(file) if line.strip()), ""))
     usual = "\t" if file.removesuffix(".gz").endswith(".tsv") else ","
     return usual if usual in line else max((usual, *SEPARATORS), key=line.count)
@@ -187,15 +168,14 @@ def _lines(file: str) -> Iterator[str]:
         yield from lines  # type: ignore[misc]
 
 
-def _fields(file: str, separator: str, header: Sequence[str] | None) -> Iterator[list[str]]:
-    """The fields of each row as text, as Polars would read them; of the header too. ``csv.Error`` for a bad quote."""
+def _fields(file: str, separator: str) -> Iterator[list[str]]:
+    """The fields of each row that is not blank as text, the header's too. ``csv.Error`` for a bad quote."""
     csv.field_size_limit(2**31 - 1)  # Polars reads fields of any length
-    rows = csv.reader(_lines(file), delimiter=separator, strict=True)
-    return rows if header is not None else itertools.dropwhile(operator.not_, rows)  # as Polars skips blank lines
+    return csv.reader(_lines(file), delimiter=separator, strict=True)
 
 
 def _read_text(file: str, text: Collection[str] | None, header: Sequence[str] | None, separator: str) -> pl.DataFrame:
-    first = next(_fields(file, separator, header), [])
+    first = next(filter(None, _fields(file, separator)), [])
     if any("\0" in field or "\ufffd" in field for field in first):
         raise InputError("its first row is not UTF-8", where=file, remedy=RULE)
     if header is not None and len(header) != len(first) > 0:
@@ -216,40 +196,34 @@ def _read_text(file: str, text: Collection[str] | None, header: Sequence[str] | 
             glob=False,
         )
     except pl.exceptions.PolarsError:
-        _refuse_bad_rows(file, separator, header)
+        _refuse_bad_rows(file, separator, header is None)
         raise
-    if frame.width != len(first) or frame.to_series(-1).null_count() or _spans_lines(frame):
-        _refuse_bad_rows(file, separator, header)  # Polars pads short rows with nulls, and joins lines within quotes
+    several = (one.alias("").str.contains("\n", literal=True).any() for one in frame if one.dtype == pl.String)
+    if frame.width != len(first) or frame.to_series(-1).null_count() or any(several):
+        _refuse_bad_rows(file, separator, header is None)  # Polars pads short rows, and joins lines within quotes
         if frame.width != len(first):
             raise InputError("its lines do not all end in LF or CR LF", where=file, remedy=RULE)
     if header is None and frame.width == len(set(first)):
         frame.columns = first
-    if text is None:
-        return frame
-    void = [column.name for column in frame if column.null_count() == frame.height]  # an empty column is read as text
-    return frame.with_columns(pl.lit(None).alias(name) for name in void)
+    void = [] if text is None else [column.name for column in frame if column.null_count() == frame.height]
+    return frame.with_columns(pl.lit(None).alias(name) for name in void)  # whose type nobody can tell
 
 
-def _spans_lines(frame: pl.DataFrame) -> bool:
-    text = (column.alias("") for column in frame if column.dtype == pl.String)  # whose name may be a pattern
-    return any(column.str.contains("\n", literal=True).any() for column in text)
-
-
-def _refuse_bad_rows(file: str, separator: str, header: Sequence[str] | None) -> None:
+def _refuse_bad_rows(file: str, separator: str, headed: bool) -> None:
     """Raise an InputError that names the rows with another number of fields than the first, or with a bad quote."""
-    where, rows = f"{file} (header not counted)" if header is None else file, _fields(file, separator, header)
-    number, width, odd = 0 if header is None else 1, None, []
+    where = f"{file} (header not counted)" if headed else file
+    number, width, odd = 0 if headed else 1, 0, []
     try:
-        for fields in rows:
+        for fields in _fields(file, separator):
             width = width or len(fields)
             if len(fields) not in (0, width):
-                odd.append((number, len(fields)))
-            number += 1
+                odd.append(f"row {number} has {len(fields)}")
+            number += bool(width)  # as Polars skips blank lines before the first row
     except csv.Error as error:
         what = f"row {number} has a quote that is not doubled, or ends inside quotes ({error})"
         raise InputError(what, where=where, remedy=RULE) from error
     if odd:
-        named = ", ".join(f"row {number} has {count}" for number, count in odd[:SHOWN])
         more = f" and {len(odd) - SHOWN:,} more rows" if len(odd) > SHOWN else ""
         remedy = f"put fields that hold {separator!r} in double quotes; correct or remove these rows"
-        raise InputError(f"{width} fields a row are expected, but {named}{more}", where=where, remedy=remedy)
+        what = f"{width} fields a row are expected, but {', '.join(odd[:SHOWN])}{more}"
+        raise InputError(what, where=where, remedy=remedy)
