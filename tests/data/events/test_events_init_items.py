@@ -6,7 +6,7 @@ import polars as pl
 import yaml
 
 from recalign.data.events import ItemTable
-from recalign.data.events.init_items import describe_items, items_text
+from recalign.data.events.init_items import describe_items
 from recalign.data.events.items import table_values
 
 ITEMS = pl.Series("item", range(60))
@@ -14,7 +14,8 @@ ITEMS = pl.Series("item", range(60))
 
 def described(root, columns):
     pl.DataFrame({"item": ITEMS} | columns).write_parquet(root / "items.parquet")
-    return describe_items(str(root / "items.parquet"), root, ITEMS, "item")
+    text = describe_items(str(root / "items.parquet"), root, ITEMS, "item")
+    return yaml.safe_load("\n".join(text))["items"], [line for line in text if "# left out: " in line]
 
 
 def test_what_check_would_refuse_is_left_out_and_named(tmp_path):
@@ -30,13 +31,10 @@ def test_what_check_would_refuse_is_left_out_and_named(tmp_path):
         "nothing": pl.Series([None] * 60, dtype=pl.String),
         "none": pl.Series([[]] * 60, dtype=pl.List(pl.Float32)),
     }
-    found = described(tmp_path, columns)
+    found, left = described(tmp_path, columns)
     assert found["features"] == {"brand": "brand"}
-    text = items_text(found)
-    read = yaml.safe_load("\n".join(text))["items"]
-    table = ItemTable(**read)
+    table = ItemTable(**found)
     assert table_values(str(tmp_path / table.file), table, ITEMS, ITEMS).kinds == {"brand": "category"}
-    left = [line for line in text if line.startswith("        # left out: ")]
     for name in ("attributes", "json", "ragged", "holes", "price", "raw", "when"):
         assert sum(name in line for line in left) == 1, name
     assert len(left) == 7
@@ -45,15 +43,15 @@ def test_what_check_would_refuse_is_left_out_and_named(tmp_path):
 def test_several_categories_that_items_share_are_proposed(tmp_path):
     """Though hardly two items have the same ones."""
     tags = ["|".join(f"t{(n + k * (1 + n // 40)) % 40}" for k in range(3)) for n in range(60)]
-    found = described(tmp_path, {"tags": tags, "author": [f"a{n}" for n in range(60)], "same": ["x"] * 60})
+    found, left = described(tmp_path, {"tags": tags, "author": [f"a{n}" for n in range(60)], "same": ["x"] * 60})
     assert len(set(tags)) > 50
     assert found["features"] == {"tags": {"value": "tags", "separator": "|"}}
-    assert found["left_out"] == []
+    assert left == []
 
 
 def test_the_number_of_a_row_is_no_feature_and_the_title_is_that_of_the_item(tmp_path):
     columns = {"Unnamed: 0": range(60), "brand_name": ["a", "b"] * 30, "product_name": [f"p{n}" for n in range(60)]}
     pl.DataFrame({"sku": [f"x{n}" for n in range(60)]} | columns).write_parquet(tmp_path / "items.parquet")
     ids = pl.Series("item", [f"x{n}" for n in range(60)])
-    found = describe_items(str(tmp_path / "items.parquet"), tmp_path, ids, "item")
+    found = yaml.safe_load("\n".join(describe_items(str(tmp_path / "items.parquet"), tmp_path, ids, "item")))["items"]
     assert (found["id"], found["title"], found["features"]) == ("sku", "product_name", {"brand_name": "brand_name"})

@@ -15,7 +15,7 @@ from recalign.errors import InputError
 
 USER = ("user", "customer", "visitor", "reviewer", "viewer", "account", "uid", "username", "session")
 ITEM = ("item", "product", "movie", "film", "video", "book", "asin", "sku", "song", "track", "news", "post", "iid")
-TIME = ("timestamp", "time", "datetime", "ts", "date", "created", "at", "day", "epoch")
+TIME = ("timestamp", "time", "datetime", "ts", "date", "created", "at", "day", "epoch", "moment")
 RATING = ("rating", "stars", "score", "grade", "reward")
 SIGNAL = ("purchased", "purchase", "bought", "liked", "like", "clicked", "click", "label")
 EVENT = ("event", "action", "behavior", "type")
@@ -28,17 +28,8 @@ IDS = ("id", "key", "no", "code", "number")
 """Words that mark an id."""
 
 WORTH = {
-    "dislike": -1.0,
-    "remove": -1.0,
-    "refund": -1.0,
-    "purchase": 1.0,
-    "buy": 1.0,
-    "order": 1.0,
-    "cart": 0.5,
-    "addtocart": 0.5,
-    "like": 0.5,
-    "click": 0.2,
-    "view": 0.0,
+    **{"dislike": -1.0, "remove": -1.0, "refund": -1.0, "purchase": 1.0, "buy": 1.0, "order": 1.0},
+    **{"cart": 0.5, "addtocart": 0.5, "like": 0.5, "click": 0.2, "view": 0.0},
 }
 """Rewards of event types, by a word in their names. The first match counts."""
 

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 from rich.console import Console
@@ -22,7 +21,7 @@ from rich.table import Table
 from recalign.data.events import guess
 from recalign.data.events.division import SplitSuggestion, collapse_and_divide
 from recalign.data.events.files import find, is_text, no_file
-from recalign.data.events.init_items import describe_items, items_text, yaml_scalar
+from recalign.data.events.init_items import describe_items, yaml_scalar
 from recalign.data.events.log import LogMapping
 from recalign.data.events.messages import did_you_mean
 from recalign.data.events.reading import NULLS, looks_like_data, read
@@ -48,8 +47,13 @@ def init(words: Sequence[str]) -> None:
         InputError: the table cannot be used, or something cannot be guessed and there is no terminal to ask on.
     """
     options = _parsed(words)
-    root, entries, files = _find(options.table)
-    name = _name(root, files)
+    table = Path(options.table)
+    root = next(folder for folder in table.parents if not set("*?[") & set(str(folder)))
+    entry = os.path.relpath(table, root)
+    if not (files := find(root, entry)):
+        raise no_file(options.table)
+    beginning = re.split(r"[*?\[]", entry)[0].removesuffix(".gz")  # of a pattern
+    name = re.sub(r"[^\w.-]+", "-", Path(beginning).stem).strip("-._") or root.resolve().name
     out = Path(options.out or f"{name}.yaml")
     if out.exists() and not options.force:
         raise InputError("the file exists already", where=str(out), remedy="give --out FILE, or --force")
@@ -57,12 +61,13 @@ def init(words: Sequence[str]) -> None:
     given = {role: value for role in QUESTIONS if (value := getattr(options, role)) is not None}
     meaning = _guess_or_ask(frame, named, given)
     unit = guess.unit(frame[meaning["timestamp"]])
-    if not named:
-        frame, meaning = _name_columns(frame, meaning)
     reward = meaning.pop("reward")
+    if not named:
+        frame = frame.rename({column: role for role, column in meaning.items()})
+        meaning = {role: role for role in meaning}
     log = LogMapping(
         name,
-        entries,
+        [entry],
         header=None if named else frame.columns,
         time_unit="datetime" if options.time_format else unit,
         time_format=options.time_format,
@@ -74,7 +79,7 @@ def init(words: Sequence[str]) -> None:
     if collapse:
         log = replace(log, collapse=True)
         events = load_events(log, root, reward)
-    items = describe_items(options.items, root, events.items, log.item) if options.items else None
+    items = describe_items(options.items, root, events.items, log.item) if options.items else []
     _print_events(log, reward, suggested, events)
     commands = [shlex.join(["recalign", "check", str(out)])]
     if not suggested.cannot:
@@ -86,8 +91,8 @@ def init(words: Sequence[str]) -> None:
 def _parsed(words: Sequence[str]) -> argparse.Namespace:
     summary = "Guess what the columns of a table of events mean, and write the log's YAML."
     parser = argparse.ArgumentParser(prog="recalign init", description=summary, allow_abbrev=False)
-    files = "files of events, a row each, or a pattern such as 'events-*.csv': .csv, .tsv or .parquet"
-    parser.add_argument("table", nargs="+", help=f"{files}, with or without header")
+    files = "a file of events, a row each, or a pattern such as 'events-*.csv': .csv, .tsv or .parquet"
+    parser.add_argument("table", help=f"{files}, with or without header")
     for role, meaning in QUESTIONS.items():
         parser.add_argument(f"--{role}", help=meaning, metavar="SQL" if role == "reward" else "COLUMN")
     parser.add_argument("--items", help="a table of the items, for titles and features", metavar="FILE")
@@ -99,37 +104,6 @@ def _parsed(words: Sequence[str]) -> argparse.Namespace:
         known = [f"--{name.replace('_', '-')}" for name in vars(options) if name != "table"]
         raise InputError("there is no such option", where=left[0], remedy=did_you_mean(left[0], known))
     return options
-
-
-def _find(tables: Sequence[str]) -> tuple[Path, list[str], list[str]]:
-    """Find the files of a table, which are named one by one or by patterns.
-
-    Returns:
-        The folder of all of them, what to write into ``data.log.files``, and the files.
-
-    Raises:
-        InputError: there is no such file.
-    """
-    if "" in tables:
-        raise InputError("an empty name is no file", where="FILE", remedy="name a table of events")
-    folders = [Path(table).parent for table in tables]
-    if len(set(folders)) > 1:
-        folders = [Path(os.path.commonpath([folder.absolute() for folder in folders]))]
-    root = next(folder for folder in (folders[0], *folders[0].parents) if not set("*?[") & set(str(folder)))
-    entries = [os.path.relpath(table, root) for table in tables]
-    found = {table: find(root, entry) for table, entry in zip(tables, entries, strict=True)}
-    for table, files in found.items():
-        if not files:
-            raise no_file(table)
-    return root, entries, [file for files in found.values() for file in files]
-
-
-def _name(root: Path, files: Sequence[str]) -> str:
-    """Name a log: as its file, as what its files' names begin with, or, where that says too little, as their folder."""
-    stems = [Path(file.removesuffix(".gz")).stem for file in files]
-    common = re.sub(r"\d+$", "", os.path.commonprefix(stems)).strip("-._")  # noqa: RUF071
-    name = stems[0] if len(stems) == 1 else common if len(common) > 2 else root.resolve().name
-    return re.sub(r"[^\w.-]+", "-", name).strip("-._") or "events"
 
 
 def _read(files: Sequence[str]) -> tuple[pl.DataFrame, bool]:
@@ -151,12 +125,11 @@ def _read(files: Sequence[str]) -> tuple[pl.DataFrame, bool]:
     except pl.exceptions.PolarsError as error:
         remedy = "give files whose columns of one name are of one type"
         raise InputError(f"the files do not fit together: {error}", where=where, remedy=remedy) from error
-    if frame.width < 3:
-        text = f"{frame.width} columns, and an event has a user, an item and a time: {', '.join(frame.columns)}"
-        remedy = "give a table with a row per event, its fields separated by a comma, tab, ; or |"
-        raise InputError(text, where=where, remedy=remedy)
-    if not frame.height:
-        raise InputError("the table has no rows", where=where, remedy="give a table with events")
+    if frame.width < 3 or not frame.height:
+        what = f"{frame.height} rows of {frame.width} columns, and an event has a user, an item and a time"
+        raise InputError(
+            what, where=where, remedy="give a table with a row per event, separated by a comma, tab, ; or |"
+        )
     return frame, named
 
 
@@ -167,13 +140,9 @@ def _guess_or_ask(frame: pl.DataFrame, named: bool, given: dict[str, str]) -> di
         InputError: a column does not exist, or there is no terminal to ask on.
     """
     for role in COLUMNS:
-        if role in given and given[role] not in frame.columns:
+        if given.get(role, frame.columns[0]) not in frame.columns:
             remedy = did_you_mean(given[role], frame.columns)
             raise InputError(f"there is no column {given[role]!r}", where=f"--{role}", remedy=remedy)
-    reward = given.get("reward")
-    if reward == "null":
-        remedy = "name what tells good events from bad ones, or leave --reward out to have it guessed"
-        raise InputError("null is not a reward", where="--reward", remedy=remedy)
     while True:
         if (reward := given.get("reward")) in frame.columns:
             given = given | {"reward": guess.quote(str(reward))}
@@ -183,26 +152,12 @@ def _guess_or_ask(frame: pl.DataFrame, named: bool, given: dict[str, str]) -> di
             return found
         role = unknown[0]
         if not sys.stdin.isatty():
-            remedy = f"give {', '.join(f'--{one}' for one in unknown)}"
-            if role == "timestamp":
-                remedy += (
-                    "; a log without times (timestamp: null, see `recalign configs own-log`) trains reward models only"
-                )
+            remedy = f"give {', '.join(f'--{one}' for one in unknown)}; a log without times (timestamp: null, see "
+            remedy += "`recalign configs own-log`) trains reward models only"
             what = f"cannot tell {QUESTIONS[role]} among: {', '.join(frame.columns)}"
             raise InputError(what, where=role, remedy=remedy)
         choices = frame.columns if role in COLUMNS else None
         given = found | {role: Prompt.ask(f"Give {QUESTIONS[role]}", choices=choices)}
-
-
-def _name_columns(frame: pl.DataFrame, meaning: dict[str, str]) -> tuple[pl.DataFrame, dict[str, str]]:
-    """Rename the columns of a table without a header row to their roles. Other columns stay ``column_5``."""
-    names = {meaning[role]: role for role in COLUMNS}
-    reward = meaning["reward"]
-    feedback = set(re.findall(r"\bcolumn_\d+\b", reward)) - set(names)
-    if len(feedback) == 1:
-        names[feedback.pop()] = "event" if reward.startswith("CASE") else "rating"
-    reward = re.sub(r"\bcolumn_\d+\b", lambda column: names.get(column[0], column[0]), reward)
-    return frame.rename(names), {role: role for role in COLUMNS} | {"reward": reward}
 
 
 def _print_events(log: LogMapping, reward: str, suggested: SplitSuggestion, events: EventTable) -> None:
@@ -215,10 +170,9 @@ def _print_events(log: LogMapping, reward: str, suggested: SplitSuggestion, even
     for heading in (f"user: {log.user}", f"item: {log.item}", f"time (UTC): {log.timestamp}", "reward", "high"):
         table.add_column(escape(printable(heading)))
     for user, item, moment, value, good in rows.select("user", "item", "timestamp", "reward", "high").head(5).rows():
-        shown = "none" if value is None else f"{value:g}"
-        time = f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M:%S}"
         who, what = (escape(printable(str(one))) for one in (events.users[user], events.items[item]))
-        table.add_row(who, what, time, shown, "yes" if good else "no")
+        time = f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M:%S}"
+        table.add_row(who, what, time, "none" if value is None else f"{value:g}", "yes" if good else "no")
     Console().print(table)
     print(f"{frame.height:,} events of {len(events.users):,} users and {len(events.items):,} items")
     print(printable(f"reward: {' '.join(reward.split())}"))
@@ -235,7 +189,7 @@ def _yaml_text(
     reward: str,
     suggested: SplitSuggestion,
     commands: list[str],
-    items: dict[str, Any] | None,
+    items: list[str],
 ) -> str:
     """Write a log as commented YAML."""
     high, split = suggested.settings["high"], suggested.settings["split"]
@@ -263,7 +217,7 @@ def _yaml_text(
         f"  root: {yaml_scalar(str(root))} # folder of the files; --data.root overrides it",
         "  log:",
         *(f"    {key}: {yaml_scalar(value)} # {comment}" for key, (value, comment) in shown.items()),
-        *(items_text(items) if items else ()),
+        *items,
         "  # How good an event was: Polars SQL over the columns of its row. Where a column that it reads is empty,",
         "  # there is no reward: the event stays in histories and no loss sees a reward.",
         *guess_of_worth,

@@ -2,7 +2,6 @@
 
 import os
 import re
-import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +22,10 @@ SEPARATORS, SEPARATED = ("|", ";"), 0.1
 LIKELY, SURE = 0.5, 0.9
 """Shares of the most ids of the log that any column has: a column with the first may hold the ids; one with the second
 and the log's name holds them."""
-REASON_LENGTH = 100
-"""Letters of a reason, which may quote a value."""
 
 
-def describe_items(table: str, root: Path, items: pl.Series, name: str) -> dict[str, Any]:
-    """Guess what the columns of an item table mean: ``data.log.items``, and in ``left_out`` why others are no features.
+def describe_items(table: str, root: Path, items: pl.Series, name: str) -> list[str]:
+    """Guess what the columns of an item table mean: commented lines of YAML, ``data.log.items``.
 
     Args:
         table: the file.
@@ -47,9 +44,15 @@ def describe_items(table: str, root: Path, items: pl.Series, name: str) -> dict[
     rest = [one for one in frame if one.name not in ("", key) and not one.dtype.is_temporal() and not _counts_rows(one)]
     titles = [one for one in rest if _last_word(one.name) in TITLES]
     title = max(titles, key=lambda one: (one.name.lower() in TITLES, one.n_unique())).name if titles else None
-    features, left_out = _features([one for one in rest if one.name != title])
-    file = os.path.relpath(path, root)
-    return {"file": file, "id": key, "title": title, "features": features, "left_out": left_out}
+    features = [line for one in rest if one.name != title for line in _feature(one)]
+    return [
+        "    items: # the items: titles to show, features to learn from",
+        f"      file: {yaml_scalar(os.path.relpath(path, root))} # under the same folder",
+        f"      id: {yaml_scalar(key)} # the item's id, as in the log",
+        f"      title: {yaml_scalar(title)} # null: items are shown by their ids",
+        f"      features: {'' if features else '{} '}# delete those that say nothing of a new item",
+        *features,
+    ]
 
 
 def _id_column(frame: pl.DataFrame, as_text: pl.DataFrame, items: pl.Series, name: str, table: str) -> str:
@@ -66,15 +69,13 @@ def _id_column(frame: pl.DataFrame, as_text: pl.DataFrame, items: pl.Series, nam
             shares[column.name] = int(text.unique().is_in(ids).sum())
             varied |= {column.name} if 2 * column.n_unique() >= len(column) else set()
     most = max(shares.values(), default=0)
-    if not most:
-        what = f"no column has ids of the log, which are like {items.head(3).to_list()}: {', '.join(frame.columns)}"
-        raise InputError(what, where=table, remedy="give the table of the log's own items")
     likely = [one for one, share in shares.items() if share == most or (share >= LIKELY * most and one in varied)]
-    if name in likely and shares[name] >= SURE * most:
+    if most and name in likely and shares[name] >= SURE * most:
         return name
     likely = [one for one in likely if _last_word(one) == "id"] or likely
-    if len(likely) > 1:
-        what = f"the columns {', '.join(map(repr, likely))} may all be the log's ids"
+    if not most or len(likely) > 1:
+        which = f"{', '.join(map(repr, likely))} may all be" if most else f"{', '.join(frame.columns)} hold none of"
+        what = f"the columns {which} the log's ids, which are like {items.head(3).to_list()}"
         raise InputError(what, where=table, remedy=f"call the right one {name}, as in the log, or leave the others out")
     return likely[0]
 
@@ -90,39 +91,20 @@ def _last_word(column: str) -> str:
     return re.split(r"[^A-Za-z0-9]+|(?<=[a-z])(?=[A-Z])", column)[-1].lower()
 
 
-def _features(columns: list[pl.Series]) -> tuple[dict[str, Any], list[str]]:
-    """The columns that say something of a new item, for they differ and do not name the items one by one; and why
-    others that have values cannot be used."""
-    features: dict[str, Any] = {}
-    left_out = []
-    for column in columns:
-        value, text = guess.quote(column.name), column if column.dtype == pl.String else pl.Series([""])
-        shares = {one: text.str.contains(one, literal=True).mean() or 0 for one in SEPARATORS}
-        separator = next((one for one, share in shares.items() if share > SEPARATED), None)  # type: ignore[operator]
-        rows = SourceRows(pl.int_range(1, len(column) + 1, eager=True))
-        try:
-            kind, values = feature_values(column.to_frame(), column.name, Feature(value, separator=separator), rows)
-        except InputError as error:
-            left_out.append(textwrap.shorten(f"{column.name}: {error.what}", REASON_LENGTH, placeholder=" ..."))
-            continue
-        known = values.drop_nulls()
-        if known.n_unique() > 1 and not (kind == "category" and names_items(known)):
-            features[column.name] = {"value": value, "separator": separator} if separator else value
-    return features, left_out
-
-
-def items_text(items: dict[str, Any]) -> list[str]:
-    """Write a log's item table as commented lines of YAML."""
-    features = items["features"].items()
-    return [
-        "    items: # the items: titles to show, features to learn from",
-        f"      file: {yaml_scalar(items['file'])} # under the same folder",
-        f"      id: {yaml_scalar(items['id'])} # the item's id, as in the log",
-        f"      title: {yaml_scalar(items['title'])} # null: items are shown by their ids",
-        f"      features: {'' if features else '{} '}# delete those that say nothing of a new item",
-        *(f"        {yaml_scalar(name)}: {yaml_scalar(one)}" for name, one in features),
-        *(f"        # left out: {printable(why)}" for why in items["left_out"]),
-    ]
+def _feature(column: pl.Series) -> list[str]:
+    """The line of a column as a feature, if its values differ and do not name the items one by one."""
+    value, text = guess.quote(column.name), column if column.dtype == pl.String else pl.Series([""])
+    often = (one for one in SEPARATORS if (text.str.contains(one, literal=True).mean() or 0) > SEPARATED)  # type: ignore[operator]
+    separator = next(often, None)
+    rows = SourceRows(pl.int_range(1, len(column) + 1, eager=True))
+    try:
+        kind, values = feature_values(column.to_frame(), column.name, Feature(value, separator=separator), rows)
+    except InputError as error:
+        return [f"        # left out: {printable(f'{column.name}: {error.what}'[:100])}".replace("\n", " ")]
+    if (known := values.drop_nulls()).n_unique() < 2 or (kind == "category" and names_items(known)):
+        return []
+    given = {"value": value, "separator": separator} if separator else value
+    return [f"        {yaml_scalar(column.name)}: {yaml_scalar(given)}"]
 
 
 def yaml_scalar(value: Any) -> str:
