@@ -74,10 +74,11 @@ def running(app: Any, *coroutines: Any) -> list[Any]:
     """Await coroutines while the application's queue works."""
 
     async def all_of_them() -> list[Any]:
-        work = asyncio.create_task(app.state.service.work())
+        work = [asyncio.create_task(one) for one in app.state.work()]
         try:
             return await asyncio.gather(*coroutines)
         finally:
-            work.cancel()
+            for task in work:
+                task.cancel()
 
     return asyncio.run(all_of_them())

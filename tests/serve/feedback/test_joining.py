@@ -10,7 +10,7 @@ import pytest
 
 from recalign.errors import InputError
 from recalign.serve.feedback.joining import ORDER, Joined, Rule, join
-from recalign.serve.feedback.segments import FIELDS
+from recalign.serve.feedback.log import COLUMNS
 
 S = 1_000_000  # microseconds
 NOW = 10_000 * S
@@ -32,7 +32,7 @@ def decision(name: str, user: str, second: int, items: list, logp: list[float] |
 
 
 def frame(*rows: dict) -> pl.DataFrame:
-    columns = {name: pl.Series([row[name] for row in rows], dtype=kind) for name, kind in FIELDS.items()}
+    columns = {name: pl.Series([row[name] for row in rows], dtype=kind) for name, kind in COLUMNS.items()}
     return pl.DataFrame(columns | {"items": [row["items"] for row in rows]}).sort("time", maintain_order=True)
 
 

@@ -65,8 +65,7 @@ def around(bundled, tmp_path_factory) -> Path:
                 told.extend((user, item, now[0] + 1 + n) for n, item in enumerate(chosen))
 
     with pytest.MonkeyPatch.context() as patched:
-        for name in ("service", "decisions"):  # a busy machine is not what is tested
-            patched.setattr(f"recalign.serve.server.{name}.SECONDS", 600.0)
+        patched.setattr("recalign.serve.server.service.TIMEOUT", 600.0)  # a busy machine is not what is tested
         patched.setattr(time, "time_ns", lambda: now[0] * 10**9)
         running(app, turns())
         patched.undo()

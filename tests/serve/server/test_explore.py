@@ -14,7 +14,7 @@ from scipy.stats import chi2
 from recalign.errors import InputError
 from recalign.serve.server import Explore, Request, load_bundle
 from recalign.serve.server.explore import drawn, log_chances
-from recalign.serve.server.request import MOST_BOOSTS, STRONGEST, Boost
+from recalign.serve.server.request import MAX_BOOSTS, MAX_WEIGHT, Boost
 
 NONE = -np.inf
 SCORES = np.array([NONE, 0.3, -1.2, 2.0, NONE, 0.9, -0.4])  # item 4 is left out by a filter
@@ -114,10 +114,10 @@ def test_ranked_counts_the_first_places_that_are_the_ranked_lists():
         assert same == next((n for n in range(3) if items[n] != best[n]), 3)
 
 
-@pytest.mark.parametrize("extreme", [STRONGEST, -STRONGEST])
+@pytest.mark.parametrize("extreme", [MAX_WEIGHT, -MAX_WEIGHT])
 def test_items_that_a_boost_lifts_far_are_still_drawn_with_their_chances(extreme):
     """A boost of 1e18 left no noise of the draw: always the same list, and chances as if it were any."""
-    score_N = SCORES + np.where(np.isfinite(SCORES), MOST_BOOSTS * extreme, 0)
+    score_N = SCORES + np.where(np.isfinite(SCORES), MAX_BOOSTS * extreme, 0)
     found = Counter(int(drawn(score_N, ranked(1), Explore(seed=seed))[0][0]) for seed in range(2000))
     for item in LEFT:
         chance = by_hand((item,), 1.0)
@@ -125,7 +125,7 @@ def test_items_that_a_boost_lifts_far_are_still_drawn_with_their_chances(extreme
     with pytest.raises(InputError, match="cannot be used here"):
         Boost("item", 9, 2 * extreme)
     with pytest.raises(InputError, match="cannot be used here"):
-        Request(strength=2 * STRONGEST)
+        Request(strength=2 * MAX_WEIGHT)
 
 
 # In a bundle
@@ -197,6 +197,6 @@ def test_alone_and_among_others_a_seed_gives_the_same_list(bundled):
 )
 def test_what_cannot_be_explored(explore, where):
     with pytest.raises(InputError) as refused:
-        Request.of({"explore": explore})
+        Request.from_any({"explore": explore})
     assert refused.value.where == where
     assert refused.value.remedy

@@ -10,7 +10,7 @@ from recalign.serve.server import Boost, Request
 
 def test_from_json_and_from_python_it_is_the_same():
     given = {"items": [1], "times": [2], "boost": [{"column": "genre", "value": "War", "weight": 0.5}]}
-    assert Request.of(given) == Request(items=[1], times=[2], boost=[Boost("genre", "War", 0.5)])
+    assert Request.from_any(given) == Request(items=[1], times=[2], boost=[Boost("genre", "War", 0.5)])
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_from_json_and_from_python_it_is_the_same():
         ({"strength": float("nan")}, "strength"),
         ({"log_probs": 1}, "log_probs"),
         ({"boost": [{}]}, "boost[0].column"),
-        ({"boost": [3]}, "boost[0].a boost"),
+        ({"boost": [3]}, "boost[0]"),
         ({"boost": [{"column": "x", "value": [1], "weight": 1}]}, "boost[0].value"),
         ({"boost": [{"column": "x", "value": 1, "weight": float("nan")}]}, "boost[0].weight"),
         ({"boost": [{"column": "x", "value": 1, "weight": 1}] * 101}, "boost"),
@@ -50,11 +50,11 @@ def test_from_json_and_from_python_it_is_the_same():
 )
 def test_what_no_bundle_can_answer(given, where):
     with pytest.raises(InputError) as refused:
-        Request.of(given)
+        Request.from_any(given)
     assert refused.value.where == where
     assert refused.value.remedy
 
 
 def test_a_misspelt_name_has_a_suggestion():
     with pytest.raises(InputError, match="did you mean 'strength'"):
-        Request.of({"strenght": 1})
+        Request.from_any({"strenght": 1})

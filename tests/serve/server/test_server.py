@@ -92,8 +92,8 @@ def test_what_is_said_of_itself(server):
 @pytest.mark.parametrize(
     ("path", "body", "headers", "status"),
     [
-        ("/recommend", b"{", {}, 400),
-        ("/recommend", b'{"strength": NaN}', {}, 400),
+        ("/recommend", b"{", {}, 422),
+        ("/recommend", b'{"strength": NaN}', {}, 422),
         ("/recommend", b"[" * 100_000, {}, 400),
         ("/recommend", b"{}", {"Content-Type": "text/plain"}, 415),
         ("/recommend", b" " * (2**20 + 1), {}, 413),
@@ -203,7 +203,7 @@ def test_boosts_are_computed_where_the_model_runs(app, monkeypatch):
 
 
 def test_too_many_are_told_to_come_back(app, monkeypatch):
-    monkeypatch.setattr("recalign.serve.server.service.SECONDS", 300.0)  # who is queued is answered, however late
+    monkeypatch.setattr("recalign.serve.server.service.TIMEOUT", 300.0)  # who is queued is answered, however late
     many = [call(app, "/recommend", json.dumps(ASKED).encode()) for _ in range(400)]
     found = running(app, *many)
     statuses = [status for status, _, _ in found]

@@ -25,10 +25,9 @@ from recalign.nn import ranks_from_scores, top_k_from_scores
 from recalign.recommender import Policy
 from recalign.recommender.policy import chunks, seen_within
 from recalign.recommender.rank_metrics import gain_ndcg
-from recalign.serve.server.answer import LeftOut
 from recalign.serve.server.bundle import Bundle
 from recalign.serve.server.catalogue import MICRO, Encoded
-from recalign.serve.server.request import LONGEST, Request
+from recalign.serve.server.request import MAX_HISTORY, Request
 
 SHOWN = 10
 USERS = 10_000
@@ -145,8 +144,7 @@ def _of_batch(batch: Batch, strength: float) -> Iterator[Encoded]:
     for row, column, seen_S in rows:
         histories = (batch.item_BL, batch.time_BL, batch.request_time_BL, batch.reward_BL)
         item_L, time_L, request_time_L, reward_L = (x_BL[row, : column + 1].numpy() for x_BL in histories)
-        hidden_S = np.unique(seen_S.numpy())
-        yield Encoded(Request(), item_L, time_L, request_time_L, reward_L, hidden_S, None, strength, LeftOut())
+        yield Encoded(item_L, time_L, request_time_L, reward_L, np.unique(seen_S.numpy()), strength)
 
 
 def as_requests(
@@ -179,7 +177,7 @@ def as_requests(
 def _request(data: EventDataModule, bundle: Bundle, user: int, state: int, time: int) -> Request:
     """What somebody would have asked before an event: the newest known events up to a place in the log."""
     sequences, catalogue = data.sequences, bundle.catalogue
-    own = np.arange(max(sequences.offset[user], state + 1 - LONGEST), state + 1)
+    own = np.arange(max(sequences.offset[user], state + 1 - MAX_HISTORY), state + 1)
     own = own[np.argsort(sequences.time[own], kind="stable")]  # a split need not follow time, and requests do
     items = sequences.items.gather(sequences.item[own] - 1).to_list()
     times = [MICRO * second for second in sequences.time[own].tolist()]

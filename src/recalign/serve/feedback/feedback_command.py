@@ -15,8 +15,8 @@ from recalign.data.events.audit import render
 from recalign.data.events.init_items import yaml_scalar
 from recalign.errors import InputError
 from recalign.files import replacing
-from recalign.serve.feedback import outcomes as told
-from recalign.serve.feedback import segments
+from recalign.serve.feedback import log as decision_log
+from recalign.serve.feedback import outcomes as outcome_tables
 from recalign.serve.feedback.joining import Joined, Rule, join
 from recalign.serve.server.about import ABOUT
 from recalign.serve.server.command import DECISIONS_KEY, required_key
@@ -66,20 +66,16 @@ def feedback(words: list[str]) -> None:
         raise InputError(
             "nothing to do" if given.forget is None else "outcomes, and a user to forget", where="", remedy=remedy
         )
-    now = time.time_ns() // 1000
     if given.forget is not None:
         key, out = required_key(given.key_file), given.out or given.folder
-        erased, waiting = segments.forget(given.folder, given.forget, key, now, out / TABLE)
+        erased = decision_log.forget(given.folder, given.forget, key, out / TABLE)
         print(f"{erased:,} records are erased")
-        if waiting:
-            print(f"{waiting:,} are in segments that a server still writes: no longer read, and erased by the next")
-            print("recalign feedback an hour from now, or after the server has stopped")
         return
-    _join(given, now)
+    _join(given)
 
 
 def _options() -> argparse.ArgumentParser:
-    columns, rule = told.Columns(), Rule()
+    columns, rule = outcome_tables.Columns(), Rule()
     parser = argparse.ArgumentParser(
         prog="recalign feedback", description="Join what a server has shown with what came of it, or forget a user."
     )
@@ -104,27 +100,27 @@ def _options() -> argparse.ArgumentParser:
     return parser
 
 
-def _join(given: argparse.Namespace, now: int) -> None:
+def _join(given: argparse.Namespace) -> None:
     if given.decision is not None and (given.user is not None or given.unshown):
         what = "outcomes are joined by the ids of decisions, and no user is read"
         raise InputError(what, where="decision", remedy="give --user in its place, or leave out --user and --unshown")
     versions = None if given.bundles is None else _versions(given.bundles)
     key = None if given.decision else required_key(given.key_file)
     rule = Rule(given.window, given.delay, given.ignored, given.unshown)
-    columns = told.Columns(
+    columns = outcome_tables.Columns(
         given.item,
         given.time,
         given.time_unit,
         given.time_format,
-        given.user or told.Columns.user,
+        given.user or outcome_tables.Columns.user,
         given.decision,
         given.reward,
     )
-    with segments.reading(given.folder):  # to its end: who is forgotten meanwhile would come back with the table
-        decisions, dropped = segments.read_held(given.folder, key)
-        outcomes, nameless = told.read(given.outcomes, columns, lambda user: pseudonym(str(key), user))
-        found = join(decisions, outcomes, rule, now, versions)
-        found.counts["decisions"] |= {name: dropped[name] for name in (segments.HALF, segments.DAMAGED)}
+    with decision_log.reading(given.folder, key) as log:  # to its end: who is forgotten meanwhile would come back
+        decisions, damaged = decision_log.read(log)
+        outcomes, nameless = outcome_tables.read(given.outcomes, columns, lambda user: pseudonym(str(key), user))
+        found = join(decisions, outcomes, rule, time.time_ns() // 1000, versions)
+        found.counts["decisions"] |= {decision_log.DAMAGED: damaged}
         who = "decision" if given.decision else "user"
         found.counts["outcomes"] |= {f"left out, as they name no {who}": nameless}
         out = given.out or given.folder

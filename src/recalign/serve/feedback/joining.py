@@ -15,8 +15,8 @@ import polars as pl
 
 from recalign.data.events.items import log_ids
 from recalign.errors import InputError, require_positive
+from recalign.serve.feedback.log import COLUMNS
 from recalign.serve.feedback.outcomes import MICRO
-from recalign.serve.feedback.segments import FIELDS
 
 CLOCK = 60
 """Seconds by which an outcome may lie before what it is an outcome of and count as a clock that disagrees."""
@@ -26,7 +26,7 @@ Counts = dict[str, int | float | str]
 ORDER = (
     "user", "item", "timestamp", "reward", "shown", "chosen", "outcome_at", "position", "is_random", "propensity",
     "log_prob", "decision",
-    *(name for name in FIELDS if name not in ("time", "decision", "user", "log_probs")),
+    *(name for name in COLUMNS if name not in ("time", "decision", "user", "log_probs")),
 )  # fmt: skip
 
 
@@ -82,7 +82,7 @@ class Joined:
 def join(
     decisions: pl.DataFrame, outcomes: pl.DataFrame, rule: Rule, now: int, versions: Collection[str] | None = None
 ) -> Joined:
-    """Join decisions (`recalign.serve.feedback.segments.read`) and outcomes (`recalign.serve.feedback.outcomes.read`).
+    """Join decisions (`recalign.serve.feedback.log.read`) and outcomes (`recalign.serve.feedback.outcomes.read`).
 
     Args:
         decisions, outcomes: in the order of time.

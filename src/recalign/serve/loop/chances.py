@@ -16,7 +16,7 @@ from recalign.errors import InputError
 from recalign.serve.loop.served import Histories
 from recalign.serve.server.bundle import Bundle
 from recalign.serve.server.explore import log_chances
-from recalign.serve.server.request import LONGEST, Explore, Request
+from recalign.serve.server.request import MAX_HISTORY, Explore, Request
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def of_list(score_N: np.ndarray, item_K: np.ndarray, policy: Explore) -> np.ndar
 
 def _request(bundle: Bundle, row: dict[str, Any], histories: Histories) -> Request:
     """What was asked, as far as the log tells: the history, and whether what it holds may be shown again."""
-    history = histories.before(row["user"], row["timestamp"], LONGEST)
+    history = histories.before(row["user"], row["timestamp"], MAX_HISTORY)
     return bundle.catalogue.request(*history, row["timestamp"], k=1, seen=row["seen"])
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from recalign.serve.server.request import Id
+
+MAX_NAMED = 10
+"""Unknown ids that an answer names; the others are counted."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,11 @@ class LeftOut:
     older: int = 0
     repeated: int = 0
     unknown_user: bool = False
+
+    def with_unknown(self, ids: Sequence[Id]) -> LeftOut:
+        """The same with further unknown ids."""
+        named = list(dict.fromkeys([*self.unknown_ids, *ids]))[:MAX_NAMED]
+        return replace(self, unknown=self.unknown + len(ids), unknown_ids=named)
 
 
 @dataclass(frozen=True)
@@ -100,3 +108,42 @@ class Scored:
     log_probs: Sequence[float | None]
     left_out: LeftOut = field(default_factory=LeftOut)
     version: str = ""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What became of events. They are on disk once this is answered.
+
+    Attributes:
+        added: events that are new.
+        repeated: events whose user has one of that id already; nothing was changed.
+    """
+
+    added: int
+    repeated: int
+
+
+@dataclass(frozen=True)
+class Deleted:
+    """What ``DELETE /users/{user}`` has deleted.
+
+    Attributes:
+        deleted: events.
+    """
+
+    deleted: int
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What an error says.
+
+    Attributes:
+        error: what is wrong.
+        where: the place in the request.
+        remedy: what to do.
+    """
+
+    error: str
+    where: str | None = None
+    remedy: str | None = None

@@ -3,47 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import sqlite3
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Response
 from fastapi import Request as HTTPRequest
-from fastapi.openapi.utils import get_openapi
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import TypeAdapter
+from starlette.exceptions import HTTPException
 
 from recalign.errors import InputError
-from recalign.serve.server.answer import Answer, Scored
+from recalign.serve.server.answer import Answer, Deleted, Problem, Scored, Taken
 from recalign.serve.server.bundle import Bundle
 from recalign.serve.server.catalogue import Encoded
-from recalign.serve.server.decisions import Decisions, decided
-from recalign.serve.server.event import Deleted, Events, Taken, rows_of, with_history
-from recalign.serve.server.guard import EVENTS, USERS, Figures, Guard
-from recalign.serve.server.request import Id, Request
-from recalign.serve.server.require import plain, text_id
-from recalign.serve.server.service import Service
-from recalign.serve.server.store import Histories, Store
-from recalign.serve.server.wire import Problem, handle_errors, read, said
+from recalign.serve.server.database import warn
+from recalign.serve.server.decisions import Decisions
+from recalign.serve.server.guard import EVENTS, USERS, Figures, Guard, problem
+from recalign.serve.server.request import Events, Request, Score, input_error, text_id
+from recalign.serve.server.service import Asked, Full, Service
+from recalign.serve.server.store import AsyncStore, Store, rows_of, with_history
 
-ERRORS = {code: {"model": Problem} for code in (400, 401, 408, 413, 415, 422, 503)}
-USER = {"name": "user", "in": "path", "required": True, "schema": {"type": "string"}}
-Handler = Callable[[HTTPRequest], Awaitable[Response]]
-
-
-@dataclass(frozen=True)
-class Score:
-    """What ``/score`` is asked.
-
-    Attributes:
-        request: as of ``/recommend``; its ``k`` is not read.
-        items: raw ids to score.
-    """
-
-    request: Request
-    items: list[Id]
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": Problem} for status in (400, 401, 403, 408, 413, 415, 422, 503)
+}
 
 
 def make_app(
@@ -69,87 +58,74 @@ def make_app(
     """
     figures = Figures()
     service = Service(folder, threads, figures.batch.observe)
-    histories = Histories(store) if store else None
+    histories = AsyncStore(store) if store else None
+
+    def work() -> list[Coroutine[Any, Any, None]]:
+        found = [service.batcher.run(), service.watch(), *([histories.run()] if histories else [])]
+        return [*found, *([decisions.run(), decisions.purge()] if decisions else [])]
 
     @asynccontextmanager
-    async def running(_: FastAPI) -> AsyncIterator[None]:
-        work = [service.work(), service.watch(), *([histories.forget()] if histories else [])]
-        tasks = [asyncio.create_task(one) for one in work]
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(one) for one in work()]
         yield
         for task in tasks:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
-        if histories:
-            histories.close()
-        if decisions:
-            decisions.close()
+        for keeper in filter(None, (histories, decisions)):
+            keeper.close()
 
-    app = FastAPI(title="recalign", redoc_url=None, lifespan=running)
-    app.state.service = service
+    app = FastAPI(title="recalign", version=service.bundle.version, redoc_url=None, lifespan=lifespan)
+    app.state.service, app.state.work = service, work
 
     async def answered(request: Request) -> tuple[Encoded, Answer]:
         bundle = service.bundle
         asked, unknown = await with_user(bundle, histories, request, decisions is not None)
         encoded = bundle.encode(asked)
-        answer: Any = noted(await service.ask(bundle, encoded), unknown)
-        return encoded, answer
+        return encoded, noted(await service.batcher.ask(Asked(bundle, encoded)), unknown)
 
-    async def recommend(http: HTTPRequest) -> Response:
-        request = Request.of(await read(http))
-        return said(await decided(decisions, request, answered) if decisions else (await answered(request))[1])
+    @app.post("/recommend", response_model=Answer, responses=ERRORS)
+    async def recommend(request: Request) -> Response:
+        return as_json(await decisions.answer(request, answered) if decisions else (await answered(request))[1])
 
-    async def score(http: HTTPRequest) -> Response:
-        bundle, body = service.bundle, plain(Score, await read(http), "the request")
-        asked, unknown = await with_user(bundle, histories, Request.of(body.get("request", {})), decisions is not None)
-        return said(noted(await service.ask(bundle, *bundle.encode_score(asked, body.get("items"))), unknown))
+    @app.post("/score", response_model=Scored, responses=ERRORS)
+    async def score(score: Score) -> Response:
+        bundle = service.bundle
+        asked, unknown = await with_user(bundle, histories, score.request, decisions is not None)
+        encoded = bundle.encode_score(replace(score, request=asked))
+        return as_json(noted(await service.batcher.ask(Asked(bundle, *encoded)), unknown))
 
-    async def alive(http: HTTPRequest) -> Response:
-        return said({"version": service.bundle.version})
+    @app.get("/health", summary="Whether it runs")
+    @app.get("/ready", summary="Whether it answers, and by which version")
+    async def alive() -> dict[str, str]:
+        return {"version": service.bundle.version}
 
-    async def metrics(http: HTTPRequest) -> Response:
-        figures.waiting.set(service.queue.qsize())
+    @app.get("/metrics", summary="Figures for Prometheus")
+    async def metrics() -> Response:
+        figures.waiting.set(service.batcher.queue.qsize())
         figures.bundle.info({"version": service.bundle.version, "name": service.bundle.about.name})
         return Response(generate_latest(figures.registry), media_type=CONTENT_TYPE_LATEST)
 
-    post(app, "/recommend", recommend, Request, Answer)
-    post(app, "/score", score, Score, Scored)
-    app.get("/health", summary="Whether it runs")(alive)
-    app.get("/ready", summary="Whether it answers, and by which version")(alive)
-    app.get("/metrics", summary="Figures for Prometheus")(metrics)
     if histories:
-        keep(app, service, histories)
-    app.openapi = lambda: described(app)  # type: ignore[method-assign]
+
+        @app.post(EVENTS, response_model=Taken, responses=ERRORS)
+        async def events(told: Events) -> Response:
+            return as_json(await histories.add(rows_of(told.events, service.bundle.catalogue)))
+
+        @app.delete(USERS + "{user:path}", response_model=Deleted, responses=ERRORS, summary="Forget a user")
+        async def delete(user: str) -> Response:
+            try:
+                return as_json(await histories.delete(text_id(user)))
+            except ValueError as error:
+                raise InputError("it names no user", where="user", remedy=str(error)) from None
+
     handle_errors(app)
     app.add_middleware(Guard, figures=figures, token=token, events_token=events_token)
     return app
 
 
-def keep(app: FastAPI, service: Service, histories: Histories) -> None:
-    """Add the routes of a store."""
-
-    async def events(http: HTTPRequest) -> Response:
-        return said(await histories.add(rows_of(await read(http), service.bundle.catalogue)))
-
-    async def delete(http: HTTPRequest) -> Response:
-        return said(await histories.delete(text_id("user", http.path_params["user"])))
-
-    post(app, EVENTS, events, Events, Taken)
-    path, extra = f"{USERS}{{user:path}}", {"parameters": [USER]}
-    answers: dict[Any, Any] = {200: {"model": Deleted}, **ERRORS}
-    app.delete(path, responses=answers, openapi_extra=extra, summary="Forget a user")(delete)
-
-
-def post(app: FastAPI, path: str, handler: Handler, asked: type, answer: type) -> None:
-    """Add a route that is asked, and answers, by the JSON of dataclasses."""
-    schema = {"content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{asked.__name__}"}}}}
-    settings: dict[str, Any] = {"openapi_extra": {"requestBody": {**schema, "required": True}}}
-    answers: dict[Any, Any] = {200: {"model": answer}, **ERRORS}
-    app.post(path, responses=answers, **settings)(handler)
-
-
 async def with_user(
-    bundle: Bundle, histories: Histories | None, request: Request, logged: bool = False
+    bundle: Bundle, histories: AsyncStore | None, request: Request, logged: bool
 ) -> tuple[Request, bool]:
     """A request with the history of the user that it names; and whether it names one of whom nothing is kept.
 
@@ -158,7 +134,7 @@ async def with_user(
         logged: unless that is who asks, for the log of decisions.
 
     Raises:
-        InputError: a server with a store is told a history too.
+        InputError: a server with a store is given a history too.
     """
     if request.user is None or histories is None:
         if not logged or request.user is None:
@@ -166,21 +142,52 @@ async def with_user(
         return replace(request, user=None), not request.items  # without a history, of whom nothing is known
     if request.items or request.rewards:
         raise InputError("it names a user and has a history", where="user", remedy="give one of them")
-    kept = await histories.of(text_id("user", request.user))
+    kept = await histories.history(str(request.user))
     return with_history(request, kept, bundle.about.time_unit), not kept
 
 
-def noted(answer: Answer | Scored, unknown: bool) -> Answer | Scored:
+def noted(answer: Any, unknown: bool) -> Any:
     """An answer that says whether its user is unknown."""
     return replace(answer, left_out=replace(answer.left_out, unknown_user=True)) if unknown else answer
 
 
-def described(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI description, whose schemas are those of the dataclasses."""
-    if not app.openapi_schema:
-        page = get_openapi(title=app.title, version=app.state.service.bundle.version, routes=app.routes)
-        kinds = [(one, "validation", TypeAdapter(one)) for one in (Request, Score, Events)]
-        found = TypeAdapter.json_schemas(kinds, ref_template="#/components/schemas/{model}")[1]  # type: ignore[arg-type]
-        page["components"]["schemas"] |= found["$defs"]
-        app.openapi_schema = page
-    return app.openapi_schema
+@cache
+def _adapter(kind: type) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def as_json(answer: Any) -> Response:
+    """A response that holds a dataclass."""
+    return Response(_adapter(type(answer)).dump_json(answer), media_type="application/json")
+
+
+def handle_errors(app: FastAPI) -> None:
+    """Answer each kind of error by a `Problem`."""
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: HTTPRequest, error: RequestValidationError) -> Response:
+        found = input_error(error.errors())
+        return problem(422, found.what, found.where, found.remedy)
+
+    @app.exception_handler(InputError)
+    async def refused(_: HTTPRequest, error: InputError) -> Response:
+        return problem(422, error.what, error.where, error.remedy)
+
+    @app.exception_handler(Full)
+    async def full(_: HTTPRequest, error: Full) -> Response:
+        return problem(503, "too many requests wait", None, "ask again in a second", **{"Retry-After": "1"})
+
+    @app.exception_handler(sqlite3.Error)
+    async def failed_store(_: HTTPRequest, error: sqlite3.Error) -> Response:
+        warn(error)
+        remedy = "ask again later; the server's standard error says why"
+        return problem(503, "the store cannot be used now", None, remedy, **{"Retry-After": "10"})
+
+    @app.exception_handler(HTTPException)
+    async def failed(http: HTTPRequest, error: HTTPException) -> Response:
+        if isinstance(error.detail, Problem):
+            return JSONResponse(asdict(error.detail), error.status_code)
+        if error.status_code == 400:
+            return problem(400, str(error.detail), "body", "send an object")
+        routes = sorted(route.path for route in http.app.routes if getattr(route, "include_in_schema", False))
+        return problem(error.status_code, str(error.detail), "path", f"there are: {', '.join(routes)}")

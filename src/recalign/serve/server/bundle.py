@@ -20,17 +20,14 @@ from recalign.serve.server.about import EXAMPLES, GRAPH, ITEMS, NODES, REMEDY, T
 from recalign.serve.server.answer import Answer, Explored, Scored, Shown
 from recalign.serve.server.catalogue import Catalogue, Encoded
 from recalign.serve.server.explore import drawn
-from recalign.serve.server.frames import as_frame, requests_of
-from recalign.serve.server.request import SHOWN, Id, Request, require_ids
-from recalign.serve.server.require import require
+from recalign.serve.server.request import Id, Request, Score
 
-ROWS = 64
-"""Requests that the graph answers at once,"""
-SCORES = 2**25
-"""as long as these are no more scores,"""
-PAIRS = 2**22
-"""and no more pairs of events, or of a code's prefix and an event."""
-EDGES = (16, 32, 50, 64, 104, 152, 200)
+MAX_BATCH = 64
+"""Requests that the graph answers at once."""
+MAX_BATCH_SCORES = 2**25
+MAX_BATCH_PAIRS = 2**22
+"""Pairs of events, or of a code's prefix and an event, that a batch may have."""
+LENGTHS = (16, 32, 50, 64, 104, 152, 200)
 """Lengths up to which histories are answered together; beyond, powers of two."""
 Best = tuple[np.ndarray, np.ndarray, np.ndarray | None, Explored | None]
 """Items, their scores and, where asked for, log-probabilities and how the list was drawn."""
@@ -100,15 +97,39 @@ class Bundle:
             InputError: a request that cannot be answered; says which, where in it, and a remedy.
         """
         if isinstance(requests, pl.DataFrame):
-            answers = self.recommend(requests_of(requests, settings))
-            return as_frame(requests["user"], answers, self.catalogue.table["item"].dtype)
+            return self._recommend_frame(requests, settings)
         if isinstance(requests, Request | Mapping):
             return self.recommend([requests], **settings)[0]
         if isinstance(requests, str) or not isinstance(requests, Sequence):
             remedy = "give a request, a list of them, or a Polars DataFrame (polars.from_pandas)"
             raise InputError(f"{type(requests).__name__} is none", where="requests", remedy=remedy)
-        return self.answers(
-            self.encode_all([{**_plain(one), **settings} for one in requests] if settings else requests)
+        encoded = []
+        for place, given in enumerate(requests):
+            try:
+                encoded.append(self.encode(given, **settings))
+            except InputError as error:
+                where = f"request {place}: {error.where}" if len(requests) > 1 else error.where
+                raise InputError(error.what, where=where, remedy=error.remedy) from None
+        return self.answers(encoded)
+
+    def _recommend_frame(self, events: pl.DataFrame, settings: Mapping[str, Any]) -> pl.DataFrame:
+        if lacking := [name for name in ("user", "item", "timestamp") if name not in events.columns]:
+            remedy = "give the columns user, item, timestamp and, where rewards are read, reward"
+            raise InputError(f"the frame has no column {lacking[0]!r}", where="requests", remedy=remedy)
+        histories = events.group_by("user", maintain_order=True).agg(pl.exclude("user"))
+        names = {"item": "items", "timestamp": "times", "reward": "rewards"}
+        asked = histories.select(pl.col(name).alias(field) for name, field in names.items() if name in events.columns)
+        answers = self.recommend([row | settings for row in asked.iter_rows(named=True)])
+        users = (user for user, answer in zip(histories["user"], answers, strict=True) for _ in answer.items)
+        shown = [item for answer in answers for item in answer.items]
+        return pl.DataFrame(
+            {
+                "user": pl.Series([*users], dtype=events["user"].dtype),
+                "rank": [rank for answer in answers for rank in range(1, len(answer.items) + 1)],
+                "item": pl.Series([one.item for one in shown], dtype=self.catalogue.table["item"].dtype),
+                "title": pl.Series([one.title for one in shown], dtype=pl.String),
+                "score": pl.Series([one.score for one in shown], dtype=pl.Float64),
+            }
         )
 
     def score(self, request: Request | Mapping[str, Any], items: Sequence[Id]) -> Scored:
@@ -121,36 +142,21 @@ class Bundle:
         Raises:
             InputError: as `recommend`.
         """
-        return self.scores([self.encode_score(request, items)])[0]
+        return self.scores([self.encode_score(Score(Request.from_any(request), items))])[0]  # type: ignore[arg-type]
 
-    def encode(self, request: Request | Mapping[str, Any]) -> Encoded:
+    def encode(self, request: Request | Mapping[str, Any], **settings: Any) -> Encoded:
         """A request as numbers, which `answers` takes."""
-        asked, most = request if isinstance(request, Request) else Request.of(request), len(self.catalogue)
+        asked, most = Request.from_any(request, **settings), len(self.catalogue)
         if asked.k > most:
             what = f"{asked.k:,} items, and the catalogue has {most:,}"
             raise InputError(what, where="k", remedy=f"give 1 to {most:,}")
         return self.catalogue.encode(asked)
 
-    def encode_score(self, request: Request | Mapping[str, Any], items: Any) -> tuple[Encoded, np.ndarray]:
+    def encode_score(self, score: Score) -> tuple[Encoded, np.ndarray]:
         """A request and raw ids as numbers, 0 for unknown ones, which `scores` takes."""
-        require_ids("items", items)
-        asked = request if isinstance(request, Request) else Request.of(request)
-        encoded, number = self.catalogue.encode(asked), self.catalogue.numbers("items", items)
-        unknown = [one for one, known in zip(items, number, strict=True) if not known]
-        left, ids = encoded.left_out, [*encoded.left_out.unknown_ids, *unknown]
-        left = replace(left, unknown=left.unknown + len(unknown), unknown_ids=list(dict.fromkeys(ids))[:SHOWN])
-        return replace(encoded, left_out=left), number
-
-    def encode_all(self, requests: Sequence[Request | Mapping[str, Any]]) -> list[Encoded]:
-        """Several; an error says which request it is about."""
-        found = []
-        for place, one in enumerate(requests):
-            try:
-                found.append(self.encode(one))
-            except InputError as error:
-                where = f"request {place}: {error.where}" if len(requests) > 1 else error.where
-                raise InputError(error.what, where=where, remedy=error.remedy) from None
-        return found
+        encoded, number = self.catalogue.encode(score.request), self.catalogue.numbers("items", score.items)
+        unknown = [score.items[place] for place in np.flatnonzero(number == 0)]
+        return replace(encoded, left_out=encoded.left_out.with_unknown(unknown)), number
 
     def answers(self, encoded: Sequence[Encoded]) -> list[Answer]:
         """Answer requests, similar lengths together."""
@@ -168,18 +174,18 @@ class Bundle:
             logit_BN = self.run([one for one, _ in of_group], ["logits"])[0]
             for place, (one, number), logit_N in zip(group, of_group, logit_BN, strict=True):
                 logp_N = log_softmax(self.left(one, logit_N))
-                said = [float(x) if np.isfinite(x) else None for x in logp_N[number]]
-                found[place] = Scored(said, one.left_out, self.version)
+                log_probs = [float(x) if np.isfinite(x) else None for x in logp_N[number]]
+                found[place] = Scored(log_probs, one.left_out, self.version)
         return [found[place] for place in range(len(asked))]
 
     def groups(self, encoded: Sequence[Encoded]) -> Iterator[list[int]]:
         """Places of requests to answer at once: of similar length, and alike in what they need of the graph."""
         by_kind: dict[tuple[bool, int], list[int]] = {}
         for place, one in enumerate(encoded):
-            by_kind.setdefault((one.plain(self.about.k), edge(len(one.item_L))), []).append(place)
+            by_kind.setdefault((one.by_graph(self.about.k), shared_length(len(one.item_L))), []).append(place)
         for (_, length), places in sorted(by_kind.items()):
             pairs = length * max(length, self._prefixes)
-            rows = max(1, min(ROWS, SCORES // len(self.catalogue), PAIRS // pairs))
+            rows = max(1, min(MAX_BATCH, MAX_BATCH_SCORES // len(self.catalogue), MAX_BATCH_PAIRS // pairs))
             yield from (places[first : first + rows] for first in range(0, len(places), rows))
 
     def run(self, group: Sequence[Encoded], outputs: list[str]) -> list[np.ndarray]:
@@ -213,7 +219,7 @@ class Bundle:
         return score_N
 
     def _answered(self, group: Sequence[Encoded]) -> list[Answer]:
-        if group[0].plain(self.about.k):
+        if group[0].by_graph(self.about.k):
             item_BK, score_BK = self.run(group, ["items", "scores"])
             ks = [one.request.k for one in group]
             best: list[Best] = [(item_BK[n, :k], score_BK[n, :k], None, None) for n, k in enumerate(ks)]
@@ -252,22 +258,13 @@ class Bundle:
                 )
 
 
-def load_bundle(folder: str | Path, threads: int = 1) -> Bundle:
-    """Load what ``recalign export`` wrote: it answers without torch and without the log.
-
-    Args:
-        folder: a bundle, or a folder of versions with a file ``current``.
-        threads: of ONNX Runtime.
-
-    Raises:
-        InputError: it is no whole bundle of a format that is known here.
-    """
-    return Bundle(folder, threads)
+load_bundle = Bundle
+"""Load what ``recalign export`` wrote: it answers without torch and without the log."""
 
 
-def edge(length: int) -> int:
+def shared_length(length: int) -> int:
     """The length up to which a history shares a group."""
-    return next((one for one in EDGES if length <= one), 1 << (length - 1).bit_length())
+    return next((one for one in LENGTHS if length <= one), 1 << (length - 1).bit_length())
 
 
 def padded(rows: Sequence[np.ndarray], width: int, value: Any = 0, last: bool = False) -> np.ndarray:
@@ -294,10 +291,3 @@ def log_softmax(score_N: np.ndarray) -> np.ndarray:
     """Log-probabilities; -inf everywhere if nothing is left."""
     most = score_N.max()
     return score_N - most - np.log(np.exp(score_N - most).sum()) if np.isfinite(most) else score_N
-
-
-def _plain(request: Request | Mapping[str, Any]) -> dict[str, Any]:
-    if isinstance(request, Request):
-        return dict(vars(request))
-    require(isinstance(request, Mapping), "the request", request, "an object")
-    return dict(request)

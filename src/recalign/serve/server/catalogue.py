@@ -5,9 +5,10 @@ Shape suffixes: L events, S hidden items, N = V + 1 items with the padding item 
 
 from __future__ import annotations
 
+import reprlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -17,12 +18,11 @@ import polars as pl
 from recalign.errors import InputError, nearest
 from recalign.serve.server.about import About
 from recalign.serve.server.answer import LeftOut
-from recalign.serve.server.request import SHOWN, Boost, Id, Request, Time
-from recalign.serve.server.require import shown
+from recalign.serve.server.request import Boost, Id, Request, Time
 
 PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "datetime": 1_000_000}
 MICRO = 1_000_000  # microseconds a second
-START = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 LAST_SECOND = 253_402_300_799  # of the year 9999
 
 
@@ -31,25 +31,25 @@ class Encoded:
     """A request as numbers.
 
     Attributes:
-        request: as it came.
         item_L, time_L, request_time_L, reward_L: the newest known events, oldest first.
         hidden_S: items that are not recommended.
-        allow_N: which items may be, bool; None: all.
         strength: of reranking, in 1 / the reward's unit.
+        request: as it came.
+        allow_N: which items may be recommended, bool; None: all.
         left_out: what was not used.
     """
 
-    request: Request
     item_L: np.ndarray
     time_L: np.ndarray
     request_time_L: np.ndarray
     reward_L: np.ndarray
     hidden_S: np.ndarray
-    allow_N: np.ndarray | None
     strength: float
-    left_out: LeftOut
+    request: Request = field(default_factory=Request)
+    allow_N: np.ndarray | None = None
+    left_out: LeftOut = field(default_factory=LeftOut)
 
-    def plain(self, k: int) -> bool:
+    def by_graph(self, k: int) -> bool:
         """Whether the best ``k`` of the graph are the answer."""
         filtered = self.allow_N is not None or self.request.boost
         return not (filtered or self.request.log_probs or self.request.explore) and self.request.k <= k
@@ -60,15 +60,14 @@ class Catalogue:
 
     Args:
         table: ``item``, ``title``, ``count`` and further columns, a row an item.
-        about: how its log says times and rewards.
+        about: how its log writes times and rewards.
     """
 
     def __init__(self, table: pl.DataFrame, about: About) -> None:
         self.table, self.about = table, about
         self.ids: list[Id] = table["item"].to_list()
         self.titles: list[str] = table["title"].to_list()
-        self.number = {one: n for n, one in enumerate(self.ids, start=1)}
-        self.of_text = table["item"].dtype == pl.String
+        self.number = {item: n for n, item in enumerate(self.ids, start=1)}
         self._columns: dict[str, tuple[np.ndarray, dict[Any, int]]] = {}
 
     def __len__(self) -> int:
@@ -87,44 +86,37 @@ class Catalogue:
         about = self.about
         now = of_micro(time, about.time_unit) if about.request_time == "known" else None
         read = None if about.reward is None else rewards
-        return Request(items, [of_micro(one, about.time_unit) for one in times], read, now, **more)
+        return Request(items, [of_micro(one, about.time_unit) for one in times], read, now, **more)  # type: ignore[arg-type]
 
     def encode(self, request: Request) -> Encoded:
         """Turn a request into numbers.
 
         Raises:
-            InputError: this bundle cannot answer it; says where in the request, and a remedy.
+            InputError: this bundle cannot answer it; names the place in the request, and a remedy.
         """
         self._require(request)
-        unknown: list[Id] = []
-        item_L = self._numbers("items", request.items, unknown)
-        blocked = self._numbers("block", request.block, unknown)
-        allowed = None if request.allow is None else self._numbers("allow", request.allow, unknown)
+        item_L, block, allow = (
+            self.numbers(name, getattr(request, name) or ()) for name in ("items", "block", "allow")
+        )
+        asked = [*request.items, *request.block, *(request.allow or ())]
+        unknown = [asked[place] for place in np.flatnonzero(np.concatenate([item_L, block, allow]) == 0)]
         time_L, now = self._times(request)
-        told = request.rewards if self.about.reward is not None else None  # nothing reads them, nor did in training
-        reward_L = np.array([np.nan if r is None else r for r in told or ()], np.float64)  # as the log's
-        reward_L = reward_L if told is not None else np.full(len(item_L), np.nan)
+        reads = self.about.reward is not None and request.rewards is not None  # else nothing did in training
+        reward_L = np.array(request.rewards if reads else [None] * len(item_L), np.float64)  # as the log's
         known = np.flatnonzero(item_L)
         kept = known[strongest(item_L[known], reward_L[known])] if self.about.collapse else known
         newest = kept[max(0, len(kept) - self.about.max_length) :]
-        left_out = LeftOut(
-            unknown=len(unknown),
-            unknown_ids=list(dict.fromkeys(unknown))[:SHOWN],
-            older=len(kept) - len(newest),
-            repeated=len(known) - len(kept),
-        )
         seen = item_L[known] if request.seen == "exclude" else item_L[:0]
-        own_time_L = time_L[newest]
         return Encoded(
-            request=request,
             item_L=item_L[newest],
-            time_L=own_time_L,
-            request_time_L=np.append(own_time_L[1:], now)[: len(newest)],
+            time_L=time_L[newest],
+            request_time_L=np.append(time_L[newest][1:], now)[: len(newest)],
             reward_L=reward_L[newest].astype(np.float32),
-            hidden_S=np.unique(np.concatenate([seen, blocked[blocked > 0]])),
-            allow_N=None if allowed is None else self._mask(allowed),
+            hidden_S=np.unique(np.concatenate([seen, block[block > 0]])),
             strength=self.strength(request.strength),
-            left_out=left_out,
+            request=request,
+            allow_N=None if request.allow is None else np.isin(np.arange(len(self) + 1), allow[allow > 0]),
+            left_out=LeftOut(older=len(kept) - len(newest), repeated=len(known) - len(kept)).with_unknown(unknown),
         )
 
     def _require(self, request: Request) -> None:
@@ -151,17 +143,12 @@ class Catalogue:
 
     def numbers(self, name: str, ids: Sequence[Id]) -> np.ndarray:
         """Numbers of raw ids, 0 for those that the catalogue does not have. Shape: -> int64."""
-        kind = str if self.of_text else int
-        if wrong := next((place for place, one in enumerate(ids) if not isinstance(one, kind)), -1) + 1:
-            said = "texts" if self.of_text else "integers"
-            what = f"{shown(ids[wrong - 1])}, and the ids of this catalogue are {said}"
-            raise InputError(what, where=f"{name}[{wrong - 1}]", remedy="give raw ids as the log has them")
+        text = self.table["item"].dtype == pl.String
+        for place, one in enumerate(ids):
+            if isinstance(one, str) != text:
+                what = f"{reprlib.repr(one)}, and the ids of this catalogue are {'texts' if text else 'integers'}"
+                raise InputError(what, where=f"{name}[{place}]", remedy="give raw ids as the log has them")
         return np.array([self.number.get(one, 0) for one in ids], np.int64)
-
-    def _numbers(self, name: str, ids: Sequence[Id], unknown: list[Id]) -> np.ndarray:
-        number = self.numbers(name, ids)
-        unknown.extend(ids[place] for place in np.flatnonzero(number == 0).tolist())
-        return number
 
     def _times(self, request: Request) -> tuple[np.ndarray, int]:
         """Seconds of the events and of the request, floored as the log's are. Shape: -> int64 (L,), and one."""
@@ -174,14 +161,8 @@ class Catalogue:
         if back := np.flatnonzero(np.diff(time) < 0).tolist():
             raise InputError("times go back here", where=where(back[0] + 1), remedy="give the events oldest first")
         resolution = self.about.time_resolution
-        second = time // (1_000_000 * resolution) * resolution
+        second = time // (MICRO * resolution) * resolution
         return second[: len(request.times)], int(second[-1]) if len(second) else 0
-
-    def _mask(self, allowed: np.ndarray) -> np.ndarray:
-        allow_N = np.zeros(len(self) + 1, bool)
-        allow_N[allowed] = True
-        allow_N[0] = False
-        return allow_N
 
     def boosts(self, boosts: Sequence[Boost]) -> np.ndarray:
         """What boosts add to the scores of all items: one pass a column, however many values of it are named.
@@ -215,11 +196,12 @@ class Catalogue:
         if boost.column not in self.table.columns:
             near = nearest(boost.column, self.table.columns)
             remedy = f"did you mean {near!r}?" if near else f"there are: {', '.join(self.table.columns)}"
-            raise InputError(f"the items have no column {shown(boost.column)}", where=f"{where}.column", remedy=remedy)
+            what = f"the items have no column {reprlib.repr(boost.column)}"
+            raise InputError(what, where=f"{where}.column", remedy=remedy)
         column = self.table[boost.column]
         plain = column.dtype.is_numeric() or column.dtype in (pl.Boolean, pl.String)
         if isinstance(boost.value, str) != (column.dtype == pl.String) or not plain:
-            what = f"{shown(boost.value)}, and the column {boost.column!r} holds {column.dtype}"
+            what = f"{reprlib.repr(boost.value)}, and the column {boost.column!r} holds {column.dtype}"
             raise InputError(what, where=f"{where}.value", remedy="give a value of that type")
 
     def strength(self, asked: float | None) -> float:
@@ -230,12 +212,9 @@ class Catalogue:
 
 def strongest(item_L: np.ndarray, reward_L: np.ndarray) -> np.ndarray:
     """Which events stay where one stands for all of an item: the best reward, on ties the first. Shape: bool (L,)."""
-    best: dict[Any, int] = {}
-    value_L = np.nan_to_num(reward_L, nan=-np.inf)
-    for place, item in enumerate(item_L.tolist()):
-        if item not in best or value_L[place] > value_L[best[item]]:
-            best[item] = place
-    return np.isin(np.arange(len(item_L)), list(best.values()))
+    order = np.lexsort((-np.nan_to_num(reward_L, nan=-np.inf), item_L))  # stable
+    first = np.unique(item_L[order], return_index=True)[1]
+    return np.isin(np.arange(len(item_L)), order[first])
 
 
 def fine_times(times: Sequence[Time], unit: str, where: Callable[[int], str]) -> np.ndarray:
@@ -244,37 +223,33 @@ def fine_times(times: Sequence[Time], unit: str, where: Callable[[int], str]) ->
     Raises:
         InputError: one is not a time in this unit, or lies before 1970 or after the year 9999.
     """
-    read, micro = _of_text if unit == "datetime" else _of_number, list[int]()
+    micro = list[int]()
     for place, one in enumerate(times):
         try:
-            micro.append(read(one, unit))
+            micro.append(_of_text(one) if unit == "datetime" else _of_number(one, MICRO // PER_SECOND[unit]))
             why = "" if 0 <= micro[-1] <= LAST_SECOND * MICRO else "lies before 1970 or after the year 9999"
         except (TypeError, ValueError, OverflowError):
             why = "is no time"
         if why:
             wanted = f"numbers of {unit} since 1970" if unit != "datetime" else "ISO 8601 texts: 2026-11-28T13:00:00Z"
-            raise InputError(f"{shown(one)} {why}", where=where(place), remedy=f"give {wanted}")
+            raise InputError(f"{reprlib.repr(one)} {why}", where=where(place), remedy=f"give {wanted}")
     return np.array(micro, np.int64)
 
 
 def of_micro(micro: int, unit: str) -> Time:
     """Microseconds since 1970 as a time in a log's unit."""
     if unit == "datetime":
-        return (START + timedelta(microseconds=micro)).isoformat()
-    scale = 1_000_000 // PER_SECOND[unit]
+        return (EPOCH + timedelta(microseconds=micro)).isoformat()
+    scale = MICRO // PER_SECOND[unit]
     return micro / scale if micro % scale else micro // scale
 
 
-def _of_number(time: Time, unit: str) -> int:
+def _of_number(time: Any, scale: int) -> int:
     if type(time) not in (int, float):
         raise TypeError
-    scale = 1_000_000 // PER_SECOND[unit]
-    return time * scale if isinstance(time, int) else round(time * scale)  # type: ignore[arg-type]
+    return time * scale if isinstance(time, int) else round(time * scale)
 
 
-def _of_text(time: Time, unit: str) -> int:
-    if not isinstance(time, str):
-        raise TypeError
+def _of_text(time: Any) -> int:
     when = datetime.fromisoformat(time)
-    since = (when if when.tzinfo else when.replace(tzinfo=UTC)) - START
-    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+    return ((when if when.tzinfo else when.replace(tzinfo=UTC)) - EPOCH) // timedelta(microseconds=1)

@@ -1,18 +1,24 @@
-"""Who may ask, before anything is read; and figures for Prometheus, in which no id stands."""
+"""Who may ask, and how much, before anything is read; and figures for Prometheus, which hold no id."""
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import time
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import Response
+from fastapi.responses import JSONResponse
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from recalign.serve.server.service import is_loopback
-from recalign.serve.server.wire import BODY, problem
+from recalign.serve.server.answer import Problem
+from recalign.serve.server.service import TIMEOUT, is_loopback
 
+MAX_BODY = 2**20
+"""Bytes that a request's body may have."""
 OPEN = ("/health", "/ready")
 """Routes that need no token: they say that the server runs, and nothing else."""
 EVENTS, USERS = "/events", "/users/"
@@ -21,8 +27,13 @@ ROUTES = ("/recommend", "/score", "/metrics", EVENTS, USERS, *OPEN)
 MILLISECONDS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
+def problem(status: int, error: str, where: str | None, remedy: str | None, **headers: str) -> Response:
+    """A response that says what is wrong, where, and what to do."""
+    return JSONResponse(asdict(Problem(error, where, remedy)), status, headers)
+
+
 class Figures:
-    """What ``/metrics`` tells: counts and times, never an id."""
+    """What ``/metrics`` shows: counts and times, never an id."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -36,11 +47,11 @@ class Figures:
 
 
 class Guard:
-    """Before anything is read: the token or the host, and how long the body says that it is.
+    """Before anything is read: the token or the host, and the kind and length of the body; then how long it takes.
 
     Args:
         app: what is guarded.
-        figures: are told of every request.
+        figures: of every request.
         token: that requests have to bear; None: none, and only names of this machine as ``Host``.
         events_token: that those to the store have to bear in its place; None: there is no store.
     """
@@ -55,39 +66,62 @@ class Guard:
             return
         path = USERS if scope["path"].startswith(USERS) else scope["path"]
         route = path if path in ROUTES else "other"
-        began, status = time.perf_counter(), 500
+        began, status, length, whole = time.perf_counter(), 500, 0, False
 
-        async def noted(message: Any) -> None:
+        async def counted_send(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
 
+        async def limited_receive() -> Message:
+            nonlocal length, whole
+            try:
+                async with asyncio.timeout(None if whole else began + TIMEOUT - time.perf_counter()):
+                    message = await receive()
+            except TimeoutError:
+                raise _stop(408, f"the body did not come within {TIMEOUT:g} s", "send it faster") from None
+            length, whole = length + len(message.get("body", b"")), not message.get("more_body", False)
+            if length > MAX_BODY:
+                raise _stop(413, f"a body may have {MAX_BODY:,} bytes", "ask for less at once")
+            return message
+
         try:
             wrong = self._problem(scope, path)
-            await (self.app if wrong is None else wrong)(scope, receive, noted)
+            if wrong is None:
+                await self.app(scope, limited_receive, counted_send)
+            else:
+                await wrong(scope, receive, counted_send)
         finally:
             self.figures.requests.labels(route, str(status)).inc()
             self.figures.seconds.labels(route).observe(time.perf_counter() - began)
 
     def _problem(self, scope: Scope, path: str) -> Response | None:
-        headers = dict(scope["headers"])
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         if not path.isprintable():  # "/events\n" is another path here, and "/events" to the router
             return problem(404, "there is no such path", "path", "leave line breaks out")
-        if self.token is None and not is_loopback(named(headers.get(b"host", b"").decode("latin-1"))):
+        if self.token is None and not is_loopback(host_name(headers.get(b"host", ""))):
             return problem(403, "this server answers its own machine only", "Host", "name it 127.0.0.1")
         token = self.events_token if self.events_token and path in (EVENTS, USERS) else self.token
         if token is not None and path not in OPEN:
-            given = headers.get(b"authorization", b"")
+            given = headers.get(b"authorization", "").encode("latin-1")
             if not hmac.compare_digest(given, b"Bearer " + token.encode()):
                 return problem(401, "a token is needed", "Authorization", "send Authorization: Bearer TOKEN")
-        length = headers.get(b"content-length", b"0")
-        if not length.isdigit() or len(length) > 15 or int(length) > BODY:
-            return problem(413, f"a body may have {BODY:,} bytes", "Content-Length", "ask for less at once")
+        kind = headers.get(b"content-type", "").partition(";")[0].strip().lower()
+        if scope["method"] == "POST" and kind != "application/json":  # a page of another site cannot send this one
+            return problem(415, "the body must be JSON", "Content-Type", "send Content-Type: application/json")
+        length = headers.get(b"content-length", "0")
+        if not length.isascii() or not length.isdigit() or len(length) > 15 or int(length) > MAX_BODY:
+            return problem(413, f"a body may have {MAX_BODY:,} bytes", "Content-Length", "ask for less at once")
         return None
 
 
-def named(host: str) -> str:
+def _stop(status: int, error: str, remedy: str) -> HTTPException:
+    return HTTPException(status, Problem(error, "body", remedy))  # type: ignore[arg-type]
+
+
+def host_name(header: str) -> str:
     """A ``Host`` without its port and brackets."""
-    name, bracket, _ = host.partition("]")
-    return name.removeprefix("[") if bracket else host.partition(":")[0]
+    name, bracket, port = header.rpartition(":")
+    host = name if bracket and port.isdigit() else header
+    return host[1:-1] if host.startswith("[") and host.endswith("]") else host

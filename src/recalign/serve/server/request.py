@@ -1,36 +1,105 @@
-"""What is asked: the same from Python, from the command and over HTTP. `recalign.serve.server.answer` has the answer.
+"""What is asked and told: the same models for Python, for the command and over HTTP. `answer.py` has the answers.
 
 All that can be said of a request without a bundle is checked here; `recalign.serve.server.catalogue` checks the rest.
 """
 
 from __future__ import annotations
 
+import functools
+import reprlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from functools import partial
-from typing import Any, Literal, Self
+from dataclasses import replace
+from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
 
-from recalign.errors import InputError
-from recalign.serve.server.require import at, is_number, plain, require, require_list, text_id
+from pydantic import AfterValidator, ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
 
-Id = int | str
-Time = int | float | str
-LONGEST = 10_000
+from recalign.errors import InputError, nearest
+
+MAX_HISTORY = 10_000
 """Events of a history, and items of ``allow`` and ``block``, that a request may have."""
-MOST_BOOSTS = 100
-MOST = 1_000
+MAX_BOOSTS = 100
+MAX_ITEMS = 1_000
 """Items that an answer may have."""
-COLDEST, HOTTEST = 1e-3, 1e3
-"""Temperatures of an exploration."""
-STRONGEST = 1e6
+MAX_EVENTS = 1_000
+"""Events that may be told at once."""
+MAX_ID = 200
+"""Characters of the id of a user or of an event."""
+MAX_WEIGHT = 1e6
 """Weight of a boost, and strength of reranking: beyond, rounding would leave draws other chances than they say."""
 SEEDS = 2**53
 """Seeds there are: JavaScript has no larger whole numbers."""
-SHOWN = 10
-"""Ids that an answer names; the others are counted."""
+
+Text = Annotated[str, Field(strict=True, max_length=10_000)]
+Number = Annotated[float, Field(strict=True)]
+Id = Annotated[int, Field(strict=True)] | Text
+"""A raw id, as the log has it."""
+Time = Annotated[int, Field(strict=True)] | Number | Text
+Ids = Annotated[list[Id], Field(max_length=MAX_HISTORY)]
+T = TypeVar("T")
 
 
-@dataclass(frozen=True)
+def text_id(given: int | str) -> str:
+    """The id of a user or of an event as text.
+
+    Raises:
+        ValueError: it is too long, or not printable.
+    """
+    text = str(given)
+    if not 0 < len(text) <= MAX_ID or not text.isprintable():
+        raise ValueError(f"Input should be an integer, or a text of 1 to {MAX_ID} printable characters")
+    return text
+
+
+TextId = Annotated[Id, AfterValidator(text_id)]
+"""The id of a user or of an event, which becomes a text: a number and its text are the same one."""
+
+
+@dataclass_transform(frozen_default=True)
+def model(cls: type[T]) -> type[T]:
+    """A frozen dataclass that pydantic checks, strictly; made from Python, it raises `InputError`."""
+    config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    made: Any = dataclass(frozen=True, config=config)(cls)
+    own = made.__init__
+    FIELDS.update(made.__dataclass_fields__)
+
+    @functools.wraps(own)
+    def init(self: Any, *args: Any, **given: Any) -> None:
+        try:
+            own(self, *args, **given)
+        except ValidationError as error:
+            raise input_error(error.errors(include_url=False)) from None
+
+    made.__init__ = init
+    return made
+
+
+FIELDS: dict[str, Any] = {}
+"""The names of all fields of all models."""
+UNKNOWN = "unexpected_keyword_argument"
+"""What pydantic calls a name that there is not."""
+
+
+def input_error(errors: Sequence[Any]) -> InputError:
+    """The first thing that pydantic found, with its place: ``boost[0].weight``."""
+    found: dict[str, list[Any]] = {}
+    for error in sorted(errors, key=lambda one: one["type"] != UNKNOWN):
+        unknown = error["type"] == UNKNOWN
+        # Of a union there is an error a member, which has the member's type in its place.
+        parts = [part for part in error["loc"] if isinstance(part, int) or part in FIELDS]
+        where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).removeprefix(".")
+        found.setdefault(f"{where}.{error['loc'][-1]!r}".removeprefix(".") if unknown else where, []).append(error)
+    where, own = next(iter(found.items()))
+    kind, name = own[0]["type"], str(own[0]["loc"][-1]) if own[0]["loc"] else ""
+    if kind == UNKNOWN:
+        near = nearest(name, FIELDS)
+        return InputError("there is no such name", where=where, remedy=f"did you mean {near!r}?" if near else "drop it")
+    what = "it is missing" if kind.startswith("missing") else f"{reprlib.repr(own[0]['input'])} cannot be used here"
+    remedy = ", or ".join(dict.fromkeys(error["msg"].removeprefix("Value error, ") for error in own))
+    return InputError(what, where=where or "the request", remedy=remedy)
+
+
+@model
 class Boost:
     """Raise, or lower, the items that have a value in a column of the bundle's item table.
 
@@ -40,18 +109,12 @@ class Boost:
         weight: added to the items' log-probabilities, in nats, before these are normalised again.
     """
 
-    column: str
-    value: int | float | str | bool
-    weight: float
-
-    def __post_init__(self) -> None:
-        require(isinstance(self.column, str), "column", self.column, "the name of a column")
-        require(isinstance(self.value, int | float | str), "value", self.value, "a number, a text or a truth value")
-        weighs = is_number(self.weight) and abs(self.weight) <= STRONGEST
-        require(weighs, "weight", self.weight, f"a number from {-STRONGEST:,.0f} to {STRONGEST:,.0f}")
+    column: Text
+    value: Annotated[int, Field(strict=True)] | Number | Text | Annotated[bool, Field(strict=True)]
+    weight: Annotated[float, Field(strict=True, ge=-MAX_WEIGHT, le=MAX_WEIGHT)]
 
 
-@dataclass(frozen=True)
+@model
 class Explore:
     """Draw the list by chance, so that what it proves is known later (`recalign.serve.server.explore`).
 
@@ -63,21 +126,13 @@ class Explore:
             same one: their lists would be one draw.
     """
 
-    temperature: float = 1.0
-    share: float = 1.0
-    fixed: int = 0
-    seed: int | None = None
-
-    def __post_init__(self) -> None:
-        warm = is_number(self.temperature) and COLDEST <= self.temperature <= HOTTEST
-        require(warm, "temperature", self.temperature, f"a number from {COLDEST:g} to {HOTTEST:g}")
-        require(is_number(self.share) and 0 <= self.share <= 1, "share", self.share, "a number from 0 to 1")
-        require(type(self.fixed) is int and 0 <= self.fixed <= MOST, "fixed", self.fixed, f"0 to {MOST:,} positions")
-        seeded = self.seed is None or (type(self.seed) is int and 0 <= self.seed < SEEDS)
-        require(seeded, "seed", self.seed, f"a whole number from 0 to {SEEDS - 1}, or null")
+    temperature: Annotated[float, Field(strict=True, ge=1e-3, le=1e3)] = 1.0
+    share: Annotated[float, Field(strict=True, ge=0, le=1)] = 1.0
+    fixed: Annotated[int, Field(strict=True, ge=0, le=MAX_ITEMS)] = 0
+    seed: Annotated[int, Field(strict=True, ge=0, lt=SEEDS)] | None = None
 
 
-@dataclass(frozen=True)
+@model
 class Request:
     """What somebody has chosen so far, and what to recommend next.
 
@@ -102,75 +157,79 @@ class Request:
         explore: draw the list by chance; null: the best items, ranked.
     """
 
-    items: Sequence[Id] = ()
-    times: Sequence[Time] = ()
-    rewards: Sequence[float | None] | None = None
+    items: Ids = Field(default_factory=list)
+    times: Annotated[list[Time], Field(max_length=MAX_HISTORY)] = Field(default_factory=list)
+    rewards: Annotated[list[Number | None], Field(max_length=MAX_HISTORY)] | None = None
     time: Time | None = None
-    k: int = 10
-    allow: Sequence[Id] | None = None
-    block: Sequence[Id] = ()
-    boost: Sequence[Boost] = ()
+    k: Annotated[int, Field(strict=True, ge=1, le=MAX_ITEMS)] = 10
+    allow: Ids | None = None
+    block: Ids = Field(default_factory=list)
+    boost: Annotated[list[Boost], Field(max_length=MAX_BOOSTS)] = Field(default_factory=list)
     seen: Literal["exclude", "include"] = "exclude"
-    strength: float | None = None
-    log_probs: bool = False
-    user: Id | None = None
+    strength: Annotated[float, Field(strict=True, ge=0, le=MAX_WEIGHT)] | None = None
+    log_probs: Annotated[bool, Field(strict=True)] = False
+    user: TextId | None = None
     explore: Explore | None = None
 
     def __post_init__(self) -> None:
-        require_ids("items", self.items)
-        self._require_one_an_item("times", self.times)
-        if self.rewards is not None:
-            self._require_one_an_item("rewards", self.rewards)
-        if self.allow is not None:
-            require_ids("allow", self.allow)
-        require_ids("block", self.block)
-        for place, reward in enumerate(self.rewards or ()):
-            require(reward is None or is_number(reward), f"rewards[{place}]", reward, "a finite number, or null")
-        require_list("boost", self.boost, MOST_BOOSTS)
-        for place, boost in enumerate(self.boost):
-            require(isinstance(boost, Boost), f"boost[{place}]", boost, "a column, a value and a weight")
-        require(type(self.k) is int and 0 < self.k <= MOST, "k", self.k, f"a whole number from 1 to {MOST:,}")
-        require(self.seen in ("exclude", "include"), "seen", self.seen, "exclude or include")
-        strong = self.strength is None or (is_number(self.strength) and 0 <= self.strength <= STRONGEST)
-        require(strong, "strength", self.strength, f"a number from 0 to {STRONGEST:,.0f}, or null")
-        require(isinstance(self.log_probs, bool), "log_probs", self.log_probs, "true or false")
-        if self.user is not None:
-            text_id("user", self.user)
-        good = self.explore is None or isinstance(self.explore, Explore)
-        require(good, "explore", self.explore, "temperature, share, fixed and seed, or null")
-
-    def _require_one_an_item(self, name: str, values: Sequence[Any]) -> None:
-        require_list(name, values, LONGEST)
-        if len(values) != len(self.items):
-            what = f"{len(values)} of them, and {len(self.items)} items"
-            raise InputError(what, where=name, remedy="give one an item")
+        for name, values in {"times": self.times, "rewards": self.rewards}.items():
+            if values is not None and len(values) != len(self.items):
+                what = f"{len(values)} of them, and {len(self.items)} items"
+                raise InputError(what, where=name, remedy="give one an item")
 
     @classmethod
-    def of(cls, given: Any) -> Self:
-        """A request from plain values, such as JSON has.
+    def from_any(cls, given: Any, **settings: Any) -> Request:
+        """A request from one, or from a mapping with its fields; settings replace its own.
 
         Raises:
             InputError: a name that a request does not have, or a value that it cannot have; says where, and a remedy.
         """
-        found = plain(cls, given, "the request")
-        if isinstance(boosts := found.get("boost"), list | tuple):
-            found["boost"] = [at(f"boost[{n}]", partial(_boost, one)) for n, one in enumerate(boosts)]
-        if isinstance(explore := found.get("explore"), Mapping):
-            found["explore"] = at("explore", lambda: Explore(**plain(Explore, explore, "an exploration")))
-        return cls(**found)
+        if isinstance(given, Request):
+            return replace(given, **settings) if settings else given
+        if not isinstance(given, Mapping):
+            what = f"{reprlib.repr(given)} cannot be used here"
+            raise InputError(what, where="the request", remedy="give an object")
+        return cls(**{**given, **settings})
 
 
-def _boost(given: Any) -> Boost:
-    if isinstance(given, Boost):
-        return given
-    found = plain(Boost, given, "a boost")
-    if lacking := [one.name for one in fields(Boost) if one.name not in found]:
-        raise InputError(f"it has no {lacking[0]}", where=lacking[0], remedy="give column, value and weight")
-    return Boost(**found)
+@model
+class Score:
+    """What ``/score`` is asked.
+
+    Attributes:
+        request: as of ``/recommend``; its ``k`` is not read.
+        items: raw ids to score.
+    """
+
+    request: Request
+    items: Ids
 
 
-def require_ids(name: str, ids: Any) -> None:
-    """Refuse what is no list of raw ids, or one that is too long."""
-    require_list(name, ids, LONGEST)
-    for place, one in enumerate(ids):
-        require(type(one) is int or isinstance(one, str), f"{name}[{place}]", one, "a raw id: an integer or a text")
+@model
+class Event:
+    """Something that somebody chose.
+
+    Attributes:
+        id: names the event among its user's. Told again, it changes nothing, so a sender may try again.
+        user: who. A number and its text are the same user.
+        item: a raw id, as in the log. One that the catalogue does not have is kept: a later version may.
+        time: when, in the log's own unit.
+        reward: how good it was, in the unit of ``data.reward``; null where nothing is known.
+    """
+
+    id: TextId
+    user: TextId
+    item: Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)] | Text  # SQLite has 64 bits
+    time: Time
+    reward: Number | None = None
+
+
+@model
+class Events:
+    """What ``POST /events`` is told.
+
+    Attributes:
+        events: in any order; all of them are kept, or none.
+    """
+
+    events: Annotated[list[Event], Field(max_length=MAX_EVENTS)]

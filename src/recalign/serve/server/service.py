@@ -1,4 +1,4 @@
-"""Answer many callers from one bundle: a queue that takes what is there and never waits, and a swap of versions."""
+"""Answer many callers from one bundle: queues that take what is there and never wait, and a swap of versions."""
 
 from __future__ import annotations
 
@@ -9,32 +9,86 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 
 from recalign.serve.server.about import current
 from recalign.serve.server.answer import Answer, Scored
-from recalign.serve.server.bundle import ROWS, Bundle
+from recalign.serve.server.bundle import MAX_BATCH, Bundle
 from recalign.serve.server.catalogue import Encoded
 
-WAITING = 256
+MAX_WAITING = 256
 """Requests that may wait."""
-SECONDS = 10.0
-"""After which a request is given up."""
+TIMEOUT = 10.0
+"""Seconds after which a request is given up."""
+A = TypeVar("A")
+R = TypeVar("R")
 
 
 class Full(Exception):
     """Too many requests wait, or one has waited for too long."""
 
 
+class Batcher(Generic[A, R]):
+    """A queue, and a thread that works on what waits in it: as much as there is at once, and it never waits for more.
+
+    Args:
+        work: from what was asked to an answer, or an error, of each.
+        size: asked for at once, at most.
+        name: of the thread.
+    """
+
+    def __init__(self, work: Callable[[list[A]], Sequence[R | Exception]], size: int, name: str) -> None:
+        self.work, self.size = work, size
+        self.queue: asyncio.Queue[tuple[A, asyncio.Future[R]]] = asyncio.Queue(MAX_WAITING)
+        self.thread = ThreadPoolExecutor(1, name)
+
+    async def ask(self, what: A) -> R:
+        """The answer.
+
+        Raises:
+            Full: too many wait, or it takes too long.
+        """
+        answer: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        try:
+            self.queue.put_nowait((what, answer))
+            return await asyncio.wait_for(answer, TIMEOUT)
+        except (asyncio.QueueFull, TimeoutError):
+            raise Full from None
+
+    async def run(self) -> None:
+        """Answer what waits, until cancelled. What was given up while it waited is dropped."""
+        loop = asyncio.get_running_loop()
+        while True:
+            taken = [await self.queue.get()]
+            while len(taken) < self.size and not self.queue.empty():
+                taken.append(self.queue.get_nowait())
+            if not (taken := [(what, answer) for what, answer in taken if not answer.done()]):
+                continue
+            answers = await loop.run_in_executor(self.thread, self._safely, [what for what, _ in taken])
+            for (_, waiting), answer in zip(taken, answers, strict=True):
+                if waiting.done():
+                    continue
+                if isinstance(answer, Exception):
+                    waiting.set_exception(answer)
+                else:
+                    waiting.set_result(answer)
+
+    def _safely(self, taken: list[A]) -> Sequence[R | Exception]:
+        try:
+            return self.work(taken)
+        except Exception as error:  # the queue must go on
+            return [error] * len(taken)
+
+
 @dataclass(frozen=True)
-class Waiting:
-    """A request in the queue: the bundle that has read it, and the items to score, where it asks for that."""
+class Asked:
+    """A request, the bundle that has read it, and the items to score, where it asks for that."""
 
     bundle: Bundle
     encoded: Encoded
-    items: np.ndarray | None
-    answer: asyncio.Future[Answer | Scored]
+    items: np.ndarray | None = None
 
 
 class Service:
@@ -43,47 +97,15 @@ class Service:
     Args:
         folder: a bundle, or a folder of versions whose file ``current`` is watched.
         threads: of ONNX Runtime.
-        batched: is told how many requests were answered at once.
+        batched: is called with how many requests are answered at once.
     """
 
     def __init__(self, folder: Path, threads: int = 1, batched: Callable[[int], None] = lambda _: None) -> None:
         self.folder, self.threads, self.batched = folder, threads, batched
         self.bundle = Bundle(folder, threads)
-        self.queue: asyncio.Queue[Waiting] = asyncio.Queue(WAITING)
-        self._pool = ThreadPoolExecutor(1, "answers")
+        self.batcher = Batcher[Asked, Answer | Scored](self._answer, MAX_BATCH, "answers")
         self._refused: object = None  # what was tried last, and its files
-        self._said = ""
-
-    async def ask(self, bundle: Bundle, encoded: Encoded, items: np.ndarray | None = None) -> Answer | Scored:
-        """The answer to a request that a bundle has read.
-
-        Raises:
-            Full: too many wait, or it takes too long.
-        """
-        waiting = Waiting(bundle, encoded, items, asyncio.get_running_loop().create_future())
-        try:
-            self.queue.put_nowait(waiting)
-            return await asyncio.wait_for(waiting.answer, SECONDS)
-        except (asyncio.QueueFull, TimeoutError):
-            raise Full from None
-
-    async def work(self) -> None:
-        """Answer what waits, as much as there is at once, until cancelled."""
-        loop = asyncio.get_running_loop()
-        while True:
-            taken = [await self.queue.get()]
-            while len(taken) < ROWS and not self.queue.empty():
-                taken.append(self.queue.get_nowait())
-            taken = [one for one in taken if not one.answer.done()]  # nobody waits for those any more
-            self.batched(len(taken))
-            answers = await loop.run_in_executor(self._pool, answered, taken)
-            for one, answer in zip(taken, answers, strict=True):
-                if one.answer.done():
-                    continue
-                if isinstance(answer, Exception):
-                    one.answer.set_exception(answer)
-                else:
-                    one.answer.set_result(answer)
+        self._problem = ""
 
     async def watch(self, seconds: float = 1.0) -> None:
         """Serve the version that ``current`` names, once it is loaded and has answered its examples; else the old."""
@@ -96,15 +118,35 @@ class Service:
         tried: object = None
         try:
             named = current(self.folder)
-            tried = named, _files(named)
+            # One that is copied to its end, in whichever order, or made again, is tried again.
+            files = ((path.name, path.stat()) for path in named.glob("*"))
+            tried = named, sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in files)
             if named != self.bundle.folder and tried != self._refused:
                 self.bundle = Bundle(named, self.threads)
                 print(f"now serving {self.bundle.version}", file=sys.stderr, flush=True)
-                self._refused, self._said = None, ""
+                self._refused, self._problem = None, ""
         except Exception as error:  # whatever a version is like, the old one goes on
-            if str(error) != self._said:
+            if str(error) != self._problem:
                 print(f"still serving {self.bundle.version}: {error}", file=sys.stderr, flush=True)
-            self._refused, self._said = tried, str(error)
+            self._refused, self._problem = tried, str(error)
+
+    def _answer(self, taken: list[Asked]) -> list[Answer | Scored | Exception]:
+        """Answer requests by the bundles that have read them; an error goes to every request of its group."""
+        self.batched(len(taken))
+        found: dict[int, Answer | Scored | Exception] = {}
+        groups: dict[tuple[int, bool], list[int]] = {}
+        for place, asked in enumerate(taken):
+            groups.setdefault((id(asked.bundle), asked.items is None), []).append(place)
+        for places in groups.values():
+            some, bundle = [taken[place] for place in places], taken[places[0]].bundle
+            answers: Sequence[Answer | Scored | Exception]
+            try:
+                scores = [(asked.encoded, asked.items) for asked in some if asked.items is not None]
+                answers = bundle.scores(scores) if scores else bundle.answers([asked.encoded for asked in some])
+            except Exception as error:
+                answers = [error] * len(some)
+            found |= zip(places, answers, strict=True)
+        return [found[place] for place in range(len(taken))]
 
 
 def is_loopback(host: str) -> bool:
@@ -113,32 +155,3 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def _files(folder: Path) -> list[tuple[str, int, int]]:
-    """What a version holds now: one that is copied to its end, in whichever order, or made again, is tried again."""
-    known = ((path.name, path.stat()) for path in folder.glob("*"))
-    return sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in known)
-
-
-def answered(taken: list[Waiting]) -> list[Answer | Scored | Exception]:
-    """Answer requests by the bundles that have read them; what goes wrong is the answer of all of its kind."""
-    found: dict[int, Answer | Scored | Exception] = {}
-    kinds: dict[tuple[int, bool], list[int]] = {}
-    for place, one in enumerate(taken):
-        kinds.setdefault((id(one.bundle), one.items is None), []).append(place)
-    for places in kinds.values():
-        some = [taken[place] for place in places]
-        try:
-            answers: Sequence[Answer | Scored | Exception] = _of_kind(some)
-        except Exception as error:  # the queue must go on
-            answers = [error] * len(some)
-        found |= zip(places, answers, strict=True)
-    return [found[place] for place in range(len(taken))]
-
-
-def _of_kind(some: list[Waiting]) -> Sequence[Answer | Scored]:
-    bundle = some[0].bundle
-    if some[0].items is None:
-        return bundle.answers([one.encoded for one in some])
-    return bundle.scores([(one.encoded, one.items) for one in some if one.items is not None])

@@ -1,0 +1,107 @@
+"""Read the log of decisions as a table, and forget a user in it."""
+
+from __future__ import annotations
+
+import sqlite3
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from recalign.errors import InputError
+from recalign.files import held, replacing
+from recalign.serve.server.decisions import FILE, Decision, DecisionLog, pseudonym
+
+COLUMNS: dict[str, Any] = {
+    "time": pl.Int64, "decision": pl.String, "user": pl.String, "version": pl.String, "k": pl.Int64,
+    "seen": pl.String, "hidden": pl.Int64, "blocked": pl.Int64, "allowed": pl.Int64, "boosts": pl.Int64,
+    "arm": pl.String, "chance": pl.Float64, "temperature": pl.Float64, "fixed": pl.Int64, "seed": pl.Int64,
+    "ranked": pl.Int64, "log_probs": pl.List(pl.Float64),
+}  # fmt: skip
+"""Of `Decision`, without its ``items``, whose ids are integers or texts."""
+DAMAGED = "damaged records, dropped"
+
+
+@contextmanager
+def reading(folder: Path, key: str | None) -> Iterator[DecisionLog]:
+    """The log of a folder. One reader at a time: nobody is forgotten while a table of it is made. Servers go on.
+
+    Args:
+        folder: of a server's log.
+        key: that the log has to have been written with; None: whichever.
+
+    Raises:
+        InputError: there is no log, it is of another key or damaged, or another process reads it.
+    """
+    if not (folder / FILE).is_file():
+        remedy = "name the folder of `recalign serve BUNDLE --decisions FOLDER`"
+        raise InputError("there are no decisions in this folder", where=str(folder), remedy=remedy)
+    with held(folder, "reading decisions", "wait until it has finished"), closing(DecisionLog(folder, key)) as log:
+        try:
+            yield log
+        except sqlite3.DatabaseError as error:
+            remedy = f"move it elsewhere, and read what is left by: sqlite3 {FILE} .recover"
+            raise InputError(f"damaged: {error}", where=str(folder / FILE), remedy=remedy) from error
+
+
+def read(log: DecisionLog) -> tuple[pl.DataFrame, int]:
+    """All decisions, in the order of time, and how many records are damaged; stderr names them."""
+    decisions, damaged = log.read()
+    if damaged:
+        numbers = ", ".join(map(str, damaged[:10])) + ", ..." * (len(damaged) > 10)
+        print(f"{log.file}: {len(damaged):,} damaged records are left out: numbers {numbers}", file=sys.stderr)
+    return table(decisions).sort("time", maintain_order=True), len(damaged)
+
+
+def table(decisions: list[Decision]) -> pl.DataFrame:
+    """Decisions as a table: `COLUMNS`, and ``items``, which are texts if any of them is one."""
+    kind = _type_of([item for one in decisions for item in one.items])
+    items = [[str(item) for item in one.items] if kind == pl.String else one.items for one in decisions]
+    found = {name: pl.Series([getattr(one, name) for one in decisions], dtype=kind) for name, kind in COLUMNS.items()}
+    return pl.DataFrame(found | {"items": pl.Series(items, dtype=pl.List(kind))})
+
+
+def forget(folder: Path, user: str, key: str, *tables: Path) -> int:
+    """Erase a user; how many records these were.
+
+    Args:
+        folder: of a server's log.
+        user: the raw id.
+        key: that the log has to have been written with: under another one nobody would be found, and nothing erased.
+        *tables: Parquet files with a column ``user``, where they are there.
+
+    Raises:
+        InputError: there is no log, it is of another key or damaged.
+    """
+    name = pseudonym(key, user)
+    with reading(folder, key) as log:
+        erased = log.delete(name)
+        for path in tables:
+            if path.is_file():
+                frame = _table_of(path)
+                left = frame.filter(pl.col("user") != name)
+                erased += frame.height - left.height
+                with replacing(path) as temporary:
+                    temporary.touch(0o600)
+                    left.write_parquet(temporary)
+    return erased
+
+
+def _table_of(path: Path) -> pl.DataFrame:
+    try:
+        return pl.read_parquet(path, glob=False)
+    except pl.exceptions.PolarsError as error:
+        remedy = "restore the file, or delete it and run recalign feedback again"
+        raise InputError(f"damaged: {error}", where=str(path), remedy=remedy) from error
+
+
+def _type_of(ids: list[Any]) -> Any:
+    """Of ids that are integers or texts; hashes may need all of 64 bits."""
+    if any(isinstance(item, str) for item in ids):
+        return pl.String
+    low, high = min(ids, default=0), max(ids, default=0)
+    whole = {pl.Int64: (-(2**63), 2**63), pl.UInt64: (0, 2**64)}
+    return next((kind for kind, (first, end) in whole.items() if first <= low and high < end), pl.String)
