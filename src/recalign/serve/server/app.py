@@ -7,7 +7,6 @@ import sqlite3
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +71,10 @@ def make_app(
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
-        for keeper in filter(None, (histories, decisions)):
-            keeper.close()
+        if histories:
+            histories.close()
+        if decisions:
+            decisions.close()
 
     app = FastAPI(title="recalign", version=service.bundle.version, redoc_url=None, lifespan=lifespan)
     app.state.service, app.state.work = service, work
@@ -151,14 +152,12 @@ def noted(answer: Any, unknown: bool) -> Any:
     return replace(answer, left_out=replace(answer.left_out, unknown_user=True)) if unknown else answer
 
 
-@cache
-def _adapter(kind: type) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
+ADAPTERS: dict[type, TypeAdapter[Any]] = {kind: TypeAdapter(kind) for kind in (Answer, Scored, Taken, Deleted)}
 
 
 def as_json(answer: Any) -> Response:
     """A response that holds a dataclass."""
-    return Response(_adapter(type(answer)).dump_json(answer), media_type="application/json")
+    return Response(ADAPTERS[type(answer)].dump_json(answer), media_type="application/json")
 
 
 def handle_errors(app: FastAPI) -> None:

@@ -119,7 +119,7 @@ class Bundle:
         histories = events.group_by("user", maintain_order=True).agg(pl.exclude("user"))
         names = {"item": "items", "timestamp": "times", "reward": "rewards"}
         asked = histories.select(pl.col(name).alias(field) for name, field in names.items() if name in events.columns)
-        answers = self.recommend([row | settings for row in asked.iter_rows(named=True)])
+        answers = self.recommend([{**row, **settings} for row in asked.iter_rows(named=True)])
         users = (user for user, answer in zip(histories["user"], answers, strict=True) for _ in answer.items)
         shown = [item for answer in answers for item in answer.items]
         return pl.DataFrame(

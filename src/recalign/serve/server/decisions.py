@@ -105,7 +105,7 @@ def recorded(user: str, encoded: Encoded, answer: Answer) -> Decision:
         blocked=len(request.block),
         allowed=None if encoded.allow_N is None else int(encoded.allow_N.sum()),
         boosts=len(request.boost),
-        items=[one.item for one in answer.items],  # type: ignore[misc]
+        items=[one.item for one in answer.items],  # type: ignore[arg-type]
         **(vars(explored) if explored else {}),
     )
 

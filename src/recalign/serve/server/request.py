@@ -9,7 +9,7 @@ import functools
 import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
+from typing import Annotated, Any, Literal, TypeVar, cast, dataclass_transform
 
 from pydantic import AfterValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
@@ -71,7 +71,7 @@ def model(cls: type[T]) -> type[T]:
             raise input_error(error.errors(include_url=False)) from None
 
     made.__init__ = init
-    return made
+    return cast(type[T], made)
 
 
 FIELDS: dict[str, Any] = {}

@@ -126,5 +126,6 @@ def with_history(request: Request, kept: Sequence[Kept], unit: str) -> Request:
     if request.time is not None:
         [until] = fine_times([request.time], unit, lambda _: "time").tolist()
         kept = [event for event in kept if event[1] <= until]
-    items, times, rewards = zip(*kept, strict=True) if kept else ((), (), ())
-    return replace(request, user=None, items=items, times=[of_micro(one, unit) for one in times], rewards=rewards)
+    items, times, rewards = ([event[part] for event in kept] for part in range(3))
+    history: Any = {"items": items, "times": [of_micro(time, unit) for time in times], "rewards": rewards}
+    return replace(request, user=None, **history)
