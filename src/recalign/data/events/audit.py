@@ -39,16 +39,40 @@ def audit(table: EventTable, ranked: pl.DataFrame | None = None) -> dict[str, Se
         ranked: its events with the ranks that are learned in place of rewards (``relative_to``); None: rewards are.
     """
     frame, learned = table.frame, table.frame if ranked is None else ranked
-    rewards = frame["reward"].drop_nulls()
-    return {
-        "log": _log(table),
+    pairs = (frame["user"].cast(pl.UInt64) * 2**32 + frame["item"]).n_unique()
+    log: Section = {
+        "rows read": sum(table.report.files.values()),
+        "events": frame.height,
+        "users": len(table.users),
+        "items": len(table.items),
+        "share of all (user, item) pairs seen": pairs / (len(table.users) * len(table.items)),
+    }
+    repetition: Section = {"events on an item that the user had before": frame.height - pairs}
+    if table.has_time:
+        log["first event"], log["last event"] = (
+            f"{datetime.fromtimestamp(second, UTC):%Y-%m-%d %H:%M:%S} UTC"
+            for second in frame.select(first=pl.min("timestamp"), last=pl.max("timestamp")).row(0)
+        )
+        if 0 < (old := int((frame["timestamp"] < EARLIEST).sum())) < frame.height / 2:
+            log[OLD] = old
+        duplicates = frame.height - frame.n_unique(["user", "item", "timestamp"])
+        repetition["duplicates (same user, item and time)"] = duplicates
+        repetition |= {REPEATS: table.report.repeats, TIES: table.report.tied / frame.height}
+    sections = {
+        "log": log,
         LEFT: left_out(table.report),
         "nulls by column": {column.name: column.null_count() for column in frame if column.null_count()},
-        "repeated items and times": _repetition(table),
-        "events per user": _quantiles(frame, "user"),
-        "events per item": _quantiles(frame, "item"),
-        **({"reward": _reward(table, learned), "reward histogram": histogram(rewards)} if len(rewards) else {}),
+        "repeated items and times": repetition,
     }
+    for column in ("user", "item"):
+        counts = frame.group_by(column).len()["len"]
+        sections[f"events per {column}"] = {
+            name: int(counts.quantile(share, "nearest"))  # type: ignore[arg-type]
+            for name, share in QUANTILES.items()
+        }
+    if frame["reward"].count():
+        sections |= {"reward": _reward(table, learned), "reward histogram": histogram(frame["reward"].drop_nulls())}
+    return sections
 
 
 def left_out(report: Report) -> Section:
@@ -65,6 +89,26 @@ def render(sections: dict[str, Section]) -> str:
         if rows
     ]
     return "\n\n".join(parts)
+
+
+def _format(value: Value) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else value
+
+
+def _reward(table: EventTable, learned: pl.DataFrame) -> Section:
+    rewards, used = table.frame["reward"].drop_nulls(), learned["reward"].drop_nulls()
+    mean, deviation = float(rewards.mean()), float(rewards.std() or 0.0)  # type: ignore[arg-type]
+    rows: Section = {REWARDED: len(rewards), "mean": mean, "standard deviation": deviation}
+    if used.n_unique() > 2 and len(used) >= 1000:  # the rarer of two values is not an outlier
+        square = np.sort((used.to_numpy().astype(float) - float(used.mean())) ** 2)  # type: ignore[arg-type]
+        rows[OUTLIERS] = float(square[-(len(used) // 1000) :].sum() / square.sum())
+    if table.has_time and (area := gap_auc(learned)) is not None:
+        rows[GAP_AUC] = area
+        coarse = ((seconds, learned.with_columns(pl.col("timestamp") // seconds * seconds)) for seconds in COARSER)
+        hiding = (seconds for seconds, floored in coarse if (gap_auc(floored) or 0.5) < HINT)
+        if area >= HINT and (seconds := next(hiding, None)):
+            rows[RESOLUTION] = seconds
+    return rows
 
 
 def gap_auc(frame: pl.DataFrame) -> float | None:
@@ -87,12 +131,6 @@ def gap_auc(frame: pl.DataFrame) -> float | None:
     return max((max(area, 1 - area) for area in areas if area is not None), default=None)
 
 
-def _hiding(frame: pl.DataFrame) -> int | None:
-    """The finest of `COARSER` at which times hint at no reward."""
-    coarse = ((seconds, frame.with_columns(pl.col("timestamp") // seconds * seconds)) for seconds in COARSER)
-    return next((seconds for seconds, floored in coarse if (gap_auc(floored) or 0.5) < HINT), None)
-
-
 def auc(scored: pl.DataFrame) -> float | None:
     """Area under the ROC curve of a score (first column) for a bool label (second column). Ties count half."""
     score, positive = scored.get_columns()
@@ -102,76 +140,14 @@ def auc(scored: pl.DataFrame) -> float | None:
 
 def histogram(values: pl.Series) -> Section:
     """Count each value if there are at most `BINS`, else count in `BINS` bins of equal width."""
+
+    def texts(numbers: Collection[float], digits: int) -> list[str]:
+        """With so many digits, or as many more as it takes to tell them apart."""
+        tries = ([f"{value:.{n}g}" for value in numbers] for n in range(digits, 18))
+        return next((some for some in tries if len({*some}) == len(numbers)), [str(value) for value in numbers])
+
     counts = values.value_counts().sort(values.name)
     if counts.height <= BINS:
-        return dict(zip(_told_apart(counts[values.name].to_list(), 6), counts["count"], strict=True))
+        return dict(zip(texts(counts[values.name].to_list(), 6), counts["count"], strict=True))
     sizes, edges = np.histogram(values.to_numpy(), BINS)
-    return {f"{low} to {high}": int(n) for n, (low, high) in zip(sizes, pairwise(_told_apart(edges, 4)), strict=True)}
-
-
-def _told_apart(values: Collection[float], digits: int) -> list[str]:
-    """Numbers that differ, as texts that do: with so many digits, or as many more as that takes."""
-    texts = ([f"{value:.{n}g}" for value in values] for n in range(digits, 18))
-    return next((some for some in texts if len({*some}) == len(values)), [str(value) for value in values])
-
-
-def _log(table: EventTable) -> Section:
-    frame = table.frame
-    rows: Section = {
-        "rows read": sum(table.report.files.values()),
-        "events": frame.height,
-        "users": len(table.users),
-        "items": len(table.items),
-        "share of all (user, item) pairs seen": _count_pairs(frame) / (len(table.users) * len(table.items)),
-    }
-    if table.has_time:
-        rows["first event"], rows["last event"] = (
-            f"{datetime.fromtimestamp(second, UTC):%Y-%m-%d %H:%M:%S} UTC"
-            for second in frame.select(first=pl.min("timestamp"), last=pl.max("timestamp")).row(0)
-        )
-        old = int((frame["timestamp"] < EARLIEST).sum())
-        if 0 < old < frame.height / 2:
-            rows[OLD] = old
-    return rows
-
-
-def _repetition(table: EventTable) -> Section:
-    frame = table.frame
-    rows: Section = {"events on an item that the user had before": frame.height - _count_pairs(frame)}
-    if table.has_time:
-        rows["duplicates (same user, item and time)"] = frame.height - frame.n_unique(["user", "item", "timestamp"])
-        rows[REPEATS] = table.report.repeats
-        rows[TIES] = table.report.tied / frame.height
-    return rows
-
-
-def _reward(table: EventTable, learned: pl.DataFrame) -> Section:
-    rewards, used = table.frame["reward"].drop_nulls(), learned["reward"].drop_nulls()
-    mean, deviation = float(rewards.mean()), float(rewards.std() or 0.0)  # type: ignore[arg-type]
-    rows: Section = {REWARDED: len(rewards), "mean": mean, "standard deviation": deviation}
-    if used.n_unique() > 2 and len(used) >= 1000:  # the rarer of two values is not an outlier
-        rows[OUTLIERS] = _extreme_share(used)
-    if table.has_time and (area := gap_auc(learned)) is not None:
-        rows[GAP_AUC] = area
-        if area >= HINT and (seconds := _hiding(learned)):
-            rows[RESOLUTION] = seconds
-    return rows
-
-
-def _extreme_share(values: pl.Series) -> float:
-    """Share of the variance due to the 0.1 % of the values that lie farthest from the mean."""
-    square = np.sort((values.to_numpy().astype(float) - float(values.mean())) ** 2)  # type: ignore[arg-type]
-    return float(square[-(len(values) // 1000) :].sum() / square.sum())
-
-
-def _count_pairs(frame: pl.DataFrame) -> int:
-    return (frame["user"].cast(pl.UInt64) * 2**32 + frame["item"]).n_unique()
-
-
-def _quantiles(frame: pl.DataFrame, column: str) -> Section:
-    counts = frame.group_by(column).len()["len"]
-    return {name: int(counts.quantile(share, "nearest")) for name, share in QUANTILES.items()}  # type: ignore[arg-type]
-
-
-def _format(value: Value) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else value
+    return {f"{low} to {high}": int(n) for n, (low, high) in zip(sizes, pairwise(texts(edges, 4)), strict=True)}
