@@ -6,7 +6,6 @@ import re
 import sys
 import warnings
 from contextlib import suppress
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,23 +14,9 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import Callback, EarlyStopping, RichProgressBar
 
 from recalign.run.stage import parse_stage, run_stage
-from recalign.run.stage.console import Bar, LineProgress, quiet, seconds_left, warn_if_bf16_is_slow, whole_run
+from recalign.run.stage.console import Bar, LineProgress, quiet
 
 FIT = ["fit", "--config", "toy.yaml"]
-
-
-def test_bf16_on_a_cpu_without_it_is_one_warning(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(Path, "exists", lambda self: True)
-    monkeypatch.setattr(Path, "read_text", lambda self: "flags : fpu avx2 avx512f")
-    with pytest.warns(UserWarning, match="no bf16 instructions"):
-        warn_if_bf16_is_slow("bf16-mixed", on_cpu=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        warn_if_bf16_is_slow("bf16-mixed", on_cpu=False)
-        warn_if_bf16_is_slow("32-true", on_cpu=True)
-        warn_if_bf16_is_slow(None, on_cpu=True)
-        monkeypatch.setattr(Path, "read_text", lambda self: "flags : avx512f avx512_bf16")
-        warn_if_bf16_is_slow("bf16-mixed", on_cpu=True)
 
 
 def test_without_a_terminal_there_is_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys):
@@ -41,33 +26,6 @@ def test_without_a_terminal_there_is_a_line_now_and_then(monkeypatch: pytest.Mon
     assert len(lines) == 12
     assert lines[-1].startswith("recommender  epoch 2  train/loss 0.")
     assert lines[-1].endswith("batch 12/12  0:00:00 left")
-
-
-def test_no_more_is_left_than_the_trainers_time(monkeypatch: pytest.MonkeyPatch, capsys):
-    monkeypatch.setattr(LineProgress.__init__, "__defaults__", (0.0,))
-    run_stage(
-        parse_stage(["fit", "--config", "toy.yaml", "--trainer.max_time=00:00:00:01", "--trainer.max_epochs=100000"])
-    )
-    said = [seconds_left(line) for line in capsys.readouterr().err.splitlines() if "batch" in line]
-    assert max(left for left in said if left is not None) <= 1
-
-
-def test_training_says_what_is_left_of_the_whole(monkeypatch: pytest.MonkeyPatch, capsys):
-    monkeypatch.setattr(LineProgress.__init__, "__defaults__", (0.0,))
-    heard: list[float] = []
-    with whole_run(lambda left: heard.append(left) or ", about 4 min left"):  # type: ignore[func-returns-value]
-        run_stage(parse_stage(["fit", "--config", "toy.yaml"]))
-    lines = [line for line in capsys.readouterr().err.splitlines() if "batch" in line]
-    assert lines[-1].endswith("batch 12/12  0:00:00 left; in all about 4 min left")
-    assert len(heard) == 11
-    assert heard[0] > heard[-1] == 0
-    assert seconds_left(lines[0]) is None
-    assert [round(left) for left in heard] == [seconds_left(line) for line in lines[1:]]
-    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    with whole_run(lambda left: ", about 4 min left"):
-        bar = run_stage(parse_stage(["fit", "--config", "toy.yaml"])).trainer.progress_bar_callback
-    assert isinstance(bar, Bar)
-    assert "in all: about 4 min left" in str(bar._metric_component.render(bar.progress.tasks[0]))  # type: ignore[union-attr]
 
 
 def test_what_is_prepared_before_the_first_batch_is_no_part_of_the_pace(monkeypatch: pytest.MonkeyPatch, capsys):
@@ -88,12 +46,6 @@ def test_what_is_prepared_before_the_first_batch_is_no_part_of_the_pace(monkeypa
     trainer.early_stopping_callbacks, now = [EarlyStopping("loss")], now + 2
     line.on_train_batch_end(trainer, None)  # type: ignore[arg-type]
     assert capsys.readouterr().err == "reward  epoch 1    batch 3/100  at most 0:03:14 left\n"
-
-
-def test_what_is_left_is_read_off_the_last_line():
-    assert seconds_left("recommender  epoch 1") is None
-    assert seconds_left("a  batch 1/9  0:01:05 left\nb  batch 2/9  1 day, 2:00:03 left\nwarning: 3 left") == 93603
-    assert seconds_left("a  batch 1/9  at most 0:01:05 left; in all perhaps 3 min left") == 65
 
 
 def test_on_a_terminal_there_is_lightnings_bar(monkeypatch: pytest.MonkeyPatch):

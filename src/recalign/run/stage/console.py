@@ -5,20 +5,18 @@ from __future__ import annotations
 import functools
 import logging
 import math
-import re
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import lightning
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import ProgressBar, RichProgressBar, Timer
+from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 
 _NOISE = (
     r".*does not have many workers.*",
@@ -78,72 +76,10 @@ def _one_line(message: Warning | str, category: type[Warning], *args: Any, **kwa
     return f"warning: {' '.join(str(message).split())}\n"
 
 
-def warn_if_bf16_is_slow(precision: str | int | None, on_cpu: bool) -> None:
-    """One line if bf16 is asked of a CPU that has no instructions for it."""
-    if not on_cpu or not str(precision).startswith("bf16"):
-        return
-    cpuinfo = Path("/proc/cpuinfo")  # elsewhere than on Linux nothing is known, so nothing is said
-    if cpuinfo.exists() and not {"avx512_bf16", "amx_bf16", "bf16"} & set(cpuinfo.read_text().split()):
-        warnings.warn(
-            "this CPU has no bf16 instructions: bf16 will be slower than --trainer.precision 32", stacklevel=2
-        )
-
-
-_WHOLE: ContextVar[Callable[[float], str]] = ContextVar("_WHOLE", default=lambda left: "")
-_LEFT = re.compile(r"  (?:at most )?(?:(\d+) days?, )?(\d+):(\d\d):(\d\d) left")
-
-
-@contextmanager
-def whole_run(left: Callable[[float], str]) -> Iterator[None]:
-    """Say with the progress of training what is left of the whole that it is a part of.
-
-    Args:
-        left: the words for it, such as ", about 4 min left", from the seconds that are left of the training.
-    """
-    token = _WHOLE.set(left)
-    try:
-        yield
-    finally:
-        _WHOLE.reset(token)
-
-
-def seconds_left(printed: str) -> float | None:
-    """The seconds that the last line of `LineProgress` says are left; None where there is none."""
-    found = _LEFT.findall(printed)
-    if not found:
-        return None
-    days, hours, minutes, seconds = (int(part or 0) for part in found[-1])
-    return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds).total_seconds()
-
-
-class _Clock:
-    """Counts batches, and how long the others will take, if training does not stop early.
-
-    It starts when the first batch has ended: what is prepared before that may take minutes, and happens once.
-    """
-
-    def __init__(self) -> None:
-        self.began, self.seen = 0.0, -1
-
-    def tick(self) -> None:
-        """A batch has ended."""
-        self.seen += 1
-        if not self.seen:
-            self.began = time.monotonic()
-
-    def left(self, trainer: Trainer) -> tuple[float, float, float]:
-        """Batches done, batches in all and seconds left; inf where nobody knows."""
-        batches = trainer.num_training_batches
-        done = trainer.current_epoch * batches + trainer.fit_loop.epoch_loop.batch_idx + 1
-        epochs, steps = (trainer.max_epochs or -1) * batches, trainer.max_steps * trainer.accumulate_grad_batches
-        total = min((end for end in (epochs, steps) if end > 0), default=math.inf)
-        left = (time.monotonic() - self.began) / self.seen * (total - done) if self.seen > 0 else math.inf
-        timers = [one.time_remaining() for one in trainer.callbacks if isinstance(one, Timer)]  # type: ignore[attr-defined]
-        return done, total, min([left, *(max(one, 0.0) for one in timers if one is not None)])
-
-
 class LineProgress(ProgressBar):
     """Print a line now and then, where there is no terminal to draw a bar on.
+
+    The time left counts from the end of the first batch: what is prepared before that may take minutes.
 
     Args:
         label: at the head of the line.
@@ -152,29 +88,35 @@ class LineProgress(ProgressBar):
 
     def __init__(self, label: str, every: float = 10.0) -> None:
         super().__init__()
-        self.label, self.every, self.clock = label, every, _Clock()
-        self.said = time.monotonic()
+        self.label, self.every = label, every
+        self.printed = self.began = time.monotonic()
+        self.batches = -1  # since `began`
 
     def disable(self) -> None:
         """Ranks other than the first print nothing (Lightning calls this)."""
         self.every = math.inf
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        self.clock.tick()
-        if time.monotonic() - self.said < self.every:
+        now = time.monotonic()
+        self.batches += 1
+        if not self.batches:
+            self.began = now
+        if now - self.printed < self.every:
             return
-        self.said = time.monotonic()
-        done, total, left = self.clock.left(trainer)
+        self.printed = now
+        batches = trainer.num_training_batches
+        done = trainer.current_epoch * batches + trainer.fit_loop.epoch_loop.batch_idx + 1
+        ends = (trainer.max_epochs or -1) * batches, trainer.max_steps * trainer.accumulate_grad_batches
+        total = min((end for end in ends if end > 0), default=math.inf)
         # Reading the figures waits for the device.
         figures = "  ".join(f"{k} {v:.4g}" for k, v in trainer.progress_bar_metrics.items())
         line = f"{self.label}  epoch {trainer.current_epoch + 1}  {figures}  batch {done:.0f}"
         if math.isfinite(total):
             line += f"/{total:.0f}"
-        if math.isfinite(left):
-            most = "at most " if trainer.early_stopping_callbacks else ""
-            line += f"  {most}{timedelta(seconds=round(left))} left"
-            if said := _WHOLE.get()(left):
-                line += f"; in all{said.replace(',', '', 1)}"
+            if self.batches:
+                most = "at most " if trainer.early_stopping_callbacks else ""
+                left = timedelta(seconds=round((now - self.began) / self.batches * (total - done)))
+                line += f"  {most}{left} left"
         print(line, file=sys.stderr, flush=True)
 
 
@@ -183,17 +125,6 @@ class Bar(RichProgressBar):
 
     def __init__(self) -> None:
         super().__init__(console_kwargs={"stderr": True})
-        self.clock = _Clock()
-
-    def on_train_batch_end(self, *args: Any) -> None:
-        self.clock.tick()
-        super().on_train_batch_end(*args)
-
-    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """The figures beside the bar, and what is left of the whole."""
-        _, _, left = self.clock.left(trainer)
-        said = _WHOLE.get()(left) if trainer.training and math.isfinite(left) else ""
-        return {**super().get_metrics(trainer, pl_module), **({"in all": said.removeprefix(", ")} if said else {})}
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if self.progress is not None:

@@ -91,7 +91,7 @@ def _sources(words: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     for option, value, _ in split(words):
         if option in ("-c", "--config") and value is not None:
             inline = value.startswith("{")
-            given = get_loader("yaml")(value) if inline else load(Path(value))
+            given = json.loads(value) if inline else load(Path(value))
             yield option if inline else value, {short(key): one for key, one in leaves(given).items()}
         elif option:
             yield option, {short(option.lstrip("-").rstrip("+")): value}
@@ -100,27 +100,20 @@ def _sources(words: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
 def _require_distinct(words: Sequence[str]) -> None:
     """Refuse a key that stands twice in one mapping, of which YAML would take the last without a word."""
     for option, value, _ in split(words):
-        if option in ("-c", "--config") and value is not None and Path(value).is_file():
-            where, text = value, Path(value).read_text(encoding="utf-8", errors="replace")
-        else:
-            where, text = option.lstrip("-").rstrip("+"), value or ""
-        if where != value and not text.startswith("{"):
+        is_file = option in ("-c", "--config") and value is not None and Path(value).is_file()
+        text = Path(str(value)).read_text(encoding="utf-8", errors="replace") if is_file else value or ""
+        if not is_file and not text.startswith("{"):
             continue
         with suppress(yaml.YAMLError):  # the parser will say so
-            for mapping in _mappings(yaml.compose(text)):
-                keys = [key.value for key, _ in mapping.value if isinstance(key, yaml.ScalarNode)]
-                if twice := sorted({key for key in keys if keys.count(key) > 1}):
+            todo = [yaml.compose(text)]
+            for node in todo:
+                inner = node.value if isinstance(node, yaml.CollectionNode) else []
+                todo += [part for one in inner for part in (one if isinstance(one, tuple) else (one,))]
+                keys = [one[0].value for one in inner] if isinstance(node, yaml.MappingNode) else []
+                if twice := [key for key in keys if isinstance(key, str) and keys.count(key) > 1]:
                     remedy = "give each a name of its own, or remove one: only the last would count"
+                    where = value if is_file else option.lstrip("-").rstrip("+")
                     raise InputError(f"{twice[0]!r} stands there twice", where=where, remedy=remedy)
-
-
-def _mappings(node: Any) -> Iterator[yaml.MappingNode]:
-    """All mappings of a YAML tree."""
-    if isinstance(node, yaml.MappingNode):
-        yield node
-        yield from (inner for _, value in node.value for inner in _mappings(value))
-    elif isinstance(node, yaml.SequenceNode):
-        yield from (inner for value in node.value for inner in _mappings(value))
 
 
 VARIABLE = re.compile(r"\$\{\s*oc\.env\s*:\s*['\"]?(\w+)")
