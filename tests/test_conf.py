@@ -22,7 +22,7 @@ from recalign.run.chain.space import Spaces
 from recalign.run.commands import rewards
 from recalign.run.stage import parse_stage
 from recalign.run.stage.settings import instantiated, parse_call
-from recalign.run.words import call, leaves
+from recalign.run.words import flatten, to_argv
 
 CONF = Path(__file__).parents[1] / "conf"
 ALL = sorted(CONF.rglob("*.yaml"))
@@ -92,7 +92,7 @@ def test_every_stage_takes_every_log(stage: Path, log: Path):
     parsed = parse_stage(["fit", "--config", str(stage), "--config", str(log)])
     written = yaml.safe_load(log.read_text())["data"]
     read = parsed.config["data"]["init_args"]
-    in_file, found = leaves(written["log"]), leaves(read["log"])
+    in_file, found = flatten(written["log"]), flatten(read["log"])
     assert {key: found[key] for key in in_file} == in_file
     assert (read["reward"], read["max_length"]) == (written["reward"], written["max_length"])
     other = {"judge": "judge_report", "recommender-onerec": "recommender"}
@@ -145,7 +145,7 @@ def test_a_sweeps_ranges_are_settings_of_its_stage(path: Path, monkeypatch: pyte
 def test_a_logs_recipe_comes_after_the_recommender_and_the_log(path: Path):
     files = [path.parent.with_suffix(".yaml"), CONF / "data" / path.name, path]
     parsed = parse_stage(["fit", *(f"--config={file}" for file in files)])
-    written, read = values(path), leaves(parsed.config)
+    written, read = values(path), flatten(parsed.config)
     assert {key: read[key] for key in written} == written
 
 
@@ -194,7 +194,7 @@ def test_both_ends_of_a_space_are_settings_of_the_method(path: Path):
         chosen = {key: axis[end] if isinstance(axis, list) else (axis.low, axis.high)[end] for key, axis in axes}
         config = {
             key.replace(".init_args", ""): value
-            for key, value in leaves(parse_stage(["fit", *call((path,), chosen)]).config).items()
+            for key, value in flatten(parse_stage(["fit", *to_argv((path,), chosen)]).config).items()
         }
         assert {key: config[key] for key in chosen} == chosen
 
@@ -202,13 +202,13 @@ def test_both_ends_of_a_space_are_settings_of_the_method(path: Path):
 @functools.cache
 def resolved(path: Path) -> dict[str, Any]:
     """Every value of a stage as it would run, by dotted key."""
-    config = leaves(parse_stage(["fit", "--config", str(path)]).config)
+    config = flatten(parse_stage(["fit", "--config", str(path)]).config)
     return config | {"trainer.precision": config["trainer.precision"] or "32-true"}
 
 
 def values(path: Path) -> dict[str, Any]:
     """Every value of a YAML file by dotted key."""
-    return leaves(yaml.safe_load(path.read_text()))
+    return flatten(yaml.safe_load(path.read_text()))
 
 
 ASFT = CONF / "asft.yaml"

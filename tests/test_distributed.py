@@ -23,9 +23,9 @@ def shared(cut: int) -> dict[str, Tensor]:
     dist.init_process_group("gloo")
     first = dist.get_rank() == 0
     own = (ROWS[:cut] if first else ROWS[cut:]).clone().requires_grad_()
-    whole = distributed.gathered(own)
+    whole = distributed.all_gather_rows(own)
     loss_of(whole).backward()
-    there, known = torch.device("cpu"), distributed.gathered(own[:, 0] > 0)
+    there, known = torch.device("cpu"), distributed.all_gather_rows(own[:, 0] > 0)
     torch.manual_seed(dist.get_rank())
     drawn = distributed.random_rows(lambda rows: torch.rand(rows, 2), len(own), there)
     place = distributed.own_rows(len(own), there)
@@ -37,7 +37,7 @@ def shared(cut: int) -> dict[str, Tensor]:
         "drawn": drawn,
         "place": torch.arange(len(ROWS))[place],
         "first": distributed.from_first(torch.tensor(float(dist.get_rank()))),
-        "agreed": torch.tensor(distributed.agreed([0.1, 1.0 + dist.get_rank()], there), dtype=torch.float64),
+        "agreed": torch.tensor(distributed.broadcast_floats([0.1, 1.0 + dist.get_rank()], there), dtype=torch.float64),
     }
 
 
@@ -62,8 +62,8 @@ def test_rows_gradients_and_draws_of_two_are_those_of_one():
 
 
 def test_alone_everything_is_as_it_is():
-    assert distributed.gathered(ROWS) is ROWS
+    assert distributed.all_gather_rows(ROWS) is ROWS
     assert distributed.from_first(ROWS) is ROWS
-    assert distributed.agreed((0.1, 2.0), ROWS.device) == [0.1, 2.0]
+    assert distributed.broadcast_floats((0.1, 2.0), ROWS.device) == [0.1, 2.0]
     assert distributed.own_rows(3, ROWS.device) == slice(0, 3)
     assert distributed.counts(3, ROWS.device) == [3]

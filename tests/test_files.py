@@ -14,12 +14,12 @@ import pytest
 
 from recalign.cli import main
 from recalign.errors import InputError
-from recalign.files import digest, replacing, sha256, write_json, write_text
+from recalign.files import atomic_write, digest, sha256, write_json, write_text
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path):
     write_text(tmp_path / "a.txt", "old")
-    with pytest.raises(ZeroDivisionError), replacing(tmp_path / "a.txt") as temporary:
+    with pytest.raises(ZeroDivisionError), atomic_write(tmp_path / "a.txt") as temporary:
         temporary.write_text(f"half {1 // 0}")
     assert (tmp_path / "a.txt").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
@@ -35,12 +35,12 @@ def hidden(number: int) -> None:
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_that_a_writer_hides_is_named(tmp_path: Path, number: int):
-    with pytest.raises(OSError, match=os.strerror(number)) as caught, replacing(tmp_path / "a"):
+    with pytest.raises(OSError, match=os.strerror(number)) as caught, atomic_write(tmp_path / "a"):
         hidden(number)
     assert (caught.value.errno, caught.value.filename) == (number, str(tmp_path / "a"))
-    with pytest.raises(RuntimeError, match="unexpected pos"), replacing(tmp_path / "a"):
+    with pytest.raises(RuntimeError, match="unexpected pos"), atomic_write(tmp_path / "a"):
         hidden(errno.EIO)
-    with pytest.raises(OSError, match=os.strerror(number)), replacing(tmp_path / "a"):  # as Polars says it
+    with pytest.raises(OSError, match=os.strerror(number)), atomic_write(tmp_path / "a"):  # as Polars says it
         raise pl.exceptions.ComputeError(f"{os.strerror(number)} (os error {number})")
 
 
@@ -51,11 +51,11 @@ def test_an_error_counts_as_the_disks_where_it_has_no_room(
     """NumPy says that it wrote less than it should, without a number. Some file systems tell no size."""
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(total=total, free=free))
     for error in (OSError("odd"), RuntimeError("odd")):
-        with pytest.raises((OSError, RuntimeError), match=said), replacing(tmp_path / "new" / "a"):
+        with pytest.raises((OSError, RuntimeError), match=said), atomic_write(tmp_path / "new" / "a"):
             raise error
-    with pytest.raises(InputError, match="odd"), replacing(tmp_path / "a"):
+    with pytest.raises(InputError, match="odd"), atomic_write(tmp_path / "a"):
         raise InputError("odd")
-    with pytest.raises(PermissionError), replacing(tmp_path / "a"):
+    with pytest.raises(PermissionError), atomic_write(tmp_path / "a"):
         raise PermissionError(errno.EACCES, "no")
 
 
@@ -64,7 +64,7 @@ def test_a_folder_in_the_place_of_a_file_is_named(tmp_path: Path, monkeypatch: p
     """What was named is a path beside it, which nobody had given."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "there").mkdir()
-    with pytest.raises(IsADirectoryError) as refused, replacing(Path(name)):
+    with pytest.raises(IsADirectoryError) as refused, atomic_write(Path(name)):
         pass
     assert refused.value.filename == name
 

@@ -17,7 +17,7 @@ from lightning import Trainer
 
 from recalign.cli import with_config_files
 from recalign.run.stage import parse_stage
-from recalign.run.words import leaves, short
+from recalign.run.words import flatten, short
 
 MISTAKES = yaml.safe_load((Path(__file__).parent / "mistakes.yaml").read_text())
 LOG = """
@@ -131,7 +131,7 @@ def options() -> dict[str, list[tuple[str, str]]]:
     found = {}
     for stage in STAGES:
         config = parse_stage(["fit", *with_config_files("fit", [stage, "own.yaml"])]).config
-        given = {short(key): value for key, value in leaves(config).items() if "class_path" not in key}
+        given = {short(key): value for key, value in flatten(config).items() if "class_path" not in key}
         found[stage] = [(key, value) for key, one in given.items() for value in WRONG.get(type(one), [])]
         found[stage] += [(misspelt(key), "1") for key in given]
     return found

@@ -21,7 +21,7 @@ from recalign.evaluation.findings import COVERAGE
 from recalign.evaluation.roles import BEST
 from recalign.evaluation.rows import READS_REWARD_MODEL
 from recalign.evaluation.selection import SELECT
-from recalign.files import replacing
+from recalign.files import atomic_write
 
 FILE = FOLDER / "decision/worlds.parquet"
 PLAIN = (ALL, VALUE, SELECT, HITS, EVALUATED, UNIT, COVERAGE, CORRELATION, READS_REWARD_MODEL)
@@ -75,5 +75,5 @@ def save(records: Mapping[int, dict[str, Any]], label: str) -> None:
     frame = pl.DataFrame([{name: one[name] for name in RECORD} for one in own], schema=RECORD)
     if FILE.is_file():
         frame = pl.concat([pl.read_parquet(FILE).filter(pl.col("label") != label), frame])
-    with replacing(FILE) as path:
+    with atomic_write(FILE) as path:
         frame.write_parquet(path, compression="zstd", compression_level=19)

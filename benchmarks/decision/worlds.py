@@ -29,7 +29,7 @@ from recalign.evaluation.reranking import RERANKING, Reranking
 from recalign.evaluation.roles import Roles
 from recalign.evaluation.rows import row_of
 from recalign.evaluation.value import SHOWN, load_truth, mean_shown
-from recalign.files import read_json, replacing
+from recalign.files import atomic_write, read_json
 from recalign.recommender.checkpoint import load_net
 from recalign.recommender.policy import Policy
 from recalign.recommender.rank_metrics import gain_ndcg
@@ -163,9 +163,9 @@ def _expected(drawn: Simulated, observed: Callable[[np.ndarray], np.ndarray]) ->
 def _write(events: pl.DataFrame, truth_UI: Floats, drawn: Simulated, root: Path) -> None:
     folder = root / "simulated"
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / "events.parquet") as path:
+    with atomic_write(folder / "events.parquet") as path:
         events.sort("timestamp", "user", maintain_order=True).write_parquet(path)
-    with replacing(folder / "truth.npz") as path, path.open("wb") as file:
+    with atomic_write(folder / "truth.npz") as path, path.open("wb") as file:
         np.savez(file, reward=truth_UI, users=drawn.users, items=drawn.items)
 
 

@@ -39,13 +39,13 @@ from benchmarks.items.logs import WORLD, HeldOut, known_log, written
 from benchmarks.items.ranks import CUTS, IDS, START, measured, said, table
 from benchmarks.lib import CONF, figure, markdown, options, save
 from recalign.cli import main as recalign
-from recalign.files import digest, replacing, sha256
+from recalign.files import atomic_write, digest, sha256
 from recalign.recommender import Policy
 from recalign.recommender.new_items import appended
 from recalign.recommender.semantic_ids.codes import CodesTable
 from recalign.run.chain.run import train
 from recalign.run.stage import parse_stage
-from recalign.run.stage.opened import OpenedRun, opened
+from recalign.run.stage.opened import OpenedRun, open_run
 
 ONEREC, TITLES = "onerec", "titles"
 RECOMMENDERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -128,14 +128,14 @@ def of_seed(given: argparse.Namespace, seed: int, rows: list[str]) -> pl.DataFra
 
 def ranks_of(row: str, runs: dict[str, Path], folder: Path, held: HeldOut) -> pl.DataFrame:
     """A row's ranks, kept for as long as its runs are the same."""
-    made = [opened(runs[one]) for one in ((ONEREC, START) if row == ONEREC else (row,))]
+    made = [open_run(runs[one]) for one in ((ONEREC, START) if row == ONEREC else (row,))]
     key = digest([one.made_of() for one in made], [one.strength for one in made], made[-1].data.fingerprint)
     kept = folder / "ranks" / f"{row}-{key[:16]}.parquet"
     if not kept.is_file():
         policy = with_codes(made, codes_of(runs[START], folder)) if row == ONEREC else made[0].policy
         found = measured(policy, made[-1].data, held.cold)
         kept.parent.mkdir(exist_ok=True)
-        with replacing(kept) as path:
+        with atomic_write(kept) as path:
             found.with_columns(row=pl.lit(row)).write_parquet(path)
     return pl.read_parquet(kept)
 

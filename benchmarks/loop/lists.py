@@ -28,7 +28,7 @@ import polars as pl
 from benchmarks.lib import commit, each, frame, save
 from recalign.bootstrap import Estimate
 from recalign.evaluation.offpolicy import LIST_ESTIMATORS, estimate, of_lists
-from recalign.files import replacing
+from recalign.files import atomic_write
 
 ITEMS, K, USERS, EACH, MANY = 40, 5, 1500, 2, 40_000
 RATES = {"share .05": (0.05, 1.0), "share .2": (0.2, 1.0), "share 1": (1.0, 1.0), "share 1, temperature 2": (1.0, 2.0)}
@@ -86,7 +86,7 @@ def saved_world(folder: Path | None, seed: int) -> pl.DataFrame:
         return world(seed)
     path = folder / f"{commit()}-{seed}.parquet"
     if not path.is_file():
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             world(seed).write_parquet(temporary)
     return pl.read_parquet(path)
 

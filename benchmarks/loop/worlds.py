@@ -42,7 +42,7 @@ from recalign.data.simulation import World, simulate
 from recalign.data.simulation.behaviour import CHOICE_LOG_ODDS, SPAN, STABLE_HABIT_SHARE
 from recalign.data.simulation.people import SLICES, mix
 from recalign.data.simulation.world import SD, START
-from recalign.files import replacing
+from recalign.files import atomic_write
 from recalign.recommender import Policy
 from recalign.run.api.fit import recommender_data
 from recalign.serve.server.explore import drawn
@@ -216,7 +216,7 @@ def cell(drift: float, keep: Path, task: int) -> pl.DataFrame:
     name = list(ARMS)[place]
     path = keep / f"{commit()}-{drift:g}-{seed}-{place}.parquet"
     if not path.is_file():
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             row(name, drift, seed).write_parquet(temporary)
     return pl.read_parquet(path)
 

@@ -24,7 +24,7 @@ from recalign.cli import main
 from recalign.data.sequences import Batch
 from recalign.data.sequences.sampler import bucket_of
 from recalign.data.sequences.splits import TRAIN
-from recalign.files import replacing
+from recalign.files import atomic_write
 
 CONF = Path(__file__).parents[2] / "conf"
 LEAVE_ONE_OUT = '{"class_path": "recalign.data.sequences.LeaveLast", "init_args": {"test": 1, "validation": 1}}'
@@ -49,7 +49,7 @@ class Pace(Callback):
         if self.events:
             frame = data.sequences.frame.filter(pl.col("split") == TRAIN)  # what we train on, no more and no less
             arrays = {name: frame[name].cast(pl.Int64).to_numpy() for name in ("user", "item", "timestamp")}
-            with replacing(Path(self.events)) as path, path.open("wb") as file:
+            with atomic_write(Path(self.events)) as path, path.open("wb") as file:
                 np.savez(file, allow_pickle=False, **arrays)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -63,7 +63,7 @@ from recalign.recommender.rank_metrics import gain_ndcg
 from recalign.run.chain.run import train
 from recalign.run.chain.update import WARM_STARTED_STAGE
 from recalign.run.stage import Manifest, RunFolder, parse_stage
-from recalign.run.words import call
+from recalign.run.words import to_argv
 
 EDGES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 """Shares of the events that are known in the first window's training, and at the end of each test window."""
@@ -145,7 +145,9 @@ def raw(
     if drift is None:
         log = yaml.safe_load((CONF / "data" / f"{given.log}.yaml").read_text())["data"]
         root_of = {"data.root": given.data} if given.data else {}
-        stage = parse_stage(["fit", *call([CONF / "recommender.yaml", CONF / "data" / f"{given.log}.yaml"], root_of)])
+        stage = parse_stage(
+            ["fit", *to_argv([CONF / "recommender.yaml", CONF / "data" / f"{given.log}.yaml"], root_of)]
+        )
         data: EventDataModule = stage.datamodule()  # type: ignore[assignment]
         table = data.table
         own = {"user": table.users.gather(table.frame["user"]), "item": table.items.gather(table.frame["item"])}
@@ -211,7 +213,12 @@ class Day:
 
     def words(self, stage: str, row: str, own: Mapping[str, Any]) -> list[str]:
         run = {"run.root": str(self.folder), "run.chain": row.replace(",", ""), "seed_everything": self.seed}
-        return ["fit", *call([CONF / f"{stage}.yaml", self.log], {}), *self.given.chain, *call([], run | dict(own))]
+        return [
+            "fit",
+            *to_argv([CONF / f"{stage}.yaml", self.log], {}),
+            *self.given.chain,
+            *to_argv([], run | dict(own)),
+        ]
 
     def trained(
         self, row: str, epochs: float, before: Mapping[str, Path] | None = None, untouched: float = 1.0

@@ -24,7 +24,17 @@ from typing import Any, Protocol, TypeVar
 from uuid import uuid4
 
 from recalign.errors import InputError
-from recalign.files import beside, digest, disk_errors, read_json, remove_left, rename, sha256, sync, write_json
+from recalign.files import (
+    digest,
+    disk_errors,
+    read_json,
+    remove_stale_temps,
+    rename,
+    sha256,
+    sync,
+    temp_path,
+    write_json,
+)
 
 SEAL, MANIFEST = "digests.json", "manifest.json"
 EARLIER = "the version of recalign that made it"
@@ -110,7 +120,7 @@ class Kept(Protocol[Made]):
         """Make it."""
 
 
-def once(thing: Kept[Made], say: Callable[[str], None]) -> Made:
+def get_or_make(thing: Kept[Made], say: Callable[[str], None]) -> Made:
     """Load a thing that is fresh, or make it; a line says which, as in `is_fresh`."""
     return thing.load() if is_fresh(thing, say) else thing.make()
 
@@ -153,11 +163,11 @@ def publish(folder: Path, key: Key | None = None, made_of: Mapping[str, str] | N
     Raises:
         OSError: it cannot be written.
     """
-    part = beside(folder)
+    part = temp_path(folder)
     earlier = part.with_name(f"{part.name}.earlier")
     for left in (part, earlier):
         shutil.rmtree(left, ignore_errors=True)
-    remove_left(folder)
+    remove_stale_temps(folder)
     try:
         with disk_errors(folder):
             part.mkdir(parents=True)

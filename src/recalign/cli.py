@@ -15,7 +15,7 @@ from typing import NamedTuple
 from recalign.errors import InputError, TrainingError, nearest
 from recalign.files import FULL, REFUSED, unusable
 from recalign.run import configs
-from recalign.run.words import split
+from recalign.run.words import iter_options
 
 
 class Command(NamedTuple):
@@ -183,7 +183,7 @@ def with_config_files(command: str, words: list[str]) -> list[str]:
     kinds = itertools.chain(COMMANDS[command].names, itertools.repeat(COMMANDS[command].names[-1]))
     found: list[str] = []
     names = True
-    for option, value, own in split(words):
+    for option, value, own in iter_options(words):
         names = names and not option
         named = names or option in ("--config", "-c")
         found += ["--config", str(configs.find(value, next(kinds)))] if named and value is not None else own
@@ -194,7 +194,7 @@ def with_config_files(command: str, words: list[str]) -> list[str]:
 
 def _require_log(words: list[str]) -> None:
     """Refuse a chain's log that does not exist, before anything is imported that takes seconds."""
-    given = {option: value for option, value, _ in split(words)}
+    given = {option: value for option, value, _ in iter_options(words)}
     log, chain = given.get("--log"), Path(given.get("--config") or ".")
     if log and not (chain.parent / log).is_file() and not (chain.parents[1] / "data" / f"{log}.yaml").is_file():
         configs.find(log, "data")
@@ -231,7 +231,7 @@ def _choose_wandb(words: list[str]) -> list[str]:
     """Take ``--wandb online|offline|false`` out of the words; it holds for this process and those that it starts."""
     kept: list[str] = []
     modes = {"online": "online", "offline": "offline", "false": "disabled"}
-    for option, value, own in split(words):
+    for option, value, own in iter_options(words):
         if option != "--wandb":
             kept += own
         elif value in modes:

@@ -15,19 +15,19 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
 
-def several() -> bool:
+def is_distributed() -> bool:
     """Whether this process is one of several."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-def is_first() -> bool:
+def is_rank_zero() -> bool:
     """Whether this process writes files: the only one, or that of rank 0, known before processes find each other."""
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
 def counts(rows: int, device: torch.device) -> list[int]:
     """How many rows each process has, by rank."""
-    if not several():
+    if not is_distributed():
         return [rows]
     own = torch.tensor([rows], device=device)
     found = [torch.empty_like(own) for _ in range(dist.get_world_size())]
@@ -37,7 +37,7 @@ def counts(rows: int, device: torch.device) -> list[int]:
 
 def total(x: Tensor) -> Tensor:
     """The sum over all processes, in each of them; without a gradient."""
-    if several():
+    if is_distributed():
         dist.all_reduce(x := x.clone())
     return x
 
@@ -45,40 +45,44 @@ def total(x: Tensor) -> Tensor:
 def own_rows(rows: int, device: torch.device) -> slice:
     """Where the rows of this process lie among those of all."""
     by_rank = counts(rows, device)
-    first = sum(by_rank[: dist.get_rank()]) if several() else 0
+    first = sum(by_rank[: dist.get_rank()]) if is_distributed() else 0
     return slice(first, first + rows)
 
 
-def gathered(x: Tensor) -> Tensor:
+def all_gather_rows(x: Tensor) -> Tensor:
     """The rows of all processes, by rank. Shape: (own rows, ...) -> (all rows, ...).
 
     A loss of gathered rows is that of the whole batch, in every process. Its gradient reaches the own rows alone,
     multiplied by the number of processes, because DDP takes the mean of what the processes find.
     """
-    if not several():
+    if not is_distributed():
         return x
     if x.dtype == torch.bool:
-        return gathered(x.byte()).bool()
+        return all_gather_rows(x.byte()).bool()
     return _Gathered.apply(x, counts(len(x), x.device))
 
 
 def random_rows(make: Callable[[int], Tensor], rows: int, device: torch.device) -> Tensor:
     """The own rows of what one process would draw for the whole batch; ``make`` draws a number of rows."""
-    if not several():
+    if not is_distributed():
         return make(rows)
     return from_first(make(sum(counts(rows, device))))[own_rows(rows, device)]
 
 
 def from_first(x: Tensor) -> Tensor:
     """The tensor of the first process, in all of them. Its shape and type are the same in each."""
-    if several():
+    if is_distributed():
         dist.broadcast(x, src=0)
     return x
 
 
-def agreed(values: Sequence[float], device: torch.device) -> list[float]:
+def broadcast_floats(values: Sequence[float], device: torch.device) -> list[float]:
     """The numbers of the first process, in all of them: what each finds for itself may differ in the last digits."""
-    return from_first(torch.tensor(values, dtype=torch.float64, device=device)).tolist() if several() else list(values)
+    return (
+        from_first(torch.tensor(values, dtype=torch.float64, device=device)).tolist()
+        if is_distributed()
+        else list(values)
+    )
 
 
 def shard(module: nn.Module, methods: Sequence[str]) -> None:

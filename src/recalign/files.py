@@ -28,13 +28,13 @@ LEFT_DAYS = 7
 """Days after which what lies beside a path, half written, is of no process any more, on whichever machine."""
 
 
-def beside(path: Path) -> Path:
+def temp_path(path: Path) -> Path:
     """Where this process writes a file or folder before it is moved to its path."""
     return path.with_name(f".{path.name}.{os.getpid()}")
 
 
-def remove_left(path: Path) -> None:
-    """Remove what processes left `beside` a path when they were killed, once it is `LEFT_DAYS` old."""
+def remove_stale_temps(path: Path) -> None:
+    """Remove what processes left `temp_path` a path when they were killed, once it is `LEFT_DAYS` old."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
         own = re.fullmatch(r"\d+(\.earlier)?", left.name[len(path.name) + 2 :])
         with suppress(OSError):  # another process was faster, or it is somebody else's
@@ -43,7 +43,7 @@ def remove_left(path: Path) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Write a file atomically: yield a temporary path, then sync and rename it to `path`. Remove it on failure.
 
     Raises:
@@ -51,11 +51,11 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    temporary = beside(path)
+    temporary = temp_path(path)
     try:
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            remove_left(path)
+            remove_stale_temps(path)
             yield temporary
             sync(temporary)
             rename(temporary, path)
@@ -96,7 +96,7 @@ def unusable(error: OSError) -> InputError:
 
 
 @contextmanager
-def held(folder: Path, doing: str, remedy: str) -> Iterator[None]:
+def locked(folder: Path, doing: str, remedy: str) -> Iterator[None]:
     """Lock a folder for this process. The lock file is beside the folder and is released if the process dies.
 
     Args:
@@ -135,7 +135,7 @@ def sync(path: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
@@ -146,7 +146,7 @@ def write_json(path: Path, content: Any) -> None:
 
 def write_parquet(frame: Any, path: Path) -> None:
     """Write a Polars frame whole or not at all."""
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         frame.write_parquet(temporary)
 
 

@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from recalign.errors import InputError
 from recalign.files import yaml_text
-from recalign.run.words import call, options, plain, settings_of, split, with_flags
+from recalign.run.words import iter_options, options, settings_of, to_argv, to_builtin, with_flags
 
 
 def command(run: str, dry_run: bool = False, name: str = "") -> None: ...
@@ -44,13 +44,13 @@ def test_a_bare_flag_is_true_and_takes_no_other_word(words: list[str], expected:
     ],
 )
 def test_words_are_split_into_options_and_values(words: list[str], expected: list):
-    assert list(split(words)) == expected
+    assert list(iter_options(words)) == expected
 
 
 def test_settings_as_words_as_nested_and_by_dotted_key():
     settings = {"model.lr": 0.1, "model.clip": None, "data.reward": "a, b", "data.split": {"class_path": "X"}}
     words = ["--config", "a.yaml", "--model.lr=0.1", "--model.clip=null", "--data.reward=a, b"]
-    assert call((Path("a.yaml"),), settings) == [*words, '--data.split={"class_path": "X"}']
+    assert to_argv((Path("a.yaml"),), settings) == [*words, '--data.split={"class_path": "X"}']
     assert dict(settings_of(Namespace(**settings).as_dict())) == settings
 
 
@@ -69,10 +69,10 @@ def test_text_that_looks_like_a_number_is_read_back_as_text(text: str):
 
 def test_an_object_is_no_setting():
     with pytest.raises(InputError, match=r"a\.b: .*object.* is no setting"):
-        plain({"a": {"b": [1, object()]}})
+        to_builtin({"a": {"b": [1, object()]}})
 
 
 def test_values_of_other_libraries_become_plain():
     given = {"lr": np.float32(0.5), "sizes": np.array([64, 32]), "file": Path("a/b"), "more": ({"x": np.int64(3)},)}
-    assert plain(given) == {"lr": 0.5, "sizes": [64, 32], "file": "a/b", "more": [{"x": 3}]}
+    assert to_builtin(given) == {"lr": 0.5, "sizes": [64, 32], "file": "a/b", "more": [{"x": 3}]}
     assert options({"data.sizes": np.array([64, 32])}) == ["--data.sizes=[64, 32]"]

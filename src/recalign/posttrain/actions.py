@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from recalign.data.sequences import Batch
-from recalign.distributed import counts, gathered
+from recalign.distributed import all_gather_rows, counts
 from recalign.errors import InputError
 from recalign.posttrain.base import Figures
 from recalign.posttrain.rollout import OnlineTraining, Rollout, over_candidates, roll_out
@@ -128,9 +128,9 @@ class SampledActions(OnlineTraining):
         )
         state = self.policy.encode(rated)
         logp_TC = self.policy.log_probs(state, torch.cat([rated.target_T[:, None], item_TC.clamp(min=1)], dim=1))
-        nll = -gathered(logp_TC[:, 0]).mean()
-        logp_TS = gathered(over_candidates(logp_TC[:, 1:], item_TC).gather(1, column_TS))
-        rollout = Rollout(*gathered(torch.stack(own, dim=2)).unbind(dim=2))
+        nll = -all_gather_rows(logp_TC[:, 0]).mean()
+        logp_TS = all_gather_rows(over_candidates(logp_TC[:, 1:], item_TC).gather(1, column_TS))
+        rollout = Rollout(*all_gather_rows(torch.stack(own, dim=2)).unbind(dim=2))
         loss, figures = self.surrogate(rollout, logp_TS, state, nll)
         rewards = {"reward": rollout.reward_TS.mean(), "rewards": rollout.reward_TS}
         return loss, {**figures, **rewards, "nll": nll.detach()}
@@ -166,7 +166,7 @@ class PPO(SampledActions):
 
     def surrogate(self, rollout: Rollout, logp_TS: Tensor, state: State, nll: Tensor) -> tuple[Tensor, Figures]:
         reward_TS = rollout.reward_TS - self.kl * (rollout.old_TS - rollout.start_TS)
-        error_TS = reward_TS - gathered(self.value(self.policy.hidden(state).detach()))[:, None]
+        error_TS = reward_TS - all_gather_rows(self.value(self.policy.hidden(state).detach()))[:, None]
         advantage_TS = (error_TS - error_TS.mean()) / (error_TS.std(correction=0) + 1e-4)
         loss, figures = clipped_surrogate(logp_TS, rollout.old_TS, advantage_TS, self.clip)
         value_error = error_TS.square().mean()

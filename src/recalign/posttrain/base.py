@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from recalign.data.sequences import Batch, EventDataModule
-from recalign.distributed import gathered
+from recalign.distributed import all_gather_rows
 from recalign.errors import InputError
 from recalign.posttrain.data import PostTrainingData
 from recalign.posttrain.keep import KeepRanking, WithReference
@@ -154,4 +154,4 @@ class PostTraining(WithReference):
         start = self.reference.encode(probe)
         kl_T, entropy_T = self.policy.kl_and_entropy(self.policy.encode(probe), self.reference, start)
         self.policy.train(mode)
-        return {"kl": gathered(kl_T).mean(), "entropy": gathered(entropy_T).mean()}
+        return {"kl": all_gather_rows(kl_T).mean(), "entropy": all_gather_rows(entropy_T).mean()}

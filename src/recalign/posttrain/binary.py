@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from recalign.data.sequences import Batch
-from recalign.distributed import gathered, random_rows
+from recalign.distributed import all_gather_rows, random_rows
 from recalign.posttrain.base import Figures, PostTraining
 from recalign.ranges import Positive
 
@@ -64,7 +64,7 @@ class GBPO(PostTraining):
     def loss(self, batch: Batch) -> tuple[Tensor, Figures]:
         logp_T = self.policy.log_prob(self.policy.encode(batch), batch.target_T)
         start_T = self.reference_log_probs(batch, batch.target_T[:, None])[:, 0]
-        return gbpo(gathered(logp_T), gathered(start_T), gathered(self.advantages(batch)))
+        return gbpo(all_gather_rows(logp_T), all_gather_rows(start_T), all_gather_rows(self.advantages(batch)))
 
 
 def wbc(z_T: Tensor, drawn_TN: Tensor, advantage_T: Tensor) -> tuple[Tensor, Figures]:
@@ -120,5 +120,5 @@ class WBC(PostTraining):
             lambda rows: torch.randint(1, items + 1, (rows, self.negatives), device=there), len(target_T), there
         )
         logp_TC = self.policy.log_probs(self.policy.encode(batch), torch.cat([target_T[:, None], drawn_TN], dim=1))
-        z_TC = gathered(logp_TC - math.log(self.negatives / items))
-        return wbc(z_TC[:, 0], z_TC[:, 1:], gathered(self.advantages(batch)))
+        z_TC = all_gather_rows(logp_TC - math.log(self.negatives / items))
+        return wbc(z_TC[:, 0], z_TC[:, 1:], all_gather_rows(self.advantages(batch)))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from recalign.data.sequences import Batch
-from recalign.distributed import counts, gathered
+from recalign.distributed import all_gather_rows, counts
 from recalign.posttrain.base import Figures
 from recalign.posttrain.pairs import preference
 from recalign.posttrain.rollout import OnlineTraining, seen_pairs
@@ -73,14 +73,14 @@ class IPA(OnlineTraining):
         rated = batch.keep(~batch.reward_T.isnan())
         if not any(counts(len(rated.target_T), self.device)):
             return None
-        nll = -gathered(self.policy.log_prob(self.policy.encode(rated), rated.target_T)).mean()
+        nll = -all_gather_rows(self.policy.log_prob(self.policy.encode(rated), rated.target_T)).mean()
         shown = self.sampled_targets(rated)
         pair_T2, gap_T = self._pairs(shown)
         paired_T = gap_T > 0
-        gap_T = gathered(gap_T[paired_T])
+        gap_T = all_gather_rows(gap_T[paired_T])
         if not len(gap_T):
             return self.cloning * nll, {"nll": nll.detach()}
-        delta_T2 = gathered(self.log_ratios(shown.keep(paired_T), pair_T2[paired_T], self.old))
+        delta_T2 = all_gather_rows(self.log_ratios(shown.keep(paired_T), pair_T2[paired_T], self.old))
         loss, figures = preference(delta_T2[:, 0], delta_T2[:, 1:], "dpo", self.beta)
         return loss + self.cloning * nll, {**figures, "gap": gap_T.mean(), "nll": nll.detach()}
 

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
-from recalign.distributed import agreed
+from recalign.distributed import broadcast_floats
 from recalign.errors import InputError, TrainingError
 from recalign.recommender.averaging import goes_on
 from recalign.recommender.checkpoint import read_checkpoint
@@ -142,7 +142,7 @@ class KeepRanking(Callback):
 
             # A start that ranks nothing has nothing to keep: the trained weights are handed over.
             alpha, found = alpha_within_budget(kept, self.share) if start_U.any() else (1.0, ALL_RETAINED)
-            self._alpha, share, error = agreed((alpha, found.share, found.error), module.device)
+            self._alpha, share, error = broadcast_floats((alpha, found.share, found.error), module.device)
         self._other, self._step, module.interpolation_alpha = trained, trainer.global_step, self._alpha
         move(self._alpha)
         module.log_dict({"policy/alpha": self._alpha, "policy/ndcg_retained": share, "policy/ndcg_retained_se": error})

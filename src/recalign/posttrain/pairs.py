@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from recalign.data.sequences import Batch
-from recalign.distributed import gathered
+from recalign.distributed import all_gather_rows
 from recalign.posttrain.base import Figures, PostTraining
 from recalign.posttrain.pairs_data import PairData
 from recalign.ranges import NonNegative, Positive
@@ -100,13 +100,13 @@ class Preferences(PostTraining):
     def loss(self, batch: Batch) -> tuple[Tensor, Figures] | None:
         assert batch.rejected_TN is not None
         paired_T = (batch.rejected_TN > 0).all(dim=1)
-        if not gathered(paired_T).any():
+        if not all_gather_rows(paired_T).any():
             return None
         item_TC = torch.cat([batch.target_T[:, None], batch.rejected_TN], dim=1)[paired_T]
         paired = batch.keep(paired_T)
         if self.kind == "simpo":
-            value_TC = gathered(self.policy.log_probs(self.policy.encode(paired), item_TC))
+            value_TC = all_gather_rows(self.policy.log_probs(self.policy.encode(paired), item_TC))
         else:
-            value_TC = gathered(self.log_ratios(paired, item_TC, self.reference))
+            value_TC = all_gather_rows(self.log_ratios(paired, item_TC, self.reference))
         loss, figures = preference(value_TC[:, 0], value_TC[:, 1:], self.kind, self.beta, self.gamma)
         return loss, {**figures, "share": self.data.share}  # type: ignore[attr-defined]

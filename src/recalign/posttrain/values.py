@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from recalign.data.sequences import Batch
-from recalign.distributed import gathered
+from recalign.distributed import all_gather_rows
 from recalign.posttrain.base import Figures, PostTraining
 from recalign.ranges import NonNegative, Positive
 from recalign.recommender.policy import Policy
@@ -135,6 +135,6 @@ class CQL(ValueMethod):
         state = self.policy.encode(batch)
         value_T = self.critic(self.policy.hidden(state).detach())
         q_T = value_T + self.temperature * self.policy.log_prob(state, batch.target_T)
-        q_T, value_T = gathered(q_T), gathered(value_T)
-        loss, figures = cql_loss(q_T, value_T, gathered(self.advantages(batch)), self.alpha)
+        q_T, value_T = all_gather_rows(q_T), all_gather_rows(value_T)
+        loss, figures = cql_loss(q_T, value_T, all_gather_rows(self.advantages(batch)), self.alpha)
         return loss, figures | {"values": q_T.detach(), "advantages": (q_T - value_T).detach()}

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from recalign.data.sequences import Batch
-from recalign.distributed import gathered, own_rows
+from recalign.distributed import all_gather_rows, own_rows
 from recalign.errors import InputError
 from recalign.posttrain.base import Figures, PostTraining
 from recalign.ranges import Positive
@@ -221,12 +221,12 @@ class WeightedSFT(PostTraining):
                 self.start_E[there.event_T] = logp_T
 
     def loss(self, batch: Batch) -> tuple[Tensor, Figures]:
-        advantage_T = gathered(self.advantages(batch))
+        advantage_T = all_gather_rows(self.advantages(batch))
         weight_T, cut = self.weights(advantage_T)
         state = self.policy.encode(batch)
         if self.start_E is None:
             loss, figures = weighted_likelihood(self.policy, state, batch.target_T, weight_T)
         else:
             logp_T, start_T = self.policy.log_prob(state, batch.target_T), self.start_E[batch.event_T]
-            loss, figures = tapered_likelihood(gathered(logp_T), weight_T, gathered(start_T))
+            loss, figures = tapered_likelihood(all_gather_rows(logp_T), weight_T, all_gather_rows(start_T))
         return loss, {**figures, **cut, "share": (~advantage_T.isnan()).float().mean()}

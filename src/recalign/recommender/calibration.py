@@ -10,7 +10,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
-from recalign.distributed import agreed
+from recalign.distributed import broadcast_floats
 from recalign.recommender.checkpoint import load_net, read_checkpoint, write_checkpoint
 from recalign.recommender.interpolation import ndcg_by_strength
 from recalign.recommender.policy import Policy
@@ -93,7 +93,7 @@ class CalibratePrior(Callback):
         around = (best() + step * FINE_STEP for step in (-3, -2, -1, 1, 2, 3))
         found |= measure([strength for strength in around if 0 <= strength <= MAX_STRENGTH])
         names, values = ("strength", "ndcg@10", "ndcg@10_without"), (best(), found[best()], found[0.0])
-        return dict(zip(names, agreed(values, module.device), strict=True))
+        return dict(zip(names, broadcast_floats(values, module.device), strict=True))
 
     def _report(self, trainer: Trainer, strength: float, with_it: float, without: float) -> None:
         if strength == MAX_STRENGTH:

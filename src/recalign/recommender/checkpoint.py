@@ -26,7 +26,7 @@ from torch.distributed.fsdp import FSDPModule
 from recalign.artifacts import verify
 from recalign.data.sequences import EventDataModule, UserCohort
 from recalign.errors import InputError, TrainingError
-from recalign.files import replacing
+from recalign.files import atomic_write
 from recalign.nn import Rebuildable
 from recalign.recommender.policy import Policy
 
@@ -130,7 +130,7 @@ def write_checkpoint(checkpoint: Mapping[str, Any], path: str | Path) -> None:
             f"weights are NaN or infinite: {', '.join(list(bad)[:3])}; {Path(path).name.lstrip('.')} is not written\n"
             "  -> lower the learning rate, clip gradients (--trainer.gradient_clip_val 1), or train in fp32"
         )
-    with replacing(Path(path)) as temporary, open(temporary, "wb") as file:
+    with atomic_write(Path(path)) as temporary, open(temporary, "wb") as file:
         torch.save(checkpoint, file)
 
 

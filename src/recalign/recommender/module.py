@@ -17,7 +17,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from recalign.data.sequences import Batch, EventDataModule
 from recalign.data.sequences.splits import TRAIN
-from recalign.distributed import gathered, shard
+from recalign.distributed import all_gather_rows, shard
 from recalign.errors import InputError
 from recalign.nn import HSTU, Encoder
 from recalign.ranges import Positive
@@ -225,7 +225,7 @@ class Recommender(Cloning):
         if self.negatives is None:
             return super().loss(batch)
         logp_T = self.policy.sampled_log_prob(self.policy.encode(batch), batch.target_T, self.negatives)
-        return -gathered(logp_T).mean()
+        return -all_gather_rows(logp_T).mean()
 
 
 def _too_many(negatives: int, number: int, what: str) -> InputError:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from recalign.data.sequences import Batch
-from recalign.distributed import counts, gathered
+from recalign.distributed import all_gather_rows, counts
 from recalign.errors import InputError
 from recalign.nn import Rebuildable, ranks_from_scores, top_k_from_scores
 from recalign.nn.topk import Pairs
@@ -160,7 +160,7 @@ class Policy(Rebuildable, nn.Module, ABC):
 
 def total_nll(policy: Policy, state: State, item_T: Tensor, weight_T: Tensor) -> Tensor:
     """sum_t weight_t * -log pi(item_t | state_t), a scalar: that of all processes, from the targets of this one."""
-    return gathered(policy.weighted_nll(state, item_T, weight_T)[None]).sum()
+    return all_gather_rows(policy.weighted_nll(state, item_T, weight_T)[None]).sum()
 
 
 def mean_nll(policy: Policy, state: State, item_T: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from recalign.data.events import data_root, read_titles
 from recalign.data.sequences import EventDataModule
-from recalign.distributed import gathered
+from recalign.distributed import all_gather_rows
 from recalign.errors import InputError
 from recalign.files import write_parquet
 
@@ -36,7 +36,7 @@ class RecommendationsWriter(BasePredictionWriter):
         if pl_module.datamodule is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         columns = (torch.cat(parts).to(pl_module.device) for parts in zip(*predictions, strict=True))
-        user_T, score_TK, item_TK = (gathered(column).cpu() for column in columns)
+        user_T, score_TK, item_TK = (all_gather_rows(column).cpu() for column in columns)
         if not trainer.is_global_zero:
             return
         frame = recommendations(user_T, score_TK, item_TK, pl_module.datamodule)  # type: ignore[arg-type]

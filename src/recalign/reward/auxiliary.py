@@ -17,7 +17,7 @@ from recalign.data.events.messages import SourceRows
 from recalign.data.sequences import Batch
 from recalign.data.sequences.splits import TRAIN
 from recalign.data.sequences.store import ADDED
-from recalign.distributed import gathered
+from recalign.distributed import all_gather_rows
 from recalign.errors import InputError
 from recalign.ranges import NonNegative
 from recalign.recommender.training import adamw
@@ -115,7 +115,7 @@ class AuxiliaryRewardModel(RewardModel):
         for a, (name, scorer) in enumerate(self.auxiliary[number].items()):
             reward_T = self.auxiliary_EA[batch.event_T, a]
             loss_MT = scorer.losses(scorer.project(summary_TD), table_VD, batch.target_T, reward_T)
-            loss = bagged_mean(gathered(loss_MT.T).T, weight_TM.T, gathered(reward_T))
+            loss = bagged_mean(all_gather_rows(loss_MT.T).T, weight_TM.T, all_gather_rows(reward_T))
             losses[name] = self.auxiliary_weight * loss
         return losses
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from recalign.data.sequences import Batch
 from recalign.data.sequences.store import Part
-from recalign.distributed import gathered
+from recalign.distributed import all_gather_rows
 from recalign.errors import InputError
 from recalign.nn import Encoder
 from recalign.ranges import NonNegative, Positive
@@ -227,8 +227,8 @@ class RewardModel(StageModule):
         user_MTS = net.user_side(summary)
         influence_MT = net.self_influence(user_MTS, self.self_influence_EF[batch.event_T])
         loss_MT = net.losses(user_MTS, table_VD, item_T, batch.reward_T, influence_MT)
-        weight_TM, reward_T = gathered(weight_MT.T), gathered(batch.reward_T)
-        losses = {"reward": bagged_mean(gathered(loss_MT.T).T, weight_TM.T, reward_T)}
+        weight_TM, reward_T = all_gather_rows(weight_MT.T), all_gather_rows(batch.reward_T)
+        losses = {"reward": bagged_mean(all_gather_rows(loss_MT.T).T, weight_TM.T, reward_T)}
         losses |= self.further_losses(number, batch, summary[0], table_VD, weight_TM)
         if self.trunk == "joint":
             losses["imitation"] = self.imitation * mean_nll(net.trunk, h_TD, item_T)
@@ -270,7 +270,8 @@ class RewardModel(StageModule):
     def _measure(self) -> tuple[dict[str, float], dict[str, float]]:
         """Evaluate the predictions since the last call. Return the errors, and all figures to log."""
         columns = {
-            name: gathered(torch.cat([part[name] for part in self._predicted])).cpu() for name in self._predicted[0]
+            name: all_gather_rows(torch.cat([part[name] for part in self._predicted])).cpu()
+            for name in self._predicted[0]
         }
         self._predicted.clear()
         frame = pl.DataFrame({k: v.numpy() if k == "event" else v.float().numpy() for k, v in columns.items()})

@@ -25,7 +25,7 @@ from recalign.recommender.serving import recommend as answered
 from recalign.recommender.serving import require_users
 from recalign.reward.candidates import compare_log_rewards
 from recalign.reward.candidates.text import render as candidates_text
-from recalign.run.stage.opened import opened
+from recalign.run.stage.opened import open_run
 
 
 def check(*, data: EventDataModule, strict: bool = False) -> None:
@@ -90,7 +90,7 @@ def recommend(run: Path, users: str | list[str] | None = None, k: int = 10, code
             recommended too. This and a reranked row run on the CPU.
     """
     require_positive("", {"k": k}, "k")
-    found = opened(run)
+    found = open_run(run)
     policy, data = found.policy, found.data
     try:  # as text: 0104257 is no octal number
         ids = yaml.load(users, yaml.BaseLoader) if isinstance(users, str) else users

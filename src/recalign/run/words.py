@@ -14,14 +14,14 @@ from typing import Any
 from recalign.errors import InputError
 
 
-def leaves(tree: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     """Values by dotted key: ``{"model": {"lr": 0.1}}`` -> ``{"model.lr": 0.1}``. An empty dictionary is a value."""
     if not isinstance(tree, dict) or not tree:
         return {prefix: tree} if prefix else {}
     return {
         key: value
         for name, inner in tree.items()
-        for key, value in leaves(inner, f"{prefix}.{name}".lstrip(".")).items()
+        for key, value in flatten(inner, f"{prefix}.{name}".lstrip(".")).items()
     }
 
 
@@ -63,20 +63,20 @@ def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def plain(value: Any, where: str | None = None) -> Any:
+def to_builtin(value: Any, where: str | None = None) -> Any:
     """A value as JSON and YAML know it: of paths the text, of NumPy's numbers and arrays Python's.
 
     Raises:
         InputError: it is another object; says where.
     """
     if isinstance(value, Mapping):
-        return {key: plain(one, f"{where}.{key}" if where else str(key)) for key, one in value.items()}
+        return {key: to_builtin(one, f"{where}.{key}" if where else str(key)) for key, one in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(one, where) for one in value]
+        return [to_builtin(one, where) for one in value]
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if hasattr(value, "tolist"):
-        return plain(value.tolist(), where)
+        return to_builtin(value.tolist(), where)
     if not isinstance(value, str | int | float | date | None):
         remedy = "give plain values; of a class {'class_path': 'recalign...', 'init_args': {...}}"
         raise InputError(f"{value!r} is no setting", where=where, remedy=remedy)
@@ -85,12 +85,12 @@ def plain(value: Any, where: str | None = None) -> Any:
 
 def options(settings: Mapping[str, Any]) -> list[str]:
     """Settings by dotted key as words of a command: ``{"model.lr": 0.1}`` -> ``--model.lr=0.1``."""
-    given = {key: plain(one, key) for key, one in settings.items()}
+    given = {key: to_builtin(one, key) for key, one in settings.items()}
     texts = {key: one if isinstance(one, str) else json.dumps(one, ensure_ascii=False) for key, one in given.items()}
     return [f"--{key}={text}" for key, text in texts.items()]
 
 
-def call(files: Sequence[Path], settings: Mapping[str, Any]) -> list[str]:
+def to_argv(files: Sequence[Path], settings: Mapping[str, Any]) -> list[str]:
     """The words after ``recalign COMMAND`` that read some YAML files, later ones over earlier ones, and set the rest.
 
     Args:
@@ -100,7 +100,7 @@ def call(files: Sequence[Path], settings: Mapping[str, Any]) -> list[str]:
     return [*(word for file in files for word in ("--config", str(file))), *options(settings)]
 
 
-def split(words: Sequence[str]) -> Iterator[tuple[str, str | None, list[str]]]:
+def iter_options(words: Sequence[str]) -> Iterator[tuple[str, str | None, list[str]]]:
     """Each option with its value and the words that it is written in.
 
     ``--a=b`` and ``--a b`` give ``--a, b``. A value of None: another option follows, or nothing. An option of "": the

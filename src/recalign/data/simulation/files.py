@@ -10,7 +10,7 @@ import yaml
 from recalign.data.events.log import SIMULATED
 from recalign.data.simulation.world import SD, Simulated
 from recalign.errors import InputError
-from recalign.files import replacing
+from recalign.files import atomic_write
 
 FILES = ("world.yaml", "truth.npz", "events.parquet")
 
@@ -28,7 +28,7 @@ def write(simulated: Simulated, out: Path) -> Path:
     folder = out / SIMULATED
     try:
         with ExitStack() as stack:
-            settings, truth, log = (stack.enter_context(replacing(folder / name)) for name in FILES)
+            settings, truth, log = (stack.enter_context(atomic_write(folder / name)) for name in FILES)
             settings.write_text(yaml.safe_dump(asdict(simulated.world), sort_keys=False))
             with truth.open("wb") as file:  # given a path, NumPy would add a suffix
                 users, items = simulated.users, simulated.items

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from recalign.data.sequences import Batch
-from recalign.distributed import gathered, own_rows
+from recalign.distributed import all_gather_rows, own_rows
 from recalign.posttrain.base import Figures, PostTraining
 from recalign.ranges import NonNegative, Positive
 
@@ -91,10 +91,10 @@ class KTO(PostTraining):
         self.beta, self.good, self.bad = beta, good, bad
 
     def loss(self, batch: Batch) -> tuple[Tensor, Figures]:
-        all_T, user_T = gathered(batch.target_T), gathered(batch.user_B[batch.row_T])
+        all_T, user_T = all_gather_rows(batch.target_T), all_gather_rows(batch.user_B[batch.row_T])
         half = len(all_T) // 2  # half a batch away is another user's item, unless one user has more than that
         own = own_rows(len(batch.target_T), batch.target_T.device)
         item_TC = torch.stack([batch.target_T, all_T.roll(half)[own]], dim=1)
-        ratio_T, other_T = gathered(self.log_ratios(batch, item_TC, self.reference)).unbind(dim=1)
+        ratio_T, other_T = all_gather_rows(self.log_ratios(batch, item_TC, self.reference)).unbind(dim=1)
         mismatched_T = other_T.where(user_T.roll(half) != user_T, torch.nan)
-        return kto(ratio_T, mismatched_T, gathered(self.advantages(batch)), self.beta, self.good, self.bad)
+        return kto(ratio_T, mismatched_T, all_gather_rows(self.advantages(batch)), self.beta, self.good, self.bad)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from recalign.data.sequences import Batch
-from recalign.distributed import gathered
+from recalign.distributed import all_gather_rows
 from recalign.posttrain.base import Figures, PostTraining
 from recalign.ranges import Positive
 
@@ -71,5 +71,5 @@ class Reinforce(PostTraining):
     def loss(self, batch: Batch) -> tuple[Tensor, Figures]:
         logp_T = self.policy.log_prob(self.policy.encode(batch), batch.target_T)
         behaviour_T = self.reference_log_probs(batch, batch.target_T[:, None])[:, 0]
-        reward_T = gathered(self.advantages(batch))
-        return top_k_reinforce(gathered(logp_T), gathered(behaviour_T), reward_T, self.k, self.cap)
+        reward_T = all_gather_rows(self.advantages(batch))
+        return top_k_reinforce(all_gather_rows(logp_T), all_gather_rows(behaviour_T), reward_T, self.k, self.cap)

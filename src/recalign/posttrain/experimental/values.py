@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from recalign.data.sequences import Batch
-from recalign.distributed import gathered
+from recalign.distributed import all_gather_rows
 from recalign.posttrain.base import Figures
 from recalign.posttrain.values import StateValue, ValueMethod, rated_mean, state_width, td_loss
 from recalign.posttrain.weighted import weighted_likelihood
@@ -93,9 +93,9 @@ class IQL(WeightedByValues):
         self.critic = nn.ModuleDict({"q": ItemValue(width, self.policy.num_items), "v": StateValue(width)})
 
     def loss(self, batch: Batch) -> tuple[Tensor, Figures]:
-        reward_T, fixed_TD = gathered(self.advantages(batch)), self.start_hidden(batch)
-        q_T = gathered(self.critic["q"](fixed_TD, batch.target_T[:, None])[:, 0])
-        value_T = gathered(self.critic["v"](fixed_TD))
+        reward_T, fixed_TD = all_gather_rows(self.advantages(batch)), self.start_hidden(batch)
+        q_T = all_gather_rows(self.critic["q"](fixed_TD, batch.target_T[:, None])[:, 0])
+        value_T = all_gather_rows(self.critic["v"](fixed_TD))
         td = td_loss(q_T, reward_T)
         value_loss = expectile_loss(q_T.detach() - value_T, self.expectile, reward_T)
         weight_T = exponential_weights(q_T - value_T, self.beta, reward_T)
@@ -125,9 +125,9 @@ class AWAC(WeightedByValues):
         self.critic = ItemValue(state_width(self.policy), self.policy.num_items)
 
     def loss(self, batch: Batch) -> tuple[Tensor, Figures]:
-        reward_T, state = gathered(self.advantages(batch)), self.policy.encode(batch)
+        reward_T, state = all_gather_rows(self.advantages(batch)), self.policy.encode(batch)
         item_TC = torch.cat([batch.target_T[:, None], self.policy.sample(state, self.samples)], dim=1)
-        q_TC = gathered(self.critic(self.start_hidden(batch), item_TC))
+        q_TC = all_gather_rows(self.critic(self.start_hidden(batch), item_TC))
         td = td_loss(q_TC[:, 0], reward_T)
         advantage_T = (q_TC[:, 0] - q_TC[:, 1:].mean(dim=1)).detach()
         weight_T = exponential_weights(advantage_T, self.beta, reward_T)

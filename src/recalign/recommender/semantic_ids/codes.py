@@ -18,7 +18,7 @@ import polars as pl
 from recalign.artifacts import verify
 from recalign.data.events.items import log_ids
 from recalign.errors import InputError
-from recalign.files import replacing
+from recalign.files import atomic_write
 
 REMEDY = "make its ids again: recalign tokenize LOG"
 
@@ -66,7 +66,7 @@ class CodesTable:
         frame = pl.DataFrame({"item": self.items, "version": self.version_N, **codes})
         metadata = {"sizes": json.dumps(self.sizes), "numbered": json.dumps(self.numbered)}
         metadata |= {"log": self.log} if self.log else {}
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             frame.write_parquet(temporary, metadata=metadata)
 
     @classmethod

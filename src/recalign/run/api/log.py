@@ -19,7 +19,7 @@ from recalign.errors import InputError
 from recalign.files import write_parquet, write_text, yaml_text
 from recalign.run import configs
 from recalign.run.stage.settings import load
-from recalign.run.words import plain
+from recalign.run.words import to_builtin
 
 EVENTS = "events.parquet"
 ITEMS = "items.parquet"
@@ -139,7 +139,7 @@ class Log:
     def _create(
         cls, name: str, settings: Mapping[str, Any], folder: Path, temporary: tempfile.TemporaryDirectory[str] | None
     ) -> Log:
-        settings = plain({"cache": (folder / "cache").resolve(), **settings})
+        settings = to_builtin({"cache": (folder / "cache").resolve(), **settings})
         text = yaml_text({"data": settings})
         # another Log's YAML in this folder stays as it is
         names = ("log" + f"-{number}" * (number > 1) + ".yaml" for number in count(1))

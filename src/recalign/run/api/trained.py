@@ -135,7 +135,7 @@ def policy_checkpoint(given: Any, log: Log, data: EventDataModule) -> Path:
     content: dict[str, Any] = {"state_dict": weights, "recipes": {"policy": recipe(given)}, "facts": {}}
     torch.save(content | {"catalogue": data.sequences.catalogue, "users": asdict(data.cohort)}, saved := io.BytesIO())
     path = log.folder / "given" / f"policy-{sha256(saved.getvalue()).hexdigest()[:16]}.ckpt"
-    with files.replacing(path) as temporary:
+    with files.atomic_write(path) as temporary:
         temporary.write_bytes(saved.getvalue())
     return path
 

@@ -23,7 +23,7 @@ from recalign.evaluation.methods import BASE_STAGES
 from recalign.evaluation.page import write_page
 from recalign.evaluation.report import show
 from recalign.evaluation.sources import Sources
-from recalign.files import held, read_json, write_json
+from recalign.files import locked, read_json, write_json
 from recalign.reward import RewardData
 from recalign.run.chain.experiment import Chain
 from recalign.run.chain.parallel import run_side_by_side, workers_of
@@ -32,10 +32,10 @@ from recalign.run.chain.published import publish
 from recalign.run.chain.run import train_and_compare
 from recalign.run.chain.search import Search
 from recalign.run.chain.steps import run_in_order
-from recalign.run.stage.console import quiet, say
+from recalign.run.stage.console import echo, quiet
 from recalign.run.stage.parsed import without_values
 from recalign.run.stage.settings import instantiated, parse_call
-from recalign.run.words import short, split
+from recalign.run.words import iter_options, short
 
 
 def chain(argv: Sequence[str]) -> Path:
@@ -73,7 +73,7 @@ def run_chain(plan: Plan) -> Path:
     search = Search(plan, parsed) if chain.trials > 1 and chain.post_trained else None
     trials = search.steps() if search else []
     remedy = "let it finish, or give this one another --name"
-    with quiet(), workers_of(chain) or nullcontext() as workers, held(folder, "running a chain", remedy):
+    with quiet(), workers_of(chain) or nullcontext() as workers, locked(folder, "running a chain", remedy):
         _require_same_log(plan)
         for seed in chain.seeds if chain.world else chain.seeds[:1]:
             make_world(plan.data(seed), replace(chain.world, seed=seed) if chain.world else None)
@@ -98,7 +98,7 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], Overrides]:
     """
     own: list[str] = []
     overrides: Overrides = {}
-    for option, value, words in split(argv):
+    for option, value, words in iter_options(argv):
         if option.startswith(("--model.", "--checkpoint.", "--early_stopping.")):
             raise InputError(
                 "is a setting of one stage", where=option, remedy=f"write --stages.STAGE.{option[2:]} VALUE"
@@ -129,7 +129,7 @@ def make_world(data: RewardData, world: World | None) -> None:
         if not made.is_file() or yaml.safe_load(made.read_text(encoding="utf-8")) != asdict(world):
             write(simulate(world), root)
     elif data.log_.name == SIMULATED and not (root / SIMULATED / "events.parquet").is_file():
-        say(f"there is no simulated log under {root}: making the default world")
+        echo(f"there is no simulated log under {root}: making the default world")
         write(simulate(World()), root)
 
 
@@ -149,7 +149,7 @@ def _check_log(plan: Plan, variables: set[str]) -> None:
     sections = audit_log(data)
     said = verdict(sections, data.log_.time_unit)
     write_json(plan.folder / "check.json", without_values({"verdict": str(said), **sections}, variables))
-    say(f"{data.report}\n{said}")
+    echo(f"{data.report}\n{said}")
 
 
 def _require_rewards(plan: Plan) -> None:

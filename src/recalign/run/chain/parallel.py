@@ -18,7 +18,7 @@ from rich.console import Console
 from recalign.errors import InputError, TrainingError
 from recalign.run.chain.experiment import Chain
 from recalign.run.chain.steps import Progress, Results, Step
-from recalign.run.stage.console import say
+from recalign.run.stage.console import echo
 from recalign.workers import LocalWorkers, run_logged
 
 PASSED_ON = ("RECALIGN_", "WANDB_MODE", "WANDB_PROJECT", "WANDB_ENTITY", "GOMP_", "OMP_WAIT_")
@@ -76,14 +76,14 @@ def run_side_by_side(
                     if step.name in retried:
                         log = logs_of[step.name]
                         raise TrainingError(f"{step.name}: its worker died twice ({error}); see {log}") from error
-                    say(f"{step.name}: its worker died, or one beside it; trying once more")
+                    echo(f"{step.name}: its worker died, or one beside it; trying once more")
                     retried.add(step.name)
                     left.insert(0, step)
                 else:
                     progress.end(step.name)
-                    say(f"{progress.done} of {progress.total} done{progress.minutes_left()}: {step.name}")
+                    echo(f"{progress.done} of {progress.total} done{progress.minutes_left()}: {step.name}")
                     if verbose:
-                        say(_read(logs_of[step.name])[printed[step.name] :].rstrip())
+                        echo(_read(logs_of[step.name])[printed[step.name] :].rstrip())
     return done
 
 

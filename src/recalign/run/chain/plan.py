@@ -26,7 +26,7 @@ from recalign.run.stage.folder import RunConfig
 from recalign.run.stage.settings import set_keys
 from recalign.run.stage.tokens import ParsedTokens, parse_tokens
 from recalign.run.stage.upstream import TOKENS
-from recalign.run.words import call, settings_of
+from recalign.run.words import settings_of, to_argv
 
 OWN = ("run.name", "run.root", "run.chain", "seed_everything", "ckpt_path", "config", "data.users")
 """Options of a stage that are the chain's to set."""
@@ -136,7 +136,7 @@ class Plan:
             own["model.keep"] = self.chain.keep
         if self.chain.world:
             own["data.root"] = str(self.data_root(seed))
-        words = ("fit", *call(files, own | given))
+        words = ("fit", *to_argv(files, own | given))
         if words not in self._once:
             self._once[words] = parse_stage(words)
         return self._once[words]
@@ -152,7 +152,7 @@ class Plan:
         own: Settings = {"seed": seed, "out": str(folder.path)}
         if self.chain.world:
             own["data.root"] = str(self.data_root(seed))
-        return parse_tokens(call((self._yaml(TOKENS), self.log), given | own))
+        return parse_tokens(to_argv((self._yaml(TOKENS), self.log), given | own))
 
     def data(self, seed: int) -> RewardData:
         """What all methods of a seed are evaluated on: users A of the log, as the chain gives it to every stage.

@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from recalign.artifacts import code_digest, once
+from recalign.artifacts import code_digest, get_or_make
 from recalign.data.sequences.placebo import CORRELATION
 from recalign.data.sequences.remember import remember
 from recalign.evaluation.comparison import RECORD, RunsComparison
@@ -21,7 +21,7 @@ from recalign.recommender.checkpoint import read_checkpoint
 from recalign.run.chain.plan import Plan, needs_tokens
 from recalign.run.chain.steps import Progress, Results, Step, run_in_order
 from recalign.run.stage import Stage, Trained
-from recalign.run.stage.console import quiet, say
+from recalign.run.stage.console import echo, quiet
 from recalign.run.stage.upstream import TOKENS
 
 IDS = "ids"
@@ -55,7 +55,7 @@ def train_and_compare(
     if not chain.world:  # of which each seed has its own
         remember(plan.data(chain.seeds[0]), folder / IDS)
     write_json(folder / RECORD, plan.recorded)
-    return once(RunsComparison(folder, methods=chain.methods, seeds=chain.seeds, roles=chain.roles), say)
+    return get_or_make(RunsComparison(folder, methods=chain.methods, seeds=chain.seeds, roles=chain.roles), echo)
 
 
 def steps_of(plan: Plan, parsed: Mapping[str, Stage], search: Sequence[Step] = ()) -> list[Step]:
@@ -82,7 +82,7 @@ def step_name(stage: str, seed: int) -> str:
 
 
 def _tokenize(plan: Plan, seed: int, _: Results) -> Path:
-    return once(replace(plan.tokens(seed), verbose=plan.chain.verbose), say)
+    return get_or_make(replace(plan.tokens(seed), verbose=plan.chain.verbose), echo)
 
 
 def _train(plan: Plan, stage: str, seed: int, done: Results) -> Trained:
@@ -97,7 +97,7 @@ def train(parsed: Stage, verbose: bool = False, *callbacks: Any) -> Trained:
         TrainingError: training cannot go on.
     """
     with quiet():
-        return once(replace(parsed, callbacks=callbacks, verbose=verbose), say)
+        return get_or_make(replace(parsed, callbacks=callbacks, verbose=verbose), echo)
 
 
 def _evaluate(plan: Plan, seed: int, done: Results) -> list[str]:
@@ -110,9 +110,9 @@ def _evaluate(plan: Plan, seed: int, done: Results) -> list[str]:
     data = plan.data(seed)
     data.sample = chain.evaluation.users
     base, code = base_checkpoints(done, seed), code_digest()
-    evaluated = once(SeedEvaluation(plan.folder, seed, runs, base, data, plan.device(), code), say)
+    evaluated = get_or_make(SeedEvaluation(plan.folder, seed, runs, base, data, plan.device(), code), echo)
     if evaluated:
-        say(f"  evaluated: {', '.join(evaluated)}")
+        echo(f"  evaluated: {', '.join(evaluated)}")
     return evaluated
 
 

@@ -23,7 +23,7 @@ from recalign.run.chain.run import CHOICE, base_checkpoints, method_run, step_na
 from recalign.run.chain.space import Settings, Spaces
 from recalign.run.chain.steps import Results, Step
 from recalign.run.stage import Stage, parse_stage
-from recalign.run.stage.console import say
+from recalign.run.stage.console import echo
 
 TRIALS = "trials"
 """Folder of a method's trials."""
@@ -84,7 +84,7 @@ class Search:
             trials: dict[int, Figures] = {}
             for number, one in enumerate(done[_figures(method)]):
                 if isinstance(one, Exception):
-                    say(f"trial {number} of {method}, {settings[number]}, cannot be trained, and is not chosen: {one}")
+                    echo(f"trial {number} of {method}, {settings[number]}, cannot be trained, and is not chosen: {one}")
                 else:
                     trials[number] = one
             keep = self.plan.parsed(method, self.seed).config["model"]["init_args"].get("keep")

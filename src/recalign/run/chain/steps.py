@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from recalign.files import read_json, write_json
-from recalign.run.stage.console import say
+from recalign.run.stage.console import echo
 from recalign.workers import torch_threads
 
 Results = Mapping[str, Any]
@@ -88,7 +88,7 @@ def run_in_order(steps: Sequence[Step], progress: Progress, threads: int | None 
     done: dict[str, Any] = {}
     with torch_threads(threads):
         for number, step in enumerate(steps, 1):
-            say(f"stage {number} of {len(steps)}{progress.minutes_left()}: {step.name}")
+            echo(f"stage {number} of {len(steps)}{progress.minutes_left()}: {step.name}")
             progress.begin(step.name)
             done[step.name] = step.run(step.given(done))
             progress.end(step.name)

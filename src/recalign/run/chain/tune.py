@@ -19,16 +19,16 @@ from recalign.errors import InputError, TrainingError, nearest, require_positive
 from recalign.evaluation.judged import SelectionValue
 from recalign.evaluation.report import WIDTH
 from recalign.evaluation.selection import SELECT
-from recalign.files import digest, held, write_text, yaml_text
+from recalign.files import digest, locked, write_text, yaml_text
 from recalign.run import configs
 from recalign.run.chain.run import train
 from recalign.run.chain.search import trial
 from recalign.run.chain.space import Settings, Spaces, require_optuna
 from recalign.run.stage import Manifest, Stage, parse_stage, upstream
-from recalign.run.stage.console import quiet, say
+from recalign.run.stage.console import echo, quiet
 from recalign.run.stage.settings import instantiated, parse_call, set_keys
 from recalign.run.stage.wandb_log import BEST
-from recalign.run.words import split
+from recalign.run.words import iter_options
 
 FOLDER = "tuning"
 """Holds the trials, below the stage's folder."""
@@ -73,7 +73,7 @@ def tune(argv: Sequence[str]) -> Path:
     names = {f"--{field.name}" for field in fields(Tune)} | {"--help", "-h"}
     own: list[str] = []
     of_stage: list[str] = []
-    for option, _, words in split(argv):
+    for option, _, words in iter_options(argv):
         if option not in names and "." not in option and (near := nearest(option, names)):
             raise InputError("there is no such option", where=option, remedy=f"did you mean {near}?")
         (own if option in names else of_stage).extend(words)
@@ -109,7 +109,7 @@ class Tuning:
             stage = parse_stage([*stage.words, f"--trainer.callbacks+={json.dumps(_selection_value(stage))}"])
         self.stage, self.folder = stage, stage.folder.path.parent / FOLDER
         self.out = Path(how.out or self.folder / "tuned.yaml")
-        given = [(option.lstrip("-"), value) for option, value, _ in split(words)]
+        given = [(option.lstrip("-"), value) for option, value, _ in iter_options(words)]
         fixed = set_keys({option: value for option, value in given if option not in ("c", "config")})
         files = [Path(str(value)).stem for option, value in given if option in ("c", "config")]
         method = next((one for one in files[:1] if one in spaces), stage.run.name)
@@ -123,7 +123,7 @@ class Tuning:
         Raises:
             InputError, TrainingError: the last trial's, where none could be trained; the runs log no such figure.
         """
-        with quiet(), held(self.folder, "tuning", "let it finish, or tune in another --run.root"):
+        with quiet(), locked(self.folder, "tuning", "let it finish, or tune in another --run.root"):
             study = self._study()
             tried = [self._try(study, number) for number in range(len(self.settings))]
         done = [number for number, one in enumerate(tried) if not isinstance(one, Exception)]
@@ -141,7 +141,7 @@ class Tuning:
         head = f"# {self.metric} {tried[done[0]].value:.4g}, the best of {len(tried)} trials\n"
         write_text(self.out, head + yaml_text(Namespace(**self.settings[done[0]]).as_dict()))
         Console(width=WIDTH).print(table)
-        say(f"{self.out}: give it after the stage's YAML, recalign fit ... --config {self.out}")
+        echo(f"{self.out}: give it after the stage's YAML, recalign fit ... --config {self.out}")
         return self.out
 
     def _study(self) -> Any:
@@ -165,13 +165,13 @@ class Tuning:
         from optuna.trial import TrialState
 
         settings = self.settings[number]
-        say(f"trial {number + 1} of {len(self.settings)}: trial-{number}, {_line(settings)}")
+        echo(f"trial {number + 1} of {len(self.settings)}: trial-{number}, {_line(settings)}")
         try:
             parsed = trial(parse_stage(self.stage.words, settings), f"trial-{number}", FOLDER)
             known = study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))
             done = [one for one in known if one.user_attrs["settings"] == settings]
             if done and (not _is_complete(done[-1]) or parsed.state().fresh):
-                say(f"  unchanged: {parsed.folder.path}")
+                echo(f"  unchanged: {parsed.folder.path}")
                 return done[-1]
             asked = study.ask()
             asked.set_user_attr("settings", settings)
@@ -180,12 +180,12 @@ class Tuning:
         except (InputError, TrainingError) as error:
             if isinstance(error.__cause__, OSError):  # a disk that refuses says nothing of the settings
                 raise
-            say(f"  cannot be trained: {error}")
+            echo(f"  cannot be trained: {error}")
             return error
         if pruning.pruned:
             if manifest := Manifest.read(parsed.folder):  # by another metric it might not have ended there
                 replace(manifest, status="failed", error="ended early by recalign tune").write(parsed.folder)
-            say("  ended early: behind the median of the trials before it")
+            echo("  ended early: behind the median of the trials before it")
             return study.tell(asked, state=TrialState.PRUNED)
         return study.tell(asked, best_value(parsed.folder.figures("fit"), self.metric, self.goal))
 

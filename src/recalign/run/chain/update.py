@@ -26,7 +26,7 @@ from recalign.run.chain.run import IDS
 from recalign.run.chain.space import Settings
 from recalign.run.stage import Manifest, RunFolder, parse_stage
 from recalign.run.stage.settings import instantiated, parse_call
-from recalign.run.words import call, settings_of, split
+from recalign.run.words import iter_options, settings_of, to_argv
 
 EARLIER_IDS = "ids-before"
 """The earlier chain's ids, in the new chain's folder."""
@@ -78,7 +78,7 @@ def update(argv: Sequence[str]) -> Path:
     if words and not words[0].startswith("-"):
         words[0] = f"--run={words[0]}"
     own, overrides = split_overrides(words)
-    if stray := [value for option, value, _ in split(own) if not option]:
+    if stray := [value for option, value, _ in iter_options(own) if not option]:
         raise InputError(f"{stray[0]!r} belongs to no option", remedy="write: recalign update RUN --log LOG")
     description = " ".join((update.__doc__ or "").split("\n\n")[0].split())
     parser, parsed = parse_call("update", description, Update, own)
@@ -160,7 +160,7 @@ def _from_earlier(
     own: Settings = dict.fromkeys(manifest.upstream)  # of the new chain's own stages
     own |= {f"data.{GROWS_FROM}.folder": str(plan.folder / EARLIER_IDS)}
     if stage is None and alone:
-        plain = parse_stage(["fit", *call((configs.find("reward"), plan.log), {})]).config["data"]["init_args"]
+        plain = parse_stage(["fit", *to_argv((configs.find("reward"), plan.log), {})]).config["data"]["init_args"]
         own |= {f"data.{name}": plain[name] for name in alone}
     if stage == WARM_STARTED_STAGE:
         own |= {f"model.{GROWS_FROM}": str(folder.path / str(manifest.checkpoint)), "data.untouched": how.untouched}

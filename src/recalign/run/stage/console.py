@@ -40,7 +40,7 @@ _NOISE = (
 _LIGHTNING = Path(lightning.__file__).parent
 
 
-def say(line: str) -> None:
+def echo(line: str) -> None:
     """Print a line, in step with the progress on stderr."""
     print(line, flush=True)
 

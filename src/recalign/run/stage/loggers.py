@@ -9,8 +9,8 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from recalign.distributed import is_first
-from recalign.files import replacing
+from recalign.distributed import is_rank_zero
+from recalign.files import atomic_write
 
 
 class CSVLog(Logger):
@@ -27,7 +27,7 @@ class CSVLog(Logger):
         super().__init__()
         self.path = path
         self.columns: list[str] = []
-        if path.exists() and is_first():
+        if path.exists() and is_rank_zero():
             self._drop_torn_row()
             with open(path, newline="", encoding="utf-8") as file:
                 self.columns = next(csv.reader(file), [])
@@ -68,7 +68,7 @@ class CSVLog(Logger):
             return list(csv.DictReader(file))
 
     def _write(self, rows: list[dict[str, str]]) -> None:
-        with replacing(self.path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        with atomic_write(self.path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self.columns)
             writer.writeheader()
             writer.writerows(rows)

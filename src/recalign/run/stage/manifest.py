@@ -20,7 +20,7 @@ from recalign.errors import InputError
 from recalign.files import digest, sha256, write_json
 from recalign.run.stage.classes import imported, listed
 from recalign.run.stage.folder import RunFolder
-from recalign.run.words import leaves, short
+from recalign.run.words import flatten, short
 
 OUTPUT = ("enable_progress_bar", "enable_model_summary", "logger", "profiler")
 """Settings of the trainer that print and log, and change no result; nor do callbacks of that kind."""
@@ -138,7 +138,7 @@ def _counted(config: dict[str, Any], upstream: Iterable[str]) -> dict[str, Any]:
 
 def flat_settings(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings by dotted key as it is typed; a tuple and a list are the same."""
-    return {short(key): list(one) if isinstance(one, tuple) else one for key, one in leaves(settings).items()}
+    return {short(key): list(one) if isinstance(one, tuple) else one for key, one in flatten(settings).items()}
 
 
 def _read(callback: dict[str, Any], kind: type) -> dict[str, Any]:

@@ -70,7 +70,7 @@ class OpenedRun:
         return {stage: sha256(path) for stage, path in self.checkpoints.items()}
 
 
-def opened(run: Path) -> OpenedRun:
+def open_run(run: Path) -> OpenedRun:
     """Open a run folder.
 
     Raises:

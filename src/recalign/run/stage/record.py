@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from recalign.distributed import is_first
+from recalign.distributed import is_rank_zero
 from recalign.files import sha256, write_text, yaml_text
 from recalign.run.stage import upstream
 from recalign.run.stage.folder import RunFolder
@@ -73,7 +73,7 @@ def _prepare(parsed: ParsedStage, manifest: Manifest) -> None:
 def loggers(parsed: ParsedStage, manifest: Manifest, extra: list[Logger]) -> list[Logger]:
     """CSV, the user's own loggers (``extra``), and W&B unless it is among them or ``trainer.logger`` is false."""
     path = parsed.folder.figures(parsed.subcommand)
-    if not parsed.training and is_first():
+    if not parsed.training and is_rank_zero():
         path.unlink(missing_ok=True)
     found: list[Logger] = [CSVLog(path), *extra]
     ours = parsed.config["trainer"]["logger"] is not False and parsed.subcommand != "predict"

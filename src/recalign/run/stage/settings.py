@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from recalign.errors import InputError, nearest
 from recalign.run.stage.diagnosis import SEE, diagnose
-from recalign.run.words import leaves, nested, plain, short, split, with_flags
+from recalign.run.words import flatten, iter_options, nested, short, to_builtin, with_flags
 
 CONFIG = "YAML file with any of these settings"
 
@@ -44,7 +44,7 @@ class Parser(LightningArgumentParser):
                 twice in one file or value.
         """
         if settings:
-            words = [*words, f"--config={json.dumps(nested(plain(settings)), default=str)}"]
+            words = [*words, f"--config={json.dumps(nested(to_builtin(settings)), default=str)}"]
         _require_distinct(words)
         try:
             return self.parse_args(list(words))
@@ -88,18 +88,18 @@ def _forget_replaced(found: Namespace, data: Mapping[str, Any]) -> None:
 
 def _sources(words: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each file and option, with the values that it sets by key as it is typed."""
-    for option, value, _ in split(words):
+    for option, value, _ in iter_options(words):
         if option in ("-c", "--config") and value is not None:
             inline = value.startswith("{")
             given = json.loads(value) if inline else load(Path(value))
-            yield option if inline else value, {short(key): one for key, one in leaves(given).items()}
+            yield option if inline else value, {short(key): one for key, one in flatten(given).items()}
         elif option:
             yield option, {short(option.lstrip("-").rstrip("+")): value}
 
 
 def _require_distinct(words: Sequence[str]) -> None:
     """Refuse a key that stands twice in one mapping, of which YAML would take the last without a word."""
-    for option, value, _ in split(words):
+    for option, value, _ in iter_options(words):
         is_file = option in ("-c", "--config") and value is not None and Path(value).is_file()
         text = Path(str(value)).read_text(encoding="utf-8", errors="replace") if is_file else value or ""
         if not is_file and not text.startswith("{"):
@@ -122,7 +122,7 @@ FILE = re.compile(r"[\w./-]+\.(?:ya?ml|json)\b")
 
 def variables_named(words: Sequence[str]) -> set[str]:
     """The environment variables that a command's settings name (``${oc.env:NAME}``), also in files that these name."""
-    todo, seen, found = [value for _, value, _ in split(words) if value], set[str](), set[str]()
+    todo, seen, found = [value for _, value, _ in iter_options(words) if value], set[str](), set[str]()
     while todo:
         text = todo.pop()
         if (file := Path(text)).suffix in (".yaml", ".yml", ".json") and file.is_file():
@@ -172,7 +172,7 @@ def set_keys(settings: Mapping[str, Any]) -> dict[str, Any]:
         elif isinstance(value, str) and value.startswith("{") and ":" in value:  # {a} may be an expression
             with suppress(yaml.YAMLError):  # the parser will say so
                 value = get_loader("yaml")(value)
-        inner = leaves(value, key)
+        inner = flatten(value, key)
         found |= {short(name).removesuffix(".class_path"): one for name, one in inner.items()}
     return found
 

@@ -24,14 +24,14 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from recalign.cores import fit_threads
-from recalign.distributed import is_first
+from recalign.distributed import is_rank_zero
 from recalign.errors import InputError, TrainingError, nearest
-from recalign.files import held
+from recalign.files import locked
 from recalign.recommender.training import PolicyModule
 from recalign.run.stage import checks, record, upstream
 from recalign.run.stage.checkpoint import find_checkpoint
 from recalign.run.stage.classes import imported
-from recalign.run.stage.console import quiet, say
+from recalign.run.stage.console import echo, quiet
 from recalign.run.stage.evaluated import EvaluatedPolicy
 from recalign.run.stage.folder import RunConfig, RunFolder, name_in_sweep
 from recalign.run.stage.lightning_cli import COMMANDS, StageCLI
@@ -66,11 +66,11 @@ class Stage(ParsedStage):
             TrainingError: training cannot go on.
         """
         if self.verbose:
-            say(f"  {self.command}")
+            echo(f"  {self.command}")
         alone = self.bare_trainer().world_size > 1
         trained = self._trained(self._run_alone() if alone else run_stage(self, *self.callbacks).manifest)
         if self.verbose:
-            say(f"  {trained.seconds:.0f} s, {trained.checkpoint}")
+            echo(f"  {trained.seconds:.0f} s, {trained.checkpoint}")
         return trained
 
     def _run_alone(self) -> Manifest | None:
@@ -206,12 +206,12 @@ def run_stage(stage: Stage, *callbacks: Callback) -> StageResult:
 @contextmanager
 def _locked(stage: Stage) -> Iterator[None]:
     """Let no other process train in this run folder, and choose the number of threads."""
-    if not stage.training or stage.dry or not is_first():
+    if not stage.training or stage.dry or not is_rank_zero():
         yield
         return
     before = stage.continued.threads if stage.in_place and stage.continued else 0
     threads = torch_threads(fit_threads(torch.get_num_threads(), before))
-    with held(stage.folder.path, "training", "let it finish, or give this run another --run.name"), threads:
+    with locked(stage.folder.path, "training", "let it finish, or give this run another --run.name"), threads:
         yield
 
 

@@ -14,7 +14,7 @@ import yaml
 from recalign.artifacts import SEAL, State, code_digest
 from recalign.files import digest, sha256
 from recalign.recommender.semantic_ids.tokenize_command import CODES, tokenize
-from recalign.run.stage.console import say
+from recalign.run.stage.console import echo
 from recalign.run.stage.folder import RunConfig, RunFolder
 from recalign.run.stage.manifest import Manifest, git_state, now, versions
 from recalign.run.stage.settings import instantiated, parse_call
@@ -70,7 +70,7 @@ class ParsedTokens:
     def make(self) -> Path:
         """Make the ids, record how, and return the path of codes.parquet. Raises what `tokenize` raises."""
         if self.verbose:
-            say(f"  {self.command}")
+            echo(f"  {self.command}")
         key, log, began = self.key(), self.settings["data"].log_.name, time.monotonic()
         manifest = Manifest(TOKENS, log, self.config["seed"], self.command, key=key, started=now())
         path = tokenize(**self.settings, out=self.folder.path)

@@ -26,7 +26,7 @@ from recalign.nn import Rebuildable
 from recalign.recommender import CodePolicy
 from recalign.recommender.checkpoint import recipe
 from recalign.run.stage.folder import BUNDLES
-from recalign.run.stage.opened import OpenedRun, opened
+from recalign.run.stage.opened import OpenedRun, open_run
 from recalign.serve.export import card, onnx
 from recalign.serve.export.graph import Graph, part_of
 from recalign.serve.export.verify import Verified, verify
@@ -64,7 +64,7 @@ def export(
     require_positive("", {"newest": newest}, "newest")
     if lacking := [name for name in PACKAGES if find_spec(name) is None]:
         raise InputError(f"a package is missing: {', '.join(lacking)}", remedy=INSTALL)
-    made = opened(run)
+    made = open_run(run)
     folder, found = bundle_of(made, out or run / BUNDLES, verify, newest, filtered, columns or ())
     print(f"{folder}: {sum(file.stat().st_size for file in folder.iterdir()) / 2**20:.1f} MB")
     if found:

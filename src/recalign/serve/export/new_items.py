@@ -33,7 +33,7 @@ from recalign.recommender.checkpoint import build
 from recalign.recommender.new_items import with_new_items
 from recalign.recommender.semantic_ids.codes import CodesTable
 from recalign.recommender.sequence_policy import SequencePolicy
-from recalign.run.stage.console import say
+from recalign.run.stage.console import echo
 from recalign.serve.export.command import CARD, RECIPE, WEIGHTS, examples, write_networks
 from recalign.serve.export.graph import part_of
 from recalign.serve.server.about import CURRENT, EXAMPLES, FEATURES, ITEMS, TABLES, About, current, point
@@ -139,7 +139,7 @@ def _added(folder: Path, about: About, file: Path, table: pl.DataFrame, titles: 
         values, rows = _new(file, known, table)
         coder = FeatureCoder(known["plans"])
         for name, count in coder.unknown(values.values).items():
-            say(f"{name} says nothing of {count:,} of {len(rows):,} new items: training knew none of their values")
+            echo(f"{name} says nothing of {count:,} of {len(rows):,} new items: training knew none of their values")
         return Added(rows, _with_rows(folder, coder, values))
     text = "its policy does not know items by their features or codes, so nothing is known of new ones"
     remedy = "export a policy, not reranked, of a log with data.log.items.features, or of recommender-onerec"
@@ -170,7 +170,9 @@ def _titled(known: dict, file: Path | None, folder: Path, table: pl.DataFrame, i
     """Rows of a bundle's item table by a table like the log's; without one titles are ids, and all else is missing."""
     if file is None:
         if further := _further(table):
-            say(f"no boost by {', '.join(further)} reaches the new items: --titles FILE would say what they have there")
+            echo(
+                f"no boost by {', '.join(further)} reaches the new items: --titles FILE would say what they have there"
+            )
         return pl.DataFrame({"item": ids, "title": ids.cast(pl.String), "count": _counts(table, ids)})
     if not known:
         what = "its log has no table of items, which would say what the column of titles is called"
