@@ -14,7 +14,7 @@ import yaml
 from recalign.data.events.audit import render
 from recalign.data.events.init_items import yaml_scalar
 from recalign.errors import InputError
-from recalign.files import replacing
+from recalign.files import atomic_write
 from recalign.serve.feedback import log as decision_log
 from recalign.serve.feedback import outcomes as outcome_tables
 from recalign.serve.feedback.joining import Joined, Rule, join
@@ -161,7 +161,7 @@ def write(found: Joined, out: Path, rule: Rule) -> None:
     try:
         with ExitStack() as stack:
             names = [TABLE, COUNTS, *([] if _edited(out / LOG, text) else [LOG])]
-            table, counts, *log = (stack.enter_context(replacing(out / name)) for name in names)
+            table, counts, *log = (stack.enter_context(atomic_write(out / name)) for name in names)
             for path in (table, counts, *log):
                 path.touch(0o600)
             found.table.write_parquet(table)

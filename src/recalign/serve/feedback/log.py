@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from recalign.errors import InputError
-from recalign.files import held, replacing
+from recalign.files import atomic_write, locked
 from recalign.serve.server.decisions import FILE, Decision, DecisionLog, pseudonym
 
 COLUMNS: dict[str, Any] = {
@@ -39,7 +39,7 @@ def reading(folder: Path, key: str | None) -> Iterator[DecisionLog]:
     if not (folder / FILE).is_file():
         remedy = "name the folder of `recalign serve BUNDLE --decisions FOLDER`"
         raise InputError("there are no decisions in this folder", where=str(folder), remedy=remedy)
-    with held(folder, "reading decisions", "wait until it has finished"), closing(DecisionLog(folder, key)) as log:
+    with locked(folder, "reading decisions", "wait until it has finished"), closing(DecisionLog(folder, key)) as log:
         try:
             yield log
         except sqlite3.DatabaseError as error:
@@ -84,7 +84,7 @@ def forget(folder: Path, user: str, key: str, *tables: Path) -> int:
                 frame = _table_of(path)
                 left = frame.filter(pl.col("user") != name)
                 erased += frame.height - left.height
-                with replacing(path) as temporary:
+                with atomic_write(path) as temporary:
                     temporary.touch(0o600)
                     left.write_parquet(temporary)
     return erased
