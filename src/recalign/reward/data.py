@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from recalign.data.sequences import EventDataModule, NextEvents, Windows, reward_means
+from recalign.data.sequences import EventDataModule, Windows, reward_means
 from recalign.data.sequences.means import SHRINKAGE
 from recalign.data.sequences.splits import TRAIN
 from recalign.data.sequences.store import Group, Part
@@ -92,6 +92,6 @@ class RewardData(EventDataModule):
         total = np.bincount(item - 1, reward, self.num_items) + SHRINKAGE * reward.mean()
         return (total / (np.bincount(item - 1, minlength=self.num_items) + SHRINKAGE)).astype(np.float32)
 
-    def training(self) -> Windows | NextEvents:
+    def training(self) -> Windows:
         self.rated  # noqa: B018 (raises if there is nothing to learn)
         return super().training()

@@ -7,7 +7,8 @@ import pytest
 import small
 from lightning.pytorch import Trainer
 
-from recalign.data.sequences import EventDataModule, Windows, checks
+from recalign.data.sequences import EventDataModule, Windows
+from recalign.data.sequences import windows as windows_file
 from recalign.data.sequences.sampler import LengthBatches
 from recalign.errors import InputError
 from recalign.recommender import Recommender
@@ -16,8 +17,8 @@ from recalign.recommender import Recommender
 @pytest.fixture
 def said(monkeypatch) -> list[str]:
     lines: list[str] = []
-    monkeypatch.setattr(checks, "rank_zero_info", lines.append)
-    monkeypatch.setattr(checks, "_SAID", set())
+    monkeypatch.setattr(windows_file, "rank_zero_info", lines.append)
+    monkeypatch.setattr(windows_file, "_REPORTED_LOGS", set())
     return lines
 
 

@@ -22,7 +22,9 @@ from recalign.data.sequences import EventDataModule, High, LeaveLast, Split, Tim
 from recalign.data.sequences import prepare as prepare_file
 from recalign.data.sequences.audit import audit_log
 from recalign.data.sequences.cache import FIGURES
+from recalign.data.sequences.earlier import EarlierLog
 from recalign.data.sequences.prepare import USERS_OF_FIGURES, prepare
+from recalign.data.sequences.relative import RelativeTo
 from recalign.data.sequences.verdict import verdict
 from recalign.errors import InputError
 from recalign.files import read_json
@@ -219,6 +221,8 @@ def test_files_that_change_meanwhile_are_noticed(root, monkeypatch):
     [
         ({"cache": False}, {}, "data.cache"),
         ({"split": Typed()}, {}, "data.split"),
+        ({"relative_to": RelativeTo("length")}, {}, "data.relative_to"),
+        ({"grows_from": EarlierLog("ids")}, {}, "data.grows_from"),
         ({}, {"workers": 0}, "workers: 0 is not above 0"),
         ({}, {"partitions": -1}, "partitions: -1 is not above 0"),
         ({"split": Split()}, {}, "data.split: Split does not say"),

@@ -121,12 +121,3 @@ def test_a_logs_yaml_ranks_and_the_cache_keeps_it(log_root, tmp_path):
     assert again.sequences.reward.tolist() == rewards.tolist()
     assert plain.sequences.reward.max() == 5
     assert first.fingerprint != plain.fingerprint
-
-
-def test_partitions_refuse_it(log_root, tmp_path):
-    data = small.data_of(
-        EventDataModule, with_lengths(log_root), "relative", relative_to=RelativeTo("length"), cache=str(tmp_path)
-    )
-    with pytest.raises(InputError, match="ranked among those of all users") as error:
-        data.prepare()
-    assert error.value.where == "data.relative_to"

@@ -1,21 +1,19 @@
 """From a checked event table to batches: splits, user groups, means, placebos, windows."""
 
 from recalign.data.sequences.batch import Batch
-from recalign.data.sequences.cohort import UserCohort
 from recalign.data.sequences.data import EventDataModule
 from recalign.data.sequences.means import reward_means
 from recalign.data.sequences.placebo import correlation_within_users, permuted_rewards
 from recalign.data.sequences.relative import RelativeTo
 from recalign.data.sequences.splits import High, LeaveLast, Split, TimeSplit, UserGroups, Where
-from recalign.data.sequences.store import Sequences, build
-from recalign.data.sequences.windows import NextEvents, Windows
+from recalign.data.sequences.store import Sequences, UserCohort, build
+from recalign.data.sequences.windows import Windows
 
 __all__ = [
     "Batch",
     "EventDataModule",
     "High",
     "LeaveLast",
-    "NextEvents",
     "RelativeTo",
     "Sequences",
     "Split",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from recalign.data.sequences.store import Sequences
-from recalign.data.sequences.windows import NextEvents, Windows, ranges
+from recalign.data.sequences.windows import Windows, ranges
 
 BY_ROW = ("user_B", "item_BL", "length_B", "time_BL", "request_time_BL", "reward_BL")
 """Fields with one row per history; the others have one per target."""
@@ -88,7 +88,7 @@ class Batch:
 
 def collate(
     sequences: Sequences,
-    windows: Windows | NextEvents,
+    windows: Windows,
     chosen: np.ndarray,
     bucket: int,
     *,

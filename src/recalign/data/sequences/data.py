@@ -29,16 +29,14 @@ from recalign.data.events.audit import Section
 from recalign.data.events.items import titles_digest
 from recalign.data.sequences.batch import Batch, collate
 from recalign.data.sequences.cache import CacheEntry
-from recalign.data.sequences.checks import checked, report_truncation
-from recalign.data.sequences.cohort import UserCohort
-from recalign.data.sequences.loader import Loader, WindowDataset
-from recalign.data.sequences.sampler import LengthBatches
+from recalign.data.sequences.sampler import LengthBatches, Loader, WindowDataset
 from recalign.data.sequences.splits import High, LeaveLast, Split, UserGroups
-from recalign.data.sequences.store import Group, Part, Sequences, build, fingerprint_of
+from recalign.data.sequences.store import Group, Part, Sequences, UserCohort, build, fingerprint_of
 from recalign.data.sequences.windows import (
-    NextEvents,
     Windows,
+    checked,
     evaluation_windows,
+    report_truncation,
     sample_users,
     serving_windows,
     training_windows,
@@ -269,7 +267,7 @@ class EventDataModule(LightningDataModule):
         """The users to train and validate on."""
         return UserCohort.of(self.sequences, self.users, self.groups.share)
 
-    def training(self) -> Windows | NextEvents:
+    def training(self) -> Windows:
         """The windows to train on; subclasses narrow or extend what ``in_memory`` makes of them."""
         users = self.sequences.users_in(self.users)
         windows = training_windows(self.sequences, users, self.max_length, self.stride)
@@ -291,7 +289,7 @@ class EventDataModule(LightningDataModule):
 
     def loader(
         self,
-        windows: Windows | NextEvents,
+        windows: Windows,
         *,
         shuffle: bool = False,
         seen: bool = True,

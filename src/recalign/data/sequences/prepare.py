@@ -75,16 +75,16 @@ def prepare(data: EventDataModule, partitions: int | None = None, workers: int =
         OSError: the cache's folder cannot be written.
     """
     require_positive("", {"partitions": partitions, "workers": workers}, "partitions", "workers")
-    entry = data.entry
-    if entry is None:
-        what, remedy = "nothing is cached: data.cache is off, or the split was typed in", "name a folder and a module"
-        raise InputError(what, where="data.cache, data.split", remedy=remedy)
     if data.relative_to is not None or data.grows_from is not None:
         what = "ranks of rewards, and the order of a log that continues another, need all users at once"
         raise InputError(what, where="data.relative_to, data.grows_from", remedy="train without `recalign prepare`")
     if data.log_.user in data.log_.columns:
         what, remedy = "rows are divided by the user as files have it, and this one is computed", "write it into a file"
         raise InputError(what, where=f"data.log.columns.{data.log_.user}", remedy=remedy)
+    entry = data.entry
+    if entry is None:
+        what, remedy = "nothing is cached: data.cache is off, or the split was typed in", "name a folder and a module"
+        raise InputError(what, where="data.cache, data.split", remedy=remedy)
     if entry.load():
         return data.report
     entry.path.parent.mkdir(parents=True, exist_ok=True)

@@ -9,8 +9,7 @@ import numpy as np
 import polars as pl
 
 from recalign.data.events.expression import refuse_names
-from recalign.data.sequences.bins import training_bins
-from recalign.data.sequences.splits import PARTED, TRAIN
+from recalign.data.sequences.splits import PARTED, TRAIN, training_bins
 from recalign.errors import require_positive
 
 

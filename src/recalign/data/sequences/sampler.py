@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from torch.utils.data import DistributedSampler
+import torch
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+from recalign.data.sequences.batch import Batch
 
 
 def bucket_of(length: np.ndarray, max_length: int) -> np.ndarray:
@@ -100,3 +103,31 @@ class LengthBatches(DistributedSampler[tuple[int, list[int]]]):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue a saved epoch."""
         self.epoch, self.resume_at = state["epoch"], state["done"]
+
+
+class WindowDataset(Dataset[Batch]):
+    """Batches by (L, window indices), as `LengthBatches` draws them.
+
+    A process without a share of the batch gets the shortest history, without targets: the network has to run in every
+    process.
+    """
+
+    def __init__(self, make: Callable[[np.ndarray, int], Batch], length: np.ndarray) -> None:
+        self.make, self.length = make, length
+
+    def __getitem__(self, drawn: tuple[int, list[int]]) -> Batch:
+        bucket, chosen = drawn
+        batch = self.make(np.array(chosen or [int(self.length.argmin())]), bucket)
+        return batch if chosen else batch.keep(torch.zeros_like(batch.high_T))
+
+
+class Loader(DataLoader[Batch]):
+    """A DataLoader whose state can be saved in the middle of an epoch (Lightning asks for it)."""
+
+    sampler: LengthBatches
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.sampler.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.sampler.load_state_dict(state)

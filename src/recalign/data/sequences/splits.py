@@ -17,7 +17,7 @@ import polars as pl
 from recalign.data.events import EventTable
 from recalign.data.events.expression import as_bool, evaluate, refuse_names
 from recalign.data.events.log import PREPARED
-from recalign.data.sequences.bins import training_bins
+from recalign.data.events.messages import did_you_mean
 from recalign.errors import InputError, require_positive
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
@@ -241,3 +241,29 @@ def _require_time(table: EventTable, split: Split) -> None:
         text = "the log has no timestamp, so nobody knows which events are the last"
         remedy = "map a timestamp column in data.log.timestamp, or use recalign.data.sequences.Where for reward models"
         raise InputError(text, where=f"data.split: {type(split).__name__}", remedy=remedy)
+
+
+def training_bins(frame: pl.DataFrame, column: str, bins: int, trained: pl.Series, where: str) -> pl.Series:
+    """The bin of each event by a column, from 0; null where the column is null or NaN.
+
+    Args:
+        frame: the events.
+        column: numeric, such as a video's duration.
+        bins: how many, of equal size on training rows.
+        trained: bool, the training rows.
+        where: the setting that names the column, for errors.
+
+    Raises:
+        InputError: there is no such column, or it holds no numbers in the training part.
+    """
+    if column not in frame.columns:
+        what, remedy = f"there is no column {column!r}", did_you_mean(column, frame.columns)
+        raise InputError(what, where=where, remedy=remedy)
+    values = frame[column]
+    values = values.cast(pl.Float64).fill_nan(None) if values.dtype.is_numeric() else values.clear(len(values))
+    known = values.filter(trained).drop_nulls()
+    if not len(known):
+        remedy = "name a numeric column, such as a duration, or leave it out"
+        raise InputError(f"the column {column} holds no numbers in the training part", where=where, remedy=remedy)
+    edges = np.quantile(known.to_numpy(), np.arange(1, bins) / bins)
+    return pl.Series(np.searchsorted(edges, values.to_numpy())).set(values.is_null(), None)

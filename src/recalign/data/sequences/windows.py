@@ -3,34 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from recalign.data.sequences.store import PARTS, Part, Sequences, is_first
+from recalign.data.sequences.store import PARTS, Group, Part, Sequences, is_first
+from recalign.errors import InputError
+
+_REPORTED_LOGS: set[tuple[str, int]] = set()
+"""Logs and lengths that `report_truncation` has reported."""
 
 
-@dataclass(frozen=True)
-class _Stretches:
-    """Which events each window encodes, and where its targets lie; see `Windows`."""
-
-    user: np.ndarray
-    start: np.ndarray
-    stop: np.ndarray
-    offset: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.user)
-
-    @property
-    def length(self) -> np.ndarray:
-        """The number of events that each window encodes. Shape: (W,)."""
-        return self.stop - self.start
+FROM_LOG: Any = None
+"""Arrays of targets that `Windows.take` reads from the log."""
 
 
 @dataclass(frozen=True)
-class Windows(_Stretches):
-    """W stretches of history with their targets.
+class Windows:
+    """W stretches of history to encode, with their targets.
 
     Attributes:
         user, start, stop: int64 (W,); a window encodes the known events start..stop - 1 (flat indices).
@@ -44,31 +36,60 @@ class Windows(_Stretches):
         advantage: float32, for post-training only.
         rejected: integers (targets, N), for post-training on pairs only: items of less worth than the target, 0 where
             there is no pair.
+        log: in place of the arrays of targets, which would take 33 bytes an event: the newest states of each window
+            predict the user's next known event, and `take` reads that from the log.
     """
 
-    state: np.ndarray
-    target: np.ndarray
-    event: np.ndarray
-    reward: np.ndarray
-    high: np.ndarray
-    time: np.ndarray
+    user: np.ndarray
+    start: np.ndarray
+    stop: np.ndarray
+    offset: np.ndarray
+    state: np.ndarray = FROM_LOG
+    target: np.ndarray = FROM_LOG
+    event: np.ndarray = FROM_LOG
+    reward: np.ndarray = FROM_LOG
+    high: np.ndarray = FROM_LOG
+    time: np.ndarray = FROM_LOG
     advantage: np.ndarray | None = None
     rejected: np.ndarray | None = None
+    log: Sequences | None = None
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    @property
+    def length(self) -> np.ndarray:
+        """The number of events that each window encodes. Shape: (W,)."""
+        return self.stop - self.start
 
     def take(self, chosen: np.ndarray) -> Windows:
-        """Some of the windows, with their targets. Shape: int64 (B,), indices of windows."""
+        """Some of the windows, with their targets as arrays. Shape: int64 (B,), indices of windows."""
         counts = self.offset[chosen + 1] - self.offset[chosen]
-        return self._some(chosen, counts, ranges(self.offset[chosen], counts))
+        if (log := self.log) is None:
+            return self._some(chosen, counts, ranges(self.offset[chosen], counts))
+        state = ranges(self.stop[chosen] - counts, counts)
+        event = log.event[state + 1]
+        return Windows(
+            user=self.user[chosen],
+            start=self.start[chosen],
+            stop=self.stop[chosen],
+            offset=np.concatenate([[0], counts.cumsum()]),
+            state=state,
+            target=log.item[state + 1],
+            event=event,
+            reward=log.reward[state + 1],
+            high=log.frame["high"].gather(event).to_numpy(),
+            time=log.time[state + 1],
+        )
+
+    def in_memory(self) -> Windows:
+        """All of them, with their targets as arrays."""
+        return self if self.log is None else self.take(np.arange(len(self)))
 
     def keep(self, kept: np.ndarray) -> Windows:
         """Keep some of the targets, and the windows that still have any. Shape: bool (targets,)."""
-        before = np.concatenate([[0], kept.cumsum()])
-        counts = np.diff(before[self.offset])
+        counts = np.diff(np.concatenate([[0], kept.cumsum()])[self.offset])
         return self._some(counts > 0, counts[counts > 0], kept)
-
-    def in_memory(self) -> Windows:
-        """Itself: its targets are arrays."""
-        return self
 
     def _some(self, windows: np.ndarray, counts: np.ndarray, targets: np.ndarray) -> Windows:
         by_window = {name: getattr(self, name)[windows] for name in ("user", "start", "stop")}
@@ -77,44 +98,7 @@ class Windows(_Stretches):
         return Windows(**by_window, **{name: x[targets] for name, x in by_target.items()})
 
 
-@dataclass(frozen=True)
-class NextEvents(_Stretches):
-    """Training windows whose targets stay in the log's arrays until a batch needs them.
-
-    The newest states of each window predict the user's next known event, so the log says all about them. As arrays they
-    would take 33 bytes an event.
-
-    Attributes:
-        sequences: the log.
-        user, start, stop, offset: as in `Windows`.
-    """
-
-    sequences: Sequences
-
-    def take(self, chosen: np.ndarray) -> Windows:
-        """Some of the windows, with their targets. Shape: int64 (B,), indices of windows."""
-        counts = self.offset[chosen + 1] - self.offset[chosen]
-        state = ranges(self.stop[chosen] - counts, counts)
-        event = self.sequences.event[state + 1]
-        return Windows(
-            user=self.user[chosen],
-            start=self.start[chosen],
-            stop=self.stop[chosen],
-            offset=np.concatenate([[0], counts.cumsum()]),
-            state=state,
-            target=self.sequences.item[state + 1],
-            event=event,
-            reward=self.sequences.reward[state + 1],
-            high=self.sequences.frame["high"].gather(event).to_numpy(),
-            time=self.sequences.time[state + 1],
-        )
-
-    def in_memory(self) -> Windows:
-        """All of them, with their targets."""
-        return self.take(np.arange(len(self)))
-
-
-def training_windows(sequences: Sequences, users: np.ndarray, max_length: int, stride: int | None = None) -> NextEvents:
+def training_windows(sequences: Sequences, users: np.ndarray, max_length: int, stride: int | None = None) -> Windows:
     """Make the windows of the training part: the newest of each user or, with a stride, the whole history.
 
     A state is a training event that another one follows; a user has m of them, and each predicts its next event.
@@ -139,8 +123,8 @@ def training_windows(sequences: Sequences, users: np.ndarray, max_length: int, s
     skipped = 0 if stride else np.repeat(older, blocks)
     counts = last - np.where(is_first(user), skipped, last - (stride or 0))
     stop = sequences.offset[user] + last
-    return NextEvents(
-        sequences=sequences,
+    return Windows(
+        log=sequences,
         user=user,
         start=np.maximum(sequences.offset[user], stop - max_length),
         stop=stop,
@@ -202,6 +186,41 @@ def serving_windows(sequences: Sequences, users: np.ndarray, max_length: int) ->
         high=nothing.astype(bool),
         time=sequences.time[stop - 1],
     )
+
+
+def checked(windows: Windows, sequences: Sequences, part: Part, users: Group) -> Windows:
+    """Return the windows if they can be trained on (``train``) or measured on (the other parts).
+
+    Raises:
+        InputError: there are none, or an item is not in the catalogue 1..V. Targets of evaluation may be 0 (unseen in
+            training, a miss), and so may rejected items (there is no pair).
+    """
+    if not len(windows):
+        text = f"no event of users {users} in the {part} part has a history to predict it from"
+        remedy = "choose other cuts, a group of more users (data.share_a), or a log whose users come back"
+        raise InputError(text, where="data.split, data.users", remedy=remedy)
+    if windows.log is not None:
+        return windows
+    lowest, highest = 1 if part == "train" else 0, sequences.num_items
+    for name, item, least in (("targets", windows.target, lowest), ("rejected items", windows.rejected, 0)):
+        if item is not None and (outside := (item < least) | (item > highest)).any():
+            what = f"{int(outside.sum()):,} of {item.size:,} {name} of the {part} part are not in the catalogue: "
+            what += f"items {least} to {highest}, such as {item[outside][0]}"
+            remedy = "training() gives items as recalign.data.sequences.Sequences.item does: the index in items, plus 1"
+            raise InputError(what, where="data", remedy=remedy)
+    return windows
+
+
+def report_truncation(windows: Windows, sequences: Sequences, max_length: int) -> None:
+    """Say in one line, once a process, how many histories of a log lose their oldest events, if any."""
+    oldest = is_first(windows.user)
+    cut = int((windows.start > sequences.offset[windows.user])[oldest].sum())
+    if cut and (log := (sequences.catalogue, max_length)) not in _REPORTED_LOGS:  # all stages of a chain train on it
+        _REPORTED_LOGS.add(log)
+        rank_zero_info(
+            f"the newest {max_length} events are kept of {cut:,} longer histories (of {int(oldest.sum()):,}); "
+            "raise data.max_length to keep more, or set data.stride to train on the others too"
+        )
 
 
 def with_events(sequences: Sequences, part: Part = "test") -> np.ndarray:
