@@ -19,9 +19,10 @@ from recalign.data.sequences.audit import SEEN
 from recalign.data.sequences.placebo import CORRELATION
 from recalign.evaluation.comparison import ALL, PLACEBO_FACTOR, UNIT, USER_SPREAD, VALUE, tabulate
 from recalign.evaluation.evaluated_runs import SPLITS, Run, with_gains
-from recalign.evaluation.findings import BLIND, COIN, COVERAGE
+from recalign.evaluation.findings import CHANCE, COVERAGE, UNINFORMATIVE
 from recalign.evaluation.rows import READS_REWARD_MODEL
-from recalign.evaluation.selection import FLOOR, SELECT
+from recalign.evaluation.selection import SELECT
+from recalign.recommender.interpolation import MIN_NDCG_RETAINED
 
 USERS, EVENTS = (100, 300, 600), {"test": 6, "validation": 3}  # users A, events of each
 DRAWS = 400  # of the bootstrap
@@ -75,13 +76,13 @@ def _wrong(
         yield "no more than popularity_tilt"
     if any(value[name] <= PLACEBO_FACTOR * value[sham] for sham in ROLES.placebos_of(name) if value[sham] > 0):
         yield "a placebo has half of it"
-    if keeps[name] < FLOOR:
+    if keeps[name] < MIN_NDCG_RETAINED:
         yield "keeps less"
-    if known <= COIN:
+    if known <= CHANCE:
         yield "judges guess"
-    if of_judges in BLIND:
+    if of_judges in UNINFORMATIVE:
         yield "the judges have no known signal"
-    if of_reward in BLIND and _reads(name):
+    if of_reward in UNINFORMATIVE and _reads(name):
         yield "the reward model is not known to know"
 
 

@@ -6,13 +6,12 @@
 ``tables``: figures made up event by event, without training; is the rule what it says (made_up.py)? ``worlds``:
 the default chain in worlds whose truth is known (worlds.py).
 
-A row does *harm* if its true value lies below the better baseline's by more than `FLAT` standard deviations of the
-reward, or if it is expected to keep less than `FLOOR` of the ranking; in worlds both are measured on up to ten times as
-many fresh events, each user counting alike. Errors are counted apart: harm that was shipped, of the cases where some
-candidate does harm; and gains left unshipped, of the cases where a candidate that does no harm has a true gain of twice
-the half-width of its interval, and of `FLAT` at least. Worlds that have run under a label are kept (records.py)
-and not run again: the command then says what today's rule decides in them.
-"""
+A row does *harm* if its true value lies below the better baseline's by more than `MIN_GAIN_SD` standard deviations of
+the reward, or if it is expected to keep less than `MIN_NDCG_RETAINED` of the ranking; in worlds both are measured on up
+to ten times as many fresh events, each user counting alike. Errors are counted apart: harm that was shipped, of the
+cases where some candidate does harm; and gains left unshipped, of the cases where a candidate that does no harm has a
+true gain of twice the half-width of its interval, and of `MIN_GAIN_SD` at least. Worlds that have run under a label are
+kept (records.py) and not run again: the command then says what today's rule decides in them."""
 
 from __future__ import annotations
 
@@ -37,11 +36,10 @@ from benchmarks.lib import FOLDER, SCHEMA, beside_other_logs, commit, markdown, 
 from recalign.evaluation.comparison import SCHEMA as ROW
 from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.decision import Decision, decide
-from recalign.evaluation.findings import FLAT
-from recalign.evaluation.selection import FLOOR
+from recalign.evaluation.findings import MIN_GAIN_SD
 from recalign.evaluation.sources import Sources
 from recalign.files import read_json, write_json, write_text
-from recalign.recommender.interpolation import KEEP
+from recalign.recommender.interpolation import KEEP, MIN_NDCG_RETAINED
 from recalign.run.chain.command import run_chain
 
 WORDS = ("ship", "not decided", "do not ship")
@@ -142,9 +140,11 @@ def judged(seed: int, record: Mapping[str, Any]) -> dict[str, Any]:
     value, ndcg = (max(truth[name][what] for name in ROLES.baselines) for what in ("value", "ndcg"))
     gains = {name: truth[name]["value"] - value for name in CANDIDATES}
     kept = {name: truth[name]["ndcg"] / ndcg for name in CANDIDATES}
-    harmful = [name for name in CANDIDATES if gains[name] < -FLAT or kept[name] < FLOOR]
+    harmful = [name for name in CANDIDATES if gains[name] < -MIN_GAIN_SD or kept[name] < MIN_NDCG_RETAINED]
     clear = [
-        name for name in CANDIDATES if name not in harmful and gains[name] >= max(FLAT, 2 * half_width(test, name))
+        name
+        for name in CANDIDATES
+        if name not in harmful and gains[name] >= max(MIN_GAIN_SD, 2 * half_width(test, name))
     ]
     shipped = decision.policy if decision.word == "ship" else None
     return {

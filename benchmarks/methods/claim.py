@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from recalign.evaluation.case import placebo_flaw
+from recalign.evaluation.candidate_checks import placebo_flaw
 from recalign.evaluation.comparison import ALL, HIGH, PLACEBO_FACTOR, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.rows import row_of
-from recalign.evaluation.selection import FLOOR
+from recalign.recommender.interpolation import MIN_NDCG_RETAINED
 
 MARGIN = 0.10  # how much better than A-SFT another method's value may be, in standard deviations of the reward
 
@@ -86,7 +86,7 @@ def _kept(table: ComparisonTable) -> Check:
         return Check(0, f"{ALL}: asft or its baseline was not measured, or is 0")
     baseline = str(table.better_baseline(ALL))
     line = f"{ALL}: asft keeps {share:.1%} of {baseline}"
-    return Check(1 if share >= FLOOR else -1, line, table.shared_seeds("asft", baseline))
+    return Check(1 if share >= MIN_NDCG_RETAINED else -1, line, table.shared_seeds("asft", baseline))
 
 
 def _gains(table: ComparisonTable, metric: str) -> list[Check]:
@@ -117,7 +117,9 @@ def _rival(table: ComparisonTable) -> Check:
     pass. It fails by any one of them, so that one's interval is widened by Holm for as many as could. A-SFT's own
     policy, reranked, is none of them.
     """
-    rivals = [m for m in table.column(VALUE) if "asft" not in (m, row_of(m).base) and table.retained(m) >= FLOOR]
+    rivals = [
+        m for m in table.column(VALUE) if "asft" not in (m, row_of(m).base) and table.retained(m) >= MIN_NDCG_RETAINED
+    ]
     if not rivals or not table.get("asft", VALUE):
         return Check(0, f"{VALUE}: asft or its rivals were not measured")
     sign, _, line = min((_behind(table, rival) for rival in rivals), key=lambda each: each[:2])
@@ -137,7 +139,7 @@ def _behind(table: ComparisonTable, rival: str) -> tuple[int, float, str]:
 
 def _placebo(table: ComparisonTable, placebo: str) -> Check:
     """By the rule of the decision: the gain is above `PLACEBO_FACTOR` times the placebo's, and the placebo is one."""
-    flaw, beyond = placebo_flaw(table, placebo), table.beyond("asft", placebo)
+    flaw, beyond = placebo_flaw(table, placebo), table.gain_over_placebo("asft", placebo)
     if flaw or beyond is None:
         return Check(0, f"{VALUE}: {placebo} {flaw or 'was not measured'}")
     line = f"{VALUE}: asft's gain less {PLACEBO_FACTOR} times that of {placebo} is {beyond.sd}"

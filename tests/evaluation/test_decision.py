@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recalign.data.sequences.audit import OFTEN
-from recalign.evaluation.case import Case
+from recalign.evaluation.candidate_checks import CandidateChecks
 from recalign.evaluation.comparison import ALL, SCHEMA
 from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.decision import RULES, candidates, decide, holm_factors
-from recalign.evaluation.findings import NEEDED, SURE
+from recalign.evaluation.findings import MIN_HITS
 from recalign.evaluation.roles import Roles
-from recalign.evaluation.selection import FLOOR
+from recalign.recommender.interpolation import MIN_NDCG_RETAINED, RETENTION_CONFIDENCE
 
 AS_GOOD = {
     ("mine", f"diff_popularity_high/{metric}"): (0.01, -0.01, 0.03) for metric in ("all/ndcg@10", "value/judge@10")
@@ -244,7 +244,7 @@ def test_a_reranked_row_needs_a_placebo_of_its_method_and_one_of_reranking(place
 
 
 def test_a_row_that_cannot_win_takes_nothing_of_the_others_from_holm():
-    assert Case(table(roles=Roles("mine", {})), "mine", reports()["reward"]).weakest() == -math.inf
+    assert CandidateChecks(table(roles=Roles("mine", {})), "mine", reports()["reward"]).weakest() == -math.inf
 
 
 def test_a_baseline_that_is_reranked_needs_the_placebo_of_reranking_alone():
@@ -321,7 +321,7 @@ def test_where_no_baseline_was_measured_the_sentence_says_so():
 
 
 def test_the_fewest_hits_are_those_of_which_none_may_be_lost_by_chance():
-    assert FLOOR ** (NEEDED - 1) > 1 - SURE >= FLOOR**NEEDED
+    assert MIN_NDCG_RETAINED ** (MIN_HITS - 1) > 1 - RETENTION_CONFIDENCE >= MIN_NDCG_RETAINED**MIN_HITS
 
 
 def test_without_one_that_passes_the_answer_is_about_the_first_that_is_open():
@@ -346,8 +346,10 @@ def test_holm_widens_the_strongest_most_and_stops_at_the_first_that_fails():
 def test_a_ranking_that_has_to_be_better_is_widened_as_a_gain_is():
     close = {("mine", "diff_item_knn/all/ndcg@10"): (0.02, 0.001, 0.039)}
     close |= {("mine", "diff_item_knn/value/judge@10"): (0.01, -0.01, 0.03)}
-    for widening, signs in ((1.0, {1}), (1.2, {0, 1})):  # .02 - 1.2 * .019 < 0
-        found = Case(table(others=close), "mine", reports()["reward"], widening=widening).findings()
+    for interval_factor, signs in ((1.0, {1}), (1.2, {0, 1})):  # .02 - 1.2 * .019 < 0
+        found = CandidateChecks(
+            table(others=close), "mine", reports()["reward"], interval_factor=interval_factor
+        ).findings()
         assert {finding.sign for finding in found} == signs
 
 
@@ -355,7 +357,7 @@ def test_holm_counts_what_a_row_needs_no_training_for():
     """Where ranking and value may be no better than such a row's, the better of the two tells how sure the case is."""
     beside = {("mine", "diff_item_knn/all/ndcg@10"): (0.022, 0.002, 0.042)}
     beside |= {("mine", "diff_item_knn/value/judge@10"): (0.01, -0.01, 0.03)}
-    assert Case(table(others=beside), "mine", reports()["reward"]).weakest() == pytest.approx(1.1)
+    assert CandidateChecks(table(others=beside), "mine", reports()["reward"]).weakest() == pytest.approx(1.1)
 
 
 def test_an_open_question_says_what_would_decide_it():

@@ -10,9 +10,9 @@ from statistics import NormalDist
 from recalign.evaluation.comparison import ALL, HIGH, USER_SPREAD, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable, figure
 from recalign.evaluation.decision import Candidate, Decision
-from recalign.evaluation.findings import BLIND, COIN, COVERAGE, KNOWING, Reports, judges, knowing
-from recalign.evaluation.selection import FLOOR
-from recalign.evaluation.trusted import verdicts
+from recalign.evaluation.findings import CHANCE, COVERAGE, INFORMATIVE, UNINFORMATIVE, Reports, informative, pairwise
+from recalign.evaluation.trust_section import verdicts
+from recalign.recommender.interpolation import MIN_NDCG_RETAINED
 
 POWER = 0.8
 """Chance with which an A/B test should see a gain that is there."""
@@ -40,7 +40,7 @@ def cards(decision: Decision, test: ComparisonTable, trust: Mapping[str, Reports
     if said := list(verdicts(trust.get("reward", {}))):
         words = " / ".join(dict.fromkeys(verdict for _, verdict, _ in said))
         text = " ".join(f"{implication} (seed {', '.join(seeds)})" for seeds, _, implication in said)
-        sign = min(1 if verdict in KNOWING else -1 if verdict == "no signal" else 0 for _, verdict, _ in said)
+        sign = min(1 if verdict in INFORMATIVE else -1 if verdict == "no signal" else 0 for _, verdict, _ in said)
         yield Card("Does the reward model know tastes?", words, text, sign)
 
 
@@ -55,7 +55,7 @@ def ab_test(decision: Decision, test: ComparisonTable) -> str | None:
     if decision.word == "do not ship" or decision.general or gain is None:
         return None
     assert decision.about is not None
-    if not gain.widened(decision.about.widening).low > 0:
+    if not gain.widened(decision.about.interval_factor).low > 0:
         return None
     if spread is None or not 0 < spread.value < math.inf:
         return None
@@ -72,9 +72,11 @@ def ab_test(decision: Decision, test: ComparisonTable) -> str | None:
 def limits(trust: Mapping[str, Reports]) -> str | None:
     """What the judges cannot see, and so no word can rest on."""
     reports = trust.get("judge_report", {})
-    seen = judges(reports)
+    seen = pairwise(reports)
     said = {report["verdict"] for report in reports.values()}
-    if seen is None or not seen.low > COIN or said & {*BLIND} or knowing(reports):  # guessing is a reason of its own
+    if (
+        seen is None or not seen.low > CHANCE or said & {*UNINFORMATIVE} or informative(reports)
+    ):  # guessing is a reason of its own
         return None
     return (
         "The judges know little more than averages do: they see whether better items are shown, but hardly whether "
@@ -84,7 +86,7 @@ def limits(trust: Mapping[str, Reports]) -> str | None:
 
 def _believed(reports: Reports) -> Card | None:
     """Green where the judges know more than averages, and order rewards better than a coin."""
-    seen = judges(reports)
+    seen = pairwise(reports)
     if seen is None:
         return None
     question = "May the judges be believed?"
@@ -93,16 +95,16 @@ def _believed(reports: Reports) -> Card | None:
         return Card(question, "not measured", "Nothing tells whether they can order two rewards of one user.")
     text = (
         f"Of two rewards of one user the judges that report put {seen.percent} in "
-        f"the right order; a coin has {COIN:.0%}. Verdict on their predictions: {verdict}."
+        f"the right order; a coin has {CHANCE:.0%}. Verdict on their predictions: {verdict}."
     )
-    return Card(question, f"{seen.value:.1%}", text, int(seen.low > COIN and knowing(reports)))
+    return Card(question, f"{seen.value:.1%}", text, int(seen.low > CHANCE and informative(reports)))
 
 
 def _of_candidate(test: ComparisonTable, candidate: Candidate, believed: int) -> Iterator[Card]:
     policy, gain, baseline = candidate.policy, test.gain(candidate.policy), test.better_baseline(VALUE)
     assert baseline is not None
     if gain is not None:
-        gain = gain.widened(candidate.widening)
+        gain = gain.widened(candidate.interval_factor)
         sign = gain.sign if believed > 0 else 0  # grey where judges may be guessing
         text = (
             f"[{gain.low:+.3f}, {gain.high:+.3f}] standard deviations of the reward over {baseline}, in the mean "
@@ -111,7 +113,7 @@ def _of_candidate(test: ComparisonTable, candidate: Candidate, believed: int) ->
         )
         if (high := test.get(policy, f"diff_best_baseline/{HIGH}")) and high.known:
             text += f" {HIGH}: {high} over {test.better_baseline(HIGH)}."
-        if candidate.widening > 1:
+        if candidate.interval_factor > 1:
             text += " The interval is widened by Holm, as several rows were tried."
         yield Card("What does it gain?", f"{gain.value:+.3f} sd", text, sign)
     text = f"of the {ALL} of {test.better_baseline(ALL)} is kept"
@@ -124,4 +126,4 @@ def _of_candidate(test: ComparisonTable, candidate: Candidate, believed: int) ->
         text += f"; training takes {figure('cost/seconds', seconds.value)}"
     kept = test.retained(policy)
     words = f"{kept:.1%}" if math.isfinite(kept) else "not known"
-    yield Card("What does it cost?", words, f"{text}.", -1 if kept < FLOOR else 0)
+    yield Card("What does it cost?", words, f"{text}.", -1 if kept < MIN_NDCG_RETAINED else 0)

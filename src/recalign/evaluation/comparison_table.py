@@ -141,7 +141,7 @@ class ComparisonTable:
         """A method's value less a reference's, in standard deviations of the reward; None where it is unknown."""
         return self._known(method, f"diff_{over}/{VALUE}")
 
-    def beyond(self, method: str, placebo: str) -> Interval | None:
+    def gain_over_placebo(self, method: str, placebo: str) -> Interval | None:
         """A method's gain less `PLACEBO_FACTOR` times a placebo's, in the same unit; None where it is unknown."""
         return self._known(method, f"gain_minus_2x_{placebo}/{VALUE}")
 

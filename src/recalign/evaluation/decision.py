@@ -11,44 +11,52 @@ from typing import Any, Literal
 from recalign.data.events.division import LEAST
 from recalign.data.sequences.audit import OFTEN
 from recalign.evaluation import findings
-from recalign.evaluation.case import Case
+from recalign.evaluation.candidate_checks import CandidateChecks
 from recalign.evaluation.comparison import ALL, PLACEBO_FACTOR, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable
-from recalign.evaluation.findings import DESTROYED, FLAT, KNOWING, NEEDED, QUICK, SHOWN, SURE, Finding, Reports
-from recalign.evaluation.selection import FLOOR, SELECT
+from recalign.evaluation.findings import Finding, Reports
+from recalign.evaluation.selection import SELECT
+from recalign.recommender.interpolation import MIN_NDCG_RETAINED, RETENTION_CONFIDENCE
 
 Word = Literal["ship", "do not ship", "not decided"]
 SIGNS: dict[Word, int] = {"ship": 1, "not decided": 0, "do not ship": -1}
-TRIED = 3
-"""So many candidates are tried."""
-REMEDIES = 3
+MAX_CANDIDATES, MAX_REMEDIES = 3, 3
+"""So many candidates are tried, and so many remedies are named."""
 RULES = (
-    f"Candidates keep {FLOOR:.0%} of the better baseline's {ALL} on validation. They are tried by their value under "
-    f"the judges that select, those for which a placebo is named first, {TRIED} at most. The first that passes is the "
-    "answer. Baselines, placebos, rows that read no reward and rows that show everybody the same are no candidates. "
-    f"If no row keeps {FLOOR:.0%}, do not ship if each reliably keeps less; else it is not decided.",
-    "All that follows is measured on the test, by the judges that report. Gains are in standard deviations (sd) of the "
-    f"training rewards. Intervals are 95 %; those that have to lie above 0 are widened by Holm for up to {TRIED} rows.",
-    f"Do not ship a row that reliably keeps less than {FLOOR:.0%} of the ranking, or that rests on a reward model "
-    f"without signal; nor, by judges whose verdict is {' or '.join(KNOWING)}, one whose gain ends below {FLAT:g} sd or "
-    "that has less value than a row that reads no reward. Other judges can miss a gain: these two then leave it open.",
-    f"Not decided where the gain is below {FLAT:g} sd, or where the interval of the gain, or of the gain over a row "
-    "that reads no reward, holds 0.",
-    f"Not decided where a row does not keep {FLOOR:.0%} with a confidence of {SURE:.0%} (one-sided).",
-    f"Not decided unless the gain is above {PLACEBO_FACTOR} times that of each of its placebos, by the interval of the "
-    f"difference. A placebo whose rewards keep a correlation above {DESTROYED:g} with the true ones, with any seed, "
-    "counts as missing. A reranked row needs one for its method and one for reranking, or one of its own.",
+    f"Candidates keep {MIN_NDCG_RETAINED:.0%} of the better baseline's {ALL} on validation. They are tried by their "
+    f"value under the judges that select, those for which a placebo is named first, {MAX_CANDIDATES} at most. The "
+    "first that passes is the answer. Baselines, placebos, rows that read no reward and rows that show everybody "
+    f"the same are no candidates. If no row keeps {MIN_NDCG_RETAINED:.0%}, do not ship if each reliably keeps less; "
+    "else it is not decided.",
+    "All that follows is measured on the test, by the judges that report. Gains are in standard deviations (sd) of "
+    "the training rewards. Intervals are 95 %; those that have to lie above 0 are widened by Holm for up to "
+    f"{MAX_CANDIDATES} rows.",
+    f"Do not ship a row that reliably keeps less than {MIN_NDCG_RETAINED:.0%} of the ranking, or that rests on a "
+    f"reward model without signal; nor, by judges whose verdict is {' or '.join(findings.INFORMATIVE)}, one whose "
+    f"gain ends below {findings.MIN_GAIN_SD:g} sd or that has less value than a row that reads no reward. Other "
+    "judges can miss a gain: these two then leave it open.",
+    f"Not decided where the gain is below {findings.MIN_GAIN_SD:g} sd, or where the interval of the gain, or of the "
+    "gain over a row that reads no reward, holds 0.",
+    f"Not decided where a row does not keep {MIN_NDCG_RETAINED:.0%} with a confidence of {RETENTION_CONFIDENCE:.0%} "
+    "(one-sided).",
+    f"Not decided unless the gain is above {PLACEBO_FACTOR} times that of each of its placebos, by the interval of "
+    f"the difference. A placebo whose rewards keep a correlation above {findings.MAX_PLACEBO_CORRELATION:g} with "
+    "the true ones, with any seed, counts as missing. A reranked row needs one for its method and one for "
+    "reranking, or one of its own.",
     "Not decided where a control is missing or has fewer seeds than the row, or a figure could not be measured.",
-    "Not decided where the judges order two rewards of one user no better than a coin, or predict rewards no better "
-    "than one mean for all.",
+    "Not decided where the judges order two rewards of one user no better than a coin, or predict rewards no "
+    "better than one mean for all.",
     "Not decided where the reward model that a row rests on was not measured, or has no signal with one of the seeds.",
     f"Not decided where recalign check says not to train on the log, or fewer than {LEAST} users were evaluated.",
-    f"Not decided where more than {OFTEN:.0%} of the test events are of an item that the user had met before. They are "
-    "ranked all the same, but lists leave such items out: the ranking then speaks neither for a row nor against it.",
-    f"Not decided where the better baseline ranks fewer than {NEEDED} of the test events' items among its first ten.",
-    "Not decided where a row that takes no training (popularity, item co-occurrence) may rank as well and have as much "
-    f"value, where the better baseline ranks at less than {QUICK:.0%} of item co-occurrence, or where a row shows less "
-    f"than {SHOWN:.0%} of the items that the baseline shows.",
+    f"Not decided where more than {OFTEN:.0%} of the test events are of an item that the user had met before. They "
+    "are ranked all the same, but lists leave such items out: the ranking then speaks neither for a row nor "
+    "against it.",
+    f"Not decided where the better baseline ranks fewer than {findings.MIN_HITS} of the test events' items among "
+    "its first ten.",
+    "Not decided where a row that takes no training (popularity, item co-occurrence) may rank as well and have as "
+    f"much value, where the better baseline ranks at less than {findings.MIN_START_VS_KNN:.0%} of item "
+    f"co-occurrence, or where a row shows less than {findings.MIN_COVERAGE:.0%} of the items that the baseline "
+    "shows.",
     "Ship otherwise. One seed is enough where the users' interval is; the page then says that it is one seed.",
 )
 """How `decide` decides."""
@@ -60,27 +68,23 @@ class Candidate:
 
     Attributes:
         seeds: that it was run with.
-        widening: of its intervals, for as many rows as were tried.
+        interval_factor: of its intervals, for as many rows as were tried.
     """
 
     policy: str
     findings: list[Finding]
     seeds: int = 1
-    widening: float = 1.0
+    interval_factor: float = 1.0
+
+    @property
+    def sign(self) -> int:
+        """That of the worst finding: one against is enough, one open leaves it open."""
+        return min((finding.sign for finding in self.findings), default=0)
 
     @property
     def word(self) -> Word:
-        """The worst finding decides: one against is enough, one open leaves it open."""
-        return next(word for word, sign in SIGNS.items() if sign == self._worst)
-
-    @property
-    def because(self) -> list[str]:
-        """The findings that led to the word."""
-        return [finding.text for finding in self.findings if finding.sign == self._worst]
-
-    @property
-    def _worst(self) -> int:
-        return min((finding.sign for finding in self.findings), default=0)
+        """What to do with it."""
+        return next(word for word, sign in SIGNS.items() if sign == self.sign)
 
 
 @dataclass(frozen=True)
@@ -106,9 +110,7 @@ class Decision:
 
         None where no row keeps enough of the ranking.
         """
-        words: tuple[Word, ...] = ("ship", "not decided")
-        first = (one for word in words for one in self.candidates if one.word == word)
-        return next(first, self.candidates[0] if self.candidates else None)
+        return max(self.candidates, key=lambda candidate: candidate.sign, default=None)
 
     @property
     def policy(self) -> str | None:
@@ -132,7 +134,10 @@ class Decision:
     def others(self) -> list[tuple[str, Word, str]]:
         """The other candidates: row, word, and the first reason."""
         rest = [one for one in self.candidates if one is not self.about]
-        tried = [(one.policy, one.word, one.because[0]) for one in rest]
+        tried = [
+            (one.policy, one.word, next(finding.text for finding in one.findings if finding.sign == one.sign))
+            for one in rest
+        ]
         if self.general:
             passes = "It would pass if the comparison as a whole could be trusted."
             tried = [(row, "not decided", passes) if word == "ship" else (row, word, why) for row, word, why in tried]
@@ -152,7 +157,7 @@ class Decision:
     @property
     def would_decide(self) -> list[str]:
         """What to do next: the first few remedies; the others may not be needed then."""
-        found = list(dict.fromkeys(finding.remedy for finding in self.findings if finding.remedy))[:REMEDIES]
+        found = list(dict.fromkeys(finding.remedy for finding in self.findings if finding.remedy))[:MAX_REMEDIES]
         if self.about and self.about.seeds == 1:
             found.append("Run three seeds: intervals of one seed are over users alone, and another may differ.")
         return found
@@ -170,46 +175,49 @@ def decide(
     """
     if not test.roles.candidates(test.methods):
         return None
-    unknown = [*findings.no_unit(test), *findings.missing(test)]
+    unknown = list(findings.unmeasured(test))
     if not test.better_baseline(VALUE) or not 0 < test.unit < math.inf:
         return Decision([], unknown)
-    blind = list(findings.blind_judges(trust.get("judge_report", {}), len(test.seeds)))
-    back = list(findings.repeated(check))
-    general = [*findings.log(test, check), *back, *findings.start(test), *findings.few_hits(test), *blind, *unknown]
+    judges = trust.get("judge_report", {})
+    guessing, repeated = list(findings.uninformative_judges(judges, len(test.seeds))), list(findings.repeated(check))
+    general = [*findings.log(test, check), *repeated, *findings.start(test), *findings.few_hits(test), *guessing]
+    general += unknown
     ahead = candidates(validation)
-    tried = sorted(ahead, key=lambda row: bool(test.roles.without_placebo(row)))[:TRIED]
+    tried = sorted(ahead, key=lambda row: bool(test.roles.without_placebo(row)))[:MAX_CANDIDATES]
     if not tried:
         found = nobody(validation)
-        general.insert(0, replace(found, sign=0) if back else found)
-    judged = not blind and findings.knowing(trust["judge_report"])
-    cases = [Case(test, policy, trust.get("reward", {}), judged, not back) for policy in tried]
-    factors = holm_factors([case.weakest() for case in cases])
-    widened = [replace(case, widening=factor) for case, factor in zip(cases, factors, strict=True)]
+        general.insert(0, replace(found, sign=0) if repeated else found)
+    judged = not guessing and findings.informative(judges)
+    checks = [CandidateChecks(test, policy, trust.get("reward", {}), judged, not repeated) for policy in tried]
+    factors = holm_factors([of_row.weakest() for of_row in checks])
     decided = [
-        Candidate(case.policy, list(case.findings()), test.shared_seeds(case.policy), case.widening) for case in widened
+        Candidate(row, [*replace(of_row, interval_factor=factor).findings()], test.shared_seeds(row), factor)
+        for row, of_row, factor in zip(tried, checks, factors, strict=True)
     ]
-    untried = [row for row in ahead[:TRIED] if row not in tried]
-    return Decision(decided, general, findings.weak_start(test), untried)
+    return Decision(
+        decided, general, findings.weak_start(test), [row for row in ahead[:MAX_CANDIDATES] if row not in tried]
+    )
 
 
 def candidates(validation: ComparisonTable) -> list[str]:
     """The rows that keep enough on validation, the most valuable under the judges that select first."""
     values = {name: cell.value for name, cell in validation.column(SELECT).items() if math.isfinite(cell.value)}
-    enough = [name for name in validation.roles.candidates(values) if validation.retained(name) >= FLOOR]
+    enough = [name for name in validation.roles.candidates(values) if validation.retained(name) >= MIN_NDCG_RETAINED]
     return sorted(enough, key=lambda name: -values[name])
 
 
 def nobody(validation: ComparisonTable) -> Finding:
     """Why there is no candidate: none keeps enough on validation, or figures are missing."""
     rows = validation.roles.candidates(validation.methods)
-    if not rows or not all(validation.retained(row) < FLOOR for row in rows):
+    if not rows or not all(validation.retained(row) < MIN_NDCG_RETAINED for row in rows):
         return Finding(0, "What the methods keep and are worth on validation is not known.", "Evaluate again.")
-    text = f"No method keeps {FLOOR:.0%} of the ranking of {validation.better_baseline(ALL)} ({ALL}) on validation"
+    of_baseline = f"of the ranking of {validation.better_baseline(ALL)} ({ALL}) on validation"
+    text = f"No method keeps {MIN_NDCG_RETAINED:.0%} {of_baseline}"
     if few := next(findings.few_hits(validation), None):
         return replace(few, text=f"{text}, and {few.text}")
     ends = {row: kept.high if (kept := validation.retained_interval(row)) else math.inf for row in rows}
     best = max(ends, key=lambda row: ends[row])
-    if ends[best] < FLOOR:
+    if ends[best] < MIN_NDCG_RETAINED:
         return Finding(-1, f"{text}.", "Take smaller steps (model.lr), or raise keep.")
     share = validation.retained_interval(best)
     said = f"{best} keeps {share.percent}" if share else f"what {best} keeps is not known"

@@ -8,14 +8,14 @@ from typing import Any
 import jinja2
 import polars as pl
 
-from recalign.evaluation import plots, trusted
+from recalign.evaluation import plots, trust_section
 from recalign.evaluation.answer import ab_test, cards, limits
 from recalign.evaluation.comparison import ALL, HIGH, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable, figure
 from recalign.evaluation.decision import RULES
-from recalign.evaluation.selection import FLOOR
 from recalign.evaluation.sources import Sources
 from recalign.files import write_text
+from recalign.recommender.interpolation import MIN_NDCG_RETAINED
 
 MAIN = (
     *(ALL, HIGH, "high_users/ndcg@10", VALUE, "value/reward_model@10", "value/true@10"),
@@ -73,7 +73,7 @@ def write_page(folder: Path, sources: Sources) -> Path:
             "examples": list(zip(*sources.examples, strict=False)),
             "plots": plot_sections(sources),
             "training": _training(sources),
-            "trust": trusted.section(sources.trust),
+            "trust": trust_section.section(sources.trust),
             "prior": _prior(sources.curves.get("recommender", {})),
             "ids": _ids(sources.tokens),
             "levels": _levels(sources.tokens),
@@ -91,7 +91,7 @@ def plot_sections(sources: Sources) -> list[Section]:
     """The sections of the comparison and of the search that have plots."""
     table = sources.table()
     baseline = table.better_baseline(ALL)
-    shade = plots.below(FLOOR * table.column(ALL)[baseline].value) if baseline else lambda axes: None
+    shade = plots.below(MIN_NDCG_RETAINED * table.column(ALL)[baseline].value) if baseline else lambda axes: None
     gains = [f"diff_start/value/{name}" for name in ("reward_model@10", "judge@10", "true@10")]
     sections = [
         _section(

@@ -18,9 +18,6 @@ from recalign.files import read_json, write_json
 from recalign.recommender.interpolation import TOLERANCE, Retention
 from recalign.reward import RewardData
 
-FLOOR = 0.95
-"""Share of the better baseline's ``all/ndcg@10`` that a method must keep to be shipped, or to be called the best."""
-
 SELECT = "value/select_judge@10"
 POPULARITY = "policy/popularity@10"
 RETAINED, ERROR = "policy/ndcg_retained", "policy/ndcg_retained_se"

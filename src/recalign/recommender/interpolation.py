@@ -24,6 +24,10 @@ Z_95 = 1.64
 """Standard errors between the share measured and the lower bound: one-sided 95 %."""
 MARGIN = 0.02
 """The lower bound may lie this far below the share to keep."""
+MIN_NDCG_RETAINED = 0.95
+"""Share of the better baseline's NDCG@10 that a row has to keep to be shipped, or to be called the best."""
+RETENTION_CONFIDENCE = 0.8
+"""Confidence, one-sided, with which it has to keep that on the test."""
 ALPHAS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0, 1.5, 2.0, 3.0, 4.0)
 """Points of the interpolation path that are tried in turn."""
 HALVINGS = 5  # bisection steps between the last of these that keeps enough and the next

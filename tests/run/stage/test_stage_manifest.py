@@ -118,7 +118,9 @@ def test_the_bytes_of_a_file_that_a_callback_reads_count_and_its_path_does_not()
     """Trials are ranked by what judges say: others make another trial, and a moved folder does not."""
 
     def key(judge: str) -> dict[str, Any]:
-        callback = f"{{class_path: recalign.evaluation.judged.SelectionValue, init_args: {{judge: {judge}}}}}"
+        callback = (
+            f"{{class_path: recalign.evaluation.selection_callback.SelectionValue, init_args: {{judge: {judge}}}}}"
+        )
         parsed = parse_stage(["fit", "--config", "toy.yaml", f"--trainer.callbacks+={callback}"])
         return run_key(parsed.config, parsed.config, None, {})
 

@@ -16,8 +16,9 @@ from recalign.errors import InputError, TrainingError
 from recalign.evaluation.comparison import HIGH
 from recalign.evaluation.methods import BASE_STAGES, MethodRun
 from recalign.evaluation.report import WIDTH
-from recalign.evaluation.selection import FLOOR, SEARCH, SELECT, Figures, choose, choose_by_rank, validate
+from recalign.evaluation.selection import SEARCH, SELECT, Figures, choose, choose_by_rank, validate
 from recalign.files import write_text
+from recalign.recommender.interpolation import MIN_NDCG_RETAINED
 from recalign.run.chain.plan import Plan
 from recalign.run.chain.run import CHOICE, base_checkpoints, method_run, step_name, train
 from recalign.run.chain.space import Settings, Spaces
@@ -88,7 +89,7 @@ class Search:
                 else:
                     trials[number] = one
             keep = self.plan.parsed(method, self.seed).config["model"]["init_args"].get("keep")
-            best, best_by_rank = choose(trials, keep or FLOOR), choose_by_rank(trials)
+            best, best_by_rank = choose(trials, keep or MIN_NDCG_RETAINED), choose_by_rank(trials)
             chosen[method], fixed = settings[best], json.dumps(self._fixed(method))
             for number, each in enumerate(settings):
                 row = {"method": method, "trial": number, "chosen": number == best}

@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from recalign.errors import InputError, TrainingError, nearest, require_positive
-from recalign.evaluation.judged import SelectionValue
 from recalign.evaluation.report import WIDTH
 from recalign.evaluation.selection import SELECT
+from recalign.evaluation.selection_callback import SelectionValue
 from recalign.files import digest, locked, write_text, yaml_text
 from recalign.run import configs
 from recalign.run.chain.run import train

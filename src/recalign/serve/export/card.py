@@ -9,7 +9,7 @@ from recalign.errors import InputError
 from recalign.evaluation.comparison import ALL, HIGH, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable, figure
 from recalign.evaluation.sources import Sources
-from recalign.evaluation.trusted import verdicts
+from recalign.evaluation.trust_section import verdicts
 from recalign.files import read_json
 from recalign.run.stage.opened import OpenedRun
 from recalign.serve.export.verify import SHOWN, Verified

@@ -5,37 +5,37 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from statistics import NormalDist
 
 from recalign.data.sequences.placebo import CORRELATION
 from recalign.evaluation.comparison import ALL, HITS, PLACEBO_FACTOR, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable, Interval
 from recalign.evaluation.findings import (
     COVERAGE,
-    DESTROYED,
-    ENDLESS,
-    FLAT,
-    SHOWN,
-    SURE_WIDTH,
+    MAX_PLACEBO_CORRELATION,
+    MAX_USER_FACTOR,
+    MIN_COVERAGE,
+    MIN_GAIN_SD,
+    RETENTION_Z,
     Finding,
     Reports,
-    by_losses,
 )
 from recalign.evaluation.rows import READS_REWARD_MODEL
-from recalign.evaluation.selection import FLOOR
+from recalign.recommender.interpolation import MIN_NDCG_RETAINED
 
 
 @dataclass(frozen=True)
-class Case:
+class CandidateChecks:
     """A candidate beside everything that it has to be better than.
 
     Attributes:
         test: figures on the test.
         policy: the candidate.
         reward: trust reports of the training reward model.
-        judged: whether the judges can be believed and know more than averages do. If not, they may not see a gain,
-            and a value that looks bad speaks against nothing.
-        ranked: whether the ranking is of items that lists show. If not, it speaks against nothing.
-        widening: of the intervals, for several candidates.
+        judged: whether the judges can be believed and know more than averages do. If false, low value leaves the row
+            open.
+        ranked: whether the ranking is of items that lists show. If false, a low ranking leaves it open.
+        interval_factor: by which intervals are widened, for several candidates.
     """
 
     test: ComparisonTable
@@ -43,7 +43,7 @@ class Case:
     reward: Reports
     judged: bool = True
     ranked: bool = True
-    widening: float = 1.0
+    interval_factor: float = 1.0
 
     def findings(self) -> Iterator[Finding]:
         """All that is known of it."""
@@ -51,10 +51,10 @@ class Case:
         yield from self._retained()
         yield from self._gain()
         for other in self.test.roles.reward_free:
-            yield from self._over(other)
-        for free in self.test.roles.untrained:
-            yield from self._beside(free)
-        yield from self._placebos()
+            yield from self._over_reward_free(other)
+        for other in self.test.roles.untrained:
+            yield from self._over_untrained(other)
+        yield from self._over_placebos()
         yield from self._seeds()
         yield from self._coverage()
 
@@ -69,33 +69,33 @@ class Case:
         compared = [
             self.test.gain(self.policy),
             *(self.test.gain(self.policy, other) for other in roles.reward_free),
-            *(self.test.beyond(self.policy, placebo) for placebo in roles.placebos_of(self.policy)),
+            *(self.test.gain_over_placebo(self.policy, placebo) for placebo in roles.placebos_of(self.policy)),
         ]
-        beside = [max(map(_ratio, self._over_free(free))) for free in roles.untrained if free in self.test.methods]
-        return min([*map(_ratio, compared), *beside])
+        untrained = [other for other in roles.untrained if other in self.test.methods]
+        either = [max(map(_in_half_widths, self._ranking_and_value_over(other))) for other in untrained]
+        return min([*map(_in_half_widths, compared), *either])
 
     @property
-    def _seen(self) -> str:
+    def _as_seen(self) -> str:
         """Ends what speaks against a row where the judges know no more than averages do, or may be guessing."""
         return "" if self.judged else ", as far as these judges see"
 
-    def _over_free(self, free: str) -> tuple[Interval | None, Interval | None]:
-        """What it has over a row that takes no training: in ranking, and in value."""
-        return self.test.get(self.policy, f"diff_{free}/{ALL}"), self.test.gain(self.policy, free)
+    def _ranking_and_value_over(self, other: str) -> tuple[Interval | None, Interval | None]:
+        return self.test.get(self.policy, f"diff_{other}/{ALL}"), self.test.gain(self.policy, other)
 
     def _reward_model(self) -> Iterator[Finding]:
         """A row stands on the reward model only if it reads it."""
         reads = self.test.get(self.policy, READS_REWARD_MODEL)
         if reads is not None and not reads.value:
             return
-        said = [report["verdict"] for report in self.reward.values()]
-        silent = [seed for seed, report in self.reward.items() if report["verdict"] == "no_signal"]
-        if said and len(silent) == len(said):
-            yield Finding(-1, f"The reward model, which {self.policy} follows, shows no signal.")
+        verdicts = {seed: report["verdict"] for seed, report in self.reward.items()}
+        silent = [seed for seed, verdict in verdicts.items() if verdict == "no_signal"]
+        subject = f"The reward model, which {self.policy} follows, shows no signal"
+        if silent and len(silent) == len(verdicts):
+            yield Finding(-1, f"{subject}.")
         elif silent:
-            seeds = f"seed{'s' * (len(silent) > 1)} {', '.join(silent)}"
-            yield Finding(0, f"The reward model, which {self.policy} follows, shows no signal with {seeds}.")
-        elif len(said) < max(self.test.shared_seeds(self.policy), 1) or "not_measured" in said:
+            yield Finding(0, f"{subject} with seed{'s' * (len(silent) > 1)} {', '.join(silent)}.")
+        elif len(verdicts) < max(self.test.shared_seeds(self.policy), 1) or "not_measured" in verdicts.values():
             text = f"Nothing tells whether the reward model, which {self.policy} follows, knows what a user prefers."
             implied = (report["implication"] for report in self.reward.values() if report["verdict"] == "not_measured")
             yield Finding(0, text, next(implied, "Run `recalign test` on the reward model."))
@@ -103,18 +103,23 @@ class Case:
     def _retained(self) -> Iterator[Finding]:
         kept, baseline = self.test.retained_interval(self.policy), self.test.better_baseline(ALL)
         if baseline and self.test.column(ALL)[baseline].value == 0:
-            return  # `start` says so
+            return  # `findings.start` says so
         if kept is None:
             text = f"The {ALL} of {self.policy} or of its baseline is not known."
             yield Finding(0, text, "Evaluate start and bc as well.")
             return
+        # The interval is drawn from the hits that were lost, and too narrow where these are few. So the bound is at
+        # least as far away as that of a row that retains `MIN_NDCG_RETAINED` and only loses hits, by the binomial law.
+        hits = self.test.get(str(baseline), HITS)
+        few = RETENTION_Z * math.sqrt((1 - MIN_NDCG_RETAINED) / hits.value) if hits and hits.value > 0 else 0.0
+        low = min(kept.widened(RETENTION_Z / NormalDist().inv_cdf(0.975)).low, kept.value - few)
         text = f"{self.policy} keeps {kept.percent} of the better baseline's {ALL} on the test"
-        if kept.high < FLOOR:
+        if kept.high < MIN_NDCG_RETAINED:
             remedy = "Raise keep, or give more validation events."
-            yield Finding(-self.ranked, f"{text}, less than {FLOOR:.0%}.", remedy)
-        elif min(kept.widened(SURE_WIDTH).low, kept.value - by_losses(self.test.get(str(baseline), HITS))) < FLOOR:
+            yield Finding(-self.ranked, f"{text}, less than {MIN_NDCG_RETAINED:.0%}.", remedy)
+        elif low < MIN_NDCG_RETAINED:
             remedy = "More test users narrow the interval; or raise keep."
-            yield Finding(0, f"{text}, which may be less than {FLOOR:.0%}.", remedy)
+            yield Finding(0, f"{text}, which may be less than {MIN_NDCG_RETAINED:.0%}.", remedy)
 
     def _gain(self) -> Iterator[Finding]:
         gain, baseline = self.test.gain(self.policy), self.test.better_baseline(VALUE)
@@ -122,74 +127,67 @@ class Case:
             text = f"The gain of {self.policy} could not be measured."
             yield Finding(0, text, "Evaluate it again, with more users.")
             return
-        wide = gain.widened(self.widening)
-        if gain.high < FLAT:
-            text = f"{self.policy} gains {gain.sd} over {baseline}: nothing worth shipping"
-            yield Finding(-self.judged, f"{text}{self._seen}.")
+        wide = gain.widened(self.interval_factor)
+        text = f"{self.policy} gains {wide.sd} over {baseline}"
+        if gain.high < MIN_GAIN_SD:
+            text = f"{self.policy} gains {gain.sd} over {baseline}: nothing worth shipping{self._as_seen}."
+            yield Finding(-self.judged, text)
         elif not wide.low > 0:
-            text = f"{self.policy} gains {wide.sd} over {baseline}: this may be chance."
-            yield Finding(0, text, self._more_users(wide))
-        elif gain.value < FLAT:
-            text = f"{self.policy} gains {wide.sd} over {baseline}: {FLAT:g} sd or more are worth shipping."
-            yield Finding(0, text)
+            yield Finding(0, f"{text}: this may be chance.", self._more_users(wide))
+        elif gain.value < MIN_GAIN_SD:
+            yield Finding(0, f"{text}: {MIN_GAIN_SD:g} sd or more are worth shipping.")
         else:
-            yield Finding(1, f"{self.policy} gains {wide.sd} over {baseline}.")
+            yield Finding(1, f"{text}.")
 
-    def _over(self, other: str) -> Iterator[Finding]:
-        """Beside a row that reads no reward."""
+    def _over_reward_free(self, other: str) -> Iterator[Finding]:
+        """It needs more value than a row that reads no reward."""
         more = self.test.gain(self.policy, other)
         if more is None:
-            yield from self._unmeasured(other)
+            yield from self._not_compared(other)
             return
-        wide = more.widened(self.widening)
+        wide, subject = more.widened(self.interval_factor), f"{other}, which reads no reward,"
         if wide.low > 0:
             yield Finding(1, f"It has {wide.sd} more than {other}, which reads no reward.")
         elif more.high < 0:
-            text = f"{other}, which reads no reward, has more: {self.policy} has {more.sd}{self._seen}."
-            yield Finding(-self.judged, text)
+            yield Finding(-self.judged, f"{subject} has more: {self.policy} has {more.sd}{self._as_seen}.")
         else:
-            text = f"{other}, which reads no reward, may have as much: {self.policy} has {wide.sd} more."
-            yield Finding(0, text, self._more_users(wide) if more.value > 0 else "")
+            remedy = self._more_users(wide) if more.value > 0 else ""
+            yield Finding(0, f"{subject} may have as much: {self.policy} has {wide.sd} more.", remedy)
 
-    def _beside(self, free: str) -> Iterator[Finding]:
-        """Beside a row that takes no training: it has to rank better, or to have more value."""
-        ranking, value = self._over_free(free)
+    def _over_untrained(self, other: str) -> Iterator[Finding]:
+        """It has to rank better than a row that takes no training, or to have more value."""
+        ranking, value = self._ranking_and_value_over(other)
         if ranking is None or value is None:
-            yield from self._unmeasured(free)
+            yield from self._not_compared(other)
             return
-        ranking, value = ranking.widened(self.widening), value.widened(self.widening)
+        ranking, value = ranking.widened(self.interval_factor), value.widened(self.interval_factor)
         if not ranking.low > 0 and not value.low > 0:
-            text = f"{free}, which takes no training, may rank as well and have as much value: {self.policy} has"
+            text = f"{other}, which takes no training, may rank as well and have as much value: {self.policy} has"
             remedy = "Train the recommender for longer, or serve that."
             yield Finding(0, f"{text} {ranking} of {ALL} beside it, and {value.sd}.", remedy)
 
-    def _unmeasured(self, other: str) -> Iterator[Finding]:
-        """A row that it could not be compared with; `missing` names those that were not run."""
-        if other in self.test.methods:
+    def _not_compared(self, other: str) -> Iterator[Finding]:
+        if other in self.test.methods:  # `findings.unmeasured` names those that were not run
             yield Finding(0, f"{self.policy} could not be compared with {other}.", "Evaluate both with the same seeds.")
 
-    def _placebos(self) -> Iterator[Finding]:
-        placebos = self.test.roles.placebos_of(self.policy)
+    def _over_placebos(self) -> Iterator[Finding]:
+        """It needs more than `PLACEBO_FACTOR` times the gain of each of its placebos."""
         for part in self.test.roles.without_placebo(self.policy):
             remedy = "Name one (placebos), such as the same method on recalign.posttrain.PermutedPostTrainingData."
             yield Finding(0, f"{part} has no placebo.", remedy)
-        for placebo in placebos:
-            flaw, beyond = placebo_flaw(self.test, placebo), self.test.beyond(self.policy, placebo)
-            if flaw or beyond is None:
+        for placebo in self.test.roles.placebos_of(self.policy):
+            flaw, more = placebo_flaw(self.test, placebo), self.test.gain_over_placebo(self.policy, placebo)
+            if flaw or more is None:
                 remedy = f"Add to methods: {placebo}." if placebo not in self.test.methods else "Give it more events."
                 yield Finding(0, f"The placebo {placebo} {flaw or 'was not measured'}.", remedy)
+            elif (wide := more.widened(self.interval_factor)).low > 0:
+                yield Finding(1, f"It gains more than {PLACEBO_FACTOR} times what {placebo} does.")
             else:
-                yield self._beyond(placebo, beyond.widened(self.widening))
-
-    def _beyond(self, placebo: str, beyond: Interval) -> Finding:
-        if beyond.low > 0:
-            return Finding(1, f"It gains more than {PLACEBO_FACTOR} times what {placebo} does.")
-        gain = self.test.gain(placebo)
-        known = f" {gain.sd}" if gain else ""
-        text = f"{placebo}, which must gain nothing, gains{known}; {self.policy} is not shown to gain more than"
-        gains = gain is not None and gain.low > 0
-        remedy = "Calibrate the start, or clone it for longer." if gains else self._more_users(beyond)
-        return Finding(0, f"{text} {PLACEBO_FACTOR} times that.", remedy)
+                gain = self.test.gain(placebo)
+                text = f"{placebo}, which must gain nothing, gains{f' {gain.sd}' if gain else ''}; {self.policy} is not"
+                gains = gain is not None and gain.low > 0
+                remedy = "Calibrate the start, or clone it for longer." if gains else self._more_users(wide)
+                yield Finding(0, f"{text} shown to gain more than {PLACEBO_FACTOR} times that.", remedy)
 
     def _more_users(self, gain: Interval) -> str:
         """How many times the users it takes, if the gain is as estimated and intervals shrink with their square root.
@@ -199,8 +197,9 @@ class Case:
         if gain.value <= 0 or not gain.known or self.test.shared_seeds(self.policy) > 1:
             return "More users, or more seeds, narrow the interval."
         times = ((gain.value - gain.low) / gain.value) ** 2
-        if times > ENDLESS:
-            return f"It would take more than {ENDLESS} times as many test users to tell: too small to be seen here."
+        if times > MAX_USER_FACTOR:
+            more = f"more than {MAX_USER_FACTOR} times as many test users"
+            return f"It would take {more} to tell: too small to be seen here."
         times = max(math.ceil(times * 10) / 10, 1.1)
         return f"About {times:g} times as many test users would put a figure like this above 0."
 
@@ -218,7 +217,7 @@ class Case:
         now, before = self.test.get(self.policy, COVERAGE), self.test.get(baseline, COVERAGE)
         if now is None or before is None or not all(map(math.isfinite, (now.value, before.value))):
             yield Finding(0, f"The coverage of {self.policy} or {baseline} is not known.", "Evaluate again.")
-        elif not now.value >= SHOWN * before.value > 0:
+        elif not now.value >= MIN_COVERAGE * before.value > 0:
             text = f"{self.policy} shows {now.value:.1%} of the catalogue to anybody, {baseline} {before.value:.1%}"
             yield Finding(0, f"{text}: it may have won by showing everybody the same.", "Raise keep.")
 
@@ -227,15 +226,15 @@ def placebo_flaw(test: ComparisonTable, placebo: str) -> str | None:
     """Why a row cannot serve as a placebo; None if it can."""
     if placebo not in test.methods:
         return "was not run"
-    kept = test.get(placebo, CORRELATION)
-    each = [abs(one) for one in (*test.of_seeds(placebo, CORRELATION), *(kept[:1] if kept else ()))]
-    if kept is None or not all(map(math.isfinite, each)):
+    mean = test.get(placebo, CORRELATION)
+    each = [abs(one) for one in (*test.of_seeds(placebo, CORRELATION), *(mean[:1] if mean else ()))]
+    if mean is None or not all(map(math.isfinite, each)):
         return "does not say how much of the rewards it destroyed"
-    if max(each) > DESTROYED:
+    if max(each) > MAX_PLACEBO_CORRELATION:
         return f"keeps a correlation of {max(each):.3f} with the rewards, too much for a placebo"
     return None
 
 
-def _ratio(interval: Interval | None) -> float:
+def _in_half_widths(interval: Interval | None) -> float:
     width = interval.value - interval.low if interval else 0.0
     return interval.value / width if interval and width > 0 else -math.inf
