@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args
 
 from recalign.errors import InputError
 
@@ -38,11 +39,18 @@ def check_ranges(kind: type, given: Mapping[str, Any], of: str) -> None:
         InputError: names the setting and its range.
     """
     for base in kind.__mro__:
-        hints = get_type_hints(base.__init__, include_extras=True) if "__init__" in vars(base) else {}
-        for name, hint in hints.items():
-            for form in (hint, *get_args(hint)):
-                for each in getattr(form, "__metadata__", ()):
-                    value = given.get(name)
-                    if isinstance(each, Range) and value is not None and not each.holds(value):
-                        what, remedy = f"{value} is not {each.words}", f"give a number {each.words}"
+        init = vars(base).get("__init__")
+        for name, hint in getattr(init, "__annotations__", {}).items():
+            if given.get(name) is not None:
+                for each in _ranges(hint, getattr(init, "__globals__", {})):
+                    if not each.holds(given[name]):
+                        what, remedy = f"{given[name]} is not {each.words}", f"give a number {each.words}"
                         raise InputError(what, where=f"{of}.{name}", remedy=remedy)
+
+
+def _ranges(hint: Any, names: dict[str, Any]) -> list[Range]:
+    """The ranges of an annotation, which may name classes that only type checkers import."""
+    with suppress(NameError):
+        hint = eval(hint, names) if isinstance(hint, str) else hint  # as typing.get_type_hints does
+    forms = (hint, *get_args(hint))
+    return [each for form in forms for each in getattr(form, "__metadata__", ()) if isinstance(each, Range)]

@@ -30,7 +30,7 @@ from recalign.posttrain import (
 )
 from recalign.posttrain.experimental import AWAC, IQL, KTO, Reinforce
 from recalign.recommender import OneRecRecommender, PolynomialAveraging, Recommender, RecommenderData, SequencePolicy
-from recalign.reward import AuxiliaryRewardData, AuxiliaryRewardModel, Judge, RewardData, RewardModel
+from recalign.reward import Judge, RewardData, RewardModel
 from recalign.run.stage import parse_stage, run_stage
 from recalign.run.stage.guard import StepSeeds
 
@@ -58,8 +58,8 @@ def onerec(data: Any) -> LightningModule:
     return OneRecRecommender(data.num_items, decoder=decoder, beam=4)
 
 
-def rewards(data: Any, kind: type = RewardModel, **settings: Any) -> LightningModule:
-    return kind(data.num_items, policy=start(data.num_items), members=2, **settings)
+def rewards(data: Any, **settings: Any) -> LightningModule:
+    return RewardModel(data.num_items, policy=start(data.num_items), members=2, **settings)
 
 
 def judging(data: Any) -> LightningModule:
@@ -84,9 +84,9 @@ CASES: dict[str, tuple[type, Callable[[Any], LightningModule], dict[str, Any]]] 
     "onerec": (RecommenderData, onerec, {}),
     "reward": (RewardData, rewards, {}),
     "joint": (
-        AuxiliaryRewardData,
-        lambda data: rewards(data, AuxiliaryRewardModel, trunk="joint", share="nothing"),
-        {"auxiliary": {"again": "rating"}},
+        RewardData,
+        lambda data: rewards(data, trunk="joint", share="nothing"),
+        {},
     ),
     "judge": (RewardData, judging, {"users": "B1"}),
     "asft": (PostTrainingData, aligning(WeightedSFT, clip=2.0), {}),

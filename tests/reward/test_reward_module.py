@@ -20,8 +20,6 @@ from recalign.nn import HSTU, LazyDecoder, Pooled
 from recalign.recommender import CodePolicy
 from recalign.recommender.checkpoint import load_net, read_checkpoint
 from recalign.reward import (
-    AuxiliaryRewardData,
-    AuxiliaryRewardModel,
     Judge,
     OrdinalHead,
     PermutedRewardData,
@@ -140,39 +138,16 @@ def test_a_frozen_trunk_drops_nothing_out(log_root, cloned, tmp_path, trunk, hea
     assert module.reward.nets[0].trunk.training == (trunk == "tuned")
 
 
-def test_further_rewards_are_learned_beside_the_main_one(log_root, cloned, tmp_path):
-    """The other reward is learned as well, and the main one is still what everything else reads."""
-    further = {"disliked": "case when rating <= 2 then 10.0 else 0.0 end", "odd": "rating % 2"}
-    data = small.data_of(AuxiliaryRewardData, log_root, "tastes", auxiliary=further)
-    module = AuxiliaryRewardModel(data.num_items, init_from=str(cloned), lr=5e-3, members=2)
-    watch = small.fit(module, data, tmp_path, epochs=12)
-    assert {"train/reward", "train/disliked", "train/odd"} <= set(watch.steps[0])
-    batch = small.batch_of(data)
-    with torch.no_grad():
-        found = module.eval().predicted(batch, batch.target_T)
-    rating, disliked = found["reward"], found["disliked"]
-    assert torch.corrcoef(torch.stack([rating, batch.reward_T]))[0, 1] > 0.5
-    assert torch.corrcoef(torch.stack([disliked, (batch.reward_T <= 2).float()]))[0, 1] > 0.5
-    assert 0 < disliked.mean() < 10
-    validation = small.batch_of(data, "validation")
-    with torch.no_grad():
-        error = module.predicted(validation, validation.target_T)["disliked"]
-    error = (error - 10 * (validation.reward_T <= 2).float())[~validation.reward_T.isnan()]
-    figures = module.trainer.callback_metrics
-    assert figures["reward/disliked/rmse"] == pytest.approx(float(error.square().mean().sqrt()), rel=1e-4)
-    assert figures["reward/disliked/r2"] > 0.1
-
-
 def test_terms_of_the_loss_weigh_as_the_settings_say(log_root):
-    data, found = small.data_of(AuxiliaryRewardData, log_root, auxiliary={"odd": "rating % 2"}), []
-    for imitation, auxiliary_weight in ((1.0, 1.0), (3.0, 5.0)):
+    data, found = small.data_of(RewardData, log_root), []
+    for imitation in (1.0, 3.0):
         torch.manual_seed(0)
-        own = {"imitation": imitation, "auxiliary_weight": auxiliary_weight, "trunk": "joint", "members": 1}
-        module = AuxiliaryRewardModel(data.num_items, encoder=small.encoder(), **own).bind(data)
+        own = {"imitation": imitation, "trunk": "joint", "members": 1}
+        module = RewardModel(data.num_items, encoder=small.encoder(), **own).bind(data)
         module.setup("fit")
         found.append(module.losses(small.batch_of(data, "train"), 0))
     one, other = found
-    for name, factor in {"reward": 1, "imitation": 3, "odd": 5}.items():
+    for name, factor in {"reward": 1, "imitation": 3}.items():
         torch.testing.assert_close(other[name], factor * one[name])
 
 
@@ -181,32 +156,12 @@ def test_items_unknown_to_training_are_left_out_of_validation(own_root, tmp_path
     step = (pl.col("timestamp") - 1000 - (pl.col("user") - 1)) // 60
     cold = (step == 15) & (pl.col("user") % 2 == 0)
     frame.with_columns(pl.when(cold).then(99).otherwise("item").alias("item")).write_csv(own_root / "small.csv")
-    data = small.data_of(AuxiliaryRewardData, own_root, auxiliary={"odd": "rating % 2"})
-    module = AuxiliaryRewardModel(data.num_items, encoder=small.encoder(), members=1)
+    data = small.data_of(RewardData, own_root)
+    module = RewardModel(data.num_items, encoder=small.encoder(), members=1)
     small.fit(module, data, own_root)
     windows = data.windows("validation")
     assert (windows.target == 0).sum() > 0
     assert module.trust_report["validation"]["events"] == (windows.target > 0).sum()
-
-
-@pytest.mark.parametrize(
-    ("further", "said"),
-    [
-        ({"same": "rating * 0"}, r"data\.auxiliary\.same: all rewards are 0.* in the training part"),
-        ({"odd": "rating > stars"}, r"data\.auxiliary\.odd: .*'stars'"),
-        ({"odd": "event * 2"}, r"data\.auxiliary\.odd: 'event \* 2' reads event, which is not the log's column"),
-        ({"odd": "item % 2"}, r"data\.auxiliary\.odd: 'item % 2' reads item, which is not the log's column"),
-        ({"kind": "'a' || rating"}, r"data\.auxiliary\.kind: .* text"),
-        ({"reward": "rating"}, "'reward' cannot name a reward"),
-        ({"loss": "rating"}, "'loss' cannot name a reward"),
-        ({"test": "rating"}, "'test' cannot name a reward"),
-        ({"type": "rating"}, "'type' cannot name a reward"),
-        ({"a.b": "rating"}, "cannot name a reward"),
-    ],
-)
-def test_a_further_reward_that_cannot_be_used_is_refused(log_root, further, said):
-    with pytest.raises(InputError, match=said):
-        small.data_of(AuxiliaryRewardData, log_root, auxiliary=further).auxiliary_rewards  # noqa: B018 (asked for at set-up)
 
 
 def test_a_trunk_of_another_catalogue_is_refused(log_root, cloned, tmp_path):

@@ -1,6 +1,5 @@
 """Reward models, judges, and the report on how far to trust them."""
 
-from recalign.reward.auxiliary import AuxiliaryRewardData, AuxiliaryRewardModel
 from recalign.reward.data import RewardData
 from recalign.reward.distribution_heads import OrdinalHead, QuantileHead
 from recalign.reward.heads import Head, MeanHead
@@ -10,8 +9,6 @@ from recalign.reward.net import RewardEnsemble, RewardNet, member_deviation
 from recalign.reward.placebo import PermutedRewardData
 
 __all__ = [
-    "AuxiliaryRewardData",
-    "AuxiliaryRewardModel",
     "Head",
     "Judge",
     "MeanHead",

@@ -49,22 +49,14 @@ class RewardData(EventDataModule):
     def rated(self) -> pl.DataFrame:
         """The group's training events that have a reward."""
         rated = self.frame.filter((pl.col("split") == TRAIN) & pl.col("reward").is_not_null())
-        self.require_variety(rated["reward"], "data.reward")
-        return rated
-
-    def require_variety(self, rewards: pl.Series, key: str) -> None:
-        """Check that the training rewards of a key differ between events.
-
-        Raises:
-            InputError: there are no users, no rewards, or all rewards are the same.
-        """
         if self.frame.is_empty():
             remedy = "give another share (A has it, B1 and B2 halve the rest), or a log of more users"
             raise InputError(f"there are no users {self.users} in this log", where="data.share_a", remedy=remedy)
-        if rewards.n_unique() < 2:
-            found = f"all rewards are {rewards[0]}" if len(rewards) else "no event has a reward"
+        if rated["reward"].n_unique() < 2:
+            found = f"all rewards are {rated['reward'][0]}" if len(rated) else "no event has a reward"
             remedy = "give a reward expression that differs between events, or check data.split and data.users"
-            raise InputError(f"{found} in the training part of users {self.users}", where=key, remedy=remedy)
+            raise InputError(f"{found} in the training part of users {self.users}", where="data.reward", remedy=remedy)
+        return rated
 
     @functools.cached_property
     def means(self) -> pl.DataFrame:

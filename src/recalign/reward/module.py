@@ -158,7 +158,7 @@ class RewardModel(StageModule):
         self.errors: dict[str, float] | None = None
         self._measured_at = -1  # the step of it
         self.trust_report: dict[str, Any] | None = None
-        self._predicted: list[dict[str, Tensor]] = []
+        self._predicted: list[tuple[Tensor, Tensor]] = []  # events, predictions
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode. A frozen trunk stays in evaluation mode: dropout would change what the recommender says."""
@@ -217,37 +217,25 @@ class RewardModel(StageModule):
         """Terms of the loss: means over members, each on its own bootstrap sample of the users."""
         weight_KB = bagging_weights(batch.user_B, self.members, seed)
         weights = weight_KB[:, batch.row_T].split(self.members // len(self.reward.nets))
-        nets = [self._losses(number, net, batch, weights[number]) for number, net in enumerate(self.reward.nets)]
+        nets = [self._losses(net, batch, weight) for net, weight in zip(self.reward.nets, weights, strict=True)]
         return {name: torch.stack([losses[name] for losses in nets]).mean() for name in nets[0]}
 
-    def _losses(self, number: int, net: RewardNet, batch: Batch, weight_MT: Tensor) -> dict[str, Tensor]:
+    def _losses(self, net: RewardNet, batch: Batch, weight_MT: Tensor) -> dict[str, Tensor]:
         """Terms of one network's loss."""
         h_TD, table_VD, item_T = net.trunk.encode(batch), net.table_VD, batch.target_T
-        summary = net.summarise(batch, h_TD)
-        user_MTS = net.user_side(summary)
+        user_MTS = net.user_side(h_TD, net.fold_in(batch))
         influence_MT = net.self_influence(user_MTS, self.self_influence_EF[batch.event_T])
         loss_MT = net.losses(user_MTS, table_VD, item_T, batch.reward_T, influence_MT)
         weight_TM, reward_T = all_gather_rows(weight_MT.T), all_gather_rows(batch.reward_T)
         losses = {"reward": bagged_mean(all_gather_rows(loss_MT.T).T, weight_TM.T, reward_T)}
-        losses |= self.further_losses(number, batch, summary[0], table_VD, weight_TM)
         if self.trunk == "joint":
             losses["imitation"] = self.imitation * mean_nll(net.trunk, h_TD, item_T)
         return losses
 
-    def further_losses(
-        self, number: int, batch: Batch, summary_TD: Tensor, table_VD: Tensor, weight_TM: Tensor
-    ) -> dict[str, Tensor]:
-        """Further terms of the loss of the network with a number, for subclasses."""
-        return {}
-
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         known_T = batch.target_T > 0
-        columns = {"event": batch.event_T, **self.predicted(batch, batch.target_T.clamp(min=1))}
-        self._predicted.append({name: column_T[known_T] for name, column_T in columns.items()})
-
-    def predicted(self, batch: Batch, item_T: Tensor) -> dict[str, Tensor]:
-        """The mean prediction for each target, by the name of the reward."""
-        return {"reward": self.reward.predict(self.reward.states(batch), item_T)}
+        predicted_T = self.reward.predict(self.reward.states(batch), batch.target_T.clamp(min=1))
+        self._predicted.append((batch.event_T[known_T], predicted_T[known_T]))
 
     def predict_step(self, batch: Batch, batch_idx: int) -> None:
         text = "a reward model does not recommend, so there is nothing to predict"
@@ -255,33 +243,24 @@ class RewardModel(StageModule):
         raise InputError(text, where="recalign predict", remedy=remedy)
 
     def on_validation_epoch_end(self) -> None:
-        errors, figures = self._measure()
+        errors = self._measure()
         if not self.trainer.sanity_checking:
             self.errors, self._measured_at = errors, self.trainer.global_step
-            self.log_dict({f"reward/{k}": v for k, v in figures.items()}, sync_dist=True)
+            self.log_dict({f"reward/{k}": v for k, v in errors.items()}, sync_dist=True)
 
     def on_train_epoch_end(self) -> None:
         if self._measured_at != self.trainer.global_step:
             self.errors = None  # of other weights than those that are saved now
 
     def on_test_epoch_end(self) -> None:
-        self.log_dict({f"reward/test/{k}": v for k, v in self._measure()[1].items()}, sync_dist=True)
+        self.log_dict({f"reward/test/{k}": v for k, v in self._measure().items()}, sync_dist=True)
 
-    def _measure(self) -> tuple[dict[str, float], dict[str, float]]:
-        """Evaluate the predictions since the last call. Return the errors, and all figures to log."""
-        columns = {
-            name: all_gather_rows(torch.cat([part[name] for part in self._predicted])).cpu()
-            for name in self._predicted[0]
-        }
+    def _measure(self) -> dict[str, float]:
+        """The errors of the predictions since the last call."""
+        event, predicted = (all_gather_rows(torch.cat(parts)).cpu() for parts in zip(*self._predicted, strict=True))
         self._predicted.clear()
-        frame = pl.DataFrame({k: v.numpy() if k == "event" else v.float().numpy() for k, v in columns.items()})
-        expected = self.reward_data.expected_rewards(frame["event"].to_numpy())
-        errors = all_errors(expected, frame["reward"])
-        return errors, errors | self.further_figures(frame)
-
-    def further_figures(self, predicted: pl.DataFrame) -> dict[str, float]:
-        """Further figures to log of the predictions of validation or test events, for subclasses."""
-        return {}
+        expected = self.reward_data.expected_rewards(event.numpy())
+        return all_errors(expected, pl.Series(predicted.float().numpy()))
 
     def facts(self) -> dict[str, Any]:
         """Facts for later stages: the reward's expression and digest, errors, and reliability, R2 but at least 0."""

@@ -43,22 +43,32 @@ from recalign.recommender.sequence_policy import SequencePolicy
 from recalign.reward.heads import Head, MeanHead
 
 
-class Scorer(nn.Module):
-    """M bilinear scorers of (state, item) pairs: the formula above without what is folded in.
+class RewardNet(nn.Module):
+    """A trunk with M ensemble members.
 
-    Args:
-        dim: D, width of the states and of the items' features.
-        num_items: V.
-        members: M.
-        head: turns a score into an expected reward.
+    The trunk is a policy that also reads earlier rewards. A reward model uses its states and item table; its softmax
+    only in joint training.
+
+    Args: as of `RewardEnsemble`; members is M, and R is the sum of num_factors and cooccurrence_dim.
     """
 
     mean: Tensor
     scale: Tensor
+    factor_variance_VF: Tensor
 
-    def __init__(self, dim: int, num_items: int, members: int, head: Head) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        num_items: int,
+        members: int,
+        head: Head,
+        temperature: float,
+        num_factors: int,
+        cooccurrence_dim: int,
+    ) -> None:
         super().__init__()
-        self.dim, self.num_items, self.members, self.head = dim, num_items, members, head
+        factors, self.num_factors, self.members, self.head = num_factors + cooccurrence_dim, num_factors, members, head
+        self.dim = dim = encoder.dim + factors
         self.item_bias = nn.Parameter(torch.zeros(num_items + 1, members, 1))  # a trailing 1: no weight decay
         self.user_bias = nn.Linear(dim, members, bias=False)
         self.user_projection = nn.Linear(dim, members * dim, bias=False)
@@ -70,6 +80,17 @@ class Scorer(nn.Module):
             nn.init.zeros_(layer.weight)  # training starts from the averages
         self.register_buffer("mean", torch.zeros(()))
         self.register_buffer("scale", torch.ones(()))
+        self.trunk = SequencePolicy(encoder, num_items, temperature, feedback=True)
+        self.item_factors = nn.Embedding(num_items + 1, factors, padding_idx=0)
+        self.log_ridge = nn.Parameter(torch.tensor([5.0] + [10.0] * factors).log())  # log of k
+        for fixed in (self.item_bias, self.item_factors.weight, self.log_ridge):
+            fixed.requires_grad_(False)
+        # d; 0 for the bias. The co-occurrence embedding has no variance.
+        self.register_buffer("factor_variance_VF", torch.zeros(num_items + 1, 1 + num_factors))
+        nn.init.zeros_(self.item_factors.weight)
+        with torch.no_grad():  # P starts as the identity on item factors, to match the folded-in p
+            self.item_projection.weight[encoder.dim :, : encoder.dim] = 0
+            self.item_projection.weight[encoder.dim :, encoder.dim :] = torch.eye(factors)
 
     def calibrate(self, reward_N: np.ndarray, item_mean_V: np.ndarray) -> None:
         """Initialise from the training rewards and each item's shrunk mean.
@@ -83,13 +104,29 @@ class Scorer(nn.Module):
             self.mean.fill_(mean)
             self.scale.fill_(scale)
             self.item_bias[1:] = torch.from_numpy((item_mean_V - mean) / scale).float()[:, None, None]
+        self.trunk.past_rewards.calibrate(float(self.mean), float(self.scale))  # type: ignore[union-attr]
 
-    def project(self, h_TD: Tensor) -> Tensor:
-        """User side of a score: W s, the user bias and, for a wide head, a log-width. Shape: (M, T, S)."""
-        parts = [self.user_projection(h_TD).unflatten(1, (self.members, self.dim)), self.user_bias(h_TD)[..., None]]
-        if self.head.wide:
-            parts.append(self.user_width(h_TD)[..., None])
-        return torch.cat(parts, dim=2).transpose(0, 1)
+    @property
+    def table_VD(self) -> Tensor:
+        """Item features: the trunk's embeddings and the item factors. Shape: (V, D + R)."""
+        return torch.cat([self.trunk.item_embedding.weight[1:], self.item_factors.weight[1:]], dim=1)
+
+    def user_side(self, h_TD: Tensor, folded_MTR: Tensor) -> Tensor:
+        """The user side of the scores: W s + p, b(s) + g and, for a wide head, a log-width. Shape: (M, T, S).
+
+        W and b read the trunk's states and the mean of the members' folded-in factors.
+
+        Args:
+            h_TD: the trunk's states.
+            folded_MTR: as of `fold_in`.
+        """
+        factors = self.item_factors.embedding_dim
+        x_TD = torch.cat([h_TD, folded_MTR[..., 1:].mean(dim=0)], dim=1)
+        projected_MTD = self.user_projection(x_TD).unflatten(1, (self.members, self.dim)).transpose(0, 1)
+        embedding, factor = projected_MTD.split([self.dim - factors, factors], dim=2)
+        bias = self.user_bias(x_TD).T[..., None] + folded_MTR[..., :1]
+        width = [self.user_width(x_TD).T[..., None]] if self.head.wide else []
+        return torch.cat([embedding, factor + folded_MTR[..., 1:], bias, *width], dim=2)
 
     def scores(self, user_MTS: Tensor, table_VD: Tensor, item: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Scores and, for a wide head, log-widths.
@@ -129,57 +166,6 @@ class Scorer(nn.Module):
         score_MT, width_MT = self.scores(user_MTS, table_VD, item_T)
         return self.head.loss(score_MT - influence, width_MT, z_T.nan_to_num()).masked_fill(z_T.isnan(), 0.0)
 
-
-def _of_item(column: Tensor, item: Tensor | None) -> Tensor:
-    """Look up a per-item parameter, members first. Shape: (M, 1, V), (M, T) or (M, T, C)."""
-    if item is None:
-        return column[1:, :, 0].T[:, None]
-    return F.embedding(item, column[..., 0], padding_idx=0).movedim(-1, 0)
-
-
-def _expand(value_MT: Tensor, score: Tensor) -> Tensor:
-    return value_MT.view(*value_MT.shape, *[1] * (score.ndim - 2))
-
-
-class RewardNet(Scorer):
-    """A trunk with M ensemble members.
-
-    The trunk is a policy that also reads earlier rewards. A reward model uses its states and item table; its softmax
-    only in joint training.
-
-    Args: as of `RewardEnsemble`; members is M, and R is the sum of num_factors and cooccurrence_dim.
-    """
-
-    factor_variance_VF: Tensor
-
-    def __init__(
-        self,
-        encoder: Encoder,
-        num_items: int,
-        members: int,
-        head: Head,
-        temperature: float,
-        num_factors: int,
-        cooccurrence_dim: int,
-    ) -> None:
-        factors, self.num_factors = num_factors + cooccurrence_dim, num_factors
-        super().__init__(encoder.dim + factors, num_items, members, head)
-        self.trunk = SequencePolicy(encoder, num_items, temperature, feedback=True)
-        self.item_factors = nn.Embedding(num_items + 1, factors, padding_idx=0)
-        self.log_ridge = nn.Parameter(torch.tensor([5.0] + [10.0] * factors).log())  # log of k
-        for fixed in (self.item_bias, self.item_factors.weight, self.log_ridge):
-            fixed.requires_grad_(False)
-        # d; 0 for the bias. The co-occurrence embedding has no variance.
-        self.register_buffer("factor_variance_VF", torch.zeros(num_items + 1, 1 + num_factors))
-        nn.init.zeros_(self.item_factors.weight)
-        with torch.no_grad():  # P starts as the identity on item factors, to match the folded-in p
-            self.item_projection.weight[encoder.dim :, : encoder.dim] = 0
-            self.item_projection.weight[encoder.dim :, encoder.dim :] = torch.eye(factors)
-
-    def calibrate(self, reward_N: np.ndarray, item_mean_V: np.ndarray) -> None:
-        super().calibrate(reward_N, item_mean_V)
-        self.trunk.past_rewards.calibrate(float(self.mean), float(self.scale))  # type: ignore[union-attr]
-
     def self_influence(self, user_MTS: Tensor, influence_TF: Tensor) -> Tensor:
         """How much each training event has added to its own score.
 
@@ -193,31 +179,8 @@ class RewardNet(Scorer):
         key_TD = influence_TF[:, 1:] @ self.item_projection.weight[:, first : first + self.num_factors].T
         return influence_TF[:, 0] / self.scale + (user_MTS[..., : self.dim] * key_TD).sum(dim=-1)
 
-    @property
-    def table_VD(self) -> Tensor:
-        """Item features: the trunk's embeddings and the item factors. Shape: (V, D + R)."""
-        return torch.cat([self.trunk.item_embedding.weight[1:], self.item_factors.weight[1:]], dim=1)
-
-    def summarise(self, batch: Batch, h_TD: Tensor) -> tuple[Tensor, Tensor]:
-        """Summarise the history before each target, given the trunk's states.
-
-        Returns:
-            The trunk's states concatenated with the folded-in factors (mean over members), (T, D + R), and each
-            member's folded-in bias and factors, (M, T, 1 + R).
-        """
-        folded_MTR = self._fold_in(batch)
-        return torch.cat([h_TD, folded_MTR[..., 1:].mean(dim=0)], dim=1), folded_MTR
-
-    def user_side(self, summary: tuple[Tensor, Tensor]) -> Tensor:
-        """The user side of the scores: the projected summary plus the folded-in parameters. Shape: (M, T, S)."""
-        x_TD, folded_MTR = summary
-        factors = self.item_factors.embedding_dim
-        sizes = [self.dim - factors, factors, 1] + [1] * self.head.wide
-        embedding, factor, bias, *width = self.project(x_TD).split(sizes, dim=2)
-        return torch.cat([embedding, factor + folded_MTR[..., 1:], bias + folded_MTR[..., :1], *width], dim=2)
-
     @torch.no_grad()
-    def _fold_in(self, batch: Batch) -> Tensor:
+    def fold_in(self, batch: Batch) -> Tensor:
         """Ridge regression of the user's earlier residuals on 1 and the item factors. Shape: (M, T, 1 + R).
 
         Cumulative sums over the history give the normal equations before every target.
@@ -240,6 +203,17 @@ class RewardNet(Scorer):
         gram_TRR[:, f_P, g_P] = gram_TRR[:, g_P, f_P] = gram_TP
         factor_TRR = torch.linalg.cholesky_ex(gram_TRR + self.log_ridge.exp().diag())[0]
         return torch.cholesky_solve(right_TX.view(-1, size, self.members), factor_TRR).permute(2, 0, 1)
+
+
+def _of_item(column: Tensor, item: Tensor | None) -> Tensor:
+    """Look up a per-item parameter, members first. Shape: (M, 1, V), (M, T) or (M, T, C)."""
+    if item is None:
+        return column[1:, :, 0].T[:, None]
+    return F.embedding(item, column[..., 0], padding_idx=0).movedim(-1, 0)
+
+
+def _expand(value_MT: Tensor, score: Tensor) -> Tensor:
+    return value_MT.view(*value_MT.shape, *[1] * (score.ndim - 2))
 
 
 def member_deviation(predicted_KX: Tensor) -> Tensor:
@@ -292,7 +266,7 @@ class RewardEnsemble(Rebuildable, nn.Module):
 
     def states(self, batch: Batch) -> Tensor:
         """The user side of each member's scores before each target, the input of `predict`. Shape: (K, T, S)."""
-        return torch.cat([net.user_side(net.summarise(batch, net.trunk.encode(batch))) for net in self.nets])
+        return torch.cat([net.user_side(net.trunk.encode(batch), net.fold_in(batch)) for net in self.nets])
 
     def predictions(self, states: Tensor, item: Tensor | None = None) -> Tensor:
         """Each member's expected reward, in the unit of the log.

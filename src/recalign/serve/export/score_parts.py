@@ -62,8 +62,7 @@ class NetPart(nn.Module):
         x_BLD = F.embedding(h.item_BL, own["embedding"]) + net.trunk.past_rewards(h.reward_BL)  # type: ignore[misc]
         state_BD = newest(net.trunk.encoder, x_BLD, h) * (h.length_B > 0)[:, None]
         folded_MBR = self._fold_in(h, given)
-        summary_BD = torch.cat([state_BD, folded_MBR[..., 1:].mean(dim=0)], dim=1)
-        user_MBS, bias_MN = net.user_side((summary_BD, folded_MBR)), own["bias"].T
+        user_MBS, bias_MN = net.user_side(state_BD, folded_MBR), own["bias"].T
         if self.average:
             user_MBS, bias_MN = user_MBS.mean(dim=0, keepdim=True), bias_MN.mean(dim=0, keepdim=True)
         score_MBN = user_MBS[..., : net.dim] @ own["key"].T + user_MBS[..., net.dim, None] + bias_MN[:, None]
