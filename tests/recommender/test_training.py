@@ -106,17 +106,6 @@ def test_events_are_counted_and_continue_to_count(data, tmp_path):
     assert again.events == 3 * len(data.training().in_memory().target)
 
 
-def test_the_clock_of_an_epoch_begins_where_a_run_goes_on_and_stands_still_in_validation(data, monkeypatch):
-    module, batch = Recommender(data.num_items, small.encoder()), small.batch_of(data, "train", rows=4)
-    now = iter((1000.0, 1005.0, 1025.0))
-    monkeypatch.setattr("recalign.recommender.training.time.monotonic", lambda: next(now))
-    module.on_train_batch_start(batch, 3)  # Lightning begins no epoch in the middle of one
-    assert module._epoch_began == (1000.0, 0)
-    module.on_validation_start()
-    module.on_validation_end()
-    assert module._epoch_began == (1020.0, 0)
-
-
 def test_predict_writes_raw_ids_of_unseen_items(data, tmp_path):
     module = Recommender(data.num_items, small.encoder(), top_k=30)
     small.trainer_of(tmp_path).predict(module, data, return_predictions=False)

@@ -51,7 +51,7 @@ def logs_now(trainer: Trainer) -> bool:
 class StageModule(LightningModule):
     """A LightningModule whose checkpoints tell later stages how to rebuild its networks.
 
-    Logs ``speed/events_per_second``: targets trained on over seconds of training, validation left out.
+    Logs ``speed/events_per_second``: targets trained on over the seconds of an epoch.
 
     Attributes:
         datamodule: the log, if it is known (`bind`).
@@ -86,13 +86,6 @@ class StageModule(LightningModule):
 
     def on_train_epoch_start(self) -> None:
         self._epoch_began = time.monotonic(), self.events
-
-    def on_validation_start(self) -> None:
-        self._paused = time.monotonic()
-
-    def on_validation_end(self) -> None:
-        if self._epoch_began is not None:
-            self._epoch_began = self._epoch_began[0] + time.monotonic() - self._paused, self._epoch_began[1]
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         if self._epoch_began is None:  # a run that is continued within an epoch starts none

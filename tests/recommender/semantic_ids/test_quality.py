@@ -49,7 +49,7 @@ def test_the_figures_by_hand():
     centres = [np.array([[-2], [2]], np.float32), np.array([[-1], [1]], np.float32)]
     codes_NL = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
     nearest_NL = np.array([[0, 0], [0, 1], [1, 0], [1, 0]])
-    found = figures(x_ND, Quantized(codes_NL, (2, 2), centres, nearest_NL, 1))
+    found = figures(x_ND, Quantized(codes_NL, (2, 2), centres, nearest_NL))
     assert found["reconstruction_error"] == pytest.approx(2 / 18)
     first, second = found["levels"]
     assert first["entropy_nats"] == second["entropy_nats"] == first["of_nats"] == pytest.approx(math.log(2))

@@ -45,15 +45,20 @@ class Quantized:
         codes_NL: int64, unique rows.
         sizes: codes of each level.
         centres: of each level, float32 (K, D); those of a level that numbers collisions are 0.
-        nearest_NL: the codes that items would have if ids need not be unique.
-        moved: items that have another id than that, or a number above 0 in the last level.
+        nearest_NL: the codes that items would have if ids need not be unique; without a level that numbers collisions.
     """
 
     codes_NL: np.ndarray
     sizes: tuple[int, ...]
     centres: list[np.ndarray]
     nearest_NL: np.ndarray
-    moved: int
+
+    @property
+    def moved(self) -> int:
+        """Items that have another id than the nearest, or a number above 0 in the last level."""
+        if self.nearest_NL.shape == self.codes_NL.shape:
+            return int((self.codes_NL != self.nearest_NL).any(axis=1).sum())
+        return int((self.codes_NL[:, -1] > 0).sum())
 
 
 @dataclass(frozen=True)
@@ -113,12 +118,11 @@ def quantize(x_ND: np.ndarray, sizes: tuple[int, ...], collisions: Collisions = 
         raise InputError(text, where="sizes", remedy="give larger levels or one more")
     codes_NL, centres = _fit(x_ND, CodeAllocator(sizes, unique=collisions == "assign"), seed)
     nearest_NL = greedy_encode(x_ND, CodeAllocator(sizes, unique=False), centres)
-    if collisions == "assign":
-        return Quantized(codes_NL, sizes, centres, nearest_NL, _differing(codes_NL, nearest_NL))
-    number_N = _numbered(x_ND, codes_NL, sizes, centres)
-    codes_NL, sizes = np.column_stack([codes_NL, number_N]), (*sizes, int(number_N.max()) + 1)
-    centres = [*centres, np.zeros((sizes[-1], x_ND.shape[1]), np.float32)]
-    return Quantized(codes_NL, sizes, centres, nearest_NL, int((number_N > 0).sum()))
+    if collisions == "token":
+        number_N = _numbered(x_ND, codes_NL, sizes, centres)
+        codes_NL, sizes = np.column_stack([codes_NL, number_N]), (*sizes, int(number_N.max()) + 1)
+        centres = [*centres, np.zeros((sizes[-1], x_ND.shape[1]), np.float32)]
+    return Quantized(codes_NL, sizes, centres, nearest_NL)
 
 
 def append_codes(x_ND: np.ndarray, codes_PL: np.ndarray, sizes: tuple[int, ...]) -> np.ndarray:
@@ -149,10 +153,9 @@ def described(x_ND: np.ndarray, codes_NL: np.ndarray, sizes: tuple[int, ...], nu
     """Existing ids, with the means of their items as centres; ``numbered``: the last level numbers collisions."""
     centres, levels = means(x_ND, codes_NL, sizes), len(sizes) - numbered
     nearest_NL = greedy_encode(x_ND, CodeAllocator(sizes[:levels], unique=False), centres[:levels])
-    if not numbered:
-        return Quantized(codes_NL, sizes, centres, nearest_NL, _differing(codes_NL, nearest_NL))
-    centres[-1] = np.zeros_like(centres[-1])
-    return Quantized(codes_NL, sizes, centres, nearest_NL, int((codes_NL[:, -1] > 0).sum()))
+    if numbered:
+        centres[-1] = np.zeros_like(centres[-1])
+    return Quantized(codes_NL, sizes, centres, nearest_NL)
 
 
 def greedy_encode(x_ND: np.ndarray, allocator: CodeAllocator, centres: list[np.ndarray]) -> np.ndarray:
@@ -278,11 +281,6 @@ def _squares(x_ND: np.ndarray, centre_KD: np.ndarray) -> np.ndarray:
     square_NK += np.square(x_ND).sum(axis=1)[:, None]
     square_NK += np.square(centre_KD).sum(axis=1)
     return np.maximum(square_NK, 0, out=square_NK)
-
-
-def _differing(codes_NL: np.ndarray, other_NL: np.ndarray) -> int:
-    """How many rows differ."""
-    return int((codes_NL != other_NL).any(axis=1).sum())
 
 
 def _numbered(x_ND: np.ndarray, codes_NL: np.ndarray, sizes: tuple[int, ...], centres: list[np.ndarray]) -> np.ndarray:

@@ -90,9 +90,12 @@ class ParquetVectors(ItemVectors):
             raise InputError("there is no such file of vectors", where=str(self.file), remedy="name a Parquet file")
         with reading_parquet(self.file):
             frame = pl.read_parquet(self.file, glob=False)
-        self._require("vectors.item", [self.item], frame)
-        columns = self.columns or _vector_columns(frame.drop(self.item))
-        self._require("vectors.columns", columns, frame)
+        columns = self.columns or _vector_columns(frame.drop(self.item, strict=False))
+        for key, names in (("vectors.item", [self.item]), ("vectors.columns", columns)):
+            for name in names:
+                if name not in frame.columns:
+                    what, remedy = f"there is no column {name!r} in {self.file}", did_you_mean(name, frame.columns)
+                    raise InputError(what, where=key, remedy=remedy)
         ids = log_ids(frame[self.item], data.sequences.items)
         for wrong, what in ((ids.is_null(), "is no id of this log's kind"), (ids.is_duplicated(), "appears twice")):
             if wrong.any():
@@ -100,12 +103,6 @@ class ParquetVectors(ItemVectors):
                 remedy = "give each item one row, with its id as the log has it"
                 raise InputError(text, where=f"{self.file}, column {self.item}", remedy=remedy)
         return vector_table(ids, self._matrix(frame, columns))
-
-    def _require(self, key: str, columns: list[str], frame: pl.DataFrame) -> None:
-        for column in columns:
-            if column not in frame.columns:
-                what, remedy = f"there is no column {column!r} in {self.file}", did_you_mean(column, frame.columns)
-                raise InputError(what, where=key, remedy=remedy)
 
     def _matrix(self, frame: pl.DataFrame, columns: list[str]) -> np.ndarray:
         """The vectors. Shape: (N, D).
