@@ -10,7 +10,6 @@ import polars as pl
 import pytest
 
 from recalign.data.events import LogMapping, load_events
-from recalign.data.events.log import CONVERT_LONG
 from recalign.errors import InputError
 
 NAMES = ["user", "item", "rating", "timestamp"]
@@ -67,21 +66,17 @@ def test_separators_are_found_with_and_without_a_header(tmp_path, separator, hea
     assert pairs(log, tmp_path) == [("u1", "007"), ("u1", "a, b")]
 
 
-def test_a_separator_of_one_byte_can_be_named(tmp_path):
+def test_a_separator_of_one_byte_can_be_named_and_the_line_that_converts_another_does(tmp_path, monkeypatch):
     (tmp_path / "log.txt").write_text(CSV.replace(",", "#"))
     assert pairs(LogMapping("test", ["log.txt"], separator="#"), tmp_path) == [(1, 2), (1, 3)]
     with pytest.raises(InputError, match="not one byte") as caught:
         LogMapping("test", ["log.txt"], separator="::")
     assert caught.value.where == "data.log.separator"
-
-
-def test_the_line_that_converts_a_longer_separator_does(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "old.dat").write_text("1::7::5::10\n2::8::3::20\n")
-    exec(CONVERT_LONG, {})
-    names = {name: f"field_{place}" for place, name in enumerate(("user", "item", "rating", "timestamp"))}
-    del names["rating"]
-    assert load_events(LogMapping("test", ["new.parquet"], **names), tmp_path, None).users.to_list() == ["1", "2"]
+    exec(caught.value.remedy.split('python -c "')[1].removesuffix('"'), {})
+    log = LogMapping("test", ["new.parquet"], user="field_0", item="field_1", timestamp="field_3")
+    assert load_events(log, tmp_path, None).users.to_list() == ["1", "2"]
 
 
 def test_numbers_after_the_first_hundred_rows_keep_their_fraction(tmp_path):

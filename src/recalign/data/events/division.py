@@ -125,10 +125,7 @@ def unmeasurable(tested: int) -> str | None:
 
 
 def _sizes(events: int) -> tuple[int, int]:
-    """Test and validation events of a user who has so many.
-
-    A tenth is test, up to ten. Validation is half of that, but, where a fifth of the events allows it, two (a pair to
-    order) or three (three pairs).
-    """
+    """Test and validation events of a user who has so many: a tenth, up to ten; and half of that, but, where a fifth of
+    the events allows it, two (a pair to order) or three (three pairs)."""
     test = min(10, max(1, events // 10))
     return test, max(1, test // 2, min(3, events // 5))

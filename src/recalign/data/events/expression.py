@@ -150,8 +150,16 @@ def _row_wise(node: Any, frame: pl.DataFrame, expression: str, key: str) -> Any:
         return [_row_wise(part, frame, expression, key) for part in node]
     kind, content = next(iter(node.items())) if isinstance(node, dict) else (node, {})
     if kind == "Literal":
-        return _float(content) or node
-    known = kind in CHILDREN and (kind != "Function" or _function_name(content["function"]) in ROW_WISE)
+        scalar = content.get("Scalar")
+        if not isinstance(scalar, dict) or "Decimal" not in scalar:
+            return node
+        mantissa, _, scale = scalar["Decimal"]  # 0.5 in SQL, whose quotients would lose digits
+        return {"Literal": {"Dyn": {"Float": float(f"{mantissa}e-{scale}")}}}
+    function = content.get("function") if kind == "Function" else None
+    if isinstance(function, dict):  # of the kind Boolean, the condition counts
+        function, options = next(iter(function.items()))
+        function = str(options) if function == "Boolean" else function
+    known = kind in CHILDREN and (function is None or function in ROW_WISE)
     if not known and kind != "Column":
         what = f"{expression!r} reads other rows than its own, so it would carry the future into training"
         remedy = "compute the value from its own columns, without averages, ranks or windows"
@@ -168,21 +176,6 @@ def _row_wise(node: Any, frame: pl.DataFrame, expression: str, key: str) -> Any:
     if kind == "Column" and dtype == pl.UInt64:
         wide = "Int64" if (frame[content].max() or 0) < 2**63 else "Int128"
     return {"Cast": {"expr": node, "dtype": {"Literal": wide}, "options": "Strict"}} if wide else node
-
-
-def _float(literal: Any) -> dict[str, Any] | None:
-    """A literal such as ``0.5`` as a float; None for others. SQL's are decimals, whose quotients lose digits."""
-    scalar = literal.get("Scalar")
-    if not isinstance(scalar, dict) or "Decimal" not in scalar:
-        return None
-    mantissa, _, scale = scalar["Decimal"]
-    return {"Literal": {"Dyn": {"Float": float(f"{mantissa}e-{scale}")}}}
-
-
-def _function_name(function: Any) -> str:
-    """The name of a function; for kind Boolean, of the condition."""
-    name, options = next(iter(function.items())) if isinstance(function, dict) else (function, None)
-    return str(options) if name == "Boolean" else str(name)
 
 
 def _compute(frame: pl.DataFrame, parsed: pl.Expr, expression: str, key: str, rows: SourceRows) -> pl.Series:

@@ -75,23 +75,27 @@ def guess(frame: pl.DataFrame, given: Mapping[str, str], named: bool) -> dict[st
 
 def unit(column: pl.Series) -> TimeUnit:
     """Guess the unit of a timestamp column. If none fits, return one for which training reports what is wrong."""
-    return _time_unit(column) or ("s" if column.dtype.is_numeric() else "datetime")
+    found = _dated(column)
+    return found[0] if found else "s" if column.dtype.is_numeric() else "datetime"
 
 
-def _time_unit(column: pl.Series) -> TimeUnit | None:
-    """The unit of a timestamp column; None if it holds no dates after 1990."""
+def _dated(column: pl.Series) -> tuple[TimeUnit, bool] | None:
+    """The unit of a timestamp column, and whether it holds whole days; None if it holds no dates after 1990."""
     known = _present(column)
     if known.is_empty():
         return None
-    if not column.dtype.is_numeric():
-        try:
-            read_timestamps(known, "datetime", SourceRows(pl.int_range(len(known), eager=True)))
-        except InputError:
+    found: TimeUnit = "datetime"
+    if column.dtype.is_numeric():
+        low, high = (float(known.quantile(q, "nearest")) for q in (0.01, 0.99))  # type: ignore[arg-type]  # no slips
+        units = (one for one, per in PER_SECOND.items() if low >= EARLIEST * per and high <= LATEST * per)
+        if (fitting := next(units, None)) is None:
             return None
-        return "datetime"
-    low, high = (float(known.quantile(q, "nearest")) for q in (0.01, 0.99))  # type: ignore[arg-type]  # a slip is none
-    units: tuple[TimeUnit, ...] = ("s", "ms", "us")
-    return next((one for one in units if low >= EARLIEST * PER_SECOND[one] and high <= LATEST * PER_SECOND[one]), None)
+        found = fitting  # type: ignore[assignment]
+    try:
+        time, per_second = read_timestamps(known, found, SourceRows(pl.int_range(len(known), eager=True)))
+    except InputError:  # one of them is no time
+        return (found, False) if column.dtype.is_numeric() else None
+    return found, bool((time % (86_400 * per_second) == 0).all())
 
 
 def missing_condition(frame: pl.DataFrame, columns: Iterable[str]) -> str | None:
@@ -194,26 +198,12 @@ def _timestamp_column(columns: list[pl.Series]) -> str | None:
 
     Where no such name does: a column that is named like a time, whose values training may refuse; else any with dates.
     """
-    dated = {column.name: column for column in columns if _time_unit(column)}
-
-    def rank(name: str) -> float:
-        return _rank(TIME, name) + WHOLE_DAYS * _is_of_days(dated[name])
-
+    dated = {column.name: found[1] for column in columns if (found := _dated(column))}
     if named := [name for name in dated if _rank(TIME, name) < math.inf]:
-        return min(named, key=rank)
+        return min(named, key=lambda name: _rank(TIME, name) + WHOLE_DAYS * dated[name])
     counts = [column for column in columns if column.dtype.is_numeric() and _rank(TIME, column.name) < OTHER_WORD]
     text = [column for column in columns if column.dtype == pl.String]
     return _best_match(TIME, [*counts, *text]) or next(iter(dated), None)
-
-
-def _is_of_days(column: pl.Series) -> bool:
-    """Whether the moments of a column are whole days."""
-    known = _present(column)
-    try:
-        time, per_second = read_timestamps(known, unit(column), SourceRows(pl.int_range(len(known), eager=True)))
-    except InputError:  # one of them is no time, as training reports
-        return False
-    return bool((time % (86_400 * per_second) == 0).all())
 
 
 def _present(column: pl.Series) -> pl.Series:

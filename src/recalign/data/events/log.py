@@ -19,12 +19,6 @@ OWN_COLUMNS = ("user", "item", "timestamp", "row", "reward")
 PREPARED = ("user", "item", "timestamp", "row")
 """Those of them that are numbers of recalign's, and seconds, in place of what the file has."""
 
-CONVERT_LONG = (
-    "import polars as pl; pl.scan_lines('old.dat').select(pl.col('line').str.split_exact('::', 3)).unnest('line')"
-    ".sink_parquet('new.parquet')"
-)
-"""Converts text whose separator Polars does not read."""
-
 EXPOSURE_COLUMNS = ("is_random", "propensity")
 """The event table's columns on how an item was shown, if the log maps them."""
 
@@ -140,8 +134,9 @@ class LogMapping:
             what, remedy = f"a name appears twice: {', '.join(self.header)}", "give every column a different name"
             raise InputError(what, where="data.log.header", remedy=remedy)
         if self.separator is not None and len(self.separator.encode()) != 1:
-            what, remedy = f"{self.separator!r} is not one byte", f'convert the file, as in: python -c "{CONVERT_LONG}"'
-            raise InputError(what, where="data.log.separator", remedy=remedy)
+            line = "import polars as pl; pl.scan_lines('old.dat').select(pl.col('line').str.split_exact('::', 3))"
+            remedy = f"convert the file, as in: python -c \"{line}.unnest('line').sink_parquet('new.parquet')\""
+            raise InputError(f"{self.separator!r} is not one byte", where="data.log.separator", remedy=remedy)
         require_positive("data.log", vars(self), "time_resolution")
         mapped = self.user, self.item, self.timestamp
         if len(set(mapped)) < len(mapped):
