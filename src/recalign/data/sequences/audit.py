@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import polars as pl
 
-from recalign.data.events import EventTable, audit
+from recalign.data.events import EventTable, audit, data_root, read_features
 from recalign.data.events.audit import TIES, Section
 from recalign.data.events.division import FEW, SHORT, divide
 from recalign.data.events.items import feature_figures
@@ -61,7 +61,9 @@ def log_figures(data: EventDataModule) -> dict[str, Section]:
             ranks = made.frame.select("row", "reward")
             ranked = table.frame.drop("reward").join(ranks, on="row", how="left", maintain_order="left")
         sections = audit(table, ranked)
-        sections["item features"] = feature_figures(data.item_values(table.items), table.items)
+        sections["item features"] = feature_figures(
+            read_features(data.log_, data_root(data.root), table.items), table.items
+        )
         if data.entry:
             data.entry.save_figures(sections)
     return {**sections, "titles": data.titles_and_counts[1]}

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 from collections.abc import Mapping
 from dataclasses import asdict
+from pydoc import locate
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
@@ -16,13 +17,11 @@ from lightning import LightningDataModule
 
 from recalign.data.events import (
     EventTable,
-    ItemValues,
     LogMapping,
     Report,
     data_root,
     fingerprint,
     load_events,
-    read_features,
     read_titles,
 )
 from recalign.data.events.audit import Section
@@ -47,6 +46,7 @@ from recalign.ranges import check_ranges
 
 if TYPE_CHECKING:  # options, which settings name
     from recalign.data.sequences.earlier import EarlierLog
+    from recalign.data.sequences.features import KnownItems
     from recalign.data.sequences.relative import RelativeTo
 
 ML_100K = LogMapping("ml-100k", ["ml-100k/ratings.parquet"], fetch="recalign.data.events.movielens.ml_100k")
@@ -159,7 +159,7 @@ class EventDataModule(LightningDataModule):
         if self.entry and (cached := self.entry.load()):
             return cached
         settings = self.split, self.high, self.groups, self.min_events
-        made = build(self.table, *settings, self.item_values(self.table.items), self.relative_to, self.earlier)
+        made = build(self.table, *settings, self.known_items(self.table.items), self.relative_to, self.earlier)
         # Unless the files changed while they were read.
         if self.entry and made.fingerprint == self._fingerprint_at_start == self.current_fingerprint():
             self.entry.save(made)
@@ -238,9 +238,12 @@ class EventDataModule(LightningDataModule):
         self.grows_from.require_same(self.log_, settings)
         return self.grows_from.compared_if(self.reward_settings)
 
-    def item_values(self, items: pl.Series) -> ItemValues | None:
-        """What is known of items beforehand (``data.log.items.features``); None: nothing."""
-        return read_features(self.log_, data_root(self.root), items)
+    def known_items(self, items: pl.Series) -> KnownItems | None:
+        """The items that have features (``data.log.items.features``); None: the log has no features."""
+        if self.log_.items is None or not self.log_.items.features:
+            return None
+        kind: Any = locate("recalign.data.sequences.features.KnownItems")  # an option, of which others know nothing
+        return kind.read(self.log_, data_root(self.root), items)
 
     @property
     def titles(self) -> pl.Series:

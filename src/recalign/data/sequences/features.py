@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from recalign.data.events import ItemValues
+from recalign.data.events import ItemValues, LogMapping, read_features
 from recalign.files import read_json, write_json
 
 FAR = 10.0
@@ -117,18 +117,6 @@ class ItemFeatures:
     offset: np.ndarray
     number: np.ndarray
 
-    @classmethod
-    def of(cls, values: ItemValues, items: pl.Series, warm: int) -> ItemFeatures:
-        """Encode the features of a catalogue.
-
-        Args:
-            values: of any items.
-            items: raw ids of the catalogue; the first ``warm`` have training events.
-            warm: their number.
-        """
-        coder = FeatureCoder.fit(values, items.head(warm))
-        return cls(coder, warm, *coder.encode(values.of(items)))
-
     def save(self, folder: Path) -> None:
         """Write them into a folder, for `load`."""
         arrays = {name: x for name, x in vars(self).items() if isinstance(x, np.ndarray)}
@@ -146,6 +134,38 @@ class ItemFeatures:
     def plan(self) -> dict[str, Any]:
         """The sizes of all tables, as plain values."""
         return {"sizes": self.coder.sizes, "width": self.coder.width, "codes": len(self.code), "warm": self.warm}
+
+
+@dataclass(frozen=True)
+class KnownItems:
+    """Items whose features are known, whether a log has events of them or not.
+
+    Attributes:
+        values: their features.
+    """
+
+    values: ItemValues
+
+    @classmethod
+    def read(cls, log: LogMapping, root: Path | None, items: pl.Series) -> KnownItems | None:
+        """Read the item table of a log with these items (`read_features`); None where the log has none."""
+        values = read_features(log, root, items)
+        return values and cls(values)
+
+    def beyond(self, warm: pl.Series) -> pl.Series:
+        """Those with any feature that are not among ``warm``, sorted."""
+        known = self.values.ids.filter(self.values.known())
+        return known.filter(~known.is_in(warm.implode())).sort()
+
+    def encode(self, items: pl.Series, warm: int) -> ItemFeatures:
+        """Encode the features of a catalogue.
+
+        Args:
+            items: raw ids of the catalogue; the first ``warm`` have training events.
+            warm: their number.
+        """
+        coder = FeatureCoder.fit(self.values, items.head(warm))
+        return ItemFeatures(coder, warm, *coder.encode(self.values.of(items)))
 
 
 def _codes(plan: dict[str, Any], column: pl.Series) -> tuple[np.ndarray, np.ndarray]:

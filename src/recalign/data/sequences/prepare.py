@@ -38,7 +38,6 @@ from recalign.data.events.messages import SourceRows
 from recalign.data.events.reading import Tables, matched, read, scan
 from recalign.data.sequences.cache import ARRAYS, column_file, mappable, read_table, write_entry
 from recalign.data.sequences.data import EventDataModule
-from recalign.data.sequences.features import ItemFeatures
 from recalign.data.sequences.splits import High, Split, UserGroups
 from recalign.data.sequences.store import (
     Sequences,
@@ -133,8 +132,8 @@ def _write(
     counts = pl.scan_ipc([folder / f"{n}-counts.arrow" for n in numbers], glob=False)
     by_item = counts.group_by("item").agg(pl.sum("trained")).collect(engine="streaming").sort("item")
     items, count_I = by_item["item"], by_item["trained"].to_numpy()
-    values = data.item_values(items)
-    kept, number_I, warm = number_items(items, count_I >= data.min_events, values)
+    known_items = data.known_items(items)
+    kept, number_I, warm = number_items(items, count_I >= data.min_events, known_items)
     pl.DataFrame({"item": items, "number": number_I}).write_ipc(folder / "catalogue.arrow")
     offsets = [_Offset(0, 0, 0)]
     for n, one in enumerate(checked):
@@ -162,13 +161,15 @@ def _write(
         fingerprint=data.fingerprint,
         catalogue=catalogue_digest(kept, frame),
         report=with_rare_items(report, items, count_I, data.min_events),
-        features=ItemFeatures.of(values, kept, warm) if values else None,
+        features=known_items.encode(kept, warm) if known_items else None,
         **{name: np.load(entry / f"{name}.npy", mmap_mode="r") for name in ARRAYS},
     )
     write_entry(entry, sequences, mapped)
     if report.used <= ROWS_OF_A_PARTITION:
         return {}
-    return tasks.figures(checked, report) | {"item features": feature_figures(values, items)}
+    return tasks.figures(checked, report) | {
+        "item features": feature_figures(known_items and known_items.values, items)
+    }
 
 
 def _scanned(log: LogMapping, root: Path, folder: Path) -> tuple[Tables, SourceRows]:

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import polars as pl
 
-from recalign.data.events import EventTable, ItemValues, Report
+from recalign.data.events import EventTable, Report
 from recalign.data.events.checking import Note
 from recalign.data.events.messages import SHOWN
-from recalign.data.sequences.features import ItemFeatures
 from recalign.data.sequences.splits import TEST, TRAIN, VALIDATION, High, Split, UserGroups
 from recalign.errors import InputError
 from recalign.files import digest
 
 if TYPE_CHECKING:  # options, which settings name
     from recalign.data.sequences.earlier import EarlierLog
+    from recalign.data.sequences.features import ItemFeatures, KnownItems
     from recalign.data.sequences.relative import RelativeTo
 
 Group = Literal["all", "A", "B1", "B2"]
@@ -168,13 +168,13 @@ def build(
     high: High | None,
     groups: UserGroups,
     min_events: int = 1,
-    values: ItemValues | None = None,
+    known_items: KnownItems | None = None,
     relative_to: RelativeTo | None = None,
     earlier: EarlierLog | None = None,
 ) -> Sequences:
     """Split a checked event table and index its catalogue: the items of `min_events` training events or more.
 
-    Training events of other items are left out. With ``values``, what is known of items, those that have some follow.
+    Training events of other items are left out. Of ``known_items`` others follow.
     Rewards are ranked, if at all, among those that stay. Users and items of ``earlier`` keep their numbers, and its
     training events stay in training.
 
@@ -185,7 +185,7 @@ def build(
     table = earlier.continued(table) if earlier else table
     frame = assign(table, split, earlier)
     count_I = training_counts(frame, len(table.items))
-    items, number_I, warm = number_items(table.items, count_I >= min_events, values, earlier)
+    items, number_I, warm = number_items(table.items, count_I >= min_events, known_items, earlier)
     frame, arrays = index(frame, number_I, warm, len(table.users), high, relative_to)
     check_parts(part_sizes(frame), int(arrays["trained"].max(initial=0)), split, min_events)
     left_out_I = np.where((number_I > 0) & (number_I <= warm), min_events, count_I)  # those of `earlier` stay
@@ -198,7 +198,7 @@ def build(
         fingerprint=fingerprint_of(table.fingerprint, split, high, groups, min_events, relative_to, earlier),
         catalogue=catalogue_digest(items, frame),
         report=with_rare_items(table.report, table.items, left_out_I, min_events),
-        features=ItemFeatures.of(values, items, warm) if values else None,
+        features=known_items.encode(items, warm) if known_items else None,
     )
 
 
@@ -220,14 +220,14 @@ def training_counts(frame: pl.DataFrame, items: int) -> np.ndarray:
 
 
 def number_items(
-    items: pl.Series, warm_I: np.ndarray, values: ItemValues | None, earlier: EarlierLog | None = None
+    items: pl.Series, warm_I: np.ndarray, known_items: KnownItems | None, earlier: EarlierLog | None = None
 ) -> tuple[pl.Series, np.ndarray, int]:
     """The items of the catalogue, the number of each of the log's items in it, 0 for none, and how many are warm.
 
     Args:
         items: raw ids of the log's items, sorted.
         warm_I: which of them have training events enough.
-        values: what is known of items; None: nothing, and only these are in the catalogue.
+        known_items: which have features; None: none, and only these are in the catalogue.
         earlier: its items come first, in their order, whether they still have events enough or not.
 
     Shape: -> raw ids (V,), int32 (I,).
@@ -236,10 +236,9 @@ def number_items(
     warm = items.filter(pl.Series(warm_I))
     if earlier is not None:
         warm, number_I = earlier.catalogue(items, warm)
-    if values is None:
+    if known_items is None:
         return warm, number_I, len(warm)
-    known = values.ids.filter(values.known())
-    cold = known.filter(~known.is_in(warm.implode())).sort()
+    cold = known_items.beyond(warm)
     numbers = np.arange(len(warm) + 1, len(warm) + len(cold) + 1, dtype=np.int32)
     of_cold_I = items.replace_strict(cold, numbers, default=0, return_dtype=pl.Int32).to_numpy()
     return pl.concat([warm, cold]), np.where(warm_I, number_I, of_cold_I), len(warm)
