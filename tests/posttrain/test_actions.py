@@ -97,14 +97,6 @@ def test_a_beam_takes_the_most_probable_candidates_once(data, start, taste):
     assert item_TS.equal(start.top_k(start.encode(batch), 4, seen_pairs(batch))[1])
 
 
-def test_one_item_of_one_state_has_no_advantage_and_does_no_harm(data, start, taste):
-    module, batch = (small.free(PPO, policy=start, reward_net=taste, samples=1), small.batch_of(data, "train", rows=1))
-    one = batch.keep(torch.arange(len(batch.row_T)) == 0)
-    _, _, known = roll_out(start, start, module.frozen_reward, one, samples=1, candidates=5)
-    loss, _ = module.surrogate(known, known.old_TS, start.encode(one), torch.zeros(()))
-    assert loss.isfinite()
-
-
 def test_only_the_policy_learns_and_nothing_drops_out(data, start, rewarded, tmp_path):
     module = small.free(PPO, policy=start, reward_model=str(rewarded), lr=1e-2)
     frozen = {k: v.clone() for k, v in module.state_dict().items() if k.startswith(("reference.", "frozen_reward."))}

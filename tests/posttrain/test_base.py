@@ -10,13 +10,11 @@ import numpy as np
 import polars as pl
 import pytest
 import small
-import tiny
 import torch
 from lightning.pytorch.callbacks import Callback
 
 from recalign import posttrain
 from recalign.errors import InputError
-from recalign.nn import Pooled
 from recalign.posttrain import (
     CQL,
     GBPO,
@@ -30,16 +28,13 @@ from recalign.posttrain import (
     WeightedSFT,
     weighted,
 )
-from recalign.posttrain.base import KL_HISTORIES, KL_TARGETS, PostTraining
+from recalign.posttrain.base import PostTraining
 from recalign.posttrain.data import Baseline
 from recalign.posttrain.experimental import AWAC, IQL, KTO, Reinforce
 from recalign.posttrain.pairs_data import Pairing
 from recalign.recommender import Recommender, RecommenderData
 from recalign.recommender.checkpoint import load_net
-from recalign.recommender.sequence_policy import SequencePolicy
 from recalign.reward import RewardData, RewardEnsemble
-from recalign.run.stage import parse_stage
-from recalign.run.stage.checkpoint import refuse_other_model
 
 
 @pytest.fixture(scope="module")
@@ -191,23 +186,6 @@ def test_the_kl_is_worked_out_for_the_steps_that_are_logged(log_root, cloned, tm
     assert steps == [1, 3, 5, 7]
 
 
-def test_the_kl_holds_few_scores_of_a_large_catalogue(log_root, monkeypatch):
-    data = small.data_of(RecommenderData, log_root, "tastes")
-    policy = SequencePolicy(Pooled(dim=8, max_length=32, dropout=0.0), data.num_items)
-    module = PostTraining(policy=policy)
-    module.policy.item_embedding.weight.data.mul_(torch.linspace(-1, 1, 8))
-    rows, batch = [], small.batch_of(data, "train")
-    monkeypatch.setattr("recalign.recommender.policy.SCORES", 3 * data.num_items)
-    whole = module.policy.log_probs
-    monkeypatch.setattr(module.policy, "log_probs", lambda state: rows.append(len(state)) or whole(state))
-    few = module.drift(batch)["kl"]
-    assert max(rows) == 3
-    assert sum(rows) <= KL_TARGETS < len(batch.head(KL_HISTORIES).row_T)
-    monkeypatch.setattr("recalign.recommender.policy.SCORES", 2**25)
-    torch.testing.assert_close(module.drift(batch)["kl"], few)
-    assert few > 0
-
-
 def test_sampled_actions_learn_from_the_events_that_have_a_reward(log_root, cloned, rewarded, tmp_path):
     checkpoint = torch.load(rewarded, weights_only=True)
     del checkpoint["facts"]["rewards"]  # by which a model of the whole log is known
@@ -237,13 +215,6 @@ def test_a_batch_without_an_event_that_counts_moves_nothing(log_root, cloned, re
     assert all(v.equal(before[k]) for k, v in module.policy.state_dict().items())
 
 
-def test_a_round_is_counted_in_steps_over_the_epochs(log_root, cloned, rewarded, tmp_path):
-    module = small.free(PPO, init_from=str(cloned), reward_model=str(rewarded), lr=1e-3, refresh=4)
-    data = small.data_of(RewardData, log_root, "tastes")
-    ratios = [s["sampled/ratio"] for s in small.fit(module, data, tmp_path, epochs=4, limit_train_batches=3).steps]
-    assert [step for step, ratio in enumerate(ratios) if ratio == pytest.approx(1, abs=1e-5)] == [0, 4, 8]
-
-
 @pytest.mark.parametrize("method", [WeightedSFT, Preferences, PPO], ids=lambda method: method.__name__)
 def test_networks_that_are_handed_in_are_copied(log_root, cloned, rewarded, tmp_path, method):
     policy, reward = load_net(cloned, "policy"), load_net(rewarded, "reward")
@@ -258,14 +229,3 @@ def test_networks_that_are_handed_in_are_copied(log_root, cloned, rewarded, tmp_
     other = small.data_of(method.LEARNS_FROM, log_root, "small")
     with pytest.raises(InputError, match="another catalogue"):
         small.fit(small.free(method, policy=policy, **own), other, tmp_path)
-
-
-def test_the_command_takes_what_python_trained_for_its_own(log_root, cloned, tmp_path):
-    module = WeightedSFT(policy=load_net(cloned, "policy"), temperature=0.7)
-    small.fit(module, small.data_of(PostTrainingData, log_root, "tastes"), tmp_path)
-    path = small.saved(module, tmp_path / "it.ckpt")
-    conf = f"--config={tiny.CONF / 'asft.yaml'}"
-    same, other = (parse_stage(["fit", conf, *more]).config["model"] for more in (["--model.temperature=0.7"], []))
-    refuse_other_model(path, same["class_path"], same["init_args"])
-    with pytest.raises(InputError, match=r"model\.temperature is 0\.3, 0\.7 in the checkpoint"):
-        refuse_other_model(path, other["class_path"], other["init_args"])

@@ -21,7 +21,7 @@ from recalign.posttrain import PostTrainingData, WeightedSFT
 from recalign.posttrain.keep import KeepRanking
 from recalign.recommender import PolynomialAveraging, Recommender, RecommenderData, SequencePolicy
 from recalign.recommender.checkpoint import load_net
-from recalign.recommender.interpolation import ALL_RETAINED, ALPHAS, KEEP, Retention, budget_batches, ndcg_by_user
+from recalign.recommender.interpolation import ALPHAS, KEEP, Retention, budget_batches, ndcg_by_user
 from recalign.run.stage.checkpoint import RunCheckpoint
 
 FAR = 0.03  # a rate that leads far from the start
@@ -116,15 +116,6 @@ def test_where_training_may_stop_at_any_time_every_epoch_is_brought_to_the_price
     assert len(last.reaches) == 2
 
 
-def test_a_step_that_could_afford_more_goes_beyond_its_weights(walks, cloned, tmp_path):
-    module, last, data = trained(walks, cloned, tmp_path, keep=0.5, lr=1e-4)
-    assert module.trainer.callback_metrics["policy/alpha"] == 4
-    start = load_net(cloned, "policy").net
-    for now, first, end in zip(module.policy.parameters(), start.parameters(), last.steps[-1], strict=True):
-        torch.testing.assert_close(now, first + 4 * (end - first))
-    assert kept(module.policy, start, data).enough(0.5)
-
-
 @pytest.mark.parametrize("end", [{"epochs": 2}, {"epochs": 9, "max_steps": 6}])
 def test_a_finished_run_that_is_continued_keeps_what_it_hands_over(walks, cloned, tmp_path, end):
     """Lightning trains nothing then, and so does not say that training ends."""
@@ -176,12 +167,6 @@ def test_two_that_hand_over_other_weights_are_refused(walks, cloned, tmp_path):
 def test_a_share_is_above_0_and_at_most_1(cloned, share):
     with pytest.raises(InputError, match=r"model\.keep: .* is no share"):
         small.free(WeightedSFT, init_from=str(cloned), keep=share)
-
-
-def test_a_start_that_ranks_nothing_holds_nobody_back(walks, cloned, tmp_path, monkeypatch):
-    monkeypatch.setattr("recalign.posttrain.keep.ndcg_by_user", lambda *_: np.zeros(7))
-    module, last, _ = trained(walks, cloned, tmp_path, keep=KEEP)
-    assert all(torch.equal(a, b) for a, b in zip(module.policy.parameters(), last.steps[-1], strict=True))
 
 
 def test_weights_that_are_no_numbers_are_refused(walks, cloned, tmp_path):
@@ -247,12 +232,3 @@ def test_where_a_figure_chooses_the_epoch_every_epoch_is_brought_to_the_budget(w
     handed = load_net(tmp_path / "best.ckpt", "policy")
     assert "reach" in handed.facts
     assert kept(handed.net, load_net(cloned, "policy").net, data).enough(KEEP)
-
-
-def test_the_warning_is_of_the_epoch_that_is_handed_over(walks, cloned, tmp_path, monkeypatch, recwarn):
-    found = iter([(0.0, ALL_RETAINED), (0.5, ALL_RETAINED)])
-    monkeypatch.setattr("recalign.posttrain.keep.alpha_within_budget", lambda *_: next(found))
-    best = RunCheckpoint(monitor="policy/ndcg_retained", mode="max")
-    best.dirpath = str(tmp_path)
-    trained(walks, cloned, tmp_path, KEEP, callbacks=[best], enable_checkpointing=True)
-    assert any("holds the start's weights" in str(one.message) for one in recwarn)

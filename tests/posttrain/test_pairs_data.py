@@ -131,26 +131,6 @@ def test_an_item_of_the_history_is_neither_winner_nor_loser_and_none_loses_twice
         assert len(set(chosen[1:])) == len(chosen[1:])
 
 
-def test_what_was_chosen_before_is_paired_with_nothing(tmp_path):
-    """User 1 chooses item 20 again and dislikes it: it stands in the history then, and is nobody's loser."""
-    rows = {"user": [1] * 6, "item": [10, 20, 30, 20, 50, 60], "timestamp": range(6), "rating": [3, 5, 4, 1, 2, 3]}
-    pl.DataFrame(rows).write_csv(tmp_path / "again.csv")
-    data = small.data_of(PairData, tmp_path, "again", **PARTS)
-    with pytest.raises(InputError, match="no pairs can be made"):
-        data.paired  # noqa: B018
-    pl.DataFrame({**rows, "item": [10, 20, 30, 40, 50, 60]}).write_csv(tmp_path / "again.csv")
-    assert small.data_of(PairData, tmp_path, "again", **PARTS).share == pytest.approx(2 / 3)
-
-
-def test_every_later_event_is_drawn_alike():
-    reward, stop = np.tile([2.0, 1.0, 3.0, 1.0, 1.0], 4000), np.arange(5, 20001, 5).repeat(5)
-    mean, place, random = np.full(20000, 1.5), np.arange(20000), np.random.default_rng(0)
-    found = logged_pairs(reward, mean, place + 1, place, stop, 1, 32, random)[::5] % 5
-    pairs = {(0, 1): 1 / 3, (0, 3): 1 / 3, (0, 4): 1 / 3}
-    for pair, share in pairs.items():
-        assert (found == pair).all(axis=1).mean() == pytest.approx(share, abs=0.03)
-
-
 @pytest.mark.parametrize("pairs", ["sampled", "generated"])
 def test_drawn_losers_were_never_met_in_training(log_root, cloned, pairs):
     data = small.data_of(PairData, log_root, "tastes", pairs=pairs, losers=3, init_from=str(cloned))
@@ -221,16 +201,6 @@ def test_ensemble_pairs_are_those_that_the_members_agree_on(log_root, cloned, en
     assert paired(again).rejected_TN.equal(batch.rejected_TN)
 
 
-@pytest.mark.parametrize("pairs", ["logged", "sampled"])
-def test_pairs_depend_on_the_seed_alone(log_root, pairs):
-    first, again, other = (
-        small.batch_of(small.data_of(PairData, log_root, pairs=pairs, seed=seed), "train").rejected_TN
-        for seed in (1, 1, 2)
-    )
-    assert first.equal(again)
-    assert not first.equal(other)
-
-
 def test_validation_and_test_rewards_change_nothing(tmp_path, monkeypatch):
     before = raw(tiny(tmp_path, losers=2))
     monkeypatch.setitem(TINY, "rating", [99.0 if i % 7 >= 5 else r for i, r in enumerate(TINY["rating"])])
@@ -248,24 +218,6 @@ def test_a_reward_model_of_one_member_has_no_intervals(log_root, cloned, rewarde
     paths = {"init_from": str(cloned), "reward_model": str(rewarded)}
     with pytest.raises(InputError, match=r"several members.*\n.*--model\.members"):
         small.data_of(PairData, log_root, "tastes", pairs="ensemble", **paths).training()
-
-
-def test_networks_of_another_catalogue_are_refused(log_root, cloned):
-    with pytest.raises(InputError, match="another catalogue"):
-        small.data_of(PairData, log_root, "small", pairs="generated", init_from=str(cloned)).training()
-
-
-@pytest.mark.parametrize("pairs", ["generated", "ensemble"])
-def test_a_checkpoint_that_is_missing_is_asked_for(log_root, pairs):
-    assert "init_from" in PairData.upstream({"pairs": pairs})
-    with pytest.raises(InputError, match=f"pairs '{pairs}' needs a policy"):
-        small.data_of(PairData, log_root, pairs=pairs).training()
-
-
-@pytest.mark.parametrize(("losers", "candidates"), [(0, 4), (4, 4)])
-def test_losers_must_be_among_the_candidates(log_root, losers, candidates):
-    with pytest.raises(InputError, match=r"data\.losers"):
-        small.data_of(PairData, log_root, losers=losers, candidates=candidates)
 
 
 def test_an_item_chosen_again_is_no_loser_of_itself():

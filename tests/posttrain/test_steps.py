@@ -80,27 +80,6 @@ def nll(module, batch):
     return -module.policy.log_prob(module.policy.encode(batch), batch.target_T)
 
 
-def valued(head, seed=3):
-    """Give a head of Q a value of its own for each item; the state does not matter."""
-    torch.manual_seed(seed)
-    torch.nn.init.normal_(head.quality.weight)
-    return lambda item: head.quality.weight[item, 0]
-
-
-def test_iql(make, batch):
-    module = make(IQL, beta=2.0, expectile=0.8)
-    q_T = valued(module.critic.q)(batch.target_T)
-    torch.nn.init.constant_(module.critic.v.read.bias, 0.3)
-    error_T = q_T - 0.3
-    lag = (torch.where(error_T < 0, 0.2, 0.8) * error_T.square()).mean()
-    weight_T = (2 * error_T).exp().clamp(max=100)
-    actor = (weight_T * nll(module, batch)).sum() / weight_T.sum()
-    loss, figures = module.loss(batch)
-    torch.testing.assert_close(loss, actor + (q_T - batch.advantage_T).square().mean() + lag)
-    assert figures["v"].item() == pytest.approx(0.3)
-    torch.testing.assert_close(figures["advantages"], error_T)
-
-
 def test_cql(make, batch):
     """Q = V + tau log pi. The term that is conservative, V - Q, is -tau log pi."""
     module = make(CQL, temperature=0.2, alpha=3.0)
@@ -121,18 +100,6 @@ def test_the_values_of_cql_begin_with_the_mean_of_the_rewards(make, data):
     _, figures = module.loss(data.first_batch())
     assert figures["advantages"].abs().min() > 0
     assert figures["values"].mean().item() == pytest.approx(0, abs=1e-5)
-
-
-def test_awac(make, batch, monkeypatch):
-    module = make(AWAC)
-    value = valued(module.critic)
-    drawn_TN = torch.arange(1, 1 + 2 * len(batch.target_T)).view(-1, 2) % 20 + 1
-    monkeypatch.setattr(module.policy, "sample", lambda state, count: drawn_TN)
-    q_T, q_TN = value(batch.target_T), value(drawn_TN)
-    advantage_T = q_T - q_TN.mean(dim=1)
-    weight_T = (3 * advantage_T).exp().clamp(max=100)
-    expected = (weight_T * nll(module, batch)).sum() / weight_T.sum() + (q_T - batch.advantage_T).square().mean()
-    torch.testing.assert_close(module.loss(batch)[0], expected)
 
 
 # Two states, two items drawn at each; the first one has become a tenth more likely since.
@@ -205,24 +172,6 @@ def test_pairs_of_a_batch(make, batch, kind):
     assert module.loss(dataclasses.replace(batch, rejected_TN=torch.zeros_like(rejected_TN))) is None
 
 
-def both_ways(module):
-    """The module; then the same with its policy and its start exchanged, which turns the sign of every log ratio."""
-    yield module
-    module.policy, module.reference = module.reference, module.policy
-    yield module
-
-
-def test_kto_compares_with_an_event_half_a_batch_away(make, batch):
-    other_T, above = batch.target_T.roll(len(batch.target_T) // 2), []
-    for module in both_ways(make(KTO, beta=2.0, good=3.0)):
-        own_T, z_T = log_ratio(module, batch, torch.stack([batch.target_T, other_T], dim=1)).unbind(dim=1)
-        z, sign_T = z_T.mean().clamp(min=0), batch.advantage_T.sign()
-        cost_T = torch.where(sign_T > 0, 3.0, 1.0) * (1 - (2 * sign_T * (own_T - z)).sigmoid())
-        torch.testing.assert_close(module.loss(batch)[0], cost_T[sign_T != 0].mean())
-        above.append(bool(z > 0))
-    assert sorted(above) == [False, True]  # whatever the weights: one of the two tells which events are compared with
-
-
 def test_wbc_classifies_against_items_drawn_from_those_in_training(make, batch):
     """log pi - log(N / V), with V the items that have training events: here all but three."""
     module = make(WBC, negatives=5)
@@ -237,13 +186,6 @@ def test_wbc_classifies_against_items_drawn_from_those_in_training(make, batch):
     cost_T = up_T * (-z_T.sigmoid().log() - (-z_TN).sigmoid().log().sum(dim=1)) - down_T * (-z_T).sigmoid().log()
     torch.testing.assert_close(loss, cost_T.sum() / batch.advantage_T.abs().sum())
     torch.testing.assert_close(figures["drawn"], z_TN.sigmoid().mean())
-
-
-def test_ipa_has_no_pair_where_one_item_is_shown(make, batch):
-    module = make(IPA, share=1.0, candidates=1, cloning=0.5)
-    loss, figures = module.loss(batch)
-    assert set(figures) == {"nll"}
-    torch.testing.assert_close(loss, 0.5 * nll(module, batch).mean())
 
 
 def test_ipa_shows_its_items_to_a_share_of_the_histories(make, batch, monkeypatch):
@@ -343,12 +285,6 @@ def test_it_warns_of_few_heavy_events_where_a_temperature_would_help(make, recwa
 def test_settings_out_of_their_range_are_refused_before_anything_is_read(make, log_root, tmp_path, method, settings):
     with pytest.raises(InputError, match=rf"model\.{next(iter(settings))}: "):
         small.fit(make(method, **settings), small.data_of(RewardData, log_root), tmp_path)
-
-
-def test_settings_at_the_end_of_their_range_are_taken():
-    IQL.check_settings({"expectile": 0.99, "beta": 0.0})
-    IPA.check_settings({"share": 1.0, "cloning": 0.0, "candidates": 2})
-    GRPO.check_settings({"samples": 2, "early": None})
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ import pytest
 import small
 import torch
 
-from recalign.errors import InputError
 from recalign.posttrain import PostTrainingData, WeightedSFT
 from recalign.posttrain.base import KL_TARGETS
 from recalign.recommender import SequencePolicy
@@ -69,8 +68,3 @@ def test_the_drift_is_the_kl_to_the_start_and_leaves_the_policy_in_training(data
     assert found["kl"].item() == pytest.approx((pi.exp() * (pi - start)).sum(1).mean().item(), rel=1e-3)
     assert found["entropy"].item() == pytest.approx(-(pi.exp() * pi).sum(1).mean().item(), rel=1e-3)
     assert module.policy.training
-
-
-def test_it_needs_a_start():
-    with pytest.raises(InputError, match=r"model\.init_from"):
-        WeightedSFT()

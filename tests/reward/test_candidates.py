@@ -7,16 +7,12 @@ import numpy as np
 import polars as pl
 import pytest
 import small
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from recalign.cli import main
 from recalign.data.sequences import EventDataModule, High, LeaveLast, TimeSplit
 from recalign.data.sequences.splits import TEST, TRAIN, VALIDATION
 from recalign.errors import InputError
 from recalign.reward.candidates import compare_log_rewards, compare_rewards
-from recalign.reward.candidates.judged import best_quarter
-from recalign.reward.candidates.reliability import split_half_reliability, variance_components
+from recalign.reward.candidates.statistics import best_quarter, split_half_reliability, variance_components
 from recalign.reward.candidates.text import render
 from recalign.reward.candidates.values import Candidate, RelativeTo, candidate_values, with_own
 from recalign.reward.trust.report import MIN_USERS
@@ -58,17 +54,6 @@ def test_a_balanced_table_has_the_textbooks_components():
     assert variance_components(user_N, item_N, table_UI.ravel()) == pytest.approx(expected)
 
 
-@settings(max_examples=20)
-@given(st.floats(0.01, 100), st.floats(-50, 50), st.integers(0, 1000))
-def test_components_scale_with_the_reward_and_reliability_does_not(factor, shift, seed):
-    user_N, item_N, value_N = effects(np.random.default_rng(seed), events=600, users=50, items=20)
-    before, after = (variance_components(user_N, item_N, of) for of in (value_N, factor * value_N + shift))
-    assert after == pytest.approx([factor**2 * one for one in before], rel=1e-6, abs=1e-9 * factor**2)
-    assert after.shares == pytest.approx(before.shares, rel=1e-6, abs=1e-9)
-    alike = split_half_reliability(user_N, item_N, factor * value_N + shift)
-    assert alike == pytest.approx(split_half_reliability(user_N, item_N, value_N), abs=1e-6)
-
-
 def test_components_that_cannot_be_told_apart_are_unknown():
     once = variance_components(np.arange(30), np.arange(30) % 3, np.random.default_rng(0).normal(size=30))
     assert np.isnan(once).all()
@@ -95,10 +80,6 @@ def test_a_useless_reward_has_no_reliability(of_user):
         again = np.concatenate([user_N, user_N]), np.concatenate([item_N, item_N])
         found.append(split_half_reliability(*again, np.concatenate([value_N, value_N])))
     assert np.mean(found) < 0.1
-
-
-def test_reliability_needs_items_that_both_halves_met():
-    assert np.isnan(split_half_reliability(np.arange(4), np.arange(4), np.arange(4.0)))
 
 
 # -- comparison
@@ -254,19 +235,6 @@ def test_the_test_part_is_not_read():
     assert "The test part was not read" in render(one)
 
 
-def test_a_reward_relative_to_length_is_free_of_it():
-    candidates = {"watched": Candidate("watched"), "relative": Candidate("watched", RelativeTo("length", 7))}
-    found = compare_rewards(events(), candidates, "length")
-    assert figure(found, "watched", "against/event", "length")[0] > 0.5
-    assert figure(found, "watched", "against/item", "length")[0] > 0.9
-    assert abs(figure(found, "relative", "against/event", "length")[0]) < 0.03
-
-
-def test_a_column_of_numbers_of_its_own_is_no_length():
-    with pytest.raises(InputError, match="reads timestamp"):
-        candidate_values(events(), {"relative": Candidate("watched", RelativeTo("timestamp", 7))})
-
-
 def test_repeated_views_say_what_is_noise():
     frame = events()
     twice = pl.concat([frame, frame.with_columns(pl.col("timestamp") + 1)]).sort("user", "split", maintain_order=True)
@@ -302,11 +270,6 @@ def test_a_candidate_that_cannot_be_used_is_named(expression, said):
 def test_a_column_to_correlate_with_is_numeric(against):
     with pytest.raises(InputError, match="no numeric column"):
         compare_rewards(events(), ALL, against)
-
-
-def test_validation_has_to_have_known_items():
-    with pytest.raises(InputError, match="item that training has seen"):
-        compare_rewards(events().with_columns(item_id=pl.lit(0)), ALL)
 
 
 def test_the_logs_own_reward_is_a_candidate():
@@ -370,41 +333,12 @@ def test_items_that_only_features_know_are_not_measured(tmp_path, capsys):
     assert sizes.to_list() == [len(measured) - cold]
 
 
-def test_the_users_that_are_named_count_alone(log_root, tmp_path, capsys):
-    for users in ("all", "A"):
-        data = small.data_of(EventDataModule, log_root, "tastes", users=users)
-        command(data=data, out=tmp_path / f"{users}.csv")
-    all_users, some = (pl.read_csv(tmp_path / f"{users}.csv") for users in ("all", "A"))
-    events_of = [one.filter(figure="measured events")["value"][0] for one in (all_users, some)]
-    assert events_of[1] == 2 * data.sequences.users_in("A").sum() < events_of[0]
-    capsys.readouterr()
-
-
 def test_the_duration_that_high_is_within_is_looked_at(log_root, capsys):
     high = High(quantile=0.75, within="timestamp_s")
     frame = pl.read_csv(log_root / "tastes.csv").with_columns(timestamp_s=pl.col("timestamp") % 7)
     frame.write_csv(log_root / "lengths.csv")
     command(data=small.data_of(EventDataModule, log_root, "lengths", users="all", high=high))
     assert "Rank correlation with timestamp_s" in capsys.readouterr().out
-
-
-def test_the_same_name_twice_is_an_error(log_root, tmp_path, capsys):
-    (tmp_path / "log.yaml").write_text(
-        f"data: {{root: {log_root}, log: {{name: tastes, files: [tastes.csv]}}, reward: rating, high: null}}"
-    )
-    (tmp_path / "twice.yaml").write_text("rewards:\n  a: rating\n  a: rating >= 4\n")
-    words = ["rewards", str(tmp_path / "log.yaml")]
-    assert main([*words, str(tmp_path / "twice.yaml")]) == 2
-    assert "twice.yaml: 'a' stands there twice" in capsys.readouterr().err
-    assert main([*words, "--rewards", "{a: rating, a: rating >= 4}"]) == 2
-    assert "rewards: 'a' stands there twice" in capsys.readouterr().err
-
-
-def test_figures_are_written_to_csv_alone(log_root, tmp_path):
-    data = small.data_of(EventDataModule, log_root, "tastes", users="all")
-    with pytest.raises(InputError, match="figures are written as CSV"):
-        command(data=data, out=tmp_path / "figures.parquet")
-    assert not any(tmp_path.glob("figures*"))
 
 
 @pytest.mark.parametrize("apart", [0, 3600])

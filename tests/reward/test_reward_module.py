@@ -68,18 +68,6 @@ def test_the_loss_is_the_squared_error_in_standard_deviations(log_root, tmp_path
     assert watch.steps[0]["train/loss"] == pytest.approx(float(error_T.square().mean()), rel=1e-4)
 
 
-def test_what_was_validated_first_is_fitted_as_if_it_was_not(log_root, tmp_path):
-    data = small.data_of(RewardData, log_root)
-    losses = []
-    for first in (False, True):
-        torch.manual_seed(0)
-        module = RewardModel(data.num_items, encoder=small.encoder(), members=1)
-        if first:
-            small.trainer_of(tmp_path).validate(module, data, verbose=False)
-        losses.append([step["train/loss"] for step in small.fit(module, data, tmp_path).steps])
-    assert losses[0] == losses[1]
-
-
 def test_a_frozen_trunk_stays_as_it_was(log_root, cloned, tmp_path):
     data = small.data_of(RewardData, log_root, "tastes")
     start = dict(load_net(cloned, "policy").net.named_parameters())
@@ -205,20 +193,6 @@ def test_it_starts_from_a_policy_over_codes(log_root, tmp_path, encoder):
     small.fit(module, data, tmp_path, limit_train_batches=1)
 
 
-def test_a_second_fit_trains_as_the_first_did_and_its_checkpoint_is_plain(log_root, tmp_path):
-    data = small.data_of(RewardData, log_root, "tastes")
-    once = RewardModel(data.num_items, encoder=small.encoder(), members=1)
-    small.fit(once, data, tmp_path / "once")
-    path = tmp_path / "start.ckpt"
-    torch.save(torch.load(small.saved(once, path), weights_only=True) | {"recipes": {}}, tmp_path / "other.ckpt")
-    module = RewardModel(np.int64(data.num_items), encoder=Pooled(dim=np.int64(16), max_length=64), members=1)
-    small.fit(module, data, tmp_path)
-    assert module.training
-    assert all(part.training for part in module.modules())
-    module.hparams["init_from"] = path
-    assert load_net(small.saved(module, tmp_path / "saved.ckpt"), "reward").net.num_items == data.num_items
-
-
 def test_nothing_is_frozen_that_has_learned_nothing(log_root):
     data = small.data_of(RewardData, log_root, "tastes")
     for encoder, tuned in ((None, True), (Pooled(dim=16, max_length=64), False)):
@@ -317,15 +291,6 @@ def test_trust_is_written_after_fit_and_completed_by_the_test(log_root, tmp_path
     assert completed["test"]["rmse"] == pytest.approx(figures["reward/test/rmse"])
     assert completed["test"]["events"] == len(data.windows("test").target)
     assert again.trust_report == completed
-
-
-def test_without_a_folder_the_trust_report_stays_in_memory(log_root, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    data = small.data_of(RewardData, log_root)
-    module = RewardModel(data.num_items, encoder=small.encoder(), members=1)
-    small.fit(module, data, None)
-    assert module.trust_report["validation"]["rmse"] == pytest.approx(module.errors["rmse"])
-    assert not list(tmp_path.iterdir())
 
 
 def test_trust_is_of_the_weights_that_are_saved(log_root, tmp_path):

@@ -163,15 +163,6 @@ def test_what_stands_in_the_padding_changes_nothing(data):
     torch.testing.assert_close(reward.states(batch), reward.states(wide))
 
 
-def test_members_that_share_nothing_have_weights_of_their_own():
-    reward = RewardEnsemble(small.encoder(), 10, members=3, share="nothing")
-    tables = [net.trunk.item_embedding.weight for net in reward.nets]
-    assert len({id(net.trunk.encoder) for net in reward.nets}) == 3
-    assert not tables[0].equal(tables[1])
-    first, second = (dict(net.trunk.encoder.named_parameters()) for net in list(reward.nets)[:2])
-    assert any(not first[name].equal(second[name]) for name in first)
-
-
 @torch.no_grad()
 @pytest.mark.parametrize("head", [MeanHead(), OrdinalHead(), QuantileHead()], ids=lambda h: type(h).__name__)
 def test_members_on_one_trunk_are_what_each_would_be_alone(data, head):
@@ -210,10 +201,6 @@ def test_members_are_resampled_independently(users):
     weight_KB = torch.cat([bagging_weights(torch.arange(users), 4, seed) for seed in (0, 1, 2**32 - 1)])
     correlation_KK = torch.corrcoef(weight_KB)
     assert (correlation_KK - torch.eye(12)).abs().max() < 4 / users**0.5
-
-
-def test_one_member_sees_everybody_once():
-    assert bagging_weights(torch.arange(10), 1, 0).tolist() == [[1.0] * 10]
 
 
 def test_a_trained_one_comes_back_calibrated(rewarded, log_root):

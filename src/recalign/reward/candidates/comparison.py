@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -11,13 +12,20 @@ import polars as pl
 from recalign.bootstrap import CrossedBootstrap
 from recalign.data.events.log import OWN_COLUMNS
 from recalign.data.events.messages import did_you_mean
+from recalign.data.sequences import EventDataModule
 from recalign.data.sequences.splits import TEST, TRAIN, VALIDATION
 from recalign.data.sequences.store import ADDED
 from recalign.errors import InputError
-from recalign.reward.candidates.judged import ValidationEvents, judged_by, own_errors, training_means
-from recalign.reward.candidates.reliability import split_half_reliability, variance_components
-from recalign.reward.candidates.values import Candidate, candidate_values
-from recalign.reward.trust.verdict import repeat_variance
+from recalign.reward.candidates.statistics import (
+    ValidationEvents,
+    judged_by,
+    own_errors,
+    split_half_reliability,
+    training_means,
+    variance_components,
+)
+from recalign.reward.candidates.values import Candidate, candidate_values, with_own
+from recalign.reward.trust.verdict import repeat_variance, repeated_share
 
 DRAWS = 1000
 QUANTILES = {"min": 0.0, "q10": 0.1, "median": 0.5, "q90": 0.9, "max": 1.0}
@@ -152,3 +160,26 @@ def _on_validation(
         for figure, by in judged_by(events, name, bootstrap).items():
             for ranked, estimate in by.items():
                 yield ranked, figure, name, estimate.value, *estimate.interval()
+
+
+def compare_log_rewards(data: EventDataModule, rewards: Mapping[str, Any], against: str | None = None) -> pl.DataFrame:
+    """`compare_rewards` of a log's events and of its own reward, which is a candidate too.
+
+    Args:
+        data: the log; its ``users`` are those whose events are compared, and among whom rewards are ranked.
+        rewards: the candidates by name: an expression, a `Candidate`, or its settings.
+        against: a numeric column; None: the one that a candidate is relative to, else ``data.high.within``, else none.
+
+    Raises:
+        InputError: as `compare_rewards` and `recalign.reward.candidates.values.with_own`.
+    """
+    own = None if data.reward is None else Candidate(data.reward, data.relative_to)
+    candidates = with_own(rewards, own)
+    columns = [one.relative_to.column for one in candidates.values() if one.relative_to]
+    within = data.high.within if data.high else None
+    sequences = data.sequences
+    frame = sequences.frame.filter(pl.Series(sequences.users_in(data.users)).gather(sequences.frame["user"]))
+    cold = pl.col("item_id") > sequences.num_warm  # known by their features, and no training event says how they are
+    frame = frame.with_columns(item_id=pl.when(~cold).then("item_id").otherwise(0))
+    repeated = repeated_share(sequences.frame, sequences.report.repeats)
+    return compare_rewards(frame, candidates, against or next(iter(columns), within), repeated=repeated)

@@ -14,14 +14,27 @@ import polars as pl
 from recalign.artifacts import verify
 from recalign.bootstrap import CrossedBootstrap, Estimate
 from recalign.data.sequences import Windows
+from recalign.data.sequences.splits import TRAIN
 from recalign.data.sequences.store import Part
 from recalign.data.sequences.windows import training_windows
 from recalign.files import read_json
 from recalign.reward.data import RewardData
+from recalign.reward.matrix_factorization import fit_variational_mf
 from recalign.reward.module import MEANS, all_errors
-from recalign.reward.trust.baselines import fit_baselines
-from recalign.reward.trust.measures import Table, differences, following, measure, ordered_pairs, ordering, variance
-from recalign.reward.trust.slices import by_group, calibration, quantile_bins, spread_and_error, with_interval
+from recalign.reward.trust.measures import (
+    Table,
+    by_group,
+    calibration,
+    differences,
+    following,
+    measure,
+    ordered_pairs,
+    ordering,
+    quantile_bins,
+    spread_and_error,
+    variance,
+    with_interval,
+)
 from recalign.reward.trust.verdict import IMPLICATION, best_average, noise, repeated_share, temperature, verdict
 
 PREDICTORS = (*MEANS, "ridge", "factors")
@@ -235,3 +248,38 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float | np.floating):
         return float(value) if math.isfinite(value) else None
     return value
+
+
+RANK = 8
+
+
+def fit_baselines(frame: pl.DataFrame, num_items: int) -> pl.DataFrame:
+    """Predict rewards by ridge regression and by matrix factorisation.
+
+    Args:
+        frame: the events of a group of users in order, with ``event``, ``user``, ``item_id``, ``split``, ``reward``.
+        num_items: V.
+
+    Returns:
+        ``event``, ``ridge`` and ``factors`` (f64), a row an event; the same with ``_fixed``, before the users' biases
+        were updated.
+    """
+    user_N = np.unique(frame["user"].to_numpy(), return_inverse=True)[1]
+    item_N, size = frame["item_id"].to_numpy(), (int(user_N.max()) + 1, num_items + 1)
+    fit_N = ((frame["split"] == TRAIN) & frame["reward"].is_not_null()).to_numpy()
+    rated = user_N[fit_N], item_N[fit_N], frame["reward"].cast(pl.Float64).to_numpy()[fit_N]
+    columns = {}
+    for name, rank in (("ridge", 0), ("factors", RANK)):
+        fitted = fit_variational_mf(*rated, size, rank)
+        columns[f"{name}_fixed"] = fixed = pl.Series(fitted.expected(user_N, item_N))
+        columns[name] = _update_biases(frame, fixed, float(fitted.ridge_F[0]))
+    return frame.select("event", **columns)
+
+
+def _update_biases(frame: pl.DataFrame, expected: pl.Series, ridge: float) -> pl.Series:
+    """Add the shrunk mean of the user's earlier residuals since training."""
+    known = pl.col("reward").is_not_null()
+    residual = pl.when(known & (pl.col("split") > TRAIN)).then(pl.col("reward") - pl.col("expected")).otherwise(0.0)
+    before = [x.cum_sum().shift(1, fill_value=0.0).over("user") for x in (residual, known.cast(pl.Float64))]
+    columns = frame.select("user", "reward", "split", expected=expected)
+    return columns.select(pl.col("expected") + before[0] / (before[1] + ridge)).to_series()
