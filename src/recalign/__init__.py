@@ -1,16 +1,7 @@
 """recalign: align a generative recommender with what users value, from logged feedback alone.
 
 Public names, imported when they are first used, so that ``import recalign`` costs nothing. It only chooses how torch's
-threads wait for each other, where torch is not loaded yet (`recalign.cores`):
-
-- `Log`: a log from a DataFrame or a log's YAML;
-- `fit_recommender`, `fit_reward`, `fit_judge`, `align`: the stages;
-- `load_policy`, `load_reward`: what the command trained;
-- `load_bundle`: what ``recalign export`` wrote, which answers without torch;
-- `compare_rewards`: candidate rewards of a log, before anything is trained on them;
-- `compare`: policies beside each other, a `Comparison`;
-- `TrainedPolicy`, `TrainedReward`: what the stages return;
-- `InputError`, `TrainingError`: what they raise.
+threads wait for each other, where torch is not loaded yet (`recalign.cores`). docs/python.md describes the names.
 """
 
 from __future__ import annotations

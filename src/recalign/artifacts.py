@@ -37,8 +37,6 @@ from recalign.files import (
 )
 
 SEAL, MANIFEST = "digests.json", "manifest.json"
-EARLIER = "the version of recalign that made it"
-"""Named as changed where a seal has no key, or one of another form."""
 
 Made = TypeVar("Made", covariant=True)
 Key = Mapping[str, Any]
@@ -68,10 +66,10 @@ class Seal:
             InputError: it is not JSON, or no seal.
         """
         content = read_json(folder / SEAL)
-        parts = content if isinstance(content, dict) and "digests" in content else {"digests": content}  # of 0.9
-        if not {*parts} <= {"key", "made_of", "digests"} or not all(isinstance(one, dict) for one in parts.values()):
+        known = isinstance(content, dict) and {*content} <= {"key", "made_of", "digests"}
+        if not known or not all(isinstance(one, dict) for one in content.values()):
             raise InputError("is no seal", where=str(folder / SEAL), remedy="make the folder again")
-        return cls(**parts)
+        return cls(**content)
 
 
 @dataclass(frozen=True)
@@ -239,10 +237,8 @@ def outdated(folder: Path, found: Seal | None = None) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def differences(known: Any, key: Key) -> list[str]:
+def differences(known: Key, key: Key) -> list[str]:
     """The names of the parts in which two keys differ, sorted."""
-    if not isinstance(known, Mapping) or (key and not known):
-        return [EARLIER]
     return sorted(name for name in {*known, *key} if known.get(name) != key.get(name))
 
 

@@ -32,7 +32,7 @@ from recalign.posttrain.experimental import AWAC, IQL, KTO, Reinforce
 from recalign.recommender import OneRecRecommender, PolynomialAveraging, Recommender, RecommenderData, SequencePolicy
 from recalign.reward import Judge, RewardData, RewardModel
 from recalign.run.stage import parse_stage, run_stage
-from recalign.run.stage.guard import StepSeeds
+from recalign.run.stage.callbacks import StepSeeds
 
 STEPS = 50
 CURVE_STEPS = 20

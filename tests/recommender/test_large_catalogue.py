@@ -12,7 +12,7 @@ from recalign.errors import InputError
 from recalign.recommender import Recommender, RecommenderData, SequencePolicy
 from recalign.recommender import policy as policy_file
 from recalign.recommender.training import adamw
-from recalign.run.stage.guard import StepSeeds
+from recalign.run.stage.callbacks import StepSeeds
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from recalign.run.stage.guard import NaNGuard, StepSeeds, TrainingError
+from recalign.run.stage.callbacks import NaNGuard, StepSeeds, TrainingError
 
 
 def trainer(batch: int, **more: Any) -> Any:

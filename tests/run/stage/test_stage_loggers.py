@@ -14,8 +14,8 @@ import torch
 import wandb
 
 from recalign.run.stage import parse_stage, run_stage
+from recalign.run.stage.callbacks import TrainingMonitor
 from recalign.run.stage.loggers import CSVLog
-from recalign.run.stage.training_monitor import TrainingMonitor
 
 FIT = ["fit", "--config", "toy.yaml", "--trainer.enable_progress_bar", "false"]
 RUN = Path("runs/toy/recommender/seed-0")
@@ -177,7 +177,7 @@ def test_a_step_that_accumulates_batches_takes_the_time_of_all_of_them(monkeypat
     trainer.fit_loop = SimpleNamespace(total_batch_idx=-1)
     module: Any = SimpleNamespace(log_dict=lambda row: seconds.append(row["speed/step_seconds"]))
     clock = SimpleNamespace(monotonic=lambda: float(trainer.fit_loop.total_batch_idx))  # a second each
-    monkeypatch.setattr("recalign.run.stage.training_monitor.time", clock)
+    monkeypatch.setattr("recalign.run.stage.callbacks.time", clock)
     monitor = TrainingMonitor()
     monitor.on_train_start(trainer, module)
     for batch in range(13):

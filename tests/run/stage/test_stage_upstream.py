@@ -140,19 +140,3 @@ def test_a_checkpoint_of_another_network_is_refused_before_a_finished_run_is_set
         upstream.require(
             [upstream.Upstream("data", "x", stage, tmp_path / "other.ckpt", True)], RunFolder(tmp_path), "small"
         )
-
-
-def test_what_it_starts_from_is_said_in_short_lines(capsys: pytest.CaptureFixture[str], caplog):
-    a_run("runs/toy/recommender/seed-0")
-    there = a_run("elsewhere/a-long-name/of-another-chain/reward/seed-0")
-    caplog.set_level("INFO")
-    parsed = parse_stage(["fit", "--config", "post.yaml", f"--data.reward_model={Path(there).resolve()}"])
-    upstream.require(parsed.upstream, parsed.folder, parsed.log)
-    (said,) = [record.message for record in caplog.records if "starts from" in record.message]
-    assert said.split() == [
-        "starts",
-        "from",
-        "recommender/seed-0,",
-        "elsewhere/a-long-name/of-another-chain/reward/seed-0",
-    ]
-    assert max(map(len, said.splitlines())) <= 80

@@ -17,14 +17,13 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Sin
 
 from recalign.recommender.checkpoint import class_path
 from recalign.recommender.training import PolicyModule
+from recalign.run.stage.callbacks import CheckMonitors, NaNGuard, StepSeeds, TrainingMonitor
 from recalign.run.stage.checkpoint import RunCheckpoint, WholeCheckpointIO
 from recalign.run.stage.classes import imported, listed
 from recalign.run.stage.console import Bar, LineProgress
 from recalign.run.stage.evaluated import EvaluatedPolicy
 from recalign.run.stage.folder import RunConfig
-from recalign.run.stage.guard import CheckMonitors, NaNGuard, StepSeeds
 from recalign.run.stage.settings import Parser, constructing
-from recalign.run.stage.training_monitor import TrainingMonitor
 
 if TYPE_CHECKING:
     from recalign.run.stage.parsed import ParsedStage

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,16 +122,8 @@ def require(upstreams: list[Upstream], folder: RunFolder, log: str) -> None:
             remedy = f"give a checkpoint of a stage that trains a {net}"
             raise InputError(f"the checkpoint {upstream.path} holds no {net}", where=upstream.key, remedy=remedy)
     if upstreams:
-        shown = dict.fromkeys(_shown(one.path, folder.path.parent.parent) for one in upstreams if one.path)
-        text = f"starts from {', '.join(shown)}"
-        rank_zero_info(textwrap.fill(text, 80, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
-
-
-def _shown(path: Path, chain: Path) -> str:
-    """A checkpoint's run folder, below the chain's if it is of that chain, else below the current folder."""
-    run = path.parent.parent if path.name == "best.ckpt" else path
-    above = next((one for one in (chain, Path(), Path.cwd()) if one != run and run.is_relative_to(one)), None)
-    return str(run.relative_to(above) if above else run)
+        runs = dict.fromkeys(str(one.path).removesuffix("/checkpoints/best.ckpt") for one in upstreams)
+        rank_zero_info(f"starts from {', '.join(runs)}")
 
 
 def _command(stage: str, folder: RunFolder, log: str) -> str:

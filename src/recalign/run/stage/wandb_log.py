@@ -58,14 +58,6 @@ class WandbLog(WandbLogger):
     def log_hyperparams(self, params: Any) -> None:
         """Nothing to do: the whole configuration was logged at the start."""
 
-    @rank_zero_only
-    def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
-        self._safely(super().after_save_checkpoint, checkpoint_callback)
-
-    @rank_zero_only
-    def finalize(self, status: str) -> None:
-        self._safely(super().finalize, status)
-
     def finish(self, exit_code: int = 0) -> None:
         """End the run. Nothing is logged later."""
         self.use(lambda run: run.finish(exit_code=exit_code))
