@@ -116,6 +116,7 @@ def test_what_is_not_utf_8_with_one_byte_separators_comes_with_the_line_that_con
         (NAMES, "1,2,3,4\n1,2,3,4,5\n", r"log\.csv: 4 fields a row are expected, but row 2 has 5"),
         (NAMES, "1,2,3,4\n,2,3,4\n", r"user is empty, null or NaN in row 2 of .*log\.csv\n"),
         (NAMES, "", "is empty"),
+        (None, f"{CSV}1,2\n1,3,4,5\n5\n", "4 fields a row are expected, but row 3 has 2, row 5 has 1"),
         (None, f"\n{CSV}1,2,3\n", r"\(header not counted\): 4 fields a row are expected, but row 3 has 3"),
         (None, 'user,item,timestamp\n"x,1,1\ny,2,2\n', "row 1 has a quote"),  # ends inside quotes
         (None, f'{CSV}2,8,3,"{"x" * 200_000}\n', "row 3 has a quote"),

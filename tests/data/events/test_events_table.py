@@ -143,11 +143,10 @@ def test_columns_where_and_what_is_not_used_are_reported(tmp_path):
     assert table.report.used == 3
 
 
-def test_empty_lines_are_counted_not_fatal(tmp_path):
-    table = load(tmp_path, "user,item,timestamp,stars\n1,1,1,5\n\n1,2,2,4\n\n", kind="csv")
+def test_empty_lines_and_fields_of_several_lines_are_counted_not_fatal(tmp_path):
+    table = load(tmp_path, 'user,item,timestamp,stars,note\n1,1,1,5,"a\nb"\n\n1,2,2,4,c\n\n', kind="csv")
     assert table.frame["row"].to_list() == [1, 3]
-    assert table.report.notes[0].count == 2
-    assert "rows 2, 4" in table.report.notes[0].rows
+    assert [(note.count, note.rows.split(" of ")[0]) for note in table.report.notes] == [(2, "rows 2, 4"), (1, "row 1")]
 
 
 def test_several_files_are_one_log(tmp_path):
@@ -210,10 +209,7 @@ def test_missing_column_names_the_nearest(tmp_path, key):
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ("", "the file is empty"),
         ("user,item,timestamp,stars\n", "the log is empty"),
-        ("user,item,timestamp,stars\n1,2\n1,2,3,4\n5\n", "4 fields a row are expected, but row 1 has 2, row 3 has 1"),
-        ("user,item,timestamp,stars\n1,2,3,4\n1,2,3,4,5\n", "4 fields a row are expected, but row 2 has 5"),
         ("user,item,timestamp,stars\n1,2,3,4\n1,2,soon,5\n", "holds 'soon' in row 2 of"),
         ("user,item,timestamp,stars\n1,2,3,4\n1,2,,5\n", "timestamp is empty, null or NaN in row 2 of"),
         ("user,item,timestamp,stars\n1,2,3,4\n1,2,-3,5\n", "holds -3 in row 2 of"),
@@ -240,8 +236,6 @@ def test_bad_text(tmp_path, text, found):
         ({"item": pl.Series([1, 2**24, 2, 2], dtype=pl.Float32)}, "Float32 holds no such id exactly"),
         ({"item": [True, False, True, False]}, "holds Boolean"),
         ({"timestamp": [1, None, 3, 4]}, "data.log.timestamp: the column timestamp is empty, null or NaN in row 2 of"),
-        ({"timestamp": [1.0, float("nan"), 3.0, 4.0]}, "timestamp is empty, null or NaN in row 2 of"),
-        ({"timestamp": [1, 1_700_000_000_000, 3, 4]}, "after the year 9999"),
         ({"timestamp": ["2026-01-01"] * 4}, "holds '2026-01-01' in rows 1, 2, 3, 4 of"),
         ({"stars": [1.0, float("nan"), 3.0, float("nan")]}, "the column stars, which is NaN in rows 2, 4 of"),
         ({"stars": [1.0, 2.0, float("inf"), 4.0]}, "'stars' gives inf in row 3 of"),
@@ -375,13 +369,6 @@ def test_null_as_databases_write_it(tmp_path):
     text = "user,item,timestamp,stars\n1,7,1,5\n2,8,2,\\N\n3,9,3,NULL\n4,9,3,2\n"
     assert load(tmp_path, text, kind="csv").frame["reward"].to_list() == [5, None, None, 2]
     assert "in row 2 of" in refused(tmp_path, "user,item,timestamp,stars\n1,7,1,5\n\\N,8,2,1\n", kind="csv")
-
-
-def test_quotes_that_span_lines_are_reported(tmp_path):
-    text = 'user,item,timestamp,stars,note\n1,7,1,5,"a\n2,8,2,3,b"\n3,9,3,1,c\n'
-    table = load(tmp_path, text, kind="csv")
-    assert table.frame.height == 2
-    assert "1 rows hold a quoted field of several lines: row 1 of" in str(table.report)
 
 
 SHOP = """user,item,timestamp,event
