@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import shutil
 import stat
 from contextlib import closing
@@ -176,13 +175,6 @@ def test_outcomes_may_name_decisions_and_then_no_key_is_needed(folder, monkeypat
     assert "too young" in capsys.readouterr().out
 
 
-def test_a_version_that_is_not_there_is_named(folder, capsys):
-    (folder / "bundles" / "v0").mkdir(parents=True)
-    (folder / "bundles" / "v0" / "bundle.json").touch()
-    feedback([*WORDS, "--bundles", "bundles"])
-    assert "v1: a version that is not there" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize(
     ("words", "what"),
     [
@@ -198,7 +190,6 @@ def test_a_version_that_is_not_there_is_named(folder, capsys):
         ([*WORDS, "--window", "0"], "window"),
         ([*WORDS, "--delay", "-1"], "delay"),
         ([*WORDS, "--decision", "code"], "no user is read"),
-        ([*WORDS, "--bundles", "log"], "no bundle in this folder"),
         ([*WORDS, "--window", "1e9"], "no decision can be joined yet"),
         ([*WORDS, "--key_file", "other"], "another key"),
         ([*WORDS, "--key_file", "gone"], "cannot be read"),
@@ -262,12 +253,3 @@ def test_outcomes_alone_are_no_table(folder):
     """On the first day all decisions are too young, and outcomes that no list explains would be all that there is."""
     with pytest.raises(InputError, match="no decision can be joined yet"):
         feedback([*WORDS[:-1], "86400", "--delay", "86400", "--unshown"])
-
-
-def test_lists_that_the_log_no_longer_has_are_said(folder, capsys):
-    feedback(WORDS)
-    with closing(DecisionLog(folder / "log", KEY)) as log, log.connection:
-        log.connection.execute("DELETE FROM decisions WHERE number != 6")
-    capsys.readouterr()
-    feedback(WORDS)
-    assert re.search(r"299 +in the table that was here, and no longer in the log", capsys.readouterr().out)

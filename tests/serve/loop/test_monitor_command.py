@@ -187,14 +187,3 @@ def test_slips_in_the_logs_yaml_are_named(bundled, bundle, tmp_path, key, value)
     with pytest.raises(InputError) as refused:
         monitor([str(bundled), "--log", str(log)])
     assert key in f"{refused.value.where} {refused.value.what}"
-
-
-@pytest.mark.parametrize("key", ["reward", "root"])
-def test_texts_have_to_be_texts(bundled, bundle, tmp_path, key):
-    log = logged(tmp_path, bundle)
-    data = yaml.safe_load(log.read_text())
-    data["data"][key] = 1
-    log.write_text(yaml.safe_dump(data))
-    with pytest.raises(InputError, match="1 is no text") as refused:
-        monitor([str(bundled), "--log", str(log)])
-    assert str(refused.value.where).endswith(f"data.{key}")

@@ -390,8 +390,6 @@ def test_what_a_store_needs(bundled, tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(InputError, match="whoever tells events needs a token"):
         serve([*words, "--store", str(tmp_path / "store")])
-    with pytest.raises(InputError, match="retention_days: there is no store or log of decisions"):
-        serve([*words, "--retention_days", "3"])
     with pytest.raises(InputError, match="retention_days"):
         serve([*words, "--store", str(tmp_path / "store"), "--retention_days", "0"])
     monkeypatch.setenv("RECALIGN_TOKEN", TOKEN)

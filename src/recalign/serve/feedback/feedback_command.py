@@ -8,7 +8,6 @@ import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-import polars as pl
 import yaml
 
 from recalign.data.events.audit import render
@@ -18,7 +17,6 @@ from recalign.files import atomic_write
 from recalign.serve.feedback import log as decision_log
 from recalign.serve.feedback import outcomes as outcome_tables
 from recalign.serve.feedback.joining import Joined, Rule, join
-from recalign.serve.server.about import ABOUT
 from recalign.serve.server.command import DECISIONS_KEY, required_key
 from recalign.serve.server.decisions import pseudonym
 
@@ -93,7 +91,6 @@ def _options() -> argparse.ArgumentParser:
     option("--delay", type=float, default=rule.delay, help="seconds by which outcomes may be late in their table")
     option("--ignored", type=float, default=rule.ignored, help="reward of what was shown and not chosen")
     option("--unshown", action="store_true", help="also keep outcomes that are in no row of a shown item, as events")
-    option("--bundles", type=Path, help="folder of versions: names decisions of a version that is not there")
     option("--key_file", type=Path, help=f"file that holds the log's key; else the variable {DECISIONS_KEY}")
     option("--out", type=Path, help="folder of the table; default: the log's")
     option("--forget", metavar="USER", help="erase a user from the log, and from the table in it (or in --out)")
@@ -104,7 +101,6 @@ def _join(given: argparse.Namespace) -> None:
     if given.decision is not None and (given.user is not None or given.unshown):
         what = "outcomes are joined by the ids of decisions, and no user is read"
         raise InputError(what, where="decision", remedy="give --user in its place, or leave out --user and --unshown")
-    versions = None if given.bundles is None else _versions(given.bundles)
     key = None if given.decision else required_key(given.key_file)
     rule = Rule(given.window, given.delay, given.ignored, given.unshown)
     columns = outcome_tables.Columns(
@@ -119,30 +115,17 @@ def _join(given: argparse.Namespace) -> None:
     with decision_log.reading(given.folder, key) as log:  # to its end: who is forgotten meanwhile would come back
         decisions, damaged = decision_log.read(log)
         outcomes, nameless = outcome_tables.read(given.outcomes, columns, lambda user: pseudonym(str(key), user))
-        found = join(decisions, outcomes, rule, time.time_ns() // 1000, versions)
+        found = join(decisions, outcomes, rule, time.time_ns() // 1000)
         found.counts["decisions"] |= {decision_log.DAMAGED: damaged}
         who = "decision" if given.decision else "user"
         found.counts["outcomes"] |= {f"left out, as they name no {who}": nameless}
         out = given.out or given.folder
-        if lost := _no_longer(out / TABLE, decisions):
-            found.counts["decisions"] |= {"in the table that was here, and no longer in the log": lost}
         print(render(found.counts))
         if not found.table["shown"].any():
             remedy = "wait until the window has passed, or give a shorter --window"
             raise InputError("no decision can be joined yet", where=str(given.folder), remedy=remedy)
         write(found, out, rule)
     print(f"\n{out / LOG} is written: recalign check {out / LOG}")
-
-
-def _no_longer(table: Path, decisions: pl.DataFrame) -> int:
-    """Decisions of the table that will be replaced which the log has deleted since: the new table begins later."""
-    if not table.is_file():
-        return 0
-    try:
-        was = pl.read_parquet(table, columns=["decision"], glob=False)["decision"].drop_nulls().unique()
-    except (pl.exceptions.PolarsError, OSError):
-        return 0  # damaged: it is replaced all the same
-    return int((~was.is_in(decisions["decision"].implode())).sum())
 
 
 def write(found: Joined, out: Path, rule: Rule) -> None:
@@ -183,12 +166,3 @@ def _edited(path: Path, text: str) -> bool:
             return False
     print(f"\n{path}: its settings are not those that would be written now, and are kept. Delete it for new ones")
     return True
-
-
-def _versions(folder: Path) -> set[str]:
-    """Names of the bundles in a folder of versions."""
-    found = {path.parent.name for path in folder.glob(f"*/{ABOUT}")}
-    if not found:
-        what, remedy = "there is no bundle in this folder", "name the one that recalign export wrote, of all versions"
-        raise InputError(what, where=str(folder), remedy=remedy)
-    return found

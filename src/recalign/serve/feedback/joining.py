@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import polars as pl
@@ -79,16 +78,13 @@ class Joined:
     counts: dict[str, Counts] = field(default_factory=dict)
 
 
-def join(
-    decisions: pl.DataFrame, outcomes: pl.DataFrame, rule: Rule, now: int, versions: Collection[str] | None = None
-) -> Joined:
+def join(decisions: pl.DataFrame, outcomes: pl.DataFrame, rule: Rule, now: int) -> Joined:
     """Join decisions (`recalign.serve.feedback.log.read`) and outcomes (`recalign.serve.feedback.outcomes.read`).
 
     Args:
         decisions, outcomes: in the order of time.
         rule: of attribution.
         now: microseconds since 1970; what lies after it has another clock.
-        versions: that are there; None: nobody knows.
 
     Raises:
         InputError: the items of the two are not the same kind of ids.
@@ -106,7 +102,9 @@ def join(
         "too young: their window had not passed at the newest outcome": whole.height - ripe.height,
         "used": ripe.height,
     }
-    found.counts |= _arms(ripe, versions)
+    versions = dict(ripe.group_by("version").len().sort("version").iter_rows())
+    found.counts["arms"] = dict(Counter(ripe["arm"].fill_null("without exploration")))
+    found.counts["versions" + (" (mixed)" if len(versions) > 1 else "")] = versions
     shown = _shown(whole)
     outcomes = _same_ids(outcomes, shown)
     own = shown.select("user", "item", "decision", shown_at=_as_exact_as(outcomes, pl.col("time")))
@@ -221,14 +219,6 @@ def _unshown(outcomes: pl.DataFrame, matched: pl.DataFrame) -> pl.DataFrame:
         "user", "item", "reward", timestamp="time", outcome_at="time", shown=pl.lit(False), chosen=pl.lit(True),
         is_random=pl.lit(False),
     )  # fmt: skip
-
-
-def _arms(decisions: pl.DataFrame, versions: Collection[str] | None) -> dict[str, Counts]:
-    arms = Counter(decisions["arm"].fill_null("without exploration"))
-    by_version = dict(decisions.group_by("version").len().sort("version").iter_rows())
-    there = by_version if versions is None else versions
-    said = {f"{name}{'' if name in there else ': a version that is not there'}": n for name, n in by_version.items()}
-    return {"arms": dict(arms), "versions" + (" (mixed)" if len(said) > 1 else ""): said}
 
 
 def _misfits(rows: pl.DataFrame, decisions: pl.DataFrame, outcomes: pl.DataFrame, why: Counts, now: int) -> Counts:

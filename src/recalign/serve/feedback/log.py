@@ -81,21 +81,13 @@ def forget(folder: Path, user: str, key: str, *tables: Path) -> int:
         erased = log.delete(name)
         for path in tables:
             if path.is_file():
-                frame = _table_of(path)
+                frame = pl.read_parquet(path, glob=False)
                 left = frame.filter(pl.col("user") != name)
                 erased += frame.height - left.height
                 with atomic_write(path) as temporary:
                     temporary.touch(0o600)
                     left.write_parquet(temporary)
     return erased
-
-
-def _table_of(path: Path) -> pl.DataFrame:
-    try:
-        return pl.read_parquet(path, glob=False)
-    except pl.exceptions.PolarsError as error:
-        remedy = "restore the file, or delete it and run recalign feedback again"
-        raise InputError(f"damaged: {error}", where=str(path), remedy=remedy) from error
 
 
 def _type_of(ids: list[Any]) -> Any:

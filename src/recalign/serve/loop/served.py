@@ -6,7 +6,7 @@ A list that cannot be used is counted by the first reason that holds for it, and
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from recalign.data.events import LogMapping, data_root
 from recalign.data.events.audit import Section
 from recalign.data.events.checking import read_rewards
 from recalign.data.events.expression import condition, evaluate
-from recalign.data.events.messages import did_you_mean
 from recalign.data.events.reading import read_log
 from recalign.errors import InputError
 from recalign.serve.server.about import ABOUT
@@ -128,9 +127,9 @@ UNUSABLE = {
         (pl.col("blocked") > 0) | pl.col("allowed").is_not_null() | (pl.col("boosts") > 0)
     ),
 }
-BEFORE = dict(takewhile(lambda one: one[0] != UNKNOWN, UNUSABLE.items()))
-"""The reasons that come before an unknown reward."""
 """Why a list cannot be used."""
+BEFORE = dict(takewhile(lambda reason: reason[0] != UNKNOWN, UNUSABLE.items()))
+"""The reasons that come before an unknown reward."""
 
 
 class Histories:
@@ -174,9 +173,6 @@ def settings(path: Path) -> tuple[dict[str, Any], LogMapping, Path]:
         raise InputError(what, where=str(path), remedy=REMEDY) from None
     if not isinstance(data, dict) or not isinstance(data.get("log"), dict):
         raise InputError("it has no data.log", where=str(path), remedy=REMEDY)
-    for name in ("root", "reward"):
-        if not isinstance(data.get(name), str | None):
-            raise InputError(f"{data[name]!r} is no text", where=f"{path}: data.{name}", remedy=REMEDY)
     log = _mapping(data["log"], path)
     root = data_root(data.get("root"))
     there, beside = (all((one / file).is_file() for file in log.files) for one in (root, path.parent))
@@ -201,12 +197,6 @@ def read_rows(path: Path) -> pl.DataFrame:
 
 
 def _mapping(log: dict[str, Any], path: Path) -> LogMapping:
-    known = [one.name for one in fields(LogMapping)]
-    for name in log:
-        if name not in known:
-            raise InputError(
-                f"there is no setting {name!r}", where=f"{path}: data.log", remedy=did_you_mean(name, known)
-            )
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--log", type=LogMapping)
     own = {name: one for name, one in log.items() if name != "items"}  # titles are the bundle's

@@ -19,9 +19,6 @@ DECISIONS_KEY = "RECALIGN_DECISIONS_KEY"
 """The same of the key of the users' pseudonyms in the log of decisions."""
 RETENTION = 30.0
 """Days after which a segment of the log of decisions is deleted."""
-OWNED = {"store": "store", "decisions": "log of decisions"}
-OWNERS = {"events_token_file": ["store"], "decisions_key_file": ["decisions"], "retention_days": ["store", "decisions"]}
-"""Settings of a store, or of the log of decisions."""
 SHORTEST = 16
 """Characters of a token."""
 CONNECTIONS = 1024
@@ -65,11 +62,6 @@ def serve(words: list[str]) -> None:
     )
     given = parser.parse_args(words)
     require_positive("", vars(given), "threads", "retention_days")
-    for name, owners in OWNERS.items():
-        if getattr(given, name) is not None and all(getattr(given, owner) is None for owner in owners):
-            what = f"there is no {' or '.join(OWNED[owner] for owner in owners)} that it would be of"
-            remedy = f"name one with {' or '.join(f'--{owner}' for owner in owners)}"
-            raise InputError(what, where=name, remedy=remedy)
     token = token_of(given.token_file)
     events_token = events_token_of(given, token)
     key = required_key(given.decisions_key_file) if given.decisions else None
