@@ -96,7 +96,9 @@ def _gains(table: ComparisonTable, metric: str) -> list[Check]:
     else:
         baseline = str(table.better_baseline(metric))
         gain = Check(
-            cell.sign, f"{metric}: {table.said(name, cell)} against {baseline}", table.shared_seeds("asft", baseline)
+            cell.sign,
+            f"{metric}: {table.in_words(name, cell)} against {baseline}",
+            table.shared_seeds("asft", baseline),
         )
     return [gain, _against(table, "reward_weighted", metric)]
 
@@ -106,7 +108,7 @@ def _against(table: ComparisonTable, other: str, metric: str) -> Check:
     if cell is None:
         return Check(0, f"{metric}: asft or {other} was not measured")
     return Check(
-        (-cell).sign, f"{metric}: {table.said(name, -cell)} against {other}", table.shared_seeds("asft", other)
+        (-cell).sign, f"{metric}: {table.in_words(name, -cell)} against {other}", table.shared_seeds("asft", other)
     )
 
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 CHUNK = 64 * 2**20  # bytes of user weights converted to float64 at a time
-HELD = 2**30  # bytes of user weights that are kept for all figures; more are drawn anew for each call, chunk by chunk
+MAX_STORED = 2**30  # bytes of user weights that are kept for all figures; more are drawn again for each, in chunks
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class CrossedBootstrap:
 
     def __init__(self, users: int, draws: int = 2000, seed: int = 0) -> None:
         self.users, self.draws, self.seed = users, draws, seed
-        self._held = list(self._weights()) if draws * users <= HELD else None
+        self._stored = list(self._weights()) if draws * users <= MAX_STORED else None
 
     def _weights(self) -> Iterator[np.ndarray]:
         """How often each draw has each user, a chunk of draws at a time: the same whenever they are drawn."""
@@ -79,7 +79,7 @@ class CrossedBootstrap:
 
     def _draw(self, sum_CU: np.ndarray) -> np.ndarray:
         """Sums over the users of each draw. Shape: (C, U) -> (D, C)."""
-        weights = self._weights() if self._held is None else self._held
+        weights = self._weights() if self._stored is None else self._stored
         return np.concatenate([weight_DU.astype(float) @ sum_CU.T for weight_DU in weights])
 
     def over_seeds(self, value_S: np.ndarray, drawn_DS: np.ndarray) -> Estimate:

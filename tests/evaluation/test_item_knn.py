@@ -64,14 +64,6 @@ def test_probabilities_are_as_worked_out_by_hand(by_hand):
     np.testing.assert_allclose(probabilities(policy, by_hand, user=2), score / score.sum(), rtol=1e-5)
 
 
-def test_a_history_of_one(by_hand):
-    policy = ItemKNN.of(by_hand.sequences, window=1, shrinkage=1.0)
-    batch = small.batch_of(by_hand, "train")
-    assert policy.encode(batch)[0].tolist() == [1, *[0] * 49]
-    score = np.array([2 / 7, 2 / 3 + 2 / 7, 1 / 7, NEAR + 1 / 7, 1 / 7])
-    np.testing.assert_allclose(probabilities(policy, by_hand, user=1, part="train"), score / score.sum(), rtol=1e-5)
-
-
 def test_an_item_without_neighbours_leaves_popularity_and_one_that_training_never_saw_is_in_no_history(by_hand):
     policy = ItemKNN.of(by_hand.sequences)
     share = [2 / 7, 2 / 7, 1 / 7, 1 / 7, 1 / 7]

@@ -245,76 +245,34 @@ def test_between_two_policies_lie_their_weights(base, asft):
     torch.testing.assert_close(half, (start.item_embedding.weight + trained.item_embedding.weight) / 2)
 
 
-@pytest.mark.slow
-def test_what_has_not_changed_is_kept(tmp_path, data, base, cells):
-    runs = tmp_path / "runs"
-    SeedEvaluation(runs, 3, cells, base, data, **HOW).make()
-    stamp = (place(tmp_path, "start") / "test.parquet").stat().st_mtime_ns
-    assert SeedEvaluation(runs, 3, cells, base, data, **HOW).make() == []
-    assert (place(tmp_path, "start") / "test.parquet").stat().st_mtime_ns == stamp
-    reranked = {name for name, row in ROWS.items() if row.reranked}
-    for other in ({"strength": 2.0}, {"keep": 0.9}):
-        changed = [replace(cell, **other) for cell in cells]
-        assert {*SeedEvaluation(runs, 3, changed, base, data, **HOW).make()} == reranked
-    (place(tmp_path, "popularity") / "test.parquet").unlink()
-    assert SeedEvaluation(runs, 3, cells[:1], base, data, **HOW).make() == ["popularity"]
-    assert SeedEvaluation(runs, 4, cells[:1], base, data, **HOW).make() == ["popularity"]  # another seed
-    assert SeedEvaluation(runs, 3, cells[:1], base, data, **HOW | {"code": "other"}).make() == ["popularity"]
+def test_what_changes_an_evaluation_is_named(tmp_path, data, base, asft, log_root):
+    runs = [MethodRun("popularity", None, {}), MethodRun("rerank", None, {}), MethodRun("asft", asft, {})]
 
+    def changed(run=0, data=data, seed=3, **other):
+        return SeedEvaluation(tmp_path / "runs", seed, runs[run : run + 1], base, data, **HOW | other).state().changed
 
-def test_another_checkpoint_is_evaluated_anew(tmp_path, data, base, cells, asft):
-    runs = tmp_path / "runs"
-    SeedEvaluation(runs, 3, cells, base, data, **HOW).make()
-    checkpoint = torch.load(asft, weights_only=True)
-    checkpoint["state_dict"]["policy.item_embedding.weight"].mul_(-1)
-    torch.save(checkpoint, asft)
-    assert SeedEvaluation(runs, 3, cells, base, data, **HOW).make() == ["asft"]
-    judge = torch.load(base.judge_report, weights_only=True)
-    judge["state_dict"]["reward.nets.0.mean"] += 100
-    torch.save(judge, base.judge_report)
-    assert len(SeedEvaluation(runs, 3, cells, base, data, **HOW).make()) == len(cells)  # all rest on the judge
-    assert pl.read_parquet(place(tmp_path, "start") / "test.parquet")["judge@10"].mean() > 30
+    def of_log(**settings):
+        log = LogMapping(name="tastes", files=[str(log_root / "tastes.csv")], **settings)
+        return RewardData(log=log, root=str(log_root), **small.SETTINGS)
 
-
-def test_other_data_are_evaluated_anew(tmp_path, data, base, cells, log_root):
-    runs = tmp_path / "runs"
-    SeedEvaluation(runs, 3, cells[:1], base, data, **HOW).make()
-    known = small.data_of(RewardData, log_root, "tastes", request_time="known")
-    assert SeedEvaluation(runs, 3, cells[:1], base, known, **HOW).make() == ["popularity"]
-    other = small.data_of(RewardData, log_root, "tastes", high=High("rating > 4"))
-    assert SeedEvaluation(runs, 3, cells[:1], base, other, **HOW).make() == ["popularity"]
-    divided = small.data_of(RewardData, log_root, "tastes", split=small.LeaveLast(2, 2))
-    with pytest.raises(InputError, match="another catalogue"):
-        SeedEvaluation(runs, 3, cells[:1], base, divided, **HOW).make()
-
-
-def test_another_truth_is_evaluated_anew(tmp_path, base, cells, log_root):
-    """The truth is a file of its own: the log's digest does not know of it."""
-    log = LogMapping(name="tastes", files=[str(log_root / "tastes.csv")], truth=str(tmp_path / "truth.npz"))
-    known = RewardData(log=log, root=str(log_root), **small.SETTINGS)
-    reward = np.ones((known.sequences.num_users, known.num_items), np.float32)
-    raw = {"users": known.sequences.users.to_numpy(), "items": known.sequences.items.to_numpy()}
-    np.savez(tmp_path / "truth.npz", reward=reward, **raw)
-    runs = tmp_path / "runs"
-    assert SeedEvaluation(runs, 3, cells[:1], base, known, **HOW).make() == ["popularity"]
-    assert SeedEvaluation(runs, 3, cells[:1], base, known, **HOW).make() == []
-    np.savez(tmp_path / "truth.npz", reward=2 * reward, **raw)
-    assert SeedEvaluation(runs, 3, cells[:1], base, known, **HOW).make() == ["popularity"]
-    assert pl.read_parquet(place(tmp_path, "popularity") / "test.parquet")["true"].to_list()[0] == pytest.approx(2)
-
-
-def test_other_titles_are_shown_in_the_examples(tmp_path, base, cells, log_root):
-    """They change no figure, but what the report shows."""
+    SeedEvaluation(tmp_path / "runs", 3, runs, base, data, **HOW).make()
+    assert [changed(run) for run in range(3)] == [[]] * 3
+    assert changed(code="other") == ["code"]
+    for settings in ({"request_time": "known"}, {"high": High("rating > 4")}):
+        assert changed(data=small.data_of(RewardData, log_root, "tastes", **settings)) == ["data"]
+    pl.DataFrame({"id": range(1, 41), "title": [f"film {n}" for n in range(1, 41)]}).write_csv(tmp_path / "titles.csv")
     titles = ItemTable(file=str(tmp_path / "titles.csv"), id="id", title="title")
-    told = []
-    for word in ("film", "book"):
-        pl.DataFrame({"id": range(1, 41), "title": [f"{word} {n}" for n in range(1, 41)]}).write_csv(titles.file)
-        log = LogMapping(name="tastes", files=[str(log_root / "tastes.csv")], items=titles)
-        titled = RewardData(log=log, root=str(log_root), **small.SETTINGS)
-        told.append(SeedEvaluation(tmp_path / "runs", 3, cells[:1], base, titled, **HOW).make())
-        assert f'"{word} ' in (place(tmp_path, "popularity") / "examples.json").read_text()
-        assert SeedEvaluation(tmp_path / "runs", 3, cells[:1], base, titled, **HOW).make() == []
-    assert told == [["popularity"]] * 2
+    assert "titles" in changed(data=of_log(items=titles))  # the report shows them
+    (tmp_path / "truth.npz").write_bytes(b"")
+    assert "truth" in changed(data=of_log(truth=str(tmp_path / "truth.npz")))  # the log's digest does not know of it
+    for other in ({"strength": 2.0}, {"keep": 0.9}):
+        runs[:2] = [replace(run, **other) for run in runs[:2]]
+        assert [changed(run) for run in range(2)] == [[], ["reranking"]]
+    checkpoint = torch.load(asft, weights_only=True)
+    torch.save(checkpoint | {"other": 1}, asft)
+    assert "checkpoint" in changed(2)
+    torch.save(torch.load(base.judge_report, weights_only=True) | {"other": 1}, base.judge_report)
+    assert "judge_report" in changed()
 
 
 def test_checkpoints_of_another_catalogue_are_refused(tmp_path, data, base, cells):

@@ -122,13 +122,6 @@ def test_missing_columns_are_an_error_where_an_estimate_is_asked_for(tmp_path, s
             asked({"it": SameForAll(torch.zeros(6))}, by_heart(), data, CPU)
 
 
-def test_nothing_shown_at_random_is_refused_with_the_reason(tmp_path):
-    data = exposed_log(tmp_path, [(*row[:4], False, None) for row in ROWS])
-    found = random_exposure.measure({"it": SameForAll(torch.zeros(6))}, by_heart(), data, CPU)["it"]
-    assert "nothing was shown at random" in found["policy"]["refused"]["list"]
-    assert random_exposure.headlines(found) == {"offpolicy/ess": 0.0}
-
-
 def test_exposures_are_valued_on_the_device(tmp_path, monkeypatch):
     data = exposed_log(tmp_path)
     policy, reward = SameForAll(torch.arange(6.0)), by_heart()

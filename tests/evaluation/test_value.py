@@ -119,22 +119,6 @@ def test_a_user_who_has_met_everything_is_shown_nothing(tmp_path):
     assert measured(frame)["value/true@10"] == 1
 
 
-def test_types_are_those_that_comparisons_read(by_hand):
-    schema = by_hand["it"].schema
-    assert [schema[c] for c in ("user", "event", "rank")] == [pl.UInt32] * 3
-    assert [schema[c] for c in ("cold", "high", "tail", "high_user")] == [pl.Boolean] * 4
-    floats = {"kl", "entropy", "popularity@10", "judge@10", "true", "true@10"}
-    assert {schema[c] for c in floats} == {pl.Float64}
-    assert set(schema) == {"user", "event", "rank", "cold", "high", "tail", "high_user", "shown"} | floats
-
-
-def test_without_truth_there_is_no_true_value(data):
-    start = SameForAll(torch.zeros(12))
-    frame = evaluate({"start": start}, Scorers(start), data, "validation", CPU)["start"]
-    assert set(frame.columns) & {"true", "true@10", "judge@10"} == set()
-    assert frame["rank"].len() == 2
-
-
 def test_a_part_without_users_of_a_is_refused(data):
     data.sequences.group[:] = "B1"
     start = SameForAll(torch.zeros(12))

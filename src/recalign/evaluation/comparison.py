@@ -36,7 +36,7 @@ from rich.progress import track
 from recalign import artifacts
 from recalign.bootstrap import CrossedBootstrap, Estimate, holm, holm_intervals
 from recalign.errors import InputError
-from recalign.evaluation.evaluated_runs import GAPS, RANKS, SPLITS, Run, evaluated, load_runs, say_unmeasured
+from recalign.evaluation.evaluated_runs import GAPS, RANKS, SPLITS, Run, evaluated, load_runs, warn_of_unmeasured
 from recalign.evaluation.evaluated_runs import UNIT as UNIT
 from recalign.evaluation.roles import BEST, Roles
 from recalign.files import sha256, write_text
@@ -115,7 +115,7 @@ class RunsComparison:
         """
         runs = load_runs(self.folder, self.methods, self.seeds)
         roles, order = self._roles()
-        say_unmeasured(self.folder, order, self.seeds)
+        warn_of_unmeasured(self.folder, order, self.seeds)
         if order and (left := sorted({run.method for run in runs}.difference(order))):
             what = "rows that an earlier chain left here, with settings of its own"
             print(f"also compared, {what}: {', '.join(left)}", file=sys.stderr)

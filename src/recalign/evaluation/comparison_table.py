@@ -150,7 +150,7 @@ class ComparisonTable:
         own = self.apart and bool(OF_REWARD.search(metric))
         return self.unit > 0 and not own and bool(DIFFERENCE.match(metric))
 
-    def said(self, metric: str, difference: Interval) -> str:
+    def in_words(self, metric: str, difference: Interval) -> str:
         """A difference in words, with its unit where it has one."""
         return difference.sd if self.in_sd(metric) else str(difference)
 

@@ -84,7 +84,7 @@ def load_runs(chain_folder: Path, methods: Collection[str] | None, seeds: Collec
     return runs
 
 
-def say_unmeasured(chain_folder: Path, methods: Collection[str], seeds: Collection[int] | None) -> None:
+def warn_of_unmeasured(chain_folder: Path, methods: Collection[str], seeds: Collection[int] | None) -> None:
     """Say which runs of some methods have no evaluation: a fit puts that aside with the run before it."""
     for folder in sorted(one for method in methods for one in (chain_folder / method).glob("seed-*")):
         is_seed = SEED.fullmatch(folder.name)

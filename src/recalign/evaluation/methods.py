@@ -181,7 +181,7 @@ class SeedEvaluation:
         return [run.method for run in stale]
 
     def _summary(self, run: MethodRun, test: pl.DataFrame, spread: dict[str, Any]) -> dict[str, Any]:
-        """What is told of a method by its run, the log, and what it shows in the test."""
+        """Plain figures of a method: of its run, of the log, and of what it shows in the test."""
         summary = {"method": run.method, "seed": self.seed, "log": self.data.log_.name}
         summary |= {"cold_targets": test["cold"].cast(float).mean()}
         summary |= {"coverage@10": _coverage(test, self.data.num_items), **run.cost, **spread}
@@ -255,10 +255,10 @@ class LoadedNetworks:
     def reranking(self, run: MethodRun) -> dict[str, Any]:
         """How a row reranks: its strength, by what, and whether that is the reward model."""
         found, reads = self.reranked(run), not isinstance(self.scores(run)[0], ItemScores)
-        told = {READS_REWARD_MODEL: max(float(reads), run.cost.get(READS_REWARD_MODEL, 0.0))}
+        figures = {READS_REWARD_MODEL: max(float(reads), run.cost.get(READS_REWARD_MODEL, 0.0))}
         if run.row.permuted:
-            told |= as_placebo(self.data).facts()
-        return told | {"policy/strength": found.strength, RERANKING: found.record(self.data)}
+            figures |= as_placebo(self.data).facts()
+        return figures | {"policy/strength": found.strength, RERANKING: found.record(self.data)}
 
     def retention(self, policy: Policy) -> Retention:
         """What a policy keeps of the start's NDCG@10 on the events that an NDCG budget is measured on."""

@@ -155,7 +155,7 @@ def _cell(table: ComparisonTable, method: str, metric: str, best: bool) -> dict[
     known = cell.low == cell.low and not metric.startswith("cost/")
     interval = f"{figure(metric, cell.low)} – {figure(metric, cell.high)}" if known else ""
     difference, p = (table.get(method, f"{kind}_best_baseline/{metric}") for kind in ("holm", "p"))
-    more = difference and table.said(f"holm_best_baseline/{metric}", difference)
+    more = difference and table.in_words(f"holm_best_baseline/{metric}", difference)
     hint = f"{more} against {table.better_baseline(metric)}, p = {p.value:.3f} (Holm)" if p else ""
     shown = {"value": cell.value, "figure": figure(metric, cell.value), "interval": interval, "hint": hint}
     return shown | {"mark": table.mark(method, metric), "best": best}
