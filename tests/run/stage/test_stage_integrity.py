@@ -83,66 +83,49 @@ def test_weights_that_are_not_finite_are_neither_saved_nor_read(monkeypatch: pyt
 
 
 @pytest.mark.parametrize(
-    ("option", "where"),
+    "option",
     [
-        ("--trainer.max_epochs=0", "trainer.max_epochs: 0 trains nothing"),
-        ("--trainer.max_steps=0", "trainer.max_steps: 0 trains nothing"),
-        ("--trainer.strategy=fsdp", "trainer.strategy: fsdp is no strategy"),
-        ("--checkpoint.save_last_every_n_steps=0", "checkpoint.save_last_every_n_steps: 0 is not above 0"),
-        ("--trainer.log_every_n_steps=0", "trainer.log_every_n_steps: 0 is not above 0"),
-        ("--trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches: 0 is not above 0"),
-        ("--trainer.check_val_every_n_epoch=-1", "trainer.check_val_every_n_epoch: -1 is not above 0"),
-        ("--trainer.num_nodes=0", "trainer.num_nodes: 0 is not above 0"),
-        ("--trainer.gradient_clip_val=-1", "trainer.gradient_clip_val: -1.*is not 0 or above"),
+        "--trainer.max_epochs=0",
+        "--trainer.max_steps=0",
+        "--trainer.limit_train_batches=0",
+        "--checkpoint.save_last_every_n_steps=0",
+        "--trainer.log_every_n_steps=0",
+        "--trainer.accumulate_grad_batches=0",
+        "--trainer.check_val_every_n_epoch=-1",
+        "--trainer.num_nodes=0",
+        "--trainer.gradient_clip_val=-1",
+        "--trainer.precision=bf16-true",
+        "--trainer.precision=64-true",
+        "--trainer.accelerator=mps",
+        "--trainer.limit_val_batches=0",
+        "--model.temperature=0",
     ],
 )
-def test_settings_that_no_stage_makes_sense_with_are_refused_when_parsed(option: str, where: str):
-    with pytest.raises(InputError, match=where):
-        parse_stage(["fit", "--config", "toy.yaml", option])
-
-
-@pytest.mark.parametrize(
-    ("option", "where"),
-    [
-        ("--trainer.precision=bf16-true", "trainer.precision: bf16-true is no precision"),
-        ("--trainer.precision=64-true", "trainer.precision: 64-true is no precision"),
-        ("--trainer.accelerator=mps", "trainer.accelerator: Apple's GPUs know no float64"),
-        ("--trainer.limit_val_batches=0", "trainer.limit_val_batches: nothing is validated"),
-        ("--model.temperature=0", "model.temperature: 0.0 is not above 0"),
-        ("--early_stopping={monitor: a, patience: -1}", "early_stopping.patience: -1 is not 0 or above"),
-    ],
-)
-def test_settings_that_a_method_cannot_train_with_are_refused_when_parsed(option: str, where: str):
-    with pytest.raises(InputError, match=where):
+def test_settings_that_a_method_cannot_train_with_are_refused_when_parsed(option: str):
+    with pytest.raises(InputError, match=option.strip("-").partition("=")[0]):
         parse_stage(["fit", "--config", str(find("asft")), option])
 
 
 def test_a_mac_trains_on_its_cpu(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("recalign.run.stage.lightning_cli.MPSAccelerator.is_available", lambda: True)
+    monkeypatch.setattr("recalign.run.stage.stage.MPSAccelerator.is_available", lambda: True)
     for given, taken in (("auto", "cpu"), ("gpu", "gpu")):
         words = ["fit", "--config", str(find("asft")), "--config", str(find("data/ml-100k"))]
         assert parse_stage([*words, f"--trainer.accelerator={given}"]).config["trainer"]["accelerator"] == taken
 
 
 @pytest.mark.parametrize(
-    ("words", "where"),
+    ("words", "why"),
     [
-        (["fit", "asft"], "trainer.strategy: .* item ids only, and this is WeightedSFT"),
-        (["fit", "recommender-onerec"], "trainer.strategy: .* item ids only, and this is OneRec"),
-        (["predict", "recommender"], "trainer.strategy: ModelParallelStrategy is for training only"),
-        (
-            ["fit", "recommender", "--trainer.callbacks=recalign.recommender.PolynomialAveraging"],
-            "trainer.callbacks: PolynomialAveraging cannot average",
-        ),
-        (
-            ["fit", "recommender", "--trainer.strategy.init_args.save_distributed_checkpoint=true"],
-            "save_distributed_checkpoint: a checkpoint in parts",
-        ),
+        (["fit", "asft"], "item ids only"),
+        (["fit", "recommender-onerec"], "item ids only"),
+        (["predict", "recommender"], "for training only"),
+        (["fit", "recommender", "--trainer.callbacks=recalign.recommender.PolynomialAveraging"], "average"),
+        (["fit", "recommender", "--trainer.strategy.init_args.save_distributed_checkpoint=true"], "whole checkpoints"),
     ],
 )
-def test_what_needs_all_weights_is_refused_where_they_are_in_parts(words: list[str], where: str):
+def test_what_needs_all_weights_is_refused_where_they_are_in_parts(words: list[str], why: str):
     command, stage, *more = words
-    with pytest.raises(InputError, match=where):
+    with pytest.raises(InputError, match=f"trainer.strategy: .*{why}"):
         parse_stage([command, f"--config={find(stage)}", f"--config={find('trainer/fsdp')}", *more])
 
 
@@ -154,10 +137,9 @@ def test_a_full_disk_is_named_and_the_old_checkpoint_stays(monkeypatch: pytest.M
     good = RUN.last.read_bytes()
     with monkeypatch.context() as patch:
         patch.setattr("recalign.recommender.checkpoint.torch.save", full)
-        message = complaint("--trainer.max_epochs=2", "--ckpt_path=last")
-    assert f"{RUN.checkpoints.resolve()}/" in message
-    assert "No space left on device (disk mounted at /" in message
-    assert "--run.root" in message
+        with pytest.raises(OSError, match="No space left on device") as refused:
+            fit("--trainer.max_epochs=2", "--ckpt_path=last")
+    assert Path(refused.value.filename).parent == RUN.checkpoints.resolve()
     assert RUN.last.read_bytes() == good
 
 
@@ -196,5 +178,5 @@ def test_an_instantiator_is_not_called(folder: Path):
     run_stage(parse_stage(["test", "--config", "toy.yaml", "--ckpt_path", "evil.ckpt"]))
     content["hyper_parameters"]["_class_path"] = "this.Toy"
     torch.save(content, "evil.ckpt")
-    assert "a checkpoint of this.Toy" in complaint("--ckpt_path", "evil.ckpt")
+    assert "began with 'this.Toy'" in complaint("--ckpt_path", "evil.ckpt")
     assert "this" not in sys.modules
