@@ -86,179 +86,163 @@ def verdict(sections: Mapping[str, Section], time_unit: str) -> Verdict:
         sections: the figures.
         time_unit: in which the log's timestamps were read.
     """
-    return Verdict(
-        [
-            *_rewards(sections),
-            *_exposure(sections.get("exposure", {})),
-            *_repeats(sections),
-            *_features(sections),
-            *_targets(sections),
-            *_users(sections),
-            *_judges(sections),
-            *_times(sections, time_unit),
-            *(Concern(True, f"{name}: {count:,}") for name, count in sections[LEAKS].items() if count),
-        ]
-    )
+    found = (*_rewards(sections), *_events(sections, time_unit), *_measured(sections))
+    leaks = ((True, f"{name}: {count:,}") for name, count in sections[LEAKS].items() if count)
+    return Verdict([Concern(serious, text) for serious, text in (*found, *leaks)])
 
 
-def _rewards(sections: Mapping[str, Section]) -> Iterator[Concern]:
-    rewards = sections.get("reward", {})
+def _rewards(sections: Mapping[str, Section]) -> Iterator[tuple[bool, str]]:
+    """What rewards, and events shown at random, can be learned from."""
+    rewards, exposure = sections.get("reward", {}), sections.get("exposure", {})
     if not rewards.get(REWARDED):
-        yield Concern(False, "no event has a reward: a recommender can be trained, but there is nothing to align it to")
+        yield False, "no event has a reward: a recommender can be trained, but there is nothing to align it to"
         return
     area, seconds = float(rewards.get(GAP_AUC, 0.5)), rewards.get(RESOLUTION)
-    floored = f"Floor the times (data.log.time_resolution{f': {seconds}' if seconds else ', a day or more'})"
+    floored = f"floor the times (data.log.time_resolution{f': {seconds}' if seconds else ', a day or more'})"
     if area >= LEAK:
-        yield Concern(
+        yield (
             True,
-            f"the time between events tells a high reward (AUC {area:.2f}): a model that sees times reads the reward "
-            f"off them. {floored}, or make one event of several (data.log.collapse)",
+            (
+                f"the time between events tells a high reward (AUC {area:.2f}), and a model that sees times reads it off "
+                f"them: {floored}, or make one event of several (data.log.collapse)"
+            ),
         )
     elif area >= HINT:
-        yield Concern(False, f"the time between events hints at a high reward (AUC {area:.2f}). {floored}")
+        yield False, f"the time between events hints at a high reward (AUC {area:.2f}): {floored}"
     if (due := float(rewards.get(OUTLIERS, 0))) > MOSTLY:
-        yield Concern(
+        yield (
             True,
-            f"{due:.0%} of the variance of the rewards is due to one in a thousand: whatever is learned from them is "
-            "learned from a few outliers. Bound the reward, as in least(reward, 10)",
+            (
+                f"{due:.0%} of the variance of the rewards is due to one in a thousand, and all is learned from a few "
+                "outliers: bound the reward, as in least(reward, 10)"
+            ),
         )
     if (share := float(sections["split"][HIGH])) in (0, 1):
-        yield Concern(
-            False, f"{'every' if share else 'no'} event has a high reward, so high/* means nothing: see data.high"
-        )
+        yield False, f"{'every' if share else 'no'} event has a high reward, so high/* means nothing: see data.high"
     elif share > 1 - MOST_HIGH:  # fewer are left to tell them from
-        yield Concern(
-            False, f"{share:.0%} of the events have a high reward, so high/* says little more than all/*: see data.high"
-        )
-    events = int(sections["log"]["events"])
-    if (known := int(rewards[REWARDED])) < events / 2:
-        yield Concern(False, f"{known / events:.0%} of the events have a reward: methods learn from these alone")
-
-
-def _exposure(exposure: Section) -> Iterator[Concern]:
+        yield False, f"{share:.0%} of the events have a high reward, so high/* says little: see data.high"
+    if (known := int(rewards[REWARDED]) / int(sections["log"]["events"])) < 0.5:
+        yield False, f"{known:.0%} of the events have a reward: methods learn from these alone"
     chances, unrewarded = int(exposure.get(CHANCES, 0)), int(exposure.get(UNREWARDED, 0))
     if exposure.get(DRAWN) and not chances:
-        yield Concern(
+        yield (
             False,
-            f"{exposure[DRAWN]:,} events were shown at random, and nothing tells how probably: no policy is valued by "
-            "them. Name or make a column with the chance of each draw (data.log.propensity)",
+            (
+                f"{exposure[DRAWN]:,} events were shown at random, and nothing tells how probably, so no policy is valued by "
+                "them: name a column with the chance of each draw (data.log.propensity)"
+            ),
         )
     elif unrewarded > REPORTED * chances:
-        yield Concern(
+        yield (
             False,
-            f"{unrewarded / chances:.0%} of the events that were shown at random have no reward, and off-policy values "
-            "leave them out: if these are the ones that people chose, the values are too low. Say in data.reward what "
-            "such an event is worth, as in coalesce(reward, 3)",
+            (
+                f"{unrewarded / chances:.0%} of the events that were shown at random have no reward, and off-policy values "
+                "leave them out: say in data.reward what such an event is worth, as in coalesce(reward, 3)"
+            ),
         )
 
 
-def _repeats(sections: Mapping[str, Section]) -> Iterator[Concern]:
-    repeats, events = int(sections["repeated items and times"].get(REPEATS, 0)), int(sections["log"]["events"])
+def _events(sections: Mapping[str, Section], time_unit: str) -> Iterator[tuple[bool, str]]:
+    """Repeats, features and times."""
+    log, repetition, users_of = sections["log"], sections["repeated items and times"], sections.get(OTHER_USERS, {})
+    repeats, events = int(repetition.get(REPEATS, 0)), int(log["events"])
     if repeats > REPEATED * events:
-        yield Concern(
+        yield (
             False,
-            f"{repeats:,} events ({repeats / events:.1%}) repeat another in every column: a policy that has seen the "
-            "first predicts the second. If they were logged twice, set data.log.drop_repeats: true",
+            (
+                f"{repeats:,} events ({repeats / events:.1%}) repeat another in every column: if they were logged twice, set "
+                "data.log.drop_repeats: true"
+            ),
         )
-
-
-def _features(sections: Mapping[str, Section]) -> Iterator[Concern]:
     for name, count in sections.get("item features", {}).items():
-        feature, _, said = name.rpartition(": ")
-        if said == SECOND_ID:
-            yield Concern(
+        feature, _, kind = name.rpartition(": ")
+        if kind == SECOND_ID:
+            yield (
                 False,
-                f"the feature {feature} has {count:,} categories, and most items have none that another item has too: "
-                "it names items rather than describing them, and nobody knows those of a new item",
+                (
+                    f"the feature {feature} has {count:,} categories, and most items have none that another item has too: "
+                    "it names items rather than describing them"
+                ),
             )
+    if (tied := float(repetition.get(TIES, 0))) > OFTEN:
+        line = next((one for one, users in users_of.items() if "TimeSplit" in one and int(users) >= FEW), None)
+        yield (
+            False,
+            (
+                f"{tied:.0%} of the events share their time with another of the same user. If the file's order is not that "
+                f"in which they happened, at least {tied / 2:.0%} of the next events are noise: name a column of finer times "
+                "in data.log.timestamp" + (f", or keep them in one part with data.{line}" if line else "")
+            ),
+        )
+    if old := int(log.get(OLD, 0)):
+        yield False, f"{old:,} events are before 1990, and most are later: other units, or 0 for no time?"
+    first, last = (str(sections[part][day]) for part, day in (("train", "first day"), ("test", "last day")))
+    if last.startswith("1970") and time_unit in ("ms", "us"):
+        yield True, f"all events are of 1970: is data.log.time_unit {time_unit} right?"
+    elif first == last and "first event" in log:
+        yield False, f"all events are of one day, {first}: is data.log.time_unit right?"
 
 
-def _targets(sections: Mapping[str, Section]) -> Iterator[Concern]:
-    test = sections["test"]
+def _measured(sections: Mapping[str, Section]) -> Iterator[tuple[bool, str]]:
+    """What can be measured: on which targets, of how many users, by which judges."""
+    test, split, tested = sections["test"], sections["split"], users_tested(sections)
     if (seen := float(test[SEEN])) > OFTEN:
-        yield Concern(
+        yield (
             False,
-            f"in {seen:.0%} of the test events the user had seen the item before: they are ranked all the same, though "
-            "items seen are never recommended, so ranks look better than they are, and a chain ships nothing by them. "
-            "data.log.collapse: true makes one event of a user's events on an item",
+            (
+                f"in {seen:.0%} of the test events the user had seen the item before. They are ranked, though items seen are "
+                "never recommended, and a chain ships nothing by them: data.log.collapse: true makes one event of a user's "
+                "events on an item"
+            ),
         )
+    users_of, misses_of = sections.get(OTHER_USERS, {}), sections.get(OTHER_MISSES, {})
     if (unseen := float(test[MISSES])) > OFTEN:
-        yield Concern(
+        others = {one: float(share) for one, share in misses_of.items() if int(users_of[one]) >= min(FEW, tested)}
+        best = min(others, key=lambda one: others[one], default=None)
+        remedy = "Name items more coarsely (a product, not its variants), or leave rare ones out of the table"
+        if best is not None and others[best] <= FEWER * unseen:
+            remedy = f"They are {others[best]:.0%} with data.{best}"
+        yield (
             False,
-            f"{unseen:.0%} of the test events are on items unseen in training: all of them are misses, so that no "
-            f"method's ndcg is above {1 - unseen:.2f}. {_fewer_misses(sections, unseen)}",
+            (
+                f"{unseen:.0%} of the test events are on items unseen in training: all of them are misses, so that no "
+                f"method's ndcg is above {1 - unseen:.2f}. {remedy}"
+            ),
         )
-
-
-def _fewer_misses(sections: Mapping[str, Section], unseen: float) -> str:
-    users, least = sections.get(OTHER_USERS, {}), min(FEW, users_tested(sections))
-    others = {line: float(share) for line, share in sections.get(OTHER_MISSES, {}).items() if int(users[line]) >= least}
-    if others and (share := min(others.values())) <= FEWER * unseen:
-        return f"They are {share:.0%} with data.{min(others, key=lambda line: others[line])}"
-    return (
-        "Name items more coarsely (a product, not its variants), or leave rare ones out of the table: "
-        "data.min_events leaves them out of training only"
-    )
-
-
-def _users(sections: Mapping[str, Section]) -> Iterator[Concern]:
-    counts, split, tested = sections["events per user"], sections["split"], users_tested(sections)
-    if (median := int(counts["median"])) < SHORT:
-        yield Concern(
+    if (median := int(sections["events per user"]["median"])) < SHORT:
+        longer = int(split[LONGER])
+        yield (
             False,
-            f"the median user has {median} event{'s' * (median != 1)}, and {SHORT} are one to test on, one to validate "
-            f"on and {LEARN} to learn a taste from: gains will be small. {int(split[LONGER]):,} users have "
-            f"{SHORT} or more" + (": leave the others out of the table" if int(split[LONGER]) >= FEW else ""),
+            (
+                f"the median user has {median} event{'s' * (median != 1)}, and {SHORT} are one to test on, one to validate "
+                f"on and {LEARN} to learn a taste from: gains will be small. {longer:,} users have {SHORT} or more"
+                + (": leave the others out of the table" if longer >= FEW else "")
+            ),
         )
     if not split[PAIRS] and int(split[LEFT]) < LEARN:
-        yield Concern(
+        yield (
             False,
-            f"no user of A has two validation events, and the median one {split[LEFT]} in training: nothing tells "
-            "whether a user's rewards are put in the right order",
+            (
+                f"no user of A has two validation events, and the median one {split[LEFT]} in training: nothing tells "
+                "whether a user's rewards are put in the right order"
+            ),
         )
     if tested < FEW:
-        line, most = max(sections.get(OTHER_USERS, {}).items(), key=lambda one: int(one[1]), default=("", 0))
-        better = f". {most:,} have with data.{line}" if int(most) > tested else ""
+        line, most = max(users_of.items(), key=lambda one: int(one[1]), default=("", 0))
         why = unmeasurable(tested)
-        yield Concern(bool(why), (why or f"{tested} users have test events: intervals will be wide") + better)
-
-
-def _judges(sections: Mapping[str, Section]) -> Iterator[Concern]:
-    split = sections["split"]
+        text = why or f"{tested} users have test events: intervals will be wide"
+        yield bool(why), text + (f". {most:,} have with data.{line}" if int(most) > tested else "")
     of_a, *of_judges = (int(split.get(f"users in group {group}", 0)) for group in ("A", "B1", "B2"))
-    others = sum(of_judges)
-    known = int(split.get(JUDGED, JUDGES_NEED))
-    if others and known < JUDGES_NEED:
-        more, remedy = known * (1 - SMALLEST_A) * (of_a + others) / others, "add users, or events with a reward"
+    known, judges = int(split.get(JUDGED, JUDGES_NEED)), sum(of_judges)
+    if judges and known < JUDGES_NEED:
+        more, remedy = known * (1 - SMALLEST_A) * (of_a + judges) / judges, "add users, or events with a reward"
         if more > WORTH * known:
             enough = "" if more >= JUDGES_NEED else f"; that is still too few: {remedy}"
             remedy = f"data.share_a: {SMALLEST_A} gives them about {more:,.0f}, and measures fewer users{enough}"
-        yield Concern(
+        yield (
             False,
-            f"judges learn from {known:,} rewards, and with fewer than {JUDGES_NEED:,} many know nothing, so that a "
-            f"chain ships nothing: {remedy}",
+            (
+                f"judges learn from {known:,} rewards, and with fewer than {JUDGES_NEED:,} many know nothing, so that a "
+                f"chain ships nothing: {remedy}"
+            ),
         )
-
-
-def _times(sections: Mapping[str, Section], time_unit: str) -> Iterator[Concern]:
-    if (tied := float(sections["repeated items and times"].get(TIES, 0))) > OFTEN:
-        yield Concern(
-            False,
-            f"{tied:.0%} of the events share their time with another of the same user, and their order is the file's. "
-            f"If that is not the order in which they happened, at least {tied / 2:.0%} of the next events are noise "
-            f"that no method predicts: name a column of finer times in data.log.timestamp{_whole_ties(sections)}",
-        )
-    first, last = (str(sections[part][day]) for part, day in (("train", "first day"), ("test", "last day")))
-    if old := int(sections["log"].get(OLD, 0)):
-        yield Concern(False, f"{old:,} events are before 1990, and most are later: other units, or 0 for no time?")
-    if last.startswith("1970") and time_unit in ("ms", "us"):
-        yield Concern(True, f"all events are of 1970: is data.log.time_unit {time_unit} right?")
-    elif first == last and "first event" in sections["log"]:
-        yield Concern(False, f"all events are of one day, {first}: is data.log.time_unit right?")
-
-
-def _whole_ties(sections: Mapping[str, Section]) -> str:
-    """The split that parts no tie, if it tests enough users."""
-    others = sections.get(OTHER_USERS, {}).items()
-    line = next((line for line, users in others if "TimeSplit" in line and int(users) >= FEW), None)
-    return f", or keep them in one part with data.{line}" if line else ""
