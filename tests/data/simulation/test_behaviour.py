@@ -13,10 +13,8 @@ from recalign.data.simulation.behaviour import (
     choose,
     draw_activity,
     draw_times,
-    standardise_circumstance,
-    time_slice,
 )
-from recalign.data.simulation.people import SLICES, draw_people
+from recalign.data.simulation.people import draw_people
 
 
 @given(users=st.integers(1, 200), most=st.integers(1, 500), fill=st.floats(0, 1), seed=st.integers(0, 2**32))
@@ -54,16 +52,6 @@ def test_users_arrive_in_the_first_half_and_come_until_the_end() -> None:
     changes = under_UL[:, 1:] != under_UL[:, :-1]
     assert changes[pause_N > 3600].mean() == pytest.approx(2 * CIRCUMSTANCE_SHARE * (1 - CIRCUMSTANCE_SHARE), abs=0.02)
     assert changes[pause_N <= 3600].mean() < 0.01  # a few short breaks pass for pauses
-
-
-def test_the_centred_circumstance_has_mean_0_and_variance_1_over_its_two_values() -> None:
-    out, inside = standardise_circumstance(np.array([False, True])).astype(np.float64)
-    assert CIRCUMSTANCE_SHARE * inside + (1 - CIRCUMSTANCE_SHARE) * out == pytest.approx(0, abs=1e-6)
-    assert CIRCUMSTANCE_SHARE * inside**2 + (1 - CIRCUMSTANCE_SHARE) * out**2 == pytest.approx(1, rel=1e-6)
-
-
-def test_slices_cut_the_span_evenly_and_take_in_what_runs_over() -> None:
-    assert time_slice(np.array([0, SPAN // SLICES + 1, SPAN - 1, SPAN, SPAN + 9999])).tolist() == [0, 1, 63, 63, 63]
 
 
 def test_a_draw_follows_the_softmax_and_never_takes_what_is_gone() -> None:

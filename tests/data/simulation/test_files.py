@@ -30,13 +30,6 @@ def test_what_is_written_is_what_was_simulated(tmp_path: Path) -> None:
     assert World(**yaml.safe_load((folder / "world.yaml").read_text())) == simulated.world
 
 
-def test_the_same_seed_writes_the_same_bytes(tmp_path: Path) -> None:
-    one, two, other = (write(small(seed), tmp_path / name) for name, seed in (("1", 0), ("2", 0), ("3", 1)))
-    for name in FILES:
-        assert (one / name).read_bytes() == (two / name).read_bytes()
-        assert (one / name).read_bytes() != (other / name).read_bytes()
-
-
 def test_a_world_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write(small(0), tmp_path)
     before = {name: (folder / name).read_bytes() for name in FILES}

@@ -24,16 +24,6 @@ def test_satisfaction_is_quality_and_match_and_no_level_of_the_user() -> None:
     assert (match_UI**2).mean() == pytest.approx(1 - QUALITY_SHARE, abs=0.03)
 
 
-def test_items_of_a_genre_please_the_same_users() -> None:
-    people = draw_people(np.random.default_rng(0), 400, 600)
-    match_UI = people.satisfaction_UI - people.satisfaction_UI.mean(axis=0)
-    likeness_II = np.corrcoef(match_UI.T)
-    distance_II = ((people.position_ID[:, None] - people.position_ID) ** 2).sum(axis=2)
-    nearest_I = (distance_II + np.eye(600) * 1e9).argmin(axis=1)
-    assert likeness_II[np.arange(600), nearest_I].mean() > 0.8
-    assert abs(likeness_II[~np.eye(600, dtype=bool)].mean()) < 0.05
-
-
 def test_habit_and_occasion_do_not_depend_on_satisfaction_but_fame_does() -> None:
     draws = [draw_people(np.random.default_rng(seed), 50, 2000) for seed in range(5)]
     habit, occasion, fame = [], [], []

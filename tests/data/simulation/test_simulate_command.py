@@ -1,9 +1,7 @@
 from dataclasses import fields
 from pathlib import Path
 
-import polars as pl
 import pytest
-import yaml
 from jsonargparse import ArgumentParser
 
 from recalign.data.simulation.simulate_command import simulate
@@ -34,17 +32,6 @@ def test_every_setting_of_a_world_is_a_flag_with_its_default_and_its_help(parser
     }
     text = " ".join(parser.format_help().split())
     assert "share of the events without a recorded reward. (type: float, default: 0.1)" in text
-
-
-def test_the_command_writes_the_log_and_says_what_it_wrote(
-    parser: ArgumentParser, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run(parser, *SMALL, "--noise", "0.5", "--noise_kind", "heavy", "--seed", "3", "--out", str(tmp_path))
-    said, log = capsys.readouterr().out, tmp_path / "simulated" / "events.parquet"
-    assert str(log) in said
-    assert f"300 events of 20 users on {pl.read_parquet(log)['item'].n_unique()} items" in said
-    settings = yaml.safe_load((tmp_path / "simulated" / "world.yaml").read_text())
-    assert (settings["noise"], settings["noise_kind"], settings["seed"], settings["habit"]) == (0.5, "heavy", 3, 5.0)
 
 
 def test_the_settings_of_a_world_make_it_again(parser: ArgumentParser, tmp_path: Path) -> None:
