@@ -24,7 +24,7 @@ class PermutedPostTrainingData(PermutedRewardData, PostTrainingData):
         return self.permuted(super().rewards(windows))
 
     @functools.cached_property
-    def correlation(self) -> float:  # type: ignore[override]
+    def correlation(self) -> float:
         """Correlation of the permuted rewards r with the true ones, after user means are taken out."""
         windows = self.trained_windows()
         logged, user = PostTrainingData.rewards(self, windows), self.sequences.frame["user"].to_numpy()

@@ -73,6 +73,17 @@ class RewardData(EventDataModule):
         windows = self.windows(part)
         return not np.isnan(windows.reward[windows.target > 0]).all()
 
+    def require_rated(self, part: Part) -> None:
+        """Check that a reward model can be measured on a part.
+
+        Raises:
+            InputError: no event of the part has a reward and an item known from training.
+        """
+        if not self.is_rated(part):
+            text = f"no event of the {part} part of users {self.users} has a reward to measure the model on"
+            remedy = "choose another split, or a reward expression that is known for more events"
+            raise InputError(text, where="data.split", remedy=remedy)
+
     def moments(self) -> tuple[float, float, np.ndarray]:
         """Mean and standard deviation of the training rewards, and each item's shrunk mean (V,)."""
         reward = self.rated["reward"].to_numpy()

@@ -175,10 +175,8 @@ class RewardModel(StageModule):
         data = self.reward_data
         if self.start is not None:
             self.start.check(data)
-        if stage in MEASURED_ON and not data.is_rated(part := MEASURED_ON[stage]):
-            text = f"no event of the {part} part of users {data.users} has a reward to measure the model on"
-            remedy = "choose another split, or a reward expression that is known for more events"
-            raise InputError(text, where="data.split", remedy=remedy)
+        if stage in MEASURED_ON:
+            data.require_rated(MEASURED_ON[stage])
         for net in self.reward.nets:  # imitation is cloning
             net.trunk.num_warm, net.trunk.warm_only = data.sequences.num_warm, True
         if not self.calibrated:  # once, before a checkpoint is loaded: a later test must not undo the fit
