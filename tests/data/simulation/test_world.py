@@ -193,6 +193,18 @@ def test_noise_of_each_kind_has_its_size_and_its_shape(kind: str) -> None:
     assert (hot > 2 * dull) == (kind == "fashion")
 
 
+def test_signal_is_how_much_of_the_truth_a_reward_shows() -> None:
+    def shown(signal: float) -> tuple[float, float]:
+        events = simulate(World(signal=signal, circumstance=0)).events.drop_nulls("reward")
+        truth, reward = events["true_reward"].to_numpy(), events["reward"].to_numpy()
+        return np.polyfit(truth, reward, 1)[0], truth.std()
+
+    for signal in (0, 1, 2):
+        slope, spread = shown(signal)
+        assert slope == pytest.approx(signal, abs=0.05)
+        assert spread > 0.5  # the truth itself stays
+
+
 def test_habit_makes_a_user_repeat_a_narrow_part_of_the_catalogue() -> None:
     def likeness(habit: float) -> float:
         simulated = simulate(World(habit=habit))
