@@ -66,11 +66,6 @@ def test_counts_add_up_over_a_prefix(catalogue):
             assert below_N[trie.node_VS[item, depth - 1]] == sum(alike)
 
 
-@pytest.mark.parametrize("size", [7, 12])
-def test_without_codes_items_are_numbered(size):
-    assert Trie(size, [3, 4]).codes_VS.tolist() == [[v // 4, v % 4] for v in range(size)]
-
-
 def test_loaded_codes_make_the_tree_they_came_from():
     codes_VS = torch.tensor([[2, 0], [0, 1], [2, 2], [1, 1]])
     there, here = made([3, 3], codes_VS), Trie(4, [3, 3])
@@ -93,8 +88,3 @@ def test_loaded_codes_make_the_tree_they_came_from():
 def test_codes_that_name_no_item_are_refused(codes, says):
     with pytest.raises(ValueError, match=says):
         made([2, 3], torch.tensor(codes)) if says != "shape" else Trie(3, [2, 3]).set_codes(torch.tensor(codes))
-
-
-def test_more_items_than_codes_are_refused():
-    with pytest.raises(ValueError, match="7 items do not fit"):
-        Trie(7, [2, 3])

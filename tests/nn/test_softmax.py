@@ -81,15 +81,6 @@ def test_weighted_nll_is_exact_for_any_chunk(size, scale, bound, chunk):
     torch.testing.assert_close(ours, plain, **EXACT)
 
 
-def test_gradients_agree_with_finite_differences():
-    query_TD, item_VD, target_T, weight_T = problem(4, 5, 3, seed=0)
-    with chunks_of(2, 5):
-        assert torch.autograd.gradcheck(lambda q, e: log_prob(q, e, target_T, 3.0), (query_TD, item_VD))
-        assert torch.autograd.gradcheck(
-            lambda q, e, w: weighted_nll(q, e, target_T, w, 3.0), (query_TD, item_VD, weight_T)
-        )
-
-
 def test_logits_as_large_as_the_bound_allows_neither_overflow_nor_get_lost():
     """Half of the items in the query's direction and half against it, at the largest scale that seeks no maximum."""
     scale = 60 / math.log2(math.e) / 1.01 - 1e-6

@@ -79,24 +79,6 @@ def test_a_checkpoint_does_not_import_what_it_likes(module, tmp_path, monkeypatc
     assert module not in sys.modules
 
 
-def test_a_network_whose_class_is_gone_is_named(tmp_path):
-    recipes = {"policy": {"class_path": "recalign.nn.Gone", "init_args": {}}}
-    torch.save({"state_dict": {}, "recipes": recipes}, tmp_path / "it.ckpt")
-    with pytest.raises(InputError, match=r"its policy cannot be built .*'Gone'"):
-        load_net(tmp_path / "it.ckpt", "policy")
-
-
-def test_a_network_comes_back_with_its_weights(log_root, tmp_path):
-    data = small.data_of(RecommenderData, log_root)
-    module = Recommender(data.num_items, small.encoder())
-    small.fit(module, data, tmp_path)
-    loaded = load_net(small.saved(module, tmp_path / "it.ckpt"), "policy")
-    assert loaded.catalogue == data.sequences.catalogue
-    assert loaded.facts["events"] == len(data.training().in_memory().target)
-    batch = small.batch_of(data)
-    torch.testing.assert_close(loaded.net.eval().encode(batch), module.policy.eval().encode(batch))
-
-
 def test_a_policy_given_in_python_is_read_with_weights_only(log_root, tmp_path):
     data = small.data_of(PostTrainingData, log_root)
     module = small.free(WeightedSFT, policy=small.coded(data.num_items))

@@ -8,7 +8,6 @@ import warnings
 
 import featured
 import numpy as np
-import polars as pl
 import pytest
 import several
 import small
@@ -19,7 +18,7 @@ from featured import COLD, WARM, data_of
 from recalign.data.sequences.features import FeatureCoder, ItemFeatures
 from recalign.errors import InputError
 from recalign.nn import LazyDecoder
-from recalign.recommender import OneRecRecommender, Recommender, SequencePolicy
+from recalign.recommender import OneRecRecommender, Recommender
 from recalign.recommender.checkpoint import build, load_net, recipe
 from recalign.recommender.feature_table import FeatureTable
 from recalign.recommender.prior import training_pass, without_prior
@@ -221,18 +220,6 @@ def test_a_warm_start_from_other_features_is_said(root, data, trained, tmp_path)
     assert not [one for one in found if "other features" in str(one.message)]
 
 
-def test_without_features_nothing_is_added(root):
-    data = data_of(root, {})
-    torch.manual_seed(0)
-    module = Recommender(data.num_items, small.encoder(), temperature=0.1).bind(data)
-    torch.manual_seed(0)
-    plain = SequencePolicy(small.encoder(), data.num_items, temperature=0.1)
-    assert data.num_items == WARM == data.sequences.num_warm
-    assert module.policy.state_dict().keys() == plain.state_dict().keys()
-    assert all(torch.equal(a, b) for a, b in zip(module.policy.parameters(), plain.parameters(), strict=True))
-    assert module.policy.item_table() is module.policy.item_embedding.weight
-
-
 def test_onerec_refuses_features(data):
     module = OneRecRecommender(data.num_items, sizes=[8, 8], decoder=LazyDecoder(16, layers=1, max_length=32))
     with pytest.raises(InputError, match="by their codes, not by their features"):
@@ -247,22 +234,3 @@ def test_negatives_stand_for_the_items_in_training(data, trained, monkeypatch):
         state = policy.encode(batch)
         sampled_T = policy.sampled_log_prob(state, batch.target_T, WARM)
         torch.testing.assert_close(sampled_T, policy.log_prob(state, batch.target_T), atol=1e-4, rtol=1e-4)
-
-
-def test_more_negatives_than_items_in_training_are_refused(data):
-    module = Recommender(data.num_items, small.encoder(), negatives=WARM + 1)
-    with pytest.raises(InputError, match=f"{WARM + 1} negatives cannot be drawn from {WARM} items in training"):
-        module.bind(data)
-    Recommender(data.num_items, small.encoder(), negatives=WARM).bind(data)
-
-
-def test_an_item_of_unknown_values_alone_is_one_of_mean_count_to_everybody(trained, data):
-    """No item in training lacks a value here, so nothing was learned of what is unknown."""
-    module, _ = trained
-    policy = copy.deepcopy(module.policy).eval()
-    coder = data.sequences.features.coder
-    unknown = pl.DataFrame(
-        {"half": [["neither"]], "size": [None], "words": [["new"]]}, schema_overrides={"size": pl.Float64}
-    )
-    vector = policy.features.vectors(*map(torch.from_numpy, coder.encode(unknown)))
-    assert vector.abs().max() < 1e-6

@@ -193,13 +193,6 @@ def test_the_reward_of_an_event_is_seen_after_it_and_never_before(data):
     assert not same_T[batch.column_T >= 5].any()
 
 
-def test_a_missing_reward_is_not_a_reward_of_0(data):
-    policy = sequence_policy(data.num_items, feedback=True).eval()
-    zero, missing = policy.past_rewards(torch.tensor([[0.0, torch.nan]]))[0]
-    assert not zero.equal(missing)
-    assert missing.abs().sum() == 0
-
-
 def test_histories_longer_than_the_encoder_are_refused():
     policy = SequencePolicy(Pooled(4, max_length=3), 5)
     ids = torch.ones(1, 4, dtype=torch.long)

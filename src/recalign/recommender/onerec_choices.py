@@ -126,12 +126,14 @@ def ranks_within(
     return (ahead_T + 1).masked_fill(item_T == 0, 0)
 
 
-def dead_nodes(trie: Trie, state_X: Tensor, row_X: Tensor) -> list[Tensor]:
+def dead_nodes(trie: Trie, seen: Pairs | None) -> list[Tensor] | None:
     """For each level, the nodes below which a state has seen every item, from its seen pairs (state, item - 1).
 
-    A pair of a state and a node is one number, state * nodes + node.
+    A pair of a state and a node is one number, state * nodes + node. None: nothing was seen.
     """
-    state_X, row_X = torch.stack([state_X, row_X]).unique(dim=1)
+    if seen is None:
+        return None
+    state_X, row_X = torch.stack(seen).unique(dim=1)
     dead = []
     for depth in range(1, trie.levels + 1):
         nodes = trie.nodes(depth)

@@ -167,8 +167,7 @@ class CodePolicy(HistoryPolicy):
         for part in self._parts(state, self.trie.nodes(depth)):
             logp_TN, past = self._walk(state[part], depth)
             below = functools.partial(self._below, state[part], past, logp_TN)
-            own = None if seen is None else seen_within(seen, part)
-            ranks.append(ranks_within(self.trie, item[part], k, own, logp_TN, below))
+            ranks.append(ranks_within(self.trie, item[part], k, seen_within(seen, part), logp_TN, below))
         return torch.cat(ranks)
 
     @torch.no_grad()
@@ -202,7 +201,7 @@ class CodePolicy(HistoryPolicy):
         """Beam search of one width: `top_k`, and whether each list is known to be exact, bool (T,)."""
         found = []
         for part in self._parts(state, width, own=True):
-            beam = Beam(self.trie, width, None if seen is None else dead_nodes(self.trie, *seen_within(seen, part)))
+            beam = Beam(self.trie, width, dead_nodes(self.trie, seen_within(seen, part)))
             leaf, logp = self._descend(state[part], beam)
             missing = max(0, k - leaf.shape[1])
             score = nn.functional.pad(logp[:, :k], (0, missing), value=-torch.inf)

@@ -134,7 +134,7 @@ class Policy(Rebuildable, nn.Module, ABC):
         fewer than k are left.
         """
         parts = [
-            top_k_from_scores(self.log_probs(state[part]), k, None if seen is None else seen_within(seen, part))
+            top_k_from_scores(self.log_probs(state[part]), k, seen_within(seen, part))
             for part in chunks(len(state), self.num_items)
         ]
         return torch.cat([score for score, _ in parts]), torch.cat([column for _, column in parts]) + 1
@@ -147,11 +147,9 @@ class Policy(Rebuildable, nn.Module, ABC):
 
         Shape: int64 (T,), seen int64 (2, N) -> int64 (T,).
         """
-        ranks = []
-        for part in chunks(len(state), self.num_items):
-            own = None if seen is None else seen_within(seen, part)
-            ranks.append(ranks_from_scores(self.log_probs(state[part]), item[part] - 1, own))
-        return torch.cat(ranks)
+        parts = chunks(len(state), self.num_items)
+        ranks = (ranks_from_scores(self.log_probs(state[p]), item[p] - 1, seen_within(seen, p)) for p in parts)
+        return torch.cat([*ranks])
 
     def ranks_within(self, state: State, item: Tensor, k: int, seen: Tensor | None = None) -> Tensor:
         """As `ranks`, but a rank above k may be any number above k, which takes some policies less time."""
@@ -188,8 +186,10 @@ def draw(logp_TV: Tensor, count: int, uniform_TC: Tensor | None = None) -> Tenso
     return torch.searchsorted(cumulated_TV, uniform_TC * total_T1, right=True).clamp_(max=logp_TV.shape[1] - 1)
 
 
-def seen_within(seen: Tensor, part: slice) -> Pairs:
-    """The seen pairs of some states, as (row within them, item - 1). Shape: int64 (2, N)."""
+def seen_within(seen: Tensor | None, part: slice) -> Pairs | None:
+    """The seen pairs of some states, as (row within them, item - 1); None: nothing was. Shape: int64 (2, N)."""
+    if seen is None:
+        return None
     own = seen[:, (seen[0] >= part.start) & (seen[0] < part.stop)]
     return own[0] - part.start, own[1] - 1
 

@@ -33,17 +33,6 @@ def test_items_find_their_codes_in_any_order(tmp_path_factory, order: list[int],
     np.testing.assert_array_equal(codes.codes_NL, codes_NL[order[::-1][:chosen]])
 
 
-def test_versions_count_the_runs(tmp_path: Path):
-    items = pl.Series([7, 9, 11])
-    first = CodesTable.empty(items, (2, 2)).appended(items[:2], np.array([[0, 0], [1, 1]]))
-    second = first.appended(items[2:], np.array([[1, 0]]))
-    second.write(tmp_path / "codes.parquet")
-    read = CodesTable.read(tmp_path / "codes.parquet")
-    assert (first.version, read.version, read.version_N.tolist()) == (1, 2, [1, 1, 2])
-    assert read.appended(items.clear(), np.empty((0, 2), np.int64)).version == 2
-    assert [path.name for path in tmp_path.iterdir()] == ["codes.parquet"]
-
-
 def test_codes_that_are_not_those_of_their_run_are_refused(tmp_path: Path):
     path = written(tmp_path)
     write_json(tmp_path / "manifest.json", {"digests": {"codes.parquet": sha256(path)}})

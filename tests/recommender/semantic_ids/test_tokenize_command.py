@@ -59,12 +59,6 @@ def test_appended_items_are_those_of_the_source_that_had_no_id(data: EventDataMo
     assert CodesTable.read(unchanged).version == 2
 
 
-def test_vectors_of_too_few_items_are_refused(data: EventDataModule, tmp_path: Path):
-    with pytest.raises(InputError, match="2 of 40 items have no vector, such as 39"):
-        tokenize(data=data, vectors=clouds(tmp_path, range(1, 39)), out=tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
 def test_a_collapsed_codebook_is_refused_unless_it_is_allowed(data: EventDataModule, tmp_path: Path, capsys):
     pl.DataFrame({"item": range(1, 41), "vector": [[1.0, 2.0]] * 40}).write_parquet(tmp_path / "same.parquet")
     vectors, out = ParquetVectors(tmp_path / "same.parquet"), tmp_path / "out"
