@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import polars as pl
@@ -11,6 +12,11 @@ from recalign.data.sequences import EventDataModule
 
 FILE = "examples.json"
 USERS, HISTORY, SHOWN = 5, 5, 5  # users, events of a history, items shown
+
+
+def of_methods(nets: Any, policies: Any, frames: Mapping[str, pl.DataFrame]) -> dict[str, Any]:
+    """The examples of each method, for its evaluation (`methods.EXTRAS`)."""
+    return {method: ({}, {FILE: examples(frame, nets.data)}) for method, frame in frames.items()}
 
 
 def examples(frame: pl.DataFrame, data: EventDataModule) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +15,6 @@ import torch
 
 from recalign import artifacts
 from recalign.data.events import data_root
-from recalign.evaluation import examples, random_exposure
 from recalign.evaluation.baselines import ItemScores, Scores
 from recalign.evaluation.comparison import EVALUATED, JUDGE_UNIT, TESTED, UNIT, USER_SPREAD
 from recalign.evaluation.evaluated_runs import JUDGED
@@ -33,6 +33,9 @@ from recalign.reward.placebo import as_placebo
 
 BASE_STAGES = ("recommender", "reward", "judge_select", "judge_report")
 """Stages that come before every method, in order."""
+EXTRAS = ("recalign.evaluation.random_exposure.of_methods", "recalign.evaluation.examples.of_methods")
+"""Functions that tell more of each method: from the `LoadedNetworks`, the policies and the frames of the test by
+method, by method the figures for its summary and the contents of JSON files by name."""
 
 
 @dataclass(frozen=True)
@@ -158,8 +161,7 @@ class SeedEvaluation:
         policies = {run.method: nets.policy(run) for run in stale}
         of = functools.partial(evaluate, policies, nets.scorers, self.data, device=self.device)
         frames = {"validation": of("validation"), "test": of("test")}
-        random = random_exposure.is_exposed(self.data)
-        shown = random_exposure.measure(policies, nets.reward, self.data, self.device) if random else {}
+        extras = [pkgutil.resolve_name(path)(nets, policies, frames["test"]) for path in EXTRAS]
         spread = _spread(self.data, nets.judges[-1] if "judge@10" in nets.scorers.own_data else None)
         for run in stale:
             test = frames["test"][run.method]
@@ -168,16 +170,16 @@ class SeedEvaluation:
                 summary |= nets.retained(run, policies[run.method])
             if run.row.reranked:
                 summary |= nets.reranking(run)
-            if run.method in shown:
-                summary |= random_exposure.headlines(shown[run.method])
+            files: dict[str, Any] = {}
+            for extra in extras:
+                figures, own = extra.get(run.method, ({}, {}))
+                summary, files = summary | figures, files | own
             place, key = self._place(run.method), self._keys[run.method]
             with artifacts.publish(place, key, run.made_of(place, self.base, key)) as part:
                 for name, by_method in frames.items():
                     write_parquet(by_method[run.method].drop("shown"), part / f"{name}.parquet")
-                write_json(part / examples.FILE, examples.examples(test, self.data))
-                if run.method in shown:
-                    write_json(part / random_exposure.FILE, shown[run.method])
-                write_json(part / "summary.json", summary)
+                for name, content in (files | {"summary.json": summary}).items():
+                    write_json(part / name, content)
         return [run.method for run in stale]
 
     def _summary(self, run: MethodRun, test: pl.DataFrame, spread: dict[str, Any]) -> dict[str, Any]:

@@ -36,6 +36,12 @@ def is_exposed(data: EventDataModule) -> bool:
     return data.log_.is_random is not None and data.log_.propensity is not None
 
 
+def of_methods(nets: Any, policies: Mapping[str, Policy], frames: Any) -> dict[str, Any]:
+    """What a log with random exposure says of each method, for its evaluation (`methods.EXTRAS`); else nothing."""
+    found = measure(policies, nets.reward, nets.data, nets.device) if is_exposed(nets.data) else {}
+    return {method: (headlines(measured), {FILE: measured}) for method, measured in found.items()}
+
+
 def measure(
     policies: Mapping[str, Policy], reward: RewardEnsemble, data: EventDataModule, device: torch.device
 ) -> dict[str, dict[str, Any]]:
