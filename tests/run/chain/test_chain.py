@@ -26,7 +26,8 @@ from recalign.reward import RewardData
 from recalign.run import configs
 from recalign.run.chain import BASE_STAGES, Chain, Plan
 from recalign.run.chain import plan as chain_plan
-from recalign.run.chain.command import make_world, split_overrides
+from recalign.run.chain.checks import make_world, require_alike
+from recalign.run.chain.command import split_overrides
 from recalign.run.stage import Stage, parse_stage
 from recalign.run.stage import parsed as parsed_stage
 
@@ -56,12 +57,8 @@ def here(first: tuple[Path, tiny.Said], monkeypatch: pytest.MonkeyPatch) -> Path
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which nothing has run, with YAML files that hold mistakes. Left as it is by every test."""
+    """A folder in which nothing has run. Left as it is by every test."""
     folder = tiny.prepare(tmp_path_factory.mktemp("prepared"))
-    (folder / "wrong.yaml").write_text("stages: {asft: {model: {temperatur: 0.5}}}")
-    (folder / "latin.yaml").write_bytes("name: Zoë".encode("latin-1"))
-    (folder / "elsewhere").mkdir()
-    (folder / "elsewhere/chain.yaml").write_text("log: my.yaml")
     return folder
 
 
@@ -81,13 +78,20 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 def planned(*words: str, **settings: Any) -> dict[str, Stage]:
     overrides = split_overrides(words)[1]
     chain = Chain(log="simulated", methods=["start", "asft"], data={"root": "data"}, **settings)
-    return Plan(chain, Path("conf/chain/tiny.yaml"), overrides).parse()
+    plan = Plan(chain, Path("conf/chain/tiny.yaml"), overrides)
+    require_alike(plan, parsed := plan.parse())
+    return parsed
 
 
 def test_a_chain_leaves_runs_a_comparison_and_a_report(first: tuple[Path, tiny.Said]):
     folder, said = first
     assert said.code == 0
     assert stages(said.out) == list(TRAINED)
+    assert [line.partition(":")[0] for line in said.out.splitlines() if line.startswith("stage ")] == [
+        f"stage {n} of 7" for n in range(1, 8)
+    ]
+    assert "runs/tiny/comparison.csv\nruns/tiny/report.html\n" in said.out
+    assert "…" not in said.out  # no figure is cut where there is no terminal
     for stage in TRAINED:
         left = {path.name for path in (folder / RUNS / stage / "seed-0").iterdir()}
         assert {"checkpoints", "config.yaml", "manifest.json", "metrics.csv"} <= left
@@ -101,27 +105,6 @@ def test_a_chain_leaves_runs_a_comparison_and_a_report(first: tuple[Path, tiny.S
     assert metrics <= set(table["metric"])
     assert "split" in json.loads((folder / RUNS / "check.json").read_text())
     assert (folder / RUNS / "report.html").read_text().rstrip().endswith("</html>")
-
-
-def test_what_a_chain_says_can_be_read(first: tuple[Path, tiny.Said]):
-    _, said = first
-    assert "eval mode" not in said.err
-    assert "1,500 rows read from data/simulated/events.parquet" in said.out
-    for stage in TRAINED:
-        assert f"runs/tiny/{stage}/seed-0/checkpoints/" in said.out
-    assert "runs/tiny/comparison.csv\nruns/tiny/report.html\n" in said.out
-    assert "…" not in said.out  # no figure is cut where there is no terminal
-    assert "all/ndcg@10" in said.out
-
-
-def test_a_chain_says_one_line_a_stage_and_no_command_unless_asked(again: Path):
-    said = tiny.recalign(again, "chain", "--config", "conf/chain/tiny.yaml", "--stages.asft.model.temperature=0.9")
-    assert said.code == 0, said.err
-    named = [*(f"{stage}/seed-0" for stage in TRAINED), "evaluation/seed-0"]
-    lines = [line for line in said.out.splitlines() if line.startswith("stage ")]
-    assert [line.rpartition(": ")[2] for line in lines] == named
-    assert [line.partition(" of ")[0] for line in lines] == [f"stage {n + 1}" for n in range(len(named))]
-    assert "recalign fit" not in said.out
 
 
 @pytest.mark.slow
@@ -277,11 +260,6 @@ def test_a_truncated_evaluation_is_made_again(again: Path):
     assert commands(said.out) == []
 
 
-def test_settings_of_the_output_train_nothing_anew(again: Path):
-    said = tiny.chain(again, "--trainer.enable_progress_bar=true")
-    assert (said.code, commands(said.out)) == (0, [])
-
-
 @pytest.mark.slow
 def test_the_value_of_a_variable_is_written_nowhere(again: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("WHO", "1.2345678")
@@ -432,69 +410,6 @@ def test_the_chains_yaml_names_the_run_folder():
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--trainer.max_epoch", "3"], "trainer.max_epochs?"),
-        (["--stages.asft.model.temperatur", "3"], "asft, --model.temperatur: .*\n.*model.temperature?"),
-        (["--stages", "{asft: {model: {temperatur: 3}}}"], "asft, --model.temperatur: .*\n.*model.temperature?"),
-        (["--config", "wrong.yaml"], "asft, --model.temperatur: .*\n.*model.temperature?"),
-        (["--data.log.usr", "u"], "data.log.user?"),
-        (["--stages.asfd.model.lr", "3"], "trains no 'asfd'\n.*: recommender, reward, .*, asft"),
-        (["--stages.start.model.lr", "3"], "trains no 'start'"),
-        (["--stages.asft", "3"], "--stages.STAGE.KEY VALUE"),
-        (["--trainer.default_root_dir", "x"], "trainer.default_root_dir: a stage writes into its run folder"),
-        (["--stages.asft.run.name", "x"], "asft, --run.name=x: the chain sets this itself"),
-        (["--stages.asft.data", "{users: B1}"], "asft, --data.users=B1: the chain sets this itself"),
-        (["--model.lr", "3"], "write --stages.STAGE.model.lr VALUE"),
-        (["--early_stopping.patience", "3"], "write --stages.STAGE.early_stopping.patience VALUE"),
-        (["--trainer.max_epochs", "--data.root", "x"], "--trainer.max_epochs: a value must follow"),
-        (["--data.root"], "--data.root: a value must follow"),
-        (["--stages.asft.data.split.cuts", "latin.yaml"], "asft, latin.yaml: cannot be read"),
-        (["--methods", "[start, asfd]"], "methods: there is no method 'asfd'\n.*did you mean asft?"),
-        (["--highlight", "start2"], "highlight: there is no method 'start2'\n.*did you mean"),
-        (["--placebos", "{x: asft}"], "placebos: there is no method 'x'"),
-        (["--placebos", "{asft_random: asfd}"], "placebos: there is no method 'asfd'\n.*did you mean asft?"),
-        (["--baselines", "[start, cb]"], "baselines: there is no method 'cb'"),
-        (["--methods", "[start, magic]"], "methods: there is no method 'magic'\n.*asft, asft_permuted"),
-        (["--methods", "[start, judge_report]"], "methods: judge_report is no method\n.*every chain trains it"),
-        (["--methods", "[start, start_rerank]"], "reranks the policy of 'start', .*\n.*name a method that is trained"),
-        (
-            ["--methods", "[rerank_permuted, rerank_permuted_rerank]"],
-            "reranks the policy of 'rerank_permuted', .*\n.*name a method that is trained",
-        ),
-        (["--rerank", "-1"], "rerank: -1.0 is not 0 or above"),
-        (["--stages.asft.model.temperature", "0"], "asft, model.temperature: 0.0 is not above 0"),
-        (["--stages.asft.model.lr", "-0.1"], "asft, model.lr: -0.1 is not 0 or above"),
-        (["--stages.asft.data.soft", "0"], "asft, data.soft: 0.0 is not above 0"),
-        (["--stages.reward.model.members", "0"], "reward, model.members: 0 is not above 0"),
-        (["--trainer.max_epochs", "0"], "recommender, trainer.max_epochs: 0 trains nothing"),
-        (["--stages.asft.trainer.limit_val_batches", "0"], "asft, trainer.limit_val_batches: nothing is validated"),
-        (["--trainer.fast_dev_run", "true"], "recommender, trainer.fast_dev_run: .*dry run"),
-        (
-            ["--methods", "[asft, bc_rerank]"],
-            "methods: bc_rerank reranks the policy of 'bc', .*does not train\n.*add bc",
-        ),
-        (["--methods", "[]"], "methods: .*is empty"),
-        (["--methods", "[start, start]"], "methods: .*twice"),
-        (["--seeds", "[]"], "seeds: .*is empty"),
-        (["--seeds", "[0, -1]"], "seeds: -1 is no seed"),
-        (["--seeds", "[0, 4294967296]"], "seeds: 4294967296 is no seed\n.*0 to 4294967295"),
-        (["--log", "simulatd"], "simulatd: there is no such file.*\n.*did you mean data/simulated"),
-        (["--methdos", "[start]"], "did you mean methods?"),
-        (["--name", "a/b"], "'a/b' cannot name a folder"),
-        (["--config", "missing.yaml"], "missing.yaml: there is no such file"),
-        (["--config", "elsewhere/chain.yaml"], "my.yaml: there is no such file"),
-    ],
-)
-def test_a_mistake_is_named_before_anything_runs(prepared: Path, words: list[str], said: str):
-    result = tiny.chain(prepared, "--methods", "[start, asft]", *words)
-    assert result.code == 2
-    assert result.out == ""
-    assert re.search(said.replace("?", r"\?"), result.err), result.err
-    assert not (prepared / "runs").exists()
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
         (["--data.reward=null", "--data.high=null"], "data.reward: no event has a reward in .* of users A\n"),
         (["--stages.judge_report.data.reward=null"], "data.reward: no event has a reward in .* of users B2\n"),
         (["--data.share_a=1"], r"data\.share_a: there are no users B1 in this log\n"),
@@ -505,21 +420,6 @@ def test_rewards_that_are_missing_are_noticed_before_anything_is_trained(prepare
     assert result.code == 2
     assert re.search(said, result.err), result.err
     assert commands(result.out) == []
-
-
-@pytest.mark.parametrize("value", ["2022-02-30", "0b_", "{a: b"])
-def test_what_no_yaml_can_be_is_left_to_the_stages_parser(value: str):
-    """A day that there is not, a number without digits, a mapping without an end."""
-    chain = Chain(log="simulated", methods=["start", "asft"])
-    plan = Plan(chain, Path("conf/chain/tiny.yaml"), {"asft": {"data.split.cuts": value}})
-    assert plan.given("asft") == {"data.split.cuts": value}
-
-
-def test_a_chain_must_be_named(prepared: Path):
-    for words in ([], ["--log", "simulated", "--methods", "[start]"]):
-        said = tiny.recalign(prepared, "chain", *words)
-        assert said.code == 2
-        assert "recalign chain ml-100k" in said.err
 
 
 def test_a_chain_and_its_log_may_lie_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -537,7 +437,7 @@ def test_a_chain_and_its_log_may_lie_elsewhere(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_missing_world_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
-    monkeypatch.setattr("recalign.run.chain.command.World", lambda: World(users=20, items=20, events=200))
+    monkeypatch.setattr("recalign.run.chain.checks.World", lambda: World(users=20, items=20, events=200))
     data = RewardData(log=LogMapping("simulated", ["simulated/events.parquet"]), root=str(tmp_path))
     (tmp_path / "simulated").mkdir()  # by a run that was stopped while it wrote
     make_world(data, None)
@@ -558,13 +458,6 @@ def test_a_world_of_other_settings_is_made_anew_and_the_same_one_is_not(tmp_path
     written = file.stat().st_mtime_ns
     make_world(data, World(users=20, items=20, events=150))
     assert file.stat().st_mtime_ns == written
-
-
-def test_a_list_is_not_added_to_twice():
-    words = ["--trainer.callbacks+=A", "--stages.asft.trainer.callbacks+=B"]
-    assert split_overrides(words)[1] == {None: {"trainer.callbacks+": "A"}, "asft": {"trainer.callbacks+": "B"}}
-    with pytest.raises(InputError, match=r"--trainer\.callbacks\+: stands there twice"):
-        split_overrides([*words, "--trainer.callbacks+=C"])
 
 
 def test_overrides_are_told_from_the_chains_own_words():

@@ -32,22 +32,10 @@ def test_a_worker_imports_the_classes_that_the_stages_name(tmp_path: Path, monke
     assert "nets_of_mine" in sys.modules
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["--workers=0"], "workers: 0 is not above 0\n"),
-        (["--threads=0"], "threads: 0 is not above 0\n"),
-        (["--engine=rya"], "engine"),
-        (["--workers=3", "--engine=ray"], "engine: this engine needs Ray\n  -> pip install 'recalign[ray]'"),
-    ],
-)
-def test_what_cannot_run_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], said: str):
-    monkeypatch.setitem(sys.modules, "ray", None)  # as where it is not installed
-    tiny.prepare(tmp_path)
-    result = tiny.chain(tmp_path, *words)
-    assert (result.code, result.out) == (2, "")
-    assert said in result.err
-    assert "Traceback" not in result.err
+def test_ray_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match=r"recalign\[ray\]"):
+        parallel.workers_of(Chain(log="simulated", methods=["start"], engine="ray"))
 
 
 @pytest.mark.parametrize(

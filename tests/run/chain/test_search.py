@@ -198,13 +198,6 @@ def test_a_seed_is_a_world(first: tuple[Path, tiny.Said]):
     assert setting(folder, "asft/seed-4", "data", "root") == "runs/tiny/worlds/4"
 
 
-def test_both_rules_are_printed(first: tuple[Path, tiny.Said]):
-    said = first[1].out
-    assert "settings chosen on validation, seed 3" in said
-    assert len(re.findall(r"^ *(?:bc|asft) +value ", said, re.M)) == 2
-    assert len(re.findall(r"^ *(?:bc|asft) +high/ndcg@10 ", said, re.M)) == 2
-
-
 def test_a_second_call_runs_nothing(again: Path):
     kept = (again / RUNS / "search.csv").read_text()
     said = search(again)
@@ -335,13 +328,6 @@ def test_a_set_setting_is_named_in_the_file_and_the_table(again: Path):
     assert setting(again, "asft_permuted/seed-4", "model", "temperature") == 0.5
 
 
-def test_only_a_simulated_log_has_a_world(tmp_path: Path):
-    tiny.prepare(tmp_path)
-    result = tiny.chain(tmp_path, "--log=ml-100k", "--world={}")
-    assert result.code == 2
-    assert "only a simulated log has a world" in result.err
-
-
 @pytest.mark.parametrize(
     ("keep", "words", "held"), [(0.9, [], 0.9), (None, [], None), (0.9, ["--stages.asft.model.keep=0.8"], 0.8)]
 )
@@ -353,13 +339,6 @@ def test_every_trained_method_keeps_what_the_chain_says(
     parsed = Plan(chain, Path("conf/chain/tiny.yaml"), split_overrides(words)[1]).parse()
     assert parsed["asft"].config["model"]["init_args"]["keep"] == held
     assert parsed["bc"].config["model"]["init_args"]["keep"] == keep
-
-
-def test_a_chain_refuses_what_is_no_share_before_anything_runs(tmp_path: Path):
-    said = tiny.chain(tiny.prepare(tmp_path), "--keep=97")
-    assert (said.code, said.out) == (2, "")
-    assert "97" in said.err
-    assert "no share of the start's ranking" in said.err
 
 
 @pytest.mark.parametrize(("own", "chosen"), [("0.8", 1), ("null", 1), (None, 0)])

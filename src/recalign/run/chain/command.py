@@ -4,27 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import yaml
-
-from recalign import artifacts
-from recalign.data.events import data_root
-from recalign.data.events.log import SIMULATED
-from recalign.data.sequences.audit import audit_log
-from recalign.data.sequences.verdict import verdict
-from recalign.data.simulation import World, simulate, write
 from recalign.errors import InputError
 from recalign.evaluation.comparison import FILE
-from recalign.evaluation.evaluated_runs import evaluated
-from recalign.evaluation.methods import BASE_STAGES
 from recalign.evaluation.page import write_page
 from recalign.evaluation.report import show
 from recalign.evaluation.sources import Sources
-from recalign.files import locked, read_json, write_json
-from recalign.reward import RewardData
+from recalign.files import locked
+from recalign.run.chain.checks import check_log, make_world, require_alike, require_rewards, require_same_log
 from recalign.run.chain.experiment import Chain
 from recalign.run.chain.parallel import run_side_by_side, workers_of
 from recalign.run.chain.plan import Overrides, Plan
@@ -32,8 +22,8 @@ from recalign.run.chain.published import publish
 from recalign.run.chain.run import train_and_compare
 from recalign.run.chain.search import Search
 from recalign.run.chain.steps import run_in_order
-from recalign.run.stage.console import echo, quiet
-from recalign.run.stage.parsed import without_values
+from recalign.run.chain.tokens import token_steps
+from recalign.run.stage.console import quiet
 from recalign.run.stage.settings import instantiated, parse_call
 from recalign.run.words import iter_options, short
 
@@ -47,9 +37,6 @@ def chain(argv: Sequence[str]) -> Path:
 
     Returns:
         The chain's run folder.
-
-    Raises:
-        InputError: something that was given cannot be used.
     """
     own, overrides = split_overrides(argv)
     description = " ".join((chain.__doc__ or "").split("\n\n")[0].split())
@@ -70,17 +57,18 @@ def run_chain(plan: Plan) -> Path:
         TrainingError: a stage's training cannot go on, or its worker died twice.
     """
     chain, folder, parsed = plan.chain, plan.folder, plan.parse()
+    require_alike(plan, parsed)
     search = Search(plan, parsed) if chain.trials > 1 and chain.post_trained else None
-    trials = search.steps() if search else []
+    tokens, trials = token_steps(plan, parsed), search.steps() if search else []
     remedy = "let it finish, or give this one another --name"
     with quiet(), workers_of(chain) or nullcontext() as workers, locked(folder, "running a chain", remedy):
-        _require_same_log(plan)
+        require_same_log(plan)
         for seed in chain.seeds if chain.world else chain.seeds[:1]:
             make_world(plan.data(seed), replace(chain.world, seed=seed) if chain.world else None)
-        _check_log(plan, parsed["reward"].variables)
-        _require_rewards(plan)
+        check_log(plan, parsed["reward"].variables)
+        require_rewards(plan)
         execute = partial(run_side_by_side, workers, folder / "logs", chain.verbose) if workers else run_in_order
-        train_and_compare(plan, parsed, trials, execute)
+        train_and_compare(plan, parsed, tokens, trials, execute)
         sources = Sources.of(folder)
         page = write_page(folder, sources)
         publish(folder, page, parsed["recommender"].config["trainer"]["logger"], sources, search is not None)
@@ -119,48 +107,3 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], Overrides]:
             raise InputError("stands there twice", where=option, remedy="give both in one list: [A, B]")
         of_stage[key] = value
     return own, overrides
-
-
-def make_world(data: RewardData, world: World | None) -> None:
-    """Make the simulated log that is missing: the world that is asked for, else the default one."""
-    root = data_root(data.root)
-    made = root / SIMULATED / "world.yaml"
-    if world:
-        if not made.is_file() or yaml.safe_load(made.read_text(encoding="utf-8")) != asdict(world):
-            write(simulate(world), root)
-    elif data.log_.name == SIMULATED and not (root / SIMULATED / "events.parquet").is_file():
-        echo(f"there is no simulated log under {root}: making the default world")
-        write(simulate(World()), root)
-
-
-def _require_same_log(plan: Plan) -> None:
-    """Refuse a folder that holds a chain of another log."""
-    log = plan.data(plan.chain.seeds[0]).log_.name
-    for _, _, place in evaluated(plan.folder, None, None):
-        whole = artifacts.check(place).whole  # any other is made again
-        if whole and (other := read_json(place / "summary.json")["log"]) != log:
-            text = f"it holds a chain of the log {other!r}, and this one is of {log!r}"
-            raise InputError(text, where=str(plan.folder), remedy="give this chain a --name of its own")
-
-
-def _check_log(plan: Plan, variables: set[str]) -> None:
-    """What `recalign check` says, kept for the report, which others may read: without the values of variables."""
-    data = plan.data(plan.chain.seeds[0])
-    sections = audit_log(data)
-    said = verdict(sections, data.log_.time_unit)
-    write_json(plan.folder / "check.json", without_values({"verdict": str(said), **sections}, variables))
-    echo(f"{data.report}\n{said}")
-
-
-def _require_rewards(plan: Plan) -> None:
-    """Refuse a log whose reward model or judges have no rewards, and a reward model of another reward, before a fit."""
-    of_chain = plan.data(plan.chain.seeds[0]).reward_settings
-    for stage in BASE_STAGES:
-        data = plan.parsed(stage, plan.chain.seeds[0]).datamodule()
-        if isinstance(data, RewardData):
-            if stage == "reward" and data.reward_settings != of_chain:
-                what = f"the reward model would learn {data.reward_settings}, and methods are measured by {of_chain}"
-                remedy = "set it for all stages (data.reward); judges alone may have their own"
-                raise InputError(what, where="stages.reward.data", remedy=remedy)
-            data.rated  # noqa: B018 (raises where all are alike)
-            data.require_rated("validation")

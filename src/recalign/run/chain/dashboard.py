@@ -38,7 +38,10 @@ def dashboard(entity: str | None = None, project: str | None = None, dry_run: bo
     made = workspace(entity or (NAME if dry_run else _own_entity()), project)
     if dry_run:
         for section in made.sections:
-            print(f"{section.name}\n" + "\n".join(f"  {type(one).__name__:<26}{_shows(one)}" for one in section.panels))
+            print(section.name)
+            for panel in section.panels:
+                names = ("title", "media_keys", "columns", "table_name", "with_respect_to", "y")
+                print(f"  {type(panel).__name__:<26}{next(filter(None, (getattr(panel, n, None) for n in names)), '')}")
         return
     try:
         print(made.save().url)
@@ -48,61 +51,48 @@ def dashboard(entity: str | None = None, project: str | None = None, dry_run: bo
 
 
 def workspace(entity: str, project: str) -> Any:
-    """The workspace (`wandb_workspaces.workspaces.Workspace`), not saved.
-
-    Raises:
-        InputError: wandb-workspaces is not installed.
-    """
+    """The workspace (`wandb_workspaces.workspaces.Workspace`), not saved."""
     try:
         from wandb_workspaces.workspaces import Section, Workspace, WorkspaceSettings
     except ImportError as error:
-        raise InputError(
-            "a dashboard needs wandb-workspaces", where="dashboard", remedy="pip install 'recalign[dashboard]'"
-        ) from error
+        remedy = "pip install 'recalign[dashboard]'"
+        raise InputError("a dashboard needs wandb-workspaces", where="dashboard", remedy=remedy) from error
     from wandb_workspaces.reports import v2
 
+    trained = [name.rpartition("/")[2] for name in configs.names() if name.startswith("posttrain/")]
+    methods = (*UNTRAINED, "asft", "asft_rerank", *trained)
+
+    def bars(figure: str) -> Any:
+        return v2.BarPlot(title=figure, metrics=[f"test/{figure}/{method}" for method in methods])
+
+    def plots(section: str, *numbers: int) -> list[str]:
+        return [f"plots/{section}/{number}" for number in numbers]
+
+    axes: list[Any] = [v2.Config(f"model.init_args.{name}") for name in ("temperature", "lr")]
+    axes += [v2.SummaryMetric(name) for name in ("policy/ndcg_retained", SELECT)]
     panels: dict[str, list[Any]] = {
         name: [v2.LinePlot(x=STEP, y=[figure], title=figure) for figure in figures] for name, figures in LINES.items()
     }
-    panels |= {"Methods": _methods(v2), "Over-optimisation": _over_optimisation(v2), "Sweep": _sweep(v2)}
-    panels["Speed"] = panels.pop("Speed")  # at the end
-    sections = [Section(name=name, panels=own, is_open=name != "Speed") for name, own in panels.items()]
-    return Workspace(
-        entity=entity, project=project, name=NAME, sections=sections, settings=WorkspaceSettings(x_axis=STEP)
-    )
-
-
-def _methods(v2: Any) -> list[Any]:
-    """The test's figures of all methods, from the run of a chain."""
-    plots = [f"plots/{name}/{number}" for name in ("who-gains", "what-it-costs") for number in (1, 2)]
-    figures = (VALUE, ALL, HIGH, "value/true@10")
-    tables = [v2.WeavePanelSummaryTable(table_name=name) for name in ("comparison", "examples")]
-    media = [v2.MediaBrowser(media_keys=keys) for keys in (plots, ["report"])]
-    return [*(_bars(v2, figure) for figure in figures), *tables, *media]
-
-
-def _over_optimisation(v2: Any) -> list[Any]:
-    """What the training reward model promises beside what judges see, and against the distance from the start."""
-    plots = [f"plots/does-the-reward-model-fool-anybody/{number}" for number in (1, 2, 3)]
-    bars = [_bars(v2, figure) for figure in ("value/reward_model@10", VALUE, "policy/kl")]
-    return [v2.MediaBrowser(media_keys=plots), *bars, v2.ScatterPlot(x="policy/kl", y=SELECT, log_x=True)]
-
-
-def _sweep(v2: Any) -> list[Any]:
-    """What a sweep has tried, and what matters."""
-    axes: list[Any] = [v2.Config(f"model.init_args.{name}") for name in ("temperature", "lr")]
-    axes += [v2.SummaryMetric(name) for name in ("policy/ndcg_retained", SELECT)]
-    return [
+    panels["Methods"] = [  # the test's figures, from the run of a chain
+        *(bars(figure) for figure in (VALUE, ALL, HIGH, "value/true@10")),
+        *(v2.WeavePanelSummaryTable(table_name=name) for name in ("comparison", "examples")),
+        v2.MediaBrowser(media_keys=[*plots("who-gains", 1, 2), *plots("what-it-costs", 1, 2)]),
+        v2.MediaBrowser(media_keys=["report"]),
+    ]
+    panels["Over-optimisation"] = [  # what the reward model promises beside what judges see, and the distance
+        v2.MediaBrowser(media_keys=plots("does-the-reward-model-fool-anybody", 1, 2, 3)),
+        *(bars(figure) for figure in ("value/reward_model@10", VALUE, "policy/kl")),
+        v2.ScatterPlot(x="policy/kl", y=SELECT, log_x=True),
+    ]
+    panels["Sweep"] = [
         v2.ParallelCoordinatesPlot(columns=[v2.ParallelCoordinatesPlotColumn(metric=axis) for axis in axes]),
         v2.ParameterImportancePlot(with_respect_to=SELECT),
         v2.ScatterPlot(x="policy/ndcg_retained", y=SELECT),
     ]
-
-
-def _bars(v2: Any, figure: str) -> Any:
-    trained = [name.rpartition("/")[2] for name in configs.names() if name.startswith("posttrain/")]
-    methods = (*UNTRAINED, "asft", "asft_rerank", *trained)
-    return v2.BarPlot(title=figure, metrics=[f"test/{figure}/{method}" for method in methods])
+    panels["Speed"] = panels.pop("Speed")  # at the end
+    sections = [Section(name=name, panels=own, is_open=name != "Speed") for name, own in panels.items()]
+    settings = WorkspaceSettings(x_axis=STEP)
+    return Workspace(entity=entity, project=project, name=NAME, sections=sections, settings=settings)
 
 
 def _own_entity() -> str:
@@ -115,12 +105,3 @@ def _own_entity() -> str:
     except wandb.Error as error:  # a key that is refused, or no network
         raise InputError(f"W&B does not know this account ({error})", where="dashboard", remedy=remedy) from error
     raise InputError("W&B has no account here", where="dashboard", remedy=remedy)
-
-
-def _shows(panel: Any) -> str:
-    """What a panel shows, in a line."""
-    for name in ("title", "media_keys", "columns", "table_name", "with_respect_to", "y"):
-        if shown := getattr(panel, name, None):
-            listed = shown if isinstance(shown, list) else [shown]
-            return ", ".join(str(getattr(one, "metric", one)) for one in listed)
-    return ""

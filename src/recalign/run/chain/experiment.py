@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from recalign.data.simulation import World
 from recalign.errors import InputError, require_positive, require_seed
 from recalign.evaluation.methods import BASE_STAGES
 from recalign.evaluation.roles import Roles
 from recalign.evaluation.rows import row_of
 from recalign.recommender.interpolation import KEEP, require_share
+
+if TYPE_CHECKING:
+    from recalign.data.simulation import World
 
 
 @dataclass
@@ -101,11 +103,7 @@ class Chain:
         return [method for method in self.methods if row_of(method).post_trained]
 
     def check(self) -> None:
-        """Refuse settings with which no chain works.
-
-        Raises:
-            InputError: a value that is out of range, a row that is named twice or that reranks a policy not trained.
-        """
+        """Refuse settings with which no chain works."""
         require_share(self.keep, "keep")
         require_positive("", vars(self), "rerank", "trials", "num_gpus", or_zero=True)
         require_positive("", vars(self), "workers", "threads", "num_cpus")

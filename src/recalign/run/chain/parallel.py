@@ -43,9 +43,6 @@ def run_side_by_side(
 
     Returns:
         The result of each.
-
-    Raises:
-        TrainingError: a step's worker died twice.
     """
     done: dict[str, Any] = {}
     progress.workers = workers.number
@@ -93,11 +90,7 @@ def _read(log: Path) -> str:
 
 
 def workers_of(chain: Chain) -> LocalWorkers | RayWorkers | None:
-    """The workers that a chain asks for; None: this process runs its steps.
-
-    Raises:
-        InputError: Ray is not installed, or cannot be reached.
-    """
+    """The workers that a chain asks for; None: this process runs its steps."""
     if chain.engine == "ray":
         return RayWorkers(chain.workers, chain.num_cpus or chain.threads or 1, chain.num_gpus)
     number, visible, gpus = chain.workers or 1, os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count()
@@ -163,11 +156,7 @@ def _run_in(folder: str, function: Callable[..., Any], *args: Any) -> Any:
 
 
 def _room(there: dict[str, float], asked: dict[str, float]) -> int:
-    """How many tasks a cluster has room for at a time.
-
-    Raises:
-        InputError: not even one.
-    """
+    """How many tasks a cluster has room for at a time."""
     room = min(int(there.get(name, 0) // number) for name, number in asked.items() if number)
     if room < 1:
         has = ", ".join(f"{there.get(name, 0):g} {name}" for name in asked)

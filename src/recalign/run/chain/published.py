@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,11 +46,9 @@ def _log(run: Any, folder: Path, page: Path, sources: Sources, searched: bool = 
     test = sources.table()
     run.summary.update(_summary(test, sources))
     html = page.read_text(encoding="utf-8")
-    shown: dict[str, Any] = {"comparison": _comparison(test), "examples": _examples(sources)}
+    shown: dict[str, Any] = {"comparison": _table(_comparison(test)), "examples": _table(_examples(sources))}
     if searched:
-        trials = pl.read_csv(folder / SEARCH, glob=False)
-        columns = list[str | int](trials.columns)
-        shown["search"] = wandb.Table(columns=columns, data=[list(row) for row in trials.rows()])
+        shown["search"] = _table(pl.read_csv(folder / SEARCH, glob=False).rows(named=True))
     style = html[html.index("<style>") : html.index("</style>")] + "</style>"  # plots have the page's colours
     for title, _, drawn in plot_sections(sources):
         section = re.sub(r"\W+", "-", title.lower()).strip("-")
@@ -78,30 +76,28 @@ def _summary(test: ComparisonTable, sources: Sources) -> dict[str, Any]:
     return said
 
 
-def _comparison(test: ComparisonTable) -> Any:
+def _table(rows: Sequence[Mapping[str, Any]]) -> Any:
+    import wandb
+
+    return wandb.Table(columns=list[str | int](rows[0] if rows else ()), data=[list(row.values()) for row in rows])
+
+
+def _comparison(test: ComparisonTable) -> list[dict[str, Any]]:
     """A row a method: the main figures of the test, each with the ends of its 95 % interval."""
-    import wandb
-
-    metrics = [metric for metric in MAIN if metric in test.metrics]
-    columns: list[str | int] = [
-        "method",
-        *(name for metric in metrics for name in (metric, f"{metric} low", f"{metric} high")),
-    ]
-    missing = (None, None, None)
-    rows = [[m, *(end for metric in metrics for end in test.get(m, metric) or missing)] for m in test.methods]
-    return wandb.Table(columns=columns, data=rows)
+    rows: list[dict[str, Any]] = [{"method": method} for method in test.methods]
+    for row in rows:
+        for metric in (metric for metric in MAIN if metric in test.metrics):
+            ends = test.get(row["method"], metric) or (None, None, None)
+            row |= dict(zip((metric, f"{metric} low", f"{metric} high"), ends, strict=False))
+    return rows
 
 
-def _examples(sources: Sources) -> Any:
+def _examples(sources: Sources) -> list[dict[str, Any]]:
     """Users of the test: what they had met, with rewards, and what `start` and the aligned policy show them."""
-    import wandb
-
-    rows = [
-        [before["user"], _history(before["history"]), "\n".join(before["shown"]), "\n".join(after["shown"])]
-        for before, after in zip(*sources.examples, strict=True)
-    ]
-    return wandb.Table(columns=["user", "history", "before", "after"], data=rows)
-
-
-def _history(events: Iterable[Mapping[str, Any]]) -> str:
-    return "\n".join(f"{one['title']} ({'–' if one['reward'] is None else one['reward']})" for one in events)
+    rows = []
+    for before, after in zip(*sources.examples, strict=True):
+        rewards = ("–" if one["reward"] is None else one["reward"] for one in before["history"])
+        history = [f"{one['title']} ({reward})" for one, reward in zip(before["history"], rewards, strict=True)]
+        texts = {"history": history, "before": before["shown"], "after": after["shown"]}
+        rows.append({"user": before["user"], **{name: "\n".join(lines) for name, lines in texts.items()}})
+    return rows

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -18,11 +17,10 @@ from recalign.evaluation.methods import BASE_STAGES, BaseCheckpoints, MethodRun,
 from recalign.evaluation.rows import READS_REWARD_MODEL, row_of
 from recalign.files import write_json
 from recalign.recommender.checkpoint import read_checkpoint
-from recalign.run.chain.plan import Plan, needs_tokens
+from recalign.run.chain.plan import Plan
 from recalign.run.chain.steps import Progress, Results, Step, run_in_order
 from recalign.run.stage import Stage, Trained
 from recalign.run.stage.console import echo, quiet
-from recalign.run.stage.upstream import TOKENS
 
 IDS = "ids"
 """Folder of what a chain leaves for `recalign update`: the ids of its log, and what it was asked for."""
@@ -33,6 +31,7 @@ CHOICE = "choice"
 def train_and_compare(
     plan: Plan,
     parsed: Mapping[str, Stage],
+    first: Mapping[int, Sequence[Step]] | None = None,
     search: Sequence[Step] = (),
     execute: Callable[[Sequence[Step], Progress, int | None], Results] = run_in_order,
 ) -> pl.DataFrame:
@@ -40,6 +39,7 @@ def train_and_compare(
 
     Args:
         parsed: what `Plan.parse` gives.
+        first: steps that come before the others, by seed.
         search: steps that choose the methods' settings with the first seed; the last is `CHOICE`.
         execute: runs the steps, with so many threads of torch.
 
@@ -50,7 +50,7 @@ def train_and_compare(
         TrainingError: a stage's training cannot go on, or its worker died twice.
     """
     chain, folder = plan.chain, plan.folder
-    steps = steps_of(plan, parsed, search)
+    steps = steps_of(plan, parsed, first or {}, search)
     execute(steps, Progress(steps, folder / "seconds.json"), chain.threads)
     if not chain.world:  # of which each seed has its own
         remember(plan.data(chain.seeds[0]), folder / IDS)
@@ -58,12 +58,13 @@ def train_and_compare(
     return get_or_make(RunsComparison(folder, methods=chain.methods, seeds=chain.seeds, roles=chain.roles), echo)
 
 
-def steps_of(plan: Plan, parsed: Mapping[str, Stage], search: Sequence[Step] = ()) -> list[Step]:
+def steps_of(
+    plan: Plan, parsed: Mapping[str, Stage], first: Mapping[int, Sequence[Step]], search: Sequence[Step]
+) -> list[Step]:
     """The steps of a chain, each after what it needs; arguments as of `train_and_compare`."""
     steps: list[Step] = []
     for seed in plan.chain.seeds:
-        if needs_tokens(parsed):
-            steps.append(Step(step_name(TOKENS, seed), partial(_tokenize, plan, seed)))
+        steps += first.get(seed, ())
         for stage in BASE_STAGES:
             upstream = tuple(step_name(one.stage, seed) for one in parsed[stage].upstream if not one.named)
             steps.append(Step(step_name(stage, seed), partial(_train, plan, stage, seed), upstream))
@@ -81,21 +82,12 @@ def step_name(stage: str, seed: int) -> str:
     return f"{stage}/seed-{seed}"
 
 
-def _tokenize(plan: Plan, seed: int, _: Results) -> Path:
-    return get_or_make(replace(plan.tokens(seed), verbose=plan.chain.verbose), echo)
-
-
 def _train(plan: Plan, stage: str, seed: int, done: Results) -> Trained:
     return train(plan.parsed(stage, seed, done.get(CHOICE, {}).get(stage)), plan.chain.verbose)
 
 
 def train(parsed: Stage, verbose: bool = False, *callbacks: Any) -> Trained:
-    """Run a stage, unless its finished run is up to date.
-
-    Raises:
-        InputError: something that was given cannot be used.
-        TrainingError: training cannot go on.
-    """
+    """Run a stage, unless its finished run is up to date."""
     with quiet():
         return get_or_make(replace(parsed, callbacks=callbacks, verbose=verbose), echo)
 

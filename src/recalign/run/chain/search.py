@@ -19,9 +19,9 @@ from recalign.evaluation.report import WIDTH
 from recalign.evaluation.selection import SEARCH, SELECT, Figures, choose, choose_by_rank, validate
 from recalign.files import write_text
 from recalign.recommender.interpolation import MIN_NDCG_RETAINED
-from recalign.run.chain.plan import Plan
+from recalign.run.chain.plan import Plan, Settings
 from recalign.run.chain.run import CHOICE, base_checkpoints, method_run, step_name, train
-from recalign.run.chain.space import Settings, Spaces
+from recalign.run.chain.space import Spaces
 from recalign.run.chain.steps import Results, Step
 from recalign.run.stage import Stage, parse_stage
 from recalign.run.stage.console import echo
@@ -72,10 +72,11 @@ class Search:
         base = tuple(step_name(stage, self.seed) for stage in BASE_STAGES)
         steps: list[Step] = []
         for method, settings in self.settings.items():
-            trials = tuple(_trial(method, number) for number in range(len(settings)))
+            trials = tuple(f"{method}/trial-{number}" for number in range(len(settings)))
             steps += [Step(name, partial(self._try, method, n), base) for n, name in enumerate(trials)]
-            steps.append(Step(_figures(method), partial(self._measure, method), (*base, *trials)))
-        return [*steps, Step(CHOICE, self.decide, tuple(map(_figures, self.settings)), in_main=True)]
+            steps.append(Step(f"{method}/validation", partial(self._measure, method), (*base, *trials)))
+        measured = tuple(f"{method}/validation" for method in self.settings)
+        return [*steps, Step(CHOICE, self.decide, measured, in_main=True)]
 
     def decide(self, done: Results) -> dict[str, Settings]:
         """Choose each method's settings from its figures, print and write them. Returns settings by method."""
@@ -83,7 +84,7 @@ class Search:
         rows: list[dict[str, Any]] = []
         for method, settings in self.settings.items():
             trials: dict[int, Figures] = {}
-            for number, one in enumerate(done[_figures(method)]):
+            for number, one in enumerate(done[f"{method}/validation"]):
                 if isinstance(one, Exception):
                     echo(f"trial {number} of {method}, {settings[number]}, cannot be trained, and is not chosen: {one}")
                 else:
@@ -121,7 +122,7 @@ class Search:
         Raises:
             InputError, TrainingError: the last one's, where none can.
         """
-        tried: list[Any] = [done[_trial(method, number)] for number in range(len(self.settings[method]))]
+        tried: list[Any] = [done[f"{method}/trial-{number}"] for number in range(len(self.settings[method]))]
         places = {
             self.plan.folder / method / TRIALS / f"trial-{number}" / f"seed-{self.seed}": run
             for number, run in enumerate(tried)
@@ -141,29 +142,14 @@ def trial(parsed: Stage, name: str, group: str) -> Stage:
     return parse_stage(parsed.words, {**upstream, **run})
 
 
-def _trial(method: str, number: int) -> str:
-    """The name of the step that trains a trial."""
-    return f"{method}/trial-{number}"
-
-
-def _figures(method: str) -> str:
-    """The name of the step that measures a method's trials."""
-    return f"{method}/validation"
-
-
 def table(frame: pl.DataFrame, seed: int) -> Table:
     """The setting chosen for each method, by value and by ``high/ndcg@10``, from `search.csv`."""
     metrics = (SELECT, HIGH)
     heads = (Column(metric.removeprefix("value/"), justify="right", no_wrap=True) for metric in metrics)
+    title = f"settings chosen on validation, seed {seed}"
+    caption = f"by value: highest {SELECT} that keeps the NDCG budget; {SEARCH} has all trials and figures"
     shown = Table(
-        "method",
-        "chosen by",
-        "setting",
-        *heads,
-        title=f"settings chosen on validation, seed {seed}",
-        caption=f"by value: highest {SELECT} that keeps the NDCG budget; {SEARCH} has all trials and figures",
-        padding=(0, 1, 0, 0),
-        box=None,
+        "method", "chosen by", "setting", *heads, title=title, caption=caption, padding=(0, 1, 0, 0), box=None
     )
     for rule, column in (("value", "chosen"), (HIGH, "chosen_by_high")):
         for row in frame.filter(pl.col(column)).iter_rows(named=True):

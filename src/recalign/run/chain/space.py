@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from recalign.errors import InputError
+from recalign.run.chain.plan import Settings
 from recalign.run.stage.settings import load
 
 DEFAULT = "default"
 """Names the space of every method that has none of its own."""
 OTHER = "recalign tune reads another file with --space FILE"
 
-Settings = dict[str, Any]
-"""Values by key, as they are typed: ``{"model.temperature": 0.5}``."""
 Space = dict[str, Any]
 """Ranges (`optuna.distributions.FloatDistribution`), or lists of values, by key."""
 
@@ -25,9 +24,6 @@ class Spaces:
 
     Args:
         file: `conf/search.yaml`, or a sweep of W&B (`conf/sweep`), whose parameters are every method's.
-
-    Raises:
-        InputError: it cannot be read, what stands in it is no space, or Optuna is not installed.
 
     Attributes:
         metric: name and goal (``max`` or ``min``) of what a sweep optimises; None: the file does not say.
@@ -58,11 +54,7 @@ class Spaces:
         return space if isinstance(space, str) else None
 
     def space(self, method: str) -> Space:
-        """The ranges and values of a method, or of its leader.
-
-        Raises:
-            InputError: the file holds neither the method's nor a default.
-        """
+        """The ranges and values of a method, or of its leader."""
         space = self._spaces.get(self.leader(method) or method, self._spaces.get(DEFAULT))
         if not isinstance(space, dict):
             remedy = f"add it, or {DEFAULT!r}; {OTHER}"
@@ -72,11 +64,7 @@ class Spaces:
     def settings(
         self, method: str, config: Mapping[str, Any], fixed: Container[str], trials: int, seed: int
     ) -> list[Settings]:
-        """The `proposals` for a method, the first as it is configured; ``[{}]`` if all keys of its space are fixed.
-
-        Raises:
-            InputError: its space holds a key that it does not have.
-        """
+        """The `proposals` for a method, the first as it is configured; ``[{}]`` if all keys of its space are fixed."""
         defaults: Settings = {}
         for key in self.space(method):
             node: Any = config
@@ -114,9 +102,6 @@ def proposals(space: Space, defaults: Settings, trials: int, seed: int) -> list[
     The points are Optuna's scrambled Sobol sequence: with a handful of trials they cover the space better than a
     sampler that first has to learn from as many. They depend on the space and the seed alone, so that an interrupted
     search goes on with the same, and further trials leave the earlier ones as they are.
-
-    Raises:
-        InputError: Optuna is not installed.
     """
     optuna = require_optuna()
     with warnings.catch_warnings():
@@ -138,11 +123,7 @@ def proposals(space: Space, defaults: Settings, trials: int, seed: int) -> list[
 
 
 def require_optuna() -> Any:
-    """The module `optuna`.
-
-    Raises:
-        InputError: it is not installed.
-    """
+    """The module `optuna`."""
     try:
         import optuna
         import scipy  # noqa: F401 (what Optuna's sampler draws with)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -21,9 +22,10 @@ from recalign.evaluation.selection import SELECT
 from recalign.evaluation.selection_callback import SelectionValue
 from recalign.files import digest, locked, write_text, yaml_text
 from recalign.run import configs
+from recalign.run.chain.plan import Settings
 from recalign.run.chain.run import train
 from recalign.run.chain.search import trial
-from recalign.run.chain.space import Settings, Spaces, require_optuna
+from recalign.run.chain.space import Spaces, require_optuna
 from recalign.run.stage import Manifest, Stage, parse_stage, upstream
 from recalign.run.stage.console import echo, quiet
 from recalign.run.stage.settings import instantiated, parse_call, set_keys
@@ -65,10 +67,6 @@ def tune(argv: Sequence[str]) -> Path:
 
     Returns:
         The YAML.
-
-    Raises:
-        InputError: something that was given cannot be used.
-        TrainingError: no trial can be trained.
     """
     names = {f"--{field.name}" for field in fields(Tune)} | {"--help", "-h"}
     own: list[str] = []
@@ -78,8 +76,28 @@ def tune(argv: Sequence[str]) -> Path:
             raise InputError("there is no such option", where=option, remedy=f"did you mean {near}?")
         (own if option in names else of_stage).extend(words)
     summary = (tune.__doc__ or "").splitlines()[0]
-    call = parse_call("tune", summary, Tune, own, "YAML of the stage and of the log")
-    return Tuning(Tune(**instantiated(*call)), of_stage).run()
+    how = Tune(**instantiated(*parse_call("tune", summary, Tune, own, "YAML of the stage and of the log")))
+    tuning = Tuning(how, of_stage)
+    with quiet(), locked(tuning.folder, "tuning", "let it finish, or tune in another --run.root"):
+        study = tuning.study()
+        tried = [tuning.run(study, number) for number in range(len(tuning.settings))]
+    done = [number for number, trial in enumerate(tried) if not isinstance(trial, Exception)]
+    if not done:
+        raise tried[-1]
+    sign = -1 if tuning.goal == "max" else 1
+    done.sort(key=lambda number: (not _is_complete(tried[number]), sign * tried[number].value))
+    heads = Column("trial", justify="right"), Column(tuning.metric, justify="right"), "settings"
+    table = Table(*heads, title=f"trials of {tuning.stage.run.name}", box=None, padding=(0, 2, 0, 0))
+    for number in [*done, *(number for number in range(len(tried)) if number not in done)]:
+        trial, style = tried[number], "bold" if number == done[0] else None
+        value = f"{trial.value:.4f}{'' if _is_complete(trial) else ' early'}" if number in done else "failed"
+        table.add_row(f"trial-{number}", value, _line(tuning.settings[number]), style=style)
+    out = Path(how.out or tuning.folder / "tuned.yaml")
+    head = f"# {tuning.metric} {tried[done[0]].value:.4g}, the best of {len(tried)} trials\n"
+    write_text(out, head + yaml_text(Namespace(**tuning.settings[done[0]]).as_dict()))
+    Console(width=WIDTH).print(table)
+    echo(f"{out}: give it after the stage's YAML, recalign fit ... --config {out}")
+    return out
 
 
 class Tuning:
@@ -88,9 +106,6 @@ class Tuning:
     Args:
         how: what is searched, and by which figure.
         words: the stage as ``recalign fit`` takes it.
-
-    Raises:
-        InputError: something cannot be used: a key of the space that the stage does not have, say.
     """
 
     def __init__(self, how: Tune, words: Sequence[str]) -> None:
@@ -108,7 +123,6 @@ class Tuning:
         if self.metric == SELECT and "SelectionValue" not in str(stage.config["trainer"]["callbacks"]):
             stage = parse_stage([*stage.words, f"--trainer.callbacks+={json.dumps(_selection_value(stage))}"])
         self.stage, self.folder = stage, stage.folder.path.parent / FOLDER
-        self.out = Path(how.out or self.folder / "tuned.yaml")
         given = [(option.lstrip("-"), value) for option, value, _ in iter_options(words)]
         fixed = set_keys({option: value for option, value in given if option not in ("c", "config")})
         files = [Path(str(value)).stem for option, value in given if option in ("c", "config")]
@@ -117,34 +131,7 @@ class Tuning:
         if not self.settings[0]:
             raise InputError("nothing is left to search", where=str(spaces.file), remedy="set fewer on the line")
 
-    def run(self) -> Path:
-        """Run the trials that are missing, print all, and write the best one's settings as YAML.
-
-        Raises:
-            InputError, TrainingError: the last trial's, where none could be trained; the runs log no such figure.
-        """
-        with quiet(), locked(self.folder, "tuning", "let it finish, or tune in another --run.root"):
-            study = self._study()
-            tried = [self._try(study, number) for number in range(len(self.settings))]
-        done = [number for number, one in enumerate(tried) if not isinstance(one, Exception)]
-        if not done:
-            raise tried[-1]
-        sign = -1 if self.goal == "max" else 1
-        done.sort(key=lambda number: (not _is_complete(tried[number]), sign * tried[number].value))
-        heads = Column("trial", justify="right"), Column(self.metric, justify="right"), "settings"
-        table = Table(*heads, title=f"trials of {self.stage.run.name}", box=None, padding=(0, 2, 0, 0))
-        for number in [*done, *(number for number in range(len(tried)) if number not in done)]:
-            one = tried[number]
-            value = f"{one.value:.4f}{'' if _is_complete(one) else ' early'}" if number in done else "failed"
-            style = "bold" if number == done[0] else None
-            table.add_row(f"trial-{number}", value, _line(self.settings[number]), style=style)
-        head = f"# {self.metric} {tried[done[0]].value:.4g}, the best of {len(tried)} trials\n"
-        write_text(self.out, head + yaml_text(Namespace(**self.settings[done[0]]).as_dict()))
-        Console(width=WIDTH).print(table)
-        echo(f"{self.out}: give it after the stage's YAML, recalign fit ... --config {self.out}")
-        return self.out
-
-    def _study(self) -> Any:
+    def study(self) -> Any:
         """The study on disk."""
         optuna = require_optuna()
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -156,7 +143,7 @@ class Tuning:
             load_if_exists=True,
         )
 
-    def _try(self, study: Any, number: int) -> Any:
+    def run(self, study: Any, number: int) -> Any:
         """Train with a trial's settings, unless that is done.
 
         Returns:
@@ -213,18 +200,12 @@ class Pruning(Callback):
 
 
 def journal(file: Path) -> Any:
-    """Optuna's storage in a file. A last line that a killed process left without its end is taken off.
-
-    Raises:
-        InputError: the file was altered.
-    """
+    """Optuna's storage in a file. A last line that a killed process left without its end is taken off."""
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
     if file.is_file():
-        content = file.read_bytes()
-        with open(file, "r+b") as opened:
-            opened.truncate(content.rfind(b"\n") + 1)
+        os.truncate(file, file.read_bytes().rfind(b"\n") + 1)
     try:
         return JournalStorage(JournalFileBackend(str(file)))
     except (ValueError, KeyError) as error:
@@ -233,11 +214,7 @@ def journal(file: Path) -> Any:
 
 
 def best_value(file: Path, metric: str, goal: str) -> float:
-    """The best value (``goal``: max or min) of a figure in a run's ``metrics.csv``.
-
-    Raises:
-        InputError: it logged no such figure, or no number.
-    """
+    """The best value (``goal``: max or min) of a figure in a run's ``metrics.csv``."""
     frame = pl.read_csv(file, infer_schema_length=None, glob=False)
     if metric not in frame.columns:
         near = nearest(metric, frame.columns)

@@ -21,9 +21,8 @@ from recalign.recommender.sequence_policy import SequencePolicy
 from recalign.run import configs
 from recalign.run.chain.command import run_chain, split_overrides
 from recalign.run.chain.experiment import Chain, Evaluation
-from recalign.run.chain.plan import Overrides, Plan
+from recalign.run.chain.plan import Overrides, Plan, Settings
 from recalign.run.chain.run import IDS
-from recalign.run.chain.space import Settings
 from recalign.run.stage import Manifest, RunFolder, parse_stage
 from recalign.run.stage.settings import instantiated, parse_call
 from recalign.run.words import iter_options, settings_of, to_argv
@@ -70,9 +69,6 @@ def update(argv: Sequence[str]) -> Path:
 
     Returns:
         The new chain's run folder.
-
-    Raises:
-        InputError: something that was given cannot be used.
     """
     words = list(argv)
     if words and not words[0].startswith("-"):

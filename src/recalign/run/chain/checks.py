@@ -1,0 +1,105 @@
+"""What is made and checked before a chain's first stage runs: its worlds, its log, settings that cannot be."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import asdict
+
+import yaml
+
+from recalign import artifacts
+from recalign.data.events import data_root
+from recalign.data.events.log import SIMULATED
+from recalign.data.sequences.audit import audit_log
+from recalign.data.sequences.verdict import verdict
+from recalign.data.simulation import World, simulate, write
+from recalign.errors import InputError
+from recalign.evaluation.evaluated_runs import evaluated
+from recalign.evaluation.methods import BASE_STAGES
+from recalign.files import read_json, write_json
+from recalign.reward import RewardData
+from recalign.run.chain.plan import Plan
+from recalign.run.stage import Stage
+from recalign.run.stage.console import echo
+from recalign.run.stage.parsed import without_values
+
+OWN = ("run.name", "run.root", "run.chain", "seed_everything", "ckpt_path", "config", "data.users")
+"""Options of a stage that are the chain's to set."""
+
+
+def require_alike(plan: Plan, parsed: Mapping[str, Stage]) -> None:
+    """Refuse settings of stages that are the chain's, that train nothing, or that read other inputs than are evaluated.
+
+    Args:
+        parsed: what `Plan.parse` gives.
+    """
+    data = plan.data(plan.chain.seeds[0])
+    times = "known" if data.know_request else "last_event"
+    for stage, one in parsed.items():
+        config, own = one.config, (*OWN, *plan.world_root(0))
+        refuse_own(stage, {key for key in plan.given(stage) if f"{key}.".startswith(tuple(f"{o}." for o in own))})
+        for key in ("fast_dev_run", "limit_val_batches"):
+            if config["trainer"][key] if key == "fast_dev_run" else config["trainer"][key] == 0:
+                where = f"{stage}, trainer.{key}"
+                raise InputError("a chain trains and validates every stage", where=where, remedy="leave it out")
+        if (given := config["data"]["init_args"].get("request_time", times)) != times:
+            what = f"this stage reads histories with {given!r}, and the chain measures with {times!r}"
+            where, remedy = f"{stage}, data.request_time", "set data.request_time for all stages"
+            raise InputError(what, where=where, remedy=remedy)
+        encoder = config["model"]["init_args"].get("encoder") or {}
+        room = encoder.get("init_args", {}).get("max_length", data.max_length)
+        if stage.startswith("judge_") and room < data.max_length:
+            what = f"the encoder takes {room} events, and has to judge histories of {data.max_length}"
+            remedy = f"give {data.max_length}; its data.max_length may be shorter"
+            raise InputError(what, where=f"{stage}, model.encoder.max_length", remedy=remedy)
+
+
+def refuse_own(stage: str, keys: Collection[str]) -> None:
+    """Refuse settings that are the chain's."""
+    for key in sorted(keys):
+        raise InputError("the chain sets this itself", where=f"{stage}, {key}", remedy="leave it out")
+
+
+def make_world(data: RewardData, world: World | None) -> None:
+    """Make the simulated log that is missing: the world that is asked for, else the default one."""
+    root = data_root(data.root)
+    made = root / SIMULATED / "world.yaml"
+    if world:
+        if not made.is_file() or yaml.safe_load(made.read_text(encoding="utf-8")) != asdict(world):
+            write(simulate(world), root)
+    elif data.log_.name == SIMULATED and not (root / SIMULATED / "events.parquet").is_file():
+        echo(f"there is no simulated log under {root}: making the default world")
+        write(simulate(World()), root)
+
+
+def require_same_log(plan: Plan) -> None:
+    """Refuse a folder that holds a chain of another log."""
+    log = plan.data(plan.chain.seeds[0]).log_.name
+    for _, _, place in evaluated(plan.folder, None, None):
+        whole = artifacts.check(place).whole  # any other is made again
+        if whole and (other := read_json(place / "summary.json")["log"]) != log:
+            text = f"it holds a chain of the log {other!r}, and this one is of {log!r}"
+            raise InputError(text, where=str(plan.folder), remedy="give this chain a --name of its own")
+
+
+def check_log(plan: Plan, variables: set[str]) -> None:
+    """What `recalign check` says, kept for the report, which others may read: without the values of variables."""
+    data = plan.data(plan.chain.seeds[0])
+    sections = audit_log(data)
+    said = verdict(sections, data.log_.time_unit)
+    write_json(plan.folder / "check.json", without_values({"verdict": str(said), **sections}, variables))
+    echo(f"{data.report}\n{said}")
+
+
+def require_rewards(plan: Plan) -> None:
+    """Refuse a log whose reward model or judges have no rewards, and a reward model of another reward, before a fit."""
+    of_chain = plan.data(plan.chain.seeds[0]).reward_settings
+    for stage in BASE_STAGES:
+        data = plan.parsed(stage, plan.chain.seeds[0]).datamodule()
+        if isinstance(data, RewardData):
+            if stage == "reward" and data.reward_settings != of_chain:
+                what = f"the reward model would learn {data.reward_settings}, and methods are measured by {of_chain}"
+                remedy = "set it for all stages (data.reward); judges alone may have their own"
+                raise InputError(what, where="stages.reward.data", remedy=remedy)
+            data.rated  # noqa: B018 (raises where all are alike)
+            data.require_rated("validation")
