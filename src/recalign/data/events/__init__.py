@@ -1,11 +1,10 @@
 """Read raw logs into one checked event table. Polars only, no torch."""
 
 from recalign.data.events.audit import audit, render
-from recalign.data.events.checking import Report
 from recalign.data.events.expression import evaluate
 from recalign.data.events.items import ItemValues, read_features, read_titles
 from recalign.data.events.log import Feature, ItemTable, LogMapping, data_root
-from recalign.data.events.table import EventTable, fingerprint, load_events
+from recalign.data.events.table import EventTable, Report, fingerprint, load_events
 
 __all__ = [
     "EventTable",

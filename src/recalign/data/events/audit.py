@@ -7,9 +7,8 @@ from itertools import pairwise
 import numpy as np
 import polars as pl
 
-from recalign.data.events.checking import Report
 from recalign.data.events.guess import EARLIEST
-from recalign.data.events.table import EventTable
+from recalign.data.events.table import EventTable, Report
 
 Value = int | float | str
 Section = dict[str, Value]

@@ -20,11 +20,10 @@ from rich.table import Table
 
 from recalign.data.events import guess
 from recalign.data.events.division import SplitSuggestion, collapse_and_divide
-from recalign.data.events.files import find, is_text, no_file
 from recalign.data.events.init_items import describe_items, yaml_scalar
 from recalign.data.events.log import LogMapping
 from recalign.data.events.messages import did_you_mean
-from recalign.data.events.reading import NULLS, looks_like_data, read
+from recalign.data.events.reading import NULLS, find, is_text, looks_like_data, no_file, read
 from recalign.data.events.table import EventTable, load_events
 from recalign.errors import InputError, printable
 from recalign.files import write_text

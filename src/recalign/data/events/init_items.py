@@ -9,10 +9,9 @@ import polars as pl
 
 from recalign.data.events import guess
 from recalign.data.events.feature_values import feature_values, names_items
-from recalign.data.events.files import find, no_file
 from recalign.data.events.log import Feature
 from recalign.data.events.messages import SourceRows
-from recalign.data.events.reading import read, whole_numbers
+from recalign.data.events.reading import find, no_file, read, whole_numbers
 from recalign.errors import InputError, printable
 from recalign.files import yaml_text
 

@@ -11,10 +11,9 @@ from recalign.data.events.audit import Section
 from recalign.data.events.expression import root_names
 from recalign.data.events.feature_values import KEY, feature_values, names_items
 from recalign.data.events.fields import EXACT, missing_as_null
-from recalign.data.events.files import file_digest, is_text, locate
 from recalign.data.events.log import Feature, FeatureKind, ItemTable, LogMapping
 from recalign.data.events.messages import SourceRows
-from recalign.data.events.reading import no_column, read, whole_numbers
+from recalign.data.events.reading import file_digest, is_text, locate, no_column, read, whole_numbers
 from recalign.errors import InputError
 from recalign.files import digest
 

@@ -1,17 +1,78 @@
-"""The event table: one checked frame of events for any log."""
+"""The event table: one checked frame of events for any log, and a report of the other rows."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import polars.selectors as cs
 
-from recalign.data.events.checking import Report, check_rows, make_report
-from recalign.data.events.expression import root_names
-from recalign.data.events.files import file_digest, locate
-from recalign.data.events.log import ItemTable, LogMapping
-from recalign.data.events.reading import read, read_log
+from recalign.data.events.expression import condition, evaluate, kind_of, root_names
+from recalign.data.events.fields import (
+    index_ids,
+    missing_as_null,
+    read_ids,
+    read_is_random,
+    read_propensity,
+    read_timestamps,
+)
+from recalign.data.events.log import OWN_COLUMNS, ItemTable, LogMapping
+from recalign.data.events.messages import SHOWN, SourceRows
+from recalign.data.events.reading import file_digest, locate, read, read_log
+from recalign.errors import InputError, printable
 from recalign.files import digest
+
+
+@dataclass(frozen=True)
+class Note:
+    """Rows that are left out, or count in some losses only."""
+
+    reason: str
+    count: int
+    rows: str  # description of the first ones
+
+    def __str__(self) -> str:
+        return printable(f"{self.count:,} rows {self.reason}: {self.rows}")
+
+
+@dataclass(frozen=True)
+class Report:
+    """Rows read from each file, events used, and notes on the other rows.
+
+    Attributes:
+        tied: events at the same time as another of their user, at the file's own resolution.
+        repeats: events whose row equals an earlier one in every column of the file.
+    """
+
+    files: dict[str, int]
+    used: int
+    notes: tuple[Note, ...]
+    tied: int = 0
+    repeats: int = 0
+
+    def __str__(self) -> str:
+        lines = [printable(f"{count:,} rows read from {file}") for file, count in self.files.items()]
+        return "\n".join([*lines, *map(str, self.notes), f"{self.used:,} events used"])
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """Result of checking some rows of a log, in plain values.
+
+    Attributes:
+        used: number of rows that are events.
+        left_out: reason, count and first row numbers of the other rows, and of rows without a reward. All parts of a
+            log list the same reasons in the same order.
+        rewards: smallest and largest reward; None if there is none.
+        tied, repeats: as in `Report`.
+    """
+
+    used: int
+    left_out: list[tuple[str, int, list[int]]]
+    rewards: tuple[float | None, float | None]
+    tied: int
+    repeats: int
 
 
 @dataclass(frozen=True)
@@ -82,3 +143,167 @@ def _features_digest(file: str, table: ItemTable) -> str:
     reads = {table.id, *(name for one in table.specified.values() for name in root_names(one.value))}
     columns = frame.select(name for name in frame.columns if name in reads).with_columns(cs.binary().bin.encode("hex"))
     return digest([str(columns.schema), columns.write_ndjson()])
+
+
+def check_rows(
+    raw: pl.DataFrame, rows: SourceRows, log: LogMapping, reward: str | None
+) -> tuple[pl.DataFrame, pl.Series, pl.Series, CheckResult]:
+    """Check rows of a log: all rows, or all rows of some users.
+
+    Args:
+        raw: the rows, with the columns of all files.
+        rows: where they come from.
+        log: its settings.
+        reward: as in `load_events`.
+
+    Returns:
+        ``frame``, ``users`` and ``items`` as in `EventTable`, for these rows only, and what the check found.
+
+    Raises:
+        InputError: as `load_events`. `make_report` checks what needs the whole log.
+    """
+    left_out: list[tuple[str, int, list[int]]] = []
+
+    def note(reason: str, mask: pl.Series, number: pl.Series) -> None:
+        left_out.append((reason, int(mask.sum()), number.filter(mask).bottom_k(SHOWN).sort().to_list()))
+
+    def leave_out(mask: pl.Series, reason: str) -> None:
+        nonlocal raw, rows
+        note(f"{reason} and are left out", mask, rows.number)
+        if mask.any():
+            raw, rows = raw.filter(~mask), rows.filter(~mask)
+
+    raw = raw.with_columns(missing_as_null(raw[name]) for name in (log.user, log.item, log.timestamp) if name)
+    leave_out(raw.select(pl.all_horizontal(pl.all().is_null())).to_series(), "are empty")
+    if log.drop_repeats:
+        repeated = ~raw.select(pl.struct(pl.all()).is_first_distinct()).to_series()
+        leave_out(repeated, "repeat another row in every column")
+    if log.where is not None:
+        leave_out(~condition(raw, log.where, "data.log.where", rows), f"do not meet {log.where!r}")
+    if rows.headed:
+        broken = pl.col(pl.String).str.contains("\n", literal=True).fill_null(False)
+        several = raw.select(pl.any_horizontal(pl.repeat(False, pl.len()), broken)).to_series()
+        note("hold a quoted field of several lines", several, rows.number)
+    whole = raw
+    raw = raw.with_columns(
+        evaluate(raw, expression, f"data.log.columns.{name}", rows).alias(name)
+        for name, expression in log.columns.items()
+    )
+    rewards = read_rewards(raw, rows, reward)
+    user, users = index_ids(read_ids(raw[log.user], "data.log.user", rows))
+    item, items = index_ids(read_ids(raw[log.item], "data.log.item", rows))
+    if log.timestamp is None:
+        time = second = rows.number.cast(pl.Int64)
+    else:
+        time, per_second = read_timestamps(raw[log.timestamp], log.time_unit, rows, log.time_format)
+        second = time // (per_second * log.time_resolution) * log.time_resolution
+    own = dict(zip(OWN_COLUMNS, (user, item, second, rows.number, rewards), strict=True))
+    if log.is_random is not None:
+        own["is_random"] = read_is_random(raw[log.is_random], rows)
+    if log.propensity is not None:
+        own["propensity"] = read_propensity(raw[log.propensity], rows)
+    mapped = {log.user, log.item, log.timestamp, *OWN_COLUMNS, *own}
+    columns = [values.alias(name) for name, values in own.items()] + [one for one in raw if one.name not in mapped]
+    if (order := _sort_order(user, time)) is not None:  # gathering from a single chunk is faster
+        columns, time = [column.rechunk().gather(order) for column in columns], time.gather(order)
+    frame = pl.DataFrame(columns)
+    if log.collapse:
+        weaker = ~_strongest(frame)
+        note("are weaker events of the same user and item and are left out", weaker, frame["row"])
+        frame, time = frame.filter(~weaker), time.filter(~weaker)
+    if reward is not None:
+        note("have no reward and stay in histories only", frame["reward"].is_null(), frame["row"])
+    user_N, time_N = frame["user"].to_numpy(), time.to_numpy()
+    same_N = np.concatenate([[False], (user_N[1:] == user_N[:-1]) & (time_N[1:] == time_N[:-1]), [False]])
+    tied = pl.Series(same_N[1:] | same_N[:-1])
+    repeats = 0
+    if log.timestamp:  # rows that differ in their time repeat none
+        alike = whole.filter(rows.number.is_in(frame["row"].filter(tied).implode()))
+        repeats = alike.height - alike.n_unique()
+    ends = rewards.min(), rewards.max()
+    return frame, users, items, CheckResult(frame.height, left_out, ends, int(tied.sum()), repeats)  # type: ignore[arg-type]
+
+
+def read_rewards(raw: pl.DataFrame, rows: SourceRows, reward: str | None, where: str = "data.reward") -> pl.Series:
+    """Compute the reward of each row: f64, null where it has none.
+
+    Arguments as in `check_rows`; ``where`` is the setting that holds the expression, for errors.
+
+    Raises:
+        InputError: the reward cannot be computed, or is no number.
+    """
+    if reward is None:
+        return pl.repeat(None, raw.height, dtype=pl.Float64, eager=True)
+    values = evaluate(raw, reward, where, rows)
+    if values.count() and not (values.dtype.is_numeric() or values.dtype == pl.Boolean):
+        remedy = "give a number or a comparison; TRY_CAST(x AS DOUBLE) turns text into numbers or null"
+        raise InputError(f"{reward!r} gives {kind_of(values, rows)}, not a number", where=where, remedy=remedy)
+    return values.cast(pl.Float64)
+
+
+def make_report(parts: Sequence[CheckResult], rows: SourceRows, reward: str | None) -> Report:
+    """Combine the check results of a log's parts. Of `rows` only the files are used.
+
+    Raises:
+        InputError: no row can be used, or the reward is the same for every event.
+    """
+    notes = []
+    for same in zip(*(part.left_out for part in parts), strict=True):
+        count = sum(one[1] for one in same)
+        first = sorted(number for one in same for number in one[2])[:SHOWN]
+        if count:
+            notes.append(Note(same[0][0], count, rows.name(first, count)))
+    used = sum(part.used for part in parts)
+    if not used:
+        what = f"no row of {', '.join(rows.files)} can be used: {'; '.join(note.reason for note in notes)}"
+        raise InputError(what, where="data.log.where", remedy="correct the condition or the file")
+    values = {end for part in parts for end in part.rewards if end is not None}
+    if reward is not None and len(values) < 2:
+        raise InputError(
+            f"{reward!r} is {f'{values.pop():g}' if values else 'null'} for every event of {', '.join(rows.files)}",
+            where="data.reward",
+            remedy="name a column that tells good events from bad ones. Without one there is nothing to align to: "
+            "data.reward: null is for training a recommender alone",
+        )
+    tied, repeats = sum(part.tied for part in parts), sum(part.repeats for part in parts)
+    return Report(rows.files, used, tuple(notes), tied, repeats)
+
+
+def _strongest(frame: pl.DataFrame) -> pl.Series:
+    """Mark the event with the highest reward of each user and item; on ties, the first one.
+
+    An event without a reward ranks below all others. Events are sorted by user and time.
+    """
+    place = frame.select("user", "item", "reward").with_row_index("place")
+    by_strength = place.sort("reward", descending=True, nulls_last=True, maintain_order=True)
+    kept = by_strength.unique(["user", "item"], keep="first")["place"]
+    return place["place"].is_in(kept.implode())
+
+
+def _sort_order(user: pl.Series, time: pl.Series) -> pl.Series | None:
+    """Stable sort order by (user, time); None if the rows are already sorted."""
+    user_N, time_N = user.to_numpy(), time.to_numpy()
+    no_earlier_N = time_N[1:] >= time_N[:-1]
+    if ((user_N[1:] > user_N[:-1]) | (user_N[1:] == user_N[:-1]) & no_earlier_N).all():
+        return None
+    if no_earlier_N.all():
+        return pl.Series(_stable_order(user_N))
+    by_time_N = _stable_order(time_N)
+    return pl.Series(by_time_N[_stable_order(user_N[by_time_N])])
+
+
+def _stable_order(value_N: np.ndarray) -> np.ndarray:
+    """Stable argsort of non-negative integers. Shape: (N,) -> u32 (N,).
+
+    Value and position are packed into one integer and sorted in place: ten times as fast as `argsort`.
+    """
+    bits = len(value_N).bit_length()
+    least = value_N.min()
+    if int(value_N.max() - least).bit_length() + bits > 63:
+        return np.argsort(value_N, kind="stable").astype(np.uint32)
+    packed_N = (value_N - least).astype(np.int64)
+    packed_N <<= bits
+    packed_N |= np.arange(len(packed_N))
+    packed_N.sort()
+    packed_N &= 2**bits - 1
+    return packed_N.astype(np.uint32)

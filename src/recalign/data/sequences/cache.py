@@ -26,7 +26,7 @@ import polars as pl
 
 from recalign import artifacts
 from recalign.data.events import Report
-from recalign.data.events.checking import Note
+from recalign.data.events.table import Note
 from recalign.data.sequences.splits import Split
 from recalign.data.sequences.store import Sequences
 from recalign.errors import InputError

@@ -30,12 +30,11 @@ from rich.progress import track
 
 from recalign.data.events import EventTable, LogMapping, Report, audit, data_root
 from recalign.data.events.audit import LEFT, Section, left_out
-from recalign.data.events.checking import CheckResult, check_rows, make_report
 from recalign.data.events.fields import missing_as_null
-from recalign.data.events.files import is_text, locate
 from recalign.data.events.items import feature_figures
 from recalign.data.events.messages import SourceRows
-from recalign.data.events.reading import Tables, matched, read, scan
+from recalign.data.events.reading import Tables, is_text, locate, matched, read, scan
+from recalign.data.events.table import CheckResult, check_rows, make_report
 from recalign.data.sequences.cache import ARRAYS, column_file, mappable, read_table, write_entry
 from recalign.data.sequences.data import EventDataModule
 from recalign.data.sequences.splits import High, Split, UserGroups

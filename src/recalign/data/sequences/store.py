@@ -11,8 +11,8 @@ import numpy as np
 import polars as pl
 
 from recalign.data.events import EventTable, Report
-from recalign.data.events.checking import Note
 from recalign.data.events.messages import SHOWN
+from recalign.data.events.table import Note
 from recalign.data.sequences.splits import TEST, TRAIN, VALIDATION, High, Split, UserGroups
 from recalign.errors import InputError
 from recalign.files import digest

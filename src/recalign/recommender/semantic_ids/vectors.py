@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from recalign.data.events.files import reading_parquet
 from recalign.data.events.items import log_ids
 from recalign.data.events.messages import did_you_mean
+from recalign.data.events.reading import reading_parquet
 from recalign.data.sequences import EventDataModule
 from recalign.data.sequences.splits import TRAIN
 from recalign.errors import InputError, require_positive

@@ -9,10 +9,10 @@ from typing import Any
 
 import polars as pl
 
-from recalign.data.events.checking import read_rewards
 from recalign.data.events.expression import refuse_names
 from recalign.data.events.log import PREPARED
 from recalign.data.events.messages import SourceRows
+from recalign.data.events.table import read_rewards
 from recalign.data.sequences.relative import RelativeTo
 from recalign.data.sequences.splits import TRAIN, VALIDATION
 from recalign.data.sequences.store import ADDED

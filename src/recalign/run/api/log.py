@@ -12,9 +12,9 @@ from typing import Any
 import polars as pl
 
 from recalign.data.events import guess
-from recalign.data.events.checking import read_rewards
 from recalign.data.events.division import collapse_and_divide
 from recalign.data.events.messages import SourceRows, did_you_mean
+from recalign.data.events.table import read_rewards
 from recalign.errors import InputError
 from recalign.files import write_parquet, write_text, yaml_text
 from recalign.run import configs

@@ -16,9 +16,8 @@ import torch
 from recalign import artifacts
 from recalign.artifacts import publish, seal
 from recalign.data.events import data_root
-from recalign.data.events.files import locate
 from recalign.data.events.items import log_ids
-from recalign.data.events.reading import no_column, read
+from recalign.data.events.reading import locate, no_column, read
 from recalign.errors import InputError, require_positive
 from recalign.evaluation.baselines import Rerank
 from recalign.files import digest, write_json, write_text

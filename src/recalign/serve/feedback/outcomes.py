@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
-from recalign.data.events import files, reading
+from recalign.data.events import reading
 from recalign.data.events.fields import missing_as_null, read_ids, read_timestamps
 from recalign.data.events.log import TimeUnit
 from recalign.data.events.messages import SourceRows
@@ -87,9 +87,9 @@ def _read(path: Path, columns: Columns) -> pl.DataFrame:
         "time": ("time", columns.time),
         **({"reward": ("reward", columns.reward)} if columns.reward else {}),
     }
-    found = files.find(path.parent, path.name)
+    found = reading.find(path.parent, path.name)
     if not found:
-        raise files.no_file(str(path))
+        raise reading.no_file(str(path))
     picked = _joined([_picked(one, wanted) for one in found])
     if not picked.height:
         raise InputError("the table has no rows", where=str(path), remedy="give a table with outcomes")
@@ -103,7 +103,7 @@ def _picked(source: str, wanted: dict[str, tuple[str, str]]) -> pl.DataFrame:
         if column not in frame.columns:
             raise reading.no_column(f"--{option}", column, source, frame.columns)
         values = missing_as_null(frame[column])
-        user = name == "who" and values.dtype == pl.String and files.is_text(source)  # items are matched later
+        user = name == "who" and values.dtype == pl.String and reading.is_text(source)  # items are matched later
         picked[name] = reading.whole_numbers(values) if user else values
     return pl.DataFrame(picked)
 

@@ -12,8 +12,8 @@ import polars as pl
 
 from recalign.data.events import render
 from recalign.data.events.audit import Section
-from recalign.data.events.files import locate
 from recalign.data.events.messages import did_you_mean
+from recalign.data.events.reading import locate
 from recalign.errors import InputError, require_positive
 from recalign.evaluation.offpolicy import plain as plain_estimates
 from recalign.files import read_json, write_json

@@ -18,9 +18,9 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from recalign.data.events import LogMapping, data_root
 from recalign.data.events.audit import Section
-from recalign.data.events.checking import read_rewards
 from recalign.data.events.expression import condition, evaluate
 from recalign.data.events.reading import read_log
+from recalign.data.events.table import read_rewards
 from recalign.errors import InputError
 from recalign.serve.server.about import ABOUT
 from recalign.serve.server.bundle import Bundle, load_bundle
