@@ -329,7 +329,7 @@ def test_a_server_s_own_log_is_watched(bundled, around, served, tmp_path, capsys
         (["--log", "gone.yaml"], "no such file"),
         (["--log", "list.yaml"], "no YAML with keys"),
         (["--log", "other.yaml"], "no data.log"),
-        (["--log", "odd.yaml"], "no setting 'file'"),
+        (["--log", "odd.yaml"], "option 'file'"),
         (["--log", "plain.yaml"], "the table has no column 'decision'"),
         (["--temperature", "0"], "cannot be used here"),
         (["--clip", "-1"], "clip"),

@@ -201,7 +201,7 @@ def _mapping(log: dict[str, Any], path: Path) -> LogMapping:
     parser.add_argument("--log", type=LogMapping)
     own = {name: one for name, one in log.items() if name != "items"}  # titles are the bundle's
     try:
-        return parser.instantiate_classes(parser.parse_object({"log": own})).log
+        return parser.instantiate(parser.parse_object({"log": own})).log
     except ArgumentError as error:
         raise InputError(str(error).strip(), where=f"{path}: data.log", remedy=REMEDY) from error
 
