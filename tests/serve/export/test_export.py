@@ -8,7 +8,6 @@ from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 import pytest
 import small
@@ -23,7 +22,7 @@ from recalign.files import read_json
 from recalign.recommender import RecommenderData, SequencePolicy
 from recalign.recommender.checkpoint import build, load_net
 from recalign.recommender.serving import recommend
-from recalign.run.stage.opened import OpenedRun, open_run
+from recalign.run.stage.opened import OpenedRun
 from recalign.serve.export.command import bundle_of, items
 from recalign.serve.export.verify import verify, windows_to_verify
 from recalign.serve.server import load_bundle
@@ -263,19 +262,6 @@ def test_columns_of_the_item_table_can_be_boosted_by(made, monkeypatch, tmp_path
     with pytest.raises(InputError, match="no column 'gener'") as refused:
         items(made, ["gener"])
     assert "genre" in str(refused.value)
-
-
-def test_what_cannot_be_opened(tmp_path):
-    with pytest.raises(InputError, match="no run in this folder"):
-        open_run(tmp_path)
-
-
-def test_examples_are_the_same_everywhere(bundled):
-    folder = current(bundled)
-    ids = load_bundle(folder).catalogue.ids
-    asked = [len(one["request"]["items"]) for one in read_json(folder / "examples.json")]
-    assert asked == [0, 1, 5, 20]
-    assert np.isin(read_json(folder / "examples.json")[3]["request"]["items"], ids).all()
 
 
 def test_rewards_that_are_ranks_are_not_asked_of_a_request(log_root, tmp_path):

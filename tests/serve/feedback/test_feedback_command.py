@@ -73,26 +73,6 @@ def test_from_a_log_to_a_table_that_check_reads(folder, capsys):
     assert "600" in checked.out
 
 
-@pytest.mark.parametrize("suffix", ["csv", "parquet"])
-def test_outcomes_that_name_nobody_are_counted(folder, capsys, suffix):
-    """Of a column without a value a text file does not tell the type, and it was refused as no ids."""
-    told = pl.read_csv(folder / "bought.csv", infer_schema_length=None)
-    guests = told.with_columns(who=pl.lit(None, pl.Int64))
-    write = guests.write_csv if suffix == "csv" else guests.write_parquet
-    write(folder / f"guests.{suffix}")
-    feedback([WORDS[0], "--outcomes", f"guests.{suffix}", *WORDS[3:]])
-    assert f"{told.height}  left out, as they name no user" in capsys.readouterr().out
-
-
-def test_it_can_be_done_again_and_later(folder, capsys):
-    feedback(WORDS)
-    first = pl.read_parquet(folder / "log" / TABLE)
-    feedback(WORDS)
-    assert pl.read_parquet(folder / "log" / TABLE).equals(first)
-    assert set(first.filter("chosen")["reward"]) == {1.0}
-    capsys.readouterr()
-
-
 def test_a_yaml_that_was_edited_is_kept_and_one_that_was_not_is_written_anew(folder, capsys):
     feedback(WORDS)
     path = folder / "log" / LOG
@@ -211,13 +191,6 @@ def test_what_cannot_be_used(words, what, folder):
     assert refused.value.remedy
 
 
-def test_without_a_key_nobody_can_be_joined(folder, monkeypatch):
-    monkeypatch.delenv("RECALIGN_DECISIONS_KEY")
-    for words in (WORDS, ["log", "--forget", "7"]):
-        with pytest.raises(InputError, match="pseudonyms, which a key makes"):
-            feedback(words)
-
-
 def test_two_kinds_of_tables_are_not_one(folder):
     pl.DataFrame({"who": [[1]], "what": [1], "when": [1_000_000]}).write_parquet("odd.parquet")
     with pytest.raises(InputError, match="their columns differ in type"):
@@ -240,13 +213,6 @@ def test_outcomes_that_name_nobody_are_left_out_and_counted(folder, capsys):
     (folder / "bought.csv").write_text(f"{rows[0]}\n1,,1000011,3\n")
     with pytest.raises(InputError, match=r"--item: the column what is empty in row 1 of .*bought\.csv"):
         feedback(WORDS)
-
-
-@pytest.mark.parametrize("window", ["inf", "1e300", "nan", "0"])
-def test_a_window_that_is_none_is_refused(folder, window):
-    with pytest.raises(InputError) as refused:
-        feedback([*WORDS[:-1], window])
-    assert refused.value.where == "window"
 
 
 def test_outcomes_alone_are_no_table(folder):

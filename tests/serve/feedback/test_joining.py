@@ -138,22 +138,6 @@ def test_what_is_told_in_minutes_or_dates_counts_for_a_decision_of_the_same(step
     assert found.counts["outcomes"]["joined"] == 2
 
 
-def test_many_decisions_of_one_user_are_not_compared_with_each_other(monkeypatch):
-    """Pairs of them are as many as their square."""
-    largest, own = [0], pl.DataFrame.join
-
-    def noted(*given: Any, **more: Any) -> pl.DataFrame:
-        found = own(*given, **more)
-        largest[0] = max(largest[0], found.height)
-        return found
-
-    monkeypatch.setattr(pl.DataFrame, "join", noted)
-    many = frame(*(decision(f"d{n}", "anna", n, [3]) for n in range(400)))
-    found = joined(many, outcomes(*(("anna", 3, n, 1.0) for n in range(1, 400))))
-    assert found.counts["outcomes"]["joined"] == 399
-    assert largest[0] <= 1000
-
-
 def test_an_outcome_whose_clock_is_ahead_makes_no_decision_older():
     told = outcomes(("anna", 3, 8_801, 1.0), ("anna", 3, 90_000, 1.0))
     found = joined(frame(decision("old", "anna", 8_800, [3]), decision("new", "anna", 9_950, [5])), told)
@@ -306,3 +290,19 @@ def test_a_further_outcome_does_not_stand_in_the_history_of_its_own_list():
     anna = found.table.filter(pl.col("user") == "anna")
     assert anna["timestamp"].to_list() == [10_700_000, 10_700_001]
     assert anna["shown"].to_list() == [True, False]
+
+
+def test_many_decisions_of_one_user_are_not_compared_with_each_other(monkeypatch):
+    """Pairs of them are as many as their square."""
+    largest, own = [0], pl.DataFrame.join
+
+    def noted(*given: Any, **more: Any) -> pl.DataFrame:
+        found = own(*given, **more)
+        largest[0] = max(largest[0], found.height)
+        return found
+
+    monkeypatch.setattr(pl.DataFrame, "join", noted)
+    many = frame(*(decision(f"d{n}", "anna", n, [3]) for n in range(400)))
+    found = joined(many, outcomes(*(("anna", 3, n, 1.0) for n in range(1, 400))))
+    assert found.counts["outcomes"]["joined"] == 399
+    assert largest[0] <= 1000

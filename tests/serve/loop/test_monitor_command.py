@@ -173,17 +173,3 @@ def test_lists_that_wait_for_outcomes_are_said_and_strict_does_not_pass(bundled,
         main(words)
     assert stop.value.code == 1
     assert "10,000 lists are in no window" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [("name", None), ("files", ""), ("columns", None), ("columns", [1]), ("where", True), ("user", 3), ("header", 3)],
-)
-def test_slips_in_the_logs_yaml_are_named(bundled, bundle, tmp_path, key, value):
-    log = logged(tmp_path, bundle)
-    data = yaml.safe_load(log.read_text())
-    data["data"]["log"][key] = value
-    log.write_text(yaml.safe_dump(data))
-    with pytest.raises(InputError) as refused:
-        monitor([str(bundled), "--log", str(log)])
-    assert key in f"{refused.value.where} {refused.value.what}"

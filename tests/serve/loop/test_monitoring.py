@@ -184,15 +184,6 @@ def test_lists_of_which_a_condition_leaves_some_places_are_left_out():
     assert watched(table).reference.lists == watched(weeks(0, 300)).reference.lists - 1
 
 
-def test_columns_of_ones_own_are_not_looked_at():
-    table = weeks(0)
-    own = {name: pl.lit("mine") for name in ("value", "n", "total", "at", "early", "expected")}
-    one, other = watched(table), watched(table.with_columns(**own))
-    for before, after in zip(one.windows, other.windows, strict=True):
-        figures = ({name: change.now.value for name, change in each.changes.items()} for each in (before, after))
-        assert next(figures) == pytest.approx(next(figures), nan_ok=True)
-
-
 def test_outcomes_after_the_last_list_wait_for_theirs():
     """`recalign feedback` leaves out the lists of the last day; outcomes without a list it has."""
     table = weeks(0)
@@ -206,3 +197,12 @@ def test_where_lists_are_left_out_no_outcome_without_one_counts():
     one = watched(weeks(0).with_columns(meets=~pl.col("shown") | (pl.col("user") != "3")))
     assert "unknown" not in one.reference.changes
     assert "`where` left out lists" in one.left_out["unknown"]
+
+
+def test_columns_of_ones_own_are_not_looked_at():
+    table = weeks(0)
+    own = {name: pl.lit("mine") for name in ("value", "n", "total", "at", "early", "expected")}
+    one, other = watched(table), watched(table.with_columns(**own))
+    for before, after in zip(one.windows, other.windows, strict=True):
+        figures = ({name: change.now.value for name, change in each.changes.items()} for each in (before, after))
+        assert next(figures) == pytest.approx(next(figures), nan_ok=True)

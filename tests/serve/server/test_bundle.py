@@ -15,7 +15,7 @@ from recalign.errors import InputError
 from recalign.files import read_json, write_json
 from recalign.serve.server import Boost, Bundle, Request, load_bundle
 from recalign.serve.server.about import ABOUT, About, current, point
-from recalign.serve.server.catalogue import Catalogue, fine_times, strongest
+from recalign.serve.server.catalogue import Catalogue, strongest
 from recalign.serve.server.service import Service
 
 ITEMS, TIMES = [3, 5, 7, 11], [1000, 1060, 1120, 1180]
@@ -100,10 +100,6 @@ def test_many_boosts_of_a_column_add_up():
     nested = Catalogue(pl.DataFrame({"item": [1], "title": ["w"], "genres": [["a"]]}), about())
     with pytest.raises(InputError, match="holds List"):
         nested.encode(Request(boost=[Boost("genres", 1, 1.0)]))
-
-
-def test_a_score_does_not_read_how_many_items_are_asked_for(bundle):
-    assert bundle.score(request(k=1000), [9]) == bundle.score(request(), [9])
 
 
 def test_without_a_history_the_most_chosen_come_first(bundle):
@@ -271,10 +267,6 @@ def test_rewards_are_needed_where_they_are_read():
     assert reads.encode(Request()).strength == 4.0
 
 
-def test_fractions_of_seconds():
-    assert fine_times([1.25], "s", str).tolist() == [1_250_000]
-
-
 def test_answering_needs_neither_torch_nor_lightning(bundled):
     code = (
         "import sys, recalign, recalign.cli, recalign.serve.server.app, recalign.serve.server.command\n"
@@ -324,10 +316,3 @@ def test_what_is_no_request_is_refused(bundled):
                 bundle.recommend(given, **settings)
     with pytest.raises(InputError, match="'abc' cannot be used here"):
         bundle.recommend(["abc"], k=5)
-
-
-def test_a_date_cannot_be_boosted_by_as_a_number():
-    table = pl.DataFrame({"item": ["a"], "title": ["A"], "released": pl.Series([18263], dtype=pl.Date)})
-    dated = Catalogue(table, about())
-    with pytest.raises(InputError, match="the column 'released' holds Date"):
-        dated.encode(Request.from_any({"boost": [{"column": "released", "value": 18263, "weight": 1.0}]}))

@@ -217,7 +217,7 @@ def test_old_decisions_are_deleted_as_the_server_begins(tmp_path, monkeypatch):
         kept(decisions, "bob")
 
         async def a_moment() -> None:
-            purging = asyncio.create_task(decisions.purge())
+            purging = asyncio.create_task(decisions.run())
             while len(records(decisions)) > 1:
                 await asyncio.sleep(0.01)
             purging.cancel()

@@ -104,16 +104,6 @@ def test_the_share_of_the_requests_and_their_mixture():
     assert sum(mixed.values()) == pytest.approx(1)
 
 
-def test_ranked_counts_the_first_places_that_are_the_ranked_lists():
-    best = ranked(3)
-    found = {
-        tuple(item_K.tolist()): said.ranked
-        for item_K, said in (drawn(SCORES, best, Explore(seed=n)) for n in range(999))
-    }
-    for items, same in found.items():
-        assert same == next((n for n in range(3) if items[n] != best[n]), 3)
-
-
 @pytest.mark.parametrize("extreme", [MAX_WEIGHT, -MAX_WEIGHT])
 def test_items_that_a_boost_lifts_far_are_still_drawn_with_their_chances(extreme):
     """A boost of 1e18 left no noise of the draw: always the same list, and chances as if it were any."""
@@ -165,14 +155,6 @@ def test_filters_that_leave_few_leave_a_short_list(bundled):
     assert answer.explored.log_probs[2] == 0.0
     nothing = load_bundle(bundled).recommend({**ASKED, "allow": [3], "explore": {}})
     assert (nothing.items, nothing.explored.log_probs) == ([], [])
-
-
-def test_alone_and_among_others_a_seed_gives_the_same_list(bundled):
-    bundle = load_bundle(bundled)
-    asked = [{**ASKED, "items": [3, n], "explore": {"temperature": 2.0, "seed": n}} for n in range(6, 20)]
-    assert [[one.item for one in each.items] for each in bundle.recommend(asked)] == [
-        [one.item for one in bundle.recommend(each).items] for each in asked
-    ]
 
 
 @pytest.mark.parametrize(

@@ -244,12 +244,6 @@ def test_a_backup_that_takes_long_keeps_nobody_from_writing(store, tmp_path):
     backup.close()
 
 
-def test_without_a_store_a_user_is_refused():
-    with pytest.raises(InputError, match="nobody's history") as refused:
-        catalogue().encode(Request(user="anna"))
-    assert "--store" in str(refused.value)
-
-
 def test_a_user_and_a_history_are_one_too_many(app):
     both = {"user": "anna", "items": [3], "times": [1]}
     [(status, _, text)] = running(app, post(app, "/recommend", both))
@@ -313,14 +307,6 @@ def test_each_token_opens_its_own_routes_alone(app):
         post(app, "/events\n", told),
     ]
     assert [status for status, _, _ in running(app, *calls)] == [401, 200, 401, 401, 401, 404]
-
-
-def test_without_a_store_there_are_no_such_routes(bundled):
-    from recalign.serve.server.app import make_app
-
-    plain = make_app(bundled)
-    assert running(plain, call(plain, "/events", b"{}"))[0][0] == 404
-    assert running(plain, call(plain, "/recommend", b'{"user":"anna"}'))[0][0] == 422
 
 
 def test_the_event_loop_never_waits_for_the_file(app, store, monkeypatch):
@@ -442,17 +428,7 @@ def test_what_was_acknowledged_survives_a_process_that_is_killed(bundled, tmp_pa
     assert logged == ""
 
 
-def test_old_events_are_deleted_while_it_runs(store, monkeypatch):
-    import asyncio
-
-    store.days, done = 1, []
-    monkeypatch.setattr(store, "purge", lambda: done.append(1) or (10_000 if len(done) < 3 else 0))
-
-    async def a_moment() -> None:
-        task = asyncio.create_task(AsyncStore(store).run())
-        while len(done) < 3:
-            await asyncio.sleep(0.001)
-        task.cancel()
-
-    asyncio.run(a_moment())
-    assert len(done) == 3
+def test_without_a_store_a_user_is_refused():
+    with pytest.raises(InputError, match="nobody's history") as refused:
+        catalogue().encode(Request(user="anna"))
+    assert "--store" in str(refused.value)

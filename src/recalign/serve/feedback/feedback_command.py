@@ -17,7 +17,7 @@ from recalign.files import atomic_write
 from recalign.serve.feedback import log as decision_log
 from recalign.serve.feedback import outcomes as outcome_tables
 from recalign.serve.feedback.joining import Joined, Rule, join
-from recalign.serve.server.command import DECISIONS_KEY, required_key
+from recalign.serve.server.command import DECISIONS_KEY, decisions_key
 from recalign.serve.server.decisions import pseudonym
 
 TABLE, LOG, COUNTS = "feedback.parquet", "feedback.yaml", "feedback.json"
@@ -65,7 +65,7 @@ def feedback(words: list[str]) -> None:
             "nothing to do" if given.forget is None else "outcomes, and a user to forget", where="", remedy=remedy
         )
     if given.forget is not None:
-        key, out = required_key(given.key_file), given.out or given.folder
+        key, out = decisions_key(given.key_file), given.out or given.folder
         erased = decision_log.forget(given.folder, given.forget, key, out / TABLE)
         print(f"{erased:,} records are erased")
         return
@@ -101,7 +101,7 @@ def _join(given: argparse.Namespace) -> None:
     if given.decision is not None and (given.user is not None or given.unshown):
         what = "outcomes are joined by the ids of decisions, and no user is read"
         raise InputError(what, where="decision", remedy="give --user in its place, or leave out --user and --unshown")
-    key = None if given.decision else required_key(given.key_file)
+    key = None if given.decision else decisions_key(given.key_file)
     rule = Rule(given.window, given.delay, given.ignored, given.unshown)
     columns = outcome_tables.Columns(
         given.item,

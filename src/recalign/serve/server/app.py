@@ -60,8 +60,7 @@ def make_app(
     histories = AsyncStore(store) if store else None
 
     def work() -> list[Coroutine[Any, Any, None]]:
-        found = [service.batcher.run(), service.watch(), *([histories.run()] if histories else [])]
-        return [*found, *([decisions.run(), decisions.purge()] if decisions else [])]
+        return [service.batcher.run(), service.watch(), *(keeper.run() for keeper in (histories, decisions) if keeper)]
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -71,10 +70,9 @@ def make_app(
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
-        if histories:
-            histories.close()
-        if decisions:
-            decisions.close()
+        for keeper in (histories, decisions):
+            if keeper:
+                keeper.close()
 
     app = FastAPI(title="recalign", version=service.bundle.version, redoc_url=None, lifespan=lifespan)
     app.state.service, app.state.work = service, work

@@ -62,12 +62,15 @@ def serve(words: list[str]) -> None:
     )
     given = parser.parse_args(words)
     require_positive("", vars(given), "threads", "retention_days")
-    token = token_of(given.token_file)
-    events_token = events_token_of(given, token)
-    key = required_key(given.decisions_key_file) if given.decisions else None
-    if token is None and not is_loopback(given.host):
-        remedy = f"set {TOKEN} to {SHORTEST} characters or more, or name a file with --token_file"
-        raise InputError("whoever reaches this address could ask, so a token is needed", where="host", remedy=remedy)
+    reached = "" if is_loopback(given.host) else f"whoever reaches {given.host} could ask, so a token is needed"
+    token = secret(given.token_file, TOKEN, "token", reached)
+    events_token = None
+    if given.store:
+        events_token = secret(given.events_token_file, EVENTS_TOKEN, "token", "whoever tells events needs a token")
+        if events_token == token:
+            what = "whoever may ask could tell and delete events: both have the same token"
+            raise InputError(what, where="events_token_file", remedy="give each its own")
+    key = decisions_key(given.decisions_key_file) if given.decisions else None
     try:
         import uvicorn
 
@@ -76,7 +79,7 @@ def serve(words: list[str]) -> None:
         from recalign.serve.server.store import Store
     except ImportError as error:
         raise InputError(f"a package is missing: {error}", remedy=INSTALL) from error
-    with bound(given.host, given.port) as listening:
+    with bind_socket(given.host, given.port) as listening:
         store = Store(given.store, given.retention_days) if given.store else None
         days = given.retention_days or RETENTION
         decisions = Decisions(given.decisions, key, days) if key else None
@@ -96,56 +99,43 @@ def serve(words: list[str]) -> None:
         uvicorn.Server(settings).run([listening])
 
 
-def events_token_of(given: argparse.Namespace, token: str | None) -> str | None:
-    """The token of those who tell events; None: there is no store.
+def secret(file: Path | None, variable: str, what: str, needed: str = "") -> str | None:
+    """A token or a key, of a file, else of a variable of the environment; None: there is none.
+
+    Args:
+        file, variable: where it is.
+        what: it is.
+        needed: why it has to be there; empty: it need not.
 
     Raises:
-        InputError: there is a store and no token of its own.
+        InputError: the file cannot be read, it is too short or not plain text, or it is needed and not there.
     """
-    if given.store is None:
-        return None
-    found = token_of(given.events_token_file, EVENTS_TOKEN)
+    try:
+        found = file.read_text(encoding="utf-8") if file else os.environ.get(variable)
+    except (OSError, ValueError) as error:
+        raise InputError(f"the {what} cannot be read: {error}", where=str(file), remedy="name a text file") from error
     if found is None:
-        remedy = f"set {EVENTS_TOKEN} to {SHORTEST} characters or more, or name a file with --events_token_file"
-        raise InputError("whoever tells events needs a token", where="store", remedy=remedy)
-    if found == token:
-        what = "whoever may ask could tell and delete events: both have the same token"
-        raise InputError(what, where="events_token_file", remedy="give each its own")
+        if needed:
+            remedy = f"set {variable} to {SHORTEST} characters or more, or name a file that holds it"
+            raise InputError(needed, where=variable, remedy=remedy)
+        return None
+    found = found.strip()
+    if len(found) < SHORTEST or not found.isascii() or not found.isprintable():
+        remedy = f"give {SHORTEST} plain characters or more, such as those of: openssl rand -hex 32"
+        raise InputError(f"this {what} is too short or no plain text", where=str(file or variable), remedy=remedy)
     return found
 
 
-def required_key(file: Path | None) -> str:
-    """The key of a file, else of the environment.
+def decisions_key(file: Path | None) -> str:
+    """The key of the pseudonyms in a log of decisions.
 
     Raises:
         InputError: there is none, or it is no key.
     """
-    found = token_of(file, DECISIONS_KEY, "key")
-    if found is None:
-        what = "the log of decisions holds pseudonyms, which a key makes"
-        remedy = f"set {DECISIONS_KEY} to {SHORTEST} characters or more, or name a file that holds it"
-        raise InputError(what, where="decisions", remedy=remedy)
-    return found
+    return str(secret(file, DECISIONS_KEY, "key", "the log of decisions holds pseudonyms, which a key makes"))
 
 
-def token_of(file: Path | None, variable: str = TOKEN, what: str = "token") -> str | None:
-    """The token, or a key, of a file, else of a variable of the environment; None: there is none.
-
-    Raises:
-        InputError: the file cannot be read, or the token is too short or not plain text.
-    """
-    try:
-        token = file.read_text(encoding="utf-8") if file else os.environ.get(variable)
-    except (OSError, ValueError) as error:
-        raise InputError(f"the {what} cannot be read: {error}", where=str(file), remedy="name a text file") from error
-    token = token.strip() if token is not None else None
-    if token is not None and (len(token) < SHORTEST or not token.isascii() or not token.isprintable()):
-        remedy = f"give {SHORTEST} plain characters or more, such as those of: openssl rand -hex 32"
-        raise InputError(f"this {what} is too short or no plain text", where=str(file or variable), remedy=remedy)
-    return token
-
-
-def bound(host: str, port: int) -> socket.socket:
+def bind_socket(host: str, port: int) -> socket.socket:
     """A socket that listens.
 
     Raises:

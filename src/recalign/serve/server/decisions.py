@@ -5,6 +5,7 @@ A thread writes whatever waits as one group, and never waits for more. `recalign
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import secrets
@@ -232,12 +233,8 @@ class Decisions:
             return (await answered(replace(request, explore=None)))[1] if request.explore else answer
 
     async def run(self) -> None:
-        """Write what waits, until cancelled."""
-        await self._batcher.run()
-
-    async def purge(self) -> None:
-        """Delete what is too old, until cancelled."""
-        await self.log.purge_hourly(self._batcher.thread)
+        """Write what waits, and delete what is too old, until cancelled."""
+        await asyncio.gather(self._batcher.run(), self.log.purge_hourly(self._batcher.thread))
 
     def close(self) -> None:
         """Finish what was begun."""
