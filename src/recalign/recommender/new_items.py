@@ -21,7 +21,7 @@ from torch import Tensor
 
 from recalign.data.events.items import log_ids
 from recalign.errors import InputError
-from recalign.nn import Trie, unit
+from recalign.nn import unit
 from recalign.recommender.checkpoint import build, recipe
 from recalign.recommender.onerec_policy import CodePolicy
 from recalign.recommender.policy import Policy
@@ -97,18 +97,12 @@ def _node_vectors(policy: CodePolicy, grown: CodePolicy, depth: int) -> Tensor:
     row_ND[node_V] = before_MD[old.node_VS[:, depth - 1]]
     known_N[node_V] = True
     known_ND = row_ND if policy.head.temperature is None else unit(row_ND)
-    inherited_ND = _inherited(known_ND, known_N, _ancestors(new, depth))
+    ancestors = [torch.arange(len(row_ND), device=row_ND.device)]
+    for above in range(depth, 1, -1):
+        ancestors.append(new.parent(above)[ancestors[-1]])
+    inherited_ND = _inherited(known_ND, known_N, ancestors[1:])
     after_MD[: len(row_ND)] = torch.where(known_N[:, None], row_ND, inherited_ND)
     return after_MD
-
-
-def _ancestors(trie: Trie, depth: int) -> list[Tensor]:
-    """Parents, grandparents, ... of the nodes of a depth, but the root. Shape: int64 (N,) each."""
-    found, node_N = [], torch.arange(trie.nodes(depth), device=trie.codes_VS.device)
-    for above in range(depth, 1, -1):
-        node_N = trie.parent(above)[node_N]
-        found.append(node_N)
-    return found
 
 
 def _inherited(row_ND: Tensor, known_N: Tensor, relatives: list[Tensor]) -> Tensor:
