@@ -24,6 +24,7 @@ Positive = Annotated[Number, Range("above 0", lambda x: x > 0)]
 NonNegative = Annotated[Number, Range("0 or above", lambda x: x >= 0)]
 Several = Annotated[int, Range("2 or more", lambda x: x >= 2)]
 Share = Annotated[float, Range("above 0 and at most 1", lambda x: 0 < x <= 1)]
+ShareOrZero = Annotated[float, Range("from 0 to 1", lambda x: 0 <= x <= 1)]
 Fraction = Annotated[float, Range("between 0 and 1", lambda x: 0 < x < 1)]
 
 

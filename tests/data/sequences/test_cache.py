@@ -303,12 +303,6 @@ def test_an_entry_that_another_process_removes_meanwhile_is_no_error(make, root,
     assert len(entries(root)) == 1
 
 
-def test_a_change_of_an_array_does_not_reach_the_entry(make):
-    make().sequences  # noqa: B018
-    make().sequences.item[:] = 1
-    assert_same(make(), make(cache=False))
-
-
 def test_entries_that_nobody_reads_go(make, root):
     make().sequences  # noqa: B018
     old = entries(root)[0]

@@ -150,7 +150,7 @@ def test_a_share_of_those_without_new_events_is_trained_on(tmp_path: Path, ids: 
     assert set(none.user) == {2, 3} < set(all_of_them.user)
     some = data(tmp_path / "n", more, ids, untouched=0.5, seed=1).training()
     assert {2, 3} < set(some.user) < set(all_of_them.user)
-    with pytest.raises(InputError, match=r"1\.5 is no share of users"):
+    with pytest.raises(InputError, match=r"1\.5 is not from 0 to 1"):
         data(tmp_path / "n", more, ids, untouched=1.5)
 
 

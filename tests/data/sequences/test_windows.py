@@ -102,16 +102,6 @@ def test_targets_read_from_the_log_are_those_in_memory(counts, max_length, data)
             assert x is None or of_log[name].dtype == x.dtype
 
 
-def test_a_stride_leaves_the_newest_window_as_it_is():
-    sequences = simple([40, 7], LeaveLast(1, 1))
-    newest = training_windows(sequences, everybody(sequences), 10)
-    strided = training_windows(sequences, everybody(sequences), 10, 10)
-    last = np.append(strided.user[1:] != strided.user[:-1], True)
-    for name in ("user", "start", "stop"):
-        np.testing.assert_array_equal(getattr(strided, name)[last], getattr(newest, name))
-    assert strided.length.tolist() == [7, 10, 10, 10, 4]
-
-
 @given(counts, st.integers(2, 12), st.integers(1, 12), st.integers(0, 4))
 def test_every_target_is_predicted_once_from_its_own_past(counts, max_length, test, validation):
     items = [t % 7 for n in counts for t in range(n)]
@@ -131,15 +121,6 @@ def test_every_target_is_predicted_once_from_its_own_past(counts, max_length, te
             assert target == frame["item_id"][event]
             assert history == past[-len(history) :].tolist()
             assert len(history) >= min(len(past), max(max_length // 2, 1))
-
-
-def test_what_was_seen_is_everything_before():
-    sequences = simple([8], LeaveLast(2, 1), [0, 1, 2, 3, 4, 0, 1, 2])  # the log repeats items
-    windows = evaluation_windows(sequences, everybody(sequences), "test", 3)
-    batch = collate(sequences, windows, np.arange(len(windows)), 3, know_request=False, seen=True)
-    seen = {(int(t), int(i)) for t, i in batch.seen_N.T}
-    assert seen == {(t, i) for t in (0, 1) for i in range(1, 6)}
-    assert batch.seen_N.shape[1] == len(seen)  # each once, however often the user met it
 
 
 @given(st.data())
@@ -221,12 +202,6 @@ def test_a_sample_is_of_users_with_events_of_the_part_and_part_of_a_larger_one(c
     assert (drawn <= (sample_users(sequences, users, number + more, part) & with_events(sequences, part))).all()
     windows = evaluation_windows(sequences, drawn, part, 10)
     assert set(windows.user) == set(np.flatnonzero(drawn))
-
-
-def test_users_who_train_on_one_event_have_no_window():
-    sequences = simple([6, 3], LeaveLast(1, 1))
-    assert training_windows(sequences, everybody(sequences), 10).user.tolist() == [0]
-    assert training_windows(sequences, everybody(sequences), 2, 2).user.tolist() == [0, 0]
 
 
 def test_nobody_is_served_without_a_known_event():

@@ -41,8 +41,8 @@ from recalign.data.sequences.windows import (
     training_windows,
     with_events,
 )
-from recalign.errors import InputError, require_positive, require_seed
-from recalign.ranges import check_ranges
+from recalign.errors import InputError, require_seed
+from recalign.ranges import Positive, ShareOrZero, check_ranges
 
 if TYPE_CHECKING:  # options, which settings name
     from recalign.data.sequences.earlier import EarlierLog
@@ -97,28 +97,20 @@ class EventDataModule(LightningDataModule):
         root: str | None = None,
         users: Group = "all",
         share_a: float = 0.7,
-        min_events: int = 1,
-        max_length: int = 200,
+        min_events: Positive[int] = 1,
+        max_length: Positive[int] = 200,
         stride: int | None = None,
-        batch_tokens: int = 3200,
+        batch_tokens: Positive[int] = 3200,
         request_time: Literal["known", "last_event"] = "last_event",
         seed: int | None = None,
         cache: bool | str = True,
         relative_to: RelativeTo | None = None,
         grows_from: EarlierLog | None = None,
-        untouched: float = 1.0,
+        untouched: ShareOrZero = 1.0,
     ) -> None:
         super().__init__()
-        self.check_settings(
-            {
-                "max_length": max_length,
-                "batch_tokens": batch_tokens,
-                "stride": stride,
-                "min_events": min_events,
-                "untouched": untouched,
-                "seed": seed,
-            }
-        )
+        given = {"max_length": max_length, "batch_tokens": batch_tokens, "stride": stride, "min_events": min_events}
+        self.check_settings(given | {"untouched": untouched, "seed": seed})
         self.log_, self.reward, self.high, self.split, self.root = log, reward, high, split, root
         self.groups, self.min_events, self.cache = UserGroups(share_a), min_events, cache
         self.relative_to, self.grows_from = relative_to, grows_from
@@ -136,12 +128,8 @@ class EventDataModule(LightningDataModule):
             InputError: a setting cannot work.
         """
         check_ranges(cls, given, "data")
-        require_positive("data", given, "max_length", "batch_tokens", "min_events")
         if given.get("seed") is not None:
             require_seed(given["seed"], "data.seed")
-        if not 0 <= given.get("untouched", 1.0) <= 1:
-            what, remedy = f"{given['untouched']} is no share of users", "give one from 0 to 1"
-            raise InputError(what, where="data.untouched", remedy=remedy)
         stride, max_length = given.get("stride"), given.get("max_length")
         if stride is not None and not 1 <= stride <= max_length:
             text = f"{stride} events between windows of {max_length} would leave events out"
