@@ -294,7 +294,7 @@ MISTAKES: dict[str, Any] = {
     "'a/b' cannot name a row": lambda job: ra.compare(job.log, {"a/b": job.aligned}, job.reward),
     "1 cannot name a row": lambda job: ra.compare(job.log, {1: job.aligned}, job.reward),
     "'popularity' is the name of another": lambda job: ra.compare(job.log, {"popularity": job.aligned}, job.reward),
-    "'start' has no policy": lambda job: ra.compare(job.log, {"start": None, "asft": job.aligned}, job.reward),
+    "'start' has no policy": lambda job: ra.compare(job.log, {"start": None, "asft": job.start}, job.reward),
     "draws: 0": lambda job: ra.compare(job.log, {"start": job.start}, job.reward, draws=0),
     "takes two judges": lambda job: ra.compare(job.log, {"start": job.start}, job.reward, judges=[job.reward]),
     "rows need names": lambda job: ra.compare(job.log, [job.start], job.reward),

@@ -102,6 +102,4 @@ def require_rewards(plan: Plan) -> None:
                 remedy = "set it for all stages (data.reward); judges alone may have their own"
                 raise InputError(what, where="stages.reward.data", remedy=remedy)
             data.rated  # noqa: B018 (raises where all are alike)
-            if not data.is_rated("validation"):
-                what, remedy = "no event of validation has a reward", "let data.split give validation more events"
-                raise InputError(f"{what}, of users {data.users}", where=f"{stage}, data.split", remedy=remedy)
+            data.require_rated("validation")
