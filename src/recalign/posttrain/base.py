@@ -15,12 +15,12 @@ from recalign.data.sequences import Batch, EventDataModule
 from recalign.distributed import all_gather_rows
 from recalign.errors import InputError
 from recalign.posttrain.data import PostTrainingData
-from recalign.posttrain.keep import KeepRanking, WithReference
+from recalign.posttrain.keep import KeepRanking
 from recalign.recommender.checkpoint import Loaded, class_path, load_or_copy
 from recalign.recommender.interpolation import KEEP, require_share
 from recalign.recommender.policy import Policy
 from recalign.recommender.prior import without_prior
-from recalign.recommender.training import logs_now
+from recalign.recommender.training import PolicyModule, logs_now
 
 Figures = dict[str, Tensor]
 """Scalars to log, by name."""
@@ -28,7 +28,7 @@ KL_HISTORIES = 4  # histories of a batch on which the KL to the start is measure
 KL_TARGETS = 32  # about this many of their targets are used, evenly spaced
 
 
-class PostTraining(WithReference):
+class PostTraining(PolicyModule):
     """Fine-tune a copy of a trained policy. Subclasses write `loss`.
 
     Logs ``train/loss``; the figures of `loss` as ``<FIGURES>/<name>``; and, in nats over the catalogue, ``policy/kl``,
@@ -54,6 +54,8 @@ class PostTraining(WithReference):
     """The DataModule class that the method needs."""
     FIGURES: ClassVar[str]
     """Prefix of the figures that `loss` returns."""
+    interpolation_alpha: float | None = None
+    """Of the checkpointed weights, on the path from the start; None: nothing was searched."""
     use_dropout = True
     """Whether the policy is trained with dropout."""
 

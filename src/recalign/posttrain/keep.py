@@ -25,19 +25,6 @@ from recalign.recommender.interpolation import (
     ndcg_by_user,
 )
 from recalign.recommender.policy import Policy
-from recalign.recommender.training import PolicyModule
-
-
-class WithReference(PolicyModule):
-    """A module that trains a copy of a policy and keeps its start.
-
-    Attributes:
-        reference: the frozen start.
-        interpolation_alpha: of the checkpointed weights, on the path from the start; None: nothing was searched.
-    """
-
-    reference: Policy
-    interpolation_alpha: float | None = None
 
 
 class KeepRanking(Callback):
@@ -58,11 +45,10 @@ class KeepRanking(Callback):
     continue, as ``current_model_state``.
 
     Logs ``policy/alpha``, ``policy/ndcg_retained`` and its standard error, ``policy/ndcg_retained_se``, measured
-    at the run's precision.
-    Evaluation runs in float32 and may differ in the third digit.
+    at the run's precision. Evaluation runs in float32 and may differ in the third digit.
 
     Cost: at most 15 passes over the validation events, one of them for the start. Memory: one copy of the policy's
-    weights.
+    weights. The module is a `recalign.posttrain.base.PostTraining`.
 
     Raises:
         TrainingError: a trained weight is not finite.
@@ -85,7 +71,7 @@ class KeepRanking(Callback):
         if stage == "fit" and not trainer.limit_val_batches:
             rank_zero_warn("nothing is validated, so model.keep has no effect")
 
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: WithReference) -> None:  # type: ignore[override]
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             self._swap(pl_module.policy)
         elif _may_end(trainer) or _is_chosen(trainer):
@@ -93,10 +79,10 @@ class KeepRanking(Callback):
         else:
             self._other, pl_module.interpolation_alpha = [], None  # loaded from the run that this one continues
 
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: WithReference) -> None:  # type: ignore[override]
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         self._swap(pl_module.policy)
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: WithReference) -> None:  # type: ignore[override]
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         if not trainer.limit_val_batches or self._step == trainer.global_step:
             return
         if _may_end(trainer):
@@ -108,7 +94,7 @@ class KeepRanking(Callback):
         elif not _is_chosen(trainer):
             self._other, pl_module.interpolation_alpha = [], None  # of earlier weights
 
-    def on_train_end(self, trainer: Trainer, pl_module: WithReference) -> None:  # type: ignore[override]
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         self._swap(pl_module.policy)
         self._other = []
         best = getattr(trainer.checkpoint_callback, "best_model_path", "") if _is_chosen(trainer) else ""
@@ -119,7 +105,7 @@ class KeepRanking(Callback):
             )
 
     @torch.no_grad()
-    def _search(self, trainer: Trainer, module: WithReference) -> None:
+    def _search(self, trainer: Trainer, module: Any) -> None:
         """Search for alpha, put its weights into the policy, and keep the trained ones as the other set."""
         start, weights = list(module.reference.parameters()), list(module.policy.parameters())
         if not all(weight.isfinite().all() for weight in weights):
@@ -147,7 +133,7 @@ class KeepRanking(Callback):
         move(self._alpha)
         module.log_dict({"policy/alpha": self._alpha, "policy/ndcg_retained": share, "policy/ndcg_retained_se": error})
 
-    def measured(self, trainer: Trainer, module: WithReference, policy: Policy) -> np.ndarray:
+    def measured(self, trainer: Trainer, module: Any, policy: Policy) -> np.ndarray:
         """NDCG@10 of a policy by user, on as many batches as the trainer's limit lets through. Shape: float64 (U,)."""
         with trainer.precision_plugin.val_step_context():
             return ndcg_by_user(policy, budget_batches(module.data, trainer.limit_val_batches), module.device)
@@ -166,14 +152,14 @@ class KeepRanking(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._alpha, self._step = state_dict["reach"], state_dict["step"]
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: WithReference, checkpoint: dict[str, Any]) -> None:  # type: ignore[override]
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         if self._other:
             other = dict(zip(pl_module.policy.parameters(), self._other, strict=True))
             named = pl_module.policy.named_parameters("policy", remove_duplicate=False)
             checkpoint["current_model_state"] = checkpoint["state_dict"]
             checkpoint["state_dict"] = checkpoint["state_dict"] | {name: other[weight] for name, weight in named}
 
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: WithReference, checkpoint: dict[str, Any]) -> None:  # type: ignore[override]
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Move the interpolated weights, which were just loaded, to the other set. Load the trained ones.
 
         Where nothing is left to train, the interpolated ones stay.
