@@ -208,8 +208,8 @@ def estimate(
     lists = len(shown.user_N)
     limit = lists ** (1 / 3) if clip == "cube_root" else np.inf if clip is None else clip
     if not lists:
-        nan, why = float("nan"), "nothing was shown at random, with a known propensity and a reward"
-        refused, ess = {"list": why}, {"list": 0.0, "cascade": 0.0}
+        nan, ess = float("nan"), {"list": 0.0, "cascade": 0.0}
+        refused = {"list": "nothing was shown at random, with a known propensity and a reward"}
         return PolicyValue(0, shown.unknown, 0, nan, ess, nan, nan, limit, 0.0, shown.support, nan, refused, {})
     weight_NK = np.minimum(shown.weight_NK, limit)
     users, user_N = np.unique(shown.user_N, return_inverse=True)

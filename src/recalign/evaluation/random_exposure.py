@@ -94,7 +94,9 @@ def exposures(
     made = {}
     for name, parts in terms.items():
         *said, total_N = torch.cat(parts, dim=1).double().numpy()[:, order]
-        made[name] = of_items(*(x[total_N != 0] for x in (user_N, reward_N, beta_N, *said)), unknown=unknown)
+        columns = (user_N, reward_N, beta_N, *said)
+        user, reward_of, beta, target, predicted, direct = (column_N[total_N != 0] for column_N in columns)
+        made[name] = of_items(user, reward_of, beta, target, predicted, direct, unknown)
     return made
 
 
