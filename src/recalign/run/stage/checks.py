@@ -153,7 +153,7 @@ def _refuse_changed_settings(stage: ParsedStage, checkpoint: Any) -> None:
     now = {key: value for key, value in now.items() if key in began}
     if stage.training and stage.continued:
         began, now = began | stage.continued.key, now | stage.key()
-    for key in differences(began, now):
+    for key in sorted(differences(began, now), key=lambda key: (key != "model.class_path", key == "data")):
         optional = key.startswith("early_stopping.") and not (key in began and key in now)
         if key.startswith(KEPT_ON_RESUME) and not key.startswith(FREE_ON_RESUME) and not optional:
             what = f"{now.get(key)!r}, and the run began with {began.get(key)!r}"
