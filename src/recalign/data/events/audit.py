@@ -57,7 +57,7 @@ def audit(table: EventTable, ranked: pl.DataFrame | None = None) -> dict[str, Se
         duplicates = frame.height - frame.n_unique(["user", "item", "timestamp"])
         repetition["duplicates (same user, item and time)"] = duplicates
         repetition |= {REPEATS: table.report.repeats, TIES: table.report.tied / frame.height}
-    sections = {
+    sections: dict[str, Section] = {
         "log": log,
         LEFT: left_out(table.report),
         "nulls by column": {column.name: column.null_count() for column in frame if column.null_count()},

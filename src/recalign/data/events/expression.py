@@ -148,7 +148,8 @@ def _row_wise(node: Any, frame: pl.DataFrame, expression: str, key: str) -> Any:
     """
     if isinstance(node, list):
         return [_row_wise(part, frame, expression, key) for part in node]
-    kind, content = next(iter(node.items())) if isinstance(node, dict) else (node, {})
+    first: tuple[str, Any] = next(iter(node.items())) if isinstance(node, dict) else (node, {})
+    kind, content = first
     if kind == "Literal":
         scalar = content.get("Scalar")
         if not isinstance(scalar, dict) or "Decimal" not in scalar:

@@ -86,7 +86,7 @@ def _vectors(raw: pl.Series, feature: Feature, where: str, rows: SourceRows) -> 
     odd = width != usual
     odd |= ~lists.list.eval(pl.element().is_finite().fill_null(False)).list.all()
     if (odd := odd.fill_null(False)).any():
-        what = f"{rows.describe(odd)} hold vectors with a NaN or empty number, or not of {usual} numbers as elsewhere"
+        what = f"{rows.describe(odd)} hold vectors with a NaN or empty number, or not of {usual!r} numbers as elsewhere"
         raise InputError(what, where=where, remedy="give every item a whole vector of the same length, or none (null)")
     return lists
 

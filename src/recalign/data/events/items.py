@@ -1,7 +1,6 @@
 """The item table of a log: titles to show, and features to learn from."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -112,22 +111,22 @@ def table_columns(file: str, table: ItemTable, ids: pl.Series, types: Mapping[st
         InputError: the table lacks one, or its values cannot be of the type.
     """
     frame, key = _read(file, table, ids, [name for name, dtype in types.items() if dtype == pl.String])
-    found = []
+    columns = []
     for name, dtype in types.items():
         if name not in frame.columns:
             remedy = "add it, as the log's item table has it: requests boost by it"
             raise InputError(f"there is no column {name!r}, which the bundle has", where=file, remedy=remedy)
         column = frame[name]
-        if column.null_count() == len(column):
-            column = pl.Series(name, [None] * len(column), dtype=dtype)
-        made = None
-        with suppress(pl.exceptions.PolarsError):
-            made = column.cast(dtype)
-        if made is None or not made.cast(column.dtype).equals(column):
+        try:
+            made = column.cast(dtype) if column.count() else pl.Series(name, [None] * len(column), dtype=dtype)
+            same = made.cast(column.dtype).equals(column) if column.count() else True
+        except pl.exceptions.PolarsError:
+            same = False
+        if not same:
             what = f"the column {name!r} holds {column.dtype}, which cannot all be {dtype} as in the bundle"
             raise InputError(what, where=file, remedy="write it as the log's item table does")
-        found.append(made)
-    return _rows_of(pl.DataFrame(found, schema=list(types)), key, ids)
+        columns.append(made)
+    return _rows_of(pl.DataFrame(columns, schema=list(types)), key, ids)
 
 
 def table_values(file: str, table: ItemTable, known: pl.Series, items: pl.Series | None = None) -> ItemValues:

@@ -142,9 +142,6 @@ class LogMapping:
         if len(set(mapped)) < len(mapped):
             what = "user, item and timestamp are the columns {}, {} and {}".format(*mapped)
             raise InputError(what, where="data.log", remedy="map each of them to a column of its own")
-        if not isinstance(self.columns, dict):
-            remedy = "give names and expressions, or {}"
-            raise InputError(f"{self.columns!r} names no columns", where="data.log.columns", remedy=remedy)
         for name in set(self.columns) & set(OWN_COLUMNS):
             what = f"{name!r} is a column of the event table itself"
             raise InputError(what, where="data.log.columns", remedy="choose another name")

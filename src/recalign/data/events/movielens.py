@@ -20,7 +20,7 @@ WHEEL = "recbole==1.2.1"
 WHEEL_MEMBER = "recbole/dataset_example/ml-100k/ml-100k"
 TIMEOUT = 10
 
-RATING = {"user": pl.Int64, "item": pl.Int64, "rating": pl.Float64, "timestamp": pl.Int64}
+RATING = pl.Schema({"user": pl.Int64, "item": pl.Int64, "rating": pl.Float64, "timestamp": pl.Int64})
 GENRES = (
     *("Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama", "Fantasy"),
     *("Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western"),

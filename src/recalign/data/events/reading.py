@@ -164,7 +164,8 @@ def matched(log: LogMapping, tables: Tables) -> tuple[Tables, SourceRows]:
     Raises:
         InputError: one cannot be read, they have no rows or too many, or their columns do not fit.
     """
-    heights, kinds = {}, {}
+    heights: dict[str, int] = {}
+    kinds: dict[str, dict[str, str]] = {}
     for file, table in tables.items():
         with reading_parquet(file):
             schema = table.collect_schema()
@@ -275,7 +276,7 @@ def _find_separator(file: str) -> str:
 def _lines(file: str) -> Iterator[str]:
     opened = gzip.open if file.endswith(".gz") else open
     with opened(file, "rt", encoding="utf-8-sig", errors="replace", newline="") as lines:
-        yield from lines  # type: ignore[misc]
+        yield from lines
 
 
 def _fields(file: str, separator: str) -> Iterator[list[str]]:
