@@ -59,7 +59,7 @@ else
 fi
 
 data=${RECALIGN_DATA:-data}
-if [ ! -e "$data/ml-1m.zip" ] && [ ! -e "$data/ml-1m" ]; then
+if [ ! -e "$data/ml-1m.zip" ]; then
   skip throughput "no ML-1M under $data"
   skip ml-1m "no ML-1M under $data"
   skip onerec "no ML-1M under $data"
