@@ -153,13 +153,13 @@ def test_modules_do_not_ask_the_trainer_for_its_datamodule():
 
 
 CEILINGS = {
-    "lines": 34_750,
-    "statements": 18_480,
-    "functions": 2_150,
-    "bytes": 1_660_000,
+    "lines": 33_500,
+    "statements": 17_850,
+    "functions": 2_040,
+    "bytes": 1_610_000,
     "packages": 8,
     "modules beside them": 11,
-    "lines of tests": 33_300,
+    "lines of tests": 30_900,
     "lines of benchmarks": 5_500,
 }
 """What the house may hold; a change that needs more says what each new hundred lines buy."""

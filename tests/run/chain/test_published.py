@@ -96,20 +96,6 @@ def test_a_result_is_logged_once(monkeypatch: pytest.MonkeyPatch):
     assert logged == [1]
 
 
-@pytest.mark.parametrize("wrap", [lambda one: one, lambda one: [True, one]])
-def test_the_result_goes_where_the_stages_do(wrap, monkeypatch: pytest.MonkeyPatch):
-    seen: dict[str, Any] = {}
-    monkeypatch.setattr("recalign.run.chain.published.sha256", lambda _: "0" * 64)
-    monkeypatch.setattr("recalign.run.chain.published.wandb_log", lambda *_, **given: seen.update(given))
-    logger = {"class_path": "lightning.pytorch.loggers.WandbLogger", "init_args": {"project": "mine", "name": None}}
-    publish(RUN, RUN / "report.html", wrap(logger | {"dict_kwargs": {"entity": "us"}}), Sources.of(RUN))
-    assert (seen["project"], seen["entity"], seen["job_type"]) == ("mine", "us", "chain")
-    assert (seen["online"], seen["offline"]) == (True, False)
-    logger["init_args"]["offline"] = True
-    publish(RUN, RUN / "report.html", wrap(logger), Sources.of(RUN))
-    assert seen["offline"]
-
-
 def test_stages_log_what_their_users_watch():
     reward, asft = offline.read(RUN / "reward/seed-0"), offline.read(RUN / "asft/seed-0")
     for found, job in ((reward, "reward"), (asft, "asft")):
