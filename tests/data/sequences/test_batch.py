@@ -59,11 +59,3 @@ def test_the_head_is_the_first_rows_with_their_targets(data):
     assert head.seen_N is None
     assert len(batch.head(99).user_B) == 5
     assert set(head.row_T.tolist()) == {0, 1}
-
-
-def test_a_map_reaches_every_tensor_and_leaves_out_what_is_not_there(data):
-    batch = small.batch_of(data, "train", rows=2).head(2)
-    moved = batch.to("meta")
-    for f in fields(batch):
-        value = getattr(moved, f.name)
-        assert value is None if f.name == "seen_N" else value.is_meta

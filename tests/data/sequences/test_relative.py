@@ -74,12 +74,6 @@ def test_what_comes_after_training_changes_no_training_rank(rows, other):
     assert before.filter(trained).equals(after.filter(trained))
 
 
-def test_a_column_that_is_not_there_is_named():
-    with pytest.raises(InputError, match="no column 'lenght'") as error:
-        RelativeTo("lenght").ranks(frame([1.0], [1.0]))
-    assert (error.value.where, error.value.remedy) == ("data.relative_to.column", "did you mean 'length'?")
-
-
 def test_bins_are_above_0():
     with pytest.raises(InputError, match="0 is not above 0"):
         RelativeTo("length", 0)

@@ -143,11 +143,6 @@ def test_a_cut_lies_inside_the_log(cut):
             TimeSplit(cuts).assign(table([0, 0, 0], [0, 1, 2], [1, 2, 3]))
 
 
-def test_a_time_split_takes_four_fifths_for_training_and_a_tenth_for_the_test():
-    events = table([0] * 20, list(range(20)), list(range(20)))
-    assert TimeSplit().assign(events).to_list() == [TRAIN] * 16 + [VALIDATION] * 2 + [TEST] * 2
-
-
 def test_a_part_of_the_log_is_split_where_the_whole_log_is():
     """Shares become moments. Moments stay as they are, and so does what is no share, which is refused later."""
     noon = "1970-01-01T12:00:00+00:00"
@@ -155,30 +150,11 @@ def test_a_part_of_the_log_is_split_where_the_whole_log_is():
     assert TimeSplit((-0.5, 1.5)).for_parts(lambda share: 0) == TimeSplit((-0.5, 1.5))
 
 
-def test_all_users_or_none_may_be_in_a():
-    ids = pl.Series(["a", "b", "c"])
-    assert set(UserGroups(1).assign(ids)) == {"A"}
-    assert "A" not in set(UserGroups(0).assign(ids))
-
-
-def test_seven_users_in_ten_are_in_a_unless_told_otherwise():
-    ids = pl.Series(range(3000))
-    assert UserGroups().assign(ids).equals(UserGroups(0.7).assign(ids))
-
-
 def test_high_takes_one_rule_not_two():
     with pytest.raises(InputError, match="not both"):
         High("reward >= 4", quantile=0.5)
     with pytest.raises(InputError, match="neither"):
         High()
-
-
-def test_bins_are_ten_unless_told_otherwise():
-    """One training reward a bin: each is its bin's own limit, and none is above it."""
-    within = [float(i) for i in range(20)]
-    frame = pl.DataFrame({"reward": within, "duration": within, "split": [TRAIN] * 20})
-    high = High(quantile=0.99, within="duration").mark(frame).to_list()
-    assert high == [False, True] * 10
 
 
 def test_the_part_is_not_read_for_a_column_of_the_log_that_is_called_split():

@@ -55,11 +55,6 @@ def test_a_feedback_column_may_have_any_name():
         assert named.frame[column].to_list() == plain.frame[column].to_list()
 
 
-def test_groups_divide_the_users(sequences):
-    assert sequences.users_in("all").all()
-    assert sum(sequences.users_in(g).astype(int) for g in ("A", "B1", "B2")).tolist() == [1, 1]
-
-
 def test_digests_tell_logs_and_divisions_apart(sequences):
     events = table(USERS, ITEMS, TIMES, REWARDS)
     same = build(events, LeaveLast(1, 1), High("reward >= 4"), UserGroups())
