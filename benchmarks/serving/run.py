@@ -45,7 +45,7 @@ from recalign.serve.export.command import PACKAGES, TABLES
 from recalign.serve.export.graph import Graph, part_of
 from recalign.serve.export.onnx import write
 from recalign.serve.server import Bundle
-from recalign.serve.server.about import EXAMPLES, GRAPH, ITEMS, About
+from recalign.serve.server.about import EXAMPLES, GRAPH, ITEMS, BundleConfig
 from recalign.serve.server.command import DECISIONS_KEY
 
 CLIENTS = (1, 8, 64)
@@ -90,7 +90,7 @@ def untrained(kind: str, items: int, folder: Path) -> Policy:
     ids = pl.DataFrame({"item": range(1, items + 1)})
     ids.with_columns(title=pl.format("item {}", "item"), count=pl.lit(1)).write_parquet(folder / ITEMS)
     write_json(folder / EXAMPLES, [])
-    About(
+    BundleConfig(
         name="untrained", version=folder.name, kind=KINDS[kind][2], inputs=graph.inputs, k=100, max_length=200,
         time_unit="s", time_resolution=1, request_time="last_event", reward=None, strength=None, reward_sd=1.0,
         collapse=False, where=None, log="untrained", catalogue="", versions=dict.fromkeys(PACKAGES, ""),

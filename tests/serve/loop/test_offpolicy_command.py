@@ -20,7 +20,7 @@ from recalign.errors import InputError
 from recalign.serve.feedback.feedback_command import feedback
 from recalign.serve.feedback.joining import MISFITS, OVERDUE
 from recalign.serve.loop.monitor_command import drifts, monitor
-from recalign.serve.loop.offpolicy_command import ANOTHER, UNFIT, offpolicy, worths
+from recalign.serve.loop.offpolicy_command import ANOTHER, UNFIT, estimate_versions, offpolicy
 from recalign.serve.loop.served import read_rows, read_served
 from recalign.serve.server import load_bundle
 from recalign.serve.server.decisions import Decisions
@@ -84,7 +84,7 @@ def served(around) -> Any:
 
 
 def valued(bundle: Any, served: Any, policy: Explore, **more: Any) -> Any:
-    [found] = worths(bundle, policy, served, {bundle.version: bundle}, **more)
+    [found] = estimate_versions(bundle, policy, served, {bundle.version: bundle}, **more)
     return found
 
 
@@ -114,10 +114,10 @@ def test_another_temperature_is_worth_what_it_would_have_earned(bundled, served,
     bundle = load_bundle(bundled)
     value = valued(bundle, served, Explore(1.0), arms=arms).value
     from recalign.serve.loop.chances import _request
-    from recalign.serve.loop.served import Histories
+    from recalign.serve.loop.served import UserHistories
     from recalign.serve.server.explore import gumbel_top_k
 
-    histories, draw, earned = Histories(served.events), np.random.default_rng(1), []
+    histories, draw, earned = UserHistories(served.events), np.random.default_rng(1), []
     encoded = [bundle.encode(_request(bundle, row, histories)) for row in served.lists.iter_rows(named=True)]
     for group in bundle.groups(encoded):
         for place, logit_N in zip(group, bundle.run([encoded[n] for n in group], ["logits"])[0], strict=True):
@@ -224,7 +224,7 @@ def test_versions_are_estimated_alone_and_one_that_is_not_there_is_named(bundled
     )
     mixed, bundle = read_served(path), load_bundle(bundled)
     assert mixed.counts["versions (mixed: each is estimated alone)"] == {"v0": USERS, bundle.version: USERS}
-    found = worths(bundle, Explore(2.0), mixed, {bundle.version: bundle})
+    found = estimate_versions(bundle, Explore(2.0), mixed, {bundle.version: bundle})
     assert sorted(one.version for one in found) == sorted(
         [bundle.version, "v0 (not there: its propensities are not checked)"]
     )
@@ -239,7 +239,7 @@ def test_propensities_that_do_not_fit_their_version_are_left_out(bundled, around
     assert valued(bundle, read_served(path), Explore(2.0)).left_out == {ANOTHER: 0, UNFIT: 20}
     all_wrong = changed(around, tmp_path / "all", temperature=pl.lit(1.0))
     with pytest.raises(InputError, match="300 have propensities of another version"):
-        worths(bundle, Explore(2.0), read_served(all_wrong), {bundle.version: bundle})
+        estimate_versions(bundle, Explore(2.0), read_served(all_wrong), {bundle.version: bundle})
 
 
 def test_another_reward_leaves_the_histories_as_the_server_had_them(around, served, tmp_path):
@@ -256,7 +256,7 @@ def test_histories_that_nothing_checks_are_counted(bundled, around, tmp_path):
     bundle, some = load_bundle(bundled), pl.col("decision") > "8"
     path = changed(around, tmp_path / "log", seen=pl.when(some).then(pl.lit("include")).otherwise("seen"))
     log = read_served(path)
-    [found] = worths(bundle, Explore(2.0), log, {})
+    [found] = estimate_versions(bundle, Explore(2.0), log, {})
     assert found.unchecked == log.lists.filter(seen="include").height
     assert found.unchecked > 0
 
@@ -276,7 +276,7 @@ def test_a_candidate_that_fixes_other_places_has_no_support(bundled, around, ser
     first = pl.col("position") == 1
     path = changed(around, tmp_path / "log", fixed=pl.lit(1), log_prob=pl.when(first).then(0.0).otherwise("log_prob"))
     log = read_served(path)
-    [found] = worths(bundle, Explore(2.0), log, {})
+    [found] = estimate_versions(bundle, Explore(2.0), log, {})
     assert found.value.support < 0.5
     assert found.value.estimates == {}
     assert "not drawn" in found.value.refused["cascade"]

@@ -14,7 +14,7 @@ from recalign.artifacts import SEAL, seal
 from recalign.errors import InputError
 from recalign.files import read_json, write_json
 from recalign.serve.server import Boost, Bundle, Request, load_bundle
-from recalign.serve.server.about import ABOUT, About, current, point
+from recalign.serve.server.about import ABOUT, BundleConfig, current, point
 from recalign.serve.server.catalogue import Catalogue, strongest
 from recalign.serve.server.service import Service
 
@@ -181,13 +181,13 @@ def test_what_this_bundle_cannot_answer(given, where, says, bundle):
     assert refused.value.remedy
 
 
-def about(**settings) -> About:
+def about(**settings) -> BundleConfig:
     fields = {
         "name": "n", "version": "v", "kind": "items", "inputs": [], "k": 5, "max_length": 4, "time_unit": "s",
         "time_resolution": 1, "request_time": "last_event", "reward": None, "strength": None, "reward_sd": 1.0,
         "collapse": False, "where": None, "log": "l", "catalogue": "c",
     }  # fmt: skip
-    return About(**{**fields, **settings})
+    return BundleConfig(**{**fields, **settings})
 
 
 def catalogue(ids="abcdefghij", **settings) -> Catalogue:
@@ -229,7 +229,7 @@ def test_a_version_is_a_name_and_no_path(bundled, tmp_path, version):
     write_json(folder / ABOUT, read_json(folder / ABOUT) | {"version": version})
     seal(folder)
     with pytest.raises(InputError, match="is no version's name"):
-        About.read(folder)
+        BundleConfig.read(folder)
 
 
 def test_a_batch_holds_no_more_prefixes_times_events_than_it_may(bundle, monkeypatch):

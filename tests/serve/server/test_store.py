@@ -19,7 +19,7 @@ from served import TOKEN, call, running, started
 
 from recalign.errors import InputError
 from recalign.serve.server import Request
-from recalign.serve.server.about import About
+from recalign.serve.server.about import BundleConfig
 from recalign.serve.server.catalogue import Catalogue, fine_times, of_micro
 from recalign.serve.server.database import DAY
 from recalign.serve.server.request import Events
@@ -161,7 +161,7 @@ def test_two_servers_may_share_it(store, tmp_path):
 
 
 def catalogue(ids: Any = (3, 5, 7), unit: str = "s") -> Catalogue:
-    about = About(
+    about = BundleConfig(
         name="n", version="v", kind="items", inputs=[], k=5, max_length=4, time_unit=unit, time_resolution=1,
         request_time="last_event", reward=None, strength=None, reward_sd=1.0, collapse=False, where=None, log="l",
         catalogue="c",

@@ -13,7 +13,7 @@ from recalign.evaluation.trust_section import verdicts
 from recalign.files import read_json
 from recalign.run.stage.opened import OpenedRun
 from recalign.serve.export.verify import SHOWN, Verified
-from recalign.serve.server.about import About
+from recalign.serve.server.about import BundleConfig
 
 HEAD = """\
 ---
@@ -29,7 +29,7 @@ UNFIT = """\
 - Whoever can ask it often learns what the log's users choose together. It holds no user id and no event of the log."""
 
 
-def of(made: OpenedRun, about: About, found: Verified | None) -> str:
+def of(made: OpenedRun, about: BundleConfig, found: Verified | None) -> str:
     """The card, as Markdown."""
     sections = [
         f"# {made.name}",
@@ -45,7 +45,7 @@ def of(made: OpenedRun, about: About, found: Verified | None) -> str:
     return HEAD + "\n" + "\n\n".join(sections) + "\n"
 
 
-def _ask(about: About) -> Iterator[str]:
+def _ask(about: BundleConfig) -> Iterator[str]:
     known = "request_time" in about.inputs
     given = ["items", "times", *(["rewards"] if about.reward else []), *(["time"] if known else [])]
     yield "```python"
@@ -69,7 +69,7 @@ def _ask(about: About) -> Iterator[str]:
         yield f"- Reranked with a strength of {about.strength:.3g} {unit}, or as asked for."
 
 
-def _made_of(made: OpenedRun, about: About) -> Iterator[str]:
+def _made_of(made: OpenedRun, about: BundleConfig) -> Iterator[str]:
     sequences, manifest = made.data.sequences, read_json(made.folder / "manifest.json")
     sizes = f"{len(sequences.frame):,} events of {sequences.num_users:,} users on {sequences.num_items:,} items"
     yield f"- log: `{about.log}`, {sizes}"
@@ -82,7 +82,7 @@ def _made_of(made: OpenedRun, about: About) -> Iterator[str]:
     yield "- versions: " + ", ".join(f"{name} {number}" for name, number in about.versions.items())
 
 
-def _verified(about: About, found: Verified | None) -> Iterator[str]:
+def _verified(about: BundleConfig, found: Verified | None) -> Iterator[str]:
     if found is None:
         yield "The bundle was **not** compared with its policy (`--verify false`)."
         return

@@ -29,7 +29,7 @@ from recalign.run.stage.opened import OpenedRun, open_run
 from recalign.serve.export import card, onnx
 from recalign.serve.export.graph import Graph, part_of
 from recalign.serve.export.verify import Verified, verify
-from recalign.serve.server.about import EXAMPLES, FEATURES, GRAPH, ITEMS, TABLES, About, point
+from recalign.serve.server.about import EXAMPLES, FEATURES, GRAPH, ITEMS, TABLES, BundleConfig, point
 from recalign.serve.server.bundle import INSTALL, Bundle
 from recalign.serve.server.catalogue import MICRO, of_micro
 
@@ -203,12 +203,12 @@ def _require_features(made: OpenedRun) -> None:
         raise InputError(text, where="data.log.items", remedy="put that item table back, or train the policy anew")
 
 
-def _about(made: OpenedRun, graph: Graph, table: pl.DataFrame, newest: int | None) -> About:
+def _about(made: OpenedRun, graph: Graph, table: pl.DataFrame, newest: int | None) -> BundleConfig:
     data, policy = made.data, made.policy
     log = data.log_
     base = policy.policy if isinstance(policy, Rerank) else policy
     kind = "rerank" if isinstance(policy, Rerank) else "codes" if isinstance(base, CodePolicy) else "items"
-    about = About(
+    about = BundleConfig(
         name=made.name,
         version="",
         kind=kind,  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from recalign.errors import InputError
 from recalign.evaluation.baselines import Rerank
 from recalign.recommender import CodePolicy, Policy, SequencePolicy
-from recalign.serve.export.histories import Histories
+from recalign.serve.export.histories import GraphInputs
 from recalign.serve.export.parts import CodePart, ItemPart, Part
 from recalign.serve.export.score_parts import scores_of
 
@@ -36,7 +36,7 @@ class RerankPart(Part):
     def dimension(self, table: str) -> str:
         return self.policy.dimension(table)
 
-    def forward(self, h: Histories, given: Mapping[str, Tensor]) -> Tensor:
+    def forward(self, h: GraphInputs, given: Mapping[str, Tensor]) -> Tensor:
         return self.policy(h, given) + given["strength"][:, None] * self.scores(h, given)
 
 
@@ -81,7 +81,7 @@ class Graph(nn.Module):
         """
         request_time_BL = given["request_time"] if self.known else given["time"]
         reward_BL = given.get("reward", given["time"])  # where nothing reads it
-        h = Histories(given["item"], given["time"], request_time_BL, given["length"], reward_BL)
+        h = GraphInputs(given["item"], given["time"], request_time_BL, given["length"], reward_BL)
         score_BN = self.part(h, given)
         left_BN = score_BN.scatter(1, given["hidden"], -torch.inf)
         score_BK, item_BK = left_BN.topk(self.k, dim=1)

@@ -19,7 +19,7 @@ from recalign.nn.hstu import EPS, HSTULayer, gather, layer_norm, time_buckets
 
 
 @dataclass(frozen=True)
-class Histories:
+class GraphInputs:
     """B histories, padded at the end, one of which may be empty.
 
     Attributes:
@@ -42,14 +42,14 @@ class Histories:
 
 
 @singledispatch
-def newest(encoder: Encoder, x_BLD: Tensor, h: Histories) -> Tensor:
+def last_hidden(encoder: Encoder, x_BLD: Tensor, h: GraphInputs) -> Tensor:
     """What an encoder says after the newest event. Shape: (B, L, D) -> (B, D)."""
     state_BLD = encoder(x_BLD, h.length_B, h.time_BL, h.request_time_BL)
     return at(state_BLD, h.newest_B)
 
 
-@newest.register
-def _(encoder: HSTU, x_BLD: Tensor, h: Histories) -> Tensor:
+@last_hidden.register
+def _(encoder: HSTU, x_BLD: Tensor, h: GraphInputs) -> Tensor:
     """HSTU without tiles; the last layer has one query, the newest event."""
     layers: list[HSTULayer] = [*encoder.layers]
     last = layers.pop()
@@ -61,19 +61,19 @@ def _(encoder: HSTU, x_BLD: Tensor, h: Histories) -> Tensor:
 
 
 @singledispatch
-def every(encoder: Encoder, x_BLD: Tensor, h: Histories) -> Tensor:
+def all_hidden(encoder: Encoder, x_BLD: Tensor, h: GraphInputs) -> Tensor:
     """What an encoder says after each event. Shape: (B, L, D) -> (B, L, D)."""
     return encoder(x_BLD, h.length_B, h.time_BL, h.request_time_BL)
 
 
-@every.register
-def _(encoder: HSTU, x_BLD: Tensor, h: Histories) -> Tensor:
+@all_hidden.register
+def _(encoder: HSTU, x_BLD: Tensor, h: GraphInputs) -> Tensor:
     """HSTU without tiles."""
     x_BLD = _layers([*encoder.layers], encoder.placed(x_BLD, h.length_B), h)
     return x_BLD.masked_fill(~valid_rows(h.length_B, x_BLD.shape[1]), 0)
 
 
-def _layers(layers: list[HSTULayer], x_BLD: Tensor, h: Histories) -> Tensor:
+def _layers(layers: list[HSTULayer], x_BLD: Tensor, h: GraphInputs) -> Tensor:
     if layers:
         index_L = torch.arange(x_BLD.shape[1], device=x_BLD.device)
         offset_LL, bucket_BLL = index_L - index_L[:, None], time_buckets(h.request_time_BL, h.time_BL)

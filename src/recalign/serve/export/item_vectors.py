@@ -10,7 +10,7 @@ from recalign.data.sequences import EventDataModule
 from recalign.errors import InputError
 from recalign.recommender.semantic_ids import ItemVectors
 from recalign.recommender.semantic_ids.vectors import vector_table
-from recalign.serve.server.about import ITEMS, TABLES, About, current
+from recalign.serve.server.about import ITEMS, TABLES, BundleConfig, current
 
 
 class BundleVectors(ItemVectors):
@@ -28,7 +28,7 @@ class BundleVectors(ItemVectors):
         from safetensors.numpy import load_file
 
         folder = current(self.bundle.resolve())
-        about = About.read(folder)
+        about = BundleConfig.read(folder)
         if about.kind != "items":
             remedy = "name the bundle of a recommender over item ids"
             raise InputError("its policy is not over item ids", where=str(folder), remedy=remedy)

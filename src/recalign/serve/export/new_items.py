@@ -36,7 +36,7 @@ from recalign.recommender.sequence_policy import SequencePolicy
 from recalign.run.stage.console import echo
 from recalign.serve.export.command import CARD, RECIPE, WEIGHTS, examples, write_networks
 from recalign.serve.export.graph import part_of
-from recalign.serve.server.about import CURRENT, EXAMPLES, FEATURES, ITEMS, TABLES, About, current, point
+from recalign.serve.server.about import CURRENT, EXAMPLES, FEATURES, ITEMS, TABLES, BundleConfig, current, point
 from recalign.serve.server.bundle import Bundle
 
 
@@ -81,7 +81,7 @@ def add_items(bundle: Path, file: Path, titles: Path | None = None) -> tuple[Pat
         InputError: the bundle's policy knows items neither by features nor by codes, or the table cannot be used.
     """
     folder = current(bundle.resolve())
-    about, table = About.read(folder), pl.read_parquet(folder / ITEMS, glob=False)
+    about, table = BundleConfig.read(folder), pl.read_parquet(folder / ITEMS, glob=False)
     added = _added(folder, about, file, table, titles)
     grown = pl.concat([table, added.rows], how="diagonal")
     content = digest(asdict(about), grown.write_csv(), sha256(file))[:8]
@@ -124,7 +124,7 @@ class Added:
     policy: Policy | None = None
 
 
-def _added(folder: Path, about: About, file: Path, table: pl.DataFrame, titles: Path | None) -> Added:
+def _added(folder: Path, about: BundleConfig, file: Path, table: pl.DataFrame, titles: Path | None) -> Added:
     known = read_json(folder / FEATURES)
     for one in filter(None, (file, titles)):
         if not one.is_file():

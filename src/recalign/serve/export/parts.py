@@ -19,7 +19,7 @@ from torch.func import functional_call
 from recalign.nn import Window, unit
 from recalign.recommender import CodePolicy, SequencePolicy
 from recalign.recommender.onerec_policy import CodeState
-from recalign.serve.export.histories import Histories, every, newest
+from recalign.serve.export.histories import GraphInputs, all_hidden, last_hidden
 from recalign.serve.server.about import NODES
 
 
@@ -37,7 +37,7 @@ class Part(nn.Module):
         """Names the number of rows of a table: N where these are items, the padding item first."""
         return "N"
 
-    def forward(self, h: Histories, given: Mapping[str, Tensor]) -> Tensor:
+    def forward(self, h: GraphInputs, given: Mapping[str, Tensor]) -> Tensor:
         """Shape: -> (B, N)."""
         raise NotImplementedError
 
@@ -62,11 +62,11 @@ class ItemPart(Part):
             found["popular"] = F.pad(self.policy.prior.log_count_V, (1, 0), value=-torch.inf)
         return found
 
-    def forward(self, h: Histories, given: Mapping[str, Tensor]) -> Tensor:
+    def forward(self, h: GraphInputs, given: Mapping[str, Tensor]) -> Tensor:
         x_BLD = F.embedding(h.item_BL, given["unit"]) * F.embedding(h.item_BL, given["norm"][:, None])
         if self.policy.past_rewards is not None:
             x_BLD = x_BLD + self.policy.past_rewards(h.reward_BL)
-        state_BD = newest(self.policy.encoder, x_BLD, h)
+        state_BD = last_hidden(self.policy.encoder, x_BLD, h)
         state_BD = state_BD * (h.length_B > 0)[:, None]  # without a history the item prior answers alone
         length_B1 = torch.linalg.vector_norm(state_BD, dim=1, keepdim=True).clamp(min=1e-12)
         logit_BN = (state_BD / length_B1) @ given["unit"].T / self.policy.temperature + given["bias"]
@@ -127,7 +127,7 @@ class CodePart(Part):
         what, level = self.grow[table.removeprefix(NODES)]
         return f"nodes_{level}" if what in ("parent", "code", "vectors") else f"{what}_{level}"
 
-    def forward(self, h: Histories, given: Mapping[str, Tensor]) -> Tensor:
+    def forward(self, h: GraphInputs, given: Mapping[str, Tensor]) -> Tensor:
         nodes = {f"policy.{name}": given[NODES + name] for name in self.grow}
         logp_BV = functional_call(self.walk, nodes, (h, given["vectors"]))
         logp_BN = logp_BV.index_select(1, given["leaf"])
@@ -143,12 +143,12 @@ class Walk(nn.Module):
         super().__init__()
         self.policy = policy
 
-    def forward(self, h: Histories, vector_ND: Tensor) -> Tensor:
+    def forward(self, h: GraphInputs, vector_ND: Tensor) -> Tensor:
         policy, row_B = self.policy, torch.arange(h.length_B.shape[0])
         x_BLD = F.embedding(h.item_BL, vector_ND)
         if policy.past_rewards is not None:
             x_BLD = x_BLD + policy.past_rewards(h.reward_BL)
-        x_BLD = every(policy.encoder, x_BLD, h)
+        x_BLD = all_hidden(policy.encoder, x_BLD, h)
         keys, values = policy.decoder.keys_and_values(x_BLD)
         window = OnePerRow(keys, values, h.time_BL, h.request_time_BL, row_B, h.newest_B)
         h_B1D, past = policy.decoder(policy.start.expand(row_B.shape[0], -1)[:, None], window, None)

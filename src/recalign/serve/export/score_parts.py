@@ -16,7 +16,7 @@ from recalign.evaluation.baselines import ItemScores, Scores
 from recalign.reward import RewardEnsemble
 from recalign.reward.heads import MeanHead
 from recalign.reward.net import RewardNet
-from recalign.serve.export.histories import Histories, newest
+from recalign.serve.export.histories import GraphInputs, last_hidden
 from recalign.serve.export.parts import Part
 
 
@@ -30,7 +30,7 @@ class ScorePart(Part):
     def tables(self) -> dict[str, Tensor]:
         return {"item_score": F.pad(self.scores.score_V, (1, 0))}
 
-    def forward(self, h: Histories, given: Mapping[str, Tensor]) -> Tensor:
+    def forward(self, h: GraphInputs, given: Mapping[str, Tensor]) -> Tensor:
         return given["item_score"].expand(h.length_B.shape[0], -1)
 
 
@@ -56,11 +56,11 @@ class NetPart(nn.Module):
             found["width"] = net.item_width[..., 0]
         return {self.name + name: table.detach() for name, table in found.items()}
 
-    def forward(self, h: Histories, given: Mapping[str, Tensor]) -> Tensor:
+    def forward(self, h: GraphInputs, given: Mapping[str, Tensor]) -> Tensor:
         """Each member's prediction, or, where it may, their mean. Shape: -> (M or 1, B, N)."""
         net, own = self.net, {name: given[self.name + name] for name in ("embedding", "key", "bias")}
         x_BLD = F.embedding(h.item_BL, own["embedding"]) + net.trunk.past_rewards(h.reward_BL)  # type: ignore[misc]
-        state_BD = newest(net.trunk.encoder, x_BLD, h) * (h.length_B > 0)[:, None]
+        state_BD = last_hidden(net.trunk.encoder, x_BLD, h) * (h.length_B > 0)[:, None]
         folded_MBR = self._fold_in(h, given)
         user_MBS, bias_MN = net.user_side(state_BD, folded_MBR), own["bias"].T
         if self.average:
@@ -71,7 +71,7 @@ class NetPart(nn.Module):
             width_MBN = user_MBS[..., net.dim + 1, None] + given[self.name + "width"].T[:, None]
         return net.mean + net.scale * net.head.expected(score_MBN, width_MBN)
 
-    def _fold_in(self, h: Histories, given: Mapping[str, Tensor]) -> Tensor:
+    def _fold_in(self, h: GraphInputs, given: Mapping[str, Tensor]) -> Tensor:
         """`RewardNet._fold_in` after the newest event. Shape: -> (M, B, R)."""
         net = self.net
         z_BL1 = ((h.reward_BL - net.mean) / net.scale)[..., None]
@@ -115,7 +115,7 @@ class RewardPart(Part):
     def tables(self) -> dict[str, Tensor]:
         return {name: table for net in self.nets for name, table in net.tables().items()}
 
-    def forward(self, h: Histories, given: Mapping[str, Tensor]) -> Tensor:
+    def forward(self, h: GraphInputs, given: Mapping[str, Tensor]) -> Tensor:
         return torch.cat([net(h, given) for net in self.nets]).mean(dim=0)
 
 

@@ -45,7 +45,7 @@ class Verified:
         other: whose ten differ otherwise.
         difference: the largest, of all log-probabilities.
         evaluation: NDCG@10 of the policy in evaluation's windows, with its 95 % interval over users.
-        tolerance: up to which two log-probabilities count as the same (`About.rounding`).
+        tolerance: up to which two log-probabilities count as the same (`BundleConfig.rounding`).
         request: NDCG@10 of the bundle when it is asked as it will be.
         repeated: targets that the user had met before. A request leaves such items out; evaluation ranks them.
     """

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from recalign.errors import InputError
-from recalign.serve.loop.served import Histories
+from recalign.serve.loop.served import UserHistories
 from recalign.serve.server.bundle import Bundle
 from recalign.serve.server.explore import log_chances
 from recalign.serve.server.request import MAX_HISTORY, Explore, Request
@@ -36,7 +36,7 @@ class Asked:
         return Asked([self.logp[place] for place in places], self.hidden[places])
 
 
-def ask(bundle: Bundle, lists: pl.DataFrame, histories: Histories, policies: Sequence[Explore]) -> Asked:
+def ask(bundle: Bundle, lists: pl.DataFrame, histories: UserHistories, policies: Sequence[Explore]) -> Asked:
     """Ask a bundle for the requests of some lists, and for the chances of what was shown.
 
     Args:
@@ -79,7 +79,7 @@ def of_list(score_N: np.ndarray, item_K: np.ndarray, policy: Explore) -> np.ndar
     return logp_K
 
 
-def _request(bundle: Bundle, row: dict[str, Any], histories: Histories) -> Request:
+def _request(bundle: Bundle, row: dict[str, Any], histories: UserHistories) -> Request:
     """What was asked, as far as the log tells: the history, and whether what it holds may be shown again."""
     history = histories.before(row["user"], row["timestamp"], MAX_HISTORY)
     return bundle.catalogue.request(*history, row["timestamp"], k=1, seen=row["seen"])

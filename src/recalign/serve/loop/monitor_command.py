@@ -21,7 +21,7 @@ from recalign.serve.feedback.feedback_command import COUNTS
 from recalign.serve.feedback.joining import MISFITS, OVERDUE
 from recalign.serve.loop.chances import ask, require_known
 from recalign.serve.loop.monitoring import Rule, VersionReport, Window, compare_windows
-from recalign.serve.loop.served import Histories, Served, open_bundle, read_rows, read_served, settings
+from recalign.serve.loop.served import Served, UserHistories, open_bundle, read_rows, read_served, settings
 from recalign.serve.server.bundle import Bundle, load_bundle
 from recalign.serve.server.request import Explore
 
@@ -148,7 +148,7 @@ def drifts(start: Bundle, served: Served) -> tuple[pl.DataFrame, Section]:
     lists = served.lists.filter(arm="explored", fixed=0)
     if lists.height:
         require_known(start, lists)
-    asked = ask(start, lists, Histories(served.events), [Explore(one) for one in lists["temperature"]])
+    asked = ask(start, lists, UserHistories(served.events), [Explore(one) for one in lists["temperature"]])
     first = pl.Series([one[0] for one in asked.logp], dtype=pl.Float64)
     same = pl.Series(asked.hidden == lists["hidden"].to_numpy()) | (lists["seen"] != "exclude")
     value = lists["log_probs"].list.first() - first

@@ -17,7 +17,7 @@ from recalign.errors import InputError, require_positive
 from recalign.evaluation.offpolicy import Lists, PolicyValue, estimate, of_lists
 from recalign.files import write_json
 from recalign.serve.loop.chances import Asked, ask, require_known
-from recalign.serve.loop.served import Histories, Served, open_bundle, read_served, split
+from recalign.serve.loop.served import Served, UserHistories, open_bundle, read_served, split
 from recalign.serve.server.bundle import Bundle, load_bundle
 from recalign.serve.server.request import Explore
 
@@ -51,7 +51,7 @@ def offpolicy(words: list[str]) -> None:
         what = f"{unknown:,} of {told:,} lists with an outcome have a reward that nobody knows"
         remedy = "say in the YAML what such an outcome is worth, such as reward: coalesce(reward, 3)"
         raise InputError(what, where=str(given.log), remedy=remedy)
-    worth = worths(candidate, asked, served, versions, given.arms, given.clip)
+    worth = estimate_versions(candidate, asked, served, versions, given.arms, given.clip)
     for one in worth:
         print(f"\n{candidate.version}, from what {one.version} showed\n\n{render(one.sections())}")
         for kind, why in one.value.refused.items():
@@ -77,7 +77,7 @@ def _options() -> argparse.ArgumentParser:
 
 
 @dataclass(frozen=True)
-class Worth:
+class VersionEstimate:
     """What the lists of one version say of a candidate."""
 
     version: str
@@ -114,14 +114,14 @@ class Worth:
         return sections | {"value of a list, 95 % interval": found}
 
 
-def worths(
+def estimate_versions(
     candidate: Bundle,
     policy: Explore,
     served: Served,
     versions: dict[str, Bundle],
     arms: Literal["explored", "mixture"] = "explored",
     clip: float | None = None,
-) -> list[Worth]:
+) -> list[VersionEstimate]:
     """A candidate's worth from the lists of each version in a log. They are never averaged.
 
     Raises:
@@ -132,7 +132,7 @@ def worths(
         remedy = "serve with explore, log with --decisions, and join with recalign feedback"
         raise InputError("no list in this log has chances that can be used", where="log", remedy=remedy)
     require_known(candidate, served.lists)
-    histories, found, failed = Histories(served.events), list[Worth](), dict[str, InputError]()
+    histories, found, failed = UserHistories(served.events), list[VersionEstimate](), dict[str, InputError]()
     for (version,), lists in served.lists.partition_by("version", as_dict=True, maintain_order=True).items():
         own = versions.get(str(version))
         name = str(version) if own else f"{version} (not there: its propensities are not checked)"
@@ -140,7 +140,7 @@ def worths(
             used, asked, left_out = _usable(lists, histories, candidate, policy, own)
             value = estimate(as_lists(used, asked, arms), clip="cube_root" if clip is None else clip)
             unchecked = used.filter(pl.col("seen") != "exclude").height if own is None else 0
-            found.append(Worth(name, left_out, unchecked, value))
+            found.append(VersionEstimate(name, left_out, unchecked, value))
         except InputError as error:
             failed[name] = error
     if not found:
@@ -151,7 +151,7 @@ def worths(
 
 
 def _usable(
-    lists: pl.DataFrame, histories: Histories, candidate: Bundle, policy: Explore, own: Bundle | None
+    lists: pl.DataFrame, histories: UserHistories, candidate: Bundle, policy: Explore, own: Bundle | None
 ) -> tuple[pl.DataFrame, Asked, Section]:
     """Lists whose requests can be repeated, and what the candidate says of them."""
     asked = ask(candidate, lists, histories, [policy] * lists.height)

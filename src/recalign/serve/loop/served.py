@@ -132,7 +132,7 @@ BEFORE = dict(takewhile(lambda reason: reason[0] != UNKNOWN, UNUSABLE.items()))
 """The reasons that come before an unknown reward."""
 
 
-class Histories:
+class UserHistories:
     """What each user had chosen before a list was shown.
 
     Args:

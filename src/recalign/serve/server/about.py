@@ -30,7 +30,7 @@ REMEDY = "export it again: recalign export RUN"
 
 
 @dataclass(frozen=True)
-class About:
+class BundleConfig:
     """``bundle.json``: what a server must know beside the graph and its tables.
 
     Attributes:
@@ -89,7 +89,7 @@ class About:
         write_json(folder / ABOUT, asdict(self))
 
     @classmethod
-    def read(cls, folder: Path) -> About:
+    def read(cls, folder: Path) -> BundleConfig:
         """Read it, once the folder is known to be a whole bundle of a format that is known here.
 
         Raises:

@@ -16,7 +16,7 @@ import polars as pl
 
 from recalign.errors import InputError
 from recalign.files import read_json
-from recalign.serve.server.about import EXAMPLES, GRAPH, ITEMS, NODES, REMEDY, TABLES, About, current
+from recalign.serve.server.about import EXAMPLES, GRAPH, ITEMS, NODES, REMEDY, TABLES, BundleConfig, current
 from recalign.serve.server.answer import Answer, Explored, Scored, Shown
 from recalign.serve.server.catalogue import Catalogue, Encoded
 from recalign.serve.server.explore import drawn
@@ -50,7 +50,7 @@ class Bundle:
 
     def __init__(self, folder: str | Path, threads: int = 1) -> None:
         self.folder = current(Path(folder))
-        self.about = About.read(self.folder)
+        self.about = BundleConfig.read(self.folder)
         try:
             import onnxruntime
             from safetensors.numpy import load_file

@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from recalign.errors import InputError, nearest
-from recalign.serve.server.about import About
+from recalign.serve.server.about import BundleConfig
 from recalign.serve.server.answer import LeftOut
 from recalign.serve.server.request import Boost, Id, Request, Time
 
@@ -63,7 +63,7 @@ class Catalogue:
         about: how its log writes times and rewards.
     """
 
-    def __init__(self, table: pl.DataFrame, about: About) -> None:
+    def __init__(self, table: pl.DataFrame, about: BundleConfig) -> None:
         self.table, self.about = table, about
         self.ids: list[Id] = table["item"].to_list()
         self.titles: list[str] = table["title"].to_list()

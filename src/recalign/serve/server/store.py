@@ -126,6 +126,5 @@ def with_history(request: Request, kept: Sequence[Kept], unit: str) -> Request:
     if request.time is not None:
         [until] = fine_times([request.time], unit, lambda _: "time").tolist()
         kept = [event for event in kept if event[1] <= until]
-    items, times, rewards = ([event[part] for event in kept] for part in range(3))
-    history: Any = {"items": items, "times": [of_micro(time, unit) for time in times], "rewards": rewards}
-    return replace(request, user=None, **history)
+    items, times = [item for item, _, _ in kept], [of_micro(time, unit) for _, time, _ in kept]
+    return replace(request, user=None, items=items, times=times, rewards=[reward for _, _, reward in kept])
