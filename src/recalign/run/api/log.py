@@ -207,7 +207,7 @@ def _require_columns(
         if not isinstance(value, str) and (value is not None or argument in columns):
             remedy = "give text; the columns of a pandas frame without names are '0', '1', ..."
             raise InputError(f"{value!r} is no column's name", where=argument, remedy=remedy)
-        if argument in columns and value not in events.columns:
+        if isinstance(value, str) and argument in columns and value not in events.columns:
             remedy = did_you_mean(value, events.columns)
             raise InputError(f"the DataFrame has no column {value!r}", where=argument, remedy=remedy)
     if events.is_empty():

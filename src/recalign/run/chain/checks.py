@@ -82,7 +82,7 @@ def require_same_log(plan: Plan) -> None:
             raise InputError(text, where=str(plan.folder), remedy="give this chain a --name of its own")
 
 
-def check_log(plan: Plan, variables: set[str]) -> None:
+def check_log(plan: Plan, variables: frozenset[str]) -> None:
     """What `recalign check` says, kept for the report, which others may read: without the values of variables."""
     data = plan.data(plan.chain.seeds[0])
     sections = audit_log(data)

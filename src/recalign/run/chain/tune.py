@@ -174,7 +174,7 @@ class Tuning:
                 replace(manifest, status="failed", error="ended early by recalign tune").write(parsed.folder)
             echo("  ended early: behind the median of the trials before it")
             return study.tell(asked, state=TrialState.PRUNED)
-        return study.tell(asked, best_value(parsed.folder.figures("fit"), self.metric, self.goal))
+        return study.tell(asked, best_value(parsed.folder.figures("fit"), self.metric, str(self.goal)))
 
 
 class Pruning(Callback):
