@@ -58,8 +58,9 @@ def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
             node = node["init_args"] if "class_path" in node else node
         value = nested(value) if isinstance(value, Mapping) else value
         before = node.get(last)
-        merges = isinstance(before, dict) and isinstance(value, dict) and "class_path" not in value
-        node[last] = nested({**before, **value}) if merges else value
+        if isinstance(before, dict) and isinstance(value, dict) and "class_path" not in value:
+            value = nested(before | value)
+        node[last] = value
     return found
 
 

@@ -90,19 +90,21 @@ class StageCLI(LightningCLI):
     """
 
     parser: Parser
+    stage: ParsedStage
+    callbacks: Sequence[Callback]
 
     def __init__(self, args: Sequence[str] | dict[str, Any], settings: Mapping[str, Any] | None = None) -> None:
         self.settings = settings or {}
         super().__init__(
             LightningModule,
             LightningDataModule,
-            trainer_class=stage_trainer,  # type: ignore[arg-type]
+            trainer_class=stage_trainer,
             save_config_callback=None,  # the run folder has its own config.yaml
             trainer_defaults={},
             parser_kwargs={"parser_mode": "omegaconf+"},
             subclass_mode_model=True,
             subclass_mode_data=True,
-            args=args,
+            args=args if isinstance(args, dict) else list(args),
             run=False,  # or a checkpoint's hyper-parameters, even its class, replace what is configured
         )
 
