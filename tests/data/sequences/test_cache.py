@@ -9,15 +9,14 @@ import time
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 import pytest
 import small
 
-from recalign.data.events import EventTable, audit
-from recalign.data.sequences import EventDataModule, High, LeaveLast, Split
+from recalign.data.events import audit
+from recalign.data.sequences import EventDataModule, High, LeaveLast
 from recalign.data.sequences import data as data_file
-from recalign.data.sequences.audit import audit_log, log_figures
-from recalign.data.sequences.cache import FIGURES, UNUSED_DAYS, CacheEntry, _remove_unused, cache_folder
+from recalign.data.sequences.audit import audit_log
+from recalign.data.sequences.cache import UNUSED_DAYS, CacheEntry, cache_folder
 
 
 @pytest.fixture
@@ -96,13 +95,6 @@ def test_a_log_is_in_memory_no_longer_than_it_takes(make, monkeypatch):
                 assert is_mapped(data.sequences.frame[name].to_numpy()), name
 
 
-def test_figures_that_cannot_be_read_are_computed_again(make):
-    data = make()
-    known = log_figures(data)
-    (data.entry.path / FIGURES).write_text("{")
-    assert log_figures(make()) == known
-
-
 def is_mapped(array: np.ndarray) -> bool:
     """Whether an array lies in a file of the cache, by the kernel's list of what is mapped."""
     for line in Path("/proc/self/maps").read_text().splitlines():
@@ -110,13 +102,6 @@ def is_mapped(array: np.ndarray) -> bool:
         if first <= array.ctypes.data < last:
             return line.endswith(".npy")
     return False
-
-
-def test_it_can_be_left_out(make, root):
-    data = make(cache=False)
-    assert data.sequences.num_items > 1
-    assert audit_log(data)
-    assert not (root / "kept").exists()
 
 
 def test_a_fingerprint_needs_no_events(make, monkeypatch):
@@ -184,25 +169,6 @@ def test_a_split_of_ones_own_that_is_edited_makes_another_entry(make, root, tmp_
     assert len(entries(root)) == 2
 
 
-def test_a_split_without_a_repr_of_its_own_is_known_again(make, root, monkeypatch):
-    """Python's own repr names a place in memory."""
-    first = make(split=Halves(2))
-    first.sequences  # noqa: B018
-    kept = [Halves(2), Halves(2)]  # at other places
-    forbid_reading(monkeypatch)
-    assert_same(make(split=kept[1]), first)
-    assert make(split=Halves(3)).fingerprint != first.fingerprint == make(split=kept[0]).fingerprint
-
-
-class Halves(Split):
-    def __init__(self, last: int) -> None:
-        self.last, self._table = last, None
-
-    def assign(self, table: EventTable) -> pl.Series:
-        self._table = table  # what it works out on the way is no setting
-        return LeaveLast(self.last, 2).assign(table)
-
-
 @pytest.mark.parametrize("file", ["events.arrow", "item.npy", "column-1.npy", "entry.json", "users.arrow"])
 @pytest.mark.parametrize("harm", ["cut", "emptied", "gone", "flipped"])
 def test_a_damaged_entry_is_made_anew(make, root, capsys, monkeypatch, file, harm):
@@ -252,16 +218,6 @@ def test_a_write_that_breaks_off_leaves_nothing(make, root, monkeypatch):
     assert entries(root) == []
 
 
-def test_what_a_killed_process_left_is_not_taken_for_whole(make, root):
-    whole = make(cache=False)
-    make().sequences  # noqa: B018
-    entry = entries(root)[0]
-    entry.rename(root / "kept" / f".{entry.name}.1")
-    (root / "kept" / f".{entry.name}.1" / "item.npy").write_bytes(b"half")
-    assert_same(make(), whole)
-    assert entries(root)[-1] == entry
-
-
 def test_whoever_comes_second_keeps_the_first_ones_entry(make, root):
     slow, quick = make(), make()
     slow.table  # noqa: B018
@@ -293,14 +249,6 @@ def test_an_entry_of_somebody_else_is_read(make, capsys, monkeypatch):
 
 def refused(path: Path) -> None:
     raise PermissionError(13, "Permission denied", str(path))
-
-
-def test_an_entry_that_another_process_removes_meanwhile_is_no_error(make, root, monkeypatch):
-    make().sequences  # noqa: B018
-    gone = root / "kept" / "gone" / "entry.json"
-    monkeypatch.setattr(Path, "glob", lambda *_: [gone])
-    _remove_unused(root / "kept")
-    assert len(entries(root)) == 1
 
 
 def test_entries_that_nobody_reads_go(make, root):

@@ -9,7 +9,6 @@ from lightning.pytorch import Trainer
 
 from recalign.data.sequences import EventDataModule, Windows
 from recalign.data.sequences import windows as windows_file
-from recalign.data.sequences.sampler import LengthBatches
 from recalign.errors import InputError
 from recalign.recommender import Recommender
 
@@ -38,12 +37,6 @@ def test_a_run_says_once_how_many_histories_are_cut(log_root, tmp_path, said):
     ]
 
 
-def test_other_users_of_the_same_log_are_no_news(log_root, said):
-    for length, users, lines in ((8, "A", 1), (8, "B1", 1), (9, "A", 2)):
-        small.data_of(EventDataModule, log_root, max_length=length, users=users, share_a=0.5).train_dataloader()
-        assert len(said) == lines
-
-
 def test_nothing_is_said_where_no_history_is_cut(log_root, said):
     small.data_of(EventDataModule, log_root).train_dataloader()
     small.data_of(EventDataModule, log_root, max_length=8, stride=4).train_dataloader()  # in windows, all are seen
@@ -60,13 +53,6 @@ def test_an_item_outside_the_catalogue_is_refused_before_training(log_root, what
     changed(data, **{what: items if what == "target" else items[:, None]})
     with pytest.raises(InputError, match=f"2 of {len(items)} .*not in the catalogue.*such as {wrong}"):
         data.train_dataloader()
-
-
-def test_every_item_of_the_catalogue_is_taken(log_root):
-    data = small.data_of(EventDataModule, log_root)
-    items = data.training().in_memory().target.copy()
-    items[:2] = 1, data.num_items
-    assert len(changed(data, target=items, rejected=items[:, None]).train_dataloader()) > 0
 
 
 def nothing(windows: Windows) -> Windows:
@@ -88,9 +74,3 @@ def test_a_part_without_windows_is_refused_before_training(log_root, tmp_path, m
     changed(data, **vars(nothing(data.training().in_memory())))
     with pytest.raises(InputError, match="in the train part"):
         data.train_dataloader()
-
-
-def test_no_windows_make_no_batch():
-    sampler = LengthBatches(np.zeros(0, np.int64), 16, 64, shuffle=True)
-    assert list(sampler) == []
-    assert len(sampler) == 0

@@ -139,11 +139,6 @@ def test_an_item_stays_in_the_catalogue_though_nobody_trains_on_it(tmp_path: Pat
     assert data(tmp_path / "b", FIRST, min_events=4).sequences.num_items < before.sequences.num_items
 
 
-def test_items_that_stay_are_not_reported_as_left_out(tmp_path: Path, ids: Path):
-    after = data(tmp_path / "later", FIRST, ids, min_events=4)
-    assert after.report.used == len(after.sequences.frame)
-
-
 def test_a_share_of_those_without_new_events_is_trained_on(tmp_path: Path, ids: Path):
     more = [*FIRST, *((u, 1, 3.0, 9000 + t) for u in (2, 3) for t in range(3))]
     all_of_them, none = (data(tmp_path / "n", more, ids, untouched=share).training() for share in (1.0, 0.0))

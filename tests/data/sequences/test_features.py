@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 
 import numpy as np
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 
 from recalign.data.events import Feature, ItemValues, Report
 from recalign.data.sequences import LeaveLast, UserGroups, build
-from recalign.data.sequences.features import FeatureCoder, ItemFeatures, KnownItems, _matrix, _moments, _width
+from recalign.data.sequences.features import ItemFeatures, KnownItems
 
 from .tables import table
 
@@ -46,13 +45,6 @@ def test_codes_by_hand():
     half = math.sqrt(0.5)
     assert features.weight.tolist() == pytest.approx([half, half, 1, 1, 1, 1, 1, 1, 1, 1, 1])
     assert features.number.shape == (5, 0)
-
-
-def test_items_of_whose_categories_training_knew_none_are_counted():
-    values = values_of([1, 2], genre=("category", [["a"], ["b"]]), tag=("category", [["x"], None]))
-    coder = KnownItems(values).encode(pl.Series([1, 2]), warm=2).coder
-    later = values_of([3, 4], genre=("category", [["new", "a"], ["new"]]), tag=("category", [["x"], None]))
-    assert coder.unknown(later.values) == {"genre": 1}
 
 
 def test_numbers_become_intervals_with_as_many_items_each():
@@ -87,29 +79,6 @@ def test_a_feature_that_no_item_in_training_has_is_unknown_everywhere():
     assert np.isfinite(features.number).all()
     assert features.plan["sizes"] == [1, 2, 1]
     assert codes_of(features) == [[0, 1, 3], [2, 3]]
-
-
-@pytest.mark.parametrize(("rows", "width", "nulls"), [(50, 7, 0), (50, 7, 20), (50, 1, 5), (3, 4, 3), (0, 4, 0)])
-def test_vectors_are_the_numbers_of_their_lists_bit_for_bit(rows, width, nulls):
-    random = np.random.default_rng(0)
-    lists = [None] * nulls + random.normal(size=(rows - nulls, width)).astype(np.float32).tolist()
-    column = pl.Series([lists[n] for n in random.permutation(rows)], dtype=TYPES["vector"])
-    known = [one for one in column.to_list() if one is not None]
-    expected = np.array(known, np.float64).reshape(len(known), -1 if known else 0)
-    found = _matrix(column)
-    assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
-    assert np.array_equal(found, expected)
-    assert _width(column) == expected.shape[1]
-    assert _moments(found, _width(column)) == _moments(expected, expected.shape[1])
-
-
-def test_vectors_do_not_become_python_lists(monkeypatch):
-    values = values_of([1, 2, 3], text=("vector", [[1.0, 2], None, [3, 4]]))
-    plain = pl.Series.to_list
-    monkeypatch.setattr(
-        pl.Series, "to_list", lambda one: pytest.fail("a list") if one.dtype.is_nested() else plain(one)
-    )
-    assert KnownItems(values).encode(pl.Series([1, 2, 3]), warm=3).plan["width"] == 2
 
 
 some = st.one_of(st.none(), st.lists(st.sampled_from("abcde"), min_size=1, unique=True))
@@ -175,9 +144,3 @@ def test_rare_items_with_features_are_cold():
     assert known.items.to_list() == [100, 101, 102]
     assert len(known.frame) == len(plain.frame)  # its training events are left out as before
     assert known.frame["item_id"].to_list()[-1] == 3
-
-
-def test_plans_are_plain_values():
-    values = values_of([1, 2], genre=("category", [["a"], ["b"]]), text=("vector", [[1.0], [2.0]]))
-    coder = FeatureCoder.fit(values, pl.Series([1, 2]))
-    assert FeatureCoder(json.loads(json.dumps(coder.plans))) == coder

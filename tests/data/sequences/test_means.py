@@ -54,22 +54,3 @@ def test_test_rows_leave_item_and_global_means_alone(events):
     changed = [r if s == TRAIN else r + 50 for r, s in zip(rewards, split, strict=True)]
     after = reward_means(frame(users, items, changed, split))
     assert before.select("global", "item").equals(after.select("global", "item"))
-
-
-def test_an_unknown_item_gets_the_mean_of_all():
-    means = reward_means(frame([0, 0], [1, 2], [3.0, 5.0], [TRAIN, TEST]))
-    assert means["item"].to_list() == pytest.approx([3.0, 3.0])
-
-
-def test_means_of_few_events_are_drawn_to_the_mean_of_all_by_five_events():
-    events = frame([0, 0, 1], [1, 2, 2], [4.0, 1.0, 1.0])
-    means = reward_means(events)
-    assert means["item"].to_list() == pytest.approx([(4 + 5 * 2) / 6, (2 + 5 * 2) / 7, (2 + 5 * 2) / 7])
-    assert means["user"].to_list() == pytest.approx([2, (4 + 5 * 2) / 6, 2])
-    assert means.equals(reward_means(events, 5.0))
-
-
-def test_an_event_without_a_reward_moves_no_later_mean():
-    with_it = reward_means(frame([0, 0, 0], [1, 1, 2], [4.0, None, 1.0]))
-    without = reward_means(frame([0, 0], [1, 2], [4.0, 1.0]))
-    assert with_it[2].equals(without[1])

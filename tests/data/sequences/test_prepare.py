@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from recalign.artifacts import SEAL
 from recalign.cli import main
-from recalign.data.events import ItemTable, LogMapping, reading
+from recalign.data.events import ItemTable, LogMapping
 from recalign.data.sequences import EventDataModule, High, LeaveLast, Split, TimeSplit, Where
 from recalign.data.sequences import prepare as prepare_file
 from recalign.data.sequences.audit import audit_log
@@ -260,12 +260,6 @@ def test_the_command(root, whole, capsys):
     assert "90 events used" in capsys.readouterr().out
     made = entry_of(root, "parts")
     assert {name for name in whole if made[name] != whole[name]} == {"entry.json"}  # a YAML is merged into the default
-
-
-def test_more_rows_than_can_be_numbered_are_refused(root, monkeypatch):
-    monkeypatch.setattr(reading, "MAX_ROWS", 80)
-    with pytest.raises(InputError, match="the log has 90 rows, not 1 to 80"):
-        prepare(module(root, "parts"))
 
 
 @pytest.mark.long

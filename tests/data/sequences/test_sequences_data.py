@@ -24,11 +24,6 @@ def data(log_root):
     return small.data_of(EventDataModule, log_root, batch_tokens=128)
 
 
-def test_nothing_is_read_before_it_is_asked_for(tmp_path):
-    data = small.data_of(EventDataModule, tmp_path)  # there is no file
-    assert data.know_request is False
-
-
 def test_training_holds_less_than_a_byte_an_event(tmp_path):
     users, events = 20, 10_000
     columns = {"user": np.repeat(np.arange(users), events), "item": np.arange(users * events) % 50}
@@ -53,27 +48,6 @@ def test_every_training_target_comes_once_an_epoch(data):
     members = data.sequences.users_in("A")
     assert all(members[b.user_B.numpy()].all() for b in batches)
     assert batches[0].seen_N is None
-
-
-def test_the_order_of_an_epoch_is_a_function_of_seed_and_epoch(log_root):
-    def order(seed, epoch):
-        loader = small.data_of(EventDataModule, log_root, seed=seed, batch_tokens=128).train_dataloader()
-        loader.sampler.set_epoch(epoch)
-        return [b.event_T.tolist() for b in loader]
-
-    assert order(1, 0) == order(1, 0)
-    assert order(1, 0) != order(1, 1)
-    assert order(1, 0) != order(2, 0)
-
-
-def test_a_saved_epoch_goes_on_with_the_batch_it_would_have_had(data):
-    whole = [b.event_T.tolist() for b in data.train_dataloader()]
-    first = data.train_dataloader()
-    started = iter(first)
-    begun = [next(started).event_T.tolist()]
-    second = data.train_dataloader()
-    second.load_state_dict(first.state_dict())
-    assert begun + [b.event_T.tolist() for b in second] == whole
 
 
 def test_evaluation_lists_what_was_seen_and_serving_has_no_target(data):
@@ -113,49 +87,16 @@ def test_what_changed_while_it_was_read_is_not_kept(tmp_path, log_root, monkeypa
     assert again.entry.path.exists()
 
 
-def test_batches_are_pinned_for_a_gpu_that_is_used(data, monkeypatch):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    for kind, pinned in (("cpu", False), ("cuda", True)):
-        monkeypatch.setattr(EventDataModule, "device", torch.device(kind))
-        assert data.train_dataloader().pin_memory == pinned
-
-
 def test_a_part_can_be_asked_for_of_other_users(data):
     of_judges = data.windows("test", "B1").user
     assert set(of_judges) == set(np.flatnonzero(data.sequences.users_in("B1")))
     assert not set(of_judges) & set(data.windows("test").user)
 
 
-@pytest.mark.parametrize("known", [False, True])
-def test_request_time(log_root, known):
-    data = small.data_of(EventDataModule, log_root, request_time="known" if known else "last_event")
-    batch = small.batch_of(data, "test", rows=3)
-    asked_T = batch.request_time_BL[batch.row_T, batch.column_T].numpy()
-    time = data.sequences.frame["timestamp"].to_numpy()
-    event = batch.event_T.numpy()
-    np.testing.assert_array_equal(asked_T, time[event] if known else time[event - 1])
-
-
-def test_batches_keep_to_the_token_budget(log_root):
-    data = small.data_of(EventDataModule, log_root, batch_tokens=64)
-    batches = list(data.train_dataloader())
-    assert all(b.item_BL.numel() <= 64 for b in batches)
-    assert len(batches) == -(-data.sequences.users_in("A").sum() // 4)  # 14 events a user, in a bucket of 16
-
-
 @pytest.mark.parametrize("stride", [0, 33])
 def test_a_stride_that_leaves_events_out_is_refused(log_root, stride):
     with pytest.raises(InputError, match=rf"data.stride: {stride} events between windows of 32"):
         small.data_of(EventDataModule, log_root, stride=stride)
-
-
-def test_with_a_stride_an_epoch_has_every_training_event_but_the_first(log_root):
-    data = small.data_of(EventDataModule, log_root, max_length=8, stride=3, batch_tokens=64)
-    batches = list(data.train_dataloader())
-    chosen = pl.Series(data.sequences.users_in("A")).gather(data.sequences.frame["user"])
-    trained = data.sequences.frame.filter(chosen & (pl.col("split") == 0) & (pl.col("known") > 0))
-    assert sorted(np.concatenate([b.event_T.numpy() for b in batches])) == trained["event"].to_list()
-    assert all(b.item_BL.shape[1] <= 8 for b in batches)
 
 
 def test_titles_stand_beside_items_and_in_recommendations(log_root, tmp_path):
@@ -183,10 +124,6 @@ def test_titles_that_cannot_be_read_stop_a_run_before_training(log_root):
 def test_a_negative_seed_is_refused(log_root):
     with pytest.raises(InputError, match=r"data\.seed: -1 is no seed"):
         small.data_of(EventDataModule, log_root, seed=-1)
-
-
-def test_the_seed_may_be_left_to_the_run(log_root):
-    assert small.data_of(EventDataModule, log_root).seed == 0
 
 
 def test_a_batch_too_small_for_its_processes_is_refused(log_root: Path):

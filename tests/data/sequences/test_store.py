@@ -40,11 +40,6 @@ def test_known_events_of_all_users_lie_in_a_row(sequences):
     assert sequences.frame["high"].to_list() == [False, False, False, True, True, False, False, False, True]
 
 
-def test_a_log_without_high_rewards_has_none():
-    sequences = build(table(USERS, ITEMS, TIMES), LeaveLast(1, 1), None, UserGroups())
-    assert not sequences.frame["high"].any()
-
-
 def test_a_feedback_column_may_have_any_name():
     events = table(
         USERS, ITEMS, TIMES, REWARDS, event=list("abcdefghi"), item_id=[7] * 9, known=[True] * 9, split=[5] * 9
@@ -99,11 +94,6 @@ def test_rare_items_are_left_out_of_training_and_counted():
         "1 rows are training events of 1 items that have fewer than 2, and are left out: items 104"
     )
     assert sequences.fingerprint != build(events, LeaveLast(1, 1), None, UserGroups()).fingerprint
-
-
-def test_a_threshold_that_leaves_no_item_is_named():
-    with pytest.raises(InputError, match=r"data.min_events 9 leaves no events for train"):
-        build(table(USERS, ITEMS, TIMES, REWARDS), LeaveLast(1, 1), None, UserGroups(), 9)
 
 
 def test_events_of_one_second_keep_the_order_of_the_file_where_parts_lie_between(log_root):

@@ -15,7 +15,6 @@ from recalign.data.sequences.audit import (
     COLD,
     COLD_TARGETS,
     DRAWN,
-    JUDGED,
     LEAKS,
     MISSES,
     UNREWARDED,
@@ -171,16 +170,6 @@ def test_judges_with_few_rewards_are_said_beforehand(tmp_path, share_a, says):
         assert len(found) == 1
         learn = r"judges learn from \d+ rewards, and with fewer than 800 many know nothing, .*: "
         assert re.fullmatch(learn + says, found[0])
-
-
-def test_the_rewards_of_judges_are_counted(tmp_path):
-    """Their users' training events with a reward; B1 or B2, whichever has fewer."""
-    log = [(user, item, rating if user % 3 else None, time) for user, item, rating, time in rows()]
-    data = made_up(tmp_path, log)
-    frame, group_U = data.sequences.frame, data.sequences.group
-    kept = frame.filter(split=0).drop_nulls("reward")["user"].to_list()
-    counted = [sum(group_U[user] == group for user in kept) for group in ("B1", "B2")]
-    assert audit_log(data)["split"][JUDGED] == min(counted) > 0
 
 
 def test_serious_concerns_come_first():

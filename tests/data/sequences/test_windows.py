@@ -46,12 +46,6 @@ def pairs(sequences, windows, *, bucket=None, known=False):
     return out
 
 
-def test_training_predicts_each_event_from_those_before_it():
-    sequences = simple([6, 3], LeaveLast(1, 1))  # user 0 trains on items 1..4; user 1 on item 1
-    found = pairs(sequences, training_windows(sequences, everybody(sequences), 10))
-    assert found == [(0, [1], 2, 1), (0, [1, 2], 3, 2), (0, [1, 2, 3], 4, 3)]
-
-
 def test_training_keeps_the_newest_events():
     sequences = simple([8], LeaveLast(1, 1))
     found = pairs(sequences, training_windows(sequences, everybody(sequences), 3))
@@ -140,13 +134,6 @@ def test_what_was_seen_is_what_each_users_events_before_the_target_are_of(data: 
     found = [(int(t), int(i)) for t, i in batch.seen_N.T]
     assert len(found) == len(set(found))
     assert set(found) == expected
-
-
-def test_an_item_that_training_never_saw_is_a_miss_and_in_no_history():
-    sequences = simple([7, 7], LeaveLast(2, 1), [0, 1, 2, 3, 4, 9, 5, 0, 1, 2, 3, 4, 5, 1])
-    assert 0 not in sequences.item
-    found = pairs(sequences, evaluation_windows(sequences, everybody(sequences), "test", 10))
-    assert [(h, t) for u, h, t, _ in found if u == 0] == [([1, 2, 3, 4], 0), ([1, 2, 3, 4], 0)]
 
 
 def test_users_without_a_past_are_left_out_and_counted():

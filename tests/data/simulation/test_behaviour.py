@@ -9,7 +9,6 @@ from recalign.data.simulation.behaviour import (
     LATEST_ARRIVAL,
     SESSION_EVENTS,
     SPAN,
-    _draw,
     choose,
     draw_activity,
     draw_times,
@@ -52,16 +51,6 @@ def test_users_arrive_in_the_first_half_and_come_until_the_end() -> None:
     changes = under_UL[:, 1:] != under_UL[:, :-1]
     assert changes[pause_N > 3600].mean() == pytest.approx(2 * CIRCUMSTANCE_SHARE * (1 - CIRCUMSTANCE_SHARE), abs=0.02)
     assert changes[pause_N <= 3600].mean() < 0.01  # a few short breaks pass for pauses
-
-
-def test_a_draw_follows_the_softmax_and_never_takes_what_is_gone() -> None:
-    probability_I = np.array([0.0, 0.5, 0.3, 0.0, 0.2, 0.0])
-    with np.errstate(divide="ignore"):
-        logit_I = (np.log(probability_I) + 700).astype(np.float32)  # exp would overflow without its maximum taken off
-    drawn = _draw(np.random.default_rng(0), np.tile(logit_I, (40_000, 1)))
-    share_I = np.bincount(drawn, minlength=6) / 40_000
-    assert share_I == pytest.approx(probability_I, abs=0.01)
-    assert share_I[probability_I == 0].sum() == 0
 
 
 def test_the_policy_chooses_by_the_formula_of_its_docstring() -> None:

@@ -3,47 +3,47 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from log_moments import covariance_within, moments, next_item, predictable
 
 from recalign.data.simulation.behaviour import time_slice
 from recalign.data.simulation.world import MEAN, SD, START, Simulated, World, simulate
 from recalign.errors import InputError
 
-# MovieLens 100K (Harper and Konstan, 2015), all 100,000 rows of u.data, as `log_moments` measures them.
+# MovieLens 100K (Harper and Konstan, 2015), all 100,000 rows of u.data, and how far the default world may be off.
+# Popularity is flatter: a user has one item in eight of the catalogue, not one in sixteen, and the best-known run out.
 ML_100K = {
-    "activity/median": 0.613,
-    "activity/sd": 0.951,
-    "activity/gini": 0.472,
-    "activity/repeats": 0.0,
-    "popularity/gini": 0.629,
-    "popularity/top_10%": 0.427,
-    "popularity/bottom_50%": 0.073,
-    "reward/mean": 3.530,
-    "reward/variance": 1.267,
-    "reward/user": 0.153,
-    "reward/item": 0.193,
-    "reward/rest": 0.654,
-    "reward/popularity": 0.517,
-    "reward/carry_over": 0.110,
+    "activity/gini": (0.472, 0.04),
+    "popularity/gini": (0.629, 0.07),
+    "reward/mean": (3.530, 0.12),
+    "reward/variance": (1.267, 0.10),
+    "reward/user": (0.153, 0.025),
+    "reward/item": (0.193, 0.04),
 }
-# How far the default world may be off. Popularity is flatter: a user has one item in eight of the catalogue, not one in
-# sixteen, and the best-known items run out.
-BANDS = {
-    "activity/median": 0.09,
-    "activity/sd": 0.10,
-    "activity/gini": 0.04,
-    "activity/repeats": 0.0,
-    "popularity/gini": 0.07,
-    "popularity/top_10%": 0.08,
-    "popularity/bottom_50%": 0.035,
-    "reward/mean": 0.12,
-    "reward/variance": 0.10,
-    "reward/user": 0.025,
-    "reward/item": 0.04,
-    "reward/rest": 0.04,
-    "reward/popularity": 0.13,
-    "reward/carry_over": 0.03,
-}
+
+
+def gini(group_N: np.ndarray) -> float:
+    """Gini coefficient of the number of events of each group: 0 if all are equal, near 1 if one has everything."""
+    ordered = np.sort(np.unique(group_N, return_counts=True)[1])
+    return float((2 * np.arange(1, len(ordered) + 1) - len(ordered) - 1) @ ordered / (len(ordered) * ordered.sum()))
+
+
+def covariance_within(group_N: np.ndarray, deviation_N: np.ndarray) -> float:
+    """Mean product of two different events of a group: the variance due to the group, without the events' noise."""
+    count_G = np.bincount(group_N)
+    products_G = np.bincount(group_N, deviation_N) ** 2 - np.bincount(group_N, deviation_N**2)
+    several_G = count_G > 1
+    return float((products_G[several_G] / (count_G[several_G] - 1)).sum() / count_G[several_G].sum())
+
+
+def moments(events: pl.DataFrame) -> dict[str, float]:
+    reward_N = (rated := events.drop_nulls("reward"))["reward"].to_numpy()
+    share = {of: covariance_within(rated[of].to_numpy(), reward_N - reward_N.mean()) for of in ("user", "item")}
+    return {
+        "activity/gini": gini(events["user"].to_numpy()),
+        "popularity/gini": gini(events["item"].to_numpy()),
+        "reward/mean": reward_N.mean(),
+        "reward/variance": reward_N.var(),
+        **{f"reward/{of}": variance / reward_N.var() for of, variance in share.items()},
+    }
 
 
 @pytest.fixture(scope="module")
@@ -61,36 +61,10 @@ def hidden(simulated: Simulated) -> pl.DataFrame:
     )
 
 
-@pytest.mark.slow
 def test_the_default_has_the_moments_of_ml_100k() -> None:
     worlds = [moments(simulate(World(seed=seed)).events) for seed in range(5)]
     mean = {name: np.mean([world[name] for world in worlds]) for name in ML_100K}
-    off = {name: (mean[name], value) for name, value in ML_100K.items() if abs(mean[name] - value) > BANDS[name]}
-    assert not off
-
-
-def test_the_default_tells_of_taste_and_of_order(default: Simulated) -> None:
-    hit = next_item(default.events)
-    assert hit["next/history"] > 1.15 * hit["next/popularity"]  # what users chose tells what they will choose
-    assert hit["next/recent"] > 1.2 * hit["next/history"]  # more so what they chose last
-    explained = predictable(default.events)
-    assert explained["explained/user_item"] > 0.25
-    assert explained["explained/with_match"] > explained["explained/user_item"] + 0.02  # taste can be learned
-
-
-def test_the_logging_policy_leaves_room_above_itself_and_above_popularity(default: Simulated) -> None:
-    """In standard deviations above the average pair: the log, the ten most popular unseen, the ten best unseen."""
-    events, satisfaction_UI = hidden(default), default.people.satisfaction_UI
-    seen = events["row"].to_numpy(), events["column"].to_numpy()
-
-    def value(score_UI: np.ndarray) -> float:
-        score_UI = score_UI.copy()
-        score_UI[seen] = -np.inf
-        return float(np.take_along_axis(satisfaction_UI, np.argsort(-score_UI, axis=1)[:, :10], axis=1).mean())
-
-    popularity_I = np.bincount(seen[1], minlength=default.world.items).astype(np.float64)
-    chosen, popular = satisfaction_UI[seen].mean(), value(np.tile(popularity_I, (default.world.users, 1)))
-    assert 0.3 < chosen < popular < value(satisfaction_UI) - 0.5
+    assert not {name: mean[name] for name, (value, band) in ML_100K.items() if abs(mean[name] - value) > band}
 
 
 def test_the_log_has_its_columns_and_the_truth_of_its_pairs(default: Simulated) -> None:
@@ -224,7 +198,7 @@ def test_fashion_makes_few_items_popular_and_those_that_are_in_fashion() -> None
         events = hidden(simulated)
         vogue_TI = simulated.people.fashion_TI - simulated.people.fashion_TI.mean(axis=0)
         now = vogue_TI[events["slice"].to_numpy(), events["column"].to_numpy()].mean()
-        return moments(events)["popularity/gini"], float(now)
+        return gini(events["column"].to_numpy()), float(now)
 
     (flat, none), (steep, some) = followed(0), followed(5.5)
     assert flat < 0.45 < 0.55 < steep
@@ -274,13 +248,10 @@ def test_random_exposure_is_uniform_over_what_the_user_has_not_had() -> None:
         ({"items": 19}, "items"),
         ({"events": 399}, "events"),
         ({"events": 400 * 300 + 1}, "events"),
-        ({"noise": -0.1}, "noise"),
         ({"habit": float("nan")}, "habit"),
         ({"fashion": float("inf")}, "fashion"),
         ({"missing": 0.95}, "missing"),
-        ({"missing": -0.1}, "missing"),
         ({"random": 1.1}, "random"),
-        ({"random": -0.1}, "random"),
         ({"seed": -1}, "seed"),
     ],
 )

@@ -31,7 +31,7 @@ class RelativeTo:
     bins: int = 10
 
     def __post_init__(self) -> None:
-        require_positive("relative_to", {"bins": operator.index(self.bins)}, "bins")
+        require_positive("data.relative_to", {"bins": operator.index(self.bins)}, "bins")
 
     def ranks(self, frame: pl.DataFrame, where: str = "data.relative_to.column") -> pl.Series:
         """The relative reward of each event: f64, null where it has no reward, no bin, or a bin without training ones.
