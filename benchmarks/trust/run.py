@@ -133,9 +133,10 @@ def limits(row: Row, log: RewardData, events: pl.DataFrame) -> dict[str, float]:
     true_N = load_truth(path, log.sequences).numpy()[user.to_numpy(), events["item_id"].to_numpy() - 1]
     ahead_NC = events["ahead"].to_numpy()
     ahead_NC = np.where(np.isnan(ahead_NC), np.nan, following(true_N, ahead_NC.shape[1]) - true_N[:, None])
-    right_N, pairs_N = ordered_pairs(events["reward"].to_numpy(), ahead_NC)
+    person_N, reward_N = events["person"].to_numpy(), events["reward"].to_numpy()
+    right_U, pairs_U = ordered_pairs(person_N, reward_N, ahead_NC, int(person_N.max()) + 1)
     with np.load(path) as truth:
-        return {"rmse": float(truth["sd"]) * row.noise, "pairwise": float(right_N.sum() / pairs_N.sum())}
+        return {"rmse": float(truth["sd"]) * row.noise, "pairwise": float(right_U.sum() / pairs_U.sum())}
 
 
 def summary(name: str, cells: dict[int, dict[str, Any]]) -> pl.DataFrame:

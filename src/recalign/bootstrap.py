@@ -30,6 +30,11 @@ class Estimate:
     value: float
     draws_D: np.ndarray
 
+    def __sub__(self, other: Estimate) -> Estimate:
+        """The paired difference, draw by draw."""
+        with np.errstate(invalid="ignore"):
+            return Estimate(self.value - other.value, self.draws_D - other.draws_D)
+
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Percentile interval: the k-th smallest and k-th largest draw, k = (D + 1) * (1 - level) / 2.
 

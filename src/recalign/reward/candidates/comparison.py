@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 
 from recalign.bootstrap import CrossedBootstrap
 from recalign.data.events.log import OWN_COLUMNS
@@ -17,7 +18,6 @@ from recalign.data.sequences.splits import TEST, TRAIN, VALIDATION
 from recalign.data.sequences.store import ADDED
 from recalign.errors import InputError
 from recalign.reward.candidates.statistics import (
-    ValidationEvents,
     judged_by,
     own_errors,
     split_half_reliability,
@@ -36,7 +36,7 @@ SCHEMA: dict[str, type[pl.DataType]] = {
     **dict.fromkeys(("value", "ci_low", "ci_high"), pl.Float64),
 }
 
-Row = tuple[str | None, str, str | None, float, float | None, float | None]
+Row = tuple[str | None, str, str | None, Any, float | None, float | None]
 """Reward, figure, what else it is about, value and ends of its interval."""
 
 
@@ -70,7 +70,7 @@ def compare_rewards(
     item_means = pl.DataFrame([one["item"].filter(train).alias(name) for name, one in means.items()])
     sizes = int(train.sum()), int(measured.sum()), frame["user"].filter(measured).n_unique()
     rows: list[Row] = [
-        *((None, figure, None, float(size), None, None) for figure, size in zip(SIZES, sizes, strict=True)),
+        *((None, figure, None, size, None, None) for figure, size in zip(SIZES, sizes, strict=True)),
         *_contents(*of_train),
         *_reliability(*of_train, repeated),
         *_correlations(of_train[1], "correlation/event"),
@@ -78,7 +78,7 @@ def compare_rewards(
         *([] if against is None else _against(of_train[0], of_train[1], item_means, against)),
         *_on_validation(frame, values, means, measured),
     ]
-    return pl.DataFrame(rows, SCHEMA, orient="row")
+    return pl.DataFrame(rows, SCHEMA, orient="row", strict=False)
 
 
 def _contents(train: pl.DataFrame, values: pl.DataFrame) -> Iterator[Row]:
@@ -96,44 +96,37 @@ def _contents(train: pl.DataFrame, values: pl.DataFrame) -> Iterator[Row]:
             "distinct": present.n_unique(),
             "most frequent": present.value_counts()["count"].max() / len(present),  # type: ignore[operator]
         }
-        for figure, value in found.items():
-            yield column.name, figure, None, float(value), None, None  # type: ignore[arg-type]
+        yield from ((column.name, figure, None, value, None, None) for figure, value in found.items())
 
 
 def _reliability(train: pl.DataFrame, values: pl.DataFrame, repeated: float) -> Iterator[Row]:
     for column in values:
-        rated = train.select("user", "item", "timestamp", reward=column).filter(pl.col("reward").is_not_null())
+        rated = train.select("user", "item", "timestamp", reward=column).drop_nulls("reward")
         user_N, item_N, value_N = (rated[name].to_numpy() for name in ("user", "item", "reward"))
         user_share, item_share = variance_components(user_N, item_N, value_N).shares
         noise = repeat_variance(rated, repeated)
-        found = {
-            "variance/item": item_share,
-            "variance/user": user_share,
-            "reliability": split_half_reliability(user_N, item_N, value_N),
-            "noise": np.nan if noise is None else noise / float(value_N.var()),
-        }
-        for figure, value in found.items():
-            yield column.name, figure, None, value, None, None
+        yield column.name, "variance/item", None, item_share, None, None
+        yield column.name, "variance/user", None, user_share, None, None
+        yield column.name, "reliability", None, split_half_reliability(user_N, item_N, value_N), None, None
+        yield column.name, "noise", None, np.nan if noise is None else noise / float(value_N.var()), None, None
 
 
 def _correlations(values: pl.DataFrame, figure: str) -> Iterator[Row]:
     """Rank correlation of each two columns, over the rows that have both."""
-    for one, other in combinations(values.columns, 2):
-        rho = _spearman(values[one], values[other])
-        yield one, figure, other, rho, None, None
-        yield other, figure, one, rho, None, None
+    for one, other in combinations(values, 2):
+        rho = _spearman(one, other)
+        yield one.name, figure, other.name, rho, None, None
+        yield other.name, figure, one.name, rho, None, None
 
 
 def _against(train: pl.DataFrame, values: pl.DataFrame, item_means: pl.DataFrame, column: str) -> Iterator[Row]:
     """Rank correlation of each reward, and of its items' means, with a column."""
-    own = {*ADDED, *OWN_COLUMNS}
-    if column in own or column not in train.columns or not train[column].dtype.is_numeric():
+    raw = train.drop(*ADDED, *OWN_COLUMNS, strict=False).select(cs.numeric())
+    if column not in raw.columns:
         what = f"the log has no numeric column {column!r}, or recalign has one of that name"
-        numeric = [one.name for one in train if one.dtype.is_numeric() and one.name not in own]
-        raise InputError(what, where="against", remedy=did_you_mean(column, numeric))
+        raise InputError(what, where="against", remedy=did_you_mean(column, raw.columns))
     for figure, of in (("against/event", values), ("against/item", item_means)):
-        for one in of:
-            yield one.name, figure, column, _spearman(one, train[column]), None, None
+        yield from ((one.name, figure, column, _spearman(one, raw[column]), None, None) for one in of)
 
 
 def _spearman(one: pl.Series, other: pl.Series) -> float:
@@ -145,21 +138,17 @@ def _spearman(one: pl.Series, other: pl.Series) -> float:
 def _on_validation(
     frame: pl.DataFrame, values: pl.DataFrame, means: Mapping[str, pl.DataFrame], measured: pl.Series
 ) -> Iterator[Row]:
-    person = frame.filter(measured).select(pl.col("user").rank("dense").cast(pl.Int64) - 1).to_series()
-    events = ValidationEvents(
-        person.to_numpy(),
-        {one.name: one.filter(measured).fill_null(float("nan")).to_numpy() for one in values},
-        {name: one.filter(measured) for name, one in means.items()},
-    )
-    bootstrap = CrossedBootstrap(int(person.max()) + 1, DRAWS)  # type: ignore[arg-type]
-    for name in events.values:
-        rated = int((~np.isnan(events.values[name])).sum())
-        yield name, "measured events", None, float(rated), None, None
-        for figure, estimate in own_errors(events, name, bootstrap).items():
+    person = frame["user"].filter(measured).rank("dense").cast(pl.Int64) - 1
+    bootstrap = CrossedBootstrap(person.n_unique(), DRAWS)
+    for column in values.filter(measured):
+        name, rated = column.name, column.is_not_null()
+        person_N, value_N = person.filter(rated).to_numpy(), column.drop_nulls().to_numpy()
+        found = {other: one.filter(measured).filter(rated) for other, one in means.items()}
+        yield name, "measured events", None, len(value_N), None, None
+        for figure, estimate in own_errors(person_N, value_N, found[name], bootstrap).items():
             yield name, figure, None, estimate.value, *estimate.interval()
-        for figure, by in judged_by(events, name, bootstrap).items():
-            for ranked, estimate in by.items():
-                yield ranked, figure, name, estimate.value, *estimate.interval()
+        for figure, by in judged_by(name, person_N, value_N, found, bootstrap).items():
+            yield from ((ranked, figure, name, one.value, *one.interval()) for ranked, one in by.items())
 
 
 def compare_log_rewards(data: EventDataModule, rewards: Mapping[str, Any], against: str | None = None) -> pl.DataFrame:

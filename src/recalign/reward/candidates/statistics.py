@@ -32,7 +32,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -44,9 +43,9 @@ from recalign.data.sequences.splits import TRAIN
 from recalign.reward.trust.measures import (
     by_user,
     centred,
+    estimate,
     explained,
     following,
-    minus,
     ordered_pairs,
     ratios,
     variance,
@@ -148,21 +147,6 @@ def _correlation(x_I: np.ndarray, y_I: np.ndarray, weight_I: np.ndarray) -> floa
     return float(weight_I @ (x_I * y_I)) / math.sqrt(spread) if spread > 0 else math.nan
 
 
-@dataclass(frozen=True)
-class ValidationEvents:
-    """Validation events with a known item, and what training rows tell of them.
-
-    Attributes:
-        person_N: their user, from 0, ascending.
-        values: each candidate's value, NaN where there is none.
-        means: each candidate's shrunk means of training rows: ``item``, ``user`` and ``user_item``.
-    """
-
-    person_N: np.ndarray
-    values: dict[str, np.ndarray]
-    means: dict[str, pl.DataFrame]
-
-
 def training_means(frame: pl.DataFrame, values: pl.Series) -> pl.DataFrame:
     """Shrunk means (`recalign.data.sequences.reward_means`) of training rows alone, for all events.
 
@@ -173,24 +157,32 @@ def training_means(frame: pl.DataFrame, values: pl.Series) -> pl.DataFrame:
     return reward_means(frame.select("user", "item", "split", reward=values).with_columns(reward=known))
 
 
-def own_errors(events: ValidationEvents, name: str, bootstrap: CrossedBootstrap) -> dict[str, Estimate]:
-    """R2 of the item's mean, and of user + item, for the same reward: ``r2/item``, ``r2/user_item``."""
-    rated_N = ~np.isnan(events.values[name])
-    person_N, value_N = events.person_N[rated_N], events.values[name][rated_N]
+def own_errors(
+    person_N: np.ndarray, value_N: np.ndarray, means: pl.DataFrame, bootstrap: CrossedBootstrap
+) -> dict[str, Estimate]:
+    """R2 of the item's mean, and of user + item, for the same reward: ``r2/item``, ``r2/user_item``.
+
+    Args:
+        person_N: users of validation events that have a value and a known item; from 0, ascending.
+        value_N: the reward.
+        means: its `training_means`.
+        bootstrap: of the users of all validation events with a known item.
+    """
     centred_N = centred(value_N)
     values = {"r": centred_N, "rr": centred_N**2}
-    for mean in ("item", "user_item"):
-        values[mean] = np.square(events.means[name][mean].to_numpy()[rated_N] - value_N)
-    value, drawn = ratios(by_user(person_N, bootstrap.users, values), bootstrap)
-
-    def r2(of: Mapping[str, np.ndarray], mean: str) -> np.ndarray:
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return explained(of[mean], of["r"], of["rr"])
-
-    return {f"r2/{m}": Estimate(float(r2(value, m)), r2(drawn, m)) for m in ("item", "user_item")}
+    values |= {name: np.square(means[name].to_numpy() - value_N) for name in ("item", "user_item")}
+    of = ratios(by_user(person_N, bootstrap.users, values), bootstrap)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return {f"r2/{name}": estimate(explained(of[name], of["r"], of["rr"])) for name in ("item", "user_item")}
 
 
-def judged_by(events: ValidationEvents, judge: str, bootstrap: CrossedBootstrap) -> dict[str, dict[str, Estimate]]:
+def judged_by(
+    judge: str,
+    person_N: np.ndarray,
+    value_N: np.ndarray,
+    means: Mapping[str, pl.DataFrame],
+    bootstrap: CrossedBootstrap,
+) -> dict[str, dict[str, Estimate]]:
     """Rank the events by every candidate's item means, and look at what one candidate, the judge, says of them.
 
     - ``pairwise``: share of pairs of one user's events (each and the next `NEXT`) with different values of the judge
@@ -201,33 +193,31 @@ def judged_by(events: ValidationEvents, judge: str, bootstrap: CrossedBootstrap)
       user's (shrunk) training mean, so that generous users do not count as good items. nan where the judge has values
       of fewer than `MIN_USERS` users.
 
+    Args:
+        judge: its name.
+        person_N, value_N, bootstrap: as in `own_errors`, of the judge.
+        means: every candidate's `training_means` at these events.
+
     Returns:
         By figure and candidate.
     """
-    rated_N = ~np.isnan(events.values[judge])
-    person_N, value_N = events.person_N[rated_N], events.values[judge][rated_N]
     users, same_NC = bootstrap.users, following(person_N.astype(float), NEXT) == person_N[:, None]
-    residual_N = value_N - events.means[judge]["user"].to_numpy()[rated_N]
+    residual_N = value_N - means[judge]["user"].to_numpy()
     sums = by_user(person_N, users, {"all": residual_N})
-    for name, means in events.means.items():
-        score_N = means["item"].to_numpy()[rated_N]
+    for name, own in means.items():
+        score_N = own["item"].to_numpy()
         ahead_NC = np.where(same_NC, following(score_N, NEXT) - score_N[:, None], np.nan)
-        right_N, pairs_N = ordered_pairs(value_N, ahead_NC)
-        sums[f"pairwise/{name}"] = np.bincount(person_N, right_N, users), np.bincount(person_N, pairs_N, users)
+        sums["pairwise", name] = ordered_pairs(person_N, value_N, ahead_NC, users)
         top_N = best_quarter(score_N)
-        sums[f"lift/{name}"] = np.bincount(person_N, top_N * residual_N, users), np.bincount(person_N, top_N, users)
-    value, drawn = ratios(sums, bootstrap)
-    found = {key: Estimate(float(value[key]), drawn[key]) for key in sums}
-    deviation = variance(value_N) ** 0.5
-    enough = np.count_nonzero(sums[f"pairwise/{judge}"][1]) >= MIN_USERS
-    pairwise = {name: found[f"pairwise/{name}"] if enough else UNKNOWN for name in events.means}
+        sums["lift", name] = np.bincount(person_N, top_N * residual_N, users), np.bincount(person_N, top_N, users)
+    of, deviation = ratios(sums, bootstrap), variance(value_N) ** 0.5
+    enough = np.count_nonzero(sums["pairwise", judge][1]) >= MIN_USERS
+    pairwise = {name: estimate(of["pairwise", name]) if enough else UNKNOWN for name in means}
     rated = len(np.unique(person_N)) >= MIN_USERS
-    lift = {name: minus(found[f"lift/{name}"], found["all"]) if rated else UNKNOWN for name in events.means}
-    return {
-        "pairwise": pairwise,
-        "pairwise_minus_own": {name: minus(one, pairwise[judge]) for name, one in pairwise.items() if name != judge},
-        "lift": {name: Estimate(one.value / deviation, one.draws_D / deviation) for name, one in lift.items()},
-    }
+    with np.errstate(invalid="ignore"):
+        lift = {name: estimate((of["lift", name] - of["all"]) / deviation) if rated else UNKNOWN for name in means}
+    minus_own = {name: one - pairwise[judge] for name, one in pairwise.items() if name != judge}
+    return {"pairwise": pairwise, "pairwise_minus_own": minus_own, "lift": lift}
 
 
 def best_quarter(score_N: np.ndarray) -> np.ndarray:

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from io import StringIO
 
 import polars as pl
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from recalign.errors import printable
 from recalign.reward.candidates.comparison import QUANTILES, SIZES
@@ -28,13 +24,12 @@ FORMATS: dict[str, Callable[[float], str]] = {
     **dict.fromkeys(("variance/item", "variance/user", "reliability", "noise"), "{:.3f}".format),
 }
 
-Labels = Mapping[str, str]
-"""Headings of figures."""
-
 
 def render(table: pl.DataFrame) -> str:
     """Format what `compare_rewards` found as text, for a terminal of about 120 columns and six candidates."""
     found = {(reward, figure, other): rest for reward, figure, other, *rest in table.iter_rows()}
+    own = table.filter(figure="pairwise_minus_own").fill_nan(None)
+    alike = set(own.filter(pl.col("ci_high") >= 0).select("reward", "other").iter_rows())
     names = table["reward"].drop_nulls().unique(maintain_order=True).to_list()
     trained, measured, people = (f"{found[None, size, None][0]:,.0f}" for size in SIZES)
 
@@ -46,23 +41,14 @@ def render(table: pl.DataFrame) -> str:
         digits = FORMATS.get(figure, "{:.4g}".format if abs(value) >= 1 else "{:.3f}".format)
         return digits(value) if low is None else f"{value:.3f} ±{(high - low) / 2:.3f}"
 
-    def judged(figure: str) -> list[list[str]]:
-        """A row a ranking, a column a judge; ``*``: not worse than the judge's own item means, within noise."""
-
-        def mark(reward: str, judge: str) -> str:
-            high = found.get((reward, "pairwise_minus_own", judge), (None, None, None))[2]
-            return "" if figure != "pairwise" else "*" if high is not None and high >= 0 else " "
-
-        return [[name, *(cell(name, figure, judge) + mark(name, judge) for judge in names)] for name in names]
-
-    def figures(title: str, labels: Labels, other: str | None = None) -> str:
+    def figures(title: str, labels: Mapping[str, str], other: str | None = None) -> str:
         rows = [[name, *(cell(name, figure, other) for figure in labels)] for name in names]
         return _table(title, ["reward", *labels.values()], rows)
 
     holds = {"coverage/events": "events", "coverage/users": "users", "mean": "mean", "sd": "sd"}
     holds |= {name: name for name in QUANTILES} | {"distinct": "values", "most frequent": "commonest"}
     share = {"variance/item": "item", "variance/user": "user", "reliability": "reliability", "noise": "repeats"}
-    own = {"measured events": "events", "r2/item": "R2 item", "r2/user_item": "R2 user + item"}
+    known = {"measured events": "events", "r2/item": "R2 item", "r2/user_item": "R2 user + item"}
     parts = [
         figures(f"What it holds ({trained} training events; users: with two values or more)", holds),
         figures("Whose variance it is (training; shares), and how reliable the items' means are", share),
@@ -78,13 +64,17 @@ def render(table: pl.DataFrame) -> str:
         labels = {"against/event": "of events", "against/item": "of item means"}
         parts.append(figures(f"Rank correlation with {against} (training)", labels, against))
     parts.append(
-        figures(f"What training means tell of the same reward ({measured} validation events of {people} users)", own)
+        figures(f"What training means tell of the same reward ({measured} validation events of {people} users)", known)
     )
     for figure, what in (
         ("pairwise", "pairs of a user's validation events in the right order"),
         ("lift", "gain of the best quarter, in sd of the judge"),
     ):
-        rows = judged(figure)
+        marks = "* " if figure == "pairwise" else ("", "")
+        rows = [
+            [name, *(cell(name, figure, judge) + marks[(name, judge) not in alike] for judge in names)]
+            for name in names
+        ]
         ends = {text.strip()[-1] for row in rows for text in row[1:]}
         notes = [f"\n  {note}" for note in (UNKNOWN[figure], ALIKE) if note[0] in ends]
         parts.append(_table(f"Judged by each reward (columns): {what}", ["ranked by", *names], rows) + "".join(notes))
@@ -93,12 +83,9 @@ def render(table: pl.DataFrame) -> str:
 
 def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Rows in columns, the first to the left and the others to the right."""
-    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for number, name in enumerate(header):
-        made.add_column(Text(name), justify="right" if number else "left", no_wrap=True)
-    for row in rows:
-        made.add_row(*map(Text, row))
-    console = Console(file=StringIO(), width=1000, color_system=None)
-    console.print(made)
-    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
-    return "\n".join([title, *(f"  {line.rstrip()}" for line in lines)])
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    lines = [title]
+    for first, *others in (header, *rows):
+        cells = first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))
+        lines.append(f"  {'  '.join(cells)}".rstrip())
+    return "\n".join(lines)

@@ -21,7 +21,8 @@ from recalign.bootstrap import CrossedBootstrap, Estimate, correlation
 FIGURES = ("rmse", "mae", "r2", "spearman", "auc", "pairwise")
 """Of the first two less is better, of the others more."""
 
-Sums = dict[str, tuple[np.ndarray, np.ndarray]]
+Sums = dict[Any, tuple[np.ndarray, np.ndarray]]
+"""By name, each user's sum and number of events."""
 Table = dict[str, dict[str, Estimate]]
 
 
@@ -58,64 +59,58 @@ def measure(
     sums = by_user(user_N, users, {"r": centred_N, "rr": centred_N**2, "y": rank_N, "yy": rank_N**2})
     for name, predicted_N in predicted.items():
         error_N, x_N = predicted_N - reward_N, scaled_ranks(predicted_N)
-        sums |= by_user(user_N, users, {f"{name}/se": error_N**2, f"{name}/ae": np.abs(error_N)})
-        sums |= by_user(user_N, users, {f"{name}/x": x_N, f"{name}/xx": x_N**2, f"{name}/xy": x_N * rank_N})
+        products = {"se": error_N**2, "ae": np.abs(error_N), "x": x_N, "xx": x_N**2, "xy": x_N * rank_N}
+        sums |= by_user(user_N, users, {f"{name}/{key}": value_N for key, value_N in products.items()})
         placed_N = _placements(predicted_N, high_N)
         for which, chosen_N in (("high", high_N), ("low", ~high_N)):
             sums |= by_user(user_N[chosen_N], users, {f"{name}/{which}": placed_N[chosen_N]})
-        sums[f"{name}/pair"] = _pairs(user_N, reward_N, ahead[name], users)
-    value, drawn = ratios(sums, bootstrap)
+        sums[f"{name}/pair"] = ordered_pairs(user_N, reward_N, ahead[name], users)
+    of, table = ratios(sums, bootstrap), {}
     with np.errstate(invalid="ignore", divide="ignore"):
-        values, draws = ({name: _figures(of, name) for name in predicted} for of in (value, drawn))
-    return {name: {f: Estimate(float(values[name][f]), draws[name][f]) for f in FIGURES} for name in predicted}
+        for name in predicted:
+            x, xx, xy, se = (of[f"{name}/{key}"] for key in ("x", "xx", "xy", "se"))
+            figures = {
+                "rmse": np.sqrt(se),
+                "mae": of[f"{name}/ae"],
+                "r2": explained(se, of["r"], of["rr"]),
+                "spearman": correlation(x, xx, xy, of["y"], of["yy"]),
+                "auc": of[f"{name}/high"] + of[f"{name}/low"],
+                "pairwise": of[f"{name}/pair"],
+            }
+            table[name] = {figure: estimate(value_D1) for figure, value_D1 in figures.items()}
+    return table
 
 
 def ordering(
     user_N: np.ndarray, reward_N: np.ndarray, ahead: Mapping[str, np.ndarray], bootstrap: CrossedBootstrap
 ) -> dict[str, Estimate]:
     """``pairwise`` alone, by predictor. Arguments as of `measure`."""
-    users = bootstrap.users
-    value, drawn = ratios({name: _pairs(user_N, reward_N, x_NC, users) for name, x_NC in ahead.items()}, bootstrap)
-    return {name: Estimate(float(value[name]), drawn[name]) for name in ahead}
+    sums = {name: ordered_pairs(user_N, reward_N, ahead_NC, bootstrap.users) for name, ahead_NC in ahead.items()}
+    return {name: estimate(value_D1) for name, value_D1 in ratios(sums, bootstrap).items()}
 
 
-def by_user(user_N: np.ndarray, users: int, values: Mapping[str, np.ndarray]) -> Sums:
+def by_user(user_N: np.ndarray, users: int, values: Mapping[Any, np.ndarray]) -> Sums:
     """Sums over each user's events of some values (N,), by name, and how many events these are."""
     count_U = np.bincount(user_N, minlength=users)
     return {name: (np.bincount(user_N, value_N, users), count_U) for name, value_N in values.items()}
 
 
-def ratios(sums: Sums, bootstrap: CrossedBootstrap) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Ratios of sums over users by name: in the sample, and in each draw."""
-    total, count = (np.stack([pair[i] for pair in sums.values()]).astype(float) for i in (0, 1))
-    value_R, drawn_DR = bootstrap.ratios(total, count)
-    return dict(zip(sums, value_R, strict=True)), dict(zip(sums, drawn_DR.T, strict=True))
+def ratios(sums: Sums, bootstrap: CrossedBootstrap) -> dict[Any, np.ndarray]:
+    """Ratios of sums over users by name: the sample's first, then each draw's. Shape: (1 + D,) each."""
+    total, count = (np.stack(each).astype(float) for each in zip(*sums.values(), strict=True))
+    return dict(zip(sums, np.vstack(bootstrap.ratios(total, count)).T, strict=True))
 
 
-def minus(one: Estimate, other: Estimate) -> Estimate:
-    """A paired difference, draw by draw."""
-    with np.errstate(invalid="ignore"):  # draws without a pair, say, are nan
-        return Estimate(one.value - other.value, one.draws_D - other.draws_D)
+def estimate(value_D1: np.ndarray) -> Estimate:
+    """A figure computed from `ratios`."""
+    return Estimate(float(value_D1[0]), value_D1[1:])
 
 
 def differences(table: Table) -> Table:
     """The model's figures minus those of each other predictor."""
     model = table["model"]
     others = {name: figures for name, figures in table.items() if name != "model"}
-    return {name: {f: minus(model[f], other) for f, other in figures.items()} for name, figures in others.items()}
-
-
-def _figures(of: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
-    """Figures from ratios, for the sample and for its draws."""
-    part = {key: of[f"{name}/{key}"] for key in ("se", "ae", "x", "xx", "xy", "high", "low", "pair")}
-    return {
-        "rmse": np.sqrt(part["se"]),
-        "mae": part["ae"],
-        "r2": explained(part["se"], of["r"], of["rr"]),
-        "spearman": correlation(part["x"], part["xx"], part["xy"], of["y"], of["yy"]),
-        "auc": part["high"] + part["low"],
-        "pairwise": part["pair"],
-    }
+    return {name: {f: model[f] - other for f, other in figures.items()} for name, figures in others.items()}
 
 
 def variance(reward_N: np.ndarray) -> float:
@@ -159,30 +154,20 @@ def _placements(predicted_N: np.ndarray, high_N: np.ndarray) -> np.ndarray:
     return out_N
 
 
-def _pairs(user_N: np.ndarray, reward_N: np.ndarray, ahead_NC: np.ndarray, users: int) -> tuple[np.ndarray, np.ndarray]:
-    """Number of pairs in the right order, and of pairs, by user. Shape: (U,) each."""
-    right_N, pairs_N = ordered_pairs(reward_N, ahead_NC)
-    return np.bincount(user_N, right_N, users), np.bincount(user_N, pairs_N, users)
-
-
-def ordered_pairs(reward_N: np.ndarray, ahead_NC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Number of pairs in the right order, and of pairs, by their earlier event. Arguments as in `measure`.
-
-    Shape: (N,) each.
-    """
+def ordered_pairs(
+    user_N: np.ndarray, reward_N: np.ndarray, ahead_NC: np.ndarray, users: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Number of pairs in the right order, and of pairs, by user. Arguments as in `measure`. Shape: (U,) each."""
     better_NC = following(reward_N, ahead_NC.shape[1]) - reward_N[:, None]
     pair_NC = ~np.isnan(ahead_NC) & ~np.isnan(better_NC) & (better_NC != 0)
     right_NC = np.where(pair_NC, (1 + np.sign(better_NC) * np.sign(ahead_NC)) / 2, 0)
-    return right_NC.sum(axis=1), pair_NC.sum(axis=1)
+    return np.bincount(user_N, right_NC.sum(axis=1), users), np.bincount(user_N, pair_NC.sum(axis=1), users)
 
 
 def following(value_N: np.ndarray, count: int) -> np.ndarray:
     """The values of the next events, of any user; nan past the end. Shape: (N,) -> (N, count)."""
     padded = np.concatenate([value_N, np.full(count, np.nan)])
     return np.lib.stride_tricks.sliding_window_view(padded[1:], count)[: len(value_N)]
-
-
-BINS = 10
 
 
 def by_group(events: pl.DataFrame, column: str, against: str, bootstrap: CrossedBootstrap) -> list[dict[str, Any]]:
@@ -194,20 +179,17 @@ def by_group(events: pl.DataFrame, column: str, against: str, bootstrap: Crossed
         against: the other predictor.
         bootstrap: of the persons.
     """
-    users, groups = bootstrap.users, sorted(events.group_by(column, maintain_order=True))
+    groups = sorted(events.group_by(column, maintain_order=True))
     sums: Sums = {}
     for (group,), part in groups:
-        squares = {
-            f"{group}/{name}": np.square((part[name] - part["reward"]).to_numpy()) for name in ("model", against)
-        }
-        sums |= by_user(part["person"].to_numpy(), users, squares)
-    value, drawn = ratios(sums, bootstrap)
-    rmse = {key: Estimate(float(np.sqrt(value[key])), np.sqrt(drawn[key])) for key in sums}
+        squares = {(group, name): np.square((part[name] - part["reward"]).to_numpy()) for name in ("model", against)}
+        sums |= by_user(part["person"].to_numpy(), bootstrap.users, squares)
+    rmse = {key: estimate(np.sqrt(mse)) for key, mse in ratios(sums, bootstrap).items()}
     rows = []
     for (group,), part in groups:
-        own, other = rmse[f"{group}/model"], rmse[f"{group}/{against}"]
+        own, other = rmse[group, "model"], rmse[group, against]
         found = {"group": group, "events": len(part), "rmse": own.value, f"rmse_{against}": other.value}
-        rows.append(found | {"difference": with_interval(minus(own, other))})
+        rows.append(found | {"difference": with_interval(own - other)})
     return rows
 
 
@@ -216,7 +198,7 @@ def with_interval(estimate: Estimate) -> list[float]:
     return [estimate.value, *estimate.interval()]
 
 
-def quantile_bins(value_N: np.ndarray, bins: int = BINS) -> np.ndarray:
+def quantile_bins(value_N: np.ndarray, bins: int = 10) -> np.ndarray:
     """Which of ``bins`` parts of equal size each value belongs to, from 1; equal values share the lowest."""
     edges = np.quantile(value_N, np.arange(1, bins) / bins)
     return np.searchsorted(edges, value_N) + 1
@@ -249,11 +231,10 @@ def spread_and_error(events: pl.DataFrame, bootstrap: CrossedBootstrap) -> dict[
     error_N = (events["model"] - events["reward"]).abs().to_numpy()
     x_N, y_N = scaled_ranks(spread_N), scaled_ranks(error_N)
     products = {"x": x_N, "xx": x_N**2, "xy": x_N * y_N, "y": y_N, "yy": y_N**2}
-    value, drawn = ratios(by_user(events["person"].to_numpy(), bootstrap.users, products), bootstrap)
-    found = Estimate(float(correlation(**value)), correlation(**drawn))
+    of = ratios(by_user(events["person"].to_numpy(), bootstrap.users, products), bootstrap)
     rows = _means(quantile_bins(spread_N), spread=spread_N, square=error_N**2)
-    bins = [{"spread": r["spread"], "rmse": float(np.sqrt(r["square"])), "events": r["events"]} for r in rows]
-    return {"rank_correlation": with_interval(found), "bins": bins}
+    bins = [{"spread": r["spread"], "rmse": math.sqrt(r["square"]), "events": r["events"]} for r in rows]
+    return {"rank_correlation": with_interval(estimate(correlation(**of))), "bins": bins}
 
 
 def _means(group_N: np.ndarray, **columns: np.ndarray) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -106,8 +107,11 @@ def compare_predictions(
     measured: dict[Part, PredictionComparison] = {}
     for part in parts:
         events = _events(data, predicted(data.windows(part)).join(expected, on="event", maintain_order="left"))
+        values = {name: events[name].cast(pl.Float64).to_numpy() for name in ("model", *PREDICTORS)}
+        person, reward, high = (events[name].to_numpy() for name in ("person", "reward", "high"))
         bootstrap = _bootstrap(events)
-        measured[part] = PredictionComparison(events, _table(events, bootstrap), bootstrap, part)
+        table = measure(person, reward, high, values, _ahead(events), bootstrap)
+        measured[part] = PredictionComparison(events, table, bootstrap, part)
     first = parts[0]
     if (pairs := _users_with_pairs(measured[first].events)) < ENOUGH_USERS:
         measured[first] = _ordered_by_others(data, predicted, measured[first], pairs)
@@ -125,8 +129,21 @@ def report(data: RewardData, parts: Mapping[Part, PredictionComparison]) -> dict
         parts: from `compare_predictions`.
     """
     first, part = next(iter(parts.items()))
-    head = _head(data, part, first)
-    return _plain(head | {name: _part(part) for name, part in parts.items()})
+    judged, reward = verdict(part.table), part.events["reward"].to_numpy()
+    repeated = repeated_share(data.sequences.frame, data.report.repeats)
+    advantage = (part.events["model"] - part.events["user"]).cast(pl.Float64).to_numpy()
+    found = {
+        "verdict": judged,
+        "implication": IMPLICATION[judged],
+        "judged_on": first,
+        "ordered_on": part.ordered_on,
+        "reliability": max(0.0, part.table["model"]["r2"].value),  # 0 where it is nan
+        "users": asdict(data.cohort),
+        "noise": noise(data.rated, part.table, variance(reward), repeated),
+        "recommended": temperature(advantage, data.moments()[1]),
+        **{name: _figures(of) for name, of in parts.items()},
+    }
+    return json.loads(json.dumps(found), parse_constant=lambda _: None)  # type: ignore[no-any-return]
 
 
 PERSON = (pl.col("person").rank("dense") - 1).cast(pl.Int64)
@@ -134,12 +151,12 @@ PERSON = (pl.col("person").rank("dense") - 1).cast(pl.Int64)
 
 
 def _bootstrap(events: pl.DataFrame) -> CrossedBootstrap:
-    return CrossedBootstrap(int(events["person"].max()) + 1, DRAWS)  # type: ignore[arg-type]
+    return CrossedBootstrap(events["person"].n_unique(), DRAWS)
 
 
 def _users_with_pairs(events: pl.DataFrame) -> int:
-    pairs_N = ordered_pairs(events["reward"].to_numpy(), events["ahead"].to_numpy())[1]
-    return events["person"].filter(pl.Series(pairs_N > 0)).n_unique()
+    person, reward, ahead = (events[name].to_numpy() for name in ("person", "reward", "ahead"))
+    return np.count_nonzero(ordered_pairs(person, reward, ahead, events["person"].n_unique())[1])
 
 
 def _ordered_by_others(
@@ -186,12 +203,6 @@ def _events(data: RewardData, predicted: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _table(events: pl.DataFrame, bootstrap: CrossedBootstrap) -> Table:
-    predicted = {name: events[name].cast(pl.Float64).to_numpy() for name in ("model", *PREDICTORS)}
-    person, reward, high = (events[name].to_numpy() for name in ("person", "reward", "high"))
-    return measure(person, reward, high, predicted, _ahead(events), bootstrap)
-
-
 def _ahead(events: pl.DataFrame) -> dict[str, np.ndarray]:
     """By predictor, predictions for following events less that for the event itself, as of `measure`."""
     ahead_NC = events["ahead"].to_numpy()
@@ -202,24 +213,7 @@ def _ahead(events: pl.DataFrame) -> dict[str, np.ndarray]:
     return ahead
 
 
-def _head(data: RewardData, part: PredictionComparison, name: str) -> dict[str, Any]:
-    said = verdict(part.table)
-    repeated = repeated_share(data.sequences.frame, data.report.repeats)
-    found = noise(data.rated, part.table, variance(part.events["reward"].to_numpy()), repeated)
-    advantage = (part.events["model"] - part.events["user"]).cast(pl.Float64).to_numpy()
-    return {
-        "verdict": said,
-        "implication": IMPLICATION[said],
-        "judged_on": name,
-        "ordered_on": part.ordered_on,
-        "reliability": max(0.0, part.table["model"]["r2"].value),  # 0 where it is nan
-        "users": asdict(data.cohort),
-        "noise": found,
-        "recommended": temperature(advantage, data.moments()[1]),
-    }
-
-
-def _part(part: PredictionComparison) -> dict[str, Any]:
+def _figures(part: PredictionComparison) -> dict[str, Any]:
     events, table, bootstrap = part.events, part.table, part.bootstrap
     best = best_average(table)
     groups = {"item": "met", "popularity": "popularity_tenth", "activity": "activity_fifth"}
@@ -237,17 +231,6 @@ def _part(part: PredictionComparison) -> dict[str, Any]:
 
 def _with_intervals(table: Table) -> dict[str, dict[str, list[float]]]:
     return {name: {figure: with_interval(value) for figure, value in row.items()} for name, row in table.items()}
-
-
-def _plain(value: Any) -> Any:
-    """Plain values, with None for nan and infinity."""
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    if isinstance(value, float | np.floating):
-        return float(value) if math.isfinite(value) else None
-    return value
 
 
 RANK = 8

@@ -78,7 +78,7 @@ class Change:
     @property
     def difference(self) -> Estimate:
         """Now less before."""
-        return Estimate(self.now.value - self.before.value, self.now.draws_D - self.before.draws_D)
+        return self.now - self.before
 
 
 @dataclass(frozen=True)
