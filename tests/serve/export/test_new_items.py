@@ -261,17 +261,17 @@ def only_children() -> tuple[list[int], torch.Tensor, torch.Tensor]:
     return [7, 6, 3], known, torch.tensor([*([a, 5 - a, 1 + a % 2] for a in range(6)), *([6, b, 0] for b in range(4))])
 
 
-@pytest.fixture(scope="module", params=[("node", random_codes), ("shared", only_children)], ids=lambda one: one[0])
+@pytest.fixture(scope="module", params=[random_codes, only_children])
 def coded(request, tmp_path_factory):
     """A version of a bundle over codes, its data and policy, the sizes and the codes of its items and of ten more."""
     from recalign.run.stage.opened import OpenedRun
     from recalign.serve.export.command import bundle_of
 
-    folder, (head, made) = tmp_path_factory.mktemp("coded"), request.param
-    data, (sizes, known, more) = featured.data_of(featured.write(folder), {}), made()
+    folder = tmp_path_factory.mktemp("coded")
+    data, (sizes, known, more) = featured.data_of(featured.write(folder), {}), request.param()
     assert data.num_items == WARM
     torch.manual_seed(0)
-    policy = CodePolicy(LazyDecoder(8, layers=1, heads=2, max_length=32), WARM, sizes, head=head)
+    policy = CodePolicy(LazyDecoder(8, layers=1, heads=2, max_length=32), WARM, sizes)
     policy.set_codes(known)
     policy.set_counts(torch.randint(0, 50, (WARM,)))
     policy.prior_strength = 0.4
