@@ -14,11 +14,10 @@ from torch import Tensor
 
 from recalign.data.sequences import Batch
 from recalign.distributed import all_gather_rows, counts
-from recalign.errors import InputError
+from recalign.errors import InputError, NonNegative, Positive, Several
 from recalign.posttrain.base import Figures
 from recalign.posttrain.rollout import OnlineTraining, Rollout, over_candidates, roll_out
 from recalign.posttrain.values import StateValue, state_width, with_head
-from recalign.ranges import NonNegative, Positive, Several
 from recalign.recommender.policy import State
 
 

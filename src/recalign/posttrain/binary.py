@@ -14,8 +14,8 @@ from torch.nn.functional import softplus
 
 from recalign.data.sequences import Batch
 from recalign.distributed import all_gather_rows, random_rows
+from recalign.errors import Positive
 from recalign.posttrain.base import Figures, PostTraining
-from recalign.ranges import Positive
 
 
 def sides(advantage_T: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from recalign.data.sequences import Batch, Windows, reward_means
-from recalign.errors import InputError
-from recalign.ranges import Positive
+from recalign.errors import InputError, Positive
 from recalign.recommender.checkpoint import Loaded, load_or_copy
 from recalign.recommender.policy import Policy, chunks
 from recalign.reward.data import RewardData

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from recalign.data.sequences import Batch
 from recalign.distributed import all_gather_rows, counts
+from recalign.errors import NonNegative, Positive, Several, Share
 from recalign.posttrain.base import Figures
 from recalign.posttrain.pairs import preference
 from recalign.posttrain.rollout import OnlineTraining, seen_pairs
-from recalign.ranges import NonNegative, Positive, Several, Share
 
 
 def best_and_worst(item_TC: Tensor, reward_TC: Tensor) -> tuple[Tensor, Tensor]:

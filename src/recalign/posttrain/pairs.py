@@ -14,9 +14,9 @@ from torch.nn.functional import logsigmoid
 
 from recalign.data.sequences import Batch
 from recalign.distributed import all_gather_rows
+from recalign.errors import NonNegative, Positive
 from recalign.posttrain.base import Figures, PostTraining
 from recalign.posttrain.pairs_data import PairData
-from recalign.ranges import NonNegative, Positive
 
 PairLoss = Literal["dpo", "ipo", "sdpo", "simpo"]
 

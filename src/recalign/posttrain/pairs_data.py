@@ -16,9 +16,8 @@ from torch import Tensor
 
 from recalign.data.sequences import Windows
 from recalign.data.sequences.splits import TRAIN
-from recalign.errors import InputError
+from recalign.errors import InputError, NonNegative, Positive, Several
 from recalign.posttrain.data import UpstreamData
-from recalign.ranges import NonNegative, Positive, Several
 from recalign.reward.net import RewardEnsemble, member_deviation
 
 Pairing = Literal["logged", "sampled", "generated", "ensemble"]

@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 from recalign.data.sequences import Batch
 from recalign.distributed import random_rows
-from recalign.errors import InputError
+from recalign.errors import InputError, Share
 from recalign.posttrain.base import PostTraining
-from recalign.ranges import Share
 from recalign.recommender.checkpoint import Loaded, load_or_copy
 from recalign.recommender.policy import Policy, draw
 from recalign.recommender.prior import without_prior

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from recalign.data.sequences import Batch
 from recalign.distributed import all_gather_rows
+from recalign.errors import NonNegative, Positive
 from recalign.posttrain.base import Figures, PostTraining
-from recalign.ranges import NonNegative, Positive
 from recalign.recommender.policy import Policy
 
 

@@ -14,9 +14,8 @@ from torch import Tensor
 
 from recalign.data.sequences import Batch
 from recalign.distributed import all_gather_rows, own_rows
-from recalign.errors import InputError
+from recalign.errors import InputError, Positive
 from recalign.posttrain.base import Figures, PostTraining
-from recalign.ranges import Positive
 from recalign.recommender.policy import Policy, State, total_nll
 
 Transform = Literal["constant", "linear", "exponential", "rank", "sign", "signed"]

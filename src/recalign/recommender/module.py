@@ -18,9 +18,8 @@ from torch.distributed.fsdp import FSDPModule
 from recalign.data.sequences import Batch, EventDataModule
 from recalign.data.sequences.splits import TRAIN
 from recalign.distributed import all_gather_rows, shard
-from recalign.errors import InputError
+from recalign.errors import InputError, Positive
 from recalign.nn import HSTU, Encoder
-from recalign.ranges import Positive
 from recalign.recommender.calibration import CalibratePrior
 from recalign.recommender.checkpoint import Loaded, load_net, load_weights, prior_names
 from recalign.recommender.grown import grow, load_earlier

@@ -14,10 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recalign.errors import InputError
+from recalign.errors import InputError, Positive
 from recalign.nn import Encoder, LazyDecoder
 from recalign.nn.onerec_trie import MAX_IDS
-from recalign.ranges import Positive
 from recalign.recommender.module import Cloning
 from recalign.recommender.onerec_policy import CodePolicy
 from recalign.recommender.semantic_ids.codes import CodesTable, load_codes

@@ -16,8 +16,7 @@ from torchmetrics import MeanMetric
 
 from recalign.data.sequences import Batch, EventDataModule
 from recalign.distributed import counts
-from recalign.errors import InputError
-from recalign.ranges import NonNegative, Positive, check_ranges
+from recalign.errors import InputError, NonNegative, Positive, check_ranges
 from recalign.recommender.checkpoint import Loaded, class_path, readable, recipe
 from recalign.recommender.policy import Policy
 from recalign.recommender.rank_metrics import RankMetrics
@@ -71,7 +70,7 @@ class StageModule(LightningModule):
 
     @classmethod
     def check_settings(cls, given: Mapping[str, Any]) -> None:
-        """Refuse constructor arguments outside their ranges (`recalign.ranges`).
+        """Refuse constructor arguments outside their ranges (`recalign.errors`).
 
         The command calls it before anything runs, so that a chain does not train four stages before the fifth fails;
         `prepare_data`, Lightning's first hook, calls it in Python.

@@ -18,9 +18,8 @@ from torch import Tensor
 from recalign.data.sequences import Batch
 from recalign.data.sequences.store import Part
 from recalign.distributed import all_gather_rows
-from recalign.errors import InputError
+from recalign.errors import InputError, NonNegative, Positive
 from recalign.nn import Encoder
-from recalign.ranges import NonNegative, Positive
 from recalign.recommender.checkpoint import Loaded, load_or_copy, load_weights
 from recalign.recommender.policy import Policy, mean_nll
 from recalign.recommender.sequence_policy import SequencePolicy

@@ -41,8 +41,7 @@ from recalign.data.sequences.windows import (
     training_windows,
     with_events,
 )
-from recalign.errors import InputError, require_seed
-from recalign.ranges import Positive, ShareOrZero, check_ranges
+from recalign.errors import InputError, Positive, ShareOrZero, check_ranges, require_seed
 
 if TYPE_CHECKING:  # options, which settings name
     from recalign.data.sequences.earlier import EarlierLog

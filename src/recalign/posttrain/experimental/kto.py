@@ -12,8 +12,8 @@ from torch import Tensor
 
 from recalign.data.sequences import Batch
 from recalign.distributed import all_gather_rows, own_rows
+from recalign.errors import NonNegative, Positive
 from recalign.posttrain.base import Figures, PostTraining
-from recalign.ranges import NonNegative, Positive
 
 
 def kto(

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from recalign.data.sequences import Batch
 from recalign.distributed import all_gather_rows
+from recalign.errors import Positive
 from recalign.posttrain.base import Figures, PostTraining
-from recalign.ranges import Positive
 
 
 def top_k_reinforce(

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from recalign.data.sequences import Batch
 from recalign.distributed import all_gather_rows
+from recalign.errors import Fraction, NonNegative, Positive
 from recalign.posttrain.base import Figures
 from recalign.posttrain.values import StateValue, ValueMethod, rated_mean, state_width, td_loss
 from recalign.posttrain.weighted import weighted_likelihood
-from recalign.ranges import Fraction, NonNegative, Positive
 
 
 def expectile_loss(error_T: Tensor, tau: float, reward_T: Tensor) -> Tensor:
