@@ -9,7 +9,6 @@ import os
 import sys
 from importlib import import_module
 from importlib.metadata import version
-from pathlib import Path
 from typing import NamedTuple
 
 from recalign.errors import InputError, TrainingError, nearest
@@ -187,17 +186,7 @@ def with_config_files(command: str, words: list[str]) -> list[str]:
         names = names and not option
         named = names or option in ("--config", "-c")
         found += ["--config", str(configs.find(value, next(kinds)))] if named and value is not None else own
-    if command == "chain":
-        _require_log(found)
     return found
-
-
-def _require_log(words: list[str]) -> None:
-    """Refuse a chain's log that does not exist, before anything is imported that takes seconds."""
-    given = {option: value for option, value, _ in iter_options(words)}
-    log, chain = given.get("--log"), Path(given.get("--config") or ".")
-    if log and not (chain.parent / log).is_file() and not (chain.parents[1] / "data" / f"{log}.yaml").is_file():
-        configs.find(log, "data")
 
 
 def _run(command: str, words: list[str]) -> None:

@@ -1,11 +1,6 @@
 """What a run says."""
 
-import os
-import pty
-import re
-import sys
 import warnings
-from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +9,7 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import Callback, EarlyStopping, RichProgressBar
 
 from recalign.run.stage import parse_stage, run_stage
-from recalign.run.stage.console import Bar, LineProgress, quiet
+from recalign.run.stage.console import LineProgress, quiet
 
 FIT = ["fit", "--config", "toy.yaml"]
 
@@ -66,55 +61,11 @@ class CtrlC(Callback):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize(("steps", "said"), [(1, "nothing is saved yet"), (8, "add --ckpt_path last")])
-def test_an_interrupted_stage_wipes_its_bar_and_says_how_to_go_on(
-    steps: int, said: str, monkeypatch: pytest.MonkeyPatch
-):
-    bar = Bar()
-    monkeypatch.setattr("recalign.run.stage.lightning_cli.LineProgress", lambda _: bar)
+@pytest.mark.parametrize(("steps", "said"), [(1, "run the same command again"), (8, "--ckpt_path last")])
+def test_an_interrupted_stage_says_how_to_go_on(steps: int, said: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("signal.signal", lambda *_: None)  # Lightning switches Ctrl-C off for good
     with pytest.raises(KeyboardInterrupt, match=said):
-        run_stage(parse_stage(["fit", "--config", "toy.yaml"]), CtrlC(steps))
-    assert bar.progress is not None
-    assert bar.progress.live.transient
-
-
-@pytest.mark.long
-def test_ctrl_c_on_a_terminal_leaves_no_half_bar():
-    """In a pseudo-terminal; the screen is what a terminal makes of the output."""
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.environ |= {"TERM": "xterm", "PYTHONPATH": os.pathsep.join(sys.path)}
-        os.execv(sys.executable, [sys.executable, "-m", "recalign", *FIT, "--trainer.max_epochs=100000"])
-    output = b""
-    with suppress(OSError):  # the other end is closed
-        while part := os.read(terminal, 4096):
-            if b"Epoch 3/" in part and b"Epoch 3/" not in output:
-                os.write(terminal, b"\x03")
-            output += part
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 130
-    lines = [line for line in screen(output.decode()) if line.strip()]
-    assert not [line for line in lines if "Epoch" in line]
-    assert lines[-2:] == ["recalign fit: interrupted", "  -> add --ckpt_path last to go on"]
-
-
-def screen(output: str) -> list[str]:
-    """The lines that stand on a terminal: it erases lines, goes up, and begins a line anew, where it is told to."""
-    lines, row, column = [""], 0, 0
-    for part in re.findall(r"\x1b\[[?\d;]*[A-Za-z]|[\r\n]|[^\x1b\r\n]+", output):
-        if part.endswith("A") and part.startswith("\x1b"):
-            row -= int(part[2:-1] or 1)
-        elif part == "\x1b[2K":
-            lines[row] = ""
-        elif part == "\r":
-            column = 0
-        elif part == "\n":
-            row += 1
-            lines += [""] * (row == len(lines))
-        elif not part.startswith("\x1b"):
-            lines[row] = lines[row][:column].ljust(column) + part + lines[row][column + len(part) :]
-            column += len(part)
-    return lines
+        run_stage(parse_stage(FIT), CtrlC(steps))
 
 
 def test_our_own_words_through_lightnings_logger_are_heard(caplog: pytest.LogCaptureFixture):

@@ -1,4 +1,4 @@
-"""Callbacks of every training run: stop at a NaN or a figure that is missing, seed each batch, log speed and rates."""
+"""Callbacks of every training run: stop at a NaN, seed each batch, log speed and rates."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from typing import Any
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim import Optimizer
 
-from recalign.errors import InputError, TrainingError, nearest
+from recalign.errors import TrainingError
 from recalign.recommender.training import logs_now
 from recalign.run.stage.private import batches_done
 
@@ -62,25 +61,6 @@ class NaNGuard(Callback):
             f"the loss became NaN or infinite at step {step} (epoch {epoch}, batch {batch}); {last}\n"
             "  -> lower the learning rate, clip gradients (--trainer.gradient_clip_val 1), or train in fp32"
         )
-
-
-class CheckMonitors(Callback):
-    """Stop after the first validation if a monitored figure was not logged; say which one may be meant.
-
-    It has to come before the callbacks that monitor it: their errors are about Lightning's classes.
-    """
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking or trainer.fast_dev_run:  # type: ignore[attr-defined]
-            return
-        logged = trainer.callback_metrics
-        monitors = [("early_stopping", one.monitor) for one in trainer.early_stopping_callbacks]
-        monitors += [("checkpoint", one.monitor) for one in trainer.checkpoint_callbacks if hasattr(one, "monitor")]
-        for key, monitor in monitors:
-            if monitor is not None and monitor not in logged:
-                near = nearest(monitor, logged)
-                remedy = f"did you mean {near}?" if near else f"give one of {', '.join(logged)}"
-                raise InputError(f"no figure {monitor!r} is logged", where=f"{key}.monitor", remedy=remedy)
 
 
 class StepSeeds(Callback):

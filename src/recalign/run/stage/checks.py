@@ -112,10 +112,6 @@ def machine(stage: ParsedStage) -> None:
         InputError: it says which.
     """
     trainer = stage.bare_trainer()  # Lightning judges the machine's part of the configuration
-    cores = os.cpu_count() or 1
-    if trainer.strategy.root_device.type == "cpu" and trainer.num_devices > max(cores, 2):
-        remedy = f"give {max(cores, 2)} at most"
-        raise InputError(f"{trainer.num_devices} processes on {cores} cores", where="trainer.devices", remedy=remedy)
     alone = isinstance(getattr(trainer.strategy, "cluster_environment", None), LightningEnvironment)
     if trainer.num_nodes > 1 and alone and not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
         remedy = "start the command on every machine by torchrun or srun (docs/scale.md)"

@@ -16,7 +16,7 @@ from typing import Any
 
 import lightning
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
+from lightning.pytorch.callbacks import ProgressBar
 
 _NOISE = (
     r".*does not have many workers.*",
@@ -118,15 +118,3 @@ class LineProgress(ProgressBar):
                 left = timedelta(seconds=round((now - self.began) / self.batches * (total - done)))
                 line += f"  {most}{left} left"
         print(line, file=sys.stderr, flush=True)
-
-
-class Bar(RichProgressBar):
-    """Lightning's bar on stderr. Wiped when training is interrupted, so that no half bar stands above the message."""
-
-    def __init__(self) -> None:
-        super().__init__(console_kwargs={"stderr": True})
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if self.progress is not None:
-            self.progress.live.transient = True
-        super().on_exception(trainer, pl_module, exception)

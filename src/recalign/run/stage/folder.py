@@ -14,8 +14,6 @@ from recalign.files import sha256
 
 BUNDLES = "bundles"
 """What was exported of a run, in its folder."""
-LONGEST = 200
-"""Bytes of a folder's name; file systems take 255, and files beside the folder have longer names."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +70,6 @@ class RunFolder:
         for key, name in (("run.chain", chain), ("run.name", run.name)):
             if name in ("", ".", "..") or {"/", os.sep, "\0"} & {*name}:
                 raise InputError(f"{name!r} cannot name a folder", where=key, remedy="choose a name without slashes")
-            if (length := len(os.fsencode(name))) > LONGEST:
-                what = f"{name[:20]}... has {length} bytes, and a folder's name {LONGEST} at most"
-                raise InputError(what, where=key, remedy="choose a shorter one")
         return cls(Path(run.root) / chain / run.name / f"seed-{seed}")
 
     @property

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse.typing import NonNegativeFloat, PositiveFloat, PositiveInt
 from lightning import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, ProgressBar
+from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, ProgressBar, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
 
 from recalign.recommender.checkpoint import class_path
 from recalign.recommender.training import PolicyModule
-from recalign.run.stage.callbacks import CheckMonitors, NaNGuard, StepSeeds, TrainingMonitor
+from recalign.run.stage.callbacks import NaNGuard, StepSeeds, TrainingMonitor
 from recalign.run.stage.checkpoint import RunCheckpoint, WholeCheckpointIO
 from recalign.run.stage.classes import imported, listed
-from recalign.run.stage.console import Bar, LineProgress
+from recalign.run.stage.console import LineProgress
 from recalign.run.stage.evaluated import EvaluatedPolicy
 from recalign.run.stage.folder import RunConfig
 from recalign.run.stage.settings import Parser, constructing
@@ -189,11 +189,15 @@ class StageCLI(LightningCLI):
         stage, config = self.stage, self.config_init["trainer"]
         self.config_init["checkpoint"].dirpath = str(stage.folder.checkpoints.resolve())
         self.own_loggers = [logger for logger in listed(config.logger) if not isinstance(logger, bool)]
-        ours = NaNGuard(stage.folder.last), CheckMonitors(), StepSeeds(stage.seed), TrainingMonitor()
+        ours = NaNGuard(stage.folder.last), StepSeeds(stage.seed), TrainingMonitor()
         callbacks: list[Callback] = [*ours, *self.callbacks]
         bars = [one for one in listed(config.callbacks) if isinstance(one, ProgressBar)]
         if config.enable_progress_bar is not False and not bars:
-            callbacks.append(Bar() if sys.stderr.isatty() else LineProgress(stage.run.name))
+            callbacks.append(
+                RichProgressBar(console_kwargs={"stderr": True})
+                if sys.stderr.isatty()
+                else LineProgress(stage.run.name)
+            )
         self.trainer_defaults["callbacks"] = [*callbacks, *listed(self.config_init["early_stopping"])]
         plugins = [*listed(config.plugins), WholeCheckpointIO()]
         # Our own loggers come later, when the run folder is ready for them.

@@ -40,12 +40,10 @@ class Parser(LightningArgumentParser):
             settings: over those of the words, nested or by dotted key.
 
         Raises:
-            InputError: a key, value, class or file that does not exist, with the nearest that does; a key that stands
-                twice in one file or value.
+            InputError: a key, value, class or file that does not exist, with the nearest that does.
         """
         if settings:
             words = [*words, f"--config={json.dumps(nested(to_builtin(settings)), default=str)}"]
-        _require_distinct(words)
         try:
             return self.parse_args(list(words))
         except (ArgumentError, OmegaConfBaseException) as error:
@@ -95,25 +93,6 @@ def _sources(words: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
             yield option if inline else value, {short(key): one for key, one in flatten(given).items()}
         elif option:
             yield option, {short(option.lstrip("-").rstrip("+")): value}
-
-
-def _require_distinct(words: Sequence[str]) -> None:
-    """Refuse a key that stands twice in one mapping, of which YAML would take the last without a word."""
-    for option, value, _ in iter_options(words):
-        is_file = option in ("-c", "--config") and value is not None and Path(value).is_file()
-        text = Path(str(value)).read_text(encoding="utf-8", errors="replace") if is_file else value or ""
-        if not is_file and not text.startswith("{"):
-            continue
-        with suppress(yaml.YAMLError):  # the parser will say so
-            todo = [yaml.compose(text)]
-            for node in todo:
-                inner = node.value if isinstance(node, yaml.CollectionNode) else []
-                todo += [part for one in inner for part in (one if isinstance(one, tuple) else (one,))]
-                keys = [one[0].value for one in inner] if isinstance(node, yaml.MappingNode) else []
-                if twice := [key for key in keys if isinstance(key, str) and keys.count(key) > 1]:
-                    remedy = "give each a name of its own, or remove one: only the last would count"
-                    where = value if is_file else option.lstrip("-").rstrip("+")
-                    raise InputError(f"{twice[0]!r} stands there twice", where=where, remedy=remedy)
 
 
 VARIABLE = re.compile(r"\$\{\s*oc\.env\s*:\s*['\"]?(\w+)")

@@ -247,9 +247,12 @@ def _clear_errors(stage: Stage) -> Iterator[None]:
         yield
     except SIGTERMException as stop:
         raise SystemExit(128 + signal.SIGTERM) from stop
-    except (MisconfigurationException, ValueError) as error:
+    except (MisconfigurationException, ValueError, RuntimeError) as error:
         place = traceback.extract_tb(error.__traceback__)[-1].filename
-        if isinstance(error, ValueError) and Path(lightning.__file__).parent not in Path(place).parents:
+        if (
+            not isinstance(error, MisconfigurationException)
+            and Path(lightning.__file__).parent not in Path(place).parents
+        ):
             raise
         raise InputError(str(error), where="trainer", remedy="change what it names: --trainer.KEY VALUE") from error
 
