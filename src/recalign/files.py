@@ -185,3 +185,9 @@ _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.012345
 def yaml_text(value: Any, **style: Any) -> str:
     """YAML that jsonargparse and PyYAML read as the value that was given."""
     return str(yaml.dump(value, Dumper=_Dumper, **({"sort_keys": False, "allow_unicode": True} | style)))
+
+
+def yaml_scalar(value: Any) -> str:
+    """Format a value as one line of YAML."""
+    text = yaml_text(value, default_flow_style=True, width=float("inf"))
+    return text.removesuffix("\n").removesuffix("\n...")

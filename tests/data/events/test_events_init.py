@@ -15,16 +15,15 @@ import tiny
 import yaml
 
 from recalign.data.events import (
-    EventTable,
     Feature,
     ItemTable,
     LogMapping,
     evaluate,
     guess,
-    init_command,
     load_events,
     read_features,
 )
+from recalign.data.events.items import table_values
 
 START = 1_700_000_000
 
@@ -68,13 +67,6 @@ def init(folder: Path, *words: str) -> tiny.Said:
 RATINGS = ("userId,movieId,rating,timestamp", "{user},{item},{stars},{s}")
 LAYOUTS = {
     "ratings": ("log.csv", *RATINGS, "userId movieId timestamp s", "rating"),
-    "an index": (
-        "log.csv",
-        "user,item,rating,timestamp,0",
-        "{user},{item},{stars},{s},7",
-        "user item timestamp s",
-        "rating",
-    ),
     "shop events with kinds": (
         "log.csv",
         "event_time,event_type,product_id,price,user_id,user_session",
@@ -174,27 +166,15 @@ ODD = "a,b,c,d\nx,y,1,2026-01-01\nz,y,2,2026-01-02\n"
     [
         (ODD, [], ["cannot tell the column of the user's id among: a, b, c, d", "give --user, --item, --reward"]),
         (ODD, ["--user=a", "--item=b"], ["reward: cannot tell how good", "give --reward"]),
-        (ODD, ["--user=A"], ["--user: there is no column 'A'", "did you mean 'a'?"]),
         (ODD, ["--user=a", "--item=b", "--reward=c +"], ["data.reward: 'c +' is not a Polars SQL"]),
-        (ODD, ["--user=a", "--item=a", "--reward=c"], ["map each of them to a column of its own"]),
-        (
-            "user,item,rating,time\n1,2,3,yesterday\n2,3,4,now\n",
-            [],
-            ["the column time holds 'yesterday' in row", "ISO"],
-        ),
-        ("user,item,rating,time\n1,2,3,2026-01-01\n2,3\n", [], ["row 2 has 2"]),
         ("user,item\n1,2\n", [], ["log.csv: 1 rows of 2 columns", "comma, tab"]),
-        ("user,item,rating,time\n", [], ["log.csv: 0 rows"]),
-        ("", [], ["log.csv: the file is empty"]),
-        (None, [], ["log.csv: there is no such file"]),
     ],
 )
 def test_a_table_that_cannot_be_understood_is_one_clear_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str | None, words: list[str], expected: list[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str, words: list[str], expected: list[str]
 ):
     monkeypatch.setattr(sys, "stdin", io.StringIO())
-    if table is not None:
-        (tmp_path / "log.csv").write_text(table)
+    (tmp_path / "log.csv").write_text(table)
     said = init(tmp_path, "log.csv", *words)
     assert said.code == 2
     assert len(said.err.strip().splitlines()) == 2
@@ -214,16 +194,6 @@ def test_a_terminal_is_asked_for_what_cannot_be_guessed(tmp_path: Path, monkeypa
     assert said.code == 0, said.err
     data = yaml.safe_load((tmp_path / "log.yaml").read_text())["data"]
     assert (data["log"]["user"], data["log"]["item"], data["reward"]) == ("a", "b", "c")
-
-
-def test_a_file_is_not_overwritten_unless_forced(tmp_path: Path):
-    write(tmp_path / "log.csv", *RATINGS)
-    (tmp_path / "log.yaml").write_text("mine")
-    said = init(tmp_path, "log.csv")
-    assert said.code == 2
-    assert "log.yaml: the file exists already" in said.err
-    assert (tmp_path / "log.yaml").read_text() == "mine"
-    assert init(tmp_path, "log.csv", "--force").code == 0
 
 
 def test_a_high_reward_is_about_the_best_third():
@@ -266,24 +236,15 @@ def test_several_files_are_one_table(tmp_path: Path):
     assert "240 rows read from shop/t-1.csv\n2 rows" in tiny.recalign(tmp_path, "check", "t.yaml").out
 
 
-@pytest.mark.parametrize("file", ["log.csv", "log.tsv", "log.txt"])
-@pytest.mark.parametrize("more", ["", "{sep}9"])
-def test_ids_keep_their_leading_zeros_whatever_the_file(tmp_path: Path, file: str, more: str):
-    separator = {"tsv": "\t", "txt": "|"}.get(file.split(".")[1], ",")
-    write(
-        tmp_path / file,
-        None,
-        "{user:03d},0104{item:03d},{stars},{s}".replace(",", separator) + more.format(sep=separator),
-    )
-    assert init(tmp_path, file, "--out", "log.yaml").code == 0
-    log = configured(tmp_path)
+def test_ids_keep_their_leading_zeros(tmp_path: Path):
+    write(tmp_path / "log.tsv", None, "{user:03d}\t0104{item:03d}\t{stars}\t{s}")
+    lines = [f"0104{n:03d},name {n},{'ab'[n % 2]}" for n in range(25)]
+    (tmp_path / "products.csv").write_text("\n".join(["item,name,brand", *lines]) + "\n")
+    assert init(tmp_path, "log.tsv", "--items", "products.csv").code == 0
+    data = yaml.safe_load((tmp_path / "log.yaml").read_text())["data"]
+    assert (data["log"]["items"]["id"], data["log"]["items"]["title"]) == ("item", "name")
+    log = load_events(LogMapping(**data["log"] | {"items": None}), tmp_path, data["reward"])
     assert (log.users[1], log.items[1]) == ("001", "0104001")
-
-
-def configured(folder: Path) -> EventTable:
-    """The events of ``log.yaml``."""
-    data = yaml.safe_load((folder / "log.yaml").read_text())["data"]
-    return load_events(LogMapping(**data["log"]), folder, data["reward"])
 
 
 def test_init_does_without_torch(tmp_path: Path):
@@ -341,7 +302,6 @@ def test_the_number_of_a_row_is_not_taken_for_an_id(tmp_path: Path, names: list[
     ("columns", "found"),
     [
         ({"first": range(25), "second": range(24, -1, -1)}, "the columns 'first', 'second' may all be the log's ids"),
-        ({"item": [*range(12), *range(100, 112)], "sku": [*range(24)]}, "may all be the log's ids"),
         ({"sku": ["a", "b"], "brand": ["x", "y"]}, "hold none of the log's ids"),
     ],
 )
@@ -425,20 +385,51 @@ def test_a_kind_of_event_is_worth_what_the_first_word_that_matches_is():
     assert frame.select(pl.sql_expr(reward)).to_series().to_list() == [0, 0.5, -1, 1, 0]
 
 
-def test_an_item_table_keeps_its_leading_zeros(tmp_path: Path):
-    write(tmp_path / "log.csv", "user,item,rating,timestamp", "{user},0104{item:03d},{stars},{s}")
-    lines = [f"0104{n:03d},name {n},{'ab'[n % 2]}" for n in range(25)]
-    (tmp_path / "products.csv").write_text("\n".join(["item,name,brand", *lines]) + "\n")
-    said = init(tmp_path, "log.csv", "--items", "products.csv")
-    assert said.code == 0, said.err
-    found = yaml.safe_load((tmp_path / "log.yaml").read_text())["data"]["log"]["items"]
-    assert (found["id"], found["title"]) == ("item", "name")
+ITEMS = pl.Series("item", range(60))
 
 
-@pytest.mark.parametrize("gap", ["", "NULL", "1e-05", "inf"])
-def test_a_first_event_without_a_value_is_no_header(tmp_path: Path, gap: str):
-    events = [(user, step) for user in range(25) for step in range(6)]
-    lines = [f"{u},{u + step},7,{step if u or step else gap},{START + step}" for u, step in events]
-    (tmp_path / "log.csv").write_text("\n".join(lines) + "\n")
-    frame, named = init_command._read([str(tmp_path / "log.csv")])
-    assert (named, frame.height) == (False, len(lines))
+def described(root, columns):
+    pl.DataFrame({"item": ITEMS} | columns).write_parquet(root / "items.parquet")
+    text = guess.describe_items(str(root / "items.parquet"), root, ITEMS, "item")
+    return yaml.safe_load("\n".join(text))["items"], [line for line in text if "# left out: " in line]
+
+
+def test_what_check_would_refuse_is_left_out_and_named(tmp_path):
+    columns = {
+        "brand": ["a", "b"] * 30,
+        "attributes": [{"a": 1}, {"a": 2}] * 30,
+        "json": ['["a", "b"]', "[]"] * 30,
+        "ragged": [[0.5], [0.5, 1.0]] * 30,
+        "holes": [[0.5, float("nan")], [0.5, 1.0]] * 30,
+        "price": [float("nan"), 1.0] * 30,
+        "raw": [b"a", b"\xff"] * 30,
+        "when\x07\n": [float("inf"), 2.0] * 30,
+        "nothing": pl.Series([None] * 60, dtype=pl.String),
+        "none": pl.Series([[]] * 60, dtype=pl.List(pl.Float32)),
+    }
+    found, left = described(tmp_path, columns)
+    assert found["features"] == {"brand": "brand"}
+    table = ItemTable(**found)
+    assert table_values(str(tmp_path / table.file), table, ITEMS, ITEMS).kinds == {"brand": "category"}
+    for name in ("attributes", "json", "ragged", "holes", "price", "raw", "when"):
+        assert sum(name in line for line in left) == 1, name
+    assert len(left) == 7
+
+
+def test_several_categories_that_items_share_are_proposed(tmp_path):
+    """Though hardly two items have the same ones."""
+    tags = ["|".join(f"t{(n + k * (1 + n // 40)) % 40}" for k in range(3)) for n in range(60)]
+    found, left = described(tmp_path, {"tags": tags, "author": [f"a{n}" for n in range(60)], "same": ["x"] * 60})
+    assert len(set(tags)) > 50
+    assert found["features"] == {"tags": {"value": "tags", "separator": "|"}}
+    assert left == []
+
+
+def test_the_title_is_that_of_the_item(tmp_path):
+    columns = {"Unnamed: 0": range(60), "brand_name": ["a", "b"] * 30, "product_name": [f"p{n}" for n in range(60)]}
+    pl.DataFrame({"sku": [f"x{n}" for n in range(60)]} | columns).write_parquet(tmp_path / "items.parquet")
+    ids = pl.Series("item", [f"x{n}" for n in range(60)])
+    found = yaml.safe_load("\n".join(guess.describe_items(str(tmp_path / "items.parquet"), tmp_path, ids, "item")))[
+        "items"
+    ]
+    assert (found["id"], found["title"], found["features"]) == ("sku", "product_name", {"brand_name": "brand_name"})

@@ -1,6 +1,5 @@
 """Compute the figures of ``recalign check`` that need no split."""
 
-from collections.abc import Collection
 from datetime import UTC, datetime
 from itertools import pairwise
 
@@ -96,8 +95,7 @@ def _format(value: Value) -> str:
 
 def _reward(table: EventTable, learned: pl.DataFrame) -> Section:
     rewards, used = table.frame["reward"].drop_nulls(), learned["reward"].drop_nulls()
-    mean, deviation = float(rewards.mean()), float(rewards.std() or 0.0)  # type: ignore[arg-type]
-    rows: Section = {REWARDED: len(rewards), "mean": mean, "standard deviation": deviation}
+    rows: Section = {REWARDED: len(rewards), "mean": rewards.mean(), "standard deviation": rewards.std() or 0.0}  # type: ignore[dict-item]
     if used.n_unique() > 2 and len(used) >= 1000:  # the rarer of two values is not an outlier
         square = np.sort((used.to_numpy().astype(float) - float(used.mean())) ** 2)  # type: ignore[arg-type]
         rows[OUTLIERS] = float(square[-(len(used) // 1000) :].sum() / square.sum())
@@ -139,14 +137,11 @@ def auc(scored: pl.DataFrame) -> float | None:
 
 def histogram(values: pl.Series) -> Section:
     """Count each value if there are at most `BINS`, else count in `BINS` bins of equal width."""
-
-    def texts(numbers: Collection[float], digits: int) -> list[str]:
-        """With so many digits, or as many more as it takes to tell them apart."""
-        tries = ([f"{value:.{n}g}" for value in numbers] for n in range(digits, 18))
-        return next((some for some in tries if len({*some}) == len(numbers)), [str(value) for value in numbers])
-
     counts = values.value_counts().sort(values.name)
     if counts.height <= BINS:
-        return dict(zip(texts(counts[values.name].to_list(), 6), counts["count"], strict=True))
+        return {f"{value:.10g}": count for value, count in counts.rows()}
     sizes, edges = np.histogram(values.to_numpy(), BINS)
-    return {f"{low} to {high}": int(n) for n, (low, high) in zip(sizes, pairwise(texts(edges, 4)), strict=True)}
+    names = [f"{edge:.6g}" for edge in edges]
+    if len(set(names)) < len(names):  # values that lie close
+        names = [str(edge) for edge in edges]
+    return {f"{low} to {high}": int(n) for n, (low, high) in zip(sizes, pairwise(names), strict=True)}

@@ -1,28 +1,51 @@
-"""Guess what the columns of a table mean, from their names and values."""
+"""Guess what the columns of a table of events, or of items, mean, from their names and values."""
 
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 import polars as pl
 
+from recalign.data.events.feature_values import feature_values, names_items
 from recalign.data.events.fields import PER_SECOND, missing_as_null, read_timestamps
-from recalign.data.events.log import TimeUnit
+from recalign.data.events.log import Feature, TimeUnit
 from recalign.data.events.messages import SourceRows
-from recalign.errors import InputError
+from recalign.data.events.reading import find, no_file, read, whole_numbers
+from recalign.errors import InputError, printable
+from recalign.files import yaml_scalar
 
-USER = ("user", "customer", "visitor", "reviewer", "viewer", "account", "uid", "username", "session")
-ITEM = ("item", "product", "movie", "film", "video", "book", "asin", "sku", "song", "track", "news", "post", "iid")
-TIME = ("timestamp", "time", "datetime", "ts", "date", "created", "at", "day", "epoch", "moment")
-RATING = ("rating", "stars", "score", "grade", "reward")
-SIGNAL = ("purchased", "purchase", "bought", "liked", "like", "clicked", "click", "label")
-EVENT = ("event", "action", "behavior", "type")
-WATCHED = ("watch", "watched", "play", "played", "listened", "dwell")
-DURATION = ("duration", "length")
+WORDS = {
+    "user": ("user", "customer", "visitor", "reviewer", "viewer", "account", "uid", "username", "session"),
+    "item": (
+        "item",
+        "product",
+        "movie",
+        "film",
+        "video",
+        "book",
+        "asin",
+        "sku",
+        "song",
+        "track",
+        "news",
+        "post",
+        "iid",
+    ),
+    "timestamp": ("timestamp", "time", "datetime", "ts", "date", "created", "at", "day", "epoch", "moment"),
+    "rating": ("rating", "stars", "score", "grade", "reward"),
+    "signal": ("purchased", "purchase", "bought", "liked", "like", "clicked", "click", "label"),
+    "event": ("event", "action", "behavior", "type"),
+    "watched": ("watch", "watched", "play", "played", "listened", "dwell"),
+    "duration": ("duration", "length"),
+}
+"""Words in column names, by what the column holds, the most specific first."""
+
 UNITS = {"ms", "s", "sec", "seconds", "min", "minutes", "h", "hours"}
-"""Words in column names, the most specific first."""
+"""Words for units of time in column names."""
 
 IDS = ("id", "key", "no", "code", "number")
 """Words that mark an id."""
@@ -45,6 +68,12 @@ MOST_HIGH = 0.4
 MAX_KINDS = 20
 """A column with at most this many distinct values holds event types or grades, not measurements or ids."""
 
+SEPARATORS, SEPARATED = ("|", ";"), 0.1
+"""What may stand between several categories in one text, and the share of texts that must have it."""
+
+SURE = 0.9
+"""Share of the most ids of the log that any column of an item table has, above which a column may hold the ids."""
+
 
 def guess(frame: pl.DataFrame, given: Mapping[str, str], named: bool) -> dict[str, str]:
     """Guess which columns are ``user``, ``item`` and ``timestamp``, and the SQL of the ``reward``.
@@ -64,8 +93,8 @@ def guess(frame: pl.DataFrame, given: Mapping[str, str], named: bool) -> dict[st
         taken = {found.get(role) for role in ("user", "item", "timestamp")}
         return [column for column in frame if column.name not in taken]
 
-    for role, words in (("user", USER), ("item", ITEM)):
-        found[role] = found.get(role) or _best_match(words, filter(_may_be_id, left()))
+    for role in ("user", "item"):
+        found[role] = found.get(role) or _best_match(role, filter(_may_be_id, left()))
     found["timestamp"] = found.get("timestamp") or _timestamp_column(left())
     for role in () if named else ("user", "item"):
         found[role] = found[role] or next((column.name for column in left() if _may_be_id(column)), None)
@@ -81,21 +110,19 @@ def unit(column: pl.Series) -> TimeUnit:
 
 def _dated(column: pl.Series) -> tuple[TimeUnit, bool] | None:
     """The unit of a timestamp column, and whether it holds whole days; None if it holds no dates after 1990."""
-    known = _present(column)
+    known, unit_of = _present(column), "datetime"
     if known.is_empty():
         return None
-    found: TimeUnit = "datetime"
     if column.dtype.is_numeric():
         low, high = (float(known.quantile(q, "nearest")) for q in (0.01, 0.99))  # type: ignore[arg-type]  # no slips
         units = (one for one, per in PER_SECOND.items() if low >= EARLIEST * per and high <= LATEST * per)
-        if (fitting := next(units, None)) is None:
+        if (unit_of := next(units, "")) == "":
             return None
-        found = fitting  # type: ignore[assignment]
     try:
-        time, per_second = read_timestamps(known, found, SourceRows(pl.int_range(len(known), eager=True)))
+        time, per_second = read_timestamps(known, unit_of, SourceRows(pl.int_range(len(known), eager=True)))  # type: ignore[arg-type]
     except InputError:  # one of them is no time
-        return (found, False) if column.dtype.is_numeric() else None
-    return found, bool((time % (86_400 * per_second) == 0).all())
+        return (unit_of, False) if column.dtype.is_numeric() else None  # type: ignore[return-value]
+    return unit_of, bool((time % (86_400 * per_second) == 0).all())  # type: ignore[return-value]
 
 
 def missing_condition(frame: pl.DataFrame, columns: Iterable[str]) -> str | None:
@@ -135,48 +162,42 @@ def _reward_sql(columns: list[pl.Series], named: bool) -> str | None:
     """SQL of the reward, from the first that exists: a rating, event types, watch time, another signal."""
     varied = [column for column in columns if _present(column).n_unique() > 1]
     numeric = [column for column in varied if column.dtype.is_numeric() or column.dtype == pl.Boolean]
-    if rating := _best_match(RATING, numeric):
+    if rating := _best_match("rating", numeric):
         return quote(rating)
     text = [column for column in varied if column.dtype in (pl.String, pl.Categorical, pl.Enum)]
-    for column in sorted(text, key=lambda column: _rank(EVENT, column.name)):
+    for column in sorted(text, key=lambda column: _rank("event", column.name)):
         kinds = _present(column).cast(pl.String).unique().sort()
-        worth = _worth_of_kinds(kinds) if len(kinds) <= MAX_KINDS else {}
-        if len(set(worth.values())) > 1:
+        worth = {kind: next((WORTH[word] for word in WORTH if word in _words(kind)), 0.0) for kind in kinds}
+        if len(kinds) <= MAX_KINDS and len(set(worth.values())) > 1:
             cases = ("WHEN '{}' THEN {:g}".format(kind.replace("'", "''"), value) for kind, value in worth.items())
             return "\n".join([f"CASE {quote(column.name)}", *cases, "END"])
     times = [column for column in numeric if column.dtype != pl.Boolean and column.n_unique() > 2]
-    watched = _best_match(WATCHED, times)
-    length = _best_match(DURATION, (column for column in times if column.name != watched))
+    watched = _best_match("watched", times)
+    length = _best_match("duration", (column for column in times if column.name != watched))
     if watched and length and UNITS & {*_words(watched)} == UNITS & {*_words(length)}:
         return f"least({quote(watched)} / nullif({quote(length)}, 0), 1.0)"
-    signal = watched or _best_match(SIGNAL, numeric)
+    signal = watched or _best_match("signal", numeric)
     if signal is None and not named and len(numeric) == 1:
         signal = numeric[0].name
     return quote(signal) if signal else None
 
 
-def _worth_of_kinds(kinds: pl.Series) -> dict[str, float]:
-    """Reward of each kind of event: 0 for an unknown one; empty if all are unknown."""
-    known = {kind: next((worth for word, worth in WORTH.items() if word in _words(kind)), None) for kind in kinds}
-    return {} if set(known.values()) == {None} else {kind: worth or 0.0 for kind, worth in known.items()}
+def _best_match(role: str, columns: Iterable[pl.Series]) -> str | None:
+    """The column whose name matches the words of a role best; None if none matches."""
+    ranks = {column.name: _rank(role, column.name) for column in columns}
+    return min((name for name in ranks if ranks[name] < math.inf), key=ranks.__getitem__, default=None)
 
 
-def _best_match(words: tuple[str, ...], columns: Iterable[pl.Series]) -> str | None:
-    """The column whose name matches the words best; None if none matches."""
-    matching = (column.name for column in columns if _rank(words, column.name) < math.inf)
-    return min(matching, key=lambda name: _rank(words, name), default=None)
-
-
-def _rank(words: tuple[str, ...], name: str) -> float:
+def _rank(role: str, name: str) -> float:
     """Rank of a column's name, 0 the best: the index of the matching word, plus `OTHER_WORD` for each other word.
 
     ``created_at`` is two words of time, and neither counts as another one. Infinity for a name without a matching word.
     """
-    own = [word for word in _words(name) if word not in IDS]
+    words, own = WORDS[role], [word for word in _words(name) if word not in IDS]
     if (whole := "".join(own)) in words:  # user_name
         return words.index(whole)
     places = [words.index(word) for word in own if word in words]
-    return min(places, default=math.inf) + OTHER_WORD * (len(own) - (len(places) if words is TIME else 1))
+    return min(places, default=math.inf) + OTHER_WORD * (len(own) - (len(places) if role == "timestamp" else 1))
 
 
 def _words(name: str) -> list[str]:
@@ -199,13 +220,85 @@ def _timestamp_column(columns: list[pl.Series]) -> str | None:
     Where no such name does: a column that is named like a time, whose values training may refuse; else any with dates.
     """
     dated = {column.name: found[1] for column in columns if (found := _dated(column))}
-    if named := [name for name in dated if _rank(TIME, name) < math.inf]:
-        return min(named, key=lambda name: _rank(TIME, name) + WHOLE_DAYS * dated[name])
-    counts = [column for column in columns if column.dtype.is_numeric() and _rank(TIME, column.name) < OTHER_WORD]
-    text = [column for column in columns if column.dtype == pl.String]
-    return _best_match(TIME, [*counts, *text]) or next(iter(dated), None)
+    if named := [name for name in dated if _rank("timestamp", name) < math.inf]:
+        return min(named, key=lambda name: _rank("timestamp", name) + WHOLE_DAYS * dated[name])
+    numeric = [one for one in columns if one.dtype.is_numeric() and _rank("timestamp", one.name) < OTHER_WORD]
+    text = [one for one in columns if one.dtype == pl.String]
+    return _best_match("timestamp", [*numeric, *text]) or next(iter(dated), None)
 
 
 def _present(column: pl.Series) -> pl.Series:
     """Values that are not missing."""
     return missing_as_null(column).drop_nulls()
+
+
+def describe_items(table: str, root: Path, items: pl.Series, name: str) -> list[str]:
+    """Guess what the columns of an item table mean: commented lines of YAML, ``data.log.items``.
+
+    Args:
+        table: the file.
+        root: the folder of the log's files.
+        items: raw ids of the log's items.
+        name: the log's column of the item.
+
+    Raises:
+        InputError: there is no such file, or no column has the log's ids.
+    """
+    path = Path(table)
+    if not (found := find(path.parent, path.name)):
+        raise no_file(table)
+    frame = read(found[0], ())
+    key = _id_column(read(found[0], None), items, name, table)
+    counts = [pl.int_range(first, first + frame.height, eager=True) for first in (0, 1)]
+    rest = [
+        column
+        for column in frame
+        if column.name not in ("", key)
+        and not column.dtype.is_temporal()
+        and not (column.dtype.is_integer() and any(numbers.equals(column.cast(pl.Int64)) for numbers in counts))
+    ]
+    titles = [one for one in rest if _words(one.name)[-1:] in (["title"], ["name"])]
+    title = (
+        max(titles, key=lambda one: (one.name.lower() in ("title", "name"), one.n_unique())).name if titles else None
+    )
+    features = [line for one in rest if one.name != title for line in _feature(one)]
+    return [
+        "    items: # the items: titles to show, features to learn from",
+        f"      file: {yaml_scalar(os.path.relpath(path, root))} # under the same folder",
+        f"      id: {yaml_scalar(key)} # the item's id, as in the log",
+        f"      title: {yaml_scalar(title)} # null: items are shown by their ids",
+        f"      features: {'' if features else '{} '}# delete those that say nothing of a new item",
+        *features,
+    ]
+
+
+def _id_column(frame: pl.DataFrame, items: pl.Series, name: str, table: str) -> str:
+    """The column of an item table, read as text, that holds the log's ids; of several the one with the log's name."""
+    ids, found = items.cast(pl.String).implode(), {}
+    for column in frame:
+        if column.dtype in (pl.String, pl.Categorical, pl.Enum) or column.dtype.is_integer():
+            text = whole_numbers(column) if column.dtype == pl.String else column
+            found[column.name] = int(text.cast(pl.String).unique().is_in(ids).sum())
+    likely = [one for one, count in found.items() if count and count >= SURE * max(found.values())]
+    called = [one for one in likely if one == name] or [one for one in likely if _words(one)[-1:] == ["id"]] or likely
+    if len(called) != 1:
+        which = f"{', '.join(map(repr, called))} may all be" if called else f"{', '.join(frame.columns)} hold none of"
+        what = f"the columns {which} the log's ids, which are like {items.head(3).to_list()}"
+        raise InputError(what, where=table, remedy=f"call the right one {name}, as in the log, or leave the others out")
+    return called[0]
+
+
+def _feature(column: pl.Series) -> list[str]:
+    """The line of a column as a feature, if its values differ and do not name the items one by one."""
+    value, text = quote(column.name), column if column.dtype == pl.String else pl.Series([""])
+    often = (one for one in SEPARATORS if (text.str.contains(one, literal=True).mean() or 0) > SEPARATED)  # type: ignore[operator]
+    separator = next(often, None)
+    rows = SourceRows(pl.int_range(1, len(column) + 1, eager=True))
+    try:
+        kind, values = feature_values(column.to_frame(), column.name, Feature(value, separator=separator), rows)
+    except InputError as error:
+        return [f"        # left out: {printable(f'{column.name}: {error.what}'[:100])}".replace("\n", " ")]
+    if (known := values.drop_nulls()).n_unique() < 2 or (kind == "category" and names_items(known)):
+        return []
+    given = {"value": value, "separator": separator} if separator else value
+    return [f"        {yaml_scalar(column.name)}: {yaml_scalar(given)}"]

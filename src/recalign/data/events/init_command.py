@@ -20,13 +20,12 @@ from rich.table import Table
 
 from recalign.data.events import guess
 from recalign.data.events.division import SplitSuggestion, collapse_and_divide
-from recalign.data.events.init_items import describe_items, yaml_scalar
 from recalign.data.events.log import LogMapping
 from recalign.data.events.messages import did_you_mean
-from recalign.data.events.reading import NULLS, find, is_text, looks_like_data, no_file, read
+from recalign.data.events.reading import find, is_text, looks_like_data, no_file, read
 from recalign.data.events.table import EventTable, load_events
 from recalign.errors import InputError, printable
-from recalign.files import write_text
+from recalign.files import write_text, yaml_scalar
 
 COLUMNS = {
     "user": "the column of the user's id",
@@ -78,7 +77,7 @@ def init(words: Sequence[str]) -> None:
     if collapse:
         log = replace(log, collapse=True)
         events = load_events(log, root, reward)
-    items = describe_items(options.items, root, events.items, log.item) if options.items else []
+    items = guess.describe_items(options.items, root, events.items, log.item) if options.items else []
     _print_events(log, reward, suggested, events)
     commands = [shlex.join(["recalign", "check", str(out)])]
     if not suggested.cannot:
@@ -111,24 +110,20 @@ def _read(files: Sequence[str]) -> tuple[pl.DataFrame, bool]:
     Returns:
         The table, and whether it has a header row. Without one, columns are named ``column_1``, ``column_2``, ...
     """
-    where, frames = ", ".join(files), [read(file, ()) for file in files]
-    # In a first row that is a header, a column of numbers has a word above it.
-    words = (re.sub(r"_duplicated_\d+$", "", one.name) for one in frames[0] if one.dtype.is_numeric())
-    is_header = any(re.search(r"[^\W\d_]{2}", one) and one not in NULLS and one.lower() != "inf" for one in words)
-    named = not is_text(files[0]) or not looks_like_data(frames[0].columns) or is_header
+    frames = [read(file, ()) for file in files]
+    named = not is_text(files[0]) or not looks_like_data(frames[0].columns)
     if not named:
         names = [f"column_{number}" for number in range(1, frames[0].width + 1)]
         frames = [read(file, (), names) for file in files]
     try:
         frame = pl.concat(frames, how="diagonal_relaxed")
     except pl.exceptions.PolarsError as error:
-        remedy = "give files whose columns of one name are of one type"
-        raise InputError(f"the files do not fit together: {error}", where=where, remedy=remedy) from error
+        what, remedy = f"the files do not fit together: {error}", "give files whose columns of one name are of one type"
+        raise InputError(what, where=", ".join(files), remedy=remedy) from error
     if frame.width < 3 or not frame.height:
         what = f"{frame.height} rows of {frame.width} columns, and an event has a user, an item and a time"
-        raise InputError(
-            what, where=where, remedy="give a table with a row per event, separated by a comma, tab, ; or |"
-        )
+        remedy = "give a table with a row per event, separated by a comma, tab, ; or |"
+        raise InputError(what, where=", ".join(files), remedy=remedy)
     return frame, named
 
 
@@ -138,22 +133,21 @@ def _guess_or_ask(frame: pl.DataFrame, named: bool, given: dict[str, str]) -> di
     Raises:
         InputError: a column does not exist, or there is no terminal to ask on.
     """
-    for role in COLUMNS:
-        if given.get(role, frame.columns[0]) not in frame.columns:
+    for role in COLUMNS.keys() & given:
+        if given[role] not in frame.columns:
             remedy = did_you_mean(given[role], frame.columns)
             raise InputError(f"there is no column {given[role]!r}", where=f"--{role}", remedy=remedy)
     while True:
         if (reward := given.get("reward")) in frame.columns:
             given = given | {"reward": guess.quote(str(reward))}
         found = guess.guess(frame, given, named)
-        unknown = [role for role in QUESTIONS if role not in found]
-        if not unknown:
+        if not (unknown := [role for role in QUESTIONS if role not in found]):
             return found
         role = unknown[0]
         if not sys.stdin.isatty():
+            what = f"cannot tell {QUESTIONS[role]} among: {', '.join(frame.columns)}"
             remedy = f"give {', '.join(f'--{one}' for one in unknown)}; a log without times (timestamp: null, see "
             remedy += "`recalign configs own-log`) trains reward models only"
-            what = f"cannot tell {QUESTIONS[role]} among: {', '.join(frame.columns)}"
             raise InputError(what, where=role, remedy=remedy)
         choices = frame.columns if role in COLUMNS else None
         given = found | {role: Prompt.ask(f"Give {QUESTIONS[role]}", choices=choices)}
@@ -163,32 +157,29 @@ def _print_events(log: LogMapping, reward: str, suggested: SplitSuggestion, even
     """Print the first events, and a summary of the log and its split."""
     frame, high = events.frame, suggested.high
     condition = pl.sql_expr(high) if high else pl.col("reward") > pl.col("reward").quantile(0.75, "linear")
-    rows = frame.with_columns(condition.fill_null(False).alias("high")).sort("row")
+    rows = frame.select(pl.col("row", "user", "item", "timestamp", "reward"), high=condition.fill_null(False)).sort(
+        "row"
+    )
     title = f"The first events of {escape(printable(', '.join(log.files)))}, as they were understood"
     table = Table(title=title, title_justify="left")
     for heading in (f"user: {log.user}", f"item: {log.item}", f"time (UTC): {log.timestamp}", "reward", "high"):
         table.add_column(escape(printable(heading)))
-    for user, item, moment, value, good in rows.select("user", "item", "timestamp", "reward", "high").head(5).rows():
+    for _, user, item, moment, value, good in rows.head(5).rows():
         who, what = (escape(printable(str(one))) for one in (events.users[user], events.items[item]))
         time = f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M:%S}"
         table.add_row(who, what, time, "none" if value is None else f"{value:g}", "yes" if good else "no")
     Console().print(table)
+    share = rows["high"].mean()
     print(f"{frame.height:,} events of {len(events.users):,} users and {len(events.items):,} items")
     print(printable(f"reward: {' '.join(reward.split())}"))
-    share = rows["high"].sum() / rows.height
     print(f"high: {high or 'the best quarter of the rewards'} ({share:.0%} of the events)")
-    if share > guess.MOST_HIGH:
+    if share > guess.MOST_HIGH:  # type: ignore[operator]
         print(f"that is more than {guess.MOST_HIGH:.0%}: the best grade alone holds as many, so high/* says less")
     print(suggested, *events.report.notes, sep="\n")
 
 
 def _yaml_text(
-    log: LogMapping,
-    root: Path,
-    reward: str,
-    suggested: SplitSuggestion,
-    commands: list[str],
-    items: list[str],
+    log: LogMapping, root: Path, reward: str, suggested: SplitSuggestion, commands: list[str], items: list[str]
 ) -> str:
     """Write a log as commented YAML."""
     high, split = suggested.settings["high"], suggested.settings["split"]
@@ -204,22 +195,19 @@ def _yaml_text(
         "where": "other rows are left out and counted",
         "collapse": "a user's events on an item become one, that with the highest reward; false: all are kept",
     }
-    shown = {key: (value, comment) for key, comment in comments.items() if (value := getattr(log, key))}
     is_case = reward.startswith("CASE")
-    guess_of_worth = [
-        "  # The worth of each kind is a guess: edit it. A kind that is not listed has no reward."
-    ] * is_case
+    worth = ["  # The worth of each kind is a guess: edit it. A kind that is not listed has no reward."] * is_case
     lines = [
         f"# The log of {', '.join(log.files)}, as recalign init understood it. Check it, then run the main job on it:",
         *(f"#   {command}" for command in commands),
         "data:",
         f"  root: {yaml_scalar(str(root))} # folder of the files; --data.root overrides it",
         "  log:",
-        *(f"    {key}: {yaml_scalar(value)} # {comment}" for key, (value, comment) in shown.items()),
+        *(f"    {key}: {yaml_scalar(value)} # {why}" for key, why in comments.items() if (value := getattr(log, key))),
         *items,
         "  # How good an event was: Polars SQL over the columns of its row. Where a column that it reads is empty,",
         "  # there is no reward: the event stays in histories and no loss sees a reward.",
-        *guess_of_worth,
+        *worth,
         f"  reward: {'>-' if is_case else yaml_scalar(reward)}",
         *(f"    {line}" for line in reward.split("\n") if is_case),
         "  high: # which events the metrics high/* count as good",

@@ -67,9 +67,7 @@ def read_titles(log: LogMapping, root: Path | None, items: pl.Series) -> tuple[p
         return items.cast(pl.String).alias("title"), {}
     frame, key = _read(file, log.items, items)
     if log.items.title not in frame.columns:
-        error = no_column(f"{KEY}.title", log.items.title, file, frame.columns)
-        error.remedy = f"{error.remedy} Or give null: items are shown by their ids"
-        raise error
+        raise no_column(f"{KEY}.title", log.items.title, file, frame.columns)
     titles, found = _titles(frame[log.items.title], key, items)
     if not found:
         raise _none_of(file, frame[log.items.id], items, "a title")

@@ -14,7 +14,6 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 import polars as pl
 
@@ -33,7 +32,6 @@ SEPARATORS = (",", "\t", ";", "|")
 MAX_ROWS = 2**32 - 2
 """Row numbers have 32 bits."""
 
-Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 Tables = dict[str, pl.LazyFrame]
 """The table of each file of a log, by the file."""
 
@@ -70,32 +68,30 @@ def locate(log: LogMapping, root: Path | None) -> tuple[list[str], str | None]:
     Raises:
         InputError: a file is missing, or the item table is several files.
     """
-    keys = dict.fromkeys(log.files, "data.log.files")
-    if log.items is not None:
-        keys[log.items.file] = "data.log.items.file"
+    keys = dict.fromkeys(log.files, "data.log.files") | ({log.items.file: "data.log.items.file"} if log.items else {})
     root, moved = root or data_root(None), data_root(None)
     found = {entry: find(root, entry) for entry in keys}
-    if not all(found.values()) and os.environ.get("RECALIGN_DATA"):
+    if not all(found.values()) and os.environ.get("RECALIGN_DATA") and root != moved:
         elsewhere = {entry: find(moved, entry) for entry in keys}
-        if all(elsewhere.values()) and root != moved:
+        if all(elsewhere.values()):
             print(f"recalign: the log is not under {root}; that under RECALIGN_DATA, {moved}, is read", file=sys.stderr)
             found = elsewhere
     folders = {entry.split("/")[0].replace("-", "_") for entry in keys}
     if not all(found.values()) and log.fetch and folders == {log.fetch.rpartition(".")[2]}:
         root = pkgutil.resolve_name(log.fetch)(root)
         found = {entry: find(root, entry) for entry in keys}
-    for entry, files in found.items():
-        if not files:
+    for entry, key in keys.items():
+        if not found[entry]:
             here = [str(path.relative_to(root)) for one in ("*", "*/*") for path in root.glob(one) if path.is_file()]
             near = f"{did_you_mean(entry, here)} Else " if here else ""
             text = f"there is no file {entry!r} under the data root {root.resolve()}"
             remedy = f"{near}put it there, or name its folder with --data.root or RECALIGN_DATA"
-            raise InputError(text, where=keys[entry], remedy=remedy)
-    items = found[log.items.file] if log.items is not None else []
+            raise InputError(text, where=key, remedy=remedy)
+    items = found[log.items.file] if log.items else []
     if len(items) > 1:
-        what = f"{log.items.file!r} is {len(items)} files, and the table of the items is one"  # type: ignore[union-attr]
+        what = f"the table of the items is one file, and these are {len(items)} files"
         raise InputError(what, where="data.log.items.file", remedy="write them into one file, and name that")
-    return [file for entry in log.files for file in found[entry]], items[0] if items else None
+    return [file for entry in log.files for file in found[entry]], next(iter(items), None)
 
 
 def find(root: Path, entry: str) -> list[str]:
@@ -180,7 +176,8 @@ def matched(log: LogMapping, tables: Tables) -> tuple[Tables, SourceRows]:
     if not 0 < (total := sum(heights.values())) <= MAX_ROWS:
         what = f"the log has {total:,} rows, not 1 to {MAX_ROWS:,}" if total else "the log is empty"
         raise InputError(what, where=", ".join(heights), remedy="name other files in data.log.files")
-    if len(set(map(is_text, tables))) > 1:
+    texts = [file for file in tables if is_text(file)]
+    if len(texts) not in (0, len(tables)):
         raise InputError("a log is text or Parquet, not both", where="data.log.files", remedy=RULE)
     for name, found in kinds.items():  # joined, times would become numbers, and fractions text
         others = {*found} - {"none", "whole number"}
@@ -188,13 +185,14 @@ def matched(log: LogMapping, tables: Tables) -> tuple[Tables, SourceRows]:
             types = " and ".join(one for kind, one in found.items() if kind != "none")
             what = f"the files do not fit together: the column {name} holds {types}"
             raise InputError(what, where="data.log.files", remedy="write it in the same type in all files")
-    for name in (log.user, log.item):
-        written = [file for file, table in tables.items() if table.collect_schema()[name] == pl.String]
-        columns = (tables[file].select(pl.col(name).replace(MISSING, None)).collect().to_series() for file in written)
-        if all(map(is_text, written)) and all(whole_numbers(column).dtype != pl.String for column in columns):
-            number = pl.col(name).replace(MISSING, None).str.strip_suffix(".0").cast(pl.Int64)
-            tables = tables | {file: tables[file].with_columns(number) for file in written}
-    headed = frozenset(file for file in tables if is_text(file) and log.header is None)
+    for name in (log.user, log.item) if texts else ():
+        written = [file for file in texts if tables[file].collect_schema()[name] == pl.String]
+        known = {file: pl.col(name).replace(MISSING, None) for file in written}
+        columns = (tables[file].select(one).collect().to_series() for file, one in known.items())
+        if all(whole_numbers(column).dtype != pl.String for column in columns):
+            whole = pl.col(name).replace(MISSING, None).str.strip_suffix(".0").cast(pl.Int64)
+            tables = tables | {file: tables[file].with_columns(whole) for file in written}
+    headed = frozenset(texts if log.header is None else ())
     return tables, SourceRows(pl.Series([], dtype=pl.UInt32), heights, headed)
 
 
@@ -231,7 +229,7 @@ def read(
     try:
         if not is_text(file):
             return scan(file).collect()
-        return _without_patterns(file, _read_text(file, text, header, separator or _find_separator(file)))
+        return _read_text(file, text, header, separator or _find_separator(file))
     except pl.exceptions.NoDataError as error:
         raise InputError("the file is empty", where=file, remedy="name a file with rows") from error
     except (pl.exceptions.PolarsError, OSError, EOFError, csv.Error) as error:
@@ -240,14 +238,7 @@ def read(
 
 def scan(file: str) -> pl.LazyFrame:
     """Scan a Parquet file lazily; a URL may name several, with wildcards."""
-    return _without_patterns(file, pl.scan_parquet(file, glob="://" in file))
-
-
-def _without_patterns(file: str, table: Frame) -> Frame:
-    for name in table.collect_schema().names():
-        if name == "*" or (name.startswith("^") and name.endswith("$")):
-            raise InputError(f"a column is called {name!r}, a pattern to Polars", where=file, remedy="rename it")
-    return table
+    return pl.scan_parquet(file, glob="://" in file)
 
 
 def looks_like_data(names: Sequence[str]) -> bool:

@@ -11,9 +11,8 @@ from pathlib import Path
 import yaml
 
 from recalign.data.events.audit import render
-from recalign.data.events.init_items import yaml_scalar
 from recalign.errors import InputError
-from recalign.files import atomic_write
+from recalign.files import atomic_write, yaml_scalar
 from recalign.serve.feedback import log as decision_log
 from recalign.serve.feedback import outcomes as outcome_tables
 from recalign.serve.feedback.joining import Joined, Rule, join
