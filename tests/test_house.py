@@ -14,6 +14,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "recalign"
 BELOW: dict[str, set[str]] = {
+    "cores": set(),
     "errors": set(),
     "distributed": set(),
     "bootstrap": {"errors"},
@@ -156,7 +157,7 @@ CEILINGS = {
     "functions": 2_040,
     "bytes": 1_610_000,
     "packages": 8,
-    "modules beside them": 9,
+    "modules beside them": 10,
     "lines of tests": 30_900,
     "lines of benchmarks": 5_500,
 }

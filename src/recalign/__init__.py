@@ -1,13 +1,14 @@
 """recalign: align a generative recommender with what users value, from logged feedback alone.
 
-Public names, imported when they are first used, so that ``import recalign`` costs nothing. It only makes threads that
-wait for each other sleep soon, where torch is not loaded yet (docs/scale.md). docs/python.md describes the names.
+Public names, imported when they are first used, so that ``import recalign`` costs nothing. It only chooses how torch's
+threads wait for each other, where torch is not loaded yet (`recalign.cores`). docs/python.md describes the names.
 """
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
+
+from recalign import cores
 
 __version__ = "0.9.0"
 
@@ -47,8 +48,7 @@ __all__ = [
     "load_reward",
 ]
 
-if "OMP_WAIT_POLICY" not in os.environ:  # else threads spin on cores that other processes want
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+cores.share()
 
 
 def __getattr__(name: str) -> Any:

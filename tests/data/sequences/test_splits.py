@@ -44,9 +44,7 @@ def test_time_split_at_moments():
     assert split.to_list() == [TRAIN, VALIDATION, TEST]
 
 
-@pytest.mark.parametrize(
-    "cuts", [("1970-01-02T00:00:00", 0.9), (0.9, 0.1), ("soon", 0.9), (0, 0.9), (0.1, 1.0)]
-)
+@pytest.mark.parametrize("cuts", [("1970-01-02T00:00:00", 0.9), (0.9, 0.1), ("soon", 0.9), (0, 0.9), (0.1, 1.0)])
 def test_bad_cuts_are_named(cuts):
     with pytest.raises(InputError, match=r"data\.split\.cuts"):
         TimeSplit(cuts).assign(table([0, 0, 0], [0, 1, 2], [1, 2, 3]))

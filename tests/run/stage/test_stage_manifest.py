@@ -10,7 +10,6 @@ import torch
 from recalign.errors import InputError
 from recalign.run.stage import Manifest, RunFolder, parse_stage, run_stage
 from recalign.run.stage.manifest import git_state, run_key
-from recalign.workers import torch_threads
 
 RUN = RunFolder(Path("runs/toy/recommender/seed-0"))
 
@@ -38,13 +37,18 @@ def test_a_manifest_holds_what_made_the_run():
     assert manifest.seconds > 0
 
 
-def test_a_continued_fit_takes_no_more_threads_than_it_had():
+def test_a_fit_takes_as_many_threads_as_it_is_told_and_says_so_when_it_is_continued(monkeypatch: pytest.MonkeyPatch):
+    asked = []
+
+    def two(own: int, before: int) -> int:
+        asked.append((own, before))
+        return 2
+
+    monkeypatch.setattr("recalign.run.stage.stage.fit_threads", two)
     words = ["fit", "--config", "toy.yaml", "--trainer.enable_progress_bar", "false"]
     run_stage(parse_stage(words))
-    assert read().threads == torch.get_num_threads() == 1
-    with torch_threads(2):
-        run_stage(parse_stage([*words, "--ckpt_path", "last", "--trainer.max_epochs", "3"]))
-    assert read().threads == 1
+    run_stage(parse_stage([*words, "--ckpt_path", "last", "--trainer.max_epochs", "3"]))
+    assert (asked, read().threads, torch.get_num_threads()) == ([(1, 0), (1, 2)], 2, 1)
 
 
 @pytest.mark.usefixtures("trained")

@@ -23,6 +23,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from recalign.cores import fit_threads
 from recalign.distributed import is_rank_zero
 from recalign.errors import InputError, TrainingError, nearest
 from recalign.files import locked
@@ -204,15 +205,12 @@ def run_stage(stage: Stage, *callbacks: Callback) -> StageResult:
 
 @contextmanager
 def _locked(stage: Stage) -> Iterator[None]:
-    """Let no other process train in this run folder; a continued fit takes no more threads than it had.
-
-    Another number of threads rounds sums otherwise, so a run that is continued would end differently.
-    """
+    """Let no other process train in this run folder, and choose the number of threads."""
     if not stage.training or stage.dry or not is_rank_zero():
         yield
         return
     before = stage.continued.threads if stage.in_place and stage.continued else 0
-    threads = torch_threads(min(before, torch.get_num_threads()))
+    threads = torch_threads(fit_threads(torch.get_num_threads(), before))
     with locked(stage.folder.path, "training", "let it finish, or give this run another --run.name"), threads:
         yield
 
