@@ -70,18 +70,6 @@ def test_logged_pairs_by_hand(tmp_path):
     assert tiny(tmp_path, max_length=2, stride=1).share == pytest.approx(4 / 8)  # partners in later windows count
 
 
-def test_logged_pairs_are_of_one_user_and_the_reward_differs(log_root):
-    data = small.data_of(PairData, log_root, "tastes", losers=2)
-    events = data.sequences.frame.filter(pl.col("split") == TRAIN)
-    reward = {(u, v): r for u, v, r in events.select("user", "item_id", "reward").iter_rows()}
-    batches = list(data.train_dataloader())
-    for batch in batches:
-        user_T = batch.user_B[batch.row_T].tolist()
-        for user, winner, losers in zip(user_T, batch.target_T.tolist(), batch.rejected_TN.tolist(), strict=True):
-            assert min(losers) == 0 or all(reward[user, winner] > reward[user, loser] for loser in losers)
-    assert sum(int((batch.rejected_TN > 0).all(dim=1).sum()) for batch in batches) > 500
-
-
 def test_events_without_a_pair_stay_so_that_steps_are_those_of_every_method(tmp_path, monkeypatch):
     monkeypatch.setitem(TINY, "rating", [None] * 7 + TINY["rating"][7:])  # user 1 rates nothing
     data = tiny(tmp_path)
@@ -128,7 +116,7 @@ def test_an_item_of_the_history_is_neither_winner_nor_loser_and_none_loses_twice
         user, step = divmod(event, 12)
         chosen = [item[user, place - 12 * user] for place in row if place >= 0 and row[1] >= 0]
         assert not set(chosen) & set(item[user, :step])
-        assert len(set(chosen[1:])) == len(chosen[1:])
+        assert len(set(chosen)) == len(chosen)
 
 
 @pytest.mark.parametrize("pairs", ["sampled", "generated"])
@@ -154,6 +142,7 @@ def test_drawn_losers_were_never_met_in_training(log_root, cloned, pairs):
         ([[3.0, 2.9, 2.0, 2.0], [3.2, 3.3, 2.0, 2.0]], [1, 3]),  # 2 stands higher, but less surely than 1
         ([[1.0, 4.0, 2.0, 3.0], [4.0, 1.0, 3.0, 2.0]], [0, 0]),  # the members disagree on everything
         ([[2.0, 2.0, 2.0, 2.0], [2.0, 2.0, 2.0, 2.0]], [0, 0]),  # nothing to choose between
+        ([[np.nan] * 4] * 2, [0, 0]),
     ],
 )
 def test_only_intervals_that_do_not_overlap_make_a_pair(opinions, expected):
@@ -209,26 +198,11 @@ def test_validation_and_test_rewards_change_nothing(tmp_path, monkeypatch):
 
 def test_a_log_without_pairs_is_refused_before_training(tmp_path, monkeypatch):
     monkeypatch.setitem(TINY, "rating", [1.0] * 7 + [2.0] * 7)
-    with pytest.raises(InputError, match=r"no pairs can be made.*below that mean") as error:
+    with pytest.raises(InputError, match=r"data\.pairs.*no pairs can be made.*below that mean"):
         tiny(tmp_path).training()
-    assert "pairs sampled" in str(error.value)
 
 
 def test_a_reward_model_of_one_member_has_no_intervals(log_root, cloned, rewarded):
     paths = {"init_from": str(cloned), "reward_model": str(rewarded)}
     with pytest.raises(InputError, match=r"several members.*\n.*--model\.members"):
         small.data_of(PairData, log_root, "tastes", pairs="ensemble", **paths).training()
-
-
-def test_an_item_chosen_again_is_no_loser_of_itself():
-    """a liked, a disliked, b disliked: the pair is a over b, whatever is drawn first."""
-    n = 200
-    reward, base = np.tile([3.0, 1.0, 1.0], n), 3 * np.repeat(np.arange(n), 3)
-    first, state = base + np.tile([0, 0, 2], n), base + np.tile([-1, 0, 1], n)
-    found = logged_pairs(reward, np.full(3 * n, 2.0), first, state, base + 3, 1, 64, np.random.default_rng(0))
-    assert (found[::3] == np.stack([base[::3], base[::3] + 2], axis=1)).all()
-
-
-def test_intervals_that_are_no_numbers_make_no_pair():
-    candidate, reward = torch.tensor([[1, 2, 3]]), torch.full((2, 1, 3), torch.nan)
-    assert not disjoint_interval_pairs(candidate, torch.zeros(1, 3, dtype=torch.bool), reward, 1.0, 1).any()

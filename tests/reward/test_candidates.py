@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 import small
 
-from recalign.data.sequences import EventDataModule, High, LeaveLast, TimeSplit
+from recalign.data.sequences import EventDataModule, High, TimeSplit
 from recalign.data.sequences.splits import TEST, TRAIN, VALIDATION
 from recalign.errors import InputError
 from recalign.reward.candidates import compare_log_rewards, compare_rewards
@@ -248,13 +248,9 @@ def test_repeated_views_say_what_is_noise():
 @pytest.mark.parametrize(
     ("expression", "said"),
     [
-        ("goood", "did you mean 'good'"),
-        ("5", "is 5 for every training event"),
-        ("nullif(good, good)", "null for every training event"),
         ("case when split = 0 then good end", "reads split, which is not the log's column"),
         ("word", "not a number"),
         ("avg(good)", "reads other rows"),
-        ("case when timestamp < 1022 then good end", "reads timestamp, which is not the log's column"),
         ("item + good", "reads item, which is not the log's"),
     ],
 )
@@ -266,7 +262,7 @@ def test_a_candidate_that_cannot_be_used_is_named(expression, said):
     assert error.value.remedy
 
 
-@pytest.mark.parametrize("against", ["word", "lengthh", "nothing", "item", "timestamp", "item_id", "split"])
+@pytest.mark.parametrize("against", ["word", "nothing", "item", "split"])
 def test_a_column_to_correlate_with_is_numeric(against):
     with pytest.raises(InputError, match="no numeric column"):
         compare_rewards(events(), ALL, against)
@@ -290,13 +286,9 @@ def test_the_logs_own_reward_is_a_candidate():
     "wrong",
     [
         {"rewrad": "x"},
-        {"bins": 3},
         {"reward": None},
         {"reward": "x", "relative_to": "y"},
-        {"relative_to": {"column": "y"}},
-        {"reward": "x", "relative_to": {"column": "y", "bins": None}},
         {"reward": "x", "relative_to": {"column": "y", "bins": 10.0}},
-        {},
         None,
     ],
 )
@@ -309,9 +301,8 @@ def test_settings_that_describe_no_reward_are_refused(wrong):
 # -- command
 
 
-@pytest.mark.parametrize("split", [LeaveLast(test=3, validation=2), TimeSplit((0.6, 0.8))], ids=["last", "time"])
-def test_the_command_prints_and_saves(log_root, tmp_path, capsys, split):
-    data = small.data_of(EventDataModule, log_root, "tastes", split=split, users="all", high=High("reward >= 4"))
+def test_the_command_prints_and_saves(log_root, tmp_path, capsys):
+    data = small.data_of(EventDataModule, log_root, "tastes", users="all", high=High("reward >= 4"))
     out = tmp_path / "rewards.csv"
     command(data=data, rewards={"liked": "rating >= 4"}, against="rating", out=out)
     said, saved = capsys.readouterr().out, pl.read_csv(out)

@@ -78,17 +78,6 @@ def measured(user, reward, high, predicted, ahead=None, draws=200):
     ]
 
 
-def test_figures_by_hand():
-    found = measured([0, 0, 0, 1], [1, 2, 3, 6], [False, False, True, True], [2, 1, 3, 3])
-    values = {name: estimate.value for name, estimate in found.items()}
-    assert values["rmse"] == pytest.approx((11 / 4) ** 0.5)
-    assert values["mae"] == pytest.approx(5 / 4)
-    assert values["r2"] == pytest.approx(1 - (11 / 4) / (14 / 4))
-    assert values["spearman"] == pytest.approx(np.corrcoef([1, 2, 3, 4], [2, 1, 3.5, 3.5])[0, 1])
-    assert values["auc"] == 1
-    assert values["pairwise"] == pytest.approx(2 / 3)  # user 0 has three pairs, of which the first is in wrong order
-
-
 @given(st.integers(0, 10_000))
 @settings(max_examples=15, deadline=None)
 def test_figures_are_those_of_the_textbook(seed):
@@ -98,6 +87,10 @@ def test_figures_are_those_of_the_textbook(seed):
     reward, predicted = rng.integers(1, 6, 40).astype(float), rng.integers(0, 8, 40) / 2
     high = reward >= 4
     found = measured(user, reward, high, predicted)
+    error = predicted - reward
+    assert found["rmse"].value == pytest.approx(np.mean(error**2) ** 0.5)
+    assert found["mae"].value == pytest.approx(np.abs(error).mean())
+    assert found["r2"].value == pytest.approx(1 - np.mean(error**2) / reward.var())
     ranks = [pl.Series(x).rank("average").to_numpy() for x in (reward, predicted)]
     assert found["spearman"].value == pytest.approx(np.corrcoef(*ranks)[0, 1])
     gaps = predicted[high][:, None] - predicted[~high]
@@ -274,7 +267,7 @@ def test_verdicts_at_their_thresholds(settings, said):
 
 @pytest.mark.parametrize(
     ("error", "verdict", "unit", "zero"),
-    [(0.5, "strong", 64.0, -320.0), (0.8, "moderate", 0.125, 2.0), (3.0, "no_signal", 2.0, 10.0)],
+    [(0.5, "strong", 64.0, -320.0), (3.0, "no_signal", 0.125, 10.0)],
 )
 def test_the_report_does_not_depend_on_the_unit_of_the_reward_nor_on_its_zero(log_root, error, verdict, unit, zero):
     one, other = (said_in_units(log_root, error, *units) for units in ((1.0, 0.0), (unit, zero)))

@@ -18,25 +18,17 @@ from recalign.data.sequences import Windows
 from recalign.data.sequences.splits import TRAIN
 from recalign.errors import InputError, NonNegative, Positive, Several
 from recalign.posttrain.data import UpstreamData
-from recalign.reward.net import RewardEnsemble, member_deviation
+from recalign.reward.net import member_deviation
 
 Pairing = Literal["logged", "sampled", "generated", "ensemble"]
 
-
-_DRAW_MORE = "draw more data.candidates, or use a reward that differs between a user's events"
-NONE_FOUND: dict[Pairing, tuple[str, str]] = {
-    "logged": (
-        "of the same user below that mean",
-        "use a reward that differs between a user's events, or pairs sampled",
-    ),
-    "sampled": ("drawn from the catalogue that the user has not seen", _DRAW_MORE),
-    "generated": ("drawn from the policy that the user has not seen", _DRAW_MORE),
-    "ensemble": (
-        "with an interval below that of another candidate",
-        "use a smaller data.width, or draw more data.candidates",
-    ),
+LOSERS: dict[Pairing, str] = {
+    "logged": "of the same user below that mean",
+    "sampled": "drawn from the catalogue that the user has not seen",
+    "generated": "drawn from the policy that the user has not seen",
+    "ensemble": "with an interval below that of another candidate",
 }
-"""If no pair can be made, the error says which losers were looked for, and a remedy."""
+"""Which losers each kind of pairs needs."""
 
 
 class PairData(UpstreamData):
@@ -110,10 +102,10 @@ class PairData(UpstreamData):
         if self.pairs in ("sampled", "generated"):
             kept &= good
         if not kept.any():
-            looked_for, remedy = NONE_FOUND[self.pairs]
+            remedy = "use a reward that differs between a user's events, other pairs, or more data.candidates"
             raise InputError(
                 f"no pairs can be made: of {len(kept):,} training events of users {self.users}, {good.sum():,} have a "
-                f"reward above their user's earlier mean, and none has {self.losers} {looked_for}",
+                f"reward above their user's earlier mean, and none has {self.losers} losers {LOSERS[self.pairs]}",
                 where="data.pairs",
                 remedy=remedy,
             )
@@ -126,15 +118,19 @@ class PairData(UpstreamData):
             return self._logged(windows, expected)
         trained = self.frame.filter((pl.col("split") == TRAIN) & (pl.col("item_id") > 0))
         seen_N = torch.from_numpy(np.unique(self._keys(trained["user"].cast(pl.Int64), trained["item_id"])))
-        last = self.sequences.num_warm  # users could not choose the others
+        warm = self.sequences.num_warm  # users could not choose the others
         item_EN = torch.zeros(len(self.sequences.frame), 1 + self.losers, dtype=torch.int64)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             policy = None if self.pairs == "sampled" else self.network("policy", f"pairs {self.pairs!r}").net
-            reward = self._ensemble() if self.pairs == "ensemble" else None
+            reward = self.network("reward", "pairs 'ensemble'").net if self.pairs == "ensemble" else None
+            if reward is not None and reward.members == 1:
+                what = "pairs 'ensemble' need a reward model with several members, and this one has a single member"
+                remedy = "train an ensemble: recalign fit reward --model.members 5"
+                raise InputError(what, where="data.reward_model", remedy=remedy)
             for batch in self.loader(windows, seen=False):
                 if policy is None:
-                    candidate_TC = torch.randint(1, last + 1, (len(batch.target_T), self.candidates))
+                    candidate_TC = torch.randint(1, warm + 1, (len(batch.target_T), self.candidates))
                 else:
                     candidate_TC = policy.sample(policy.encode(batch), self.candidates)
                 seen_TC = torch.isin(self._keys(batch.user_B[batch.row_T, None], candidate_TC), seen_N)
@@ -160,14 +156,6 @@ class PairData(UpstreamData):
     def _keys(self, user: Any, item: Any) -> Any:
         """One integer per (user, item)."""
         return user * (self.num_items + 1) + item
-
-    def _ensemble(self) -> RewardEnsemble:
-        reward = self.network("reward", f"pairs {self.pairs!r}").net
-        if reward.members == 1:
-            text = "pairs 'ensemble' need a reward model with several members, and this one has a single member"
-            remedy = "train an ensemble: recalign fit reward --model.members 5"
-            raise InputError(text, where="data.reward_model", remedy=remedy)
-        return reward
 
 
 def logged_pairs(
