@@ -52,8 +52,7 @@ from benchmarks.update.figures import (
     verdict,
 )
 from recalign.data.sequences import EventDataModule
-from recalign.data.sequences.earlier import EarlierLog
-from recalign.data.sequences.remember import remember
+from recalign.data.sequences.earlier import EarlierLog, remember
 from recalign.data.simulation import World, simulate
 from recalign.evaluation.baselines import SameForAll
 from recalign.recommender import Policy

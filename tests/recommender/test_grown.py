@@ -10,8 +10,7 @@ import pytest
 import small
 import torch
 
-from recalign.data.sequences.earlier import EarlierLog
-from recalign.data.sequences.remember import remember
+from recalign.data.sequences.earlier import EarlierLog, remember
 from recalign.errors import InputError
 from recalign.recommender import Recommender, RecommenderData
 from recalign.recommender.checkpoint import load_net

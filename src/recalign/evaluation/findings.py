@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 
 from recalign.data.events.division import LEAST
-from recalign.data.sequences.audit import OFTEN, SEEN
-from recalign.data.sequences.verdict import refused
+from recalign.data.sequences.audit import OFTEN, SEEN, refused
 from recalign.evaluation.comparison import ALL, EVALUATED, HITS, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable, Interval
 from recalign.recommender.interpolation import MIN_NDCG_RETAINED, RETENTION_CONFIDENCE

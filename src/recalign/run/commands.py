@@ -15,9 +15,8 @@ from rich.table import Table
 
 from recalign.data.events import render
 from recalign.data.sequences import EventDataModule
-from recalign.data.sequences.audit import audit_log
+from recalign.data.sequences.audit import audit_log, verdict
 from recalign.data.sequences.prepare import prepare as prepare_log
-from recalign.data.sequences.verdict import verdict
 from recalign.errors import InputError, printable, require_positive
 from recalign.files import write_parquet, write_text
 from recalign.recommender.recommendations import RECOMMENDATIONS

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from recalign.data.events import LogMapping
 from recalign.data.sequences import EventDataModule, High, LeaveLast, TimeSplit, UserCohort, Where
-from recalign.data.sequences.earlier import EarlierLog
-from recalign.data.sequences.remember import remember
+from recalign.data.sequences.earlier import EarlierLog, remember
 from recalign.errors import InputError
 from recalign.recommender.serving import met_new_items
 

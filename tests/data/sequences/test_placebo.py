@@ -67,3 +67,16 @@ def test_correlation_by_hand():
     assert correlation_within_users(first_N, second_N, user_N) == pytest.approx(-5 / np.sqrt(2 * 14))
     assert correlation_within_users(first_N, 3 * first_N + user_N, user_N) == pytest.approx(1)
     assert np.isnan(correlation_within_users(first_N, 1.0 * user_N, user_N))
+
+
+@pytest.mark.parametrize(("events", "left"), [(2, 0.90), (4, 0.71), (6, 0.51), (20, 0.12)])
+def test_in_short_histories_items_quality_is_left_in_the_users_mean(events, left):
+    random = np.random.default_rng(0)
+    user_N = np.repeat(np.arange(12000 // events), events)
+    item_N, quality_I = random.integers(0, 200, len(user_N)), random.normal(size=200)
+    reward_N = 0.5 * quality_I[item_N] + 0.5 * random.normal(size=user_N[-1] + 1)[user_N]
+    reward_N += 0.7 * random.normal(size=len(user_N))
+    given_N = permuted_rewards(reward_N, user_N, seed=1)
+    mean_I = np.bincount(item_N, given_N) / np.bincount(item_N)
+    assert np.corrcoef(mean_I, quality_I)[0, 1] == pytest.approx(left, abs=0.1)
+    assert abs(correlation_within_users(reward_N, given_N, user_N)) < 0.05  # which does not show it

@@ -20,12 +20,11 @@ from recalign.cli import main
 from recalign.data.events import ItemTable, LogMapping
 from recalign.data.sequences import EventDataModule, High, LeaveLast, Split, TimeSplit, Where
 from recalign.data.sequences import prepare as prepare_file
-from recalign.data.sequences.audit import audit_log
+from recalign.data.sequences.audit import audit_log, verdict
 from recalign.data.sequences.cache import FIGURES
 from recalign.data.sequences.earlier import EarlierLog
 from recalign.data.sequences.prepare import USERS_OF_FIGURES, prepare
 from recalign.data.sequences.relative import RelativeTo
-from recalign.data.sequences.verdict import verdict
 from recalign.errors import InputError
 from recalign.files import read_json
 

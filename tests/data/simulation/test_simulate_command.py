@@ -1,11 +1,16 @@
+import errno
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
+import polars as pl
 import pytest
+import yaml
 from jsonargparse import ArgumentParser
 
-from recalign.data.simulation.simulate_command import simulate
-from recalign.data.simulation.world import World
+from recalign.data.simulation import world
+from recalign.data.simulation.simulate_command import FILES, simulate, write
+from recalign.data.simulation.world import SD, Simulated, World
 
 SMALL = ["--users", "20", "--items", "40", "--events", "300"]
 
@@ -40,3 +45,40 @@ def test_the_settings_of_a_world_make_it_again(parser: ArgumentParser, tmp_path:
     run(parser, "--config", str(settings), "--out", str(tmp_path / "second"))
     first, second = (tmp_path / name / "simulated" / "events.parquet" for name in ("first", "second"))
     assert first.read_bytes() == second.read_bytes()
+
+
+def small(seed: int = 0) -> Simulated:
+    return world.simulate(World(users=20, items=40, events=300, seed=seed))
+
+
+def test_what_is_written_is_what_was_simulated(tmp_path: Path) -> None:
+    simulated = small()
+    folder = write(simulated, tmp_path / "new" / "root")
+    assert folder == tmp_path / "new" / "root" / "simulated"
+    assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
+    assert pl.read_parquet(folder / "events.parquet").equals(simulated.events)
+    with np.load(folder / "truth.npz", allow_pickle=False) as truth:
+        assert (truth["reward"] == simulated.truth_UI).all()
+        assert truth["reward"].dtype == np.float32
+        assert truth["users"].tolist() == list(range(1, 21))
+        assert truth["items"].tolist() == list(range(1, 41))
+        assert truth["sd"] == SD
+    assert World(**yaml.safe_load((folder / "world.yaml").read_text())) == simulated.world
+
+
+def test_a_world_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write(small(0), tmp_path)
+    before = {name: (folder / name).read_bytes() for name in FILES}
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(pl.DataFrame, "write_parquet", full)
+        with pytest.raises(OSError, match="No space left on device"):
+            write(small(1), tmp_path)
+    assert {name: (folder / name).read_bytes() for name in FILES} == before
+
+    write(small(1), tmp_path)
+    assert all((folder / name).read_bytes() != before[name] for name in FILES)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)

@@ -1,16 +1,20 @@
-"""The figures of ``recalign check`` on a split: sizes, unseen items, users left out, leaks."""
+"""``recalign check``: figures of a split (sizes, unseen items, users left out, leaks), and a verdict on them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
 
 import numpy as np
 import polars as pl
 
 from recalign.data.events import EventTable, audit, data_root, read_features
-from recalign.data.events.audit import TIES, Section
-from recalign.data.events.division import FEW, SHORT, divide
-from recalign.data.events.items import feature_figures
+from recalign.data.events.audit import GAP_AUC, HINT, LEAK, OLD, OUTLIERS, REPEATS, RESOLUTION, REWARDED, TIES, Section
+from recalign.data.events.division import FEW, LEARN, SHORT, divide, unmeasurable
+from recalign.data.events.guess import MOST_HIGH
+from recalign.data.events.items import SECOND_ID, feature_figures
 from recalign.data.sequences.data import EventDataModule
 from recalign.data.sequences.splits import LeaveLast, Split, TimeSplit
 from recalign.data.sequences.store import PARTS, Part, Sequences
@@ -34,6 +38,20 @@ OFTEN = 0.2
 """Share of test targets, or of events, above which a fault of the log makes figures hard to read. A fifth of misses
 takes a fifth off every ndcg and widens intervals, beside a gain, by an eighth (1 / sqrt(0.8)); a fifth of ties makes at
 least a tenth of the next events arbitrary."""
+Word = Literal["usable", "with care", "do not train"]
+REFUSED: Word = "do not train"
+REPEATED = 0.001
+"""Share of repeated events above which to say so."""
+REPORTED = 0.01
+"""Share of what was shown at random without a reward, above which to say so."""
+MOSTLY = 0.5
+"""Share of the variance that comes from outliers, above which to warn."""
+FEWER = 0.75
+"""What another split has to leave of the misses, at most, to be proposed."""
+JUDGES_NEED = 800
+"""Training rewards of a group of judges below which many know nothing of another user's rewards. In simulated worlds as
+noisy as ML-100K 5 % of the judges with 1,050 know nothing, and 45 % of those with 460; with twice the noise 85 and 90 %
+(benchmarks/trust_worlds.py judges)."""
 
 
 def audit_log(data: EventDataModule) -> dict[str, Section]:
@@ -46,8 +64,13 @@ def audit_log(data: EventDataModule) -> dict[str, Section]:
         "split": split_figures(sequences, max_length, stride),
     }
     if data.log_.is_random is not None:
-        sections["exposure"] = _exposure(sequences.frame, data.log_.propensity is not None)
-    if isinstance(data.split, LeaveLast | TimeSplit) and _is_doubtful(sections):
+        drawn = sequences.frame.filter("is_random")
+        known = drawn.clear() if data.log_.propensity is None else drawn.drop_nulls("propensity")
+        unrewarded = known["reward"].null_count()
+        sections["exposure"] = {DRAWN: drawn.height, CHANCES: known.height, UNREWARDED: unrewarded}
+    faults = sections["test"][MISSES], sections["repeated items and times"].get(TIES, 0)
+    doubtful = max(map(float, faults)) > OFTEN or users_tested(sections) < FEW
+    if doubtful and isinstance(data.split, LeaveLast | TimeSplit):
         sections |= other_splits(sequences, data.split)
     return {**sections, LEAKS: leaks(sequences, max_length, stride, data.log_.timestamp is not None)}
 
@@ -69,21 +92,9 @@ def log_figures(data: EventDataModule) -> dict[str, Section]:
     return {**sections, "titles": data.titles_and_counts[1]}
 
 
-def _exposure(frame: pl.DataFrame, weighed: bool) -> Section:
-    drawn = frame.filter("is_random")
-    known = drawn.filter(pl.col("propensity").is_not_null()) if weighed else drawn.clear()
-    return {DRAWN: drawn.height, CHANCES: known.height, UNREWARDED: known["reward"].null_count()}
-
-
 def users_tested(sections: Mapping[str, Section]) -> int:
     """Users with test events and a history to predict them from."""
     return int(sections["test"]["users"]) - int(sections["split"][LEFT_OUT])
-
-
-def _is_doubtful(sections: Mapping[str, Section]) -> bool:
-    """Whether another split may be better."""
-    faults = sections["test"][MISSES], sections["repeated items and times"].get(TIES, 0)
-    return max(map(float, faults)) > OFTEN or users_tested(sections) < FEW
 
 
 def other_splits(sequences: Sequences, split: Split) -> dict[str, Section]:
@@ -99,16 +110,11 @@ def other_splits(sequences: Sequences, split: Split) -> dict[str, Section]:
         if other != split and test.any() and not test.all():
             trained = frame["item"].filter(part == PARTS["train"]).unique()
             past = frame["user"].filter(~test).unique()
-            users[_yaml_line(other)] = int(frame["user"].filter(test).unique().is_in(past.implode()).sum())
-            misses[_yaml_line(other)] = 1 - float(frame["item"].filter(test).is_in(trained.implode()).mean())  # type: ignore[arg-type]
+            given = ", ".join(f"{key}: {[*cut] if isinstance(cut, tuple) else cut}" for key, cut in vars(other).items())
+            line = f"split: {{class_path: recalign.data.sequences.{type(other).__name__}, init_args: {{{given}}}}}"
+            users[line] = int(frame["user"].filter(test).unique().is_in(past.implode()).sum())
+            misses[line] = 1 - float(frame["item"].filter(test).is_in(trained.implode()).mean())  # type: ignore[arg-type]
     return {OTHER_USERS: users, OTHER_MISSES: misses}
-
-
-def _yaml_line(split: LeaveLast | TimeSplit) -> str:
-    given = ", ".join(
-        f"{key}: {list(value) if isinstance(value, tuple) else value}" for key, value in vars(split).items()
-    )
-    return f"split: {{class_path: recalign.data.sequences.{type(split).__name__}, init_args: {{{given}}}}}"
 
 
 def part_figures(sequences: Sequences, part: Part) -> Section:
@@ -132,37 +138,30 @@ def split_figures(sequences: Sequences, max_length: int, stride: int | None = No
     """What the split leaves to train and test on."""
     groups, counts = np.unique(sequences.group, return_counts=True)
     targets = int(training_windows(sequences, sequences.users_in("all"), max_length, stride).offset[-1])
-    count_U = {part: _events_of(sequences, part) for part in PARTS}
+    frame = sequences.frame
+    count_U = {
+        part: np.bincount(frame["user"].filter(frame["split"] == PARTS[part]).to_numpy(), minlength=sequences.num_users)
+        for part in PARTS
+    }
     tested, in_a = count_U["test"] > 0, sequences.users_in("A")
+    rated_N = frame["user"].filter(frame["reward"].is_not_null() & (frame["split"] == PARTS["train"])).to_numpy()
+    judged = min(int(sequences.users_in(group)[rated_N].sum()) for group in ("B1", "B2"))
     return {
         CATALOGUE: sequences.num_warm,
         **({COLD: sequences.num_items - sequences.num_warm} if sequences.features else {}),
-        HIGH: float(sequences.frame["high"].mean()),  # type: ignore[arg-type]
+        HIGH: float(frame["high"].mean()),  # type: ignore[arg-type]
         LEFT_OUT: int(tested.sum() - with_events(sequences).sum()),
-        LONGER: int((np.bincount(sequences.frame["user"].to_numpy()) >= SHORT).sum()),
+        LONGER: int((np.bincount(frame["user"].to_numpy()) >= SHORT).sum()),
         "users of A with test events": int((in_a & tested).sum()),
         "users of A with validation events": int((in_a & (count_U["validation"] > 0)).sum()),
         PAIRS: int((in_a & (count_U["validation"] > 1)).sum()),
         LEFT: int(np.median(count_U["train"][tested])),
-        **({JUDGED: _rewards_of_judges(sequences)} if sequences.frame["reward"].count() and not in_a.all() else {}),
+        **({JUDGED: judged} if frame["reward"].count() and not in_a.all() else {}),
         "events of the longest history": int(np.diff(sequences.offset).max()),
         "newest events of a history that a model sees": max_length,
         f"training targets ({'the newest' if stride is None else 'all but the first'} events of each user)": targets,
         **{f"users in group {group}": int(count) for group, count in zip(groups, counts, strict=True)},
     }
-
-
-def _events_of(sequences: Sequences, part: Part) -> np.ndarray:
-    """Events of each user in a part. Shape: -> int64 (U,)."""
-    user = sequences.frame["user"].filter(sequences.frame["split"] == PARTS[part])
-    return np.bincount(user.to_numpy(), minlength=sequences.num_users)
-
-
-def _rewards_of_judges(sequences: Sequences) -> int:
-    """Training rewards of B1 or of B2, whichever has fewer: the log's own, though judges may be given others."""
-    trained = sequences.frame.filter(pl.col("reward").is_not_null() & (pl.col("split") == PARTS["train"]))
-    user_N = trained["user"].to_numpy()
-    return min(int(sequences.users_in(group)[user_N].sum()) for group in ("B1", "B2"))
 
 
 def leaks(sequences: Sequences, max_length: int, stride: int | None = None, timed: bool = True) -> Section:
@@ -180,3 +179,164 @@ def leaks(sequences: Sequences, max_length: int, stride: int | None = None, time
         "users whose test begins before their training ends": early.height,
         "test events seen in training": int(np.isin(test.event, train.event).sum()),
     }
+
+
+@dataclass(frozen=True)
+class Concern:
+    """What a user should know of a log before training on it; serious: training on it would mislead."""
+
+    serious: bool
+    text: str
+
+
+care, stop = partial(Concern, False), partial(Concern, True)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a log may be trained on."""
+
+    concerns: list[Concern]
+
+    @property
+    def word(self) -> Word:
+        if not self.concerns:
+            return "usable"
+        return REFUSED if any(concern.serious for concern in self.concerns) else "with care"
+
+    def __str__(self) -> str:
+        """The word, then a line for each concern, serious ones first."""
+        ordered = sorted(self.concerns, key=lambda concern: not concern.serious)
+        return "\n".join([f"verdict: {self.word}", *(f"- {concern.text}" for concern in ordered)])
+
+
+def refused(said: str) -> str | None:
+    """The first serious concern of a verdict as it is printed; None where it lets the log be trained on."""
+    word, *concerns = said.split("\n")
+    return concerns[0].removeprefix("- ") if word == f"verdict: {REFUSED}" else None
+
+
+def verdict(sections: Mapping[str, Section], time_unit: str) -> Verdict:
+    """Judge the figures that `audit_log` computes.
+
+    Args:
+        sections: the figures.
+        time_unit: in which the log's timestamps were read.
+    """
+    found = (*_rewards(sections), *_events(sections, time_unit), *_measured(sections))
+    return Verdict([*found, *(stop(f"{name}: {count:,}") for name, count in sections[LEAKS].items() if count)])
+
+
+def _rewards(sections: Mapping[str, Section]) -> Iterator[Concern]:
+    """What rewards, and events shown at random, can be learned from."""
+    rewards, exposure = sections.get("reward", {}), sections.get("exposure", {})
+    if not rewards.get(REWARDED):
+        yield care("no event has a reward: a recommender can be trained, but there is nothing to align it to")
+        return
+    area, seconds = float(rewards.get(GAP_AUC, 0.5)), rewards.get(RESOLUTION)
+    floored = f"floor the times (data.log.time_resolution{f': {seconds}' if seconds else ', a day or more'})"
+    if area >= LEAK:
+        yield stop(
+            f"the time between events tells a high reward (AUC {area:.2f}), and a model that sees times reads it off "
+            f"them: {floored}, or make one event of several (data.log.collapse)"
+        )
+    elif area >= HINT:
+        yield care(f"the time between events hints at a high reward (AUC {area:.2f}): {floored}")
+    if (due := float(rewards.get(OUTLIERS, 0))) > MOSTLY:
+        yield stop(
+            f"{due:.0%} of the variance of the rewards is due to one in a thousand, and all is learned from a few "
+            "outliers: bound the reward, as in least(reward, 10)"
+        )
+    if (share := float(sections["split"][HIGH])) == 0 or share > 1 - MOST_HIGH:  # few are left to tell from
+        yield care(f"{share:.0%} of the events have a high reward, so high/* says little: see data.high")
+    if (known := int(rewards[REWARDED]) / int(sections["log"]["events"])) < 0.5:
+        yield care(f"{known:.0%} of the events have a reward: methods learn from these alone")
+    chances, unrewarded = int(exposure.get(CHANCES, 0)), int(exposure.get(UNREWARDED, 0))
+    if exposure.get(DRAWN) and not chances:
+        yield care(
+            f"{exposure[DRAWN]:,} events were shown at random, and nothing tells how probably, so no policy is "
+            "valued by them: name a column with the chance of each draw (data.log.propensity)"
+        )
+    elif unrewarded > REPORTED * chances:
+        yield care(
+            f"{unrewarded / chances:.0%} of the events that were shown at random have no reward, and off-policy values "
+            "leave them out: say in data.reward what such an event is worth, as in coalesce(reward, 3)"
+        )
+
+
+def _events(sections: Mapping[str, Section], time_unit: str) -> Iterator[Concern]:
+    """Repeats, features and times."""
+    log, repetition = sections["log"], sections["repeated items and times"]
+    repeats, events = int(repetition.get(REPEATS, 0)), int(log["events"])
+    if repeats > REPEATED * events:
+        yield care(
+            f"{repeats:,} events ({repeats / events:.1%}) repeat another in every column: if they were logged twice, "
+            "set data.log.drop_repeats: true"
+        )
+    for name, count in sections.get("item features", {}).items():
+        feature, _, kind = name.rpartition(": ")
+        if kind == SECOND_ID:
+            yield care(
+                f"the feature {feature} has {count:,} categories, and most items have none that another item has too: "
+                "it names items rather than describing them"
+            )
+    if (tied := float(repetition.get(TIES, 0))) > OFTEN:
+        others = sections.get(OTHER_USERS, {})
+        line = next((one for one, users in others.items() if "TimeSplit" in one and int(users) >= FEW), None)
+        yield care(
+            f"{tied:.0%} of the events share their time with another of the same user. If the file's order is not that "
+            f"in which they happened, at least {tied / 2:.0%} of the next events are noise: name a column of finer "
+            "times in data.log.timestamp" + (f", or keep them in one part with data.{line}" if line else "")
+        )
+    if old := int(log.get(OLD, 0)):
+        yield care(f"{old:,} events are before 1990, and most are later: other units, or 0 for no time?")
+    first, last = (str(sections[part][day]) for part, day in (("train", "first day"), ("test", "last day")))
+    if last.startswith("1970") and time_unit in ("ms", "us"):
+        yield stop(f"all events are of 1970: is data.log.time_unit {time_unit} right?")
+    elif first == last and "first event" in log:
+        yield care(f"all events are of one day, {first}: is data.log.time_unit right?")
+
+
+def _measured(sections: Mapping[str, Section]) -> Iterator[Concern]:
+    """What can be measured: on which targets, of how many users, by which judges."""
+    test, split, tested = sections["test"], sections["split"], users_tested(sections)
+    if (seen := float(test[SEEN])) > OFTEN:
+        yield care(
+            f"in {seen:.0%} of the test events the user had seen the item before. They are ranked, though items seen "
+            "are never recommended, and a chain ships nothing by them: data.log.collapse: true makes one event of a "
+            "user's events on an item"
+        )
+    users_of, misses_of = sections.get(OTHER_USERS, {}), sections.get(OTHER_MISSES, {})
+    if (unseen := float(test[MISSES])) > OFTEN:
+        others = {one: float(share) for one, share in misses_of.items() if int(users_of[one]) >= min(FEW, tested)}
+        best = min(others, key=lambda one: others[one], default=None)
+        remedy = "Name items more coarsely (a product, not its variants), or leave rare ones out of the table"
+        if best is not None and others[best] <= FEWER * unseen:
+            remedy = f"They are {others[best]:.0%} with data.{best}"
+        yield care(
+            f"{unseen:.0%} of the test events are on items unseen in training: all of them are misses, so that no "
+            f"method's ndcg is above {1 - unseen:.2f}. {remedy}"
+        )
+    if (median := int(sections["events per user"]["median"])) < SHORT:
+        longer = int(split[LONGER])
+        yield care(
+            f"the median user has {median} event{'s' * (median != 1)}, and {SHORT} are one to test on, one to validate "
+            f"on and {LEARN} to learn a taste from: gains will be small. {longer:,} users have {SHORT} or more"
+            + (": leave the others out of the table" if longer >= FEW else "")
+        )
+    if not split[PAIRS] and int(split[LEFT]) < LEARN:
+        yield care(
+            f"no user of A has two validation events, and the median one {split[LEFT]} in training: nothing "
+            "tells whether a user's rewards are put in the right order"
+        )
+    if tested < FEW:
+        line, most = max(users_of.items(), key=lambda one: int(one[1]), default=("", 0))
+        why = unmeasurable(tested)
+        text = why or f"{tested} users have test events: intervals will be wide"
+        yield Concern(bool(why), text + (f". {most:,} have with data.{line}" if int(most) > tested else ""))
+    known = int(split.get(JUDGED, JUDGES_NEED))
+    if known < JUDGES_NEED and any(f"users in group {group}" in split for group in ("B1", "B2")):
+        yield care(
+            f"judges learn from {known:,} rewards, and with fewer than {JUDGES_NEED:,} many know nothing, so that a "
+            "chain ships nothing: lower data.share_a (to 0.4), or add users, or events with a reward"
+        )

@@ -15,15 +15,7 @@ import polars as pl
 import torch
 from lightning import LightningDataModule
 
-from recalign.data.events import (
-    EventTable,
-    LogMapping,
-    Report,
-    data_root,
-    fingerprint,
-    load_events,
-    read_titles,
-)
+from recalign.data.events import EventTable, LogMapping, Report, data_root, fingerprint, load_events, read_titles
 from recalign.data.events.audit import Section
 from recalign.data.events.items import titles_digest
 from recalign.data.sequences.batch import Batch, collate
@@ -95,7 +87,7 @@ class EventDataModule(LightningDataModule):
         split: Split = LeaveLast(test=10, validation=5),  # noqa: B008
         root: str | None = None,
         users: Group = "all",
-        share_a: float = 0.7,
+        share_a: ShareOrZero = 0.7,
         min_events: Positive[int] = 1,
         max_length: Positive[int] = 200,
         stride: int | None = None,
@@ -109,7 +101,7 @@ class EventDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         given = {"max_length": max_length, "batch_tokens": batch_tokens, "stride": stride, "min_events": min_events}
-        self.check_settings(given | {"untouched": untouched, "seed": seed})
+        self.check_settings(given | {"untouched": untouched, "share_a": share_a, "seed": seed})
         self.log_, self.reward, self.high, self.split, self.root = log, reward, high, split, root
         self.groups, self.min_events, self.cache = UserGroups(share_a), min_events, cache
         self.relative_to, self.grows_from = relative_to, grows_from

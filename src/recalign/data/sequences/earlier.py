@@ -22,7 +22,7 @@ from recalign import artifacts
 from recalign.data.events import EventTable, LogMapping
 from recalign.data.sequences.splits import TRAIN
 from recalign.errors import InputError
-from recalign.files import digest, read_json
+from recalign.files import digest, read_json, write_json
 
 USERS, ITEMS, FACTS = "users.arrow", "items.arrow", "log.json"
 WHERE_ROWS_ARE = ("name", "files", "header", "separator", "items", "truth", "fetch")
@@ -61,10 +61,6 @@ class EarlierLog:
             what = f"{facts['refusal']}, so no log can continue this one"
             raise InputError(what, where=self.folder, remedy="train a chain on the new log anew")
         return facts | {"digest": digest(seal.digests)[:16]}
-
-    @property
-    def digest(self) -> str:
-        return str(self.facts["digest"])
 
     @functools.cached_property
     def users(self) -> pl.DataFrame:
@@ -140,7 +136,7 @@ class EarlierLog:
 
         Shape: bool (U,).
         """
-        drawn_U = np.random.default_rng([seed, int(self.digest, 16)]).random(len(trained_U)) < untouched
+        drawn_U = np.random.default_rng([seed, int(self.facts["digest"], 16)]).random(len(trained_U)) < untouched
         return (trained_U > self.trained(len(trained_U))) | drawn_U
 
     def _numbers(self, table: EventTable) -> pl.Series:
@@ -162,6 +158,39 @@ class EarlierLog:
         if len(lost):
             what = f"this log lacks {len(lost):,} of the earlier log's {len(old):,} {which}, such as {lost[0]}"
             raise InputError(what, where=KEY, remedy=TRAIN_ANEW)
+
+
+def remember(data: Any, folder: Path) -> None:
+    """Write what a log needs that continues this one (`EarlierLog`), unless it lies there already.
+
+    Args:
+        data: the log's `EventDataModule`.
+        folder: is published whole (`recalign.artifacts`). It holds raw ids, and no event.
+    """
+    sequences, settings = data.sequences, data.reward_settings | {"share_a": data.groups.share}
+    refusal = "its items are known by their features" if sequences.features is not None else ""
+    if sequences.by_time is not sequences:
+        refusal = "its split does not follow time"
+    known = np.diff(sequences.offset)
+    columns = {"item": sequences.item, "timestamp": sequences.time, "reward": sequences.reward}
+    events, rewards = event_digests(pl.DataFrame({"user": np.repeat(np.arange(len(known)), known)} | columns))
+    facts = {
+        "read_by": {key: digest(value) for key, value in (meaning(data.log_) | settings).items()},
+        "events": events,
+        "event_rewards": rewards,
+        "ranked": data.relative_to is not None,
+        "refusal": refusal,
+        "name": data.log_.name,
+        "catalogue": sequences.catalogue,
+        "rewards": sequences.rewards,
+    }
+    if artifacts.check(folder, key := {"log": sequences.fingerprint, "facts": digest(facts)}).fresh:
+        return
+    with artifacts.publish(folder, key) as part:
+        users = pl.DataFrame({"user": sequences.users, "known": known, "trained": sequences.trained})
+        users.write_ipc(part / USERS)
+        sequences.items.alias("item").to_frame().write_ipc(part / ITEMS)
+        write_json(part / FACTS, facts)
 
 
 def places(ids: pl.Series, order: pl.Series, first: int = 0) -> np.ndarray:

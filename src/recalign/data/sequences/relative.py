@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +9,7 @@ import polars as pl
 
 from recalign.data.events.expression import refuse_names
 from recalign.data.sequences.splits import PARTED, TRAIN, training_bins
-from recalign.errors import require_positive
+from recalign.ranges import Positive, check_ranges
 
 
 @dataclass(frozen=True)
@@ -28,10 +27,10 @@ class RelativeTo:
     """
 
     column: str
-    bins: int = 10
+    bins: Positive[int] = 10
 
     def __post_init__(self) -> None:
-        require_positive("data.relative_to", {"bins": operator.index(self.bins)}, "bins")
+        check_ranges(RelativeTo, vars(self), "data.relative_to")
 
     def ranks(self, frame: pl.DataFrame, where: str = "data.relative_to.column") -> pl.Series:
         """The relative reward of each event: f64, null where it has no reward, no bin, or a bin without training ones.

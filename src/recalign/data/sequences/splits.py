@@ -18,7 +18,8 @@ from recalign.data.events import EventTable
 from recalign.data.events.expression import as_bool, evaluate, refuse_names
 from recalign.data.events.log import PREPARED
 from recalign.data.events.messages import did_you_mean
-from recalign.errors import InputError, require_positive
+from recalign.errors import InputError
+from recalign.ranges import Fraction, NonNegative, Positive, ShareOrZero, check_ranges
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 """The parts, as the column ``split`` holds them."""
@@ -68,11 +69,11 @@ class LeaveLast(Split):
         validation: validation events per user.
     """
 
-    test: int = 1
-    validation: int = 1
+    test: NonNegative[int] = 1
+    validation: NonNegative[int] = 1
 
     def __post_init__(self) -> None:
-        require_positive("data.split", vars(self), "test", "validation", or_zero=True)
+        check_ranges(LeaveLast, vars(self), "data.split")
 
     def assign(self, table: EventTable) -> pl.Series:
         _require_time(table, self)
@@ -137,12 +138,10 @@ class Where(Split):
     """
 
     test: str = "is_random"
-    validation: float = 0.1
+    validation: ShareOrZero = 0.1
 
     def __post_init__(self) -> None:
-        if not 0 <= self.validation < 1:
-            what, remedy = f"{self.validation} is no share", "give one from 0 to 1, such as validation: 0.1"
-            raise InputError(what, where="data.split.validation", remedy=remedy)
+        check_ranges(Where, vars(self), "data.split")
 
     def assign(self, table: EventTable) -> pl.Series:
         test = _condition(table.frame, self.test, "data.split.test")
@@ -165,20 +164,15 @@ class High:
     """
 
     expression: str | None = None
-    quantile: float | None = None
+    quantile: Fraction | None = None
     within: str | None = None
-    bins: int = 10
+    bins: Positive[int] = 10
 
     def __post_init__(self) -> None:
         if (self.expression is None) == (self.quantile is None):
-            both = self.expression is not None
-            remedy = "set the other to null: --data.high.expression null" if both else "give --data.high.quantile 0.75"
-            what = "takes an expression or a quantile, " + ("not both" if both else "and has neither")
+            what, remedy = "takes an expression or a quantile, not both", "set one to null: --data.high.expression null"
             raise InputError(what, where="data.high", remedy=remedy)
-        if self.quantile is not None and not 0 < self.quantile < 1:
-            what = f"{self.quantile} is not a quantile"
-            raise InputError(what, where="data.high.quantile", remedy="give one in 0..1")
-        require_positive("data.high", vars(self), "bins")
+        check_ranges(High, vars(self), "data.high")
 
     def mark(self, frame: pl.DataFrame) -> pl.Series:
         """Mark the events whose reward is high; false where a column that it depends on is null.
@@ -190,15 +184,11 @@ class High:
         reward, trained = pl.col("reward"), pl.col("split") == TRAIN
         limit = reward.filter(trained).quantile(self.quantile or 0.0, "linear").over("bin")
         high = pl.col("bin").is_not_null() & (reward > limit).fill_null(False)
-        binned = frame.select("reward", "split").with_columns(bin=self._bins(frame))
-        return binned.select(high.alias("high")).to_series()
-
-    def _bins(self, frame: pl.DataFrame) -> pl.Series:
-        """The bin of each event, null where ``within`` is."""
-        if self.within is None:
-            return pl.repeat(0, len(frame), eager=True)
-        refuse_names(self.within, PARTED, "data.high.within", [self.within])
-        return training_bins(frame, self.within, self.bins, frame["split"] == TRAIN, "data.high.within")
+        bin_N = pl.repeat(0, len(frame), eager=True)
+        if self.within is not None:
+            refuse_names(self.within, PARTED, "data.high.within", [self.within])
+            bin_N = training_bins(frame, self.within, self.bins, frame["split"] == TRAIN, "data.high.within")
+        return frame.select("reward", "split").with_columns(bin=bin_N).select(high.alias("high")).to_series()
 
 
 @dataclass(frozen=True)
@@ -213,10 +203,6 @@ class UserGroups:
     """
 
     share: float = 0.7
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.share <= 1:
-            raise InputError(f"{self.share} is not a share of users", where="data.share_a", remedy="give one in 0..1")
 
     def assign(self, raw_ids: pl.Series) -> pl.Series:
         """The group (``A``, ``B1``, ``B2``) of each user, in the order of ``raw_ids``."""
@@ -244,14 +230,9 @@ def _require_time(table: EventTable, split: Split) -> None:
 
 
 def training_bins(frame: pl.DataFrame, column: str, bins: int, trained: pl.Series, where: str) -> pl.Series:
-    """The bin of each event by a column, from 0; null where the column is null or NaN.
+    """The bin of each event by a numeric column, from 0; null where that is null or NaN.
 
-    Args:
-        frame: the events.
-        column: numeric, such as a video's duration.
-        bins: how many, of equal size on training rows.
-        trained: bool, the training rows.
-        where: the setting that names the column, for errors.
+    Bins are of equal size on the rows ``trained``. ``where``: the setting that names the column, for errors.
 
     Raises:
         InputError: there is no such column, or it holds no numbers in the training part.

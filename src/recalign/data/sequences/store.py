@@ -224,13 +224,8 @@ def number_items(
 ) -> tuple[pl.Series, np.ndarray, int]:
     """The items of the catalogue, the number of each of the log's items in it, 0 for none, and how many are warm.
 
-    Args:
-        items: raw ids of the log's items, sorted.
-        warm_I: which of them have training events enough.
-        known_items: which have features; None: none, and only these are in the catalogue.
-        earlier: its items come first, in their order, whether they still have events enough or not.
-
-    Shape: -> raw ids (V,), int32 (I,).
+    ``items`` are sorted raw ids, ``warm_I`` says which have training events enough. Items of ``earlier`` come first, in
+    their order, whether they still have enough or not. Shape: -> raw ids (V,), int32 (I,).
     """
     number_I = warm_I * warm_I.cumsum(dtype=np.int32)
     warm = items.filter(pl.Series(warm_I))
@@ -257,18 +252,9 @@ def index(
     high: High | None,
     relative_to: RelativeTo | None = None,
 ) -> tuple[pl.DataFrame, dict[str, np.ndarray]]:
-    """Number the events, and say which item of the catalogue each has.
+    """`Sequences.frame` and the arrays of `Sequences` by name, of events from `assign`.
 
-    Args:
-        frame: from `assign`.
-        number_I: of each item in the catalogue (`number_items`).
-        warm: items up to this number have training events; those of others are left out.
-        users: U.
-        high: which rewards are high.
-        relative_to: within which bins rewards are ranked, if they are.
-
-    Returns:
-        `Sequences.frame`, and the arrays of `Sequences` by name.
+    ``number_I`` and ``warm`` are from `number_items`: training events of items that are not warm are left out.
     """
     item_id = pl.Series(number_I[frame["item"].to_numpy()])
     if (dropped := ~item_id.is_between(1, warm) & (frame["split"] == TRAIN)).any():
@@ -277,7 +263,8 @@ def index(
         frame = frame.with_columns(relative_to.ranks(frame))
     marks = high.mark(frame) if high else pl.repeat(False, len(frame), eager=True)
     user_N, item_id_N = frame["user"].to_numpy(), item_id.to_numpy()
-    known = _known(user_N, item_id_N > 0)
+    before_N, first = (item_id_N > 0).cumsum(dtype=np.int32) - (item_id_N > 0), np.flatnonzero(is_first(user_N))
+    known = before_N - np.repeat(before_N[first], np.diff(first, append=len(user_N)))  # earlier ones of the same user
     frame = frame.drop({"event", "item_id", "known"} & set(frame.columns))
     frame = frame.with_columns(marks.alias("high"), item_id.alias("item_id"), pl.Series("known", known))
     frame = frame.with_row_index("event")
@@ -305,13 +292,6 @@ def with_rare_items(report: Report, items: pl.Series, count_I: np.ndarray, min_e
     return replace(report, used=report.used - count, notes=(*report.notes, note))
 
 
-def _known(user_N: np.ndarray, is_known_N: np.ndarray) -> np.ndarray:
-    """The number of known events of the same user before each. Shape: sorted (N,), bool (N,) -> int32 (N,)."""
-    before_N = is_known_N.cumsum(dtype=np.int32) - is_known_N
-    first = np.flatnonzero(is_first(user_N))
-    return before_N - np.repeat(before_N[first], np.diff(first, append=len(user_N)))
-
-
 def is_first(key: np.ndarray) -> np.ndarray:
     """Whether each value differs from the one before it; the first does."""
     return np.append(True, key[1:] != key[:-1])[: len(key)]
@@ -328,7 +308,7 @@ def fingerprint_of(
 ) -> str:
     """`Sequences.fingerprint`, from the fingerprint of the log."""
     # without these, as it was before there were any
-    more = [*([repr(relative_to)] if relative_to else []), *([{"earlier": earlier.digest}] if earlier else [])]
+    more = [*([repr(relative_to)] if relative_to else []), *([{"earlier": earlier.facts["digest"]}] if earlier else [])]
     return digest(log, repr(split), repr(high), repr(groups), min_events, *more)[:16]
 
 
@@ -341,13 +321,7 @@ def catalogue_digest(items: pl.Series, frame: pl.DataFrame) -> str:
 
 
 def check_parts(sizes: np.ndarray, most_trained: int, split: Split, min_events: int) -> None:
-    """Refuse a split that leaves nothing to train or measure on.
-
-    Args:
-        sizes: from `part_sizes`.
-        most_trained: training events of the user who has the most.
-        split, min_events: for the message.
-    """
+    """Refuse a split that leaves nothing to train or measure on: by `part_sizes`, and a user's most training events."""
     rare = f" and data.min_events {min_events}" if min_events > 1 else ""
     if empty := [name for name, part in PARTS.items() if not sizes[part]]:
         text = f"{split}{rare} leaves no events for {', '.join(empty)} (of {sizes.sum()})"

@@ -81,6 +81,7 @@ def standardise_circumstance(under_N: Bools) -> Floats:
 
 
 def time_slice(second_N: Ints) -> Ints:
+    """The slice of time that each second is in, for `People.fashion_TI`."""
     return np.minimum(second_N * SLICES // SPAN, SLICES - 1)
 
 

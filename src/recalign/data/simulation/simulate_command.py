@@ -1,11 +1,19 @@
-"""The command `recalign simulate`."""
+"""The command `recalign simulate`: a simulated log in files, for `conf/data/simulated.yaml` to read."""
 
+from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from recalign.data.simulation.files import FILES, write
-from recalign.data.simulation.world import World
-from recalign.data.simulation.world import simulate as draw
+import numpy as np
+import yaml
+
+from recalign.data.events.log import SIMULATED
+from recalign.data.simulation import world
+from recalign.data.simulation.world import SD, Simulated, World
+from recalign.files import atomic_write
+
+FILES = ("world.yaml", "truth.npz", "events.parquet")
 
 
 def simulate(out: Path = Path("data"), **settings: Any) -> None:
@@ -15,9 +23,29 @@ def simulate(out: Path = Path("data"), **settings: Any) -> None:
         out: the data root; its folder simulated/ gets the log.
         settings: fields of `World`.
     """
-    simulated = draw(World(**settings))
+    simulated = world.simulate(World(**settings))
     folder = write(simulated, out)
     for name in FILES:
         print(folder / name)
     events = simulated.events
     print(f"{len(events):,} events of {events['user'].n_unique():,} users on {events['item'].n_unique():,} items")
+
+
+def write(simulated: Simulated, out: Path) -> Path:
+    """Write `simulated/` under `out`: world.yaml (the settings), truth.npz and events.parquet (the log).
+
+    truth.npz holds `reward` float32 (users, items), the raw ids `users` and `items` of its rows and columns, and `sd`,
+    the standard deviation of the true satisfaction. The files are renamed into place only when all three are complete.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    folder = out / SIMULATED
+    with ExitStack() as stack:
+        settings, truth, log = (stack.enter_context(atomic_write(folder / name)) for name in FILES)
+        settings.write_text(yaml.safe_dump(asdict(simulated.world), sort_keys=False))
+        with truth.open("wb") as file:  # given a path, NumPy would add a suffix
+            users, items = simulated.users, simulated.items
+            np.savez(file, reward=simulated.truth_UI, users=users, items=items, sd=np.float64(SD))
+        simulated.events.write_parquet(log)
+    return folder

@@ -19,6 +19,7 @@ SD = 0.72  # of the true satisfaction, in reward points: the unit of all sizes
 START = 874_724_710  # timestamp of the first second: ML-100K's
 TAIL = 3  # degrees of freedom of heavy-tailed noise: the fewest with finite variance
 
+LARGEST = 2**63 - 1  # of a setting without a limit of its own
 SIZES = ("signal", "noise", "generosity", "habit", "fashion", "circumstance", "confounding")
 Noise = Literal["gaussian", "heavy", "fashion"]
 
@@ -67,21 +68,17 @@ class World:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        least, most, largest = max(100, self.users), self.users * self.most, np.finfo(float).max
-        size = "give 0 or more, in standard deviations of the true satisfaction"
-        limits = {
-            "users": (10, largest, "give at least 10"),
-            "items": (20, largest, "give at least 20"),
-            "events": (least, most, f"give {least} to {most} (half the catalogue a user), or change users and items"),
-            **dict.fromkeys(SIZES, (0, largest, size)),
-            "drift": (0, 1, "give a share from 0 to 1"),
-            "missing": (0, 0.9, "give a share from 0 to 0.9"),
-            "random": (0, 1, "give a share from 0 to 1"),
-            "seed": (0, largest, "give 0 or more"),
+        ranges = {
+            "users": (10, LARGEST),
+            "items": (20, LARGEST),
+            "events": (max(100, self.users), self.users * self.most),
+            "missing": (0, 0.9),
+            **dict.fromkeys(("drift", "random"), (0, 1)),
+            **dict.fromkeys((*SIZES, "seed"), (0, LARGEST)),
         }
-        for name, (low, high, remedy) in limits.items():
-            if not low <= (value := getattr(self, name)) <= high:
-                raise InputError(f"{value} is out of range", where=name, remedy=remedy)
+        for name, (least, largest) in ranges.items():
+            if not least <= (value := getattr(self, name)) <= largest:
+                raise InputError(f"{value} is out of range", where=name, remedy=f"give {least:,} to {largest:,}")
         if self.noise_kind not in get_args(Noise):
             remedy = f"give one of: {', '.join(get_args(Noise))}"
             raise InputError(f"{self.noise_kind!r} is no kind of noise", where="noise_kind", remedy=remedy)

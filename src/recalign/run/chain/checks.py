@@ -10,8 +10,7 @@ import yaml
 from recalign import artifacts
 from recalign.data.events import data_root
 from recalign.data.events.log import SIMULATED
-from recalign.data.sequences.audit import audit_log
-from recalign.data.sequences.verdict import verdict
+from recalign.data.sequences.audit import audit_log, verdict
 from recalign.data.simulation import World, simulate, write
 from recalign.errors import InputError
 from recalign.evaluation.evaluated_runs import evaluated

@@ -10,8 +10,8 @@ from typing import Any
 import polars as pl
 
 from recalign.artifacts import code_digest, get_or_make
+from recalign.data.sequences.earlier import remember
 from recalign.data.sequences.placebo import CORRELATION
-from recalign.data.sequences.remember import remember
 from recalign.evaluation.comparison import RECORD, RunsComparison
 from recalign.evaluation.methods import BASE_STAGES, BaseCheckpoints, MethodRun, SeedEvaluation
 from recalign.evaluation.rows import READS_REWARD_MODEL, row_of
