@@ -35,14 +35,12 @@ def by_formula(decoder: LazyDecoder, x_LD: Tensor, token_PD: Tensor, bias_L: lis
     """One target that sees all events."""
     heads = decoder.blocks[0].heads
     chunks = decoder.to_kv(x_LD).unflatten(1, (-1, DIM // heads))
-    streams = norm(chunks, decoder.kv_norm.weight).flatten(1).chunk(decoder.streams * decoder.kv_sets, dim=1)
+    context = norm(chunks, decoder.kv_norm.weight).flatten(1)
     causal = torch.full((TOKENS, TOKENS), -torch.inf).triu(1)
     h = token_PD
     for layer, block in enumerate(decoder.blocks):
-        j = layer * decoder.kv_sets // len(decoder.blocks)
-        k, v = streams[j], streams[j + (decoder.streams - 1) * decoder.kv_sets]
         q = block.query(norm(h, block.cross_norm.weight))
-        h = h + block.cross_output(attention(q, k, v, heads, bias_L[layer]))
+        h = h + block.cross_output(attention(q, context, context, heads, bias_L[layer]))
         sizes = [DIM, decoder.kv_heads * DIM // heads, decoder.kv_heads * DIM // heads]
         q, k, v = block.qkv(norm(h, block.self_norm.weight)).split(sizes, dim=1)
         h = h + block.self_output(attention(q, k, v, heads, causal))
@@ -60,9 +58,8 @@ def made(**settings: object) -> LazyDecoder:
 
 
 def window_of(decoder: LazyDecoder, x_LD: Tensor) -> Window:
-    keys, values = decoder.keys_and_values(x_LD[None])
     zero = torch.zeros(1, EVENTS, dtype=torch.long)
-    return Window(keys, values, zero, zero, torch.tensor([0]), torch.tensor([EVENTS - 1]))
+    return Window(decoder.keys(x_LD[None]), zero, zero, torch.tensor([0]), torch.tensor([EVENTS - 1]))
 
 
 @torch.no_grad()
@@ -71,8 +68,7 @@ def window_of(decoder: LazyDecoder, x_LD: Tensor) -> Window:
     [
         {"layers": 2, "heads": 1},
         {"layers": 2, "heads": 4, "kv_heads": 2},
-        {"layers": 3, "heads": 2, "kv_heads": 1, "kv_sets": 2},
-        {"layers": 2, "heads": 4, "kv_heads": 4, "kv_sets": 2, "own_values": True},
+        {"layers": 3, "heads": 4, "kv_heads": 4},
     ],
 )
 def test_tokens_read_one_by_one_give_the_formula(settings):
@@ -111,9 +107,7 @@ def test_events_of_a_lazy_context_do_not_see_each_other():
     assert (before[0, -1] == 0).all()
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"heads": 3}, {"heads": 2, "kv_heads": 3}, {"layers": 1, "kv_sets": 2}, {"heads": 0}]
-)
+@pytest.mark.parametrize("wrong", [{"heads": 3}, {"heads": 2, "kv_heads": 3}, {"heads": 0}])
 def test_sizes_that_do_not_divide_are_refused(wrong):
     with pytest.raises(InputError, match=r"^model\.decoder"):
         LazyDecoder(DIM, **wrong)

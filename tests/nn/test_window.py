@@ -13,22 +13,22 @@ ROWS, EVENTS, WIDTH = 3, 6, 4
 
 def window(kv_heads: int, row: list[int], column: list[int]) -> Window:
     torch.manual_seed(0)
-    keys, values = (torch.randn(ROWS, kv_heads, EVENTS, WIDTH) for _ in range(2))
+    keys = torch.randn(ROWS, kv_heads, EVENTS, WIDTH)
     time_BL = torch.randint(0, 10**6, (ROWS, EVENTS)).sort(dim=1).values
-    return Window([keys], [values], time_BL, time_BL + 50, torch.tensor(row), torch.tensor(column))
+    return Window(keys, time_BL, time_BL + 50, torch.tensor(row), torch.tensor(column))
 
 
 def one_by_one(q_TNHC: Tensor, seen: Window, recency: Recency) -> Tensor:
     mixed_TNHC = torch.empty_like(q_TNHC)
-    groups = q_TNHC.shape[2] // seen.keys[0].shape[1]
+    groups = q_TNHC.shape[2] // seen.keys.shape[1]
     for t, (row, column) in enumerate(zip(seen.row_T.tolist(), seen.column_T.tolist(), strict=True)):
         own = torch.arange(column + 1)
         gap = (seen.request_time_BL[row, column] - seen.time_BL[row, own]).abs().clamp(min=1)
         bias = recency.position[column - own] + recency.time[(gap.double().log() / 0.301).long()]
         for head in range(q_TNHC.shape[2]):
-            k, v = seen.keys[0][row, head // groups, own], seen.values[0][row, head // groups, own]
+            k = seen.keys[row, head // groups, own]
             score = q_TNHC[t, :, head] @ k.T / WIDTH**0.5 + bias
-            mixed_TNHC[t, :, head] = score.softmax(dim=-1) @ v
+            mixed_TNHC[t, :, head] = score.softmax(dim=-1) @ k
     return mixed_TNHC
 
 
@@ -49,7 +49,7 @@ def recency() -> Recency:
 def test_each_target_attends_to_its_own_events(kv_heads, row, column):
     seen, biases = window(kv_heads, row, column), recency()
     q_TNHC = torch.randn(len(row), 3, 4, WIDTH)
-    torch.testing.assert_close(attend(q_TNHC, seen, 0, biases(seen)), one_by_one(q_TNHC, seen, biases))
+    torch.testing.assert_close(attend(q_TNHC, seen, biases(seen)), one_by_one(q_TNHC, seen, biases))
 
 
 @torch.no_grad()
@@ -58,5 +58,5 @@ def test_a_slice_sees_what_the_whole_sees():
     q_TNHC = torch.randn(5, 1, 1, WIDTH)
     part = slice(1, 4)
     torch.testing.assert_close(
-        attend(q_TNHC[part], seen[part], 0, biases(seen[part])), attend(q_TNHC, seen, 0, biases(seen))[part]
+        attend(q_TNHC[part], seen[part], biases(seen[part])), attend(q_TNHC, seen, biases(seen))[part]
     )

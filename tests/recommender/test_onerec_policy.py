@@ -32,7 +32,7 @@ def batch(data) -> Batch:
 
 
 def lazy() -> LazyDecoder:
-    return LazyDecoder(16, layers=2, heads=2, kv_heads=1, kv_sets=2, own_values=True, max_length=32)
+    return LazyDecoder(16, layers=2, heads=2, kv_heads=1, max_length=32)
 
 
 def made(items: int, sizes: list[int], seed: int = 0, **settings: object) -> CodePolicy:
@@ -234,6 +234,6 @@ def test_bfloat16_keeps_probabilities_normalised(policy, batch):
 
 def test_no_state_has_a_size_of_targets_times_history(policy, batch):
     state = policy.encode(batch)
-    tensors = [*state.window.keys, *state.window.values, state.first_TD, *(x for past in state.past for x in past)]
+    tensors = [state.window.keys, state.first_TD, *(x for past in state.past for x in past)]
     assert max(x.numel() for x in tensors) <= 16 * max(batch.item_BL.numel(), len(state))
-    assert math.prod(state.window.keys[0].shape[::2]) == batch.item_BL.numel()
+    assert math.prod(state.window.keys.shape[::2]) == batch.item_BL.numel()

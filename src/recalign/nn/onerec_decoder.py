@@ -1,14 +1,14 @@
 """OneRec V2's lazy decoder: it writes an item code after code, and hardly computes on the history.
 
 OneRec-V2 Technical Report (https://arxiv.org/abs/2508.20900), section on the lazy decoder-only architecture. Each event
-of the context is mapped once to L_kv sets of G_kv heads of keys (and of values, unless they are the keys),
+of the context is mapped once to G_kv heads of keys, which are the values too and which all blocks share,
 
-    k_j = RMSNorm(x W_j),    v_j = k_j or RMSNorm(x W'_j)
+    k = RMSNorm(x W)
 
 and the decoder neither projects them again nor lets events see each other. Its tokens are a constant first one and the
-codes written so far. With R an RMSNorm, block l of N is
+codes written so far. With R an RMSNorm, each block is
 
-    h <- h + CrossAttention(R(h), k_j, v_j),  j = floor(l L_kv / N)
+    h <- h + CrossAttention(R(h), k, k)
     h <- h + CausalSelfAttention(R(h))
     h <- h + W_down (SiLU(W_gate R(h)) * W_up R(h))
 
@@ -59,8 +59,6 @@ class LazyDecoder(Rebuildable, nn.Module):
         layers: blocks.
         heads: heads of queries; dim is a multiple.
         kv_heads: G_kv, heads of keys and values; heads is a multiple.
-        kv_sets: L_kv, at most layers; blocks share them in turn.
-        own_values: S_kv = 2: values have a projection of their own; else they are the keys.
         hidden: width of the SwiGLU; null: 8 / 3 of dim.
         max_length: the longest history.
         dropout: on each branch and on the tokens.
@@ -75,35 +73,29 @@ class LazyDecoder(Rebuildable, nn.Module):
         layers: int = 2,
         heads: int = 1,
         kv_heads: int = 1,
-        kv_sets: int = 1,
-        own_values: bool = False,
         hidden: int | None = None,
         max_length: int = 200,
         dropout: float = 0.3,
     ) -> None:
         super().__init__()
-        sizes = {"dim": dim, "layers": layers, "heads": heads, "kv_heads": kv_heads, "kv_sets": kv_sets}
+        sizes = {"dim": dim, "layers": layers, "heads": heads, "kv_heads": kv_heads}
         require_positive("model.decoder", sizes, *sizes)
-        if dim % heads or heads % kv_heads or kv_sets > layers:
-            text = f"dim {dim}, {heads} heads, {kv_heads} kv_heads, and {kv_sets} kv_sets of {layers} layers do not fit"
-            remedy = "choose a dim that is a multiple of heads, heads of kv_heads, and no more kv_sets than layers"
+        if dim % heads or heads % kv_heads:
+            text = f"dim {dim}, {heads} heads and {kv_heads} kv_heads do not fit"
+            remedy = "choose a dim that is a multiple of heads, and heads of kv_heads"
             raise InputError(text, where="model.decoder", remedy=remedy)
-        self.dim, self.max_length, self.kv_heads, self.kv_sets = dim, max_length, kv_heads, kv_sets
+        self.dim, self.max_length, self.kv_heads = dim, max_length, kv_heads
         self.blocks = nn.ModuleList(
-            LazyBlock(dim, heads, kv_heads, hidden or 8 * dim // 3, max_length, dropout, layer * kv_sets // layers)
-            for layer in range(layers)
+            LazyBlock(dim, heads, kv_heads, hidden or 8 * dim // 3, max_length, dropout) for _ in range(layers)
         )
         self.dropout, self.norm = Dropout(dropout), nn.RMSNorm(dim)
-        self.streams, head_dim = 2 if own_values else 1, dim // heads
-        self.to_kv = nn.Linear(dim, self.streams * kv_sets * kv_heads * head_dim, bias=False)
-        self.kv_norm = nn.RMSNorm(head_dim)
+        self.to_kv = nn.Linear(dim, kv_heads * dim // heads, bias=False)
+        self.kv_norm = nn.RMSNorm(dim // heads)
 
-    def keys_and_values(self, x_BLD: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """What the blocks read of the context: L_kv tensors (B, G, L, C) of keys, and as many of values."""
-        parts = self.to_kv(x_BLD).unflatten(-1, (self.streams * self.kv_sets, self.kv_heads, -1)).unbind(2)
-        precise = self.kv_norm.weight.dtype  # also under autocast
-        normed = [self.kv_norm(x_BLGC.to(precise)).transpose(1, 2).contiguous() for x_BLGC in parts]
-        return normed[: self.kv_sets], normed[-self.kv_sets :]
+    def keys(self, x_BLD: Tensor) -> Tensor:
+        """What the blocks read of the context: keys, which are the values too. Shape: -> (B, G, L, C)."""
+        k_BLGC = self.to_kv(x_BLD).unflatten(-1, (self.kv_heads, -1)).to(self.kv_norm.weight.dtype)  # also in autocast
+        return self.kv_norm(k_BLGC).transpose(1, 2).contiguous()
 
     def forward(self, token_TND: Tensor, window: Window, past: list[Past] | None) -> tuple[Tensor, list[Past]]:
         """Read one more token after each prefix.
@@ -122,13 +114,11 @@ class LazyDecoder(Rebuildable, nn.Module):
 
 
 class LazyBlock(nn.Module):
-    """One block, which reads set ``kv`` of keys and values; see the formula at the top."""
+    """One block; see the formula at the top."""
 
-    def __init__(
-        self, dim: int, heads: int, kv_heads: int, hidden: int, max_length: int, dropout: float, kv: int
-    ) -> None:
+    def __init__(self, dim: int, heads: int, kv_heads: int, hidden: int, max_length: int, dropout: float) -> None:
         super().__init__()
-        self.heads, self.kv_heads, self.kv = heads, kv_heads, kv
+        self.heads, self.kv_heads = heads, kv_heads
         gate_up, down = nn.Linear(dim, 2 * hidden, bias=False), nn.Linear(hidden, dim, bias=False)
         self.cross_norm, self.self_norm, self.hidden_norm = (nn.RMSNorm(dim) for _ in range(3))
         self.query, self.cross_output = (nn.Linear(dim, dim, bias=False) for _ in range(2))
@@ -140,7 +130,7 @@ class LazyBlock(nn.Module):
 
     def forward(self, h_TND: Tensor, window: Window, past: Past | None) -> tuple[Tensor, Past]:
         q_TNHC = self.query(self.cross_norm(h_TND)).unflatten(-1, (self.heads, -1))
-        mixed_TNHC = attend(q_TNHC, window, self.kv, self.recency(window))
+        mixed_TNHC = attend(q_TNHC, window, self.recency(window))
         h_TND = h_TND + self.dropout(self.cross_output(mixed_TNHC.flatten(2)))
         mixed_TND, past = self.attend_to_prefix(self.self_norm(h_TND), past)
         h_TND = h_TND + self.dropout(mixed_TND)

@@ -1,6 +1,6 @@
-"""What a decoder's targets see of the histories: keys and values up to each target's event, with recency biases.
+"""What a decoder's targets see of the histories: keys up to each target's event, with recency biases.
 
-Targets of one row share its keys and values, which are never copied for each of them: targets are laid out in a grid of
+Targets of one row share its keys, which are never copied for each of them: targets are laid out in a grid of
 rows and slots, and one product a row serves all of its slots.
 
 Shape suffixes:
@@ -25,13 +25,12 @@ class Window:
     """The context of T targets.
 
     Attributes:
-        keys, values: a tensor (B, G, L, C) for each set of keys and values.
+        keys: (B, G, L, C), of the events; the values too.
         time_BL, request_time_BL: as in `recalign.nn.Encoder`.
         row_T, column_T: target t sees the events 0..column_T[t] of row row_T[t].
     """
 
-    keys: list[Tensor]
-    values: list[Tensor]
+    keys: Tensor
     time_BL: Tensor
     request_time_BL: Tensor
     row_T: Tensor
@@ -96,23 +95,22 @@ class Recency(nn.Module):
         return bias_UML.masked_fill(offset_UML < 0, -torch.inf)
 
 
-def attend(q_TNHC: Tensor, window: Window, kv: int, bias_UML: Tensor) -> Tensor:
+def attend(q_TNHC: Tensor, window: Window, bias_UML: Tensor) -> Tensor:
     """Softmax attention of each target's queries to the events it sees: (T, N, H, C).
 
     Args:
         q_TNHC: queries; head h reads the keys and values of head h G // H.
         window: context of the targets.
-        kv: which set of keys and values.
         bias_UML: what `Recency` gives.
     """
-    (row_U, slots, _), heads = window.grid, window.keys[kv].shape[1]
-    k_UGLC, v_UGLC = (x[kv].index_select(0, row_U) for x in (window.keys, window.values))
+    (row_U, slots, _), heads = window.grid, window.keys.shape[1]
+    k_UGLC = window.keys.index_select(0, row_U)
     q_UMNGHC = window.lay(q_TNHC).unflatten(3, (heads, -1))
     q_UGMNHC = q_UMNGHC.permute(0, 3, 1, 2, 4, 5)
     scale = q_TNHC.shape[-1] ** -0.5
     score_UGXL = (q_UGMNHC * scale).flatten(2, 4) @ k_UGLC.transpose(2, 3)
     queries = q_UGMNHC.shape[3] * q_UGMNHC.shape[4]  # of a slot; there may be no slot, so it cannot be left to torch
     score_UGMYL = score_UGXL.unflatten(2, (slots, queries)) + bias_UML[:, None, :, None]
-    mixed_UGXC = score_UGMYL.softmax(dim=-1).flatten(2, 3).to(v_UGLC.dtype) @ v_UGLC
+    mixed_UGXC = score_UGMYL.softmax(dim=-1).flatten(2, 3).to(k_UGLC.dtype) @ k_UGLC
     mixed_UGMNHC = mixed_UGXC.unflatten(2, q_UGMNHC.shape[2:5])
     return window.pick(mixed_UGMNHC.permute(0, 2, 3, 1, 4, 5).flatten(3, 4))

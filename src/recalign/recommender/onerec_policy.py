@@ -142,8 +142,7 @@ class CodePolicy(HistoryPolicy):
 
     def encode(self, batch: Batch) -> CodeState:
         x_BLD = self.read(batch)
-        keys, values = self.decoder.keys_and_values(x_BLD)
-        window = Window(keys, values, batch.time_BL, batch.request_time_BL, batch.row_T, batch.column_T)
+        window = Window(self.decoder.keys(x_BLD), batch.time_BL, batch.request_time_BL, batch.row_T, batch.column_T)
         h_TND, past = self.decoder(self.start.expand(len(batch.row_T), -1)[:, None], window, None)
         return CodeState(window, past, h_TND[:, 0])
 

@@ -149,7 +149,6 @@ class Walk(nn.Module):
         if policy.past_rewards is not None:
             x_BLD = x_BLD + policy.past_rewards(h.reward_BL)
         x_BLD = all_hidden(policy.encoder, x_BLD, h)
-        keys, values = policy.decoder.keys_and_values(x_BLD)
-        window = OnePerRow(keys, values, h.time_BL, h.request_time_BL, row_B, h.newest_B)
+        window = OnePerRow(policy.decoder.keys(x_BLD), h.time_BL, h.request_time_BL, row_B, h.newest_B)
         h_B1D, past = policy.decoder(policy.start.expand(row_B.shape[0], -1)[:, None], window, None)
         return policy.score_all(CodeState(window, past, h_B1D[:, 0]))
