@@ -183,15 +183,3 @@ def test_sampled_log_prob_is_the_softmax_over_target_and_negatives(size, scale, 
     if len(target_T):
         assert_same(ours, plain, [query_TD, item_VD])
     assert ours.shape == target_T.shape
-
-
-@settings(deadline=None)
-@given(sizes, st.lists(st.integers(1, 4), min_size=12, max_size=12))
-def test_with_log_counts_sampling_recovers_the_full_softmax(size, counts):
-    """Every item drawn as often as expected: the estimate is then the sum itself."""
-    query_TD, item_VD, target_T, _ = problem(**size)
-    count_V = torch.tensor(counts[: len(item_VD)])
-    negative_N = torch.arange(len(item_VD)).repeat_interleave(count_V)
-    log_count_N = count_V[negative_N].double().log()
-    ours = sampled_log_prob(query_TD, item_VD[target_T], item_VD[negative_N], target_T, negative_N, 20.0, log_count_N)
-    torch.testing.assert_close(ours, plain_log_prob(query_TD, item_VD, target_T, 20.0), **EXACT)

@@ -15,7 +15,6 @@ from lightning.pytorch.callbacks import Callback
 from recalign.recommender import PolynomialAveraging, Recommender, RecommenderData, averaging
 from recalign.recommender.checkpoint import load_net
 from recalign.reward import RewardData, RewardModel
-from recalign.run.stage.checkpoint import RunCheckpoint
 
 STEPS = 5
 
@@ -116,27 +115,3 @@ def test_buffers_may_take_their_size_from_the_data(log_root, tmp_path):
     module = RewardModel(data.num_items, encoder=small.encoder(), members=1)
     small.trainer_of(tmp_path, 1, PolynomialAveraging(), limit_train_batches=2).fit(module, data)
     assert module.trainer.global_step == 2
-
-
-def test_what_is_saved_after_training_is_what_the_module_is(log_root, tmp_path):
-    """Its item prior too, whose strength is chosen when training ends."""
-    data = small.data_of(RecommenderData, log_root, "tastes")
-    module = Recommender(data.num_items, small.encoder())
-    small.trainer_of(tmp_path, 1, PolynomialAveraging()).fit(module, data)
-    module.policy.prior_strength = 0.7
-    saved = load_net(small.saved(module, tmp_path / "policy.ckpt"), "policy").net
-    assert saved.prior_strength == 0.7
-    assert all(map(torch.equal, saved.parameters(), module.policy.parameters()))
-
-
-def test_a_finished_run_that_is_continued_has_its_average(log_root, tmp_path):
-    """Lightning trains nothing then, and so does not say that training ends."""
-    data = small.data_of(RecommenderData, log_root, "tastes")
-    for place in range(2):
-        torch.manual_seed(0)
-        module, best = Recommender(data.num_items, small.encoder(), prior=False), RunCheckpoint()
-        best.dirpath = str(tmp_path)
-        trainer = small.trainer_of(tmp_path, 1, PolynomialAveraging(), best, enable_checkpointing=True)
-        trainer.fit(module, data, ckpt_path=str(tmp_path / "last.ckpt") if place else None)
-        own = load_net(tmp_path / "best.ckpt", "policy").net
-        assert all(map(torch.equal, module.policy.parameters(), own.parameters()))

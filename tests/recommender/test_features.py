@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import warnings
 
 import featured
 import numpy as np
@@ -205,19 +204,6 @@ def test_a_trunk_has_the_vectors_of_all_items(data, trained):
 def test_other_features_are_refused(root, data, trained):
     with pytest.raises(InputError, match="made for other item features"):
         trained[0].bind(data_of(root, {"half": "half"}))
-
-
-def test_a_warm_start_from_other_features_is_said(root, data, trained, tmp_path):
-    """Renamed, a category comes at another place in the table of embeddings."""
-    checkpoint = small.saved(trained[0], tmp_path / "policy.ckpt")
-    other = data_of(root, featured.FEATURES | {"half": "CASE WHEN half = 'odd' THEN 'a' ELSE half END"})
-    again = Recommender(data.num_items, small.encoder(), init_from=str(checkpoint))
-    with pytest.warns(UserWarning, match="other features than in"):
-        again.bind(other)
-    with warnings.catch_warnings(record=True) as found:
-        warnings.simplefilter("always")
-        Recommender(data.num_items, small.encoder(), init_from=str(checkpoint)).bind(data)
-    assert not [one for one in found if "other features" in str(one.message)]
 
 
 def test_onerec_refuses_features(data):

@@ -11,7 +11,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recalign.bootstrap import CrossedBootstrap
 from recalign.errors import InputError
 from recalign.recommender import RecommenderData
 from recalign.recommender.checkpoint import load_net
@@ -80,17 +79,6 @@ def test_what_is_no_number_is_too_far():
     assert alpha_within_budget(lambda alpha: exactly(math.nan if alpha > 1 else 1.0), 0.97)[0] == 1.0
     assert alpha_within_budget(lambda _: exactly(math.nan), 0.97) == (0.0, ALL_RETAINED)
     assert alpha_within_budget(lambda _: Retention(1.0, math.nan), 0.97) == (0.0, ALL_RETAINED)
-
-
-@pytest.mark.parametrize("users", [30, 300])
-def test_the_error_is_that_of_a_bootstrap_over_users(users):
-    rng = np.random.default_rng(users)
-    start_U = rng.gamma(1.0, 1.0, users) * (rng.random(users) < 0.7)
-    now_U = start_U * rng.uniform(0.7, 1.2, users) + rng.gamma(0.1, 0.3, users)
-    found = Retention.measure(now_U, start_U)
-    drawn_D = CrossedBootstrap(users, draws=20_000).ratios(now_U[None], start_U[None])[1][:, 0]
-    assert found.share == now_U.sum() / start_U.sum()
-    assert found.error == pytest.approx(drawn_D.std(), rel=0.1 if users < 100 else 0.03)
 
 
 def test_the_error_by_hand():

@@ -142,13 +142,6 @@ def test_a_beam_over_nodes_holds_few_vectors_at_once(data, batch, monkeypatch):
 
 
 @torch.no_grad()
-def test_a_beam_shows_nothing_where_probabilities_are_nan(data, batch):
-    policy = made(data.num_items, SIZES["three levels"], beam=2, widest=0)
-    policy.start.fill_(torch.nan)
-    assert not policy.top_k(policy.encode(batch), 2)[1].any()
-
-
-@torch.no_grad()
 @pytest.mark.parametrize("beam", [1, 3, 7])
 def test_a_narrow_beam_shows_unseen_items_once_and_as_many_as_there_are(data, batch, beam):
     policy = made(data.num_items, SIZES["three levels"], beam=beam, widest=beam)

@@ -122,14 +122,6 @@ def test_predict_writes_raw_ids_of_unseen_items(data, tmp_path):
     assert first["score"].is_sorted(descending=True)
 
 
-def test_predictions_that_are_nan_are_refused(data, tmp_path):
-    module = Recommender(data.num_items, small.encoder())
-    module.policy.encoder.position.data.fill_(float("nan"))
-    with pytest.raises(InputError, match=f"NaN for {len(data.sequences.users)} users"):
-        small.trainer_of(tmp_path).predict(module, data, return_predictions=False)
-    assert not (tmp_path / "recommendations.parquet").exists()
-
-
 def test_the_likelihood_is_of_known_targets_and_of_small_catalogues(data, tmp_path, monkeypatch):
     module, batch = Recommender(data.num_items, small.encoder()).eval(), small.batch_of(data)
     known_T = torch.arange(len(batch.target_T)) % 3 > 0

@@ -4,8 +4,7 @@ from .encoder import Encoder, Rebuildable
 from .hstu import HSTU
 from .layers import unit
 from .onerec_decoder import LazyContext, LazyDecoder
-from .onerec_logits import NodeLogits
-from .onerec_trie import Trie
+from .onerec_trie import NodeLogits, Trie
 from .pooled import Pooled
 from .sasrec import SASRec
 from .softmax import log_prob, sampled_log_prob, weighted_nll

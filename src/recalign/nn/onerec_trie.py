@@ -1,4 +1,5 @@
 """The trie of a catalogue whose items are written as codes: items are its leaves, prefixes of codes its inner nodes.
+And the logits of a node's children, from one vector a node.
 
 The root is the only node of depth 0. Nodes of a depth are numbered in the order of their codes, so the children of a
 node follow each other, and two tensors a depth hold everything (compressed sparse rows, as in STATIC,
@@ -6,12 +7,15 @@ https://arxiv.org/abs/2602.22647): where a node's children begin, and the code o
 
 Shape suffixes:
     V  items      S  levels: codes of an item      N  nodes of one depth      F  most children of a node of that depth
+    T  states     D  width                         M  nodes of the next depth
 """
 
 import math
 
 import torch
 from torch import Tensor, nn
+
+from .layers import EPS, unit
 
 MAX_IDS = 2**62  # codes, read as one number, must be below
 
@@ -57,14 +61,11 @@ class Trie(nn.Module):
         """Give item v the codes of row v - 1. Shape: int64 (V, S).
 
         Raises:
-            ValueError: another shape, a code out of range, or two items with the same codes.
+            ValueError: a code is out of range, or two items have the same codes.
         """
-        if codes_VS.shape != self.codes_VS.shape:
-            raise ValueError(f"codes of shape {tuple(codes_VS.shape)}, not {tuple(self.codes_VS.shape)}")
-        if (codes_VS < 0).any() or (codes_VS >= torch.tensor(self.sizes, device=codes_VS.device)).any():
-            raise ValueError(f"a code is out of range: the sizes are {self.sizes}")
-        if len(codes_VS.unique(dim=0)) < len(codes_VS):
-            raise ValueError("two items have the same codes")
+        inside = (codes_VS >= 0) & (codes_VS < torch.tensor(self.sizes, device=codes_VS.device))
+        if not inside.all() or len(codes_VS.unique(dim=0)) < len(codes_VS):
+            raise ValueError(f"codes have to be unique, and below the sizes {self.sizes}")
         self.codes_VS.copy_(codes_VS)
         self.build()
 
@@ -117,3 +118,69 @@ class Trie(nn.Module):
     def below(self, depth: int, count_V: Tensor) -> Tensor:
         """Sum counts of items over each node of a depth, 1 at least. Shape: (V,) -> (N,)."""
         return count_V.new_zeros(self.nodes(depth)).index_add_(0, self.node_VS[:, depth - 1], count_V)
+
+
+class NodeLogits(nn.Module):
+    """Logits of the children of a node: products of a decoder's output h with a vector w of each child, or cosines.
+
+    OneRec's papers have one vector a code, which all parents share. One a node ranks better where items are few.
+    Products are in the vectors' precision, also under autocast: bfloat16 would round close logits to one number.
+
+    Args:
+        dim: D.
+        num_items: V; a level has at most as many nodes.
+        sizes: codes of each level.
+        temperature: logits are cos(h, w) / temperature; null: h . w, as published.
+    """
+
+    def __init__(self, dim: int, num_items: int, sizes: list[int], temperature: float | None = None) -> None:
+        super().__init__()
+        rows = [min(math.prod(sizes[: level + 1]), num_items) for level in range(len(sizes))]
+        self.vectors = nn.ParameterList(nn.init.normal_(torch.empty(count, dim), std=0.02) for count in rows)
+        self.temperature = temperature
+
+    def most_numbers(self, trie: Trie) -> int:
+        """The most numbers that `forward` holds at once for a state and a node of its own."""
+        dim = self.vectors[0].shape[1]
+        return max(min(trie.nodes(depth + 1), dim * fan) for depth, fan in enumerate(trie.fans))
+
+    def log_probs(
+        self, trie: Trie, depth: int, h_TND: Tensor, child: Tensor, exists: Tensor, prior_M: Tensor
+    ) -> Tensor:
+        """Log-probabilities of children among those that exist, -inf where there is none.
+
+        Shape:
+            h_TND, child: as in `forward`.
+            exists: bool, as child.
+            prior_M: added to the logit of each node of the next depth.
+            returns: (T, N, F), float32.
+        """
+        logit_TNF = self(trie, depth, h_TND, child).float() + prior_M[child]
+        return logit_TNF.masked_fill(~exists, -torch.inf).log_softmax(dim=-1)
+
+    def forward(self, trie: Trie, depth: int, h_TND: Tensor, child: Tensor) -> Tensor:
+        """Logits of the children ``child`` of nodes of a depth.
+
+        Shape: (T, N, D), int64 (T, N, F) or (N, F), the same for every state -> (T, N, F).
+        """
+        nodes, (states, asked, dim) = trie.nodes(depth + 1), h_TND.shape
+        vector_MD, q_TND = self.vectors[depth][:nodes], h_TND.to(self.vectors[0].dtype)
+        if self.temperature is not None:
+            q_TND = unit(q_TND) / self.temperature
+        with torch.autocast(h_TND.device.type, enabled=False):
+            if child.dim() == 2:
+                vector_NFD = vector_MD.index_select(0, child.flatten()).view(*child.shape, dim)
+                product_NTF = q_TND.transpose(0, 1) @ vector_NFD.transpose(1, 2)
+                return self._scaled(product_NTF.transpose(0, 1), vector_NFD)
+            if nodes <= dim * child.shape[2]:  # smaller and faster than gathering vectors
+                return self._scaled((q_TND @ vector_MD.T).gather(2, child), vector_MD, child)
+            vector_XFD = vector_MD.index_select(0, child.flatten()).view(states * asked, child.shape[2], dim)
+            product_XF = (vector_XFD @ q_TND.flatten(0, 1)[:, :, None])[:, :, 0]
+            return self._scaled(product_XF, vector_XFD).view(child.shape)
+
+    def _scaled(self, product: Tensor, vector: Tensor, child: Tensor | None = None) -> Tensor:
+        """Products as logits; ``child``: the vectors' rows, if they are not in order."""
+        if self.temperature is None:
+            return product
+        length = torch.linalg.vector_norm(vector, dim=-1).clamp_min(EPS)  # without the copy that `unit` makes
+        return product / (length if child is None else length[child])

@@ -11,14 +11,13 @@ import polars as pl
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import ModelParallelStrategy
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
 from recalign.data.sequences import Batch, EventDataModule
 from recalign.data.sequences.splits import TRAIN
 from recalign.distributed import all_gather_rows, shard
-from recalign.errors import InputError, Positive
+from recalign.errors import InputError, Positive, ShareOrZero
 from recalign.nn import HSTU, Encoder
 from recalign.recommender.calibration import CalibratePrior
 from recalign.recommender.checkpoint import Loaded, load_net, load_weights, prior_names
@@ -182,9 +181,6 @@ class Recommender(Cloning):
             known by these alone. Nothing is drawn for other logs.
         lr: AdamW's learning rate.
         **cloning: arguments of `Cloning`.
-
-    Raises:
-        InputError: negatives are not between 1 and the number of items.
     """
 
     policy: SequencePolicy
@@ -195,29 +191,16 @@ class Recommender(Cloning):
         encoder: Encoder | None = None,
         temperature: Positive[float] = 0.05,
         feedback: bool = False,
-        negatives: int | None = None,
-        id_dropout: float = 0.2,
+        negatives: Positive[int] | None = None,
+        id_dropout: ShareOrZero = 0.2,
         lr: float = 2e-3,
         **cloning: Any,
     ) -> None:
-        if negatives is not None and not 1 <= negatives <= num_items:
-            raise _too_many(negatives, num_items, "items")
         encoder = HSTU() if encoder is None else copy.deepcopy(encoder)
-        if not 0 <= id_dropout < 1:
-            what, remedy = f"{id_dropout} is no share of the items to drop", "give one from 0 on, below 1, such as 0.2"
-            raise InputError(what, where="model.id_dropout", remedy=remedy)
         super().__init__(SequencePolicy(encoder, num_items, temperature, feedback), lr=lr, **cloning)
         self.negatives, self.id_dropout = negatives, id_dropout
 
     def set_features(self, features: ItemFeatures) -> None:
-        if self.negatives is not None and self.negatives > features.warm:
-            raise _too_many(self.negatives, features.warm, "items in training")
-        learned = self.policy.features
-        if self.start and learned is not None and not learned.holds(features):
-            rank_zero_warn(
-                f"items have other features than in {self.start.where}. If categories were added or renamed, "
-                "embeddings belong to other categories now: train without model.init_from"
-            )
         self.policy.set_features(features, self.id_dropout)
 
     def loss(self, batch: Batch) -> Tensor:
@@ -225,11 +208,3 @@ class Recommender(Cloning):
             return super().loss(batch)
         logp_T = self.policy.sampled_log_prob(self.policy.encode(batch), batch.target_T, self.negatives)
         return -all_gather_rows(logp_T).mean()
-
-
-def _too_many(negatives: int, number: int, what: str) -> InputError:
-    return InputError(
-        f"{negatives} negatives cannot be drawn from {number} {what}",
-        where="model.negatives",
-        remedy=f"give 1 to {number}, or null for the full softmax, which is exact",
-    )

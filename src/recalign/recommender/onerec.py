@@ -44,8 +44,7 @@ class OneRecRecommender(Cloning):
         **cloning: arguments of `Cloning`.
 
     Raises:
-        InputError: the codes cannot be used or are too few, the beam is wider than the catalogue, or decoder and
-            encoder do not fit together.
+        InputError: the codes cannot be used or are too few, or decoder and encoder do not fit together.
     """
 
     policy: CodePolicy
@@ -58,24 +57,17 @@ class OneRecRecommender(Cloning):
         decoder: LazyDecoder | None = None,
         encoder: Encoder | None = None,
         temperature: Positive[float] | None = None,
-        beam: int | None = None,
+        beam: Positive[int] | None = None,
         widest: int = 400,
         feedback: bool = False,
         lr: float = 4e-3,
         **cloning: Any,
     ) -> None:
         levels = list(CodesTable.read(codes).sizes) if codes else sizes or [math.isqrt(num_items - 1) + 1] * 2
-        given = " x ".join(map(str, levels))
-        if min(levels) < 1 or math.prod(levels) >= MAX_IDS:
-            remedy = "give positive numbers whose product is below 2^62, such as [64, 32]"
-            raise InputError(f"{given} codes cannot be", where="model.sizes", remedy=remedy)
-        if math.prod(levels) < num_items:
-            text = f"{num_items:,} items do not fit into {given} codes"
-            remedy = "use more codes, or one more level"
+        if min(levels) < 1 or not num_items <= math.prod(levels) < MAX_IDS:
+            text = f"{num_items:,} items do not fit into {' x '.join(map(str, levels))} codes"
+            remedy = "use more codes or one more level, such as [64, 32], with a product below 2^62"
             raise InputError(text, where="model.codes" if codes else "model.sizes", remedy=remedy)
-        if beam is not None and not 1 <= beam <= num_items:
-            remedy = f"give 1 to {num_items}; at least as wide as the lists that you ask for"
-            raise InputError(f"a beam of width {beam} over {num_items:,} items", where="model.beam", remedy=remedy)
         decoder, encoder = copy.deepcopy(decoder) or LazyDecoder(), copy.deepcopy(encoder)
         width = beam or min(DEFAULT_BEAM, num_items)
         policy = CodePolicy(decoder, num_items, levels, encoder, feedback, width, widest, temperature)

@@ -15,7 +15,6 @@ from torch import Tensor
 from recalign.data.events import data_root, read_titles
 from recalign.data.sequences import EventDataModule
 from recalign.distributed import all_gather_rows
-from recalign.errors import InputError
 from recalign.files import write_parquet
 
 RECOMMENDATIONS = "recommendations.parquet"
@@ -52,16 +51,7 @@ def recommendations(
 
     Columns: ``user`` (raw id), ``rank`` (1 = best), ``item`` (raw id), ``score`` (log-probability up to a constant),
     and ``title`` if the log has titles. ``items`` are the raw ids of the items; None: the catalogue's.
-
-    Raises:
-        InputError: a user has no item, and has not met them all: the scores are NaN, which `top_k` leaves out.
     """
-    without = user_T[item_TK[:, 0] == 0].unique().tolist()
-    met = data.sequences.frame.lazy().filter(pl.col("user").is_in(without)).group_by("user").agg(pl.n_unique("item"))
-    if without and (lost := (met.collect()["item"] < data.num_items).sum()):
-        text = f"the scores of all items are NaN for {lost:,} users"
-        remedy = "predict in fp32 (--trainer.precision 32), or with another checkpoint"
-        raise InputError(text, where="trainer.precision", remedy=remedy)
     columns = {
         "user": user_T[:, None].expand_as(item_TK),
         "rank": torch.arange(1, item_TK.shape[1] + 1).expand_as(item_TK),

@@ -69,6 +69,8 @@ class HistoryPolicy(Policy):
         features: what is known of items beside their ids; taken as it is.
     """
 
+    num_warm = 0  # type: ignore[assignment]
+
     def __init__(self, encoder: Encoder, num_items: int, feedback: bool, features: FeatureTable | None = None) -> None:
         super().__init__()
         self.num_items = num_items
@@ -79,16 +81,8 @@ class HistoryPolicy(Policy):
         self.encoder = encoder
         self.past_rewards = Feedback(encoder.dim) if feedback else None
         self.features = features
-        self._warm = num_items
+        self.num_warm = num_items if features is None else features.warm
         self._of_step: list[Tensor] | None = None  # in a step of training: the table, once it is made
-
-    @property
-    def num_warm(self) -> int:
-        return self.features.warm if self.features is not None else self._warm
-
-    @num_warm.setter
-    def num_warm(self, number: int) -> None:
-        self._warm = number
 
     def set_features(self, features: ItemFeatures, id_dropout: float) -> None:
         """Give the policy the features of a catalogue; before training, and again before a checkpoint is loaded.
@@ -114,6 +108,7 @@ class HistoryPolicy(Policy):
 
     def _make_features(self, plan: dict[str, Any]) -> None:
         self.features = build(plan).to(self.item_embedding.weight.device)
+        self.num_warm = self.features.warm
         self.init_args["features"] = self.features  # so that a checkpoint builds it
 
     def item_table(self) -> Tensor:

@@ -8,8 +8,7 @@ verifies on every bundle that both give the same items.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
-from numbers import Integral
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +16,9 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from recalign.data.events.messages import did_you_mean
 from recalign.data.sequences import Batch, EventDataModule
-from recalign.errors import InputError, nearest
+from recalign.errors import InputError
 from recalign.recommender.new_items import with_new_items
 from recalign.recommender.policy import Policy
 from recalign.recommender.recommendations import recommendations
@@ -48,7 +48,7 @@ def recommend(
     Raises:
         InputError: a user that the log does not have, a k below 1, or codes that are not the policy's.
     """
-    if not isinstance(k, Integral) or k < 1:
+    if k < 1:
         raise InputError(f"{k!r} is not above 0", where="k", remedy="give a whole number above 0")
     known = data.sequences.users
     asked = known if users is None else require_users(users, known)
@@ -88,14 +88,13 @@ def require_users(users: Sequence[int | str], known: pl.Series) -> pl.Series:
     Raises:
         InputError: it is no list, or the log has no such user.
     """
-    text = pl.Series([str(user) for user in users] if isinstance(users, Iterable) else [], dtype=pl.String)
-    if isinstance(users, str) or not len(text):
+    if isinstance(users, str) or not len(users):
         raise InputError(f"{users!r} is not a list of users", where="users", remedy="give raw ids: ['anna']")
+    text = pl.Series([str(user) for user in users], dtype=pl.String)
     asked = text.cast(known.dtype, strict=False)
     if (unknown := ~asked.is_in(known.implode()).fill_null(False)).any():
         first = text.filter(unknown)[0]
-        near = nearest(first, known.cast(pl.String).to_list())
-        remedy = f"did you mean {near!r}?" if near else "give raw ids of the log"
+        remedy = did_you_mean(first, known.cast(pl.String))
         raise InputError(f"the log has no user {first!r}", where="users", remedy=remedy)
     return asked
 

@@ -114,14 +114,6 @@ def test_what_cannot_be_given_is_refused(monkeypatch: pytest.MonkeyPatch):
         quantize(blobs(), (8, 8))
 
 
-def test_each_level_brings_the_vectors_nearer_and_a_further_code_nearest():
-    x_ND = blobs(items=200)
-    first, token = (quantize(x_ND, (16, 16), mode) for mode in MODES)
-    left = lost(x_ND, first.codes_NL, first.centres)
-    assert left < lost(x_ND, first.codes_NL[:, :1], first.centres[:1]) < 1
-    assert lost(x_ND, token.codes_NL, token.centres) <= left
-
-
 def test_a_further_code_numbers_the_items_of_an_id_by_their_distance():
     x_ND = blobs(items=100)
     found = quantize(x_ND, (8, 16), "token")
@@ -131,13 +123,6 @@ def test_a_further_code_numbers_the_items_of_an_id_by_their_distance():
     for rows in quantization.groups(keys(found.codes_NL[:, :2], (8, 16))):
         rows = rows[np.argsort(found.codes_NL[rows, 2])]
         assert (np.diff(square_N[rows]) >= 0).all()
-
-
-def test_items_of_one_cloud_share_their_first_code():
-    cloud_N = np.repeat(np.arange(4), 10)
-    x_ND = 10 * np.eye(4)[cloud_N] + 0.1 * drawn(0, 40, 4)
-    codes_NL = quantize((x_ND - x_ND.mean(axis=0)).astype(np.float32), (4, 12)).codes_NL
-    assert len(set(zip(cloud_N, codes_NL[:, 0], strict=True))) == 4
 
 
 def test_means_are_of_what_the_levels_before_left():

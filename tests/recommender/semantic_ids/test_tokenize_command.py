@@ -10,7 +10,6 @@ import numpy as np
 import polars as pl
 import pytest
 import small
-import tiny
 
 from recalign.data.sequences import EventDataModule
 from recalign.errors import InputError
@@ -133,29 +132,6 @@ data:
     assert parse_tokens(words).state().altered == ["codes.parquet"]
 
 
-def test_the_command_takes_its_yaml_and_a_logs(log_root, tmp_path: Path):
-    (tmp_path / "tastes.yaml").write_text(f"""
-data:
-  root: {log_root}
-  log: {{name: tastes, files: [tastes.csv]}}
-  high: null
-  split: {{class_path: recalign.data.sequences.LeaveLast, init_args: {{test: 3, validation: 2}}}}
-""")
-    said = tiny.recalign(
-        tmp_path, "tokenize", "tokens", "tastes.yaml", "--vectors.dimensions", "8", "--sizes", "[6, 8]"
-    )
-    assert said.code == 0, said.err
-    assert CodesTable.read(tmp_path / "runs/tastes/tokens/seed-0/codes.parquet").sizes == (6, 8)
-    said = tiny.recalign(
-        tmp_path, "tokenize", "tastes.yaml", "--vectors", "recalign.recommender.semantic_ids.RecommenderVectors"
-    )
-    assert said.code == 2
-    assert "checkpoint" in said.err
-    said = tiny.recalign(tmp_path, "tokenize", "tastes.yaml", "--sizes", "[4, 4]")
-    assert (said.code, said.out) == (2, "")
-    assert "40 items, and 4 x 4 codes are only 16 ids" in said.err
-
-
 def test_ids_of_another_spelling_are_those_of_the_log():
     def table(items: pl.Series) -> CodesTable:
         return CodesTable(items, np.zeros((len(items), 2), np.int64), np.ones(len(items), np.int64), (8, 8))
@@ -177,18 +153,3 @@ def test_appending_judges_no_level_that_numbers_collisions(data: EventDataModule
     levels = json.loads((tmp_path / "more/tokens.json").read_text())["levels"]
     assert [level["size"] for level in levels[:2]] == [4, 4]
     assert ["nearest_entropy_nats" in one for one in levels] == [True, True, False]
-
-
-def test_ids_that_were_appended_stay_where_the_first_file_is_appended_to_again(data, tmp_path):
-    def made(stop, append, out, seed=0):
-        vectors = clouds(tmp_path, range(1, stop), seed)
-        return tokenize(data=data, vectors=vectors, append=append, out=tmp_path / out, allow_collapsed=True)
-
-    first = made(41, None, "first")
-    more = made(46, first, "more")
-    before = more.read_bytes()
-    assert made(46, first, "more").read_bytes() == before  # nothing new
-    with pytest.raises(InputError, match=r"appended to these ids \(version 2\), and some would move"):
-        made(51, first, "more", seed=1)  # other vectors, as of a recommender trained again
-    assert more.read_bytes() == before
-    assert len(CodesTable.read(made(51, more, "more")).items) == 50

@@ -19,6 +19,7 @@ from recalign.artifacts import verify
 from recalign.data.events.items import log_ids
 from recalign.errors import InputError
 from recalign.files import atomic_write
+from recalign.nn.onerec_trie import MAX_IDS
 
 REMEDY = "make its ids again: recalign tokenize LOG"
 
@@ -91,10 +92,12 @@ class CodesTable:
             raise InputError(what, where=str(path), remedy=REMEDY) from error
         if not altered:
             verify(Path(path), REMEDY)
-        if wrong := _wrong(frame, sizes):
+        names = [
+            f"code_{level}" for level in range(len(sizes) or sum(name.startswith("code_") for name in frame.columns))
+        ]
+        if wrong := _wrong(frame, names, sizes or (MAX_IDS,) * len(names)):
             raise InputError(wrong, where=str(path), remedy=REMEDY)
-        codes = frame.select(pl.col("^code_[0-9]+$").cast(pl.Int64))
-        codes_NL = codes.select(f"code_{level}" for level in range(codes.width)).to_numpy()
+        codes_NL = frame.select(pl.col(names).cast(pl.Int64)).to_numpy()
         version_N = frame["version"].cast(pl.Int64).to_numpy() if "version" in frame else np.ones(len(frame), np.int64)
         sizes = sizes or tuple(int(size) + 1 for size in codes_NL.max(axis=0, initial=0))
         return cls(frame["item"], codes_NL, version_N, sizes, metadata.get("log"), metadata.get("numbered") == "true")
@@ -113,8 +116,7 @@ class CodesTable:
         """
         own = log_ids(self.items, items)
         if (twice := own.is_duplicated() & own.is_not_null()).any():
-            alike = self.items.filter(twice & (own == own.filter(twice)[0]))
-            what = f"the items {alike[0]!r} and {alike[1]!r} are one item of this log, whose ids are {items.dtype}"
+            what = f"the item {own.filter(twice)[0]!r} of this log has several rows"
             raise InputError(what, where=where, remedy=REMEDY)
         place = pl.DataFrame({"item": own}).with_row_index("place")
         found = items.alias("item").to_frame().join(place, on="item", how="left", maintain_order="left")["place"]
@@ -147,25 +149,19 @@ def load_codes(path: str | Path, items: pl.Series, log: str | None = None) -> Co
     return replace(table, items=items, codes_NL=table.codes_NL[row_V], version_N=table.version_N[row_V])
 
 
-def _wrong(frame: pl.DataFrame, sizes: tuple[int, ...]) -> str | None:
+def _wrong(frame: pl.DataFrame, names: list[str], sizes: tuple[int, ...]) -> str | None:
     """What is wrong with a table of semantic ids, if anything."""
-    names = [f"code_{level}" for level in range(max(1, sum(name.startswith("code_") for name in frame.columns)))]
-    if lacking := {"item", *names} - set(frame.columns):
-        return f"there is no column {min(lacking)!r} among: {', '.join(frame.columns)}"
-    items = frame["item"]
-    for column in frame.select(pl.col(names), pl.col("^version$")):
-        if not column.dtype.is_integer():
-            return f"the column {column.name} holds {column.dtype}, not whole numbers"
-        if column.null_count():
-            return f"{column.name} of the item {items.filter(column.is_null())[0]!r} is empty"
-    if (twice := items.is_duplicated() | items.is_null()).any():
-        return f"the item {items.filter(twice)[0]!r} appears more than once, or is empty"
-    if sizes and len(sizes) != len(names):
-        return f"{len(names)} levels, and sizes of {len(sizes)}"
-    for level, name in enumerate(names):
-        least, most = 0, sizes[level] - 1 if sizes else None
-        if (other := (frame[name] < least) | (frame[name] > most if sizes else False)).any():
-            limit = f" to {most}" if sizes else ""
-            return f"{name} of the item {items.filter(other)[0]!r} is no number from 0{limit}"
-    alike = frame.filter(frame.select(names).is_duplicated()).sort(names)["item"]
-    return f"the items {alike[0]!r} and {alike[1]!r} have the same id" if len(alike) else None
+    if not names or not {"item", *names} <= set(frame.columns):
+        return f"its columns have to be item, {', '.join(names) or 'code_0'}, and are: {', '.join(frame.columns)}"
+    numbers = frame.select(pl.col(names), pl.col("^version$"))
+    if not all(dtype.is_integer() for dtype in numbers.dtypes):
+        return f"codes and versions are whole numbers, and here: {', '.join(map(str, numbers.dtypes))}"
+    outside = [~pl.col(name).is_between(0, size - 1) for name, size in zip(names, sizes, strict=True)]
+    wrong = {
+        "has an empty cell": pl.any_horizontal(pl.col("item", *numbers.columns).is_null()),
+        "has a code that its level does not have": pl.any_horizontal(outside),
+        "appears more than once": pl.col("item").is_duplicated(),
+        "has the same id as another": pl.struct(names).is_duplicated(),
+    }
+    found = ((frame["item"].filter(frame.select(rows).to_series()), what) for what, rows in wrong.items())
+    return next((f"the item {items[0]!r} {what}" for items, what in found if len(items)), None)

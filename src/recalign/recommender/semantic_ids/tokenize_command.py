@@ -15,6 +15,7 @@ from recalign.data.events.items import log_ids
 from recalign.data.sequences import EventDataModule
 from recalign.errors import InputError
 from recalign.files import write_json
+from recalign.nn.onerec_trie import MAX_IDS
 from recalign.recommender.semantic_ids import quality
 from recalign.recommender.semantic_ids.codes import CodesTable
 from recalign.recommender.semantic_ids.quantization import Collisions, append_codes, described, quantize
@@ -23,7 +24,6 @@ from recalign.recommender.semantic_ids.vectors import Cooccurrence, ItemVectors,
 CODES, REPORT = "codes.parquet", "tokens.json"
 FREE_SHARE = 0.2
 """Share of the ids that stay free where no sizes are given."""
-MAX_IDS = 2**62  # so that each has a number
 
 
 def tokenize(
@@ -100,33 +100,17 @@ def tokenize(
 
 
 def _text(report: dict[str, Any]) -> str:
-    """The figures of tokens.json for the terminal."""
-    near = report["nearest"]
+    """The figures of tokens.json for the terminal, by the same names."""
     sections = {
         f"semantic ids of {report['log']} from {report['vectors']}: {report['verdict']}": {
-            "items": report["items"],
-            "of them new": report["new"],
-            "version": report["version"],
-            "free ids": report["free"],
-            "reconstruction error (0: exact, 1: nothing)": report["reconstruction_error"],
-            "items that have another id than the nearest": report["moved"],
+            name: value for name, value in report.items() if isinstance(value, int | float)
         },
-        "nearest ids, before they are made unique": {
-            "distinct ids": near["distinct"],
-            "distinct ids if they were random": round(near["distinct_if_random"]),
-            "share of items with an id of their own": near["unique_share"],
-            "items of the fullest id": near["largest_bucket"],
-        },
+        "nearest: ids before they are made unique": report["nearest"],
+        **{f"level {number}": level for number, level in enumerate(report["levels"])},
     }
-    for number, level in enumerate(report["levels"]):
-        sections[f"code_{number}: {level['size']:,} codes"] = {
-            "share in use": level["used_share"],
-            f"nats of entropy, of {level['of_nats']:.3f}": level["entropy_nats"],
-            "items of the most frequent code": level["largest"],
-        }
-    shown = [f"code_0 = {x['code_0']}: {x['items']} items, spread {x['spread']:.2f}" for x in report["examples"]]
-    titles = ["\n  ".join(["", *example["titles"]]) for example in report["examples"]]
-    return "\n\n".join([render(sections), *map("".join, zip(shown, titles, strict=True))])
+    heads = [f"code_0 = {x['code_0']}: {x['items']} items, spread {x['spread']:.2f}" for x in report["examples"]]
+    shown = ["\n  ".join([head, *x["titles"]]) for head, x in zip(heads, report["examples"], strict=True)]
+    return "\n\n".join([render(sections), *shown])
 
 
 def _require_kept(codes: CodesTable, path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +79,7 @@ class ParquetVectors(ItemVectors):
     Args:
         file: a Parquet file, a row an item. It may hold items that the log does not.
         item: the column of raw item ids.
-        columns: one column of lists or arrays, or several of numbers; null: the only column of lists or arrays, else
+        columns: one column of lists or arrays, or several of numbers; null: the first column of lists or arrays, else
             all columns of numbers.
     """
 
@@ -90,7 +91,9 @@ class ParquetVectors(ItemVectors):
             raise InputError("there is no such file of vectors", where=str(self.file), remedy="name a Parquet file")
         with reading_parquet(self.file):
             frame = pl.read_parquet(self.file, glob=False)
-        columns = self.columns or _vector_columns(frame.drop(self.item, strict=False))
+        others = frame.drop(self.item, strict=False)
+        nested = [column.name for column in others if column.dtype.is_nested()]
+        columns = self.columns or nested[:1] or [column.name for column in others if column.dtype.is_numeric()]
         for key, names in (("vectors.item", [self.item]), ("vectors.columns", columns)):
             for name in names:
                 if name not in frame.columns:
@@ -110,24 +113,16 @@ class ParquetVectors(ItemVectors):
         Raises:
             InputError: a column holds no numbers, or its vectors are not of one width.
         """
-        where, vector = f"{self.file}, column {', '.join(columns[:3])}", frame[columns[0]]
-        inner = getattr(vector.dtype, "inner", None)
-        if inner is None and all(frame[name].dtype.is_numeric() for name in columns):
-            return frame.select(pl.col(columns).cast(pl.Float64)).to_numpy()
-        if len(columns) > 1 or inner is None or not (inner.is_numeric() or inner == pl.Null):
-            what = f"holds {vector.dtype}: vectors are one column of lists of numbers, or columns of numbers"
-            raise InputError(what, where=where, remedy="name columns in vectors.columns")
-        lists = vector.cast(pl.List(pl.Float64))
-        width_N = lists.list.len()
-        if not width_N.max():
-            remedy = "write a list of numbers for each item"
-            raise InputError("has no vector, or empty ones alone", where=where, remedy=remedy)
-        if width_N.null_count() or width_N.n_unique() > 1:
-            most = width_N.drop_nulls().mode()[0]
-            other = frame[self.item].filter((width_N != most).fill_null(True))[0]
-            text = f"the vector of the item {other!r} is missing, or has another width than most, {most}"
-            raise InputError(text, where=where, remedy="give every item a vector of the same model")
-        return lists.list.to_array(width_N[0]).to_numpy()
+        with suppress(pl.exceptions.PolarsError):
+            nested = len(columns) == 1 and frame[columns[0]].dtype.is_nested()
+            vector = frame[columns[0]] if nested else frame.select(pl.concat_list(columns)).to_series()
+            lists = vector.cast(pl.List(pl.Float64))
+            width_N = lists.list.len()
+            if width_N.min() and not width_N.null_count() and width_N.n_unique() == 1:
+                return lists.list.to_array(width_N[0]).to_numpy()
+        what = "vectors are a column of lists of numbers, all of one length, or columns of numbers"
+        remedy = "give every item a vector of the same model, and name columns in vectors.columns"
+        raise InputError(what, where=f"{self.file}, column {', '.join(columns[:3])}", remedy=remedy)
 
 
 def vector_table(items: pl.Series, vector_ND: np.ndarray) -> pl.DataFrame:
@@ -165,13 +160,3 @@ def matrix(table: pl.DataFrame, items: pl.Series, normalise: bool, source: str) 
         length_N1 = np.linalg.norm(x_ND, axis=1, keepdims=True)
         x_ND = x_ND / np.where(length_N1 > 0, length_N1, 1)
     return np.ascontiguousarray(x_ND - x_ND.mean(axis=0))
-
-
-def _vector_columns(frame: pl.DataFrame) -> list[str]:
-    """The only column of lists or arrays, else all columns of numbers."""
-    nested = [column.name for column in frame if isinstance(column.dtype, pl.List | pl.Array)]
-    columns = nested or [column.name for column in frame if column.dtype.is_numeric()]
-    if not columns or len(nested) > 1:
-        text = f"cannot tell which columns hold the vectors, among: {', '.join(frame.columns) or 'none'}"
-        raise InputError(text, where="vectors.columns", remedy="name them")
-    return columns
