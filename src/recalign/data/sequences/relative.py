@@ -9,7 +9,7 @@ import polars as pl
 
 from recalign.data.events.expression import refuse_names
 from recalign.data.sequences.splits import PARTED, TRAIN, training_bins
-from recalign.ranges import Positive, check_ranges
+from recalign.errors import Positive, check_ranges
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,7 @@ from recalign.data.events import EventTable
 from recalign.data.events.expression import as_bool, evaluate, refuse_names
 from recalign.data.events.log import PREPARED
 from recalign.data.events.messages import did_you_mean
-from recalign.errors import InputError
-from recalign.ranges import Fraction, NonNegative, Positive, ShareOrZero, check_ranges
+from recalign.errors import Fraction, InputError, NonNegative, Positive, ShareOrZero, check_ranges
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 """The parts, as the column ``split`` holds them."""
