@@ -75,12 +75,8 @@ class PairData(UpstreamData):
     @classmethod
     def upstream(cls, init_args: dict[str, Any]) -> dict[str, str]:
         """The checkpoints that these settings need, by argument."""
-        needs = {}
-        if init_args["pairs"] in ("generated", "ensemble"):
-            needs["init_from"] = "recommender"
-        if init_args["pairs"] == "ensemble":
-            needs["reward_model"] = "reward"
-        return needs
+        needs = {"init_from": "recommender"} if init_args["pairs"] in ("generated", "ensemble") else {}
+        return needs | ({"reward_model": "reward"} if init_args["pairs"] == "ensemble" else {})
 
     def training(self) -> Windows:
         return self.paired

@@ -38,15 +38,15 @@ def reward_means(frame: pl.DataFrame, shrinkage: float = SHRINKAGE) -> pl.DataFr
     items = train.group_by("item").agg(item_mean=(reward.sum() + shrinkage * mu) / (pl.len() + shrinkage))
     joined = frame.select("user", "item", "reward").join(items, on="item", how="left", maintain_order="left")
     joined = joined.with_columns(item.fill_null(mu))
-    count = _before(reward.is_not_null().cast(pl.Float64)) + shrinkage
+    count = sum_before(reward.is_not_null().cast(pl.Float64)) + shrinkage
     return joined.select(
         mu.alias("global"),
         item.alias("item"),
-        ((_before(reward.fill_null(0.0)) + shrinkage * mu) / count).alias("user"),
-        (item + _before((reward - item).fill_null(0.0)) / count).alias("user_item"),
+        ((sum_before(reward.fill_null(0.0)) + shrinkage * mu) / count).alias("user"),
+        (item + sum_before((reward - item).fill_null(0.0)) / count).alias("user_item"),
     )
 
 
-def _before(value: pl.Expr) -> pl.Expr:
+def sum_before(value: pl.Expr) -> pl.Expr:
     """Sum of a user's earlier values. Shifting, unlike subtracting the event's own, leaves no rounding error."""
     return value.cum_sum().shift(1, fill_value=0.0).over("user")

@@ -103,7 +103,9 @@ def _reliability(train: pl.DataFrame, values: pl.DataFrame, repeated: float) -> 
     for column in values:
         rated = train.select("user", "item", "timestamp", reward=column).drop_nulls("reward")
         user_N, item_N, value_N = (rated[name].to_numpy() for name in ("user", "item", "reward"))
-        user_share, item_share = variance_components(user_N, item_N, value_N).shares
+        components = np.maximum(variance_components(user_N, item_N, value_N), 0)
+        with np.errstate(invalid="ignore"):
+            user_share, item_share, _ = components / components.sum()
         noise = repeat_variance(rated, repeated)
         yield column.name, "variance/item", None, item_share, None, None
         yield column.name, "variance/user", None, user_share, None, None

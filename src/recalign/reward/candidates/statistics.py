@@ -32,7 +32,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -59,22 +58,7 @@ BEST_QUARTER = 0.75
 UNKNOWN = Estimate(float("nan"), np.empty(0))
 
 
-class Components(NamedTuple):
-    """Variances of a reward by where they come from, in the reward's unit squared; below 0 by chance where it is 0."""
-
-    user: float
-    item: float
-    rest: float
-
-    @property
-    def shares(self) -> tuple[float, float]:
-        """The user's and the item's share of the variance, in 0..1; nan where the components are."""
-        user, item, rest = (max(value, 0.0) if value == value else math.nan for value in self)
-        total = user + item + rest
-        return (user / total, item / total) if total > 0 else (math.nan, math.nan)
-
-
-def variance_components(user_N: np.ndarray, item_N: np.ndarray, value_N: np.ndarray) -> Components:
+def variance_components(user_N: np.ndarray, item_N: np.ndarray, value_N: np.ndarray) -> np.ndarray:
     """Estimate the variance components of a reward, in linear time.
 
     Args:
@@ -82,7 +66,8 @@ def variance_components(user_N: np.ndarray, item_N: np.ndarray, value_N: np.ndar
         value_N: rewards.
 
     Returns:
-        The components; nan where the events cannot tell them apart (no user, or no item, has two events).
+        Variances between users, between items and of the rest, below 0 by chance where there is none; nan where the
+        events cannot tell them apart (no user, or no item, has two events). Shape: (3,).
     """
     events, centred_N = len(value_N), value_N - value_N.mean()
     cell_C, count_C = np.unique(user_N.astype(np.int64) * (int(item_N.max()) + 1) + item_N, return_counts=True)
@@ -99,8 +84,8 @@ def variance_components(user_N: np.ndarray, item_N: np.ndarray, value_N: np.ndar
     total = float(centred_N @ centred_N)
     observed = np.array([total - _between(user_N, centred_N), total - _between(item_N, centred_N), total])
     if min(expected[0, 1], expected[1, 0]) < 1e-9 * events or np.linalg.cond(expected) > 1e12:
-        return Components(math.nan, math.nan, math.nan)
-    return Components(*map(float, np.linalg.solve(expected, observed)))
+        return np.full(3, math.nan)
+    return np.linalg.solve(expected, observed)
 
 
 def _between(group_N: np.ndarray, value_N: np.ndarray) -> float:

@@ -15,6 +15,7 @@ import polars as pl
 from recalign.artifacts import verify
 from recalign.bootstrap import CrossedBootstrap, Estimate
 from recalign.data.sequences import Windows
+from recalign.data.sequences.means import sum_before
 from recalign.data.sequences.splits import TRAIN
 from recalign.data.sequences.store import Part
 from recalign.data.sequences.windows import training_windows
@@ -132,7 +133,7 @@ def report(data: RewardData, parts: Mapping[Part, PredictionComparison]) -> dict
     judged, reward = verdict(part.table), part.events["reward"].to_numpy()
     repeated = repeated_share(data.sequences.frame, data.report.repeats)
     advantage = (part.events["model"] - part.events["user"]).cast(pl.Float64).to_numpy()
-    found = {
+    found: dict[str, Any] = {
         "verdict": judged,
         "implication": IMPLICATION[judged],
         "judged_on": first,
@@ -143,7 +144,7 @@ def report(data: RewardData, parts: Mapping[Part, PredictionComparison]) -> dict
         "recommended": temperature(advantage, data.moments()[1]),
         **{name: _figures(of) for name, of in parts.items()},
     }
-    return json.loads(json.dumps(found), parse_constant=lambda _: None)  # type: ignore[no-any-return]
+    return json.loads(json.dumps(found), parse_constant=lambda _: None)
 
 
 PERSON = (pl.col("person").rank("dense") - 1).cast(pl.Int64)
@@ -156,7 +157,7 @@ def _bootstrap(events: pl.DataFrame) -> CrossedBootstrap:
 
 def _users_with_pairs(events: pl.DataFrame) -> int:
     person, reward, ahead = (events[name].to_numpy() for name in ("person", "reward", "ahead"))
-    return np.count_nonzero(ordered_pairs(person, reward, ahead, events["person"].n_unique())[1])
+    return int(np.count_nonzero(ordered_pairs(person, reward, ahead, events["person"].n_unique())[1]))
 
 
 def _ordered_by_others(
@@ -244,25 +245,20 @@ def fit_baselines(frame: pl.DataFrame, num_items: int) -> pl.DataFrame:
         num_items: V.
 
     Returns:
-        ``event``, ``ridge`` and ``factors`` (f64), a row an event; the same with ``_fixed``, before the users' biases
-        were updated.
+        ``event``, ``ridge`` and ``factors`` (f64), a row an event: a user's bias is updated by the shrunk mean of the
+        user's earlier residuals since training. The same with ``_fixed``, before that.
     """
     user_N = np.unique(frame["user"].to_numpy(), return_inverse=True)[1]
     item_N, size = frame["item_id"].to_numpy(), (int(user_N.max()) + 1, num_items + 1)
     fit_N = ((frame["split"] == TRAIN) & frame["reward"].is_not_null()).to_numpy()
     rated = user_N[fit_N], item_N[fit_N], frame["reward"].cast(pl.Float64).to_numpy()[fit_N]
-    columns = {}
+    reward, columns = pl.col("reward"), ["event"]
     for name, rank in (("ridge", 0), ("factors", RANK)):
-        fitted = fit_variational_mf(*rated, size, rank)
-        columns[f"{name}_fixed"] = fixed = pl.Series(fitted.expected(user_N, item_N))
-        columns[name] = _update_biases(frame, fixed, float(fitted.ridge_F[0]))
-    return frame.select("event", **columns)
-
-
-def _update_biases(frame: pl.DataFrame, expected: pl.Series, ridge: float) -> pl.Series:
-    """Add the shrunk mean of the user's earlier residuals since training."""
-    known = pl.col("reward").is_not_null()
-    residual = pl.when(known & (pl.col("split") > TRAIN)).then(pl.col("reward") - pl.col("expected")).otherwise(0.0)
-    before = [x.cum_sum().shift(1, fill_value=0.0).over("user") for x in (residual, known.cast(pl.Float64))]
-    columns = frame.select("user", "reward", "split", expected=expected)
-    return columns.select(pl.col("expected") + before[0] / (before[1] + ridge)).to_series()
+        fitted, fixed = fit_variational_mf(*rated, size, rank), pl.col(f"{name}_fixed")
+        since = reward.is_not_null() & (pl.col("split") > TRAIN)
+        residual = sum_before(pl.when(since).then(reward - fixed).otherwise(0.0))
+        bias = residual / (sum_before(reward.is_not_null().cast(pl.Float64)) + float(fitted.ridge_F[0]))
+        frame = frame.with_columns(pl.Series(f"{name}_fixed", fitted.expected(user_N, item_N)))
+        frame = frame.with_columns((fixed + bias).alias(name))
+        columns += [f"{name}_fixed", name]
+    return frame.select(columns)
