@@ -50,13 +50,3 @@ def test_each_target_attends_to_its_own_events(kv_heads, row, column):
     seen, biases = window(kv_heads, row, column), recency()
     q_TNHC = torch.randn(len(row), 3, 4, WIDTH)
     torch.testing.assert_close(attend(q_TNHC, seen, biases(seen)), one_by_one(q_TNHC, seen, biases))
-
-
-@torch.no_grad()
-def test_a_slice_sees_what_the_whole_sees():
-    seen, biases = window(1, [0, 0, 1, 2, 2], [5, 2, 0, 3, 4]), recency()
-    q_TNHC = torch.randn(5, 1, 1, WIDTH)
-    part = slice(1, 4)
-    torch.testing.assert_close(
-        attend(q_TNHC[part], seen[part], biases(seen[part])), attend(q_TNHC, seen, biases(seen))[part]
-    )

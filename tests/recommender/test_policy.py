@@ -130,14 +130,6 @@ def test_what_is_shown_is_the_best_of_what_was_not_seen(policy, batch):
 
 
 @torch.no_grad()
-def test_an_empty_place_is_item_0(policy, batch):
-    left = policy.num_items - len(batch.seen_N[1, batch.seen_N[0] == 0])
-    item_K = policy.top_k(policy.encode(batch), policy.num_items, batch.seen_N)[1][0]
-    assert (item_K > 0).sum() == left
-    assert (item_K[left:] == 0).all()
-
-
-@torch.no_grad()
 def test_samples_follow_the_probabilities(policy, batch):
     torch.manual_seed(0)
     state = policy.encode(batch)[:2]

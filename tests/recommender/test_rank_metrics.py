@@ -1,9 +1,4 @@
-"""Rank metrics: hand-worked values, and the same bits however the events are spread over batches and processes."""
-
-import json
-import subprocess
-import sys
-from pathlib import Path
+"""Rank metrics: hand-worked values, and the same bits however the events are spread over batches."""
 
 import numpy as np
 import polars as pl
@@ -13,9 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recalign.recommender.rank_metrics import RankMetrics, gain_ndcg, hit, reciprocal
-
-RANKS = [0, 1, 3, 10, 11, 0, 2, 500]
-SHARDS = [RANKS[:5], RANKS[5:]]  # unequal on purpose
 
 
 @pytest.mark.parametrize(
@@ -48,27 +40,3 @@ def test_batches_and_order_change_no_bit(ranks, random):
     in_parts.update(torch.tensor(ranks[cut:], dtype=torch.long))
     assert at_once.compute() == in_parts.compute()
     assert at_once.compute()["ndcg@10"].item() == pytest.approx(np.mean(gain_ndcg(np.array(ranks), 10)), abs=1e-6)
-
-
-@pytest.mark.slow
-def test_two_processes_give_what_one_gives(tmp_path):
-    processes = [subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path)]) for rank in range(2)]
-    assert [process.wait(timeout=600) for process in processes] == [0, 0]
-    alone = RankMetrics()
-    alone.update(torch.tensor(RANKS))
-    expected = {name: value.item() for name, value in alone.compute().items()}
-    assert [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)] == [expected, expected]
-
-
-def _measure_shard(rank: int, folder: Path) -> None:
-    """One of two processes: measure its shard, write what `compute` says."""
-    torch.distributed.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
-    metric = RankMetrics()
-    metric.update(torch.tensor(SHARDS[rank]))
-    result = {name: value.item() for name, value in metric.compute().items()}
-    (folder / f"{rank}.json").write_text(json.dumps(result))
-    torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    _measure_shard(int(sys.argv[1]), Path(sys.argv[2]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import sys
 from typing import get_args
 
@@ -20,7 +19,6 @@ from recalign.recommender.semantic_ids.quantization import (
     assign_greedy,
     assign_one_to_one,
     decode,
-    described,
     keys,
     means,
     nearest,
@@ -152,10 +150,3 @@ def test_a_new_item_gets_an_id_beside_the_items_it_is_like_also_after_the_space_
     for vectors in (x_ND, x_ND @ turn_DD):
         added_NL = append_codes(vectors, codes_NL, (4, 12))
         assert added_NL[28:, 0].tolist() == [codes_NL[cloud_N[:28] == cloud][0, 0] for cloud in cloud_N[28:]]
-
-
-def test_ids_are_described_as_they_were_made():
-    x_ND = blobs(items=100)
-    made = quantize(x_ND, (8, 16))
-    found = described(x_ND, made.codes_NL, made.sizes)
-    assert math.isclose(lost(x_ND, made.codes_NL, made.centres), lost(x_ND, made.codes_NL, found.centres), rel_tol=1e-3)
