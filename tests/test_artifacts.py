@@ -107,30 +107,6 @@ def test_what_is_no_seal_is_damaged_not_a_traceback(tmp_path, content):
     assert artifacts.check(tmp_path).altered == [artifacts.SEAL]
 
 
-@pytest.mark.parametrize("content", ["[]", '{"digests": null}', '{"digests": {"other.ckpt": "1"}}'])
-def test_a_manifest_of_another_tool_says_nothing_of_a_file(tmp_path, content):
-    (tmp_path / "manifest.json").write_text(content)
-    (tmp_path / "a.ckpt").write_text("weights")
-    assert artifacts.recorded(tmp_path / "a.ckpt") is None
-
-
-@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
-def test_a_folder_that_cannot_be_moved_into_place_leaves_the_earlier_one(tmp_path, monkeypatch, error):
-    with artifacts.publish(tmp_path / "entry") as part:
-        (part / "a").write_text("1")
-
-    def fails(old: Path, new: Path) -> None:
-        if "earlier" not in f"{old}{new}":
-            raise error("no")
-        old.rename(new)
-
-    monkeypatch.setattr(artifacts, "rename", fails)
-    with pytest.raises(error, match="no"), artifacts.publish(tmp_path / "entry") as part:
-        (part / "a").write_text("2")
-    assert (tmp_path / "entry/a").read_text() == "1"
-    assert [path.name for path in tmp_path.iterdir()] == ["entry"]
-
-
 def test_a_class_of_ones_own_counts_by_its_file_and_one_without_a_file_is_never_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -7,7 +7,6 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -76,16 +75,6 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(first: Path, tmp_path: Path) -> Path:
     """A copy of it."""
     return shutil.copytree(first, tmp_path / "trained")
-
-
-def assert_refused(said: tiny.Said, folder: Path, *words: str) -> None:
-    """One message with every word in it, exit code 2, nothing trained and no traceback."""
-    assert said.code == 2, said.err
-    assert "Traceback" not in said.err
-    assert len(said.err.strip().splitlines()) <= 3
-    for word in words:
-        assert word in said.err
-    assert not list(folder.glob("runs/*/*/seed-*/metrics.csv"))
 
 
 # The words
@@ -187,13 +176,6 @@ def test_check_says_what_a_log_holds_and_trains_nothing(folder: Path):
     assert not (folder / "runs").exists()
 
 
-def test_simulate_writes_where_it_is_told(tmp_path: Path):
-    said = tiny.recalign(tmp_path, "simulate", "--users=20", "--items=20", "--events=200", "--out", "there")
-    assert said.code == 0
-    assert len(pl.read_parquet(tmp_path / "there/simulated/events.parquet")) == 200
-    assert "200 events of 20 users" in said.out
-
-
 def test_predict_writes_each_users_items_with_scores(trained: Path):
     said = command(trained, "predict", "recommender", "--model.top_k=4")
     assert said.code == 0
@@ -222,20 +204,6 @@ def test_a_reward_model_is_tested_on_its_own_rewards_and_users(trained: Path, wo
     assert command(trained, "test", "reward").code == 0
 
 
-def test_nothing_left_to_train_elsewhere_is_refused(trained: Path):
-    last = "--ckpt_path=runs/own/recommender/seed-0/checkpoints/last.ckpt"
-    said = command(trained, "fit", "recommender", last, "--run.name=more")
-    assert said.code == 2
-    assert "nothing is left to train from this checkpoint" in said.err
-    assert not (trained / "runs/own/more/seed-0/manifest.json").exists()
-
-
-def test_recommend_shows_the_users_that_are_asked_for(trained: Path):
-    said = tiny.recalign(trained, "recommend", "runs/own/recommender/seed-0", "--k=12", "--users=[1, 7]")
-    assert said.code == 0
-    assert [line.split()[1] for line in said.out.splitlines() if line.startswith("│")] == ["1"] * 12 + ["7"] * 12
-
-
 def test_ids_on_the_command_line_are_text(trained: Path):
     said = tiny.recalign(trained, "recommend", "runs/own/recommender/seed-0", "--k=1", "--users=[010, 7]")
     assert said.code == 0
@@ -262,20 +230,6 @@ def test_a_user_without_a_known_event_is_said(folder: Path):
     assert "no list for 99: no event with an item of the catalogue, or" in said.out
 
 
-def test_recommend_finds_a_run_from_another_folder(trained: Path, tmp_path: Path):
-    config = trained / "runs/own/recommender/seed-0/config.yaml"
-    config.write_text(config.read_text().replace("root: .", f"root: {trained}"))
-    said = tiny.recalign(tmp_path, "recommend", str(config.parent), "--users=[3]", "--k=2")
-    assert said.code == 0
-    assert not (tmp_path / "runs").exists()
-
-
-def test_a_post_trained_policy_recommends_to_all_users(trained: Path):
-    said = tiny.recalign(trained, "recommend", "runs/own/asft/seed-0", f"--users={list(range(1, 31))}", "--k=1")
-    assert said.code == 0
-    assert len([line for line in said.out.splitlines() if line.startswith("│")]) == 30
-
-
 def test_training_that_cannot_go_on_exits_with_3(trained: Path):
     said = command(trained, "fit", "asft", "--model.lr=1e39", "--trainer.max_epochs=3")  # infinite as a float32
     assert said.code == 3
@@ -284,56 +238,6 @@ def test_training_that_cannot_go_on_exits_with_3(trained: Path):
 
 
 # Bad input
-
-
-BAD_ROWS: dict[str, tuple[Callable[[Path], None], list[str]]] = {
-    "a missing file": (lambda f: (f / "own.csv").unlink(), ["data.log.files", "own.csv"]),
-    "an empty file": (lambda f: (f / "own.csv").write_text(""), ["own.csv", "empty"]),
-    "an empty log": (lambda f: write(f, rows=[]), ["own.csv", "the log is empty"]),
-    "text for a time": (lambda f: write(f, "3,4,yesterday,3"), ["data.log.timestamp", "'yesterday' in row 241"]),
-    "a negative time": (lambda f: write(f, "3,4,-5,3"), ["data.log.timestamp", "-5 in row 241"]),
-    "a null time": (lambda f: write(f, "3,4,,3"), ["data.log.timestamp", "row 241"]),
-    "a null user": (lambda f: write(f, ",4,5,3"), ["data.log.user", "row 241"]),
-    "a null item": (lambda f: write(f, "3,,5,3"), ["data.log.item", "row 241"]),
-    "equal rewards": (
-        lambda f: write(f, rows=[row[:-1] + "3" for row in events()]),
-        ["data.reward", "3 for every event"],
-    ),
-}
-
-
-@pytest.mark.parametrize("case", BAD_ROWS)
-def test_a_log_that_cannot_be_used(folder: Path, case: str):
-    spoil, words = BAD_ROWS[case]
-    spoil(folder)
-    assert_refused(command(folder, "fit", "recommender"), folder, *words)
-
-
-def test_users_with_one_event_and_large_and_odd_ids_are_fine(folder: Path):
-    text = [f'"{chr(228)}, ""{row.split(",")[0]}""",{row.partition(",")[2]}' for row in events()]
-    write(folder, '"once, only",5000000000,7,3', rows=text)
-    assert command(folder, "fit", "recommender").code == 0
-    assert command(folder, "predict", "recommender").code == 0
-    users = set(pl.read_parquet(folder / "runs/own/recommender/seed-0/recommendations.parquet")["user"])
-    assert {"once, only", 'ä, "1"'} <= users
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("none.ckpt", ["none.ckpt"]),
-        ("cut.ckpt", ["cut.ckpt", "not a whole checkpoint"]),
-        ("own.csv", ["own.csv", "not a whole checkpoint"]),
-        (BEST, ["best.ckpt", "another catalogue"]),
-    ],
-)
-def test_a_policy_that_cannot_be_started_from(trained: Path, name: str, words: list[str]):
-    content = (trained / BEST).read_bytes()
-    (trained / "cut.ckpt").write_bytes(content[: len(content) // 2])
-    for figures in trained.glob("runs/own/*/seed-0/metrics.csv"):
-        figures.unlink()
-    write(trained, *(f"{user},77,{user},3" for user in range(1, 31)))  # another catalogue
-    assert_refused(command(trained, "fit", "asft", f"--model.init_from={name}", "--run.name=new"), trained, *words)
 
 
 @pytest.mark.parametrize("stage", ["recommender", "asft"])
@@ -345,22 +249,6 @@ def test_a_policy_of_another_catalogue_is_refused_before_the_earlier_run_is_put_
     assert said.code == 2
     assert "other.ckpt" in said.err
     assert kept.exists()
-
-
-def test_a_policy_of_the_same_size_and_another_split_is_refused_as_early(trained: Path):
-    shutil.copy(trained / BEST, trained / "other.ckpt")
-    said = command(trained, "fit", "recommender", "--model.init_from=other.ckpt", "--data.split.test=2")
-    assert said.code == 2
-    assert "other.ckpt" in said.err
-    assert "another catalogue" in said.err
-    assert (trained / BEST).exists()
-
-
-def test_a_checkpoint_of_another_class_is_not_continued(trained: Path):
-    said = command(trained, "fit", "asft", f"--ckpt_path={BEST}", "--run.name=new")
-    assert said.code == 2
-    assert "model.class_path: 'recalign.posttrain.WeightedSFT', and the run began with" in said.err
-    assert not (trained / "runs/own/new/seed-0/manifest.json").exists()
 
 
 @pytest.mark.parametrize("flag", [["--strict"], ["--strict", "true"], ["--strict=true"]])

@@ -14,7 +14,6 @@ import yaml
 
 from recalign.cli import with_config_files
 from recalign.data.simulation import World
-from recalign.recommender import Recommender
 from recalign.reward.candidates.values import with_own
 from recalign.run.chain import Chain, Plan
 from recalign.run.chain.search import Search
@@ -163,16 +162,6 @@ def test_a_chain_can_be_planned(path: Path):
         assert {len(tried) for tried in search.settings.values()} == {settings["trials"]}
 
 
-@pytest.mark.parametrize("path", CHAINS, ids=name)
-def test_onerec_takes_the_place_of_hstu_in_any_chain(path: Path):
-    settings = yaml.safe_load(path.read_text()) | {"world": None, "recommender": "recommender-onerec"}
-    plan = Plan(Chain(**settings), path, {})
-    parsed = plan.parsed("recommender", 0)
-    assert parsed.config["model"]["class_path"] == "recalign.recommender.OneRecRecommender"
-    recipe = CONF / "recommender-onerec" / plan.log.name
-    assert (str(recipe) in parsed.words) == recipe.is_file()
-
-
 def test_clicks_are_judged_by_satisfaction():
     path = CONF / "chain/kuairand-pure-excerpt-clicked.yaml"
     parsed = Plan(Chain(**yaml.safe_load(path.read_text())), path, {}).parse()
@@ -260,29 +249,6 @@ def test_a_placebo_differs_from_its_method_in_nothing_else(name: str):
     assert differing == {"run.name", "data.class_path"}
 
 
-def test_the_placebo_of_reranking_is_a_reward_head_of_its_own():
-    ours, theirs = resolved(CONF / "reward.yaml"), resolved(PLACEBO_OF_REWARD)
-    differing = {key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)}
-    head = {"trunk": "frozen", "members": 1}
-    assert {key: theirs["model.init_args." + key] for key in head} == head
-    spelt_out = {"model.init_args.head.class_path"}  # what null stands for
-    own = {"run.name", "data.class_path", *(f"model.init_args.{key}" for key in head)}
-    assert differing - spelt_out == own
-
-
-DEFAULT_CHAINS = [path for path in CHAINS if "onerec" not in path.stem]
-
-
-@pytest.mark.parametrize("path", DEFAULT_CHAINS, ids=name)
-def test_a_chain_has_the_placebo_of_each_row_that_has_one(path: Path):
-    settings = yaml.safe_load(path.read_text())
-    assert settings["placebos"] == {
-        **{"asft_permuted": "asft", "asft_random": "asft", "rerank_permuted": "rerank"},
-        **{"rerank_item_mean_permuted": "rerank_item_mean", "reward_weighted_permuted": "reward_weighted"},
-    }
-    assert {*settings["placebos"], *settings["placebos"].values()} <= {*settings["methods"]}
-
-
 def defaults(class_path: str) -> dict[str, Any]:
     """Constructor defaults of a class and of what it passes its keywords on to."""
     package, _, kind = class_path.rpartition(".")
@@ -305,25 +271,6 @@ def test_a_method_is_the_same_from_yaml_and_from_python(path: Path, part: str):
     assert plain == {key: (python | lines | filled)[key] for key in plain}
     if path == ASFT:
         assert {key: value for key, value in lines.items() if python[key] != value} == {}
-
-
-def test_a_recommender_is_the_same_from_yaml_and_from_python():
-    lines = yaml.safe_load((CONF / "recommender.yaml").read_text())["model"]["init_args"]
-    encoder, python = lines.pop("encoder"), defaults("recalign.recommender.Recommender")
-    assert lines == {key: python[key] for key in lines}
-    network = defaults(encoder["class_path"]) | {"max_length": encoder["init_args"]["max_length"]}
-    assert type(Recommender(9).policy.encoder).__name__ == encoder["class_path"].rpartition(".")[2]
-    assert encoder["init_args"] == {key: network[key] for key in encoder["init_args"]}
-
-
-@pytest.mark.parametrize("stage", ["recommender", "reward", "judge"])
-def test_the_patience_of_early_stopping_is_one_option(stage: str):
-    files = [CONF / f"{stage}.yaml", CONF / "data/ml-1m.yaml"]
-    words = [word for file in files for word in ("--config", str(file))]
-    config = parse_stage(["fit", *words, "--early_stopping.patience=9"]).config
-    stop, monitor = config["early_stopping"]["init_args"], config["checkpoint"]["monitor"]
-    assert (stop["patience"], stop["monitor"]) == (9, monitor)
-    assert "early_stopping" not in parse_stage(["fit", *words, "--early_stopping=null"]).config
 
 
 @pytest.mark.parametrize("path", sorted((CONF / "rewards").glob("*.yaml")), ids=name)

@@ -2,11 +2,10 @@
 
 import warnings
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from lightning import Trainer
-from lightning.pytorch.callbacks import Callback, EarlyStopping, RichProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar
 
 from recalign.run.stage import parse_stage, run_stage
 from recalign.run.stage.console import LineProgress, quiet
@@ -48,24 +47,6 @@ def test_on_a_terminal_there_is_lightnings_bar(monkeypatch: pytest.MonkeyPatch):
     for command in ("fit", "validate", "test", "predict"):
         result = run_stage(parse_stage([command, "--config", "toy.yaml"]))
         assert isinstance(result.trainer.progress_bar_callback, RichProgressBar)
-
-
-class CtrlC(Callback):
-    """Interrupts a run after so many steps."""
-
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
-
-    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        if trainer.global_step == self.steps:
-            raise KeyboardInterrupt
-
-
-@pytest.mark.parametrize(("steps", "said"), [(1, "run the same command again"), (8, "--ckpt_path last")])
-def test_an_interrupted_stage_says_how_to_go_on(steps: int, said: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("signal.signal", lambda *_: None)  # Lightning switches Ctrl-C off for good
-    with pytest.raises(KeyboardInterrupt, match=said):
-        run_stage(parse_stage(FIT), CtrlC(steps))
 
 
 def test_our_own_words_through_lightnings_logger_are_heard(caplog: pytest.LogCaptureFixture):

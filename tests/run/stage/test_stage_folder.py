@@ -37,15 +37,6 @@ def test_a_manifest_that_cannot_be_written_either_hides_nothing(monkeypatch: pyt
         run_stage(parse_stage(FIT))
 
 
-def test_an_error_that_is_not_the_disks_is_not_called_one(monkeypatch: pytest.MonkeyPatch):
-    def missing(*_: Any) -> None:
-        Path("nowhere").read_text()
-
-    monkeypatch.setattr("stage_doubles.Toy.on_validation_start", missing)
-    with pytest.raises(FileNotFoundError):
-        run_stage(parse_stage(FIT))
-
-
 def test_a_failed_run_without_a_checkpoint_leaves_the_run_before_it_kept():
     RUN.checkpoints.mkdir(parents=True)
     RUN.best.write_text("good")

@@ -37,18 +37,6 @@ def test_new_columns_keep_earlier_rows(folder: Path):
     ]
 
 
-def test_another_process_appends(folder: Path):
-    CSVLog(folder / "m.csv").log_metrics({"a": 1.0}, step=1)
-    later = CSVLog(folder / "m.csv")
-    later.log_metrics({"a": 2.0}, step=2)
-    later.log_metrics({"c": 3.0}, step=3)
-    assert [(r["step"], r["a"], r["c"]) for r in rows(folder / "m.csv")] == [
-        ("1", "1.0", ""),
-        ("2", "2.0", ""),
-        ("3", "", "3.0"),
-    ]
-
-
 def test_a_row_that_was_cut_off_is_dropped(folder: Path):
     path = folder / "m.csv"
     CSVLog(path).log_metrics({"a": 1.0}, step=1)
@@ -69,17 +57,6 @@ def test_wandb_is_offline_without_an_account_and_leaves_files(monkeypatch: pytes
     for word in (b"rank/loss", b"recommender/seed-0", b"toy", b"stage_doubles.Toy"):
         assert word in content  # figures, name, group and configuration
     assert (RUN / "metrics.csv").exists()
-
-
-def test_wandb_gets_group_job_type_and_name(monkeypatch: pytest.MonkeyPatch):
-    seen: dict[str, Any] = {}
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setattr("wandb.init", lambda **kwargs: seen.update(kwargs) or MagicMock())
-    run_stage(parse_stage([*FIT, "--run.chain", "experiment"]))
-    assert (seen["group"], seen["job_type"], seen["name"]) == ("experiment", "recommender", "recommender/seed-0")
-    assert seen["mode"] == "offline"
-    assert seen["project"] == "recalign"
-    assert seen["config"]["model"]["init_args"]["learning_rate"] == 0.05
 
 
 def fail(*_: Any, **__: Any) -> None:
@@ -106,13 +83,6 @@ def test_a_broken_wandb_costs_one_warning(
     assert warned() == ["W&B is off for this run: wandb is broken"]
 
 
-def test_a_missing_wandb_costs_one_warning(monkeypatch: pytest.MonkeyPatch, warned: Callable[[], list[str]]):
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setitem(__import__("sys").modules, "wandb", None)
-    run_stage(parse_stage(FIT))
-    assert [message.split(":")[0] for message in warned()] == ["W&B is off for this run"]
-
-
 def test_online_without_an_account_falls_back_to_offline(
     monkeypatch: pytest.MonkeyPatch, warned: Callable[[], list[str]]
 ):
@@ -123,18 +93,6 @@ def test_online_without_an_account_falls_back_to_offline(
     run_stage(parse_stage(FIT))
     assert seen["mode"] == "offline"
     assert "no account" in warned()[0]
-
-
-def test_a_sweep_decides_for_itself(monkeypatch: pytest.MonkeyPatch):
-    seen: dict[str, Any] = {}
-    monkeypatch.delenv("WANDB_MODE")
-    monkeypatch.setenv("WANDB_SWEEP_ID", "s")
-    monkeypatch.setenv("WANDB_RUN_ID", "r")
-    monkeypatch.setattr("wandb.login", lambda prompt: True)
-    monkeypatch.setattr("wandb.init", lambda **kwargs: seen.update(kwargs) or MagicMock())
-    run_stage(parse_stage(FIT))
-    assert seen["mode"] == "online"
-    assert seen["id"] is None
 
 
 def test_logger_false_leaves_the_csv(monkeypatch: pytest.MonkeyPatch):
@@ -214,16 +172,6 @@ def own(name: str, **settings: str) -> str:
 def columns() -> set[str]:
     """The figures of metrics.csv."""
     return set(rows(RUN / "metrics.csv")[0]) - {"step", "epoch"}
-
-
-def test_tensorboard_gets_the_same_figures():
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    run_stage(parse_stage([*FIT, "--trainer.logger", own("TensorBoardLogger", save_dir="board")]))
-    (file,) = Path("board").rglob("events.out*")
-    found = EventAccumulator(str(file)).Reload()
-    assert columns() <= set(found.Tags()["scalars"])
 
 
 def test_mlflow_gets_the_same_figures(recwarn: pytest.WarningsRecorder):

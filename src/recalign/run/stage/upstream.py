@@ -110,11 +110,12 @@ def require(upstreams: list[Upstream], folder: RunFolder, log: str) -> None:
     """
     for upstream in upstreams:
         if upstream.path is None:
+            command = "tokenize" if upstream.stage == TOKENS else f"fit {upstream.stage}"
             raise InputError(
                 f"there is no finished {upstream.stage} run of the log {log!r} and of this seed under "
                 f"{folder.path.parent.parent}",
                 where=upstream.key,
-                remedy=f"name its file, or run that stage first: recalign {_command(upstream.stage, folder, log)}",
+                remedy=f"name its file, or run that stage first: recalign {command}",
             )
         net = "reward" if upstream.stage == "reward" else "policy"
         recipes = upstream.checkpoint().get("recipes")
@@ -124,14 +125,6 @@ def require(upstreams: list[Upstream], folder: RunFolder, log: str) -> None:
     if upstreams:
         runs = dict.fromkeys(str(one.path).removesuffix("/checkpoints/best.ckpt") for one in upstreams)
         rank_zero_info(f"starts from {', '.join(runs)}")
-
-
-def _command(stage: str, folder: RunFolder, log: str) -> str:
-    """The command that runs an upstream stage so that `resolve` finds its checkpoint."""
-    chain, seed = folder.path.parent.parent, folder.path.name.removeprefix("seed-")
-    if stage == TOKENS:
-        return f"tokenize LOG --seed={seed} --out={chain / stage / folder.path.name}"
-    return f"fit {stage} LOG --seed_everything={seed}" + (f" --run.chain={chain.name}" if chain.name != log else "")
 
 
 def hashes(upstreams: list[Upstream]) -> dict[str, dict[str, str]]:
