@@ -78,14 +78,11 @@ class CrossedBootstrap:
         distinct = list({row.tobytes(): row for row in count_RU}.values())
         place = {row.tobytes(): len(total_RU) + i for i, row in enumerate(distinct)}
         count_R = [place[row.tobytes()] for row in count_RU]
-        drawn_DC = self._draw(np.concatenate([total_RU, distinct]))
+        sum_CU = np.concatenate([total_RU, distinct])
+        weights = self._weights() if self._stored is None else self._stored
+        drawn_DC = np.concatenate([weight_DU.astype(float) @ sum_CU.T for weight_DU in weights])
         with np.errstate(invalid="ignore"):
             return total_RU.sum(1) / count_RU.sum(1), drawn_DC[:, : len(total_RU)] / drawn_DC[:, count_R]
-
-    def _draw(self, sum_CU: np.ndarray) -> np.ndarray:
-        """Sums over the users of each draw. Shape: (C, U) -> (D, C)."""
-        weights = self._weights() if self._stored is None else self._stored
-        return np.concatenate([weight_DU.astype(float) @ sum_CU.T for weight_DU in weights])
 
     def over_seeds(self, value_S: np.ndarray, drawn_DS: np.ndarray) -> Estimate:
         """Mean over seeds of the result of `ratios`, resampling seeds too."""

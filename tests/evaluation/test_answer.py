@@ -40,10 +40,6 @@ def test_judges_that_know_averages_alone_are_not_green_and_the_page_says_what_th
     assert answer.limits(reports()) is None
 
 
-def test_what_judges_was_not_measured_is_said_so():
-    assert cards(trust=reports(pairwise=(None, None, None)))["May the judges be believed?"].words == "not measured"
-
-
 def test_the_size_of_an_ab_test_follows_from_the_gain():
     """By hand: 2 (1.960 + 0.842)^2 (0.5 / 0.2)^2 = 98.1."""
     decision = decide(table(), table(split="validation"), reports(), checked())

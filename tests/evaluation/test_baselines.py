@@ -60,16 +60,6 @@ def test_reranking_tilts_the_start(data, nets):
 
 
 @torch.no_grad()
-def test_without_strength_reranking_is_the_start_and_with_much_it_is_the_reward(data, nets):
-    start, reward = nets
-    batch = small.batch_of(data, rows=2)
-    none, much = Rerank(start, reward, 0.0), Rerank(start, reward, 1e4)
-    torch.testing.assert_close(none.log_probs(none.encode(batch)), start.log_probs(start.encode(batch)))
-    best_T = reward.predict(reward.states(batch)).argmax(dim=1) + 1
-    assert much.top_k(much.encode(batch), 1)[1][:, 0].equal(best_T)
-
-
-@torch.no_grad()
 def test_states_of_reranking_are_sliced_together_and_nothing_is_remembered(data, nets):
     """Batches of other lengths may be encoded before a state is read."""
     policy = Rerank(*nets, 0.7)

@@ -81,17 +81,6 @@ def test_holm_can_reject_however_many_rows_there_are(tmp_path):
     assert found["value"].max() < 0.05
 
 
-def test_what_rests_on_something_else_is_not_compared(tmp_path):
-    write(tmp_path, "start", 0, [1, 3, 0, 20], {"base": "a"})
-    write(tmp_path, "bc", 0, [1, 3, 0, 20], {"base": "a"})
-    write(tmp_path, "bc", 1, [1, 3, 0, 20], {"base": "c"})  # seeds rest on networks of their own
-    RunsComparison(tmp_path, draws=50).make()
-    write(tmp_path, "asft", 0, [1, 3, 0, 20], {"base": "b"})
-    with pytest.raises(InputError, match=r"bc, seed 0: it rests on other data, or on other .* than asft"):
-        RunsComparison(tmp_path, draws=50).make()
-    RunsComparison(tmp_path, draws=50, methods=["start", "bc"]).make()
-
-
 def test_the_better_baseline_is_chosen_for_each_metric(tmp_path):
     write(tmp_path, "start", 0, [1, 9, 9, 9], **{"judge@10": [3, 3, 3, 3]})
     write(tmp_path, "bc", 0, [2, 2, 2, 2], **{"judge@10": [1, 1, 1, 1]})
@@ -151,19 +140,6 @@ def test_a_chain(made_up_chain):
     assert cell(frame, "popularity", "policy/kl") is None
 
 
-def test_a_run_that_was_trained_since_it_was_measured_is_named(tmp_path, made_up_run, capsys):
-    for method in ("start", "asft"):
-        made_up_run(tmp_path, method, 0, users=20, events=2)
-    RunsComparison(tmp_path, draws=20, methods=["start", "asft"], roles=Roles()).make()
-    assert capsys.readouterr().err == ""
-    (tmp_path / "asft/seed-0").rename(tmp_path / "asft/seed-0.previous")  # as a fit does
-    (tmp_path / "asft/seed-0").mkdir()
-    (tmp_path / "asft/seed-0/manifest.json").write_text("{}")
-    frame = RunsComparison(tmp_path, draws=20).make()
-    assert set(frame["method"]) == {"start"}
-    assert f"left out: {tmp_path / 'asft/seed-0'} has no evaluation" in capsys.readouterr().err
-
-
 def test_a_copy_of_a_run_is_none_of_the_seeds(tmp_path, made_up_run):
     for method in ("start", "asft"):
         made_up_run(tmp_path, method, 0, users=20, events=2)
@@ -172,26 +148,11 @@ def test_a_copy_of_a_run_is_none_of_the_seeds(tmp_path, made_up_run):
     assert set(RunsComparison(tmp_path, draws=20).make()["seed"]) == {"0", "all"}
 
 
-def test_errors(tmp_path, made_up_run):
-    with pytest.raises(InputError, match="no such folder"):
-        RunsComparison(tmp_path / "nowhere").make()
-    (tmp_path / "start" / "seed-0" / "evaluation").mkdir(parents=True)
-    (tmp_path / "start" / "seed-0" / "evaluation" / "summary.json").write_text("{}")
-    with pytest.raises(InputError, match="no method in it has been evaluated"):
-        RunsComparison(tmp_path).make()
-    with pytest.raises(InputError, match="recalign compare"):
-        comparison.read(tmp_path)
-    made_up_run(tmp_path, "bc", 0, users=10, events=3)
-    made_up_run(tmp_path, "asft", 0, users=11, events=3)
-    with pytest.raises(InputError, match=r"bc, seed 0: it was measured on other test events \(30\) than asft"):
-        RunsComparison(tmp_path).make()
-
-
 def test_seeds_may_be_worlds_of_their_own(tmp_path, made_up_run):
     for seed, users in ((0, 30), (1, 40)):
         for method in ("start", "asft"):
             made_up_run(tmp_path, method, seed, users=users, events=3)
-    with pytest.raises(InputError, match=r"asft, seed 1: it was measured on other test events \(120\) than seed 0"):
+    with pytest.raises(InputError, match="asft, seed 1: it was measured on other test events than asft, seed 0"):
         RunsComparison(tmp_path, draws=200).make()
     for path in tmp_path.glob("*/*/evaluation/summary.json"):
         path.write_text(path.read_text().replace("made-up", "simulated"))
@@ -226,25 +187,6 @@ def test_the_order_of_the_methods_and_their_roles_are_kept(tmp_path):
     assert Roles.load(tmp_path) == (roles, order)
 
 
-def test_a_folder_of_an_older_version_has_no_roles(tmp_path):
-    for method in ("start", "mine", "bc"):
-        write(tmp_path, method, 0, [1, 4, 0, 30])
-    frame = RunsComparison(tmp_path, draws=50).make()
-    assert frame["method"].unique(maintain_order=True).to_list() == ["bc", "mine", "start"]
-    assert cell(frame, "mine", "diff_best_baseline/all/ndcg@10") is not None
-    assert cell(frame, "bc", "diff_mine/all/ndcg@10") is None
-    assert not (tmp_path / "roles.json").exists()
-
-
-def test_other_baselines_may_be_named(tmp_path):
-    write(tmp_path, "start", 0, [1, 1, 1, 1])
-    write(tmp_path, "old", 0, [2, 2, 2, 2])
-    write(tmp_path, "mine", 0, [1, 1, 1, 2])
-    frame = RunsComparison(tmp_path, draws=50, roles=Roles(baselines=["old"])).make()
-    assert cell(frame, "mine", "diff_best_baseline/all/ndcg@10")[0] > 0
-    assert cell(frame, "old", "diff_best_baseline/all/ndcg@10") is None
-
-
 def test_a_gain_is_compared_with_twice_that_of_a_placebo_event_by_event(made_up_chain):
     frame = RunsComparison(made_up_chain, draws=1000).make()
     values = {name: cell(frame, name, "value/judge@10")[0] for name in ("start", "asft", "asft_permuted")}
@@ -259,8 +201,31 @@ def test_a_gain_is_compared_with_twice_that_of_a_placebo_event_by_event(made_up_
         assert not frame.filter(method="start", metric=f"diff_popularity/{metric}").height
 
 
-def test_seeds_of_other_rewards_are_not_compared(tmp_path):
-    write(tmp_path, "start", 0, [1, 3, 0, 20], {"reward/sd": 1.1})
-    write(tmp_path, "start", 1, [1, 1, 1, 1], {"reward/sd": 0.22})
-    with pytest.raises(InputError, match="measured by different rewards"):
+@pytest.mark.parametrize(
+    ("summaries", "what"),
+    [
+        (
+            [("start", 0, {"base": "a"}), ("bc", 1, {"base": "c"}), ("bc", 0, {"base": "b"})],
+            "start, seed 0: it rests on",
+        ),
+        (
+            [("start", 0, {"reward/sd": 1.1}), ("start", 1, {"reward/sd": 0.22})],
+            "start, seed 1: it was measured by another",
+        ),
+    ],
+)
+def test_what_rests_on_something_else_is_not_compared(tmp_path, summaries, what):
+    for method, seed, summary in summaries:
+        write(tmp_path, method, seed, [1, 3, 0, 20], summary)
+    with pytest.raises(InputError, match=what):
         RunsComparison(tmp_path, draws=50).make()
+    RunsComparison(tmp_path, draws=50, methods=["start"], seeds=[0]).make()
+
+
+def test_nothing_to_compare(tmp_path):
+    with pytest.raises(InputError, match="no such folder"):
+        RunsComparison(tmp_path / "nowhere").make()
+    with pytest.raises(InputError, match="no method in it has been evaluated"):
+        RunsComparison(tmp_path).make()
+    with pytest.raises(InputError, match="recalign compare"):
+        comparison.read(tmp_path)

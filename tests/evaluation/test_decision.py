@@ -12,7 +12,7 @@ from recalign.data.sequences.audit import OFTEN
 from recalign.evaluation.candidate_checks import CandidateChecks
 from recalign.evaluation.comparison import ALL, SCHEMA
 from recalign.evaluation.comparison_table import ComparisonTable
-from recalign.evaluation.decision import RULES, candidates, decide, holm_factors
+from recalign.evaluation.decision import candidates, decide, holm_factors
 from recalign.evaluation.roles import Roles
 
 AS_GOOD = {
@@ -51,7 +51,6 @@ def test_validation_chooses_and_the_test_measures():
         ({"kept": {"mine": 0.94}}, {}, "not decided", "keeps 94.0% [91.0%, 97.0%]"),
         ({"kept": {"mine": 0.96}}, {}, "not decided", "may be less than 95%"),  # 96 % less .43 of 3 %
         ({"kept": {"mine": 0.965}}, {}, "ship", "mine gains"),
-        ({"gains": {"mine": (-0.3, -0.1)}}, {}, "do not ship", "nothing worth shipping"),
         ({"gains": {"mine": (0.001, 0.012)}}, {}, "do not ship", "nothing worth shipping"),
         ({"gains": {"mine": (-0.1, 0.3)}}, {}, "not decided", "may be chance"),
         ({}, {"verdict": "no_signal"}, "do not ship", "no signal"),
@@ -61,7 +60,6 @@ def test_validation_chooses_and_the_test_measures():
         ({"gains": {"mine": (-0.3, -0.1)}}, {"pairwise": (0.5, 0.4, 0.6)}, "not decided", "their values say nothing"),
         ({"over_tilt": {"mine": (-0.1, 0.1)}}, {}, "not decided", "reads no reward, may have as much"),
         ({"over_tilt": {"mine": (-0.2, -0.1)}}, {}, "do not ship", "reads no reward, has more"),
-        ({"over_tilt": {"mine": (0.1, 0.2)}}, {}, "ship", "reads no reward"),
         ({"beyond": {"mine": (-0.01, 0.2)}}, {}, "not decided", "2 times that"),
         ({"gains": {"sham": (-0.001, 0.1)}, "beyond": {"mine": (-0.1, 0.12)}}, {}, "not decided", "sham"),
         ({"others": {("sham", "placebo/correlation"): (0.36,)}}, {}, "not decided", "correlation of 0.360"),
@@ -70,8 +68,6 @@ def test_validation_chooses_and_the_test_measures():
         ({"others": dict(list(AS_GOOD.items())[:1])}, {}, "ship", "mine gains"),  # it ranks as well, with less value
         ({"kept": {"item_knn": 2.1}}, {}, "not decided", "start has 47.6% of the all/ndcg@10 of item_knn"),
         ({"sd": math.nan}, {}, "not decided", "spread of the rewards is not known"),
-        ({"sd": math.nan, "gains": {"mine": (0.001, 0.012)}}, {}, "not decided", "spread of the rewards"),  # of what?
-        ({"sd": math.inf}, {}, "not decided", "spread of the rewards is not known"),
         ({"sd": 0.0}, {}, "not decided", "rewards do not vary"),
         ({"gains": {"mine": (0.001, 0.016)}}, {}, "not decided", "0.015 sd or more are worth shipping"),
         ({"gains": {"mine": (0.001, 0.03)}}, {}, "ship", "mine gains"),
@@ -84,16 +80,8 @@ def test_validation_chooses_and_the_test_measures():
         ({"others": {("mine", "users/evaluated"): (19.0,)}}, {}, "not decided", "Only 19 users were evaluated"),
         ({"others": {("mine", "users/evaluated"): (20.0,)}}, {}, "ship", "mine gains"),
         ({}, {"judges": "no_signal"}, "not decided", "the judges' predictions is no signal"),
-        ({}, {"judges": "not_measured"}, "not decided", "the judges' predictions is not measured"),
-        (
-            {"others": {("mine", "policy/coverage@10"): (math.nan,)}},
-            {},
-            "not decided",
-            "coverage of mine or start is not",
-        ),
         ({"others": {(row, "policy/coverage@10"): (0.0,) for row in VALUES}}, {}, "not decided", "everybody the same"),
         ({"others": {("bc", "value/judge@10"): (math.nan,)}}, {}, "not decided", "not measured: bc"),
-        ({"others": {("item_knn", "all/ndcg@10"): (math.nan,)}}, {}, "not decided", "not measured: item_knn"),
         ({"gains": {"mine": (math.nan, math.nan)}}, {}, "not decided", "could not be measured"),
     ],
 )
@@ -144,13 +132,6 @@ def test_a_start_that_ranks_nothing_has_nothing_to_keep():
     assert not any("not known" in reason for reason in found.because)
 
 
-def test_where_nothing_was_valued_the_sentence_is_not_decided():
-    valued = ("value/", "diff_", "gain_minus_2x_")
-    left = [row for row in rows(VALUES) if not any(part in row[3] for part in valued)]
-    blank = ComparisonTable(pl.DataFrame(left, schema=SCHEMA, orient="row"), ROLES, "test")
-    assert decided(blank, trust=reports()).word == "not decided"
-
-
 def test_a_start_that_ranks_no_better_than_what_takes_no_training_is_said_first():
     assert decided().first is None
     found = decided(table(kept={"popularity": 1.0, "item_knn": 1.2}))
@@ -164,18 +145,6 @@ def test_a_control_that_was_not_run_is_named_and_nothing_is_shipped_without_it(m
     assert found.word == "not decided"
     assert any(missing in reason and "not run" in reason for reason in found.because)
     assert any(missing in remedy for remedy in found.would_decide)
-
-
-def test_a_row_is_judged_by_what_it_rests_on():
-    trust = reports(verdict="no_signal")
-    assert decided(trust=trust).word == "do not ship"
-    reads_none = table(others={("mine", "reads/reward_model"): (0.0,)})
-    assert decided(reads_none, trust).word == "ship"
-
-
-def test_a_row_without_a_placebo_is_not_shipped():
-    found = decided(table(roles=Roles("mine", {})), validation=table(roles=Roles("mine", {}), split="validation"))
-    assert (found.word, found.because) == ("not decided", ["mine has no placebo."])
 
 
 def test_the_answer_is_the_first_of_three_candidates_that_passes():
@@ -228,10 +197,6 @@ def test_a_reranked_row_needs_a_placebo_of_its_method_and_one_of_reranking(place
         f"{one} has no placebo." for one in lacks
     ]
     assert found.word == ("not decided" if lacks or "not_run" in placebos else "ship")
-
-
-def test_a_row_that_cannot_win_takes_nothing_of_the_others_from_holm():
-    assert CandidateChecks(table(roles=Roles("mine", {})), "mine", reports()["reward"]).weakest() == -math.inf
 
 
 def test_a_reward_model_without_signal_with_one_of_the_seeds_leaves_it_open():
@@ -289,24 +254,6 @@ def test_no_row_is_called_shippable_where_the_comparison_as_a_whole_is_open():
     assert "ship" not in [word for _, word, _ in found.others]
 
 
-def test_where_no_baseline_was_measured_the_sentence_says_so():
-    values = {name: value for name, value in VALUES.items() if name not in ("start", "bc")}
-    found = decided(table(values))
-    assert (found.word, found.sentence) == ("not decided", "Not decided")
-    assert found.because == ["Controls that were not run: start, bc."]
-
-
-def test_without_one_that_passes_the_answer_is_about_the_first_that_is_open():
-    values = VALUES | {"first": 3.5}
-    found = decide(
-        table(values, kept={"first": 0.8}, beyond={"mine": (-1, 1)}),
-        table(values, split="validation"),
-        reports(),
-        checked(),
-    )
-    assert (found.word, found.policy) == ("not decided", "mine")
-
-
 def test_holm_widens_the_strongest_most_and_stops_at_the_first_that_fails():
     three, two = 2.3940 / 1.9600, 2.2414 / 1.9600  # z of 1 - .025 / 3, of 1 - .025 / 2, of .975
     assert holm_factors([1.5]) == pytest.approx([1.0])
@@ -323,13 +270,6 @@ def test_a_ranking_that_has_to_be_better_is_widened_as_a_gain_is():
             table(others=close), "mine", reports()["reward"], interval_factor=interval_factor
         ).findings()
         assert {finding.sign for finding in found} == signs
-
-
-def test_holm_counts_what_a_row_needs_no_training_for():
-    """Where ranking and value may be no better than such a row's, the better of the two tells how sure the case is."""
-    beside = {("mine", "diff_item_knn/all/ndcg@10"): (0.022, 0.002, 0.042)}
-    beside |= {("mine", "diff_item_knn/value/judge@10"): (0.01, -0.01, 0.03)}
-    assert CandidateChecks(table(others=beside), "mine", reports()["reward"]).weakest() == pytest.approx(1.1)
 
 
 def test_an_open_question_says_what_would_decide_it():
@@ -371,21 +311,6 @@ def test_what_may_keep_enough_on_validation_is_not_decided(figures, says):
     assert found.would_decide[0].startswith("Add users")
 
 
-def test_the_row_that_may_keep_most_on_validation_is_named():
-    values, wide = VALUES | {"other": 3.1}, (-0.014, -0.04, 0.012)
-    figures = {"kept": {"mine": 0.94, "other": 0.93}, "others": {("other", "diff_best_baseline/all/ndcg@10"): wide}}
-    found = decided(table(values), validation=table(values, **figures, split="validation"))
-    assert "but one may: other keeps" in found.because[0]
-
-
-def test_a_row_that_the_judges_did_not_see_on_validation_may_keep_enough():
-    values = VALUES | {"other": 3.1}
-    validation = pl.DataFrame(rows(values, kept={"mine": 0.9}, split="validation"), schema=SCHEMA, orient="row")
-    unseen = (pl.col("method") == "other") & (pl.col("metric") == "value/select_judge@10")
-    found = decided(table(values), validation=ComparisonTable(validation.filter(~unseen), ROLES, "validation"))
-    assert (found.word, found.policy) == ("not decided", None)
-
-
 @pytest.mark.parametrize("metric", ["all/ndcg@10", "value/select_judge@10"])
 def test_what_validation_does_not_know_speaks_against_nothing(metric):
     unknown = {(name, metric): (math.nan,) for name in ("mine", "start", "bc")}
@@ -395,13 +320,6 @@ def test_what_validation_does_not_know_speaks_against_nothing(metric):
     assert decided(validation=table(values={}, split="validation")).word == "not decided"
 
 
-@pytest.mark.parametrize("other", ["popularity_tilt", "popularity_high", "item_knn"])
-def test_a_control_that_was_run_but_shares_no_seed_is_missed(other):
-    frame = pl.DataFrame(rows(VALUES), schema=SCHEMA, orient="row")
-    found = decided(ComparisonTable(frame.filter(~pl.col("metric").str.starts_with(f"diff_{other}/")), ROLES))
-    assert (found.word, found.because) == ("not decided", [f"mine could not be compared with {other}."])
-
-
 @pytest.mark.parametrize("other", ["sham", "start", "item_knn", "popularity_tilt"])
 def test_what_was_run_with_fewer_seeds_than_the_row_is_named(other):
     frame = pl.DataFrame(rows(VALUES, seeds=("0", "1")), schema=SCHEMA, orient="row")
@@ -409,12 +327,6 @@ def test_what_was_run_with_fewer_seeds_than_the_row_is_named(other):
     found = decided(ComparisonTable(frame.filter(~((pl.col("method") == other) & (pl.col("seed") == "1"))), ROLES))
     assert found.word == "not decided"
     assert found.because == [f"Run with fewer seeds than the 2 of mine: {other} (1)."]
-
-
-def test_the_printed_rules_are_those_that_decide():
-    text = " ".join(RULES)
-    for number in ("95%", "0.015 sd", "2 times", "0.1", "80%", "50%", "20%", "moderate or strong"):
-        assert number in text
 
 
 OFF_BOUNDS = st.tuples(*(st.integers(low, 300).map(lambda n: (n + 0.3) / 1000) for low in (-100, 0)))

@@ -34,12 +34,3 @@ def test_the_first_users_are_shown_with_their_last_events(data):
         seen = {str(sequences.items[item - 1]) for item in sequences.frame.filter(user=user, split=0)["item_id"]}
         assert len(one["shown"]) == 5
         assert not seen & set(one["shown"])
-
-
-def test_titles_stand_in_for_ids_and_a_missing_reward_stays_missing(data, monkeypatch):
-    titles = "film " + data.sequences.items.cast(pl.String)
-    monkeypatch.setattr(type(data), "titles", titles, raising=False)
-    data.sequences.reward[:] = float("nan")
-    found = examples(of_popular(data), data)
-    assert all(title.startswith("film ") for one in found for title in one["shown"])
-    assert {event["reward"] for one in found for event in one["history"]} == {None}

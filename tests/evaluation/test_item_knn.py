@@ -101,11 +101,3 @@ def test_batches_and_slices_change_nothing(data):
     torch.testing.assert_close(policy.log_probs(state[1:3]), logp_TV[1:3])
     item_TC = torch.randint(1, data.num_items + 1, (len(state), 4))
     torch.testing.assert_close(policy.log_probs(state, item_TC), logp_TV.gather(1, item_TC - 1))
-
-
-def test_what_goes_together_is_ranked_first(data):
-    """Each user of this log likes items of one parity: neighbours are of the same."""
-    neighbour_WK, _ = nearest(data.sequences, window=10, neighbours=1, shrinkage=10.0)
-    raw = data.sequences.items.to_numpy()
-    same = [raw[item - 1] % 2 == raw[near - 1] % 2 for item, (near,) in enumerate(neighbour_WK) if item and near]
-    assert np.mean(same) > 0.9

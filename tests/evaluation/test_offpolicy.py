@@ -6,11 +6,9 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from recalign.errors import InputError
-from recalign.evaluation.offpolicy import effective_size, estimate, of_items, of_lists
+from recalign.evaluation.offpolicy import estimate, of_items, of_lists
 from recalign.serve.server import Explore
 from recalign.serve.server.explore import drawn, log_chances
 
@@ -93,24 +91,6 @@ def test_doubly_robust_is_right_if_either_half_is():
     assert values(estimate(of_items(**shown)))["dr"] == pytest.approx(true, abs=0.1)
 
 
-def test_the_mean_weight_shows_wrong_propensities():
-    shown, *_ = bandit(3, users=3000)
-    same = estimate(of_items(**shown | {"target_N": shown["propensity_N"]}))
-    assert (same.ess["list"], same.mean_weight) == pytest.approx((same.users, 1))
-    assert values(same)["ips"] == pytest.approx(values(same)["snips"]) == pytest.approx(same.observed)
-    assert estimate(of_items(**shown)).mean_weight == pytest.approx(1, abs=0.05)
-    half = estimate(of_items(**shown | {"propensity_N": shown["propensity_N"] / 2}))
-    assert half.mean_weight == pytest.approx(2, abs=0.1)
-
-
-def test_shifting_rewards_moves_all_but_ips_by_as_much():
-    shown, *_ = bandit(5)
-    up = shown | {name: shown[name] + 10 for name in ("reward_N", "predicted_N", "direct_N")}
-    before, after = (values(estimate(of_items(**one))) for one in (shown, up))
-    for name in ("snips", "dm", "dr"):
-        assert after[name] - before[name] == pytest.approx(10)
-
-
 def test_too_few_users_in_effect_are_refused_with_a_reason():
     shown, *_ = bandit(4, users=300)
     one_N = np.zeros(len(shown["user_N"]))
@@ -129,13 +109,6 @@ def test_too_few_users_in_effect_are_refused_with_a_reason():
 def test_a_propensity_that_is_none_is_refused(bad):
     with pytest.raises(InputError, match=r"a propensity of .* \(1 of 4 "):
         of_items(**HAND | {"propensity_N": np.array([0.5, bad, 0.5, 0.5])})
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.floats(0, 100), min_size=1, max_size=30))
-def test_the_effective_size_lies_between_one_and_all(weights):
-    found = effective_size(np.array(weights))
-    assert found == 0 or 1 - 1e-9 <= found <= len(weights) + 1e-9
 
 
 ITEMS, K = 5, 3
@@ -258,15 +231,6 @@ def test_a_candidate_of_items_that_the_server_lacked_is_refused(mass: float, ref
     assert found.first_weight == pytest.approx(mass)
     assert ("lists could not have" in str(found.refused)) == refused
     assert bool(found.estimates) != refused
-
-
-def test_ranked_lists_of_requests_that_could_not_explore_have_no_support_for_others():
-    same = np.tile(BEST, (400, 1))
-    found = estimate(lists(same, np.zeros(400, bool), 0.0, arms="mixture"), draws=10)
-    assert found.support < 0.5
-    assert found.estimates == {}
-    mixed = estimate(sample(400, 0.5, "mixture"), min_ess=0, draws=10)
-    assert (mixed.support, mixed.refused) == (1, {})
 
 
 def test_kinds_of_estimates_are_refused_apart():

@@ -11,12 +11,11 @@ import small
 import torch
 
 from recalign.data.events import LogMapping
-from recalign.data.sequences import Batch, High, TimeSplit
+from recalign.data.sequences import High, TimeSplit
 from recalign.data.simulation import World, simulate, write
 from recalign.data.simulation.world import SD
-from recalign.errors import InputError
 from recalign.evaluation import random_exposure
-from recalign.evaluation.baselines import ItemScores, SameForAll, log_counts
+from recalign.evaluation.baselines import ItemScores, SameForAll
 from recalign.evaluation.comparison import RunsComparison
 from recalign.evaluation.methods import MethodRun, SeedEvaluation
 from recalign.evaluation.offpolicy import estimate
@@ -106,32 +105,6 @@ def test_what_is_shown_to_a_user_who_has_met_everything_is_left_out(tmp_path):
     assert np.isfinite(shown.direct_N).all()
 
 
-def test_other_users_on_request(tmp_path):
-    data = exposed_log(tmp_path)
-    policies = {"it": SameForAll(torch.zeros(6))}
-    assert random_exposure.exposures(policies, by_heart(), data, CPU, users="B2")["it"].user_N.tolist() == [1]
-
-
-@pytest.mark.parametrize("settings", [{"is_random": None}, {"propensity": None}, dict.fromkeys(EXPOSURE)])
-def test_missing_columns_are_an_error_where_an_estimate_is_asked_for(tmp_path, settings):
-    """The mapping decides: raw columns of these names say nothing."""
-    data = exposed_log(tmp_path, **settings)
-    assert not random_exposure.is_exposed(data)
-    for asked in (random_exposure.measure, random_exposure.exposures):
-        with pytest.raises(InputError, match=f"data.log.{next(iter(settings))}"):
-            asked({"it": SameForAll(torch.zeros(6))}, by_heart(), data, CPU)
-
-
-def test_exposures_are_valued_on_the_device(tmp_path, monkeypatch):
-    data = exposed_log(tmp_path)
-    policy, reward = SameForAll(torch.arange(6.0)), by_heart()
-    here = random_exposure.measure({"it": policy}, reward, data, CPU)
-    gpu, moved = small.a_gpu(monkeypatch)
-    assert random_exposure.measure({"it": policy}, reward, data, gpu) == here
-    assert {policy, reward} <= set(moved[torch.nn.Module])
-    assert len(moved[Batch]) == 1
-
-
 def test_stretches_and_batches_change_nothing(tmp_path, monkeypatch):
     _, data = world_data(tmp_path, World(users=60, items=120, events=2400, random=0.4))
     torch.manual_seed(0)
@@ -145,19 +118,6 @@ def test_stretches_and_batches_change_nothing(tmp_path, monkeypatch):
     for name, values in vars(whole).items():
         if isinstance(values, np.ndarray):
             assert getattr(parts, name) == pytest.approx(values, rel=1e-4), name
-
-
-def test_the_policy_that_does_not_choose_is_worth_what_was_observed(tmp_path):
-    made, data = world_data(tmp_path, World(users=600, items=60, events=15_000, random=0.5))
-    policies = {"popularity": SameForAll(log_counts(data.sequences))}
-    found = random_exposure.measure(policies, Truth(made, data), data, CPU)["popularity"]
-    sane = found["uniform"]
-    assert sane["mean_weight"] == pytest.approx(1, abs=0.01)
-    assert sane["ess"]["list"] > 0.6 * sane["users"]  # users differ in how often they were shown something
-    low, high = sane["snips_interval"]
-    assert low < sane["observed"] < high
-    assert abs(sane["snips"] - sane["observed"]) < 0.02
-    assert found["policy"]["ess"]["list"] < sane["ess"]["list"]
 
 
 def test_estimates_find_the_truth_of_a_policy_that_knows_the_users(tmp_path):

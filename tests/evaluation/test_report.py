@@ -14,12 +14,10 @@ from recalign.artifacts import seal
 from recalign.data.sequences.audit import SEEN
 from recalign.errors import InputError
 from recalign.evaluation import page, plots
-from recalign.evaluation.comparison import SCHEMA, VALUE, RunsComparison, read
-from recalign.evaluation.comparison_table import ComparisonTable
+from recalign.evaluation.comparison import SCHEMA, RunsComparison
 from recalign.evaluation.report import show, terminal_table
 from recalign.evaluation.roles import Roles
 from recalign.evaluation.sources import Sources
-from recalign.serve.export import card
 
 
 def words_of(folder):
@@ -119,7 +117,7 @@ def test_the_page_of_a_full_chain(chain):
         "seed 0: strong. Do what strong implies.", "seeds 1, 2: weak. Do what weak implies.", "1,234,567", "name <b>",
         "reward model 0.250 0.200 – 0.310", "mean of all 0.250 0.200 – 0.310 0.250", "0.900 (at most)",
         "what follows seed 0 seed 1 seed 2", "sd of the reward 0.7 (ESS 34%) 0.7 (ESS 34%)",
-        "89.5", "activity 1 1,234 0.500 0.600 -0.100 (-0.200 – 0.010)",
+        "activity 1 1,234 0.500 0.600 -0.100 (-0.200 – 0.010)",
         "recalign fit --config conf/reward.yaml --name '<0>'",
         "KL(policy || start)", "Not decided: asft Nothing tells whether the judges", "What does it cost?",
         "strong / weak Do what strong implies. (seed 0) Do what weak implies. (seed 1, 2)",
@@ -131,64 +129,7 @@ def test_the_page_of_a_full_chain(chain):
     assert "over-optimisation: methods by policy/kl and diff_start/gap/judge@10" in html
     assert "width: 50.0%" in html
     assert html.count('<tr class="highlight"><th scope="row">asft</th>') == 2  # test and validation
-    every_seed = html.partition('aria-label="Figures of every seed"')[2].partition("</thead>")[0]
-    assert every_seed.count("<th ") == every_seed.count(" title=") + 2 > 2  # all but the method and the seed
     assert html.partition("<h2>The log</h2>")[2].partition("</section>")[0].count('<div class="blocks">') == 1
-
-
-def test_a_figure_without_a_mean_over_seeds_has_no_column():
-    rows = [("bc", seed, "test", "all/ndcg@10", 0.1, None, None) for seed in ("0", "all")]
-    rows.append(("bc", "0", "test", "value/true", 0.2, None, None))
-    table = ComparisonTable(pl.DataFrame(rows, schema=SCHEMA, orient="row"), Roles("asft"))
-    assert page._table(table)["columns"] == ["all/ndcg@10"]
-
-
-def test_differences_in_value_have_the_unit_of_the_test_in_every_table_and_none_where_it_is_unknown():
-    name = f"diff_start/{VALUE}"
-    rows = [
-        ("asft", seed, split, metric, value, value, value)
-        for split in ("test", "validation")
-        for seed in ("0", "all")
-        for metric, value in ((VALUE, 3.0), (f"holm_best_baseline/{VALUE}", 0.2), (f"p_best_baseline/{VALUE}", 0.01))
-    ]
-    unit = ("asft", "all", "test", "reward/sd", 0.5, None, None)
-    for more, says, value in (([unit], "+0.400 sd [", 0.4), ([], "+0.2000 [", 0.2)):
-        frame = pl.DataFrame(rows + more, schema=SCHEMA, orient="row")
-        test, validation = (ComparisonTable(frame, Roles("asft"), split) for split in ("test", "validation"))
-        for table in (test, validation):
-            assert page._cell(table, "asft", VALUE, False)["hint"].startswith(says)
-            assert plots._axis_label(table, name) == f"{VALUE}, gain over start" + ", sd" * bool(more)
-            assert plots._axis_label(table, "diff_start/high/ndcg@10") == "high/ndcg@10, gain over start"
-        assert test.get("asft", f"holm_best_baseline/{VALUE}").value == pytest.approx(value)
-        assert page._seed_table(frame, test)[1] == [["asft", "0", "3.000"]]
-
-
-@pytest.mark.usefixtures("without_pictures")
-def test_the_item_prior_and_the_codes_are_shown(chain, tmp_path):
-    folder = shutil.copytree(chain, tmp_path / "coded")
-    rows = {"step": [1, 2], "rank/prior": [None, 0.75]}
-    rows |= {"rank/prior/ndcg@10_without": [None, 0.114], "rank/prior/ndcg@10": [None, 0.124]}
-    level = {"size": 64, "used_share": 1.0, "entropy_nats": 4.11, "of_nats": 4.16, "largest": 29}
-    said = {
-        "items": 1661, "free": 387, "reconstruction_error": 0.47, "moved": 618, "verdict": "sound", "levels": [level],
-        "vectors": "Cooccurrence", "nearest": {"unique_share": 0.5, "largest_bucket": 33},
-        "examples": [{"code_0": 7, "items": 26, "spread": 0.2, "titles": ["Alien", "<b>Up</b>"]}],
-    }  # fmt: skip
-    (folder / "recommender/seed-1").mkdir(parents=True)
-    (folder / "tokens/seed-1").mkdir(parents=True)
-    pl.DataFrame(rows).write_csv(folder / "recommender/seed-1/metrics.csv")
-    (folder / "tokens/seed-1/tokens.json").write_text(json.dumps(said))
-    manifest = json.loads((folder / "reward/seed-1/manifest.json").read_text())
-    manifest |= {"stage": "recommender", "upstream": {"model.codes": {}}}
-    (folder / "recommender/seed-1/manifest.json").write_text(json.dumps(manifest))
-    words = words_of(folder)
-    for expected in (
-        "seed strength NDCG@10 without with 1 0.75 0.114 0.124",
-        "1 Cooccurrence 64 1,661 387 0.47 618 sound 0.5 33",
-        "1 code_0 64 1 4.11 4.16 29",
-        "code_0 = 7 , 26 items: Alien; <b>Up</b>",
-    ):
-        assert expected in words
 
 
 def test_an_evaluation_that_was_altered_is_refused(tmp_path, made_up_run):
@@ -251,34 +192,6 @@ def test_the_terminal_table(chain):
     assert next(line for line in lines if line.startswith("popularity ")).split()[-1] != "–"
 
 
-def test_the_terminal_table_without_some_metrics():
-    rows = [("start", seed, "test", "all/ndcg@10", 0.1, 0.05, 0.15) for seed in ("0", "all")]
-    lines = shown(pl.DataFrame(rows, schema=SCHEMA, orient="row")).splitlines()
-    assert "true@10" not in lines[1]
-    assert "mean of 1 seed" in lines[0]
-    assert lines[2].split() == ["start", "0.1000", "±0.0500", *"–––"]
-
-
-@pytest.mark.usefixtures("without_pictures")
-def test_methods_may_have_different_seeds(chain, tmp_path):
-    folder = shutil.copytree(chain, tmp_path / "differs")
-    shutil.rmtree(folder / ComparisonTable(read(folder), Roles()).methods[0] / "seed-0")
-    RunsComparison(folder, draws=50).make()
-    assert "750 test events of 150 users" in words_of(folder)
-
-
-@pytest.mark.usefixtures("without_pictures")
-def test_what_an_earlier_chain_left_is_not_shown(chain, tmp_path):
-    """Three seeds have run; the comparison is of two."""
-    folder = shutil.copytree(chain, tmp_path / "fewer")
-    RunsComparison(folder, draws=50, seeds=[1, 2]).make()
-    words = words_of(folder)
-    assert "seeds 1, 2: weak." in words
-    assert "Do what strong implies" not in words
-    assert "--name '<1>'" in words
-    assert "'<0>'" not in words
-
-
 @pytest.mark.usefixtures("without_pictures")
 def test_judges_have_their_own_errors_on_the_page(chain, tmp_path):
     folder = shutil.copytree(chain, tmp_path / "judged")
@@ -301,34 +214,6 @@ def test_judges_have_their_own_errors_on_the_page(chain, tmp_path):
 
 
 @pytest.mark.usefixtures("without_pictures")
-def test_runs_of_methods_that_are_not_compared_stand_apart(chain, tmp_path):
-    """An earlier chain has left two methods: one that has been evaluated, on fewer events, and one that has not."""
-    folder = shutil.copytree(chain, tmp_path / "left")
-    reward = json.loads((folder / "reward/seed-0/manifest.json").read_text())
-    for method in ("asft", "dpo", "aaa"):
-        manifest = reward | {
-            "stage": method,
-            "command": f"recalign fit {method}",
-            "started": "2027",
-            "fingerprint": "f2",
-        }
-        (folder / method / "seed-0").mkdir(parents=True, exist_ok=True)
-        (folder / method / "seed-0/manifest.json").write_text(json.dumps(manifest))
-    shutil.copytree(folder / "start/seed-0/evaluation", folder / "aaa/seed-0/evaluation")
-    pl.read_parquet(folder / "start/seed-0/evaluation/test.parquet").head(9).write_parquet(
-        folder / "aaa/seed-0/evaluation/test.parquet"
-    )
-    words = words_of(folder)
-    ours, left = words.split("2 runs in this folder that this page does not show")
-    assert "All 4 runs" in ours
-    assert "recalign fit asft" in ours
-    assert "recalign fit dpo" not in words
-    assert "750 test events" in words
-    assert "data f2 2027" in words  # of asft, the last of ours
-    assert left.split("started ")[1] == "aaa 0 finished 12.5 2027 dpo 0 finished 12.5 2027"
-
-
-@pytest.mark.usefixtures("without_pictures")
 def test_an_altered_comparison_is_not_shown(chain, tmp_path):
     folder = shutil.copytree(chain, tmp_path / "changed")
     (folder / "comparison.csv").write_text((folder / "comparison.csv").read_text().replace("1", "2", 1))
@@ -336,35 +221,8 @@ def test_an_altered_comparison_is_not_shown(chain, tmp_path):
         Sources.of(folder)
 
 
-def test_examples_are_of_rows_that_are_compared(chain, tmp_path):
-    folder = shutil.copytree(chain, tmp_path / "two")
-    for row in ("start", "asft"):
-        shown = [{"user": 1, "history": [], "shown": ["x"]}]
-        (folder / row / "seed-0/evaluation/examples.json").write_text(json.dumps(shown))
-    RunsComparison(folder, draws=50, roles=Roles("asft")).make()
-    assert Sources.of(folder).examples
-    RunsComparison(folder, draws=50, methods=["start", "bc"], roles=Roles("asft")).make()
-    assert Sources.of(folder).decision is None
-    assert not Sources.of(folder).examples
-
-
-def test_a_share_of_nothing_is_not_known(chain):
-    frame = read(chain).with_columns(value=pl.when(metric="all/ndcg@10").then(0.0).otherwise("value"))
-    assert "nan" not in "".join(card._rows(ComparisonTable(frame, Roles("asft")), "asft"))
-
-
 def test_the_sentence_has_the_whole_name(chain, capsys):
     found = Sources.of(chain)
     about = dataclasses.replace(found.decision.about, policy="asft [lr=1e-3]")
     show(dataclasses.replace(found, decision=dataclasses.replace(found.decision, candidates=[about])))
     assert "asft [lr=1e-3]" in capsys.readouterr().out
-
-
-def test_only_baselines_and_placebos_that_were_run_are_named(chain, tmp_path):
-    folder = shutil.copytree(chain, tmp_path / "two")
-    roles = Roles("asft", {"asft_permuted": "asft"})
-    RunsComparison(folder, draws=50, roles=roles, methods=["start", "asft"]).make()
-    made = words_of(folder)
-    assert "better or worse than start, after" in made
-    assert "must gain nothing" not in made
-    assert "better or worse than start (Holm)" in str(terminal_table(read(folder), roles).caption)

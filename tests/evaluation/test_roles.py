@@ -38,11 +38,6 @@ def test_what_is_no_role_is_named_with_its_file(tmp_path, content, named):
         Roles.load(tmp_path)
 
 
-def test_references_are_named_once():
-    assert Roles("start").compared_with() == ["best_baseline", "start", "rerank", "popularity_tilt"]
-    assert Roles("mine").compared_with() == ["best_baseline", "start", "rerank", "popularity_tilt", "mine"]
-
-
 def test_the_better_baseline_is_among_those_that_were_measured():
     assert Roles().better_baseline({"start": 1.0, "bc": 2.0, "mine": 3.0}) == "bc"
     assert Roles().better_baseline({"start": 1.0}) == "start"

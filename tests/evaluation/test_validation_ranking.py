@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import gc
-import weakref
 
 import pytest
 import torch
@@ -57,15 +55,3 @@ def test_histories_are_read_once_where_their_scores_fit(data, cloned, rewarded, 
     batches = len(sizes(data))
     once = len(sizes(data)[:kept])
     assert read.count("encode") == read.count("states") == once + len(STRENGTHS) * (batches - once)
-
-
-def test_two_networks_are_kept_at_a_time(data, cloned):
-    start = load_net(cloned, "policy").net
-    ranking, gone = ValidationRanking(start, data, CPU), []
-    for power in range(4):
-        scores = ItemScores(power * log_counts(data.sequences))
-        ranking.ndcg_by_user(Rerank(start, scores, 1.0))
-        gone.append(weakref.ref(scores))
-        del scores
-    gc.collect()
-    assert [one() is None for one in gone] == [True, True, True, False]

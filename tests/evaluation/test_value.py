@@ -55,12 +55,6 @@ def by_hand(data):
 SEEN = {1: set(range(1, 8)), 3: {*range(7, 13), 1, 2}}
 
 
-def test_users_outside_a_never_appear(by_hand, data):
-    for frame in by_hand.values():
-        assert data.sequences.users.gather(frame["user"]).to_list() == [1, 3]
-        assert frame["event"].is_sorted()
-
-
 def test_ranks_and_flags_by_hand(by_hand):
     frame = by_hand["it"]
     assert frame["rank"].to_list() == [1, 0]  # 8 is the first that user 1 has not met; 99 is not in the catalogue
@@ -100,10 +94,6 @@ def test_popularity_is_the_share_of_the_catalogue_with_fewer_training_events(by_
     assert by_hand["it"]["popularity@10"][1] == pytest.approx((8 + 8 + 0 + 0) / 12 / 4)
 
 
-def test_the_tail_is_what_was_chosen_less_often_than_the_median_target(by_hand):
-    assert by_hand["it"]["tail"].to_list() == [False, True]  # 8 has one training event, 99 has none, the median is 1/2
-
-
 def test_a_user_who_has_met_everything_is_shown_nothing(tmp_path):
     rows = [*[(1, v, v, 3.0) for v in range(7, 13)], *ROWS]
     pl.DataFrame(rows, schema=["user", "item", "timestamp", "rating"], orient="row").write_csv(tmp_path / "hand.csv")
@@ -139,21 +129,6 @@ def test_stretches_of_states_change_nothing(log_root, cloned, rewarded, monkeypa
         for column in ("kl", "entropy", "true", "true@10", "judge@10"):
             np.testing.assert_allclose(frame[column], whole[name][column], rtol=1e-4, atol=1e-5)
         assert frame["rank"].to_list() == whole[name]["rank"].to_list()
-
-
-def test_a_policy_of_several_tokens_an_item_is_evaluated(log_root, cloned, rewarded):
-    data = small.data_of(RewardData, log_root, "tastes")
-    torch.manual_seed(0)
-    tokens = small.coded(data.num_items).train()
-    scorers = Scorers(load_net(cloned, "policy").net, {"judge@10": load_net(rewarded, "reward").net})
-    frame = evaluate({"tokens": tokens}, scorers, data, "test", CPU)["tokens"]
-    assert len(frame) == len(data.windows("test", "A").target)
-    assert frame["rank"].min() >= 1
-    assert frame["judge@10"].is_between(0, 7).all()
-    assert frame["kl"].min() > 0
-    batch = small.batch_of(data)
-    seen = {(int(batch.event_T[t]), int(v)) for t, v in batch.seen_N.T}
-    assert not seen & {(row["event"], v) for row in frame.iter_rows(named=True) for v in row["shown"]}
 
 
 def test_truth_is_read_by_raw_id(tmp_path, data):

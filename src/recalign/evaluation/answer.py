@@ -10,8 +10,16 @@ from statistics import NormalDist
 from recalign.evaluation.comparison import ALL, HIGH, USER_SPREAD, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable, figure
 from recalign.evaluation.decision import Candidate, Decision
-from recalign.evaluation.findings import CHANCE, COVERAGE, INFORMATIVE, UNINFORMATIVE, Reports, informative, pairwise
-from recalign.evaluation.trust_section import verdicts
+from recalign.evaluation.findings import (
+    CHANCE,
+    COVERAGE,
+    INFORMATIVE,
+    UNINFORMATIVE,
+    Reports,
+    informative,
+    pairwise,
+    verdicts,
+)
 from recalign.recommender.interpolation import MIN_NDCG_RETAINED
 
 POWER = 0.8
@@ -32,12 +40,19 @@ class Card:
 
 def cards(decision: Decision, test: ComparisonTable, trust: Mapping[str, Reports]) -> Iterator[Card]:
     """The cards of a decision, from what `decide` was given."""
-    known = _believed(trust.get("judge_report", {}))
+    judges = trust.get("judge_report", {})
+    order, of_judges = pairwise(judges), " / ".join(dict.fromkeys(verdict for _, verdict, _ in verdicts(judges)))
+    known = order is not None and order.known and order.low > CHANCE and informative(judges)
     if decision.about:
-        yield from _of_candidate(test, decision.about, known.sign if known else 0)
-    if known:
-        yield known
-    if said := list(verdicts(trust.get("reward", {}))):
+        yield from _of_candidate(test, decision.about, known)
+    if order is not None:
+        text = "Nothing tells whether they can order two rewards of one user."
+        if order.known:
+            text = f"Of two rewards of one user the judges that report put {order.percent} in the right order; a coin "
+            text += f"has {CHANCE:.0%}. Verdict on their predictions: {of_judges}."
+        words = f"{order.value:.1%}" if order.known else "not measured"
+        yield Card("May the judges be believed?", words, text, int(known))
+    if said := verdicts(trust.get("reward", {})):
         words = " / ".join(dict.fromkeys(verdict for _, verdict, _ in said))
         text = " ".join(f"{implication} (seed {', '.join(seeds)})" for seeds, _, implication in said)
         sign = min(1 if verdict in INFORMATIVE else -1 if verdict == "no signal" else 0 for _, verdict, _ in said)
@@ -50,33 +65,30 @@ def ab_test(decision: Decision, test: ComparisonTable) -> str | None:
     Per arm n = 2 (z_.975 + z_power)^2 (s / d)^2, d the gain and s the standard deviation of users' mean rewards
     (Kohavi, Tang & Xu 2020, section 17).
     """
-    gain = test.gain(decision.policy) if decision.policy else None
-    spread = test.get(decision.policy, USER_SPREAD) if decision.policy else None
-    if decision.word == "do not ship" or decision.general or gain is None:
+    about = decision.about
+    if about is None or decision.word == "do not ship" or decision.general:
         return None
-    assert decision.about is not None
-    if not gain.widened(decision.about.interval_factor).low > 0:
+    gain, spread = test.gain(about.policy), test.get(about.policy, USER_SPREAD)
+    if gain is None or not gain.widened(about.interval_factor).low > 0:
         return None
     if spread is None or not 0 < spread.value < math.inf:
         return None
     z = NormalDist().inv_cdf
     users = 2 * (z(0.975) + z(POWER)) ** 2 * (spread.value / test.unit / gain.value) ** 2
     digits = 10 ** max(math.floor(math.log10(users)) - 1, 0)
-    about = f"about {math.ceil(users / digits) * digits:,}" if users > SMALLEST else f"{SMALLEST}"
+    number = f"about {math.ceil(users / digits) * digits:,}" if users > SMALLEST else f"{SMALLEST}"
     return (
         f"An A/B test sees a gain of this size in users' mean reward with a chance of {POWER:.0%} if each arm has "
-        f"{about if users <= LARGEST else f'more than {LARGEST:,}'} users."
+        f"{number if users <= LARGEST else f'more than {LARGEST:,}'} users."
     )
 
 
 def limits(trust: Mapping[str, Reports]) -> str | None:
     """What the judges cannot see, and so no word can rest on."""
     reports = trust.get("judge_report", {})
-    seen = pairwise(reports)
-    said = {report["verdict"] for report in reports.values()}
-    if (
-        seen is None or not seen.low > CHANCE or said & {*UNINFORMATIVE} or informative(reports)
-    ):  # guessing is a reason of its own
+    order, verdict = pairwise(reports), {report["verdict"] for report in reports.values()}
+    guessing = order is None or not order.low > CHANCE or verdict & {*UNINFORMATIVE}  # a reason of its own
+    if guessing or informative(reports):
         return None
     return (
         "The judges know little more than averages do: they see whether better items are shown, but hardly whether "
@@ -84,28 +96,12 @@ def limits(trust: Mapping[str, Reports]) -> str | None:
     )
 
 
-def _believed(reports: Reports) -> Card | None:
-    """Green where the judges know more than averages, and order rewards better than a coin."""
-    seen = pairwise(reports)
-    if seen is None:
-        return None
-    question = "May the judges be believed?"
-    verdict = " / ".join(dict.fromkeys(verdict for _, verdict, _ in verdicts(reports)))
-    if not seen.known:
-        return Card(question, "not measured", "Nothing tells whether they can order two rewards of one user.")
-    text = (
-        f"Of two rewards of one user the judges that report put {seen.percent} in "
-        f"the right order; a coin has {CHANCE:.0%}. Verdict on their predictions: {verdict}."
-    )
-    return Card(question, f"{seen.value:.1%}", text, int(seen.low > CHANCE and informative(reports)))
-
-
-def _of_candidate(test: ComparisonTable, candidate: Candidate, believed: int) -> Iterator[Card]:
+def _of_candidate(test: ComparisonTable, candidate: Candidate, believed: bool) -> Iterator[Card]:
     policy, gain, baseline = candidate.policy, test.gain(candidate.policy), test.better_baseline(VALUE)
     assert baseline is not None
     if gain is not None:
         gain = gain.widened(candidate.interval_factor)
-        sign = gain.sign if believed > 0 else 0  # grey where judges may be guessing
+        sign = gain.sign if believed else 0  # grey where judges may be guessing
         text = (
             f"[{gain.low:+.3f}, {gain.high:+.3f}] standard deviations of the reward over {baseline}, in the mean "
             f"reward that independent judges expect of the ten items shown. In the reward's unit: "

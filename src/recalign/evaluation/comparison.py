@@ -36,7 +36,7 @@ from rich.progress import track
 from recalign import artifacts
 from recalign.bootstrap import CrossedBootstrap, Estimate, holm, holm_intervals
 from recalign.errors import InputError
-from recalign.evaluation.evaluated_runs import GAPS, RANKS, SPLITS, Run, evaluated, load_runs, warn_of_unmeasured
+from recalign.evaluation.evaluated_runs import GAPS, RANKS, SPLITS, Run, evaluated, load_runs
 from recalign.evaluation.evaluated_runs import UNIT as UNIT
 from recalign.evaluation.roles import BEST, Roles
 from recalign.files import sha256, write_text
@@ -115,7 +115,6 @@ class RunsComparison:
         """
         runs = load_runs(self.folder, self.methods, self.seeds)
         roles, order = self._roles()
-        warn_of_unmeasured(self.folder, order, self.seeds)
         if order and (left := sorted({run.method for run in runs}.difference(order))):
             what = "rows that an earlier chain left here, with settings of its own"
             print(f"also compared, {what}: {', '.join(left)}", file=sys.stderr)
@@ -213,7 +212,11 @@ class SplitTable:
             compared |= dict(self._beyond_placebos(events))
         if not compared:
             return
-        value_R, drawn_DR = self._ratios([value_E for by_seed in compared.values() for value_E in by_seed.values()])
+        each = [value_E for by_seed in compared.values() for value_E in by_seed.values()]
+        present = [~np.ma.getmaskarray(value_E) for value_E in each]
+        total_RU = np.stack([np.add.reduceat(value_E.filled(0.0), self.first_U) for value_E in each])
+        count_RU = np.stack([np.add.reduceat(present_E, self.first_U, dtype=float) for present_E in present])
+        value_R, drawn_DR = self.bootstrap.ratios(total_RU, count_RU)
         families: dict[str, dict[str, Estimate]] = {}
         start = 0
         for (difference, method), by_seed in compared.items():
@@ -286,13 +289,6 @@ class SplitTable:
             return reference
         means = {method: float(np.mean([one.mean() for one in by_seed.values()])) for method, by_seed in events.items()}
         return self.roles.better_baseline(means)
-
-    def _ratios(self, rows: list[np.ma.MaskedArray]) -> tuple[np.ndarray, np.ndarray]:
-        """Means over the events of each row: as they are, and in each draw."""
-        present = [~np.ma.getmaskarray(value_E) for value_E in rows]
-        total_RU = np.stack([np.add.reduceat(value_E.filled(0.0), self.first_U) for value_E in rows])
-        count_RU = np.stack([np.add.reduceat(present_E, self.first_U, dtype=float) for present_E in present])
-        return self.bootstrap.ratios(total_RU, count_RU)
 
 
 def _summary_rows(runs: Sequence[Run], draws: int) -> list[Row]:

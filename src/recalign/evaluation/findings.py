@@ -57,6 +57,14 @@ def informative(reports: Reports) -> bool:
     return bool(reports) and all(report["verdict"] in INFORMATIVE for report in reports.values())
 
 
+def verdicts(reports: Reports) -> list[tuple[list[str], str, str]]:
+    """Seeds, their verdict, and what it implies."""
+    said: dict[tuple[str, str], list[str]] = {}
+    for seed, report in reports.items():
+        said.setdefault((report["verdict"].replace("_", " "), report["implication"]), []).append(seed)
+    return [(seeds, verdict, implication) for (verdict, implication), seeds in said.items()]
+
+
 def pairwise(reports: Reports) -> Interval | None:
     """Share of pairs of one user's rewards that the judges order right: means over seeds of value and interval."""
     found = [report[report["judged_on"]]["table"]["model"]["pairwise"] for report in reports.values()]

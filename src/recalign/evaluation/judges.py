@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from recalign.data.sequences import EventDataModule, Sequences, UserGroups
+from recalign.data.sequences import EventDataModule, Sequences
 from recalign.data.sequences.relative import RelativeTo
 from recalign.errors import InputError
 from recalign.recommender.checkpoint import Loaded
@@ -33,7 +33,8 @@ def require_apart(judges: Iterable[Loaded], other: Loaded, sequences: Sequences)
         for whose, others_U in known:
             if shared := int((own_U & others_U).sum()):
                 text = f"this judge was trained on {shared:,} users who are also those of {whose}"
-                raise InputError(text, where=judge.where, remedy=_remedy(judge, sequences))
+                remedy = "train judges on users of their own, B1 or B2 (data.users), by one division (data.share_a)"
+                raise InputError(text, where=judge.where, remedy=remedy)
         known.append((judge.where, own_U))
 
 
@@ -44,27 +45,19 @@ def data_of_judges(judges: Iterable[Loaded], data: EventDataModule) -> list[Even
         InputError: the rewards are not those that a judge was trained on.
     """
     known = {data.sequences.rewards: data}  # several judges mostly have the same
-    return [_data_of(judge, data, known) for judge in judges]
-
-
-def _data_of(judge: Loaded, data: EventDataModule, known: dict[str, EventDataModule]) -> EventDataModule:
-    rewards = judge.facts.get("rewards", data.sequences.rewards)
-    if rewards not in known:
-        relative = judge.facts.get("relative_to")
-        own = data.rewarded(judge.facts["reward"], RelativeTo(**relative) if relative else None)
-        if own.sequences.rewards != rewards:
-            what = f"the rewards by {judge.facts['reward']!r} are not those that it was trained on"
-            remedy = "train the judges on this log, by this version of recalign"
-            raise InputError(what, where=judge.where, remedy=remedy)
-        known[rewards] = own
-    return known[rewards]
-
-
-def _remedy(judge: Loaded, sequences: Sequences) -> str:
-    share = judge.users.share_a if judge.users else None
-    if share is not None and (UserGroups(share).assign(sequences.users).to_numpy() != sequences.group).any():
-        return f"it was trained with data.share_a {share:g}: give the same here, best in the log's YAML"
-    return "train judges on users of their own: --data.users B1 to select, B2 to report"
+    found = []
+    for judge in judges:
+        rewards = judge.facts.get("rewards", data.sequences.rewards)
+        if rewards not in known:
+            relative = judge.facts.get("relative_to")
+            own = data.rewarded(judge.facts["reward"], RelativeTo(**relative) if relative else None)
+            if own.sequences.rewards != rewards:
+                what = f"the rewards by {judge.facts['reward']!r} are not those that it was trained on"
+                remedy = "train the judges on this log, by this version of recalign"
+                raise InputError(what, where=judge.where, remedy=remedy)
+            known[rewards] = own
+        found.append(known[rewards])
+    return found
 
 
 def _users(loaded: Loaded, sequences: Sequences) -> np.ndarray:

@@ -92,11 +92,6 @@ class MethodRun:
             "code": code,
         }
 
-    def made_of(self, place: Path, base: BaseCheckpoints, key: Mapping[str, Any]) -> dict[str, str]:
-        """The checkpoints behind an evaluation, as its seal names them."""
-        paths = vars(base) | ({"checkpoint": self.checkpoint} if self.checkpoint else {})
-        return {artifacts.named(path, place, place.parents[2]): key[name] for name, path in paths.items()}
-
 
 @dataclass(frozen=True)
 class SeedEvaluation:
@@ -163,9 +158,16 @@ class SeedEvaluation:
         frames = {"validation": of("validation"), "test": of("test")}
         extras = [pkgutil.resolve_name(path)(nets, policies, frames["test"]) for path in EXTRAS]
         spread = _spread(self.data, nets.judges[-1] if "judge@10" in nets.scorers.own_data else None)
+        base = digest(self.data.fingerprint, self._digests)[:16]
         for run in stale:
             test = frames["test"][run.method]
-            summary = {"base": digest(self.data.fingerprint, self._digests)[:16]} | self._summary(run, test, spread)
+            items = test["shown"].explode().unique()
+            summary = {"base": base, "method": run.method, "seed": self.seed, "log": self.data.log_.name}
+            summary |= {"cold_targets": test["cold"].cast(float).mean()}
+            summary |= {"coverage@10": items.filter(items > 0).len() / self.data.num_items, **run.cost, **spread}
+            summary |= {EVALUATED: test["user"].n_unique()}
+            if self.data.sample is not None:
+                summary |= {TESTED: self.data.users_tested("A")}
             if not run.row.policy:  # counted rows have no interpolation path, and so no NDCG budget
                 summary |= nets.retained(run, policies[run.method])
             if run.row.reranked:
@@ -175,22 +177,14 @@ class SeedEvaluation:
                 figures, own = extra.get(run.method, ({}, {}))
                 summary, files = summary | figures, files | own
             place, key = self._place(run.method), self._keys[run.method]
-            with artifacts.publish(place, key, run.made_of(place, self.base, key)) as part:
+            paths = vars(self.base) | ({"checkpoint": run.checkpoint} if run.checkpoint else {})
+            made_of = {artifacts.named(path, place, self.folder): key[name] for name, path in paths.items()}
+            with artifacts.publish(place, key, made_of) as part:
                 for name, by_method in frames.items():
                     write_parquet(by_method[run.method].drop("shown"), part / f"{name}.parquet")
                 for name, content in (files | {"summary.json": summary}).items():
                     write_json(part / name, content)
         return [run.method for run in stale]
-
-    def _summary(self, run: MethodRun, test: pl.DataFrame, spread: dict[str, Any]) -> dict[str, Any]:
-        """Plain figures of a method: of its run, of the log, and of what it shows in the test."""
-        summary = {"method": run.method, "seed": self.seed, "log": self.data.log_.name}
-        summary |= {"cold_targets": test["cold"].cast(float).mean()}
-        summary |= {"coverage@10": _coverage(test, self.data.num_items), **run.cost, **spread}
-        summary |= {EVALUATED: test["user"].n_unique()}
-        if self.data.sample is not None:
-            summary |= {TESTED: self.data.users_tested("A")}
-        return summary
 
 
 class LoadedNetworks:
@@ -246,7 +240,7 @@ class LoadedNetworks:
 
     def retained(self, run: MethodRun, policy: Policy) -> dict[str, float]:
         """NDCG retained, its standard error, and alpha, where that was searched."""
-        kept = ALL_RETAINED if policy is self.start else self.retention(policy)
+        kept = ALL_RETAINED if policy is self.start else self._retention(policy)
         found = {"policy/ndcg_retained": kept.share, "policy/ndcg_retained_se": kept.error}
         if run.row.reranked:
             alpha = None if run.keep is None else self.reranked(run).alpha
@@ -262,8 +256,7 @@ class LoadedNetworks:
             figures |= as_placebo(self.data).facts()
         return figures | {"policy/strength": found.strength, RERANKING: found.record(self.data)}
 
-    def retention(self, policy: Policy) -> Retention:
-        """What a policy keeps of the start's NDCG@10 on the events that an NDCG budget is measured on."""
+    def _retention(self, policy: Policy) -> Retention:
         return Retention.measure(self._ranking.ndcg_by_user(policy), self.start_U)
 
     def _reranked(self, run: MethodRun) -> Reranking:
@@ -279,7 +272,7 @@ class LoadedNetworks:
             return Reranking(alpha * full, alpha)
 
         def kept(alpha: float) -> Retention:
-            return self.retention(at(alpha).policy(self.start, trained, scores))
+            return self._retention(at(alpha).policy(self.start, trained, scores))
 
         return at(alpha_within_budget(kept, run.keep)[0] if run.keep is not None and self.start_U.any() else 1.0)
 
@@ -303,9 +296,3 @@ def _spread(data: RewardData, apart: Loaded | None) -> dict[str, Any]:
         return {UNIT: data.moments()[1], JUDGE_UNIT: unit, JUDGED: apart.facts["reward"]}
     means = mean_rewards(data.sequences, "test")["reward"].drop_nulls()
     return {UNIT: data.moments()[1], USER_SPREAD: float(means.cast(pl.Float64).std() or 0.0)}  # type: ignore[arg-type]
-
-
-def _coverage(frame: pl.DataFrame, num_items: int) -> float:
-    """Share of the catalogue that is shown to anybody."""
-    shown = frame["shown"].explode().unique()
-    return shown.filter(shown > 0).len() / num_items

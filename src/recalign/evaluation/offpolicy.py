@@ -39,8 +39,6 @@ MIN_FIRST_WEIGHT = 0.8
 """Mean weight of the first drawn place (1 in expectation) below which a candidate shows items that the lists lacked."""
 
 ITEM_ESTIMATORS, LIST_ESTIMATORS = ("ips", "snips", "dm", "dr"), ("cascade_snips", "list_snips")
-Ratios = list[tuple[np.ndarray, np.ndarray]]
-"""Ratios that are added up: (N,) what is summed, and (N,) what that is divided by."""
 
 
 @dataclass(frozen=True)
@@ -215,14 +213,38 @@ def estimate(
     users, user_N = np.unique(shown.user_N, return_inverse=True)
     weights = {"list": weight_NK[:, -1], "cascade": weight_NK.mean(axis=1)}
     ess = {kind: effective_size(np.bincount(user_N, weight_N)) for kind, weight_N in weights.items()}
-    first_weight, reached = _first_weight(shown, user_N)
-    refused = {
-        kind: why for kind, size in ess.items() if (why := _refusal(shown.support, reached, size, len(users), min_ess))
-    }
-    names = [name for name in shown.estimators if ("cascade" if "cascade" in name else "list") not in refused]
-    made = _estimates({name: _ratios(name, shown, weight_NK) for name in names}, user_N, draws, seed) if names else {}
-    nothing = "at some place there is no list that the candidate could have shown"
-    refused |= {name: nothing for name, found in made.items() if not np.isfinite(found.value)}
+    first_weight = reached = 1.0
+    if shown.first_N is not None and (drawn_N := shown.first_N < shown.weight_NK.shape[1]).any():
+        first_N = np.take_along_axis(shown.weight_NK[drawn_N], shown.first_N[drawn_N, None], axis=1)[:, 0]
+        count_U = np.bincount(user_N[drawn_N])
+        mean_U = np.bincount(user_N[drawn_N], first_N)[count_U > 0] / count_U[count_U > 0]
+        first_weight = float(mean_U.mean())
+        reached = float(first_weight + 2 * mean_U.std() / len(mean_U) ** 0.5)
+    refused = {}
+    for kind, size in ess.items():
+        if shown.support < MIN_SUPPORT:
+            kept = f"with probability {shown.support:.3f} only"
+            refused[kind] = f"the candidate leaves the places that were not drawn as they are {kept}"
+        elif reached < MIN_FIRST_WEIGHT:
+            missing = f"with a probability of {1 - reached:.2f} or more"
+            refused[kind] = f"the candidate shows items that these lists could not have, {missing}"
+        elif size < min_ess:
+            found = f"the effective sample size is {size:.1f} of {len(users):,} users, below {min_ess:g}"
+            refused[kind] = f"{found}: the policy hardly ever chooses what was shown"
+    names = [name for name in shown.estimators if ("cascade" if name == "cascade_snips" else "list") not in refused]
+    ratios = [(name, total_N, count_N) for name in names for total_N, count_N in _ratios(name, shown, weight_NK)]
+    estimates = {}
+    if ratios:
+        total_RU = np.stack([np.bincount(user_N, total_N) for _, total_N, _ in ratios])
+        count_RU = np.stack([np.bincount(user_N, count_N) for _, _, count_N in ratios])
+        value_R, drawn_DR = CrossedBootstrap(len(users), draws, seed).ratios(total_RU, count_RU)
+    for name in names:
+        own = [place for place, (of, _, _) in enumerate(ratios) if of == name]
+        made = Estimate(float(value_R[own].sum()), drawn_DR[:, own].sum(axis=1))
+        if np.isfinite(made.value):
+            estimates[name] = made
+        else:
+            refused[name] = "at some place there is no list that the candidate could have shown"
     return PolicyValue(
         lists=lists,
         unknown=shown.unknown,
@@ -236,39 +258,12 @@ def estimate(
         support=shown.support,
         first_weight=first_weight,
         refused=refused,
-        estimates={name: found for name, found in made.items() if name not in refused},
+        estimates=estimates,
     )
 
 
-def effective_size(weight_U: np.ndarray) -> float:
-    """(sum w)^2 / sum w^2, from 1 (one decides everything) to U (all count alike); 0 where all weights are 0."""
-    squares = float(np.square(weight_U).sum())
-    return float(weight_U.sum()) ** 2 / squares if squares > 0 else 0.0
-
-
-def _first_weight(shown: Lists, user_N: np.ndarray) -> tuple[float, float]:
-    """Mean over users of the weight of the first place that was drawn, and that plus two standard errors."""
-    if shown.first_N is None or not (drawn_N := shown.first_N < shown.weight_NK.shape[1]).any():
-        return 1.0, 1.0
-    weight_N = np.take_along_axis(shown.weight_NK[drawn_N], shown.first_N[drawn_N, None], axis=1)[:, 0]
-    count_U = np.bincount(user_N[drawn_N])
-    mean_U = np.bincount(user_N[drawn_N], weight_N)[count_U > 0] / count_U[count_U > 0]
-    return float(mean_U.mean()), float(mean_U.mean() + 2 * mean_U.std() / len(mean_U) ** 0.5)
-
-
-def _refusal(support: float, reached: float, size: float, users: int, least: float) -> str | None:
-    if support < MIN_SUPPORT:
-        return f"the candidate leaves the places that were not drawn as they are with probability {support:.3f} only"
-    if reached < MIN_FIRST_WEIGHT:
-        missing = f"with a probability of {1 - reached:.2f} or more"
-        return f"the candidate shows items that these lists could not have, {missing}"
-    if size < least:
-        found = f"the effective sample size is {size:.1f} of {users:,} users, below {least:g}"
-        return f"{found}: the policy hardly ever chooses what was shown"
-    return None
-
-
-def _ratios(name: str, shown: Lists, weight_NK: np.ndarray) -> Ratios:
+def _ratios(name: str, shown: Lists, weight_NK: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The ratios that an estimate adds up: (N,) what is summed over all lists, and (N,) what that is divided by."""
     one_N, last_N, value_N = np.ones(len(weight_NK)), weight_NK[:, -1], shown.reward_NK.sum(axis=1)
     if name == "cascade_snips":
         return list(zip((weight_NK * shown.reward_NK).T, weight_NK.T, strict=True))
@@ -280,11 +275,7 @@ def _ratios(name: str, shown: Lists, weight_NK: np.ndarray) -> Ratios:
     return [(last_N * value_N, one_N if name == "ips" else last_N)]
 
 
-def _estimates(ratios: Mapping[str, Ratios], user_N: np.ndarray, draws: int, seed: int) -> dict[str, Estimate]:
-    """The sum of each estimate's ratios sum(first) / sum(second), with draws of users 0, 1, ..."""
-    each = [ratio for own in ratios.values() for ratio in own]
-    total_RU, count_RU = (np.stack([np.bincount(user_N, ratio[side]) for ratio in each]) for side in (0, 1))
-    value_R, drawn_DR = CrossedBootstrap(total_RU.shape[1], draws, seed).ratios(total_RU, count_RU)
-    ends = np.cumsum([len(own) for own in ratios.values()])[:-1]
-    parts = zip(ratios, np.split(value_R, ends), np.split(drawn_DR, ends, axis=1), strict=True)
-    return {name: Estimate(float(value_R.sum()), drawn_DR.sum(axis=1)) for name, value_R, drawn_DR in parts}
+def effective_size(weight_U: np.ndarray) -> float:
+    """(sum w)^2 / sum w^2, from 1 (one decides everything) to U (all count alike); 0 where all weights are 0."""
+    squares = float(np.square(weight_U).sum())
+    return float(weight_U.sum()) ** 2 / squares if squares > 0 else 0.0

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import polars as pl
+import numpy as np
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from recalign.evaluation import plots, trust_section
+from recalign.evaluation import findings, plots
 from recalign.evaluation.answer import ab_test, cards, limits
 from recalign.evaluation.comparison import ALL, HIGH, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable, figure
@@ -16,6 +20,7 @@ from recalign.evaluation.decision import RULES
 from recalign.evaluation.sources import Sources
 from recalign.files import write_text
 from recalign.recommender.interpolation import MIN_NDCG_RETAINED
+from recalign.reward.trust.measures import FIGURES
 
 MAIN = (
     *(ALL, HIGH, "high_users/ndcg@10", VALUE, "value/reward_model@10", "value/true@10"),
@@ -45,8 +50,6 @@ MEANINGS = {
 }
 ALL_VALIDATED = f"rank/{ALL}"
 FILE = "report.html"
-Plain = tuple[list[str], list[list[Any]]]
-"""Heads and rows of a table."""
 Section = tuple[str, str, list[Any]]
 """Title, what to see, and the plots, as inline SVG, without those whose figures are missing."""
 
@@ -69,17 +72,10 @@ def write_page(folder: Path, sources: Sources) -> Path:
             "limits": limits(sources.trust),
             "table": _table(table),
             "validation": _table(validation),
-            "seeds": _seed_table(sources.comparison, table),
             "examples": list(zip(*sources.examples, strict=False)),
             "plots": plot_sections(sources),
             "training": _training(sources),
-            "trust": trust_section.section(sources.trust),
-            "prior": _prior(sources.curves.get("recommender", {})),
-            "ids": _ids(sources.tokens),
-            "levels": _levels(sources.tokens),
-            "codes": next(iter(sources.tokens.values()), {}).get("examples", []),
-            "runs": _runs(sources.manifests),
-            "left": _runs(sources.left),
+            "trust": _trust(sources.trust),
             "meanings": {metric: text for metric, text in MEANINGS.items() if metric in table.metrics},
         }
     )
@@ -136,93 +132,27 @@ def _number(value: Any) -> str:
 
 
 def _table(table: ComparisonTable) -> dict[str, Any]:
-    """Columns, and for each method a row of cells or None."""
+    """Columns, and for each method a row of cells or None.
+
+    A cell has a figure, its interval, its mark (1 better, -1 worse, else 0), whether it is the best, and its tooltip.
+    """
     columns = {metric: column for metric in MAIN if (column := table.column(metric))}
-    best = {
-        metric: max(column.items(), key=lambda one: one[1].value)[0]
-        for metric, column in columns.items()
-        if not metric.startswith(("policy/", "cost/"))  # where more is better
-    }
-    rows = {m: [_cell(table, m, metric, m == best.get(metric)) for metric in columns] for m in table.methods}
+    rows: dict[str, list[dict[str, Any] | None]] = {method: [] for method in table.methods}
+    for metric, column in columns.items():
+        higher_is_better = not metric.startswith(("policy/", "cost/"))
+        best = max(column.items(), key=lambda of: of[1].value)[0] if higher_is_better else None
+        for method, row in rows.items():
+            if (cell := column.get(method)) is None:
+                row.append(None)
+                continue
+            known = cell.low == cell.low and not metric.startswith("cost/")
+            interval = f"{figure(metric, cell.low)} – {figure(metric, cell.high)}" if known else ""
+            difference, p = (table.get(method, f"{kind}_best_baseline/{metric}") for kind in ("holm", "p"))
+            more = difference and table.in_words(f"holm_best_baseline/{metric}", difference)
+            hint = f"{more} against {table.better_baseline(metric)}, p = {p.value:.3f} (Holm)" if p else ""
+            shown = {"value": cell.value, "figure": figure(metric, cell.value), "interval": interval, "hint": hint}
+            row.append(shown | {"mark": table.mark(method, metric), "best": method == best})
     return {"columns": list(columns), "rows": rows}
-
-
-def _cell(table: ComparisonTable, method: str, metric: str, best: bool) -> dict[str, Any] | None:
-    """A figure, its interval, its mark (1 better, -1 worse, else 0), whether it is the best, and its tooltip."""
-    cell = table.get(method, metric)
-    if cell is None:
-        return None
-    known = cell.low == cell.low and not metric.startswith("cost/")
-    interval = f"{figure(metric, cell.low)} – {figure(metric, cell.high)}" if known else ""
-    difference, p = (table.get(method, f"{kind}_best_baseline/{metric}") for kind in ("holm", "p"))
-    more = difference and table.in_words(f"holm_best_baseline/{metric}", difference)
-    hint = f"{more} against {table.better_baseline(metric)}, p = {p.value:.3f} (Holm)" if p else ""
-    shown = {"value": cell.value, "figure": figure(metric, cell.value), "interval": interval, "hint": hint}
-    return shown | {"mark": table.mark(method, metric), "best": best}
-
-
-def _seed_table(frame: pl.DataFrame, table: ComparisonTable) -> Plain:
-    """A row for each method and seed with the main metrics of the test, in the units of the table."""
-    chosen = frame.filter(pl.col("split") == "test", pl.col("seed") != "all", pl.col("metric").is_in(MAIN))
-    wide = chosen.pivot("metric", index=["method", "seed"], values="value", maintain_order=True)
-    columns = [metric for metric in MAIN if metric in wide.columns]
-    rows = [
-        [row["method"], row["seed"], *("–" if row[c] is None else figure(c, row[c]) for c in columns)]
-        for row in wide.iter_rows(named=True)
-    ]
-    return ["method", "seed", *columns], rows
-
-
-def _runs(manifests: list[dict[str, Any]]) -> Plain:
-    rows = [
-        [one["stage"], one["seed"], one["status"], f"{one['seconds']:.1f}", one["started"][:19].replace("T", " ")]
-        for one in manifests
-    ]
-    return ["stage", "seed", "status", "seconds", "started"], rows
-
-
-def _prior(curves: dict[str, pl.DataFrame]) -> Plain:
-    """What `CalibratePrior` chose for each seed, and its gain on validation."""
-    names = ("rank/prior", "rank/prior/ndcg@10_without", "rank/prior/ndcg@10")
-    found = {seed: frame.select(names).drop_nulls() for seed, frame in curves.items() if {*names} <= {*frame.columns}}
-    rows = [[seed, *map(_number, own.row(-1))] for seed, own in found.items() if len(own)]
-    return ["seed", "strength", "NDCG@10 without", "with"], rows
-
-
-def _levels(tokens: dict[str, dict[str, Any]]) -> Plain:
-    """The use of each level's codes."""
-    names = ("size", "used_share", "entropy_nats", "of_nats", "largest")
-    rows = [
-        [seed, f"code_{number}", *(_number(level[name]) for name in names)]
-        for seed, one in tokens.items()
-        for number, level in enumerate(one["levels"])
-    ]
-    return [
-        "seed",
-        "level",
-        "codes",
-        "share in use",
-        "entropy in nats",
-        "largest possible entropy",
-        "items of the fullest",
-    ], rows
-
-
-def _ids(tokens: dict[str, dict[str, Any]]) -> Plain:
-    """What `recalign tokenize` said of each seed's semantic ids."""
-    figures = ["items", "free", "reconstruction_error", "moved", "verdict"]
-    rows = [
-        [
-            seed,
-            one["vectors"],
-            " x ".join(str(level["size"]) for level in one["levels"]),
-            *(_number(one[name]) for name in figures),
-            *(_number(one["nearest"][name]) for name in ("unique_share", "largest_bucket")),
-        ]
-        for seed, one in tokens.items()
-    ]
-    heads = [name.replace("_", " ") for name in figures]
-    return ["seed", "vectors", "sizes", *heads, "share alone", "fullest"], rows
 
 
 def _training(sources: Sources) -> Section:
@@ -237,3 +167,97 @@ def _training(sources: Sources) -> Section:
         plots.curves(methods, ALL_VALIDATED, sources.roles, "post-training on validation"),
         plots.curves(methods, "policy/kl", sources.roles, "distance from the start"),
     )
+
+
+NAMES = {
+    "model": "reward model",
+    "global": "mean of all",
+    "user": "user's mean",
+    "item": "item's mean",
+    "user_item": "user and item mean",
+    "ridge": "user + item, ridge",
+    "factors": "matrix factorisation",
+}
+JUDGES = {"judge_select": "judges that select", "judge_report": "judges that report"}
+
+
+def _trust(trust: Mapping[str, findings.Reports]) -> dict[str, Any]:
+    """What the page shows of ``trust.json`` by stage and seed; without any, ``seeds`` is empty.
+
+    Figures are means over seeds, and so are the ends of their intervals, which are over users.
+    """
+    reports = trust["reward"]
+    parts = [_judged(report) for report in reports.values()]
+    rows = [(label, parts, name) for name, label in NAMES.items()]
+    rows += [(label, [_judged(report) for report in trust[stage].values()], "model") for stage, label in JUDGES.items()]
+    calibration = [part["calibration"]["bins"] for part in parts]
+    spread = [part["spread"]["bins"] for part in parts if part["spread"]]
+    drawn = [
+        _lines(calibration, "predicted", "observed", "predictions in tenths", diagonal=True),
+        _lines(spread, "spread", "rmse", "is it right to be unsure?"),
+    ]
+    return {
+        "seeds": list(reports),
+        "verdicts": findings.verdicts(reports),
+        "columns": FIGURES,
+        "table": [
+            (label, [_mean_cell([part["table"][name][figure] for part in each]) for figure in FIGURES])
+            for label, each, name in rows
+            if each
+        ],
+        "follows": (
+            ["what follows", *(f"seed {seed}" for seed in reports)],
+            [[name, *(figure(report) for report in reports.values())] for name, figure in FOLLOWS.items()],
+        ),
+        "groups": list(_groups(parts[0])) if parts else [],
+        "plots": [plot for plot in drawn if plot],
+    }
+
+
+def _judged(report: dict[str, Any]) -> dict[str, Any]:
+    """The part that the verdict is about."""
+    return report[report["judged_on"]]
+
+
+def _mean_cell(estimates: list[list[float | None]]) -> tuple[str, str]:
+    """A figure and its interval."""
+    if any(value is None for estimate in estimates for value in estimate):
+        return "–", ""
+    value, low, high = np.mean(np.array(estimates, dtype=float), axis=0)
+    return f"{value:.3f}", f"{low:.3f} – {high:.3f}"
+
+
+KINDS = {"repeats": "repeated events", "floor": "at most"}
+FOLLOWS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "pairwise is measured on": lambda report: report.get("ordered_on") or "–",
+    "reliability (R2, at least 0)": lambda report: f"{report['reliability']:.3f}",
+    "recommended temperature, in sd of the reward": lambda report: (
+        f"{report['recommended']['temperature']:g} (ESS {report['recommended']['ess']:.0%})"
+    ),
+    "noise of a reward": lambda report: f"{report['noise']['sd']:.3f} ({KINDS[report['noise']['source']]})",
+    "calibration error, in the reward's unit": lambda report: f"{_judged(report)['calibration']['error']:.3f}",
+}
+"""What follows from the verdict, for one seed."""
+
+
+def _groups(part: dict[str, Any]) -> Iterator[list[str]]:
+    """Kind of group, group, events, RMSE, that of the best average, difference and interval."""
+    for kind, rows in part["by"].items():
+        for row in rows:
+            errors = [f"{row[name]:.3f}" for name in ("rmse", f"rmse_{part['best_average']}")]
+            difference, interval = _mean_cell([row["difference"]])
+            yield [kind, str(row["group"]), f"{row['events']:,}", *errors, f"{difference} ({interval})"]
+
+
+def _lines(bins: list[list[dict[str, float]]], x: str, y: str, title: str, diagonal: bool = False) -> Markup | None:
+    """A line for each seed; None without any."""
+
+    def draw(figure: Figure, axes: Axes) -> None:
+        if diagonal:
+            plots.diagonal(axes)
+        for rows in bins:
+            points = [row[x] for row in rows], [row[y] for row in rows]
+            axes.plot(*points, "o-", color=plots.ACCENT, markeredgecolor=plots.CARD, markersize=5, lw=1, alpha=0.8)
+        plots.finish(axes, title, x, y)
+
+    return plots.drawn(f"{title}: {y} by {x}", 3.2, draw) if bins else None

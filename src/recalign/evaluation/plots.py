@@ -121,7 +121,12 @@ def scatter(
         else:
             axes.locator_params(axis="x", nbins=TICKS)
         decorate(axes)
-        finish(axes, title, _axis_label(table, x), _axis_label(table, y))
+        labels = []
+        for metric in (x, y):
+            gained = metric.removeprefix("diff_start/")
+            unit = ", sd" if table.in_sd(metric) else ""
+            labels.append(metric if gained == metric else f"{gained}, gain over start{unit}")
+        finish(axes, title, *labels)
         named = {method: both for method, both in points.items() if method not in table.roles.placebos}
         spots = [(method, of_x.value, of_y.value) for method, (of_x, of_y) in named.items()]
         _label(figure, axes, spots, colours)
@@ -185,11 +190,6 @@ def finish(axes: Axes, title: str, x: str, y: str = "", grid: Any = "both") -> N
 def _finite(table: ComparisonTable, metric: str) -> dict[str, Interval]:
     """The cells of a metric without those of a run that diverged."""
     return {method: cell for method, cell in table.column(metric).items() if np.isfinite(cell).all()}
-
-
-def _axis_label(table: ComparisonTable, metric: str) -> str:
-    gained = metric.removeprefix("diff_start/")
-    return metric if gained == metric else f"{gained}, gain over start{', sd' * table.in_sd(metric)}"
 
 
 def _colour(roles: Roles, method: str) -> str:

@@ -2,7 +2,7 @@
 
 Exposures are the test's events with ``is_random``, a known ``propensity`` and a reward; those without a reward are
 counted. The policy is renormalised over the items that the user had not met, as for the true value; an item that
-training never saw has pi = 0. A log that does not name the columns of exposure is an InputError.
+training never saw has pi = 0.
 
 Suffixes: T targets, V items, N exposures, K members, S what a state holds.
 """
@@ -13,13 +13,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import polars as pl
 import torch
 from torch import Tensor, nn
 
-from recalign.data.sequences import Batch, EventDataModule, Windows
+from recalign.data.sequences import Batch, EventDataModule
 from recalign.data.sequences.store import Group
-from recalign.errors import InputError
 from recalign.evaluation.baselines import SameForAll
 from recalign.evaluation.offpolicy import Lists, estimate, of_items
 from recalign.evaluation.value import over_unseen
@@ -39,7 +37,12 @@ def is_exposed(data: EventDataModule) -> bool:
 def of_methods(nets: Any, policies: Mapping[str, Policy], frames: Any) -> dict[str, Any]:
     """What a log with random exposure says of each method, for its evaluation (`methods.EXTRAS`); else nothing."""
     found = measure(policies, nets.reward, nets.data, nets.device) if is_exposed(nets.data) else {}
-    return {method: (headlines(measured), {FILE: measured}) for method, measured in found.items()}
+    values: dict[str, Any] = {}
+    for method, measured in found.items():
+        policy = measured["policy"]
+        of_table = {f"value/{name}": policy[name] for name in HEADLINES if name in policy}
+        values[method] = {"offpolicy/ess": policy["ess"]["list"]} | of_table, {FILE: measured}
+    return values
 
 
 def measure(
@@ -56,13 +59,6 @@ def measure(
     return {name: {"policy": figures[name], "uniform": figures[UNIFORM]} for name in policies}
 
 
-def headlines(measured: Mapping[str, Any]) -> dict[str, float]:
-    """The figures of one method for tables: ``offpolicy/ess``, and ``value/{ips,snips,dr}`` unless refused."""
-    policy = measured["policy"]
-    values = {f"value/{name}": policy[name] for name in HEADLINES if name in policy}
-    return {"offpolicy/ess": policy["ess"]["list"]} | values
-
-
 @torch.no_grad()
 def exposures(
     policies: Mapping[str, Policy],
@@ -75,7 +71,11 @@ def exposures(
 
     Those to users who had met every item are left out: there is nothing that a policy could have shown instead.
     """
-    windows, unknown = _windows(data, users)
+    windows, frame = data.windows("test", users), data.sequences.frame
+    drawn = frame["is_random"] & frame["propensity"].is_not_null()
+    windows = windows.keep(drawn.to_numpy()[windows.event])
+    known_N = frame["reward"].is_not_null().to_numpy()[windows.event]
+    windows, unknown = windows.keep(known_N), int((~known_N).sum())
     nets: list[nn.Module] = [*policies.values(), reward]
     for net in nets:
         net.eval().to(device)
@@ -98,21 +98,6 @@ def exposures(
         user, reward_of, beta, target, predicted, direct = (column_N[total_N != 0] for column_N in columns)
         made[name] = of_items(user, reward_of, beta, target, predicted, direct, unknown)
     return made
-
-
-def _windows(data: EventDataModule, users: Group) -> tuple[Windows, int]:
-    """The exposures, and how many more there are without a reward."""
-    if not is_exposed(data):
-        missing = [key for key in ("is_random", "propensity") if getattr(data.log_, key) is None]
-        text = f"nothing says {'which events were shown at random' if 'is_random' in missing else 'how probably'}"
-        remedy = "name the column; without random exposure, policies are valued by judges alone"
-        raise InputError(text, where=" and ".join(f"data.log.{key}" for key in missing), remedy=remedy)
-    windows, frame = data.windows("test", users), data.sequences.frame
-    chance, known = pl.col("propensity").is_not_null(), pl.col("reward").is_not_null()
-    flags = frame.select(drawn=pl.col("is_random") & chance, known=known)
-    drawn = windows.keep(flags["drawn"].to_numpy()[windows.event])
-    known_N = flags["known"].to_numpy()[drawn.event]
-    return drawn.keep(known_N), int((~known_N).sum())
 
 
 def _terms(policy: Policy, state: Any, reward: RewardEnsemble, states_KTS: Tensor, batch: Batch) -> Tensor:

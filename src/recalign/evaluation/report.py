@@ -81,16 +81,12 @@ def terminal_table(frame: pl.DataFrame, roles: Roles) -> Table:
         box=None,
     )
     for method in cells.methods:
-        row = [_terminal_cell(cells, method, metric) for metric in columns]
+        row = []
+        for metric in columns:
+            cell = cells.get(method, metric)
+            text = figure(metric, cell.value) if cell else "–"
+            if cell and metric in (ALL, HIGH, VALUE):
+                text += f" ±{figure(metric, (cell.high - cell.low) / 2)} {MARKS[cells.mark(method, metric)]}"
+            row.append(text)
         table.add_row(escape(method), *row, style="bold" if method == roles.highlight else None)
     return table
-
-
-def _terminal_cell(cells: ComparisonTable, method: str, metric: str) -> str:
-    cell = cells.get(method, metric)
-    if cell is None:
-        return "–"
-    spread = ""
-    if metric in (ALL, HIGH, VALUE):
-        spread = f" ±{figure(metric, (cell.high - cell.low) / 2)} {MARKS[cells.mark(method, metric)]}"
-    return figure(metric, cell.value) + spread

@@ -34,11 +34,9 @@ class Sources:
     size: dict[str, int]  # users and events of the test, and how many of the events had a high reward
     check: dict[str, Any]  # what `recalign check` said of the log
     trust: dict[str, dict[str, dict[str, Any]]]  # trust.json by stage and seed
-    tokens: dict[str, dict[str, Any]]  # tokens.json by seed, where the recommender writes semantic ids
     curves: dict[str, dict[str, pl.DataFrame]]  # metrics.csv by stage or method, and seed
     examples: list[list[dict[str, Any]]]  # of the first seed, of `start` and of `highlight`; empty where one is missing
     manifests: list[dict[str, Any]]  # of the comparison's stages, methods and seeds, in the order in which they ran
-    left: list[dict[str, Any]]  # of other stages and methods, which an earlier chain left in the folder
 
     @classmethod
     def of(cls, chain_folder: Path) -> Sources:
@@ -73,9 +71,13 @@ class Sources:
         shown = [read_json(stored(one, seed, f"evaluation/{examples.FILE}")) for one in pair]
         paths = [path for seed in table.seeds for path in chain_folder.glob(f"*/seed-{seed}/manifest.json")]
         manifests = sorted(map(read_json, paths), key=lambda one: (str(one.get("started")), str(one.get("stage"))))
-        writes_ids = any("model.codes" in one.get("upstream", {}) for one in manifests if one["stage"] == "recommender")
-        tokens = {seed: read_json(stored("tokens", seed, "tokens.json")) for seed in table.seeds if writes_ids}
-        stages = {*BASE_STAGES, *table.methods, *(["tokens"] if writes_ids else [])}
+        stages = {*BASE_STAGES, "tokens", *table.methods}
+        curves: dict[str, dict[str, pl.DataFrame]] = {}
+        for stage in [*BASE_STAGES[:2], *table.methods]:
+            for seed in table.seeds:
+                with suppress(OSError, pl.exceptions.PolarsError):  # a file that cannot be read is left out
+                    figures = pl.read_csv(stored(stage, seed, "metrics.csv"), infer_schema_length=None, glob=False)
+                    curves.setdefault(stage, {})[seed] = figures
         return cls(
             name=chain_folder.resolve().name,
             comparison=frame,
@@ -84,24 +86,11 @@ class Sources:
             size={"users": events["user"].n_unique(), "events": len(events), "high": int(events["high"].sum())},
             check=check,
             trust=trust,
-            tokens={seed: said for seed, said in tokens.items() if said},
-            curves=_curves(chain_folder, [*BASE_STAGES[:2], *table.methods], table.seeds),
+            curves=curves,
             examples=shown if len(shown) == 2 and all(shown) else [],
             manifests=[one for one in manifests if one["stage"] in stages],
-            left=[one for one in manifests if one["stage"] not in stages],
         )
 
     def table(self, split: str = "test") -> ComparisonTable:
         """The figures of a split."""
         return ComparisonTable(self.comparison, self.roles, split)
-
-
-def _curves(chain_folder: Path, stages: list[str], seeds: list[str]) -> dict[str, dict[str, pl.DataFrame]]:
-    """The logged figures of the stages that were trained; a file that cannot be read is left out."""
-    found: dict[str, dict[str, pl.DataFrame]] = {}
-    for stage in stages:
-        for seed in seeds:
-            path = chain_folder / stage / f"seed-{seed}" / "metrics.csv"
-            with suppress(OSError, pl.exceptions.PolarsError):
-                found.setdefault(stage, {})[seed] = pl.read_csv(path, infer_schema_length=None, glob=False)
-    return found

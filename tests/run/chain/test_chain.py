@@ -21,7 +21,6 @@ from lightning import Trainer
 from recalign.data.events import LogMapping
 from recalign.data.simulation import World
 from recalign.errors import InputError
-from recalign.evaluation import page
 from recalign.reward import RewardData
 from recalign.run import configs
 from recalign.run.chain import BASE_STAGES, Chain, Plan
@@ -134,7 +133,7 @@ def test_a_second_call_runs_nothing_and_says_so(again: Path):
     assert (again / RUNS / "comparison.csv").read_text() == table
 
 
-def test_a_second_call_parses_each_stage_once_and_draws_nothing(again: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_second_call_parses_each_stage_once(again: Path, monkeypatch: pytest.MonkeyPatch):
     parsed = []
 
     def parse(argv: list[str]) -> Stage:
@@ -142,7 +141,6 @@ def test_a_second_call_parses_each_stage_once_and_draws_nothing(again: Path, mon
         return parse_stage(argv)
 
     monkeypatch.setattr(chain_plan, "parse_stage", parse)
-    monkeypatch.delattr(page, "page")
     assert tiny.chain(again).code == 0
     assert len(parsed) == len(TRAINED)
 
@@ -374,7 +372,8 @@ def test_what_is_set_for_asft_is_set_for_its_placebos_first():
     assert [said(stage, "model", "transform") for stage in chain.methods] == ["sign", "sign", "rank"]
     assert [said(stage, "model", "temperature") for stage in chain.methods] == [0.3] * 3
     assert [said(stage, "data", "soft") for stage in chain.methods] == [1.0, 1.0, 2.0]
-    assert [said(stage, "data", "placebo") for stage in chain.methods][1:] == ["permuted", "random"]
+    names = [parsed[stage].config["data"]["class_path"].rpartition(".")[2] for stage in chain.methods]
+    assert names == ["PostTrainingData", "PermutedPostTrainingData", "ShuffledPostTrainingData"]
 
 
 @pytest.mark.usefixtures("here")

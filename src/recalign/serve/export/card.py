@@ -8,8 +8,8 @@ from recalign.artifacts import Seal
 from recalign.errors import InputError
 from recalign.evaluation.comparison import ALL, HIGH, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable, figure
+from recalign.evaluation.findings import verdicts
 from recalign.evaluation.sources import Sources
-from recalign.evaluation.trust_section import verdicts
 from recalign.files import read_json
 from recalign.run.stage.opened import OpenedRun
 from recalign.serve.export.verify import SHOWN, Verified
