@@ -28,28 +28,32 @@ def test_the_median_user_says_how_much_is_set_aside(events: int, test: int, vali
     assert found.left == events - test - validation
 
 
-def test_users_too_short_for_any_test_do_not_count():
-    assert divided(*[1] * 900, *[2] * 900, *[20] * 100).validation == 3
+@pytest.mark.parametrize(
+    ("counts", "found"),
+    [
+        ([1] * 900 + [2] * 900 + [20] * 100, (2, 3, 1900, 100, 15)),  # users too short for any test do not count
+        ([6] * 40 + [20] * 60, (1, 2, 100, 100, 17)),  # (2, 3) would leave 60 users three training events
+        ([2] * 10 + [3] * 20 + [6] * 30, (1, 1, 60, 50, 4)),
+    ],
+)
+def test_the_shares_are_counted(counts: list[int], found: tuple[int, ...]):
+    division = divided(*counts)
+    assert (division.test, division.validation, division.users, division.tested, division.left) == found
+    assert f"{found[3]} of {found[2]:,} users have test events" in str(division)
 
 
-def test_a_large_split_gives_way_where_it_would_leave_too_few_users():
-    """Of 100 users with five events or more, (2, 3) would leave 60 three training events, and (1, 2) leaves all."""
-    found = divided(*[6] * 40, *[20] * 60)
-    assert (found.test, found.validation, found.tested, found.left) == (1, 2, 100, 17)
-
-
-def test_the_shares_are_counted():
-    found = divided(*[2] * 10, *[3] * 20, *[6] * 30)
-    assert (found.test, found.validation, found.users, found.tested, found.left) == (1, 1, 60, 50, 4)
-    assert "50 of 60 users have test events: 1 each, and 1 of validation" in str(found)
-    assert "the median one of them has 4 in training" in str(found)
-
-
-def test_a_log_that_cannot_be_measured_is_said_to_be_so():
-    assert "cannot be measured" not in str(divided(*[5] * 20))
-    assert "this log cannot be measured: 19 users have test events" in str(divided(*[5] * 19))
-    assert "this log cannot be measured: 0 users" in str(divided(*[2] * 500))
-    assert "nothing can be learned from this log" in str(divided(*[3] * 500))
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        ([5] * 20, None),
+        ([5] * 19, "cannot be measured: 19 users"),
+        ([2] * 500, "cannot be measured: 0 users"),
+        ([3] * 500, "nothing can be learned"),
+    ],
+)
+def test_a_log_that_cannot_be_measured(counts: list[int], said: str | None):
+    cannot = divided(*counts).cannot
+    assert cannot is None if said is None else said in str(cannot)
 
 
 def test_the_settings_are_those_of_a_yaml():

@@ -63,22 +63,16 @@ def test_a_missing_signal_is_never_the_best_reward(rows):
         ("a, b", "is not a Polars SQL expression"),
         ("nosuch(a)", "is not a Polars SQL expression"),
         ("txet = 1", "did you mean 'text'?"),
-        ("TEXT = '1'", "did you mean 'text'?"),
         ('text = "1"', "Write text in 'single quotes'"),
         ("text * 2", "text holds text, such as 'x' in row 13"),
         ("1 / b", "gives inf in row 14"),
         ("b * 1e300", "gives 2e+300 in "),
         ("a - avg(a)", "reads other rows than its own"),
-        ("sum(a)", "reads other rows than its own"),
         ("rank() over (order by b)", "reads other rows than its own"),
         ("count(*)", "reads other rows than its own"),
-        ("a > avg(a)", "reads other rows than its own"),
         ("coalesce(a, max(b))", "reads other rows than its own"),
-        ("avg(a * 2) > 0", "reads other rows than its own"),
         ("case when a > median(a) then 1 else 0 end", "reads other rows than its own"),
         ("lag(a) over (order by b)", "reads other rows than its own"),
-        ("row_number() over (order by b)", "reads other rows than its own"),
-        ("max(a) over (partition by b)", "reads other rows than its own"),
         ("a in (select 1)", "reads other rows than its own"),
         ("columns('a.*')", "reads other rows"),
         ('"*" + 1', "reads other rows"),
@@ -103,24 +97,12 @@ def test_nan_in_a_column_is_an_error_even_where_polars_would_skip_it(expression)
 @pytest.mark.parametrize(
     "expression", ["a > avg(a)", "rank() over (order by a)", "count(*)", "a > quantile_cont(a, 0.5)"]
 )
-@pytest.mark.parametrize("height", [1, 2, 3])
-def test_other_rows_are_refused_on_any_sample(expression, height):
-    """Also where the values happen to come out the same."""
+def test_other_rows_are_refused_where_values_come_out_the_same(expression):
     with pytest.raises(InputError, match="reads other rows than its own"):
-        evaluate(pl.DataFrame({"a": [1.0] * height}), expression, "data.reward")
+        evaluate(pl.DataFrame({"a": [1.0]}), expression, "data.reward")
 
 
-@settings(deadline=None)
-@given(
-    st.text(min_size=1, max_size=6).filter(lambda name: name != "*") | st.sampled_from(["[/b]", 'a"b', "a\nb", "value"])
-)
-def test_a_name_of_any_characters_is_the_column_of_that_name(name):
-    frame = pl.DataFrame({name: [1.0, 2.0], "ab": [7.0, 8.0]}) if name != "ab" else pl.DataFrame({"ab": [1.0, 2.0]})
-    found = evaluate(frame, '"' + name.replace('"', '""') + '" + 1', "data.reward")
-    assert found.to_list() == [2.0, 3.0]
-
-
-@pytest.mark.parametrize("dtype", [pl.Int8, pl.UInt8, pl.UInt32, pl.UInt64, pl.Int64])
+@pytest.mark.parametrize("dtype", [pl.Int8, pl.UInt64])
 @pytest.mark.parametrize(
     ("expression", "values"),
     [

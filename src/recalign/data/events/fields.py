@@ -153,33 +153,23 @@ def _parse_iso_8601(column: pl.Series) -> pl.Series:
     return read
 
 
-def read_is_random(column: pl.Series, rows: SourceRows) -> pl.Series:
-    """Read whether each item was shown at random. Null counts as false.
+def read_exposure(column: pl.Series, name: str, rows: SourceRows) -> pl.Series:
+    """Read how items were shown: ``is_random`` (bool, null counts as false) or ``propensity`` (f64 in (0, 1], or null).
 
     Raises:
-        InputError: a value is not true, false, 1 or 0.
+        InputError: a value is not true, false, 1 or 0; or not a probability above 0.
     """
-    key, remedy = "data.log.is_random", "name such a column, or make one in data.log.columns: drawn: arm = 'random'"
-    if not column.dtype.is_numeric() and column.dtype not in (pl.Boolean, pl.Null):
-        raise _wrong_type(column, key, "true and false (or 1 and 0)", remedy)
-    odd = ~column.cast(pl.Float64).is_in([0.0, 1.0]).fill_null(True)
-    _refuse(column, odd, key, rows, ", not only true and false (or 1 and 0)", remedy)
-    return column.cast(pl.Boolean).fill_null(False)
-
-
-def read_propensity(column: pl.Series, rows: SourceRows) -> pl.Series:
-    """Read the probability with which each item was shown: f64 in (0, 1], null where it is unknown.
-
-    Raises:
-        InputError: a value is not a number, NaN, 0 or less, or above 1.
-    """
-    key, remedy = "data.log.propensity", "give numbers above 0 and up to 1, and null (an empty field) where unknown"
-    if not column.dtype.is_numeric() and column.dtype != pl.Null:
-        raise _wrong_type(column, key, "probabilities", remedy)
-    values = column.cast(pl.Float64)
-    impossible = ~((values > 0) & (values <= 1) & values.is_finite()).fill_null(True)
-    _refuse(values, impossible, key, rows, ", which is not a probability", remedy)
-    return values
+    key, values = f"data.log.{name}", column.cast(pl.Float64, strict=False)
+    if name == "is_random":
+        fine, wanted, why = values.is_in([0.0, 1.0]), "true and false (or 1 and 0)", ", not only true and false"
+        remedy = "name such a column, or make one in data.log.columns: drawn: arm = 'random'"
+    else:
+        fine, wanted, why = (values > 0) & (values <= 1), "probabilities", ", which is not a probability"
+        remedy = "give numbers above 0 and up to 1, and null (an empty field) where unknown"
+    if not (column.dtype.is_numeric() or column.dtype in (pl.Null, pl.Boolean)):
+        raise _wrong_type(column, key, wanted, remedy)
+    _refuse(column, ~fine.fill_null(True), key, rows, why, remedy)
+    return values.cast(pl.Boolean).fill_null(False) if name == "is_random" else values
 
 
 def _require_present(column: pl.Series, key: str, rows: SourceRows) -> None:

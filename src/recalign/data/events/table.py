@@ -12,12 +12,11 @@ from recalign.data.events.expression import condition, evaluate, kind_of, root_n
 from recalign.data.events.fields import (
     index_ids,
     missing_as_null,
+    read_exposure,
     read_ids,
-    read_is_random,
-    read_propensity,
     read_timestamps,
 )
-from recalign.data.events.log import OWN_COLUMNS, ItemTable, LogMapping
+from recalign.data.events.log import EXPOSURE_COLUMNS, OWN_COLUMNS, LogMapping
 from recalign.data.events.messages import SHOWN, SourceRows
 from recalign.data.events.reading import file_digest, locate, read, read_log
 from recalign.errors import InputError, printable
@@ -132,17 +131,14 @@ def fingerprint(log: LogMapping, root: Path | None, reward: str | None) -> str:
     del mapping["items"]  # titles change nothing
     parts = [mapping, reward, [file_digest(file) for file in files]]
     if log.items and log.items.features and items:
-        features = {name: asdict(feature) for name, feature in log.items.specified.items()}
-        parts += [log.items.id, features, _features_digest(items, log.items)]
+        features = log.items.specified
+        reads = {log.items.id, *(name for feature in features.values() for name in root_names(feature.value))}
+        frame = read(items, None)  # the columns that features read: nothing else of the table changes a figure
+        columns = frame.select(name for name in frame.columns if name in reads)
+        text = columns.with_columns(cs.binary().bin.encode("hex"))
+        parts += [log.items.id, {name: asdict(feature) for name, feature in features.items()}]
+        parts.append(digest([str(text.schema), text.write_ndjson()]))
     return digest(*parts)[:16]
-
-
-def _features_digest(file: str, table: ItemTable) -> str:
-    """Digest of the ids of an item table and of the columns that its features read: nothing else changes a figure."""
-    frame = read(file, None)
-    reads = {table.id, *(name for one in table.specified.values() for name in root_names(one.value))}
-    columns = frame.select(name for name in frame.columns if name in reads).with_columns(cs.binary().bin.encode("hex"))
-    return digest([str(columns.schema), columns.write_ndjson()])
 
 
 def check_rows(
@@ -198,17 +194,19 @@ def check_rows(
         time, per_second = read_timestamps(raw[log.timestamp], log.time_unit, rows, log.time_format)
         second = time // (per_second * log.time_resolution) * log.time_resolution
     own = dict(zip(OWN_COLUMNS, (user, item, second, rows.number, rewards), strict=True))
-    if log.is_random is not None:
-        own["is_random"] = read_is_random(raw[log.is_random], rows)
-    if log.propensity is not None:
-        own["propensity"] = read_propensity(raw[log.propensity], rows)
-    mapped = {log.user, log.item, log.timestamp, *OWN_COLUMNS, *own}
-    columns = [values.alias(name) for name, values in own.items()] + [one for one in raw if one.name not in mapped]
+    for name in EXPOSURE_COLUMNS:
+        if (mapped := getattr(log, name)) is not None:
+            own[name] = read_exposure(raw[mapped], name, rows)
+    taken = {log.user, log.item, log.timestamp, *OWN_COLUMNS, *own}
+    columns = [values.alias(name) for name, values in own.items()] + [one for one in raw if one.name not in taken]
     if (order := _sort_order(user, time)) is not None:  # gathering from a single chunk is faster
         columns, time = [column.rechunk().gather(order) for column in columns], time.gather(order)
     frame = pl.DataFrame(columns)
     if log.collapse:
-        weaker = ~_strongest(frame)
+        by_strength = frame.select("user", "item", "reward").with_row_index("place")
+        by_strength = by_strength.sort("reward", descending=True, nulls_last=True, maintain_order=True)
+        strongest = by_strength.unique(["user", "item"], keep="first")["place"]
+        weaker = ~pl.int_range(frame.height, dtype=pl.UInt32, eager=True).is_in(strongest.implode())
         note("are weaker events of the same user and item and are left out", weaker, frame["row"])
         frame, time = frame.filter(~weaker), time.filter(~weaker)
     if reward is not None:
@@ -267,17 +265,6 @@ def make_report(parts: Sequence[CheckResult], rows: SourceRows, reward: str | No
         )
     tied, repeats = sum(part.tied for part in parts), sum(part.repeats for part in parts)
     return Report(rows.files, used, tuple(notes), tied, repeats)
-
-
-def _strongest(frame: pl.DataFrame) -> pl.Series:
-    """Mark the event with the highest reward of each user and item; on ties, the first one.
-
-    An event without a reward ranks below all others. Events are sorted by user and time.
-    """
-    place = frame.select("user", "item", "reward").with_row_index("place")
-    by_strength = place.sort("reward", descending=True, nulls_last=True, maintain_order=True)
-    kept = by_strength.unique(["user", "item"], keep="first")["place"]
-    return place["place"].is_in(kept.implode())
 
 
 def _sort_order(user: pl.Series, time: pl.Series) -> pl.Series | None:
