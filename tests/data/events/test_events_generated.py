@@ -69,14 +69,6 @@ def parsed(name: str, content: bytes) -> list[list[str]]:
     return list(csv.reader(io.StringIO(text, newline=""), delimiter=separator))[1:]
 
 
-def put(folder: Path, name: str, content: bytes) -> None:
-    path = folder / name
-    if name.endswith("gz"):
-        path.write_bytes(gzip.compress(content))
-    else:
-        path.write_bytes(content)
-
-
 def load(folder: Path, name: str) -> EventTable | InputError:
     try:
         return load_events(LogMapping("test", [name], user="who", item="what", timestamp="when"), folder, None)
@@ -97,7 +89,7 @@ def same(read: object, written: str) -> bool:
 
 def check(folder: Path, name: str, content: bytes) -> None:
     """Rows in are rows used and rows reported, and values are those of the file."""
-    put(folder, name, content)
+    (folder / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
     table = load(folder, name)
     if isinstance(table, InputError):
         assert table.where
@@ -181,12 +173,8 @@ def test_text(tmp_path, file):
 
 @pytest.mark.long
 def test_many_text(tmp_path, trial, share):
-    many(
-        files(),
-        lambda file: check(tmp_path, *file),
-        share(80_000),
-        partial(trial, "The log as it is", "generated tables: text"),
-    )
+    report = partial(trial, "The log as it is", "generated tables: text")
+    many(files(), lambda file: check(tmp_path, *file), share(80_000), report)
 
 
 @settings(max_examples=60, **SETTINGS)
@@ -197,9 +185,5 @@ def test_parquet(tmp_path, frame):
 
 @pytest.mark.long
 def test_many_parquet(tmp_path, trial, share):
-    many(
-        typed(),
-        lambda frame: check_typed(tmp_path, frame),
-        share(20_000),
-        partial(trial, "The log as it is", "generated tables: Parquet"),
-    )
+    report = partial(trial, "The log as it is", "generated tables: Parquet")
+    many(typed(), lambda frame: check_typed(tmp_path, frame), share(20_000), report)

@@ -16,22 +16,7 @@ from hypothesis import strategies as st
 from recalign.cli import main
 from recalign.data.events import LogMapping, load_events
 
-ODD = [
-    "[/b]",
-    "[red]",
-    'a"b',
-    "a'b",
-    "a b",
-    "a:b",
-    "#x",
-    "{a}",
-    "${a}",
-    "\x1b[31m",
-    "\x1f",
-    "a\nb",
-    "é",
-    "-x",
-]
+ODD = ["[/b]", "[red]", 'a"b', "a'b", "a b", "a:b", "#x", "{a}", "${a}", "\x1b[31m", "\x1f", "a\nb", "é", "-x"]
 NAMES = st.sampled_from(ODD) | st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=5)
 FEW = settings(deadline=None, suppress_health_check=list(HealthCheck))
 
