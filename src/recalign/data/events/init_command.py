@@ -169,11 +169,11 @@ def _print_events(log: LogMapping, reward: str, suggested: SplitSuggestion, even
         time = f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M:%S}"
         table.add_row(who, what, time, "none" if value is None else f"{value:g}", "yes" if good else "no")
     Console().print(table)
-    share = rows["high"].mean()
+    share = rows["high"].sum() / rows.height
     print(f"{frame.height:,} events of {len(events.users):,} users and {len(events.items):,} items")
     print(printable(f"reward: {' '.join(reward.split())}"))
     print(f"high: {high or 'the best quarter of the rewards'} ({share:.0%} of the events)")
-    if share > guess.MOST_HIGH:  # type: ignore[operator]
+    if share > guess.MOST_HIGH:
         print(f"that is more than {guess.MOST_HIGH:.0%}: the best grade alone holds as many, so high/* says less")
     print(suggested, *events.report.notes, sep="\n")
 
