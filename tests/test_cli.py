@@ -159,7 +159,7 @@ def test_a_stage_runs_by_name_in_a_folder_without_conf(folder: Path):
 
 def test_the_light_commands_do_without_torch(tmp_path: Path):
     code = "import sys; from recalign.cli import main; main(sys.argv[1:]); sys.exit('torch' in sys.modules)"
-    for words in (["--help"], ["chain", "--help"], ["fit", "-h"], ["configs"], ["configs", "asft"]):
+    for words in (["--help"], ["fit", "-h"], ["configs"], ["configs", "asft"]):
         subprocess.run([sys.executable, "-c", code, *words], cwd=tmp_path, check=True, capture_output=True)
 
 

@@ -24,7 +24,7 @@ from recalign.posttrain.rollout import Rollout, seen_pairs
 from recalign.recommender import RecommenderData, SequencePolicy
 from recalign.recommender.training import StageModule
 from recalign.reward import RewardData
-from recalign.run.stage.classes import imported
+from recalign.run.words import imported
 
 CONF = Path(__file__).parents[2] / "conf/posttrain"
 

@@ -1,7 +1,8 @@
-"""Settings as nested mappings, and as words of a command: mappings inside, words at the command line alone."""
+"""Settings as nested mappings, the classes that they name, and settings as words of a command."""
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import json
 import os
@@ -133,3 +134,18 @@ def with_flags(function: Callable[..., Any], words: Sequence[str]) -> list[str]:
     flags = {f"--{name.replace('_', mark)}": f"--{name}=true" for name in switches for mark in "-_"}
     values = ("true", "false")  # no other word is a flag's value: tokenize --normalise NAME
     return [word if after.lower() in values else flags.get(word, word) for word, after in pairwise([*words, "--"])]
+
+
+def imported(class_path: str) -> type:
+    """The class of that path.
+
+    Raises:
+        ImportError, AttributeError, ValueError: there is none.
+    """
+    module, name = class_path.rsplit(".", 1)
+    return getattr(importlib.import_module(module), name)
+
+
+def listed(value: Any) -> list[Any]:
+    """One value, several, or none, as a list."""
+    return value if isinstance(value, list) else [] if value is None else [value]

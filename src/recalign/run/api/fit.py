@@ -16,9 +16,8 @@ from recalign.run import configs
 from recalign.run.api.log import Log
 from recalign.run.api.trained import TrainedPolicy, TrainedReward, policy_checkpoint, reward_checkpoint
 from recalign.run.stage import Manifest, RunFolder, Stage, Trained, parse_stage
-from recalign.run.stage.classes import imported
 from recalign.run.stage.settings import load
-from recalign.run.words import settings_of
+from recalign.run.words import imported, settings_of
 
 Settings = Mapping[str, Any]
 """Settings of a stage, nested or by dotted key: ``{"model.lr": 1e-3, "trainer": {"max_epochs": 3}}``."""

@@ -20,10 +20,9 @@ from recalign.reward import RewardData
 from recalign.run import configs
 from recalign.run.chain.experiment import Chain
 from recalign.run.stage import Stage, parse_stage
-from recalign.run.stage.classes import imported
 from recalign.run.stage.settings import set_keys
 from recalign.run.stage.upstream import TOKENS
-from recalign.run.words import settings_of, to_argv
+from recalign.run.words import imported, settings_of, to_argv
 
 EVERY_STAGE = ("trainer", "data")
 """Settings of a chain that go to every stage."""

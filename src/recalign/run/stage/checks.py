@@ -18,10 +18,10 @@ from recalign.recommender.checkpoint import OTHER_VERSION, Loaded, read_checkpoi
 from recalign.recommender.grown import GROWS_FROM
 from recalign.reward import RewardModel
 from recalign.run.stage import upstream
-from recalign.run.stage.classes import imported, listed
 from recalign.run.stage.manifest import flat_settings
 from recalign.run.stage.parsed import ParsedStage
 from recalign.run.stage.private import CLASS_PATH, TRAINED_WEIGHTS
+from recalign.run.words import imported, listed
 
 SHARDED = "ModelParallelStrategy"
 """Lightning's strategy whose processes hold parts of the weights (FSDP)."""

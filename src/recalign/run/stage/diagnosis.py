@@ -19,8 +19,7 @@ from lightning.pytorch import callbacks, loggers
 from torch import optim
 
 from recalign.errors import InputError, nearest
-from recalign.run.stage.classes import imported
-from recalign.run.words import short
+from recalign.run.words import imported, short
 
 SEE = "see --help for what may be given"
 GIVEN_BY = {

@@ -19,10 +19,10 @@ from recalign.recommender.checkpoint import class_path, load_net
 from recalign.recommender.training import PolicyModule
 from recalign.run.stage.callbacks import NaNGuard, StepSeeds, TrainingMonitor
 from recalign.run.stage.checkpoint import RunCheckpoint, WholeCheckpointIO
-from recalign.run.stage.classes import imported, listed
 from recalign.run.stage.console import LineProgress
 from recalign.run.stage.folder import RunConfig
 from recalign.run.stage.settings import Parser, constructing
+from recalign.run.words import imported, listed
 
 if TYPE_CHECKING:
     from recalign.run.stage.parsed import ParsedStage

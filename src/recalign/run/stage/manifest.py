@@ -18,9 +18,8 @@ from lightning.pytorch.callbacks import ModelSummary, ProgressBar
 from recalign import artifacts
 from recalign.errors import InputError
 from recalign.files import digest, sha256, write_json
-from recalign.run.stage.classes import imported, listed
 from recalign.run.stage.folder import RunFolder
-from recalign.run.words import flatten, short
+from recalign.run.words import flatten, imported, listed, short
 
 OUTPUT = ("enable_progress_bar", "enable_model_summary", "logger", "profiler")
 """Settings of the trainer that print and log, and change no result; nor do callbacks of that kind."""

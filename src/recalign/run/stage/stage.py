@@ -30,14 +30,13 @@ from recalign.files import locked
 from recalign.recommender.training import PolicyModule
 from recalign.run.stage import checks, record, upstream
 from recalign.run.stage.checkpoint import find_checkpoint
-from recalign.run.stage.classes import imported
 from recalign.run.stage.console import echo, quiet
 from recalign.run.stage.folder import RunConfig, RunFolder, name_in_sweep
 from recalign.run.stage.lightning_cli import COMMANDS, EvaluatedPolicy, StageCLI
 from recalign.run.stage.manifest import Manifest
 from recalign.run.stage.parsed import ParsedStage, Trained
 from recalign.run.stage.settings import variables_named
-from recalign.run.words import options, settings_of
+from recalign.run.words import imported, options, settings_of
 from recalign.workers import torch_threads
 
 OPTIONAL = ("optimizer", "lr_scheduler", "early_stopping")

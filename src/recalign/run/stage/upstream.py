@@ -12,9 +12,9 @@ from recalign.errors import InputError
 from recalign.files import sha256
 from recalign.recommender.checkpoint import read_checkpoint
 from recalign.recommender.grown import GROWS_FROM
-from recalign.run.stage.classes import imported
 from recalign.run.stage.folder import RunFolder
 from recalign.run.stage.manifest import Manifest
+from recalign.run.words import imported
 
 TOKENS = "tokens"
 """The stage that hands over semantic ids, a file that is no checkpoint."""
