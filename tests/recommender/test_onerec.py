@@ -13,7 +13,6 @@ import yaml
 
 from recalign.errors import InputError
 from recalign.nn import HSTU, LazyDecoder
-from recalign.posttrain import PostTrainingData, WeightedSFT
 from recalign.recommender import OneRecRecommender, Recommender, RecommenderData
 from recalign.recommender.checkpoint import load_net
 from recalign.recommender.onerec import random_codes
@@ -98,16 +97,6 @@ def test_too_few_codes_are_refused(data, tmp_path):
 def test_settings_that_do_not_fit_are_refused(data):
     with pytest.raises(InputError, match=r"model.encoder: an encoder of dim 8"):
         made(data, encoder=small.pooled())
-
-
-def test_post_training_moves_it(log_root, data, tmp_path):
-    module = made(data, lr=1e-2)
-    small.fit(module, data, tmp_path, epochs=3)
-    ahead = small.data_of(PostTrainingData, log_root)
-    aligned = small.free(WeightedSFT, policy=module.policy, lr=1e-2)
-    watch = small.fit(aligned, ahead, tmp_path, epochs=3)
-    assert watch.steps[-1]["policy/kl"] > 0
-    assert small.liked(aligned.policy, ahead) > small.liked(module.policy, ahead)
 
 
 def test_it_is_the_same_from_yaml_and_from_python():

@@ -23,7 +23,7 @@ from recalign.errors import InputError
 from recalign.nn import HSTU, Encoder, LazyContext, LazyDecoder, NodeLogits, Trie, Window
 from recalign.nn.onerec_decoder import Past
 from recalign.recommender.onerec_choices import Beam, Choose, dead_nodes, follow, ranks_within, sampled
-from recalign.recommender.policy import seen_of_states, seen_within
+from recalign.recommender.policy import seen_within
 from recalign.recommender.sequence_policy import HistoryPolicy, SequencePolicy
 
 PREFIX_EVENTS = 2**22  # prefixes x events of their contexts, or x codes of a level, that are held at once
@@ -193,7 +193,10 @@ class CodePolicy(HistoryPolicy):
         if width < self.widest and not exact_T.all():
             open_X = (~exact_T).nonzero()[:, 0]
             wider = min(4 * width, self.widest)
-            score_TK[open_X], item_TK[open_X] = self._widening(state[open_X], k, seen_of_states(seen, open_X), wider)
+            if seen is not None:  # number the states that are left from 0 on
+                own = seen[:, torch.isin(seen[0], open_X)]
+                seen = torch.stack([torch.searchsorted(open_X, own[0]), own[1]])
+            score_TK[open_X], item_TK[open_X] = self._widening(state[open_X], k, seen, wider)
         return score_TK, item_TK
 
     def _search(self, state: CodeState, k: int, seen: Tensor | None, width: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -192,14 +192,3 @@ def seen_within(seen: Tensor | None, part: slice) -> Pairs | None:
         return None
     own = seen[:, (seen[0] >= part.start) & (seen[0] < part.stop)]
     return own[0] - part.start, own[1] - 1
-
-
-def seen_of_states(seen: Tensor | None, state_X: Tensor) -> Tensor | None:
-    """The seen pairs (state, item) of some states, which are numbered from 0 on. Shape: (2, N), (X,) -> (2, M).
-
-    ``state_X`` ascends.
-    """
-    if seen is None:
-        return None
-    own = seen[:, torch.isin(seen[0], state_X)]
-    return torch.stack([torch.searchsorted(state_X, own[0]), own[1]])

@@ -69,7 +69,7 @@ class HistoryPolicy(Policy):
         features: what is known of items beside their ids; taken as it is.
     """
 
-    num_warm = 0  # type: ignore[assignment]
+    num_warm = 0
 
     def __init__(self, encoder: Encoder, num_items: int, feedback: bool, features: FeatureTable | None = None) -> None:
         super().__init__()
