@@ -38,12 +38,6 @@ def test_what_is_no_role_is_named_with_its_file(tmp_path, content, named):
         Roles.load(tmp_path)
 
 
-def test_the_better_baseline_is_among_those_that_were_measured():
-    assert Roles().better_baseline({"start": 1.0, "bc": 2.0, "mine": 3.0}) == "bc"
-    assert Roles().better_baseline({"start": 1.0}) == "start"
-    assert Roles().better_baseline({"mine": 3.0}) is None
-
-
 def test_a_reranked_row_goes_by_the_roles_of_its_method_and_of_reranking():
     roles = Roles(placebos={"sham": "mine", "sham_scores": "rerank"})
     assert roles.placebos_of("mine_rerank") == ["sham", "sham_scores"]

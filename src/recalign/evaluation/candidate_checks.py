@@ -45,15 +45,20 @@ class CandidateChecks:
     ranked: bool = True
     interval_factor: float = 1.0
 
+    @property
+    def _doubt(self) -> str:
+        """Ends what speaks against a row where the judges know no more than averages do, or may be guessing."""
+        return "" if self.judged else ", as far as these judges see"
+
     def findings(self) -> Iterator[Finding]:
         """All that is known of it."""
         yield from self._reward_model()
         yield from self._retained()
         yield from self._gain()
         for other in self.test.roles.reward_free:
-            yield from self._over_reward_free(other)
+            yield from self._over(other)
         for other in self.test.roles.untrained:
-            yield from self._over_untrained(other)
+            yield from self._over(other, untrained=True)
         yield from self._over_placebos()
         yield from self._seeds()
         yield from self._coverage()
@@ -72,16 +77,10 @@ class CandidateChecks:
             *(self.test.gain_over_placebo(self.policy, placebo) for placebo in roles.placebos_of(self.policy)),
         ]
         untrained = [other for other in roles.untrained if other in self.test.methods]
-        either = [max(map(_in_half_widths, self._ranking_and_value_over(other))) for other in untrained]
+        ranking = (self.test.get(self.policy, f"diff_{other}/{ALL}") for other in untrained)
+        value = (self.test.gain(self.policy, other) for other in untrained)
+        either = map(max, map(_in_half_widths, ranking), map(_in_half_widths, value))
         return min([*map(_in_half_widths, compared), *either])
-
-    @property
-    def _as_seen(self) -> str:
-        """Ends what speaks against a row where the judges know no more than averages do, or may be guessing."""
-        return "" if self.judged else ", as far as these judges see"
-
-    def _ranking_and_value_over(self, other: str) -> tuple[Interval | None, Interval | None]:
-        return self.test.get(self.policy, f"diff_{other}/{ALL}"), self.test.gain(self.policy, other)
 
     def _reward_model(self) -> Iterator[Finding]:
         """A row stands on the reward model only if it reads it."""
@@ -130,7 +129,7 @@ class CandidateChecks:
         wide = gain.widened(self.interval_factor)
         text = f"{self.policy} gains {wide.sd} over {baseline}"
         if gain.high < MIN_GAIN_SD:
-            text = f"{self.policy} gains {gain.sd} over {baseline}: nothing worth shipping{self._as_seen}."
+            text = f"{self.policy} gains {gain.sd} over {baseline}: nothing worth shipping{self._doubt}."
             yield Finding(-self.judged, text)
         elif not wide.low > 0:
             yield Finding(0, f"{text}: this may be chance.", self._more_users(wide))
@@ -139,36 +138,28 @@ class CandidateChecks:
         else:
             yield Finding(1, f"{text}.")
 
-    def _over_reward_free(self, other: str) -> Iterator[Finding]:
-        """It needs more value than a row that reads no reward."""
-        more = self.test.gain(self.policy, other)
-        if more is None:
-            yield from self._not_compared(other)
+    def _over(self, other: str, untrained: bool = False) -> Iterator[Finding]:
+        """It needs more value than a row without rewards, and more value or a better ranking than an untrained row."""
+        ranking, value = self.test.get(self.policy, f"diff_{other}/{ALL}"), self.test.gain(self.policy, other)
+        if value is None or (untrained and ranking is None):
+            if other in self.test.methods:  # `findings.unmeasured` names those that were not run
+                text = f"{self.policy} could not be compared with {other}."
+                yield Finding(0, text, "Evaluate both with the same seeds.")
             return
-        wide, subject = more.widened(self.interval_factor), f"{other}, which reads no reward,"
-        if wide.low > 0:
+        wide, subject = value.widened(self.interval_factor), f"{other}, which reads no reward,"
+        if untrained and ranking is not None:
+            ranking = ranking.widened(self.interval_factor)
+            if not ranking.low > 0 and not wide.low > 0:
+                text = f"{other}, which takes no training, may rank as well and have as much value: {self.policy} has"
+                remedy = "Train the recommender for longer, or serve that."
+                yield Finding(0, f"{text} {ranking} of {ALL} beside it, and {wide.sd}.", remedy)
+        elif wide.low > 0:
             yield Finding(1, f"It has {wide.sd} more than {other}, which reads no reward.")
-        elif more.high < 0:
-            yield Finding(-self.judged, f"{subject} has more: {self.policy} has {more.sd}{self._as_seen}.")
+        elif value.high < 0:
+            yield Finding(-self.judged, f"{subject} has more: {self.policy} has {value.sd}{self._doubt}.")
         else:
-            remedy = self._more_users(wide) if more.value > 0 else ""
+            remedy = self._more_users(wide) if value.value > 0 else ""
             yield Finding(0, f"{subject} may have as much: {self.policy} has {wide.sd} more.", remedy)
-
-    def _over_untrained(self, other: str) -> Iterator[Finding]:
-        """It has to rank better than a row that takes no training, or to have more value."""
-        ranking, value = self._ranking_and_value_over(other)
-        if ranking is None or value is None:
-            yield from self._not_compared(other)
-            return
-        ranking, value = ranking.widened(self.interval_factor), value.widened(self.interval_factor)
-        if not ranking.low > 0 and not value.low > 0:
-            text = f"{other}, which takes no training, may rank as well and have as much value: {self.policy} has"
-            remedy = "Train the recommender for longer, or serve that."
-            yield Finding(0, f"{text} {ranking} of {ALL} beside it, and {value.sd}.", remedy)
-
-    def _not_compared(self, other: str) -> Iterator[Finding]:
-        if other in self.test.methods:  # `findings.unmeasured` names those that were not run
-            yield Finding(0, f"{self.policy} could not be compared with {other}.", "Evaluate both with the same seeds.")
 
     def _over_placebos(self) -> Iterator[Finding]:
         """It needs more than `PLACEBO_FACTOR` times the gain of each of its placebos."""
