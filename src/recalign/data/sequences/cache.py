@@ -91,13 +91,13 @@ class CacheEntry:
 
     def _read(self, facts: dict[str, Any]) -> Sequences:
         events, users, items = (read_table(self.path / f"{name}.arrow") for name in ("events", "users", "items"))
-        files = {name: column_file(self.path, facts["columns"], name) for name in facts["mapped"]}
-        mapped = [pl.Series(name, _mapped(file)) for name, file in files.items()]
-        arrays: dict[str, Any] = {name: _mapped(self.path / f"{name}.npy") for name in ARRAYS}
+        mapped = functools.partial(np.load, mmap_mode="c")  # copy-on-write: changes never reach the file
+        numeric = [pl.Series(name, mapped(column_file(self.path, facts["columns"], name))) for name in facts["mapped"]]
+        arrays: dict[str, Any] = {name: mapped(self.path / f"{name}.npy") for name in ARRAYS}
         notes = tuple(Note(**note) for note in facts["report"]["notes"])
         features: Any = locate(facts["features"]) if facts["features"] else None  # an option: the cache knows no class
         return Sequences(
-            frame=events.with_columns(mapped).select(facts["columns"]),
+            frame=events.with_columns(numeric).select(facts["columns"]),
             users=users["user"],
             items=items["item"],
             group=users["group"].to_numpy(),
@@ -123,13 +123,7 @@ class CacheEntry:
             shutil.rmtree(part, ignore_errors=True)
 
     def publish(self, part: Path) -> None:
-        """Make a folder with all files of the entry the entry, unless another process was faster.
-
-        Then that one stays: it holds the same, and others may be reading it.
-
-        Raises:
-            OSError: it cannot be written.
-        """
+        """Make a folder with all files the entry, unless another process was faster: then that one's stays, as good."""
         artifacts.seal(part, self.key)
         try:
             rename(part, self.path)  # fails where the entry is there
@@ -167,13 +161,7 @@ def column_file(folder: Path, columns: list[str], name: str) -> Path:
 
 
 def write_entry(part: Path, sequences: Sequences, mapped: list[str]) -> None:
-    """Write all files of an entry but those that lie there.
-
-    Args:
-        part: the folder.
-        sequences: the prepared log.
-        mapped: columns of the frame that are written as .npy.
-    """
+    """Write all files of an entry into a folder, but those that lie there; columns ``mapped`` are written as .npy."""
     frame, columns = sequences.frame, sequences.frame.columns
     arrays = {part / f"{name}.npy": getattr(sequences, name) for name in ARRAYS}
     arrays |= {column_file(part, columns, name): frame[name].to_numpy() for name in mapped}
@@ -190,11 +178,6 @@ def write_entry(part: Path, sequences: Sequences, mapped: list[str]) -> None:
         sequences.features.save(part)
         facts["features"] = f"{type(sequences.features).__module__}.{type(sequences.features).__name__}"
     write_json(part / "entry.json", facts)
-
-
-def _mapped(path: Path) -> np.ndarray:
-    """An array on disk, copy-on-write: changes never reach the file."""
-    return np.load(path, mmap_mode="c")
 
 
 @functools.cache

@@ -36,7 +36,11 @@ class FeatureCoder:
 
     @classmethod
     def fit(cls, values: ItemValues, warm: pl.Series) -> FeatureCoder:
-        """Find categories, edges, means and scales on the items ``warm`` (raw ids), which have training events."""
+        """Find categories, edges, means and scales on the items ``warm`` (raw ids), which have training events.
+
+        Edges are where intervals begin that hold about as many numbers each; a scale is the root of the mean square
+        distance from the mean.
+        """
         own = values.of(warm)
         plans = []
         for name, kind in values.kinds.items():
@@ -45,9 +49,15 @@ class FeatureCoder:
             if kind == "category":
                 plan["categories"] = known.explode(empty_as_null=False).unique().sort().to_list()
             elif kind == "number" and (bins := values.specified[name].bins):
-                plan["edges"] = _edges(known.to_numpy(), bins)
+                number_N, shares = known.to_numpy(), np.arange(1, bins) / bins
+                found = np.quantile(number_N, shares, method="higher") if len(number_N) else number_N
+                plan["edges"] = np.unique(found[found > number_N.min(initial=np.inf)]).tolist()
             else:
-                plan |= _moments(_matrix(known), _width(values.values[name]))
+                known_NW, plan["mean"], plan["scale"] = _matrix(known), [0.0] * _width(values.values[name]), 1.0
+                if len(known_NW):
+                    mean_W = known_NW.mean(axis=0)
+                    scale = float(np.sqrt(np.square(known_NW - mean_W).sum(axis=1).mean()))
+                    plan["mean"], plan["scale"] = mean_W.tolist(), scale or 1.0
             plans.append(plan)
         return cls(plans)
 
@@ -69,18 +79,12 @@ class FeatureCoder:
             if "categories" in plan:
                 own = values[plan["name"]].drop_nulls()
                 known = own.list.eval(pl.element().is_in(plan["categories"])).list.any()
-                found[plan["name"]] = int((~known).sum())
-        return {name: count for name, count in found.items() if count}
+                if not known.all():
+                    found[plan["name"]] = int((~known).sum())
+        return found
 
     def encode(self, values: pl.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Codes and numbers of items.
-
-        Args:
-            values: a row an item, as in `ItemValues.values`.
-
-        Returns:
-            ``code``, ``weight``, ``offset`` and ``number`` of `ItemFeatures`.
-        """
+        """``code``, ``weight``, ``offset`` and ``number`` of `ItemFeatures`; ``values`` as in `ItemValues.values`."""
         rows, codes, counts, numbers = [], [], [], [np.zeros((len(values), 0), np.float32)]
         for plan, first in zip(self.plans, np.cumsum([0, *self.sizes]), strict=False):
             row, code = _codes(plan, values[plan["name"]])
@@ -158,12 +162,7 @@ class KnownItems:
         return known.filter(~known.is_in(warm.implode())).sort()
 
     def encode(self, items: pl.Series, warm: int) -> ItemFeatures:
-        """Encode the features of a catalogue.
-
-        Args:
-            items: raw ids of the catalogue; the first ``warm`` have training events.
-            warm: their number.
-        """
+        """Encode the features of a catalogue, raw ids of which the first ``warm`` have training events."""
         coder = FeatureCoder.fit(self.values, items.head(warm))
         return ItemFeatures(coder, warm, *coder.encode(self.values.of(items)))
 
@@ -186,14 +185,6 @@ def _codes(plan: dict[str, Any], column: pl.Series) -> tuple[np.ndarray, np.ndar
     return pairs["row"].to_numpy(), pairs["code"].to_numpy()
 
 
-def _edges(number_N: np.ndarray, bins: int) -> list[float]:
-    """Where intervals begin, but for the first, so that each holds about as many numbers."""
-    if not len(number_N):
-        return []
-    found = np.quantile(number_N, np.arange(1, bins) / bins, method="higher")
-    return np.unique(found[found > number_N.min()]).tolist()
-
-
 def _width(column: pl.Series) -> int:
     """Numbers of an item: 1, or those of a vector, 0 if there is none."""
     return int(column.list.len().max() or 0) if isinstance(column.dtype, pl.List) else 1  # type: ignore[arg-type]
@@ -205,15 +196,6 @@ def _matrix(column: pl.Series) -> np.ndarray:
     if not isinstance(known.dtype, pl.List):
         return known.cast(pl.Float64).to_numpy()[:, None]
     return known.cast(pl.Array(pl.Float64, _width(known))).to_numpy()
-
-
-def _moments(known_NW: np.ndarray, width: int) -> dict[str, list[float] | float]:
-    """The mean of the vectors, and the root of their mean square distance from it; 0 and 1 without any."""
-    if not len(known_NW):
-        return {"mean": [0.0] * width, "scale": 1.0}
-    mean_W = known_NW.mean(axis=0)
-    scale = float(np.sqrt(np.square(known_NW - mean_W).sum(axis=1).mean()))
-    return {"mean": mean_W.tolist(), "scale": scale or 1.0}
 
 
 def _standardised(plan: dict[str, Any], column: pl.Series) -> np.ndarray:

@@ -112,7 +112,6 @@ def _write(
     """Write all files of the entry, into ``folder / "entry"``; figures of the log if it is large."""
 
     def each(title: str, task: Callable[..., Any], *arguments: Iterable[Any]) -> list[Any]:
-        """Do a task for each of the partitions, with a line of progress; the results in order."""
         return list(track(run(task, *arguments), title, total=number))
 
     for name in ("rows", "entry"):
@@ -275,16 +274,8 @@ class _Tasks:
     ) -> tuple[list[str], np.ndarray, int]:
         """Write a partition's slice of the arrays and of the numeric columns, and the other columns to a file.
 
-        Args:
-            number: of the partition.
-            split: in the form for parts.
-            begin: where the partition begins.
-            whole: where the last one ends.
-            nullable: columns that have nulls in any partition.
-            warm: items up to this number have training events.
-
-        Returns:
-            The columns, the sizes of the parts, and the training events of the user who has the most.
+        The partition begins at ``begin``, the last one ends at ``whole``; ``nullable`` columns have nulls in any of
+        them. Returns the columns, the sizes of the parts, and the training events of the user who has the most.
         """
         table, catalogue = self._table(number), read_table(self.folder / "catalogue.arrow")
         item_I = catalogue["item"].search_sorted(table.items).to_numpy()
