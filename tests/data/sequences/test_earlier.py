@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recalign.data.events import LogMapping
-from recalign.data.sequences import EventDataModule, High, LeaveLast, TimeSplit, UserCohort, Where
+from recalign.data.sequences import EventDataModule, High, LeaveLast, TimeSplit, Where
 from recalign.data.sequences.earlier import EarlierLog, remember
 from recalign.errors import InputError
 from recalign.recommender.serving import met_new_items
@@ -102,18 +102,6 @@ def test_ids_never_move(tmp_path_factory: pytest.TempPathFactory, added: Rows, b
         were = old.frame.filter((pl.col("user") == user) & (pl.col("split") == 0))
         key = pl.concat_str("item_id", "timestamp", "reward", separator=" ")
         assert set(were.select(key).to_series()) <= set(trained.select(key).to_series())
-
-
-def test_old_users_keep_their_group_and_groups_stay_disjoint(tmp_path: Path, ids: Path):
-    before = data(tmp_path / "first", FIRST).sequences
-    new = [(u + 20, i, 4.0, 5000 + i) for u in range(20) for i in range(5)]
-    after = data(tmp_path / "next", [*FIRST, *new], ids).sequences
-    for group in ("A", "B1", "B2"):
-        assert after.users_in(group)[: before.num_users].tolist() == before.users_in(group).tolist()
-        assert after.users_in(group).sum() > before.users_in(group).sum()
-    assert sum(after.users_in(group).astype(int) for group in ("A", "B1", "B2")).tolist() == [1] * after.num_users
-    with pytest.raises(InputError, match="are not group A of this log"):  # whose order it knows nothing of
-        UserCohort.of(before, "A", 0.5).mask(after, "")
 
 
 def test_events_that_were_trained_on_are_not_tested_on(tmp_path: Path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recalign.data.events import Feature, ItemValues, Report
+from recalign.data.events import Feature, ItemValues
 from recalign.data.sequences import LeaveLast, UserGroups, build
 from recalign.data.sequences.features import ItemFeatures, KnownItems
 
@@ -132,15 +131,3 @@ def test_cold_items_follow_the_catalogue_and_move_nothing():
     assert known.item_counts().tolist() == [2, 2, 0, 0]
     assert np.array_equal(plain.trained, known.trained)
     assert plain.catalogue != known.catalogue
-
-
-def test_rare_items_with_features_are_cold():
-    made = table([0] * 5 + [1] * 5, [0, 1, 2, 0, 1, 1, 0, 3, 1, 2], range(10))
-    events = dataclasses.replace(made, report=Report({}, 10, ()))
-    values = values_of([102], tag=("category", [["x"]]))
-    rest = LeaveLast(1, 1), None, UserGroups(1.0), 2
-    plain, known = build(events, *rest), build(events, *rest, KnownItems(values))
-    assert plain.items.to_list() == [100, 101]
-    assert known.items.to_list() == [100, 101, 102]
-    assert len(known.frame) == len(plain.frame)  # its training events are left out as before
-    assert known.frame["item_id"].to_list()[-1] == 3

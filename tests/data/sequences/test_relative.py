@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 import pytest
-import small
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recalign.data.sequences import EventDataModule, High, LeaveLast, RelativeTo, UserGroups, build
+from recalign.data.sequences import High, LeaveLast, RelativeTo, UserGroups, build
 from recalign.data.sequences.splits import TEST, TRAIN, VALIDATION
 
 from .tables import table
@@ -85,22 +84,3 @@ def test_a_built_log_holds_ranks_everywhere():
     assert ranked.frame.drop("reward", "high").equals(plain.frame.drop("reward", "high"))
     assert len({built(of).fingerprint for of in (None, RelativeTo("length", 2), RelativeTo("length", 3))}) == 3
     assert ranked.catalogue == plain.catalogue
-
-
-def with_lengths(log_root):
-    frame = pl.read_csv(log_root / "small.csv").with_columns(length=pl.col("item") % 5)
-    frame.write_csv(log_root / "relative.csv")
-    return log_root
-
-
-def test_a_logs_yaml_ranks_and_the_cache_keeps_it(log_root, tmp_path):
-    root = with_lengths(log_root)
-    settings = {"relative_to": RelativeTo("length", 3), "high": None, "cache": str(tmp_path)}
-    first, again, plain = (
-        small.data_of(EventDataModule, root, "relative", **of) for of in (settings, settings, {"cache": str(tmp_path)})
-    )
-    rewards = first.sequences.reward
-    assert (rewards.min() >= 0) & (rewards.max() <= 1)
-    assert again.sequences.reward.tolist() == rewards.tolist()
-    assert plain.sequences.reward.max() == 5
-    assert first.fingerprint != plain.fingerprint

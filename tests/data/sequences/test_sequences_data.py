@@ -121,11 +121,6 @@ def test_titles_that_cannot_be_read_stop_a_run_before_training(log_root):
         data.setup("fit")
 
 
-def test_a_negative_seed_is_refused(log_root):
-    with pytest.raises(InputError, match=r"data\.seed: -1 is no seed"):
-        small.data_of(EventDataModule, log_root, seed=-1)
-
-
 def test_a_batch_too_small_for_its_processes_is_refused(log_root: Path):
     data = small.data_of(EventDataModule, log_root, max_length=32, batch_tokens=64)
     data.trainer = SimpleNamespace(lightning_module=None, world_size=2, limit_val_batches=0)

@@ -99,13 +99,6 @@ def test_an_event_in_no_bin_is_not_high_and_moves_no_limit(nothing):
     assert high == [False, True, False, True, False, False]
 
 
-@pytest.mark.parametrize("within", [[None, None], ["a", "b"], [float("nan")] * 2])
-def test_bins_need_numbers(within):
-    frame = pl.DataFrame({"reward": [1.0, 2.0], "split": [TRAIN] * 2, "duration": within})
-    with pytest.raises(InputError, match=r"data\.high\.within: the column duration holds no numbers"):
-        High(quantile=0.5, within="duration").mark(frame)
-
-
 @pytest.mark.parametrize("reward", [[5.0, 1.0], ["yes", "no"], [2, 0]])
 def test_high_is_a_condition(reward):
     frame = pl.DataFrame({"reward": reward, "split": [TRAIN] * 2})
@@ -118,6 +111,7 @@ def test_high_is_a_condition(reward):
     ("kind", "setting", "key"),
     [
         (EventDataModule, {"share_a": 1.5}, "data.share_a"),
+        (EventDataModule, {"seed": -1}, "data.seed"),
         (Where, {"validation": 5.0}, "data.split.validation"),
         (LeaveLast, {"test": -1}, "data.split.test"),
         (High, {"quantile": 1.0}, "data.high.quantile"),

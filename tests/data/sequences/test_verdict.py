@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from recalign.data.events import LogMapping
-from recalign.data.sequences import EventDataModule, High, LeaveLast, RelativeTo, TimeSplit
+from recalign.data.sequences import EventDataModule, High, LeaveLast, TimeSplit
 from recalign.data.sequences.audit import (
     CATALOGUE,
     CHANCES,
@@ -185,38 +185,33 @@ def test_features_are_counted_and_a_second_item_id_is_a_concern(tmp_path):
     assert set(sections[LEAKS].values()) == {0}
 
 
-@pytest.mark.parametrize(("chance", "says"), [(None, True), ("chance", False)])
-def test_random_exposure_without_its_chance_values_no_policy(tmp_path, chance, says):
-    data = made_up(tmp_path, rows(users=800))
-    columns = {"drawn": "rating >= 5", "chance": "0.25 + 0 * rating"}
-    data.log_ = replace(data.log_, columns=columns, is_random="drawn", propensity=chance)
-    sections = audit_log(data)
-    drawn = sum(row[2] >= 5 for row in rows(users=800))
-    assert sections["exposure"] == {DRAWN: drawn, CHANCES: 0 if says else drawn, UNREWARDED: 0}
-    text = f"{drawn:,} events were shown at random, and nothing tells how probably"
-    assert (text in str(verdict(sections, "s"))) == says
-
-
-def test_random_exposure_without_rewards_is_a_concern(tmp_path):
-    """A server's log has no reward of what was chosen and not rated."""
-    data = made_up(tmp_path, rows(users=800), reward="case when rating < 5 then rating end")
-    columns = {"drawn": "rating >= 3", "chance": "0.25 + 0 * rating"}
-    data.log_ = replace(data.log_, columns=columns, is_random="drawn", propensity="chance")
-    sections = audit_log(data)
-    drawn, left = len(rows(users=800)), sum(row[2] >= 5 for row in rows(users=800))
-    assert sections["exposure"] == {DRAWN: drawn, CHANCES: drawn, UNREWARDED: left}
-    assert f"{left / drawn:.0%} of the events that were shown at random have no reward" in str(verdict(sections, "s"))
-
-
 def test_a_leak_is_serious(tmp_path):
     sections = audit_log(made_up(tmp_path, rows(users=800)))
     sections[LEAKS] = {"test events seen in training": 3}
     assert str(verdict(sections, "s")) == "verdict: do not train\n- test events seen in training: 3"
 
 
-def test_ranks_have_no_outliers(tmp_path):
-    log = rows(rating=lambda user, step: 1e6 if user == step == 5 else mixed(user, step))
-    raw, ranked = (made_up(tmp_path, log, high="reward >= 0.7") for _ in range(2))
-    assert verdict(audit_log(raw), "s").word == "do not train"
-    ranked.relative_to = RelativeTo("rating", 1)
-    assert "outliers" not in str(verdict(audit_log(ranked), "s"))
+@pytest.mark.parametrize(
+    ("reward", "propensity", "says"),
+    [
+        ("rating", None, "400 events were shown at random, and nothing tells how probably"),
+        ("rating", "chance", ""),
+        (
+            "case when rating < 5 then rating end",
+            "chance",
+            "100% of the events that were shown at random",
+        ),
+    ],
+)
+def test_random_exposure_without_its_chance_or_rewards_is_a_concern(tmp_path, reward, propensity, says):
+    """A server's log has no reward of what was chosen and not rated."""
+    log = rows(users=800)
+    data = made_up(tmp_path, log, reward=reward)
+    columns = {"drawn": "rating >= 5", "chance": "0.25 + 0 * rating"}
+    data.log_ = replace(data.log_, columns=columns, is_random="drawn", propensity=propensity)
+    sections, drawn = audit_log(data), sum(row[2] >= 5 for row in log)
+    known = drawn if propensity else 0
+    assert sections["exposure"] == {DRAWN: drawn, CHANCES: known, UNREWARDED: known * (reward != "rating")}
+    text = str(verdict(sections, "s"))
+    assert says.replace("400", f"{drawn:,}") in text
+    assert ("shown at random" in text) == bool(says)

@@ -204,12 +204,3 @@ def test_the_time_and_the_reward_of_a_target_are_its_own():
     assert (trained.time.tolist(), trained.reward.tolist()) == ([10, 20, 30], [2, 3, 4])
     tested = evaluation_windows(sequences, everybody(sequences), "test", 10)
     assert (tested.time.tolist(), tested.reward.tolist()) == ([50], [1])
-
-
-def test_a_padded_history_ends_with_nothing():
-    sequences = simple([6], LeaveLast(1, 1))
-    windows = training_windows(sequences, everybody(sequences), 10)
-    batch = collate(sequences, windows, np.arange(1), 5, know_request=False, seen=False)
-    assert batch.item_BL.tolist() == [[1, 2, 3, 0, 0]]
-    assert batch.time_BL.tolist() == [[0, 10, 20, 20, 20]]
-    assert batch.reward_BL.isnan().tolist() == [[False] * 3 + [True] * 2]
