@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import polars as pl
-from jsonargparse import Namespace
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from rich.console import Console
@@ -20,7 +18,7 @@ from recalign.errors import InputError, TrainingError, nearest, require_positive
 from recalign.evaluation.report import WIDTH
 from recalign.evaluation.selection import SELECT
 from recalign.evaluation.selection_callback import SelectionValue
-from recalign.files import digest, locked, write_text, yaml_text
+from recalign.files import digest, locked, read_json, write_json, write_text, yaml_text
 from recalign.run import configs
 from recalign.run.chain.plan import Settings
 from recalign.run.chain.run import train
@@ -30,11 +28,12 @@ from recalign.run.stage import Manifest, Stage, parse_stage, upstream
 from recalign.run.stage.console import echo, quiet
 from recalign.run.stage.settings import instantiated, parse_call, set_keys
 from recalign.run.stage.wandb_log import BEST
-from recalign.run.words import iter_options
+from recalign.run.words import iter_options, nested
 
 FOLDER = "tuning"
 """Holds the trials, below the stage's folder."""
-STUDY = "study.jsonl"
+RECORD = "trial.json"
+"""In a trial's run folder: its value, its figure at each validation, and whether it ended early."""
 
 
 @dataclass
@@ -81,20 +80,20 @@ def tune(argv: Sequence[str]) -> Path:
     with quiet(), locked(tuning.folder, "tuning", "let it finish, or tune in another --run.root"):
         study = tuning.study()
         tried = [tuning.run(study, number) for number in range(len(tuning.settings))]
-    done = [number for number, trial in enumerate(tried) if not isinstance(trial, Exception)]
+    done = [number for number, trial in enumerate(tried) if isinstance(trial, dict)]
     if not done:
         raise tried[-1]
     sign = -1 if tuning.goal == "max" else 1
-    done.sort(key=lambda number: (not _is_complete(tried[number]), sign * tried[number].value))
+    done.sort(key=lambda number: (tried[number]["pruned"], sign * tried[number]["value"]))
     heads = Column("trial", justify="right"), Column(tuning.metric, justify="right"), "settings"
     table = Table(*heads, title=f"trials of {tuning.stage.run.name}", box=None, padding=(0, 2, 0, 0))
     for number in [*done, *(number for number in range(len(tried)) if number not in done)]:
         trial, style = tried[number], "bold" if number == done[0] else None
-        value = f"{trial.value:.4f}{'' if _is_complete(trial) else ' early'}" if number in done else "failed"
+        value = f"{trial['value']:.4f}{' early' * trial['pruned']}" if number in done else "failed"
         table.add_row(f"trial-{number}", value, _line(tuning.settings[number]), style=style)
     out = Path(how.out or tuning.folder / "tuned.yaml")
-    head = f"# {tuning.metric} {tried[done[0]].value:.4g}, the best of {len(tried)} trials\n"
-    write_text(out, head + yaml_text(Namespace(**tuning.settings[done[0]]).as_dict()))
+    head = f"# {tuning.metric} {tried[done[0]]['value']:.4g}, the best of {len(tried)} trials\n"
+    write_text(out, head + yaml_text(nested(tuning.settings[done[0]])))
     Console(width=WIDTH).print(table)
     echo(f"{out}: give it after the stage's YAML, recalign fit ... --config {out}")
     return out
@@ -132,49 +131,44 @@ class Tuning:
             raise InputError("nothing is left to search", where=str(spaces.file), remedy="set fewer on the line")
 
     def study(self) -> Any:
-        """The study on disk."""
-        optuna = require_optuna()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        return optuna.create_study(
-            study_name=digest(self.stage.key(), self.metric, self.goal),
-            storage=journal(self.folder / STUDY),
-            direction=f"{self.goal}imize",
-            pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=1),
-            load_if_exists=True,
-        )
+        """Optuna's study, by which trials end early."""
+        pruner = require_optuna().pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=1)
+        return require_optuna().create_study(direction=f"{self.goal}imize", pruner=pruner)
 
-    def run(self, study: Any, number: int) -> Any:
+    def run(self, study: Any, number: int) -> dict[str, Any] | InputError | TrainingError:
         """Train with a trial's settings, unless that is done.
 
         Returns:
-            Optuna's record of the trial (`FrozenTrial`), or why it could not be trained.
+            What stands in its `RECORD`, or why it could not be trained.
         """
-        from optuna.trial import TrialState
-
         settings = self.settings[number]
         echo(f"trial {number + 1} of {len(self.settings)}: trial-{number}, {_line(settings)}")
         try:
             parsed = trial(parse_stage(self.stage.words, settings), f"trial-{number}", FOLDER)
-            known = study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))
-            done = [one for one in known if one.user_attrs["settings"] == settings]
-            if done and (not _is_complete(done[-1]) or parsed.state().fresh):
+            key, asked = digest(parsed.key(), self.metric, self.goal), study.ask()
+            record: dict[str, Any] = read_json(parsed.folder.path / RECORD)
+            if record.get("key") == key:
                 echo(f"  unchanged: {parsed.folder.path}")
-                return done[-1]
-            asked = study.ask()
-            asked.set_user_attr("settings", settings)
-            pruning = Pruning(asked, self.metric)
-            train(parsed, False, pruning)
+                for step, value in enumerate(record["validations"]):
+                    asked.report(value, step)
+            else:
+                pruning = Pruning(asked, self.metric)
+                train(parsed, False, pruning)
+                record = {"key": key, "pruned": pruning.pruned, "validations": pruning.values}
+                if pruning.pruned and (manifest := Manifest.read(parsed.folder)):
+                    # by another metric it might not have ended there
+                    replace(manifest, status="failed", error="ended early by recalign tune").write(parsed.folder)
+                    echo("  ended early: behind the median of the trials before it")
+                record["value"] = best_value(parsed.folder.figures("fit"), self.metric, str(self.goal))
+                write_json(parsed.folder.path / RECORD, record)
         except (InputError, TrainingError) as error:
             if isinstance(error.__cause__, OSError):  # a disk that refuses says nothing of the settings
                 raise
             echo(f"  cannot be trained: {error}")
             return error
-        if pruning.pruned:
-            if manifest := Manifest.read(parsed.folder):  # by another metric it might not have ended there
-                replace(manifest, status="failed", error="ended early by recalign tune").write(parsed.folder)
-            echo("  ended early: behind the median of the trials before it")
-            return study.tell(asked, state=TrialState.PRUNED)
-        return study.tell(asked, best_value(parsed.folder.figures("fit"), self.metric, str(self.goal)))
+        if not record["pruned"]:  # the median is of trials that went on to their end
+            study.tell(asked, record["value"])
+        return record
 
 
 class Pruning(Callback):
@@ -187,30 +181,16 @@ class Pruning(Callback):
 
     def __init__(self, trial: Any, metric: str) -> None:
         self.trial, self.metric = trial, metric
-        self.validations, self.pruned = 0, False
+        self.values, self.pruned = list[float](), False
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         value = trainer.callback_metrics.get(self.metric)
         if trainer.sanity_checking or value is None or value.isnan():  # a trial that ends early has a value
             return
-        self.trial.report(float(value), self.validations)
-        self.validations += 1
+        self.trial.report(float(value), len(self.values))
+        self.values.append(float(value))
         if self.trial.should_prune():
             trainer.should_stop = self.pruned = True
-
-
-def journal(file: Path) -> Any:
-    """Optuna's storage in a file. A last line that a killed process left without its end is taken off."""
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
-
-    if file.is_file():
-        os.truncate(file, file.read_bytes().rfind(b"\n") + 1)
-    try:
-        return JournalStorage(JournalFileBackend(str(file)))
-    except (ValueError, KeyError) as error:
-        remedy = "delete it: trials that were trained to their end are not trained again"
-        raise InputError(f"not what Optuna wrote ({error})", where=str(file), remedy=remedy) from error
 
 
 def best_value(file: Path, metric: str, goal: str) -> float:
@@ -233,10 +213,6 @@ def _selection_value(stage: Stage) -> dict[str, Any]:
         remedy = f"run the log's chain first (recalign chain {stage.chain}), or name a --metric"
         raise InputError("there are no judges to tell which trial is best", where=str(judge), remedy=remedy)
     return {"class_path": f"{SelectionValue.__module__}.SelectionValue", "init_args": {"judge": str(judge)}}
-
-
-def _is_complete(trial: Any) -> bool:
-    return trial.state.name == "COMPLETE"
 
 
 def _line(settings: Settings) -> str:
