@@ -16,8 +16,7 @@ from recalign.cli import with_config_files
 from recalign.data.simulation import World
 from recalign.reward.candidates.values import with_own
 from recalign.run.chain import Chain, Plan
-from recalign.run.chain.search import Search
-from recalign.run.chain.space import Spaces
+from recalign.run.chain.search import Search, Spaces
 from recalign.run.commands import rewards
 from recalign.run.stage import parse_stage
 from recalign.run.stage.settings import instantiated, parse_call

@@ -89,7 +89,7 @@ COMMANDS = {
     "report": Command("the page report.html of a chain, from its run folders", "evaluation.report.report"),
     "dashboard": Command(
         "make a workspace in Weights & Biases: stages, methods, over-optimisation, sweeps",
-        "run.chain.dashboard.dashboard",
+        "run.chain.published.dashboard",
     ),
     "tokenize": Command(
         "semantic ids: write each item of a log as a few codes, for a recommender over codes",

@@ -247,10 +247,14 @@ def test_a_frame_of_pandas(frame: pl.DataFrame):
     [
         (lambda f: f.drop("user"), {}, "no column 'user'"),
         (lambda f: f, {"item": "itm"}, "did you mean 'item'"),
-        (lambda f: f.with_columns(user=pl.when(pl.col("user") != "u3").then("user")), {}, r"null or NaN.*row"),
-        (lambda f: f.with_columns(item=pl.lit(float("nan"))), {}, "null or NaN, the first in row 0"),
-        (lambda f: f.with_columns(item=pl.col("item").cast(pl.Float64)), {}, "ids of type Float64"),
-        (lambda f: f.with_columns(timestamp=pl.lit(True)), {}, "times of type Boolean"),
+        (
+            lambda f: f.with_columns(user=pl.when(pl.col("user") != "u3").then("user")),
+            {},
+            "^user: .* NaN in row",
+        ),
+        (lambda f: f.with_columns(item=pl.lit(float("nan"))), {}, "^item: .* null or NaN in rows 1, "),
+        (lambda f: f.with_columns(item=pl.col("item") + 0.5), {}, "^item: .* ids are not fractions"),
+        (lambda f: f.with_columns(timestamp=pl.lit(True)), {}, "timestamp holds Boolean"),
         (lambda f: f.clear(), {}, "no rows"),
         (lambda f: f.to_dict(), {}, "dict is not a DataFrame"),
     ],
@@ -304,8 +308,6 @@ MISTAKES: dict[str, Any] = {
     "holds no reward": lambda job: ra.load_reward(job.log, job.aligned.folder),
     "split: ": lambda job: ra.Log.from_frame(job.frame, **COLUMNS, split=LeaveLast(1, 1)),
     "items: ": lambda job: ra.Log.from_frame(job.frame, **COLUMNS, title="name"),
-    "features: ": lambda job: ra.Log.from_frame(job.frame, **COLUMNS, items=job.titles, features=["brand"]),
-    "reward: 3": lambda job: ra.Log.from_frame(job.frame, **COLUMNS | {"reward": 3}),
 }
 
 
@@ -368,8 +370,6 @@ def test_a_second_log_in_a_folder_leaves_the_first_as_it_is(frame: pl.DataFrame,
 def test_a_folder_may_be_the_current_one(frame: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     assert ra.Log.from_frame(frame, **COLUMNS, folder=".").folder == tmp_path
-    with pytest.raises(ra.InputError, match="'null' cannot name a folder"):
-        ra.Log.from_frame(frame, **COLUMNS, folder="null")
 
 
 def test_judges_of_other_settings_do_not_replace_each_other(job: Any):

@@ -7,7 +7,7 @@ import wandb
 
 from recalign.cli import main
 from recalign.errors import InputError
-from recalign.run.chain.dashboard import dashboard, workspace
+from recalign.run.chain.published import dashboard, workspace
 
 
 def test_it_has_sections_for_stages_methods_over_optimisation_and_sweeps():

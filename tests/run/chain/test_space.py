@@ -11,7 +11,7 @@ import pytest
 from optuna.distributions import FloatDistribution
 
 from recalign.errors import InputError
-from recalign.run.chain.space import Spaces, proposals
+from recalign.run.chain.search import Spaces, proposals
 
 CONF = Path(__file__).parents[3] / "conf"
 SPACE = {"model.lr": FloatDistribution(1e-5, 1e-3, log=True), "data.baseline": ["user", "item"]}

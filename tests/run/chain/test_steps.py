@@ -1,15 +1,27 @@
-"""Steps one after the other, and the minutes left."""
+"""Steps one after the other, or side by side, and the minutes left."""
 
 from __future__ import annotations
 
 import json
+import os
+import sys
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import mortal
+import polars as pl
 import pytest
+import tiny
+import torch
 
+from recalign.errors import InputError, TrainingError
+from recalign.run.chain import Chain
 from recalign.run.chain import steps as chain_steps
-from recalign.run.chain.steps import Progress, Step, run_in_order
+from recalign.run.chain.plan import Plan
+from recalign.run.chain.steps import Progress, RayWorkers, Step, _room, run_in_order, run_side_by_side
+from recalign.workers import LocalWorkers
 
 
 def test_steps_get_the_results_of_what_they_need_and_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -39,3 +51,99 @@ def test_the_minutes_left_are_what_an_earlier_run_took(tmp_path: Path, monkeypat
     progress = Progress(steps, tmp_path / "seconds.json")
     progress.workers = 4
     assert progress.minutes_left() == ", about 3 min left"
+
+
+def test_a_worker_imports_the_classes_that_the_stages_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A checkpoint imports nothing, and the process that parsed the stages is another one."""
+    (tmp_path / "nets_of_mine.py").write_text("class Mine: ...")
+    monkeypatch.syspath_prepend(tmp_path)
+    stages = [{"model": {"class_path": path}} for path in ("nets_of_mine.Mine", "gone.Net", "os.Gone")]
+    Plan.__new__(Plan).__setstate__({"_once": {n: SimpleNamespace(config=one) for n, one in enumerate(stages)}})
+    assert "nets_of_mine" in sys.modules
+
+
+def test_ray_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match=r"recalign\[ray\]"):
+        chain_steps.workers_of(Chain(log="simulated", methods=["start"], engine="ray"))
+
+
+@pytest.mark.parametrize(
+    ("visible", "count", "given"),
+    [(None, 0, [None] * 3), (None, 2, ["0", "1", "0"]), ("4,7", 2, ["4", "7", "4"]), ("", 0, [None] * 3)],
+)
+def test_gpus_are_dealt_out(monkeypatch: pytest.MonkeyPatch, visible: str | None, count: int, given: list[str | None]):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    seen: list[dict[str, str]] = []
+    monkeypatch.setattr(chain_steps, "LocalWorkers", seen.extend)
+    chain_steps.workers_of(Chain(log="simulated", methods=["start"], workers=3))
+    assert [environment.get("CUDA_VISIBLE_DEVICES") for environment in seen] == given
+
+
+def test_a_cluster_has_room_or_says_what_it_lacks():
+    assert _room({"CPU": 8.0, "GPU": 3.0}, {"CPU": 2.0, "GPU": 0.5}) == 4
+    assert _room({"CPU": 3.0}, {"CPU": 1.0, "GPU": 0.0}) == 3
+    with pytest.raises(InputError, match=r"8 CPU, 0 GPU, too little for one task"):
+        _room({"CPU": 8.0}, {"CPU": 1.0, "GPU": 1.0})
+
+
+@pytest.fixture
+def ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A local cluster, whose workers find the doubles; it ends with the test."""
+    ray = pytest.importorskip("ray")
+    paths = [str(Path(mortal.__file__).parent), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    yield
+    ray.shutdown()
+
+
+def run_with_deaths(workers: LocalWorkers | RayWorkers, folder: Path) -> None:
+    steps = [
+        Step("some/one", partial(mortal.die_once, folder / "died")),
+        Step("main", lambda given: (folder / "main").write_text(given["some/one"]), ("some/one",), in_main=True),
+        Step("doomed", mortal.die_with, ("main",)),
+    ]
+    with workers, pytest.raises(TrainingError, match=r"doomed: its worker died twice .*; see .*/logs/doomed\.log"):
+        run_side_by_side(workers, folder / "logs", False, steps, Progress(steps, folder / "seconds.json"))
+    assert (folder / "main").read_text() == "alive"
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_is_tried_again_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run_with_deaths(LocalWorkers([{}, {}]), tmp_path)
+    assert "some/one: its worker died" in (out := capsys.readouterr().out)
+    assert "1 of 3 done: some/one" in out
+    assert (tmp_path / "logs/some-one.log").read_text() == "alive\n"
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("ray")
+def test_a_killed_worker_of_ray_is_tried_again_once(tmp_path: Path, trial):
+    trial("None is waited for in vain", "SIGKILL of a worker of a chain on Ray", 3)
+    run_with_deaths(RayWorkers(2, 1, 0), tmp_path)
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("ray")
+def test_a_chain_on_ray_has_the_figures_of_one_in_order(tmp_path: Path, trial):
+    trial("Same course", "a chain's stages on two workers of Ray")
+    tiny.prepare(tmp_path)
+    words = ("--methods=[start, bc]", "--threads=1")
+    assert tiny.chain(tmp_path, *words, "--name=order").code == 0
+    said = tiny.chain(tmp_path, *words, "--name=ray", "--engine=ray", "--workers=2")
+    assert said.code == 0, said.err
+    tables = [pl.read_csv(tmp_path / f"runs/{name}/comparison.csv") for name in ("order", "ray")]
+    ours, theirs = (table.filter(pl.col("metric") != "cost/seconds") for table in tables)
+    assert ours.equals(theirs)
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("ray")
+def test_a_cluster_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(InputError, match="no Ray cluster to reach"):
+        RayWorkers(None, 1, 0)

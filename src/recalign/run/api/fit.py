@@ -28,17 +28,14 @@ def fit_recommender(
 ) -> TrainedPolicy:
     """Train a generative recommender by behaviour cloning (conf/recommender.yaml: HSTU).
 
-    Like every function here, it reuses a finished run in the log's folder if nothing has changed.
+    Like every function here, it reuses a finished run in the log's folder if nothing has changed, and raises InputError
+    where something that was given cannot be used, TrainingError where training cannot go on.
 
     Args:
         log: the training log.
         name: name of the run; None: the stage's, with a number if another run has it.
         seed: random seed.
         settings: override the YAML's.
-
-    Raises:
-        InputError: a setting or the log cannot be used.
-        TrainingError: training cannot go on.
     """
     return _policy(log, *_run(log, "recommender", name, seed, settings or {}))
 
@@ -51,9 +48,6 @@ def fit_reward(
     Args:
         log: the training log; it needs a reward.
         start: the cloned policy: what `fit_recommender` returned, a checkpoint, a run folder, or a network.
-
-    Raises:
-        InputError: a setting or the log cannot be used, or the policy is one of another catalogue.
     """
     given = {"model.init_from": str(policy_checkpoint(start, log, data_of(log, seed)))}
     return _reward(log, *_run(log, "reward", name, seed, given | dict(settings or {})))
@@ -67,9 +61,6 @@ def fit_judge(
     Args:
         log: the training log; it needs a reward.
         users: ``B1`` for a judge that selects settings, ``B2`` for one that reports. Others as in `fit_recommender`.
-
-    Raises:
-        InputError: a setting or the log cannot be used.
     """
     names = {"B1": "judge_select", "B2": "judge_report"}
     if users not in names:
@@ -96,9 +87,6 @@ def align(
         reward: the reward model: what `fit_reward` returned, a checkpoint or a run folder. None for methods without
             one.
         method: name (``asft``, ``dpo``, ``ppo``, ...) or path of a post-training YAML.
-
-    Raises:
-        InputError: a setting or the log cannot be used, there is no such method, or networks are of another catalogue.
     """
     parsed = _parse(log, str(method), Path(method).stem, seed, settings or {})
     if not issubclass(imported(parsed.config["model"]["class_path"]), PostTraining):
@@ -121,9 +109,6 @@ def load_policy(log: Log, path: str | Path) -> TrainedPolicy:
     Args:
         log: what it was trained on.
         path: its run folder or checkpoint.
-
-    Raises:
-        InputError: there is no such checkpoint, or it is one of another catalogue.
     """
     data = data_of(log)
     checkpoint = policy_checkpoint(path, log, data)

@@ -13,6 +13,7 @@ import polars as pl
 
 from recalign.data.events import guess
 from recalign.data.events.division import collapse_and_divide
+from recalign.data.events.fields import missing_as_null, read_ids, read_timestamps
 from recalign.data.events.messages import SourceRows, did_you_mean
 from recalign.data.events.table import read_rewards
 from recalign.errors import InputError
@@ -81,25 +82,28 @@ class Log:
             name: name of the log in tables.
             **data: further ``data`` settings, as in a log's YAML (``split``, ``max_length``, ...). Without ``split``
                 the last events of each user are validation and test, as many as `recalign init` chooses.
-
-        Raises:
-            InputError: `frame` is not a DataFrame, lacks a column, or has a null or NaN id or a wrong type of id or
-                time; the reward cannot be computed; or the folder holds another log or table of items.
         """
         events = _polars(frame, "frame")
-        _require_columns(events, {"user": user, "item": item, "timestamp": timestamp}, {"reward": reward, "high": high})
-        _require_types(events, user, item, timestamp)
+        _require_columns(events, "frame", {"user": user, "item": item, "timestamp": timestamp})
         unit = time_unit or guess.unit(events[timestamp].alias("timestamp"))
-        expression = guess.quote(str(reward)) if reward in events.columns else reward
+        expression = guess.quote(reward) if reward in events.columns else reward
         rows = SourceRows(pl.int_range(1, len(events) + 1, eager=True))
-        known = {"user": events[user], "item": events[item], "reward": read_rewards(events, rows, expression)}
+        columns = {"user": events[user], "item": events[item]}  # their names may look like patterns
+        known = {key: read_ids(missing_as_null(ids.alias(key)), key, rows) for key, ids in columns.items()}
+        read_timestamps(missing_as_null(events[timestamp].alias("timestamp")), unit, rows)
+        known["reward"] = read_rewards(events, rows, expression)
         collapse, division = collapse_and_divide(pl.DataFrame(known), expression, collapse)
         place, temporary = _folder(folder)
         log: dict[str, Any] = {"name": name, "files": [EVENTS], "user": user, "item": item}
         log |= {"timestamp": timestamp, "time_unit": unit, "collapse": collapse}
         _write(events, place / EVENTS, "log, on which its runs were trained")
         if items is not None:
-            log["items"] = _item_table(_polars(items, "items"), place, item, title, features or {})
+            table = _polars(items, "items")
+            _require_columns(table, "items", {"title": title} if title else {})
+            _write(table, place / ITEMS, "table of items")
+            sql = {name: guess.quote(one) if one in table.columns else one for name, one in (features or {}).items()}
+            key = item if item in table.columns else table.columns[0]
+            log["items"] = {"file": ITEMS, "id": key, "title": title, "features": sql}
         elif title or features or "titles" in data:
             what, remedy = "titles and features need a table of items", "give items=DataFrame, title='its column'"
             raise InputError(what, where="items", remedy=remedy)
@@ -121,9 +125,6 @@ class Log:
             config: the YAML's path, or the name of a shipped one (``ml-100k``).
             folder: where runs are written; None: a temporary folder, deleted with this object.
             **data: ``data`` settings to change (``root``, ``split``, ...).
-
-        Raises:
-            InputError: there is no such file.
         """
         path = configs.find(str(config), "data")
         settings: Any = load(path).get("data")
@@ -148,19 +149,6 @@ class Log:
         return cls(name, path, folder, temporary)
 
 
-def _item_table(
-    table: pl.DataFrame, place: Path, item: str, title: str | None, features: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Write a table of items into the folder of a log; the settings that describe it."""
-    _require_columns(table, {"title": title} if title else {}, {}, "items")
-    if not isinstance(features, Mapping):
-        raise InputError(f"{features!r} is no mapping", where="features", remedy="give names: {'brand': 'brand'}")
-    key = item if item in table.columns else table.columns[0]
-    _write(table, place / ITEMS, "table of items")
-    known = {name: guess.quote(one) if one in table.columns else one for name, one in features.items()}
-    return {"file": ITEMS, "id": key, "title": title, "features": known}
-
-
 def _write(table: pl.DataFrame, path: Path, what: str) -> None:
     """Write a table, unless another one lies there."""
     if path.is_file() and not pl.read_parquet(path, glob=False).equals(table):
@@ -171,10 +159,7 @@ def _write(table: pl.DataFrame, path: Path, what: str) -> None:
 
 def _folder(given: str | Path | None) -> tuple[Path, tempfile.TemporaryDirectory[str] | None]:
     if given is not None:
-        place = Path(given).expanduser().absolute()
-        if place.name.lower() in ("", "null", "~") or place.name.startswith("#"):  # as YAML reads it, there is none
-            raise InputError(f"{place.name!r} cannot name a folder", where="folder", remedy="give another name")
-        return place, None
+        return Path(given).expanduser().absolute(), None
     temporary = tempfile.TemporaryDirectory(prefix="recalign-")
     return Path(temporary.name) / "runs", temporary
 
@@ -199,31 +184,11 @@ def _polars(frame: Any, where: str) -> pl.DataFrame:
         raise InputError(f"a column cannot be read: {error}", where=where, remedy=remedy) from error
 
 
-def _require_columns(
-    events: pl.DataFrame, columns: Mapping[str, Any], expressions: Mapping[str, Any], where: str = "frame"
-) -> None:
-    """Refuse what is no text, columns that are not there, and a table without rows; an expression may be None."""
-    for argument, value in {**columns, **expressions}.items():
-        if not isinstance(value, str) and (value is not None or argument in columns):
-            remedy = "give text; the columns of a pandas frame without names are '0', '1', ..."
-            raise InputError(f"{value!r} is no column's name", where=argument, remedy=remedy)
-        if isinstance(value, str) and argument in columns and value not in events.columns:
-            remedy = did_you_mean(value, events.columns)
-            raise InputError(f"the DataFrame has no column {value!r}", where=argument, remedy=remedy)
-    if events.is_empty():
+def _require_columns(table: pl.DataFrame, where: str, columns: Mapping[str, str]) -> None:
+    """Refuse columns that are not there, and a table without rows."""
+    for argument, column in columns.items():
+        if column not in table.columns:
+            remedy = did_you_mean(str(column), table.columns)
+            raise InputError(f"the DataFrame has no column {column!r}", where=argument, remedy=remedy)
+    if table.is_empty():
         raise InputError("the DataFrame has no rows", where=where, remedy="give one row an event, or an item")
-
-
-def _require_types(events: pl.DataFrame, user: str, item: str, timestamp: str) -> None:
-    for argument, column in {"user": user, "item": item}.items():
-        where, ids = f"{argument}, column {column!r}", events[column].alias(argument)  # a name may look like a pattern
-        bad = ids.is_null() | ids.is_nan() if ids.dtype.is_float() else ids.is_null()
-        if bad.any():
-            text = f"{bad.sum():,} of {len(ids):,} ids are null or NaN, the first in row {bad.arg_max()}"
-            raise InputError(text, where=where, remedy="drop those rows, or give them an id")
-        if not (ids.dtype.is_integer() or ids.dtype in (pl.String, pl.Categorical, pl.Enum)):
-            remedy = "cast them to integers or strings: a float cannot hold every id"
-            raise InputError(f"ids of type {ids.dtype}", where=where, remedy=remedy)
-    kind = events[timestamp].dtype
-    if not (kind.is_temporal() or kind.is_numeric() or kind == pl.String):
-        raise InputError(f"times of type {kind}", where="timestamp", remedy="give numbers or datetimes")

@@ -91,10 +91,6 @@ def compare(
         draws: number of bootstrap draws.
         keep: the NDCG budget of rows that are tilted at serving (``rerank``, ``popularity_tilt``), as ``model.keep`` is
             that of trained ones; None: none, at strength 1.
-
-    Raises:
-        InputError: there is nothing to compare, a network has another catalogue, or a judge was trained on users of the
-            table.
     """
     if not isinstance(policies, Mapping):
         raise InputError("rows need names", where="policies", remedy='give a dictionary: {"start": start, ...}')
@@ -161,8 +157,5 @@ def compare_rewards(log: Log, rewards: Mapping[str, Any] | None = None, *, again
     Returns:
         A row a figure: ``reward``, ``figure``, ``other`` (the judge, the second of a correlation, or the column),
         ``value``, and ``ci_low`` and ``ci_high`` where it was drawn.
-
-    Raises:
-        InputError: there is no candidate, or one cannot be used.
     """
     return compare_log_rewards(recommender_data(log), rewards or {}, against)

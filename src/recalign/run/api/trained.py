@@ -89,9 +89,6 @@ class TrainedPolicy(Trained):
         Returns:
             One row per user and rank: ``user, rank, item, score`` (log-probability up to a constant), and ``title`` if
             the log has titles.
-
-        Raises:
-            InputError: a user that the log does not have, a k below 1, or codes that are not the policy's.
         """
         return recommend(self.network, self.data, users, k, codes=codes)
 
@@ -122,9 +119,6 @@ def policy_checkpoint(given: Any, log: Log, data: EventDataModule) -> Path:
         log: its folder is where a network is saved.
         data: DataModule of users A. A network is assumed to belong to its catalogue, and to have learned rewards from
             these users only.
-
-    Raises:
-        InputError: it is none of these, or belongs to another catalogue.
     """
     if not isinstance(given, Policy):
         return _checkpoint(given, "policy", data, "what fit_recommender or align returned, a path, or a Policy")
@@ -141,11 +135,7 @@ def policy_checkpoint(given: Any, log: Log, data: EventDataModule) -> Path:
 
 
 def reward_checkpoint(given: Any, data: EventDataModule) -> Path:
-    """Resolve a `TrainedReward`, a checkpoint's path or a run folder to a checkpoint.
-
-    Raises:
-        InputError: it is none of these, or belongs to another catalogue.
-    """
+    """Resolve a `TrainedReward`, a checkpoint's path or a run folder to a checkpoint."""
     return _checkpoint(given, "reward", data, "what fit_reward or fit_judge returned, or a path")
 
 

@@ -1,13 +1,16 @@
-"""What is made and checked before a chain's first stage runs: its worlds, its log, settings that cannot be."""
+"""What is made and checked before a chain's first stage runs: its worlds, its log, its ids, settings that cannot be."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
 
 import yaml
 
 from recalign import artifacts
+from recalign.artifacts import get_or_make
 from recalign.data.events import data_root
 from recalign.data.events.log import SIMULATED
 from recalign.data.sequences.audit import audit_log, verdict
@@ -18,9 +21,15 @@ from recalign.evaluation.methods import BASE_STAGES
 from recalign.files import read_json, write_json
 from recalign.reward import RewardData
 from recalign.run.chain.plan import Plan
-from recalign.run.stage import Stage
+from recalign.run.chain.run import step_name
+from recalign.run.chain.steps import Results, Step
+from recalign.run.stage import RunFolder, Stage
 from recalign.run.stage.console import echo
+from recalign.run.stage.folder import RunConfig
 from recalign.run.stage.parsed import without_values
+from recalign.run.stage.tokens import ParsedTokens, parse_tokens
+from recalign.run.stage.upstream import TOKENS
+from recalign.run.words import to_argv
 
 OWN = ("run.name", "run.root", "run.chain", "seed_everything", "ckpt_path", "config", "data.users")
 """Options of a stage that are the chain's to set."""
@@ -102,3 +111,31 @@ def require_rewards(plan: Plan) -> None:
                 raise InputError(what, where="stages.reward.data", remedy=remedy)
             data.rated  # noqa: B018 (raises where all are alike)
             data.require_rated("validation")
+
+
+def token_steps(plan: Plan, parsed: Mapping[str, Stage]) -> dict[int, list[Step]]:
+    """The steps that make the ids of each seed; empty where the chain needs none.
+
+    Raises:
+        InputError: the ids' settings cannot be used, or there are some and the chain makes no ids.
+    """
+    if any(one.stage == TOKENS and not one.named for one in parsed["recommender"].upstream):
+        tokens_of(plan, plan.chain.seeds[0])
+        return {seed: [Step(step_name(TOKENS, seed), partial(_tokenize, plan, seed))] for seed in plan.chain.seeds}
+    if plan.given(TOKENS).keys() - plan.given(None).keys():
+        remedy = "leave them out, or set recommender: recommender-onerec"
+        raise InputError("this chain makes no semantic ids", where=f"stages.{TOKENS}", remedy=remedy)
+    return {}
+
+
+def tokens_of(plan: Plan, seed: int) -> ParsedTokens:
+    """The command that makes the semantic ids of a seed."""
+    given = {key: value for key, value in plan.settings(TOKENS).items() if not key.startswith("trainer.")}
+    folder = RunFolder.of(RunConfig(TOKENS, plan.chain.root, plan.name), plan.name, seed)
+    own = {"seed": seed, "out": str(folder.path)} | plan.world_root(seed)
+    refuse_own(TOKENS, given.keys() & own.keys())
+    return parse_tokens(to_argv((plan.yaml(TOKENS), plan.log), given | own))
+
+
+def _tokenize(plan: Plan, seed: int, _: Results) -> Path:
+    return get_or_make(replace(tokens_of(plan, seed), verbose=plan.chain.verbose), echo)

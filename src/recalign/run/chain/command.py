@@ -14,15 +14,20 @@ from recalign.evaluation.page import write_page
 from recalign.evaluation.report import show
 from recalign.evaluation.sources import Sources
 from recalign.files import locked
-from recalign.run.chain.checks import check_log, make_world, require_alike, require_rewards, require_same_log
+from recalign.run.chain.checks import (
+    check_log,
+    make_world,
+    require_alike,
+    require_rewards,
+    require_same_log,
+    token_steps,
+)
 from recalign.run.chain.experiment import Chain
-from recalign.run.chain.parallel import run_side_by_side, workers_of
 from recalign.run.chain.plan import Overrides, Plan
 from recalign.run.chain.published import publish
 from recalign.run.chain.run import train_and_compare
 from recalign.run.chain.search import Search
-from recalign.run.chain.steps import run_in_order
-from recalign.run.chain.tokens import token_steps
+from recalign.run.chain.steps import run_in_order, run_side_by_side, workers_of
 from recalign.run.stage.console import quiet
 from recalign.run.stage.settings import instantiated, parse_call
 from recalign.run.words import iter_options, short

@@ -126,11 +126,15 @@ class Plan:
         Settings of single stages do not apply: a reward model that sees shorter histories must not shorten those that
         policies are tested on.
         """
-        return self._parse(None, seed, self.settings(None)).datamodule()  # type: ignore[return-value]
+        return self.evaluation(seed).datamodule()  # type: ignore[return-value]
+
+    def evaluation(self, seed: int) -> Stage:
+        """The stage with whose data, and on whose machine, the methods of a seed are evaluated."""
+        return self._parse(None, seed, self.settings(None))
 
     def device(self) -> torch.device:
         """Where methods are evaluated: on the machine that the chain names for every stage."""
-        return self._parse(None, self.chain.seeds[0], self.settings(None)).bare_trainer().strategy.root_device
+        return self.evaluation(self.chain.seeds[0]).bare_trainer().strategy.root_device
 
     def given(self, stage: str | None, key: str = "") -> dict[str, Any]:
         """What the chain's YAML and the command line set for a stage (None: for all) at a key or below it."""

@@ -15,8 +15,9 @@ from recalign.data.sequences.placebo import CORRELATION
 from recalign.evaluation.comparison import RECORD, RunsComparison
 from recalign.evaluation.methods import BASE_STAGES, BaseCheckpoints, MethodRun, SeedEvaluation
 from recalign.evaluation.rows import READS_REWARD_MODEL, row_of
-from recalign.files import write_json
+from recalign.files import write_json, write_text, yaml_text
 from recalign.recommender.checkpoint import read_checkpoint
+from recalign.reward import RewardData
 from recalign.run.chain.plan import Plan
 from recalign.run.chain.steps import Progress, Results, Step, run_in_order
 from recalign.run.stage import Stage, Trained
@@ -24,6 +25,8 @@ from recalign.run.stage.console import echo, quiet
 
 IDS = "ids"
 """Folder of what a chain leaves for `recalign update`: the ids of its log, and what it was asked for."""
+EVALUATION = "evaluation-{}.yaml"
+"""In a chain's folder, by seed: the configuration of the stage on whose data methods are evaluated."""
 CHOICE = "choice"
 """Name of the step that chooses settings, by method."""
 
@@ -99,7 +102,9 @@ def _evaluate(plan: Plan, seed: int, done: Results) -> list[str]:
         trained = done.get(step_name(row_of(method).base or method, seed))
         run = method_run(trained, method) if trained else MethodRun(method, None, {})
         runs.append(replace(run, strength=chain.rerank, keep=chain.keep))
-    data = plan.data(seed)
+    stage = plan.evaluation(seed)
+    write_text(plan.folder / EVALUATION.format(seed), yaml_text(stage.shareable))
+    data: RewardData = stage.datamodule()  # type: ignore[assignment]
     data.sample = chain.evaluation.users
     base, code = base_checkpoints(done, seed), code_digest()
     evaluated = get_or_make(SeedEvaluation(plan.folder, seed, runs, base, data, plan.device(), code), echo)

@@ -22,8 +22,7 @@ from recalign.files import digest, locked, read_json, write_json, write_text, ya
 from recalign.run import configs
 from recalign.run.chain.plan import Settings
 from recalign.run.chain.run import train
-from recalign.run.chain.search import trial
-from recalign.run.chain.space import Spaces, require_optuna
+from recalign.run.chain.search import Spaces, require_optuna, trial
 from recalign.run.stage import Manifest, Stage, parse_stage, upstream
 from recalign.run.stage.console import echo, quiet
 from recalign.run.stage.settings import instantiated, parse_call, set_keys

@@ -18,14 +18,13 @@ from recalign.files import read_json
 from recalign.recommender.checkpoint import class_path, read_checkpoint
 from recalign.recommender.grown import GROWS_FROM
 from recalign.recommender.sequence_policy import SequencePolicy
-from recalign.run import configs
 from recalign.run.chain.command import run_chain, split_overrides
 from recalign.run.chain.experiment import Chain, Evaluation
 from recalign.run.chain.plan import Overrides, Plan, Settings
-from recalign.run.chain.run import IDS
-from recalign.run.stage import Manifest, RunFolder, parse_stage
+from recalign.run.chain.run import EVALUATION, IDS
+from recalign.run.stage import Manifest, RunFolder
 from recalign.run.stage.settings import instantiated, parse_call
-from recalign.run.words import iter_options, settings_of, to_argv
+from recalign.run.words import iter_options, settings_of
 
 EARLIER_IDS = "ids-before"
 """The earlier chain's ids, in the new chain's folder."""
@@ -115,11 +114,8 @@ def update_plan(how: Update, overrides: Overrides) -> Plan:
     chain = replace(chain, trials=0, stages=stages, trainer={}, data=data)
     for stage, settings in record["overrides"]:
         overrides[stage] = _of_data(settings.items()) | overrides.get(stage, {})
-    general = {**dict(settings_of({"data": data})), **overrides.get(None, {})}
-    of_reward = {**dict(settings_of(stages.get("reward", {}))), **overrides.get("reward", {})}
-    alone = {key.split(".")[1] for key in of_reward if key.startswith("data.") and key not in general}
     epochs: dict[str, int] = {}  # of the warm-started stage when it was first trained, by seed
-    base = partial(_from_earlier, run, how, epochs, sorted(alone))
+    base = partial(_from_earlier, run, how, epochs)
     plan = Plan(chain, run / RECORD, overrides, base, {"epochs": epochs, "goes_on_from": str(run)})
     for seed in chain.seeds:
         for stage in plan.stages:
@@ -145,23 +141,18 @@ def _epochs_of(folder: RunFolder) -> int:
 
 
 def _from_earlier(
-    run: Path, how: Update, epochs: dict[str, int], alone: list[str], plan: Plan, stage: str | None, seed: int
+    run: Path, how: Update, epochs: dict[str, int], plan: Plan, stage: str | None, seed: int
 ) -> tuple[Path, Settings]:
-    """The YAML and settings of a stage (`plan.Base`), for the evaluation without the data settings of the reward model
-    alone.
-    """
+    """The YAML and settings of a stage, as `plan.Base` asks for them."""
     folder = RunFolder(run / (stage or "reward") / f"seed-{seed}")
     manifest = Manifest.read(folder)
     assert manifest is not None  # `update_plan` has read it
     own: Settings = dict.fromkeys(manifest.upstream)  # of the new chain's own stages
     own |= {f"data.{GROWS_FROM}.folder": str(plan.folder / EARLIER_IDS)}
-    if stage is None and alone:
-        plain = parse_stage(["fit", *to_argv((configs.find("reward"), plan.log), {})]).config["data"]["init_args"]
-        own |= {f"data.{name}": plain[name] for name in alone}
     if stage == WARM_STARTED_STAGE:
         own |= {f"model.{GROWS_FROM}": str(folder.path / str(manifest.checkpoint)), "data.untouched": how.untouched}
         own["trainer.max_epochs"] = math.ceil(how.epochs * epochs[f"{stage}/seed-{seed}"])
-    return folder.config, own
+    return folder.config if stage else run / EVALUATION.format(seed), own
 
 
 def keep_ids(plan: Plan, run: Path) -> None:
