@@ -17,10 +17,11 @@ import tiny
 import torch
 
 from recalign.errors import InputError, TrainingError
-from recalign.run.chain import Chain
+from recalign.run.chain import Chain, parallel
 from recalign.run.chain import steps as chain_steps
+from recalign.run.chain.parallel import RayWorkers, _room, run_side_by_side
 from recalign.run.chain.plan import Plan
-from recalign.run.chain.steps import Progress, RayWorkers, Step, _room, run_in_order, run_side_by_side
+from recalign.run.chain.steps import Progress, Step, run_in_order
 from recalign.workers import LocalWorkers
 
 
@@ -65,7 +66,7 @@ def test_a_worker_imports_the_classes_that_the_stages_name(tmp_path: Path, monke
 def test_ray_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError, match=r"recalign\[ray\]"):
-        chain_steps.workers_of(Chain(log="simulated", methods=["start"], engine="ray"))
+        parallel.workers_of(Chain(log="simulated", methods=["start"], engine="ray"))
 
 
 @pytest.mark.parametrize(
@@ -78,8 +79,8 @@ def test_gpus_are_dealt_out(monkeypatch: pytest.MonkeyPatch, visible: str | None
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     seen: list[dict[str, str]] = []
-    monkeypatch.setattr(chain_steps, "LocalWorkers", seen.extend)
-    chain_steps.workers_of(Chain(log="simulated", methods=["start"], workers=3))
+    monkeypatch.setattr(parallel, "LocalWorkers", seen.extend)
+    parallel.workers_of(Chain(log="simulated", methods=["start"], workers=3))
     assert [environment.get("CUDA_VISIBLE_DEVICES") for environment in seen] == given
 
 

@@ -23,11 +23,12 @@ from recalign.run.chain.checks import (
     token_steps,
 )
 from recalign.run.chain.experiment import Chain
+from recalign.run.chain.parallel import run_side_by_side, workers_of
 from recalign.run.chain.plan import Overrides, Plan
 from recalign.run.chain.published import publish
 from recalign.run.chain.run import train_and_compare
 from recalign.run.chain.search import Search
-from recalign.run.chain.steps import run_in_order, run_side_by_side, workers_of
+from recalign.run.chain.steps import run_in_order
 from recalign.run.stage.console import quiet
 from recalign.run.stage.settings import instantiated, parse_call
 from recalign.run.words import iter_options, short
