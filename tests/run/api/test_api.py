@@ -302,7 +302,6 @@ MISTAKES: dict[str, Any] = {
     "draws: 0": lambda job: ra.compare(job.log, {"start": job.start}, job.reward, draws=0),
     "takes two judges": lambda job: ra.compare(job.log, {"start": job.start}, job.reward, judges=[job.reward]),
     "rows need names": lambda job: ra.compare(job.log, [job.start], job.reward),
-    "rewards: ": lambda job: ra.compare_rewards(job.log, ["rating > 3"]),
     "not the YAML of a log": lambda job: ra.Log.from_config("asft"),
     "holds no policy": lambda job: ra.load_policy(job.log, job.reward.folder),
     "holds no reward": lambda job: ra.load_reward(job.log, job.aligned.folder),
