@@ -401,11 +401,6 @@ def test_methods_are_evaluated_on_the_machine_that_the_chain_names(here: Path, m
     assert [(given["accelerator"], given["devices"]) for given in asked] == [("cpu", [1])]
 
 
-@pytest.mark.usefixtures("here")
-def test_the_chains_yaml_names_the_run_folder():
-    assert planned()["asft"].folder.path == RUNS / "asft/seed-0"
-
-
 @pytest.mark.parametrize(
     ("words", "said"),
     [
