@@ -70,7 +70,7 @@ COMMANDS = {
     ),
     "items": Command(
         "add new items to a bundle: they are known by their features, nothing is trained",
-        *("serve.export.new_items.items", (), True),
+        "serve.export.new_items.items",
     ),
     "serve": Command("answer over HTTP from a bundle", "serve.server.command.serve", own_words=True),
     "feedback": Command(

@@ -9,9 +9,17 @@ import os
 import re
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import polars as pl
+
+from recalign.serve.server.about import BundleConfig
+from recalign.serve.server.catalogue import Catalogue
 
 ASKED = {"items": [3, 5], "times": [1000, 1060], "k": 4}
 TOKEN = "a-token-of-this-test-0123456789"
@@ -82,3 +90,39 @@ def running(app: Any, *coroutines: Any) -> list[Any]:
                 task.cancel()
 
     return asyncio.run(all_of_them())
+
+
+def asked_until_killed(server: Server, ask: Callable[[int], None], acknowledged: Sized) -> str:
+    """Ask with numbers of their own in four threads, kill it once 40 are acknowledged, and return what it logged."""
+
+    def ask_on(first: int) -> None:
+        for n in range(first, first + 10_000):
+            try:
+                ask(n)
+            except (OSError, http.client.HTTPException):  # it was killed before, or within, its answer
+                return
+
+    askers = [threading.Thread(target=ask_on, args=(10_000 * n,)) for n in range(4)]
+    for asker in askers:
+        asker.start()
+    end = time.monotonic() + 60
+    while len(acknowledged) < 40 and time.monotonic() < end:
+        time.sleep(0.01)
+    server.process.kill()
+    for asker in askers:
+        asker.join()
+    assert len(acknowledged) >= 40
+    return server.process.communicate()[1]
+
+
+def about(**settings: Any) -> BundleConfig:
+    fields = {
+        "name": "n", "version": "v", "kind": "items", "inputs": [], "k": 5, "max_length": 4, "time_unit": "s",
+        "time_resolution": 1, "request_time": "last_event", "reward": None, "strength": None, "reward_sd": 1.0,
+        "collapse": False, "where": None, "log": "l", "catalogue": "c",
+    }  # fmt: skip
+    return BundleConfig(**{**fields, **settings})
+
+
+def catalogue(ids: Any, **settings: Any) -> Catalogue:
+    return Catalogue(pl.DataFrame({"item": list(ids), "title": [str(one) for one in ids]}), about(**settings))

@@ -15,7 +15,6 @@ from recalign.recommender.onerec import random_codes
 from recalign.reward import MeanHead, OrdinalHead, QuantileHead, RewardEnsemble
 from recalign.serve.export.graph import Graph, part_of
 from recalign.serve.export.onnx import OUTPUTS, write
-from recalign.serve.export.score_parts import solved
 from recalign.serve.export.verify import _of_batch
 from recalign.serve.server.bundle import padded
 
@@ -172,41 +171,17 @@ def test_the_written_graph_takes_any_size(made, known, tmp_path):
         torch.testing.assert_close(own, tuple(map(torch.from_numpy, other)), atol=1e-4, rtol=0)
 
 
-def test_without_a_history_the_item_prior_answers():
+@pytest.mark.parametrize("strength", [0.4, 0.0])
+def test_without_a_history_the_item_prior_answers_and_without_one_popularity(strength):
     made = policy()
-    graph = Graph(part_of(made), 5, False).eval()
-    none = torch.zeros(1, 4, dtype=torch.long)
-    given = {"item": none, "time": none, "length": torch.zeros(1, dtype=torch.long), "hidden": none}
-    with torch.no_grad():
-        logit_N = graph(given | graph.part.tables())[2][0]
-    torch.testing.assert_close(logit_N[1:], 0.4 * made.prior.log_count_V)
-
-
-def test_without_a_history_and_without_a_prior_popularity_answers():
-    made = policy()
-    made.prior_strength = 0.0
+    made.prior_strength = strength
     graph = Graph(part_of(made), 5, False).eval()
     none = torch.zeros(2, 4, dtype=torch.long)
     given = {"item": none, "time": none, "length": torch.zeros(2, dtype=torch.long), "hidden": none}
-    popular = SameForAll(made.prior.log_count_V)  # the row of the comparison
+    popular = SameForAll((strength or 1.0) * made.prior.log_count_V)  # at 1 the row of the comparison
     with torch.no_grad():
         own_TV = graph(given | graph.part.tables())[2][:, 1:].log_softmax(dim=1)
         torch.testing.assert_close(own_TV, popular.log_probs(torch.zeros(2, 1)))
-
-
-def test_everything_hidden_leaves_no_item():
-    graph = Graph(part_of(policy(items=40)), 5, False).eval()
-    one = torch.ones(1, 3, dtype=torch.long)
-    given = {"item": one, "time": one, "length": torch.full((1,), 3), "hidden": torch.arange(1, 41)[None]}
-    with torch.no_grad():
-        assert graph(given | graph.part.tables())[0].tolist() == [[0] * 5]
-
-
-def test_gauss_and_jordan():
-    torch.manual_seed(0)
-    x = torch.randn(4, 9, 9)
-    gram, right = x @ x.transpose(1, 2) + torch.eye(9), torch.randn(4, 9, 2)
-    torch.testing.assert_close(gram @ solved(gram, right), right, atol=1e-4, rtol=1e-4)
 
 
 def test_a_policy_without_a_graph_says_so(log_root):

@@ -268,13 +268,6 @@ def test_what_nobody_was_shown_waits_for_the_lists_of_its_time():
     assert then["item"].to_list() == [8, 3, 5, 9, 8]
 
 
-def test_an_earlier_outcome_stays_in_histories_beside_the_best():
-    shown = frame(decision("d1", "anna", 10, [3]), decision("d2", "anna", 50, [5]))
-    found = joined(shown, outcomes(("anna", 3, 20, 1.0), ("anna", 3, 90, 5.0)), unshown=True)
-    anna = found.table.filter(pl.col("user") == "anna", pl.col("chosen"))
-    assert sorted(anna["outcome_at"]) == [20 * S, 90 * S]
-
-
 def test_items_of_another_kind():
     numbers, texts = frame(decision("d", "a", 1, [3])), frame(decision("d", "a", 1, ["3", "x"]))
     assert joined(numbers, outcomes(("a", "3", 2, 1.0))).counts["outcomes"]["joined"] == 1
@@ -290,19 +283,3 @@ def test_a_further_outcome_does_not_stand_in_the_history_of_its_own_list():
     anna = found.table.filter(pl.col("user") == "anna")
     assert anna["timestamp"].to_list() == [10_700_000, 10_700_001]
     assert anna["shown"].to_list() == [True, False]
-
-
-def test_many_decisions_of_one_user_are_not_compared_with_each_other(monkeypatch):
-    """Pairs of them are as many as their square."""
-    largest, own = [0], pl.DataFrame.join
-
-    def noted(*given: Any, **more: Any) -> pl.DataFrame:
-        found = own(*given, **more)
-        largest[0] = max(largest[0], found.height)
-        return found
-
-    monkeypatch.setattr(pl.DataFrame, "join", noted)
-    many = frame(*(decision(f"d{n}", "anna", n, [3]) for n in range(400)))
-    found = joined(many, outcomes(*(("anna", 3, n, 1.0) for n in range(1, 400))))
-    assert found.counts["outcomes"]["joined"] == 399
-    assert largest[0] <= 1000

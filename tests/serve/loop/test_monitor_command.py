@@ -115,19 +115,9 @@ def test_a_version_that_is_not_there_is_watched_without_its_items(bundled, bundl
     assert "\nv0; " in said
 
 
-def test_what_no_bundle_of_the_log_showed_is_refused(bundled, bundle, tmp_path):
-    log = logged(tmp_path, bundle, version=pl.when("shown").then(pl.lit("v0")))
-    with pytest.raises(InputError, match="showed none of the lists; those are of v0") as refused:
-        monitor([str(bundled), "--log", str(log)])
-    assert refused.value.remedy
-
-
 @pytest.mark.parametrize(
     ("words", "what"),
     [
-        (["gone"], "no bundle"),
-        (["--log", "gone.yaml"], "no such file"),
-        (["--log", "plain.yaml"], "the table has no column 'decision'"),
         (["--days", "0"], "days: 0.0 is not above 0"),
         (["--reference", "nan"], "reference: nan is not above 0"),
         (["--reference", "60"], "too short"),
@@ -136,13 +126,8 @@ def test_what_no_bundle_of_the_log_showed_is_refused(bundled, bundle, tmp_path):
         (["--start", "gone"], "no bundle"),
     ],
 )
-def test_what_cannot_be_used(words, what, bundled, bundle, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    Path("plain.csv").write_text("user,item,timestamp\n1,2,3\n")
-    Path("plain.yaml").write_text("data: {root: ., log: {name: plain, files: [plain.csv]}}")
-    run = [] if words[0] == "gone" else [str(bundled)]
-    log = [] if "--log" in words else ["--log", str(logged(tmp_path / "log", bundle))]
-    assert main(["monitor", *run, *log, *words]) == 2
+def test_what_cannot_be_used(words, what, bundled, bundle, tmp_path, capsys):
+    assert main(["monitor", str(bundled), "--log", str(logged(tmp_path, bundle)), *words]) == 2
     said = capsys.readouterr().err
     assert what in said
     assert "->" in said

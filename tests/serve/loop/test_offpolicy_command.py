@@ -325,8 +325,7 @@ def test_a_server_s_own_log_is_watched(bundled, around, served, tmp_path, capsys
     ("words", "what"),
     [
         (["gone"], "no bundle"),
-        (["empty"], "no bundle of this run"),
-        (["--log", "gone.yaml"], "no such file"),
+        (["--log", "gone.yaml"], "No such file"),
         (["--log", "list.yaml"], "no YAML with keys"),
         (["--log", "other.yaml"], "no data.log"),
         (["--log", "odd.yaml"], "option 'file'"),
@@ -337,13 +336,12 @@ def test_a_server_s_own_log_is_watched(bundled, around, served, tmp_path, capsys
 )
 def test_what_cannot_be_used(words, what, bundled, around, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("empty").mkdir()
     Path("list.yaml").write_text("[1, 2]")
     Path("other.yaml").write_text("data: {reward: stars}")
     Path("odd.yaml").write_text("data: {log: {name: plain, file: plain.csv}}")
     Path("plain.csv").write_text("user,item,timestamp\n1,2,3\n")
     Path("plain.yaml").write_text("data: {root: ., log: {name: plain, files: [plain.csv]}}")
-    run = [] if words[0] in ("gone", "empty") else [str(bundled)]
+    run = [] if words[0] == "gone" else [str(bundled)]
     log = [] if "--log" in words else ["--log", str(around / "table" / "feedback.yaml")]
     with pytest.raises(InputError, match=what) as refused:
         offpolicy([*run, *log, *words])

@@ -9,6 +9,8 @@ import sys
 import numpy as np
 import polars as pl
 import pytest
+import served
+from served import about
 
 from recalign.artifacts import SEAL, seal
 from recalign.errors import InputError
@@ -181,17 +183,8 @@ def test_what_this_bundle_cannot_answer(given, where, says, bundle):
     assert refused.value.remedy
 
 
-def about(**settings) -> BundleConfig:
-    fields = {
-        "name": "n", "version": "v", "kind": "items", "inputs": [], "k": 5, "max_length": 4, "time_unit": "s",
-        "time_resolution": 1, "request_time": "last_event", "reward": None, "strength": None, "reward_sd": 1.0,
-        "collapse": False, "where": None, "log": "l", "catalogue": "c",
-    }  # fmt: skip
-    return BundleConfig(**{**fields, **settings})
-
-
-def catalogue(ids="abcdefghij", **settings) -> Catalogue:
-    return Catalogue(pl.DataFrame({"item": list(ids), "title": [str(one) for one in ids]}), about(**settings))
+def catalogue(**settings) -> Catalogue:
+    return served.catalogue("abcdefghij", **settings)
 
 
 def test_what_the_log_did_to_times_is_repeated():
@@ -275,13 +268,6 @@ def test_answering_needs_neither_torch_nor_lightning(bundled):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-def test_boosts_may_be_objects_on_every_path(bundle):
-    boost = Boost("item", 7, 9.0)
-    wanted = bundle.recommend({"items": [3], "times": [5], "boost": [vars(boost)], "k": 3})
-    assert bundle.recommend({"items": [3], "times": [5], "boost": [boost], "k": 3}) == wanted
-    assert bundle.recommend([Request(items=[3], times=[5], boost=(boost,))], k=3) == [wanted]
 
 
 def test_a_version_that_cannot_be_loaded_is_left_and_tried_again_once_it_is_whole(bundled, tmp_path, capsys):

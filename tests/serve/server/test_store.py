@@ -13,13 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import pytest
-from served import TOKEN, call, running, started
+from served import TOKEN, asked_until_killed, call, catalogue, running, started
 
 from recalign.errors import InputError
 from recalign.serve.server import Request
-from recalign.serve.server.about import BundleConfig
 from recalign.serve.server.catalogue import Catalogue, fine_times, of_micro
 from recalign.serve.server.database import DAY
 from recalign.serve.server.request import Events
@@ -27,6 +25,7 @@ from recalign.serve.server.store import AsyncStore, Store, rows_of, with_history
 
 pytest.importorskip("fastapi", reason="the server is not installed: pip install 'recalign[serve]'")
 EVENTS_TOKEN = "another-token-of-this-test-0123"
+IDS = (3, 5, 7)
 BEARER = {"authorization": f"Bearer {EVENTS_TOKEN}"}
 
 
@@ -160,15 +159,6 @@ def test_two_servers_may_share_it(store, tmp_path):
     other.close()
 
 
-def catalogue(ids: Any = (3, 5, 7), unit: str = "s") -> Catalogue:
-    about = BundleConfig(
-        name="n", version="v", kind="items", inputs=[], k=5, max_length=4, time_unit=unit, time_resolution=1,
-        request_time="last_event", reward=None, strength=None, reward_sd=1.0, collapse=False, where=None, log="l",
-        catalogue="c",
-    )  # fmt: skip
-    return Catalogue(pl.DataFrame({"item": list(ids), "title": [str(one) for one in ids]}), about)
-
-
 @pytest.mark.parametrize(
     ("unit", "given"),
     [("s", [5, 1.25]), ("ms", [1500, 2]), ("us", [7]), ("datetime", ["2026-11-28T13:00:00.5+01:00", "1970-01-01"])],
@@ -181,7 +171,9 @@ def test_times_come_back_as_they_were(unit, given):
 
 
 def test_a_kept_history_is_a_request_like_any_other():
-    rows = rows_of(Events([event(1, 3, 22, 10, reward=4), event(2, 99, "22", 20)]).events, catalogue(unit="ms"))
+    rows = rows_of(
+        Events([event(1, 3, 22, 10, reward=4), event(2, 99, "22", 20)]).events, catalogue(IDS, time_unit="ms")
+    )
     assert {user for user, *_ in rows} == {"22"}
     asked = with_history(Request(user=22, k=3), [kept for _, _, *kept in rows], "ms")
     assert asked == Request(items=(3, 99), times=[10, 20], rewards=(4, None), k=3)
@@ -192,20 +184,15 @@ def test_a_kept_history_is_a_request_like_any_other():
     ("body", "where"),
     [
         ({}, "events"),
-        ({"events": {}}, "events"),
         ({"event": []}, "'event'"),
         ({"events": [event(n) for n in range(1001)]}, "events"),
         ({"events": [event(1), {"id": 2}]}, "events[1].user"),
-        ({"events": [event(1), 3]}, "events[1]"),
         ({"events": [{**event(1), "rating": 3}]}, "events[0].'rating'"),
         ({"events": [event(1, item="3")]}, "events[0]"),
         ({"events": [event(1, item=2**63)]}, "events[0].item"),
-        ({"events": [event(1, item=True)]}, "events[0].item"),
-        ({"events": [event(1, user="")]}, "events[0].user"),
         ({"events": [event(1, user="x" * 201)]}, "events[0].user"),
         ({"events": [event(1, user="a\nb")]}, "events[0].user"),
         ({"events": [event(1, user="\ud800")]}, "events[0].user"),
-        ({"events": [event(1, user=1.5)]}, "events[0].user"),
         ({"events": [event(1), event(2, time=-1)]}, "events[1].time"),
         ({"events": [event(1, time="today")]}, "events[0].time"),
         ({"events": [event(1, reward=float("nan"))]}, "events[0].reward"),
@@ -213,14 +200,14 @@ def test_a_kept_history_is_a_request_like_any_other():
 )
 def test_events_that_cannot_be_kept(body, where):
     with pytest.raises(InputError) as refused:
-        rows_of(Events(**body).events, catalogue())
+        rows_of(Events(**body).events, catalogue(IDS))
     assert refused.value.where == where
     assert refused.value.remedy
 
 
 def test_a_policy_that_knows_the_time_of_a_request_is_told_what_had_happened_by_then():
     """Clocks of who tells and of who asks differ: an event a moment after the request made that one unreadable."""
-    plain = catalogue()
+    plain = catalogue(IDS)
     known = Catalogue(plain.table, replace(plain.about, request_time="known"))
     kept = [(3, 1_000_000, None), (5, 2_000_000, None), (7, 3_000_000, None)]
     asked = with_history(Request(user="x", time=2), kept, "s")
@@ -390,26 +377,12 @@ def test_what_was_acknowledged_survives_a_process_that_is_killed(bundled, tmp_pa
     server = started(bundled, *words, RECALIGN_EVENTS_TOKEN=EVENTS_TOKEN)
     acknowledged: list[int] = []
 
-    def tell(first: int) -> None:
-        for n in range(first, first + 10_000):
-            try:
-                status, _, said = server.ask("/events", {"events": [event(n, time=n)]}, **BEARER)
-            except OSError:
-                return
-            assert (status, said) == (200, {"added": 1, "repeated": 0})
-            acknowledged.append(n)
+    def tell(n: int) -> None:
+        status, _, said = server.ask("/events", {"events": [event(n, time=n)]}, **BEARER)
+        assert (status, said) == (200, {"added": 1, "repeated": 0})
+        acknowledged.append(n)
 
-    tellers = [threading.Thread(target=tell, args=(10_000 * n,)) for n in range(4)]
-    for teller in tellers:
-        teller.start()
-    end = time.monotonic() + 60
-    while len(acknowledged) < 40 and time.monotonic() < end:
-        time.sleep(0.01)
-    server.process.kill()
-    for teller in tellers:
-        teller.join()
-    server.process.communicate()
-    assert len(acknowledged) >= 40
+    asked_until_killed(server, tell, acknowledged)
     again = started(bundled, *words, RECALIGN_EVENTS_TOKEN=EVENTS_TOKEN)
     try:
         told = {"events": [event(n, time=n) for n in acknowledged[:1000]]}
@@ -430,5 +403,5 @@ def test_what_was_acknowledged_survives_a_process_that_is_killed(bundled, tmp_pa
 
 def test_without_a_store_a_user_is_refused():
     with pytest.raises(InputError, match="nobody's history") as refused:
-        catalogue().encode(Request(user="anna"))
+        catalogue(IDS).encode(Request(user="anna"))
     assert "--store" in str(refused.value)

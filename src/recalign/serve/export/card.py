@@ -15,116 +15,116 @@ from recalign.run.stage.opened import OpenedRun
 from recalign.serve.export.verify import SHOWN, Verified
 from recalign.serve.server.about import BundleConfig
 
-HEAD = """\
+TEMPLATE = """\
 ---
 library_name: recalign
 tags: [recommender-system, sequential-recommendation, recalign]
 # license: to be chosen by the owner of the log and of the weights
 ---
-"""
-UNFIT = """\
+
+# {name}
+
+A generative recommender made by recalign: from what somebody has chosen so far to what to recommend next.
+
+```python
+import recalign
+recalign.load_bundle({version!r}).recommend({{{request}}})
+```
+
+{asked}
+
+## What it was made of
+
+{made_of}
+
+## How good it is
+
+{quality}
+
+## What it must not be used for
+
 - It answers with items of its own catalogue only; other ids are dropped and counted.
 - What it was measured on is one log, with what that log shows of what its users were shown.
 - A gain that judges expect is no A/B test.
-- Whoever can ask it often learns what the log's users choose together. It holds no user id and no event of the log."""
+- Whoever can ask it often learns what the log's users choose together. It holds no user id and no event of the log.
+"""
 
 
-def of(made: OpenedRun, about: BundleConfig, found: Verified | None) -> str:
+def render(run: OpenedRun, about: BundleConfig, found: Verified | None) -> str:
     """The card, as Markdown."""
-    sections = [
-        f"# {made.name}",
-        "A generative recommender made by recalign: from what somebody has chosen so far to what to recommend next.",
-        "\n".join(_ask(about)),
-        "## What it was made of",
-        "\n".join(_made_of(made, about)),
-        "## How good it is",
-        "\n\n".join([*_verified(about, found), *_compared(made)]),
-        "## What it must not be used for",
-        UNFIT,
-    ]
-    return HEAD + "\n" + "\n\n".join(sections) + "\n"
-
-
-def _ask(about: BundleConfig) -> Iterator[str]:
-    known = "request_time" in about.inputs
-    given = ["items", "times", *(["rewards"] if about.reward else []), *(["time"] if known else [])]
-    yield "```python"
-    yield "import recalign"
-    yield f"recalign.load_bundle({about.version!r}).recommend({{{', '.join(f'{name!r}: ...' for name in given)}}})"
-    yield "```"
-    yield ""
+    request = {"items": True, "times": True, "rewards": about.reward, "time": "request_time" in about.inputs}
     unit = "ISO 8601 texts" if about.time_unit == "datetime" else f"numbers of {about.time_unit} since 1970"
-    yield f"- Times are {unit}, oldest first; the newest {about.max_length} events are read."
-    if about.reward:
-        yield f"- Rewards are in the unit of `{about.reward}`."
-    if about.collapse:
-        counts = "that with the highest reward counts: where one repeats, give rewards"
-        yield f"- Of several events of an item, {counts if about.reward else 'the first counts'}."
-    if about.where:
-        yield f"- Requests must hold only events with `{about.where}`, as the log did."
-    if about.drop_repeats:
-        yield "- Requests must leave out events that repeat another in all that is known of them, as the log did."
-    if about.strength is not None:
-        unit = "a standard deviation of what it follows (rewards, or log counts)"
-        yield f"- Reranked with a strength of {about.strength:.3g} {unit}, or as asked for."
+    counts = (
+        "that with the highest reward counts: where one repeats, give rewards" if about.reward else "the first counts"
+    )
+    asked = {
+        f"Times are {unit}, oldest first; the newest {about.max_length} events are read.": True,
+        f"Rewards are in the unit of `{about.reward}`.": about.reward,
+        f"Of several events of an item, {counts if about.reward else 'the first counts'}.": about.collapse,
+        f"Requests must hold only events with `{about.where}`, as the log did.": about.where,
+        "Requests must leave out events that repeat another in all that is known of them, as the log did.": (
+            about.drop_repeats
+        ),
+        f"Reranked with a strength of {about.strength or 0:.3g} a standard deviation of what it follows (rewards, or "
+        "log counts), or as asked for.": about.strength is not None,
+    }
+    sequences, manifest = run.data.sequences, read_json(run.folder / "manifest.json")
+    made_of = {
+        "log": f"`{about.log}`, {len(sequences.frame):,} events of {sequences.num_users:,} users on "
+        f"{sequences.num_items:,} items",
+        "split": f"`{run.data.split}`; times of requests: `{about.request_time}`",
+        "seed": run.seed,
+        "seconds of training": manifest.get("seconds"),
+        "commit of recalign": manifest.get("git") and "`{commit}`, with changes: {dirty}".format(**manifest["git"]),
+        **{f"checkpoint of `{stage}`": f"sha256 `{checkpoint}`" for stage, checkpoint in about.made_of.items()},
+        "versions": ", ".join(f"{name} {number}" for name, number in about.versions.items()),
+    }
+    return TEMPLATE.format(
+        name=run.name,
+        version=about.version,
+        request=", ".join(f"{name!r}: ..." for name, read in request.items() if read),
+        asked="\n".join(f"- {text}" for text, holds in asked.items() if holds),
+        made_of="\n".join(f"- {name}: {value}" for name, value in made_of.items() if value is not None),
+        quality="\n\n".join([_verified(about, found), *_compared(run)]),
+    )
 
 
-def _made_of(made: OpenedRun, about: BundleConfig) -> Iterator[str]:
-    sequences, manifest = made.data.sequences, read_json(made.folder / "manifest.json")
-    sizes = f"{len(sequences.frame):,} events of {sequences.num_users:,} users on {sequences.num_items:,} items"
-    yield f"- log: `{about.log}`, {sizes}"
-    yield f"- split: `{made.data.split}`; times of requests: `{about.request_time}`"
-    yield f"- seed: {made.seed}" + (f"; trained for {manifest['seconds']:.0f} s" if manifest.get("seconds") else "")
-    if git := manifest.get("git"):
-        yield f"- commit of recalign: `{git['commit']}`{' with changes' if git['dirty'] else ''}"
-    for stage, checkpoint in about.made_of.items():
-        yield f"- checkpoint of `{stage}`: sha256 `{checkpoint}`"
-    yield "- versions: " + ", ".join(f"{name} {number}" for name, number in about.versions.items())
-
-
-def _verified(about: BundleConfig, found: Verified | None) -> Iterator[str]:
+def _verified(about: BundleConfig, found: Verified | None) -> str:
     if found is None:
-        yield "The bundle was **not** compared with its policy (`--verify false`)."
-        return
-    yield (
+        return "The bundle was **not** compared with its policy (`--verify false`)."
+    return (
         f"**Asked as it will be** (all events before a test event, the newest {about.max_length} of them read), "
-        f"NDCG@{SHOWN} is **{_interval(found.request)}** over {found.targets:,} test events of {found.users:,} users. "
-        f"In evaluation's windows, of `data.max_length` events at most, it is {_interval(found.evaluation)}."
-    )
-    if found.repeated:
-        yield (
-            f"{found.repeated:,} of these events are of an item met before. Evaluation ranks it all the same, and a "
-            "request leaves it out."
-        )
-    yield (
-        f"In evaluation's windows {found.lists:,} lists of {SHOWN} are exactly the policy's and {found.tied:,} differ "
-        f"by ties alone (log-probabilities within {found.tolerance:g}); no log-probability differs by more than "
-        f"{found.difference:.1e}."
-    )
+        f"NDCG@{SHOWN} is **{{:.4f}} [{{:.4f}}, {{:.4f}}]** over {found.targets:,} test events of {found.users:,} "
+        f"users. {found.repeated:,} of these are of an item met before: evaluation ranks it all the same, and a "
+        "request leaves it out. In evaluation's windows, of `data.max_length` events at most, it is "
+        f"{{:.4f}} [{{:.4f}}, {{:.4f}}]; {found.lists:,} lists of {SHOWN} are exactly the policy's, {found.tied:,} "
+        f"differ by ties alone (log-probabilities within {found.tolerance:g}), and no log-probability differs by more "
+        f"than {found.difference:.1e}."
+    ).format(*found.request, *found.evaluation)
 
 
-def _compared(made: OpenedRun) -> Iterator[str]:
+def _compared(run: OpenedRun) -> Iterator[str]:
     try:
-        sources = Sources.of(made.chain)
+        sources = Sources.of(run.chain)
     except InputError:
         yield "No chain compared it with other policies."
         return
     table = sources.table()
-    if made.row not in table.methods:
-        yield f"The comparison of its chain has no row `{made.row}`."
+    if run.row not in table.methods:
+        yield f"The comparison of its chain has no row `{run.row}`."
         return
-    key = Seal.read(made.folder / "evaluation").key
-    if key and not {key.get("checkpoint"), key.get("start")} & set(made.made_of().values()):
-        yield f"The row `{made.row}` of its chain's comparison is another policy."
+    key = Seal.read(run.folder / "evaluation").key
+    if key and not {key.get("checkpoint"), key.get("start")} & set(run.made_of().values()):
+        yield f"The row `{run.row}` of its chain's comparison is another policy."
         return
     if decision := sources.decision:
-        about = "" if decision.policy in (None, made.row) else f" This bundle is `{made.row}`."
+        about = "" if decision.policy in (None, run.row) else f" This bundle is `{run.row}`."
         yield f"**The chain's decision: {decision.sentence}.**{about}"
         yield "\n".join(f"- {reason}" for reason in filter(None, [decision.first, *decision.because]))
     said = list(verdicts(sources.trust.get("reward", {})))
     if said:
         yield "The reward model: " + " ".join(f"*{verdict}*. {text}" for _, verdict, text in said)
-    yield "\n".join(_rows(table, made.row))
+    yield "\n".join(_rows(table, run.row))
     seeds = f"{len(table.seeds)} seed{'s' * (len(table.seeds) != 1)}"
     yield (
         f"Means over {seeds} with 95 % intervals, test events of users A; "
@@ -137,19 +137,12 @@ def _rows(table: ComparisonTable, row: str) -> Iterator[str]:
     yield f"| | {' | '.join(metrics)} | NDCG retained |"
     yield "|---" * (len(metrics) + 2) + "|"
     for method in dict.fromkeys([*table.roles.baselines, row]):
-        if method in table.methods:
-            kept = table.retained(method)
-            cells = [*(_cell(metric, table, method) for metric in metrics), "–" if kept != kept else f"{kept:.1%}"]
-            yield f"| {f'**{method}**' if method == row else method} | {' | '.join(cells)} |"
-
-
-def _cell(metric: str, table: ComparisonTable, method: str) -> str:
-    cell = table.get(method, metric)
-    if cell is None:
-        return "–"
-    return f"{figure(metric, cell.value)} [{figure(metric, cell.low)}, {figure(metric, cell.high)}]"
-
-
-def _interval(figures: list[float]) -> str:
-    value, low, high = figures
-    return f"{value:.4f} [{low:.4f}, {high:.4f}]"
+        if method not in table.methods:
+            continue
+        cells = []
+        for metric in metrics:
+            cell = table.get(method, metric)
+            cells.append(cell and "{} [{}, {}]".format(*(figure(metric, x) for x in (cell.value, cell.low, cell.high))))
+        kept = table.retained(method)
+        cells.append("" if kept != kept else f"{kept:.1%}")
+        yield f"| {f'**{method}**' if method == row else method} | {' | '.join(cell or '–' for cell in cells)} |"

@@ -113,7 +113,7 @@ def bundle_of(
         found = verify(made.policy, made.data, bundle) if check else None
         about = replace(about, verified=asdict(found) if found else {})
         about.write(folder)
-        write_text(folder / CARD, card.of(made, about, found))
+        write_text(folder / CARD, card.render(made, about, found))
     point(out, about.version)
     return out / about.version, found
 
@@ -181,14 +181,11 @@ def _require_repeatable(made: OpenedRun, filtered: bool) -> None:
     if made.data.max_length < 3:
         what = f"a graph of histories of {made.data.max_length} events cannot be written"
         raise InputError(what, where="data.max_length", remedy="train with 3 or more")
-    if log.where and not filtered:
-        text = f"the log keeps only events with {log.where!r}, and requests have no such columns"
-        remedy = "add --filtered true if whoever asks leaves the other events out"
-        raise InputError(text, where="data.log.where", remedy=remedy)
-    if log.drop_repeats and not filtered:
-        text = "the log leaves out rows that repeat another in every column, and requests have no such columns"
-        remedy = "add --filtered true if whoever asks leaves repeats out"
-        raise InputError(text, where="data.log.drop_repeats", remedy=remedy)
+    for key, given in {"where": log.where, "drop_repeats": log.drop_repeats}.items():
+        if given and not filtered:
+            what = f"the log leaves events out ({key}: {given}) by columns that requests do not have"
+            remedy = "add --filtered true if whoever asks leaves these events out"
+            raise InputError(what, where=f"data.log.{key}", remedy=remedy)
 
 
 def _require_features(made: OpenedRun) -> None:

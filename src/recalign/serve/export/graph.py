@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from recalign.errors import InputError
-from recalign.evaluation.baselines import Rerank
+from recalign.evaluation.baselines import ItemScores, Rerank
 from recalign.recommender import CodePolicy, Policy, SequencePolicy
 from recalign.serve.export.histories import GraphInputs
 from recalign.serve.export.parts import CodePart, ItemPart, Part
-from recalign.serve.export.score_parts import scores_of
+from recalign.serve.export.score_parts import RewardPart, ScorePart
 
 
 class RerankPart(Part):
@@ -27,7 +27,8 @@ class RerankPart(Part):
 
     def __init__(self, rerank: Rerank) -> None:
         super().__init__()
-        self.policy, self.scores = part_of(rerank.policy), scores_of(rerank.reward)
+        self.policy = part_of(rerank.policy)
+        self.scores = ScorePart(rerank.reward) if isinstance(rerank.reward, ItemScores) else RewardPart(rerank.reward)
         self.needs = self.policy.needs | self.scores.needs | {"strength"}
 
     def tables(self) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recalign.evaluation.baselines import ItemScores, Scores
+from recalign.evaluation.baselines import ItemScores
 from recalign.reward import RewardEnsemble
 from recalign.reward.heads import MeanHead
 from recalign.reward.net import RewardNet
@@ -117,8 +117,3 @@ class RewardPart(Part):
 
     def forward(self, h: GraphInputs, given: Mapping[str, Tensor]) -> Tensor:
         return torch.cat([net(h, given) for net in self.nets]).mean(dim=0)
-
-
-def scores_of(scores: Scores) -> Part:
-    """The part that reranks by some scores."""
-    return ScorePart(scores) if isinstance(scores, ItemScores) else RewardPart(scores)

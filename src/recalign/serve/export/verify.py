@@ -10,7 +10,7 @@ Shape suffixes: T targets, V items, N = V + 1 items with the padding item at 0, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
@@ -61,11 +61,6 @@ class Verified:
     request: list[float] = field(default_factory=list)
     repeated: int = 0
 
-    @property
-    def same(self) -> bool:
-        """Whether the bundle answers as the policy does."""
-        return not self.other and self.difference <= self.tolerance
-
     def __str__(self) -> str:
         value, low, high = self.request
         return (
@@ -97,11 +92,11 @@ def verify(policy: Policy, data: EventDataModule, bundle: Bundle) -> Verified:
     user_T = np.concatenate(users)
     found.targets, found.users = len(user_T), len(np.unique(user_T))
     found.evaluation = _interval(np.concatenate(gains), user_T)
-    if not found.same:
+    if found.other or found.difference > found.tolerance:
         what = f"the bundle does not answer as its policy does: {asdict(found)}"
         raise InputError(what, where=str(bundle.folder), remedy="report this; nothing was written")
-    gain_T, user_T, repeated_T = as_requests(windows, data, bundle)
-    found.request, found.repeated = _interval(gain_T, user_T), int(repeated_T.sum())
+    gain_T, found.repeated = _as_requests(windows, user_T, data, bundle)
+    found.request = _interval(gain_T, user_T)
     return found
 
 
@@ -147,31 +142,20 @@ def _of_batch(batch: Batch, strength: float) -> Iterator[Encoded]:
         yield Encoded(item_L, time_L, request_time_L, reward_L, np.unique(seen_S.numpy()), strength)
 
 
-def as_requests(
-    windows: Windows, data: EventDataModule, bundle: Bundle, change: Callable[[Request], Request] = lambda whole: whole
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The gain of every target when the bundle is asked with raw ids, whose it is, and whether it was met before.
-
-    Args:
-        windows, data, bundle: whose targets are asked for, of which log, and of whom.
-        change: from a request with the whole history to the one that is asked.
-
-    Shape: (T,) three times.
-    """
-    user_T, known = np.repeat(windows.user, np.diff(windows.offset)), data.sequences.items.to_list()
-    repeated_T, shown_TK = np.zeros(len(user_T), bool), np.zeros((len(user_T), SHOWN), np.int64)
+def _as_requests(windows: Windows, user_T: np.ndarray, data: EventDataModule, bundle: Bundle) -> tuple[np.ndarray, int]:
+    """The gain of every target when the bundle is asked with raw ids, and how many were met before. Shape: (T,)."""
+    known, repeated, shown_TK = data.sequences.items.to_list(), 0, np.zeros((len(user_T), SHOWN), np.int64)
     for first in range(0, len(user_T), 1024):
         part = slice(first, first + 1024)
         asked = zip(user_T[part], windows.state[part], windows.time[part], strict=True)
         made = [_request(data, bundle, *one) for one in asked]
-        answers = bundle.recommend([change(one) for one in made])
-        rows = zip(made, answers, windows.target[part].tolist(), strict=True)
+        rows = zip(made, bundle.recommend(made), windows.target[part].tolist(), strict=True)
         for place, (whole, answer, item) in enumerate(rows, first):
             shown_TK[place, : len(answer.items)] = [bundle.catalogue.number[one.item] for one in answer.items]
-            repeated_T[place] = bool(item) and known[item - 1] in whole.items
+            repeated += bool(item) and known[item - 1] in whole.items
     hit_TK = (shown_TK == windows.target[:, None]) & (shown_TK > 0)
     rank_T = np.where(hit_TK.any(axis=1), hit_TK.argmax(axis=1) + 1, 0)
-    return gain_ndcg(rank_T, SHOWN), user_T, repeated_T
+    return gain_ndcg(rank_T, SHOWN), repeated
 
 
 def _request(data: EventDataModule, bundle: Bundle, user: int, state: int, time: int) -> Request:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
-
-import yaml
 
 from recalign.data.events.audit import render
 from recalign.errors import InputError
@@ -35,7 +33,7 @@ data:
     timestamp: timestamp
     time_unit: us # microseconds since 1970
     where: null # such as chosen, or "version = '...'": only rows that meet it are used; the others are counted
-    is_random: is_random # true: drawn as the first of an unfiltered list; {random:,} of {rows:,} rows
+    is_random: is_random # true: drawn as the first of an unfiltered list
     propensity: propensity # of what was drawn, given what stood before it in the list; null for what was not
   reward: reward # of the outcome; {ignored:g} where something was shown and not chosen
   high:
@@ -56,8 +54,7 @@ def feedback(words: list[str]) -> None:
     Raises:
         InputError: the log, the outcomes or the settings cannot be used.
     """
-    parser = _options()
-    given = parser.parse_args(words)
+    given = _options().parse_args(words)
     if (given.outcomes is None) == (given.forget is None):
         remedy = "give --outcomes TABLE to join them, or --forget USER to erase somebody"
         raise InputError(
@@ -128,21 +125,18 @@ def _join(given: argparse.Namespace) -> None:
 
 
 def write(found: Joined, out: Path, rule: Rule) -> None:
-    """Write the table, the log's YAML and the counts: all or none. A YAML whose settings were edited stays.
+    """Write the table, the log's YAML and the counts: all or none. A YAML that was edited stays.
 
     Raises:
         InputError: the folder cannot be written.
     """
-    text = YAML.format(
-        root=yaml_scalar(str(out.absolute())),
-        table=TABLE,
-        random=int(found.table["is_random"].sum()),
-        rows=found.table.height,
-        ignored=rule.ignored,
-    )
+    text = YAML.format(root=yaml_scalar(str(out.absolute())), table=TABLE, ignored=rule.ignored)
     try:
+        edited = (out / LOG).is_file() and (out / LOG).read_bytes() != text.encode()
+        if edited:
+            print(f"\n{out / LOG} is not what would be written now, and is kept. Delete it for a new one")
         with ExitStack() as stack:
-            names = [TABLE, COUNTS, *([] if _edited(out / LOG, text) else [LOG])]
+            names = [TABLE, COUNTS, *([] if edited else [LOG])]
             table, counts, *log = (stack.enter_context(atomic_write(out / name)) for name in names)
             for path in (table, counts, *log):
                 path.touch(0o600)
@@ -153,15 +147,3 @@ def write(found: Joined, out: Path, rule: Rule) -> None:
     except OSError as error:
         what = f"the table cannot be written: {error.strerror or error}"
         raise InputError(what, where=str(out), remedy="give --out a folder that can be written") from error
-
-
-def _edited(path: Path, text: str) -> bool:
-    """Whether the YAML that is there has other settings than a new one; its root and the counts in comments change."""
-    if not path.is_file():
-        return False
-    with suppress(yaml.YAMLError, AttributeError, TypeError):
-        was, new = (yaml.safe_load(one)["data"] for one in (path.read_text("utf-8", errors="replace"), text))
-        if was | {"root": None} == new | {"root": None}:
-            return False
-    print(f"\n{path}: its settings are not those that would be written now, and are kept. Delete it for new ones")
-    return True

@@ -50,8 +50,20 @@ def read(tables: Sequence[Path], columns: Columns, pseudonym: Callable[[str], st
     Raises:
         InputError: a table or a column is not there, or holds what it cannot.
     """
-    parts = [_read(path, columns) for path in tables]
-    raw, heights = _joined(parts), {str(path): part.height for path, part in zip(tables, parts, strict=True)}
+    frames: dict[str, pl.DataFrame] = {}
+    for path in tables:
+        found = reading.find(path.parent, path.name)
+        if not found:
+            raise reading.no_file(str(path))
+        frames |= {source: _picked(source, columns) for source in found}
+    try:
+        raw = pl.concat(frames.values(), how="vertical_relaxed")
+    except pl.exceptions.PolarsError as error:
+        what = f"their columns differ in type: {str(error).splitlines()[0]}"
+        raise InputError(what, where="--outcomes", remedy="give one kind of table at a time") from error
+    if not raw.height:
+        raise InputError("no table has rows", where="--outcomes", remedy="give a table with outcomes")
+    heights = {source: frame.height for source, frame in frames.items()}
     rows = SourceRows(pl.int_range(1, raw.height + 1, eager=True, dtype=pl.UInt32), heights)
     who = "decision" if columns.decision else "user"
     named = raw["who"].is_not_null()
@@ -61,7 +73,7 @@ def read(tables: Sequence[Path], columns: Columns, pseudonym: Callable[[str], st
     if who == "user":
         known = ids.unique()
         ids = ids.replace_strict(known, [pseudonym(one) for one in known], return_dtype=pl.String)
-    found = pl.DataFrame(
+    outcomes = pl.DataFrame(
         {
             who: ids,
             "item": _ids(raw["item"].alias(columns.item), "--item", rows),
@@ -69,7 +81,7 @@ def read(tables: Sequence[Path], columns: Columns, pseudonym: Callable[[str], st
             "reward": _rewards(raw, rows) if columns.reward else pl.repeat(1.0, raw.height, eager=True),
         }
     )
-    return found.sort("time", maintain_order=True), nameless
+    return outcomes.sort("time", maintain_order=True), nameless
 
 
 def _ids(column: pl.Series, key: str, rows: SourceRows) -> pl.Series:
@@ -80,24 +92,14 @@ def _ids(column: pl.Series, key: str, rows: SourceRows) -> pl.Series:
     return read_ids(column, key, rows)
 
 
-def _read(path: Path, columns: Columns) -> pl.DataFrame:
+def _picked(source: str, columns: Columns) -> pl.DataFrame:
+    """The columns that are read of one file. Users in text that are whole numbers, as pandas' ``7.0``, are integers."""
     wanted = {
         "who": ("decision", columns.decision) if columns.decision else ("user", columns.user),
         "item": ("item", columns.item),
         "time": ("time", columns.time),
         **({"reward": ("reward", columns.reward)} if columns.reward else {}),
     }
-    found = reading.find(path.parent, path.name)
-    if not found:
-        raise reading.no_file(str(path))
-    picked = _joined([_picked(one, wanted) for one in found])
-    if not picked.height:
-        raise InputError("the table has no rows", where=str(path), remedy="give a table with outcomes")
-    return picked
-
-
-def _picked(source: str, wanted: dict[str, tuple[str, str]]) -> pl.DataFrame:
-    """The columns that are read of one file. Users in text that are whole numbers, as pandas' ``7.0``, are integers."""
     frame, picked = reading.read(source, [wanted["who"][1], wanted["item"][1]]), {}
     for name, (option, column) in wanted.items():
         if column not in frame.columns:
@@ -106,14 +108,6 @@ def _picked(source: str, wanted: dict[str, tuple[str, str]]) -> pl.DataFrame:
         user = name == "who" and values.dtype == pl.String and reading.is_text(source)  # items are matched later
         picked[name] = reading.whole_numbers(values) if user else values
     return pl.DataFrame(picked)
-
-
-def _joined(parts: Sequence[pl.DataFrame]) -> pl.DataFrame:
-    try:
-        return pl.concat(parts, how="vertical_relaxed")
-    except pl.exceptions.PolarsError as error:
-        what = f"their columns differ in type: {str(error).splitlines()[0]}"
-        raise InputError(what, where="--outcomes", remedy="give one kind of table at a time") from error
 
 
 def _micro(column: pl.Series, columns: Columns, rows: SourceRows) -> pl.Series:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ from recalign.data.events.expression import condition, evaluate
 from recalign.data.events.reading import read_log
 from recalign.data.events.table import read_rewards
 from recalign.errors import InputError
-from recalign.serve.server.about import ABOUT
 from recalign.serve.server.bundle import Bundle, load_bundle
 
 OF_LIST = (
@@ -92,8 +90,7 @@ def read_served(path: Path) -> Served:
         "versions" + (" (mixed: each is estimated alone)" if len(versions) > 1 else ""): versions,
         "lists that cannot be used": why,
     }
-    told, _ = split(lists.filter("any_chosen"), BEFORE)
-    rewardless = told.filter(UNUSABLE[UNKNOWN]).height, told.height
+    rewardless = why[UNKNOWN], why[UNKNOWN] + used.filter("any_chosen").height
     return Served(used.drop("positions", "any_chosen", "whole"), events, counts, rewardless)
 
 
@@ -122,14 +119,12 @@ UNUSABLE = {
         _each("log_probs", lambda one: ((one <= 0) & (one.exp() > 0)).fill_null(False))
         & ((pl.col("chance") > 0) & (pl.col("chance") <= 1)).fill_null(False)
     ),
-    UNKNOWN: pl.col("rewards").list.eval(pl.element().is_null()).list.any(),
     "with filters that the log does not tell (blocked, allowed, boosted)": (
         (pl.col("blocked") > 0) | pl.col("allowed").is_not_null() | (pl.col("boosts") > 0)
     ),
+    UNKNOWN: pl.col("rewards").list.eval(pl.element().is_null()).list.any(),
 }
-"""Why a list cannot be used."""
-BEFORE = dict(takewhile(lambda reason: reason[0] != UNKNOWN, UNUSABLE.items()))
-"""The reasons that come before an unknown reward."""
+"""Why a list cannot be used; the first that holds counts."""
 
 
 class UserHistories:
@@ -168,12 +163,16 @@ def settings(path: Path) -> tuple[dict[str, Any], LogMapping, Path]:
     try:
         data = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("data")
     except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
-        kinds: dict[type, str] = {FileNotFoundError: "there is no such file", IsADirectoryError: "it is a folder"}
-        what = kinds.get(type(error), f"no YAML with keys: {error}")
-        raise InputError(what, where=str(path), remedy=REMEDY) from None
+        raise InputError(f"no YAML with keys: {error}", where=str(path), remedy=REMEDY) from None
     if not isinstance(data, dict) or not isinstance(data.get("log"), dict):
         raise InputError("it has no data.log", where=str(path), remedy=REMEDY)
-    log = _mapping(data["log"], path)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--log", type=LogMapping)
+    own = {name: one for name, one in data["log"].items() if name != "items"}  # titles are the bundle's
+    try:
+        log = parser.instantiate(parser.parse_object({"log": own})).log
+    except ArgumentError as error:
+        raise InputError(str(error).strip(), where=f"{path}: data.log", remedy=REMEDY) from error
     root = data_root(data.get("root"))
     there, beside = (all((one / file).is_file() for file in log.files) for one in (root, path.parent))
     return data, log, path.parent if beside and not there else root  # it was moved with its table
@@ -196,16 +195,6 @@ def read_rows(path: Path) -> pl.DataFrame:
     return raw.with_columns(own_reward=pl.col("reward"), reward=reward, meets=meets)
 
 
-def _mapping(log: dict[str, Any], path: Path) -> LogMapping:
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--log", type=LogMapping)
-    own = {name: one for name, one in log.items() if name != "items"}  # titles are the bundle's
-    try:
-        return parser.instantiate(parser.parse_object({"log": own})).log
-    except ArgumentError as error:
-        raise InputError(str(error).strip(), where=f"{path}: data.log", remedy=REMEDY) from error
-
-
 def open_bundle(run: Path) -> Bundle:
     """The bundle of a run folder, or the one that is named.
 
@@ -213,10 +202,4 @@ def open_bundle(run: Path) -> Bundle:
         InputError: there is none.
     """
     inside = run / "bundles"
-    if inside.is_dir():
-        return load_bundle(inside)
-    if run.is_dir() and not any((run / name).exists() for name in (ABOUT, "current")):
-        what = "there is no bundle of this run, which would answer the log's requests"
-        remedy = f"recalign export {run}" if (run / "config.yaml").is_file() else "name a run folder or a bundle"
-        raise InputError(what, where=str(run), remedy=remedy)
-    return load_bundle(run)
+    return load_bundle(inside if inside.is_dir() else run)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -107,13 +107,9 @@ class BundleConfig:
         if not isinstance(version, str) or version in ("", ".", "..") or Path(version).name != version:
             raise InputError(f"{version!r} is no version's name", where=str(folder / ABOUT), remedy=REMEDY)
         try:
-            return cls(**{one.name: found[one.name] for one in fields(cls) if one.name in found or _needed(one)})
-        except KeyError as error:
-            raise InputError(f"{ABOUT} has no {error}", where=str(folder), remedy=REMEDY) from None
-
-
-def _needed(one: Field[Any]) -> bool:
-    return one.default is MISSING and one.default_factory is MISSING
+            return cls(**found)
+        except TypeError as error:
+            raise InputError(f"{ABOUT}: {error}", where=str(folder), remedy=REMEDY) from None
 
 
 def current(folder: Path) -> Path:

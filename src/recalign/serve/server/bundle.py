@@ -190,13 +190,7 @@ class Bundle:
 
     def run(self, group: Sequence[Encoded], outputs: list[str]) -> list[np.ndarray]:
         """The graph's outputs for some requests."""
-        found: list[np.ndarray] = self._session.run(outputs, self.inputs(group))
-        return found
-
-    def inputs(self, group: Sequence[Encoded]) -> dict[str, np.ndarray]:
-        """The graph's inputs for some requests, with the tables."""
         length = max(1, *(len(one.item_L) for one in group))
-        strength_B = np.array([one.strength for one in group], np.float32)
         given = {
             "item": padded([one.item_L for one in group], length),
             "time": padded([one.time_L for one in group], length, last=True),
@@ -204,9 +198,12 @@ class Bundle:
             "hidden": padded([one.hidden_S for one in group], max(1, *(len(one.hidden_S) for one in group))),
             "reward": padded([one.reward_L for one in group], length, np.float32("nan")),
             "request_time": padded([one.request_time_L for one in group], length, last=True),
-            "strength": strength_B,
+            "strength": np.array([one.strength for one in group], np.float32),
         }
-        return {name: given[name] for name in self.about.inputs} | self._tables
+        found: list[np.ndarray] = self._session.run(
+            outputs, {name: given[name] for name in self.about.inputs} | self._tables
+        )
+        return found
 
     def left(self, one: Encoded, logit_N: np.ndarray) -> np.ndarray:
         """Scores of the items that a request's filters leave, boosted; -inf elsewhere. Shape: (N,) -> (N,)."""
