@@ -54,9 +54,7 @@ def render(run: OpenedRun, about: BundleConfig, found: Verified | None) -> str:
     """The card, as Markdown."""
     request = {"items": True, "times": True, "rewards": about.reward, "time": "request_time" in about.inputs}
     unit = "ISO 8601 texts" if about.time_unit == "datetime" else f"numbers of {about.time_unit} since 1970"
-    counts = (
-        "that with the highest reward counts: where one repeats, give rewards" if about.reward else "the first counts"
-    )
+    counts = "that with the highest reward counts: where one repeats, give rewards"
     asked = {
         f"Times are {unit}, oldest first; the newest {about.max_length} events are read.": True,
         f"Rewards are in the unit of `{about.reward}`.": about.reward,
@@ -74,7 +72,7 @@ def render(run: OpenedRun, about: BundleConfig, found: Verified | None) -> str:
         f"{sequences.num_items:,} items",
         "split": f"`{run.data.split}`; times of requests: `{about.request_time}`",
         "seed": run.seed,
-        "seconds of training": manifest.get("seconds"),
+        "seconds of training": manifest.get("seconds") and round(manifest["seconds"]),
         "commit of recalign": manifest.get("git") and "`{commit}`, with changes: {dirty}".format(**manifest["git"]),
         **{f"checkpoint of `{stage}`": f"sha256 `{checkpoint}`" for stage, checkpoint in about.made_of.items()},
         "versions": ", ".join(f"{name} {number}" for name, number in about.versions.items()),
