@@ -130,3 +130,20 @@ def test_recaligns_own_version_counts(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(artifacts, "version", lambda name: "0")
     assert artifacts.code_digest() != before
     artifacts._recalign.cache_clear()
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_a_folder_that_cannot_be_moved_into_place_leaves_the_earlier_one(tmp_path, monkeypatch, error):
+    with artifacts.publish(tmp_path / "entry") as part:
+        (part / "a").write_text("1")
+
+    def fails(old: Path, new: Path) -> None:
+        if "earlier" not in f"{old}{new}":
+            raise error("no")
+        old.rename(new)
+
+    monkeypatch.setattr(artifacts, "rename", fails)
+    with pytest.raises(error, match="no"), artifacts.publish(tmp_path / "entry") as part:
+        (part / "a").write_text("2")
+    assert (tmp_path / "entry/a").read_text() == "1"
+    assert [path.name for path in tmp_path.iterdir()] == ["entry"]

@@ -65,6 +65,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "broken.yaml": "model: {lr: 1\ndata: ]",
         "needy.py": NEEDY,
         "misspelt.yaml": "model: {init_args: {temprature: 0.5}}",
+        "twice.yaml": "model:\n  lr: 1\n  lr: 2\n",
     }
     for name, text in texts.items():
         (folder / name).write_text(text)

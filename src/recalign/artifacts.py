@@ -173,7 +173,12 @@ def publish(folder: Path, key: Key | None = None, made_of: Mapping[str, str] | N
             seal(part, key, made_of)
             if folder.is_dir():
                 rename(folder, earlier)
-            rename(part, folder)
+            try:
+                rename(part, folder)
+            except BaseException:  # an interrupt too
+                if earlier.is_dir() and not folder.exists():
+                    rename(earlier, folder)
+                raise
         shutil.rmtree(earlier, ignore_errors=True)
     finally:
         shutil.rmtree(part, ignore_errors=True)

@@ -172,8 +172,8 @@ def write_entry(part: Path, sequences: Sequences, mapped: list[str]) -> None:
     tables = {"events": frame.drop(mapped), "users": users, "items": sequences.items.alias("item").to_frame()}
     for name, table in tables.items():
         table.write_ipc(part / f"{name}.arrow", compression="uncompressed")
-    facts = {"columns": columns, "mapped": mapped, "report": dataclasses.asdict(sequences.report), "features": None}
-    facts |= {"fingerprint": sequences.fingerprint, "catalogue": sequences.catalogue}
+    facts: dict[str, Any] = {"columns": columns, "mapped": mapped, "report": dataclasses.asdict(sequences.report)}
+    facts |= {"features": None, "fingerprint": sequences.fingerprint, "catalogue": sequences.catalogue}
     if sequences.features is not None:
         sequences.features.save(part)
         facts["features"] = f"{type(sequences.features).__module__}.{type(sequences.features).__name__}"

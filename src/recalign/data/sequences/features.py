@@ -124,7 +124,7 @@ class ItemFeatures:
     def save(self, folder: Path) -> None:
         """Write them into a folder, for `load`."""
         arrays = {name: x for name, x in vars(self).items() if isinstance(x, np.ndarray)}
-        np.savez(folder / "features.npz", **arrays)
+        np.savez(folder / "features.npz", **arrays)  # type: ignore[arg-type]
         write_json(folder / "features.json", {"plans": self.coder.plans, "warm": self.warm})
 
     @classmethod
@@ -154,7 +154,7 @@ class KnownItems:
     def read(cls, log: LogMapping, root: Path | None, items: pl.Series) -> KnownItems | None:
         """Read the item table of a log with these items (`read_features`); None where the log has none."""
         values = read_features(log, root, items)
-        return values and cls(values)
+        return None if values is None else cls(values)
 
     def beyond(self, warm: pl.Series) -> pl.Series:
         """Those with any feature that are not among ``warm``, sorted."""

@@ -166,7 +166,7 @@ def _write(
     if report.used <= ROWS_OF_A_PARTITION:
         return {}
     return tasks.figures(checked, report) | {
-        "item features": feature_figures(known_items and known_items.values, items)
+        "item features": feature_figures(known_items.values if known_items else None, items)
     }
 
 

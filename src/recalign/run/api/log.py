@@ -14,6 +14,7 @@ import polars as pl
 from recalign.data.events import guess
 from recalign.data.events.division import collapse_and_divide
 from recalign.data.events.fields import missing_as_null, read_ids, read_timestamps
+from recalign.data.events.log import TimeUnit
 from recalign.data.events.messages import SourceRows, did_you_mean
 from recalign.data.events.table import read_rewards
 from recalign.errors import InputError
@@ -51,7 +52,7 @@ class Log:
         item: str,
         timestamp: str,
         reward: str | None = None,
-        time_unit: str | None = None,
+        time_unit: TimeUnit | None = None,
         high: str | None = None,
         collapse: bool | None = None,
         items: Any = None,

@@ -79,19 +79,19 @@ def tune(argv: Sequence[str]) -> Path:
     with quiet(), locked(tuning.folder, "tuning", "let it finish, or tune in another --run.root"):
         study = tuning.study()
         tried = [tuning.run(study, number) for number in range(len(tuning.settings))]
-    done = [number for number, trial in enumerate(tried) if isinstance(trial, dict)]
-    if not done:
-        raise tried[-1]
+    values = {number: trial for number, trial in enumerate(tried) if isinstance(trial, dict)}
+    if not values:
+        raise next(trial for trial in reversed(tried) if isinstance(trial, Exception))
     sign = -1 if tuning.goal == "max" else 1
-    done.sort(key=lambda number: (tried[number]["pruned"], sign * tried[number]["value"]))
+    done = sorted(values, key=lambda number: (values[number]["pruned"], sign * values[number]["value"]))
     heads = Column("trial", justify="right"), Column(tuning.metric, justify="right"), "settings"
     table = Table(*heads, title=f"trials of {tuning.stage.run.name}", box=None, padding=(0, 2, 0, 0))
     for number in [*done, *(number for number in range(len(tried)) if number not in done)]:
-        trial, style = tried[number], "bold" if number == done[0] else None
-        value = f"{trial['value']:.4f}{' early' * trial['pruned']}" if number in done else "failed"
+        trial, style = values.get(number), "bold" if number == done[0] else None
+        value = f"{trial['value']:.4f}{' early' * trial['pruned']}" if trial else "failed"
         table.add_row(f"trial-{number}", value, _line(tuning.settings[number]), style=style)
     out = Path(how.out or tuning.folder / "tuned.yaml")
-    head = f"# {tuning.metric} {tried[done[0]]['value']:.4g}, the best of {len(tried)} trials\n"
+    head = f"# {tuning.metric} {values[done[0]]['value']:.4g}, the best of {len(tried)} trials\n"
     write_text(out, head + yaml_text(nested(tuning.settings[done[0]])))
     Console(width=WIDTH).print(table)
     echo(f"{out}: give it after the stage's YAML, recalign fit ... --config {out}")

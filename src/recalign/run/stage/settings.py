@@ -117,10 +117,12 @@ def load(path: Path) -> dict[str, Any]:
     """The settings of a YAML or JSON file.
 
     Raises:
-        InputError: it does not exist, is no YAML, or holds no keys.
+        InputError: it does not exist, is no YAML, holds no keys, or one twice.
     """
     try:
-        content = get_loader("yaml")(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        _require_distinct(yaml.compose(text), path)
+        content = get_loader("yaml")(text)
     except FileNotFoundError:
         names = [str(one) for one in path.parent.iterdir()] if path.parent.is_dir() else []
         near = nearest(str(path), names)
@@ -137,6 +139,19 @@ def load(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError("holds no keys", where=str(path), remedy="write `key: value` lines")
     return content
+
+
+def _require_distinct(node: yaml.Node | None, path: Path) -> None:
+    """Refuse a key that stands twice in one mapping, of which YAML would take the last without a word."""
+    if isinstance(node, yaml.MappingNode):
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := sorted({key for key in keys if keys.count(key) > 1}):
+            where = f"{path}, line {node.start_mark.line + 1}"
+            raise InputError(f"{twice[0]!r} stands there twice", where=where, remedy="remove one: only the last counts")
+    if isinstance(node, yaml.CollectionNode):
+        for part in node.value:
+            for inner in part if isinstance(part, tuple) else (part,):
+                _require_distinct(inner, path)
 
 
 def set_keys(settings: Mapping[str, Any]) -> dict[str, Any]:
