@@ -150,10 +150,10 @@ def test_a_missing_reward_counts_for_nothing(data):
     net, batch = ensemble(data.num_items, members=1).nets[0], small.batch_of(data, "train", rows=1)
     reward_BL = torch.full_like(batch.reward_BL, torch.nan)
     without = dataclasses.replace(batch, reward_BL=reward_BL)
-    x_TD, folded_MTR = net.summarise(without, net.trunk.encode(without))
-    assert net.user_side((x_TD, folded_MTR)).isfinite().all()
+    folded_MTR = net.fold_in(without)
+    assert net.user_side(net.trunk.encode(without), folded_MTR).isfinite().all()
     assert folded_MTR.abs().sum() == 0
-    assert net.summarise(batch, net.trunk.encode(batch))[1].abs().sum() > 0
+    assert net.fold_in(batch).abs().sum() > 0
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ verifies on every bundle that both give the same items.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -82,13 +82,13 @@ def _best(policy: Policy, batch: Batch, k: int, met_2N: Tensor) -> tuple[Tensor,
     return user_T, score_TK.cpu(), item_TK.cpu()
 
 
-def require_users(users: Sequence[int | str], known: pl.Series) -> pl.Series:
+def require_users(users: Iterable[int | str], known: pl.Series) -> pl.Series:
     """The raw ids of some users, in the type that the log's have: text is read as the log would read it.
 
     Raises:
         InputError: it is no list, or the log has no such user.
     """
-    if isinstance(users, str) or not len(users):
+    if isinstance(users, str) or not (users := list(users)):
         raise InputError(f"{users!r} is not a list of users", where="users", remedy="give raw ids: ['anna']")
     text = pl.Series([str(user) for user in users], dtype=pl.String)
     asked = text.cast(known.dtype, strict=False)

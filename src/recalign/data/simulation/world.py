@@ -78,7 +78,8 @@ class World:
         }
         for name, (least, largest) in ranges.items():
             if not least <= (value := getattr(self, name)) <= largest:
-                raise InputError(f"{value} is out of range", where=name, remedy=f"give {least:,} to {largest:,}")
+                remedy = f"give at least {least:,}" if largest == LARGEST else f"give {least:,} to {largest:,}"
+                raise InputError(f"{value} is out of range", where=name, remedy=remedy)
         if self.noise_kind not in get_args(Noise):
             remedy = f"give one of: {', '.join(get_args(Noise))}"
             raise InputError(f"{self.noise_kind!r} is no kind of noise", where="noise_kind", remedy=remedy)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -60,6 +61,7 @@ def _read(given: Any, where: str) -> Candidate:
     settings = given if isinstance(given, Mapping) else {"reward": given}
     with suppress(TypeError):  # a setting is missing, or unknown
         relative = settings.get("relative_to")
+        operator.index(relative.get("bins", 0) if isinstance(relative, Mapping) else 0)
         read = Candidate(**{**settings, "relative_to": relative and RelativeTo(**relative)})
         if isinstance(read.reward, str | int | float):
             return replace(read, reward=str(read.reward))

@@ -110,10 +110,11 @@ def require(upstreams: list[Upstream], folder: RunFolder, log: str) -> None:
     """
     for upstream in upstreams:
         if upstream.path is None:
-            command = "tokenize" if upstream.stage == TOKENS else f"fit {upstream.stage}"
+            chain, seed = folder.path.parent.parent, folder.path.name.removeprefix("seed-")
+            stage = f"fit {upstream.stage} LOG --seed_everything={seed} --run.chain={chain.name}"
+            command = "tokenize LOG" if upstream.stage == TOKENS else stage
             raise InputError(
-                f"there is no finished {upstream.stage} run of the log {log!r} and of this seed under "
-                f"{folder.path.parent.parent}",
+                f"there is no finished {upstream.stage} run of the log {log!r} and of this seed under {chain}",
                 where=upstream.key,
                 remedy=f"name its file, or run that stage first: recalign {command}",
             )

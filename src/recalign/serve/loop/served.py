@@ -90,7 +90,8 @@ def read_served(path: Path) -> Served:
         "versions" + (" (mixed: each is estimated alone)" if len(versions) > 1 else ""): versions,
         "lists that cannot be used": why,
     }
-    rewardless = why[UNKNOWN], why[UNKNOWN] + used.filter("any_chosen").height
+    unknown = int(why[UNKNOWN])
+    rewardless = unknown, unknown + used.filter("any_chosen").height
     return Served(used.drop("positions", "any_chosen", "whole"), events, counts, rewardless)
 
 
