@@ -152,13 +152,13 @@ def test_modules_do_not_ask_the_trainer_for_its_datamodule():
 
 
 CEILINGS = {
-    "lines": 33_500,
-    "statements": 17_850,
-    "functions": 2_040,
-    "bytes": 1_610_000,
+    "lines": 32_450,
+    "statements": 17_260,
+    "functions": 1_950,
+    "bytes": 1_570_000,
     "packages": 8,
     "modules beside them": 10,
-    "lines of tests": 30_900,
+    "lines of tests": 28_150,
     "lines of benchmarks": 5_500,
 }
 """What the house may hold; a change that needs more says what each new hundred lines buy."""

@@ -10,6 +10,7 @@ from jsonargparse import ArgumentParser
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 
+from recalign.posttrain import experimental  # noqa: F401 (its classes are described too)
 from recalign.run.chain.experiment import Chain
 from recalign.run.stage.checkpoint import RunCheckpoint
 from recalign.run.stage.folder import RunConfig
