@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from recalign.data.sequences import Batch
 from recalign.distributed import random_rows
-from recalign.errors import Share
+from recalign.errors import InputError, Share
 from recalign.posttrain.base import PostTraining
 from recalign.recommender.checkpoint import Loaded, load_or_copy
 from recalign.recommender.policy import Policy, draw
@@ -37,10 +37,14 @@ class FrozenRewardModel(nn.Module):
         return super().train(False)
 
     def setup(self, data: RewardData) -> None:
-        """Take the unit of the log's rewards; refuse a reward model of another log, and a judge."""
+        """Take the unit of the log's rewards; refuse a reward model of another log, or that predicts no numbers."""
         self.loaded.check(data)
         self.loaded.refuse_judge(data)
         self.mean, self.scale, _ = data.moments()
+        batch = data.first_batch()
+        if not self.train()(batch, batch.target_T[:, None]).isfinite().all():
+            remedy = "train it anew, with a lower learning rate or in fp32"
+            raise InputError("the reward model predicts what is no number", where=self.loaded.where, remedy=remedy)
 
     @torch.no_grad()
     def forward(self, batch: Batch, item_TS: Tensor) -> Tensor:

@@ -95,6 +95,7 @@ def verify(policy: Policy, data: EventDataModule, bundle: Bundle) -> Verified:
     if found.other or found.difference > found.tolerance:
         what = f"the bundle does not answer as its policy does: {asdict(found)}"
         raise InputError(what, where=str(bundle.folder), remedy="report this; nothing was written")
+    user_T = np.repeat(windows.user, np.diff(windows.offset))  # batches have another order
     gain_T, found.repeated = _as_requests(windows, user_T, data, bundle)
     found.request = _interval(gain_T, user_T)
     return found
