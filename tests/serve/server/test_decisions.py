@@ -133,7 +133,8 @@ def test_on_a_full_disk_it_goes_on_without_exploration_and_says_so_once(app, dec
         return json.loads((await post(app, body))[2])
 
     def room(pages: int) -> None:
-        decisions.log.connection.execute(f"PRAGMA max_page_count = {pages}")
+        with decisions.log.lock:
+            decisions.log.connection.execute(f"PRAGMA max_page_count = {pages}")
 
     async def day() -> list[Any]:
         before = [await asked({**EXPLORE, "explore": None}), await asked(EXPLORE)]

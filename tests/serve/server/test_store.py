@@ -9,6 +9,9 @@ import sqlite3
 import stat
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -157,6 +160,28 @@ def test_two_servers_may_share_it(store, tmp_path):
     assert vars(other.add([row(id="1"), row(id="2", item=5)])) == {"added": 1, "repeated": 1}
     assert len(store.history("anna")) == 2
     other.close()
+
+
+def test_it_may_be_closed_while_threads_use_it(tmp_path):
+    """SQLite crashed the process where a connection was closed during a statement of another thread."""
+    events = [row(id=str(n), time=n) for n in range(2000)]
+
+    def use(function: Callable[..., Any], *values: Any) -> Any:
+        with suppress(sqlite3.ProgrammingError):  # it is closed
+            while True:
+                function(*values)
+
+    for attempt in range(10):
+        store = Store(tmp_path / f"{attempt}.sqlite")
+        store.add(events)
+        with ThreadPoolExecutor(6) as threads:
+            used = [
+                threads.submit(use, *call)
+                for call in ((store.add, events), (store.history, "anna"), (store.purge,), (store.delete, "bob"))
+            ]
+            time.sleep(0.02)
+            store.close()
+        assert [one.exception() for one in used] == [None] * len(used)
 
 
 @pytest.mark.parametrize(

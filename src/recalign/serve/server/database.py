@@ -6,6 +6,7 @@ import asyncio
 import os
 import sqlite3
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -33,6 +34,7 @@ class Database:
         days: rows are deleted once they have been here for as many; None: never.
 
     Attributes:
+        lock: held while a thread uses the connection: SQLite crashes the process where another one closes it meanwhile.
         behind: whether the log of writes may still hold what was deleted, as somebody else read it; `purge` empties it.
 
     Raises:
@@ -43,7 +45,7 @@ class Database:
 
     def __init__(self, file: Path, number: int, table: str, schema: str, days: float | None) -> None:
         self.file, self.number, self.table, self.schema, self.days = file, number, table, schema, days
-        self.behind = False
+        self.lock, self.behind = threading.RLock(), False
         try:
             self._require_private()
             self.connection = self.connect()
@@ -83,18 +85,18 @@ class Database:
     def delete(self, user: str) -> int:
         """Forget a user; how many rows these were. They are overwritten; in the log of writes by the next `purge`, if
         others read."""
-        with self.connection:
-            deleted = self.connection.execute(f"DELETE FROM {self.table} WHERE user = ?", (user,)).rowcount
-        self._checkpoint()
-        return deleted
+        return self._deleted("user = ?", user)
 
     def purge(self) -> int:
         """Delete some rows that are too old; how many these were."""
         old = f"SELECT number FROM {self.table} WHERE received < ? LIMIT ?"
-        with self.connection:
-            query = f"DELETE FROM {self.table} WHERE number IN ({old})"
-            deleted = self.connection.execute(query, (self.oldest(), PURGED_ROWS)).rowcount
-        self._checkpoint()
+        return self._deleted(f"number IN ({old})", self.oldest(), PURGED_ROWS)
+
+    def _deleted(self, chosen: str, *values: object) -> int:
+        with self.lock:
+            with self.connection:
+                deleted = self.connection.execute(f"DELETE FROM {self.table} WHERE {chosen}", values).rowcount
+            self._checkpoint()
         return deleted
 
     def _checkpoint(self) -> None:
@@ -124,8 +126,9 @@ class Database:
             await asyncio.sleep(RETRY)
 
     def close(self) -> None:
-        """Close the file."""
-        self.connection.close()
+        """Close the file, once no thread uses it; who uses it afterwards gets `sqlite3.ProgrammingError`."""
+        with self.lock:
+            self.connection.close()
 
 
 def warn(error: sqlite3.Error) -> None:

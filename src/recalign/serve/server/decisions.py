@@ -148,7 +148,7 @@ class DecisionLog(Database):
         for one in decisions:
             record = DECISION.dump_json(one)
             rows.append((now, one.user, record.decode(), checksum(one.user.encode(), record)))
-        with self.connection:
+        with self.lock, self.connection:
             insert = "INSERT INTO decisions (received, user, record, crc) VALUES (?, ?, ?, ?)"
             self.connection.executemany(insert, rows)
 
@@ -156,13 +156,14 @@ class DecisionLog(Database):
         """All decisions in the order in which they came, and the numbers of records that are damaged."""
         found, damaged = list[Decision](), list[int]()
         query = "SELECT number, CAST(user AS BLOB), CAST(record AS BLOB), crc FROM decisions ORDER BY number"
-        for number, user, record, crc in self.connection.execute(query):
-            try:
-                if crc != checksum(user, record):
-                    raise ValueError("not what was written")
-                found.append(DECISION.validate_json(record))
-            except ValueError:
-                damaged.append(number)
+        with self.lock:
+            for number, user, record, crc in self.connection.execute(query):
+                try:
+                    if crc != checksum(user, record):
+                        raise ValueError("not what was written")
+                    found.append(DECISION.validate_json(record))
+                except ValueError:
+                    damaged.append(number)
         return found, damaged
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -41,26 +42,29 @@ class Store(Database):
 
     def __init__(self, file: Path, days: float | None = None) -> None:
         super().__init__(file, APPLICATION, "events", SCHEMA, days)
-        self._reader = self.connect()
+        self._reader, self._reading = self.connect(), threading.Lock()
         self._reader.execute("PRAGMA query_only = ON")
 
     def add(self, rows: Sequence[Row]) -> Taken:
         """Keep events, all or none."""
-        now, before = time.time(), self.connection.total_changes
         insert = "INSERT INTO events (user, id, item, time, reward, received) VALUES (?, ?, ?, ?, ?, ?)"
-        with self.connection:
-            self.connection.executemany(f"{insert} ON CONFLICT (user, id) DO NOTHING", [(*row, now) for row in rows])
-        added = self.connection.total_changes - before
+        now = time.time()
+        with self.lock, self.connection as connection:
+            before = connection.total_changes
+            connection.executemany(f"{insert} ON CONFLICT (user, id) DO NOTHING", [(*row, now) for row in rows])
+            added = connection.total_changes - before
         return Taken(added, len(rows) - added)
 
     def history(self, user: str) -> list[Kept]:
         """A user's newest events, oldest first; of events at the same time, those first that came first."""
         chosen = "SELECT item, time, reward FROM events WHERE user = ? AND received >= ?"
         newest = f"{chosen} ORDER BY time DESC, number DESC LIMIT ?"
-        return self._reader.execute(newest, (user, self.oldest(), MAX_HISTORY)).fetchall()[::-1]
+        with self._reading:
+            return self._reader.execute(newest, (user, self.oldest(), MAX_HISTORY)).fetchall()[::-1]
 
     def close(self) -> None:
-        self._reader.close()
+        with self._reading:
+            self._reader.close()
         super().close()
 
 
