@@ -16,7 +16,8 @@ from recalign.files import digest
 ROOT = Path(__file__).parents[1]
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
 TABLES = ROOT / "docs" / "tables"  # generated: commands there run at the commit that a table names
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *DOCS]
+STUDIES = sorted((ROOT / "benchmarks").rglob("README.md"))
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *DOCS, *STUDIES]
 CODE = ROOT / "src" / "recalign"
 ROOMS = "|".join(sorted(path.name for path in CODE.iterdir() if path.is_dir() and path.name != "__pycache__"))
 
@@ -88,6 +89,10 @@ def test_a_page_is_read_in_a_few_minutes(page: str, most: int):
     """Words of code blocks and tables count."""
     words = [word for word in (ROOT / page).read_text().split() if re.search(r"\w", word)]
     assert len(words) <= most
+
+
+def test_every_study_says_what_it_asked_and_found():
+    assert {page.parent for page in STUDIES} >= {rows.parent for rows in (ROOT / "benchmarks").rglob("*.csv")}
 
 
 def test_the_sites_menu_has_every_page_and_notebook():
