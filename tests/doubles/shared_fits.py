@@ -83,11 +83,7 @@ CASES: dict[str, tuple[type, Callable[[Any], LightningModule], dict[str, Any]]] 
     "sampled softmax": (RecommenderData, lambda data: cloning(data, negatives=8), {}),
     "onerec": (RecommenderData, onerec, {}),
     "reward": (RewardData, rewards, {}),
-    "joint": (
-        RewardData,
-        lambda data: rewards(data, trunk="joint", share="nothing"),
-        {},
-    ),
+    "reward, members apart": (RewardData, lambda data: rewards(data, share="nothing"), {}),
     "judge": (RewardData, judging, {"users": "B1"}),
     "asft": (PostTrainingData, aligning(WeightedSFT, clip=2.0), {}),
     "rank": (PostTrainingData, aligning(WeightedSFT, transform="rank"), {}),

@@ -57,13 +57,10 @@ def test_methods_train_the_features_and_leave_cold_ids_alone(root, start, tmp_pa
     assert torch.equal(after["features.code_N"], before["features.code_N"])
 
 
-@pytest.mark.parametrize("trunk", ["tuned", "joint"])
-def test_a_reward_model_scores_cold_items_from_their_vectors(root, start, tmp_path, trunk):
+def test_a_reward_model_scores_cold_items_from_their_vectors(root, start, tmp_path):
     data = featured.data_of(root, kind=RewardData, users="A")
     torch.manual_seed(0)
-    module = RewardModel(
-        data.num_items, init_from=str(start), trunk=trunk, members=1, num_factors=2, cooccurrence_dim=2
-    )
+    module = RewardModel(data.num_items, init_from=str(start), members=1, num_factors=2, cooccurrence_dim=2)
     policy = load_net(start, "policy").net.eval()
     with torch.no_grad():
         table = module.reward.nets[0].trunk.item_embedding.weight

@@ -95,7 +95,7 @@ def test_expected_rewards_come_from_the_reward_model(log_root, cloned, rewarded)
     policy.prior_strength = 0.0  # the start as it was cloned
     batch = small.batch_of(data, "train")
     self_influence_EF = torch.load(rewarded, weights_only=True)["self_influence"]
-    predicted_T = reward.predict_trained(reward.states(batch), batch.target_T, self_influence_EF[batch.event_T])
+    predicted_T = reward.predict(reward.states(batch), batch.target_T, self_influence_EF[batch.event_T])
     p_TV = policy.log_probs(policy.encode(batch)).exp()
     r_TV = reward.predict(reward.states(batch))
     value_T = (p_TV * r_TV).sum(dim=1)

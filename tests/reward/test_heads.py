@@ -5,12 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from recalign.errors import InputError
 from recalign.recommender.checkpoint import build, recipe
-from recalign.reward import MeanHead, OrdinalHead, QuantileHead
+from recalign.reward import MeanHead, OrdinalHead
 
 STARS = np.repeat([1.0, 2.0, 3.0, 4.0, 5.0], [6, 11, 27, 34, 22])
 MEAN, SCALE = STARS.mean(), STARS.std(ddof=1)
@@ -23,18 +21,18 @@ def started(head, rewards=STARS):
 
 def test_a_mean_is_its_score_and_costs_its_square():
     score, z = torch.tensor([[1.0, -2.0]]), torch.tensor([0.0, 1.0])
-    assert MeanHead().expected(score, None).equal(score)
-    assert MeanHead().loss(score, None, z).tolist() == [[1.0, 9.0]]
+    assert MeanHead().expected(score).equal(score)
+    assert MeanHead().loss(score, z).tolist() == [[1.0, 9.0]]
 
 
 @torch.no_grad()
 def test_an_untrained_ordinal_head_expects_what_the_averages_do():
     head = started(OrdinalHead())
     score = torch.linspace(-0.5, 0.5, 11)
-    expected = head.expected(score, None)
+    expected = head.expected(score)
     assert expected[5].item() == pytest.approx(0, abs=1e-6)  # at score 0 the mean of all, exactly
     torch.testing.assert_close(expected, score, atol=0.05, rtol=0)
-    everywhere = MEAN + SCALE * head.expected(torch.linspace(-90, 90, 50), None)
+    everywhere = MEAN + SCALE * head.expected(torch.linspace(-90, 90, 50))
     assert everywhere.min() == pytest.approx(1, abs=1e-4)  # a grade never leaves the scale
     assert everywhere.max() == pytest.approx(5, abs=1e-4)
     assert (everywhere.diff() >= 0).all()
@@ -46,7 +44,7 @@ def test_the_ordinal_loss_by_hand():
     z = torch.tensor([(3.0 - MEAN) / SCALE], dtype=torch.float32)
     share = np.array([(level < STARS).mean() for level in (1, 2, 3, 4)])  # at score 0: the training shares
     by_hand = -np.mean(np.log(np.where([True, True, False, False], share, 1 - share)))
-    assert head.loss(torch.zeros(1, 1), None, z).item() == pytest.approx(by_hand, rel=1e-4)
+    assert head.loss(torch.zeros(1, 1), z).item() == pytest.approx(by_hand, rel=1e-4)
 
 
 def test_levels_come_back_with_the_recipe():
@@ -54,7 +52,7 @@ def test_levels_come_back_with_the_recipe():
     again = build(recipe(head))
     again.load_state_dict(head.state_dict())
     assert recipe(again)["init_args"] == {"levels": [1.0, 2.0, 3.0, 4.0, 5.0]}
-    assert again.expected(torch.ones(3), None).equal(head.expected(torch.ones(3), None))
+    assert again.expected(torch.ones(3)).equal(head.expected(torch.ones(3)))
 
 
 def test_rewards_outside_the_levels_are_refused():
@@ -66,45 +64,3 @@ def test_rewards_outside_the_levels_are_refused():
         started(OrdinalHead([1, 2, 3, 4]))
     with pytest.raises(InputError, match="has 99 levels, from 0 to 98, and an ordinal head takes at most 20"):
         started(OrdinalHead(), np.arange(99.0))
-
-
-@torch.no_grad()
-@given(score=st.floats(-3, 3), log_width=st.floats(-2, 2), z=st.floats(-3, 3), q=st.sampled_from([0.1, 0.5, 0.9]))
-@settings(max_examples=30, deadline=None)
-def test_the_pinball_loss_by_hand(score, log_width, z, q):
-    head = QuantileHead((q,))
-    head.offset_Q.fill_(0.7)
-    error = z - (score + np.exp(log_width) * 0.7)
-    by_hand = q * error if error > 0 else (q - 1) * error
-    loss = head.loss(torch.tensor([[score]]), torch.tensor([[log_width]]), torch.tensor([z]))
-    assert loss.item() == pytest.approx(by_hand, abs=1e-4)
-
-
-@torch.no_grad()
-def test_quantiles_outline_the_distribution_they_start_from():
-    rewards = np.random.default_rng(0).exponential(size=5000)
-    nothing = torch.zeros(1)
-    mean, median = (
-        started(QuantileHead(predicts=what), rewards).expected(nothing, nothing) for what in ("mean", "median")
-    )
-    scale = rewards.std(ddof=1)
-    assert rewards.mean() + scale * mean.item() == pytest.approx(rewards.mean(), abs=0.05)
-    assert rewards.mean() + scale * median.item() == pytest.approx(np.log(2), abs=0.05)
-
-
-def test_the_pinball_loss_finds_quantiles():
-    torch.manual_seed(0)
-    z = torch.randn(4000)
-    head = QuantileHead((0.1, 0.5, 0.9))
-    optimizer = torch.optim.Adam(head.parameters(), lr=0.05)
-    for _ in range(200):
-        optimizer.zero_grad()
-        head.loss(torch.zeros(1, len(z)), torch.zeros(1, len(z)), z).mean().backward()
-        optimizer.step()
-    assert head.offset_Q.tolist() == pytest.approx([-1.28, 0.0, 1.28], abs=0.06)
-
-
-@pytest.mark.parametrize("quantiles", [(), (0.0, 0.5), (0.5, 1.0), (0.5, 0.2)])
-def test_shares_that_are_none_are_refused(quantiles):
-    with pytest.raises(InputError, match="not ascending shares"):
-        QuantileHead(quantiles)

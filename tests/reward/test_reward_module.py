@@ -86,7 +86,6 @@ def test_a_placebo_learns_permuted_rewards_and_is_validated_on_true_ones(log_roo
     event, user = real.rated["event"].to_numpy(), real.rated["user"].to_numpy()
     expected = permuted_rewards(real.rated["reward"].to_numpy(), user, sham.seed)
     np.testing.assert_array_equal(sham.rated["reward"].to_numpy(), expected)  # what factors and item means are made of
-    np.testing.assert_array_equal(sham.moments()[2], sham.item_means(expected, sham.rated["item_id"].to_numpy()))
     assert as_placebo(real).moments()[2].tolist() == sham.moments()[2].tolist() != real.moments()[2].tolist()
     batch, other = (small.batch_of(data, "train") for data in (sham, real))
     of_event = dict(zip(event.tolist(), expected.tolist(), strict=True))
@@ -124,19 +123,6 @@ def test_a_frozen_trunk_drops_nothing_out(log_root, cloned, tmp_path, trunk, hea
     assert says.heard == {heard}
     module.eval().train()  # as a tuner or a user would
     assert module.reward.nets[0].trunk.training == (trunk == "tuned")
-
-
-def test_terms_of_the_loss_weigh_as_the_settings_say(log_root):
-    data, found = small.data_of(RewardData, log_root), []
-    for imitation in (1.0, 3.0):
-        torch.manual_seed(0)
-        own = {"imitation": imitation, "trunk": "joint", "members": 1}
-        module = RewardModel(data.num_items, encoder=small.encoder(), **own).bind(data)
-        module.setup("fit")
-        found.append(module.losses(small.batch_of(data, "train"), 0))
-    one, other = found
-    for name, factor in {"reward": 1, "imitation": 3}.items():
-        torch.testing.assert_close(other[name], factor * one[name])
 
 
 def test_items_unknown_to_training_are_left_out_of_validation(own_root, tmp_path):
@@ -281,7 +267,7 @@ def test_trust_is_written_after_fit_and_completed_by_the_test(log_root, tmp_path
     assert "users" not in facts  # the checkpoint says it, of every stage alike
     assert written["users"] == read_checkpoint(best.best_model_path)["users"] == asdict(data.cohort)
     again = RewardModel(data.num_items, encoder=small.encoder(), members=1)
-    monkeypatch.setattr(RewardModel, "INITIALISE", "nothing:at_all")  # a test takes the checkpoint's factors
+    monkeypatch.setattr(RewardModel, "initialise", None)  # a test takes the checkpoint's factors
     tester = small.trainer_of(tmp_path)
     figures = tester.test(again, data, ckpt_path=best.best_model_path, verbose=False, weights_only=True)[0]
     completed = json.loads((tmp_path / "trust.json").read_text())

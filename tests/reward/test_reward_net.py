@@ -11,7 +11,7 @@ import small
 import torch
 
 from recalign.recommender.checkpoint import build, load_net, recipe
-from recalign.reward import MeanHead, OrdinalHead, QuantileHead, RewardData, RewardEnsemble, member_deviation
+from recalign.reward import MeanHead, OrdinalHead, RewardData, RewardEnsemble, member_deviation
 from recalign.reward.initial_factors import copy_factors, event_influence, item_features
 from recalign.reward.matrix_factorization import fit_variational_mf
 from recalign.reward.module import bagging_weights
@@ -114,10 +114,10 @@ def test_what_an_event_did_to_its_own_item_is_taken_off(data):
     own_MT = net.self_influence(states, moved_EF[batch.event_T])
     for t in (0, 3):
         item, moved_F = batch.target_T[t], moved_EF[batch.event_T[t]]
-        before = net.scores(states, net.table_VD, batch.target_T)[0][0, t]
+        before = net.scores(states, batch.target_T)[0, t]
         net.item_bias[item] -= moved_F[0] / net.scale
         net.item_factors.weight[item, :2] -= moved_F[1:]
-        after = net.scores(states, net.table_VD, batch.target_T)[0][0, t]
+        after = net.scores(states, batch.target_T)[0, t]
         torch.testing.assert_close(own_MT[0, t], before - after)
         copy_factors(net, factorization)
     assert own_MT.abs().max() > 0.01
@@ -164,7 +164,7 @@ def test_what_stands_in_the_padding_changes_nothing(data):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("head", [MeanHead(), OrdinalHead(), QuantileHead()], ids=lambda h: type(h).__name__)
+@pytest.mark.parametrize("head", [MeanHead(), OrdinalHead()], ids=lambda h: type(h).__name__)
 def test_members_on_one_trunk_are_what_each_would_be_alone(data, head):
     """One product for all members, and the same figures as networks that hold one member's weights each."""
     reward, batch = ensemble(data.num_items, members=3, head=head), small.batch_of(data, rows=4)
@@ -175,9 +175,9 @@ def test_members_on_one_trunk_are_what_each_would_be_alone(data, head):
         alone = ensemble(data.num_items, members=1, head=build(recipe(head)))
         weights = alone.nets[0].state_dict()
         for name, weight in net.state_dict().items():
-            if name in ("item_bias", "item_width"):
+            if name == "item_bias":
                 weight = weight[:, m : m + 1]
-            elif name in ("user_bias.weight", "user_projection.weight", "user_width.weight"):
+            elif name in ("user_bias.weight", "user_projection.weight"):
                 weight = weight.chunk(3)[m]
             weights[name] = weight
         alone.nets[0].load_state_dict(weights)

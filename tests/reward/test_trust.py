@@ -14,7 +14,7 @@ from recalign.data.sequences import High
 from recalign.errors import InputError
 from recalign.files import sha256, write_json
 from recalign.reward import RewardData
-from recalign.reward.module import all_errors
+from recalign.reward.module import prediction_errors
 from recalign.reward.trust.measures import (
     FIGURES,
     by_group,
@@ -47,7 +47,7 @@ def test_errors_by_hand():
             "user_item": [1.0, 2.0, 3.0, 6.0],
         }
     )
-    measured = all_errors(expected, pl.Series([2.0, 2.0, 3.0, 4.0], dtype=pl.Float32))
+    measured = prediction_errors(expected, pl.Series([2.0, 2.0, 3.0, 4.0], dtype=pl.Float32))
     own = {"rmse": (5 / 4) ** 0.5, "mae": 3 / 4, "r2": 1 - (5 / 4) / (14 / 4)}
     means = {"rmse_global": 3.5**0.5, "rmse_user": 1.0, "rmse_item": 1.0, "rmse_user_item": 0.0}
     assert measured == pytest.approx(own | means)
@@ -133,7 +133,7 @@ def test_equal_rewards_leave_nothing_to_explain(value):
     assert np.isnan(found["r2"].value)
     assert np.isnan(found["r2"].draws_D).all()
     expected = pl.DataFrame(dict.fromkeys(("reward", "global", "user", "item", "user_item"), rewards))
-    assert np.isnan(all_errors(expected, pl.Series([value + 0.5] * 11))["r2"])
+    assert np.isnan(prediction_errors(expected, pl.Series([value + 0.5] * 11))["r2"])
 
 
 # -- baselines

@@ -181,7 +181,7 @@ def predicted_rewards(reward: RewardEnsemble, self_influence_EF: Tensor, batches
     for batch in batches:
         event_T = batch.event_T.cpu()
         influence_TF = self_influence_EF[event_T].to(batch.event_T.device)
-        out[event_T] = reward.predict_trained(reward.states(batch), batch.target_T, influence_TF).cpu()
+        out[event_T] = reward.predict(reward.states(batch), batch.target_T, influence_TF).cpu()
     return out
 
 

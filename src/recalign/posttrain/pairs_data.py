@@ -18,7 +18,7 @@ from recalign.data.sequences import Windows
 from recalign.data.sequences.splits import TRAIN
 from recalign.errors import InputError, NonNegative, Positive, Several
 from recalign.posttrain.data import UpstreamData
-from recalign.reward.net import member_deviation
+from recalign.reward.trust.measures import member_deviation
 
 Pairing = Literal["logged", "sampled", "generated", "ensemble"]
 

@@ -1,12 +1,18 @@
 """Reward models, judges, and the report on how far to trust them."""
 
 from recalign.reward.data import RewardData
-from recalign.reward.distribution_heads import OrdinalHead, QuantileHead
 from recalign.reward.heads import Head, MeanHead
+from recalign.reward.initial_factors import initialise
 from recalign.reward.judge import Judge
 from recalign.reward.module import RewardModel
-from recalign.reward.net import RewardEnsemble, RewardNet, member_deviation
+from recalign.reward.net import RewardEnsemble, RewardNet
+from recalign.reward.ordinal import OrdinalHead
 from recalign.reward.placebo import PermutedRewardData
+from recalign.reward.trust.callback import TrustReport
+from recalign.reward.trust.measures import member_deviation
+
+RewardModel.initialise = staticmethod(initialise)
+RewardModel.reporter = TrustReport
 
 __all__ = [
     "Head",
@@ -14,7 +20,6 @@ __all__ = [
     "MeanHead",
     "OrdinalHead",
     "PermutedRewardData",
-    "QuantileHead",
     "RewardData",
     "RewardEnsemble",
     "RewardModel",

@@ -85,15 +85,11 @@ class RewardData(EventDataModule):
             raise InputError(text, where="data.split", remedy=remedy)
 
     def moments(self) -> tuple[float, float, np.ndarray]:
-        """Mean and standard deviation of the training rewards, and each item's shrunk mean (V,)."""
-        reward = self.rated["reward"].to_numpy()
-        means_V = self.item_means(reward, self.rated["item_id"].to_numpy())
-        return float(reward.mean()), float(reward.std(ddof=1)), means_V
-
-    def item_means(self, reward: np.ndarray, item: np.ndarray) -> np.ndarray:
-        """Each item's mean reward, shrunk towards the global mean. Shape: (N,), int64 (N,) -> (V,)."""
-        total = np.bincount(item - 1, reward, self.num_items) + SHRINKAGE * reward.mean()
-        return (total / (np.bincount(item - 1, minlength=self.num_items) + SHRINKAGE)).astype(np.float32)
+        """Mean and standard deviation of the training rewards, and each item's mean, shrunk to that of all (V,)."""
+        reward_N, item_N = self.rated["reward"].to_numpy(), self.rated["item_id"].to_numpy() - 1
+        total_V = np.bincount(item_N, reward_N, self.num_items) + SHRINKAGE * reward_N.mean()
+        means_V = (total_V / (np.bincount(item_N, minlength=self.num_items) + SHRINKAGE)).astype(np.float32)
+        return float(reward_N.mean()), float(reward_N.std(ddof=1)), means_V
 
     def training(self) -> Windows:
         self.rated  # noqa: B018 (raises if there is nothing to learn)

@@ -1,16 +1,14 @@
 """Output heads: each turns a score into an expected reward and defines the loss.
 
-Heads work on standardised rewards, z = (r - mean) / scale. The input is the score of a (state, item) pair and, for a
-``wide`` head, a log-width. Before training, scores equal the predictions of averages and log-widths are 0.
+Heads work on standardised rewards, z = (r - mean) / scale. The input is the score of a (state, item) pair. Before
+training, scores equal the predictions of averages. A head for grades is in `recalign.reward.ordinal`.
 
-Shape suffixes: N training rewards, M members that share a trunk, T targets. Heads for grades and for heavy tails are in
-`recalign.reward.distribution_heads`.
+Shape suffixes: N training rewards, M members that share a trunk, T targets.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
 
 import numpy as np
 from torch import Tensor, nn
@@ -20,9 +18,6 @@ from recalign.nn import Rebuildable
 
 class Head(Rebuildable, nn.Module, ABC):
     """Base class: turns scores into expected rewards."""
-
-    wide: ClassVar[bool] = False
-    """Whether the head takes a log-width in addition to the score."""
 
     def __init__(self) -> None:  # otherwise a recipe would record the *args of nn.Module
         super().__init__()
@@ -35,19 +30,19 @@ class Head(Rebuildable, nn.Module, ABC):
         """
 
     @abstractmethod
-    def expected(self, score: Tensor, log_width: Tensor | None) -> Tensor:
+    def expected(self, score: Tensor) -> Tensor:
         """E[z], the expected standardised reward, elementwise."""
 
     @abstractmethod
-    def loss(self, score_MT: Tensor, log_width_MT: Tensor | None, z_T: Tensor) -> Tensor:
+    def loss(self, score_MT: Tensor, z_T: Tensor) -> Tensor:
         """Loss of each prediction. Shape: (M, T)."""
 
 
 class MeanHead(Head):
     """Squared error. The score is the expected reward."""
 
-    def expected(self, score: Tensor, log_width: Tensor | None) -> Tensor:
+    def expected(self, score: Tensor) -> Tensor:
         return score
 
-    def loss(self, score_MT: Tensor, log_width_MT: Tensor | None, z_T: Tensor) -> Tensor:
+    def loss(self, score_MT: Tensor, z_T: Tensor) -> Tensor:
         return (score_MT - z_T).square()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import asdict, replace
-from pkgutil import resolve_name
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -21,12 +21,12 @@ from recalign.distributed import all_gather_rows
 from recalign.errors import InputError, NonNegative, Positive
 from recalign.nn import Encoder
 from recalign.recommender.checkpoint import Loaded, load_or_copy, load_weights
-from recalign.recommender.policy import Policy, mean_nll
+from recalign.recommender.policy import Policy
 from recalign.recommender.sequence_policy import SequencePolicy
 from recalign.recommender.training import StageModule, adamw
 from recalign.reward.data import RewardData
 from recalign.reward.heads import Head
-from recalign.reward.net import RewardEnsemble, RewardNet
+from recalign.reward.net import RewardEnsemble
 
 MEASURED_ON: dict[str, Part] = {"fit": "validation", "validate": "validation", "test": "test"}
 """The part that a reward model is evaluated on, by the trainer's stage."""
@@ -51,27 +51,28 @@ def bagging_weights(user_B: Tensor, members: int, seed: int) -> Tensor:
     return torch.bucketize(uniform, steps).float()
 
 
-def bagged_mean(loss_MT: Tensor, weight_MT: Tensor, reward_T: Tensor) -> Tensor:
-    """Mean over members of the weighted mean loss. Targets without a reward do not count."""
-    weight_MT = weight_MT * ~reward_T.isnan()
-    return ((weight_MT * loss_MT).sum(dim=1) / weight_MT.sum(dim=1).clamp(min=1)).mean()
+def prediction_errors(expected: pl.DataFrame, predicted: pl.Series) -> dict[str, float]:
+    """``rmse``, ``mae`` and ``r2`` = 1 - MSE / variance of a model, and ``rmse_<mean>`` of each of `MEANS`.
 
-
-def prediction_errors(reward: pl.Series, predicted: pl.Series) -> dict[str, float]:
-    """``rmse``, ``mae`` and ``r2`` = 1 - MSE / variance, nan where all are alike; null rewards are left out."""
-    known = reward.is_not_null()
-    reward_N, predicted_N = (column.filter(known).to_numpy() for column in (reward, predicted))
-    error_N = predicted_N - reward_N
-    mse, varies = float(np.square(error_N).mean()), (reward_N != reward_N[:1]).any()
-    r2 = 1 - mse / float(reward_N.var()) if varies else math.nan
-    return {"rmse": mse**0.5, "mae": float(np.abs(error_N).mean()), "r2": r2}
+    Args:
+        expected: a row an event with ``reward`` and the means. Events whose reward is null are left out; if all rewards
+            are alike, ``r2`` is nan.
+        predicted: the model's expected reward of each event, float32.
+    """
+    known = expected.with_columns(model=predicted).drop_nulls("reward")
+    reward_N = known["reward"].to_numpy()
+    errors = {name: known[name].to_numpy() - reward_N for name in ("model", *MEANS)}
+    mse = {name: float(np.square(error_N).mean()) for name, error_N in errors.items()}
+    r2 = 1 - mse["model"] / float(reward_N.var()) if (reward_N != reward_N[:1]).any() else math.nan
+    found = {"rmse": mse["model"] ** 0.5, "mae": float(np.abs(errors["model"]).mean()), "r2": r2}
+    return found | {f"rmse_{name}": mse[name] ** 0.5 for name in MEANS}
 
 
 class RewardModel(StageModule):
     """Learn the rewards of events by the head's loss: for `MeanHead` the squared error in units of their variance.
 
-    Logs ``train/loss`` and its terms; on validation ``reward/{rmse,mae,r2}``, and ``reward/rmse_<mean>`` of the
-    averages that it has to beat.
+    Logs ``train/loss``; on validation ``reward/{rmse,mae,r2}``, and ``reward/rmse_<mean>`` of the averages that it has
+    to beat.
 
     Args:
         num_items: V; linked from the data by the command.
@@ -80,29 +81,27 @@ class RewardModel(StageModule):
         encoder: an encoder to use in place of the recommender's, of the same width. It takes over the recommender's
             weights whose names match. Copied.
         trunk: ``frozen``: the recommender's weights stay, and heads and the embedding of earlier rewards are trained;
-            ``tuned``: the trunk too; ``joint``: also keep the next-item loss, L = L_reward + imitation * mean_t -log
-            pi(a_t | s_t).
+            ``tuned``: the trunk too.
         members: K, reward models in the ensemble, each trained on its own bootstrap sample of the users.
         share: what members share, ``trunk`` or ``nothing`` (see `recalign.reward.RewardEnsemble`).
-        head: `MeanHead`, `OrdinalHead` or `QuantileHead`; null: `MeanHead`. Copied.
+        head: `MeanHead` or `OrdinalHead`; null: `MeanHead`. Copied.
         num_factors: largest rank of the matrix factorisation of the training rewards.
         cooccurrence_dim: dimensions of the items' co-occurrence embeddings; 0: none.
-        imitation: weight of the next-item loss under ``joint``.
         lr: AdamW's learning rate.
         weight_decay: AdamW's, on matrices only.
 
     Attributes:
-        errors: `prediction_errors` on validation, and ``rmse_<mean>``; None: not measured with the present weights.
-        trust_report: what `recalign.reward.trust.callback.TrustReport` made after a fit or test.
+        errors: `prediction_errors` on validation; None: not measured with the present weights.
+        trust_report: how far its predictions can be trusted, made after a fit or test.
     """
 
     UPSTREAM: ClassVar[dict[str, str]] = {"init_from": "recommender"}
     MAX_EPOCHS: ClassVar[int | None] = 30
     """Epochs where ``trainer.max_epochs`` is null; early stopping ends most runs sooner."""
-    INITIALISE: ClassVar[str] = "recalign.reward.initial_factors:initialise"
-    """The function that initialises the networks from the training rewards."""
-    AFTER_FIT: ClassVar[str] = "recalign.reward.trust.callback:TrustReport"
-    """The callback that takes the best epoch's weights and reports how far they can be trusted."""
+    initialise: ClassVar[Callable[[RewardEnsemble, RewardData, int, int], Tensor]]
+    """Initialises the networks from the training rewards; the package sets `recalign.reward.initial_factors`."""
+    reporter: ClassVar[Callable[[], Callback]]
+    """Makes the callback that takes the best epoch's weights and reports on them; the package sets `TrustReport`."""
     saved_networks = ("reward",)
     self_influence_EF: Tensor
 
@@ -112,19 +111,18 @@ class RewardModel(StageModule):
         init_from: str | None = None,
         policy: Policy | Loaded | None = None,
         encoder: Encoder | None = None,
-        trunk: Literal["frozen", "tuned", "joint"] = "tuned",
+        trunk: Literal["frozen", "tuned"] = "tuned",
         members: Positive[int] = 5,
         share: Literal["trunk", "nothing"] = "trunk",
         head: Head | None = None,
         num_factors: NonNegative[int] = 8,
         cooccurrence_dim: NonNegative[int] = 16,
-        imitation: NonNegative[float] = 1.0,
         lr: NonNegative[float] = 1e-3,
         weight_decay: NonNegative[float] = 0.1,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False, ignore=["policy"])
-        self.lr, self.weight_decay, self.members, self.imitation = lr, weight_decay, members, imitation
+        self.lr, self.weight_decay, self.members = lr, weight_decay, members
         self.num_factors, self.cooccurrence_dim = num_factors, cooccurrence_dim
         start = None
         if init_from or policy is not None:
@@ -138,9 +136,8 @@ class RewardModel(StageModule):
             trunk = "tuned"
         self.trunk = trunk
         encoder = copy.deepcopy(encoder or source.encoder)  # type: ignore[union-attr]
-        temperature = source.temperature if source else 0.05
         self.reward = RewardEnsemble(
-            encoder, num_items, members, share, copy.deepcopy(head), temperature, num_factors, cooccurrence_dim
+            encoder, num_items, members, share, copy.deepcopy(head), num_factors, cooccurrence_dim
         )
         self.start = replace(start, net=None) if start else None
         for net in self.reward.nets:
@@ -168,7 +165,7 @@ class RewardModel(StageModule):
         return self
 
     def configure_callbacks(self) -> list[Callback]:
-        return [resolve_name(self.AFTER_FIT)()]
+        return [self.reporter()]
 
     def setup(self, stage: str) -> None:
         data = self.reward_data
@@ -176,24 +173,12 @@ class RewardModel(StageModule):
             self.start.check(data)
         if stage in MEASURED_ON:
             data.require_rated(MEASURED_ON[stage])
-        for net in self.reward.nets:  # imitation is cloning
-            net.trunk.num_warm, net.trunk.warm_only = data.sequences.num_warm, True
         if not self.calibrated:  # once, before a checkpoint is loaded: a later test must not undo the fit
-            self.calibrate(data)
+            for net in self.reward.nets:
+                net.calibrate(data.rated["reward"].to_numpy(), data.moments()[2])
             self.calibrated = True
         if stage == "fit" and not len(self.self_influence_EF):  # slow; for a test the checkpoint has the result
-            initialise = resolve_name(self.INITIALISE)
-            self.self_influence_EF = initialise(self.reward, data, self.num_factors, self.cooccurrence_dim)
-
-    def calibrate(self, data: RewardData) -> None:
-        """Initialise the heads from averages of the training rewards.
-
-        Raises:
-            InputError: a head cannot model its rewards.
-        """
-        reward, item = data.rated["reward"].to_numpy(), data.rated["item_id"].to_numpy()
-        for net in self.reward.nets:
-            net.calibrate(reward, data.item_means(reward, item))
+            self.self_influence_EF = self.initialise(self.reward, data, self.num_factors, self.cooccurrence_dim)
 
     @property
     def reward_data(self) -> RewardData:
@@ -203,31 +188,22 @@ class RewardModel(StageModule):
         return adamw(self.reward, self.lr, self.weight_decay)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        losses = self.losses(batch, self.data.seed)
-        loss = torch.stack(list(losses.values())).sum()
+        loss = self.loss(batch, self.data.seed)
         self.log("train/loss", loss, batch_size=len(batch.target_T))
-        if len(losses) > 1:
-            self.log_dict({f"train/{name}": v for name, v in losses.items()}, batch_size=len(batch.target_T))
         return loss
 
-    def losses(self, batch: Batch, seed: int) -> dict[str, Tensor]:
-        """Terms of the loss: means over members, each on its own bootstrap sample of the users."""
+    def loss(self, batch: Batch, seed: int) -> Tensor:
+        """Mean of the members' losses, each the mean over its bootstrap sample of the users and their rewards."""
         weight_KB = bagging_weights(batch.user_B, self.members, seed)
-        weights = weight_KB[:, batch.row_T].split(self.members // len(self.reward.nets))
-        nets = [self._losses(net, batch, weight) for net, weight in zip(self.reward.nets, weights, strict=True)]
-        return {name: torch.stack([losses[name] for losses in nets]).mean() for name in nets[0]}
-
-    def _losses(self, net: RewardNet, batch: Batch, weight_MT: Tensor) -> dict[str, Tensor]:
-        """Terms of one network's loss."""
-        h_TD, table_VD, item_T = net.trunk.encode(batch), net.table_VD, batch.target_T
-        user_MTS = net.user_side(h_TD, net.fold_in(batch))
-        influence_MT = net.self_influence(user_MTS, self.self_influence_EF[batch.event_T])
-        loss_MT = net.losses(user_MTS, table_VD, item_T, batch.reward_T, influence_MT)
-        weight_TM, reward_T = all_gather_rows(weight_MT.T), all_gather_rows(batch.reward_T)
-        losses = {"reward": bagged_mean(all_gather_rows(loss_MT.T).T, weight_TM.T, reward_T)}
-        if self.trunk == "joint":
-            losses["imitation"] = self.imitation * mean_nll(net.trunk, h_TD, item_T)
-        return losses
+        weights, losses = weight_KB[:, batch.row_T].split(self.members // len(self.reward.nets)), []
+        known_T = ~all_gather_rows(batch.reward_T).isnan()
+        for net, own_MT in zip(self.reward.nets, weights, strict=True):
+            states_MTS = net.states(batch)
+            influence_MT = net.self_influence(states_MTS, self.self_influence_EF[batch.event_T])
+            loss_MT = net.losses(net.scores(states_MTS, batch.target_T) - influence_MT, batch.reward_T)
+            loss_MT, weight_MT = all_gather_rows(loss_MT.T).T, all_gather_rows(own_MT.T).T * known_T
+            losses.append(((weight_MT * loss_MT).sum(dim=1) / weight_MT.sum(dim=1).clamp(min=1)).mean())
+        return torch.stack(losses).mean()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         known_T = batch.target_T > 0
@@ -257,7 +233,7 @@ class RewardModel(StageModule):
         event, predicted = (all_gather_rows(torch.cat(parts)).cpu() for parts in zip(*self._predicted, strict=True))
         self._predicted.clear()
         expected = self.reward_data.expected_rewards(event.numpy())
-        return all_errors(expected, pl.Series(predicted.float().numpy()))
+        return prediction_errors(expected, pl.Series(predicted.float().numpy()))
 
     def facts(self) -> dict[str, Any]:
         """Facts for later stages: the reward's expression and digest, errors, and reliability, R2 but at least 0."""
@@ -274,15 +250,3 @@ class RewardModel(StageModule):
         super().on_load_checkpoint(checkpoint)
         self.self_influence_EF = checkpoint.get("self_influence", self.self_influence_EF)
         self.errors = checkpoint["facts"].get("errors")
-
-
-def all_errors(expected: pl.DataFrame, predicted: pl.Series) -> dict[str, float]:
-    """`prediction_errors` of a model, and ``rmse_<mean>`` of each of `MEANS`.
-
-    Args:
-        expected: a row an event with ``reward`` and the means.
-        predicted: the model's expected reward of each event, float32.
-    """
-    reward = expected["reward"]
-    means = {f"rmse_{name}": prediction_errors(reward, expected[name])["rmse"] for name in MEANS}
-    return prediction_errors(reward, predicted) | means

@@ -20,8 +20,6 @@ training adds what the trunk contributes. The factorisation was fitted to the tr
 its item's parameters towards its own reward. When that event is the target, this effect is subtracted (a leave-one-out
 correction, `self_influence`). The network sees the rewards of earlier events, never the target's.
 
-Ensemble members share the trunk's forward pass and differ in b(s) and W, or they share nothing.
-
 Shape suffixes: K members, M members on one trunk, S numbers of the user side of a score, R item factors, F parameters
 of a factorised item (bias and latent factors), N training rewards; B, L, T, C, V, D as everywhere.
 """
@@ -44,10 +42,7 @@ from recalign.reward.heads import Head, MeanHead
 
 
 class RewardNet(nn.Module):
-    """A trunk with M ensemble members.
-
-    The trunk is a policy that also reads earlier rewards. A reward model uses its states and item table; its softmax
-    only in joint training.
+    """A trunk, a policy that also reads earlier rewards, with M ensemble members, which differ in b(s) and W.
 
     Args: as of `RewardEnsemble`; members is M, and R is the sum of num_factors and cooccurrence_dim.
     """
@@ -57,14 +52,7 @@ class RewardNet(nn.Module):
     factor_variance_VF: Tensor
 
     def __init__(
-        self,
-        encoder: Encoder,
-        num_items: int,
-        members: int,
-        head: Head,
-        temperature: float,
-        num_factors: int,
-        cooccurrence_dim: int,
+        self, encoder: Encoder, num_items: int, members: int, head: Head, num_factors: int, cooccurrence_dim: int
     ) -> None:
         super().__init__()
         factors, self.num_factors, self.members, self.head = num_factors + cooccurrence_dim, num_factors, members, head
@@ -73,14 +61,11 @@ class RewardNet(nn.Module):
         self.user_bias = nn.Linear(dim, members, bias=False)
         self.user_projection = nn.Linear(dim, members * dim, bias=False)
         self.item_projection = nn.Linear(dim, dim, bias=False)
-        if head.wide:
-            self.user_width = nn.Linear(dim, members, bias=False)
-            self.item_width = nn.Parameter(torch.zeros(num_items + 1, members, 1))
-        for layer in (self.user_bias, self.user_projection, *([self.user_width] if head.wide else [])):
+        for layer in (self.user_bias, self.user_projection):
             nn.init.zeros_(layer.weight)  # training starts from the averages
         self.register_buffer("mean", torch.zeros(()))
         self.register_buffer("scale", torch.ones(()))
-        self.trunk = SequencePolicy(encoder, num_items, temperature, feedback=True)
+        self.trunk = SequencePolicy(encoder, num_items, feedback=True)
         self.item_factors = nn.Embedding(num_items + 1, factors, padding_idx=0)
         self.log_ridge = nn.Parameter(torch.tensor([5.0] + [10.0] * factors).log())  # log of k
         for fixed in (self.item_bias, self.item_factors.weight, self.log_ridge):
@@ -106,78 +91,62 @@ class RewardNet(nn.Module):
             self.item_bias[1:] = torch.from_numpy((item_mean_V - mean) / scale).float()[:, None, None]
         self.trunk.past_rewards.calibrate(float(self.mean), float(self.scale))  # type: ignore[union-attr]
 
-    @property
-    def table_VD(self) -> Tensor:
-        """Item features: the trunk's embeddings and the item factors. Shape: (V, D + R)."""
-        return torch.cat([self.trunk.item_embedding.weight[1:], self.item_factors.weight[1:]], dim=1)
+    def states(self, batch: Batch) -> Tensor:
+        """The user side of the scores before each target. Shape: (M, T, S)."""
+        return self.user_side(self.trunk.encode(batch), self.fold_in(batch))
 
     def user_side(self, h_TD: Tensor, folded_MTR: Tensor) -> Tensor:
-        """The user side of the scores: W s + p, b(s) + g and, for a wide head, a log-width. Shape: (M, T, S).
-
-        W and b read the trunk's states and the mean of the members' folded-in factors.
+        """W s + p and b(s) + g. W and b read the trunk's states and the mean of the members' folded-in factors.
 
         Args:
             h_TD: the trunk's states.
             folded_MTR: as of `fold_in`.
+
+        Shape: (M, T, S).
         """
         factors = self.item_factors.embedding_dim
         x_TD = torch.cat([h_TD, folded_MTR[..., 1:].mean(dim=0)], dim=1)
         projected_MTD = self.user_projection(x_TD).unflatten(1, (self.members, self.dim)).transpose(0, 1)
         embedding, factor = projected_MTD.split([self.dim - factors, factors], dim=2)
         bias = self.user_bias(x_TD).T[..., None] + folded_MTR[..., :1]
-        width = [self.user_width(x_TD).T[..., None]] if self.head.wide else []
-        return torch.cat([embedding, factor + folded_MTR[..., 1:], bias, *width], dim=2)
+        return torch.cat([embedding, factor + folded_MTR[..., 1:], bias], dim=2)
 
-    def scores(self, user_MTS: Tensor, table_VD: Tensor, item: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Scores and, for a wide head, log-widths.
+    def scores(self, states_MTS: Tensor, item: Tensor | None = None) -> Tensor:
+        """b(s) + b_v + (W s) . (P e_v).
 
         Shape: item int64 (T,) or (T, C) of 1..V -> (M, T) or (M, T, C); None -> (M, T, V) over the catalogue.
         """
-        score = self._match(user_MTS[..., : self.dim], table_VD, item)
-        score = score + _expand(user_MTS[..., self.dim], score) + _of_item(self.item_bias, item)
-        if not self.head.wide:
-            return score, None
-        return score, _expand(user_MTS[..., self.dim + 1], score) + _of_item(self.item_width, item)
-
-    def _match(self, query_MTD: Tensor, table_VD: Tensor, item: Tensor | None) -> Tensor:
-        """(W s) . (P e_v)."""
+        query_MTD, user_bias = states_MTS[..., : self.dim], states_MTS[..., self.dim]
+        table_VD = torch.cat([self.trunk.item_embedding.weight[1:], self.item_factors.weight[1:]], dim=1)  # e
         if item is None:
-            return query_MTD @ self.item_projection(table_VD).T
+            match, item_bias = query_MTD @ self.item_projection(table_VD).T, self.item_bias[1:, :, 0].T[:, None]
+            return match + user_bias[..., None] + item_bias
         if item.numel() < len(table_VD):  # project the smaller set
             key = self.item_projection(F.embedding(item - 1, table_VD))
         else:
             key = F.embedding(item - 1, self.item_projection(table_VD))
+        item_bias = F.embedding(item, self.item_bias[..., 0], padding_idx=0).movedim(-1, 0)
         if item.ndim == 1:
-            return (query_MTD * key).sum(dim=-1)
-        return (key @ query_MTD.permute(1, 2, 0)).permute(2, 0, 1)
+            return (query_MTD * key).sum(dim=-1) + user_bias + item_bias
+        return (key @ query_MTD.permute(1, 2, 0)).permute(2, 0, 1) + user_bias[..., None] + item_bias
 
-    def predictions(
-        self, user_MTS: Tensor, table_VD: Tensor, item: Tensor | None, influence: Tensor | float = 0.0
-    ) -> Tensor:
-        """Expected rewards in the unit of the log. ``influence`` is subtracted from the scores. Shape: as `scores`."""
-        score, width = self.scores(user_MTS, table_VD, item)
-        return self.mean + self.scale * self.head.expected(score - influence, width)
-
-    def losses(
-        self, user_MTS: Tensor, table_VD: Tensor, item_T: Tensor, reward_T: Tensor, influence: Tensor | float = 0.0
-    ) -> Tensor:
-        """Loss of each member and target, 0 where there is no reward; ``influence`` as above. Shape: (M, T)."""
+    def losses(self, score_MT: Tensor, reward_T: Tensor) -> Tensor:
+        """The head's loss of each member and target, 0 where there is no reward. Shape: (M, T)."""
         z_T = (reward_T - self.mean) / self.scale
-        score_MT, width_MT = self.scores(user_MTS, table_VD, item_T)
-        return self.head.loss(score_MT - influence, width_MT, z_T.nan_to_num()).masked_fill(z_T.isnan(), 0.0)
+        return self.head.loss(score_MT, z_T.nan_to_num()).masked_fill(z_T.isnan(), 0.0)
 
-    def self_influence(self, user_MTS: Tensor, influence_TF: Tensor) -> Tensor:
+    def self_influence(self, states_MTS: Tensor, influence_TF: Tensor) -> Tensor:
         """How much each training event has added to its own score.
 
         Args:
-            user_MTS: the user side before each event.
+            states_MTS: the user side before each event.
             influence_TF: how far the event moved its item's bias and latent factors, in the unit of the log.
 
         Shape: (M, T).
         """
         first = self.dim - self.item_factors.embedding_dim
         key_TD = influence_TF[:, 1:] @ self.item_projection.weight[:, first : first + self.num_factors].T
-        return influence_TF[:, 0] / self.scale + (user_MTS[..., : self.dim] * key_TD).sum(dim=-1)
+        return influence_TF[:, 0] / self.scale + (states_MTS[..., : self.dim] * key_TD).sum(dim=-1)
 
     @torch.no_grad()
     def fold_in(self, batch: Batch) -> Tensor:
@@ -205,28 +174,8 @@ class RewardNet(nn.Module):
         return torch.cholesky_solve(right_TX.view(-1, size, self.members), factor_TRR).permute(2, 0, 1)
 
 
-def _of_item(column: Tensor, item: Tensor | None) -> Tensor:
-    """Look up a per-item parameter, members first. Shape: (M, 1, V), (M, T) or (M, T, C)."""
-    if item is None:
-        return column[1:, :, 0].T[:, None]
-    return F.embedding(item, column[..., 0], padding_idx=0).movedim(-1, 0)
-
-
-def _expand(value_MT: Tensor, score: Tensor) -> Tensor:
-    return value_MT.view(*value_MT.shape, *[1] * (score.ndim - 2))
-
-
-def member_deviation(predicted_KX: Tensor) -> Tensor:
-    """Standard deviation over an ensemble's members, sqrt(mean_k (r_k - mean r)^2). Shape: (K, ...) -> (...).
-
-    Divided by K, as in deep ensembles (Lakshminarayanan et al., arXiv 1612.01474): the ensemble is the equal mixture of
-    its members. A single member has 0. It takes a fifth of the time of torch.std.
-    """
-    return (predicted_KX - predicted_KX.mean(dim=0)).square().mean(dim=0).sqrt()
-
-
 class RewardEnsemble(Rebuildable, nn.Module):
-    """An ensemble of K reward models: the mean is the prediction, `member_deviation` its uncertainty.
+    """An ensemble of K reward models: the mean is the prediction.
 
     Args:
         encoder: encoder of the trunk.
@@ -235,7 +184,6 @@ class RewardEnsemble(Rebuildable, nn.Module):
         share: ``trunk``: members share the trunk, so K cost little more than one; ``nothing``: K separate networks,
             at K times the cost. Their spread includes the differences between encoders.
         head: output head of the reward; None: `MeanHead`.
-        temperature: of the trunk as a policy, for joint training.
         num_factors: latent factors of an item.
         cooccurrence_dim: dimensions of an item's co-occurrence embedding.
     """
@@ -247,49 +195,44 @@ class RewardEnsemble(Rebuildable, nn.Module):
         members: int = 1,
         share: Literal["trunk", "nothing"] = "trunk",
         head: Head | None = None,
-        temperature: float = 0.05,
         num_factors: int = 8,
         cooccurrence_dim: int = 0,
     ) -> None:
         super().__init__()
         self.num_items, self.members = num_items, members
         self.init_args["head"] = head = head or MeanHead()  # the first network's head: calibration may resize it
-        heads, encoders, members_each = [head], [encoder], members
-        if share == "nothing":
-            heads += [build(recipe(head)) for _ in range(members - 1)]
-            encoders += [build(recipe(encoder)) for _ in range(members - 1)]
-            members_each = 1
+        copies = members - 1 if share == "nothing" else 0
+        heads = [head, *(build(recipe(head)) for _ in range(copies))]
+        encoders = [encoder, *(build(recipe(encoder)) for _ in range(copies))]
+        each = members // len(heads)
         self.nets: Sequence[RewardNet] = nn.ModuleList(  # type: ignore[assignment]
-            RewardNet(e, num_items, members_each, h, temperature, num_factors, cooccurrence_dim)
+            RewardNet(e, num_items, each, h, num_factors, cooccurrence_dim)
             for e, h in zip(encoders, heads, strict=True)
         )
 
     def states(self, batch: Batch) -> Tensor:
         """The user side of each member's scores before each target, the input of `predict`. Shape: (K, T, S)."""
-        return torch.cat([net.user_side(net.trunk.encode(batch), net.fold_in(batch)) for net in self.nets])
+        return torch.cat([net.states(batch) for net in self.nets])
 
-    def predictions(self, states: Tensor, item: Tensor | None = None) -> Tensor:
+    def predictions(self, states: Tensor, item: Tensor | None = None, influence_TF: Tensor | None = None) -> Tensor:
         """Each member's expected reward, in the unit of the log.
 
-        Shape: states (K, T, S); item int64 (T,) or (T, C) of 1..V -> (K, T) or (K, T, C); None -> (K, T, V).
+        Args:
+            states: what `states` returned.
+            item: int64 items of 1..V, one or several a state; None: the whole catalogue.
+            influence_TF: of training events, one item a state: how far each moved its own item (`self_influence`);
+                this is taken off their scores.
+
+        Shape: states (K, T, S); item (T,) or (T, C) -> (K, T) or (K, T, C); None -> (K, T, V).
         """
-        return torch.cat([net.predictions(user, net.table_VD, item) for net, user in self._of_nets(states)])
+        predicted = []
+        for net, own in zip(self.nets, states.split(self.members // len(self.nets)), strict=True):
+            score = net.scores(own, item)
+            if influence_TF is not None:
+                score = score - net.self_influence(own, influence_TF)
+            predicted.append(net.mean + net.scale * net.head.expected(score))
+        return torch.cat(predicted)
 
-    def predict(self, states: Tensor, item: Tensor | None = None) -> Tensor:
-        """Mean prediction over members. Shape: as `predictions`, without K."""
-        return self.predictions(states, item).mean(dim=0)
-
-    def predict_trained(self, states: Tensor, item_T: Tensor, influence_TF: Tensor) -> Tensor:
-        """Mean prediction over members for training events, without each event's influence on its own score.
-
-        Shape: (K, T, S), int64 (T,), (T, F) as of `RewardNet.self_influence` -> (T,).
-        """
-        parts = [
-            net.predictions(user, net.table_VD, item_T, net.self_influence(user, influence_TF))
-            for net, user in self._of_nets(states)
-        ]
-        return torch.cat(parts).mean(dim=0)
-
-    def _of_nets(self, states: Tensor) -> list[tuple[RewardNet, Tensor]]:
-        """Pair each network with the states of its members."""
-        return list(zip(self.nets, states.split(self.members // len(self.nets)), strict=True))
+    def predict(self, states: Tensor, item: Tensor | None = None, influence_TF: Tensor | None = None) -> Tensor:
+        """Mean prediction over members. Arguments and shape as of `predictions`, without K."""
+        return self.predictions(states, item, influence_TF).mean(dim=0)

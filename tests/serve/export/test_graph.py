@@ -12,7 +12,7 @@ from recalign.evaluation.baselines import ItemScores, Rerank, SameForAll
 from recalign.nn import HSTU, LazyDecoder, Pooled, SASRec
 from recalign.recommender import CodePolicy, Policy, RecommenderData, SequencePolicy
 from recalign.recommender.onerec import random_codes
-from recalign.reward import MeanHead, OrdinalHead, QuantileHead, RewardEnsemble
+from recalign.reward import MeanHead, OrdinalHead, RewardEnsemble
 from recalign.serve.export.graph import Graph, part_of
 from recalign.serve.export.onnx import OUTPUTS, write
 from recalign.serve.export.verify import _of_batch
@@ -97,7 +97,6 @@ def test_a_policy_that_reads_rewards(log_root):
     [
         lambda: reward(MeanHead()),
         lambda: reward(OrdinalHead([1.0, 2.0, 4.0])),
-        lambda: reward(QuantileHead()),
         lambda: reward(share="nothing", cooccurrence_dim=2),
         lambda: ItemScores(torch.randn(40)),
     ],

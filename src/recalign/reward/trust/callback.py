@@ -15,7 +15,8 @@ from recalign.data.sequences import Batch, Windows
 from recalign.data.sequences.store import Part
 from recalign.recommender.checkpoint import load_net, read_checkpoint
 from recalign.reward.module import RewardModel
-from recalign.reward.net import RewardEnsemble, member_deviation
+from recalign.reward.net import RewardEnsemble
+from recalign.reward.trust.measures import member_deviation
 from recalign.reward.trust.report import NEXT, TRUST, compare_predictions, report
 
 

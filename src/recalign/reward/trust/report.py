@@ -22,7 +22,7 @@ from recalign.data.sequences.windows import training_windows
 from recalign.files import read_json
 from recalign.reward.data import RewardData
 from recalign.reward.matrix_factorization import fit_variational_mf
-from recalign.reward.module import MEANS, all_errors
+from recalign.reward.module import MEANS, prediction_errors
 from recalign.reward.trust.measures import (
     Table,
     by_group,
@@ -220,7 +220,7 @@ def _figures(part: PredictionComparison) -> dict[str, Any]:
     groups = {"item": "met", "popularity": "popularity_tenth", "activity": "activity_fifth"}
     return {
         "events": len(events),
-        **all_errors(events, events["model"]),
+        **prediction_errors(events, events["model"]),
         "table": _with_intervals(table),
         "differences": _with_intervals(differences(table)),
         "best_average": best,

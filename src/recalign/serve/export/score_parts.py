@@ -52,8 +52,6 @@ class NetPart(nn.Module):
             "factor": net.item_factors.weight,
             "variance": net.factor_variance_VF,
         }
-        if net.head.wide:
-            found["width"] = net.item_width[..., 0]
         return {self.name + name: table.detach() for name, table in found.items()}
 
     def forward(self, h: GraphInputs, given: Mapping[str, Tensor]) -> Tensor:
@@ -66,13 +64,10 @@ class NetPart(nn.Module):
         if self.average:
             user_MBS, bias_MN = user_MBS.mean(dim=0, keepdim=True), bias_MN.mean(dim=0, keepdim=True)
         score_MBN = user_MBS[..., : net.dim] @ own["key"].T + user_MBS[..., net.dim, None] + bias_MN[:, None]
-        width_MBN = None
-        if net.head.wide:
-            width_MBN = user_MBS[..., net.dim + 1, None] + given[self.name + "width"].T[:, None]
-        return net.mean + net.scale * net.head.expected(score_MBN, width_MBN)
+        return net.mean + net.scale * net.head.expected(score_MBN)
 
     def _fold_in(self, h: GraphInputs, given: Mapping[str, Tensor]) -> Tensor:
-        """`RewardNet._fold_in` after the newest event. Shape: -> (M, B, R)."""
+        """`RewardNet.fold_in` after the newest event. Shape: -> (M, B, R)."""
         net = self.net
         z_BL1 = ((h.reward_BL - net.mean) / net.scale)[..., None]
         known_BL1 = ~z_BL1.isnan()
