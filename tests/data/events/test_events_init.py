@@ -114,11 +114,11 @@ def test_rows_are_shown_as_they_were_understood(tmp_path: Path):
         "who,what,time,stars\nanna,lamp,2026-03-01T10:15:00+01:00,5\nb,lamp,2026-03-02,1\nb,chair,2026-03-03,\n"
     )
     said = init(tmp_path, "log.csv", "--user=who", "--item=what")
-    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in said.out.splitlines() if line[:1] == "│"]
-    assert rows == [
-        ["anna", "lamp", "2026-03-01 09:15:00", "5", "yes"],
-        ["b", "lamp", "2026-03-02 00:00:00", "1", "no"],
-        ["b", "chair", "2026-03-03 00:00:00", "none", "no"],
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in said.out.splitlines() if line[:1] == "|"]
+    assert rows[2:] == [
+        ["anna", "lamp", "2026-03-01 09:15:00", "5.0", "true"],
+        ["b", "lamp", "2026-03-02 00:00:00", "1.0", "false"],
+        ["b", "chair", "2026-03-03 00:00:00", "null", "false"],
     ]
     assert "1 rows have no reward" in said.out
 

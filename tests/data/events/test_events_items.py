@@ -6,14 +6,7 @@ import polars as pl
 import pytest
 
 from recalign.data.events import Feature, ItemTable, LogMapping, fingerprint, read_features, read_titles
-from recalign.data.events.items import (
-    SECOND_ID,
-    UNUSABLE,
-    feature_figures,
-    log_ids,
-    table_columns,
-    table_values,
-)
+from recalign.data.events.items import UNUSABLE, feature_figures, log_ids, table_rows, table_values
 from recalign.errors import InputError
 
 ITEMS = pl.Series("item", [7, 8, 9])
@@ -113,36 +106,14 @@ def test_figures_of_features(root):
     columns = {"item": item, "author": [f"a{n}" for n in item], "kind": ["x", "y", None] * 10, "size": [1.0, 2.0] * 15}
     items = pl.Series([*item[10:], 99])
     found = featured(root, columns, {name: name for name in ("author", "kind", "size")}, items)
-    figures = feature_figures(found, items)
-    assert figures.pop("kind: share of items that have it") == pytest.approx(13 / 21)
-    assert figures.pop("author: share of items that have it") == pytest.approx(20 / 21)
-    assert figures.pop("size: share of items that have it") == pytest.approx(20 / 21)
-    assert figures == {
-        "items with a row": 20,
-        "items without one": 1,
-        "rows of further items": 10,
-        UNUSABLE: 0,
-        "author: categories": 20,  # of no more than a few nothing is said
-        "kind: categories": 2,
-        "size: different values": 2,
-    }
-    assert feature_figures(found, pl.Series(item))[f"author: {SECOND_ID}"] == 30
+    shares = {f"{name}: share of items that have it": share / 21 for name, share in (("author", 20), ("kind", 13))}
+    assert feature_figures(found, items) == pytest.approx(
+        {"items with a row": 20, "items without one": 1, "rows of further items": 10, UNUSABLE: 0}
+        | shares
+        | {"size: share of items that have it": 20 / 21}
+        | {f"{name}: different values": count for name, count in (("author", 20), ("kind", 2), ("size", 2))}
+    )
     assert feature_figures(None, items) == {}
-
-
-def test_a_second_id_is_a_feature_of_which_most_items_share_nothing(root):
-    """However many categories there are: 65 items have ten of 40 tags each."""
-    item = list(range(65))
-    columns = {
-        "tag": [[f"t{(n + 7 * k) % 40}" for k in range(10)] for n in item],
-        "own": [[f"a{n}", f"b{n}"] for n in item],
-        "most": [[f"a{n}"] + ["common"] * (n > 40) for n in item],
-        "some": [[f"a{n}"] + ["common"] * (n > 20) for n in item],
-    }
-    features = {name: name for name in columns}
-    figures = feature_figures(featured(root, {"item": item} | columns, features, pl.Series(item)), pl.Series(item))
-    said = {name.partition(": ")[0]: SECOND_ID in name for name in figures if "categories" in name}
-    assert said == {"tag": False, "own": True, "most": True, "some": False}
 
 
 def test_ordinary_text_in_brackets_is_no_list(root):
@@ -168,7 +139,7 @@ GOOD = {"item": [7, 8]}
         (GOOD | {"x": [b"a", b"\xff"]}, "x", r"features\.f: 'x' gives Binary"),
         (GOOD | {"x": pl.Series([[], []], dtype=pl.List(pl.Float32))}, "x", "has no value in any row"),
         (GOOD | {"x": ["[1, 2]", "[2, 3]"]}, Feature("x", kind="vector"), "gives String, not lists of numbers"),
-        (GOOD | {"x": ["1.5", "1,99"]}, Feature("x", kind="number"), "gives String, not numbers: '1,99' in row 2 of"),
+        (GOOD | {"x": ["1.5", "1,99"]}, Feature("x", kind="number"), "gives text, such as '1,99' in row 2 of"),
         ({"item": ["007", "08"], "x": ["a"] * 2}, "x", "features of none of the 3 items"),
     ],
 )
@@ -228,13 +199,14 @@ def test_a_column_that_is_a_category_is_a_number_elsewhere(root, suffix):
     assert found.values["code"].to_list() == [["1999"], ["2000"], ["2001"]]
 
 
-def test_columns_of_a_table_have_given_types(root):
-    (root / "items.csv").write_text("item,code,size,part\n7,001,2,\n9,002,,\n")
+def test_rows_of_a_table_have_titles_and_columns_of_given_types(root):
+    (root / "items.csv").write_text("item,title,code,size,part\n7,Seven,001,2,\n9,,002,,\n")
     source, table = str(root / "items.csv"), ItemTable("items.csv")
     types = {"code": pl.String(), "size": pl.Float32(), "part": pl.List(pl.Int64)}
-    found = table_columns(source, table, pl.Series([9, 8, 7]), types)
-    assert found.schema == types
+    found = table_rows(source, table, pl.Series([9, 8, 7]), types)
+    assert found.schema == {"title": pl.String} | types
     assert found.to_dict(as_series=False) == {
+        "title": ["9", "8", "Seven"],
         "code": ["002", None, "001"],
         "size": [None, None, 2.0],
         "part": [None] * 3,
@@ -256,7 +228,7 @@ def test_columns_that_cannot_have_them_are_refused(root, values, dtype, said):
     pl.DataFrame(GOOD | ({"x": values} if values else {})).write_parquet(root / "items.parquet")
     source = str(root / "items.parquet")
     with pytest.raises(InputError, match=said) as caught:
-        table_columns(source, ItemTable("items.parquet"), pl.Series([7]), {"x": dtype})
+        table_rows(source, ItemTable("items.parquet"), pl.Series([7]), {"x": dtype})
     assert caught.value.remedy
 
 
@@ -268,39 +240,15 @@ def test_a_table_of_items_is_one_file(root):
         read_titles(log_with("names"), root, ITEMS)
 
 
-def test_features_change_the_fingerprint_and_titles_do_not(root):
-    (root / "names.csv").write_text("item,title,kind\n7,Seven,a\n")
-    marks = []
-    for features in ({}, {"kind": "kind"}, {"kind": Feature("kind")}, {"kind": "title"}):
-        log = LogMapping("test", ["log.csv"], items=ItemTable("names.csv", features=features))
-        marks.append(fingerprint(log, root, None))
-    assert marks[1] == marks[2]
-    (root / "names.csv").write_text("item,title,kind\n7,Seven of nine,a\n")
-    assert fingerprint(log, root, None) not in marks  # a feature reads the title
-    log = LogMapping("test", ["log.csv"], items=ItemTable("names.csv", features={"kind": "kind"}))
-    assert fingerprint(log, root, None) == marks[1]
-    for text in ("item,title,kind\n7,Seven,b\n", "item,title,kind\n8,Seven,a\n", "item,title,kind\n7,Seven,\n"):
-        (root / "names.csv").write_text(text)
-        marks.append(fingerprint(log, root, None))
-    assert len(set(marks)) == 6
-    assert marks[0] == fingerprint(LogMapping("test", ["log.csv"]), root, None)
-    assert fingerprint(LogMapping("other", ["log.csv"]), root, None) != marks[0]
-
-
-@pytest.mark.parametrize("column", ["text", "tags", "part", "raw"])
-def test_the_fingerprint_reads_every_kind_of_column(root, column):
-    """Vectors, lists with gaps, and parts of structs."""
-    whole = {"text": [[0.5, 1.0], None], "tags": [["a", None], []], "part": [{"x": 1, "y": "a"}, {"x": None, "y": "b"}]}
-    whole |= {"raw": [b"a", b"\xff"]}
-    other = {"text": [[0.5, 1.5], None], "tags": [["a"], []], "part": [{"x": 1, "y": "a"}, {"x": 2, "y": "b"}]}
-    other |= {"raw": [b"a", b"\xfe"]}
-    value = "part.x" if column == "part" else column
-    log = LogMapping("test", ["log.csv"], items=ItemTable("items.parquet", title=None, features={"f": value}))
-    marks = []
-    for columns in (whole, whole | {"note": ["x", "y"]}, whole | {column: other[column]}):
-        pl.DataFrame({"item": [7, 8]} | columns).write_parquet(root / "items.parquet")
-        marks.append(fingerprint(log, root, None))
-    assert marks[0] == marks[1] != marks[2]
+def test_the_fingerprint_reads_the_item_table_only_for_features(root):
+    names = root / "names.csv"
+    names.write_text("item,title,kind\n7,Seven,a\n")
+    logs = [log_with(features=features) for features in ({}, {"kind": "kind"}, {"kind": "title"})]
+    marks = [fingerprint(log, root, None) for log in logs]
+    names.write_text("item,title,kind\n7,Seven,b\n")
+    changed = [fingerprint(log, root, None) for log in logs]
+    assert marks[0] == changed[0] == fingerprint(LogMapping("test", ["log.csv"]), root, None)
+    assert len({*marks, *changed, fingerprint(LogMapping("other", ["log.csv"]), root, None)}) == 6
 
 
 def test_ids_that_cannot_be_used_are_counted(root):

@@ -286,7 +286,7 @@ def test_an_object_store(root, whole, monkeypatch):
         prepare(module(root, "bucket", log=LogMapping("small", ["s3://logs/days"], **settings)), 3)
         made = entry_of(root, "bucket")
         assert {k for k in made if made[k] != whole[k]} == {"entry.json"}
-        with pytest.raises(InputError, match=r"s3://none/days.*cannot be reached or read"):
+        with pytest.raises(InputError, match=r"s3://none/days.*cannot be read or reached"):
             prepare(module(root, "bucket", log=LogMapping("small", ["s3://none/days"], **settings)), 3)
     finally:
         store.stop()

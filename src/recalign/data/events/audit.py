@@ -6,7 +6,6 @@ from itertools import pairwise
 import numpy as np
 import polars as pl
 
-from recalign.data.events.guess import EARLIEST
 from recalign.data.events.table import EventTable, Report
 
 Value = int | float | str
@@ -24,6 +23,8 @@ LEAK, HINT = 0.9, 0.65
 """`GAP_AUC` from which time tells a reward before it is given, and from which it hints at one."""
 COARSER = (60, 600, 3_600, 86_400)
 """Resolutions, in seconds, that are tried against a leak."""
+EARLIEST = 631_152_000
+"""Start of 1990, in seconds since 1970."""
 OLD = "events before 1990, where most are later"
 LEFT = "rows left out, or without a reward"
 OUTLIERS = "share of the variance in the most extreme thousandth of the rewards"

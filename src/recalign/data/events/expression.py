@@ -6,7 +6,8 @@ nulls explicitly.
 """
 
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Collection
+from contextlib import suppress
 from typing import Any
 
 import polars as pl
@@ -53,13 +54,13 @@ def evaluate(frame: pl.DataFrame, expression: str, key: str, rows: SourceRows | 
     """
     if rows is None:
         rows = SourceRows(frame["row"] if "row" in frame.columns else pl.int_range(1, frame.height + 1, eager=True))
-    parsed = _parse(frame, expression, key)
+    parsed = _parse(frame, expression, key, null_safe=True)
     for name in set(parsed.meta.root_names()):
         if frame.schema[name].is_float() and (nan := frame[name].is_nan().fill_null(False)).any():
             what = f"{expression!r} reads the column {name}, which is NaN in {rows.describe(nan)}"
             remedy = f"""leave the field empty (null), or the rows out: data.log.where: '"{name}" is not null'"""
             raise InputError(what, where=key, remedy=remedy)
-    values = _compute(frame, _null_safe(parsed, key), expression, key, rows)
+    values = _compute(frame, parsed, expression, key, rows)
     if values.dtype.is_float() and (bad := ~values.cast(pl.Float32).is_finite().fill_null(True)).any():
         what = f"{expression!r} gives {values.filter(bad)[0]} in {rows.describe(bad)}"
         remedy = "guard divisions, as in a / nullif(b, 0), which gives null; bound large values, as in least(a, 9)"
@@ -72,7 +73,7 @@ def condition(frame: pl.DataFrame, expression: str, key: str, rows: SourceRows) 
 
     NaN counts as null, and null as false, as in SQL's WHERE. Polars would put NaN above every number.
     """
-    parsed = _parse(frame, expression, key)
+    parsed = _parse(frame, expression, key, null_safe=False)
     floats = [name for name in {*parsed.meta.root_names()} if frame.schema[name].is_float()]
     frame = frame.with_columns(pl.col(floats).fill_nan(None))
     return as_bool(_compute(frame, parsed, expression, key, rows), expression, key)
@@ -84,7 +85,7 @@ def as_bool(values: pl.Series, expression: str, key: str) -> pl.Series:
     Raises:
         InputError: a value is not true, false, 1 or 0.
     """
-    if values.dtype != pl.Boolean and not (values.dtype.is_integer() and values.drop_nulls().is_in([0, 1]).all()):
+    if values.dtype != pl.Boolean and not (values.dtype.is_numeric() and ((values == 0) | (values == 1)).all()):
         remedy = f"compare it with something: {expression} >= 4, say"
         raise InputError(f"{expression!r} is of type {values.dtype}, not a condition", where=key, remedy=remedy)
     return values.cast(pl.Boolean).fill_null(False)
@@ -120,12 +121,12 @@ def kind_of(column: pl.Series, rows: SourceRows) -> str:
     return f"text, such as {column.filter(text)[0]!r} in {rows.describe(text)}" if text.any() else "numbers as text"
 
 
-def _parse(frame: pl.DataFrame, expression: str, key: str) -> pl.Expr:
-    """Parse an expression. Check that it is row-wise and that the frame has its columns; compute in 64 bits."""
+def _parse(frame: pl.DataFrame, expression: str, key: str, *, null_safe: bool) -> pl.Expr:
+    """Parse an expression, to be computed in 64 bits. Check that it is row-wise and that the frame has its columns."""
     try:
-        parsed = pl.sql_expr(expression).meta.undo_aliases()
-        tree = _row_wise(json.loads(parsed.meta.serialize(format="json")), frame, expression, key)
-        parsed = pl.Expr.deserialize(json.dumps(tree).encode(), format="json")
+        tree = _node(pl.sql_expr(expression).meta.undo_aliases())
+        tree, needed = _row_wise(tree, frame, expression, key, null_safe)
+        parsed = _expr(_guarded(tree, needed) if null_safe else tree)
     except pl.exceptions.PolarsError as error:
         remedy = "write one expression over the table's columns, such as least(seconds / 60, 1.0)"
         raise InputError(f"{expression!r} is not a Polars SQL expression: {error}", where=key, remedy=remedy) from error
@@ -137,46 +138,73 @@ def _parse(frame: pl.DataFrame, expression: str, key: str) -> pl.Expr:
     return parsed
 
 
-def _row_wise(node: Any, frame: pl.DataFrame, expression: str, key: str) -> Any:
-    """Check that the value of a node of Polars's expression tree depends on no other row, and widen it.
+def _row_wise(
+    node: Any, frame: pl.DataFrame, expression: str, key: str, null_safe: bool
+) -> tuple[Any, list[dict[str, Any]]]:
+    """Check that a node of Polars's expression tree depends on no other row; widen it and make it null-safe.
 
     Integers become Int64 and decimals Float64: in the eight bits of a column of grades ``stars - 3`` wraps around to
     254, and quotients of decimals lose digits. A column of UInt64 that Int64 cannot hold becomes Int128.
 
+    Returns:
+        The node, and the nodes below it that must not be null by the rule of `evaluate`.
+
     Raises:
         InputError: it reads other rows.
     """
-    if isinstance(node, list):
-        return [_row_wise(part, frame, expression, key) for part in node]
-    first: tuple[str, Any] = next(iter(node.items())) if isinstance(node, dict) else (node, {})
-    kind, content = first
+    if not isinstance(node, dict):
+        node = {node: {}}
+    kind, content = next(iter(node.items()))
     if kind == "Literal":
         scalar = content.get("Scalar")
-        if not isinstance(scalar, dict) or "Decimal" not in scalar:
-            return node
-        mantissa, _, scale = scalar["Decimal"]  # 0.5 in SQL, whose quotients would lose digits
-        return {"Literal": {"Dyn": {"Float": float(f"{mantissa}e-{scale}")}}}
+        if isinstance(scalar, dict) and "Decimal" in scalar:  # 0.5 in SQL, whose quotients would lose digits
+            mantissa, _, scale = scalar["Decimal"]
+            node = {"Literal": {"Dyn": {"Float": float(f"{mantissa}e-{scale}")}}}
+        return node, []
     function = content.get("function") if kind == "Function" else None
     if isinstance(function, dict):  # of the kind Boolean, the condition counts
         function, options = next(iter(function.items()))
         function = str(options) if function == "Boolean" else function
-    known = kind in CHILDREN and (function is None or function in ROW_WISE)
-    if not known and kind != "Column":
+    if kind != "Column" and not (kind in CHILDREN and (function is None or function in ROW_WISE)):
         what = f"{expression!r} reads other rows than its own, so it would carry the future into training"
         remedy = "compute the value from its own columns, without averages, ranks or windows"
         raise InputError(what, where=key, remedy=remedy)
-    if known:
-        parts = {part: _row_wise(content[part], frame, expression, key) for part in CHILDREN[kind]}
-        node = {kind: content | parts}
-    try:
-        own = pl.Expr.deserialize(json.dumps(node).encode(), format="json")
-        dtype = frame.lazy().select(own).collect_schema().dtypes()[0]
-    except pl.exceptions.PolarsError:
-        return node  # it cannot be computed, which running it will say
-    wide = "Float64" if dtype.is_decimal() else "Int64" if dtype in NARROW else None
-    if kind == "Column" and dtype == pl.UInt64:
-        wide = "Int64" if (frame[content].max() or 0) < 2**63 else "Int128"
-    return {"Cast": {"expr": node, "dtype": {"Literal": wide}, "options": "Strict"}} if wide else node
+    needed = []
+    for name in CHILDREN.get(kind, ()):
+        many = isinstance(content[name], list)
+        parts = content[name] if many else [content[name]]
+        made = [_row_wise(part, frame, expression, key, null_safe) for part in parts]
+        if function == "Coalesce":
+            parts = [_guarded(*one) if null_safe else one[0] for one in made]
+        else:
+            parts = [one[0] for one in made]
+            needed += [deeper for one in made for deeper in one[1]]
+            needed += parts * (function in ("MinHorizontal", "MaxHorizontal"))
+        content = content | {name: parts if many else parts[0]}
+    node = {kind: content}
+    with suppress(pl.exceptions.PolarsError):  # where it cannot be computed, running it will say so
+        dtype = frame.lazy().select(_expr(node)).collect_schema().dtypes()[0]
+        wide = "Float64" if dtype.is_decimal() else "Int64" if dtype in NARROW else None
+        if kind == "Column" and dtype == pl.UInt64:
+            wide = "Int64" if (frame[content].max() or 0) < 2**63 else "Int128"
+        if wide:
+            node = {"Cast": {"expr": node, "dtype": {"Literal": wide}, "options": "Strict"}}
+    return node, [node] if kind == "Column" else needed
+
+
+def _guarded(node: Any, needed: list[dict[str, Any]]) -> Any:
+    """A node that is null where any of the nodes that it needs is."""
+    if not needed:
+        return node
+    return _node(pl.when(pl.all_horizontal(_expr(one).is_not_null() for one in needed)).then(_expr(node)))
+
+
+def _expr(node: Any) -> pl.Expr:
+    return pl.Expr.deserialize(json.dumps(node).encode(), format="json")
+
+
+def _node(expr: pl.Expr) -> Any:
+    return json.loads(expr.meta.serialize(format="json"))
 
 
 def _compute(frame: pl.DataFrame, parsed: pl.Expr, expression: str, key: str, rows: SourceRows) -> pl.Series:
@@ -187,41 +215,3 @@ def _compute(frame: pl.DataFrame, parsed: pl.Expr, expression: str, key: str, ro
         what = f"{expression!r} cannot be computed: {str(error).splitlines()[0]}{''.join(types)}"
         remedy = "compare like with like; TRY_CAST(x AS DOUBLE) turns text into numbers or null"
         raise InputError(what, where=key, remedy=remedy) from error
-
-
-def _null_safe(expr: pl.Expr, key: str) -> pl.Expr:
-    """Apply the null rule of `evaluate` to an expression."""
-    if _is(expr, pl.coalesce):
-        return pl.coalesce([_null_safe(part, key) for part in _parts(expr)])
-    needed = _needed(expr, key)
-    return pl.when(pl.all_horizontal([part.is_not_null() for part in needed])).then(expr) if needed else expr
-
-
-def _needed(expr: pl.Expr, key: str) -> list[pl.Expr]:
-    """Subexpressions that must not be null."""
-    parts = _parts(expr)
-    if _is(expr, pl.coalesce):
-        if any(map(_skips_nulls, parts)):
-            what = "least or greatest inside a coalesce that is itself part of an expression would skip nulls"
-            remedy = "coalesce the columns: least(coalesce(a, 0), b); or make coalesce the outermost call"
-            raise InputError(what, where=key, remedy=remedy)
-        return []
-    if not parts:
-        return [expr] if expr.meta.root_names() else []
-    needed = [deeper for part in parts for deeper in _needed(part, key)]
-    return needed + parts if _is(expr, pl.min_horizontal, pl.max_horizontal) else needed
-
-
-def _skips_nulls(expr: pl.Expr) -> bool:
-    return _is(expr, pl.min_horizontal, pl.max_horizontal) or any(map(_skips_nulls, _parts(expr)))
-
-
-def _parts(expr: pl.Expr) -> list[pl.Expr]:
-    """Arguments of the outermost operation, in order."""
-    return expr.meta.pop()[::-1]
-
-
-def _is(expr: pl.Expr, *functions: Callable[..., pl.Expr]) -> bool:
-    """Whether the outermost operation is one of the functions."""
-    parts = _parts(expr)
-    return bool(parts) and any(expr.meta.eq(function(*parts)) for function in functions)

@@ -1,4 +1,4 @@
-"""Read the fields of an event: user, item, time and exposure. Ids never pass through floats."""
+"""Read the ids and times of events. Ids never pass through floats."""
 
 import numpy as np
 import polars as pl
@@ -34,22 +34,21 @@ def read_ids(column: pl.Series, key: str, rows: SourceRows) -> pl.Series:
     """Read ids as 64-bit integers or strings.
 
     Floats become integers if all are whole numbers (pandas stores integers as floats if one is missing) and small
-    enough to be exact: below 2^53 in float64, below 2^24 in float32. `key` names the setting in errors.
+    enough to be exact. `key` names the setting in errors.
 
     Raises:
         InputError: an id is missing, or the column's type cannot hold ids.
     """
     _require_present(column, key, rows)
+    remedy = "name a column of ids, or write them as integers or strings"
     if column.dtype.is_float():
-        remedy, inexact = "write ids as integers or strings", column.abs() >= EXACT[column.dtype.base_type()]
-        _refuse(column, column.floor() != column, key, rows, "; ids are not fractions", remedy)
-        _refuse(column, inexact, key, rows, f", and {column.dtype} holds no such id exactly", remedy)
-        return column.cast(pl.Int64)
+        refuse_rows(column, column.floor() != column, key, rows, "; ids are not fractions", remedy)
+        return _exact(column, key, rows).cast(pl.Int64)
     if column.dtype.is_integer():
         return column if column.dtype in (pl.UInt64, pl.Int128, pl.UInt128) else column.cast(pl.Int64)
     if column.dtype in (pl.String, pl.Categorical, pl.Enum):
         return column.cast(pl.String)
-    raise _wrong_type(column, key, "integers or strings", "name a column of ids, or write them as integers or strings")
+    raise _wrong_type(column, key, "integers or strings", remedy)
 
 
 def index_ids(ids: pl.Series) -> tuple[pl.Series, pl.Series]:
@@ -79,97 +78,66 @@ def read_timestamps(
     Raises:
         InputError: a timestamp is missing, cannot be read, or lies before 1970 or after the year 9999.
     """
-    key = "data.log.timestamp"
-    written = column.cast(pl.String) if column.dtype.is_temporal() else column  # Python has no year above 9999
+    key, per_second = "data.log.timestamp", PER_SECOND[unit]
     _require_present(column, key, rows)
-    per_second = PER_SECOND[unit]
+    written = column.cast(pl.String) if column.dtype.is_temporal() else column  # Python has no year above 9999
     if column.dtype.is_temporal() or time_format is not None or unit == "datetime":
-        per_second = PER_SECOND["datetime"]
-        time = _parse_datetimes(column, rows, time_format)
+        time, per_second = _read_datetimes(column, rows, time_format), PER_SECOND["us"]
     else:
         if column.dtype == pl.String:
             whole = column.cast(pl.Int64, strict=False)
             column = whole if not whole.null_count() else column.cast(pl.Float64, strict=False)
         if column.dtype.is_float():  # seconds with fractions
-            exact, remedy = EXACT[column.dtype.base_type()], "write times as integers or 64-bit floats"
-            _refuse(
-                column, column.abs() >= exact, key, rows, f", and {column.dtype} holds no such time exactly", remedy
-            )
+            column = (_exact(column, key, rows) * (PER_SECOND["us"] // per_second)).round()
             per_second = PER_SECOND["us"]
-            column = (column * (per_second // PER_SECOND[unit])).round()
         elif not column.dtype.is_integer():
             remedy = "name the column of the time of the event"
             raise _wrong_type(column, "data.log.time_unit", f"numbers of {unit}", remedy)
         time = column.cast(pl.Int64, strict=False)
         remedy = f"give a number of {unit}; for dates set data.log.time_unit to datetime"
-        _refuse(written, time.is_null(), key, rows, ", which is not a timestamp", remedy)
+        refuse_rows(written, time.is_null(), key, rows, ", which is not a timestamp", remedy)
     remedy = f"correct the timestamps, or set data.log.time_unit (now {unit}: 10 digits are s, 13 ms, 16 us)"
     remedy += "; nanoseconds (19) have to be divided by 1,000, which gives us. How text is read: data.log.time_format"
-    late = time // per_second > LAST_SECOND
-    for bad, why in ((time < 0, ", which is before 1970"), (late, ", which is after the year 9999")):
-        _refuse(written, bad, key, rows, why, remedy)
+    outside = (time < 0) | (time > LAST_SECOND * per_second)
+    refuse_rows(written, outside, key, rows, ", which is before 1970 or after the year 9999", remedy)
     return time.alias(column.name), per_second
 
 
-def _parse_datetimes(column: pl.Series, rows: SourceRows, time_format: str | None) -> pl.Series:
+def _read_datetimes(column: pl.Series, rows: SourceRows, time_format: str | None) -> pl.Series:
     """Microseconds since 1970 of datetimes, or of text in ISO 8601 or in a format of its own."""
-    if time_format is not None and not column.dtype.is_temporal():
-        key = "data.log.time_format"
+    if not column.dtype.is_temporal() and (time_format is not None or column.dtype == pl.String):
+        key = "data.log.timestamp" if time_format is None else "data.log.time_format"
         try:
-            values = column.cast(pl.String).str.to_datetime(time_format, time_unit="us", strict=False)
-        except pl.exceptions.PolarsError as error:
-            what = f"{time_format!r} is not a time format: {str(error).splitlines()[0]}"
-            raise InputError(what, where=key, remedy="write it as strftime does: %d/%m/%Y %H:%M:%S") from error
-        why, remedy = f", which is not written as {time_format!r}", "correct the format or the file"
-        _refuse(column, values.is_null(), key, rows, why, remedy)
-        column = values
-    elif column.dtype == pl.String:
-        values = _parse_iso_8601(column)
+            read = _parse_datetimes(column.cast(pl.String), time_format)
+        except pl.exceptions.PolarsError:  # it is no format
+            read = pl.repeat(None, len(column), dtype=pl.Datetime("us"), eager=True)
+        why = ", which is not " + ("a timestamp" if time_format is None else f"written as {time_format!r}")
         remedy = "give ISO 8601 (2026-11-24T15:00:00+01:00), or say how times are written in data.log.time_format "
-        remedy += (
-            "(--time-format of recalign init), such as '%d/%m/%Y %H:%M' (day first) or '%m/%d/%Y %H:%M' (month first)"
-        )
-        _refuse(column, values.is_null(), "data.log.timestamp", rows, ", which is not a timestamp", remedy)
-        column = values
+        remedy += "(--time-format of recalign init), such as '%d/%m/%Y %H:%M' (day first) or '%m/%d/%Y %H:%M' "
+        refuse_rows(column, read.is_null(), key, rows, why, remedy + "(month first)")
+        column = read
     if not isinstance(column.dtype, (pl.Datetime, pl.Date)):
         raise _wrong_type(column, "data.log.time_unit", "datetimes", "set it to s, ms or us: numbers since 1970")
     return column.cast(pl.Datetime("us")).to_physical()
 
 
-def _parse_iso_8601(column: pl.Series) -> pl.Series:
-    """Parse ISO 8601 text as datetimes in UTC; null where that fails.
-
-    A trailing ``UTC`` counts as an offset. Polars applies the format of the first value to all, so values with and
-    without an offset are parsed separately.
-    """
-    column = column.str.replace(r" ?UTC$", "Z")
-    is_one = column.str.contains(r"^\d{4}-\d{2}-\d{2}").fill_null(False)
-    has_offset = column.str.contains(r"\d:\d{2}.*(Z|[+-]\d{2}:?\d{2})$").fill_null(False)
-    read = pl.Series(column.name, [None], pl.Datetime("us", "UTC")).new_from_index(0, len(column))
-    for mask in (is_one & has_offset, is_one & ~has_offset):
-        if mask.any():
-            text = column.filter(mask)
-            read = read.scatter(mask.arg_true(), text.str.to_datetime(time_unit="us", time_zone="UTC", strict=False))
-    return read
+def _parse_datetimes(text: pl.Series, time_format: str | None) -> pl.Series:
+    """Parse text as datetimes in UTC, by a format or, if None, as ISO 8601; null where that fails."""
+    if time_format is not None:
+        return text.str.to_datetime(time_format, time_unit="us", time_zone="UTC", strict=False)
+    text = text.str.replace(r" ?UTC$", "Z")
+    text = text.set(~text.str.contains(r"^\d{4}-\d{2}-\d{2}").fill_null(False), None)
+    has_offset = text.str.contains(r"\d:\d{2}.*(Z|[+-]\d{2}:?\d{2})$").fill_null(False)
+    parts = text.set(~has_offset, None), text.set(has_offset, None)  # Polars reads all by the format of the first
+    with_offset, without = (part.str.to_datetime(time_unit="us", time_zone="UTC", strict=False) for part in parts)
+    return with_offset.zip_with(has_offset, without)
 
 
-def read_exposure(column: pl.Series, name: str, rows: SourceRows) -> pl.Series:
-    """Read how items were shown: ``is_random`` (bool, null counts as false) or ``propensity`` (f64 in (0, 1], or null).
-
-    Raises:
-        InputError: a value is not true, false, 1 or 0; or not a probability above 0.
-    """
-    key, values = f"data.log.{name}", column.cast(pl.Float64, strict=False)
-    if name == "is_random":
-        fine, wanted, why = values.is_in([0.0, 1.0]), "true and false (or 1 and 0)", ", not only true and false"
-        remedy = "name such a column, or make one in data.log.columns: drawn: arm = 'random'"
-    else:
-        fine, wanted, why = (values > 0) & (values <= 1), "probabilities", ", which is not a probability"
-        remedy = "give numbers above 0 and up to 1, and null (an empty field) where unknown"
-    if not (column.dtype.is_numeric() or column.dtype in (pl.Null, pl.Boolean)):
-        raise _wrong_type(column, key, wanted, remedy)
-    _refuse(column, ~fine.fill_null(True), key, rows, why, remedy)
-    return values.cast(pl.Boolean).fill_null(False) if name == "is_random" else values
+def refuse_rows(column: pl.Series, bad: pl.Series, key: str, rows: SourceRows, why: str, remedy: str) -> None:
+    """If any value is bad, raise an InputError with the first bad value and the rows of all."""
+    if bad.any():
+        what = f"the column {column.name} holds {column.filter(bad)[0]!r} in {rows.describe(bad)}{why}"
+        raise InputError(what, where=key, remedy=remedy)
 
 
 def _require_present(column: pl.Series, key: str, rows: SourceRows) -> None:
@@ -179,11 +147,12 @@ def _require_present(column: pl.Series, key: str, rows: SourceRows) -> None:
         raise InputError(what, where=key, remedy=remedy)
 
 
-def _refuse(column: pl.Series, bad: pl.Series, key: str, rows: SourceRows, why: str, remedy: str) -> None:
-    """If any value is bad, raise an InputError with the first bad value and the rows of all."""
-    if bad.any():
-        what = f"the column {column.name} holds {column.filter(bad)[0]!r} in {rows.describe(bad)}{why}"
-        raise InputError(what, where=key, remedy=remedy)
+def _exact(column: pl.Series, key: str, rows: SourceRows) -> pl.Series:
+    """Floats, all of which stand for one integer only."""
+    why = f", and {column.dtype} holds no such number exactly"
+    bad = column.abs() >= EXACT[column.dtype.base_type()]
+    refuse_rows(column, bad, key, rows, why, "write the column as integers or 64-bit floats")
+    return column
 
 
 def _wrong_type(column: pl.Series, key: str, wanted: str, remedy: str) -> InputError:

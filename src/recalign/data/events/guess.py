@@ -10,32 +10,19 @@ from pathlib import Path
 
 import polars as pl
 
-from recalign.data.events.feature_values import feature_values, names_items
+from recalign.data.events.audit import EARLIEST
 from recalign.data.events.fields import PER_SECOND, missing_as_null, read_timestamps
+from recalign.data.events.items import feature_values
 from recalign.data.events.log import Feature, TimeUnit
-from recalign.data.events.messages import SourceRows
-from recalign.data.events.reading import find, no_file, read, whole_numbers
+from recalign.data.events.messages import SourceRows, did_you_mean
+from recalign.data.events.reading import find, read, whole_numbers
 from recalign.errors import InputError, printable
 from recalign.files import yaml_scalar
 
 WORDS = {
-    "user": ("user", "customer", "visitor", "reviewer", "viewer", "account", "uid", "username", "session"),
-    "item": (
-        "item",
-        "product",
-        "movie",
-        "film",
-        "video",
-        "book",
-        "asin",
-        "sku",
-        "song",
-        "track",
-        "news",
-        "post",
-        "iid",
-    ),
-    "timestamp": ("timestamp", "time", "datetime", "ts", "date", "created", "at", "day", "epoch", "moment"),
+    "user": ("user", "customer", "visitor", "viewer", "account", "uid", "username", "session"),
+    "item": ("item", "product", "movie", "video", "book", "asin", "sku", "song", "track", "news", "post", "iid"),
+    "timestamp": ("timestamp", "time", "datetime", "ts", "date", "created", "at", "day", "epoch"),
     "rating": ("rating", "stars", "score", "grade", "reward"),
     "signal": ("purchased", "purchase", "bought", "liked", "like", "clicked", "click", "label"),
     "event": ("event", "action", "behavior", "type"),
@@ -56,8 +43,8 @@ WORTH = {
 }
 """Rewards of event types, by a word in their names. The first match counts."""
 
-EARLIEST, LATEST = 631_152_000, 4_102_444_800
-"""Start of 1990 and of 2100, in seconds since 1970. Numbers in between are taken for timestamps."""
+LATEST = 4_102_444_800
+"""Start of 2100, in seconds since 1970. Numbers from `EARLIEST` to here are taken for timestamps."""
 
 OTHER_WORD, WHOLE_DAYS = 20, 18
 """Rank penalties: of each other word of a column's name, and of a column of dates beside one of moments."""
@@ -68,8 +55,8 @@ MOST_HIGH = 0.4
 MAX_KINDS = 20
 """A column with at most this many distinct values holds event types or grades, not measurements or ids."""
 
-SEPARATORS, SEPARATED = ("|", ";"), 0.1
-"""What may stand between several categories in one text, and the share of texts that must have it."""
+SEPARATED = 0.1
+"""Share of the texts of a column that have a separator, above which they are several categories each."""
 
 SURE = 0.9
 """Share of the most ids of the log that any column of an item table has, above which a column may hold the ids."""
@@ -232,6 +219,18 @@ def _present(column: pl.Series) -> pl.Series:
     return missing_as_null(column).drop_nulls()
 
 
+def files_named(pattern: str) -> list[str]:
+    """The files that a path or pattern on the command line names.
+
+    Raises:
+        InputError: there is none.
+    """
+    if files := find(Path(), pattern):
+        return files
+    there = [one.name for one in Path(pattern).parent.glob("*")]
+    raise InputError("there is no such file", where=pattern, remedy=did_you_mean(Path(pattern).name, there))
+
+
 def describe_items(table: str, root: Path, items: pl.Series, name: str) -> list[str]:
     """Guess what the columns of an item table mean: commented lines of YAML, ``data.log.items``.
 
@@ -244,11 +243,9 @@ def describe_items(table: str, root: Path, items: pl.Series, name: str) -> list[
     Raises:
         InputError: there is no such file, or no column has the log's ids.
     """
-    path = Path(table)
-    if not (found := find(path.parent, path.name)):
-        raise no_file(table)
-    frame = read(found[0], ())
-    key = _id_column(read(found[0], None), items, name, table)
+    file = files_named(table)[0]
+    frame = read(file, ())
+    key = _id_column(read(file, None), items, name, table)
     counts = [pl.int_range(first, first + frame.height, eager=True) for first in (0, 1)]
     rest = [
         column
@@ -258,13 +255,12 @@ def describe_items(table: str, root: Path, items: pl.Series, name: str) -> list[
         and not (column.dtype.is_integer() and any(numbers.equals(column.cast(pl.Int64)) for numbers in counts))
     ]
     titles = [one for one in rest if _words(one.name)[-1:] in (["title"], ["name"])]
-    title = (
-        max(titles, key=lambda one: (one.name.lower() in ("title", "name"), one.n_unique())).name if titles else None
-    )
+    best = max(titles, key=lambda one: (one.name.lower() in ("title", "name"), one.n_unique()), default=None)
+    title = None if best is None else best.name
     features = [line for one in rest if one.name != title for line in _feature(one)]
     return [
         "    items: # the items: titles to show, features to learn from",
-        f"      file: {yaml_scalar(os.path.relpath(path, root))} # under the same folder",
+        f"      file: {yaml_scalar(os.path.relpath(table, root))} # under the same folder",
         f"      id: {yaml_scalar(key)} # the item's id, as in the log",
         f"      title: {yaml_scalar(title)} # null: items are shown by their ids",
         f"      features: {'' if features else '{} '}# delete those that say nothing of a new item",
@@ -291,14 +287,15 @@ def _id_column(frame: pl.DataFrame, items: pl.Series, name: str, table: str) -> 
 def _feature(column: pl.Series) -> list[str]:
     """The line of a column as a feature, if its values differ and do not name the items one by one."""
     value, text = quote(column.name), column if column.dtype == pl.String else pl.Series([""])
-    often = (one for one in SEPARATORS if (text.str.contains(one, literal=True).mean() or 0) > SEPARATED)  # type: ignore[operator]
+    often = (one for one in "|;" if (text.str.contains(one, literal=True).mean() or 0) > SEPARATED)  # type: ignore[operator]
     separator = next(often, None)
     rows = SourceRows(pl.int_range(1, len(column) + 1, eager=True))
     try:
         kind, values = feature_values(column.to_frame(), column.name, Feature(value, separator=separator), rows)
     except InputError as error:
         return [f"        # left out: {printable(f'{column.name}: {error.what}'[:100])}".replace("\n", " ")]
-    if (known := values.drop_nulls()).n_unique() < 2 or (kind == "category" and names_items(known)):
+    known = values.drop_nulls()
+    if known.n_unique() < 2 or (kind == "category" and known.explode().is_unique().mean() > 0.5):  # type: ignore[operator]
         return []
     given = {"value": value, "separator": separator} if separator else value
     return [f"        {yaml_scalar(column.name)}: {yaml_scalar(given)}"]

@@ -9,20 +9,16 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import polars as pl
-from rich.console import Console
-from rich.markup import escape
 from rich.prompt import Prompt
-from rich.table import Table
 
 from recalign.data.events import guess
 from recalign.data.events.division import SplitSuggestion, collapse_and_divide
 from recalign.data.events.log import LogMapping
 from recalign.data.events.messages import did_you_mean
-from recalign.data.events.reading import find, is_text, looks_like_data, no_file, read
+from recalign.data.events.reading import is_text, looks_like_data, read
 from recalign.data.events.table import EventTable, load_events
 from recalign.errors import InputError, printable
 from recalign.files import write_text, yaml_scalar
@@ -45,11 +41,9 @@ def init(words: Sequence[str]) -> None:
         InputError: the table cannot be used, or something cannot be guessed and there is no terminal to ask on.
     """
     options = _parsed(words)
-    table = Path(options.table)
-    root = next(folder for folder in table.parents if not set("*?[") & set(str(folder)))
-    entry = os.path.relpath(table, root)
-    if not (files := find(root, entry)):
-        raise no_file(options.table)
+    files = guess.files_named(options.table)
+    root = next(folder for folder in Path(options.table).parents if not set("*?[") & set(str(folder)))
+    entry = os.path.relpath(options.table, root)
     beginning = re.split(r"[*?\[]", entry)[0].removesuffix(".gz")  # of a pattern
     name = re.sub(r"[^\w.-]+", "-", Path(beginning).stem).strip("-._") or root.resolve().name
     out = Path(options.out or f"{name}.yaml")
@@ -110,13 +104,11 @@ def _read(files: Sequence[str]) -> tuple[pl.DataFrame, bool]:
     Returns:
         The table, and whether it has a header row. Without one, columns are named ``column_1``, ``column_2``, ...
     """
-    frames = [read(file, ()) for file in files]
-    named = not is_text(files[0]) or not looks_like_data(frames[0].columns)
-    if not named:
-        names = [f"column_{number}" for number in range(1, frames[0].width + 1)]
-        frames = [read(file, (), names) for file in files]
+    first = read(files[0], ())
+    named = not is_text(files[0]) or not looks_like_data(first.columns)
+    names = None if named else [f"column_{number}" for number in range(1, first.width + 1)]
     try:
-        frame = pl.concat(frames, how="diagonal_relaxed")
+        frame = pl.concat([read(file, (), names) for file in files], how="diagonal_relaxed")
     except pl.exceptions.PolarsError as error:
         what, remedy = f"the files do not fit together: {error}", "give files whose columns of one name are of one type"
         raise InputError(what, where=", ".join(files), remedy=remedy) from error
@@ -157,22 +149,22 @@ def _print_events(log: LogMapping, reward: str, suggested: SplitSuggestion, even
     """Print the first events, and a summary of the log and its split."""
     frame, high = events.frame, suggested.high
     condition = pl.sql_expr(high) if high else pl.col("reward") > pl.col("reward").quantile(0.75, "linear")
-    rows = frame.select(pl.col("row", "user", "item", "timestamp", "reward"), high=condition.fill_null(False)).sort(
-        "row"
+    good = frame.select(condition.fill_null(False)).to_series()
+    first = frame.with_columns(good.alias("high")).sort("row").head(5)
+    shown = first.select(
+        events.users.gather(first["user"]).alias(f"user: {log.user}"),
+        events.items.gather(first["item"]).alias(f"item: {log.item}"),
+        pl.from_epoch("timestamp").alias(f"time (UTC): {log.timestamp}"),
+        "reward",
+        "high",
     )
-    title = f"The first events of {escape(printable(', '.join(log.files)))}, as they were understood"
-    table = Table(title=title, title_justify="left")
-    for heading in (f"user: {log.user}", f"item: {log.item}", f"time (UTC): {log.timestamp}", "reward", "high"):
-        table.add_column(escape(printable(heading)))
-    for _, user, item, moment, value, good in rows.head(5).rows():
-        who, what = (escape(printable(str(one))) for one in (events.users[user], events.items[item]))
-        time = f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M:%S}"
-        table.add_row(who, what, time, "none" if value is None else f"{value:g}", "yes" if good else "no")
-    Console().print(table)
-    share = rows["high"].sum() / rows.height
+    layout = {"tbl_formatting": "MARKDOWN", "tbl_hide_dataframe_shape": True, "tbl_hide_column_data_types": True}
+    print(printable(f"The first events of {', '.join(log.files)}, as they were understood"))
+    with pl.Config(**layout, fmt_str_lengths=40, tbl_width_chars=120):  # type: ignore[arg-type]
+        print(printable(str(shown)))
     print(f"{frame.height:,} events of {len(events.users):,} users and {len(events.items):,} items")
     print(printable(f"reward: {' '.join(reward.split())}"))
-    print(f"high: {high or 'the best quarter of the rewards'} ({share:.0%} of the events)")
+    print(f"high: {high or 'the best quarter of the rewards'} ({(share := good.mean() or 0):.0%} of the events)")
     if share > guess.MOST_HIGH:
         print(f"that is more than {guess.MOST_HIGH:.0%}: the best grade alone holds as many, so high/* says less")
     print(suggested, *events.report.notes, sep="\n")

@@ -7,17 +7,18 @@ from pathlib import Path
 import polars as pl
 
 from recalign.data.events.audit import Section
-from recalign.data.events.expression import root_names
-from recalign.data.events.feature_values import KEY, feature_values, names_items
-from recalign.data.events.fields import EXACT, missing_as_null
+from recalign.data.events.expression import evaluate, kind_of, root_names
+from recalign.data.events.fields import EXACT, missing_as_null, refuse_rows
 from recalign.data.events.log import Feature, FeatureKind, ItemTable, LogMapping
 from recalign.data.events.messages import SourceRows
 from recalign.data.events.reading import file_digest, is_text, locate, no_column, read, whole_numbers
 from recalign.errors import InputError
 from recalign.files import digest
 
-SECOND_ID = "categories, so many that they are a second item id"
+KEY = "data.log.items"
 UNUSABLE = "rows without an id, or with one that is not of the log's type"
+EMPTY = {"category": pl.String(), "number": pl.Float64(), "vector": pl.List(pl.Float32)}
+"""The type of a column without values, by the kind of the feature that reads it."""
 
 
 @dataclass(frozen=True)
@@ -96,35 +97,31 @@ def read_features(log: LogMapping, root: Path | None, items: pl.Series) -> ItemV
     return table_values(file, log.items, items, items)
 
 
-def table_titles(file: str, table: ItemTable, ids: pl.Series) -> pl.Series:
-    """The titles of some items of a table; the id as text where there is none."""
-    frame, key = _read(file, table, ids)
-    return _titles(frame[table.title], key, ids)[0] if table.title in frame.columns else ids.cast(pl.String)
+def table_rows(file: str, table: ItemTable, ids: pl.Series, types: Mapping[str, pl.DataType]) -> pl.DataFrame:
+    """Titles of some items, and columns of a table for them, each of its type in ``types``.
 
-
-def table_columns(file: str, table: ItemTable, ids: pl.Series, types: Mapping[str, pl.DataType]) -> pl.DataFrame:
-    """Columns of a table for some items, each of its type in ``types``; null where an item has no row.
+    Where an item has no row, columns are null, and the title is the id as text.
 
     Raises:
-        InputError: the table lacks one, or its values cannot be of the type.
+        InputError: the table lacks a column, or its values cannot be of the type.
     """
     frame, key = _read(file, table, ids, [name for name, dtype in types.items() if dtype == pl.String])
+    titles = _titles(frame[table.title], key, ids)[0] if table.title in frame.columns else ids.cast(pl.String)
     columns = []
     for name, dtype in types.items():
         if name not in frame.columns:
             remedy = "add it, as the log's item table has it: requests boost by it"
             raise InputError(f"there is no column {name!r}, which the bundle has", where=file, remedy=remedy)
-        column = frame[name]
+        column = frame[name] if frame[name].count() else pl.Series(name, [None] * frame.height, dtype=dtype)
         try:
-            made = column.cast(dtype) if column.count() else pl.Series(name, [None] * len(column), dtype=dtype)
-            same = made.cast(column.dtype).equals(column) if column.count() else True
+            columns.append(made := column.cast(dtype))
+            same = made.cast(column.dtype).equals(column)
         except pl.exceptions.PolarsError:
             same = False
         if not same:
             what = f"the column {name!r} holds {column.dtype}, which cannot all be {dtype} as in the bundle"
             raise InputError(what, where=file, remedy="write it as the log's item table does")
-        columns.append(made)
-    return _rows_of(pl.DataFrame(columns, schema=list(types)), key, ids)
+    return _rows_of(pl.DataFrame(columns, schema=list(types)), key, ids).insert_column(0, titles.alias("title"))
 
 
 def table_values(file: str, table: ItemTable, known: pl.Series, items: pl.Series | None = None) -> ItemValues:
@@ -141,9 +138,9 @@ def table_values(file: str, table: ItemTable, known: pl.Series, items: pl.Series
         remedy = "leave one row an item: nobody can tell which features are the item's"
         raise InputError(what, where=f"{KEY}.file", remedy=remedy)
     if items is None and not (len(usable) and usable.all()):
-        unlike = f"no item id of the log's type, {known.dtype}, in {rows.describe(~usable)}"
+        what = f"no item id of the log's type, {known.dtype}, in {rows.describe(~usable)}"
         remedy = f"give each item a row with its id in the column {table.id}, of the log's type"
-        raise InputError(unlike if len(usable) else "holds no items", where=file, remedy=remedy)
+        raise InputError(what if len(usable) else "holds no items", where=file, remedy=remedy)
     if items is not None and not key.is_in(items.implode()).any():
         raise _none_of(file, frame[table.id], items, "features")
     coded = {name: one for name, one in table.specified.items() if one.kind == "category" or one.separator}
@@ -164,8 +161,7 @@ def feature_figures(features: ItemValues | None, items: pl.Series) -> Section:
     """For ``recalign check``: how many of the log's items have features, of how many values."""
     if features is None:
         return {}
-    own = features.of(items)
-    rows = int(features.ids.is_in(items.implode()).sum())
+    rows, own = int(features.ids.is_in(items.implode()).sum()), features.of(items)
     found: Section = {
         "items with a row": rows,
         "items without one": len(items) - rows,
@@ -175,12 +171,11 @@ def feature_figures(features: ItemValues | None, items: pl.Series) -> Section:
     for name, kind in features.kinds.items():
         known = own[name].drop_nulls()
         found[f"{name}: share of items that have it"] = len(known) / len(items)
-        if kind == "category":
-            found[f"{name}: {SECOND_ID if names_items(known) else 'categories'}"] = known.explode().n_unique()
-        elif kind == "number":
-            found[f"{name}: different values"] = known.n_unique()
-        else:
+        if kind == "vector":
             found[f"{name}: numbers of a vector"] = int(known.list.len().max() or 0)  # type: ignore[arg-type]
+        else:
+            values = known.explode() if kind == "category" else known
+            found[f"{name}: different values"] = values.n_unique()
     return found
 
 
@@ -233,3 +228,69 @@ def _none_of(file: str, raw: pl.Series, items: pl.Series, what: str) -> InputErr
         where=KEY,
         remedy=f"name the column of the log's item ids in {KEY}.id, or set {KEY} to null",
     )
+
+
+def feature_values(frame: pl.DataFrame, name: str, feature: Feature, rows: SourceRows) -> tuple[FeatureKind, pl.Series]:
+    """The kind of a feature, and its values as in `ItemValues.values`: one for each row of an item table.
+
+    Raises:
+        InputError: it cannot be computed, or its values are not of its kind.
+    """
+    where = f"{KEY}.features.{name}"
+    raw = evaluate(frame, feature.value, where, rows).alias(name)
+    listed = isinstance(raw.dtype, pl.List | pl.Array)
+    inner = raw.dtype.inner if listed else raw.dtype  # type: ignore[attr-defined]
+    measured = inner.is_float() if listed else inner.is_numeric()
+    by_type = ("vector" if listed else "number") if measured else "category"
+    kind: FeatureKind = feature.kind or by_type  # type: ignore[assignment]
+    if raw.null_count() == len(raw):  # no type can be told of nothing
+        raw = pl.Series(name, [None] * len(raw), dtype=EMPTY[kind])
+    make = {"category": _categories, "number": _numbers, "vector": _vectors}[kind]
+    return kind, make(raw, feature, where, rows)
+
+
+def _categories(raw: pl.Series, feature: Feature, where: str, rows: SourceRows) -> pl.Series:
+    """Lists of text without gaps; null where there is none. 36.0 is 36, and True true, whatever type the file gave."""
+    listed = isinstance(raw.dtype, pl.List | pl.Array)
+    inner = raw.dtype.inner if listed else raw.dtype  # type: ignore[attr-defined]
+    if inner.is_nested() or inner in (pl.Binary, pl.Duration) or (listed and inner.is_float()):
+        what = f"{feature.value!r} gives {'lists of ' * listed}{inner}, and categories are text, integers or booleans"
+        remedy = "write one flat list an item, name a part of a struct (a.b), or set the kind of vectors to vector"
+        raise InputError(what, where=where, remedy=remedy)
+    if listed:
+        lists = raw.cast(pl.List(pl.String))
+    else:
+        text = raw.cast(pl.String).str.strip_chars()
+        bracketed = text.str.contains(r"(?s)^\[.*\]$").fill_null(False)
+        remedy = 'write the categories with a separator, "Action|Drama", or give a list column in Parquet'
+        refuse_rows(text, bracketed, where, rows, ", a list as text", remedy)
+        lists = text.str.split(feature.separator) if feature.separator else text.reshape((-1, 1)).arr.to_list()
+    one = pl.element().str.strip_chars().str.replace(r"^(-?\d+)\.0+$", "$1")
+    one = pl.when(one.str.contains(r"(?i)^(true|false)$")).then(one.str.to_lowercase()).otherwise(one)
+    filled = lists.list.eval(one).list.eval(pl.element().filter(pl.element().is_not_null() & (pl.element() != "")))
+    filled = filled.list.unique(maintain_order=True)
+    return pl.select(pl.when(filled.list.len() > 0).then(filled)).to_series().alias(raw.name)
+
+
+def _numbers(raw: pl.Series, feature: Feature, where: str, rows: SourceRows) -> pl.Series:
+    if not (raw.dtype.is_numeric() or raw.dtype == pl.Boolean):
+        remedy = "correct the values; or, in a log's YAML, set the kind to category, or write TRY_CAST(... AS DOUBLE)"
+        raise InputError(f"{feature.value!r} gives {kind_of(raw, rows)}, not numbers", where=where, remedy=remedy)
+    return raw.cast(pl.Float64)
+
+
+def _vectors(raw: pl.Series, feature: Feature, where: str, rows: SourceRows) -> pl.Series:
+    inner = raw.dtype.inner if isinstance(raw.dtype, pl.List | pl.Array) else None
+    if inner is None or not (inner.is_numeric() or inner == pl.Null):
+        what = f"{feature.value!r} gives {raw.dtype}, not lists of numbers"
+        raise InputError(what, where=where, remedy="give vectors as a list column of floats in Parquet")
+    lists = raw.cast(pl.List(pl.Float32))
+    lists = pl.select(pl.when(lists.list.len() > 0).then(lists)).to_series().alias(raw.name)
+    width = lists.list.len()
+    usual = width.drop_nulls().mode().min() or 0
+    odd = width != usual
+    odd |= ~lists.list.eval(pl.element().is_finite().fill_null(False)).list.all()
+    if (odd := odd.fill_null(False)).any():
+        what = f"{rows.describe(odd)} hold vectors with a NaN or empty number, or not of {usual!r} numbers as elsewhere"
+        raise InputError(what, where=where, remedy="give every item a whole vector of the same length, or none (null)")
+    return lists

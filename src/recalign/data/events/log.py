@@ -19,8 +19,12 @@ OWN_COLUMNS = ("user", "item", "timestamp", "row", "reward")
 PREPARED = ("user", "item", "timestamp", "row")
 """Those of them that are numbers of recalign's, and seconds, in place of what the file has."""
 
-EXPOSURE_COLUMNS = ("is_random", "propensity")
-"""The event table's columns on how an item was shown, if the log maps them."""
+CONVERT = "import polars as pl; pl.read_csv('old.csv', encoding='latin-1').write_parquet('new.parquet')"
+RULE = (
+    "text must be UTF-8 with separators of one byte, plain or as .gz, and quotes within quoted fields doubled; "
+    f'convert anything else, as in: python -c "{CONVERT}"'
+)
+"""Which text can be read, and how to convert other text."""
 
 
 @dataclass(frozen=True)
@@ -97,9 +101,9 @@ class LogMapping:
         drop_repeats: of rows that are equal in every column keep the first. The report counts the others.
         collapse: keep one event per user and item: the one with the highest reward, on ties the first. The report
             counts the others.
-        is_random: column that is true (or 1) where the item was shown at random, or the name of one in ``columns``.
-        propensity: column of the probability with which the item was shown among all that could have been, or the name
-            of one in ``columns``.
+        is_random: condition, such as the name of a column of 1 and 0: the item was shown at random.
+        propensity: expression: the probability with which the item was shown, among all that could have been; null
+            where it is not known.
         items: the table of the items: titles and features; null: items are shown by their ids.
         truth: the file of true rewards under the data root, of simulated logs only.
         fetch: function that makes missing files, by its path, such as ``recalign.data.events.movielens.ml_100k``: it
@@ -128,23 +132,25 @@ class LogMapping:
     fetch: str | None = None
 
     def __post_init__(self) -> None:
-        if not self.files:
-            raise InputError("no file is named", where="data.log.files", remedy="name the files of the log")
-        if self.header is not None and len(set(self.header)) < len(self.header):
-            what, remedy = f"a name appears twice: {', '.join(self.header)}", "give every column a different name"
-            raise InputError(what, where="data.log.header", remedy=remedy)
-        if self.separator is not None and len(self.separator.encode()) != 1:
-            line = "import polars as pl; pl.scan_lines('old.dat').select(pl.col('line').str.split_exact('::', 3))"
-            remedy = f"convert the file, as in: python -c \"{line}.unnest('line').sink_parquet('new.parquet')\""
-            raise InputError(f"{self.separator!r} is not one byte", where="data.log.separator", remedy=remedy)
         require_positive("data.log", vars(self), "time_resolution")
-        mapped = self.user, self.item, self.timestamp
-        if len(set(mapped)) < len(mapped):
-            what = "user, item and timestamp are the columns {}, {} and {}".format(*mapped)
-            raise InputError(what, where="data.log", remedy="map each of them to a column of its own")
-        for name in set(self.columns) & set(OWN_COLUMNS):
-            what = f"{name!r} is a column of the event table itself"
-            raise InputError(what, where="data.log.columns", remedy="choose another name")
+        header, mapped = self.header or [], [self.user, self.item, self.timestamp]
+        lines = "pl.scan_lines('old.dat').select(pl.col('line').str.split_exact('::', 3)).unnest('line')"
+        convert = f"convert the file: python -c \"import polars as pl; {lines}.sink_parquet('new.parquet')\""
+        own = ", ".join({*self.columns} & {*OWN_COLUMNS})
+        for bad, key, what, remedy in (
+            (not self.files, ".files", "no file is named", "name the files of the log"),
+            (len({*header}) < len(header), ".header", f"a name appears twice: {', '.join(header)}", "change one"),
+            (len((self.separator or ",").encode()) != 1, ".separator", f"{self.separator!r} is not one byte", convert),
+            (
+                len({*mapped}) < 3,
+                "",
+                f"user, item and timestamp are the columns {mapped}",
+                "map each to one of its own",
+            ),
+            (own, ".columns", f"the event table itself has the columns: {own}", "choose other names"),
+        ):
+            if bad:
+                raise InputError(what, where=f"data.log{key}", remedy=remedy)
 
 
 def data_root(root: str | None) -> Path:

@@ -10,7 +10,7 @@ import os
 import pkgutil
 import re
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from pathlib import Path
 import polars as pl
 
 from recalign.data.events.fields import MISSING
-from recalign.data.events.log import EXPOSURE_COLUMNS, LogMapping, data_root
+from recalign.data.events.log import RULE, LogMapping, data_root
 from recalign.data.events.messages import SHOWN, SourceRows, did_you_mean
 from recalign.errors import InputError
 from recalign.files import digest, sha256
@@ -32,17 +32,8 @@ SEPARATORS = (",", "\t", ";", "|")
 MAX_ROWS = 2**32 - 2
 """Row numbers have 32 bits."""
 
-Tables = dict[str, pl.LazyFrame]
-"""The table of each file of a log, by the file."""
-
 DIGEST_ROWS = 100
 """Rows at each end of a Parquet in an object store that its digest covers."""
-
-CONVERT = "import polars as pl; pl.read_csv('old.csv', encoding='latin-1').write_parquet('new.parquet')"
-RULE = (
-    "text must be UTF-8 with separators of one byte, plain or as .gz, and quotes within quoted fields doubled; "
-    f'convert anything else, as in: python -c "{CONVERT}"'
-)
 
 
 def is_text(file: str) -> bool:
@@ -53,7 +44,7 @@ def file_digest(file: str) -> str:
     """Digest of a file's bytes. In an object store: of the schema, the number of rows, and the first and last rows."""
     if "://" not in file:
         return sha256(Path(file))
-    with reading_parquet(file):
+    with read_errors(file):
         rows = pl.scan_parquet(file)
         ends = [part.collect().write_json() for part in (rows.head(DIGEST_ROWS), rows.tail(DIGEST_ROWS))]
         return digest(str(rows.collect_schema()), rows.select(pl.len()).collect().item(), ends)
@@ -84,9 +75,9 @@ def locate(log: LogMapping, root: Path | None) -> tuple[list[str], str | None]:
         if not found[entry]:
             here = [str(path.relative_to(root)) for one in ("*", "*/*") for path in root.glob(one) if path.is_file()]
             near = f"{did_you_mean(entry, here)} Else " if here else ""
-            text = f"there is no file {entry!r} under the data root {root.resolve()}"
+            what = f"there is no file {entry!r} under the data root {root.resolve()}"
             remedy = f"{near}put it there, or name its folder with --data.root or RECALIGN_DATA"
-            raise InputError(text, where=key, remedy=remedy)
+            raise InputError(what, where=key, remedy=remedy)
     items = found[log.items.file] if log.items else []
     if len(items) > 1:
         what = f"the table of the items is one file, and these are {len(items)} files"
@@ -111,29 +102,22 @@ def find(root: Path, entry: str) -> list[str]:
     return [file for path in matches for file in (find(path, "") if path.is_dir() else [str(path)])]
 
 
-def no_file(path: str) -> InputError:
-    """Make the error for a file that was named on the command line and is not there."""
-    there = [one.name for one in Path(path).parent.glob("*")]
-    return InputError("there is no such file", where=path, remedy=did_you_mean(Path(path).name, there))
-
-
-def unreadable(file: str, error: Exception) -> InputError:
-    """Make the error for a file that cannot be read."""
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    if "://" in file:
-        remedy = "check the address, the network, and the credentials as Polars reads them (AWS_..., GOOGLE_...)"
-        return InputError(f"cannot be reached or read: {reason}", where=file, remedy=remedy)
-    kind, remedy = ("text", RULE) if is_text(file) else ("Parquet", "download or copy it again: it may be cut off")
-    return InputError(f"cannot be read as {kind}: {reason}", where=file, remedy=remedy)
-
-
 @contextmanager
-def reading_parquet(file: Path | str) -> Iterator[None]:
-    """Turn the errors of a Parquet that cannot be read into an InputError that names it."""
+def read_errors(file: str) -> Iterator[None]:
+    """Turn the errors of a file that cannot be read into an InputError that names it."""
     try:
         yield
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise unreadable(str(file), error) from error
+    except pl.exceptions.NoDataError as error:
+        raise InputError("the file is empty", where=file, remedy="name a file with rows") from error
+    except (pl.exceptions.PolarsError, OSError, EOFError, csv.Error) as error:
+        kind, remedy = "as Parquet", "download or copy it again: it may be cut off"
+        if "://" in file:
+            kind = "or reached"
+            remedy = "check the address, the network, and the credentials as Polars reads them (AWS_..., GOOGLE_...)"
+        elif is_text(file):
+            kind, remedy = "as text", RULE
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"cannot be read {kind}: {reason}", where=file, remedy=remedy) from error
 
 
 def read_log(log: LogMapping, root: Path | None) -> tuple[pl.DataFrame, SourceRows]:
@@ -143,19 +127,17 @@ def read_log(log: LogMapping, root: Path | None) -> tuple[pl.DataFrame, SourceRo
         InputError: a file is missing or cannot be read, or the files do not fit together.
     """
     files, _ = locate(log, root)
-    parts = {file: read(file, (log.user, log.item), log.header, log.separator).lazy() for file in files}
-    tables, rows = matched(log, parts)
-    number = pl.int_range(1, sum(rows.files.values()) + 1, dtype=pl.UInt32, eager=True)
-    return pl.concat(tables.values(), how="diagonal_relaxed").collect(), replace(rows, number=number)
+    ids = log.user, log.item
+    joined, rows = join(log, {file: read(file, ids, log.header, log.separator).lazy() for file in files})
+    raw = joined.collect()
+    return raw, replace(rows, number=pl.int_range(1, raw.height + 1, dtype=pl.UInt32, eager=True))
 
 
-def matched(log: LogMapping, tables: Tables) -> tuple[Tables, SourceRows]:
-    """Check that the tables of a log have its columns and fit together, and give ids the same type in all.
-
-    Ids of text files become integers only if all ids of all files are written as integers.
+def join(log: LogMapping, tables: Mapping[str, pl.LazyFrame]) -> tuple[pl.LazyFrame, SourceRows]:
+    """Join the tables of a log's files. Ids of text are integers only if all ids of all files are written so.
 
     Returns:
-        The tables, and how many rows each file has.
+        The rows of all tables, and how many each file has.
 
     Raises:
         InputError: one cannot be read, they have no rows or too many, or their columns do not fit.
@@ -163,16 +145,15 @@ def matched(log: LogMapping, tables: Tables) -> tuple[Tables, SourceRows]:
     heights: dict[str, int] = {}
     kinds: dict[str, dict[str, str]] = {}
     for file, table in tables.items():
-        with reading_parquet(file):
+        with read_errors(file):
             schema = table.collect_schema()
             heights[file] = int(table.select(pl.len()).collect().item())
-        for key in ("user", "item", "timestamp", *EXPOSURE_COLUMNS):
-            column = getattr(log, key)
-            computed = key in EXPOSURE_COLUMNS and column in log.columns
-            if column is not None and not computed and column not in schema:
+        for key in ("user", "item", "timestamp"):
+            if (column := getattr(log, key)) is not None and column not in schema:
                 raise no_column(f"data.log.{key}", column, file, schema.names())
         for name, dtype in schema.items():
-            kinds.setdefault(name, {}).setdefault(_kind(dtype), f"{dtype} in {file}")
+            if dtype != pl.Null:
+                kinds.setdefault(name, {}).setdefault(_kind(dtype), f"{dtype} in {file}")
     if not 0 < (total := sum(heights.values())) <= MAX_ROWS:
         what = f"the log has {total:,} rows, not 1 to {MAX_ROWS:,}" if total else "the log is empty"
         raise InputError(what, where=", ".join(heights), remedy="name other files in data.log.files")
@@ -180,20 +161,16 @@ def matched(log: LogMapping, tables: Tables) -> tuple[Tables, SourceRows]:
     if len(texts) not in (0, len(tables)):
         raise InputError("a log is text or Parquet, not both", where="data.log.files", remedy=RULE)
     for name, found in kinds.items():  # joined, times would become numbers, and fractions text
-        others = {*found} - {"none", "whole number"}
-        if len(others) > 1 or (others - {"fraction", "text"} and "whole number" in found):
-            types = " and ".join(one for kind, one in found.items() if kind != "none")
-            what = f"the files do not fit together: the column {name} holds {types}"
+        if len(found) > 1 and {*found} not in ({"whole number", "fraction"}, {"whole number", "text"}):
+            what = f"the files do not fit together: the column {name} holds {' and '.join(found.values())}"
             raise InputError(what, where="data.log.files", remedy="write it in the same type in all files")
+    rows = pl.concat(tables.values(), how="diagonal_relaxed")
     for name in (log.user, log.item) if texts else ():
-        written = [file for file in texts if tables[file].collect_schema()[name] == pl.String]
-        known = {file: pl.col(name).replace(MISSING, None) for file in written}
-        columns = (tables[file].select(one).collect().to_series() for file, one in known.items())
+        text = pl.col(name).cast(pl.String).replace(MISSING, None)
+        columns = (table.select(text).collect().to_series() for table in tables.values())
         if all(whole_numbers(column).dtype != pl.String for column in columns):
-            whole = pl.col(name).replace(MISSING, None).str.strip_suffix(".0").cast(pl.Int64)
-            tables = tables | {file: tables[file].with_columns(whole) for file in written}
-    headed = frozenset(texts if log.header is None else ())
-    return tables, SourceRows(pl.Series([], dtype=pl.UInt32), heights, headed)
+            rows = rows.with_columns(text.str.strip_suffix(".0").cast(pl.Int64))
+    return rows, SourceRows(pl.Series([], dtype=pl.UInt32), heights, frozenset(() if log.header else texts))
 
 
 def _kind(dtype: pl.DataType) -> str:
@@ -201,7 +178,7 @@ def _kind(dtype: pl.DataType) -> str:
         return "text"
     if dtype.is_float() or dtype.is_temporal():
         return "fraction" if dtype.is_float() else "time"
-    return "none" if dtype == pl.Null else "whole number" if dtype.is_numeric() or dtype == pl.Boolean else str(dtype)
+    return "whole number" if dtype.is_numeric() or dtype == pl.Boolean else str(dtype)
 
 
 def whole_numbers(ids: pl.Series) -> pl.Series:
@@ -226,54 +203,10 @@ def read(
         InputError: the file is empty, damaged or of an unknown kind, its rows have different numbers of fields, or
             `header` does not have as many names as there are columns.
     """
-    try:
-        if not is_text(file):
-            return scan(file).collect()
-        return _read_text(file, text, header, separator or _find_separator(file))
-    except pl.exceptions.NoDataError as error:
-        raise InputError("the file is empty", where=file, remedy="name a file with rows") from error
-    except (pl.exceptions.PolarsError, OSError, EOFError, csv.Error) as error:
-        raise unreadable(file, error) from error
-
-
-def scan(file: str) -> pl.LazyFrame:
-    """Scan a Parquet file lazily; a URL may name several, with wildcards."""
-    return pl.scan_parquet(file, glob="://" in file)
-
-
-def looks_like_data(names: Sequence[str]) -> bool:
-    """Whether a column name is a number or a date, as if the first row were data."""
-    return any(re.fullmatch(r"[-+]?\d+([-.:/T ]\d+)*(Z|[eE+]\d.*)?(_duplicated_\d+)?", name) for name in names)
-
-
-def no_column(key: str, column: str, file: str, found: list[str]) -> InputError:
-    """Make the error for a file without the column that the setting `key` names."""
-    what, remedy = f"there is no column {column!r} in {file}", did_you_mean(column, found)
-    if looks_like_data(found):
-        what += f", whose first row looks like data, not names: {', '.join(found)}"
-        remedy = "name its columns in order, data.log.header: [user, item, ...], or let `recalign init FILE` do it"
-    elif len(found) == 1:
-        remedy = f"the first row was read as one name, {found[0]!r}: leave data.log.separator out. {RULE}"
-    return InputError(what, where=key, remedy=remedy)
-
-
-def _find_separator(file: str) -> str:
-    """The usual one (a tab in .tsv, else a comma) if the first row contains it, else the most frequent one."""
-    line = re.sub(r'"[^"]*"', "", next((line for line in _lines(file) if line.strip()), ""))
-    usual = "\t" if file.removesuffix(".gz").endswith(".tsv") else ","
-    return usual if usual in line else max((usual, *SEPARATORS), key=line.count)
-
-
-def _lines(file: str) -> Iterator[str]:
-    opened = gzip.open if file.endswith(".gz") else open
-    with opened(file, "rt", encoding="utf-8-sig", errors="replace", newline="") as lines:
-        yield from lines
-
-
-def _fields(file: str, separator: str) -> Iterator[list[str]]:
-    """The fields of each row that is not blank as text, the header's too. ``csv.Error`` for a bad quote."""
-    csv.field_size_limit(2**31 - 1)  # Polars reads fields of any length
-    return csv.reader(_lines(file), delimiter=separator, strict=True)
+    with read_errors(file):
+        if is_text(file):
+            return _read_text(file, text, header, separator or _find_separator(file))
+        return pl.read_parquet(file, glob="://" in file)
 
 
 def _read_text(file: str, text: Collection[str] | None, header: Sequence[str] | None, separator: str) -> pl.DataFrame:
@@ -311,6 +244,25 @@ def _read_text(file: str, text: Collection[str] | None, header: Sequence[str] | 
     return frame.with_columns(pl.lit(None).alias(name) for name in void)  # whose type nobody can tell
 
 
+def _find_separator(file: str) -> str:
+    """The usual one (a tab in .tsv, else a comma) if the first row contains it, else the most frequent one."""
+    line = re.sub(r'"[^"]*"', "", next((line for line in _lines(file) if line.strip()), ""))
+    usual = "\t" if file.removesuffix(".gz").endswith(".tsv") else ","
+    return usual if usual in line else max((usual, *SEPARATORS), key=line.count)
+
+
+def _lines(file: str) -> Iterator[str]:
+    opened = gzip.open if file.endswith(".gz") else open
+    with opened(file, "rt", encoding="utf-8-sig", errors="replace", newline="") as lines:
+        yield from lines
+
+
+def _fields(file: str, separator: str) -> Iterator[list[str]]:
+    """The fields of each row that is not blank as text, the header's too. ``csv.Error`` for a bad quote."""
+    csv.field_size_limit(2**31 - 1)  # Polars reads fields of any length
+    return csv.reader(_lines(file), delimiter=separator, strict=True)
+
+
 def _refuse_bad_rows(file: str, separator: str, headed: bool) -> None:
     """Raise an InputError that names the rows with another number of fields than the first, or with a bad quote."""
     where = f"{file} (header not counted)" if headed else file
@@ -329,3 +281,19 @@ def _refuse_bad_rows(file: str, separator: str, headed: bool) -> None:
         remedy = f"put fields that hold {separator!r} in double quotes; correct or remove these rows"
         what = f"{width} fields a row are expected, but {', '.join(odd[:SHOWN])}{more}"
         raise InputError(what, where=where, remedy=remedy)
+
+
+def no_column(key: str, column: str, file: str, found: list[str]) -> InputError:
+    """Make the error for a file without the column that the setting `key` names."""
+    what, remedy = f"there is no column {column!r} in {file}", did_you_mean(column, found)
+    if looks_like_data(found):
+        what += f", whose first row looks like data, not names: {', '.join(found)}"
+        remedy = "name its columns in order, data.log.header: [user, item, ...], or let `recalign init FILE` do it"
+    elif len(found) == 1:
+        remedy = f"the first row was read as one name, {found[0]!r}: leave data.log.separator out. {RULE}"
+    return InputError(what, where=key, remedy=remedy)
+
+
+def looks_like_data(names: Sequence[str]) -> bool:
+    """Whether a column name is a number or a date, as if the first row were data."""
+    return any(re.fullmatch(r"[-+]?\d+([-.:/T ]\d+)*(Z|[eE+]\d.*)?(_duplicated_\d+)?", name) for name in names)

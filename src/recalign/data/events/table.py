@@ -6,19 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-import polars.selectors as cs
 
-from recalign.data.events.expression import condition, evaluate, kind_of, root_names
-from recalign.data.events.fields import (
-    index_ids,
-    missing_as_null,
-    read_exposure,
-    read_ids,
-    read_timestamps,
-)
-from recalign.data.events.log import EXPOSURE_COLUMNS, OWN_COLUMNS, LogMapping
+from recalign.data.events.expression import condition, evaluate, kind_of
+from recalign.data.events.fields import index_ids, missing_as_null, read_ids, read_timestamps, refuse_rows
+from recalign.data.events.log import OWN_COLUMNS, LogMapping
 from recalign.data.events.messages import SHOWN, SourceRows
-from recalign.data.events.reading import file_digest, locate, read, read_log
+from recalign.data.events.reading import file_digest, locate, read_log
 from recalign.errors import InputError, printable
 from recalign.files import digest
 
@@ -57,7 +50,7 @@ class Report:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """Result of checking some rows of a log, in plain values.
+    """What the check of some rows of a log found, in plain values.
 
     Attributes:
         used: number of rows that are events.
@@ -92,8 +85,8 @@ class EventTable:
         items: raw item ids by index, sorted.
         has_time: whether the log has timestamps.
         report: what was read and what was left out.
-        fingerprint: hex digest of the files' bytes, the mapping and the reward's expression; and, where items have
-            features, of what these read of the item table.
+        fingerprint: hex digest of the files' bytes, the mapping and the reward's expression; where items have features,
+            also of the item table.
         resolution: seconds to which times are floored.
     """
 
@@ -128,16 +121,10 @@ def fingerprint(log: LogMapping, root: Path | None, reward: str | None) -> str:
     """`EventTable.fingerprint`, without reading the events."""
     files, items = locate(log, root)
     mapping = asdict(log)
-    del mapping["items"]  # titles change nothing
+    features = mapping.pop("items")  # without them, nothing of the table changes a figure
     parts = [mapping, reward, [file_digest(file) for file in files]]
     if log.items and log.items.features and items:
-        features = log.items.specified
-        reads = {log.items.id, *(name for feature in features.values() for name in root_names(feature.value))}
-        frame = read(items, None)  # the columns that features read: nothing else of the table changes a figure
-        columns = frame.select(name for name in frame.columns if name in reads)
-        text = columns.with_columns(cs.binary().bin.encode("hex"))
-        parts += [log.items.id, {name: asdict(feature) for name, feature in features.items()}]
-        parts.append(digest([str(text.schema), text.write_ndjson()]))
+        parts += [features, file_digest(items)]
     return digest(*parts)[:16]
 
 
@@ -185,7 +172,6 @@ def check_rows(
         evaluate(raw, expression, f"data.log.columns.{name}", rows).alias(name)
         for name, expression in log.columns.items()
     )
-    rewards = read_rewards(raw, rows, reward)
     user, users = index_ids(read_ids(raw[log.user], "data.log.user", rows))
     item, items = index_ids(read_ids(raw[log.item], "data.log.item", rows))
     if log.timestamp is None:
@@ -193,10 +179,14 @@ def check_rows(
     else:
         time, per_second = read_timestamps(raw[log.timestamp], log.time_unit, rows, log.time_format)
         second = time // (per_second * log.time_resolution) * log.time_resolution
+    rewards = read_numbers(raw, rows, reward, "data.reward")
     own = dict(zip(OWN_COLUMNS, (user, item, second, rows.number, rewards), strict=True))
-    for name in EXPOSURE_COLUMNS:
-        if (mapped := getattr(log, name)) is not None:
-            own[name] = read_exposure(raw[mapped], name, rows)
+    if log.is_random is not None:
+        own["is_random"] = condition(raw, log.is_random, "data.log.is_random", rows)
+    if log.propensity is not None:
+        own["propensity"] = chance = read_numbers(raw, rows, log.propensity, "data.log.propensity")
+        why, remedy = ", which is not a probability", "give numbers above 0 and up to 1, and null where unknown"
+        refuse_rows(chance, (chance <= 0) | (chance > 1), "data.log.propensity", rows, why, remedy)
     taken = {log.user, log.item, log.timestamp, *OWN_COLUMNS, *own}
     columns = [values.alias(name) for name, values in own.items()] + [one for one in raw if one.name not in taken]
     if (order := _sort_order(user, time)) is not None:  # gathering from a single chunk is faster
@@ -211,32 +201,32 @@ def check_rows(
         frame, time = frame.filter(~weaker), time.filter(~weaker)
     if reward is not None:
         note("have no reward and stay in histories only", frame["reward"].is_null(), frame["row"])
-    user_N, time_N = frame["user"].to_numpy(), time.to_numpy()
-    same_N = np.concatenate([[False], (user_N[1:] == user_N[:-1]) & (time_N[1:] == time_N[:-1]), [False]])
-    tied = pl.Series(same_N[1:] | same_N[:-1])
-    repeats = 0
-    if log.timestamp:  # rows that differ in their time repeat none
-        alike = whole.filter(rows.number.is_in(frame["row"].filter(tied).implode()))
-        repeats = alike.height - alike.n_unique()
+    again = (frame["user"] == frame["user"].shift()) & (time == time.shift())
+    tied = (again | again.shift(-1)).fill_null(False)
+    alike = whole.filter(rows.number.is_in(frame["row"].filter(tied).implode()))  # others differ in their time
+    repeats = alike.height - alike.n_unique() if log.timestamp else 0
     ends = rewards.min(), rewards.max()
     return frame, users, items, CheckResult(frame.height, left_out, ends, int(tied.sum()), repeats)  # type: ignore[arg-type]
 
 
-def read_rewards(raw: pl.DataFrame, rows: SourceRows, reward: str | None, where: str = "data.reward") -> pl.Series:
-    """Compute the reward of each row: f64, null where it has none.
+def read_numbers(raw: pl.DataFrame, rows: SourceRows, expression: str | None, key: str) -> pl.Series:
+    """Compute an expression, such as the reward, for each row: f64; null where it has no value.
 
-    Arguments as in `check_rows`; ``where`` is the setting that holds the expression, for errors.
+    Args:
+        raw, rows: as in `check_rows`.
+        expression: None: no row has a value.
+        key: the setting that holds the expression, for errors.
 
     Raises:
-        InputError: the reward cannot be computed, or is no number.
+        InputError: it cannot be computed, or gives no numbers.
     """
-    if reward is None:
+    if expression is None:
         return pl.repeat(None, raw.height, dtype=pl.Float64, eager=True)
-    values = evaluate(raw, reward, where, rows)
+    values = evaluate(raw, expression, key, rows)
     if values.count() and not (values.dtype.is_numeric() or values.dtype == pl.Boolean):
         remedy = "give a number or a comparison; TRY_CAST(x AS DOUBLE) turns text into numbers or null"
-        raise InputError(f"{reward!r} gives {kind_of(values, rows)}, not a number", where=where, remedy=remedy)
-    return values.cast(pl.Float64)
+        raise InputError(f"{expression!r} gives {kind_of(values, rows)}, not a number", where=key, remedy=remedy)
+    return values.cast(pl.Float64).alias(expression)
 
 
 def make_report(parts: Sequence[CheckResult], rows: SourceRows, reward: str | None) -> Report:
@@ -270,11 +260,9 @@ def make_report(parts: Sequence[CheckResult], rows: SourceRows, reward: str | No
 def _sort_order(user: pl.Series, time: pl.Series) -> pl.Series | None:
     """Stable sort order by (user, time); None if the rows are already sorted."""
     user_N, time_N = user.to_numpy(), time.to_numpy()
-    no_earlier_N = time_N[1:] >= time_N[:-1]
-    if ((user_N[1:] > user_N[:-1]) | (user_N[1:] == user_N[:-1]) & no_earlier_N).all():
+    later_N = (user_N[1:] > user_N[:-1]) | ((user_N[1:] == user_N[:-1]) & (time_N[1:] >= time_N[:-1]))
+    if later_N.all():
         return None
-    if no_earlier_N.all():
-        return pl.Series(_stable_order(user_N))
     by_time_N = _stable_order(time_N)
     return pl.Series(by_time_N[_stable_order(user_N[by_time_N])])
 

@@ -14,7 +14,7 @@ from recalign.data.events import EventTable, audit, data_root, read_features
 from recalign.data.events.audit import GAP_AUC, HINT, LEAK, OLD, OUTLIERS, REPEATS, RESOLUTION, REWARDED, TIES, Section
 from recalign.data.events.division import FEW, LEARN, SHORT, divide, unmeasurable
 from recalign.data.events.guess import MOST_HIGH
-from recalign.data.events.items import SECOND_ID, feature_figures
+from recalign.data.events.items import feature_figures
 from recalign.data.sequences.data import EventDataModule
 from recalign.data.sequences.splits import LeaveLast, Split, TimeSplit
 from recalign.data.sequences.store import PARTS, Part, Sequences
@@ -265,7 +265,7 @@ def _rewards(sections: Mapping[str, Section]) -> Iterator[Concern]:
 
 
 def _events(sections: Mapping[str, Section], time_unit: str) -> Iterator[Concern]:
-    """Repeats, features and times."""
+    """Repeats and times."""
     log, repetition = sections["log"], sections["repeated items and times"]
     repeats, events = int(repetition.get(REPEATS, 0)), int(log["events"])
     if repeats > REPEATED * events:
@@ -273,13 +273,6 @@ def _events(sections: Mapping[str, Section], time_unit: str) -> Iterator[Concern
             f"{repeats:,} events ({repeats / events:.1%}) repeat another in every column: if they were logged twice, "
             "set data.log.drop_repeats: true"
         )
-    for name, count in sections.get("item features", {}).items():
-        feature, _, kind = name.rpartition(": ")
-        if kind == SECOND_ID:
-            yield care(
-                f"the feature {feature} has {count:,} categories, and most items have none that another item has too: "
-                "it names items rather than describing them"
-            )
     if (tied := float(repetition.get(TIES, 0))) > OFTEN:
         others = sections.get(OTHER_USERS, {})
         line = next((one for one, users in others.items() if "TimeSplit" in one and int(users) >= FEW), None)

@@ -33,7 +33,7 @@ from recalign.data.events.audit import LEFT, Section, left_out
 from recalign.data.events.fields import missing_as_null
 from recalign.data.events.items import feature_figures
 from recalign.data.events.messages import SourceRows
-from recalign.data.events.reading import Tables, is_text, locate, matched, read, scan
+from recalign.data.events.reading import is_text, join, locate, read
 from recalign.data.events.table import CheckResult, check_rows, make_report
 from recalign.data.sequences.cache import ARRAYS, column_file, mappable, read_table, write_entry
 from recalign.data.sequences.data import EventDataModule
@@ -116,10 +116,10 @@ def _write(
 
     for name in ("rows", "entry"):
         (folder / name).mkdir()
-    tables, rows = _scanned(data.log_, data_root(data.root), folder)
+    joined, rows = _scanned(data.log_, data_root(data.root), folder)
     tasks = _Tasks(folder, rows, data.log_, data.reward, data.high, data.groups)
     height = sum(rows.files.values())
-    number = _divide(tables, height, tasks.log.user, folder, partitions or -(-height // ROWS_OF_A_PARTITION))
+    number = _divide(joined, height, tasks.log.user, folder, partitions or -(-height // ROWS_OF_A_PARTITION))
     numbers = range(number)
     checked = each("checking events", tasks.check, numbers)
     report = make_report([one.found for one in checked], rows, data.reward)
@@ -170,20 +170,20 @@ def _write(
     }
 
 
-def _scanned(log: LogMapping, root: Path, folder: Path) -> tuple[Tables, SourceRows]:
-    """The tables of a log, to be read in parts, and how many rows each has. Text is first converted, file by file."""
+def _scanned(log: LogMapping, root: Path, folder: Path) -> tuple[pl.LazyFrame, SourceRows]:
+    """The rows of a log, to be read in parts, and how many each file has. Text is first converted, file by file."""
     tables = {}
     for n, file in enumerate(locate(log, root)[0]):
         parquet = folder / f"file-{n}.parquet" if is_text(file) else file
         if is_text(file):
             read(file, (log.user, log.item), log.header, log.separator).write_parquet(parquet)
-        tables[file] = scan(str(parquet))
-    return matched(log, tables)
+        tables[file] = pl.scan_parquet(parquet, glob="://" in file)
+    return join(log, tables)
 
 
-def _divide(tables: Tables, height: int, user: str, folder: Path, partitions: int) -> int:
-    """Write the rows of the tables into partitions with about as many events each; returns their number."""
-    rows = pl.concat(tables.values(), how="diagonal_relaxed").with_row_index(ROW, 1)
+def _divide(joined: pl.LazyFrame, height: int, user: str, folder: Path, partitions: int) -> int:
+    """Write the rows into partitions with about as many events each; returns their number."""
+    rows = joined.with_row_index(ROW, 1)
     unordered = rows.collect_schema()[user] in (pl.Categorical, pl.Enum)
     by_id = pl.col(user).cast(pl.String) if unordered else pl.col(user)  # a type whose order is that of the ids
     sampled = rows.filter(pl.col(ROW) % max(1, height // SAMPLED_USERS) == 0).select(by_id)

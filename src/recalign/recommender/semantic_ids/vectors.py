@@ -11,7 +11,7 @@ import polars as pl
 
 from recalign.data.events.items import log_ids
 from recalign.data.events.messages import did_you_mean
-from recalign.data.events.reading import reading_parquet
+from recalign.data.events.reading import read_errors
 from recalign.data.sequences import EventDataModule
 from recalign.data.sequences.splits import TRAIN
 from recalign.errors import InputError, require_positive
@@ -89,7 +89,7 @@ class ParquetVectors(ItemVectors):
     def table(self, data: EventDataModule) -> pl.DataFrame:
         if not self.file.is_file():
             raise InputError("there is no such file of vectors", where=str(self.file), remedy="name a Parquet file")
-        with reading_parquet(self.file):
+        with read_errors(str(self.file)):
             frame = pl.read_parquet(self.file, glob=False)
         others = frame.drop(self.item, strict=False)
         nested = [column.name for column in others if column.dtype.is_nested()]

@@ -13,7 +13,7 @@ import polars as pl
 from recalign.data.events.expression import refuse_names
 from recalign.data.events.log import PREPARED
 from recalign.data.events.messages import SourceRows
-from recalign.data.events.table import read_rewards
+from recalign.data.events.table import read_numbers
 from recalign.data.sequences.relative import RelativeTo
 from recalign.data.sequences.splits import TRAIN
 from recalign.data.sequences.store import ADDED
@@ -93,7 +93,7 @@ def candidate_values(frame: pl.DataFrame, candidates: Mapping[str, Candidate]) -
     for name, one in candidates.items():
         where = f"rewards.{name}"
         refuse_names(one.reward, own, where)
-        values = read_rewards(log, rows, one.reward, where).alias("reward")
+        values = read_numbers(log, rows, one.reward, where).alias("reward")
         rated = frame.with_columns(values)
         if one.relative_to is not None:
             refuse_names(one.relative_to.column, own, where, [one.relative_to.column])

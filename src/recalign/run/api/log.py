@@ -16,7 +16,7 @@ from recalign.data.events.division import collapse_and_divide
 from recalign.data.events.fields import missing_as_null, read_ids, read_timestamps
 from recalign.data.events.log import TimeUnit
 from recalign.data.events.messages import SourceRows, did_you_mean
-from recalign.data.events.table import read_rewards
+from recalign.data.events.table import read_numbers
 from recalign.errors import InputError
 from recalign.files import write_parquet, write_text, yaml_text
 from recalign.run import configs
@@ -92,7 +92,7 @@ class Log:
         columns = {"user": events[user], "item": events[item]}  # their names may look like patterns
         known = {key: read_ids(missing_as_null(ids.alias(key)), key, rows) for key, ids in columns.items()}
         read_timestamps(missing_as_null(events[timestamp].alias("timestamp")), unit, rows)
-        known["reward"] = read_rewards(events, rows, expression)
+        known["reward"] = read_numbers(events, rows, expression, "data.reward")
         collapse, division = collapse_and_divide(pl.DataFrame(known), expression, collapse)
         place, temporary = _folder(folder)
         log: dict[str, Any] = {"name": name, "files": [EVENTS], "user": user, "item": item}

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from recalign.artifacts import Seal, publish, seal
 from recalign.data.events import Feature, ItemTable, ItemValues
-from recalign.data.events.items import table_columns, table_titles, table_values
+from recalign.data.events.items import table_rows, table_values
 from recalign.data.sequences.features import FeatureCoder
 from recalign.errors import InputError
 from recalign.files import digest, read_json, sha256, write_json, write_text
@@ -131,9 +131,9 @@ def titled_rows(known: dict[str, Any], titles: Path | None, table: pl.DataFrame,
 
 def _rows(settings: ItemTable, table: pl.DataFrame, ids: pl.Series) -> pl.DataFrame:
     """Rows of a bundle's item table, with all its columns as a table like the log's has them."""
-    source, count = settings.file, pl.zeros(len(ids), table["count"].dtype, eager=True)
-    own = pl.DataFrame({"item": ids, "title": table_titles(source, settings, ids), "count": count})
-    return own.hstack(table_columns(source, settings, ids, _further(table)))
+    count = pl.zeros(len(ids), table["count"].dtype, eager=True)
+    rows = table_rows(settings.file, settings, ids, _further(table))
+    return rows.insert_column(0, ids.alias("item")).with_columns(count=count)
 
 
 def _further(table: pl.DataFrame) -> dict[str, pl.DataType]:

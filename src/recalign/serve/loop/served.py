@@ -19,7 +19,7 @@ from recalign.data.events import LogMapping, data_root
 from recalign.data.events.audit import Section
 from recalign.data.events.expression import condition, evaluate
 from recalign.data.events.reading import read_log
-from recalign.data.events.table import read_rewards
+from recalign.data.events.table import read_numbers
 from recalign.errors import InputError
 from recalign.serve.server.bundle import Bundle, load_bundle
 
@@ -192,7 +192,7 @@ def read_rows(path: Path) -> pl.DataFrame:
     named = {name: evaluate(raw, one, f"data.log.columns.{name}", rows) for name, one in log.columns.items()}
     raw = raw.with_columns(**named)
     meets = condition(raw, log.where, "data.log.where", rows) if log.where else pl.lit(True)
-    reward = read_rewards(raw, rows, data.get("reward") or "reward")
+    reward = read_numbers(raw, rows, data.get("reward") or "reward", "data.reward")
     return raw.with_columns(own_reward=pl.col("reward"), reward=reward, meets=meets)
 
 
