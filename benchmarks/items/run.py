@@ -10,8 +10,6 @@ true positions. The rows:
 
 - `ids` knows nothing of the items held out and so misses them. `start` has the log's features and id dropout;
   `no_dropout` has the features; `titles` also has the titles, as a vector (hashed n-grams of letters, SVD).
-- `onerec` writes items as codes (residual k-means of `start`'s vectors of all items). It is trained without features
-  and without the items held out, whose codes are added afterwards, as `recalign recommend --codes` does.
 - The others are methods of a chain that begins at `start`.
 
 Cold targets are test events on the items of the second set: hit rates and NDCG over the whole catalogue, seen items
@@ -32,22 +30,18 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import torch
 import yaml
 
 from benchmarks.items.logs import WORLD, HeldOut, known_log, written
 from benchmarks.items.ranks import CUTS, IDS, START, measured, said, table
 from benchmarks.lib import CONF, figure, markdown, options, save
 from recalign.cli import main as recalign
-from recalign.files import atomic_write, digest, sha256
-from recalign.recommender import Policy
-from recalign.recommender.new_items import appended
-from recalign.recommender.semantic_ids.codes import CodesTable
+from recalign.files import atomic_write, digest
 from recalign.run.chain.run import train
 from recalign.run.stage import parse_stage
-from recalign.run.stage.opened import OpenedRun, open_run
+from recalign.run.stage.opened import open_run
 
-ONEREC, TITLES = "onerec", "titles"
+TITLES = "titles"
 RECOMMENDERS: dict[str, tuple[str, dict[str, Any]]] = {
     IDS: ("ids", {}),
     "no_dropout": ("features", {"init_args": {"id_dropout": 0.0}}),
@@ -60,7 +54,7 @@ ASKED_FOR = (
 )
 """Methods that run only where --rows names them."""
 METHODS = (START, "bc", "asft", "dpo", "ppo", "rerank", "asft_rerank", *ASKED_FOR)
-ROWS = (IDS, "no_dropout", START, TITLES, ONEREC, *METHODS[1:])
+ROWS = (IDS, "no_dropout", START, TITLES, *METHODS[1:])
 COLUMNS = {
     **{f"cold/hr@{k}": f"cold hr@{k}" for k in CUTS},
     **{"cold/ndcg@10": "cold ndcg@10", "cold/hr@50/items": "hr@50, mean over items"},
@@ -115,67 +109,32 @@ def of_seed(given: argparse.Namespace, seed: int, rows: list[str]) -> pl.DataFra
             log = written(held, form, folder / form, given.log)
             runs[row] = alone(log, folder, row, model, seed, given)
     features = written(held, "features", folder / "features", given.log)
-    if methods := [row for row in METHODS if row in rows or (row == START and ONEREC in rows)]:
+    if methods := [row for row in METHODS if row in rows]:
         chain(features, folder, methods, seed, given)
         for row in methods:
             runs[row] = folder / "chain" / ("recommender" if row == START else row) / f"seed-{seed}"
-    if ONEREC in rows:
-        made = codes(features, runs[START], folder)
-        log = written(held, RECOMMENDERS[IDS][0], folder / RECOMMENDERS[IDS][0], given.log)
-        runs[ONEREC] = alone(log, folder, ONEREC, {"init_args": {"codes": str(made)}}, seed, given)
     return pl.concat([ranks_of(row, runs, folder, held).with_columns(seed=pl.lit(seed)) for row in rows])
 
 
 def ranks_of(row: str, runs: dict[str, Path], folder: Path, held: HeldOut) -> pl.DataFrame:
     """A row's ranks, kept for as long as its runs are the same."""
-    made = [open_run(runs[one]) for one in ((ONEREC, START) if row == ONEREC else (row,))]
-    key = digest([one.made_of() for one in made], [one.strength for one in made], made[-1].data.fingerprint)
+    run = open_run(runs[row])
+    key = digest([run.made_of()], [run.strength], run.data.fingerprint)
     kept = folder / "ranks" / f"{row}-{key[:16]}.parquet"
     if not kept.is_file():
-        policy = with_codes(made, codes_of(runs[START], folder)) if row == ONEREC else made[0].policy
-        found = measured(policy, made[-1].data, held.cold)
+        found = measured(run.policy, run.data, held.cold)
         kept.parent.mkdir(exist_ok=True)
         with atomic_write(kept) as path:
             found.with_columns(row=pl.lit(row)).write_parquet(path)
     return pl.read_parquet(kept)
 
 
-def with_codes(made: list[OpenedRun], codes: Path) -> Policy:
-    """A OneRec that writes the items held out as well, over the catalogue of `start`."""
-    onerec, start = made
-    items = start.data.sequences.items
-    known = onerec.data.sequences.items
-    assert known.equals(items.head(len(known)))  # items with training events come first, in the same order
-    table = CodesTable.read(codes)
-    return appended(onerec.policy, torch.tensor(table.codes_NL[table.rows(items, str(codes))]))  # type: ignore[arg-type]
-
-
-def codes(log: Path, start: Path, folder: Path) -> Path:
-    """Make codes of the vectors that `start` has of all items, unless they are there; their file."""
-    made = codes_of(start, folder)
-    words = ["tokenize", f"--config={log}", "--vectors=recalign.recommender.semantic_ids.RecommenderVectors"]
-    words += [f"--vectors.checkpoint={best_of(start)}", f"--out={made.parent}"]
-    if not made.is_file() and (code := recalign(words)):
-        raise SystemExit(code)
-    return made
-
-
-def codes_of(start: Path, folder: Path) -> Path:
-    """Where the codes of a start's vectors are."""
-    return folder / f"codes-{sha256(best_of(start))[:16]}" / "codes.parquet"
-
-
-def best_of(run: Path) -> Path:
-    return run / "checkpoints" / "best.ckpt"
-
-
 def alone(log: Path, folder: Path, row: str, model: dict[str, Any], seed: int, given: argparse.Namespace) -> Path:
     """Train the recommender of one row and seed; its folder."""
     settings = folder / f"{row}.yaml"
     settings.write_text(yaml.safe_dump({"model": model} if model else {}))
-    stage = "recommender-onerec" if row == ONEREC else "recommender"
-    own = [CONF / stage / f"{name}.yaml" for name in (f"{given.log}-items", given.log)]
-    files = [CONF / f"{stage}.yaml", log, *[recipe for recipe in own if recipe.is_file()][:1], settings]
+    own = [CONF / "recommender" / f"{name}.yaml" for name in (f"{given.log}-items", given.log)]
+    files = [CONF / "recommender.yaml", log, *[recipe for recipe in own if recipe.is_file()][:1], settings]
     words = ["fit", *(f"--config={file}" for file in files), f"--seed_everything={seed}", f"--run.root={folder}"]
     return train(parse_stage([*words, f"--run.chain={row}", *given.chain]), verbose=True).folder
 

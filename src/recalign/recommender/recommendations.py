@@ -1,8 +1,12 @@
-"""The best unseen items of each user as a table: the answer of `recalign predict` and `recalign recommend`."""
+"""The best unseen items of each user as a table: the answer of `recalign predict` and `recalign recommend`.
+
+`recalign.serve.server.Bundle.recommend` answers from an exported graph without torch, and knows histories only, no log.
+This needs no export. Export verifies on every bundle that both give the same items.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +16,12 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
-from recalign.data.events import data_root, read_titles
+from recalign.data.events.messages import did_you_mean
 from recalign.data.sequences import EventDataModule
 from recalign.distributed import all_gather_rows
+from recalign.errors import InputError
 from recalign.files import write_parquet
+from recalign.recommender.policy import Policy
 
 RECOMMENDATIONS = "recommendations.parquet"
 
@@ -44,13 +50,45 @@ class RecommendationsWriter(BasePredictionWriter):
         print(f"recommendations for {frame['user'].n_unique():,} users: {path}")
 
 
-def recommendations(
-    user_T: Tensor, score_TK: Tensor, item_TK: Tensor, data: EventDataModule, items: pl.Series | None = None
+@torch.no_grad()
+def recommend(
+    policy: Policy, data: EventDataModule, users: Sequence[int | str] | None = None, k: int = 10
 ) -> pl.DataFrame:
+    """The best unseen items of some users after the log's end.
+
+    Args:
+        policy: trained on this log.
+        data: the log.
+        users: raw ids; None: everybody.
+        k: items a user, or all if they are fewer.
+
+    Returns:
+        A row a user and rank, users in the order in which they are asked for; columns of `recommendations`. Of a user
+        who is asked for and has no event with an item of the catalogue, one row, null but for the user.
+
+    Raises:
+        InputError: a user that the log does not have, or a k below 1.
+    """
+    if k < 1:
+        raise InputError(f"{k!r} is not above 0", where="k", remedy="give a whole number above 0")
+    known, k = data.sequences.users, min(k, policy.num_items)
+    asked = known if users is None else require_users(users, known)
+    parts = [(torch.empty(0, dtype=torch.long), torch.empty(0, k), torch.empty(0, k, dtype=torch.long))]
+    for batch in data.serving_loader(known.is_in(asked.implode()).to_numpy()):
+        there = batch.to(next(policy.parameters()).device)
+        score_TK, item_TK = policy.top_k(policy.encode(there), k, there.seen_N)
+        parts.append((batch.user_B[batch.row_T], score_TK.cpu(), item_TK.cpu()))
+    frame = recommendations(*(torch.cat(column) for column in zip(*parts, strict=True)), data)
+    if users is None:
+        return frame
+    return asked.alias("user").to_frame().join(frame, on="user", how="left", maintain_order="left_right")
+
+
+def recommendations(user_T: Tensor, score_TK: Tensor, item_TK: Tensor, data: EventDataModule) -> pl.DataFrame:
     """A table of recommendations, one row a user and rank.
 
     Columns: ``user`` (raw id), ``rank`` (1 = best), ``item`` (raw id), ``score`` (log-probability up to a constant),
-    and ``title`` if the log has titles. ``items`` are the raw ids of the items; None: the catalogue's.
+    and ``title`` if the log has titles.
     """
     columns = {
         "user": user_T[:, None].expand_as(item_TK),
@@ -60,9 +98,23 @@ def recommendations(
     }
     flat = pl.DataFrame({name: column.flatten().numpy() for name, column in columns.items()})
     flat = flat.filter(pl.col("item") > 0).sort("user", maintain_order=True)
-    item = flat["item"] - 1
-    titles = data.titles if items is None else read_titles(data.log_, data_root(data.root), items)[0]
-    title = [titles.gather(item).alias("title")] if data.log_.items and data.log_.items.title else []
-    items = data.sequences.items if items is None else items
-    user = data.sequences.users.gather(flat["user"]).alias("user")
-    return flat.with_columns(user, items.gather(item).alias("item"), *title)
+    user, item = data.sequences.users.gather(flat["user"]), flat["item"] - 1
+    title = [data.titles.gather(item).alias("title")] if data.log_.items and data.log_.items.title else []
+    return flat.with_columns(user.alias("user"), data.sequences.items.gather(item).alias("item"), *title)
+
+
+def require_users(users: Iterable[int | str], known: pl.Series) -> pl.Series:
+    """The raw ids of some users, in the type that the log's have: text is read as the log would read it.
+
+    Raises:
+        InputError: it is no list, or the log has no such user.
+    """
+    if isinstance(users, str) or not (users := list(users)):
+        raise InputError(f"{users!r} is not a list of users", where="users", remedy="give raw ids: ['anna']")
+    text = pl.Series([str(user) for user in users], dtype=pl.String)
+    asked = text.cast(known.dtype, strict=False)
+    if (unknown := ~asked.is_in(known.implode()).fill_null(False)).any():
+        first = text.filter(unknown)[0]
+        remedy = did_you_mean(first, known.cast(pl.String))
+        raise InputError(f"the log has no user {first!r}", where="users", remedy=remedy)
+    return asked

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import torch
 import yaml
 from rich.console import Console
 from rich.markup import escape
@@ -19,9 +18,8 @@ from recalign.data.sequences.audit import audit_log, verdict
 from recalign.data.sequences.prepare import prepare as prepare_log
 from recalign.errors import InputError, printable, require_positive
 from recalign.files import write_parquet, write_text
-from recalign.recommender.recommendations import RECOMMENDATIONS
-from recalign.recommender.serving import recommend as answered
-from recalign.recommender.serving import require_users
+from recalign.recommender.recommendations import RECOMMENDATIONS, require_users
+from recalign.recommender.recommendations import recommend as answered
 from recalign.reward.candidates import compare_log_rewards
 from recalign.reward.candidates.text import render as candidates_text
 from recalign.run.stage.opened import open_run
@@ -76,17 +74,14 @@ def prepare(*, data: EventDataModule, partitions: int | None = None, workers: in
     print(f"prepared: {data.entry and data.entry.path}")
 
 
-def recommend(run: Path, users: str | list[str] | None = None, k: int = 10, codes: Path | None = None) -> None:
+def recommend(run: Path, users: str | list[str] | None = None, k: int = 10) -> None:
     """Print recommendations after the log's end, as a table.
 
     Args:
         run: the run folder of a policy, such as runs/ml-100k/asft/seed-0, or of a reranked row of a chain, such as
-            runs/ml-100k/rerank/seed-0; its recommendations.parquet is written anew and holds all users', with codes
-            as asked here.
+            runs/ml-100k/rerank/seed-0; its recommendations.parquet is written anew and holds all users'.
         users: raw ids of the users to show, as the log has them, such as [1, 7] or [0104257]; null: the first five.
         k: items a user.
-        codes: for a policy over semantic ids, a file that recalign tokenize --append wrote; its new items are
-            recommended too. This and a reranked row run on the CPU.
     """
     require_positive("", {"k": k}, "k")
     found = open_run(run)
@@ -97,12 +92,10 @@ def recommend(run: Path, users: str | list[str] | None = None, k: int = 10, code
         raise InputError(f"{users!r} is no list", where="users", remedy="give ids, such as [1, 7]") from error
     known = data.sequences.users
     shown = require_users([ids] if isinstance(ids, str) else ids, known) if ids else known[:5]
-    device = torch.device("cpu") if codes else found.device
-    frame = answered(policy.to(device), data, k=k, codes=codes)
+    frame = answered(policy.to(found.device), data, k=k)
     write_parquet(frame, run / RECOMMENDATIONS)
-    kind = f" with the new items of {codes}" if codes else ""
-    made = f"made on the {'CPU' if device.type == 'cpu' else 'GPU'}"
-    print(f"recommendations{kind} for {frame['user'].n_unique():,} users, {made}: {run / RECOMMENDATIONS}")
+    made = f"made on the {'CPU' if found.device.type == 'cpu' else 'GPU'}"
+    print(f"recommendations for {frame['user'].n_unique():,} users, {made}: {run / RECOMMENDATIONS}")
     if without := shown.filter(~shown.is_in(frame["user"].implode())).to_list():
         who = ", ".join(printable(str(one)) for one in without)
         print(f"no list for {who}: no event with an item of the catalogue, or all of its items met")

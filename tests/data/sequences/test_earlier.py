@@ -16,7 +16,7 @@ from recalign.data.events import LogMapping
 from recalign.data.sequences import EventDataModule, High, LeaveLast, TimeSplit, Where
 from recalign.data.sequences.earlier import EarlierLog, remember
 from recalign.errors import InputError
-from recalign.recommender.serving import met_new_items
+from recalign.recommender.recommendations import met_new_items
 
 FIRST = [(u, (3 * u + 5 * t) % 11, t % 5 + 1.0, 100 * t + u) for u in range(8) for t in range(3 + u)]
 COLUMNS = ["user", "item", "rating", "timestamp"]

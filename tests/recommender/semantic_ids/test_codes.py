@@ -26,7 +26,7 @@ def written(folder: Path, sizes: str = "[]", **columns: object) -> Path:
 def test_items_find_their_codes_in_any_order(tmp_path_factory, order: list[int], chosen: int):
     items, codes_NL = pl.Series([f"item-{n}" for n in range(12)]), np.array([[n // 4, n % 4] for n in range(12)])
     path = tmp_path_factory.mktemp("codes") / "codes.parquet"
-    CodesTable.empty(items, (4, 4)).appended(items.gather(order), codes_NL[order]).write(path)
+    CodesTable(items.gather(order), codes_NL[order], (4, 4)).write(path)
     codes = load_codes(path, items.gather(order[::-1][:chosen]))
     assert codes.sizes == (4, 4)
     assert codes.codes_NL.dtype == np.int64
@@ -58,7 +58,6 @@ def test_another_tools_file_needs_no_metadata_and_ids_are_read_as_the_logs(tmp_p
         ({"code_0": [0, None, 1]}, "the item 'b' has an empty cell"),
         ({"code_0": [0.0, 1.0, 1.0]}, "whole numbers, and here: Float64"),
         ({"code_3": [0, 1, 1]}, "have to be item, code_0, code_1, code_2"),
-        ({"version": [1, None, 2]}, "the item 'b' has an empty cell"),
         ({"sizes": "[2, 2]"}, "the item 'a' has a code that its level does not have"),
         ({"sizes": "[2, 2, 2]"}, "have to be item, code_0, code_1, code_2"),
     ],
@@ -74,7 +73,7 @@ def test_codes_of_another_log_are_refused(tmp_path: Path):
     """Their items may have the same numbers."""
     items = pl.Series([1, 2, 3])
     codes_NL, path = np.array([[0, 0], [0, 1], [1, 0]]), tmp_path / "codes.parquet"
-    CodesTable.empty(items, (2, 2), "films").appended(items, codes_NL).write(path)
+    CodesTable(items, codes_NL, (2, 2), "films").write(path)
     assert len(load_codes(path, items, "films").codes_NL) == len(load_codes(path, items).codes_NL) == 3
     with pytest.raises(InputError, match="the ids of the log 'films', not of 'books'") as error:
         load_codes(path, items, "books")

@@ -36,18 +36,17 @@ def own(folder: Path, **columns: object) -> Path:
 
 def test_items_that_the_same_users_choose_are_near(data: EventDataModule):
     table = Cooccurrence(dimensions=4).table(data)
-    x_ND = matrix(table, data.sequences.items, True, "here")
+    x_ND = matrix(table, data.sequences.items, "here")
     odd_N = data.sequences.items.to_numpy() % 2 == 1  # each user likes the items of one parity
     means = x_ND[odd_N].mean(axis=0), x_ND[~odd_N].mean(axis=0)
     side_N = (x_ND @ (means[0] - means[1])) > 0
     assert (side_N == odd_N).mean() > 0.9
 
 
-def test_lists_arrays_and_columns_of_numbers_are_the_same(data: EventDataModule, tmp_path: Path):
+def test_lists_and_arrays_are_the_same(data: EventDataModule, tmp_path: Path):
     frames = {
         "lists": pl.DataFrame({"item": range(1, 41), "vector": VECTORS.tolist(), "year": 1999}),
         "arrays": pl.DataFrame({"item": range(1, 41), "vector": pl.Series(VECTORS)}),
-        "columns": pl.DataFrame({"item": range(1, 41), **{f"x{n}": VECTORS[:, n] for n in range(3)}, "title": "a"}),
         "text": pl.DataFrame({"item": [str(n) for n in range(1, 41)], "vector": VECTORS.tolist()}),
     }
     for name, frame in frames.items():
@@ -55,16 +54,16 @@ def test_lists_arrays_and_columns_of_numbers_are_the_same(data: EventDataModule,
         table = ParquetVectors(path).table(data)
         assert table["item"].to_list() == list(range(1, 41))
         np.testing.assert_array_equal(table["vector"].to_numpy(), VECTORS)
-    table = ParquetVectors(tmp_path / "lists.parquet", columns=["year"]).table(data)
-    assert table["vector"].to_numpy().shape == (40, 1)
+    with pytest.raises(InputError, match=r"vectors.column: there is no column 'text' .*\n.*vector"):
+        ParquetVectors(tmp_path / "lists.parquet", column="text").table(data)
 
 
 def test_vectors_are_centred_and_as_long_as_each_other():
     items = pl.Series([1, 2, 3])
     table = vector_table(items, np.array([[3.0, 4.0], [0.0, 0.0], [0.0, 2.0]]))
     unit_ND = np.array([[0.6, 0.8], [0, 0], [0, 1]])
-    np.testing.assert_allclose(matrix(table, items, True, "here"), unit_ND - unit_ND.mean(axis=0), atol=1e-6)
-    np.testing.assert_allclose(matrix(table, items[1:], False, "here"), [[0, -1], [0, 1]])
+    np.testing.assert_allclose(matrix(table, items, "here"), unit_ND - unit_ND.mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(matrix(table, items[1:], "here"), [[0, -0.5], [0, 0.5]])
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, None])
@@ -73,7 +72,7 @@ def test_a_value_that_is_no_number_is_refused(data: EventDataModule, tmp_path: P
     vectors[6][1] = value
     table = ParquetVectors(own(tmp_path, vector=vectors)).table(data)
     with pytest.raises(InputError, match="the vector of the item 7 has a value that is no finite number"):
-        matrix(table, data.sequences.items, True, "here")
+        matrix(table, data.sequences.items, "here")
 
 
 @pytest.mark.parametrize(
@@ -85,8 +84,8 @@ def test_a_value_that_is_no_number_is_refused(data: EventDataModule, tmp_path: P
         ({"vector": [None, *VECTORS.tolist()[1:]]}, "all of one length"),
         ({"item": ["001", *map(str, range(2, 41))]}, "the item '001' is no id of this log's kind"),
         ({"vector": [[]] * 40}, "all of one length"),
-        ({"vector": [["a", "b"]] * 40}, "columns of numbers"),
-        ({"vector": ["a"] * 40}, "columns of numbers"),
+        ({"vector": [["a", "b"]] * 40}, "lists of numbers"),
+        ({"vector": ["a"] * 40}, "lists of numbers"),
     ],
 )
 def test_a_wrong_column_is_refused(data: EventDataModule, tmp_path: Path, columns: dict, message: str):

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-import re
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 import pytest
 import tiny
-
-from recalign.recommender.semantic_ids.codes import CodesTable
 
 pytestmark = pytest.mark.slow
 
@@ -75,22 +70,6 @@ def test_it_recommends(first):
     said = tiny.recalign(folder, "predict", f"--config={RUNS}/asft/seed-0/config.yaml")
     assert said.code == 0, said.err
     assert (folder / RUNS / "asft/seed-0/recommendations.parquet").is_file()
-
-
-def test_it_recommends_what_a_file_of_codes_adds(first):
-    folder, _ = first
-    own = CodesTable.read(folder / RUNS / "tokens/seed-0/codes.parquet")
-    taken = set(map(tuple, own.codes_NL.tolist()))
-    free = next(id for id in itertools.product(*map(range, own.sizes)) if id not in taken)
-    new = pl.Series("item", [9999]).cast(own.items.dtype)
-    own.appended(new, np.array([free])).write(folder / "grown.parquet")
-    words = [str(RUNS / "recommender/seed-0"), "--codes=grown.parquet", "--k=1000"]
-    said = tiny.recalign(folder, "recommend", *words)
-    assert said.code == 0, said.err
-    assert re.search(r"^recommendations with the new items of grown\.parquet for \d+ users, .* CPU", said.out)
-    shown = pl.read_parquet(folder / RUNS / "recommender/seed-0/recommendations.parquet")
-    assert set(shown.filter(pl.col("item").cast(pl.String) == "9999")["user"]) == set(shown["user"])
-    assert not shown.select("user", "item").is_duplicated().any()
 
 
 @pytest.mark.long

@@ -17,7 +17,7 @@ import yaml
 from recalign.errors import InputError
 from recalign.evaluation.comparison import HIGH
 from recalign.evaluation.selection import ERROR, RETAINED, SELECT
-from recalign.recommender.serving import recommend
+from recalign.recommender.recommendations import recommend
 from recalign.run.chain import Chain, Plan
 from recalign.run.chain.command import split_overrides
 from recalign.run.chain.search import Search

@@ -21,7 +21,7 @@ from recalign.evaluation.baselines import ItemScores, Rerank
 from recalign.files import read_json
 from recalign.recommender import RecommenderData, SequencePolicy
 from recalign.recommender.checkpoint import build, load_net
-from recalign.recommender.serving import recommend
+from recalign.recommender.recommendations import recommend
 from recalign.run.stage.opened import OpenedRun
 from recalign.serve.export.command import bundle_of, items
 from recalign.serve.export.verify import verify, windows_to_verify

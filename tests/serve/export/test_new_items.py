@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from pathlib import Path
-
 import featured
-import numpy as np
 import polars as pl
 import pytest
 import small
@@ -15,15 +11,10 @@ from featured import COLD, WARM
 
 from recalign.cli import main
 from recalign.errors import InputError
-from recalign.nn import LazyDecoder
-from recalign.recommender import CodePolicy, Recommender
+from recalign.recommender import Recommender
 from recalign.recommender.checkpoint import load_net
-from recalign.recommender.new_items import with_new_items
-from recalign.recommender.semantic_ids.codes import CodesTable
-from recalign.serve.export import BundleVectors
-from recalign.serve.export.new_items import add_items, titled_rows
+from recalign.serve.export.new_items import add_items
 from recalign.serve.export.new_items import read_new_items as new_rows
-from recalign.serve.export.verify import _of_batch
 from recalign.serve.server import load_bundle
 
 pytestmark = pytest.mark.slow
@@ -73,21 +64,6 @@ def test_new_items_score_as_equal_items_of_the_catalogue_do(made, tmp_path):
     assert logps[0] == pytest.approx(logps[1], abs=1e-5)
     assert logps[2] < logps[0]
     assert before.score(request, [101]).log_probs == [None]
-
-
-def test_semantic_ids_may_be_made_of_what_features_say_of_new_items(made, tmp_path):
-    pl.DataFrame(NEW | {"item": [501, 502]}).write_csv(tmp_path / "new.csv")
-    folder, _ = add_items(made / "b", tmp_path / "new.csv")
-    data = featured.data_of(made)
-    found = dict(BundleVectors(folder).table(data).iter_rows())
-    policy = load_net(made / "policy.ckpt", "policy").net.eval()
-    own = dict(zip(data.sequences.items.to_list(), policy.item_table()[1:].tolist(), strict=True))
-    assert found[1] == pytest.approx(own[1], abs=1e-6)
-    assert found[501] == pytest.approx(own[37], abs=1e-6)  # cold, with the same features
-    data.log_ = dataclasses.replace(data.log_, name="other")
-    with pytest.raises(InputError, match="a bundle of the log 'new', not of 'other'") as caught:
-        BundleVectors(folder).table(data)
-    assert caught.value.remedy
 
 
 def test_an_old_version_takes_new_items_and_is_not_served_again_unasked(made, tmp_path, capsys):
@@ -155,20 +131,11 @@ def test_new_items_have_the_further_columns_of_the_bundle(tmp_path):
         "price": [2.0, 3.0],
         "tags": [["y"], []],
     }
-    assert titled_rows(KNOWN, file, BUNDLE, pl.Series([9, 8])).equals(rows.reverse())
     for tags, said in (({}, "no column 'tags', which the bundle has"), ({"tags": ["y", "z"]}, "'tags' holds String")):
         pl.DataFrame(FURTHER | tags).write_parquet(file)
         with pytest.raises(InputError, match=said) as caught:
             new_rows(file, KNOWN, BUNDLE)
         assert caught.value.remedy
-
-
-def test_new_codes_without_a_table_say_that_boosts_miss_them(tmp_path, capsys):
-    rows = titled_rows(KNOWN, None, BUNDLE, pl.Series([8, 9]))
-    assert rows.columns == ["item", "title", "count"]
-    assert "no boost by brand, price, tags reaches the new items" in capsys.readouterr().out
-    titled_rows(KNOWN, None, BUNDLE.select(rows.columns), pl.Series([8, 9]))
-    assert not capsys.readouterr().out
 
 
 def test_new_items_without_an_item_prior(made, tmp_path):
@@ -208,104 +175,3 @@ def test_a_bundle_without_features_takes_no_new_items(bundled, tmp_path):
     pl.DataFrame(NEW).write_csv(tmp_path / "x.csv")
     with pytest.raises(InputError, match="does not know items by their features"):
         add_items(bundled, tmp_path / "x.csv")
-
-
-def codes_of(items: pl.Series, codes: torch.Tensor, sizes: list[int], path: Path) -> Path:
-    """A file of codes, as ``recalign tokenize`` writes it."""
-    CodesTable(items, codes.numpy(), np.ones(len(items), np.int64), tuple(sizes), "new").write(path)
-    return path
-
-
-def random_codes() -> tuple[list[int], torch.Tensor, torch.Tensor]:
-    """Sizes, codes of the catalogue, and ten further ones, of which some begin with a code that was no item's."""
-    every = torch.cartesian_prod(*map(torch.arange, sizes := [6, 4, 3]))
-    left = every[every[:, 0] < 5]
-    known = left[torch.randperm(len(left), generator=torch.Generator().manual_seed(0))[:WARM]]
-    return sizes, known, every[~(every[:, None] == known).all(dim=2).any(dim=1)][-10:]
-
-
-def only_children() -> tuple[list[int], torch.Tensor, torch.Tensor]:
-    """Every prefix of the catalogue has one last code; further items have others of them, and new prefixes."""
-    known = torch.cartesian_prod(torch.arange(6), torch.arange(6), torch.arange(1))
-    return [7, 6, 3], known, torch.tensor([*([a, 5 - a, 1 + a % 2] for a in range(6)), *([6, b, 0] for b in range(4))])
-
-
-@pytest.fixture(scope="module", params=[random_codes, only_children])
-def coded(request, tmp_path_factory):
-    """A version of a bundle over codes, its data and policy, the sizes and the codes of its items and of ten more."""
-    from recalign.run.stage.opened import OpenedRun
-    from recalign.serve.export.command import bundle_of
-
-    folder = tmp_path_factory.mktemp("coded")
-    data, (sizes, known, more) = featured.data_of(featured.write(folder), {}), request.param()
-    assert data.num_items == WARM
-    torch.manual_seed(0)
-    policy = CodePolicy(LazyDecoder(8, layers=1, heads=2, max_length=32), WARM, sizes)
-    policy.set_codes(known)
-    policy.set_counts(torch.randint(0, 50, (WARM,)))
-    policy.prior_strength = 0.4
-    with torch.no_grad():
-        for weight in policy.parameters():
-            weight.add_(0.3 * torch.randn_like(weight))
-        policy.item_embedding.weight[0] = 0
-    run = OpenedRun(folder / "runs/new/recommender-onerec/seed-0", policy.eval(), data, {})
-    return bundle_of(run, folder / "b")[0], data, policy, sizes, torch.cat([known, more])
-
-
-def test_new_codes_are_answered_as_the_policy_with_them_would(coded, tmp_path):
-    first, data, policy, sizes, codes = coded
-    before, ids = load_bundle(first), data.sequences.items
-    added = pl.Series(range(9001, 9011), dtype=ids.dtype)
-    titles = pl.DataFrame({"item": added.head(9), "title": [f"no. {n}" for n in added.head(8)] + [""]})
-    titles.write_csv(tmp_path / "titles.csv")
-    folder = first
-    for count in (4, 10):  # a second file goes on from the first
-        every = pl.concat([ids, added.head(count)])
-        path = codes_of(every, codes[: len(every)], sizes, tmp_path / f"{count}.parquet")
-        folder, number = add_items(folder, path, tmp_path / "titles.csv")
-        policy, _ = with_new_items(policy, path, every.head(policy.num_items))
-        assert number == len(every) - (WARM if count == 4 else WARM + 4)
-    after = load_bundle(folder)
-    assert after.version != before.version
-    assert after.catalogue.ids == every.to_list()
-    assert after.catalogue.titles == [
-        *before.catalogue.titles,
-        *(f"no. {n}" for n in range(9001, 9009)),
-        "9009",
-        "9010",
-    ]
-    batch = small.batch_of(data, rows=12)
-    with torch.no_grad():
-        own = policy.eval().log_probs(policy.encode(batch))
-    logits = torch.from_numpy(after.run(list(_of_batch(batch, 0.0)), ["logits"])[0])
-    torch.testing.assert_close(logits[:, 1:].log_softmax(dim=1), own, atol=1e-4, rtol=0)
-    assert len(policy.trie.code(1)) == sizes[0]  # a first code that was no item's
-    assert policy.trie.fans[-1] > 1
-    answer = after.recommend({"items": ids.head(2).to_list(), "times": [10, 20], "k": len(every)})
-    assert {one.item for one in answer.items} == set(every.to_list()) - set(ids.head(2).to_list())
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        (lambda ids, codes: (ids, codes[:WARM]), "all its items are in the bundle already"),
-        (lambda ids, codes: (ids.head(5), codes[:5]), "have no id"),
-        (lambda ids, codes: (ids, codes[-WARM:]), "other codes of its items"),
-    ],
-)
-def test_codes_that_cannot_be_added(coded, tmp_path, change, said):
-    first, data, _, sizes, codes = coded
-    path = codes_of(*change(data.sequences.items, codes), sizes, tmp_path / "codes.parquet")
-    versions = sorted(first.parent.iterdir())
-    with pytest.raises(InputError, match=said) as caught:
-        add_items(first, path)
-    assert caught.value.remedy
-    assert sorted(first.parent.iterdir()) == versions
-
-
-def test_codes_of_another_log_are_refused(coded, tmp_path):
-    first, data, _, sizes, codes = coded
-    path = codes_of(data.sequences.items, codes[:WARM], sizes, tmp_path / "codes.parquet")
-    dataclasses.replace(CodesTable.read(path), log="other").write(path)
-    with pytest.raises(InputError, match="ids of the log 'other', not of 'new'"):
-        add_items(first, path)

@@ -79,50 +79,34 @@ class ParquetVectors(ItemVectors):
     Args:
         file: a Parquet file, a row an item. It may hold items that the log does not.
         item: the column of raw item ids.
-        columns: one column of lists or arrays, or several of numbers; null: the first column of lists or arrays, else
-            all columns of numbers.
+        column: the column of vectors: lists or arrays of numbers, all of one length.
     """
 
-    def __init__(self, file: Path, item: str = "item", columns: list[str] | None = None) -> None:
-        self.file, self.item, self.columns = Path(file), item, columns
+    def __init__(self, file: Path, item: str = "item", column: str = "vector") -> None:
+        self.file, self.item, self.column = Path(file), item, column
 
     def table(self, data: EventDataModule) -> pl.DataFrame:
         if not self.file.is_file():
             raise InputError("there is no such file of vectors", where=str(self.file), remedy="name a Parquet file")
         with read_errors(str(self.file)):
             frame = pl.read_parquet(self.file, glob=False)
-        others = frame.drop(self.item, strict=False)
-        nested = [column.name for column in others if column.dtype.is_nested()]
-        columns = self.columns or nested[:1] or [column.name for column in others if column.dtype.is_numeric()]
-        for key, names in (("vectors.item", [self.item]), ("vectors.columns", columns)):
-            for name in names:
-                if name not in frame.columns:
-                    what, remedy = f"there is no column {name!r} in {self.file}", did_you_mean(name, frame.columns)
-                    raise InputError(what, where=key, remedy=remedy)
+        for key, name in (("vectors.item", self.item), ("vectors.column", self.column)):
+            if name not in frame.columns:
+                what, remedy = f"there is no column {name!r} in {self.file}", did_you_mean(name, frame.columns)
+                raise InputError(what, where=key, remedy=remedy)
         ids = log_ids(frame[self.item], data.sequences.items)
         for wrong, what in ((ids.is_null(), "is no id of this log's kind"), (ids.is_duplicated(), "appears twice")):
             if wrong.any():
                 text = f"the item {frame[self.item].filter(wrong)[0]!r} {what}"
                 remedy = "give each item one row, with its id as the log has it"
                 raise InputError(text, where=f"{self.file}, column {self.item}", remedy=remedy)
-        return vector_table(ids, self._matrix(frame, columns))
-
-    def _matrix(self, frame: pl.DataFrame, columns: list[str]) -> np.ndarray:
-        """The vectors. Shape: (N, D).
-
-        Raises:
-            InputError: a column holds no numbers, or its vectors are not of one width.
-        """
         with suppress(pl.exceptions.PolarsError):
-            nested = len(columns) == 1 and frame[columns[0]].dtype.is_nested()
-            vector = frame[columns[0]] if nested else frame.select(pl.concat_list(columns)).to_series()
-            lists = vector.cast(pl.List(pl.Float64))
+            lists = frame[self.column].cast(pl.List(pl.Float64))
             width_N = lists.list.len()
-            if width_N.min() and not width_N.null_count() and width_N.n_unique() == 1:
-                return lists.list.to_array(width_N[0]).to_numpy()
-        what = "vectors are a column of lists of numbers, all of one length, or columns of numbers"
-        remedy = "give every item a vector of the same model, and name columns in vectors.columns"
-        raise InputError(what, where=f"{self.file}, column {', '.join(columns[:3])}", remedy=remedy)
+            if frame[self.column].dtype.is_nested() and width_N.min() and width_N.n_unique() == 1:
+                return vector_table(ids, lists.list.to_array(width_N[0]).to_numpy())
+        what, remedy = "vectors are lists of numbers, all of one length", "give every item a vector of the same model"
+        raise InputError(what, where=f"{self.file}, column {self.column}", remedy=remedy)
 
 
 def vector_table(items: pl.Series, vector_ND: np.ndarray) -> pl.DataFrame:
@@ -131,14 +115,15 @@ def vector_table(items: pl.Series, vector_ND: np.ndarray) -> pl.DataFrame:
     return pl.DataFrame({"item": items, "vector": vector})
 
 
-def matrix(table: pl.DataFrame, items: pl.Series, normalise: bool, source: str) -> np.ndarray:
-    """The vectors of some items, less their mean. Shape: float32 (N, D).
+def matrix(table: pl.DataFrame, items: pl.Series, source: str) -> np.ndarray:
+    """The vectors of some items, as long as each other (but for vectors of length 0), less their mean.
 
     Args:
         table: what a source returned.
         items: raw ids.
-        normalise: whether vectors are made as long as each other first; a vector of length 0 stays.
         source: for messages.
+
+    Shape: -> float32 (N, D).
 
     Raises:
         InputError: an item has no vector, or one with NaN or infinity.
@@ -156,7 +141,6 @@ def matrix(table: pl.DataFrame, items: pl.Series, normalise: bool, source: str) 
             where=source,
             remedy="replace NaN and infinity, or leave those items out of the log",
         )
-    if normalise:
-        length_N1 = np.linalg.norm(x_ND, axis=1, keepdims=True)
-        x_ND = x_ND / np.where(length_N1 > 0, length_N1, 1)
+    length_N1 = np.linalg.norm(x_ND, axis=1, keepdims=True)
+    x_ND = x_ND / np.where(length_N1 > 0, length_N1, 1)
     return np.ascontiguousarray(x_ND - x_ND.mean(axis=0))

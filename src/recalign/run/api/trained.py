@@ -18,7 +18,7 @@ from recalign.data.sequences import EventDataModule
 from recalign.errors import InputError
 from recalign.recommender import Policy
 from recalign.recommender.checkpoint import Loaded, check_catalogue, load_net, read_checkpoint, recipe
-from recalign.recommender.serving import recommend
+from recalign.recommender.recommendations import recommend
 from recalign.reward import RewardEnsemble
 from recalign.reward.trust.report import read_trust
 from recalign.run.api.log import Log
@@ -75,22 +75,18 @@ class TrainedPolicy(Trained):
         policy: Policy = loaded.net.eval()
         return policy
 
-    def recommend(
-        self, users: Sequence[int | str] | None = None, k: int = 10, *, codes: str | Path | None = None
-    ) -> pl.DataFrame:
+    def recommend(self, users: Sequence[int | str] | None = None, k: int = 10) -> pl.DataFrame:
         """The best unseen items of some users after the log's end.
 
         Args:
             users: raw ids; None: everybody.
             k: items a user.
-            codes: for a policy over semantic ids, a file that ``recalign tokenize --append`` wrote; its new items are
-                recommended too.
 
         Returns:
             One row per user and rank: ``user, rank, item, score`` (log-probability up to a constant), and ``title`` if
             the log has titles.
         """
-        return recommend(self.network, self.data, users, k, codes=codes)
+        return recommend(self.network, self.data, users, k)
 
 
 @dataclass(frozen=True)

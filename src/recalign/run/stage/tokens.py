@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from recalign.artifacts import SEAL, State, code_digest
+from recalign.artifacts import State, code_digest
 from recalign.files import digest, sha256
 from recalign.recommender.semantic_ids.tokenize_command import CODES, tokenize
 from recalign.run.stage.console import echo
@@ -49,14 +49,12 @@ class ParsedTokens:
         return shlex.join(["recalign", "tokenize", *self.words])
 
     def key(self) -> dict[str, Any]:
-        """All that determines the ids and their report: settings, data, titles, the vectors' files, code."""
+        """All that determines the ids and their report: settings, data, the vectors' files, code."""
         counted = {name: value for name, value in self.config.items() if name not in ("config", "out", "data")}
-        given = [self.config["append"], *self.config["vectors"].get("init_args", {}).values()]
-        files = [sha256(file) for value in given if isinstance(value, str) for file in _files(Path(value))]
-        code = code_digest(self.config)
-        data = self.settings["data"]
-        known = {"data": data.fingerprint, "titles": data.titles_digest}
-        return {"settings": digest(counted), **known, "vectors": files, "code": code}
+        given = self.config["vectors"].get("init_args", {}).values()
+        files = [sha256(Path(value)) for value in given if isinstance(value, str) and Path(value).is_file()]
+        data, code = self.settings["data"].fingerprint, code_digest(self.config)
+        return {"settings": digest(counted), "data": data, "vectors": files, "code": code}
 
     def state(self) -> State:
         """Whether there are ids that this would only repeat, and what was altered or has changed since."""
@@ -80,11 +78,6 @@ class ParsedTokens:
         manifest.checkpoint, manifest.digests = CODES, {CODES: sha256(path)}
         manifest.write(self.folder)
         return path
-
-
-def _files(path: Path) -> list[Path]:
-    """A file; of a folder of bundles the one that names the version to serve, of a version its digests."""
-    return [file for file in (path, path / "current", path / SEAL) if file.is_file()]
 
 
 def parse_tokens(words: Sequence[str]) -> ParsedTokens:

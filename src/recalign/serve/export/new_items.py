@@ -3,8 +3,6 @@
 A bundle of a policy that knows items by their features holds what makes a vector of them: how values become codes
 (`features.json`), the embeddings of codes (`policy.safetensors`), and the recipe of the policy. The graph takes any
 number of items, so that new ones are further rows of its tables. They borrow the mean count of those in training.
-
-A bundle of a policy over semantic ids takes the further items of a file of codes (`with_new_items`).
 """
 
 from __future__ import annotations
@@ -27,73 +25,56 @@ from recalign.files import digest, read_json, sha256, write_json, write_text
 from recalign.nn import unit
 from recalign.recommender import Policy
 from recalign.recommender.checkpoint import build
-from recalign.recommender.new_items import with_new_items
-from recalign.recommender.semantic_ids.codes import CodesTable
 from recalign.recommender.sequence_policy import SequencePolicy
 from recalign.run.stage.console import echo
-from recalign.serve.export.command import CARD, RECIPE, WEIGHTS, examples, write_networks
-from recalign.serve.export.graph import part_of
+from recalign.serve.export.command import CARD, RECIPE, WEIGHTS, examples
 from recalign.serve.server.about import CURRENT, EXAMPLES, FEATURES, ITEMS, TABLES, BundleConfig, current, point
 from recalign.serve.server.bundle import Bundle
 
 
-def items(task: Literal["add"], bundle: Path, file: Path, titles: Path | None = None) -> None:
-    """Add new items to a bundle, known by their features or codes, without training and without the log.
+def items(task: Literal["add"], bundle: Path, file: Path) -> None:
+    """Add new items to a bundle, known by their features, without training and without the log.
 
     Args:
         task: add.
         bundle: a bundle, or a folder of versions with a file `current`.
-        file: a table of the new items, with the columns of the log's item table; for a policy over semantic ids: what
-            recalign tokenize --append wrote.
-        titles: beside semantic ids: a table like the log's, for the titles; null: new items are shown by ids.
+        file: a table of the new items, with the columns of the log's item table.
     """
-    folder, count = add_items(bundle, file, titles)
+    folder, count = add_items(bundle, file)
     served = current(folder.parent) == folder
     print(f"{folder}: {count:,} new items\nrecalign serve {folder.parent if served else folder}")
     if not served:
         print(f"{bundle} is not the version that {folder.parent / CURRENT} names, which stays as it is")
 
 
-def add_items(bundle: Path, file: Path, titles: Path | None = None) -> tuple[Path, int]:
+def add_items(bundle: Path, file: Path) -> tuple[Path, int]:
     """Write a further version of a bundle, with new items, beside it.
 
     The file ``current`` then names it, unless it names another version than the one that items are added to: an old one
     is not served again unasked.
 
     Args:
-        bundle, file, titles: as of `items`.
+        bundle, file: as of `items`.
 
     Returns:
         The folder of the new version, and how many items it has more.
 
     Raises:
-        InputError: the bundle's policy knows items neither by features nor by codes, or the table cannot be used.
+        InputError: the bundle's policy does not know items by their features, or the table cannot be used.
     """
     from safetensors.torch import load_file, save
 
     folder = current(bundle.resolve())
     about, known = BundleConfig.read(folder), read_json(folder / FEATURES)
     table = pl.read_parquet(folder / ITEMS, glob=False)
-    for one in filter(None, (file, titles)):
-        if not one.is_file():
-            raise InputError("there is no such file", where=str(one), remedy="name a table of the new items")
-    policy = None
-    if about.kind == "codes":
-        CodesTable.read(file).require_log(about.log, str(file))
-        policy, ids = with_new_items(load_policy(folder), file, table["item"])
-        if len(ids) == len(table):
-            remedy = "give new ones codes: recalign tokenize LOG --append FILE"
-            raise InputError("all its items are in the bundle already", where=str(file), remedy=remedy)
-        rows = titled_rows(known, titles, table, ids[len(table) :])
-        with torch.no_grad():
-            tables = {name: x.detach().contiguous() for name, x in part_of(policy).tables().items()}
-    elif about.kind == "items" and known.get("plans"):
-        values, rows = read_new_items(file, known, table)
-        tables = with_features(load_policy(folder), known["plans"], values, load_file(folder / TABLES))
-    else:
-        what = "its policy does not know items by their features or codes, so nothing is known of new ones"
-        remedy = "export a policy, not reranked, of a log with data.log.items.features, or of recommender-onerec"
+    if not file.is_file():
+        raise InputError("there is no such file", where=str(file), remedy="name a table of the new items")
+    if about.kind != "items" or not known.get("plans"):
+        what = "its policy does not know items by their features, so nothing is known of new ones"
+        remedy = "export a policy, not reranked, of a log with data.log.items.features"
         raise InputError(what, where=str(folder), remedy=remedy)
+    values, rows = read_new_items(file, known, table)
+    tables = with_features(load_policy(folder), known["plans"], values, load_file(folder / TABLES))
     grown = pl.concat([table, rows], how="diagonal")
     version = f"{about.version.rpartition('-')[0]}-{digest(asdict(about), grown.write_csv(), sha256(file))[:8]}"
     made_of = {**about.made_of, f"items {file.name} {len(table):,} to {len(grown):,}": sha256(file)}
@@ -102,8 +83,6 @@ def add_items(bundle: Path, file: Path, titles: Path | None = None) -> tuple[Pat
             if name not in (TABLES, ITEMS):
                 shutil.copy2(folder / name, part / name)
         (part / TABLES).write_bytes(save(tables))
-        if policy is not None:
-            write_networks({"policy": policy}, part)
         grown.write_parquet(part / ITEMS)
         write_json(part / EXAMPLES, [])
         replace(about, version=version, made_of=made_of, verified={}).write(part)
@@ -119,30 +98,8 @@ def add_items(bundle: Path, file: Path, titles: Path | None = None) -> tuple[Pat
     return folder.parent / version, len(rows)
 
 
-def titled_rows(known: dict[str, Any], titles: Path | None, table: pl.DataFrame, ids: pl.Series) -> pl.DataFrame:
-    """Rows of a bundle's item table by a table like the log's; without one titles are ids, and all else is missing."""
-    if titles is not None:
-        return _rows(ItemTable(str(titles), known.get("id", "item"), known.get("title", "title")), table, ids)
-    if further := _further(table):
-        echo(f"no boost by {', '.join(further)} reaches the new items: --titles FILE would say what they have there")
-    count = pl.zeros(len(ids), table["count"].dtype, eager=True)
-    return pl.DataFrame({"item": ids, "title": ids.cast(pl.String), "count": count})
-
-
-def _rows(settings: ItemTable, table: pl.DataFrame, ids: pl.Series) -> pl.DataFrame:
-    """Rows of a bundle's item table, with all its columns as a table like the log's has them."""
-    count = pl.zeros(len(ids), table["count"].dtype, eager=True)
-    rows = table_rows(settings.file, settings, ids, _further(table))
-    return rows.insert_column(0, ids.alias("item")).with_columns(count=count)
-
-
-def _further(table: pl.DataFrame) -> dict[str, pl.DataType]:
-    """The columns that `recalign export --columns` took from the log's item table, with their types."""
-    return {name: dtype for name, dtype in table.schema.items() if name not in ("item", "title", "count")}
-
-
 def read_new_items(file: Path, known: dict[str, Any], table: pl.DataFrame) -> tuple[ItemValues, pl.DataFrame]:
-    """What is known of the new items of a file, and their rows of a bundle's item table.
+    """What is known of the new items of a file, and their rows of a bundle's item table, with all its columns.
 
     Raises:
         InputError: an item is not new, nothing is known of it, or vectors are not as long as those in training.
@@ -166,7 +123,9 @@ def read_new_items(file: Path, known: dict[str, Any], table: pl.DataFrame) -> tu
     if (blank := ~values.known()).any():
         remedy = "give every new item at least one feature, or leave it out"
         raise InputError(f"nothing is known of {values.ids.filter(blank)[0]!r}", where=str(file), remedy=remedy)
-    return values, _rows(settings, table, values.ids)
+    further = {name: dtype for name, dtype in table.schema.items() if name not in ("item", "title", "count")}
+    rows = table_rows(str(file), settings, values.ids, further).insert_column(0, values.ids.alias("item"))
+    return values, rows.with_columns(count=pl.zeros(len(rows), table["count"].dtype, eager=True))
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ import small
 from recalign.data.sequences import Where
 from recalign.errors import InputError
 from recalign.recommender import RecommenderData, SequencePolicy
-from recalign.recommender.serving import recommend, require_users
+from recalign.recommender.recommendations import recommend, require_users
 
 TEXT = pl.Series(["anna", "0104257", "8"])
 NUMBERS = pl.Series([8, 10, 104257], dtype=pl.UInt32)
