@@ -152,10 +152,10 @@ def test_modules_do_not_ask_the_trainer_for_its_datamodule():
 
 
 CEILINGS = {
-    "lines": 32_450,
-    "statements": 17_260,
-    "functions": 1_950,
-    "bytes": 1_570_000,
+    "lines": 31_830,
+    "statements": 16_930,
+    "functions": 1_920,
+    "bytes": 1_550_000,
     "packages": 8,
     "modules beside them": 10,
     "lines of tests": 28_150,

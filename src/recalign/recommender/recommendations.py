@@ -78,7 +78,8 @@ def recommend(
         there = batch.to(next(policy.parameters()).device)
         score_TK, item_TK = policy.top_k(policy.encode(there), k, there.seen_N)
         parts.append((batch.user_B[batch.row_T], score_TK.cpu(), item_TK.cpu()))
-    frame = recommendations(*(torch.cat(column) for column in zip(*parts, strict=True)), data)
+    user_T, score_TK, item_TK = (torch.cat(column) for column in zip(*parts, strict=True))
+    frame = recommendations(user_T, score_TK, item_TK, data)
     if users is None:
         return frame
     return asked.alias("user").to_frame().join(frame, on="user", how="left", maintain_order="left_right")
