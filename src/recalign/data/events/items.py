@@ -121,7 +121,8 @@ def table_rows(file: str, table: ItemTable, ids: pl.Series, types: Mapping[str, 
         if not same:
             what = f"the column {name!r} holds {column.dtype}, which cannot all be {dtype} as in the bundle"
             raise InputError(what, where=file, remedy="write it as the log's item table does")
-    return _rows_of(pl.DataFrame(columns, schema=list(types)), key, ids).insert_column(0, titles.alias("title"))
+    rows = _rows_of(pl.DataFrame(columns, schema=list(types)), key, ids)
+    return pl.DataFrame([titles.alias("title"), *rows])  # of no columns, rows have no height
 
 
 def table_values(file: str, table: ItemTable, known: pl.Series, items: pl.Series | None = None) -> ItemValues:
