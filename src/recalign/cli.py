@@ -33,7 +33,7 @@ class Command(NamedTuple):
     own_words: bool = False
 
 
-STAGE = "run.stage.stage.run_command"
+STAGE = "run.stage.command.run_command"
 STAGE_NAMES = ("", "data")
 COMMANDS = {
     "chain": Command(

@@ -123,7 +123,7 @@ def test_recommendations_are_unseen_and_have_titles(job: Any, frame: pl.DataFram
 
 
 def test_a_second_call_trains_nothing(job: Any, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("recalign.run.stage.stage.run_stage", None)
+    monkeypatch.setattr("recalign.run.stage.command.run_stage", None)
     again = ra.align(job.log, job.start, job.reward, settings=QUICK)
     assert again.checkpoint == job.aligned.checkpoint
 
@@ -185,7 +185,7 @@ def test_the_command_continues_what_python_trained(job: Any):
     result = stage.run_stage(
         stage.parse_stage(["fit", "--config", str(config), "--ckpt_path", "last", "--trainer.max_epochs", "3"])
     )
-    assert result.folder.path.resolve() == job.aligned.folder.resolve()
+    assert result.checkpoint.resolve() == job.aligned.checkpoint.resolve()
     assert result.trainer.current_epoch == 3
 
 

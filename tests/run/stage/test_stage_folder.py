@@ -49,10 +49,10 @@ def test_a_failed_run_without_a_checkpoint_leaves_the_run_before_it_kept():
 
 
 def test_a_trial_is_known_by_its_chain_and_method():
-    assert RunFolder(Path("runs/mine/asft/seed-0")).placed == ("mine", "asft")
-    assert RunFolder(Path("runs/mine/trial-1/seed-0")).placed == ("mine", "trial-1")
-    assert RunFolder(Path("runs/mine/asft/trials/trial-3/seed-0")).placed == ("mine", "asft-trial-3")
-    assert RunFolder(Path("runs/mine/dpo/tuning/trial-3/seed-0")).placed == ("mine", "dpo-trial-3")
+    assert RunFolder(Path("runs/mine/asft/seed-0")).chain_and_stage == ("mine", "asft")
+    assert RunFolder(Path("runs/mine/trial-1/seed-0")).chain_and_stage == ("mine", "trial-1")
+    assert RunFolder(Path("runs/mine/asft/trials/trial-3/seed-0")).chain_and_stage == ("mine", "asft-trial-3")
+    assert RunFolder(Path("runs/mine/dpo/tuning/trial-3/seed-0")).chain_and_stage == ("mine", "dpo-trial-3")
 
 
 def test_bundles_stay_when_a_run_is_trained_again(tmp_path: Path):

@@ -16,7 +16,7 @@ from recalign.errors import InputError, TrainingError
 from recalign.files import locked
 from recalign.run.configs import find
 from recalign.run.stage import RunFolder, StageResult, parse_stage, run_stage
-from recalign.run.stage.record import renew_trust
+from recalign.run.stage.record import record_trust
 
 FIT = ["fit", "--config", "toy.yaml", "--trainer.enable_progress_bar", "false"]
 RUN = RunFolder(Path("runs/toy/recommender/seed-0"))
@@ -49,11 +49,11 @@ def test_a_trust_report_is_recorded_where_the_test_writes_it_anew():
     for content in ("{}", "[]"):
         began = time.time() - 1  # clocks of files are coarse
         RUN.trust.write_text(content)
-        renew_trust(RUN, began)
+        record_trust(RUN, began)
         assert verify(RUN.trust, "")
     assert parse_stage(FIT).state().fresh
     RUN.trust.write_text("{}")
-    renew_trust(RUN, time.time() + 1)
+    record_trust(RUN, time.time() + 1)
     assert not parse_stage(FIT).state().fresh
 
 
@@ -107,7 +107,7 @@ def test_settings_that_a_method_cannot_train_with_are_refused_when_parsed(option
 
 
 def test_a_mac_trains_on_its_cpu(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("recalign.run.stage.stage.MPSAccelerator.is_available", lambda: True)
+    monkeypatch.setattr("recalign.run.stage.command.MPSAccelerator.is_available", lambda: True)
     for given, taken in (("auto", "cpu"), ("gpu", "gpu")):
         words = ["fit", "--config", str(find("asft")), "--config", str(find("data/ml-100k"))]
         assert parse_stage([*words, f"--trainer.accelerator={given}"]).config["trainer"]["accelerator"] == taken

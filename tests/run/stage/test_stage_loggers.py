@@ -77,9 +77,8 @@ def test_a_broken_wandb_costs_one_warning(
     broken: str, break_wandb: Callable[[str], None], warned: Callable[[], list[str]]
 ):
     break_wandb(broken)
-    result = run_stage(parse_stage(FIT))
-    assert result.manifest is not None
-    assert result.manifest.status == "finished"
+    run_stage(parse_stage(FIT))
+    assert json.loads((RUN / "manifest.json").read_text())["status"] == "finished"
     assert warned() == ["W&B is off for this run: wandb is broken"]
 
 

@@ -44,7 +44,7 @@ def test_a_fit_takes_as_many_threads_as_it_is_told_and_says_so_when_it_is_contin
         asked.append((own, before))
         return 2
 
-    monkeypatch.setattr("recalign.run.stage.stage.fit_threads", two)
+    monkeypatch.setattr("recalign.run.stage.command.fit_threads", two)
     words = ["fit", "--config", "toy.yaml", "--trainer.enable_progress_bar", "false"]
     run_stage(parse_stage(words))
     run_stage(parse_stage([*words, "--ckpt_path", "last", "--trainer.max_epochs", "3"]))

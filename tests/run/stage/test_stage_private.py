@@ -6,7 +6,8 @@ import torch
 from lightning.pytorch.callbacks import WeightAveraging
 
 from recalign.run.stage import parse_stage, run_stage
-from recalign.run.stage.private import CLASS_PATH, TRAINED_WEIGHTS, batches_done
+from recalign.run.stage.callbacks import batches_done
+from recalign.run.stage.checks import CLASS_PATH, TRAINED_WEIGHTS
 
 FIT = ["fit", "--config", "toy.yaml", "--trainer.enable_progress_bar", "false"]
 

@@ -92,8 +92,9 @@ def test_the_resolved_paths_are_in_config_and_manifest_and_are_kept_when_the_run
     result = run_stage(parse_stage(["fit", "--config", "post.yaml", "--model.init_from", own]))
     assert result.model.init_from == own
     assert result.datamodule.reward_model == reward
-    assert own in result.folder.config.read_text()
-    upstream = json.loads(result.folder.manifest.read_text())["upstream"]
+    folder = Path("runs/toy/asft/seed-0")
+    assert own in (folder / "config.yaml").read_text()
+    upstream = json.loads((folder / "manifest.json").read_text())["upstream"]
     assert upstream["model.init_from"]["path"] == own
     assert len(upstream["data.reward_model"]["sha256"]) == 64
 

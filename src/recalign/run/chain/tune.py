@@ -209,7 +209,7 @@ def _selection_value(stage: Stage) -> dict[str, Any]:
     """The callback that logs the value under the chain's judges for selection."""
     judge = stage.folder.path.parents[1] / "judge_select" / stage.folder.path.name / "checkpoints/best.ckpt"
     if not judge.is_file():
-        remedy = f"run the log's chain first (recalign chain {stage.chain}), or name a --metric"
+        remedy = f"run the log's chain first (recalign chain {stage.folder.path.parents[1].name}), or name a --metric"
         raise InputError("there are no judges to tell which trial is best", where=str(judge), remedy=remedy)
     return {"class_path": f"{SelectionValue.__module__}.SelectionValue", "init_args": {"judge": str(judge)}}
 

@@ -16,7 +16,11 @@ from torch.optim import Optimizer
 
 from recalign.errors import TrainingError
 from recalign.recommender.training import logs_now
-from recalign.run.stage.private import batches_done
+
+
+def batches_done(trainer: Trainer) -> int:
+    """Training batches since the start of the run, over all its continuations; the one that runs does not count."""
+    return trainer.fit_loop.total_batch_idx + 1
 
 
 class NaNGuard(Callback):

@@ -13,12 +13,9 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from recalign.errors import InputError
 from recalign.files import rename
 from recalign.recommender.checkpoint import write_checkpoint
-from recalign.run.stage.folder import RunFolder
 from recalign.run.stage.loggers import CSVLog
-from recalign.run.stage.private import validates_now
 
 
 class RunCheckpoint(ModelCheckpoint):
@@ -156,6 +153,11 @@ class RunCheckpoint(ModelCheckpoint):
             self._unnamed = None
 
 
+def validates_now(trainer: Trainer) -> bool:
+    """Whether the batch that just ended is followed by validation."""
+    return trainer.fit_loop.epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher)  # type: ignore[arg-type]
+
+
 class WholeCheckpointIO(TorchCheckpointIO):
     """Write checkpoints by `write_checkpoint`: whole or not at all, and none whose weights are not finite.
 
@@ -164,19 +166,3 @@ class WholeCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         write_checkpoint(checkpoint, path)
-
-
-def find_checkpoint(given: str | None, folder: RunFolder, command: str) -> Path | None:
-    """The file that ``--ckpt_path`` means; evaluation takes the best one where nothing is given.
-
-    Raises:
-        InputError: there is no such file (Lightning would train from scratch, or evaluate random weights).
-    """
-    given = given or (None if command == "fit" else "best")
-    if given is None:
-        return None
-    path = {"best": folder.best, "last": folder.last}.get(given, Path(given))
-    if not path.is_file():
-        remedy = "start without --ckpt_path" if command == "fit" else "train it first (recalign fit), or give a file"
-        raise InputError(f"there is no checkpoint {path}", where=f"--ckpt_path {given}", remedy=remedy)
-    return path

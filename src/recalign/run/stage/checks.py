@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 from lightning import LightningDataModule, LightningModule, Trainer
@@ -18,11 +19,15 @@ from recalign.recommender.checkpoint import OTHER_VERSION, Loaded, read_checkpoi
 from recalign.recommender.grown import GROWS_FROM
 from recalign.reward import RewardModel
 from recalign.run.stage import upstream
+from recalign.run.stage.folder import RunFolder
 from recalign.run.stage.manifest import flat_settings
 from recalign.run.stage.parsed import ParsedStage
-from recalign.run.stage.private import CLASS_PATH, TRAINED_WEIGHTS
 from recalign.run.words import imported, listed
 
+CLASS_PATH = "_class_path"
+"""Key of the model's class among the hyper-parameters of a checkpoint of LightningCLI (2.6.6)."""
+TRAINED_WEIGHTS = "current_model_state"
+"""Key of the weights that training goes on from, in a checkpoint whose ``state_dict`` holds an average (2.6.6)."""
 SHARDED = "ModelParallelStrategy"
 """Lightning's strategy whose processes hold parts of the weights (FSDP)."""
 KEPT_ON_RESUME = (
@@ -135,6 +140,22 @@ def checkpoints(stage: ParsedStage) -> None:
                 )
     if stage.checkpoint:
         _refuse_changed_settings(stage, stage.checkpoint)
+
+
+def find_checkpoint(given: str | None, folder: RunFolder, command: str) -> Path | None:
+    """The file that ``--ckpt_path`` means; evaluation takes the best one where nothing is given.
+
+    Raises:
+        InputError: there is no such file (Lightning would train from scratch, or evaluate random weights).
+    """
+    given = given or (None if command == "fit" else "best")
+    if given is None:
+        return None
+    path = {"best": folder.best, "last": folder.last}.get(given, Path(given))
+    if not path.is_file():
+        remedy = "start without --ckpt_path" if command == "fit" else "train it first (recalign fit), or give a file"
+        raise InputError(f"there is no checkpoint {path}", where=f"--ckpt_path {given}", remedy=remedy)
+    return path
 
 
 def _refuse_changed_settings(stage: ParsedStage, checkpoint: Any) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from recalign import artifacts
 from recalign.errors import InputError
-from recalign.files import sha256
 
 BUNDLES = "bundles"
 """What was exported of a run, in its folder."""
@@ -31,12 +30,6 @@ class RunConfig:
     root: str = "runs"
     chain: str | None = None
     imports: list[str] = field(default_factory=list)
-
-
-def name_in_sweep(name: str) -> str:
-    """A run's name; in a sweep of W&B with the trial's id, so that each trial has a folder of its own."""
-    trial = os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else None
-    return name if trial is None or name.endswith(f"-{trial}") else f"{name}-{trial}"
 
 
 @dataclass
@@ -73,16 +66,15 @@ class RunFolder:
         return cls(Path(run.root) / chain / run.name / f"seed-{seed}")
 
     @property
-    def placed(self) -> tuple[str, str]:
+    def chain_and_stage(self) -> tuple[str, str]:
         """Chain and stage; of a trial, which lies below its method, the stage ``<method>-<trial>``."""
         *_, chain, method, group, name, _ = ("", "", *self.path.resolve().parts)
         is_trial = group in ("trials", "tuning") and re.fullmatch(r"trial-\d+", name)
         return (chain, f"{method}-{name}") if is_trial else (group, name)
 
-    def digests(self) -> dict[str, str]:
-        """SHA-256 of what later stages and reports read, by path in the folder."""
-        files = [*self.checkpoints.glob("*.ckpt"), *self.path.glob(self.trust.name)]
-        return {str(file.relative_to(self.path)): sha256(file) for file in files}
+    def final_checkpoint(self) -> Path | None:
+        """The checkpoint for the next stage: the best one, or the last one where there is no best."""
+        return next((path for path in (self.best, self.last) if path.is_file()), None)
 
     def figures(self, subcommand: str) -> Path:
         """The CSV file of a subcommand's figures; training's is ``metrics.csv``."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from jsonargparse.typing import NonNegativeFloat, PositiveFloat, PositiveInt
 from lightning import LightningDataModule, LightningModule, Trainer
@@ -21,11 +21,9 @@ from recalign.run.stage.callbacks import NaNGuard, StepSeeds, TrainingMonitor
 from recalign.run.stage.checkpoint import RunCheckpoint, WholeCheckpointIO
 from recalign.run.stage.console import LineProgress
 from recalign.run.stage.folder import RunConfig
-from recalign.run.stage.settings import Parser, constructing
+from recalign.run.stage.parsed import ParsedStage
+from recalign.run.stage.settings import VARIABLES, Parser, constructing
 from recalign.run.words import imported, listed
-
-if TYPE_CHECKING:
-    from recalign.run.stage.parsed import ParsedStage
 
 COMMANDS = ("fit", "validate", "test", "predict")
 RANK_TIMEOUT = timedelta(seconds=300)
@@ -99,18 +97,13 @@ class StageCLI(LightningCLI):
 
     Args:
         args: words of a command, or all settings by nested key.
-        settings: over those of the words.
-
-    Attributes:
-        own_loggers: the user's.
     """
 
     parser: Parser
     stage: ParsedStage
     callbacks: Sequence[Callback]
 
-    def __init__(self, args: Sequence[str] | dict[str, Any], settings: Mapping[str, Any] | None = None) -> None:
-        self.settings = settings or {}
+    def __init__(self, args: Sequence[str] | dict[str, Any]) -> None:
         super().__init__(
             LightningModule,
             LightningDataModule,
@@ -125,19 +118,16 @@ class StageCLI(LightningCLI):
         )
 
     @classmethod
-    def parse(cls, words: Sequence[str], settings: Mapping[str, Any]) -> dict[str, Any]:
-        """All settings of a command, as plain values.
-
-        Args:
-            words: after ``recalign``.
-            settings: over those of the words.
-        """
+    def parse(cls, words: Sequence[str]) -> tuple[dict[str, Any], frozenset[str]]:
+        """All settings of a command, as plain values, and the environment variables that they name."""
+        VARIABLES.clear()
         if _PARSER:
             _PARSER[0].prog = f"recalign {words[0]}"
-        cli = cls(words[1:], settings)
+        cli = cls(words[1:])
         cli.config.pop("config", None)
         # it has just been parsed, and JSON is read faster than YAML
-        return json.loads(cli.parser.dump(cli.config, format="json", skip_unset=False, skip_validation=True))
+        config = json.loads(cli.parser.dump(cli.config, format="json", skip_unset=False, skip_validation=True))
+        return config, frozenset(VARIABLES)
 
     def setup_parser(self, *args: Any) -> None:
         """Make the parser once a process: adding all arguments takes as long as parsing."""
@@ -166,7 +156,7 @@ class StageCLI(LightningCLI):
         parser.link_arguments("data.num_items", "model.init_args.num_items", apply_on="instantiate")
 
     def parse_arguments(self, parser: Parser, args: Any) -> None:  # type: ignore[override]
-        self.config = parser.parse_object(args) if isinstance(args, dict) else parser.read(args, self.settings)
+        self.config = parser.parse_object(args) if isinstance(args, dict) else parser.read(args)
 
     def _set_seed(self) -> None:
         """The run seeds, not the constructor."""
@@ -177,15 +167,8 @@ class StageCLI(LightningCLI):
     @classmethod
     def build(
         cls, stage: ParsedStage, callbacks: Sequence[Callback]
-    ) -> tuple[Trainer, LightningModule, LightningDataModule, list[Any]]:
-        """Instantiate what a stage configures.
-
-        Args:
-            stage: parsed.
-            callbacks: added to the configured ones.
-
-        Returns:
-            Trainer, model, data, and the user's own loggers, which the trainer does not have yet.
+    ) -> tuple[Trainer, LightningModule, LightningDataModule]:
+        """Instantiate what a stage configures, with some callbacks more.
 
         Raises:
             InputError: a constructor refuses a value.
@@ -199,26 +182,24 @@ class StageCLI(LightningCLI):
         cli.config_dump = stage.config  # what LightningCLI records as hyper-parameters
         with constructing():
             LightningCLI.instantiate_classes(cli)
-        return cli.trainer, cli.model, cli.datamodule, cli.own_loggers
+        return cli.trainer, cli.model, cli.datamodule
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         stage, config = self.stage, self.config_init["trainer"]
         self.config_init["checkpoint"].dirpath = str(stage.folder.checkpoints.resolve())
-        self.own_loggers = [logger for logger in listed(config.logger) if not isinstance(logger, bool)]
-        ours = NaNGuard(stage.folder.last), StepSeeds(stage.seed), TrainingMonitor()
-        callbacks: list[Callback] = [*ours, *self.callbacks]
-        bars = [one for one in listed(config.callbacks) if isinstance(one, ProgressBar)]
-        if config.enable_progress_bar is not False and not bars:
-            callbacks.append(
-                RichProgressBar(console_kwargs={"stderr": True})
-                if sys.stderr.isatty()
-                else LineProgress(stage.run.name)
-            )
+        callbacks = [NaNGuard(stage.folder.last), StepSeeds(stage.seed), TrainingMonitor(), *self.callbacks]
+        drawn = any(isinstance(one, ProgressBar) for one in listed(config.callbacks))
+        if config.enable_progress_bar is not False and not drawn:
+            bar = RichProgressBar(console_kwargs={"stderr": True})
+            callbacks.append(bar if sys.stderr.isatty() else LineProgress(stage.run.name))
         self.trainer_defaults["callbacks"] = [*callbacks, *listed(self.config_init["early_stopping"])]
-        plugins = [*listed(config.plugins), WholeCheckpointIO()]
-        # Our own loggers come later, when the run folder is ready for them.
-        folder = str(stage.folder.path)
-        trainer = super().instantiate_trainer(logger=False, default_root_dir=folder, plugins=plugins, **kwargs)
+        trainer = super().instantiate_trainer(
+            logger=False,  # `recorded` adds them, when the run folder is ready for them
+            default_root_dir=str(stage.folder.path),
+            plugins=[*listed(config.plugins), WholeCheckpointIO()],
+            **kwargs,
+        )
+        trainer.loggers = [logger for logger in listed(config.logger) if not isinstance(logger, bool)]
         # Lightning's `checkpoint_callback` is the first: it has to be the one whose file is handed over.
         trainer.callbacks.sort(key=lambda one: isinstance(one, Checkpoint) and not isinstance(one, RunCheckpoint))  # type: ignore[attr-defined]
         return trainer

@@ -87,6 +87,21 @@ class Manifest:
                 f"not a manifest ({error})", where=str(folder.manifest), remedy="delete its folder and run that stage"
             ) from error
 
+    @classmethod
+    def begin(cls, **facts: Any) -> Manifest:
+        """The manifest of a run that begins now, with this code."""
+        packages = {name: version(name) for name in ("recalign", "lightning", "torch", "polars")}
+        versions = packages | {"python": platform.python_version()}
+        return cls(**facts, versions=versions, git=git_state(), started=_now())
+
+    def end(self, folder: RunFolder, checkpoint: Path | None, files: Iterable[Path], seconds: float) -> None:
+        """Record that the run has finished or, with an `error`, failed: what it left, and how long it took."""
+        self.status, self.finished = "failed" if self.error else "finished", _now()
+        self.seconds = round(self.seconds + seconds, 3)
+        self.checkpoint = str(checkpoint.relative_to(folder.path)) if checkpoint else self.checkpoint
+        self.digests = {str(file.relative_to(folder.path)): sha256(file) for file in files}
+        self.write(folder)
+
     def state(self, folder: RunFolder, key: artifacts.Key) -> artifacts.State:
         """Whether the run is finished, its files are those that it left, and it would have this key now."""
         if self.status != "finished" or not self.checkpoint:
@@ -147,15 +162,9 @@ def _read(callback: dict[str, Any], kind: type) -> dict[str, Any]:
     return callback | {"init_args": given | files}
 
 
-def now() -> str:
-    """The time in UTC, as manifests write it."""
+def _now() -> str:
+    """The time in UTC."""
     return datetime.now(UTC).isoformat()
-
-
-def versions() -> dict[str, str]:
-    """Versions of recalign and of what it stands on."""
-    packages = {name: version(name) for name in ("recalign", "lightning", "torch", "polars")}
-    return packages | {"python": platform.python_version()}
 
 
 def git_state() -> dict[str, Any] | None:

@@ -17,10 +17,9 @@ from recalign.files import read_json, sha256
 from recalign.recommender import Policy
 from recalign.recommender.checkpoint import load_net
 from recalign.reward import RewardData
+from recalign.run.stage.command import parse_stage
 from recalign.run.stage.folder import RunFolder
-from recalign.run.stage.record import final_checkpoint
 from recalign.run.stage.settings import load
-from recalign.run.stage.stage import parse_stage
 from recalign.run.stage.upstream import relocate_ids
 
 CPU = torch.device("cpu")
@@ -82,7 +81,7 @@ def open_run(run: Path) -> OpenedRun:
     if not RunFolder(run).config.is_file() and row_of(run.parent.name).reranked:
         return _reranked(run)
     remedy = "name the run folder of a policy: runs/<chain>/<method>/seed-<n>"
-    config, checkpoint = RunFolder(run).config, final_checkpoint(RunFolder(run))
+    config, checkpoint = RunFolder(run).config, RunFolder(run).final_checkpoint()
     if not config.is_file():
         start = "; the start is the recommender's" if run.parent.name == "start" else ""
         raise InputError("there is no run in this folder", where=str(run), remedy=remedy + start)
@@ -110,7 +109,7 @@ def _reranked(run: Path) -> OpenedRun:
         raise InputError("there is no such folder", where=str(run), remedy=remedy)
     folders = {name: RunFolder(run.parents[1] / name / run.name) for name in ("recommender", "reward")}
     folders |= {own: RunFolder(run.parents[1] / own / run.name)} if own else {}
-    found = {name: final_checkpoint(folder) for name, folder in folders.items()}
+    found = {name: folder.final_checkpoint() for name, folder in folders.items()}
     if lacking := [name for name, path in found.items() if path is None]:
         what = f"{row} reranks by runs beside it, and there is none of {', '.join(lacking)}"
         raise InputError(what, where=str(run), remedy="keep them in the chain's folder, or run the chain again")

@@ -21,41 +21,21 @@ from recalign.run.stage.console import quiet
 from recalign.run.stage.folder import RunConfig, RunFolder
 from recalign.run.stage.manifest import Manifest, run_key
 from recalign.run.stage.settings import constructing
+from recalign.run.stage.stage import AbstractStage, Trained
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A stage that has run.
+class ParsedStage(AbstractStage):
+    """What a command says, with all resolved that needs no run; upstream checkpoints as far as they exist.
 
     Attributes:
-        folder: its run folder.
-        checkpoint: what it hands over.
-        seconds: its training took.
-        reads_reward_model: whether it was trained with one.
-    """
-
-    folder: Path
-    checkpoint: Path
-    seconds: float
-    reads_reward_model: bool
-
-
-@dataclass(frozen=True)
-class ParsedStage:
-    """What a command says, with all resolved that needs no run.
-
-    Attributes:
-        words: the command line after ``recalign`` that runs it alone.
-        config: every setting, by nested key; upstream checkpoints are filled in as far as they exist.
         folder: the run folder; it need not exist.
         checkpoint: what is loaded: to continue a ``fit``, to be evaluated by the others.
         continued: the manifest of the run that the checkpoint is of.
         upstream: the checkpoints that the stage starts from; a path is None as long as that stage has not run.
-        variables: names of the environment variables that settings name.
+        variables: names of the environment variables that settings name (``${oc.env:NAME}``).
     """
 
-    words: list[str]
-    config: dict[str, Any]
     folder: RunFolder
     checkpoint: Path | None
     continued: Manifest | None
@@ -68,11 +48,6 @@ class ParsedStage:
         return shlex.join(["recalign", *self.words])
 
     @property
-    def subcommand(self) -> str:
-        """``fit``, ``validate``, ``test`` or ``predict``."""
-        return self.words[0]
-
-    @property
     def name(self) -> str:
         return str(self.folder.path)
 
@@ -81,17 +56,9 @@ class ParsedStage:
         return RunConfig(**self.config["run"])
 
     @property
-    def seed(self) -> int:
-        return self.config["seed_everything"]
-
-    @property
     def log(self) -> str:
         """Name of the log."""
         return self.config["data"]["init_args"]["log"]["name"]
-
-    @property
-    def chain(self) -> str:
-        return self.run.chain or self.log
 
     @property
     def training(self) -> bool:
@@ -112,37 +79,23 @@ class ParsedStage:
         """The settings to write down: with ``${oc.env:NAME}`` in place of that variable's value."""
         return without_values(self.config, self.variables)
 
-    def how_to_go_on(self) -> str:
-        """What to do after it was interrupted."""
-        if not self.training:
-            return "run the same command again"
-        saved = self.folder.last.is_file()
-        return "add --ckpt_path last to go on" if saved else "nothing is saved yet: run the same command again"
-
     def with_upstreams(self) -> Self:
         """The same stage, with upstream checkpoints looked up again: stages may have run since."""
         config, found = copy.deepcopy(self.config), [replace(one) for one in self.upstream]
         upstream.resolve(config, found, self.folder, self.log)
         return replace(self, config=config, upstream=found)
 
-    def key(self) -> dict[str, Any]:
-        """All that determines the result (`run_key`). Reads the data."""
-        return self.key_with(fingerprint(self.datamodule()))
-
-    def key_with(self, fingerprint: str | None) -> dict[str, Any]:
-        """The key, of data whose digest is known."""
+    def key(self, data: LightningDataModule | None = None) -> dict[str, Any]:
+        """All that determines the result (`run_key`). Reads the data, as configured where it is not given."""
+        fingerprint = getattr(data or self.datamodule(), "fingerprint", None)  # not every class has one
         return run_key(self.config, self.shareable, fingerprint, upstream.hashes(self.upstream))
 
     def state(self) -> State:
-        """Whether there is a finished run, and what was altered or has changed since. Reads the data."""
         manifest = Manifest.read(self.folder) if all(one.path for one in self.upstream) else None
         return manifest.state(self.folder, self.key()) if manifest else State()
 
     def load(self) -> Trained:
-        """The run that is there."""
-        return self._trained(Manifest.read(self.folder))
-
-    def _trained(self, manifest: Manifest | None) -> Trained:
+        manifest = None if self.dry else Manifest.read(self.folder)
         if manifest is None:
             remedy = "use trainer.max_epochs: 1"
             raise InputError("a dry run leaves nothing", where="trainer.fast_dev_run", remedy=remedy)
@@ -171,11 +124,6 @@ class ParsedStage:
         parser.add_subclass_arguments(LightningDataModule, "data")
         with constructing():
             return parser.instantiate(parser.parse_object({"data": self.config["data"]})).data
-
-
-def fingerprint(datamodule: LightningDataModule) -> str | None:
-    """Digest of the data, of datamodules that have one."""
-    return getattr(datamodule, "fingerprint", None)
 
 
 SECRET = 8

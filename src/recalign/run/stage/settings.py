@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,11 +11,13 @@ from typing import Any
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentError, Namespace, get_loader
 from lightning.pytorch.cli import LightningArgumentParser
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from omegaconf.resolvers import oc
 
 from recalign.errors import InputError, nearest
 from recalign.run.stage.diagnosis import SEE, diagnose
-from recalign.run.words import flatten, iter_options, nested, short, to_builtin, with_flags
+from recalign.run.words import flatten, iter_options, short, with_flags
 
 CONFIG = "YAML file with any of these settings"
 
@@ -32,18 +32,12 @@ class Parser(LightningArgumentParser):
         """Take ``--config FILE``."""
         self.add_argument("-c", "--config", action=SettingsFile, help=help)
 
-    def read(self, words: Sequence[str], settings: Mapping[str, Any] | None = None) -> Namespace:
+    def read(self, words: Sequence[str]) -> Namespace:
         """Parse the words after ``recalign COMMAND``; those that ask to show something end the process.
-
-        Args:
-            words: of the command.
-            settings: over those of the words, nested or by dotted key.
 
         Raises:
             InputError: a key, value, class or file that does not exist, with the nearest that does.
         """
-        if settings:
-            words = [*words, f"--config={json.dumps(nested(to_builtin(settings)), default=str)}"]
         try:
             return self.parse_args(list(words))
         except (ArgumentError, OmegaConfBaseException) as error:
@@ -69,7 +63,7 @@ class SettingsFile(ActionConfigFile):
     """
 
     def __call__(self, parser: Parser, found: Namespace, path: str, option: str | None = None) -> None:  # type: ignore[override]
-        data = None if path.startswith("{") else load(Path(path)).get("data")
+        data = load(Path(path)).get("data")
         if isinstance(data, dict):
             _forget_replaced(found, data.get("init_args") or data)
         super().__call__(parser, found, path, option)
@@ -88,29 +82,22 @@ def _sources(words: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each file and option, with the values that it sets by key as it is typed."""
     for option, value, _ in iter_options(words):
         if option in ("-c", "--config") and value is not None:
-            inline = value.startswith("{")
-            given = json.loads(value) if inline else load(Path(value))
-            yield option if inline else value, {short(key): one for key, one in flatten(given).items()}
+            yield value, {short(key): one for key, one in flatten(load(Path(value))).items()}
         elif option:
             yield option, {short(option.lstrip("-").rstrip("+")): value}
 
 
-VARIABLE = re.compile(r"\$\{\s*oc\.env\s*:\s*['\"]?(\w+)")
-FILE = re.compile(r"[\w./-]+\.(?:ya?ml|json)\b")
+VARIABLES: set[str] = set()
+"""Environment variables that settings have named (``${oc.env:NAME}``) since this was last emptied."""
 
 
-def variables_named(words: Sequence[str]) -> set[str]:
-    """The environment variables that a command's settings name (``${oc.env:NAME}``), also in files that these name."""
-    todo, seen, found = [value for _, value, _ in iter_options(words) if value], set[str](), set[str]()
-    while todo:
-        text, folder = todo.pop(), Path()
-        if (file := Path(text)).suffix in (".yaml", ".yml", ".json") and file.is_file():
-            text, folder = file.read_text(encoding="utf-8", errors="replace"), file.parent
-        found |= set(VARIABLE.findall(text))
-        files = {str(folder / name) for name in FILE.findall(text)}
-        todo += files - seen
-        seen |= files
-    return found
+def _variable(name: str, *default: Any) -> str | None:
+    VARIABLES.add(name)
+    return oc.env(name, *default)
+
+
+_register = getattr(OmegaConf, "register_resolver", None) or OmegaConf.register_new_resolver  # omegaconf 2.4, or 2.3
+_register("oc.env", _variable, replace=True)
 
 
 def load(path: Path) -> dict[str, Any]:

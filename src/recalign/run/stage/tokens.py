@@ -16,7 +16,7 @@ from recalign.files import digest, sha256
 from recalign.recommender.semantic_ids.tokenize_command import CODES, tokenize
 from recalign.run.stage.console import echo
 from recalign.run.stage.folder import RunConfig, RunFolder
-from recalign.run.stage.manifest import Manifest, git_state, now, versions
+from recalign.run.stage.manifest import Manifest
 from recalign.run.stage.settings import instantiated, parse_call
 from recalign.run.stage.upstream import TOKENS
 
@@ -69,14 +69,11 @@ class ParsedTokens:
         """Make the ids, record how, and return the path of codes.parquet. Raises what `tokenize` raises."""
         if self.verbose:
             echo(f"  {self.command}")
-        key, log, began = self.key(), self.settings["data"].log_.name, time.monotonic()
-        manifest = Manifest(TOKENS, log, self.config["seed"], self.command, key=key, started=now())
+        data, began = self.settings["data"], time.monotonic()
+        facts = {"stage": TOKENS, "log": data.log_.name, "seed": self.config["seed"], "command": self.command}
+        manifest = Manifest.begin(**facts, key=self.key(), fingerprint=data.fingerprint)
         path = tokenize(**self.settings, out=self.folder.path)
-        manifest.fingerprint = self.settings["data"].fingerprint
-        manifest.versions, manifest.git = versions(), git_state()
-        manifest.status, manifest.finished, manifest.seconds = "finished", now(), time.monotonic() - began
-        manifest.checkpoint, manifest.digests = CODES, {CODES: sha256(path)}
-        manifest.write(self.folder)
+        manifest.end(self.folder, path, [path], time.monotonic() - began)
         return path
 
 

@@ -155,7 +155,7 @@ def _checkpoint(path: Path, sha256: str, made_from: dict[str, Any]) -> Any:
 
     # chain, stage and seed of its run folder; else the file's own name
     run = path.resolve().parents[1]
-    parts = (*RunFolder(run).placed, run.name) if path.parent.name == "checkpoints" else (path.stem,)
+    parts = (*RunFolder(run).chain_and_stage, run.name) if path.parent.name == "checkpoints" else (path.stem,)
     artifact = wandb.Artifact(wandb_name("-".join(parts)), type="model", metadata={"sha256": sha256, **made_from})
     artifact.add_file(str(path), policy="immutable", skip_cache=True)  # no copy of it on this machine
     return artifact

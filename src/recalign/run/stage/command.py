@@ -1,0 +1,217 @@
+"""``recalign fit|validate|test|predict``: its words as a stage, which `run_stage` runs."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning import LightningDataModule, LightningModule, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.accelerators import MPSAccelerator
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers.logger import DummyLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from recalign.cores import fit_threads
+from recalign.distributed import is_rank_zero
+from recalign.errors import InputError, TrainingError, nearest
+from recalign.files import locked
+from recalign.recommender.training import PolicyModule
+from recalign.run.stage import checks, record, upstream
+from recalign.run.stage.console import echo, quiet
+from recalign.run.stage.folder import RunConfig, RunFolder
+from recalign.run.stage.lightning_cli import COMMANDS, EvaluatedPolicy, StageCLI
+from recalign.run.stage.manifest import Manifest
+from recalign.run.stage.parsed import ParsedStage
+from recalign.run.stage.stage import Trained, run_stage
+from recalign.run.words import imported, options, settings_of
+from recalign.workers import torch_threads
+
+OPTIONAL = ("optimizer", "lr_scheduler", "early_stopping")
+"""A configuration mentions these only where they are given."""
+GONE = re.compile("gloo|NCCL|process group|Timed out|Connection")
+"""What torch says where an exchange between processes fails."""
+
+
+@dataclass(frozen=True)
+class Stage(ParsedStage):
+    """A parsed stage that can run.
+
+    Attributes:
+        callbacks: added to the configured ones; they do not change what is trained. Runs of several processes do
+            without.
+        verbose: whether `make` prints the command, how long it took, and what it hands over.
+    """
+
+    callbacks: tuple[Callback, ...] = ()
+    verbose: bool = False
+
+    def make(self) -> Trained:
+        if self.verbose:
+            echo(f"  {self.command}")
+        if self.bare_trainer().world_size > 1:
+            self._run_alone()
+        else:
+            run_stage(self, *self.callbacks)
+        trained = self.load()
+        if self.verbose:
+            echo(f"  {trained.seconds:.0f} s, {trained.checkpoint}")
+        return trained
+
+    def _run_alone(self) -> None:
+        """Run a stage of several processes by its command, which Lightning starts once for each of them."""
+        if code := subprocess.run([sys.executable, "-m", "recalign", *self.words], check=False).returncode:
+            # 2 and 3 may be due to the settings: refused, or training that cannot go on. A kill or a bug is not.
+            cause = None if code in (2, 3) else ChildProcessError(f"exit code {code}")
+            raise TrainingError(f"exit code {code} of: {self.command}") from cause
+
+    @contextmanager
+    def prepared(self) -> Iterator[None]:
+        with quiet(), _errors_of_settings():
+            checks.machine(self)
+            checks.checkpoints(self)
+            if not self.training or self.dry or not is_rank_zero():
+                yield
+                return
+            before = self.continued.threads if self.in_place and self.continued else 0
+            threads = torch_threads(fit_threads(torch.get_num_threads(), before))
+            remedy = "let it finish, or give this run another --run.name"
+            with locked(self.folder.path, "training", remedy), threads:
+                yield
+
+    def build(self, callbacks: Sequence[Callback]) -> tuple[Trainer, LightningModule, LightningDataModule, Path | None]:
+        trainer, model, data = StageCLI.build(self, callbacks)
+        checks.built(self, model, data, trainer)
+        return trainer, model, data, None if isinstance(model, EvaluatedPolicy) else self.checkpoint  # it has weights
+
+    @contextmanager
+    def recorded(self, trainer: Trainer, data: LightningDataModule) -> Iterator[None]:
+        if self.dry:
+            trainer.loggers = [DummyLogger()]  # some callbacks ask for one
+        with nullcontext() if self.dry else record.recorded(self, trainer, data):
+            try:
+                yield
+            except SIGTERMException:
+                raise
+            except SystemExit as stop:  # what Lightning makes of Ctrl-C
+                saved = self.folder.last.is_file()
+                go_on = "add --ckpt_path last to go on" if saved else "nothing is saved yet: run the same command again"
+                raise KeyboardInterrupt(go_on if self.training else "run the same command again") from stop
+            except RuntimeError as error:
+                if trainer.world_size == 1 or not GONE.search(str(error)):
+                    raise
+                for process in getattr(trainer.strategy.launcher, "procs", []):
+                    process.kill()  # a stopped one would stay for ever
+                what = f"another process of this run is gone or silent ({str(error).splitlines()[0]})"
+                remedy = "see whether memory ran out there, or what else stopped it; then add --ckpt_path last to go on"
+                raise TrainingError(f"{what}\n  -> {remedy}") from error
+
+    def result(self) -> Path | None:
+        return self.folder.final_checkpoint() if self.training and not self.dry else self.checkpoint
+
+
+@contextmanager
+def _errors_of_settings() -> Iterator[None]:
+    """Name the settings that Lightning refuses; end with the exit code of a SIGTERM."""
+    try:
+        yield
+    except SIGTERMException as stop:
+        raise SystemExit(128 + signal.SIGTERM) from stop
+    except (MisconfigurationException, ValueError, RuntimeError) as error:
+        place = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+        lightnings = Path(lightning.__file__).parent in place.parents
+        if not isinstance(error, MisconfigurationException) and not lightnings:
+            raise
+        raise InputError(str(error), where="trainer", remedy="change what it names: --trainer.KEY VALUE") from error
+
+
+def parse_stage(words: Sequence[str], settings: Mapping[str, Any] | None = None) -> Stage:
+    """Parse a command and look up the checkpoints that it starts from; do not run it.
+
+    Args:
+        words: after ``recalign``: ``["fit", "--config", "conf/asft.yaml", ...]``.
+        settings: over those of the words, nested or by dotted key: ``{"model": {"lr": 0.1}}``, ``{"model.lr": 0.1}``.
+
+    Raises:
+        InputError: a key, value, class or file that does not exist, with the nearest that does.
+    """
+    command = next(iter(words), "")
+    if command not in COMMANDS:
+        near = nearest(command, COMMANDS)
+        remedy = f"did you mean {near}?" if near else None
+        raise InputError(f"{command!r} is none of {', '.join(COMMANDS)}", where="recalign", remedy=remedy)
+    line = [*words, *options(dict(settings_of(settings or {})))]
+    with quiet():
+        config, variables = StageCLI.parse(line)
+    for module in config["run"]["imports"]:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise InputError(str(error), where="run.imports", remedy="name modules that can be imported") from error
+    _fill_defaults(config)
+    checks.settings(config, training=command == "fit")
+    trial = os.environ.get("WANDB_RUN_ID", "") if "WANDB_SWEEP_ID" in os.environ else ""
+    if command == "fit" and trial and not config["run"]["name"].endswith(f"-{trial}"):  # it has a folder of its own
+        config["run"]["name"] += f"-{trial}"
+    data, log = config["data"]["init_args"], config["data"]["init_args"]["log"]["name"]
+    run = RunConfig(**config["run"])
+    folder = RunFolder.of(run, run.chain or log, config["seed_everything"])
+    checkpoint = checks.find_checkpoint(config["ckpt_path"], folder, command)
+    own = _run_of(checkpoint, folder) if checkpoint else None
+    if own:
+        upstream.relocate_ids(data, own.path)
+    if own and command != "fit" and own.config.is_file():
+        folder = own  # what is found out about a run stands in its own folder, wherever that was moved
+    continued = Manifest.read(own) if own else None
+    found = upstream.declared(config, continued)
+    if command != "fit" and issubclass(imported(config["model"]["class_path"]), PolicyModule):  # its weights are enough
+        for one in found:
+            del config[one.part]["init_args"][one.argument]
+        found = []
+    upstream.resolve(config, found, folder, log)
+    config = {key: value for key, value in config.items() if value is not None or key not in OPTIONAL}
+    stage = Stage(line, config, folder, checkpoint, continued, found, variables)
+    if stage.in_place:
+        config["ckpt_path"] = None  # config.yaml repeats the whole run, not its last part
+    return stage
+
+
+def _fill_defaults(config: dict[str, Any]) -> None:
+    """Fill what follows from others and from the machine: the data's seed, how long this model trains, and where."""
+    if config["data"]["init_args"].get("seed", 0) is None:
+        config["data"]["init_args"]["seed"] = config["seed_everything"]
+    trainer = config["trainer"]
+    if trainer["accelerator"] == "auto" and MPSAccelerator.is_available():
+        trainer["accelerator"] = "cpu"  # Apple's GPUs know no float64, which the encoder's times need
+    if trainer["max_epochs"] is None and trainer["max_steps"] == -1 and trainer["max_time"] is None:
+        trainer["max_epochs"] = getattr(imported(config["model"]["class_path"]), "MAX_EPOCHS", None)
+    if trainer["precision"] in (None, 32, "32"):
+        trainer["precision"] = "32-true"
+
+
+def _run_of(checkpoint: Path, folder: RunFolder) -> RunFolder | None:
+    """The run that wrote a checkpoint: this one, whatever its file is called, or one with a manifest; else None."""
+    own = RunFolder(checkpoint.parent.parent)
+    ours = own.path.resolve() == folder.path.resolve() or checkpoint.parent == own.checkpoints
+    return own if ours and own.manifest.is_file() else None
+
+
+def run_command(words: Sequence[str]) -> None:
+    """``recalign fit|validate|test|predict``."""
+    stage = parse_stage(words)
+    result = run_stage(stage)
+    if result.trainer.is_global_zero:
+        checkpoint = result.checkpoint if stage.training else None  # a dry run has none
+        print(f"{stage.folder.path}: {words[0]} done" + (f", {checkpoint}" if checkpoint else ""))
