@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -105,31 +104,6 @@ def test_a_file_elsewhere_keeps_its_own_place(tmp_path: Path):
 def test_what_is_no_seal_is_damaged_not_a_traceback(tmp_path, content):
     (tmp_path / artifacts.SEAL).write_text(content)
     assert artifacts.check(tmp_path).altered == [artifacts.SEAL]
-
-
-def test_a_class_of_ones_own_counts_by_its_file_and_one_without_a_file_is_never_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.syspath_prepend(tmp_path)
-    settings = {
-        "model": {"class_path": "own_model.Mine", "init_args": {"encoder": [{"class_path": "torch.nn.Linear"}]}}
-    }
-    (tmp_path / "own_model.py").write_text("class Mine: ...\n")
-    before = artifacts.code_digest(settings)
-    assert artifacts.code_digest(settings) == before != artifacts.code_digest()
-    (tmp_path / "own_model.py").write_text("class Mine: other = True\n")
-    assert artifacts.code_digest(settings) != before
-    monkeypatch.delattr(sys.modules["__main__"], "__file__", raising=False)
-    typed = {"class_path": "__main__.Mine"}
-    assert artifacts.code_digest(typed) != artifacts.code_digest(typed)
-
-
-def test_recaligns_own_version_counts(monkeypatch: pytest.MonkeyPatch):
-    before = artifacts.code_digest()
-    artifacts._recalign.cache_clear()
-    monkeypatch.setattr(artifacts, "version", lambda name: "0")
-    assert artifacts.code_digest() != before
-    artifacts._recalign.cache_clear()
 
 
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])

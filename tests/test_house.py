@@ -14,11 +14,11 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "recalign"
 BELOW: dict[str, set[str]] = {
-    "cores": set(),
     "errors": set(),
     "distributed": set(),
     "bootstrap": {"errors"},
     "files": {"errors"},
+    "code": {"errors", "files"},
     "artifacts": {"errors", "files"},
     "workers": {"errors", "files"},
 }
@@ -28,12 +28,13 @@ for room, lower in [
     ("data.events", {"errors", "files", "artifacts"}),
     ("data.simulation", {"data.events"}),
     ("serve.server", {"errors", "files", "artifacts"}),  # what answers knows nothing of what trains
-    ("serve.feedback", {"serve.server", "data.events"}),
+    ("serve.feedback", {"serve.server", "data.events", "workers"}),
     ("data.sequences", {*HELPERS, "data.events", "nn"}),
     ("recommender", {"data.sequences"}),
     ("reward", {"recommender"}),
     ("posttrain", {"reward"}),
     ("evaluation", {"posttrain"}),
+    ("run.cores", set()),
     ("run.configs", {"errors"}),
     ("run.words", {"errors"}),
     ("run.stage", {"evaluation", "run.configs", "run.words"}),

@@ -1,14 +1,14 @@
 """recalign: align a generative recommender with what users value, from logged feedback alone.
 
 Public names, imported when they are first used, so that ``import recalign`` costs nothing. It only chooses how torch's
-threads wait for each other, where torch is not loaded yet (`recalign.cores`). docs/python.md describes the names.
+threads wait for each other, where torch is not loaded yet (`recalign.run.cores`). docs/python.md describes the names.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from recalign import cores
+from recalign.run.cores import choose_waiting
 
 __version__ = "0.9.0"
 
@@ -48,7 +48,7 @@ __all__ = [
     "load_reward",
 ]
 
-cores.share()
+choose_waiting()
 
 
 def __getattr__(name: str) -> Any:

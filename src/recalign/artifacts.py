@@ -1,31 +1,21 @@
-"""One way to know that what lies on disk is fresh and whole.
+"""What is made once and read often: whether it is up to date, and whether it is what was written.
 
-What is made once and read often (a prepared log, an evaluation, a comparison, a bundle) is a folder with a seal: the
-key that it was made for, the files elsewhere that it was made of, and the digest of each of its own files. It is
-published whole or not at all: written beside its place, synced, sealed, and moved there last.
-
-A run folder lives longer: it is continued, and set aside as ``.previous``. Its seal is ``manifest.json``, which has a
-key and digests too.
+It is a folder with a seal: the key that it was made for, the files elsewhere that it was made of, and the digest of
+each of its own files. A run folder, which may be continued, has ``manifest.json`` for a seal.
 """
 
 from __future__ import annotations
 
-import importlib
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
-from uuid import uuid4
 
 from recalign.errors import InputError
 from recalign.files import (
-    digest,
     disk_errors,
     read_json,
     remove_stale_temps,
@@ -119,18 +109,14 @@ class Kept(Protocol[Made]):
 
 
 def get_or_make(thing: Kept[Made], say: Callable[[str], None]) -> Made:
-    """Load a thing that is fresh, or make it; a line says which, as in `is_fresh`."""
-    return thing.load() if is_fresh(thing, say) else thing.make()
-
-
-def is_fresh(thing: Kept[Any], say: Callable[[str], None]) -> bool:
-    """Whether there is nothing to do; a line says so, or why a thing is made again."""
+    """Return the up-to-date thing, or make it; a line says that it is unchanged, or why it is made again."""
     state = thing.state()
     if state.fresh:
         say(f"  unchanged: {thing.name}")
-    elif state.sealed:
+        return thing.load()
+    if state.sealed:
         say(f"  again: {thing.name} ({state})")
-    return state.fresh
+    return thing.make()
 
 
 def seal(folder: Path, key: Key | None = None, made_of: Mapping[str, str] | None = None, *names: str) -> None:
@@ -268,42 +254,3 @@ def named(path: Path, folder: Path, within: Path) -> str:
     """A file as a key of `Seal.made_of` of a folder: relative if both lie in a third one, which may be moved."""
     path, within = path.resolve(), within.resolve()
     return os.path.relpath(path, folder.resolve()) if path.is_relative_to(within) else str(path)
-
-
-def code_digest(settings: Any = None) -> str:
-    """Digest of the code that a result stands on: recalign and its libraries, and the files of the user's own classes.
-
-    Args:
-        settings: nested; each ``class_path`` in them counts. A class that was typed into a notebook has no file, and
-            never counts as unchanged.
-    """
-    own = {path: own_code(path) for path in sorted(class_paths(settings))}
-    return digest(_recalign(), {path: uuid4().hex if code is None else code for path, code in own.items()})
-
-
-def class_paths(settings: Any) -> set[str]:
-    """Every ``class_path`` in nested settings."""
-    inner = settings.values() if isinstance(settings, dict) else settings if isinstance(settings, list) else ()
-    found = {path for value in inner for path in class_paths(value)}
-    return found | {settings["class_path"]} if isinstance(settings, dict) and "class_path" in settings else found
-
-
-def own_code(class_path: str) -> str | None:
-    """SHA-256 of the file of a user's own class; empty for an installed one, None for one typed into a notebook."""
-    module, _, name = class_path.rpartition(".")
-    with suppress(ImportError):
-        module = getattr(getattr(importlib.import_module(module), name, None), "__module__", module)
-    if module.split(".")[0] in {"recalign", *sys.stdlib_module_names} - {"__main__"}:
-        return ""
-    file = getattr(sys.modules.get(module), "__file__", None)
-    installed = file is not None and {"site-packages", "dist-packages"} & {*Path(file).parts}
-    return "" if installed else file and sha256(Path(file))
-
-
-@cache
-def _recalign() -> str:
-    """Versions of recalign and its libraries; of a checkout, which is edited, also a digest of the sources."""
-    package = Path(__file__).parent
-    is_checkout = (package.parents[1] / "pyproject.toml").is_file()
-    sources = {str(file.relative_to(package)): sha256(file) for file in package.rglob("*.py")} if is_checkout else {}
-    return digest({name: version(name) for name in ("recalign", "torch", "lightning", "polars")}, sources)

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import itertools
 import json
 import os
 import sys
 from importlib import import_module
 from importlib.metadata import version
+from pathlib import Path
 from typing import NamedTuple
 
 from recalign.errors import InputError, TrainingError, nearest
-from recalign.files import FULL, REFUSED, unusable
+from recalign.files import FULL
 from recalign.run import configs
 from recalign.run.words import iter_options
+
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+"""What it says of a path that nobody may read or write there."""
 
 
 class Command(NamedTuple):
@@ -164,9 +169,21 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in (*FULL, *REFUSED):
             raise
-        print(f"recalign {command}: {unusable(error)}", file=sys.stderr)
+        print(f"recalign {command}: {_unusable(error)}", file=sys.stderr)
         return 2
     return 0
+
+
+def _unusable(error: OSError) -> InputError:
+    """The message for a path that cannot be read or written; of a full disk with where that is mounted."""
+    where = None if error.filename is None else str(error.filename)
+    if error.errno not in FULL:
+        remedy = "see who may read and write there, or name another path"
+        return InputError(error.strerror or str(error), where=where, remedy=remedy)
+    place = Path(where or Path.cwd()).resolve()
+    mount = next(one for one in (place, *place.parents) if one.is_mount())
+    what = f"cannot be written: {error.strerror} (disk mounted at {mount})"
+    return InputError(what, where=where, remedy="free space there, or write elsewhere")
 
 
 def with_config_files(command: str, words: list[str]) -> list[str]:

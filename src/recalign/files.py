@@ -1,4 +1,4 @@
-"""Atomic file writes, folder locks, and digests of files and values."""
+"""Atomic file writes, and digests of files and values."""
 
 from __future__ import annotations
 
@@ -15,15 +15,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import yaml
-from filelock import FileLock, Timeout
-
 from recalign.errors import InputError, TrainingError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """What the system says of a full disk."""
-REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
-"""What it says of a path that nobody may read or write there."""
 LEFT_DAYS = 7
 """Days after which what lies beside a path, half written, is of no process any more, on whichever machine."""
 
@@ -83,41 +78,6 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise OSError(number, os.strerror(number), named or str(path)) from error
 
 
-def unusable(error: OSError) -> InputError:
-    """The message for a path that cannot be read or written; of a full disk with where that is mounted."""
-    where = None if error.filename is None else str(error.filename)
-    if error.errno not in FULL:
-        remedy = "see who may read and write there, or name another path"
-        return InputError(error.strerror or str(error), where=where, remedy=remedy)
-    place = Path(where or Path.cwd()).resolve()
-    mount = next(one for one in (place, *place.parents) if one.is_mount())
-    what = f"cannot be written: {error.strerror} (disk mounted at {mount})"
-    return InputError(what, where=where, remedy="free space there, or write elsewhere")
-
-
-@contextmanager
-def locked(folder: Path, doing: str, remedy: str) -> Iterator[None]:
-    """Lock a folder for this process. The lock file is beside the folder and is released if the process dies.
-
-    Args:
-        folder: it need not exist.
-        doing: what the other process is doing, for the message.
-        remedy: of the message.
-
-    Raises:
-        InputError: another process holds the lock.
-        OSError: the lock file cannot be written.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        place = folder.resolve()  # the same lock whatever the folder is called, such as .
-        lock = FileLock(place.with_name(f".{place.name}.lock")).acquire(timeout=0)
-    except Timeout:
-        raise InputError(f"another process is {doing} in this folder", where=str(folder), remedy=remedy) from None
-    with lock:
-        yield
-
-
 def rename(path: Path, target: Path) -> None:
     """Replace a file of the same folder atomically. After a power cut either the old or the new file is complete."""
     os.replace(path, target)
@@ -172,22 +132,3 @@ def sha256(path: Path) -> str:
 def digest(*values: Any) -> str:
     """SHA-256 of JSON values, in hex. The order of dictionary keys does not matter."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes text such as ``1e-4``, which is a number to YAML 1.2 and to jsonargparse, and none to PyYAML."""
-
-
-_FLOAT = re.compile(r"[-+]?([0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+|\.[0-9_]+([eE][-+]?[0-9]+)?)$")
-_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
-
-
-def yaml_text(value: Any, **style: Any) -> str:
-    """YAML that jsonargparse and PyYAML read as the value that was given."""
-    return str(yaml.dump(value, Dumper=_Dumper, **({"sort_keys": False, "allow_unicode": True} | style)))
-
-
-def yaml_scalar(value: Any) -> str:
-    """Format a value as one line of YAML."""
-    text = yaml_text(value, default_flow_style=True, width=float("inf"))
-    return text.removesuffix("\n").removesuffix("\n...")

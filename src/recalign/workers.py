@@ -1,4 +1,7 @@
-"""Processes that run functions side by side. Imports no torch, so that a worker's environment is set before it."""
+"""Processes side by side: workers that run functions, and one writer a folder.
+
+Imports no torch, so that a worker's environment is set before it.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,10 @@ from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExec
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
+
+from recalign.errors import InputError
 
 
 class LocalWorkers(Executor):
@@ -79,6 +86,29 @@ def run_logged(log: Path, threads: int | None, function: Callable[..., Any], *ar
             stream.flush()
             os.dup2(before, stream.fileno())
             os.close(before)
+
+
+@contextmanager
+def locked(folder: Path, doing: str, remedy: str) -> Iterator[None]:
+    """Lock a folder for this process. The lock file is beside the folder and is released if the process dies.
+
+    Args:
+        folder: it need not exist.
+        doing: what the other process is doing, for the message.
+        remedy: of the message.
+
+    Raises:
+        InputError: another process holds the lock.
+        OSError: the lock file cannot be written.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        place = folder.resolve()  # the same lock whatever the folder is called, such as .
+        lock = FileLock(place.with_name(f".{place.name}.lock")).acquire(timeout=0)
+    except Timeout:
+        raise InputError(f"another process is {doing} in this folder", where=str(folder), remedy=remedy) from None
+    with lock:
+        yield
 
 
 @contextmanager

@@ -9,8 +9,8 @@ import pytest
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
+from recalign.data.events.yaml_text import yaml_text
 from recalign.errors import InputError
-from recalign.files import yaml_text
 from recalign.run.words import iter_options, options, settings_of, to_argv, to_builtin, with_flags
 
 

@@ -35,6 +35,7 @@ from rich.progress import track
 
 from recalign import artifacts
 from recalign.bootstrap import CrossedBootstrap, Estimate, holm, holm_intervals
+from recalign.code import code_digest
 from recalign.errors import InputError
 from recalign.evaluation.evaluated_runs import GAPS, RANKS, SPLITS, Run, evaluated, load_runs
 from recalign.evaluation.evaluated_runs import UNIT as UNIT
@@ -139,7 +140,7 @@ class RunsComparison:
         """All that determines the table but the evaluations themselves."""
         there = evaluated(self.folder, self.methods, self.seeds)
         found = [(method, seed) for method, seed, folder in there if not artifacts.outdated(folder)]
-        code = artifacts.code_digest()
+        code = code_digest()
         rows = {"order": list(order), "roles": asdict(roles), "evaluations": self._seals(found)}
         return rows | {"draws": self.draws, "code": code}
 

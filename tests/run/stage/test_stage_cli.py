@@ -234,7 +234,7 @@ def test_evaluating_a_checkpoint_outside_a_run_leaves_what_lies_there_alone():
         shutil.copy(RUN.best, f"own/{place}/best.ckpt")
         for name in beside:
             Path("own", name).write_text("{}")
-        result = run_stage(parse_stage(["test", "--config", "toy.yaml", "--ckpt_path", f"own/{place}/best.ckpt"]))
+        run_stage(parse_stage(["test", "--config", "toy.yaml", "--ckpt_path", f"own/{place}/best.ckpt"]))
         assert (RUN.path / "test.csv").is_file()
         assert {name: Path("own", name).read_text() for name in beside} == dict.fromkeys(beside, "{}")
         shutil.rmtree("own")

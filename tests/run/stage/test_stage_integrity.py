@@ -13,10 +13,10 @@ import wandb
 
 from recalign.artifacts import verify
 from recalign.errors import InputError, TrainingError
-from recalign.files import locked
 from recalign.run.configs import find
 from recalign.run.stage import RunFolder, StageResult, parse_stage, run_stage
 from recalign.run.stage.record import record_trust
+from recalign.workers import locked
 
 FIT = ["fit", "--config", "toy.yaml", "--trainer.enable_progress_bar", "false"]
 RUN = RunFolder(Path("runs/toy/recommender/seed-0"))

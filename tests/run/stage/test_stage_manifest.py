@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from recalign.errors import InputError
 from recalign.run.stage import Manifest, RunFolder, parse_stage, run_stage
 from recalign.run.stage.manifest import git_state, run_key
+from recalign.workers import torch_threads
 
 RUN = RunFolder(Path("runs/toy/recommender/seed-0"))
 
@@ -37,18 +37,14 @@ def test_a_manifest_holds_what_made_the_run():
     assert manifest.seconds > 0
 
 
-def test_a_fit_takes_as_many_threads_as_it_is_told_and_says_so_when_it_is_continued(monkeypatch: pytest.MonkeyPatch):
-    asked = []
-
-    def two(own: int, before: int) -> int:
-        asked.append((own, before))
-        return 2
-
-    monkeypatch.setattr("recalign.run.stage.command.fit_threads", two)
-    words = ["fit", "--config", "toy.yaml", "--trainer.enable_progress_bar", "false"]
-    run_stage(parse_stage(words))
-    run_stage(parse_stage([*words, "--ckpt_path", "last", "--trainer.max_epochs", "3"]))
-    assert (asked, read().threads, torch.get_num_threads()) == ([(1, 0), (1, 2)], 2, 1)
+def test_a_fit_is_continued_with_the_threads_that_it_had():
+    fit = ["fit", "--config", "toy.yaml", "--trainer.enable_progress_bar", "false"]
+    run_stage(parse_stage(fit))
+    with torch_threads(2):
+        run_stage(parse_stage([*fit, "--ckpt_path", "last", "--trainer.max_epochs", "3"]))
+        assert read().threads == 1
+        run_stage(parse_stage(fit))
+        assert read().threads == 2
 
 
 @pytest.mark.usefixtures("trained")
@@ -79,7 +75,7 @@ def test_only_what_changes_the_result_makes_a_run_new(words: list[str], done: bo
 @pytest.mark.usefixtures("trained")
 def test_other_code_or_other_data_makes_a_run_new(monkeypatch: pytest.MonkeyPatch):
     with monkeypatch.context() as patch:
-        patch.setattr("recalign.artifacts.code_digest", lambda settings: "other")
+        patch.setattr("recalign.run.stage.manifest.code_digest", lambda settings: "other")
         assert not finished()
     monkeypatch.setattr("stage_doubles.ToyData.fingerprint", "other")
     assert not finished()

@@ -16,8 +16,8 @@ from recalign.data.events.items import feature_values
 from recalign.data.events.log import Feature, TimeUnit
 from recalign.data.events.messages import SourceRows, did_you_mean
 from recalign.data.events.reading import find, read, whole_numbers
+from recalign.data.events.yaml_text import yaml_scalar
 from recalign.errors import InputError, printable
-from recalign.files import yaml_scalar
 
 WORDS = {
     "user": ("user", "customer", "visitor", "viewer", "account", "uid", "username", "session"),

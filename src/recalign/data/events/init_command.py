@@ -20,8 +20,9 @@ from recalign.data.events.log import LogMapping
 from recalign.data.events.messages import did_you_mean
 from recalign.data.events.reading import is_text, looks_like_data, read
 from recalign.data.events.table import EventTable, load_events
+from recalign.data.events.yaml_text import yaml_scalar
 from recalign.errors import InputError, printable
-from recalign.files import write_text, yaml_scalar
+from recalign.files import write_text
 
 COLUMNS = {
     "user": "the column of the user's id",

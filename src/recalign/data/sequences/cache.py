@@ -25,6 +25,7 @@ import numpy as np
 import polars as pl
 
 from recalign import artifacts
+from recalign.code import code_digest, own_code
 from recalign.data.events import Report
 from recalign.data.events.table import Note
 from recalign.data.sequences.splits import Split
@@ -68,9 +69,9 @@ class CacheEntry:
         None where nothing is cached, and for a split that was typed into a notebook: nobody knows when it changes.
         """
         folder, path = cache_folder(option), f"{type(split).__module__}.{type(split).__name__}"
-        if folder is None or artifacts.own_code(path) is None:
+        if folder is None or own_code(path) is None:
             return None
-        key = {"log": fingerprint, "code": artifacts.code_digest({"class_path": path})}
+        key = {"log": fingerprint, "code": code_digest({"class_path": path})}
         return cls(folder / f"{name.replace(os.sep, '-')}-{digest(key)[:16]}", key)
 
     def load(self) -> Sequences | None:

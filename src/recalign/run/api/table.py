@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 from rich.console import Console
 
-from recalign.artifacts import class_paths, code_digest
+from recalign.code import class_paths, code_digest
 from recalign.errors import InputError, require_positive
 from recalign.evaluation.comparison import RECORD, RunsComparison
 from recalign.evaluation.methods import BASE_STAGES, BaseCheckpoints, MethodRun, SeedEvaluation

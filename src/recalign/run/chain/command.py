@@ -13,7 +13,6 @@ from recalign.evaluation.comparison import FILE
 from recalign.evaluation.page import write_page
 from recalign.evaluation.report import show
 from recalign.evaluation.sources import Sources
-from recalign.files import locked
 from recalign.run.chain.checks import (
     check_log,
     make_world,
@@ -32,6 +31,7 @@ from recalign.run.chain.steps import run_in_order
 from recalign.run.stage.console import quiet
 from recalign.run.stage.settings import instantiated, parse_call
 from recalign.run.words import iter_options, short
+from recalign.workers import locked
 
 
 def chain(argv: Sequence[str]) -> Path:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from recalign.artifacts import class_paths
+from recalign.code import class_paths
 from recalign.data.events.log import SIMULATED
 from recalign.errors import InputError, nearest
 from recalign.evaluation.methods import BASE_STAGES

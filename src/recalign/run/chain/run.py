@@ -9,13 +9,15 @@ from typing import Any
 
 import polars as pl
 
-from recalign.artifacts import code_digest, get_or_make
+from recalign.artifacts import get_or_make
+from recalign.code import code_digest
+from recalign.data.events.yaml_text import yaml_text
 from recalign.data.sequences.earlier import remember
 from recalign.data.sequences.placebo import CORRELATION
 from recalign.evaluation.comparison import RECORD, RunsComparison
 from recalign.evaluation.methods import BASE_STAGES, BaseCheckpoints, MethodRun, SeedEvaluation
 from recalign.evaluation.rows import READS_REWARD_MODEL, row_of
-from recalign.files import write_json, write_text, yaml_text
+from recalign.files import write_json, write_text
 from recalign.recommender.checkpoint import read_checkpoint
 from recalign.reward import RewardData
 from recalign.run.chain.plan import Plan

@@ -13,7 +13,7 @@ import polars as pl
 from rich.console import Console
 from rich.table import Column, Table
 
-from recalign.artifacts import code_digest
+from recalign.code import code_digest
 from recalign.errors import InputError, TrainingError
 from recalign.evaluation.comparison import HIGH
 from recalign.evaluation.methods import BASE_STAGES, MethodRun

@@ -14,11 +14,12 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 from rich.table import Column, Table
 
+from recalign.data.events.yaml_text import yaml_text
 from recalign.errors import InputError, TrainingError, nearest, require_positive
 from recalign.evaluation.report import WIDTH
 from recalign.evaluation.selection import SELECT
 from recalign.evaluation.selection_callback import SelectionValue
-from recalign.files import digest, locked, read_json, write_json, write_text, yaml_text
+from recalign.files import digest, read_json, write_json, write_text
 from recalign.run import configs
 from recalign.run.chain.plan import Settings
 from recalign.run.chain.run import train
@@ -28,6 +29,7 @@ from recalign.run.stage.console import echo, quiet
 from recalign.run.stage.settings import instantiated, parse_call, set_keys
 from recalign.run.stage.wandb_log import BEST
 from recalign.run.words import iter_options, nested
+from recalign.workers import locked
 
 FOLDER = "tuning"
 """Holds the trials, below the stage's folder."""

@@ -24,10 +24,8 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from recalign.cores import fit_threads
 from recalign.distributed import is_rank_zero
 from recalign.errors import InputError, TrainingError, nearest
-from recalign.files import locked
 from recalign.recommender.training import PolicyModule
 from recalign.run.stage import checks, record, upstream
 from recalign.run.stage.console import echo, quiet
@@ -37,7 +35,7 @@ from recalign.run.stage.manifest import Manifest
 from recalign.run.stage.parsed import ParsedStage
 from recalign.run.stage.stage import Trained, run_stage
 from recalign.run.words import imported, options, settings_of
-from recalign.workers import torch_threads
+from recalign.workers import locked, torch_threads
 
 OPTIONAL = ("optimizer", "lr_scheduler", "early_stopping")
 """A configuration mentions these only where they are given."""
@@ -85,10 +83,10 @@ class Stage(ParsedStage):
             if not self.training or self.dry or not is_rank_zero():
                 yield
                 return
-            before = self.continued.threads if self.in_place and self.continued else 0
-            threads = torch_threads(fit_threads(torch.get_num_threads(), before))
+            threads, before = torch.get_num_threads(), self.continued.threads if self.in_place and self.continued else 0
+            threads = min(threads, before or threads)  # with more, sums are rounded otherwise
             remedy = "let it finish, or give this run another --run.name"
-            with locked(self.folder.path, "training", remedy), threads:
+            with locked(self.folder.path, "training", remedy), torch_threads(threads):
                 yield
 
     def build(self, callbacks: Sequence[Callback]) -> tuple[Trainer, LightningModule, LightningDataModule, Path | None]:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from lightning.pytorch.callbacks import ModelSummary, ProgressBar
 
 from recalign import artifacts
+from recalign.code import code_digest
 from recalign.errors import InputError
 from recalign.files import digest, sha256, write_json
 from recalign.run.stage.folder import RunFolder
@@ -133,7 +134,7 @@ def run_key(
         key: value if shown.get(key) == value else digest(value) for key, value in flat_settings(counted).items()
     }
     files = {name: checkpoint["sha256"] for name, checkpoint in upstream.items()}
-    return settings | {"data": fingerprint, **files, "code": artifacts.code_digest(counted)}
+    return settings | {"data": fingerprint, **files, "code": code_digest(counted)}
 
 
 def _counted(config: dict[str, Any], upstream: Iterable[str]) -> dict[str, Any]:

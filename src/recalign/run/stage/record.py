@@ -14,8 +14,9 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from recalign.data.events.yaml_text import yaml_text
 from recalign.distributed import is_rank_zero
-from recalign.files import sha256, write_text, yaml_text
+from recalign.files import sha256, write_text
 from recalign.run.stage import upstream
 from recalign.run.stage.folder import RunFolder
 from recalign.run.stage.loggers import CSVLog

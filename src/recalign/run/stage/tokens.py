@@ -11,7 +11,8 @@ from typing import Any
 
 import yaml
 
-from recalign.artifacts import State, code_digest
+from recalign.artifacts import State
+from recalign.code import code_digest
 from recalign.files import digest, sha256
 from recalign.recommender.semantic_ids.tokenize_command import CODES, tokenize
 from recalign.run.stage.console import echo

@@ -13,8 +13,8 @@ import numpy as np
 import polars as pl
 import torch
 
-from recalign import artifacts
 from recalign.artifacts import publish, seal
+from recalign.code import code_digest
 from recalign.data.events import data_root
 from recalign.data.events.items import log_ids
 from recalign.data.events.reading import locate, no_column, read
@@ -226,7 +226,7 @@ def _about(made: OpenedRun, graph: Graph, table: pl.DataFrame, newest: int | Non
         made_of=made.made_of(),
         versions={name: version(name) for name in ("recalign", "torch", "onnx", "onnxscript", "onnxruntime")},
     )
-    content = digest(asdict(about), table.write_csv(), artifacts.code_digest())[:8]
+    content = digest(asdict(about), table.write_csv(), code_digest())[:8]
     return replace(about, version=f"{made.row}-seed-{made.seed}-{content}")
 
 

@@ -9,8 +9,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from recalign.data.events.audit import render
+from recalign.data.events.yaml_text import yaml_scalar
 from recalign.errors import InputError
-from recalign.files import atomic_write, yaml_scalar
+from recalign.files import atomic_write
 from recalign.serve.feedback import log as decision_log
 from recalign.serve.feedback import outcomes as outcome_tables
 from recalign.serve.feedback.joining import Joined, Rule, join

@@ -12,8 +12,9 @@ from typing import Any
 import polars as pl
 
 from recalign.errors import InputError
-from recalign.files import atomic_write, locked
+from recalign.files import atomic_write
 from recalign.serve.server.decisions import FILE, Decision, DecisionLog, pseudonym
+from recalign.workers import locked
 
 COLUMNS: dict[str, Any] = {
     "time": pl.Int64, "decision": pl.String, "user": pl.String, "version": pl.String, "k": pl.Int64,
