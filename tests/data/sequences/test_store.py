@@ -83,16 +83,16 @@ def test_a_split_that_leaves_nothing_is_refused(counts, split, said):
 def test_rare_items_are_left_out_of_training_and_counted():
     """Items 3 and 0 have two training events, item 4 one: its event goes; a test on it would be a miss."""
     events = table(USERS, ITEMS, TIMES, REWARDS)
-    events = replace(events, report=Report({"a.csv": 9}, 9, ()))
+    events = replace(events, report=Report({"a.csv": 9}, [], 9, []))
     sequences = build(events, LeaveLast(1, 1), None, UserGroups(), 2)
     assert sequences.items.to_list() == [100, 103]
     assert sequences.frame["row"].to_list() == [1, 2, 4, 5, 6, 7, 8, 9]
     assert sequences.frame["item_id"].to_list() == [2, 1, 0, 0, 1, 2, 1, 0]
     assert sequences.trained.tolist() == [2, 2]
     assert sequences.report.used == len(sequences.frame)
-    assert str(sequences.report.notes[0]) == (
-        "1 rows are training events of 1 items that have fewer than 2, and are left out: items 104"
-    )
+    assert sequences.report.left_out() == {
+        "are training events of 1 items that have fewer than 2, and are left out: items 104": 1
+    }
     assert sequences.fingerprint != build(events, LeaveLast(1, 1), None, UserGroups()).fingerprint
 
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import polars as pl
 
-from recalign.data.events.table import EventTable, Report
+from recalign.data.events.table import EventTable
 
 Value = int | float | str
 Section = dict[str, Value]
@@ -59,7 +59,7 @@ def audit(table: EventTable, ranked: pl.DataFrame | None = None) -> dict[str, Se
         repetition |= {REPEATS: table.report.repeats, TIES: table.report.tied / frame.height}
     sections: dict[str, Section] = {
         "log": log,
-        LEFT: left_out(table.report),
+        LEFT: dict(table.report.left_out()),
         "nulls by column": {column.name: column.null_count() for column in frame if column.null_count()},
         "repeated items and times": repetition,
     }
@@ -72,11 +72,6 @@ def audit(table: EventTable, ranked: pl.DataFrame | None = None) -> dict[str, Se
     if frame["reward"].count():
         sections |= {"reward": _reward(table, learned), "reward histogram": histogram(frame["reward"].drop_nulls())}
     return sections
-
-
-def left_out(report: Report) -> Section:
-    """Rows that are no events, and those without a reward, by reason."""
-    return {f"{note.reason}: {note.rows}": note.count for note in report.notes}
 
 
 def render(sections: dict[str, Section]) -> str:

@@ -168,7 +168,8 @@ def _print_events(log: LogMapping, reward: str, suggested: SplitSuggestion, even
     print(f"high: {high or 'the best quarter of the rewards'} ({(share := good.mean() or 0):.0%} of the events)")
     if share > guess.MOST_HIGH:
         print(f"that is more than {guess.MOST_HIGH:.0%}: the best grade alone holds as many, so high/* says less")
-    print(suggested, *events.report.notes, sep="\n")
+    left_out = (printable(f"{count:,} rows {reason}") for reason, count in events.report.left_out().items())
+    print(suggested, *left_out, sep="\n")
 
 
 def _yaml_text(

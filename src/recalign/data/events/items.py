@@ -132,7 +132,7 @@ def table_values(file: str, table: ItemTable, known: pl.Series, items: pl.Series
     """
     frame, key = _read(file, table, known)
     usable, repeated = key.is_not_null(), key.is_not_null() & key.is_duplicated()
-    headed = frozenset([file] if is_text(file) else [])
+    headed = [file] if is_text(file) else []
     rows = SourceRows(pl.int_range(1, frame.height + 1, dtype=pl.UInt32, eager=True), {file: frame.height}, headed)
     if repeated.any():
         what = f"ids such as {key.filter(repeated)[0]} are in several rows: {rows.describe(repeated)}"

@@ -1,6 +1,6 @@
 """Name rows in messages, and suggest near misses."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import polars as pl
@@ -25,8 +25,8 @@ class SourceRows:
     """
 
     number: pl.Series
-    files: dict[str, int] = field(default_factory=dict)
-    headed: frozenset[str] = frozenset()
+    files: Mapping[str, int] = field(default_factory=dict)
+    headed: Sequence[str] = ()
 
     def filter(self, mask: pl.Series) -> "SourceRows":
         return replace(self, number=self.number.filter(mask))
@@ -38,20 +38,14 @@ class SourceRows:
 
     def name(self, first: list[int], count: int) -> str:
         """Describe `count` rows, given the numbers of the first ones."""
-        more = f" and {count - SHOWN:,} more" if count > SHOWN else ""
-        if not self.files:
-            return _rows(first) + more
         parts, start = [], 0
-        for file, height in self.files.items():
-            inside = [number - start for number in first if start < number <= start + height]
+        for file, height in self.files.items() or [("", max(first))]:
+            inside = [str(number - start) for number in first if start < number <= start + height]
             start += height
             if inside:
-                parts.append(f"{_rows(inside)} of {file}" + (" (header not counted)" if file in self.headed else ""))
-        return "; ".join(parts) + more
-
-
-def _rows(numbers: list[int]) -> str:
-    return ("row " if len(numbers) == 1 else "rows ") + ", ".join(map(str, numbers))
+                where = f" of {file}" + " (header not counted)" * (file in self.headed) if file else ""
+                parts.append(f"row{'s' * (len(inside) > 1)} {', '.join(inside)}{where}")
+        return "; ".join(parts) + (f" and {count - SHOWN:,} more" if count > SHOWN else "")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -170,7 +170,7 @@ def join(log: LogMapping, tables: Mapping[str, pl.LazyFrame]) -> tuple[pl.LazyFr
         columns = (table.select(text).collect().to_series() for table in tables.values())
         if all(whole_numbers(column).dtype != pl.String for column in columns):
             rows = rows.with_columns(text.str.strip_suffix(".0").cast(pl.Int64))
-    return rows, SourceRows(pl.Series([], dtype=pl.UInt32), heights, frozenset(() if log.header else texts))
+    return rows, SourceRows(pl.Series([], dtype=pl.UInt32), heights, [] if log.header else texts)
 
 
 def _kind(dtype: pl.DataType) -> str:

@@ -1,6 +1,5 @@
 """The event table: one checked frame of events for any log, and a report of the other rows."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,53 +17,43 @@ from recalign.files import digest
 
 @dataclass(frozen=True)
 class Note:
-    """Rows that are left out, or count in some losses only."""
+    """Rows that are left out, or count in some losses only: why, how many, and the numbers of the first."""
 
     reason: str
     count: int
-    rows: str  # description of the first ones
-
-    def __str__(self) -> str:
-        return printable(f"{self.count:,} rows {self.reason}: {self.rows}")
+    first: list[int]
 
 
 @dataclass(frozen=True)
 class Report:
-    """Rows read from each file, events used, and notes on the other rows.
+    """What was read of a log, in plain values.
 
     Attributes:
+        files: rows of each file.
+        headed: the files that have a header row.
+        used: rows that are events.
+        notes: on the other rows; parts of a log have the same ones, in the same order.
         tied: events at the same time as another of their user, at the file's own resolution.
         repeats: events whose row equals an earlier one in every column of the file.
     """
 
     files: dict[str, int]
+    headed: list[str]
     used: int
-    notes: tuple[Note, ...]
+    notes: list[Note]
     tied: int = 0
     repeats: int = 0
 
+    def left_out(self) -> dict[str, int]:
+        """How many rows each note is on, by reason and first rows."""
+        rows = SourceRows(pl.Series([], dtype=pl.UInt32), self.files, self.headed)
+        named = ((note, f": {rows.name(note.first, note.count)}" if note.first else "") for note in self.notes)
+        return {note.reason + which: note.count for note, which in named if note.count}
+
     def __str__(self) -> str:
-        lines = [printable(f"{count:,} rows read from {file}") for file, count in self.files.items()]
-        return "\n".join([*lines, *map(str, self.notes), f"{self.used:,} events used"])
-
-
-@dataclass(frozen=True)
-class CheckResult:
-    """What the check of some rows of a log found, in plain values.
-
-    Attributes:
-        used: number of rows that are events.
-        left_out: reason, count and first row numbers of the other rows, and of rows without a reward. All parts of a
-            log list the same reasons in the same order.
-        rewards: smallest and largest reward; None if there is none.
-        tied, repeats: as in `Report`.
-    """
-
-    used: int
-    left_out: list[tuple[str, int, list[int]]]
-    rewards: tuple[float | None, float | None]
-    tied: int
-    repeats: int
+        lines = [f"{count:,} rows read from {file}" for file, count in self.files.items()]
+        lines += [f"{count:,} rows {reason}" for reason, count in self.left_out().items()]
+        return printable("\n".join([*lines, f"{self.used:,} events used"]))
 
 
 @dataclass(frozen=True)
@@ -111,9 +100,8 @@ def load_events(log: LogMapping, root: Path | None, reward: str | None) -> Event
         InputError: the log cannot be used; names the file, row, column or key, and a remedy.
     """
     mark = fingerprint(log, root, reward)
-    raw, rows = read_log(log, root)
-    frame, users, items, found = check_rows(raw, rows, log, reward)
-    report = make_report([found], rows, reward)
+    frame, users, items, report = check_rows(*read_log(log, root), log, reward)
+    require_useful(report, frame["reward"], reward)
     return EventTable(frame, users, items, log.timestamp is not None, report, mark, log.time_resolution)
 
 
@@ -130,7 +118,7 @@ def fingerprint(log: LogMapping, root: Path | None, reward: str | None) -> str:
 
 def check_rows(
     raw: pl.DataFrame, rows: SourceRows, log: LogMapping, reward: str | None
-) -> tuple[pl.DataFrame, pl.Series, pl.Series, CheckResult]:
+) -> tuple[pl.DataFrame, pl.Series, pl.Series, Report]:
     """Check rows of a log: all rows, or all rows of some users.
 
     Args:
@@ -140,15 +128,15 @@ def check_rows(
         reward: as in `load_events`.
 
     Returns:
-        ``frame``, ``users`` and ``items`` as in `EventTable`, for these rows only, and what the check found.
+        ``frame``, ``users``, ``items`` and ``report`` as in `EventTable`, for these rows only.
 
     Raises:
-        InputError: as `load_events`. `make_report` checks what needs the whole log.
+        InputError: as `load_events`, but for what needs the whole log (`require_useful`).
     """
-    left_out: list[tuple[str, int, list[int]]] = []
+    notes: list[Note] = []
 
     def note(reason: str, mask: pl.Series, number: pl.Series) -> None:
-        left_out.append((reason, int(mask.sum()), number.filter(mask).bottom_k(SHOWN).sort().to_list()))
+        notes.append(Note(reason, int(mask.sum()), number.filter(mask).bottom_k(SHOWN).sort().to_list()))
 
     def leave_out(mask: pl.Series, reason: str) -> None:
         nonlocal raw, rows
@@ -205,8 +193,7 @@ def check_rows(
     tied = (again | again.shift(-1)).fill_null(False)
     alike = whole.filter(rows.number.is_in(frame["row"].filter(tied).implode()))  # others differ in their time
     repeats = alike.height - alike.n_unique() if log.timestamp else 0
-    ends = rewards.min(), rewards.max()
-    return frame, users, items, CheckResult(frame.height, left_out, ends, int(tied.sum()), repeats)  # type: ignore[arg-type]
+    return frame, users, items, Report(rows.files, rows.headed, frame.height, notes, int(tied.sum()), repeats)
 
 
 def read_numbers(raw: pl.DataFrame, rows: SourceRows, expression: str | None, key: str) -> pl.Series:
@@ -229,32 +216,23 @@ def read_numbers(raw: pl.DataFrame, rows: SourceRows, expression: str | None, ke
     return values.cast(pl.Float64).alias(expression)
 
 
-def make_report(parts: Sequence[CheckResult], rows: SourceRows, reward: str | None) -> Report:
-    """Combine the check results of a log's parts. Of `rows` only the files are used.
+def require_useful(report: Report, rewards: pl.Series, reward: str | None) -> None:
+    """Refuse a log of which no row can be used, or whose reward is the same for every event.
 
-    Raises:
-        InputError: no row can be used, or the reward is the same for every event.
+    Args:
+        report: of the whole log.
+        rewards: of all its events, or the least and the largest.
+        reward: the expression that gives them.
     """
-    notes = []
-    for same in zip(*(part.left_out for part in parts), strict=True):
-        count = sum(one[1] for one in same)
-        first = sorted(number for one in same for number in one[2])[:SHOWN]
-        if count:
-            notes.append(Note(same[0][0], count, rows.name(first, count)))
-    used = sum(part.used for part in parts)
-    if not used:
-        what = f"no row of {', '.join(rows.files)} can be used: {'; '.join(note.reason for note in notes)}"
+    files = ", ".join(report.files)
+    if not report.used:
+        what = f"no row of {files} can be used: {'; '.join(report.left_out())}"
         raise InputError(what, where="data.log.where", remedy="correct the condition or the file")
-    values = {end for part in parts for end in part.rewards if end is not None}
-    if reward is not None and len(values) < 2:
-        raise InputError(
-            f"{reward!r} is {f'{values.pop():g}' if values else 'null'} for every event of {', '.join(rows.files)}",
-            where="data.reward",
-            remedy="name a column that tells good events from bad ones. Without one there is nothing to align to: "
-            "data.reward: null is for training a recommender alone",
-        )
-    tied, repeats = sum(part.tied for part in parts), sum(part.repeats for part in parts)
-    return Report(rows.files, used, tuple(notes), tied, repeats)
+    if reward is not None and (least := rewards.min()) == rewards.max():
+        what = f"{reward!r} is {'null' if least is None else f'{least:g}'} for every event of {files}"
+        remedy = "name a column that tells good events from bad ones. Without one there is nothing to align to: "
+        remedy += "data.reward: null is for training a recommender alone"
+        raise InputError(what, where="data.reward", remedy=remedy)
 
 
 def _sort_order(user: pl.Series, time: pl.Series) -> pl.Series | None:

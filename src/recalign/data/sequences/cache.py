@@ -95,7 +95,7 @@ class CacheEntry:
         mapped = functools.partial(np.load, mmap_mode="c")  # copy-on-write: changes never reach the file
         numeric = [pl.Series(name, mapped(column_file(self.path, facts["columns"], name))) for name in facts["mapped"]]
         arrays: dict[str, Any] = {name: mapped(self.path / f"{name}.npy") for name in ARRAYS}
-        notes = tuple(Note(**note) for note in facts["report"]["notes"])
+        notes = [Note(**note) for note in facts["report"]["notes"]]
         features: Any = locate(facts["features"]) if facts["features"] else None  # an option: the cache knows no class
         return Sequences(
             frame=events.with_columns(numeric).select(facts["columns"]),

@@ -29,12 +29,12 @@ import polars as pl
 from rich.progress import track
 
 from recalign.data.events import EventTable, LogMapping, Report, audit, data_root
-from recalign.data.events.audit import LEFT, Section, left_out
+from recalign.data.events.audit import LEFT, Section
 from recalign.data.events.fields import missing_as_null
 from recalign.data.events.items import feature_figures
-from recalign.data.events.messages import SourceRows
+from recalign.data.events.messages import SHOWN, SourceRows
 from recalign.data.events.reading import is_text, join, locate, read
-from recalign.data.events.table import CheckResult, check_rows, make_report
+from recalign.data.events.table import Note, check_rows, require_useful
 from recalign.data.sequences.cache import ARRAYS, column_file, mappable, read_table, write_entry
 from recalign.data.sequences.data import EventDataModule
 from recalign.data.sequences.splits import High, Split, UserGroups
@@ -122,7 +122,8 @@ def _write(
     number = _divide(joined, height, tasks.log.user, folder, partitions or -(-height // ROWS_OF_A_PARTITION))
     numbers = range(number)
     checked = each("checking events", tasks.check, numbers)
-    report = make_report([one.found for one in checked], rows, data.reward)
+    report = _merged([one.report for one in checked])
+    require_useful(report, pl.Series([end for one in checked for end in one.rewards], dtype=pl.Float64), data.reward)
     times = [np.load(folder / f"{n}-times.npy", mmap_mode="r") for n in numbers]
     split = data.split.for_parts(lambda share: _kth(times, int(report.used * share)))
     each("counting items", tasks.count, numbers, repeat(split))
@@ -206,6 +207,16 @@ def _divide(joined: pl.LazyFrame, height: int, user: str, folder: Path, partitio
     return len(first) + 1
 
 
+def _merged(parts: list[Report]) -> Report:
+    """The report of a log, from those of its partitions."""
+    notes = []
+    for same in zip(*(part.notes for part in parts), strict=True):
+        first = sorted(row for note in same for row in note.first)[:SHOWN]
+        notes.append(Note(same[0].reason, sum(note.count for note in same), first))
+    sums = {name: sum(getattr(part, name) for part in parts) for name in ("used", "tied", "repeats")}
+    return dataclasses.replace(parts[0], notes=notes, **sums)
+
+
 def _kth(sorted_parts: list[np.ndarray], k: int) -> int:
     """The value at place k (from 0) among integers that lie in several sorted arrays."""
     parts = [part for part in sorted_parts if len(part)]
@@ -232,9 +243,10 @@ class _Offset:
 
 @dataclass(frozen=True)
 class _Checked:
-    """What `_Tasks.check` found in a partition: its report, number of users, and columns that have nulls."""
+    """A partition's report, least and largest reward, number of users, and columns that have nulls."""
 
-    found: CheckResult
+    report: Report
+    rewards: list[float | None]
     users: int
     nullable: list[str]
 
@@ -254,12 +266,13 @@ class _Tasks:
         """Check the rows of a partition and order its events."""
         raw = read_table(self.folder / "rows" / f"{number}.arrow")
         rows = dataclasses.replace(self.rows, number=raw.drop_in_place(ROW))
-        frame, users, items, found = check_rows(raw, rows, self.log, self.reward)
+        frame, users, items, report = check_rows(raw, rows, self.log, self.reward)
         tables = {"events": frame, "users": pl.DataFrame({"user": users, "group": self.groups.assign(users)})}
         for name, table in (tables | {"items": items.alias("item").to_frame()}).items():
             table.write_ipc(self.folder / f"{number}-{name}.arrow", compression="uncompressed")
         np.save(self.folder / f"{number}-times.npy", frame["timestamp"].sort().to_numpy())
-        return _Checked(found, len(users), [column.name for column in frame if column.null_count()])
+        ends = frame.select(least=pl.min("reward"), most=pl.max("reward")).row(0)
+        return _Checked(report, [*ends], len(users), [column.name for column in frame if column.null_count()])
 
     def count(self, number: int, split: Split) -> None:
         """Count a partition's training events, and all of its events, by raw id of the item."""
@@ -299,20 +312,20 @@ class _Tasks:
 
     def figures(self, checked: list[_Checked], report: Report) -> dict[str, Section]:
         """Figures of the largest partition (`recalign.data.events.audit`), with rows and notes of the whole log."""
-        number = max(range(len(checked)), key=lambda n: checked[n].found.used)
-        table, own = self._table(number), checked[number].found
+        number = max(range(len(checked)), key=lambda n: checked[n].report.used)
+        table, own = self._table(number), checked[number].report
         report_of_part = dataclasses.replace(table.report, tied=own.tied, repeats=own.repeats)
         sections = audit(dataclasses.replace(table, report=report_of_part))
         whole = {"rows read": sum(report.files.values()), "events in all": report.used}
         log = sections["log"]
         sections["log"] = {**whole, USERS_OF_FIGURES: log.pop("users"), **log, **whole}
-        return sections | {LEFT: left_out(report)}
+        return sections | {LEFT: dict(report.left_out())}
 
     def _table(self, number: int) -> EventTable:
         names = ("events", "users", "items")
         frame, users, items = (read_table(self.folder / f"{number}-{name}.arrow") for name in names)
         dated, resolution = self.log.timestamp is not None, self.log.time_resolution
-        report = Report({}, len(frame), ())
+        report = Report({}, [], len(frame), [])
         return EventTable(frame, users["user"], items["item"], dated, report, "", resolution)
 
 

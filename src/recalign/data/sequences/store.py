@@ -287,9 +287,9 @@ def with_rare_items(report: Report, items: pl.Series, count_I: np.ndarray, min_e
         return report
     named, count = items.filter(pl.Series(rare_I)), int(count_I[rare_I].sum())
     first, more = ", ".join(map(str, named.head(SHOWN))), len(named) - SHOWN
-    reason = f"are training events of {len(named):,} items that have fewer than {min_events}, and are left out"
-    note = Note(reason, count, f"items {first}" + (f" and {more:,} more" if more > 0 else ""))
-    return replace(report, used=report.used - count, notes=(*report.notes, note))
+    reason = f"are training events of {len(named):,} items that have fewer than {min_events}, and are left out: items "
+    note = Note(f"{reason}{first}" + (f" and {more:,} more" if more > 0 else ""), count, [])
+    return replace(report, used=report.used - count, notes=[*report.notes, note])
 
 
 def is_first(key: np.ndarray) -> np.ndarray:

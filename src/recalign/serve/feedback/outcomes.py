@@ -10,6 +10,7 @@ import polars as pl
 
 from recalign.data.events import reading
 from recalign.data.events.fields import missing_as_null, read_ids, read_timestamps
+from recalign.data.events.guess import files_named
 from recalign.data.events.log import TimeUnit
 from recalign.data.events.messages import SourceRows
 from recalign.errors import InputError
@@ -52,10 +53,7 @@ def read(tables: Sequence[Path], columns: Columns, pseudonym: Callable[[str], st
     """
     frames: dict[str, pl.DataFrame] = {}
     for path in tables:
-        found = reading.find(path.parent, path.name)
-        if not found:
-            raise reading.no_file(str(path))
-        frames |= {source: _picked(source, columns) for source in found}
+        frames |= {source: _picked(source, columns) for source in files_named(str(path))}
     try:
         raw = pl.concat(frames.values(), how="vertical_relaxed")
     except pl.exceptions.PolarsError as error:
