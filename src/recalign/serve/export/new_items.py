@@ -125,7 +125,7 @@ def read_new_items(file: Path, known: dict[str, Any], table: pl.DataFrame) -> tu
         raise InputError(f"nothing is known of {values.ids.filter(blank)[0]!r}", where=str(file), remedy=remedy)
     further = {name: dtype for name, dtype in table.schema.items() if name not in ("item", "title", "count")}
     rows = table_rows(str(file), settings, values.ids, further).insert_column(0, values.ids.alias("item"))
-    return values, rows.with_columns(count=pl.zeros(len(rows), table["count"].dtype, eager=True))
+    return values, rows.with_columns(count=pl.zeros(len(rows), table["count"].dtype, eager=True)).select(table.columns)
 
 
 @torch.no_grad()
