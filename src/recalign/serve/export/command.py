@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -231,26 +231,18 @@ def _about(made: OpenedRun, graph: Graph, table: pl.DataFrame, newest: int | Non
 
 
 def _write_weights(made: OpenedRun, tables: dict[str, torch.Tensor], folder: Path) -> None:
-    """The tables, and `write_networks`."""
+    """The tables; the networks' weights with how to build them, as a checkpoint has them; what `items add` needs."""
     from safetensors.torch import save
 
     policy = made.policy
-    write_networks(
-        {"policy": policy.policy, "reward": policy.reward} if isinstance(policy, Rerank) else {"policy": policy}, folder
-    )
+    nets = {"policy": policy.policy, "reward": policy.reward} if isinstance(policy, Rerank) else {"policy": policy}
+    weights = {f"{net}.{k}": v.contiguous().clone() for net, one in nets.items() for k, v in one.state_dict().items()}
+    recipes = {name: recipe(net) for name, net in nets.items() if isinstance(net, Rebuildable)}
+    (folder / WEIGHTS).write_bytes(save(weights))
+    write_text(folder / RECIPE, json.dumps(recipes, indent=2, default=str) + "\n")
     (folder / TABLES).write_bytes(save(tables))
     features, table = made.data.sequences.features, made.data.log_.items
-    if table is not None:  # what `recalign items add` needs
+    if table is not None:
         specified = {name: asdict(one) for name, one in table.specified.items()}
         known = {"id": table.id, "title": table.title, "features": specified}
         write_json(folder / FEATURES, known | {"plans": features.coder.plans if features is not None else []})
-
-
-def write_networks(nets: Mapping[str, torch.nn.Module], folder: Path) -> None:
-    """Weights with how to build the networks they belong to, as a checkpoint has them."""
-    from safetensors.torch import save
-
-    weights = {f"{net}.{k}": v.contiguous().clone() for net, one in nets.items() for k, v in one.state_dict().items()}
-    (folder / WEIGHTS).write_bytes(save(weights))
-    recipes = {name: recipe(net) for name, net in nets.items() if isinstance(net, Rebuildable)}
-    write_text(folder / RECIPE, json.dumps(recipes, indent=2, default=str) + "\n")

@@ -34,9 +34,6 @@ class RerankPart(Part):
     def tables(self) -> dict[str, Tensor]:
         return self.policy.tables() | self.scores.tables()
 
-    def dimension(self, table: str) -> str:
-        return self.policy.dimension(table)
-
     def forward(self, h: GraphInputs, given: Mapping[str, Tensor]) -> Tensor:
         return self.policy(h, given) + given["strength"][:, None] * self.scores(h, given)
 

@@ -13,6 +13,7 @@ from torch.export import Dim
 
 from recalign.errors import InputError
 from recalign.serve.export.graph import Graph
+from recalign.serve.server.about import NODES
 
 OPSET = 20
 OUTPUTS = ("items", "scores", "logits")
@@ -37,10 +38,7 @@ def write(graph: Graph, tables: dict[str, Tensor], max_length: int, path: Path) 
     length = Dim("L", min=2, max=max_length)
     shapes: dict[str, Any] = {name: {0: batch, 1: length} for name in ("item", "time", "reward", "request_time")}
     shapes |= {"length": {0: batch}, "strength": {0: batch}, "hidden": {0: batch, 1: hidden}}
-    dims = {name: graph.part.dimension(name) for name in tables}
-    sizes = {"N": items} | {one: Dim(one, max=ROWS * 1024) for one in dims.values() if one != "N"}
-    # Of one row alone, the number is a constant of the graph whatever is said here.
-    shapes |= {name: {0: sizes[dims[name]]} if len(table) > 1 else {} for name, table in tables.items()}
+    shapes |= {name: {} if name.startswith(NODES) else {0: items} for name in tables}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it names packages that we do without
     try:
         with warnings.catch_warnings(), torch.no_grad():

@@ -1,8 +1,8 @@
 """Parts of the exported graph that compute log-probabilities of all items: of policies over item ids and over codes.
 
-Whatever has a row an item, or a row a node of a trie, is an input of the graph (`Part.tables`), so items can be added
-without an exporter. Row 0 of a table of items is the padding item; its logit is always -inf, so that 0 may stand
-wherever there is no item.
+Whatever has a row an item, or a row a node of a trie, is an input of the graph (`Part.tables`): items can be added
+without an exporter, and the graph stays small. Row 0 of a table of items is the padding item; its logit is always -inf,
+so that 0 may stand wherever there is no item.
 
 Shape suffixes: B histories, L events, V items, N = V + 1 rows of a table, D width, T = B targets, U x M a grid of them.
 """
@@ -30,12 +30,8 @@ class Part(nn.Module):
     """Inputs beyond items, times and lengths: ``reward``, ``strength``."""
 
     def tables(self) -> dict[str, Tensor]:
-        """What grows with the catalogue, by the name of the graph's input. Shape: (N, ...), or as `dimension` says."""
+        """Inputs of the graph, by name: (N, ...), the padding item first; others begin with `NODES`."""
         return {}
-
-    def dimension(self, table: str) -> str:
-        """Names the number of rows of a table: N where these are items, the padding item first."""
-        return "N"
 
     def forward(self, h: GraphInputs, given: Mapping[str, Tensor]) -> Tensor:
         """Shape: -> (B, N)."""
@@ -90,19 +86,15 @@ class OnePerRow(Window):
 
 
 class CodePart(Part):
-    """A `CodePolicy`: a walk over all prefixes of codes. Its trie, too, is an input of the graph.
+    """A `CodePolicy`: a walk over all prefixes of codes.
 
-    A table of nodes is named `NODES` and the name that it has in the policy.
+    A table of the trie's nodes is named `NODES` and the name that it has in the policy.
     """
 
     def __init__(self, policy: CodePolicy) -> None:
         super().__init__()
         self.policy, self.walk = policy, Walk(policy)
         self.needs = frozenset({"reward"} if policy.past_rewards is not None else ())
-        levels = range(policy.trie.levels)
-        self.grow = {f"trie.{what}_{n}": (what, n) for n in levels for what in ("first", "place", "parent", "code")}
-        self.grow |= {f"prior_{n + 1}": ("prior", n) for n in levels}
-        self.grow |= {f"head.vectors.{n}": ("vectors", n) for n in levels}
 
     def tables(self) -> dict[str, Tensor]:
         policy = self.policy
@@ -112,23 +104,14 @@ class CodePart(Part):
             # who has no history is shown what is popular: no decoder was trained on that
             "popular": F.pad((policy.count_V + 0.5).log(), (1, 0), value=-torch.inf),
         }
-        own = {**dict(policy.named_buffers()), **dict(policy.named_parameters())}
-        return items | {NODES + name: self._rows(own[name], *self.grow[name]) for name in self.grow}
-
-    def _rows(self, table: Tensor, what: str, level: int) -> Tensor:
-        if what == "vectors":  # of the nodes that there are
-            return table[: self.policy.trie.nodes(level + 1)]
-        # The number of a single place would be a constant of the graph; no child stands at a second one.
-        return torch.arange(max(2, len(table))) if what == "place" else table
-
-    def dimension(self, table: str) -> str:
-        if not table.startswith(NODES):
-            return "N"
-        what, level = self.grow[table.removeprefix(NODES)]
-        return f"nodes_{level}" if what in ("parent", "code", "vectors") else f"{what}_{level}"
+        names = ("trie.first_{0}", "trie.place_{0}", "trie.parent_{0}", "trie.code_{0}", "prior_{1}")
+        levels = range(policy.trie.levels)
+        nodes = {(own := name.format(n, n + 1)): policy.get_buffer(own) for n in levels for name in names}
+        nodes |= {f"head.vectors.{n}": x[: policy.trie.nodes(n + 1)] for n, x in enumerate(policy.head.vectors)}
+        return items | {NODES + name: table for name, table in nodes.items()}
 
     def forward(self, h: GraphInputs, given: Mapping[str, Tensor]) -> Tensor:
-        nodes = {f"policy.{name}": given[NODES + name] for name in self.grow}
+        nodes = {name.replace(NODES, "policy."): table for name, table in given.items() if name.startswith(NODES)}
         logp_BV = functional_call(self.walk, nodes, (h, given["vectors"]))
         logp_BN = logp_BV.index_select(1, given["leaf"])
         popular_N = given["popular"]
