@@ -23,7 +23,6 @@ from recalign.data.sequences.features import FeatureCoder
 from recalign.errors import InputError
 from recalign.files import digest, read_json, sha256, write_json, write_text
 from recalign.nn import unit
-from recalign.recommender import Policy
 from recalign.recommender.checkpoint import build
 from recalign.recommender.sequence_policy import SequencePolicy
 from recalign.run.stage.console import echo
@@ -129,9 +128,10 @@ def read_new_items(file: Path, known: dict[str, Any], table: pl.DataFrame) -> tu
 
 
 @torch.no_grad()
-def with_features(policy: Policy, plans: list[Any], values: ItemValues, tables: dict[str, Tensor]) -> dict[str, Tensor]:
+def with_features(
+    policy: SequencePolicy, plans: list[Any], values: ItemValues, tables: dict[str, Tensor]
+) -> dict[str, Tensor]:
     """The tables of a bundle with rows of new items at the end."""
-    assert isinstance(policy, SequencePolicy)
     assert policy.features is not None
     coder = FeatureCoder(plans)
     for name, count in coder.unknown(values.values).items():
@@ -147,11 +147,12 @@ def with_features(policy: Policy, plans: list[Any], values: ItemValues, tables: 
     return {name: torch.cat([old, rows[name].to(old)]) for name, old in tables.items()}
 
 
-def load_policy(folder: Path) -> Policy:
-    """The policy of a bundle, from its recipe and weights."""
+def load_policy(folder: Path) -> SequencePolicy:
+    """The policy over item ids of a bundle, from its recipe and weights."""
     from safetensors.torch import load_file
 
-    policy: Policy = build(read_json(folder / RECIPE)["policy"], "policy", str(folder / RECIPE))
+    policy = build(read_json(folder / RECIPE)["policy"], "policy", str(folder / RECIPE))
     weights = {name.removeprefix("policy."): x for name, x in load_file(folder / WEIGHTS).items()}
     policy.load_state_dict(weights)
-    return getattr(policy, "base", policy).eval()
+    found: SequencePolicy = getattr(policy, "base", policy).eval()
+    return found
