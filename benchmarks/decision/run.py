@@ -39,7 +39,8 @@ from recalign.evaluation.decision import Decision, decide
 from recalign.evaluation.findings import MIN_GAIN_SD
 from recalign.evaluation.sources import Sources
 from recalign.files import read_json, write_json, write_text
-from recalign.recommender.interpolation import KEEP, MIN_NDCG_RETAINED
+from recalign.posttrain.base import KEEP
+from recalign.recommender.interpolation import MIN_NDCG_RETAINED
 from recalign.run.chain.command import run_chain
 
 WORDS = ("ship", "not decided", "do not ship")

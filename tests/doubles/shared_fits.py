@@ -26,6 +26,7 @@ from recalign.posttrain import (
     PairData,
     PostTrainingData,
     Preferences,
+    SignedSFT,
     WeightedSFT,
 )
 from recalign.posttrain.experimental import AWAC, IQL, KTO, Reinforce
@@ -87,7 +88,7 @@ CASES: dict[str, tuple[type, Callable[[Any], LightningModule], dict[str, Any]]] 
     "judge": (RewardData, judging, {"users": "B1"}),
     "asft": (PostTrainingData, aligning(WeightedSFT, clip=2.0), {}),
     "rank": (PostTrainingData, aligning(WeightedSFT, transform="rank"), {}),
-    "signed": (PostTrainingData, aligning(WeightedSFT, transform="signed"), {}),
+    "signed": (PostTrainingData, aligning(SignedSFT), {}),
     "keep": (PostTrainingData, aligning(WeightedSFT, keep=0.9), {}),
     "dpo": (PairData, aligning(Preferences), {}),
     "kto": (PostTrainingData, aligning(KTO), {}),

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from recalign.data.sequences import Batch, EventDataModule
 from recalign.errors import InputError
-from recalign.posttrain import GRPO, PostTrainingData, Preferences, WeightedSFT
+from recalign.posttrain import GRPO, PostTrainingData, Preferences, SignedSFT, WeightedSFT
 from recalign.posttrain.pairs_data import PairData
 from recalign.recommender import OneRecRecommender, Recommender, RecommenderData
 from recalign.recommender.checkpoint import load_net
@@ -42,7 +42,7 @@ MODULES: dict[str, tuple[type[EventDataModule], Callable[[EventDataModule, str],
     "recommender": (RecommenderData, lambda data, _: Recommender(data.num_items, small.encoder(0.1))),
     "reward": (RewardData, lambda data, start: RewardModel(data.num_items, init_from=start, members=2)),
     "asft": (PostTrainingData, lambda _, start: WeightedSFT(init_from=start)),
-    "signed": (PostTrainingData, lambda _, start: WeightedSFT(init_from=start, transform="signed", keep=None)),
+    "signed": (PostTrainingData, lambda _, start: SignedSFT(init_from=start, keep=None)),
     "dpo": (PairData, lambda _, start: Preferences(init_from=start)),
 }
 

@@ -25,8 +25,9 @@ from recalign.posttrain import (
     PairData,
     PostTrainingData,
     Preferences,
+    SignedSFT,
     WeightedSFT,
-    weighted,
+    signed,
 )
 from recalign.posttrain.base import PostTraining
 from recalign.posttrain.data import Baseline
@@ -89,7 +90,7 @@ def test_before_the_first_step_a_policy_is_what_it_is_compared_with(
 
 CONSUMERS = [  # every method, and whatever else it may ask the start for: its settings, those of its data
     (WeightedSFT, {}, {}),
-    (WeightedSFT, {"transform": "signed"}, {}),
+    (SignedSFT, {}, {}),
     (WeightedSFT, {}, {"baseline": "value"}),
     (WeightedSFT, {}, {"baseline": "soft"}),
     (Preferences, {}, {}),
@@ -110,8 +111,8 @@ CONSUMERS = [  # every method, and whatever else it may ask the start for: its s
 
 
 def test_every_method_is_among_the_consumers():
-    every = [*vars(posttrain).values(), *vars(posttrain.experimental).values()]
-    methods = {one for one in every if isinstance(one, type) and issubclass(one, PostTraining)}
+    every = [getattr(package, name) for package in (posttrain, posttrain.experimental) for name in package.__all__]
+    methods = {one for one in every if issubclass(one, PostTraining)}
     assert {method for method, *_ in CONSUMERS} == methods
     for kind, setting, choices in ((PostTrainingData, "baseline", Baseline), (PairData, "pairs", Pairing)):
         needs = {one: kind.upstream({"source": "observed", setting: one}) for one in get_args(choices)}
@@ -158,22 +159,22 @@ def test_data_is_prepared_by_the_start_as_it_was_cloned_and_leaves_the_one_given
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_what_signed_weights_compare_with_is_rounded_alike(log_root, dropping, tmp_path, monkeypatch, precision):
-    found, likelihood = [], weighted.tapered_likelihood
+    found, likelihood = [], signed.tapered_likelihood
     compared = lambda logp_T, *rest: found.append((logp_T.detach(), rest[-1])) or likelihood(logp_T, *rest)  # noqa: E731
-    monkeypatch.setattr(weighted, "tapered_likelihood", compared)
+    monkeypatch.setattr(signed, "tapered_likelihood", compared)
     data = small.data_of(PostTrainingData, log_root, "tastes")
-    module = small.free(WeightedSFT, init_from=str(dropping), transform="signed")
+    module = small.free(SignedSFT, init_from=str(dropping))
     small.trainer_of(tmp_path, 1, limit_train_batches=1, precision=precision).fit(module, data)
     torch.testing.assert_close(*found[0], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("transform", ["exponential", "signed"])
-def test_other_methods_drop_out_and_the_kl_leaves_the_mode_as_it_was(log_root, dropping, tmp_path, transform):
-    module, modes = small.free(WeightedSFT, init_from=str(dropping), lr=1e-9, transform=transform), Modes()
+@pytest.mark.parametrize("method", [WeightedSFT, SignedSFT])
+def test_other_methods_drop_out_and_the_kl_leaves_the_mode_as_it_was(log_root, dropping, tmp_path, method):
+    module, modes = small.free(method, init_from=str(dropping), lr=1e-9), Modes()
     data = small.data_of(PostTrainingData, log_root, "tastes")
     watch = small.Watch()
     small.trainer_of(tmp_path, 2, watch, modes).fit(module, data)
-    assert set(modes.seen) == {transform != "signed"}  # which compares the policy with its start
+    assert set(modes.seen) == {method is WeightedSFT}  # not the other, which compares the policy with its start
     assert watch.steps[-1]["policy/kl"] == pytest.approx(0, abs=1e-6)  # without dropout
 
 

@@ -18,10 +18,11 @@ from lightning.pytorch.trainer.states import TrainerFn
 from recalign.errors import InputError, TrainingError
 from recalign.nn.layers import Dropout
 from recalign.posttrain import PostTrainingData, WeightedSFT
+from recalign.posttrain.base import KEEP
 from recalign.posttrain.keep import KeepRanking
 from recalign.recommender import PolynomialAveraging, Recommender, RecommenderData, SequencePolicy
 from recalign.recommender.checkpoint import load_net
-from recalign.recommender.interpolation import ALPHAS, KEEP, Retention, budget_batches, ndcg_by_user
+from recalign.recommender.interpolation import ALPHAS, Retention, budget_batches, ndcg_by_user
 from recalign.run.stage.checkpoint import RunCheckpoint
 
 FAR = 0.03  # a rate that leads far from the start
@@ -161,12 +162,6 @@ def test_what_is_validated_on_is_measured_on(walks, cloned, tmp_path, monkeypatc
 def test_two_that_hand_over_other_weights_are_refused(walks, cloned, tmp_path):
     with pytest.raises(InputError, match="weight averaging"):
         trained(walks, cloned, tmp_path, keep=KEEP, callbacks=[PolynomialAveraging()])
-
-
-@pytest.mark.parametrize("share", [0, -0.5, 97, float("nan")])
-def test_a_share_is_above_0_and_at_most_1(cloned, share):
-    with pytest.raises(InputError, match=r"model\.keep: .* is no share"):
-        small.free(WeightedSFT, init_from=str(cloned), keep=share)
 
 
 def test_weights_that_are_no_numbers_are_refused(walks, cloned, tmp_path):

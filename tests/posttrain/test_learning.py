@@ -19,6 +19,7 @@ from recalign.posttrain import (
     PostTrainingData,
     Preferences,
     ShuffledPostTrainingData,
+    SignedSFT,
     WeightedSFT,
 )
 from recalign.posttrain.experimental import AWAC, IQL, KTO, Reinforce
@@ -27,7 +28,7 @@ ECPO = {"early": 0.1, "cloning": 0.1, "kl": 0.0}
 USER = {"baseline": "user"}
 METHODS = {
     "asft": (WeightedSFT, {"temperature": 0.5}, {}),
-    "signed": (WeightedSFT, {"transform": "signed"}, {}),
+    "signed": (SignedSFT, {}, {}),
     "gbpo": (GBPO, {}, USER),
     "wbc": (WBC, {}, USER),
     "dpo": (Preferences, {}, {}),

@@ -19,8 +19,9 @@ from recalign.posttrain.experimental.reinforce import top_k_reinforce
 from recalign.posttrain.experimental.values import expectile_loss, exponential_weights
 from recalign.posttrain.ipa import best_and_worst
 from recalign.posttrain.pairs import PairLoss, preference
+from recalign.posttrain.signed import tapered_likelihood
 from recalign.posttrain.values import cql_loss, td_loss
-from recalign.posttrain.weighted import Transform, tapered_likelihood, weighted_likelihood, weights
+from recalign.posttrain.weighted import Transform, clip_weights, transform_advantages, weighted_likelihood
 from recalign.recommender import Policy, SequencePolicy
 
 NAN = float("nan")
@@ -69,11 +70,11 @@ def of(logp, weight):
         ("rank", [1, 2, 3000], 1.0, None, [math.exp(-5 / 3), math.exp(-1), math.exp(-1 / 3)], 0),
         ("rank", [4, 4, 5, 4, NAN], 1.0, None, [*[math.exp(-1.25)] * 2, math.exp(-0.25), math.exp(-1.25), 0], 0),
         ("sign", [0.1, 0, -1, NAN], 1.0, None, [1, 0, 0, 0], 0),
-        ("signed", [1, -1, -6, NAN, 0], 1.0, 1.5, [1, -1, -4, 0, 0], 0.2),
     ],
 )
 def test_weights_by_hand(transform, advantage, temperature, clip, expected, clipped):
-    weight, figures = weights(tensor(*advantage), transform, temperature, clip)
+    weight_T = transform_advantages(tensor(*advantage), transform, temperature).nan_to_num(nan=0.0)
+    weight, figures = clip_weights(weight_T, clip)
     assert weight.tolist() == pytest.approx(expected)
     assert figures["clipped"].item() == pytest.approx(clipped)
 
@@ -81,9 +82,15 @@ def test_weights_by_hand(transform, advantage, temperature, clip, expected, clip
 @pytest.mark.parametrize("transform", get_args(Transform))
 @given(advantages, st.floats(0.2, 5))
 def test_more_advantage_never_weighs_less(transform, advantage, temperature):
-    weight, _ = weights(advantage, transform, temperature, None)
-    assert (weight >= 0).all() or transform == "signed"
+    weight = transform_advantages(advantage, transform, temperature)
+    assert (weight >= 0).all()
     assert (weight[advantage.argsort()].diff() >= -1e-6).all()
+
+
+def test_a_clipped_weight_keeps_its_sign():
+    weight, figures = clip_weights(tensor(1, -1, -6, 0, 0), 1.5)
+    assert weight.tolist() == [1, -1, -4, 0, 0]
+    assert figures["clipped"].item() == pytest.approx(0.2)
 
 
 def test_weighted_likelihood_by_hand():

@@ -18,7 +18,7 @@ import yaml
 from taste import Taste
 
 from recalign.errors import InputError
-from recalign.posttrain import CQL, GRPO, IPA, PPO, WBC, PairData, PostTrainingData, Preferences, WeightedSFT
+from recalign.posttrain import CQL, GRPO, IPA, PPO, WBC, PairData, PostTrainingData, Preferences, SignedSFT, WeightedSFT
 from recalign.posttrain.experimental import AWAC, IQL, KTO, Reinforce
 from recalign.posttrain.rollout import Rollout, seen_pairs
 from recalign.recommender import RecommenderData, SequencePolicy
@@ -228,18 +228,12 @@ def test_asft_says_how_many_events_count(make, batch):
     assert figures["share"].item() == pytest.approx(known_T.float().mean().item())
 
 
-@pytest.mark.parametrize("transform", ["signed", "exponential"])
-def test_signed_asft_computes_the_start_of_every_training_event_once(make, batch, data, transform):
-    module = make(WeightedSFT, transform=transform)
-    precision = SimpleNamespace(train_step_context=nullcontext)
-    module.trainer = SimpleNamespace(precision_plugin=precision)
+def test_signed_asft_computes_the_start_of_every_training_event_once(make, batch, data):
+    module = make(SignedSFT)
+    module.trainer = SimpleNamespace(precision_plugin=SimpleNamespace(train_step_context=nullcontext))
     module.bind(data)
     module.on_train_start()
-    if transform != "signed":
-        assert module.start_E is None
-        return
-    reference = module.reference
-    expected_T = reference.log_prob(reference.encode(batch), batch.target_T)
+    expected_T = module.reference.log_prob(module.reference.encode(batch), batch.target_T)
     torch.testing.assert_close(module.start_E[batch.event_T], expected_T)
     assert (~module.start_E.isnan()).sum() == len(data.training().event)
 
@@ -263,6 +257,8 @@ def test_it_warns_of_few_heavy_events_where_a_temperature_would_help(make, recwa
         (WeightedSFT, {"temperature": 0.0}),
         (WeightedSFT, {"temperature": float("nan")}),
         (WeightedSFT, {"clip": 0.0}),
+        (WeightedSFT, {"keep": 97.0}),
+        (WeightedSFT, {"keep": float("nan")}),
         (WeightedSFT, {"lr": -1e-3}),
         (WeightedSFT, {"top_k": 0}),
         (Preferences, {"beta": 0.0}),
@@ -375,7 +371,7 @@ def test_the_limit_of_weights_that_do_not_differ_is_cloning(make, batch, method,
 
 def test_the_first_step_of_signed_is_the_gradient_of_the_advantage(make, batch):
     """At the start nothing is tapered: the gradient is that of sum A * -log pi / sum |A|."""
-    module = make(WeightedSFT, moved=False, transform="signed", clip=None)
+    module = make(SignedSFT, moved=False, clip=None)
     start_T = module.reference.log_prob(module.reference.encode(batch), batch.target_T).detach()
     module.start_E = torch.zeros(int(batch.event_T.max()) + 1).index_put((batch.event_T,), start_T)
     clone, a_T = copy.deepcopy(module.policy), batch.advantage_T.nan_to_num()

@@ -10,7 +10,7 @@ import torch
 
 from recalign.data.sequences import Batch
 from recalign.nn import HSTU, Pooled, SASRec
-from recalign.posttrain.weighted import weighted_likelihood, weights
+from recalign.posttrain.weighted import clip_weights, transform_advantages, weighted_likelihood
 from recalign.recommender import RecommenderData, SequencePolicy
 from recalign.reward import RewardEnsemble
 
@@ -54,7 +54,7 @@ def test_a_policy_makes_its_tensors_where_it_is(encoder, batch, loss):
     elif loss == "candidates":
         value = policy.log_probs(state, batch.target_T[:, None].repeat(1, 3)).sum()
     else:
-        weight_T, _ = weights(batch.reward_T, "exponential", 1.0, 10.0)
+        weight_T, _ = clip_weights(transform_advantages(batch.reward_T, "exponential", 1.0), 10.0)
         value, _ = weighted_likelihood(policy, state, batch.target_T, weight_T)
     value.backward()
     assert value.device.type == policy.sample(state, 3).device.type == "meta"

@@ -1,14 +1,19 @@
 """Post-training: methods that move a cloned policy towards what users value."""
 
 from recalign.posttrain.actions import GRPO, PPO
+from recalign.posttrain.base import PostTraining
 from recalign.posttrain.binary import GBPO, WBC
 from recalign.posttrain.data import PostTrainingData
 from recalign.posttrain.ipa import IPA
+from recalign.posttrain.keep import KeepRanking
 from recalign.posttrain.pairs import Preferences
 from recalign.posttrain.pairs_data import PairData
 from recalign.posttrain.placebo import PermutedPostTrainingData, ShuffledPostTrainingData
+from recalign.posttrain.signed import SignedSFT
 from recalign.posttrain.values import CQL
 from recalign.posttrain.weighted import WeightedSFT
+
+PostTraining.limiter = KeepRanking
 
 __all__ = [
     "CQL",
@@ -22,5 +27,6 @@ __all__ = [
     "PostTrainingData",
     "Preferences",
     "ShuffledPostTrainingData",
+    "SignedSFT",
     "WeightedSFT",
 ]

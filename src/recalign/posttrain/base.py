@@ -13,15 +13,15 @@ from torch import Tensor
 
 from recalign.data.sequences import Batch, EventDataModule
 from recalign.distributed import all_gather_rows
-from recalign.errors import InputError
+from recalign.errors import InputError, Share
 from recalign.posttrain.data import PostTrainingData
-from recalign.posttrain.keep import KeepRanking
 from recalign.recommender.checkpoint import Loaded, class_path, load_or_copy
-from recalign.recommender.interpolation import KEEP, require_share
 from recalign.recommender.policy import Policy
 from recalign.recommender.prior import without_prior
 from recalign.recommender.training import PolicyModule, logs_now
 
+KEEP = 0.97
+"""Share of the start's NDCG@10 on validation that is kept by default."""
 Figures = dict[str, Tensor]
 """Scalars to log, by name."""
 KL_HISTORIES = 4  # histories of a batch on which the KL to the start is measured
@@ -43,8 +43,8 @@ class PostTraining(PolicyModule):
         lr: AdamW's learning rate.
         weight_decay: AdamW's, on matrices only.
         top_k: items a user that `predict` writes.
-        keep: share of the start's ``all/ndcg@10`` on validation that the checkpoint must keep (`KeepRanking`). Its
-            facts then hold its alpha (``reach``). Null: the checkpoint holds the last weights, without such a limit.
+        keep: share of the start's ``all/ndcg@10`` on validation that the checkpoint must keep (`limiter`). Its facts
+            then hold its alpha (``reach``). Null: the checkpoint holds the last weights, without such a limit.
     """
 
     UPSTREAM: ClassVar[dict[str, str]] = {"init_from": "recommender"}
@@ -52,6 +52,8 @@ class PostTraining(PolicyModule):
     """Epochs if ``trainer.max_epochs`` is null, the same for every method."""
     LEARNS_FROM: ClassVar[type[EventDataModule]] = PostTrainingData
     """The DataModule class that the method needs."""
+    limiter: ClassVar[type]
+    """The callback that ensures ``keep`` by interpolating weights; the package sets `KeepRanking`."""
     FIGURES: ClassVar[str]
     """Prefix of the figures that `loss` returns."""
     interpolation_alpha: float | None = None
@@ -66,9 +68,8 @@ class PostTraining(PolicyModule):
         lr: float = 3e-5,
         weight_decay: float = 0.3,
         top_k: int = 10,
-        keep: float | None = KEEP,
+        keep: Share | None = KEEP,
     ) -> None:
-        require_share(keep, "model.keep")
         start = load_or_copy(init_from, policy, "policy", where="model.init_from", needed_by="post-training")
         super().__init__(start.net, lr, weight_decay, top_k)
         self.save_hyperparameters(logger=False, ignore=["top_k", "policy", "reward_net"])
@@ -77,7 +78,7 @@ class PostTraining(PolicyModule):
         self.policy.train(self.use_dropout)  # the Trainer leaves the mode as it is
 
     def configure_callbacks(self) -> list[Callback]:
-        return [*super().configure_callbacks(), *([] if self.keep is None else [KeepRanking(self.keep)])]
+        return [*super().configure_callbacks(), *([] if self.keep is None else [self.limiter(self.keep)])]
 
     def facts(self) -> dict[str, Any]:
         return super().facts() | ({} if self.interpolation_alpha is None else {"reach": self.interpolation_alpha})

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from recalign.data.sequences import Batch, Windows, reward_means
 from recalign.errors import InputError, Positive
@@ -127,17 +126,24 @@ class PostTrainingData(UpstreamData):
             raise InputError(what, where="data.reward", remedy=remedy)
         return advantage_T
 
+    @torch.no_grad()
     def rewards(self, windows: Windows) -> np.ndarray:
-        """r of every event. Shape: float64 (events,)."""
+        """r of every event. A prediction leaves out the event's own influence on its item. Shape: float64 (events,)."""
         observed = self.observed
         if self.source == "observed":
             return observed
-        loaded = self._network_on_device("reward")
+        loaded = self.network("reward", f"source {self.source!r}")
         if loaded.self_influence is None:
             text = "predictions for its own training events need the reward model's self-influence"
             remedy = "give the reward model's checkpoint, or what module.hand_over('reward') returns"
             raise InputError(text, where=loaded.where, remedy=remedy)
-        predicted = predicted_rewards(loaded.net, loaded.self_influence, self._batches(windows)).double().numpy()
+        reward: RewardEnsemble = loaded.net.to(self.device)
+        out = torch.full((len(observed),), torch.nan)
+        for batch in self._batches(windows):
+            event_T = batch.event_T.cpu()
+            influence_TF = loaded.self_influence[event_T].to(batch.event_T.device)
+            out[event_T] = reward.predict(reward.states(batch), batch.target_T, influence_TF).cpu()
+        predicted = out.double().numpy()
         if self.source == "predicted":
             return np.where(np.isnan(observed), np.nan, predicted)  # all methods see the same events
         if "reliability" not in loaded.facts:
@@ -149,62 +155,38 @@ class PostTrainingData(UpstreamData):
 
     def values(self, windows: Windows) -> np.ndarray:
         """V of every event. Shape: float64 (events,)."""
-        rows = len(self.observed)
         if self.baseline == "none":
-            return np.zeros(rows)
+            return np.zeros(len(self.observed))
         if self.baseline in ("value", "soft"):
-            policy, reward = (self._network_on_device(name).net for name in ("policy", "reward"))
-            soft = self.soft if self.baseline == "soft" else None
-            return state_values(policy, reward, self._batches(windows), rows, soft).double().numpy()
-        values = np.full(rows, np.nan)
+            return self._state_values(windows, self.soft if self.baseline == "soft" else None)
+        values = np.full(len(self.observed), np.nan)
         values[self.frame["event"].to_numpy()] = reward_means(self.frame)[self.baseline].to_numpy()
         return values
 
-    def _network_on_device(self, name: str) -> Loaded:
-        """Load a network onto the trainer's device."""
-        loaded = self.network(name, f"source {self.source!r} with baseline {self.baseline!r}")
-        loaded.net.to(self.device)
-        return loaded
+    @torch.no_grad()
+    def _state_values(self, windows: Windows, soft: float | None) -> np.ndarray:
+        """Value of each target's state under the start, without its item prior.
+
+        V(s) = E_{a ~ pi}[r(s, a)], or with ``soft`` = lambda, V(s) = lambda log E_{a ~ pi}[exp(r(s, a) / lambda)], the
+        log normaliser of the exponential tilt: pi exp((r - V) / lambda) sums to 1.
+
+        Shape: float64 (events,), NaN for events that are no targets.
+        """
+        of = f"baseline {self.baseline!r}"
+        policy, reward = (self.network(name, of).net.to(self.device) for name in ("policy", "reward"))
+        out = torch.full((len(self.observed),), torch.nan)
+        for batch in self._batches(windows):
+            pi_state, r_states = policy.encode(batch), reward.states(batch)
+            for part in chunks(len(pi_state), policy.num_items):
+                logp_TV = policy.log_probs(pi_state[part])
+                r_TV = reward.predict(r_states[:, part])
+                if soft is None:
+                    value_T = (logp_TV.exp() * r_TV).sum(dim=1)
+                else:
+                    value_T = soft * (logp_TV + r_TV / soft).logsumexp(dim=1)
+                out[batch.event_T[part].cpu()] = value_T.cpu()
+        return out.double().numpy()
 
     def _batches(self, windows: Windows) -> Iterator[Batch]:
         """Iterate once over all targets, on the trainer's device."""
         return (batch.to(self.device) for batch in self.loader(windows, seen=False))
-
-
-@torch.no_grad()
-def predicted_rewards(reward: RewardEnsemble, self_influence_EF: Tensor, batches: Iterable[Batch]) -> Tensor:
-    """Expected reward of every target, without the target's own influence on its item's factors.
-
-    Shape: self-influence as in `recalign.reward.RewardData.self_influence` -> (events,), NaN for other events.
-    """
-    out = torch.full((len(self_influence_EF),), torch.nan)
-    for batch in batches:
-        event_T = batch.event_T.cpu()
-        influence_TF = self_influence_EF[event_T].to(batch.event_T.device)
-        out[event_T] = reward.predict(reward.states(batch), batch.target_T, influence_TF).cpu()
-    return out
-
-
-@torch.no_grad()
-def state_values(
-    policy: Policy, reward: RewardEnsemble, batches: Iterable[Batch], rows: int, soft: float | None
-) -> Tensor:
-    """State value under a policy, the start without its item prior, before every target.
-
-    V(s) = E_{a ~ pi}[r(s, a)], or with ``soft`` = lambda, V(s) = lambda log E_{a ~ pi}[exp(r(s, a) / lambda)], the log
-    normaliser of the exponential tilt: pi exp((r - V) / lambda) sums to 1.
-
-    Shape: (rows,), NaN for events that are no targets.
-    """
-    out = torch.full((rows,), torch.nan)
-    for batch in batches:
-        pi_state, r_states = policy.encode(batch), reward.states(batch)
-        for part in chunks(len(pi_state), policy.num_items):
-            logp_TV = policy.log_probs(pi_state[part])
-            r_TV = reward.predict(r_states[:, part])
-            if soft is None:
-                value_T = (logp_TV.exp() * r_TV).sum(dim=1)
-            else:
-                value_T = soft * (logp_TV + r_TV / soft).logsumexp(dim=1)
-            out[batch.event_T[part].cpu()] = value_T.cpu()
-    return out

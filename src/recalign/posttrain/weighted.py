@@ -18,7 +18,7 @@ from recalign.errors import InputError, Positive
 from recalign.posttrain.base import Figures, PostTraining
 from recalign.recommender.policy import Policy, State, total_nll
 
-Transform = Literal["constant", "linear", "exponential", "rank", "sign", "signed"]
+Transform = Literal["constant", "linear", "exponential", "rank", "sign"]
 MIN_EFFECTIVE = 0.05
 """Warn below this effective sample size, as a share of the events with an advantage: a few events dominate."""
 
@@ -31,8 +31,7 @@ def transform_advantages(advantage_T: Tensor, transform: Transform, temperature:
     - exponential: exp(A / beta): A-SFT; the solution of the KL-regularised problem (AWR, arXiv 1910.00177). Scaled so
       that the largest is 1, which avoids overflow and cancels in the loss;
     - rank: exp(2 (u - 1) / beta), u the quantile of A in its batch (ties counted half): robust to outliers;
-    - sign: 1[A > 0]: filtered cloning;
-    - signed: A; `tapered_likelihood` lowers events with a negative weight.
+    - sign: 1[A > 0]: filtered cloning.
     """
     known_T = ~advantage_T.isnan()
     match transform:
@@ -50,25 +49,14 @@ def transform_advantages(advantage_T: Tensor, transform: Transform, temperature:
             return ((2 * u_T - 2) / temperature).exp().where(known_T, 0.0)
         case "sign":
             return (advantage_T > 0).to(advantage_T.dtype)
-        case "signed":
-            return advantage_T
 
 
-def weights(
-    advantage_T: Tensor, transform: Transform, temperature: float, clip: float | None
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Weight of each event: f(A), 0 where A is NaN (no reward). Only ``signed`` gives weights below 0.
-
-    Args:
-        advantage_T: A.
-        transform: f (`transform_advantages`).
-        temperature: beta.
-        clip: largest absolute weight, in units of the mean before clipping; None: no limit.
+def clip_weights(w_T: Tensor, clip: float | None) -> tuple[Tensor, Figures]:
+    """Limit weights to ``clip`` times the mean of those that are not 0 before; None: no limit. A sign stays.
 
     Returns:
-        w_T, and ``clipped``, the share of weights that were clipped.
+        The weights, and ``clipped``, the share of them that were clipped.
     """
-    w_T = transform_advantages(advantage_T, transform, temperature).nan_to_num(nan=0.0)
     if clip is None:
         return w_T, {"clipped": w_T.new_zeros(())}
     size_T = w_T.abs()
@@ -95,33 +83,9 @@ def weighted_likelihood(policy: Policy, state: State, item_T: Tensor, weight_T: 
         The loss, and the figures of `weight_figures`.
     """
     weight_T = weight_T.detach()
-    share_T = weight_T / _above_zero(weight_T.sum())
+    share_T = weight_T / above_zero(weight_T.sum())
     own_T = share_T[own_rows(len(item_T), item_T.device)]
     return total_nll(policy, state, item_T, own_T), weight_figures(weight_T)
-
-
-def tapered_likelihood(logp_T: Tensor, weight_T: Tensor, start_T: Tensor) -> tuple[Tensor, Figures]:
-    """L = (sum_{w_t > 0} w_t * -log pi(a_t | s_t) + sum_{w_t < 0} |w_t| g(Delta_t)) / sum_t |w_t|; 0 if all w are.
-
-    Items with w < 0 are lowered with slope g' = min(pi / pi_start, 1). It vanishes as they become unlikely; the slope
-    of w log pi does not. This is the tapering of TOPR (arXiv 2503.14286), with the start, cloned from the log, as
-    behaviour policy: Delta = log pi - log pi_start, g = exp(Delta) for Delta < 0, else 1 + Delta.
-
-    Args:
-        logp_T: log pi(a_t | s_t), of the events of all processes, like the other arguments.
-        weight_T: w_t; no gradient flows through it.
-        start_T: log pi_start(a_t | s_t).
-
-    Returns:
-        The loss, and the figures of `weight_figures`.
-    """
-    up_T, down_T = weight_T.detach().clamp(min=0), (-weight_T.detach()).clamp(min=0)
-    delta_T = logp_T - start_T
-    # Not clamp: from torch 2.15 on its gradient is 0 at the bound, where every item begins.
-    below_T = delta_T.where(~(delta_T > 0), 0.0)
-    lowered_T = torch.where(delta_T > 0, 1 + delta_T, below_T.exp())
-    loss = (down_T * lowered_T - up_T * logp_T).sum() / _above_zero((up_T + down_T).sum())
-    return loss, weight_figures(weight_T.detach())
 
 
 def weight_figures(weight_T: Tensor) -> Figures:
@@ -133,28 +97,26 @@ def weight_figures(weight_T: Tensor) -> Figures:
     size_T, count = weight_T.abs(), len(weight_T)
     total = size_T.sum()
     return {
-        "ess": total.square() / _above_zero(count * weight_T.square().sum()),
-        "max_weight": size_T.max() * count / _above_zero(total),
-        "negative": (-weight_T).clamp(min=0).sum() / _above_zero(total),
+        "ess": total.square() / above_zero(count * weight_T.square().sum()),
+        "max_weight": size_T.max() * count / above_zero(total),
+        "negative": (-weight_T).clamp(min=0).sum() / above_zero(total),
     }
 
 
-def _above_zero(x: Tensor) -> Tensor:
+def above_zero(x: Tensor) -> Tensor:
     return x.clamp(min=torch.finfo(x.dtype).tiny)
 
 
 class WeightedSFT(PostTraining):
     """L = sum_e w_e * -log pi(a_e | s_e) / sum_e w_e with w_e = f(A_e): advantage-weighted supervised fine-tuning.
 
-    With ``signed``, weights may be negative, and these events are lowered (`tapered_likelihood`).
-
-    Logs ``advantage/{ess,max_weight,negative}`` (`weight_figures`); ``advantage/clipped`` (`weights`);
+    Logs ``advantage/{ess,max_weight,negative}`` (`weight_figures`); ``advantage/clipped`` (`clip_weights`);
     ``advantage/share``, share of the events with an advantage; and, before training, the histograms
     ``advantage/values`` and ``advantage/weights`` over all events. Warns before training if the effective sample size
     is below `MIN_EFFECTIVE` and a higher temperature would raise it.
 
     Args:
-        transform: f: constant, linear, exponential, rank, sign or signed (`transform_advantages`).
+        transform: f: constant, linear, exponential, rank or sign (`transform_advantages`).
         temperature: beta of f, in standard deviations of the reward. Large: behaviour cloning; small: greedy.
         clip: largest weight, in units of the mean weight; null: no limit.
         lr: AdamW's learning rate.
@@ -177,9 +139,6 @@ class WeightedSFT(PostTraining):
         super().__init__(lr=lr, **training)
         self.transform: Transform = transform
         self.temperature, self.clip = temperature, clip
-        self.use_dropout = transform != "signed"  # signed compares pi with the start
-        self.train()
-        self.start_E: Tensor | None = None  # log pi_start of each logged event, for signed
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
@@ -187,8 +146,9 @@ class WeightedSFT(PostTraining):
             self._require_weights(torch.from_numpy(self.data.advantages))  # type: ignore[attr-defined]
 
     def weights(self, advantage_T: Tensor) -> tuple[Tensor, Figures]:
-        """The weight of each event, and figures to log, from its advantage; another weighting overrides this."""
-        return weights(advantage_T, self.transform, self.temperature, self.clip)
+        """The weight of each event, 0 where it has no reward, and figures to log; another weighting overrides this."""
+        w_T = transform_advantages(advantage_T, self.transform, self.temperature)
+        return clip_weights(w_T.nan_to_num(nan=0.0), self.clip)
 
     def _require_weights(self, advantage_E: Tensor) -> None:
         known_T = advantage_E[~advantage_E.isnan()]
@@ -207,25 +167,12 @@ class WeightedSFT(PostTraining):
                 f"{MIN_EFFECTIVE:.0%}; raise model.temperature (now {self.temperature:g})"
             )
 
-    @torch.no_grad()
-    def on_train_start(self) -> None:
-        """With ``signed``, compute log pi_start of every event once, so that a step costs no more than in cloning."""
-        if self.transform != "signed":
-            return
-        self.start_E = torch.full((len(self.data.sequences.frame),), torch.nan, device=self.device)
-        for batch in self.data.loader(self.data.training(), seen=False):
-            there = batch.to(self.device)
-            with self.without_prior(), self.trainer.precision_plugin.train_step_context():  # the precision of pi
-                logp_T = self.reference.log_prob(self.reference.encode(there), there.target_T)
-                self.start_E[there.event_T] = logp_T
-
     def loss(self, batch: Batch) -> tuple[Tensor, Figures]:
         advantage_T = all_gather_rows(self.advantages(batch))
-        weight_T, cut = self.weights(advantage_T)
-        state = self.policy.encode(batch)
-        if self.start_E is None:
-            loss, figures = weighted_likelihood(self.policy, state, batch.target_T, weight_T)
-        else:
-            logp_T, start_T = self.policy.log_prob(state, batch.target_T), self.start_E[batch.event_T]
-            loss, figures = tapered_likelihood(all_gather_rows(logp_T), weight_T, all_gather_rows(start_T))
-        return loss, {**figures, **cut, "share": (~advantage_T.isnan()).float().mean()}
+        weight_T, clipped = self.weights(advantage_T)
+        loss, figures = self.likelihood(batch, weight_T)
+        return loss, {**figures, **clipped, "share": (~advantage_T.isnan()).float().mean()}
+
+    def likelihood(self, batch: Batch, weight_T: Tensor) -> tuple[Tensor, Figures]:
+        """The loss and its figures, from the weights of the events of all processes."""
+        return weighted_likelihood(self.policy, self.policy.encode(batch), batch.target_T, weight_T)

@@ -16,8 +16,6 @@ from recalign.errors import InputError
 from recalign.recommender.policy import Policy
 from recalign.recommender.rank_metrics import RankMetrics, gain_ndcg
 
-KEEP = 0.97
-"""Share of the start's NDCG@10 on validation that is kept by default."""
 TOLERANCE = 0.005
 """A policy may keep this much less where it is measured again: training measures at its own precision."""
 Z_95 = 1.64
@@ -36,7 +34,7 @@ HALVINGS = 5  # bisection steps between the last of these that keeps enough and 
 def require_share(keep: float | None, where: str) -> None:
     """Refuse, with an InputError, a share that is neither None nor in (0, 1]."""
     if keep is not None and not 0 < keep <= 1:
-        remedy = f"give one above 0 and at most 1, such as {KEEP}, or null, which asks for none"
+        remedy = "give one above 0 and at most 1, such as 0.97, or null, which asks for none"
         raise InputError(f"{keep} is no share of the start's ranking", where=where, remedy=remedy)
 
 

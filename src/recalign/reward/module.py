@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any, ClassVar, Literal, Self
 
@@ -98,10 +97,10 @@ class RewardModel(StageModule):
     UPSTREAM: ClassVar[dict[str, str]] = {"init_from": "recommender"}
     MAX_EPOCHS: ClassVar[int | None] = 30
     """Epochs where ``trainer.max_epochs`` is null; early stopping ends most runs sooner."""
-    initialise: ClassVar[Callable[[RewardEnsemble, RewardData, int, int], Tensor]]
+    initialise: ClassVar[staticmethod[[RewardEnsemble, RewardData, int, int], Tensor]]
     """Initialises the networks from the training rewards; the package sets `recalign.reward.initial_factors`."""
-    reporter: ClassVar[Callable[[], Callback]]
-    """Makes the callback that takes the best epoch's weights and reports on them; the package sets `TrustReport`."""
+    reporter: ClassVar[type[Callback]]
+    """The callback that takes the best epoch's weights and reports on them; the package sets `TrustReport`."""
     saved_networks = ("reward",)
     self_influence_EF: Tensor
 

@@ -18,8 +18,9 @@ from recalign.evaluation.methods import BASE_STAGES, BaseCheckpoints, MethodRun,
 from recalign.evaluation.report import terminal_table
 from recalign.evaluation.roles import Roles
 from recalign.evaluation.rows import UNTRAINED, row_of
+from recalign.posttrain.base import KEEP
 from recalign.recommender.checkpoint import read_checkpoint
-from recalign.recommender.interpolation import KEEP, require_share
+from recalign.recommender.interpolation import require_share
 from recalign.reward import RewardData
 from recalign.reward.candidates import compare_log_rewards
 from recalign.run.api.fit import data_settings, evaluation_stage, fit_judge, recommender_data, require_rewards

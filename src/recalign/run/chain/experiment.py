@@ -9,7 +9,8 @@ from recalign.errors import InputError, require_positive, require_seed
 from recalign.evaluation.methods import BASE_STAGES
 from recalign.evaluation.roles import Roles
 from recalign.evaluation.rows import row_of
-from recalign.recommender.interpolation import KEEP, require_share
+from recalign.posttrain.base import KEEP
+from recalign.recommender.interpolation import require_share
 
 if TYPE_CHECKING:
     from recalign.data.simulation import World
