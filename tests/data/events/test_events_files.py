@@ -100,8 +100,8 @@ def test_what_is_not_utf_8_with_one_byte_separators_comes_with_the_line_that_con
 @pytest.mark.parametrize(
     ("header", "text", "found"),
     [
-        (None, ROWS, "data.log.user: .*first row looks like data.*196.*header.*init FILE"),
-        (None, "anna,chair,2026-03-01\n", "there is no column 'user'.*looks like data"),
+        (None, ROWS, "data.log.user: .*there is: 196.*header.*init FILE"),
+        (None, "anna,chair,2026-03-01\n", "there is no column 'user'.*there is: anna, chair"),
         (None, "user,item,timestamp\r1,2,3\r1,3,4\r", "do not all end in LF"),
         (NAMES[:3], ROWS, "data.log.header: 3 columns are named, but .*log.csv has 4.*196, 242, 3, 881250949"),
         (["user", "item", "at", "by"], ROWS, "data.log.timestamp: there is no column 'timestamp'"),

@@ -1,8 +1,7 @@
 """Evaluate Polars SQL over the columns of a table, one value per row, with strict null handling.
 
 In Polars SQL ``least`` and ``greatest`` skip nulls and NaN: in ``least(play / duration, 1.0)`` a missing play time
-would become the best possible reward. Here a value is null if any of its inputs is null. Use ``coalesce`` to replace
-nulls explicitly.
+would become the best possible reward.
 """
 
 import json
@@ -38,9 +37,8 @@ NARROW = frozenset({pl.Int8, pl.Int16, pl.Int32, pl.UInt8, pl.UInt16, pl.UInt32}
 def evaluate(frame: pl.DataFrame, expression: str, key: str, rows: SourceRows | None = None) -> pl.Series:
     """Compute an expression on every row.
 
-    A value is null if a column that the expression reads is null, or if an argument of ``least`` or ``greatest`` is
-    null (``nullif`` makes such nulls). ``coalesce(a, b, ...)`` is exempt: it returns its first argument that is not
-    null. The rule applies within each argument.
+    A value is null if a column that the expression reads is null, or an argument of ``least`` or ``greatest`` is.
+    ``coalesce(a, b, ...)`` is exempt: it gives its first argument that is not null by the same rule.
 
     Args:
         frame: the rows.
@@ -91,15 +89,13 @@ def as_bool(values: pl.Series, expression: str, key: str) -> pl.Series:
     return values.cast(pl.Boolean).fill_null(False)
 
 
-def refuse_names(expression: str, names: Collection[str], key: str, reads: Collection[str] | None = None) -> None:
-    """Refuse an expression that reads columns which prepared events have of their own, in place of the log's.
-
-    ``reads`` names the columns of what is no SQL, such as a column's name alone.
+def refuse_names(expression: str, names: Collection[str], key: str) -> None:
+    """Refuse an expression, or column, that reads columns which prepared events have of their own.
 
     Raises:
         InputError: it reads one of the names, such as ``item``, which is a number of recalign's there.
     """
-    if taken := (root_names(expression) if reads is None else {*reads}) & {*names}:
+    if taken := {expression, *root_names(expression)} & {*names}:
         what = f"{expression!r} reads {', '.join(sorted(taken))}, which is not the log's column of that name here"
         remedy = "rename that column in data.log.columns, as in {shown: timestamp}, and use the new name"
         raise InputError(what, where=key, remedy=remedy)

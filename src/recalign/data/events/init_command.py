@@ -18,7 +18,7 @@ from recalign.data.events import guess
 from recalign.data.events.division import SplitSuggestion, collapse_and_divide
 from recalign.data.events.log import LogMapping
 from recalign.data.events.messages import did_you_mean
-from recalign.data.events.reading import is_text, looks_like_data, read
+from recalign.data.events.reading import is_text, read
 from recalign.data.events.table import EventTable, load_events
 from recalign.data.events.yaml_text import yaml_scalar
 from recalign.errors import InputError, printable
@@ -106,7 +106,8 @@ def _read(files: Sequence[str]) -> tuple[pl.DataFrame, bool]:
         The table, and whether it has a header row. Without one, columns are named ``column_1``, ``column_2``, ...
     """
     first = read(files[0], ())
-    named = not is_text(files[0]) or not looks_like_data(first.columns)
+    number_or_date = re.compile(r"[-+]?\d+([-.:/T ]\d+)*(Z|[eE+]\d.*)?(_duplicated_\d+)?")
+    named = not is_text(files[0]) or not any(map(number_or_date.fullmatch, first.columns))
     names = None if named else [f"column_{number}" for number in range(1, first.width + 1)]
     try:
         frame = pl.concat([read(file, (), names) for file in files], how="diagonal_relaxed")

@@ -286,14 +286,7 @@ def _refuse_bad_rows(file: str, separator: str, headed: bool) -> None:
 def no_column(key: str, column: str, file: str, found: list[str]) -> InputError:
     """Make the error for a file without the column that the setting `key` names."""
     what, remedy = f"there is no column {column!r} in {file}", did_you_mean(column, found)
-    if looks_like_data(found):
-        what += f", whose first row looks like data, not names: {', '.join(found)}"
-        remedy = "name its columns in order, data.log.header: [user, item, ...], or let `recalign init FILE` do it"
-    elif len(found) == 1:
-        remedy = f"the first row was read as one name, {found[0]!r}: leave data.log.separator out. {RULE}"
+    if is_text(file):
+        remedy += " Is this no row of names? Name the columns in order, data.log.header: [user, item, ...], or let "
+        remedy += f"`recalign init FILE` do it. Is it one name? Leave data.log.separator out. {RULE}"
     return InputError(what, where=key, remedy=remedy)
-
-
-def looks_like_data(names: Sequence[str]) -> bool:
-    """Whether a column name is a number or a date, as if the first row were data."""
-    return any(re.fullmatch(r"[-+]?\d+([-.:/T ]\d+)*(Z|[eE+]\d.*)?(_duplicated_\d+)?", name) for name in names)

@@ -43,7 +43,7 @@ class RelativeTo:
             InputError: as `training_bins`, or the column is called ``split``, which holds the parts here.
         """
         reward_N = frame["reward"].cast(pl.Float64).fill_null(float("nan")).to_numpy()
-        refuse_names(self.column, PARTED, where, [self.column])
+        refuse_names(self.column, PARTED, where)
         trained = frame["split"] == TRAIN
         bin_N = training_bins(frame, self.column, self.bins, trained, where).fill_null(-1).to_numpy()
         rated_N, out_N = ~np.isnan(reward_N), np.full(len(frame), np.nan)

@@ -96,7 +96,7 @@ def candidate_values(frame: pl.DataFrame, candidates: Mapping[str, Candidate]) -
         values = read_numbers(log, rows, one.reward, where).alias("reward")
         rated = frame.with_columns(values)
         if one.relative_to is not None:
-            refuse_names(one.relative_to.column, own, where, [one.relative_to.column])
+            refuse_names(one.relative_to.column, own, where)
             if values.count():
                 rated = rated.with_columns(one.relative_to.ranks(rated, f"{where}.relative_to.column"))
         for part, chosen in parts.items():
