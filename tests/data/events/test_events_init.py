@@ -285,19 +285,10 @@ def test_the_number_of_a_row_is_not_taken_for_an_id(tmp_path: Path, names: list[
     assert list(found["features"]) == ["brand"]
 
 
-@pytest.mark.parametrize(
-    ("columns", "found"),
-    [
-        ({"first": range(25), "second": range(24, -1, -1)}, "the columns 'first', 'second' may all be the log's ids"),
-        ({"sku": ["a", "b"], "brand": ["x", "y"]}, "hold none of the log's ids"),
-    ],
-)
-def test_an_item_table_without_a_column_of_ids_is_refused(tmp_path: Path, columns: dict, found: str):
+def test_an_item_table_without_a_column_of_ids_is_refused(tmp_path: Path):
     write(tmp_path / "log.csv", "user,item,rating,timestamp", "{user},{item},{stars},{s}")
-    pl.DataFrame(columns).write_csv(tmp_path / "products.csv")
-    said = init(tmp_path, "log.csv", "--items", "products.csv")
-    assert said.code == 2
-    assert found in said.err
+    pl.DataFrame({"sku": ["a", "b"], "brand": ["x", "y"]}).write_csv(tmp_path / "products.csv")
+    assert "hold none of the log's ids" in init(tmp_path, "log.csv", "--items", "products.csv").err
     assert not (tmp_path / "log.yaml").exists()
     assert "there is no such file" in init(tmp_path, "log.csv", "--items", "product.csv").err
 

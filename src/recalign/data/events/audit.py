@@ -137,7 +137,4 @@ def histogram(values: pl.Series) -> Section:
     if counts.height <= BINS:
         return {f"{value:.10g}": count for value, count in counts.rows()}
     sizes, edges = np.histogram(values.to_numpy(), BINS)
-    names = [f"{edge:.6g}" for edge in edges]
-    if len(set(names)) < len(names):  # values that lie close
-        names = [str(edge) for edge in edges]
-    return {f"{low} to {high}": int(n) for n, (low, high) in zip(sizes, pairwise(names), strict=True)}
+    return {f"{low:.10g} to {high:.10g}": int(n) for n, (low, high) in zip(sizes, pairwise(edges), strict=True)}

@@ -68,11 +68,8 @@ def collapse_and_divide(
     Args:
         events: the columns ``user``, ``item`` and ``reward`` of each event.
         reward: the SQL that gave their rewards; None: there is none.
-        collapse: None: chosen, true where ``reward`` is a CASE, as over kinds of event, and a user has events of
-            several rewards on one item, such as a view and a purchase.
-
-    Returns:
-        Whether events are collapsed, and how those that are left are divided.
+        collapse: None: true where ``reward`` is a CASE, as over kinds of event, and a user has events of several
+            rewards on one item, such as a view and a purchase.
     """
     if collapse is None:
         kinds = events.group_by("user", "item").agg(pl.col("reward").n_unique())["reward"]

@@ -125,8 +125,7 @@ def high_condition(rewards: pl.Series) -> str | None:
     reward without grades, whose best quarter can be used instead.
     """
     values = rewards.drop_nulls()
-    best_quarter = (values > values.quantile(0.75, "linear")).mean()
-    if values.n_unique() > MAX_KINDS and isinstance(best_quarter, float) and best_quarter > 0.1:
+    if values.n_unique() > MAX_KINDS and (values > values.quantile(0.75, "linear")).mean() > 0.1:  # type: ignore[operator]
         return None
     counts = values.value_counts().sort(values.name, descending=True)
     shares = counts["count"].cum_sum() / len(values)
@@ -275,13 +274,10 @@ def _id_column(frame: pl.DataFrame, items: pl.Series, name: str, table: str) -> 
         if column.dtype in (pl.String, pl.Categorical, pl.Enum) or column.dtype.is_integer():
             text = whole_numbers(column) if column.dtype == pl.String else column
             found[column.name] = int(text.cast(pl.String).unique().is_in(ids).sum())
-    likely = [one for one, count in found.items() if count and count >= SURE * max(found.values())]
-    called = [one for one in likely if one == name] or [one for one in likely if _words(one)[-1:] == ["id"]] or likely
-    if len(called) != 1:
-        which = f"{', '.join(map(repr, called))} may all be" if called else f"{', '.join(frame.columns)} hold none of"
-        what = f"the columns {which} the log's ids, which are like {items.head(3).to_list()}"
-        raise InputError(what, where=table, remedy=f"call the right one {name}, as in the log, or leave the others out")
-    return called[0]
+    if not (most := max(found.values(), default=0)):
+        what = f"the columns {', '.join(frame.columns)} hold none of the log's ids, such as {items.head(3).to_list()}"
+        raise InputError(what, where=table, remedy="name a table with a column of them, or leave --items out")
+    return max(found, key=lambda one: (found[one] >= SURE * most, one == name, _words(one)[-1:] == ["id"]))
 
 
 def _feature(column: pl.Series) -> list[str]:

@@ -18,7 +18,7 @@ from recalign.data.events import guess
 from recalign.data.events.division import SplitSuggestion, collapse_and_divide
 from recalign.data.events.log import LogMapping
 from recalign.data.events.messages import did_you_mean
-from recalign.data.events.reading import is_text, read
+from recalign.data.events.reading import is_text, read, read_errors
 from recalign.data.events.table import EventTable, load_events
 from recalign.data.events.yaml_text import yaml_scalar
 from recalign.errors import InputError, printable
@@ -53,8 +53,7 @@ def init(words: Sequence[str]) -> None:
     frame, named = _read(files)
     given = {role: value for role in QUESTIONS if (value := getattr(options, role)) is not None}
     meaning = _guess_or_ask(frame, named, given)
-    unit = guess.unit(frame[meaning["timestamp"]])
-    reward = meaning.pop("reward")
+    unit, reward = guess.unit(frame[meaning["timestamp"]]), meaning.pop("reward")
     if not named:
         frame = frame.rename({column: role for role, column in meaning.items()})
         meaning = {role: role for role in meaning}
@@ -109,11 +108,8 @@ def _read(files: Sequence[str]) -> tuple[pl.DataFrame, bool]:
     number_or_date = re.compile(r"[-+]?\d+([-.:/T ]\d+)*(Z|[eE+]\d.*)?(_duplicated_\d+)?")
     named = not is_text(files[0]) or not any(map(number_or_date.fullmatch, first.columns))
     names = None if named else [f"column_{number}" for number in range(1, first.width + 1)]
-    try:
+    with read_errors(", ".join(files)):
         frame = pl.concat([read(file, (), names) for file in files], how="diagonal_relaxed")
-    except pl.exceptions.PolarsError as error:
-        what, remedy = f"the files do not fit together: {error}", "give files whose columns of one name are of one type"
-        raise InputError(what, where=", ".join(files), remedy=remedy) from error
     if frame.width < 3 or not frame.height:
         what = f"{frame.height} rows of {frame.width} columns, and an event has a user, an item and a time"
         remedy = "give a table with a row per event, separated by a comma, tab, ; or |"
@@ -131,12 +127,7 @@ def _guess_or_ask(frame: pl.DataFrame, named: bool, given: dict[str, str]) -> di
         if given[role] not in frame.columns:
             remedy = did_you_mean(given[role], frame.columns)
             raise InputError(f"there is no column {given[role]!r}", where=f"--{role}", remedy=remedy)
-    while True:
-        if (reward := given.get("reward")) in frame.columns:
-            given = given | {"reward": guess.quote(str(reward))}
-        found = guess.guess(frame, given, named)
-        if not (unknown := [role for role in QUESTIONS if role not in found]):
-            return found
+    while unknown := [role for role in QUESTIONS if role not in (found := guess.guess(frame, given, named))]:
         role = unknown[0]
         if not sys.stdin.isatty():
             what = f"cannot tell {QUESTIONS[role]} among: {', '.join(frame.columns)}"
@@ -145,6 +136,8 @@ def _guess_or_ask(frame: pl.DataFrame, named: bool, given: dict[str, str]) -> di
             raise InputError(what, where=role, remedy=remedy)
         choices = frame.columns if role in COLUMNS else None
         given = found | {role: Prompt.ask(f"Give {QUESTIONS[role]}", choices=choices)}
+    reward = found["reward"]
+    return found | {"reward": guess.quote(reward) if reward in frame.columns else reward}
 
 
 def _print_events(log: LogMapping, reward: str, suggested: SplitSuggestion, events: EventTable) -> None:

@@ -114,13 +114,10 @@ def table_rows(file: str, table: ItemTable, ids: pl.Series, types: Mapping[str, 
             raise InputError(f"there is no column {name!r}, which the bundle has", where=file, remedy=remedy)
         column = frame[name] if frame[name].count() else pl.Series(name, [None] * frame.height, dtype=dtype)
         try:
-            columns.append(made := column.cast(dtype))
-            same = made.cast(column.dtype).equals(column)
-        except pl.exceptions.PolarsError:
-            same = False
-        if not same:
+            columns.append(column.cast(dtype))
+        except pl.exceptions.PolarsError as error:
             what = f"the column {name!r} holds {column.dtype}, which cannot all be {dtype} as in the bundle"
-            raise InputError(what, where=file, remedy="write it as the log's item table does")
+            raise InputError(what, where=file, remedy="write it as the log's item table does") from error
     rows = _rows_of(pl.DataFrame(columns, schema=list(types)), key, ids)
     return pl.DataFrame([titles.alias("title"), *rows])  # of no columns, rows have no height
 
@@ -172,11 +169,7 @@ def feature_figures(features: ItemValues | None, items: pl.Series) -> Section:
     for name, kind in features.kinds.items():
         known = own[name].drop_nulls()
         found[f"{name}: share of items that have it"] = len(known) / len(items)
-        if kind == "vector":
-            found[f"{name}: numbers of a vector"] = int(known.list.len().max() or 0)  # type: ignore[arg-type]
-        else:
-            values = known.explode() if kind == "category" else known
-            found[f"{name}: different values"] = values.n_unique()
+        found[f"{name}: different values"] = (known.explode() if kind == "category" else known).n_unique()
     return found
 
 
@@ -185,18 +178,15 @@ def log_ids(raw: pl.Series, known: pl.Series) -> pl.Series:
 
     Text that is one of the log's ids is that id. Else ``7.0`` is 7; ``007`` and 7.5 are not.
     """
+    numbers = whole_numbers(raw) if raw.dtype == pl.String else raw
+    if numbers.dtype.is_float():
+        exact = (numbers.floor() == numbers) & (numbers.abs() < EXACT[numbers.dtype.base_type()])
+        numbers = numbers.set(~exact, None).cast(pl.Int64)
+    text = numbers.cast(pl.String)
     if raw.dtype == pl.String == known.dtype:
-        numbers = whole_numbers(raw).cast(pl.String)
-        own = pl.when(raw.is_in(known.implode())).then(raw).otherwise(numbers)
-        return pl.select(own).to_series().alias(raw.name)
-    dtype = known.dtype
-    raw = whole_numbers(raw) if raw.dtype == pl.String else raw
-    if raw.dtype.is_float():
-        exact = (raw.floor() == raw) & (raw.abs() < EXACT[raw.dtype.base_type()])
-        raw = pl.select(pl.when(exact).then(raw)).to_series().cast(pl.Int64)
-    text = raw.cast(pl.String)
-    ids = text.cast(dtype, strict=False)
-    return pl.select(pl.when(ids.cast(pl.String) == text).then(ids)).to_series().alias(raw.name)
+        return raw.zip_with(raw.is_in(known.implode()), text)
+    ids = text.cast(known.dtype, strict=False)
+    return ids.set(ids.cast(pl.String) != text, None)
 
 
 def _read(file: str, table: ItemTable, known: pl.Series, text: Sequence[str] = ()) -> tuple[pl.DataFrame, pl.Series]:
@@ -222,13 +212,10 @@ def _titles(titles: pl.Series, key: pl.Series, ids: pl.Series) -> tuple[pl.Serie
 
 
 def _none_of(file: str, raw: pl.Series, items: pl.Series, what: str) -> InputError:
-    raw = whole_numbers(raw) if raw.dtype == pl.String else raw
-    return InputError(
-        f"{file} has {what} of none of the {len(items):,} items; its ids are like {raw.head(3).to_list()}, those of "
-        f"the log like {items.head(3).to_list()}",
-        where=KEY,
-        remedy=f"name the column of the log's item ids in {KEY}.id, or set {KEY} to null",
-    )
+    ids = (whole_numbers(raw) if raw.dtype == pl.String else raw).head(3).to_list()
+    text = f"{file} has {what} of none of the {len(items):,} items; its ids are like {ids}, those of the log like "
+    remedy = f"name the column of the log's item ids in {KEY}.id, or set {KEY} to null"
+    return InputError(f"{text}{items.head(3).to_list()}", where=KEY, remedy=remedy)
 
 
 def feature_values(frame: pl.DataFrame, name: str, feature: Feature, rows: SourceRows) -> tuple[FeatureKind, pl.Series]:

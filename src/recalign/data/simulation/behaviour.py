@@ -75,11 +75,6 @@ def _running_sum(values_N: NDArray[Any], count_U: Ints) -> NDArray[Any]:
     return sum_N - np.repeat(before_U, count_U)
 
 
-def standardise_circumstance(under_N: Bools) -> Floats:
-    """Scale the circumstance to expected mean 0 and standard deviation 1. The truth is the mean over it."""
-    return ((under_N - CIRCUMSTANCE_SHARE) / np.sqrt(CIRCUMSTANCE_SHARE * (1 - CIRCUMSTANCE_SHARE))).astype(np.float32)
-
-
 def time_slice(second_N: Ints) -> Ints:
     """The slice of time that each second is in, for `People.fashion_TI`."""
     return np.minimum(second_N * SLICES // SPAN, SLICES - 1)
@@ -113,8 +108,7 @@ def choose(
     habit_DI = np.float32(CHOICE_LOG_ODDS * habit) * people.position_ID.T
     affinity_I = np.float32(CHOICE_LOG_ODDS * confounding) * people.affinity_I
     busiest_U = np.argsort(-count_U, kind="stable")  # users with events left come first in a block
-    console = Console(stderr=True)
-    blocks = range(0, len(count_U), BLOCK)
+    console, blocks = Console(stderr=True), range(0, len(count_U), BLOCK)
     for first in track(blocks, "simulating", console=console, transient=True, disable=not console.is_terminal):
         user_B = busiest_U[first : first + BLOCK]
         open_BI = np.float32(CHOICE_LOG_ODDS) * people.satisfaction_UI[user_B]  # -inf once the user has had it
@@ -129,17 +123,12 @@ def choose(
             logit_BI += circumstance_N[event_B, None] * affinity_I
             if random_N is not None:
                 logit_BI[random_N[event_B, None] & (logit_BI > -np.inf)] = 0
-            item_N[event_B] = _draw(rng, logit_BI)
+            # Sample from the softmax by inverting its cumulative distribution.
+            logit_BI -= logit_BI.max(axis=1, keepdims=True)
+            cumulative_BI = np.cumsum(np.exp(logit_BI, out=logit_BI), axis=1, out=logit_BI)
+            # 1 - u is in (0, 1], so a mark never exceeds the total, and no item of weight 0 is drawn.
+            mark_B = (1 - rng.random(len(logit_BI), dtype=np.float32)) * cumulative_BI[:, -1]
+            item_N[event_B] = (cumulative_BI >= mark_B[:, None]).argmax(axis=1)
             open_BI[np.arange(len(user_B)), item_N[event_B]] = -np.inf
             drift_BD = mix(drift_BD, rng.standard_normal(drift_BD.shape, dtype=np.float32), HABIT_CORRELATION**2)
     return item_N
-
-
-def _draw(rng: np.random.Generator, logit_BI: Floats) -> Ints:
-    """Sample from the softmax of each row by inverting its cumulative distribution. Overwrites `logit_BI`."""
-    logit_BI -= logit_BI.max(axis=1, keepdims=True)
-    np.exp(logit_BI, out=logit_BI)
-    cumulative_BI = np.cumsum(logit_BI, axis=1, out=logit_BI)
-    # 1 - u is in (0, 1], so a mark never exceeds the total, and no item of weight 0 is drawn.
-    mark_B = (1 - rng.random(len(logit_BI), dtype=np.float32)) * cumulative_BI[:, -1]
-    return (cumulative_BI >= mark_B[:, None]).argmax(axis=1)

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from recalign.data.simulation.behaviour import choose, draw_activity, draw_times, standardise_circumstance, time_slice
+from recalign.data.simulation.behaviour import CIRCUMSTANCE_SHARE, choose, draw_activity, draw_times, time_slice
 from recalign.data.simulation.people import DRIFT, Floats, People, draw_people
 from recalign.errors import InputError
 
@@ -68,14 +68,9 @@ class World:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        ranges = {
-            "users": (10, LARGEST),
-            "items": (20, LARGEST),
-            "events": (max(100, self.users), self.users * self.most),
-            "missing": (0, 0.9),
-            **dict.fromkeys(("drift", "random"), (0, 1)),
-            **dict.fromkeys((*SIZES, "seed"), (0, LARGEST)),
-        }
+        ranges = {"users": (10, LARGEST), "items": (20, LARGEST)}
+        ranges |= {"events": (max(100, self.users), self.users * self.most), "missing": (0, 0.9)}
+        ranges |= dict.fromkeys(("drift", "random"), (0, 1)) | dict.fromkeys((*SIZES, "seed"), (0, LARGEST))
         for name, (least, largest) in ranges.items():
             if not least <= (value := getattr(self, name)) <= largest:
                 remedy = f"give at least {least:,}" if largest == LARGEST else f"give {least:,} to {largest:,}"
@@ -118,7 +113,8 @@ def simulate(world: World) -> Simulated:
     people = draw_people(rng, world.users, world.items, world.drift)
     count_U = draw_activity(rng, world.users, world.events, world.most)
     second_N, under_N = draw_times(rng, count_U)
-    slice_N, circumstance_N = time_slice(second_N), standardise_circumstance(under_N)
+    slice_N, deviation = time_slice(second_N), np.sqrt(CIRCUMSTANCE_SHARE * (1 - CIRCUMSTANCE_SHARE))
+    circumstance_N = ((under_N - CIRCUMSTANCE_SHARE) / deviation).astype(np.float32)  # the truth is the mean over it
     # a separate generator: other draws are the same with and without random exposure
     random_N = np.random.default_rng([world.seed, 1]).random(world.events) < world.random if world.random else None
     sizes = {name: getattr(world, name) for name in ("habit", "fashion", "confounding")}
