@@ -35,7 +35,7 @@ from recalign.recommender.policy import Policy
 from recalign.recommender.rank_metrics import gain_ndcg
 from recalign.reward import RewardData
 from recalign.run.chain import Chain, Plan
-from recalign.run.chain.run import train
+from recalign.run.chain.plan import train
 
 FRESH = 10  # so many events of a user after the log at most, for each of the user's test events
 HISTORIES = (3, 5, 10, 20, 40, 80, 160)  # mean events of a user in the log

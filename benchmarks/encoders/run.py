@@ -31,7 +31,7 @@ from recalign.recommender.checkpoint import load_net
 from recalign.recommender.rank_metrics import RankMetrics
 from recalign.recommender.semantic_ids import RecommenderVectors
 from recalign.recommender.semantic_ids.tokenize_command import tokenize
-from recalign.run.chain.run import train
+from recalign.run.chain.plan import train
 from recalign.run.stage import parse_stage
 
 UNTRAINED: dict[str, Callable[[Sequences], Policy]] = {

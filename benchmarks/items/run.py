@@ -37,7 +37,7 @@ from benchmarks.items.ranks import CUTS, IDS, START, measured, said, table
 from benchmarks.lib import CONF, figure, markdown, options, save
 from recalign.cli import main as recalign
 from recalign.files import atomic_write, digest
-from recalign.run.chain.run import train
+from recalign.run.chain.plan import train
 from recalign.run.stage import parse_stage
 from recalign.run.stage.opened import open_run
 

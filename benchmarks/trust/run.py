@@ -29,7 +29,7 @@ from recalign.reward.trust.callback import predict
 from recalign.reward.trust.measures import following, ordered_pairs
 from recalign.reward.trust.report import PREDICTORS, compare_predictions, report
 from recalign.run.chain.checks import make_world
-from recalign.run.chain.run import train
+from recalign.run.chain.plan import train
 from recalign.run.stage import parse_stage
 
 FIGURES = ("rmse", "pairwise", "r2")

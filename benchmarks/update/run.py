@@ -59,7 +59,7 @@ from recalign.recommender import Policy
 from recalign.recommender.checkpoint import build, load_net, read_checkpoint, recipe
 from recalign.recommender.grown import grow
 from recalign.recommender.rank_metrics import gain_ndcg
-from recalign.run.chain.run import train
+from recalign.run.chain.plan import train
 from recalign.run.chain.update import WARM_STARTED_STAGE
 from recalign.run.stage import Manifest, RunFolder, parse_stage
 from recalign.run.words import to_argv

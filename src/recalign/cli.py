@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import errno
 import itertools
-import json
 import os
 import sys
 from importlib import import_module
@@ -250,14 +249,5 @@ def _choose_wandb(words: list[str]) -> list[str]:
 def _configs(words: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="recalign configs", description=COMMANDS["configs"].summary)
     parser.add_argument("name", nargs="?", help="the one to print, such as asft or chain/ml-100k")
-    parser.add_argument(
-        "--schema", choices=("stage", "chain"), help="print its JSON Schema, by which an editor checks it"
-    )
-    given = parser.parse_args(words)
-    if given.schema:
-        from recalign.run.chain.schema import schema
-
-        print(json.dumps(schema(given.schema)))
-    else:
-        name = given.name
-        print(configs.find(name).read_text(encoding="utf-8").rstrip() if name else configs.listing())
+    name = parser.parse_args(words).name
+    print(configs.find(name).read_text(encoding="utf-8").rstrip() if name else configs.listing())

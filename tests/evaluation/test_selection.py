@@ -11,7 +11,7 @@ import torch
 
 from recalign.evaluation.comparison import ALL, HIGH
 from recalign.evaluation.methods import MethodRun
-from recalign.evaluation.selection import SELECT, choose, choose_by_rank, measured, validate
+from recalign.evaluation.selection import SELECT, choose, measured, validate
 from recalign.reward import RewardData
 
 HOW = {"device": torch.device("cpu"), "code": "code"}
@@ -33,10 +33,6 @@ def trial(share: float, value: float, high: float = 0.0, error: float = 0.0) -> 
 )
 def test_the_best_value_at_the_price_is_chosen(trials, chosen):
     assert choose(dict(enumerate(trials)), keep=0.97) == chosen
-
-
-def test_the_other_rule_asks_for_rank_alone():
-    assert choose_by_rank({0: trial(0.1, 4.0, 0.2), 2: trial(0.0, 0.0, 0.3), 3: trial(0.1, 9.0, 0.1)}) == 2
 
 
 def test_figures_are_means_over_their_own_events():

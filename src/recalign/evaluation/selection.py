@@ -78,8 +78,3 @@ def choose(trials: Mapping[int, Figures], keep: float) -> int:
     if not enough:
         return max(kept, key=lambda number: kept[number].share)
     return max(enough, key=lambda number: trials[number][SELECT])
-
-
-def choose_by_rank(trials: Mapping[int, Figures]) -> int:
-    """The other rule: the number of the trial with the highest ``high/ndcg@10``."""
-    return max(trials, key=lambda number: trials[number][HIGH])

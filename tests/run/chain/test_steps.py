@@ -18,10 +18,9 @@ import torch
 
 from recalign.errors import InputError, TrainingError
 from recalign.run.chain import Chain, parallel
-from recalign.run.chain import steps as chain_steps
-from recalign.run.chain.parallel import RayWorkers, _room, run_side_by_side
+from recalign.run.chain.parallel import Progress, RayWorkers, _room, run_here, run_side_by_side
 from recalign.run.chain.plan import Plan
-from recalign.run.chain.steps import Progress, Step, run_in_order
+from recalign.run.chain.steps import Step
 from recalign.workers import LocalWorkers
 
 
@@ -31,7 +30,7 @@ def test_steps_get_the_results_of_what_they_need_and_are_counted(tmp_path: Path,
         Step("second/one", lambda given: f"{given}", ("first",)),
         Step("third", mortal.join, ("first", "second/one")),
     ]
-    done = run_in_order(steps, Progress(steps, tmp_path / "seconds.json"))
+    done = run_here(tmp_path, None, steps)
     assert done == {"first": "", "second/one": "{'first': ''}", "third": "+{'first': ''}"}
     lines = capsys.readouterr().out.splitlines()
     assert lines == ["stage 1 of 3: first", "stage 2 of 3: second/one", "stage 3 of 3: third"]
@@ -39,19 +38,17 @@ def test_steps_get_the_results_of_what_they_need_and_are_counted(tmp_path: Path,
 
 def test_the_minutes_left_are_what_an_earlier_run_took(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     now = 0.0
-    monkeypatch.setattr(chain_steps.time, "monotonic", lambda: now)
+    monkeypatch.setattr(parallel.time, "monotonic", lambda: now)
     steps = [Step(name, mortal.join) for name in ("reward/seed-0", "asft/seed-0", "asft/seed-1", "loaded/seed-0")]
     for estimates, seconds in (([0, 0, 0, 0], 120), ([6, 4, 2, 0], 240)):
-        progress = Progress(steps, tmp_path / "seconds.json")
+        progress = Progress(steps, tmp_path)
         for step, minutes in zip(steps, estimates, strict=True):
-            assert progress.minutes_left() == (f", about {minutes} min left" if minutes else "")
-            progress.begin(step.name)
+            assert progress.of_all(1) == "1 of 4" + (f", about {minutes} min left" if minutes else "")
+            began = now
             now += 1 if "loaded" in step.name else seconds
-            progress.end(step.name)
+            progress.end(step, began)
     assert json.loads((tmp_path / "seconds.json").read_text()) == {"reward": 240, "asft": 240}
-    progress = Progress(steps, tmp_path / "seconds.json")
-    progress.workers = 4
-    assert progress.minutes_left() == ", about 3 min left"
+    assert Progress(steps, tmp_path, workers=4).of_all(0) == "0 of 4, about 3 min left"
 
 
 def test_a_worker_imports_the_classes_that_the_stages_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -109,7 +106,7 @@ def run_with_deaths(workers: LocalWorkers | RayWorkers, folder: Path) -> None:
         Step("doomed", mortal.die_with, ("main",)),
     ]
     with workers, pytest.raises(TrainingError, match=r"doomed: its worker died twice .*; see .*/logs/doomed\.log"):
-        run_side_by_side(workers, folder / "logs", False, steps, Progress(steps, folder / "seconds.json"))
+        run_side_by_side(workers, folder, None, steps)
     assert (folder / "main").read_text() == "alive"
 
 
@@ -117,7 +114,7 @@ def run_with_deaths(workers: LocalWorkers | RayWorkers, folder: Path) -> None:
 def test_a_worker_that_dies_is_tried_again_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     run_with_deaths(LocalWorkers([{}, {}]), tmp_path)
     assert "some/one: its worker died" in (out := capsys.readouterr().out)
-    assert "1 of 3 done: some/one" in out
+    assert "done 1 of 3: some/one" in out
     assert (tmp_path / "logs/some-one.log").read_text() == "alive\n"
 
 

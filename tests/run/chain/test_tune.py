@@ -9,15 +9,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import optuna
 import pytest
 import tiny
-import torch
 import yaml
 
 from recalign.errors import InputError
 from recalign.run.chain.search import Search
-from recalign.run.chain.tune import RECORD, Pruning, best_value
+from recalign.run.chain.tune import best_value
 
 FOLDER = Path("runs/simulated/recommender/tuning")
 SPACE = "recommender: {model.lr: {low: 1.0e-3, high: 1.0e-2, log: true}, model.temperature: [0.05, 0.1]}"
@@ -85,32 +83,7 @@ def test_a_longer_search_keeps_what_was_tried_and_one_that_was_killed_goes_on(ag
     assert said.code == 0, said.err
     assert said.out.count("unchanged") == 1
     assert (again / FOLDER / "trial-0/seed-0/manifest.json").read_text() == before
-    assert len(list((again / FOLDER).glob(f"trial-*/seed-0/{RECORD}"))) == 3
-
-
-@pytest.mark.long
-def test_a_trial_that_ended_early_is_trained_whole_for_another_metric(again: Path, monkeypatch: pytest.MonkeyPatch):
-    shutil.rmtree(again / FOLDER / "trial-1")
-    with monkeypatch.context() as patch:
-        patch.setattr("optuna.Trial.should_prune", lambda _: True)
-        assert "ended early" in tune(again, "--trials=2").out
-    assert tune(again, "--trials=2").out.count("unchanged") == 2
-    said = tune(again, "--trials=2", "--metric=rank/nll", "--goal=min")
-    assert said.out.count("unchanged") == 1
-    assert '"status": "finished"' in (again / FOLDER / "trial-1/seed-0/manifest.json").read_text()
-
-
-def test_a_sweep_says_what_is_searched_and_a_given_setting_is_not(again: Path):
-    sweep = {
-        "metric": {"name": "rank/nll", "goal": "minimize"},
-        "parameters": {"model.lr": {"values": [0.001]}, "model.temperature": {"min": 0.05, "max": 0.1}},
-    }
-    (again / "sweep.yaml").write_text(yaml.safe_dump(sweep))
-    said = tune(again, "--trials=1", "--space=sweep.yaml", "--model.temperature=0.07", "--out=best.yaml")
-    assert said.code == 0, said.err
-    text = (again / "best.yaml").read_text()
-    assert yaml.safe_load(text) == {"model": {"lr": yaml.safe_load(text)["model"]["lr"]}}
-    assert text.startswith("# rank/nll ")
+    assert len(list((again / FOLDER).glob("trial-*/seed-0/manifest.json"))) == 3
 
 
 @pytest.mark.parametrize(
@@ -128,8 +101,8 @@ def test_a_space_that_does_not_fit_is_named_before_anything_is_trained(first: tu
 
 
 def test_a_figure_that_is_not_logged_is_named(again: Path):
-    result = tune(again, "--trials=1", "--metric=rank/all/ndcg", "--goal=max")
-    assert result.code == 2
+    result = tune(again, "--trials=2", "--metric=rank/all/ndcg", "--goal=max")
+    assert (result.code, "trial 2" in result.out) == (2, False)
     assert "the run logs no 'rank/all/ndcg'" in result.err
     assert "did you mean rank/all/ndcg@10?" in result.err
 
@@ -138,37 +111,6 @@ def test_what_a_method_starts_from_has_to_be_there(first: tuple[Path, tiny.Said]
     result = tiny.recalign(first[0], "tune", "asft", "simulated", "--data.root=data", "--run.chain=other")
     assert (result.code, result.out) == (2, "")
     assert "recalign fit recommender LOG --seed_everything=0 --run.chain=other" in result.err
-
-
-class Run(SimpleNamespace):
-    """What `Pruning` reads of a trainer."""
-
-    def __init__(self, value: float | None) -> None:
-        metrics: dict[str, Any] = {} if value is None else {"m": torch.tensor(value)}
-        super().__init__(callback_metrics=metrics, sanity_checking=False, should_stop=False)
-
-
-def ended_early(study: optuna.Study, values: list[float | None]) -> bool:
-    """Whether a run that validates with these values is ended, at any of them."""
-    trial = study.ask()
-    pruning = Pruning(trial, "m")
-    runs = [Run(value) for value in values]
-    for run in runs:
-        pruning.on_validation_end(run, None)  # type: ignore[arg-type]
-    if not pruning.pruned:
-        study.tell(trial, 0.0)
-    assert pruning.pruned == any(run.should_stop for run in runs)
-    return pruning.pruned
-
-
-def test_a_run_behind_the_others_is_ended_and_one_that_reports_nothing_never():
-    study = optuna.create_study(direction="maximize", pruner=optuna.pruners.MedianPruner(2, 1))
-    assert not ended_early(study, [0.1, 0.2, 0.3])
-    assert not ended_early(study, [0.1, 0.2, 0.3])
-    assert not ended_early(study, [0.0, 0.25, 0.4])
-    assert ended_early(study, [0.1, 0.1, 0.1])
-    assert not ended_early(study, [None, None, None])
-    assert not ended_early(study, [float("nan"), float("nan"), float("nan")])
 
 
 def test_the_best_value_leaves_out_what_is_no_number(tmp_path: Path):

@@ -16,7 +16,7 @@ from recalign.data.sequences.earlier import EarlierLog
 from recalign.data.simulation import World, simulate, write
 from recalign.errors import InputError
 from recalign.recommender.checkpoint import read_checkpoint
-from recalign.run.chain.run import IDS
+from recalign.run.chain.command import IDS
 from recalign.run.chain.update import WARM_STARTED_STAGE, Update, update_plan
 from recalign.run.stage import RunFolder
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -21,8 +21,7 @@ from recalign.evaluation.methods import BASE_STAGES
 from recalign.files import read_json, write_json
 from recalign.reward import RewardData
 from recalign.run.chain.plan import Plan
-from recalign.run.chain.run import step_name
-from recalign.run.chain.steps import Results, Step
+from recalign.run.chain.steps import Results, Step, step_name
 from recalign.run.stage import RunFolder, Stage
 from recalign.run.stage.console import echo
 from recalign.run.stage.folder import RunConfig
@@ -41,20 +40,20 @@ def require_alike(plan: Plan, parsed: Mapping[str, Stage]) -> None:
     Args:
         parsed: what `Plan.parse` gives.
     """
-    data = plan.data(plan.chain.seeds[0])
+    data = plan.data(plan.seeds[0])
     times = "known" if data.know_request else "last_event"
+    chains = tuple(f"{key}." for key in (*OWN, *plan.world_root(0)))
     for stage, one in parsed.items():
-        config, own = one.config, (*OWN, *plan.world_root(0))
-        refuse_own(stage, {key for key in plan.given(stage) if f"{key}.".startswith(tuple(f"{o}." for o in own))})
-        for key in ("fast_dev_run", "limit_val_batches"):
-            if config["trainer"][key] if key == "fast_dev_run" else config["trainer"][key] == 0:
-                where = f"{stage}, trainer.{key}"
-                raise InputError("a chain trains and validates every stage", where=where, remedy="leave it out")
-        if (given := config["data"]["init_args"].get("request_time", times)) != times:
+        model, trainer = one.config["model"]["init_args"], one.config["trainer"]
+        refuse_own(stage, [key for key in plan.given(stage) if f"{key}.".startswith(chains)])
+        if trainer["fast_dev_run"] or trainer["limit_val_batches"] == 0:
+            where = f"{stage}, trainer.{'fast_dev_run' if trainer['fast_dev_run'] else 'limit_val_batches'}"
+            raise InputError("a chain trains and validates every stage", where=where, remedy="leave it out")
+        if (given := one.config["data"]["init_args"].get("request_time", times)) != times:
             what = f"this stage reads histories with {given!r}, and the chain measures with {times!r}"
             where, remedy = f"{stage}, data.request_time", "set data.request_time for all stages"
             raise InputError(what, where=where, remedy=remedy)
-        encoder = config["model"]["init_args"].get("encoder") or {}
+        encoder = model.get("encoder") or {}
         room = encoder.get("init_args", {}).get("max_length", data.max_length)
         if stage.startswith("judge_") and room < data.max_length:
             what = f"the encoder takes {room} events, and has to judge histories of {data.max_length}"
@@ -62,7 +61,7 @@ def require_alike(plan: Plan, parsed: Mapping[str, Stage]) -> None:
             raise InputError(what, where=f"{stage}, model.encoder.max_length", remedy=remedy)
 
 
-def refuse_own(stage: str, keys: Collection[str]) -> None:
+def refuse_own(stage: str, keys: Iterable[str]) -> None:
     """Refuse settings that are the chain's."""
     for key in sorted(keys):
         raise InputError("the chain sets this itself", where=f"{stage}, {key}", remedy="leave it out")
@@ -82,7 +81,7 @@ def make_world(data: RewardData, world: World | None) -> None:
 
 def require_same_log(plan: Plan) -> None:
     """Refuse a folder that holds a chain of another log."""
-    log = plan.data(plan.chain.seeds[0]).log_.name
+    log = plan.data(plan.seeds[0]).log_.name
     for _, _, place in evaluated(plan.folder, None, None):
         whole = artifacts.check(place).whole  # any other is made again
         if whole and (other := read_json(place / "summary.json")["log"]) != log:
@@ -92,7 +91,7 @@ def require_same_log(plan: Plan) -> None:
 
 def check_log(plan: Plan, variables: frozenset[str]) -> None:
     """What `recalign check` says, kept for the report, which others may read: without the values of variables."""
-    data = plan.data(plan.chain.seeds[0])
+    data = plan.data(plan.seeds[0])
     sections = audit_log(data)
     said = verdict(sections, data.log_.time_unit)
     write_json(plan.folder / "check.json", without_values({"verdict": str(said), **sections}, variables))
@@ -101,9 +100,9 @@ def check_log(plan: Plan, variables: frozenset[str]) -> None:
 
 def require_rewards(plan: Plan) -> None:
     """Refuse a log whose reward model or judges have no rewards, and a reward model of another reward, before a fit."""
-    of_chain = plan.data(plan.chain.seeds[0]).reward_settings
+    of_chain = plan.data(plan.seeds[0]).reward_settings
     for stage in BASE_STAGES:
-        data = plan.parsed(stage, plan.chain.seeds[0]).datamodule()
+        data = plan.parsed(stage, plan.seeds[0]).datamodule()
         if isinstance(data, RewardData):
             if stage == "reward" and data.reward_settings != of_chain:
                 what = f"the reward model would learn {data.reward_settings}, and methods are measured by {of_chain}"
@@ -120,8 +119,8 @@ def token_steps(plan: Plan, parsed: Mapping[str, Stage]) -> dict[int, list[Step]
         InputError: the ids' settings cannot be used, or there are some and the chain makes no ids.
     """
     if any(one.stage == TOKENS and not one.named for one in parsed["recommender"].upstream):
-        tokens_of(plan, plan.chain.seeds[0])
-        return {seed: [Step(step_name(TOKENS, seed), partial(_tokenize, plan, seed))] for seed in plan.chain.seeds}
+        tokens_of(plan, plan.seeds[0])
+        return {seed: [Step(step_name(TOKENS, seed), partial(_tokenize, plan, seed))] for seed in plan.seeds}
     if plan.given(TOKENS).keys() - plan.given(None).keys():
         remedy = "leave them out, or set recommender: recommender-onerec"
         raise InputError("this chain makes no semantic ids", where=f"stages.{TOKENS}", remedy=remedy)

@@ -8,11 +8,13 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from recalign.data.sequences.earlier import remember
 from recalign.errors import InputError
-from recalign.evaluation.comparison import FILE
+from recalign.evaluation.comparison import FILE, RECORD
 from recalign.evaluation.page import write_page
 from recalign.evaluation.report import show
 from recalign.evaluation.sources import Sources
+from recalign.files import write_json
 from recalign.run.chain.checks import (
     check_log,
     make_world,
@@ -22,16 +24,18 @@ from recalign.run.chain.checks import (
     token_steps,
 )
 from recalign.run.chain.experiment import Chain
-from recalign.run.chain.parallel import run_side_by_side, workers_of
+from recalign.run.chain.parallel import run_here, run_side_by_side, workers_of
 from recalign.run.chain.plan import Overrides, Plan
 from recalign.run.chain.published import publish
-from recalign.run.chain.run import train_and_compare
 from recalign.run.chain.search import Search
-from recalign.run.chain.steps import run_in_order
+from recalign.run.chain.steps import train_and_compare
 from recalign.run.stage.console import quiet
 from recalign.run.stage.settings import instantiated, parse_call
 from recalign.run.words import iter_options, short
 from recalign.workers import locked
+
+IDS = "ids"
+"""Folder of what a chain leaves for `recalign update`: the ids of its log; what it was asked for is in `RECORD`."""
 
 
 def chain(argv: Sequence[str]) -> Path:
@@ -73,8 +77,11 @@ def run_chain(plan: Plan) -> Path:
             make_world(plan.data(seed), replace(chain.world, seed=seed) if chain.world else None)
         check_log(plan, parsed["reward"].variables)
         require_rewards(plan)
-        execute = partial(run_side_by_side, workers, folder / "logs", chain.verbose) if workers else run_in_order
-        train_and_compare(plan, parsed, tokens, trials, execute)
+        execute = partial(run_side_by_side, workers) if workers else run_here
+        train_and_compare(plan, partial(execute, folder, chain.threads), tokens, trials)
+        if not chain.world:  # of which each seed has its own
+            remember(plan.data(chain.seeds[0]), folder / IDS)
+        write_json(folder / RECORD, plan.recorded)
         sources = Sources.of(folder)
         page = write_page(folder, sources)
         publish(folder, page, parsed["recommender"].config["trainer"]["logger"], sources, search is not None)

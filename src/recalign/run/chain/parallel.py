@@ -1,4 +1,4 @@
-"""Run the steps of a chain side by side: in processes of this machine, or on a Ray cluster.
+"""Run the steps of a chain, in this process or side by side: in processes of this machine, or on a Ray cluster.
 
 A cluster shares a file system with this machine, and needs the extra ``recalign[ray]``.
 """
@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,77 +18,112 @@ import torch
 from rich.console import Console
 
 from recalign.errors import InputError, TrainingError
+from recalign.files import read_json, write_json
 from recalign.run.chain.experiment import Chain
-from recalign.run.chain.steps import Progress, Results, Step
+from recalign.run.chain.steps import Results, Step, run_in_order
 from recalign.run.stage.console import echo
-from recalign.workers import LocalWorkers, run_logged
+from recalign.workers import LocalWorkers, run_logged, torch_threads
 
+LOADED_SECONDS = 5.0
+"""A step that took less was loaded, or is too short for an estimate."""
 PASSED_ON = ("RECALIGN_", "WANDB_MODE", "WANDB_PROJECT", "WANDB_ENTITY", "GOMP_", "OMP_WAIT_")
 """Beginnings of the environment variables that workers get from this process; Ray sets those of threads and GPUs."""
 
 
+class Progress:
+    """Counts the steps that are done, and estimates the minutes left by what they took in an earlier run of the chain.
+
+    Args:
+        steps: all of them.
+        folder: of the chain, with the seconds of each kind of step (``asft`` of asft/seed-0); written as steps end.
+        workers: how many steps run at a time.
+    """
+
+    def __init__(self, steps: Sequence[Step], folder: Path, workers: int = 1) -> None:
+        self.file, self.workers, self.total = folder / "seconds.json", workers, len(steps)
+        self.left = {step.name: step.name.rstrip("0123456789").removesuffix("/seed-") for step in steps}
+        self.seconds: dict[str, float] = read_json(self.file)
+        self._earlier, self.done = dict(self.seconds), 0
+
+    def end(self, step: Step, began: float) -> None:
+        """Count a step, which began then (`time.monotonic`)."""
+        self.done += 1
+        kind, seconds = self.left.pop(step.name), time.monotonic() - began
+        if seconds > LOADED_SECONDS:
+            self.seconds[kind] = round(seconds, 1)
+            write_json(self.file, self.seconds)
+
+    def of_all(self, number: int) -> str:
+        """``3 of 12``, and the minutes left, where an earlier run tells them."""
+        seconds = sum(self._earlier.get(kind, 0.0) for kind in self.left.values()) / self.workers
+        left = f", about {seconds / 60:.0f} min left" if seconds >= 60 else ""
+        return f"{number} of {self.total}{left}"
+
+    @contextmanager
+    def watched(self, step: Step) -> Iterator[None]:
+        """Announce a step, and count it when it is done."""
+        echo(f"stage {self.of_all(self.done + 1)}: {step.name}")
+        began = time.monotonic()
+        yield
+        self.end(step, began)
+
+
+def run_here(folder: Path, threads: int | None, steps: Sequence[Step]) -> Results:
+    """Run steps one after the other in this process, with so many threads of torch (None: its own choice)."""
+    with torch_threads(threads):
+        return run_in_order(steps, Progress(steps, folder).watched)
+
+
 def run_side_by_side(
-    workers: LocalWorkers | RayWorkers,
-    logs: Path,
-    verbose: bool,
-    steps: Sequence[Step],
-    progress: Progress,
-    threads: int | None = None,
+    workers: LocalWorkers | RayWorkers, folder: Path, threads: int | None, steps: Sequence[Step]
 ) -> Results:
     """Run every step as soon as what it needs is done. Where a worker dies, what was running is tried once more.
 
     Args:
-        logs: folder of what the steps print.
-        verbose: whether to print that too, once a step is done.
-        steps: each after what it needs.
+        folder: of the chain; what a step prints is added to ``logs/<step>.log``.
         threads: of torch in each worker; None: 1.
+        steps: each after what it needs.
 
     Returns:
         The result of each.
     """
     done: dict[str, Any] = {}
-    progress.workers = workers.number
-    left, running, retried = list(steps), dict[Future[Any], Step](), set[str]()
-    logs_of = {step.name: logs / f"{step.name.replace('/', '-')}.log" for step in steps}
-    printed = {name: len(_read(log)) for name, log in logs_of.items()}  # by earlier calls
+    progress = Progress(steps, folder, workers.number)
+    left, running, retried = list(steps), dict[Future[Any], tuple[Step, float]](), set[str]()
     with Console(stderr=True).status("") as line:
         while left or running:
             for step in [step for step in left if done.keys() >= set(step.needs)]:
+                began = time.monotonic()
                 if step.in_main:
-                    progress.begin(step.name)
                     done[step.name] = step.run(step.given(done))
-                    progress.end(step.name)
+                    progress.end(step, began)
                 elif len(running) < workers.number:
-                    progress.begin(step.name)
-                    call = (run_logged, logs_of[step.name], threads or 1, step.run, step.given(done))
-                    running[workers.submit(*call)] = step
+                    call = (run_logged, _log(folder, step), threads or 1, step.run, step.given(done))
+                    running[workers.submit(*call)] = step, began
                 else:
                     continue
                 left.remove(step)
-            names = ", ".join(step.name for step in running.values())
-            line.update(f"{progress.done} of {progress.total} done{progress.minutes_left()}, running {names}")
+            names = ", ".join(step.name for step, _ in running.values())
+            line.update(f"done {progress.of_all(progress.done)}, running {names}")
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                step = running.pop(future)
+                step, began = running.pop(future)
                 try:
                     done[step.name] = future.result()
                 except BrokenExecutor as error:
                     if step.name in retried:
-                        log = logs_of[step.name]
-                        raise TrainingError(f"{step.name}: its worker died twice ({error}); see {log}") from error
+                        what = f"{step.name}: its worker died twice ({error}); see {_log(folder, step)}"
+                        raise TrainingError(what) from error
                     echo(f"{step.name}: its worker died, or one beside it; trying once more")
                     retried.add(step.name)
                     left.insert(0, step)
                 else:
-                    progress.end(step.name)
-                    echo(f"{progress.done} of {progress.total} done{progress.minutes_left()}: {step.name}")
-                    if verbose:
-                        echo(_read(logs_of[step.name])[printed[step.name] :].rstrip())
+                    progress.end(step, began)
+                    echo(f"done {progress.of_all(progress.done)}: {step.name}")
     return done
 
 
-def _read(log: Path) -> str:
-    """What a worker has written so far, which may end within a letter."""
-    return log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+def _log(folder: Path, step: Step) -> Path:
+    return folder / "logs" / f"{step.name.replace('/', '-')}.log"
 
 
 def workers_of(chain: Chain) -> LocalWorkers | RayWorkers | None:
@@ -160,7 +197,6 @@ def _room(there: dict[str, float], asked: dict[str, float]) -> int:
     room = min(int(there.get(name, 0) // number) for name, number in asked.items() if number)
     if room < 1:
         has = ", ".join(f"{there.get(name, 0):g} {name}" for name in asked)
-        raise InputError(
-            f"the cluster has {has}, too little for one task", where="engine", remedy="lower num_cpus or num_gpus"
-        )
+        remedy = "lower num_cpus or num_gpus"
+        raise InputError(f"the cluster has {has}, too little for one task", where="engine", remedy=remedy)
     return room

@@ -1,48 +1,59 @@
-"""Plan a chain: the command of each of its stages."""
+"""Plan a chain: which stages it has, and the command of each."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from recalign.code import class_paths
+from recalign.artifacts import get_or_make
+from recalign.code import class_paths, code_digest
 from recalign.data.events.log import SIMULATED
+from recalign.data.events.yaml_text import yaml_text
+from recalign.data.sequences.placebo import CORRELATION
 from recalign.errors import InputError, nearest
-from recalign.evaluation.methods import BASE_STAGES
+from recalign.evaluation.comparison import RunsComparison
+from recalign.evaluation.methods import BASE_STAGES, BaseCheckpoints, MethodRun, SeedEvaluation
 from recalign.evaluation.roles import START
-from recalign.evaluation.rows import UNTRAINED, row_of
+from recalign.evaluation.rows import READS_REWARD_MODEL, UNTRAINED, row_of
+from recalign.files import write_text
+from recalign.recommender.checkpoint import read_checkpoint
 from recalign.reward import RewardData
 from recalign.run import configs
 from recalign.run.chain.experiment import Chain
-from recalign.run.stage import Stage, parse_stage
+from recalign.run.chain.steps import Results, step_name
+from recalign.run.stage import Stage, Trained, parse_stage
+from recalign.run.stage.console import echo, quiet
 from recalign.run.stage.settings import set_keys
 from recalign.run.stage.upstream import TOKENS
 from recalign.run.words import imported, settings_of, to_argv
 
 EVERY_STAGE = ("trainer", "data")
 """Settings of a chain that go to every stage."""
+EVALUATION = "evaluation-{}.yaml"
+"""In a chain's folder, by seed: the configuration of the stage on whose data methods are evaluated."""
 
 Settings = dict[str, Any]
 """Values by key, as they are typed: ``{"model.temperature": 0.5}``."""
 
-Overrides = dict[str | None, dict[str, Any]]
-"""Settings of the command line by stage, by dotted key (``model.lr``); None: for every stage."""
+Overrides = dict[str | None, Settings]
+"""Settings of the command line by stage; None: for every stage."""
 
 Base = Callable[["Plan", str | None, int], tuple[Path, Settings]]
 """The YAML that a stage of a plan begins with a seed, and what is set above it; None: for the evaluation."""
 
 
 class Plan:
-    """The stages of a chain and their commands.
+    """The stages of a chain and their commands (`recalign.run.chain.steps.Experiment`).
 
     Args:
         chain: the experiment.
-        file: its YAML; the stages' are looked for above it, then in conf/, then among those shipped.
+        file: its YAML; the stages' are looked for beside and above it, then in conf/, then among those shipped.
         overrides: what the command line adds.
         base: what stages begin with; None: their own YAML.
         record: what else the chain's folder says of it.
@@ -62,8 +73,11 @@ class Plan:
         self.chain, self.overrides, self.base = chain, overrides, base
         self.recorded = {"chain": asdict(chain), "overrides": list(overrides.items()), **(record or {})}
         self._once: dict[tuple[str, ...], Stage] = {}
-        self.name = chain.name or file.stem
-        self.folders = _folders(file)
+        self.name, self.seeds, self.trained = chain.name or file.stem, chain.seeds, chain.trained
+        self.folder = Path(chain.root) / self.name
+        above, shipped = Path(os.path.normpath(file.parent / "..")), configs.shipped()
+        own = [folder for folder in (file.parent, above) if not folder.resolve().is_relative_to(shipped.resolve())]
+        self.folders = [*own, Path("conf"), shipped]
         logs = (self.found(f"data/{chain.log}.yaml"), Path(chain.log), file.parent / chain.log)
         self.log = next((path for path in logs if path and path.is_file()), None) or configs.find(chain.log, "data")
         chain.check()
@@ -74,12 +88,11 @@ class Plan:
         for where, rows in roles.items() if base is None else ():  # an earlier chain has checked its own
             for row in sorted({*rows} - {*UNTRAINED, START}):
                 self.yaml(row_of(row).base or row, where)
-        self.stages = [*BASE_STAGES, *chain.trained]
-        named = [*chain.stages, *(stage for stage in overrides if stage is not None)]
-        if unknown := [stage for stage in named if stage not in (TOKENS, *self.stages)]:
-            raise InputError(
-                f"this chain trains no {unknown[0]!r}", where="stages", remedy=f"it trains: {', '.join(self.stages)}"
-            )
+        self.stages = [*BASE_STAGES, *self.trained]
+        for stage in (*chain.stages, *overrides):
+            if stage not in (None, TOKENS, *self.stages):
+                remedy = f"it trains: {', '.join(self.stages)}"
+                raise InputError(f"this chain trains no {stage!r}", where="stages", remedy=remedy)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """In another process: import the classes that the stages name, as parsing them did in the first one."""
@@ -88,10 +101,16 @@ class Plan:
             with suppress(ImportError, AttributeError):  # of a notebook: `build` says so where it is needed
                 imported(path)
 
-    @property
-    def folder(self) -> Path:
-        """The chain's run folder."""
-        return Path(self.chain.root) / self.name
+    def parse(self) -> dict[str, Stage]:
+        """Every stage's command, parsed with the first seed, before anything runs."""
+        parsed: dict[str, Stage] = {}
+        for stage in self.stages:
+            try:
+                parsed[stage] = self.parsed(stage, self.seeds[0])
+            except InputError as error:
+                where = f"{stage}, {error.where}" if error.where else stage
+                raise InputError(error.what, where=where, remedy=error.remedy) from error
+        return parsed
 
     def parsed(self, stage: str, seed: int, settings: Settings | None = None) -> Stage:
         """The command of one stage or method, with the checkpoints that exist now; chosen settings override others."""
@@ -110,8 +129,7 @@ class Plan:
             own["data.users"] = "B1"
         if stage in self.chain.post_trained and not self.base:
             own["model.keep"] = self.chain.keep
-        own |= self.world_root(seed)
-        words = ("fit", *to_argv(files, own | given))
+        words = ("fit", *to_argv(files, own | self.world_root(seed) | given))
         if words not in self._once:
             self._once[words] = parse_stage(words)
         return self._once[words]
@@ -120,23 +138,48 @@ class Plan:
         """Where the world of a seed lies."""
         return {"data.root": str(self.folder / "worlds" / str(seed))} if self.chain.world else {}
 
-    def data(self, seed: int) -> RewardData:
-        """What all methods of a seed are evaluated on: users A of the log, as the chain gives it to every stage.
+    def upstream(self, stage: str) -> list[str]:
+        """The stages of the chain that one starts from."""
+        return [one.stage for one in self.parsed(stage, self.seeds[0]).upstream if not one.named]
+
+    def stage(self, name: str, seed: int, chosen: Mapping[str, Any] | None) -> Stage:
+        """A stage or method to load or make, with the settings that a search chose."""
+        return replace(self.parsed(name, seed, dict(chosen or {})), verbose=self.chain.verbose)
+
+    def evaluation(self, seed: int, results: Results) -> SeedEvaluation:
+        """All methods of a seed to evaluate, as its steps left them."""
+        stage, runs = self.evaluation_stage(seed), []
+        write_text(self.folder / EVALUATION.format(seed), yaml_text(stage.shareable))
+        for method in self.chain.methods:
+            trained = results.get(step_name(row_of(method).base or method, seed))
+            run = method_run(trained, method) if trained else MethodRun(method, None, {})
+            runs.append(replace(run, strength=self.chain.rerank, keep=self.chain.keep))
+        data: RewardData = stage.datamodule()  # type: ignore[assignment]
+        data.sample = self.chain.evaluation.users
+        base, code = base_checkpoints(results, seed), code_digest()
+        return SeedEvaluation(self.folder, seed, runs, base, data, self.device(), code)
+
+    def comparison(self) -> RunsComparison:
+        """The table of all methods over all seeds."""
+        return RunsComparison(self.folder, methods=self.chain.methods, seeds=self.seeds, roles=self.chain.roles)
+
+    def evaluation_stage(self, seed: int) -> Stage:
+        """The stage with whose data, and on whose machine, the methods of a seed are evaluated.
 
         Settings of single stages do not apply: a reward model that sees shorter histories must not shorten those that
         policies are tested on.
         """
-        return self.evaluation(seed).datamodule()  # type: ignore[return-value]
-
-    def evaluation(self, seed: int) -> Stage:
-        """The stage with whose data, and on whose machine, the methods of a seed are evaluated."""
         return self._parse(None, seed, self.settings(None))
+
+    def data(self, seed: int) -> RewardData:
+        """What all methods of a seed are evaluated on: users A of the log, as the chain gives it to every stage."""
+        return self.evaluation_stage(seed).datamodule()  # type: ignore[return-value]
 
     def device(self) -> torch.device:
         """Where methods are evaluated: on the machine that the chain names for every stage."""
-        return self.evaluation(self.chain.seeds[0]).bare_trainer().strategy.root_device
+        return self.evaluation_stage(self.seeds[0]).bare_trainer().strategy.root_device
 
-    def given(self, stage: str | None, key: str = "") -> dict[str, Any]:
+    def given(self, stage: str | None, key: str = "") -> Settings:
         """What the chain's YAML and the command line set for a stage (None: for all) at a key or below it."""
         every = set_keys(self.settings(stage))
         return {name: value for name, value in every.items() if f"{name}.".startswith(key and f"{key}.")}
@@ -175,21 +218,22 @@ class Plan:
         remedy = f"did you mean {meant}?" if meant else f"there are: {', '.join(known)}, and those trained + _rerank"
         raise InputError(f"there is no method {stage!r}", where=where, remedy=remedy)
 
-    def parse(self) -> dict[str, Stage]:
-        """Every stage's command, parsed with the first seed, before anything runs."""
-        parsed: dict[str, Stage] = {}
-        for stage in self.stages:
-            try:
-                parsed[stage] = self.parsed(stage, self.chain.seeds[0])
-            except InputError as error:
-                where = f"{stage}, {error.where}" if error.where else stage
-                raise InputError(error.what, where=where, remedy=error.remedy) from error
-        return parsed
+
+def train(stage: Stage, verbose: bool = False) -> Trained:
+    """Run a stage, unless its finished run is up to date."""
+    with quiet():
+        return get_or_make(replace(stage, verbose=verbose), echo)
 
 
-def _folders(file: Path) -> list[Path]:
-    """Where the stages' YAML files are looked for: above the chain's own, in the current conf/, among those shipped."""
-    here, shipped = file.parent, configs.shipped()
-    if here.name in ("", "..") and here.resolve().name == "chain":  # called from inside conf/chain
-        here = here.resolve()
-    return [*([] if here.parent.resolve() == shipped.resolve() else [here.parent]), Path("conf"), shipped]
+def base_checkpoints(results: Results, seed: int) -> BaseCheckpoints:
+    """The checkpoints that all methods of a seed share."""
+    return BaseCheckpoints(*(results[step_name(stage, seed)].checkpoint for stage in BASE_STAGES))
+
+
+def method_run(trained: Trained, method: str) -> MethodRun:
+    """A trained method to evaluate, with its training cost and, of a placebo, how much of its signal is left."""
+    content = read_checkpoint(trained.checkpoint)
+    facts = content["facts"]
+    figures = {"cost/seconds": trained.seconds, "cost/steps": content["global_step"], "cost/events": facts["events"]}
+    figures |= {CORRELATION: facts[CORRELATION]} if CORRELATION in facts else {}
+    return MethodRun(method, trained.checkpoint, figures | {READS_REWARD_MODEL: float(trained.reads_reward_model)})

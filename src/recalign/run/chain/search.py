@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import polars as pl
 from rich.console import Console
@@ -18,12 +18,11 @@ from recalign.errors import InputError, TrainingError
 from recalign.evaluation.comparison import HIGH
 from recalign.evaluation.methods import BASE_STAGES, MethodRun
 from recalign.evaluation.report import WIDTH
-from recalign.evaluation.selection import SEARCH, SELECT, Figures, choose, choose_by_rank, validate
+from recalign.evaluation.selection import SEARCH, SELECT, Figures, choose, validate
 from recalign.files import write_text
 from recalign.recommender.interpolation import MIN_NDCG_RETAINED
-from recalign.run.chain.plan import Plan, Settings
-from recalign.run.chain.run import CHOICE, base_checkpoints, method_run, step_name, train
-from recalign.run.chain.steps import Results, Step
+from recalign.run.chain.plan import Plan, Settings, base_checkpoints, method_run, train
+from recalign.run.chain.steps import CHOICE, Results, Step, step_name
 from recalign.run.stage import Stage, parse_stage
 from recalign.run.stage.console import echo
 from recalign.run.stage.settings import load
@@ -31,36 +30,31 @@ from recalign.run.stage.settings import load
 DEFAULT = "default"
 """Names the space of every method that has none of its own."""
 OTHER = "recalign tune reads another file with --space FILE"
+TRIALS = "trials"
+"""Folder of a method's trials."""
 
 Space = dict[str, Any]
 """Ranges (`optuna.distributions.FloatDistribution`), or lists of values, by key."""
+Outcome = TypeVar("Outcome")
 
 
 class Spaces:
     """The spaces of all methods.
 
     Args:
-        file: `conf/search.yaml`, or a sweep of W&B (`conf/sweep`), whose parameters are every method's.
-
-    Attributes:
-        metric: name and goal (``max`` or ``min``) of what a sweep optimises; None: the file does not say.
+        file: such as `conf/search.yaml`.
     """
 
     def __init__(self, file: Path) -> None:
-        self.file, given = file, load(file)
-        self.metric: tuple[str, str] | None = None
-        if isinstance(given.get("parameters"), dict):
-            if metric := given.get("metric"):
-                self.metric = metric["name"], metric.get("goal", "minimize")[:3]
-            given = {DEFAULT: given["parameters"]}
+        self.file = file
         self._spaces: dict[str, Space | str] = {}
-        for method, space in given.items():
+        for method, given in load(file).items():
             try:
-                own = space if isinstance(space, str) else {key: _axis(axis) for key, axis in space.items()}
+                space = given if isinstance(given, str) else {key: _axis(axis) for key, axis in given.items()}
             except (TypeError, ValueError, AttributeError, LookupError) as error:
                 remedy = "give each key {low: 0.1, high: 1.0, log: true} or a list of values"
-                raise InputError(f"{space} is no space to search", where=f"{file}, {method}", remedy=remedy) from error
-            self._spaces[method] = own
+                raise InputError(f"{given} is no space to search", where=f"{file}, {method}", remedy=remedy) from error
+            self._spaces[method] = space
 
     def __contains__(self, method: str) -> bool:
         return method in self._spaces
@@ -97,16 +91,9 @@ class Spaces:
 
 
 def _axis(given: Any) -> Any:
-    """A range or a list of values, of `conf/search.yaml` or as W&B writes it."""
+    """A list of values as it is, a range as Optuna has it."""
     if isinstance(given, list) and given:
         return given
-    if "value" in given or "values" in given:
-        return given.get("values") or [given["value"]]
-    if "min" in given:
-        low, high, kind = given["min"], given["max"], given.get("distribution")
-        if kind in (None, "int_uniform") and isinstance(low, int) and isinstance(high, int):
-            return list(range(low, high + 1))
-        given = {"low": low, "high": high, "log": {None: False, "uniform": False, "log_uniform_values": True}[kind]}
     ends = {end: float(given[end]) for end in ("low", "high")}  # YAML takes 1e-5 for text
     if not ends["low"] < ends["high"] or given.keys() - {*ends, "log"}:
         raise ValueError(given)
@@ -129,10 +116,10 @@ def proposals(space: Space, defaults: Settings, trials: int, seed: int) -> list[
     study.tell(study.ask(distributions), 0.0)  # drawn at random: Optuna learns the space from a trial that is done
     tried = [defaults]
     for _ in range(trials - 1):
-        point = study.ask(distributions).params
+        drawn = study.ask(distributions).params
         tried.append(
             {
-                key: axis[int(point[key])] if isinstance(axis, list) else float(f"{point[key]:.3g}")
+                key: axis[int(drawn[key])] if isinstance(axis, list) else float(f"{drawn[key]:.3g}")
                 for key, axis in space.items()
             }
         )
@@ -150,8 +137,21 @@ def require_optuna() -> Any:
     return optuna
 
 
-TRIALS = "trials"
-"""Folder of a method's trials."""
+def trial(stage: Stage, name: str, group: str) -> Stage:
+    """The same run as a trial: in ``<stage>/<group>/<name>/``, from the same checkpoints."""
+    upstream = {one.key: str(one.path) for one in stage.upstream}
+    run = {"run.name": name, "run.root": str(stage.folder.path.parent), "run.chain": group}
+    return parse_stage(stage.words, {**upstream, **run})
+
+
+def tried(attempt: Callable[[], Outcome]) -> Outcome | InputError | TrainingError:
+    """What a trial comes to; where its settings cannot be trained, why: the others go on."""
+    try:
+        return attempt()
+    except (InputError, TrainingError) as error:
+        if isinstance(error.__cause__, OSError):  # a disk that refuses says nothing of the settings
+            raise
+        return error
 
 
 class Search:
@@ -197,7 +197,7 @@ class Search:
         steps: list[Step] = []
         for method, settings in self.settings.items():
             trials = tuple(f"{method}/trial-{number}" for number in range(len(settings)))
-            steps += [Step(name, partial(self._try, method, n), base) for n, name in enumerate(trials)]
+            steps += [Step(name, partial(self._try, method, number), base) for number, name in enumerate(trials)]
             steps.append(Step(f"{method}/validation", partial(self._measure, method), (*base, *trials)))
         measured = tuple(f"{method}/validation" for method in self.settings)
         return [*steps, Step(CHOICE, self.decide, measured, in_main=True)]
@@ -208,17 +208,17 @@ class Search:
         rows: list[dict[str, Any]] = []
         for method, settings in self.settings.items():
             trials: dict[int, Figures] = {}
-            for number, one in enumerate(done[f"{method}/validation"]):
-                if isinstance(one, Exception):
-                    echo(f"trial {number} of {method}, {settings[number]}, cannot be trained, and is not chosen: {one}")
+            for number, figures in enumerate(done[f"{method}/validation"]):
+                if isinstance(figures, Exception):
+                    text = f"trial {number} of {method}, {settings[number]}, cannot be trained, and is not chosen"
+                    echo(f"{text}: {figures}")
                 else:
-                    trials[number] = one
+                    trials[number] = figures
             keep = self.plan.parsed(method, self.seed).config["model"]["init_args"].get("keep")
-            best, best_by_rank = choose(trials, keep or MIN_NDCG_RETAINED), choose_by_rank(trials)
-            chosen[method], fixed = settings[best], json.dumps(self._fixed(method))
-            for number, each in enumerate(settings):
-                row = {"method": method, "trial": number, "chosen": number == best}
-                row |= {"chosen_by_high": number == best_by_rank, "settings": json.dumps(each)}
+            best, fixed = choose(trials, keep or MIN_NDCG_RETAINED), json.dumps(self._fixed(method))
+            chosen[method] = settings[best]
+            for number, setting in enumerate(settings):
+                row = {"method": method, "trial": number, "chosen": number == best, "settings": json.dumps(setting)}
                 rows.append({**row, "fixed": fixed, **trials.get(number, {})})
         for method in self.plan.chain.methods:
             if leader := self._leader(method):
@@ -226,19 +226,15 @@ class Search:
                 chosen[method] = {key: value for key, value in found if not self.plan.given(method, key)}
         frame = pl.DataFrame(rows, infer_schema_length=None)
         write_text(self.plan.folder / SEARCH, frame.write_csv())
-        Console(width=WIDTH).print(table(frame, self.seed))
+        Console(width=WIDTH).print(_table(frame.filter("chosen"), self.seed))
         return chosen
 
     def _try(self, method: str, number: int, _: Results) -> MethodRun | InputError | TrainingError:
-        """Train a trial; where it cannot be trained, the others go on."""
-        try:
-            settings = self.settings[method][number]
-            parsed = trial(self.plan.parsed(method, self.seed, settings), f"trial-{number}", TRIALS)
-            return method_run(train(parsed, self.plan.chain.verbose), method)
-        except (InputError, TrainingError) as error:
-            if isinstance(error.__cause__, OSError):  # a disk that refuses says nothing of the settings
-                raise
-            return error
+        def run() -> MethodRun:
+            stage = self.plan.parsed(method, self.seed, self.settings[method][number])
+            return method_run(train(trial(stage, f"trial-{number}", TRIALS), self.plan.chain.verbose), method)
+
+        return tried(run)
 
     def _measure(self, method: str, done: Results) -> list[Figures | Exception]:
         """Each trial's validation figures, or why it could not be trained.
@@ -246,38 +242,28 @@ class Search:
         Raises:
             InputError, TrainingError: the last one's, where none can.
         """
-        tried: list[Any] = [done[f"{method}/trial-{number}"] for number in range(len(self.settings[method]))]
+        runs: list[Any] = [done[f"{method}/trial-{number}"] for number in range(len(self.settings[method]))]
         places = {
             self.plan.folder / method / TRIALS / f"trial-{number}" / f"seed-{self.seed}": run
-            for number, run in enumerate(tried)
+            for number, run in enumerate(runs)
             if isinstance(run, MethodRun)
         }
         if not places:
-            raise tried[-1]
+            raise runs[-1]
         base, data, device = base_checkpoints(done, self.seed), self.plan.data(self.seed), self.plan.device()
         figures = iter(validate(places, base, data, device=device, code=code_digest()))
-        return [next(figures) if isinstance(one, MethodRun) else one for one in tried]
+        return [next(figures) if isinstance(run, MethodRun) else run for run in runs]
 
 
-def trial(parsed: Stage, name: str, group: str) -> Stage:
-    """The same run as a trial: in ``<stage>/<group>/<name>/``, from the same checkpoints."""
-    upstream = {one.key: str(one.path) for one in parsed.upstream}
-    run = {"run.name": name, "run.root": str(parsed.folder.path.parent), "run.chain": group}
-    return parse_stage(parsed.words, {**upstream, **run})
-
-
-def table(frame: pl.DataFrame, seed: int) -> Table:
-    """The setting chosen for each method, by value and by ``high/ndcg@10``, from `search.csv`."""
+def _table(chosen: pl.DataFrame, seed: int) -> Table:
+    """The setting chosen for each method, from the rows of `search.csv`."""
     metrics = (SELECT, HIGH)
     heads = (Column(metric.removeprefix("value/"), justify="right", no_wrap=True) for metric in metrics)
     title = f"settings chosen on validation, seed {seed}"
-    caption = f"by value: highest {SELECT} that keeps the NDCG budget; {SEARCH} has all trials and figures"
-    shown = Table(
-        "method", "chosen by", "setting", *heads, title=title, caption=caption, padding=(0, 1, 0, 0), box=None
-    )
-    for rule, column in (("value", "chosen"), (HIGH, "chosen_by_high")):
-        for row in frame.filter(pl.col(column)).iter_rows(named=True):
-            parts = [f"{key} {value}" for key, value in json.loads(row["settings"]).items()]
-            parts += [f"{key} {value} (given)" for key, value in json.loads(row["fixed"]).items()]
-            shown.add_row(row["method"], rule, ", ".join(parts), *(f"{row[metric]:.4f}" for metric in metrics))
-    return shown
+    caption = f"highest {SELECT} that keeps the NDCG budget; {SEARCH} has all trials and figures"
+    table = Table("method", "setting", *heads, title=title, caption=caption, padding=(0, 1, 0, 0), box=None)
+    for row in chosen.iter_rows(named=True):
+        parts = [f"{key} {value}" for key, value in json.loads(row["settings"]).items()]
+        parts += [f"{key} {value} (given)" for key, value in json.loads(row["fixed"]).items()]
+        table.add_row(row["method"], ", ".join(parts), *(f"{row[metric]:.4f}" for metric in metrics))
+    return table

@@ -1,21 +1,49 @@
-"""The steps of a chain, and how they run one after the other."""
+"""A chain: for each step of an experiment, load it or make it; then compare the methods."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
-from recalign.files import read_json, write_json
-from recalign.run.stage.console import echo
-from recalign.workers import torch_threads
+import polars as pl
+
+from recalign.artifacts import Kept, get_or_make
+from recalign.evaluation.methods import BASE_STAGES
+
+CHOICE = "choice"
+"""Name of the step that chooses settings, by method."""
 
 Results = Mapping[str, Any]
 """What steps returned, by their names."""
-LOADED_SECONDS = 5.0
-"""A step that took less was loaded, or is too short for an estimate."""
+
+say = partial(print, flush=True)
+
+
+class Experiment(Protocol):
+    """What a chain trains, evaluates and compares; `recalign.run.chain.plan.Plan` has it from YAML.
+
+    Attributes:
+        seeds: each a whole chain.
+        trained: the methods that are trained, after `BASE_STAGES`.
+    """
+
+    seeds: list[int]
+    trained: list[str]
+
+    def upstream(self, stage: str) -> Sequence[str]:
+        """The stages whose results one of `BASE_STAGES` starts from."""
+
+    def stage(self, name: str, seed: int, chosen: Mapping[str, Any] | None) -> Kept[Any]:
+        """A stage or method, on the checkpoints that exist now, with the settings that a search chose."""
+
+    def evaluation(self, seed: int, results: Results) -> Kept[list[str]]:
+        """All methods of a seed to evaluate, as its steps left them; gives those that were evaluated now."""
+
+    def comparison(self) -> Kept[pl.DataFrame]:
+        """The table of all methods over all seeds."""
 
 
 @dataclass(frozen=True)
@@ -39,57 +67,65 @@ class Step:
         return {name: done[name] for name in self.needs}
 
 
-class Progress:
-    """Counts the steps that are done, and estimates the minutes left by what they took in an earlier run of the chain.
+def train_and_compare(
+    experiment: Experiment,
+    execute: Callable[[Sequence[Step]], Results],
+    first: Mapping[int, Sequence[Step]],
+    search: Sequence[Step],
+) -> pl.DataFrame:
+    """Run what is missing or out of date of a chain, and compare its methods.
 
     Args:
-        steps: all of them.
-        file: seconds of each kind of step (``asft`` of asft/seed-0); read, and written as steps end.
-
-    Attributes:
-        workers: how many steps run at a time.
-    """
-
-    def __init__(self, steps: Sequence[Step], file: Path) -> None:
-        self.file, self.workers, self.total = file, 1, len(steps)
-        self.left = {step.name: step.name.rstrip("0123456789").removesuffix("/seed-") for step in steps}
-        self.seconds: dict[str, float] = read_json(file)
-        self._began: dict[str, float] = {}
-        self._earlier = dict(self.seconds)
-
-    @property
-    def done(self) -> int:
-        return self.total - len(self.left)
-
-    def begin(self, name: str) -> None:
-        self._began[name] = time.monotonic()
-
-    def end(self, name: str) -> None:
-        kind, seconds = self.left.pop(name), time.monotonic() - self._began[name]
-        if seconds > LOADED_SECONDS:
-            self.seconds[kind] = round(seconds, 1)
-            write_json(self.file, self.seconds)
-
-    def minutes_left(self) -> str:
-        """In words; empty where no earlier run tells them."""
-        seconds = sum(self._earlier.get(kind, 0.0) for kind in self.left.values()) / self.workers
-        return f", about {seconds / 60:.0f} min left" if seconds >= 60 else ""
-
-
-def run_in_order(steps: Sequence[Step], progress: Progress, threads: int | None = None) -> Results:
-    """Run steps in this process, with so many threads of torch (None: its own choice).
-
-    Args:
-        steps: each after what it needs.
+        execute: runs the steps (`run_in_order`).
+        first: steps that come before the others, by seed.
+        search: steps that choose the methods' settings with the first seed; the last is `CHOICE`.
 
     Returns:
-        The result of each.
+        The comparison, which is written to the chain's folder.
+
+    Raises:
+        TrainingError: a stage's training cannot go on, or its worker died twice.
     """
+    execute(steps_of(experiment, first, search))
+    return get_or_make(experiment.comparison(), say)
+
+
+def steps_of(experiment: Experiment, first: Mapping[int, Sequence[Step]], search: Sequence[Step]) -> list[Step]:
+    """The steps of a chain, each after what it needs; arguments as of `train_and_compare`."""
+    steps: list[Step] = []
+    for seed in experiment.seeds:
+        steps += first.get(seed, ())
+        for stage in BASE_STAGES:
+            needs = tuple(step_name(name, seed) for name in experiment.upstream(stage))
+            steps.append(Step(step_name(stage, seed), partial(_train, experiment, stage, seed), needs))
+        needs = tuple(step_name(stage, seed) for stage in BASE_STAGES)
+        if search:
+            steps += search if seed == experiment.seeds[0] else ()
+            needs += (CHOICE,)
+        methods = experiment.trained
+        trained = [Step(step_name(name, seed), partial(_train, experiment, name, seed), needs) for name in methods]
+        needs += tuple(step.name for step in trained)
+        steps += [*trained, Step(step_name("evaluation", seed), partial(_evaluate, experiment, seed), needs)]
+    return steps
+
+
+def step_name(stage: str, seed: int) -> str:
+    return f"{stage}/seed-{seed}"
+
+
+def _train(experiment: Experiment, stage: str, seed: int, done: Results) -> Any:
+    return get_or_make(experiment.stage(stage, seed, done.get(CHOICE, {}).get(stage)), say)
+
+
+def _evaluate(experiment: Experiment, seed: int, done: Results) -> None:
+    if evaluated := get_or_make(experiment.evaluation(seed, done), say):
+        say(f"  evaluated: {', '.join(evaluated)}")
+
+
+def run_in_order(steps: Sequence[Step], watched: Callable[[Step], AbstractContextManager[None]]) -> Results:
+    """Run steps in this process, each after what it needs and while it is watched."""
     done: dict[str, Any] = {}
-    with torch_threads(threads):
-        for number, step in enumerate(steps, 1):
-            echo(f"stage {number} of {len(steps)}{progress.minutes_left()}: {step.name}")
-            progress.begin(step.name)
+    for step in steps:
+        with watched(step):
             done[step.name] = step.run(step.given(done))
-            progress.end(step.name)
     return done

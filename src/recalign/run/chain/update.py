@@ -18,13 +18,12 @@ from recalign.files import read_json
 from recalign.recommender.checkpoint import class_path, read_checkpoint
 from recalign.recommender.grown import GROWS_FROM
 from recalign.recommender.sequence_policy import SequencePolicy
-from recalign.run.chain.command import run_chain, split_overrides
+from recalign.run.chain.command import IDS, run_chain, split_overrides
 from recalign.run.chain.experiment import Chain, Evaluation
-from recalign.run.chain.plan import Overrides, Plan, Settings
-from recalign.run.chain.run import EVALUATION, IDS
+from recalign.run.chain.plan import EVALUATION, Overrides, Plan, Settings
 from recalign.run.stage import Manifest, RunFolder
 from recalign.run.stage.settings import instantiated, parse_call
-from recalign.run.words import iter_options, settings_of
+from recalign.run.words import settings_of
 
 EARLIER_IDS = "ids-before"
 """The earlier chain's ids, in the new chain's folder."""
@@ -69,15 +68,11 @@ def update(argv: Sequence[str]) -> Path:
     Returns:
         The new chain's run folder.
     """
-    words = list(argv)
-    if words and not words[0].startswith("-"):
-        words[0] = f"--run={words[0]}"
-    own, overrides = split_overrides(words)
-    if stray := [value for option, value, _ in iter_options(own) if not option]:
-        raise InputError(f"{stray[0]!r} belongs to no option", remedy="write: recalign update RUN --log LOG")
+    first, rest = list(argv[:1]), argv[1:]
+    run = [f"--run={word}" if not word.startswith("-") else word for word in first]
+    own, overrides = split_overrides([*run, *rest])
     description = " ".join((update.__doc__ or "").split("\n\n")[0].split())
-    parser, parsed = parse_call("update", description, Update, own)
-    how = Update(**instantiated(parser, parsed))
+    how = Update(**instantiated(*parse_call("update", description, Update, own)))
     plan = update_plan(how, overrides)
     keep_ids(plan, Path(how.run))
     return run_chain(plan)
@@ -109,8 +104,8 @@ def update_plan(how: Update, overrides: Overrides) -> Plan:
     # What stages were given stands in the configuration of each, what a search chose too. Only what a log's YAML
     # may have been overridden by has to come after it again.
     data = {key.removeprefix("data."): value for key, value in _of_data(settings_of({"data": before.data})).items()}
-    chain = replace(before, log=how.log, name=name, root=str(run.parent), workers=how.workers, verbose=how.verbose)
     stages = {stage: _of_data(settings_of(own)) for stage, own in before.stages.items()}
+    chain = replace(before, log=how.log, name=name, root=str(run.parent), workers=how.workers, verbose=how.verbose)
     chain = replace(chain, trials=0, stages=stages, trainer={}, data=data)
     for stage, settings in record["overrides"]:
         overrides[stage] = _of_data(settings.items()) | overrides.get(stage, {})
@@ -161,14 +156,10 @@ def keep_ids(plan: Plan, run: Path) -> None:
     Raises:
         InputError: there are none, or no log can continue them, or not this one; nothing is written then.
     """
-    data = plan.data(plan.chain.seeds[0])
+    data = plan.data(plan.seeds[0])
     EarlierLog(str(run / IDS)).require_same(data.log_, data.reward_settings)
-    own, seal = plan.folder / EARLIER_IDS, artifacts.Seal.read(run / IDS)
-    if artifacts.check(own, seal.key).fresh and artifacts.Seal.read(own).digests == seal.digests:
-        return
-    with artifacts.publish(own, seal.key) as part:
-        for name in seal.digests:
-            shutil.copyfile(run / IDS / name, part / name)
+    with artifacts.publish(plan.folder / EARLIER_IDS, artifacts.Seal.read(run / IDS).key) as part:
+        shutil.copytree(run / IDS, part, dirs_exist_ok=True)
 
 
 def _of_data(settings: Iterable[tuple[str, Any]]) -> Settings:
