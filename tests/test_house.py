@@ -153,13 +153,13 @@ def test_modules_do_not_ask_the_trainer_for_its_datamodule():
 
 
 CEILINGS = {
-    "lines": 31_830,
-    "statements": 16_930,
-    "functions": 1_920,
-    "bytes": 1_550_000,
+    "lines": 31_290,
+    "statements": 16_630,
+    "functions": 1_900,
+    "bytes": 1_508_230,
     "packages": 8,
     "modules beside them": 10,
-    "lines of tests": 28_150,
+    "lines of tests": 27_340,
     "lines of benchmarks": 5_500,
 }
 """What the house may hold; a change that needs more says what each new hundred lines buy."""
