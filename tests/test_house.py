@@ -153,10 +153,10 @@ def test_modules_do_not_ask_the_trainer_for_its_datamodule():
 
 
 CEILINGS = {
-    "lines": 31_290,
-    "statements": 16_630,
-    "functions": 1_900,
-    "bytes": 1_508_230,
+    "lines": 31_270,
+    "statements": 16_610,
+    "functions": 1_890,
+    "bytes": 1_507_000,
     "packages": 8,
     "modules beside them": 10,
     "lines of tests": 27_340,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -44,7 +44,7 @@ Settings = dict[str, Any]
 Overrides = dict[str | None, Settings]
 """Settings of the command line by stage; None: for every stage."""
 
-Base = Callable[["Plan", str | None, int], tuple[Path, Settings]]
+Beginning = Callable[["Plan", str | None, int], tuple[Path, Settings]]
 """The YAML that a stage of a plan begins with a seed, and what is set above it; None: for the evaluation."""
 
 
@@ -55,7 +55,7 @@ class Plan:
         chain: the experiment.
         file: its YAML; the stages' are looked for beside and above it, then in conf/, then among those shipped.
         overrides: what the command line adds.
-        base: what stages begin with; None: their own YAML.
+        begin_with: what stages begin with; None: their own YAML.
         record: what else the chain's folder says of it.
 
     Raises:
@@ -67,10 +67,10 @@ class Plan:
         chain: Chain,
         file: Path,
         overrides: Overrides,
-        base: Base | None = None,
+        begin_with: Beginning | None = None,
         record: Mapping[str, Any] | None = None,
     ) -> None:
-        self.chain, self.overrides, self.base = chain, overrides, base
+        self.chain, self.overrides, self.begin_with = chain, overrides, begin_with
         self.recorded = {"chain": asdict(chain), "overrides": list(overrides.items()), **(record or {})}
         self._once: dict[tuple[str, ...], Stage] = {}
         self.name, self.seeds, self.trained = chain.name or file.stem, chain.seeds, chain.trained
@@ -85,9 +85,10 @@ class Plan:
             raise InputError("only a simulated log has a world", where="world", remedy="say log: simulated")
         roles = {"placebos": [*chain.placebos, *chain.placebos.values()], "baselines": chain.baselines}
         roles["highlight"] = [chain.highlight or START]
-        for where, rows in roles.items() if base is None else ():  # an earlier chain has checked its own
+        for where, rows in roles.items() if begin_with is None else ():  # an earlier chain has checked its own
             for row in sorted({*rows} - {*UNTRAINED, START}):
                 self.yaml(row_of(row).base or row, where)
+        self.base: Sequence[str] = BASE_STAGES
         self.stages = [*BASE_STAGES, *self.trained]
         for stage in (*chain.stages, *overrides):
             if stage not in (None, TOKENS, *self.stages):
@@ -119,15 +120,15 @@ class Plan:
     def _parse(self, stage: str | None, seed: int, given: Settings) -> Stage:
         """Once for every command: it takes a fifth of a second. None: the stage whose data methods are evaluated on."""
         name = stage or "reward"
-        file, own = self.base(self, stage, seed) if self.base else (self.yaml(name), {})
+        file, own = self.begin_with(self, stage, seed) if self.begin_with else (self.yaml(name), {})
         files = [file, self.log]
         recipe = self.found(f"{self.chain.recommender}/{self.log.name}")  # what it needs on this log
-        if stage == "recommender" and recipe and not self.base:
+        if stage == "recommender" and recipe and not self.begin_with:
             files.append(recipe)
         own = own | {"seed_everything": seed, "run.name": name, "run.root": self.chain.root, "run.chain": self.name}
         if stage == "judge_select":
             own["data.users"] = "B1"
-        if stage in self.chain.post_trained and not self.base:
+        if stage in self.chain.post_trained and not self.begin_with:
             own["model.keep"] = self.chain.keep
         words = ("fit", *to_argv(files, own | self.world_root(seed) | given))
         if words not in self._once:

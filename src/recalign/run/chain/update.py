@@ -110,8 +110,8 @@ def update_plan(how: Update, overrides: Overrides) -> Plan:
     for stage, settings in record["overrides"]:
         overrides[stage] = _of_data(settings.items()) | overrides.get(stage, {})
     epochs: dict[str, int] = {}  # of the warm-started stage when it was first trained, by seed
-    base = partial(_from_earlier, run, how, epochs)
-    plan = Plan(chain, run / RECORD, overrides, base, {"epochs": epochs, "goes_on_from": str(run)})
+    begin_with = partial(_from_earlier, run, how, epochs)
+    plan = Plan(chain, run / RECORD, overrides, begin_with, {"epochs": epochs, "goes_on_from": str(run)})
     for seed in chain.seeds:
         for stage in plan.stages:
             folder = RunFolder(run / stage / f"seed-{seed}")
@@ -138,7 +138,7 @@ def _epochs_of(folder: RunFolder) -> int:
 def _from_earlier(
     run: Path, how: Update, epochs: dict[str, int], plan: Plan, stage: str | None, seed: int
 ) -> tuple[Path, Settings]:
-    """The YAML and settings of a stage, as `plan.Base` asks for them."""
+    """The YAML and settings of a stage, as `plan.Beginning` asks for them."""
     folder = RunFolder(run / (stage or "reward") / f"seed-{seed}")
     manifest = Manifest.read(folder)
     assert manifest is not None  # `update_plan` has read it
