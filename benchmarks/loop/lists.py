@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -33,7 +33,6 @@ from recalign.files import atomic_write
 ITEMS, K, USERS, EACH, MANY = 40, 5, 1500, 2, 40_000
 RATES = {"share .05": (0.05, 1.0), "share .2": (0.2, 1.0), "share 1": (1.0, 1.0), "share 1, temperature 2": (1.0, 2.0)}
 SHARPNESS = (0.5, 1.0, 1.5, 2.0)
-ARMS: tuple[Literal["explored", "mixture"], ...] = ("explored", "mixture")
 MEASURES = {
     "coverage": pl.col("holds").mean(),
     "refused": 1 - pl.col("given").mean(),
@@ -107,9 +106,9 @@ class Situation:
     truth: float
     one: float
 
-    def row(self, arms: str, estimator: str, ends: tuple[float, float] | None) -> dict[str, Any]:
+    def row(self, estimator: str, ends: tuple[float, float] | None) -> dict[str, Any]:
         """Whether an interval is given, holds the truth, and how wide it is."""
-        row = self.named | {"arms": arms, "estimator": estimator, "given": ends is not None}
+        row = self.named | {"estimator": estimator, "given": ends is not None}
         if ends is None:
             return row | {"holds": None, "width": None, "width_all": None}
         low, high = ends
@@ -129,7 +128,7 @@ def situations(seed: int) -> Iterator[Situation]:
         ranked_NK = np.argsort(-score_NV, axis=1)[:, :K]
         explored_N = people.random.random(len(taste_NV)) < share
         item_NK = np.where(explored_N[:, None], people.drawn(score_NV / temperature), ranked_NK)
-        reward_NK, same_NK = people.earned(taste_NV, item_NK), np.cumprod(item_NK == ranked_NK, axis=1)
+        reward_NK = people.earned(taste_NV, item_NK)
         for sharpness in SHARPNESS:
             target_NV = sharpness * (0.8 * taste_NV + 0.2 * own_NV)
             theirs_NK = people.earned(many_NV, people.drawn(sharpness * (0.8 * many_NV + 0.2 * noise_NV)))
@@ -139,8 +138,6 @@ def situations(seed: int) -> Iterator[Situation]:
                 "logged_NK": log_chances(score_NV / temperature, item_NK),
                 "target_NK": log_chances(target_NV, item_NK),
                 "explored_N": explored_N,
-                "share_N": np.full(len(taste_NV), share),
-                "ranked_N": same_NK.sum(axis=1),
                 "fixed_N": np.zeros(len(taste_NV), int),
             }
             value_N = theirs_NK.sum(axis=1)
@@ -155,10 +152,9 @@ def world(seed: int) -> pl.DataFrame:
     """Our estimates of every candidate at every rate of exploration, a row an estimator."""
     rows = []
     for situation in situations(seed):
-        for arms in ARMS:
-            found = estimate(of_lists(**situation.shown, arms=arms), clip="cube_root", draws=500).estimates
-            ends = {name: one.interval() for name, one in found.items()}
-            rows += [situation.row(arms, name, ends.get(name)) for name in LIST_ESTIMATORS]
+        found = estimate(of_lists(**situation.shown), clip="cube_root", draws=500).estimates
+        ends = {name: one.interval() for name, one in found.items()}
+        rows += [situation.row(name, ends.get(name)) for name in LIST_ESTIMATORS]
     return pl.DataFrame(rows, schema_overrides=TYPES)
 
 
@@ -183,11 +179,11 @@ def main() -> None:
     given = parser.parse_args()
     found = pl.concat(each(partial(saved_world, given.keep), range(given.worlds), given.workers))
     lines = []
-    for (rate, arms, name), rows in found.partition_by("rate", "arms", "estimator", as_dict=True).items():
+    for (rate, name), rows in found.partition_by("rate", "estimator", as_dict=True).items():
         for metric, one in over_worlds(rows).items():
             low, high = one.interval()
-            print(f"{rate:<24}{arms:<10}{name:<20}{metric:<10}{one.value:6.3f}  ({low:.3f} .. {high:.3f})")
-            row = f"{rate}, {arms}, {name}"
+            print(f"{rate:<24}{name:<20}{metric:<10}{one.value:6.3f}  ({low:.3f} .. {high:.3f})")
+            row = f"{rate}, explored, {name}"
             lines.append(("lists", row, metric, one.value, None, low, high, f"{given.worlds} worlds", commit()))
     print(save(frame(lines), "loop/lists", "log", "row"))
 

@@ -97,8 +97,9 @@ def alarms(table: pl.DataFrame) -> list[list[str]]:
     """The figures that raise an alarm, by week after the reference."""
     table = table.with_columns(reward=pl.when("chosen").then("stars").otherwise(0.0))
     drift = table.filter(position=1).select("decision", value="from_start")
-    [found], _ = compare_windows(table, {"served": range(ITEMS)}, drift=drift)
-    return [list(window.alarms) for window in found.windows]
+    [found] = compare_windows(table, {"served": range(ITEMS)}, drift=drift)[0].values()
+    weeks = found.table.filter(pl.col("window") > 0).partition_by("window", maintain_order=True)
+    return [week.filter("alarm")["figure"].to_list() for week in weeks]
 
 
 def world(users: int, seed: int) -> pl.DataFrame:

@@ -83,11 +83,11 @@ COMMANDS = {
     ),
     "offpolicy": Command(
         "what a candidate's lists would have earned, from lists that a server drew",
-        *("serve.loop.offpolicy_command.offpolicy", (), True),
+        "serve.loop.offpolicy_command.offpolicy",
     ),
     "monitor": Command(
         "what has changed since a version was first served, week by week, and what to do",
-        *("serve.loop.monitor_command.monitor", (), True),
+        "serve.loop.monitor_command.monitor",
     ),
     "compare": Command("the table of a chain's methods, from its run folders", "evaluation.report.compare"),
     "report": Command("the page report.html of a chain, from its run folders", "evaluation.report.report"),

@@ -127,7 +127,7 @@ def reward(items: np.ndarray) -> np.ndarray:
 TRUTH = sum(np.exp(log_chances(TARGET, items).sum()) * reward(items).sum() for items in ALL)
 
 
-def lists(items_NK, explored_N=None, share=1.0, fixed=0, target_fixed=0, arms="explored"):
+def lists(items_NK, explored_N=None, fixed=0, target_fixed=0):
     """Lists of users of one each."""
     number = len(items_NK)
     return of_lists(
@@ -136,14 +136,11 @@ def lists(items_NK, explored_N=None, share=1.0, fixed=0, target_fixed=0, arms="e
         logged_NK=np.stack([log_chances(LOGGING, items, fixed) for items in items_NK]),
         target_NK=np.stack([log_chances(TARGET, items, target_fixed) for items in items_NK]),
         explored_N=np.ones(number, bool) if explored_N is None else explored_N,
-        share_N=np.full(number, share),
-        ranked_N=np.cumprod(items_NK == BEST, axis=1).sum(axis=1),
         fixed_N=np.full(number, fixed),
-        arms=arms,
     )
 
 
-def of_two(arms="explored", **changed):
+def of_two(**changed):
     """Two lists of two places: weights (2, 4) and (1, 1/2); rewards (1, 0) and (1, 2)."""
     given = {
         "user_N": np.array([3, 8]),
@@ -151,41 +148,35 @@ def of_two(arms="explored", **changed):
         "logged_NK": np.log([[0.25, 0.25], [0.5, 0.5]]),
         "target_NK": np.log([[0.5, 0.5], [0.5, 0.25]]),
         "explored_N": np.ones(2, bool),
-        "share_N": np.ones(2),
-        "ranked_N": np.zeros(2, int),
         "fixed_N": np.zeros(2, int),
     }
-    return of_lists(**given | changed, arms=arms)
+    return of_lists(**given | changed)
 
 
-@pytest.mark.parametrize(("arms", "share"), [("explored", 1.0), ("mixture", 1.0), ("mixture", 0.3)])
-def test_over_all_lists_weighted_rewards_are_the_truth(arms, share):
+def test_over_all_lists_weighted_rewards_are_the_truth():
     """The expectation itself: each list counted by its probability under the logging policy."""
-    shown = lists(ALL, share=share, arms=arms)
-    ranked_N = (ALL == BEST).all(axis=1)
-    drawn_N = np.exp([log_chances(LOGGING, items).sum() for items in ALL])
-    chance_N = share * drawn_N + (1 - share) * ranked_N
+    shown = lists(ALL)
+    chance_N = np.exp([log_chances(LOGGING, items).sum() for items in ALL])
     assert chance_N @ shown.weight_NK == pytest.approx(np.ones(K))
     assert chance_N @ (shown.weight_NK[:, -1] * shown.reward_NK.sum(axis=1)) == pytest.approx(TRUTH)
     assert chance_N @ (shown.weight_NK * shown.reward_NK).sum(axis=1) == pytest.approx(TRUTH)
 
 
-def sample(number: int, share: float, arms="explored"):
+def sample(number: int, share: float):
     made = [drawn(LOGGING, BEST, Explore(share=share, seed=n)) for n in range(number)]
     explored_N = np.array([said.arm == "explored" for _, said in made])
-    return lists(np.stack([items for items, _ in made]), explored_N, share, arms=arms)
+    return lists(np.stack([items for items, _ in made]), explored_N)
 
 
-@pytest.mark.parametrize("arms", ["explored", "mixture"])
-def test_what_was_drawn_gives_the_truth_within_its_interval(arms):
-    found = estimate(sample(3000, 0.5, arms), draws=400)
+def test_what_was_drawn_gives_the_truth_within_its_interval():
+    found = estimate(sample(3000, 0.5), draws=400)
     assert found.refused == {}
     assert set(found.estimates) == {"list_snips", "cascade_snips"}
     for one in found.estimates.values():
         low, high = one.interval(0.999)
         assert low < TRUTH < high
     assert found.mean_weight == pytest.approx(1, abs=0.15)
-    assert found.lists == (3000 if arms == "mixture" else pytest.approx(1500, abs=120))
+    assert found.lists == pytest.approx(1500, abs=120)
     width = {name: np.ptp(one.interval()) for name, one in found.estimates.items()}
     assert width["cascade_snips"] < width["list_snips"]
 
@@ -200,15 +191,6 @@ def test_estimates_of_lists_by_hand():
     assert rule.clip == pytest.approx(2 ** (1 / 3))
     assert values(rule)["list_snips"] == pytest.approx((rule.clip * 1 + 0.5 * 3) / (rule.clip + 0.5))
     assert (rule.max_weight, rule.clipped) == (4, 0.5)
-    halves = of_two("mixture", share_N=np.full(2, 0.5), ranked_N=np.array([1, 0]))
-    assert halves.weight_NK == pytest.approx(np.array([[0.5 / 0.625, 0.25 / 0.03125], [2.0, 1.0]]))
-
-
-def test_a_short_list_that_is_the_ranked_one_has_the_chance_of_both_arms():
-    """Of one place, filled up to two: b = .5 * .4 + .5."""
-    chances = {"logged_NK": np.log([[0.4, 1.0]] * 2), "target_NK": np.log([[0.7, 1.0]] * 2)}
-    shown = of_two("mixture", **chances, share_N=np.full(2, 0.5), ranked_N=np.array([2, 2]))
-    assert shown.weight_NK == pytest.approx(np.ones((2, 2)))
 
 
 def test_a_candidate_that_changes_what_was_fixed_is_refused():
@@ -226,8 +208,8 @@ def test_a_candidate_that_changes_what_was_fixed_is_refused():
 def test_a_candidate_of_items_that_the_server_lacked_is_refused(mass: float, refused: bool):
     """Ten items were drawn alike; the candidate gives them a share of its mass alone, and the rest to new ones."""
     alike_N1, one_N = np.full((3000, 1), np.log(0.1)), np.ones(3000)
-    given = (np.arange(3000), one_N[:, None], alike_N1, alike_N1 + np.log(mass), one_N > 0, one_N)
-    found = estimate(of_lists(*given, np.zeros(3000, int), np.zeros(3000, int)), draws=10)
+    given = (np.arange(3000), one_N[:, None], alike_N1, alike_N1 + np.log(mass), one_N > 0)
+    found = estimate(of_lists(*given, np.zeros(3000, int)), draws=10)
     assert found.first_weight == pytest.approx(mass)
     assert ("lists could not have" in str(found.refused)) == refused
     assert bool(found.estimates) != refused

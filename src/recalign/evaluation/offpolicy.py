@@ -145,10 +145,7 @@ def of_lists(
     logged_NK: np.ndarray,
     target_NK: np.ndarray,
     explored_N: np.ndarray,
-    share_N: np.ndarray,
-    ranked_N: np.ndarray,
     fixed_N: np.ndarray,
-    arms: Literal["explored", "mixture"] = "explored",
 ) -> Lists:
     """Lists of several places; shorter ones are filled up with rewards and log-probabilities of 0.
 
@@ -156,11 +153,8 @@ def of_lists(
         user_N, reward_NK: as of `Lists`.
         logged_NK: log-probability of each item given those before it, in a list that is drawn; 0 where fixed.
         target_NK: the candidate's, of the same items.
-        explored_N: whether the list was drawn.
-        share_N: probability with which it was to be drawn.
-        ranked_N: first places that are those of the ranked list; K where a shorter list is the ranked one to its end.
+        explored_N: whether the list was drawn; the others are left out.
         fixed_N: first places that are not drawn.
-        arms: explored: lists that were drawn alone; mixture: all, b_nk with the probability of either way to show them.
 
     Raises:
         InputError: a log-probability is not one, or no list was drawn.
@@ -168,23 +162,15 @@ def of_lists(
     if not (np.isfinite(logged_NK) & (logged_NK <= 0)).all():
         what, remedy = "a chance of 0, above 1 or NaN", "leave such lists out: recalign feedback counts them"
         raise InputError(what, where="log_prob", remedy=remedy)
-    used_N = explored_N if arms == "explored" else np.ones(len(user_N), bool)
-    user_N, reward_NK, logged_NK, target_NK, share_N, ranked_N, fixed_N = (
-        x[used_N] for x in (user_N, reward_NK, logged_NK, target_NK, share_N, ranked_N, fixed_N)
+    user_N, reward_NK, logged_NK, target_NK, fixed_N = (
+        x[explored_N] for x in (user_N, reward_NK, logged_NK, target_NK, fixed_N)
     )
     if not len(user_N):
         raise InputError("no list was drawn", where="explore", remedy="explore a share of the requests first")
-    place_K = np.arange(reward_NK.shape[1])
-    first_N = np.where(share_N > 0, fixed_N, len(place_K))  # with no share, nothing is drawn
-    fixed_NK = np.where(place_K < first_N[:, None], target_NK, 0.0)
+    fixed_NK = np.where(np.arange(reward_NK.shape[1]) < fixed_N[:, None], target_NK, 0.0)
     logged_NK, target_NK = logged_NK.cumsum(axis=1), target_NK.cumsum(axis=1)
-    if arms == "mixture":
-        with np.errstate(divide="ignore"):
-            drawn_N1, ranked_N1 = np.log(share_N)[:, None], np.log(1 - share_N)[:, None]
-        same_NK = np.where(place_K + 1 <= ranked_N[:, None], ranked_N1, -np.inf)
-        logged_NK = np.logaddexp(drawn_N1 + logged_NK, same_NK)
     weight_NK, support = np.exp(target_NK - logged_NK), float(np.exp(fixed_NK.sum(axis=1)).mean())
-    return Lists(user_N, reward_NK, weight_NK, LIST_ESTIMATORS, support=support, first_N=first_N)
+    return Lists(user_N, reward_NK, weight_NK, LIST_ESTIMATORS, support=support, first_N=fixed_N)
 
 
 def estimate(

@@ -16,6 +16,7 @@ import pytest
 import yaml
 from served import call, running
 
+from recalign.cli import main
 from recalign.errors import InputError
 from recalign.serve.feedback.feedback_command import feedback
 from recalign.serve.feedback.joining import MISFITS, OVERDUE
@@ -109,10 +110,9 @@ def test_the_served_policy_is_worth_what_it_earned(bundled, served, around):
     assert low < earned < high
 
 
-@pytest.mark.parametrize("arms", ["explored", "mixture"])
-def test_another_temperature_is_worth_what_it_would_have_earned(bundled, served, arms):
+def test_another_temperature_is_worth_what_it_would_have_earned(bundled, served):
     bundle = load_bundle(bundled)
-    value = valued(bundle, served, Explore(1.0), arms=arms).value
+    value = valued(bundle, served, Explore(1.0)).value
     from recalign.serve.loop.chances import _request
     from recalign.serve.loop.served import UserHistories
     from recalign.serve.server.explore import gumbel_top_k
@@ -129,12 +129,12 @@ def test_another_temperature_is_worth_what_it_would_have_earned(bundled, served,
     for one in value.estimates.values():
         low, high = one.interval(0.999)
         assert low < np.mean(earned) < high
-    assert value.lists == (served.lists.height if arms == "mixture" else served.lists.filter(arm="explored").height)
+    assert value.lists == served.lists.filter(arm="explored").height
 
 
 def test_the_command_says_diagnostics_first(bundled, around, capsys, tmp_path):
     log = around / "table" / "feedback.yaml"
-    offpolicy([str(bundled), "--log", str(log), "--temperature", "2", "--out", str(tmp_path / "worth.json")])
+    offpolicy(bundled, log, temperature=2.0, out=tmp_path / "worth.json")
     said = capsys.readouterr().out
     order = [
         said.index(text)
@@ -210,7 +210,7 @@ def test_rewards_that_nobody_knows_of_what_was_chosen_are_refused_where_they_are
     own = rows.filter(~pl.col("half")).group_by("decision").agg(pl.col("chosen", "some").any()).filter("chosen")
     assert (unknown, told) == (own["some"].sum(), len(own))
     with pytest.raises(InputError, match=r"lists with an outcome have a reward that nobody knows(.|\n)*coalesce"):
-        offpolicy([str(bundled), "--log", str(path)])
+        offpolicy(bundled, path)
     path.write_text(path.read_text().replace("reward: reward", "reward: coalesce(reward, 1)"))
     assert read_served(path).rewardless == (0, told)
 
@@ -266,7 +266,7 @@ def test_without_the_whole_history_nothing_is_estimated(bundled, around, tmp_pat
     path = changed(around, tmp_path / "log")
     table.filter("shown").write_parquet(path.parent / "feedback.parquet")
     with pytest.raises(InputError, match="300 of 300 lists had another history") as refused:
-        offpolicy([str(bundled), "--log", str(path)])
+        offpolicy(bundled, path)
     assert "--unshown" in str(refused.value)
 
 
@@ -299,25 +299,25 @@ def test_what_is_served_has_no_drift_from_itself_and_some_at_another_temperature
 
 def test_a_server_s_own_log_is_watched(bundled, around, served, tmp_path, capsys):
     """Ranked lists count too; the second turn, ten seconds after the first, is the window."""
-    seconds = ["--reference", str(8 / 86_400), "--days", str(2.1 / 86_400), "--start", str(bundled)]
+    seconds = {"reference": 8 / 86_400, "days": 2.1 / 86_400, "start": bundled}
     log = around / "table" / "feedback.yaml"
-    monitor([str(bundled), "--log", str(log), *seconds, "--out", str(tmp_path / "all.json")])
-    found = json.loads((tmp_path / "all.json").read_text())[load_bundle(bundled).version]
+    monitor(bundled, log, **seconds, out=tmp_path / "all.csv")
+    figures = pl.read_csv(tmp_path / "all.csv").partition_by("figure", as_dict=True)
+    found = {name: one for (name,), one in figures.items()}
     turns = served.lists.sort("timestamp").group_by("timestamp", maintain_order=True)
     earned = turns.agg(pl.col("rewards").list.sum().mean())["rewards"].to_list()
-    [window] = found["windows"]
-    assert [found["reference"]["list"], window["list"]] == pytest.approx(earned)
-    assert [found["reference"]["lists"], window["lists"]] == [USERS, USERS]
-    assert window["chosen"] == 1
-    assert abs(window["drift"]) < 1e-3
-    assert "--unshown" in found["left_out"]["unknown"]  # what was chosen before the first list is not counted
+    assert found["list"]["value"].to_list() == pytest.approx(earned)
+    assert found["list"]["lists"].to_list() == [USERS, USERS]
+    assert found["chosen"]["value"][1] == 1
+    assert abs(found["drift"]["value"][1]) < 1e-3
+    assert "--unshown" in capsys.readouterr().out  # what was chosen before the first list is not counted
     table, mine = shutil.copytree(log.parent, tmp_path / "table"), tmp_path / "mine.yaml"
     mine.write_text(log.read_text().replace(str(log.parent), str(table)))
     (table / "feedback.json").write_text(json.dumps({MISFITS: {OVERDUE: 7}}))
-    monitor([str(bundled), "--log", str(mine), *seconds])
+    monitor(bundled, mine, **seconds)
     assert "7 lists are in no window" in capsys.readouterr().out
     (table / "feedback.json").unlink()
-    monitor([str(bundled), "--log", str(mine), *seconds])
+    monitor(bundled, mine, **seconds)
     assert "feedback.json is not there" in capsys.readouterr().out
 
 
@@ -325,16 +325,16 @@ def test_a_server_s_own_log_is_watched(bundled, around, served, tmp_path, capsys
     ("words", "what"),
     [
         (["gone"], "no bundle"),
-        (["--log", "gone.yaml"], "No such file"),
-        (["--log", "list.yaml"], "no YAML with keys"),
-        (["--log", "other.yaml"], "no data.log"),
-        (["--log", "odd.yaml"], "option 'file'"),
-        (["--log", "plain.yaml"], "the table has no column 'decision'"),
+        (["gone.yaml"], "No such file"),
+        (["list.yaml"], "no YAML with keys"),
+        (["other.yaml"], "no data.log"),
+        (["odd.yaml"], "option 'file'"),
+        (["plain.yaml"], "the table has no column 'decision'"),
         (["--temperature", "0"], "cannot be used here"),
         (["--clip", "-1"], "clip"),
     ],
 )
-def test_what_cannot_be_used(words, what, bundled, around, tmp_path, monkeypatch):
+def test_what_cannot_be_used(words, what, bundled, around, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("list.yaml").write_text("[1, 2]")
     Path("other.yaml").write_text("data: {reward: stars}")
@@ -342,10 +342,11 @@ def test_what_cannot_be_used(words, what, bundled, around, tmp_path, monkeypatch
     Path("plain.csv").write_text("user,item,timestamp\n1,2,3\n")
     Path("plain.yaml").write_text("data: {root: ., log: {name: plain, files: [plain.csv]}}")
     run = [] if words[0] == "gone" else [str(bundled)]
-    log = [] if "--log" in words else ["--log", str(around / "table" / "feedback.yaml")]
-    with pytest.raises(InputError, match=what) as refused:
-        offpolicy([*run, *log, *words])
-    assert refused.value.remedy
+    log = [] if words[0].endswith(".yaml") else [str(around / "table" / "feedback.yaml")]
+    assert main(["offpolicy", *run, *words, *log]) == 2
+    said = capsys.readouterr().err
+    assert what in said
+    assert "->" in said
 
 
 def test_a_moved_table_is_the_one_beside_its_yaml(around, tmp_path):

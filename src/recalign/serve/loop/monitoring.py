@@ -14,7 +14,7 @@ over users: a user counts equally often in both, for the same people come back. 
 probability of any alarm in a window without change at `LEVEL`, whatever the dependence between figures. A figure that
 rests on fewer than `MIN_USERS` users in the window or in the reference is not tested.
 
-Suffixes: W windows with the reference at 0, U users, D draws.
+Suffixes: M rows, W windows with the reference at 0, U users, D draws.
 """
 
 from __future__ import annotations
@@ -40,96 +40,25 @@ window with none of them also has none in any draw, so that its fall would seem 
 MISSING_SHARE = 0.1
 """Share of a window that its log may lack: the days of a week differ, so that less than a window is not compared."""
 DAY = 86_400_000_000
+COUNTED = {"list": "decision", "user": "user", "item": "item"}
 COLUMNS = "user", "item", "timestamp", "shown", "chosen", "reward", "decision", "version", "meets", "predicted"
 """Of a served log, all that is read: users may add columns of any name."""
 
 
 @dataclass(frozen=True)
-class Rule:
-    """What is compared with what.
-
-    Attributes:
-        days: of a window.
-        reference: first days of a version, with which its windows are compared.
-    """
-
-    days: float = 7.0
-    reference: float = 14.0
-
-
-@dataclass(frozen=True)
-class Change:
-    """A figure of a window and of the reference.
-
-    Attributes:
-        now, before: in the window and in the reference.
-        p: that nothing has changed, by Holm's procedure over the window's figures; None: not tested.
-    """
-
-    now: Estimate
-    before: Estimate
-    p: float | None = None
-
-    @property
-    def alarm(self) -> bool:
-        """Whether it has changed."""
-        return self.p is not None and self.p <= LEVEL
-
-    @property
-    def difference(self) -> Estimate:
-        """Now less before."""
-        return self.now - self.before
-
-
-@dataclass(frozen=True)
-class Window:
-    """A window, or the reference, of which nothing is tested.
-
-    Attributes:
-        begins, ends: microseconds since 1970.
-        items: different ones that were shown.
-        changes: by figure.
-    """
-
-    begins: int
-    ends: int
-    lists: int
-    users: int
-    items: int
-    changes: dict[str, Change]
-
-    @property
-    def alarms(self) -> dict[str, Change]:
-        """Figures that have changed."""
-        return {name: change for name, change in self.changes.items() if change.alarm}
-
-    @property
-    def status(self) -> str:
-        """In two words at most."""
-        tested = any(change.p is not None for change in self.changes.values())
-        return "alarm" if self.alarms else "no alarm" if tested else "too few"
-
-    @property
-    def dates(self) -> str:
-        """First and last day, UTC."""
-        days = (datetime.fromtimestamp(time / 1e6, UTC) for time in (self.begins, self.ends - 1))
-        return " .. ".join(f"{day:%Y-%m-%d}" for day in days)
-
-
-@dataclass(frozen=True)
 class VersionReport:
-    """A version, its reference and its windows.
+    """A version's windows, each beside the reference.
 
     Attributes:
-        catalogue: how many items it knows; None: nobody knows.
+        table: a row a window and figure: ``window`` (0 is the reference), its ``dates`` and how many ``lists``,
+            ``users`` and different ``items`` it has; ``figure``, its ``value`` with a 95 % interval ``low`` to
+            ``high``, the ``difference`` from the reference with its own, ``p``, by Holm's procedure over the window's
+            figures, that nothing has changed (null: not tested), and whether that is an ``alarm``.
         left_out: figures that are not computed, and why.
         rest: lists after the last whole window.
     """
 
-    version: str
-    catalogue: int | None
-    reference: Window
-    windows: list[Window]
+    table: pl.DataFrame
     left_out: dict[str, str]
     rest: int
 
@@ -137,17 +66,19 @@ class VersionReport:
 def compare_windows(
     rows: pl.DataFrame,
     known: Mapping[str, Collection[Any]],
-    rule: Rule | None = None,
+    days: float = 7.0,
+    reference: float = 14.0,
     drift: pl.DataFrame | None = None,
     draws: int = 2000,
-) -> tuple[list[VersionReport], dict[str, str]]:
+) -> tuple[dict[str, VersionReport], dict[str, str]]:
     """Compare the windows of each version with its own reference.
 
     Args:
         rows: of `recalign.serve.loop.served.read_rows`, with ``predicted`` where there are predictions. Of other
             columns only `COLUMNS` count.
         known: ids of the items of the versions that are there.
-        rule: of windows.
+        days: of a window.
+        reference: first days of a version, with which its windows are compared.
         drift: ``decision``, and ``value`` = log p - log p_start of its first item.
         draws: of the bootstrap.
 
@@ -157,23 +88,22 @@ def compare_windows(
     Raises:
         InputError: it is too short of all.
     """
-    rule = rule or Rule()
     rows = rows.select(name for name in COLUMNS if name in rows.columns)
     all_shown = rows.filter("shown")
     shown = all_shown.filter(pl.col("meets").all().over("decision")).sort("timestamp")
     # Where a condition leaves lists out, outcomes without a list cannot be told to be of those or of the others.
     unexplained = rows.filter(~pl.col("shown"), pl.lit(shown.height == all_shown.height))
     alone = _with_version(unexplained, shown)
-    found, short = list[VersionReport](), dict[str, str]()
+    found, short = dict[str, VersionReport](), dict[str, str]()
     for (version,), own in shown.partition_by("version", as_dict=True, maintain_order=True).items():
         span = float(own["timestamp"][-1] - own["timestamp"][0]) / DAY
-        count = int((span - rule.reference) / rule.days + MISSING_SHARE)
+        count = int((span - reference) / days + MISSING_SHARE)
         if count < 1:
-            needed = rule.reference + rule.days
-            short[str(version)] = f"its lists span {span:.1f} days; reference and window take {needed:g}"
+            short[str(version)] = f"its lists span {span:.1f} days; reference and window take {reference + days:g}"
             continue
         whole = pl.concat([own, alone.filter(version=version)], how="diagonal_relaxed")
-        found.append(_report(str(version), whole, count, known.get(str(version)), rule, drift, draws))
+        ends = [reference + n * days for n in range(count + 1)]
+        found[str(version)] = _report(whole, ends, known.get(str(version)), drift, draws)
     if not found:
         why = "; ".join(f"{version}: {why}" for version, why in short.items()) or "it shows no list"
         remedy = "wait, or give a shorter --reference, in whole weeks if the days of a week differ, or shorter --days"
@@ -194,28 +124,47 @@ def _with_version(alone: pl.DataFrame, shown: pl.DataFrame) -> pl.DataFrame:
 
 
 def _report(
-    version: str,
-    rows: pl.DataFrame,
-    count: int,
-    known: Collection[Any] | None,
-    rule: Rule,
-    drift: pl.DataFrame | None,
-    draws: int,
+    rows: pl.DataFrame, ends: list[float], known: Collection[Any] | None, drift: pl.DataFrame | None, draws: int
 ) -> VersionReport:
+    """Compare the windows of one version; ``ends``: of the reference and of each window, in days."""
     when = rows.filter("shown")["timestamp"]
     begins, last = int(when[0]), int(when[-1])  # outcomes of the last day have no lists yet: `feedback` waits for those
-    since = (pl.col("timestamp") - begins) / DAY - rule.reference
-    at = pl.when(since < 0).then(0).otherwise(1 + (since / rule.days).floor()).cast(pl.Int64)
-    rows = rows.filter(pl.col("timestamp").is_between(begins, last)).with_columns(at=at)
-    rest = rows.filter("shown", pl.col("at") > count)["decision"].n_unique()
-    rows = rows.filter(pl.col("at") <= count).with_columns(user=pl.col("user").rank("dense").cast(pl.Int64) - 1)
+    rows = rows.filter(pl.col("timestamp").is_between(begins, last))
+    day_M = ((rows["timestamp"] - begins) / DAY).to_numpy()
+    rows = rows.with_columns(at=pl.Series(np.searchsorted(ends, day_M, side="right"), dtype=pl.Int64))
+    rest = rows.filter("shown", pl.col("at") == len(ends))["decision"].n_unique()
+    rows = rows.filter(pl.col("at") < len(ends)).with_columns(user=pl.col("user").rank("dense").cast(pl.Int64) - 1)
     of_all, left_out = figures(rows, known, drift)
     bootstrap = CrossedBootstrap(int(rows["user"].max()) + 1, draws)  # type: ignore[arg-type]
-    each = {name: estimates(one, bootstrap, count + 1) for name, one in of_all.items()}
-    ends = [rule.reference + n * rule.days for n in range(count + 1)]
-    spans = [(begins + round(a * DAY), begins + round(b * DAY)) for a, b in zip([0.0, *ends], ends, strict=False)]
-    windows = [_window(n, span, rows, each) for n, span in enumerate(spans)]
-    return VersionReport(version, None if known is None else len(known), windows[0], windows[1:], left_out, rest)
+    each = {name: estimates(one, bootstrap, len(ends)) for name, one in of_all.items()}
+    table = list[dict[str, Any]]()
+    for n, (start, end) in enumerate(zip([0.0, *ends], ends, strict=False)):
+        shown = rows.filter("shown", at=n)
+        counts = {f"{name}s": shown[column].n_unique() for name, column in COUNTED.items()}
+        table += _compared({"window": n, "dates": _dates(begins, start, end), **counts}, each)
+    return VersionReport(pl.DataFrame(table, infer_schema_length=None), left_out, rest)
+
+
+def _compared(window: dict[str, Any], each: Mapping[str, tuple[list[Estimate], np.ndarray]]) -> list[dict[str, Any]]:
+    """A row a figure of a window."""
+    n, tested, rows = window["window"], dict[str, float](), list[dict[str, Any]]()
+    for name, (found, users_W) in each.items():
+        difference = found[n] - found[0]
+        if n and min(users_W[0], users_W[n]) >= MIN_USERS and np.isfinite(difference.value):
+            falls = name in ONE_SIDED and difference.value <= 0
+            tested[name] = 1.0 if falls else difference.p_value()
+        values = {"figure": name, "value": found[n].value, "difference": difference.value}
+        for column, one in (("", found[n]), ("difference_", difference)):
+            values[f"{column}low"], values[f"{column}high"] = one.interval()
+        rows.append({**window, **values})
+    adjusted = dict(zip(tested, holm([*tested.values()]).tolist(), strict=True))
+    return [{**row, "p": (p := adjusted.get(row["figure"])), "alarm": p is not None and p <= LEVEL} for row in rows]
+
+
+def _dates(begins: int, start: float, end: float) -> str:
+    """First and last day, UTC, of what begins and ends some days after a time in microseconds since 1970."""
+    ends = begins + round(start * DAY), begins + round(end * DAY) - 1
+    return " .. ".join(f"{datetime.fromtimestamp(time / 1e6, UTC):%Y-%m-%d}" for time in ends)
 
 
 def figures(
@@ -269,20 +218,3 @@ def estimates(rows: pl.DataFrame, draws: CrossedBootstrap, windows: int) -> tupl
     value_W, drawn_DW = draws.ratios(summed("value"), count_WU)
     found = [Estimate(float(value), drawn_D) for value, drawn_D in zip(value_W, drawn_DW.T, strict=True)]
     return found, (count_WU > 0).sum(axis=1)
-
-
-def _window(
-    n: int, span: tuple[int, int], rows: pl.DataFrame, each: Mapping[str, tuple[list[Estimate], np.ndarray]]
-) -> Window:
-    changes, tested = dict[str, Change](), dict[str, float]()
-    for name, (found, users_W) in each.items():
-        changes[name] = Change(found[n], found[0])
-        difference = changes[name].difference
-        if n and min(users_W[0], users_W[n]) >= MIN_USERS and np.isfinite(difference.value):
-            falls = name in ONE_SIDED and difference.value <= 0
-            tested[name] = 1.0 if falls else difference.p_value()
-    for name, p in zip(tested, holm([*tested.values()]), strict=True):
-        changes[name] = Change(changes[name].now, changes[name].before, float(p))
-    shown = rows.filter("shown", at=n)
-    lists, users, items = (shown[name].n_unique() for name in ("decision", "user", "item"))
-    return Window(*span, lists, users, items, changes)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -31,49 +30,46 @@ that a value is too low by about the share that is left out."""
 ANOTHER, UNFIT = "whose history here is not the one that the server had", "whose propensities do not fit their version"
 
 
-def offpolicy(words: list[str]) -> None:
+def offpolicy(
+    run: Path,
+    log: Path,
+    temperature: float = 1.0,
+    fixed: int = 0,
+    clip: float | None = None,
+    bundles: list[Path] | None = None,
+    out: Path | None = None,
+) -> None:
     """Estimate what a candidate's lists would have earned, from lists that a server drew with known chances.
 
     Args:
-        words: the command line after ``recalign offpolicy``.
+        run: run folder of a policy whose bundle recalign export made, or a bundle.
+        log: the feedback.yaml that recalign feedback --unshown wrote.
+        temperature: of the candidate's draw; .001 ranks.
+        fixed: first places that the candidate ranks.
+        clip: largest weight; null: the cube root of the number of lists.
+        bundles: versions in the log, such as [DIR]: their propensities are checked.
+        out: JSON file for all figures.
 
     Raises:
         InputError: the candidate, the log or the settings cannot be used.
     """
-    given = _options().parse_args(words)
-    require_positive("", vars(given), "clip")
-    asked = Explore(temperature=given.temperature, fixed=given.fixed)  # refuses what is out of range
-    candidate, served = open_bundle(given.run), read_served(given.log)
-    versions = {one.version: one for one in [candidate, *map(load_bundle, given.bundles)]}
+    require_positive("", {"clip": clip}, "clip")
+    asked = Explore(temperature=temperature, fixed=fixed)  # refuses what is out of range
+    candidate, served = open_bundle(run), read_served(log)
+    versions = {one.version: one for one in [candidate, *map(load_bundle, bundles or [])]}
     print(render(served.counts))
     unknown, told = served.rewardless
     if unknown > (1 - LEAST_KNOWN) * told:
         what = f"{unknown:,} of {told:,} lists with an outcome have a reward that nobody knows"
         remedy = "say in the YAML what such an outcome is worth, such as reward: coalesce(reward, 3)"
-        raise InputError(what, where=str(given.log), remedy=remedy)
-    worth = estimate_versions(candidate, asked, served, versions, given.arms, given.clip)
+        raise InputError(what, where=str(log), remedy=remedy)
+    worth = estimate_versions(candidate, asked, served, versions, clip)
     for one in worth:
         print(f"\n{candidate.version}, from what {one.version} showed\n\n{render(one.sections())}")
         for kind, why in one.value.refused.items():
             print(f"\nno {kind} estimate: {why}")
-    if given.out is not None:
-        write_json(given.out, {"log": served.counts, **{one.version: one.figures() for one in worth}})
-
-
-def _options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="recalign offpolicy", description="Estimate what a candidate's lists would have earned, from drawn ones."
-    )
-    option = parser.add_argument
-    option("run", type=Path, help="run folder of a policy whose bundle recalign export made, or a bundle")
-    option("--log", type=Path, required=True, help="the feedback.yaml that recalign feedback --unshown wrote")
-    option("--temperature", type=float, default=1.0, help="of the candidate's draw; .001 ranks; default %(default)g")
-    option("--fixed", type=int, default=0, help="first places that the candidate ranks; default %(default)d")
-    option("--arms", choices=("explored", "mixture"), default="explored", help="drawn lists alone, or ranked ones too")
-    option("--clip", type=float, help="largest weight; default: the cube root of the number of lists")
-    option("--bundles", type=Path, nargs="+", default=[], help="versions in the log: their propensities are checked")
-    option("--out", type=Path, help="JSON file for all figures")
-    return parser
+    if out is not None:
+        write_json(out, {"log": served.counts, **{one.version: one.figures() for one in worth}})
 
 
 @dataclass(frozen=True)
@@ -119,7 +115,6 @@ def estimate_versions(
     policy: Explore,
     served: Served,
     versions: dict[str, Bundle],
-    arms: Literal["explored", "mixture"] = "explored",
     clip: float | None = None,
 ) -> list[VersionEstimate]:
     """A candidate's worth from the lists of each version in a log. They are never averaged.
@@ -138,7 +133,7 @@ def estimate_versions(
         name = str(version) if own else f"{version} (not there: its propensities are not checked)"
         try:
             used, asked, left_out = _usable(lists, histories, candidate, policy, own)
-            value = estimate(as_lists(used, asked, arms), clip="cube_root" if clip is None else clip)
+            value = estimate(as_lists(used, asked), clip="cube_root" if clip is None else clip)
             unchecked = used.filter(pl.col("seen") != "exclude").height if own is None else 0
             found.append(VersionEstimate(name, left_out, unchecked, value))
         except InputError as error:
@@ -178,27 +173,21 @@ def _usable(
     return used, asked.take(places), left_out
 
 
-def as_lists(lists: pl.DataFrame, asked: Asked, arms: Literal["explored", "mixture"]) -> Lists:
+def as_lists(lists: pl.DataFrame, asked: Asked) -> Lists:
     """Lists of a log, weighted by what a candidate says of them."""
     length_N = lists["items"].list.len().to_numpy()
-    places = length_N.max(initial=1)
 
     def filled(rows: Any) -> np.ndarray:
-        full = np.zeros((len(length_N), places))
+        full = np.zeros((len(length_N), length_N.max(initial=1)))
         for own, row in zip(full, rows, strict=True):
             own[: len(row)] = row
         return full
 
-    explored_N = (lists["arm"] == "explored").to_numpy()
-    chance_N, ranked_N = lists["chance"].to_numpy(), lists["ranked"].to_numpy()
     return of_lists(
         user_N=np.unique(lists["user"].to_list(), return_inverse=True)[1],
         reward_NK=filled(lists["rewards"]),
         logged_NK=filled(lists["log_probs"]),
         target_NK=filled(asked.logp),
-        explored_N=explored_N,
-        share_N=np.where(explored_N, chance_N, 1 - chance_N),
-        ranked_N=np.where(ranked_N >= length_N, places, ranked_N),
+        explored_N=(lists["arm"] == "explored").to_numpy(),
         fixed_N=lists["fixed"].to_numpy(),
-        arms=arms,
     )
