@@ -17,10 +17,11 @@ import polars as pl
 from benchmarks.decision.worlds import CANDIDATES, CONTROLS, PLACEBOS, ROLES
 from recalign.data.sequences.audit import SEEN
 from recalign.data.sequences.placebo import CORRELATION
-from recalign.evaluation.comparison import ALL, PLACEBO_FACTOR, UNIT, USER_SPREAD, VALUE, tabulate
+from recalign.evaluation.comparison import ALL, PLACEBO_FACTOR, VALUE, tabulate
 from recalign.evaluation.evaluated_runs import SPLITS, Run, with_gains
 from recalign.evaluation.findings import CHANCE, COVERAGE, UNINFORMATIVE
-from recalign.evaluation.rows import READS_REWARD_MODEL
+from recalign.evaluation.methods import UNIT, USER_SPREAD
+from recalign.evaluation.reranking import READS_REWARD_MODEL
 from recalign.evaluation.selection import SELECT
 from recalign.recommender.interpolation import MIN_NDCG_RETAINED
 

@@ -12,20 +12,21 @@ from typing import Any
 
 import polars as pl
 
-from benchmarks.decision.worlds import PLACEBOS, ROLES
+from benchmarks.decision.worlds import PLACEBOS
 from benchmarks.lib import FOLDER
 from recalign.data.sequences.audit import SEEN
 from recalign.data.sequences.placebo import CORRELATION
-from recalign.evaluation.comparison import ALL, EVALUATED, HITS, SCHEMA, UNIT, VALUE
+from recalign.evaluation.comparison import ALL, HITS, SCHEMA, VALUE
 from recalign.evaluation.findings import COVERAGE
-from recalign.evaluation.roles import BEST
-from recalign.evaluation.rows import READS_REWARD_MODEL
+from recalign.evaluation.methods import EVALUATED, UNIT
+from recalign.evaluation.reranking import READS_REWARD_MODEL
+from recalign.evaluation.roles import BEST, COUNTED_ROWS, REWARD_FREE
 from recalign.evaluation.selection import SELECT
 from recalign.files import atomic_write
 
 FILE = FOLDER / "decision/worlds.parquet"
 PLAIN = (ALL, VALUE, SELECT, HITS, EVALUATED, UNIT, COVERAGE, CORRELATION, READS_REWARD_MODEL)
-OTHERS = (BEST, *ROLES.reward_free, *ROLES.untrained)
+OTHERS = (BEST, *REWARD_FREE, *COUNTED_ROWS)
 PAIRED = (
     *(f"diff_{other}/{metric}" for other in OTHERS for metric in (ALL, VALUE)),
     *(f"gain_minus_2x_{placebo}/{VALUE}" for placebo in PLACEBOS),

@@ -25,10 +25,11 @@ from recalign.data.sequences.splits import TEST, VALIDATION, Split
 from recalign.data.simulation import World, simulate
 from recalign.data.simulation.people import Floats
 from recalign.data.simulation.world import MEAN, SD, Simulated
-from recalign.evaluation.reranking import RERANKING, Reranking
+from recalign.evaluation.networks import load_truth
+from recalign.evaluation.reranking import RERANKING, RerankedRow, Reranking
 from recalign.evaluation.roles import Roles
 from recalign.evaluation.rows import row_of
-from recalign.evaluation.value import SHOWN, load_truth, mean_shown
+from recalign.evaluation.value import SHOWN, mean_shown
 from recalign.files import atomic_write, read_json
 from recalign.recommender.checkpoint import load_net
 from recalign.recommender.policy import Policy
@@ -235,9 +236,9 @@ def policy_of(method: str, plan: Plan, seed: int, data: RewardData) -> Policy:
     def net(stage: str) -> Any:
         return load_net(train(plan.parsed(stage, seed)).checkpoint, "reward" if stage == "reward" else "policy").net
 
-    if not row_of(method).reranked:
+    row = row_of(method)
+    if not isinstance(row, RerankedRow):
         return net("recommender" if method == "start" else method)
     summary = read_json(plan.folder / method / f"seed-{seed}" / "evaluation/summary.json")
-    how, own = Reranking(**summary[RERANKING]["how"]), row_of(method).base
-    scores = row_of(method).scores(net("reward"), data)  # type: ignore[misc]
-    return how.policy(net("recommender"), net(own) if own else None, scores)
+    how, scores = Reranking(**summary[RERANKING]["how"]), row.scores(net("reward"), data)
+    return how.policy(net("recommender"), net(row.base) if row.base else None, scores)

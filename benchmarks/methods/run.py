@@ -25,6 +25,7 @@ from benchmarks.lib import CONF, commit, markdown, options, save, summary
 from benchmarks.methods.claim import verdicts
 from recalign.cli import main as recalign
 from recalign.evaluation import comparison
+from recalign.evaluation.chain_comparison import load_roles
 from recalign.evaluation.comparison import ALL, HIGH, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.roles import Roles
@@ -128,7 +129,7 @@ def report(folder: Path, log: str, label: str | None = None) -> None:
             f"{DIFFERENCES[key]}, interval corrected by Holm:",
             markdown(rows.filter(pl.col("metric").is_in(list(shown))), shown, digits=4),
         ]
-    text.append("\n".join(claim(frame, Roles.load(folder)[0])))
+    text.append("\n".join(claim(frame, load_roles(folder)[0])))
     print("\n" + "\n\n".join(text))
     print(save(rows, "methods/rows", "log"))
 

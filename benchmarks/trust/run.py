@@ -22,7 +22,7 @@ from benchmarks.lib import CONF, average, commit, crossed, frame, markdown, opti
 from recalign.bootstrap import Estimate
 from recalign.data.sequences.store import Part
 from recalign.data.simulation import World
-from recalign.evaluation.value import load_truth
+from recalign.evaluation.networks import load_truth
 from recalign.recommender.checkpoint import load_net
 from recalign.reward import RewardData
 from recalign.reward.trust.callback import predict

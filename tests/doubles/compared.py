@@ -5,7 +5,9 @@ import polars as pl
 from recalign.data.sequences.audit import SEEN
 from recalign.evaluation.comparison import SCHEMA
 from recalign.evaluation.comparison_table import ComparisonTable
-from recalign.evaluation.roles import Roles
+from recalign.evaluation.methods import MethodRun
+from recalign.evaluation.roles import COUNTED_ROWS, Roles
+from recalign.evaluation.rows import row_of
 
 ROLES = Roles("mine", {"sham": "mine"})
 CONTROLS = {"start": 3.0, "bc": 2.9, "popularity_tilt": 2.95, "sham": 3.0}
@@ -44,10 +46,10 @@ def rows(values, kept=None, gains=None, over_tilt=None, beyond=None, seeds=("0",
             "diff_popularity_tilt": (over_tilt or {}).get(method, (0.05, 0.2)),
             "gain_minus_2x_sham": (beyond or {}).get(method, (0.05, 0.3)),
         }
-        differences |= dict.fromkeys((f"diff_{free}" for free in ROLES.untrained), (0.05, 0.2))
+        differences |= dict.fromkeys((f"diff_{free}" for free in COUNTED_ROWS), (0.05, 0.2))
         for name, (low, high) in differences.items():
             add(method, f"{name}/value/judge@10", (low + high) / 2, low, high)
-        for name in ("diff_best_baseline", *(f"diff_{free}" for free in ROLES.untrained)):
+        for name in ("diff_best_baseline", *(f"diff_{free}" for free in COUNTED_ROWS)):
             loss = 0.1 * (share - 1) if name == "diff_best_baseline" else 0.02
             add(method, f"{name}/all/ndcg@10", loss, loss - 0.003, loss + 0.003)
         figures = {"reward/sd": sd, "reward/user_sd": 0.5 * sd, "policy/coverage@10": COVERAGE.get(method, 0.4)}
@@ -65,6 +67,11 @@ def table(values=VALUES, roles=ROLES, split="test", **figures):
     return ComparisonTable(
         pl.DataFrame(rows(values, split=split, **figures), schema=SCHEMA, orient="row"), roles, split
     )
+
+
+def run_of(method, checkpoint=None, cost=None, **reranked):
+    """A method to evaluate; ``reranked``: strength and keep, of a row that reranks."""
+    return MethodRun(method, checkpoint, cost or {}, row_of(method, **reranked))
 
 
 def reports(verdict="moderate", pairwise=(0.6, 0.55, 0.65), judges="moderate", seeds=("0",)):

@@ -11,6 +11,7 @@ import pytest
 import small
 
 from recalign.data.sequences import UserCohort
+from recalign.evaluation.chain_comparison import save_roles
 from recalign.evaluation.methods import BaseCheckpoints
 from recalign.evaluation.roles import Roles
 from recalign.reward import RewardData
@@ -101,7 +102,7 @@ def made_up_chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished chain of all methods in `EFFECTS`, 3 seeds, 150 users; nobody may write in it but `compare`."""
     folder = tmp_path_factory.mktemp("runs") / "made-up"
     folder.mkdir()
-    ROLES.save(folder, EFFECTS)
+    save_roles(folder, ROLES, EFFECTS)
     for method in EFFECTS:
         for seed in range(3):
             write_run(folder, method, seed, users=150, events=5)

@@ -8,7 +8,7 @@ import pytest
 import small
 import torch
 
-from recalign.evaluation.baselines import ItemScores, Rerank
+from recalign.evaluation.reranking import ItemScores, Rerank
 from recalign.evaluation.rows import ROWS
 from recalign.recommender.checkpoint import load_net
 
@@ -25,7 +25,7 @@ def order(policy, batch) -> list[int]:
 @pytest.mark.parametrize("high_only", [False, True])
 def test_popularity_counts_training_events_alone(data, high_only):
     batch = small.batch_of(data, rows=1)
-    policy = ROWS["popularity_high" if high_only else "popularity"].policy(data)
+    policy = ROWS["popularity_high" if high_only else "popularity"].counted(data)
     frame = data.sequences.frame.filter(pl.col("split") == 0)
     if high_only:
         in_a = pl.Series(data.sequences.users_in("A")).gather(frame["user"])
@@ -40,7 +40,7 @@ def test_popularity_counts_training_events_alone(data, high_only):
 
 def test_item_mean_goes_by_the_mean(data):
     *_, item_mean_V = data.moments()
-    policy = ROWS["item_mean"].policy(data)
+    policy = ROWS["item_mean"].counted(data)
     shown = item_mean_V[np.array(order(policy, small.batch_of(data, rows=1))) - 1]
     assert (np.diff(shown) <= 1e-7).all()
 

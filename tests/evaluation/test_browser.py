@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from recalign.evaluation.comparison import RunsComparison
+from recalign.evaluation.chain_comparison import RunsComparison
 from recalign.evaluation.page import write_page
 from recalign.evaluation.sources import Sources
 

@@ -9,8 +9,8 @@ import pytest
 
 from recalign.bootstrap import CrossedBootstrap
 from recalign.errors import InputError
-from recalign.evaluation import comparison
-from recalign.evaluation.comparison import RunsComparison
+from recalign.evaluation import chain_comparison
+from recalign.evaluation.chain_comparison import RunsComparison, load_roles
 from recalign.evaluation.roles import Roles
 
 
@@ -52,7 +52,7 @@ def test_values_by_hand(tmp_path):
     assert cell(frame, "start", "cost/steps") == (7, 7, 7)
     for absent in ("high_users/hr@10", "value/true@10", "policy/kl", "diff_best_baseline/all/hr@10", "seed"):
         assert cell(frame, "start", absent) is None
-    assert comparison.read(tmp_path).equals(frame)
+    assert chain_comparison.read(tmp_path).equals(frame)
 
 
 def test_a_figure_that_some_seed_lacks_has_no_mean(tmp_path):
@@ -175,7 +175,7 @@ def test_the_order_of_the_methods_and_their_roles_are_kept(tmp_path):
     assert cell(first, "bc", "diff_mine/all/ndcg@10") is not None
     again = RunsComparison(tmp_path, draws=50).make()  # as the command does, with what the chain did not name behind
     assert again["method"].unique(maintain_order=True).to_list() == [*order, "later"]
-    assert Roles.load(tmp_path) == (roles, order)
+    assert load_roles(tmp_path) == (roles, order)
 
 
 def test_a_gain_is_compared_with_twice_that_of_a_placebo_event_by_event(made_up_chain):
@@ -219,4 +219,4 @@ def test_nothing_to_compare(tmp_path):
     with pytest.raises(InputError, match="no method in it has been evaluated"):
         RunsComparison(tmp_path).make()
     with pytest.raises(InputError, match="recalign compare"):
-        comparison.read(tmp_path)
+        chain_comparison.read(tmp_path)

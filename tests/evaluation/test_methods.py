@@ -11,16 +11,17 @@ import polars as pl
 import pytest
 import small
 import torch
+from compared import run_of
 
 from recalign.data.events import ItemTable, LogMapping
 from recalign.data.sequences import High, UserCohort
 from recalign.errors import InputError
-from recalign.evaluation.comparison import RunsComparison
+from recalign.evaluation.chain_comparison import RunsComparison
 from recalign.evaluation.comparison_table import ComparisonTable
-from recalign.evaluation.methods import MethodRun, SeedEvaluation
 from recalign.evaluation.reranking import Reranking
 from recalign.evaluation.roles import Roles
-from recalign.evaluation.rows import ROWS, UNTRAINED, row_of
+from recalign.evaluation.rows import UNTRAINED, row_of
+from recalign.evaluation.seed_evaluation import SeedEvaluation
 from recalign.nn import Pooled
 from recalign.posttrain import PostTrainingData, WeightedSFT
 from recalign.recommender.checkpoint import load_net
@@ -49,9 +50,9 @@ def other_reward(base, tmp_path):
 
 @pytest.fixture
 def cells(asft, other_reward):
-    trained = MethodRun("asft", asft, {"cost/seconds": 2.5, "cost/steps": 7, "cost/events": 900})
-    sham = MethodRun("rerank_permuted", other_reward, {"placebo/correlation": 0.01}, strength=0.5)
-    return [*(MethodRun(method, None, {}, strength=0.5) for method in UNTRAINED), trained, sham]
+    trained = run_of("asft", asft, {"cost/seconds": 2.5, "cost/steps": 7, "cost/events": 900})
+    sham = run_of("rerank_permuted", other_reward, {"placebo/correlation": 0.01}, strength=0.5)
+    return [*(run_of(method, strength=0.5) for method in UNTRAINED), trained, sham]
 
 
 def place(tmp_path, method):
@@ -141,7 +142,11 @@ def test_artefacts_are_those_that_comparisons_read(tmp_path, data, base, cells):
         assert summary["cold_targets"] == 0
         assert summary["users/evaluated"] == frame["user"].n_unique()
         assert (
-            ("policy/ndcg_retained" in summary) == ("policy/ndcg_retained_se" in summary) == (not row_of(method).policy)
+            ("policy/ndcg_retained" in summary)
+            == ("policy/ndcg_retained_se" in summary)
+            == (not row_of(method).counted)
+            == ("policy/ndcg_retained_se" in summary)
+            == (not row_of(method).counted)
         )
     read = {m: json.loads((place(tmp_path, m) / "summary.json").read_text()) for m in done}
     assert read["asft"]["cost/steps"] == 7
@@ -166,9 +171,9 @@ def test_artefacts_are_those_that_comparisons_read(tmp_path, data, base, cells):
 @pytest.mark.parametrize(("method", "strength"), [("rerank", -1.0), ("rerank_item_mean", -40.0)])
 def test_reranking_is_as_strong_as_it_may_be(tmp_path, data, base, method, strength):
     """What the row keeps is enough, and a step of the search further it is not."""
-    run, summary = MethodRun(method, None, {}, strength=strength), {}  # towards what users like least
+    summary = {}
     for keep in (None, 0.9):
-        SeedEvaluation(tmp_path, 3, [replace(run, keep=keep)], base, data, **HOW).make()
+        SeedEvaluation(tmp_path, 3, [run_of(method, strength=strength, keep=keep)], base, data, **HOW).make()
         summary[keep] = json.loads((tmp_path / method / "seed-3/evaluation/summary.json").read_text())
     free, held = (Retention(one["policy/ndcg_retained"], one["policy/ndcg_retained_se"]) for one in summary.values())
     assert held.enough(0.9)
@@ -194,7 +199,7 @@ def measured_anew(summary, method, base, data, times=1.0):
     """What a reranked row keeps on the validation events of all users, policy by policy; so many times as strong."""
     start, reward = load_net(base.start, "policy").net.eval(), load_net(base.reward, "reward").net.eval()
     how = Reranking(**summary["reranking"]["how"])
-    policy = replace(how, strength=times * how.strength).policy(start, None, ROWS[method].scores(reward, data))
+    policy = replace(how, strength=times * how.strength).policy(start, None, row_of(method).scores(reward, data))
     batches = data.loader(data.windows("validation", "all"))
     return Retention.measure(*(ndcg_by_user(one.eval(), batches, HOW["device"]) for one in (policy, start)))
 
@@ -205,16 +210,13 @@ def test_a_trained_policy_goes_back_with_its_reranking(tmp_path, data, base, asf
     weight += 2 * weight.std() * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))  # too far
     torch.save(checkpoint, asft)
     full, kept = -0.3, {}  # towards what users like least
-    cells = [
-        *(MethodRun(method, None, {}, strength=full) for method in ("start", "rerank")),
-        MethodRun("asft", asft, {}),
-    ]
-    cells.append(MethodRun("asft_rerank", asft, {"cost/steps": 7}, strength=full))
+    trained = {"start": None, "rerank": None, "asft": asft, "asft_rerank": asft}
     value, strength = {}, {}
     for keep in (None, 0.9):
-        SeedEvaluation(tmp_path, 3, [replace(cell, keep=keep) for cell in cells], base, data, **HOW).make()
-        for cell in cells:
-            place, key = tmp_path / cell.method / "seed-3/evaluation", (cell.method, keep)
+        cells = [run_of(method, checkpoint, strength=full, keep=keep) for method, checkpoint in trained.items()]
+        SeedEvaluation(tmp_path, 3, cells, base, data, **HOW).make()
+        for method in trained:
+            place, key = tmp_path / method / "seed-3/evaluation", (method, keep)
             summary = json.loads((place / "summary.json").read_text())
             value[key] = pl.read_parquet(place / "validation.parquet")["reward_model@10"].mean()
             strength[key] = summary.get("policy/strength")
@@ -227,7 +229,7 @@ def test_a_trained_policy_goes_back_with_its_reranking(tmp_path, data, base, asf
 
 
 def test_what_changes_an_evaluation_is_named(tmp_path, data, base, asft, log_root):
-    runs = [MethodRun("popularity", None, {}), MethodRun("rerank", None, {}), MethodRun("asft", asft, {})]
+    runs = [run_of("popularity"), run_of("rerank"), run_of("asft", asft)]
 
     def changed(run=0, data=data, seed=3, **other):
         return SeedEvaluation(tmp_path / "runs", seed, runs[run : run + 1], base, data, **HOW | other).state().changed
@@ -247,7 +249,7 @@ def test_what_changes_an_evaluation_is_named(tmp_path, data, base, asft, log_roo
     (tmp_path / "truth.npz").write_bytes(b"")
     assert "truth" in changed(data=of_log(truth=str(tmp_path / "truth.npz")))  # the log's digest does not know of it
     for other in ({"strength": 2.0}, {"keep": 0.9}):
-        runs[:2] = [replace(run, **other) for run in runs[:2]]
+        runs[:2] = [run_of("popularity", **other), run_of("rerank", **other)]
         assert [changed(run) for run in range(2)] == [[], ["reranking"]]
     checkpoint = torch.load(asft, weights_only=True)
     torch.save(checkpoint | {"other": 1}, asft)

@@ -9,16 +9,18 @@ import polars as pl
 import pytest
 import small
 import torch
+from compared import run_of
 
 from recalign.data.events import LogMapping
 from recalign.data.sequences import High, TimeSplit
 from recalign.data.simulation import World, simulate, write
 from recalign.data.simulation.world import SD
 from recalign.evaluation import random_exposure
-from recalign.evaluation.baselines import ItemScores, SameForAll
-from recalign.evaluation.comparison import RunsComparison
-from recalign.evaluation.methods import MethodRun, SeedEvaluation
+from recalign.evaluation.baselines import SameForAll
+from recalign.evaluation.chain_comparison import RunsComparison
 from recalign.evaluation.offpolicy import estimate
+from recalign.evaluation.reranking import ItemScores
+from recalign.evaluation.seed_evaluation import SeedEvaluation
 from recalign.recommender import RecommenderData
 from recalign.reward import RewardData
 
@@ -147,7 +149,7 @@ def test_files_and_tables_hold_the_estimates(tmp_path, log_root, base):
     frame = pl.read_csv(log_root / "tastes.csv", schema_overrides={"user": pl.Int64})
     frame.with_columns(is_random=pl.lit(True), propensity=pl.lit(0.025)).write_csv(tmp_path / "tastes.csv")
     data = RewardData(log=LogMapping("tastes", ["tastes.csv"], **EXPOSURE), root=str(tmp_path), **small.SETTINGS)
-    cells = [MethodRun("popularity", None, {}), MethodRun("rerank", None, {}, strength=500.0)]
+    cells = [run_of("popularity"), run_of("rerank", strength=500.0)]
     runs = tmp_path / "runs"
     SeedEvaluation(runs, 0, cells, base, data, device=CPU, code="code").make()
     places = {name: runs / name / "seed-0" / "evaluation" for name in ("popularity", "rerank")}

@@ -14,7 +14,8 @@ from recalign.artifacts import seal
 from recalign.data.sequences.audit import SEEN
 from recalign.errors import InputError
 from recalign.evaluation import page, plots
-from recalign.evaluation.comparison import SCHEMA, RunsComparison
+from recalign.evaluation.chain_comparison import RunsComparison
+from recalign.evaluation.comparison import SCHEMA
 from recalign.evaluation.report import show, terminal_table
 from recalign.evaluation.roles import Roles
 from recalign.evaluation.sources import Sources

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import polars as pl
 import pytest
 import small
 import torch
+from compared import run_of
 
 from recalign.evaluation.comparison import ALL, HIGH
-from recalign.evaluation.methods import MethodRun
 from recalign.evaluation.selection import SELECT, choose, measured, validate
 from recalign.reward import RewardData
 
@@ -46,7 +44,7 @@ def test_figures_are_means_over_their_own_events():
 
 def test_settings_are_measured_once(log_root, base, tmp_path):
     data = small.data_of(RewardData, log_root, "tastes")
-    places = {tmp_path / str(strength): MethodRun("rerank", None, {}, strength) for strength in (0.5, 2.0)}
+    places = {tmp_path / str(strength): run_of("rerank", strength=strength) for strength in (0.5, 2.0)}
     weak, strong = validate(places, base, data, **HOW)
     assert strong[SELECT] > weak[SELECT] + 0.02
     assert strong["policy/kl"] > weak["policy/kl"] > 0
@@ -54,5 +52,5 @@ def test_settings_are_measured_once(log_root, base, tmp_path):
     stamps = [(place / "validation/figures.json").stat().st_mtime_ns for place in places]
     assert validate(places, base, data, **HOW) == [weak, strong]
     assert [(place / "validation/figures.json").stat().st_mtime_ns for place in places] == stamps
-    places[tmp_path / "0.5"] = replace(places[tmp_path / "0.5"], strength=2.0)
+    places[tmp_path / "0.5"] = run_of("rerank", strength=2.0)
     assert validate(places, base, data, **HOW) == [strong, strong]

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from recalign.evaluation import validation_ranking
-from recalign.evaluation.baselines import ItemScores, Rerank, log_counts
-from recalign.evaluation.reranking import interpolate
+from recalign.evaluation.baselines import log_counts
+from recalign.evaluation.reranking import ItemScores, Rerank, interpolate
 from recalign.evaluation.validation_ranking import ValidationRanking
 from recalign.recommender.checkpoint import load_net
 from recalign.recommender.interpolation import budget_batches, ndcg_by_user

@@ -12,9 +12,11 @@ import torch
 
 from recalign.data.sequences import Batch
 from recalign.errors import InputError
-from recalign.evaluation.baselines import ItemScores, Rerank, SameForAll
+from recalign.evaluation.baselines import SameForAll
+from recalign.evaluation.networks import load_truth
+from recalign.evaluation.reranking import ItemScores, Rerank
 from recalign.evaluation.selection import measured
-from recalign.evaluation.value import Scorers, evaluate, load_truth
+from recalign.evaluation.value import Scorers, evaluate
 from recalign.recommender import RecommenderData
 from recalign.recommender.checkpoint import load_net
 from recalign.reward import RewardData

@@ -10,7 +10,8 @@ import torch
 
 from recalign.data.sequences import Batch
 from recalign.errors import InputError
-from recalign.evaluation.baselines import Rerank, SameForAll
+from recalign.evaluation.baselines import SameForAll
+from recalign.evaluation.reranking import Rerank
 from recalign.nn import LazyDecoder, Pooled, SASRec
 from recalign.recommender import CodePolicy, Policy, RecommenderData, SequencePolicy
 from recalign.recommender import policy as policy_file

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
 
-from recalign.evaluation.comparison import ALL, HIGH, USER_SPREAD, VALUE
+from recalign.evaluation.comparison import ALL, HIGH, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable, figure
 from recalign.evaluation.decision import Candidate, Decision
 from recalign.evaluation.findings import (
@@ -20,6 +20,7 @@ from recalign.evaluation.findings import (
     pairwise,
     verdicts,
 )
+from recalign.evaluation.methods import USER_SPREAD
 from recalign.recommender.interpolation import MIN_NDCG_RETAINED
 
 POWER = 0.8

@@ -20,7 +20,8 @@ from recalign.evaluation.findings import (
     Finding,
     Reports,
 )
-from recalign.evaluation.rows import READS_REWARD_MODEL
+from recalign.evaluation.reranking import READS_REWARD_MODEL
+from recalign.evaluation.roles import COUNTED_ROWS, REWARD_FREE
 from recalign.recommender.interpolation import MIN_NDCG_RETAINED
 
 
@@ -55,9 +56,9 @@ class CandidateChecks:
         yield from self._reward_model()
         yield from self._retained()
         yield from self._gain()
-        for other in self.test.roles.reward_free:
+        for other in REWARD_FREE:
             yield from self._over(other)
-        for other in self.test.roles.untrained:
+        for other in COUNTED_ROWS:
             yield from self._over(other, untrained=True)
         yield from self._over_placebos()
         yield from self._seeds()
@@ -73,10 +74,10 @@ class CandidateChecks:
             return -math.inf
         compared = [
             self.test.gain(self.policy),
-            *(self.test.gain(self.policy, other) for other in roles.reward_free),
+            *(self.test.gain(self.policy, other) for other in REWARD_FREE),
             *(self.test.gain_over_placebo(self.policy, placebo) for placebo in roles.placebos_of(self.policy)),
         ]
-        untrained = [other for other in roles.untrained if other in self.test.methods]
+        untrained = [other for other in COUNTED_ROWS if other in self.test.methods]
         ranking = (self.test.get(self.policy, f"diff_{other}/{ALL}") for other in untrained)
         value = (self.test.gain(self.policy, other) for other in untrained)
         either = map(max, map(_in_half_widths, ranking), map(_in_half_widths, value))
@@ -197,7 +198,7 @@ class CandidateChecks:
     def _seeds(self) -> Iterator[Finding]:
         """Rows that it is compared with on fewer seeds than it has: the others may say otherwise."""
         roles, own = self.test.roles, self.test.shared_seeds(self.policy)
-        others = [*roles.baselines, *roles.reward_free, *roles.untrained, *roles.placebos_of(self.policy)]
+        others = [*roles.baselines, *REWARD_FREE, *COUNTED_ROWS, *roles.placebos_of(self.policy)]
         shared = {other: self.test.shared_seeds(self.policy, other) for other in others if other in self.test.methods}
         if fewer := [f"{other} ({count})" for other, count in shared.items() if count < own]:
             text = f"Run with fewer seeds than the {own} of {self.policy}: {', '.join(fewer)}."

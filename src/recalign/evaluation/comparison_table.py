@@ -8,7 +8,9 @@ from typing import NamedTuple
 
 import polars as pl
 
-from recalign.evaluation.comparison import ALL, EVALUATED, JUDGE_UNIT, TESTED, UNIT, VALUE
+from recalign.evaluation.comparison import ALL, VALUE
+from recalign.evaluation.methods import EVALUATED, UNIT
+from recalign.evaluation.networks import JUDGE_UNIT, TESTED
 from recalign.evaluation.roles import BEST, Roles
 
 DIFFERENCE = re.compile(r"(diff|holm|gain_minus_2x)_[^/]+/(value|gap|tail/value)/")

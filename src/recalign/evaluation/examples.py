@@ -14,9 +14,9 @@ FILE = "examples.json"
 USERS, HISTORY, SHOWN = 5, 5, 5  # users, events of a history, items shown
 
 
-def of_methods(nets: Any, policies: Any, frames: Mapping[str, pl.DataFrame]) -> dict[str, Any]:
-    """The examples of each method, for its evaluation (`methods.EXTRAS`)."""
-    return {method: ({}, {FILE: examples(frame, nets.data)}) for method, frame in frames.items()}
+def of_methods(nets: Any, policies: Any, events: Mapping[str, pl.DataFrame]) -> dict[str, Any]:
+    """The examples of each method (`methods.Measure`)."""
+    return {method: ({}, {FILE: examples(frame, nets.data)}) for method, frame in events.items()}
 
 
 def examples(frame: pl.DataFrame, data: EventDataModule) -> list[dict[str, Any]]:

@@ -16,8 +16,10 @@ import numpy as np
 
 from recalign.data.events.division import LEAST
 from recalign.data.sequences.audit import OFTEN, SEEN, refused
-from recalign.evaluation.comparison import ALL, EVALUATED, HITS, VALUE
+from recalign.evaluation.comparison import ALL, HITS, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable, Interval
+from recalign.evaluation.methods import EVALUATED
+from recalign.evaluation.roles import COUNTED_ROWS, KNN, REWARD_FREE
 from recalign.recommender.interpolation import MIN_NDCG_RETAINED, RETENTION_CONFIDENCE
 
 Reports = Mapping[str, dict[str, Any]]
@@ -95,14 +97,14 @@ def repeated(check: Mapping[str, Any]) -> Iterator[Finding]:
 def start(test: ComparisonTable) -> Iterator[Finding]:
     """Whether the better baseline ranks well enough, beside item co-occurrence, to be worth beating."""
     baseline, own = test.better_baseline(ALL), test.column(ALL)
-    knn = own.get(test.roles.knn)
+    knn = own.get(KNN)
     if baseline is not None and own[baseline].value == 0:
         text = f"{baseline} ranks no item of the test events among its first ten, so nothing is there to be kept."
         yield Finding(0, text, "See what recalign check says of the test events, such as items unseen in training.")
     elif baseline is not None and knn and knn.value > 0:  # else `missing` says so
         share = own[baseline].value / knn.value
         if not share >= MIN_START_VS_KNN:
-            text = f"{baseline} has {share:.1%} of the {ALL} of {test.roles.knn}, which takes no training."
+            text = f"{baseline} has {share:.1%} of the {ALL} of {KNN}, which takes no training."
             remedy = "Train the recommender for longer, or look at its curves: a gain over a weak start says little."
             yield Finding(0, text, remedy)
 
@@ -124,7 +126,7 @@ def weak_start(test: ComparisonTable) -> str | None:
     baseline, own = test.better_baseline(ALL), test.column(ALL)
     if baseline is None or own[baseline].value == 0:  # `start` says so
         return None
-    ahead = [row for row in test.roles.untrained if row in own and own[row].value >= own[baseline].value]
+    ahead = [row for row in COUNTED_ROWS if row in own and own[row].value >= own[baseline].value]
     if not ahead:
         return None
     best = max(ahead, key=lambda name: own[name].value)
@@ -160,7 +162,7 @@ def unmeasured(test: ComparisonTable) -> Iterator[Finding]:
         yield Finding(0, "The rewards do not vary, so no gain can be judged.", "Choose another data.reward.")
     elif not math.isfinite(test.unit):
         yield Finding(0, "The spread of the rewards is not known, so no gain can be judged.", "Evaluate again.")
-    wanted = dict.fromkeys([*test.roles.baselines, *test.roles.reward_free, *test.roles.untrained])
+    wanted = dict.fromkeys([*test.roles.baselines, *REWARD_FREE, *COUNTED_ROWS])
     if missing := ", ".join(name for name in wanted if name not in test.methods):
         yield Finding(0, f"Controls that were not run: {missing}.", f"Add to methods: {missing}.")
     cells = {name: [test.get(name, metric) for metric in (ALL, VALUE)] for name in wanted if name in test.methods}

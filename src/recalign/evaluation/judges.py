@@ -6,8 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from recalign.data.sequences import EventDataModule, Sequences
-from recalign.data.sequences.relative import RelativeTo
+from recalign.data.sequences import Sequences
 from recalign.errors import InputError
 from recalign.recommender.checkpoint import Loaded
 
@@ -36,28 +35,6 @@ def require_apart(judges: Iterable[Loaded], other: Loaded, sequences: Sequences)
                 remedy = "train judges on users of their own, B1 or B2 (data.users), by one division (data.share_a)"
                 raise InputError(text, where=judge.where, remedy=remedy)
         known.append((judge.where, own_U))
-
-
-def data_of_judges(judges: Iterable[Loaded], data: EventDataModule) -> list[EventDataModule]:
-    """The data as each judge reads it: with its own reward in histories if it has one, else ``data`` itself.
-
-    Raises:
-        InputError: the rewards are not those that a judge was trained on.
-    """
-    known = {data.sequences.rewards: data}  # several judges mostly have the same
-    found = []
-    for judge in judges:
-        rewards = judge.facts.get("rewards", data.sequences.rewards)
-        if rewards not in known:
-            relative = judge.facts.get("relative_to")
-            own = data.rewarded(judge.facts["reward"], RelativeTo(**relative) if relative else None)
-            if own.sequences.rewards != rewards:
-                what = f"the rewards by {judge.facts['reward']!r} are not those that it was trained on"
-                remedy = "train the judges on this log, by this version of recalign"
-                raise InputError(what, where=judge.where, remedy=remedy)
-            known[rewards] = own
-        found.append(known[rewards])
-    return found
 
 
 def _users(loaded: Loaded, sequences: Sequences) -> np.ndarray:

@@ -19,8 +19,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from recalign.evaluation.comparison_table import ComparisonTable, Interval
-from recalign.evaluation.roles import Roles
-from recalign.evaluation.rows import UNTRAINED, row_of
+from recalign.evaluation.roles import COUNTED_ROWS, Roles
+from recalign.evaluation.rows import UNTRAINED
 
 VARIABLES = ("ink", "soft", "line", "card", "accent", "baseline", "plain", "placebo", "shade")
 COLOURS = [f"#{digit}0{digit}0{digit}0" for digit in range(1, 10)]
@@ -61,7 +61,7 @@ def forest(table: ComparisonTable, metric: str) -> Markup | None:
     rows = list(reversed(differences))
 
     def draw(figure: Figure, axes: Axes) -> None:
-        inside = [differences[row] for row in rows if not row_of(row).policy] or list(differences.values())
+        inside = [differences[row] for row in rows if row not in COUNTED_ROWS] or list(differences.values())
         low, high = min(0, *(cell.low for cell in inside)), max(0, *(cell.high for cell in inside))
         margin = 0.12 * (high - low) or 1.0
         left, right = low - margin, high + margin
@@ -102,7 +102,7 @@ def scatter(
     0.1 on (a KL spans decades).
     """
     across, up = _finite(table, x), _finite(table, y)
-    shown = [method for method in across if method in up and not row_of(method).policy]
+    shown = [method for method in across if method in up and method not in COUNTED_ROWS]
     points = {method: (across[method], up[method]) for method in shown}
     if len(points) < 2:
         return None

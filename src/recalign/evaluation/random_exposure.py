@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from recalign.data.sequences import Batch, EventDataModule
 from recalign.data.sequences.store import Group
 from recalign.evaluation.baselines import SameForAll
+from recalign.evaluation.methods import MethodRun, Networks
 from recalign.evaluation.offpolicy import Lists, estimate, of_items
 from recalign.evaluation.value import over_unseen
 from recalign.recommender.policy import Policy, chunks
@@ -29,16 +30,13 @@ HEADLINES = ("ips", "snips", "dr")
 UNIFORM = "uniform"  # no method has this name
 
 
-def is_exposed(data: EventDataModule) -> bool:
-    """Whether the log says which items were shown at random, and how probably."""
-    return data.log_.is_random is not None and data.log_.propensity is not None
-
-
-def of_methods(nets: Any, policies: Mapping[str, Policy], frames: Any) -> dict[str, Any]:
-    """What a log with random exposure says of each method, for its evaluation (`methods.EXTRAS`); else nothing."""
-    found = measure(policies, nets.reward, nets.data, nets.device) if is_exposed(nets.data) else {}
-    values: dict[str, Any] = {}
-    for method, measured in found.items():
+def of_methods(nets: Networks, policies: Mapping[MethodRun, Policy], events: Any) -> dict[str, Any]:
+    """What a log says of each method (`methods.Measure`), if it says what was shown at random and how probably."""
+    log, values = nets.data.log_, dict[str, Any]()
+    if log.is_random is None or log.propensity is None:
+        return values
+    named = {run.method: policy for run, policy in policies.items()}
+    for method, measured in measure(named, nets.reward, nets.data, nets.device).items():
         policy = measured["policy"]
         of_table = {f"value/{name}": policy[name] for name in HEADLINES if name in policy}
         values[method] = {"offpolicy/ess": policy["ess"]["list"]} | of_table, {FILE: measured}

@@ -10,8 +10,8 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from recalign.errors import require_positive
-from recalign.evaluation import comparison
 from recalign.evaluation.answer import limits
+from recalign.evaluation.chain_comparison import FILE, RunsComparison
 from recalign.evaluation.comparison import ALL, HIGH, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable, figure
 from recalign.evaluation.roles import Roles
@@ -31,8 +31,8 @@ def compare(folder: Path, draws: int = 2000) -> None:
         draws: of the bootstrap that makes the intervals.
     """
     require_positive("", {"draws": draws}, "draws")
-    comparison.RunsComparison(folder, draws).make()
-    show(Sources.of(folder), folder / comparison.FILE)
+    RunsComparison(folder, draws).make()
+    show(Sources.of(folder), folder / FILE)
 
 
 def report(folder: Path) -> None:

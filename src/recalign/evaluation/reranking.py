@@ -1,26 +1,119 @@
-"""Rerank a policy at serving: how strongly, and how a row of a table is served again."""
+"""Rerank a policy at serving: by what, how strongly, and how a row of a table is served again.
+
+Suffixes: T targets, V items, K members, S numbers of a reward model's state.
+"""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from recalign.artifacts import Seal, check, recorded
+from recalign.data.sequences import Batch
 from recalign.errors import InputError
-from recalign.evaluation.baselines import Rerank, Scores
-from recalign.evaluation.rows import row_of
+from recalign.evaluation.baselines import Row
+from recalign.evaluation.value import Once
 from recalign.files import read_json, sha256
 from recalign.recommender.checkpoint import load_net
 from recalign.recommender.policy import Policy
-from recalign.reward import RewardData
+from recalign.reward import RewardData, RewardEnsemble
 
+READS_REWARD_MODEL = "reads/reward_model"
+"""Metric of a row: 1 where it follows the reward model, in training or at serving, else 0."""
 RERANKING = "reranking"
 """Where a row's summary.json holds its `Reranking`, what it rests on and how it reads histories."""
+
+
+class ItemScores(nn.Module):
+    """One score an item for all users, in place of a reward model: mean rewards, log counts."""
+
+    def __init__(self, score_V: Tensor) -> None:
+        super().__init__()
+        self.score_V = nn.Buffer(score_V.float())
+
+    def states(self, batch: Batch) -> Tensor:
+        return self.score_V.new_zeros(1, len(batch.target_T), 0)
+
+    def predict(self, states: Tensor, item: Tensor | None = None) -> Tensor:
+        return self.score_V.expand(states.shape[1], -1) if item is None else self.score_V[item - 1]
+
+
+Scores = RewardEnsemble | ItemScores
+"""What a policy can be reranked by."""
+
+
+@dataclass(frozen=True)
+class RerankState:
+    """States of a policy and of a reward model, sliced together."""
+
+    policy: Any
+    reward_KTS: Tensor
+
+    def __len__(self) -> int:
+        return self.reward_KTS.shape[1]
+
+    def __getitem__(self, part: slice) -> RerankState:
+        return RerankState(self.policy[part], self.reward_KTS[:, part])
+
+
+class Rerank(Policy):
+    """A policy reranked at serving: log pi(v | s) + strength * r(s, v), up to a constant, r a reward or another score.
+
+    The strength is 1 / lambda, in 1 / the score's unit.
+    ``spread`` is the standard deviation of the rewards, in which whoever asks may give another strength.
+    """
+
+    def __init__(self, policy: Policy, reward: Scores, strength: float, spread: float = 1.0) -> None:
+        super().__init__()
+        self.num_items = policy.num_items
+        self.policy, self.reward, self.strength, self.spread = policy, reward, strength, spread
+
+    def encode(self, batch: Batch) -> RerankState:
+        return self.encode_once(lambda read: read(batch))
+
+    def encode_once(self, once: Once) -> RerankState:
+        """`encode`, where other rows have the same policy or scores (`value.Composed`)."""
+        return RerankState(once(self.policy.encode), once(self.reward.states))
+
+    def scored(self, state: RerankState) -> tuple[Tensor, Tensor]:
+        """The policy's log-probabilities and the scores, which do not depend on the strength. Shape: -> (T, V) each."""
+        return self.policy.log_probs(state.policy), self.reward.predict(state.reward_KTS)
+
+    def tilted(self, logp_TV: Tensor, score_TV: Tensor) -> Tensor:
+        """Log-probabilities over the catalogue from what `scored` returns. Shape: -> (T, V)."""
+        return (logp_TV + self.strength * score_TV).log_softmax(dim=1)
+
+    def log_probs(self, state: RerankState, items: Tensor | None = None) -> Tensor:
+        logp_TV = self.tilted(*self.scored(state))
+        return logp_TV if items is None else logp_TV.gather(1, items - 1)
+
+
+@dataclass(frozen=True)
+class RerankedRow(Row):
+    """A row that reranks a policy at serving.
+
+    Attributes:
+        scores: the scores by which it does so, and their unit, from the reward model that it reads and the log.
+        base: the trained method whose policy it reranks; None: the start.
+        permuted: whether it reads permuted rewards without any training.
+        trained: whether a reward model is trained for it.
+        strength: 1 / lambda in 1 / standard deviation of the reward; of ``popularity_tilt``, of log counts. With
+            `keep`, that at alpha 1 of the interpolation path.
+        keep: share of the start's ``all/ndcg@10`` on validation that it must keep (`Retention.enough`); None: any, at
+            `strength`.
+    """
+
+    scores: Callable[[RewardEnsemble, RewardData], tuple[Scores, float]] = field(kw_only=True)
+    base: str | None = None
+    permuted: bool = False
+    strength: float = 1.0
+    keep: float | None = None
 
 
 @dataclass(frozen=True)
@@ -36,7 +129,7 @@ class Reranking:
     alpha: float
 
     def policy(self, start: Policy, trained: Policy | None, scores: tuple[Scores, float]) -> Rerank:
-        """The reranked policy; ``trained`` is that of `Row.base`, if there is one, and ``scores`` of `Row.scores`."""
+        """The reranked policy; ``trained`` is that of `RerankedRow.base`, if there is one."""
         policy = interpolate(start, trained, self.alpha) if trained else start
         return Rerank(policy, scores[0], self.strength / scores[1], scores[1])
 
@@ -55,18 +148,19 @@ def interpolate(start: Policy, trained: Policy, alpha: float) -> Policy:
     return policy
 
 
-def served(folder: Path, checkpoints: Mapping[str, Path], data: RewardData) -> Policy:
+def served(row: RerankedRow, folder: Path, checkpoints: Mapping[str, Path], data: RewardData) -> Policy:
     """The policy of a reranked row, as its chain evaluated it.
 
     Args:
+        row: what it is.
         folder: of the row and seed, ``<chain>/<row>/seed-<n>``.
-        checkpoints: of the ``recommender``, the ``reward`` model and, for a row that has one, its `Row.base`.
+        checkpoints: of the ``recommender``, the ``reward`` model and, for a row that has one, its `RerankedRow.base`.
         data: the log, users A; it is set to read histories as the evaluation did.
 
     Raises:
         InputError: the row is not evaluated, or its checkpoints or its log are not those of its evaluation.
     """
-    row, place = row_of(folder.parent.name), folder / "evaluation"
+    place = folder / "evaluation"
     whole = check(place).whole
     seal = Seal.read(place) if whole else Seal()
     said = read_json(place / "summary.json").get(RERANKING) if seal.key else None
@@ -87,6 +181,5 @@ def served(folder: Path, checkpoints: Mapping[str, Path], data: RewardData) -> P
     for net in nets.values():
         net.check(data)
     own = nets.get(str(row.base))
-    assert row.scores is not None
     scores = row.scores(nets["reward"].net, data)
     return Reranking(**said["how"]).policy(nets["recommender"].net, own.net if own else None, scores).eval()

@@ -12,7 +12,9 @@ import torch
 from recalign import artifacts
 from recalign.evaluation.comparison import ALL, HIGH, METRICS
 from recalign.evaluation.evaluated_runs import with_gains
-from recalign.evaluation.methods import BaseCheckpoints, LoadedNetworks, MethodRun
+from recalign.evaluation.methods import BaseCheckpoints, MethodRun
+from recalign.evaluation.networks import LoadedNetworks
+from recalign.evaluation.seed_evaluation import digests_of, key_of
 from recalign.evaluation.value import evaluate
 from recalign.files import read_json, write_json
 from recalign.recommender.interpolation import TOLERANCE, Retention
@@ -40,8 +42,8 @@ def validate(
         The metrics of `MEASURED` for each run, the true value only where the truth is known, and of
         `LoadedNetworks.retained`.
     """
-    digests = base.digests()
-    keys = {place: run.key(digests, data, code) for place, run in places.items()}
+    digests = digests_of(base)
+    keys = {place: key_of(run, digests, data, code) for place, run in places.items()}
     stale = [place for place in places if not artifacts.check(place / FOLDER, keys[place]).fresh]
     if stale:
         nets = LoadedNetworks(base, data, device)

@@ -10,7 +10,8 @@ from typing import Any
 import polars as pl
 
 from recalign import artifacts
-from recalign.evaluation import comparison, examples
+from recalign.evaluation import examples
+from recalign.evaluation.chain_comparison import load_roles, read
 from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.decision import Decision, decide
 from recalign.evaluation.evaluated_runs import SPLITS
@@ -48,7 +49,7 @@ class Sources:
         Raises:
             InputError: the chain has no `comparison.csv`.
         """
-        frame, (roles, _) = comparison.read(chain_folder), Roles.load(chain_folder)
+        frame, (roles, _) = read(chain_folder), load_roles(chain_folder)
         table, validation = (ComparisonTable(frame, roles, split) for split in SPLITS)
 
         def stored(method: object, seed: str, file: str) -> Path:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from recalign.data.sequences import Batch, EventDataModule
-from recalign.evaluation.baselines import Rerank, Scores
+from recalign.evaluation.reranking import Rerank, Scores
 from recalign.nn import ranks_from_scores
 from recalign.recommender.interpolation import budget_batches, ndcg_by_user, sums_by_user
 from recalign.recommender.policy import Policy, chunks, seen_within

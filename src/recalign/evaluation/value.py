@@ -1,11 +1,11 @@
-"""Value a policy: score the items it shows by judges, the training reward model and the truth."""
+"""Value a policy on the events of users A: the ranks of their items, and what judges expect of the items it shows."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import polars as pl
@@ -19,12 +19,21 @@ from torch import Tensor, nn
 from recalign.data.sequences import Batch, EventDataModule, Sequences
 from recalign.data.sequences.store import PARTS, Part
 from recalign.errors import InputError
-from recalign.evaluation.baselines import ItemScores, Rerank, RerankState, Scores
 from recalign.nn import ranks_from_scores, top_k_from_scores
 from recalign.recommender.policy import Policy, State, chunks, seen_within
 from recalign.reward import RewardEnsemble
 
 SHOWN = 10  # items that a policy shows
+
+Once = Callable[[Callable[[Batch], Any]], Any]
+"""Calls a function with the batch at hand, only once however often it is asked."""
+
+
+@runtime_checkable
+class Composed(Protocol):
+    """A policy made of networks that other rows have too: each reads a batch once."""
+
+    def encode_once(self, once: Once) -> State: ...
 
 
 @dataclass(frozen=True)
@@ -54,44 +63,47 @@ def evaluate(
     Raises:
         InputError: users A have nothing to evaluate on in this part.
     """
-    count_V = data.sequences.item_counts()
-    count_W = torch.from_numpy(np.append(0, count_V))  # by item, 0 for one that training never saw
-    collected: dict[str, list[pl.DataFrame]] = {name: [] for name in policies}
-    of_shown: dict[str, RewardEnsemble | ItemScores] = dict(scorers.rewards)
-    percentile_V = np.searchsorted(np.sort(count_V), count_V) / len(count_V)  # share of items with fewer events
-    of_shown["popularity@10"] = ItemScores(torch.from_numpy(percentile_V))
-    nets: list[nn.Module] = [*policies.values(), scorers.start, *of_shown.values()]
-    for net in nets:
-        net.eval().to(device)
     windows = data.windows(part, "A")
     if not len(windows):
         remedy = "choose another split, a larger data.share_a, or a log with more users"
         raise InputError(f"no user of A has a {part} event with a history before it", where="data.split", remedy=remedy)
-    console = Console(stderr=True)
-    batches, hidden = data.loader(windows), not console.is_terminal
-    used = {figure: own for figure, own in scorers.own_data.items() if figure in scorers.rewards}
-    own_batches = {figure: iter(own.loader(windows, seen=False)) for figure, own in used.items()}
+    count_V = data.sequences.item_counts()
+    count_W = torch.from_numpy(np.append(0, count_V))  # by item, 0 for one that training never saw
+    percentile_V = np.searchsorted(np.sort(count_V), count_V) / len(count_V)  # share of items with fewer events
+    percentile_W = torch.from_numpy(np.append(0, percentile_V)).float()
+    nets: list[nn.Module] = [*policies.values(), scorers.start, *scorers.rewards.values()]
+    for net in nets:
+        net.eval().to(device)
+    read_by_itself = {name: own for name, own in scorers.own_data.items() if name in scorers.rewards}
+    own_batches = {name: iter(own.loader(windows, seen=False)) for name, own in read_by_itself.items()}
+    collected: dict[str, list[pl.DataFrame]] = {name: [] for name in policies}
+    batches, console = data.loader(windows), Console(stderr=True)
+    hidden = not console.is_terminal
     for read in track(batches, f"evaluating, {part}", console=console, transient=True, disable=hidden):
         batch = read.to(device)
-        once = ReadOnce(batch)
-        by_figure = {figure: ReadOnce(next(own).to(device)) for figure, own in own_batches.items()}
-        states = {name: once.encode(policy) for name, policy in policies.items()}
+        once = _once(batch)
+        states = {
+            name: policy.encode_once(once) if isinstance(policy, Composed) else once(policy.encode)
+            for name, policy in policies.items()
+        }
+        start = once(scorers.start.encode)
+        by_itself = {name: next(own).to(device) for name, own in own_batches.items()}
+        scored = {
+            name: net.states(by_itself[name]) if name in by_itself else once(net.states)
+            for name, net in scorers.rewards.items()
+        }
         events = {"user": batch.user_B[batch.row_T], "event": batch.event_T, "high": batch.high_T}
         events |= {"cold": batch.target_T == 0, "count": count_W[read.target_T]}
         for rows in chunks(len(batch.target_T), data.num_items):  # so that users x items is never held
-            of_events = {k: v[rows] for k, v in events.items()}
-            start_TV = scorers.start.log_probs(once.encode(scorers.start)[rows])
+            of_events = {column: value[rows] for column, value in events.items()}
+            start_TV = scorers.start.log_probs(start[rows])
             for name, policy in policies.items():
                 row = of_events | _of_policy(policy, states[name][rows], batch, rows, start_TV, scorers.truth_UV)
-                for figure, scores in of_shown.items():
-                    state_KTS = by_figure.get(figure, once).states(scores)[:, rows]
-                    value_TK = scores.predict(state_KTS, row["shown"].clamp(min=1))
-                    row[figure] = mean_shown(value_TK, row["shown"])
-                row = {k: v.cpu() for k, v in row.items()}
-                if scorers.truth_UV is not None:
-                    true_TK = scorers.truth_UV[row["user"][:, None], (row["shown"] - 1).clamp(min=0)]
-                    row["true@10"] = mean_shown(true_TK, row["shown"])
-                collected[name].append(pl.DataFrame({k: v.numpy() for k, v in row.items()}))
+                shown = row["shown"]
+                for figure, net in scorers.rewards.items():
+                    row[figure] = mean_shown(net.predict(scored[figure][:, rows], shown.clamp(min=1)), shown)
+                row["popularity@10"] = mean_shown(percentile_W.to(shown.device)[shown], shown)
+                collected[name].append(pl.DataFrame({column: value.cpu().numpy() for column, value in row.items()}))
     means = mean_rewards(data.sequences, part)
     frames = {name: _frame(pl.concat(parts), means) for name, parts in collected.items()}
     if idle := max((frame["popularity@10"].null_count() for frame in frames.values()), default=0):
@@ -99,37 +111,25 @@ def evaluate(
     return frames
 
 
-class ReadOnce:
-    """Encode a batch once with each network, however many policies share it."""
-
-    def __init__(self, batch: Batch) -> None:
-        self.batch, self._read = batch, functools.cache(lambda read: read(batch))
-
-    def encode(self, policy: Policy) -> State:
-        """The state of a policy before each target."""
-        if isinstance(policy, Rerank):
-            return RerankState(self.encode(policy.policy), self.states(policy.reward))
-        return self._read(policy.encode)
-
-    def states(self, scores: Scores) -> Tensor:
-        """The states of a reward model, or of other scores. Shape: (K, T, S)."""
-        return self._read(scores.states)
+def _once(batch: Batch) -> Once:
+    return functools.cache(lambda read: read(batch))
 
 
 def _of_policy(
     policy: Policy, state: State, batch: Batch, part: slice, start_TV: Tensor, truth_UV: Tensor | None
 ) -> dict[str, Tensor]:
-    """Figures of a policy in a part's states: KL, entropy, expected true reward, the target's rank, items shown."""
+    """Figures of a policy in a part's states: KL, entropy, the target's rank, items shown, their true rewards."""
     assert batch.seen_N is not None
-    state = policy.log_probs(state) if isinstance(policy, Rerank) else state  # once for all that follows
     logp_TV, seen = policy.log_probs(state), seen_within(batch.seen_N, part)
     p_TV = logp_TV.exp()
     row = {"kl": (p_TV * (logp_TV - start_TV)).sum(dim=1), "entropy": -(p_TV * logp_TV).sum(dim=1)}
+    row["rank"] = ranks_from_scores(logp_TV, batch.target_T[part] - 1, seen)
+    row["shown"] = top_k_from_scores(logp_TV, SHOWN, seen)[1] + 1
     if truth_UV is not None:
         truth_TV = truth_UV[batch.user_B[batch.row_T[part]].cpu()].to(logp_TV.device)
         row["true"] = (over_unseen(logp_TV, batch.seen_N, part) * truth_TV).sum(dim=1)
-    row["rank"] = ranks_from_scores(logp_TV, batch.target_T[part] - 1, seen)
-    return row | {"shown": top_k_from_scores(logp_TV, SHOWN, seen)[1] + 1}
+        row["true@10"] = mean_shown(truth_TV.gather(1, (row["shown"] - 1).clamp(min=0)), row["shown"])
+    return row
 
 
 def over_unseen(logp_TV: Tensor, seen_N: Tensor, part: slice) -> Tensor:
@@ -164,26 +164,3 @@ def _frame(events: pl.DataFrame, means: pl.DataFrame) -> pl.DataFrame:
     above = (pl.col("reward") > pl.col("reward").median()).fill_null(False)
     users = means.select(pl.col("user").cast(pl.UInt32), high_user=above)
     return frame.join(users, on="user", how="left", maintain_order="left").sort("event")
-
-
-def load_truth(path: Path, sequences: Sequences) -> Tensor:
-    """True expected rewards by user index and item - 1.
-
-    Args:
-        path: the ``truth.npz`` of a simulated log: ``reward`` float32 (users, items), raw ids ``users``, ``items``.
-        sequences: the log whose users and items are wanted.
-
-    Raises:
-        InputError: the file is missing or does not know one of them.
-    """
-    if not path.is_file():
-        raise InputError("the true rewards are missing", where=str(path), remedy="make the log anew: recalign simulate")
-    with np.load(path) as file:
-        reward, users, items = file["reward"], file["users"].tolist(), file["items"].tolist()
-    row, column = {u: i for i, u in enumerate(users)}, {v: i for i, v in enumerate(items)}
-    try:
-        rows = [row[u] for u in sequences.users.to_list()]
-        columns = [column[v] for v in sequences.items.to_list()]
-    except KeyError as error:
-        raise InputError(f"no true reward for {error}", where=str(path), remedy="make the log anew") from error
-    return torch.from_numpy(reward[np.ix_(rows, columns)])

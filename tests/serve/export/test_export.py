@@ -17,7 +17,7 @@ from recalign.artifacts import seal
 from recalign.data.events.log import ItemTable
 from recalign.data.sequences import RelativeTo, Where
 from recalign.errors import InputError
-from recalign.evaluation.baselines import ItemScores, Rerank
+from recalign.evaluation.reranking import ItemScores, Rerank
 from recalign.files import read_json
 from recalign.recommender import RecommenderData, SequencePolicy
 from recalign.recommender.checkpoint import build, load_net

@@ -8,7 +8,8 @@ import small
 import torch
 
 from recalign.data.sequences import EventDataModule
-from recalign.evaluation.baselines import ItemScores, Rerank, SameForAll
+from recalign.evaluation.baselines import SameForAll
+from recalign.evaluation.reranking import ItemScores, Rerank
 from recalign.nn import HSTU, LazyDecoder, Pooled, SASRec
 from recalign.recommender import CodePolicy, Policy, RecommenderData, SequencePolicy
 from recalign.recommender.onerec import random_codes

@@ -13,11 +13,13 @@ from rich.console import Console
 
 from recalign.code import class_paths, code_digest
 from recalign.errors import InputError, require_positive
-from recalign.evaluation.comparison import RECORD, RunsComparison
-from recalign.evaluation.methods import BASE_STAGES, BaseCheckpoints, MethodRun, SeedEvaluation
+from recalign.evaluation.chain_comparison import RECORD, RunsComparison
+from recalign.evaluation.methods import BASE_STAGES, BaseCheckpoints, MethodRun
 from recalign.evaluation.report import terminal_table
+from recalign.evaluation.reranking import RerankedRow
 from recalign.evaluation.roles import Roles
 from recalign.evaluation.rows import UNTRAINED, row_of
+from recalign.evaluation.seed_evaluation import SeedEvaluation
 from recalign.posttrain.base import KEEP
 from recalign.recommender.checkpoint import read_checkpoint
 from recalign.recommender.interpolation import require_share
@@ -98,7 +100,7 @@ def compare(
     for name, policy in policies.items():
         if not isinstance(name, str) or not name.strip(". ") or "/" in name or "\\" in name:
             raise InputError(f"{name!r} cannot name a row", where="policies", remedy="use a name without slashes")
-        taken = name in {*UNTRAINED, *BASE_STAGES} - {"start"} or row_of(name).reranked
+        taken = name in {*UNTRAINED, *BASE_STAGES} - {"start"} or isinstance(row_of(name), RerankedRow)
         if policy is not None and taken:
             raise InputError(f"{name!r} is the name of another row or stage", where="policies", remedy="choose another")
     require_positive("", {"draws": draws}, "draws")
@@ -134,7 +136,7 @@ def compare(
         require_rewards(path, data)
     if paths.get("start") == first:
         del paths["start"]  # evaluated as the base stage
-    runs = [MethodRun(name, paths.get(name), {}, keep=keep) for name in policies]
+    runs = [MethodRun(name, paths.get(name), {}, row_of(name, keep=keep)) for name in policies]
     recipes = [read_checkpoint(path).get("recipes", {}) for path in {first, *paths.values(), *scorers}]
     loaded = [{"class_path": one} for one in class_paths(recipes) if one.rpartition(".")[0] in sys.modules]
     code = code_digest(loaded)  # a checkpoint imports nothing

@@ -16,7 +16,7 @@ from recalign.data.events.log import SIMULATED
 from recalign.data.sequences.audit import audit_log, verdict
 from recalign.data.simulation import World, simulate, write
 from recalign.errors import InputError
-from recalign.evaluation.evaluated_runs import evaluated
+from recalign.evaluation.chain_comparison import evaluated
 from recalign.files import read_json, write_json
 from recalign.reward import RewardData
 from recalign.run.chain.plan import Plan

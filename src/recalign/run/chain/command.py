@@ -10,7 +10,7 @@ from pathlib import Path
 
 from recalign.data.sequences.earlier import remember
 from recalign.errors import InputError
-from recalign.evaluation.comparison import FILE, RECORD
+from recalign.evaluation.chain_comparison import FILE, RECORD
 from recalign.evaluation.page import write_page
 from recalign.evaluation.report import show
 from recalign.evaluation.sources import Sources

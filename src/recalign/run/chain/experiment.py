@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from recalign.errors import InputError, require_positive, require_seed
 from recalign.evaluation.methods import BASE_STAGES
-from recalign.evaluation.roles import Roles
-from recalign.evaluation.rows import row_of
+from recalign.evaluation.roles import Roles, base_of
+from recalign.evaluation.rows import is_post_trained, row_of
 from recalign.posttrain.base import KEEP
 from recalign.recommender.interpolation import require_share
 
@@ -101,7 +101,7 @@ class Chain:
     @property
     def post_trained(self) -> list[str]:
         """Those of them that are policies, which have settings to search and a path of weights."""
-        return [method for method in self.methods if row_of(method).post_trained]
+        return [method for method in self.methods if is_post_trained(method)]
 
     def check(self) -> None:
         """Refuse settings with which no chain works."""
@@ -115,9 +115,9 @@ class Chain:
         for seed in self.seeds:
             require_seed(seed, "seeds")
         for method in self.methods:
-            if (own := row_of(method).base) is not None and own not in self.post_trained:
+            if (own := base_of(method)) is not None and own not in self.post_trained:
                 text = f"{method} reranks the policy of {own!r}, which this chain does not train"
-                remedy = f"add {own} to them" if own and row_of(own).post_trained else "name a method that is trained"
+                remedy = f"add {own} to them" if own and is_post_trained(own) else "name a method that is trained"
                 raise InputError(text, where="methods", remedy=remedy)
         if taken := [method for method in self.methods if method in BASE_STAGES]:
             raise InputError(f"{taken[0]} is no method", where="methods", remedy="leave it out: every chain trains it")

@@ -17,10 +17,13 @@ from recalign.data.events.log import SIMULATED
 from recalign.data.events.yaml_text import yaml_text
 from recalign.data.sequences.placebo import CORRELATION
 from recalign.errors import InputError, nearest
-from recalign.evaluation.comparison import RunsComparison
-from recalign.evaluation.methods import BASE_STAGES, BaseCheckpoints, MethodRun, SeedEvaluation
-from recalign.evaluation.roles import START
-from recalign.evaluation.rows import READS_REWARD_MODEL, UNTRAINED, row_of
+from recalign.evaluation.baselines import Row
+from recalign.evaluation.chain_comparison import RunsComparison
+from recalign.evaluation.methods import BASE_STAGES, BaseCheckpoints, MethodRun
+from recalign.evaluation.reranking import READS_REWARD_MODEL
+from recalign.evaluation.roles import START, base_of
+from recalign.evaluation.rows import UNTRAINED, row_of
+from recalign.evaluation.seed_evaluation import SeedEvaluation
 from recalign.files import write_text
 from recalign.recommender.checkpoint import read_checkpoint
 from recalign.reward import RewardData
@@ -87,7 +90,7 @@ class Plan:
         roles["highlight"] = [chain.highlight or START]
         for where, rows in roles.items() if begin_with is None else ():  # an earlier chain has checked its own
             for row in sorted({*rows} - {*UNTRAINED, START}):
-                self.yaml(row_of(row).base or row, where)
+                self.yaml(base_of(row) or row, where)
         self.base: Sequence[str] = BASE_STAGES
         self.stages = [*BASE_STAGES, *self.trained]
         for stage in (*chain.stages, *overrides):
@@ -152,9 +155,9 @@ class Plan:
         stage, runs = self.evaluation_stage(seed), []
         write_text(self.folder / EVALUATION.format(seed), yaml_text(stage.shareable))
         for method in self.chain.methods:
-            trained = results.get(step_name(row_of(method).base or method, seed))
-            run = method_run(trained, method) if trained else MethodRun(method, None, {})
-            runs.append(replace(run, strength=self.chain.rerank, keep=self.chain.keep))
+            trained = results.get(step_name(base_of(method) or method, seed))
+            row = row_of(method, self.chain.rerank, self.chain.keep)
+            runs.append(method_run(trained, method, row) if trained else MethodRun(method, None, {}, row))
         data: RewardData = stage.datamodule()  # type: ignore[assignment]
         data.sample = self.chain.evaluation.users
         base, code = base_checkpoints(results, seed), code_digest()
@@ -231,10 +234,10 @@ def base_checkpoints(results: Results, seed: int) -> BaseCheckpoints:
     return BaseCheckpoints(*(results[step_name(stage, seed)].checkpoint for stage in BASE_STAGES))
 
 
-def method_run(trained: Trained, method: str) -> MethodRun:
+def method_run(trained: Trained, method: str, row: Row) -> MethodRun:
     """A trained method to evaluate, with its training cost and, of a placebo, how much of its signal is left."""
     content = read_checkpoint(trained.checkpoint)
     facts = content["facts"]
     figures = {"cost/seconds": trained.seconds, "cost/steps": content["global_step"], "cost/events": facts["events"]}
     figures |= {CORRELATION: facts[CORRELATION]} if CORRELATION in facts else {}
-    return MethodRun(method, trained.checkpoint, figures | {READS_REWARD_MODEL: float(trained.reads_reward_model)})
+    return MethodRun(method, trained.checkpoint, figures | {READS_REWARD_MODEL: float(trained.reads_reward_model)}, row)

@@ -18,6 +18,7 @@ from recalign.errors import InputError, TrainingError
 from recalign.evaluation.comparison import HIGH
 from recalign.evaluation.methods import MethodRun
 from recalign.evaluation.report import WIDTH
+from recalign.evaluation.rows import row_of
 from recalign.evaluation.selection import SEARCH, SELECT, Figures, choose, validate
 from recalign.files import write_text
 from recalign.recommender.interpolation import MIN_NDCG_RETAINED
@@ -232,7 +233,8 @@ class Search:
     def _try(self, method: str, number: int, _: Results) -> MethodRun | InputError | TrainingError:
         def run() -> MethodRun:
             stage = self.plan.parsed(method, self.seed, self.settings[method][number])
-            return method_run(train(trial(stage, f"trial-{number}", TRIALS), self.plan.chain.verbose), method)
+            trained = train(trial(stage, f"trial-{number}", TRIALS), self.plan.chain.verbose)
+            return method_run(trained, method, row_of(method))
 
         return tried(run)
 

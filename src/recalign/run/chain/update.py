@@ -13,7 +13,7 @@ from typing import Any
 from recalign import artifacts
 from recalign.data.sequences.earlier import WHERE_ROWS_ARE, EarlierLog
 from recalign.errors import InputError, require_positive
-from recalign.evaluation.comparison import RECORD
+from recalign.evaluation.chain_comparison import RECORD
 from recalign.files import read_json
 from recalign.recommender.checkpoint import class_path, read_checkpoint
 from recalign.recommender.grown import GROWS_FROM

@@ -11,7 +11,7 @@ import torch
 
 from recalign.data.sequences import EventDataModule
 from recalign.errors import InputError
-from recalign.evaluation.reranking import RERANKING, served
+from recalign.evaluation.reranking import RERANKING, RerankedRow, served
 from recalign.evaluation.rows import row_of
 from recalign.files import read_json, sha256
 from recalign.recommender import Policy
@@ -78,8 +78,8 @@ def open_run(run: Path) -> OpenedRun:
             policy's, or, of a reranked row, a stage that it rests on is missing or it is not as it was evaluated.
     """
     run = run.absolute()
-    if not RunFolder(run).config.is_file() and row_of(run.parent.name).reranked:
-        return _reranked(run)
+    if not RunFolder(run).config.is_file() and isinstance(row := row_of(run.parent.name), RerankedRow):
+        return _reranked(run, row)
     remedy = "name the run folder of a policy: runs/<chain>/<method>/seed-<n>"
     config, checkpoint = RunFolder(run).config, RunFolder(run).final_checkpoint()
     if not config.is_file():
@@ -102,8 +102,8 @@ def open_run(run: Path) -> OpenedRun:
     return OpenedRun(run, loaded.net.eval(), data, {run.parent.name: checkpoint}, device)
 
 
-def _reranked(run: Path) -> OpenedRun:
-    row, own = run.parent.name, row_of(run.parent.name).base
+def _reranked(run: Path, row: RerankedRow) -> OpenedRun:
+    own = row.base
     if not run.is_dir():
         remedy = "name the folder of a row that a chain evaluated: runs/<chain>/<row>/seed-<n>"
         raise InputError("there is no such folder", where=str(run), remedy=remedy)
@@ -111,13 +111,13 @@ def _reranked(run: Path) -> OpenedRun:
     folders |= {own: RunFolder(run.parents[1] / own / run.name)} if own else {}
     found = {name: folder.final_checkpoint() for name, folder in folders.items()}
     if lacking := [name for name, path in found.items() if path is None]:
-        what = f"{row} reranks by runs beside it, and there is none of {', '.join(lacking)}"
+        what = f"{run.parent.name} reranks by runs beside it, and there is none of {', '.join(lacking)}"
         raise InputError(what, where=str(run), remedy="keep them in the chain's folder, or run the chain again")
     checkpoints = {name: path for name, path in found.items() if path}
     start = checkpoints["recommender"]
     stage = parse_stage(["fit", f"--config={folders['reward'].config}", f"--model.init_from={start}"])
     relocate_ids(stage.config["data"]["init_args"], run)
     data: RewardData = stage.datamodule()  # type: ignore[assignment]
-    policy = served(run, checkpoints, data)
+    policy = served(row, run, checkpoints, data)
     strength = read_json(run / "evaluation" / "summary.json")[RERANKING]["how"]["strength"]
     return OpenedRun(run, policy, data, checkpoints, strength=strength)

@@ -19,7 +19,7 @@ from recalign.data.events import data_root
 from recalign.data.events.items import log_ids
 from recalign.data.events.reading import locate, no_column, read
 from recalign.errors import InputError, require_positive
-from recalign.evaluation.baselines import Rerank
+from recalign.evaluation.reranking import Rerank
 from recalign.files import digest, write_json, write_text
 from recalign.nn import Rebuildable
 from recalign.recommender import CodePolicy

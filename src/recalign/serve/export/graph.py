@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from recalign.errors import InputError
-from recalign.evaluation.baselines import ItemScores, Rerank
+from recalign.evaluation.reranking import ItemScores, Rerank
 from recalign.recommender import CodePolicy, Policy, SequencePolicy
 from recalign.serve.export.histories import GraphInputs
 from recalign.serve.export.parts import CodePart, ItemPart, Part

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recalign.evaluation.baselines import ItemScores
+from recalign.evaluation.reranking import ItemScores
 from recalign.reward import RewardEnsemble
 from recalign.reward.heads import MeanHead
 from recalign.reward.net import RewardNet

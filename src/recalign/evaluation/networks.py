@@ -1,0 +1,169 @@
+"""What rows need besides a plain table: NDCG budgets, reranking, a truth that is known, judges of another reward."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recalign.data.events import data_root
+from recalign.data.sequences import EventDataModule, Sequences
+from recalign.data.sequences.relative import RelativeTo
+from recalign.errors import InputError
+from recalign.evaluation.methods import JUDGED, UNIT, BaseCheckpoints, MethodRun, Networks
+from recalign.evaluation.reranking import READS_REWARD_MODEL, RERANKING, ItemScores, RerankedRow, Reranking, Scores
+from recalign.evaluation.validation_ranking import ValidationRanking
+from recalign.recommender.checkpoint import Loaded
+from recalign.recommender.interpolation import ALL_RETAINED, Retention, alpha_within_budget
+from recalign.recommender.policy import Policy
+from recalign.reward import RewardData
+from recalign.reward.placebo import as_placebo
+
+JUDGE_UNIT = "judge/sd"
+"""Of judges with a reward of their own: the standard deviation of their training rewards. `USER_SPREAD` is unknown."""
+TESTED = "users/tested"  # all users with test events; where a sample was evaluated
+
+
+class LoadedNetworks(Networks):
+    """The networks of one seed, for any row."""
+
+    def __init__(self, base: BaseCheckpoints, data: RewardData, device: torch.device) -> None:
+        super().__init__(base, data, device)
+        truth = truth_of(data)
+        read = zip(("select_judge@10", "judge@10"), data_of_judges(self.judges, data), strict=True)
+        self.scorers = replace(
+            self.scorers,
+            truth_UV=load_truth(truth, data.sequences) if truth else None,
+            own_data={figure: own for figure, own in read if own is not data},
+        )
+        self._ranking = ValidationRanking(self.start, data, device)
+        self.reranked = functools.cache(self._reranked)
+
+    def policy(self, run: MethodRun) -> Policy:
+        if isinstance(run.row, RerankedRow):
+            return self.reranked(run.row, run.checkpoint).policy(self.start, *self._parts(run.row, run.checkpoint))
+        return super().policy(run)
+
+    def _parts(self, row: RerankedRow, checkpoint: Path | None) -> tuple[Policy | None, tuple[Scores, float]]:
+        """The trained policy that a row reranks, None for the start; its scores, and their unit."""
+        trained = self.trained(checkpoint).net if checkpoint and row.base else None
+        own = self.trained(checkpoint, "reward").net if checkpoint and row.trained else None
+        return trained, row.scores(own or self.reward, self.data)
+
+    def _reranked(self, row: RerankedRow, checkpoint: Path | None) -> Reranking:
+        """How a row reranks, at the NDCG budget where one is asked for.
+
+        A trained policy is reranked as strongly as the start may be; its weights and the strength share one path.
+        """
+        trained, scores = self._parts(row, checkpoint)
+        full = self.reranked(replace(row, base=None), None).strength if trained else row.strength
+
+        def at(alpha: float) -> Reranking:
+            return Reranking(alpha * full, alpha)
+
+        def kept(alpha: float) -> Retention:
+            return self.retention(at(alpha).policy(self.start, trained, scores))
+
+        return at(alpha_within_budget(kept, row.keep)[0] if row.keep is not None and self.start_U.any() else 1.0)
+
+    def retention(self, policy: Policy) -> Retention:
+        """How much of the start's NDCG a policy keeps."""
+        if policy is self.start:
+            return ALL_RETAINED
+        return Retention.measure(self._ranking.ndcg_by_user(policy), self.start_U)
+
+    @functools.cached_property
+    def start_U(self) -> np.ndarray:
+        """NDCG@10 of the start by user, which an NDCG budget is a share of. Shape: float64 (U,)."""
+        return self._ranking.ndcg_by_user(self.start)
+
+    def spread(self) -> dict[str, Any]:
+        if "judge@10" not in self.scorers.own_data:
+            return super().spread()
+        judge = self.judges[-1]
+        unit = float(judge.net.nets[0].scale)
+        return {UNIT: self.data.moments()[1], JUDGE_UNIT: unit, JUDGED: judge.facts["reward"]}
+
+    def retained(self, run: MethodRun, policy: Policy) -> dict[str, float]:
+        """NDCG retained, its standard error, and alpha, where that was searched."""
+        kept, alpha = self.retention(policy), None
+        if not isinstance(run.row, RerankedRow):
+            alpha = self.trained(run.checkpoint).facts.get("reach") if run.checkpoint else None
+        elif run.row.keep is not None:
+            alpha = self.reranked(run.row, run.checkpoint).alpha
+        figures = {"policy/ndcg_retained": kept.share, "policy/ndcg_retained_se": kept.error}
+        return figures if alpha is None else figures | {"policy/alpha": alpha}
+
+    def reranking(self, row: RerankedRow, run: MethodRun) -> dict[str, Any]:
+        """How a row reranks: its strength, by what, and whether that is the reward model."""
+        how, scores = self.reranked(row, run.checkpoint), self._parts(row, run.checkpoint)[1][0]
+        reads = max(float(not isinstance(scores, ItemScores)), run.cost.get(READS_REWARD_MODEL, 0.0))
+        figures = {READS_REWARD_MODEL: reads} | (as_placebo(self.data).facts() if row.permuted else {})
+        return figures | {"policy/strength": how.strength, RERANKING: how.record(self.data)}
+
+
+def of_methods(nets: LoadedNetworks, policies: Mapping[MethodRun, Policy], events: Any) -> dict[str, Any]:
+    """What each method retains, how it reranks, and how many users there are to sample (`methods.Measure`)."""
+    found = {}
+    for run, policy in policies.items():
+        figures: dict[str, Any] = {TESTED: nets.data.users_tested("A")} if nets.data.sample is not None else {}
+        figures |= {} if run.row.counted else nets.retained(run, policy)  # counted rows have no NDCG budget
+        figures |= nets.reranking(run.row, run) if isinstance(run.row, RerankedRow) else {}
+        found[run.method] = figures, {}
+    return found
+
+
+def data_of_judges(judges: Iterable[Loaded], data: EventDataModule) -> list[EventDataModule]:
+    """The data as each judge reads it: with its own reward in histories if it has one, else ``data`` itself.
+
+    Raises:
+        InputError: the rewards are not those that a judge was trained on.
+    """
+    known = {data.sequences.rewards: data}  # several judges mostly have the same
+    found = []
+    for judge in judges:
+        rewards = judge.facts.get("rewards", data.sequences.rewards)
+        if rewards not in known:
+            relative = judge.facts.get("relative_to")
+            own = data.rewarded(judge.facts["reward"], RelativeTo(**relative) if relative else None)
+            if own.sequences.rewards != rewards:
+                what = f"the rewards by {judge.facts['reward']!r} are not those that it was trained on"
+                remedy = "train the judges on this log, by this version of recalign"
+                raise InputError(what, where=judge.where, remedy=remedy)
+            known[rewards] = own
+        found.append(known[rewards])
+    return found
+
+
+def truth_of(data: RewardData) -> Path | None:
+    """The file of a simulated log's true rewards."""
+    return data_root(data.root) / data.log_.truth if data.log_.truth else None
+
+
+def load_truth(path: Path, sequences: Sequences) -> Tensor:
+    """True expected rewards by user index and item - 1.
+
+    Args:
+        path: the ``truth.npz`` of a simulated log: ``reward`` float32 (users, items), raw ids ``users``, ``items``.
+        sequences: the log whose users and items are wanted.
+
+    Raises:
+        InputError: the file is missing or does not know one of them.
+    """
+    if not path.is_file():
+        raise InputError("the true rewards are missing", where=str(path), remedy="make the log anew: recalign simulate")
+    with np.load(path) as file:
+        reward, users, items = file["reward"], file["users"].tolist(), file["items"].tolist()
+    row, column = {u: i for i, u in enumerate(users)}, {v: i for i, v in enumerate(items)}
+    try:
+        rows = [row[u] for u in sequences.users.to_list()]
+        columns = [column[v] for v in sequences.items.to_list()]
+    except KeyError as error:
+        raise InputError(f"no true reward for {error}", where=str(path), remedy="make the log anew") from error
+    return torch.from_numpy(reward[np.ix_(rows, columns)])
