@@ -13,9 +13,11 @@ import polars as pl
 
 from recalign import artifacts
 from recalign.code import code_digest
+from recalign.data.events.log import SIMULATED
 from recalign.errors import InputError
 from recalign.evaluation.comparison import SCHEMA, tabulate
-from recalign.evaluation.evaluated_runs import SPLITS, Run, align, require_comparable
+from recalign.evaluation.evaluated_runs import SPLITS, Run
+from recalign.evaluation.methods import JUDGED, UNIT
 from recalign.evaluation.roles import Roles
 from recalign.files import read_json, sha256, write_json, write_text
 
@@ -136,6 +138,43 @@ def load_runs(chain_folder: Path, methods: Collection[str] | None, seeds: Collec
     for split in SPLITS:
         align(runs, split)
     return runs
+
+
+def require_comparable(runs: Sequence[Run]) -> None:
+    """Refuse runs of one seed that rest on other data or checkpoints, and runs of one log with other events or rewards.
+
+    Each seed of a simulated log is a log of its own. Of another one, the users would count once for each seed.
+    """
+    first: dict[tuple[str, int | None], tuple[object, Run]] = {}
+    for run in runs:
+        log = run.seed if run.summary.get("log") == SIMULATED else None
+        reward = f"{run.summary.get(UNIT) or 0:.6g}", run.summary.get(JUDGED)  # machines differ in the last bit
+        base = "rests on other data, or on other checkpoints of the stages before it,"
+        facts: list[tuple[str, int | None, object]] = [(base, run.seed, run.summary.get("base"))]
+        facts.append(("was measured by another reward", log, reward))
+        for split, frame in run.splits.items():
+            events = frame.select("user", "event").to_numpy().tobytes()
+            facts.append((f"was measured on other {split} events", log, events))
+        for what, of, fact in facts:
+            known, other = first.setdefault((what, of), (fact, run))
+            if fact != known:
+                where = f"{run.method}, seed {run.seed}"
+                remedy = "run the chain again with every method and seed, or in another folder"
+                raise InputError(f"it {what} than {other.method}, seed {other.seed}", where=where, remedy=remedy)
+
+
+def align(runs: Sequence[Run], split: str) -> None:
+    """Give all runs the same rows. If each seed is a world of its own, a run has nulls in the others' rows."""
+    ordered = sorted((run for run in runs if split in run.splits), key=lambda run: run.seed)
+    worlds = {run.seed: run.splits[split].select("user", "event") for run in ordered}
+    if not worlds or all(world.equals(worlds[ordered[0].seed]) for world in worlds.values()):
+        return
+    size = max(int(world["user"].max()) for world in worlds.values()) + 1  # type: ignore[arg-type]
+    apart = {seed: (pl.col("user").cast(pl.Int64) + place * size).alias("user") for place, seed in enumerate(worlds)}
+    rows = pl.concat([world.with_columns(apart[seed]) for seed, world in worlds.items()])
+    for run in ordered:
+        own = run.splits[split].with_columns(apart[run.seed])
+        run.splits[split] = rows.join(own, on=["user", "event"], how="left", maintain_order="left")
 
 
 def read(chain_folder: Path) -> pl.DataFrame:
