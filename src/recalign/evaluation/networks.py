@@ -110,7 +110,7 @@ class LoadedNetworks(Networks):
 
 def of_methods(nets: LoadedNetworks, policies: Mapping[MethodRun, Policy], events: Any) -> dict[str, Any]:
     """What each method retains, how it reranks, and how many users there are to sample (`methods.Measure`)."""
-    found = {}
+    found: dict[str, Any] = {}
     for run, policy in policies.items():
         figures: dict[str, Any] = {TESTED: nets.data.users_tested("A")} if nets.data.sample is not None else {}
         figures |= {} if run.row.counted else nets.retained(run, policy)  # counted rows have no NDCG budget
