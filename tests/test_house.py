@@ -153,14 +153,14 @@ def test_modules_do_not_ask_the_trainer_for_its_datamodule():
 
 
 CEILINGS = {
-    "lines": 31_270,
-    "statements": 16_610,
-    "functions": 1_890,
-    "bytes": 1_507_000,
+    "lines": 31_210,
+    "statements": 16_560,
+    "functions": 1_880,
+    "bytes": 1_505_000,
     "packages": 8,
     "modules beside them": 10,
-    "lines of tests": 27_340,
-    "lines of benchmarks": 5_500,
+    "lines of tests": 27_330,
+    "lines of benchmarks": 5_400,
 }
 """What the house may hold; a change that needs more says what each new hundred lines buy."""
 
@@ -201,7 +201,7 @@ def core() -> list[str]:
 
 
 CORE_LINES = 6_000
-LEAVING = 21
+LEAVING = 19
 """Imports by which the core still leaves the core."""
 
 
