@@ -20,6 +20,7 @@ import polars as pl
 from recalign.data.events.fields import MISSING
 from recalign.data.events.log import RULE, LogMapping, data_root
 from recalign.data.events.messages import SHOWN, SourceRows, did_you_mean
+from recalign.data.events.table import LogReader
 from recalign.errors import InputError
 from recalign.files import digest, sha256
 
@@ -120,17 +121,25 @@ def read_errors(file: str) -> Iterator[None]:
         raise InputError(f"cannot be read {kind}: {reason}", where=file, remedy=remedy) from error
 
 
-def read_log(log: LogMapping, root: Path | None) -> tuple[pl.DataFrame, SourceRows]:
-    """Read the files of a log: all rows, with the columns of all files, and where each row comes from.
+class FileReader(LogReader):
+    """Reads the files of a log in all the forms that they may have. Errors as of `locate`, `read` and `join`."""
 
-    Raises:
-        InputError: a file is missing or cannot be read, or the files do not fit together.
-    """
-    files, _ = locate(log, root)
-    ids = log.user, log.item
-    joined, rows = join(log, {file: read(file, ids, log.header, log.separator).lazy() for file in files})
-    raw = joined.collect()
-    return raw, replace(rows, number=pl.int_range(1, raw.height + 1, dtype=pl.UInt32, eager=True))
+    def digests(self) -> list[str]:
+        """Digests of the log's files, and of the item table where items have features."""
+        files, items = locate(self.log, self.root)
+        tables = [items] if items and self.log.items and self.log.items.features else []
+        return [file_digest(file) for file in [*files, *tables]]
+
+    def rows(self) -> tuple[pl.DataFrame, SourceRows]:
+        """All rows, with the columns of all files, and where each row comes from."""
+        log, (files, _) = self.log, locate(self.log, self.root)
+        ids = log.user, log.item
+        joined, rows = join(log, {file: read(file, ids, log.header, log.separator).lazy() for file in files})
+        raw = joined.collect()
+        return raw, replace(rows, number=pl.int_range(1, raw.height + 1, dtype=pl.UInt32, eager=True))
+
+
+LogReader.reader_class = FileReader
 
 
 def join(log: LogMapping, tables: Mapping[str, pl.LazyFrame]) -> tuple[pl.LazyFrame, SourceRows]:

@@ -2,17 +2,17 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import polars as pl
 
 from recalign.data.events.expression import condition, evaluate, kind_of
 from recalign.data.events.fields import index_ids, missing_as_null, read_ids, read_timestamps, refuse_rows
-from recalign.data.events.log import OWN_COLUMNS, LogMapping
+from recalign.data.events.log import OWN_COLUMNS, LogMapping, data_root
 from recalign.data.events.messages import SHOWN, SourceRows
-from recalign.data.events.reading import file_digest, locate, read_log
 from recalign.errors import InputError, printable
-from recalign.files import digest
+from recalign.files import digest, sha256
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,34 @@ class EventTable:
     resolution: int = 1
 
 
+class LogReader:
+    """Reads the files of a log, Parquet or CSV.
+
+    `recalign.data.events.reading` puts a subclass in its place (`reader_class`): for other text, wildcards, folders and
+    object stores, for logs that are fetched, and for errors that name the rows of a file.
+    """
+
+    reader_class: ClassVar[type["LogReader"]]
+
+    def __init__(self, log: LogMapping, root: Path | None) -> None:
+        self.log, self.root = log, root or data_root(None)
+
+    def digests(self) -> list[str]:
+        """Digests of the files that figures depend on."""
+        return [sha256(self.root / file) for file in self.log.files]
+
+    def rows(self) -> tuple[pl.DataFrame, SourceRows]:
+        """All rows, with the columns of all files, and where each row comes from."""
+        paths = [self.root / file for file in self.log.files]
+        frames = [pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_csv(path) for path in paths]
+        raw = pl.concat(frames, how="diagonal_relaxed")
+        heights = {str(path): frame.height for path, frame in zip(paths, frames, strict=True)}
+        return raw, SourceRows(pl.int_range(1, raw.height + 1, dtype=pl.UInt32, eager=True), heights)
+
+
+LogReader.reader_class = LogReader
+
+
 def load_events(log: LogMapping, root: Path | None, reward: str | None) -> EventTable:
     """Read and check a log.
 
@@ -100,20 +128,18 @@ def load_events(log: LogMapping, root: Path | None, reward: str | None) -> Event
         InputError: the log cannot be used; names the file, row, column or key, and a remedy.
     """
     mark = fingerprint(log, root, reward)
-    frame, users, items, report = check_rows(*read_log(log, root), log, reward)
+    raw, rows = LogReader.reader_class(log, root).rows()
+    frame, users, items, report = check_rows(raw, rows, log, reward)
     require_useful(report, frame["reward"], reward)
     return EventTable(frame, users, items, log.timestamp is not None, report, mark, log.time_resolution)
 
 
 def fingerprint(log: LogMapping, root: Path | None, reward: str | None) -> str:
     """`EventTable.fingerprint`, without reading the events."""
-    files, items = locate(log, root)
     mapping = asdict(log)
-    features = mapping.pop("items")  # without them, nothing of the table changes a figure
-    parts = [mapping, reward, [file_digest(file) for file in files]]
-    if log.items and log.items.features and items:
-        parts += [features, file_digest(items)]
-    return digest(*parts)[:16]
+    items = mapping.pop("items")  # without features, nothing of the item table changes a figure
+    features = [items] if items and items["features"] else []
+    return digest(mapping, reward, LogReader.reader_class(log, root).digests(), *features)[:16]
 
 
 def check_rows(

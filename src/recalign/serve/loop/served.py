@@ -18,7 +18,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from recalign.data.events import LogMapping, data_root
 from recalign.data.events.audit import Section
 from recalign.data.events.expression import condition, evaluate
-from recalign.data.events.reading import read_log
+from recalign.data.events.reading import FileReader
 from recalign.data.events.table import read_numbers
 from recalign.errors import InputError
 from recalign.serve.server.bundle import Bundle, load_bundle
@@ -186,7 +186,7 @@ def read_rows(path: Path) -> pl.DataFrame:
         InputError: as `read_served`.
     """
     data, log, root = settings(path)
-    raw, rows = read_log(log, root)
+    raw, rows = FileReader(log, root).rows()
     if lacking := [name for name in NEEDED if name not in raw.columns]:
         raise InputError(f"the table has no column {lacking[0]!r}", where=str(path), remedy=REMEDY)
     named = {name: evaluate(raw, one, f"data.log.columns.{name}", rows) for name, one in log.columns.items()}
