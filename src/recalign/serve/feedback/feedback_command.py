@@ -8,13 +8,13 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from recalign.data.events.audit import render
+from recalign.data.events import LogMapping, render
 from recalign.data.events.yaml_text import yaml_scalar
 from recalign.errors import InputError
 from recalign.files import atomic_write
 from recalign.serve.feedback import log as decision_log
-from recalign.serve.feedback import outcomes as outcome_tables
 from recalign.serve.feedback.joining import Joined, Rule, join
+from recalign.serve.feedback.outcomes import read as read_outcomes
 from recalign.serve.server.command import DECISIONS_KEY, decisions_key
 from recalign.serve.server.decisions import pseudonym
 
@@ -56,34 +56,59 @@ def feedback(words: list[str]) -> None:
         InputError: the log, the outcomes or the settings cannot be used.
     """
     given = _options().parse_args(words)
+    out = given.out or given.folder
     if (given.outcomes is None) == (given.forget is None):
+        what = "nothing to do" if given.forget is None else "outcomes, and a user to forget"
         remedy = "give --outcomes TABLE to join them, or --forget USER to erase somebody"
-        raise InputError(
-            "nothing to do" if given.forget is None else "outcomes, and a user to forget", where="", remedy=remedy
-        )
+        raise InputError(what, where="", remedy=remedy)
     if given.forget is not None:
-        key, out = decisions_key(given.key_file), given.out or given.folder
-        erased = decision_log.forget(given.folder, given.forget, key, out / TABLE)
+        erased = decision_log.forget(given.folder, given.forget, decisions_key(given.key_file), out / TABLE)
         print(f"{erased:,} records are erased")
         return
-    _join(given)
+    if given.decision is not None and (given.user is not None or given.unshown):
+        what = "outcomes are joined by the ids of decisions, and no user is read"
+        raise InputError(what, where="decision", remedy="give --user in its place, or leave out --user and --unshown")
+    who = "decision" if given.decision else "user"
+    key = None if given.decision else decisions_key(given.key_file)
+    rule = Rule(given.window, given.delay, given.ignored, given.unshown)
+    outcomes = LogMapping(
+        "outcomes",
+        given.outcomes,
+        user=given.decision or given.user or "user",
+        item=given.item,
+        timestamp=given.time,
+        time_unit=given.time_unit,
+        time_format=given.time_format,
+    )
+    with decision_log.reading(given.folder, key) as log:  # to its end: who is forgotten meanwhile would come back
+        decisions, damaged = decision_log.read(log)
+        told, nameless = read_outcomes(outcomes, who, given.reward, lambda user: pseudonym(str(key), user))
+        found = join(decisions, told, rule, time.time_ns() // 1000)
+        found.counts["decisions"] |= {"damaged records, dropped": damaged}
+        found.counts["outcomes"] |= {f"left out, as they name no {who}": nameless}
+        print(render(found.counts))
+        if not found.table["shown"].any():
+            remedy = "wait until the window has passed, or give a shorter --window"
+            raise InputError("no decision can be joined yet", where=str(given.folder), remedy=remedy)
+        write(found, out, rule)
+    print(f"\n{out / LOG} is written: recalign check {out / LOG}")
 
 
 def _options() -> argparse.ArgumentParser:
-    columns, rule = outcome_tables.Columns(), Rule()
+    rule = Rule()
     parser = argparse.ArgumentParser(
         prog="recalign feedback", description="Join what a server has shown with what came of it, or forget a user."
     )
     option = parser.add_argument
     option("folder", type=Path, help="of recalign serve BUNDLE --decisions FOLDER")
-    option("--outcomes", type=Path, nargs="+", help="tables of events: .csv, .tsv or .parquet")
-    option("--user", help=f"column of the user's id, as requests name users; default {columns.user}")
+    option("--outcomes", nargs="+", help="tables of events: .csv, .tsv or .parquet")
+    option("--user", help="column of the user's id, as requests name users; default user")
     option("--decision", help="column of the decision's id, as answers have it; in place of --user")
-    option("--item", default=columns.item, help="column of the item's id; default %(default)s")
-    option("--time", default=columns.time, help="column of the time; default %(default)s")
-    option("--time_unit", choices=("s", "ms", "us", "datetime"), default=columns.time_unit)
+    option("--item", default="item", help="column of the item's id; default %(default)s")
+    option("--time", default="timestamp", help="column of the time; default %(default)s")
+    option("--time_unit", choices=("s", "ms", "us", "datetime"), default="s")
     option("--time_format", help="how times are written, where that is not ISO 8601: %%d/%%m/%%Y %%H:%%M")
-    option("--reward", help="column of how good it was; default: 1 for each outcome")
+    option("--reward", default="1", help="expression over the columns of how good it was; default %(default)s")
     option("--window", type=float, default=rule.window, help="seconds in which an outcome counts; default %(default)g")
     option("--delay", type=float, default=rule.delay, help="seconds by which outcomes may be late in their table")
     option("--ignored", type=float, default=rule.ignored, help="reward of what was shown and not chosen")
@@ -92,37 +117,6 @@ def _options() -> argparse.ArgumentParser:
     option("--out", type=Path, help="folder of the table; default: the log's")
     option("--forget", metavar="USER", help="erase a user from the log, and from the table in it (or in --out)")
     return parser
-
-
-def _join(given: argparse.Namespace) -> None:
-    if given.decision is not None and (given.user is not None or given.unshown):
-        what = "outcomes are joined by the ids of decisions, and no user is read"
-        raise InputError(what, where="decision", remedy="give --user in its place, or leave out --user and --unshown")
-    key = None if given.decision else decisions_key(given.key_file)
-    rule = Rule(given.window, given.delay, given.ignored, given.unshown)
-    columns = outcome_tables.Columns(
-        given.item,
-        given.time,
-        given.time_unit,
-        given.time_format,
-        given.user or outcome_tables.Columns.user,
-        given.decision,
-        given.reward,
-    )
-    with decision_log.reading(given.folder, key) as log:  # to its end: who is forgotten meanwhile would come back
-        decisions, damaged = decision_log.read(log)
-        outcomes, nameless = outcome_tables.read(given.outcomes, columns, lambda user: pseudonym(str(key), user))
-        found = join(decisions, outcomes, rule, time.time_ns() // 1000)
-        found.counts["decisions"] |= {decision_log.DAMAGED: damaged}
-        who = "decision" if given.decision else "user"
-        found.counts["outcomes"] |= {f"left out, as they name no {who}": nameless}
-        out = given.out or given.folder
-        print(render(found.counts))
-        if not found.table["shown"].any():
-            remedy = "wait until the window has passed, or give a shorter --window"
-            raise InputError("no decision can be joined yet", where=str(given.folder), remedy=remedy)
-        write(found, out, rule)
-    print(f"\n{out / LOG} is written: recalign check {out / LOG}")
 
 
 def write(found: Joined, out: Path, rule: Rule) -> None:

@@ -27,13 +27,9 @@ ORDER = (
     "log_prob", "decision",
     *(name for name in COLUMNS if name not in ("time", "decision", "user", "log_probs")),
 )  # fmt: skip
-
-
 MISFITS = "what does not fit"
 OVERDUE = "decisions whose window had not passed at the newest outcome, but has by now"
 """Names in `Joined.counts`, which `recalign monitor` reads."""
-LONGEST = 100 * 365 * 86_400
-"""The longest window or delay, in seconds."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +55,6 @@ class Rule:
         require_positive("", vars(self), "delay", or_zero=True)
         if not math.isfinite(self.ignored):
             raise InputError(f"{self.ignored} is no number", where="ignored", remedy="give a reward, such as 0")
-        for name in ("window", "delay"):
-            if getattr(self, name) > LONGEST:
-                what, remedy = f"{getattr(self, name):g} s are over a hundred years", "give seconds, such as 86400"
-                raise InputError(what, where=name, remedy=remedy)
 
 
 @dataclass
@@ -89,58 +81,64 @@ def join(decisions: pl.DataFrame, outcomes: pl.DataFrame, rule: Rule, now: int) 
     Raises:
         InputError: the items of the two are not the same kind of ids.
     """
-    found = Joined(pl.DataFrame())
-    once = decisions.unique("decision", keep="first", maintain_order=True)
-    whole = once.filter(pl.col("items").list.len() > 0)
+    wait = round((rule.window + rule.delay) * MICRO)
+    whole = decisions.filter(pl.col("items").list.len() > 0)
     past = outcomes.filter(pl.col("time") <= now)["time"].max()  # one clock that is ahead makes no decision older
-    until = (now if past is None else past) - round((rule.window + rule.delay) * MICRO)  # type: ignore[operator]
+    until = (now if past is None else past) - wait  # type: ignore[operator]
     ripe = whole.filter(pl.col("time") <= until)
-    found.counts["decisions"] = {
-        "read": decisions.height,
-        "told twice, one kept": decisions.height - once.height,
-        "that showed nothing": once.height - whole.height,
-        "too young: their window had not passed at the newest outcome": whole.height - ripe.height,
-        "used": ripe.height,
-    }
     versions = dict(ripe.group_by("version").len().sort("version").iter_rows())
-    found.counts["arms"] = dict(Counter(ripe["arm"].fill_null("without exploration")))
-    found.counts["versions" + (" (mixed)" if len(versions) > 1 else "")] = versions
     shown = _shown(whole)
-    outcomes = _same_ids(outcomes, shown)
-    own = shown.select("user", "item", "decision", shown_at=_as_exact_as(outcomes, pl.col("time")))
-    matched, why = (
-        _by_decision(outcomes, own, rule) if "decision" in outcomes.columns else _by_user(outcomes, own, rule)
-    )
+    items = log_ids(outcomes["item"], shown["item"].unique())
+    if items.null_count():
+        wrong = outcomes["item"].filter(items.is_null())
+        what = f"{wrong[0]!r} ({len(wrong):,} outcomes), and the items of the decisions are integers"
+        raise InputError(what, where="--item", remedy="name the column of the ids that the server shows")
+    outcomes = outcomes.with_columns(items).with_row_index("outcome")
+    # Decisions' times are floored as the outcomes' are: what came .2 s after is not, in whole seconds, before.
+    step = next(one for one in STEPS if (outcomes["time"] % one == 0).all())
+    own = shown.select("user", "item", "decision", shown_at=pl.col("time") // step * step)
+    matched, why = (_by_decision if "decision" in outcomes.columns else _by_user)(outcomes, own, rule)
     best = matched.sort("reward", descending=True, nulls_last=True, maintain_order=True)
     best = best.unique(["decision", "item"], keep="first", maintain_order=True)
     late = best.join(ripe, on="decision", how="anti").height
-    found.counts["outcomes"] = {
-        "read": outcomes.height,
-        "joined": best.height - late,
-        "of decisions that are too young": late,
-        "of an item that has a better or earlier one" + ("" if rule.unshown else ", left out"): matched.height
-        - best.height,
-        **why,
+    further = "of an item that has a better or earlier one" + ("" if rule.unshown else ", left out")
+    came = best.select("decision", "item", "reward", outcome_at="time", chosen=pl.lit(True))
+    rows = shown.filter(pl.col("time") <= until).join(came, on=["decision", "item"], how="left", maintain_order="left")
+    rows = rows.with_columns(pl.col("chosen").fill_null(False), shown=pl.lit(True), timestamp="time")
+    rows = rows.with_columns(reward=pl.when("chosen").then("reward").otherwise(rule.ignored))
+    counts: dict[str, Counts] = {
+        "decisions": {
+            "read": decisions.height,
+            "that showed nothing": decisions.height - whole.height,
+            "too young: their window had not passed at the newest outcome": whole.height - ripe.height,
+            "used": ripe.height,
+        },
+        "arms": dict(Counter(ripe["arm"].fill_null("without exploration"))),
+        "versions" + (" (mixed)" if len(versions) > 1 else ""): versions,
+        "outcomes": {
+            "read": outcomes.height,
+            "joined": best.height - late,
+            "of decisions that are too young": late,
+            further: matched.height - best.height,
+            **why,
+        },
+        MISFITS: _misfits(rows, decisions, outcomes, why, now)
+        | {OVERDUE: whole.filter(pl.col("time") > until, pl.col("time") <= now - wait).height},
     }
-    rows = _rows(shown.filter(pl.col("time") <= until), best, rule)
-    found.counts[MISFITS] = _misfits(rows, once, outcomes, why, now)
-    passed = now - round((rule.window + rule.delay) * MICRO)
-    found.counts[MISFITS][OVERDUE] = whole.filter(pl.col("time") > until, pl.col("time") <= passed).height
     if rule.unshown:
         spare = matched.join(best, on="outcome", how="anti").join(ripe.select("decision", made="time"), on="decision")
-        told = matched.join(spare, on="outcome", how="anti")  # in a row of what was shown, or of a young decision
+        in_rows = matched.join(spare, on="outcome", how="anti")  # of what was shown, or of a young decision
         after = spare.select("outcome", made=pl.col("made") + 1)  # none stands in the history of its own list
-        placed = outcomes.join(after, on="outcome", how="left", maintain_order="left")
-        placed = placed.with_columns(time=pl.max_horizontal("time", "made")).drop("made")
-        placed = placed.filter(pl.col("time") <= until)  # later ones wait for the lists of their time
-        rows = pl.concat([rows, _unshown(placed, told)], how="diagonal_relaxed")
-    possible = (pl.col("propensity") > 0) & (pl.col("propensity") <= 1)
-    rows = rows.with_columns(
-        propensity=pl.when(possible).then("propensity"), is_random=pl.col("is_random") & possible.fill_null(False)
-    )
-    found.table = rows.select(ORDER).sort("timestamp", maintain_order=True)
-    found.counts["table"] = _table(found.table)
-    return found
+        rest = outcomes.join(in_rows, on="outcome", how="anti")
+        rest = rest.join(after, on="outcome", how="left", maintain_order="left")
+        alone = rest.select(
+            "user", "item", "reward", timestamp=pl.max_horizontal("time", "made"), shown=pl.lit(False),
+            chosen=pl.lit(True), is_random=pl.lit(False),
+        ).with_columns(outcome_at="timestamp")  # fmt: skip
+        later = pl.col("timestamp") <= until  # others wait for the lists of their time
+        rows = pl.concat([rows, alone.filter(later)], how="diagonal_relaxed")
+    table = rows.select(ORDER).sort("timestamp", maintain_order=True)
+    return Joined(table, counts | {"table": _table(table)})
 
 
 def _shown(decisions: pl.DataFrame) -> pl.DataFrame:
@@ -150,27 +148,11 @@ def _shown(decisions: pl.DataFrame) -> pl.DataFrame:
         log_probs=pl.coalesce("log_probs", nothing), position=pl.int_ranges(1, pl.col("items").list.len() + 1)
     )
     rows = rows.explode("items", "log_probs", "position").rename({"items": "item", "log_probs": "log_prob"})
-    drawn = (pl.col("arm") == "explored") & (pl.col("position") > pl.col("fixed"))
+    chance = pl.col("log_prob").exp()
+    drawn = (pl.col("arm") == "explored") & (pl.col("position") > pl.col("fixed")) & (chance > 0)
     alone = (pl.col("position") == 1) & pl.col("allowed").is_null() & (pl.col("blocked") == 0)
     alone &= pl.col("seen") == "exclude"
-    return rows.with_columns(
-        propensity=pl.when(drawn).then(pl.col("log_prob").exp()), is_random=(drawn & alone).fill_null(False)
-    )
-
-
-def _same_ids(outcomes: pl.DataFrame, shown: pl.DataFrame) -> pl.DataFrame:
-    items = log_ids(outcomes["item"], shown["item"].unique())
-    if items.null_count():
-        wrong = outcomes["item"].filter(items.is_null())
-        what = f"{wrong[0]!r} ({len(wrong):,} outcomes), and the items of the decisions are integers"
-        raise InputError(what, where="--item", remedy="name the column of the ids that the server shows")
-    return outcomes.with_columns(items).with_row_index("outcome")
-
-
-def _as_exact_as(outcomes: pl.DataFrame, time: pl.Expr) -> pl.Expr:
-    """Decisions' times, floored as those of the outcomes are: what came .2 s after is not, in whole seconds, before."""
-    step = next(one for one in STEPS if (outcomes["time"] % one == 0).all())
-    return time // step * step
+    return rows.with_columns(propensity=pl.when(drawn).then(chance), is_random=(drawn & alone).fill_null(False))
 
 
 def _by_decision(outcomes: pl.DataFrame, own: pl.DataFrame, rule: Rule) -> tuple[pl.DataFrame, Counts]:
@@ -206,21 +188,6 @@ def _by_user(outcomes: pl.DataFrame, own: pl.DataFrame, rule: Rule) -> tuple[pl.
     }
 
 
-def _rows(shown: pl.DataFrame, best: pl.DataFrame, rule: Rule) -> pl.DataFrame:
-    came = best.select("decision", "item", "reward", outcome_at="time", chosen=pl.lit(True))
-    rows = shown.join(came, on=["decision", "item"], how="left", maintain_order="left")
-    rows = rows.with_columns(pl.col("chosen").fill_null(False), shown=pl.lit(True), timestamp="time")
-    return rows.with_columns(reward=pl.when("chosen").then("reward").otherwise(rule.ignored))
-
-
-def _unshown(outcomes: pl.DataFrame, matched: pl.DataFrame) -> pl.DataFrame:
-    rest = outcomes.join(matched, on="outcome", how="anti")
-    return rest.select(
-        "user", "item", "reward", timestamp="time", outcome_at="time", shown=pl.lit(False), chosen=pl.lit(True),
-        is_random=pl.lit(False),
-    )  # fmt: skip
-
-
 def _misfits(rows: pl.DataFrame, decisions: pl.DataFrame, outcomes: pl.DataFrame, why: Counts, now: int) -> Counts:
     seeds = decisions.filter(pl.col("seed").is_not_null())["seed"]
     chosen = rows.filter("chosen").sort("timestamp")
@@ -229,8 +196,7 @@ def _misfits(rows: pl.DataFrame, decisions: pl.DataFrame, outcomes: pl.DataFrame
     between = chosen.join_asof(following, strategy="forward", allow_exact_matches=False, **on)  # type: ignore[arg-type]
     between = between.filter(pl.col("following") < pl.col("outcome_at"))
     return {
-        "propensities of 0": rows.filter(pl.col("propensity") <= 0).height,
-        "propensities above 1": rows.filter(pl.col("propensity") > 1).height,
+        "propensities of 0": rows.filter(pl.col("log_prob").exp() == 0, arm="explored").height,
         "decisions after now: clocks disagree": decisions.filter(pl.col("time") > now).height,
         "outcomes after now: clocks disagree": outcomes.filter(pl.col("time") > now).height,
         "outcomes before their decision: clocks disagree": sum(

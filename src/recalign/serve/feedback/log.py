@@ -23,7 +23,6 @@ COLUMNS: dict[str, Any] = {
     "ranked": pl.Int64, "log_probs": pl.List(pl.Float64),
 }  # fmt: skip
 """Of `Decision`, without its ``items``, whose ids are integers or texts."""
-DAMAGED = "damaged records, dropped"
 
 
 @contextmanager
