@@ -10,7 +10,7 @@ import polars as pl
 
 from recalign.data.events import LogMapping
 from recalign.data.events.fields import missing_as_null, read_ids, read_timestamps
-from recalign.data.events.reading import read_log
+from recalign.data.events.reading import FileReader
 from recalign.data.events.table import read_numbers
 from recalign.errors import InputError
 
@@ -36,7 +36,7 @@ def read(
         InputError: a table or a column is not there, or holds what it cannot.
     """
     try:
-        raw, rows = read_log(log, Path())
+        raw, rows = FileReader(log, Path()).rows()
         raw = raw.with_columns(missing_as_null(raw[name]) for name in (log.user, log.item, str(log.timestamp)))
         named = raw[log.user].is_not_null()
         nameless, raw, rows = raw.height - int(named.sum()), raw.filter(named), rows.filter(named)
