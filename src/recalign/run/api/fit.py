@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from recalign.data.sequences import EventDataModule
 from recalign.errors import InputError
@@ -14,11 +14,12 @@ from recalign.recommender.checkpoint import load_net
 from recalign.reward import RewardData
 from recalign.run import configs
 from recalign.run.api.log import Log
-from recalign.run.api.trained import TrainedPolicy, TrainedReward, policy_checkpoint, reward_checkpoint
-from recalign.run.stage import Manifest, RunFolder, Stage, Trained, parse_stage
+from recalign.run.api.trained import Trained, TrainedPolicy, TrainedReward, checkpoint_of
+from recalign.run.stage import Manifest, RunFolder, Stage, parse_stage
 from recalign.run.stage.settings import load
 from recalign.run.words import imported, settings_of
 
+Result = TypeVar("Result", bound=Trained)
 Settings = Mapping[str, Any]
 """Settings of a stage, nested or by dotted key: ``{"model.lr": 1e-3, "trainer": {"max_epochs": 3}}``."""
 
@@ -37,7 +38,7 @@ def fit_recommender(
         seed: random seed.
         settings: override the YAML's.
     """
-    return _policy(log, *_run(log, "recommender", name, seed, settings or {}))
+    return _run(TrainedPolicy, log, "recommender", name, seed, settings or {})
 
 
 def fit_reward(
@@ -49,8 +50,8 @@ def fit_reward(
         log: the training log; it needs a reward.
         start: the cloned policy: what `fit_recommender` returned, a checkpoint, a run folder, or a network.
     """
-    given = {"model.init_from": str(policy_checkpoint(start, log, data_of(log, seed)))}
-    return _reward(log, *_run(log, "reward", name, seed, given | dict(settings or {})))
+    given = {"model.init_from": str(checkpoint_of(start, "policy", log, data_of(log, seed)))}
+    return _run(TrainedReward, log, "reward", name, seed, given | dict(settings or {}))
 
 
 def fit_judge(
@@ -65,7 +66,8 @@ def fit_judge(
     names = {"B1": "judge_select", "B2": "judge_report"}
     if users not in names:
         raise InputError(f"{users!r} is not a group of judges' users", where="users", remedy="give B1 or B2")
-    return _reward(log, *_run(log, "judge", name, seed, {"data.users": users, **(settings or {})}, names[users]))
+    given = {"data.users": users} | dict(settings or {})
+    return _run(TrainedReward, log, "judge", name, seed, given, names[users])
 
 
 def align(
@@ -88,7 +90,7 @@ def align(
             one.
         method: name (``asft``, ``dpo``, ``ppo``, ...) or path of a post-training YAML.
     """
-    parsed = _parse(log, str(method), Path(method).stem, seed, settings or {})
+    parsed = stage_of(log, str(method), Path(method).stem, seed, settings or {})
     if not issubclass(imported(parsed.config["model"]["class_path"]), PostTraining):
         remedy = "name a post-training method; fit_recommender, fit_reward and fit_judge train the other stages"
         raise InputError(f"{method} is no post-training", where="method", remedy=remedy)
@@ -96,11 +98,11 @@ def align(
     if reward is None and "reward" in needs.values():
         raise InputError(f"{method} reads a reward model", where="reward", remedy="give what fit_reward returned")
     data = data_of(log, seed)
-    found = {"recommender": str(policy_checkpoint(start, log, data))}
+    found = {"recommender": str(checkpoint_of(start, "policy", log, data))}
     if reward is not None:
-        found["reward"] = str(reward_checkpoint(reward, data))
+        found["reward"] = str(checkpoint_of(reward, "reward", log, data))
     given = {key: found[stage] for key, stage in needs.items() if stage in found}
-    return _policy(log, *_run(log, str(method), name, seed, given | dict(settings or {})))
+    return _run(TrainedPolicy, log, str(method), name, seed, given | dict(settings or {}))
 
 
 def load_policy(log: Log, path: str | Path) -> TrainedPolicy:
@@ -111,17 +113,18 @@ def load_policy(log: Log, path: str | Path) -> TrainedPolicy:
         path: its run folder or checkpoint.
     """
     data = data_of(log)
-    checkpoint = policy_checkpoint(path, log, data)
+    checkpoint = checkpoint_of(path, "policy", log, data)
     own = data_settings(checkpoint)  # histories are read as the run read them
     data.max_length = own.get("max_length", data.max_length)
     data.know_request = own.get("request_time") == "known" if own else data.know_request
     require_rewards(checkpoint, data)
-    return TrainedPolicy(log, *_recorded(checkpoint), data)
+    return _loaded(TrainedPolicy, log, checkpoint, data)
 
 
 def load_reward(log: Log, path: str | Path) -> TrainedReward:
     """Load a reward model or judge that the command trained. Arguments as in `load_policy`."""
-    return TrainedReward(log, *_recorded(reward_checkpoint(path, data_of(log))))
+    data = data_of(log)
+    return _loaded(TrainedReward, log, checkpoint_of(path, "reward", log, data), data)
 
 
 def require_rewards(checkpoint: Path, data: EventDataModule) -> None:
@@ -146,38 +149,47 @@ def data_settings(checkpoint: Path) -> dict[str, Any]:
 
 def data_of(log: Log, seed: int = 0) -> RewardData:
     """DataModule of users A, on whom policies are compared."""
-    return evaluation_stage(log, seed).datamodule()  # type: ignore[return-value]
+    return stage_of(log, "reward", seed=seed).datamodule()  # type: ignore[return-value]
 
 
-def recommender_data(log: Log) -> EventDataModule:
-    """DataModule of all users."""
-    return _parse(log, "recommender", "recommender", 0, {}).datamodule()  # type: ignore[return-value]
+def stage_of(log: Log, config: str, name: str | None = None, seed: int = 0, settings: Settings | None = None) -> Stage:
+    """A stage of a log, parsed.
+
+    Args:
+        log: the log.
+        config: path or name of its YAML; that of ``reward`` has the data and the device that policies are compared on.
+        name: of the run; None: as its YAML.
+        seed: random seed.
+        settings: override the YAML's.
+    """
+    given = dict(settings_of(settings or {}))
+    if names := [key for key in given if key == "seed_everything" or key.startswith("run.")]:
+        remedy = "give name=, seed=, or the Log's folder="
+        raise InputError("is no setting of a function", where=f"settings: {names[0]}", remedy=remedy)
+    own: dict[str, Any] = {"run.name": name or config, "run.root": str(log.folder.parent), "run.chain": log.folder.name}
+    if log.temporary is not None:
+        own["trainer.logger"] = False  # no W&B files in a temporary folder
+    words = ["fit", f"--config={configs.find(config)}", f"--config={log.yaml}"]
+    return parse_stage(words, {"seed_everything": seed, **own, **given})
 
 
-def evaluation_stage(log: Log, seed: int) -> Stage:
-    """The stage with whose data and on whose device policies are compared."""
-    return _parse(log, "reward", "reward", seed, {})
-
-
-def _policy(log: Log, stage: Stage, run: Trained) -> TrainedPolicy:
-    return TrainedPolicy(log, stage.run.name, stage.seed, run.checkpoint, run.seconds, stage.datamodule())  # type: ignore[arg-type]
-
-
-def _reward(log: Log, stage: Stage, run: Trained) -> TrainedReward:
-    return TrainedReward(log, stage.run.name, stage.seed, run.checkpoint, run.seconds)
-
-
-def _recorded(checkpoint: Path) -> tuple[str, int, Path, float]:
-    """Name and seed of the run that a checkpoint is of, the checkpoint, and the run's training time in seconds."""
+def _loaded(kind: type[Result], log: Log, checkpoint: Path, data: EventDataModule) -> Result:
+    """The result that a checkpoint is of, with the seed and the seconds that its manifest has."""
     folder = checkpoint.absolute().parent.parent
     manifest = Manifest.read(RunFolder(folder)) if data_settings(checkpoint) else None
     seed, seconds = (manifest.seed, manifest.seconds) if manifest else (0, 0.0)
-    return folder.parent.name, seed, checkpoint, seconds
+    return kind(log, folder.parent.name, seed, checkpoint, seconds, data)
 
 
 def _run(
-    log: Log, config: str, name: str | None, seed: int, settings: Settings, stem: str | None = None
-) -> tuple[Stage, Trained]:
+    kind: type[Result],
+    log: Log,
+    config: str,
+    name: str | None,
+    seed: int,
+    settings: Settings,
+    stem: str | None = None,
+) -> Result:
     """Run a stage unless it has run already.
 
     A run without a given name never replaces another one, because a Python object may still refer to that. It takes the
@@ -185,19 +197,9 @@ def _run(
     """
     for number in count(1):
         own = name or (stem or Path(config).stem) + f"-{number}" * (number > 1)
-        stage = _parse(log, config, own, seed, settings)
+        stage = stage_of(log, config, own, seed, settings)
         there = Manifest.read(stage.folder)
         if (fresh := stage.state().fresh) or name or there is None or there.status != "finished":
             break
-    return stage, stage.load() if fresh else stage.make()
-
-
-def _parse(log: Log, config: str, name: str, seed: int, settings: Settings) -> Stage:
-    given = dict(settings_of(settings))
-    if names := [key for key in given if key == "seed_everything" or key.startswith("run.")]:
-        remedy = "give name=, seed=, or the Log's folder="
-        raise InputError("is no setting of a function", where=f"settings: {names[0]}", remedy=remedy)
-    own = {"seed_everything": seed, "run.name": name, "run.root": str(log.folder.parent), "run.chain": log.folder.name}
-    if log.temporary is not None:
-        own["trainer.logger"] = False  # no W&B files in a temporary folder
-    return parse_stage(["fit", f"--config={configs.find(config)}", f"--config={log.yaml}"], own | given)
+    run = stage.load() if fresh else stage.make()
+    return kind(log, run.folder.parent.name, seed, run.checkpoint, run.seconds, stage.datamodule())  # type: ignore[arg-type]

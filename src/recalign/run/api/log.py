@@ -95,29 +95,26 @@ class Log:
         read_timestamps(missing_as_null(events[timestamp].alias("timestamp")), unit, rows)
         known["reward"] = read_numbers(events, rows, expression, "data.reward")
         collapse, division = collapse_and_divide(pl.DataFrame(known), expression, collapse)
-        place, temporary = _folder(folder)
         log: dict[str, Any] = {"name": name, "files": [EVENTS], "user": user, "item": item}
         log |= {"timestamp": timestamp, "time_unit": unit, "collapse": collapse}
-        _write(events, place / EVENTS, "log, on which its runs were trained")
+        tables = {EVENTS: events}
         if items is not None:
-            table = _polars(items, "items")
+            tables[ITEMS] = table = _polars(items, "items")
             _require_columns(table, "items", {"title": title} if title else {})
-            _write(table, place / ITEMS, "table of items")
             sql = {name: guess.quote(one) if one in table.columns else one for name, one in (features or {}).items()}
             key = item if item in table.columns else table.columns[0]
             log["items"] = {"file": ITEMS, "id": key, "title": title, "features": sql}
         elif title or features or "titles" in data:
             what, remedy = "titles and features need a table of items", "give items=DataFrame, title='its column'"
             raise InputError(what, where="items", remedy=remedy)
-        settings = {"log": log, "root": str(place.resolve()), "reward": expression}
-        settings |= division.settings
+        settings = {"log": log, "reward": expression, **division.settings}
         if high is not None:
             settings["high"] = {"expression": high, "quantile": None}
         elif reward is None:
             settings["high"] = None
         elif data.get("relative_to"):  # ranks are learned, from 0 to 1
             settings["high"] = {"expression": None, "quantile": 0.75}
-        return cls._create(name, settings | data, place, temporary)
+        return cls._create(name, settings | data, folder, tables)
 
     @classmethod
     def from_config(cls, config: str | Path, *, folder: str | Path | None = None, **data: Any) -> Log:
@@ -132,58 +129,42 @@ class Log:
         settings: Any = load(path).get("data")
         log = settings.get("log") if isinstance(settings, dict) else None
         if not isinstance(log, dict) or "name" not in log:
-            raise InputError(
-                "is not the YAML of a log", where=str(path), remedy="name one of `recalign configs`, such as ml-100k"
-            )
-        place, temporary = _folder(folder)
-        return cls._create(log["name"], settings | data, place, temporary)
+            remedy = "name one of `recalign configs`, such as ml-100k"
+            raise InputError("is not the YAML of a log", where=str(path), remedy=remedy)
+        return cls._create(log["name"], settings | data, folder, {})
 
     @classmethod
     def _create(
-        cls, name: str, settings: Mapping[str, Any], folder: Path, temporary: tempfile.TemporaryDirectory[str] | None
+        cls, name: str, settings: Mapping[str, Any], folder: str | Path | None, tables: Mapping[str, pl.DataFrame]
     ) -> Log:
-        settings = to_builtin({"cache": (folder / "cache").resolve(), **settings})
-        text = yaml_text({"data": settings})
+        """Write the tables, which then are the data root, and the YAML."""
+        temporary = tempfile.TemporaryDirectory(prefix="recalign-") if folder is None else None
+        place = Path(temporary.name) / "runs" if temporary else Path(str(folder)).expanduser().absolute()
+        for file, table in tables.items():
+            if (path := place / file).is_file() and not pl.read_parquet(path, glob=False).equals(table):
+                remedy = "name another folder, or delete that one"
+                raise InputError(
+                    f"holds another {file}, on which its runs were trained", where=str(place), remedy=remedy
+                )
+            write_parquet(table, path)
+        root = {"root": place.resolve()} if tables else {}
+        text = yaml_text({"data": to_builtin({"cache": (place / "cache").resolve(), **root, **settings})})
         # another Log's YAML in this folder stays as it is
         names = ("log" + f"-{number}" * (number > 1) + ".yaml" for number in count(1))
-        path = next(one for name in names if not (one := folder / name).is_file() or one.read_text("utf-8") == text)
+        path = next(one for name in names if not (one := place / name).is_file() or one.read_text("utf-8") == text)
         write_text(path, text)
-        return cls(name, path, folder, temporary)
-
-
-def _write(table: pl.DataFrame, path: Path, what: str) -> None:
-    """Write a table, unless another one lies there."""
-    if path.is_file() and not pl.read_parquet(path, glob=False).equals(table):
-        remedy = "name another folder, or delete that one"
-        raise InputError(f"holds another {what}", where=str(path.parent), remedy=remedy)
-    write_parquet(table, path)
-
-
-def _folder(given: str | Path | None) -> tuple[Path, tempfile.TemporaryDirectory[str] | None]:
-    if given is not None:
-        return Path(given).expanduser().absolute(), None
-    temporary = tempfile.TemporaryDirectory(prefix="recalign-")
-    return Path(temporary.name) / "runs", temporary
+        return cls(name, path, place, temporary)
 
 
 def _polars(frame: Any, where: str) -> pl.DataFrame:
     """Convert a Polars or pandas DataFrame to Polars."""
-    if isinstance(frame, pl.DataFrame):
-        return frame
-    if isinstance(frame, pl.LazyFrame):
-        return frame.collect()
-    if not hasattr(frame, "iloc") or not hasattr(frame, "columns"):
-        kind = f"{type(frame).__module__}.{type(frame).__qualname__}".removeprefix("builtins.")
-        raise InputError(f"{kind} is not a DataFrame", where=where, remedy="give a DataFrame of Polars or pandas")
+    if isinstance(frame, pl.DataFrame | pl.LazyFrame):
+        return frame.lazy().collect()
     try:
         return pl.from_pandas(frame)
-    except ImportError as error:
-        raise InputError(
-            str(error), where=where, remedy="pip install pyarrow, or give a DataFrame of Polars"
-        ) from error
-    except (NotImplementedError, TypeError, ValueError) as error:  # mixed types in a column, names given twice, ...
-        remedy = "give every column its own name and one type: frame[column] = frame[column].astype(str)"
-        raise InputError(f"a column cannot be read: {error}", where=where, remedy=remedy) from error
+    except (ImportError, NotImplementedError, TypeError, ValueError) as error:  # mixed types in a column, say
+        remedy = "give a DataFrame of Polars or pandas, each column with a name of its own and one type"
+        raise InputError(f"cannot be read: {error}", where=where, remedy=remedy) from error
 
 
 def _require_columns(table: pl.DataFrame, where: str, columns: Mapping[str, str]) -> None:

@@ -12,6 +12,7 @@ import polars as pl
 from rich.console import Console
 
 from recalign.code import class_paths, code_digest
+from recalign.data.sequences import EventDataModule
 from recalign.errors import InputError, require_positive
 from recalign.evaluation.chain_comparison import RECORD, RunsComparison
 from recalign.evaluation.methods import BASE_STAGES, BaseCheckpoints, MethodRun
@@ -25,9 +26,9 @@ from recalign.recommender.checkpoint import read_checkpoint
 from recalign.recommender.interpolation import require_share
 from recalign.reward import RewardData
 from recalign.reward.candidates import compare_log_rewards
-from recalign.run.api.fit import data_settings, evaluation_stage, fit_judge, recommender_data, require_rewards
+from recalign.run.api.fit import data_settings, fit_judge, require_rewards, stage_of
 from recalign.run.api.log import Log
-from recalign.run.api.trained import policy_checkpoint, reward_checkpoint
+from recalign.run.api.trained import checkpoint_of
 
 SHOWN = ("all/ndcg@10", "high/ndcg@10", "value/judge@10", "value/reward_model@10", "policy/kl", "policy/coverage@10")
 WIDTH = 120
@@ -95,13 +96,12 @@ def compare(
         keep: the NDCG budget of rows that are tilted at serving (``rerank``, ``popularity_tilt``), as ``model.keep`` is
             that of trained ones; None: none, at strength 1.
     """
-    if not isinstance(policies, Mapping):
-        raise InputError("rows need names", where="policies", remedy='give a dictionary: {"start": start, ...}')
-    for name, policy in policies.items():
-        if not isinstance(name, str) or not name.strip(". ") or "/" in name or "\\" in name:
-            raise InputError(f"{name!r} cannot name a row", where="policies", remedy="use a name without slashes")
+    for name in policies:
+        if not isinstance(policies, Mapping) or not isinstance(name, str) or not name.strip(". ") or {*name} & {*"/\\"}:
+            remedy = 'give a dictionary with names without slashes: {"start": start, ...}'
+            raise InputError(f"{name!r} cannot name a row", where="policies", remedy=remedy)
         taken = name in {*UNTRAINED, *BASE_STAGES} - {"start"} or isinstance(row_of(name), RerankedRow)
-        if policy is not None and taken:
+        if policies[name] is not None and taken:
             raise InputError(f"{name!r} is the name of another row or stage", where="policies", remedy="choose another")
     require_positive("", {"draws": draws}, "draws")
     require_share(keep, "keep")
@@ -115,18 +115,19 @@ def compare(
     if not trained or unknown:
         what = f"{unknown[0]!r} has no policy" if unknown else "there is no policy to compare"
         raise InputError(what, where="policies", remedy=f"give one; without training there are: {', '.join(UNTRAINED)}")
-    stage = evaluation_stage(log, seed)
+    stage = stage_of(log, "reward", seed=seed)
     data: RewardData = stage.datamodule()  # type: ignore[assignment]
     device = stage.bare_trainer().strategy.root_device
-    paths = {name: policy_checkpoint(policy, log, data) for name, policy in trained.items()}
+    paths = {name: checkpoint_of(policy, "policy", log, data) for name, policy in trained.items()}
     if start is None and "start" in policies and "start" not in paths:
         raise InputError("the row 'start' has no policy", where="policies", remedy="give it one, or start=")
-    first = policy_checkpoint(start, log, data) if start is not None else paths.get("start", next(iter(paths.values())))
+    given = None if start is None else checkpoint_of(start, "policy", log, data)
+    first = given or paths.get("start", next(iter(paths.values())))
     if judges is not None and (not isinstance(judges, Sequence) or len(judges) != 2):
         remedy = "give [fit_judge(log, 'B1'), fit_judge(log, 'B2')], or None"
         raise InputError("takes two judges", where="judges", remedy=remedy)
     select, report = judges or [fit_judge(log, users, seed=seed) for users in ("B1", "B2")]
-    scorers = [reward_checkpoint(one, data) for one in (reward, select, report)]
+    scorers = [checkpoint_of(one, "reward", log, data) for one in (reward, select, report)]
     base = BaseCheckpoints(first, *scorers)
     here = "known" if data.know_request else "last_event"
     for name, path in (paths | {"start": first}).items():
@@ -161,4 +162,5 @@ def compare_rewards(log: Log, rewards: Mapping[str, Any] | None = None, *, again
         A row a figure: ``reward``, ``figure``, ``other`` (the judge, the second of a correlation, or the column),
         ``value``, and ``ci_low`` and ``ci_high`` where it was drawn.
     """
-    return compare_log_rewards(recommender_data(log), rewards or {}, against)
+    data: EventDataModule = stage_of(log, "recommender").datamodule()  # type: ignore[assignment]
+    return compare_log_rewards(data, rewards or {}, against)

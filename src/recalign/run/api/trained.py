@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 import torch
 
-from recalign import artifacts, files
+from recalign import files
 from recalign.data.sequences import EventDataModule
 from recalign.errors import InputError
 from recalign.recommender import Policy
@@ -34,7 +34,7 @@ class Trained:
         seed: seed of the run.
         checkpoint: its checkpoint.
         seconds: training time; 0 if unknown.
-        digest: of its checkpoint: another run may take its place.
+        data: the log as the stage read it.
     """
 
     log: Log
@@ -42,10 +42,7 @@ class Trained:
     seed: int
     checkpoint: Path
     seconds: float
-    digest: str | None = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "digest", _digest(self.checkpoint))
+    data: EventDataModule
 
     @property
     def folder(self) -> Path:
@@ -59,13 +56,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class TrainedPolicy(Trained):
-    """A trained policy.
-
-    Attributes:
-        data: the log as the stage read it.
-    """
-
-    data: EventDataModule
+    """A trained policy."""
 
     @cached_property
     def network(self) -> Policy:
@@ -105,51 +96,45 @@ class TrainedReward(Trained):
         return read_trust(self.folder)
 
 
-def policy_checkpoint(given: Any, log: Log, data: EventDataModule) -> Path:
-    """Resolve a policy to its checkpoint.
+WANTED = {
+    "policy": "give what fit_recommender or align returned, a path, or a Policy",
+    "reward": "give what fit_reward or fit_judge returned, or a path",
+}
 
-    A network is saved to the log's folder first, so that further training works on a copy.
+
+def checkpoint_of(given: Any, net: Literal["policy", "reward"], log: Log, data: EventDataModule) -> Path:
+    """The checkpoint of a policy or a reward model.
+
+    A policy's network is saved to the log's folder first, so that further training works on a copy.
 
     Args:
-        given: a `TrainedPolicy`, a checkpoint's path, a run folder, or a `recalign.recommender.Policy`.
+        given: a `Trained`, a checkpoint's path, a run folder, or a `recalign.recommender.Policy`.
         log: its folder is where a network is saved.
         data: DataModule of users A. A network is assumed to belong to its catalogue, and to have learned rewards from
             these users only.
     """
-    if not isinstance(given, Policy):
-        return _checkpoint(given, "policy", data, "what fit_recommender or align returned, a path, or a Policy")
-    if given.num_items != data.num_items:
-        what = f"a policy over {given.num_items} items, and the log has {data.num_items}"
+    if isinstance(given, Policy) and net == "policy":
+        return _saved(given, log, data)
+    place = given.checkpoint if isinstance(given, Trained) else given
+    if not isinstance(place, str | Path):
+        raise InputError(f"{type(given).__name__} cannot be used here", remedy=WANTED[net])
+    path = Path(place) / "checkpoints" / "best.ckpt" if Path(place).is_dir() else Path(place)
+    content = read_checkpoint(path)
+    if net not in content.get("recipes", {}):
+        raise InputError(f"the checkpoint holds no {net}", where=str(path), remedy=WANTED[net])
+    Loaded.from_checkpoint(None, content, str(path)).check(data)
+    return path
+
+
+def _saved(policy: Policy, log: Log, data: EventDataModule) -> Path:
+    """Save a network as a checkpoint that is named by its content."""
+    if policy.num_items != data.num_items:
+        what = f"a policy over {policy.num_items} items, and the log has {data.num_items}"
         raise InputError(what, remedy="give one that was trained on this log")
-    weights = {f"policy.{key}": value.cpu() for key, value in given.state_dict().items()}
-    content: dict[str, Any] = {"state_dict": weights, "recipes": {"policy": recipe(given)}, "facts": {}}
+    weights = {f"policy.{key}": value.cpu() for key, value in policy.state_dict().items()}
+    content: dict[str, Any] = {"state_dict": weights, "recipes": {"policy": recipe(policy)}, "facts": {}}
     torch.save(content | {"catalogue": data.sequences.catalogue, "users": asdict(data.cohort)}, saved := io.BytesIO())
     path = log.folder / "given" / f"policy-{sha256(saved.getvalue()).hexdigest()[:16]}.ckpt"
     with files.atomic_write(path) as temporary:
         temporary.write_bytes(saved.getvalue())
     return path
-
-
-def reward_checkpoint(given: Any, data: EventDataModule) -> Path:
-    """Resolve a `TrainedReward`, a checkpoint's path or a run folder to a checkpoint."""
-    return _checkpoint(given, "reward", data, "what fit_reward or fit_judge returned, or a path")
-
-
-def _checkpoint(given: Any, net: str, data: EventDataModule, wanted: str) -> Path:
-    place = given.checkpoint if isinstance(given, Trained) else given
-    if not isinstance(place, str | Path):
-        raise InputError(f"{type(given).__name__} cannot be used here", remedy=f"give {wanted}")
-    path = Path(place) / "checkpoints" / "best.ckpt" if Path(place).is_dir() else Path(place)
-    if isinstance(given, Trained) and _digest(path) != given.digest:
-        remedy = "load it again (load_policy, load_reward), and train others under a name= of their own"
-        raise InputError("another run has taken the place of this one", where=str(path), remedy=remedy)
-    content = read_checkpoint(path)
-    if net not in content.get("recipes", {}):
-        raise InputError(f"the checkpoint holds no {net}", where=str(path), remedy=f"give {wanted}")
-    Loaded.from_checkpoint(None, content, str(path)).check(data)
-    return path
-
-
-def _digest(checkpoint: Path) -> str | None:
-    """SHA-256 of a checkpoint, as its run's manifest has it, where there is one."""
-    return artifacts.recorded(checkpoint) or (files.sha256(checkpoint) if checkpoint.is_file() else None)
