@@ -43,7 +43,7 @@ from recalign.data.simulation.people import SLICES, mix
 from recalign.data.simulation.world import SD, START
 from recalign.files import atomic_write
 from recalign.recommender import Policy
-from recalign.run.api.fit import stage_of
+from recalign.run.api.fit import data_of
 from recalign.serve.server.explore import drawn
 from recalign.serve.server.request import Explore
 
@@ -186,7 +186,7 @@ def row(name: str, drift: float, seed: int) -> pl.DataFrame:
             log = ra.Log.from_frame(events, **names, time_unit="s", folder=own_folder, **data)  # type: ignore[arg-type]
             if policy is None or not stale:
                 policy = trained(method, log, seed)
-            today: Any = stage_of(log, "recommender").datamodule()
+            today = data_of(log, "recommender")
             remember(today, ids)
             own = lists(policy.network, today, events, share, [seed, at])
             answers = people.answers(at, own.user_N, own.shown_NK)

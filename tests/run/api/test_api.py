@@ -205,7 +205,7 @@ def test_the_command_makes_the_same_weights(job: Any, tmp_path: Path):
 
 def test_a_named_folder_holds_everything(frame: pl.DataFrame, tmp_path: Path):
     log = ra.Log.from_frame(frame, **COLUMNS, folder=tmp_path / "mine", max_length=32)
-    with pytest.raises(ra.InputError, match="holds another log"):
+    with pytest.raises(ra.InputError, match=r"holds another events\.parquet"):
         ra.Log.from_frame(frame.head(99), **COLUMNS, folder=tmp_path / "mine")
     start = ra.fit_recommender(log, settings=QUICK | {"trainer.logger": False})
     assert start.checkpoint.is_relative_to(tmp_path / "mine" / "recommender")
@@ -256,7 +256,7 @@ def test_a_frame_of_pandas(frame: pl.DataFrame):
         (lambda f: f.with_columns(item=pl.col("item") + 0.5), {}, "^item: .* ids are not fractions"),
         (lambda f: f.with_columns(timestamp=pl.lit(True)), {}, "timestamp holds Boolean"),
         (lambda f: f.clear(), {}, "no rows"),
-        (lambda f: f.to_dict(), {}, "dict is not a DataFrame"),
+        (lambda f: f.to_dict(), {}, "frame: cannot be read"),
     ],
     ids=["column", "near", "null", "nan", "float", "time", "empty", "type"],
 )
@@ -269,10 +269,10 @@ def test_a_column_of_integers_and_text_is_refused(frame: pl.DataFrame):
     pandas = pytest.importorskip("pandas")
     mixed = pandas.DataFrame(frame.to_dict(as_series=False)).astype({COLUMNS["user"]: object})
     mixed.loc[0, COLUMNS["user"]] = 7
-    with pytest.raises(ra.InputError, match="frame: a column cannot be read"):
+    with pytest.raises(ra.InputError, match="frame: cannot be read"):
         ra.Log.from_frame(mixed, **COLUMNS)
     complex_numbers = pandas.DataFrame(frame.to_dict(as_series=False)).assign(phase=1j)
-    with pytest.raises(ra.InputError, match="frame: a column cannot be read"):
+    with pytest.raises(ra.InputError, match="frame: cannot be read"):
         ra.Log.from_frame(complex_numbers, **COLUMNS)
 
 
@@ -301,7 +301,7 @@ MISTAKES: dict[str, Any] = {
     "'start' has no policy": lambda job: ra.compare(job.log, {"start": None, "asft": job.start}, job.reward),
     "draws: 0": lambda job: ra.compare(job.log, {"start": job.start}, job.reward, draws=0),
     "takes two judges": lambda job: ra.compare(job.log, {"start": job.start}, job.reward, judges=[job.reward]),
-    "rows need names": lambda job: ra.compare(job.log, [job.start], job.reward),
+    "policies: TrainedPolicy(": lambda job: ra.compare(job.log, [job.start], job.reward),
     "not the YAML of a log": lambda job: ra.Log.from_config("asft"),
     "holds no policy": lambda job: ra.load_policy(job.log, job.reward.folder),
     "holds no reward": lambda job: ra.load_reward(job.log, job.aligned.folder),
@@ -362,7 +362,7 @@ def test_a_second_log_in_a_folder_leaves_the_first_as_it_is(frame: pl.DataFrame,
     assert rewards == ["rating", "rating > 3"]
     titles = pl.DataFrame({"id": [1, 2], "name": ["Alien", "Brazil"]})
     ra.Log.from_frame(frame, **COLUMNS, items=titles, title="name", folder=tmp_path / "same")
-    with pytest.raises(ra.InputError, match="holds another table of items"):
+    with pytest.raises(ra.InputError, match=r"holds another items\.parquet"):
         ra.Log.from_frame(frame, **COLUMNS, items=titles.head(1), title="name", folder=tmp_path / "same")
 
 
@@ -421,13 +421,3 @@ class Mine(SameForAll):
         table = ra.compare(job.log, rows, job.reward, draws=np.int64(20), keep=np.float32(0.9)).table
         found.append(table.filter(method="mine")["policy/kl"].to_list())
     assert found[0] != found[1]
-
-
-def test_a_result_whose_run_was_replaced_is_refused(job, tmp_path):
-    moved = tmp_path / "start/seed-0/checkpoints/best.ckpt"
-    moved.parent.mkdir(parents=True)
-    shutil.copy(job.start.checkpoint, moved)
-    found = ra.TrainedPolicy(job.log, "start", 0, moved, 0.0, job.start.data)
-    shutil.copy(job.aligned.checkpoint, moved)
-    with pytest.raises(ra.InputError, match="another run has taken the place"):
-        ra.compare(job.log, {"start": found}, job.reward)

@@ -11,7 +11,6 @@ from recalign.data.sequences import EventDataModule
 from recalign.errors import InputError
 from recalign.posttrain.base import PostTraining
 from recalign.recommender.checkpoint import load_net
-from recalign.reward import RewardData
 from recalign.run import configs
 from recalign.run.api.log import Log
 from recalign.run.api.trained import Trained, TrainedPolicy, TrainedReward, checkpoint_of
@@ -50,7 +49,7 @@ def fit_reward(
         log: the training log; it needs a reward.
         start: the cloned policy: what `fit_recommender` returned, a checkpoint, a run folder, or a network.
     """
-    given = {"model.init_from": str(checkpoint_of(start, "policy", log, data_of(log, seed)))}
+    given = {"model.init_from": str(checkpoint_of(start, "policy", log, data_of(log, seed=seed)))}
     return _run(TrainedReward, log, "reward", name, seed, given | dict(settings or {}))
 
 
@@ -97,7 +96,7 @@ def align(
     needs = {one.key: one.stage for one in parsed.upstream}
     if reward is None and "reward" in needs.values():
         raise InputError(f"{method} reads a reward model", where="reward", remedy="give what fit_reward returned")
-    data = data_of(log, seed)
+    data = data_of(log, seed=seed)
     found = {"recommender": str(checkpoint_of(start, "policy", log, data))}
     if reward is not None:
         found["reward"] = str(checkpoint_of(reward, "reward", log, data))
@@ -147,21 +146,13 @@ def data_settings(checkpoint: Path) -> dict[str, Any]:
     return (load(run.config).get("data") or {}).get("init_args") or {}
 
 
-def data_of(log: Log, seed: int = 0) -> RewardData:
-    """DataModule of users A, on whom policies are compared."""
-    return stage_of(log, "reward", seed=seed).datamodule()  # type: ignore[return-value]
+def data_of(log: Log, config: str = "reward", seed: int = 0) -> Any:
+    """The DataModule of a stage: of ``reward`` users A, on whom policies are compared."""
+    return stage_of(log, config, seed=seed).datamodule()
 
 
 def stage_of(log: Log, config: str, name: str | None = None, seed: int = 0, settings: Settings | None = None) -> Stage:
-    """A stage of a log, parsed.
-
-    Args:
-        log: the log.
-        config: path or name of its YAML; that of ``reward`` has the data and the device that policies are compared on.
-        name: of the run; None: as its YAML.
-        seed: random seed.
-        settings: override the YAML's.
-    """
+    """A stage of a log, parsed, from the path or name of its YAML; the run has that name, where no other is given."""
     given = dict(settings_of(settings or {}))
     if names := [key for key in given if key == "seed_everything" or key.startswith("run.")]:
         remedy = "give name=, seed=, or the Log's folder="
@@ -176,7 +167,7 @@ def stage_of(log: Log, config: str, name: str | None = None, seed: int = 0, sett
 def _loaded(kind: type[Result], log: Log, checkpoint: Path, data: EventDataModule) -> Result:
     """The result that a checkpoint is of, with the seed and the seconds that its manifest has."""
     folder = checkpoint.absolute().parent.parent
-    manifest = Manifest.read(RunFolder(folder)) if data_settings(checkpoint) else None
+    manifest = Manifest.read(RunFolder(folder))
     seed, seconds = (manifest.seed, manifest.seconds) if manifest else (0, 0.0)
     return kind(log, folder.parent.name, seed, checkpoint, seconds, data)
 

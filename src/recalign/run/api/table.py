@@ -12,7 +12,6 @@ import polars as pl
 from rich.console import Console
 
 from recalign.code import class_paths, code_digest
-from recalign.data.sequences import EventDataModule
 from recalign.errors import InputError, require_positive
 from recalign.evaluation.chain_comparison import RECORD, RunsComparison
 from recalign.evaluation.methods import BASE_STAGES, BaseCheckpoints, MethodRun
@@ -26,7 +25,7 @@ from recalign.recommender.checkpoint import read_checkpoint
 from recalign.recommender.interpolation import require_share
 from recalign.reward import RewardData
 from recalign.reward.candidates import compare_log_rewards
-from recalign.run.api.fit import data_settings, fit_judge, require_rewards, stage_of
+from recalign.run.api.fit import data_of, data_settings, fit_judge, require_rewards, stage_of
 from recalign.run.api.log import Log
 from recalign.run.api.trained import checkpoint_of
 
@@ -162,5 +161,4 @@ def compare_rewards(log: Log, rewards: Mapping[str, Any] | None = None, *, again
         A row a figure: ``reward``, ``figure``, ``other`` (the judge, the second of a correlation, or the column),
         ``value``, and ``ci_low`` and ``ci_high`` where it was drawn.
     """
-    data: EventDataModule = stage_of(log, "recommender").datamodule()  # type: ignore[assignment]
-    return compare_log_rewards(data, rewards or {}, against)
+    return compare_log_rewards(data_of(log, "recommender"), rewards or {}, against)

@@ -17,6 +17,7 @@ from recalign.data.sequences.audit import audit_log, verdict
 from recalign.data.simulation import World, simulate, write
 from recalign.errors import InputError
 from recalign.evaluation.chain_comparison import evaluated
+from recalign.evaluation.methods import BASE_STAGES
 from recalign.files import read_json, write_json
 from recalign.reward import RewardData
 from recalign.run.chain.plan import Plan
@@ -100,7 +101,7 @@ def check_log(plan: Plan, variables: frozenset[str]) -> None:
 def require_rewards(plan: Plan) -> None:
     """Refuse a log whose reward model or judges have no rewards, and a reward model of another reward, before a fit."""
     of_chain = plan.data(plan.seeds[0]).reward_settings
-    for stage in plan.base:
+    for stage in BASE_STAGES:
         data = plan.parsed(stage, plan.seeds[0]).datamodule()
         if isinstance(data, RewardData):
             if stage == "reward" and data.reward_settings != of_chain:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -91,7 +91,6 @@ class Plan:
         for where, rows in roles.items() if begin_with is None else ():  # an earlier chain has checked its own
             for row in sorted({*rows} - {*UNTRAINED, START}):
                 self.yaml(base_of(row) or row, where)
-        self.base: Sequence[str] = BASE_STAGES
         self.stages = [*BASE_STAGES, *self.trained]
         for stage in (*chain.stages, *overrides):
             if stage not in (None, TOKENS, *self.stages):

@@ -16,7 +16,7 @@ from rich.table import Column, Table
 from recalign.code import code_digest
 from recalign.errors import InputError, TrainingError
 from recalign.evaluation.comparison import HIGH
-from recalign.evaluation.methods import MethodRun
+from recalign.evaluation.methods import BASE_STAGES, MethodRun
 from recalign.evaluation.report import WIDTH
 from recalign.evaluation.rows import row_of
 from recalign.evaluation.selection import SEARCH, SELECT, Figures, choose, validate
@@ -194,7 +194,7 @@ class Search:
 
     def steps(self) -> list[Step]:
         """Every trial, its figures on validation, and the choice (`CHOICE`)."""
-        base = tuple(step_name(stage, self.seed) for stage in self.plan.base)
+        base = tuple(step_name(stage, self.seed) for stage in BASE_STAGES)
         steps: list[Step] = []
         for method, settings in self.settings.items():
             trials = tuple(f"{method}/trial-{number}" for number in range(len(settings)))

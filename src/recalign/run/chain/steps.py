@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import polars as pl
 
 from recalign.artifacts import Kept, get_or_make
+from recalign.evaluation.methods import BASE_STAGES
 
 CHOICE = "choice"
 """Name of the step that chooses settings, by method."""
@@ -26,12 +27,10 @@ class Experiment(Protocol):
 
     Attributes:
         seeds: each a whole chain.
-        base: the stages that come before every method, in order: recommender, reward model, judges.
-        trained: the methods that are trained.
+        trained: the methods that are trained, after `BASE_STAGES`.
     """
 
     seeds: list[int]
-    base: Sequence[str]
     trained: list[str]
 
     def upstream(self, stage: str) -> Sequence[str]:
@@ -96,10 +95,10 @@ def steps_of(experiment: Experiment, first: Mapping[int, Sequence[Step]], search
     steps: list[Step] = []
     for seed in experiment.seeds:
         steps += first.get(seed, ())
-        for stage in experiment.base:
+        for stage in BASE_STAGES:
             needs = tuple(step_name(name, seed) for name in experiment.upstream(stage))
             steps.append(Step(step_name(stage, seed), partial(_train, experiment, stage, seed), needs))
-        needs = tuple(step_name(stage, seed) for stage in experiment.base)
+        needs = tuple(step_name(stage, seed) for stage in BASE_STAGES)
         if search:
             steps += search if seed == experiment.seeds[0] else ()
             needs += (CHOICE,)
