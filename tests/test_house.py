@@ -153,13 +153,13 @@ def test_modules_do_not_ask_the_trainer_for_its_datamodule():
 
 
 CEILINGS = {
-    "lines": 31_210,
-    "statements": 16_560,
-    "functions": 1_880,
-    "bytes": 1_505_000,
+    "lines": 31_100,
+    "statements": 16_490,
+    "functions": 1_870,
+    "bytes": 1_500_000,
     "packages": 8,
     "modules beside them": 10,
-    "lines of tests": 27_330,
+    "lines of tests": 27_320,
     "lines of benchmarks": 5_400,
 }
 """What the house may hold; a change that needs more says what each new hundred lines buy."""
