@@ -6,7 +6,7 @@ import importlib
 import inspect
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import date
 from itertools import pairwise
 from pathlib import Path
@@ -149,3 +149,29 @@ def imported(class_path: str) -> type:
 def listed(value: Any) -> list[Any]:
     """One value, several, or none, as a list."""
     return value if isinstance(value, list) else [] if value is None else [value]
+
+
+SECRET = 8
+"""Letters of the shortest value of an environment variable that is looked for within a text."""
+
+
+def without_values(settings: Any, names: Iterable[str]) -> Any:
+    """Settings with ``${oc.env:NAME}`` in place of the values of these environment variables, wherever they stand.
+
+    Numbers stay: none is a secret, and that of one setting stands in others too. So does a text that holds a value
+    shorter than `SECRET` by chance, and a key that is one.
+    """
+    if isinstance(settings, dict):
+        return {_named(key, names, SECRET): without_values(value, names) for key, value in settings.items()}
+    if isinstance(settings, list):
+        return [without_values(value, names) for value in settings]
+    return _named(settings, names, 1) if isinstance(settings, str) else settings
+
+
+def _named(text: str, names: Iterable[str], shortest: int) -> str:
+    """A text with names for the values in it; of a text that is nothing else, for values of ``shortest`` letters."""
+    for name in names:
+        value = os.environ.get(name, "")
+        if len(value) >= (shortest if value == text else SECRET):
+            text = text.replace(value, f"${{oc.env:{name}}}") if value else text
+    return text

@@ -18,8 +18,6 @@ from recalign.evaluation.sources import Sources
 from recalign.files import sha256
 from recalign.run.chain import chain
 from recalign.run.chain.published import _log, publish
-from recalign.run.stage import Manifest, RunFolder
-from recalign.run.stage.wandb_log import log_artifacts
 
 pytestmark = pytest.mark.slow
 
@@ -126,21 +124,6 @@ def test_artifacts_name_what_they_were_made_from():
         RUN / "reward/seed-0/checkpoints/best.ckpt"
     )
     assert found["metadata"]["fingerprint"] == manifest["fingerprint"]
-
-
-def test_online_the_lineage_is_drawn_and_the_log_stays_here():
-    used: list[Any] = []
-    made: list[Any] = []
-    run = SimpleNamespace(offline=False, use_artifact=used.append, log_artifact=made.append)
-    folder = RunFolder(RUN / "asft/seed-0")
-    log_artifacts(run, folder, Manifest.read(folder))
-    assert [(one.type, one.name) for one in used] == [
-        ("log", "simulated"),
-        ("model", "tiny-recommender-seed-0"),
-        ("model", "tiny-reward-seed-0"),
-    ]
-    assert list(used[0].manifest.entries) == ["log.json"]
-    assert [one.name for one in made] == ["tiny-asft-seed-0"]
 
 
 def test_an_agents_command_runs_in_a_folder_of_its_own_and_logs_what_is_maximised(monkeypatch: pytest.MonkeyPatch):

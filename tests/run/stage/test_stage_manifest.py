@@ -116,7 +116,7 @@ def test_the_bytes_of_a_file_that_a_callback_reads_count_and_its_path_does_not()
             f"{{class_path: recalign.evaluation.selection_callback.SelectionValue, init_args: {{judge: {judge}}}}}"
         )
         parsed = parse_stage(["fit", "--config", "toy.yaml", f"--trainer.callbacks+={callback}"])
-        return run_key(parsed.config, parsed.config, None, {})
+        return run_key(parsed.config, (), None, {})
 
     for name, content in (("one", b"a"), ("same", b"a"), ("other", b"b")):
         Path(name).write_bytes(content)

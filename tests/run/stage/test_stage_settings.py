@@ -6,8 +6,8 @@ import pytest
 
 from recalign.errors import InputError
 from recalign.run.stage import parse_stage
-from recalign.run.stage.parsed import without_values
 from recalign.run.stage.settings import constructing, set_keys
+from recalign.run.words import without_values
 
 
 def parse(*words: str):

@@ -25,10 +25,9 @@ from recalign.run.chain.steps import Results, Step, step_name
 from recalign.run.stage import RunFolder, Stage
 from recalign.run.stage.console import echo
 from recalign.run.stage.folder import RunConfig
-from recalign.run.stage.parsed import without_values
 from recalign.run.stage.tokens import ParsedTokens, parse_tokens
 from recalign.run.stage.upstream import TOKENS
-from recalign.run.words import to_argv
+from recalign.run.words import to_argv, without_values
 
 OWN = ("run.name", "run.root", "run.chain", "seed_everything", "ckpt_path", "config", "data.users")
 """Options of a stage that are the chain's to set."""

@@ -49,13 +49,7 @@ class NaNGuard(Callback):
         if batches_done(trainer) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self._check(trainer)
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._check(trainer)
-
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        self._check(trainer)
-
-    def _check(self, trainer: Trainer) -> None:
+    def _check(self, trainer: Trainer, *_: object) -> None:
         if self.first_bad is None or (number := int(self.first_bad)) < 0:
             return
         epoch, batch = divmod(number, int(trainer.num_training_batches))
@@ -65,6 +59,8 @@ class NaNGuard(Callback):
             f"the loss became NaN or infinite at step {step} (epoch {epoch}, batch {batch}); {last}\n"
             "  -> lower the learning rate, clip gradients (--trainer.gradient_clip_val 1), or train in fp32"
         )
+
+    on_train_epoch_end = on_save_checkpoint = _check
 
 
 class StepSeeds(Callback):
@@ -94,21 +90,12 @@ class TrainingMonitor(Callback):
     """Log ``train/lr``, ``train/grad_norm``, ``speed/step_seconds`` and ``speed/memory_gb``.
 
     Only steps that are logged anyway do more: they read the device then, and no other step waits for it. The gradient's
-    norm is the 2-norm over all parameters, before it is clipped. A step's time is the mean since the last row,
-    validation left out.
+    norm is the 2-norm over all parameters, before it is clipped. A step's time is the mean since the last row, without
+    validation; memory is the most that this process has had, a GPU's or else the machine's.
     """
 
     def __init__(self) -> None:
         self._began = (0.0, 0)  # time, steps until then
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._restart(trainer)  # a run that is continued within an epoch starts none
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._restart(trainer)
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._restart(trainer)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         if logs_now(trainer):
@@ -121,16 +108,15 @@ class TrainingMonitor(Callback):
         steps = trainer.global_step - before  # 0 while a step accumulates batches
         if steps and trainer.global_step % max(trainer.log_every_n_steps, 1) == 0:  # type: ignore[attr-defined]
             seconds = (time.monotonic() - began) / steps
-            memory = peak_memory(trainer.strategy.root_device)
+            if trainer.strategy.root_device.type == "cuda":
+                memory = torch.cuda.max_memory_allocated(trainer.strategy.root_device) / 1e9
+            else:
+                memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6)
             pl_module.log_dict({"speed/step_seconds": seconds, "speed/memory_gb": memory})
             self._restart(trainer)
 
-    def _restart(self, trainer: Trainer) -> None:
+    def _restart(self, trainer: Trainer, *_: object) -> None:
         self._began = time.monotonic(), trainer.global_step
 
-
-def peak_memory(device: torch.device) -> float:
-    """The most memory that this process has had, in GB: a GPU's, else the machine's."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6)
+    # a run that is continued within an epoch starts none
+    on_train_start = on_train_epoch_start = on_validation_end = _restart

@@ -17,7 +17,6 @@ from recalign.recommender import Recommender
 from recalign.recommender.averaging import PolynomialAveraging, goes_on
 from recalign.recommender.checkpoint import OTHER_VERSION, Loaded, read_checkpoint
 from recalign.recommender.grown import GROWS_FROM
-from recalign.reward import RewardModel
 from recalign.run.stage import upstream
 from recalign.run.stage.folder import RunFolder
 from recalign.run.stage.manifest import flat_settings
@@ -58,56 +57,48 @@ def settings(config: dict[str, Any], training: bool) -> None:
         remedy = "leave it out; --run.root says where run folders lie"
         raise InputError("a stage writes into its run folder", where="trainer.default_root_dir", remedy=remedy)
     callbacks = [imported(one["class_path"]) for one in listed(trainer["callbacks"])]
-    if is_sharded(trainer):
-        _refuse_sharded(trainer["strategy"], model, callbacks, training, resumed=config["ckpt_path"] is not None)
-    if training:
-        _refuse_callbacks(callbacks, model)
-        needing = {
-            "model.keep": config["model"]["init_args"].get("keep"),
-            "early_stopping": config["early_stopping"],
-            "checkpoint.monitor": config["checkpoint"]["monitor"],
-        }
-        names = [name for name, value in needing.items() if value is not None]
-        if trainer["limit_val_batches"] == 0 and names:
-            remedy = f"validate on 1 batch or more, or set {' and '.join(names)} to null"
-            text = f"{' and '.join(names)} without validation"
-            raise InputError(text, where="trainer.limit_val_batches", remedy=remedy)
-
-
-def is_sharded(trainer: dict[str, Any]) -> bool:
-    """Whether the trainer's settings name FSDP."""
-    return isinstance(trainer["strategy"], dict) and trainer["strategy"]["class_path"].endswith(SHARDED)
-
-
-def _refuse_sharded(
-    strategy: dict[str, Any], model: type, callbacks: list[type], training: bool, resumed: bool
-) -> None:
-    """Refuse what needs all weights in one process."""
-    broken = {
-        "trains recommenders over item ids only": not issubclass(model, Recommender),
-        "is for training only: one process can read the checkpoint": not training,
-        "cannot average weights": any(issubclass(kind, WeightAveraging) for kind in callbacks),
-        "has to write whole checkpoints": strategy["init_args"]["save_distributed_checkpoint"],
-        "cannot resume": resumed,
-    }
-    for text in (text for text, holds in broken.items() if holds):
-        remedy = "do as conf/trainer/fsdp.yaml does, or give --trainer.strategy ddp"
-        raise InputError(f"{SHARDED} {text}", where="trainer.strategy", remedy=remedy)
-
-
-def _refuse_callbacks(callbacks: list[type], model: type) -> None:
-    """Refuse callbacks after which a run would not be what its checkpoints and its configuration say."""
     averages = [kind for kind in callbacks if issubclass(kind, WeightAveraging)]
-    too_early = issubclass(model, RewardModel) and not all(issubclass(kind, PolynomialAveraging) for kind in averages)
-    broken = {
-        "StochasticWeightAveraging keeps its average in no checkpoint": StochasticWeightAveraging in callbacks,
-        "LearningRateFinder trains with a rate that config.yaml does not say": LearningRateFinder in callbacks,
-        "two averages of weights would train each other's": len(averages) > 1,
-        "this average begins before the log has given the weights of a reward model their sizes": too_early,
+    unsafe = {LearningRateFinder, StochasticWeightAveraging, *averages} - {PolynomialAveraging}
+    if others := [kind for kind in callbacks if kind in unsafe] or averages[1:]:
+        remedy = "average weights by recalign.recommender.PolynomialAveraging; search model.lr by recalign tune"
+        what = f"no file would hold the rates or averages of {others[0].__name__}"
+        raise InputError(what, where="trainer.callbacks", remedy=remedy)
+    if isinstance(trainer["strategy"], dict) and trainer["strategy"]["class_path"].endswith(SHARDED):
+        broken = {  # what needs all weights in one process
+            "trains recommenders over item ids only": not issubclass(model, Recommender),
+            "is for training only: one process can read the checkpoint": not training,
+            "cannot average weights": averages,
+            "has to write whole checkpoints": trainer["strategy"]["init_args"]["save_distributed_checkpoint"],
+            "cannot resume": config["ckpt_path"] is not None,
+        }
+        for text in (text for text, holds in broken.items() if holds):
+            remedy = "do as conf/trainer/fsdp.yaml does, or give --trainer.strategy ddp"
+            raise InputError(f"{SHARDED} {text}", where="trainer.strategy", remedy=remedy)
+    needing = {
+        "model.keep": config["model"]["init_args"].get("keep"),
+        "early_stopping": config["early_stopping"],
+        "checkpoint.monitor": config["checkpoint"]["monitor"],
     }
-    for text in (text for text, holds in broken.items() if holds):
-        remedy = "average weights with recalign.recommender.PolynomialAveraging alone; search model.lr by recalign tune"
-        raise InputError(text, where="trainer.callbacks", remedy=remedy)
+    names = " and ".join(name for name, value in needing.items() if value is not None)
+    if training and trainer["limit_val_batches"] == 0 and names:
+        remedy = f"validate on 1 batch or more, or set {names} to null"
+        raise InputError(f"{names} without validation", where="trainer.limit_val_batches", remedy=remedy)
+
+
+def find_checkpoint(given: str | None, folder: RunFolder, command: str) -> Path | None:
+    """The file that ``--ckpt_path`` means; evaluation takes the best one where nothing is given.
+
+    Raises:
+        InputError: there is no such file (Lightning would train from scratch, or evaluate random weights).
+    """
+    given = given or (None if command == "fit" else "best")
+    if given is None:
+        return None
+    path = {"best": folder.best, "last": folder.last}.get(given, Path(given))
+    if not path.is_file():
+        remedy = "start without --ckpt_path" if command == "fit" else "train it first (recalign fit), or give a file"
+        raise InputError(f"there is no checkpoint {path}", where=f"--ckpt_path {given}", remedy=remedy)
+    return path
 
 
 def machine(stage: ParsedStage) -> None:
@@ -134,48 +125,30 @@ def checkpoints(stage: ParsedStage) -> None:
         emptied = [stage.folder.path.resolve(), stage.folder.previous.resolve()]
         for key, path in ({one.key: one.path for one in stage.upstream} | {"ckpt_path": stage.checkpoint}).items():
             if path and any(path.resolve().is_relative_to(folder) for folder in emptied):
-                remedy = "write to another folder with --run.name NAME"
-                raise InputError(
-                    "lies in the run folder that this run would empty", where=f"{key} {path}", remedy=remedy
-                )
-    if stage.checkpoint:
-        _refuse_changed_settings(stage, stage.checkpoint)
-
-
-def find_checkpoint(given: str | None, folder: RunFolder, command: str) -> Path | None:
-    """The file that ``--ckpt_path`` means; evaluation takes the best one where nothing is given.
-
-    Raises:
-        InputError: there is no such file (Lightning would train from scratch, or evaluate random weights).
-    """
-    given = given or (None if command == "fit" else "best")
-    if given is None:
-        return None
-    path = {"best": folder.best, "last": folder.last}.get(given, Path(given))
-    if not path.is_file():
-        remedy = "start without --ckpt_path" if command == "fit" else "train it first (recalign fit), or give a file"
-        raise InputError(f"there is no checkpoint {path}", where=f"--ckpt_path {given}", remedy=remedy)
-    return path
-
-
-def _refuse_changed_settings(stage: ParsedStage, checkpoint: Any) -> None:
-    """Refuse to resume or evaluate a checkpoint with settings that it was not trained with."""
-    hyper_parameters = dict(read_checkpoint(checkpoint).get("hyper_parameters", {}))
+                what = "lies in the run folder that this run would empty"
+                raise InputError(what, where=f"{key} {path}", remedy="write to another one with --run.name NAME")
+    if not stage.checkpoint:
+        return
+    hyper_parameters = dict(read_checkpoint(stage.checkpoint).get("hyper_parameters", {}))
     if CLASS_PATH not in hyper_parameters:
         remedy = "give one of a run folder: runs/<chain>/<stage>/seed-<n>/checkpoints/last.ckpt"
-        raise InputError("not a checkpoint of `recalign fit`", where=str(checkpoint), remedy=remedy)
+        raise InputError("not a checkpoint of `recalign fit`", where=str(stage.checkpoint), remedy=remedy)
     now = flat_settings({"model": stage.config["model"]})
     began = flat_settings({"model": {"class_path": hyper_parameters.pop(CLASS_PATH), "init_args": hyper_parameters}})
-    began = {key: value for key, value in began.items() if key in now}
-    now = {key: value for key, value in now.items() if key in began}
+    both = began.keys() & now.keys()
+    began, now = {key: began[key] for key in both}, {key: now[key] for key in both}
     if stage.training and stage.continued:
         began, now = began | stage.continued.key, now | stage.key()
     for key in sorted(differences(began, now), key=lambda key: (key != "model.class_path", key == "data")):
         optional = key.startswith("early_stopping.") and not (key in began and key in now)
         if key.startswith(KEPT_ON_RESUME) and not key.startswith(FREE_ON_RESUME) and not optional:
             what = f"{now.get(key)!r}, and the run began with {began.get(key)!r}"
-            remedy = f"continue it with its own settings: --config {checkpoint.parent.parent / 'config.yaml'}; "
-            raise InputError(what, where=key, remedy=remedy + "or start anew, without --ckpt_path")
+            remedy = f"{_own_settings(stage.checkpoint)}; or start anew, without --ckpt_path"
+            raise InputError(what, where=key, remedy=remedy)
+
+
+def _own_settings(checkpoint: Path) -> str:
+    return f"continue it with its own settings: --config {checkpoint.parent.parent / 'config.yaml'}"
 
 
 def built(stage: ParsedStage, model: LightningModule, data: LightningDataModule, trainer: Trainer) -> None:
@@ -209,5 +182,5 @@ def built(stage: ParsedStage, model: LightningModule, data: LightningDataModule,
     making = {one.state_key for one in callbacks if isinstance(one, KeepRanking | WeightAveraging)}
     # Only the callback that averaged weights restores those that were trained.
     if TRAINED_WEIGHTS in checkpoint and not making & checkpoint["callbacks"].keys():
-        remedy = f"continue it with its own callbacks: --config {path.parent.parent / 'config.yaml'}"
-        raise InputError("its weights are an average that no callback here knows", where=str(path), remedy=remedy)
+        what = "its weights are an average that no callback here knows"
+        raise InputError(what, where=str(path), remedy=_own_settings(path))

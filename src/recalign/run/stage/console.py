@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import math
 import sys
@@ -12,10 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import lightning
-from lightning import LightningModule, Trainer
+from lightning import Trainer
 from lightning.pytorch.callbacks import ProgressBar
 
 _NOISE = (
@@ -51,29 +49,22 @@ def quiet() -> Iterator[None]:
     # A logger's filter does not cover its children, and whose handlers they reach depends on who imports Lightning.
     loggers = [logging.getLogger(name) for name in logging.root.manager.loggerDict if name.startswith("lightning.")]
     formatted = warnings.formatwarning  # Lightning has put its own there
-    ours = functools.partial(_worth_saying)  # its own object: a context within this one takes its own away, not this
+
+    def worth_saying(record: logging.LogRecord) -> bool:  # warnings, and what we say through Lightning's logger
+        return record.levelno >= logging.WARNING or not Path(record.pathname).is_relative_to(_LIGHTNING)
+
     with warnings.catch_warnings():
         for pattern in _NOISE:
             warnings.filterwarnings("ignore", message=pattern)
-        warnings.formatwarning = _one_line
+        warnings.formatwarning = lambda message, *_, **__: f"warning: {' '.join(str(message).split())}\n"  # type: ignore
         for logger in loggers:
-            logger.addFilter(ours)
+            logger.addFilter(worth_saying)
         try:
             yield
         finally:
             warnings.formatwarning = formatted
             for logger in loggers:
-                logger.removeFilter(ours)
-
-
-def _worth_saying(record: logging.LogRecord) -> bool:
-    """Whether to show a record: a warning, or what our own modules say through Lightning's logger."""
-    return record.levelno >= logging.WARNING or not Path(record.pathname).is_relative_to(_LIGHTNING)
-
-
-def _one_line(message: Warning | str, category: type[Warning], *args: Any, **kwargs: Any) -> str:
-    """A warning without the place in the code that it comes from."""
-    return f"warning: {' '.join(str(message).split())}\n"
+                logger.removeFilter(worth_saying)
 
 
 class LineProgress(ProgressBar):
@@ -96,7 +87,7 @@ class LineProgress(ProgressBar):
         """Ranks other than the first print nothing (Lightning calls this)."""
         self.every = math.inf
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
         now = time.monotonic()
         self.batches += 1
         if not self.batches:
@@ -113,8 +104,7 @@ class LineProgress(ProgressBar):
         line = f"{self.label}  epoch {trainer.current_epoch + 1}  {figures}  batch {done:.0f}"
         if math.isfinite(total):
             line += f"/{total:.0f}"
-            if self.batches:
-                most = "at most " if trainer.early_stopping_callbacks else ""
-                left = timedelta(seconds=round((now - self.began) / self.batches * (total - done)))
-                line += f"  {most}{left} left"
+        if math.isfinite(total) and self.batches:
+            most = "at most " if trainer.early_stopping_callbacks else ""
+            line += f"  {most}{timedelta(seconds=round((now - self.began) / self.batches * (total - done)))} left"
         print(line, file=sys.stderr, flush=True)

@@ -77,7 +77,7 @@ class RunFolder:
         return next((path for path in (self.best, self.last) if path.is_file()), None)
 
     def figures(self, subcommand: str) -> Path:
-        """The CSV file of a subcommand's figures; training's is ``metrics.csv``."""
+        """The CSV file of a subcommand's figures."""
         return self.path / ("metrics.csv" if subcommand == "fit" else f"{subcommand}.csv")
 
     def start_afresh(self) -> None:

@@ -6,7 +6,7 @@ import copy
 import json
 import platform
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -20,7 +20,7 @@ from recalign.code import code_digest
 from recalign.errors import InputError
 from recalign.files import digest, sha256, write_json
 from recalign.run.stage.folder import RunFolder
-from recalign.run.words import flatten, imported, listed, short
+from recalign.run.words import flatten, imported, listed, short, without_values
 
 OUTPUT = ("enable_progress_bar", "enable_model_summary", "logger", "profiler")
 """Settings of the trainer that print and log, and change no result; nor do callbacks of that kind."""
@@ -115,7 +115,7 @@ class Manifest:
 
 
 def run_key(
-    config: dict[str, Any], shareable: dict[str, Any], fingerprint: str | None, upstream: dict[str, dict[str, str]]
+    config: dict[str, Any], variables: Collection[str], fingerprint: str | None, upstream: dict[str, dict[str, str]]
 ) -> dict[str, Any]:
     """All that determines a run's result: each setting, data, upstream checkpoints, code.
 
@@ -125,42 +125,32 @@ def run_key(
 
     Args:
         config: of the stage.
-        shareable: the same without values of environment variables: a setting that holds one counts by its digest.
+        variables: of the environment; a setting that holds the value of one counts by its digest.
         fingerprint: of the data.
         upstream: as `Manifest` has them.
     """
-    counted, shown = _counted(config, upstream), flat_settings(_counted(shareable, upstream))
-    settings = {
-        key: value if shown.get(key) == value else digest(value) for key, value in flat_settings(counted).items()
-    }
-    files = {name: checkpoint["sha256"] for name, checkpoint in upstream.items()}
-    return settings | {"data": fingerprint, **files, "code": code_digest(counted)}
-
-
-def _counted(config: dict[str, Any], upstream: Iterable[str]) -> dict[str, Any]:
-    counted = copy.deepcopy({k: v for k, v in config.items() if k not in ("run", "ckpt_path")})
+    counted = copy.deepcopy({key: value for key, value in config.items() if key not in ("run", "ckpt_path")})
     data, trainer = counted["data"]["init_args"], counted["trainer"]
     for settings, names in ((data, ("root", "cache", "grows_from")), (data["log"], ("items",)), (trainer, OUTPUT)):
         for name in names:
             settings.pop(name, None)
-    kinds = [(one, imported(one["class_path"])) for one in listed(trainer["callbacks"])]
-    trainer["callbacks"] = [_read(one, kind) for one, kind in kinds if not issubclass(kind, ProgressBar | ModelSummary)]
     for name in upstream:
         part, argument = name.split(".")
         counted[part]["init_args"].pop(argument, None)
-    return counted
+    kinds = [(one, imported(one["class_path"])) for one in listed(trainer["callbacks"])]
+    trainer["callbacks"] = [one for one, kind in kinds if not issubclass(kind, ProgressBar | ModelSummary)]
+    for one, kind in kinds:
+        given = one.get("init_args", {})
+        given |= {name: sha256(given[name]) for name in getattr(kind, "READS", ()) if Path(given[name]).is_file()}
+    flat = flat_settings(counted)
+    shown = {key: value if without_values(value, variables) == value else digest(value) for key, value in flat.items()}
+    files = {name: checkpoint["sha256"] for name, checkpoint in upstream.items()}
+    return shown | {"data": fingerprint, **files, "code": code_digest(counted)}
 
 
 def flat_settings(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings by dotted key as it is typed; a tuple and a list are the same."""
     return {short(key): list(one) if isinstance(one, tuple) else one for key, one in flatten(settings).items()}
-
-
-def _read(callback: dict[str, Any], kind: type) -> dict[str, Any]:
-    """A callback's settings, with the digests of the files that it reads (its class's ``READS``) for their paths."""
-    given = callback.get("init_args", {})
-    files = {name: sha256(given[name]) for name in getattr(kind, "READS", ()) if Path(given[name]).is_file()}
-    return callback | {"init_args": given | files}
 
 
 def _now() -> str:

@@ -78,21 +78,19 @@ def open_run(run: Path) -> OpenedRun:
             policy's, or, of a reranked row, a stage that it rests on is missing or it is not as it was evaluated.
     """
     run = run.absolute()
-    if not RunFolder(run).config.is_file() and isinstance(row := row_of(run.parent.name), RerankedRow):
-        return _reranked(run, row)
-    remedy = "name the run folder of a policy: runs/<chain>/<method>/seed-<n>"
-    config, checkpoint = RunFolder(run).config, RunFolder(run).final_checkpoint()
-    if not config.is_file():
+    folder, row = RunFolder(run), row_of(run.parent.name)
+    if not folder.config.is_file() and isinstance(row, RerankedRow) and run.is_dir():
+        return _open_reranked(run, row)
+    where, remedy = str(run), "name the run folder of a policy: runs/<chain>/<method>/seed-<n>"
+    if not folder.config.is_file():
         start = "; the start is the recommender's" if run.parent.name == "start" else ""
-        raise InputError("there is no run in this folder", where=str(run), remedy=remedy + start)
-    model = load(config).get("model")
-    model = model if isinstance(model, dict) else {}
-    if "top_k" not in (model.get("init_args") or {}):
-        what = f"a run of {model.get('class_path', 'another tool')}, which recommends nothing"
-        raise InputError(what, where=str(run), remedy=remedy)
-    if checkpoint is None:
-        raise InputError("there is no checkpoint in this run", where=str(run), remedy="continue it, or run it again")
-    stage = parse_stage(["predict", f"--config={config}", f"--ckpt_path={checkpoint}"])
+        raise InputError("there is no run in this folder", where=where, remedy=remedy + start)
+    model = load(folder.config).get("model")  # another tool's file may lie there
+    if not isinstance(model, dict) or "top_k" not in (model.get("init_args") or {}):
+        raise InputError("a run that recommends nothing", where=where, remedy=remedy)
+    if (checkpoint := folder.final_checkpoint()) is None:
+        raise InputError("there is no checkpoint in this run", where=where, remedy="continue it, or run it again")
+    stage = parse_stage(["predict", f"--config={folder.config}", f"--ckpt_path={checkpoint}"])
     data: EventDataModule = stage.datamodule()  # type: ignore[assignment]
     loaded = load_net(checkpoint, "policy")
     loaded.check(data)
@@ -102,20 +100,15 @@ def open_run(run: Path) -> OpenedRun:
     return OpenedRun(run, loaded.net.eval(), data, {run.parent.name: checkpoint}, device)
 
 
-def _reranked(run: Path, row: RerankedRow) -> OpenedRun:
-    own = row.base
-    if not run.is_dir():
-        remedy = "name the folder of a row that a chain evaluated: runs/<chain>/<row>/seed-<n>"
-        raise InputError("there is no such folder", where=str(run), remedy=remedy)
-    folders = {name: RunFolder(run.parents[1] / name / run.name) for name in ("recommender", "reward")}
-    folders |= {own: RunFolder(run.parents[1] / own / run.name)} if own else {}
-    found = {name: folder.final_checkpoint() for name, folder in folders.items()}
-    if lacking := [name for name, path in found.items() if path is None]:
+def _open_reranked(run: Path, row: RerankedRow) -> OpenedRun:
+    stages = [name for name in ("recommender", "reward", row.base) if name]
+    folders = {name: RunFolder(run.parents[1] / name / run.name) for name in stages}
+    checkpoints = {name: path for name, folder in folders.items() if (path := folder.final_checkpoint())}
+    if lacking := [name for name in folders if name not in checkpoints]:
         what = f"{run.parent.name} reranks by runs beside it, and there is none of {', '.join(lacking)}"
         raise InputError(what, where=str(run), remedy="keep them in the chain's folder, or run the chain again")
-    checkpoints = {name: path for name, path in found.items() if path}
-    start = checkpoints["recommender"]
-    stage = parse_stage(["fit", f"--config={folders['reward'].config}", f"--model.init_from={start}"])
+    start = f"--model.init_from={checkpoints['recommender']}"
+    stage = parse_stage(["fit", f"--config={folders['reward'].config}", start])
     relocate_ids(stage.config["data"]["init_args"], run)
     data: RewardData = stage.datamodule()  # type: ignore[assignment]
     policy = served(row, run, checkpoints, data)

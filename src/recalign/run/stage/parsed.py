@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import os
 import shlex
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -22,6 +20,7 @@ from recalign.run.stage.folder import RunConfig, RunFolder
 from recalign.run.stage.manifest import Manifest, run_key
 from recalign.run.stage.settings import constructing
 from recalign.run.stage.stage import AbstractStage, Trained
+from recalign.run.words import without_values
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ class ParsedStage(AbstractStage):
     def key(self, data: LightningDataModule | None = None) -> dict[str, Any]:
         """All that determines the result (`run_key`). Reads the data, as configured where it is not given."""
         fingerprint = getattr(data or self.datamodule(), "fingerprint", None)  # not every class has one
-        return run_key(self.config, self.shareable, fingerprint, upstream.hashes(self.upstream))
+        return run_key(self.config, self.variables, fingerprint, upstream.hashes(self.upstream))
 
     def state(self) -> State:
         manifest = Manifest.read(self.folder) if all(one.path for one in self.upstream) else None
@@ -124,29 +123,3 @@ class ParsedStage(AbstractStage):
         parser.add_subclass_arguments(LightningDataModule, "data")
         with constructing():
             return parser.instantiate(parser.parse_object({"data": self.config["data"]})).data
-
-
-SECRET = 8
-"""Letters of the shortest value of an environment variable that is looked for within a text."""
-
-
-def without_values(settings: Any, names: Iterable[str]) -> Any:
-    """Settings with ``${oc.env:NAME}`` in place of the values of these environment variables, wherever they stand.
-
-    Numbers stay: none is a secret, and that of one setting stands in others too. So does a text that holds a value
-    shorter than `SECRET` by chance, and a key that is one.
-    """
-    if isinstance(settings, dict):
-        return {_named(key, names, SECRET): without_values(value, names) for key, value in settings.items()}
-    if isinstance(settings, list):
-        return [without_values(value, names) for value in settings]
-    return _named(settings, names, 1) if isinstance(settings, str) else settings
-
-
-def _named(text: str, names: Iterable[str], shortest: int) -> str:
-    """A text with names for the values in it; of a text that is nothing else, for values of ``shortest`` letters."""
-    for name in names:
-        value = os.environ.get(name, "")
-        if len(value) >= (shortest if value == text else SECRET):
-            text = text.replace(value, f"${{oc.env:{name}}}") if value else text
-    return text

@@ -21,8 +21,9 @@ from recalign.run.stage import upstream
 from recalign.run.stage.folder import RunFolder
 from recalign.run.stage.loggers import CSVLog
 from recalign.run.stage.manifest import Manifest
-from recalign.run.stage.parsed import ParsedStage, without_values
-from recalign.run.stage.wandb_log import WandbLog, log_artifacts, wandb_log
+from recalign.run.stage.parsed import ParsedStage
+from recalign.run.stage.wandb_log import WandbLog, log_result, wandb_log
+from recalign.run.words import without_values
 
 
 @contextmanager
@@ -53,7 +54,7 @@ def recorded(stage: ParsedStage, trainer: Trainer, data: LightningDataModule) ->
     finally:
         for log in wandb_logs:
             if stage.training and code == 0:
-                log.use(lambda run: log_artifacts(run, folder, manifest))
+                log.use(lambda run: log_result(run, folder, manifest))
             log.finish(code)
 
 

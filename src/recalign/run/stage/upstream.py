@@ -82,7 +82,9 @@ def resolve(config: dict[str, Any], upstreams: list[Upstream], folder: RunFolder
     for upstream in upstreams:
         if not upstream.named:
             own = RunFolder(folder.path.parent.parent / upstream.stage / folder.path.name)
-            upstream.path = _final_checkpoint(own, log) if own.path != folder.path else None
+            manifest = Manifest.read(own) if own.path != folder.path else None
+            finished = manifest and manifest.status == "finished" and manifest.log == log and manifest.checkpoint
+            upstream.path = path if finished and (path := own.path / finished).is_file() else None
         elif upstream.path and not upstream.path.is_file():
             remedy = f"name what a finished {upstream.stage} run left, or leave it null"
             raise InputError(f"there is no file {upstream.path}", where=upstream.key, remedy=remedy)
@@ -111,13 +113,11 @@ def require(upstreams: list[Upstream], folder: RunFolder, log: str) -> None:
     for upstream in upstreams:
         if upstream.path is None:
             chain, seed = folder.path.parent.parent, folder.path.name.removeprefix("seed-")
-            stage = f"fit {upstream.stage} LOG --seed_everything={seed} --run.chain={chain.name}"
-            command = "tokenize LOG" if upstream.stage == TOKENS else stage
-            raise InputError(
-                f"there is no finished {upstream.stage} run of the log {log!r} and of this seed under {chain}",
-                where=upstream.key,
-                remedy=f"name its file, or run that stage first: recalign {command}",
-            )
+            fit = f"fit {upstream.stage} LOG --seed_everything={seed} --run.chain={chain.name}"
+            command = "tokenize LOG" if upstream.stage == TOKENS else fit
+            what = f"there is no finished {upstream.stage} run of the log {log!r} and of this seed under {chain}"
+            remedy = f"name its file, or run that stage first: recalign {command}"
+            raise InputError(what, where=upstream.key, remedy=remedy)
         net = "reward" if upstream.stage == "reward" else "policy"
         recipes = upstream.checkpoint().get("recipes")
         if recipes and net not in recipes:
@@ -131,11 +131,3 @@ def require(upstreams: list[Upstream], folder: RunFolder, log: str) -> None:
 def hashes(upstreams: list[Upstream]) -> dict[str, dict[str, str]]:
     """Path and sha256 of each checkpoint, as manifests hold them."""
     return {u.key: {"path": str(u.path), "sha256": sha256(u.path)} for u in upstreams if u.path}
-
-
-def _final_checkpoint(run: RunFolder, log: str) -> Path | None:
-    manifest = Manifest.read(run)
-    if manifest is None or manifest.status != "finished" or manifest.log != log or not manifest.checkpoint:
-        return None
-    checkpoint = run.path / manifest.checkpoint
-    return checkpoint if checkpoint.is_file() else None  # whoever reads it compares its digest

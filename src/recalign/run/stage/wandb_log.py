@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable
@@ -40,19 +39,24 @@ class WandbLog(WandbLogger):
 
     def use(self, call: Callable[[Any], Any]) -> None:
         """Call a function with the run (`wandb.Run`)."""
-        self._safely(lambda: call(self.experiment))
+        if not self.failed:
+            try:
+                call(self.experiment)
+            except Exception as error:  # whatever wandb raises, training matters more
+                self.failed = True
+                _warn(error)
 
     @rank_zero_only
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
-        self._safely(super().log_metrics, metrics, step)
+        log = super().log_metrics
+        self.use(lambda _: log(metrics, step))
 
     @rank_zero_only
     def log_histogram(self, name: str, values: np.ndarray, step: int) -> None:
         """Log a distribution, as 64 bins."""
         import wandb
 
-        log = super().log_metrics
-        self._safely(lambda: log({name: wandb.Histogram(values.tolist())}, step))  # type: ignore[dict-item]
+        self.use(lambda _: self.log_metrics({name: wandb.Histogram(values.tolist())}, step))
 
     @rank_zero_only
     def log_hyperparams(self, params: Any) -> None:
@@ -62,14 +66,6 @@ class WandbLog(WandbLogger):
         """End the run. Nothing is logged later."""
         self.use(lambda run: run.finish(exit_code=exit_code))
         self.failed = True
-
-    def _safely(self, call: Callable[..., Any], *args: Any) -> None:
-        if not self.failed:
-            try:
-                call(*args)
-            except Exception as error:  # whatever wandb raises, training matters more
-                self.failed = True
-                _warn(error)
 
 
 def wandb_log(folder: Path, **settings: Any) -> WandbLog | None:
@@ -117,55 +113,27 @@ def _warn(error: Exception) -> None:
     rank_zero_warn(f"W&B is off for this run: {str(error).splitlines()[0] if str(error) else repr(error)}")
 
 
-def log_artifacts(run: Any, folder: RunFolder, manifest: Manifest) -> None:
-    """Log what a stage used and made.
+def log_result(run: Any, folder: RunFolder, manifest: Manifest) -> None:
+    """Log what a stage hands over, with what it was made from, and the verdict on a reward model or a judge.
 
-    Online, W&B draws the lineage. Offline it knows none: each artifact's metadata names what it was made from. Of the
-    log only digest, users' group and their number leave the machine.
+    Of the log only digest, users' group and their number leave the machine.
     """
-    facts = {"fingerprint": manifest.fingerprint, "users": manifest.users}
-    used = [_log_of(manifest.log, facts)]
-    used += [_checkpoint(Path(one["path"]), one["sha256"], {}) for one in manifest.upstream.values()]
-    if not run.offline:
-        for artifact in used:
-            run.use_artifact(artifact)
-    made = {"log": manifest.log, **facts, "upstream": manifest.upstream}
-    if manifest.checkpoint:
-        run.log_artifact(_checkpoint(folder.path / manifest.checkpoint, manifest.digests[manifest.checkpoint], made))
+    import wandb
+
+    name = "-".join((*folder.chain_and_stage, folder.path.name))
+    facts = {"log": manifest.log, "fingerprint": manifest.fingerprint, "users": manifest.users}
+    facts |= {"sha256": manifest.digests[str(manifest.checkpoint)], "upstream": manifest.upstream}
+    artifact = wandb.Artifact(wandb_name(name), type="model", metadata=facts)
+    path = folder.path / str(manifest.checkpoint)
+    artifact.add_file(str(path), policy="immutable", skip_cache=True)  # no copy of it on this machine
+    run.log_artifact(artifact)
     if trust := read_json(folder.trust):
-        _log_trust(run, trust)
+        run.summary["trust/verdict"] = trust["verdict"]
+        if bins := trust[trust["judged_on"]]["calibration"]["bins"]:  # what was predicted and what was observed
+            curve = wandb.Table(columns=list(bins[0]), data=[list(one.values()) for one in bins])
+            run.log({"trust/calibration": wandb.plot.line(curve, "predicted", "observed", title="calibration")})
 
 
 def wandb_name(name: str) -> str:
     """A name that W&B takes for an artifact."""
     return re.sub(r"[^\w.-]", "_", name)
-
-
-def _log_of(log: str, facts: dict[str, Any]) -> Any:
-    import wandb
-
-    artifact = wandb.Artifact(wandb_name(log), type="log", metadata=facts)
-    with artifact.new_file("log.json") as file:
-        json.dump(facts, file)
-    return artifact
-
-
-def _checkpoint(path: Path, sha256: str, made_from: dict[str, Any]) -> Any:
-    import wandb
-
-    # chain, stage and seed of its run folder; else the file's own name
-    run = path.resolve().parents[1]
-    parts = (*RunFolder(run).chain_and_stage, run.name) if path.parent.name == "checkpoints" else (path.stem,)
-    artifact = wandb.Artifact(wandb_name("-".join(parts)), type="model", metadata={"sha256": sha256, **made_from})
-    artifact.add_file(str(path), policy="immutable", skip_cache=True)  # no copy of it on this machine
-    return artifact
-
-
-def _log_trust(run: Any, trust: dict[str, Any]) -> None:
-    """The verdict on a reward model or a judge, and its calibration: what was predicted and what was observed."""
-    import wandb
-
-    run.summary["trust/verdict"] = trust["verdict"]
-    if bins := trust[trust["judged_on"]]["calibration"]["bins"]:
-        curve = wandb.Table(columns=list(bins[0]), data=[list(one.values()) for one in bins])
-        run.log({"trust/calibration": wandb.plot.line(curve, "predicted", "observed", title="calibration")})
