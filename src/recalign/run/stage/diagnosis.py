@@ -28,8 +28,6 @@ GIVEN_BY = {
     "data": "name a log's YAML: {command} ml-100k",
 }
 """What to do where one of these keys is missing, or has no class yet."""
-OTHER_COMMAND = {"methods": "this is a chain's YAML: recalign chain", "model": "this is a stage's YAML: recalign fit"}
-"""What to do where one of these keys is unknown."""
 ROOMS = (callbacks, loggers, optim, optim.lr_scheduler)
 """Lightning's callbacks and loggers, torch's optimisers and schedulers may be named without their module."""
 
@@ -63,7 +61,11 @@ def diagnose(error: Exception, parser: ArgumentParser, sources: Sources) -> Inpu
     text, key, class_path = complaint
     known = known_keys(parser, sources, key, class_path if UNKNOWN.search(text) else "")
     if unknown := UNKNOWN.search(text):
-        return _unknown(next(filter(None, unknown.groups())), complaint, known, sources)
+        if class_path.endswith(("LightningModule", "LightningDataModule")):
+            what, where = f"{key} has values but no class yet", _source(sources, key)
+            return InputError(what, where=where, remedy=GIVEN_BY["model"])
+        key = f"{key}.{short(next(filter(None, unknown.groups())).lstrip('-'))}".lstrip(".").removesuffix(".class_path")
+        return InputError(f"there is no key {key!r}", where=_source(sources, key), remedy=_suggest(key, known))
     if missing := MISSING.search(text):
         keys = [f"{key}.{one}".lstrip(".") for one in next(filter(None, missing.groups())).split(", ")]
         remedy = next((GIVEN_BY[one] for one in GIVEN_BY if one in keys), f"write --{keys[0]} VALUE")
@@ -71,47 +73,24 @@ def diagnose(error: Exception, parser: ArgumentParser, sources: Sources) -> Inpu
     if "expected one argument" in text:
         where = next((name for name, has in sources if name.startswith("-") and None in has.values()), text)
         return InputError("a value must follow", where=where, remedy=f"write {where}=VALUE")
-    if reference := re.search(r"'(.+)' not found\s+full_key: (\S+)", message):
-        names = [re.sub(r"^(model|data)\.", r"\1.init_args.", one) for one in known]
-        return InputError(text, where=short(reference[2]), remedy=_suggest(reference[1], names))
-    return _refused_value(message, complaint, [one.text for one in found if one.key == key], known, sources)
+    return _refused_value(message, complaint, [one.text for one in found if one.key == key], sources)
 
 
-def _unknown(word: str, complaint: Complaint, known: set[str], sources: Sources) -> InputError:
-    key = f"{complaint.key}.{short(word.lstrip('-'))}".lstrip(".").removesuffix(".class_path")
-    if complaint.class_path.endswith(("LightningModule", "LightningDataModule")):
-        where = _source(sources, complaint.key)
-        return InputError(f"{complaint.key} has values but no class yet", where=where, remedy=GIVEN_BY["model"])
-    given = {one.split(".")[0] for _, values in sources for one in values}
-    other = (remedy for one, remedy in OTHER_COMMAND.items() if one in given and one not in known)
-    remedy = next(other, None) or _suggest(key, known)
-    return InputError(f"there is no key {key!r}", where=_source(sources, key), remedy=remedy)
-
-
-def _refused_value(
-    message: str, complaint: Complaint, about: list[str], known: set[str], sources: Sources
-) -> InputError:
+def _refused_value(message: str, complaint: Complaint, about: list[str], sources: Sources) -> InputError:
     """What a value should have been; ``about``: all that is said of it."""
     values = ["".join(one) for one in VALUE.findall(message)]
     value = next((one for one in reversed(values) if not one.startswith(("NestedArg", "{"))), complaint.class_path)
     source = _source(sources, complaint.key) or next((name for name, has in sources if value in has.values()), "")
-    where = (
-        complaint.key if source.startswith("-") and complaint.key else ", ".join(filter(None, (source, complaint.key)))
-    )
-    inner = sorted(one for one in known if complaint.key and one.startswith(f"{complaint.key}."))
+    places = [complaint.key] if source.startswith("-") and complaint.key else [source, complaint.key]
+    where = ", ".join(filter(None, places)) or None
     if any(NO_CLASS.search(one) for one in about):
-        near = nearest_import(value) if "." in value else nearest(value, _subclasses(message)) or nearest_import(value)
-        remedy = f"set what it takes, such as --{inner[0]}" if inner and not near else _suggest(value, [near or ""])
-        return InputError(f"there is no class {value!r}", where=where or None, remedy=remedy)
-    types = [match for one in about if (match := TYPE.search(one))]
+        return InputError(f"there is no class {value!r}", where=where, remedy=_suggest(value, _classes(value, message)))
+    types = [match[2] for one in about if (match := TYPE.search(one)) and match[2]]
     literals = [str(one) for listed in LITERAL.findall(message) for one in literal_eval(listed)]
     restricted = [one.replace("Not of type ", "", 1) for one in about if one.startswith("Not of type")]
-    wanted = dict.fromkeys([*(match[2] for match in types if match[2]), *literals, *restricted])
-    remedy = _suggest(value, literals)
-    if any(one.startswith("list") for one in wanted):
-        remedy = f"give a list: [{value}]"
+    wanted = dict.fromkeys([*types, *literals, *restricted])
     what = f"must be {' or '.join(wanted)}, not {value!r}" if wanted else complaint.text
-    return InputError(what, where=where or None, remedy=remedy)
+    return InputError(what, where=where, remedy=_suggest(value, literals))
 
 
 def complaints(message: str) -> Iterator[Complaint]:
@@ -137,17 +116,6 @@ def known_keys(parser: ArgumentParser, sources: Sources, key: str, class_path: s
     return known | {f"{one}.{name}".lstrip(".") for one, path in named.items() for name in _arguments(path)}
 
 
-def nearest_import(path: str) -> str | None:
-    """The nearest class of the module that an import path names; of a bare name, of `ROOMS`."""
-    module, _, name = path.rpartition(".")
-    if not module:
-        return nearest(path, [name for room in ROOMS for name in room.__all__])
-    with suppress(ImportError, ValueError):
-        classes = [one for one, value in vars(importlib.import_module(module)).items() if isinstance(value, type)]
-        return (near := nearest(name, classes)) and f"{module}.{near}"
-    return None
-
-
 def _suggest(word: str, names: Collection[str]) -> str:
     near = nearest(word, (one for one in names if one and not word.startswith(f"{one}.")))
     return f"did you mean {near}?" if near else SEE
@@ -159,15 +127,20 @@ def _source(sources: Sources, key: str) -> str | None:
     return next(given, None) if key else None
 
 
-def _subclasses(message: str) -> list[str]:
-    """Names of the imported classes below those that a message says were tried."""
+def _classes(path: str, message: str) -> list[str]:
+    """Classes that an import path may have meant: of its module, or of a bare name those below what was tried."""
+    module, _, name = path.rpartition(".")
     kinds = list[type]()
-    for path in re.findall(r"<class '([\w.]+)'>|subclass of ([\w.]+)", message):
+    if module:
+        with suppress(ImportError, ValueError):
+            found = vars(importlib.import_module(module)).items()
+            return [f"{module}.{one}" for one, value in found if isinstance(value, type) and one != name]
+    for tried in re.findall(r"<class '([\w.]+)'>|subclass of ([\w.]+)", message):
         with suppress(ImportError, AttributeError, ValueError):
-            kinds.append(imported("".join(path)))
+            kinds.append(imported("".join(tried)))
     for kind in kinds:
         kinds += type.__subclasses__(kind)
-    return [kind.__name__ for kind in kinds]
+    return [*(kind.__name__ for kind in kinds), *(name for room in ROOMS for name in room.__all__)]
 
 
 @cache

@@ -22,10 +22,9 @@ from recalign.run.stage.checkpoint import RunCheckpoint, WholeCheckpointIO
 from recalign.run.stage.console import LineProgress
 from recalign.run.stage.folder import RunConfig
 from recalign.run.stage.parsed import ParsedStage
-from recalign.run.stage.settings import VARIABLES, Parser, constructing
+from recalign.run.stage.settings import CONFIG, VARIABLES, Parser, SettingsFile, constructing
 from recalign.run.words import imported, listed
 
-COMMANDS = ("fit", "validate", "test", "predict")
 RANK_TIMEOUT = timedelta(seconds=300)
 """How long processes that train together wait for one that is silent."""
 _PARSER: list[LightningArgumentParser] = []
@@ -37,7 +36,7 @@ def stage_trainer(
     strategy: Literal["auto", "ddp"] | DDPStrategy | ModelParallelStrategy | SingleDeviceStrategy = "auto",
     devices: list[int] | str | int = 1,
     num_nodes: PositiveInt = 1,
-    precision: Literal[32, "32", "32-true", "bf16-mixed"] | None = None,
+    precision: Literal["32-true", "bf16-mixed"] = "32-true",
     max_epochs: PositiveInt | Literal[-1] | None = None,
     max_steps: PositiveInt | Literal[-1] = -1,
     limit_train_batches: PositiveInt | PositiveFloat | None = None,
@@ -55,24 +54,8 @@ def stage_trainer(
     """
     if strategy == "ddp":
         strategy = DDPStrategy(broadcast_buffers=False, timeout=RANK_TIMEOUT)  # no buffer changes in training
-    return Trainer(
-        accelerator=accelerator,
-        strategy=strategy,
-        devices=devices,
-        num_nodes=num_nodes,
-        precision=precision,
-        max_epochs=max_epochs,
-        max_steps=max_steps,
-        limit_train_batches=limit_train_batches,
-        check_val_every_n_epoch=check_val_every_n_epoch,
-        log_every_n_steps=log_every_n_steps,
-        enable_model_summary=enable_model_summary,
-        accumulate_grad_batches=accumulate_grad_batches,
-        gradient_clip_val=gradient_clip_val,
-        overfit_batches=0.0,  # it takes no batches of several users
-        barebones=False,
-        **settings,
-    )
+    typed = {name: value for name, value in locals().items() if name != "settings"}
+    return Trainer(**typed, overfit_batches=0.0, barebones=False, **settings)  # no batches of several users
 
 
 class EvaluatedPolicy(PolicyModule):
@@ -138,7 +121,7 @@ class StageCLI(LightningCLI):
 
     def init_parser(self, **kwargs: Any) -> Parser:
         parser = Parser(**kwargs)
-        parser.add_files()
+        parser.add_argument("-c", "--config", action=SettingsFile, help=CONFIG)
         return parser
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

@@ -107,9 +107,8 @@ class ParsedStage(AbstractStage):
         Raises:
             InputError: there is no such machine.
         """
-        names = ("accelerator", "devices", "num_nodes", "precision", "strategy")
-        given = {name: self.config["trainer"][name] for name in names}
-        given = {name: value for name, value in given.items() if isinstance(value, str | int | list)}
+        names, settings = ("accelerator", "devices", "num_nodes", "precision", "strategy"), self.config["trainer"]
+        given = {name: settings[name] for name in names if isinstance(settings[name], str | int | list)}
         try:
             with quiet():
                 return Trainer(**given, logger=False, enable_checkpointing=False, enable_progress_bar=False)

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
-from recalign.errors import InputError, nearest
+from recalign.errors import InputError
 from recalign.run.stage.diagnosis import SEE, diagnose
 from recalign.run.words import flatten, iter_options, short, with_flags
 
@@ -27,10 +27,6 @@ class Parser(LightningArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"exit_on_error": False, "allow_abbrev": False, **kwargs})
-
-    def add_files(self, help: str = CONFIG) -> None:
-        """Take ``--config FILE``."""
-        self.add_argument("-c", "--config", action=SettingsFile, help=help)
 
     def read(self, words: Sequence[str]) -> Namespace:
         """Parse the words after ``recalign COMMAND``; those that ask to show something end the process.
@@ -104,58 +100,45 @@ def load(path: Path) -> dict[str, Any]:
     """The settings of a YAML or JSON file.
 
     Raises:
-        InputError: it does not exist, is no YAML, holds no keys, or one twice.
+        InputError: it does not exist, is no YAML, holds no keys, or one twice, of which YAML would take the last.
     """
     try:
         text = path.read_text(encoding="utf-8")
-        _require_distinct(yaml.compose(text), path)
-        content = get_loader("yaml")(text)
-    except FileNotFoundError:
-        names = [str(one) for one in path.parent.iterdir()] if path.parent.is_dir() else []
-        near = nearest(str(path), names)
-        remedy = f"did you mean {near}?" if near else "name a YAML file that exists"
-        raise InputError("there is no such file", where=str(path), remedy=remedy) from None
+        nodes, content = [yaml.compose(text)], get_loader("yaml")(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}, line {mark.line + 1}" if mark else str(path)
         what = f"not YAML: {getattr(error, 'problem', error)}"
         raise InputError(what, where=where, remedy="mend that line: `key: value`, or `- item` of a list") from None
     except (OSError, UnicodeDecodeError) as error:
-        remedy = "name a YAML file, in UTF-8"
-        raise InputError(f"cannot be read: {error}", where=str(path), remedy=remedy) from None
+        what, remedy = f"cannot be read: {error}", "name a YAML file that exists, in UTF-8"
+        raise InputError(what, where=str(path), remedy=remedy) from None
     if not isinstance(content, dict):
         raise InputError("holds no keys", where=str(path), remedy="write `key: value` lines")
+    for node in nodes:  # grows by the nodes within
+        if isinstance(node, yaml.MappingNode):
+            keys = [key.value for key, _ in node.value]
+            if twice := [key for key in keys if keys.count(key) > 1]:
+                where, remedy = f"{path}, line {node.start_mark.line + 1}", "remove one: only the last counts"
+                raise InputError(f"{twice[0]!r} stands there twice", where=where, remedy=remedy)
+            nodes += [value for _, value in node.value]
+        elif isinstance(node, yaml.SequenceNode):
+            nodes += node.value
     return content
 
 
-def _require_distinct(node: yaml.Node | None, path: Path) -> None:
-    """Refuse a key that stands twice in one mapping, of which YAML would take the last without a word."""
-    if isinstance(node, yaml.MappingNode):
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        if twice := sorted({key for key in keys if keys.count(key) > 1}):
-            where = f"{path}, line {node.start_mark.line + 1}"
-            raise InputError(f"{twice[0]!r} stands there twice", where=where, remedy="remove one: only the last counts")
-    if isinstance(node, yaml.CollectionNode):
-        for part in node.value:
-            for inner in part if isinstance(part, tuple) else (part,):
-                _require_distinct(inner, path)
-
-
 def set_keys(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Each single value that settings by dotted key set, also in mappings and files, by the key that a user would type.
+    """Each single value that settings by dotted key set, also in mappings, by the key that a user would type.
 
     A class is the value of its own key: ``{"data.split": "{class_path: X, init_args: {n: 1}}"}`` -> ``{"data.split":
     "X", "data.split.n": 1}``.
     """
     found: dict[str, Any] = {}
     for key, value in settings.items():
-        if isinstance(value, str) and value.endswith((".yaml", ".yml", ".json")) and Path(value).is_file():
-            value = load(Path(value))
-        elif isinstance(value, str) and value.startswith("{") and ":" in value:  # {a} may be an expression
+        if isinstance(value, str) and value.startswith("{") and ":" in value:  # {a} may be an expression
             with suppress(yaml.YAMLError):  # the parser will say so
                 value = get_loader("yaml")(value)
-        inner = flatten(value, key)
-        found |= {short(name).removesuffix(".class_path"): one for name, one in inner.items()}
+        found |= {short(name).removesuffix(".class_path"): one for name, one in flatten(value, key).items()}
     return found
 
 
@@ -174,7 +157,7 @@ def parse_call(
         InputError: as `Parser.read`.
     """
     parser = Parser(prog=f"recalign {command}", description=summary)
-    parser.add_files(config)
+    parser.add_argument("-c", "--config", action=SettingsFile, help=config)
     if isinstance(function, type):
         parser.add_class_arguments(function)
     else:
