@@ -121,7 +121,7 @@ IN_RANGE = {
     "overfit_batches patience reload_dataloaders_every_n_epochs save_top_k seed seed_everything share_a test "
     "validation value_lr weight_decay width",
     "-1": "max_epochs max_steps negative num_sanity_val_steps save_top_k",
-    "7": "cache fast_dev_run",
+    "7": "cache",
     "much": "cache",
 }
 """Those of `WRONG` that options do take, by their last names."""

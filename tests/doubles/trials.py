@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from recalign.files import write_text
-from recalign.run.stage.manifest import git_state
+from recalign.run.stage.folder import git_state
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "promises" / "trials.csv"
 PROPERTY = "trials"

@@ -23,7 +23,7 @@ from recalign.posttrain.keep import KeepRanking
 from recalign.recommender import PolynomialAveraging, Recommender, RecommenderData, SequencePolicy
 from recalign.recommender.checkpoint import load_net
 from recalign.recommender.interpolation import ALPHAS, Retention, budget_batches, ndcg_by_user
-from recalign.run.stage.checkpoint import RunCheckpoint
+from recalign.run.stage.callbacks import RunCheckpoint
 
 FAR = 0.03  # a rate that leads far from the start
 

@@ -26,7 +26,7 @@ from recalign.recommender import (
     calibration,
 )
 from recalign.recommender.checkpoint import load_net, read_checkpoint
-from recalign.run.stage.checkpoint import RunCheckpoint
+from recalign.run.stage.callbacks import RunCheckpoint
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ def test_a_disk_that_fills_while_training(where: str, monkeypatch: pytest.Monkey
 
 def test_a_manifest_that_cannot_be_written_either_hides_nothing(monkeypatch: pytest.MonkeyPatch):
     def fill(*_: Any) -> None:
-        monkeypatch.setattr("recalign.run.stage.manifest.write_json", no_space)
+        monkeypatch.setattr("recalign.run.stage.folder.write_json", no_space)
         no_space()
 
     monkeypatch.setattr("stage_doubles.Toy.on_validation_start", fill)

@@ -8,7 +8,7 @@ import pytest
 
 from recalign.errors import InputError
 from recalign.run.stage import Manifest, RunFolder, parse_stage, run_stage
-from recalign.run.stage.manifest import git_state, run_key
+from recalign.run.stage.folder import git_state, run_key
 from recalign.workers import torch_threads
 
 RUN = RunFolder(Path("runs/toy/recommender/seed-0"))
@@ -75,7 +75,7 @@ def test_only_what_changes_the_result_makes_a_run_new(words: list[str], done: bo
 @pytest.mark.usefixtures("trained")
 def test_other_code_or_other_data_makes_a_run_new(monkeypatch: pytest.MonkeyPatch):
     with monkeypatch.context() as patch:
-        patch.setattr("recalign.run.stage.manifest.code_digest", lambda settings: "other")
+        patch.setattr("recalign.run.stage.folder.code_digest", lambda settings: "other")
         assert not finished()
     monkeypatch.setattr("stage_doubles.ToyData.fingerprint", "other")
     assert not finished()
@@ -157,7 +157,7 @@ def test_git_state_is_of_our_own_checkout_only(monkeypatch: pytest.MonkeyPatch, 
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("")
     (package / "more.py").write_text("")
-    monkeypatch.setattr("recalign.run.stage.manifest.__file__", str(package / "run" / "stage" / "manifest.py"))
+    monkeypatch.setattr("recalign.run.stage.folder.__file__", str(package / "run" / "stage" / "manifest.py"))
     assert git_state() is None  # no repository
     git("init")
     assert git_state() is None  # somebody else's repository, which does not track us

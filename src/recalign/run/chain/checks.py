@@ -45,9 +45,9 @@ def require_alike(plan: Plan, parsed: Mapping[str, Stage]) -> None:
     for stage, one in parsed.items():
         model, trainer = one.config["model"]["init_args"], one.config["trainer"]
         refuse_own(stage, [key for key in plan.given(stage) if f"{key}.".startswith(chains)])
-        if trainer["fast_dev_run"] or trainer["limit_val_batches"] == 0:
-            where = f"{stage}, trainer.{'fast_dev_run' if trainer['fast_dev_run'] else 'limit_val_batches'}"
-            raise InputError("a chain trains and validates every stage", where=where, remedy="leave it out")
+        if trainer["limit_val_batches"] == 0:
+            where = f"{stage}, trainer.limit_val_batches"
+            raise InputError("a chain validates every stage", where=where, remedy="leave it out")
         if (given := one.config["data"]["init_args"].get("request_time", times)) != times:
             what = f"this stage reads histories with {given!r}, and the chain measures with {times!r}"
             where, remedy = f"{stage}, data.request_time", "set data.request_time for all stages"

@@ -19,7 +19,7 @@ from recalign.evaluation.selection import SEARCH, SELECT
 from recalign.evaluation.sources import Sources
 from recalign.files import sha256
 from recalign.run import configs
-from recalign.run.stage.wandb_log import PROJECT, wandb_log, wandb_name
+from recalign.run.stage.loggers import PROJECT, wandb_log, wandb_name
 
 
 def publish(folder: Path, page: Path, logger: Any, sources: Sources, searched: bool = False) -> None:

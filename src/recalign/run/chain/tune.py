@@ -24,8 +24,8 @@ from recalign.run.chain.plan import train
 from recalign.run.chain.search import Spaces, trial, tried
 from recalign.run.stage import Stage, Trained, parse_stage, upstream
 from recalign.run.stage.console import echo, quiet
+from recalign.run.stage.loggers import BEST
 from recalign.run.stage.settings import instantiated, parse_call, set_keys
-from recalign.run.stage.wandb_log import BEST
 from recalign.run.words import iter_options, nested
 from recalign.workers import locked
 

@@ -1,8 +1,7 @@
 """What runs behind `recalign fit|validate|test|predict`: LightningCLI, checks, the run folder and its manifest."""
 
 from recalign.run.stage.command import Stage, parse_stage
-from recalign.run.stage.folder import RunConfig, RunFolder
-from recalign.run.stage.manifest import Manifest
+from recalign.run.stage.folder import Manifest, RunConfig, RunFolder
 from recalign.run.stage.stage import StageResult, Trained, run_stage
 
 __all__ = ["Manifest", "RunConfig", "RunFolder", "Stage", "StageResult", "Trained", "parse_stage", "run_stage"]

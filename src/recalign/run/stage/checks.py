@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateFinder, StochasticWeightAveraging, WeightAveraging
-from lightning.pytorch.plugins.environments import LightningEnvironment
 
 from recalign.artifacts import differences
 from recalign.errors import InputError, require_seed
@@ -18,8 +16,7 @@ from recalign.recommender.averaging import PolynomialAveraging, goes_on
 from recalign.recommender.checkpoint import OTHER_VERSION, Loaded, read_checkpoint
 from recalign.recommender.grown import GROWS_FROM
 from recalign.run.stage import upstream
-from recalign.run.stage.folder import RunFolder
-from recalign.run.stage.manifest import flat_settings
+from recalign.run.stage.folder import RunFolder, flat_settings
 from recalign.run.stage.parsed import ParsedStage
 from recalign.run.words import imported, listed
 
@@ -101,19 +98,6 @@ def find_checkpoint(given: str | None, folder: RunFolder, command: str) -> Path 
     return path
 
 
-def machine(stage: ParsedStage) -> None:
-    """Refuse devices that are not there, and machines that nobody tells where to meet.
-
-    Raises:
-        InputError: it says which.
-    """
-    trainer = stage.bare_trainer()  # Lightning judges the machine's part of the configuration
-    alone = isinstance(getattr(trainer.strategy, "cluster_environment", None), LightningEnvironment)
-    if trainer.num_nodes > 1 and alone and not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
-        remedy = "start the command on every machine by torchrun or srun (docs/scale.md)"
-        raise InputError("MASTER_ADDR and MASTER_PORT are not set", where="trainer.num_nodes", remedy=remedy)
-
-
 def checkpoints(stage: ParsedStage) -> None:
     """Refuse checkpoints that are missing, wrong, or in a folder that this run would empty; and a changed resume.
 
@@ -175,7 +159,7 @@ def built(stage: ParsedStage, model: LightningModule, data: LightningDataModule,
         return
     states = [checkpoint["callbacks"].get(one.state_key, {}) for one in trainer.early_stopping_callbacks]
     over = any(state.get("stopping_reason") for state in states) or not goes_on(trainer, checkpoint)
-    if over and not (stage.dry or stage.in_place):
+    if over and not stage.in_place:
         remedy = "raise trainer.max_epochs (or max_steps), or leave out early_stopping or --run.name"
         raise InputError("nothing is left to train from this checkpoint", where=str(path), remedy=remedy)
     callbacks = [*trainer.callbacks, *listed(model.configure_callbacks())]  # type: ignore[attr-defined]

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.accelerators import MPSAccelerator
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from recalign.distributed import is_rank_zero
@@ -29,9 +28,8 @@ from recalign.errors import InputError, TrainingError
 from recalign.recommender.training import PolicyModule
 from recalign.run.stage import checks, record, upstream
 from recalign.run.stage.console import echo, quiet
-from recalign.run.stage.folder import RunConfig, RunFolder
+from recalign.run.stage.folder import Manifest, RunConfig, RunFolder
 from recalign.run.stage.lightning_cli import EvaluatedPolicy, StageCLI
-from recalign.run.stage.manifest import Manifest
 from recalign.run.stage.parsed import ParsedStage
 from recalign.run.stage.stage import Trained, run_stage
 from recalign.run.words import imported, options, settings_of
@@ -78,9 +76,9 @@ class Stage(ParsedStage):
     @contextmanager
     def prepared(self) -> Iterator[None]:
         with quiet(), _errors_of_settings():
-            checks.machine(self)
+            self.bare_trainer()  # refuses devices that are not there
             checks.checkpoints(self)
-            if not self.training or self.dry or not is_rank_zero():
+            if not self.training or not is_rank_zero():
                 yield
                 return
             threads, before = torch.get_num_threads(), self.continued.threads if self.in_place and self.continued else 0
@@ -96,17 +94,14 @@ class Stage(ParsedStage):
 
     @contextmanager
     def recorded(self, trainer: Trainer, data: LightningDataModule) -> Iterator[None]:
-        if self.dry:
-            trainer.loggers = [DummyLogger()]  # some callbacks ask for one
-        with nullcontext() if self.dry else record.recorded(self, trainer, data):
+        with record.recorded(self, trainer, data):
             try:
                 yield
             except SIGTERMException:
                 raise
             except SystemExit as stop:  # what Lightning makes of Ctrl-C
-                saved = self.folder.last.is_file()
-                go_on = "add --ckpt_path last to go on" if saved else "nothing is saved yet: run the same command again"
-                raise KeyboardInterrupt(go_on if self.training else "run the same command again") from stop
+                again = "add --ckpt_path last to go on" if self.folder.last.is_file() else "run the same command again"
+                raise KeyboardInterrupt(again) from stop
             except RuntimeError as error:
                 if trainer.world_size == 1 or not GONE.search(str(error)):
                     raise
@@ -117,7 +112,7 @@ class Stage(ParsedStage):
                 raise TrainingError(f"{what}\n  -> {remedy}") from error
 
     def result(self) -> Path | None:
-        return self.folder.final_checkpoint() if self.training and not self.dry else self.checkpoint
+        return self.folder.final_checkpoint() if self.training else self.checkpoint
 
 
 @contextmanager
@@ -205,5 +200,4 @@ def run_command(words: Sequence[str]) -> None:
     stage = parse_stage(words)
     result = run_stage(stage)
     if result.trainer.is_global_zero:
-        checkpoint = result.checkpoint if stage.training else None  # a dry run has none
-        print(f"{stage.folder.path}: {words[0]} done" + (f", {checkpoint}" if checkpoint else ""))
+        print(f"{stage.folder.path}: {words[0]} done" + (f", {result.checkpoint}" if stage.training else ""))

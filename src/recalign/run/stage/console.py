@@ -70,7 +70,7 @@ def quiet() -> Iterator[None]:
 class LineProgress(ProgressBar):
     """Print a line now and then, where there is no terminal to draw a bar on.
 
-    The time left counts from the end of the first batch: what is prepared before that may take minutes.
+    The time left is by the pace since the last line.
 
     Args:
         label: at the head of the line.
@@ -80,8 +80,7 @@ class LineProgress(ProgressBar):
     def __init__(self, label: str, every: float = 10.0) -> None:
         super().__init__()
         self.label, self.every = label, every
-        self.printed = self.began = time.monotonic()
-        self.batches = -1  # since `began`
+        self.printed, self.done = time.monotonic(), 0.0  # the last line, and the batches until then
 
     def disable(self) -> None:
         """Ranks other than the first print nothing (Lightning calls this)."""
@@ -89,12 +88,8 @@ class LineProgress(ProgressBar):
 
     def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
         now = time.monotonic()
-        self.batches += 1
-        if not self.batches:
-            self.began = now
         if now - self.printed < self.every:
             return
-        self.printed = now
         batches = trainer.num_training_batches
         done = trainer.current_epoch * batches + trainer.fit_loop.epoch_loop.batch_idx + 1
         ends = (trainer.max_epochs or -1) * batches, trainer.max_steps * trainer.accumulate_grad_batches
@@ -104,7 +99,8 @@ class LineProgress(ProgressBar):
         line = f"{self.label}  epoch {trainer.current_epoch + 1}  {figures}  batch {done:.0f}"
         if math.isfinite(total):
             line += f"/{total:.0f}"
-        if math.isfinite(total) and self.batches:
-            most = "at most " if trainer.early_stopping_callbacks else ""
-            line += f"  {most}{timedelta(seconds=round((now - self.began) / self.batches * (total - done)))} left"
+            if self.done:  # what is prepared before the first batch may take minutes
+                left = (now - self.printed) / (done - self.done) * (total - done)
+                line += f"  {timedelta(seconds=round(left))} left"
         print(line, file=sys.stderr, flush=True)
+        self.printed, self.done = now, done

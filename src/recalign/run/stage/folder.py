@@ -1,15 +1,28 @@
-"""The run folder: where everything that one stage writes lies."""
+"""The run folder, where everything that one stage writes lies, and its manifest.json: how the run was made."""
 
 from __future__ import annotations
 
+import copy
+import json
 import os
+import platform
 import re
 import shutil
-from dataclasses import dataclass, field
+import subprocess
+from collections.abc import Collection, Iterable
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch.callbacks import ModelSummary, ProgressBar
 
 from recalign import artifacts
+from recalign.code import code_digest
 from recalign.errors import InputError
+from recalign.files import digest, sha256, write_json
+from recalign.run.words import flatten, imported, listed, short, without_values
 
 BUNDLES = "bundles"
 """What was exported of a run, in its folder."""
@@ -97,3 +110,155 @@ class RunFolder:
         self.checkpoints.mkdir(parents=True)
         if aside.is_dir():
             aside.rename(bundles)
+
+
+OUTPUT = ("enable_progress_bar", "enable_model_summary", "logger", "profiler")
+"""Settings of the trainer that print and log, and change no result; nor do callbacks of that kind."""
+
+
+@dataclass
+class Manifest:
+    """What stands in ``manifest.json``.
+
+    Attributes:
+        stage: the run's name: the stage or method.
+        log: name of the log.
+        seed: of everything.
+        command: the line that runs it again.
+        status: ``failed`` also covers a run that was interrupted; ``running`` one that was killed outright.
+        key: all that determines the result, see `run_key`.
+        fingerprint: digest of the data.
+        users: whose events it trains on: group, share of A, count and digest of the raw ids.
+        upstream: argument (``model.init_from``) -> path and sha256 of the checkpoint that it named.
+        threads: of torch: with another number, sums may be rounded otherwise.
+        versions: of recalign and of what it stands on.
+        git: commit of recalign's own checkout and whether it had changes; null for an installed package.
+        started, finished: UTC, ISO 8601.
+        seconds: training time, summed over continuations.
+        checkpoint: what is handed over, relative to the run folder.
+        digests: sha256 of its checkpoints and trust report, by path in the run folder; empty while it runs.
+        error: the message of a failed run.
+        wandb_id: the W&B run that a continued run goes on with.
+    """
+
+    stage: str
+    log: str
+    seed: int
+    command: str
+    status: Literal["running", "finished", "failed"] = "running"
+    key: dict[str, Any] = field(default_factory=dict)
+    fingerprint: str | None = None
+    users: dict[str, Any] | None = None
+    upstream: dict[str, dict[str, str]] = field(default_factory=dict)
+    threads: int = 0
+    versions: dict[str, str] = field(default_factory=dict)
+    git: dict[str, Any] | None = None
+    started: str = ""
+    finished: str | None = None
+    seconds: float = 0.0
+    checkpoint: str | None = None
+    digests: dict[str, str] = field(default_factory=dict)
+    error: str | None = None
+    wandb_id: str | None = None
+
+    @classmethod
+    def read(cls, folder: RunFolder) -> Manifest | None:
+        """The manifest of a run folder, or None where there is none.
+
+        Raises:
+            InputError: the file is no manifest.
+        """
+        try:
+            found = json.loads(folder.manifest.read_text(encoding="utf-8"))
+            return cls(**{f.name: found[f.name] for f in fields(cls) if f.name in found})
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (ValueError, TypeError) as error:
+            raise InputError(
+                f"not a manifest ({error})", where=str(folder.manifest), remedy="delete its folder and run that stage"
+            ) from error
+
+    @classmethod
+    def begin(cls, **facts: Any) -> Manifest:
+        """The manifest of a run that begins now, with this code."""
+        packages = {name: version(name) for name in ("recalign", "lightning", "torch", "polars")}
+        versions = packages | {"python": platform.python_version()}
+        return cls(**facts, versions=versions, git=git_state(), started=_now())
+
+    def end(self, folder: RunFolder, checkpoint: Path | None, files: Iterable[Path], seconds: float) -> None:
+        """Record that the run has finished or, with an `error`, failed: what it left, and how long it took."""
+        self.status, self.finished = "failed" if self.error else "finished", _now()
+        self.seconds = round(self.seconds + seconds, 3)
+        self.checkpoint = str(checkpoint.relative_to(folder.path)) if checkpoint else self.checkpoint
+        self.digests = {str(file.relative_to(folder.path)): sha256(file) for file in files}
+        self.write(folder)
+
+    def state(self, folder: RunFolder, key: artifacts.Key) -> artifacts.State:
+        """Whether the run is finished, its files are those that it left, and it would have this key now."""
+        if self.status != "finished" or not self.checkpoint:
+            return artifacts.State()
+        return artifacts.State(True, artifacts.altered(folder.path, self.digests), artifacts.differences(self.key, key))
+
+    def write(self, folder: RunFolder) -> None:
+        """Write it into a run folder, whole or not at all."""
+        write_json(folder.manifest, asdict(self))
+
+
+def run_key(
+    config: dict[str, Any], variables: Collection[str], fingerprint: str | None, upstream: dict[str, dict[str, str]]
+) -> dict[str, Any]:
+    """All that determines a run's result: each setting, data, upstream checkpoints, code.
+
+    The bytes of the data, of the checkpoints and of the files that callbacks read count. Paths (``run``,
+    ``data.root``, ``data.cache``, ``data.grows_from``, names of files), item titles (features are in the log's
+    fingerprint), and what only prints or logs (`OUTPUT`) do not.
+
+    Args:
+        config: of the stage.
+        variables: of the environment; a setting that holds the value of one counts by its digest.
+        fingerprint: of the data.
+        upstream: as `Manifest` has them.
+    """
+    counted = copy.deepcopy({key: value for key, value in config.items() if key not in ("run", "ckpt_path")})
+    data, trainer = counted["data"]["init_args"], counted["trainer"]
+    for settings, names in ((data, ("root", "cache", "grows_from")), (data["log"], ("items",)), (trainer, OUTPUT)):
+        for name in names:
+            settings.pop(name, None)
+    for name in upstream:
+        part, argument = name.split(".")
+        counted[part]["init_args"].pop(argument, None)
+    kinds = [(one, imported(one["class_path"])) for one in listed(trainer["callbacks"])]
+    trainer["callbacks"] = [one for one, kind in kinds if not issubclass(kind, ProgressBar | ModelSummary)]
+    for one, kind in kinds:
+        given = one.get("init_args", {})
+        given |= {name: sha256(given[name]) for name in getattr(kind, "READS", ()) if Path(given[name]).is_file()}
+    flat = flat_settings(counted)
+    shown = {key: value if without_values(value, variables) == value else digest(value) for key, value in flat.items()}
+    files = {name: checkpoint["sha256"] for name, checkpoint in upstream.items()}
+    return shown | {"data": fingerprint, **files, "code": code_digest(counted)}
+
+
+def flat_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings by dotted key as it is typed; a tuple and a list are the same."""
+    return {short(key): list(one) if isinstance(one, tuple) else one for key, one in flatten(settings).items()}
+
+
+def _now() -> str:
+    """The time in UTC."""
+    return datetime.now(UTC).isoformat()
+
+
+def git_state() -> dict[str, Any] | None:
+    """Commit of the checkout that recalign runs from; None if it is installed or git is missing."""
+    package = Path(__file__).parents[2]
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(package), *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout.strip()
+
+    try:
+        # An installed package may lie inside somebody else's checkout: only files that git tracks count.
+        git("ls-files", "--error-unmatch", "__init__.py")
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", "."))}
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -17,8 +17,7 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Sin
 
 from recalign.recommender.checkpoint import class_path, load_net
 from recalign.recommender.training import PolicyModule
-from recalign.run.stage.callbacks import NaNGuard, StepSeeds, TrainingMonitor
-from recalign.run.stage.checkpoint import RunCheckpoint, WholeCheckpointIO
+from recalign.run.stage.callbacks import NaNGuard, RunCheckpoint, StepSeeds, TrainingMonitor, WholeCheckpointIO
 from recalign.run.stage.console import LineProgress
 from recalign.run.stage.folder import RunConfig
 from recalign.run.stage.parsed import ParsedStage
@@ -50,12 +49,13 @@ def stage_trainer(
     """Lightning's Trainer, with the types of those settings of which not every value works for a stage.
 
     With weights of 16 bits small updates are lost, in float16 the softmax over the catalogue overflows (2^logit), and
-    Lightning's double precision cannot convert a `Batch`. Other strategies hold no whole model in a process.
+    Lightning's double precision cannot convert a `Batch`. Other strategies hold no whole model in a process. Batches of
+    several users cannot be overfitted, and of a ``fast_dev_run`` nothing would be recorded (`conf/trainer/debug.yaml`).
     """
     if strategy == "ddp":
         strategy = DDPStrategy(broadcast_buffers=False, timeout=RANK_TIMEOUT)  # no buffer changes in training
     typed = {name: value for name, value in locals().items() if name != "settings"}
-    return Trainer(**typed, overfit_batches=0.0, barebones=False, **settings)  # no batches of several users
+    return Trainer(**typed, **settings, overfit_batches=0.0, barebones=False, fast_dev_run=False)
 
 
 class EvaluatedPolicy(PolicyModule):

@@ -16,8 +16,7 @@ from recalign.artifacts import State
 from recalign.errors import InputError
 from recalign.run.stage import upstream
 from recalign.run.stage.console import quiet
-from recalign.run.stage.folder import RunConfig, RunFolder
-from recalign.run.stage.manifest import Manifest, run_key
+from recalign.run.stage.folder import Manifest, RunConfig, RunFolder, run_key
 from recalign.run.stage.settings import constructing
 from recalign.run.stage.stage import AbstractStage, Trained
 from recalign.run.words import without_values
@@ -26,6 +25,8 @@ from recalign.run.words import without_values
 @dataclass(frozen=True)
 class ParsedStage(AbstractStage):
     """What a command says, with all resolved that needs no run; upstream checkpoints as far as they exist.
+
+    It is made once, and again when something changes that determines it (`recalign.artifacts.Kept`).
 
     Attributes:
         folder: the run folder; it need not exist.
@@ -69,11 +70,6 @@ class ParsedStage(AbstractStage):
         return self.checkpoint is not None and self.checkpoint.resolve().is_relative_to(self.folder.path.resolve())
 
     @property
-    def dry(self) -> bool:
-        """Whether this is Lightning's smoke test (``fast_dev_run``), which leaves nothing behind."""
-        return bool(self.config["trainer"]["fast_dev_run"])
-
-    @property
     def shareable(self) -> dict[str, Any]:
         """The settings to write down: with ``${oc.env:NAME}`` in place of that variable's value."""
         return without_values(self.config, self.variables)
@@ -90,14 +86,14 @@ class ParsedStage(AbstractStage):
         return run_key(self.config, self.variables, fingerprint, upstream.hashes(self.upstream))
 
     def state(self) -> State:
+        """Whether there is a finished run, and what was altered or has changed since. Reads the data."""
         manifest = Manifest.read(self.folder) if all(one.path for one in self.upstream) else None
         return manifest.state(self.folder, self.key()) if manifest else State()
 
     def load(self) -> Trained:
-        manifest = None if self.dry else Manifest.read(self.folder)
-        if manifest is None:
-            remedy = "use trainer.max_epochs: 1"
-            raise InputError("a dry run leaves nothing", where="trainer.fast_dev_run", remedy=remedy)
+        """The run that is there."""
+        manifest = Manifest.read(self.folder)
+        assert manifest is not None
         reads = any(key.endswith("reward_model") for key in manifest.upstream)
         return Trained(self.folder.path, self.folder.path / str(manifest.checkpoint), manifest.seconds, reads)
 

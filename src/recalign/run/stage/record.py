@@ -18,11 +18,9 @@ from recalign.data.events.yaml_text import yaml_text
 from recalign.distributed import is_rank_zero
 from recalign.files import sha256, write_text
 from recalign.run.stage import upstream
-from recalign.run.stage.folder import RunFolder
-from recalign.run.stage.loggers import CSVLog
-from recalign.run.stage.manifest import Manifest
+from recalign.run.stage.folder import Manifest, RunFolder
+from recalign.run.stage.loggers import CSVLog, WandbLog, log_result, wandb_log
 from recalign.run.stage.parsed import ParsedStage
-from recalign.run.stage.wandb_log import WandbLog, log_result, wandb_log
 from recalign.run.words import without_values
 
 
@@ -59,7 +57,7 @@ def recorded(stage: ParsedStage, trainer: Trainer, data: LightningDataModule) ->
 
 
 def _begin(stage: ParsedStage, data: LightningDataModule) -> Manifest:
-    cohort, key = getattr(data, "cohort", None), stage.key(data)
+    folder, cohort, key = stage.folder, getattr(data, "cohort", None), stage.key(data)
     manifest = Manifest.begin(
         stage=stage.run.name,
         log=stage.log,
@@ -74,22 +72,16 @@ def _begin(stage: ParsedStage, data: LightningDataModule) -> Manifest:
     )
     if stage.in_place and stage.continued:
         manifest.seconds, manifest.wandb_id = stage.continued.seconds, stage.continued.wandb_id
-    if stage.training:
-        _prepare(stage, manifest)
+    if stage.training and is_rank_zero():
+        if stage.in_place:
+            for left in folder.checkpoints.glob(".*"):  # half-written by a process that was killed
+                left.unlink()
+        else:
+            folder.start_afresh()
+        head = f"# Repeats this run: recalign fit --config {folder.config}\n"
+        write_text(folder.config, head + yaml_text(stage.shareable))
+        manifest.write(folder)
     return manifest
-
-
-@rank_zero_only
-def _prepare(stage: ParsedStage, manifest: Manifest) -> None:
-    folder = stage.folder
-    if stage.in_place:
-        for left in folder.checkpoints.glob(".*"):  # half-written by a process that was killed
-            left.unlink()
-    else:
-        folder.start_afresh()
-    head = f"# Repeats this run: recalign fit --config {folder.config}\n"
-    write_text(folder.config, head + yaml_text(stage.shareable))
-    manifest.write(folder)
 
 
 def _loggers(stage: ParsedStage, manifest: Manifest, own: list[Logger]) -> list[Logger]:

@@ -12,8 +12,6 @@ from typing import Any
 from lightning import LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
 
-from recalign.artifacts import State
-
 
 @dataclass(frozen=True)
 class Trained:
@@ -36,8 +34,6 @@ class Trained:
 class AbstractStage(ABC):
     """A stage whose command was parsed (`recalign.run.stage.parse_stage`).
 
-    It is made once, and again when something changes that determines it (`recalign.artifacts.Kept`).
-
     Attributes:
         words: the command line after ``recalign`` that runs it alone.
         config: every setting, by nested key.
@@ -54,18 +50,6 @@ class AbstractStage(ABC):
     @property
     def seed(self) -> int:
         return self.config["seed_everything"]
-
-    @abstractmethod
-    def state(self) -> State:
-        """Whether there is a finished run, and what was altered or has changed since. Reads the data."""
-
-    @abstractmethod
-    def load(self) -> Trained:
-        """The run that is there."""
-
-    @abstractmethod
-    def make(self) -> Trained:
-        """Train: `run_stage`, in this process or in one for each device."""
 
     @abstractmethod
     def prepared(self) -> AbstractContextManager[None]:
@@ -88,7 +72,7 @@ class AbstractStage(ABC):
 
     @abstractmethod
     def result(self) -> Path | None:
-        """What a `fit` hands over, its best checkpoint; else what was loaded. None after ``fast_dev_run``."""
+        """What a `fit` hands over, its best checkpoint; else what was loaded."""
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,7 @@ from recalign.code import code_digest
 from recalign.files import digest, sha256
 from recalign.recommender.semantic_ids.tokenize_command import CODES, tokenize
 from recalign.run.stage.console import echo
-from recalign.run.stage.folder import RunConfig, RunFolder
-from recalign.run.stage.manifest import Manifest
+from recalign.run.stage.folder import Manifest, RunConfig, RunFolder
 from recalign.run.stage.settings import instantiated, parse_call
 from recalign.run.stage.upstream import TOKENS
 

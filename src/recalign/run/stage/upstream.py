@@ -12,8 +12,7 @@ from recalign.errors import InputError
 from recalign.files import sha256
 from recalign.recommender.checkpoint import read_checkpoint
 from recalign.recommender.grown import GROWS_FROM
-from recalign.run.stage.folder import RunFolder
-from recalign.run.stage.manifest import Manifest
+from recalign.run.stage.folder import Manifest, RunFolder
 from recalign.run.words import imported
 
 TOKENS = "tokens"
