@@ -136,13 +136,6 @@ def test_integers_do_not_wrap_around_and_fractions_keep_their_digits(dtype, expr
     assert evaluate(frame, expression, "data.reward").to_list() == pytest.approx(values, rel=1e-12)
 
 
-def test_ids_that_int64_cannot_hold_are_compared_all_the_same():
-    frame = pl.DataFrame({"id": pl.Series([2**63 + 1, 7], dtype=pl.UInt64)})
-    assert evaluate(frame, "id > 7", "data.log.where").to_list() == [True, False]
-    assert evaluate(frame, "id = 9223372036854775809", "data.log.where").to_list() == [True, False]
-    assert evaluate(frame, "-id", "data.reward").to_list() == [-(2**63) - 1, -7]
-
-
 def test_a_fraction_is_compared_in_the_columns_own_precision():
     frame = pl.DataFrame({"share": pl.Series([0.7, 0.1], dtype=pl.Float32)})
     assert evaluate(frame, "share >= 0.7", "data.high.expression").to_list() == [True, False]

@@ -69,9 +69,8 @@ def test_separators_are_found_with_and_without_a_header(tmp_path, separator, hea
 def test_a_separator_of_one_byte_can_be_named_and_the_line_that_converts_another_does(tmp_path, monkeypatch):
     (tmp_path / "log.txt").write_text(CSV.replace(",", "#"))
     assert pairs(LogMapping("test", ["log.txt"], separator="#"), tmp_path) == [(1, 2), (1, 3)]
-    with pytest.raises(InputError, match="not one byte") as caught:
-        LogMapping("test", ["log.txt"], separator="::")
-    assert caught.value.where == "data.log.separator"
+    with pytest.raises(InputError, match=r"separator: '::' is not one byte") as caught:
+        pairs(LogMapping("test", ["log.txt"], separator="::"), tmp_path)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "old.dat").write_text("1::7::5::10\n2::8::3::20\n")
     exec(caught.value.remedy.split('python -c "')[1].removesuffix('"'), {})
@@ -103,6 +102,7 @@ def test_what_is_not_utf_8_with_one_byte_separators_comes_with_the_line_that_con
         (None, ROWS, "data.log.user: .*there is: 196.*header.*init FILE"),
         (None, "anna,chair,2026-03-01\n", "there is no column 'user'.*there is: anna, chair"),
         (None, "user,item,timestamp\r1,2,3\r1,3,4\r", "do not all end in LF"),
+        (["user", "item", "item", "timestamp"], ROWS, "data.log.header: 3 columns are named"),
         (NAMES[:3], ROWS, "data.log.header: 3 columns are named, but .*log.csv has 4.*196, 242, 3, 881250949"),
         (["user", "item", "at", "by"], ROWS, "data.log.timestamp: there is no column 'timestamp'"),
         (NAMES, "1,2,3,4\n1,2,3,4,5\n", r"log\.csv: 4 fields a row are expected, but row 2 has 5"),

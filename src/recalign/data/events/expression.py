@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 import polars as pl
+import polars.selectors as cs
 
 from recalign.data.events.messages import SourceRows, did_you_mean
 from recalign.errors import InputError
@@ -31,10 +32,12 @@ CHILDREN = {
 }
 """Fields that hold the children of a node, by kind of node."""
 
-NARROW = frozenset({pl.Int8, pl.Int16, pl.Int32, pl.UInt8, pl.UInt16, pl.UInt32})
+NARROW = frozenset({pl.Int8, pl.Int16, pl.Int32, pl.UInt8, pl.UInt16, pl.UInt32, pl.UInt64})
 
 
-def evaluate(frame: pl.DataFrame, expression: str, key: str, rows: SourceRows | None = None) -> pl.Series:
+def evaluate(
+    frame: pl.DataFrame, expression: str, key: str, rows: SourceRows | None = None, *, null_safe: bool = True
+) -> pl.Series:
     """Compute an expression on every row.
 
     A value is null if a column that the expression reads is null, or an argument of ``least`` or ``greatest`` is.
@@ -45,6 +48,7 @@ def evaluate(frame: pl.DataFrame, expression: str, key: str, rows: SourceRows | 
         expression: Polars SQL over the frame's columns.
         key: the setting that holds the expression, for errors: ``data.reward``.
         rows: where the rows come from; None: numbered by the column ``row`` if there is one, else from 1.
+        null_safe: False: nulls are handled as in SQL.
 
     Raises:
         InputError: the expression does not parse, reads an unknown column or other rows (``avg``, windows), cannot be
@@ -52,13 +56,19 @@ def evaluate(frame: pl.DataFrame, expression: str, key: str, rows: SourceRows | 
     """
     if rows is None:
         rows = SourceRows(frame["row"] if "row" in frame.columns else pl.int_range(1, frame.height + 1, eager=True))
-    parsed = _parse(frame, expression, key, null_safe=True)
+    parsed = _parse(frame, expression, key, null_safe)
     for name in set(parsed.meta.root_names()):
         if frame.schema[name].is_float() and (nan := frame[name].is_nan().fill_null(False)).any():
             what = f"{expression!r} reads the column {name}, which is NaN in {rows.describe(nan)}"
             remedy = f"""leave the field empty (null), or the rows out: data.log.where: '"{name}" is not null'"""
             raise InputError(what, where=key, remedy=remedy)
-    values = _compute(frame, parsed, expression, key, rows)
+    try:
+        values = frame.with_columns(parsed.alias("value"))["value"]
+    except pl.exceptions.PolarsError as error:
+        types = (f"; {name} holds {kind_of(frame[name], rows)}" for name in dict.fromkeys(parsed.meta.root_names()))
+        what = f"{expression!r} cannot be computed: {str(error).splitlines()[0]}{''.join(types)}"
+        remedy = "compare like with like; TRY_CAST(x AS DOUBLE) turns text into numbers or null"
+        raise InputError(what, where=key, remedy=remedy) from error
     if values.dtype.is_float() and (bad := ~values.cast(pl.Float32).is_finite().fill_null(True)).any():
         what = f"{expression!r} gives {values.filter(bad)[0]} in {rows.describe(bad)}"
         remedy = "guard divisions, as in a / nullif(b, 0), which gives null; bound large values, as in least(a, 9)"
@@ -71,10 +81,8 @@ def condition(frame: pl.DataFrame, expression: str, key: str, rows: SourceRows) 
 
     NaN counts as null, and null as false, as in SQL's WHERE. Polars would put NaN above every number.
     """
-    parsed = _parse(frame, expression, key, null_safe=False)
-    floats = [name for name in {*parsed.meta.root_names()} if frame.schema[name].is_float()]
-    frame = frame.with_columns(pl.col(floats).fill_nan(None))
-    return as_bool(_compute(frame, parsed, expression, key, rows), expression, key)
+    values = evaluate(frame.with_columns(cs.float().fill_nan(None)), expression, key, rows, null_safe=False)
+    return as_bool(values, expression, key)
 
 
 def as_bool(values: pl.Series, expression: str, key: str) -> pl.Series:
@@ -117,7 +125,7 @@ def kind_of(column: pl.Series, rows: SourceRows) -> str:
     return f"text, such as {column.filter(text)[0]!r} in {rows.describe(text)}" if text.any() else "numbers as text"
 
 
-def _parse(frame: pl.DataFrame, expression: str, key: str, *, null_safe: bool) -> pl.Expr:
+def _parse(frame: pl.DataFrame, expression: str, key: str, null_safe: bool) -> pl.Expr:
     """Parse an expression, to be computed in 64 bits. Check that it is row-wise and that the frame has its columns."""
     try:
         tree = _node(pl.sql_expr(expression).meta.undo_aliases())
@@ -140,7 +148,7 @@ def _row_wise(
     """Check that a node of Polars's expression tree depends on no other row; widen it and make it null-safe.
 
     Integers become Int64 and decimals Float64: in the eight bits of a column of grades ``stars - 3`` wraps around to
-    254, and quotients of decimals lose digits. A column of UInt64 that Int64 cannot hold becomes Int128.
+    254, and quotients of decimals lose digits.
 
     Returns:
         The node, and the nodes below it that must not be null by the rule of `evaluate`.
@@ -170,19 +178,14 @@ def _row_wise(
         many = isinstance(content[name], list)
         parts = content[name] if many else [content[name]]
         made = [_row_wise(part, frame, expression, key, null_safe) for part in parts]
-        if function == "Coalesce":
-            parts = [_guarded(*one) if null_safe else one[0] for one in made]
-        else:
-            parts = [one[0] for one in made]
-            needed += [deeper for one in made for deeper in one[1]]
-            needed += parts * (function in ("MinHorizontal", "MaxHorizontal"))
+        parts = [_guarded(*one) if null_safe and function == "Coalesce" else one[0] for one in made]
+        needed += [deeper for one in made for deeper in one[1] if function != "Coalesce"]
+        needed += parts * (function in ("MinHorizontal", "MaxHorizontal"))
         content = content | {name: parts if many else parts[0]}
     node = {kind: content}
     with suppress(pl.exceptions.PolarsError):  # where it cannot be computed, running it will say so
         dtype = frame.lazy().select(_expr(node)).collect_schema().dtypes()[0]
         wide = "Float64" if dtype.is_decimal() else "Int64" if dtype in NARROW else None
-        if kind == "Column" and dtype == pl.UInt64:
-            wide = "Int64" if (frame[content].max() or 0) < 2**63 else "Int128"
         if wide:
             node = {"Cast": {"expr": node, "dtype": {"Literal": wide}, "options": "Strict"}}
     return node, [node] if kind == "Column" else needed
@@ -201,13 +204,3 @@ def _expr(node: Any) -> pl.Expr:
 
 def _node(expr: pl.Expr) -> Any:
     return json.loads(expr.meta.serialize(format="json"))
-
-
-def _compute(frame: pl.DataFrame, parsed: pl.Expr, expression: str, key: str, rows: SourceRows) -> pl.Series:
-    try:
-        return frame.with_columns(parsed.alias("value"))["value"]
-    except pl.exceptions.PolarsError as error:
-        types = (f"; {name} holds {kind_of(frame[name], rows)}" for name in dict.fromkeys(parsed.meta.root_names()))
-        what = f"{expression!r} cannot be computed: {str(error).splitlines()[0]}{''.join(types)}"
-        remedy = "compare like with like; TRY_CAST(x AS DOUBLE) turns text into numbers or null"
-        raise InputError(what, where=key, remedy=remedy) from error

@@ -33,8 +33,8 @@ def missing_as_null(column: pl.Series) -> pl.Series:
 def read_ids(column: pl.Series, key: str, rows: SourceRows) -> pl.Series:
     """Read ids as 64-bit integers or strings.
 
-    Floats become integers if all are whole numbers (pandas stores integers as floats if one is missing) and small
-    enough to be exact. `key` names the setting in errors.
+    Floats become integers if all are whole numbers, as pandas writes integers if one is missing, and small enough to be
+    exact. `key` names the setting in errors.
 
     Raises:
         InputError: an id is missing, or the column's type cannot hold ids.
@@ -96,8 +96,8 @@ def read_timestamps(
         time = column.cast(pl.Int64, strict=False)
         remedy = f"give a number of {unit}; for dates set data.log.time_unit to datetime"
         refuse_rows(written, time.is_null(), key, rows, ", which is not a timestamp", remedy)
-    remedy = f"correct the timestamps, or set data.log.time_unit (now {unit}: 10 digits are s, 13 ms, 16 us)"
-    remedy += "; nanoseconds (19) have to be divided by 1,000, which gives us. How text is read: data.log.time_format"
+    remedy = f"correct the timestamps, or set data.log.time_unit (now {unit}: 10 digits are s, 13 ms, 16 us; divide "
+    remedy += "nanoseconds, of 19, by 1,000). How text is read: data.log.time_format"
     outside = (time < 0) | (time > LAST_SECOND * per_second)
     refuse_rows(written, outside, key, rows, ", which is before 1970 or after the year 9999", remedy)
     return time.alias(column.name), per_second

@@ -145,6 +145,7 @@ def _print_events(log: LogMapping, reward: str, suggested: SplitSuggestion, even
     frame, high = events.frame, suggested.high
     condition = pl.sql_expr(high) if high else pl.col("reward") > pl.col("reward").quantile(0.75, "linear")
     good = frame.select(condition.fill_null(False)).to_series()
+    share = good.sum() / frame.height
     first = frame.with_columns(good.alias("high")).sort("row").head(5)
     shown = first.select(
         events.users.gather(first["user"]).alias(f"user: {log.user}"),
@@ -159,7 +160,7 @@ def _print_events(log: LogMapping, reward: str, suggested: SplitSuggestion, even
         print(printable(str(shown)))
     print(f"{frame.height:,} events of {len(events.users):,} users and {len(events.items):,} items")
     print(printable(f"reward: {' '.join(reward.split())}"))
-    print(f"high: {high or 'the best quarter of the rewards'} ({(share := good.mean() or 0):.0%} of the events)")
+    print(f"high: {high or 'the best quarter of the rewards'} ({share:.0%} of the events)")
     if share > guess.MOST_HIGH:
         print(f"that is more than {guess.MOST_HIGH:.0%}: the best grade alone holds as many, so high/* says less")
     left_out = (printable(f"{count:,} rows {reason}") for reason, count in events.report.left_out().items())

@@ -13,18 +13,11 @@ FeatureKind = Literal["category", "number", "vector"]
 SIMULATED = "simulated"
 """The name of a log that `recalign simulate` writes, and of its folder."""
 
-OWN_COLUMNS = ("user", "item", "timestamp", "row", "reward")
-"""The event table's own columns. Expressions can read raw columns of these names, but the table does not keep them."""
-
 PREPARED = ("user", "item", "timestamp", "row")
-"""Those of them that are numbers of recalign's, and seconds, in place of what the file has."""
+"""The event table's columns that hold recalign's numbers, and seconds, in place of what the file has."""
 
-CONVERT = "import polars as pl; pl.read_csv('old.csv', encoding='latin-1').write_parquet('new.parquet')"
-RULE = (
-    "text must be UTF-8 with separators of one byte, plain or as .gz, and quotes within quoted fields doubled; "
-    f'convert anything else, as in: python -c "{CONVERT}"'
-)
-"""Which text can be read, and how to convert other text."""
+OWN_COLUMNS = (*PREPARED, "reward")
+"""The event table's own columns. Expressions can read raw columns of these names, but the table does not keep them."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +27,9 @@ class Feature:
     Attributes:
         value: Polars SQL over the columns of the item table.
         kind: ``category``: one or several (a list, or text with a ``separator``); ``number``; ``vector``: a list of
-            numbers, equally many in every row. Null: by type. Fractions and whole numbers are numbers, lists of
-            fractions are vectors, all else is categories.
+            equally many numbers in every row. Null: numbers by type, lists of fractions as vectors, else categories.
         separator: what stands between several categories that are written as one text, such as ``|``.
-        bins: of a number: so many intervals, each with as many of the items in training, are its categories; null: the
-            number itself is used, standardised.
+        bins: a number becomes one of so many categories, intervals with about as many items; null: it is standardised.
     """
 
     value: str
@@ -58,8 +49,8 @@ class ItemTable:
         file: found and read like the log's files.
         id: column of the item's id, as in the log.
         title: column of the title; null: items are shown by their ids.
-        features: what policies learn of items, by name: Polars SQL over the table's columns, or a `Feature`. With
-            features, items that nobody chose in training are recommended too.
+        features: what policies learn of items, by name: Polars SQL over the table's columns, or a `Feature`. By them,
+            items that nobody chose in training are recommended too.
     """
 
     file: str
@@ -70,26 +61,25 @@ class ItemTable:
     @property
     def specified(self) -> dict[str, Feature]:
         """The features, by name in order."""
-        given = sorted(self.features.items())
-        return {name: Feature(one) if isinstance(one, str) else one for name, one in given}
+        return {name: Feature(x) if isinstance(x, str) else x for name, x in sorted(self.features.items())}
 
 
 @dataclass
 class LogMapping:
     """The files of a raw log and what their columns mean (``data.log`` in ``conf/data/*.yaml``).
 
-    Expressions are Polars SQL over the columns of the files (`recalign.data.events.evaluate`).
+    Expressions are Polars SQL over the columns of the files (`recalign.data.events.evaluate`). The report counts the
+    rows that are left out.
 
     Attributes:
         name: names run folders and tables.
         files: files under the data root, in order; wildcards allowed. All are Parquet, or all are text in UTF-8
-            (``.csv``, ``.tsv``; also ``.csv.gz``). A folder means all Parquet files in it; so does
-            ``s3://bucket/folder`` (or ``gs://``, ``az://``) in an object store.
+            (``.csv``, ``.tsv``; also ``.csv.gz``). A folder, or ``s3://bucket/folder``, means all Parquet files in it.
         header: names of all columns, in order, of text files without a header row; null: the first row is the header.
         separator: of text files, one byte; null: found from the first row (comma, tab, ``;`` or ``|``).
         user: column of the user's id: integers or strings.
         item: column of the item's id: integers or strings.
-        timestamp: column of the event's time; null: the log has no time. Events are then in row order, and only reward
+        timestamp: column of the event's time; null: there is none; events are in the order of rows, and only reward
             models can be trained.
         time_unit: of ``timestamp``: seconds, milliseconds or microseconds since 1970, or datetimes (ISO 8601 in text
             files; UTC if they have no offset).
@@ -97,18 +87,16 @@ class LogMapping:
             notation). ``time_unit`` is then ignored.
         time_resolution: seconds to which timestamps are floored, after sorting.
         columns: feedback columns to add, by name: expressions over the raw columns.
-        where: condition for a row to be used. The report counts the other rows.
-        drop_repeats: of rows that are equal in every column keep the first. The report counts the others.
-        collapse: keep one event per user and item: the one with the highest reward, on ties the first. The report
-            counts the others.
-        is_random: condition, such as the name of a column of 1 and 0: the item was shown at random.
-        propensity: expression: the probability with which the item was shown, among all that could have been; null
-            where it is not known.
+        where: condition for a row to be used.
+        drop_repeats: of rows that are equal in every column keep the first.
+        collapse: keep one event per user and item: the one with the highest reward, on ties the first.
+        is_random: condition, such as a column of 1 and 0: the item was shown at random.
+        propensity: expression: the probability with which the item was shown; null where it is not known.
         items: the table of the items: titles and features; null: items are shown by their ids.
         truth: the file of true rewards under the data root, of simulated logs only.
         fetch: function that makes missing files, by its path, such as ``recalign.data.events.movielens.ml_100k``: it
-            takes the data root and returns the one that holds them. It only applies if all of them are in the folder
-            of its name (``ml-100k``): the default log sets it, and every other log's YAML is merged into that one.
+            takes the data root and returns the one that holds them. Only for files in a folder of its name
+            (``ml-100k``), as every log's YAML is merged into that of the default log, which sets it.
     """
 
     name: str
@@ -133,21 +121,11 @@ class LogMapping:
 
     def __post_init__(self) -> None:
         require_positive("data.log", vars(self), "time_resolution")
-        header, mapped = self.header or [], [self.user, self.item, self.timestamp]
-        lines = "pl.scan_lines('old.dat').select(pl.col('line').str.split_exact('::', 3)).unnest('line')"
-        convert = f"convert the file: python -c \"import polars as pl; {lines}.sink_parquet('new.parquet')\""
-        own = ", ".join({*self.columns} & {*OWN_COLUMNS})
+        mapped, own = [self.user, self.item, self.timestamp], {*self.columns} & {*OWN_COLUMNS}
         for bad, key, what, remedy in (
             (not self.files, ".files", "no file is named", "name the files of the log"),
-            (len({*header}) < len(header), ".header", f"a name appears twice: {', '.join(header)}", "change one"),
-            (len((self.separator or ",").encode()) != 1, ".separator", f"{self.separator!r} is not one byte", convert),
-            (
-                len({*mapped}) < 3,
-                "",
-                f"user, item and timestamp are the columns {mapped}",
-                "map each to one of its own",
-            ),
-            (own, ".columns", f"the event table itself has the columns: {own}", "choose other names"),
+            (len({*mapped}) < 3, "", f"user, item and timestamp are {mapped}", "map each to a column of its own"),
+            (own, ".columns", f"the event table itself has columns of the names {own}", "choose other names"),
         ):
             if bad:
                 raise InputError(what, where=f"data.log{key}", remedy=remedy)

@@ -1,6 +1,6 @@
 """Name rows in messages, and suggest near misses."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 import polars as pl
@@ -25,8 +25,8 @@ class SourceRows:
     """
 
     number: pl.Series
-    files: Mapping[str, int] = field(default_factory=dict)
-    headed: Sequence[str] = ()
+    files: dict[str, int] = field(default_factory=dict)
+    headed: list[str] = field(default_factory=list)
 
     def filter(self, mask: pl.Series) -> "SourceRows":
         return replace(self, number=self.number.filter(mask))

@@ -18,11 +18,22 @@ from pathlib import Path
 import polars as pl
 
 from recalign.data.events.fields import MISSING
-from recalign.data.events.log import RULE, LogMapping, data_root
+from recalign.data.events.log import LogMapping, data_root
 from recalign.data.events.messages import SHOWN, SourceRows, did_you_mean
 from recalign.data.events.table import LogReader
 from recalign.errors import InputError
 from recalign.files import digest, sha256
+
+CONVERT = "import polars as pl; pl.read_csv('old.csv', encoding='latin-1').write_parquet('new.parquet')"
+CONVERT_LINES = (
+    "import polars as pl; pl.scan_lines('old.dat').select(pl.col('line').str.split_exact('::', 3)).unnest('line')"
+    ".sink_parquet('new.parquet')"
+)
+RULE = (
+    "text must be UTF-8 with separators of one byte, plain or as .gz, and quotes within quoted fields doubled; "
+    f'convert anything else, as in: python -c "{CONVERT}"'
+)
+"""Which text can be read, and how to convert other text."""
 
 NULLS = ("NULL", "NaN", r"\N", "")
 """What stands for a missing value in text."""
@@ -219,11 +230,14 @@ def read(
 
 
 def _read_text(file: str, text: Collection[str] | None, header: Sequence[str] | None, separator: str) -> pl.DataFrame:
+    if len(separator.encode()) != 1:
+        remedy = f'convert the file, as in: python -c "{CONVERT_LINES}"'
+        raise InputError(f"{separator!r} is not one byte", where="data.log.separator", remedy=remedy)
     first = next(filter(None, _fields(file, separator)), [])
     if any("\0" in field or "\ufffd" in field for field in first):
         raise InputError("its first row is not UTF-8", where=file, remedy=RULE)
-    if header is not None and len(header) != len(first) > 0:
-        what = f"{len(header)} columns are named, but {file} has {len(first)}"
+    if header is not None and first and not len({*header}) == len(header) == len(first):
+        what = f"{len({*header})} columns are named, but {file} has {len(first)}"
         remedy = f"name every column, in order; the first row is: {', '.join(first)}"
         raise InputError(what, where="data.log.header", remedy=remedy)
     quoted = [name.replace('"', '""') for name in text or ()]  # as Polars names them

@@ -64,8 +64,7 @@ class EventTable:
         frame: one row per event, sorted by (user, time at the file's resolution, row of the file), with
 
             - ``user``, ``item``: u32, index into `users` and `items`;
-            - ``timestamp``: i64, seconds since 1970, floored to the log's resolution; the row number where the log has
-              no time;
+            - ``timestamp``: i64, seconds since 1970, floored to the resolution; the row where the log has no time;
             - ``row``: u32, counted from 1 through the files;
             - ``reward``: f64, finite; null where there is none;
             - ``is_random`` (bool) and ``propensity`` (f64 in (0, 1], null where unknown), if the log maps them;
@@ -91,8 +90,8 @@ class EventTable:
 class LogReader:
     """Reads the files of a log, Parquet or CSV.
 
-    `recalign.data.events.reading` puts a subclass in its place (`reader_class`): for other text, wildcards, folders and
-    object stores, for logs that are fetched, and for errors that name the rows of a file.
+    `recalign.data.events.reading` puts a subclass in its place (`reader_class`), for other text, wildcards, folders,
+    object stores and logs that are fetched, whose errors name the rows of a file.
     """
 
     reader_class: ClassVar[type["LogReader"]]
@@ -107,10 +106,10 @@ class LogReader:
     def rows(self) -> tuple[pl.DataFrame, SourceRows]:
         """All rows, with the columns of all files, and where each row comes from."""
         paths = [self.root / file for file in self.log.files]
-        frames = [pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_csv(path) for path in paths]
-        raw = pl.concat(frames, how="diagonal_relaxed")
-        heights = {str(path): frame.height for path, frame in zip(paths, frames, strict=True)}
-        return raw, SourceRows(pl.int_range(1, raw.height + 1, dtype=pl.UInt32, eager=True), heights)
+        frames = {path: (pl.read_parquet if path.suffix == ".parquet" else pl.read_csv)(path) for path in paths}
+        raw = pl.concat(frames.values(), how="diagonal_relaxed")
+        number = pl.int_range(1, raw.height + 1, dtype=pl.UInt32, eager=True)
+        return raw, SourceRows(number, {str(path): frame.height for path, frame in frames.items()})
 
 
 LogReader.reader_class = LogReader
@@ -225,10 +224,7 @@ def check_rows(
 def read_numbers(raw: pl.DataFrame, rows: SourceRows, expression: str | None, key: str) -> pl.Series:
     """Compute an expression, such as the reward, for each row: f64; null where it has no value.
 
-    Args:
-        raw, rows: as in `check_rows`.
-        expression: None: no row has a value.
-        key: the setting that holds the expression, for errors.
+    ``key`` is the setting that holds the expression, for errors; None for the expression: no row has a value.
 
     Raises:
         InputError: it cannot be computed, or gives no numbers.
@@ -243,19 +239,13 @@ def read_numbers(raw: pl.DataFrame, rows: SourceRows, expression: str | None, ke
 
 
 def require_useful(report: Report, rewards: pl.Series, reward: str | None) -> None:
-    """Refuse a log of which no row can be used, or whose reward is the same for every event.
-
-    Args:
-        report: of the whole log.
-        rewards: of all its events, or the least and the largest.
-        reward: the expression that gives them.
-    """
+    """Refuse a log of which no row can be used, or whose rewards (the least and the largest do) are all the same."""
     files = ", ".join(report.files)
     if not report.used:
         what = f"no row of {files} can be used: {'; '.join(report.left_out())}"
         raise InputError(what, where="data.log.where", remedy="correct the condition or the file")
-    if reward is not None and (least := rewards.min()) == rewards.max():
-        what = f"{reward!r} is {'null' if least is None else f'{least:g}'} for every event of {files}"
+    if reward is not None and len(values := rewards.drop_nulls().unique()) < 2:
+        what = f"{reward!r} is {f'{values[0]:g}' if len(values) else 'null'} for every event of {files}"
         remedy = "name a column that tells good events from bad ones. Without one there is nothing to align to: "
         remedy += "data.reward: null is for training a recommender alone"
         raise InputError(what, where="data.reward", remedy=remedy)

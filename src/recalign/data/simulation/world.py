@@ -68,7 +68,7 @@ class World:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        ranges = {"users": (10, LARGEST), "items": (20, LARGEST)}
+        ranges: dict[str, tuple[float, float]] = {"users": (10, LARGEST), "items": (20, LARGEST)}
         ranges |= {"events": (max(100, self.users), self.users * self.most), "missing": (0, 0.9)}
         ranges |= dict.fromkeys(("drift", "random"), (0, 1)) | dict.fromkeys((*SIZES, "seed"), (0, LARGEST))
         for name, (least, largest) in ranges.items():
