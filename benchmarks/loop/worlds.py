@@ -35,7 +35,7 @@ import torch
 import recalign as ra
 from benchmarks.lib import commit, each, figure, frame, markdown, options, over_worlds, save
 from recalign.data.sequences import EventDataModule
-from recalign.data.sequences.earlier import EarlierLog, remember
+from recalign.data.sequences.earlier import remember
 from recalign.data.sequences.windows import serving_windows
 from recalign.data.simulation import World, simulate
 from recalign.data.simulation.behaviour import CHOICE_LOG_ODDS, SPAN, STABLE_HABIT_SHARE
@@ -181,7 +181,7 @@ def row(name: str, drift: float, seed: int) -> pl.DataFrame:
     with TemporaryDirectory() as folder:
         ids = Path(folder) / "ids"
         for at in range(ROUNDS):
-            data = {"split": SPLIT, "grows_from": EarlierLog(str(ids)) if at else None}  # so that numbers stay
+            data = {"split": SPLIT, "grows_from": str(ids) if at else None}  # so that numbers stay
             own_folder = Path(folder) / f"round-{at}"
             log = ra.Log.from_frame(events, **names, time_unit="s", folder=own_folder, **data)  # type: ignore[arg-type]
             if policy is None or not stale:

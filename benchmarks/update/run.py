@@ -52,7 +52,7 @@ from benchmarks.update.figures import (
     verdict,
 )
 from recalign.data.sequences import EventDataModule
-from recalign.data.sequences.earlier import EarlierLog, remember
+from recalign.data.sequences.earlier import remember
 from recalign.data.simulation import World, simulate
 from recalign.evaluation.baselines import SameForAll
 from recalign.recommender import Policy
@@ -204,7 +204,7 @@ class Day:
             "high": {"quantile": 0.75},
             "split": {"class_path": "recalign.data.sequences.TimeSplit", "init_args": split},
             "root": str(folder),
-            "grows_from": EarlierLog(str(earlier.folder / "ids")) if earlier else None,
+            "grows_from": str(earlier.folder / "ids") if earlier else None,
         }
         self.log.write_text(yaml.safe_dump({"data": data}, sort_keys=False))
         self.data: EventDataModule = parse_stage(self.words("recommender", "none", {})).datamodule()  # type: ignore[assignment]
@@ -292,7 +292,7 @@ class Day:
     def measured(self, policy: Policy) -> pl.DataFrame:
         """NDCG@10 of each test event, which kind of event it is, and the true reward of what is shown."""
         assert self.earlier is not None
-        sequences, old, parts = self.data.sequences, self.data.earlier, []
+        sequences, old, parts = self.data.sequences, self.data.preparation.earlier, []
         assert old is not None
         path = self.folder.parent / "truth.npy"
         truth = torch.from_numpy(np.load(path)) if path.is_file() else None

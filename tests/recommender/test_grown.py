@@ -10,7 +10,7 @@ import pytest
 import small
 import torch
 
-from recalign.data.sequences.earlier import EarlierLog, remember
+from recalign.data.sequences.earlier import remember
 from recalign.errors import InputError
 from recalign.recommender import Recommender, RecommenderData
 from recalign.recommender.checkpoint import load_net
@@ -28,7 +28,7 @@ def grown(log_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     chosen = (41, 42, 1, 2, 3, 4, 5, 6, 7, 8)
     later = [(user, item, 4, 10**6 + at) for user in range(100, 140) for at, item in enumerate(chosen)]
     pl.concat([before, pl.DataFrame(later, schema=before.schema, orient="row")]).write_csv(root / "tastes.csv")
-    return {"root": root, "grows_from": EarlierLog(str(root / "ids"))}
+    return {"root": root, "grows_from": str(root / "ids")}
 
 
 def of(kind: type, grown: dict[str, Any], **given: Any) -> Any:

@@ -7,6 +7,7 @@ import pytest
 import small
 
 from recalign.data.sequences import Where
+from recalign.data.sequences.windows import by_time
 from recalign.errors import InputError
 from recalign.recommender import RecommenderData, SequencePolicy
 from recalign.recommender.recommendations import recommend, require_users
@@ -63,7 +64,7 @@ def test_after_the_end_histories_are_in_the_order_of_time(log_root):
     data = small.data_of(RecommenderData, log_root, "tastes", **given)
     known = data.sequences.frame.filter(pl.col("item_id") > 0)
     newest = dict(known.group_by("user").agg(pl.col("timestamp").max()).iter_rows())
-    assert data.sequences.by_time is not data.sequences
+    assert by_time(data.sequences) is not data.sequences
     for batch in data.predict_dataloader():
         assert (batch.time_BL.diff(dim=1) >= 0).all()  # padding repeats the last
         assert batch.time_BL[:, -1].tolist() == [newest[user] for user in batch.user_B.tolist()]

@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from recalign.data.sequences import EventDataModule
+from recalign.data.sequences.preparation import item_titles
 
 FILE = "examples.json"
 USERS, HISTORY, SHOWN = 5, 5, 5  # users, events of a history, items shown
@@ -26,7 +27,7 @@ def examples(frame: pl.DataFrame, data: EventDataModule) -> list[dict[str, Any]]
         For each: ``user``, the raw id as text; ``history``, the last events before it, each with ``title`` and
         ``reward`` (None where there is none); ``shown``, the titles of the first items shown.
     """
-    sequences, titles, found = data.sequences, data.titles.to_list(), []
+    sequences, titles, found = data.sequences, item_titles(data).to_list(), []
     first = frame.sort("event").unique("user", keep="first", maintain_order=True).sort("user").head(USERS)
     for user, event, shown in first.select("user", "event", "shown").iter_rows():
         begin = int(sequences.offset[user])

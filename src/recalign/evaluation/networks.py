@@ -14,6 +14,7 @@ from torch import Tensor
 
 from recalign.data.events import data_root
 from recalign.data.sequences import EventDataModule, Sequences
+from recalign.data.sequences.preparation import rewarded
 from recalign.data.sequences.relative import RelativeTo
 from recalign.errors import InputError
 from recalign.evaluation.methods import JUDGED, UNIT, BaseCheckpoints, MethodRun, Networks
@@ -131,7 +132,7 @@ def data_of_judges(judges: Iterable[Loaded], data: EventDataModule) -> list[Even
         rewards = judge.facts.get("rewards", data.sequences.rewards)
         if rewards not in known:
             relative = judge.facts.get("relative_to")
-            own = data.rewarded(judge.facts["reward"], RelativeTo(**relative) if relative else None)
+            own = rewarded(data, judge.facts["reward"], RelativeTo(**relative) if relative else None)
             if own.sequences.rewards != rewards:
                 what = f"the rewards by {judge.facts['reward']!r} are not those that it was trained on"
                 remedy = "train the judges on this log, by this version of recalign"

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 
 from recalign import artifacts
+from recalign.data.events import data_root
+from recalign.data.events.items import titles_digest
 from recalign.evaluation import examples, networks, random_exposure
 from recalign.evaluation.methods import BaseCheckpoints, Measure, MethodRun, evaluate_methods
 from recalign.evaluation.networks import LoadedNetworks, truth_of
@@ -73,7 +75,7 @@ class SeedEvaluation:
 
     @functools.cached_property
     def _keys(self) -> dict[str, dict[str, Any]]:
-        titles = {"titles": self.data.titles_digest}
+        titles = {"titles": titles_digest(self.data.log_, data_root(self.data.root))}
         return {run.method: key_of(run, self._digests, self.data, self.code) | titles for run in self.runs}
 
     @functools.cached_property

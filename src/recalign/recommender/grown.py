@@ -24,12 +24,9 @@ def load_earlier(path: str, data: EventDataModule) -> Any:
     Raises:
         InputError: the data continues no log or another one.
     """
-    loaded, earlier = load_net(path, "policy"), data.earlier
+    loaded, earlier = load_net(path, "policy"), data.preparation.earlier
     if earlier is None:
-        what, remedy = (
-            "there is no earlier log to go on from",
-            "name its ids: --data.grows_from.folder",
-        )
+        what, remedy = "there is no earlier log to go on from", "name its ids: --data.grows_from FOLDER"
         raise InputError(what, where="data.grows_from", remedy=remedy)
     if loaded.catalogue != earlier.facts["catalogue"]:
         what = f"this checkpoint was not trained on the log that {earlier.folder} remembers"

@@ -71,7 +71,7 @@ def prepare(*, data: EventDataModule, partitions: int | None = None, workers: in
         workers: processes that work on partitions side by side.
     """
     print(prepare_log(data, partitions, workers))
-    print(f"prepared: {data.entry and data.entry.path}")
+    print(f"prepared: {data.preparation.entry.path}")
 
 
 def recommend(run: Path, users: str | list[str] | None = None, k: int = 10) -> None:

@@ -45,7 +45,7 @@ class Gap(LeaveLast):
 def test_settings_that_a_split_adds_to_ours_count(make):
     days = np.arange(2000)
     others = [Gap(0, days), Gap(0, days.copy()), Gap(30, days), Gap(0, np.where(days == 1000, 0, days))]
-    marks = [make(split=split).current_fingerprint() for split in others]
+    marks = [make(split=split).fingerprint for split in others]
     assert marks[0] == marks[1]
     assert len(set(marks)) == 3
 
@@ -224,7 +224,7 @@ def test_whoever_comes_second_keeps_the_first_ones_entry(make, root):
     slow.table  # noqa: B018
     assert_same(quick, slow)
     stamp = entries(root)[0].stat().st_ino
-    slow.entry.save(quick.sequences)
+    slow.preparation.entry.save(quick.sequences)
     assert [e.stat().st_ino for e in entries(root)] == [stamp]
 
 

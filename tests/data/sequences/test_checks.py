@@ -17,7 +17,7 @@ from recalign.recommender import Recommender
 def said(monkeypatch) -> list[str]:
     lines: list[str] = []
     monkeypatch.setattr(windows_file, "rank_zero_info", lines.append)
-    monkeypatch.setattr(windows_file, "_REPORTED_LOGS", set())
+    windows_file._print_once.cache_clear()
     return lines
 
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from recalign.data.events import LogMapping
 from recalign.data.sequences import EventDataModule, High, LeaveLast, TimeSplit, Where
 from recalign.data.sequences.earlier import EarlierLog, remember
+from recalign.data.sequences.preparation import rewarded
 from recalign.errors import InputError
-from recalign.recommender.recommendations import met_new_items
 
 FIRST = [(u, (3 * u + 5 * t) % 11, t % 5 + 1.0, 100 * t + u) for u in range(8) for t in range(3 + u)]
 COLUMNS = ["user", "item", "rating", "timestamp"]
@@ -34,7 +34,7 @@ def data(root: Path, rows: Rows, earlier: Path | None = None, **given) -> EventD
         LogMapping(**mapping),
         **{"reward": "rating"} | asked,
         root=str(root),
-        grows_from=earlier and EarlierLog(str(earlier)),
+        grows_from=earlier and str(earlier),
     )
 
 
@@ -44,24 +44,11 @@ def ids(tmp_path: Path) -> Path:
     return tmp_path / "ids"
 
 
-def test_who_has_met_new_items_is_known_by_the_earlier_order_of_users(tmp_path: Path, ids: Path):
-    """Users 45 and 75 come between those known, and are numbered after them."""
-    met = [(4.5, 90), (7, 91), (7.5, 92)]
-    later = [(u, i, 3.0, 10_000 + t) for u, new in met for t, i in enumerate((1, 2, new))]
-    after = data(tmp_path / "later", [*FIRST, *later], ids)
-    raw = [int(10 * u) for u, _ in met]
-    users, catalogue = after.sequences.users.to_list(), after.sequences.items
-    items = pl.concat([catalogue, pl.Series("item", [900, 910, 920], dtype=catalogue.dtype)])
-    found = {(users[u], items[i - 1]) for u, i in met_new_items(after, items).T.tolist()}
-    assert found == set(zip(raw, [900, 910, 920], strict=True))
-
-
 def test_judges_may_have_a_reward_of_their_own(tmp_path: Path, ids: Path):
     own = data(tmp_path / "as", FIRST, ids)
     other = data(tmp_path / "later", FIRST, ids, reward="rating * 2", users="B1")
     assert other.sequences.reward.tolist() == [2 * one for one in own.sequences.reward]
-    assert own.rewarded("rating * 2", None).sequences.reward.tolist() == other.sequences.reward.tolist()
-    assert EarlierLog(str(ids)).compared_if(data(tmp_path / "same", FIRST).reward_settings).compare_rewards
+    assert rewarded(own, "rating * 2", None).sequences.reward.tolist() == other.sequences.reward.tolist()
     with pytest.raises(InputError, match=r"data\.reward: 'rating \* 2', and the earlier log was read by another"):
         EarlierLog(str(ids)).require_same(other.log_, other.reward_settings)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import polars as pl
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from recalign.data.events import Feature, ItemValues
 from recalign.data.sequences import LeaveLast, UserGroups, build
-from recalign.data.sequences.features import ItemFeatures, KnownItems
+from recalign.data.sequences.features import ItemFeatures, number_with_features
 
 from .tables import table
 
@@ -37,7 +38,7 @@ def test_codes_by_hand():
         genre=("category", [["b", "a"], ["b"], None, ["a", "new", "newer"]]),
         tag=("category", [["x"], ["x"], ["y"], ["new"]]),
     )
-    features = KnownItems(values).encode(pl.Series([1, 2, 3, 4, 5]), warm=3)
+    features = ItemFeatures.encode(values, pl.Series([1, 2, 3, 4, 5]), warm=3)
     assert features.plan == {"sizes": [3, 3], "width": 0, "codes": 11, "warm": 3}
     # genre: 0 unknown, 1 a, 2 b; tag: 3 unknown, 4 x, 5 y. What only cold items have is unknown, once an item.
     assert codes_of(features) == [[2, 1, 4], [2, 4], [0, 5], [1, 3], [0, 3]]
@@ -48,7 +49,7 @@ def test_codes_by_hand():
 
 def test_numbers_become_intervals_with_as_many_items_each():
     values = values_of(range(8), year=("number", [1, 2, 3, 4, 5, 6, None, 100], {"bins": 3}))
-    features = KnownItems(values).encode(pl.Series(range(8)), warm=7)
+    features = ItemFeatures.encode(values, pl.Series(range(8)), warm=7)
     assert codes_of(features) == [[1], [1], [2], [2], [3], [3], [0], [3]]  # beyond the last edge: the last interval
 
 
@@ -56,7 +57,7 @@ def test_numbers_without_bins_and_vectors_are_standardised():
     values = values_of(
         [1, 2, 3], price=("number", [2.0, 6.0, None], {"bins": None}), text=("vector", [[0.0, 1], [4, 1], [9, 9]])
     )
-    features = KnownItems(values).encode(pl.Series([1, 2, 3]), warm=2)
+    features = ItemFeatures.encode(values, pl.Series([1, 2, 3]), warm=2)
     assert features.number.tolist() == [[-1, -1, 0], [1, 1, 0], [0, 3.5, 4]]
     assert codes_of(features) == [[], [], [0]]  # a missing number says so; nothing else has a code
     assert features.plan == {"sizes": [1, 1], "width": 3, "codes": 1, "warm": 2}
@@ -64,7 +65,7 @@ def test_numbers_without_bins_and_vectors_are_standardised():
 
 def test_one_wrong_number_does_not_outweigh_all_else():
     values = values_of([1, 2, 3], price=("number", [2.0, 6.0, 1e9], {"bins": None}))
-    assert KnownItems(values).encode(pl.Series([1, 2, 3]), warm=2).number.tolist() == [[-1], [1], [10]]
+    assert ItemFeatures.encode(values, pl.Series([1, 2, 3]), warm=2).number.tolist() == [[-1], [1], [10]]
 
 
 def test_a_feature_that_no_item_in_training_has_is_unknown_everywhere():
@@ -74,7 +75,7 @@ def test_a_feature_that_no_item_in_training_has_is_unknown_everywhere():
         year=("number", [None, 5.0], {"bins": 4}),
         tag=("category", [None, ["x"]]),
     )
-    features = KnownItems(values).encode(pl.Series([1, 2]), warm=1)
+    features = ItemFeatures.encode(values, pl.Series([1, 2]), warm=1)
     assert np.isfinite(features.number).all()
     assert features.plan["sizes"] == [1, 2, 1]
     assert codes_of(features) == [[0, 1, 3], [2, 3]]
@@ -96,7 +97,7 @@ def test_every_item_has_codes_of_its_own_features_and_weights_of_length_one(rows
     values = values_of(
         ids, genre=("category", genre), year=("number", year, {"bins": bins}), text=("vector", [*text[:-1], [3.0, 4]])
     )
-    features = KnownItems(values).encode(ids, warm)
+    features = ItemFeatures.encode(values, ids, warm)
     coder = features.coder
     first = np.cumsum([0, *coder.sizes])
     for v, codes in enumerate(codes_of(features)):
@@ -122,7 +123,7 @@ def test_cold_items_follow_the_catalogue_and_move_nothing():
     split, groups = LeaveLast(1, 1), UserGroups(1.0)
     plain = build(events, split, None, groups)
     values = values_of([900, 104, 100, 103, 777], tag=("category", [["x"], ["x"], ["y"], None, None]))
-    known = build(events, split, None, groups, known_items=KnownItems(values))
+    known = build(events, split, None, groups, numbering=partial(number_with_features, values))
     assert plain.items.to_list() == [100, 101]
     assert known.items.to_list() == [100, 101, 104, 900]  # 103 and 777 are in the table, and nothing is known of them
     assert (known.num_warm, plain.num_warm) == (2, 2)

@@ -15,6 +15,7 @@ import torch
 from recalign.data.events import ItemTable
 from recalign.data.sequences import EventDataModule, LeaveLast
 from recalign.data.sequences.audit import log_figures
+from recalign.data.sequences.preparation import item_titles
 from recalign.errors import InputError
 from recalign.recommender.recommendations import recommendations
 
@@ -76,15 +77,13 @@ def test_each_target_is_asked_for_at_its_own_time(tmp_path):
 
 def test_what_changed_while_it_was_read_is_not_kept(tmp_path, log_root, monkeypatch):
     data = small.data_of(EventDataModule, log_root, cache=str(tmp_path))
-    now = iter(("before", "after"))
-    real = data.current_fingerprint()
-    monkeypatch.setattr(EventDataModule, "current_fingerprint", lambda self: {"before": real}.get(next(now), "other"))
+    data.fingerprint  # noqa: B018
+    monkeypatch.setattr(data.preparation, "fingerprint", lambda: "of other bytes")
     data.sequences  # noqa: B018 (reads the log)
-    assert not data.entry.path.exists()
-    monkeypatch.undo()
+    assert not data.preparation.entry.path.exists()
     again = small.data_of(EventDataModule, log_root, cache=str(tmp_path))
     again.sequences  # noqa: B018
-    assert again.entry.path.exists()
+    assert again.preparation.entry.path.exists()
 
 
 def test_a_part_can_be_asked_for_of_other_users(data):
@@ -106,7 +105,7 @@ def test_titles_stand_beside_items_and_in_recommendations(log_root, tmp_path):
     data = small.data_of(EventDataModule, tmp_path)
     data.log_ = dataclasses.replace(data.log_, items=ItemTable("names.csv"))
     first, *others = data.sequences.items
-    assert data.titles.to_list() == [str(first), *(f"film {item}" for item in others)]
+    assert item_titles(data).to_list() == [str(first), *(f"film {item}" for item in others)]
     assert log_figures(data)["titles"]["items without one, shown by their id"] == 1
     shown = recommendations(torch.tensor([0]), torch.tensor([[2.0, 1.0]]), torch.tensor([[2, 1]]), data)
     assert shown["title"].to_list() == [f"film {others[0]}", str(first)]
@@ -118,7 +117,7 @@ def test_titles_that_cannot_be_read_stop_a_run_before_training(log_root):
     data = small.data_of(EventDataModule, log_root)
     data.log_ = dataclasses.replace(data.log_, items=ItemTable("names.csv"))
     with pytest.raises(InputError, match=r"no file 'names\.csv'"):
-        data.setup("fit")
+        data.sequences  # noqa: B018
 
 
 def test_a_batch_too_small_for_its_processes_is_refused(log_root: Path):

@@ -125,13 +125,6 @@ def test_settings_have_ranges(kind, setting, key):
     assert caught.value.where == key
 
 
-def test_a_part_of_the_log_is_split_where_the_whole_log_is():
-    """Shares become moments. Moments stay as they are, and so does what is no share, which is refused later."""
-    noon = "1970-01-01T12:00:00+00:00"
-    assert TimeSplit((0.5, noon)).for_parts(lambda share: int(share * 86400)) == TimeSplit((noon, noon))
-    assert TimeSplit((-0.5, 1.5)).for_parts(lambda share: 0) == TimeSplit((-0.5, 1.5))
-
-
 def test_high_takes_one_rule_not_two():
     for rules in ({"expression": "reward >= 4", "quantile": 0.5}, {}):
         with pytest.raises(InputError, match=r"data\.high: "):

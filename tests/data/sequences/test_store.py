@@ -10,6 +10,7 @@ import small
 
 from recalign.data.events import Report
 from recalign.data.sequences import EventDataModule, High, LeaveLast, UserGroups, Where, build
+from recalign.data.sequences.windows import by_time
 from recalign.errors import InputError
 
 from .tables import table
@@ -100,6 +101,6 @@ def test_events_of_one_second_keep_the_order_of_the_file_where_parts_lie_between
     data = small.data_of(EventDataModule, log_root, "tastes", split=Where("rating > 4", 0.2))
     flat = replace(data.sequences, time=np.zeros_like(data.sequences.time))
     flat.time[-1] = -1  # so that there is something to put in order
-    row = flat.frame["row"].to_numpy()[flat.by_time.event]
+    row = flat.frame["row"].to_numpy()[by_time(flat).event]
     for start, stop in itertools.pairwise(flat.offset[:-1]):
         assert (np.diff(row[start:stop]) > 0).all()

@@ -75,7 +75,7 @@ def test_the_recommender_goes_on_and_the_others_begin_anew(folder: Path):
         own = yaml.safe_load(run(folder, "tiny-update", stage).config.read_text())
         data, model = own["data"]["init_args"], own["model"]["init_args"]
         assert own["trainer"]["max_epochs"] == epochs
-        assert data["grows_from"]["folder"] == "runs/tiny-update/ids-before"
+        assert data["grows_from"] == "runs/tiny-update/ids-before"
         assert data["max_length"] == (20 if stage == "reward" else 24)  # though the log's YAML says 200
         if stage == WARM_STARTED_STAGE:
             assert Path(model["grows_from"]) in (where / "best.ckpt", where / "last.ckpt")

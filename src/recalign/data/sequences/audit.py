@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
-from recalign.data.events import EventTable, audit, data_root, read_features
+from recalign.data.events import EventTable, audit, data_root, read_features, read_titles
 from recalign.data.events.audit import GAP_AUC, HINT, LEAK, OLD, OUTLIERS, REPEATS, RESOLUTION, REWARDED, TIES, Section
 from recalign.data.events.division import FEW, LEARN, SHORT, divide, unmeasurable
 from recalign.data.events.guess import MOST_HIGH
@@ -26,13 +26,10 @@ SEEN = "share of targets that the user had seen before (they are ranked all the 
 HIGH = "share of events with a high reward"
 MISSES = "share of targets on them (misses)"
 LEFT_OUT = "users left out of the test: no history before it"
-PAIRS = "users of A with two validation events or more (a pair to order)"
 LONGER = f"users with {SHORT} events or more"
-LEFT = "training events of the median user with test events"
 JUDGED = "training events with a reward of the judges' users (B1 or B2, whichever has fewer)"
 LEAKS = "leaks (all must be 0)"
 DRAWN, CHANCES = "events shown at random", "of these, with a known propensity"
-UNREWARDED = "of those, without a reward"
 OTHER_USERS, OTHER_MISSES = "other splits: users with test events and a history", "other splits: share of misses"
 OFTEN = 0.2
 """Share of test targets, or of events, above which a fault of the log makes figures hard to read. A fifth of misses
@@ -42,8 +39,6 @@ Word = Literal["usable", "with care", "do not train"]
 REFUSED: Word = "do not train"
 REPEATED = 0.001
 """Share of repeated events above which to say so."""
-REPORTED = 0.01
-"""Share of what was shown at random without a reward, above which to say so."""
 MOSTLY = 0.5
 """Share of the variance that comes from outliers, above which to warn."""
 FEWER = 0.75
@@ -56,18 +51,14 @@ noisy as ML-100K 5 % of the judges with 1,050 know nothing, and 45 % of those wi
 
 def audit_log(data: EventDataModule) -> dict[str, Section]:
     """Compute all figures of ``recalign check``, by section: the log, its split, its leaks."""
-    figures = log_figures(data)  # first, while the log is in memory
+    sections = log_figures(data)  # first, while the log is in memory
     sequences, max_length, stride = data.sequences, data.max_length, data.stride
-    sections: dict[str, Section] = {
-        **figures,
-        **{part: part_figures(sequences, part) for part in PARTS},
-        "split": split_figures(sequences, max_length, stride),
-    }
+    sections |= {part: part_figures(sequences, part) for part in PARTS}
+    sections["split"] = split_figures(sequences, max_length, stride)
     if data.log_.is_random is not None:
         drawn = sequences.frame.filter("is_random")
-        known = drawn.clear() if data.log_.propensity is None else drawn.drop_nulls("propensity")
-        unrewarded = known["reward"].null_count()
-        sections["exposure"] = {DRAWN: drawn.height, CHANCES: known.height, UNREWARDED: unrewarded}
+        known = 0 if data.log_.propensity is None else drawn["propensity"].count()
+        sections["exposure"] = {DRAWN: drawn.height, CHANCES: known}
     faults = sections["test"][MISSES], sections["repeated items and times"].get(TIES, 0)
     doubtful = max(map(float, faults)) > OFTEN or users_tested(sections) < FEW
     if doubtful and isinstance(data.split, LeaveLast | TimeSplit):
@@ -77,19 +68,18 @@ def audit_log(data: EventDataModule) -> dict[str, Section]:
 
 def log_figures(data: EventDataModule) -> dict[str, Section]:
     """The figures of the log that need no split (`recalign.data.events.audit`), saved with the prepared log."""
-    sections = data.entry and data.entry.figures()
+    entry, root = data.preparation.entry, data_root(data.root)
+    sections = entry.figures() if entry else {}
     if not sections:
         table, made, ranked = data.table, data.sequences, None  # the second writes the entry, and drops the first
         if data.relative_to:
             ranks = made.frame.select("row", "reward")
             ranked = table.frame.drop("reward").join(ranks, on="row", how="left", maintain_order="left")
         sections = audit(table, ranked)
-        sections["item features"] = feature_figures(
-            read_features(data.log_, data_root(data.root), table.items), table.items
-        )
-        if data.entry:
-            data.entry.save_figures(sections)
-    return {**sections, "titles": data.titles_and_counts[1]}
+        sections["item features"] = feature_figures(read_features(data.log_, root, table.items), table.items)
+        if entry:
+            entry.save_figures(sections)
+    return {**sections, "titles": read_titles(data.log_, root, data.sequences.items)[1]}
 
 
 def users_tested(sections: Mapping[str, Section]) -> int:
@@ -136,16 +126,14 @@ def part_figures(sequences: Sequences, part: Part) -> Section:
 
 def split_figures(sequences: Sequences, max_length: int, stride: int | None = None) -> Section:
     """What the split leaves to train and test on."""
-    groups, counts = np.unique(sequences.group, return_counts=True)
-    targets = int(training_windows(sequences, sequences.users_in("all"), max_length, stride).offset[-1])
-    frame = sequences.frame
-    count_U = {
-        part: np.bincount(frame["user"].filter(frame["split"] == PARTS[part]).to_numpy(), minlength=sequences.num_users)
-        for part in PARTS
-    }
-    tested, in_a = count_U["test"] > 0, sequences.users_in("A")
-    rated_N = frame["user"].filter(frame["reward"].is_not_null() & (frame["split"] == PARTS["train"])).to_numpy()
+    frame, trained = sequences.frame, pl.col("split") == PARTS["train"]
+    windows = training_windows(sequences, sequences.users_in("all"), max_length, stride)
+    counted = "the newest" if stride is None else "all but the first"
+    tested, in_a = np.zeros(sequences.num_users, bool), sequences.users_in("A")
+    tested[frame["user"].filter(frame["split"] == PARTS["test"]).to_numpy()] = True
+    rated_N = frame.filter(trained & pl.col("reward").is_not_null())["user"].to_numpy()
     judged = min(int(sequences.users_in(group)[rated_N].sum()) for group in ("B1", "B2"))
+    groups = pl.Series(sequences.group).value_counts().sort("").iter_rows()
     return {
         CATALOGUE: sequences.num_warm,
         **({COLD: sequences.num_items - sequences.num_warm} if sequences.features else {}),
@@ -153,14 +141,11 @@ def split_figures(sequences: Sequences, max_length: int, stride: int | None = No
         LEFT_OUT: int(tested.sum() - with_events(sequences).sum()),
         LONGER: int((np.bincount(frame["user"].to_numpy()) >= SHORT).sum()),
         "users of A with test events": int((in_a & tested).sum()),
-        "users of A with validation events": int((in_a & (count_U["validation"] > 0)).sum()),
-        PAIRS: int((in_a & (count_U["validation"] > 1)).sum()),
-        LEFT: int(np.median(count_U["train"][tested])),
         **({JUDGED: judged} if frame["reward"].count() and not in_a.all() else {}),
         "events of the longest history": int(np.diff(sequences.offset).max()),
         "newest events of a history that a model sees": max_length,
-        f"training targets ({'the newest' if stride is None else 'all but the first'} events of each user)": targets,
-        **{f"users in group {group}": int(count) for group, count in zip(groups, counts, strict=True)},
+        f"training targets ({counted} events of each user)": int(windows.offset[-1]),
+        **{f"users in group {group}": count for group, count in groups},
     }
 
 
@@ -169,14 +154,14 @@ def leaks(sequences: Sequences, max_length: int, stride: int | None = None, time
     everybody = sequences.users_in("all")
     train = training_windows(sequences, everybody, max_length, stride).in_memory()
     test = evaluation_windows(sequences, everybody, "test", max_length)
-    last = sequences.frame.filter(pl.col("split") == PARTS["train"]).group_by("user").agg(pl.col("event").max())
-    first = sequences.frame.filter(pl.col("split") == PARTS["test"]).group_by("user").agg(pl.col("event").min())
-    early = last.join(first, on="user", suffix="_test").filter(pl.col("event") > pl.col("event_test"))
+    begun = pl.col("event").filter(pl.col("split") == PARTS["test"]).min()
+    ended = pl.col("event").filter(pl.col("split") == PARTS["train"]).max()
+    early = sequences.frame.group_by("user").agg(early=begun < ended)["early"]
     future = sum(int((sequences.time[w.state] > w.time).sum()) for w in (train, test))
     return {
         **({"future events in a history": future} if timed else {}),
         "targets in their own history": sum(int((sequences.event[w.state] >= w.event).sum()) for w in (train, test)),
-        "users whose test begins before their training ends": early.height,
+        "users whose test begins before their training ends": int(early.sum()),
         "test events seen in training": int(np.isin(test.event, train.event).sum()),
     }
 
@@ -251,16 +236,10 @@ def _rewards(sections: Mapping[str, Section]) -> Iterator[Concern]:
         yield care(f"{share:.0%} of the events have a high reward, so high/* says little: see data.high")
     if (known := int(rewards[REWARDED]) / int(sections["log"]["events"])) < 0.5:
         yield care(f"{known:.0%} of the events have a reward: methods learn from these alone")
-    chances, unrewarded = int(exposure.get(CHANCES, 0)), int(exposure.get(UNREWARDED, 0))
-    if exposure.get(DRAWN) and not chances:
+    if exposure.get(DRAWN) and not exposure[CHANCES]:
         yield care(
             f"{exposure[DRAWN]:,} events were shown at random, and nothing tells how probably, so no policy is "
             "valued by them: name a column with the chance of each draw (data.log.propensity)"
-        )
-    elif unrewarded > REPORTED * chances:
-        yield care(
-            f"{unrewarded / chances:.0%} of the events that were shown at random have no reward, and off-policy values "
-            "leave them out: say in data.reward what such an event is worth, as in coalesce(reward, 3)"
         )
 
 
@@ -316,11 +295,6 @@ def _measured(sections: Mapping[str, Section]) -> Iterator[Concern]:
             f"the median user has {median} event{'s' * (median != 1)}, and {SHORT} are one to test on, one to validate "
             f"on and {LEARN} to learn a taste from: gains will be small. {longer:,} users have {SHORT} or more"
             + (": leave the others out of the table" if longer >= FEW else "")
-        )
-    if not split[PAIRS] and int(split[LEFT]) < LEARN:
-        yield care(
-            f"no user of A has two validation events, and the median one {split[LEFT]} in training: nothing "
-            "tells whether a user's rewards are put in the right order"
         )
     if tested < FEW:
         line, most = max(users_of.items(), key=lambda one: int(one[1]), default=("", 0))

@@ -1,9 +1,8 @@
 """Keep prepared logs on disk between runs: prepared once, memory-mapped from then on.
 
 An entry is a folder. It holds the flat arrays and the frame's numeric columns as .npy, which are mapped, and the
-frame's other columns (text, bools, columns with nulls) as Arrow, which Polars reads into memory. Its name is a digest
-of all that determines a prepared log: the bytes of the files, the settings, the code that reads and splits, the version
-of Polars. So entries are never out of date.
+frame's other columns (text, bools, columns with nulls) as Arrow, which is read into memory. Its name is a digest of all
+that determines a prepared log: the files, the settings, the code, the version of Polars. So it is never out of date.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from pydoc import locate
 from typing import Any
 
 import numpy as np
@@ -28,12 +26,14 @@ from recalign import artifacts
 from recalign.code import code_digest, own_code
 from recalign.data.events import Report
 from recalign.data.events.table import Note
+from recalign.data.sequences.features import FEATURES, ItemFeatures
 from recalign.data.sequences.splits import Split
 from recalign.data.sequences.store import Sequences
 from recalign.errors import InputError
 from recalign.files import digest, read_json, rename, temp_path, write_json
 
 ARRAYS = ("trained", "offset", "item", "time", "reward", "event")
+FACTS = ("fingerprint", "catalogue", "num_warm")
 MAPPED = (pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32, pl.UInt64, pl.Float32, pl.Float64)
 """Types of the columns that are mapped, if they have no nulls."""
 FIGURES = "audit.json"
@@ -94,19 +94,16 @@ class CacheEntry:
         events, users, items = (read_table(self.path / f"{name}.arrow") for name in ("events", "users", "items"))
         mapped = functools.partial(np.load, mmap_mode="c")  # copy-on-write: changes never reach the file
         numeric = [pl.Series(name, mapped(column_file(self.path, facts["columns"], name))) for name in facts["mapped"]]
-        arrays: dict[str, Any] = {name: mapped(self.path / f"{name}.npy") for name in ARRAYS}
-        notes = [Note(**note) for note in facts["report"]["notes"]]
-        features: Any = locate(facts["features"]) if facts["features"] else None  # an option: the cache knows no class
+        report = facts["report"]
         return Sequences(
             frame=events.with_columns(numeric).select(facts["columns"]),
             users=users["user"],
             items=items["item"],
             group=users["group"].to_numpy(),
-            fingerprint=facts["fingerprint"],
-            catalogue=facts["catalogue"],
-            report=Report(**facts["report"] | {"notes": notes}),
-            features=features and features.load(self.path),
-            **arrays,
+            report=Report(**report | {"notes": [Note(**note) for note in report["notes"]]}),
+            features=ItemFeatures.load(self.path) if (self.path / FEATURES).exists() else None,
+            **{name: facts[name] for name in FACTS},
+            **{name: mapped(self.path / f"{name}.npy") for name in ARRAYS},
         )
 
     def save(self, sequences: Sequences) -> None:
@@ -173,12 +170,10 @@ def write_entry(part: Path, sequences: Sequences, mapped: list[str]) -> None:
     tables = {"events": frame.drop(mapped), "users": users, "items": sequences.items.alias("item").to_frame()}
     for name, table in tables.items():
         table.write_ipc(part / f"{name}.arrow", compression="uncompressed")
-    facts: dict[str, Any] = {"columns": columns, "mapped": mapped, "report": dataclasses.asdict(sequences.report)}
-    facts |= {"features": None, "fingerprint": sequences.fingerprint, "catalogue": sequences.catalogue}
     if sequences.features is not None:
         sequences.features.save(part)
-        facts["features"] = f"{type(sequences.features).__module__}.{type(sequences.features).__name__}"
-    write_json(part / "entry.json", facts)
+    facts = {"columns": columns, "mapped": mapped, "report": dataclasses.asdict(sequences.report)}
+    write_json(part / "entry.json", facts | {name: getattr(sequences, name) for name in FACTS})
 
 
 @functools.cache

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 import functools
 from collections.abc import Mapping
 from dataclasses import asdict
-from pydoc import locate
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import numpy as np
-import polars as pl
 import torch
 from lightning import LightningDataModule
 
-from recalign.data.events import EventTable, LogMapping, Report, data_root, fingerprint, load_events, read_titles
-from recalign.data.events.audit import Section
-from recalign.data.events.items import titles_digest
+from recalign.data.events import EventTable, LogMapping, Report, data_root, fingerprint, load_events
 from recalign.data.sequences.batch import Batch, collate
-from recalign.data.sequences.cache import CacheEntry
+from recalign.data.sequences.relative import RelativeTo
 from recalign.data.sequences.sampler import LengthBatches, Loader, WindowDataset
 from recalign.data.sequences.splits import High, LeaveLast, Split, UserGroups
 from recalign.data.sequences.store import Group, Part, Sequences, UserCohort, build, fingerprint_of
 from recalign.data.sequences.windows import (
     Windows,
+    by_time,
     checked,
     evaluation_windows,
     report_truncation,
@@ -35,13 +30,32 @@ from recalign.data.sequences.windows import (
 )
 from recalign.errors import InputError, Positive, ShareOrZero, check_ranges, require_seed
 
-if TYPE_CHECKING:  # options, which settings name
-    from recalign.data.sequences.earlier import EarlierLog
-    from recalign.data.sequences.features import KnownItems
-    from recalign.data.sequences.relative import RelativeTo
-
 ML_100K = LogMapping("ml-100k", ["ml-100k/ratings.parquet"], fetch="recalign.data.events.movielens.ml_100k")
 """The log of stages whose YAML names none."""
+
+
+class Preparation:
+    """How the log of a DataModule becomes `Sequences`.
+
+    `recalign.data.sequences.preparation` puts a subclass in its place (`EventDataModule.preparation_class`), which also
+    knows the cache, features of items, and a log that continues an earlier one.
+    """
+
+    def __init__(self, data: EventDataModule) -> None:
+        self.data = data
+
+    def fingerprint(self) -> str:
+        """`Sequences.fingerprint` of the log's files as they are now, without reading their events."""
+        data = self.data
+        return fingerprint_of(fingerprint(data.log_, data_root(data.root), data.reward), *data.split_settings)
+
+    def sequences(self) -> Sequences:
+        """Read the log, split it and index its items."""
+        return build(self.data.table, *self.data.split_settings)
+
+    def trained_users(self) -> np.ndarray:
+        """The users to train on. Shape: bool (U,)."""
+        return self.data.sequences.users_in(self.data.users)
 
 
 class EventDataModule(LightningDataModule):
@@ -69,8 +83,8 @@ class EventDataModule(LightningDataModule):
             else the user's cache folder; or the folder to keep it in.
         relative_to: the column within whose bins rewards are ranked, such as a video's duration; null: they stay as
             they are. ``high`` reads the ranks.
-        grows_from: the log of an earlier chain, which this one continues (its folder ``ids``): users and items keep
-            their ids, and what was trained on stays in training (`recalign.data.sequences.earlier`).
+        grows_from: the folder ``ids`` of an earlier chain, whose log this one continues: users and items keep their
+            ids, and what was trained on stays in training (`recalign.data.sequences.earlier`).
         untouched: with ``grows_from``, share of the users without new training events that are trained on.
 
     Attributes:
@@ -78,6 +92,7 @@ class EventDataModule(LightningDataModule):
     """
 
     sample: int | None = None
+    preparation_class: ClassVar[type[Preparation]] = Preparation
 
     def __init__(
         self,
@@ -96,7 +111,7 @@ class EventDataModule(LightningDataModule):
         seed: int | None = None,
         cache: bool | str = True,
         relative_to: RelativeTo | None = None,
-        grows_from: EarlierLog | None = None,
+        grows_from: str | None = None,
         untouched: ShareOrZero = 1.0,
     ) -> None:
         super().__init__()
@@ -128,23 +143,30 @@ class EventDataModule(LightningDataModule):
             raise InputError(text, where="data.stride", remedy=remedy)
 
     @functools.cached_property
+    def preparation(self) -> Any:
+        """Makes `sequences`; of `preparation_class`."""
+        return self.preparation_class(self)
+
+    @property
+    def split_settings(self) -> tuple[Split, High | None, UserGroups, int, RelativeTo | None]:
+        """The settings that split the log and index its items, in the order of `build`."""
+        return self.split, self.high, self.groups, self.min_events, self.relative_to
+
+    @functools.cached_property
     def table(self) -> EventTable:
         """The checked log, read when first asked for."""
         return load_events(self.log_, data_root(self.root), self.reward)
 
     @functools.cached_property
+    def fingerprint(self) -> str:
+        """Digest of the log and of the settings that split it; needs no events."""
+        return str(self.preparation.fingerprint())
+
+    @functools.cached_property
     def sequences(self) -> Sequences:
-        """The split log and its catalogue, from the cache or made when first asked for."""
-        if self.entry and (cached := self.entry.load()):
-            return cached
-        settings = self.split, self.high, self.groups, self.min_events
-        made = build(self.table, *settings, self.known_items(self.table.items), self.relative_to, self.earlier)
-        # Unless the files changed while they were read.
-        if self.entry and made.fingerprint == self._fingerprint_at_start == self.current_fingerprint():
-            self.entry.save(made)
-            if cached := self.entry.load():  # mapped from now on, which frees memory for training
-                del self.table
-                return cached
+        """The split log and its catalogue, made when first asked for."""
+        made: Sequences = self.preparation.sequences()
+        self.fingerprint = made.fingerprint  # of the files as they were read
         return made
 
     @property
@@ -158,86 +180,9 @@ class EventDataModule(LightningDataModule):
         return self.sequences.num_items
 
     @property
-    def fingerprint(self) -> str:
-        """Digest of the log and of the settings that split it; needs no events."""
-        return self.sequences.fingerprint if "sequences" in vars(self) else self._fingerprint_at_start
-
-    @functools.cached_property
-    def _fingerprint_at_start(self) -> str:
-        return self.current_fingerprint()
-
-    def current_fingerprint(self) -> str:
-        """`fingerprint` of the files as they are now."""
-        log = fingerprint(self.log_, data_root(self.root), self.reward)
-        settings = self.split, self.high, self.groups, self.min_events, self.relative_to
-        return fingerprint_of(log, *settings, self.earlier)
-
-    @functools.cached_property
-    def entry(self) -> CacheEntry | None:
-        """The prepared log in the cache; it need not exist. Null if there is no cache."""
-        return CacheEntry.of(self.cache, self.log_.name, self._fingerprint_at_start, self.split)
-
-    @property
     def reward_settings(self) -> dict[str, Any]:
         """The settings that say what rewards are."""
-        relative = asdict(self.relative_to) if self.relative_to else None
-        return {"reward": self.reward, "relative_to": relative}
-
-    def rewarded(self, reward: str | None, relative_to: RelativeTo | None) -> Self:
-        """The same data, whose histories have rewards by other settings.
-
-        Raises:
-            InputError: by these the log keeps other events (``data.log.collapse``).
-        """
-        other = copy.copy(self)
-        for name in [*vars(other)]:
-            if isinstance(getattr(type(self), name, None), functools.cached_property):
-                del vars(other)[name]
-        other.reward, other.relative_to = reward, relative_to
-        if self.earlier is not None:
-            vars(other)["earlier"] = self.earlier.compared_if(other.reward_settings)
-        if other.sequences.catalogue != self.sequences.catalogue:
-            what = f"by {reward!r} the log has other events than by {self.reward!r}"
-            raise InputError(what, where="data.log.collapse", remedy="give the judges the chain's reward")
-        made = copy.copy(self)
-        vars(made)["sequences"] = dataclasses.replace(self.sequences, reward=other.sequences.reward)
-        return made
-
-    @functools.cached_property
-    def earlier(self) -> EarlierLog | None:
-        """The log that this one continues.
-
-        Raises:
-            InputError: there is none where `grows_from` says, or this one is read otherwise.
-        """
-        if self.grows_from is None:
-            return None
-        judges = self.users in ("B1", "B2")  # who may have a reward of their own
-        settings = {"share_a": self.groups.share} | ({} if judges else self.reward_settings)
-        self.grows_from.require_same(self.log_, settings)
-        return self.grows_from.compared_if(self.reward_settings)
-
-    def known_items(self, items: pl.Series) -> KnownItems | None:
-        """The items that have features (``data.log.items.features``); None: the log has no features."""
-        if self.log_.items is None or not self.log_.items.features:
-            return None
-        kind: Any = locate("recalign.data.sequences.features.KnownItems")  # an option, of which others know nothing
-        return kind.read(self.log_, data_root(self.root), items)
-
-    @property
-    def titles(self) -> pl.Series:
-        """The title of each item, aligned with ``sequences.items``; the id as text where there is none."""
-        return self.titles_and_counts[0]
-
-    @functools.cached_property
-    def titles_and_counts(self) -> tuple[pl.Series, Section]:
-        """`titles`, and how many items have one."""
-        return read_titles(self.log_, data_root(self.root), self.sequences.items)
-
-    @functools.cached_property
-    def titles_digest(self) -> str | None:
-        """Digest of the titles, which no figure depends on; None where the log has none."""
-        return titles_digest(self.log_, data_root(self.root))
+        return {"reward": self.reward, "relative_to": self.relative_to and asdict(self.relative_to)}
 
     @property
     def device(self) -> torch.device:
@@ -251,12 +196,7 @@ class EventDataModule(LightningDataModule):
 
     def training(self) -> Windows:
         """The windows to train on; subclasses narrow or extend what ``in_memory`` makes of them."""
-        users = self.sequences.users_in(self.users)
-        windows = training_windows(self.sequences, users, self.max_length, self.stride)
-        if self.earlier is None or self.untouched == 1:
-            return windows
-        chosen_U = self.earlier.chosen(self.sequences.trained, self.untouched, self.seed)
-        return windows.take(np.flatnonzero(chosen_U[windows.user]))
+        return training_windows(self.sequences, self.preparation.trained_users(), self.max_length, self.stride)
 
     def windows(self, part: Part, users: Group | None = None) -> Windows:
         """The windows of a part for evaluation, of this module's users or of the named group."""
@@ -311,11 +251,9 @@ class EventDataModule(LightningDataModule):
         return batch.to(device, non_blocking=True)
 
     def setup(self, stage: str) -> None:
-        """Tell the module of the log. Fail before training if titles cannot be read or nothing can be validated on."""
+        """Tell the module of the log. Fail before training if nothing can be validated on."""
         if bind := getattr(self.trainer and self.trainer.lightning_module, "bind", None):
             bind(self)
-        if self.log_.items:
-            self.titles  # noqa: B018
         processes, least = self.trainer.world_size if self.trainer else 1, self.batch_tokens // self.max_length
         if least < processes > 1:
             text = f"a batch of {least} histories of {self.max_length} events is too small for {processes} processes"
@@ -344,5 +282,5 @@ class EventDataModule(LightningDataModule):
 
     def serving_loader(self, users: np.ndarray, *, shared: bool = False) -> Loader:
         """Batches of the newest events of some users, bool (U,), in the order of time, with a target yet to come."""
-        log = self.sequences.by_time
+        log = by_time(self.sequences)
         return self.loader(serving_windows(log, users, self.max_length), shared=shared, sequences=log)

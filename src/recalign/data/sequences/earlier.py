@@ -20,7 +20,8 @@ import polars as pl
 
 from recalign import artifacts
 from recalign.data.events import EventTable, LogMapping
-from recalign.data.sequences.splits import TRAIN
+from recalign.data.sequences.splits import TRAIN, Split
+from recalign.data.sequences.windows import by_time
 from recalign.errors import InputError
 from recalign.files import digest, read_json, write_json
 
@@ -37,19 +38,16 @@ class EarlierLog:
 
     Attributes:
         folder: the folder ``ids`` of the chain, which `remember` wrote.
-        compare_rewards: whether old events need to have their earlier rewards.
     """
 
     folder: str
-    compare_rewards: bool = True
 
     @functools.cached_property
     def facts(self) -> dict[str, Any]:
         """What `remember` wrote of the log; also ``digest``, of all files.
 
-        ``read_by`` has digests of its mapping and settings by key, whose values may be secrets; ``ranked`` says whether
-        rewards are ranks; ``events`` and ``event_rewards`` are digests; ``catalogue`` and ``rewards`` are
-        those of `Sequences`.
+        ``read_by`` has digests of its mapping and settings by key, whose values may be secrets; ``events`` and
+        ``event_rewards`` are digests; ``catalogue`` is that of `Sequences`.
 
         Raises:
             InputError: there is nothing, it was altered, or no log can continue it.
@@ -84,80 +82,74 @@ class EarlierLog:
             what, remedy = "an update knows items by their ids alone", "leave the features out, or train a chain anew"
             raise InputError(what, where="data.log.items.features", remedy=remedy)
 
-    def compared_if(self, reward_settings: Mapping[str, Any]) -> EarlierLog:
-        """The same; its rewards are compared only if these are its settings of rewards."""
-        same = all(digest(value) == self.facts["read_by"][key] for key, value in reward_settings.items())
-        return dataclasses.replace(self, compare_rewards=same)
-
-    def continued(self, table: EventTable) -> EventTable:
+    def continued(self, table: EventTable, reward_settings: Mapping[str, Any]) -> EventTable:
         """A log that has grown, its users in the earlier order, new ones after them.
+
+        Args:
+            table: the log.
+            reward_settings: what says how its rewards are made. Those of old events are compared if it is as earlier;
+                ranks are not, for they move with every event.
 
         Raises:
             InputError: it lacks users, items or events, or they have other rewards.
         """
-        self._require_ids("users", self.users["user"], table.users)
-        self._require_ids("items", self.items, table.items)
         old = self.users["user"]
+        for which, earlier, now in (("users", old, table.users), ("items", self.items, table.items)):
+            if earlier.dtype != now.dtype:
+                what = f"its {which} are {now.dtype}, and those of the earlier log {earlier.dtype}"
+                raise InputError(what, where=KEY, remedy="map the column that holds the same ids, in the same type")
+            if len(lost := earlier.filter(~earlier.is_in(now.implode()))):
+                what = f"this log lacks {len(lost):,} of the earlier log's {len(earlier):,} {which}, such as {lost[0]}"
+                raise InputError(what, where=KEY, remedy=TRAIN_ANEW)
         users = pl.concat([old, table.users.filter(~table.users.is_in(old.implode()))])
         user = places(table.users, users)[table.frame["user"].to_numpy()]
         frame = table.frame.with_columns(user=pl.Series(user, dtype=pl.UInt32)).sort("user", maintain_order=True)
         grown = dataclasses.replace(table, frame=frame, users=users)
         item_N = self._numbers(grown)
-        old_events = frame.with_columns(item=item_N).filter(self._among_first(grown, "known") & (item_N > 0))
+        old_events = frame.with_columns(item=item_N).filter(self.among_first(grown, "known") & (item_N > 0))
         events, rewards = event_digests(old_events["user", "item", "timestamp", "reward"])
         if events != self.facts["events"]:
             what = "users no longer begin with the events that they had in the earlier log"
             raise InputError(what, where=KEY, remedy=TRAIN_ANEW)
-        if self.compare_rewards and not self.facts["ranked"] and rewards != self.facts["event_rewards"]:
+        same = all(digest(value) == self.facts["read_by"][key] for key, value in reward_settings.items())
+        if same and not reward_settings["relative_to"] and rewards != self.facts["event_rewards"]:
             what, remedy = "earlier events have other rewards", "give those that were learned, or train a chain anew"
-            raise InputError(what, where=KEY, remedy=remedy)  # ranks are not compared: they move with every event
+            raise InputError(what, where=KEY, remedy=remedy)
         return grown
 
-    def catalogue(self, items: pl.Series, warm: pl.Series) -> tuple[pl.Series, np.ndarray]:
-        """The earlier items and then others of ``warm``, and the number of each of ``items`` among them, else 0."""
-        grown = pl.concat([self.items, warm.filter(~warm.is_in(self.items.implode()))])
-        return grown, places(items, grown, 1).astype(np.int32)
+    def numbering(self, items: pl.Series, warm_I: np.ndarray) -> tuple[pl.Series, np.ndarray, int]:
+        """The `Numbering` by which earlier items keep their numbers, whether they still have events enough or not."""
+        warm = items.filter(pl.Series(warm_I))
+        catalogue = pl.concat([self.items, warm.filter(~warm.is_in(self.items.implode()))])
+        return catalogue, places(items, catalogue, 1).astype(np.int32), len(catalogue)
 
-    def keep_trained(self, table: EventTable, part: pl.Series) -> pl.Series:
-        """The part of each event, but that those that were trained on stay in training. Shape: u8 (N,)."""
-        return part.set(self._among_first(table, "trained"), TRAIN)
-
-    def trained(self, users: int) -> np.ndarray:
-        """Training events of each user of a log that has grown, as they were; 0 of new ones. Shape: int64 (users,)."""
-        return np.pad(self.users["trained"].to_numpy(), (0, users - len(self.users)))
-
-    def chosen(self, trained_U: np.ndarray, untouched: float, seed: int) -> np.ndarray:
-        """The users to train on: all with new training events, and a share of the others, other ones after each update.
-
-        Args:
-            trained_U: how many training events each user has now.
-            untouched: the share.
-            seed: of the draw.
-
-        Shape: bool (U,).
-        """
-        drawn_U = np.random.default_rng([seed, int(self.facts["digest"], 16)]).random(len(trained_U)) < untouched
-        return (trained_U > self.trained(len(trained_U))) | drawn_U
+    def counts(self, column: str, users: int) -> np.ndarray:
+        """A column of `users` for those of a log that has grown, 0 for new ones. Shape: int64 (users,)."""
+        return np.pad(self.users[column].to_numpy(), (0, users - len(self.users)))
 
     def _numbers(self, table: EventTable) -> pl.Series:
         """The number of each event's item in the earlier catalogue, from 1; 0 where it was not in it."""
         return pl.Series(places(table.items, self.items, 1)[table.frame["item"].to_numpy()])
 
-    def _among_first(self, table: EventTable, count: str) -> pl.Series:
+    def among_first(self, table: EventTable, count: str) -> pl.Series:
         """Whether fewer known events of the same user come before each event than the column ``count`` says."""
         known = table.frame.select("user", known=self._numbers(table) > 0)
         before = known.select((pl.col("known").cum_sum() - pl.col("known")).over("user")).to_series()
-        count_U = np.pad(self.users[count].to_numpy(), (0, len(table.users) - len(self.users)))
-        return pl.Series(before.to_numpy() < count_U[known["user"].to_numpy()])
+        return pl.Series(before.to_numpy() < self.counts(count, len(table.users))[known["user"].to_numpy()])
 
-    def _require_ids(self, which: str, old: pl.Series, new: pl.Series) -> None:
-        if old.dtype != new.dtype:
-            what = f"its {which} are {new.dtype}, and those of the earlier log {old.dtype}"
-            raise InputError(what, where=KEY, remedy="map the column that holds the same ids, in the same type")
-        lost = old.filter(~old.is_in(new.implode()))
-        if len(lost):
-            what = f"this log lacks {len(lost):,} of the earlier log's {len(old):,} {which}, such as {lost[0]}"
-            raise InputError(what, where=KEY, remedy=TRAIN_ANEW)
+
+@dataclass(frozen=True)
+class KeepTrained(Split):
+    """A split of a log that continues an earlier one, by which events that were trained on stay in training."""
+
+    split: Split
+    earlier: EarlierLog
+
+    def __repr__(self) -> str:
+        return repr(self.split)
+
+    def assign(self, table: EventTable) -> pl.Series:
+        return self.split.assign(table).set(self.earlier.among_first(table, "trained"), TRAIN)
 
 
 def remember(data: Any, folder: Path) -> None:
@@ -169,7 +161,7 @@ def remember(data: Any, folder: Path) -> None:
     """
     sequences, settings = data.sequences, data.reward_settings | {"share_a": data.groups.share}
     refusal = "its items are known by their features" if sequences.features is not None else ""
-    if sequences.by_time is not sequences:
+    if by_time(sequences) is not sequences:
         refusal = "its split does not follow time"
     known = np.diff(sequences.offset)
     columns = {"item": sequences.item, "timestamp": sequences.time, "reward": sequences.reward}
@@ -178,11 +170,8 @@ def remember(data: Any, folder: Path) -> None:
         "read_by": {key: digest(value) for key, value in (meaning(data.log_) | settings).items()},
         "events": events,
         "event_rewards": rewards,
-        "ranked": data.relative_to is not None,
         "refusal": refusal,
-        "name": data.log_.name,
         "catalogue": sequences.catalogue,
-        "rewards": sequences.rewards,
     }
     if artifacts.check(folder, key := {"log": sequences.fingerprint, "facts": digest(facts)}).fresh:
         return

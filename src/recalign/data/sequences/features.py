@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from recalign.data.events import ItemValues, LogMapping, read_features
+from recalign.data.events import ItemValues
+from recalign.data.sequences.store import number_items
 from recalign.files import read_json, write_json
 
+FEATURES = "features.json"
 FAR = 10.0
 """Standard deviations beyond which a number without intervals counts as this far, so that one wrong value of a new item
 does not outweigh all else that is known of it. (A wrong value in training is in the standard deviation.)"""
@@ -121,16 +123,22 @@ class ItemFeatures:
     offset: np.ndarray
     number: np.ndarray
 
+    @classmethod
+    def encode(cls, values: ItemValues, items: pl.Series, warm: int) -> ItemFeatures:
+        """Encode the features of a catalogue, raw ids of which the first ``warm`` have training events."""
+        coder = FeatureCoder.fit(values, items.head(warm))
+        return cls(coder, warm, *coder.encode(values.of(items)))
+
     def save(self, folder: Path) -> None:
         """Write them into a folder, for `load`."""
         arrays = {name: x for name, x in vars(self).items() if isinstance(x, np.ndarray)}
         np.savez(folder / "features.npz", **arrays)  # type: ignore[arg-type]
-        write_json(folder / "features.json", {"plans": self.coder.plans, "warm": self.warm})
+        write_json(folder / FEATURES, {"plans": self.coder.plans, "warm": self.warm})
 
     @classmethod
     def load(cls, folder: Path) -> ItemFeatures:
         """Read what `save` wrote."""
-        facts = read_json(folder / "features.json")
+        facts = read_json(folder / FEATURES)
         with np.load(folder / "features.npz") as arrays:
             return cls(FeatureCoder(facts["plans"]), facts["warm"], **arrays)
 
@@ -140,31 +148,14 @@ class ItemFeatures:
         return {"sizes": self.coder.sizes, "width": self.coder.width, "codes": len(self.code), "warm": self.warm}
 
 
-@dataclass(frozen=True)
-class KnownItems:
-    """Items whose features are known, whether a log has events of them or not.
-
-    Attributes:
-        values: their features.
-    """
-
-    values: ItemValues
-
-    @classmethod
-    def read(cls, log: LogMapping, root: Path | None, items: pl.Series) -> KnownItems | None:
-        """Read the item table of a log with these items (`read_features`); None where the log has none."""
-        values = read_features(log, root, items)
-        return None if values is None else cls(values)
-
-    def beyond(self, warm: pl.Series) -> pl.Series:
-        """Those with any feature that are not among ``warm``, sorted."""
-        known = self.values.ids.filter(self.values.known())
-        return known.filter(~known.is_in(warm.implode())).sort()
-
-    def encode(self, items: pl.Series, warm: int) -> ItemFeatures:
-        """Encode the features of a catalogue, raw ids of which the first ``warm`` have training events."""
-        coder = FeatureCoder.fit(self.values, items.head(warm))
-        return ItemFeatures(coder, warm, *coder.encode(self.values.of(items)))
+def number_with_features(values: ItemValues, items: pl.Series, warm_I: np.ndarray) -> tuple[pl.Series, np.ndarray, int]:
+    """The `Numbering` of a catalogue in which cold items that have any feature follow the warm ones, sorted."""
+    warm, number_I, count = number_items(items, warm_I)
+    known = values.ids.filter(values.known())
+    cold = known.filter(~known.is_in(warm.implode())).sort()
+    numbers = np.arange(count + 1, count + len(cold) + 1, dtype=np.int32)
+    of_cold_I = items.replace_strict(cold, numbers, default=0, return_dtype=pl.Int32).to_numpy()
+    return pl.concat([warm, cold]), np.where(warm_I, number_I, of_cold_I), count
 
 
 def _codes(plan: dict[str, Any], column: pl.Series) -> tuple[np.ndarray, np.ndarray]:

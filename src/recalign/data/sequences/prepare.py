@@ -11,6 +11,7 @@ A partition holds all events of users whose ids follow each other, so it is a sl
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
@@ -18,6 +19,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import repeat
 from multiprocessing import get_context
 from pathlib import Path
@@ -28,7 +30,7 @@ import numpy as np
 import polars as pl
 from rich.progress import track
 
-from recalign.data.events import EventTable, LogMapping, Report, audit, data_root
+from recalign.data.events import EventTable, LogMapping, Report, audit, data_root, read_features
 from recalign.data.events.audit import LEFT, Section
 from recalign.data.events.fields import missing_as_null
 from recalign.data.events.items import feature_figures
@@ -37,7 +39,8 @@ from recalign.data.events.reading import is_text, join, locate, read
 from recalign.data.events.table import Note, check_rows, require_useful
 from recalign.data.sequences.cache import ARRAYS, column_file, mappable, read_table, write_entry
 from recalign.data.sequences.data import EventDataModule
-from recalign.data.sequences.splits import High, Split, UserGroups
+from recalign.data.sequences.features import ItemFeatures, number_with_features
+from recalign.data.sequences.splits import High, LeaveLast, Split, TimeSplit, UserGroups
 from recalign.data.sequences.store import (
     Sequences,
     assign,
@@ -49,6 +52,7 @@ from recalign.data.sequences.store import (
     training_counts,
     with_rare_items,
 )
+from recalign.data.sequences.where import Where
 from recalign.errors import InputError, require_positive
 from recalign.files import disk_errors
 
@@ -76,13 +80,15 @@ def prepare(data: EventDataModule, partitions: int | None = None, workers: int =
     if data.relative_to is not None or data.grows_from is not None:
         what = "ranks of rewards, and the order of a log that continues another, need all users at once"
         raise InputError(what, where="data.relative_to, data.grows_from", remedy="train without `recalign prepare`")
+    if type(data.split) not in (LeaveLast, TimeSplit, Where):
+        what = f"nobody knows how {type(data.split).__name__} splits some users' events without those of the others"
+        raise InputError(what, where="data.split", remedy="train without `recalign prepare`")
     if data.log_.user in data.log_.columns:
         what, remedy = "rows are divided by the user as files have it, and this one is computed", "write it into a file"
         raise InputError(what, where=f"data.log.columns.{data.log_.user}", remedy=remedy)
-    entry = data.entry
+    entry = data.preparation.entry
     if entry is None:
-        what, remedy = "nothing is cached: data.cache is off, or the split was typed in", "name a folder and a module"
-        raise InputError(what, where="data.cache, data.split", remedy=remedy)
+        raise InputError("nothing is cached", where="data.cache", remedy="leave it out, or name a folder")
     if entry.load():
         return data.report
     entry.path.parent.mkdir(parents=True, exist_ok=True)
@@ -98,7 +104,7 @@ def prepare(data: EventDataModule, partitions: int | None = None, workers: int =
         except BrokenProcessPool as error:
             remedy = "if memory ran out, give fewer workers or more partitions"
             raise InputError("a worker died", where=str(folder), remedy=remedy) from error
-        if data.current_fingerprint() != data.fingerprint:
+        if data.preparation.fingerprint() != data.fingerprint:
             raise InputError("the files changed while they were read", where=data.log_.name, remedy="run it again")
         entry.publish(folder / "entry")
         if sections:
@@ -125,14 +131,15 @@ def _write(
     report = _merged([one.report for one in checked])
     require_useful(report, pl.Series([end for one in checked for end in one.rewards], dtype=pl.Float64), data.reward)
     times = [np.load(folder / f"{n}-times.npy", mmap_mode="r") for n in numbers]
-    split = data.split.for_parts(lambda share: _kth(times, int(report.used * share)))
+    split = _with_times(data.split, lambda share: _kth(times, int(report.used * share)))
     each("counting items", tasks.count, numbers, repeat(split))
 
     counts = pl.scan_ipc([folder / f"{n}-counts.arrow" for n in numbers], glob=False)
     by_item = counts.group_by("item").agg(pl.sum("trained")).collect(engine="streaming").sort("item")
     items, count_I = by_item["item"], by_item["trained"].to_numpy()
-    known_items = data.known_items(items)
-    kept, number_I, warm = number_items(items, count_I >= data.min_events, known_items)
+    values = read_features(data.log_, data_root(data.root), items)
+    numbering = number_items if values is None else functools.partial(number_with_features, values)
+    kept, number_I, warm = numbering(items, count_I >= data.min_events)
     pl.DataFrame({"item": items, "number": number_I}).write_ipc(folder / "catalogue.arrow")
     offsets = [_Offset(0, 0, 0)]
     for n, one in enumerate(checked):
@@ -160,15 +167,14 @@ def _write(
         fingerprint=data.fingerprint,
         catalogue=catalogue_digest(kept, frame),
         report=with_rare_items(report, items, count_I, data.min_events),
-        features=known_items.encode(kept, warm) if known_items else None,
+        num_warm=warm,
+        features=None if values is None else ItemFeatures.encode(values, kept, warm),
         **{name: np.load(entry / f"{name}.npy", mmap_mode="r") for name in ARRAYS},
     )
     write_entry(entry, sequences, mapped)
     if report.used <= ROWS_OF_A_PARTITION:
         return {}
-    return tasks.figures(checked, report) | {
-        "item features": feature_figures(known_items.values if known_items else None, items)
-    }
+    return tasks.figures(checked, report) | {"item features": feature_figures(values, items)}
 
 
 def _scanned(log: LogMapping, root: Path, folder: Path) -> tuple[pl.LazyFrame, SourceRows]:
@@ -215,6 +221,20 @@ def _merged(parts: list[Report]) -> Report:
         notes.append(Note(same[0].reason, sum(note.count for note in same), first))
     sums = {name: sum(getattr(part, name) for part in parts) for name in ("used", "tied", "repeats")}
     return dataclasses.replace(parts[0], notes=notes, **sums)
+
+
+def _with_times(split: Split, time_at: Callable[[float], int]) -> Split:
+    """A split whose cuts are times, so that it splits some users' events as it would with those of all others.
+
+    ``time_at`` gives the timestamp below which a share of all events lies.
+    """
+    if not isinstance(split, TimeSplit):
+        return split
+    cuts = (
+        datetime.fromtimestamp(time_at(cut), UTC).isoformat() if isinstance(cut, float) and 0 < cut < 1 else cut
+        for cut in split.cuts
+    )
+    return TimeSplit(tuple(cuts))  # type: ignore[arg-type]
 
 
 def _kth(sorted_parts: list[np.ndarray], k: int) -> int:

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from recalign.data.events.expression import refuse_names
-from recalign.data.sequences.splits import PARTED, TRAIN, training_bins
+from recalign.data.sequences.splits import RESERVED, TRAIN, training_bins
 from recalign.errors import Positive, check_ranges
 
 
@@ -43,7 +43,7 @@ class RelativeTo:
             InputError: as `training_bins`, or the column is called ``split``, which holds the parts here.
         """
         reward_N = frame["reward"].cast(pl.Float64).fill_null(float("nan")).to_numpy()
-        refuse_names(self.column, PARTED, where)
+        refuse_names(self.column, RESERVED, where)
         trained = frame["split"] == TRAIN
         bin_N = training_bins(frame, self.column, self.bins, trained, where).fill_null(-1).to_numpy()
         rated_N, out_N = ~np.isnan(reward_N), np.full(len(frame), np.nan)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import re
 from bisect import bisect_right
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 import numpy as np
 import polars as pl
@@ -18,11 +16,11 @@ from recalign.data.events import EventTable
 from recalign.data.events.expression import as_bool, evaluate, refuse_names
 from recalign.data.events.log import PREPARED
 from recalign.data.events.messages import did_you_mean
-from recalign.errors import Fraction, InputError, NonNegative, Positive, ShareOrZero, check_ranges
+from recalign.errors import Fraction, InputError, NonNegative, Positive, check_ranges
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 """The parts, as the column ``split`` holds them."""
-PARTED = ("split",)
+RESERVED = ("split",)
 """Names that are no longer the log's once its events are split."""
 
 
@@ -30,10 +28,10 @@ class Split:
     """Splits the events of a log into training, validation and test."""
 
     def __repr__(self) -> str:
-        """Class and settings, which tell one prepared log from another; attributes with ``_`` in front are none."""
+        """Class and settings, whole, which tell one prepared log from another; names with ``_`` in front are none."""
         plain = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in vars(self).items()}
         settings = (f"{name}={value!r}" for name, value in plain.items() if not name.startswith("_"))
-        return re.sub(r" at 0x[0-9a-f]+", "", f"{type(self).__qualname__}({', '.join(settings)})")
+        return f"{type(self).__qualname__}({', '.join(settings)})"
 
     def assign(self, table: EventTable) -> pl.Series:
         """Assign each row of ``table.frame`` to a part: u8, `TRAIN`, `VALIDATION` or `TEST`.
@@ -42,19 +40,6 @@ class Split:
             InputError: the log does not allow this split.
         """
         raise NotImplementedError
-
-    def for_parts(self, time_at: Callable[[float], int]) -> Split:
-        """The same split with fixed cuts, so that it splits some users' events as it would with those of all others.
-
-        Args:
-            time_at: the timestamp below which this share of all events lies.
-
-        Raises:
-            InputError: it needs all events at once, as a class of your own does unless it says otherwise.
-        """
-        text = f"{type(self).__name__} does not say how it splits some users' events without those of the others"
-        remedy = "give it a method for_parts (recalign.data.sequences.Split), or train without `recalign prepare`"
-        raise InputError(text, where="data.split", remedy=remedy)
 
 
 @dataclass(frozen=True, repr=False)
@@ -82,9 +67,6 @@ class LeaveLast(Split):
         part = (from_end <= aside).cast(pl.UInt8) + (from_end <= self.test).cast(pl.UInt8)
         return table.frame.select(pl.when(count > aside).then(part).otherwise(TRAIN).cast(pl.UInt8)).to_series()
 
-    def for_parts(self, time_at: Callable[[float], int]) -> Split:
-        return self
-
 
 @dataclass(frozen=True, repr=False)
 class TimeSplit(Split):
@@ -107,13 +89,6 @@ class TimeSplit(Split):
             raise InputError(text, where="data.split.cuts", remedy=remedy)
         return (time >= first).cast(pl.UInt8) + (time >= second).cast(pl.UInt8)
 
-    def for_parts(self, time_at: Callable[[float], int]) -> Split:
-        first, second = (
-            cut if isinstance(cut, str) or not 0 < cut < 1 else datetime.fromtimestamp(time_at(cut), UTC).isoformat()
-            for cut in self.cuts
-        )
-        return dataclasses.replace(self, cuts=(first, second))
-
     def _time_of(self, cut: float | str, time: pl.Series, resolution: int) -> int:
         if isinstance(cut, str):
             with suppress(ValueError):
@@ -125,30 +100,6 @@ class TimeSplit(Split):
             return int(np.partition(time.to_numpy(), middle)[middle])
         remedy = 'give a share between 0 and 1, or a time with an offset ("2022-05-05T00:00:00+08:00")'
         raise InputError(f"cannot use the cut {cut!r}", where="data.split.cuts", remedy=remedy)
-
-
-@dataclass(frozen=True, repr=False)
-class Where(Split):
-    """Test on the events that meet a condition, such as those of random exposure.
-
-    Attributes:
-        test: Polars SQL condition over the log's columns.
-        validation: share of the other events to validate on, chosen by a hash of their row.
-    """
-
-    test: str = "is_random"
-    validation: ShareOrZero = 0.1
-
-    def __post_init__(self) -> None:
-        check_ranges(Where, vars(self), "data.split")
-
-    def assign(self, table: EventTable) -> pl.Series:
-        test = _condition(table.frame, self.test, "data.split.test")
-        drawn = pl.Series([stable_hash(str(row)) < self.validation for row in table.frame["row"]], dtype=pl.Boolean)
-        return test.cast(pl.UInt8) * TEST + (~test & drawn).cast(pl.UInt8) * VALIDATION
-
-    def for_parts(self, time_at: Callable[[float], int]) -> Split:
-        return self
 
 
 @dataclass(frozen=True)
@@ -179,13 +130,13 @@ class High:
         An expression that does not read the reward (that of simulated logs) may be true where the reward is missing.
         """
         if self.expression is not None:
-            return _condition(frame, self.expression, "data.high.expression", (*PREPARED, *PARTED)).alias("high")
+            return condition(frame, self.expression, "data.high.expression", (*PREPARED, *RESERVED)).alias("high")
         reward, trained = pl.col("reward"), pl.col("split") == TRAIN
         limit = reward.filter(trained).quantile(self.quantile or 0.0, "linear").over("bin")
         high = pl.col("bin").is_not_null() & (reward > limit).fill_null(False)
         bin_N = pl.repeat(0, len(frame), eager=True)
         if self.within is not None:
-            refuse_names(self.within, PARTED, "data.high.within", [self.within])
+            refuse_names(self.within, RESERVED, "data.high.within")
             bin_N = training_bins(frame, self.within, self.bins, frame["split"] == TRAIN, "data.high.within")
         return frame.select("reward", "split").with_columns(bin=bin_N).select(high.alias("high")).to_series()
 
@@ -210,7 +161,7 @@ class UserGroups:
         return pl.Series("group", groups, dtype=pl.String)
 
 
-def _condition(frame: pl.DataFrame, expression: str, where: str, taken: Collection[str] = PREPARED) -> pl.Series:
+def condition(frame: pl.DataFrame, expression: str, where: str, taken: Collection[str] = PREPARED) -> pl.Series:
     """Whether each row meets a condition; false where a column that it reads is null."""
     refuse_names(expression, taken, where)
     return as_bool(evaluate(frame, expression, where), expression, where)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -13,14 +14,10 @@ import polars as pl
 from recalign.data.events import EventTable, Report
 from recalign.data.events.messages import SHOWN
 from recalign.data.events.table import Note
+from recalign.data.sequences.relative import RelativeTo
 from recalign.data.sequences.splits import TEST, TRAIN, VALIDATION, High, Split, UserGroups
 from recalign.errors import InputError
 from recalign.files import digest
-
-if TYPE_CHECKING:  # options, which settings name
-    from recalign.data.sequences.earlier import EarlierLog
-    from recalign.data.sequences.features import ItemFeatures, KnownItems
-    from recalign.data.sequences.relative import RelativeTo
 
 Group = Literal["all", "A", "B1", "B2"]
 Part = Literal["train", "validation", "test"]
@@ -35,14 +32,12 @@ class Sequences:
 
     The catalogue holds the V items that have enough training events (`build`), numbered 1..V. Every other item is 0:
     its events are in no history, and as targets they are misses. Events with an item of the catalogue are called known.
-
-    Where the log's items have features, further items that have one are in the catalogue too, after those with training
-    events (`num_warm`): items that were chosen later, and items that nobody has chosen yet. Such items are called cold.
+    Where items have features, those that were chosen later or never follow in the catalogue; they are called cold.
 
     Attributes:
         frame: the events in order: the event table's columns, ``item_id`` (int32, 0..V), ``split``, ``high`` and
             ``known`` (int32, number of the user's known events before this one). A feedback column of such a name can
-            be read by the split and, but for ``split``, by `High`; it is not kept.
+            be read by the split and, but for ``split``, by `High`; the column that is made replaces it.
         users: raw user ids by user index.
         items: raw item ids by item - 1.
         group: ``A``, ``B1`` or ``B2`` by user index.
@@ -54,7 +49,8 @@ class Sequences:
         catalogue: digest of the items in order and of the part of every event: what a network was trained on, whatever
             the reward.
         report: what was read of the log, and what was left out.
-        features: of the items, if the log has any.
+        num_warm: how many items of the catalogue have training events: the items 1..num_warm.
+        features: of the items (`recalign.data.sequences.features.ItemFeatures`), if the log has any.
     """
 
     frame: pl.DataFrame
@@ -70,7 +66,8 @@ class Sequences:
     fingerprint: str
     catalogue: str
     report: Report
-    features: ItemFeatures | None = None
+    num_warm: int
+    features: Any = None
 
     @property
     def num_items(self) -> int:
@@ -78,27 +75,9 @@ class Sequences:
         return len(self.items)
 
     @property
-    def num_warm(self) -> int:
-        """How many of them have training events: the items 1..num_warm."""
-        return self.features.warm if self.features else self.num_items
-
-    @property
     def num_users(self) -> int:
         """U, the number of users."""
         return len(self.users)
-
-    @functools.cached_property
-    def by_time(self) -> Sequences:
-        """The same, with each user's known events in the order of time, which that of parts need not be (`Where`)."""
-        back = self.time[1:] < self.time[:-1]
-        between = self.offset[1:-1]  # where one user's events end and another's begin
-        back[between[(between > 0) & (between < len(self.time))] - 1] = False
-        if not back.any():
-            return self
-        user_N = np.repeat(np.arange(self.num_users), np.diff(self.offset))
-        order = np.lexsort((self.frame["row"].to_numpy()[self.event], self.time, user_N))
-        known = {name: getattr(self, name)[order] for name in ("item", "time", "reward", "event")}
-        return replace(self, **known)
 
     @functools.cached_property
     def rewards(self) -> str:
@@ -162,51 +141,55 @@ class UserCohort:
         return chosen_U
 
 
+Numbering = Callable[[pl.Series, np.ndarray], tuple[pl.Series, np.ndarray, int]]
+"""From sorted raw ids of a log's items, and which have training events enough, bool (I,): the catalogue's raw ids (V,),
+the number of each of the log's items in it, int32 (I,), 0 for none, and how many of the catalogue's are warm."""
+
+
+def number_items(items: pl.Series, warm_I: np.ndarray) -> tuple[pl.Series, np.ndarray, int]:
+    """The `Numbering` of a plain log: items with training events enough, in the order of their ids."""
+    catalogue = items.filter(pl.Series(warm_I))
+    return catalogue, warm_I * warm_I.cumsum(dtype=np.int32), len(catalogue)
+
+
 def build(
     table: EventTable,
     split: Split,
     high: High | None,
     groups: UserGroups,
     min_events: int = 1,
-    known_items: KnownItems | None = None,
     relative_to: RelativeTo | None = None,
-    earlier: EarlierLog | None = None,
+    numbering: Numbering = number_items,
 ) -> Sequences:
     """Split a checked event table and index its catalogue: the items of `min_events` training events or more.
 
-    Training events of other items are left out. Of ``known_items`` others follow.
-    Rewards are ranked, if at all, among those that stay. Users and items of ``earlier`` keep their numbers, and its
-    training events stay in training.
+    Training events of other items are left out. Rewards are ranked, if at all, among those that stay.
 
     Raises:
-        InputError: a part has no events, the training part has no two events of one user, or this is not the earlier
-            log with more events.
+        InputError: a part has no events, or the training part has no two events of one user.
     """
-    table = earlier.continued(table) if earlier else table
-    frame = assign(table, split, earlier)
+    frame = assign(table, split)
     count_I = training_counts(frame, len(table.items))
-    items, number_I, warm = number_items(table.items, count_I >= min_events, known_items, earlier)
+    items, number_I, warm = numbering(table.items, count_I >= min_events)
     frame, arrays = index(frame, number_I, warm, len(table.users), high, relative_to)
     check_parts(part_sizes(frame), int(arrays["trained"].max(initial=0)), split, min_events)
-    left_out_I = np.where((number_I > 0) & (number_I <= warm), min_events, count_I)  # those of `earlier` stay
+    left_out_I = np.where((number_I > 0) & (number_I <= warm), 0, count_I)
     return Sequences(
         frame=frame,
         users=table.users,
         items=items,
         group=groups.assign(table.users).to_numpy(),
         **arrays,
-        fingerprint=fingerprint_of(table.fingerprint, split, high, groups, min_events, relative_to, earlier),
+        fingerprint=fingerprint_of(table.fingerprint, split, high, groups, min_events, relative_to),
         catalogue=catalogue_digest(items, frame),
         report=with_rare_items(table.report, table.items, left_out_I, min_events),
-        features=known_items.encode(items, warm) if known_items else None,
+        num_warm=warm,
     )
 
 
-def assign(table: EventTable, split: Split, earlier: EarlierLog | None = None) -> pl.DataFrame:
+def assign(table: EventTable, split: Split) -> pl.DataFrame:
     """The events with their part, ``split``, in the order of (user, part)."""
-    part = split.assign(table)
-    part = earlier.keep_trained(table, part) if earlier else part
-    frame = table.frame.with_columns(part.alias("split"))
+    frame = table.frame.with_columns(split.assign(table).alias("split"))
     # Parts in order for each user: TimeSplit keeps them so, other splits could put test events into histories.
     key = pl.col("user").cast(pl.Int64) * len(PARTS) + pl.col("split")
     if not frame.select(key).to_series().is_sorted():
@@ -217,26 +200,6 @@ def assign(table: EventTable, split: Split, earlier: EarlierLog | None = None) -
 def training_counts(frame: pl.DataFrame, items: int) -> np.ndarray:
     """Training events of each item. Shape: int64 (I,)."""
     return np.bincount(frame["item"].filter(frame["split"] == TRAIN).to_numpy(), minlength=items)
-
-
-def number_items(
-    items: pl.Series, warm_I: np.ndarray, known_items: KnownItems | None, earlier: EarlierLog | None = None
-) -> tuple[pl.Series, np.ndarray, int]:
-    """The items of the catalogue, the number of each of the log's items in it, 0 for none, and how many are warm.
-
-    ``items`` are sorted raw ids, ``warm_I`` says which have training events enough. Items of ``earlier`` come first, in
-    their order, whether they still have enough or not. Shape: -> raw ids (V,), int32 (I,).
-    """
-    number_I = warm_I * warm_I.cumsum(dtype=np.int32)
-    warm = items.filter(pl.Series(warm_I))
-    if earlier is not None:
-        warm, number_I = earlier.catalogue(items, warm)
-    if known_items is None:
-        return warm, number_I, len(warm)
-    cold = known_items.beyond(warm)
-    numbers = np.arange(len(warm) + 1, len(warm) + len(cold) + 1, dtype=np.int32)
-    of_cold_I = items.replace_strict(cold, numbers, default=0, return_dtype=pl.Int32).to_numpy()
-    return pl.concat([warm, cold]), np.where(warm_I, number_I, of_cold_I), len(warm)
 
 
 def part_sizes(frame: pl.DataFrame) -> np.ndarray:
@@ -254,7 +217,7 @@ def index(
 ) -> tuple[pl.DataFrame, dict[str, np.ndarray]]:
     """`Sequences.frame` and the arrays of `Sequences` by name, of events from `assign`.
 
-    ``number_I`` and ``warm`` are from `number_items`: training events of items that are not warm are left out.
+    ``number_I`` and ``warm`` are of the `Numbering`: training events of items that are not warm are left out.
     """
     item_id = pl.Series(number_I[frame["item"].to_numpy()])
     if (dropped := ~item_id.is_between(1, warm) & (frame["split"] == TRAIN)).any():
@@ -281,7 +244,7 @@ def index(
 
 
 def with_rare_items(report: Report, items: pl.Series, count_I: np.ndarray, min_events: int) -> Report:
-    """The report of a log, with what `min_events` leaves out."""
+    """The report of a log, with what `min_events` leaves out, by the training events of each item, int64 (I,)."""
     rare_I = (count_I > 0) & (count_I < min_events)
     if not rare_I.any():
         return report
@@ -297,19 +260,9 @@ def is_first(key: np.ndarray) -> np.ndarray:
     return np.append(True, key[1:] != key[:-1])[: len(key)]
 
 
-def fingerprint_of(
-    log: str,
-    split: Split,
-    high: High | None,
-    groups: UserGroups,
-    min_events: int,
-    relative_to: RelativeTo | None,
-    earlier: EarlierLog | None = None,
-) -> str:
-    """`Sequences.fingerprint`, from the fingerprint of the log."""
-    # without these, as it was before there were any
-    more = [*([repr(relative_to)] if relative_to else []), *([{"earlier": earlier.facts["digest"]}] if earlier else [])]
-    return digest(log, repr(split), repr(high), repr(groups), min_events, *more)[:16]
+def fingerprint_of(log: str, *settings: Split | High | UserGroups | RelativeTo | int | None) -> str:
+    """`Sequences.fingerprint`, from the fingerprint of the log and the settings of `build`."""
+    return digest(log, *map(repr, settings))[:16]
 
 
 def catalogue_digest(items: pl.Series, frame: pl.DataFrame) -> str:

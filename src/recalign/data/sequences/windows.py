@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import functools
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from recalign.data.sequences.store import PARTS, Group, Part, Sequences, is_first
 from recalign.errors import InputError
 
-_REPORTED_LOGS: set[tuple[str, int]] = set()
-"""Logs and lengths that `report_truncation` has reported."""
-
-
 FROM_LOG: Any = None
-"""Arrays of targets that `Windows.take` reads from the log."""
+"""In place of an array of targets: `Windows.take` reads it from the log."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +33,8 @@ class Windows:
         advantage: float32, for post-training only.
         rejected: integers (targets, N), for post-training on pairs only: items of less worth than the target, 0 where
             there is no pair.
-        log: in place of the arrays of targets, which would take 33 bytes an event: the newest states of each window
-            predict the user's next known event, and `take` reads that from the log.
+        log: in place of the arrays of targets, which would take 33 bytes an event: the last states of each window
+            predict the user's next known event, which `take` reads from the log.
     """
 
     user: np.ndarray
@@ -170,7 +167,10 @@ def evaluation_windows(
 
 
 def serving_windows(sequences: Sequences, users: np.ndarray, max_length: int) -> Windows:
-    """Make one window per user over the newest events of the whole log, with one target yet to come (item 0)."""
+    """Make one window per user over the newest events of the whole log, with one target yet to come (item 0).
+
+    The known events of a user are to be in the order of time (`by_time`).
+    """
     user = np.flatnonzero(users & (np.diff(sequences.offset) > 0))
     stop = sequences.offset[user + 1]
     nothing = np.zeros(len(user), np.int64)
@@ -186,6 +186,15 @@ def serving_windows(sequences: Sequences, users: np.ndarray, max_length: int) ->
         high=nothing.astype(bool),
         time=sequences.time[stop - 1],
     )
+
+
+def by_time(sequences: Sequences) -> Sequences:
+    """The log with each user's known events in the order of time, which that of parts need not be (`Where`)."""
+    user_N = np.repeat(np.arange(sequences.num_users), np.diff(sequences.offset))
+    if ((np.diff(sequences.time) >= 0) | (np.diff(user_N) > 0)).all():
+        return sequences
+    order = np.lexsort((sequences.frame["row"].to_numpy()[sequences.event], sequences.time, user_N))
+    return replace(sequences, **{name: getattr(sequences, name)[order] for name in ("item", "time", "reward", "event")})
 
 
 def checked(windows: Windows, sequences: Sequences, part: Part, users: Group) -> Windows:
@@ -212,15 +221,18 @@ def checked(windows: Windows, sequences: Sequences, part: Part, users: Group) ->
 
 
 def report_truncation(windows: Windows, sequences: Sequences, max_length: int) -> None:
-    """Say in one line, once a process, how many histories of a log lose their oldest events, if any."""
+    """Say in one line how many histories lose their oldest events, if any do."""
     oldest = is_first(windows.user)
-    cut = int((windows.start > sequences.offset[windows.user])[oldest].sum())
-    if cut and (log := (sequences.catalogue, max_length)) not in _REPORTED_LOGS:  # all stages of a chain train on it
-        _REPORTED_LOGS.add(log)
-        rank_zero_info(
+    if cut := int((windows.start > sequences.offset[windows.user])[oldest].sum()):
+        _print_once(
             f"the newest {max_length} events are kept of {cut:,} longer histories (of {int(oldest.sum()):,}); "
             "raise data.max_length to keep more, or set data.stride to train on the others too"
         )
+
+
+@functools.cache
+def _print_once(line: str) -> None:
+    rank_zero_info(line)
 
 
 def with_events(sequences: Sequences, part: Part = "test") -> np.ndarray:

@@ -143,7 +143,7 @@ def _from_earlier(
     manifest = Manifest.read(folder)
     assert manifest is not None  # `update_plan` has read it
     own: Settings = dict.fromkeys(manifest.upstream)  # of the new chain's own stages
-    own |= {f"data.{GROWS_FROM}.folder": str(plan.folder / EARLIER_IDS)}
+    own |= {f"data.{GROWS_FROM}": str(plan.folder / EARLIER_IDS)}
     if stage == WARM_STARTED_STAGE:
         own |= {f"model.{GROWS_FROM}": str(folder.path / str(manifest.checkpoint)), "data.untouched": how.untouched}
         own["trainer.max_epochs"] = math.ceil(how.epochs * epochs[f"{stage}/seed-{seed}"])

@@ -98,9 +98,9 @@ def relocate_ids(given: Any, run: Path) -> None:
         run: its folder.
     """
     if earlier := given.get(GROWS_FROM):
-        beside = run.absolute().parents[1] / Path(earlier["folder"]).name
-        if not Path(earlier["folder"]).is_dir() and beside.is_dir():
-            earlier["folder"] = str(beside)
+        beside = run.absolute().parents[1] / Path(earlier).name
+        if not Path(earlier).is_dir() and beside.is_dir():
+            given[GROWS_FROM] = str(beside)
 
 
 def require(upstreams: list[Upstream], folder: RunFolder, log: str) -> None:

@@ -18,6 +18,7 @@ from recalign.code import code_digest
 from recalign.data.events import data_root
 from recalign.data.events.items import log_ids
 from recalign.data.events.reading import locate, no_column, read
+from recalign.data.sequences.preparation import item_titles
 from recalign.errors import InputError, require_positive
 from recalign.evaluation.reranking import Rerank
 from recalign.files import digest, write_json, write_text
@@ -125,7 +126,7 @@ def items(made: OpenedRun, columns: Sequence[str] = ()) -> pl.DataFrame:
         InputError: the log names no table of its items, or that has no such column, or one of lists.
     """
     sequences, log = made.data.sequences, made.data.log_
-    own = {"item": sequences.items, "title": made.data.titles, "count": pl.Series(sequences.item_counts())}
+    own = {"item": sequences.items, "title": item_titles(made.data), "count": pl.Series(sequences.item_counts())}
     table = pl.DataFrame(own)
     if not columns:
         return table

@@ -1,0 +1,118 @@
+"""Options of preparing a log: the cache, features of items, and a log that continues an earlier one."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+
+from recalign.data.events import data_root, read_features, read_titles
+from recalign.data.sequences.cache import CacheEntry
+from recalign.data.sequences.data import EventDataModule, Preparation
+from recalign.data.sequences.earlier import EarlierLog, KeepTrained
+from recalign.data.sequences.features import ItemFeatures, number_with_features
+from recalign.data.sequences.relative import RelativeTo
+from recalign.data.sequences.store import Sequences, build
+from recalign.errors import InputError
+from recalign.files import digest
+
+
+class LogPreparation(Preparation):
+    """Reads a log through the cache, with the features of its items and the ids of the log that it continues."""
+
+    def fingerprint(self) -> str:
+        return self._with_earlier(super().fingerprint())
+
+    def _with_earlier(self, fingerprint: str) -> str:
+        return fingerprint if self.earlier is None else digest(fingerprint, self.earlier.facts["digest"])[:16]
+
+    @functools.cached_property
+    def entry(self) -> CacheEntry | None:
+        """The prepared log in the cache; it need not exist. None if there is no cache."""
+        data = self.data
+        return CacheEntry.of(data.cache, data.log_.name, data.fingerprint, data.split)
+
+    @functools.cached_property
+    def earlier(self) -> EarlierLog | None:
+        """The log that this one continues.
+
+        Raises:
+            InputError: there is none where ``data.grows_from`` says, or this one is read otherwise.
+        """
+        data = self.data
+        if data.grows_from is None:
+            return None
+        earlier, judges = EarlierLog(data.grows_from), data.users in ("B1", "B2")  # who may have their own reward
+        earlier.require_same(data.log_, {"share_a": data.groups.share} | ({} if judges else data.reward_settings))
+        return earlier
+
+    def sequences(self) -> Sequences:
+        """The prepared log. Titles that cannot be read stop a run here, before training."""
+        made = self._cached_or_made()
+        read_titles(self.data.log_, data_root(self.data.root), made.items)
+        return made
+
+    def _cached_or_made(self) -> Sequences:
+        data = self.data
+        if self.entry and (cached := self.entry.load()):
+            return cached
+        made = self._made()
+        # Unless the files changed while they were read.
+        if self.entry and made.fingerprint == data.fingerprint == self.fingerprint():
+            self.entry.save(made)
+            if cached := self.entry.load():  # mapped from now on, which frees memory for training
+                vars(data).pop("table", None)
+                return cached
+        return made
+
+    def _made(self) -> Sequences:
+        data, table = self.data, self.data.table
+        settings = data.high, data.groups, data.min_events, data.relative_to
+        if self.earlier is not None:
+            table, split = self.earlier.continued(table, data.reward_settings), KeepTrained(data.split, self.earlier)
+            made = build(table, split, *settings, self.earlier.numbering)
+        elif (values := read_features(data.log_, data_root(data.root), table.items)) is not None:
+            made = build(table, data.split, *settings, functools.partial(number_with_features, values))
+            made = replace(made, features=ItemFeatures.encode(values, made.items, made.num_warm))
+        else:
+            made = build(table, data.split, *settings)
+        return replace(made, fingerprint=self._with_earlier(made.fingerprint))
+
+    def trained_users(self) -> np.ndarray:
+        """The users to train on: with ``data.untouched`` fewer of those without new events. Shape: bool (U,)."""
+        data, users = self.data, super().trained_users()
+        if self.earlier is None or data.untouched == 1:
+            return users
+        random = np.random.default_rng([data.seed, int(self.earlier.facts["digest"], 16)])  # others after each update
+        drawn = random.random(len(users)) < data.untouched
+        return users & (drawn | (data.sequences.trained > self.earlier.counts("trained", len(users))))
+
+
+EventDataModule.preparation_class = LogPreparation
+
+
+def item_titles(data: EventDataModule) -> pl.Series:
+    """The title of each item, aligned with ``sequences.items``; the id as text where there is none."""
+    return read_titles(data.log_, data_root(data.root), data.sequences.items)[0]
+
+
+def rewarded(data: EventDataModule, reward: str | None, relative_to: RelativeTo | None) -> EventDataModule:
+    """The same data, whose histories have rewards by other settings.
+
+    Raises:
+        InputError: by these the log keeps other events (``data.log.collapse``).
+    """
+    other, made = copy.copy(data), copy.copy(data)
+    for name in ("sequences", "table", "fingerprint"):
+        vars(other).pop(name, None)
+    other.reward, other.relative_to = reward, relative_to
+    other.preparation = LogPreparation(other)
+    other.preparation.earlier = data.preparation.earlier  # judges may have a reward of their own
+    if other.sequences.catalogue != data.sequences.catalogue:
+        what = f"by {reward!r} the log has other events than by {data.reward!r}"
+        raise InputError(what, where="data.log.collapse", remedy="give the judges the chain's reward")
+    made.sequences = replace(data.sequences, reward=other.sequences.reward)
+    return made
