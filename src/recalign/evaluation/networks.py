@@ -16,6 +16,7 @@ from recalign.data.events import data_root
 from recalign.data.sequences import EventDataModule, Sequences
 from recalign.data.sequences.preparation import rewarded
 from recalign.data.sequences.relative import RelativeTo
+from recalign.data.sequences.user_sample import users_tested
 from recalign.errors import InputError
 from recalign.evaluation.methods import JUDGED, UNIT, BaseCheckpoints, MethodRun, Networks
 from recalign.evaluation.reranking import READS_REWARD_MODEL, RERANKING, ItemScores, RerankedRow, Reranking, Scores
@@ -113,7 +114,7 @@ def of_methods(nets: LoadedNetworks, policies: Mapping[MethodRun, Policy], event
     """What each method retains, how it reranks, and how many users there are to sample (`methods.Measure`)."""
     found: dict[str, Any] = {}
     for run, policy in policies.items():
-        figures: dict[str, Any] = {TESTED: nets.data.users_tested("A")} if nets.data.sample is not None else {}
+        figures: dict[str, Any] = {TESTED: users_tested(nets.data, "A")} if nets.data.sample is not None else {}
         figures |= {} if run.row.counted else nets.retained(run, policy)  # counted rows have no NDCG budget
         figures |= nets.reranking(run.row, run) if isinstance(run.row, RerankedRow) else {}
         found[run.method] = figures, {}

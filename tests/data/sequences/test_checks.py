@@ -8,17 +8,8 @@ import small
 from lightning.pytorch import Trainer
 
 from recalign.data.sequences import EventDataModule, Windows
-from recalign.data.sequences import windows as windows_file
 from recalign.errors import InputError
 from recalign.recommender import Recommender
-
-
-@pytest.fixture
-def said(monkeypatch) -> list[str]:
-    lines: list[str] = []
-    monkeypatch.setattr(windows_file, "rank_zero_info", lines.append)
-    windows_file._print_once.cache_clear()
-    return lines
 
 
 def changed(data: EventDataModule, **arrays) -> EventDataModule:
@@ -26,21 +17,6 @@ def changed(data: EventDataModule, **arrays) -> EventDataModule:
     windows = dataclasses.replace(data.training().in_memory(), **arrays)
     data.training = lambda: windows  # type: ignore[method-assign]
     return data
-
-
-def test_a_run_says_once_how_many_histories_are_cut(log_root, tmp_path, said):
-    data = small.data_of(EventDataModule, log_root, max_length=8)
-    small.fit(Recommender(data.num_items, small.encoder()), data, tmp_path, epochs=3)
-    users = int(data.sequences.users_in("A").sum())
-    assert [line.split(";")[0] for line in said] == [
-        f"the newest 8 events are kept of {users} longer histories (of {users})"
-    ]
-
-
-def test_nothing_is_said_where_no_history_is_cut(log_root, said):
-    small.data_of(EventDataModule, log_root).train_dataloader()
-    small.data_of(EventDataModule, log_root, max_length=8, stride=4).train_dataloader()  # in windows, all are seen
-    assert said == []
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -15,10 +16,13 @@ from recalign.data.events.audit import GAP_AUC, HINT, LEAK, OLD, OUTLIERS, REPEA
 from recalign.data.events.division import FEW, LEARN, SHORT, divide, unmeasurable
 from recalign.data.events.guess import MOST_HIGH
 from recalign.data.events.items import feature_figures
+from recalign.data.sequences.cache import FIGURES
 from recalign.data.sequences.data import EventDataModule
 from recalign.data.sequences.splits import LeaveLast, Split, TimeSplit
 from recalign.data.sequences.store import PARTS, Part, Sequences
-from recalign.data.sequences.windows import evaluation_windows, training_windows, with_events
+from recalign.data.sequences.user_sample import with_events
+from recalign.data.sequences.windows import evaluation_windows, training_windows
+from recalign.files import read_json, write_json
 
 CATALOGUE, COLD = "items in training (the catalogue)", "further items, which are in the catalogue by their features"
 COLD_TARGETS = "share of targets on items without training events that are known by their features"
@@ -69,7 +73,8 @@ def audit_log(data: EventDataModule) -> dict[str, Section]:
 def log_figures(data: EventDataModule) -> dict[str, Section]:
     """The figures of the log that need no split (`recalign.data.events.audit`), saved with the prepared log."""
     entry, root = data.preparation.entry, data_root(data.root)
-    sections = entry.figures() if entry else {}
+    kept = entry.path / FIGURES if entry else None
+    sections = read_json(kept) if kept else {}
     if not sections:
         table, made, ranked = data.table, data.sequences, None  # the second writes the entry, and drops the first
         if data.relative_to:
@@ -77,8 +82,9 @@ def log_figures(data: EventDataModule) -> dict[str, Section]:
             ranked = table.frame.drop("reward").join(ranks, on="row", how="left", maintain_order="left")
         sections = audit(table, ranked)
         sections["item features"] = feature_figures(read_features(data.log_, root, table.items), table.items)
-        if entry:
-            entry.save_figures(sections)
+        if kept and kept.parent.is_dir():
+            with suppress(OSError):  # of others, who may read it alone
+                write_json(kept, sections)
     return {**sections, "titles": read_titles(data.log_, root, data.sequences.items)[1]}
 
 

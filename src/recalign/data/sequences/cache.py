@@ -30,7 +30,7 @@ from recalign.data.sequences.features import FEATURES, ItemFeatures
 from recalign.data.sequences.splits import Split
 from recalign.data.sequences.store import Sequences
 from recalign.errors import InputError
-from recalign.files import digest, read_json, rename, temp_path, write_json
+from recalign.files import digest, rename, temp_path, write_json
 
 ARRAYS = ("trained", "offset", "item", "time", "reward", "event")
 FACTS = ("fingerprint", "catalogue", "num_warm")
@@ -113,34 +113,14 @@ class CacheEntry:
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir(parents=True)
             write_entry(part, sequences, mappable(sequences.frame))
-            self.publish(part)
+            artifacts.seal(part, self.key)
+            rename(part, self.path)
         except OSError as error:
-            if not self.path.is_dir():
+            if not self.path.is_dir():  # another process was faster, whose entry is as good
                 _warn(f"the prepared log is not cached: {error.strerror or error} ({self.path.parent})")
         finally:
             shutil.rmtree(part, ignore_errors=True)
-
-    def publish(self, part: Path) -> None:
-        """Make a folder with all files the entry, unless another process was faster: then that one's stays, as good."""
-        artifacts.seal(part, self.key)
-        try:
-            rename(part, self.path)  # fails where the entry is there
-        except OSError:
-            if not self.path.is_dir():
-                raise
         _remove_unused(self.path.parent)
-
-    def figures(self) -> dict[str, Any]:
-        """The log's figures (`recalign.data.events.audit`); {} if they were not saved."""
-        with suppress(OSError, InputError):
-            return dict(read_json(self.path / FIGURES))
-        return {}
-
-    def save_figures(self, sections: dict[str, Any]) -> None:
-        """Save the figures of the log with the entry, if that exists and can be written."""
-        if self.path.is_dir():
-            with suppress(OSError):  # they are computed again
-                write_json(self.path / FIGURES, sections)
 
 
 def read_table(path: Path) -> pl.DataFrame:

@@ -22,11 +22,8 @@ from recalign.data.sequences.windows import (
     by_time,
     checked,
     evaluation_windows,
-    report_truncation,
-    sample_users,
     serving_windows,
     training_windows,
-    with_events,
 )
 from recalign.errors import InputError, Positive, ShareOrZero, check_ranges, require_seed
 
@@ -56,6 +53,10 @@ class Preparation:
     def trained_users(self) -> np.ndarray:
         """The users to train on. Shape: bool (U,)."""
         return self.data.sequences.users_in(self.data.users)
+
+    def evaluated_users(self, group: Group) -> np.ndarray:
+        """The users of a group to evaluate. Shape: bool (U,)."""
+        return self.data.sequences.users_in(group)
 
 
 class EventDataModule(LightningDataModule):
@@ -200,14 +201,8 @@ class EventDataModule(LightningDataModule):
 
     def windows(self, part: Part, users: Group | None = None) -> Windows:
         """The windows of a part for evaluation, of this module's users or of the named group."""
-        chosen = self.sequences.users_in(users or self.users)
-        if self.sample is not None:
-            chosen = sample_users(self.sequences, chosen, self.sample)
+        chosen = self.preparation.evaluated_users(users or self.users)
         return evaluation_windows(self.sequences, chosen, part, self.max_length, apart=self.know_request)
-
-    def users_tested(self, users: Group) -> int:
-        """How many users of a group have test events, whatever the sample."""
-        return int((self.sequences.users_in(users) & with_events(self.sequences)).sum())
 
     def loader(
         self,
@@ -267,7 +262,6 @@ class EventDataModule(LightningDataModule):
 
     def train_dataloader(self) -> Loader:
         windows = checked(self.training(), self.sequences, "train", self.users)
-        report_truncation(windows, self.sequences, self.max_length)
         return self.loader(windows, shuffle=True, seen=False, shared=True)
 
     def val_dataloader(self) -> Loader:

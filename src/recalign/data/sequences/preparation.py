@@ -15,7 +15,8 @@ from recalign.data.sequences.data import EventDataModule, Preparation
 from recalign.data.sequences.earlier import EarlierLog, KeepTrained
 from recalign.data.sequences.features import ItemFeatures, number_with_features
 from recalign.data.sequences.relative import RelativeTo
-from recalign.data.sequences.store import Sequences, build
+from recalign.data.sequences.store import Group, Sequences, build
+from recalign.data.sequences.user_sample import sample_users
 from recalign.errors import InputError
 from recalign.files import digest
 
@@ -89,6 +90,11 @@ class LogPreparation(Preparation):
         random = np.random.default_rng([data.seed, int(self.earlier.facts["digest"], 16)])  # others after each update
         drawn = random.random(len(users)) < data.untouched
         return users & (drawn | (data.sequences.trained > self.earlier.counts("trained", len(users))))
+
+    def evaluated_users(self, group: Group) -> np.ndarray:
+        """The users of a group to evaluate: a sample of them with ``data.sample``. Shape: bool (U,)."""
+        data, users = self.data, super().evaluated_users(group)
+        return users if data.sample is None else sample_users(data.sequences, users, data.sample)
 
 
 EventDataModule.preparation_class = LogPreparation

@@ -30,6 +30,7 @@ import numpy as np
 import polars as pl
 from rich.progress import track
 
+from recalign import artifacts
 from recalign.data.events import EventTable, LogMapping, Report, audit, data_root, read_features
 from recalign.data.events.audit import LEFT, Section
 from recalign.data.events.fields import missing_as_null
@@ -37,7 +38,7 @@ from recalign.data.events.items import feature_figures
 from recalign.data.events.messages import SHOWN, SourceRows
 from recalign.data.events.reading import is_text, join, locate, read
 from recalign.data.events.table import Note, check_rows, require_useful
-from recalign.data.sequences.cache import ARRAYS, column_file, mappable, read_table, write_entry
+from recalign.data.sequences.cache import ARRAYS, FIGURES, column_file, mappable, read_table, write_entry
 from recalign.data.sequences.data import EventDataModule
 from recalign.data.sequences.features import ItemFeatures, number_with_features
 from recalign.data.sequences.splits import High, LeaveLast, Split, TimeSplit, UserGroups
@@ -54,7 +55,7 @@ from recalign.data.sequences.store import (
 )
 from recalign.data.sequences.where import Where
 from recalign.errors import InputError, require_positive
-from recalign.files import disk_errors
+from recalign.files import write_json
 
 ROWS_OF_A_PARTITION = 4_000_000
 SAMPLED_USERS = 1_000_000
@@ -91,39 +92,34 @@ def prepare(data: EventDataModule, partitions: int | None = None, workers: int =
         raise InputError("nothing is cached", where="data.cache", remedy="leave it out, or name a folder")
     if entry.load():
         return data.report
-    entry.path.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        stack.enter_context(disk_errors(entry.path.parent))
+        part = stack.enter_context(artifacts.publish(entry.path, entry.key))
         temporary = TemporaryDirectory(prefix=f".{entry.path.name}.prepare-", dir=entry.path.parent)
         folder = Path(stack.enter_context(temporary))
         run: Callable[..., Iterable[Any]] = map
         if workers > 1:
             run = stack.enter_context(ProcessPoolExecutor(workers, get_context("spawn"))).map
         try:
-            sections = _write(data, folder, partitions, run)
+            _write(data, folder, part, partitions, run)
         except BrokenProcessPool as error:
             remedy = "if memory ran out, give fewer workers or more partitions"
             raise InputError("a worker died", where=str(folder), remedy=remedy) from error
         if data.preparation.fingerprint() != data.fingerprint:
             raise InputError("the files changed while they were read", where=data.log_.name, remedy="run it again")
-        entry.publish(folder / "entry")
-        if sections:
-            entry.save_figures(sections)
     return data.report
 
 
 def _write(
-    data: EventDataModule, folder: Path, partitions: int | None, run: Callable[..., Iterable[Any]]
-) -> dict[str, Section]:
-    """Write all files of the entry, into ``folder / "entry"``; figures of the log if it is large."""
+    data: EventDataModule, folder: Path, entry: Path, partitions: int | None, run: Callable[..., Iterable[Any]]
+) -> None:
+    """Write all files of the entry, and the figures of the log if it is large; ``folder`` is for temporary files."""
 
     def each(title: str, task: Callable[..., Any], *arguments: Iterable[Any]) -> list[Any]:
         return list(track(run(task, *arguments), title, total=number))
 
-    for name in ("rows", "entry"):
-        (folder / name).mkdir()
+    (folder / "rows").mkdir()
     joined, rows = _scanned(data.log_, data_root(data.root), folder)
-    tasks = _Tasks(folder, rows, data.log_, data.reward, data.high, data.groups)
+    tasks = _Tasks(folder, entry, rows, data.log_, data.reward, data.high, data.groups)
     height = sum(rows.files.values())
     number = _divide(joined, height, tasks.log.user, folder, partitions or -(-height // ROWS_OF_A_PARTITION))
     numbers = range(number)
@@ -152,7 +148,7 @@ def _write(
 
     parts = {name: [read_table(folder / f"{n}-{name}.arrow") for n in numbers] for name in ("others", "users")}
     others, users = pl.concat(parts["others"]), pl.concat(parts["users"])
-    columns, entry = indexed[0][0], folder / "entry"
+    columns = indexed[0][0]
     mapped = [name for name in columns if name not in others.columns]
     frame = others.with_columns(
         pl.Series(name, np.load(column_file(entry, columns, name), mmap_mode="r")) for name in mapped
@@ -172,9 +168,8 @@ def _write(
         **{name: np.load(entry / f"{name}.npy", mmap_mode="r") for name in ARRAYS},
     )
     write_entry(entry, sequences, mapped)
-    if report.used <= ROWS_OF_A_PARTITION:
-        return {}
-    return tasks.figures(checked, report) | {"item features": feature_figures(values, items)}
+    if report.used > ROWS_OF_A_PARTITION:
+        write_json(entry / FIGURES, tasks.figures(checked, report) | {"item features": feature_figures(values, items)})
 
 
 def _scanned(log: LogMapping, root: Path, folder: Path) -> tuple[pl.LazyFrame, SourceRows]:
@@ -276,6 +271,7 @@ class _Tasks:
     """What is done with each partition, in any process. Files of partition n are called ``n-...``."""
 
     folder: Path
+    entry: Path
     rows: SourceRows
     log: LogMapping
     reward: str | None
@@ -322,10 +318,10 @@ class _Tasks:
         by_user = {"trained": (begin.user, whole.user), "offset": (begin.user, whole.user + 1)}
         for name, array in arrays.items():
             place = by_user.get(name, (begin.known, whole.known))
-            _write_slice(self.folder / "entry" / f"{name}.npy", array, *place)
+            _write_slice(self.entry / f"{name}.npy", array, *place)
         numeric = mappable(frame.drop(nullable, strict=False))
         for name in numeric:
-            path = column_file(self.folder / "entry", frame.columns, name)
+            path = column_file(self.entry, frame.columns, name)
             _write_slice(path, frame[name].to_numpy(), begin.event, whole.event)
         frame.drop(numeric).write_ipc(self.folder / f"{number}-others.arrow", compression="uncompressed")
         return frame.columns, part_sizes(frame), most
@@ -333,9 +329,7 @@ class _Tasks:
     def figures(self, checked: list[_Checked], report: Report) -> dict[str, Section]:
         """Figures of the largest partition (`recalign.data.events.audit`), with rows and notes of the whole log."""
         number = max(range(len(checked)), key=lambda n: checked[n].report.used)
-        table, own = self._table(number), checked[number].report
-        report_of_part = dataclasses.replace(table.report, tied=own.tied, repeats=own.repeats)
-        sections = audit(dataclasses.replace(table, report=report_of_part))
+        sections = audit(dataclasses.replace(self._table(number), report=checked[number].report))
         whole = {"rows read": sum(report.files.values()), "events in all": report.used}
         log = sections["log"]
         sections["log"] = {**whole, USERS_OF_FIGURES: log.pop("users"), **log, **whole}

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import polars as pl
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from recalign.data.sequences.store import PARTS, Group, Part, Sequences, is_first
 from recalign.errors import InputError
@@ -140,7 +138,7 @@ def evaluation_windows(
     columns = ["user", "known", "item_id", "event", "reward", "high", "timestamp"]
     wanted = (pl.col("split") == PARTS[part]) & (pl.col("known") > 0)
     of_part = sequences.frame.lazy().filter(wanted).select(columns).collect(engine="streaming")  # a few rows at a time
-    targets = of_part.filter(pl.Series(users & _has_past(sequences, PARTS[part])).gather(of_part["user"]))
+    targets = of_part.filter(pl.Series(users & has_past(sequences, PARTS[part])).gather(of_part["user"]))
     user = targets["user"].cast(pl.Int64).to_numpy()
     base = sequences.offset[user]
     state = base + targets["known"].to_numpy() - 1
@@ -220,42 +218,8 @@ def checked(windows: Windows, sequences: Sequences, part: Part, users: Group) ->
     return windows
 
 
-def report_truncation(windows: Windows, sequences: Sequences, max_length: int) -> None:
-    """Say in one line how many histories lose their oldest events, if any do."""
-    oldest = is_first(windows.user)
-    if cut := int((windows.start > sequences.offset[windows.user])[oldest].sum()):
-        _print_once(
-            f"the newest {max_length} events are kept of {cut:,} longer histories (of {int(oldest.sum()):,}); "
-            "raise data.max_length to keep more, or set data.stride to train on the others too"
-        )
-
-
-@functools.cache
-def _print_once(line: str) -> None:
-    rank_zero_info(line)
-
-
-def with_events(sequences: Sequences, part: Part = "test") -> np.ndarray:
-    """Who has events of a part that `evaluation_windows` does not leave out. Shape: bool (U,)."""
-    number = PARTS[part]
-    has = np.zeros(sequences.num_users, bool)
-    has[sequences.frame["user"].filter(sequences.frame["split"] == number).unique().to_numpy()] = True
-    return has & _has_past(sequences, number)
-
-
-def sample_users(sequences: Sequences, users: np.ndarray, number: int, part: Part = "test") -> np.ndarray:
-    """Draw users among those with events of a part; all of these if they are no more. Shape: bool (U,) -> bool (U,).
-
-    The log's catalogue seeds the draw, so every run takes the same users. A smaller sample is part of a larger one.
-    """
-    order = np.random.default_rng(int(sequences.catalogue, 16)).permutation(sequences.num_users)
-    drawn = np.zeros(sequences.num_users, bool)
-    drawn[order[(users & with_events(sequences, part))[order]][:number]] = True
-    return drawn
-
-
-def _has_past(sequences: Sequences, part: int) -> np.ndarray:
-    """Who has a known event before a part: their first one is in an earlier part. Shape: bool (U,)."""
+def has_past(sequences: Sequences, part: int) -> np.ndarray:
+    """Who has a known event before a part, which is a number of `PARTS`. Shape: bool (U,)."""
     past = np.diff(sequences.offset) > 0
     first = sequences.event[sequences.offset[:-1][past]]
     past[past] = sequences.frame["split"].gather(first).to_numpy() < part

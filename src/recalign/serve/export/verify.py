@@ -19,7 +19,8 @@ import torch
 
 from recalign.bootstrap import CrossedBootstrap
 from recalign.data.sequences import Batch, EventDataModule
-from recalign.data.sequences.windows import Windows, evaluation_windows, sample_users
+from recalign.data.sequences.user_sample import sample_users
+from recalign.data.sequences.windows import Windows, evaluation_windows
 from recalign.errors import InputError
 from recalign.nn import ranks_from_scores, top_k_from_scores
 from recalign.recommender import Policy
