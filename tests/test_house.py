@@ -159,7 +159,7 @@ CEILINGS = {
     "bytes": 1_500_000,
     "packages": 8,
     "modules beside them": 10,
-    "lines of tests": 27_320,
+    "lines of tests": 27_260,
     "lines of benchmarks": 5_400,
 }
 """What the house may hold; a change that needs more says what each new hundred lines buy."""
@@ -201,7 +201,7 @@ def core() -> list[str]:
 
 
 CORE_LINES = 6_000
-LEAVING = 19
+LEAVING = 16
 """Imports by which the core still leaves the core."""
 
 
