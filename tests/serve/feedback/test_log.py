@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def test_a_log_that_cannot_be_read(log, tmp_path):
     ],
 )
 def test_ids_are_of_one_type(items, kind, found):
-    column = table([decision("a", items=some) for some in items])["items"]
+    column = table([asdict(decision("a", items=some)) for some in items])["items"]
     assert (column.dtype, column.to_list()) == (pl.List(kind), found)
 
 

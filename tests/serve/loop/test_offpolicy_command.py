@@ -328,7 +328,7 @@ def test_a_server_s_own_log_is_watched(bundled, around, served, tmp_path, capsys
         (["gone.yaml"], "No such file"),
         (["list.yaml"], "no YAML with keys"),
         (["other.yaml"], "no data.log"),
-        (["odd.yaml"], "option 'file'"),
+        (["odd.yaml"], "argument 'file'"),
         (["plain.yaml"], "the table has no column 'decision'"),
         (["--temperature", "0"], "cannot be used here"),
         (["--clip", "-1"], "clip"),

@@ -46,7 +46,7 @@ def post(app: Any, body: Any, path: str = "/recommend") -> Any:
 def records(decisions: Decisions) -> list[Decision]:
     found, damaged = decisions.log.read()
     assert damaged == []
-    return found
+    return [Decision(**one) for one in found]
 
 
 def test_another_key_is_refused_before_anything_is_shown(tmp_path):
@@ -254,7 +254,7 @@ def test_a_damaged_record_is_left_out_by_number(decisions, change):
     with closing(sqlite3.connect(decisions.log.file)) as other, other:
         other.execute(f"UPDATE decisions SET {change} WHERE number = 2")
     found, damaged = decisions.log.read()
-    assert [one.user for one in found] == [pseudonym(KEY, "anna"), pseudonym(KEY, "carl")]
+    assert [one["user"] for one in found] == [pseudonym(KEY, "anna"), pseudonym(KEY, "carl")]
     assert damaged == [2]
 
 
@@ -287,4 +287,4 @@ def test_what_was_acknowledged_survives_a_process_that_is_killed(bundled, tmp_pa
     with closing(DecisionLog(folder, KEY)) as log:
         decisions, damaged = log.read()
     assert damaged == []
-    assert acknowledged.items() <= {one.decision: one.items for one in decisions}.items()
+    assert acknowledged.items() <= {one["decision"]: one["items"] for one in decisions}.items()

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from recalign.artifacts import Seal
 from recalign.errors import InputError
-from recalign.evaluation.comparison import ALL, HIGH, VALUE
-from recalign.evaluation.comparison_table import ComparisonTable, figure
-from recalign.evaluation.findings import verdicts
 from recalign.evaluation.sources import Sources
 from recalign.files import read_json
 from recalign.run.stage.opened import OpenedRun
@@ -83,7 +78,7 @@ def render(run: OpenedRun, about: BundleConfig, found: Verified | None) -> str:
         request=", ".join(f"{name!r}: ..." for name, read in request.items() if read),
         asked="\n".join(f"- {text}" for text, holds in asked.items() if holds),
         made_of="\n".join(f"- {name}: {value}" for name, value in made_of.items() if value is not None),
-        quality="\n\n".join([_verified(about, found), *_compared(run)]),
+        quality=f"{_verified(about, found)}\n\n{_compared(run)}",
     )
 
 
@@ -101,46 +96,18 @@ def _verified(about: BundleConfig, found: Verified | None) -> str:
     ).format(*found.request, *found.evaluation)
 
 
-def _compared(run: OpenedRun) -> Iterator[str]:
+def _compared(run: OpenedRun) -> str:
     try:
         sources = Sources.of(run.chain)
     except InputError:
-        yield "No chain compared it with other policies."
-        return
-    table = sources.table()
-    if run.row not in table.methods:
-        yield f"The comparison of its chain has no row `{run.row}`."
-        return
+        return "No chain compared it with other policies."
+    if run.row not in sources.table().methods:
+        return f"The comparison of its chain has no row `{run.row}`."
     key = Seal.read(run.folder / "evaluation").key
     if key and not {key.get("checkpoint"), key.get("start")} & set(run.made_of().values()):
-        yield f"The row `{run.row}` of its chain's comparison is another policy."
-        return
-    if decision := sources.decision:
-        about = "" if decision.policy in (None, run.row) else f" This bundle is `{run.row}`."
-        yield f"**The chain's decision: {decision.sentence}.**{about}"
-        yield "\n".join(f"- {reason}" for reason in filter(None, [decision.first, *decision.because]))
-    said = list(verdicts(sources.trust.get("reward", {})))
-    if said:
-        yield "The reward model: " + " ".join(f"*{verdict}*. {text}" for _, verdict, text in said)
-    yield "\n".join(_rows(table, run.row))
-    seeds = f"{len(table.seeds)} seed{'s' * (len(table.seeds) != 1)}"
-    yield (
-        f"Means over {seeds} with 95 % intervals, test events of users A; "
-        f"{VALUE}: the mean reward that independent judges expect of the ten items shown."
-    )
-
-
-def _rows(table: ComparisonTable, row: str) -> Iterator[str]:
-    metrics = [metric for metric in (ALL, HIGH, VALUE) if metric in table.metrics]
-    yield f"| | {' | '.join(metrics)} | NDCG retained |"
-    yield "|---" * (len(metrics) + 2) + "|"
-    for method in dict.fromkeys([*table.roles.baselines, row]):
-        if method not in table.methods:
-            continue
-        cells = []
-        for metric in metrics:
-            cell = table.get(method, metric)
-            cells.append(cell and "{} [{}, {}]".format(*(figure(metric, x) for x in (cell.value, cell.low, cell.high))))
-        kept = table.retained(method)
-        cells.append("" if kept != kept else f"{kept:.1%}")
-        yield f"| {f'**{method}**' if method == row else method} | {' | '.join(cell or '–' for cell in cells)} |"
+        return f"The row `{run.row}` of its chain's comparison is another policy."
+    if (decision := sources.decision) is None:
+        return "Its chain measured baselines alone."
+    about = "" if decision.policy in (None, run.row) else f" This bundle is `{run.row}`."
+    reasons = "".join(f"\n- {reason}" for reason in filter(None, [decision.first, *decision.because]))
+    return f"**The chain's decision: {decision.sentence}.**{about}\n{reasons}"

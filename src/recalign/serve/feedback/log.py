@@ -13,7 +13,7 @@ import polars as pl
 
 from recalign.errors import InputError
 from recalign.files import atomic_write
-from recalign.serve.server.decisions import FILE, Decision, DecisionLog, pseudonym
+from recalign.serve.server.decisions import FILE, DecisionLog, pseudonym
 from recalign.workers import locked
 
 COLUMNS: dict[str, Any] = {
@@ -56,12 +56,12 @@ def read(log: DecisionLog) -> tuple[pl.DataFrame, int]:
     return table(decisions).sort("time", maintain_order=True), len(damaged)
 
 
-def table(decisions: list[Decision]) -> pl.DataFrame:
+def table(decisions: list[dict[str, Any]]) -> pl.DataFrame:
     """Decisions as a table: `COLUMNS`, and ``items``, which are texts if any of them is one."""
-    kind = _type_of([item for one in decisions for item in one.items])
-    items = [[str(item) for item in one.items] if kind == pl.String else one.items for one in decisions]
-    found = {name: pl.Series([getattr(one, name) for one in decisions], dtype=kind) for name, kind in COLUMNS.items()}
-    return pl.DataFrame(found | {"items": pl.Series(items, dtype=pl.List(kind))})
+    kind = _type_of([item for one in decisions for item in one["items"]])
+    if kind == pl.String:
+        decisions = [{**one, "items": [str(item) for item in one["items"]]} for one in decisions]
+    return pl.DataFrame(decisions, schema={**COLUMNS, "items": pl.List(kind)})
 
 
 def forget(folder: Path, user: str, key: str, *tables: Path) -> int:

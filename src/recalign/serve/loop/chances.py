@@ -51,14 +51,8 @@ def ask(bundle: Bundle, lists: pl.DataFrame, histories: UserHistories, policies:
     rows = list(lists.iter_rows(named=True))
     encoded = [bundle.encode(_request(bundle, row, histories)) for row in rows]
     number = [bundle.catalogue.numbers(f"items of the list {row['decision']}", row["items"]) for row in rows]
-    found: dict[int, np.ndarray] = {}
-    for group in bundle.groups(encoded):
-        logit_BN = bundle.run([encoded[place] for place in group], ["logits"])[0]
-        for place, logit_N in zip(group, logit_BN, strict=True):
-            score_N = bundle.left(encoded[place], logit_N)
-            found[place] = of_list(score_N, number[place], policies[place])
-    hidden = np.array([len(one.hidden_S) for one in encoded], np.int64)
-    return Asked([found[place] for place in range(len(rows))], hidden)
+    logp = bundle.of_each(encoded, lambda place, score_N: of_list(score_N, number[place], policies[place]))
+    return Asked(logp, np.array([len(one.hidden_S) for one in encoded], np.int64))
 
 
 def of_list(score_N: np.ndarray, item_K: np.ndarray, policy: Explore) -> np.ndarray:

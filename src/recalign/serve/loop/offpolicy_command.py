@@ -88,6 +88,7 @@ class VersionEstimate:
     def sections(self) -> dict[str, Section]:
         """Diagnostics, then estimates, for `render`."""
         value = self.value
+        lacked = "mean weight of the first drawn place; less than 1 where items are shown that these lists lacked"
         diagnostics: Section = {
             "effective sample size in users, of cascade estimates": round(value.ess["cascade"], 1),
             "the same of whole lists": round(value.ess["list"], 1),
@@ -99,15 +100,15 @@ class VersionEstimate:
             "clipped at": round(value.clip, 2),
             "share of the weights that were clipped": round(value.clipped, 4),
             "share without support at fixed places": round(1 - value.support, 4),
-            "mean weight of the first drawn place; less than 1 where items are shown that these lists lacked": round(
-                value.first_weight, 3
-            ),
+            lacked: round(value.first_weight, 3),
         }
-        earned: Section = {"observed: what these lists earned": f"{value.observed:.4g}"}
         ends = {name: (one.value, *one.interval()) for name, one in value.estimates.items()}
-        found: Section = {name: "{:.4g} ({:.4g} .. {:.4g})".format(*one) for name, one in ends.items()}
-        sections = {"diagnostics": diagnostics, "lists left out": self.left_out, "earned": earned}
-        return sections | {"value of a list, 95 % interval": found}
+        return {
+            "diagnostics": diagnostics,
+            "lists left out": self.left_out,
+            "earned": {"observed: what these lists earned": value.observed},
+            "value of a list, 95 % interval": {n: "{:.4g} ({:.4g} .. {:.4g})".format(*one) for n, one in ends.items()},
+        }
 
 
 def estimate_versions(

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser
 
 from recalign.data.events import LogMapping, data_root
 from recalign.data.events.audit import Section
@@ -76,7 +75,6 @@ def read_served(path: Path) -> Served:
     events = chosen.select(
         "user", "item", reward="own_reward", time="outcome_at", shown_at=pl.when("shown").then("timestamp")
     ).sort("time", maintain_order=True)
-    seeds = used["seed"].drop_nulls()
     versions = dict(lists.group_by("version").len().sort("version").iter_rows())
     counts: dict[str, Section] = {
         "log": {
@@ -85,7 +83,6 @@ def read_served(path: Path) -> Served:
             "outcomes in no row of a list": rows.filter(~pl.col("shown")).height,
             "lists with chances": used.height,
             "of these drawn": used.filter(arm="explored").height,
-            "draws whose seed another one has": len(seeds) - seeds.n_unique(),
         },
         "versions" + (" (mixed: each is estimated alone)" if len(versions) > 1 else ""): versions,
         "lists that cannot be used": why,
@@ -167,13 +164,10 @@ def settings(path: Path) -> tuple[dict[str, Any], LogMapping, Path]:
         raise InputError(f"no YAML with keys: {error}", where=str(path), remedy=REMEDY) from None
     if not isinstance(data, dict) or not isinstance(data.get("log"), dict):
         raise InputError("it has no data.log", where=str(path), remedy=REMEDY)
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--log", type=LogMapping)
-    own = {name: one for name, one in data["log"].items() if name != "items"}  # titles are the bundle's
     try:
-        log = parser.instantiate(parser.parse_object({"log": own})).log
-    except ArgumentError as error:
-        raise InputError(str(error).strip(), where=f"{path}: data.log", remedy=REMEDY) from error
+        log = LogMapping(**{**data["log"], "items": None})  # titles are the bundle's
+    except TypeError as error:
+        raise InputError(f"data.log: {error}", where=str(path), remedy=REMEDY) from error
     root = data_root(data.get("root"))
     there, beside = (all((one / file).is_file() for file in log.files) for one in (root, path.parent))
     return data, log, path.parent if beside and not there else root  # it was moved with its table

@@ -6,10 +6,10 @@ Shape suffixes: B requests of a group, L events of the longest, S hidden items, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import polars as pl
@@ -31,6 +31,7 @@ LENGTHS = (16, 32, 50, 64, 104, 152, 200)
 """Lengths up to which histories are answered together; beyond, powers of two."""
 Best = tuple[np.ndarray, np.ndarray, np.ndarray | None, Explored | None]
 """Items, their scores and, where asked for, log-probabilities and how the list was drawn."""
+T = TypeVar("T")
 INSTALL = "pip install 'recalign[serve]'"
 
 
@@ -51,6 +52,7 @@ class Bundle:
     def __init__(self, folder: str | Path, threads: int = 1) -> None:
         self.folder = current(Path(folder))
         self.about = BundleConfig.read(self.folder)
+        self.version = self.about.version
         try:
             import onnxruntime
             from safetensors.numpy import load_file
@@ -70,11 +72,6 @@ class Bundle:
             what = f"{ITEMS} has {len(self.catalogue):,} items, and the tables have others"
             raise InputError(what, where=str(self.folder), remedy=REMEDY)
         self._check_examples()
-
-    @property
-    def version(self) -> str:
-        """Names what is in the bundle."""
-        return self.about.version
 
     @overload
     def recommend(self, requests: Request | Mapping[str, Any], **settings: Any) -> Answer: ...
@@ -162,21 +159,26 @@ class Bundle:
         """Answer requests, similar lengths together."""
         found: dict[int, Answer] = {}
         for group in self.groups(encoded):
-            of_group = [encoded[place] for place in group]
-            found |= zip(group, self._answered(of_group), strict=True)
+            found |= zip(group, self._answered([encoded[place] for place in group]), strict=True)
         return [found[place] for place in range(len(encoded))]
 
     def scores(self, asked: Sequence[tuple[Encoded, np.ndarray]]) -> list[Scored]:
         """Score the items, by number, of each request."""
-        found: dict[int, Scored] = {}
-        for group in self.groups([one for one, _ in asked]):
-            of_group = [asked[place] for place in group]
-            logit_BN = self.run([one for one, _ in of_group], ["logits"])[0]
-            for place, (one, number), logit_N in zip(group, of_group, logit_BN, strict=True):
-                logp_N = log_softmax(self.left(one, logit_N))
-                log_probs = [float(x) if np.isfinite(x) else None for x in logp_N[number]]
-                found[place] = Scored(log_probs, one.left_out, self.version)
-        return [found[place] for place in range(len(asked))]
+
+        def scored(place: int, score_N: np.ndarray) -> Scored:
+            encoded, number = asked[place]
+            log_probs = [float(x) if np.isfinite(x) else None for x in log_softmax(score_N)[number]]
+            return Scored(log_probs, encoded.left_out, self.version)
+
+        return self.of_each([encoded for encoded, _ in asked], scored)
+
+    def of_each(self, encoded: Sequence[Encoded], function: Callable[[int, np.ndarray], T]) -> list[T]:
+        """What a function makes of each request's place and of the scores that its filters leave."""
+        found: dict[int, T] = {}
+        for group in self.groups(encoded):
+            logit_BN = self.run([encoded[place] for place in group], ["logits"])[0]
+            found |= {n: function(n, self.left(encoded[n], x_N)) for n, x_N in zip(group, logit_BN, strict=True)}
+        return [found[place] for place in range(len(encoded))]
 
     def groups(self, encoded: Sequence[Encoded]) -> Iterator[list[int]]:
         """Places of requests to answer at once: of similar length, and alike in what they need of the graph."""
@@ -200,10 +202,8 @@ class Bundle:
             "request_time": padded([one.request_time_L for one in group], length, last=True),
             "strength": np.array([one.strength for one in group], np.float32),
         }
-        found: list[np.ndarray] = self._session.run(
-            outputs, {name: given[name] for name in self.about.inputs} | self._tables
-        )
-        return found
+        inputs = {name: given[name] for name in self.about.inputs} | self._tables
+        return self._session.run(outputs, inputs)  # type: ignore[no-any-return]
 
     def left(self, one: Encoded, logit_N: np.ndarray) -> np.ndarray:
         """Scores of the items that a request's filters leave, boosted; -inf elsewhere. Shape: (N,) -> (N,)."""
@@ -229,11 +229,8 @@ class Bundle:
         item_K, score_K, logp_K, explored = best
         ids, titles = self.catalogue.ids, self.catalogue.titles
         logps = [None] * len(item_K) if logp_K is None else logp_K.tolist()
-        shown = [
-            Shown(ids[item - 1], titles[item - 1], score, logp)
-            for item, score, logp in zip(item_K.tolist(), score_K.tolist(), logps, strict=True)
-            if item > 0
-        ]
+        rows = zip(item_K.tolist(), score_K.tolist(), logps, strict=True)
+        shown = [Shown(ids[item - 1], titles[item - 1], score, logp) for item, score, logp in rows if item > 0]
         return Answer(shown, one.left_out, self.version, explored)
 
     def _check_examples(self) -> None:
@@ -250,9 +247,8 @@ class Bundle:
             )
             if not same:
                 what = f"example {place} of {EXAMPLES} is answered otherwise here than where it was exported"
-                raise InputError(
-                    what, where=str(self.folder), remedy=f"use the onnxruntime of bundle.json, or {REMEDY}"
-                )
+                remedy = f"use the onnxruntime of bundle.json, or {REMEDY}"
+                raise InputError(what, where=str(self.folder), remedy=remedy)
 
 
 load_bundle = Bundle
