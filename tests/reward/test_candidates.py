@@ -12,7 +12,7 @@ from recalign.data.sequences import EventDataModule, High, TimeSplit
 from recalign.data.sequences.splits import TEST, TRAIN, VALIDATION
 from recalign.errors import InputError
 from recalign.reward.candidates import compare_log_rewards, compare_rewards
-from recalign.reward.candidates.statistics import best_quarter, split_half_reliability, variance_components
+from recalign.reward.candidates.statistics import split_half_reliability
 from recalign.reward.candidates.text import render
 from recalign.reward.candidates.values import Candidate, RelativeTo, candidate_values, with_own
 from recalign.reward.trust.report import MIN_USERS
@@ -31,32 +31,6 @@ def effects(rng, users=USERS, items=ITEMS, events=20_000, of_user=0.7, of_item=0
 
 
 # -- estimators
-
-
-def test_variance_components_are_recovered():
-    """Means over worlds: one world's item component alone varies by sqrt(2 / items) of itself."""
-    found = [variance_components(*effects(np.random.default_rng(seed))) for seed in range(20)]
-    user, item, rest = np.mean(found, axis=0)
-    assert user == pytest.approx(0.49, rel=0.08)
-    assert item == pytest.approx(0.25, rel=0.12)
-    assert rest == pytest.approx(1.0, rel=0.02)
-
-
-def test_a_balanced_table_has_the_textbooks_components():
-    """One event of each user and item: mean squares of the two-way analysis of variance."""
-    rng = np.random.default_rng(1)
-    table_UI = rng.normal(size=(7, 5)) + rng.normal(size=(7, 1)) + rng.normal(size=5)
-    user_N, item_N = (index.ravel() for index in np.indices(table_UI.shape))
-    of_user, of_item = table_UI.mean(1), table_UI.mean(0)
-    residual = table_UI - of_user[:, None] - of_item + table_UI.mean()
-    rest = (residual**2).sum() / (6 * 4)
-    expected = of_user.var(ddof=1) - rest / 5, of_item.var(ddof=1) - rest / 7, rest
-    assert variance_components(user_N, item_N, table_UI.ravel()) == pytest.approx(expected)
-
-
-def test_components_that_cannot_be_told_apart_are_unknown():
-    once = variance_components(np.arange(30), np.arange(30) % 3, np.random.default_rng(0).normal(size=30))
-    assert np.isnan(once).all()
 
 
 @pytest.mark.parametrize("events_an_item", [8, 40])
@@ -146,15 +120,14 @@ def test_contents_are_those_of_training_rows():
 
 
 def test_who_is_judged_by_whom(compared):
-    for figure_, middle in (("pairwise", 0.5), ("lift", 0.0)):
-        for ranked in ("good", "proxy"):
-            for judge in ("good", "proxy"):
-                assert figure(compared, ranked, figure_, judge)[1] > middle
-            assert figure(compared, ranked, figure_, "bad")[2] < middle
-        assert figure(compared, "bad", figure_, "good")[2] < middle
-        low, high = figure(compared, "noise", figure_, "noise")[1:]
-        assert low < middle + 0.05
-        assert high > middle - 0.05
+    for ranked in ("good", "proxy"):
+        for judge in ("good", "proxy"):
+            assert figure(compared, ranked, "pairwise", judge)[1] > 0.5
+        assert figure(compared, ranked, "pairwise", "bad")[2] < 0.5
+    assert figure(compared, "bad", "pairwise", "good")[2] < 0.5
+    low, high = figure(compared, "noise", "pairwise", "noise")[1:]
+    assert low < 0.55
+    assert high > 0.45
     assert figure(compared, "proxy", "pairwise_minus_own", "good")[2] >= 0  # it is as good a guide
     assert figure(compared, "bad", "pairwise_minus_own", "good")[2] < 0
 
@@ -181,23 +154,8 @@ def test_pairs_by_hand():
     assert figure(found, "r", "pairwise", "r")[0] == pytest.approx(right)
     assert "±" in render(found)
     few = compare_rewards(frame.filter(pl.col("user") < MIN_USERS - 1), named(r="r"))
-    for of, said in (
-        ("pairwise", "two validation events that differ"),
-        ("lift", "event that the judge has a value of"),
-    ):
-        assert np.isfinite(figure(found, "r", of, "r")[0])
-        assert np.isnan(figure(few, "r", of, "r")[0])
-        assert said in render(few)
-
-
-def test_thebest_quarter_is_a_quarter_where_most_items_are_tied():
-    """Of a reward that few items have, all others stand at one mean: nine in ten events counted as the best."""
-    score = np.r_[np.full(95, 1.0), [2, 3, 4, 0, 0]]
-    share = best_quarter(score)
-    assert share.sum() == pytest.approx(25)
-    assert share[[95, 96, 97, 98]].tolist() == [1, 1, 1, 0]
-    assert set(share[:95]) == {22 / 95}
-    assert best_quarter(np.arange(100.0)).tolist() == [0] * 75 + [1] * 25
+    assert np.isnan(figure(few, "r", "pairwise", "r")[0])
+    assert "two validation events that differ" in render(few)
 
 
 def test_scaling_a_reward_changes_its_moments_alone():
@@ -281,16 +239,7 @@ def test_the_logs_own_reward_is_a_candidate():
         with_own({}, None)
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"rewrad": "x"},
-        {"reward": None},
-        {"reward": "x", "relative_to": "y"},
-        {"reward": "x", "relative_to": {"column": "y", "bins": 10.0}},
-        None,
-    ],
-)
+@pytest.mark.parametrize("wrong", [{"rewrad": "x"}, {"reward": "x", "typo": 1}, {"reward": "x", "relative_to": "y"}])
 def test_settings_that_describe_no_reward_are_refused(wrong):
     with pytest.raises(InputError, match="does not describe a reward") as error:
         with_own({"a": wrong}, None)

@@ -1,19 +1,18 @@
-"""A comparison of rewards as text: five short tables."""
+"""A comparison of rewards as text: four short tables."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import polars as pl
 
 from recalign.errors import printable
-from recalign.reward.candidates.comparison import QUANTILES, SIZES
+from recalign.reward.candidates.comparison import SIZES
+from recalign.reward.candidates.statistics import QUANTILES
 from recalign.reward.trust.report import MIN_USERS
 
-UNKNOWN = {
-    "pairwise": f"- unknown: fewer than {MIN_USERS} users have two validation events that differ in the judge",
-    "lift": f"- unknown: fewer than {MIN_USERS} users have a validation event that the judge has a value of",
-}
+UNKNOWN = f"- unknown: fewer than {MIN_USERS} users have two validation events that differ in the judge"
 ALIKE = "* orders this judge's values as well as the judge's own item means do, as far as the 95 % interval can tell"
 READ = """\
 The test part was not read. Choose a reward by these figures of training and validation, and confirm it on what had no
@@ -21,22 +20,25 @@ part in the choice: a test part that is opened once, or an A/B test."""
 FORMATS: dict[str, Callable[[float], str]] = {
     **dict.fromkeys(("coverage/events", "coverage/users", "most frequent"), "{:.1%}".format),
     **dict.fromkeys(("distinct", "measured events"), "{:,.0f}".format),
-    **dict.fromkeys(("variance/item", "variance/user", "reliability", "noise"), "{:.3f}".format),
+    **dict.fromkeys(("reliability", "noise"), "{:.3f}".format),
 }
+
+HOLDS = {"coverage/events": "events", "coverage/users": "users", "mean": "mean", "sd": "sd"}
+HOLDS |= {name: name for name in QUANTILES} | {"distinct": "values", "most frequent": "commonest"}
+MEANS = {"reliability": "reliability", "noise": "repeats", "measured events": "events"}
+MEANS |= {"r2/item": "R2 item", "r2/user_item": "R2 user + item"}
 
 
 def render(table: pl.DataFrame) -> str:
     """Format what `compare_rewards` found as text, for a terminal of about 120 columns and six candidates."""
     found = {(reward, figure, other): rest for reward, figure, other, *rest in table.iter_rows()}
-    own = table.filter(figure="pairwise_minus_own").fill_nan(None)
-    alike = set(own.filter(pl.col("ci_high") >= 0).select("reward", "other").iter_rows())
     names = table["reward"].drop_nulls().unique(maintain_order=True).to_list()
     trained, measured, people = (f"{found[None, size, None][0]:,.0f}" for size in SIZES)
 
     def cell(reward: str, figure: str, other: str | None = None) -> str:
         """A figure, with half its interval's width where it has one; ``-`` where it is unknown."""
         value, low, high = found.get((reward, figure, other), (None, None, None))
-        if value is None or value != value:
+        if value is None or math.isnan(value):
             return "-"
         digits = FORMATS.get(figure, "{:.4g}".format if abs(value) >= 1 else "{:.3f}".format)
         return digits(value) if low is None else f"{value:.3f} ±{(high - low) / 2:.3f}"
@@ -45,40 +47,28 @@ def render(table: pl.DataFrame) -> str:
         rows = [[name, *(cell(name, figure, other) for figure in labels)] for name in names]
         return _table(title, ["reward", *labels.values()], rows)
 
-    holds = {"coverage/events": "events", "coverage/users": "users", "mean": "mean", "sd": "sd"}
-    holds |= {name: name for name in QUANTILES} | {"distinct": "values", "most frequent": "commonest"}
-    share = {"variance/item": "item", "variance/user": "user", "reliability": "reliability", "noise": "repeats"}
-    known = {"measured events": "events", "r2/item": "R2 item", "r2/user_item": "R2 user + item"}
-    parts = [
-        figures(f"What it holds ({trained} training events; users: with two values or more)", holds),
-        figures("Whose variance it is (training; shares), and how reliable the items' means are", share),
-    ]
+    parts = [figures(f"What it holds ({trained} training events; users: with two values or more)", HOLDS)]
     if len(names) > 1:
         title = "Rank correlation (training): of events above the diagonal, of item means below"
         kinds = ("correlation/event", "correlation/item")
         rows = [
-            [one, *(cell(one, kinds[j < i], other) for j, other in enumerate(names))] for i, one in enumerate(names)
+            [name, *(cell(name, kinds[j < i], other) for j, other in enumerate(names))] for i, name in enumerate(names)
         ]
         parts.append(_table(title, ["", *names], rows))
     for against in table.filter(figure="against/event")["other"].unique():
         labels = {"against/event": "of events", "against/item": "of item means"}
         parts.append(figures(f"Rank correlation with {against} (training)", labels, against))
-    parts.append(
-        figures(f"What training means tell of the same reward ({measured} validation events of {people} users)", known)
-    )
-    for figure, what in (
-        ("pairwise", "pairs of a user's validation events in the right order"),
-        ("lift", "gain of the best quarter, in sd of the judge"),
-    ):
-        marks = "* " if figure == "pairwise" else ("", "")
-        rows = [
-            [name, *(cell(name, figure, judge) + marks[(name, judge) not in alike] for judge in names)]
-            for name in names
-        ]
-        ends = {text.strip()[-1] for row in rows for text in row[1:]}
-        notes = [f"\n  {note}" for note in (UNKNOWN[figure], ALIKE) if note[0] in ends]
-        parts.append(_table(f"Judged by each reward (columns): {what}", ["ranked by", *names], rows) + "".join(notes))
-    return printable("\n\n".join([*parts, READ]))
+    title = f"What training means tell of the same reward ({measured} validation events of {people} users)"
+    parts.append(figures(title, MEANS))
+    own = table.filter(pl.col("ci_high") >= 0, figure="pairwise_minus_own")
+    alike = set(own.fill_nan(None).drop_nulls("value").select("reward", "other").iter_rows())
+    rows = [
+        [name, *(cell(name, "pairwise", judge) + " *"[(name, judge) in alike] for judge in names)] for name in names
+    ]
+    ends = {text.strip()[-1] for row in rows for text in row[1:]}
+    title = "Judged by each reward (columns): pairs of a user's validation events in the right order"
+    notes = [f"\n  {note}" for note in (UNKNOWN, ALIKE) if note[0] in ends]
+    return printable("\n\n".join([*parts, _table(title, ["ranked by", *names], rows) + "".join(notes), READ]))
 
 
 def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

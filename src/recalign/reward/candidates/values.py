@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
@@ -40,13 +38,13 @@ def with_own(given: Mapping[str, Any], own: Candidate | None) -> dict[str, Candi
     """The candidates, the log's own reward first unless one of them is the same or has its name.
 
     Args:
-        given: candidates by name, each an expression, a `Candidate`, or the latter's settings.
+        given: candidates by name, each an expression or the settings of a `Candidate`.
         own: ``reward`` and ``relative_to`` of ``data``; None: the log has no reward.
 
     Raises:
         InputError: there is none, or a candidate's settings cannot be used.
     """
-    found = {name: _read(one, f"rewards.{name}") for name, one in given.items()}
+    found = {name: _read(settings, f"rewards.{name}") for name, settings in given.items()}
     if own is not None and own not in found.values() and OWN_REWARD not in found:
         found = {OWN_REWARD: Candidate(OWN_REWARD), **found}
     if not found:
@@ -56,17 +54,14 @@ def with_own(given: Mapping[str, Any], own: Candidate | None) -> dict[str, Candi
 
 
 def _read(given: Any, where: str) -> Candidate:
-    if isinstance(given, Candidate):
-        return given
-    settings = given if isinstance(given, Mapping) else {"reward": given}
-    with suppress(TypeError):  # a setting is missing, or unknown
-        relative = settings.get("relative_to")
-        operator.index(relative.get("bins", 0) if isinstance(relative, Mapping) else 0)
-        read = Candidate(**{**settings, "relative_to": relative and RelativeTo(**relative)})
-        if isinstance(read.reward, str | int | float):
-            return replace(read, reward=str(read.reward))
-    remedy = "write an expression, or {reward: EXPRESSION, relative_to: {column: COLUMN, bins: 10}}"
-    raise InputError(f"{given} does not describe a reward", where=where, remedy=remedy)
+    settings = dict(given) if isinstance(given, Mapping) else {"reward": given}
+    try:
+        if relative := settings.pop("relative_to", None):
+            relative = RelativeTo(**relative)
+        return Candidate(str(settings.pop("reward")), relative, **settings)
+    except (TypeError, KeyError) as error:  # a setting is missing, unknown or of another type
+        remedy = "write an expression, or {reward: EXPRESSION, relative_to: {column: COLUMN, bins: 10}}"
+        raise InputError(f"{given} does not describe a reward", where=where, remedy=remedy) from error
 
 
 def candidate_values(frame: pl.DataFrame, candidates: Mapping[str, Candidate]) -> pl.DataFrame:
@@ -84,29 +79,24 @@ def candidate_values(frame: pl.DataFrame, candidates: Mapping[str, Candidate]) -
             on training or on validation events with a known item.
     """
     log, rows, own = frame.drop(ADDED, strict=False), SourceRows(frame["row"]), (*PREPARED, *ADDED)
-    train = pl.col("split") == TRAIN
-    parts = {
-        "training event": train,
-        "validation event with an item known from training": ~train & (pl.col("item_id") > 0),
-    }
-    columns = []
-    for name, one in candidates.items():
-        where = f"rewards.{name}"
-        refuse_names(one.reward, own, where)
-        values = read_numbers(log, rows, one.reward, where).alias("reward")
-        rated = frame.with_columns(values)
-        if one.relative_to is not None:
-            refuse_names(one.relative_to.column, own, where)
-            if values.count():
-                rated = rated.with_columns(one.relative_to.ranks(rated, f"{where}.relative_to.column"))
+    train, columns = frame["split"] == TRAIN, []
+    known = ~train & (frame["item_id"] > 0)
+    parts = {"training event": train, "validation event with an item known from training": known}
+    for name, candidate in candidates.items():
+        where, relative = f"rewards.{name}", candidate.relative_to
+        refuse_names(candidate.reward, own, where)
+        values = read_numbers(log, rows, candidate.reward, where).alias("reward")
+        if relative is not None:
+            refuse_names(relative.column, own, where)
+            values = relative.ranks(frame.with_columns(values), f"{where}.relative_to.column")
         for part, chosen in parts.items():
-            if not rated.filter(chosen)["reward"].count():
+            if not values.filter(chosen).count():
                 remedy = "name columns that are filled in, give missing ones a value (coalesce(x, 0)), or leave it out"
-                raise InputError(f"{one.reward!r} is null for every {part}", where=where, remedy=remedy)
-        trained = rated.filter(train)["reward"].drop_nulls()
+                raise InputError(f"{candidate.reward!r} is null for every {part}", where=where, remedy=remedy)
+        trained = values.filter(train).drop_nulls()
         if trained.n_unique() < 2:
-            text = f"{one.reward!r} is {trained[0]:g} for every training event that has a value"
+            text = f"{candidate.reward!r} is {trained[0]:g} for every training event that has a value"
             remedy = "compare it with something that differs between events (x >= 4), or leave it out"
             raise InputError(text, where=where, remedy=remedy)
-        columns.append(rated["reward"].alias(name))
+        columns.append(values.alias(name))
     return pl.DataFrame(columns)
