@@ -14,16 +14,7 @@ import pytest
 import tiny
 import yaml
 
-from recalign.data.events import (
-    Feature,
-    ItemTable,
-    LogMapping,
-    evaluate,
-    guess,
-    load_events,
-    read_features,
-)
-from recalign.data.events.items import table_values
+from recalign.data.events import LogMapping, evaluate, guess, load_events
 
 START = 1_700_000_000
 
@@ -231,66 +222,10 @@ def test_several_files_are_one_table(tmp_path: Path):
 
 def test_ids_keep_their_leading_zeros(tmp_path: Path):
     write(tmp_path / "log.tsv", None, "{user:03d}\t0104{item:03d}\t{stars}\t{s}")
-    lines = [f"0104{n:03d},name {n},{'ab'[n % 2]}" for n in range(25)]
-    (tmp_path / "products.csv").write_text("\n".join(["item,name,brand", *lines]) + "\n")
-    assert init(tmp_path, "log.tsv", "--items", "products.csv").code == 0
+    assert init(tmp_path, "log.tsv").code == 0
     data = yaml.safe_load((tmp_path / "log.yaml").read_text())["data"]
-    assert (data["log"]["items"]["id"], data["log"]["items"]["title"]) == ("item", "name")
-    log = load_events(LogMapping(**data["log"] | {"items": None}), tmp_path, data["reward"])
+    log = load_events(LogMapping(**data["log"]), tmp_path, data["reward"])
     assert (log.users[1], log.items[1]) == ("001", "0104001")
-
-
-def test_a_second_table_describes_the_items(tmp_path: Path):
-    write(tmp_path / "log.csv", "user,item,rating,timestamp", "{user},{item},{stars},{s}")
-    rows = range(200)
-    table = {
-        "sku": [n + 1000 for n in rows],
-        "item": list(rows),
-        "product_name": [f"product {n}" for n in rows],
-        "brand": ["a", "b, c"] * 100,
-        "tags": ["x|y", "x", None, "y"] * 50,
-        "price": [n / 7 for n in rows],
-        "url": [f"https://shop/{n}" for n in rows],
-        "nothing": [None] * 200,
-    }
-    pl.DataFrame(table).write_csv(tmp_path / "products.csv")
-    said = init(tmp_path, "log.csv", "--items", "products.csv")
-    assert said.code == 0, said.err
-    found = yaml.safe_load((tmp_path / "log.yaml").read_text())["data"]["log"]["items"]
-    features = {"brand": "brand", "price": "price", "sku": "sku", "tags": {"value": "tags", "separator": "|"}}
-    plain = {
-        name: one.strip('"') if isinstance(one, str) else one | {"value": one["value"].strip('"')}
-        for name, one in found.pop("features").items()
-    }
-    assert found == {"file": "products.csv", "id": "item", "title": "product_name"}
-    assert plain == features
-    given = {name: one if isinstance(one, str) else Feature(**one) for name, one in features.items()}
-    log = LogMapping("log", ["log.csv"], items=ItemTable(**found, features=given))
-    values = read_features(log, tmp_path, pl.Series(range(25)))
-    assert values is not None
-    assert values.kinds == {"brand": "category", "price": "number", "sku": "number", "tags": "category"}
-
-
-@pytest.mark.parametrize("names", [["", "item_id"], ["row_no", "id"], ["sku", "item"], ["item", "sku"]])
-def test_the_number_of_a_row_is_not_taken_for_an_id(tmp_path: Path, names: list[str]):
-    """The ids are in the second column, or in that with the log's name; the other one holds as many of them."""
-    write(tmp_path / "log.csv", "user,item,rating,timestamp", "{user},{item},{stars},{s}")
-    key = "item" if "item" in names else names[1]
-    columns = {name: [f"{24 - n if name == key else n}" for n in range(25)] for name in names}
-    pl.DataFrame({**columns, "brand": ["a", "b"] * 12 + ["a"]}).write_csv(tmp_path / "products.csv")
-    said = init(tmp_path, "log.csv", "--items", "products.csv")
-    assert said.code == 0, said.err
-    found = yaml.safe_load((tmp_path / "log.yaml").read_text())["data"]["log"]["items"]
-    assert found["id"] == key
-    assert list(found["features"]) == ["brand"]
-
-
-def test_an_item_table_without_a_column_of_ids_is_refused(tmp_path: Path):
-    write(tmp_path / "log.csv", "user,item,rating,timestamp", "{user},{item},{stars},{s}")
-    pl.DataFrame({"sku": ["a", "b"], "brand": ["x", "y"]}).write_csv(tmp_path / "products.csv")
-    assert "hold none of the log's ids" in init(tmp_path, "log.csv", "--items", "products.csv").err
-    assert not (tmp_path / "log.yaml").exists()
-    assert "there is no such file" in init(tmp_path, "log.csv", "--items", "product.csv").err
 
 
 ISO = ["2026-03-01T10:00:01", "2026-03-01T11:00:02", "2026-03-02T09:30:00"]
@@ -350,37 +285,6 @@ def test_a_kind_of_event_is_worth_what_the_first_word_that_matches_is():
     frame = pl.DataFrame({"user": range(5), "item": range(5), "time": [START + n for n in range(5)], "event": kinds})
     reward = guess.guess(frame, {}, True)["reward"]
     assert frame.select(pl.sql_expr(reward)).to_series().to_list() == [0, 0.5, -1, 1, 0]
-
-
-ITEMS = pl.Series("item", range(60))
-
-
-def described(root, columns):
-    pl.DataFrame({"item": ITEMS} | columns).write_parquet(root / "items.parquet")
-    text = guess.describe_items(str(root / "items.parquet"), root, ITEMS, "item")
-    return yaml.safe_load("\n".join(text))["items"], [line for line in text if "# left out: " in line]
-
-
-def test_what_check_would_refuse_is_left_out_and_named(tmp_path):
-    columns = {
-        "brand": ["a", "b"] * 30,
-        "attributes": [{"a": 1}, {"a": 2}] * 30,
-        "json": ['["a", "b"]', "[]"] * 30,
-        "ragged": [[0.5], [0.5, 1.0]] * 30,
-        "holes": [[0.5, float("nan")], [0.5, 1.0]] * 30,
-        "price": [float("nan"), 1.0] * 30,
-        "raw": [b"a", b"\xff"] * 30,
-        "when\x07\n": [float("inf"), 2.0] * 30,
-        "nothing": pl.Series([None] * 60, dtype=pl.String),
-        "none": pl.Series([[]] * 60, dtype=pl.List(pl.Float32)),
-    }
-    found, left = described(tmp_path, columns)
-    assert found["features"] == {"brand": "brand"}
-    table = ItemTable(**found)
-    assert table_values(str(tmp_path / table.file), table, ITEMS, ITEMS).kinds == {"brand": "category"}
-    for name in ("attributes", "json", "ragged", "holes", "price", "raw", "when"):
-        assert sum(name in line for line in left) == 1, name
-    assert len(left) == 7
 
 
 def test_init_does_without_torch(tmp_path: Path):

@@ -1,23 +1,18 @@
-"""Guess what the columns of a table of events, or of items, mean, from their names and values."""
+"""Guess what the columns of a table of events mean, from their names and values."""
 
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 import polars as pl
 
 from recalign.data.events.audit import EARLIEST
 from recalign.data.events.fields import PER_SECOND, missing_as_null, read_timestamps
-from recalign.data.events.items import feature_values
-from recalign.data.events.log import Feature, TimeUnit
-from recalign.data.events.messages import SourceRows, did_you_mean
-from recalign.data.events.reading import find, read, whole_numbers
-from recalign.data.events.yaml_text import yaml_scalar
-from recalign.errors import InputError, printable
+from recalign.data.events.log import TimeUnit
+from recalign.data.events.messages import SourceRows
+from recalign.errors import InputError
 
 WORDS = {
     "user": ("user", "customer", "visitor", "viewer", "account", "uid", "username", "session"),
@@ -54,12 +49,6 @@ MOST_HIGH = 0.4
 
 MAX_KINDS = 20
 """A column with at most this many distinct values holds event types or grades, not measurements or ids."""
-
-SEPARATED = 0.1
-"""Share of the texts of a column that have a separator, above which they are several categories each."""
-
-SURE = 0.9
-"""Share of the most ids of the log that any column of an item table has, above which a column may hold the ids."""
 
 
 def guess(frame: pl.DataFrame, given: Mapping[str, str], named: bool) -> dict[str, str]:
@@ -216,82 +205,3 @@ def _timestamp_column(columns: list[pl.Series]) -> str | None:
 def _present(column: pl.Series) -> pl.Series:
     """Values that are not missing."""
     return missing_as_null(column).drop_nulls()
-
-
-def files_named(pattern: str) -> list[str]:
-    """The files that a path or pattern on the command line names.
-
-    Raises:
-        InputError: there is none.
-    """
-    if files := find(Path(), pattern):
-        return files
-    there = [one.name for one in Path(pattern).parent.glob("*")]
-    raise InputError("there is no such file", where=pattern, remedy=did_you_mean(Path(pattern).name, there))
-
-
-def describe_items(table: str, root: Path, items: pl.Series, name: str) -> list[str]:
-    """Guess what the columns of an item table mean: commented lines of YAML, ``data.log.items``.
-
-    Args:
-        table: the file.
-        root: the folder of the log's files.
-        items: raw ids of the log's items.
-        name: the log's column of the item.
-
-    Raises:
-        InputError: there is no such file, or no column has the log's ids.
-    """
-    file = files_named(table)[0]
-    frame = read(file, ())
-    key = _id_column(read(file, None), items, name, table)
-    counts = [pl.int_range(first, first + frame.height, eager=True) for first in (0, 1)]
-    rest = [
-        column
-        for column in frame
-        if column.name not in ("", key)
-        and not column.dtype.is_temporal()
-        and not (column.dtype.is_integer() and any(numbers.equals(column.cast(pl.Int64)) for numbers in counts))
-    ]
-    titles = [one for one in rest if _words(one.name)[-1:] in (["title"], ["name"])]
-    best = max(titles, key=lambda one: (one.name.lower() in ("title", "name"), one.n_unique()), default=None)
-    title = None if best is None else best.name
-    features = [line for one in rest if one.name != title for line in _feature(one)]
-    return [
-        "    items: # the items: titles to show, features to learn from",
-        f"      file: {yaml_scalar(os.path.relpath(table, root))} # under the same folder",
-        f"      id: {yaml_scalar(key)} # the item's id, as in the log",
-        f"      title: {yaml_scalar(title)} # null: items are shown by their ids",
-        f"      features: {'' if features else '{} '}# delete those that say nothing of a new item",
-        *features,
-    ]
-
-
-def _id_column(frame: pl.DataFrame, items: pl.Series, name: str, table: str) -> str:
-    """The column of an item table, read as text, that holds the log's ids; of several the one with the log's name."""
-    ids, found = items.cast(pl.String).implode(), {}
-    for column in frame:
-        if column.dtype in (pl.String, pl.Categorical, pl.Enum) or column.dtype.is_integer():
-            text = whole_numbers(column) if column.dtype == pl.String else column
-            found[column.name] = int(text.cast(pl.String).unique().is_in(ids).sum())
-    if not (most := max(found.values(), default=0)):
-        what = f"the columns {', '.join(frame.columns)} hold none of the log's ids, such as {items.head(3).to_list()}"
-        raise InputError(what, where=table, remedy="name a table with a column of them, or leave --items out")
-    return max(found, key=lambda one: (found[one] >= SURE * most, one == name, _words(one)[-1:] == ["id"]))
-
-
-def _feature(column: pl.Series) -> list[str]:
-    """The line of a column as a feature, if its values differ and do not name the items one by one."""
-    value, text = quote(column.name), column if column.dtype == pl.String else pl.Series([""])
-    often = (one for one in "|;" if (text.str.contains(one, literal=True).mean() or 0) > SEPARATED)  # type: ignore[operator]
-    separator = next(often, None)
-    rows = SourceRows(pl.int_range(1, len(column) + 1, eager=True))
-    try:
-        kind, values = feature_values(column.to_frame(), column.name, Feature(value, separator=separator), rows)
-    except InputError as error:
-        return [f"        # left out: {printable(f'{column.name}: {error.what}'[:100])}".replace("\n", " ")]
-    known = values.drop_nulls()
-    if known.n_unique() < 2 or (kind == "category" and known.explode().is_unique().mean() > 0.5):  # type: ignore[operator]
-        return []
-    given = {"value": value, "separator": separator} if separator else value
-    return [f"        {yaml_scalar(column.name)}: {yaml_scalar(given)}"]

@@ -18,7 +18,7 @@ from recalign.data.events import guess
 from recalign.data.events.division import SplitSuggestion, collapse_and_divide
 from recalign.data.events.log import LogMapping
 from recalign.data.events.messages import did_you_mean
-from recalign.data.events.reading import is_text, read, read_errors
+from recalign.data.events.reading import files_named, is_text, read, read_errors
 from recalign.data.events.table import EventTable, load_events
 from recalign.data.events.yaml_text import yaml_scalar
 from recalign.errors import InputError, printable
@@ -42,7 +42,7 @@ def init(words: Sequence[str]) -> None:
         InputError: the table cannot be used, or something cannot be guessed and there is no terminal to ask on.
     """
     options = _parsed(words)
-    files = guess.files_named(options.table)
+    files = files_named(options.table)
     root = next(folder for folder in Path(options.table).parents if not set("*?[") & set(str(folder)))
     entry = os.path.relpath(options.table, root)
     beginning = re.split(r"[*?\[]", entry)[0].removesuffix(".gz")  # of a pattern
@@ -71,12 +71,11 @@ def init(words: Sequence[str]) -> None:
     if collapse:
         log = replace(log, collapse=True)
         events = load_events(log, root, reward)
-    items = guess.describe_items(options.items, root, events.items, log.item) if options.items else []
     _print_events(log, reward, suggested, events)
     commands = [shlex.join(["recalign", "check", str(out)])]
     if not suggested.cannot:
         commands.append(shlex.join(["recalign", "chain", "own-log", "--log", str(out), "--name", name]))
-    write_text(out, _yaml_text(log, root, reward, suggested, commands, items))
+    write_text(out, _yaml_text(log, root, reward, suggested, commands))
     print(f"\n{printable(str(out))} is written: look it over. Next:", *commands, sep="\n  ")
 
 
@@ -87,7 +86,6 @@ def _parsed(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("table", help=f"{files}, with or without header")
     for role, meaning in QUESTIONS.items():
         parser.add_argument(f"--{role}", help=meaning, metavar="SQL" if role == "reward" else "COLUMN")
-    parser.add_argument("--items", help="a table of the items, for titles and features", metavar="FILE")
     parser.add_argument("--time-format", help="how times are written, where that is not ISO 8601: %%d/%%m/%%Y %%H:%%M")
     parser.add_argument("--out", help="the YAML to write; default: the table's name, in the current folder")
     parser.add_argument("--force", action="store_true", help="overwrite it")
@@ -167,9 +165,7 @@ def _print_events(log: LogMapping, reward: str, suggested: SplitSuggestion, even
     print(suggested, *left_out, sep="\n")
 
 
-def _yaml_text(
-    log: LogMapping, root: Path, reward: str, suggested: SplitSuggestion, commands: list[str], items: list[str]
-) -> str:
+def _yaml_text(log: LogMapping, root: Path, reward: str, suggested: SplitSuggestion, commands: list[str]) -> str:
     """Write a log as commented YAML."""
     high, split = suggested.settings["high"], suggested.settings["split"]
     comments = {
@@ -193,7 +189,6 @@ def _yaml_text(
         f"  root: {yaml_scalar(str(root))} # folder of the files; --data.root overrides it",
         "  log:",
         *(f"    {key}: {yaml_scalar(value)} # {why}" for key, why in comments.items() if (value := getattr(log, key))),
-        *items,
         "  # How good an event was: Polars SQL over the columns of its row. Where a column that it reads is empty,",
         "  # there is no reward: the event stays in histories and no loss sees a reward.",
         *worth,

@@ -114,6 +114,18 @@ def find(root: Path, entry: str) -> list[str]:
     return [file for path in matches for file in (find(path, "") if path.is_dir() else [str(path)])]
 
 
+def files_named(pattern: str) -> list[str]:
+    """The files that a path or pattern on the command line names.
+
+    Raises:
+        InputError: there is none.
+    """
+    if files := find(Path(), pattern):
+        return files
+    there = [one.name for one in Path(pattern).parent.glob("*")]
+    raise InputError("there is no such file", where=pattern, remedy=did_you_mean(Path(pattern).name, there))
+
+
 @contextmanager
 def read_errors(file: str) -> Iterator[None]:
     """Turn the errors of a file that cannot be read into an InputError that names it."""
