@@ -32,7 +32,6 @@ def shared(cut: int) -> dict[str, Tensor]:
     return {
         "whole": whole.detach(),
         "known": known,
-        "total": distributed.total(own.detach().sum(dim=0)),
         "gradient": own.grad,
         "drawn": drawn,
         "place": torch.arange(len(ROWS))[place],
@@ -52,7 +51,6 @@ def test_rows_gradients_and_draws_of_two_are_those_of_one():
         for one in two:
             assert one["whole"].equal(ROWS)
             assert one["known"].equal(ROWS[:, 0] > 0)
-            assert one["total"].equal(ROWS.sum(dim=0))
             assert one["first"] == 0
             assert one["agreed"].tolist() == [0.1, 1.0]
         assert torch.cat([one["place"] for one in two]).tolist() == [0, 1, 2]

@@ -87,8 +87,8 @@ class State:
         return self.whole and not self.changed
 
     def __str__(self) -> str:
-        said = {"altered": self.altered, "changed": self.changed}
-        return "; ".join(f"{word}: {', '.join(names)}" for word, names in said.items() if names)
+        parts = {"altered": self.altered, "changed": self.changed}
+        return "; ".join(f"{word}: {', '.join(names)}" for word, names in parts.items() if names)
 
 
 class Kept(Protocol[Made]):
@@ -140,12 +140,7 @@ def seal(folder: Path, key: Key | None = None, made_of: Mapping[str, str] | None
 def publish(folder: Path, key: Key | None = None, made_of: Mapping[str, str] | None = None) -> Iterator[Path]:
     """Make a folder whole or not at all: yield one beside it to write into, then seal it and move it into place.
 
-    Args:
-        folder: an earlier one of that name is replaced.
-        key, made_of: as in `Seal`.
-
-    Raises:
-        OSError: it cannot be written.
+    An earlier folder of that name is replaced.
     """
     part = temp_path(folder)
     earlier = part.with_name(f"{part.name}.earlier")
@@ -171,12 +166,7 @@ def publish(folder: Path, key: Key | None = None, made_of: Mapping[str, str] | N
 
 
 def check(folder: Path, key: Key | None = None) -> State:
-    """Look whether a folder is what was published, and what would be published now; reads all of its files.
-
-    Args:
-        folder: it need not exist.
-        key: what is wanted; None: whatever it was made for.
-    """
+    """Look whether a folder is what was published, and what would be published now (for any key, where it is None)."""
     if not (folder / SEAL).is_file():
         return State()
     try:
@@ -188,11 +178,7 @@ def check(folder: Path, key: Key | None = None) -> State:
 
 
 def require(folder: Path, remedy: str) -> Seal:
-    """The seal of a folder that is whole.
-
-    Raises:
-        InputError: it has no seal, or files were altered; names them.
-    """
+    """The seal of a folder. Raises InputError where it has none, or files were altered."""
     state = check(folder)
     if not state.whole:
         what = f"{', '.join(state.altered)}: not what was written" if state.sealed else f"it has no {SEAL}"
@@ -209,9 +195,6 @@ def outdated(folder: Path, found: Seal | None = None) -> list[str]:
     """The files that a folder was made of, directly or through other seals, and that are gone or changed since.
 
     Run folders' files are not read: their manifests say what they are.
-
-    Raises:
-        InputError: a seal or manifest cannot be read.
     """
     names: list[str] = []
     for name, known in (found or Seal.read(folder)).made_of.items():
@@ -239,11 +222,7 @@ def recorded(path: Path) -> str | None:
 
 
 def verify(path: Path, remedy: str) -> bool:
-    """Compare a file of a run folder with its manifest. Returns whether that says anything of it.
-
-    Raises:
-        InputError: it says otherwise.
-    """
+    """Refuse a file that is not what its run's manifest says. Returns whether that says anything of it."""
     known = recorded(path)
     if known and sha256(path) != known:
         raise InputError(f"its digest is not the one in {MANIFEST}", where=str(path), remedy=remedy)

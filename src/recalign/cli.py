@@ -28,79 +28,43 @@ class Command(NamedTuple):
         summary: what it does.
         function: where its function is, below ``recalign``; imported when it is called, for Lightning takes seconds.
         names: it takes names of YAML: the folder of conf/ in which each is first looked for.
-        own_words: whether the function reads the words itself; else its arguments are the options.
     """
 
     summary: str
     function: str
     names: tuple[str, ...] = ()
-    own_words: bool = False
 
 
-STAGE = "run.stage.command.run_command"
-STAGE_NAMES = ("", "data")
+LOG, STAGE, FIT = ("data",), ("", "data"), "run.stage.command.run_command"
 COMMANDS = {
-    "chain": Command(
-        "the main job: raw log -> recommender -> reward model -> A-SFT -> comparison and report",
-        *("run.chain.chain", ("chain",), True),
-    ),
-    "update": Command(
-        "the next day: a finished chain goes on with its log as it has grown", "run.chain.update.update", own_words=True
-    ),
-    "init": Command(
-        "describe a table of your own: guess what its columns mean and write the log's YAML",
-        *("data.events.init_command.init", (), True),
-    ),
-    "check": Command("what a log holds and how it is divided, before any training", "run.commands.check", ("data",)),
-    "rewards": Command("compare candidate rewards of a log, before any training", "run.commands.rewards", ("data",)),
-    "prepare": Command(
-        "prepare a log that is larger than memory, in partitions of its users", "run.commands.prepare", ("data",)
-    ),
-    "configs": Command("list the YAML that is shipped, or print one", "cli._configs", own_words=True),
-    "tune": Command(
-        "search the settings of one stage or method, and write the best as YAML for fit",
-        *("run.chain.tune.tune", STAGE_NAMES, True),
-    ),
-    "fit": Command(
-        "train one stage (LightningCLI): recommender, reward model, a post-training method", STAGE, STAGE_NAMES, True
-    ),
-    "validate": Command("validation figures of a trained stage", STAGE, STAGE_NAMES, True),
-    "test": Command("test figures of a trained stage", STAGE, STAGE_NAMES, True),
-    "predict": Command("each user's recommendations from a trained policy, to Parquet", STAGE, STAGE_NAMES, True),
+    "chain": Command("the main job: from a raw log to A-SFT, a comparison and a report", "run.chain.chain", ("chain",)),
+    "update": Command("the next day: a finished chain goes on with its grown log", "run.chain.update.update"),
+    "init": Command("describe a table of your own: write its YAML", "data.events.init_command.init"),
+    "check": Command("what a log holds and how it is divided, before any training", "run.commands.check", LOG),
+    "rewards": Command("compare candidate rewards of a log, before any training", "run.commands.rewards", LOG),
+    "prepare": Command("prepare a log that is larger than memory, by its users", "run.commands.prepare", LOG),
+    "configs": Command("list the YAML that is shipped, or print one", "cli._configs"),
+    "tune": Command("search the settings of a stage, and write the best as YAML", "run.chain.tune.tune", STAGE),
+    "fit": Command("train one stage: recommender, reward model, a post-training method", FIT, STAGE),
+    "validate": Command("validation figures of a trained stage", FIT, STAGE),
+    "test": Command("test figures of a trained stage", FIT, STAGE),
+    "predict": Command("each user's recommendations from a trained policy, to Parquet", FIT, STAGE),
     "recommend": Command("a few users' recommendations, as a table", "run.commands.recommend"),
-    "export": Command(
-        "make a bundle of a policy: a folder that answers without the log and without torch",
-        "serve.export.command.export",
-    ),
-    "items": Command(
-        "add new items to a bundle: they are known by their features, nothing is trained",
-        "serve.export.new_items.items",
-    ),
-    "serve": Command("answer over HTTP from a bundle", "serve.server.command.serve", own_words=True),
-    "feedback": Command(
-        "join what a server has shown with what came of it: an event table with exposure",
-        *("serve.feedback.feedback_command.feedback", (), True),
-    ),
-    "offpolicy": Command(
-        "what a candidate's lists would have earned, from lists that a server drew",
-        "serve.loop.offpolicy_command.offpolicy",
-    ),
-    "monitor": Command(
-        "what has changed since a version was first served, week by week, and what to do",
-        "serve.loop.monitor_command.monitor",
-    ),
+    "export": Command("a bundle of a policy, which answers without log and torch", "serve.export.command.export"),
+    "items": Command("add new items to a bundle by their features", "serve.export.new_items.items"),
+    "serve": Command("answer over HTTP from a bundle", "serve.server.command.serve"),
+    "feedback": Command("join what was shown with what came of it", "serve.feedback.feedback_command.feedback"),
+    "offpolicy": Command("what a candidate's lists would have earned", "serve.loop.offpolicy_command.offpolicy"),
+    "monitor": Command("what has changed since a version was first served", "serve.loop.monitor_command.monitor"),
     "compare": Command("the table of a chain's methods, from its run folders", "evaluation.report.compare"),
     "report": Command("the page report.html of a chain, from its run folders", "evaluation.report.report"),
-    "dashboard": Command(
-        "make a workspace in Weights & Biases: stages, methods, over-optimisation, sweeps",
-        "run.chain.published.dashboard",
-    ),
-    "tokenize": Command(
-        "semantic ids: write each item of a log as a few codes, for a recommender over codes",
-        *("run.stage.tokens.run_command", ("data",), True),
-    ),
+    "dashboard": Command("make a workspace in Weights & Biases", "run.chain.published.dashboard"),
+    "tokenize": Command("semantic ids: write each item as a few codes", "run.stage.tokens.run_command", LOG),
     "simulate": Command("make a log whose true rewards are known", "data.simulation.simulate_command.simulate"),
 }
+STAGES = [name for name, command in COMMANDS.items() if command.function == FIT]
+READ_WORDS = (*STAGES, "chain", "update", "init", "configs", "tune", "serve", "feedback", "tokenize")
+"""Commands whose functions read the words themselves; of the others, arguments are options."""
 
 STAGE_HELP = """\
 usage: recalign {command} NAME ... [OPTIONS]
@@ -200,6 +164,8 @@ def with_config_files(command: str, words: list[str]) -> list[str]:
     names = True
     for option, value, own in iter_options(words):
         names = names and not option
+        if option == "--log" and value:  # before anything is imported that takes seconds
+            configs.find(value, "data")
         named = names or option in ("--config", "-c")
         found += ["--config", str(configs.find(value, next(kinds)))] if named and value is not None else own
     return found
@@ -217,15 +183,15 @@ def _run(command: str, words: list[str]) -> None:
         remedy = f"did you mean {near}?" if near else f"there are: {', '.join(COMMANDS)}"
         raise InputError("there is no such command", remedy=remedy)
     one = COMMANDS[command]
-    if one.function == STAGE and words in (["-h"], ["--help"]):
+    if command in STAGES and words in (["-h"], ["--help"]):
         print(STAGE_HELP.format(command=command, summary=one.summary))
         return
     words = _choose_wandb(words)
     words = with_config_files(command, words) if one.names else words
     module, _, name = one.function.rpartition(".")
     function = getattr(import_module(f"recalign.{module}"), name)
-    if one.own_words:
-        function([command, *words] if one.function == STAGE else words)
+    if command in READ_WORDS:
+        function([command, *words] if command in STAGES else words)
     else:
         from recalign.run.stage.settings import instantiated, parse_call
 

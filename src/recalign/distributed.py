@@ -35,13 +35,6 @@ def counts(rows: int, device: torch.device) -> list[int]:
     return torch.cat(found).tolist()
 
 
-def total(x: Tensor) -> Tensor:
-    """The sum over all processes, in each of them; without a gradient."""
-    if is_distributed():
-        dist.all_reduce(x := x.clone())
-    return x
-
-
 def own_rows(rows: int, device: torch.device) -> slice:
     """Where the rows of this process lie among those of all."""
     by_rank = counts(rows, device)
@@ -78,11 +71,9 @@ def from_first(x: Tensor) -> Tensor:
 
 def broadcast_floats(values: Sequence[float], device: torch.device) -> list[float]:
     """The numbers of the first process, in all of them: what each finds for itself may differ in the last digits."""
-    return (
-        from_first(torch.tensor(values, dtype=torch.float64, device=device)).tolist()
-        if is_distributed()
-        else list(values)
-    )
+    if not is_distributed():
+        return list(values)
+    return from_first(torch.tensor(values, dtype=torch.float64, device=device)).tolist()
 
 
 def shard(module: nn.Module, methods: Sequence[str]) -> None:

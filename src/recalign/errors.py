@@ -55,16 +55,11 @@ def require_seed(seed: int, where: str) -> None:
 
 
 def require_positive(of: str, given: Mapping[str, Any], *names: str, or_zero: bool = False) -> None:
-    """Refuse settings that are not above 0.
+    """Refuse settings of these names that are below 0, NaN, or 0 where that is not allowed.
 
     Args:
         of: prefix of the keys in messages, such as ``model``; may be empty.
-        given: settings by name. Missing ones and None are allowed.
-        *names: settings that must be above 0.
-        or_zero: allow 0.
-
-    Raises:
-        InputError: a setting is below 0, NaN, or 0 where 0 is not allowed.
+        given: settings by name; None is allowed.
     """
     asked = "0 or above" if or_zero else "above 0"
     for name in names:
@@ -97,12 +92,8 @@ def check_ranges(kind: type, given: Mapping[str, Any], of: str) -> None:
     """Refuse settings outside the ranges that a class and its base classes give their constructors' arguments.
 
     Args:
-        kind: the class.
-        given: settings by name. Missing ones and None are allowed.
+        given: settings by name; None is allowed.
         of: prefix of the keys in messages, such as ``model``.
-
-    Raises:
-        InputError: names the setting and its range.
     """
     for base in kind.__mro__:
         init = vars(base).get("__init__")

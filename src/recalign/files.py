@@ -39,11 +39,7 @@ def remove_stale_temps(path: Path) -> None:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Write a file atomically: yield a temporary path, then sync and rename it to `path`. Remove it on failure.
-
-    Raises:
-        OSError: the file cannot be written; ``filename`` is set.
-    """
+    """Write a file atomically: yield a temporary path, then sync and rename it to `path`. Remove it on failure."""
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     temporary = temp_path(path)
@@ -111,11 +107,7 @@ def write_parquet(frame: Any, path: Path) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file; {} if there is none.
-
-    Raises:
-        InputError: it is not JSON.
-    """
+    """Read a JSON file; {} if there is none. Raises InputError where it is not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except ValueError as error:

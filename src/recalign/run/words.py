@@ -40,31 +40,6 @@ def settings_of(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
             yield short(f"{prefix}{key}"), value
 
 
-def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings by nested key, from settings whose keys may be dotted; later ones win.
-
-    A class that has only its name, and gets arguments later, becomes ``{"class_path": NAME, "init_args": ...}``.
-    """
-    found: dict[str, Any] = {}
-    for key, value in settings.items():
-        *above, last = key.split(".")
-        node = found
-        for part in above:
-            inner = node.get(part)
-            if isinstance(inner, str):
-                node[part] = {"class_path": inner, "init_args": {}}
-            elif not isinstance(inner, dict):
-                node[part] = {}
-            node = node[part]
-            node = node["init_args"] if "class_path" in node else node
-        value = nested(value) if isinstance(value, Mapping) else value
-        before = node.get(last)
-        if isinstance(before, dict) and isinstance(value, dict) and "class_path" not in value:
-            value = nested(before | value)
-        node[last] = value
-    return found
-
-
 def to_builtin(value: Any, where: str | None = None) -> Any:
     """A value as JSON and YAML know it: of paths the text, of NumPy's numbers and arrays Python's.
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import polars as pl
+from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Column, Table
 
@@ -26,7 +27,7 @@ from recalign.run.stage import Stage, Trained, parse_stage, upstream
 from recalign.run.stage.console import echo, quiet
 from recalign.run.stage.loggers import BEST
 from recalign.run.stage.settings import instantiated, parse_call, set_keys
-from recalign.run.words import iter_options, nested
+from recalign.run.words import iter_options
 from recalign.workers import locked
 
 FOLDER = "tuning"
@@ -105,7 +106,10 @@ def tune(argv: Sequence[str]) -> Path:
         table.add_row(f"trial-{number}", value, _line(settings[number]), style="bold" if number == ranked[0] else None)
     out = Path(how.out or folder / "tuned.yaml")
     head = f"# {metric} {values[ranked[0]]:.4g}, the best of {len(settings)} trials\n"
-    write_text(out, head + yaml_text(nested(settings[ranked[0]])))
+    tuned = OmegaConf.create()
+    for key, value in settings[ranked[0]].items():
+        OmegaConf.update(tuned, key, value)
+    write_text(out, head + yaml_text(OmegaConf.to_container(tuned)))
     Console(width=WIDTH).print(table)
     echo(f"{out}: give it after the stage's YAML, recalign fit ... --config {out}")
     return out

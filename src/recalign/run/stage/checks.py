@@ -127,12 +127,9 @@ def checkpoints(stage: ParsedStage) -> None:
         optional = key.startswith("early_stopping.") and not (key in began and key in now)
         if key.startswith(KEPT_ON_RESUME) and not key.startswith(FREE_ON_RESUME) and not optional:
             what = f"{now.get(key)!r}, and the run began with {began.get(key)!r}"
-            remedy = f"{_own_settings(stage.checkpoint)}; or start anew, without --ckpt_path"
+            config = stage.checkpoint.parent.parent / "config.yaml"
+            remedy = f"continue it with its own settings: --config {config}; or start anew, without --ckpt_path"
             raise InputError(what, where=key, remedy=remedy)
-
-
-def _own_settings(checkpoint: Path) -> str:
-    return f"continue it with its own settings: --config {checkpoint.parent.parent / 'config.yaml'}"
 
 
 def built(stage: ParsedStage, model: LightningModule, data: LightningDataModule, trainer: Trainer) -> None:
@@ -166,5 +163,5 @@ def built(stage: ParsedStage, model: LightningModule, data: LightningDataModule,
     making = {one.state_key for one in callbacks if isinstance(one, KeepRanking | WeightAveraging)}
     # Only the callback that averaged weights restores those that were trained.
     if TRAINED_WEIGHTS in checkpoint and not making & checkpoint["callbacks"].keys():
-        what = "its weights are an average that no callback here knows"
-        raise InputError(what, where=str(path), remedy=_own_settings(path))
+        remedy = f"continue it with its own callbacks: --config {path.parent.parent / 'config.yaml'}"
+        raise InputError("its weights are an average that no callback here knows", where=str(path), remedy=remedy)

@@ -55,23 +55,19 @@ class Stage(ParsedStage):
     verbose: bool = False
 
     def make(self) -> Trained:
+        """Train: in this process, or by its command, which Lightning starts once for each of several."""
         if self.verbose:
             echo(f"  {self.command}")
-        if self.bare_trainer().world_size > 1:
-            self._run_alone()
-        else:
+        if self.bare_trainer().world_size == 1:
             run_stage(self, *self.callbacks)
+        elif code := subprocess.run([sys.executable, "-m", "recalign", *self.words], check=False).returncode:
+            # 2 and 3 may be due to the settings: refused, or training that cannot go on. A kill or a bug is not.
+            cause = None if code in (2, 3) else ChildProcessError(f"exit code {code}")
+            raise TrainingError(f"exit code {code} of: {self.command}") from cause
         trained = self.load()
         if self.verbose:
             echo(f"  {trained.seconds:.0f} s, {trained.checkpoint}")
         return trained
-
-    def _run_alone(self) -> None:
-        """Run a stage of several processes by its command, which Lightning starts once for each of them."""
-        if code := subprocess.run([sys.executable, "-m", "recalign", *self.words], check=False).returncode:
-            # 2 and 3 may be due to the settings: refused, or training that cannot go on. A kill or a bug is not.
-            cause = None if code in (2, 3) else ChildProcessError(f"exit code {code}")
-            raise TrainingError(f"exit code {code} of: {self.command}") from cause
 
     @contextmanager
     def prepared(self) -> Iterator[None]:

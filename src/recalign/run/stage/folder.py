@@ -51,6 +51,7 @@ class RunFolder:
 
     Attributes:
         path: the folder ``<root>/<chain>/<name>/seed-<n>``; it need not exist.
+        previous: keeps the run that this folder held before.
         trust: the trust report of a reward model.
     """
 
@@ -59,12 +60,8 @@ class RunFolder:
     def __post_init__(self) -> None:
         self.config, self.manifest = self.path / "config.yaml", self.path / artifacts.MANIFEST
         self.checkpoints, self.trust = self.path / "checkpoints", self.path / "trust.json"
+        self.previous = self.path.parent / f"{self.path.name}.previous"
         self.best, self.last = self.checkpoints / "best.ckpt", self.checkpoints / "last.ckpt"
-
-    @property
-    def previous(self) -> Path:
-        """Keeps the run that this folder held before."""
-        return self.path.with_name(self.path.name + ".previous")
 
     @classmethod
     def of(cls, run: RunConfig, chain: str, seed: int) -> RunFolder:
@@ -183,11 +180,11 @@ class Manifest:
         """The manifest of a run that begins now, with this code."""
         packages = {name: version(name) for name in ("recalign", "lightning", "torch", "polars")}
         versions = packages | {"python": platform.python_version()}
-        return cls(**facts, versions=versions, git=git_state(), started=_now())
+        return cls(**facts, versions=versions, git=git_state(), started=datetime.now(UTC).isoformat())
 
     def end(self, folder: RunFolder, checkpoint: Path | None, files: Iterable[Path], seconds: float) -> None:
         """Record that the run has finished or, with an `error`, failed: what it left, and how long it took."""
-        self.status, self.finished = "failed" if self.error else "finished", _now()
+        self.status, self.finished = "failed" if self.error else "finished", datetime.now(UTC).isoformat()
         self.seconds = round(self.seconds + seconds, 3)
         self.checkpoint = str(checkpoint.relative_to(folder.path)) if checkpoint else self.checkpoint
         self.digests = {str(file.relative_to(folder.path)): sha256(file) for file in files}
@@ -241,11 +238,6 @@ def run_key(
 def flat_settings(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings by dotted key as it is typed; a tuple and a list are the same."""
     return {short(key): list(one) if isinstance(one, tuple) else one for key, one in flatten(settings).items()}
-
-
-def _now() -> str:
-    """The time in UTC."""
-    return datetime.now(UTC).isoformat()
 
 
 def git_state() -> dict[str, Any] | None:

@@ -33,7 +33,6 @@ def recorded(stage: ParsedStage, trainer: Trainer, data: LightningDataModule) ->
     """
     folder, manifest = stage.folder, _begin(stage, data)
     trainer.loggers = _loggers(stage, manifest, trainer.loggers)
-    wandb_logs = [logger for logger in trainer.loggers if isinstance(logger, WandbLog)]
     began, started, code = time.monotonic(), time.time(), 1
     try:
         yield
@@ -50,7 +49,7 @@ def recorded(stage: ParsedStage, trainer: Trainer, data: LightningDataModule) ->
                 _end(folder, manifest, began, error=what or type(error).__name__)
         raise
     finally:
-        for log in wandb_logs:
+        for log in [logger for logger in trainer.loggers if isinstance(logger, WandbLog)]:
             if stage.training and code == 0:
                 log.use(lambda run: log_result(run, folder, manifest))
             log.finish(code)

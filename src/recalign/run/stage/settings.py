@@ -60,18 +60,13 @@ class SettingsFile(ActionConfigFile):
 
     def __call__(self, parser: Parser, found: Namespace, path: str, option: str | None = None) -> None:  # type: ignore[override]
         data = load(Path(path)).get("data")
-        if isinstance(data, dict):
-            _forget_replaced(found, data.get("init_args") or data)
+        for name, value in (data.get("init_args") or data).items() if isinstance(data, dict) else ():
+            earlier = found.get(key := f"data.init_args.{name}")
+            if not isinstance(value, dict) or not isinstance(earlier, Namespace):
+                continue
+            if "class_path" in value or "class_path" not in earlier:  # else single arguments of the class there
+                del found[key]
         super().__call__(parser, found, path, option)
-
-
-def _forget_replaced(found: Namespace, data: Mapping[str, Any]) -> None:
-    for name, value in data.items():
-        earlier = found.get(key := f"data.init_args.{name}")
-        if not isinstance(value, dict) or not isinstance(earlier, Namespace):
-            continue
-        if "class_path" in value or "class_path" not in earlier:  # else single arguments of the class there
-            del found[key]
 
 
 def _sources(words: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:

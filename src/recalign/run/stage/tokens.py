@@ -70,8 +70,14 @@ class ParsedTokens:
         if self.verbose:
             echo(f"  {self.command}")
         data, began = self.settings["data"], time.monotonic()
-        facts = {"stage": TOKENS, "log": data.log_.name, "seed": self.config["seed"], "command": self.command}
-        manifest = Manifest.begin(**facts, key=self.key(), fingerprint=data.fingerprint)
+        manifest = Manifest.begin(
+            stage=TOKENS,
+            log=data.log_.name,
+            seed=self.config["seed"],
+            command=self.command,
+            key=self.key(),
+            fingerprint=data.fingerprint,
+        )
         path = tokenize(**self.settings, out=self.folder.path)
         manifest.end(self.folder, path, [path], time.monotonic() - began)
         return path
