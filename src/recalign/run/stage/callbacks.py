@@ -57,7 +57,7 @@ class NaNGuard(Callback):
         if batches_done(trainer) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self._check(trainer)
 
-    def _check(self, trainer: Trainer, *_: object) -> None:
+    def _check(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         if self.first_bad is None or (number := int(self.first_bad)) < 0:
             return
         epoch, batch = divmod(number, int(trainer.num_training_batches))
@@ -123,7 +123,7 @@ class TrainingMonitor(Callback):
             pl_module.log_dict({"speed/step_seconds": seconds, "speed/memory_gb": memory})
             self._restart(trainer)
 
-    def _restart(self, trainer: Trainer, *_: object) -> None:
+    def _restart(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         self._began = time.monotonic(), trainer.global_step
 
     # a run that is continued within an epoch starts none

@@ -56,7 +56,7 @@ def quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         for pattern in _NOISE:
             warnings.filterwarnings("ignore", message=pattern)
-        warnings.formatwarning = lambda message, *_, **__: f"warning: {' '.join(str(message).split())}\n"  # type: ignore
+        warnings.formatwarning = lambda message, *_, **__: f"warning: {' '.join(str(message).split())}\n"
         for logger in loggers:
             logger.addFilter(worth_saying)
         try:
