@@ -21,8 +21,7 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from torch import Tensor
 
-from recalign.nn import HSTU
-from recalign.nn.softmax import sampled_log_prob
+from recalign.nn import HSTU, sampled_log_prob
 
 TOLERANCE = 1e-10
 EPS = 1e-6  # of the L2 norms

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from recalign.nn import softmax
-from recalign.nn.softmax import log_prob, sampled_log_prob, weighted_nll
+from recalign.nn import log_prob, sampled_log_prob, softmax, weighted_nll
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
 

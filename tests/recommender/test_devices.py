@@ -12,6 +12,7 @@ from recalign.data.sequences import Batch
 from recalign.nn import HSTU, Pooled, SASRec
 from recalign.posttrain.weighted import clip_weights, transform_advantages, weighted_likelihood
 from recalign.recommender import RecommenderData, SequencePolicy
+from recalign.recommender.module import estimated_log_prob
 from recalign.reward import RewardEnsemble
 
 ENCODERS = {
@@ -50,7 +51,7 @@ def test_a_policy_makes_its_tensors_where_it_is(encoder, batch, loss):
     if loss == "full":
         value = policy.weighted_nll(state, batch.target_T, batch.reward_T)
     elif loss == "sampled":
-        value = policy.sampled_log_prob(state, batch.target_T, 8).mean()
+        value = estimated_log_prob(policy, state, batch.target_T, 8).mean()
     elif loss == "candidates":
         value = policy.log_probs(state, batch.target_T[:, None].repeat(1, 3)).sum()
     else:

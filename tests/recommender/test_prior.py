@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from recalign.errors import InputError
 from recalign.evaluation.baselines import SameForAll
 from recalign.recommender import RecommenderData, SequencePolicy
+from recalign.recommender.module import estimated_log_prob
 from recalign.recommender.prior import ItemPrior, without_prior
 
 
@@ -52,7 +53,7 @@ def figures(policy, batch):
         policy.ranks(state, item_T, seen_N),
         *policy.top_k(state, 7, seen_N),
         policy.sample(state, 5),
-        policy.sampled_log_prob(state, item_T, 9),
+        estimated_log_prob(policy, state, item_T, 9),
     ]
 
 

@@ -15,7 +15,7 @@ from recalign.evaluation.baselines import Row
 from recalign.evaluation.judges import require_apart
 from recalign.evaluation.value import Scorers, evaluate, mean_rewards
 from recalign.recommender.checkpoint import Loaded, check_catalogue, load_net
-from recalign.recommender.module import CLONED
+from recalign.recommender.cloning import CLONED
 from recalign.recommender.policy import Policy
 from recalign.reward import RewardData, RewardEnsemble
 

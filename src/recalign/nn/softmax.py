@@ -1,10 +1,9 @@
-"""Log-probabilities of a softmax over the catalogue, exact or sampled, and a weighted negative log-likelihood.
+"""Log-probabilities of a softmax over the catalogue, and a weighted negative log-likelihood.
 
     log pi(a | q) = s q . e_a - log sum_v exp(s q . e_v)
 
-If the caller L2-normalises q and e, this is the cosine softmax of HSTU's code with s = 1 / temperature. The exact form
-works in chunks of positions and never materialises positions x catalogue, forward or backward. Its gradients are
-written by hand:
+If the caller L2-normalises q and e, this is the cosine softmax of HSTU's code with s = 1 / temperature. It works in
+chunks of positions and never materialises positions x catalogue, forward or backward. Gradients are written by hand:
 
     d log pi / d q = s (e_a - sum_v pi_v e_v)             d log pi / d e_v = s (1[v = a] - pi_v) q
 
@@ -12,8 +11,7 @@ Under autocast the large matrix products and the exponentials are in autocast's 
 (float64 for float64 inputs); of a weighted loss the sum over the catalogue is part of such a product.
 
 Shape suffixes:
-    T  positions      V  items of the catalogue      D  width      C  positions of a chunk      N  negatives
-    X  D + 1
+    T  positions      V  items of the catalogue      D  width      C  positions of a chunk      X  D + 1
 """
 
 import math
@@ -58,42 +56,6 @@ def weighted_nll(
     """
     setting = _Setting(scale, bound, _product_dtype(query_TD))
     return _WeightedNLL.apply(query_TD, item_VD, target_T, weight_T, setting)
-
-
-def sampled_log_prob(
-    query_TD: Tensor,
-    target_TD: Tensor,
-    negative_ND: Tensor,
-    target_T: Tensor,
-    negative_N: Tensor,
-    scale: float,
-    log_count_N: Tensor | None = None,
-) -> Tensor:
-    """log pi(target | query) over the target and sampled negatives: (T,).
-
-    Negatives equal to the target are masked, as by the logit -5e4 in HSTU's code.
-
-    Args:
-        query_TD: a query for each position.
-        target_TD: embedding of each target.
-        negative_ND: embeddings of negatives shared by all positions, or (T, N, D) for each position's own.
-        target_T: item of each target.
-        negative_N: items of the shared negatives, or (T, N) for each position's own.
-        scale: factor on the dot products.
-        log_count_N: logQ correction, shaped like `negative_N`: log of the expected number of draws, N q(item). It makes
-            the sum over negatives an unbiased estimate of the sum over all items but the target.
-    """
-    with torch.autocast(query_TD.device.type, enabled=False):
-        query_TD = query_TD.to(target_TD.dtype)
-        positive_T1 = scale * (query_TD * target_TD).sum(dim=-1, keepdim=True)
-        if negative_ND.dim() == 2:
-            logit_TN = scale * (query_TD @ negative_ND.T)
-        else:
-            logit_TN = scale * (negative_ND @ query_TD[:, :, None]).squeeze(-1)
-        if log_count_N is not None:
-            logit_TN = logit_TN - log_count_N
-        logit_TN = logit_TN.masked_fill(negative_N == target_T[:, None], -torch.inf)
-        return torch.cat([positive_T1, logit_TN], dim=1).log_softmax(dim=1)[:, 0]
 
 
 class _Setting(NamedTuple):

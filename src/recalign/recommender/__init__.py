@@ -2,11 +2,16 @@
 
 from recalign.recommender.averaging import PolynomialAveraging
 from recalign.recommender.calibration import CalibratePrior
-from recalign.recommender.module import Recommender, RecommenderData
+from recalign.recommender.cloning import RecommenderData
+from recalign.recommender.module import Recommender
 from recalign.recommender.onerec import OneRecRecommender
 from recalign.recommender.onerec_policy import CodePolicy
 from recalign.recommender.policy import Policy
+from recalign.recommender.recommendations import RecommendationsWriter
 from recalign.recommender.sequence_policy import SequencePolicy
+from recalign.recommender.training import PolicyModule
+
+PolicyModule.writer = RecommendationsWriter
 
 __all__ = [
     "CalibratePrior",

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 
+import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
+from recalign.data.sequences import Batch
 from recalign.distributed import broadcast_floats
 from recalign.recommender.checkpoint import load_net, read_checkpoint, write_checkpoint
-from recalign.recommender.interpolation import ndcg_by_strength
 from recalign.recommender.policy import Policy
+from recalign.recommender.rank_metrics import RankMetrics
 from recalign.recommender.training import PolicyModule
 
 MAX_STRENGTH = 2.0
@@ -105,6 +108,25 @@ class CalibratePrior(Callback):
         figures = {"rank/prior": strength, "rank/prior/ndcg@10": with_it, "rank/prior/ndcg@10_without": without}
         for logger in trainer.loggers:
             logger.log_metrics(figures, step=trainer.global_step)
+
+
+@torch.no_grad()
+def ndcg_by_strength(
+    policy: Policy, batches: Iterable[Batch], device: torch.device, strengths: list[float]
+) -> dict[float, float]:
+    """Mean NDCG@10 of all targets under each strength of the policy's item prior; NaN if there is none.
+
+    Ranked over the full catalogue without what was seen. The last strength stays set. A state knows nothing of the
+    prior, so histories are encoded once.
+    """
+    metrics = {strength: RankMetrics((10,), sync_on_compute=False).to(device) for strength in strengths}
+    for batch in batches:
+        there = batch.to(device)
+        state = policy.encode(there)
+        for strength, metric in metrics.items():
+            policy.prior_strength = strength
+            metric.update(policy.ranks_within(state, there.target_T, 10, there.seen_N))
+    return {strength: float(metric.compute()["ndcg@10"]) for strength, metric in metrics.items()}
 
 
 def _handed_over(trainer: Trainer) -> Path:

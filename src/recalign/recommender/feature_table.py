@@ -22,7 +22,11 @@ from torch import Tensor, nn
 
 from recalign.data.sequences.features import ItemFeatures
 from recalign.distributed import from_first
+from recalign.errors import InputError
 from recalign.nn import Rebuildable
+from recalign.recommender.checkpoint import build, recipe
+from recalign.recommender.policy import Policy
+from recalign.recommender.sequence_policy import HistoryPolicy, SequencePolicy
 
 ARRAYS = {"code_N": "code", "weight_N": "weight", "offset": "offset", "number_VW": "number"}
 """Buffers of `FeatureTable`, and the arrays of `ItemFeatures` that they hold."""
@@ -63,6 +67,7 @@ class FeatureTable(Rebuildable, nn.Module):
             self.embedding_CD[torch.tensor([0, *sizes]).cumsum(0)[:-1]] = 0
         self.projection_WD = nn.Parameter(torch.randn(width, dim) * 0.02) if width else None
         self.kept_V1: Tensor | None = None
+        self._of_step: list[Tensor] | None = None  # in a step of training: the items' vectors, once they are made
 
     def fill(self, features: ItemFeatures) -> None:
         """Take the codes and numbers of a catalogue."""
@@ -74,20 +79,38 @@ class FeatureTable(Rebuildable, nn.Module):
         pairs = [(getattr(self, name).cpu(), torch.from_numpy(getattr(features, one))) for name, one in ARRAYS.items()]
         return all(own.shape == other.shape and torch.allclose(own, other) for own, other in pairs)
 
-    def draw(self) -> None:
-        """Draw the items that lose their own vector, in training, until `restore`; in all processes the same ones."""
+    def begin_step(self) -> None:
+        """A step of training begins: the vectors are made once, and some items lose their own part, in all processes.
+
+        Only while this is trained, until `end_step`.
+        """
+        self._of_step = []
         if self.training and self.id_dropout:
             self.kept_V1 = self.has_id_V1 * (from_first(torch.rand_like(self.has_id_V1)) >= self.id_dropout)
 
-    def restore(self) -> None:
-        """Give all items in training their own vector again."""
-        self.kept_V1 = None
+    def end_step(self) -> None:
+        """All items in training have their own part again."""
+        self._of_step = self.kept_V1 = None
 
     def forward(self, id_WD: Tensor) -> Tensor:
         """The items' vectors, from their own. Shape: (V + 1, D), the padding item first -> (V + 1, D)."""
+        if self._of_step is None or not torch.is_grad_enabled():
+            return self._made(id_WD)
+        if not self._of_step:
+            self._of_step.append(self._made(id_WD))
+        return self._of_step[0]
+
+    def _made(self, id_WD: Tensor) -> Tensor:
         own_V1 = self.has_id_V1 if self.kept_V1 is None else self.kept_V1
-        item_VD = id_WD[1:] * own_V1 + self.summed()
-        return torch.cat([id_WD[:1], item_VD])
+        return torch.cat([id_WD[:1], id_WD[1:] * own_V1 + self.summed()])
+
+    def without_features(self, policy: SequencePolicy) -> SequencePolicy:
+        """A copy of a policy with these features, whose items are their vectors."""
+        plain = SequencePolicy(policy.encoder, policy.num_items, policy.temperature, policy.past_rewards is not None)
+        with torch.no_grad():
+            plain.item_embedding.weight[1:] = self.has_id_V1 * policy.item_embedding.weight[1:] + self.summed()
+        plain.num_warm = policy.num_warm
+        return plain
 
     def summed(self) -> Tensor:
         """The part of features. Shape: -> (V, D)."""
@@ -100,3 +123,33 @@ class FeatureTable(Rebuildable, nn.Module):
             return sum_VD
         with torch.autocast(sum_VD.device.type, enabled=False):
             return sum_VD + number_VW @ self.projection_WD
+
+
+def set_features(policy: HistoryPolicy, features: ItemFeatures, id_dropout: float) -> None:
+    """Give a policy the features of a catalogue; before training, and again before a checkpoint is loaded.
+
+    Raises:
+        InputError: the policy has those of another catalogue.
+    """
+    plan = {"dim": policy.encoder.dim, "num_items": policy.num_items, **features.plan, "id_dropout": id_dropout}
+    if policy.features is None:
+        _give(policy, FeatureTable(**plan))
+    table: FeatureTable = policy.features  # type: ignore[assignment]
+    table.id_dropout = table.init_args["id_dropout"] = id_dropout
+    if plan != table.init_args:
+        text = "the policy was made for other item features, or for another catalogue"
+        remedy = "use the item table and the split that it was trained with, or train the recommender anew"
+        raise InputError(text, where="data.log.items", remedy=remedy)
+    table.fill(features)
+
+
+def make_room_for(policy: HistoryPolicy, other: Policy) -> None:
+    """Give a policy a table of features, if another one has one, into which its weights can be loaded."""
+    if (features := getattr(other, "features", None)) is not None:
+        _give(policy, build(recipe(features)))
+
+
+def _give(policy: HistoryPolicy, table: FeatureTable) -> None:
+    policy.features = table.to(policy.item_embedding.weight.device)
+    policy.num_warm = table.warm
+    policy.init_args["features"] = policy.features  # so that a checkpoint builds it

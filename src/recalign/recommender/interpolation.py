@@ -14,7 +14,7 @@ from recalign.data.sequences import Batch, EventDataModule
 from recalign.data.sequences.windows import evaluation_windows
 from recalign.errors import InputError
 from recalign.recommender.policy import Policy
-from recalign.recommender.rank_metrics import RankMetrics, gain_ndcg
+from recalign.recommender.rank_metrics import gain_ndcg
 
 TOLERANCE = 0.005
 """A policy may keep this much less where it is measured again: training measures at its own precision."""
@@ -148,22 +148,3 @@ def sums_by_user(ranked: Iterable[tuple[Batch, Tensor]]) -> np.ndarray:
     user_T, rank_T = torch.cat(pairs, dim=1).cpu().numpy()
     _, place_T = np.unique(user_T, return_inverse=True)
     return np.bincount(place_T, weights=gain_ndcg(rank_T, 10))
-
-
-@torch.no_grad()
-def ndcg_by_strength(
-    policy: Policy, batches: Iterable[Batch], device: torch.device, strengths: list[float]
-) -> dict[float, float]:
-    """Mean NDCG@10 of all targets under each strength of the policy's item prior; NaN if there is none.
-
-    Ranked as in `ndcg_by_user`. The last strength stays set. A state knows nothing of the prior, so histories are
-    encoded once.
-    """
-    metrics = {strength: RankMetrics((10,), sync_on_compute=False).to(device) for strength in strengths}
-    for batch in batches:
-        there = batch.to(device)
-        state = policy.encode(there)
-        for strength, metric in metrics.items():
-            policy.prior_strength = strength
-            metric.update(policy.ranks_within(state, there.target_T, 10, there.seen_N))
-    return {strength: float(metric.compute()["ndcg@10"]) for strength, metric in metrics.items()}

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from recalign.data.sequences import EventDataModule
 from recalign.errors import InputError, Positive
 from recalign.nn import Encoder, LazyDecoder
 from recalign.nn.onerec_trie import MAX_IDS
-from recalign.recommender.module import Cloning
+from recalign.recommender.checkpoint import Loaded
+from recalign.recommender.cloning import Cloning
 from recalign.recommender.onerec_policy import CodePolicy
 from recalign.recommender.semantic_ids.codes import CodesTable, load_codes
 
@@ -68,11 +70,23 @@ class OneRecRecommender(Cloning):
             text = f"{num_items:,} items do not fit into {' x '.join(map(str, levels))} codes"
             remedy = "use more codes or one more level, such as [64, 32], with a product below 2^62"
             raise InputError(text, where="model.codes" if codes else "model.sizes", remedy=remedy)
+        self.start_has_codes = False
         decoder, encoder = copy.deepcopy(decoder) or LazyDecoder(), copy.deepcopy(encoder)
         width = beam or min(DEFAULT_BEAM, num_items)
         policy = CodePolicy(decoder, num_items, levels, encoder, feedback, width, widest, temperature)
         super().__init__(policy, lr=lr, **cloning)
         self.codes = codes
+
+    def start_from(self, start: Loaded) -> None:
+        super().start_from(start)
+        self.start_has_codes = "sizes" in start.net.init_args
+
+    def bind(self, data: EventDataModule) -> Self:
+        if data.sequences.features is not None:
+            text = "it knows items by their codes, not by their features"
+            remedy = "leave the features out (features: {}), or train conf/recommender.yaml"
+            raise InputError(text, where="data.log.items.features", remedy=remedy)
+        return super().bind(data)
 
     @classmethod
     def upstream(cls, init_args: dict[str, Any]) -> dict[str, str]:

@@ -1,32 +1,23 @@
 """Policies over histories of item ids: a sequence encoder, and a softmax over cosines.
 
-Shape suffixes: B histories, L events of each, T states, C candidates, N negatives, V items of the catalogue, D width, X
+Shape suffixes: B histories, L events of each, T states, C candidates, N items, V items of the catalogue, D width, X
 width with the prior's columns.
 """
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING, Any
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recalign.data.sequences import Batch
-from recalign.distributed import from_first
 from recalign.errors import InputError
-from recalign.nn import Encoder, log_prob, sampled_log_prob, target_ranks, top_k, unit, weighted_nll
-from recalign.recommender.checkpoint import build, recipe
+from recalign.nn import Encoder, log_prob, target_ranks, top_k, unit, weighted_nll
 from recalign.recommender.policy import Policy
 from recalign.recommender.prior import ItemPrior
 
-if TYPE_CHECKING:
-    from recalign.data.sequences.features import ItemFeatures
-    from recalign.recommender.feature_table import FeatureTable
-
-FEATURE_TABLE = "recalign.recommender.feature_table.FeatureTable"
-"""What knows items by their features; imported where a log has some."""
 LEFT_OUT = -1e4  # log-probability of items that are left out: exp of it is 0, and 0 times it too
 LARGEST_COSINE = 1.01  # however it is rounded
 
@@ -59,6 +50,21 @@ class Feedback(nn.Module):
         return self.project(torch.stack([z_BL.nan_to_num(), known_BL.to(reward_BL.dtype)], dim=-1))
 
 
+class FeatureVectors(Protocol):
+    """What features of items add to their own vectors (`recalign.recommender.feature_table`)."""
+
+    warm: int
+    """How many items have training events, the first ones."""
+
+    def __call__(self, id_WD: Tensor) -> Tensor: ...
+
+    def begin_step(self) -> None: ...
+
+    def end_step(self) -> None: ...
+
+    def without_features(self, policy: SequencePolicy) -> SequencePolicy: ...
+
+
 class HistoryPolicy(Policy):
     """A policy that reads histories of item ids with a sequence encoder.
 
@@ -71,7 +77,9 @@ class HistoryPolicy(Policy):
 
     num_warm = 0
 
-    def __init__(self, encoder: Encoder, num_items: int, feedback: bool, features: FeatureTable | None = None) -> None:
+    def __init__(
+        self, encoder: Encoder, num_items: int, feedback: bool, features: FeatureVectors | None = None
+    ) -> None:
         super().__init__()
         self.num_items = num_items
         self.item_embedding = nn.Embedding(num_items + 1, encoder.dim, padding_idx=0)
@@ -82,56 +90,19 @@ class HistoryPolicy(Policy):
         self.past_rewards = Feedback(encoder.dim) if feedback else None
         self.features = features
         self.num_warm = num_items if features is None else features.warm
-        self._of_step: list[Tensor] | None = None  # in a step of training: the table, once it is made
-
-    def set_features(self, features: ItemFeatures, id_dropout: float) -> None:
-        """Give the policy the features of a catalogue; before training, and again before a checkpoint is loaded.
-
-        Raises:
-            InputError: the policy has those of another catalogue.
-        """
-        own = {"dim": self.encoder.dim, "num_items": self.num_items, **features.plan, "id_dropout": id_dropout}
-        if self.features is None:
-            self._make_features({"class_path": FEATURE_TABLE, "init_args": own})
-        assert self.features is not None
-        self.features.id_dropout = self.features.init_args["id_dropout"] = id_dropout
-        if own != self.features.init_args:
-            text = "the policy was made for other item features, or for another catalogue"
-            remedy = "use the item table and the split that it was trained with, or train the recommender anew"
-            raise InputError(text, where="data.log.items", remedy=remedy)
-        self.features.fill(features)
-
-    def make_room_for(self, other: Policy) -> None:
-        """Make a table of features, if another policy has one, into which its weights can be loaded."""
-        if (features := getattr(other, "features", None)) is not None:
-            self._make_features(recipe(features))
-
-    def _make_features(self, plan: dict[str, Any]) -> None:
-        self.features = build(plan).to(self.item_embedding.weight.device)
-        self.num_warm = self.features.warm
-        self.init_args["features"] = self.features  # so that a checkpoint builds it
 
     def item_table(self) -> Tensor:
         """A vector of each item, with its features. Shape: -> (V + 1, D), the padding item first."""
         weight_WD = self.item_embedding.weight
-        if self.features is None:
-            return weight_WD
-        if self._of_step is None or not torch.is_grad_enabled():
-            return self.features(weight_WD)
-        if not self._of_step:
-            self._of_step.append(self.features(weight_WD))
-        return self._of_step[0]
+        return weight_WD if self.features is None else self.features(weight_WD)
 
     def begin_step(self) -> None:
-        """From now on the table with features is made once; some items lose their ids (`FeatureTable`)."""
         if self.features is not None:
-            self._of_step = []
-            self.features.draw()
+            self.features.begin_step()
 
     def end_step(self) -> None:
         if self.features is not None:
-            self._of_step = None
-            self.features.restore()
+            self.features.end_step()
 
     def read(self, batch: Batch) -> Tensor:
         """The encoder's output after each event. Shape: -> (B, L, D)."""
@@ -167,7 +138,7 @@ class SequencePolicy(HistoryPolicy):
         num_items: int,
         temperature: float = 0.05,
         feedback: bool = False,
-        features: FeatureTable | None = None,
+        features: FeatureVectors | None = None,
     ) -> None:
         super().__init__(encoder, num_items, feedback, features)
         self.temperature = temperature
@@ -175,14 +146,7 @@ class SequencePolicy(HistoryPolicy):
 
     def trunk(self) -> SequencePolicy:
         """Itself; with features a copy whose items are their vectors."""
-        if self.features is None:
-            return self
-        plain = SequencePolicy(self.encoder, self.num_items, self.temperature, self.past_rewards is not None)
-        with torch.no_grad():
-            own = self.features.has_id_V1 * self.item_embedding.weight[1:]
-            plain.item_embedding.weight[1:] = own + self.features.summed()
-        plain.num_warm = self.num_warm
-        return plain
+        return self if self.features is None else self.features.without_features(self)
 
     def set_counts(self, count_V: Tensor) -> None:
         """Cold items borrow the mean count of the others: 0 would say that users left them out."""
@@ -223,19 +187,6 @@ class SequencePolicy(HistoryPolicy):
     def weighted_nll(self, state: Tensor, item: Tensor, weight: Tensor) -> Tensor:
         return weighted_nll(*self._vectors(state), item - 1, weight, 1 / self.temperature, self._bound())
 
-    def sampled_log_prob(self, state: Tensor, item: Tensor, negatives: int) -> Tensor:
-        """Estimate log pi(item | state) from uniform negatives that all states share. Shape: -> (T,).
-
-        Each negative stands for num_warm / negatives items (the logQ correction), which makes the softmax's sum an
-        unbiased estimate; negatives that hit a state's own item are masked. Only the table's gradient is as large as
-        the catalogue.
-        """
-        drawn_N = from_first(torch.randint(1, self.num_warm + 1, (negatives,), device=state.device))
-        log_count_N = state.new_full((negatives,), math.log(negatives / self.num_warm), dtype=torch.float32)
-        query_TX, chosen_X = self._vectors(state, torch.cat([item, drawn_N]))
-        target_TX, negative_NX = chosen_X.split([len(item), negatives])
-        return sampled_log_prob(query_TX, target_TX, negative_NX, item, drawn_N, 1 / self.temperature, log_count_N)
-
     @torch.no_grad()
     def top_k(self, state: Tensor, k: int, seen: Tensor | None = None) -> tuple[Tensor, Tensor]:
         score, column = top_k(*self._vectors(state), k, None if seen is None else (seen[0], seen[1] - 1))
@@ -245,20 +196,22 @@ class SequencePolicy(HistoryPolicy):
     def ranks(self, state: Tensor, item: Tensor, seen: Tensor | None = None) -> Tensor:
         return target_ranks(*self._vectors(state), item - 1, None if seen is None else (seen[0], seen[1] - 1))
 
-    def _vectors(self, state: Tensor, items: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """States and items (None: `candidates`) in full precision, their product the logit times the temperature.
+    def vectors_of(self, state: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+        """States and some items in full precision, their product the logit times the temperature.
 
-        Unit vectors, widened by the item prior where there is one. Shape: int64 (N,) -> (T, X), (N or V, X).
+        Unit vectors, widened by the item prior where there is one. Shape: int64 (N,) -> (T, X), (N, X).
         """
-        if items is None:
-            table = self.candidates()
-        elif self.features is None:
-            table = self.item_embedding(items)
-        else:
-            table = self.item_table().index_select(0, items)
-        scale, rows = 1 / self.temperature, slice(len(table)) if items is None else items - 1
+        table = self.item_embedding(items) if self.features is None else self.item_table().index_select(0, items)
+        return self._widened(state, table, items - 1)
+
+    def _vectors(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        """`vectors_of` all `candidates`."""
+        table = self.candidates()
+        return self._widened(state, table, slice(len(table)))
+
+    def _widened(self, state: Tensor, item_ND: Tensor, rows: slice | Tensor) -> tuple[Tensor, Tensor]:
         query_TX = self.prior.augment_queries(unit(state.float()))
-        return query_TX, self.prior.augment_items(unit(table.float()), scale, rows)
+        return query_TX, self.prior.augment_items(unit(item_ND.float()), 1 / self.temperature, rows)
 
     def candidates(self) -> Tensor:
         """Vectors of the items that the softmax is over: all, or those with training events. Shape: -> (N, D)."""

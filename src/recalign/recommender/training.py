@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, ClassVar, Self
 
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
@@ -20,7 +19,6 @@ from recalign.errors import InputError, NonNegative, Positive, check_ranges
 from recalign.recommender.checkpoint import Loaded, class_path, readable, recipe
 from recalign.recommender.policy import Policy
 from recalign.recommender.rank_metrics import RankMetrics
-from recalign.recommender.recommendations import RecommendationsWriter
 
 NLL_ITEMS = 100_000  # of a larger catalogue, validation computes ranks only: a likelihood takes half as long again
 
@@ -100,14 +98,12 @@ class StageModule(LightningModule):
         self.validation_step(batch, batch_idx)
 
     def log_histogram(self, name: str, values: Tensor) -> None:
-        """Log a distribution where a logger can show one: W&B and TensorBoard. NaN is left out.
+        """Log a distribution where a logger has a method of this name, as recalign's W&B. NaN is left out.
 
         It reads the device, so a step calls it only where `logs_now` says so. Values may have any shape.
         """
         for logger in self.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_histogram(name, values[values.isfinite()], self.global_step)
-            elif hasattr(logger, "log_histogram"):
+            if hasattr(logger, "log_histogram"):
                 logger.log_histogram(name, values[values.isfinite()].float().cpu().numpy(), self.global_step)
 
     def bind(self, data: EventDataModule) -> Self:
@@ -169,6 +165,8 @@ class PolicyModule(StageModule):
     catalogue, if that has at most `NLL_ITEMS` items.
     """
 
+    writer: ClassVar[Callable[[], Callback]]
+    """Makes the callback that writes what `predict_step` finds; the package sets `RecommendationsWriter`."""
     saved_networks = ("policy",)
 
     def __init__(
@@ -186,7 +184,7 @@ class PolicyModule(StageModule):
         return adamw(self.policy, self.lr, self.weight_decay)
 
     def configure_callbacks(self) -> list[Callback]:
-        return [RecommendationsWriter()]
+        return [type(self).writer()]
 
     def visible(self, batch: Batch) -> Batch:
         """The batch without the rewards that this module may not see."""
