@@ -30,12 +30,10 @@ class CalibratePrior(Callback):
     Taken is the strength in 0..2 with the highest ``all/ndcg@10`` on the stage's validation events (by default those of
     all users, on which an NDCG budget is measured too), the weakest of several. It goes into the best checkpoint, from
     which the next stage starts, and into the module's policy. Training itself, and the validation that picks its epoch,
-    know no prior.
+    know no prior. Two passes over these events rank once for every strength that is tried.
 
     Logs ``rank/prior``, the strength, and ``rank/prior/ndcg@10`` with ``rank/prior/ndcg@10_without``, what it is worth;
     the checkpoint's facts hold the same as ``prior``.
-
-    Cost: two passes over these events, each of which ranks once for every strength that is tried.
 
     Args:
         facts: what is found goes into this dictionary too, by name: the strength, what it is worth.

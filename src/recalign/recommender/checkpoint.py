@@ -12,7 +12,7 @@ import os
 import pickle
 import sys
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from recalign.files import atomic_write
 from recalign.nn import Rebuildable
 from recalign.recommender.policy import Policy
 
-NETWORK_PACKAGES = tuple(f"recalign.{package}" for package in ("nn", "recommender", "reward"))
+NETWORK_PACKAGES = tuple(f"recalign.{room}" for room in ("nn", "recommender", "reward"))
 READ_ERRORS = (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, ValueError, KeyError)
 """Errors of a file that is no checkpoint, or a damaged one."""
 OTHER_VERSION = "use a checkpoint of this class, made by this version of recalign: train that stage again"
@@ -79,15 +79,11 @@ def build(plan: dict[str, Any], name: str = "network", where: str | None = None)
         kind = getattr(importlib.import_module(module), kind_name)
         if not (isinstance(kind, type) and issubclass(kind, Rebuildable)):
             raise TypeError(f"{plan['class_path']} is not a network of recalign")
-        nested = {k: build(v, name, where) if _is_recipe(v) else v for k, v in plan["init_args"].items()}
-        return kind(**nested)
+        nets = {k: v for k, v in plan["init_args"].items() if isinstance(v, dict) and "class_path" in v}
+        return kind(**plan["init_args"] | {k: build(v, name, where) for k, v in nets.items()})
     except (ImportError, AttributeError, TypeError, KeyError, ValueError) as error:
         remedy = "use a file of this version of recalign; import the module of a class of your own first"
         raise InputError(f"its {name} cannot be built ({error})", where=where, remedy=remedy) from error
-
-
-def _is_recipe(value: Any) -> bool:
-    return isinstance(value, dict) and "class_path" in value
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -96,12 +92,12 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises:
         InputError: there is no such file, or it is not what was written: truncated, damaged, altered, or not finite.
     """
-    if not Path(path).is_file():
+    path, remedy = Path(path), "run its stage again, or use another checkpoint"
+    if not path.is_file():
         remedy = "name a .ckpt file, or run the stage that writes it"
         raise InputError("there is no such checkpoint", where=str(path), remedy=remedy)
-    remedy = "run its stage again, or use another checkpoint"
     try:
-        if not verify(Path(path), remedy):
+        if not verify(path, remedy):
             with zipfile.ZipFile(path) as archive:  # it has checksums of its own
                 if damaged := archive.testzip():
                     raise ValueError(f"{damaged} is damaged")
@@ -118,7 +114,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def write_checkpoint(checkpoint: Mapping[str, Any], path: str | Path) -> None:
-    """Write a checkpoint beside its target, sync it, rename it.
+    """Write a checkpoint, whole or not at all.
 
     Raises:
         TrainingError: weights are not finite, those of the ``state_dict`` or those that training goes on from; nothing
@@ -139,7 +135,7 @@ class Loaded:
     """A trained network with what its stage recorded.
 
     Attributes:
-        net: the network, with its trained weights.
+        net: the network, with its trained weights; None: what is known of it alone.
         catalogue: digest of the catalogue it was trained on; None: unknown.
         facts: what its stage recorded beside the weights, such as a reward model's reliability.
         users: whose events it was trained on.
@@ -156,7 +152,7 @@ class Loaded:
 
     @classmethod
     def from_checkpoint(cls, net: nn.Module | None, checkpoint: dict[str, Any], where: str) -> Loaded:
-        """A network, or None for what is known of it alone, with what a checkpoint says of it."""
+        """A network with what a checkpoint says of it."""
         users = UserCohort(**checkpoint["users"]) if "users" in checkpoint else None
         facts, influence = checkpoint.get("facts", {}), checkpoint.get("self_influence")
         return cls(net, checkpoint.get("catalogue"), facts, users, influence, where)
@@ -203,18 +199,17 @@ def load_net(path: str | Path, name: str, *, self_influence: bool = False) -> Lo
     Raises:
         InputError: the checkpoint cannot be read or holds no such network.
     """
-    checkpoint = read_checkpoint(path)
+    checkpoint, where = read_checkpoint(path), str(path)
     recipes = checkpoint.get("recipes", {})
     if name not in recipes:
         text = f"the checkpoint holds no {name} (it holds: {', '.join(recipes) or 'none of recalign'})"
-        raise InputError(text, where=str(path), remedy=f"give a checkpoint of a stage that trains a {name}")
-    net = build(recipes[name], name, str(path))
-    prefix = f"{name}."
+        raise InputError(text, where=where, remedy=f"give a checkpoint of a stage that trains a {name}")
+    net, prefix = build(recipes[name], name, where), f"{name}."
     own = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
-    load_weights(net, own, where=str(path))
+    load_weights(net, own, where=where)
     if not self_influence:
         checkpoint.pop("self_influence", None)
-    return Loaded.from_checkpoint(net, checkpoint, str(path))
+    return Loaded.from_checkpoint(net, checkpoint, where)
 
 
 def load_or_copy(
@@ -232,23 +227,23 @@ def load_or_copy(
     Raises:
         InputError: there is neither or both, what was given is no such network, or the checkpoint cannot be used.
     """
-    if given is not None:
-        if path is not None:
-            raise InputError(f"a {name} is given besides this checkpoint", where=where, remedy="give one of the two")
-        loaded = given if isinstance(given, Loaded) else Loaded(given)
-        if not isinstance(loaded.net, Policy if name == "policy" else nn.Module):
-            what = f"{type(loaded.net).__name__} is no {name}"
-            raise InputError(what, where=name, remedy=f"give a network, such as load_net(checkpoint, {name!r})")
-        return replace(loaded, net=copy.deepcopy(loaded.net).cpu())  # as one that is loaded is
-    if path is None:
+    if given is None and path is not None:
+        return load_net(path, name, self_influence=True)
+    if given is None:
         what, stage = {"policy": ("policy", "recommender"), "reward": ("reward model", "reward")}[name]
         remedy = f"name a checkpoint, or run first: recalign fit {stage}"
         raise InputError(f"{needed_by} needs a {what}", where=where, remedy=remedy)
-    return load_net(path, name, self_influence=True)
+    if path is not None:
+        raise InputError(f"a {name} is given besides this checkpoint", where=where, remedy="give one of the two")
+    loaded = given if isinstance(given, Loaded) else Loaded(given)
+    if not isinstance(loaded.net, Policy if name == "policy" else nn.Module):
+        what = f"{type(loaded.net).__name__} is no {name}"
+        raise InputError(what, where=name, remedy=f"give a network, such as load_net(checkpoint, {name!r})")
+    return replace(loaded, net=copy.deepcopy(loaded.net).cpu())  # as one that is loaded is
 
 
 def load_weights(
-    net: nn.Module, weights: dict[str, torch.Tensor], *, where: str, partial: bool = False, new: tuple[str, ...] = ()
+    net: nn.Module, weights: dict[str, Tensor], *, where: str, partial: bool = False, new: tuple[str, ...] = ()
 ) -> None:
     """Load weights by module name.
 
@@ -279,8 +274,8 @@ def load_weights(
 
 def prior_names(net: nn.Module) -> set[str]:
     """Names in the ``state_dict`` that belong to item priors."""
-    own: dict[str, Sequence[str]] = {path: getattr(module, "PRIOR_STATE", ()) for path, module in net.named_modules()}
-    return {f"{path}.{name}".removeprefix(".") for path, names in own.items() for name in names}
+    modules = net.named_modules()
+    return {f"{path}.{name}".lstrip(".") for path, part in modules for name in getattr(part, "PRIOR_STATE", ())}
 
 
 def not_finite(weights: Mapping[str, Any]) -> list[str]:
@@ -290,11 +285,8 @@ def not_finite(weights: Mapping[str, Any]) -> list[str]:
 
 
 def check_catalogue(loaded: str | None, current: str, where: str) -> None:
-    """Refuse a network that was trained on another catalogue, with an InputError."""
-    if loaded is not None and loaded != current:
-        raise InputError(
-            "this checkpoint was trained on another catalogue (other items, another item table, or another split)",
-            where=where,
-            remedy="use the checkpoint of a run with the same log, split, data root and item table (data.log.items); "
-            "new items go into a bundle, by `recalign items add`",
-        )
+    """Refuse a network that was trained on another catalogue (None: unknown), with an InputError."""
+    if loaded not in (None, current):
+        what = "this checkpoint was trained on another catalogue (other items, another item table, or another split)"
+        remedy = "use the checkpoint of a run with the same log, split, data root and item table (data.log.items)"
+        raise InputError(what, where=where, remedy=f"{remedy}; new items go into a bundle, by `recalign items add`")

@@ -1,31 +1,96 @@
-"""Behaviour cloning of a policy over item ids, with what large catalogues, item features and grown logs need."""
+"""Behaviour cloning of a policy over item ids, and what it may be given: a start, rewards, features, negatives."""
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from typing import Any, Self
 
+import numpy as np
+import polars as pl
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
 from recalign.data.sequences import Batch, EventDataModule
+from recalign.data.sequences.splits import TRAIN
 from recalign.distributed import all_gather_rows, from_first, shard
-from recalign.errors import Positive, ShareOrZero
+from recalign.errors import InputError, Positive, ShareOrZero
 from recalign.nn import HSTU, Encoder, sampled_log_prob
-from recalign.recommender.checkpoint import Loaded
+from recalign.recommender.checkpoint import Loaded, load_net, load_weights
 from recalign.recommender.cloning import Cloning
 from recalign.recommender.feature_table import make_room_for, set_features
 from recalign.recommender.grown import grow, load_earlier
-from recalign.recommender.sequence_policy import SequencePolicy
+from recalign.recommender.sequence_policy import Feedback, HistoryPolicy, SequencePolicy
 
 SHARDED_METHODS = ("encode", "log_prob", "weighted_nll", "vectors_of", "ranks", "top_k")
 """Methods of a policy that cloning calls, and that read weights."""
 
 
-class Recommender(Cloning):
+class CloningFromStart(Cloning):
+    """Behaviour cloning from a start, if one is given, of policies that may see the rewards of earlier events.
+
+    In training, and in the validation that picks its epoch, it sees those of users A only: no policy may learn from
+    the rewards that judges learn from.
+
+    Args:
+        policy: the policy, trained in place.
+        init_from: checkpoint of a policy whose weights are loaded by name; mismatches are reported.
+        **cloning: arguments of `Cloning`.
+    """
+
+    policy: HistoryPolicy
+
+    def __init__(self, policy: HistoryPolicy, init_from: str | None = None, **cloning: Any) -> None:
+        super().__init__(policy, **cloning)
+        self.hidden_U: Tensor | None = None  # users whose rewards no policy may learn from
+        self.start: Loaded | None = None
+        if init_from:
+            start = load_net(init_from, "policy")
+            self.start_from(start)
+            self.start = dataclasses.replace(start, net=None)
+
+    def start_from(self, start: Loaded) -> None:
+        """Take the weights of another policy, as far as they fit."""
+        load_weights(self.policy, start.net.state_dict(), where=start.where, partial=True)
+
+    @classmethod
+    def upstream(cls, init_args: dict[str, Any]) -> dict[str, str]:
+        """The checkpoints that these settings need, by argument; only one that is named."""
+        return {"init_from": "recommender"} if init_args.get("init_from") else {}
+
+    def setup(self, stage: str) -> None:
+        if self.start:
+            self.start.check(self.data)
+        super().setup(stage)
+        self.hidden_U = None
+        if stage == "fit" and self.policy.past_rewards is not None:
+            self._calibrate_feedback(self.policy.past_rewards)
+
+    def _calibrate_feedback(self, feedback: Feedback) -> None:
+        """Standardise the rewards that the policy sees, by users A's, and hide those of the others."""
+        seen_U, frame = self.data.sequences.users_in("A"), self.data.sequences.frame
+        self.hidden_U = ~torch.from_numpy(seen_U)
+        own = pl.Series(seen_U).gather(frame["user"]) & (pl.col("split") == TRAIN)
+        reward = frame.filter(own)["reward"].drop_nulls().to_numpy()
+        if not len(reward) or np.ptp(reward) == 0:  # rounding may give equal values a deviation
+            text = "the policy is to see rewards, but users A have none in training, or all are the same"
+            remedy = "give a reward expression that differs between events, or set model.feedback to false"
+            raise InputError(text, where="model.feedback", remedy=remedy)
+        feedback.calibrate(float(reward.mean()), float(reward.std(ddof=1)))
+
+    def visible(self, batch: Batch) -> Batch:
+        """The batch without hidden rewards."""
+        if self.hidden_U is None:
+            return batch
+        self.hidden_U = self.hidden_U.to(batch.user_B.device)  # once
+        hidden_B1 = self.hidden_U[batch.user_B, None]
+        return dataclasses.replace(batch, reward_BL=batch.reward_BL.masked_fill(hidden_B1, torch.nan))
+
+
+class Recommender(CloningFromStart):
     """Behaviour cloning of a policy over item ids.
 
     The softmax runs over the full catalogue, or, for large catalogues, over sampled negatives (`estimated_log_prob`).
@@ -35,15 +100,14 @@ class Recommender(Cloning):
         num_items: V; linked from the data by the command.
         encoder: turns embedded histories into states; copied; null: `recalign.nn.HSTU` with its defaults.
         temperature: of the softmax over cosines.
-        feedback: whether the policy sees the rewards of earlier events. In training, and in the validation that picks
-            its epoch, only those of users A: no policy may learn from the rewards that judges learn from.
+        feedback: whether the policy sees the rewards of earlier events.
         negatives: N, items drawn at each step for a sampled softmax; null: the full softmax.
         id_dropout: where items have features (``data.log.items.features``), the share of them that at each step are
             known by these alone. Nothing is drawn for other logs.
         lr: AdamW's learning rate.
         grows_from: checkpoint of an earlier run whose log this one continues (``data.grows_from``): its weights are
             taken, and rows of new items are as initialised (`recalign.recommender.grown`).
-        **cloning: arguments of `Cloning`.
+        **cloning: arguments of `CloningFromStart`.
     """
 
     policy: SequencePolicy

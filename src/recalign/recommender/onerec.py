@@ -19,14 +19,14 @@ from recalign.errors import InputError, Positive
 from recalign.nn import Encoder, LazyDecoder
 from recalign.nn.onerec_trie import MAX_IDS
 from recalign.recommender.checkpoint import Loaded
-from recalign.recommender.cloning import Cloning
+from recalign.recommender.module import CloningFromStart
 from recalign.recommender.onerec_policy import CodePolicy
 from recalign.recommender.semantic_ids.codes import CodesTable, load_codes
 
 DEFAULT_BEAM = 50
 
 
-class OneRecRecommender(Cloning):
+class OneRecRecommender(CloningFromStart):
     """Behaviour cloning of a policy over semantic ids (`recalign.recommender.CodePolicy`). Logs what `Cloning` does.
 
     Args:
@@ -43,7 +43,7 @@ class OneRecRecommender(Cloning):
             ``beam``: it never widens.
         feedback: whether the policy sees the rewards of earlier events, as in `Recommender`.
         lr: AdamW's learning rate.
-        **cloning: arguments of `Cloning`.
+        **cloning: arguments of `CloningFromStart`.
 
     Raises:
         InputError: the codes cannot be used or are too few, or decoder and encoder do not fit together.

@@ -31,13 +31,13 @@ class Policy(Rebuildable, nn.Module, ABC):
     Subclasses write `encode` and `log_probs`, and `hidden` if a state is not a tensor. Override the other methods
     where they do not need T x V scores.
 
-    A policy may have an item prior (`recalign.recommender.prior`). It then takes counts in `set_counts`, names in
-    `PRIOR_STATE` what of its own state_dict is the prior (an `ItemPrior` inside it does so itself), and its
+    A policy may have an item prior (`recalign.recommender.prior`). It then takes counts in `set_counts`, and its
     `prior_strength` can be set at any time. The prior is in every probability, rank and sample, but in no state; at
     strength 0 it changes nothing. Counts and strength are in the ``state_dict``.
     """
 
     PRIOR_STATE: ClassVar[Sequence[str]] = ()
+    """What of its state_dict is the prior. An `ItemPrior` inside it says so itself."""
     num_items: int
     warm_only = False
     """Whether items without training events are left out of the softmax, as in training (`without_prior`)."""
@@ -54,18 +54,11 @@ class Policy(Rebuildable, nn.Module, ABC):
         return self.num_items
 
     def set_counts(self, count_V: Tensor) -> None:
-        """Set the number of training events of each item, before cloning. A policy without a prior ignores it.
-
-        Shape: (V,), item v in row v - 1.
-        """
+        """Set the training events of each item, before cloning. Without a prior nothing happens. Shape: (V,)."""
 
     @property
     def prior_strength(self) -> float:
-        """c, the weight of the item prior; 0 is none.
-
-        Raises:
-            InputError: a policy that has no prior is given another strength.
-        """
+        """c, the weight of the item prior; 0 is none, and all that a policy without a prior takes."""
         return 0.0
 
     @prior_strength.setter

@@ -8,9 +8,8 @@ prior to the logits: Menon et al., Long-tail learning via logit adjustment, arXi
 classes).
 
 What is served, ranked, measured or compared has the prior. **Whatever post-training learns from has none**: the policy,
-its start and its snapshots in a loss, the items that they draw, pairs and baselines. Where a policy was cloned, logged
-items and items that it draws agree, E_log[grad log pi] = 0 = E_{a ~ pi}[grad log pi]. With the prior, drawn items are
-more popular, and a loss that sets the two against each other would undo the prior, whatever the rewards are
+its start and its snapshots in a loss, the items that they draw, pairs and baselines. With it, drawn items are more
+popular than logged ones, and a loss that sets the two against each other would undo it, whatever the rewards are
 (docs/methods.md, which policy where).
 
 Shape suffixes: T states, V items of the catalogue, N items that are scored, D width, X width with the prior's columns.
@@ -55,10 +54,6 @@ class ItemPrior(nn.Module):
         log_count_V = (count_V.double() + 0.5).log()
         self.log_count_V.copy_(log_count_V - log_count_V.max())
         self.spread = float(log_count_V.max() - log_count_V.min())
-
-    def mean_log_count(self, warm: int) -> Tensor:
-        """log(n + 1/2) of the mean count n of the first ``warm`` items, less what `log_count_V` is less; a scalar."""
-        return self.log_count_V[:warm].double().exp().mean().log().float()
 
     def bound(self, scale: float) -> float:
         """Upper bound of what the prior adds to a dot product that is multiplied by ``scale``."""

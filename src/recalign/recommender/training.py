@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, ClassVar, Self
@@ -48,8 +47,6 @@ def logs_now(trainer: Trainer) -> bool:
 class StageModule(LightningModule):
     """A LightningModule whose checkpoints tell later stages how to rebuild its networks.
 
-    Logs ``speed/events_per_second``: targets trained on over the seconds of an epoch.
-
     Attributes:
         datamodule: the log, if it is known (`bind`).
         events: targets trained on by all processes, repetitions counted.
@@ -63,36 +60,21 @@ class StageModule(LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self.events = 0
-        self._epoch_began: tuple[float, int] | None = None  # time, events until then
         self.datamodule: EventDataModule | None = None
 
     @classmethod
     def check_settings(cls, given: Mapping[str, Any]) -> None:
-        """Refuse constructor arguments outside their ranges (`recalign.errors`).
+        """Refuse constructor arguments outside their ranges (`recalign.errors`) with an InputError.
 
-        The command calls it before anything runs, so that a chain does not train four stages before the fifth fails;
-        `prepare_data`, Lightning's first hook, calls it in Python.
-
-        Raises:
-            InputError: names the argument and its range.
+        The command calls it before anything runs; `prepare_data`, Lightning's first hook, calls it in Python.
         """
         check_ranges(cls, given, "model")
 
     def prepare_data(self) -> None:
         self.check_settings(self.hparams)
 
-    def on_train_epoch_start(self) -> None:
-        self._epoch_began = time.monotonic(), self.events
-
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        if self._epoch_began is None:  # a run that is continued within an epoch starts none
-            self._epoch_began = time.monotonic(), self.events
         self.events += sum(counts(len(batch.target_T), batch.target_T.device))
-
-    def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:
-        if self.trainer.is_last_batch and self._epoch_began is not None:
-            began, events = self._epoch_began
-            self.log("speed/events_per_second", (self.events - events) / max(time.monotonic() - began, 1e-9))
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self.validation_step(batch, batch_idx)
@@ -137,8 +119,8 @@ class StageModule(LightningModule):
         self.events = checkpoint["facts"]["events"]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        # Networks become plain values, so that the checkpoint can be read with weights_only. An upstream checkpoint
-        # that was not named (its network was given in Python) is left out, or --ckpt_path would compare it.
+        # Networks become plain values, which can be read with weights_only. An upstream checkpoint that was not named
+        # (its network was given in Python) is left out, or --ckpt_path would compare it.
         given = checkpoint.get("hyper_parameters", {})
         values = {k: readable(v) for k, v in given.items() if v is not None or k not in self.UPSTREAM}
         own: dict[str, Any] = {"_class_path": class_path(type(self))}

@@ -95,7 +95,7 @@ class StepSeeds(Callback):
 
 
 class TrainingMonitor(Callback):
-    """Log ``train/lr``, ``train/grad_norm``, ``speed/step_seconds`` and ``speed/memory_gb``.
+    """Log ``train/{lr,grad_norm}``, ``speed/{step_seconds,events_per_second,memory_gb}``.
 
     Only steps that are logged anyway do more: they read the device then, and no other step waits for it. The gradient's
     norm is the 2-norm over all parameters, before it is clipped. A step's time is the mean since the last row, without
@@ -103,7 +103,7 @@ class TrainingMonitor(Callback):
     """
 
     def __init__(self) -> None:
-        self._began = (0.0, 0)  # time, steps until then
+        self._began = (0.0, 0, 0)  # time; steps and events until then
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         if logs_now(trainer):
@@ -112,19 +112,20 @@ class TrainingMonitor(Callback):
             pl_module.log("train/lr", optimizer.param_groups[0]["lr"])
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: object) -> None:
-        began, before = self._began
+        began, before, events = self._began
         steps = trainer.global_step - before  # 0 while a step accumulates batches
         if steps and trainer.global_step % max(trainer.log_every_n_steps, 1) == 0:  # type: ignore[attr-defined]
-            seconds = (time.monotonic() - began) / steps
+            seconds, events = time.monotonic() - began, getattr(pl_module, "events", 0) - events
             if trainer.strategy.root_device.type == "cuda":
                 memory = torch.cuda.max_memory_allocated(trainer.strategy.root_device) / 1e9
             else:
                 memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6)
-            pl_module.log_dict({"speed/step_seconds": seconds, "speed/memory_gb": memory})
-            self._restart(trainer)
+            speed = {"speed/step_seconds": seconds / steps, "speed/events_per_second": events / max(seconds, 1e-9)}
+            pl_module.log_dict(speed | {"speed/memory_gb": memory})
+            self._restart(trainer, pl_module)
 
-    def _restart(self, trainer: Trainer, *_: Any, **__: Any) -> None:
-        self._began = time.monotonic(), trainer.global_step
+    def _restart(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._began = time.monotonic(), trainer.global_step, getattr(pl_module, "events", 0)
 
     # a run that is continued within an epoch starts none
     on_train_start = on_train_epoch_start = on_validation_end = _restart
