@@ -131,8 +131,9 @@ def test_a_policy_that_is_not_finite_does_not_get_into_the_checkpoint(data, tmp_
 
 
 @pytest.mark.parametrize("strength", [1.0, 2.0])
-def test_the_end_of_the_range_is_a_warning(tmp_path, recwarn, strength):
-    CalibratePrior({})._report(small.trainer_of(tmp_path), strength, 0.2, 0.1)
+def test_the_end_of_the_range_is_a_warning(data, tmp_path, recwarn, strength):
+    with patch.object(calibration, "ndcg_by_strength", lambda *given: {c: -abs(c - strength) for c in given[-1]}):
+        cloned(data, tmp_path, epochs=1)
     assert any("end of its range" in str(warning.message) for warning in recwarn) == (strength == 2)
 
 

@@ -36,7 +36,7 @@ ENCODERS = [
     [
         lambda e: SequencePolicy(e, 20, temperature=0.2, feedback=True),
         lambda e: RewardEnsemble(e, 20, members=2),
-        lambda e: CodePolicy(LazyDecoder(8, max_length=16), 20, [4, 5], encoder=e),
+        lambda e: CodePolicy(LazyDecoder(8, max_length=16), 20, [4, 5]),
     ],
     ids=["policy", "reward", "codes"],
 )

@@ -40,10 +40,9 @@ def codes_file(data, folder: Path, items: pl.Series | None = None) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("encoder", [None, HSTU(16, layers=1, max_length=32, dropout=0.0)], ids=["lazy", "hstu"])
 @pytest.mark.parametrize("temperature", [None, 0.5])
-def test_cloning_learns_the_log(data, tmp_path, encoder, temperature):
-    watch = small.fit(made(data, encoder=encoder, temperature=temperature, lr=1e-2), data, tmp_path, epochs=8)
+def test_cloning_learns_the_log(data, tmp_path, temperature):
+    watch = small.fit(made(data, temperature=temperature, lr=1e-2), data, tmp_path, epochs=8)
     assert watch.steps[-1]["train/loss"] < math.log(data.num_items) - 0.1  # better than knowing nothing
 
 
@@ -94,11 +93,6 @@ def test_too_few_codes_are_refused(data, tmp_path):
         made(data, codes=str(tmp_path / "none.parquet"))
 
 
-def test_settings_that_do_not_fit_are_refused(data):
-    with pytest.raises(InputError, match=r"model.encoder: an encoder of dim 8"):
-        made(data, encoder=small.pooled())
-
-
 def test_it_is_the_same_from_yaml_and_from_python():
     lines = yaml.safe_load((CONF / "recommender-onerec.yaml").read_text())["model"]["init_args"]
     decoder = lines.pop("decoder")["init_args"] | {"max_length": 200}
@@ -112,11 +106,9 @@ def test_it_is_the_same_from_yaml_and_from_python():
 
 
 def test_a_warm_start_from_a_policy_without_codes_takes_what_fits(data, tmp_path):
-    encoder = HSTU(16, layers=1, max_length=32, dropout=0.0)
-    other = Recommender(data.num_items, encoder)
+    other = Recommender(data.num_items, HSTU(16, layers=1, max_length=32, dropout=0.0))
     small.fit(other, data, tmp_path, limit_train_batches=1)
     start = str(small.saved(other, tmp_path / "hstu.ckpt"))
-    module = made(data, codes=codes_file(data, tmp_path), encoder=encoder, init_from=start)
-    theirs = other.policy.encoder.state_dict()
-    assert all(x.equal(theirs[name]) for name, x in module.policy.encoder.state_dict().items())
+    module = made(data, codes=codes_file(data, tmp_path), init_from=start)
+    assert module.policy.item_embedding.weight.equal(other.policy.item_embedding.weight)
     small.fit(module, data, tmp_path, limit_train_batches=1)

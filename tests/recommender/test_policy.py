@@ -53,7 +53,6 @@ POLICIES = {
         LazyDecoder(16, heads=2, max_length=32),
         items,
         [7, 12],
-        small.encoder(),
         feedback=True,
         temperature=0.1,
     ),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import warnings
 from dataclasses import asdict
 
 import numpy as np
@@ -16,7 +15,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from recalign.data.sequences import LeaveLast, correlation_within_users, permuted_rewards
 from recalign.errors import InputError
-from recalign.nn import HSTU, LazyDecoder, Pooled
+from recalign.nn import HSTU, LazyDecoder
 from recalign.recommender import CodePolicy
 from recalign.recommender.checkpoint import load_net, read_checkpoint
 from recalign.reward import (
@@ -165,29 +164,17 @@ def test_networks_that_are_handed_in_are_copied(log_root, cloned, tmp_path, give
     assert len(head.level_J1) == 2
 
 
-@pytest.mark.parametrize("encoder", [None, Pooled(dim=16, max_length=64)], ids=["lazy", "pooled"])
-def test_it_starts_from_a_policy_over_codes(log_root, tmp_path, encoder):
-    """From its item table, and from its encoder unless that is a lazy context, whose events do not see each other."""
+def test_it_starts_from_the_item_table_of_a_policy_over_codes_and_freezes_nothing(log_root, tmp_path):
     data = small.data_of(RewardData, log_root, "tastes")
-    start = CodePolicy(LazyDecoder(16, max_length=64), data.num_items, [8, 8], encoder=encoder)
-    module = RewardModel(data.num_items, policy=start, members=2)
+    start = CodePolicy(LazyDecoder(16, max_length=64), data.num_items, [8, 8])
+    with pytest.warns(UserWarning, match="a new HSTU, is tuned"):
+        module = RewardModel(data.num_items, policy=start, members=2, trunk="frozen")
     trunk = module.reward.nets[0].trunk
     assert trunk.item_embedding.weight.equal(start.item_embedding.weight)
-    assert (type(trunk.encoder), trunk.encoder.dim) == (Pooled if encoder else HSTU, 16)
-    if encoder:
-        assert all(w.equal(start.encoder.state_dict()[name]) for name, w in trunk.encoder.state_dict().items())
+    assert (type(trunk.encoder), trunk.encoder.dim) == (HSTU, 16)
+    assert trunk.encoder.training
+    assert all(w.requires_grad for w in trunk.encoder.parameters())
     small.fit(module, data, tmp_path, limit_train_batches=1)
-
-
-def test_nothing_is_frozen_that_has_learned_nothing(log_root):
-    data = small.data_of(RewardData, log_root, "tastes")
-    for encoder, tuned in ((None, True), (Pooled(dim=16, max_length=64), False)):
-        start = CodePolicy(LazyDecoder(16, max_length=64), data.num_items, [8, 8], encoder=encoder)
-        with warnings.catch_warnings(record=True) as said:
-            module = RewardModel(data.num_items, policy=start, trunk="frozen")
-        assert ["a new HSTU, is tuned" in str(one.message) for one in said] == [True] * tuned
-        assert module.reward.nets[0].trunk.encoder.training == tuned
-        assert all(w.requires_grad == tuned for w in module.reward.nets[0].trunk.encoder.parameters())
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ class Trie(nn.Module):
 
     Args:
         num_items: V.
-        sizes: number of codes at each level.
+        sizes: number of codes at each level, of which there are ``levels``, S.
 
     Raises:
         ValueError: the sizes hold fewer than V items.
@@ -42,7 +42,7 @@ class Trie(nn.Module):
         super().__init__()
         if not num_items <= math.prod(sizes) < MAX_IDS:
             raise ValueError(f"{num_items} items do not fit into codes of sizes {sizes}")
-        self.sizes = list(sizes)
+        self.sizes, self.levels = list(sizes), len(sizes)
         rest_V = torch.arange(num_items)
         digits = []
         for size in reversed(self.sizes):
@@ -51,11 +51,6 @@ class Trie(nn.Module):
         self.register_buffer("codes_VS", torch.stack(digits[::-1], dim=1))
         self.register_load_state_dict_post_hook(lambda trie, _: trie.build())
         self.build()
-
-    @property
-    def levels(self) -> int:
-        """S, codes of an item."""
-        return len(self.sizes)
 
     def set_codes(self, codes_VS: Tensor) -> None:
         """Give item v the codes of row v - 1. Shape: int64 (V, S).

@@ -69,7 +69,16 @@ class CalibratePrior(Callback):
             checkpoint["state_dict"] |= {f"policy.{name}": x for name, x in policy.cpu().state_dict().items()}
             checkpoint["facts"]["prior"] = found
             write_checkpoint(checkpoint, path)
-        self._report(trainer, *found.values())
+        strength, with_it, without = found.values()
+        if strength == MAX_STRENGTH:
+            rank_zero_warn(
+                f"the item prior's strength is at the end of its range, {strength:g}: validation asks for even more "
+                "common items; the policy may be trained too little"
+            )
+        rank_zero_info(f"item prior of strength {strength:g}: NDCG@10 on validation {without:.4f} -> {with_it:.4f}")
+        figures = {"rank/prior": strength, "rank/prior/ndcg@10": with_it, "rank/prior/ndcg@10_without": without}
+        for logger in trainer.loggers:
+            logger.log_metrics(figures, step=trainer.global_step)
 
     def on_fit_end(self, trainer: Trainer, pl_module: PolicyModule) -> None:  # type: ignore[override]
         """Give a run that had nothing left to train, whose end Lightning does not tell, what its checkpoint has."""
@@ -95,17 +104,6 @@ class CalibratePrior(Callback):
         found |= measure([strength for strength in around if 0 <= strength <= MAX_STRENGTH])
         names, values = ("strength", "ndcg@10", "ndcg@10_without"), (best(), found[best()], found[0.0])
         return dict(zip(names, broadcast_floats(values, module.device), strict=True))
-
-    def _report(self, trainer: Trainer, strength: float, with_it: float, without: float) -> None:
-        if strength == MAX_STRENGTH:
-            rank_zero_warn(
-                f"the item prior's strength is at the end of its range, {strength:g}: validation asks for even more "
-                "common items; the policy may be trained too little"
-            )
-        rank_zero_info(f"item prior of strength {strength:g}: NDCG@10 on validation {without:.4f} -> {with_it:.4f}")
-        figures = {"rank/prior": strength, "rank/prior/ndcg@10": with_it, "rank/prior/ndcg@10_without": without}
-        for logger in trainer.loggers:
-            logger.log_metrics(figures, step=trainer.global_step)
 
 
 @torch.no_grad()

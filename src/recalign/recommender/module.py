@@ -23,7 +23,7 @@ from recalign.recommender.checkpoint import Loaded, load_net, load_weights
 from recalign.recommender.cloning import Cloning
 from recalign.recommender.feature_table import make_room_for, set_features
 from recalign.recommender.grown import grow, load_earlier
-from recalign.recommender.sequence_policy import Feedback, HistoryPolicy, SequencePolicy
+from recalign.recommender.sequence_policy import HistoryPolicy, SequencePolicy
 
 SHARDED_METHODS = ("encode", "log_prob", "weighted_nll", "vectors_of", "ranks", "top_k")
 """Methods of a policy that cloning calls, and that read weights."""
@@ -66,11 +66,9 @@ class CloningFromStart(Cloning):
             self.start.check(self.data)
         super().setup(stage)
         self.hidden_U = None
-        if stage == "fit" and self.policy.past_rewards is not None:
-            self._calibrate_feedback(self.policy.past_rewards)
-
-    def _calibrate_feedback(self, feedback: Feedback) -> None:
-        """Standardise the rewards that the policy sees, by users A's, and hide those of the others."""
+        if stage != "fit" or self.policy.past_rewards is None:
+            return
+        # standardise the rewards that the policy sees by users A's, and hide those of the others
         seen_U, frame = self.data.sequences.users_in("A"), self.data.sequences.frame
         self.hidden_U = ~torch.from_numpy(seen_U)
         own = pl.Series(seen_U).gather(frame["user"]) & (pl.col("split") == TRAIN)
@@ -79,7 +77,7 @@ class CloningFromStart(Cloning):
             text = "the policy is to see rewards, but users A have none in training, or all are the same"
             remedy = "give a reward expression that differs between events, or set model.feedback to false"
             raise InputError(text, where="model.feedback", remedy=remedy)
-        feedback.calibrate(float(reward.mean()), float(reward.std(ddof=1)))
+        self.policy.past_rewards.calibrate(float(reward.mean()), float(reward.std(ddof=1)))
 
     def visible(self, batch: Batch) -> Batch:
         """The batch without hidden rewards."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from recalign.data.sequences import EventDataModule
 from recalign.errors import InputError, Positive
-from recalign.nn import Encoder, LazyDecoder
+from recalign.nn import LazyDecoder
 from recalign.nn.onerec_trie import MAX_IDS
 from recalign.recommender.checkpoint import Loaded
 from recalign.recommender.module import CloningFromStart
@@ -35,7 +35,6 @@ class OneRecRecommender(CloningFromStart):
             configuration: that of this log and seed, unless ``sizes`` are given; null in Python: random codes.
         sizes: codes of each level, where they are random and say nothing of an item; null: two equal levels.
         decoder: writes the codes, `recalign.nn.LazyDecoder`; copied; null: that with its defaults.
-        encoder: reads the history before the decoder does; copied; null: nothing does.
         temperature: of the softmax over cosines of the decoder's output and the nodes' vectors; null: over their
             products, as published.
         beam: width of the beam search behind recommendations; null: 50, or all items if they are fewer.
@@ -46,7 +45,7 @@ class OneRecRecommender(CloningFromStart):
         **cloning: arguments of `CloningFromStart`.
 
     Raises:
-        InputError: the codes cannot be used or are too few, or decoder and encoder do not fit together.
+        InputError: the codes cannot be used or are too few.
     """
 
     policy: CodePolicy
@@ -57,7 +56,6 @@ class OneRecRecommender(CloningFromStart):
         codes: str | None = None,
         sizes: list[int] | None = None,
         decoder: LazyDecoder | None = None,
-        encoder: Encoder | None = None,
         temperature: Positive[float] | None = None,
         beam: Positive[int] | None = None,
         widest: int = 400,
@@ -71,9 +69,8 @@ class OneRecRecommender(CloningFromStart):
             remedy = "use more codes or one more level, such as [64, 32], with a product below 2^62"
             raise InputError(text, where="model.codes" if codes else "model.sizes", remedy=remedy)
         self.start_has_codes = False
-        decoder, encoder = copy.deepcopy(decoder) or LazyDecoder(), copy.deepcopy(encoder)
-        width = beam or min(DEFAULT_BEAM, num_items)
-        policy = CodePolicy(decoder, num_items, levels, encoder, feedback, width, widest, temperature)
+        decoder, width = copy.deepcopy(decoder) or LazyDecoder(), beam or min(DEFAULT_BEAM, num_items)
+        policy = CodePolicy(decoder, num_items, levels, feedback, width, widest, temperature)
         super().__init__(policy, lr=lr, **cloning)
         self.codes = codes
 

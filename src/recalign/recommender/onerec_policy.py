@@ -19,8 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from recalign.data.sequences import Batch
-from recalign.errors import InputError
-from recalign.nn import HSTU, Encoder, LazyContext, LazyDecoder, NodeLogits, Trie, Window
+from recalign.nn import HSTU, LazyContext, LazyDecoder, NodeLogits, Trie, Window
 from recalign.nn.onerec_decoder import Past
 from recalign.recommender.onerec_choices import Beam, Choose, dead_nodes, follow, ranks_within, sampled
 from recalign.recommender.policy import seen_within
@@ -58,21 +57,18 @@ class CodePolicy(HistoryPolicy):
     """A decoder over codes.
 
     Args:
-        decoder: writes the codes.
+        decoder: writes the codes; it reads events with their positions (`recalign.nn.LazyContext`).
         num_items: V.
         sizes: number of codes at each level.
-        encoder: reads the history before the decoder does; null: `recalign.nn.LazyContext`, events and positions.
         feedback: whether the policy sees the rewards of earlier events.
         beam: width of the beam search behind `top_k`; k where that is more.
         widest: how wide it may become where a list is not known to be exact; no more than ``beam``: it never widens.
         temperature: of the softmax over cosines of the decoder's output and the nodes' vectors; null: over their
             products, as published.
-
-    Raises:
-        InputError: encoder and decoder differ in dim or max_length.
     """
 
     PRIOR_STATE = ("count_V", "strength")
+    has_trunk = False
     count_V: Tensor
     strength: Tensor
 
@@ -81,21 +77,12 @@ class CodePolicy(HistoryPolicy):
         decoder: LazyDecoder,
         num_items: int,
         sizes: list[int],
-        encoder: Encoder | None = None,
         feedback: bool = False,
         beam: int = 50,
         widest: int = 400,
         temperature: float | None = None,
     ) -> None:
-        encoder = encoder or LazyContext(decoder.dim, decoder.max_length, decoder.dropout.p)
-        if (encoder.dim, encoder.max_length) != (decoder.dim, decoder.max_length):
-            raise InputError(
-                f"an encoder of dim {encoder.dim} and max_length {encoder.max_length}, and a decoder of dim "
-                f"{decoder.dim} and max_length {decoder.max_length}",
-                where="model.encoder",
-                remedy="give both the same",
-            )
-        super().__init__(encoder, num_items, feedback)
+        super().__init__(LazyContext(decoder.dim, decoder.max_length, decoder.dropout.p), num_items, feedback)
         self.decoder, self.beam, self.widest = decoder, beam, widest
         self.trie = Trie(num_items, sizes)
         self.start = nn.Parameter(torch.randn(decoder.dim) * 0.02)
@@ -129,14 +116,9 @@ class CodePolicy(HistoryPolicy):
     def prior_strength(self, strength: float) -> None:
         self.strength.fill_(strength)
 
-    @property
-    def has_trunk(self) -> bool:  # type: ignore[override]
-        return not isinstance(self.encoder, LazyContext)
-
     def trunk(self) -> SequencePolicy:
-        """The encoder; a lazy context, whose events do not see each other, gives way to an untrained HSTU."""
-        own = self.encoder
-        policy = SequencePolicy(own if self.has_trunk else HSTU(own.dim, max_length=own.max_length), self.num_items)
+        """The item table, with an untrained HSTU: the decoder's events do not see each other."""
+        policy = SequencePolicy(HSTU(self.decoder.dim, max_length=self.decoder.max_length), self.num_items)
         policy.item_embedding.load_state_dict(self.item_embedding.state_dict())
         return policy
 
@@ -155,7 +137,9 @@ class CodePolicy(HistoryPolicy):
         if items is not None and items.shape[1] <= prefixes:
             return self._descend(state, follow(self.trie, items))[1]
         leaf_V = self.trie.node_VS[:, -1]
-        parts = [self.score_all(state[part]).index_select(1, leaf_V) for part in self._parts(state, prefixes)]
+        parts = [
+            self.walk(state[part], self.trie.levels)[0].index_select(1, leaf_V) for part in self._parts(state, prefixes)
+        ]
         logp_TV = torch.cat(parts)
         return logp_TV if items is None else logp_TV.gather(1, items - 1)
 
@@ -164,7 +148,7 @@ class CodePolicy(HistoryPolicy):
         """Reads only the prefixes that `recalign.recommender.onerec_choices.ranks_within` asks for."""
         ranks, depth = [], self.trie.levels - 1
         for part in self._parts(state, self.trie.nodes(depth)):
-            logp_TN, past = self._walk(state[part], depth)
+            logp_TN, past = self.walk(state[part], depth)
             below = functools.partial(self._below, state[part], past, logp_TN)
             ranks.append(ranks_within(self.trie, item[part], k, seen_within(seen, part), logp_TN, below))
         return torch.cat(ranks)
@@ -175,18 +159,17 @@ class CodePolicy(HistoryPolicy):
         return self.trie.item_V[torch.cat(leaf)]
 
     @torch.no_grad()
-    def top_k(self, state: CodeState, k: int, seen: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def top_k(
+        self, state: CodeState, k: int, seen: Tensor | None = None, width: int | None = None
+    ) -> tuple[Tensor, Tensor]:
         """By beam search, which leaves seen items out on the way.
 
         No item is more probable than a prefix of it. So a list is exact if its last item is at least as probable as the
         best prefix that the search did not follow. States whose list is not known to be exact are searched again, four
         times as wide each time, up to ``widest``; the last list stands, exact or not. Where a walk of all prefixes
-        costs no more than the search, there is a walk.
+        costs no more than the search, there is a walk. ``width``: of the first search; null: ``beam``.
         """
-        return self._widening(state, k, seen, max(self.beam, k))
-
-    def _widening(self, state: CodeState, k: int, seen: Tensor | None, width: int) -> tuple[Tensor, Tensor]:
-        """`top_k` with a beam that begins at some width."""
+        width = width or max(self.beam, k)
         if 2 * width >= self.trie.nodes(self.trie.levels - 1):
             return super().top_k(state, k, seen)  # a walk costs half a search that is as wide
         score_TK, item_TK, exact_T = self._search(state, k, seen, width)
@@ -196,7 +179,7 @@ class CodePolicy(HistoryPolicy):
             if seen is not None:  # number the states that are left from 0 on
                 own = seen[:, torch.isin(seen[0], open_X)]
                 seen = torch.stack([torch.searchsorted(open_X, own[0]), own[1]])
-            score_TK[open_X], item_TK[open_X] = self._widening(state[open_X], k, seen, wider)
+            score_TK[open_X], item_TK[open_X] = self.top_k(state[open_X], k, seen, wider)
         return score_TK, item_TK
 
     def _search(self, state: CodeState, k: int, seen: Tensor | None, width: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -219,62 +202,58 @@ class CodePolicy(HistoryPolicy):
             rows = max(1, min(rows, HEAD_NUMBERS // (prefixes * self.head.most_numbers(self.trie))))
         return [slice(first, min(first + rows, len(state))) for first in range(0, max(len(state), 1), rows)]
 
-    def _next(self, depth: int, h_TND: Tensor, node: Tensor) -> tuple[Tensor, Tensor]:
-        """Children of nodes of a depth and their log-probabilities among siblings, -inf where there is none.
-
-        Shape: int64 (T, N) or (N,) -> int64 and float (T, N, F); the first (N, F) if nodes are the same for all states.
-        """
-        child, exists = self.trie.children_of(depth, node)
-        prior_M = self.strength * self.get_buffer(f"prior_{depth + 1}")
-        return child, self.head.log_probs(self.trie, depth, h_TND, child, exists, prior_M)
-
-    def _read_code(self, depth: int, code: Tensor, state: CodeState, past: list[Past]) -> tuple[Tensor, list[Past]]:
-        """Read the last code of prefixes of a length. Shape: int64 (T, N) or (N,) -> (T, N, D)."""
-        token = self.code_embedding[depth - 1].index_select(0, code.flatten()).unflatten(0, code.shape)
-        h_TND, past = self.decoder(token.expand(state.first_TD.shape[0], -1, -1), state.window, past)
-        return h_TND, past
-
-    def score_all(self, state: CodeState) -> Tensor:
-        """Log-probabilities of all leaves of the trie. Shape: -> (T, N), N = V leaves in the trie's order."""
-        return self._walk(state, self.trie.levels)[0]
-
-    def _walk(self, state: CodeState, levels: int) -> tuple[Tensor, list[Past]]:
-        """Log-probabilities of all nodes of a depth, for all states at once, and the past of their parents."""
-        h_TND, past = state.first_TD[:, None], state.past
-        logp_TN = h_TND.new_zeros(h_TND.shape[0], 1, dtype=torch.float32)  # `len` would be a constant in a graph
+    def walk(self, state: CodeState, levels: int) -> tuple[Tensor, list[Past]]:
+        """Log-probabilities of all nodes of a depth, (T, N), for all states at once, and the past of their parents."""
+        past, node_N = state.past, torch.arange(1, device=state.first_TD.device)
+        logp_TN = state.first_TD.new_zeros(state.first_TD.shape[0], 1, dtype=torch.float32)  # `len` is fixed in a graph
         for depth in range(levels):
-            node_N = torch.arange(self.trie.nodes(depth), device=h_TND.device)
             if depth:
                 past = [each.of(self.trie.parent(depth)) for each in past]
-                h_TND, past = self._read_code(depth, self.trie.code(depth)[node_N], state, past)
-            logp_TNF = logp_TN[:, :, None] + self._next(depth, h_TND, node_N)[1]
-            child_M = torch.arange(self.trie.nodes(depth + 1), device=h_TND.device)
-            parent_M, place_M = self.trie.parent(depth + 1), self.trie.place(depth + 1, child_M)
-            logp_TN = logp_TNF.flatten(1).index_select(1, parent_M * logp_TNF.shape[2] + place_M)
+            _, logp_TNF, past = self._children(depth, node_N, logp_TN, state, past)
+            node_N = torch.arange(self.trie.nodes(depth + 1), device=node_N.device)
+            parent_N, place_N = self.trie.parent(depth + 1), self.trie.place(depth + 1, node_N)
+            logp_TN = logp_TNF.flatten(1).index_select(1, parent_N * logp_TNF.shape[2] + place_N)
         return logp_TN, past
+
+    def _descend(self, state: CodeState, choose: Choose) -> tuple[Tensor, Tensor]:
+        """From the root to leaves, chosen level by level. Shape: -> int64 leaves and log-probabilities, (T, M)."""
+        past, node_TN = state.past, state.window.row_T.new_zeros(len(state), 1)
+        logp_TN = state.first_TD.new_zeros(len(state), 1, dtype=torch.float32)
+        for depth in range(self.trie.levels):
+            child_TNF, logp_TNF, past = self._children(depth, node_TN, logp_TN, state, past)
+            parent, node_TN, logp_TN = choose(depth, child_TNF, logp_TNF)
+            if parent is not None:
+                past = [each.of(parent) for each in past]
+        return node_TN, logp_TN
 
     def _below(
         self, state: CodeState, past: list[Past], logp_TN: Tensor, state_X: Tensor, node_XM: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Leaves below prefixes of some states and their log-probabilities: `_walk`'s next step. Shape: -> (X, M, F)"""
-        depth, h_XMD = self.trie.levels - 1, state.first_TD[state_X][:, None]
+        """Leaves below prefixes of some states and their log-probabilities: `walk`'s next step. Shape: -> (X, M, F)"""
+        depth, state_X1 = self.trie.levels - 1, state_X[:, None]
         if depth:
             parent_XM = self.trie.parent(depth)[node_XM]
-            own = [Past(*(x[state_X[:, None], parent_XM] for x in each)) for each in past]
-            h_XMD, _ = self._read_code(depth, self.trie.code(depth)[node_XM], state[state_X], own)
-        leaf_XMF, logp_XMF = self._next(depth, h_XMD, node_XM)
-        return leaf_XMF, logp_TN[state_X[:, None], node_XM][:, :, None] + logp_XMF
+            past = [Past(*(x[state_X1, parent_XM] for x in each)) for each in past]
+        return self._children(depth, node_XM, logp_TN[state_X1, node_XM], state[state_X], past)[:2]
 
-    def _descend(self, state: CodeState, choose: Choose) -> tuple[Tensor, Tensor]:
-        """From the root to leaves, chosen level by level. Shape: -> int64 leaves and log-probabilities, (T, M)."""
-        h_TND, past = state.first_TD[:, None], state.past
-        node_TN = state.window.row_T.new_zeros(len(state), 1)
-        logp_TN = h_TND.new_zeros(len(state), 1, dtype=torch.float32)
-        for depth in range(self.trie.levels):
-            if depth:
-                h_TND, past = self._read_code(depth, self.trie.code(depth)[node_TN], state, past)
-            child_TNF, logp_TNF = self._next(depth, h_TND, node_TN)
-            parent, node_TN, logp_TN = choose(depth, child_TNF, logp_TN[:, :, None] + logp_TNF)
-            if parent is not None:
-                past = [each.of(parent) for each in past]
-        return node_TN, logp_TN
+    def _children(
+        self, depth: int, node: Tensor, logp_TN: Tensor, state: CodeState, past: list[Past]
+    ) -> tuple[Tensor, Tensor, list[Past]]:
+        """Children of prefixes of a length, log-probabilities from the root to them (-inf where there is none).
+
+        Args:
+            depth: length of the prefixes, whose last code is read now.
+            node: the prefixes, int64 (T, N) or (N,), the same for all states.
+            logp_TN: their log-probabilities.
+            state, past: of the states, and of the prefixes before their last code.
+
+        Shape: -> int64 like node and F, float (T, N, F), and the past with the last code.
+        """
+        h_TND = state.first_TD[:, None]
+        if depth:
+            code = self.trie.code(depth)[node]
+            token = self.code_embedding[depth - 1].index_select(0, code.flatten()).unflatten(0, code.shape)
+            h_TND, past = self.decoder(token.expand(state.first_TD.shape[0], -1, -1), state.window, past)
+        child, exists = self.trie.children_of(depth, node)
+        prior_M = self.strength * self.get_buffer(f"prior_{depth + 1}")
+        return child, logp_TN[:, :, None] + self.head.log_probs(self.trie, depth, h_TND, child, exists, prior_M), past

@@ -6,7 +6,7 @@ width with the prior's columns.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -50,21 +50,6 @@ class Feedback(nn.Module):
         return self.project(torch.stack([z_BL.nan_to_num(), known_BL.to(reward_BL.dtype)], dim=-1))
 
 
-class FeatureVectors(Protocol):
-    """What features of items add to their own vectors (`recalign.recommender.feature_table`)."""
-
-    warm: int
-    """How many items have training events, the first ones."""
-
-    def __call__(self, id_WD: Tensor) -> Tensor: ...
-
-    def begin_step(self) -> None: ...
-
-    def end_step(self) -> None: ...
-
-    def without_features(self, policy: SequencePolicy) -> SequencePolicy: ...
-
-
 class HistoryPolicy(Policy):
     """A policy that reads histories of item ids with a sequence encoder.
 
@@ -72,14 +57,13 @@ class HistoryPolicy(Policy):
         encoder: turns embedded histories into states; its ``dim`` is that of the item table.
         num_items: V.
         feedback: whether the policy sees the rewards of earlier events.
-        features: what is known of items beside their ids; taken as it is.
+        features: what is known of items beside their ids, a `recalign.recommender.feature_table.FeatureTable`; taken as
+            it is.
     """
 
     num_warm = 0
 
-    def __init__(
-        self, encoder: Encoder, num_items: int, feedback: bool, features: FeatureVectors | None = None
-    ) -> None:
+    def __init__(self, encoder: Encoder, num_items: int, feedback: bool, features: Any = None) -> None:
         super().__init__()
         self.num_items = num_items
         self.item_embedding = nn.Embedding(num_items + 1, encoder.dim, padding_idx=0)
@@ -93,7 +77,7 @@ class HistoryPolicy(Policy):
 
     def item_table(self) -> Tensor:
         """A vector of each item, with its features. Shape: -> (V + 1, D), the padding item first."""
-        weight_WD = self.item_embedding.weight
+        weight_WD: Tensor = self.item_embedding.weight
         return weight_WD if self.features is None else self.features(weight_WD)
 
     def begin_step(self) -> None:
@@ -138,7 +122,7 @@ class SequencePolicy(HistoryPolicy):
         num_items: int,
         temperature: float = 0.05,
         feedback: bool = False,
-        features: FeatureVectors | None = None,
+        features: Any = None,
     ) -> None:
         super().__init__(encoder, num_items, feedback, features)
         self.temperature = temperature

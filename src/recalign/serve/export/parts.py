@@ -134,4 +134,4 @@ class Walk(nn.Module):
         x_BLD = all_hidden(policy.encoder, x_BLD, h)
         window = OnePerRow(policy.decoder.keys(x_BLD), h.time_BL, h.request_time_BL, row_B, h.newest_B)
         h_B1D, past = policy.decoder(policy.start.expand(row_B.shape[0], -1)[:, None], window, None)
-        return policy.score_all(CodeState(window, past, h_B1D[:, 0]))
+        return policy.walk(CodeState(window, past, h_B1D[:, 0]), policy.trie.levels)[0]
