@@ -153,13 +153,13 @@ def test_modules_do_not_ask_the_trainer_for_its_datamodule():
 
 
 CEILINGS = {
-    "lines": 31_100,
-    "statements": 16_490,
-    "functions": 1_870,
-    "bytes": 1_500_000,
+    "lines": 30_490,
+    "statements": 16_190,
+    "functions": 1_830,
+    "bytes": 1_471_000,
     "packages": 8,
     "modules beside them": 10,
-    "lines of tests": 27_260,
+    "lines of tests": 27_050,
     "lines of benchmarks": 5_400,
 }
 """What the house may hold; a change that needs more says what each new hundred lines buy."""
@@ -201,7 +201,7 @@ def core() -> list[str]:
 
 
 CORE_LINES = 6_000
-LEAVING = 16
+LEAVING = 10
 """Imports by which the core still leaves the core."""
 
 
