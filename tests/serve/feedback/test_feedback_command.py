@@ -18,7 +18,7 @@ from recalign.data.events import LogMapping, load_events
 from recalign.errors import InputError
 from recalign.serve.feedback.feedback_command import COUNTS, LOG, TABLE, feedback, write
 from recalign.serve.feedback.joining import Joined, Rule
-from recalign.serve.server.decisions import Decision, DecisionLog, pseudonym
+from recalign.serve.server.decisions import DecisionLog, pseudonym
 
 KEY = "a-key-of-this-test-0123456789"
 S = 1_000_000
@@ -39,7 +39,7 @@ def folder(tmp_path: Path, monkeypatch) -> Path:
     """A folder with a log and outcomes: half of the decisions' first items were chosen, ten seconds after."""
     monkeypatch.setenv("RECALIGN_DECISIONS_KEY", KEY)
     with closing(DecisionLog(tmp_path / "log", KEY)) as log:
-        log.append([Decision(**record(n)) for n in range(300)])
+        log.append([record(n) for n in range(300)])
     rows = [f"{n % 10},{record(n)['items'][0]},{1_000_010 + 60 * n},{n % 5 + 1}" for n in range(0, 300, 2)]
     (tmp_path / "bought.csv").write_text("\n".join(["who,what,when,stars", *rows, "nobody,1,1100000,3"]) + "\n")
     monkeypatch.chdir(tmp_path)

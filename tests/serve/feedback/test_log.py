@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from contextlib import closing
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,14 @@ import pytest
 
 from recalign.errors import InputError
 from recalign.serve.feedback.log import COLUMNS, forget, read, reading, table
-from recalign.serve.server.decisions import FILE, Decision, DecisionLog, pseudonym
+from recalign.serve.server.decisions import FILE, DecisionLog, pseudonym
 
 KEY = "a-key-of-this-test-0123456789"
 
 
-def decision(name: str, user: str = "anna", time: int = 1_000_000, **more: Any) -> Decision:
-    own = {"version": "v", "items": [3, 5], "k": 2, "seen": "exclude", "hidden": 0, "blocked": 0, "allowed": None}
-    return Decision(time=time, decision=name, user=pseudonym(KEY, user), **own | {"boosts": 0} | more)
+def decision(name: str, user: str = "anna", time: int = 1_000_000, **more: Any) -> dict[str, Any]:
+    own = {"time": time, "decision": name, "user": pseudonym(KEY, user), "items": [3, 5], "allowed": None}
+    return dict.fromkeys(COLUMNS) | {"k": 2, "seen": "exclude", "hidden": 0, "blocked": 0, "boosts": 0} | own | more
 
 
 @pytest.fixture
@@ -90,7 +89,7 @@ def test_a_log_that_cannot_be_read(log, tmp_path):
     ],
 )
 def test_ids_are_of_one_type(items, kind, found):
-    column = table([asdict(decision("a", items=some)) for some in items])["items"]
+    column = table([decision("a", items=some) for some in items])["items"]
     assert (column.dtype, column.to_list()) == (pl.List(kind), found)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 import torch
 
 from recalign.artifacts import publish, seal
@@ -138,22 +139,15 @@ def items(made: OpenedRun, columns: Sequence[str] = ()) -> pl.DataFrame:
     for name in columns:
         if name not in frame.columns or name in own:
             raise no_column("columns", name, source, [one for one in frame.columns if one not in own])
-    ids = log_ids(frame[log.items.id], sequences.items).alias("item")
-    known = pl.DataFrame([ids, *(_plain(frame[name], source) for name in columns)]).drop_nulls("item")
-    known = known.unique("item", keep="first")
-    found = table.select("item").join(known, on="item", how="left", maintain_order="left")
-    return table.with_columns(found[name] for name in columns)
-
-
-def _plain(column: pl.Series, where: str) -> pl.Series:
-    """A column of text, numbers or bools, which requests can name values of; dates and categories are text."""
-    if column.dtype.is_nested() or column.dtype in (pl.Binary, pl.Object):
-        what = f"the column {column.name!r} holds {column.dtype}, and requests name texts and numbers"
-        raise InputError(what, where=where, remedy="leave it out of --columns, or write it as text")
-    if column.dtype.is_decimal():
-        return column.cast(pl.Float64)
-    plain = column.dtype.is_numeric() or column.dtype == pl.Boolean
-    return column if plain else column.cast(pl.String)
+        kind = frame[name].dtype
+        if kind.is_nested() or kind in (pl.Binary, pl.Object):
+            what = f"the column {name!r} holds {kind}, and requests name texts and numbers"
+            raise InputError(what, where=source, remedy="leave it out of --columns, or write it as text")
+    numbers = frame.select(cs.by_name(columns) & (cs.numeric() | cs.boolean())).with_columns(cs.decimal().cast(float))
+    known = frame.select(pl.col(columns).cast(pl.String)).with_columns(numbers)  # dates and categories are text
+    known = known.insert_column(0, log_ids(frame[log.items.id], sequences.items).alias("item"))
+    known = known.drop_nulls("item").unique("item", keep="first")
+    return table.join(known, on="item", how="left", maintain_order="left")
 
 
 def examples(bundle: Bundle) -> list[dict]:

@@ -63,13 +63,12 @@ class Verified:
     repeated: int = 0
 
     def __str__(self) -> str:
-        value, low, high = self.request
         return (
             f"{self.lists:,} of {self.targets:,} lists of {SHOWN} are the policy's, {self.tied:,} differ by ties, "
             f"{self.other:,} otherwise; log-probabilities differ by {self.difference:.1e} at most\n"
-            f"NDCG@10 {self.evaluation[0]:.4f} in evaluation's windows, {value:.4f} [{low:.4f}, {high:.4f}] as requests"
-            + (f", which leave out {self.repeated:,} targets that were met before" if self.repeated else "")
-        )
+            f"NDCG@10 {self.evaluation[0]:.4f} in evaluation's windows, {{:.4f}} [{{:.4f}}, {{:.4f}}] as requests, "
+            f"which leave out {self.repeated:,} targets that were met before"
+        ).format(*self.request)
 
 
 @torch.no_grad()
@@ -137,39 +136,37 @@ def _of_batch(batch: Batch, strength: float) -> Iterator[Encoded]:
     assert batch.seen_N is not None
     count_T = batch.seen_N[0].bincount(minlength=len(batch.target_T))
     seen = batch.seen_N[1][batch.seen_N[0].sort(stable=True).indices].split(count_T.tolist())
-    rows = zip(batch.row_T.tolist(), batch.column_T.tolist(), seen, strict=True)
-    for row, column, seen_S in rows:
-        histories = (batch.item_BL, batch.time_BL, batch.request_time_BL, batch.reward_BL)
-        item_L, time_L, request_time_L, reward_L = (x_BL[row, : column + 1].numpy() for x_BL in histories)
+    histories = [x_BL.numpy() for x_BL in (batch.item_BL, batch.time_BL, batch.request_time_BL, batch.reward_BL)]
+    for row, column, seen_S in zip(batch.row_T.tolist(), batch.column_T.tolist(), seen, strict=True):
+        item_L, time_L, request_time_L, reward_L = (x_BL[row, : column + 1] for x_BL in histories)
         yield Encoded(item_L, time_L, request_time_L, reward_L, np.unique(seen_S.numpy()), strength)
 
 
 def _as_requests(windows: Windows, user_T: np.ndarray, data: EventDataModule, bundle: Bundle) -> tuple[np.ndarray, int]:
     """The gain of every target when the bundle is asked with raw ids, and how many were met before. Shape: (T,)."""
-    known, repeated, shown_TK = data.sequences.items.to_list(), 0, np.zeros((len(user_T), SHOWN), np.int64)
+    known, repeated, rank_T = [None, *data.sequences.items], 0, np.zeros(len(user_T), np.int64)
     for first in range(0, len(user_T), 1024):
         part = slice(first, first + 1024)
         asked = zip(user_T[part], windows.state[part], windows.time[part], strict=True)
         made = [_request(data, bundle, *one) for one in asked]
-        rows = zip(made, bundle.recommend(made), windows.target[part].tolist(), strict=True)
-        for place, (whole, answer, item) in enumerate(rows, first):
-            shown_TK[place, : len(answer.items)] = [bundle.catalogue.number[one.item] for one in answer.items]
-            repeated += bool(item) and known[item - 1] in whole.items
-    hit_TK = (shown_TK == windows.target[:, None]) & (shown_TK > 0)
-    rank_T = np.where(hit_TK.any(axis=1), hit_TK.argmax(axis=1) + 1, 0)
+        rows = zip(made, bundle.recommend(made), windows.target[part], strict=True)
+        for place, (request, answer, target) in enumerate(rows, first):
+            shown = [one.item for one in answer.items]
+            rank_T[place] = shown.index(known[target]) + 1 if target and known[target] in shown else 0
+            repeated += bool(target) and known[target] in request.items
     return gain_ndcg(rank_T, SHOWN), repeated
 
 
 def _request(data: EventDataModule, bundle: Bundle, user: int, state: int, time: int) -> Request:
     """What somebody would have asked before an event: the newest known events up to a place in the log."""
-    sequences, catalogue = data.sequences, bundle.catalogue
+    sequences = data.sequences
     own = np.arange(max(sequences.offset[user], state + 1 - MAX_HISTORY), state + 1)
     own = own[np.argsort(sequences.time[own], kind="stable")]  # a split need not follow time, and requests do
     items = sequences.items.gather(sequences.item[own] - 1).to_list()
     times = [MICRO * second for second in sequences.time[own].tolist()]
     rewards = [None if math.isnan(one) else one for one in sequences.reward[own].tolist()]
     asked = MICRO * max(int(time), int(sequences.time[own[-1]]))
-    return catalogue.request(items, times, rewards, asked, k=min(SHOWN, len(catalogue)))
+    return bundle.catalogue.request(items, times, rewards, asked, k=min(SHOWN, len(bundle.catalogue)))
 
 
 def _interval(gain_T: np.ndarray, user_T: np.ndarray) -> list[float]:

@@ -22,7 +22,7 @@ COLUMNS: dict[str, Any] = {
     "arm": pl.String, "chance": pl.Float64, "temperature": pl.Float64, "fixed": pl.Int64, "seed": pl.Int64,
     "ranked": pl.Int64, "log_probs": pl.List(pl.Float64),
 }  # fmt: skip
-"""Of `Decision`, without its ``items``, whose ids are integers or texts."""
+"""Of what `recalign.serve.server.decisions.recorded` keeps, without ``items``, whose ids are integers or texts."""
 
 
 @contextmanager
@@ -58,9 +58,12 @@ def read(log: DecisionLog) -> tuple[pl.DataFrame, int]:
 
 def table(decisions: list[dict[str, Any]]) -> pl.DataFrame:
     """Decisions as a table: `COLUMNS`, and ``items``, which are texts if any of them is one."""
-    kind = _type_of([item for one in decisions for item in one["items"]])
-    if kind == pl.String:
+    items = [item for one in decisions for item in one["items"]]
+    if any(isinstance(item, str) for item in items):
+        kind: Any = pl.String
         decisions = [{**one, "items": [str(item) for item in one["items"]]} for one in decisions]
+    else:
+        kind = pl.UInt64 if max(items, default=0) >= 2**63 else pl.Int64
     return pl.DataFrame(decisions, schema={**COLUMNS, "items": pl.List(kind)})
 
 
@@ -88,12 +91,3 @@ def forget(folder: Path, user: str, key: str, *tables: Path) -> int:
                     temporary.touch(0o600)
                     left.write_parquet(temporary)
     return erased
-
-
-def _type_of(ids: list[Any]) -> Any:
-    """Of ids that are integers or texts; hashes may need all of 64 bits."""
-    if any(isinstance(item, str) for item in ids):
-        return pl.String
-    low, high = min(ids, default=0), max(ids, default=0)
-    whole = {pl.Int64: (-(2**63), 2**63), pl.UInt64: (0, 2**64)}
-    return next((kind for kind, (first, end) in whole.items() if first <= low and high < end), pl.String)

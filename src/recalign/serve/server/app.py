@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import sys
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, replace
@@ -22,7 +23,6 @@ from recalign.errors import InputError
 from recalign.serve.server.answer import Answer, Deleted, Problem, Scored, Taken
 from recalign.serve.server.bundle import Bundle
 from recalign.serve.server.catalogue import Encoded
-from recalign.serve.server.database import warn
 from recalign.serve.server.decisions import Decisions
 from recalign.serve.server.guard import EVENTS, USERS, Figures, Guard, problem
 from recalign.serve.server.request import Events, Request, Score, input_error, text_id
@@ -45,11 +45,9 @@ def make_app(
     """The application.
 
     Args:
-        folder: a bundle, or a folder of versions.
-        token: that requests have to bear; None: none, and only names of this machine as ``Host``.
-        threads: of ONNX Runtime.
+        folder, threads: as of `Service`.
+        token, events_token: as of `Guard`.
         store: of histories; None: requests bring their own.
-        events_token: that those who tell events, or delete a user, have to bear; there is one where there is a store.
         decisions: where answers to requests that name a user are logged; None: nowhere.
 
     Raises:
@@ -128,16 +126,14 @@ async def with_user(
 ) -> tuple[Request, bool]:
     """A request with the history of the user that it names; and whether it names one of whom nothing is kept.
 
-    Args:
-        bundle, histories, request: who asks what; without a store, the bundle refuses a request that names a user,
-        logged: unless that is who asks, for the log of decisions.
+    Without a store, a user is who asks, for a log of decisions; without one, too, the bundle refuses it.
 
     Raises:
         InputError: a server with a store is given a history too.
     """
-    if request.user is None or histories is None:
-        if not logged or request.user is None:
-            return request, False
+    if request.user is None or (histories is None and not logged):
+        return request, False
+    if histories is None:
         return replace(request, user=None), not request.items  # without a history, of whom nothing is known
     if request.items or request.rewards:
         raise InputError("it names a user and has a history", where="user", remedy="give one of them")
@@ -176,7 +172,7 @@ def handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(sqlite3.Error)
     async def failed_store(_: HTTPRequest, error: sqlite3.Error) -> Response:
-        warn(error)
+        print(f"the store: {error}", file=sys.stderr, flush=True)  # its words hold no value of a row
         remedy = "ask again later; the server's standard error says why"
         return problem(503, "the store cannot be used now", None, remedy, **{"Retry-After": "10"})
 

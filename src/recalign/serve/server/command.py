@@ -11,14 +11,10 @@ from recalign.errors import InputError, require_positive
 from recalign.serve.server.bundle import INSTALL
 from recalign.serve.server.service import is_loopback
 
-TOKEN = "RECALIGN_TOKEN"
-"""Environment variable that holds the token."""
-EVENTS_TOKEN = "RECALIGN_EVENTS_TOKEN"
-"""The same of the token of those who tell events."""
-DECISIONS_KEY = "RECALIGN_DECISIONS_KEY"
-"""The same of the key of the users' pseudonyms in the log of decisions."""
+TOKEN, EVENTS_TOKEN, DECISIONS_KEY = "RECALIGN_TOKEN", "RECALIGN_EVENTS_TOKEN", "RECALIGN_DECISIONS_KEY"
+"""Environment variables: of who may ask, of who may add events, and of the users' pseudonyms in a log of decisions."""
 RETENTION = 30.0
-"""Days after which a segment of the log of decisions is deleted."""
+"""Days after which the log of decisions deletes a decision."""
 SHORTEST = 16
 """Characters of a token."""
 CONNECTIONS = 1024
@@ -36,30 +32,18 @@ def serve(words: list[str]) -> None:
         InputError: the bundle cannot be served, the port is in use, or a token is needed.
     """
     parser = argparse.ArgumentParser(prog="recalign serve", description="Answer over HTTP from a bundle.")
-    parser.add_argument("bundle", type=Path, help="what recalign export wrote, or a folder of versions")
-    parser.add_argument(
-        "--host", default="127.0.0.1", help="address to listen at; beyond this machine a token is needed"
-    )
-    parser.add_argument("--port", type=int, default=8000, help="0: any that is free")
-    parser.add_argument("--token_file", type=Path, help=f"file that holds the token; else the variable {TOKEN}")
-    parser.add_argument("--threads", type=int, default=1, help="of ONNX Runtime")
-    parser.add_argument("--store", type=Path, help="file that keeps users' histories; made if it is not there")
-    parser.add_argument(
-        "--events_token_file",
-        type=Path,
-        help=f"file that holds the token of those who tell events; else the variable {EVENTS_TOKEN}",
-    )
-    parser.add_argument("--decisions", type=Path, help="folder that logs what is shown to users, to read with feedback")
-    parser.add_argument(
-        "--decisions_key_file",
-        type=Path,
-        help=f"file that holds the key of the users' pseudonyms; else the variable {DECISIONS_KEY}",
-    )
-    parser.add_argument(
-        "--retention_days",
-        type=float,
-        help=f"days after which the store deletes an event, else never; and the log decisions, else {RETENTION:g}",
-    )
+    option, text = parser.add_argument, "file that holds the {}; else the variable {}"
+    option("bundle", type=Path, help="what recalign export wrote, or a folder of versions")
+    option("--host", default="127.0.0.1", help="address to listen at; beyond this machine a token is needed")
+    option("--port", type=int, default=8000, help="0: any that is free")
+    option("--token_file", type=Path, help=text.format("token", TOKEN))
+    option("--threads", type=int, default=1, help="of ONNX Runtime")
+    option("--store", type=Path, help="file that keeps users' histories; made if it is not there")
+    option("--events_token_file", type=Path, help=text.format("token of those who add events", EVENTS_TOKEN))
+    option("--decisions", type=Path, help="folder that logs what is shown to users, to read with feedback")
+    option("--decisions_key_file", type=Path, help=text.format("key of the users' pseudonyms", DECISIONS_KEY))
+    retention = f"days after which the store deletes an event, else never; and the log decisions, else {RETENTION:g}"
+    option("--retention_days", type=float, help=retention)
     given = parser.parse_args(words)
     require_positive("", vars(given), "threads", "retention_days")
     reached = "" if is_loopback(given.host) else f"whoever reaches {given.host} could ask, so a token is needed"
@@ -100,15 +84,10 @@ def serve(words: list[str]) -> None:
 
 
 def secret(file: Path | None, variable: str, what: str, needed: str = "") -> str | None:
-    """A token or a key, of a file, else of a variable of the environment; None: there is none.
-
-    Args:
-        file, variable: where it is.
-        what: it is.
-        needed: why it has to be there; empty: it need not.
+    """A token or a key (``what``), of a file, else of a variable of the environment; None: there is none.
 
     Raises:
-        InputError: the file cannot be read, it is too short or not plain text, or it is needed and not there.
+        InputError: the file cannot be read, it is too short or not plain text, or it is ``needed`` and not there.
     """
     try:
         found = file.read_text(encoding="utf-8") if file else os.environ.get(variable)

@@ -50,7 +50,7 @@ class Database:
             self._require_private()
             self.connection = self.connect()
         except (OSError, sqlite3.Error) as error:
-            remedy = "name another file, or one that is not there yet, on a disk of this machine"
+            remedy = "move it away, or name another file, on a disk of this machine"
             raise InputError(f"damaged, or it cannot be opened: {error}", where=str(file), remedy=remedy) from error
 
     def _require_private(self) -> None:
@@ -122,15 +122,10 @@ class Database:
                     while await loop.run_in_executor(thread, self.purge) == PURGED_ROWS:
                         pass
                 except sqlite3.Error as error:
-                    warn(error)
+                    print(f"{self.file}: {error}", file=sys.stderr, flush=True)
             await asyncio.sleep(RETRY)
 
     def close(self) -> None:
         """Close the file, once no thread uses it; who uses it afterwards gets `sqlite3.ProgrammingError`."""
         with self.lock:
             self.connection.close()
-
-
-def warn(error: sqlite3.Error) -> None:
-    """Say on stderr what is wrong. SQLite's own words hold no value of a row."""
-    print(f"the store: {error}", file=sys.stderr, flush=True)

@@ -14,14 +14,13 @@ import sqlite3
 import sys
 import time
 import zlib
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from recalign.errors import InputError
-from recalign.serve.server.answer import Answer
+from recalign.serve.server.answer import Answer, Explored
 from recalign.serve.server.catalogue import Encoded
 from recalign.serve.server.database import Database
 from recalign.serve.server.request import Id, Request
@@ -41,65 +40,32 @@ PAUSE = 10.0
 Answering = Callable[[Request], Awaitable[tuple[Encoded, Answer]]]
 
 
-@dataclass(frozen=True)
-class Decision:
-    """What is kept of an answer to a request that names a user. No history and no raw user id.
-
-    Attributes:
-        time: microseconds since 1970.
-        decision: its id, as the answer has it.
-        user: `pseudonym`.
-        version: of the bundle.
-        k, seen: what was asked for.
-        hidden, blocked, allowed, boosts: how many items were hidden (seen or blocked), blocked, allowed (null: all),
-            and how many boosts there were.
-        items: in order.
-        arm, chance, temperature, fixed, seed, ranked, log_probs: of `recalign.serve.server.answer.Explored`; null where
-            the request did not explore.
-    """
-
-    time: int
-    decision: str
-    user: str
-    version: str
-    k: int
-    seen: str
-    hidden: int
-    blocked: int
-    allowed: int | None
-    boosts: int
-    items: list[Id]
-    arm: str | None = None
-    chance: float | None = None
-    temperature: float | None = None
-    fixed: int | None = None
-    seed: int | None = None
-    ranked: int | None = None
-    log_probs: list[float] | None = None
-
-
 def pseudonym(key: str, user: str) -> str:
     """HMAC-SHA256 of a user's id, 128 bits of it in hex: without the key nobody can tell whose it is."""
     return hmac.new(key.encode(), user.encode(), hashlib.sha256).hexdigest()[:32]
 
 
-def recorded(user: str, encoded: Encoded, answer: Answer) -> Decision:
-    """What is kept of an answer to a user, who is named by a pseudonym."""
-    request, explored = encoded.request, answer.explored
-    return Decision(
-        time=time.time_ns() // 1000,
-        decision=answer.decision or "",
-        user=user,
-        version=answer.version,
-        k=request.k,
-        seen=request.seen,
-        hidden=len(encoded.hidden_S),
-        blocked=len(request.block),
-        allowed=None if encoded.allow_N is None else int(encoded.allow_N.sum()),
-        boosts=len(request.boost),
-        items=[one.item for one in answer.items],
-        **(vars(explored) if explored else {}),
-    )
+def recorded(user: str, encoded: Encoded, answer: Answer) -> dict[str, Any]:
+    """What is kept of an answer to a user, who is named by a pseudonym: no history and no raw user id.
+
+    ``time`` is in microseconds since 1970; ``hidden``, ``blocked``, ``allowed`` (None: all) and ``boosts`` are how many
+    there were. What `recalign.serve.server.answer.Explored` holds is None where the request did not explore.
+    """
+    request = encoded.request
+    return {
+        "time": time.time_ns() // 1000,
+        "decision": answer.decision,
+        "user": user,
+        "version": answer.version,
+        "k": request.k,
+        "seen": request.seen,
+        "hidden": len(encoded.hidden_S),
+        "blocked": len(request.block),
+        "allowed": None if encoded.allow_N is None else int(encoded.allow_N.sum()),
+        "boosts": len(request.boost),
+        "items": [one.item for one in answer.items],
+        **{one.name: getattr(answer.explored, one.name, None) for one in fields(Explored)},
+    }
 
 
 class DecisionLog(Database):
@@ -111,11 +77,10 @@ class DecisionLog(Database):
         days: as of `Database`.
 
     Raises:
-        InputError: the folder cannot be used, or another key has written in it.
+        InputError: as `Database`, or another key has written in it.
     """
 
     def __init__(self, folder: Path, key: str | None, days: float | None = None) -> None:
-        _require_private(folder)
         self._key = key and hashlib.sha256(b"recalign decisions key " + key.encode()).hexdigest()[:16]
         super().__init__(folder / FILE, APPLICATION, "decisions", SCHEMA, days)
 
@@ -133,10 +98,10 @@ class DecisionLog(Database):
             raise InputError("these decisions were written with another key", where=str(self.file), remedy=remedy)
         return connection
 
-    def append(self, decisions: Sequence[Decision]) -> None:
-        """Write decisions, all or none; they are on disk then."""
+    def append(self, decisions: Sequence[Mapping[str, Any]]) -> None:
+        """Write what `recorded` makes, all or none; it is on disk then."""
         now = time.time()
-        records = [(one.user, json.dumps(asdict(one), separators=(",", ":"))) for one in decisions]
+        records = [(one["user"], json.dumps(one, separators=(",", ":"))) for one in decisions]
         rows = [(now, *one, checksum(*(text.encode() for text in one))) for one in records]
         with self.lock, self.connection:
             insert = "INSERT INTO decisions (received, user, record, crc) VALUES (?, ?, ?, ?)"
@@ -160,20 +125,8 @@ def checksum(user: bytes, record: bytes) -> int:
     return zlib.crc32(user + record)
 
 
-def _require_private(folder: Path) -> None:
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        loose = folder.stat().st_mode & 0o077
-    except OSError as error:
-        what, remedy = f"no decisions can be kept here: {error.strerror}", "name a folder that can be written"
-        raise InputError(what, where=str(folder), remedy=remedy) from error
-    if loose:
-        what = "others than its owner may read this folder"
-        raise InputError(what, where=str(folder), remedy=f"chmod 700 {folder}")
-
-
 class Decisions:
-    """A log of decisions, for an event loop, which it never blocks. A damaged file is set aside, and another begun.
+    """A log of decisions, for an event loop, which it never blocks.
 
     Args:
         folder, key, days: as of `DecisionLog`.
@@ -183,19 +136,8 @@ class Decisions:
     """
 
     def __init__(self, folder: Path, key: str, days: float | None = None) -> None:
-        try:
-            self.log = DecisionLog(folder, key, days)
-        except InputError as error:
-            if type(error.__cause__) is not sqlite3.DatabaseError:
-                raise
-            aside = f"{FILE}.damaged-{time.time_ns()}"
-            for suffix in ("", "-wal", "-shm"):
-                with suppress(FileNotFoundError):
-                    (folder / (FILE + suffix)).rename(folder / (aside + suffix))
-            print(f"{folder / FILE}: damaged, and is now {aside}: {error.__cause__}", file=sys.stderr, flush=True)
-            self.log = DecisionLog(folder, key, days)
-        self.key, self.failing = key, False
-        self._batcher = Batcher[Decision, None](self._write, MAX_WAITING, "decisions")
+        self.log, self.key, self.failing = DecisionLog(folder, key, days), key, False
+        self._batcher = Batcher[dict[str, Any], None](self._write, MAX_WAITING, "decisions")
         self._resume = 0.0
 
     async def keep(self, user: Id, encoded: Encoded, answer: Answer) -> Answer:
@@ -230,7 +172,7 @@ class Decisions:
         self._batcher.thread.shutdown()
         self.log.close()
 
-    def _write(self, decisions: list[Decision]) -> list[None]:
+    def _write(self, decisions: list[dict[str, Any]]) -> list[None]:
         if time.monotonic() < self._resume:
             raise OSError("a write failed a moment ago")
         try:

@@ -19,6 +19,7 @@ from recalign.serve.server.service import TIMEOUT, is_loopback
 
 MAX_BODY = 2**20
 """Bytes that a request's body may have."""
+TOO_LONG = Problem(f"a body may have {MAX_BODY:,} bytes", "body", "ask for less at once")
 OPEN = ("/health", "/ready")
 """Routes that need no token: they say that the server runs, and nothing else."""
 EVENTS, USERS = "/events", "/users/"
@@ -80,10 +81,11 @@ class Guard:
                 async with asyncio.timeout(None if whole else began + TIMEOUT - time.perf_counter()):
                     message = await receive()
             except TimeoutError:
-                raise _stop(408, f"the body did not come within {TIMEOUT:g} s", "send it faster") from None
+                late = Problem(f"the body did not come within {TIMEOUT:g} s", "body", "send it faster")
+                raise HTTPException(408, late) from None  # type: ignore[arg-type]
             length, whole = length + len(message.get("body", b"")), not message.get("more_body", False)
             if length > MAX_BODY:
-                raise _stop(413, f"a body may have {MAX_BODY:,} bytes", "ask for less at once")
+                raise HTTPException(413, TOO_LONG)  # type: ignore[arg-type]
             return message
 
         try:
@@ -112,12 +114,8 @@ class Guard:
             return problem(415, "the body must be JSON", "Content-Type", "send Content-Type: application/json")
         length = headers.get(b"content-length", "0")
         if not length.isascii() or not length.isdigit() or len(length) > 15 or int(length) > MAX_BODY:
-            return problem(413, f"a body may have {MAX_BODY:,} bytes", "Content-Length", "ask for less at once")
+            return problem(413, TOO_LONG.error, "Content-Length", TOO_LONG.remedy)
         return None
-
-
-def _stop(status: int, error: str, remedy: str) -> HTTPException:
-    return HTTPException(status, Problem(error, "body", remedy))  # type: ignore[arg-type]
 
 
 def host_name(header: str) -> str:

@@ -71,9 +71,7 @@ class Store(Database):
 class AsyncStore:
     """A store, for an event loop, which it never blocks.
 
-    Raises:
-        Full: (each of its methods) too many wait, or it takes too long.
-        sqlite3.Error: (each of its methods) the disk is full, say.
+    Each of its methods raises `Full`, if too many wait or it takes too long, or `sqlite3.Error`: the disk is full, say.
     """
 
     def __init__(self, store: Store) -> None:
