@@ -92,12 +92,6 @@ def test_a_part_can_be_asked_for_of_other_users(data):
     assert not set(of_judges) & set(data.windows("test").user)
 
 
-@pytest.mark.parametrize("stride", [0, 33])
-def test_a_stride_that_leaves_events_out_is_refused(log_root, stride):
-    with pytest.raises(InputError, match=rf"data.stride: {stride} events between windows of 32"):
-        small.data_of(EventDataModule, log_root, stride=stride)
-
-
 def test_titles_stand_beside_items_and_in_recommendations(log_root, tmp_path):
     shutil.copy(log_root / "small.csv", tmp_path)
     plain = small.data_of(EventDataModule, tmp_path)

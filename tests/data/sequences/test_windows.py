@@ -1,10 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import numpy as np
-import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -55,38 +53,10 @@ def test_training_keeps_the_newest_events():
 counts = st.lists(st.integers(1, 40), min_size=1, max_size=4)
 
 
-@given(counts, st.integers(1, 12), st.data())
-def test_with_a_stride_every_training_event_but_the_first_is_a_target_once(counts, max_length, data):
-    stride = data.draw(st.integers(1, max_length))
-    sequences = simple([n + 3 for n in counts], LeaveLast(1, 1), [t % 7 for n in counts for t in range(n + 3)])
-    chosen = np.array(data.draw(st.lists(st.booleans(), min_size=len(counts), max_size=len(counts))))
-    windows = training_windows(sequences, chosen, max_length, stride)
-    states = {user: n for user, n in enumerate(counts) if chosen[user]}  # n + 1 training events each
-    assert {user: (windows.user == user).sum() for user in states} == {
-        user: 1 + math.ceil(max(0, m - max_length) / stride) for user, m in states.items()
-    }
-    assert (windows.length <= max_length).all()
-    if not states:
-        return
-    found = pairs(sequences, windows)
-    frame = sequences.frame.filter(pl.Series(chosen).gather(sequences.frame["user"]) & (pl.col("split") == 0))
-    expected = frame.filter(pl.col("known") > 0)["event"].to_list()
-    assert [event for *_, event in found] == expected  # once, and in order
-    for user, history, target, event in found:
-        m = states[user]
-        j = int(sequences.frame["known"][event]) - 1
-        block = min((m - 1 - j) // stride, math.ceil(max(0, m - max_length) / stride))
-        first = max(m - block * stride - max_length, 0)  # of the window's events
-        past = sequences.frame["item_id"].to_numpy()[event - 1 - j : event]
-        assert history == past[first:].tolist()
-        assert target == sequences.frame["item_id"][event]
-
-
 @given(counts, st.integers(2, 12), st.data())
 def test_targets_read_from_the_log_are_those_in_memory(counts, max_length, data):
-    stride = data.draw(st.none() | st.integers(1, max_length))
     sequences = simple([n + 3 for n in counts], LeaveLast(1, 1))
-    read = training_windows(sequences, everybody(sequences), max_length, stride)
+    read = training_windows(sequences, everybody(sequences), max_length)
     held, order = read.in_memory(), np.array(data.draw(st.permutations(range(len(read)))), np.int64)
     for chosen in (order, order[:2], order[:0]):
         of_log, of_memory = vars(read.take(chosen)), vars(held.take(chosen))

@@ -56,9 +56,9 @@ noisy as ML-100K 5 % of the judges with 1,050 know nothing, and 45 % of those wi
 def audit_log(data: EventDataModule) -> dict[str, Section]:
     """Compute all figures of ``recalign check``, by section: the log, its split, its leaks."""
     sections = log_figures(data)  # first, while the log is in memory
-    sequences, max_length, stride = data.sequences, data.max_length, data.stride
+    sequences, max_length = data.sequences, data.max_length
     sections |= {part: part_figures(sequences, part) for part in PARTS}
-    sections["split"] = split_figures(sequences, max_length, stride)
+    sections["split"] = split_figures(sequences, max_length)
     if data.log_.is_random is not None:
         drawn = sequences.frame.filter("is_random")
         known = 0 if data.log_.propensity is None else drawn["propensity"].count()
@@ -67,7 +67,7 @@ def audit_log(data: EventDataModule) -> dict[str, Section]:
     doubtful = max(map(float, faults)) > OFTEN or users_tested(sections) < FEW
     if doubtful and isinstance(data.split, LeaveLast | TimeSplit):
         sections |= other_splits(sequences, data.split)
-    return {**sections, LEAKS: leaks(sequences, max_length, stride, data.log_.timestamp is not None)}
+    return {**sections, LEAKS: leaks(sequences, max_length, data.log_.timestamp is not None)}
 
 
 def log_figures(data: EventDataModule) -> dict[str, Section]:
@@ -130,11 +130,10 @@ def part_figures(sequences: Sequences, part: Part) -> Section:
     return rows
 
 
-def split_figures(sequences: Sequences, max_length: int, stride: int | None = None) -> Section:
+def split_figures(sequences: Sequences, max_length: int) -> Section:
     """What the split leaves to train and test on."""
     frame, trained = sequences.frame, pl.col("split") == PARTS["train"]
-    windows = training_windows(sequences, sequences.users_in("all"), max_length, stride)
-    counted = "the newest" if stride is None else "all but the first"
+    windows = training_windows(sequences, sequences.users_in("all"), max_length)
     tested, in_a = np.zeros(sequences.num_users, bool), sequences.users_in("A")
     tested[frame["user"].filter(frame["split"] == PARTS["test"]).to_numpy()] = True
     rated_N = frame.filter(trained & pl.col("reward").is_not_null())["user"].to_numpy()
@@ -150,15 +149,15 @@ def split_figures(sequences: Sequences, max_length: int, stride: int | None = No
         **({JUDGED: judged} if frame["reward"].count() and not in_a.all() else {}),
         "events of the longest history": int(np.diff(sequences.offset).max()),
         "newest events of a history that a model sees": max_length,
-        f"training targets ({counted} events of each user)": int(windows.offset[-1]),
+        "training targets (the newest events of each user)": int(windows.offset[-1]),
         **{f"users in group {group}": count for group, count in groups},
     }
 
 
-def leaks(sequences: Sequences, max_length: int, stride: int | None = None, timed: bool = True) -> Section:
+def leaks(sequences: Sequences, max_length: int, timed: bool = True) -> Section:
     """Count four ways in which the future could reach a model; all must be 0. A log without times has no future."""
     everybody = sequences.users_in("all")
-    train = training_windows(sequences, everybody, max_length, stride).in_memory()
+    train = training_windows(sequences, everybody, max_length).in_memory()
     test = evaluation_windows(sequences, everybody, "test", max_length)
     begun = pl.col("event").filter(pl.col("split") == PARTS["test"]).min()
     ended = pl.col("event").filter(pl.col("split") == PARTS["train"]).max()

@@ -73,8 +73,6 @@ class EventDataModule(LightningDataModule):
         min_events: training events that an item needs to be in the catalogue; those of rarer items are left out, and
             counted in the report. As targets of validation and test such items are misses.
         max_length: newest events of a history that a model sees.
-        stride: null: each user's newest ``max_length`` training events are targets. A number up to ``max_length``: all
-            but the first are, in windows so many events apart (`recalign.data.sequences.windows.training_windows`).
         batch_tokens: padded events of a batch, of all processes together.
         request_time: whether a model knows the time at which an event is requested (``known``), or only that of the
             event before (``last_event``).
@@ -106,7 +104,6 @@ class EventDataModule(LightningDataModule):
         share_a: ShareOrZero = 0.7,
         min_events: Positive[int] = 1,
         max_length: Positive[int] = 200,
-        stride: int | None = None,
         batch_tokens: Positive[int] = 3200,
         request_time: Literal["known", "last_event"] = "last_event",
         seed: int | None = None,
@@ -116,12 +113,12 @@ class EventDataModule(LightningDataModule):
         untouched: ShareOrZero = 1.0,
     ) -> None:
         super().__init__()
-        given = {"max_length": max_length, "batch_tokens": batch_tokens, "stride": stride, "min_events": min_events}
+        given = {"max_length": max_length, "batch_tokens": batch_tokens, "min_events": min_events}
         self.check_settings(given | {"untouched": untouched, "share_a": share_a, "seed": seed})
         self.log_, self.reward, self.high, self.split, self.root = log, reward, high, split, root
         self.groups, self.min_events, self.cache = UserGroups(share_a), min_events, cache
         self.relative_to, self.grows_from = relative_to, grows_from
-        self.users, self.max_length, self.stride, self.batch_tokens = users, max_length, stride, batch_tokens
+        self.users, self.max_length, self.batch_tokens = users, max_length, batch_tokens
         self.seed, self.untouched = seed or 0, untouched
         self.know_request = request_time == "known"
 
@@ -137,11 +134,6 @@ class EventDataModule(LightningDataModule):
         check_ranges(cls, given, "data")
         if given.get("seed") is not None:
             require_seed(given["seed"], "data.seed")
-        stride, max_length = given.get("stride"), given.get("max_length")
-        if stride is not None and not 1 <= stride <= max_length:
-            text = f"{stride} events between windows of {max_length} would leave events out"
-            remedy = f"give 1 to {max_length} (half of it is a good choice), or null for the newest events only"
-            raise InputError(text, where="data.stride", remedy=remedy)
 
     @functools.cached_property
     def preparation(self) -> Any:
@@ -197,7 +189,7 @@ class EventDataModule(LightningDataModule):
 
     def training(self) -> Windows:
         """The windows to train on; subclasses narrow or extend what ``in_memory`` makes of them."""
-        return training_windows(self.sequences, self.preparation.trained_users(), self.max_length, self.stride)
+        return training_windows(self.sequences, self.preparation.trained_users(), self.max_length)
 
     def windows(self, part: Part, users: Group | None = None) -> Windows:
         """The windows of a part for evaluation, of this module's users or of the named group."""

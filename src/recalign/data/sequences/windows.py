@@ -31,8 +31,8 @@ class Windows:
         advantage: float32, for post-training only.
         rejected: integers (targets, N), for post-training on pairs only: items of less worth than the target, 0 where
             there is no pair.
-        log: in place of the arrays of targets, which would take 33 bytes an event: the last states of each window
-            predict the user's next known event, which `take` reads from the log.
+        log: in place of the arrays of targets, which would take 33 bytes an event: each event of a window predicts the
+            user's next known event, which `take` reads from the log.
     """
 
     user: np.ndarray
@@ -62,7 +62,7 @@ class Windows:
         counts = self.offset[chosen + 1] - self.offset[chosen]
         if (log := self.log) is None:
             return self._some(chosen, counts, ranges(self.offset[chosen], counts))
-        state = ranges(self.stop[chosen] - counts, counts)
+        state = ranges(self.start[chosen], counts)
         event = log.event[state + 1]
         return Windows(
             user=self.user[chosen],
@@ -93,38 +93,16 @@ class Windows:
         return Windows(**by_window, **{name: x[targets] for name, x in by_target.items()})
 
 
-def training_windows(sequences: Sequences, users: np.ndarray, max_length: int, stride: int | None = None) -> Windows:
-    """Make the windows of the training part: the newest of each user or, with a stride, the whole history.
+def training_windows(sequences: Sequences, users: np.ndarray, max_length: int) -> Windows:
+    """Make one window per user, bool (U,), over the newest ``max_length`` training events that another one follows.
 
-    A state is a training event that another one follows; a user has m of them, and each predicts its next event.
-    Without a stride, one window per user holds the L newest states. With one, K = 1 + ceil(max(0, m - L) / stride)
-    windows hold them all: counted from the end, state j belongs to block min(floor((m - 1 - j) / stride), K - 1). A
-    block's window is the L events up to its last state, and only the states of that block predict. So every training
-    event but a user's first is a target exactly once.
-
-    Args:
-        sequences: the log.
-        users: bool by user index.
-        max_length: L, events that a model can encode.
-        stride: states per block, 1 to L; null: only the newest window of each user.
+    Each of them predicts the next.
     """
     states_U = np.maximum(sequences.trained - 1, 0)
-    chosen = np.flatnonzero(users & (states_U > 0))
-    older = np.maximum(states_U[chosen] - max_length, 0)
-    blocks = np.ones_like(older) if stride is None else 1 - (-older // stride)
-    user = np.repeat(chosen, blocks)
-    from_end = np.repeat(blocks.cumsum(), blocks) - 1 - np.arange(len(user))  # K - 1 down to 0 for each user
-    last = states_U[user] - from_end * (stride or 0)
-    skipped = 0 if stride else np.repeat(older, blocks)
-    counts = last - np.where(is_first(user), skipped, last - (stride or 0))
-    stop = sequences.offset[user] + last
-    return Windows(
-        log=sequences,
-        user=user,
-        start=np.maximum(sequences.offset[user], stop - max_length),
-        stop=stop,
-        offset=np.concatenate([[0], counts.cumsum()]),
-    )
+    user = np.flatnonzero(users & (states_U > 0))
+    length, stop = np.minimum(states_U[user], max_length), sequences.offset[user] + states_U[user]
+    offset = np.concatenate([[0], length.cumsum()])
+    return Windows(log=sequences, user=user, start=stop - length, stop=stop, offset=offset)
 
 
 def evaluation_windows(
