@@ -8,11 +8,8 @@ import pytest
 from recalign.data.sequences import High, LeaveLast, UserGroups, build
 from recalign.data.sequences.audit import (
     LONGER,
-    OTHER_MISSES,
-    OTHER_USERS,
     SEEN,
     leaks,
-    other_splits,
     part_figures,
     split_figures,
 )
@@ -68,16 +65,6 @@ def test_who_can_be_measured_is_counted():
     events = table(users, [0] * len(users), range(len(users)))
     figures = split_figures(build(events, LeaveLast(1, 2), None, UserGroups(1.0)), 50)
     assert (figures[LONGER], figures["users of A with test events"]) == (2, 3)
-
-
-def test_other_splits_are_measured():
-    """By cuts in time the last user has no history, and his items no training."""
-    users, items = [*[0] * 5, *[1] * 5, *[2] * 5, 3, 3], [*range(5), *range(5), *range(5, 10), 8, 9]
-    times = [*range(5), *range(5), *range(20, 25), 30, 31]
-    now = LeaveLast(1, 1)
-    found = other_splits(build(table(users, items, times), now, None, UserGroups()), now)
-    cut = "split: {class_path: recalign.data.sequences.TimeSplit, init_args: {cuts: [0.8, 0.9]}}"
-    assert found == {OTHER_USERS: {cut: 0}, OTHER_MISSES: {cut: 1.0}}
 
 
 def test_targets_that_were_met_before_are_counted():

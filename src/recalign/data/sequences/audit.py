@@ -11,14 +11,13 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
-from recalign.data.events import EventTable, audit, data_root, read_features, read_titles
+from recalign.data.events import audit, data_root, read_features, read_titles
 from recalign.data.events.audit import GAP_AUC, HINT, LEAK, OLD, OUTLIERS, REPEATS, RESOLUTION, REWARDED, TIES, Section
-from recalign.data.events.division import FEW, LEARN, SHORT, divide, unmeasurable
+from recalign.data.events.division import FEW, LEARN, SHORT, unmeasurable
 from recalign.data.events.guess import MOST_HIGH
 from recalign.data.events.items import feature_figures
 from recalign.data.sequences.cache import FIGURES
 from recalign.data.sequences.data import EventDataModule
-from recalign.data.sequences.splits import LeaveLast, Split, TimeSplit
 from recalign.data.sequences.store import PARTS, Part, Sequences
 from recalign.data.sequences.user_sample import with_events
 from recalign.data.sequences.windows import evaluation_windows, training_windows
@@ -34,7 +33,6 @@ LONGER = f"users with {SHORT} events or more"
 JUDGED = "training events with a reward of the judges' users (B1 or B2, whichever has fewer)"
 LEAKS = "leaks (all must be 0)"
 DRAWN, CHANCES = "events shown at random", "of these, with a known propensity"
-OTHER_USERS, OTHER_MISSES = "other splits: users with test events and a history", "other splits: share of misses"
 OFTEN = 0.2
 """Share of test targets, or of events, above which a fault of the log makes figures hard to read. A fifth of misses
 takes a fifth off every ndcg and widens intervals, beside a gain, by an eighth (1 / sqrt(0.8)); a fifth of ties makes at
@@ -45,8 +43,6 @@ REPEATED = 0.001
 """Share of repeated events above which to say so."""
 MOSTLY = 0.5
 """Share of the variance that comes from outliers, above which to warn."""
-FEWER = 0.75
-"""What another split has to leave of the misses, at most, to be proposed."""
 JUDGES_NEED = 800
 """Training rewards of a group of judges below which many know nothing of another user's rewards. In simulated worlds as
 noisy as ML-100K 5 % of the judges with 1,050 know nothing, and 45 % of those with 460; with twice the noise 85 and 90 %
@@ -63,10 +59,6 @@ def audit_log(data: EventDataModule) -> dict[str, Section]:
         drawn = sequences.frame.filter("is_random")
         known = 0 if data.log_.propensity is None else drawn["propensity"].count()
         sections["exposure"] = {DRAWN: drawn.height, CHANCES: known}
-    faults = sections["test"][MISSES], sections["repeated items and times"].get(TIES, 0)
-    doubtful = max(map(float, faults)) > OFTEN or users_tested(sections) < FEW
-    if doubtful and isinstance(data.split, LeaveLast | TimeSplit):
-        sections |= other_splits(sequences, data.split)
     return {**sections, LEAKS: leaks(sequences, max_length, data.log_.timestamp is not None)}
 
 
@@ -86,31 +78,6 @@ def log_figures(data: EventDataModule) -> dict[str, Section]:
             with suppress(OSError):  # of others, who may read it alone
                 write_json(kept, sections)
     return {**sections, "titles": read_titles(data.log_, root, data.sequences.items)[1]}
-
-
-def users_tested(sections: Mapping[str, Section]) -> int:
-    """Users with test events and a history to predict them from."""
-    return int(sections["test"]["users"]) - int(sections["split"][LEFT_OUT])
-
-
-def other_splits(sequences: Sequences, split: Split) -> dict[str, Section]:
-    """What other splits of the log would measure, by their line of YAML."""
-    frame = sequences.frame
-    table = EventTable(frame, sequences.users, sequences.items, True, sequences.report, sequences.fingerprint)
-    chosen = divide(frame["user"], frame["reward"])
-    users, misses = Section(), Section()
-    others: list[LeaveLast | TimeSplit] = [LeaveLast(chosen.test, chosen.validation), LeaveLast(1, 1), TimeSplit()]
-    for other in dict.fromkeys(others):
-        part = other.assign(table)
-        test = part == PARTS["test"]
-        if other != split and test.any() and not test.all():
-            trained = frame["item"].filter(part == PARTS["train"]).unique()
-            past = frame["user"].filter(~test).unique()
-            given = ", ".join(f"{key}: {[*cut] if isinstance(cut, tuple) else cut}" for key, cut in vars(other).items())
-            line = f"split: {{class_path: recalign.data.sequences.{type(other).__name__}, init_args: {{{given}}}}}"
-            users[line] = int(frame["user"].filter(test).unique().is_in(past.implode()).sum())
-            misses[line] = 1 - float(frame["item"].filter(test).is_in(trained.implode()).mean())  # type: ignore[arg-type]
-    return {OTHER_USERS: users, OTHER_MISSES: misses}
 
 
 def part_figures(sequences: Sequences, part: Part) -> Section:
@@ -258,12 +225,10 @@ def _events(sections: Mapping[str, Section], time_unit: str) -> Iterator[Concern
             "set data.log.drop_repeats: true"
         )
     if (tied := float(repetition.get(TIES, 0))) > OFTEN:
-        others = sections.get(OTHER_USERS, {})
-        line = next((one for one, users in others.items() if "TimeSplit" in one and int(users) >= FEW), None)
         yield care(
             f"{tied:.0%} of the events share their time with another of the same user. If the file's order is not that "
             f"in which they happened, at least {tied / 2:.0%} of the next events are noise: name a column of finer "
-            "times in data.log.timestamp" + (f", or keep them in one part with data.{line}" if line else "")
+            "times in data.log.timestamp, or keep them in one part with data.split: recalign.data.sequences.TimeSplit"
         )
     if old := int(log.get(OLD, 0)):
         yield care(f"{old:,} events are before 1990, and most are later: other units, or 0 for no time?")
@@ -276,23 +241,19 @@ def _events(sections: Mapping[str, Section], time_unit: str) -> Iterator[Concern
 
 def _measured(sections: Mapping[str, Section]) -> Iterator[Concern]:
     """What can be measured: on which targets, of how many users, by which judges."""
-    test, split, tested = sections["test"], sections["split"], users_tested(sections)
+    test, split = sections["test"], sections["split"]
+    tested = int(test["users"]) - int(split[LEFT_OUT])
     if (seen := float(test[SEEN])) > OFTEN:
         yield care(
             f"in {seen:.0%} of the test events the user had seen the item before. They are ranked, though items seen "
             "are never recommended, and a chain ships nothing by them: data.log.collapse: true makes one event of a "
             "user's events on an item"
         )
-    users_of, misses_of = sections.get(OTHER_USERS, {}), sections.get(OTHER_MISSES, {})
     if (unseen := float(test[MISSES])) > OFTEN:
-        others = {one: float(share) for one, share in misses_of.items() if int(users_of[one]) >= min(FEW, tested)}
-        best = min(others, key=lambda one: others[one], default=None)
-        remedy = "Name items more coarsely (a product, not its variants), or leave rare ones out of the table"
-        if best is not None and others[best] <= FEWER * unseen:
-            remedy = f"They are {others[best]:.0%} with data.{best}"
         yield care(
             f"{unseen:.0%} of the test events are on items unseen in training: all of them are misses, so that no "
-            f"method's ndcg is above {1 - unseen:.2f}. {remedy}"
+            f"method's ndcg is above {1 - unseen:.2f}. Try another data.split (LeaveLast misses fewer than cuts in "
+            "time), name items more coarsely (a product, not its variants), or leave rare ones out of the table"
         )
     if (median := int(sections["events per user"]["median"])) < SHORT:
         longer = int(split[LONGER])
@@ -302,10 +263,8 @@ def _measured(sections: Mapping[str, Section]) -> Iterator[Concern]:
             + (": leave the others out of the table" if longer >= FEW else "")
         )
     if tested < FEW:
-        line, most = max(users_of.items(), key=lambda one: int(one[1]), default=("", 0))
         why = unmeasurable(tested)
-        text = why or f"{tested} users have test events: intervals will be wide"
-        yield Concern(bool(why), text + (f". {most:,} have with data.{line}" if int(most) > tested else ""))
+        yield Concern(bool(why), why or f"{tested} users have test events: intervals will be wide (see data.split)")
     known = int(split.get(JUDGED, JUDGES_NEED))
     if known < JUDGES_NEED and any(f"users in group {group}" in split for group in ("B1", "B2")):
         yield care(
