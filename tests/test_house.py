@@ -18,16 +18,16 @@ BELOW: dict[str, set[str]] = {
     "distributed": set(),
     "bootstrap": {"errors"},
     "files": {"errors"},
-    "code": {"errors", "files"},
     "artifacts": {"errors", "files"},
+    "seals": {"artifacts", "errors", "files"},
     "workers": {"errors", "files"},
 }
 HELPERS = set(BELOW)
 for room, lower in [
     ("nn", {"errors", "distributed"}),
-    ("data.events", {"errors", "files", "artifacts"}),
+    ("data.events", {"errors", "files", "seals"}),
     ("data.simulation", {"data.events"}),
-    ("serve.server", {"errors", "files", "artifacts"}),  # what answers knows nothing of what trains
+    ("serve.server", {"errors", "files", "artifacts", "seals"}),  # what answers knows nothing of what trains
     ("serve.feedback", {"serve.server", "data.events", "workers"}),
     ("data.sequences", {*HELPERS, "data.events", "nn"}),
     ("recommender", {"data.sequences"}),

@@ -35,12 +35,12 @@ import polars as pl
 import torch
 
 from benchmarks.lib import by_metric, lines, save
-from recalign.artifacts import seal
 from recalign.data.sequences import Batch
 from recalign.files import write_json
 from recalign.nn import HSTU, LazyDecoder
 from recalign.recommender import CodePolicy, Policy, SequencePolicy
 from recalign.recommender.onerec import random_codes
+from recalign.seals import seal
 from recalign.serve.export.command import PACKAGES, TABLES
 from recalign.serve.export.graph import Graph, part_of
 from recalign.serve.export.onnx import write

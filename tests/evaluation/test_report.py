@@ -10,7 +10,6 @@ import pytest
 import tiny
 from rich.console import Console
 
-from recalign.artifacts import seal
 from recalign.data.sequences.audit import SEEN
 from recalign.errors import InputError
 from recalign.evaluation import page, plots
@@ -19,6 +18,7 @@ from recalign.evaluation.comparison import SCHEMA
 from recalign.evaluation.report import show, terminal_table
 from recalign.evaluation.roles import Roles
 from recalign.evaluation.sources import Sources
+from recalign.seals import seal
 
 
 def words_of(folder):

@@ -11,8 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from recalign import artifacts
-from recalign.code import code_digest
+from recalign import artifacts, seals
 from recalign.data.events.log import SIMULATED
 from recalign.errors import InputError
 from recalign.evaluation.comparison import SCHEMA, tabulate
@@ -20,6 +19,7 @@ from recalign.evaluation.evaluated_runs import SPLITS, Run
 from recalign.evaluation.methods import JUDGED, UNIT
 from recalign.evaluation.roles import Roles
 from recalign.files import read_json, sha256, write_json, write_text
+from recalign.seals import code_digest
 
 FILE, ROLES = "comparison.csv", "roles.json"
 RECORD = "chain.json"
@@ -53,7 +53,7 @@ class RunsComparison:
 
     def state(self) -> artifacts.State:
         """Whether it is there, of the evaluations that lie there, and whether they are of the checkpoints there."""
-        return artifacts.check(self.folder, self._key(*self._roles()))
+        return seals.check(self.folder, self._key(*self._roles()))
 
     def load(self) -> pl.DataFrame:
         """The table that is there; its roles are written again, for whoever altered them."""
@@ -80,7 +80,7 @@ class RunsComparison:
             save_roles(self.folder, roles, order)
         write_text(self.folder / FILE, frame.write_csv())
         made_of = {name: sha256(self.folder / name) for name in self._seals([(run.method, run.seed) for run in runs])}
-        artifacts.seal(self.folder, self._key(roles, order), made_of, FILE)
+        seals.seal(self.folder, self._key(roles, order), made_of, FILE)
         return frame
 
     def _roles(self) -> tuple[Roles, list[str]]:
@@ -93,14 +93,14 @@ class RunsComparison:
     def _key(self, roles: Roles, order: Sequence[str]) -> dict[str, Any]:
         """All that determines the table but the evaluations themselves."""
         there = evaluated(self.folder, self.methods, self.seeds)
-        found = [(method, seed) for method, seed, folder in there if not artifacts.outdated(folder)]
+        found = [(method, seed) for method, seed, folder in there if not seals.outdated(folder)]
         code = code_digest()
         rows = {"order": list(order), "roles": asdict(roles), "evaluations": self._seals(found)}
         return rows | {"draws": self.draws, "code": code}
 
     def _seals(self, rows: Iterable[tuple[str, int]]) -> list[str]:
         """The seals of the evaluations of some methods and seeds that have one, by path in the folder."""
-        names = [f"{method}/seed-{seed}/evaluation/{artifacts.SEAL}" for method, seed in rows]
+        names = [f"{method}/seed-{seed}/evaluation/{seals.SEAL}" for method, seed in rows]
         return [name for name in names if (self.folder / name).is_file()]
 
 
@@ -124,12 +124,12 @@ def load_runs(chain_folder: Path, methods: Collection[str] | None, seeds: Collec
         raise InputError("there is no such folder", where=str(chain_folder), remedy="run `recalign chain` first")
     runs, why = [], ""
     for method, seed, folder in evaluated(chain_folder, methods, seeds):
-        if gone := artifacts.outdated(folder):
+        if gone := seals.outdated(folder):
             why = " with the checkpoints that it holds now"
             print(f"left out: {folder}, measured with checkpoints that are gone: {', '.join(gone)}", file=sys.stderr)
             continue
-        if (folder / artifacts.SEAL).is_file():
-            artifacts.require(folder, "run `recalign chain` again: it evaluates that method anew")
+        if (folder / seals.SEAL).is_file():
+            seals.require(folder, "run `recalign chain` again: it evaluates that method anew")
         runs.append(Run.read(method, seed, folder))
     if not runs:
         remedy = "let `recalign chain` finish at least one method"
@@ -188,7 +188,7 @@ def read(chain_folder: Path) -> pl.DataFrame:
     if not path.is_file():
         remedy = f"run `recalign compare {chain_folder}` first"
         raise InputError("there is no such file", where=str(path), remedy=remedy)
-    state = artifacts.check(chain_folder)
+    state = seals.check(chain_folder)
     if state.sealed and not state.fresh:
         remedy = f"run `recalign chain` again, or `recalign compare {chain_folder}` for what is left"
         raise InputError(f"it is not of what lies here ({state})", where=str(path), remedy=remedy)

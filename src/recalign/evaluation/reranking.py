@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recalign.artifacts import Seal, check, recorded
+from recalign.artifacts import recorded
 from recalign.data.sequences import Batch
 from recalign.errors import InputError
 from recalign.evaluation.baselines import Row
@@ -23,6 +23,7 @@ from recalign.files import read_json, sha256
 from recalign.recommender.checkpoint import load_net
 from recalign.recommender.policy import Policy
 from recalign.reward import RewardData, RewardEnsemble
+from recalign.seals import Seal, check
 
 READS_REWARD_MODEL = "reads/reward_model"
 """Metric of a row: 1 where it follows the reward model, in training or at serving, else 0."""

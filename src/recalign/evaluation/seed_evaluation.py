@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from recalign import artifacts
+from recalign import artifacts, seals
 from recalign.data.events import data_root
 from recalign.data.events.items import titles_digest
 from recalign.evaluation import examples, networks, random_exposure
@@ -80,7 +80,7 @@ class SeedEvaluation:
 
     @functools.cached_property
     def _states(self) -> dict[str, artifacts.State]:
-        return {run.method: artifacts.check(self._place(run.method), self._keys[run.method]) for run in self.runs}
+        return {run.method: seals.check(self._place(run.method), self._keys[run.method]) for run in self.runs}
 
     def _place(self, method: str) -> Path:
         return self.folder / method / f"seed-{self.seed}" / "evaluation"
@@ -106,9 +106,9 @@ class SeedEvaluation:
         for run, found in zip(stale, evaluate_methods(stale, nets, MEASURES), strict=True):
             place, key = self._place(run.method), self._keys[run.method]
             paths = vars(self.base) | ({"checkpoint": run.checkpoint} if run.checkpoint else {})
-            made_of = {artifacts.named(path, place, self.folder): key[name] for name, path in paths.items()}
+            made_of = {seals.named(path, place, self.folder): key[name] for name, path in paths.items()}
             summary = {"base": base, "method": run.method, "seed": self.seed, **found.summary}
-            with artifacts.publish(place, key, made_of) as part:
+            with seals.publish(place, key, made_of) as part:
                 for name, events in found.events.items():
                     write_parquet(events, part / f"{name}.parquet")
                 for name, content in (found.files | {"summary.json": summary}).items():

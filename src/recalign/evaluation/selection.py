@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 import torch
 
-from recalign import artifacts
+from recalign import seals
 from recalign.evaluation.comparison import ALL, HIGH, METRICS
 from recalign.evaluation.evaluated_runs import with_gains
 from recalign.evaluation.methods import BaseCheckpoints, MethodRun
@@ -44,7 +44,7 @@ def validate(
     """
     digests = digests_of(base)
     keys = {place: key_of(run, digests, data, code) for place, run in places.items()}
-    stale = [place for place in places if not artifacts.check(place / FOLDER, keys[place]).fresh]
+    stale = [place for place in places if not seals.check(place / FOLDER, keys[place]).fresh]
     if stale:
         nets = LoadedNetworks(base, data, device)
         policies = {str(place): nets.policy(places[place]) for place in stale}
@@ -53,7 +53,7 @@ def validate(
         frames = evaluate(policies, scorers, data, "validation", device)
         for place in stale:
             figures = measured(frames[str(place)]) | nets.retained(places[place], policies[str(place)])
-            with artifacts.publish(place / FOLDER, keys[place]) as part:
+            with seals.publish(place / FOLDER, keys[place]) as part:
                 write_json(part / FILE, figures)
     return [read_json(place / FOLDER / FILE) for place in places]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from recalign import artifacts
+from recalign import seals
 from recalign.evaluation import examples
 from recalign.evaluation.chain_comparison import load_roles, read
 from recalign.evaluation.comparison_table import ComparisonTable
@@ -57,8 +57,8 @@ class Sources:
 
         first = frame.filter(pl.col("seed") != "all").row(0, named=True)
         test = stored(first["method"], first["seed"], "evaluation/test.parquet")
-        if artifacts.check(test.parent).altered:
-            artifacts.require(test.parent, "evaluate again: recalign chain, or recalign compare")
+        if seals.check(test.parent).altered:
+            seals.require(test.parent, "evaluate again: recalign chain, or recalign compare")
         events = pl.read_parquet(test, columns=["user", "high"], glob=False)
         trust = {
             stage: {seed: said for seed in table.seeds if (said := read_trust(stored(stage, seed, "")))}

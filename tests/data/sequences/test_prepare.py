@@ -15,7 +15,6 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from recalign.artifacts import SEAL
 from recalign.cli import main
 from recalign.data.events import ItemTable, LogMapping
 from recalign.data.sequences import EventDataModule, High, LeaveLast, Split, TimeSplit, Where
@@ -26,6 +25,7 @@ from recalign.data.sequences.prepare import USERS_OF_FIGURES, prepare
 from recalign.data.sequences.relative import RelativeTo
 from recalign.errors import InputError
 from recalign.files import read_json
+from recalign.seals import SEAL
 
 
 class Typed(LeaveLast):

@@ -20,12 +20,12 @@ import torch
 import yaml
 
 import recalign as ra
-from recalign.artifacts import Seal
 from recalign.cli import main
 from recalign.data.sequences import LeaveLast
 from recalign.files import sha256, write_json
 from recalign.run import configs, stage
 from recalign.run.stage.opened import open_run
+from recalign.seals import Seal
 from recalign.serve.export import card
 
 COLUMNS = {"user": "user", "item": "item", "timestamp": "timestamp", "reward": "rating"}

@@ -13,7 +13,6 @@ import pytest
 import small
 import torch
 
-from recalign.artifacts import seal
 from recalign.data.events.log import ItemTable
 from recalign.data.sequences import RelativeTo, Where
 from recalign.errors import InputError
@@ -23,6 +22,7 @@ from recalign.recommender import RecommenderData, SequencePolicy
 from recalign.recommender.checkpoint import build, load_net
 from recalign.recommender.recommendations import recommend
 from recalign.run.stage.opened import OpenedRun
+from recalign.seals import seal
 from recalign.serve.export.command import bundle_of, items
 from recalign.serve.export.verify import verify, windows_to_verify
 from recalign.serve.server import load_bundle

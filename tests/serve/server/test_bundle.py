@@ -12,9 +12,9 @@ import pytest
 import served
 from served import about
 
-from recalign.artifacts import SEAL, seal
 from recalign.errors import InputError
 from recalign.files import read_json, write_json
+from recalign.seals import SEAL, seal
 from recalign.serve.server import Boost, Bundle, Request, load_bundle
 from recalign.serve.server.about import ABOUT, BundleConfig, current, point
 from recalign.serve.server.catalogue import Catalogue, strongest

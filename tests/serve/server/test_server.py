@@ -34,7 +34,7 @@ def versions(bundled, tmp_path_factory) -> Path:
         shutil.copytree(current(bundled), folder / name)
     about = json.loads((folder / "two/bundle.json").read_text())
     (folder / "two/bundle.json").write_text(json.dumps({**about, "version": "two"}))
-    from recalign.artifacts import seal
+    from recalign.seals import seal
 
     seal(folder / "two")
     point(folder, "one")

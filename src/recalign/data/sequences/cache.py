@@ -22,8 +22,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from recalign import artifacts
-from recalign.code import code_digest, own_code
+from recalign import seals
 from recalign.data.events import Report
 from recalign.data.events.table import Note
 from recalign.data.sequences.features import FEATURES, ItemFeatures
@@ -31,6 +30,7 @@ from recalign.data.sequences.splits import Split
 from recalign.data.sequences.store import Sequences
 from recalign.errors import InputError
 from recalign.files import digest, rename, temp_path, write_json
+from recalign.seals import code_digest, own_code
 
 ARRAYS = ("trained", "offset", "item", "time", "reward", "event")
 FACTS = ("fingerprint", "catalogue", "num_warm")
@@ -79,7 +79,7 @@ class CacheEntry:
         if not self.path.is_dir():
             return None
         try:
-            artifacts.require(self.path, "it is prepared again")
+            seals.require(self.path, "it is prepared again")
             with suppress(OSError):  # a cache that others share may be read-only here
                 os.utime(self.path)  # so that it counts as used
             return self._read(json.loads((self.path / "entry.json").read_text(encoding="utf-8")))
@@ -113,7 +113,7 @@ class CacheEntry:
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir(parents=True)
             write_entry(part, sequences, mappable(sequences.frame))
-            artifacts.seal(part, self.key)
+            seals.seal(part, self.key)
             rename(part, self.path)
         except OSError as error:
             if not self.path.is_dir():  # another process was faster, whose entry is as good

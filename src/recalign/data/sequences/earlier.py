@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from recalign import artifacts
+from recalign import seals
 from recalign.data.events import EventTable, LogMapping
 from recalign.data.sequences.splits import TRAIN, Split
 from recalign.data.sequences.windows import by_time
@@ -53,7 +53,7 @@ class EarlierLog:
             InputError: there is nothing, it was altered, or no log can continue it.
         """
         path = Path(self.folder)
-        seal = artifacts.require(path, "run the chain again that wrote it: it trains nothing that is up to date")
+        seal = seals.require(path, "run the chain again that wrote it: it trains nothing that is up to date")
         facts = dict(read_json(path / FACTS))
         if facts["refusal"]:
             what = f"{facts['refusal']}, so no log can continue this one"
@@ -173,9 +173,9 @@ def remember(data: Any, folder: Path) -> None:
         "refusal": refusal,
         "catalogue": sequences.catalogue,
     }
-    if artifacts.check(folder, key := {"log": sequences.fingerprint, "facts": digest(facts)}).fresh:
+    if seals.check(folder, key := {"log": sequences.fingerprint, "facts": digest(facts)}).fresh:
         return
-    with artifacts.publish(folder, key) as part:
+    with seals.publish(folder, key) as part:
         users = pl.DataFrame({"user": sequences.users, "known": known, "trained": sequences.trained})
         users.write_ipc(part / USERS)
         sequences.items.alias("item").to_frame().write_ipc(part / ITEMS)

@@ -30,7 +30,7 @@ import numpy as np
 import polars as pl
 from rich.progress import track
 
-from recalign import artifacts
+from recalign import seals
 from recalign.data.events import EventTable, LogMapping, Report, audit, data_root, read_features
 from recalign.data.events.audit import LEFT, Section
 from recalign.data.events.fields import missing_as_null
@@ -93,7 +93,7 @@ def prepare(data: EventDataModule, partitions: int | None = None, workers: int =
     if entry.load():
         return data.report
     with ExitStack() as stack:
-        part = stack.enter_context(artifacts.publish(entry.path, entry.key))
+        part = stack.enter_context(seals.publish(entry.path, entry.key))
         temporary = TemporaryDirectory(prefix=f".{entry.path.name}.prepare-", dir=entry.path.parent)
         folder = Path(stack.enter_context(temporary))
         run: Callable[..., Iterable[Any]] = map

@@ -11,7 +11,6 @@ from typing import Any
 import polars as pl
 from rich.console import Console
 
-from recalign.code import class_paths, code_digest
 from recalign.errors import InputError, require_positive
 from recalign.evaluation.chain_comparison import RECORD, RunsComparison
 from recalign.evaluation.methods import BASE_STAGES, BaseCheckpoints, MethodRun
@@ -28,6 +27,7 @@ from recalign.reward.candidates import compare_log_rewards
 from recalign.run.api.fit import data_of, data_settings, fit_judge, require_rewards, stage_of
 from recalign.run.api.log import Log
 from recalign.run.api.trained import checkpoint_of
+from recalign.seals import class_paths, code_digest
 
 SHOWN = ("all/ndcg@10", "high/ndcg@10", "value/judge@10", "value/reward_model@10", "policy/kl", "policy/coverage@10")
 WIDTH = 120

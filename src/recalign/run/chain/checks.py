@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from recalign import artifacts
+from recalign import seals
 from recalign.artifacts import get_or_make
 from recalign.data.events import data_root
 from recalign.data.events.log import SIMULATED
@@ -82,7 +82,7 @@ def require_same_log(plan: Plan) -> None:
     """Refuse a folder that holds a chain of another log."""
     log = plan.data(plan.seeds[0]).log_.name
     for _, _, place in evaluated(plan.folder, None, None):
-        whole = artifacts.check(place).whole  # any other is made again
+        whole = seals.check(place).whole  # any other is made again
         if whole and (other := read_json(place / "summary.json")["log"]) != log:
             text = f"it holds a chain of the log {other!r}, and this one is of {log!r}"
             raise InputError(text, where=str(plan.folder), remedy="give this chain a --name of its own")

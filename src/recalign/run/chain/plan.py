@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from recalign.artifacts import get_or_make
-from recalign.code import class_paths, code_digest
 from recalign.data.events.log import SIMULATED
 from recalign.data.events.yaml_text import yaml_text
 from recalign.data.sequences.placebo import CORRELATION
@@ -35,6 +34,7 @@ from recalign.run.stage.console import echo, quiet
 from recalign.run.stage.settings import set_keys
 from recalign.run.stage.upstream import TOKENS
 from recalign.run.words import imported, settings_of, to_argv
+from recalign.seals import class_paths, code_digest
 
 EVERY_STAGE = ("trainer", "data")
 """Settings of a chain that go to every stage."""

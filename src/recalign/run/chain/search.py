@@ -13,7 +13,6 @@ import polars as pl
 from rich.console import Console
 from rich.table import Column, Table
 
-from recalign.code import code_digest
 from recalign.errors import InputError, TrainingError
 from recalign.evaluation.comparison import HIGH
 from recalign.evaluation.methods import BASE_STAGES, MethodRun
@@ -27,6 +26,7 @@ from recalign.run.chain.steps import CHOICE, Results, Step, step_name
 from recalign.run.stage import Stage, parse_stage
 from recalign.run.stage.console import echo
 from recalign.run.stage.settings import load
+from recalign.seals import code_digest
 
 DEFAULT = "default"
 """Names the space of every method that has none of its own."""

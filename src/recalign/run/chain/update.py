@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from recalign import artifacts
+from recalign import seals
 from recalign.data.sequences.earlier import WHERE_ROWS_ARE, EarlierLog
 from recalign.errors import InputError, require_positive
 from recalign.evaluation.chain_comparison import RECORD
@@ -158,7 +158,7 @@ def keep_ids(plan: Plan, run: Path) -> None:
     """
     data = plan.data(plan.seeds[0])
     EarlierLog(str(run / IDS)).require_same(data.log_, data.reward_settings)
-    with artifacts.publish(plan.folder / EARLIER_IDS, artifacts.Seal.read(run / IDS).key) as part:
+    with seals.publish(plan.folder / EARLIER_IDS, seals.Seal.read(run / IDS).key) as part:
         shutil.copytree(run / IDS, part, dirs_exist_ok=True)
 
 

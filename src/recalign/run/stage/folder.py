@@ -19,10 +19,10 @@ from typing import Any, Literal
 from lightning.pytorch.callbacks import ModelSummary, ProgressBar
 
 from recalign import artifacts
-from recalign.code import code_digest
 from recalign.errors import InputError
 from recalign.files import digest, sha256, write_json
 from recalign.run.words import flatten, imported, listed, short, without_values
+from recalign.seals import code_digest
 
 BUNDLES = "bundles"
 """What was exported of a run, in its folder."""

@@ -12,13 +12,13 @@ from typing import Any
 import yaml
 
 from recalign.artifacts import State
-from recalign.code import code_digest
 from recalign.files import digest, sha256
 from recalign.recommender.semantic_ids.tokenize_command import CODES, tokenize
 from recalign.run.stage.console import echo
 from recalign.run.stage.folder import Manifest, RunConfig, RunFolder
 from recalign.run.stage.settings import instantiated, parse_call
 from recalign.run.stage.upstream import TOKENS
+from recalign.seals import code_digest
 
 
 @dataclass(frozen=True)

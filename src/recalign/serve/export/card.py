@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from recalign.artifacts import Seal
 from recalign.errors import InputError
 from recalign.evaluation.sources import Sources
 from recalign.files import read_json
 from recalign.run.stage.opened import OpenedRun
+from recalign.seals import Seal
 from recalign.serve.export.verify import SHOWN, Verified
 from recalign.serve.server.about import BundleConfig
 

@@ -14,8 +14,6 @@ import polars as pl
 import polars.selectors as cs
 import torch
 
-from recalign.artifacts import publish, seal
-from recalign.code import code_digest
 from recalign.data.events import data_root
 from recalign.data.events.items import log_ids
 from recalign.data.events.reading import locate, no_column, read
@@ -28,6 +26,7 @@ from recalign.recommender import CodePolicy
 from recalign.recommender.checkpoint import recipe
 from recalign.run.stage.folder import BUNDLES
 from recalign.run.stage.opened import OpenedRun, open_run
+from recalign.seals import code_digest, publish, seal
 from recalign.serve.export import card, onnx
 from recalign.serve.export.graph import Graph, part_of
 from recalign.serve.export.verify import Verified, verify

@@ -16,7 +16,6 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from recalign.artifacts import Seal, publish, seal
 from recalign.data.events import Feature, ItemTable, ItemValues
 from recalign.data.events.items import table_rows, table_values
 from recalign.data.sequences.features import FeatureCoder
@@ -26,6 +25,7 @@ from recalign.nn import unit
 from recalign.recommender.checkpoint import build
 from recalign.recommender.sequence_policy import SequencePolicy
 from recalign.run.stage.console import echo
+from recalign.seals import Seal, publish, seal
 from recalign.serve.export.command import CARD, RECIPE, WEIGHTS, examples
 from recalign.serve.server.about import CURRENT, EXAMPLES, FEATURES, ITEMS, TABLES, BundleConfig, current, point
 from recalign.serve.server.bundle import Bundle

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from recalign.artifacts import require
 from recalign.errors import InputError
 from recalign.files import read_json, write_json, write_text
+from recalign.seals import require
 
 FORMAT = 1
 """Raised whenever an older recalign could not read what a newer one writes."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
-from recalign import artifacts
-from recalign.artifacts import SEAL, State, check, named, outdated, publish, require
+from recalign import seals
+from recalign.artifacts import State
 from recalign.errors import InputError
 from recalign.files import sha256, write_json
+from recalign.seals import SEAL, check, code_digest, named, outdated, publish, require
 
 KEY = {"settings": {"lr": 0.1}, "code": "c0de"}
 
@@ -102,13 +104,13 @@ def test_a_file_elsewhere_keeps_its_own_place(tmp_path: Path):
 
 @pytest.mark.parametrize("content", ['{"key": {}, "mbde_of": {}, "digests": {}}', "[]", '{"digests": []}'])
 def test_what_is_no_seal_is_damaged_not_a_traceback(tmp_path, content):
-    (tmp_path / artifacts.SEAL).write_text(content)
-    assert artifacts.check(tmp_path).altered == [artifacts.SEAL]
+    (tmp_path / seals.SEAL).write_text(content)
+    assert seals.check(tmp_path).altered == [seals.SEAL]
 
 
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
 def test_a_folder_that_cannot_be_moved_into_place_leaves_the_earlier_one(tmp_path, monkeypatch, error):
-    with artifacts.publish(tmp_path / "entry") as part:
+    with seals.publish(tmp_path / "entry") as part:
         (part / "a").write_text("1")
 
     def fails(old: Path, new: Path) -> None:
@@ -116,8 +118,33 @@ def test_a_folder_that_cannot_be_moved_into_place_leaves_the_earlier_one(tmp_pat
             raise error("no")
         old.rename(new)
 
-    monkeypatch.setattr(artifacts, "rename", fails)
-    with pytest.raises(error, match="no"), artifacts.publish(tmp_path / "entry") as part:
+    monkeypatch.setattr(seals, "rename", fails)
+    with pytest.raises(error, match="no"), seals.publish(tmp_path / "entry") as part:
         (part / "a").write_text("2")
     assert (tmp_path / "entry/a").read_text() == "1"
     assert [path.name for path in tmp_path.iterdir()] == ["entry"]
+
+
+def test_a_class_of_ones_own_counts_by_its_file_and_one_without_a_file_is_never_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.syspath_prepend(tmp_path)
+    settings = {
+        "model": {"class_path": "own_model.Mine", "init_args": {"encoder": [{"class_path": "torch.nn.Linear"}]}}
+    }
+    (tmp_path / "own_model.py").write_text("class Mine: ...\n")
+    before = code_digest(settings)
+    assert code_digest(settings) == before != code_digest()
+    (tmp_path / "own_model.py").write_text("class Mine: other = True\n")
+    assert code_digest(settings) != before
+    monkeypatch.delattr(sys.modules["__main__"], "__file__", raising=False)
+    typed = {"class_path": "__main__.Mine"}
+    assert code_digest(typed) != code_digest(typed)
+
+
+def test_recaligns_own_version_counts(monkeypatch: pytest.MonkeyPatch):
+    before = code_digest()
+    seals._recalign.cache_clear()
+    monkeypatch.setattr(seals, "version", lambda name: "0")
+    assert code_digest() != before
+    seals._recalign.cache_clear()

@@ -1,0 +1,192 @@
+"""Folders with a seal: published whole or not at all, and checked by it; and a digest of the code that made them.
+
+The seal holds the key that a folder was made for, the files elsewhere that it was made of, and the digest of each of
+its own files.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from recalign.artifacts import Key, State, altered, differences, recorded
+from recalign.errors import InputError
+from recalign.files import (
+    digest,
+    disk_errors,
+    read_json,
+    remove_stale_temps,
+    rename,
+    sha256,
+    sync,
+    temp_path,
+    write_json,
+)
+
+SEAL = "digests.json"
+
+
+@dataclass(frozen=True)
+class Seal:
+    """What stands in the seal of a folder.
+
+    Attributes:
+        key: what the folder was made for.
+        made_of: SHA-256 of files outside it, by path: relative to the folder, so that both can be moved, or absolute.
+            A seal among them stands for its folder and for what that was made of.
+        digests: SHA-256 of its own files, by path in the folder.
+    """
+
+    key: dict[str, Any] = field(default_factory=dict)
+    made_of: dict[str, str] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: Path) -> Seal:
+        """The seal of a folder; an empty one where there is none.
+
+        Raises:
+            InputError: it is not JSON, or no seal.
+        """
+        content = read_json(folder / SEAL)
+        known = isinstance(content, dict) and {*content} <= {"key", "made_of", "digests"}
+        if not known or not all(isinstance(one, dict) for one in content.values()):
+            raise InputError("is no seal", where=str(folder / SEAL), remedy="make the folder again")
+        return cls(**content)
+
+
+def seal(folder: Path, key: Key | None = None, made_of: Mapping[str, str] | None = None, *names: str) -> None:
+    """Sync a folder's files and write their digests, the key and what it was made of.
+
+    Args:
+        folder: with all of its files.
+        key, made_of: as in `Seal`.
+        *names: the files that are sealed; none: all but hidden ones.
+    """
+    found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    files = names or sorted(path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts))
+    files = [name for name in files if name != SEAL]
+    for name in [*files, *{str(Path(name).parent) for name in files}]:
+        sync(folder / name)
+    digests = {name: sha256(folder / name) for name in files}
+    write_json(folder / SEAL, asdict(Seal(dict(key or {}), dict(made_of or {}), digests)))
+
+
+@contextmanager
+def publish(folder: Path, key: Key | None = None, made_of: Mapping[str, str] | None = None) -> Iterator[Path]:
+    """Make a folder whole or not at all: yield one beside it to write into, then seal it and move it into place.
+
+    An earlier folder of that name is replaced.
+    """
+    part = temp_path(folder)
+    earlier = part.with_name(f"{part.name}.earlier")
+    for left in (part, earlier):
+        shutil.rmtree(left, ignore_errors=True)
+    remove_stale_temps(folder)
+    try:
+        with disk_errors(folder):
+            part.mkdir(parents=True)
+            yield part
+            seal(part, key, made_of)
+            if folder.is_dir():
+                rename(folder, earlier)
+            try:
+                rename(part, folder)
+            except BaseException:  # an interrupt too
+                if earlier.is_dir() and not folder.exists():
+                    rename(earlier, folder)
+                raise
+        shutil.rmtree(earlier, ignore_errors=True)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def check(folder: Path, key: Key | None = None) -> State:
+    """Look whether a folder is what was published, and what would be published now (for any key, where it is None)."""
+    if not (folder / SEAL).is_file():
+        return State()
+    try:
+        found = Seal.read(folder)
+    except InputError:
+        return State(True, [SEAL])
+    changed = [] if key is None else differences(found.key, key)
+    return State(True, altered(folder, found.digests), changed + outdated(folder, found))
+
+
+def require(folder: Path, remedy: str) -> Seal:
+    """The seal of a folder. Raises InputError where it has none, or files were altered."""
+    state = check(folder)
+    if not state.whole:
+        what = f"{', '.join(state.altered)}: not what was written" if state.sealed else f"it has no {SEAL}"
+        raise InputError(what, where=str(folder), remedy=remedy)
+    return Seal.read(folder)
+
+
+def outdated(folder: Path, found: Seal | None = None) -> list[str]:
+    """The files that a folder was made of, directly or through other seals, and that are gone or changed since.
+
+    Run folders' files are not read: their manifests say what they are.
+    """
+    names: list[str] = []
+    for name, known in (found or Seal.read(folder)).made_of.items():
+        path = Path(os.path.normpath(folder.resolve() / name))
+        if (recorded(path) or (path.is_file() and sha256(path))) != known:
+            names.append(os.path.relpath(path))
+        elif path.name == SEAL:
+            names += outdated(path.parent)
+    return list(dict.fromkeys(names))
+
+
+def named(path: Path, folder: Path, within: Path) -> str:
+    """A file as a key of `Seal.made_of` of a folder: relative if both lie in a third one, which may be moved."""
+    path, within = path.resolve(), within.resolve()
+    return os.path.relpath(path, folder.resolve()) if path.is_relative_to(within) else str(path)
+
+
+def code_digest(settings: Any = None) -> str:
+    """Digest of the code that a result stands on: recalign and its libraries, and the files of the user's own classes.
+
+    Args:
+        settings: nested; each ``class_path`` in them counts. A class that was typed into a notebook has no file, and
+            never counts as unchanged.
+    """
+    own = {path: own_code(path) for path in sorted(class_paths(settings))}
+    return digest(_recalign(), {path: uuid4().hex if code is None else code for path, code in own.items()})
+
+
+def class_paths(settings: Any) -> set[str]:
+    """Every ``class_path`` in nested settings."""
+    inner = settings.values() if isinstance(settings, dict) else settings if isinstance(settings, list) else ()
+    found = {path for value in inner for path in class_paths(value)}
+    return found | {settings["class_path"]} if isinstance(settings, dict) and "class_path" in settings else found
+
+
+def own_code(class_path: str) -> str | None:
+    """SHA-256 of the file of a user's own class; empty for an installed one, None for one typed into a notebook."""
+    module, _, name = class_path.rpartition(".")
+    with suppress(ImportError):
+        module = getattr(getattr(importlib.import_module(module), name, None), "__module__", module)
+    if module.split(".")[0] in {"recalign", *sys.stdlib_module_names} - {"__main__"}:
+        return ""
+    file = getattr(sys.modules.get(module), "__file__", None)
+    installed = file is not None and {"site-packages", "dist-packages"} & {*Path(file).parts}
+    return "" if installed else file and sha256(Path(file))
+
+
+@cache
+def _recalign() -> str:
+    """Versions of recalign and its libraries; of a checkout, which is edited, also a digest of the sources."""
+    package = Path(__file__).parent
+    is_checkout = (package.parents[1] / "pyproject.toml").is_file()
+    sources = {str(file.relative_to(package)): sha256(file) for file in package.rglob("*.py")} if is_checkout else {}
+    return digest({name: version(name) for name in ("recalign", "torch", "lightning", "polars")}, sources)
