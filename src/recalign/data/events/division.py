@@ -29,8 +29,7 @@ class SplitSuggestion:
     Attributes:
         test, validation: events of each user who has more than both together; the others are training whole.
         high: SQL condition; None: the best quarter of the training rewards, or no reward at all.
-        users: how many there are.
-        tested: how many have test events.
+        users, tested: how many users there are, and how many have test events.
         left: training events of the median one of these.
         cannot: why nothing can be learned or measured; None if something can.
     """
@@ -83,11 +82,7 @@ def divide(user: pl.Series, reward: pl.Series) -> SplitSuggestion:
     """Choose a split and a condition for high rewards.
 
     The median user of those with three events or more says how large the split may be (`_sizes`). It is made smaller
-    until it leaves enough users to train on (`TRAINABLE_SHARE`).
-
-    Args:
-        user: of each event.
-        reward: of each event, null where there is none.
+    until it leaves enough users to train on (`TRAINABLE_SHARE`). The rewards of events are null where there are none.
     """
     count_U = user.value_counts()["count"].to_numpy()
     testable_U = count_U[count_U > 2]
@@ -99,15 +94,9 @@ def divide(user: pl.Series, reward: pl.Series) -> SplitSuggestion:
     left_U = count_U[is_tested_U] - test - validation
     nothing = "nothing can be learned from this log: no user has two training events, so that one follows another"
     learns = max(left_U.max(initial=0), count_U[~is_tested_U].max(initial=0)) > 1
-    return SplitSuggestion(
-        test=test,
-        validation=validation,
-        high=guess.high_condition(reward) if reward.count() else None,
-        users=len(count_U),
-        tested=len(left_U),
-        left=int(np.median(left_U)) if len(left_U) else 0,
-        cannot=unmeasurable(len(left_U)) if learns else nothing,
-    )
+    high, cannot = guess.high_condition(reward) if reward.count() else None, unmeasurable(len(left_U))
+    left = int(np.median(left_U)) if len(left_U) else 0
+    return SplitSuggestion(test, validation, high, len(count_U), len(left_U), left, cannot if learns else nothing)
 
 
 def unmeasurable(tested: int) -> str | None:

@@ -52,16 +52,10 @@ MAX_KINDS = 20
 
 
 def guess(frame: pl.DataFrame, given: Mapping[str, str], named: bool) -> dict[str, str]:
-    """Guess which columns are ``user``, ``item`` and ``timestamp``, and the SQL of the ``reward``.
+    """Guess which columns of a table of events are ``user``, ``item`` and ``timestamp``, and the SQL of the ``reward``.
 
-    Args:
-        frame: a row per event.
-        given: roles that are known already.
-        named: whether the columns have names. If not, the first column that may hold ids is the user, the second the
-            item.
-
-    Returns:
-        The given and the guessed roles.
+    ``given`` are roles that are known already. Where columns are not ``named``, the first that may hold ids is the
+    user, the second the item.
     """
     found: dict[str, str | None] = dict(given)
 

@@ -81,12 +81,7 @@ def read_titles(log: LogMapping, root: Path | None, items: pl.Series) -> tuple[p
 
 
 def read_features(log: LogMapping, root: Path | None, items: pl.Series) -> ItemValues | None:
-    """Read and check the features of a log's items; None where the log has none.
-
-    Args:
-        log: its ``items`` say which.
-        root: the data root.
-        items: raw ids of the log's items.
+    """Read and check the features of a log's items, of which ``items`` are the raw ids; None where it has none.
 
     Raises:
         InputError: the item table cannot be used: an id twice, no row for any item, or a feature that cannot be

@@ -18,7 +18,6 @@ MADE = "downloads"
 WHEEL = "recbole==1.2.1"
 """A wheel that contains ML-100K: the same ratings, titles, years and genres."""
 WHEEL_MEMBER = "recbole/dataset_example/ml-100k/ml-100k"
-TIMEOUT = 10
 
 RATING = pl.Schema({"user": pl.Int64, "item": pl.Int64, "rating": pl.Float64, "timestamp": pl.Int64})
 GENRES = (
@@ -32,10 +31,7 @@ def ml_100k(root: Path) -> Path:
     """Return a data root that holds ``ml-100k/ratings.parquet`` and ``movies.parquet`` (item, title, year, genres).
 
     Genres are numbers from 1 to 18, separated by ``|``. The files are made from ``ml-100k.zip`` under `root`, as
-    published, else from the wheel of recbole 1.2.1.
-
-    Raises:
-        InputError: there is no zip and the download fails, or the files cannot be written.
+    published, else from `WHEEL`. InputError where neither can be had, or the files cannot be written.
     """
     return _written(root, "ml-100k")
 
@@ -43,10 +39,7 @@ def ml_100k(root: Path) -> Path:
 def ml_1m(root: Path) -> Path:
     """Return a data root that holds ``ml-1m/ratings.parquet`` and ``movies.parquet`` (item, title, genres).
 
-    They are made from ``ml-1m.zip`` under `root`, as published.
-
-    Raises:
-        InputError: it is not there, or the files cannot be written.
+    They are made from ``ml-1m.zip`` under `root`, as published. InputError where that or they cannot be had.
     """
     return _written(root, "ml-1m")
 
@@ -69,13 +62,10 @@ def _written(root: Path, name: str) -> Path:
     # No network, a full disk, a damaged zip, no pip, no such wheel, or an unexpected file.
     except (OSError, zipfile.BadZipFile, subprocess.CalledProcessError, KeyError, ValueError) as error:
         text = error.stderr if isinstance(error, subprocess.CalledProcessError) else str(error)
-        published = f"https://files.grouplens.org/datasets/movielens/{name}.zip"
-        raise InputError(
-            f"{name} cannot be made ({(text.strip().splitlines() or [type(error).__name__])[-1]})",
-            where="data.log.files",
-            remedy=f"put {published} under the data root, as {root / f'{name}.zip'}; or begin without a network: "
-            "recalign chain simulated",
-        ) from error
+        what = f"{name} cannot be made ({(text.strip().splitlines() or [type(error).__name__])[-1]})"
+        remedy = f"put https://files.grouplens.org/datasets/movielens/{name}.zip under the data root, as "
+        remedy += f"{root / f'{name}.zip'}; or begin without a network: recalign chain simulated"
+        raise InputError(what, where="data.log.files", remedy=remedy) from error
     return places[0]
 
 
@@ -100,7 +90,7 @@ def _of_wheel() -> dict[str, pl.DataFrame]:
     """The tables of the recbole wheel. Nothing of it is installed or imported."""
     with tempfile.TemporaryDirectory() as folder:
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--retries=1"]
-        options = ["--no-deps", "--only-binary=:all:", "--timeout", str(TIMEOUT), "--dest", folder, WHEEL]
+        options = ["--no-deps", "--only-binary=:all:", "--timeout", "10", "--dest", folder, WHEEL]
         subprocess.run([*pip, *options], check=True, capture_output=True, text=True)
         (wheel,) = Path(folder).glob("*.whl")
         with zipfile.ZipFile(wheel) as opened:

@@ -24,10 +24,8 @@ def simulate(out: Path = Path("data"), **settings: Any) -> None:
         settings: fields of `World`.
     """
     simulated = world.simulate(World(**settings))
-    folder = write(simulated, out)
-    for name in FILES:
-        print(folder / name)
-    events = simulated.events
+    folder, events = write(simulated, out), simulated.events
+    print(*(folder / name for name in FILES), sep="\n")
     print(f"{len(events):,} events of {events['user'].n_unique():,} users on {events['item'].n_unique():,} items")
 
 
