@@ -32,14 +32,11 @@ def events() -> list[dict[str, object]]:
                     "user": user,
                     "item": item,
                     "s": time,
-                    "ms": 1000 * time,
                     "iso": (datetime(2026, 3, 1) + timedelta(hours=step, minutes=user)).isoformat() + "+01:00",
                     "stars": draw.choice([4, 5]) if good else draw.choice([1, 2, 3]),
                     "event": draw.choice(
                         ["view", "cart", "purchase"] if good else ["view", "view", "remove_from_cart"]
                     ),
-                    "played": draw.randint(0, 20_000 if good else 5_000),
-                    "length": draw.choice([0, 10_000, 20_000]),
                 }
             )
     return rows
@@ -64,13 +61,6 @@ LAYOUTS = {
         "{iso}|{event}|p{item}|9.50|u-{user}|{user}-{s}",
         "userid product_id event_time datetime",
         "CASE event_type WHEN 'cart' ",
-    ),
-    "watch times": (
-        "log.csv",
-        "user_id,video_id,date,time_ms,is_click,play_time_ms,duration_ms",
-        "{user},{item},20231114,{ms},1,{played},{length}",
-        "user_id video_id time_ms ms",
-        "least(play_time_ms / nullif(duration_ms, 0), 1.0)",
     ),
     "no header": ("log.tsv", None, "{user}\t{item}\t{stars}\t{s}", "user item timestamp s", "column_3"),
     "quoted ids": (
@@ -265,19 +255,6 @@ def test_the_time_is_what_its_name_says_and_a_moment_before_a_day(columns: dict[
 def test_users_and_items_are_known_by_their_names(names: list[str], user: str, item: str):
     found = guess.guess(pl.DataFrame({name: [f"a{n}" for n in range(3)] for name in names}), {}, True)
     assert (found["user"], found["item"]) == (user, item)
-
-
-@pytest.mark.parametrize(
-    ("watched", "length", "reward"),
-    [
-        ("ms_played", "duration_ms", "least(ms_played / nullif(duration_ms, 0), 1.0)"),
-        ("play_duration", "video_duration", "least(play_duration / nullif(video_duration, 0), 1.0)"),
-        ("watch_minutes", "duration_seconds", "watch_minutes"),
-    ],
-)
-def test_watch_times_are_divided_by_lengths_in_the_same_unit(watched: str, length: str, reward: str):
-    frame = pl.DataFrame({"user": [1, 2, 3], "item": [1, 2, 3], "time": SECONDS, watched: [1, 2, 9], length: [4, 9, 8]})
-    assert guess.guess(frame, {}, True)["reward"] == reward
 
 
 def test_a_kind_of_event_is_worth_what_the_first_word_that_matches_is():

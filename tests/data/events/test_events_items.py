@@ -186,19 +186,6 @@ def test_a_category_does_not_depend_on_what_else_is_in_its_column(root, learned,
     assert set(values(later)) <= set(values(learned))
 
 
-@pytest.mark.parametrize("suffix", ["csv", "parquet"])
-def test_a_column_that_is_a_category_is_a_number_elsewhere(root, suffix):
-    frame = pl.DataFrame({"item": [7, 8, 9], "year": [1999, 2000, 2001]})
-    frame.write_csv(root / "items.csv")
-    frame.write_parquet(root / "items.parquet")
-    features = {"year": "year", "age": "2024 - year", "code": Feature("year", kind="category")}
-    table = ItemTable(f"items.{suffix}", title=None, features=features)
-    found = table_values(str(root / f"items.{suffix}"), table, ITEMS, ITEMS)
-    assert found.kinds == {"age": "number", "code": "category", "year": "number"}
-    assert found.values["age"].to_list() == [25, 24, 23]
-    assert found.values["code"].to_list() == [["1999"], ["2000"], ["2001"]]
-
-
 def test_rows_of_a_table_have_titles_and_columns_of_given_types(root):
     (root / "items.csv").write_text("item,title,code,size,part\n7,Seven,001,2,\n9,,002,,\n")
     source, table = str(root / "items.csv"), ItemTable("items.csv")

@@ -103,18 +103,13 @@ def refuse_names(expression: str, names: Collection[str], key: str) -> None:
     Raises:
         InputError: it reads one of the names, such as ``item``, which is a number of recalign's there.
     """
-    if taken := {expression, *root_names(expression)} & {*names}:
+    reads = {expression}
+    with suppress(pl.exceptions.PolarsError):  # it is no expression, which computing it will say
+        reads |= {*pl.sql_expr(expression).meta.root_names()}
+    if taken := reads & {*names}:
         what = f"{expression!r} reads {', '.join(sorted(taken))}, which is not the log's column of that name here"
         remedy = "rename that column in data.log.columns, as in {shown: timestamp}, and use the new name"
         raise InputError(what, where=key, remedy=remedy)
-
-
-def root_names(expression: str) -> set[str]:
-    """The columns that an expression reads; none of one that does not parse."""
-    try:
-        return set(pl.sql_expr(expression).meta.root_names())
-    except pl.exceptions.PolarsError:
-        return set()
 
 
 def kind_of(column: pl.Series, rows: SourceRows) -> str:

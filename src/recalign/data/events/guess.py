@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 
 import polars as pl
 
@@ -21,13 +22,8 @@ WORDS = {
     "rating": ("rating", "stars", "score", "grade", "reward"),
     "signal": ("purchased", "purchase", "bought", "liked", "like", "clicked", "click", "label"),
     "event": ("event", "action", "behavior", "type"),
-    "watched": ("watch", "watched", "play", "played", "listened", "dwell"),
-    "duration": ("duration", "length"),
 }
 """Words in column names, by what the column holds, the most specific first."""
-
-UNITS = {"ms", "s", "sec", "seconds", "min", "minutes", "h", "hours"}
-"""Words for units of time in column names."""
 
 IDS = ("id", "key", "no", "code", "number")
 """Words that mark an id."""
@@ -119,16 +115,14 @@ def high_condition(rewards: pl.Series) -> str | None:
 
 def quote(name: str) -> str:
     """Quote a column's name for Polars SQL, if it needs quotes."""
-    try:
+    with suppress(pl.exceptions.PolarsError):
         if pl.sql_expr(name).meta.eq(pl.col(name)):
             return name
-    except pl.exceptions.PolarsError:
-        pass
     return '"' + name.replace('"', '""') + '"'
 
 
 def _reward_sql(columns: list[pl.Series], named: bool) -> str | None:
-    """SQL of the reward, from the first that exists: a rating, event types, watch time, another signal."""
+    """SQL of the reward, from the first that exists: a rating, event types, another signal."""
     varied = [column for column in columns if _present(column).n_unique() > 1]
     numeric = [column for column in varied if column.dtype.is_numeric() or column.dtype == pl.Boolean]
     if rating := _best_match("rating", numeric):
@@ -140,12 +134,7 @@ def _reward_sql(columns: list[pl.Series], named: bool) -> str | None:
         if len(kinds) <= MAX_KINDS and len(set(worth.values())) > 1:
             cases = ("WHEN '{}' THEN {:g}".format(kind.replace("'", "''"), value) for kind, value in worth.items())
             return "\n".join([f"CASE {quote(column.name)}", *cases, "END"])
-    times = [column for column in numeric if column.dtype != pl.Boolean and column.n_unique() > 2]
-    watched = _best_match("watched", times)
-    length = _best_match("duration", (column for column in times if column.name != watched))
-    if watched and length and UNITS & {*_words(watched)} == UNITS & {*_words(length)}:
-        return f"least({quote(watched)} / nullif({quote(length)}, 0), 1.0)"
-    signal = watched or _best_match("signal", numeric)
+    signal = _best_match("signal", numeric)
     if signal is None and not named and len(numeric) == 1:
         signal = numeric[0].name
     return quote(signal) if signal else None
@@ -178,8 +167,7 @@ def _words(name: str) -> list[str]:
 
 def _may_be_id(column: pl.Series) -> bool:
     if column.dtype.is_float():
-        known = _present(column)
-        return bool((known == known.floor()).all())
+        return bool((_present(column) % 1 == 0).all())
     return column.dtype.is_integer() or column.dtype in (pl.String, pl.Categorical, pl.Enum)
 
 

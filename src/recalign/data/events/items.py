@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from recalign.data.events.audit import Section
-from recalign.data.events.expression import evaluate, kind_of, root_names
+from recalign.data.events.expression import evaluate, kind_of
 from recalign.data.events.fields import EXACT, missing_as_null, refuse_rows
 from recalign.data.events.log import Feature, FeatureKind, ItemTable, LogMapping
 from recalign.data.events.messages import SourceRows
@@ -122,7 +122,8 @@ def table_values(file: str, table: ItemTable, known: pl.Series, items: pl.Series
 
     Without ``items`` its rows may be of any items, but each is of one, and a feature may have no value.
     """
-    frame, key = _read(file, table, known)
+    coded = [one.value.strip('"') for one in table.specified.values() if one.kind == "category" or one.separator]
+    frame, key = _read(file, table, known, coded)  # so that codes such as 001 stay 001
     usable, repeated = key.is_not_null(), key.is_not_null() & key.is_duplicated()
     headed = [file] if is_text(file) else []
     rows = SourceRows(pl.int_range(1, frame.height + 1, dtype=pl.UInt32, eager=True), {file: frame.height}, headed)
@@ -136,12 +137,9 @@ def table_values(file: str, table: ItemTable, known: pl.Series, items: pl.Series
         raise InputError(what if len(usable) else "holds no items", where=file, remedy=remedy)
     if items is not None and not key.is_in(items.implode()).any():
         raise _none_of(file, frame[table.id], items, "features")
-    coded = {name: one for name, one in table.specified.items() if one.kind == "category" or one.separator}
-    written = {name for name, one in coded.items() if {one.value.strip('"')} == root_names(one.value)}
-    as_text = read(file, None) if is_text(file) and written else frame  # so that codes such as 001 stay 001
     kinds, columns = {}, []
     for name, feature in table.specified.items():
-        kinds[name], column = feature_values(as_text if name in written else frame, name, feature, rows)
+        kinds[name], column = feature_values(frame, name, feature, rows)
         if items is not None and column.null_count() == len(column):
             what, where = f"{feature.value!r} has no value in any row of {file}", f"{KEY}.features.{name}"
             raise InputError(what, where=where, remedy="name a column that has values, or leave the feature out")
@@ -269,11 +267,9 @@ def _vectors(raw: pl.Series, feature: Feature, where: str, rows: SourceRows) -> 
         raise InputError(what, where=where, remedy="give vectors as a list column of floats in Parquet")
     lists = raw.cast(pl.List(pl.Float32))
     lists = pl.select(pl.when(lists.list.len() > 0).then(lists)).to_series().alias(raw.name)
-    width = lists.list.len()
-    usual = width.drop_nulls().mode().min() or 0
-    odd = width != usual
-    odd |= ~lists.list.eval(pl.element().is_finite().fill_null(False)).list.all()
-    if (odd := odd.fill_null(False)).any():
+    usual = lists.list.len().drop_nulls().mode().min() or 0
+    finite = lists.list.eval(pl.element().is_finite().fill_null(False)).list.all()
+    if (odd := ((lists.list.len() != usual) | ~finite).fill_null(False)).any():
         what = f"{rows.describe(odd)} hold vectors with a NaN or empty number, or not of {usual!r} numbers as elsewhere"
         raise InputError(what, where=where, remedy="give every item a whole vector of the same length, or none (null)")
     return lists

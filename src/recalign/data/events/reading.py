@@ -174,25 +174,24 @@ def join(log: LogMapping, tables: Mapping[str, pl.LazyFrame]) -> tuple[pl.LazyFr
     Raises:
         InputError: one cannot be read, they have no rows or too many, or their columns do not fit.
     """
-    heights: dict[str, int] = {}
-    kinds: dict[str, dict[str, str]] = {}
+    heights, schemas = {}, {}
     for file, table in tables.items():
         with read_errors(file):
-            schema = table.collect_schema()
+            schemas[file] = schema = table.collect_schema()
             heights[file] = int(table.select(pl.len()).collect().item())
         for key in ("user", "item", "timestamp"):
             if (column := getattr(log, key)) is not None and column not in schema:
                 raise no_column(f"data.log.{key}", column, file, schema.names())
-        for name, dtype in schema.items():
-            if dtype != pl.Null:
-                kinds.setdefault(name, {}).setdefault(_kind(dtype), f"{dtype} in {file}")
     if not 0 < (total := sum(heights.values())) <= MAX_ROWS:
         what = f"the log has {total:,} rows, not 1 to {MAX_ROWS:,}" if total else "the log is empty"
         raise InputError(what, where=", ".join(heights), remedy="name other files in data.log.files")
     texts = [file for file in tables if is_text(file)]
     if len(texts) not in (0, len(tables)):
         raise InputError("a log is text or Parquet, not both", where="data.log.files", remedy=RULE)
-    for name, found in kinds.items():  # joined, times would become numbers, and fractions text
+    for name in dict.fromkeys(name for schema in schemas.values() for name in schema):
+        types = {file: schema[name] for file, schema in schemas.items() if schema.get(name, pl.Null) != pl.Null}
+        found = {_kind(dtype): f"{dtype} in {file}" for file, dtype in types.items()}
+        # Joined, times would become numbers, and fractions text.
         if len(found) > 1 and {*found} not in ({"whole number", "fraction"}, {"whole number", "text"}):
             what = f"the files do not fit together: the column {name} holds {' and '.join(found.values())}"
             raise InputError(what, where="data.log.files", remedy="write it in the same type in all files")
@@ -206,11 +205,13 @@ def join(log: LogMapping, tables: Mapping[str, pl.LazyFrame]) -> tuple[pl.LazyFr
 
 
 def _kind(dtype: pl.DataType) -> str:
-    if dtype in (pl.String, pl.Categorical, pl.Enum):
-        return "text"
-    if dtype.is_float() or dtype.is_temporal():
-        return "fraction" if dtype.is_float() else "time"
-    return "whole number" if dtype.is_numeric() or dtype == pl.Boolean else str(dtype)
+    kinds = {
+        "fraction": dtype.is_float(),
+        "whole number": dtype.is_numeric() or dtype == pl.Boolean,
+        "text": dtype in (pl.String, pl.Categorical, pl.Enum),
+        "time": dtype.is_temporal(),
+    }
+    return next((kind for kind, fits in kinds.items() if fits), str(dtype))
 
 
 def whole_numbers(ids: pl.Series) -> pl.Series:

@@ -4,7 +4,7 @@ Shape legend: U users, I items, N events.
 """
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -75,9 +75,6 @@ class World:
             if not least <= (value := getattr(self, name)) <= largest:
                 remedy = f"give at least {least:,}" if largest == LARGEST else f"give {least:,} to {largest:,}"
                 raise InputError(f"{value} is out of range", where=name, remedy=remedy)
-        if self.noise_kind not in get_args(Noise):
-            remedy = f"give one of: {', '.join(get_args(Noise))}"
-            raise InputError(f"{self.noise_kind!r} is no kind of noise", where="noise_kind", remedy=remedy)
 
     @property
     def most(self) -> int:
