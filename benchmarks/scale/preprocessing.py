@@ -44,9 +44,7 @@ METRICS = {
     "cached_gb": "RssAnon (GB)",
     "fit_gb": "fit, RssAnon (GB)",
 }
-ML_1M = LogMapping(
-    "ml-1m", ["ml-1m/ratings.parquet"], time_resolution=600, fetch="recalign.data.events.movielens.ml_1m"
-)
+ML_1M = LogMapping("ml-1m", ["ml-1m/ratings.parquet"], time_resolution=600)
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ ITEM_OF_WHEEL = (
     "242\tAmélie, Le\t1997\tComedy\n302\tV\tV\tWestern Drama\n"
 )
 INTER = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n" + DATA.decode().replace("\r", "")
-LOG = LogMapping("ml-100k", ["ml-100k/ratings.parquet"], fetch="recalign.data.events.movielens.ml_100k")
+LOG = LogMapping("ml-100k", ["ml-100k/ratings.parquet"])
 
 
 def archive(members: dict[str, bytes | str]) -> bytes:
@@ -98,7 +98,7 @@ def test_ml_1m_is_converted_beside_it_or_where_that_is_write_protected_in_data(i
     put(tmp_path / "mine/ml-1m.zip", archive(content))
     (tmp_path / "mine").chmod(0o555 if protected else 0o755)
     items = ItemTable("ml-1m/movies.parquet")
-    log = LogMapping("ml-1m", ["ml-1m/ratings.parquet"], items=items, fetch="recalign.data.events.movielens.ml_1m")
+    log = LogMapping("ml-1m", ["ml-1m/ratings.parquet"], items=items)
     for _ in range(2):
         assert load_events(log, tmp_path / "mine", "rating").frame["reward"].to_list() == [5, 3]
         assert read_titles(log, tmp_path / "mine", pl.Series([7, 8]))[0].to_list() == ["A: é", "8"]
@@ -136,8 +136,7 @@ def test_else_one_error_says_what_failed_and_where_to_put_the_file(index, tmp_pa
     assert not list(tmp_path.rglob("ratings.parquet*"))
 
 
-@pytest.mark.parametrize("inherited", [None, LOG.fetch])
-def test_other_logs_fetch_nothing(index, tmp_path, inherited):
+def test_other_logs_fetch_nothing(index, tmp_path):
     with pytest.raises(InputError, match="there is no file"):
-        load_events(LogMapping("mine", ["mine/ratings.parquet"], fetch=inherited), tmp_path, None)
+        load_events(LogMapping("mine", ["mine/ratings.parquet"]), tmp_path, None)
     assert not index[1]

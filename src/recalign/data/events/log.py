@@ -94,9 +94,6 @@ class LogMapping:
         propensity: expression: the probability with which the item was shown; null where it is not known.
         items: the table of the items: titles and features; null: items are shown by their ids.
         truth: the file of true rewards under the data root, of simulated logs only.
-        fetch: function that makes missing files, by its path, such as ``recalign.data.events.movielens.ml_100k``: it
-            takes the data root and returns the one that holds them. Only for files in a folder of its name
-            (``ml-100k``), as every log's YAML is merged into that of the default log, which sets it.
     """
 
     name: str
@@ -117,7 +114,6 @@ class LogMapping:
     propensity: str | None = None
     items: ItemTable | None = None
     truth: str | None = None
-    fetch: str | None = None
 
     def __post_init__(self) -> None:
         require_positive("data.log", vars(self), "time_resolution")

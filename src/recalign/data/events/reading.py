@@ -7,7 +7,6 @@ import csv
 import glob
 import gzip
 import os
-import pkgutil
 import re
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ import polars as pl
 from recalign.data.events.fields import MISSING
 from recalign.data.events.log import LogMapping, data_root
 from recalign.data.events.messages import SHOWN, SourceRows, did_you_mean
+from recalign.data.events.movielens import CONVERTED, convert
 from recalign.data.events.table import LogReader
 from recalign.errors import InputError
 from recalign.files import digest, sha256
@@ -63,7 +63,7 @@ def file_digest(file: str) -> str:
 
 
 def locate(log: LogMapping, root: Path | None) -> tuple[list[str], str | None]:
-    """Find the files of a log. If one is missing, look under ``RECALIGN_DATA``, then make them (``data.log.fetch``).
+    """Find the files of a log. If one is missing, look under ``RECALIGN_DATA``, then make those of MovieLens.
 
     Returns:
         The event files, in order, and the item table, if the log has one.
@@ -79,9 +79,9 @@ def locate(log: LogMapping, root: Path | None) -> tuple[list[str], str | None]:
         if all(elsewhere.values()):
             print(f"recalign: the log is not under {root}; that under RECALIGN_DATA, {moved}, is read", file=sys.stderr)
             found = elsewhere
-    folders = {entry.split("/")[0].replace("-", "_") for entry in keys}
-    if not all(found.values()) and log.fetch and folders == {log.fetch.rpartition(".")[2]}:
-        root = pkgutil.resolve_name(log.fetch)(root)
+    folder, *others = {entry.split("/")[0] for entry in keys}
+    if not all(found.values()) and folder in CONVERTED and not others:
+        root = convert(root, folder)
         found = {entry: find(root, entry) for entry in keys}
     for entry, key in keys.items():
         if not found[entry]:

@@ -91,7 +91,7 @@ class LogReader:
     """Reads the files of a log, Parquet or CSV.
 
     `recalign.data.events.reading` puts a subclass in its place (`reader_class`), for other text, wildcards, folders,
-    object stores and logs that are fetched, whose errors name the rows of a file.
+    object stores and MovieLens as it is published. Its errors name the rows of a file.
     """
 
     reader_class: ClassVar[type["LogReader"]]

@@ -27,7 +27,7 @@ from recalign.data.sequences.windows import (
 )
 from recalign.errors import InputError, Positive, ShareOrZero, check_ranges, require_seed
 
-ML_100K = LogMapping("ml-100k", ["ml-100k/ratings.parquet"], fetch="recalign.data.events.movielens.ml_100k")
+ML_100K = LogMapping("ml-100k", ["ml-100k/ratings.parquet"])
 """The log of stages whose YAML names none."""
 
 

@@ -26,7 +26,7 @@ from recalign.errors import InputError
 from recalign.files import digest, read_json, write_json
 
 USERS, ITEMS, FACTS = "users.arrow", "items.arrow", "log.json"
-WHERE_ROWS_ARE = ("name", "files", "header", "separator", "items", "truth", "fetch")
+WHERE_ROWS_ARE = ("name", "files", "header", "separator", "items", "truth")
 """What a mapping may change: where the rows are, not what they mean."""
 KEY = "data.grows_from"
 TRAIN_ANEW = "give a log that holds all earlier events, each user's new ones after them; or train a chain on it anew"
