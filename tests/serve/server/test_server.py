@@ -174,20 +174,6 @@ def test_a_token_is_asked_for_everywhere_but_for_health(bundled):
     assert [status for status, _, _ in running(guarded, wrong, right, health)] == [401, 200, 200]
 
 
-def test_boosts_are_computed_where_the_model_runs(app, monkeypatch):
-    catalogue, threads = app.state.service.bundle.catalogue, []
-    monkeypatch.setattr(
-        catalogue, "boosts", lambda _: threads.append(threading.current_thread().name) or [0.0] * (len(catalogue) + 1)
-    )
-    body = {**ASKED, "boost": [{"column": "item", "value": 7, "weight": 1}]}
-    calls = (
-        call(app, path, json.dumps(said).encode())
-        for path, said in (("/recommend", body), ("/score", {"request": body, "items": [7]}))
-    )
-    assert [status for status, _, _ in running(app, *calls)] == [200, 200]
-    assert [name.startswith("answers") for name in threads] == [True, True]
-
-
 def test_too_many_are_told_to_come_back(app, monkeypatch):
     monkeypatch.setattr("recalign.serve.server.service.TIMEOUT", 300.0)  # who is queued is answered, however late
     many = [call(app, "/recommend", json.dumps(ASKED).encode()) for _ in range(400)]

@@ -44,8 +44,7 @@ class GraphInputs:
 @singledispatch
 def last_hidden(encoder: Encoder, x_BLD: Tensor, h: GraphInputs) -> Tensor:
     """What an encoder says after the newest event. Shape: (B, L, D) -> (B, D)."""
-    state_BLD = encoder(x_BLD, h.length_B, h.time_BL, h.request_time_BL)
-    return at(state_BLD, h.newest_B)
+    return at(all_hidden(encoder, x_BLD, h), h.newest_B)
 
 
 @last_hidden.register

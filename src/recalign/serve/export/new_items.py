@@ -73,7 +73,10 @@ def add_items(bundle: Path, file: Path) -> tuple[Path, int]:
         remedy = "export a policy, not reranked, of a log with data.log.items.features"
         raise InputError(what, where=str(folder), remedy=remedy)
     values, rows = read_new_items(file, known, table)
-    tables = with_features(load_policy(folder), known["plans"], values, load_file(folder / TABLES))
+    policy = build(read_json(folder / RECIPE)["policy"], "policy", str(folder / RECIPE))
+    policy.load_state_dict({name.removeprefix("policy."): x for name, x in load_file(folder / WEIGHTS).items()})
+    policy = getattr(policy, "base", policy).eval()
+    tables = with_features(policy, known["plans"], values, load_file(folder / TABLES))
     grown = pl.concat([table, rows], how="diagonal")
     version = f"{about.version.rpartition('-')[0]}-{digest(asdict(about), grown.write_csv(), sha256(file))[:8]}"
     made_of = {**about.made_of, f"items {file.name} {len(table):,} to {len(grown):,}": sha256(file)}
@@ -146,14 +149,3 @@ def with_features(
         "popular": borrowed.expand(len(vector_XD)),  # where the policy has no item prior
     }
     return {name: torch.cat([old, rows[name].to(old)]) for name, old in tables.items()}
-
-
-def load_policy(folder: Path) -> SequencePolicy:
-    """The policy over item ids of a bundle, from its recipe and weights."""
-    from safetensors.torch import load_file
-
-    policy = build(read_json(folder / RECIPE)["policy"], "policy", str(folder / RECIPE))
-    weights = {name.removeprefix("policy."): x for name, x in load_file(folder / WEIGHTS).items()}
-    policy.load_state_dict(weights)
-    found: SequencePolicy = getattr(policy, "base", policy).eval()
-    return found

@@ -91,7 +91,7 @@ def feedback(words: list[str]) -> None:
             remedy = "wait until the window has passed, or give a shorter --window"
             raise InputError("no decision can be joined yet", where=str(given.folder), remedy=remedy)
         write(found, out, rule)
-    print(f"\n{out / LOG} is written: recalign check {out / LOG}")
+    print(f"\n{out / TABLE} is written: recalign check {out / LOG}")
 
 
 def _options() -> argparse.ArgumentParser:
@@ -120,18 +120,15 @@ def _options() -> argparse.ArgumentParser:
 
 
 def write(found: Joined, out: Path, rule: Rule) -> None:
-    """Write the table, the log's YAML and the counts: all or none. A YAML that was edited stays.
+    """Write the table, the counts and, unless there is one, the log's YAML: all or none, for their owner alone.
 
     Raises:
         InputError: the folder cannot be written.
     """
     text = YAML.format(root=yaml_scalar(str(out.absolute())), table=TABLE, ignored=rule.ignored)
     try:
-        edited = (out / LOG).is_file() and (out / LOG).read_bytes() != text.encode()
-        if edited:
-            print(f"\n{out / LOG} is not what would be written now, and is kept. Delete it for a new one")
         with ExitStack() as stack:
-            names = [TABLE, COUNTS, *([] if edited else [LOG])]
+            names = [TABLE, COUNTS, *([] if (out / LOG).is_file() else [LOG])]
             table, counts, *log = (stack.enter_context(atomic_write(out / name)) for name in names)
             for path in (table, counts, *log):
                 path.touch(0o600)

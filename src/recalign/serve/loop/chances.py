@@ -6,7 +6,6 @@ Suffixes: K places, N = V + 1 items with the padding item at 0, U lists.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,24 +18,9 @@ from recalign.serve.server.explore import log_chances
 from recalign.serve.server.request import MAX_HISTORY, Explore, Request
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What a bundle says of some lists.
-
-    Attributes:
-        logp: of each list, the log-probability of each item given those before it. Shape: (K,) each.
-        hidden: items that a request left out.
-    """
-
-    logp: list[np.ndarray]
-    hidden: np.ndarray
-
-    def take(self, places: np.ndarray) -> Asked:
-        """Of some of the lists."""
-        return Asked([self.logp[place] for place in places], self.hidden[places])
-
-
-def ask(bundle: Bundle, lists: pl.DataFrame, histories: UserHistories, policies: Sequence[Explore]) -> Asked:
+def ask(
+    bundle: Bundle, lists: pl.DataFrame, histories: UserHistories, policies: Sequence[Explore]
+) -> tuple[list[np.ndarray], np.ndarray]:
     """Ask a bundle for the requests of some lists, and for the chances of what was shown.
 
     Args:
@@ -45,6 +29,10 @@ def ask(bundle: Bundle, lists: pl.DataFrame, histories: UserHistories, policies:
         histories: of its events.
         policies: how the bundle would fill each list.
 
+    Returns:
+        The log-probability of each item given those before it, of each list, and how many items its request left out.
+        Shape: (K,) each, int64 (U,).
+
     Raises:
         InputError: the bundle reads ids of another kind, or names items that the log does not.
     """
@@ -52,7 +40,7 @@ def ask(bundle: Bundle, lists: pl.DataFrame, histories: UserHistories, policies:
     encoded = [bundle.encode(_request(bundle, row, histories)) for row in rows]
     number = [bundle.catalogue.numbers(f"items of the list {row['decision']}", row["items"]) for row in rows]
     logp = bundle.of_each(encoded, lambda place, score_N: of_list(score_N, number[place], policies[place]))
-    return Asked(logp, np.array([len(one.hidden_S) for one in encoded], np.int64))
+    return logp, np.array([len(one.hidden_S) for one in encoded], np.int64)
 
 
 def of_list(score_N: np.ndarray, item_K: np.ndarray, policy: Explore) -> np.ndarray:

@@ -10,7 +10,6 @@ import polars as pl
 
 from recalign.data.events import render
 from recalign.data.events.audit import Section
-from recalign.data.events.messages import did_you_mean
 from recalign.data.events.reading import locate
 from recalign.errors import InputError, require_positive
 from recalign.files import atomic_write, read_json
@@ -109,12 +108,10 @@ def _with_predictions(rows: pl.DataFrame, column: str | None) -> pl.DataFrame:
     """The rows with the predicted rewards of a column as ``predicted``; without one, with none."""
     if column is None:
         return rows.drop("predicted", strict=False)
-    if column not in rows.columns:
-        what, remedy = f"the table has no column {column!r}", did_you_mean(column, rows.columns)
-        raise InputError(what, where="--predicted", remedy=remedy)
-    if not rows[column].dtype.is_numeric():
-        what, remedy = f"the column {column!r} holds {rows[column].dtype}", "name a column of numbers, or empty cells"
-        raise InputError(what, where="--predicted", remedy=remedy)
+    kind = rows.schema.get(column)
+    if kind is None or not kind.is_numeric():
+        what = f"the table has no column {column!r}" if kind is None else f"the column {column!r} holds {kind}"
+        raise InputError(what, where="--predicted", remedy="name a column of numbers, or empty cells")
     return rows.with_columns(predicted=pl.col(column).cast(pl.Float64).fill_nan(None))
 
 
@@ -146,9 +143,9 @@ def drifts(start: Bundle, served: Served) -> tuple[pl.DataFrame, Section]:
     lists = served.lists.filter(arm="explored", fixed=0)
     if lists.height:
         require_known(start, lists)
-    asked = ask(start, lists, UserHistories(served.events), [Explore(one) for one in lists["temperature"]])
-    first = pl.Series([one[0] for one in asked.logp], dtype=pl.Float64)
-    same = pl.Series(asked.hidden == lists["hidden"].to_numpy()) | (lists["seen"] != "exclude")
+    logp, hidden = ask(start, lists, UserHistories(served.events), [Explore(one) for one in lists["temperature"]])
+    first = pl.Series([one[0] for one in logp], dtype=pl.Float64)
+    same = pl.Series(hidden == lists["hidden"].to_numpy()) | (lists["seen"] != "exclude")
     value = lists["log_probs"].list.first() - first
     found = lists.select("decision", value=value).filter(same & first.is_finite())
     return found, {

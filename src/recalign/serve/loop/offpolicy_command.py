@@ -15,7 +15,7 @@ from recalign.data.events.audit import Section
 from recalign.errors import InputError, require_positive
 from recalign.evaluation.offpolicy import Lists, PolicyValue, estimate, of_lists
 from recalign.files import write_json
-from recalign.serve.loop.chances import Asked, ask, require_known
+from recalign.serve.loop.chances import ask, require_known
 from recalign.serve.loop.served import Served, UserHistories, open_bundle, read_served, split
 from recalign.serve.server.bundle import Bundle, load_bundle
 from recalign.serve.server.request import Explore
@@ -69,7 +69,9 @@ def offpolicy(
         for kind, why in one.value.refused.items():
             print(f"\nno {kind} estimate: {why}")
     if out is not None:
-        write_json(out, {"log": served.counts, **{one.version: one.figures() for one in worth}})
+        more = {one.version: {"left_out": one.left_out, "unchecked": one.unchecked} for one in worth}
+        found = {one.version: one.value.figures() | more[one.version] for one in worth}
+        write_json(out, {"log": served.counts, **found})
 
 
 @dataclass(frozen=True)
@@ -80,10 +82,6 @@ class VersionEstimate:
     left_out: Section
     unchecked: int
     value: PolicyValue
-
-    def figures(self) -> dict[str, Any]:
-        """All of it, for ``--out``."""
-        return self.value.figures() | {"left_out": self.left_out, "unchecked": self.unchecked}
 
     def sections(self) -> dict[str, Section]:
         """Diagnostics, then estimates, for `render`."""
@@ -133,8 +131,8 @@ def estimate_versions(
         own = versions.get(str(version))
         name = str(version) if own else f"{version} (not there: its propensities are not checked)"
         try:
-            used, asked, left_out = _usable(lists, histories, candidate, policy, own)
-            value = estimate(as_lists(used, asked), clip="cube_root" if clip is None else clip)
+            used, logp, left_out = _usable(lists, histories, candidate, policy, own)
+            value = estimate(as_lists(used, logp), clip="cube_root" if clip is None else clip)
             unchecked = used.filter(pl.col("seen") != "exclude").height if own is None else 0
             found.append(VersionEstimate(name, left_out, unchecked, value))
         except InputError as error:
@@ -148,17 +146,16 @@ def estimate_versions(
 
 def _usable(
     lists: pl.DataFrame, histories: UserHistories, candidate: Bundle, policy: Explore, own: Bundle | None
-) -> tuple[pl.DataFrame, Asked, Section]:
-    """Lists whose requests can be repeated, and what the candidate says of them."""
-    asked = ask(candidate, lists, histories, [policy] * lists.height)
-    by_own = asked
+) -> tuple[pl.DataFrame, list[np.ndarray], Section]:
+    """Lists whose requests can be repeated, with the candidate's log-probabilities, and how many cannot be used."""
+    logp, hidden_N = ask(candidate, lists, histories, [policy] * lists.height)
     fits_N = np.ones(lists.height, bool)
     if own is not None:
         drawn = [Explore(warm, fixed=fixed) for warm, fixed in lists.select("temperature", "fixed").iter_rows()]
-        by_own = ask(own, lists, histories, drawn)
+        of_own, hidden_N = ask(own, lists, histories, drawn)
         logged = lists["log_probs"].to_list()
-        fits_N[:] = [np.allclose(a, b, rtol=0, atol=SAME) for a, b in zip(by_own.logp, logged, strict=True)]
-    same_N = (by_own.hidden == lists["hidden"].to_numpy()) | (lists["seen"] != "exclude").to_numpy()
+        fits_N[:] = [np.allclose(a, b, rtol=0, atol=SAME) for a, b in zip(of_own, logged, strict=True)]
+    same_N = (hidden_N == lists["hidden"].to_numpy()) | (lists["seen"] != "exclude").to_numpy()
     said = lists.with_row_index("place").with_columns(same=pl.Series(same_N), fits=pl.Series(fits_N))
     used, left_out = split(said, {ANOTHER: ~pl.col("same"), UNFIT: ~pl.col("fits")})
     if left_out[ANOTHER] > (1 - LEAST_USED) * lists.height:  # type: ignore[operator]
@@ -170,12 +167,11 @@ def _usable(
     if not used.height:
         what = f"none of {lists.height:,} lists can be used: {left_out[UNFIT]:,} have propensities of another version"
         raise InputError(what, where="log", remedy="name the bundles that showed them, or leave --bundles out")
-    places = used["place"].to_numpy()
-    return used, asked.take(places), left_out
+    return used, [logp[place] for place in used["place"]], left_out
 
 
-def as_lists(lists: pl.DataFrame, asked: Asked) -> Lists:
-    """Lists of a log, weighted by what a candidate says of them."""
+def as_lists(lists: pl.DataFrame, logp: list[np.ndarray]) -> Lists:
+    """Lists of a log, weighted by a candidate's log-probabilities of them."""
     length_N = lists["items"].list.len().to_numpy()
 
     def filled(rows: Any) -> np.ndarray:
@@ -188,7 +184,7 @@ def as_lists(lists: pl.DataFrame, asked: Asked) -> Lists:
         user_N=np.unique(lists["user"].to_list(), return_inverse=True)[1],
         reward_NK=filled(lists["rewards"]),
         logged_NK=filled(lists["log_probs"]),
-        target_NK=filled(asked.logp),
+        target_NK=filled(logp),
         explored_N=(lists["arm"] == "explored").to_numpy(),
         fixed_N=lists["fixed"].to_numpy(),
     )

@@ -112,12 +112,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class Taken:
-    """What became of events. They are on disk once this is answered.
-
-    Attributes:
-        added: events that are new.
-        repeated: events whose user has one of that id already; nothing was changed.
-    """
+    """How many events are new, and of how many their user has one of that id already; they are on disk."""
 
     added: int
     repeated: int
@@ -125,24 +120,14 @@ class Taken:
 
 @dataclass(frozen=True)
 class Deleted:
-    """What ``DELETE /users/{user}`` has deleted.
-
-    Attributes:
-        deleted: events.
-    """
+    """How many events ``DELETE /users/{user}`` has deleted."""
 
     deleted: int
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What an error says.
-
-    Attributes:
-        error: what is wrong.
-        where: the place in the request.
-        remedy: what to do.
-    """
+    """What is wrong, where in the request, and what to do."""
 
     error: str
     where: str | None = None

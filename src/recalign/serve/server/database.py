@@ -47,18 +47,15 @@ class Database:
         self.file, self.number, self.table, self.schema, self.days = file, number, table, schema, days
         self.lock, self.behind = threading.RLock(), False
         try:
-            self._require_private()
+            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
+            if file.stat().st_mode & 0o077:
+                what = "others than its owner may read this file"
+                raise InputError(what, where=str(file), remedy=f"chmod 600 {file}")
             self.connection = self.connect()
         except (OSError, sqlite3.Error) as error:
             remedy = "move it away, or name another file, on a disk of this machine"
             raise InputError(f"damaged, or it cannot be opened: {error}", where=str(file), remedy=remedy) from error
-
-    def _require_private(self) -> None:
-        self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(self.file, os.O_RDWR | os.O_CREAT, 0o600))
-        if self.file.stat().st_mode & 0o077:
-            what = "others than its owner may read this file"
-            raise InputError(what, where=str(self.file), remedy=f"chmod 600 {self.file}")
 
     def connect(self) -> sqlite3.Connection:
         """Open the file, whose tables are made if there are none."""

@@ -134,18 +134,16 @@ class Service:
         """Answer requests by the bundles that have read them; an error goes to every request of its group."""
         self.batched(len(taken))
         found: dict[int, Answer | Scored | Exception] = {}
-        groups: dict[tuple[int, bool], list[int]] = {}
+        groups: dict[tuple[Bundle, bool], list[int]] = {}
         for place, asked in enumerate(taken):
-            groups.setdefault((id(asked.bundle), asked.items is None), []).append(place)
-        for places in groups.values():
-            some, bundle = [taken[place] for place in places], taken[places[0]].bundle
-            answers: Sequence[Answer | Scored | Exception]
+            groups.setdefault((asked.bundle, asked.items is None), []).append(place)
+        for (bundle, _), places in groups.items():
             try:
-                scores = [(asked.encoded, asked.items) for asked in some if asked.items is not None]
-                answers = bundle.scores(scores) if scores else bundle.answers([asked.encoded for asked in some])
+                scores = [(taken[n].encoded, items) for n in places if (items := taken[n].items) is not None]
+                encoded = [taken[n].encoded for n in places]
+                found |= zip(places, bundle.scores(scores) if scores else bundle.answers(encoded), strict=True)
             except Exception as error:
-                answers = [error] * len(some)
-            found |= zip(places, answers, strict=True)
+                found |= dict.fromkeys(places, error)
         return [found[place] for place in range(len(taken))]
 
 
