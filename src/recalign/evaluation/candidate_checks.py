@@ -1,4 +1,4 @@
-"""What a comparison says for and against one candidate, a finding at a time."""
+"""What a comparison says for and against one candidate, a check at a time."""
 
 from __future__ import annotations
 
@@ -46,21 +46,24 @@ class CandidateChecks:
     ranked: bool = True
     interval_factor: float = 1.0
 
-    @property
-    def _doubt(self) -> str:
-        """Ends what speaks against a row where the judges know no more than averages do, or may be guessing."""
-        return "" if self.judged else ", as far as these judges see"
-
     def findings(self) -> Iterator[Finding]:
         """All that is known of it."""
         yield from self._reward_model()
         yield from self._retained()
         yield from self._gain()
-        for other in REWARD_FREE:
-            yield from self._over(other)
-        for other in COUNTED_ROWS:
-            yield from self._over(other, untrained=True)
-        yield from self._over_placebos()
+        for other in (*REWARD_FREE, *COUNTED_ROWS):
+            value, ranking = self.test.gain(self.policy, other), self.test.get(self.policy, f"diff_{other}/{ALL}")
+            if value is not None and other in REWARD_FREE:
+                yield self._over_reward_free(other, value)
+            elif value is not None and ranking is not None:
+                yield from self._over_counted(other, value, ranking)
+            elif other in self.test.methods:  # `findings.unmeasured` names those that were not run
+                text = f"{self.policy} could not be compared with {other}."
+                yield Finding(0, text, "Evaluate both with the same seeds.")
+        for part in self.test.roles.without_placebo(self.policy):
+            remedy = "Name one (placebos), such as the same method on recalign.posttrain.PermutedPostTrainingData."
+            yield Finding(0, f"{part} has no placebo.", remedy)
+        yield from map(self._over_placebo, self.test.roles.placebos_of(self.policy))
         yield from self._seeds()
         yield from self._coverage()
 
@@ -69,18 +72,16 @@ class CandidateChecks:
 
         -inf where one is unknown or a placebo is missing: then it cannot win.
         """
-        roles = self.test.roles
-        if roles.without_placebo(self.policy):
+        test, roles, policy = self.test, self.test.roles, self.policy
+        if roles.without_placebo(policy):
             return -math.inf
-        compared = [
-            self.test.gain(self.policy),
-            *(self.test.gain(self.policy, other) for other in REWARD_FREE),
-            *(self.test.gain_over_placebo(self.policy, placebo) for placebo in roles.placebos_of(self.policy)),
+        compared = [test.gain(policy), *(test.gain(policy, other) for other in REWARD_FREE)]
+        compared += [test.gain_over_placebo(policy, placebo) for placebo in roles.placebos_of(policy)]
+        either = [
+            max(_in_half_widths(test.get(policy, f"diff_{other}/{ALL}")), _in_half_widths(test.gain(policy, other)))
+            for other in COUNTED_ROWS
+            if other in test.methods
         ]
-        untrained = [other for other in COUNTED_ROWS if other in self.test.methods]
-        ranking = (self.test.get(self.policy, f"diff_{other}/{ALL}") for other in untrained)
-        value = (self.test.gain(self.policy, other) for other in untrained)
-        either = map(max, map(_in_half_widths, ranking), map(_in_half_widths, value))
         return min([*map(_in_half_widths, compared), *either])
 
     def _reward_model(self) -> Iterator[Finding]:
@@ -101,6 +102,11 @@ class CandidateChecks:
             yield Finding(0, text, next(implied, "Run `recalign test` on the reward model."))
 
     def _retained(self) -> Iterator[Finding]:
+        """It needs the ranking. The interval is drawn from the hits that were lost, and too narrow where these are few.
+
+        So its bound is at least as far away as that of a row that retains `MIN_NDCG_RETAINED` and only loses hits, by
+        the binomial law.
+        """
         kept, baseline = self.test.retained_interval(self.policy), self.test.better_baseline(ALL)
         if baseline and self.test.column(ALL)[baseline].value == 0:
             return  # `findings.start` says so
@@ -108,8 +114,6 @@ class CandidateChecks:
             text = f"The {ALL} of {self.policy} or of its baseline is not known."
             yield Finding(0, text, "Evaluate start and bc as well.")
             return
-        # The interval is drawn from the hits that were lost, and too narrow where these are few. So the bound is at
-        # least as far away as that of a row that retains `MIN_NDCG_RETAINED` and only loses hits, by the binomial law.
         hits = self.test.get(str(baseline), HITS)
         few = RETENTION_Z * math.sqrt((1 - MIN_NDCG_RETAINED) / hits.value) if hits and hits.value > 0 else 0.0
         low = min(kept.widened(RETENTION_Z / NormalDist().inv_cdf(0.975)).low, kept.value - few)
@@ -130,8 +134,8 @@ class CandidateChecks:
         wide = gain.widened(self.interval_factor)
         text = f"{self.policy} gains {wide.sd} over {baseline}"
         if gain.high < MIN_GAIN_SD:
-            text = f"{self.policy} gains {gain.sd} over {baseline}: nothing worth shipping{self._doubt}."
-            yield Finding(-self.judged, text)
+            text = f"{self.policy} gains {gain.sd} over {baseline}: nothing worth shipping"
+            yield self._against(text)
         elif not wide.low > 0:
             yield Finding(0, f"{text}: this may be chance.", self._more_users(wide))
         elif gain.value < MIN_GAIN_SD:
@@ -139,47 +143,42 @@ class CandidateChecks:
         else:
             yield Finding(1, f"{text}.")
 
-    def _over(self, other: str, untrained: bool = False) -> Iterator[Finding]:
-        """It needs more value than a row without rewards, and more value or a better ranking than an untrained row."""
-        ranking, value = self.test.get(self.policy, f"diff_{other}/{ALL}"), self.test.gain(self.policy, other)
-        if value is None or (untrained and ranking is None):
-            if other in self.test.methods:  # `findings.unmeasured` names those that were not run
-                text = f"{self.policy} could not be compared with {other}."
-                yield Finding(0, text, "Evaluate both with the same seeds.")
-            return
+    def _over_reward_free(self, other: str, value: Interval) -> Finding:
+        """It needs more value than a row without rewards."""
         wide, subject = value.widened(self.interval_factor), f"{other}, which reads no reward,"
-        if untrained and ranking is not None:
-            ranking = ranking.widened(self.interval_factor)
-            if not ranking.low > 0 and not wide.low > 0:
-                text = f"{other}, which takes no training, may rank as well and have as much value: {self.policy} has"
-                remedy = "Train the recommender for longer, or serve that."
-                yield Finding(0, f"{text} {ranking} of {ALL} beside it, and {wide.sd}.", remedy)
-        elif wide.low > 0:
-            yield Finding(1, f"It has {wide.sd} more than {other}, which reads no reward.")
-        elif value.high < 0:
-            yield Finding(-self.judged, f"{subject} has more: {self.policy} has {value.sd}{self._doubt}.")
-        else:
-            remedy = self._more_users(wide) if value.value > 0 else ""
-            yield Finding(0, f"{subject} may have as much: {self.policy} has {wide.sd} more.", remedy)
+        if wide.low > 0:
+            return Finding(1, f"It has {wide.sd} more than {other}, which reads no reward.")
+        if value.high < 0:
+            return self._against(f"{subject} has more: {self.policy} has {value.sd}")
+        remedy = self._more_users(wide) if value.value > 0 else ""
+        return Finding(0, f"{subject} may have as much: {self.policy} has {wide.sd} more.", remedy)
 
-    def _over_placebos(self) -> Iterator[Finding]:
+    def _over_counted(self, other: str, value: Interval, ranking: Interval) -> Iterator[Finding]:
+        """It needs a better ranking or more value than a row that takes no training."""
+        ranking, value = ranking.widened(self.interval_factor), value.widened(self.interval_factor)
+        if not ranking.low > 0 and not value.low > 0:
+            text = f"{other}, which takes no training, may rank as well and have as much value: {self.policy} has"
+            remedy = "Train the recommender for longer, or serve that."
+            yield Finding(0, f"{text} {ranking} of {ALL} beside it, and {value.sd}.", remedy)
+
+    def _over_placebo(self, placebo: str) -> Finding:
         """It needs more than `PLACEBO_FACTOR` times the gain of each of its placebos."""
-        for part in self.test.roles.without_placebo(self.policy):
-            remedy = "Name one (placebos), such as the same method on recalign.posttrain.PermutedPostTrainingData."
-            yield Finding(0, f"{part} has no placebo.", remedy)
-        for placebo in self.test.roles.placebos_of(self.policy):
-            flaw, more = placebo_flaw(self.test, placebo), self.test.gain_over_placebo(self.policy, placebo)
-            if flaw or more is None:
-                remedy = f"Add to methods: {placebo}." if placebo not in self.test.methods else "Give it more events."
-                yield Finding(0, f"The placebo {placebo} {flaw or 'was not measured'}.", remedy)
-            elif (wide := more.widened(self.interval_factor)).low > 0:
-                yield Finding(1, f"It gains more than {PLACEBO_FACTOR} times what {placebo} does.")
-            else:
-                gain = self.test.gain(placebo)
-                text = f"{placebo}, which must gain nothing, gains{f' {gain.sd}' if gain else ''}; {self.policy} is not"
-                gains = gain is not None and gain.low > 0
-                remedy = "Calibrate the start, or clone it for longer." if gains else self._more_users(wide)
-                yield Finding(0, f"{text} shown to gain more than {PLACEBO_FACTOR} times that.", remedy)
+        flaw, more = placebo_flaw(self.test, placebo), self.test.gain_over_placebo(self.policy, placebo)
+        if flaw or more is None:
+            remedy = f"Add to methods: {placebo}." if placebo not in self.test.methods else "Give it more events."
+            return Finding(0, f"The placebo {placebo} {flaw or 'was not measured'}.", remedy)
+        wide = more.widened(self.interval_factor)
+        if wide.low > 0:
+            return Finding(1, f"It gains more than {PLACEBO_FACTOR} times what {placebo} does.")
+        gain = self.test.gain(placebo)
+        text = f"{placebo}, which must gain nothing, gains{f' {gain.sd}' if gain else ''}; {self.policy} is not"
+        gains = gain is not None and gain.low > 0
+        remedy = "Calibrate the start, or clone it for longer." if gains else self._more_users(wide)
+        return Finding(0, f"{text} shown to gain more than {PLACEBO_FACTOR} times that.", remedy)
+
+    def _against(self, text: str) -> Finding:
+        """It speaks against the row, but for judges that know no more than averages do, or may be guessing."""
+        return Finding(-self.judged, f"{text}{'' if self.judged else ', as far as these judges see'}.")
 
     def _more_users(self, gain: Interval) -> str:
         """How many times the users it takes, if the gain is as estimated and intervals shrink with their square root.
@@ -219,11 +218,11 @@ def placebo_flaw(test: ComparisonTable, placebo: str) -> str | None:
     if placebo not in test.methods:
         return "was not run"
     mean = test.get(placebo, CORRELATION)
-    each = [abs(one) for one in (*test.of_seeds(placebo, CORRELATION), *(mean[:1] if mean else ()))]
-    if mean is None or not all(map(math.isfinite, each)):
+    left = [abs(value) for value in (*test.of_seeds(placebo, CORRELATION), *(mean[:1] if mean else ()))]
+    if mean is None or not all(map(math.isfinite, left)):
         return "does not say how much of the rewards it destroyed"
-    if max(each) > MAX_PLACEBO_CORRELATION:
-        return f"keeps a correlation of {max(each):.3f} with the rewards, too much for a placebo"
+    if max(left) > MAX_PLACEBO_CORRELATION:
+        return f"keeps a correlation of {max(left):.3f} with the rewards, too much for a placebo"
     return None
 
 

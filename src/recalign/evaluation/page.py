@@ -114,7 +114,6 @@ def plot_sections(sources: Sources) -> list[Section]:
             plots.scatter(table, "policy/kl", "diff_start/gap/judge@10", "over-optimisation", log=True),
         ),
     ]
-    sections = sections[:-1] if table.apart else sections  # of two rewards no difference tells anything
     return [section for section in sections if section[2]]
 
 
