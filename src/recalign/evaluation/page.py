@@ -8,12 +8,8 @@ from typing import Any
 
 import jinja2
 import numpy as np
-from markupsafe import Markup
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from recalign.evaluation import findings, plots
-from recalign.evaluation.answer import ab_test, cards, limits
 from recalign.evaluation.comparison import ALL, HIGH, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable, figure
 from recalign.evaluation.decision import RULES
@@ -48,7 +44,6 @@ MEANINGS = {
     "tail/value/judge@10": "value/judge@10 of what is shown before these events.",
     "cost/seconds": "Training time of the method's own stage.",
 }
-ALL_VALIDATED = f"rank/{ALL}"
 FILE = "report.html"
 Section = tuple[str, str, list[Any]]
 """Title, what to see, and the plots, as inline SVG, without those whose figures are missing."""
@@ -56,7 +51,7 @@ Section = tuple[str, str, list[Any]]
 
 def write_page(folder: Path, sources: Sources) -> Path:
     """Draw the page of a chain's folder. Returns its path."""
-    table, validation, decision = sources.table(), sources.table("validation"), sources.decision
+    table = sources.table()
     text = Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
@@ -67,14 +62,10 @@ def write_page(folder: Path, sources: Sources) -> Path:
         | {
             "rules": RULES,
             "comparison": table,
-            "cards": list(cards(decision, table, sources.trust)) if decision else [],
-            "ab_test": ab_test(decision, table) if decision else None,
-            "limits": limits(sources.trust),
+            "limits": findings.limits(sources.trust),
             "table": _table(table),
-            "validation": _table(validation),
-            "examples": list(zip(*sources.examples, strict=False)),
-            "plots": plot_sections(sources),
-            "training": _training(sources),
+            "validation": _table(sources.table("validation")),
+            "plots": plot_sections(table),
             "trust": _trust(sources.trust),
             "meanings": {metric: text for metric, text in MEANINGS.items() if metric in table.metrics},
         }
@@ -83,42 +74,36 @@ def write_page(folder: Path, sources: Sources) -> Path:
     return folder / FILE
 
 
-def plot_sections(sources: Sources) -> list[Section]:
-    """The sections of the comparison and of the search that have plots."""
-    table = sources.table()
+def plot_sections(table: ComparisonTable) -> Iterator[Section]:
+    """The sections of the comparison that have plots."""
     baseline = table.better_baseline(ALL)
     shade = plots.below(MIN_NDCG_RETAINED * table.column(ALL)[baseline].value) if baseline else lambda axes: None
-    gains = [f"diff_start/value/{name}" for name in ("reward_model@10", "judge@10", "true@10")]
-    sections = [
-        _section(
-            "Who gains",
+    promised, judged, true = (f"diff_start/value/{name}" for name in ("reward_model@10", "judge@10", "true@10"))
+    sections = {
+        "Who gains": (
             "Difference to the better baseline. Thick: 95 % interval. Thin: widened by Holm, for as many methods as "
             "are compared. Left of zero is a loss.",
             plots.forest(table, HIGH),
             plots.forest(table, VALUE),
         ),
-        _section(
-            "What it costs",
+        "What it costs": (
             "Up is better value. First against imitation: in the shade more than 5 % of all/ndcg@10 is lost. Then "
             "against the distance from the start. Placebos are pale and have no name.",
             plots.scatter(table, ALL, VALUE, "value and imitation", shade),
             plots.scatter(table, "policy/kl", VALUE, "value and distance", log=True),
         ),
-        _section(
-            "Does the reward model fool anybody?",
+        "Does the reward model fool anybody?": (
             "Gain over start under the training reward model, and under who did not train with it. Below the dashed "
             "line the training reward model promises more than others see: over-optimisation. The last plot shows that "
             "excess against the distance from the start.",
-            plots.scatter(table, gains[0], gains[1], "promised and judged", plots.cross),
-            plots.scatter(table, gains[1], gains[2], "judged and true", plots.cross),
+            plots.scatter(table, promised, judged, "promised and judged", plots.cross),
+            plots.scatter(table, judged, true, "judged and true", plots.cross),
             plots.scatter(table, "policy/kl", "diff_start/gap/judge@10", "over-optimisation", log=True),
         ),
-    ]
-    return [section for section in sections if section[2]]
-
-
-def _section(title: str, text: str, *drawn: Any) -> Section:
-    return title, text, [plot for plot in drawn if plot]
+    }
+    for title, (text, *drawn) in sections.items():
+        if shown := [plot for plot in drawn if plot]:
+            yield title, text, shown
 
 
 def _number(value: Any) -> str:
@@ -154,20 +139,6 @@ def _table(table: ComparisonTable) -> dict[str, Any]:
     return {"columns": list(columns), "rows": rows}
 
 
-def _training(sources: Sources) -> Section:
-    base = {name: sources.curves.get(name, {}) for name in ("recommender", "reward")}
-    methods = {name: runs for name, runs in sources.curves.items() if name not in base}
-    return _section(
-        "Training",
-        "Figures of each stage by step, a line a seed. In post-training, epochs that may be handed over are validated "
-        "at their place on the interpolation path; other epochs, and the distance, are those of the trained weights.",
-        plots.curves(base, ALL_VALIDATED, sources.roles, "the cloned policy on validation"),
-        plots.curves(base, "reward/rmse", sources.roles, "the reward model on validation"),
-        plots.curves(methods, ALL_VALIDATED, sources.roles, "post-training on validation"),
-        plots.curves(methods, "policy/kl", sources.roles, "distance from the start"),
-    )
-
-
 NAMES = {
     "model": "reward model",
     "global": "mean of all",
@@ -189,12 +160,6 @@ def _trust(trust: Mapping[str, findings.Reports]) -> dict[str, Any]:
     parts = [_judged(report) for report in reports.values()]
     rows = [(label, parts, name) for name, label in NAMES.items()]
     rows += [(label, [_judged(report) for report in trust[stage].values()], "model") for stage, label in JUDGES.items()]
-    calibration = [part["calibration"]["bins"] for part in parts]
-    spread = [part["spread"]["bins"] for part in parts if part["spread"]]
-    drawn = [
-        _lines(calibration, "predicted", "observed", "predictions in tenths", diagonal=True),
-        _lines(spread, "spread", "rmse", "is it right to be unsure?"),
-    ]
     return {
         "seeds": list(reports),
         "verdicts": findings.verdicts(reports),
@@ -208,8 +173,6 @@ def _trust(trust: Mapping[str, findings.Reports]) -> dict[str, Any]:
             ["what follows", *(f"seed {seed}" for seed in reports)],
             [[name, *(figure(report) for report in reports.values())] for name, figure in FOLLOWS.items()],
         ),
-        "groups": list(_groups(parts[0])) if parts else [],
-        "plots": [plot for plot in drawn if plot],
     }
 
 
@@ -237,26 +200,3 @@ FOLLOWS: dict[str, Callable[[dict[str, Any]], str]] = {
     "calibration error, in the reward's unit": lambda report: f"{_judged(report)['calibration']['error']:.3f}",
 }
 """What follows from the verdict, for one seed."""
-
-
-def _groups(part: dict[str, Any]) -> Iterator[list[str]]:
-    """Kind of group, group, events, RMSE, that of the best average, difference and interval."""
-    for kind, rows in part["by"].items():
-        for row in rows:
-            errors = [f"{row[name]:.3f}" for name in ("rmse", f"rmse_{part['best_average']}")]
-            difference, interval = _mean_cell([row["difference"]])
-            yield [kind, str(row["group"]), f"{row['events']:,}", *errors, f"{difference} ({interval})"]
-
-
-def _lines(bins: list[list[dict[str, float]]], x: str, y: str, title: str, diagonal: bool = False) -> Markup | None:
-    """A line for each seed; None without any."""
-
-    def draw(figure: Figure, axes: Axes) -> None:
-        if diagonal:
-            plots.diagonal(axes)
-        for rows in bins:
-            points = [row[x] for row in rows], [row[y] for row in rows]
-            axes.plot(*points, "o-", color=plots.ACCENT, markeredgecolor=plots.CARD, markersize=5, lw=1, alpha=0.8)
-        plots.finish(axes, title, x, y)
-
-    return plots.drawn(f"{title}: {y} by {x}", 3.2, draw) if bins else None

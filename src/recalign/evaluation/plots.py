@@ -13,7 +13,6 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-import polars as pl
 from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -134,38 +133,9 @@ def scatter(
     return drawn(f"{title}: methods by {x} and {y}", 3.5, draw)
 
 
-def curves(runs: dict[str, dict[str, pl.DataFrame]], metric: str, roles: Roles, title: str) -> Markup | None:
-    """A logged metric by step, a line a run; None where no run logged it. ``runs``: figures by name and seed."""
-    lines = [
-        (name, points["step"].to_list(), points[metric].to_list())
-        for name, by_seed in runs.items()
-        for frame in by_seed.values()
-        if metric in frame.columns and len(points := frame.select("step", metric).drop_nulls())
-    ]
-    if not lines:
-        return None
-
-    def draw(figure: Figure, axes: Axes) -> None:
-        named: dict[str, tuple[str, float, float]] = {}
-        for name, step, value in lines:
-            axes.plot(step, value, ".-", color=_colour(roles, name), linewidth=1, markersize=3, alpha=0.8)
-            named.setdefault(name, (name, step[-1], value[-1]))
-        axes.margins(0.12)
-        finish(axes, title, "step", metric)
-        if len(named) > 1:
-            _label(figure, axes, list(named.values()), {name: _colour(roles, name) for name in named})
-
-    return drawn(f"{title}: {metric} by step", 2.8, draw)
-
-
-def diagonal(axes: Axes) -> None:
-    """The line on which both figures are the same."""
-    axes.axline((0, 0), slope=1, color=SOFT, linewidth=0.8, linestyle=(0, (4, 3)))
-
-
 def cross(axes: Axes) -> None:
-    """The diagonal, and the lines on which either figure is 0."""
-    diagonal(axes)
+    """The line on which both figures are the same, and those on which either is 0."""
+    axes.axline((0, 0), slope=1, color=SOFT, linewidth=0.8, linestyle=(0, (4, 3)))
     axes.axhline(0, color=LINE, linewidth=0.8)
     axes.axvline(0, color=LINE, linewidth=0.8)
 

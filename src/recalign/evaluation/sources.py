@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 import polars as pl
 
 from recalign import seals
-from recalign.evaluation import examples
 from recalign.evaluation.chain_comparison import load_roles, read
 from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.decision import Decision, decide
@@ -35,8 +33,6 @@ class Sources:
     size: dict[str, int]  # users and events of the test, and how many of the events had a high reward
     check: dict[str, Any]  # what `recalign check` said of the log
     trust: dict[str, dict[str, dict[str, Any]]]  # trust.json by stage and seed
-    curves: dict[str, dict[str, pl.DataFrame]]  # metrics.csv by stage or method, and seed
-    examples: list[list[dict[str, Any]]]  # of the first seed, of `start` and of `highlight`; empty where one is missing
     manifests: list[dict[str, Any]]  # of the comparison's stages, methods and seeds, in the order in which they ran
 
     @classmethod
@@ -67,18 +63,9 @@ class Sources:
         check = read_json(chain_folder / "check.json")
         decision = decide(table, validation, trust, check)
         roles = replace(roles, highlight=(decision and decision.policy) or roles.highlight)
-        seed, compared = table.seeds[0], set(frame.select("method", "seed").iter_rows())
-        pair = [one for one in ("start", roles.highlight) if (one, seed) in compared]  # others are of an earlier chain
-        shown = [read_json(stored(one, seed, f"evaluation/{examples.FILE}")) for one in pair]
         paths = [path for seed in table.seeds for path in chain_folder.glob(f"*/seed-{seed}/manifest.json")]
         manifests = sorted(map(read_json, paths), key=lambda one: (str(one.get("started")), str(one.get("stage"))))
         stages = {*BASE_STAGES, "tokens", *table.methods}
-        curves: dict[str, dict[str, pl.DataFrame]] = {}
-        for stage in [*BASE_STAGES[:2], *table.methods]:
-            for seed in table.seeds:
-                with suppress(OSError, pl.exceptions.PolarsError):  # a file that cannot be read is left out
-                    figures = pl.read_csv(stored(stage, seed, "metrics.csv"), infer_schema_length=None, glob=False)
-                    curves.setdefault(stage, {})[seed] = figures
         return cls(
             name=chain_folder.resolve().name,
             comparison=frame,
@@ -87,8 +74,6 @@ class Sources:
             size={"users": events["user"].n_unique(), "events": len(events), "high": int(events["high"].sum())},
             check=check,
             trust=trust,
-            curves=curves,
-            examples=shown if len(shown) == 2 and all(shown) else [],
             manifests=[one for one in manifests if one["stage"] in stages],
         )
 
