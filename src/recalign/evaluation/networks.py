@@ -104,7 +104,6 @@ def of_methods(nets: LoadedNetworks, policies: Mapping[MethodRun, Policy], event
     return found
 
 
-
 def truth_of(data: RewardData) -> Path | None:
     """The file of a simulated log's true rewards."""
     return data_root(data.root) / data.log_.truth if data.log_.truth else None

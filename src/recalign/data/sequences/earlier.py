@@ -87,8 +87,8 @@ class EarlierLog:
 
         Args:
             table: the log.
-            reward_settings: what says how its rewards are made. Those of old events are compared if it is as earlier;
-                ranks are not, for they move with every event.
+            reward_settings: what says how its rewards are made. Those of old events are compared, but for ranks, which
+                move with every event.
 
         Raises:
             InputError: it lacks users, items or events, or they have other rewards.
@@ -111,8 +111,7 @@ class EarlierLog:
         if events != self.facts["events"]:
             what = "users no longer begin with the events that they had in the earlier log"
             raise InputError(what, where=KEY, remedy=TRAIN_ANEW)
-        same = all(digest(value) == self.facts["read_by"][key] for key, value in reward_settings.items())
-        if same and not reward_settings["relative_to"] and rewards != self.facts["event_rewards"]:
+        if not reward_settings["relative_to"] and rewards != self.facts["event_rewards"]:
             what, remedy = "earlier events have other rewards", "give those that were learned, or train a chain anew"
             raise InputError(what, where=KEY, remedy=remedy)
         return grown
