@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from dataclasses import replace
 
@@ -71,19 +70,19 @@ def test_an_altered_evaluation_is_made_again(tmp_path, data, base, cells):
     assert SeedEvaluation(runs, 3, run, base, data, **HOW).make() == [cells[0].method]
 
 
-def test_a_sample_of_the_users_is_the_same_for_every_method(tmp_path, data, base, cells):
-    some, runs = copy.copy(data), tmp_path / "runs"
-    some.sample = 7
-    assert len(SeedEvaluation(runs, 3, cells[:2], base, some, **HOW).make()) == 2
+def test_a_sample_of_the_users_is_the_same_for_every_method(tmp_path, data, base, cells, monkeypatch):
+    monkeypatch.setattr(data, "sample", 7)
+    runs, roles = tmp_path / "runs", Roles(None, {}, [cells[0].method])
+    assert len(SeedEvaluation(runs, 3, cells[:2], base, data, **HOW).make()) == 2
     drawn = [pl.read_parquet(place(tmp_path, cell.method) / "test.parquet") for cell in cells[:2]]
     assert drawn[0]["user"].n_unique() == 7
     assert drawn[0].select("user", "event").equals(drawn[1].select("user", "event"))
     everybody = users_tested(data, "A")
-    table = ComparisonTable(RunsComparison(runs).make(), Roles(None, {}, [cells[0].method]))
+    table = ComparisonTable(RunsComparison(runs).make(), roles)
     assert table.sample == f"a fixed sample of 7 of {everybody} users"
-    some.sample = everybody + 1
-    assert len(SeedEvaluation(runs, 3, cells[:2], base, some, **HOW).make()) == 2  # measured anew
-    assert ComparisonTable(RunsComparison(runs).make(), Roles(None, {}, [cells[0].method])).sample == ""
+    monkeypatch.setattr(data, "sample", everybody + 1)
+    assert len(SeedEvaluation(runs, 3, cells[:2], base, data, **HOW).make()) == 2  # measured anew
+    assert ComparisonTable(RunsComparison(runs).make(), roles).sample == ""
 
 
 def test_artefacts_are_those_that_comparisons_read(tmp_path, data, base, cells):
