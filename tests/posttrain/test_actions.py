@@ -15,8 +15,6 @@ from recalign.posttrain.rollout import FrozenRewardModel, roll_out, seen_pairs
 from recalign.recommender.checkpoint import Loaded
 from recalign.reward import RewardData
 
-ECPO = {"early": 0.1, "cloning": 0.1, "kl": 0.0}
-
 
 @pytest.fixture(scope="module")
 def data(log_root):
@@ -39,10 +37,10 @@ def unseen(logp_TV: torch.Tensor, batch) -> torch.Tensor:
     return logp_TV.index_put((target_N, item_N - 1), torch.tensor(-1e4)).log_softmax(dim=1)
 
 
-def drawn(start, taste, batch, samples, candidates, **settings):
+def drawn(start, taste, batch, samples, candidates):
     """The items that are drawn, and what is known of them."""
     environment = FrozenRewardModel(Loaded(taste))
-    candidate_TC, column_TS, known = roll_out(start, start, environment, batch, samples, candidates, **settings)
+    candidate_TC, column_TS, known = roll_out(start, start, environment, batch, samples, candidates)
     return candidate_TC.gather(1, column_TS).clamp(min=1), known
 
 
@@ -72,13 +70,12 @@ def test_it_is_drawn_as_often_as_the_policy_says(data, start, taste):
     torch.testing.assert_close(often_TV, p_TV, atol=0.02, rtol=0)
 
 
-@pytest.mark.parametrize("beam", [False, True])
-def test_where_everything_was_seen_something_is_drawn_all_the_same(data, start, taste, beam):
+def test_where_everything_was_seen_something_is_drawn_all_the_same(data, start, taste):
     batch = small.batch_of(data, "train", rows=1)
     everything = torch.arange(1, data.num_items + 1).remainder(32).add(1)[None, :32]
     seen = copy.copy(batch)
     object.__setattr__(seen, "item_BL", everything)
-    item_TS, known = drawn(start, taste, seen, samples=4, candidates=5, beam=beam)
+    item_TS, known = drawn(start, taste, seen, samples=4, candidates=5)
     assert ((item_TS >= 1) & (item_TS <= data.num_items)).all()
     assert known.old_TS.isfinite().all()
 
@@ -89,12 +86,6 @@ def test_nothing_is_learned_from_a_judge(data, taste, log_root):
     for learns in (lambda: FrozenRewardModel(judge).setup(data), lambda: learner.advantages):
         with pytest.raises(InputError, match=r"judge\.ckpt: a judge, trained on users B2"):
             learns()
-
-
-def test_a_beam_takes_the_most_probable_candidates_once(data, start, taste):
-    batch = small.batch_of(data, "train", rows=8)
-    item_TS, _ = drawn(start, taste, batch, samples=4, candidates=20, beam=True)
-    assert item_TS.equal(start.top_k(start.encode(batch), 4, seen_pairs(batch))[1])
 
 
 def test_only_the_policy_learns_and_nothing_drops_out(data, start, rewarded, tmp_path):

@@ -30,7 +30,7 @@ from recalign.posttrain import (
     signed,
 )
 from recalign.posttrain.base import PostTraining
-from recalign.posttrain.data import Baseline
+from recalign.posttrain.data import Baseline, starting_policy
 from recalign.posttrain.experimental import AWAC, IQL, KTO, Reinforce
 from recalign.posttrain.pairs_data import Pairing
 from recalign.recommender import Recommender, RecommenderData
@@ -96,7 +96,6 @@ CONSUMERS = [  # every method, and whatever else it may ask the start for: its s
     (Preferences, {}, {}),
     (Preferences, {"loss": "simpo"}, {"pairs": "sampled"}),
     (Preferences, {}, {"pairs": "generated"}),
-    (Preferences, {}, {"pairs": "ensemble"}),
     (KTO, {}, {}),
     (Reinforce, {}, {}),
     (GBPO, {}, {}),
@@ -114,10 +113,10 @@ def test_every_method_is_among_the_consumers():
     every = [getattr(package, name) for package in (posttrain, posttrain.experimental) for name in package.__all__]
     methods = {one for one in every if issubclass(one, PostTraining)}
     assert {method for method, *_ in CONSUMERS} == methods
-    for kind, setting, choices in ((PostTrainingData, "baseline", Baseline), (PairData, "pairs", Pairing)):
+    for kind, setting, choices, count in ((PostTrainingData, "baseline", Baseline, 2), (PairData, "pairs", Pairing, 1)):
         needs = {one: kind.upstream({"source": "observed", setting: one}) for one in get_args(choices)}
         asking = {one for one, checkpoints in needs.items() if "init_from" in checkpoints}
-        assert len(asking) == 2
+        assert len(asking) == count
         assert asking <= {data.get(setting) for *_, data in CONSUMERS}
 
 
@@ -132,7 +131,8 @@ def test_training_leaves_the_item_prior_out_and_ranking_has_it(log_root, cloned,
             torch.nn.init.normal_(net.item_bias)
         asks = {"reward_net": reward} if "reward_model" in method.UPSTREAM else {}
         module = small.free(method, policy=start, lr=1e-3, **settings, **asks)
-        upstream = {} if method.LEARNS_FROM is RewardData else {"policy": start, "reward_net": reward}
+        given = {"policy": start, "reward_net": reward}
+        upstream = {RewardData: {}, PairData: {"policy": start}}.get(method.LEARNS_FROM, given)
         small.fit(module, small.data_of(method.LEARNS_FROM, log_root, "tastes", **of_data, **upstream), tmp_path)
         assert module.policy.prior_strength == module.reference.prior_strength == start.prior_strength == strength
         return module
@@ -152,8 +152,8 @@ def test_data_is_prepared_by_the_start_as_it_was_cloned_and_leaves_the_one_given
     start = load_net(cloned, "policy").net
     start = start if over == "items" else small.coded(start.num_items)
     start.prior_strength = 0.5
-    data = small.data_of(PostTrainingData, log_root, "tastes", policy=start)
-    assert data.network("policy", "it").net.prior_strength == 0
+    data = small.data_of(PostTrainingData, log_root, "tastes")
+    assert starting_policy(data, None, start, "it").prior_strength == 0
     assert start.prior_strength == 0.5
 
 

@@ -30,7 +30,7 @@ METHODS = [
     "wbc",
 ]
 UPSTREAM = {"model.init_from": "recommender", "data.reward_model": "reward"}
-PAIRS = {"dpo": "ensemble", "ipo": "generated"}  # as YAML has them: logged, and sampled for S-DPO
+PAIRS = {"ipo": "generated"}  # as YAML has them: logged, and sampled for S-DPO
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,6 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tiny.Said]:
     """A chain's folder, and what it said."""
     folder = tiny.prepare(tmp_path_factory.mktemp("tiny"))
     settings = [f"--stages.{method}.data.pairs={pairs}" for method, pairs in PAIRS.items()]
-    settings += ["--stages.reward.model.members=2", "--stages.dpo.data.width=0.1"]
     return folder, tiny.chain(folder, f"--methods=[start, {', '.join(METHODS)}]", *settings)
 
 

@@ -43,7 +43,6 @@ METHODS = {
     "ppo": (PPO, {"kl": 0.01, "candidates": 1000, "refresh": 2}, {}),
     "grpo": (GRPO, {"kl": 0.01, "candidates": 1000, "refresh": 2}, {}),
     "ecpo": (GRPO, {**ECPO, "candidates": 1000}, {}),
-    "beam": (GRPO, {**ECPO, "candidates": 1000, "beam": True}, {}),
     "ipa": (IPA, {"share": 1.0, "cloning": 0.1}, {}),
 }
 LOGGED = {"ppo": "sampled/value_error", "grpo": "sampled/kl", "ipa": "ipa/gap", "cql": "value/gap", "kto": "pairs/z"}

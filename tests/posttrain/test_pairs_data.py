@@ -14,8 +14,7 @@ from recalign.data.sequences import Batch
 from recalign.data.sequences.splits import TRAIN
 from recalign.errors import InputError
 from recalign.posttrain import PairData
-from recalign.posttrain.pairs_data import disjoint_interval_pairs, logged_pairs, target_pairs
-from recalign.recommender.checkpoint import load_net
+from recalign.posttrain.pairs_data import logged_pairs, target_pairs
 from recalign.reward import RewardData
 
 # two users of seven events each; the last of each is the test, the one before it validation
@@ -133,60 +132,11 @@ def test_drawn_losers_were_never_met_in_training(log_root, cloned, pairs):
     )
 
 
-@pytest.mark.parametrize(
-    ("opinions", "expected"),
-    [
-        ([[3.0, 1.0, 2.0, 2.0], [3.2, 1.2, 2.0, 2.0]], [1, 2]),  # clear
-        ([[3.0, 1.0, 2.0, 2.0], [5.0, 2.9, 3.0, 3.0]], [1, 2]),  # from 3 on and up to 2.9: deviations of 1 and 0.95
-        ([[3.0, 2.9, 2.0, 2.0], [3.2, 3.3, 2.0, 2.0]], [1, 3]),  # 2 stands higher, but less surely than 1
-        ([[1.0, 4.0, 2.0, 3.0], [4.0, 1.0, 3.0, 2.0]], [0, 0]),  # the members disagree on everything
-        ([[2.0, 2.0, 2.0, 2.0], [2.0, 2.0, 2.0, 2.0]], [0, 0]),  # nothing to choose between
-        ([[np.nan] * 4] * 2, [0, 0]),
-    ],
-)
-def test_only_intervals_that_do_not_overlap_make_a_pair(opinions, expected):
-    drawn = torch.tensor([[4, 3, 2, 1]])
-    reward_KTC = torch.tensor(opinions)[:, drawn - 1]
-    pair = disjoint_interval_pairs(drawn, torch.zeros(1, 4, dtype=torch.bool), reward_KTC, width=1.0, losers=1)
-    assert pair.tolist()[0] in (expected, [expected[0], 4] if expected[1] == 3 else expected)
-
-
-def test_what_is_barred_is_neither_winner_nor_loser():
+def test_what_is_barred_does_not_lose():
     drawn = torch.tensor([[1, 4, 3, 2]])
-    reward_KTC = torch.tensor([[5.0, 1.0, 2.0, 4.0], [5.1, 1.1, 2.1, 4.1]])[:, None]
     target, barred = torch.tensor([1]), torch.tensor([[True, True, False, False]])
-    assert disjoint_interval_pairs(drawn, barred, reward_KTC, 1.0, 1).tolist() == [[2, 3]]
     assert target_pairs(target, drawn, barred, 2).tolist() == [[1, 3, 2]]
     assert target_pairs(target, drawn, barred, 3).tolist() == [[1, 3, 2, 0]]
-
-
-@pytest.fixture(scope="module")
-def ensemble(log_root, cloned, tmp_path_factory):
-    """The checkpoint of a reward model of three members."""
-    from recalign.reward import RewardData, RewardModel
-
-    data = small.data_of(RewardData, log_root, "tastes")
-    folder = tmp_path_factory.mktemp("ensemble")
-    torch.manual_seed(0)
-    module = RewardModel(data.num_items, init_from=str(cloned), members=3, lr=5e-3)
-    small.fit(module, data, folder, epochs=10)
-    return small.saved(module, folder / "reward.ckpt")
-
-
-def test_ensemble_pairs_are_those_that_the_members_agree_on(log_root, cloned, ensemble):
-    paths = {"init_from": str(cloned), "reward_model": str(ensemble)}
-    few = small.data_of(PairData, log_root, "tastes", pairs="ensemble", width=3.0, **paths)
-    many = small.data_of(PairData, log_root, "tastes", pairs="ensemble", width=0.5, **paths)
-    reward = load_net(ensemble, "reward").net.eval()
-    batch = paired(few)
-    item_TC = torch.cat([batch.target_T[:, None], batch.rejected_TN], dim=1)
-    with torch.no_grad():
-        reward_KTC = reward.predictions(reward.states(batch), item_TC)
-    lower_TC, upper_TC = (reward_KTC.mean(0) + sign * 3 * reward_KTC.std(0, correction=0) for sign in (-1, 1))
-    assert (lower_TC[:, 0] > upper_TC[:, 1]).all()
-    assert 0 < few.share < many.share
-    again = small.data_of(PairData, log_root, "tastes", pairs="ensemble", width=3.0, **paths)
-    assert paired(again).rejected_TN.equal(batch.rejected_TN)
 
 
 def test_validation_and_test_rewards_change_nothing(tmp_path, monkeypatch):
@@ -199,9 +149,3 @@ def test_a_log_without_pairs_is_refused_before_training(tmp_path, monkeypatch):
     monkeypatch.setitem(TINY, "rating", [1.0] * 7 + [2.0] * 7)
     with pytest.raises(InputError, match=r"data\.pairs.*no pairs can be made.*below that mean"):
         tiny(tmp_path).training()
-
-
-def test_a_reward_model_of_one_member_has_no_intervals(log_root, cloned, rewarded):
-    paths = {"init_from": str(cloned), "reward_model": str(rewarded)}
-    with pytest.raises(InputError, match=r"several members.*\n.*--model\.members"):
-        small.data_of(PairData, log_root, "tastes", pairs="ensemble", **paths).training()

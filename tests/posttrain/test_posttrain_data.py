@@ -256,10 +256,8 @@ def test_a_bare_reward_model_does_not_know_its_influence_on_training_events(log_
 
 @pytest.mark.parametrize(("group", "share"), [("all", 0.7), ("A", 0.95)])
 def test_a_reward_model_that_knows_other_users_is_refused(log_root, rewarded, tmp_path, group, share):
-    data = small.data_of(PostTrainingData, log_root, "tastes", source="predicted")
     kin = small.data_of(RewardData, log_root, "tastes", share_a=share).sequences
-    path = shutil.copy(rewarded, tmp_path / "wide.ckpt")
-    small.says_users(path, UserCohort.of(kin, group, share))
-    data.upstreams["reward"] = ("data.reward_model", str(path), None)
+    path = small.says_users(shutil.copy(rewarded, tmp_path / "wide.ckpt"), UserCohort.of(kin, group, share))
+    data = small.data_of(PostTrainingData, log_root, "tastes", source="predicted", reward_model=str(path))
     with pytest.raises(InputError, match="some of whom judges learn from here"):
         _ = data.advantages

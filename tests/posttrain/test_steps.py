@@ -285,16 +285,11 @@ def test_settings_out_of_their_range_are_refused_before_anything_is_read(make, l
 
 @pytest.mark.parametrize(
     ("settings", "key"),
-    [({"width": -1.0}, "width"), ({"losers": 0}, "losers"), ({"losers": 4, "candidates": 4}, "losers")],
+    [({"losers": 0}, "losers"), ({"losers": 4, "candidates": 4}, "losers")],
 )
 def test_settings_of_pairs_out_of_their_range_are_refused(log_root, settings, key):
     with pytest.raises(InputError, match=rf"data\.{key}"):
-        small.data_of(PairData, log_root, pairs="ensemble", **settings)
-
-
-def test_a_beam_has_no_kl(make):
-    with pytest.raises(InputError, match=r"model\.kl, model\.beam"):
-        make(GRPO, beam=True, kl=0.1)
+        small.data_of(PairData, log_root, **settings)
 
 
 YAMLS = sorted(path for path in CONF.glob("*.yaml") if "model" in yaml.safe_load(path.read_text()))

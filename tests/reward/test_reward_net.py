@@ -11,7 +11,7 @@ import small
 import torch
 
 from recalign.recommender.checkpoint import build, load_net, recipe
-from recalign.reward import MeanHead, OrdinalHead, RewardData, RewardEnsemble, member_deviation
+from recalign.reward import MeanHead, OrdinalHead, RewardData, RewardEnsemble
 from recalign.reward.initial_factors import copy_factors, event_influence, item_features
 from recalign.reward.matrix_factorization import fit_variational_mf
 from recalign.reward.module import bagging_weights
@@ -32,12 +32,6 @@ def ensemble(items: int, members: int = 2, wild: bool = True, **settings: Any) -
     for net in made.nets:
         net.calibrate(np.array([1.5, 3.0, 4.5]), torch.randn(items).numpy() + 3)
     return made
-
-
-def test_the_deviation_of_members_by_hand():
-    """Members 1, 2, 6 are 2, 1, 3 from their mean: sqrt(14 / 3). One member alone is sure."""
-    assert member_deviation(torch.tensor([[1.0], [2.0], [6.0]])).item() == pytest.approx((14 / 3) ** 0.5)
-    assert member_deviation(torch.ones(1, 2)).tolist() == [0, 0]
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from recalign.data.sequences import Batch
 from recalign.distributed import all_gather_rows, counts
-from recalign.errors import InputError, NonNegative, Positive, Several
+from recalign.errors import NonNegative, Positive, Several
 from recalign.posttrain.base import Figures
 from recalign.posttrain.rollout import OnlineTraining, Rollout, over_candidates, roll_out
 from recalign.posttrain.values import StateValue, state_width, with_head
@@ -87,8 +87,6 @@ class SampledActions(OnlineTraining):
     Args:
         samples: items drawn at each state.
         candidates: draw among this many of the start's most probable unseen items.
-        beam: take the most probable of them under ``old``, each once, instead of drawing; needs ``kl`` 0, which is
-            estimated from draws.
         clip: eps: a ratio pi / old gains nothing beyond 1 +- eps.
         kl: weight of the KL to the start (GRPO: `kl_to_start`), in standard deviations of the reward a nat.
         refresh: optimiser steps of a round; 1: pi = old at every step, and nothing is clipped.
@@ -102,19 +100,14 @@ class SampledActions(OnlineTraining):
         self,
         samples: Positive[int] = 8,
         candidates: Several = 100,
-        beam: bool = False,
         clip: Positive[float] = 0.2,
         kl: NonNegative[float] = 0.1,
         refresh: Positive[int] = 4,
         lr: float = 1e-5,
         **online: Any,
     ) -> None:
-        if beam and kl:
-            what = "the KL to the start is estimated from items drawn, and a beam draws none"
-            raise InputError(what, where="model.kl, model.beam", remedy="set model.kl to 0, or model.beam to false")
         super().__init__(lr=lr, **online)
-        self.samples, self.candidates, self.beam = samples, candidates, beam
-        self.clip, self.kl, self.refresh = clip, kl, refresh
+        self.samples, self.candidates, self.clip, self.kl, self.refresh = samples, candidates, clip, kl, refresh
 
     def loss(self, batch: Batch) -> tuple[Tensor, Figures] | None:
         if self.trainer.global_step % self.refresh == 0:
@@ -123,7 +116,7 @@ class SampledActions(OnlineTraining):
         if not any(counts(len(rated.target_T), self.device)):
             return None
         item_TC, column_TS, own = roll_out(
-            self.old, self.reference, self.frozen_reward, rated, self.samples, self.candidates, beam=self.beam
+            self.old, self.reference, self.frozen_reward, rated, self.samples, self.candidates
         )
         state = self.policy.encode(rated)
         logp_TC = self.policy.log_probs(state, torch.cat([rated.target_T[:, None], item_TC.clamp(min=1)], dim=1))

@@ -21,52 +21,28 @@ Source = Literal["observed", "predicted", "shrunk"]
 Baseline = Literal["none", "global", "user", "item", "user_item", "value", "soft"]
 
 
-class UpstreamData(RewardData):
-    """Training events, with the starting policy and reward model for subclasses that prepare data with them.
+def starting_policy(data: RewardData, path: str | None, given: Policy | Loaded | None, needed_by: str) -> Policy:
+    """Load the starting policy, on whose items or states data is prepared, as it was cloned, without an item prior.
+
+    `recalign.recommender.prior` says why: every loss is without it.
 
     Args:
-        init_from: checkpoint of the starting policy, where needed; null in a configuration: that of this log and seed.
-        reward_model: checkpoint of the reward model, where needed; null in a configuration: that of this log and seed.
-        policy: the starting policy itself, instead of a checkpoint (Python only); copied.
-        reward_net: the reward model itself, instead of a checkpoint (Python only); copied. Predictions of training
-            events need it as `Loaded`, with its self-influence (`StageModule.hand_over`).
-        **data: arguments of `recalign.reward.RewardData`.
+        data: the log, whose catalogue has to be the policy's.
+        path: the checkpoint, ``data.init_from``.
+        given: the policy itself, instead of a checkpoint; copied.
+        needed_by: for the message.
+
+    Raises:
+        InputError: there is none, or it does not fit the data.
     """
-
-    def __init__(
-        self,
-        init_from: str | None = None,
-        reward_model: str | None = None,
-        policy: Policy | Loaded | None = None,
-        reward_net: RewardEnsemble | Loaded | None = None,
-        **data: Any,
-    ) -> None:
-        super().__init__(**data)
-        self.upstreams = {
-            "policy": ("data.init_from", init_from, policy),
-            "reward": ("data.reward_model", reward_model, reward_net),
-        }
-
-    def network(self, name: str, needed_by: str) -> Loaded:
-        """Load the ``policy`` or the ``reward`` model, check its catalogue and reward, and set evaluation mode.
-
-        The policy is as it was cloned, without an item prior, as in every loss (`recalign.recommender.prior`).
-
-        Raises:
-            InputError: the network cannot be loaded or does not fit the data; says what it is `needed_by`.
-        """
-        where, path, given = self.upstreams[name]
-        loaded = load_or_copy(path, given, name, where=where, needed_by=needed_by)
-        loaded.check(self)
-        if name == "reward":
-            loaded.refuse_judge(self)
-        loaded.net.eval()
-        if name == "policy":
-            loaded.net.prior_strength, loaded.net.warm_only = 0.0, True
-        return loaded
+    loaded = load_or_copy(path, given, "policy", where="data.init_from", needed_by=needed_by)
+    loaded.check(data)
+    loaded.net.eval()
+    loaded.net.prior_strength, loaded.net.warm_only = 0.0, True
+    return loaded.net
 
 
-class PostTrainingData(UpstreamData):
+class PostTrainingData(RewardData):
     """Training events with an advantage A_e = r_e - V(s_e), in standard deviations of the log's rewards.
 
     The unit is not the advantage's own standard deviation: a weak reward model predicts much the same for all events,
@@ -80,15 +56,29 @@ class PostTrainingData(UpstreamData):
         baseline: V: 0 (``none``), the mean reward (``global``), the user's earlier mean, the item's mean, both
             (``user_item``), the expected reward under the starting policy (``value``), or its soft form (``soft``).
         soft: lambda of the soft baseline, in the unit of the reward.
-        **upstream: arguments of `UpstreamData`.
+        init_from: checkpoint of the starting policy, where needed; null in a configuration: that of this log and seed.
+        reward_model: checkpoint of the reward model, where needed; null in a configuration: that of this log and seed.
+        policy: the starting policy itself, instead of a checkpoint (Python only); copied.
+        reward_net: the reward model itself, instead of a checkpoint (Python only); copied. Predictions of training
+            events need it as `Loaded`, with its self-influence (`StageModule.hand_over`).
+        **data: arguments of `recalign.reward.RewardData`.
     """
 
     def __init__(
-        self, source: Source = "predicted", baseline: Baseline = "user", soft: Positive[float] = 1.0, **upstream: Any
+        self,
+        source: Source = "predicted",
+        baseline: Baseline = "user",
+        soft: Positive[float] = 1.0,
+        init_from: str | None = None,
+        reward_model: str | None = None,
+        policy: Policy | Loaded | None = None,
+        reward_net: RewardEnsemble | Loaded | None = None,
+        **data: Any,
     ) -> None:
-        super().__init__(**upstream)
+        super().__init__(**data)
         self.check_settings({"soft": soft})
         self.source, self.baseline, self.soft = source, baseline, soft
+        self.start, self.reward_model = (init_from, policy), (reward_model, reward_net)
 
     @classmethod
     def upstream(cls, init_args: dict[str, Any]) -> dict[str, str]:
@@ -132,12 +122,12 @@ class PostTrainingData(UpstreamData):
         observed = self.observed
         if self.source == "observed":
             return observed
-        loaded = self.network("reward", f"source {self.source!r}")
+        loaded = self._loaded_reward_model(f"source {self.source!r}")
         if loaded.self_influence is None:
             text = "predictions for its own training events need the reward model's self-influence"
             remedy = "give the reward model's checkpoint, or what module.hand_over('reward') returns"
             raise InputError(text, where=loaded.where, remedy=remedy)
-        reward: RewardEnsemble = loaded.net.to(self.device)
+        reward: RewardEnsemble = loaded.net
         out = torch.full((len(observed),), torch.nan)
         for batch in self._batches(windows):
             event_T = batch.event_T.cpu()
@@ -173,7 +163,7 @@ class PostTrainingData(UpstreamData):
         Shape: float64 (events,), NaN for events that are no targets.
         """
         of = f"baseline {self.baseline!r}"
-        policy, reward = (self.network(name, of).net.to(self.device) for name in ("policy", "reward"))
+        policy, reward = starting_policy(self, *self.start, of).to(self.device), self._loaded_reward_model(of).net
         out = torch.full((len(self.observed),), torch.nan)
         for batch in self._batches(windows):
             pi_state, r_states = policy.encode(batch), reward.states(batch)
@@ -186,6 +176,14 @@ class PostTrainingData(UpstreamData):
                     value_T = soft * (logp_TV + r_TV / soft).logsumexp(dim=1)
                 out[batch.event_T[part].cpu()] = value_T.cpu()
         return out.double().numpy()
+
+    def _loaded_reward_model(self, needed_by: str) -> Loaded:
+        """The reward model, on the trainer's device, in evaluation mode; not one of other rewards, nor a judge."""
+        loaded = load_or_copy(*self.reward_model, "reward", where="data.reward_model", needed_by=needed_by)
+        loaded.check(self)
+        loaded.refuse_judge(self)
+        loaded.net.eval().to(self.device)
+        return loaded
 
     def _batches(self, windows: Windows) -> Iterator[Batch]:
         """Iterate once over all targets, on the trainer's device."""

@@ -1,6 +1,6 @@
 """Preference pairs of items, made once before training.
 
-Legend: E events, T states of a batch, N losers a pair, C candidates, K members of a reward ensemble.
+Legend: E events, T states of a batch, N losers a pair, C candidates.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ from torch import Tensor
 
 from recalign.data.sequences import Windows
 from recalign.data.sequences.splits import TRAIN
-from recalign.errors import InputError, NonNegative, Positive, Several
-from recalign.posttrain.data import UpstreamData
-from recalign.reward.trust.measures import member_deviation
+from recalign.errors import InputError, Positive, Several
+from recalign.posttrain.data import starting_policy
+from recalign.recommender.checkpoint import Loaded
+from recalign.recommender.policy import Policy
+from recalign.reward.data import RewardData
 
-Pairing = Literal["logged", "sampled", "generated", "ensemble"]
+Pairing = Literal["logged", "sampled", "generated"]
 
 LOSERS: dict[Pairing, str] = {
     "logged": "of the same user below that mean",
     "sampled": "drawn from the catalogue that the user has not seen",
     "generated": "drawn from the policy that the user has not seen",
-    "ensemble": "with an interval below that of another candidate",
 }
 """Which losers each kind of pairs needs."""
 
 
-class PairData(UpstreamData):
+class PairData(RewardData):
     """Pairs (history, winner, losers), at the histories of training events.
 
     - ``logged``: two logged events of a user, one with a reward above the user's earlier mean, one below, at the
       history before both;
     - ``sampled``: a logged event as winner, losers drawn from the catalogue;
-    - ``generated``: a logged event as winner, losers drawn from the starting policy;
-    - ``ensemble``: both drawn from the starting policy, with disjoint intervals under the reward ensemble.
+    - ``generated``: a logged event as winner, losers drawn from the starting policy.
 
     For ``sampled`` and ``generated``, winners are events with a reward above the user's earlier mean
     (`recalign.data.sequences.reward_means`). Drawn items are never ones that the user has seen in training. Validation
@@ -49,8 +49,10 @@ class PairData(UpstreamData):
         pairs: how pairs are made.
         losers: N, losers per winner.
         candidates: C, items or later events drawn at each history to make pairs from.
-        width: ``ensemble``: half the width of an interval, in standard deviations between the members.
-        **upstream: arguments of `UpstreamData`.
+        init_from: checkpoint of the starting policy, for ``generated``; null in a configuration: that of this log and
+            seed.
+        policy: the starting policy itself, instead of a checkpoint (Python only); copied.
+        **data: arguments of `recalign.reward.RewardData`.
 
     Raises (before training):
         InputError: no pair can be made.
@@ -61,22 +63,22 @@ class PairData(UpstreamData):
         pairs: Pairing = "logged",
         losers: Positive[int] = 1,
         candidates: Several = 16,
-        width: NonNegative[float] = 1.0,
-        **upstream: Any,
+        init_from: str | None = None,
+        policy: Policy | Loaded | None = None,
+        **data: Any,
     ) -> None:
-        super().__init__(**upstream)
-        self.check_settings({"losers": losers, "candidates": candidates, "width": width})
+        super().__init__(**data)
+        self.check_settings({"losers": losers, "candidates": candidates})
         if losers >= candidates:
             what, remedy = f"{losers} losers of {candidates} candidates", "set candidates above losers"
             raise InputError(what, where="data.losers, data.candidates", remedy=remedy)
         self.pairs: Pairing = pairs
-        self.losers, self.candidates, self.width = losers, candidates, width
+        self.losers, self.candidates, self.start = losers, candidates, (init_from, policy)
 
     @classmethod
     def upstream(cls, init_args: dict[str, Any]) -> dict[str, str]:
         """The checkpoints that these settings need, by argument."""
-        needs = {"init_from": "recommender"} if init_args["pairs"] in ("generated", "ensemble") else {}
-        return needs | ({"reward_model": "reward"} if init_args["pairs"] == "ensemble" else {})
+        return {"init_from": "recommender"} if init_args["pairs"] == "generated" else {}
 
     def training(self) -> Windows:
         return self.paired
@@ -95,7 +97,7 @@ class PairData(UpstreamData):
         expected = self.expected_rewards(windows.event)["user"].to_numpy()
         item, good = self._items(windows, expected), windows.reward > expected
         kept = (item > 0).all(axis=1) & (item[:, 1:] != item[:, :1]).all(axis=1)
-        if self.pairs in ("sampled", "generated"):
+        if self.pairs != "logged":
             kept &= good
         if not kept.any():
             remedy = "use a reward that differs between a user's events, other pairs, or more data.candidates"
@@ -118,12 +120,7 @@ class PairData(UpstreamData):
         item_EN = torch.zeros(len(self.sequences.frame), 1 + self.losers, dtype=torch.int64)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            policy = None if self.pairs == "sampled" else self.network("policy", f"pairs {self.pairs!r}").net
-            reward = self.network("reward", "pairs 'ensemble'").net if self.pairs == "ensemble" else None
-            if reward is not None and reward.members == 1:
-                what = "pairs 'ensemble' need a reward model with several members, and this one has a single member"
-                remedy = "train an ensemble: recalign fit reward --model.members 5"
-                raise InputError(what, where="data.reward_model", remedy=remedy)
+            policy = starting_policy(self, *self.start, "pairs 'generated'") if self.pairs == "generated" else None
             for batch in self.loader(windows, seen=False):
                 if policy is None:
                     candidate_TC = torch.randint(1, warm + 1, (len(batch.target_T), self.candidates))
@@ -131,12 +128,7 @@ class PairData(UpstreamData):
                     candidate_TC = policy.sample(policy.encode(batch), self.candidates)
                 seen_TC = torch.isin(self._keys(batch.user_B[batch.row_T, None], candidate_TC), seen_N)
                 excluded_TC = seen_TC | is_repeat(candidate_TC)
-                if reward is None:
-                    item_TN = target_pairs(batch.target_T, candidate_TC, excluded_TC, self.losers)
-                else:
-                    reward_KTC = reward.predictions(reward.states(batch), candidate_TC)
-                    item_TN = disjoint_interval_pairs(candidate_TC, excluded_TC, reward_KTC, self.width, self.losers)
-                item_EN[batch.event_T] = item_TN
+                item_EN[batch.event_T] = target_pairs(batch.target_T, candidate_TC, excluded_TC, self.losers)
         return item_EN.numpy()[windows.event]
 
     def _logged(self, windows: Windows, expected: np.ndarray) -> np.ndarray:
@@ -213,26 +205,3 @@ def target_pairs(target_T: Tensor, candidate_TC: Tensor, excluded_TC: Tensor, lo
     first_TN = excluded_TC.long().argsort(dim=1, stable=True)[:, :losers]
     loser_TN = candidate_TC.gather(1, first_TN).masked_fill(excluded_TC.gather(1, first_TN), 0)
     return torch.cat([target_T[:, None], loser_TN], dim=1)
-
-
-def disjoint_interval_pairs(
-    candidate_TC: Tensor, excluded_TC: Tensor, reward_KTC: Tensor, width: float, losers: int
-) -> Tensor:
-    """Pair candidates whose reward intervals under an ensemble do not overlap.
-
-    An interval is the mean over the members +- ``width`` times their `member_deviation`. The winner has the highest
-    lower bound, the losers have the lowest upper bounds. A pair is kept if LB(winner) > UB(loser) for every loser.
-
-    This is the rejection sampling for DPO and IPO of the A-SFT post (Netflix TechBlog, October 2025). The post's
-    wording would keep overlapping intervals; its number of candidates and its width are not public.
-
-    Returns:
-        int64 (T, 1 + N), 0 where there is no pair.
-    """
-    mean_TC, half_TC = reward_KTC.mean(dim=0), width * member_deviation(reward_KTC)
-    lower_TC = (mean_TC - half_TC).masked_fill(excluded_TC, -torch.inf)
-    upper_TC = (mean_TC + half_TC).masked_fill(excluded_TC, torch.inf)
-    low_T1, best_T1 = lower_TC.max(dim=1, keepdim=True)
-    high_TN, worst_TN = upper_TC.topk(losers, dim=1, largest=False)
-    item_TC = candidate_TC.gather(1, torch.cat([best_T1, worst_TN], dim=1))
-    return item_TC.masked_fill(~(low_T1 > high_TN).all(dim=1, keepdim=True), 0)  # nor where one is NaN

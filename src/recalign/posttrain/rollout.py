@@ -126,13 +126,8 @@ def roll_out(
     batch: Batch,
     samples: int,
     candidates: int,
-    *,
-    beam: bool = False,
 ) -> tuple[Tensor, Tensor, Rollout]:
     """Draw ``samples`` items at every state of a batch, from ``old`` among ``candidates`` items, with replacement.
-
-    With ``beam`` they are the most probable ones under ``old`` instead, each once; where fewer are unseen, the best one
-    stands for the others.
 
     Candidates are the start's most probable items that are not in the history (as far as the batch holds it): of items
     that nobody would have chosen, a reward model's prediction is a guess.
@@ -151,9 +146,6 @@ def roll_out(
         lambda rows: torch.rand(rows, samples, dtype=torch.double, device=there), len(old_TC), there
     )
     column_TS = draw(old_TC, samples, uniform_TS)
-    if beam:
-        column_TS = old_TC.topk(min(samples, old_TC.shape[1])).indices
-        column_TS = torch.where(candidate_TC.gather(1, column_TS) > 0, column_TS, column_TS[:, :1])
     reward_TS = reward(batch, item_TC.gather(1, column_TS))
     return candidate_TC, column_TS, Rollout(old_TC.gather(1, column_TS), start_TC.gather(1, column_TS), reward_TS)
 

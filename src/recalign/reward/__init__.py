@@ -9,7 +9,6 @@ from recalign.reward.net import RewardEnsemble, RewardNet
 from recalign.reward.ordinal import OrdinalHead
 from recalign.reward.placebo import PermutedRewardData
 from recalign.reward.trust.callback import TrustReport
-from recalign.reward.trust.measures import member_deviation
 
 RewardModel.initialise = staticmethod(initialise)
 RewardModel.reporter = TrustReport
@@ -24,5 +23,4 @@ __all__ = [
     "RewardEnsemble",
     "RewardModel",
     "RewardNet",
-    "member_deviation",
 ]

@@ -16,7 +16,6 @@ from recalign.data.sequences.store import Part
 from recalign.recommender.checkpoint import load_net, read_checkpoint
 from recalign.reward.module import RewardModel
 from recalign.reward.net import RewardEnsemble
-from recalign.reward.trust.measures import member_deviation
 from recalign.reward.trust.report import NEXT, TRUST, compare_predictions, report
 
 
@@ -66,7 +65,8 @@ def predict(reward: RewardEnsemble, batches: Iterable[Batch]) -> pl.DataFrame:
 
     Returns:
         A row an event with a reward and a known item: ``event``; ``model``, the prediction; ``spread``, the
-        `member_deviation`; ``ahead``, predictions for the items of the user's next `NEXT` such events less that for
+        standard deviation between the members, as of an equal mixture (deep ensembles, Lakshminarayanan et al., arXiv
+        1612.01474); ``ahead``, predictions for the items of the user's next `NEXT` such events less that for
         this event's own, all from the history before this event; nan where the window has no such event.
     """
     parts = []
@@ -77,7 +77,8 @@ def predict(reward: RewardEnsemble, batches: Iterable[Batch]) -> pl.DataFrame:
         index_NC = index_N[:, None] + torch.arange(NEXT + 1, device=item_N.device)
         inside_NC, index_NC = index_NC < len(item_N), index_NC.clamp(max=len(item_N) - 1)
         predicted_KNC = reward.predictions(state_KNS, item_N[index_NC])
-        predicted_NC, spread_N = predicted_KNC.mean(dim=0), member_deviation(predicted_KNC[..., 0])
+        predicted_NC, own_KN = predicted_KNC.mean(dim=0), predicted_KNC[..., 0]
+        spread_N = (own_KN - own_KN.mean(dim=0)).square().mean(dim=0).sqrt()
         same_NC = inside_NC & (row_N[index_NC] == row_N[:, None])
         ahead_NC = (predicted_NC - predicted_NC[:, :1]).where(same_NC, torch.nan)[:, 1:]
         parts.append((batch.event_T[rated_T], predicted_NC[:, 0].float(), spread_N.float(), ahead_NC.float()))

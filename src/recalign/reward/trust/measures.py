@@ -4,7 +4,7 @@ Every figure is a function of ratios of sums over users, so one bootstrap of use
 all figures of all predictors at once. For that, ranks (Spearman) and placements among the other class (AUC; DeLong,
 DeLong & Clarke-Pearson 1988) are those of the whole sample in every draw.
 
-Suffixes: N events, C following events, U users, D draws, K members of an ensemble.
+Suffixes: N events, C following events, U users, D draws.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from torch import Tensor
 
 from recalign.bootstrap import CrossedBootstrap, Estimate, correlation
 
@@ -25,15 +24,6 @@ FIGURES = ("rmse", "mae", "r2", "spearman", "auc", "pairwise")
 Sums = dict[Any, tuple[np.ndarray, np.ndarray]]
 """By name, each user's sum and number of events."""
 Table = dict[str, dict[str, Estimate]]
-
-
-def member_deviation(predicted_KX: Tensor) -> Tensor:
-    """Standard deviation over an ensemble's members, sqrt(mean_k (r_k - mean r)^2). Shape: (K, ...) -> (...).
-
-    Divided by K, as in deep ensembles (Lakshminarayanan et al., arXiv 1612.01474): the ensemble is the equal mixture of
-    its members. A single member has 0. It takes a fifth of the time of torch.std.
-    """
-    return (predicted_KX - predicted_KX.mean(dim=0)).square().mean(dim=0).sqrt()
 
 
 def measure(
