@@ -1,4 +1,4 @@
-"""HSTU's pointwise attention: plainly (`dense_attention`), and in tiles with hand-written gradients, for training.
+"""HSTU's pointwise attention (arXiv 2402.17152, equation 2), in tiles with hand-written gradients.
 
     S_ij = q_i . k_j + p_ij + g[bucket_ij]        O_i = sum_j SiLU(S_ij) v_j
 
@@ -29,16 +29,6 @@ GPU_SCORES = 2**27
 # Copies of the time bias. Neighbouring keys mostly share a bucket; with one copy, their atomic additions to its
 # gradient would wait for each other. Keys use the copies in turn.
 LANES = 4
-
-
-def dense_attention(q_BHQC: Tensor, k_BHKC: Tensor, v_BHKC: Tensor, bias: Tensor) -> Tensor:
-    """A(X) V(X) = SiLU(Q K^T + rab^{p,t}) V of the paper (arXiv 2402.17152, equation 2): (B, H, Q, C).
-
-    The formula for reading, tests and exported graphs: it holds all scores at once. `pointwise_attention` is the same
-    in tiles. rab, ``bias``, is p + g[bucket], in any shape that fits the scores (B, H, Q, K). The paper's division by N
-    is in HSTU's layer norm.
-    """
-    return F.silu(q_BHQC @ k_BHKC.transpose(2, 3) + bias) @ v_BHKC
 
 
 class Tile(NamedTuple):

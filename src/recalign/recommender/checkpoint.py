@@ -60,13 +60,9 @@ def readable(value: Any) -> Any:
 
 
 def build(plan: dict[str, Any], name: str = "network", where: str | None = None) -> Any:
-    """Build the network that `recipe` describes, with fresh weights.
+    """Build the network that `recipe` describes, with fresh weights; ``name`` and ``where`` are for messages.
 
     Importing a module runs it, so a checkpoint may name recalign's networks and those whose module is imported already.
-
-    Args:
-        plan: the recipe.
-        name, where: of the network and of its file, for messages.
 
     Raises:
         InputError: the class is no network, its module may not be imported, or it does not take these arguments.
@@ -192,8 +188,7 @@ def load_net(path: str | Path, name: str, *, self_influence: bool = False) -> Lo
     """Rebuild the ``policy`` or ``reward`` network of a stage's checkpoint.
 
     Args:
-        path: the checkpoint.
-        name: which network.
+        path, name: the checkpoint, and which network.
         self_influence: keep that too, which is as long as the event table.
 
     Raises:
@@ -218,11 +213,9 @@ def load_or_copy(
     """The ``policy`` or ``reward`` that a stage starts from: loaded from a checkpoint, or copied from Python.
 
     Args:
-        path: the checkpoint.
+        path, name: the checkpoint, and which network.
         given: the network, alone or with what its stage recorded; taken instead of the checkpoint's.
-        name: which network.
-        where: the setting that names the checkpoint, for the message.
-        needed_by: what needs the network, for the message.
+        where, needed_by: for messages, the setting that names the checkpoint and what needs the network.
 
     Raises:
         InputError: there is neither or both, what was given is no such network, or the checkpoint cannot be used.
@@ -248,11 +241,9 @@ def load_weights(
     """Load weights by module name.
 
     Args:
-        net: changed in place.
-        weights: a ``state_dict``.
+        net, weights: the network, changed in place, and a ``state_dict``.
         where: the checkpoint, for messages.
-        partial: a warm start: names may be missing or unexpected, and are logged.
-        new: prefixes of names that a warm start does not have; they are not logged.
+        partial: a warm start: names may be missing or unexpected, and are logged, unless they begin as one of ``new``.
 
     Raises:
         InputError: a shape differs, or, unless ``partial``, a name is missing or unexpected.

@@ -25,15 +25,12 @@ State = Any
 class Policy(Rebuildable, nn.Module, ABC):
     """pi(item | history) over a catalogue of items 1..V.
 
-    `encode` turns the histories of a batch into a state for each of T targets. All other methods take states. Callers
-    use nothing of a state but ``len`` and slices: it may be a vector, or the context of a decoder.
+    `encode` turns the histories of a batch into a state for each of T targets; all other methods take states. Callers
+    use nothing of a state but ``len`` and slices. Subclasses write `encode`, `log_probs`, `hidden` if a state is not a
+    tensor, and the other methods where they do not need T x V scores.
 
-    Subclasses write `encode` and `log_probs`, and `hidden` if a state is not a tensor. Override the other methods
-    where they do not need T x V scores.
-
-    A policy may have an item prior (`recalign.recommender.prior`). It then takes counts in `set_counts`, and its
-    `prior_strength` can be set at any time. The prior is in every probability, rank and sample, but in no state; at
-    strength 0 it changes nothing. Counts and strength are in the ``state_dict``.
+    An item prior (`recalign.recommender.prior`) is in every probability, rank and sample, but in no state; at strength
+    0 it changes nothing. Counts and strength are in the ``state_dict``.
     """
 
     PRIOR_STATE: ClassVar[Sequence[str]] = ()
@@ -46,7 +43,7 @@ class Policy(Rebuildable, nn.Module, ABC):
         """A step of training begins: what it shares is made once, and random parts are drawn."""
 
     def end_step(self) -> None:
-        """It ends before weights change."""
+        """A step of training ends, before weights change."""
 
     @property
     def num_warm(self) -> int:
@@ -96,11 +93,7 @@ class Policy(Rebuildable, nn.Module, ABC):
     """Whether `trunk` has the policy's own encoder; else an untrained one."""
 
     def trunk(self) -> Policy:
-        """The policy over item ids whose encoder and item table a reward model starts from.
-
-        Raises:
-            InputError: there is none.
-        """
+        """The policy over item ids whose encoder and item table a reward model starts from, or an InputError."""
         text = f"a reward model cannot start from {type(self).__name__}, which has no item table"
         remedy = "use a policy that reads histories of item ids, such as SequencePolicy"
         raise InputError(text, where="model.init_from", remedy=remedy)
@@ -136,9 +129,7 @@ class Policy(Rebuildable, nn.Module, ABC):
     def ranks(self, state: State, item: Tensor, seen: Tensor | None = None) -> Tensor:
         """Rank of one item a state among the unseen items: 1 is best, 0 stands for item 0 (a miss).
 
-        Ties count against the target. A target that was seen (logs repeat items) is ranked all the same.
-
-        Shape: int64 (T,), seen int64 (2, N) -> int64 (T,).
+        Ties count against the target. A target that was seen is ranked all the same. Shape: int64 (T,) -> int64 (T,).
         """
         parts = chunks(len(state), self.num_items)
         ranks = (ranks_from_scores(self.log_probs(state[p]), item[p] - 1, seen_within(seen, p)) for p in parts)
@@ -169,8 +160,8 @@ def chunks(states: int, num_items: int) -> list[slice]:
 def draw(logp_TV: Tensor, count: int, uniform_TC: Tensor | None = None) -> Tensor:
     """Draw columns with replacement, by inverting the cumulative probabilities: int64 (T, count).
 
-    The sum is float64: in float32, as in `torch.multinomial`, single items of a large catalogue are lost.
-    ``uniform_TC`` are the uniform random numbers to use; None: new ones.
+    Sums are float64: in float32, as in `torch.multinomial`, single items of a large catalogue are lost. ``uniform_TC``:
+    the random numbers to use; None: new ones.
     """
     if uniform_TC is None:
         uniform_TC = torch.rand(len(logp_TV), count, dtype=torch.float64, device=logp_TV.device)

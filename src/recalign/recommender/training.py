@@ -80,10 +80,7 @@ class StageModule(LightningModule):
         self.validation_step(batch, batch_idx)
 
     def log_histogram(self, name: str, values: Tensor) -> None:
-        """Log a distribution where a logger has a method of this name, as recalign's W&B. NaN is left out.
-
-        It reads the device, so a step calls it only where `logs_now` says so. Values may have any shape.
-        """
+        """Log a distribution, without NaN, where a logger can. It reads the device: call it only if `logs_now`."""
         for logger in self.loggers:
             if hasattr(logger, "log_histogram"):
                 logger.log_histogram(name, values[values.isfinite()].float().cpu().numpy(), self.global_step)
@@ -98,11 +95,7 @@ class StageModule(LightningModule):
 
     @property
     def data(self) -> EventDataModule:
-        """The log.
-
-        Raises:
-            InputError: the module has not been given one (`bind`).
-        """
+        """The log; an InputError where the module has not been given one (`bind`)."""
         if self.datamodule is None:
             what, remedy = "needs the log, not only batches", "call module.bind(data), or fit it with datamodule=data"
             raise InputError(f"{type(self).__name__} {what}", where="Trainer", remedy=remedy)

@@ -123,7 +123,6 @@ def coded(**settings) -> CodePolicy:
     "made",
     [
         lambda: coded(feedback=True),
-        lambda: coded(encoder=HSTU(8, layers=2, max_length=32)),
         lambda: Rerank(coded(), reward(), 0.7).eval(),
     ],
 )

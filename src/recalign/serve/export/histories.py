@@ -13,8 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recalign.nn import HSTU, Encoder
-from recalign.nn.attention import dense_attention
-from recalign.nn.encoder import valid_rows
 from recalign.nn.hstu import EPS, HSTULayer, gather, layer_norm, time_buckets
 
 
@@ -52,33 +50,16 @@ def _(encoder: HSTU, x_BLD: Tensor, h: GraphInputs) -> Tensor:
     """HSTU without tiles; the last layer has one query, the newest event."""
     layers: list[HSTULayer] = [*encoder.layers]
     last = layers.pop()
-    x_BLD = _layers(layers, encoder.placed(x_BLD, h.length_B), h)
-    offset_B1L = torch.arange(x_BLD.shape[1], device=x_BLD.device) - h.newest_B[:, None, None]
-    request_B1 = h.request_time_BL.gather(1, h.newest_B[:, None])
-    query_B1D = at(x_BLD, h.newest_B)[:, None]
-    return dense(last, query_B1D, x_BLD, offset_B1L, time_buckets(request_B1, h.time_BL))[:, 0]
-
-
-@singledispatch
-def all_hidden(encoder: Encoder, x_BLD: Tensor, h: GraphInputs) -> Tensor:
-    """What an encoder says after each event. Shape: (B, L, D) -> (B, L, D)."""
-    return encoder(x_BLD, h.length_B, h.time_BL, h.request_time_BL)
-
-
-@all_hidden.register
-def _(encoder: HSTU, x_BLD: Tensor, h: GraphInputs) -> Tensor:
-    """HSTU without tiles."""
-    x_BLD = _layers([*encoder.layers], encoder.placed(x_BLD, h.length_B), h)
-    return x_BLD.masked_fill(~valid_rows(h.length_B, x_BLD.shape[1]), 0)
-
-
-def _layers(layers: list[HSTULayer], x_BLD: Tensor, h: GraphInputs) -> Tensor:
+    x_BLD = encoder.placed(x_BLD, h.length_B)
     if layers:
         index_L = torch.arange(x_BLD.shape[1], device=x_BLD.device)
         offset_LL, bucket_BLL = index_L - index_L[:, None], time_buckets(h.request_time_BL, h.time_BL)
         for layer in layers:
             x_BLD = dense(layer, x_BLD, x_BLD, offset_LL, bucket_BLL)
-    return x_BLD
+    offset_B1L = torch.arange(x_BLD.shape[1], device=x_BLD.device) - h.newest_B[:, None, None]
+    request_B1 = h.request_time_BL.gather(1, h.newest_B[:, None])
+    query_B1D = at(x_BLD, h.newest_B)[:, None]
+    return dense(last, query_B1D, x_BLD, offset_B1L, time_buckets(request_B1, h.time_BL))[:, 0]
 
 
 def dense(layer: HSTULayer, query_BQD: Tensor, x_BLD: Tensor, offset_QL: Tensor, bucket_BQL: Tensor) -> Tensor:
@@ -90,7 +71,8 @@ def dense(layer: HSTULayer, query_BQD: Tensor, x_BLD: Tensor, offset_QL: Tensor,
     bias_BQL = layer.masked_position_bias(offset_QL)
     if layer.time_bias is not None:
         bias_BQL = bias_BQL + gather(layer.time_bias, bucket_BQL)
-    mixed_BQE = dense_attention(q_BHQC, k_BHLC, v_BHLC, bias_BQL.unsqueeze(-3)).transpose(1, 2).flatten(2)
+    weight_BHQL = F.silu(q_BHQC @ k_BHLC.transpose(2, 3) + bias_BQL.unsqueeze(-3))
+    mixed_BQE = (weight_BHQL @ v_BHLC).transpose(1, 2).flatten(2)
     return query_BQD + layer.output(u_BQE * layer_norm(mixed_BQE, EPS * layer.max_length**2))
 
 

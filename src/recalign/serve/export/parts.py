@@ -19,7 +19,7 @@ from torch.func import functional_call
 from recalign.nn import Window, unit
 from recalign.recommender import CodePolicy, SequencePolicy
 from recalign.recommender.onerec_policy import CodeState
-from recalign.serve.export.histories import GraphInputs, all_hidden, last_hidden
+from recalign.serve.export.histories import GraphInputs, last_hidden
 from recalign.serve.server.about import NODES
 
 
@@ -131,7 +131,7 @@ class Walk(nn.Module):
         x_BLD = F.embedding(h.item_BL, vector_ND)
         if policy.past_rewards is not None:
             x_BLD = x_BLD + policy.past_rewards(h.reward_BL)
-        x_BLD = all_hidden(policy.encoder, x_BLD, h)
+        x_BLD = policy.encoder(x_BLD, h.length_B, h.time_BL, h.request_time_BL)
         window = OnePerRow(policy.decoder.keys(x_BLD), h.time_BL, h.request_time_BL, row_B, h.newest_B)
         h_B1D, past = policy.decoder(policy.start.expand(row_B.shape[0], -1)[:, None], window, None)
         return policy.walk(CodeState(window, past, h_B1D[:, 0]), policy.trie.levels)[0]
