@@ -40,17 +40,7 @@ class Encoder(Rebuildable, nn.Module, ABC):
     """
 
     def __init__(self, dim: int, max_length: int, heads: int = 1, head_dim: int | None = None) -> None:
-        """Check and store the sizes.
-
-        Args:
-            dim: width of the model, D.
-            max_length: the longest history.
-            heads: heads of each layer.
-            head_dim: width of a head; None: dim / heads.
-
-        Raises:
-            InputError: a size is not above 0, or dim does not divide into the heads.
-        """
+        """Store the width D and the longest history; an InputError if a size is not above 0 or heads do not fit."""
         super().__init__()
         sizes = {"dim": dim, "heads": heads, "head_dim": head_dim, "max_length": max_length}
         require_positive("model.encoder", sizes, *sizes)

@@ -11,10 +11,7 @@ DROPOUT_STEPS = 2**16  # probabilities are rounded to multiples of 1 / DROPOUT_S
 
 
 class Dropout(nn.Module):
-    """`nn.Dropout` with 1 - p rounded to 1/65,536, where one draw of 64 random bits decides on four values.
-
-    `nn.Dropout` draws one by one on a CPU, which took a sixth of an encoder's step.
-    """
+    """`nn.Dropout` with 1 - p rounded to 1/65,536: 64 random bits decide on four values, where it draws one by one."""
 
     def __init__(self, p: float) -> None:
         super().__init__()

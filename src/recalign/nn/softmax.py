@@ -2,8 +2,8 @@
 
     log pi(a | q) = s q . e_a - log sum_v exp(s q . e_v)
 
-If the caller L2-normalises q and e, this is the cosine softmax of HSTU's code with s = 1 / temperature. It works in
-chunks of positions and never materialises positions x catalogue, forward or backward. Gradients are written by hand:
+Of unit vectors this is the cosine softmax of HSTU's code, with s = 1 / temperature. It works in chunks of positions and
+never holds positions x catalogue, forward or backward. Gradients are written by hand:
 
     d log pi / d q = s (e_a - sum_v pi_v e_v)             d log pi / d e_v = s (1[v = a] - pi_v) q
 
@@ -32,13 +32,10 @@ ROW_BLOCK = 32  # chunks are multiples of it: with fewer rows, reading the catal
 
 
 def log_prob(query_TD: Tensor, item_VD: Tensor, target_T: Tensor, scale: float, bound: float = math.inf) -> Tensor:
-    """log pi(target | query), exact: (T,). Differentiable in queries and items.
-
-    Only the arguments are saved for backward; each chunk's logits are recomputed.
+    """log pi(target | query): (T,). Differentiable in queries and items; backward computes each chunk's logits again.
 
     Args:
-        query_TD: a query for each position.
-        item_VD: the whole catalogue.
+        query_TD, item_VD: a query for each position, and the whole catalogue.
         target_T: int64, rows of the catalogue.
         scale: factor on the dot products.
         bound: upper bound of |q . e|, 1 for unit vectors. If it is small, exponentials cannot overflow, and the maximum
@@ -52,7 +49,7 @@ def weighted_nll(
 ) -> Tensor:
     """sum_t weight_t * -log pi(target_t | query_t), a scalar. Differentiable in queries, items and weights.
 
-    Arguments as in `log_prob`. Loss and gradients are computed in one pass, which saves a quarter of the products.
+    Loss and gradients are computed in one pass, which saves a quarter of the products. Arguments as in `log_prob`.
     """
     setting = _Setting(scale, bound, _product_dtype(query_TD))
     return _WeightedNLL.apply(query_TD, item_VD, target_T, weight_T, setting)
@@ -142,20 +139,16 @@ def _nll_and_gradients(
 
 
 def _pad_to_chunks(q_TD: Tensor, e_VD: Tensor, target_T: Tensor, setting: _Setting) -> tuple[Tensor, Tensor, Tensor]:
-    """Cast to float32 at least, and pad positions to whole chunks. Padding gets weight 0.
-
-    Equal shapes matter: batches differ in length, and in bfloat16 a new shape costs a CPU more than the product.
-    """
+    """Cast to float32 at least, and pad to whole chunks: in bfloat16 a new shape costs more than a product."""
     q_TD, e_VD = (tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in (q_TD, e_VD))
     added = -len(q_TD) % setting.rows(len(q_TD), e_VD)
     return F.pad(q_TD, (0, 0, 0, added)), e_VD, F.pad(target_T, (0, added))
 
 
 def _chunks(q_TD: Tensor, e_VD: Tensor, setting: _Setting) -> Iterator[tuple[slice, Tensor, Tensor | float]]:
-    """Yield each chunk's slice, 2^(logit - max) of shape (V, C), and max (0 if not needed).
+    """Yield each chunk's slice, 2^(logit - max) of shape (V, C) in one buffer for all, and max (0 if not needed).
 
-    The next chunk overwrites the buffer. Base 2, because `exp2` is much faster than `exp` on CPUs. The catalogue is the
-    first dimension, because all three products then use a CPU's fastest memory order.
+    `exp2` is much faster than `exp` on CPUs, and with the catalogue first all products use their fastest memory order.
     """
     query_TD, catalogue_VD = (q_TD * (setting.scale * LOG2_E)).to(setting.dtype), e_VD.to(setting.dtype)
     rows = setting.rows(len(q_TD), e_VD)

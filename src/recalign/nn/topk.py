@@ -25,8 +25,7 @@ ROWS, ITEMS = 512, 2**13  # of a block of scores
 def top_k(query_TD: Tensor, item_VD: Tensor, k: int, seen: Pairs | None = None) -> tuple[Tensor, Tensor]:
     """The k items with the highest dot product with each query, best first: scores (T, K) and items (T, K), int64.
 
-    Ties go to the lower item id, on every device. If fewer than k items are left, the rest have score -inf and item -1.
-    Items with score NaN count as left out.
+    Ties go to the lower item. Where fewer than k are left, the rest have score -inf and item -1. NaN is left out.
     """
     return _top_k(_dot_products(query_TD, item_VD), len(query_TD), k, seen, item_VD)
 
@@ -41,8 +40,8 @@ def top_k_from_scores(score_TV: Tensor, k: int, seen: Pairs | None = None) -> tu
 def target_ranks(query_TD: Tensor, item_VD: Tensor, target_T: Tensor, seen: Pairs | None = None) -> Tensor:
     """Rank of each target by dot product among the unseen items, 1 the best: (T,), int64.
 
-    Ties count as ahead of the target, so that a constant scorer gains nothing. If the target's score is NaN, all items
-    are ahead. A seen target is still ranked among the unseen items. A target of -1 (unknown item) has rank 0.
+    Ties count as ahead, so that a constant scorer gains nothing; if the target's score is NaN, all items do. A seen
+    target is ranked all the same. A target of -1 (unknown item) has rank 0.
     """
     return _ranks(_dot_products(query_TD, item_VD), target_T, len(item_VD), seen)
 
@@ -80,10 +79,7 @@ def _top_k(blocks: Blocks, count: int, k: int, seen: Pairs | None, like: Tensor)
 
 
 def _stable_top_k(score_CI: Tensor, k: int) -> Tensor:
-    """Indices of the k highest scores, best first, ties by index (`topk` alone orders ties arbitrarily).
-
-    NaN becomes -inf, in place.
-    """
+    """Indices of the k highest scores, best first, ties by index, unlike `topk`'s. NaN becomes -inf, in place."""
     score_CK, place_CK = score_CI.topk(min(k + 1, score_CI.shape[1]), dim=1)
     if score_CK[:, :1].isnan().any():  # `topk` sorts NaN first; to look for it in all scores takes longer than `topk`
         return _stable_top_k(score_CI.nan_to_num_(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf), k)

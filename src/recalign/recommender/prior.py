@@ -30,9 +30,7 @@ ALIGNED = 8  # widths that are a multiple of it keep products fast
 
 
 class ItemPrior(nn.Module):
-    """Add c log(n_v + 1/2) as a further column of a dot product, so that softmax and ranking need no code for it.
-
-    Nothing here is trained, averaged or interpolated.
+    """Add c log(n_v + 1/2) as a further column of a dot product. Nothing here is trained, averaged or interpolated.
 
     Attributes:
         log_count_V: log(n_v + 1/2), less that of the most common item: no probability knows the difference, and logits
