@@ -153,13 +153,13 @@ def test_modules_do_not_ask_the_trainer_for_its_datamodule():
 
 
 CEILINGS = {
-    "lines": 30_490,
-    "statements": 16_190,
-    "functions": 1_830,
-    "bytes": 1_471_000,
+    "lines": 29_580,
+    "statements": 15_760,
+    "functions": 1_780,
+    "bytes": 1_429_000,
     "packages": 8,
     "modules beside them": 10,
-    "lines of tests": 27_050,
+    "lines of tests": 26_670,
     "lines of benchmarks": 5_400,
 }
 """What the house may hold; a change that needs more says what each new hundred lines buy."""
