@@ -204,9 +204,6 @@ class RunCheckpoint(ModelCheckpoint):
             if isinstance(logger, CSVLog):
                 logger.drop_from(trainer.global_step)
 
-    def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
-        self._name(trainer)
-
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         super().on_train_batch_end(trainer, pl_module, *args)
         steps, done = self.save_last_every_n_steps, trainer.global_step
@@ -256,13 +253,15 @@ class RunCheckpoint(ModelCheckpoint):
         self._unnamed = Path(str(self.dirpath)) / ".last.ckpt"
         trainer.save_checkpoint(self._unnamed)
 
-    def _name(self, trainer: Trainer) -> None:
+    def _name(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         if self._unnamed:
             last = self._unnamed.with_name("last.ckpt")
             if trainer.is_global_zero:
                 rename(self._unnamed, last)
             self.last_model_path = str(last)
             self._unnamed = None
+
+    on_train_batch_start = _name
 
 
 def validates_now(trainer: Trainer) -> bool:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,13 +74,11 @@ class Stage(ParsedStage):
         with quiet(), _errors_of_settings():
             self.bare_trainer()  # refuses devices that are not there
             checks.checkpoints(self)
-            if not self.training or not is_rank_zero():
-                yield
-                return
-            threads, before = torch.get_num_threads(), self.continued.threads if self.in_place and self.continued else 0
-            threads = min(threads, before or threads)  # with more, sums are rounded otherwise
+            before = self.continued.threads if self.training and self.in_place and self.continued else 0
+            threads = min(torch.get_num_threads(), before or torch.get_num_threads())  # with more, sums round otherwise
             remedy = "let it finish, or give this run another --run.name"
-            with locked(self.folder.path, "training", remedy), torch_threads(threads):
+            writes = self.training and is_rank_zero()
+            with locked(self.folder.path, "training", remedy) if writes else nullcontext(), torch_threads(threads):
                 yield
 
     def build(self, callbacks: Sequence[Callback]) -> tuple[Trainer, LightningModule, LightningDataModule, Path | None]:
@@ -151,8 +149,7 @@ def parse_stage(words: Sequence[str], settings: Mapping[str, Any] | None = None)
     if command == "fit" and trial and not config["run"]["name"].endswith(f"-{trial}"):  # it has a folder of its own
         config["run"]["name"] += f"-{trial}"
     data, log = config["data"]["init_args"], config["data"]["init_args"]["log"]["name"]
-    run = RunConfig(**config["run"])
-    folder = RunFolder.of(run, run.chain or log, config["seed_everything"])
+    folder = RunFolder.of(RunConfig(**config["run"]), log, config["seed_everything"])
     checkpoint = checks.find_checkpoint(config["ckpt_path"], folder, command)
     own = _run_of(checkpoint, folder) if checkpoint else None
     if own:

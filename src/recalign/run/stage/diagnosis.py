@@ -70,6 +70,9 @@ def diagnose(error: Exception, parser: ArgumentParser, sources: Sources) -> Inpu
         keys = [f"{key}.{one}".lstrip(".") for one in next(filter(None, missing.groups())).split(", ")]
         remedy = next((GIVEN_BY[one] for one in GIVEN_BY if one in keys), f"write --{keys[0]} VALUE")
         return InputError(f"{', '.join(keys)} must be given", remedy=remedy.format(command=parser.prog))
+    if "expected one argument" in text:
+        where = next((name for name, has in sources if name.startswith("-") and None in has.values()), text)
+        return InputError("a value must follow", where=where, remedy=f"write {where}=VALUE")
     return _refused_value(message, complaint, [one.text for one in found if one.key == key], sources)
 
 

@@ -64,16 +64,17 @@ class RunFolder:
         self.best, self.last = self.checkpoints / "best.ckpt", self.checkpoints / "last.ckpt"
 
     @classmethod
-    def of(cls, run: RunConfig, chain: str, seed: int) -> RunFolder:
-        """The folder of a run.
+    def of(cls, run: RunConfig, log: str, seed: int) -> RunFolder:
+        """The folder of a run on a log of that name.
 
         Raises:
             InputError: a name that would lead out of its place in the tree.
         """
-        for key, name in (("run.chain", chain), ("run.name", run.name)):
+        parts = {"run.chain": run.chain or log, "run.name": run.name}
+        for key, name in parts.items():
             if name in ("", ".", "..") or {"/", os.sep, "\0"} & {*name}:
                 raise InputError(f"{name!r} cannot name a folder", where=key, remedy="choose a name without slashes")
-        return cls(Path(run.root) / chain / run.name / f"seed-{seed}")
+        return cls(Path(run.root, *parts.values(), f"seed-{seed}"))
 
     @property
     def chain_and_stage(self) -> tuple[str, str]:

@@ -107,8 +107,8 @@ def _open_reranked(run: Path, row: RerankedRow) -> OpenedRun:
     if lacking := [name for name in folders if name not in checkpoints]:
         what = f"{run.parent.name} reranks by runs beside it, and there is none of {', '.join(lacking)}"
         raise InputError(what, where=str(run), remedy="keep them in the chain's folder, or run the chain again")
-    start = f"--model.init_from={checkpoints['recommender']}"
-    stage = parse_stage(["fit", f"--config={folders['reward'].config}", start])
+    start = {"model.init_from": checkpoints["recommender"]}
+    stage = parse_stage(["fit", f"--config={folders['reward'].config}"], start)
     relocate_ids(stage.config["data"]["init_args"], run)
     data: RewardData = stage.datamodule()  # type: ignore[assignment]
     policy = served(row, run, checkpoints, data)
