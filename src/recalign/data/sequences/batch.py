@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,7 +71,7 @@ class Batch:
         """Copy all tensors to pinned memory (the DataLoader calls this)."""
         return self.map(lambda x: x.pin_memory())
 
-    def map(self, function: Any) -> Batch:
+    def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
         """Apply a function to every tensor."""
         return Batch(**{name: function(x) for name, x in vars(self).items() if x is not None})
 
@@ -95,11 +96,10 @@ def collate(
     know_request: bool,
     seen: bool,
 ) -> Batch:
-    """Make the batch of some windows.
+    """Make the batch of some windows of a log.
 
     Args:
-        sequences: the log.
-        windows: those of a part.
+        sequences, windows: the log, and windows of a part of it.
         chosen: int64 (B,), indices of windows.
         bucket: L, the length to pad to.
         know_request: whether ``request_time`` is the next event's own time (else that of the event before it).

@@ -34,8 +34,8 @@ ML_100K = LogMapping("ml-100k", ["ml-100k/ratings.parquet"])
 class Preparation:
     """How the log of a DataModule becomes `Sequences`.
 
-    `recalign.data.sequences.preparation` puts a subclass in its place (`EventDataModule.preparation_class`), which also
-    knows the cache, features of items, and a log that continues an earlier one.
+    `recalign.data.sequences.preparation` puts a subclass in its place, which knows further options: the cache, features
+    of items, a log that continues an earlier one, a sample of users.
     """
 
     def __init__(self, data: EventDataModule) -> None:
@@ -50,12 +50,8 @@ class Preparation:
         """Read the log, split it and index its items."""
         return build(self.data.table, *self.data.split_settings)
 
-    def trained_users(self) -> np.ndarray:
-        """The users to train on. Shape: bool (U,)."""
-        return self.data.sequences.users_in(self.data.users)
-
-    def evaluated_users(self, group: Group) -> np.ndarray:
-        """The users of a group to evaluate. Shape: bool (U,)."""
+    def users(self, group: Group, part: Part) -> np.ndarray:
+        """The users of a group to train on, or to evaluate on another part. Shape: bool (U,)."""
         return self.data.sequences.users_in(group)
 
 
@@ -116,17 +112,14 @@ class EventDataModule(LightningDataModule):
         given = {"max_length": max_length, "batch_tokens": batch_tokens, "min_events": min_events}
         self.check_settings(given | {"untouched": untouched, "share_a": share_a, "seed": seed})
         self.log_, self.reward, self.high, self.split, self.root = log, reward, high, split, root
-        self.groups, self.min_events, self.cache = UserGroups(share_a), min_events, cache
-        self.relative_to, self.grows_from = relative_to, grows_from
-        self.users, self.max_length, self.batch_tokens = users, max_length, batch_tokens
-        self.seed, self.untouched = seed or 0, untouched
+        self.groups, self.min_events, self.relative_to = UserGroups(share_a), min_events, relative_to
+        self.users, self.max_length, self.batch_tokens, self.seed = users, max_length, batch_tokens, seed or 0
         self.know_request = request_time == "known"
+        self.cache, self.grows_from, self.untouched = cache, grows_from, untouched
 
     @classmethod
     def check_settings(cls, given: Mapping[str, Any]) -> None:
-        """Refuse settings, by name, that cannot work. Subclasses add their own.
-
-        The command calls it before anything runs, and the constructors call it for Python.
+        """Refuse settings, by name, that cannot work; the command calls it before anything runs.
 
         Raises:
             InputError: a setting cannot work.
@@ -135,10 +128,12 @@ class EventDataModule(LightningDataModule):
         if given.get("seed") is not None:
             require_seed(given["seed"], "data.seed")
 
-    @functools.cached_property
+    @property
     def preparation(self) -> Any:
         """Makes `sequences`; of `preparation_class`."""
-        return self.preparation_class(self)
+        if getattr(vars(self).get("_preparation"), "data", None) is not self:  # a copy makes its own
+            self._preparation = self.preparation_class(self)
+        return self._preparation
 
     @property
     def split_settings(self) -> tuple[Split, High | None, UserGroups, int, RelativeTo | None]:
@@ -189,11 +184,11 @@ class EventDataModule(LightningDataModule):
 
     def training(self) -> Windows:
         """The windows to train on; subclasses narrow or extend what ``in_memory`` makes of them."""
-        return training_windows(self.sequences, self.preparation.trained_users(), self.max_length)
+        return training_windows(self.sequences, self.preparation.users(self.users, "train"), self.max_length)
 
     def windows(self, part: Part, users: Group | None = None) -> Windows:
         """The windows of a part for evaluation, of this module's users or of the named group."""
-        chosen = self.preparation.evaluated_users(users or self.users)
+        chosen = self.preparation.users(users or self.users, part)
         return evaluation_windows(self.sequences, chosen, part, self.max_length, apart=self.know_request)
 
     def loader(
@@ -210,18 +205,14 @@ class EventDataModule(LightningDataModule):
         Where several processes work, each gets all of every batch, or, if ``shared``, its share. ``sequences``: that
         the windows are of, if they are not the log's.
         """
-        log = sequences or self.sequences
-        make = functools.partial(collate, log, windows, know_request=self.know_request, seen=seen)
-        trainer = self.trainer if shared else None
-        sampler = LengthBatches(
-            windows.length,
-            self.max_length,
-            self.batch_tokens,
-            shuffle=shuffle,
-            seed=self.seed,
-            processes=trainer.world_size if trainer else 1,
-            rank=trainer.global_rank if trainer else 0,
+        make = functools.partial(
+            collate, sequences or self.sequences, windows, know_request=self.know_request, seen=seen
         )
+        own = (
+            {"processes": self.trainer.world_size, "rank": self.trainer.global_rank} if shared and self.trainer else {}
+        )
+        sizes = windows.length, self.max_length, self.batch_tokens
+        sampler = LengthBatches(*sizes, shuffle=shuffle, seed=self.seed, **own)
         data = WindowDataset(make, windows.length)
         return Loader(data, sampler=sampler, batch_size=None, pin_memory=self.device.type == "cuda")
 

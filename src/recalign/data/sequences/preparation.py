@@ -13,7 +13,7 @@ from recalign.data.sequences.cache import CacheEntry
 from recalign.data.sequences.data import EventDataModule, Preparation
 from recalign.data.sequences.earlier import EarlierLog, KeepTrained
 from recalign.data.sequences.features import ItemFeatures, number_with_features
-from recalign.data.sequences.store import Group, Sequences, build
+from recalign.data.sequences.store import Group, Part, Sequences, build
 from recalign.data.sequences.user_sample import sample_users
 from recalign.files import digest
 
@@ -79,19 +79,16 @@ class LogPreparation(Preparation):
             made = build(table, data.split, *settings)
         return replace(made, fingerprint=self._with_earlier(made.fingerprint))
 
-    def trained_users(self) -> np.ndarray:
-        """The users to train on: with ``data.untouched`` fewer of those without new events. Shape: bool (U,)."""
-        data, users = self.data, super().trained_users()
+    def users(self, group: Group, part: Part) -> np.ndarray:
+        """The users of a group: a sample to evaluate (``data.sample``), fewer to train on (``data.untouched``)."""
+        data, users = self.data, super().users(group, part)
+        if part != "train":
+            return users if data.sample is None else sample_users(data.sequences, users, data.sample)
         if self.earlier is None or data.untouched == 1:
             return users
         random = np.random.default_rng([data.seed, int(self.earlier.facts["digest"], 16)])  # others after each update
         drawn = random.random(len(users)) < data.untouched
         return users & (drawn | (data.sequences.trained > self.earlier.counts("trained", len(users))))
-
-    def evaluated_users(self, group: Group) -> np.ndarray:
-        """The users of a group to evaluate: a sample of them with ``data.sample``. Shape: bool (U,)."""
-        data, users = self.data, super().evaluated_users(group)
-        return users if data.sample is None else sample_users(data.sequences, users, data.sample)
 
 
 EventDataModule.preparation_class = LogPreparation

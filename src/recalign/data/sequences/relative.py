@@ -17,9 +17,8 @@ class RelativeTo:
     """Replace each reward by its rank, in 0..1, among the training rewards of events that are alike in a column.
 
     A reward of 0.8 is as good as or better than four fifths of those in its bin; equal ones count half. Bins and ranks
-    come from training rows alone, so nothing of validation or test reaches a reward before it. A rank within the
-    duration's quantiles is the label of Zhan et al., "Deconfounding Duration Bias in Watch-time Prediction for Video
-    Recommendation" (KDD 2022, arXiv 2206.06003).
+    come from training rows alone. A rank within the duration's quantiles is the label of Zhan et al., "Deconfounding
+    Duration Bias in Watch-time Prediction for Video Recommendation" (KDD 2022, arXiv 2206.06003).
 
     Attributes:
         column: a numeric column of the log, such as a video's duration. Where it is null there is no reward.
@@ -35,9 +34,7 @@ class RelativeTo:
     def ranks(self, frame: pl.DataFrame, where: str = "data.relative_to.column") -> pl.Series:
         """The relative reward of each event: f64, null where it has no reward, no bin, or a bin without training ones.
 
-        Args:
-            frame: events, with ``reward``, ``split`` and the column.
-            where: the setting that names the column, for errors.
+        ``frame`` has ``reward``, ``split`` and the column; ``where`` is the setting that names the column, for errors.
 
         Raises:
             InputError: as `training_bins`, or the column is called ``split``, which holds the parts here.
@@ -47,8 +44,8 @@ class RelativeTo:
         trained = frame["split"] == TRAIN
         bin_N = training_bins(frame, self.column, self.bins, trained, where).fill_null(-1).to_numpy()
         rated_N, out_N = ~np.isnan(reward_N), np.full(len(frame), np.nan)
-        for one in range(self.bins):
-            inside_N = rated_N & (bin_N == one)
+        for number in range(self.bins):
+            inside_N = rated_N & (bin_N == number)
             known = np.sort(reward_N[inside_N & trained.to_numpy()])
             if len(known):
                 below, up_to = (np.searchsorted(known, reward_N[inside_N], side) for side in ("left", "right"))

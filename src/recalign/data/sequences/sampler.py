@@ -28,25 +28,20 @@ def bucket_of(length: np.ndarray, max_length: int) -> np.ndarray:
 
 
 class LengthBatches(DistributedSampler[tuple[int, list[int]]]):
-    """Draw batches of windows of one bucket, as many windows as fit the token budget.
+    """Draw batches of windows of one bucket, as many windows as fit the token budget: (L, window indices).
 
     The order of an epoch depends on (seed, epoch) alone, so that a run that resumes in the middle of an epoch gets the
     batches it would have had (`state_dict`, `load_state_dict`).
 
-    Several processes share each batch out: the windows of a batch are the same however many there are, and every
-    process has as many batches. Where a batch has fewer windows than there are processes, some get none of it.
-
-    Yields:
-        (L, window indices) for each batch; the indices of this process's share.
+    Several processes share each batch out, which has the same windows however many they are; where it has fewer windows
+    than there are processes, some get none of it.
 
     Args:
         length: (W,) events of each window.
         max_length: the longest bucket.
         tokens: padded events of a batch at most, over all processes; a batch has at least one window.
-        shuffle: whether to shuffle windows and batches.
-        seed: of the order.
-        processes: how many share each batch.
-        rank: this one's number.
+        shuffle: whether to shuffle windows and batches, by ``seed``.
+        processes, rank: how many processes share each batch, and the number of this one.
     """
 
     def __init__(
@@ -108,8 +103,7 @@ class LengthBatches(DistributedSampler[tuple[int, list[int]]]):
 class WindowDataset(Dataset[Batch]):
     """Batches by (L, window indices), as `LengthBatches` draws them.
 
-    A process without a share of the batch gets the shortest history, without targets: the network has to run in every
-    process.
+    A process without a share gets the shortest history, without targets: the network has to run in every process.
     """
 
     def __init__(self, make: Callable[[np.ndarray, int], Batch], length: np.ndarray) -> None:

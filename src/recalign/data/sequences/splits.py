@@ -34,11 +34,7 @@ class Split:
         return f"{type(self).__qualname__}({', '.join(settings)})"
 
     def assign(self, table: EventTable) -> pl.Series:
-        """Assign each row of ``table.frame`` to a part: u8, `TRAIN`, `VALIDATION` or `TEST`.
-
-        Raises:
-            InputError: the log does not allow this split.
-        """
+        """The part of each row of ``table.frame``: u8, `TRAIN`, `VALIDATION` or `TEST`."""
         raise NotImplementedError
 
 
@@ -182,10 +178,7 @@ def _require_time(table: EventTable, split: Split) -> None:
 def training_bins(frame: pl.DataFrame, column: str, bins: int, trained: pl.Series, where: str) -> pl.Series:
     """The bin of each event by a numeric column, from 0; null where that is null or NaN.
 
-    Bins are of equal size on the rows ``trained``. ``where``: the setting that names the column, for errors.
-
-    Raises:
-        InputError: there is no such column, or it holds no numbers in the training part.
+    Bins are of equal size on the rows ``trained``. ``where`` is the setting that names the column, for errors.
     """
     if column not in frame.columns:
         what, remedy = f"there is no column {column!r}", did_you_mean(column, frame.columns)

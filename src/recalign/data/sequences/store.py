@@ -104,15 +104,11 @@ class Sequences:
 
 @dataclass(frozen=True)
 class UserCohort:
-    """The users whose events a stage trained and validated on.
-
-    Checkpoints and manifests hold it. Whoever has the log can draw the group again and compare the digest.
+    """The users whose events a stage trained and validated on, as checkpoints and manifests hold it.
 
     Attributes:
-        group: all, A, B1 or B2.
-        share_a: share of the users in A.
-        count: how many users.
-        digest: of their raw ids.
+        group, share_a: all, A, B1 or B2, where A has this share of the users.
+        count, digest: how many users, and a digest of their raw ids.
     """
 
     group: Group
@@ -123,8 +119,8 @@ class UserCohort:
     @classmethod
     def of(cls, sequences: Sequences, group: Group, share_a: float) -> UserCohort:
         """The users of a group of a log."""
-        chosen_U = sequences.users_in(group)
-        return cls(group, share_a, int(chosen_U.sum()), _users_digest(sequences.users, chosen_U))
+        raw = sequences.users.filter(sequences.users_in(group)).to_list()
+        return cls(group, share_a, len(raw), hashlib.sha256("\n".join(map(str, raw)).encode()).hexdigest())
 
     def mask(self, sequences: Sequences, where: str) -> np.ndarray:
         """Find these users in a log. Shape: bool (U,). `where` names the checkpoint, for errors.
@@ -132,13 +128,11 @@ class UserCohort:
         Raises:
             InputError: the log's group has other users.
         """
-        users = sequences.users
-        drawn = UserGroups(self.share_a).assign(users).to_numpy()
-        chosen_U = np.full(len(drawn), True) if self.group == "all" else drawn == self.group
-        if _users_digest(users, chosen_U) != self.digest:
+        drawn = replace(sequences, group=UserGroups(self.share_a).assign(sequences.users).to_numpy())
+        if UserCohort.of(drawn, self.group, self.share_a) != self:
             text = f"it was trained on {self.count:,} users that are not group {self.group} of this log"
             raise InputError(text, where=where, remedy="train it again on this log")
-        return chosen_U
+        return drawn.users_in(self.group)
 
 
 Numbering = Callable[[pl.Series, np.ndarray], tuple[pl.Series, np.ndarray, int]]
@@ -244,7 +238,7 @@ def index(
 
 
 def with_rare_items(report: Report, items: pl.Series, count_I: np.ndarray, min_events: int) -> Report:
-    """The report of a log, with what `min_events` leaves out, by the training events of each item, int64 (I,)."""
+    """The report of a log, with what ``min_events`` leaves out, by training events of each item, int64 (I,)."""
     rare_I = (count_I > 0) & (count_I < min_events)
     if not rare_I.any():
         return report
@@ -282,8 +276,3 @@ def check_parts(sizes: np.ndarray, most_trained: int, split: Split, min_events: 
     if most_trained <= 1:
         text = f"no user has two events in the training part{rare}, so there is nothing to predict"
         raise InputError(text, where="data.split", remedy="choose another split or a log whose users come back")
-
-
-def _users_digest(users: pl.Series, chosen_U: np.ndarray) -> str:
-    raw = users.filter(chosen_U).to_list()
-    return hashlib.sha256("\n".join(map(str, raw)).encode()).hexdigest()

@@ -94,10 +94,7 @@ class Windows:
 
 
 def training_windows(sequences: Sequences, users: np.ndarray, max_length: int) -> Windows:
-    """Make one window per user, bool (U,), over the newest ``max_length`` training events that another one follows.
-
-    Each of them predicts the next.
-    """
+    """Make one window per user, bool (U,): the newest training events that another one follows, which they predict."""
     states_U = np.maximum(sequences.trained - 1, 0)
     user = np.flatnonzero(users & (states_U > 0))
     length, stop = np.minimum(states_U[user], max_length), sequences.offset[user] + states_U[user]
@@ -177,8 +174,7 @@ def checked(windows: Windows, sequences: Sequences, part: Part, users: Group) ->
     """Return the windows if they can be trained on (``train``) or measured on (the other parts).
 
     Raises:
-        InputError: there are none, or an item is not in the catalogue 1..V. Targets of evaluation may be 0 (unseen in
-            training, a miss), and so may rejected items (there is no pair).
+        InputError: there are none, or an item is not in the catalogue 1..V, nor 0 where that means a miss or no pair.
     """
     if not len(windows):
         text = f"no event of users {users} in the {part} part has a history to predict it from"
