@@ -153,10 +153,10 @@ def test_modules_do_not_ask_the_trainer_for_its_datamodule():
 
 
 CEILINGS = {
-    "lines": 29_580,
-    "statements": 15_760,
+    "lines": 29_530,
+    "statements": 15_750,
     "functions": 1_780,
-    "bytes": 1_429_000,
+    "bytes": 1_428_000,
     "packages": 8,
     "modules beside them": 10,
     "lines of tests": 26_670,
@@ -201,7 +201,7 @@ def core() -> list[str]:
 
 
 CORE_LINES = 6_000
-LEAVING = 10
+LEAVING = 3
 """Imports by which the core still leaves the core."""
 
 

@@ -82,13 +82,10 @@ class EarlierLog:
             what, remedy = "an update knows items by their ids alone", "leave the features out, or train a chain anew"
             raise InputError(what, where="data.log.items.features", remedy=remedy)
 
-    def continued(self, table: EventTable, reward_settings: Mapping[str, Any]) -> EventTable:
+    def continued(self, table: EventTable, ranked: bool) -> EventTable:
         """A log that has grown, its users in the earlier order, new ones after them.
 
-        Args:
-            table: the log.
-            reward_settings: what says how its rewards are made. Those of old events are compared, but for ranks, which
-                move with every event.
+        Rewards of old events are compared, unless they are to be ``ranked``: ranks move with every event.
 
         Raises:
             InputError: it lacks users, items or events, or they have other rewards.
@@ -111,7 +108,7 @@ class EarlierLog:
         if events != self.facts["events"]:
             what = "users no longer begin with the events that they had in the earlier log"
             raise InputError(what, where=KEY, remedy=TRAIN_ANEW)
-        if not reward_settings["relative_to"] and rewards != self.facts["event_rewards"]:
+        if not ranked and rewards != self.facts["event_rewards"]:
             what, remedy = "earlier events have other rewards", "give those that were learned, or train a chain anew"
             raise InputError(what, where=KEY, remedy=remedy)
         return grown
