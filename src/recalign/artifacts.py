@@ -20,7 +20,7 @@ Key = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class State:
-    """What `check` found.
+    """Whether a thing that was made is there, and is still what it would be.
 
     Attributes:
         sealed: whether there is anything.
@@ -34,12 +34,12 @@ class State:
 
     @property
     def whole(self) -> bool:
-        """Whether it is what was published."""
+        """Whether it is what was made."""
         return self.sealed and not self.altered
 
     @property
     def fresh(self) -> bool:
-        """Whether it is what would be published now."""
+        """Whether it is what would be made now."""
         return self.whole and not self.changed
 
     def __str__(self) -> str:
@@ -73,16 +73,6 @@ def get_or_make(thing: Kept[Made], say: Callable[[str], None]) -> Made:
     if state.sealed:
         say(f"  again: {thing.name} ({state})")
     return thing.make()
-
-
-def altered(folder: Path, digests: Mapping[str, str]) -> list[str]:
-    """Files that a folder lacks, or whose SHA-256 is another one than is known of them by name."""
-    return [name for name, known in digests.items() if not (folder / name).is_file() or sha256(folder / name) != known]
-
-
-def differences(known: Key, key: Key) -> list[str]:
-    """The names of the parts in which two keys differ, sorted."""
-    return sorted(name for name in {*known, *key} if known.get(name) != key.get(name))
 
 
 def recorded(path: Path) -> str | None:

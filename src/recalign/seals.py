@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from recalign.artifacts import Key, State, altered, differences, recorded
+from recalign.artifacts import Key, State, recorded
 from recalign.errors import InputError
 from recalign.files import (
     digest,
@@ -130,6 +130,16 @@ def require(folder: Path, remedy: str) -> Seal:
         what = f"{', '.join(state.altered)}: not what was written" if state.sealed else f"it has no {SEAL}"
         raise InputError(what, where=str(folder), remedy=remedy)
     return Seal.read(folder)
+
+
+def altered(folder: Path, digests: Mapping[str, str]) -> list[str]:
+    """Files that a folder lacks, or whose SHA-256 is another one than is known of them by name."""
+    return [name for name, known in digests.items() if not (folder / name).is_file() or sha256(folder / name) != known]
+
+
+def differences(known: Key, key: Key) -> list[str]:
+    """The names of the parts in which two keys differ, sorted."""
+    return sorted(name for name in {*known, *key} if known.get(name) != key.get(name))
 
 
 def outdated(folder: Path, found: Seal | None = None) -> list[str]:

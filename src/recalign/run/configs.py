@@ -64,20 +64,12 @@ def find(name: str, kind: str = "") -> Path:
 def listing() -> str:
     """List the shipped YAML by folder. The first line of each file says what it is for."""
     width = max(map(len, names()))
-    groups = []
-    for folder, title in _FOLDERS.items():
-        rows = [f"  {name:<{width}} {_purpose(name)}" for name in names() if _folder(name) == folder]
-        groups.append("\n".join([title, *rows]))
-    return "\n\n".join(groups)
-
-
-def _folder(name: str) -> str:
-    return "of commands" if name in _OF_COMMANDS else name.rpartition("/")[0]
-
-
-def _purpose(name: str) -> str:
-    with (shipped() / f"{name}.yaml").open(encoding="utf-8") as lines:
-        return lines.readline().lstrip("#").strip()
+    rows: dict[str, list[str]] = {folder: [title] for folder, title in _FOLDERS.items()}
+    for name in names():
+        first, *_ = (shipped() / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+        folder = "of commands" if name in _OF_COMMANDS else name.rpartition("/")[0]
+        rows[folder].append(f"  {name:<{width}} {first.lstrip('#').strip()}")
+    return "\n\n".join(map("\n".join, rows.values()))
 
 
 def _remedy(name: str, kind: str) -> str:

@@ -166,20 +166,3 @@ def test_own_loggers_stand_beside_ours():
 def own(name: str, **settings: str) -> str:
     """A logger of Lightning's, for ``--trainer.logger``."""
     return json.dumps({"class_path": f"lightning.pytorch.loggers.{name}", "init_args": settings})
-
-
-def columns() -> set[str]:
-    """The figures of metrics.csv."""
-    return set(rows(RUN / "metrics.csv")[0]) - {"step", "epoch"}
-
-
-def test_mlflow_gets_the_same_figures(recwarn: pytest.WarningsRecorder):
-    mlflow = pytest.importorskip("mlflow")
-    uri = f"sqlite:///{Path('mlflow.db').resolve()}"
-    run_stage(
-        parse_stage([*FIT, "--trainer.logger", own("MLFlowLogger", tracking_uri=uri, artifact_location="artifacts")])
-    )
-    mlflow.set_tracking_uri(uri)
-    (run,) = mlflow.search_runs(search_all_experiments=True, output_format="list")
-    assert {name.replace("@", "") for name in columns()} <= set(run.data.metrics)
-    assert not [one for one in recwarn if "MLFlow only allows" in str(one.message)]

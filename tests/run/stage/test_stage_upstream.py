@@ -33,16 +33,19 @@ def test_the_run_of_the_same_chain_and_seed_comes_first():
     assert resolved()[0] == own
 
 
-def test_no_other_run_is_taken():
-    a_run("runs/a/recommender/seed-0")  # another chain's
-    a_run("runs/toy/recommender/seed-7")  # another seed's
-    a_run("runs/toy/recommender/seed-0.previous")
-    assert resolved()[0] is None
-
-
-@pytest.mark.parametrize(("log", "status"), [("another", "finished"), ("toy", "failed"), ("toy", "running")])
-def test_a_run_of_another_log_and_one_that_has_not_finished_are_not_taken(log: str, status: str):
-    a_run("runs/toy/recommender/seed-0", log=log, status=status)
+@pytest.mark.parametrize(
+    ("path", "log", "status"),
+    [
+        ("a/recommender/seed-0", "toy", "finished"),  # another chain's
+        ("toy/recommender/seed-7", "toy", "finished"),  # another seed's
+        ("toy/recommender/seed-0.previous", "toy", "finished"),
+        ("toy/recommender/seed-0", "another", "finished"),
+        ("toy/recommender/seed-0", "toy", "failed"),
+        ("toy/recommender/seed-0", "toy", "running"),
+    ],
+)
+def test_no_other_run_is_taken(path: str, log: str, status: str):
+    a_run(f"runs/{path}", log=log, status=status)
     assert resolved()[0] is None
 
 

@@ -8,7 +8,6 @@ from typing import Any
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateFinder, StochasticWeightAveraging, WeightAveraging
 
-from recalign.artifacts import differences
 from recalign.errors import InputError, require_seed
 from recalign.posttrain.keep import KeepRanking
 from recalign.recommender import Recommender
@@ -19,6 +18,7 @@ from recalign.run.stage import upstream
 from recalign.run.stage.folder import RunFolder, flat_settings
 from recalign.run.stage.parsed import ParsedStage
 from recalign.run.words import imported, listed
+from recalign.seals import differences
 
 CLASS_PATH = "_class_path"
 """Key of the model's class among the hyper-parameters of a checkpoint of LightningCLI (2.6.6)."""

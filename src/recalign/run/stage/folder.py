@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from lightning.pytorch.callbacks import ModelSummary, ProgressBar
 
-from recalign import artifacts
+from recalign import artifacts, seals
 from recalign.errors import InputError
 from recalign.files import digest, sha256, write_json
 from recalign.run.words import flatten, imported, listed, short, without_values
@@ -195,7 +195,7 @@ class Manifest:
         """Whether the run is finished, its files are those that it left, and it would have this key now."""
         if self.status != "finished" or not self.checkpoint:
             return artifacts.State()
-        return artifacts.State(True, artifacts.altered(folder.path, self.digests), artifacts.differences(self.key, key))
+        return artifacts.State(True, seals.altered(folder.path, self.digests), seals.differences(self.key, key))
 
     def write(self, folder: RunFolder) -> None:
         """Write it into a run folder, whole or not at all."""
