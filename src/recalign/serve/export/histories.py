@@ -42,7 +42,7 @@ class GraphInputs:
 @singledispatch
 def last_hidden(encoder: Encoder, x_BLD: Tensor, h: GraphInputs) -> Tensor:
     """What an encoder says after the newest event. Shape: (B, L, D) -> (B, D)."""
-    return at(all_hidden(encoder, x_BLD, h), h.newest_B)
+    return at(encoder(x_BLD, h.length_B, h.time_BL, h.request_time_BL), h.newest_B)
 
 
 @last_hidden.register
