@@ -171,13 +171,18 @@ def test_clicks_are_judged_by_satisfaction():
     assert parsed["reward"].config["data"]["init_args"]["high"]["quantile"] is None
 
 
+ASFT = CONF / "asft.yaml"
+PLACEBOS = {
+    "asft_permuted": ASFT,
+    "asft_random": ASFT,
+    "reward_weighted_permuted": CONF / "posttrain/reward_weighted.yaml",
+}
 SEARCHED = [path for path in STAGES if path.stem != "judge" and path != PLACEBO_OF_REWARD]
 
 
 @pytest.mark.parametrize("path", SEARCHED, ids=name)
 def test_both_ends_of_a_space_are_settings_of_the_method(path: Path):
-    spaces = Spaces(SEARCH)
-    axes = spaces.space(spaces.leader(path.stem) or path.stem).items()
+    axes = Spaces(SEARCH).space(PLACEBOS.get(path.stem, path).stem).items()
     for end in (0, -1):
         chosen = {key: axis[end] if isinstance(axis, list) else (axis.low, axis.high)[end] for key, axis in axes}
         config = {
@@ -199,7 +204,6 @@ def values(path: Path) -> dict[str, Any]:
     return flatten(yaml.safe_load(path.read_text()))
 
 
-ASFT = CONF / "asft.yaml"
 WEIGHTS = {f"model.init_args.{key}" for key in ("transform", "temperature", "clip")}
 ADVANTAGE = {f"data.init_args.{key}" for key in ("source", "baseline", "soft")} | {"data.class_path"}
 BUDGET = ("trainer.", "checkpoint.", *(f"model.init_args.{key}" for key in ("weight_decay", "top_k", "keep")))
@@ -209,8 +213,7 @@ LOG = {f"data.init_args.{key}" for key in ("users", "max_length", "batch_tokens"
 
 @pytest.mark.parametrize("path", [ASFT, *METHODS], ids=name)
 def test_every_methods_learning_rates_reach_as_far_from_its_own(path: Path):
-    spaces = Spaces(SEARCH)
-    axis = spaces.space(spaces.leader(path.stem) or path.stem)["model.lr"]
+    axis = Spaces(SEARCH).space(PLACEBOS.get(path.stem, path).stem)["model.lr"]
     own = resolved(path)[RATE]
     assert (axis.low, axis.high, axis.log) == (pytest.approx(own / 4), pytest.approx(own * 4), True)
 
@@ -232,13 +235,6 @@ def test_weighted_methods_differ_in_their_weights_alone(path: Path):
     ours, theirs = resolved(ASFT), resolved(path)
     differing = {key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)}
     assert differing <= {"run.name", RATE} | WEIGHTS | ADVANTAGE
-
-
-PLACEBOS = {
-    "asft_permuted": ASFT,
-    "asft_random": ASFT,
-    "reward_weighted_permuted": CONF / "posttrain/reward_weighted.yaml",
-}
 
 
 @pytest.mark.parametrize("name", PLACEBOS)

@@ -48,7 +48,7 @@ def test_a_key_that_is_refused_is_said(monkeypatch: pytest.MonkeyPatch):
         raise wandb.errors.AuthenticationError("invalid key")
 
     monkeypatch.setattr("wandb.login", refuse)
-    with pytest.raises(InputError, match="does not know this account"):
+    with pytest.raises(InputError, match="invalid key"):
         dashboard()
 
 

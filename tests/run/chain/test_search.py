@@ -31,7 +31,6 @@ METHODS = f"[start, rerank, bc, asft, asft_rerank, asft_permuted, {', '.join(SHA
 SPACES = """
 default: {model.lr: [0.001, 0.01]}
 asft: {model.temperature: {low: 0.2, high: 1.0}}
-asft_permuted: asft
 """
 
 
@@ -65,16 +64,6 @@ def setting(folder: Path, run: str, part: str, key: str) -> Any:
 def chosen(folder: Path, method: str) -> dict[str, Any]:
     row = pl.read_csv(folder / RUNS / "search.csv").filter(method=method, chosen=True)
     return json.loads(row["settings"].item())
-
-
-def test_a_placebo_takes_its_methods_settings_whatever_the_file_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    tiny.prepare(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    Path("conf/search.yaml").write_text("default: {model.lr: [0.1, 0.3]}")
-    methods, data = ["asft", "asft_permuted"], {"root": "data"}
-    chain = Chain("simulated", methods, trials=2, placebos={"asft_permuted": "asft"}, data=data)
-    plan = Plan(chain, Path("conf/chain/tiny.yaml"), {})
-    assert set(Search(plan, plan.parse()).settings) == {"asft"}
 
 
 def test_every_method_has_as_many_trials_and_one_choice(first: tuple[Path, tiny.Said]):
@@ -316,16 +305,6 @@ def test_what_is_set_in_part_is_not_searched_as_a_whole(monkeypatch: pytest.Monk
     )
     search = Search(plan, plan.parse())
     assert {key for setting in search.settings["bc"] for key in setting} == {"model.lr"}
-
-
-@pytest.mark.long
-def test_a_set_setting_is_named_in_the_file_and_the_table(again: Path):
-    said = search(again, "--methods=[bc, asft, asft_permuted]", "--stages.asft.model.temperature=0.5")
-    assert said.code == 0, said.err
-    found = pl.read_csv(again / RUNS / "search.csv").filter(method="asft")
-    assert found.select("settings", "fixed").rows() == [("{}", '{"model.temperature": "0.5"}')]
-    assert "model.temperature 0.5 (given)" in " ".join(said.out.split())
-    assert setting(again, "asft_permuted/seed-4", "model", "temperature") == 0.5
 
 
 @pytest.mark.parametrize(

@@ -141,9 +141,7 @@ def require_rewards(checkpoint: Path, data: EventDataModule) -> None:
 def data_settings(checkpoint: Path) -> dict[str, Any]:
     """The settings of data of the run that a checkpoint is of; empty where that is not known."""
     run = RunFolder(checkpoint.absolute().parent.parent)
-    if not (run.manifest.is_file() and run.config.is_file()):
-        return {}
-    return (load(run.config).get("data") or {}).get("init_args") or {}
+    return load(run.config)["data"]["init_args"] if run.manifest.is_file() and run.config.is_file() else {}
 
 
 def data_of(log: Log, config: str = "reward", seed: int = 0) -> Any:
@@ -173,13 +171,7 @@ def _loaded(kind: type[Result], log: Log, checkpoint: Path, data: EventDataModul
 
 
 def _run(
-    kind: type[Result],
-    log: Log,
-    config: str,
-    name: str | None,
-    seed: int,
-    settings: Settings,
-    stem: str | None = None,
+    kind: type[Result], log: Log, config: str, name: str | None, seed: int, settings: Settings, stem: str | None = None
 ) -> Result:
     """Run a stage unless it has run already.
 

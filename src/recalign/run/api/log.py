@@ -127,11 +127,10 @@ class Log:
         """
         path = configs.find(str(config), "data")
         settings: Any = load(path).get("data")
-        log = settings.get("log") if isinstance(settings, dict) else None
-        if not isinstance(log, dict) or "name" not in log:
+        if not isinstance(settings, dict) or "name" not in (settings.get("log") or ()):
             remedy = "name one of `recalign configs`, such as ml-100k"
             raise InputError("is not the YAML of a log", where=str(path), remedy=remedy)
-        return cls._create(log["name"], settings | data, folder, {})
+        return cls._create(settings["log"]["name"], settings | data, folder, {})
 
     @classmethod
     def _create(

@@ -43,16 +43,15 @@ def require_alike(plan: Plan, parsed: Mapping[str, Stage]) -> None:
     times = "known" if data.know_request else "last_event"
     chains = tuple(f"{key}." for key in (*OWN, *plan.world_root(0)))
     for stage, one in parsed.items():
-        model, trainer = one.config["model"]["init_args"], one.config["trainer"]
         refuse_own(stage, [key for key in plan.given(stage) if f"{key}.".startswith(chains)])
-        if trainer["limit_val_batches"] == 0:
+        if one.config["trainer"]["limit_val_batches"] == 0:
             where = f"{stage}, trainer.limit_val_batches"
             raise InputError("a chain validates every stage", where=where, remedy="leave it out")
         if (given := one.config["data"]["init_args"].get("request_time", times)) != times:
             what = f"this stage reads histories with {given!r}, and the chain measures with {times!r}"
             where, remedy = f"{stage}, data.request_time", "set data.request_time for all stages"
             raise InputError(what, where=where, remedy=remedy)
-        encoder = model.get("encoder") or {}
+        encoder = one.config["model"]["init_args"].get("encoder") or {}
         room = encoder.get("init_args", {}).get("max_length", data.max_length)
         if stage.startswith("judge_") and room < data.max_length:
             what = f"the encoder takes {room} events, and has to judge histories of {data.max_length}"

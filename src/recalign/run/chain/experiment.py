@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from recalign.errors import InputError, require_positive, require_seed
 from recalign.evaluation.methods import BASE_STAGES
-from recalign.evaluation.roles import Roles, base_of
+from recalign.evaluation.roles import base_of
 from recalign.evaluation.rows import is_post_trained, row_of
 from recalign.posttrain.base import KEEP
 from recalign.recommender.interpolation import require_share
@@ -87,11 +87,6 @@ class Chain:
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
     trainer: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def roles(self) -> Roles:
-        """What its methods are for."""
-        return Roles(self.highlight, self.placebos, self.baselines)
 
     @property
     def trained(self) -> list[str]:

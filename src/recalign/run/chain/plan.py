@@ -20,7 +20,7 @@ from recalign.evaluation.baselines import Row
 from recalign.evaluation.chain_comparison import RunsComparison
 from recalign.evaluation.methods import BASE_STAGES, BaseCheckpoints, MethodRun
 from recalign.evaluation.reranking import READS_REWARD_MODEL
-from recalign.evaluation.roles import START, base_of
+from recalign.evaluation.roles import START, Roles, base_of
 from recalign.evaluation.rows import UNTRAINED, row_of
 from recalign.evaluation.seed_evaluation import SeedEvaluation
 from recalign.files import write_text
@@ -164,7 +164,8 @@ class Plan:
 
     def comparison(self) -> RunsComparison:
         """The table of all methods over all seeds."""
-        return RunsComparison(self.folder, methods=self.chain.methods, seeds=self.seeds, roles=self.chain.roles)
+        roles = Roles(self.chain.highlight, self.chain.placebos, self.chain.baselines)
+        return RunsComparison(self.folder, methods=self.chain.methods, seeds=self.seeds, roles=roles)
 
     def evaluation_stage(self, seed: int) -> Stage:
         """The stage with whose data, and on whose machine, the methods of a seed are evaluated.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,10 +46,14 @@ def _log(run: Any, folder: Path, page: Path, sources: Sources, searched: bool = 
 
     test = sources.table()
     run.summary.update(_summary(test, sources))
-    shown: dict[str, Any] = {"comparison": _table(_comparison(test))}
+    tables = {"comparison": _comparison(test)}
     if searched:
-        shown["search"] = _table(pl.read_csv(folder / SEARCH, glob=False).rows(named=True))
-    run.log({**shown, "report": wandb.Html(page.read_text(encoding="utf-8"), inject=False)})
+        tables["search"] = pl.read_csv(folder / SEARCH, glob=False).rows(named=True)
+    shown: dict[str, Any] = {"report": wandb.Html(page.read_text(encoding="utf-8"), inject=False)}
+    for name, rows in tables.items():
+        columns: list[str | int] = list(rows[0] if rows else ())
+        shown[name] = wandb.Table(columns=columns, data=[list(row.values()) for row in rows])
+    run.log(shown)
     made_from = {f"{one['stage']}/seed-{one['seed']}": one["digests"] for one in sources.manifests}
     artifact = wandb.Artifact(wandb_name(f"{folder.name}-report"), type="report", metadata={"checkpoints": made_from})
     for file in (page, *(folder / name for name in ("comparison.csv", "check.json", *[SEARCH] * searched))):
@@ -70,12 +73,6 @@ def _summary(test: ComparisonTable, sources: Sources) -> dict[str, Any]:
     for metric in MAIN:
         said |= {f"test/{metric}/{method}": cell.value for method, cell in test.column(metric).items()}
     return said
-
-
-def _table(rows: Sequence[Mapping[str, Any]]) -> Any:
-    import wandb
-
-    return wandb.Table(columns=list[str | int](rows[0] if rows else ()), data=[list(row.values()) for row in rows])
 
 
 def _comparison(test: ComparisonTable) -> list[dict[str, Any]]:
@@ -169,10 +166,11 @@ def workspace(entity: str, project: str) -> Any:
 def _own_entity() -> str:
     import wandb
 
-    remedy = "run wandb login, or give --entity; --dry-run needs none"
+    reason: object = "nobody is logged in"
     try:
         if wandb.login(prompt=False):
             return str(wandb.Api().default_entity)
     except wandb.Error as error:  # a key that is refused, or no network
-        raise InputError(f"W&B does not know this account ({error})", where="dashboard", remedy=remedy) from error
-    raise InputError("W&B has no account here", where="dashboard", remedy=remedy)
+        reason = error
+    remedy = "run wandb login, or give --entity; --dry-run needs none"
+    raise InputError(f"W&B knows no account here ({reason})", where="dashboard", remedy=remedy)

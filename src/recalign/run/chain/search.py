@@ -21,6 +21,7 @@ from recalign.evaluation.rows import row_of
 from recalign.evaluation.selection import SEARCH, SELECT, Figures, choose, validate
 from recalign.files import write_text
 from recalign.recommender.interpolation import MIN_NDCG_RETAINED
+from recalign.run import configs
 from recalign.run.chain.plan import Plan, Settings, base_checkpoints, method_run, train
 from recalign.run.chain.steps import CHOICE, Results, Step, step_name
 from recalign.run.stage import Stage, parse_stage
@@ -42,36 +43,27 @@ Outcome = TypeVar("Outcome")
 class Spaces:
     """The spaces of all methods.
 
-    Args:
+    Attributes:
         file: such as `conf/search.yaml`.
+        by_method: ranges and values.
     """
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self._spaces: dict[str, Space | str] = {}
+        self.by_method: dict[str, Space] = {}
         for method, given in load(file).items():
             try:
-                space = given if isinstance(given, str) else {key: _axis(axis) for key, axis in given.items()}
+                self.by_method[method] = {key: _axis(axis) for key, axis in given.items()}
             except (TypeError, ValueError, AttributeError, LookupError) as error:
                 remedy = "give each key {low: 0.1, high: 1.0, log: true} or a list of values"
                 raise InputError(f"{given} is no space to search", where=f"{file}, {method}", remedy=remedy) from error
-            self._spaces[method] = space
-
-    def __contains__(self, method: str) -> bool:
-        return method in self._spaces
-
-    def leader(self, method: str) -> str | None:
-        """The method whose chosen setting this one takes, if it has no search of its own."""
-        space = self._spaces.get(method)
-        return space if isinstance(space, str) else None
 
     def space(self, method: str) -> Space:
-        """The ranges and values of a method, or of its leader."""
-        space = self._spaces.get(self.leader(method) or method, self._spaces.get(DEFAULT))
-        if not isinstance(space, dict):
+        """The ranges and values of a method."""
+        if method not in self.by_method and DEFAULT not in self.by_method:
             remedy = f"add it, or {DEFAULT!r}; {OTHER}"
             raise InputError(f"no space for {method!r}", where=str(self.file), remedy=remedy)
-        return space
+        return self.by_method[method if method in self.by_method else DEFAULT]
 
     def settings(
         self, method: str, config: Mapping[str, Any], fixed: Container[str], trials: int, seed: int
@@ -156,7 +148,7 @@ def tried(attempt: Callable[[], Outcome]) -> Outcome | InputError | TrainingErro
 
 
 class Search:
-    """The trials of every method of a chain.
+    """The trials of every method of a chain; placebos take what is chosen for the methods that they copy.
 
     Args:
         plan: the chain.
@@ -167,30 +159,18 @@ class Search:
     """
 
     def __init__(self, plan: Plan, parsed: Mapping[str, Stage]) -> None:
-        self.plan, self.seed = plan, plan.chain.seeds[0]
-        self.spaces = Spaces(plan.found("search.yaml") or plan.folders[0] / "search.yaml")
-        trials = plan.chain.trials
-        self.settings = {
-            method: self.spaces.settings(method, parsed[method].config, self._fixed(method), trials, self.seed)
-            for method in plan.chain.post_trained
-            if not self._leader(method)
-        }
-        for method in plan.chain.methods:
-            leader = self._leader(method)
-            if leader and leader not in self.settings:
-                text = f"{method} takes the setting chosen for {leader}, which this chain does not search"
-                raise InputError(text, where="methods", remedy=f"add {leader}, or set trials: 0")
-
-    def _leader(self, method: str) -> str | None:
-        """The method whose chosen settings this one takes: as the file says, else that which a placebo copies."""
-        copied = self.plan.chain.placebos.get(method)
-        leader = self.spaces.leader(method) or (copied if copied in self.plan.chain.post_trained else None)
-        return leader and (self.spaces.leader(leader) or leader)
-
-    def _fixed(self, method: str) -> Settings:
-        """Settings of the space that the chain's YAML or the command line fixes."""
-        given = {key: self.plan.given(method, key) for key in self.spaces.space(method)}
-        return {key: ", ".join(map(str, found.values())) for key, found in given.items() if found}
+        self.plan, self.seed, chain = plan, plan.seeds[0], plan.chain
+        spaces = Spaces(plan.found("search.yaml") or configs.find("search"))
+        self.copied = {method: chain.placebos[method] for method in chain.post_trained if method in chain.placebos}
+        self.settings: dict[str, list[Settings]] = {}
+        for method in chain.post_trained:
+            if method not in self.copied:
+                config, given = parsed[method].config, [key for key in spaces.space(method) if plan.given(method, key)]
+                self.settings[method] = spaces.settings(method, config, given, chain.trials, self.seed)
+        for method, copied in self.copied.items():
+            if copied not in self.settings:
+                text = f"{method} takes the setting chosen for {copied}, which this chain does not search"
+                raise InputError(text, where="methods", remedy=f"add {copied}, or set trials: 0")
 
     def steps(self) -> list[Step]:
         """Every trial, its figures on validation, and the choice (`CHOICE`)."""
@@ -216,18 +196,25 @@ class Search:
                 else:
                     trials[number] = figures
             keep = self.plan.parsed(method, self.seed).config["model"]["init_args"].get("keep")
-            best, fixed = choose(trials, keep or MIN_NDCG_RETAINED), json.dumps(self._fixed(method))
-            chosen[method] = settings[best]
+            number_chosen = choose(trials, keep or MIN_NDCG_RETAINED)
+            chosen[method] = settings[number_chosen]
             for number, setting in enumerate(settings):
-                row = {"method": method, "trial": number, "chosen": number == best, "settings": json.dumps(setting)}
-                rows.append({**row, "fixed": fixed, **trials.get(number, {})})
-        for method in self.plan.chain.methods:
-            if leader := self._leader(method):
-                found = chosen[leader].items()
-                chosen[method] = {key: value for key, value in found if not self.plan.given(method, key)}
+                row: dict[str, Any] = {"method": method, "trial": number, "chosen": number == number_chosen}
+                row["settings"] = json.dumps(setting)
+                rows.append(row | trials.get(number, {}))
+        for method, copied in self.copied.items():
+            found = chosen[copied].items()
+            chosen[method] = {key: value for key, value in found if not self.plan.given(method, key)}
         frame = pl.DataFrame(rows, infer_schema_length=None)
         write_text(self.plan.folder / SEARCH, frame.write_csv())
-        Console(width=WIDTH).print(_table(frame.filter("chosen"), self.seed))
+        metrics = (SELECT, HIGH)
+        heads = (Column(metric.removeprefix("value/"), justify="right", no_wrap=True) for metric in metrics)
+        title = f"settings chosen on validation, seed {self.seed}"
+        caption = f"highest {SELECT} that keeps the NDCG budget; {SEARCH} has all trials and figures"
+        table = Table("method", "setting", *heads, title=title, caption=caption, padding=(0, 1, 0, 0), box=None)
+        for best in frame.filter("chosen").iter_rows(named=True):
+            table.add_row(best["method"], line(json.loads(best["settings"])), *(f"{best[one]:.4f}" for one in metrics))
+        Console(width=WIDTH).print(table)
         return chosen
 
     def _try(self, method: str, number: int, _: Results) -> MethodRun | InputError | TrainingError:
@@ -257,15 +244,6 @@ class Search:
         return [next(figures) if isinstance(run, MethodRun) else run for run in runs]
 
 
-def _table(chosen: pl.DataFrame, seed: int) -> Table:
-    """The setting chosen for each method, from the rows of `search.csv`."""
-    metrics = (SELECT, HIGH)
-    heads = (Column(metric.removeprefix("value/"), justify="right", no_wrap=True) for metric in metrics)
-    title = f"settings chosen on validation, seed {seed}"
-    caption = f"highest {SELECT} that keeps the NDCG budget; {SEARCH} has all trials and figures"
-    table = Table("method", "setting", *heads, title=title, caption=caption, padding=(0, 1, 0, 0), box=None)
-    for row in chosen.iter_rows(named=True):
-        parts = [f"{key} {value}" for key, value in json.loads(row["settings"]).items()]
-        parts += [f"{key} {value} (given)" for key, value in json.loads(row["fixed"]).items()]
-        table.add_row(row["method"], ", ".join(parts), *(f"{row[metric]:.4f}" for metric in metrics))
-    return table
+def line(settings: Settings) -> str:
+    """Settings in one line."""
+    return ", ".join(f"{key} {value}" for key, value in settings.items())

@@ -22,7 +22,7 @@ from recalign.evaluation.selection_callback import SelectionValue
 from recalign.files import write_text
 from recalign.run import configs
 from recalign.run.chain.plan import train
-from recalign.run.chain.search import Spaces, trial, tried
+from recalign.run.chain.search import Spaces, line, trial, tried
 from recalign.run.stage import Stage, Trained, parse_stage, upstream
 from recalign.run.stage.console import echo, quiet
 from recalign.run.stage.loggers import BEST
@@ -90,7 +90,7 @@ def tune(argv: Sequence[str]) -> Path:
     with quiet(), locked(folder, "tuning", "let it finish, or tune in another --run.root"):
         outcomes: list[Any] = []
         for number, setting in enumerate(settings):
-            echo(f"trial {number + 1} of {len(settings)}: trial-{number}, {_line(setting)}")
+            echo(f"trial {number + 1} of {len(settings)}: trial-{number}, {line(setting)}")
             run = tried(partial(_train, stage, number, setting))
             if isinstance(run, Exception):
                 echo(f"  cannot be trained: {run}")
@@ -103,7 +103,7 @@ def tune(argv: Sequence[str]) -> Path:
     table = Table(*heads, title=f"trials of {stage.run.name}", box=None, padding=(0, 2, 0, 0))
     for number in [*ranked, *(number for number in range(len(settings)) if number not in values)]:
         value = f"{values[number]:.4f}" if number in values else "failed"
-        table.add_row(f"trial-{number}", value, _line(settings[number]), style="bold" if number == ranked[0] else None)
+        table.add_row(f"trial-{number}", value, line(settings[number]), style="bold" if number == ranked[0] else None)
     out = Path(how.out or folder / "tuned.yaml")
     head = f"# {metric} {values[ranked[0]]:.4g}, the best of {len(settings)} trials\n"
     tuned = OmegaConf.create()
@@ -120,7 +120,7 @@ def _settings(spaces: Spaces, stage: Stage, words: Sequence[str], trials: int) -
     given = [(option.lstrip("-"), value) for option, value, _ in iter_options(words)]
     fixed = set_keys({option: value for option, value in given if option not in ("c", "config")})
     files = [Path(str(value)).stem for option, value in given if option in ("c", "config")]
-    method = next((name for name in files[:1] if name in spaces), stage.run.name)
+    method = next((name for name in files[:1] if name in spaces.by_method), stage.run.name)
     settings = spaces.settings(method, stage.config, fixed, trials, stage.seed)
     if not settings[0]:
         raise InputError("nothing is left to search", where=str(spaces.file), remedy="set fewer on the line")
@@ -151,7 +151,3 @@ def _selection_value(stage: Stage) -> dict[str, Any]:
         remedy = f"run the log's chain first (recalign chain {stage.folder.path.parents[1].name}), or name a --metric"
         raise InputError("there are no judges to tell which trial is best", where=str(judge), remedy=remedy)
     return {"class_path": f"{SelectionValue.__module__}.SelectionValue", "init_args": {"judge": str(judge)}}
-
-
-def _line(settings: dict[str, Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in settings.items())

@@ -15,9 +15,8 @@ from recalign.data.sequences.earlier import WHERE_ROWS_ARE, EarlierLog
 from recalign.errors import InputError, require_positive
 from recalign.evaluation.chain_comparison import RECORD
 from recalign.files import read_json
-from recalign.recommender.checkpoint import class_path, read_checkpoint
+from recalign.recommender.checkpoint import read_checkpoint
 from recalign.recommender.grown import GROWS_FROM
-from recalign.recommender.sequence_policy import SequencePolicy
 from recalign.run.chain.command import IDS, run_chain, split_overrides
 from recalign.run.chain.experiment import Chain, Evaluation
 from recalign.run.chain.plan import EVALUATION, Overrides, Plan, Settings
@@ -30,7 +29,6 @@ EARLIER_IDS = "ids-before"
 WARM_STARTED_STAGE = "recommender"
 """Only the recommender is warm-started: a warm-started judge would favour policies that it selected, and a method that
 went on lost most of its gain (docs/loop.md)."""
-REMEDY = "run a new chain on the new log"
 
 
 @dataclass
@@ -68,13 +66,18 @@ def update(argv: Sequence[str]) -> Path:
     Returns:
         The new chain's run folder.
     """
-    first, rest = list(argv[:1]), argv[1:]
-    run = [f"--run={word}" if not word.startswith("-") else word for word in first]
-    own, overrides = split_overrides([*run, *rest])
+    words = list(argv)
+    if words and not words[0].startswith("-"):
+        words[0] = f"--run={words[0]}"
+    own, overrides = split_overrides(words)
     description = " ".join((update.__doc__ or "").split("\n\n")[0].split())
     how = Update(**instantiated(*parse_call("update", description, Update, own)))
-    plan = update_plan(how, overrides)
-    keep_ids(plan, Path(how.run))
+    plan, ids = update_plan(how, overrides), Path(how.run) / IDS
+    data = plan.data(plan.seeds[0])
+    EarlierLog(str(ids)).require_same(data.log_, data.reward_settings)
+    # The new chain, which continues them, has to do when the earlier one is gone.
+    with seals.publish(plan.folder / EARLIER_IDS, seals.Seal.read(ids).key) as part:
+        shutil.copytree(ids, part, dirs_exist_ok=True)
     return run_chain(plan)
 
 
@@ -97,7 +100,7 @@ def update_plan(how: Update, overrides: Overrides) -> Plan:
     before = Chain(**record["chain"] | {"evaluation": Evaluation(**record["chain"]["evaluation"])})
     if before.world:
         what = "each of its seeds has a world of its own, and these do not grow"
-        raise InputError(what, where=how.run, remedy=REMEDY)
+        raise InputError(what, where=how.run, remedy="run a new chain on the new log")
     if (run.parent / name).resolve() == run.resolve():
         what = "an update cannot lie in the folder that it goes on from"
         raise InputError(what, where="name", remedy="give another --name")
@@ -121,18 +124,8 @@ def update_plan(how: Update, overrides: Overrides) -> Plan:
                 raise InputError("is not finished", where=str(folder.path), remedy=remedy)
             if stage == WARM_STARTED_STAGE:
                 key = f"{stage}/seed-{seed}"
-                epochs[key] = record.get("epochs", {}).get(key) or _epochs_of(folder)
+                epochs[key] = record.get("epochs", {}).get(key) or read_checkpoint(folder.last)["epoch"] + 1
     return plan
-
-
-def _epochs_of(folder: RunFolder) -> int:
-    """Epochs that a recommender took; refuses one whose policy cannot grow."""
-    last = read_checkpoint(folder.last)
-    policy = last["recipes"].get("policy")
-    if policy and policy["class_path"] != class_path(SequencePolicy):
-        what = f"its policy is a {policy['class_path']}, and only a {SequencePolicy.__name__} can grow"
-        raise InputError(what, where=str(folder.path), remedy=REMEDY)
-    return int(last["epoch"]) + 1
 
 
 def _from_earlier(
@@ -148,18 +141,6 @@ def _from_earlier(
         own |= {f"model.{GROWS_FROM}": str(folder.path / str(manifest.checkpoint)), "data.untouched": how.untouched}
         own["trainer.max_epochs"] = math.ceil(how.epochs * epochs[f"{stage}/seed-{seed}"])
     return folder.config if stage else run / EVALUATION.format(seed), own
-
-
-def keep_ids(plan: Plan, run: Path) -> None:
-    """Copy the ids of an earlier run: the new chain, which continues them, has to do when the earlier one is gone.
-
-    Raises:
-        InputError: there are none, or no log can continue them, or not this one; nothing is written then.
-    """
-    data = plan.data(plan.seeds[0])
-    EarlierLog(str(run / IDS)).require_same(data.log_, data.reward_settings)
-    with seals.publish(plan.folder / EARLIER_IDS, seals.Seal.read(run / IDS).key) as part:
-        shutil.copytree(run / IDS, part, dirs_exist_ok=True)
 
 
 def _of_data(settings: Iterable[tuple[str, Any]]) -> Settings:
