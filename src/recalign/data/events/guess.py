@@ -18,7 +18,7 @@ from recalign.errors import InputError
 WORDS = {
     "user": ("user", "customer", "visitor", "viewer", "account", "uid", "username", "session"),
     "item": ("item", "product", "movie", "video", "book", "asin", "sku", "song", "track", "news", "post", "iid"),
-    "timestamp": ("timestamp", "time", "datetime", "ts", "date", "created", "at", "day", "epoch"),
+    "timestamp": ("timestamp", "time", "datetime", "ts", "date", "created", "at", "day", "epoch", "moment"),
     "rating": ("rating", "stars", "score", "grade", "reward"),
     "signal": ("purchased", "purchase", "bought", "liked", "like", "clicked", "click", "label"),
     "event": ("event", "action", "behavior", "type"),
