@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from recalign.data.events import EventTable
+from recalign.data.events import EventTable, Report
 
 
 def table(users, items, times, rewards=None, has_time=True, **columns) -> EventTable:
@@ -22,4 +22,4 @@ def table(users, items, times, rewards=None, has_time=True, **columns) -> EventT
     )
     raw = pl.Series([100 + i for i in range(max(items) + 1)])
     people = pl.Series([f"u{i}" for i in range(max(users) + 1)])
-    return EventTable(frame, people, raw, has_time, None, "made-by-hand")  # type: ignore[arg-type]
+    return EventTable(frame, people, raw, has_time, Report({}, [], len(frame), []), "made-by-hand")

@@ -91,9 +91,7 @@ def test_rare_items_are_left_out_of_training_and_counted():
     assert sequences.frame["item_id"].to_list() == [2, 1, 0, 0, 1, 2, 1, 0]
     assert sequences.trained.tolist() == [2, 2]
     assert sequences.report.used == len(sequences.frame)
-    assert sequences.report.left_out() == {
-        "are training events of 1 items that have fewer than 2, and are left out: items 104": 1
-    }
+    assert [note.count for note in sequences.report.notes] == [1]
     assert sequences.fingerprint != build(events, LeaveLast(1, 1), None, UserGroups()).fingerprint
 
 

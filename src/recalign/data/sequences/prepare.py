@@ -41,7 +41,7 @@ from recalign.data.events.table import Note, check_rows, require_useful
 from recalign.data.sequences.cache import ARRAYS, FIGURES, column_file, mappable, read_table, write_entry
 from recalign.data.sequences.data import EventDataModule
 from recalign.data.sequences.features import ItemFeatures, number_with_features
-from recalign.data.sequences.splits import High, LeaveLast, Split, TimeSplit, UserGroups
+from recalign.data.sequences.splits import TRAIN, High, LeaveLast, Split, TimeSplit, UserGroups
 from recalign.data.sequences.store import (
     Sequences,
     assign,
@@ -50,7 +50,6 @@ from recalign.data.sequences.store import (
     index,
     number_items,
     part_sizes,
-    training_counts,
     with_rare_items,
 )
 from recalign.data.sequences.where import Where
@@ -162,7 +161,7 @@ def _write(
         group=users["group"].to_numpy(),
         fingerprint=data.fingerprint,
         catalogue=catalogue_digest(kept, frame),
-        report=with_rare_items(report, items, count_I, data.min_events),
+        report=with_rare_items(report, len(frame), data.min_events),
         num_warm=warm,
         features=None if values is None else ItemFeatures.encode(values, kept, warm),
         **{name: np.load(entry / f"{name}.npy", mmap_mode="r") for name in ARRAYS},
@@ -293,9 +292,9 @@ class _Tasks:
     def count(self, number: int, split: Split) -> None:
         """Count a partition's training events, and all of its events, by raw id of the item."""
         table = self._table(number)
-        trained = training_counts(assign(table, split), len(table.items))
-        events = np.bincount(table.frame["item"].to_numpy(), minlength=len(table.items))
-        counts = pl.DataFrame({"item": table.items, "trained": trained, "events": events})
+        trained = table.frame["item"].filter(split.assign(table) == TRAIN)
+        both = (np.bincount(item.to_numpy(), minlength=len(table.items)) for item in (trained, table.frame["item"]))
+        counts = pl.DataFrame({"item": table.items} | dict(zip(("trained", "events"), both, strict=True)))
         counts.write_ipc(self.folder / f"{number}-counts.arrow")
 
     def index(

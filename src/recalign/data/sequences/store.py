@@ -12,7 +12,6 @@ import numpy as np
 import polars as pl
 
 from recalign.data.events import EventTable, Report
-from recalign.data.events.messages import SHOWN
 from recalign.data.events.table import Note
 from recalign.data.sequences.relative import RelativeTo
 from recalign.data.sequences.splits import TEST, TRAIN, VALIDATION, High, Split, UserGroups
@@ -163,11 +162,10 @@ def build(
         InputError: a part has no events, or the training part has no two events of one user.
     """
     frame = assign(table, split)
-    count_I = training_counts(frame, len(table.items))
+    count_I = np.bincount(frame["item"].filter(frame["split"] == TRAIN).to_numpy(), minlength=len(table.items))
     items, number_I, warm = numbering(table.items, count_I >= min_events)
     frame, arrays = index(frame, number_I, warm, len(table.users), high, relative_to)
     check_parts(part_sizes(frame), int(arrays["trained"].max(initial=0)), split, min_events)
-    left_out_I = np.where((number_I > 0) & (number_I <= warm), 0, count_I)
     return Sequences(
         frame=frame,
         users=table.users,
@@ -176,7 +174,7 @@ def build(
         **arrays,
         fingerprint=fingerprint_of(table.fingerprint, split, high, groups, min_events, relative_to),
         catalogue=catalogue_digest(items, frame),
-        report=with_rare_items(table.report, table.items, left_out_I, min_events),
+        report=with_rare_items(table.report, len(frame), min_events),
         num_warm=warm,
     )
 
@@ -189,11 +187,6 @@ def assign(table: EventTable, split: Split) -> pl.DataFrame:
     if not frame.select(key).to_series().is_sorted():
         frame = frame.sort(key, maintain_order=True)
     return frame
-
-
-def training_counts(frame: pl.DataFrame, items: int) -> np.ndarray:
-    """Training events of each item. Shape: int64 (I,)."""
-    return np.bincount(frame["item"].filter(frame["split"] == TRAIN).to_numpy(), minlength=items)
 
 
 def part_sizes(frame: pl.DataFrame) -> np.ndarray:
@@ -237,16 +230,11 @@ def index(
     }
 
 
-def with_rare_items(report: Report, items: pl.Series, count_I: np.ndarray, min_events: int) -> Report:
-    """The report of a log, with what ``min_events`` leaves out, by training events of each item, int64 (I,)."""
-    rare_I = (count_I > 0) & (count_I < min_events)
-    if not rare_I.any():
-        return report
-    named, count = items.filter(pl.Series(rare_I)), int(count_I[rare_I].sum())
-    first, more = ", ".join(map(str, named.head(SHOWN))), len(named) - SHOWN
-    reason = f"are training events of {len(named):,} items that have fewer than {min_events}, and are left out: items "
-    note = Note(f"{reason}{first}" + (f" and {more:,} more" if more > 0 else ""), count, [])
-    return replace(report, used=report.used - count, notes=[*report.notes, note])
+def with_rare_items(report: Report, used: int, min_events: int) -> Report:
+    """The report of a log of which so many events are used, after ``min_events`` left some out."""
+    reason = f"are training events of items that have fewer than {min_events}, and are left out"
+    notes = [*report.notes, Note(reason, report.used - used, [])] if used < report.used else report.notes
+    return replace(report, used=used, notes=notes)
 
 
 def is_first(key: np.ndarray) -> np.ndarray:
