@@ -71,9 +71,8 @@ def trust(verdict):
         "calibration": {"error": 0.125},
     }
     return {
-        "verdict": verdict, "implication": f"Do what {verdict} implies.", "judged_on": "validation", "reliability": 0.3,
-        "noise": {"sd": 0.9, "source": "floor", "ceiling": 0.4},
-        "recommended": {"temperature": 0.7, "ess": 0.34}, "validation": part,
+        "verdict": verdict, "implication": f"Do what {verdict} implies.", "judged_on": "validation",
+        "validation": part,
     }  # fmt: skip
 
 
@@ -106,8 +105,7 @@ def test_the_page_of_a_full_chain(chain):
     for expected in (
         "made-up", "seeds 0, 1, 2", "750 test events of 150 users", "torch 2.7.0", "commit c0ffeec0ff, changed",
         "seed 0: strong. Do what strong implies.", "seeds 1, 2: weak. Do what weak implies.", "1,234,567", "name <b>",
-        "reward model 0.250 0.200 – 0.310", "mean of all 0.250 0.200 – 0.310 0.250", "0.900 (at most)",
-        "what follows seed 0 seed 1 seed 2", "sd of the reward 0.7 (ESS 34%) 0.7 (ESS 34%)",
+        "reward model 0.250 0.200 – 0.310", "mean of all 0.250 0.200 – 0.310 0.250",
         "recalign fit --config conf/reward.yaml --name '<0>'",
         "KL(policy || start)", "Not decided: asft Nothing tells whether the judges",
         "Placebos (asft_permuted, asft_random) must gain nothing.",

@@ -80,13 +80,11 @@ class ComparisonTable:
             (method, metric): Interval(*cell) / (self.unit if self.in_sd(metric) else 1)
             for method, _, _, metric, *cell in means.iter_rows()
         }
-        self.roles = roles
+        self.roles, self.metrics = roles, set(of_split["metric"])
         self.methods = of_split["method"].unique(maintain_order=True).to_list()
-        single = of_split.filter(pl.col("seed") != "all")
-        self.seeds = sorted(single["seed"].unique(), key=int)
-        self._single = single
-        self._seeds = {method: set(rows["seed"]) for (method,), rows in single.group_by("method")}
-        self.metrics = set(of_split["metric"])
+        self._single = of_split.filter(pl.col("seed") != "all")
+        self._seeds = {method: set(rows["seed"]) for (method,), rows in self._single.group_by("method")}
+        self.seeds = sorted(set().union(*self._seeds.values()), key=int)
 
     def get(self, method: str, metric: str) -> Interval | None:
         """One figure, or None."""
@@ -113,17 +111,19 @@ class ComparisonTable:
 
         nan where one is missing or the latter is 0.
         """
-        base, change = self._base(method), self.get(method, f"diff_{BEST}/{ALL}")
         if method == self.better_baseline(ALL):
-            return 1.0 if base else float("nan")
-        return 1 + change.value / base if change and base else float("nan")
+            return 1.0 if self._base(method) else float("nan")
+        kept = self._share(method)
+        return kept.value if kept else float("nan")
 
     def retained_interval(self, method: str) -> Interval | None:
         """`retained` with the interval of the paired difference; None where it is unknown."""
+        kept = self._share(method)
+        return kept if kept and kept.known else None
+
+    def _share(self, method: str) -> Interval | None:
         base, change = self._base(method), self.get(method, f"diff_{BEST}/{ALL}")
-        if change is None or not change.known or not base:
-            return None
-        return Interval(*(1 + end / base for end in change))
+        return Interval(*(1 + end / base for end in change)) if change and base else None
 
     def _base(self, method: str) -> float:
         """`all/ndcg@10` of the better baseline over the seeds that a method has too; 0 where there is no baseline."""

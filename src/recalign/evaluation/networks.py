@@ -13,18 +13,35 @@ import torch
 from torch import Tensor
 
 from recalign.data.events import data_root
-from recalign.data.sequences import Sequences
+from recalign.data.sequences import Batch, EventDataModule, Sequences
 from recalign.data.sequences.user_sample import users_tested
 from recalign.errors import InputError
 from recalign.evaluation.methods import BaseCheckpoints, MethodRun, Networks
-from recalign.evaluation.reranking import READS_REWARD_MODEL, RERANKING, ItemScores, RerankedRow, Reranking, Scores
-from recalign.evaluation.validation_ranking import ValidationRanking
-from recalign.recommender.interpolation import ALL_RETAINED, Retention, alpha_within_budget
+from recalign.evaluation.reranking import (
+    READS_REWARD_MODEL,
+    RERANKING,
+    ItemScores,
+    Rerank,
+    RerankedRow,
+    Reranking,
+    Scores,
+)
+from recalign.evaluation.value import Once
+from recalign.recommender.interpolation import (
+    ALL_RETAINED,
+    Retention,
+    alpha_within_budget,
+    budget_batches,
+    ndcg_by_user,
+    sums_by_user,
+)
 from recalign.recommender.policy import Policy
 from recalign.reward import RewardData
 from recalign.reward.placebo import as_placebo
 
 TESTED = "users/tested"  # all users with test events; where a sample was evaluated
+MAX_SCORES = 2**28  # of events and items: of more, batches and states are not kept
+NETWORKS = 2  # whose states are kept at a time: as a rule the start, and what reranks it
 
 
 class LoadedNetworks(Networks):
@@ -34,7 +51,7 @@ class LoadedNetworks(Networks):
         super().__init__(base, data, device)
         if truth := truth_of(data):
             self.scorers = replace(self.scorers, truth_UV=load_truth(truth, data.sequences))
-        self._ranking = ValidationRanking(self.start, data, device)
+        self._ranking = ValidationRanking(data, device)
         self.reranked = functools.cache(self._reranked)
 
     def policy(self, run: MethodRun) -> Policy:
@@ -91,6 +108,39 @@ class LoadedNetworks(Networks):
         reads = max(float(not isinstance(scores, ItemScores)), run.cost.get(READS_REWARD_MODEL, 0.0))
         figures = {READS_REWARD_MODEL: reads} | (as_placebo(self.data).facts() if row.permuted else {})
         return figures | {"policy/strength": how.strength, RERANKING: how.record(self.data)}
+
+
+class ValidationRanking:
+    """NDCG@10 of policies by user, on the events that an NDCG budget is measured on (`budget_batches`)."""
+
+    def __init__(self, data: EventDataModule, device: torch.device) -> None:
+        self.data, self.device = data, device
+
+    @torch.no_grad()
+    def ndcg_by_user(self, policy: Policy) -> np.ndarray:
+        """NDCG@10 of a policy, summed over each user's events. Shape: float64 (U,), users with an event."""
+        policy.eval().to(self.device)
+        if not isinstance(policy, Rerank) or not self._batches:
+            return ndcg_by_user(policy, budget_batches(self.data), self.device)
+        return sums_by_user(
+            (batch, policy.ranks_within(policy.encode_once(once), batch.target_T, 10, batch.seen_N))
+            for batch, once in self._batches
+        )
+
+    @functools.cached_property
+    def _batches(self) -> list[tuple[Batch, Once]]:
+        """All batches, each with what reads it once; none where they are too many to keep."""
+        found, scores = list[tuple[Batch, Once]](), 0
+        for batch in budget_batches(self.data):
+            scores += len(batch.target_T) * self.data.num_items
+            if scores > MAX_SCORES:
+                return []
+            found.append((there := batch.to(self.device), _once(there)))
+        return found
+
+
+def _once(batch: Batch) -> Once:
+    return functools.lru_cache(NETWORKS)(lambda read: read(batch))
 
 
 def of_methods(nets: LoadedNetworks, policies: Mapping[MethodRun, Policy], events: Any) -> dict[str, Any]:

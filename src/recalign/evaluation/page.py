@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -169,10 +169,6 @@ def _trust(trust: Mapping[str, findings.Reports]) -> dict[str, Any]:
             for label, each, name in rows
             if each
         ],
-        "follows": (
-            ["what follows", *(f"seed {seed}" for seed in reports)],
-            [[name, *(figure(report) for report in reports.values())] for name, figure in FOLLOWS.items()],
-        ),
     }
 
 
@@ -187,16 +183,3 @@ def _mean_cell(estimates: list[list[float | None]]) -> tuple[str, str]:
         return "–", ""
     value, low, high = np.mean(np.array(estimates, dtype=float), axis=0)
     return f"{value:.3f}", f"{low:.3f} – {high:.3f}"
-
-
-KINDS = {"repeats": "repeated events", "floor": "at most"}
-FOLLOWS: dict[str, Callable[[dict[str, Any]], str]] = {
-    "pairwise is measured on": lambda report: report.get("ordered_on") or "–",
-    "reliability (R2, at least 0)": lambda report: f"{report['reliability']:.3f}",
-    "recommended temperature, in sd of the reward": lambda report: (
-        f"{report['recommended']['temperature']:g} (ESS {report['recommended']['ess']:.0%})"
-    ),
-    "noise of a reward": lambda report: f"{report['noise']['sd']:.3f} ({KINDS[report['noise']['source']]})",
-    "calibration error, in the reward's unit": lambda report: f"{_judged(report)['calibration']['error']:.3f}",
-}
-"""What follows from the verdict, for one seed."""

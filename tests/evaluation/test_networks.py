@@ -7,10 +7,10 @@ import copy
 import pytest
 import torch
 
-from recalign.evaluation import validation_ranking
+from recalign.evaluation import networks
 from recalign.evaluation.baselines import log_counts
+from recalign.evaluation.networks import ValidationRanking
 from recalign.evaluation.reranking import ItemScores, Rerank, interpolate
-from recalign.evaluation.validation_ranking import ValidationRanking
 from recalign.recommender.checkpoint import load_net
 from recalign.recommender.interpolation import budget_batches, ndcg_by_user
 
@@ -27,11 +27,11 @@ def sizes(data) -> list[int]:
 
 @pytest.mark.parametrize("kept", PARTS)
 def test_it_is_the_ndcg_of_each_policy_alone(data, cloned, rewarded, monkeypatch, kept):
-    monkeypatch.setattr(validation_ranking, "MAX_CACHED", sum(sizes(data)[:kept]))
+    monkeypatch.setattr(networks, "MAX_SCORES", sum(sizes(data)[:kept]))
     start, reward = load_net(cloned, "policy").net, load_net(rewarded, "reward").net
     trained = copy.deepcopy(start)
     torch.nn.init.normal_(trained.item_embedding.weight)
-    ranking, loader = ValidationRanking(start, data, CPU), data.loader(data.windows("validation", "all"))
+    ranking, loader = ValidationRanking(data, CPU), data.loader(data.windows("validation", "all"))
     for scores in (reward, ItemScores(log_counts(data.sequences))):
         policies = [Rerank(start, scores, strength) for strength in STRENGTHS]
         policies += [Rerank(interpolate(start, trained, alpha), scores, alpha) for alpha in (0.5, 1.0)]
@@ -45,8 +45,8 @@ def test_it_is_the_ndcg_of_each_policy_alone(data, cloned, rewarded, monkeypatch
 @pytest.mark.parametrize("kept", PARTS)
 def test_histories_are_read_once_where_their_scores_fit(data, cloned, rewarded, monkeypatch, kept):
     start, reward = load_net(cloned, "policy").net, load_net(rewarded, "reward").net
-    monkeypatch.setattr(validation_ranking, "MAX_CACHED", sum(sizes(data)[:kept]))
-    ranking, read = ValidationRanking(start, data, CPU), []
+    monkeypatch.setattr(networks, "MAX_SCORES", sum(sizes(data)[:kept]))
+    ranking, read = ValidationRanking(data, CPU), []
     for net, name in ((start, "encode"), (reward, "states")):
         original = getattr(net, name)
         monkeypatch.setattr(net, name, lambda batch, of=original, name=name: (read.append(name), of(batch))[1])
