@@ -14,7 +14,6 @@ from recalign.data.sequences import High
 from recalign.errors import InputError
 from recalign.files import sha256, write_json
 from recalign.reward import RewardData
-from recalign.reward.module import prediction_errors
 from recalign.reward.trust.measures import (
     FIGURES,
     by_group,
@@ -22,6 +21,7 @@ from recalign.reward.trust.measures import (
     differences,
     following,
     measure,
+    prediction_errors,
     spread_and_error,
 )
 from recalign.reward.trust.report import TRUST, compare_predictions, fit_baselines, read_trust, report

@@ -76,8 +76,8 @@ class StageModule(LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         self.events += sum(counts(len(batch.target_T), batch.target_T.device))
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self.validation_step(batch, batch_idx)
+    def test_step(self, batch: Batch, batch_idx: int) -> Any:
+        return self.validation_step(batch, batch_idx)
 
     def log_histogram(self, name: str, values: Tensor) -> None:
         """Log a distribution, without NaN, where a logger can. It reads the device: call it only if `logs_now`."""

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import copy
-import math
 from dataclasses import asdict, replace
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
-import polars as pl
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
@@ -29,8 +27,6 @@ from recalign.reward.net import RewardEnsemble
 
 MEASURED_ON: dict[str, Part] = {"fit": "validation", "validate": "validation", "test": "test"}
 """The part that a reward model is evaluated on, by the trainer's stage."""
-MEANS = ("global", "user", "item", "user_item")
-"""Averages that a reward model has to beat, columns of `RewardData.means`."""
 HASH_MASK = 2**32 - 1
 
 
@@ -50,28 +46,10 @@ def bagging_weights(user_B: Tensor, members: int, seed: int) -> Tensor:
     return torch.bucketize(uniform, steps).float()
 
 
-def prediction_errors(expected: pl.DataFrame, predicted: pl.Series) -> dict[str, float]:
-    """``rmse``, ``mae`` and ``r2`` = 1 - MSE / variance of a model, and ``rmse_<mean>`` of each of `MEANS`.
-
-    Args:
-        expected: a row an event with ``reward`` and the means. Events whose reward is null are left out; if all rewards
-            are alike, ``r2`` is nan.
-        predicted: the model's expected reward of each event, float32.
-    """
-    known = expected.with_columns(model=predicted).drop_nulls("reward")
-    reward_N = known["reward"].to_numpy()
-    errors = {name: known[name].to_numpy() - reward_N for name in ("model", *MEANS)}
-    mse = {name: float(np.square(error_N).mean()) for name, error_N in errors.items()}
-    r2 = 1 - mse["model"] / float(reward_N.var()) if (reward_N != reward_N[:1]).any() else math.nan
-    found = {"rmse": mse["model"] ** 0.5, "mae": float(np.abs(errors["model"]).mean()), "r2": r2}
-    return found | {f"rmse_{name}": mse[name] ** 0.5 for name in MEANS}
-
-
 class RewardModel(StageModule):
     """Learn the rewards of events by the head's loss: for `MeanHead` the squared error in units of their variance.
 
-    Logs ``train/loss``; on validation ``reward/{rmse,mae,r2}``, and ``reward/rmse_<mean>`` of the averages that it has
-    to beat.
+    Logs ``train/loss``; `reporter` logs errors.
 
     Args:
         num_items: V; linked from the data by the command.
@@ -90,7 +68,7 @@ class RewardModel(StageModule):
         weight_decay: AdamW's, on matrices only.
 
     Attributes:
-        errors: `prediction_errors` on validation; None: not measured with the present weights.
+        errors: on validation, among them ``r2``; None: not measured with the present weights.
         trust_report: how far its predictions can be trusted, made after a fit or test.
     """
 
@@ -100,7 +78,7 @@ class RewardModel(StageModule):
     initialise: ClassVar[staticmethod[[RewardEnsemble, RewardData, int, int], Tensor]]
     """Initialises the networks from the training rewards; the package sets `recalign.reward.initial_factors`."""
     reporter: ClassVar[type[Callback]]
-    """The callback that takes the best epoch's weights and reports on them; the package sets `TrustReport`."""
+    """The callback that measures predictions and reports on them; the package sets `TrustReport`."""
     saved_networks = ("reward",)
     self_influence_EF: Tensor
 
@@ -151,9 +129,7 @@ class RewardModel(StageModule):
         self.register_buffer("self_influence_EF", torch.empty(0, 0), persistent=False)
         self.calibrated = False
         self.errors: dict[str, float] | None = None
-        self._measured_at = -1  # the step of it
         self.trust_report: dict[str, Any] | None = None
-        self._predicted: list[tuple[Tensor, Tensor]] = []  # events, predictions
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode. A frozen trunk stays in evaluation mode: dropout would change what the recommender says."""
@@ -204,35 +180,16 @@ class RewardModel(StageModule):
             losses.append(((weight_MT * loss_MT).sum(dim=1) / weight_MT.sum(dim=1).clamp(min=1)).mean())
         return torch.stack(losses).mean()
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Events whose item is known, and their predicted rewards."""
         known_T = batch.target_T > 0
         predicted_T = self.reward.predict(self.reward.states(batch), batch.target_T.clamp(min=1))
-        self._predicted.append((batch.event_T[known_T], predicted_T[known_T]))
+        return {"event": batch.event_T[known_T], "predicted": predicted_T[known_T]}
 
     def predict_step(self, batch: Batch, batch_idx: int) -> None:
         text = "a reward model does not recommend, so there is nothing to predict"
         remedy = "predict with a policy (conf/recommender.yaml, conf/asft.yaml); recalign test measures this one"
         raise InputError(text, where="recalign predict", remedy=remedy)
-
-    def on_validation_epoch_end(self) -> None:
-        errors = self._measure()
-        if not self.trainer.sanity_checking:
-            self.errors, self._measured_at = errors, self.trainer.global_step
-            self.log_dict({f"reward/{k}": v for k, v in errors.items()}, sync_dist=True)
-
-    def on_train_epoch_end(self) -> None:
-        if self._measured_at != self.trainer.global_step:
-            self.errors = None  # of other weights than those that are saved now
-
-    def on_test_epoch_end(self) -> None:
-        self.log_dict({f"reward/test/{k}": v for k, v in self._measure().items()}, sync_dist=True)
-
-    def _measure(self) -> dict[str, float]:
-        """The errors of the predictions since the last call."""
-        event, predicted = (all_gather_rows(torch.cat(parts)).cpu() for parts in zip(*self._predicted, strict=True))
-        self._predicted.clear()
-        expected = self.reward_data.expected_rewards(event.numpy())
-        return prediction_errors(expected, pl.Series(predicted.float().numpy()))
 
     def facts(self) -> dict[str, Any]:
         """Facts for later stages: the reward's expression and digest, errors, and reliability, R2 but at least 0."""

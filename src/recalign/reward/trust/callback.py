@@ -1,43 +1,82 @@
-"""After a fit or test of a reward model: the best epoch's weights, and the trust report."""
+"""Measure a reward model on validation and test; after a fit or test, report how far it can be trusted."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+from torch import Tensor
 
 from recalign import files
 from recalign.data.sequences import Batch, Windows
 from recalign.data.sequences.store import Part
+from recalign.distributed import all_gather_rows
 from recalign.recommender.checkpoint import load_net, read_checkpoint
 from recalign.reward.module import RewardModel
 from recalign.reward.net import RewardEnsemble
+from recalign.reward.trust.measures import prediction_errors
 from recalign.reward.trust.report import NEXT, TRUST, compare_predictions, report
 
 
 class TrustReport(Callback):
-    """Report how far a reward model can be trusted (`recalign.reward.trust.report`).
+    """Measure a reward model, and report how far it can be trusted (`recalign.reward.trust.report`).
+
+    Logs `prediction_errors` on validation as ``reward/{rmse,mae,r2}`` and, of the averages that the model has to beat,
+    ``reward/rmse_<mean>``; those on the test as ``reward/test/...``.
 
     After a fit the module has the weights of the best epoch, and a report on validation; after a test also one on test.
     It is ``module.trust_report``, and is written to ``trust.json`` in the trainer's ``default_root_dir``, unless that
     is the current folder, Lightning's default.
     """
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, RewardModel)
+    def __init__(self) -> None:
+        super().__init__()
+        self._predicted: list[dict[str, Tensor]] = []
+        self._measured_at = -1  # the step
+
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
+        self._predicted.append(outputs)
+
+    def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
+        self._predicted.append(outputs)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        errors = self._measure(pl_module)
+        if not trainer.sanity_checking:
+            pl_module.errors, self._measured_at = errors, trainer.global_step
+            pl_module.log_dict({f"reward/{k}": v for k, v in errors.items()}, sync_dist=True)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        if self._measured_at != trainer.global_step:
+            pl_module.errors = None  # of other weights than those that are saved now
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        pl_module.log_dict({f"reward/test/{k}": v for k, v in self._measure(pl_module).items()}, sync_dist=True)
+
+    def _measure(self, module: RewardModel) -> dict[str, float]:
+        """The errors of the predictions since the last call."""
+        event, predicted = (
+            all_gather_rows(torch.cat([part[name] for part in self._predicted])).cpu()
+            for name in ("event", "predicted")
+        )
+        self._predicted.clear()
+        expected = module.reward_data.expected_rewards(event.numpy())
+        return prediction_errors(expected, pl.Series(predicted.float().numpy()))
+
+    def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
         best = getattr(trainer.checkpoint_callback, "best_model_path", "")
         if best:  # the best epoch need not be the last one
             pl_module.errors = read_checkpoint(best)["facts"].get("errors")
             pl_module.reward.load_state_dict(load_net(best, "reward").net.state_dict())
-        if pl_module._measured_at >= 0 or pl_module.errors is not None:
+        if self._measured_at >= 0 or pl_module.errors is not None:
             _write(trainer, pl_module, ["validation"])
 
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, RewardModel)
+    def on_test_end(self, trainer: Trainer, pl_module: Any) -> None:
         _write(trainer, pl_module, ["validation", "test"])
 
 

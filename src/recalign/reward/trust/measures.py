@@ -21,9 +21,29 @@ from recalign.bootstrap import CrossedBootstrap, Estimate, correlation
 FIGURES = ("rmse", "mae", "r2", "spearman", "auc", "pairwise")
 """Of the first two less is better, of the others more."""
 
+MEANS = ("global", "user", "item", "user_item")
+"""Averages that a reward model has to beat, columns of `RewardData.means`."""
+
 Sums = dict[Any, tuple[np.ndarray, np.ndarray]]
 """By name, each user's sum and number of events."""
 Table = dict[str, dict[str, Estimate]]
+
+
+def prediction_errors(expected: pl.DataFrame, predicted: pl.Series) -> dict[str, float]:
+    """``rmse``, ``mae`` and ``r2`` = 1 - MSE / variance of a model, and ``rmse_<mean>`` of each of `MEANS`.
+
+    Args:
+        expected: a row an event with ``reward`` and the means. Events whose reward is null are left out; if all rewards
+            are alike, ``r2`` is nan.
+        predicted: the model's expected reward of each event, float32.
+    """
+    known = expected.with_columns(model=predicted).drop_nulls("reward")
+    reward_N = known["reward"].to_numpy()
+    errors = {name: known[name].to_numpy() - reward_N for name in ("model", *MEANS)}
+    mse = {name: float(np.square(error_N).mean()) for name, error_N in errors.items()}
+    r2 = 1 - mse["model"] / float(reward_N.var()) if (reward_N != reward_N[:1]).any() else math.nan
+    found = {"rmse": mse["model"] ** 0.5, "mae": float(np.abs(errors["model"]).mean()), "r2": r2}
+    return found | {f"rmse_{name}": mse[name] ** 0.5 for name in MEANS}
 
 
 def measure(

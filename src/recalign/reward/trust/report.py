@@ -22,8 +22,8 @@ from recalign.data.sequences.windows import training_windows
 from recalign.files import read_json
 from recalign.reward.data import RewardData
 from recalign.reward.matrix_factorization import fit_variational_mf
-from recalign.reward.module import MEANS, prediction_errors
 from recalign.reward.trust.measures import (
+    MEANS,
     Table,
     by_group,
     calibration,
@@ -32,6 +32,7 @@ from recalign.reward.trust.measures import (
     measure,
     ordered_pairs,
     ordering,
+    prediction_errors,
     quantile_bins,
     spread_and_error,
     variance,
