@@ -70,11 +70,8 @@ class LogPreparation(Preparation):
         data, table = self.data, self.data.table
         settings = data.high, data.groups, data.min_events, data.relative_to
         if self.earlier is not None:
-            table, split = (
-                self.earlier.continued(table, data.relative_to is not None),
-                KeepTrained(data.split, self.earlier),
-            )
-            made = build(table, split, *settings, self.earlier.numbering)
+            table = self.earlier.continued(table, data.relative_to is not None)
+            made = build(table, KeepTrained(data.split, self.earlier), *settings, self.earlier.numbering)
         elif (values := read_features(data.log_, data_root(data.root), table.items)) is not None:
             made = build(table, data.split, *settings, functools.partial(number_with_features, values))
             made = replace(made, features=ItemFeatures.encode(values, made.items, made.num_warm))
