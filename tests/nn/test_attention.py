@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recalign.nn.attention import QUERIES, in_lanes, pointwise_attention, tiles
+from recalign.nn.attention import QUERIES, TiledAttention, in_lanes, tiles
 
 
 @given(rows=st.integers(1, 450), sequences=st.integers(1, 300), cpu=st.booleans())
@@ -31,7 +31,7 @@ def test_bfloat16_stays_near_float64():
 
     def outcome(wide, narrow):
         leaves = [x.to(narrow if n < 3 else wide).requires_grad_() for n, x in enumerate(inputs)]
-        out = pointwise_attention(*leaves, buckets)
+        out = TiledAttention()(*leaves, buckets)
         return [out, *torch.autograd.grad(out, leaves, goal.to(out.dtype))]
 
     for mine, exact in zip(outcome(torch.float32, torch.bfloat16), outcome(*[torch.float64] * 2), strict=True):

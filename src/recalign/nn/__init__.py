@@ -1,7 +1,8 @@
 """Encoders, losses and exact ranking in plain torch: no Lightning, no Polars, nothing else of recalign."""
 
+from .attention import TiledAttention
 from .encoder import Encoder, Rebuildable
-from .hstu import HSTU
+from .hstu import HSTU, HSTULayer
 from .layers import unit
 from .onerec_decoder import LazyContext, LazyDecoder
 from .onerec_trie import NodeLogits, Trie
@@ -11,6 +12,8 @@ from .sasrec import SASRec
 from .softmax import log_prob, weighted_nll
 from .topk import ranks_from_scores, target_ranks, top_k, top_k_from_scores
 from .window import Window
+
+HSTULayer.attention = TiledAttention()
 
 __all__ = [
     "HSTU",

@@ -1,4 +1,4 @@
-"""HSTU's pointwise attention (arXiv 2402.17152, equation 2), in tiles with hand-written gradients.
+"""HSTU's attention in tiles, with hand-written gradients.
 
     S_ij = q_i . k_j + p_ij + g[bucket_ij]        O_i = sum_j SiLU(S_ij) v_j
 
@@ -21,6 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .hstu import TIME_BUCKETS, Attention, time_buckets
+
 # Queries per block. A block only sees keys up to its end: at 200 events, three quarters of the full square.
 QUERIES = 100
 # Scores per tile: few enough for a CPU's caches, enough to keep a GPU busy.
@@ -40,6 +42,25 @@ class Tile(NamedTuple):
     bucket_SN: Tensor | None
 
 
+class TiledAttention(Attention):
+    """The same as `Attention`, differentiable in all five tensors, without all scores at once.
+
+    Queries, keys and values are contiguous and in the precision of the products. Biases are added in that of
+    ``position_LL`` (float32 under autocast), which is so low where j > i that SiLU is 0.
+    """
+
+    def buckets(self, time_BL: Tensor, request_time_BL: Tensor) -> list[Tile]:
+        """Tiles with their time buckets; they cover every visible pair once."""
+        sequences, rows = time_BL.shape
+        return [
+            Tile(s, q, k, in_lanes(time_buckets(request_time_BL[s, q], time_BL[s, k]), TIME_BUCKETS + 1))
+            for s, q, k, _ in tiles(rows, sequences, time_BL.device.type == "cpu")
+        ]
+
+    def __call__(self, *tensors_and_tiles: Any) -> Tensor:
+        return _Attention.apply(*tensors_and_tiles)
+
+
 def tiles(rows: int, sequences: int, cpu: bool) -> list[Tile]:
     """Split rows into even blocks of at most QUERIES, and sequences into groups that fit a tile. Buckets are None."""
     block = math.ceil(rows / math.ceil(rows / QUERIES))
@@ -54,20 +75,6 @@ def in_lanes(bucket_SQK: Tensor, buckets: int) -> Tensor:
     """Index of each pair's bucket in the LANES copies of the time bias: int64 (S, Q * K), in place."""
     lane_K = torch.arange(bucket_SQK.shape[2], device=bucket_SQK.device) % LANES
     return bucket_SQK.add_(lane_K * buckets).flatten(1)
-
-
-def pointwise_attention(
-    q_BHLC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor, position_LL: Tensor, time_G: Tensor | None, tiles: list[Tile]
-) -> Tensor:
-    """sum_j SiLU(q_i . k_j + p_ij + g[bucket_ij]) v_j: (B, H, L, C). Differentiable in all five tensors.
-
-    Args:
-        q_BHLC, k_BHLC, v_BHLC: queries, keys and values, contiguous, in the precision of the products.
-        position_LL: p; where j > i so low that SiLU is 0. Biases are added in its precision (float32 under autocast).
-        time_G: g; None: no time bias.
-        tiles: they cover every visible pair once.
-    """
-    return _Attention.apply(q_BHLC, k_BHLC, v_BHLC, position_LL, time_G, tiles)
 
 
 class _Attention(torch.autograd.Function):

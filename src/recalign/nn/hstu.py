@@ -15,10 +15,11 @@ layer has its own. The first layer's x is Dropout(item * sqrt(D) + absolute posi
 Shape suffixes:
     B  sequences      L  length of the bucket <= N      D  width of the model
     H  heads          C  width of a head                E  H * C
-    Q  queries of one block of attention                K  keys that this block can see
+    Q  queries        K  keys                           G  time buckets
 """
 
 import math
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +27,6 @@ from torch import Tensor, nn
 
 from recalign.errors import require_positive
 
-from .attention import Tile, in_lanes, pointwise_attention, tiles
 from .encoder import Encoder, position_table, valid_rows
 from .layers import Dropout
 
@@ -73,11 +73,11 @@ class HSTU(Encoder):
 
     def forward(self, x_BLD: Tensor, length_B: Tensor, time_BL: Tensor, request_time_BL: Tensor) -> Tensor:
         x_BLD = self.placed(x_BLD, length_B)
-        attended = time_tiles(time_BL, request_time_BL)
+        buckets = HSTULayer.attention.buckets(time_BL, request_time_BL)
         index = torch.arange(x_BLD.shape[1], device=x_BLD.device)
         offset_LL = index - index[:, None]  # j - i
         for layer in self.layers:
-            x_BLD = layer(x_BLD, attended, offset_LL)
+            x_BLD = layer(x_BLD, buckets, offset_LL)
         return x_BLD.masked_fill_(~valid_rows(length_B, x_BLD.shape[1]), 0)
 
     def placed(self, x_BLD: Tensor, length_B: Tensor) -> Tensor:
@@ -87,8 +87,26 @@ class HSTU(Encoder):
         return self.dropout(x_BLD).masked_fill_(~valid_rows(length_B, rows), 0)
 
 
+class Attention:
+    """SiLU(Q K^T + rab^{p,t}) V of the paper (equation 2), which holds all scores at once."""
+
+    def buckets(self, time_BL: Tensor, request_time_BL: Tensor) -> Any:
+        """The time buckets of all pairs of events, which all layers share."""
+        return time_buckets(request_time_BL, time_BL)
+
+    def __call__(
+        self, q_BHLC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor, position_LL: Tensor, time_G: Tensor | None, buckets: Any
+    ) -> Tensor:
+        """sum_j SiLU(q_i . k_j + p_ij + g[bucket_ij]) v_j; no time bias where ``time_G`` is None. -> (B, H, L, C)."""
+        bias = position_LL if time_G is None else position_LL + gather(time_G, buckets)[:, None]
+        return F.silu(q_BHLC @ k_BHLC.transpose(2, 3) + bias) @ v_BHLC
+
+
 class HSTULayer(nn.Module):
     """One layer; see the formula at the top."""
+
+    attention: ClassVar[Attention] = Attention()
+    """How it attends; the package sets `recalign.nn.attention.TiledAttention`, the same in tiles."""
 
     def __init__(
         self, dim: int, heads: int, head_dim: int, max_length: int, dropout: float, time_bias: bool, position_bias: bool
@@ -106,11 +124,11 @@ class HSTULayer(nn.Module):
             if weight is not None:
                 nn.init.normal_(weight, std=0.02)
 
-    def forward(self, x_BLD: Tensor, tiles: list[Tile], offset_LL: Tensor) -> Tensor:
+    def forward(self, x_BLD: Tensor, buckets: Any, offset_LL: Tensor) -> Tensor:
         u_BLE, *vqk = F.silu(self.uvqk(layer_norm(x_BLD))).chunk(4, dim=-1)
         v_BHLC, q_BHLC, k_BHLC = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2).contiguous() for part in vqk)
         position_LL = self.masked_position_bias(offset_LL)
-        mixed_BHLC = pointwise_attention(q_BHLC, k_BHLC, v_BHLC, position_LL, self.time_bias, tiles)
+        mixed_BHLC = self.attention(q_BHLC, k_BHLC, v_BHLC, position_LL, self.time_bias, buckets)
         # LN(a / N) with eps equals LN(a) with eps N^2, so the division by N is not needed.
         normed_BLE = layer_norm(mixed_BHLC.transpose(1, 2).flatten(2), EPS * self.max_length**2)
         return x_BLD + self.output(self.dropout(u_BLE * normed_BLE))
@@ -132,15 +150,6 @@ def layer_norm(x: Tensor, eps: float = EPS) -> Tensor:
 def gather(table: Tensor, index: Tensor) -> Tensor:
     """table[index], with a faster backward: the gradient of `Tensor.gather` is a single scatter_add."""
     return table.gather(0, index.flatten()).view(index.shape)
-
-
-def time_tiles(time_BL: Tensor, request_time_BL: Tensor) -> list[Tile]:
-    """Attention tiles with their time buckets. All layers share them."""
-    sequences, rows = time_BL.shape
-    return [
-        Tile(s, q, k, in_lanes(time_buckets(request_time_BL[s, q], time_BL[s, k]), TIME_BUCKETS + 1))
-        for s, q, k, _ in tiles(rows, sequences, time_BL.device.type == "cpu")
-    ]
 
 
 def time_buckets(request_time_BQ: Tensor, time_BK: Tensor) -> Tensor:
