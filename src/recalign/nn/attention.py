@@ -5,8 +5,7 @@
     dV = P^T dO      dS = SiLU'(S) * (dO V^T)      dQ = dS K      dK = dS^T Q      with P = SiLU(S)
     dp = dS summed over sequences and heads        dg[b] = dS summed over heads and over all pairs of bucket b
 
-Autograd would run the same operations. The hand-written backward uses each tile while it is in the cache, saves only S
-and SiLU(S), and sums the gradient of the time bias in parallel.
+The backward uses each tile while it is in the cache, saves only S and SiLU(S), and sums the time bias in parallel.
 
 Shape suffixes:
     B  sequences      H  heads      L  rows      C  width of a head      G  time buckets
@@ -50,7 +49,7 @@ class TiledAttention(Attention):
     """
 
     def buckets(self, time_BL: Tensor, request_time_BL: Tensor) -> list[Tile]:
-        """Tiles with their time buckets; they cover every visible pair once."""
+        """Tiles with their time buckets: every visible pair once."""
         sequences, rows = time_BL.shape
         return [
             Tile(s, q, k, in_lanes(time_buckets(request_time_BL[s, q], time_BL[s, k]), TIME_BUCKETS + 1))

@@ -158,17 +158,13 @@ class Loaded:
 
         Judges learn from those rewards, which are kept from all that they value.
         """
-        if self.users is None:
+        if (users := self.users) is None:
             return
-        group, share = self.users.group, self.users.share_a
-        if group.startswith("B"):
-            text = f"a judge, trained on users {group}, whose rewards no policy may learn from"
-            remedy = "give a reward model of users A: recalign fit reward, or fit_reward in Python"
-            raise InputError(text, where=self.where, remedy=remedy)
-        if (self.users.mask(data.sequences, self.where) & ~data.sequences.users_in(data.users)).any():
-            text = f"trained on users {group} at data.share_a {share:g}, some of whom judges learn from here"
+        judge = users.group.startswith("B")
+        if judge or (users.mask(data.sequences, self.where) & ~data.sequences.users_in(data.users)).any():
+            what = f"trained on users {users.group} (share_a {users.share_a:g}), some of whom judges learn from here"
             remedy = f"train one on users {data.users} of this log, with the data.share_a that is set here"
-            raise InputError(text, where=self.where, remedy=remedy)
+            raise InputError(what, where=self.where, remedy=remedy)
 
     def check(self, data: EventDataModule) -> None:
         """Refuse a network of another catalogue, or a reward model of another reward, with an InputError."""

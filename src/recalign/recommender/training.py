@@ -86,10 +86,7 @@ class StageModule(LightningModule):
                 logger.log_histogram(name, values[values.isfinite()].float().cpu().numpy(), self.global_step)
 
     def bind(self, data: EventDataModule) -> Self:
-        """Tell the module of its log: counts, moments, windows. A DataModule given to a Trainer does so itself.
-
-        Without a log, a module trains on batches alone if it needs nothing else, and its checkpoint names no catalogue.
-        """
+        """Tell the module of its log, as a DataModule given to a Trainer does; without it, it has batches alone."""
         self.datamodule = data
         return self
 

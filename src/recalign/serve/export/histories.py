@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recalign.nn import HSTU, Encoder
-from recalign.nn.hstu import EPS, HSTULayer, gather, layer_norm, time_buckets
+from recalign.nn.hstu import EPS, Attention, HSTULayer, layer_norm, time_buckets
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,9 @@ def dense(layer: HSTULayer, query_BQD: Tensor, x_BLD: Tensor, offset_QL: Tensor,
     u_BQE, q_BQE = F.silu(F.linear(layer_norm(query_BQD), torch.cat([u, q]))).chunk(2, dim=-1)
     v_BLE, k_BLE = F.silu(F.linear(layer_norm(x_BLD), torch.cat([v, k]))).chunk(2, dim=-1)
     v_BHLC, q_BHQC, k_BHLC = (e.unflatten(-1, (layer.heads, -1)).transpose(1, 2) for e in (v_BLE, q_BQE, k_BLE))
-    bias_BQL = layer.masked_position_bias(offset_QL)
-    if layer.time_bias is not None:
-        bias_BQL = bias_BQL + gather(layer.time_bias, bucket_BQL)
-    weight_BHQL = F.silu(q_BHQC @ k_BHLC.transpose(2, 3) + bias_BQL.unsqueeze(-3))
-    mixed_BQE = (weight_BHQL @ v_BHLC).transpose(1, 2).flatten(2)
+    position_BXQL = layer.masked_position_bias(offset_QL).unsqueeze(-3)
+    mixed_BHQC = Attention()(q_BHQC, k_BHLC, v_BHLC, position_BXQL, layer.time_bias, bucket_BQL)
+    mixed_BQE = mixed_BHQC.transpose(1, 2).flatten(2)
     return query_BQD + layer.output(u_BQE * layer_norm(mixed_BQE, EPS * layer.max_length**2))
 
 
