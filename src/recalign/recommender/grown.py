@@ -19,11 +19,7 @@ GROWS_FROM = "grows_from"
 
 
 def load_earlier(path: str, data: EventDataModule) -> Any:
-    """The policy of an earlier run, whose log this one continues.
-
-    Raises:
-        InputError: the data continues no log or another one.
-    """
+    """The policy of an earlier run; an InputError if the data do not continue its log."""
     loaded, earlier = load_net(path, "policy"), data.preparation.earlier
     if earlier is None:
         what, remedy = "there is no earlier log to go on from", "name its ids: --data.grows_from FOLDER"

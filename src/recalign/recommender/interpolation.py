@@ -57,10 +57,8 @@ class Retention:
             share = sum_u now_u / sum_u start_u
             error^2 = n / (n - 1) sum_u (now_u - share start_u)^2 / (sum_u start_u)^2,    n users
 
-        That is the delta method for a ratio of means, users being drawn (Cochran, Sampling Techniques, 6.4). Sums over
-        several seeds may be added up by user first. A start that ranks nothing has nothing to lose: it is all kept.
-
-        Shape: float64 (U,), (U,).
+        The delta method for a ratio of means over users (Cochran, Sampling Techniques, 6.4). Of a start that ranks
+        nothing all is kept. Shape: float64 (U,), (U,).
         """
         total, users = start_U.sum(), len(start_U)
         if not total:
@@ -111,8 +109,7 @@ def alpha_within_budget(retention_at: Callable[[float], Retention], keep: float)
 def budget_batches(data: EventDataModule, limit: float | None = None) -> Iterator[Batch]:
     """The batches on which what is kept is measured: validation events of all users, A, B1 and B2.
 
-    That is so also where ``data.sample`` lets evaluation take fewer: the more users, the smaller the error. Rewards of
-    earlier events are inputs of policies that see them and of reranked ones; no reward is a target.
+    Also where ``data.sample`` lets evaluation take fewer: the more users, the smaller the error. No reward is a target.
 
     Args:
         data: the log.

@@ -37,8 +37,7 @@ def reciprocal(rank: Any) -> Any:
 class RankMetrics(Metric):
     """Means over events of HR@k, NDCG@k and the reciprocal rank; nan without events.
 
-    Sums are integers (gains in units of 2**-30). The result is therefore bit-identical for any order, batch size and
-    number of processes, also on devices without float64.
+    Sums are integers (gains in units of 2**-30): the same for any order, batch size and number of processes, to the bit.
     """
 
     full_state_update = False
