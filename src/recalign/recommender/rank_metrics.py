@@ -37,7 +37,7 @@ def reciprocal(rank: Any) -> Any:
 class RankMetrics(Metric):
     """Means over events of HR@k, NDCG@k and the reciprocal rank; nan without events.
 
-    Sums are integers (gains in units of 2**-30): the same for any order, batch size and number of processes, to the bit.
+    Sums are integers (gains in units of 2**-30): the same to the bit for any order, batch size and number of processes.
     """
 
     full_state_update = False
