@@ -41,7 +41,7 @@ def evaluate(
     """Compute an expression on every row.
 
     A value is null if a column that the expression reads is null, or an argument of ``least`` or ``greatest`` is.
-    ``coalesce(a, b, ...)`` is exempt: it gives its first argument that is not null by the same rule.
+    ``coalesce`` is exempt: it gives its first argument that is not null by the same rule.
 
     Args:
         frame: the rows.

@@ -85,6 +85,11 @@ def read_features(log: LogMapping, root: Path | None, items: pl.Series) -> ItemV
     return table_values(file, log.items, items, items)
 
 
+def features_of(table: ItemTable) -> dict[str, Feature]:
+    """The features of an item table, by name in order."""
+    return {name: Feature(x) if isinstance(x, str) else x for name, x in sorted(table.features.items())}
+
+
 def table_rows(file: str, table: ItemTable, ids: pl.Series, types: Mapping[str, pl.DataType]) -> pl.DataFrame:
     """Titles of some items, and columns of a table for them, each of its type in ``types``.
 
@@ -115,7 +120,8 @@ def table_values(file: str, table: ItemTable, known: pl.Series, items: pl.Series
 
     Without ``items`` its rows may be of any items, but each is of one, and a feature may have no value.
     """
-    coded = [one.value.strip('"') for one in table.specified.values() if one.kind == "category" or one.separator]
+    features = features_of(table)
+    coded = [one.value.strip('"') for one in features.values() if one.kind == "category" or one.separator]
     frame, key = _read(file, table, known, coded)  # so that codes such as 001 stay 001
     usable, repeated = key.is_not_null(), key.is_not_null() & key.is_duplicated()
     headed = [file] if is_text(file) else []
@@ -131,14 +137,14 @@ def table_values(file: str, table: ItemTable, known: pl.Series, items: pl.Series
     if items is not None and not key.is_in(items.implode()).any():
         raise _none_of(file, frame[table.id], items, "features")
     kinds, columns = {}, []
-    for name, feature in table.specified.items():
+    for name, feature in features.items():
         kinds[name], column = feature_values(frame, name, feature, rows)
         if items is not None and column.null_count() == len(column):
             what, where = f"{feature.value!r} has no value in any row of {file}", f"{KEY}.features.{name}"
             raise InputError(what, where=where, remedy="name a column that has values, or leave the feature out")
         columns.append(column)
     values = pl.DataFrame(columns).filter(usable)
-    return ItemValues(key.filter(usable), kinds, values, table.specified, int((~usable).sum()))
+    return ItemValues(key.filter(usable), kinds, values, features, int((~usable).sum()))
 
 
 def feature_figures(features: ItemValues | None, items: pl.Series) -> Section:

@@ -58,11 +58,6 @@ class ItemTable:
     title: str | None = "title"
     features: dict[str, str | Feature] = field(default_factory=dict)
 
-    @property
-    def specified(self) -> dict[str, Feature]:
-        """The features, by name in order."""
-        return {name: Feature(x) if isinstance(x, str) else x for name, x in sorted(self.features.items())}
-
 
 @dataclass
 class LogMapping:

@@ -7,11 +7,8 @@ import polars as pl
 
 from recalign.errors import nearest
 
-SHOWN = 5
-"""Rows that a message names. The others are counted."""
-
-LISTED = 30
-"""Names that a message lists."""
+SHOWN, LISTED = 5, 30
+"""Rows that a message names, while the others are counted; and names that it lists."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import polars.selectors as cs
 import torch
 
 from recalign.data.events import data_root
-from recalign.data.events.items import log_ids
+from recalign.data.events.items import features_of, log_ids
 from recalign.data.events.reading import locate, no_column, read
 from recalign.data.sequences.preparation import item_titles
 from recalign.errors import InputError, require_positive
@@ -237,6 +237,6 @@ def _write_weights(made: OpenedRun, tables: dict[str, torch.Tensor], folder: Pat
     (folder / TABLES).write_bytes(save(tables))
     features, table = made.data.sequences.features, made.data.log_.items
     if table is not None:
-        specified = {name: asdict(one) for name, one in table.specified.items()}
+        specified = {name: asdict(one) for name, one in features_of(table).items()}
         known = {"id": table.id, "title": table.title, "features": specified}
         write_json(folder / FEATURES, known | {"plans": features.coder.plans if features is not None else []})
