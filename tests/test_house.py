@@ -153,13 +153,13 @@ def test_modules_do_not_ask_the_trainer_for_its_datamodule():
 
 
 CEILINGS = {
-    "lines": 29_460,
-    "statements": 15_720,
+    "lines": 29_420,
+    "statements": 15_680,
     "functions": 1_770,
-    "bytes": 1_426_000,
+    "bytes": 1_422_000,
     "packages": 8,
     "modules beside them": 10,
-    "lines of tests": 26_600,
+    "lines of tests": 26_580,
     "lines of benchmarks": 5_400,
 }
 """What the house may hold; a change that needs more says what each new hundred lines buy."""

@@ -19,18 +19,6 @@ def changed(data: EventDataModule, **arrays) -> EventDataModule:
     return data
 
 
-@pytest.mark.parametrize(
-    ("what", "wrong"), [("target", 0), ("target", -1), ("target", 10_000), ("rejected", -1), ("rejected", 10_000)]
-)
-def test_an_item_outside_the_catalogue_is_refused_before_training(log_root, what, wrong):
-    data = small.data_of(EventDataModule, log_root)
-    items = data.training().in_memory().target.copy()
-    items[[3, 7]] = wrong
-    changed(data, **{what: items if what == "target" else items[:, None]})
-    with pytest.raises(InputError, match=f"2 of {len(items)} .*not in the catalogue.*such as {wrong}"):
-        data.train_dataloader()
-
-
 def nothing(windows: Windows) -> Windows:
     return windows.keep(np.zeros(len(windows.target), bool))
 

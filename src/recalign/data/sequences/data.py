@@ -20,8 +20,8 @@ from recalign.data.sequences.store import Group, Part, Sequences, UserCohort, bu
 from recalign.data.sequences.windows import (
     Windows,
     by_time,
-    checked,
     evaluation_windows,
+    require_any,
     serving_windows,
     training_windows,
 )
@@ -238,20 +238,17 @@ class EventDataModule(LightningDataModule):
             remedy = f"give {processes * self.max_length} or more: it is the batch of all processes together"
             raise InputError(text, where="data.batch_tokens", remedy=remedy)
         if stage == "fit" and self.trainer and self.trainer.limit_val_batches:
-            self._checked("validation")
-
-    def _checked(self, part: Part) -> Windows:
-        return checked(self.windows(part), self.sequences, part, self.users)
+            require_any(self.windows("validation"), "validation", self.users)
 
     def train_dataloader(self) -> Loader:
-        windows = checked(self.training(), self.sequences, "train", self.users)
+        windows = require_any(self.training(), "train", self.users)
         return self.loader(windows, shuffle=True, seen=False, shared=True)
 
     def val_dataloader(self) -> Loader:
-        return self.loader(self._checked("validation"), shared=True)
+        return self.loader(require_any(self.windows("validation"), "validation", self.users), shared=True)
 
     def test_dataloader(self) -> Loader:
-        return self.loader(self._checked("test"), shared=True)
+        return self.loader(require_any(self.windows("test"), "test", self.users), shared=True)
 
     def predict_dataloader(self) -> Loader:
         """Every user's newest events, for recommendations after the end of the log."""

@@ -170,25 +170,16 @@ def by_time(sequences: Sequences) -> Sequences:
     return replace(sequences, **{name: getattr(sequences, name)[order] for name in ("item", "time", "reward", "event")})
 
 
-def checked(windows: Windows, sequences: Sequences, part: Part, users: Group) -> Windows:
-    """Return the windows if they can be trained on (``train``) or measured on (the other parts).
+def require_any(windows: Windows, part: Part, users: Group) -> Windows:
+    """The windows of a part and of a group of users, if there are any.
 
     Raises:
-        InputError: there are none, or an item is not in the catalogue 1..V, nor 0 where that means a miss or no pair.
+        InputError: there are none.
     """
     if not len(windows):
         text = f"no event of users {users} in the {part} part has a history to predict it from"
         remedy = "choose other cuts, a group of more users (data.share_a), or a log whose users come back"
         raise InputError(text, where="data.split, data.users", remedy=remedy)
-    if windows.log is not None:
-        return windows
-    lowest, highest = 1 if part == "train" else 0, sequences.num_items
-    for name, item, least in (("targets", windows.target, lowest), ("rejected items", windows.rejected, 0)):
-        if item is not None and (outside := (item < least) | (item > highest)).any():
-            what = f"{int(outside.sum()):,} of {item.size:,} {name} of the {part} part are not in the catalogue: "
-            what += f"items {least} to {highest}, such as {item[outside][0]}"
-            remedy = "training() gives items as recalign.data.sequences.Sequences.item does: the index in items, plus 1"
-            raise InputError(what, where="data", remedy=remedy)
     return windows
 
 
