@@ -93,8 +93,7 @@ def bundle_of(
     _require_features(made)
     table = items(made, columns)
     part = part_of(made.policy)
-    known = made.data.know_request
-    graph = Graph(part, min(RETURNED, made.policy.num_items), known).eval()
+    graph = Graph(part, min(RETURNED, made.policy.num_items), made.data.know_request).eval()
     if made.data.relative_to is not None and "reward" in graph.inputs:
         text = f"the policy reads rewards as ranks within {made.data.relative_to.column}, which requests do not have"
         remedy = "export a policy that does not read rewards (model.feedback false, no reranking), or leave it out"

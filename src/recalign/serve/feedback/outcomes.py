@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import polars as pl
 
@@ -17,9 +16,7 @@ from recalign.errors import InputError
 MICRO = 1_000_000
 
 
-def read(
-    log: LogMapping, who: Literal["user", "decision"], reward: str, pseudonym: Callable[[str], str]
-) -> tuple[pl.DataFrame, int]:
+def read(log: LogMapping, who: str, reward: str, pseudonym: Callable[[str], str]) -> tuple[pl.DataFrame, int]:
     """Outcomes of some tables, in the order of time: ``decision`` or ``user`` (a pseudonym), ``item, time, reward``.
 
     Args:

@@ -24,7 +24,7 @@ from recalign.serve.server.bundle import Bundle, load_bundle
 
 OF_LIST = (
     "user", "timestamp", "version", "seen", "hidden", "blocked", "allowed", "boosts", "arm", "chance", "temperature",
-    "fixed", "seed", "ranked",
+    "fixed",
 )  # fmt: skip
 NEEDED = ("decision", "item", "position", "log_prob", "shown", "chosen", "outcome_at", "reward", *OF_LIST)
 REMEDY = "name the feedback.yaml that recalign feedback --unshown wrote"
@@ -59,22 +59,19 @@ def read_served(path: Path) -> Served:
         InputError: it is no such YAML, or the table is not one of `recalign feedback`.
     """
     rows = read_rows(path)
-    some = pl.col("meets").any().over("decision")
-    shown = rows.filter(pl.col("shown")).filter(some).sort("timestamp", "decision", "position")
-    firsts = [pl.col(name).first() for name in OF_LIST]
-    shown = shown.with_columns(pl.col("position").cast(pl.Int64))
+    shown = rows.filter("shown").filter(pl.col("meets").any().over("decision"))
+    shown = shown.sort("timestamp", "decision", "position").with_columns(pl.col("position").cast(pl.Int64))
     places = {"items": "item", "rewards": "reward", "log_probs": "log_prob", "positions": "position"}
     lists = shown.group_by("decision", maintain_order=True).agg(
-        *firsts,
+        pl.col(OF_LIST).first(),
         any_chosen=pl.col("chosen").any(),
         whole=pl.col("meets").all(),
         **{name: pl.col(column) for name, column in places.items()},
     )
     used, why = split(lists, UNUSABLE)
-    chosen = rows.filter(pl.col("chosen") & pl.col("outcome_at").is_not_null())
-    events = chosen.select(
-        "user", "item", reward="own_reward", time="outcome_at", shown_at=pl.when("shown").then("timestamp")
-    ).sort("time", maintain_order=True)
+    chosen = rows.filter(pl.col("chosen") & pl.col("outcome_at").is_not_null()).sort("outcome_at", maintain_order=True)
+    shown_at = pl.when("shown").then("timestamp")
+    events = chosen.select("user", "item", reward="own_reward", time="outcome_at", shown_at=shown_at)
     versions = dict(lists.group_by("version").len().sort("version").iter_rows())
     counts: dict[str, Section] = {
         "log": {
@@ -94,12 +91,9 @@ def read_served(path: Path) -> Served:
 
 def split(lists: pl.DataFrame, reasons: dict[str, pl.Expr]) -> tuple[pl.DataFrame, Section]:
     """Lists for which no reason holds, and how many others there are, by the first that does."""
-    why = pl.lit(None, pl.String)
-    for reason, holds in reversed(reasons.items()):
-        why = pl.when(holds).then(pl.lit(reason)).otherwise(why)
-    said = lists.with_columns(why=why)
-    counts = dict(said.drop_nulls("why").group_by("why").len().iter_rows())
-    return said.filter(pl.col("why").is_null()).drop("why"), {name: counts.get(name, 0) for name in reasons}
+    lists = lists.with_columns(why=pl.coalesce(pl.when(holds).then(pl.lit(name)) for name, holds in reasons.items()))
+    counts = dict(lists["why"].value_counts().iter_rows())
+    return lists.filter(pl.col("why").is_null()).drop("why"), {name: counts.get(name, 0) for name in reasons}
 
 
 def _each(column: str, good: Callable[[pl.Expr], pl.Expr]) -> pl.Expr:

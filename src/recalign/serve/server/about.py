@@ -13,13 +13,8 @@ from recalign.seals import require
 
 FORMAT = 1
 """Raised whenever an older recalign could not read what a newer one writes."""
-ABOUT, GRAPH, ITEMS, TABLES, EXAMPLES = (
-    "bundle.json",
-    "policy.onnx",
-    "items.parquet",
-    "items.safetensors",
-    "examples.json",
-)
+ABOUT, EXAMPLES, GRAPH = "bundle.json", "examples.json", "policy.onnx"
+ITEMS, TABLES = "items.parquet", "items.safetensors"
 FEATURES = "features.json"
 """What is known of the log's item table, for new items."""
 NODES = "nodes/"

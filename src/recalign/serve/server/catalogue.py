@@ -206,8 +206,7 @@ class Catalogue:
 
     def strength(self, asked: float | None) -> float:
         """Strength of reranking, as the graph takes it: in 1 / the reward's unit."""
-        own = asked if asked is not None else self.about.strength or 0.0
-        return own / self.about.reward_sd
+        return (self.about.strength or 0.0 if asked is None else asked) / self.about.reward_sd
 
 
 def strongest(item_L: np.ndarray, reward_L: np.ndarray) -> np.ndarray:

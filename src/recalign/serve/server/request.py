@@ -40,11 +40,7 @@ T = TypeVar("T")
 
 
 def text_id(given: int | str) -> str:
-    """The id of a user or of an event as text.
-
-    Raises:
-        ValueError: it is too long, or not printable.
-    """
+    """The id of a user or of an event as text; a ValueError if it is too long, or not printable."""
     text = str(given)
     if not 0 < len(text) <= MAX_ID or not text.isprintable():
         raise ValueError(f"Input should be an integer, or a text of 1 to {MAX_ID} printable characters")
