@@ -174,12 +174,6 @@ def test_weights_that_are_no_numbers_are_refused(walks, cloned, tmp_path):
         trained(walks, cloned, tmp_path, keep=KEEP, max_steps=2, callbacks=[Ruin()])
 
 
-def test_it_says_that_nothing_is_validated():
-    trainer = SimpleNamespace(callbacks=[], limit_val_batches=0)
-    with pytest.warns(UserWarning, match="model.keep has no effect"):
-        KeepRanking(0.9).setup(trainer, None, "fit")
-
-
 def test_a_checkpoint_holds_the_weights_at_the_reach_and_the_trained_ones():
     torch.manual_seed(0)
     module, callback = small.free(WeightedSFT, policy=SequencePolicy(small.encoder(), 9, 0.1)), KeepRanking(0.9)

@@ -13,7 +13,7 @@ from recalign.data.sequences import LeaveLast
 from recalign.nn import Pooled
 from recalign.reward import RewardData, RewardModel
 from recalign.reward.trust import report
-from recalign.reward.trust.measures import ordering
+from recalign.reward.trust.measures import estimate, ordered_pairs, ratios
 from recalign.reward.trust.report import MIN_USERS, OTHERS, compare_predictions
 
 
@@ -128,6 +128,7 @@ def test_from_so_many_users_on_a_coin_is_no_signal():
             reward, ahead = rng.normal(size=4 * users), np.full((4 * users, 1), np.nan)
             ahead[::4, 0] = rng.normal(size=users)
             ahead[2::4, 0] = np.where(rng.random(users) < 0.5, rng.normal(size=users), np.nan)
-            found.append(ordering(person, reward, {"model": ahead}, bootstrap)["model"].interval()[0] > 0.5)
+            pairs = {"model": ordered_pairs(person, reward, ahead, users)}
+            found.append(estimate(ratios(pairs, bootstrap)["model"]).interval()[0] > 0.5)
         over[users] = np.mean(found)
     assert over[MIN_USERS] < 0.045 < over[5]

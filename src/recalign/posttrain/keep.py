@@ -68,8 +68,6 @@ class KeepRanking(Callback):
             text = "weight averaging and model.keep would each put their own weights into the checkpoint"
             remedy = "remove the averaging callback, or set model.keep to null"
             raise InputError(text, where="trainer.callbacks", remedy=remedy)
-        if stage == "fit" and not trainer.limit_val_batches:
-            rank_zero_warn("nothing is validated, so model.keep has no effect")
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
@@ -117,14 +115,19 @@ class KeepRanking(Callback):
             for weight, first, last in zip(weights, start, trained, strict=True):
                 weight.copy_(torch.lerp(first, last, alpha))
 
+        def ndcg(policy: Policy) -> np.ndarray:
+            """By user, on as many batches as the trainer's limit lets through."""
+            with trainer.precision_plugin.val_step_context():
+                return ndcg_by_user(policy, budget_batches(module.data, trainer.limit_val_batches), module.device)
+
         with isolate_rng():  # a pass over a loader draws a seed
             if self._start_U is None:
-                self._start_U = self.measured(trainer, module, module.reference)
+                self._start_U = ndcg(module.reference)
             start_U = self._start_U
 
             def kept(alpha: float) -> Retention:
                 move(alpha)
-                return Retention.measure(self.measured(trainer, module, module.policy), start_U)
+                return Retention.measure(ndcg(module.policy), start_U)
 
             # A start that ranks nothing has nothing to keep: the trained weights are handed over.
             alpha, found = alpha_within_budget(kept, self.share) if start_U.any() else (1.0, ALL_RETAINED)
@@ -132,11 +135,6 @@ class KeepRanking(Callback):
         self._other, self._step, module.interpolation_alpha = trained, trainer.global_step, self._alpha
         move(self._alpha)
         module.log_dict({"policy/alpha": self._alpha, "policy/ndcg_retained": share, "policy/ndcg_retained_se": error})
-
-    def measured(self, trainer: Trainer, module: Any, policy: Policy) -> np.ndarray:
-        """NDCG@10 of a policy by user, on as many batches as the trainer's limit lets through. Shape: float64 (U,)."""
-        with trainer.precision_plugin.val_step_context():
-            return ndcg_by_user(policy, budget_batches(module.data, trainer.limit_val_batches), module.device)
 
     @torch.no_grad()
     def _swap(self, policy: Policy) -> None:
@@ -164,11 +162,8 @@ class KeepRanking(Callback):
 
         Where nothing is left to train, the interpolated ones stay.
         """
-        if (
-            trainer.state.fn == TrainerFn.FITTING
-            and "current_model_state" in checkpoint
-            and goes_on(trainer, checkpoint)
-        ):
+        fitting = trainer.state.fn == TrainerFn.FITTING and "current_model_state" in checkpoint
+        if fitting and goes_on(trainer, checkpoint):
             self._other = [weight.detach().clone() for weight in pl_module.policy.parameters()]
             pl_module.load_state_dict(checkpoint["current_model_state"])
 

@@ -101,14 +101,6 @@ def measure(
     return table
 
 
-def ordering(
-    user_N: np.ndarray, reward_N: np.ndarray, ahead: Mapping[str, np.ndarray], bootstrap: CrossedBootstrap
-) -> dict[str, Estimate]:
-    """``pairwise`` alone, by predictor. Arguments as of `measure`."""
-    sums = {name: ordered_pairs(user_N, reward_N, ahead_NC, bootstrap.users) for name, ahead_NC in ahead.items()}
-    return {name: estimate(value_D1) for name, value_D1 in ratios(sums, bootstrap).items()}
-
-
 def by_user(user_N: np.ndarray, users: int, values: Mapping[Any, np.ndarray]) -> Sums:
     """Sums over each user's events of some values (N,), by name, and how many events these are."""
     count_U = np.bincount(user_N, minlength=users)

@@ -28,12 +28,13 @@ from recalign.reward.trust.measures import (
     by_group,
     calibration,
     differences,
+    estimate,
     following,
     measure,
     ordered_pairs,
-    ordering,
     prediction_errors,
     quantile_bins,
+    ratios,
     spread_and_error,
     variance,
     with_interval,
@@ -72,12 +73,8 @@ def read_trust(run: Path) -> dict[str, Any]:
 class PredictionComparison:
     """A reward model and its baselines on the events of one part.
 
-    Attributes:
-        events: what each predicts of each event, and what the events are grouped by.
-        table: their figures, with bootstrap draws.
-        bootstrap: of the part's users.
-        ordered_on: where ``pairwise`` was measured, the part or `OTHERS`; None, with nan, where too few users have a
-            pair.
+    ``events`` has what each predicts of each event, and what the events are grouped by. ``ordered_on`` says where
+    ``pairwise`` was measured, on the part or on `OTHERS`; None, with nan, where too few users have a pair.
     """
 
     events: pl.DataFrame
@@ -177,7 +174,10 @@ def _ordered_by_others(
         events = events.with_columns(item=item, ridge_fixed=pl.lit(math.nan), factors_fixed=pl.lit(math.nan))
         if _users_with_pairs(events) >= max(MIN_USERS, pairs + 1):
             person, reward = (events[name].to_numpy() for name in ("person", "reward"))
-            found, ordered_on = ordering(person, reward, _ahead(events), _bootstrap(events)), OTHERS
+            bootstrap = _bootstrap(events)
+            sums = {name: ordered_pairs(person, reward, of, bootstrap.users) for name, of in _ahead(events).items()}
+            found = {name: estimate(value_D1) for name, value_D1 in ratios(sums, bootstrap).items()}
+            ordered_on = OTHERS
     if ordered_on is None and pairs >= MIN_USERS:
         return part
     unknown = Estimate(math.nan, np.full(DRAWS, math.nan))
