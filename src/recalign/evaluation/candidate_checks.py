@@ -27,24 +27,14 @@ from recalign.recommender.interpolation import MIN_NDCG_RETAINED
 
 @dataclass(frozen=True)
 class CandidateChecks:
-    """A candidate beside everything that it has to be better than.
+    """A candidate beside everything that it has to be better than."""
 
-    Attributes:
-        test: figures on the test.
-        policy: the candidate.
-        reward: trust reports of the training reward model.
-        judged: whether the judges can be believed and know more than averages do. If false, low value leaves the row
-            open.
-        ranked: whether the ranking is of items that lists show. If false, a low ranking leaves it open.
-        interval_factor: by which intervals are widened, for several candidates.
-    """
-
-    test: ComparisonTable
-    policy: str
-    reward: Reports
-    judged: bool = True
-    ranked: bool = True
-    interval_factor: float = 1.0
+    test: ComparisonTable  # figures on the test
+    policy: str  # the candidate
+    reward: Reports  # of the training reward model
+    judged: bool = True  # whether judges can be believed and know more than averages; else low value leaves it open
+    ranked: bool = True  # whether the ranking is of items that lists show; else a low ranking leaves it open
+    interval_factor: float = 1.0  # by which intervals are widened, for several candidates
 
     def findings(self) -> Iterator[Finding]:
         """All that is known of it."""
@@ -58,8 +48,8 @@ class CandidateChecks:
             elif value is not None and ranking is not None:
                 yield from self._over_counted(other, value, ranking)
             elif other in self.test.methods:  # `findings.unmeasured` names those that were not run
-                text = f"{self.policy} could not be compared with {other}."
-                yield Finding(0, text, "Evaluate both with the same seeds.")
+                unknown = f"{self.policy} could not be compared with {other}."
+                yield Finding(0, unknown, "Evaluate both with the same seeds.")
         for part in self.test.roles.without_placebo(self.policy):
             remedy = "Name one (placebos), such as the same method on recalign.posttrain.PermutedPostTrainingData."
             yield Finding(0, f"{part} has no placebo.", remedy)
@@ -111,31 +101,28 @@ class CandidateChecks:
         if baseline and self.test.column(ALL)[baseline].value == 0:
             return  # `findings.start` says so
         if kept is None:
-            text = f"The {ALL} of {self.policy} or of its baseline is not known."
-            yield Finding(0, text, "Evaluate start and bc as well.")
+            unknown = f"The {ALL} of {self.policy} or of its baseline is not known."
+            yield Finding(0, unknown, "Evaluate start and bc as well.")
             return
         hits = self.test.get(str(baseline), HITS)
         few = RETENTION_Z * math.sqrt((1 - MIN_NDCG_RETAINED) / hits.value) if hits and hits.value > 0 else 0.0
         low = min(kept.widened(RETENTION_Z / NormalDist().inv_cdf(0.975)).low, kept.value - few)
         text = f"{self.policy} keeps {kept.percent} of the better baseline's {ALL} on the test"
+        less = f"less than {MIN_NDCG_RETAINED:.0%}."
         if kept.high < MIN_NDCG_RETAINED:
-            remedy = "Raise keep, or give more validation events."
-            yield Finding(-self.ranked, f"{text}, less than {MIN_NDCG_RETAINED:.0%}.", remedy)
+            yield Finding(-self.ranked, f"{text}, {less}", "Raise keep, or give more validation events.")
         elif low < MIN_NDCG_RETAINED:
-            remedy = "More test users narrow the interval; or raise keep."
-            yield Finding(0, f"{text}, which may be less than {MIN_NDCG_RETAINED:.0%}.", remedy)
+            yield Finding(0, f"{text}, which may be {less}", "More test users narrow the interval; or raise keep.")
 
     def _gain(self) -> Iterator[Finding]:
         gain, baseline = self.test.gain(self.policy), self.test.better_baseline(VALUE)
         if gain is None:
-            text = f"The gain of {self.policy} could not be measured."
-            yield Finding(0, text, "Evaluate it again, with more users.")
+            yield Finding(0, f"The gain of {self.policy} could not be measured.", "Evaluate it again, with more users.")
             return
         wide = gain.widened(self.interval_factor)
         text = f"{self.policy} gains {wide.sd} over {baseline}"
         if gain.high < MIN_GAIN_SD:
-            text = f"{self.policy} gains {gain.sd} over {baseline}: nothing worth shipping"
-            yield self._against(text)
+            yield self._against(f"{self.policy} gains {gain.sd} over {baseline}: nothing worth shipping")
         elif not wide.low > 0:
             yield Finding(0, f"{text}: this may be chance.", self._more_users(wide))
         elif gain.value < MIN_GAIN_SD:
@@ -172,8 +159,7 @@ class CandidateChecks:
             return Finding(1, f"It gains more than {PLACEBO_FACTOR} times what {placebo} does.")
         gain = self.test.gain(placebo)
         text = f"{placebo}, which must gain nothing, gains{f' {gain.sd}' if gain else ''}; {self.policy} is not"
-        gains = gain is not None and gain.low > 0
-        remedy = "Calibrate the start, or clone it for longer." if gains else self._more_users(wide)
+        remedy = "Calibrate the start, or clone it for longer." if gain and gain.low > 0 else self._more_users(wide)
         return Finding(0, f"{text} shown to gain more than {PLACEBO_FACTOR} times that.", remedy)
 
     def _against(self, text: str) -> Finding:
@@ -188,11 +174,10 @@ class CandidateChecks:
         if gain.value <= 0 or not gain.known or self.test.shared_seeds(self.policy) > 1:
             return "More users, or more seeds, narrow the interval."
         times = ((gain.value - gain.low) / gain.value) ** 2
+        many = "times as many test users"
         if times > MAX_USER_FACTOR:
-            more = f"more than {MAX_USER_FACTOR} times as many test users"
-            return f"It would take {more} to tell: too small to be seen here."
-        times = max(math.ceil(times * 10) / 10, 1.1)
-        return f"About {times:g} times as many test users would put a figure like this above 0."
+            return f"It would take more than {MAX_USER_FACTOR} {many} to tell: too small to be seen here."
+        return f"About {max(math.ceil(times * 10) / 10, 1.1):g} {many} would put a figure like this above 0."
 
     def _seeds(self) -> Iterator[Finding]:
         """Rows that it is compared with on fewer seeds than it has: the others may say otherwise."""

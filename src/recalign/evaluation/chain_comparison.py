@@ -74,8 +74,8 @@ class RunsComparison:
             what = "rows that an earlier chain left here, with settings of its own"
             print(f"also compared, {what}: {', '.join(left)}", file=sys.stderr)
         frame = tabulate(runs, roles, self.draws)
-        places = pl.Enum(list(dict.fromkeys([*order, *sorted(frame["method"].unique())])))
-        frame = frame.sort(pl.col("method").cast(places), maintain_order=True)
+        names = dict.fromkeys([*order, *sorted(frame["method"].unique())])
+        frame = frame.sort(pl.col("method").cast(pl.Enum([*names])), maintain_order=True)
         if self.roles is not None:
             save_roles(self.folder, roles, order)
         write_text(self.folder / FILE, frame.write_csv())
@@ -94,9 +94,8 @@ class RunsComparison:
         """All that determines the table but the evaluations themselves."""
         there = evaluated(self.folder, self.methods, self.seeds)
         found = [(method, seed) for method, seed, folder in there if not seals.outdated(folder)]
-        code = code_digest()
         rows = {"order": list(order), "roles": asdict(roles), "evaluations": self._seals(found)}
-        return rows | {"draws": self.draws, "code": code}
+        return rows | {"draws": self.draws, "code": code_digest()}
 
     def _seals(self, rows: Iterable[tuple[str, int]]) -> list[str]:
         """The seals of the evaluations of some methods and seeds that have one, by path in the folder."""
@@ -184,9 +183,8 @@ def read(chain_folder: Path) -> pl.DataFrame:
         InputError: there is none, or evaluations or checkpoints that it is made of are others by now. Evaluations that
             came later are not in it.
     """
-    path = chain_folder / FILE
+    path, remedy = chain_folder / FILE, f"run `recalign compare {chain_folder}` first"
     if not path.is_file():
-        remedy = f"run `recalign compare {chain_folder}` first"
         raise InputError("there is no such file", where=str(path), remedy=remedy)
     state = seals.check(chain_folder)
     if state.sealed and not state.fresh:

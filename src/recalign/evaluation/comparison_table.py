@@ -27,9 +27,6 @@ class Interval(NamedTuple):
     def __neg__(self) -> Interval:
         return Interval(-self.value, -self.high, -self.low)
 
-    def __truediv__(self, unit: float) -> Interval:
-        return Interval(*(end / unit for end in self))
-
     def widened(self, factor: float) -> Interval:
         """Both ends further away, by a factor on their distance from the value."""
         low, high = (self.value + factor * (end - self.value) for end in self[1:])
@@ -76,10 +73,10 @@ class ComparisonTable:
         means = of_split.filter(seed="all").with_columns(pl.col("ci_low", "ci_high").fill_null(float("nan")))
         units = frame.filter(seed="all", metric=UNIT)["value"]  # that of the test, for validation too
         self.unit = float(units.mean()) if len(units) else float("nan")  # type: ignore[arg-type]
-        self._cells = {
-            (method, metric): Interval(*cell) / (self.unit if self.in_sd(metric) else 1)
-            for method, _, _, metric, *cell in means.iter_rows()
-        }
+        self._cells = {}
+        for method, _, _, metric, *cell in means.iter_rows():
+            unit = self.unit if self.in_sd(metric) else 1
+            self._cells[method, metric] = Interval(*(end / unit for end in cell))
         self.roles, self.metrics = roles, set(of_split["metric"])
         self.methods = of_split["method"].unique(maintain_order=True).to_list()
         self._single = of_split.filter(pl.col("seed") != "all")

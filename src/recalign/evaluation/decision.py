@@ -64,17 +64,12 @@ RULES = (
 
 @dataclass(frozen=True)
 class Candidate:
-    """A row that might be shipped, and what was found of it.
-
-    Attributes:
-        seeds: that it was run with.
-        interval_factor: of its intervals, for as many rows as were tried.
-    """
+    """A row that might be shipped, and what was found of it."""
 
     policy: str
     findings: list[Finding]
-    seeds: int = 1
-    interval_factor: float = 1.0
+    seeds: int = 1  # that it was run with
+    interval_factor: float = 1.0  # by which its intervals are widened, for as many rows as were tried
 
     @property
     def sign(self) -> int:
@@ -133,14 +128,11 @@ class Decision:
     @property
     def others(self) -> list[tuple[str, Word, str]]:
         """The other candidates: row, word, and the first reason."""
-        rest = [one for one in self.candidates if one is not self.about]
         tried = [
             (one.policy, one.word, next(finding.text for finding in one.findings if finding.sign == one.sign))
-            for one in rest
+            for one in self.candidates
+            if one is not self.about
         ]
-        if self.general:
-            passes = "It would pass if the comparison as a whole could be trusted."
-            tried = [(row, "not decided", passes) if word == "ship" else (row, word, why) for row, word, why in tried]
         return [*tried, *((row, "not decided", f"{row} has no placebo.") for row in self.untried)]
 
     @property

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import polars as pl
 import torch
@@ -114,13 +114,10 @@ class Networks:
         return {UNIT: self.data.moments()[1], USER_SPREAD: float(means.cast(pl.Float64).std() or 0.0)}  # type: ignore[arg-type]
 
 
-class Measure(Protocol):
-    """Further figures of each method by name, and contents of JSON files by name."""
-
-    def __call__(
-        self, nets: Any, policies: Mapping[MethodRun, Policy], events: Mapping[str, pl.DataFrame]
-    ) -> Mapping[str, tuple[dict[str, Any], dict[str, Any]]]:
-        """By method, from its policy and its events of the test."""
+Measured = Mapping[str, tuple[dict[str, Any], dict[str, Any]]]
+"""By method further figures by name, and contents of JSON files by name."""
+Measure = Callable[[Any, Mapping[MethodRun, Policy], Mapping[str, pl.DataFrame]], Measured]
+"""Measures something else: from the networks, the policies, and each method's events of the test."""
 
 
 def evaluate_methods(runs: Sequence[MethodRun], nets: Networks, measures: Iterable[Measure] = ()) -> list[Evaluation]:

@@ -31,30 +31,24 @@ UNIFORM = "uniform"  # no method has this name
 
 
 def of_methods(nets: Networks, policies: Mapping[MethodRun, Policy], events: Any) -> dict[str, Any]:
-    """What a log says of each method (`methods.Measure`), if it says what was shown at random and how probably."""
-    log, values = nets.data.log_, dict[str, Any]()
-    if log.is_random is None or log.propensity is None:
-        return values
-    named = {run.method: policy for run, policy in policies.items()}
-    for method, measured in measure(named, nets.reward, nets.data, nets.device).items():
-        policy = measured["policy"]
-        of_table = {f"value/{name}": policy[name] for name in HEADLINES if name in policy}
-        values[method] = {"offpolicy/ess": policy["ess"]["list"]} | of_table, {FILE: measured}
-    return values
+    """What a log says of each method (`methods.Measure`), if it says what was shown at random and how probably.
 
-
-def measure(
-    policies: Mapping[str, Policy], reward: RewardEnsemble, data: EventDataModule, device: torch.device
-) -> dict[str, dict[str, Any]]:
-    """Value policies on a log's exposures of the test, users A.
-
-    Returns:
-        A method's ``policy`` (`offpolicy.PolicyValue.figures`), and ``uniform``: the same of the policy that does not
-        choose, which under uniform logging has to be near ``observed`` with a mean weight near 1.
+    `FILE` has a method's ``policy`` (`offpolicy.PolicyValue.figures`), and ``uniform``: the same of one that does
+    not choose, which under uniform logging has to be near ``observed`` with a mean weight near 1.
     """
-    both = {**policies, UNIFORM: SameForAll(torch.zeros(data.num_items))}
-    figures = {name: estimate(shown).figures() for name, shown in exposures(both, reward, data, device).items()}
-    return {name: {"policy": figures[name], "uniform": figures[UNIFORM]} for name in policies}
+    data = nets.data
+    if data.log_.is_random is None or data.log_.propensity is None:
+        return {}
+    named: dict[str, Policy] = {run.method: policy for run, policy in policies.items()}
+    named[UNIFORM] = SameForAll(torch.zeros(data.num_items))
+    shown = exposures(named, nets.reward, data, nets.device)
+    figures = {name: estimate(lists).figures() for name, lists in shown.items()}
+    values: dict[str, Any] = {}
+    for name in named.keys() - {UNIFORM}:
+        of_table = {f"value/{key}": figures[name][key] for key in HEADLINES if key in figures[name]}
+        files = {FILE: {"policy": figures[name], "uniform": figures[UNIFORM]}}
+        values[name] = {"offpolicy/ess": figures[name]["ess"]["list"]} | of_table, files
+    return values
 
 
 @torch.no_grad()

@@ -82,16 +82,9 @@ class Rerank(Policy):
         """`encode`, where other rows have the same policy or scores (`value.Composed`)."""
         return RerankState(once(self.policy.encode), once(self.reward.states))
 
-    def scored(self, state: RerankState) -> tuple[Tensor, Tensor]:
-        """The policy's log-probabilities and the scores, which do not depend on the strength. Shape: -> (T, V) each."""
-        return self.policy.log_probs(state.policy), self.reward.predict(state.reward_KTS)
-
-    def tilted(self, logp_TV: Tensor, score_TV: Tensor) -> Tensor:
-        """Log-probabilities over the catalogue from what `scored` returns. Shape: -> (T, V)."""
-        return (logp_TV + self.strength * score_TV).log_softmax(dim=1)
-
     def log_probs(self, state: RerankState, items: Tensor | None = None) -> Tensor:
-        logp_TV = self.tilted(*self.scored(state))
+        logp_TV, score_TV = self.policy.log_probs(state.policy), self.reward.predict(state.reward_KTS)
+        logp_TV = (logp_TV + self.strength * score_TV).log_softmax(dim=1)
         return logp_TV if items is None else logp_TV.gather(1, items - 1)
 
 
@@ -181,6 +174,6 @@ def served(row: RerankedRow, folder: Path, checkpoints: Mapping[str, Path], data
     nets = {stage: load_net(path, "reward" if stage == "reward" else "policy") for stage, path in checkpoints.items()}
     for net in nets.values():
         net.check(data)
-    own = nets.get(str(row.base))
+    trained = nets[row.base].net if row.base else None
     scores = row.scores(nets["reward"].net, data)
-    return Reranking(**said["how"]).policy(nets["recommender"].net, own.net if own else None, scores).eval()
+    return Reranking(**said["how"]).policy(nets["recommender"].net, trained, scores).eval()

@@ -45,7 +45,7 @@ class SeedEvaluation:
     """The methods of one seed to evaluate (`recalign.artifacts.Kept`), each kept until what it depends on changes.
 
     Publishes ``<folder>/<method>/seed-<n>/evaluation/``: ``{test,validation}.parquet`` and ``summary.json``; of a log
-    with random exposure also ``offpolicy.json`` (`random_exposure.measure`).
+    with random exposure also ``offpolicy.json`` (`random_exposure`).
 
     Attributes:
         folder: of the chain.
