@@ -286,7 +286,6 @@ MISTAKES: dict[str, Any] = {
     "k: 0": lambda job: job.aligned.recommend(["u7"], k=0),
     "reads a reward model": lambda job: ra.align(job.log, job.start),
     "did you mean asft": lambda job: ra.align(job.log, job.start, job.reward, method="asfft"),
-    "judge is no post-training": lambda job: ra.align(job.log, job.start, job.reward, method="judge"),
     "model.temprature": lambda job: ra.align(job.log, job.start, job.reward, settings={"model.temprature": 1}),
     "int cannot be used": lambda job: ra.fit_reward(job.log, 7),
     "B1 or B2": lambda job: ra.fit_judge(job.log, "A"),

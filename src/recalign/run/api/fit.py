@@ -9,14 +9,13 @@ from typing import Any, TypeVar
 
 from recalign.data.sequences import EventDataModule
 from recalign.errors import InputError
-from recalign.posttrain.base import PostTraining
 from recalign.recommender.checkpoint import load_net
 from recalign.run import configs
 from recalign.run.api.log import Log
 from recalign.run.api.trained import Trained, TrainedPolicy, TrainedReward, checkpoint_of
 from recalign.run.stage import Manifest, RunFolder, Stage, parse_stage
 from recalign.run.stage.settings import load
-from recalign.run.words import imported, settings_of
+from recalign.run.words import settings_of
 
 Result = TypeVar("Result", bound=Trained)
 Settings = Mapping[str, Any]
@@ -83,17 +82,12 @@ def align(
 
     Args:
         log: the training log; it needs a reward.
-        start: the policy to start from: what `fit_recommender` returned, a checkpoint, a run folder, or a network. It
-            is copied.
-        reward: the reward model: what `fit_reward` returned, a checkpoint or a run folder. None for methods without
-            one.
+        start: the policy to start from, which is copied; as of `fit_reward`.
+        reward: what `fit_reward` returned, a checkpoint or a run folder; None for methods without a reward model.
         method: name (``asft``, ``dpo``, ``ppo``, ...) or path of a post-training YAML.
     """
-    parsed = stage_of(log, str(method), Path(method).stem, seed, settings or {})
-    if not issubclass(imported(parsed.config["model"]["class_path"]), PostTraining):
-        remedy = "name a post-training method; fit_recommender, fit_reward and fit_judge train the other stages"
-        raise InputError(f"{method} is no post-training", where="method", remedy=remedy)
-    needs = {one.key: one.stage for one in parsed.upstream}
+    upstream = stage_of(log, str(method), Path(method).stem, seed, settings or {}).upstream
+    needs = {one.key: one.stage for one in upstream}
     if reward is None and "reward" in needs.values():
         raise InputError(f"{method} reads a reward model", where="reward", remedy="give what fit_reward returned")
     data = data_of(log, seed=seed)

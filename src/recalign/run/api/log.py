@@ -108,12 +108,9 @@ class Log:
             what, remedy = "titles and features need a table of items", "give items=DataFrame, title='its column'"
             raise InputError(what, where="items", remedy=remedy)
         settings = {"log": log, "reward": expression, **division.settings}
-        if high is not None:
-            settings["high"] = {"expression": high, "quantile": None}
-        elif reward is None:
-            settings["high"] = None
-        elif data.get("relative_to"):  # ranks are learned, from 0 to 1
-            settings["high"] = {"expression": None, "quantile": 0.75}
+        if high or reward is None or data.get("relative_to"):  # ranks are learned then, from 0 to 1
+            quantile = None if high else 0.75
+            settings["high"] = {"expression": high, "quantile": quantile} if high or reward else None
         return cls._create(name, settings | data, folder, tables)
 
     @classmethod

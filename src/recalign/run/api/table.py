@@ -30,7 +30,6 @@ from recalign.run.api.trained import checkpoint_of
 from recalign.seals import class_paths, code_digest
 
 SHOWN = ("all/ndcg@10", "high/ndcg@10", "value/judge@10", "value/reward_model@10", "policy/kl", "policy/coverage@10")
-WIDTH = 120
 
 
 @dataclass(frozen=True)
@@ -50,18 +49,15 @@ class Comparison:
     @property
     def table(self) -> pl.DataFrame:
         """One row per policy: test means, and the bounds of each metric's 95 % interval, if it has one."""
-        rows = self.frame.filter(
-            (pl.col("seed") == "all") & (pl.col("split") == "test") & pl.col("metric").is_in(SHOWN)
-        )
         table = pl.DataFrame({"method": self.methods})
         for metric in SHOWN:
             names = {"value": metric, "ci_low": f"{metric} low", "ci_high": f"{metric} high"}
-            figures = rows.filter(pl.col("metric") == metric).select("method", *names).rename(names)
+            figures = self.frame.filter(seed="all", split="test", metric=metric).select("method", *names).rename(names)
             table = table.join(figures, on="method", how="left", maintain_order="left")
         return table.select(column for column in table if not column.is_null().all())
 
     def __str__(self) -> str:
-        console = Console(width=WIDTH, file=StringIO(), record=True, force_jupyter=False)
+        console = Console(width=120, file=StringIO(), record=True, force_jupyter=False)
         console.print(terminal_table(self.frame, self.roles))
         return console.export_text().rstrip()
 

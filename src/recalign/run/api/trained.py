@@ -17,7 +17,7 @@ from recalign import files
 from recalign.data.sequences import EventDataModule
 from recalign.errors import InputError
 from recalign.recommender import Policy
-from recalign.recommender.checkpoint import Loaded, check_catalogue, load_net, read_checkpoint, recipe
+from recalign.recommender.checkpoint import Loaded, load_net, read_checkpoint, recipe
 from recalign.recommender.recommendations import recommend
 from recalign.reward import RewardEnsemble
 from recalign.reward.trust.report import read_trust
@@ -61,9 +61,7 @@ class TrainedPolicy(Trained):
     @cached_property
     def network(self) -> Policy:
         """The policy as a torch module, on the CPU."""
-        loaded = load_net(self.checkpoint, "policy")
-        check_catalogue(loaded.catalogue, self.data.sequences.catalogue, str(self.checkpoint))
-        policy: Policy = loaded.net.eval()
+        policy: Policy = load_net(self.checkpoint, "policy").net.eval()
         return policy
 
     def recommend(self, users: Sequence[int | str] | None = None, k: int = 10) -> pl.DataFrame:
