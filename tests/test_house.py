@@ -153,10 +153,10 @@ def test_modules_do_not_ask_the_trainer_for_its_datamodule():
 
 
 CEILINGS = {
-    "lines": 29_420,
-    "statements": 15_680,
+    "lines": 29_370,
+    "statements": 15_660,
     "functions": 1_770,
-    "bytes": 1_422_000,
+    "bytes": 1_420_000,
     "packages": 8,
     "modules beside them": 10,
     "lines of tests": 26_580,
@@ -201,7 +201,7 @@ def core() -> list[str]:
 
 
 CORE_LINES = 6_000
-LEAVING = 3
+LEAVING = 2
 """Imports by which the core still leaves the core."""
 
 
