@@ -153,10 +153,10 @@ def test_modules_do_not_ask_the_trainer_for_its_datamodule():
 
 
 CEILINGS = {
-    "lines": 29_370,
-    "statements": 15_660,
+    "lines": 29_320,
+    "statements": 15_650,
     "functions": 1_770,
-    "bytes": 1_420_000,
+    "bytes": 1_419_000,
     "packages": 8,
     "modules beside them": 10,
     "lines of tests": 26_580,
