@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
-import stat
 import threading
 import time
 from contextlib import closing
@@ -211,26 +210,6 @@ def test_old_decisions_are_deleted_as_the_server_begins(tmp_path, monkeypatch):
 
         asyncio.run(asyncio.wait_for(a_moment(), 20))
         assert [one["user"] for one in records(decisions)] == [pseudonym(KEY, "bob")]
-
-
-def test_only_its_owner_may_read_it(app, decisions, tmp_path):
-    running(app, post(app, EXPLORE))
-    folder = decisions.log.file.parent
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
-    (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="cannot be opened"):
-        DecisionLog(tmp_path / "file" / "below", KEY)
-
-
-def test_a_damaged_file_is_refused_and_left_as_it_is(tmp_path):
-    Decisions(tmp_path / "log", KEY).close()
-    file = tmp_path / "log" / FILE
-    file.write_bytes(b"?" * 100 + file.read_bytes()[100:])
-    with pytest.raises(InputError, match="damaged, or it cannot be opened") as refused:
-        Decisions(tmp_path / "log", KEY)
-    assert refused.value.where == str(file)
-    assert file.read_bytes().startswith(b"?")
 
 
 @pytest.mark.parametrize(
