@@ -16,9 +16,9 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
+from recalign.data.events import data_root, read_titles
 from recalign.data.events.messages import did_you_mean
 from recalign.data.sequences import EventDataModule
-from recalign.data.sequences.preparation import item_titles
 from recalign.distributed import all_gather_rows
 from recalign.errors import InputError
 from recalign.files import write_parquet
@@ -102,7 +102,8 @@ def recommendations(user_T: Tensor, score_TK: Tensor, item_TK: Tensor, data: Eve
     flat = flat.filter(pl.col("item") > 0).sort("user", maintain_order=True)
     user, item = data.sequences.users.gather(flat["user"]), flat["item"] - 1
     titled = data.log_.items and data.log_.items.title
-    title = [item_titles(data).gather(item).alias("title")] if titled else []
+    titles = read_titles(data.log_, data_root(data.root), data.sequences.items)[0]
+    title = [titles.gather(item).alias("title")] if titled else []
     return flat.with_columns(user.alias("user"), data.sequences.items.gather(item).alias("item"), *title)
 
 

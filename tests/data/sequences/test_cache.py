@@ -190,7 +190,7 @@ def test_a_damaged_entry_is_made_anew(make, root, capsys, monkeypatch, file, har
     assert_same(make(), fresh)
 
 
-@pytest.mark.parametrize("reading", ["recalign.artifacts.sha256", "recalign.data.sequences.cache.read_table"])
+@pytest.mark.parametrize("reading", ["recalign.seals.sha256", "recalign.data.sequences.cache.read_table"])
 def test_an_entry_that_cannot_be_read_for_a_moment_stays(make, root, capsys, monkeypatch, reading):
     fresh = make()
     fresh.sequences  # noqa: B018

@@ -12,10 +12,9 @@ import pytest
 import small
 import torch
 
-from recalign.data.events import ItemTable
+from recalign.data.events import ItemTable, read_titles
 from recalign.data.sequences import EventDataModule, LeaveLast
 from recalign.data.sequences.audit import log_figures
-from recalign.data.sequences.preparation import item_titles
 from recalign.errors import InputError
 from recalign.recommender.recommendations import recommendations
 
@@ -99,7 +98,10 @@ def test_titles_stand_beside_items_and_in_recommendations(log_root, tmp_path):
     data = small.data_of(EventDataModule, tmp_path)
     data.log_ = dataclasses.replace(data.log_, items=ItemTable("names.csv"))
     first, *others = data.sequences.items
-    assert item_titles(data).to_list() == [str(first), *(f"film {item}" for item in others)]
+    assert read_titles(data.log_, tmp_path, data.sequences.items)[0].to_list() == [
+        str(first),
+        *(f"film {item}" for item in others),
+    ]
     assert log_figures(data)["titles"]["items without one, shown by their id"] == 1
     shown = recommendations(torch.tensor([0]), torch.tensor([[2.0, 1.0]]), torch.tensor([[2, 1]]), data)
     assert shown["title"].to_list() == [f"film {others[0]}", str(first)]

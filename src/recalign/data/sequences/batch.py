@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,15 +64,12 @@ class Batch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """Move all tensors to a device (Lightning calls this)."""
-        return self.map(lambda x: x.to(device, non_blocking=non_blocking))
+        tensors = {name: x for name, x in vars(self).items() if x is not None}
+        return Batch(**{name: x.to(device, non_blocking=non_blocking) for name, x in tensors.items()})
 
     def pin_memory(self) -> Batch:
         """Copy all tensors to pinned memory (the DataLoader calls this)."""
-        return self.map(lambda x: x.pin_memory())
-
-    def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
-        """Apply a function to every tensor."""
-        return Batch(**{name: function(x) for name, x in vars(self).items() if x is not None})
+        return Batch(**{name: x.pin_memory() for name, x in vars(self).items() if x is not None})
 
     def head(self, rows: int) -> Batch:
         """Keep the first rows and their targets."""

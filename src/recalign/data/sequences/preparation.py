@@ -6,7 +6,6 @@ import functools
 from dataclasses import replace
 
 import numpy as np
-import polars as pl
 
 from recalign.data.events import data_root, read_features, read_titles
 from recalign.data.sequences.cache import CacheEntry
@@ -92,8 +91,3 @@ class LogPreparation(Preparation):
 
 
 EventDataModule.preparation_class = LogPreparation
-
-
-def item_titles(data: EventDataModule) -> pl.Series:
-    """The title of each item, aligned with ``sequences.items``; the id as text where there is none."""
-    return read_titles(data.log_, data_root(data.root), data.sequences.items)[0]

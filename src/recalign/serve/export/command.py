@@ -14,10 +14,9 @@ import polars as pl
 import polars.selectors as cs
 import torch
 
-from recalign.data.events import data_root
+from recalign.data.events import data_root, read_titles
 from recalign.data.events.items import features_of, log_ids
 from recalign.data.events.reading import locate, no_column, read
-from recalign.data.sequences.preparation import item_titles
 from recalign.errors import InputError, require_positive
 from recalign.evaluation.reranking import Rerank
 from recalign.files import digest, write_json, write_text
@@ -125,7 +124,8 @@ def items(made: OpenedRun, columns: Sequence[str] = ()) -> pl.DataFrame:
         InputError: the log names no table of its items, or that has no such column, or one of lists.
     """
     sequences, log = made.data.sequences, made.data.log_
-    own = {"item": sequences.items, "title": item_titles(made.data), "count": pl.Series(sequences.item_counts())}
+    titles = read_titles(made.data.log_, data_root(made.data.root), sequences.items)[0]
+    own = {"item": sequences.items, "title": titles, "count": pl.Series(sequences.item_counts())}
     table = pl.DataFrame(own)
     if not columns:
         return table
