@@ -175,7 +175,8 @@ class RewardModel(StageModule):
         for net, own_MT in zip(self.reward.nets, weights, strict=True):
             states_MTS = net.states(batch)
             influence_MT = net.self_influence(states_MTS, self.self_influence_EF[batch.event_T])
-            loss_MT = net.losses(net.scores(states_MTS, batch.target_T) - influence_MT, batch.reward_T)
+            z_T = ((batch.reward_T - net.mean) / net.scale).nan_to_num()
+            loss_MT = net.head.loss(net.scores(states_MTS, batch.target_T) - influence_MT, z_T)
             loss_MT, weight_MT = all_gather_rows(loss_MT.T).T, all_gather_rows(own_MT.T).T * known_T
             losses.append(((weight_MT * loss_MT).sum(dim=1) / weight_MT.sum(dim=1).clamp(min=1)).mean())
         return torch.stack(losses).mean()

@@ -130,11 +130,6 @@ class RewardNet(nn.Module):
             return (query_MTD * key).sum(dim=-1) + user_bias + item_bias
         return (key @ query_MTD.permute(1, 2, 0)).permute(2, 0, 1) + user_bias[..., None] + item_bias
 
-    def losses(self, score_MT: Tensor, reward_T: Tensor) -> Tensor:
-        """The head's loss of each member and target, 0 where there is no reward. Shape: (M, T)."""
-        z_T = (reward_T - self.mean) / self.scale
-        return self.head.loss(score_MT, z_T.nan_to_num()).masked_fill(z_T.isnan(), 0.0)
-
     def self_influence(self, states_MTS: Tensor, influence_TF: Tensor) -> Tensor:
         """How much each training event has added to its own score.
 
