@@ -15,6 +15,7 @@ from recalign.evaluation.reranking import Rerank
 from recalign.nn import LazyDecoder, Pooled, SASRec
 from recalign.recommender import CodePolicy, Policy, RecommenderData, SequencePolicy
 from recalign.recommender import policy as policy_file
+from recalign.recommender.sequence_policy import Softmax
 from recalign.reward import RewardEnsemble
 
 
@@ -43,7 +44,13 @@ def with_prior(items: int) -> SequencePolicy:
     return policy
 
 
+def with_all_scores(items: int) -> SequencePolicy:
+    """The softmax as its formula."""
+    return type("Plain", (SequencePolicy,), {"softmax": Softmax()})(small.encoder(), items)
+
+
 POLICIES = {
+    "formula": with_all_scores,
     "sequence": sequence_policy,
     "prior": with_prior,
     "feedback": lambda items: sequence_policy(items, feedback=True),

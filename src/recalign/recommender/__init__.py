@@ -1,8 +1,9 @@
 """The generative recommender: the policy protocol, behaviour cloning, and what hands a policy to the next stage."""
 
+from recalign.nn import softmax
 from recalign.recommender.averaging import PolynomialAveraging
 from recalign.recommender.calibration import CalibratePrior
-from recalign.recommender.cloning import RecommenderData
+from recalign.recommender.cloning import Cloning, RecommenderData
 from recalign.recommender.module import Recommender
 from recalign.recommender.onerec import OneRecRecommender
 from recalign.recommender.onerec_policy import CodePolicy
@@ -12,6 +13,8 @@ from recalign.recommender.sequence_policy import SequencePolicy
 from recalign.recommender.training import PolicyModule
 
 PolicyModule.writer = RecommendationsWriter
+Cloning.calibration = CalibratePrior
+SequencePolicy.softmax = softmax
 
 __all__ = [
     "CalibratePrior",

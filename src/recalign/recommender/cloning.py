@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from recalign.data.sequences import Batch, EventDataModule
-from recalign.recommender.calibration import CalibratePrior
 from recalign.recommender.checkpoint import prior_names
 from recalign.recommender.policy import Policy, mean_nll
 from recalign.recommender.prior import training_pass
@@ -26,15 +26,18 @@ class RecommenderData(EventDataModule):
 class Cloning(PolicyModule):
     """Behaviour cloning of any policy: maximise the likelihood of each next item, L = mean_t -log pi(a_t | s_t).
 
-    Logs ``train/loss``, what `PolicyModule` logs, and what `CalibratePrior` does.
+    Logs ``train/loss``, what `PolicyModule` logs, and what `calibration` does.
 
     Args:
         policy: the policy, trained in place.
-        prior: whether the policy gets an item prior when training ends (`CalibratePrior`).
+        prior: whether the policy gets an item prior when training ends (`calibration`).
         lr: AdamW's learning rate.
         weight_decay: AdamW's, on matrices only.
         top_k: items a user that `predict` writes.
     """
+
+    calibration: ClassVar[Callable[[dict[str, float]], Callback]]
+    """Makes the callback that chooses the prior's strength at the end; the package sets `CalibratePrior`."""
 
     def __init__(
         self,
@@ -50,7 +53,7 @@ class Cloning(PolicyModule):
         self.prior_facts: dict[str, float] = {}
 
     def configure_callbacks(self) -> list[Callback]:
-        return [*super().configure_callbacks(), *([CalibratePrior(self.prior_facts)] if self.prior else [])]
+        return [*super().configure_callbacks(), *([type(self).calibration(self.prior_facts)] if self.prior else [])]
 
     def facts(self) -> dict[str, Any]:
         return super().facts() | {CLONED: True} | ({"prior": self.prior_facts} if self.prior_facts else {})

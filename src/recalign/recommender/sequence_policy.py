@@ -6,7 +6,7 @@ width with the prior's columns.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from recalign.data.sequences import Batch
 from recalign.errors import InputError
-from recalign.nn import Encoder, log_prob, target_ranks, top_k, unit, weighted_nll
+from recalign.nn import Encoder, target_ranks, top_k, unit
 from recalign.recommender.policy import Policy
 from recalign.recommender.prior import ItemPrior
 
@@ -103,6 +103,21 @@ class HistoryPolicy(Policy):
         return self.encoder(x_BLD, batch.length_B, batch.time_BL, batch.request_time_BL)
 
 
+class Softmax:
+    """log pi(target | query) = scale q . e - log sum_v exp(scale q . e_v), which holds all scores at once."""
+
+    def log_prob(self, query_TD: Tensor, item_VD: Tensor, target_T: Tensor, scale: float, bound: float) -> Tensor:
+        """Of one item a query, in row ``target_T`` of the catalogue; ``bound``: of all dot products. Shape: -> (T,)."""
+        logp_TV = (scale * query_TD @ item_VD.T).log_softmax(dim=1)
+        return logp_TV.gather(1, target_T[:, None])[:, 0]
+
+    def weighted_nll(
+        self, query_TD: Tensor, item_VD: Tensor, target_T: Tensor, weight_T: Tensor, scale: float, bound: float
+    ) -> Tensor:
+        """sum_t weight_t * -log pi(target_t | query_t), a scalar."""
+        return -(weight_T * self.log_prob(query_TD, item_VD, target_T, scale, bound)).sum()
+
+
 class SequencePolicy(HistoryPolicy):
     """A sequence encoder over item ids: log pi(v | h) = log softmax_v(cos(h, e_v) / temperature + c log(n_v + 1/2)).
 
@@ -115,6 +130,9 @@ class SequencePolicy(HistoryPolicy):
         feedback: whether the policy sees the rewards of earlier events.
         features: as in `HistoryPolicy`; items without training events are in the softmax too, but while it is trained.
     """
+
+    softmax: ClassVar[Any] = Softmax()
+    """The softmax over the catalogue; the package sets `recalign.nn.softmax`, the same in chunks."""
 
     def __init__(
         self,
@@ -162,14 +180,14 @@ class SequencePolicy(HistoryPolicy):
             item_TCX = item_VX.index_select(0, items.flatten() - 1).unflatten(0, items.shape)
             score_TC = (item_TCX @ query_TX[:, :, None])[:, :, 0] / self.temperature
         # The normaliser comes from one item's log-probability, which never holds T x V scores.
-        first_T = log_prob(query_TX, item_VX, items[:, 0] - 1, 1 / self.temperature, self._bound())
+        first_T = self.softmax.log_prob(query_TX, item_VX, items[:, 0] - 1, 1 / self.temperature, self._bound())
         return score_TC + (first_T - score_TC[:, 0])[:, None]
 
     def log_prob(self, state: Tensor, item: Tensor) -> Tensor:
-        return log_prob(*self._vectors(state), item - 1, 1 / self.temperature, self._bound())
+        return self.softmax.log_prob(*self._vectors(state), item - 1, 1 / self.temperature, self._bound())
 
     def weighted_nll(self, state: Tensor, item: Tensor, weight: Tensor) -> Tensor:
-        return weighted_nll(*self._vectors(state), item - 1, weight, 1 / self.temperature, self._bound())
+        return self.softmax.weighted_nll(*self._vectors(state), item - 1, weight, 1 / self.temperature, self._bound())
 
     @torch.no_grad()
     def top_k(self, state: Tensor, k: int, seen: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -189,17 +207,13 @@ class SequencePolicy(HistoryPolicy):
         return self._widened(state, table, items - 1)
 
     def _vectors(self, state: Tensor) -> tuple[Tensor, Tensor]:
-        """`vectors_of` all `candidates`."""
-        table = self.candidates()
+        """`vectors_of` the items that the softmax is over: all, or those with training events."""
+        table = self.item_table()[1:][: self.num_warm if self.warm_only else None]
         return self._widened(state, table, slice(len(table)))
 
     def _widened(self, state: Tensor, item_ND: Tensor, rows: slice | Tensor) -> tuple[Tensor, Tensor]:
         query_TX = self.prior.augment_queries(unit(state.float()))
         return query_TX, self.prior.augment_items(unit(item_ND.float()), 1 / self.temperature, rows)
-
-    def candidates(self) -> Tensor:
-        """Vectors of the items that the softmax is over: all, or those with training events. Shape: -> (N, D)."""
-        return self.item_table()[1:][: self.num_warm if self.warm_only else None]
 
     def _bound(self) -> float:
         return LARGEST_COSINE + self.prior.bound(1 / self.temperature)
