@@ -12,9 +12,8 @@ codes written so far. With R an RMSNorm, each block is
     h <- h + CausalSelfAttention(R(h))
     h <- h + W_down (SiLU(W_gate R(h)) * W_up R(h))
 
-and the output is R(h). Added here: learned biases over position and time in the cross-attention (`Recency`), and
-dropout on each branch. As each target's cross-attention is cut at its own event, all targets of a window are trained at
-once; the paper trains on a window's newest target only.
+and the output is R(h). Added here: learned biases over position and time in the cross-attention (`Recency`), dropout on
+each branch, and training on all targets of a window at once, each of which sees the events before it.
 
 Shape suffixes:
     T  targets      N  prefixes of codes of each target      D  width

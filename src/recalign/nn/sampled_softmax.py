@@ -17,9 +17,7 @@ def sampled_log_prob(
     scale: float,
     log_count_N: Tensor | None = None,
 ) -> Tensor:
-    """log pi(target | query) over the target and sampled negatives: (T,).
-
-    Negatives equal to the target are masked, as by the logit -5e4 in HSTU's code.
+    """log pi(target | query) over the target and sampled negatives, without those that are the target: (T,).
 
     Args:
         query_TD: a query for each position.

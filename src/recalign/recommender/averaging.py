@@ -19,9 +19,7 @@ class PolynomialAveraging(WeightAveraging):
     """Validate and checkpoint a polynomial-decay average of the weights. Training itself does not change.
 
     After step t the average is a_t = (1 - c_t) a_{t-1} + c_t w_t with c_t = (power + 1) / (t + power): step s counts
-    about as s^power, and the average is t / (power + 2) steps old (Shamir and Zhang, arXiv 1212.1824). It does what
-    annealing the learning rate does, without knowing when training ends. Unlike an exponential average it covers the
-    same share of a short run and of a long one.
+    about as s^power, and the average is t / (power + 2) steps old (Shamir and Zhang, arXiv 1212.1824).
 
     Large models are averaged less often (`EVERY_STEP`), so that the pass over the weights does not dominate a step;
     gaps are at most 1 + t / 32 steps. Each update then carries the weight of all steps since the last one.

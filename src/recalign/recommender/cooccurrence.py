@@ -1,7 +1,6 @@
 """Co-occurrence embeddings of items: items that the same users choose get similar vectors.
 
-They need no rewards. Where choices are many and rewards noisy, they say more about a user's preferences than the
-rewards do. With A_ui = 1 where user u chose item i, d_u and d_i its row and column sums, and m and n their
+They need no rewards. With A_ui = 1 where user u chose item i, d_u and d_i its row and column sums, and m and n their
 means,
 
     L = (D_u + m I)^-1/2  A  (D_i + n I)^-1/2  =  U S V',        z_i = row i of V S,

@@ -6,8 +6,7 @@ frozen vector of arXiv 2507.19473 (Let It Go? Not Quite), here without a bound o
 
 Items without training events have no id_v: it would be noise. While training, a share of the other items have none
 either, drawn anew for each batch, the same ones in histories, as targets and as negatives (id dropout). So features
-learn to stand alone, and the lengths and directions of cold items fit those of the others. Without it cold items
-displace others in the lists.
+learn to stand alone. Without it cold items displace others in the lists.
 
 Shape suffixes: V items, N codes of all of them, C rows of the embeddings, W numbers of an item, D width.
 """
@@ -80,10 +79,7 @@ class FeatureTable(Rebuildable, nn.Module):
         return all(own.shape == other.shape and torch.allclose(own, other) for own, other in pairs)
 
     def begin_step(self) -> None:
-        """A step of training begins: the vectors are made once, and some items lose their own part, in all processes.
-
-        Only while this is trained, until `end_step`.
-        """
+        """Until `end_step` vectors are made once and, in training, some items lose their own part in all processes."""
         self._of_step = []
         if self.training and self.id_dropout:
             self.kept_V1 = self.has_id_V1 * (from_first(torch.rand_like(self.has_id_V1)) >= self.id_dropout)
@@ -126,11 +122,7 @@ class FeatureTable(Rebuildable, nn.Module):
 
 
 def set_features(policy: HistoryPolicy, features: ItemFeatures, id_dropout: float) -> None:
-    """Give a policy the features of a catalogue; before training, and again before a checkpoint is loaded.
-
-    Raises:
-        InputError: the policy has those of another catalogue.
-    """
+    """Give a policy the features of a catalogue; an InputError if it has those of another one."""
     plan = {"dim": policy.encoder.dim, "num_items": policy.num_items, **features.plan, "id_dropout": id_dropout}
     if policy.features is None:
         _give(policy, FeatureTable(**plan))

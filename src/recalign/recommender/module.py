@@ -46,11 +46,10 @@ class CloningFromStart(Cloning):
     def __init__(self, policy: HistoryPolicy, init_from: str | None = None, **cloning: Any) -> None:
         super().__init__(policy, **cloning)
         self.hidden_U: Tensor | None = None  # users whose rewards no policy may learn from
-        self.start: Loaded | None = None
-        if init_from:
-            start = load_net(init_from, "policy")
-            self.start_from(start)
-            self.start = dataclasses.replace(start, net=None)
+        self.start = load_net(init_from, "policy") if init_from else None
+        if self.start:
+            self.start_from(self.start)
+            self.start = dataclasses.replace(self.start, net=None)
 
     def start_from(self, start: Loaded) -> None:
         """Take the weights of another policy, as far as they fit."""

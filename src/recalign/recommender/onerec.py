@@ -80,8 +80,7 @@ class OneRecRecommender(CloningFromStart):
 
     def bind(self, data: EventDataModule) -> Self:
         if data.sequences.features is not None:
-            text = "it knows items by their codes, not by their features"
-            remedy = "leave the features out (features: {}), or train conf/recommender.yaml"
+            text, remedy = "it knows items by their codes, not by their features", "train conf/recommender.yaml"
             raise InputError(text, where="data.log.items.features", remedy=remedy)
         return super().bind(data)
 

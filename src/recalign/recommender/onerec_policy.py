@@ -136,9 +136,9 @@ class CodePolicy(HistoryPolicy):
         prefixes = self.trie.nodes(self.trie.levels - 1)
         if items is not None and items.shape[1] <= prefixes:
             return self._descend(state, follow(self.trie, items))[1]
-        leaf_V = self.trie.node_VS[:, -1]
         parts = [
-            self.walk(state[part], self.trie.levels)[0].index_select(1, leaf_V) for part in self._parts(state, prefixes)
+            self.walk(state[part], self.trie.levels)[0].index_select(1, self.trie.node_VS[:, -1])
+            for part in self._parts(state, prefixes)
         ]
         logp_TV = torch.cat(parts)
         return logp_TV if items is None else logp_TV.gather(1, items - 1)

@@ -81,8 +81,9 @@ def _choose(x_ND: np.ndarray, centre_KD: np.ndarray, prefix_N: np.ndarray, room:
     """Choose near codes of a level within each prefix, with ``room`` ids below each code. Shape: -> int64 (N,)."""
     code_N = np.empty(len(prefix_N), np.int64)
     for rows in groups(prefix_N):
-        assigned = assign_one_to_one(x_ND[rows], centre_KD) if room == 1 else assign_greedy(x_ND[rows], centre_KD, room)
-        code_N[rows] = assigned
+        code_N[rows] = (
+            assign_one_to_one(x_ND[rows], centre_KD) if room == 1 else assign_greedy(x_ND[rows], centre_KD, room)
+        )
     return code_N
 
 
