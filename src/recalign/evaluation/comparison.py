@@ -133,7 +133,10 @@ class SplitTable:
             pairs += [(reference, events) for reference in roles.compared_with()]
         if metric in (ALL, VALUE):
             pairs += [(other, candidates) for other in COUNTED_ROWS]
-        means = {method: float(np.mean([one.mean() for one in by_seed.values()])) for method, by_seed in events.items()}
+        means = {
+            method: float(np.mean([value_E.mean() for value_E in by_seed.values()]))
+            for method, by_seed in events.items()
+        }
         best = roles.better_baseline(means)
         for reference, methods in pairs:
             against = best if reference == BEST else reference

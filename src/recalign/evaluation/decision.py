@@ -129,9 +129,9 @@ class Decision:
     def others(self) -> list[tuple[str, Word, str]]:
         """The other candidates: row, word, and the first reason."""
         tried = [
-            (one.policy, one.word, next(finding.text for finding in one.findings if finding.sign == one.sign))
-            for one in self.candidates
-            if one is not self.about
+            (row.policy, row.word, next(finding.text for finding in row.findings if finding.sign == row.sign))
+            for row in self.candidates
+            if row is not self.about
         ]
         return [*tried, *((row, "not decided", f"{row} has no placebo.") for row in self.untried)]
 

@@ -61,10 +61,10 @@ def informative(reports: Reports) -> bool:
 
 def verdicts(reports: Reports) -> list[tuple[list[str], str, str]]:
     """Seeds, their verdict, and what it implies."""
-    said: dict[tuple[str, str], list[str]] = {}
+    seeds: dict[tuple[str, str], list[str]] = {}
     for seed, report in reports.items():
-        said.setdefault((report["verdict"].replace("_", " "), report["implication"]), []).append(seed)
-    return [(seeds, verdict, implication) for (verdict, implication), seeds in said.items()]
+        seeds.setdefault((report["verdict"].replace("_", " "), report["implication"]), []).append(seed)
+    return [(of_verdict, verdict, implication) for (verdict, implication), of_verdict in seeds.items()]
 
 
 def pairwise(reports: Reports) -> Interval | None:

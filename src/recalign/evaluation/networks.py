@@ -170,7 +170,7 @@ def load_truth(path: Path, sequences: Sequences) -> Tensor:
         InputError: the file is missing or does not know one of them.
     """
     if not path.is_file():
-        raise InputError("the true rewards are missing", where=str(path), remedy="make the log anew: recalign simulate")
+        raise InputError("the true rewards are missing", where=str(path), remedy="make the log: recalign simulate")
     with np.load(path) as file:
         reward, users, items = file["reward"], file["users"].tolist(), file["items"].tolist()
     row, column = {u: i for i, u in enumerate(users)}, {v: i for i, v in enumerate(items)}

@@ -67,11 +67,9 @@ def forest(table: ComparisonTable, metric: str) -> Markup | None:
         axes.axvline(0, color=INK, linewidth=0.8)
         for y, method in enumerate(rows):
             cell, colour = differences[method], _colour(table.roles, method)
-            aside: Any = {"color": colour, "va": "center", "fontsize": 8}
-            if cell.value < left:
-                axes.text(left, y, f"← {cell.value:+.3f}", ha="left", **aside)
-            elif cell.value > right:
-                axes.text(right, y, f"{cell.value:+.3f} →", ha="right", **aside)
+            if not left <= cell.value <= right:
+                x, side, text = (left, "left", "← {:+.3f}") if cell.value < left else (right, "right", "{:+.3f} →")
+                axes.text(x, y, text.format(cell.value), ha=side, color=colour, va="center", fontsize=8)
             else:
                 holm = table.get(method, f"holm_best_baseline/{metric}") or cell
                 axes.plot([holm.low, holm.high], [y, y], color=colour, linewidth=0.9)

@@ -69,7 +69,7 @@ def terminal_table(frame: pl.DataFrame, roles: Roles) -> Table:
     cells = ComparisonTable(frame, roles)
     columns = [ALL, HIGH, VALUE, TRUE if TRUE in cells.metrics else "policy/kl"]
     seeds = f"mean of {len(cells.seeds)} seed{'s' * (len(cells.seeds) != 1)}"
-    ran = [one for one in roles.baselines if one in cells.methods]
+    ran = [baseline for baseline in roles.baselines if baseline in cells.methods]
     heads = [metric.removeprefix("value/").removeprefix("policy/") for metric in columns]
     table = Table(
         Column("method", no_wrap=True),

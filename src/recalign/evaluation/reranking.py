@@ -157,23 +157,23 @@ def served(row: RerankedRow, folder: Path, checkpoints: Mapping[str, Path], data
     place = folder / "evaluation"
     whole = check(place).whole
     seal = Seal.read(place) if whole else Seal()
-    said = read_json(place / "summary.json").get(RERANKING) if seal.key else None
+    record = read_json(place / "summary.json").get(RERANKING) if seal.key else None
     remedy = "run the chain again: only what has changed is repeated"
-    if not said:
+    if not record:
         of = "one of an earlier version" if whole else "an altered one"
         raise InputError(f"this row has no evaluation, or {of}", where=str(folder), remedy=remedy)
     known = {"recommender": "start", "reward": "reward", str(row.base): "checkpoint"}
     if any(seal.key.get(known[stage]) != (recorded(path) or sha256(path)) for stage, path in checkpoints.items()):
         what = "its evaluation rests on other checkpoints than those in the chain's folder"
         raise InputError(what, where=str(folder), remedy=remedy)
-    if said["log"] != data.fingerprint:
+    if record["log"] != data.fingerprint:
         what = "the reward model's run reads another log, or another reward, than the evaluation did"
         raise InputError(what, where=str(folder), remedy="set data.log, data.reward and data.split for all stages")
-    for name, value in said["read"].items():
+    for name, value in record["read"].items():
         setattr(data, name, value)
     nets = {stage: load_net(path, "reward" if stage == "reward" else "policy") for stage, path in checkpoints.items()}
     for net in nets.values():
         net.check(data)
     trained = nets[row.base].net if row.base else None
     scores = row.scores(nets["reward"].net, data)
-    return Reranking(**said["how"]).policy(nets["recommender"].net, trained, scores).eval()
+    return Reranking(**record["how"]).policy(nets["recommender"].net, trained, scores).eval()

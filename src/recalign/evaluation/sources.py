@@ -57,14 +57,14 @@ class Sources:
             seals.require(test.parent, "evaluate again: recalign chain, or recalign compare")
         events = pl.read_parquet(test, columns=["user", "high"], glob=False)
         trust = {
-            stage: {seed: said for seed in table.seeds if (said := read_trust(stored(stage, seed, "")))}
+            stage: {seed: report for seed in table.seeds if (report := read_trust(stored(stage, seed, "")))}
             for stage in TRUST
         }
         check = read_json(chain_folder / "check.json")
         decision = decide(table, validation, trust, check)
         roles = replace(roles, highlight=(decision and decision.policy) or roles.highlight)
         paths = [path for seed in table.seeds for path in chain_folder.glob(f"*/seed-{seed}/manifest.json")]
-        manifests = sorted(map(read_json, paths), key=lambda one: (str(one.get("started")), str(one.get("stage"))))
+        manifests = sorted(map(read_json, paths), key=lambda run: (str(run.get("started")), str(run.get("stage"))))
         stages = {*BASE_STAGES, "tokens", *table.methods}
         return cls(
             name=chain_folder.resolve().name,
@@ -74,7 +74,7 @@ class Sources:
             size={"users": events["user"].n_unique(), "events": len(events), "high": int(events["high"].sum())},
             check=check,
             trust=trust,
-            manifests=[one for one in manifests if one["stage"] in stages],
+            manifests=[run for run in manifests if run["stage"] in stages],
         )
 
     def table(self, split: str = "test") -> ComparisonTable:
