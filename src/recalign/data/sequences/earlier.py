@@ -114,7 +114,7 @@ class EarlierLog:
         return grown
 
     def numbering(self, items: pl.Series, warm_I: np.ndarray) -> tuple[pl.Series, np.ndarray, int]:
-        """The `Numbering` by which earlier items keep their numbers, whether they still have events enough or not."""
+        """The `Numbering` by which earlier items keep their numbers, whether they still have enough events or not."""
         warm = items.filter(pl.Series(warm_I))
         catalogue = pl.concat([self.items, warm.filter(~warm.is_in(self.items.implode()))])
         return catalogue, places(items, catalogue, 1).astype(np.int32), len(catalogue)

@@ -27,7 +27,7 @@ ADDED = ("event", "split", "item_id", "known", "high")
 
 @dataclass(frozen=True)
 class Sequences:
-    """A log, split, with its catalogue.
+    """A log, split and indexed.
 
     The catalogue holds the V items that have enough training events (`build`), numbered 1..V. Every other item is 0:
     its events are in no history, and as targets they are misses. Events with an item of the catalogue are called known.
@@ -135,12 +135,12 @@ class UserCohort:
 
 
 Numbering = Callable[[pl.Series, np.ndarray], tuple[pl.Series, np.ndarray, int]]
-"""From sorted raw ids of a log's items, and which have training events enough, bool (I,): the catalogue's raw ids (V,),
-the number of each of the log's items in it, int32 (I,), 0 for none, and how many of the catalogue's are warm."""
+"""From the raw ids of a log's items, sorted, and whether each has enough training events, bool (I,): the raw ids of the
+catalogue (V,), the number of each of the log's items in it, int32 (I,), 0 for none, and `Sequences.num_warm`."""
 
 
 def number_items(items: pl.Series, warm_I: np.ndarray) -> tuple[pl.Series, np.ndarray, int]:
-    """The `Numbering` of a plain log: items with training events enough, in the order of their ids."""
+    """The `Numbering` of a plain log: items with enough training events, in the order of their ids."""
     catalogue = items.filter(pl.Series(warm_I))
     return catalogue, warm_I * warm_I.cumsum(dtype=np.int32), len(catalogue)
 

@@ -107,8 +107,8 @@ def evaluation_windows(
 ) -> Windows:
     """Make windows in which every target of a part sees at least L / 2 events of history, if there are as many.
 
-    Users without a known event before the part are left out. ``apart``: targets that come after the same event, as
-    items unseen in training are not in histories, are in windows of their own: each can be asked at its own time.
+    Users without a known event before the part are left out. ``apart``: targets after the same known event are in
+    windows of their own, so that each can be asked at its own time.
     """
     columns = ["user", "known", "item_id", "event", "reward", "high", "timestamp"]
     wanted = (pl.col("split") == PARTS[part]) & (pl.col("known") > 0)
