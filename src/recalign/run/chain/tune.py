@@ -106,9 +106,7 @@ def tune(argv: Sequence[str]) -> Path:
         table.add_row(f"trial-{number}", value, line(settings[number]), style="bold" if number == ranked[0] else None)
     out = Path(how.out or folder / "tuned.yaml")
     head = f"# {metric} {values[ranked[0]]:.4g}, the best of {len(settings)} trials\n"
-    tuned = OmegaConf.create()
-    for key, value in settings[ranked[0]].items():
-        OmegaConf.update(tuned, key, value)
+    tuned = OmegaConf.from_dotlist([f"{key}={json.dumps(value)}" for key, value in settings[ranked[0]].items()])
     write_text(out, head + yaml_text(OmegaConf.to_container(tuned)))
     Console(width=WIDTH).print(table)
     echo(f"{out}: give it after the stage's YAML, recalign fit ... --config {out}")
