@@ -153,13 +153,13 @@ def test_modules_do_not_ask_the_trainer_for_its_datamodule():
 
 
 CEILINGS = {
-    "lines": 29_320,
+    "lines": 29_310,
     "statements": 15_650,
-    "functions": 1_770,
-    "bytes": 1_419_000,
+    "functions": 1_760,
+    "bytes": 1_418_000,
     "packages": 8,
     "modules beside them": 10,
-    "lines of tests": 26_580,
+    "lines of tests": 26_520,
     "lines of benchmarks": 5_400,
 }
 """What the house may hold; a change that needs more says what each new hundred lines buy."""
@@ -201,7 +201,7 @@ def core() -> list[str]:
 
 
 CORE_LINES = 6_000
-LEAVING = 2
+LEAVING = 1
 """Imports by which the core still leaves the core."""
 
 
