@@ -154,7 +154,7 @@ def test_modules_do_not_ask_the_trainer_for_its_datamodule():
 
 CEILINGS = {
     "lines": 29_310,
-    "statements": 15_650,
+    "statements": 15_640,
     "functions": 1_760,
     "bytes": 1_418_000,
     "packages": 8,
