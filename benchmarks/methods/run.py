@@ -24,7 +24,7 @@ import torch
 from benchmarks.lib import CONF, commit, markdown, options, save, summary
 from benchmarks.methods.claim import verdicts
 from recalign.cli import main as recalign
-from recalign.evaluation import comparison
+from recalign.evaluation import chain_comparison
 from recalign.evaluation.chain_comparison import load_roles
 from recalign.evaluation.comparison import ALL, HIGH, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable
@@ -111,7 +111,7 @@ def cores() -> int:
 def report(folder: Path, log: str, label: str | None = None) -> None:
     """Print the tables and the claim of a chain that has run, and save its rows."""
     log = f"{log}, {label}" if label else log
-    frame = comparison.read(folder)
+    frame = chain_comparison.read(folder)
     metrics = set(frame["metric"])
     columns = {metric: text for metric, text in COLUMNS.items() if metric in metrics}
     compared = {
