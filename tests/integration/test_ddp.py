@@ -135,7 +135,7 @@ def test_two_processes_with_a_part_each_train_as_one(place: Path):
     whole, parts = (load_net(run.checkpoints / "best.ckpt", "policy").net.state_dict() for run in runs)
     for name, weight in whole.items():
         torch.testing.assert_close(parts[name], weight, rtol=1e-4, atol=1e-4)
-    for refused, why in (("--ckpt_path=last", "cannot be continued"), ("--trainer.devices=1", "several processes")):
+    for refused, why in (("--ckpt_path=last", "cannot resume"), ("--trainer.devices=1", "several processes")):
         with pytest.raises(InputError, match=f"ModelParallelStrategy.*{why}"):
             run_stage(parse_stage(fit("parts", *PARTS, *SAME, refused)))
     run_stage(parse_stage(["predict", *fit("parts", *SAME)[1:]]))  # one process reads the checkpoint
