@@ -23,8 +23,6 @@ from recalign.recommender.module import CloningFromStart
 from recalign.recommender.onerec_policy import CodePolicy
 from recalign.recommender.semantic_ids.codes import CodesTable, load_codes
 
-DEFAULT_BEAM = 50
-
 
 class OneRecRecommender(CloningFromStart):
     """Behaviour cloning of a policy over semantic ids (`recalign.recommender.CodePolicy`). Logs what `Cloning` does.
@@ -69,7 +67,7 @@ class OneRecRecommender(CloningFromStart):
             remedy = "use more codes or one more level, such as [64, 32], with a product below 2^62"
             raise InputError(text, where="model.codes" if codes else "model.sizes", remedy=remedy)
         self.start_has_codes = False
-        decoder, width = copy.deepcopy(decoder) or LazyDecoder(), beam or min(DEFAULT_BEAM, num_items)
+        decoder, width = copy.deepcopy(decoder) or LazyDecoder(), beam or min(50, num_items)
         policy = CodePolicy(decoder, num_items, levels, feedback, width, widest, temperature)
         super().__init__(policy, lr=lr, **cloning)
         self.codes = codes
