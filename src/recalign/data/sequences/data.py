@@ -208,7 +208,7 @@ class EventDataModule(LightningDataModule):
         make = functools.partial(
             collate, sequences or self.sequences, windows, know_request=self.know_request, seen=seen
         )
-        own = (
+        own: dict[str, Any] = (
             {"processes": self.trainer.world_size, "rank": self.trainer.global_rank} if shared and self.trainer else {}
         )
         sizes = windows.length, self.max_length, self.batch_tokens
