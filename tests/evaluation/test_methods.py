@@ -12,7 +12,7 @@ import small
 import torch
 from compared import run_of
 
-from recalign.data.events import LogMapping
+from recalign.data.events import ItemTable, LogMapping
 from recalign.data.sequences import High, UserCohort
 from recalign.data.sequences.user_sample import users_tested
 from recalign.errors import InputError
@@ -68,6 +68,46 @@ def test_an_altered_evaluation_is_made_again(tmp_path, data, base, cells):
     with pytest.raises(InputError, match=r"test\.parquet: not what was written"):
         RunsComparison(runs).make()
     assert SeedEvaluation(runs, 3, run, base, data, **HOW).make() == [cells[0].method]
+
+
+def test_judges_with_a_reward_of_their_own_read_that_one_and_give_the_unit(tmp_path, data, base, cells):
+    """Judges of ten times the chain's reward: they see ten times the rewards, and say ten times as much."""
+    runs, checkpoint = tmp_path / "runs", torch.load(base.judge_report, weights_only=True)
+    cell = next(one for one in cells if one.method == "start")
+    SeedEvaluation(runs, 3, [cell], base, data, **HOW).make()
+    own = json.loads((place(tmp_path, cell.method) / "summary.json").read_text())
+    valued = pl.read_parquet(place(tmp_path, cell.method) / "test.parquet")["judge@10"]
+    assert own["reward/sd"] == pytest.approx(data.rated["reward"].std())
+    assert _gaps(runs) == {"gap/judge@10"}
+    past = ("reward.nets.0.trunk.past_rewards.mean", "reward.nets.0.trunk.past_rewards.scale")
+    for name in ("reward.nets.0.mean", "reward.nets.0.scale", *past):
+        checkpoint["state_dict"][name] *= 10
+    ten = small.data_of(RewardData, data.root, "tastes", reward=f"10 * ({data.reward})")
+    checkpoint["facts"] |= {"reward": ten.reward, "rewards": ten.sequences.rewards}
+    scale = float(checkpoint["state_dict"]["reward.nets.0.scale"])
+    torch.save(checkpoint, tmp_path / "judge.ckpt")
+    other_base = replace(base, judge_report=tmp_path / "judge.ckpt")
+    SeedEvaluation(runs, 3, [cell], other_base, data, **HOW).make()
+    other = json.loads((place(tmp_path, cell.method) / "summary.json").read_text())
+    assert (other["reward/sd"], other["judge/sd"]) == pytest.approx((own["reward/sd"], scale))
+    table = ComparisonTable(RunsComparison(runs).make(), Roles())
+    assert table.unit == pytest.approx(scale)
+    in_sd = {
+        name: table.in_sd(f"diff_best_baseline/value/{name}") for name in ("judge@10", "reward_model@10", "true@10")
+    }
+    assert in_sd == {"judge@10": True, "reward_model@10": False, "true@10": False}
+    assert other["judged"] == ten.reward
+    assert "reward/user_sd" not in other
+    found = pl.read_parquet(place(tmp_path, cell.method) / "test.parquet")["judge@10"]
+    np.testing.assert_allclose(found, 10 * valued, rtol=1e-4)
+    assert not _gaps(runs)
+    torch.save(checkpoint | {"facts": checkpoint["facts"] | {"rewards": "others"}}, tmp_path / "judge.ckpt")
+    with pytest.raises(InputError, match=r"judge\.ckpt: the rewards by .* are not those that it was trained on"):
+        SeedEvaluation(runs, 3, [cell], other_base, data, **HOW).make()
+
+
+def _gaps(runs):
+    return {metric for metric in RunsComparison(runs).make()["metric"] if metric.startswith("gap/")}
 
 
 def test_a_sample_of_the_users_is_the_same_for_every_method(tmp_path, data, base, cells, monkeypatch):
@@ -203,6 +243,9 @@ def test_what_changes_an_evaluation_is_named(tmp_path, data, base, asft, log_roo
     assert changed(code="other") == ["code"]
     for settings in ({"request_time": "known"}, {"high": High("rating > 4")}):
         assert changed(data=small.data_of(RewardData, log_root, "tastes", **settings)) == ["data"]
+    pl.DataFrame({"id": range(1, 41), "title": [f"film {n}" for n in range(1, 41)]}).write_csv(tmp_path / "titles.csv")
+    titles = ItemTable(file=str(tmp_path / "titles.csv"), id="id", title="title")
+    assert "titles" in changed(data=of_log(items=titles))  # the report shows them
     (tmp_path / "truth.npz").write_bytes(b"")
     assert "truth" in changed(data=of_log(truth=str(tmp_path / "truth.npz")))  # the log's digest does not know of it
     for other in ({"strength": 2.0}, {"keep": 0.9}):
@@ -276,10 +319,9 @@ def test_a_judge_never_sees_a_user_of_the_table(tmp_path, data, log_root):
     assert set(np.flatnonzero(users.mask(data.sequences, "here")).tolist()) == seen
 
 
-@pytest.mark.parametrize("name", ["reward", "judge_report"])
-def test_a_reward_model_of_another_reward_is_refused(tmp_path, data, base, cells, name):
-    checkpoint = torch.load(getattr(base, name), weights_only=True)
+def test_a_reward_model_of_another_reward_is_refused(tmp_path, data, base, cells):
+    checkpoint = torch.load(base.reward, weights_only=True)
     checkpoint["facts"] |= {"reward": "10 * rating"}
-    torch.save(checkpoint, getattr(base, name))
+    torch.save(checkpoint, base.reward)
     with pytest.raises(InputError, match=r"this reward model predicts '10"):
         SeedEvaluation(tmp_path / "runs", 3, cells[:1], base, data, **HOW).make()

@@ -66,9 +66,15 @@ def trust(verdict):
     """A trust report, as a reward model writes it."""
     row = {figure: [0.25, 0.2, 0.31] for figure in ("rmse", "mae", "r2", "auc", "pairwise")}
     names = ("model", "global", "user", "item", "user_item", "ridge", "factors")
+    group = {"events": 1234, "rmse": 0.5, "rmse_ridge": 0.6, "difference": [-0.1, -0.2, 0.01]}
+    bins = [{"predicted": 1.0, "observed": 1.5}, {"predicted": 2.0, "observed": 1.75}]
+    spread = {"rank_correlation": [0.1, 0.0, 0.2], "bins": [{"spread": 0.1, "rmse": 1.0}, {"spread": 0.2, "rmse": 1.1}]}
     part = {
         "table": {name: row | {"spearman": [None] * 3 if name == "global" else [0.5, 0.4, 0.6]} for name in names},
-        "calibration": {"error": 0.125},
+        "best_average": "ridge",
+        "by": {"item": [{"group": "seen", **group}], "activity": [{"group": 1, **group}]},
+        "calibration": {"error": 0.125, "slope": 1.0, "bins": bins},
+        "spread": None if verdict == "strong" else spread,
     }
     return {
         "verdict": verdict, "implication": f"Do what {verdict} implies.", "judged_on": "validation",
@@ -94,6 +100,10 @@ def chain(made_up_chain):
     check = {"log": {"rows": 1234567, "name": "<b>"}, "reward histogram": {"1": 5, "2": 10}, "empty": {}}
     check["test"] = {SEEN: 0.0}
     (made_up_chain / "check.json").write_text(json.dumps(check))
+    for method in ("start", "asft"):
+        history = [{"title": "<b>Alien</b>", "reward": 4}, {"title": "Up", "reward": None}]
+        seen = [{"user": "7", "history": history, "shown": ["Up", method]}]
+        (made_up_chain / method / "seed-0/evaluation/examples.json").write_text(json.dumps(seen))
     return made_up_chain
 
 
@@ -107,8 +117,10 @@ def test_the_page_of_a_full_chain(chain):
         "seed 0: strong. Do what strong implies.", "seeds 1, 2: weak. Do what weak implies.", "1,234,567", "name <b>",
         "reward model 0.250 0.200 – 0.310", "mean of all 0.250 0.200 – 0.310 0.250",
         "recalign fit --config conf/reward.yaml --name '<0>'",
-        "KL(policy || start)", "Not decided: asft Nothing tells whether the judges",
+        "KL(policy || start)", "Not decided: asft Nothing tells whether the judges", "What does it cost?",
+        "strong / weak Do what strong implies. (seed 0) Do what weak implies. (seed 1, 2)",
         "Placebos (asft_permuted, asft_random) must gain nothing.",
+        "user 7 <b>Alien</b> 4 Up – start Up start asft Up asft",
     ):  # fmt: skip
         assert expected in words
     assert html.count("<svg") == 7
@@ -134,7 +146,7 @@ def test_a_chain_that_only_cloned(tmp_path, made_up_run):
     RunsComparison(tmp_path, draws=50).make()
     assert "start" in words_of(tmp_path)
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
-    for absent in ("The rules", "<svg", "Run it again", "The log", "reward model be trusted"):
+    for absent in ("The rules", "<svg", "Run it again", "The log", "reward model be trusted", "changes for a user"):
         assert absent not in html
 
 

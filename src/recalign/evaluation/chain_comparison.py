@@ -16,7 +16,7 @@ from recalign.data.events.log import SIMULATED
 from recalign.errors import InputError
 from recalign.evaluation.comparison import SCHEMA, tabulate
 from recalign.evaluation.evaluated_runs import SPLITS, Run
-from recalign.evaluation.methods import UNIT
+from recalign.evaluation.methods import JUDGED, UNIT
 from recalign.evaluation.roles import Roles
 from recalign.files import read_json, sha256, write_json, write_text
 from recalign.seals import code_digest
@@ -147,7 +147,7 @@ def require_comparable(runs: Sequence[Run]) -> None:
     first: dict[tuple[str, int | None], tuple[object, Run]] = {}
     for run in runs:
         log = run.seed if run.summary.get("log") == SIMULATED else None
-        reward = f"{run.summary.get(UNIT) or 0:.6g}"  # machines differ in the last bit
+        reward = f"{run.summary.get(UNIT) or 0:.6g}", run.summary.get(JUDGED)  # machines differ in the last bit
         base = "rests on other data, or on other checkpoints of the stages before it,"
         facts: list[tuple[str, int | None, object]] = [(base, run.seed, run.summary.get("base"))]
         facts.append(("was measured by another reward", log, reward))

@@ -10,11 +10,13 @@ import polars as pl
 
 from recalign.evaluation.comparison import ALL, VALUE
 from recalign.evaluation.methods import EVALUATED, UNIT
-from recalign.evaluation.networks import TESTED
+from recalign.evaluation.networks import JUDGE_UNIT, TESTED
 from recalign.evaluation.roles import BEST, Roles
 
 DIFFERENCE = re.compile(r"(diff|holm|gain_minus_2x)_[^/]+/(value|gap|tail/value)/")
 """The names of differences in value, which are read in standard deviations of the reward."""
+OF_REWARD = re.compile(r"/(reward_model|true)(@10)?$")
+"""Those that are measured by the chain's reward, whatever that of the judges is."""
 
 
 class Interval(NamedTuple):
@@ -65,13 +67,17 @@ class ComparisonTable:
 
     Attributes:
         unit: that standard deviation, in the reward's own unit; nan where it is unknown.
+        apart: whether the judges have a reward of their own. The unit is then of their training rewards, and what is
+            measured by the chain's reward, as by the training reward model, stays in its own.
     """
 
     def __init__(self, frame: pl.DataFrame, roles: Roles, split: str = "test") -> None:
         self.split = split
         of_split = frame.filter(split=split)
         means = of_split.filter(seed="all").with_columns(pl.col("ci_low", "ci_high").fill_null(float("nan")))
-        units = frame.filter(seed="all", metric=UNIT)["value"]  # that of the test, for validation too
+        self.apart = not frame.filter(seed="all", metric=JUDGE_UNIT).is_empty()
+        # That of the test, for validation too.
+        units = frame.filter(seed="all", metric=JUDGE_UNIT if self.apart else UNIT)["value"]
         self.unit = float(units.mean()) if len(units) else float("nan")  # type: ignore[arg-type]
         self._cells = {}
         for method, _, _, metric, *cell in means.iter_rows():
@@ -140,7 +146,8 @@ class ComparisonTable:
 
     def in_sd(self, metric: str) -> bool:
         """Whether a metric is read in standard deviations of the reward."""
-        return self.unit > 0 and bool(DIFFERENCE.match(metric))
+        own = self.apart and bool(OF_REWARD.search(metric))
+        return self.unit > 0 and not own and bool(DIFFERENCE.match(metric))
 
     def in_words(self, metric: str, difference: Interval) -> str:
         """A difference in words, with its unit where it has one."""

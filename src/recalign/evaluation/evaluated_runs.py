@@ -7,6 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
+from recalign.evaluation.methods import JUDGED
 from recalign.files import read_json
 from recalign.recommender.rank_metrics import gain_ndcg, hit, reciprocal
 
@@ -28,12 +29,12 @@ class Run:
 
     @classmethod
     def read(cls, method: str, seed: int, folder: Path) -> Run:
-        """Read the folder of an evaluation."""
+        """Read the folder of an evaluation. Judges with a reward of their own have no gap to the reward model."""
         summary, splits = read_json(folder / "summary.json"), {}
         for split in SPLITS:
             if (path := folder / f"{split}.parquet").is_file():
                 frame = with_gains(pl.read_parquet(path, glob=False).sort("user", "event"))
-                for gap in GAPS:
+                for gap in GAPS[JUDGED in summary :]:
                     if {"reward_model@10", other := gap.removeprefix("gap/")} <= set(frame.columns):
                         frame = frame.with_columns((pl.col("reward_model@10") - pl.col(other)).alias(gap))
                 if "tail" in frame.columns:

@@ -168,16 +168,3 @@ def unmeasured(test: ComparisonTable) -> Iterator[Finding]:
     cells = {name: [test.get(name, metric) for metric in (ALL, VALUE)] for name in wanted if name in test.methods}
     if unknown := [name for name, own in cells.items() if not all(cell and cell.known for cell in own)]:
         yield Finding(0, f"Controls that were not measured: {', '.join(unknown)}.", "Evaluate again.")
-
-
-def limits(trust: Mapping[str, Reports]) -> str | None:
-    """What the judges cannot see, and so no word can rest on."""
-    reports = trust.get("judge_report", {})
-    order, verdict = pairwise(reports), {report["verdict"] for report in reports.values()}
-    guessing = order is None or not order.low > CHANCE or verdict & {*UNINFORMATIVE}  # a reason of its own
-    if guessing or informative(reports):
-        return None
-    return (
-        "The judges know little more than averages do: they see whether better items are shown, but hardly whether "
-        "they reach the users who like them."
-    )

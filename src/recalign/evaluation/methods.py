@@ -14,7 +14,7 @@ import torch
 from recalign.evaluation.baselines import Row
 from recalign.evaluation.judges import require_apart
 from recalign.evaluation.value import Scorers, evaluate, mean_rewards
-from recalign.recommender.checkpoint import Loaded, load_net
+from recalign.recommender.checkpoint import Loaded, check_catalogue, load_net
 from recalign.recommender.cloning import CLONED
 from recalign.recommender.policy import Policy
 from recalign.reward import RewardData, RewardEnsemble
@@ -26,6 +26,8 @@ UNIT = "reward/sd"
 USER_SPREAD = "reward/user_sd"
 """Standard deviation, over users A, of each user's mean reward in the test."""
 EVALUATED = "users/evaluated"
+JUDGED = "judged"
+"""In a summary: the reward of judges that predict another than the chain's."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,10 @@ class Networks:
     def __init__(self, base: BaseCheckpoints, data: RewardData, device: torch.device) -> None:
         self.data, self.device = data, device
         self.start: Policy = self._load(base.start, "policy").net
-        paths = base.reward, base.judge_select, base.judge_report
-        reward, *self.judges = [self._load(path, "reward") for path in paths]
+        reward, *self.judges = (
+            self._load(path, "reward") for path in (base.reward, base.judge_select, base.judge_report)
+        )
+        reward.check(data)
         require_apart(self.judges, reward, data.sequences)
         self.reward: RewardEnsemble = reward.net
         select, report = (judge.net for judge in self.judges)
@@ -93,7 +97,7 @@ class Networks:
 
     def _load(self, path: Path, net: str) -> Loaded:
         loaded = load_net(path, net)
-        loaded.check(self.data)
+        check_catalogue(loaded.catalogue, self.data.sequences.catalogue, str(path))
         return loaded
 
     def _load_trained(self, checkpoint: Path, net: str = "policy") -> Loaded:

@@ -1,9 +1,9 @@
-"""What rows need besides a plain table: NDCG budgets, reranking, a truth that is known."""
+"""What rows need besides a plain table: NDCG budgets, reranking, a truth that is known, judges of another reward."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,11 @@ from torch import Tensor
 
 from recalign.data.events import data_root
 from recalign.data.sequences import Batch, EventDataModule, Sequences
+from recalign.data.sequences.preparation import rewarded
+from recalign.data.sequences.relative import RelativeTo
 from recalign.data.sequences.user_sample import users_tested
 from recalign.errors import InputError
-from recalign.evaluation.methods import BaseCheckpoints, MethodRun, Networks
+from recalign.evaluation.methods import JUDGED, UNIT, BaseCheckpoints, MethodRun, Networks
 from recalign.evaluation.reranking import (
     READS_REWARD_MODEL,
     RERANKING,
@@ -27,6 +29,7 @@ from recalign.evaluation.reranking import (
     Scores,
 )
 from recalign.evaluation.value import Once
+from recalign.recommender.checkpoint import Loaded
 from recalign.recommender.interpolation import (
     ALL_RETAINED,
     Retention,
@@ -39,6 +42,8 @@ from recalign.recommender.policy import Policy
 from recalign.reward import RewardData
 from recalign.reward.placebo import as_placebo
 
+JUDGE_UNIT = "judge/sd"
+"""Of judges with a reward of their own: the standard deviation of their training rewards. `USER_SPREAD` is unknown."""
 TESTED = "users/tested"  # all users with test events; where a sample was evaluated
 MAX_SCORES = 2**28  # of events and items: of more, batches and states are not kept
 NETWORKS = 2  # whose states are kept at a time: as a rule the start, and what reranks it
@@ -49,8 +54,13 @@ class LoadedNetworks(Networks):
 
     def __init__(self, base: BaseCheckpoints, data: RewardData, device: torch.device) -> None:
         super().__init__(base, data, device)
-        if truth := truth_of(data):
-            self.scorers = replace(self.scorers, truth_UV=load_truth(truth, data.sequences))
+        truth = truth_of(data)
+        read = zip(("select_judge@10", "judge@10"), data_of_judges(self.judges, data), strict=True)
+        self.scorers = replace(
+            self.scorers,
+            truth_UV=load_truth(truth, data.sequences) if truth else None,
+            own_data={figure: own for figure, own in read if own is not data},
+        )
         self._ranking = ValidationRanking(data, device)
         self.reranked = functools.cache(self._reranked)
 
@@ -91,6 +101,13 @@ class LoadedNetworks(Networks):
     def start_U(self) -> np.ndarray:
         """NDCG@10 of the start by user, which an NDCG budget is a share of. Shape: float64 (U,)."""
         return self._ranking.ndcg_by_user(self.start)
+
+    def spread(self) -> dict[str, Any]:
+        if "judge@10" not in self.scorers.own_data:
+            return super().spread()
+        judge = self.judges[-1]
+        unit = float(judge.net.nets[0].scale)
+        return {UNIT: self.data.moments()[1], JUDGE_UNIT: unit, JUDGED: judge.facts["reward"]}
 
     def retained(self, run: MethodRun, policy: Policy) -> dict[str, float]:
         """NDCG retained, its standard error, and alpha, where that was searched."""
@@ -151,6 +168,28 @@ def of_methods(nets: LoadedNetworks, policies: Mapping[MethodRun, Policy], event
         figures |= {} if run.row.counted else nets.retained(run, policy)  # counted rows have no NDCG budget
         figures |= nets.reranking(run.row, run) if isinstance(run.row, RerankedRow) else {}
         found[run.method] = figures, {}
+    return found
+
+
+def data_of_judges(judges: Iterable[Loaded], data: EventDataModule) -> list[EventDataModule]:
+    """The data as each judge reads it: with its own reward in histories if it has one, else ``data`` itself.
+
+    Raises:
+        InputError: the rewards are not those that a judge was trained on.
+    """
+    known = {data.sequences.rewards: data}  # several judges mostly have the same
+    found = []
+    for judge in judges:
+        rewards = judge.facts.get("rewards", data.sequences.rewards)
+        if rewards not in known:
+            relative = judge.facts.get("relative_to")
+            own = rewarded(data, judge.facts["reward"], RelativeTo(**relative) if relative else None)
+            if own.sequences.rewards != rewards:
+                what = f"the rewards by {judge.facts['reward']!r} are not those that it was trained on"
+                remedy = "train the judges on this log, by this version of recalign"
+                raise InputError(what, where=judge.where, remedy=remedy)
+            known[rewards] = own
+        found.append(known[rewards])
     return found
 
 

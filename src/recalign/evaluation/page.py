@@ -10,6 +10,7 @@ import jinja2
 import numpy as np
 
 from recalign.evaluation import findings, plots
+from recalign.evaluation.answer import ab_test, cards, limits
 from recalign.evaluation.comparison import ALL, HIGH, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable, figure
 from recalign.evaluation.decision import RULES
@@ -51,7 +52,7 @@ Section = tuple[str, str, list[Any]]
 
 def write_page(folder: Path, sources: Sources) -> Path:
     """Draw the page of a chain's folder. Returns its path."""
-    table = sources.table()
+    table, decision = sources.table(), sources.decision
     text = Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
@@ -62,9 +63,12 @@ def write_page(folder: Path, sources: Sources) -> Path:
         | {
             "rules": RULES,
             "comparison": table,
-            "limits": findings.limits(sources.trust),
+            "cards": list(cards(decision, table, sources.trust)) if decision else [],
+            "ab_test": ab_test(decision, table) if decision else None,
+            "limits": limits(sources.trust),
             "table": _table(table),
             "validation": _table(sources.table("validation")),
+            "examples": list(zip(*sources.examples, strict=False)),
             "plots": plot_sections(table),
             "trust": _trust(sources.trust),
             "meanings": {metric: text for metric, text in MEANINGS.items() if metric in table.metrics},

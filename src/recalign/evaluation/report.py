@@ -10,10 +10,10 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from recalign.errors import require_positive
+from recalign.evaluation.answer import limits
 from recalign.evaluation.chain_comparison import FILE, RunsComparison
 from recalign.evaluation.comparison import ALL, HIGH, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable, figure
-from recalign.evaluation.findings import limits
 from recalign.evaluation.roles import Roles
 from recalign.evaluation.sources import Sources
 

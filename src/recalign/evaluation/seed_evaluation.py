@@ -11,14 +11,16 @@ from typing import Any
 import torch
 
 from recalign import artifacts, seals
-from recalign.evaluation import networks, random_exposure
+from recalign.data.events import data_root
+from recalign.data.events.items import titles_digest
+from recalign.evaluation import examples, networks, random_exposure
 from recalign.evaluation.methods import BaseCheckpoints, Measure, MethodRun, evaluate_methods
 from recalign.evaluation.networks import LoadedNetworks, truth_of
 from recalign.evaluation.reranking import RerankedRow
 from recalign.files import digest, sha256, write_json, write_parquet
 from recalign.reward import RewardData
 
-MEASURES: tuple[Measure, ...] = (networks.of_methods, random_exposure.of_methods)
+MEASURES: tuple[Measure, ...] = (networks.of_methods, random_exposure.of_methods, examples.of_methods)
 
 
 def digests_of(base: BaseCheckpoints) -> dict[str, str]:
@@ -44,8 +46,8 @@ def key_of(run: MethodRun, base: Mapping[str, str], data: RewardData, code: str)
 class SeedEvaluation:
     """The methods of one seed to evaluate (`recalign.artifacts.Kept`), each kept until what it depends on changes.
 
-    Publishes ``<folder>/<method>/seed-<n>/evaluation/``: ``{test,validation}.parquet`` and ``summary.json``; of a log
-    with random exposure also ``offpolicy.json`` (`random_exposure`).
+    Publishes ``<folder>/<method>/seed-<n>/evaluation/``: ``{test,validation}.parquet``, ``summary.json``,
+    ``examples.json``; of a log with random exposure also ``offpolicy.json`` (`random_exposure`).
 
     Attributes:
         folder: of the chain.
@@ -73,7 +75,8 @@ class SeedEvaluation:
 
     @functools.cached_property
     def _keys(self) -> dict[str, dict[str, Any]]:
-        return {run.method: key_of(run, self._digests, self.data, self.code) for run in self.runs}
+        titles = {"titles": titles_digest(self.data.log_, data_root(self.data.root))}
+        return {run.method: key_of(run, self._digests, self.data, self.code) | titles for run in self.runs}
 
     @functools.cached_property
     def _states(self) -> dict[str, artifacts.State]:

@@ -9,10 +9,11 @@ from lightning.pytorch.callbacks import Callback
 
 from recalign.errors import InputError
 from recalign.evaluation.judges import require_apart
+from recalign.evaluation.networks import data_of_judges
 from recalign.evaluation.selection import ERROR, RETAINED, measured
 from recalign.evaluation.value import Scorers, evaluate
 from recalign.posttrain.base import PostTraining
-from recalign.recommender.checkpoint import Loaded, load_net
+from recalign.recommender.checkpoint import Loaded, check_catalogue, load_net
 from recalign.recommender.interpolation import Retention, budget_batches, ndcg_by_user
 
 
@@ -47,13 +48,15 @@ class SelectionValue(Callback):
             raise InputError(text, where="trainer.callbacks", remedy="leave SelectionValue out")
         self.judge = load_net(self.path, "reward")
         data = pl_module.data
-        self.judge.check(data)
+        check_catalogue(self.judge.catalogue, data.sequences.catalogue, self.path)
         require_apart([self.judge], replace(pl_module.start, net=None, users=data.cohort), data.sequences)
 
     def on_fit_end(self, trainer: Trainer, pl_module: PostTraining) -> None:  # type: ignore[override]
         assert self.judge is not None
         data, device = pl_module.data, pl_module.data.device  # from which Lightning has moved the module to the CPU
-        scorers = Scorers(pl_module.reference, {"select_judge@10": self.judge.net})
+        [own] = data_of_judges([self.judge], data)
+        own_data = {} if own is data else {"select_judge@10": own}
+        scorers = Scorers(pl_module.reference, {"select_judge@10": self.judge.net}, own_data=own_data)
         figures = measured(evaluate({"trained": pl_module.policy}, scorers, data, "validation", device)["trained"])
         policies = pl_module.policy, pl_module.reference
         kept = Retention.measure(*(ndcg_by_user(policy, budget_batches(data), device) for policy in policies))

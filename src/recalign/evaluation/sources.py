@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from recalign import seals
+from recalign.evaluation import examples
 from recalign.evaluation.chain_comparison import load_roles, read
 from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.decision import Decision, decide
@@ -33,6 +34,7 @@ class Sources:
     size: dict[str, int]  # users and events of the test, and how many of the events had a high reward
     check: dict[str, Any]  # what `recalign check` said of the log
     trust: dict[str, dict[str, dict[str, Any]]]  # trust.json by stage and seed
+    examples: list[list[dict[str, Any]]]  # of the first seed, of `start` and of `highlight`; empty where one is missing
     manifests: list[dict[str, Any]]  # of the comparison's stages, methods and seeds, in the order in which they ran
 
     @classmethod
@@ -63,6 +65,9 @@ class Sources:
         check = read_json(chain_folder / "check.json")
         decision = decide(table, validation, trust, check)
         roles = replace(roles, highlight=(decision and decision.policy) or roles.highlight)
+        seed, compared = table.seeds[0], set(frame.select("method", "seed").iter_rows())
+        pair = [row for row in ("start", roles.highlight) if (row, seed) in compared]  # others are of an earlier chain
+        shown = [read_json(stored(row, seed, f"evaluation/{examples.FILE}")) for row in pair]
         paths = [path for seed in table.seeds for path in chain_folder.glob(f"*/seed-{seed}/manifest.json")]
         manifests = sorted(map(read_json, paths), key=lambda run: (str(run.get("started")), str(run.get("stage"))))
         stages = {*BASE_STAGES, "tokens", *table.methods}
@@ -74,6 +79,7 @@ class Sources:
             size={"users": events["user"].n_unique(), "events": len(events), "high": int(events["high"].sum())},
             check=check,
             trust=trust,
+            examples=shown if len(shown) == 2 and all(shown) else [],
             manifests=[run for run in manifests if run["stage"] in stages],
         )
 

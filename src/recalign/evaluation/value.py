@@ -43,6 +43,7 @@ class Scorers:
     start: Policy  # from which the KL is measured
     rewards: Mapping[str, RewardEnsemble] = field(default_factory=dict)  # by figure: judge@10, reward_model@10, ...
     truth_UV: Tensor | None = None  # true expected rewards by user index and item - 1, where they are known
+    own_data: Mapping[str, EventDataModule] = field(default_factory=dict)  # by figure, of judges with their own reward
 
 
 @torch.no_grad()
@@ -73,6 +74,8 @@ def evaluate(
     nets: list[nn.Module] = [*policies.values(), scorers.start, *scorers.rewards.values()]
     for net in nets:
         net.eval().to(device)
+    read_by_itself = {name: own for name, own in scorers.own_data.items() if name in scorers.rewards}
+    own_batches = {name: iter(own.loader(windows, seen=False)) for name, own in read_by_itself.items()}
     collected: dict[str, list[pl.DataFrame]] = {name: [] for name in policies}
     batches, console = data.loader(windows), Console(stderr=True)
     hidden = not console.is_terminal
@@ -83,7 +86,12 @@ def evaluate(
             name: policy.encode_once(once) if isinstance(policy, Composed) else once(policy.encode)
             for name, policy in policies.items()
         }
-        start, judged = once(scorers.start.encode), {name: once(net.states) for name, net in scorers.rewards.items()}
+        start = once(scorers.start.encode)
+        by_itself = {name: next(own).to(device) for name, own in own_batches.items()}
+        scored = {
+            name: net.states(by_itself[name]) if name in by_itself else once(net.states)
+            for name, net in scorers.rewards.items()
+        }
         events = {"user": batch.user_B[batch.row_T], "event": batch.event_T, "high": batch.high_T}
         events |= {"cold": batch.target_T == 0, "count": count_W[read.target_T]}
         for rows in chunks(len(batch.target_T), data.num_items):  # so that users x items is never held
@@ -93,7 +101,7 @@ def evaluate(
                 row = of_events | _of_policy(policy, states[name][rows], batch, rows, start_TV, scorers.truth_UV)
                 shown = row["shown"]
                 for figure, net in scorers.rewards.items():
-                    row[figure] = mean_shown(net.predict(judged[figure][:, rows], shown.clamp(min=1)), shown)
+                    row[figure] = mean_shown(net.predict(scored[figure][:, rows], shown.clamp(min=1)), shown)
                 row["popularity@10"] = mean_shown(percentile_W.to(shown.device)[shown], shown)
                 collected[name].append(pl.DataFrame({column: value.cpu().numpy() for column, value in row.items()}))
     means = mean_rewards(data.sequences, part)

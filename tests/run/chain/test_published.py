@@ -66,6 +66,9 @@ def test_one_run_holds_the_result():
     assert [row[0] for row in comparison["data"]] == ["start", "bc", "asft"]
     row = dict(zip(comparison["columns"], comparison["data"][2], strict=True))
     assert row["all/ndcg@10 low"] < row["all/ndcg@10"] < row["all/ndcg@10 high"]
+    examples = found.table("examples")
+    assert examples["columns"] == ["user", "history", "before", "after"]
+    assert all(all(row) for row in examples["data"])
     report = found.files[found.summary["report/path"]].read_text()
     assert report == (RUN / "report.html").read_text()
     artifact = found.artifacts["tiny-report"]

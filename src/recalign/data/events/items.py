@@ -1,7 +1,7 @@
 """The item table of a log: titles to show, and features to learn from."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import polars as pl
@@ -11,8 +11,9 @@ from recalign.data.events.expression import evaluate, kind_of
 from recalign.data.events.fields import EXACT, missing_as_null, refuse_rows
 from recalign.data.events.log import Feature, FeatureKind, ItemTable, LogMapping
 from recalign.data.events.messages import SourceRows
-from recalign.data.events.reading import is_text, locate, no_column, read, whole_numbers
+from recalign.data.events.reading import file_digest, is_text, locate, no_column, read, whole_numbers
 from recalign.errors import InputError
+from recalign.files import digest
 
 KEY = "data.log.items"
 UNUSABLE = "rows without an id, or with one that is not of the log's type"
@@ -46,6 +47,12 @@ class ItemValues:
     def of(self, ids: pl.Series) -> pl.DataFrame:
         """The values of some items, null for those that have no row."""
         return _rows_of(self.values, self.ids, ids)
+
+
+def titles_digest(log: LogMapping, root: Path | None) -> str | None:
+    """Digest of the item table and of what its columns mean; None where the log has none."""
+    file = locate(log, root)[1]
+    return digest(asdict(log.items) | {"file": file_digest(file)}) if log.items and file else None
 
 
 def read_titles(log: LogMapping, root: Path | None, items: pl.Series) -> tuple[pl.Series, Section]:

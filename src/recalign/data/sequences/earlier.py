@@ -82,10 +82,13 @@ class EarlierLog:
             what, remedy = "an update knows items by their ids alone", "leave the features out, or train a chain anew"
             raise InputError(what, where="data.log.items.features", remedy=remedy)
 
-    def continued(self, table: EventTable, ranked: bool) -> EventTable:
+    def continued(self, table: EventTable, reward_settings: Mapping[str, Any]) -> EventTable:
         """A log that has grown, its users in the earlier order, new ones after them.
 
-        Rewards of old events are compared, unless they are to be ``ranked``: ranks move with every event.
+        Args:
+            table: the log.
+            reward_settings: what says how its rewards are made. Those of old events are compared if it is as earlier;
+                ranks are not, for they move with every event.
 
         Raises:
             InputError: it lacks users, items or events, or they have other rewards.
@@ -108,7 +111,8 @@ class EarlierLog:
         if events != self.facts["events"]:
             what = "users no longer begin with the events that they had in the earlier log"
             raise InputError(what, where=KEY, remedy=TRAIN_ANEW)
-        if not ranked and rewards != self.facts["event_rewards"]:
+        same = all(digest(value) == self.facts["read_by"][key] for key, value in reward_settings.items())
+        if same and not reward_settings["relative_to"] and rewards != self.facts["event_rewards"]:
             what, remedy = "earlier events have other rewards", "give those that were learned, or train a chain anew"
             raise InputError(what, where=KEY, remedy=remedy)
         return grown

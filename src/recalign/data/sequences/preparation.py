@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from dataclasses import replace
 
@@ -12,8 +13,10 @@ from recalign.data.sequences.cache import CacheEntry
 from recalign.data.sequences.data import EventDataModule, Preparation
 from recalign.data.sequences.earlier import EarlierLog, KeepTrained
 from recalign.data.sequences.features import ItemFeatures, number_with_features
+from recalign.data.sequences.relative import RelativeTo
 from recalign.data.sequences.store import Group, Part, Sequences, build
 from recalign.data.sequences.user_sample import sample_users
+from recalign.errors import InputError
 from recalign.files import digest
 
 
@@ -42,8 +45,8 @@ class LogPreparation(Preparation):
         data = self.data
         if data.grows_from is None:
             return None
-        earlier = EarlierLog(data.grows_from)
-        earlier.require_same(data.log_, {"share_a": data.groups.share} | data.reward_settings)
+        earlier, judges = EarlierLog(data.grows_from), data.users in ("B1", "B2")  # who may have their own reward
+        earlier.require_same(data.log_, {"share_a": data.groups.share} | ({} if judges else data.reward_settings))
         return earlier
 
     def sequences(self) -> Sequences:
@@ -69,7 +72,7 @@ class LogPreparation(Preparation):
         data, table = self.data, self.data.table
         settings = data.high, data.groups, data.min_events, data.relative_to
         if self.earlier is not None:
-            table = self.earlier.continued(table, data.relative_to is not None)
+            table = self.earlier.continued(table, data.reward_settings)
             made = build(table, KeepTrained(data.split, self.earlier), *settings, self.earlier.numbering)
         elif (values := read_features(data.log_, data_root(data.root), table.items)) is not None:
             made = build(table, data.split, *settings, functools.partial(number_with_features, values))
@@ -91,3 +94,21 @@ class LogPreparation(Preparation):
 
 
 EventDataModule.preparation_class = LogPreparation
+
+
+def rewarded(data: EventDataModule, reward: str | None, relative_to: RelativeTo | None) -> EventDataModule:
+    """The same data, whose histories have rewards by other settings.
+
+    Raises:
+        InputError: by these the log keeps other events (``data.log.collapse``).
+    """
+    other, made = copy.copy(data), copy.copy(data)
+    for name in ("sequences", "table", "fingerprint"):
+        vars(other).pop(name, None)
+    other.reward, other.relative_to = reward, relative_to
+    other.preparation.earlier = data.preparation.earlier  # judges may have a reward of their own
+    if other.sequences.catalogue != data.sequences.catalogue:
+        what = f"by {reward!r} the log has other events than by {data.reward!r}"
+        raise InputError(what, where="data.log.collapse", remedy="give the judges the chain's reward")
+    made.sequences = replace(data.sequences, reward=other.sequences.reward)
+    return made

@@ -97,14 +97,15 @@ def check_log(plan: Plan, variables: frozenset[str]) -> None:
 
 
 def require_rewards(plan: Plan) -> None:
-    """Refuse a log whose reward model or judges have no rewards, or that learn another reward, before a fit."""
+    """Refuse a log whose reward model or judges have no rewards, and a reward model of another reward, before a fit."""
     of_chain = plan.data(plan.seeds[0]).reward_settings
     for stage in BASE_STAGES:
         data = plan.parsed(stage, plan.seeds[0]).datamodule()
         if isinstance(data, RewardData):
-            if data.reward_settings != of_chain:
-                what = f"it would learn {data.reward_settings}, and methods are measured by {of_chain}"
-                raise InputError(what, where=f"stages.{stage}.data", remedy="set it for all stages (data.reward)")
+            if stage == "reward" and data.reward_settings != of_chain:
+                what = f"the reward model would learn {data.reward_settings}, and methods are measured by {of_chain}"
+                remedy = "set it for all stages (data.reward); judges alone may have their own"
+                raise InputError(what, where="stages.reward.data", remedy=remedy)
             data.rated  # noqa: B018 (raises where all are alike)
             data.require_rated("validation")
 

@@ -22,7 +22,7 @@ from recalign.run.stage.loggers import PROJECT, wandb_log, wandb_name
 
 
 def publish(folder: Path, page: Path, logger: Any, sources: Sources, searched: bool = False) -> None:
-    """Log a chain's comparison, decision, trust and report.
+    """Log a chain's comparison, decision, trust, examples and report.
 
     The id of the run is the report's digest: a result that has been logged is not logged again.
 
@@ -46,7 +46,7 @@ def _log(run: Any, folder: Path, page: Path, sources: Sources, searched: bool = 
 
     test = sources.table()
     run.summary.update(_summary(test, sources))
-    tables = {"comparison": _comparison(test)}
+    tables = {"comparison": _comparison(test), "examples": _examples(sources)}
     if searched:
         tables["search"] = pl.read_csv(folder / SEARCH, glob=False).rows(named=True)
     shown: dict[str, Any] = {"report": wandb.Html(page.read_text(encoding="utf-8"), inject=False)}
@@ -81,6 +81,17 @@ def _comparison(test: ComparisonTable) -> list[dict[str, Any]]:
         for metric in (metric for metric in MAIN if metric in test.metrics):
             ends = test.get(row["method"], metric) or (None, None, None)
             row |= dict(zip((metric, f"{metric} low", f"{metric} high"), ends, strict=False))
+    return rows
+
+
+def _examples(sources: Sources) -> list[dict[str, Any]]:
+    """Users of the test: what they had met, with rewards, and what `start` and the aligned policy show them."""
+    rows = []
+    for before, after in zip(*sources.examples, strict=True):
+        rewards = ("–" if one["reward"] is None else one["reward"] for one in before["history"])
+        history = [f"{one['title']} ({reward})" for one, reward in zip(before["history"], rewards, strict=True)]
+        texts = {"history": history, "before": before["shown"], "after": after["shown"]}
+        rows.append({"user": before["user"], **{name: "\n".join(lines) for name, lines in texts.items()}})
     return rows
 
 
@@ -144,7 +155,7 @@ def workspace(entity: str, project: str) -> Any:
     }
     panels["Methods"] = [  # the test's figures, from the run of a chain
         *(bars(figure) for figure in (VALUE, ALL, HIGH, "value/true@10")),
-        v2.WeavePanelSummaryTable(table_name="comparison"),
+        *(v2.WeavePanelSummaryTable(table_name=name) for name in ("comparison", "examples")),
         v2.MediaBrowser(media_keys=["report"]),
     ]
     panels["Over-optimisation"] = [  # what the reward model promises beside what judges see, and the distance

@@ -1,0 +1,126 @@
+"""The cards of the report's first screen: what a policy gains and costs, and how far to believe it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from statistics import NormalDist
+
+from recalign.evaluation.comparison import ALL, HIGH, VALUE
+from recalign.evaluation.comparison_table import ComparisonTable, figure
+from recalign.evaluation.decision import Candidate, Decision
+from recalign.evaluation.findings import (
+    CHANCE,
+    COVERAGE,
+    INFORMATIVE,
+    UNINFORMATIVE,
+    Reports,
+    informative,
+    pairwise,
+    verdicts,
+)
+from recalign.evaluation.methods import USER_SPREAD
+from recalign.recommender.interpolation import MIN_NDCG_RETAINED
+
+POWER = 0.8
+"""Chance with which an A/B test should see a gain that is there."""
+SMALLEST, LARGEST = 50, 10_000_000
+"""Users an arm: with fewer the normal distribution does not hold, more are out of reach."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """One answer: a question, a few large words, and a sentence or two; sign is 1 for good news, -1 for bad, else 0."""
+
+    question: str
+    words: str
+    text: str
+    sign: int = 0
+
+
+def cards(decision: Decision, test: ComparisonTable, trust: Mapping[str, Reports]) -> Iterator[Card]:
+    """The cards of a decision, from what `decide` was given."""
+    judges = trust.get("judge_report", {})
+    order, of_judges = pairwise(judges), " / ".join(dict.fromkeys(verdict for _, verdict, _ in verdicts(judges)))
+    known = order is not None and order.known and order.low > CHANCE and informative(judges)
+    if decision.about:
+        yield from _of_candidate(test, decision.about, known)
+    if order is not None:
+        text = "Nothing tells whether they can order two rewards of one user."
+        if order.known:
+            text = f"Of two rewards of one user the judges that report put {order.percent} in the right order; a coin "
+            text += f"has {CHANCE:.0%}. Verdict on their predictions: {of_judges}."
+        words = f"{order.value:.1%}" if order.known else "not measured"
+        yield Card("May the judges be believed?", words, text, int(known))
+    if said := verdicts(trust.get("reward", {})):
+        words = " / ".join(dict.fromkeys(verdict for _, verdict, _ in said))
+        text = " ".join(f"{implication} (seed {', '.join(seeds)})" for seeds, _, implication in said)
+        sign = min(1 if verdict in INFORMATIVE else -1 if verdict == "no signal" else 0 for _, verdict, _ in said)
+        yield Card("Does the reward model know tastes?", words, text, sign)
+
+
+def ab_test(decision: Decision, test: ComparisonTable) -> str | None:
+    """How many users an A/B test needs for a gain of this size; None where there is none, or none to be believed.
+
+    Per arm n = 2 (z_.975 + z_power)^2 (s / d)^2, d the gain and s the standard deviation of users' mean rewards
+    (Kohavi, Tang & Xu 2020, section 17).
+    """
+    about = decision.about
+    if about is None or decision.word == "do not ship" or decision.general:
+        return None
+    gain, spread = test.gain(about.policy), test.get(about.policy, USER_SPREAD)
+    if gain is None or not gain.widened(about.interval_factor).low > 0:
+        return None
+    if spread is None or not 0 < spread.value < math.inf:
+        return None
+    z = NormalDist().inv_cdf
+    users = 2 * (z(0.975) + z(POWER)) ** 2 * (spread.value / test.unit / gain.value) ** 2
+    digits = 10 ** max(math.floor(math.log10(users)) - 1, 0)
+    number = f"about {math.ceil(users / digits) * digits:,}" if users > SMALLEST else f"{SMALLEST}"
+    return (
+        f"An A/B test sees a gain of this size in users' mean reward with a chance of {POWER:.0%} if each arm has "
+        f"{number if users <= LARGEST else f'more than {LARGEST:,}'} users."
+    )
+
+
+def limits(trust: Mapping[str, Reports]) -> str | None:
+    """What the judges cannot see, and so no word can rest on."""
+    reports = trust.get("judge_report", {})
+    order, verdict = pairwise(reports), {report["verdict"] for report in reports.values()}
+    guessing = order is None or not order.low > CHANCE or verdict & {*UNINFORMATIVE}  # a reason of its own
+    if guessing or informative(reports):
+        return None
+    return (
+        "The judges know little more than averages do: they see whether better items are shown, but hardly whether "
+        "they reach the users who like them."
+    )
+
+
+def _of_candidate(test: ComparisonTable, candidate: Candidate, believed: bool) -> Iterator[Card]:
+    policy, gain, baseline = candidate.policy, test.gain(candidate.policy), test.better_baseline(VALUE)
+    assert baseline is not None
+    if gain is not None:
+        gain = gain.widened(candidate.interval_factor)
+        sign = gain.sign if believed else 0  # grey where judges may be guessing
+        text = (
+            f"[{gain.low:+.3f}, {gain.high:+.3f}] standard deviations of the reward over {baseline}, in the mean "
+            f"reward that independent judges expect of the ten items shown. In the reward's unit: "
+            f"{gain.value * test.unit:+.3f}."
+        )
+        if (high := test.get(policy, f"diff_best_baseline/{HIGH}")) and high.known:
+            text += f" {HIGH}: {high} over {test.better_baseline(HIGH)}."
+        if candidate.interval_factor > 1:
+            text += " The interval is widened by Holm, as several rows were tried."
+        yield Card("What does it gain?", f"{gain.value:+.3f} sd", text, sign)
+    text = f"of the {ALL} of {test.better_baseline(ALL)} is kept"
+    if (change := test.get(policy, f"diff_best_baseline/{ALL}")) and change.known:
+        text += f" ({change})"
+    now, before = (test.get(name, COVERAGE) for name in (policy, baseline))
+    if now and before and math.isfinite(now.value) and math.isfinite(before.value):
+        text += f"; {now.value:.1%} of the catalogue is shown to anybody, by {baseline} {before.value:.1%}"
+    if seconds := test.get(policy, "cost/seconds"):
+        text += f"; training takes {figure('cost/seconds', seconds.value)}"
+    kept = test.retained(policy)
+    words = f"{kept:.1%}" if math.isfinite(kept) else "not known"
+    yield Card("What does it cost?", words, f"{text}.", -1 if kept < MIN_NDCG_RETAINED else 0)

@@ -1,0 +1,78 @@
+"""The report's first screen: its cards, from figures made up by hand."""
+
+import math
+
+import pytest
+from compared import VALUES, checked, reports, table
+
+from recalign.evaluation import answer
+from recalign.evaluation.decision import decide
+
+
+def cards(test=None, trust=None, validation=None):
+    test, trust = test or table(), trust or reports()
+    decision = decide(test, validation or table(split="validation"), trust, checked())
+    return {card.question: card for card in answer.cards(decision, test, trust)}
+
+
+def test_what_is_gained_and_what_it_costs():
+    found = cards(table(kept={"mine": 0.96}, sd=0.5))
+    assert (found["What does it gain?"].words, found["What does it gain?"].sign) == ("+0.400 sd", 1)
+    assert "[+0.200, +0.600] standard deviations of the reward over start" in found["What does it gain?"].text
+    assert "In the reward's unit: +0.200." in found["What does it gain?"].text
+    assert (found["What does it cost?"].words, found["What does it cost?"].sign) == ("96.0%", 0)
+    assert cards(table(kept={"mine": 0.9}))["What does it cost?"].sign == -1
+    assert "40.0% of the catalogue is shown to anybody, by start 40.0%" in found["What does it cost?"].text
+
+
+def test_a_gain_is_grey_where_the_judges_may_be_guessing():
+    found = cards(trust=reports(pairwise=(0.515, 0.43, 0.632)))
+    assert found["What does it gain?"].sign == 0
+    assert (found["May the judges be believed?"].words, found["May the judges be believed?"].sign) == ("51.5%", 0)
+    assert cards()["May the judges be believed?"].sign == 1
+
+
+def test_judges_that_know_averages_alone_are_not_green_and_the_page_says_what_they_cannot_see():
+    trust = reports(pairwise=(0.589, 0.511, 0.668), judges="weak")
+    found = cards(trust=trust)
+    assert found["What does it gain?"].sign == found["May the judges be believed?"].sign == 0
+    assert "whether better items are shown" in answer.limits(trust)
+    assert answer.limits(reports()) is None
+
+
+def test_the_size_of_an_ab_test_follows_from_the_gain():
+    """By hand: 2 (1.960 + 0.842)^2 (0.5 / 0.2)^2 = 98.1."""
+    decision = decide(table(), table(split="validation"), reports(), checked())
+    assert "about 99 users" in answer.ab_test(decision, table())
+    assert "about 99 users" in answer.ab_test(decision, table(sd=10.0, gains={"mine": (1.0, 3.0)}))  # whatever the unit
+    assert answer.ab_test(decision, table(gains={"mine": (-0.3, -0.1)})) is None
+    tiny, sure = {"mine": (0.0001, 0.0003)}, {"mine": (2.0, 4.0)}
+    assert "has more than 10,000,000 users" in answer.ab_test(decision, table(gains=tiny))
+    assert "has 50 users" in answer.ab_test(decision, table(gains=sure))
+    assert answer.ab_test(decision, table(others={("mine", "reward/user_sd"): (math.inf,)})) is None
+
+
+@pytest.mark.parametrize("against", [{"kept": {"mine": 0.9}}, {"others": {("start", "all/hits@10"): (3.0,)}}])
+def test_no_ab_test_is_proposed_of_a_gain_that_is_not_to_be_shipped_or_cannot_be_believed(against):
+    test = table(**against)
+    assert answer.ab_test(decide(test, table(split="validation"), reports(), checked()), test) is None
+
+
+def test_the_card_has_the_interval_that_decides():
+    """Two rows are tried, so that a gain of .11 (.01 to .21) is widened: z of 1 - .025 / 2 over that of .975."""
+    values, gains = VALUES | {"other": 3.1}, {"mine": (0.01, 0.21), "other": (-0.1, 0.3)}
+    test, validation = table(values, gains=gains), table(values, split="validation")
+    found = cards(test, validation=validation)["What does it gain?"]
+    assert "[-0.004, +0.224]" in found.text
+    assert found.sign == 0
+    assert answer.ab_test(decide(test, validation, reports(), checked()), test) is None  # it may be chance
+
+
+def test_what_is_not_a_number_is_not_on_a_card():
+    unknown = {("mine", "policy/coverage@10"): (math.nan,), ("mine", "diff_best_baseline/high/ndcg@10"): (math.nan,)}
+    assert not any("nan" in card.text for card in cards(table(others=unknown)).values())
+
+
+@pytest.mark.parametrize("values", [{"start": 3.0, "bc": 2.9}, {name: VALUES[name] for name in ("start", "item_mean")}])
+def test_baselines_alone_need_no_decision(values):
+    assert decide(table(values), table({"start": 3.0}, split="validation"), reports(), checked()) is None
