@@ -153,13 +153,13 @@ def test_modules_do_not_ask_the_trainer_for_its_datamodule():
 
 
 CEILINGS = {
-    "lines": 29_310,
-    "statements": 15_640,
-    "functions": 1_760,
-    "bytes": 1_418_000,
+    "lines": 29_600,
+    "statements": 15_820,
+    "functions": 1_780,
+    "bytes": 1_475_000,
     "packages": 8,
     "modules beside them": 10,
-    "lines of tests": 26_520,
+    "lines of tests": 27_000,
     "lines of benchmarks": 5_400,
 }
 """What the house may hold; a change that needs more says what each new hundred lines buy."""

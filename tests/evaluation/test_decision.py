@@ -13,7 +13,6 @@ from recalign.evaluation.candidate_checks import CandidateChecks
 from recalign.evaluation.comparison import ALL, SCHEMA
 from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.decision import candidates, decide, holm_factors
-from recalign.evaluation.findings import limits
 from recalign.evaluation.roles import Roles
 
 AS_GOOD = {
@@ -101,16 +100,6 @@ def test_judges_that_know_averages_alone_do_not_speak_against_a_gain_that_they_m
     found = decided(table(over_tilt={"mine": (-0.2, -0.1)}), reports(judges="weak"))
     assert found.word == "not decided"
     assert any("has more" in reason and "as far as these judges see" in reason for reason in found.because)
-
-
-def test_the_page_says_what_judges_that_know_averages_alone_cannot_see():
-    assert "whether better items are shown" in limits(reports(pairwise=(0.589, 0.511, 0.668), judges="weak"))
-    assert limits(reports()) is None
-
-
-@pytest.mark.parametrize("values", [{"start": 3.0, "bc": 2.9}, {name: VALUES[name] for name in ("start", "item_mean")}])
-def test_baselines_alone_need_no_decision(values):
-    assert decide(table(values), table({"start": 3.0}, split="validation"), reports(), checked()) is None
 
 
 @pytest.mark.parametrize(("met", "word"), [(0.0, "ship"), (OFTEN, "ship"), (OFTEN + 0.01, "not decided")])

@@ -83,7 +83,7 @@ def plot_sections(table: ComparisonTable) -> Iterator[Section]:
     baseline = table.better_baseline(ALL)
     shade = plots.below(MIN_NDCG_RETAINED * table.column(ALL)[baseline].value) if baseline else lambda axes: None
     promised, judged, true = (f"diff_start/value/{name}" for name in ("reward_model@10", "judge@10", "true@10"))
-    sections = {
+    sections: dict[str, tuple[Any, ...]] = {
         "Who gains": (
             "Difference to the better baseline. Thick: 95 % interval. Thin: widened by Holm, for as many methods as "
             "are compared. Left of zero is a loss.",

@@ -126,7 +126,7 @@ def set_features(policy: HistoryPolicy, features: ItemFeatures, id_dropout: floa
     plan = {"dim": policy.encoder.dim, "num_items": policy.num_items, **features.plan, "id_dropout": id_dropout}
     if policy.features is None:
         _give(policy, FeatureTable(**plan))
-    table: FeatureTable = policy.features  # type: ignore[assignment]
+    table: FeatureTable = policy.features
     table.id_dropout = table.init_args["id_dropout"] = id_dropout
     if plan != table.init_args:
         text = "the policy was made for other item features, or for another catalogue"
