@@ -306,7 +306,7 @@ def test_a_judge_never_sees_a_user_of_the_table(tmp_path, data, log_root):
 
         def validation_step(self, batch, batch_idx):
             seen.update(batch.user_B.tolist())
-            super().validation_step(batch, batch_idx)
+            return super().validation_step(batch, batch_idx)
 
     own = small.data_of(RewardData, log_root, "tastes", users="B2")
     judge = Watched(own.num_items, Pooled(dim=8, max_length=32), members=2)
