@@ -11,8 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
-from torch import Tensor, nn
-from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch import Tensor
 
 
 def is_distributed() -> bool:
@@ -74,23 +73,6 @@ def broadcast_floats(values: Sequence[float], device: torch.device) -> list[floa
     if not is_distributed():
         return list(values)
     return from_first(torch.tensor(values, dtype=torch.float64, device=device)).tolist()
-
-
-def shard(module: nn.Module, methods: Sequence[str]) -> None:
-    """Share the weights of a module out over all processes, in place (FSDP): each holds its part of every tensor.
-
-    The weights of a block are put together while it works, the others while a method of the module does.
-
-    Args:
-        module: each part of a ``nn.ModuleList`` in it is a block.
-        methods: names of the methods that read weights.
-    """
-    for blocks in [part for part in module.modules() if isinstance(part, nn.ModuleList)]:
-        for block in blocks:
-            fully_shard(block)
-    fully_shard(module)
-    for name in methods:
-        register_fsdp_forward_method(module, name)
 
 
 class _Gathered(torch.autograd.Function):

@@ -6,8 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recalign.nn import topk
-from recalign.nn.topk import ranks_from_scores, target_ranks, top_k, top_k_from_scores
+from recalign.nn import ranks
+from recalign.nn.ranks import ranks_from_scores, target_ranks
+from recalign.nn.topk import top_k, top_k_from_scores
 
 
 @st.composite
@@ -22,7 +23,7 @@ def problems(draw):
 
 
 def small_blocks():
-    return patch.multiple(topk, ROWS=3, ITEMS=4)
+    return patch.multiple(ranks, ROWS=3, ITEMS=4)
 
 
 def plain_order(score_V, seen_items):

@@ -30,9 +30,10 @@ from recalign.posttrain import (
     signed,
 )
 from recalign.posttrain.base import PostTraining
-from recalign.posttrain.data import Baseline, starting_policy
+from recalign.posttrain.data import Baseline
 from recalign.posttrain.experimental import AWAC, IQL, KTO, Reinforce
 from recalign.posttrain.pairs_data import Pairing
+from recalign.posttrain.state_values import starting_policy
 from recalign.recommender import Recommender, RecommenderData
 from recalign.recommender.checkpoint import load_net
 from recalign.reward import RewardData, RewardEnsemble

@@ -9,7 +9,7 @@ import small
 import torch
 
 from recalign.posttrain import PostTrainingData, WeightedSFT
-from recalign.posttrain.base import KL_TARGETS
+from recalign.posttrain.drift import KL_TARGETS
 from recalign.recommender import SequencePolicy
 from recalign.recommender.checkpoint import load_net
 

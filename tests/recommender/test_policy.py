@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 import small
 import torch
+from torch import Tensor
 
 from recalign.data.sequences import Batch
 from recalign.errors import InputError
@@ -15,7 +16,6 @@ from recalign.evaluation.reranking import Rerank
 from recalign.nn import LazyDecoder, Pooled, SASRec
 from recalign.recommender import CodePolicy, Policy, RecommenderData, SequencePolicy
 from recalign.recommender import policy as policy_file
-from recalign.recommender.sequence_policy import Softmax
 from recalign.reward import RewardEnsemble
 
 
@@ -31,6 +31,21 @@ def batch(data):
     target_T = batch.target_T.clone()
     target_T[0] = 0
     return dataclasses.replace(batch, target_T=target_T)
+
+
+class Softmax:
+    """log pi(target | query) = scale q . e - log sum_v exp(scale q . e_v), which holds all scores at once."""
+
+    def log_prob(self, query_TD: Tensor, item_VD: Tensor, target_T: Tensor, scale: float, bound: float) -> Tensor:
+        """Of one item a query, in row ``target_T`` of the catalogue; ``bound``: of all dot products. Shape: -> (T,)."""
+        logp_TV = (scale * query_TD @ item_VD.T).log_softmax(dim=1)
+        return logp_TV.gather(1, target_T[:, None])[:, 0]
+
+    def weighted_nll(
+        self, query_TD: Tensor, item_VD: Tensor, target_T: Tensor, weight_T: Tensor, scale: float, bound: float
+    ) -> Tensor:
+        """sum_t weight_t * -log pi(target_t | query_t), a scalar."""
+        return -(weight_T * self.log_prob(query_TD, item_VD, target_T, scale, bound)).sum()
 
 
 def sequence_policy(items: int, feedback: bool = False) -> SequencePolicy:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from recalign.data.sequences import Batch, EventDataModule, Sequences
 from recalign.data.sequences.store import PARTS, Part
 from recalign.errors import InputError
-from recalign.nn import ranks_from_scores, top_k_from_scores
+from recalign.nn import ranks_from_scores
 from recalign.recommender.policy import Policy, State, chunks, seen_within
 from recalign.reward import RewardEnsemble
 
@@ -124,7 +124,7 @@ def _of_policy(
     p_TV = logp_TV.exp()
     row = {"kl": (p_TV * (logp_TV - start_TV)).sum(dim=1), "entropy": -(p_TV * logp_TV).sum(dim=1)}
     row["rank"] = ranks_from_scores(logp_TV, batch.target_T[part] - 1, seen)
-    row["shown"] = top_k_from_scores(logp_TV, SHOWN, seen)[1] + 1
+    row["shown"] = policy.lists.top_k_from_scores(logp_TV, SHOWN, seen)[1] + 1
     if truth_UV is not None:
         truth_TV = truth_UV[batch.user_B[batch.row_T[part]].cpu()].to(logp_TV.device)
         row["true"] = (over_unseen(logp_TV, batch.seen_N, part) * truth_TV).sum(dim=1)

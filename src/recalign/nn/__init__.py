@@ -7,10 +7,11 @@ from .layers import unit
 from .onerec_decoder import LazyContext, LazyDecoder
 from .onerec_trie import NodeLogits, Trie
 from .pooled import Pooled
+from .ranks import ranks_from_scores, target_ranks
 from .sampled_softmax import sampled_log_prob
 from .sasrec import SASRec
 from .softmax import log_prob, weighted_nll
-from .topk import ranks_from_scores, target_ranks, top_k, top_k_from_scores
+from .topk import top_k, top_k_from_scores
 from .window import Window
 
 HSTULayer.attention = TiledAttention()

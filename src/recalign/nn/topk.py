@@ -1,24 +1,12 @@
-"""Exact top-k and ranks over the catalogue in bounded memory.
+"""Exact lists of the best items in bounded memory: a running top-k over blocks of scores.
 
-Scores are computed in blocks of rows x items. Only a running top-k, or a running count of the items ahead, is kept, and
-one block at a time. Products are in the items' precision, also under autocast.
-
-`seen` is a pair of int64 tensors (row_N, item_N): leave out item_N[n] for row_N[n].
-
-Shape suffixes:
-    T  rows      V  items of the catalogue      D  width      K  items kept      N  pairs to leave out
-    C  rows of a chunk      I  items of a block      M  candidates of a block
+Shape suffixes as in `recalign.nn.ranks`; K items kept, M candidates of a block.
 """
-
-from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
 
-Pairs = tuple[Tensor, Tensor]
-Blocks = Callable[[slice], Iterable[tuple[int, Tensor]]]  # rows -> (first item, score_CI) of block after block
-
-ROWS, ITEMS = 512, 2**13  # of a block of scores
+from .ranks import Blocks, Pairs, dot_products, in_block, row_chunks
 
 
 @torch.no_grad()
@@ -27,7 +15,7 @@ def top_k(query_TD: Tensor, item_VD: Tensor, k: int, seen: Pairs | None = None) 
 
     Ties go to the lower item. Where fewer than k are left, the rest have score -inf and item -1. NaN is left out.
     """
-    return _top_k(_dot_products(query_TD, item_VD), len(query_TD), k, seen, item_VD)
+    return _top_k(dot_products(query_TD, item_VD), len(query_TD), k, seen, item_VD)
 
 
 @torch.no_grad()
@@ -36,40 +24,14 @@ def top_k_from_scores(score_TV: Tensor, k: int, seen: Pairs | None = None) -> tu
     return _top_k(lambda rows: [(0, score_TV[rows])], len(score_TV), k, seen, score_TV)
 
 
-@torch.no_grad()
-def target_ranks(query_TD: Tensor, item_VD: Tensor, target_T: Tensor, seen: Pairs | None = None) -> Tensor:
-    """Rank of each target by dot product among the unseen items, 1 the best: (T,), int64.
-
-    Ties count as ahead, so that a constant scorer gains nothing; if the target's score is NaN, all items do. A seen
-    target is ranked all the same. A target of -1 (unknown item) has rank 0.
-    """
-    return _ranks(_dot_products(query_TD, item_VD), target_T, len(item_VD), seen)
-
-
-@torch.no_grad()
-def ranks_from_scores(score_TV: Tensor, target_T: Tensor, seen: Pairs | None = None) -> Tensor:
-    """`target_ranks` for given scores (T, V)."""
-    return _ranks(lambda rows: [(0, score_TV[rows])], target_T, score_TV.shape[1], seen)
-
-
-def _dot_products(query_TD: Tensor, item_VD: Tensor) -> Blocks:
-    def blocks(rows: slice) -> Iterator[tuple[int, Tensor]]:
-        query_CD = query_TD[rows].to(item_VD.dtype)
-        for start in range(0, len(item_VD), ITEMS):
-            with torch.autocast(query_CD.device.type, enabled=False):
-                yield start, query_CD @ item_VD[start : start + ITEMS].T
-
-    return blocks
-
-
 def _top_k(blocks: Blocks, count: int, k: int, seen: Pairs | None, like: Tensor) -> tuple[Tensor, Tensor]:
     score_TK = like.new_full((count, k), -torch.inf)
     item_TK = torch.full((count, k), -1, device=like.device)
-    for rows, seen_rows in _row_chunks(count, seen, like.device):
+    for rows, seen_rows in row_chunks(count, seen, like.device):
         for start, score_CI in blocks(rows):
             # Equal scores are in item order: the kept items come first and are sorted already.
             candidate = torch.cat([score_TK[rows], score_CI], dim=1)
-            row_N, place_N = _in_block(seen_rows, start, score_CI)
+            row_N, place_N = in_block(seen_rows, start, score_CI)
             candidate[row_N, k + place_N] = -torch.inf
             place_CK = _stable_top_k(candidate, k)
             kept_CK = item_TK[rows].gather(1, place_CK.clamp(max=k - 1))
@@ -96,47 +58,3 @@ def _sorted_top_k(score_CI: Tensor, k: int) -> Tensor:
     order_M = order_M[row_M[order_M].sort(stable=True).indices]
     first_C = torch.searchsorted(row_M, torch.arange(len(score_CI), device=row_M.device))
     return place_M[order_M][first_C[:, None] + torch.arange(k, device=row_M.device)]
-
-
-def _ranks(blocks: Blocks, target_T: Tensor, items: int, seen: Pairs | None) -> Tensor:
-    if (target_T >= items).any():
-        raise IndexError(f"target {target_T.max().item()} is outside the catalogue of {items} items")
-    ahead_T = torch.zeros_like(target_T)
-    for rows, (seen_row_N, seen_item_N) in _row_chunks(len(target_T), seen, target_T.device):
-        target_C = target_T[rows]
-        row_C = torch.arange(len(target_C), device=target_C.device)
-        skipped = torch.cat([seen_row_N, row_C]), torch.cat([seen_item_N, target_C])
-        # A single block is kept; of several one is held at a time, so they are computed twice.
-        only = list(blocks(rows)) if items <= ITEMS else None
-        # Take the target's score from the same blocks: another summation order could change its last bit.
-        target_score_C = torch.stack(
-            [_score_in_block(score_CI, start, target_C) for start, score_CI in only or blocks(rows)]
-        ).sum(dim=0)
-        for start, score_CI in only or blocks(rows):
-            ahead_CI = (score_CI < target_score_C[:, None]).logical_not_()  # not >=: NaN counts as ahead
-            ahead_CI[_in_block(skipped, start, score_CI)] = False
-            ahead_T[rows] += ahead_CI.sum(dim=1)
-    return (ahead_T + 1).masked_fill(target_T < 0, 0)
-
-
-def _score_in_block(score_CI: Tensor, start: int, item_C: Tensor) -> Tensor:
-    """Score of each row's item if it is in the block, else 0: (C,)."""
-    place_C = item_C - start
-    inside_C = (place_C >= 0) & (place_C < score_CI.shape[1])
-    return score_CI.gather(1, place_C.where(inside_C, 0)[:, None])[:, 0].where(inside_C, 0)
-
-
-def _in_block(pairs: Pairs, start: int, score_CI: Tensor) -> Pairs:
-    """The pairs whose item is in the block, as indices into the block."""
-    row_N, item_N = pairs
-    inside_N = (item_N >= start) & (item_N < start + score_CI.shape[1])
-    return row_N[inside_N], item_N[inside_N] - start
-
-
-def _row_chunks(count: int, seen: Pairs | None, device: torch.device) -> Iterator[tuple[slice, Pairs]]:
-    """Yield slices of ROWS rows with their seen pairs, whose rows count from the slice's start."""
-    row_N, item_N = seen if seen is not None else (torch.empty(0, dtype=torch.int64, device=device),) * 2
-    row_N, order_N = row_N.sort()
-    bounds = torch.searchsorted(row_N, torch.arange(0, count + ROWS, ROWS, device=device)).tolist()
-    for start, first, last in zip(range(0, count, ROWS), bounds, bounds[1:], strict=False):
-        yield slice(start, start + ROWS), (row_N[first:last] - start, item_N[order_N[first:last]])

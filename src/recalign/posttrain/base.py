@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import math
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
@@ -12,7 +12,6 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from recalign.data.sequences import Batch, EventDataModule
-from recalign.distributed import all_gather_rows
 from recalign.errors import InputError, Share
 from recalign.posttrain.data import PostTrainingData
 from recalign.recommender.checkpoint import Loaded, class_path, load_or_copy
@@ -24,8 +23,6 @@ KEEP = 0.97
 """Share of the start's NDCG@10 on validation that is kept by default."""
 Figures = dict[str, Tensor]
 """Scalars to log, by name."""
-KL_HISTORIES = 4  # histories of a batch on which the KL to the start is measured
-KL_TARGETS = 32  # about this many of their targets are used, evenly spaced
 
 
 class PostTraining(PolicyModule):
@@ -54,6 +51,8 @@ class PostTraining(PolicyModule):
     """The DataModule class that the method needs."""
     limiter: ClassVar[type]
     """The callback that ensures ``keep`` by interpolating weights; the package sets `KeepRanking`."""
+    drift: ClassVar[Callable[[PostTraining, Batch], Figures]]
+    """How far the policy is from its start, for a log; the package sets `recalign.posttrain.drift`."""
     FIGURES: ClassVar[str]
     """Prefix of the figures that `loss` returns."""
     interpolation_alpha: float | None = None
@@ -112,8 +111,7 @@ class PostTraining(PolicyModule):
             found = self.loss(batch)
         if found is None:
             # A zero loss that reaches all weights: other processes wait for their gradients.
-            trained = (weight for weight in self.parameters() if weight.requires_grad)
-            return torch.stack([0.0 * weight.sum() for weight in trained]).sum()
+            return torch.stack([0.0 * weight.sum() for weight in self.parameters() if weight.requires_grad]).sum()
         loss, figures = found
         self.log("train/loss", loss, batch_size=len(batch.target_T))
         for name, figure in figures.items():
@@ -142,19 +140,3 @@ class PostTraining(PolicyModule):
         with torch.no_grad():
             other_TC = other.log_probs(other.encode(batch), items)
         return self.policy.log_probs(self.policy.encode(batch), items) - other_TC
-
-    @torch.no_grad()
-    def drift(self, batch: Batch) -> Figures:
-        """Mean ``kl``, KL(pi || start), and mean ``entropy`` of pi, over the catalogue.
-
-        Both are measured on some targets of each process's first histories.
-        """
-        probe = batch.head(KL_HISTORIES)
-        position_T = torch.arange(len(probe.row_T), device=probe.row_T.device)
-        probe = probe.keep(position_T % max(math.ceil(len(position_T) / KL_TARGETS), 1) == 0)
-        mode = self.policy.training
-        self.policy.eval()
-        start = self.reference.encode(probe)
-        kl_T, entropy_T = self.policy.kl_and_entropy(self.policy.encode(probe), self.reference, start)
-        self.policy.train(mode)
-        return {"kl": all_gather_rows(kl_T).mean(), "entropy": all_gather_rows(entropy_T).mean()}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator
-from typing import Any, Literal
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -13,33 +13,12 @@ import torch
 from recalign.data.sequences import Batch, Windows, reward_means
 from recalign.errors import InputError, Positive
 from recalign.recommender.checkpoint import Loaded, load_or_copy
-from recalign.recommender.policy import Policy, chunks
+from recalign.recommender.policy import Policy
 from recalign.reward.data import RewardData
 from recalign.reward.net import RewardEnsemble
 
 Source = Literal["observed", "predicted", "shrunk"]
 Baseline = Literal["none", "global", "user", "item", "user_item", "value", "soft"]
-
-
-def starting_policy(data: RewardData, path: str | None, given: Policy | Loaded | None, needed_by: str) -> Policy:
-    """Load the starting policy, on whose items or states data is prepared, as it was cloned, without an item prior.
-
-    `recalign.recommender.prior` says why: every loss is without it.
-
-    Args:
-        data: the log, whose catalogue has to be the policy's.
-        path: the checkpoint, ``data.init_from``.
-        given: the policy itself, instead of a checkpoint; copied.
-        needed_by: for the message.
-
-    Raises:
-        InputError: there is none, or it does not fit the data.
-    """
-    loaded = load_or_copy(path, given, "policy", where="data.init_from", needed_by=needed_by)
-    loaded.check(data)
-    loaded.net.eval()
-    loaded.net.prior_strength, loaded.net.warm_only = 0.0, True
-    return loaded.net
 
 
 class PostTrainingData(RewardData):
@@ -51,8 +30,7 @@ class PostTrainingData(RewardData):
     Args:
         source: r: the logged reward (``observed``), the reward model's (``predicted``), or rho r_hat + (1 - rho) r
             (``shrunk``), rho being the reward model's measured reliability. r_hat excludes the event's own influence on
-            its item's factors. What the network memorised of the event remains, and rho, measured on other events, does
-            not account for it.
+            its item's factors, not what the network memorised of the event, of which rho knows nothing either.
         baseline: V: 0 (``none``), the mean reward (``global``), the user's earlier mean, the item's mean, both
             (``user_item``), the expected reward under the starting policy (``value``), or its soft form (``soft``).
         soft: lambda of the soft baseline, in the unit of the reward.
@@ -63,6 +41,9 @@ class PostTrainingData(RewardData):
             events need it as `Loaded`, with its self-influence (`StageModule.hand_over`).
         **data: arguments of `recalign.reward.RewardData`.
     """
+
+    state_values: ClassVar[Callable[[PostTrainingData, Windows], np.ndarray]]
+    """V of the baselines ``value`` and ``soft``; the package sets `recalign.posttrain.state_values`."""
 
     def __init__(
         self,
@@ -122,14 +103,14 @@ class PostTrainingData(RewardData):
         observed = self.observed
         if self.source == "observed":
             return observed
-        loaded = self._loaded_reward_model(f"source {self.source!r}")
+        loaded = self.loaded_reward_model(f"source {self.source!r}")
         if loaded.self_influence is None:
             text = "predictions for its own training events need the reward model's self-influence"
             remedy = "give the reward model's checkpoint, or what module.hand_over('reward') returns"
             raise InputError(text, where=loaded.where, remedy=remedy)
         reward: RewardEnsemble = loaded.net
         out = torch.full((len(observed),), torch.nan)
-        for batch in self._batches(windows):
+        for batch in self.batches(windows):
             event_T = batch.event_T.cpu()
             influence_TF = loaded.self_influence[event_T].to(batch.event_T.device)
             out[event_T] = reward.predict(reward.states(batch), batch.target_T, influence_TF).cpu()
@@ -148,36 +129,12 @@ class PostTrainingData(RewardData):
         if self.baseline == "none":
             return np.zeros(len(self.observed))
         if self.baseline in ("value", "soft"):
-            return self._state_values(windows, self.soft if self.baseline == "soft" else None)
+            return self.state_values(windows)
         values = np.full(len(self.observed), np.nan)
         values[self.frame["event"].to_numpy()] = reward_means(self.frame)[self.baseline].to_numpy()
         return values
 
-    @torch.no_grad()
-    def _state_values(self, windows: Windows, soft: float | None) -> np.ndarray:
-        """Value of each target's state under the start, without its item prior.
-
-        V(s) = E_{a ~ pi}[r(s, a)], or with ``soft`` = lambda, V(s) = lambda log E_{a ~ pi}[exp(r(s, a) / lambda)], the
-        log normaliser of the exponential tilt: pi exp((r - V) / lambda) sums to 1.
-
-        Shape: float64 (events,), NaN for events that are no targets.
-        """
-        of = f"baseline {self.baseline!r}"
-        policy, reward = starting_policy(self, *self.start, of).to(self.device), self._loaded_reward_model(of).net
-        out = torch.full((len(self.observed),), torch.nan)
-        for batch in self._batches(windows):
-            pi_state, r_states = policy.encode(batch), reward.states(batch)
-            for part in chunks(len(pi_state), policy.num_items):
-                logp_TV = policy.log_probs(pi_state[part])
-                r_TV = reward.predict(r_states[:, part])
-                if soft is None:
-                    value_T = (logp_TV.exp() * r_TV).sum(dim=1)
-                else:
-                    value_T = soft * (logp_TV + r_TV / soft).logsumexp(dim=1)
-                out[batch.event_T[part].cpu()] = value_T.cpu()
-        return out.double().numpy()
-
-    def _loaded_reward_model(self, needed_by: str) -> Loaded:
+    def loaded_reward_model(self, needed_by: str) -> Loaded:
         """The reward model, on the trainer's device, in evaluation mode; not one of other rewards, nor a judge."""
         loaded = load_or_copy(*self.reward_model, "reward", where="data.reward_model", needed_by=needed_by)
         loaded.check(self)
@@ -185,6 +142,6 @@ class PostTrainingData(RewardData):
         loaded.net.eval().to(self.device)
         return loaded
 
-    def _batches(self, windows: Windows) -> Iterator[Batch]:
+    def batches(self, windows: Windows) -> Iterator[Batch]:
         """Iterate once over all targets, on the trainer's device."""
         return (batch.to(self.device) for batch in self.loader(windows, seen=False))

@@ -17,7 +17,7 @@ from torch import Tensor
 from recalign.data.sequences import Windows
 from recalign.data.sequences.splits import TRAIN
 from recalign.errors import InputError, Positive, Several
-from recalign.posttrain.data import starting_policy
+from recalign.posttrain.state_values import starting_policy
 from recalign.recommender.checkpoint import Loaded
 from recalign.recommender.policy import Policy
 from recalign.reward.data import RewardData

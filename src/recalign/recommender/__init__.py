@@ -1,6 +1,6 @@
 """The generative recommender: the policy protocol, behaviour cloning, and what hands a policy to the next stage."""
 
-from recalign.nn import softmax
+from recalign.nn import softmax, topk
 from recalign.recommender.averaging import PolynomialAveraging
 from recalign.recommender.calibration import CalibratePrior
 from recalign.recommender.cloning import Cloning, RecommenderData
@@ -12,6 +12,7 @@ from recalign.recommender.recommendations import RecommendationsWriter
 from recalign.recommender.sequence_policy import SequencePolicy
 from recalign.recommender.training import PolicyModule
 
+Policy.lists = topk
 PolicyModule.writer = RecommendationsWriter
 Cloning.calibration = CalibratePrior
 SequencePolicy.softmax = softmax

@@ -113,8 +113,7 @@ def write_checkpoint(checkpoint: Mapping[str, Any], path: str | Path) -> None:
     """Write a checkpoint, whole or not at all.
 
     Raises:
-        TrainingError: weights are not finite, those of the ``state_dict`` or those that training goes on from; nothing
-            is written.
+        TrainingError: weights of the ``state_dict``, or those that training goes on from, are not finite.
     """
     weights = (part for part in checkpoint.values() if isinstance(part, Mapping))
     if bad := dict.fromkeys(name for part in weights for name in not_finite(part)):
@@ -158,10 +157,8 @@ class Loaded:
 
         Judges learn from those rewards, which are kept from all that they value.
         """
-        if (users := self.users) is None:
-            return
-        judge = users.group.startswith("B")
-        if judge or (users.mask(data.sequences, self.where) & ~data.sequences.users_in(data.users)).any():
+        users, log = self.users, data.sequences
+        if users and (users.group.startswith("B") or (users.mask(log, self.where) & ~log.users_in(data.users)).any()):
             what = f"trained on users {users.group} (share_a {users.share_a:g}), some of whom judges learn from here"
             remedy = f"train one on users {data.users} of this log, with the data.share_a that is set here"
             raise InputError(what, where=self.where, remedy=remedy)
@@ -181,11 +178,7 @@ class Loaded:
 
 
 def load_net(path: str | Path, name: str, *, self_influence: bool = False) -> Loaded:
-    """Rebuild the ``policy`` or ``reward`` network of a stage's checkpoint.
-
-    Args:
-        path, name: the checkpoint, and which network.
-        self_influence: keep that too, which is as long as the event table.
+    """Rebuild the ``policy`` or ``reward`` of a stage's checkpoint; its self-influence, a long table, if asked for.
 
     Raises:
         InputError: the checkpoint cannot be read or holds no such network.
@@ -206,12 +199,9 @@ def load_net(path: str | Path, name: str, *, self_influence: bool = False) -> Lo
 def load_or_copy(
     path: str | None, given: nn.Module | Loaded | None, name: str, *, where: str, needed_by: str
 ) -> Loaded:
-    """The ``policy`` or ``reward`` that a stage starts from: loaded from a checkpoint, or copied from Python.
+    """The ``policy`` or ``reward`` that a stage starts from: of a checkpoint, or a copy of the network that is given.
 
-    Args:
-        path, name: the checkpoint, and which network.
-        given: the network, alone or with what its stage recorded; taken instead of the checkpoint's.
-        where, needed_by: for messages, the setting that names the checkpoint and what needs the network.
+    ``where`` and ``needed_by`` are for messages: the setting that names the checkpoint, and what needs the network.
 
     Raises:
         InputError: there is neither or both, what was given is no such network, or the checkpoint cannot be used.
@@ -234,12 +224,9 @@ def load_or_copy(
 def load_weights(
     net: nn.Module, weights: dict[str, Tensor], *, where: str, partial: bool = False, new: tuple[str, ...] = ()
 ) -> None:
-    """Load weights by module name.
+    """Load weights, a ``state_dict``, by module name. ``where``: the checkpoint, for messages.
 
-    Args:
-        net, weights: the network, changed in place, and a ``state_dict``.
-        where: the checkpoint, for messages.
-        partial: a warm start: names may be missing or unexpected, and are logged, unless they begin as one of ``new``.
+    In a warm start (``partial``) names may be missing or unexpected; they are logged, unless they begin as one of ``new``.
 
     Raises:
         InputError: a shape differs, or, unless ``partial``, a name is missing or unexpected.
@@ -253,8 +240,7 @@ def load_weights(
     if (missing or unexpected) and not partial:
         what = f"missing: {sorted(missing)[:5]}, unexpected: {sorted(unexpected)[:5]}"
         raise InputError(what, where=where, remedy=OTHER_VERSION)
-    left = [name for name in missing if not name.startswith(new)]
-    if left or unexpected:
+    if (left := [name for name in missing if not name.startswith(new)]) or unexpected:
         report = f"left as initialised: {', '.join(sorted(left)) or 'none'}; ignored: {', '.join(unexpected) or 'none'}"
         rank_zero_info(f"weights from {where}: {len(weights) - len(unexpected)} loaded; {report}")
 

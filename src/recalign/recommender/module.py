@@ -11,12 +11,12 @@ import numpy as np
 import polars as pl
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
-from torch import Tensor
-from torch.distributed.fsdp import FSDPModule
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 
 from recalign.data.sequences import Batch, EventDataModule
 from recalign.data.sequences.splits import TRAIN
-from recalign.distributed import all_gather_rows, from_first, shard
+from recalign.distributed import all_gather_rows, from_first
 from recalign.errors import InputError, Positive, ShareOrZero
 from recalign.nn import HSTU, Encoder, sampled_log_prob
 from recalign.recommender.checkpoint import Loaded, load_net, load_weights
@@ -137,7 +137,7 @@ class Recommender(CloningFromStart):
     def configure_model(self) -> None:
         """Share the weights out if that is the strategy (``conf/trainer/fsdp.yaml``). Lightning may call it again."""
         if isinstance(self.trainer.strategy, ModelParallelStrategy) and not isinstance(self.policy, FSDPModule):
-            shard(self.policy, SHARDED_METHODS)
+            shard(self.policy)
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
@@ -149,6 +149,18 @@ class Recommender(CloningFromStart):
             return super().loss(batch)
         logp_T = estimated_log_prob(self.policy, self.policy.encode(batch), batch.target_T, self.negatives)
         return -all_gather_rows(logp_T).mean()
+
+
+def shard(policy: SequencePolicy) -> None:
+    """Share the weights of a policy out over all processes, in place (FSDP): each holds its part of every tensor.
+
+    The weights of a layer are put together while it works, the others while a method of the policy does.
+    """
+    for layer in [layer for part in policy.modules() if isinstance(part, nn.ModuleList) for layer in part]:
+        fully_shard(layer)
+    fully_shard(policy)
+    for name in SHARDED_METHODS:
+        register_fsdp_forward_method(policy, name)
 
 
 def estimated_log_prob(policy: SequencePolicy, state: Tensor, item: Tensor, negatives: int) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from recalign.nn import Trie
-from recalign.nn.topk import Pairs
+from recalign.nn.ranks import Pairs
 from recalign.recommender.policy import draw
 
 AT_ONCE = 8  # prefixes that are read before `ranks_within` asks whether more are needed

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from recalign.data.sequences import Batch
 from recalign.distributed import all_gather_rows, counts
 from recalign.errors import InputError
-from recalign.nn import Rebuildable, ranks_from_scores, top_k_from_scores
-from recalign.nn.topk import Pairs
+from recalign.nn import Rebuildable, ranks_from_scores
+from recalign.nn.ranks import Pairs
 
 ROWS = 512  # states whose scores over the whole catalogue are held at once,
 SCORES = 2**25  # as long as these are no more scores
@@ -35,6 +35,8 @@ class Policy(Rebuildable, nn.Module, ABC):
 
     PRIOR_STATE: ClassVar[Sequence[str]] = ()
     """What of its state_dict is the prior. An `ItemPrior` inside it says so itself."""
+    lists: ClassVar[Any]
+    """How the best items are found; the package sets `recalign.nn.topk`."""
     num_items: int
     warm_only = False
     """Whether items without training events are left out of the softmax, as in training (`without_prior`)."""
@@ -75,16 +77,6 @@ class Policy(Rebuildable, nn.Module, ABC):
         Shape: items int64 (T, C) or None -> (T, C), or (T, V) where column v - 1 is item v.
         """
 
-    @torch.no_grad()
-    def kl_and_entropy(self, state: State, other: Policy, other_state: State) -> tuple[Tensor, Tensor]:
-        """KL(self || other) and the entropy of self over the catalogue, in nats, exact. Shape: -> (T,) each."""
-        kl, entropy = [], []
-        for part in chunks(len(state), self.num_items):
-            logp_TV, other_TV = self.log_probs(state[part]), other.log_probs(other_state[part])
-            kl.append((logp_TV.exp() * (logp_TV - other_TV)).sum(dim=1))
-            entropy.append(-(logp_TV.exp() * logp_TV).sum(dim=1))
-        return torch.cat(kl), torch.cat(entropy)
-
     def hidden(self, state: State) -> Tensor:
         """What heads (values, critics) read of a state. Shape: (T, D)."""
         return state.flatten(1)
@@ -120,7 +112,7 @@ class Policy(Rebuildable, nn.Module, ABC):
         fewer than k are left.
         """
         parts = [
-            top_k_from_scores(self.log_probs(state[part]), k, seen_within(seen, part))
+            self.lists.top_k_from_scores(self.log_probs(state[part]), k, seen_within(seen, part))
             for part in chunks(len(state), self.num_items)
         ]
         return torch.cat([score for score, _ in parts]), torch.cat([column for _, column in parts]) + 1
@@ -131,9 +123,11 @@ class Policy(Rebuildable, nn.Module, ABC):
 
         Ties count against the target. A target that was seen is ranked all the same. Shape: int64 (T,) -> int64 (T,).
         """
-        parts = chunks(len(state), self.num_items)
-        ranks = (ranks_from_scores(self.log_probs(state[p]), item[p] - 1, seen_within(seen, p)) for p in parts)
-        return torch.cat([*ranks])
+        ranks = [
+            ranks_from_scores(self.log_probs(state[part]), item[part] - 1, seen_within(seen, part))
+            for part in chunks(len(state), self.num_items)
+        ]
+        return torch.cat(ranks)
 
     def ranks_within(self, state: State, item: Tensor, k: int, seen: Tensor | None = None) -> Tensor:
         """As `ranks`, but a rank above k may be any number above k, which takes some policies less time."""

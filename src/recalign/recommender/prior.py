@@ -7,10 +7,9 @@ dropout, shrinks common items towards rare ones; held-out events ask for some of
 prior to the logits: Menon et al., Long-tail learning via logit adjustment, arXiv 2007.07314 (there to favour rare
 classes).
 
-What is served, ranked, measured or compared has the prior. **Whatever post-training learns from has none**: the policy,
-its start and its snapshots in a loss, the items that they draw, pairs and baselines. With it, drawn items are more
-popular than logged ones, and a loss that sets the two against each other would undo it, whatever the rewards are
-(docs/methods.md, which policy where).
+What is served, ranked, measured or compared has the prior. **Whatever post-training learns from has none**: with it,
+drawn items are more popular than logged ones, and a loss that sets the two against each other would undo it, whatever
+the rewards are (docs/methods.md, which policy where).
 
 Shape suffixes: T states, V items of the catalogue, N items that are scored, D width, X width with the prior's columns.
 """
@@ -33,8 +32,8 @@ class ItemPrior(nn.Module):
     """Add c log(n_v + 1/2) as a further column of a dot product. Nothing here is trained, averaged or interpolated.
 
     Attributes:
-        log_count_V: log(n_v + 1/2), less that of the most common item: no probability knows the difference, and logits
-            that stay small lose less in bfloat16. Zeros until counts are given.
+        log_count_V: log(n_v + 1/2), less that of the most common item: small logits lose less in bfloat16. Zeros until
+            counts are given.
         strength: c; 0: vectors stay as they are, to the last bit. A plain number, so that no step waits for the device.
     """
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from recalign.data.sequences import Batch
 from recalign.errors import InputError
-from recalign.nn import Encoder, target_ranks, top_k, unit
+from recalign.nn import Encoder, target_ranks, unit
 from recalign.recommender.policy import Policy
 from recalign.recommender.prior import ItemPrior
 
@@ -103,21 +103,6 @@ class HistoryPolicy(Policy):
         return self.encoder(x_BLD, batch.length_B, batch.time_BL, batch.request_time_BL)
 
 
-class Softmax:
-    """log pi(target | query) = scale q . e - log sum_v exp(scale q . e_v), which holds all scores at once."""
-
-    def log_prob(self, query_TD: Tensor, item_VD: Tensor, target_T: Tensor, scale: float, bound: float) -> Tensor:
-        """Of one item a query, in row ``target_T`` of the catalogue; ``bound``: of all dot products. Shape: -> (T,)."""
-        logp_TV = (scale * query_TD @ item_VD.T).log_softmax(dim=1)
-        return logp_TV.gather(1, target_T[:, None])[:, 0]
-
-    def weighted_nll(
-        self, query_TD: Tensor, item_VD: Tensor, target_T: Tensor, weight_T: Tensor, scale: float, bound: float
-    ) -> Tensor:
-        """sum_t weight_t * -log pi(target_t | query_t), a scalar."""
-        return -(weight_T * self.log_prob(query_TD, item_VD, target_T, scale, bound)).sum()
-
-
 class SequencePolicy(HistoryPolicy):
     """A sequence encoder over item ids: log pi(v | h) = log softmax_v(cos(h, e_v) / temperature + c log(n_v + 1/2)).
 
@@ -131,8 +116,8 @@ class SequencePolicy(HistoryPolicy):
         features: as in `HistoryPolicy`; items without training events are in the softmax too, but while it is trained.
     """
 
-    softmax: ClassVar[Any] = Softmax()
-    """The softmax over the catalogue; the package sets `recalign.nn.softmax`, the same in chunks."""
+    softmax: ClassVar[Any]
+    """log pi of single items, without all scores at once; the package sets `recalign.nn.softmax`."""
 
     def __init__(
         self,
@@ -191,7 +176,7 @@ class SequencePolicy(HistoryPolicy):
 
     @torch.no_grad()
     def top_k(self, state: Tensor, k: int, seen: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        score, column = top_k(*self._vectors(state), k, None if seen is None else (seen[0], seen[1] - 1))
+        score, column = self.lists.top_k(*self._vectors(state), k, None if seen is None else (seen[0], seen[1] - 1))
         return score / self.temperature, column + 1
 
     @torch.no_grad()

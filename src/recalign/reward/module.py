@@ -80,6 +80,7 @@ class RewardModel(StageModule):
     reporter: ClassVar[type[Callback]]
     """The callback that measures predictions and reports on them; the package sets `TrustReport`."""
     saved_networks = ("reward",)
+    data: RewardData  # type: ignore[assignment]
     self_influence_EF: Tensor
 
     def __init__(
@@ -143,7 +144,7 @@ class RewardModel(StageModule):
         return [self.reporter()]
 
     def setup(self, stage: str) -> None:
-        data = self.reward_data
+        data = self.data
         if self.start is not None:
             self.start.check(data)
         if stage in MEASURED_ON:
@@ -154,10 +155,6 @@ class RewardModel(StageModule):
             self.calibrated = True
         if stage == "fit" and not len(self.self_influence_EF):  # slow; for a test the checkpoint has the result
             self.self_influence_EF = self.initialise(self.reward, data, self.num_factors, self.cooccurrence_dim)
-
-    @property
-    def reward_data(self) -> RewardData:
-        return self.data  # type: ignore[return-value]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return adamw(self.reward, self.lr, self.weight_decay)

@@ -65,7 +65,7 @@ class TrustReport(Callback):
             for name in ("event", "predicted")
         )
         self._predicted.clear()
-        expected = module.reward_data.expected_rewards(event.numpy())
+        expected = module.data.expected_rewards(event.numpy())
         return prediction_errors(expected, pl.Series(predicted.float().numpy()))
 
     def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
@@ -83,7 +83,7 @@ class TrustReport(Callback):
 def _write(trainer: Trainer, module: RewardModel, parts: Sequence[Part]) -> None:
     if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
         return
-    data, reward = module.reward_data, module.reward
+    data, reward = module.data, module.reward
     reward.eval().to(data.device)  # when a fit has ended, Lightning has moved it to the CPU
 
     def predicted(windows: Windows) -> pl.DataFrame:

@@ -1,0 +1,44 @@
+"""How far post-training has moved a policy: the KL to its start, and its entropy.
+
+Shape suffixes: T targets of some histories of a batch, V items of the catalogue.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from recalign.data.sequences import Batch
+from recalign.distributed import all_gather_rows
+from recalign.posttrain.base import Figures, PostTraining
+from recalign.recommender.policy import Policy, State, chunks
+
+KL_HISTORIES = 4  # histories of a batch on which the KL to the start is measured
+KL_TARGETS = 32  # about this many of their targets are used, evenly spaced
+
+
+@torch.no_grad()
+def drift(method: PostTraining, batch: Batch) -> Figures:
+    """Mean ``kl``, KL(pi || start), and mean ``entropy`` of pi, on some targets of each process's first histories."""
+    probe = batch.head(KL_HISTORIES)
+    position_T = torch.arange(len(probe.row_T), device=probe.row_T.device)
+    probe = probe.keep(position_T % max(math.ceil(len(position_T) / KL_TARGETS), 1) == 0)
+    policy, start = method.policy, method.reference
+    mode = policy.training
+    policy.eval()
+    kl_T, entropy_T = kl_and_entropy(policy, policy.encode(probe), start, start.encode(probe))
+    policy.train(mode)
+    return {"kl": all_gather_rows(kl_T).mean(), "entropy": all_gather_rows(entropy_T).mean()}
+
+
+@torch.no_grad()
+def kl_and_entropy(policy: Policy, state: State, other: Policy, other_state: State) -> tuple[Tensor, Tensor]:
+    """KL(policy || other) and the policy's entropy over the catalogue, in nats, exact. Shape: -> (T,) each."""
+    kl, entropy = [], []
+    for part in chunks(len(state), policy.num_items):
+        logp_TV, other_TV = policy.log_probs(state[part]), other.log_probs(other_state[part])
+        kl.append((logp_TV.exp() * (logp_TV - other_TV)).sum(dim=1))
+        entropy.append(-(logp_TV.exp() * logp_TV).sum(dim=1))
+    return torch.cat(kl), torch.cat(entropy)

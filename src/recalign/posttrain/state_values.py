@@ -1,0 +1,62 @@
+"""What the starting policy can expect of a state: the baselines ``value`` and ``soft``.
+
+Shape suffixes: T targets, V items of the catalogue.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from recalign.data.sequences import Windows
+from recalign.posttrain.data import PostTrainingData
+from recalign.recommender.checkpoint import Loaded, load_or_copy
+from recalign.recommender.policy import Policy, chunks
+from recalign.reward.data import RewardData
+
+
+def starting_policy(data: RewardData, path: str | None, given: Policy | Loaded | None, needed_by: str) -> Policy:
+    """Load the starting policy, on whose items or states data is prepared, as it was cloned, without an item prior.
+
+    `recalign.recommender.prior` says why: every loss is without it.
+
+    Args:
+        data: the log, whose catalogue has to be the policy's.
+        path: the checkpoint, ``data.init_from``.
+        given: the policy itself, instead of a checkpoint; copied.
+        needed_by: for the message.
+
+    Raises:
+        InputError: there is none, or it does not fit the data.
+    """
+    loaded = load_or_copy(path, given, "policy", where="data.init_from", needed_by=needed_by)
+    loaded.check(data)
+    loaded.net.eval()
+    loaded.net.prior_strength, loaded.net.warm_only = 0.0, True
+    return loaded.net
+
+
+@torch.no_grad()
+def state_values(data: PostTrainingData, windows: Windows) -> np.ndarray:
+    """Value of each target's state under the start, without its item prior.
+
+    V(s) = E_{a ~ pi}[r(s, a)], or for the baseline ``soft``, with lambda = ``data.soft``,
+    V(s) = lambda log E_{a ~ pi}[exp(r(s, a) / lambda)], the log normaliser of the exponential tilt:
+    pi exp((r - V) / lambda) sums to 1.
+
+    Shape: float64 (events,), NaN for events that are no targets.
+    """
+    of = f"baseline {data.baseline!r}"
+    policy, reward = starting_policy(data, *data.start, of).to(data.device), data.loaded_reward_model(of).net
+    out = torch.full((len(data.observed),), torch.nan)
+    for batch in data.batches(windows):
+        pi_state, r_states = policy.encode(batch), reward.states(batch)
+        for part in chunks(len(pi_state), policy.num_items):
+            logp_TV = policy.log_probs(pi_state[part])
+            r_TV = reward.predict(r_states[:, part])
+            if data.baseline == "soft":
+                value_T = data.soft * (logp_TV + r_TV / data.soft).logsumexp(dim=1)
+            else:
+                value_T = (logp_TV.exp() * r_TV).sum(dim=1)
+            out[batch.event_T[part].cpu()] = value_T.cpu()
+    return out.double().numpy()
