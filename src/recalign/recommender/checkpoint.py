@@ -226,7 +226,7 @@ def load_weights(
 ) -> None:
     """Load weights, a ``state_dict``, by module name. ``where``: the checkpoint, for messages.
 
-    In a warm start (``partial``) names may be missing or unexpected; they are logged, unless they begin as one of ``new``.
+    In a warm start (``partial``) names may be missing or unexpected; they are logged, but those that begin as ``new``.
 
     Raises:
         InputError: a shape differs, or, unless ``partial``, a name is missing or unexpected.
