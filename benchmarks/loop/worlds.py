@@ -36,7 +36,7 @@ import recalign as ra
 from benchmarks.lib import commit, each, figure, frame, markdown, options, over_worlds, save
 from recalign.data.sequences import EventDataModule
 from recalign.data.sequences.earlier import remember
-from recalign.data.sequences.windows import serving_windows
+from recalign.data.sequences.serving import serving_windows
 from recalign.data.simulation import World, simulate
 from recalign.data.simulation.behaviour import CHOICE_LOG_ODDS, SPAN, STABLE_HABIT_SHARE
 from recalign.data.simulation.people import SLICES, mix

@@ -122,9 +122,3 @@ def holm_intervals(estimates: Sequence[Estimate], level: float = 0.95) -> list[t
         rejecting = rejecting and (low > 0 or high < 0)
         divisor -= rejecting
     return intervals
-
-
-def correlation(x: np.ndarray, xx: np.ndarray, xy: np.ndarray, y: np.ndarray, yy: np.ndarray) -> np.ndarray:
-    """Correlation from means of x, x^2, x y, y and y^2; nan where x or y is constant."""
-    spread = (xx - x**2) * (yy - y**2)
-    return np.where(spread > 1e-12, (xy - x * y) / np.sqrt(np.maximum(spread, 1e-300)), np.nan)

@@ -61,12 +61,8 @@ def require_positive(of: str, given: Mapping[str, Any], *names: str, or_zero: bo
         of: prefix of the keys in messages, such as ``model``; may be empty.
         given: settings by name; None is allowed.
     """
-    asked = "0 or above" if or_zero else "above 0"
     for name in names:
-        value = given.get(name)
-        if value is not None and not (value > 0 or (or_zero and value == 0)):
-            where = f"{of}.{name}" if of else name
-            raise InputError(f"{value} is not {asked}", where=where, remedy=f"give a number {asked}")
+        (NOT_NEGATIVE if or_zero else ABOVE_0).require(given.get(name), f"{of}.{name}" if of else name)
 
 
 Number = TypeVar("Number", int, float)
@@ -79,9 +75,15 @@ class Range:
     words: str
     holds: Callable[[float], bool]
 
+    def require(self, value: float | None, where: str) -> None:
+        """Refuse a value outside; None is allowed."""
+        if value is not None and not self.holds(value):
+            raise InputError(f"{value} is not {self.words}", where=where, remedy=f"give a number {self.words}")
 
-Positive = Annotated[Number, Range("above 0", lambda x: x > 0)]
-NonNegative = Annotated[Number, Range("0 or above", lambda x: x >= 0)]
+
+ABOVE_0, NOT_NEGATIVE = Range("above 0", lambda x: x > 0), Range("0 or above", lambda x: x >= 0)
+Positive = Annotated[Number, ABOVE_0]
+NonNegative = Annotated[Number, NOT_NEGATIVE]
 Several = Annotated[int, Range("2 or more", lambda x: x >= 2)]
 Share = Annotated[float, Range("above 0 and at most 1", lambda x: 0 < x <= 1)]
 ShareOrZero = Annotated[float, Range("from 0 to 1", lambda x: 0 <= x <= 1)]
@@ -98,11 +100,8 @@ def check_ranges(kind: type, given: Mapping[str, Any], of: str) -> None:
     for base in kind.__mro__:
         init = vars(base).get("__init__")
         for name, hint in getattr(init, "__annotations__", {}).items():
-            if given.get(name) is not None:
-                for each in _ranges(hint, getattr(init, "__globals__", {})):
-                    if not each.holds(given[name]):
-                        what, remedy = f"{given[name]} is not {each.words}", f"give a number {each.words}"
-                        raise InputError(what, where=f"{of}.{name}", remedy=remedy)
+            for allowed in _ranges(hint, getattr(init, "__globals__", {})):
+                allowed.require(given.get(name), f"{of}.{name}")
 
 
 def _ranges(hint: Any, names: dict[str, Any]) -> list[Range]:

@@ -7,7 +7,7 @@ import pytest
 import small
 
 from recalign.data.sequences import Where
-from recalign.data.sequences.windows import by_time
+from recalign.data.sequences.serving import by_time
 from recalign.errors import InputError
 from recalign.recommender import RecommenderData, SequencePolicy
 from recalign.recommender.recommendations import recommend, require_users

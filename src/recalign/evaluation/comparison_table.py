@@ -149,10 +149,6 @@ class ComparisonTable:
         own = self.apart and bool(OF_REWARD.search(metric))
         return self.unit > 0 and not own and bool(DIFFERENCE.match(metric))
 
-    def in_words(self, metric: str, difference: Interval) -> str:
-        """A difference in words, with its unit where it has one."""
-        return difference.sd if self.in_sd(metric) else str(difference)
-
     def _known(self, method: str, metric: str) -> Interval | None:
         cell = self.get(method, metric)
         return cell if cell and cell.known and self.in_sd(metric) else None

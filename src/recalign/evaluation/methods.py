@@ -12,7 +12,6 @@ import polars as pl
 import torch
 
 from recalign.evaluation.baselines import Row
-from recalign.evaluation.judges import require_apart
 from recalign.evaluation.value import Scorers, evaluate, mean_rewards
 from recalign.recommender.checkpoint import Loaded, check_catalogue, load_net
 from recalign.recommender.cloning import CLONED
@@ -88,7 +87,7 @@ class Networks:
             self._load(path, "reward") for path in (base.reward, base.judge_select, base.judge_report)
         )
         reward.check(data)
-        require_apart(self.judges, reward, data.sequences)
+        self.require_apart(reward)
         self.reward: RewardEnsemble = reward.net
         select, report = (judge.net for judge in self.judges)
         rewards = {"reward_model@10": reward.net, "select_judge@10": select, "judge@10": report}
@@ -103,8 +102,11 @@ class Networks:
     def _load_trained(self, checkpoint: Path, net: str = "policy") -> Loaded:
         trained = self._load(checkpoint, net)
         if not trained.facts.get(CLONED):  # as the start
-            require_apart(self.judges, trained, self.data.sequences)
+            self.require_apart(trained)
         return trained
+
+    def require_apart(self, other: Loaded) -> None:
+        """Refuse judges that share users with users A or another network; `LoadedNetworks` knows how."""
 
     def policy(self, run: MethodRun) -> Policy:
         """The policy of a row."""

@@ -16,7 +16,7 @@ from recalign.data.events import data_root
 from recalign.data.sequences import Batch, EventDataModule, Sequences
 from recalign.data.sequences.preparation import rewarded
 from recalign.data.sequences.relative import RelativeTo
-from recalign.data.sequences.user_sample import users_tested
+from recalign.data.sequences.user_sample import with_events
 from recalign.errors import InputError
 from recalign.evaluation.methods import JUDGED, UNIT, BaseCheckpoints, MethodRun, Networks
 from recalign.evaluation.reranking import (
@@ -63,6 +63,9 @@ class LoadedNetworks(Networks):
         )
         self._ranking = ValidationRanking(data, device)
         self.reranked = functools.cache(self._reranked)
+
+    def require_apart(self, other: Loaded) -> None:
+        require_apart(self.judges, other, self.data.sequences)
 
     def policy(self, run: MethodRun) -> Policy:
         if isinstance(run.row, RerankedRow):
@@ -162,9 +165,10 @@ def _once(batch: Batch) -> Once:
 
 def of_methods(nets: LoadedNetworks, policies: Mapping[MethodRun, Policy], events: Any) -> dict[str, Any]:
     """What each method retains, how it reranks, and how many users there are to sample (`methods.Measure`)."""
-    found: dict[str, Any] = {}
+    found, log = dict[str, Any](), nets.data.sequences
+    tested = {TESTED: int((log.users_in("A") & with_events(log)).sum())} if nets.data.sample is not None else {}
     for run, policy in policies.items():
-        figures: dict[str, Any] = {TESTED: users_tested(nets.data, "A")} if nets.data.sample is not None else {}
+        figures: dict[str, Any] = dict(tested)
         figures |= {} if run.row.counted else nets.retained(run, policy)  # counted rows have no NDCG budget
         figures |= nets.reranking(run.row, run) if isinstance(run.row, RerankedRow) else {}
         found[run.method] = figures, {}
@@ -219,3 +223,36 @@ def load_truth(path: Path, sequences: Sequences) -> Tensor:
     except KeyError as error:
         raise InputError(f"no true reward for {error}", where=str(path), remedy="make the log anew") from error
     return torch.from_numpy(reward[np.ix_(rows, columns)])
+
+
+def require_apart(judges: Iterable[Loaded], other: Loaded, sequences: Sequences) -> None:
+    """Refuse judges that share users with the table (users A), with one another, or with another network.
+
+    Args:
+        judges: reward models.
+        other: the training reward model or a post-trained policy. Not the cloned policy: it read everybody's choices,
+            and rewards of users A at most.
+        sequences: the log that is evaluated.
+
+    Raises:
+        InputError: they share users, or a checkpoint does not say who its users were.
+    """
+    known = [
+        ("the users that the table is about (A)", sequences.users_in("A")),
+        (other.where, _users(other, sequences)),
+    ]
+    for judge in judges:
+        own_U = _users(judge, sequences)
+        for whose, others_U in known:
+            if shared := int((own_U & others_U).sum()):
+                text = f"this judge was trained on {shared:,} users who are also those of {whose}"
+                remedy = "train judges on users of their own, B1 or B2 (data.users), by one division (data.share_a)"
+                raise InputError(text, where=judge.where, remedy=remedy)
+        known.append((judge.where, own_U))
+
+
+def _users(loaded: Loaded, sequences: Sequences) -> np.ndarray:
+    if loaded.users is None:
+        text = "this checkpoint does not say whose events it was trained on"
+        raise InputError(text, where=loaded.where, remedy="train it again with this version of recalign")
+    return loaded.users.mask(sequences, loaded.where)

@@ -136,7 +136,7 @@ def _table(table: ComparisonTable) -> dict[str, Any]:
             known = cell.low == cell.low and not metric.startswith("cost/")
             interval = f"{figure(metric, cell.low)} – {figure(metric, cell.high)}" if known else ""
             difference, p = (table.get(method, f"{kind}_best_baseline/{metric}") for kind in ("holm", "p"))
-            more = difference and table.in_words(f"holm_best_baseline/{metric}", difference)
+            more = difference and (difference.sd if table.in_sd(f"holm_best_baseline/{metric}") else difference)
             hint = f"{more} against {table.better_baseline(metric)}, p = {p.value:.3f} (Holm)" if p else ""
             shown = {"value": cell.value, "figure": figure(metric, cell.value), "interval": interval, "hint": hint}
             row.append(shown | {"mark": table.mark(method, metric), "best": method == best})
@@ -161,9 +161,9 @@ def _trust(trust: Mapping[str, findings.Reports]) -> dict[str, Any]:
     Figures are means over seeds, and so are the ends of their intervals, which are over users.
     """
     reports = trust["reward"]
-    parts = [_judged(report) for report in reports.values()]
-    rows = [(label, parts, name) for name, label in NAMES.items()]
-    rows += [(label, [_judged(report) for report in trust[stage].values()], "model") for stage, label in JUDGES.items()]
+    parts = {stage: [report[report["judged_on"]] for report in by_seed.values()] for stage, by_seed in trust.items()}
+    rows = [(label, parts["reward"], name) for name, label in NAMES.items()]
+    rows += [(label, parts[stage], "model") for stage, label in JUDGES.items()]
     return {
         "seeds": list(reports),
         "verdicts": findings.verdicts(reports),
@@ -174,11 +174,6 @@ def _trust(trust: Mapping[str, findings.Reports]) -> dict[str, Any]:
             if each
         ],
     }
-
-
-def _judged(report: dict[str, Any]) -> dict[str, Any]:
-    """The part that the verdict is about."""
-    return report[report["judged_on"]]
 
 
 def _mean_cell(estimates: list[list[float | None]]) -> tuple[str, str]:

@@ -8,8 +8,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from recalign.errors import InputError
-from recalign.evaluation.judges import require_apart
-from recalign.evaluation.networks import data_of_judges
+from recalign.evaluation.networks import data_of_judges, require_apart
 from recalign.evaluation.selection import ERROR, RETAINED, measured
 from recalign.evaluation.value import Scorers, evaluate
 from recalign.posttrain.base import PostTraining

@@ -75,7 +75,7 @@ def recommend(
     known, k = data.sequences.users, min(k, policy.num_items)
     asked = known if users is None else require_users(users, known)
     parts = [(torch.empty(0, dtype=torch.long), torch.empty(0, k), torch.empty(0, k, dtype=torch.long))]
-    for batch in data.serving_loader(known.is_in(asked.implode()).to_numpy()):
+    for batch in data.preparation.serving_loader(known.is_in(asked.implode()).to_numpy()):
         there = batch.to(next(policy.parameters()).device)
         score_TK, item_TK = policy.top_k(policy.encode(there), k, there.seen_N)
         parts.append((batch.user_B[batch.row_T], score_TK.cpu(), item_TK.cpu()))

@@ -10,7 +10,7 @@ import small
 
 from recalign.data.events import Report
 from recalign.data.sequences import EventDataModule, High, LeaveLast, UserGroups, Where, build
-from recalign.data.sequences.windows import by_time
+from recalign.data.sequences.serving import by_time
 from recalign.errors import InputError
 
 from .tables import table

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from recalign.data.sequences import LeaveLast, TimeSplit, UserGroups, build
 from recalign.data.sequences.batch import collate
+from recalign.data.sequences.serving import serving_windows
 from recalign.data.sequences.store import Sequences
 from recalign.data.sequences.user_sample import sample_users, with_events
 from recalign.data.sequences.windows import (
     evaluation_windows,
-    serving_windows,
     training_windows,
 )
 

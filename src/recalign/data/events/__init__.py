@@ -4,6 +4,7 @@ from recalign.data.events.audit import audit, render
 from recalign.data.events.expression import evaluate
 from recalign.data.events.items import ItemValues, read_features, read_titles
 from recalign.data.events.log import Feature, ItemTable, LogMapping, data_root
+from recalign.data.events.row_wise import row_wise
 from recalign.data.events.table import EventTable, Report, fingerprint, load_events
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "read_features",
     "read_titles",
     "render",
+    "row_wise",
 ]

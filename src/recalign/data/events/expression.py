@@ -4,10 +4,8 @@ In Polars SQL ``least`` and ``greatest`` skip nulls and NaN: in ``least(play / d
 would become the best possible reward.
 """
 
-import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
-from typing import Any
 
 import polars as pl
 import polars.selectors as cs
@@ -15,24 +13,8 @@ import polars.selectors as cs
 from recalign.data.events.messages import SourceRows, did_you_mean
 from recalign.errors import InputError
 
-ROW_WISE = frozenset(
-    {
-        *("Abs", "Atan2", "Bitwise", "Ceil", "Coalesce", "Exp", "FillNull", "Floor", "ListExpr", "Log", "Log1p"),
-        *("MaxHorizontal", "MinHorizontal", "Pow", "Sign", "Sql", "StringExpr", "StructExpr", "TemporalExpr"),
-        *("Trigonometry", "Truncate", "IsNotNull", "IsNull", "Not"),
-    }
-)
-"""Row-wise functions, by the names in Polars's expression tree. Others are refused: aggregates, ranks, windows."""
-
-CHILDREN = {
-    "BinaryExpr": ("left", "right"),
-    "Ternary": ("predicate", "truthy", "falsy"),
-    "Cast": ("expr",),
-    "Function": ("input",),
-}
-"""Fields that hold the children of a node, by kind of node."""
-
-NARROW = frozenset({pl.Int8, pl.Int16, pl.Int32, pl.UInt8, pl.UInt16, pl.UInt32, pl.UInt64})
+RULES: list[Callable[[pl.Expr, pl.DataFrame, str, str, bool], pl.Expr]] = []
+"""What is made of a parsed expression: `recalign.data.events.row_wise` refuses other rows, and guards nulls."""
 
 
 def evaluate(
@@ -121,11 +103,11 @@ def kind_of(column: pl.Series, rows: SourceRows) -> str:
 
 
 def _parse(frame: pl.DataFrame, expression: str, key: str, null_safe: bool) -> pl.Expr:
-    """Parse an expression, to be computed in 64 bits. Check that it is row-wise and that the frame has its columns."""
+    """Parse an expression by the rules, and check that the frame has its columns."""
     try:
-        tree = _node(pl.sql_expr(expression).meta.undo_aliases())
-        tree, needed = _row_wise(tree, frame, expression, key, null_safe)
-        parsed = _expr(_guarded(tree, needed) if null_safe else tree)
+        parsed = pl.sql_expr(expression).meta.undo_aliases()
+        for rule in RULES:
+            parsed = rule(parsed, frame, expression, key, null_safe)
     except pl.exceptions.PolarsError as error:
         remedy = "write one expression over the table's columns, such as least(seconds / 60, 1.0)"
         raise InputError(f"{expression!r} is not a Polars SQL expression: {error}", where=key, remedy=remedy) from error
@@ -135,67 +117,3 @@ def _parse(frame: pl.DataFrame, expression: str, key: str, null_safe: bool) -> p
             remedy = did_you_mean(name, frame.columns) + " Write text in 'single quotes'."
             raise InputError(what, where=key, remedy=remedy)
     return parsed
-
-
-def _row_wise(
-    node: Any, frame: pl.DataFrame, expression: str, key: str, null_safe: bool
-) -> tuple[Any, list[dict[str, Any]]]:
-    """Check that a node of Polars's expression tree depends on no other row; widen it and make it null-safe.
-
-    Integers become Int64 and decimals Float64: in the eight bits of a column of grades ``stars - 3`` wraps around to
-    254, and quotients of decimals lose digits.
-
-    Returns:
-        The node, and the nodes below it that must not be null by the rule of `evaluate`.
-
-    Raises:
-        InputError: it reads other rows.
-    """
-    if not isinstance(node, dict):
-        node = {node: {}}
-    kind, content = next(iter(node.items()))
-    if kind == "Literal":
-        scalar = content.get("Scalar")
-        if isinstance(scalar, dict) and "Decimal" in scalar:  # 0.5 in SQL, whose quotients would lose digits
-            mantissa, _, scale = scalar["Decimal"]
-            node = {"Literal": {"Dyn": {"Float": float(f"{mantissa}e-{scale}")}}}
-        return node, []
-    function = content.get("function") if kind == "Function" else None
-    if isinstance(function, dict):  # of the kind Boolean, the condition counts
-        function, options = next(iter(function.items()))
-        function = str(options) if function == "Boolean" else function
-    if kind != "Column" and not (kind in CHILDREN and (function is None or function in ROW_WISE)):
-        what = f"{expression!r} reads other rows than its own, so it would carry the future into training"
-        remedy = "compute the value from its own columns, without averages, ranks or windows"
-        raise InputError(what, where=key, remedy=remedy)
-    needed = []
-    for name in CHILDREN.get(kind, ()):
-        many = isinstance(content[name], list)
-        parts = content[name] if many else [content[name]]
-        made = [_row_wise(part, frame, expression, key, null_safe) for part in parts]
-        parts = [_guarded(*one) if null_safe and function == "Coalesce" else one[0] for one in made]
-        needed += [deeper for one in made for deeper in one[1] if function != "Coalesce"]
-        needed += parts * (function in ("MinHorizontal", "MaxHorizontal"))
-        content = content | {name: parts if many else parts[0]}
-    node = {kind: content}
-    with suppress(pl.exceptions.PolarsError):  # where it cannot be computed, running it will say so
-        dtype = frame.lazy().select(_expr(node)).collect_schema().dtypes()[0]
-        wide = "Float64" if dtype.is_decimal() else "Int64" if dtype in NARROW else None
-        if wide:
-            node = {"Cast": {"expr": node, "dtype": {"Literal": wide}, "options": "Strict"}}
-    return node, [node] if kind == "Column" else needed
-
-
-def _guarded(node: Any, needed: list[dict[str, Any]]) -> Any:
-    """A node that is null where any of the nodes that it needs is."""
-    if not needed:
-        return node
-    return _node(pl.when(pl.all_horizontal(_expr(one).is_not_null() for one in needed)).then(_expr(node)))
-
-
-def _expr(node: Any) -> pl.Expr:
-    return pl.Expr.deserialize(json.dumps(node).encode(), format="json")
-
-
-def _node(expr: pl.Expr) -> Any:
-    return json.loads(expr.meta.serialize(format="json"))

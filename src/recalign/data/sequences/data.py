@@ -17,14 +17,7 @@ from recalign.data.sequences.relative import RelativeTo
 from recalign.data.sequences.sampler import LengthBatches, Loader, WindowDataset
 from recalign.data.sequences.splits import High, LeaveLast, Split, UserGroups
 from recalign.data.sequences.store import Group, Part, Sequences, UserCohort, build, fingerprint_of
-from recalign.data.sequences.windows import (
-    Windows,
-    by_time,
-    evaluation_windows,
-    require_any,
-    serving_windows,
-    training_windows,
-)
+from recalign.data.sequences.windows import Windows, evaluation_windows, require_any, training_windows
 from recalign.errors import InputError, Positive, ShareOrZero, check_ranges, require_seed
 
 ML_100K = LogMapping("ml-100k", ["ml-100k/ratings.parquet"])
@@ -35,7 +28,7 @@ class Preparation:
     """How the log of a DataModule becomes `Sequences`.
 
     `recalign.data.sequences.preparation` puts a subclass in its place, which knows further options: the cache, features
-    of items, a log that continues an earlier one, a sample of users.
+    of items, a log that continues an earlier one, a sample of users, and recommending after the end of the log.
     """
 
     def __init__(self, data: EventDataModule) -> None:
@@ -53,6 +46,10 @@ class Preparation:
     def users(self, group: Group, part: Part) -> np.ndarray:
         """The users of a group to train on, or to evaluate on another part. Shape: bool (U,)."""
         return self.data.sequences.users_in(group)
+
+    def serving_loader(self, users: np.ndarray, *, shared: bool = False) -> Loader:
+        """Batches of the newest events of some users, bool (U,), in the order of time, with a target yet to come."""
+        raise NotImplementedError
 
 
 class EventDataModule(LightningDataModule):
@@ -191,23 +188,12 @@ class EventDataModule(LightningDataModule):
         chosen = self.preparation.users(users or self.users, part)
         return evaluation_windows(self.sequences, chosen, part, self.max_length, apart=self.know_request)
 
-    def loader(
-        self,
-        windows: Windows,
-        *,
-        shuffle: bool = False,
-        seen: bool = True,
-        shared: bool = False,
-        sequences: Sequences | None = None,
-    ) -> Loader:
+    def loader(self, windows: Windows, *, shuffle: bool = False, seen: bool = True, shared: bool = False) -> Loader:
         """Batches of windows, shuffled or in order, with or without the items that users had seen.
 
-        Where several processes work, each gets all of every batch, or, if ``shared``, its share. ``sequences``: that
-        the windows are of, if they are not the log's.
+        Where several processes work, each gets all of every batch, or, if ``shared``, its share.
         """
-        make = functools.partial(
-            collate, sequences or self.sequences, windows, know_request=self.know_request, seen=seen
-        )
+        make = functools.partial(collate, self.sequences, windows, know_request=self.know_request, seen=seen)
         own: dict[str, Any] = (
             {"processes": self.trainer.world_size, "rank": self.trainer.global_rank} if shared and self.trainer else {}
         )
@@ -252,9 +238,4 @@ class EventDataModule(LightningDataModule):
 
     def predict_dataloader(self) -> Loader:
         """Every user's newest events, for recommendations after the end of the log."""
-        return self.serving_loader(self.sequences.users_in("all"), shared=True)
-
-    def serving_loader(self, users: np.ndarray, *, shared: bool = False) -> Loader:
-        """Batches of the newest events of some users, bool (U,), in the order of time, with a target yet to come."""
-        log = by_time(self.sequences)
-        return self.loader(serving_windows(log, users, self.max_length), shared=shared, sequences=log)
+        return self.preparation.serving_loader(self.sequences.users_in("all"), shared=True)

@@ -20,8 +20,8 @@ import polars as pl
 
 from recalign import seals
 from recalign.data.events import EventTable, LogMapping
+from recalign.data.sequences.serving import by_time
 from recalign.data.sequences.splits import TRAIN, Split
-from recalign.data.sequences.windows import by_time
 from recalign.errors import InputError
 from recalign.files import digest, read_json, write_json
 

@@ -14,6 +14,8 @@ from recalign.data.sequences.data import EventDataModule, Preparation
 from recalign.data.sequences.earlier import EarlierLog, KeepTrained
 from recalign.data.sequences.features import ItemFeatures, number_with_features
 from recalign.data.sequences.relative import RelativeTo
+from recalign.data.sequences.sampler import Loader
+from recalign.data.sequences.serving import by_time, serving_windows
 from recalign.data.sequences.store import Group, Part, Sequences, build
 from recalign.data.sequences.user_sample import sample_users
 from recalign.errors import InputError
@@ -91,6 +93,12 @@ class LogPreparation(Preparation):
         random = np.random.default_rng([data.seed, int(self.earlier.facts["digest"], 16)])  # others after each update
         drawn = random.random(len(users)) < data.untouched
         return users & (drawn | (data.sequences.trained > self.earlier.counts("trained", len(users))))
+
+    def serving_loader(self, users: np.ndarray, *, shared: bool = False) -> Loader:
+        ordered = copy.copy(self.data)
+        ordered.sequences = by_time(self.data.sequences)
+        windows = serving_windows(ordered.sequences, users, ordered.max_length)
+        return ordered.loader(windows, shared=shared)
 
 
 EventDataModule.preparation_class = LogPreparation

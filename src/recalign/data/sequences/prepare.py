@@ -14,7 +14,7 @@ import dataclasses
 import functools
 import os
 from bisect import bisect_left
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
@@ -41,7 +41,8 @@ from recalign.data.events.table import Note, check_rows, require_useful
 from recalign.data.sequences.cache import ARRAYS, FIGURES, column_file, mappable, read_table, write_entry
 from recalign.data.sequences.data import EventDataModule
 from recalign.data.sequences.features import ItemFeatures, number_with_features
-from recalign.data.sequences.splits import TRAIN, High, LeaveLast, Split, TimeSplit, UserGroups
+from recalign.data.sequences.other_splits import TimeSplit, Where
+from recalign.data.sequences.splits import TRAIN, High, LeaveLast, Split, UserGroups
 from recalign.data.sequences.store import (
     Sequences,
     assign,
@@ -52,7 +53,6 @@ from recalign.data.sequences.store import (
     part_sizes,
     with_rare_items,
 )
-from recalign.data.sequences.where import Where
 from recalign.errors import InputError, require_positive
 from recalign.files import write_json
 
@@ -123,8 +123,9 @@ def _write(
     number = _divide(joined, height, tasks.log.user, folder, partitions or -(-height // ROWS_OF_A_PARTITION))
     numbers = range(number)
     checked = each("checking events", tasks.check, numbers)
-    report = _merged([one.report for one in checked])
-    require_useful(report, pl.Series([end for one in checked for end in one.rewards], dtype=pl.Float64), data.reward)
+    reports, rewards, user_counts, with_nulls = zip(*checked, strict=True)
+    report = _merged(reports)
+    require_useful(report, pl.concat(rewards), data.reward)
     times = [np.load(folder / f"{n}-times.npy", mmap_mode="r") for n in numbers]
     split = _with_times(data.split, lambda share: _kth(times, int(report.used * share)))
     each("counting items", tasks.count, numbers, repeat(split))
@@ -137,9 +138,9 @@ def _write(
     kept, number_I, warm = numbering(items, count_I >= data.min_events)
     pl.DataFrame({"item": items, "number": number_I}).write_ipc(folder / "catalogue.arrow")
     offsets = [_Offset(0, 0, 0)]
-    for n, one in enumerate(checked):
-        offsets.append(offsets[-1].after(one.users, read_table(folder / f"{n}-counts.arrow"), items, number_I, warm))
-    nullable = sorted({name for one in checked for name in one.nullable})
+    for n, users in enumerate(user_counts):
+        offsets.append(offsets[-1].after(users, read_table(folder / f"{n}-counts.arrow"), items, number_I, warm))
+    nullable = sorted(set().union(*with_nulls))
     shared = repeat(offsets[-1]), repeat(nullable), repeat(warm)
     indexed = each("writing arrays", tasks.index, numbers, repeat(split), offsets[:-1], *shared)
     most_trained = max(most for _, _, most in indexed)
@@ -168,7 +169,7 @@ def _write(
     )
     write_entry(entry, sequences, mapped)
     if report.used > ROWS_OF_A_PARTITION:
-        write_json(entry / FIGURES, tasks.figures(checked, report) | {"item features": feature_figures(values, items)})
+        write_json(entry / FIGURES, tasks.figures(reports, report) | {"item features": feature_figures(values, items)})
 
 
 def _scanned(log: LogMapping, root: Path, folder: Path) -> tuple[pl.LazyFrame, SourceRows]:
@@ -207,7 +208,7 @@ def _divide(joined: pl.LazyFrame, height: int, user: str, folder: Path, partitio
     return len(first) + 1
 
 
-def _merged(parts: list[Report]) -> Report:
+def _merged(parts: Sequence[Report]) -> Report:
     """The report of a log, from those of its partitions."""
     notes = []
     for same in zip(*(part.notes for part in parts), strict=True):
@@ -256,16 +257,6 @@ class _Offset:
 
 
 @dataclass(frozen=True)
-class _Checked:
-    """A partition's report, least and largest reward, number of users, and columns that have nulls."""
-
-    report: Report
-    rewards: list[float | None]
-    users: int
-    nullable: list[str]
-
-
-@dataclass(frozen=True)
 class _Tasks:
     """What is done with each partition, in any process. Files of partition n are called ``n-...``."""
 
@@ -277,8 +268,11 @@ class _Tasks:
     high: High | None
     groups: UserGroups
 
-    def check(self, number: int) -> _Checked:
-        """Check the rows of a partition and order its events."""
+    def check(self, number: int) -> tuple[Report, pl.Series, int, list[str]]:
+        """Check the rows of a partition and order its events.
+
+        Returns its report, its least and largest reward, its number of users, and the columns that have nulls.
+        """
         raw = read_table(self.folder / "rows" / f"{number}.arrow")
         rows = dataclasses.replace(self.rows, number=raw.drop_in_place(ROW))
         frame, users, items, report = check_rows(raw, rows, self.log, self.reward)
@@ -286,8 +280,8 @@ class _Tasks:
         for name, table in (tables | {"items": items.alias("item").to_frame()}).items():
             table.write_ipc(self.folder / f"{number}-{name}.arrow", compression="uncompressed")
         np.save(self.folder / f"{number}-times.npy", frame["timestamp"].sort().to_numpy())
-        ends = frame.select(least=pl.min("reward"), most=pl.max("reward")).row(0)
-        return _Checked(report, [*ends], len(users), [column.name for column in frame if column.null_count()])
+        ends = pl.Series([frame["reward"].min(), frame["reward"].max()], dtype=pl.Float64)
+        return report, ends, len(users), [column.name for column in frame if column.null_count()]
 
     def count(self, number: int, split: Split) -> None:
         """Count a partition's training events, and all of its events, by raw id of the item."""
@@ -325,10 +319,10 @@ class _Tasks:
         frame.drop(numeric).write_ipc(self.folder / f"{number}-others.arrow", compression="uncompressed")
         return frame.columns, part_sizes(frame), most
 
-    def figures(self, checked: list[_Checked], report: Report) -> dict[str, Section]:
+    def figures(self, parts: Sequence[Report], report: Report) -> dict[str, Section]:
         """Figures of the largest partition (`recalign.data.events.audit`), with rows and notes of the whole log."""
-        number = max(range(len(checked)), key=lambda n: checked[n].report.used)
-        sections = audit(dataclasses.replace(self._table(number), report=checked[number].report))
+        number = max(range(len(parts)), key=lambda n: parts[n].used)
+        sections = audit(dataclasses.replace(self._table(number), report=parts[number]))
         whole = {"rows read": sum(report.files.values()), "events in all": report.used}
         log = sections["log"]
         sections["log"] = {**whole, USERS_OF_FIGURES: log.pop("users"), **log, **whole}

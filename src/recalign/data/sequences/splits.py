@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect_right
 from collections.abc import Collection
-from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
 
 import numpy as np
 import polars as pl
@@ -56,46 +54,12 @@ class LeaveLast(Split):
         check_ranges(LeaveLast, vars(self), "data.split")
 
     def assign(self, table: EventTable) -> pl.Series:
-        _require_time(table, self)
+        require_time(table, self)
         count = pl.len().over("user")
         from_end = count - pl.int_range(pl.len()).over("user")  # 1: the user's last event
         aside = self.test + self.validation
         part = (from_end <= aside).cast(pl.UInt8) + (from_end <= self.test).cast(pl.UInt8)
         return table.frame.select(pl.when(count > aside).then(part).otherwise(TRAIN).cast(pl.UInt8)).to_series()
-
-
-@dataclass(frozen=True, repr=False)
-class TimeSplit(Split):
-    """Cut at the same two times for all users: train before the first, validate between, test from the second on.
-
-    Attributes:
-        cuts: two shares of the events (0.8, 0.9), or two times as ISO 8601 strings with an offset. Events at the time
-            of a cut belong to the later part, so that events of the same time stay together.
-    """
-
-    cuts: tuple[float | str, float | str] = (0.8, 0.9)
-
-    def assign(self, table: EventTable) -> pl.Series:
-        _require_time(table, self)
-        time = table.frame["timestamp"]
-        first, second = (self._time_of(cut, time, table.resolution) for cut in self.cuts)
-        if first > second:
-            text = f"the first cut ({self.cuts[0]}) is after the second ({self.cuts[1]})"
-            remedy = "give the end of training first, then the end of validation"
-            raise InputError(text, where="data.split.cuts", remedy=remedy)
-        return (time >= first).cast(pl.UInt8) + (time >= second).cast(pl.UInt8)
-
-    def _time_of(self, cut: float | str, time: pl.Series, resolution: int) -> int:
-        if isinstance(cut, str):
-            with suppress(ValueError):
-                moment = datetime.fromisoformat(cut)
-                if moment.tzinfo is not None:
-                    return int(moment.timestamp()) // resolution * resolution  # as the events' times are
-        elif 0 < cut < 1:
-            middle = int(len(time) * cut)
-            return int(np.partition(time.to_numpy(), middle)[middle])
-        remedy = 'give a share between 0 and 1, or a time with an offset ("2022-05-05T00:00:00+08:00")'
-        raise InputError(f"cannot use the cut {cut!r}", where="data.split.cuts", remedy=remedy)
 
 
 @dataclass(frozen=True)
@@ -168,7 +132,8 @@ def stable_hash(text: str) -> float:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=6).digest(), "big") / 2**48
 
 
-def _require_time(table: EventTable, split: Split) -> None:
+def require_time(table: EventTable, split: Split) -> None:
+    """Refuse a log without times."""
     if not table.has_time:
         text = "the log has no timestamp, so nobody knows which events are the last"
         remedy = "map a timestamp column in data.log.timestamp, or use recalign.data.sequences.Where for reward models"

@@ -1,11 +1,10 @@
-"""A fixed sample of the users to evaluate, and how many there are in all."""
+"""A fixed sample of the users to evaluate."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from recalign.data.sequences.data import EventDataModule
-from recalign.data.sequences.store import PARTS, Group, Part, Sequences
+from recalign.data.sequences.store import PARTS, Part, Sequences
 from recalign.data.sequences.windows import has_past
 
 
@@ -26,8 +25,3 @@ def sample_users(sequences: Sequences, users: np.ndarray, number: int, part: Par
     drawn = np.zeros(sequences.num_users, bool)
     drawn[order[(users & with_events(sequences, part))[order]][:number]] = True
     return drawn
-
-
-def users_tested(data: EventDataModule, users: Group) -> int:
-    """How many users of a group have test events, whatever the sample."""
-    return int((data.sequences.users_in(users) & with_events(data.sequences)).sum())

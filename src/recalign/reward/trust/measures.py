@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from recalign.bootstrap import CrossedBootstrap, Estimate, correlation
+from recalign.bootstrap import CrossedBootstrap, Estimate
 
 FIGURES = ("rmse", "mae", "r2", "spearman", "auc", "pairwise")
 """Of the first two less is better, of the others more."""
@@ -253,3 +253,9 @@ def _means(group_N: np.ndarray, **columns: np.ndarray) -> list[dict[str, Any]]:
     frame = pl.DataFrame({"group": group_N, **columns})
     means = [pl.col(name).mean() for name in columns]
     return frame.group_by("group").agg(*means, events=pl.len()).sort("group").to_dicts()
+
+
+def correlation(x: np.ndarray, xx: np.ndarray, xy: np.ndarray, y: np.ndarray, yy: np.ndarray) -> np.ndarray:
+    """Correlation from means of x, x^2, x y, y and y^2; nan where x or y is constant."""
+    spread = (xx - x**2) * (yy - y**2)
+    return np.where(spread > 1e-12, (xy - x * y) / np.sqrt(np.maximum(spread, 1e-300)), np.nan)
