@@ -100,8 +100,8 @@ def check_ranges(kind: type, given: Mapping[str, Any], of: str) -> None:
     for base in kind.__mro__:
         init = vars(base).get("__init__")
         for name, hint in getattr(init, "__annotations__", {}).items():
-            for allowed in _ranges(hint, getattr(init, "__globals__", {})):
-                allowed.require(given.get(name), f"{of}.{name}")
+            for allowed in _ranges(hint, getattr(init, "__globals__", {})) if given.get(name) is not None else ():
+                allowed.require(given[name], f"{of}.{name}")
 
 
 def _ranges(hint: Any, names: dict[str, Any]) -> list[Range]:
