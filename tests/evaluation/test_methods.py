@@ -14,7 +14,7 @@ from compared import run_of
 
 from recalign.data.events import ItemTable, LogMapping
 from recalign.data.sequences import High, UserCohort
-from recalign.data.sequences.user_sample import users_tested
+from recalign.data.sequences.user_sample import with_events
 from recalign.errors import InputError
 from recalign.evaluation.chain_comparison import RunsComparison
 from recalign.evaluation.comparison_table import ComparisonTable
@@ -117,7 +117,7 @@ def test_a_sample_of_the_users_is_the_same_for_every_method(tmp_path, data, base
     drawn = [pl.read_parquet(place(tmp_path, cell.method) / "test.parquet") for cell in cells[:2]]
     assert drawn[0]["user"].n_unique() == 7
     assert drawn[0].select("user", "event").equals(drawn[1].select("user", "event"))
-    everybody = users_tested(data, "A")
+    everybody = int((data.sequences.users_in("A") & with_events(data.sequences)).sum())
     table = ComparisonTable(RunsComparison(runs).make(), roles)
     assert table.sample == f"a fixed sample of 7 of {everybody} users"
     monkeypatch.setattr(data, "sample", everybody + 1)

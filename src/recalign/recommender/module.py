@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -175,20 +174,3 @@ def estimated_log_prob(policy: SequencePolicy, state: Tensor, item: Tensor, nega
     query_TX, chosen_X = policy.vectors_of(state, torch.cat([item, drawn_N]))
     target_TX, negative_NX = chosen_X.split([len(item), negatives])
     return sampled_log_prob(query_TX, target_TX, negative_NX, item, drawn_N, 1 / policy.temperature, log_count_N)
-
-
-def shard(module: nn.Module, methods: Sequence[str]) -> None:
-    """Share the weights of a module out over all processes, in place (FSDP): each holds its part of every tensor.
-
-    The weights of a block are put together while it works, the others while a method of the module does.
-
-    Args:
-        module: each part of a ``nn.ModuleList`` in it is a block.
-        methods: names of the methods that read weights.
-    """
-    for blocks in [part for part in module.modules() if isinstance(part, nn.ModuleList)]:
-        for block in blocks:
-            fully_shard(block)
-    fully_shard(module)
-    for name in methods:
-        register_fsdp_forward_method(module, name)

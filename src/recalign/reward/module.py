@@ -80,7 +80,7 @@ class RewardModel(StageModule):
     reporter: ClassVar[type[Callback]]
     """The callback that measures predictions and reports on them; the package sets `TrustReport`."""
     saved_networks = ("reward",)
-    data: RewardData  # type: ignore[assignment]
+    data: RewardData
     self_influence_EF: Tensor
 
     def __init__(
