@@ -85,7 +85,7 @@ def ab_test(decision: Decision, test: ComparisonTable) -> str | None:
 
 
 def limits(trust: Mapping[str, Reports]) -> str | None:
-    """What the judges cannot see, and so no word can rest on."""
+    """A caveat for judges that know little more than averages; None where they know more, or may be guessing."""
     reports = trust.get("judge_report", {})
     order, verdict = pairwise(reports), {report["verdict"] for report in reports.values()}
     guessing = order is None or not order.low > CHANCE or verdict & {*UNINFORMATIVE}  # a reason of its own

@@ -27,7 +27,7 @@ from recalign.recommender.interpolation import MIN_NDCG_RETAINED
 
 @dataclass(frozen=True)
 class CandidateChecks:
-    """A candidate beside everything that it has to be better than."""
+    """Checks of one candidate against the baselines, controls and placebos that it has to beat."""
 
     test: ComparisonTable  # figures on the test
     policy: str  # the candidate
@@ -37,7 +37,7 @@ class CandidateChecks:
     interval_factor: float = 1.0  # by which intervals are widened, for several candidates
 
     def findings(self) -> Iterator[Finding]:
-        """All that is known of it."""
+        """All findings about the candidate."""
         yield from self._reward_model()
         yield from self._retained()
         yield from self._gain()

@@ -52,11 +52,11 @@ class RunsComparison:
         return str(self.folder / FILE)
 
     def state(self) -> artifacts.State:
-        """Whether it is there, of the evaluations that lie there, and whether they are of the checkpoints there."""
+        """Whether the table exists and is up to date with the evaluations and checkpoints in the folder."""
         return seals.check(self.folder, self._key(*self._roles()))
 
     def load(self) -> pl.DataFrame:
-        """The table that is there; its roles are written again, for whoever altered them."""
+        """Read the existing table, and write its roles again in case they were altered."""
         if self.roles is not None:
             save_roles(self.folder, self.roles, self.methods or ())
         return read(self.folder)

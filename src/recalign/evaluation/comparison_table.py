@@ -94,7 +94,7 @@ class ComparisonTable:
         return self._cells.get((method, metric))
 
     def of_seeds(self, method: str, metric: str) -> list[float]:
-        """One figure with each seed; of differences in value in the reward's own unit."""
+        """One figure for each seed; differences in value are in the reward's own unit."""
         return self._single.filter(method=method, metric=metric)["value"].to_list()
 
     def shared_seeds(self, *methods: str) -> int:
@@ -110,7 +110,7 @@ class ComparisonTable:
         return self.roles.better_baseline({method: cell.value for method, cell in self.column(metric).items()})
 
     def retained(self, method: str) -> float:
-        """`all/ndcg@10` over that of the better baseline, of the seeds that both have.
+        """NDCG retained: `all/ndcg@10` divided by the better baseline's, over the seeds that both have.
 
         nan where one is missing or the latter is 0.
         """

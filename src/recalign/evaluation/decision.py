@@ -73,18 +73,18 @@ class Candidate:
 
     @property
     def sign(self) -> int:
-        """That of the worst finding: one against is enough, one open leaves it open."""
+        """Sign of the worst finding: -1 if any is against shipping, else 0 if any leaves it open, else 1."""
         return min((finding.sign for finding in self.findings), default=0)
 
     @property
     def word(self) -> Word:
-        """What to do with it."""
+        """The verdict on the candidate: *ship*, *do not ship* or *not decided*."""
         return next(word for word, sign in SIGNS.items() if sign == self.sign)
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What to do, and why.
+    """The decision for a comparison, with the findings behind it.
 
     Attributes:
         candidates: those that were tried, by validation's order, rows without a placebo last.
@@ -114,7 +114,7 @@ class Decision:
 
     @property
     def word(self) -> Word:
-        """That of the candidate, unless something about the comparison as a whole leaves it open."""
+        """The candidate's verdict; *not decided* for *ship* if any finding is about the whole comparison."""
         against = any(finding.sign < 0 for finding in self.general)
         own: Word = self.about.word if self.about else "do not ship" if against else "not decided"
         return "not decided" if own == "ship" and self.general else own
@@ -137,7 +137,7 @@ class Decision:
 
     @property
     def findings(self) -> list[Finding]:
-        """What is about the whole comparison first."""
+        """All findings: those about the whole comparison first, then the candidate's."""
         return [*self.general, *(self.about.findings if self.about else ())]
 
     @property

@@ -83,7 +83,7 @@ def log(test: ComparisonTable, check: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def repeated(check: Mapping[str, Any]) -> Iterator[Finding]:
-    """Whether the ranking is measured on items that no list shows, as users had met them before."""
+    """Whether the ranking is measured on items that are never recommended, because users had seen them before."""
     met = check.get("test", {}).get(SEEN)
     if met is None or not math.isfinite(met):
         text = "Nothing tells how many of the test events are of an item that the user had met before."
@@ -110,7 +110,7 @@ def start(test: ComparisonTable) -> Iterator[Finding]:
 
 
 def few_hits(test: ComparisonTable) -> Iterator[Finding]:
-    """Whether the better baseline ranks enough test events high for a loss of some to be seen."""
+    """Whether the better baseline has enough top-10 hits for a loss of ranking to be detectable."""
     baseline = test.better_baseline(ALL)
     hits = test.get(baseline, HITS) if baseline else None
     if hits is None or not math.isfinite(hits.value):
@@ -122,7 +122,7 @@ def few_hits(test: ComparisonTable) -> Iterator[Finding]:
 
 
 def weak_start(test: ComparisonTable) -> str | None:
-    """What is said first of a better baseline that ranks no better than a row that takes no training."""
+    """A warning where the better baseline ranks no better than a row without training; None where it ranks better."""
     baseline, own = test.better_baseline(ALL), test.column(ALL)
     if baseline is None or own[baseline].value == 0:  # `start` says so
         return None
@@ -137,7 +137,7 @@ def weak_start(test: ComparisonTable) -> str | None:
 
 
 def uninformative_judges(reports: Reports, seeds: int) -> Iterator[Finding]:
-    """Whether the judges of some seed may be guessing, or nobody knows."""
+    """Whether the judges of some seed may be guessing, or whether that is unknown."""
     remedy = "Give the judges more users (a smaller data.share_a), or a reward with less noise."
     unknown = "their values are not known to mean anything."
     seen = pairwise(reports)

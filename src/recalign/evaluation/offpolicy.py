@@ -69,7 +69,7 @@ class Lists:
 
 @dataclass(frozen=True)
 class PolicyValue:
-    """What the lists say of a candidate.
+    """Off-policy estimates of a candidate's value, with diagnostics.
 
     Attributes:
         lists, unknown, users: lists that were used, further ones without a reward, and users.

@@ -31,7 +31,7 @@ UNIFORM = "uniform"  # no method has this name
 
 
 def of_methods(nets: Networks, policies: Mapping[MethodRun, Policy], events: Any) -> dict[str, Any]:
-    """What a log says of each method (`methods.Measure`), if it says what was shown at random and how probably.
+    """Off-policy estimates of each method (`methods.Measure`), if the log has random exposures with propensities.
 
     `FILE` has a method's ``policy`` (`offpolicy.PolicyValue.figures`), and ``uniform``: the same of one that does
     not choose, which under uniform logging has to be near ``observed`` with a mean weight near 1.

@@ -79,7 +79,7 @@ class Rerank(Policy):
         return self.encode_once(lambda read: read(batch))
 
     def encode_once(self, once: Once) -> RerankState:
-        """`encode`, where other rows have the same policy or scores (`value.Composed`)."""
+        """`encode` that shares states with other rows that have the same policy or scores (`value.Composed`)."""
         return RerankState(once(self.policy.encode), once(self.reward.states))
 
     def log_probs(self, state: RerankState, items: Tensor | None = None) -> Tensor:

@@ -44,7 +44,7 @@ UNTRAINED = tuple(name for name, row in ROWS.items() if not row.trained)
 
 
 def row_of(method: str, strength: float = 1.0, keep: float | None = None) -> Row:
-    """What a row is: as in `ROWS`; ``<method>_rerank``, as ``rerank``, of a trained policy; else a trained policy.
+    """Look up a row by name: in `ROWS`, as a reranked row (``rerank``, ``<method>_rerank``), else as a trained policy.
 
     ``strength`` and ``keep`` are as of `RerankedRow`, where it is one.
     """

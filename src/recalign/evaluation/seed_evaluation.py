@@ -93,7 +93,7 @@ class SeedEvaluation:
         return artifacts.State(all(state.sealed for state in found.values()), altered, list(changed))
 
     def load(self) -> list[str]:
-        """The methods that this call has evaluated: none."""
+        """Return an empty list: everything was up to date, so no method was evaluated."""
         return []
 
     def make(self) -> list[str]:

@@ -42,7 +42,7 @@ class Tile(NamedTuple):
 
 
 class TiledAttention(Attention):
-    """The same as `Attention`, differentiable in all five tensors, without all scores at once.
+    """`Attention` computed tile by tile, never holding all scores at once; differentiable in all five tensors.
 
     Queries, keys and values are contiguous and in the precision of the products. Biases are added in that of
     ``position_LL`` (float32 under autocast), which is so low where j > i that SiLU is 0.

@@ -19,7 +19,7 @@ from recalign.posttrain.base import Figures, PostTraining
 
 
 def sides(advantage_T: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """A where it is above 0, |A| where it is below, and the sum of |A|. No gradient; events with NaN do not count."""
+    """Positive and negative parts of the advantages, and the sum of |A|. Detached; events with NaN do not count."""
     advantage_T = advantage_T.detach().nan_to_num()
     total = advantage_T.abs().sum().clamp(min=torch.finfo(advantage_T.dtype).tiny)
     return advantage_T.clamp(min=0), (-advantage_T).clamp(min=0), total

@@ -158,7 +158,7 @@ class KeepRanking(Callback):
             checkpoint["state_dict"] = checkpoint["state_dict"] | {name: other[weight] for name, weight in named}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Move the interpolated weights, which were just loaded, to the other set. Load the trained ones.
+        """Continue training from the trained weights; set aside the interpolated ones, which were just loaded.
 
         Where nothing is left to train, the interpolated ones stay.
         """

@@ -77,7 +77,7 @@ class PairData(RewardData):
 
     @classmethod
     def upstream(cls, init_args: dict[str, Any]) -> dict[str, str]:
-        """The checkpoints that these settings need, by argument."""
+        """The stages whose checkpoints these settings need, by argument."""
         return {"init_from": "recommender"} if init_args["pairs"] == "generated" else {}
 
     def training(self) -> Windows:

@@ -108,7 +108,7 @@ class OnlineTraining(PostTraining):
 
 
 class Rollout(NamedTuple):
-    """What is known of S items drawn at each of T states. Shape: (T, S) each."""
+    """Log-probabilities and predicted rewards of S items drawn at each of T states. Shape: (T, S) each."""
 
     old_TS: Tensor
     """log old(item | s) among the candidates (`over_candidates`), old the policy that they were drawn from."""
@@ -160,7 +160,7 @@ def over_candidates(logp_TC: Tensor, candidate_TC: Tensor) -> Tensor:
 
 
 def seen_pairs(batch: Batch) -> Tensor:
-    """What stands in each target's history. Shape: -> int64 (2, N), pairs (target, item)."""
+    """The items in each target's history. Shape: -> int64 (2, N), pairs (target, item)."""
     column_L = torch.arange(batch.item_BL.shape[1], device=batch.column_T.device)
     target_N, column_N = (column_L <= batch.column_T[:, None]).nonzero(as_tuple=True)
     return torch.stack([target_N, batch.item_BL[batch.row_T[target_N], column_N]])

@@ -15,7 +15,7 @@ from recalign.posttrain.weighted import WeightedSFT, above_zero, clip_weights, w
 
 
 def tapered_likelihood(logp_T: Tensor, weight_T: Tensor, start_T: Tensor) -> tuple[Tensor, Figures]:
-    """L = (sum_{w_t > 0} w_t * -log pi(a_t | s_t) + sum_{w_t < 0} |w_t| g(Delta_t)) / sum_t |w_t|; 0 if all w are.
+    """L = (sum_{w_t > 0} w_t * -log pi(a_t | s_t) + sum_{w_t < 0} |w_t| g(Delta_t)) / sum_t |w_t|; 0 if all w_t = 0.
 
     Items with w < 0 are lowered with slope g' = min(pi / pi_start, 1). It vanishes as they become unlikely; the slope
     of w log pi does not. This is the tapering of TOPR (arXiv 2503.14286), with the start, cloned from the log, as

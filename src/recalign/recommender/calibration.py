@@ -81,7 +81,7 @@ class CalibratePrior(Callback):
             logger.log_metrics(figures, step=trainer.global_step)
 
     def on_fit_end(self, trainer: Trainer, pl_module: PolicyModule) -> None:  # type: ignore[override]
-        """Give a run that had nothing left to train, whose end Lightning does not tell, what its checkpoint has."""
+        """Read the prior's figures from the checkpoint if nothing was left to train: `on_train_end` did not run."""
         if not self.facts and (path := _handed_over(trainer)).is_file():
             self.facts |= read_checkpoint(path)["facts"].get("prior", {})
             pl_module.policy.prior_strength = self.facts.get("strength", 0.0)

@@ -23,7 +23,7 @@ DENSE = 10**5  # entries up to which all vectors are worked out: near full rank 
 
 
 def cooccurrence_embedding(user_N: np.ndarray, item_N: np.ndarray, items: int, count: int) -> np.ndarray:
-    """Embed items by who chose them.
+    """Compute co-occurrence embeddings: items that the same users chose get similar vectors.
 
     Args:
         user_N, item_N: integers from 0, the user and item of each choice; a repeated pair counts once.

@@ -32,7 +32,7 @@ ARRAYS = {"code_N": "code", "weight_N": "weight", "offset": "offset", "number_VW
 
 
 class FeatureTable(Rebuildable, nn.Module):
-    """What features add to the items' own vectors.
+    """The features' part of item vectors, which is added to the items' id embeddings.
 
     Args:
         dim: D.
@@ -74,18 +74,18 @@ class FeatureTable(Rebuildable, nn.Module):
             getattr(self, name).copy_(torch.from_numpy(getattr(features, array)))
 
     def holds(self, features: ItemFeatures) -> bool:
-        """Whether these codes and numbers are the ones that it has, up to rounding."""
+        """Whether the table's codes and numbers equal those of ``features``, up to rounding."""
         pairs = [(getattr(self, name).cpu(), torch.from_numpy(getattr(features, one))) for name, one in ARRAYS.items()]
         return all(own.shape == other.shape and torch.allclose(own, other) for own, other in pairs)
 
     def begin_step(self) -> None:
-        """Until `end_step` vectors are made once and, in training, some items lose their own part in all processes."""
+        """Begin a step: until `end_step`, cache vectors and, in training, drop some id embeddings in all processes."""
         self._of_step = []
         if self.training and self.id_dropout:
             self.kept_V1 = self.has_id_V1 * (from_first(torch.rand_like(self.has_id_V1)) >= self.id_dropout)
 
     def end_step(self) -> None:
-        """All items in training have their own part again."""
+        """End a step: discard the cached vectors, and use all items' id embeddings again."""
         self._of_step = self.kept_V1 = None
 
     def forward(self, id_WD: Tensor) -> Tensor:
@@ -101,7 +101,7 @@ class FeatureTable(Rebuildable, nn.Module):
         return torch.cat([id_WD[:1], id_WD[1:] * own_V1 + self.summed()])
 
     def without_features(self, policy: SequencePolicy) -> SequencePolicy:
-        """A copy of a policy with these features, whose items are their vectors."""
+        """A copy of a policy without features: they are added into its item embeddings."""
         plain = SequencePolicy(policy.encoder, policy.num_items, policy.temperature, policy.past_rewards is not None)
         with torch.no_grad():
             plain.item_embedding.weight[1:] = self.has_id_V1 * policy.item_embedding.weight[1:] + self.summed()
@@ -109,7 +109,7 @@ class FeatureTable(Rebuildable, nn.Module):
         return plain
 
     def summed(self) -> Tensor:
-        """The part of features. Shape: -> (V, D)."""
+        """The features' part of each item's vector. Shape: -> (V, D)."""
         return self.vectors(self.code_N, self.weight_N, self.offset, self.number_VW)
 
     def vectors(self, code_N: Tensor, weight_N: Tensor, offset: Tensor, number_VW: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ def load_earlier(path: str, data: EventDataModule) -> Any:
 
 @torch.no_grad()
 def grow(policy: nn.Module, earlier: nn.Module, where: str) -> None:
-    """Give a policy the weights of an earlier one, whose items are the first of its own; but not its item prior.
+    """Copy an earlier policy's weights, but not its item prior; its items come first in the grown catalogue.
 
     Args:
         policy: changed in place; the rows of further items stay as they are.

@@ -40,7 +40,7 @@ def require_share(keep: float | None, where: str) -> None:
 
 @dataclass(frozen=True)
 class Retention:
-    """How much of the start's ranking a policy keeps, and how sure that is.
+    """The share of the start's NDCG@10 that a policy retains, and its standard error.
 
     Attributes:
         share: of the start's NDCG@10 that is kept.
@@ -68,7 +68,7 @@ class Retention:
         return cls(float(share), float(np.sqrt(users / (users - 1) * spread) / total) if users > 1 else float("nan"))
 
     def enough(self, keep: float) -> bool:
-        """Whether ``keep`` is kept, and its lower bound lies at most `MARGIN` below; no where the error is NaN."""
+        """Whether the share is at least ``keep``, and its lower bound ``keep - MARGIN``; False if the error is NaN."""
         return self.share >= keep and self.share - Z_95 * self.error >= keep - MARGIN
 
 
@@ -77,7 +77,7 @@ ALL_RETAINED = Retention(1.0, 0.0)
 
 
 def alpha_within_budget(retention_at: Callable[[float], Retention], keep: float) -> tuple[float, Retention]:
-    """Follow a path from the start to the last point before it first keeps too little (`Retention.enough`).
+    """Find the last point on the interpolation path before the NDCG budget is first exceeded (`Retention.enough`).
 
     Tries `ALPHAS` in turn until one keeps too little, then bisects between it and the one before. A path that keeps
     enough as far as it is tried ends at the last of these: the NDCG budget is not reached.
@@ -107,7 +107,7 @@ def alpha_within_budget(retention_at: Callable[[float], Retention], keep: float)
 
 
 def budget_batches(data: EventDataModule, limit: float | None = None) -> Iterator[Batch]:
-    """The batches on which what is kept is measured: validation events of all users, A, B1 and B2.
+    """The batches on which NDCG retained is measured: validation events of all users, A, B1 and B2.
 
     Also where ``data.sample`` lets evaluation take fewer: the more users, the smaller the error. No reward is a target.
 

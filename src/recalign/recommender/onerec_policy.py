@@ -117,7 +117,7 @@ class CodePolicy(HistoryPolicy):
         self.strength.fill_(strength)
 
     def trunk(self) -> SequencePolicy:
-        """The item table, with an untrained HSTU: the decoder's events do not see each other."""
+        """A policy of the item table and an untrained HSTU, as the decoder has no attention between events."""
         policy = SequencePolicy(HSTU(self.decoder.dim, max_length=self.decoder.max_length), self.num_items)
         policy.item_embedding.load_state_dict(self.item_embedding.state_dict())
         return policy
@@ -132,7 +132,7 @@ class CodePolicy(HistoryPolicy):
         return state.first_TD
 
     def log_probs(self, state: CodeState, items: Tensor | None = None) -> Tensor:
-        """Without candidates, or with more than there are prefixes, every prefix is walked once."""
+        """Log-probabilities. Without candidates, or with more of them than prefixes, every prefix is walked once."""
         prefixes = self.trie.nodes(self.trie.levels - 1)
         if items is not None and items.shape[1] <= prefixes:
             return self._descend(state, follow(self.trie, items))[1]

@@ -16,7 +16,7 @@ SPINS = "1000"
 
 
 def choose_waiting() -> None:
-    """Choose how threads wait for each other, unless the user has; `import recalign` calls it.
+    """Set how torch's threads wait for each other, unless the user has set it; `import recalign` calls this.
 
     A step on several threads ends when the slowest has. The others spin meanwhile, and where another process wants
     their cores, they keep the slowest from running. So they sleep at once where another process is busy now, and soon

@@ -23,7 +23,7 @@ EMPTY = {"category": pl.String(), "number": pl.Float64(), "vector": pl.List(pl.F
 
 @dataclass(frozen=True)
 class ItemValues:
-    """What is known of items beforehand.
+    """Feature values of items, from the item table.
 
     Attributes:
         ids: raw ids of the rows, of the log's type, each once.

@@ -132,7 +132,7 @@ class EarlierLog:
         return pl.Series(places(table.items, self.items, 1)[table.frame["item"].to_numpy()])
 
     def among_first(self, table: EventTable, count: str) -> pl.Series:
-        """Whether fewer known events of the same user come before each event than the column ``count`` says."""
+        """Whether each event is among its user's first n known events, n from the column ``count``."""
         known = table.frame.select("user", known=self._numbers(table) > 0)
         before = known.select((pl.col("known").cum_sum() - pl.col("known")).over("user")).to_series()
         return pl.Series(before.to_numpy() < self.counts(count, len(table.users))[known["user"].to_numpy()])
@@ -153,7 +153,7 @@ class KeepTrained(Split):
 
 
 def remember(data: Any, folder: Path) -> None:
-    """Write what a log needs that continues this one (`EarlierLog`), unless it lies there already.
+    """Store what a later log needs to continue this one (`EarlierLog`), unless it is stored already.
 
     Args:
         data: the log's `EventDataModule`.
@@ -189,7 +189,7 @@ def places(ids: pl.Series, order: pl.Series, first: int = 0) -> np.ndarray:
 
 
 def meaning(log: LogMapping) -> dict[str, Any]:
-    """What a mapping says of its rows."""
+    """The settings of a mapping that say what its rows mean, without those that say where they are."""
     return {key: value for key, value in asdict(log).items() if key not in WHERE_ROWS_ARE}
 
 

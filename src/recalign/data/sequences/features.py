@@ -105,7 +105,7 @@ class FeatureCoder:
 
 @dataclass(frozen=True)
 class ItemFeatures:
-    """What is known of the items 1..V of a catalogue beforehand.
+    """Encoded features of the items 1..V of a catalogue.
 
     Attributes:
         coder: how it became codes and numbers.

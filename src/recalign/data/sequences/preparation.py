@@ -105,7 +105,7 @@ EventDataModule.preparation_class = LogPreparation
 
 
 def rewarded(data: EventDataModule, reward: str | None, relative_to: RelativeTo | None) -> EventDataModule:
-    """The same data, whose histories have rewards by other settings.
+    """A copy of the data whose histories hold rewards computed by other settings.
 
     Raises:
         InputError: by these the log keeps other events (``data.log.collapse``).

@@ -136,7 +136,7 @@ def assign_one_to_one(x_ND: np.ndarray, centre_KD: np.ndarray) -> np.ndarray:
 
 
 def keys(codes_NL: np.ndarray, sizes: tuple[int, ...]) -> np.ndarray:
-    """Ids, or prefixes of them, as single numbers that sort as they do. Shape: (N, L) -> int64 (N,)."""
+    """Encode ids, or prefixes of them, as integers with the same sort order. Shape: (N, L) -> int64 (N,)."""
     levels = codes_NL.shape[1]
     return codes_NL @ np.array([math.prod(sizes[level:levels]) for level in range(1, levels + 1)], np.int64)
 

@@ -36,7 +36,7 @@ class ItemVectors(ABC):
 
 
 class Cooccurrence(ItemVectors):
-    """Items that the same users chose in the training part are near (`recalign.recommender.cooccurrence`).
+    """Co-occurrence embeddings of items, from the training part (`recalign.recommender.cooccurrence`).
 
     Args:
         dimensions: of a vector.
@@ -116,7 +116,7 @@ def vector_table(items: pl.Series, vector_ND: np.ndarray) -> pl.DataFrame:
 
 
 def matrix(table: pl.DataFrame, items: pl.Series, source: str) -> np.ndarray:
-    """The vectors of some items, as long as each other (but for vectors of length 0), less their mean.
+    """The vectors of some items, scaled to unit length (except zero vectors), then centred.
 
     Args:
         table: what a source returned.

@@ -35,7 +35,7 @@ class Candidate:
 
 
 def with_own(given: Mapping[str, Any], own: Candidate | None) -> dict[str, Candidate]:
-    """The candidates, the log's own reward first unless one of them is the same or has its name.
+    """Put the log's own reward before the candidates, unless one of them is the same or has its name.
 
     Args:
         given: candidates by name, each an expression or the settings of a `Candidate`.

@@ -102,7 +102,7 @@ def measure(
 
 
 def by_user(user_N: np.ndarray, users: int, values: Mapping[Any, np.ndarray]) -> Sums:
-    """Sums over each user's events of some values (N,), by name, and how many events these are."""
+    """Sum named values (N,) over each user's events, and count these events."""
     count_U = np.bincount(user_N, minlength=users)
     return {name: (np.bincount(user_N, value_N, users), count_U) for name, value_N in values.items()}
 
@@ -114,7 +114,7 @@ def ratios(sums: Sums, bootstrap: CrossedBootstrap) -> dict[Any, np.ndarray]:
 
 
 def estimate(value_D1: np.ndarray) -> Estimate:
-    """A figure computed from `ratios`."""
+    """Make an `Estimate` from a figure's values on the sample and on each draw, as from `ratios`."""
     return Estimate(float(value_D1[0]), value_D1[1:])
 
 
@@ -177,7 +177,7 @@ def ordered_pairs(
 
 
 def following(value_N: np.ndarray, count: int) -> np.ndarray:
-    """The values of the next events, of any user; nan past the end. Shape: (N,) -> (N, count)."""
+    """For each value the ``count`` values after it, of any user; nan past the end. Shape: (N,) -> (N, count)."""
     padded = np.concatenate([value_N, np.full(count, np.nan)])
     return np.lib.stride_tricks.sliding_window_view(padded[1:], count)[: len(value_N)]
 

@@ -186,7 +186,7 @@ def _ordered_by_others(
 
 
 def training_of_others(data: RewardData) -> Windows:
-    """Training windows of at most `MOST_OTHERS` users outside the group, whose rewards no target of its model shows."""
+    """Training windows of at most `MOST_OTHERS` users outside the group, whose rewards the model never learned."""
     windows = training_windows(data.sequences, ~data.sequences.users_in(data.users), data.max_length)
     return windows.take(np.arange(0, len(windows), max(1, -(-len(windows) // MOST_OTHERS))))
 

@@ -91,7 +91,7 @@ def noise(train: pl.DataFrame, table: Table, variance: float, repeated: float) -
 
 
 def repeated_share(frame: pl.DataFrame, repeats: int) -> float:
-    """Of a log's events at the time of an earlier one of the same user and item, the share that are its row again.
+    """Among events with the user, item and time of an earlier one, the share that are exact duplicates of its row.
 
     Args:
         frame: the whole log.

@@ -121,7 +121,7 @@ def load_reward(log: Log, path: str | Path) -> TrainedReward:
 
 
 def require_rewards(checkpoint: Path, data: EventDataModule) -> None:
-    """Refuse a policy that reads rewards where the log's are not those that it learned."""
+    """Refuse a policy that reads rewards if the log's rewards are not those that it was trained on."""
     own = data_settings(checkpoint)
     learned = {name: own.get(name) for name in data.reward_settings}
     if "reward" not in own or learned == data.reward_settings:
@@ -133,7 +133,7 @@ def require_rewards(checkpoint: Path, data: EventDataModule) -> None:
 
 
 def data_settings(checkpoint: Path) -> dict[str, Any]:
-    """The settings of data of the run that a checkpoint is of; empty where that is not known."""
+    """The ``data`` settings of the run that wrote a checkpoint; empty where the run is not known."""
     run = RunFolder(checkpoint.absolute().parent.parent)
     return load(run.config)["data"]["init_args"] if run.manifest.is_file() and run.config.is_file() else {}
 
@@ -144,7 +144,7 @@ def data_of(log: Log, config: str = "reward", seed: int = 0) -> Any:
 
 
 def stage_of(log: Log, config: str, name: str | None = None, seed: int = 0, settings: Settings | None = None) -> Stage:
-    """A stage of a log, parsed, from the path or name of its YAML; the run has that name, where no other is given."""
+    """Parse a stage on a log from its YAML's path or name, which also names the run unless ``name`` is given."""
     given = dict(settings_of(settings or {}))
     if names := [key for key in given if key == "seed_everything" or key.startswith("run.")]:
         remedy = "give name=, seed=, or the Log's folder="

@@ -34,7 +34,7 @@ OWN = ("run.name", "run.root", "run.chain", "seed_everything", "ckpt_path", "con
 
 
 def require_alike(plan: Plan, parsed: Mapping[str, Stage]) -> None:
-    """Refuse settings of stages that are the chain's, that train nothing, or that read other inputs than are evaluated.
+    """Refuse stage settings that the chain sets itself, that train nothing, or whose inputs differ from evaluation's.
 
     Args:
         parsed: what `Plan.parse` gives.
@@ -60,13 +60,13 @@ def require_alike(plan: Plan, parsed: Mapping[str, Stage]) -> None:
 
 
 def refuse_own(stage: str, keys: Iterable[str]) -> None:
-    """Refuse settings that are the chain's."""
+    """Refuse stage settings that the chain sets itself."""
     for key in sorted(keys):
         raise InputError("the chain sets this itself", where=f"{stage}, {key}", remedy="leave it out")
 
 
 def make_world(data: RewardData, world: World | None) -> None:
-    """Make the simulated log that is missing: the world that is asked for, else the default one."""
+    """Simulate the log if it is missing or of another world: the configured world, else the default one."""
     root = data_root(data.root)
     made = root / SIMULATED / "world.yaml"
     if world:
@@ -88,7 +88,7 @@ def require_same_log(plan: Plan) -> None:
 
 
 def check_log(plan: Plan, variables: frozenset[str]) -> None:
-    """What `recalign check` says, kept for the report, which others may read: without the values of variables."""
+    """Print what `recalign check` finds, and store it for the report without the values of environment variables."""
     data = plan.data(plan.seeds[0])
     sections = audit_log(data)
     said = verdict(sections, data.log_.time_unit)

@@ -39,7 +39,7 @@ IDS = "ids"
 
 
 def chain(argv: Sequence[str]) -> Path:
-    """The main job. Any stage's settings can be given too: --trainer.KEY and --data.KEY for all stages,
+    """Train and compare methods. Stages' settings can be given too: --trainer.KEY and --data.KEY for all stages,
     --stages.STAGE.KEY for one.
 
     Args:

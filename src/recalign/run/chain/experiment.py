@@ -95,7 +95,7 @@ class Chain:
 
     @property
     def post_trained(self) -> list[str]:
-        """Those of them that are policies, which have settings to search and a path of weights."""
+        """The trained methods that are policies: they have settings to search and an interpolation path."""
         return [method for method in self.methods if is_post_trained(method)]
 
     def check(self) -> None:

@@ -142,7 +142,7 @@ class Plan:
         return {"data.root": str(self.folder / "worlds" / str(seed))} if self.chain.world else {}
 
     def upstream(self, stage: str) -> list[str]:
-        """The stages of the chain that one starts from."""
+        """The stages of the chain that a stage starts from."""
         return [one.stage for one in self.parsed(stage, self.seeds[0]).upstream if not one.named]
 
     def stage(self, name: str, seed: int, chosen: Mapping[str, Any] | None) -> Stage:
@@ -150,7 +150,7 @@ class Plan:
         return replace(self.parsed(name, seed, dict(chosen or {})), verbose=self.chain.verbose)
 
     def evaluation(self, seed: int, results: Results) -> SeedEvaluation:
-        """All methods of a seed to evaluate, as its steps left them."""
+        """The evaluation of all methods of a seed, from the results of its steps."""
         stage, runs = self.evaluation_stage(seed), []
         write_text(self.folder / EVALUATION.format(seed), yaml_text(stage.shareable))
         for method in self.chain.methods:

@@ -138,7 +138,7 @@ def trial(stage: Stage, name: str, group: str) -> Stage:
 
 
 def tried(attempt: Callable[[], Outcome]) -> Outcome | InputError | TrainingError:
-    """What a trial comes to; where its settings cannot be trained, why: the others go on."""
+    """Run a trial; return its outcome or, if its settings cannot be trained, the error: other trials go on."""
     try:
         return attempt()
     except (InputError, TrainingError) as error:

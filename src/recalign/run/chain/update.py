@@ -33,7 +33,7 @@ went on lost most of its gain (docs/loop.md)."""
 
 @dataclass
 class Update:
-    """How a chain goes on.
+    """How a finished chain continues on a log that has grown.
 
     Attributes:
         run: folder of the chain that goes on, such as runs/ml-100k.
@@ -56,7 +56,7 @@ class Update:
 
 
 def update(argv: Sequence[str]) -> Path:
-    """The next day: a finished chain goes on with its log as it has grown. Ids and groups of users stay as they are.
+    """Continue a finished chain on its log, which has grown since. Ids and groups of users stay as they are.
 
     Any stage's settings can be given too: --trainer.KEY and --data.KEY for all stages, --stages.STAGE.KEY for one.
 

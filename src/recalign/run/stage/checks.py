@@ -30,13 +30,13 @@ KEPT_ON_RESUME = (
     *("model.", "data", "optimizer.", "lr_scheduler.", "early_stopping.", "trainer.gradient_clip"),
     *("trainer.accumulate_grad_batches", "trainer.limit_train_batches", "trainer.precision"),
 )
-"""Begin the parts of a run's key that must be as they were when it is resumed."""
+"""Prefixes of entries of a run's key that must not change on resume."""
 FREE_ON_RESUME = ("data.log.",)
-"""Begin those that may differ all the same: the log's bytes are compared."""
+"""Prefixes of entries that may change all the same: the log's bytes are compared."""
 
 
 def settings(config: dict[str, Any], training: bool) -> None:
-    """Refuse settings with which no stage works, beyond their types.
+    """Refuse settings with which no stage works, although their types are valid.
 
     Raises:
         InputError: names the setting and what to give instead.

@@ -55,7 +55,7 @@ class Stage(ParsedStage):
     verbose: bool = False
 
     def make(self) -> Trained:
-        """Train: in this process, or by its command, which Lightning starts once for each of several."""
+        """Train in this process or, for several processes, by the command, from which Lightning starts them."""
         if self.verbose:
             echo(f"  {self.command}")
         if self.bare_trainer().world_size == 1:

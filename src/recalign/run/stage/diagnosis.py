@@ -94,7 +94,7 @@ def _refused_value(message: str, complaint: Complaint, about: list[str], sources
 
 
 def complaints(message: str) -> Iterator[Complaint]:
-    """The lines of a message that complain, with where."""
+    """The lines of jsonargparse's message that state a problem, each with its key and class."""
     above: list[tuple[int, str, str]] = []
     for line in filter(str.strip, message.splitlines()):
         depth, text = len(line) - len(line.lstrip(" -")), line.strip(" -")
@@ -109,7 +109,7 @@ def complaints(message: str) -> Iterator[Complaint]:
 
 
 def known_keys(parser: ArgumentParser, sources: Sources, key: str, class_path: str) -> set[str]:
-    """Every key that may be set, of the classes that are named."""
+    """All keys that may be set, including the arguments of the classes that settings name."""
     named = {one.removesuffix(".class_path"): str(value) for _, given in sources for one, value in given.items()}
     named |= {key: class_path} if class_path else {}
     known = set(map(short, parser.get_defaults().keys())) - {"config"}

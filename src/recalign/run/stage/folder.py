@@ -116,7 +116,7 @@ OUTPUT = ("enable_progress_bar", "enable_model_summary", "logger", "profiler")
 
 @dataclass
 class Manifest:
-    """What stands in ``manifest.json``.
+    """The contents of ``manifest.json``: how a run was made, and what it left.
 
     Attributes:
         stage: the run's name: the stage or method.
@@ -192,7 +192,7 @@ class Manifest:
         self.write(folder)
 
     def state(self, folder: RunFolder, key: artifacts.Key) -> artifacts.State:
-        """Whether the run is finished, its files are those that it left, and it would have this key now."""
+        """Whether the run is finished, which of its files were altered, and where its key differs from ``key``."""
         if self.status != "finished" or not self.checkpoint:
             return artifacts.State()
         return artifacts.State(True, seals.altered(folder.path, self.digests), seals.differences(self.key, key))

@@ -46,7 +46,7 @@ def stage_trainer(
     gradient_clip_val: NonNegativeFloat | None = None,
     **settings: Any,
 ) -> Trainer:
-    """Lightning's Trainer, with the types of those settings of which not every value works for a stage.
+    """Lightning's Trainer, with narrower types for the settings of which a stage supports only some values.
 
     With weights of 16 bits small updates are lost, in float16 the softmax over the catalogue overflows (2^logit), and
     Lightning's double precision cannot convert a `Batch`. Other strategies hold no whole model in a process. Batches of
@@ -76,7 +76,7 @@ class EvaluatedPolicy(PolicyModule):
 
 
 class StageCLI(LightningCLI):
-    """The parser of a stage's settings; of a parsed stage also its objects.
+    """LightningCLI that parses a stage's settings and, once they are parsed, builds the stage's objects.
 
     Args:
         args: words of a command, or all settings by nested key.

@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class OpenedRun:
-    """A policy that can answer.
+    """An opened run: its policy, ready to recommend, and its log.
 
     Attributes:
         folder: ``<root>/<chain>/<row>/seed-<n>``.

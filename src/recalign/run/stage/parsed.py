@@ -24,7 +24,7 @@ from recalign.run.words import without_values
 
 @dataclass(frozen=True)
 class ParsedStage(AbstractStage):
-    """What a command says, with all resolved that needs no run; upstream checkpoints as far as they exist.
+    """A parsed command: its settings, run folder and upstream checkpoints, as far as they are known before it runs.
 
     It is made once, and again when something changes that determines it (`recalign.artifacts.Kept`).
 
@@ -91,7 +91,7 @@ class ParsedStage(AbstractStage):
         return manifest.state(self.folder, self.key()) if manifest else State()
 
     def load(self) -> Trained:
-        """The run that is there."""
+        """The finished run in the run folder."""
         manifest = Manifest.read(self.folder)
         assert manifest is not None
         reads = any(key.endswith("reward_model") for key in manifest.upstream)

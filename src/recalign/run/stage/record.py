@@ -114,7 +114,7 @@ def _end(folder: RunFolder, manifest: Manifest, began: float, error: str | None 
 
 @rank_zero_only
 def record_trust(folder: RunFolder, started: float) -> None:
-    """Record the trust report that ``recalign test`` has written since a time; an older one is left as known."""
+    """Record the trust report's digest if ``recalign test`` has written it since ``started``."""
     manifest = Manifest.read(folder)
     if manifest and manifest.digests and folder.trust.is_file() and folder.trust.stat().st_mtime >= started:
         manifest.digests[folder.trust.name] = sha256(folder.trust)

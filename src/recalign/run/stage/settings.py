@@ -123,7 +123,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def set_keys(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Each single value that settings by dotted key set, also in mappings, by the key that a user would type.
+    """Flatten settings by dotted key: each single value, also inside mappings, by the key that a user would type.
 
     A class is the value of its own key: ``{"data.split": "{class_path: X, init_args: {n: 1}}"}`` -> ``{"data.split":
     "X", "data.split.n": 1}``.

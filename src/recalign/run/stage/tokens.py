@@ -23,7 +23,7 @@ from recalign.seals import code_digest
 
 @dataclass(frozen=True)
 class ParsedTokens:
-    """Ids to make (`recalign.artifacts.Kept`): a command with all resolved that needs no run.
+    """A parsed `recalign tokenize` command (`recalign.artifacts.Kept`), resolved as far as possible before it runs.
 
     Attributes:
         words: the command line after ``recalign tokenize``.
@@ -57,7 +57,7 @@ class ParsedTokens:
         return {"settings": digest(counted), "data": data, "vectors": files, "code": code}
 
     def state(self) -> State:
-        """Whether there are ids that this would only repeat, and what was altered or has changed since."""
+        """Whether these ids exist already, and what was altered or has changed since they were made."""
         manifest = Manifest.read(self.folder)
         return manifest.state(self.folder, self.key()) if manifest else State()
 

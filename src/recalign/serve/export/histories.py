@@ -41,7 +41,7 @@ class GraphInputs:
 
 @singledispatch
 def last_hidden(encoder: Encoder, x_BLD: Tensor, h: GraphInputs) -> Tensor:
-    """What an encoder says after the newest event. Shape: (B, L, D) -> (B, D)."""
+    """The encoder's output after the newest event. Shape: (B, L, D) -> (B, D)."""
     return at(encoder(x_BLD, h.length_B, h.time_BL, h.request_time_BL), h.newest_B)
 
 

@@ -37,7 +37,7 @@ USERS = 10_000
 
 @dataclass
 class Verified:
-    """What was found.
+    """The result of comparing a bundle with its policy.
 
     Attributes:
         targets, users: test events that were asked for, and whose.

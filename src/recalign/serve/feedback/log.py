@@ -68,7 +68,7 @@ def table(decisions: list[dict[str, Any]]) -> pl.DataFrame:
 
 
 def forget(folder: Path, user: str, key: str, *tables: Path) -> int:
-    """Erase a user; how many records these were.
+    """Erase a user's records, and return how many there were.
 
     Args:
         folder: of a server's log.

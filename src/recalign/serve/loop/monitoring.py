@@ -204,7 +204,7 @@ def figures(
 
 
 def estimates(rows: pl.DataFrame, draws: CrossedBootstrap, windows: int) -> tuple[list[Estimate], np.ndarray]:
-    """The figure of each window, users drawn together in all of them, and how many users it rests on.
+    """Estimates of a figure in each window, users resampled jointly across windows, and the numbers of users.
 
     Shape: W estimates, int64 (W,).
     """

@@ -90,7 +90,7 @@ def read_served(path: Path) -> Served:
 
 
 def split(lists: pl.DataFrame, reasons: dict[str, pl.Expr]) -> tuple[pl.DataFrame, Section]:
-    """Lists for which no reason holds, and how many others there are, by the first that does."""
+    """The lists to which no reason for exclusion applies, and counts of the others by the first reason that does."""
     lists = lists.with_columns(why=pl.coalesce(pl.when(holds).then(pl.lit(name)) for name, holds in reasons.items()))
     counts = dict(lists["why"].value_counts().iter_rows())
     return lists.filter(pl.col("why").is_null()).drop("why"), {name: counts.get(name, 0) for name in reasons}
@@ -147,7 +147,7 @@ class UserHistories:
 
 
 def settings(path: Path) -> tuple[dict[str, Any], LogMapping, Path]:
-    """A log's ``data``, its mapping, and the folder of its table: that of the YAML, if it was moved with it.
+    """A log's ``data`` settings, its `LogMapping`, and the folder of its table, which may have moved with the YAML.
 
     Raises:
         InputError: it is no such YAML.

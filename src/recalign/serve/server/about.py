@@ -85,7 +85,7 @@ class BundleConfig:
 
     @classmethod
     def read(cls, folder: Path) -> BundleConfig:
-        """Read it, once the folder is known to be a whole bundle of a format that is known here.
+        """Read ``bundle.json``, after checking that the folder is a complete bundle of a supported format.
 
         Raises:
             InputError: it is not; names the folder and what is wrong.

@@ -31,7 +31,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """What of a request was not used.
+    """The parts of a request that were not used.
 
     Attributes:
         unknown: how many ids of ``items``, ``allow`` and ``block`` the catalogue does not have. They are dropped.
@@ -112,7 +112,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class Taken:
-    """How many events are new, and of how many their user has one of that id already; they are on disk."""
+    """How many events were stored, and how many were skipped because their user already has an event of that id."""
 
     added: int
     repeated: int

@@ -173,7 +173,7 @@ class Bundle:
         return self.of_each([encoded for encoded, _ in asked], scored)
 
     def of_each(self, encoded: Sequence[Encoded], function: Callable[[int, np.ndarray], T]) -> list[T]:
-        """What a function makes of each request's place and of the scores that its filters leave."""
+        """Apply a function to each request's index and its filtered scores, and return the results."""
         found: dict[int, T] = {}
         for group in self.groups(encoded):
             logit_BN = self.run([encoded[place] for place in group], ["logits"])[0]
@@ -256,7 +256,7 @@ load_bundle = Bundle
 
 
 def shared_length(length: int) -> int:
-    """The length up to which a history shares a group."""
+    """The padded length of the group to which a history of this length belongs."""
     return next((one for one in LENGTHS if length <= one), 1 << (length - 1).bit_length())
 
 

@@ -76,7 +76,7 @@ class Catalogue:
     def request(
         self, items: Sequence[Id], times: Sequence[int], rewards: Sequence[float | None], time: int, **more: Any
     ) -> Request:
-        """A request of what the bundle reads: with rewards and its own time only where the policy does.
+        """Make a request, with rewards and a request time only where the policy reads them.
 
         Args:
             items, times, rewards: the history; times in microseconds since 1970.
@@ -210,7 +210,7 @@ class Catalogue:
 
 
 def strongest(item_L: np.ndarray, reward_L: np.ndarray) -> np.ndarray:
-    """Which events stay where one stands for all of an item: the best reward, on ties the first. Shape: bool (L,)."""
+    """Which events to keep, one per item: that with the highest reward, the first among ties. Shape: bool (L,)."""
     order = np.lexsort((-np.nan_to_num(reward_L, nan=-np.inf), item_L))  # stable
     first = np.unique(item_L[order], return_index=True)[1]
     return np.isin(np.arange(len(item_L)), order[first])

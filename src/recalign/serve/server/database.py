@@ -80,7 +80,7 @@ class Database:
         return time.time() - self.days * DAY if self.days else 0.0
 
     def delete(self, user: str) -> int:
-        """Forget a user; how many rows these were. They are overwritten; in the log of writes by the next `purge`, if
+        """Delete a user's rows; return how many. They are overwritten; in the log of writes by the next `purge`, if
         others read."""
         return self._deleted("user = ?", user)
 

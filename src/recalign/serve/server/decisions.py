@@ -85,7 +85,7 @@ class DecisionLog(Database):
         super().__init__(folder / FILE, APPLICATION, "decisions", SCHEMA, days)
 
     def connect(self) -> sqlite3.Connection:
-        """Open the file, and note or compare what names its key without telling it."""
+        """Open the file, and store the digest of its key, or compare the key with the stored digest."""
         connection = super().connect()
         with connection:
             connection.execute("BEGIN IMMEDIATE")
@@ -121,7 +121,7 @@ class DecisionLog(Database):
 
 
 def checksum(user: bytes, record: bytes) -> int:
-    """By which a damaged record is known."""
+    """CRC-32 of a user and record, by which damage is detected."""
     return zlib.crc32(user + record)
 
 

@@ -22,7 +22,7 @@ from recalign.serve.server.request import SEEDS, Explore
 
 
 def drawn(score_N: np.ndarray, ranked_K: np.ndarray, explore: Explore) -> tuple[np.ndarray, Explored]:
-    """Draw the list of a request, or rank it where that is its turn.
+    """Draw the list of a request with probability ``explore.share``, else return the ranked one.
 
     Args:
         score_N: of what the filters leave, boosted; -inf elsewhere.

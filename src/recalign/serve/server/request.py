@@ -112,7 +112,7 @@ class Boost:
 
 @model
 class Explore:
-    """Draw the list by chance, so that what it proves is known later (`recalign.serve.server.explore`).
+    """Draw the list at random with known probabilities, for off-policy estimates (`recalign.serve.server.explore`).
 
     Attributes:
         temperature: of the draw. 1: as probable as the policy says; towards 0: the ranked list; higher: more even.
@@ -190,7 +190,7 @@ class Request:
 
 @model
 class Score:
-    """What ``/score`` is asked.
+    """The body of a ``/score`` request.
 
     Attributes:
         request: as of ``/recommend``; its ``k`` is not read.

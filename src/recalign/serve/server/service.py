@@ -31,7 +31,7 @@ class Full(Exception):
 
 
 class Batcher(Generic[A, R]):
-    """A queue, and a thread that works on what waits in it: as much as there is at once, and it never waits for more.
+    """A queue, and a thread that processes all that waits in it as one batch, without waiting for more.
 
     Args:
         work: from what was asked to an answer, or an error, of each.

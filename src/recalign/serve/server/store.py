@@ -124,7 +124,7 @@ def rows_of(events: Sequence[Event], catalogue: Catalogue) -> list[Row]:
 
 
 def with_history(request: Request, kept: Sequence[Kept], unit: str) -> Request:
-    """A request that names a user, with that user's history in its place: until the request's time, if it has one."""
+    """Replace a request's user by that user's stored history, up to the request's time if it has one."""
     if request.time is not None:
         [until] = fine_times([request.time], unit, lambda _: "time").tolist()
         kept = [event for event in kept if event[1] <= until]
