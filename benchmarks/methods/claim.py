@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from recalign.evaluation.candidate_checks import placebo_flaw
 from recalign.evaluation.comparison import ALL, HIGH, PLACEBO_FACTOR, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable
-from recalign.evaluation.roles import base_of
+from recalign.evaluation.roles import reranked_method
 from recalign.recommender.interpolation import MIN_NDCG_RETAINED
 
 MARGIN = 0.10  # how much better than A-SFT another method's value may be, in standard deviations of the reward
@@ -120,7 +120,9 @@ def _rival(table: ComparisonTable) -> Check:
     policy, reranked, is none of them.
     """
     rivals = [
-        m for m in table.column(VALUE) if "asft" not in (m, base_of(m)) and table.retained(m) >= MIN_NDCG_RETAINED
+        m
+        for m in table.column(VALUE)
+        if "asft" not in (m, reranked_method(m)) and table.retained(m) >= MIN_NDCG_RETAINED
     ]
     if not rivals or not table.get("asft", VALUE):
         return Check(0, f"{VALUE}: asft or its rivals were not measured")

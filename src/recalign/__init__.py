@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from recalign.run.cores import choose_waiting
+from recalign.run.cores import set_wait_policy
 
 __version__ = "0.9.0"
 
@@ -48,7 +48,7 @@ __all__ = [
     "load_reward",
 ]
 
-choose_waiting()
+set_wait_policy()
 
 
 def __getattr__(name: str) -> Any:

@@ -31,10 +31,8 @@ def test_a_sure_gain_that_keeps_the_ranking_is_shipped_with_one_seed_said():
     found = decided()
     assert (found.word, found.policy, found.sentence) == ("ship", "mine", "Ship mine")
     assert found.because[0] == "mine gains +0.200 sd [+0.100, +0.300] over start."
-    assert found.would_decide == [
-        "Run three seeds: intervals of one seed are over users alone, and another may differ."
-    ]
-    assert decided(table(seeds=("0", "1"))).would_decide == []
+    assert found.next_steps == ["Run three seeds: intervals of one seed are over users alone, and another may differ."]
+    assert decided(table(seeds=("0", "1"))).next_steps == []
 
 
 def test_validation_chooses_and_the_test_measures():
@@ -111,7 +109,7 @@ def test_a_ranking_of_items_that_no_list_shows_decides_nothing(met, word):
             "In 21.0% of the test events the user had met the item before. They are ranked, but lists leave such items "
             "out, so all/ndcg@10 says little of what is served."
         ]
-        assert found.would_decide[0].startswith("Set data.log.collapse: true")
+        assert found.next_steps[0].startswith("Set data.log.collapse: true")
     against = decided(table(gains={"mine": (-0.3, -0.1)}), check=checked(met))
     assert against.word == "do not ship"  # its value is that of the items shown
     assert decided(table(kept={"mine": 0.5}), check=checked(met)).word == (
@@ -144,7 +142,7 @@ def test_a_control_that_was_not_run_is_named_and_nothing_is_shipped_without_it(m
     found = decided(table({name: value for name, value in VALUES.items() if name != missing}))
     assert found.word == "not decided"
     assert any(missing in reason and "not run" in reason for reason in found.because)
-    assert any(missing in remedy for remedy in found.would_decide)
+    assert any(missing in remedy for remedy in found.next_steps)
 
 
 def test_the_answer_is_the_first_of_three_candidates_that_passes():
@@ -274,11 +272,11 @@ def test_a_ranking_that_has_to_be_better_is_widened_as_a_gain_is():
 
 def test_an_open_question_says_what_would_decide_it():
     found = decided(table(gains={"mine": (-0.09, 0.31)}))  # estimate 0.11, half-width 0.2
-    assert "About 3.4 times as many test users" in found.would_decide[0]
+    assert "About 3.4 times as many test users" in found.next_steps[0]
     found = decided(table(gains={"mine": (-0.299, 0.301)}))
-    assert "more than 100 times as many test users" in found.would_decide[0]
+    assert "more than 100 times as many test users" in found.next_steps[0]
     found = decided(table(gains={"mine": (-0.09, 0.31)}, seeds=("0", "1", "2")))  # the seeds' part stays as wide
-    assert found.would_decide[0] == "More users, or more seeds, narrow the interval."
+    assert found.next_steps[0] == "More users, or more seeds, narrow the interval."
 
 
 def test_nobody_keeps_enough():
@@ -308,7 +306,7 @@ def test_what_may_keep_enough_on_validation_is_not_decided(figures, says):
     found = decided(validation=table(**figures, split="validation"))
     assert (found.word, found.policy) == ("not decided", None)
     assert says in found.because[0]
-    assert found.would_decide[0].startswith("Add users")
+    assert found.next_steps[0].startswith("Add users")
 
 
 @pytest.mark.parametrize("metric", ["all/ndcg@10", "value/select_judge@10"])

@@ -41,10 +41,10 @@ def test_other_systems_have_no_proc(monkeypatch: pytest.MonkeyPatch):
 
 
 def shared(monkeypatch: pytest.MonkeyPatch, own: dict[str, str]) -> dict[str, str]:
-    """The variables that say how threads wait, after `choose_waiting` in a process that has not loaded torch."""
+    """The variables that say how threads wait, after `set_wait_policy` in a process that has not loaded torch."""
     monkeypatch.delitem(sys.modules, "torch")
     monkeypatch.setattr(os, "environ", dict(own))
-    cores.choose_waiting()
+    cores.set_wait_policy()
     return dict(os.environ)
 
 

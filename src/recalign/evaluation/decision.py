@@ -147,7 +147,7 @@ class Decision:
         return [finding.text for finding in self.findings if finding.sign == sign]
 
     @property
-    def would_decide(self) -> list[str]:
+    def next_steps(self) -> list[str]:
         """What to do next: the first few remedies; the others may not be needed then."""
         found = list(dict.fromkeys(finding.remedy for finding in self.findings if finding.remedy))[:MAX_REMEDIES]
         if self.about and self.about.seeds == 1:

@@ -54,7 +54,7 @@ class LoadedNetworks(Networks):
 
     def __init__(self, base: BaseCheckpoints, data: RewardData, device: torch.device) -> None:
         super().__init__(base, data, device)
-        truth = truth_of(data)
+        truth = true_rewards_path(data)
         read = zip(("select_judge@10", "judge@10"), data_of_judges(self.judges, data), strict=True)
         self.scorers = replace(
             self.scorers,
@@ -197,7 +197,7 @@ def data_of_judges(judges: Iterable[Loaded], data: EventDataModule) -> list[Even
     return found
 
 
-def truth_of(data: RewardData) -> Path | None:
+def true_rewards_path(data: RewardData) -> Path | None:
     """The file of a simulated log's true rewards."""
     return data_root(data.root) / data.log_.truth if data.log_.truth else None
 

@@ -14,7 +14,7 @@ COUNTED_ROWS = ("popularity", "popularity_high", "item_mean", KNN)
 """Rows that are counted, without training: what is shipped has to rank better than each, or to have more value."""
 
 
-def base_of(row: str) -> str | None:
+def reranked_method(row: str) -> str | None:
     """The trained method that ``<method>_rerank`` reranks; None of other rows."""
     return row.removesuffix("_rerank") if row.endswith("_rerank") else None
 
@@ -41,17 +41,17 @@ class Roles:
     def candidates(self, rows: Iterable[str]) -> list[str]:
         """The rows that may be shipped: those that read rewards and know users, without baselines and placebos."""
         others = {*self.baselines, *self.placebos, *REWARD_FREE, *COUNTED_ROWS}
-        return [row for row in rows if row not in others and base_of(row) not in self.placebos]
+        return [row for row in rows if row not in others and reranked_method(row) not in self.placebos]
 
     def placebos_of(self, row: str) -> list[str]:
         """The placebos of a row; ``<method>_rerank`` has those of the method and those of reranking."""
         own = [placebo for placebo, copied in self.placebos.items() if copied == row]
-        method = base_of(row)
+        method = reranked_method(row)
         return own + (self.placebos_of(method) + self.placebos_of(RERANK) if method else [])
 
     def without_placebo(self, row: str) -> list[str]:
         """What of a row has no placebo: the row; of ``<method>_rerank`` without its own, the method or reranking."""
-        method = base_of(row)
+        method = reranked_method(row)
         if row in {*self.placebos.values(), *self.baselines, *REWARD_FREE}:  # the latter read no reward
             return []
         return [*self.without_placebo(method), *self.without_placebo(RERANK)] if method else [row]

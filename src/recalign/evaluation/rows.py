@@ -9,7 +9,7 @@ import torch
 from recalign.evaluation.baselines import COUNTED, Row, log_counts
 from recalign.evaluation.item_knn import ItemKNN
 from recalign.evaluation.reranking import ItemScores, RerankedRow, Scores
-from recalign.evaluation.roles import base_of
+from recalign.evaluation.roles import reranked_method
 from recalign.reward import RewardData, RewardEnsemble
 from recalign.reward.placebo import as_placebo
 
@@ -48,8 +48,8 @@ def row_of(method: str, strength: float = 1.0, keep: float | None = None) -> Row
 
     ``strength`` and ``keep`` are as of `RerankedRow`, where it is one.
     """
-    if base_of(method):
-        return replace(RERANKED["rerank"], base=base_of(method), strength=strength, keep=keep)
+    if reranked_method(method):
+        return replace(RERANKED["rerank"], base=reranked_method(method), strength=strength, keep=keep)
     if method in RERANKED:
         return replace(RERANKED[method], strength=strength, keep=keep)
     return ROWS.get(method, Row(trained=True))

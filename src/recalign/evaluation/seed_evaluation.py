@@ -15,7 +15,7 @@ from recalign.data.events import data_root
 from recalign.data.events.items import titles_digest
 from recalign.evaluation import examples, networks, random_exposure
 from recalign.evaluation.methods import BaseCheckpoints, Measure, MethodRun, evaluate_methods
-from recalign.evaluation.networks import LoadedNetworks, truth_of
+from recalign.evaluation.networks import LoadedNetworks, true_rewards_path
 from recalign.evaluation.reranking import RerankedRow
 from recalign.files import digest, sha256, write_json, write_parquet
 from recalign.reward import RewardData
@@ -30,7 +30,7 @@ def digests_of(base: BaseCheckpoints) -> dict[str, str]:
 
 def key_of(run: MethodRun, base: Mapping[str, str], data: RewardData, code: str) -> dict[str, Any]:
     """All that the figures of a method depend on."""
-    truth = truth_of(data)  # which the log's digest does not know
+    truth = true_rewards_path(data)  # which the log's digest does not know
     return {
         "method": run.method,
         "checkpoint": run.checkpoint and sha256(run.checkpoint),

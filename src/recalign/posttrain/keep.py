@@ -15,7 +15,7 @@ from torch import Tensor
 
 from recalign.distributed import broadcast_floats
 from recalign.errors import InputError, TrainingError
-from recalign.recommender.averaging import goes_on
+from recalign.recommender.averaging import has_steps_left
 from recalign.recommender.checkpoint import read_checkpoint
 from recalign.recommender.interpolation import (
     ALL_RETAINED,
@@ -163,7 +163,7 @@ class KeepRanking(Callback):
         Where nothing is left to train, the interpolated ones stay.
         """
         fitting = trainer.state.fn == TrainerFn.FITTING and "current_model_state" in checkpoint
-        if fitting and goes_on(trainer, checkpoint):
+        if fitting and has_steps_left(trainer, checkpoint):
             self._other = [weight.detach().clone() for weight in pl_module.policy.parameters()]
             pl_module.load_state_dict(checkpoint["current_model_state"])
 

@@ -42,7 +42,9 @@ class PolynomialAveraging(WeightAveraging):
         self._average_model, self._latest_update_step = None, 0
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        if trainer.state.fn == TrainerFn.FITTING and goes_on(trainer, checkpoint):  # else the average stays, as loaded
+        if trainer.state.fn == TrainerFn.FITTING and has_steps_left(
+            trainer, checkpoint
+        ):  # else the average stays, as loaded
             super().setup(trainer, pl_module, "fit")
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
 
@@ -72,7 +74,7 @@ class PolynomialAveraging(WeightAveraging):
         torch._foreach_lerp_(average, current, self._share)
 
 
-def goes_on(trainer: Trainer, checkpoint: dict[str, Any]) -> bool:
+def has_steps_left(trainer: Trainer, checkpoint: dict[str, Any]) -> bool:
     """Whether the trainer has something left to train from a checkpoint on."""
     epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
     limits = (trainer.max_epochs, epochs), (trainer.max_steps, checkpoint["global_step"])

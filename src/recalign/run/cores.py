@@ -15,7 +15,7 @@ SPINS = "1000"
 """How often a thread looks again before it sleeps; libgomp's own default is three milliseconds' worth and more."""
 
 
-def choose_waiting() -> None:
+def set_wait_policy() -> None:
     """Set how torch's threads wait for each other, unless the user has set it; `import recalign` calls this.
 
     A step on several threads ends when the slowest has. The others spin meanwhile, and where another process wants

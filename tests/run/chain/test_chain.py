@@ -25,7 +25,7 @@ from recalign.reward import RewardData
 from recalign.run import configs
 from recalign.run.chain import BASE_STAGES, Chain, Plan
 from recalign.run.chain import plan as chain_plan
-from recalign.run.chain.checks import make_world, require_alike
+from recalign.run.chain.checks import check_stage_settings, make_world
 from recalign.run.chain.command import split_overrides
 from recalign.run.stage import Stage, parse_stage
 from recalign.run.stage import parsed as parsed_stage
@@ -78,7 +78,7 @@ def planned(*words: str, **settings: Any) -> dict[str, Stage]:
     overrides = split_overrides(words)[1]
     chain = Chain(log="simulated", methods=["start", "asft"], data={"root": "data"}, **settings)
     plan = Plan(chain, Path("conf/chain/tiny.yaml"), overrides)
-    require_alike(plan, parsed := plan.parse())
+    check_stage_settings(plan, parsed := plan.parse())
     return parsed
 
 

@@ -163,11 +163,11 @@ def some_decision() -> tuple[Any, Answer]:
 
 def test_what_was_given_up_before_it_was_written_is_no_decision(decisions, monkeypatch):
     monkeypatch.setattr("recalign.serve.server.service.TIMEOUT", 0.1)
-    hangs, goes_on, append = threading.Event(), threading.Event(), decisions.log.append
+    hangs, has_steps_left, append = threading.Event(), threading.Event(), decisions.log.append
 
     def hanging(group: Any) -> None:
         hangs.set()
-        goes_on.wait(20)
+        has_steps_left.wait(20)
         append(group)
 
     async def two() -> list[Any]:
@@ -176,7 +176,7 @@ def test_what_was_given_up_before_it_was_written_is_no_decision(decisions, monke
         first = asyncio.create_task(decisions.keep("first", *some_decision()))
         await asyncio.to_thread(hangs.wait, 20)  # it is being written
         found = await asyncio.gather(first, decisions.keep("second", *some_decision()), return_exceptions=True)
-        goes_on.set()
+        has_steps_left.set()
         await asyncio.sleep(0.2)
         writing.cancel()
         return found

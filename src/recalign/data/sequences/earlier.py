@@ -106,7 +106,7 @@ class EarlierLog:
         frame = table.frame.with_columns(user=pl.Series(user, dtype=pl.UInt32)).sort("user", maintain_order=True)
         grown = dataclasses.replace(table, frame=frame, users=users)
         item_N = self._numbers(grown)
-        old_events = frame.with_columns(item=item_N).filter(self.among_first(grown, "known") & (item_N > 0))
+        old_events = frame.with_columns(item=item_N).filter(self.in_first_known(grown, "known") & (item_N > 0))
         events, rewards = event_digests(old_events["user", "item", "timestamp", "reward"])
         if events != self.facts["events"]:
             what = "users no longer begin with the events that they had in the earlier log"
@@ -131,7 +131,7 @@ class EarlierLog:
         """The number of each event's item in the earlier catalogue, from 1; 0 where it was not in it."""
         return pl.Series(places(table.items, self.items, 1)[table.frame["item"].to_numpy()])
 
-    def among_first(self, table: EventTable, count: str) -> pl.Series:
+    def in_first_known(self, table: EventTable, count: str) -> pl.Series:
         """Whether each event is among its user's first n known events, n from the column ``count``."""
         known = table.frame.select("user", known=self._numbers(table) > 0)
         before = known.select((pl.col("known").cum_sum() - pl.col("known")).over("user")).to_series()
@@ -149,7 +149,7 @@ class KeepTrained(Split):
         return repr(self.split)
 
     def assign(self, table: EventTable) -> pl.Series:
-        return self.split.assign(table).set(self.earlier.among_first(table, "trained"), TRAIN)
+        return self.split.assign(table).set(self.earlier.in_first_known(table, "trained"), TRAIN)
 
 
 def remember(data: Any, folder: Path) -> None:

@@ -17,8 +17,8 @@ from recalign.data.sequences.splits import TEST, TRAIN, VALIDATION
 from recalign.data.sequences.store import ADDED
 from recalign.errors import InputError
 from recalign.reward.candidates.statistics import (
+    agreement_with,
     errors_of_means,
-    judged_by,
     training_figures,
     training_means,
 )
@@ -86,7 +86,7 @@ def compare_rewards(
         found[name, "measured events", None] = len(value_N)
         errors = errors_of_means(person_N, value_N, at[name], bootstrap)
         found |= {(name, figure, None): estimate for figure, estimate in errors.items()}
-        for figure, by_reward in judged_by(name, person_N, value_N, at, bootstrap).items():
+        for figure, by_reward in agreement_with(name, person_N, value_N, at, bootstrap).items():
             found |= {(ranked, figure, name): estimate for ranked, estimate in by_reward.items()}
     drawn = {key: with_interval(of) if isinstance(of, Estimate) else [of, None, None] for key, of in found.items()}
     return pl.DataFrame([(*key, *figures) for key, figures in drawn.items()], SCHEMA, orient="row", strict=False)

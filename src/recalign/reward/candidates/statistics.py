@@ -137,7 +137,7 @@ def errors_of_means(
         return {f"r2/{name}": estimate(explained(of[name], of["r"], of["rr"])) for name in ("item", "user_item")}
 
 
-def judged_by(
+def agreement_with(
     judge: str,
     person_N: np.ndarray,
     value_N: np.ndarray,

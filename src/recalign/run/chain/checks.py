@@ -33,7 +33,7 @@ OWN = ("run.name", "run.root", "run.chain", "seed_everything", "ckpt_path", "con
 """Options of a stage that are the chain's to set."""
 
 
-def require_alike(plan: Plan, parsed: Mapping[str, Stage]) -> None:
+def check_stage_settings(plan: Plan, parsed: Mapping[str, Stage]) -> None:
     """Refuse stage settings that the chain sets itself, that train nothing, or whose inputs differ from evaluation's.
 
     Args:
@@ -43,7 +43,7 @@ def require_alike(plan: Plan, parsed: Mapping[str, Stage]) -> None:
     times = "known" if data.know_request else "last_event"
     chains = tuple(f"{key}." for key in (*OWN, *plan.world_root(0)))
     for stage, one in parsed.items():
-        refuse_own(stage, [key for key in plan.given(stage) if f"{key}.".startswith(chains)])
+        refuse_chain_settings(stage, [key for key in plan.given(stage) if f"{key}.".startswith(chains)])
         if one.config["trainer"]["limit_val_batches"] == 0:
             where = f"{stage}, trainer.limit_val_batches"
             raise InputError("a chain validates every stage", where=where, remedy="leave it out")
@@ -59,7 +59,7 @@ def require_alike(plan: Plan, parsed: Mapping[str, Stage]) -> None:
             raise InputError(what, where=f"{stage}, model.encoder.max_length", remedy=remedy)
 
 
-def refuse_own(stage: str, keys: Iterable[str]) -> None:
+def refuse_chain_settings(stage: str, keys: Iterable[str]) -> None:
     """Refuse stage settings that the chain sets itself."""
     for key in sorted(keys):
         raise InputError("the chain sets this itself", where=f"{stage}, {key}", remedy="leave it out")
@@ -130,7 +130,7 @@ def tokens_of(plan: Plan, seed: int) -> ParsedTokens:
     given = {key: value for key, value in plan.settings(TOKENS).items() if not key.startswith("trainer.")}
     folder = RunFolder.of(RunConfig(TOKENS, plan.chain.root, plan.name), plan.name, seed)
     own = {"seed": seed, "out": str(folder.path)} | plan.world_root(seed)
-    refuse_own(TOKENS, given.keys() & own.keys())
+    refuse_chain_settings(TOKENS, given.keys() & own.keys())
     return parse_tokens(to_argv((plan.yaml(TOKENS), plan.log), given | own))
 
 

@@ -17,8 +17,8 @@ from recalign.evaluation.sources import Sources
 from recalign.files import write_json
 from recalign.run.chain.checks import (
     check_log,
+    check_stage_settings,
     make_world,
-    require_alike,
     require_rewards,
     require_same_log,
     token_steps,
@@ -67,7 +67,7 @@ def run_chain(plan: Plan) -> Path:
         TrainingError: a stage's training cannot go on, or its worker died twice.
     """
     chain, folder, parsed = plan.chain, plan.folder, plan.parse()
-    require_alike(plan, parsed)
+    check_stage_settings(plan, parsed)
     search = Search(plan, parsed) if chain.trials > 1 and chain.post_trained else None
     tokens, trials = token_steps(plan, parsed), search.steps() if search else []
     remedy = "let it finish, or give this one another --name"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from recalign.errors import InputError, require_positive, require_seed
 from recalign.evaluation.methods import BASE_STAGES
-from recalign.evaluation.roles import base_of
+from recalign.evaluation.roles import reranked_method
 from recalign.evaluation.rows import is_post_trained, row_of
 from recalign.posttrain.base import KEEP
 from recalign.recommender.interpolation import require_share
@@ -110,7 +110,7 @@ class Chain:
         for seed in self.seeds:
             require_seed(seed, "seeds")
         for method in self.methods:
-            if (own := base_of(method)) is not None and own not in self.post_trained:
+            if (own := reranked_method(method)) is not None and own not in self.post_trained:
                 text = f"{method} reranks the policy of {own!r}, which this chain does not train"
                 remedy = f"add {own} to them" if own and is_post_trained(own) else "name a method that is trained"
                 raise InputError(text, where="methods", remedy=remedy)

@@ -20,7 +20,7 @@ from recalign.evaluation.baselines import Row
 from recalign.evaluation.chain_comparison import RunsComparison
 from recalign.evaluation.methods import BASE_STAGES, BaseCheckpoints, MethodRun
 from recalign.evaluation.reranking import READS_REWARD_MODEL
-from recalign.evaluation.roles import START, Roles, base_of
+from recalign.evaluation.roles import START, Roles, reranked_method
 from recalign.evaluation.rows import UNTRAINED, row_of
 from recalign.evaluation.seed_evaluation import SeedEvaluation
 from recalign.files import write_text
@@ -90,7 +90,7 @@ class Plan:
         roles["highlight"] = [chain.highlight or START]
         for where, rows in roles.items() if begin_with is None else ():  # an earlier chain has checked its own
             for row in sorted({*rows} - {*UNTRAINED, START}):
-                self.yaml(base_of(row) or row, where)
+                self.yaml(reranked_method(row) or row, where)
         self.stages = [*BASE_STAGES, *self.trained]
         for stage in (*chain.stages, *overrides):
             if stage not in (None, TOKENS, *self.stages):
@@ -154,7 +154,7 @@ class Plan:
         stage, runs = self.evaluation_stage(seed), []
         write_text(self.folder / EVALUATION.format(seed), yaml_text(stage.shareable))
         for method in self.chain.methods:
-            trained = results.get(step_name(base_of(method) or method, seed))
+            trained = results.get(step_name(reranked_method(method) or method, seed))
             row = row_of(method, self.chain.rerank, self.chain.keep)
             runs.append(method_run(trained, method, row) if trained else MethodRun(method, None, {}, row))
         data: RewardData = stage.datamodule()  # type: ignore[assignment]

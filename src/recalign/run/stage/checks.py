@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import LearningRateFinder, StochasticWeightAver
 from recalign.errors import InputError, require_seed
 from recalign.posttrain.keep import KeepRanking
 from recalign.recommender import Recommender
-from recalign.recommender.averaging import PolynomialAveraging, goes_on
+from recalign.recommender.averaging import PolynomialAveraging, has_steps_left
 from recalign.recommender.checkpoint import OTHER_VERSION, Loaded, read_checkpoint
 from recalign.recommender.grown import GROWS_FROM
 from recalign.run.stage import upstream
@@ -155,7 +155,7 @@ def built(stage: ParsedStage, model: LightningModule, data: LightningDataModule,
             raise InputError(what, where="data.users, data.share_a", remedy=remedy)
         return
     states = [checkpoint["callbacks"].get(one.state_key, {}) for one in trainer.early_stopping_callbacks]
-    over = any(state.get("stopping_reason") for state in states) or not goes_on(trainer, checkpoint)
+    over = any(state.get("stopping_reason") for state in states) or not has_steps_left(trainer, checkpoint)
     if over and not stage.in_place:
         remedy = "raise trainer.max_epochs (or max_steps), or leave out early_stopping or --run.name"
         raise InputError("nothing is left to train from this checkpoint", where=str(path), remedy=remedy)

@@ -39,7 +39,7 @@ def ask(
     rows = list(lists.iter_rows(named=True))
     encoded = [bundle.encode(_request(bundle, row, histories)) for row in rows]
     number = [bundle.catalogue.numbers(f"items of the list {row['decision']}", row["items"]) for row in rows]
-    logp = bundle.of_each(encoded, lambda place, score_N: of_list(score_N, number[place], policies[place]))
+    logp = bundle.map_scores(encoded, lambda place, score_N: of_list(score_N, number[place], policies[place]))
     return logp, np.array([len(one.hidden_S) for one in encoded], np.int64)
 
 

@@ -170,9 +170,9 @@ class Bundle:
             log_probs = [float(x) if np.isfinite(x) else None for x in log_softmax(score_N)[number]]
             return Scored(log_probs, encoded.left_out, self.version)
 
-        return self.of_each([encoded for encoded, _ in asked], scored)
+        return self.map_scores([encoded for encoded, _ in asked], scored)
 
-    def of_each(self, encoded: Sequence[Encoded], function: Callable[[int, np.ndarray], T]) -> list[T]:
+    def map_scores(self, encoded: Sequence[Encoded], function: Callable[[int, np.ndarray], T]) -> list[T]:
         """Apply a function to each request's index and its filtered scores, and return the results."""
         found: dict[int, T] = {}
         for group in self.groups(encoded):
@@ -184,7 +184,9 @@ class Bundle:
         """Places of requests to answer at once: of similar length, and alike in what they need of the graph."""
         by_kind: dict[tuple[bool, int], list[int]] = {}
         for place, one in enumerate(encoded):
-            by_kind.setdefault((one.by_graph(self.about.k), shared_length(len(one.item_L))), []).append(place)
+            by_kind.setdefault((one.graph_top_k_suffices(self.about.k), padded_length(len(one.item_L))), []).append(
+                place
+            )
         for (_, length), places in sorted(by_kind.items()):
             pairs = length * max(length, self._prefixes)
             rows = max(1, min(MAX_BATCH, MAX_BATCH_SCORES // len(self.catalogue), MAX_BATCH_PAIRS // pairs))
@@ -216,7 +218,7 @@ class Bundle:
         return score_N
 
     def _answered(self, group: Sequence[Encoded]) -> list[Answer]:
-        if group[0].by_graph(self.about.k):
+        if group[0].graph_top_k_suffices(self.about.k):
             item_BK, score_BK = self.run(group, ["items", "scores"])
             ks = [one.request.k for one in group]
             best: list[Best] = [(item_BK[n, :k], score_BK[n, :k], None, None) for n, k in enumerate(ks)]
@@ -255,7 +257,7 @@ load_bundle = Bundle
 """Load what ``recalign export`` wrote: it answers without torch and without the log."""
 
 
-def shared_length(length: int) -> int:
+def padded_length(length: int) -> int:
     """The padded length of the group to which a history of this length belongs."""
     return next((one for one in LENGTHS if length <= one), 1 << (length - 1).bit_length())
 

@@ -49,7 +49,7 @@ class Encoded:
     allow_N: np.ndarray | None = None
     left_out: LeftOut = field(default_factory=LeftOut)
 
-    def by_graph(self, k: int) -> bool:
+    def graph_top_k_suffices(self, k: int) -> bool:
         """Whether the best ``k`` of the graph are the answer."""
         filtered = self.allow_N is not None or self.request.boost
         return not (filtered or self.request.log_probs or self.request.explore) and self.request.k <= k
