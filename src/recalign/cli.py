@@ -111,11 +111,7 @@ def usage() -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; the exit code is the value.
-
-    Args:
-        argv: the words after ``recalign``; None: those of the process.
-    """
+    """Run a command, by the words after ``recalign`` (None: those of the process); the exit code is the value."""
     command, *words = (sys.argv[1:] if argv is None else argv) or ["--help"]
     try:
         _run(command, words)
@@ -152,9 +148,7 @@ def _unusable(error: OSError) -> InputError:
 def with_config_files(command: str, words: list[str]) -> list[str]:
     """Replace names by the files they stand for: ``chain ml-100k`` -> ``--config .../conf/chain/ml-100k.yaml``.
 
-    Args:
-        command: one that takes names.
-        words: those after it; names stand before the first option, or follow ``--config``.
+    Names stand before the first option, or follow ``--config``.
 
     Raises:
         InputError: a name is neither a file nor shipped.

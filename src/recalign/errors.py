@@ -57,9 +57,7 @@ def require_seed(seed: int, where: str) -> None:
 def require_positive(of: str, given: Mapping[str, Any], *names: str, or_zero: bool = False) -> None:
     """Refuse settings of these names that are below 0, NaN, or 0 where that is not allowed.
 
-    Args:
-        of: prefix of the keys in messages, such as ``model``; may be empty.
-        given: settings by name; None is allowed.
+    ``of`` is the prefix of the keys in messages, and may be empty. None is allowed.
     """
     for name in names:
         (NOT_NEGATIVE if or_zero else ABOVE_0).require(given.get(name), f"{of}.{name}" if of else name)
@@ -93,9 +91,7 @@ Fraction = Annotated[float, Range("between 0 and 1", lambda x: 0 < x < 1)]
 def check_ranges(kind: type, given: Mapping[str, Any], of: str) -> None:
     """Refuse settings outside the ranges that a class and its base classes give their constructors' arguments.
 
-    Args:
-        given: settings by name; None is allowed.
-        of: prefix of the keys in messages, such as ``model``.
+    ``of`` is the prefix of the keys in messages, such as ``model``. None is allowed.
     """
     for base in kind.__mro__:
         init = vars(base).get("__init__")

@@ -68,10 +68,7 @@ class Seal:
 def seal(folder: Path, key: Key | None = None, made_of: Mapping[str, str] | None = None, *names: str) -> None:
     """Sync a folder's files and write their digests, the key and what it was made of.
 
-    Args:
-        folder: with all of its files.
-        key, made_of: as in `Seal`.
-        *names: the files that are sealed; none: all but hidden ones.
+    ``names`` are the files that are sealed; none: all but hidden ones.
     """
     found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     files = names or sorted(path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts))

@@ -25,10 +25,8 @@ class LocalWorkers(Executor):
     """Processes on this machine.
 
     Where one dies, the futures of all that were running or waiting raise `BrokenExecutor`; what is submitted then runs
-    in new processes. After an exception within ``with``, what still runs is killed.
-
-    Args:
-        environments: variables of each process, set before it loads anything.
+    in new processes. After an exception within ``with``, what still runs is killed. ``environments`` are the variables
+    of each process, set before it loads anything.
     """
 
     def __init__(self, environments: Sequence[Mapping[str, str]]) -> None:
@@ -92,10 +90,7 @@ def run_logged(log: Path, threads: int | None, function: Callable[..., Any], *ar
 def locked(folder: Path, doing: str, remedy: str) -> Iterator[None]:
     """Lock a folder for this process. The lock file is beside the folder and is released if the process dies.
 
-    Args:
-        folder: it need not exist.
-        doing: what the other process is doing, for the message.
-        remedy: of the message.
+    The folder need not exist. ``doing`` is what the other process is doing, for the message.
 
     Raises:
         InputError: another process holds the lock.

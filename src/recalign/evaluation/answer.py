@@ -70,9 +70,9 @@ def ab_test(decision: Decision, test: ComparisonTable) -> str | None:
     if about is None or decision.word == "do not ship" or decision.general:
         return None
     gain, spread = test.gain(about.policy), test.get(about.policy, USER_SPREAD)
-    if gain is None or not gain.widened(about.interval_factor).low > 0:
+    if gain is None or spread is None or not 0 < spread.value < math.inf:
         return None
-    if spread is None or not 0 < spread.value < math.inf:
+    if not gain.widened(about.interval_factor).low > 0:
         return None
     z = NormalDist().inv_cdf
     users = 2 * (z(0.975) + z(POWER)) ** 2 * (spread.value / test.unit / gain.value) ** 2

@@ -26,9 +26,6 @@ class Interval(NamedTuple):
     low: float
     high: float
 
-    def __neg__(self) -> Interval:
-        return Interval(-self.value, -self.high, -self.low)
-
     def widened(self, factor: float) -> Interval:
         """Both ends further away, by a factor on their distance from the value."""
         low, high = (self.value + factor * (end - self.value) for end in self[1:])
@@ -161,8 +158,7 @@ class ComparisonTable:
 
     def mark(self, method: str, metric: str) -> int:
         """1 or -1 where a method is better or worse than the better baseline, after Holm; else 0."""
-        cell = self.get(method, f"holm_best_baseline/{metric}")
-        return cell.sign if cell else 0
+        return cell.sign if (cell := self.get(method, f"holm_best_baseline/{metric}")) else 0
 
 
 def figure(metric: str, value: float) -> str:

@@ -45,13 +45,7 @@ class ItemKNN(Policy):
 
     @classmethod
     def of(cls, sequences: Sequences, window: int = 10, shrinkage: float = 10.0, newest: int = 50) -> ItemKNN:
-        """Count the training events of all users.
-
-        Args:
-            window: a user's events are near each other up to so many places apart.
-            shrinkage: of the cosine, in events.
-            newest: as the policy's.
-        """
+        """Count the training events of all users, which are near each other up to ``window`` places apart."""
         neighbour_WK, cosine_WK = map(torch.from_numpy, nearest(sequences, window, NEIGHBOURS, shrinkage))
         return cls(neighbour_WK, cosine_WK, torch.from_numpy(sequences.item_counts()), newest)
 

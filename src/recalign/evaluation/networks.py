@@ -46,7 +46,6 @@ JUDGE_UNIT = "judge/sd"
 """Of judges with a reward of their own: the standard deviation of their training rewards. `USER_SPREAD` is unknown."""
 TESTED = "users/tested"  # all users with test events; where a sample was evaluated
 MAX_SCORES = 2**28  # of events and items: of more, batches and states are not kept
-NETWORKS = 2  # whose states are kept at a time: as a rule the start, and what reranks it
 
 
 class LoadedNetworks(Networks):
@@ -155,12 +154,10 @@ class ValidationRanking:
             scores += len(batch.target_T) * self.data.num_items
             if scores > MAX_SCORES:
                 return []
-            found.append((there := batch.to(self.device), _once(there)))
+            there = batch.to(self.device)
+            once = functools.lru_cache(2)(lambda read, there=there: read(there))  # of the start, and what reranks it
+            found.append((there, once))
         return found
-
-
-def _once(batch: Batch) -> Once:
-    return functools.lru_cache(NETWORKS)(lambda read: read(batch))
 
 
 def of_methods(nets: LoadedNetworks, policies: Mapping[MethodRun, Policy], events: Any) -> dict[str, Any]:
@@ -203,11 +200,7 @@ def true_rewards_path(data: RewardData) -> Path | None:
 
 
 def load_truth(path: Path, sequences: Sequences) -> Tensor:
-    """True expected rewards by user index and item - 1.
-
-    Args:
-        path: the ``truth.npz`` of a simulated log: ``reward`` float32 (users, items), raw ids ``users``, ``items``.
-        sequences: the log whose users and items are wanted.
+    """True expected rewards by user index and item - 1, from the ``truth.npz`` of a simulated log (`simulation.write`).
 
     Raises:
         InputError: the file is missing or does not know one of them.
@@ -229,10 +222,8 @@ def require_apart(judges: Iterable[Loaded], other: Loaded, sequences: Sequences)
     """Refuse judges that share users with the table (users A), with one another, or with another network.
 
     Args:
-        judges: reward models.
         other: the training reward model or a post-trained policy. Not the cloned policy: it read everybody's choices,
             and rewards of users A at most.
-        sequences: the log that is evaluated.
 
     Raises:
         InputError: they share users, or a checkpoint does not say who its users were.

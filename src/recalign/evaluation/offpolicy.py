@@ -183,7 +183,6 @@ def estimate(
     """Estimate a candidate's expected value of a list.
 
     Args:
-        shown: the lists.
         clip: largest weight; cube_root: of the number of lists, so that the interval is wider than that of an A/B test
             by its sixth root at most; None: none is cut. Cutting lowers the variance, and biases.
         min_ess: effective sample size in users below which there is no estimate, but a reason.
@@ -254,8 +253,7 @@ def _ratios(name: str, shown: Lists, weight_NK: np.ndarray) -> list[tuple[np.nda
     if name == "cascade_snips":
         return list(zip((weight_NK * shown.reward_NK).T, weight_NK.T, strict=True))
     if name in ("dm", "dr"):
-        assert shown.predicted_N is not None
-        assert shown.direct_N is not None
+        assert shown.predicted_N is not None and shown.direct_N is not None  # noqa: PT018
         rest_N = last_N * (value_N - shown.predicted_N)
         return [(shown.direct_N if name == "dm" else shown.direct_N + rest_N, one_N)]
     return [(last_N * value_N, one_N if name == "ips" else last_N)]

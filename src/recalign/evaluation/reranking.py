@@ -66,8 +66,8 @@ class RerankState:
 class Rerank(Policy):
     """A policy reranked at serving: log pi(v | s) + strength * r(s, v), up to a constant, r a reward or another score.
 
-    The strength is 1 / lambda, in 1 / the score's unit.
-    ``spread`` is the standard deviation of the rewards, in which whoever asks may give another strength.
+    The strength is 1 / lambda, in 1 / the score's unit. ``spread`` is the standard deviation of the rewards, in which
+    whoever asks may give another strength.
     """
 
     def __init__(self, policy: Policy, reward: Scores, strength: float, spread: float = 1.0) -> None:

@@ -18,20 +18,18 @@ def _by_reward(reward: RewardEnsemble, data: RewardData) -> tuple[Scores, float]
     return reward, data.moments()[1]
 
 
-def _by_item_mean(_: RewardEnsemble, data: RewardData) -> tuple[Scores, float]:
-    return ItemScores(torch.from_numpy(data.moments()[2])), data.moments()[1]
-
-
-def _by_permuted_item_mean(_: RewardEnsemble, data: RewardData) -> tuple[Scores, float]:
-    return ItemScores(torch.from_numpy(as_placebo(data).moments()[2])), data.moments()[1]
+def _by_item_mean(data: RewardData, rewards: RewardData) -> tuple[Scores, float]:
+    return ItemScores(torch.from_numpy(rewards.moments()[2])), data.moments()[1]
 
 
 RERANKED = {
     "popularity_tilt": RerankedRow(scores=lambda _, data: (ItemScores(log_counts(data.sequences)), 1.0)),
     "rerank": RerankedRow(scores=_by_reward),
-    "rerank_item_mean": RerankedRow(scores=_by_item_mean),
+    "rerank_item_mean": RerankedRow(scores=lambda _, data: _by_item_mean(data, data)),
     "rerank_permuted": RerankedRow(scores=_by_reward, trained=True),
-    "rerank_item_mean_permuted": RerankedRow(scores=_by_permuted_item_mean, permuted=True),
+    "rerank_item_mean_permuted": RerankedRow(
+        scores=lambda _, data: _by_item_mean(data, as_placebo(data)), permuted=True
+    ),
 }
 ROWS: dict[str, Row] = {
     **COUNTED,

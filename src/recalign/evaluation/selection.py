@@ -77,6 +77,5 @@ def choose(trials: Mapping[int, Figures], keep: float) -> int:
     """
     kept = {number: Retention(figures[RETAINED], figures[ERROR]) for number, figures in trials.items()}
     enough = [number for number, of in kept.items() if of.enough(keep - TOLERANCE)]
-    if not enough:
-        return max(kept, key=lambda number: kept[number].share)
-    return max(enough, key=lambda number: trials[number][SELECT])
+    best = max(enough, key=lambda number: trials[number][SELECT], default=None)
+    return max(kept, key=lambda number: kept[number].share) if best is None else best

@@ -39,14 +39,7 @@ class Sources:
 
     @classmethod
     def of(cls, chain_folder: Path) -> Sources:
-        """Read a chain's folder.
-
-        Args:
-            chain_folder: `runs/<chain>`.
-
-        Raises:
-            InputError: the chain has no `comparison.csv`.
-        """
+        """Read a chain's folder, `runs/<chain>`. Raises InputError where it has no `comparison.csv`."""
         frame, (roles, _) = read(chain_folder), load_roles(chain_folder)
         table, validation = (ComparisonTable(frame, roles, split) for split in SPLITS)
 

@@ -81,7 +81,7 @@ def evaluate(
     hidden = not console.is_terminal
     for read in track(batches, f"evaluating, {part}", console=console, transient=True, disable=hidden):
         batch = read.to(device)
-        once = _once(batch)
+        once: Once = functools.cache(lambda read, batch=batch: read(batch))
         states = {
             name: policy.encode_once(once) if isinstance(policy, Composed) else once(policy.encode)
             for name, policy in policies.items()
@@ -109,10 +109,6 @@ def evaluate(
     if idle := max((frame["popularity@10"].null_count() for frame in frames.values()), default=0):
         rank_zero_warn(f"before {idle:,} {part} events the user had met every item: nothing is shown, nothing valued")
     return frames
-
-
-def _once(batch: Batch) -> Once:
-    return functools.cache(lambda read: read(batch))
 
 
 def _of_policy(

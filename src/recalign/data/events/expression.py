@@ -25,12 +25,8 @@ def evaluate(
     A value is null if a column that the expression reads is null, or an argument of ``least`` or ``greatest`` is.
     ``coalesce`` is exempt: it gives its first argument that is not null by the same rule.
 
-    Args:
-        frame: the rows.
-        expression: Polars SQL over the frame's columns.
-        key: the setting that holds the expression, for errors: ``data.reward``.
-        rows: where the rows come from; None: numbered by the column ``row`` if there is one, else from 1.
-        null_safe: False: nulls are handled as in SQL.
+    ``key`` is the setting that holds the expression, for errors. ``rows``: where the rows come from; None: numbered by
+    the column ``row`` if there is one, else from 1. Without ``null_safe``, nulls are handled as in SQL.
 
     Raises:
         InputError: the expression does not parse, reads an unknown column or other rows (``avg``, windows), cannot be

@@ -97,11 +97,7 @@ def _parsed(words: Sequence[str]) -> argparse.Namespace:
 
 
 def _read(files: Sequence[str]) -> tuple[pl.DataFrame, bool]:
-    """Read the files of a table as training would.
-
-    Returns:
-        The table, and whether it has a header row. Without one, columns are named ``column_1``, ``column_2``, ...
-    """
+    """A table as training would read it, and whether it has a header row; else columns are ``column_1``, ..."""
     first = read(files[0], ())
     number_or_date = re.compile(r"[-+]?\d+([-.:/T ]\d+)*(Z|[eE+]\d.*)?(_duplicated_\d+)?")
     named = not is_text(files[0]) or not any(map(number_or_date.fullmatch, first.columns))

@@ -115,11 +115,7 @@ def find(root: Path, entry: str) -> list[str]:
 
 
 def files_named(pattern: str) -> list[str]:
-    """The files that a path or pattern on the command line names.
-
-    Raises:
-        InputError: there is none.
-    """
+    """The files that a path or pattern on the command line names. Raises InputError where there is none."""
     if files := find(Path(), pattern):
         return files
     there = [one.name for one in Path(pattern).parent.glob("*")]

@@ -119,7 +119,6 @@ def load_events(log: LogMapping, root: Path | None, reward: str | None) -> Event
     """Read and check a log.
 
     Args:
-        log: its files and what their columns mean.
         root: the data root; None: `data_root`.
         reward: Polars SQL over the columns of the files and ``log.columns``; None: no event has a reward.
 
@@ -145,12 +144,6 @@ def check_rows(
     raw: pl.DataFrame, rows: SourceRows, log: LogMapping, reward: str | None
 ) -> tuple[pl.DataFrame, pl.Series, pl.Series, Report]:
     """Check rows of a log: all rows, or all rows of some users.
-
-    Args:
-        raw: the rows, with the columns of all files.
-        rows: where they come from.
-        log: its settings.
-        reward: as in `load_events`.
 
     Returns:
         ``frame``, ``users``, ``items`` and ``report`` as in `EventTable`, for these rows only.

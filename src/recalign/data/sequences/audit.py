@@ -174,12 +174,7 @@ def refused(said: str) -> str | None:
 
 
 def verdict(sections: Mapping[str, Section], time_unit: str) -> Verdict:
-    """Judge the figures that `audit_log` computes.
-
-    Args:
-        sections: the figures.
-        time_unit: in which the log's timestamps were read.
-    """
+    """Judge the figures that `audit_log` computes of a log whose timestamps were read in a unit."""
     found = (*_rewards(sections), *_events(sections, time_unit), *_measured(sections))
     return Verdict([*found, *(stop(f"{name}: {count:,}") for name, count in sections[LEAKS].items() if count)])
 

@@ -84,18 +84,11 @@ class Batch:
 
 
 def collate(
-    sequences: Sequences,
-    windows: Windows,
-    chosen: np.ndarray,
-    bucket: int,
-    *,
-    know_request: bool,
-    seen: bool,
+    sequences: Sequences, windows: Windows, chosen: np.ndarray, bucket: int, *, know_request: bool, seen: bool
 ) -> Batch:
     """Make the batch of some windows of a log.
 
     Args:
-        sequences, windows: the log, and windows of a part of it.
         chosen: int64 (B,), indices of windows.
         bucket: L, the length to pad to.
         know_request: whether ``request_time`` is the next event's own time (else that of the event before it).

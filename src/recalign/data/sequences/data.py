@@ -116,11 +116,7 @@ class EventDataModule(LightningDataModule):
 
     @classmethod
     def check_settings(cls, given: Mapping[str, Any]) -> None:
-        """Refuse settings, by name, that cannot work; the command calls it before anything runs.
-
-        Raises:
-            InputError: a setting cannot work.
-        """
+        """Refuse settings, by name, that cannot work, with an InputError; the command calls it before anything runs."""
         check_ranges(cls, given, "data")
         if given.get("seed") is not None:
             require_seed(given["seed"], "data.seed")

@@ -23,12 +23,7 @@ def permuted_rewards(reward_N: np.ndarray, user_N: np.ndarray, seed: int) -> np.
     The seed and the number of events choose s. Of two columns of the same events, both are permuted alike; where one
     lacks rewards that the other has, s skips them.
 
-    Args:
-        reward_N: rewards, NaN where there is none; these stay NaN, and count in no mean.
-        user_N: int64, the user of each event.
-        seed: of the permutation.
-
-    Shape: -> float64 (N,).
+    NaN, where there is no reward, stays NaN and counts in no mean. Shape: (N,), int64 (N,) -> float64 (N,).
     """
     known_N = ~np.isnan(reward_N)
     permutation_N = np.random.default_rng(seed).permutation(len(reward_N))

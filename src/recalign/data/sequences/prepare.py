@@ -68,7 +68,6 @@ def prepare(data: EventDataModule, partitions: int | None = None, workers: int =
     """Prepare a log that need not fit in memory, in partitions of users; afterwards it is read from the cache.
 
     Args:
-        data: the log and its settings.
         partitions: how many, about; each has to fit in memory, once a worker. Null: one for each 4 million rows.
         workers: processes that work on partitions side by side.
 
