@@ -106,7 +106,7 @@ class RunsComparison:
 def evaluated(
     chain_folder: Path, methods: Collection[str] | None, seeds: Collection[int] | None
 ) -> list[tuple[str, int, Path]]:
-    """Method, seed and folder of a chain's finished evaluations, sorted; they have `summary.json` and `test.parquet`."""
+    """Method, seed and folder of the finished evaluations, sorted: they have `summary.json` and `test.parquet`."""
     found = []
     for path in chain_folder.glob("*/seed-*/evaluation/summary.json"):
         method, name, _, _ = path.parts[-4:]
