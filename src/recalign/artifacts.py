@@ -76,7 +76,7 @@ def get_or_make(thing: Kept[Made], say: Callable[[str], None]) -> Made:
 
 
 def recorded(path: Path) -> str | None:
-    """The digest that the manifest of a file's run folder has of it; None: it has none."""
+    """The file's digest in its run's manifest; None: it has none."""
     for run in path.absolute().parents[:2]:
         manifest = read_json(run / MANIFEST)
         digests = manifest.get("digests") if isinstance(manifest, dict) else None  # another tool's file may lie there

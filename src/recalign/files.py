@@ -20,7 +20,7 @@ from recalign.errors import InputError, TrainingError
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """What the system says of a full disk."""
 LEFT_DAYS = 7
-"""Days after which what lies beside a path, half written, is of no process any more, on whichever machine."""
+"""Age in days from which a leftover temporary file counts as abandoned."""
 
 
 def temp_path(path: Path) -> Path:

@@ -18,7 +18,7 @@ from recalign.reward import RewardData
 
 @dataclass(frozen=True)
 class Row:
-    """What a row is.
+    """How a row of a table gets its policy.
 
     Attributes:
         counted: makes the policy of a row that is counted from the log; None: it is a network.

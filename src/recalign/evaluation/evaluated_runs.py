@@ -44,6 +44,6 @@ class Run:
 
 
 def with_gains(events: pl.DataFrame) -> pl.DataFrame:
-    """Add the columns of `RANKS`."""
+    """Add a column for each metric in `RANKS`, computed from the target's rank."""
     rank = events["rank"].to_numpy()
     return events.with_columns(pl.Series(name, gain(rank), dtype=pl.Float64) for name, gain in RANKS.items())

@@ -39,7 +39,7 @@ class Roles:
         return list(dict.fromkeys([BEST, START, RERANK, *REWARD_FREE, *own]))
 
     def candidates(self, rows: Iterable[str]) -> list[str]:
-        """The rows that may be shipped: those that read rewards and know users, without baselines and placebos."""
+        """Rows that may be shipped: all but baselines, placebos, reward-free rows and rows counted from the log."""
         others = {*self.baselines, *self.placebos, *REWARD_FREE, *COUNTED_ROWS}
         return [row for row in rows if row not in others and reranked_method(row) not in self.placebos]
 
@@ -50,7 +50,7 @@ class Roles:
         return own + (self.placebos_of(method) + self.placebos_of(RERANK) if method else [])
 
     def without_placebo(self, row: str) -> list[str]:
-        """What of a row has no placebo: the row; of ``<method>_rerank`` without its own, the method or reranking."""
+        """What of a row lacks a placebo: the row itself or, of ``<method>_rerank``, the method, reranking or both."""
         method = reranked_method(row)
         if row in {*self.placebos.values(), *self.baselines, *REWARD_FREE}:  # the latter read no reward
             return []

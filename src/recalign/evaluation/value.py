@@ -31,7 +31,7 @@ Once = Callable[[Callable[[Batch], Any]], Any]
 
 @runtime_checkable
 class Composed(Protocol):
-    """A policy made of networks that other rows have too: each reads a batch once."""
+    """A policy composed of networks that it shares with other rows, so that each encodes a batch only once."""
 
     def encode_once(self, once: Once) -> State: ...
 

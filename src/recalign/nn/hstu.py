@@ -81,7 +81,7 @@ class HSTU(Encoder):
         return x_BLD.masked_fill_(~valid_rows(length_B, x_BLD.shape[1]), 0)
 
     def placed(self, x_BLD: Tensor, length_B: Tensor) -> Tensor:
-        """The events with their places; 0 in padding."""
+        """Add position embeddings to the events, and apply dropout; 0 in padding."""
         rows = x_BLD.shape[1]
         x_BLD = torch.add(self.position[:rows], x_BLD, alpha=self.dim**0.5)
         return self.dropout(x_BLD).masked_fill_(~valid_rows(length_B, rows), 0)

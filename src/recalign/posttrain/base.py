@@ -122,7 +122,7 @@ class PostTraining(PolicyModule):
         return loss
 
     def without_prior(self) -> AbstractContextManager[None]:
-        """Every policy in the loss without item prior and cold items; `recalign.recommender.prior` says why."""
+        """Context in which policies have no item prior and no cold items (`recalign.recommender.prior` says why)."""
         return without_prior(self.policy, self.reference)
 
     def advantages(self, batch: Batch) -> Tensor:
@@ -136,7 +136,7 @@ class PostTraining(PolicyModule):
         return self.reference.log_probs(self.reference.encode(batch), items)
 
     def log_ratios(self, batch: Batch, items: Tensor, other: Policy) -> Tensor:
-        """log pi - log other of items at each state; no gradient flows through other. Shape: as above."""
+        """log pi - log other of items per state; no gradient flows through other. Shape: int64 (T, C) -> (T, C)."""
         with torch.no_grad():
             other_TC = other.log_probs(other.encode(batch), items)
         return self.policy.log_probs(self.policy.encode(batch), items) - other_TC

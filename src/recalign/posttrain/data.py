@@ -63,7 +63,7 @@ class PostTrainingData(RewardData):
 
     @classmethod
     def upstream(cls, init_args: dict[str, Any]) -> dict[str, str]:
-        """The checkpoints that these settings need, by argument."""
+        """The stages whose checkpoints these settings need, by argument."""
         needs = {}
         if init_args["source"] != "observed" or init_args["baseline"] in ("value", "soft"):
             needs["reward_model"] = "reward"
@@ -72,7 +72,7 @@ class PostTrainingData(RewardData):
         return needs
 
     def trained_windows(self) -> Windows:
-        """The windows that are trained on, without advantages."""
+        """The training windows, before advantages are added."""
         return RewardData.training(self).in_memory()
 
     def training(self) -> Windows:

@@ -16,7 +16,7 @@ from recalign.reward.data import RewardData
 
 
 def starting_policy(data: RewardData, path: str | None, given: Policy | Loaded | None, needed_by: str) -> Policy:
-    """Load the starting policy, on whose items or states data is prepared, as it was cloned, without an item prior.
+    """Load the starting policy, without its item prior, to prepare data on its items or states.
 
     `recalign.recommender.prior` says why: every loss is without it.
 

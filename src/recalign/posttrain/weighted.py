@@ -52,7 +52,7 @@ def transform_advantages(advantage_T: Tensor, transform: Transform, temperature:
 
 
 def clip_weights(w_T: Tensor, clip: float | None) -> tuple[Tensor, Figures]:
-    """Limit weights to ``clip`` times the mean of those that are not 0 before; None: no limit. A sign stays.
+    """Clip |w| to ``clip`` times the mean |w| of non-zero weights, keeping the sign; None: no clipping.
 
     Returns:
         The weights, and ``clipped``, the share of them that were clipped.
@@ -65,7 +65,7 @@ def clip_weights(w_T: Tensor, clip: float | None) -> tuple[Tensor, Figures]:
 
 
 def weighted_likelihood(policy: Policy, state: State, item_T: Tensor, weight_T: Tensor) -> tuple[Tensor, Figures]:
-    """L = sum_t w_t * -log pi(a_t | s_t) / sum_t w_t over the events of all processes; 0 if all weights are.
+    """L = sum_t w_t * -log pi(a_t | s_t) / sum_t w_t over the events of all processes; 0 if all w_t = 0.
 
     This covers behaviour cloning (w = 1), filtered cloning (w in {0, 1}), reward-weighted cloning (w = r),
     exponential reward weighting (w = exp(r / beta); arXiv 2603.10279) and A-SFT (w = f(r - V); Netflix TechBlog,
@@ -89,7 +89,7 @@ def weighted_likelihood(policy: Policy, state: State, item_T: Tensor, weight_T: 
 
 
 def weight_figures(weight_T: Tensor) -> Figures:
-    """What to log of weights.
+    """Figures about the weights, to log.
 
     ``ess``, the effective sample size as a share of the events, (sum |w|)^2 / (T sum w^2); ``max_weight``, the largest
     over the mean; and ``negative``, the negative weights' share of sum |w|.

@@ -51,7 +51,7 @@ def recipe(module: Rebuildable) -> dict[str, Any]:
 
 
 def readable(value: Any) -> Any:
-    """An argument as a checkpoint holds it, which is read without unpickling: recipes, text, Python's numbers."""
+    """Convert an argument to what can be read without unpickling: recipes, text, Python's numbers."""
     if isinstance(value, Rebuildable):
         return recipe(value)
     if isinstance(value, os.PathLike):
@@ -147,13 +147,13 @@ class Loaded:
 
     @classmethod
     def from_checkpoint(cls, net: nn.Module | None, checkpoint: dict[str, Any], where: str) -> Loaded:
-        """A network with what a checkpoint says of it."""
+        """A network with the metadata that its checkpoint holds."""
         users = UserCohort(**checkpoint["users"]) if "users" in checkpoint else None
         facts, influence = checkpoint.get("facts", {}), checkpoint.get("self_influence")
         return cls(net, checkpoint.get("catalogue"), facts, users, influence, where)
 
     def refuse_judge(self, data: EventDataModule) -> None:
-        """Refuse to train on the predictions of a judge, or of any that knows rewards of other users than these.
+        """Refuse to train on predictions of a judge, or of any model trained on users outside this data's group.
 
         Judges learn from those rewards, which are kept from all that they value.
         """

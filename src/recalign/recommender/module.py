@@ -57,7 +57,7 @@ class CloningFromStart(Cloning):
 
     @classmethod
     def upstream(cls, init_args: dict[str, Any]) -> dict[str, str]:
-        """The checkpoints that these settings need, by argument; only one that is named."""
+        """The stage whose checkpoint each argument needs: ``init_from`` only where it is given."""
         return {"init_from": "recommender"} if init_args.get("init_from") else {}
 
     def setup(self, stage: str) -> None:
@@ -79,7 +79,7 @@ class CloningFromStart(Cloning):
         self.policy.past_rewards.calibrate(float(reward.mean()), float(reward.std(ddof=1)))
 
     def visible(self, batch: Batch) -> Batch:
-        """The batch without hidden rewards."""
+        """The batch, with the rewards of users whose rewards are hidden set to NaN."""
         if self.hidden_U is None:
             return batch
         self.hidden_U = self.hidden_U.to(batch.user_B.device)  # once

@@ -39,17 +39,17 @@ class Policy(Rebuildable, nn.Module, ABC):
     """How the best items are found; the package sets `recalign.nn.topk`."""
     num_items: int
     warm_only = False
-    """Whether items without training events are left out of the softmax, as in training (`without_prior`)."""
+    """Whether items without training events are left out of the softmax, as in training (`training_pass`)."""
 
     def begin_step(self) -> None:
-        """A step of training begins: what it shares is made once, and random parts are drawn."""
+        """Begin a training step: compute once what its forward passes share, and draw its random parts."""
 
     def end_step(self) -> None:
         """A step of training ends, before weights change."""
 
     @property
     def num_warm(self) -> int:
-        """How many items have training events, the first ones: what training draws from."""
+        """The number of items with training events, which come first in the catalogue; training draws from them."""
         return self.num_items
 
     def set_counts(self, count_V: Tensor) -> None:
@@ -130,12 +130,12 @@ class Policy(Rebuildable, nn.Module, ABC):
         return torch.cat(ranks)
 
     def ranks_within(self, state: State, item: Tensor, k: int, seen: Tensor | None = None) -> Tensor:
-        """As `ranks`, but a rank above k may be any number above k, which takes some policies less time."""
+        """Like `ranks`, but ranks above k need not be exact, only above k, which is faster for some policies."""
         return self.ranks(state, item, seen)
 
 
 def total_nll(policy: Policy, state: State, item_T: Tensor, weight_T: Tensor) -> Tensor:
-    """sum_t weight_t * -log pi(item_t | state_t), a scalar: that of all processes, from the targets of this one."""
+    """sum_t weight_t * -log pi(item_t | state_t), summed over all processes; arguments are this process's targets."""
     return all_gather_rows(policy.weighted_nll(state, item_T, weight_T)[None]).sum()
 
 
@@ -146,7 +146,7 @@ def mean_nll(policy: Policy, state: State, item_T: Tensor) -> Tensor:
 
 
 def chunks(states: int, num_items: int) -> list[slice]:
-    """Slices of as many states as are scored over the whole catalogue at once."""
+    """Split states into slices that are small enough to be scored over the whole catalogue at once."""
     rows = max(1, min(ROWS, SCORES // num_items))
     return [slice(first, min(first + rows, states)) for first in range(0, max(states, 1), rows)]
 

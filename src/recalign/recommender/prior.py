@@ -81,7 +81,7 @@ class ItemPrior(nn.Module):
 
 @contextmanager
 def without_prior(*policies: Policy) -> Iterator[None]:
-    """Policies as they were cloned, which is how they are trained (above): inside, their priors have strength 0.
+    """Context in which policies have an item prior of strength 0, as in cloning; the strengths are restored after it.
 
     Items without training events are out of the softmax too: no event says whether users would have chosen them.
     """
@@ -98,7 +98,7 @@ def without_prior(*policies: Policy) -> Iterator[None]:
 
 @contextmanager
 def training_pass(*policies: Policy) -> Iterator[None]:
-    """The forward passes of a step of training, of policies without an item prior. A step within a step is the same."""
+    """Context of a training step's forward passes, of policies without an item prior; nested ones join the outer."""
     begun = [policy for policy in policies if not policy.warm_only]
     for policy in begun:
         policy.warm_only = True

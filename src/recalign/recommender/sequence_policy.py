@@ -113,7 +113,7 @@ class SequencePolicy(HistoryPolicy):
         num_items: V.
         temperature: of the softmax; smaller is sharper.
         feedback: whether the policy sees the rewards of earlier events.
-        features: as in `HistoryPolicy`; items without training events are in the softmax too, but while it is trained.
+        features: as in `HistoryPolicy`; items without training events are in the softmax too, except in training.
     """
 
     softmax: ClassVar[Any]
@@ -132,11 +132,11 @@ class SequencePolicy(HistoryPolicy):
         self.prior = ItemPrior(num_items)
 
     def trunk(self) -> SequencePolicy:
-        """Itself; with features a copy whose items are their vectors."""
+        """This policy; if it has features, a copy with these added into its item embeddings."""
         return self if self.features is None else self.features.without_features(self)
 
     def set_counts(self, count_V: Tensor) -> None:
-        """Cold items borrow the mean count of the others: 0 would say that users left them out."""
+        """Set the item prior's counts. Cold items get the others' mean count: 0 would say that users left them out."""
         if self.num_warm < self.num_items:
             mean = count_V[: self.num_warm].double().mean()
             count_V = torch.cat([count_V[: self.num_warm].double(), mean.expand(self.num_items - self.num_warm)])

@@ -84,7 +84,7 @@ class StageModule(LightningModule):
                 logger.log_histogram(name, values[values.isfinite()].float().cpu().numpy(), self.global_step)
 
     def bind(self, data: EventDataModule) -> Self:
-        """Tell the module of its log, as a DataModule given to a Trainer does; without it, it has batches alone."""
+        """Give the module its log, as a DataModule passed to a Trainer does; otherwise it sees only batches."""
         self.datamodule = data
         return self
 

@@ -22,7 +22,7 @@ OWN_COLUMNS = (*PREPARED, "reward")
 
 @dataclass(frozen=True)
 class Feature:
-    """What is known of an item before anybody chose it (a value of ``data.log.items.features``).
+    """A feature of items, and how to read it from the item table (a value of ``data.log.items.features``).
 
     Attributes:
         value: Polars SQL over the columns of the item table.

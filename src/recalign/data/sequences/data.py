@@ -123,7 +123,7 @@ class EventDataModule(LightningDataModule):
 
     @property
     def preparation(self) -> Any:
-        """Makes `sequences`; of `preparation_class`."""
+        """The `preparation_class` instance that makes `sequences`."""
         if getattr(vars(self).get("_preparation"), "data", None) is not self:  # a copy makes its own
             self._preparation = self.preparation_class(self)
         return self._preparation

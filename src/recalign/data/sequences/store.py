@@ -231,7 +231,7 @@ def index(
 
 
 def with_rare_items(report: Report, used: int, min_events: int) -> Report:
-    """The report of a log of which so many events are used, after ``min_events`` left some out."""
+    """Add to a log's report how many events ``min_events`` left out."""
     reason = f"are training events of items that have fewer than {min_events}, and are left out"
     notes = [*report.notes, Note(reason, report.used - used, [])] if used < report.used else report.notes
     return replace(report, used=used, notes=notes)
@@ -248,7 +248,7 @@ def fingerprint_of(log: str, *settings: Split | High | UserGroups | RelativeTo |
 
 
 def catalogue_digest(items: pl.Series, frame: pl.DataFrame) -> str:
-    """`Sequences.catalogue`."""
+    """Digest of the catalogue and of the events' users, items, times and parts (`Sequences.catalogue`)."""
     content = hashlib.sha256("\n".join(map(str, items.to_list())).encode())
     for column in ("user", "item", "timestamp", "split"):
         content.update(np.ascontiguousarray(frame[column].to_numpy()).data)

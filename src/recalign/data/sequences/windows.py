@@ -58,7 +58,7 @@ class Windows:
         return self.stop - self.start
 
     def take(self, chosen: np.ndarray) -> Windows:
-        """Some of the windows, with their targets as arrays. Shape: int64 (B,), indices of windows."""
+        """Select windows by index, with their targets as arrays. Shape: int64 (B,), indices of windows."""
         counts = self.offset[chosen + 1] - self.offset[chosen]
         if (log := self.log) is None:
             return self._some(chosen, counts, ranges(self.offset[chosen], counts))
@@ -78,7 +78,7 @@ class Windows:
         )
 
     def in_memory(self) -> Windows:
-        """All of them, with their targets as arrays."""
+        """All windows, with their targets as arrays."""
         return self if self.log is None else self.take(np.arange(len(self)))
 
     def keep(self, kept: np.ndarray) -> Windows:

@@ -34,13 +34,13 @@ class Experiment(Protocol):
     trained: list[str]
 
     def upstream(self, stage: str) -> Sequence[str]:
-        """The stages of the chain from whose results one starts."""
+        """The stages of the chain from whose results a stage starts."""
 
     def stage(self, name: str, seed: int, chosen: Mapping[str, Any] | None) -> Kept[Any]:
         """A stage or method, on the checkpoints that exist now, with the settings that a search chose."""
 
     def evaluation(self, seed: int, results: Results) -> Kept[list[str]]:
-        """All methods of a seed to evaluate, as its steps left them; gives those that were evaluated now."""
+        """The evaluation of all methods of a seed, from its steps' results; it returns the methods evaluated now."""
 
     def comparison(self) -> Kept[pl.DataFrame]:
         """The table of all methods over all seeds."""
@@ -63,7 +63,7 @@ class Step:
     in_main: bool = False
 
     def given(self, done: Results) -> Results:
-        """The results of what it needs."""
+        """The results of the steps that this step needs."""
         return {name: done[name] for name in self.needs}
 
 

@@ -53,7 +53,7 @@ class AbstractStage(ABC):
 
     @abstractmethod
     def prepared(self) -> AbstractContextManager[None]:
-        """Refuse what cannot run; within, no other process trains in the folder, and errors name settings."""
+        """Refuse what cannot run; inside the context, the run folder is locked, and errors name settings."""
 
     @abstractmethod
     def build(self, callbacks: Sequence[Callback]) -> tuple[Trainer, LightningModule, LightningDataModule, Path | None]:
@@ -68,11 +68,11 @@ class AbstractStage(ABC):
 
     @abstractmethod
     def recorded(self, trainer: Trainer, data: LightningDataModule) -> AbstractContextManager[None]:
-        """Write configuration, figures and manifest to the run folder; the manifest says how what is within ended."""
+        """Write configuration, figures and manifest to the run folder; the manifest records how the context ended."""
 
     @abstractmethod
     def result(self) -> Path | None:
-        """What a `fit` hands over, its best checkpoint; else what was loaded."""
+        """The best checkpoint of a `fit`; for other commands, the checkpoint that was loaded."""
 
 
 @dataclass(frozen=True)
