@@ -54,7 +54,7 @@ def evaluate(
 
     Returns:
         A frame for each method, with a row for each target event. Columns: ``user, event, rank`` (0: a miss, the item
-        was not in training), ``cold, high, high_user`` and the figures of the policy at that history: the scorers'
+        is not in the catalogue), ``cold, high, high_user`` and the figures of the policy at that history: the scorers'
         mean over the ten unseen items shown; where the truth is known, ``true@10`` and ``true`` (expected true reward
         under the policy over unseen items); ``kl`` (to the start), ``entropy``, ``popularity@10`` (mean popularity
         percentile of the items shown); and ``shown``, the ten items. Figures of items shown are null where the user had

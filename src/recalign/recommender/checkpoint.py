@@ -155,7 +155,7 @@ class Loaded:
     def refuse_judge(self, data: EventDataModule) -> None:
         """Refuse to train on predictions of a judge, or of any model trained on users outside this data's group.
 
-        Judges learn from those rewards, which are kept from all that they value.
+        The rewards that judges learn from stay hidden from everything that judges evaluate.
         """
         users, log = self.users, data.sequences
         if users and (users.group.startswith("B") or (users.mask(log, self.where) & ~log.users_in(data.users)).any()):

@@ -29,11 +29,11 @@ class Batch:
         item_BL: int64, items 1..V; 0 is padding.
         length_B: int64, valid events of each row.
         time_BL: int64, seconds; padding repeats the last event's.
-        request_time_BL: int64, the time at which the event after each event is requested: its own time if that is
-            known, else the time of the event before it.
+        request_time_BL: int64, when the item after event i is asked for: the time of event i + 1 if requests know
+            their time (``data.request_time: known``), else that of event i.
         reward_BL: float32, rewards of the history's events, NaN where there is none.
         row_T, column_T: int64, where each target's history ends.
-        target_T: int64, the item that was chosen; 0 if it was never seen in training.
+        target_T: int64, the item that was chosen; 0 if it is not in the catalogue.
         reward_T: float32, its reward, NaN where there is none.
         high_T: bool, whether that reward is high.
         event_T: int64, the target's row in `Sequences.frame`.

@@ -94,7 +94,7 @@ class Windows:
 
 
 def training_windows(sequences: Sequences, users: np.ndarray, max_length: int) -> Windows:
-    """Make one window per user, bool (U,): the newest training events that another one follows, which they predict."""
+    """Make one window per user, bool (U,): the newest training events but the last; each predicts the next one."""
     states_U = np.maximum(sequences.trained - 1, 0)
     user = np.flatnonzero(users & (states_U > 0))
     length, stop = np.minimum(states_U[user], max_length), sequences.offset[user] + states_U[user]
