@@ -54,8 +54,7 @@ def transform_advantages(advantage_T: Tensor, transform: Transform, temperature:
 def clip_weights(w_T: Tensor, clip: float | None) -> tuple[Tensor, Figures]:
     """Clip |w| to ``clip`` times the mean |w| of non-zero weights, keeping the sign; None: no clipping.
 
-    Returns:
-        The weights, and ``clipped``, the share of them that were clipped.
+    Returns the weights, and ``clipped``, the share of them that were clipped.
     """
     if clip is None:
         return w_T, {"clipped": w_T.new_zeros(())}
@@ -73,14 +72,8 @@ def weighted_likelihood(policy: Policy, state: State, item_T: Tensor, weight_T: 
 
     Dividing by the batch's sum of weights makes the step size independent of their scale.
 
-    Args:
-        policy: pi.
-        state: its states before the events of this process.
-        item_T: these events' items a_t.
-        weight_T: w_t >= 0 of the events of all processes; no gradient flows through them.
-
-    Returns:
-        The loss, and the figures of `weight_figures`.
+    States and items a_t are those of this process's events; weights w_t >= 0 are of the events of all processes, and no
+    gradient flows through them. Returns the loss, and the figures of `weight_figures`.
     """
     weight_T = weight_T.detach()
     share_T = weight_T / above_zero(weight_T.sum())

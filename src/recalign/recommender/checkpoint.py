@@ -62,7 +62,7 @@ def readable(value: Any) -> Any:
 def build(plan: dict[str, Any], name: str = "network", where: str | None = None) -> Any:
     """Build the network that `recipe` describes, with fresh weights; ``name`` and ``where`` are for messages.
 
-    Importing a module runs it, so a checkpoint may name recalign's networks and those whose module is imported already.
+    A checkpoint may name recalign's networks and those whose module is imported already: importing runs a module.
 
     Raises:
         InputError: the class is no network, its module may not be imported, or it does not take these arguments.
@@ -134,7 +134,7 @@ class Loaded:
         catalogue: digest of the catalogue it was trained on; None: unknown.
         facts: what its stage recorded beside the weights, such as a reward model's reliability.
         users: whose events it was trained on.
-        self_influence: of a reward model, how far each training event moved its own item's factors, (events, 1 + F).
+        self_influence: of a reward model, how far each event moved its own item's factors. Shape: (events, 1 + F).
         where: checkpoint or argument that it came from, for messages.
     """
 

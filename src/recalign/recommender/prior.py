@@ -57,10 +57,7 @@ class ItemPrior(nn.Module):
         return abs(self.strength) * self.spread / scale
 
     def augment_queries(self, query_TD: Tensor) -> Tensor:
-        """Widen queries, so that ``scale * query . item`` includes the prior if `augment_items` has widened the items.
-
-        Shape: -> (T, X).
-        """
+        """Widen queries: their products with items of `augment_items` include the prior. Shape: -> (T, X)."""
         zeros = ALIGNED - 1 - query_TD.shape[1] % ALIGNED
         return F.pad(F.pad(query_TD, (0, 1), value=1.0), (0, zeros)) if self.strength else query_TD
 

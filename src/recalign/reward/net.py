@@ -96,11 +96,7 @@ class RewardNet(nn.Module):
         return self.user_side(self.trunk.encode(batch), self.fold_in(batch))
 
     def user_side(self, h_TD: Tensor, folded_MTR: Tensor) -> Tensor:
-        """W s + p and b(s) + g. W and b read the trunk's states and the mean of the members' folded-in factors.
-
-        Args:
-            h_TD: the trunk's states.
-            folded_MTR: as of `fold_in`.
+        """W s + p and b(s) + g. W and b read the trunk's states and the mean of the members' factors (`fold_in`).
 
         Shape: (M, T, S).
         """
@@ -131,13 +127,9 @@ class RewardNet(nn.Module):
         return (key @ query_MTD.permute(1, 2, 0)).permute(2, 0, 1) + user_bias[..., None] + item_bias
 
     def self_influence(self, states_MTS: Tensor, influence_TF: Tensor) -> Tensor:
-        """How much each training event has added to its own score.
+        """How much each training event has added to its own score. Shape: (M, T).
 
-        Args:
-            states_MTS: the user side before each event.
-            influence_TF: how far the event moved its item's bias and latent factors, in the unit of the log.
-
-        Shape: (M, T).
+        ``influence_TF``: how far the event moved its item's bias and latent factors, in the unit of the log.
         """
         first = self.dim - self.item_factors.embedding_dim
         key_TD = influence_TF[:, 1:] @ self.item_projection.weight[:, first : first + self.num_factors].T
@@ -213,12 +205,9 @@ class RewardEnsemble(Rebuildable, nn.Module):
         """Each member's expected reward, in the unit of the log.
 
         Args:
-            states: what `states` returned.
-            item: int64 items of 1..V, one or several a state; None: the whole catalogue.
-            influence_TF: of training events, one item a state: how far each moved its own item (`self_influence`);
-                this is taken off their scores.
-
-        Shape: states (K, T, S); item (T,) or (T, C) -> (K, T) or (K, T, C); None -> (K, T, V).
+            states: what `states` returned. Shape: (K, T, S).
+            item: int64 items of 1..V; None: the whole catalogue. Shape: (T,) or (T, C) -> (K, T) or (K, T, C).
+            influence_TF: of training events: what each added to its own score (`self_influence`) is taken off.
         """
         predicted = []
         for net, own in zip(self.nets, states.split(self.members // len(self.nets)), strict=True):
