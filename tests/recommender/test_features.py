@@ -153,7 +153,7 @@ def test_training_leaves_cold_items_out_of_the_softmax(data, trained):
             few_TC = policy.log_probs(state, batch.target_T[:, None])
             assert policy.sample(state, 50).max() <= WARM
             assert policy.top_k(state, WARM)[1].max() <= WARM
-            kl_T, _ = kl_and_entropy(policy, state, policy, state)
+            kl_T, _ = kl_and_entropy(logp_TV, logp_TV)
         assert policy.top_k(state, WARM + COLD)[1].max() == WARM + COLD
     warm_TV = whole_TV[:, :WARM].log_softmax(dim=1)
     torch.testing.assert_close(logp_TV[:, :WARM], warm_TV, atol=1e-5, rtol=0)

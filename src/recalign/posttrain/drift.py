@@ -13,7 +13,7 @@ from torch import Tensor
 from recalign.data.sequences import Batch
 from recalign.distributed import all_gather_rows
 from recalign.posttrain.base import Figures, PostTraining
-from recalign.recommender.policy import Policy, State, chunks
+from recalign.recommender.policy import chunks
 
 KL_HISTORIES = 4  # histories of a batch on which the KL to the start is measured
 KL_TARGETS = 32  # about this many of their targets are used, evenly spaced
@@ -28,17 +28,17 @@ def drift(method: PostTraining, batch: Batch) -> Figures:
     policy, start = method.policy, method.reference
     mode = policy.training
     policy.eval()
-    kl_T, entropy_T = kl_and_entropy(policy, policy.encode(probe), start, start.encode(probe))
+    state, start_state = policy.encode(probe), start.encode(probe)
+    parts = [
+        kl_and_entropy(policy.log_probs(state[part]), start.log_probs(start_state[part]))
+        for part in chunks(len(state), policy.num_items)
+    ]
     policy.train(mode)
+    kl_T, entropy_T = torch.cat(parts, dim=1)
     return {"kl": all_gather_rows(kl_T).mean(), "entropy": all_gather_rows(entropy_T).mean()}
 
 
-@torch.no_grad()
-def kl_and_entropy(policy: Policy, state: State, other: Policy, other_state: State) -> tuple[Tensor, Tensor]:
-    """KL(policy || other) and the policy's entropy over the catalogue, in nats, exact. Shape: -> (T,) each."""
-    kl, entropy = [], []
-    for part in chunks(len(state), policy.num_items):
-        logp_TV, other_TV = policy.log_probs(state[part]), other.log_probs(other_state[part])
-        kl.append((logp_TV.exp() * (logp_TV - other_TV)).sum(dim=1))
-        entropy.append(-(logp_TV.exp() * logp_TV).sum(dim=1))
-    return torch.cat(kl), torch.cat(entropy)
+def kl_and_entropy(logp_TV: Tensor, other_TV: Tensor) -> Tensor:
+    """KL(pi || other) and the entropy of pi, in nats, from log-probabilities over the catalogue. Shape: -> (2, T)."""
+    p_TV = logp_TV.exp()
+    return torch.stack([(p_TV * (logp_TV - other_TV)).sum(dim=1), -(p_TV * logp_TV).sum(dim=1)])

@@ -57,7 +57,14 @@ def tokenize(
     x_ND = matrix(vectors.table(data), items, source)
     found = quantize(x_ND, tuple(sizes), seed)
     report: dict[str, Any] = {"log": log, "vectors": source, **figures(x_ND, found)}
-    print(_text(report))
+    sections = {
+        f"semantic ids of {log} from {source}: {report['verdict']}": {
+            name: value for name, value in report.items() if isinstance(value, int | float)
+        },
+        "nearest: ids before they are made unique": report["nearest"],
+        **{f"level {number}": level for number, level in enumerate(report["levels"])},
+    }
+    print(render(sections))
     if report["defects"] and not allow_collapsed:
         remedy = "give other vectors or sizes; --allow_collapsed true writes these ids all the same"
         raise InputError(f"the codebook has collapsed: {'; '.join(report['defects'])}", where=source, remedy=remedy)
@@ -65,15 +72,3 @@ def tokenize(
     write_json(out / REPORT, report)
     print(f"\n{out / CODES}\n{out / REPORT}")
     return out / CODES
-
-
-def _text(report: dict[str, Any]) -> str:
-    """The figures of tokens.json for the terminal, by the same names."""
-    sections = {
-        f"semantic ids of {report['log']} from {report['vectors']}: {report['verdict']}": {
-            name: value for name, value in report.items() if isinstance(value, int | float)
-        },
-        "nearest: ids before they are made unique": report["nearest"],
-        **{f"level {number}": level for number, level in enumerate(report["levels"])},
-    }
-    return render(sections)

@@ -5,7 +5,6 @@ A list that cannot be used is counted by the first reason that holds for it, and
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,10 +95,6 @@ def split(lists: pl.DataFrame, reasons: dict[str, pl.Expr]) -> tuple[pl.DataFram
     return lists.filter(pl.col("why").is_null()).drop("why"), {name: counts.get(name, 0) for name in reasons}
 
 
-def _each(column: str, good: Callable[[pl.Expr], pl.Expr]) -> pl.Expr:
-    return pl.col(column).list.eval(good(pl.element())).list.all()
-
-
 UNKNOWN = "with a reward that nobody knows"
 UNUSABLE = {
     "of which `where` leaves only some places": ~pl.col("whole"),
@@ -108,7 +103,7 @@ UNUSABLE = {
         pl.col("positions") != pl.int_ranges(1, pl.col("positions").list.len() + 1, dtype=pl.Int64)
     ),
     "with a chance of 0, above 1 or none": ~(
-        _each("log_probs", lambda one: ((one <= 0) & (one.exp() > 0)).fill_null(False))
+        pl.col("log_probs").list.eval(((pl.element() <= 0) & (pl.element().exp() > 0)).fill_null(False)).list.all()
         & ((pl.col("chance") > 0) & (pl.col("chance") <= 1)).fill_null(False)
     ),
     "with filters that the log does not tell (blocked, allowed, boosted)": (
