@@ -42,7 +42,7 @@ class TrustReport(Callback):
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
         self._predicted.append(outputs)
 
-    on_test_batch_end = on_validation_batch_end
+    on_test_batch_end = on_validation_batch_end  # type: ignore[assignment]
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         errors = self._measure(pl_module)
