@@ -154,12 +154,12 @@ def test_modules_do_not_ask_the_trainer_for_its_datamodule():
 
 CEILINGS = {
     "lines": 29_500,
-    "statements": 15_820,
-    "functions": 1_780,
-    "bytes": 1_475_000,
+    "statements": 15_800,
+    "functions": 1_770,
+    "bytes": 1_440_000,
     "packages": 8,
     "modules beside them": 10,
-    "lines of tests": 27_000,
+    "lines of tests": 26_750,
     "lines of benchmarks": 5_400,
 }
 """What the house may hold; a change that needs more says what each new hundred lines buy."""

@@ -64,5 +64,4 @@ class SignedSFT(WeightedSFT):
 
     def likelihood(self, batch: Batch, weight_T: Tensor) -> tuple[Tensor, Figures]:
         logp_T = self.policy.log_prob(self.policy.encode(batch), batch.target_T)
-        start_T = all_gather_rows(self.start_E[batch.event_T])
-        return tapered_likelihood(all_gather_rows(logp_T), weight_T, start_T)
+        return tapered_likelihood(all_gather_rows(logp_T), weight_T, all_gather_rows(self.start_E[batch.event_T]))

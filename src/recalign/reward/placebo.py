@@ -47,8 +47,7 @@ class PermutedRewardData(RewardData):
 
     def training(self) -> Windows:
         windows = super().training().in_memory()
-        reward_T = self.permuted(self.observed)[windows.event]
-        return dataclasses.replace(windows, reward=reward_T.astype(np.float32))
+        return dataclasses.replace(windows, reward=self.permuted(self.observed)[windows.event].astype(np.float32))
 
 
 def as_placebo(data: RewardData) -> PermutedRewardData:

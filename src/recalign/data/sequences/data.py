@@ -223,8 +223,7 @@ class EventDataModule(LightningDataModule):
             require_any(self.windows("validation"), "validation", self.users)
 
     def train_dataloader(self) -> Loader:
-        windows = require_any(self.training(), "train", self.users)
-        return self.loader(windows, shuffle=True, seen=False, shared=True)
+        return self.loader(require_any(self.training(), "train", self.users), shuffle=True, seen=False, shared=True)
 
     def val_dataloader(self) -> Loader:
         return self.loader(require_any(self.windows("validation"), "validation", self.users), shared=True)

@@ -97,8 +97,7 @@ class LogPreparation(Preparation):
     def serving_loader(self, users: np.ndarray, *, shared: bool = False) -> Loader:
         ordered = copy.copy(self.data)
         ordered.sequences = by_time(self.data.sequences)
-        windows = serving_windows(ordered.sequences, users, ordered.max_length)
-        return ordered.loader(windows, shared=shared)
+        return ordered.loader(serving_windows(ordered.sequences, users, ordered.max_length), shared=shared)
 
 
 EventDataModule.preparation_class = LogPreparation

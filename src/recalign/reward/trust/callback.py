@@ -64,8 +64,7 @@ class TrustReport(Callback):
             for name in ("event", "predicted")
         )
         self._predicted.clear()
-        expected = module.data.expected_rewards(event.numpy())
-        return prediction_errors(expected, pl.Series(predicted.float().numpy()))
+        return prediction_errors(module.data.expected_rewards(event.numpy()), pl.Series(predicted.float().numpy()))
 
     def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
         best = getattr(trainer.checkpoint_callback, "best_model_path", "")

@@ -212,8 +212,7 @@ def with_interval(estimate: Estimate) -> list[float]:
 
 def quantile_bins(value_N: np.ndarray, bins: int = 10) -> np.ndarray:
     """Which of ``bins`` parts of equal size each value belongs to, from 1; equal values share the lowest."""
-    edges = np.quantile(value_N, np.arange(1, bins) / bins)
-    return np.searchsorted(edges, value_N) + 1
+    return np.searchsorted(np.quantile(value_N, np.arange(1, bins) / bins), value_N) + 1
 
 
 def calibration(predicted_N: np.ndarray, reward_N: np.ndarray) -> dict[str, Any]:

@@ -94,8 +94,7 @@ def parse_tokens(words: Sequence[str]) -> ParsedTokens:
     settings = instantiated(parser, parsed)
     out, log = settings.pop("out"), settings["data"].log_.name
     folder = RunFolder(Path(out)) if out else RunFolder.of(RunConfig(TOKENS), log, settings["seed"])
-    config = yaml.safe_load(parser.dump(parsed, skip_unset=False))
-    return ParsedTokens(list(words), config, settings, folder)
+    return ParsedTokens(list(words), yaml.safe_load(parser.dump(parsed, skip_unset=False)), settings, folder)
 
 
 def run_command(words: Sequence[str]) -> None:
