@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from recalign.evaluation.candidate_checks import placebo_flaw
 from recalign.evaluation.comparison import ALL, HIGH, PLACEBO_FACTOR, VALUE
-from recalign.evaluation.comparison_table import ComparisonTable
+from recalign.evaluation.comparison_table import ComparisonTable, Interval
 from recalign.evaluation.roles import reranked_method
 from recalign.recommender.interpolation import MIN_NDCG_RETAINED
 
@@ -89,6 +89,16 @@ def _kept(table: ComparisonTable) -> Check:
     return Check(1 if share >= MIN_NDCG_RETAINED else -1, line, table.shared_seeds("asft", baseline))
 
 
+def negated(difference: Interval) -> Interval:
+    """The difference of the second row and the first."""
+    return Interval(-difference.value, -difference.high, -difference.low)
+
+
+def in_words(table: ComparisonTable, metric: str, difference: Interval) -> str:
+    """A difference with its unit, where it has one."""
+    return difference.sd if table.in_sd(metric) else str(difference)
+
+
 def _gains(table: ComparisonTable, metric: str) -> list[Check]:
     cell = table.get("asft", name := f"holm_best_baseline/{metric}")
     if cell is None:
@@ -97,7 +107,7 @@ def _gains(table: ComparisonTable, metric: str) -> list[Check]:
         baseline = str(table.better_baseline(metric))
         gain = Check(
             cell.sign,
-            f"{metric}: {table.in_words(name, cell)} against {baseline}",
+            f"{metric}: {in_words(table, name, cell)} against {baseline}",
             table.shared_seeds("asft", baseline),
         )
     return [gain, _against(table, "reward_weighted", metric)]
@@ -108,7 +118,9 @@ def _against(table: ComparisonTable, other: str, metric: str) -> Check:
     if cell is None:
         return Check(0, f"{metric}: asft or {other} was not measured")
     return Check(
-        (-cell).sign, f"{metric}: {table.in_words(name, -cell)} against {other}", table.shared_seeds("asft", other)
+        negated(cell).sign,
+        f"{metric}: {in_words(table, name, negated(cell))} against {other}",
+        table.shared_seeds("asft", other),
     )
 
 
@@ -136,9 +148,10 @@ def _behind(table: ComparisonTable, rival: str) -> tuple[int, float, str]:
     own, widened = (table.get(rival, f"{kind}_asft/{VALUE}") for kind in ("diff", "holm"))
     if own is None or widened is None or not table.in_sd(f"diff_asft/{VALUE}"):  # the margin is in sd
         return 0, float("-inf"), f"{VALUE}: {rival} was not compared with asft"
-    sign = 1 if (-own).low > -MARGIN else -1 if (-widened).high < -MARGIN else 0
-    line = f"{VALUE}: {(-own if sign > 0 else -widened).sd} against {rival}; the margin is {-MARGIN:+.2f} sd"
-    return sign, (-own).low + MARGIN, line
+    own, widened = negated(own), negated(widened)
+    sign = 1 if own.low > -MARGIN else -1 if widened.high < -MARGIN else 0
+    line = f"{VALUE}: {(own if sign > 0 else widened).sd} against {rival}; the margin is {-MARGIN:+.2f} sd"
+    return sign, own.low + MARGIN, line
 
 
 def _placebo(table: ComparisonTable, placebo: str) -> Check:
