@@ -15,15 +15,15 @@ MANIFEST = "manifest.json"
 
 Made = TypeVar("Made", covariant=True)
 Key = Mapping[str, Any]
-"""All that determines a thing, as JSON values by name; the names are what `State.changed` says."""
+"""All that determines an artifact, as JSON values by name; `State.changed` lists names."""
 
 
 @dataclass(frozen=True)
 class State:
-    """Whether a thing that was made is there, and is still what it would be.
+    """State of an artifact on disk: whether it is there, unaltered and up to date.
 
     Attributes:
-        sealed: whether there is anything.
+        sealed: whether a finished one is there.
         altered: own files that are missing, or not what was written.
         changed: parts of the key, and files that it was made of, that are not what they were.
     """
@@ -34,12 +34,12 @@ class State:
 
     @property
     def whole(self) -> bool:
-        """Whether it is what was made."""
+        """Whether it is complete and unaltered."""
         return self.sealed and not self.altered
 
     @property
     def fresh(self) -> bool:
-        """Whether it is what would be made now."""
+        """Whether it is complete, and nothing that determines it has changed."""
         return self.whole and not self.changed
 
     def __str__(self) -> str:
@@ -48,17 +48,17 @@ class State:
 
 
 class Kept(Protocol[Made]):
-    """What is made once, and again when something changes that determines it: a run, ids, an evaluation, a page."""
+    """An artifact that is made again only when its inputs change: a run, semantic ids, an evaluation, a report."""
 
     @property
     def name(self) -> str:
-        """How lines call it: by its folder or file, where it has one."""
+        """Its name in messages: its folder or file, where it has one."""
 
     def state(self) -> State:
         """Whether it is there, and what was altered or has changed since."""
 
     def load(self) -> Made:
-        """What is there, which is fresh."""
+        """Read it; only called where it is fresh."""
 
     def make(self) -> Made:
         """Make it."""
@@ -86,7 +86,7 @@ def recorded(path: Path) -> str | None:
 
 
 def verify(path: Path, remedy: str) -> bool:
-    """Refuse a file that is not what its run's manifest says. Returns whether that says anything of it."""
+    """Refuse a file that is not what its run's manifest says. Returns whether the manifest lists it."""
     known = recorded(path)
     if known and sha256(path) != known:
         raise InputError(f"its digest is not the one in {MANIFEST}", where=str(path), remedy=remedy)

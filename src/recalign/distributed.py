@@ -25,7 +25,7 @@ def is_rank_zero() -> bool:
 
 
 def counts(rows: int, device: torch.device) -> list[int]:
-    """How many rows each process has, by rank."""
+    """The number of rows of each process, by rank. A collective call: all processes have to make it."""
     if not is_distributed():
         return [rows]
     own = torch.tensor([rows], device=device)
@@ -35,7 +35,7 @@ def counts(rows: int, device: torch.device) -> list[int]:
 
 
 def own_rows(rows: int, device: torch.device) -> slice:
-    """Where the rows of this process lie among those of all."""
+    """The slice of this process's rows among the rows of all processes. A collective call."""
     by_rank = counts(rows, device)
     first = sum(by_rank[: dist.get_rank()]) if is_distributed() else 0
     return slice(first, first + rows)
@@ -44,7 +44,8 @@ def own_rows(rows: int, device: torch.device) -> slice:
 def all_gather_rows(x: Tensor) -> Tensor:
     """The rows of all processes, by rank. Shape: (own rows, ...) -> (all rows, ...).
 
-    A loss of gathered rows is that of the whole batch, in every process. Its gradient reaches the own rows alone,
+    A loss of gathered rows is that of the whole batch, in every process. Its gradient reaches this process's rows
+    alone,
     multiplied by the number of processes, because DDP takes the mean of what the processes find.
     """
     if not is_distributed():
@@ -55,7 +56,7 @@ def all_gather_rows(x: Tensor) -> Tensor:
 
 
 def random_rows(make: Callable[[int], Tensor], rows: int, device: torch.device) -> Tensor:
-    """The own rows of what one process would draw for the whole batch; ``make`` draws a number of rows."""
+    """This process's rows of the draw that a single process makes for the whole batch; ``make(n)`` draws n rows."""
     if not is_distributed():
         return make(rows)
     return from_first(make(sum(counts(rows, device))))[own_rows(rows, device)]

@@ -1,4 +1,4 @@
-"""The rows of a table: what a row is, and those that are counted from the log.
+"""The rows of a table: what a row is, and the baselines that are computed from counts, without training.
 
 Suffixes: T targets, V items.
 """
@@ -21,7 +21,7 @@ class Row:
     """How a row of a table gets its policy.
 
     Attributes:
-        counted: makes the policy of a row that is counted from the log; None: it is a network.
+        counted: makes the policy of a baseline that is computed from counts; None: the row is a network.
         trained: whether it has a training of its own; a network that has none is the start, the cloned policy.
     """
 
@@ -55,4 +55,4 @@ COUNTED = {
     "popularity_high": Row(lambda data: SameForAll(log_counts(data.sequences, high_only=True))),
     "item_mean": Row(lambda data: SameForAll(torch.from_numpy(data.moments()[2]) / data.moments()[1])),
 }
-"""Rows that are counted, by name; `item_mean` are shrunk means, in standard deviations."""
+"""Baselines that are computed from counts, by name; `item_mean` are shrunk means, in standard deviations."""

@@ -72,7 +72,7 @@ class HSTU(Encoder):
         )
 
     def forward(self, x_BLD: Tensor, length_B: Tensor, time_BL: Tensor, request_time_BL: Tensor) -> Tensor:
-        x_BLD = self.placed(x_BLD, length_B)
+        x_BLD = self.add_positions(x_BLD, length_B)
         buckets = HSTULayer.attention.buckets(time_BL, request_time_BL)
         index = torch.arange(x_BLD.shape[1], device=x_BLD.device)
         offset_LL = index - index[:, None]  # j - i
@@ -80,7 +80,7 @@ class HSTU(Encoder):
             x_BLD = layer(x_BLD, buckets, offset_LL)
         return x_BLD.masked_fill_(~valid_rows(length_B, x_BLD.shape[1]), 0)
 
-    def placed(self, x_BLD: Tensor, length_B: Tensor) -> Tensor:
+    def add_positions(self, x_BLD: Tensor, length_B: Tensor) -> Tensor:
         """Add position embeddings to the events, and apply dropout; 0 in padding."""
         rows = x_BLD.shape[1]
         x_BLD = torch.add(self.position[:rows], x_BLD, alpha=self.dim**0.5)
@@ -106,7 +106,7 @@ class HSTULayer(nn.Module):
     """One layer; see the formula at the top."""
 
     attention: ClassVar[Attention] = Attention()
-    """How it attends; the package sets `recalign.nn.attention.TiledAttention`, the same in tiles."""
+    """The attention; the package sets `recalign.nn.attention.TiledAttention`: the same result, in tiles."""
 
     def __init__(
         self, dim: int, heads: int, head_dim: int, max_length: int, dropout: float, time_bias: bool, position_bias: bool

@@ -28,9 +28,10 @@ class PostTrainingData(RewardData):
     and its advantages should stay small. The defaults are A-SFT's recommended form.
 
     Args:
-        source: r: the logged reward (``observed``), the reward model's (``predicted``), or rho r_hat + (1 - rho) r
-            (``shrunk``), rho being the reward model's measured reliability. r_hat excludes the event's own influence on
-            its item's factors, not what the network memorised of the event, of which rho knows nothing either.
+        source: which reward r is: ``predicted`` by the reward model (the logged one then only says which events count),
+            ``observed``: the logged one, or ``shrunk``: rho r_hat + (1 - rho) r, rho the reward model's measured
+            reliability. r_hat excludes the event's own influence on its item's factors, but not what the network
+            memorised of it; rho, measured on other events, does not account for that.
         baseline: V: 0 (``none``), the mean reward (``global``), the user's earlier mean, the item's mean, both
             (``user_item``), the expected reward under the starting policy (``value``), or its soft form (``soft``).
         soft: lambda of the soft baseline, in the unit of the reward.

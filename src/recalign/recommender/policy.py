@@ -34,7 +34,7 @@ class Policy(Rebuildable, nn.Module, ABC):
     """
 
     PRIOR_STATE: ClassVar[Sequence[str]] = ()
-    """What of its state_dict is the prior. An `ItemPrior` inside it says so itself."""
+    """Entries of its state_dict that belong to the prior; a nested `ItemPrior` lists its own."""
     lists: ClassVar[Any]
     """How the best items are found; the package sets `recalign.nn.topk`."""
     num_items: int
@@ -45,7 +45,7 @@ class Policy(Rebuildable, nn.Module, ABC):
         """Begin a training step: compute once what its forward passes share, and draw its random parts."""
 
     def end_step(self) -> None:
-        """A step of training ends, before weights change."""
+        """End a training step, before weights change."""
 
     @property
     def num_warm(self) -> int:

@@ -14,7 +14,7 @@ SIMULATED = "simulated"
 """The name of a log that `recalign simulate` writes, and of its folder."""
 
 PREPARED = ("user", "item", "timestamp", "row")
-"""The event table's columns that hold recalign's numbers, and seconds, in place of what the file has."""
+"""Columns of the event table whose values recalign replaces: ids by indices, times by seconds."""
 
 OWN_COLUMNS = (*PREPARED, "reward")
 """The event table's own columns. Expressions can read raw columns of these names, but the table does not keep them."""

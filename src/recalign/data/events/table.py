@@ -32,7 +32,7 @@ class Report:
         files: rows of each file.
         headed: the files that have a header row.
         used: rows that are events.
-        notes: on the other rows; parts of a log have the same ones, in the same order.
+        notes: on the other rows; every part of a log has the same notes, in the same order.
         tied: events at the same time as another of their user, at the file's own resolution.
         repeats: events whose row equals an earlier one in every column of the file.
     """

@@ -19,14 +19,14 @@ from recalign.errors import Fraction, InputError, NonNegative, Positive, check_r
 TRAIN, VALIDATION, TEST = 0, 1, 2
 """The parts, as the column ``split`` holds them."""
 RESERVED = ("split",)
-"""Names that are no longer the log's once its events are split."""
+"""Column names that splitting reserves."""
 
 
 class Split:
     """Splits the events of a log into training, validation and test."""
 
     def __repr__(self) -> str:
-        """Class and settings, whole, which tell one prepared log from another; names with ``_`` in front are none."""
+        """Class name and settings, a part of the cache key. Attributes that begin with ``_`` are left out."""
         plain = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in vars(self).items()}
         settings = (f"{name}={value!r}" for name, value in plain.items() if not name.startswith("_"))
         return f"{type(self).__qualname__}({', '.join(settings)})"

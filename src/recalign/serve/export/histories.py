@@ -50,7 +50,7 @@ def _(encoder: HSTU, x_BLD: Tensor, h: GraphInputs) -> Tensor:
     """HSTU without tiles; the last layer has one query, the newest event."""
     layers: list[HSTULayer] = [*encoder.layers]
     last = layers.pop()
-    x_BLD = encoder.placed(x_BLD, h.length_B)
+    x_BLD = encoder.add_positions(x_BLD, h.length_B)
     if layers:
         index_L = torch.arange(x_BLD.shape[1], device=x_BLD.device)
         offset_LL, bucket_BLL = index_L - index_L[:, None], time_buckets(h.request_time_BL, h.time_BL)
