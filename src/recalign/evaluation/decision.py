@@ -143,8 +143,7 @@ class Decision:
     @property
     def because(self) -> list[str]:
         """The findings that led to the word; all of them for *ship*."""
-        sign = SIGNS[self.word]
-        return [finding.text for finding in self.findings if finding.sign == sign]
+        return [finding.text for finding in self.findings if finding.sign == SIGNS[self.word]]
 
     @property
     def next_steps(self) -> list[str]:

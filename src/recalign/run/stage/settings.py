@@ -123,14 +123,16 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def set_keys(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Flatten settings by dotted key: each single value, also inside mappings, by the key that a user would type.
+    """Flatten settings by dotted key: each single value, also in mappings and files, by the key that a user would type.
 
     A class is the value of its own key: ``{"data.split": "{class_path: X, init_args: {n: 1}}"}`` -> ``{"data.split":
     "X", "data.split.n": 1}``.
     """
     found: dict[str, Any] = {}
     for key, value in settings.items():
-        if isinstance(value, str) and value.startswith("{") and ":" in value:  # {a} may be an expression
+        if isinstance(value, str) and value.endswith((".yaml", ".yml")) and Path(value).is_file():
+            value = load(Path(value))
+        elif isinstance(value, str) and value.startswith("{") and ":" in value:  # {a} may be an expression
             with suppress(yaml.YAMLError):  # the parser will say so
                 value = get_loader("yaml")(value)
         found |= {short(name).removesuffix(".class_path"): one for name, one in flatten(value, key).items()}
