@@ -51,7 +51,9 @@ def _log(run: Any, folder: Path, page: Path, sources: Sources, searched: bool = 
         tables["search"] = pl.read_csv(folder / SEARCH, glob=False).rows(named=True)
     shown: dict[str, Any] = {"report": wandb.Html(page.read_text(encoding="utf-8"), inject=False)}
     for name, rows in tables.items():
-        shown[name] = wandb.Table(columns=list[str | int](rows[0]), data=[list(row.values()) for row in rows])
+        shown[name] = wandb.Table(
+            columns=list[str | int](rows[0] if rows else ()), data=[list(row.values()) for row in rows]
+        )
     run.log(shown)
     made_from = {f"{one['stage']}/seed-{one['seed']}": one["digests"] for one in sources.manifests}
     artifact = wandb.Artifact(wandb_name(f"{folder.name}-report"), type="report", metadata={"checkpoints": made_from})
