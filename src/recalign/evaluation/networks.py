@@ -28,7 +28,7 @@ from recalign.evaluation.reranking import (
     Reranking,
     Scores,
 )
-from recalign.evaluation.value import Once
+from recalign.nn import ranks_from_scores
 from recalign.recommender.checkpoint import Loaded
 from recalign.recommender.interpolation import (
     ALL_RETAINED,
@@ -38,7 +38,7 @@ from recalign.recommender.interpolation import (
     ndcg_by_user,
     sums_by_user,
 )
-from recalign.recommender.policy import Policy
+from recalign.recommender.policy import Policy, chunks, seen_within
 from recalign.reward import RewardData
 from recalign.reward.placebo import as_placebo
 
@@ -108,8 +108,7 @@ class LoadedNetworks(Networks):
         if "judge@10" not in self.scorers.own_data:
             return super().spread()
         judge = self.judges[-1]
-        unit = float(judge.net.nets[0].scale)
-        return {UNIT: self.data.moments()[1], JUDGE_UNIT: unit, JUDGED: judge.facts["reward"]}
+        return {UNIT: self.data.moments()[1], JUDGE_UNIT: float(judge.net.nets[0].scale), JUDGED: judge.facts["reward"]}
 
     def retained(self, run: MethodRun, policy: Policy) -> dict[str, float]:
         """NDCG retained, its standard error, and alpha, where that was searched."""
@@ -130,10 +129,16 @@ class LoadedNetworks(Networks):
 
 
 class ValidationRanking:
-    """NDCG@10 of policies by user, on the events that an NDCG budget is measured on (`budget_batches`)."""
+    """NDCG@10 of policies by user, on the events that an NDCG budget is measured on (`budget_batches`).
+
+    A reranked policy adds scores, times a strength, to log-probabilities. Neither depends on the strength, so both are
+    computed once for all strengths that are tried, where they fit into `MAX_SCORES`.
+    """
 
     def __init__(self, data: EventDataModule, device: torch.device) -> None:
         self.data, self.device = data, device
+        of_all = functools.lru_cache(2)  # as a rule of the start, and of what reranks it
+        self._scores = of_all(lambda net: [over_items(net, batch, parts) for batch, parts in self._batches])
 
     @torch.no_grad()
     def ndcg_by_user(self, policy: Policy) -> np.ndarray:
@@ -141,23 +146,38 @@ class ValidationRanking:
         policy.eval().to(self.device)
         if not isinstance(policy, Rerank) or not self._batches:
             return ndcg_by_user(policy, budget_batches(self.data), self.device)
-        return sums_by_user(
-            (batch, policy.ranks_within(policy.encode_once(once), batch.target_T, 10, batch.seen_N))
-            for batch, once in self._batches
-        )
+        known = zip(self._batches, self._scores(policy.policy), self._scores(policy.reward), strict=True)
+        return sums_by_user((batch, ranks(policy, batch, parts, *scores)) for (batch, parts), *scores in known)
 
     @functools.cached_property
-    def _batches(self) -> list[tuple[Batch, Once]]:
-        """All batches, each with what reads it once; none where they are too many to keep."""
-        found, scores = list[tuple[Batch, Once]](), 0
+    def _batches(self) -> list[tuple[Batch, list[slice]]]:
+        """All batches, with the parts in which they are scored; none where the scores do not fit."""
+        found, scores = list[tuple[Batch, list[slice]]](), 0
         for batch in budget_batches(self.data):
             scores += len(batch.target_T) * self.data.num_items
             if scores > MAX_SCORES:
                 return []
-            there = batch.to(self.device)
-            once = functools.lru_cache(2)(lambda read, there=there: read(there))  # of the start, and what reranks it
-            found.append((there, once))
+            found.append((batch.to(self.device), chunks(len(batch.target_T), self.data.num_items)))
         return found
+
+
+def ranks(policy: Rerank, batch: Batch, parts: Iterable[slice], logp_TV: Tensor, score_TV: Tensor) -> Tensor:
+    """Rank of each target, from what `over_items` found. Shape: -> int64 (T,)."""
+    found = []
+    for part in parts:
+        seen = seen_within(batch.seen_N, part)
+        tilted_TV = policy.tilted(logp_TV[part], score_TV[part])
+        found.append(ranks_from_scores(tilted_TV, batch.target_T[part] - 1, seen))
+    return torch.cat(found)
+
+
+def over_items(net: Policy | Scores, batch: Batch, parts: Iterable[slice]) -> Tensor:
+    """Log-probabilities or scores of all items before each target of a batch. Shape: -> (T, V)."""
+    if isinstance(net, Policy):
+        state = net.encode(batch)
+        return torch.cat([net.log_probs(state[part]) for part in parts])
+    states_KTS = net.states(batch)
+    return torch.cat([net.predict(states_KTS[:, part]) for part in parts])
 
 
 def of_methods(nets: LoadedNetworks, policies: Mapping[MethodRun, Policy], events: Any) -> dict[str, Any]:

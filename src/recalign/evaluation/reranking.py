@@ -83,9 +83,12 @@ class Rerank(Policy):
         return RerankState(once(self.policy.encode), once(self.reward.states))
 
     def log_probs(self, state: RerankState, items: Tensor | None = None) -> Tensor:
-        logp_TV, score_TV = self.policy.log_probs(state.policy), self.reward.predict(state.reward_KTS)
-        logp_TV = (logp_TV + self.strength * score_TV).log_softmax(dim=1)
+        logp_TV = self.tilted(self.policy.log_probs(state.policy), self.reward.predict(state.reward_KTS))
         return logp_TV if items is None else logp_TV.gather(1, items - 1)
+
+    def tilted(self, logp_TV: Tensor, score_TV: Tensor) -> Tensor:
+        """Log-probabilities of this policy, from those of the policy that it reranks and the scores."""
+        return (logp_TV + self.strength * score_TV).log_softmax(dim=1)
 
 
 @dataclass(frozen=True)

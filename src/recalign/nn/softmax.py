@@ -51,8 +51,7 @@ def weighted_nll(
 
     Loss and gradients are computed in one pass, which saves a quarter of the products. Arguments as in `log_prob`.
     """
-    setting = _Setting(scale, bound, _product_dtype(query_TD))
-    return _WeightedNLL.apply(query_TD, item_VD, target_T, weight_T, setting)
+    return _WeightedNLL.apply(query_TD, item_VD, target_T, weight_T, _Setting(scale, bound, _product_dtype(query_TD)))
 
 
 class _Setting(NamedTuple):

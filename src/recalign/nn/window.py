@@ -73,8 +73,7 @@ class Window:
     @cached_property
     def bucket_UML(self) -> Tensor:
         """The time bucket between each target's request and each event."""
-        request_UM = self.lay(self.request_time_BL[self.row_T, self.column_T])
-        return time_buckets(request_UM, self.time_BL[self.grid[0]])
+        return time_buckets(self.lay(self.request_time_BL[self.row_T, self.column_T]), self.time_BL[self.grid[0]])
 
 
 class Recency(nn.Module):
@@ -112,5 +111,4 @@ def attend(q_TNHC: Tensor, window: Window, bias_UML: Tensor) -> Tensor:
     queries = q_UGMNHC.shape[3] * q_UGMNHC.shape[4]  # of a slot; there may be no slot, so it cannot be left to torch
     score_UGMYL = score_UGXL.unflatten(2, (slots, queries)) + bias_UML[:, None, :, None]
     mixed_UGXC = score_UGMYL.softmax(dim=-1).flatten(2, 3).to(k_UGLC.dtype) @ k_UGLC
-    mixed_UGMNHC = mixed_UGXC.unflatten(2, q_UGMNHC.shape[2:5])
-    return window.pick(mixed_UGMNHC.permute(0, 2, 3, 1, 4, 5).flatten(3, 4))
+    return window.pick(mixed_UGXC.unflatten(2, q_UGMNHC.shape[2:5]).permute(0, 2, 3, 1, 4, 5).flatten(3, 4))

@@ -49,8 +49,7 @@ class FrozenRewardModel(nn.Module):
     @torch.no_grad()
     def forward(self, batch: Batch, item_TS: Tensor) -> Tensor:
         """Expected rewards of some items at each state of a batch. Shape: (T, S) -> (T, S)."""
-        predicted_TS = self.reward.predict(self.reward.states(batch), item_TS)
-        return (predicted_TS - self.mean) / self.scale
+        return (self.reward.predict(self.reward.states(batch), item_TS) - self.mean) / self.scale
 
 
 class OnlineTraining(PostTraining):

@@ -49,8 +49,7 @@ class CodeState:
     def __getitem__(self, part: slice | Tensor) -> CodeState:
         if isinstance(part, slice) and part == slice(0, len(self)):
             return self  # with the layout of its window
-        past = [Past(k[part], v[part]) for k, v in self.past]
-        return CodeState(self.window[part], past, self.first_TD[part])
+        return CodeState(self.window[part], [Past(k[part], v[part]) for k, v in self.past], self.first_TD[part])
 
 
 class CodePolicy(HistoryPolicy):

@@ -101,8 +101,7 @@ class Policy(Rebuildable, nn.Module, ABC):
     @torch.no_grad()
     def sample(self, state: State, count: int) -> Tensor:
         """Items drawn with replacement. Shape: -> int64 (T, count)."""
-        drawn = [draw(self.log_probs(state[part]), count) for part in chunks(len(state), self.num_items)]
-        return torch.cat(drawn) + 1
+        return torch.cat([draw(self.log_probs(state[part]), count) for part in chunks(len(state), self.num_items)]) + 1
 
     @torch.no_grad()
     def top_k(self, state: State, k: int, seen: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -60,5 +60,4 @@ class RankMetrics(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """`hr@k`, `ndcg@k` for each k and `mrr`, each a scalar."""
-        mean_C = self.total / self.events / ONE
-        return dict(zip(self.names, mean_C.unbind(), strict=True))
+        return dict(zip(self.names, (self.total / self.events / ONE).unbind(), strict=True))

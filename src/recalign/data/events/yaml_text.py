@@ -23,5 +23,4 @@ def yaml_text(value: Any, **style: Any) -> str:
 
 def yaml_scalar(value: Any) -> str:
     """Format a value as one line of YAML."""
-    text = yaml_text(value, default_flow_style=True, width=float("inf"))
-    return text.removesuffix("\n").removesuffix("\n...")
+    return yaml_text(value, default_flow_style=True, width=float("inf")).removesuffix("\n").removesuffix("\n...")

@@ -184,8 +184,7 @@ def remember(data: Any, folder: Path) -> None:
 
 def places(ids: pl.Series, order: pl.Series, first: int = 0) -> np.ndarray:
     """The place of each id in an order, counted from ``first``; 0 where it has none. Shape: int64 (ids,)."""
-    counted = np.arange(first, first + len(order))
-    return ids.replace_strict(order, counted, default=0, return_dtype=pl.Int64).to_numpy()
+    return ids.replace_strict(order, np.arange(first, first + len(order)), default=0, return_dtype=pl.Int64).to_numpy()
 
 
 def meaning(log: LogMapping) -> dict[str, Any]:

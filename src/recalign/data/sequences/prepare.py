@@ -331,8 +331,7 @@ class _Tasks:
         names = ("events", "users", "items")
         frame, users, items = (read_table(self.folder / f"{number}-{name}.arrow") for name in names)
         dated, resolution = self.log.timestamp is not None, self.log.time_resolution
-        report = Report({}, [], len(frame), [])
-        return EventTable(frame, users["user"], items["item"], dated, report, "", resolution)
+        return EventTable(frame, users["user"], items["item"], dated, Report({}, [], len(frame), []), "", resolution)
 
 
 def _write_slice(path: Path, array: np.ndarray, begin: int, total: int) -> None:

@@ -64,8 +64,7 @@ def fit_judge(
     names = {"B1": "judge_select", "B2": "judge_report"}
     if users not in names:
         raise InputError(f"{users!r} is not a group of judges' users", where="users", remedy="give B1 or B2")
-    given = {"data.users": users} | dict(settings or {})
-    return _run(TrainedReward, log, "judge", name, seed, given, names[users])
+    return _run(TrainedReward, log, "judge", name, seed, {"data.users": users} | dict(settings or {}), names[users])
 
 
 def align(

@@ -139,8 +139,7 @@ def compare(
     SeedEvaluation(log.folder, seed, runs, base, data, device=device, code=code).make()
     baselines = [name for name in Roles().baselines if name in policies] or [next(iter(trained))]
     roles = Roles(baselines=baselines)
-    frame = RunsComparison(log.folder, draws, list(policies), [seed], roles).make()
-    return Comparison(frame, list(policies), roles)
+    return Comparison(RunsComparison(log.folder, draws, list(policies), [seed], roles).make(), list(policies), roles)
 
 
 def compare_rewards(log: Log, rewards: Mapping[str, Any] | None = None, *, against: str | None = None) -> pl.DataFrame:

@@ -58,8 +58,7 @@ def _(encoder: HSTU, x_BLD: Tensor, h: GraphInputs) -> Tensor:
             x_BLD = dense(layer, x_BLD, x_BLD, offset_LL, bucket_BLL)
     offset_B1L = torch.arange(x_BLD.shape[1], device=x_BLD.device) - h.newest_B[:, None, None]
     request_B1 = h.request_time_BL.gather(1, h.newest_B[:, None])
-    query_B1D = at(x_BLD, h.newest_B)[:, None]
-    return dense(last, query_B1D, x_BLD, offset_B1L, time_buckets(request_B1, h.time_BL))[:, 0]
+    return dense(last, at(x_BLD, h.newest_B)[:, None], x_BLD, offset_B1L, time_buckets(request_B1, h.time_BL))[:, 0]
 
 
 def dense(layer: HSTULayer, query_BQD: Tensor, x_BLD: Tensor, offset_QL: Tensor, bucket_BQL: Tensor) -> Tensor:

@@ -115,8 +115,7 @@ class CodePart(Part):
         logp_BV = functional_call(self.walk, nodes, (h, given["vectors"]))
         logp_BN = logp_BV.index_select(1, given["leaf"])
         popular_N = given["popular"]
-        there_N = popular_N > -torch.inf
-        return torch.where((h.length_B > 0)[:, None] & there_N, logp_BN, popular_N)
+        return torch.where((h.length_B > 0)[:, None] & (popular_N > -torch.inf), logp_BN, popular_N)
 
 
 class Walk(nn.Module):

@@ -212,8 +212,7 @@ class Catalogue:
 def strongest(item_L: np.ndarray, reward_L: np.ndarray) -> np.ndarray:
     """Which events to keep, one per item: that with the highest reward, the first among ties. Shape: bool (L,)."""
     order = np.lexsort((-np.nan_to_num(reward_L, nan=-np.inf), item_L))  # stable
-    first = np.unique(item_L[order], return_index=True)[1]
-    return np.isin(np.arange(len(item_L)), order[first])
+    return np.isin(np.arange(len(item_L)), order[np.unique(item_L[order], return_index=True)[1]])
 
 
 def fine_times(times: Sequence[Time], unit: str, where: Callable[[int], str]) -> np.ndarray:
