@@ -1,4 +1,4 @@
-"""What is made once and read often: whether it is up to date, and whether it is what was written."""
+"""Artifacts, made once and read often: whether one is up to date, and whether it is what was written."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class State:
         return "; ".join(f"{word}: {', '.join(names)}" for word, names in parts.items() if names)
 
 
-class Kept(Protocol[Made]):
-    """An artifact that is made again only when its inputs change: a run, semantic ids, an evaluation, a report."""
+class Artifact(Protocol[Made]):
+    """What is loaded while its inputs are unchanged, else made: a run, semantic ids, an evaluation, a report."""
 
     @property
     def name(self) -> str:
@@ -64,15 +64,15 @@ class Kept(Protocol[Made]):
         """Make it."""
 
 
-def get_or_make(thing: Kept[Made], say: Callable[[str], None]) -> Made:
-    """Return the up-to-date thing, or make it; a line says that it is unchanged, or why it is made again."""
-    state = thing.state()
+def get_or_make(artifact: Artifact[Made], say: Callable[[str], None]) -> Made:
+    """Load an artifact that is up to date, else make it; say that it is unchanged, or why it is made again."""
+    state = artifact.state()
     if state.fresh:
-        say(f"  unchanged: {thing.name}")
-        return thing.load()
+        say(f"  unchanged: {artifact.name}")
+        return artifact.load()
     if state.sealed:
-        say(f"  again: {thing.name} ({state})")
-    return thing.make()
+        say(f"  again: {artifact.name} ({state})")
+    return artifact.make()
 
 
 def recorded(path: Path) -> str | None:

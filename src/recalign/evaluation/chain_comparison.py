@@ -30,7 +30,7 @@ SEED = re.compile(r"seed-(\d+)")
 
 @dataclass(frozen=True)
 class RunsComparison:
-    """The comparison of a chain's evaluations, `comparison.csv` (`recalign.artifacts.Kept`).
+    """The comparison of a chain's evaluations, `comparison.csv` (`recalign.artifacts.Artifact`).
 
     Evaluations of checkpoints that are gone, or are others by now, are left out, with a line that says so.
 

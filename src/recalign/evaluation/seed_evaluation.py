@@ -44,7 +44,7 @@ def key_of(run: MethodRun, base: Mapping[str, str], data: RewardData, code: str)
 
 @dataclass(frozen=True)
 class SeedEvaluation:
-    """The methods of one seed to evaluate (`recalign.artifacts.Kept`), each kept until what it depends on changes.
+    """The methods of one seed to evaluate (`recalign.artifacts.Artifact`), each kept until what it depends on changes.
 
     Publishes ``<folder>/<method>/seed-<n>/evaluation/``: ``{test,validation}.parquet``, ``summary.json``,
     ``examples.json``; of a log with random exposure also ``offpolicy.json`` (`random_exposure`).

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import polars as pl
 
-from recalign.artifacts import Kept, get_or_make
+from recalign.artifacts import Artifact, get_or_make
 from recalign.evaluation.methods import BASE_STAGES
 
 CHOICE = "choice"
@@ -36,13 +36,13 @@ class Experiment(Protocol):
     def upstream(self, stage: str) -> Sequence[str]:
         """The stages of the chain from whose results a stage starts."""
 
-    def stage(self, name: str, seed: int, chosen: Mapping[str, Any] | None) -> Kept[Any]:
+    def stage(self, name: str, seed: int, chosen: Mapping[str, Any] | None) -> Artifact[Any]:
         """A stage or method, on the checkpoints that exist now, with the settings that a search chose."""
 
-    def evaluation(self, seed: int, results: Results) -> Kept[list[str]]:
+    def evaluation(self, seed: int, results: Results) -> Artifact[list[str]]:
         """The evaluation of all methods of a seed, from its steps' results; it returns the methods evaluated now."""
 
-    def comparison(self) -> Kept[pl.DataFrame]:
+    def comparison(self) -> Artifact[pl.DataFrame]:
         """The table of all methods over all seeds."""
 
 

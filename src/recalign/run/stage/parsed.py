@@ -26,7 +26,7 @@ from recalign.run.words import without_values
 class ParsedStage(AbstractStage):
     """A parsed command: its settings, run folder and upstream checkpoints, as far as they are known before it runs.
 
-    It is made once, and again when something changes that determines it (`recalign.artifacts.Kept`).
+    It is made once, and again when something changes that determines it (`recalign.artifacts.Artifact`).
 
     Attributes:
         folder: the run folder; it need not exist.

@@ -23,7 +23,7 @@ from recalign.seals import code_digest
 
 @dataclass(frozen=True)
 class ParsedTokens:
-    """A parsed `recalign tokenize` command (`recalign.artifacts.Kept`), resolved as far as possible before it runs.
+    """A parsed `recalign tokenize` command (`recalign.artifacts.Artifact`), resolved as far as possible before it runs.
 
     Attributes:
         words: the command line after ``recalign tokenize``.

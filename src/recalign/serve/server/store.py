@@ -27,9 +27,9 @@ CREATE INDEX IF NOT EXISTS history ON events (user, time, number);
 CREATE INDEX IF NOT EXISTS received ON events (received);
 """
 Row = tuple[Any, Any, Id, int, float | None]
-"""What is kept of an event: user, id, item, microseconds since 1970, reward."""
-Kept = tuple[Id, int, float | None]
-"""What is read of it: item, microseconds since 1970, reward."""
+"""A row of the table of events: user, id, item, microseconds since 1970, reward."""
+StoredEvent = tuple[Id, int, float | None]
+"""What is read of an event: item, microseconds since 1970, reward."""
 T = TypeVar("T")
 
 
@@ -55,7 +55,7 @@ class Store(Database):
             added = connection.total_changes - before
         return Taken(added, len(rows) - added)
 
-    def history(self, user: str) -> list[Kept]:
+    def history(self, user: str) -> list[StoredEvent]:
         """A user's newest events, oldest first; of events at the same time, those first that came first."""
         chosen = "SELECT item, time, reward FROM events WHERE user = ? AND received >= ?"
         newest = f"{chosen} ORDER BY time DESC, number DESC LIMIT ?"
@@ -82,7 +82,7 @@ class AsyncStore:
         """`Store.add`."""
         return await self._within(self._writes, self.store.add, rows)
 
-    async def history(self, user: str) -> list[Kept]:
+    async def history(self, user: str) -> list[StoredEvent]:
         """`Store.history`."""
         return await self._within(self._reads, self.store.history, user)
 
@@ -123,7 +123,7 @@ def rows_of(events: Sequence[Event], catalogue: Catalogue) -> list[Row]:
     return [(one.user, one.id, one.item, time, one.reward) for one, time in zip(events, times.tolist(), strict=True)]
 
 
-def with_history(request: Request, kept: Sequence[Kept], unit: str) -> Request:
+def with_history(request: Request, kept: Sequence[StoredEvent], unit: str) -> Request:
     """Replace a request's user by that user's stored history, up to the request's time if it has one."""
     if request.time is not None:
         [until] = fine_times([request.time], unit, lambda _: "time").tolist()
