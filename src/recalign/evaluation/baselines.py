@@ -17,7 +17,7 @@ from recalign.reward import RewardData
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """How a row of a table gets its policy.
 
     Attributes:
@@ -51,8 +51,8 @@ def log_counts(sequences: Sequences, high_only: bool = False) -> Tensor:
 
 
 COUNTED = {
-    "popularity": Row(lambda data: SameForAll(log_counts(data.sequences))),
-    "popularity_high": Row(lambda data: SameForAll(log_counts(data.sequences, high_only=True))),
-    "item_mean": Row(lambda data: SameForAll(torch.from_numpy(data.moments()[2]) / data.moments()[1])),
+    "popularity": TableRow(lambda data: SameForAll(log_counts(data.sequences))),
+    "popularity_high": TableRow(lambda data: SameForAll(log_counts(data.sequences, high_only=True))),
+    "item_mean": TableRow(lambda data: SameForAll(torch.from_numpy(data.moments()[2]) / data.moments()[1])),
 }
 """Baselines that are computed from counts, by name; `item_mean` are shrunk means, in standard deviations."""

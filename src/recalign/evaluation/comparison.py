@@ -57,7 +57,7 @@ SCHEMA = dict.fromkeys(("method", "seed", "split", "metric"), pl.String) | dict.
     ("value", "ci_low", "ci_high"), pl.Float64
 )
 
-Row = tuple[str, str, str, str, float, float | None, float | None]
+CsvRow = tuple[str, str, str, str, float, float | None, float | None]
 Events = dict[int, np.ma.MaskedArray]  # seed -> (E,) value of each event, masked where it has none
 Name = tuple[str, str]  # of a figure: what it is the difference to (``diff_start``; empty: none), and the method
 Plain = dict[tuple[str, str], dict[int, float]]  # by method and metric: seed -> a plain number
@@ -86,7 +86,7 @@ class SplitTable:
         least = LEAST_DRAWS * len({method for method, _ in self.frames})
         self.bootstrap = CrossedBootstrap(len(self.first_U), max(draws, least))
 
-    def rows(self, metric: str) -> Iterator[Row]:
+    def rows(self, metric: str) -> Iterator[CsvRow]:
         """Rows of a metric and of its differences to each reference."""
         if metric == ALL:
             hits: Plain = {}
@@ -181,7 +181,7 @@ def _summary_figures(runs: Sequence[Run]) -> Plain:
     return figures
 
 
-def _plain_rows(figures: Plain, split: str, runs: Iterable[tuple[str, int]], draws: int) -> Iterator[Row]:
+def _plain_rows(figures: Plain, split: str, runs: Iterable[tuple[str, int]], draws: int) -> Iterator[CsvRow]:
     """Rows of plain numbers, of methods and seeds.
 
     A figure that a method lacks with some seed has no mean: that of the others would be no mean over the seeds.

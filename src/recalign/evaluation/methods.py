@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 import torch
 
-from recalign.evaluation.baselines import Row
+from recalign.evaluation.baselines import TableRow
 from recalign.evaluation.value import Scorers, evaluate, mean_rewards
 from recalign.recommender.checkpoint import Loaded, check_catalogue, load_net
 from recalign.recommender.cloning import CLONED
@@ -55,7 +55,7 @@ class MethodRun:
     method: str
     checkpoint: Path | None
     cost: Mapping[str, float] = field(compare=False)
-    row: Row
+    row: TableRow
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from recalign.artifacts import recorded
 from recalign.data.sequences import Batch
 from recalign.errors import InputError
-from recalign.evaluation.baselines import Row
+from recalign.evaluation.baselines import TableRow
 from recalign.evaluation.value import Once
 from recalign.files import read_json, sha256
 from recalign.recommender.checkpoint import load_net
@@ -92,7 +92,7 @@ class Rerank(Policy):
 
 
 @dataclass(frozen=True)
-class RerankedRow(Row):
+class RerankedRow(TableRow):
     """A row that reranks a policy at serving.
 
     Attributes:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from recalign.evaluation.baselines import COUNTED, Row, log_counts
+from recalign.evaluation.baselines import COUNTED, TableRow, log_counts
 from recalign.evaluation.item_knn import ItemKNN
 from recalign.evaluation.reranking import ItemScores, RerankedRow, Scores
 from recalign.evaluation.roles import reranked_method
@@ -31,17 +31,17 @@ RERANKED = {
         scores=lambda _, data: _by_item_mean(data, as_placebo(data)), permuted=True
     ),
 }
-ROWS: dict[str, Row] = {
+ROWS: dict[str, TableRow] = {
     **COUNTED,
-    "item_knn": Row(lambda data: ItemKNN.of(data.sequences)),
-    "start": Row(),
+    "item_knn": TableRow(lambda data: ItemKNN.of(data.sequences)),
+    "start": TableRow(),
     **RERANKED,
 }
 UNTRAINED = tuple(name for name, row in ROWS.items() if not row.trained)
 """Rows that take no training of their own."""
 
 
-def row_of(method: str, strength: float = 1.0, keep: float | None = None) -> Row:
+def row_of(method: str, strength: float = 1.0, keep: float | None = None) -> TableRow:
     """Look up a row by name: in `ROWS`, as a reranked row (``rerank``, ``<method>_rerank``), else as a trained policy.
 
     ``strength`` and ``keep`` are as of `RerankedRow`, where it is one.
@@ -50,7 +50,7 @@ def row_of(method: str, strength: float = 1.0, keep: float | None = None) -> Row
         return replace(RERANKED["rerank"], base=reranked_method(method), strength=strength, keep=keep)
     if method in RERANKED:
         return replace(RERANKED[method], strength=strength, keep=keep)
-    return ROWS.get(method, Row(trained=True))
+    return ROWS.get(method, TableRow(trained=True))
 
 
 def is_post_trained(method: str) -> bool:

@@ -16,7 +16,7 @@ from recalign.data.events.log import SIMULATED
 from recalign.data.events.yaml_text import yaml_text
 from recalign.data.sequences.placebo import CORRELATION
 from recalign.errors import InputError, nearest
-from recalign.evaluation.baselines import Row
+from recalign.evaluation.baselines import TableRow
 from recalign.evaluation.chain_comparison import RunsComparison
 from recalign.evaluation.methods import BASE_STAGES, BaseCheckpoints, MethodRun
 from recalign.evaluation.reranking import READS_REWARD_MODEL
@@ -234,7 +234,7 @@ def base_checkpoints(results: Results, seed: int) -> BaseCheckpoints:
     return BaseCheckpoints(*(results[step_name(stage, seed)].checkpoint for stage in BASE_STAGES))
 
 
-def method_run(trained: Trained, method: str, row: Row) -> MethodRun:
+def method_run(trained: Trained, method: str, row: TableRow) -> MethodRun:
     """A trained method to evaluate, with its training cost and, of a placebo, how much of its signal is left."""
     content = read_checkpoint(trained.checkpoint)
     facts = content["facts"]

@@ -26,7 +26,7 @@ CREATE TABLE IF NOT EXISTS events (
 CREATE INDEX IF NOT EXISTS history ON events (user, time, number);
 CREATE INDEX IF NOT EXISTS received ON events (received);
 """
-Row = tuple[Any, Any, Id, int, float | None]
+EventRow = tuple[Any, Any, Id, int, float | None]
 """A row of the table of events: user, id, item, microseconds since 1970, reward."""
 StoredEvent = tuple[Id, int, float | None]
 """What is read of an event: item, microseconds since 1970, reward."""
@@ -45,7 +45,7 @@ class Store(Database):
         self._reader, self._reading = self.connect(), threading.Lock()
         self._reader.execute("PRAGMA query_only = ON")
 
-    def add(self, rows: Sequence[Row]) -> Taken:
+    def add(self, rows: Sequence[EventRow]) -> Taken:
         """Keep events, all or none."""
         insert = "INSERT INTO events (user, id, item, time, reward, received) VALUES (?, ?, ?, ?, ?, ?)"
         now = time.time()
@@ -78,7 +78,7 @@ class AsyncStore:
         self.store, self._waiting = store, 0
         self._reads, self._writes = ThreadPoolExecutor(1, "reads"), ThreadPoolExecutor(1, "writes")
 
-    async def add(self, rows: Sequence[Row]) -> Taken:
+    async def add(self, rows: Sequence[EventRow]) -> Taken:
         """`Store.add`."""
         return await self._within(self._writes, self.store.add, rows)
 
@@ -112,7 +112,7 @@ class AsyncStore:
             self._waiting -= 1
 
 
-def rows_of(events: Sequence[Event], catalogue: Catalogue) -> list[Row]:
+def rows_of(events: Sequence[Event], catalogue: Catalogue) -> list[EventRow]:
     """Events as they are kept.
 
     Raises:
