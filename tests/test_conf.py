@@ -14,7 +14,7 @@ import yaml
 
 from recalign.cli import with_config_files
 from recalign.data.simulation import World
-from recalign.reward.candidates.values import with_own
+from recalign.reward.candidates.values import with_own_reward
 from recalign.run.chain import Chain, Plan
 from recalign.run.chain.search import Search, Spaces
 from recalign.run.commands import rewards
@@ -274,5 +274,5 @@ def test_candidate_rewards_come_after_their_log(path: Path):
     found = instantiated(*parse_call("rewards", "", rewards, words))
     written = yaml.safe_load(path.read_text())
     assert set(written) == {"rewards"}
-    assert {*with_own(found["rewards"], None)} == {*written["rewards"]}
+    assert {*with_own_reward(found["rewards"], None)} == {*written["rewards"]}
     assert found["data"].log_.name == path.stem

@@ -162,7 +162,7 @@ def judged(seed: int, record: Mapping[str, Any]) -> dict[str, Any]:
         "wrong": [reason for reasons in record.get("wrong", {}).values() for reason in reasons],
         "shipped although": record.get("wrong", {}).get(shipped, []),
         "no word rests on NaN": not rests_on_nan(decision),
-        "because": decision.because[0],
+        "because": decision.reasons[0],
         "keep": record.get("keep"),
         "commit": record.get("commit", commit()),
     }
@@ -176,7 +176,7 @@ def half_width(test: ComparisonTable, name: str) -> float:
 
 def rests_on_nan(decision: Decision) -> bool:
     """Whether a reason holds a figure that is no number."""
-    return any(re.search(r"\b(nan|None)\b", reason) for reason in decision.because)
+    return any(re.search(r"\b(nan|None)\b", reason) for reason in decision.reasons)
 
 
 def broken(found: pl.DataFrame, label: str, seeds: str) -> pl.DataFrame:

@@ -75,7 +75,7 @@ def get_or_make(artifact: Artifact[Made], say: Callable[[str], None]) -> Made:
     return artifact.make()
 
 
-def recorded(path: Path) -> str | None:
+def recorded_digest(path: Path) -> str | None:
     """The file's digest in its run's manifest; None: it has none."""
     for run in path.absolute().parents[:2]:
         manifest = read_json(run / MANIFEST)
@@ -87,7 +87,7 @@ def recorded(path: Path) -> str | None:
 
 def verify(path: Path, remedy: str) -> bool:
     """Refuse a file that is not what its run's manifest says. Returns whether the manifest lists it."""
-    known = recorded(path)
+    known = recorded_digest(path)
     if known and sha256(path) != known:
         raise InputError(f"its digest is not the one in {MANIFEST}", where=str(path), remedy=remedy)
     return known is not None

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from recalign.artifacts import Key, State, recorded
+from recalign.artifacts import Key, State, recorded_digest
 from recalign.errors import InputError
 from recalign.files import (
     digest,
@@ -147,7 +147,7 @@ def outdated(folder: Path, found: Seal | None = None) -> list[str]:
     names: list[str] = []
     for name, known in (found or Seal.read(folder)).made_of.items():
         path = Path(os.path.normpath(folder.resolve() / name))
-        if (recorded(path) or (path.is_file() and sha256(path))) != known:
+        if (recorded_digest(path) or (path.is_file() and sha256(path))) != known:
             names.append(os.path.relpath(path))
         elif path.name == SEAL:
             names += outdated(path.parent)

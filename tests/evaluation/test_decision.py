@@ -30,7 +30,7 @@ def decided(test=None, trust=None, validation=None, check=None):
 def test_a_sure_gain_that_keeps_the_ranking_is_shipped_with_one_seed_said():
     found = decided()
     assert (found.word, found.policy, found.sentence) == ("ship", "mine", "Ship mine")
-    assert found.because[0] == "mine gains +0.200 sd [+0.100, +0.300] over start."
+    assert found.reasons[0] == "mine gains +0.200 sd [+0.100, +0.300] over start."
     assert found.next_steps == ["Run three seeds: intervals of one seed are over users alone, and another may differ."]
     assert decided(table(seeds=("0", "1"))).next_steps == []
 
@@ -86,7 +86,7 @@ def test_validation_chooses_and_the_test_measures():
 def test_each_rule_has_its_word_and_its_reason(figures, trust, word, says):
     found = decided(table(**figures), reports(**trust))
     assert found.word == word
-    assert any(says in reason for reason in found.because)
+    assert any(says in reason for reason in found.reasons)
 
 
 def test_judges_that_know_averages_alone_do_not_speak_against_a_gain_that_they_may_not_see():
@@ -94,10 +94,10 @@ def test_judges_that_know_averages_alone_do_not_speak_against_a_gain_that_they_m
     assert decided(small).word == "do not ship"
     found = decided(small, reports(judges="weak"))
     assert found.word == "not decided"
-    assert "as far as these judges see" in found.because[0]
+    assert "as far as these judges see" in found.reasons[0]
     found = decided(table(over_tilt={"mine": (-0.2, -0.1)}), reports(judges="weak"))
     assert found.word == "not decided"
-    assert any("has more" in reason and "as far as these judges see" in reason for reason in found.because)
+    assert any("has more" in reason and "as far as these judges see" in reason for reason in found.reasons)
 
 
 @pytest.mark.parametrize(("met", "word"), [(0.0, "ship"), (OFTEN, "ship"), (OFTEN + 0.01, "not decided")])
@@ -105,7 +105,7 @@ def test_a_ranking_of_items_that_no_list_shows_decides_nothing(met, word):
     found = decided(check=checked(met))
     assert found.word == word
     if word != "ship":
-        assert found.because == [
+        assert found.reasons == [
             "In 21.0% of the test events the user had met the item before. They are ranked, but lists leave such items "
             "out, so all/ndcg@10 says little of what is served."
         ]
@@ -115,10 +115,10 @@ def test_a_ranking_of_items_that_no_list_shows_decides_nothing(met, word):
     assert decided(table(kept={"mine": 0.5}), check=checked(met)).word == (
         "do not ship" if word == "ship" else "not decided"
     )
-    nobody = decided(
+    none = decided(
         validation=table(kept=dict.fromkeys(VALUES, 0.1) | {"start": 1.0}, split="validation"), check=checked(met)
     )
-    assert (nobody.policy, nobody.word) == (None, "do not ship" if word == "ship" else "not decided")
+    assert (none.policy, none.word) == (None, "do not ship" if word == "ship" else "not decided")
 
 
 def test_a_start_that_ranks_nothing_has_nothing_to_keep():
@@ -126,8 +126,8 @@ def test_a_start_that_ranks_nothing_has_nothing_to_keep():
     found = decided(table(kept=nothing), validation=table(split="validation"))
     assert found.word == "not decided"
     assert found.first is None
-    assert "start ranks no item of the test events" in found.because[0]
-    assert not any("not known" in reason for reason in found.because)
+    assert "start ranks no item of the test events" in found.reasons[0]
+    assert not any("not known" in reason for reason in found.reasons)
 
 
 def test_a_start_that_ranks_no_better_than_what_takes_no_training_is_said_first():
@@ -141,7 +141,7 @@ def test_a_start_that_ranks_no_better_than_what_takes_no_training_is_said_first(
 def test_a_control_that_was_not_run_is_named_and_nothing_is_shipped_without_it(missing):
     found = decided(table({name: value for name, value in VALUES.items() if name != missing}))
     assert found.word == "not decided"
-    assert any(missing in reason and "not run" in reason for reason in found.because)
+    assert any(missing in reason and "not run" in reason for reason in found.reasons)
     assert any(missing in remedy for remedy in found.next_steps)
 
 
@@ -191,7 +191,7 @@ def test_a_reranked_row_needs_a_placebo_of_its_method_and_one_of_reranking(place
     found = decided(
         table(values, roles=roles, others=others), validation=table(values, roles=roles, split="validation")
     )
-    assert [reason for reason in found.because if "has no placebo" in reason] == [
+    assert [reason for reason in found.reasons if "has no placebo" in reason] == [
         f"{one} has no placebo." for one in lacks
     ]
     assert found.word == ("not decided" if lacks or "not_run" in placebos else "ship")
@@ -201,7 +201,7 @@ def test_a_reward_model_without_signal_with_one_of_the_seeds_leaves_it_open():
     trust = reports(seeds=("0", "1"))
     trust["reward"]["1"] = {"verdict": "no_signal", "implication": "Stay."}
     found = decided(table(seeds=("0", "1")), trust)
-    assert (found.word, found.because) == (
+    assert (found.word, found.reasons) == (
         "not decided",
         ["The reward model, which mine follows, shows no signal with seed 1."],
     )
@@ -216,7 +216,7 @@ def test_trust_that_is_not_known_with_every_seed_leaves_it_open(stage, says):
     del trust[stage]["1"]
     found = decided(table(seeds=("0", "1")), trust)
     assert found.word == "not decided"
-    assert found.because[0].startswith(f"Nothing tells {says}")
+    assert found.reasons[0].startswith(f"Nothing tells {says}")
 
 
 def test_a_log_that_may_not_be_trained_on_is_not_decided():
@@ -224,7 +224,7 @@ def test_a_log_that_may_not_be_trained_on_is_not_decided():
         check=checked(verdict="verdict: do not train\n- the time between events tells a high reward\n- more")
     )
     assert (found.word, found.policy) == ("not decided", "mine")
-    assert found.because == [
+    assert found.reasons == [
         "recalign check says not to train on this log: the time between events tells a high reward."
     ]
     assert decided(check=checked(verdict="verdict: with care\n- the time between events hints at it")).word == "ship"
@@ -237,7 +237,7 @@ def test_a_placebo_counts_by_the_seed_in_which_it_keeps_most():
         ("sham", seed, "test", "placebo/correlation", value, None, None) for seed, value in (("0", 0.3), ("1", -0.3))
     ]
     found = decided(ComparisonTable(pl.concat([frame, pl.DataFrame(each, schema=SCHEMA, orient="row")]), ROLES))
-    assert (found.word, found.because) == (
+    assert (found.word, found.reasons) == (
         "not decided",
         ["The placebo sham keeps a correlation of 0.300 with the rewards, too much for a placebo."],
     )
@@ -282,7 +282,7 @@ def test_an_open_question_says_what_would_decide_it():
 def test_nobody_keeps_enough():
     found = decided(validation=table(kept={"mine": 0.9}, split="validation"))
     assert (found.word, found.policy, found.sentence) == ("do not ship", None, "Do not ship")
-    assert found.because == ["No method keeps 95% of the ranking of start (all/ndcg@10) on validation."]
+    assert found.reasons == ["No method keeps 95% of the ranking of start (all/ndcg@10) on validation."]
 
 
 @pytest.mark.parametrize(
@@ -305,7 +305,7 @@ def test_nobody_keeps_enough():
 def test_what_may_keep_enough_on_validation_is_not_decided(figures, says):
     found = decided(validation=table(**figures, split="validation"))
     assert (found.word, found.policy) == ("not decided", None)
-    assert says in found.because[0]
+    assert says in found.reasons[0]
     assert found.next_steps[0].startswith("Add users")
 
 
@@ -314,7 +314,7 @@ def test_what_validation_does_not_know_speaks_against_nothing(metric):
     unknown = {(name, metric): (math.nan,) for name in ("mine", "start", "bc")}
     found = decided(validation=table(others=unknown, split="validation"))
     assert (found.word, found.policy, found.sentence) == ("not decided", None, "Not decided")
-    assert found.because == ["What the methods keep and are worth on validation is not known."]
+    assert found.reasons == ["What the methods keep and are worth on validation is not known."]
     assert decided(validation=table(values={}, split="validation")).word == "not decided"
 
 
@@ -324,7 +324,7 @@ def test_what_was_run_with_fewer_seeds_than_the_row_is_named(other):
     assert decided(ComparisonTable(frame, ROLES)).word == "ship"
     found = decided(ComparisonTable(frame.filter(~((pl.col("method") == other) & (pl.col("seed") == "1"))), ROLES))
     assert found.word == "not decided"
-    assert found.because == [f"Run with fewer seeds than the 2 of mine: {other} (1)."]
+    assert found.reasons == [f"Run with fewer seeds than the 2 of mine: {other} (1)."]
 
 
 OFF_BOUNDS = st.tuples(*(st.integers(low, 300).map(lambda n: (n + 0.3) / 1000) for low in (-100, 0)))

@@ -74,14 +74,14 @@ def test_dropped_ids_are_the_same_until_they_are_restored():
     kept = []
     for _ in range(200):
         table.begin_step()
-        own_VD = table(id_WD)[1:] - table.summed()
-        assert torch.equal(own_VD, table(id_WD)[1:] - table.summed())
+        own_VD = table(id_WD)[1:] - table.item_vectors()
+        assert torch.equal(own_VD, table(id_WD)[1:] - table.item_vectors())
         kept.append(own_VD[:, 0].round())
     share_V = torch.stack(kept).mean(dim=0)
     assert share_V[2] == 0
     assert share_V[:2].tolist() == pytest.approx([0.5, 0.5], abs=0.15)
     table.end_step()
-    assert torch.equal((table(id_WD)[1:] - table.summed()).round()[:, 0], torch.tensor([1.0, 1, 0]))
+    assert torch.equal((table(id_WD)[1:] - table.item_vectors()).round()[:, 0], torch.tensor([1.0, 1, 0]))
     table.eval().begin_step()
     assert table.kept_V1 is None
 
@@ -120,7 +120,7 @@ def test_a_step_makes_the_table_once_and_drops_the_same_ids_everywhere(data):
         (
             policy.log_prob(policy.encode(batch), batch.target_T).sum() + policy.log_probs(policy.encode(batch)).sum()
         ).backward()
-    dropped_V = (table[1:] - policy.features.summed()).abs().sum(dim=1) < 1e-6
+    dropped_V = (table[1:] - policy.features.item_vectors()).abs().sum(dim=1) < 1e-6
     assert 5 < dropped_V[:WARM].sum() < 31
     assert policy.item_embedding.weight.grad[1:][dropped_V].eq(0).all()
     assert torch.equal(policy.item_table(), whole)

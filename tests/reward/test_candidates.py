@@ -14,7 +14,7 @@ from recalign.errors import InputError
 from recalign.reward.candidates import compare_log_rewards, compare_rewards
 from recalign.reward.candidates.statistics import split_half_reliability
 from recalign.reward.candidates.text import render
-from recalign.reward.candidates.values import Candidate, RelativeTo, candidate_values, with_own
+from recalign.reward.candidates.values import Candidate, RelativeTo, candidate_values, with_own_reward
 from recalign.reward.trust.report import MIN_USERS
 from recalign.run.commands import rewards as command
 
@@ -227,22 +227,22 @@ def test_a_column_to_correlate_with_is_numeric(against):
 
 def test_the_logs_own_reward_is_a_candidate():
     own = Candidate("stars")
-    assert with_own({"a": "x"}, own) == {"reward": Candidate("reward"), "a": Candidate("x")}
-    assert with_own({"a": "stars"}, own) == {"a": own}  # the same
-    assert list(with_own({"a": "stars"}, Candidate("stars", RelativeTo("length")))) == ["reward", "a"]
-    assert with_own({"reward": "x"}, own) == {"reward": Candidate("x")}
-    assert with_own({"a": {"reward": 5}}, None) == {"a": Candidate("5")}
-    assert with_own({"a": {"reward": "x", "relative_to": {"column": "y", "bins": 4}}}, None) == {
+    assert with_own_reward({"a": "x"}, own) == {"reward": Candidate("reward"), "a": Candidate("x")}
+    assert with_own_reward({"a": "stars"}, own) == {"a": own}  # the same
+    assert list(with_own_reward({"a": "stars"}, Candidate("stars", RelativeTo("length")))) == ["reward", "a"]
+    assert with_own_reward({"reward": "x"}, own) == {"reward": Candidate("x")}
+    assert with_own_reward({"a": {"reward": 5}}, None) == {"a": Candidate("5")}
+    assert with_own_reward({"a": {"reward": "x", "relative_to": {"column": "y", "bins": 4}}}, None) == {
         "a": Candidate("x", RelativeTo("y", 4))
     }
     with pytest.raises(InputError, match="no reward is named"):
-        with_own({}, None)
+        with_own_reward({}, None)
 
 
 @pytest.mark.parametrize("wrong", [{"rewrad": "x"}, {"reward": "x", "typo": 1}, {"reward": "x", "relative_to": "y"}])
 def test_settings_that_describe_no_reward_are_refused(wrong):
     with pytest.raises(InputError, match="does not describe a reward") as error:
-        with_own({"a": wrong}, None)
+        with_own_reward({"a": wrong}, None)
     assert error.value.where == "rewards.a"
 
 

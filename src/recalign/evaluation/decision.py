@@ -141,7 +141,7 @@ class Decision:
         return [*self.general, *(self.about.findings if self.about else ())]
 
     @property
-    def because(self) -> list[str]:
+    def reasons(self) -> list[str]:
         """The findings that led to the word; all of them for *ship*."""
         return [finding.text for finding in self.findings if finding.sign == SIGNS[self.word]]
 
@@ -176,7 +176,7 @@ def decide(
     ahead = candidates(validation)
     tried = sorted(ahead, key=lambda row: bool(test.roles.without_placebo(row)))[:MAX_CANDIDATES]
     if not tried:
-        found = nobody(validation)
+        found = no_candidate(validation)
         general.insert(0, replace(found, sign=0) if repeated else found)
     judged = not guessing and findings.informative(judges)
     checks = [CandidateChecks(test, policy, trust.get("reward", {}), judged, not repeated) for policy in tried]
@@ -197,7 +197,7 @@ def candidates(validation: ComparisonTable) -> list[str]:
     return sorted(enough, key=lambda name: -values[name])
 
 
-def nobody(validation: ComparisonTable) -> Finding:
+def no_candidate(validation: ComparisonTable) -> Finding:
     """Why there is no candidate: none keeps enough on validation, or figures are missing."""
     rows = validation.roles.candidates(validation.methods)
     if not rows or not all(validation.retained(row) < MIN_NDCG_RETAINED for row in rows):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from recalign.data.events import data_root
 from recalign.data.sequences import Batch, EventDataModule, Sequences
-from recalign.data.sequences.preparation import rewarded
+from recalign.data.sequences.preparation import with_reward_settings
 from recalign.data.sequences.relative import RelativeTo
 from recalign.data.sequences.user_sample import with_events
 from recalign.errors import InputError
@@ -204,7 +204,7 @@ def data_of_judges(judges: Iterable[Loaded], data: EventDataModule) -> list[Even
         rewards = judge.facts.get("rewards", data.sequences.rewards)
         if rewards not in known:
             relative = judge.facts.get("relative_to")
-            own = rewarded(data, judge.facts["reward"], RelativeTo(**relative) if relative else None)
+            own = with_reward_settings(data, judge.facts["reward"], RelativeTo(**relative) if relative else None)
             if own.sequences.rewards != rewards:
                 what = f"the rewards by {judge.facts['reward']!r} are not those that it was trained on"
                 remedy = "train the judges on this log, by this version of recalign"

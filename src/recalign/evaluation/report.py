@@ -55,9 +55,9 @@ def show(sources: Sources, *paths: Path) -> None:
     console.print(table)
     if decision := sources.decision:
         console.print(f"\n[bold]{escape(decision.sentence)}[/]")
-        for reason in filter(None, [decision.first, *decision.because[:REASONS], limits(sources.trust)]):
+        for reason in filter(None, [decision.first, *decision.reasons[:REASONS], limits(sources.trust)]):
             console.print(f"- {reason}", markup=False, highlight=False)
-        if more := len(decision.because[REASONS:]):
+        if more := len(decision.reasons[REASONS:]):
             console.print(f"- {more} more: see the report", highlight=False)
         print()
     for path in paths:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recalign.artifacts import recorded
+from recalign.artifacts import recorded_digest
 from recalign.data.sequences import Batch
 from recalign.errors import InputError
 from recalign.evaluation.baselines import TableRow
@@ -165,8 +165,8 @@ def served(row: RerankedRow, folder: Path, checkpoints: Mapping[str, Path], data
     if not record:
         of = "one of an earlier version" if whole else "an altered one"
         raise InputError(f"this row has no evaluation, or {of}", where=str(folder), remedy=remedy)
-    known = {"recommender": "start", "reward": "reward", str(row.base): "checkpoint"}
-    if any(seal.key.get(known[stage]) != (recorded(path) or sha256(path)) for stage, path in checkpoints.items()):
+    keys = {"recommender": "start", "reward": "reward", str(row.base): "checkpoint"}
+    if any(seal.key.get(keys[stage]) != (recorded_digest(path) or sha256(path)) for stage, path in checkpoints.items()):
         what = "its evaluation rests on other checkpoints than those in the chain's folder"
         raise InputError(what, where=str(folder), remedy=remedy)
     if record["log"] != data.fingerprint:

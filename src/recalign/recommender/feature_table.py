@@ -98,18 +98,18 @@ class FeatureTable(Rebuildable, nn.Module):
 
     def _made(self, id_WD: Tensor) -> Tensor:
         own_V1 = self.has_id_V1 if self.kept_V1 is None else self.kept_V1
-        return torch.cat([id_WD[:1], id_WD[1:] * own_V1 + self.summed()])
+        return torch.cat([id_WD[:1], id_WD[1:] * own_V1 + self.item_vectors()])
 
     def without_features(self, policy: SequencePolicy) -> SequencePolicy:
         """A copy of a policy without features: they are added into its item embeddings."""
         plain = SequencePolicy(policy.encoder, policy.num_items, policy.temperature, policy.past_rewards is not None)
         with torch.no_grad():
-            plain.item_embedding.weight[1:] = self.has_id_V1 * policy.item_embedding.weight[1:] + self.summed()
+            plain.item_embedding.weight[1:] = self.has_id_V1 * policy.item_embedding.weight[1:] + self.item_vectors()
         plain.num_warm = policy.num_warm
         return plain
 
-    def summed(self) -> Tensor:
-        """The features' part of each item's vector. Shape: -> (V, D)."""
+    def item_vectors(self) -> Tensor:
+        """Vectors of the catalogue's items by their features alone. Shape: -> (V, D)."""
         return self.vectors(self.code_N, self.weight_N, self.offset, self.number_VW)
 
     def vectors(self, code_N: Tensor, weight_N: Tensor, offset: Tensor, number_VW: Tensor) -> Tensor:

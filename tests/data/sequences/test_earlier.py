@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from recalign.data.events import LogMapping
 from recalign.data.sequences import EventDataModule, High, LeaveLast, TimeSplit, Where
 from recalign.data.sequences.earlier import EarlierLog, remember
-from recalign.data.sequences.preparation import rewarded
+from recalign.data.sequences.preparation import with_reward_settings
 from recalign.errors import InputError
 
 FIRST = [(u, (3 * u + 5 * t) % 11, t % 5 + 1.0, 100 * t + u) for u in range(8) for t in range(3 + u)]
@@ -48,7 +48,7 @@ def test_judges_may_have_a_reward_of_their_own(tmp_path: Path, ids: Path):
     own = data(tmp_path / "as", FIRST, ids)
     other = data(tmp_path / "later", FIRST, ids, reward="rating * 2", users="B1")
     assert other.sequences.reward.tolist() == [2 * one for one in own.sequences.reward]
-    assert rewarded(own, "rating * 2", None).sequences.reward.tolist() == other.sequences.reward.tolist()
+    assert with_reward_settings(own, "rating * 2", None).sequences.reward.tolist() == other.sequences.reward.tolist()
     with pytest.raises(InputError, match=r"data\.reward: 'rating \* 2', and the earlier log was read by another"):
         EarlierLog(str(ids)).require_same(other.log_, other.reward_settings)
 

@@ -20,7 +20,7 @@ from recalign.cli import main
 from recalign.errors import InputError
 from recalign.serve.feedback.feedback_command import feedback
 from recalign.serve.feedback.joining import MISFITS, OVERDUE
-from recalign.serve.loop.monitor_command import drifts, monitor
+from recalign.serve.loop.monitor_command import monitor, policy_drift
 from recalign.serve.loop.offpolicy_command import ANOTHER, UNFIT, estimate_versions, offpolicy
 from recalign.serve.loop.served import read_rows, read_served
 from recalign.serve.server import load_bundle
@@ -285,13 +285,13 @@ def test_a_candidate_that_fixes_other_places_has_no_support(bundled, around, ser
 def test_what_is_served_has_no_drift_from_itself_and_some_at_another_temperature(bundled, around, served, tmp_path):
     """Two lists are left out: one for its history, one for an item that the start does not have."""
     bundle, drawn = load_bundle(bundled), served.lists.filter(arm="explored")
-    found, counts = drifts(bundle, served)
+    found, counts = policy_drift(bundle, served)
     assert found["value"].abs().max() < 1e-3
     assert list(counts.values()) == [drawn.height, 0, 0]
     one, two = drawn["decision"][:2]
     unknown = pl.when(decision=two).then(pl.col("items").list.eval(pl.element() + 10**6)).otherwise("items")
     lists = served.lists.with_columns(hidden=when(one, 0, "hidden"), items=unknown, temperature=pl.lit(0.2))
-    found, counts = drifts(bundle, replace(served, lists=lists))
+    found, counts = policy_drift(bundle, replace(served, lists=lists))
     assert list(counts.values()) == [drawn.height, 1, 1]
     assert found.height == drawn.height - 2
     assert found["value"].mean() > 0.5  # the draw's divergence, at temperature 2, from that at .2

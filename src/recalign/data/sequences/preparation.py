@@ -103,7 +103,7 @@ class LogPreparation(Preparation):
 EventDataModule.preparation_class = LogPreparation
 
 
-def rewarded(data: EventDataModule, reward: str | None, relative_to: RelativeTo | None) -> EventDataModule:
+def with_reward_settings(data: EventDataModule, reward: str | None, relative_to: RelativeTo | None) -> EventDataModule:
     """A copy of the data whose histories hold rewards computed by other settings.
 
     Raises:

@@ -22,7 +22,7 @@ from recalign.reward.candidates.statistics import (
     training_figures,
     training_means,
 )
-from recalign.reward.candidates.values import Candidate, candidate_values, with_own
+from recalign.reward.candidates.values import Candidate, candidate_values, with_own_reward
 from recalign.reward.trust.measures import with_interval
 from recalign.reward.trust.verdict import repeated_share
 
@@ -116,9 +116,9 @@ def compare_log_rewards(data: EventDataModule, rewards: Mapping[str, Any], again
         against: a numeric column; None: the one that a candidate is relative to, else ``data.high.within``, else none.
 
     Raises:
-        InputError: as `compare_rewards` and `recalign.reward.candidates.values.with_own`.
+        InputError: as `compare_rewards` and `recalign.reward.candidates.values.with_own_reward`.
     """
-    candidates = with_own(rewards, None if data.reward is None else Candidate(data.reward, data.relative_to))
+    candidates = with_own_reward(rewards, None if data.reward is None else Candidate(data.reward, data.relative_to))
     columns = [candidate.relative_to.column for candidate in candidates.values() if candidate.relative_to]
     against = against or next(iter(columns), data.high.within if data.high else None)
     sequences = data.sequences

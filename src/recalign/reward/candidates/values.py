@@ -34,7 +34,7 @@ class Candidate:
     relative_to: RelativeTo | None = None
 
 
-def with_own(given: Mapping[str, Any], own: Candidate | None) -> dict[str, Candidate]:
+def with_own_reward(given: Mapping[str, Any], own: Candidate | None) -> dict[str, Candidate]:
     """Put the log's own reward before the candidates, unless one of them is the same or has its name.
 
     Args:

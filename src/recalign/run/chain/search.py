@@ -137,7 +137,7 @@ def trial(stage: Stage, name: str, group: str) -> Stage:
     return parse_stage(stage.words, {**upstream, **run})
 
 
-def tried(attempt: Callable[[], Outcome]) -> Outcome | InputError | TrainingError:
+def run_trial(attempt: Callable[[], Outcome]) -> Outcome | InputError | TrainingError:
     """Run a trial; return its outcome or, if its settings cannot be trained, the error: other trials go on."""
     try:
         return attempt()
@@ -223,7 +223,7 @@ class Search:
             trained = train(trial(stage, f"trial-{number}", TRIALS), self.plan.chain.verbose)
             return method_run(trained, method, row_of(method))
 
-        return tried(run)
+        return run_trial(run)
 
     def _measure(self, method: str, done: Results) -> list[Figures | Exception]:
         """Each trial's validation figures, or why it could not be trained.

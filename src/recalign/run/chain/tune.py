@@ -22,7 +22,7 @@ from recalign.evaluation.selection_callback import SelectionValue
 from recalign.files import write_text
 from recalign.run import configs
 from recalign.run.chain.plan import train
-from recalign.run.chain.search import Spaces, line, trial, tried
+from recalign.run.chain.search import Spaces, line, run_trial, trial
 from recalign.run.stage import Stage, Trained, parse_stage, upstream
 from recalign.run.stage.console import echo, quiet
 from recalign.run.stage.loggers import BEST
@@ -91,7 +91,7 @@ def tune(argv: Sequence[str]) -> Path:
         outcomes: list[Any] = []
         for number, setting in enumerate(settings):
             echo(f"trial {number + 1} of {len(settings)}: trial-{number}, {line(setting)}")
-            run = tried(partial(_train, stage, number, setting))
+            run = run_trial(partial(_train, stage, number, setting))
             if isinstance(run, Exception):
                 echo(f"  cannot be trained: {run}")
             outcomes.append(best_value(run.folder / "metrics.csv", metric, goal) if isinstance(run, Trained) else run)

@@ -88,7 +88,7 @@ class Stage(ParsedStage):
 
     @contextmanager
     def recorded(self, trainer: Trainer, data: LightningDataModule) -> Iterator[None]:
-        with record.recorded(self, trainer, data):
+        with record.recorded_run(self, trainer, data):
             try:
                 yield
             except SIGTERMException:

@@ -25,7 +25,7 @@ from recalign.run.words import without_values
 
 
 @contextmanager
-def recorded(stage: ParsedStage, trainer: Trainer, data: LightningDataModule) -> Iterator[None]:
+def recorded_run(stage: ParsedStage, trainer: Trainer, data: LightningDataModule) -> Iterator[None]:
     """Begin the manifest and figures of a command; at its end, write how a `fit` ended, and log its checkpoint to W&B.
 
     A run that is continued keeps its rows and checkpoints; any other `fit` starts in an empty folder. After a `test`,

@@ -69,7 +69,7 @@ def monitor(
     rows = _with_predictions(rows, predicted)
     counts, drift = _counts(rows), None
     if start is not None:
-        drift, counts["drift"] = drifts(open_bundle(start), read_served(log))
+        drift, counts["drift"] = policy_drift(open_bundle(start), read_served(log))
     known = {one.version: one.catalogue.ids for one in (bundle, *map(load_bundle, bundles or []))}
     found, short = compare_windows(rows, known, days, reference, drift)
     print(render(counts))
@@ -131,7 +131,7 @@ def _counts(rows: pl.DataFrame) -> dict[str, Section]:
     }
 
 
-def drifts(start: Bundle, served: Served) -> tuple[pl.DataFrame, Section]:
+def policy_drift(start: Bundle, served: Served) -> tuple[pl.DataFrame, Section]:
     """Of each list whose first item was drawn, log p - log p_start of that item, at the temperature of the draw.
 
     Returns:

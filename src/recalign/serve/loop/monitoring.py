@@ -210,11 +210,11 @@ def estimates(rows: pl.DataFrame, draws: CrossedBootstrap, windows: int) -> tupl
     """
     place_N = rows["at"].to_numpy() * draws.users + rows["user"].to_numpy()
 
-    def summed(name: str) -> np.ndarray:
+    def sums(name: str) -> np.ndarray:
         sums = np.bincount(place_N, rows[name].to_numpy(), minlength=windows * draws.users)
         return sums.reshape(windows, draws.users)
 
-    count_WU = summed("count")
-    value_W, drawn_DW = draws.ratios(summed("value"), count_WU)
+    count_WU = sums("count")
+    value_W, drawn_DW = draws.ratios(sums("value"), count_WU)
     found = [Estimate(float(value), drawn_D) for value, drawn_D in zip(value_W, drawn_DW.T, strict=True)]
     return found, (count_WU > 0).sum(axis=1)

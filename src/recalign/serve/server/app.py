@@ -79,7 +79,7 @@ def make_app(
         bundle = service.bundle
         asked, unknown = await with_user(bundle, histories, request, decisions is not None)
         encoded = bundle.encode(asked)
-        return encoded, noted(await service.batcher.ask(Asked(bundle, encoded)), unknown)
+        return encoded, with_unknown_user(await service.batcher.ask(Asked(bundle, encoded)), unknown)
 
     @app.post("/recommend", response_model=Answer, responses=ERRORS)
     async def recommend(request: Request) -> Response:
@@ -90,7 +90,7 @@ def make_app(
         bundle = service.bundle
         asked, unknown = await with_user(bundle, histories, score.request, decisions is not None)
         encoded = bundle.encode_score(replace(score, request=asked))
-        return as_json(noted(await service.batcher.ask(Asked(bundle, *encoded)), unknown))
+        return as_json(with_unknown_user(await service.batcher.ask(Asked(bundle, *encoded)), unknown))
 
     @app.get("/health", summary="Whether it runs")
     @app.get("/ready", summary="Whether it answers, and by which version")
@@ -141,7 +141,7 @@ async def with_user(
     return with_history(request, kept, bundle.about.time_unit), not kept
 
 
-def noted(answer: Any, unknown: bool) -> Any:
+def with_unknown_user(answer: Any, unknown: bool) -> Any:
     """An answer that says whether its user is unknown."""
     return replace(answer, left_out=replace(answer.left_out, unknown_user=True)) if unknown else answer
 

@@ -45,7 +45,7 @@ def pseudonym(key: str, user: str) -> str:
     return hmac.new(key.encode(), user.encode(), hashlib.sha256).hexdigest()[:32]
 
 
-def recorded(user: str, encoded: Encoded, answer: Answer) -> dict[str, Any]:
+def decision_record(user: str, encoded: Encoded, answer: Answer) -> dict[str, Any]:
     """What is kept of an answer to a user, who is named by a pseudonym: no history and no raw user id.
 
     ``time`` is in microseconds since 1970; ``hidden``, ``blocked``, ``allowed`` (None: all) and ``boosts`` are how many
@@ -148,7 +148,7 @@ class Decisions:
             Full: it takes too long, or too many wait, those that were given up among them.
         """
         named = replace(answer, decision=secrets.token_hex(16))
-        await self._batcher.ask(recorded(pseudonym(self.key, str(user)), encoded, named))
+        await self._batcher.ask(decision_record(pseudonym(self.key, str(user)), encoded, named))
         return named
 
     async def answer(self, request: Request, answered: Answering) -> Answer:
