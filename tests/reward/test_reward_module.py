@@ -55,7 +55,7 @@ def untrained_error(module: RewardModel, data: RewardData) -> torch.Tensor:
         predicted_T = module.reward.predict(states, batch.target_T)
         own_T = module.reward.nets[0].self_influence(states, module.self_influence_EF[batch.event_T])[0]
     module.train()
-    return (batch.reward_T - predicted_T) / data.moments()[1] + own_T
+    return (batch.reward_T - predicted_T) / data.moments().sd + own_T
 
 
 def test_the_loss_is_the_squared_error_in_standard_deviations(log_root, tmp_path):
@@ -85,7 +85,8 @@ def test_a_placebo_learns_permuted_rewards_and_is_validated_on_true_ones(log_roo
     event, user = real.rated["event"].to_numpy(), real.rated["user"].to_numpy()
     expected = permuted_rewards(real.rated["reward"].to_numpy(), user, sham.seed)
     np.testing.assert_array_equal(sham.rated["reward"].to_numpy(), expected)  # what factors and item means are made of
-    assert as_placebo(real).moments()[2].tolist() == sham.moments()[2].tolist() != real.moments()[2].tolist()
+    placebo_V, sham_V, real_V = (data.moments().item_mean_V for data in (as_placebo(real), sham, real))
+    assert placebo_V.tolist() == sham_V.tolist() != real_V.tolist()
     batch, other = (small.batch_of(data, "train") for data in (sham, real))
     of_event = dict(zip(event.tolist(), expected.tolist(), strict=True))
     assert batch.reward_T.tolist() == pytest.approx([of_event[e] for e in batch.event_T.tolist()])

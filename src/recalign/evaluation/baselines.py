@@ -53,6 +53,6 @@ def log_counts(sequences: Sequences, high_only: bool = False) -> Tensor:
 COUNTED = {
     "popularity": TableRow(lambda data: SameForAll(log_counts(data.sequences))),
     "popularity_high": TableRow(lambda data: SameForAll(log_counts(data.sequences, high_only=True))),
-    "item_mean": TableRow(lambda data: SameForAll(torch.from_numpy(data.moments()[2]) / data.moments()[1])),
+    "item_mean": TableRow(lambda data: SameForAll(torch.from_numpy(data.moments().item_mean_V) / data.moments().sd)),
 }
 """Baselines that are computed from counts, by name; `item_mean` are shrunk means, in standard deviations."""

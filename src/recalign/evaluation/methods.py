@@ -117,7 +117,7 @@ class Networks:
     def spread(self) -> dict[str, Any]:
         """Standard deviations of rewards: the units in which differences in value are read."""
         means = mean_rewards(self.data.sequences, "test")["reward"].drop_nulls()
-        return {UNIT: self.data.moments()[1], USER_SPREAD: float(means.cast(pl.Float64).std() or 0.0)}  # type: ignore[arg-type]
+        return {UNIT: self.data.moments().sd, USER_SPREAD: float(means.cast(pl.Float64).std() or 0.0)}  # type: ignore[arg-type]
 
 
 Measured = Mapping[str, tuple[dict[str, Any], dict[str, Any]]]

@@ -108,7 +108,7 @@ class LoadedNetworks(Networks):
         if "judge@10" not in self.scorers.own_data:
             return super().spread()
         judge = self.judges[-1]
-        return {UNIT: self.data.moments()[1], JUDGE_UNIT: float(judge.net.nets[0].scale), JUDGED: judge.facts["reward"]}
+        return {UNIT: self.data.moments().sd, JUDGE_UNIT: float(judge.net.nets[0].scale), JUDGED: judge.facts["reward"]}
 
     def retained(self, run: MethodRun, policy: Policy) -> dict[str, float]:
         """NDCG retained, its standard error, and alpha, where that was searched."""

@@ -85,7 +85,7 @@ class PostTrainingData(RewardData):
         """Advantage of every training event; NaN for others and where there is no reward. Shape: (events,)."""
         windows = self.trained_windows()
         out_E = np.full(len(self.observed), np.nan, np.float32)
-        out_E[windows.event] = self.target_advantages(windows) / self.moments()[1]
+        out_E[windows.event] = self.target_advantages(windows) / self.moments().sd
         return out_E
 
     def target_advantages(self, windows: Windows) -> np.ndarray:
@@ -101,29 +101,28 @@ class PostTrainingData(RewardData):
     @torch.no_grad()
     def rewards(self, windows: Windows) -> np.ndarray:
         """r of every event. A prediction leaves out the event's own influence on its item. Shape: float64 (events,)."""
-        observed = self.observed
         if self.source == "observed":
-            return observed
+            return self.observed
         loaded = self.loaded_reward_model(f"source {self.source!r}")
         if loaded.self_influence is None:
             text = "predictions for its own training events need the reward model's self-influence"
             remedy = "give the reward model's checkpoint, or what module.hand_over('reward') returns"
             raise InputError(text, where=loaded.where, remedy=remedy)
         reward: RewardEnsemble = loaded.net
-        out = torch.full((len(observed),), torch.nan)
+        out = torch.full((len(self.observed),), torch.nan)
         for batch in self.batches(windows):
             event_T = batch.event_T.cpu()
             influence_TF = loaded.self_influence[event_T].to(batch.event_T.device)
             out[event_T] = reward.predict(reward.states(batch), batch.target_T, influence_TF).cpu()
         predicted = out.double().numpy()
         if self.source == "predicted":
-            return np.where(np.isnan(observed), np.nan, predicted)  # all methods see the same events
+            return np.where(np.isnan(self.observed), np.nan, predicted)  # all methods see the same events
         if "reliability" not in loaded.facts:
             text = "this reward model was never validated, so its reliability is not known"
             remedy = "train it with validation, or use source observed or predicted"
             raise InputError(text, where=loaded.where, remedy=remedy)
         rho = loaded.facts["reliability"]
-        return rho * predicted + (1 - rho) * observed
+        return rho * predicted + (1 - rho) * self.observed
 
     def values(self, windows: Windows) -> np.ndarray:
         """V of every event. Shape: float64 (events,)."""

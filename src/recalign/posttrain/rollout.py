@@ -40,7 +40,7 @@ class FrozenRewardModel(nn.Module):
         """Take the unit of the log's rewards; refuse a reward model of another log, or that predicts no numbers."""
         self.loaded.check(data)
         self.loaded.refuse_judge(data)
-        self.mean, self.scale, _ = data.moments()
+        self.mean, self.scale = data.moments()[:2]
         batch = data.first_batch()
         if not self.train()(batch, batch.target_T[:, None]).isfinite().all():
             remedy = "train it anew, with a lower learning rate or in fp32"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -13,6 +13,14 @@ from recalign.data.sequences.means import SHRINKAGE
 from recalign.data.sequences.splits import TRAIN
 from recalign.data.sequences.store import Group, Part
 from recalign.errors import InputError
+
+
+class RewardMoments(NamedTuple):
+    """Mean and standard deviation of training rewards, and each item's mean, shrunk to that of all: f32 (V,)."""
+
+    mean: float
+    sd: float
+    item_mean_V: np.ndarray
 
 
 class RewardData(EventDataModule):
@@ -84,12 +92,12 @@ class RewardData(EventDataModule):
             remedy = "choose another split, or a reward expression that is known for more events"
             raise InputError(text, where="data.split", remedy=remedy)
 
-    def moments(self) -> tuple[float, float, np.ndarray]:
-        """Mean and standard deviation of the training rewards, and each item's mean, shrunk to that of all (V,)."""
+    def moments(self) -> RewardMoments:
+        """Moments of the group's training rewards, as `frame` has them."""
         reward_N, item_N = self.rated["reward"].to_numpy(), self.rated["item_id"].to_numpy() - 1
         total_V = np.bincount(item_N, reward_N, self.num_items) + SHRINKAGE * reward_N.mean()
         means_V = (total_V / (np.bincount(item_N, minlength=self.num_items) + SHRINKAGE)).astype(np.float32)
-        return float(reward_N.mean()), float(reward_N.std(ddof=1)), means_V
+        return RewardMoments(float(reward_N.mean()), float(reward_N.std(ddof=1)), means_V)
 
     def training(self) -> Windows:
         self.rated  # noqa: B018 (raises if there is nothing to learn)

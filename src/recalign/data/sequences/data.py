@@ -106,8 +106,10 @@ class EventDataModule(LightningDataModule):
         untouched: ShareOrZero = 1.0,
     ) -> None:
         super().__init__()
-        given = {"max_length": max_length, "batch_tokens": batch_tokens, "min_events": min_events}
-        self.check_settings(given | {"untouched": untouched, "share_a": share_a, "seed": seed})
+        self.check_settings(
+            {"max_length": max_length, "batch_tokens": batch_tokens, "min_events": min_events}
+            | {"untouched": untouched, "share_a": share_a, "seed": seed}
+        )
         self.log_, self.reward, self.high, self.split, self.root = log, reward, high, split, root
         self.groups, self.min_events, self.relative_to = UserGroups(share_a), min_events, relative_to
         self.users, self.max_length, self.batch_tokens, self.seed = users, max_length, batch_tokens, seed or 0

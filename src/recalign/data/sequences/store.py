@@ -94,8 +94,8 @@ class Sequences:
             counted &= pl.Series(self.users_in(users)).gather(self.frame["user"])
         if high_only:
             counted &= pl.col("high") & pl.col("reward").is_not_null()
-        by_item = self.frame.lazy().filter(counted).group_by("item_id").len()
-        found = by_item.collect(engine="streaming")  # a few rows at a time
+        # streaming: a few rows at a time
+        found = self.frame.lazy().filter(counted).group_by("item_id").len().collect(engine="streaming")
         count_V = np.zeros(self.num_items + 1, np.int64)
         count_V[found["item_id"].to_numpy()] = found["len"].to_numpy()
         return count_V[1:]

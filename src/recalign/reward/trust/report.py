@@ -139,7 +139,7 @@ def report(data: RewardData, parts: Mapping[Part, PredictionComparison]) -> dict
         "reliability": max(0.0, part.table["model"]["r2"].value),  # 0 where it is nan
         "users": asdict(data.cohort),
         "noise": noise(data.rated, part.table, variance(reward), repeated),
-        "recommended": temperature(advantage, data.moments()[1]),
+        "recommended": temperature(advantage, data.moments().sd),
         **{name: _figures(of) for name, of in parts.items()},
     }
     return json.loads(json.dumps(found), parse_constant=lambda _: None)
@@ -170,7 +170,7 @@ def _ordered_by_others(
     if len(windows) >= MIN_USERS and not np.isnan(windows.reward).all():
         about = data.sequences.frame.select("event", "item_id", "reward", person="user")
         events = predicted(windows).join(about, on="event", maintain_order="left").with_columns(PERSON)
-        item = pl.Series(data.moments()[2]).gather(events["item_id"] - 1)
+        item = pl.Series(data.moments().item_mean_V).gather(events["item_id"] - 1)
         events = events.with_columns(item=item, ridge_fixed=pl.lit(math.nan), factors_fixed=pl.lit(math.nan))
         if _users_with_pairs(events) >= max(MIN_USERS, pairs + 1):
             person, reward = (events[name].to_numpy() for name in ("person", "reward"))
