@@ -82,10 +82,10 @@ class Range:
 ABOVE_0, NOT_NEGATIVE = Range("above 0", lambda x: x > 0), Range("0 or above", lambda x: x >= 0)
 Positive = Annotated[Number, ABOVE_0]
 NonNegative = Annotated[Number, NOT_NEGATIVE]
-Several = Annotated[int, Range("2 or more", lambda x: x >= 2)]
-Share = Annotated[float, Range("above 0 and at most 1", lambda x: 0 < x <= 1)]
-ShareOrZero = Annotated[float, Range("from 0 to 1", lambda x: 0 <= x <= 1)]
-Fraction = Annotated[float, Range("between 0 and 1", lambda x: 0 < x < 1)]
+AtLeast2 = Annotated[int, Range("2 or more", lambda x: x >= 2)]
+PositiveUnit = Annotated[float, Range("above 0 and at most 1", lambda x: 0 < x <= 1)]  # (0, 1]
+ClosedUnit = Annotated[float, Range("from 0 to 1", lambda x: 0 <= x <= 1)]  # [0, 1]
+OpenUnit = Annotated[float, Range("between 0 and 1", lambda x: 0 < x < 1)]  # (0, 1)
 
 
 def check_ranges(kind: type, given: Mapping[str, Any], of: str) -> None:

@@ -48,7 +48,7 @@ class SelectionValue(Callback):
         self.judge = load_net(self.path, "reward")
         data = pl_module.data
         check_catalogue(self.judge.catalogue, data.sequences.catalogue, self.path)
-        require_apart([self.judge], replace(pl_module.start, net=None, users=data.cohort), data.sequences)
+        require_apart([self.judge], replace(pl_module.start_metadata, users=data.cohort), data.sequences)
 
     def on_fit_end(self, trainer: Trainer, pl_module: PostTraining) -> None:  # type: ignore[override]
         assert self.judge is not None

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from recalign.data.sequences import Batch
 from recalign.distributed import all_gather_rows, counts
-from recalign.errors import NonNegative, Positive, Several
+from recalign.errors import AtLeast2, NonNegative, Positive
 from recalign.posttrain.base import Figures
 from recalign.posttrain.rollout import OnlineTraining, Rollout, over_candidates, roll_out
 from recalign.posttrain.values import StateValue, state_width, with_head
@@ -99,7 +99,7 @@ class SampledActions(OnlineTraining):
     def __init__(
         self,
         samples: Positive[int] = 8,
-        candidates: Several = 100,
+        candidates: AtLeast2 = 100,
         clip: Positive[float] = 0.2,
         kl: NonNegative[float] = 0.1,
         refresh: Positive[int] = 4,
@@ -183,7 +183,7 @@ class GRPO(SampledActions):
 
     def __init__(
         self,
-        samples: Several = 8,
+        samples: AtLeast2 = 8,
         early: Positive[float] | None = None,
         cloning: NonNegative[float] = 0.0,
         lr: float = 8e-6,

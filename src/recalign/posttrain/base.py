@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -12,7 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from recalign.data.sequences import Batch, EventDataModule
-from recalign.errors import InputError, Share
+from recalign.errors import InputError, PositiveUnit
 from recalign.posttrain.data import PostTrainingData
 from recalign.recommender.checkpoint import Loaded, class_path, load_or_copy
 from recalign.recommender.policy import Policy
@@ -67,12 +68,12 @@ class PostTraining(PolicyModule):
         lr: float = 3e-5,
         weight_decay: float = 0.3,
         top_k: int = 10,
-        keep: Share | None = KEEP,
+        keep: PositiveUnit | None = KEEP,
     ) -> None:
         start = load_or_copy(init_from, policy, "policy", where="model.init_from", needed_by="post-training")
         super().__init__(start.net, lr, weight_decay, top_k)
         self.save_hyperparameters(logger=False, ignore=["top_k", "policy", "reward_net"])
-        self.start, self.keep = start, keep
+        self.start_metadata, self.keep = replace(start, net=None), keep
         self.reference = copy.deepcopy(self.policy).eval().requires_grad_(False)
         self.policy.train(self.use_dropout)  # the Trainer leaves the mode as it is
 
@@ -92,7 +93,7 @@ class PostTraining(PolicyModule):
             text = f"{type(self).__name__} cannot learn from {type(data).__name__}"
             remedy = f"give {class_path(self.LEARNS_FROM)}, as the method's YAML does"
             raise InputError(text, where="data.class_path", remedy=remedy)
-        self.start.check(data)
+        self.start_metadata.check(data)
 
     def train(self, mode: bool = True) -> PostTraining:
         super().train(mode)

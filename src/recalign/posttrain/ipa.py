@@ -12,7 +12,7 @@ from torch import Tensor
 
 from recalign.data.sequences import Batch
 from recalign.distributed import all_gather_rows, counts
-from recalign.errors import NonNegative, Positive, Several, Share
+from recalign.errors import AtLeast2, NonNegative, Positive, PositiveUnit
 from recalign.posttrain.base import Figures
 from recalign.posttrain.pairs import preference
 from recalign.posttrain.rollout import OnlineTraining, seen_pairs
@@ -55,8 +55,8 @@ class IPA(OnlineTraining):
 
     def __init__(
         self,
-        candidates: Several = 50,
-        share: Share = 0.1,
+        candidates: AtLeast2 = 50,
+        share: PositiveUnit = 0.1,
         beta: Positive[float] = 0.1,
         cloning: NonNegative[float] = 1.0,
         lr: float = 1.5e-5,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from recalign.data.sequences import Windows
 from recalign.data.sequences.splits import TRAIN
-from recalign.errors import InputError, Positive, Several
+from recalign.errors import AtLeast2, InputError, Positive
 from recalign.posttrain.state_values import starting_policy
 from recalign.recommender.checkpoint import Loaded
 from recalign.recommender.policy import Policy
@@ -62,7 +62,7 @@ class PairData(RewardData):
         self,
         pairs: Pairing = "logged",
         losers: Positive[int] = 1,
-        candidates: Several = 16,
+        candidates: AtLeast2 = 16,
         init_from: str | None = None,
         policy: Policy | Loaded | None = None,
         **data: Any,

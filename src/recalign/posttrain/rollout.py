@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from recalign.data.sequences import Batch
 from recalign.distributed import random_rows
-from recalign.errors import InputError, Share
+from recalign.errors import InputError, PositiveUnit
 from recalign.posttrain.base import PostTraining
 from recalign.recommender.checkpoint import Loaded, load_or_copy
 from recalign.recommender.policy import Policy, draw
@@ -68,7 +68,7 @@ class OnlineTraining(PostTraining):
 
     def __init__(
         self,
-        share: Share = 1.0,
+        share: PositiveUnit = 1.0,
         reward_model: str | None = None,
         reward_net: RewardEnsemble | Loaded | None = None,
         **training: Any,

@@ -130,7 +130,7 @@ class Loaded:
     """A trained network with what its stage recorded.
 
     Attributes:
-        net: the network, with its trained weights; None: what is known of it alone.
+        net: the network, with its trained weights; None: the metadata alone.
         catalogue: digest of the catalogue it was trained on; None: unknown.
         facts: what its stage recorded beside the weights, such as a reward model's reliability.
         users: whose events it was trained on.

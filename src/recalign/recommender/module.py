@@ -17,7 +17,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from recalign.data.sequences import Batch, EventDataModule
 from recalign.data.sequences.splits import TRAIN
 from recalign.distributed import all_gather_rows, from_first
-from recalign.errors import InputError, Positive, ShareOrZero
+from recalign.errors import ClosedUnit, InputError, Positive
 from recalign.nn import HSTU, Encoder, sampled_log_prob
 from recalign.recommender.checkpoint import Loaded, load_net, load_weights
 from recalign.recommender.cloning import Cloning
@@ -46,10 +46,10 @@ class CloningFromStart(Cloning):
     def __init__(self, policy: HistoryPolicy, init_from: str | None = None, **cloning: Any) -> None:
         super().__init__(policy, **cloning)
         self.hidden_U: Tensor | None = None  # users whose rewards no policy may learn from
-        self.start = load_net(init_from, "policy") if init_from else None
-        if self.start:
-            self.start_from(self.start)
-            self.start = dataclasses.replace(self.start, net=None)
+        start = load_net(init_from, "policy") if init_from else None
+        if start:
+            self.start_from(start)
+        self.start_metadata = dataclasses.replace(start, net=None) if start else None
 
     def start_from(self, start: Loaded) -> None:
         """Take the weights of another policy, as far as they fit."""
@@ -61,8 +61,8 @@ class CloningFromStart(Cloning):
         return {"init_from": "recommender"} if init_args.get("init_from") else {}
 
     def setup(self, stage: str) -> None:
-        if self.start:
-            self.start.check(self.data)
+        if self.start_metadata:
+            self.start_metadata.check(self.data)
         super().setup(stage)
         self.hidden_U = None
         if stage != "fit" or self.policy.past_rewards is None:
@@ -116,7 +116,7 @@ class Recommender(CloningFromStart):
         temperature: Positive[float] = 0.05,
         feedback: bool = False,
         negatives: Positive[int] | None = None,
-        id_dropout: ShareOrZero = 0.2,
+        id_dropout: ClosedUnit = 0.2,
         lr: float = 2e-3,
         grows_from: str | None = None,
         **cloning: Any,

@@ -93,10 +93,10 @@ class OneRecRecommender(CloningFromStart):
             codes_VS = random_codes(self.policy.num_items, self.policy.trie.sizes)
         else:
             codes_VS = torch.from_numpy(load_codes(self.codes, self.data.sequences.items, self.data.log_.name).codes_NL)
-        if self.start and self.start_has_codes and not codes_VS.equal(self.policy.trie.codes_VS):
+        if self.start_metadata and self.start_has_codes and not codes_VS.equal(self.policy.trie.codes_VS):
             text = "its items have other codes, and its weights belong to these"
             remedy = "give the codes that it was trained with, or train anew, without model.init_from"
-            raise InputError(text, where=f"model.init_from {self.start.where}", remedy=remedy)
+            raise InputError(text, where=f"model.init_from {self.start_metadata.where}", remedy=remedy)
         self.policy.set_codes(codes_VS)
 
 

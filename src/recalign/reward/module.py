@@ -117,7 +117,7 @@ class RewardModel(StageModule):
         self.reward = RewardEnsemble(
             encoder, num_items, members, share, copy.deepcopy(head), num_factors, cooccurrence_dim
         )
-        self.start = replace(start, net=None) if start else None
+        self.start_metadata = replace(start, net=None) if start else None
         for net in self.reward.nets:
             if start and source:
                 prefixes = ("item_embedding.", "encoder.")
@@ -145,8 +145,8 @@ class RewardModel(StageModule):
 
     def setup(self, stage: str) -> None:
         data = self.data
-        if self.start is not None:
-            self.start.check(data)
+        if self.start_metadata is not None:
+            self.start_metadata.check(data)
         if stage in MEASURED_ON:
             data.require_rated(MEASURED_ON[stage])
         if not self.calibrated:  # once, before a checkpoint is loaded: a later test must not undo the fit

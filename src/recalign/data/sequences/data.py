@@ -18,7 +18,7 @@ from recalign.data.sequences.sampler import LengthBatches, Loader, WindowDataset
 from recalign.data.sequences.splits import High, LeaveLast, Split, UserGroups
 from recalign.data.sequences.store import Group, Part, Sequences, UserCohort, build, fingerprint_of
 from recalign.data.sequences.windows import Windows, evaluation_windows, require_any, training_windows
-from recalign.errors import InputError, Positive, ShareOrZero, check_ranges, require_seed
+from recalign.errors import ClosedUnit, InputError, Positive, check_ranges, require_seed
 
 ML_100K = LogMapping("ml-100k", ["ml-100k/ratings.parquet"])
 """The log of stages whose YAML names none."""
@@ -94,7 +94,7 @@ class EventDataModule(LightningDataModule):
         split: Split = LeaveLast(test=10, validation=5),  # noqa: B008
         root: str | None = None,
         users: Group = "all",
-        share_a: ShareOrZero = 0.7,
+        share_a: ClosedUnit = 0.7,
         min_events: Positive[int] = 1,
         max_length: Positive[int] = 200,
         batch_tokens: Positive[int] = 3200,
@@ -103,7 +103,7 @@ class EventDataModule(LightningDataModule):
         cache: bool | str = True,
         relative_to: RelativeTo | None = None,
         grows_from: str | None = None,
-        untouched: ShareOrZero = 1.0,
+        untouched: ClosedUnit = 1.0,
     ) -> None:
         super().__init__()
         self.check_settings(

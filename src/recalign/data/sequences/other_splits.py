@@ -11,7 +11,7 @@ import polars as pl
 
 from recalign.data.events import EventTable
 from recalign.data.sequences.splits import TEST, VALIDATION, Split, condition, require_time, stable_hash
-from recalign.errors import InputError, ShareOrZero, check_ranges
+from recalign.errors import ClosedUnit, InputError, check_ranges
 
 
 @dataclass(frozen=True, repr=False)
@@ -24,7 +24,7 @@ class Where(Split):
     """
 
     test: str = "is_random"
-    validation: ShareOrZero = 0.1
+    validation: ClosedUnit = 0.1
 
     def __post_init__(self) -> None:
         check_ranges(Where, vars(self), "data.split")

@@ -14,7 +14,7 @@ from recalign.data.events import EventTable
 from recalign.data.events.expression import as_bool, evaluate, refuse_names
 from recalign.data.events.log import PREPARED
 from recalign.data.events.messages import did_you_mean
-from recalign.errors import Fraction, InputError, NonNegative, Positive, check_ranges
+from recalign.errors import InputError, NonNegative, OpenUnit, Positive, check_ranges
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 """The parts, as the column ``split`` holds them."""
@@ -74,7 +74,7 @@ class High:
     """
 
     expression: str | None = None
-    quantile: Fraction | None = None
+    quantile: OpenUnit | None = None
     within: str | None = None
     bins: Positive[int] = 10
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from recalign.data.sequences import Batch
 from recalign.distributed import all_gather_rows
-from recalign.errors import Fraction, NonNegative, Positive
+from recalign.errors import NonNegative, OpenUnit, Positive
 from recalign.posttrain.base import Figures
 from recalign.posttrain.values import StateValue, ValueMethod, rated_mean, state_width, td_loss
 from recalign.posttrain.weighted import weighted_likelihood
@@ -86,7 +86,7 @@ class IQL(WeightedByValues):
 
     critic: nn.ModuleDict
 
-    def __init__(self, expectile: Fraction = 0.7, **weighted: Any) -> None:
+    def __init__(self, expectile: OpenUnit = 0.7, **weighted: Any) -> None:
         super().__init__(**weighted)
         self.expectile, width = expectile, state_width(self.policy)
         self.critic = nn.ModuleDict({"q": ItemValue(width, self.policy.num_items), "v": StateValue(width)})
