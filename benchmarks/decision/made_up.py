@@ -29,7 +29,7 @@ USERS, EVENTS = (100, 300, 600), {"test": 6, "validation": 3}  # users A, events
 DRAWS = 400  # of the bootstrap
 HITS = (0.02, 0.1, 0.25)  # share of events that the start ranks in its ten
 REDRAWN = 0.3  # share of events that a row ranks anew
-COST_OF = {"popularity": 0.5, "popularity_high": 0.4, "item_mean": 0.2, "item_knn": 0.8}
+COST_OF = {"popularity": 0.5, "popularity_high": 0.4, "item_mean": 0.2, "item_knn": 0.8, "transitions": 0.6}
 SCALE = {"level": 0.6, "worth": 0.15, "event": 0.5}  # standard deviations in value: of users, of a row to a user, left
 PLACEBO_SHARES = (0.0, 0.0, 0.3, 0.5, 0.8)  # of a row's gain that its placebo gains
 

@@ -20,7 +20,7 @@ from recalign.evaluation.comparison import ALL, HITS, SCHEMA, VALUE
 from recalign.evaluation.findings import COVERAGE
 from recalign.evaluation.methods import EVALUATED, UNIT
 from recalign.evaluation.reranking import READS_REWARD_MODEL
-from recalign.evaluation.roles import BEST, COUNTED_ROWS, REWARD_FREE
+from recalign.evaluation.roles import BEST, COUNTED_ROWS, REWARD_FREE, START
 from recalign.evaluation.selection import SELECT
 from recalign.files import atomic_write
 
@@ -29,6 +29,7 @@ PLAIN = (ALL, VALUE, SELECT, HITS, EVALUATED, UNIT, COVERAGE, CORRELATION, READS
 OTHERS = (BEST, *REWARD_FREE, *COUNTED_ROWS)
 PAIRED = (
     *(f"diff_{other}/{metric}" for other in OTHERS for metric in (ALL, VALUE)),
+    f"diff_{START}/{ALL}",
     *(f"gain_minus_2x_{placebo}/{VALUE}" for placebo in PLACEBOS),
 )
 JSON = ("truth", "trust", "check")

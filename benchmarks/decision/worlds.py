@@ -27,7 +27,7 @@ from recalign.data.simulation.people import Floats
 from recalign.data.simulation.world import MEAN, SD, Simulated
 from recalign.evaluation.networks import load_truth
 from recalign.evaluation.reranking import RERANKING, RerankedRow, Reranking
-from recalign.evaluation.roles import Roles
+from recalign.evaluation.roles import UNTRAINED_RANKINGS, Roles
 from recalign.evaluation.rows import row_of
 from recalign.evaluation.value import SHOWN, mean_shown
 from recalign.files import atomic_write, read_json
@@ -45,7 +45,7 @@ NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(40)
 PLACEBOS = {"asft_permuted": "asft", "asft_random": "asft", "rerank_permuted": "rerank"}
 PLACEBOS |= {"rerank_item_mean_permuted": "rerank_item_mean", "reward_weighted_permuted": "reward_weighted"}
 CANDIDATES = ["rerank", "rerank_item_mean", "reward_weighted", "asft", "asft_rerank"]
-CONTROLS = ["popularity", "popularity_high", "item_mean", "item_knn", "start", "popularity_tilt", "bc"]
+CONTROLS = ["popularity", "popularity_high", "item_mean", *UNTRAINED_RANKINGS, "start", "popularity_tilt", "bc"]
 ROLES = Roles("asft", PLACEBOS)
 CUT = 3.6  # stars from which an event is a click
 

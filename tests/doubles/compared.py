@@ -11,9 +11,9 @@ from recalign.evaluation.rows import row_of
 
 ROLES = Roles("mine", {"sham": "mine"})
 CONTROLS = {"start": 3.0, "bc": 2.9, "popularity_tilt": 2.95, "sham": 3.0}
-CONTROLS |= {"popularity": 3.0, "popularity_high": 3.0, "item_mean": 3.0, "item_knn": 3.0}
+CONTROLS |= {"popularity": 3.0, "popularity_high": 3.0, "item_mean": 3.0, "item_knn": 3.0, "transitions": 3.0}
 VALUES = CONTROLS | {"mine": 3.2}
-KEPT = {"popularity": 0.5, "popularity_high": 0.4, "item_mean": 0.1, "item_knn": 0.9}
+KEPT = {"popularity": 0.5, "popularity_high": 0.4, "item_mean": 0.1, "item_knn": 0.9, "transitions": 0.7}
 """Of the rows that rank otherwise than `start`."""
 COVERAGE = {"popularity": 0.02, "popularity_high": 0.02, "item_mean": 0.02}
 
@@ -49,8 +49,9 @@ def rows(values, kept=None, gains=None, over_tilt=None, beyond=None, seeds=("0",
         differences |= dict.fromkeys((f"diff_{free}" for free in COUNTED_ROWS), (0.05, 0.2))
         for name, (low, high) in differences.items():
             add(method, f"{name}/value/judge@10", (low + high) / 2, low, high)
-        for name in ("diff_best_baseline", *(f"diff_{free}" for free in COUNTED_ROWS)):
-            loss = 0.1 * (share - 1) if name == "diff_best_baseline" else 0.02
+        of_start = ("diff_best_baseline", "diff_start")
+        for name in (*of_start, *(f"diff_{free}" for free in COUNTED_ROWS)):
+            loss = 0.1 * (share - 1) if name in of_start else 0.02
             add(method, f"{name}/all/ndcg@10", loss, loss - 0.003, loss + 0.003)
         figures = {"reward/sd": sd, "reward/user_sd": 0.5 * sd, "policy/coverage@10": COVERAGE.get(method, 0.4)}
         figures |= {"placebo/correlation": 0.01} if method in ROLES.placebos else {"reads/reward_model": 1.0}

@@ -22,6 +22,7 @@ EFFECTS = {
     "popularity_high": (-0.8, 3.55, 3.65),
     "item_mean": (-2.5, 3.90, 4.10),
     "item_knn": (-0.4, 3.55, 3.60),
+    "transitions": (-0.5, 3.55, 3.60),
     "start": (0.0, 3.60, 3.70),
     "popularity_tilt": (0.0, 3.62, 3.72),
     "rerank": (0.1, 3.70, 4.20),
@@ -34,7 +35,7 @@ EFFECTS = {
     "ppo": (-0.9, 3.65, 4.60),
 }
 ROLES = Roles("asft", {"asft_permuted": "asft", "asft_random": "asft"})
-UNTRAINED = ("popularity", "popularity_high", "item_mean", "item_knn", "popularity_tilt", "rerank")
+UNTRAINED = ("popularity", "popularity_high", "item_mean", "item_knn", "transitions", "popularity_tilt", "rerank")
 
 
 def write_run(folder: Path, method: str, seed: int, users: int, events: int, high: np.ndarray | None = None) -> None:

@@ -123,8 +123,8 @@ def test_a_policy_that_diverged_is_not_hidden(tmp_path):
 
 def test_a_chain(made_up_chain):
     frame = RunsComparison(made_up_chain, draws=1000).make()
-    assert frame["method"].unique(maintain_order=True).to_list()[:5] == [
-        *("popularity", "popularity_high", "item_mean", "item_knn", "start")
+    assert frame["method"].unique(maintain_order=True).to_list()[:6] == [
+        *("popularity", "popularity_high", "item_mean", "item_knn", "transitions", "start")
     ]
     for metric in ("high/ndcg@10", "value/judge@10"):
         value, low, high = cell(frame, "asft", f"diff_best_baseline/{metric}")

@@ -13,7 +13,7 @@ import torch
 
 from recalign.data.sequences import LeaveLast
 from recalign.evaluation import item_knn
-from recalign.evaluation.item_knn import ItemKNN, nearest
+from recalign.evaluation.item_knn import ItemKNN, nearest, transitions
 from recalign.reward import RewardData
 
 NEAR = math.sqrt(2) - 1  # 1 / (sqrt(2 * 1) + 1): two items that met once, of two training events and one
@@ -68,6 +68,15 @@ def test_an_item_without_neighbours_leaves_popularity_and_one_that_training_neve
     policy = ItemKNN.of(by_hand.sequences)
     share = [2 / 7, 2 / 7, 1 / 7, 1 / 7, 1 / 7]
     np.testing.assert_allclose(probabilities(policy, by_hand, user=3), share, rtol=1e-5)  # after 5, for 6 is unknown
+
+
+def test_transitions_are_as_worked_out_by_hand(by_hand):
+    """Right after 1 came 2 once and 4 once, after 2 came 3 and 1, after 3 nothing in training: popularity is left."""
+    policy = transitions(by_hand.sequences)
+    share = np.array([2, 2, 1, 1, 1]) / 7
+    after_1 = share + np.array([0, 1, 0, 1, 0])
+    np.testing.assert_allclose(probabilities(policy, by_hand, user=1), after_1 / 3, rtol=1e-5)  # 1, 2, 3, 1
+    np.testing.assert_allclose(probabilities(policy, by_hand, user=2), share, rtol=1e-5)  # 2, 1, 4, 3
 
 
 def test_neighbours_are_those_of_a_plain_count(data, monkeypatch):

@@ -15,6 +15,7 @@ from recalign.evaluation.candidate_checks import CandidateChecks
 from recalign.evaluation.comparison import ALL, PLACEBO_FACTOR, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.findings import Finding, Reports
+from recalign.evaluation.roles import START, UNTRAINED_RANKINGS
 from recalign.evaluation.selection import SELECT
 from recalign.recommender.interpolation import MIN_NDCG_RETAINED, RETENTION_CONFIDENCE
 
@@ -23,6 +24,9 @@ SIGNS: dict[Word, int] = {"ship": 1, "not decided": 0, "do not ship": -1}
 MAX_CANDIDATES, MAX_REMEDIES = 3, 3
 """So many candidates are tried, and so many remedies are named."""
 RULES = (
+    f"Not decided, whatever else is found, where {START} ranks below {' or '.join(UNTRAINED_RANKINGS)}, which take no "
+    f"training, by its {ALL} on validation or reliably on the test (by the interval of the difference): a better "
+    f"{START} is to be trained first. Below on the test by the estimate alone is a remark.",
     f"Candidates keep {MIN_NDCG_RETAINED:.0%} of the better baseline's {ALL} on validation. They are tried by their "
     f"value under the judges that select, those for which a placebo is named first, {MAX_CANDIDATES} at most. The "
     "first that passes is the answer. Baselines, placebos, rows that read no reward and rows that show everybody "
@@ -54,9 +58,7 @@ RULES = (
     f"Not decided where the better baseline ranks fewer than {findings.MIN_HITS} of the test events' items among "
     "its first ten.",
     "Not decided where a row that takes no training (popularity, item co-occurrence) may rank as well and have as "
-    f"much value, where the better baseline ranks at less than {findings.MIN_START_VS_KNN:.0%} of item "
-    f"co-occurrence, or where a row shows less than {findings.MIN_COVERAGE:.0%} of the items that the baseline "
-    "shows.",
+    f"much value, or where a row shows less than {findings.MIN_COVERAGE:.0%} of the items that the baseline shows.",
     "Ship otherwise. One seed is enough where the users' interval is; the page then says that it is one seed.",
 )
 """How `decide` decides."""
@@ -92,12 +94,14 @@ class Decision:
             shows that no row can keep enough.
         first: what is said first, whatever the word; None: nothing is.
         untried: rows among validation's first few that were not tried, as they have no placebo.
+        weak_start: whether a better start is to be trained first, whatever else was found.
     """
 
     candidates: list[Candidate]
     general: list[Finding]
     first: str | None = None
     untried: list[str] = field(default_factory=list)
+    weak_start: bool = False
 
     @property
     def about(self) -> Candidate | None:
@@ -114,7 +118,9 @@ class Decision:
 
     @property
     def word(self) -> Word:
-        """The candidate's verdict; *not decided* for *ship* if any finding is about the whole comparison."""
+        """The candidate's verdict; *not decided* for a weak start, and for *ship* if any finding is about all."""
+        if self.weak_start:
+            return "not decided"
         against = any(finding.sign < 0 for finding in self.general)
         own: Word = self.about.word if self.about else "do not ship" if against else "not decided"
         return "not decided" if own == "ship" and self.general else own
@@ -122,6 +128,8 @@ class Decision:
     @property
     def sentence(self) -> str:
         """The answer in a few words."""
+        if self.weak_start:
+            return "Not decided: train a better start first"
         verb = {"ship": "Ship", "do not ship": "Do not ship", "not decided": "Not decided:"}[self.word]
         return f"{verb} {self.policy}" if self.policy else verb.removesuffix(":")
 
@@ -173,6 +181,7 @@ def decide(
     guessing, repeated = list(findings.uninformative_judges(judges, len(test.seeds))), list(findings.repeated(check))
     general = [*findings.log(test, check), *repeated, *findings.start(test), *findings.few_hits(test), *guessing]
     general += unknown
+    weak_start = findings.weak_start(test, validation)
     ahead = candidates(validation)
     tried = sorted(ahead, key=lambda row: bool(test.roles.without_placebo(row)))[:MAX_CANDIDATES]
     if not tried:
@@ -185,9 +194,10 @@ def decide(
         Candidate(row, [*replace(of_row, interval_factor=factor).findings()], test.shared_seeds(row), factor)
         for row, of_row, factor in zip(tried, checks, factors, strict=True)
     ]
-    return Decision(
-        decided, general, findings.weak_start(test), [row for row in ahead[:MAX_CANDIDATES] if row not in tried]
-    )
+    untried = [row for row in ahead[:MAX_CANDIDATES] if row not in tried]
+    if weak_start:
+        return Decision(decided, [weak_start, *general], None, untried, weak_start=True)
+    return Decision(decided, general, findings.no_better_than_untrained(test), untried)
 
 
 def candidates(validation: ComparisonTable) -> list[str]:

@@ -4,7 +4,8 @@
     s(v | h) = sum_m cos_{h_m, v} / m                               h_1: the newest item of the history, h_2 the next
     pi(v | h) = (s(v | h) + n_v / n) / (sum_u s(u | h) + 1)         n_v: training events of v; n: those of all items
 
-Each item keeps its nearest neighbours only; popularity ranks the items that are nobody's. Sarwar et al. (WWW 2001) have
+Each item keeps its nearest neighbours only; popularity ranks the items that are nobody's. `transitions` has counts of
+what came right after an item in place of cosines, and reads the newest item alone. Sarwar et al. (WWW 2001) have
 the cosine. Ludewig & Jannach (UMUAI 2018) let co-occurrence count within sessions, and recent events for more; what
 both are worth here, and the defaults: ``benchmarks/item_knn.py`` at 6cff785.
 
@@ -13,6 +14,8 @@ P pairs of items.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -30,7 +33,7 @@ class ItemKNN(Policy):
 
     Args:
         neighbour_WK: int32, the neighbours of each item, 0 where there are fewer; row 0 is of the padding.
-        cosine_WK: float32, how near they are; 0 of neighbour 0.
+        cosine_WK: float32, how near they are; 0 of neighbour 0. Of a table of transitions: counts.
         count_V: training events of each item.
         newest: M, events of a history that count.
     """
@@ -63,13 +66,28 @@ class ItemKNN(Policy):
         return logp_TV if items is None else logp_TV.gather(1, items - 1)
 
 
-def nearest(sequences: Sequences, window: int, neighbours: int, shrinkage: float) -> tuple[np.ndarray, np.ndarray]:
+def transitions(sequences: Sequences) -> ItemKNN:
+    """One-step transitions, backed off to popularity: (c_{h_1, v} + n_v / n) / (sum_u c_{h_1, u} + 1).
+
+    c_ij counts how often j came right after i, in the training events of all users.
+    """
+    next_WK, count_WK = map(torch.from_numpy, nearest(sequences, 1, NEIGHBOURS, None, before=False))
+    return ItemKNN(next_WK, count_WK, torch.from_numpy(sequences.item_counts()), newest=1)
+
+
+def nearest(
+    sequences: Sequences, window: int, neighbours: int, shrinkage: float | None, before: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
     """The neighbours of each item by cosine, nearest first, as `ItemKNN.of` counts them.
 
     Items are counted a block at a time, so that no more than `PAIRS` pairs of events are held, or those of one item.
 
+    Args:
+        shrinkage: of the cosine; None: neighbours are ordered by their counts.
+        before: whether events before an item's count too, not only those after it.
+
     Returns:
-        int32 (W, K), 0 where there are fewer, and their cosines, float32 (W, K).
+        int32 (W, K), 0 where there are fewer, and their cosines or counts, float32 (W, K).
     """
     user_N = np.repeat(np.arange(sequences.num_users), np.diff(sequences.offset))
     training = np.arange(len(user_N)) - sequences.offset[user_N] < sequences.trained[user_N]
@@ -81,8 +99,8 @@ def nearest(sequences: Sequences, window: int, neighbours: int, shrinkage: float
     borders = np.append(np.searchsorted(item_N[by_item_N], np.arange(len(root_W))), len(item_N))
     cuts = [*range(0, len(item_N), max(1, PAIRS // (2 * window))), len(item_N)]
     for at_N in np.split(by_item_N, np.unique(borders[np.searchsorted(borders, cuts)])[1:-1]):
-        item_P, other_P, count_P = _pairs(user_N, item_N, at_N, window)
-        cosine_P = count_P / (root_W[item_P] * root_W[other_P] + shrinkage)
+        item_P, other_P, count_P = _pairs(user_N, item_N, at_N, range(-window if before else 1, window + 1))
+        cosine_P = count_P if shrinkage is None else count_P / (root_W[item_P] * root_W[other_P] + shrinkage)
         order_P = np.lexsort((-cosine_P, item_P))
         item_P, other_P, cosine_P = item_P[order_P], other_P[order_P], cosine_P[order_P]
         rank_P = np.arange(len(item_P)) - np.searchsorted(item_P, item_P)
@@ -93,11 +111,11 @@ def nearest(sequences: Sequences, window: int, neighbours: int, shrinkage: float
 
 
 def _pairs(
-    user_N: np.ndarray, item_N: np.ndarray, at_N: np.ndarray, window: int
+    user_N: np.ndarray, item_N: np.ndarray, at_N: np.ndarray, steps: Iterable[int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Other items near some events, ``at_N``: item, the other one, how often. Sorted. Shape: -> int64 (P,) each."""
     pairs = []
-    for step in (*range(-window, 0), *range(1, window + 1)):
+    for step in steps:  # 0 finds no other item
         at_X = at_N[(at_N + step >= 0) & (at_N + step < len(item_N))]
         at_X = at_X[(user_N[at_X + step] == user_N[at_X]) & (item_N[at_X + step] != item_N[at_X])]
         pairs.append(item_N[at_X] << 32 | item_N[at_X + step])

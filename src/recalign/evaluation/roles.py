@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 
 BEST = "best_baseline"
 """Stands for the better baseline in the names of metrics: ``diff_best_baseline/all/ndcg@10``."""
-START, RERANK, KNN = "start", "rerank", "item_knn"
+START, RERANK = "start", "rerank"
 REWARD_FREE = ("popularity_tilt",)
 """Rows that read no reward, which a gain in value has to exceed; also compared with every other row."""
-COUNTED_ROWS = ("popularity", "popularity_high", "item_mean", KNN)
+UNTRAINED_RANKINGS = ("item_knn", "transitions")
+"""Rows that rank without training what a history leads to: a start that is worth aligning ranks no worse."""
+COUNTED_ROWS = ("popularity", "popularity_high", "item_mean", *UNTRAINED_RANKINGS)
 """Rows that are counted, without training: what is shipped has to rank better than each, or to have more value."""
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from recalign.evaluation.baselines import COUNTED, TableRow, log_counts
-from recalign.evaluation.item_knn import ItemKNN
+from recalign.evaluation.item_knn import ItemKNN, transitions
 from recalign.evaluation.reranking import ItemScores, RerankedRow, Scores
 from recalign.evaluation.roles import reranked_method
 from recalign.reward import RewardData, RewardEnsemble
@@ -34,6 +34,7 @@ RERANKED = {
 ROWS: dict[str, TableRow] = {
     **COUNTED,
     "item_knn": TableRow(lambda data: ItemKNN.of(data.sequences)),
+    "transitions": TableRow(lambda data: transitions(data.sequences)),
     "start": TableRow(),
     **RERANKED,
 }
