@@ -26,7 +26,7 @@ VALUE = "value/judge@10"
     ],
 )
 def test_a_word_that_rests_on_nan_is_noticed(reason: str, rests: bool):
-    assert verdicts.rests_on_nan(SimpleNamespace(because=["So.", reason])) == rests
+    assert verdicts.rests_on_nan(SimpleNamespace(reasons=["So.", reason])) == rests
 
 
 def test_the_truth_is_of_events_that_the_decision_has_not_seen():
@@ -51,7 +51,7 @@ def test_a_gain_is_not_shipped_where_harm_is_in_its_place(monkeypatch: pytest.Mo
     truth["asft"]["value"], truth["rerank"]["value"] = -0.1, 0.2
     rows = [(name, "all", "test", f"diff_best_baseline/{VALUE}", 0.1, 0.09, 0.11) for name in names]
     rows += [(name, "all", "test", "reward/sd", 1.0, None, None) for name in names]
-    decision = SimpleNamespace(word="ship", policy=shipped, because=["So."])
+    decision = SimpleNamespace(word="ship", policy=shipped, reasons=["So."])
     monkeypatch.setattr(verdicts, "decide", lambda *_: decision)
     found = verdicts.judged(0, {"kind": "any", "truth": truth, "trust": {}, "check": {}, "rows": rows})
     assert found["harmful"]

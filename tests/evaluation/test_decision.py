@@ -148,7 +148,7 @@ def test_a_start_below_a_table_without_training_is_to_be_trained_better_first(ot
     assert found.weak_start == gates
     if gates:
         assert found.sentence == "Not decided: train a better start first"
-        assert found.because[0].startswith(
+        assert found.reasons[0].startswith(
             f"start ranks below {other} on {'validation' if on_validation > 1 else 'the test'}"
         )
         assert "recalign tune recommender" in found.next_steps[0]
