@@ -61,7 +61,7 @@ def measured(policy: Policy, data: EventDataModule, cold: pl.Series) -> pl.DataF
     own = sequences.frame.select("event", "user", "item").with_columns(pl.col("event").cast(pl.Int64))
     table = found.join(own, on="event", how="left", maintain_order="left")
     raw = data.table.items.gather(table["item"])
-    known = pl.Series(sequences.trained > 0).gather(table["user"])
+    known = pl.Series(sequences.train_count > 0).gather(table["user"])
     is_cold = raw.is_in(cold.implode())
     return table.with_columns(item=raw.cast(pl.String), known=known, cold=is_cold)
 

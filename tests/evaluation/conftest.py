@@ -65,14 +65,14 @@ def _events(users: int, per_user: int, rng: np.random.Generator, effect: tuple[f
     high = rng.random(n) < 0.25
     taste = np.repeat(rng.normal(size=users), per_user)
     log_rank = 4.0 - lift * (0.3 + high) + 1.2 * rng.normal(size=n) - 0.5 * taste
-    cold = rng.random(n) < 0.01
+    missing = rng.random(n) < 0.01
     quality = (1 + 0.3 * lift) * (0.3 * taste + 0.2 * rng.normal(size=n)) + 0.03 * lift * rng.normal()
     return pl.DataFrame(
         {
             "user": pl.Series(user * 3, dtype=pl.UInt32),
             "event": pl.Series(np.arange(n) * 7, dtype=pl.UInt32),
-            "rank": pl.Series(np.where(cold, 0, np.ceil(np.exp(log_rank.clip(0, 7)))), dtype=pl.UInt32),
-            "cold": cold,
+            "rank": pl.Series(np.where(missing, 0, np.ceil(np.exp(log_rank.clip(0, 7)))), dtype=pl.UInt32),
+            "not_in_catalogue": missing,
             "high": high,
             "high_user": taste > 0,
             "judge@10": judge + quality,

@@ -60,7 +60,7 @@ SEEN = {1: set(range(1, 8)), 3: {*range(7, 13), 1, 2}}
 def test_ranks_and_flags_by_hand(by_hand):
     frame = by_hand["it"]
     assert frame["rank"].to_list() == [1, 0]  # 8 is the first that user 1 has not met; 99 is not in the catalogue
-    assert frame["cold"].to_list() == [False, True]
+    assert frame["not_in_catalogue"].to_list() == [False, True]
     assert frame["high"].to_list() == [True, False]
     assert frame["high_user"].to_list() == [True, False]  # rewards 5 and 1, the median is 3
     assert by_hand["flat"]["rank"].to_list() == [5, 0]  # all five unseen items are as good

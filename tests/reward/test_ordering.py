@@ -84,7 +84,7 @@ def test_the_training_rows_of_others(brief, monkeypatch, group):
     windows, sequences = report.training_of_others(data), data.sequences
     assert group not in set(sequences.group[windows.user])
     assert (sequences.frame["split"].gather(windows.event) == 0).all()
-    assert set(windows.user) == set(np.flatnonzero((sequences.group != group) & (sequences.trained > 1)))
+    assert set(windows.user) == set(np.flatnonzero((sequences.group != group) & (sequences.train_count > 1)))
     monkeypatch.setattr(report, "MOST_OTHERS", 100)
     few = report.training_of_others(data)
     assert 50 < len(few) <= 100

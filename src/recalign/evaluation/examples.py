@@ -32,7 +32,7 @@ def examples(frame: pl.DataFrame, data: EventDataModule) -> list[dict[str, Any]]
     first = frame.sort("event").unique("user", keep="first", maintain_order=True).sort("user").head(USERS)
     for user, event, shown in first.select("user", "event", "shown").iter_rows():
         begin = int(sequences.offset[user])
-        end = begin + int(sequences.frame["known"][event])
+        end = begin + int(sequences.frame["known_before"][event])
         history = [
             {"title": titles[sequences.item[at] - 1], "reward": None if math.isnan(reward) else round(reward, 4)}
             for at in range(max(begin, end - HISTORY), end)

@@ -90,7 +90,7 @@ def nearest(
         int32 (W, K), 0 where there are fewer, and their cosines or counts, float32 (W, K).
     """
     user_N = np.repeat(np.arange(sequences.num_users), np.diff(sequences.offset))
-    training = np.arange(len(user_N)) - sequences.offset[user_N] < sequences.trained[user_N]
+    training = np.arange(len(user_N)) - sequences.offset[user_N] < sequences.train_count[user_N]
     user_N, item_N = user_N[training], sequences.item[training].astype(np.int64)
     root_W = np.sqrt(np.append(0, sequences.item_counts()))
     neighbour_WK = np.zeros((len(root_W), neighbours), np.int32)

@@ -140,7 +140,7 @@ def evaluate_methods(runs: Sequence[MethodRun], nets: Networks, measures: Iterab
     for run in runs:
         test = events["test"][run.method]
         shown = test["shown"].explode().unique()
-        summary = {"log": nets.data.log_.name, "cold_targets": test["cold"].cast(float).mean()}
+        summary = {"log": nets.data.log_.name, "cold_targets": test["not_in_catalogue"].cast(float).mean()}
         summary |= {"coverage@10": shown.filter(shown > 0).len() / nets.data.num_items, **run.cost, **spread}
         summary |= {EVALUATED: test["user"].n_unique()}
         own = {part: frames[run.method].drop("shown") for part, frames in events.items()}

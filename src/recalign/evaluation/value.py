@@ -54,11 +54,11 @@ def evaluate(
 
     Returns:
         A frame for each method, with a row for each target event. Columns: ``user, event, rank`` (0: a miss, the item
-        is not in the catalogue), ``cold, high, high_user`` and the figures of the policy at that history: the scorers'
-        mean over the ten unseen items shown; where the truth is known, ``true@10`` and ``true`` (expected true reward
-        under the policy over unseen items); ``kl`` (to the start), ``entropy``, ``popularity@10`` (mean popularity
-        percentile of the items shown); and ``shown``, the ten items. Figures of items shown are null where the user had
-        met every item.
+        is not in the catalogue), ``not_in_catalogue, high, high_user`` and the figures of the policy at that history:
+        the scorers' mean over the ten unseen items shown; where the truth is known, ``true@10`` and ``true`` (expected
+        true reward under the policy over unseen items); ``kl`` (to the start), ``entropy``, ``popularity@10`` (mean
+        popularity percentile of the items shown); and ``shown``, the ten items. Figures of items shown are null where
+        the user had met every item.
 
     Raises:
         InputError: users A have nothing to evaluate on in this part.
@@ -93,7 +93,7 @@ def evaluate(
             for name, net in scorers.rewards.items()
         }
         events = {"user": batch.user_B[batch.row_T], "event": batch.event_T, "high": batch.high_T}
-        events |= {"cold": batch.target_T == 0, "count": count_W[read.target_T]}
+        events |= {"not_in_catalogue": batch.target_T == 0, "count": count_W[read.target_T]}
         for rows in chunks(len(batch.target_T), data.num_items):  # so that users x items is never held
             of_events = {column: value[rows] for column, value in events.items()}
             start_TV = scorers.start.log_probs(start[rows])

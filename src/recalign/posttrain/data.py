@@ -60,7 +60,7 @@ class PostTrainingData(RewardData):
         super().__init__(**data)
         self.check_settings({"soft": soft})
         self.source, self.baseline, self.soft = source, baseline, soft
-        self.start, self.reward_model = (init_from, policy), (reward_model, reward_net)
+        self.start_args, self.reward_args = (init_from, policy), (reward_model, reward_net)
 
     @classmethod
     def upstream(cls, init_args: dict[str, Any]) -> dict[str, str]:
@@ -136,7 +136,7 @@ class PostTrainingData(RewardData):
 
     def loaded_reward_model(self, needed_by: str) -> Loaded:
         """The reward model, on the trainer's device, in evaluation mode; not one of other rewards, nor a judge."""
-        loaded = load_or_copy(*self.reward_model, "reward", where="data.reward_model", needed_by=needed_by)
+        loaded = load_or_copy(*self.reward_args, "reward", where="data.reward_model", needed_by=needed_by)
         loaded.check(self)
         loaded.refuse_judge(self)
         loaded.net.eval().to(self.device)

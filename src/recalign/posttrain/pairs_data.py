@@ -73,7 +73,7 @@ class PairData(RewardData):
             what, remedy = f"{losers} losers of {candidates} candidates", "set candidates above losers"
             raise InputError(what, where="data.losers, data.candidates", remedy=remedy)
         self.pairs: Pairing = pairs
-        self.losers, self.candidates, self.start = losers, candidates, (init_from, policy)
+        self.losers, self.candidates, self.start_args = losers, candidates, (init_from, policy)
 
     @classmethod
     def upstream(cls, init_args: dict[str, Any]) -> dict[str, str]:
@@ -120,7 +120,7 @@ class PairData(RewardData):
         item_EN = torch.zeros(len(self.sequences.frame), 1 + self.losers, dtype=torch.int64)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            policy = starting_policy(self, *self.start, "pairs 'generated'") if self.pairs == "generated" else None
+            policy = starting_policy(self, *self.start_args, "pairs 'generated'") if self.pairs == "generated" else None
             for batch in self.loader(windows, seen=False):
                 if policy is None:
                     candidate_TC = torch.randint(1, warm + 1, (len(batch.target_T), self.candidates))

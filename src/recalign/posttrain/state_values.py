@@ -47,7 +47,7 @@ def state_values(data: PostTrainingData, windows: Windows) -> np.ndarray:
     Shape: float64 (events,), NaN for events that are no targets.
     """
     of = f"baseline {data.baseline!r}"
-    policy, reward = starting_policy(data, *data.start, of).to(data.device), data.loaded_reward_model(of).net
+    policy, reward = starting_policy(data, *data.start_args, of).to(data.device), data.loaded_reward_model(of).net
     out = torch.full((len(data.observed),), torch.nan)
     for batch in data.batches(windows):
         pi_state, r_states = policy.encode(batch), reward.states(batch)

@@ -130,5 +130,5 @@ def test_cold_items_follow_the_catalogue_and_move_nothing():
     assert plain.frame["item_id"].to_list() == [1, 2, 0, 0, 2, 1, 0, 0]
     assert known.frame["item_id"].to_list() == [1, 2, 0, 0, 2, 1, 0, 3]
     assert known.item_counts().tolist() == [2, 2, 0, 0]
-    assert np.array_equal(plain.trained, known.trained)
+    assert np.array_equal(plain.train_count, known.train_count)
     assert plain.catalogue != known.catalogue

@@ -76,5 +76,5 @@ def test_targets_that_were_met_before_are_counted():
 def test_a_test_event_that_is_trained_on_is_found():
     again = [0, 1, 2, 3, 1, 0, 0, 1, 2, 3, 4, 4]
     sequences = build(table(USERS, again, TIMES), LeaveLast(1, 1), None, UserGroups())
-    longer = dataclasses.replace(sequences, trained=np.diff(sequences.offset))
+    longer = dataclasses.replace(sequences, train_count=np.diff(sequences.offset))
     assert leaks(longer, 50)["test events seen in training"] == 1

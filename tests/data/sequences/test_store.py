@@ -37,7 +37,7 @@ def test_known_events_of_all_users_lie_in_a_row(sequences):
     assert sequences.event.tolist() == [0, 1, 2, 5, 6, 7]
     assert sequences.time.tolist() == [0, 1, 2, 0, 1, 2]
     np.testing.assert_array_equal(sequences.reward, np.float32([1, 2, math.nan, 1.5, 2.5, 3.5]))
-    assert sequences.frame["known"].to_list() == [0, 1, 2, 3, 3, 0, 1, 2, 3]
+    assert sequences.frame["known_before"].to_list() == [0, 1, 2, 3, 3, 0, 1, 2, 3]
     assert sequences.frame["high"].to_list() == [False, False, False, True, True, False, False, False, True]
 
 
@@ -47,7 +47,7 @@ def test_a_feedback_column_may_have_any_name():
     )
     plain = build(table(USERS, ITEMS, TIMES, REWARDS), LeaveLast(1, 1), None, UserGroups())
     named = build(events, LeaveLast(1, 1), None, UserGroups())
-    for column in ("event", "item_id", "known", "split"):
+    for column in ("event", "item_id", "known_before", "split"):
         assert named.frame[column].to_list() == plain.frame[column].to_list()
 
 
@@ -89,7 +89,7 @@ def test_rare_items_are_left_out_of_training_and_counted():
     assert sequences.items.to_list() == [100, 103]
     assert sequences.frame["row"].to_list() == [1, 2, 4, 5, 6, 7, 8, 9]
     assert sequences.frame["item_id"].to_list() == [2, 1, 0, 0, 1, 2, 1, 0]
-    assert sequences.trained.tolist() == [2, 2]
+    assert sequences.train_count.tolist() == [2, 2]
     assert sequences.report.used == len(sequences.frame)
     assert [note.count for note in sequences.report.notes] == [1]
     assert sequences.fingerprint != build(events, LeaveLast(1, 1), None, UserGroups()).fingerprint

@@ -32,7 +32,7 @@ from recalign.errors import InputError
 from recalign.files import digest, rename, temp_path, write_json
 from recalign.seals import code_digest, own_code
 
-ARRAYS = ("trained", "offset", "item", "time", "reward", "event")
+ARRAYS = ("train_count", "offset", "item", "time", "reward", "event")
 FACTS = ("fingerprint", "catalogue", "num_warm")
 MAPPED = (pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32, pl.UInt64, pl.Float32, pl.Float64)
 """Types of the columns that are mapped, if they have no nulls."""

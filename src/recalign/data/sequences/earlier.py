@@ -176,7 +176,7 @@ def remember(data: Any, folder: Path) -> None:
     if seals.check(folder, key := {"log": sequences.fingerprint, "facts": digest(facts)}).fresh:
         return
     with seals.publish(folder, key) as part:
-        users = pl.DataFrame({"user": sequences.users, "known": known, "trained": sequences.trained})
+        users = pl.DataFrame({"user": sequences.users, "known": known, "trained": sequences.train_count})
         users.write_ipc(part / USERS)
         sequences.items.alias("item").to_frame().write_ipc(part / ITEMS)
         write_json(part / FACTS, facts)

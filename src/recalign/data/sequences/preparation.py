@@ -92,7 +92,7 @@ class LogPreparation(Preparation):
             return users
         random = np.random.default_rng([data.seed, int(self.earlier.facts["digest"], 16)])  # others after each update
         drawn = random.random(len(users)) < data.untouched
-        return users & (drawn | (data.sequences.trained > self.earlier.counts("trained", len(users))))
+        return users & (drawn | (data.sequences.train_count > self.earlier.counts("trained", len(users))))
 
     def serving_loader(self, users: np.ndarray, *, shared: bool = False) -> Loader:
         ordered = copy.copy(self.data)

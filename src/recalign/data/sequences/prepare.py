@@ -130,8 +130,8 @@ def _write(
     each("counting items", tasks.count, numbers, repeat(split))
 
     counts = pl.scan_ipc([folder / f"{n}-counts.arrow" for n in numbers], glob=False)
-    by_item = counts.group_by("item").agg(pl.sum("trained")).collect(engine="streaming").sort("item")
-    items, count_I = by_item["item"], by_item["trained"].to_numpy()
+    by_item = counts.group_by("item").agg(pl.sum("train_count")).collect(engine="streaming").sort("item")
+    items, count_I = by_item["item"], by_item["train_count"].to_numpy()
     values = read_features(data.log_, data_root(data.root), items)
     numbering = number_items if values is None else functools.partial(number_with_features, values)
     kept, number_I, warm = numbering(items, count_I >= data.min_events)
@@ -142,8 +142,8 @@ def _write(
     nullable = sorted(set().union(*with_nulls))
     shared = repeat(offsets[-1]), repeat(nullable), repeat(warm)
     indexed = each("writing arrays", tasks.index, numbers, repeat(split), offsets[:-1], *shared)
-    most_trained = max(most for _, _, most in indexed)
-    check_parts(np.sum([sizes for _, sizes, _ in indexed], axis=0), most_trained, data.split, data.min_events)
+    most_train_events = max(most for _, _, most in indexed)
+    check_parts(np.sum([sizes for _, sizes, _ in indexed], axis=0), most_train_events, data.split, data.min_events)
 
     parts = {name: [read_table(folder / f"{n}-{name}.arrow") for n in numbers] for name in ("others", "users")}
     others, users = pl.concat(parts["others"]), pl.concat(parts["users"])
@@ -251,7 +251,7 @@ class _Offset:
     def after(self, users: int, counts: pl.DataFrame, items: pl.Series, number_I: np.ndarray, warm: int) -> _Offset:
         """Where the next partition begins, from the number of users and the counts of this one."""
         number = number_I[items.search_sorted(counts["item"]).to_numpy()]
-        left = counts["events"].to_numpy() - counts["trained"].to_numpy() * ((number == 0) | (number > warm))
+        left = counts["events"].to_numpy() - counts["train_count"].to_numpy() * ((number == 0) | (number > warm))
         return _Offset(self.user + users, self.event + int(left.sum()), self.known + int(left[number > 0].sum()))
 
 
@@ -287,7 +287,7 @@ class _Tasks:
         table = self._table(number)
         trained = table.frame["item"].filter(split.assign(table) == TRAIN)
         both = (np.bincount(item.to_numpy(), minlength=len(table.items)) for item in (trained, table.frame["item"]))
-        counts = pl.DataFrame({"item": table.items} | dict(zip(("trained", "events"), both, strict=True)))
+        counts = pl.DataFrame({"item": table.items} | dict(zip(("train_count", "events"), both, strict=True)))
         counts.write_ipc(self.folder / f"{number}-counts.arrow")
 
     def index(
@@ -304,10 +304,10 @@ class _Tasks:
         frame = frame.with_columns(pl.Series("item", item_I[frame["item"].to_numpy()], pl.UInt32))
         high = None if self.high is None or self.high.quantile is not None else self.high
         frame, arrays = index(frame, catalogue["number"].to_numpy(), warm, len(table.users), high)
-        most = int(arrays["trained"].max(initial=0))
+        most = int(arrays["train_count"].max(initial=0))
         frame = frame.with_columns(pl.col("user") + begin.user, pl.col("event") + begin.event)
         arrays |= {"event": arrays["event"] + begin.event, "offset": arrays["offset"] + begin.known}
-        by_user = {"trained": (begin.user, whole.user), "offset": (begin.user, whole.user + 1)}
+        by_user = {"train_count": (begin.user, whole.user), "offset": (begin.user, whole.user + 1)}
         for name, array in arrays.items():
             place = by_user.get(name, (begin.known, whole.known))
             _write_slice(self.entry / f"{name}.npy", array, *place)

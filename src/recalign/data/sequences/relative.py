@@ -41,13 +41,13 @@ class RelativeTo:
         """
         reward_N = frame["reward"].cast(pl.Float64).fill_null(float("nan")).to_numpy()
         refuse_names(self.column, RESERVED, where)
-        trained = frame["split"] == TRAIN
-        bin_N = training_bins(frame, self.column, self.bins, trained, where).fill_null(-1).to_numpy()
+        in_training = frame["split"] == TRAIN
+        bin_N = training_bins(frame, self.column, self.bins, in_training, where).fill_null(-1).to_numpy()
         rated_N, out_N = ~np.isnan(reward_N), np.full(len(frame), np.nan)
         for number in range(self.bins):
             inside_N = rated_N & (bin_N == number)
-            known = np.sort(reward_N[inside_N & trained.to_numpy()])
-            if len(known):
-                below, up_to = (np.searchsorted(known, reward_N[inside_N], side) for side in ("left", "right"))
-                out_N[inside_N] = (below + up_to) / (2 * len(known))
+            training = np.sort(reward_N[inside_N & in_training.to_numpy()])
+            if len(training):
+                below, up_to = (np.searchsorted(training, reward_N[inside_N], side) for side in ("left", "right"))
+                out_N[inside_N] = (below + up_to) / (2 * len(training))
         return pl.Series("reward", out_N).fill_nan(None)

@@ -91,8 +91,8 @@ class High:
         """
         if self.expression is not None:
             return condition(frame, self.expression, "data.high.expression", (*PREPARED, *RESERVED)).alias("high")
-        reward, trained = pl.col("reward"), pl.col("split") == TRAIN
-        limit = reward.filter(trained).quantile(self.quantile or 0.0, "linear").over("bin")
+        reward, in_training = pl.col("reward"), pl.col("split") == TRAIN
+        limit = reward.filter(in_training).quantile(self.quantile or 0.0, "linear").over("bin")
         high = pl.col("bin").is_not_null() & (reward > limit).fill_null(False)
         bin_N = pl.repeat(0, len(frame), eager=True)
         if self.within is not None:
@@ -140,19 +140,19 @@ def require_time(table: EventTable, split: Split) -> None:
         raise InputError(text, where=f"data.split: {type(split).__name__}", remedy=remedy)
 
 
-def training_bins(frame: pl.DataFrame, column: str, bins: int, trained: pl.Series, where: str) -> pl.Series:
+def training_bins(frame: pl.DataFrame, column: str, bins: int, in_training: pl.Series, where: str) -> pl.Series:
     """The bin of each event by a numeric column, from 0; null where that is null or NaN.
 
-    Bins are of equal size on the rows ``trained``. ``where`` is the setting that names the column, for errors.
+    Bins are of equal size on the rows ``in_training``. ``where`` is the setting that names the column, for errors.
     """
     if column not in frame.columns:
         what, remedy = f"there is no column {column!r}", did_you_mean(column, frame.columns)
         raise InputError(what, where=where, remedy=remedy)
     values = frame[column]
     values = values.cast(pl.Float64).fill_nan(None) if values.dtype.is_numeric() else values.clear(len(values))
-    known = values.filter(trained).drop_nulls()
-    if not len(known):
+    present = values.filter(in_training).drop_nulls()
+    if not len(present):
         remedy = "name a numeric column, such as a duration, or leave it out"
         raise InputError(f"the column {column} holds no numbers in the training part", where=where, remedy=remedy)
-    edges = np.quantile(known.to_numpy(), np.arange(1, bins) / bins)
+    edges = np.quantile(present.to_numpy(), np.arange(1, bins) / bins)
     return pl.Series(np.searchsorted(edges, values.to_numpy())).set(values.is_null(), None)

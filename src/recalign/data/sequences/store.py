@@ -21,7 +21,7 @@ from recalign.files import digest
 Group = Literal["all", "A", "B1", "B2"]
 Part = Literal["train", "validation", "test"]
 PARTS: dict[Part, int] = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
-ADDED = ("event", "split", "item_id", "known", "high")
+ADDED = ("event", "split", "item_id", "known_before", "high")
 """Columns of `Sequences.frame` that are not the log's: a reward made of its own split or rank would be a mistake."""
 
 
@@ -35,12 +35,12 @@ class Sequences:
 
     Attributes:
         frame: the events in order: the event table's columns, ``item_id`` (int32, 0..V), ``split``, ``high`` and
-            ``known`` (int32, number of the user's known events before this one). A feedback column of such a name can
-            be read by the split and, but for ``split``, by `High`; the column that is made replaces it.
+            ``known_before`` (int32, number of the user's known events before this one). A feedback column of such a
+            name can be read by the split and, but for ``split``, by `High`; the column that is made replaces it.
         users: raw user ids by user index.
         items: raw item ids by item - 1.
         group: ``A``, ``B1`` or ``B2`` by user index.
-        trained: int64 (U,), training events of each user; they are the first of the known ones.
+        train_count: int64 (U,), training events of each user; they are the first of the known ones.
         offset: int64 (U + 1,), where each user's known events begin in the next four arrays.
         item, time, reward, event: known events of all users, one user after the other: int32 items 1..V, int64
             seconds, float32 rewards (NaN where there is none), int64 rows of ``frame``.
@@ -56,7 +56,7 @@ class Sequences:
     users: pl.Series
     items: pl.Series
     group: np.ndarray
-    trained: np.ndarray
+    train_count: np.ndarray
     offset: np.ndarray
     item: np.ndarray
     time: np.ndarray
@@ -165,7 +165,7 @@ def build(
     count_I = np.bincount(frame["item"].filter(frame["split"] == TRAIN).to_numpy(), minlength=len(table.items))
     items, number_I, warm = numbering(table.items, count_I >= min_events)
     frame, arrays = index(frame, number_I, warm, len(table.users), high, relative_to)
-    check_parts(part_sizes(frame), int(arrays["trained"].max(initial=0)), split, min_events)
+    check_parts(part_sizes(frame), int(arrays["train_count"].max(initial=0)), split, min_events)
     return Sequences(
         frame=frame,
         users=table.users,
@@ -214,14 +214,14 @@ def index(
     marks = high.mark(frame) if high else pl.repeat(False, len(frame), eager=True)
     user_N, item_id_N = frame["user"].to_numpy(), item_id.to_numpy()
     before_N, first = (item_id_N > 0).cumsum(dtype=np.int32) - (item_id_N > 0), np.flatnonzero(is_first(user_N))
-    known = before_N - np.repeat(before_N[first], np.diff(first, append=len(user_N)))  # earlier ones of the same user
-    frame = frame.drop({"event", "item_id", "known"} & set(frame.columns))
-    frame = frame.with_columns(marks.alias("high"), item_id.alias("item_id"), pl.Series("known", known))
+    known_before = before_N - np.repeat(before_N[first], np.diff(first, append=len(user_N)))  # of the same user
+    frame = frame.drop({"event", "item_id", "known_before"} & set(frame.columns))
+    frame = frame.with_columns(marks.alias("high"), item_id.alias("item_id"), pl.Series("known_before", known_before))
     frame = frame.with_row_index("event")
     event = np.flatnonzero(item_id_N)
     counts = np.bincount(user_N[event], minlength=users)
     return frame, {
-        "trained": np.bincount(user_N[frame["split"].to_numpy() == TRAIN], minlength=users),
+        "train_count": np.bincount(user_N[frame["split"].to_numpy() == TRAIN], minlength=users),
         "offset": np.concatenate([[0], counts.cumsum()]),
         "item": item_id_N[event],
         "time": frame["timestamp"].to_numpy()[event],
@@ -255,12 +255,12 @@ def catalogue_digest(items: pl.Series, frame: pl.DataFrame) -> str:
     return content.hexdigest()[:16]
 
 
-def check_parts(sizes: np.ndarray, most_trained: int, split: Split, min_events: int) -> None:
+def check_parts(sizes: np.ndarray, most_train_events: int, split: Split, min_events: int) -> None:
     """Refuse a split that leaves nothing to train or measure on: by `part_sizes`, and a user's most training events."""
     rare = f" and data.min_events {min_events}" if min_events > 1 else ""
     if empty := [name for name, part in PARTS.items() if not sizes[part]]:
         text = f"{split}{rare} leaves no events for {', '.join(empty)} (of {sizes.sum()})"
         raise InputError(text, where="data.split", remedy="choose other cuts, or a log with more events a user")
-    if most_trained <= 1:
+    if most_train_events <= 1:
         text = f"no user has two events in the training part{rare}, so there is nothing to predict"
         raise InputError(text, where="data.split", remedy="choose another split or a log whose users come back")

@@ -95,7 +95,7 @@ class Windows:
 
 def training_windows(sequences: Sequences, users: np.ndarray, max_length: int) -> Windows:
     """Make one window per user, bool (U,): the newest training events but the last; each predicts the next one."""
-    states_U = np.maximum(sequences.trained - 1, 0)
+    states_U = np.maximum(sequences.train_count - 1, 0)
     user = np.flatnonzero(users & (states_U > 0))
     length, stop = np.minimum(states_U[user], max_length), sequences.offset[user] + states_U[user]
     offset = np.concatenate([[0], length.cumsum()])
@@ -110,13 +110,13 @@ def evaluation_windows(
     Users without a known event before the part are left out. ``apart``: targets after the same known event are in
     windows of their own, so that each can be asked at its own time.
     """
-    columns = ["user", "known", "item_id", "event", "reward", "high", "timestamp"]
-    wanted = (pl.col("split") == PARTS[part]) & (pl.col("known") > 0)
+    columns = ["user", "known_before", "item_id", "event", "reward", "high", "timestamp"]
+    wanted = (pl.col("split") == PARTS[part]) & (pl.col("known_before") > 0)
     of_part = sequences.frame.lazy().filter(wanted).select(columns).collect(engine="streaming")  # a few rows at a time
     targets = of_part.filter(pl.Series(users & has_past(sequences, PARTS[part])).gather(of_part["user"]))
     user = targets["user"].cast(pl.Int64).to_numpy()
     base = sequences.offset[user]
-    state = base + targets["known"].to_numpy() - 1
+    state = base + targets["known_before"].to_numpy() - 1
     # The states of a window's targets span half of it, so that the other half is history for all of them.
     first = is_first(user)
     anchor = state[first][np.cumsum(first) - 1]

@@ -195,13 +195,13 @@ def _events(data: RewardData, predicted: pl.DataFrame) -> pl.DataFrame:
     """The measured events with the columns that they are grouped by, ordered by user."""
     count = data.rated.group_by("item_id").agg(pl.len().alias("popularity"))
     person = pl.col("user").alias("person")  # in `predicted`, `user` is the user's mean
-    about = data.frame.select("event", person, "item_id", "high", "known").join(count, on="item_id", how="left")
+    about = data.frame.select("event", person, "item_id", "high", "known_before").join(count, on="item_id", how="left")
     events = predicted.join(about, on="event").sort("event")
     events = events.with_columns(PERSON, pl.col("popularity").fill_null(0))
     return events.with_columns(
         pl.when(pl.col("popularity") > 0).then(pl.lit("seen")).otherwise(pl.lit("unseen")).alias("met"),
         pl.Series("popularity_tenth", quantile_bins(events["popularity"].to_numpy())),
-        pl.Series("activity_fifth", quantile_bins(events["known"].to_numpy(), 5)),
+        pl.Series("activity_fifth", quantile_bins(events["known_before"].to_numpy(), 5)),
     )
 
 
