@@ -23,7 +23,7 @@ import torch
 
 from benchmarks.lib import by_metric, commit, lines, markdown, options, save, with_sd
 from recalign.data.sequences import EventDataModule, Sequences
-from recalign.evaluation.baselines import SameForAll, log_counts
+from recalign.evaluation.counted_rows import SameForAll, log_counts
 from recalign.evaluation.item_knn import ItemKNN
 from recalign.files import write_json
 from recalign.recommender import Policy

@@ -54,7 +54,7 @@ from benchmarks.update.figures import (
 from recalign.data.sequences import EventDataModule
 from recalign.data.sequences.earlier import remember
 from recalign.data.simulation import World, simulate
-from recalign.evaluation.baselines import SameForAll
+from recalign.evaluation.counted_rows import SameForAll
 from recalign.recommender import Policy
 from recalign.recommender.checkpoint import build, load_net, read_checkpoint, recipe
 from recalign.recommender.grown import grow

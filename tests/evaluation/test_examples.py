@@ -5,7 +5,7 @@ import pytest
 import small
 import torch
 
-from recalign.evaluation.baselines import SameForAll
+from recalign.evaluation.counted_rows import SameForAll
 from recalign.evaluation.examples import examples
 from recalign.evaluation.value import Scorers, evaluate
 from recalign.recommender import RecommenderData

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from recalign.evaluation import networks
-from recalign.evaluation.baselines import log_counts
+from recalign.evaluation.counted_rows import log_counts
 from recalign.evaluation.networks import ValidationRanking
 from recalign.evaluation.reranking import ItemScores, Rerank, interpolate
 from recalign.recommender.checkpoint import load_net

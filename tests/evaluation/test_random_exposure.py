@@ -16,8 +16,8 @@ from recalign.data.sequences import High, TimeSplit
 from recalign.data.simulation import World, simulate, write
 from recalign.data.simulation.world import SD
 from recalign.evaluation import random_exposure
-from recalign.evaluation.baselines import SameForAll
 from recalign.evaluation.chain_comparison import RunsComparison
+from recalign.evaluation.counted_rows import SameForAll
 from recalign.evaluation.offpolicy import estimate
 from recalign.evaluation.reranking import ItemScores
 from recalign.evaluation.seed_evaluation import SeedEvaluation

@@ -12,7 +12,7 @@ import torch
 
 from recalign.data.sequences import Batch
 from recalign.errors import InputError
-from recalign.evaluation.baselines import SameForAll
+from recalign.evaluation.counted_rows import SameForAll
 from recalign.evaluation.networks import load_truth
 from recalign.evaluation.reranking import ItemScores, Rerank
 from recalign.evaluation.selection import measured

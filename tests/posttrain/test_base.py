@@ -30,7 +30,7 @@ from recalign.posttrain import (
     signed,
 )
 from recalign.posttrain.base import PostTraining
-from recalign.posttrain.data import Baseline
+from recalign.posttrain.data import StateValue
 from recalign.posttrain.experimental import AWAC, IQL, KTO, Reinforce
 from recalign.posttrain.pairs_data import Pairing
 from recalign.posttrain.state_values import starting_policy
@@ -114,7 +114,10 @@ def test_every_method_is_among_the_consumers():
     every = [getattr(package, name) for package in (posttrain, posttrain.experimental) for name in package.__all__]
     methods = {one for one in every if issubclass(one, PostTraining)}
     assert {method for method, *_ in CONSUMERS} == methods
-    for kind, setting, choices, count in ((PostTrainingData, "baseline", Baseline, 2), (PairData, "pairs", Pairing, 1)):
+    for kind, setting, choices, count in (
+        (PostTrainingData, "baseline", StateValue, 2),
+        (PairData, "pairs", Pairing, 1),
+    ):
         needs = {one: kind.upstream({"source": "observed", setting: one}) for one in get_args(choices)}
         asking = {one for one, checkpoints in needs.items() if "init_from" in checkpoints}
         assert len(asking) == count

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from recalign.data.sequences import Batch
 from recalign.errors import InputError
-from recalign.evaluation.baselines import SameForAll
+from recalign.evaluation.counted_rows import SameForAll
 from recalign.evaluation.reranking import Rerank
 from recalign.nn import LazyDecoder, Pooled, SASRec
 from recalign.recommender import CodePolicy, Policy, RecommenderData, SequencePolicy

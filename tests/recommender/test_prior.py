@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recalign.errors import InputError
-from recalign.evaluation.baselines import SameForAll
+from recalign.evaluation.counted_rows import SameForAll
 from recalign.recommender import RecommenderData, SequencePolicy
 from recalign.recommender.module import estimated_log_prob
 from recalign.recommender.prior import ItemPrior, without_prior

@@ -24,7 +24,7 @@ from recalign.reward.trust.measures import (
     prediction_errors,
     spread_and_error,
 )
-from recalign.reward.trust.report import TRUST, compare_predictions, fit_baselines, read_trust, report
+from recalign.reward.trust.report import TRUST, compare_predictions, fit_ridge_and_factors, read_trust, report
 from recalign.reward.trust.verdict import (
     AVERAGES,
     IMPLICATION,
@@ -159,17 +159,17 @@ def rmse(frame, column):
 
 def test_a_factorisation_finds_levels_and_taste():
     frame = factored()
-    joined = frame.join(fit_baselines(frame, 60), on="event").with_columns(
+    joined = frame.join(fit_ridge_and_factors(frame, 60), on="event").with_columns(
         pl.lit(frame["reward"].mean()).alias("global")
     )
     assert rmse(joined, "factors") < 0.55 < 1.2 < rmse(joined, "ridge") < rmse(joined, "global")
 
 
-def test_baselines_see_earlier_rewards_and_no_later_ones():
+def test_simpler_predictors_see_earlier_rewards_and_no_later_ones():
     frame = factored(users=10)
     event = frame.filter(pl.col("split") == 1)["event"][1]
     changed = frame.with_columns(pl.col("reward") + 5 * (pl.col("event") == event))
-    before, after = (fit_baselines(f, 60) for f in (frame, changed))
+    before, after = (fit_ridge_and_factors(f, 60) for f in (frame, changed))
     same = (before["ridge"] == after["ridge"]).to_numpy()
     user = frame["user"].to_numpy()
     assert same[: event + 1].all()  # neither the event itself nor what came before

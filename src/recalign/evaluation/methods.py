@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 import torch
 
-from recalign.evaluation.baselines import TableRow
+from recalign.evaluation.counted_rows import TableRow
 from recalign.evaluation.value import Scorers, evaluate, mean_rewards
 from recalign.recommender.checkpoint import Loaded, check_catalogue, load_net
 from recalign.recommender.cloning import CLONED

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from recalign.data.sequences import Batch, EventDataModule
 from recalign.data.sequences.store import Group
-from recalign.evaluation.baselines import SameForAll
+from recalign.evaluation.counted_rows import SameForAll
 from recalign.evaluation.methods import MethodRun, Networks
 from recalign.evaluation.offpolicy import Lists, estimate, of_items
 from recalign.evaluation.value import over_unseen

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from recalign.artifacts import recorded_digest
 from recalign.data.sequences import Batch
 from recalign.errors import InputError
-from recalign.evaluation.baselines import TableRow
+from recalign.evaluation.counted_rows import TableRow
 from recalign.evaluation.value import Once
 from recalign.files import read_json, sha256
 from recalign.recommender.checkpoint import load_net

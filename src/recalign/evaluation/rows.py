@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from recalign.evaluation.baselines import COUNTED, TableRow, log_counts
+from recalign.evaluation.counted_rows import COUNTED, TableRow, log_counts
 from recalign.evaluation.item_knn import ItemKNN, transitions
 from recalign.evaluation.reranking import ItemScores, RerankedRow, Scores
 from recalign.evaluation.roles import reranked_method

@@ -18,7 +18,7 @@ from recalign.reward.data import RewardData
 from recalign.reward.net import RewardEnsemble
 
 Source = Literal["observed", "predicted", "shrunk"]
-Baseline = Literal["none", "global", "user", "item", "user_item", "value", "soft"]
+StateValue = Literal["none", "global", "user", "item", "user_item", "value", "soft"]
 
 
 class PostTrainingData(RewardData):
@@ -32,9 +32,10 @@ class PostTrainingData(RewardData):
             ``observed``: the logged one, or ``shrunk``: rho r_hat + (1 - rho) r, rho the reward model's measured
             reliability. r_hat excludes the event's own influence on its item's factors, but not what the network
             memorised of it; rho, measured on other events, does not account for that.
-        baseline: V: 0 (``none``), the mean reward (``global``), the user's earlier mean, the item's mean, both
-            (``user_item``), the expected reward under the starting policy (``value``), or its soft form (``soft``).
-        soft: lambda of the soft baseline, in the unit of the reward.
+        baseline: the state value V: 0 (``none``), the mean reward (``global``), the user's earlier mean, the
+            item's mean, both (``user_item``), the expected reward under the starting policy (``value``), or its
+            soft form (``soft``).
+        soft: lambda of the soft state value, in the unit of the reward.
         init_from: checkpoint of the starting policy, where needed; null in a configuration: that of this log and seed.
         reward_model: checkpoint of the reward model, where needed; null in a configuration: that of this log and seed.
         policy: the starting policy itself, instead of a checkpoint (Python only); copied.
@@ -44,12 +45,12 @@ class PostTrainingData(RewardData):
     """
 
     state_values: ClassVar[Callable[[PostTrainingData, Windows], np.ndarray]]
-    """V of the baselines ``value`` and ``soft``; the package sets `recalign.posttrain.state_values`."""
+    """V of ``value`` and ``soft``; the package sets `recalign.posttrain.state_values`."""
 
     def __init__(
         self,
         source: Source = "predicted",
-        baseline: Baseline = "user",
+        baseline: StateValue = "user",
         soft: Positive[float] = 1.0,
         init_from: str | None = None,
         reward_model: str | None = None,

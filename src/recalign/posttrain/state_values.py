@@ -1,4 +1,4 @@
-"""What the starting policy can expect of a state: the baselines ``value`` and ``soft``.
+"""State values of the starting policy: ``data.baseline`` ``value`` and ``soft``.
 
 Shape suffixes: T targets, V items of the catalogue.
 """
@@ -40,7 +40,7 @@ def starting_policy(data: RewardData, path: str | None, given: Policy | Loaded |
 def state_values(data: PostTrainingData, windows: Windows) -> np.ndarray:
     """Value of each target's state under the start, without its item prior.
 
-    V(s) = E_{a ~ pi}[r(s, a)], or for the baseline ``soft``, with lambda = ``data.soft``,
+    V(s) = E_{a ~ pi}[r(s, a)], or for ``soft``, with lambda = ``data.soft``,
     V(s) = lambda log E_{a ~ pi}[exp(r(s, a) / lambda)], the log normaliser of the exponential tilt:
     pi exp((r - V) / lambda) sums to 1.
 

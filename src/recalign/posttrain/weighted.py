@@ -27,7 +27,7 @@ def transform_advantages(advantage_T: Tensor, transform: Transform, temperature:
     """Unnormalised weights f(A), with beta the temperature; 0 or NaN where A is NaN.
 
     - constant: 1: behaviour cloning, on events that have a reward, as in all methods;
-    - linear: max(A, 0): reward-weighted cloning if there is no baseline;
+    - linear: max(A, 0): reward-weighted cloning if V is 0;
     - exponential: exp(A / beta): A-SFT; the solution of the KL-regularised problem (AWR, arXiv 1910.00177). Scaled so
       that the largest is 1, which avoids overflow and cancels in the loss;
     - rank: exp(2 (u - 1) / beta), u the quantile of A in its batch (ties counted half): robust to outliers;

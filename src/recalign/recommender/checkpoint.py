@@ -70,7 +70,7 @@ def build(plan: dict[str, Any], name: str = "network", where: str | None = None)
     try:
         module, _, kind_name = plan["class_path"].rpartition(".")
         if module not in sys.modules and not module.startswith(NETWORK_PACKAGES):
-            raise ImportError(f"{module} is not imported here, and a checkpoint may not do so: name it in run.imports")
+            raise ImportError(f"{module} is not imported, and a checkpoint may not import it: name it in run.imports")
         kind = getattr(importlib.import_module(module), kind_name)
         if not (isinstance(kind, type) and issubclass(kind, Rebuildable)):
             raise TypeError(f"{plan['class_path']} is not a network of recalign")

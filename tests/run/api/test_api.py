@@ -403,7 +403,7 @@ def test_a_policy_whose_code_was_edited_is_measured_again(job, tmp_path, monkeyp
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     text = """
 import torch
-from recalign.evaluation.baselines import SameForAll
+from recalign.evaluation.counted_rows import SameForAll
 class Mine(SameForAll):
     def __init__(self, n):
         super().__init__(torch.arange(n).float())

@@ -8,7 +8,7 @@ import small
 import torch
 
 from recalign.data.sequences import EventDataModule
-from recalign.evaluation.baselines import SameForAll
+from recalign.evaluation.counted_rows import SameForAll
 from recalign.evaluation.reranking import ItemScores, Rerank
 from recalign.nn import HSTU, LazyDecoder, Pooled, SASRec
 from recalign.recommender import CodePolicy, Policy, RecommenderData, SequencePolicy

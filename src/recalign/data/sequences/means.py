@@ -1,4 +1,4 @@
-"""Mean rewards: the baselines of an advantage and of a reward model.
+"""Mean rewards: state values of an advantage, and what a reward model has to beat.
 
 All means come from training rows. A user's mean at an event uses earlier events only: a leave-one-out mean would move
 against the event's own reward.

@@ -71,7 +71,7 @@ def read_trust(run: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class PredictionComparison:
-    """A reward model and its baselines on the events of one part.
+    """A reward model and simpler predictors (`PREDICTORS`) on the events of one part.
 
     ``events`` has what each predicts of each event, and what the events are grouped by. ``ordered_on`` says where
     ``pairwise`` was measured, on the part or on `OTHERS`; None, with nan, where too few users have a pair.
@@ -86,7 +86,7 @@ class PredictionComparison:
 def compare_predictions(
     data: RewardData, predicted: Callable[[Windows], pl.DataFrame], parts: Sequence[Part]
 ) -> dict[Part, PredictionComparison]:
-    """Measure a reward model and its baselines.
+    """Measure a reward model beside simpler predictors (`PREDICTORS`).
 
     Where fewer than `ENOUGH_USERS` users of the first part have a pair, and more of those outside the group, its
     ``pairwise`` is that of their training rows. The model has met none of their rewards but in the histories before a
@@ -102,7 +102,7 @@ def compare_predictions(
     Returns:
         By part.
     """
-    expected = data.means.join(fit_baselines(data.frame, data.num_items), on="event")
+    expected = data.means.join(fit_ridge_and_factors(data.frame, data.num_items), on="event")
     measured: dict[Part, PredictionComparison] = {}
     for part in parts:
         events = _events(data, predicted(data.windows(part)).join(expected, on="event", maintain_order="left"))
@@ -238,7 +238,7 @@ def _with_intervals(table: Table) -> dict[str, dict[str, list[float]]]:
 RANK = 8
 
 
-def fit_baselines(frame: pl.DataFrame, num_items: int) -> pl.DataFrame:
+def fit_ridge_and_factors(frame: pl.DataFrame, num_items: int) -> pl.DataFrame:
     """Predict rewards by ridge regression and by matrix factorisation.
 
     Args:

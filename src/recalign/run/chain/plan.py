@@ -16,8 +16,8 @@ from recalign.data.events.log import SIMULATED
 from recalign.data.events.yaml_text import yaml_text
 from recalign.data.sequences.placebo import CORRELATION
 from recalign.errors import InputError, nearest
-from recalign.evaluation.baselines import TableRow
 from recalign.evaluation.chain_comparison import RunsComparison
+from recalign.evaluation.counted_rows import TableRow
 from recalign.evaluation.methods import BASE_STAGES, BaseCheckpoints, MethodRun
 from recalign.evaluation.reranking import READS_REWARD_MODEL
 from recalign.evaluation.roles import START, Roles, reranked_method

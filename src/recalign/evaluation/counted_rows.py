@@ -1,4 +1,4 @@
-"""The rows of a table: what a row is, and the baselines that are computed from counts, without training.
+"""The rows of a table: what a row is, and the rows that are counted from the log, without training.
 
 Suffixes: T targets, V items.
 """
@@ -21,7 +21,7 @@ class TableRow:
     """How a row of a table gets its policy.
 
     Attributes:
-        counted: makes the policy of a baseline that is computed from counts; None: the row is a network.
+        counted: makes the policy of a row that is counted from the log; None: the row is a network.
         trained: whether it has a training of its own; a network that has none is the start, the cloned policy.
     """
 
@@ -55,4 +55,4 @@ COUNTED = {
     "popularity_high": TableRow(lambda data: SameForAll(log_counts(data.sequences, high_only=True))),
     "item_mean": TableRow(lambda data: SameForAll(torch.from_numpy(data.moments().item_mean_V) / data.moments().sd)),
 }
-"""Baselines that are computed from counts, by name; `item_mean` are shrunk means, in standard deviations."""
+"""Rows that are counted from the log, by name; `item_mean` are shrunk means, in standard deviations."""
