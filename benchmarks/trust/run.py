@@ -20,7 +20,7 @@ import polars as pl
 
 from benchmarks.lib import CONF, average, commit, crossed, frame, markdown, options, save, saved
 from recalign.bootstrap import Estimate
-from recalign.data.sequences.store import Part
+from recalign.data.sequences.store import SplitName
 from recalign.data.simulation import World
 from recalign.evaluation.networks import load_truth
 from recalign.recommender.checkpoint import load_net
@@ -104,7 +104,7 @@ def cell(row: Row, seed: int, folder: Path, data: str | None) -> dict[str, Any]:
     kept = trained.folder / "test.npz"
     if not kept.is_file() or kept.stat().st_mtime < trained.checkpoint.stat().st_mtime:
         reward = load_net(trained.checkpoint, "reward").net.eval()
-        measured_on: tuple[Part, ...] = ("validation", "test")
+        measured_on: tuple[SplitName, ...] = ("validation", "test")
         parts = compare_predictions(log, lambda w: predict(reward, log.loader(w, seen=False)), measured_on)
         said = report(log, parts) | {"commit": commit(), "limits": limits(row, log, parts["test"].events)}
         table = parts["test"].table

@@ -1,4 +1,4 @@
-"""Candidate rewards: do the estimators find what a made-up log was made of, and is the test part left alone?"""
+"""Candidate rewards: do the estimators find what a made-up log was made of, and is the test split left alone?"""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def test_the_test_part_is_not_read():
     candidates = {**ALL, "relative": Candidate("watched", RelativeTo("length", 3))}
     one, other = (compare_rewards(of, candidates, "length") for of in (frame, spoiled))
     assert other.equals(one, null_equal=True)
-    assert "The test part was not read" in render(one)
+    assert "The test split was not read" in render(one)
 
 
 def test_repeated_views_say_what_is_noise():
@@ -258,7 +258,7 @@ def test_the_command_prints_and_saves(log_root, tmp_path, capsys):
     assert set(saved["reward"].drop_nulls()) == {"reward", "liked"}
     assert f"{saved.filter(reward='liked', figure='mean')['value'][0]:.3f}" in said
     assert "Rank correlation with rating" in said
-    assert "The test part was not read" in said
+    assert "The test split was not read" in said
 
 
 def test_items_that_only_features_know_are_not_measured(tmp_path, capsys):

@@ -187,13 +187,13 @@ def test_rewards_that_say_nothing_are_refused_before_training(own_root, rewards,
     test_part = pl.col("timestamp") > 1000 + 60 * 15 + 30  # the events of validation and test keep theirs
     data = data_with(own_root, pl.when(test_part).then(pl.col("rating")).otherwise(rewards))
     for ask in (data.training, data.moments):
-        with pytest.raises(InputError, match=f"{said}.* in the training part of users A"):
+        with pytest.raises(InputError, match=f"{said}.* in the training split of users A"):
             ask()
 
 
 def test_a_part_without_rewards_cannot_be_measured(own_root, tmp_path):
     data = data_with(own_root, pl.when(pl.col("timestamp") < 1000 + 60 * 14).then(pl.col("rating")))
-    with pytest.raises(InputError, match="no event of the validation part of users A has a reward"):
+    with pytest.raises(InputError, match="no event of the validation split of users A has a reward"):
         small.fit(RewardModel(data.num_items, encoder=small.encoder(), members=1), data, tmp_path)
 
 

@@ -63,7 +63,7 @@ class Evaluation:
     """What was measured of a method.
 
     Attributes:
-        events: a row an event (`value.evaluate`), by part of the log.
+        events: a row an event (`value.evaluate`), by split of the log.
         summary: plain values by name, figures among them.
         files: further contents, as JSON values by name of the file.
     """
@@ -134,7 +134,7 @@ def evaluate_methods(runs: Sequence[MethodRun], nets: Networks, measures: Iterab
     """
     policies = {run: nets.policy(run) for run in runs}
     named = {run.method: policy for run, policy in policies.items()}
-    events = {part: evaluate(named, nets.scorers, nets.data, part, nets.device) for part in ("validation", "test")}
+    events = {split: evaluate(named, nets.scorers, nets.data, split, nets.device) for split in ("validation", "test")}
     more = [measure(nets, policies, events["test"]) for measure in measures]
     spread, found = nets.spread(), []
     for run in runs:
@@ -143,7 +143,7 @@ def evaluate_methods(runs: Sequence[MethodRun], nets: Networks, measures: Iterab
         summary = {"log": nets.data.log_.name, "cold_targets": test["not_in_catalogue"].cast(float).mean()}
         summary |= {"coverage@10": shown.filter(shown > 0).len() / nets.data.num_items, **run.cost, **spread}
         summary |= {EVALUATED: test["user"].n_unique()}
-        own = {part: frames[run.method].drop("shown") for part, frames in events.items()}
+        own = {split: frames[run.method].drop("shown") for split, frames in events.items()}
         evaluation = Evaluation(own, summary)
         for measured in more:
             figures, files = measured.get(run.method, ({}, {}))

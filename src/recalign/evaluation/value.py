@@ -17,7 +17,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from recalign.data.sequences import Batch, EventDataModule, Sequences
-from recalign.data.sequences.store import PARTS, Part
+from recalign.data.sequences.store import SPLITS, SplitName
 from recalign.errors import InputError
 from recalign.nn import ranks_from_scores
 from recalign.recommender.policy import Policy, State, chunks, seen_within
@@ -48,7 +48,7 @@ class Scorers:
 
 @torch.no_grad()
 def evaluate(
-    policies: Mapping[str, Policy], scorers: Scorers, data: EventDataModule, part: Part, device: torch.device
+    policies: Mapping[str, Policy], scorers: Scorers, data: EventDataModule, split: SplitName, device: torch.device
 ) -> dict[str, pl.DataFrame]:
     """Run policies over the targets of users A; all networks are moved to the device.
 
@@ -61,12 +61,12 @@ def evaluate(
         the user had met every item.
 
     Raises:
-        InputError: users A have nothing to evaluate on in this part.
+        InputError: users A have nothing to evaluate on in this split.
     """
-    windows = data.windows(part, "A")
+    windows = data.windows(split, "A")
     if not len(windows):
         remedy = "choose another split, a larger data.share_a, or a log with more users"
-        raise InputError(f"no user of A has a {part} event with a history before it", where="data.split", remedy=remedy)
+        raise InputError(f"no user of A has a {split} event with history before it", where="data.split", remedy=remedy)
     count_V = data.sequences.item_counts()
     count_W = torch.from_numpy(np.append(0, count_V))  # by item, 0 for one that training never saw
     percentile_V = np.searchsorted(np.sort(count_V), count_V) / len(count_V)  # share of items with fewer events
@@ -79,7 +79,7 @@ def evaluate(
     collected: dict[str, list[pl.DataFrame]] = {name: [] for name in policies}
     batches, console = data.loader(windows), Console(stderr=True)
     hidden = not console.is_terminal
-    for read in track(batches, f"evaluating, {part}", console=console, transient=True, disable=hidden):
+    for read in track(batches, f"evaluating, {split}", console=console, transient=True, disable=hidden):
         batch = read.to(device)
         once: Once = functools.cache(lambda read, batch=batch: read(batch))
         states = {
@@ -104,37 +104,37 @@ def evaluate(
                     row[figure] = mean_shown(net.predict(scored[figure][:, rows], shown.clamp(min=1)), shown)
                 row["popularity@10"] = mean_shown(percentile_W.to(shown.device)[shown], shown)
                 collected[name].append(pl.DataFrame({column: value.cpu().numpy() for column, value in row.items()}))
-    means = mean_rewards(data.sequences, part)
-    frames = {name: _frame(pl.concat(parts), means) for name, parts in collected.items()}
+    means = mean_rewards(data.sequences, split)
+    frames = {name: _frame(pl.concat(frames), means) for name, frames in collected.items()}
     if idle := max((frame["popularity@10"].null_count() for frame in frames.values()), default=0):
-        rank_zero_warn(f"before {idle:,} {part} events the user had met every item: nothing is shown, nothing valued")
+        rank_zero_warn(f"before {idle:,} {split} events the user had met every item: nothing is shown, nothing valued")
     return frames
 
 
 def _of_policy(
-    policy: Policy, state: State, batch: Batch, part: slice, start_TV: Tensor, truth_UV: Tensor | None
+    policy: Policy, state: State, batch: Batch, rows: slice, start_TV: Tensor, truth_UV: Tensor | None
 ) -> dict[str, Tensor]:
-    """Figures of a policy in a part's states: KL, entropy, the target's rank, items shown, their true rewards."""
+    """Figures of a policy in some rows' states: KL, entropy, the target's rank, items shown, their true rewards."""
     assert batch.seen_N is not None
-    logp_TV, seen = policy.log_probs(state), seen_within(batch.seen_N, part)
+    logp_TV, seen = policy.log_probs(state), seen_within(batch.seen_N, rows)
     p_TV = logp_TV.exp()
     row = {"kl": (p_TV * (logp_TV - start_TV)).sum(dim=1), "entropy": -(p_TV * logp_TV).sum(dim=1)}
-    row["rank"] = ranks_from_scores(logp_TV, batch.target_T[part] - 1, seen)
+    row["rank"] = ranks_from_scores(logp_TV, batch.target_T[rows] - 1, seen)
     row["shown"] = policy.lists.top_k_from_scores(logp_TV, SHOWN, seen)[1] + 1
     if truth_UV is not None:
-        truth_TV = truth_UV[batch.user_B[batch.row_T[part]].cpu()].to(logp_TV.device)
-        row["true"] = (over_unseen(logp_TV, batch.seen_N, part) * truth_TV).sum(dim=1)
+        truth_TV = truth_UV[batch.user_B[batch.row_T[rows]].cpu()].to(logp_TV.device)
+        row["true"] = (over_unseen(logp_TV, batch.seen_N, rows) * truth_TV).sum(dim=1)
         row["true@10"] = mean_shown(truth_TV.gather(1, (row["shown"] - 1).clamp(min=0)), row["shown"])
     return row
 
 
-def over_unseen(logp_TV: Tensor, seen_N: Tensor, part: slice) -> Tensor:
-    """Probabilities of a part's states, renormalised over the items that a user had not met; 0 for all others.
+def over_unseen(logp_TV: Tensor, seen_N: Tensor, rows: slice) -> Tensor:
+    """Probabilities of some rows' states, renormalised over the items that a user had not met; 0 for all others.
 
     Shape: (T, V), int64 (2, N) pairs (state, item) that were met, of all states -> (T, V).
     """
     unseen_TV = logp_TV.clone()
-    unseen_TV[seen_within(seen_N, part)] = -torch.inf
+    unseen_TV[seen_within(seen_N, rows)] = -torch.inf
     return unseen_TV.softmax(dim=1).masked_fill(unseen_TV.isneginf().all(dim=1, keepdim=True), 0.0)
 
 
@@ -144,10 +144,10 @@ def mean_shown(value_TK: Tensor, shown_TK: Tensor) -> Tensor:
     return (value_TK * real_TK).sum(dim=1) / real_TK.sum(dim=1).clamp(min=1)
 
 
-def mean_rewards(sequences: Sequences, part: Part) -> pl.DataFrame:
-    """Users of A with an event in the part, and their mean ``reward`` in it; null without any."""
+def mean_rewards(sequences: Sequences, split: SplitName) -> pl.DataFrame:
+    """Users of A with an event in the split, and their mean ``reward`` in it; null without any."""
     chosen = pl.Series(sequences.users_in("A")).gather(sequences.frame["user"])
-    events = sequences.frame.filter(chosen & (pl.col("split") == PARTS[part]))
+    events = sequences.frame.filter(chosen & (pl.col("split") == SPLITS[split]))
     return events.group_by("user", maintain_order=True).agg(pl.col("reward").mean())
 
 

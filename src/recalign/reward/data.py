@@ -11,7 +11,7 @@ import polars as pl
 from recalign.data.sequences import EventDataModule, Windows, reward_means
 from recalign.data.sequences.means import SHRINKAGE
 from recalign.data.sequences.splits import TRAIN
-from recalign.data.sequences.store import Group, Part
+from recalign.data.sequences.store import Group, SplitName
 from recalign.errors import InputError
 
 
@@ -31,7 +31,7 @@ class RewardData(EventDataModule):
         **data: arguments of `recalign.data.sequences.EventDataModule`.
 
     Raises (before training):
-        InputError: no event of the training part has a reward, or all have the same.
+        InputError: no event of the training split has a reward, or all have the same.
     """
 
     def __init__(self, users: Group = "A", **data: Any) -> None:
@@ -63,7 +63,7 @@ class RewardData(EventDataModule):
         if rated["reward"].n_unique() < 2:
             found = f"all rewards are {rated['reward'][0]}" if len(rated) else "no event has a reward"
             remedy = "give a reward expression that differs between events, or check data.split and data.users"
-            raise InputError(f"{found} in the training part of users {self.users}", where="data.reward", remedy=remedy)
+            raise InputError(f"{found} in the training split of users {self.users}", where="data.reward", remedy=remedy)
         return rated
 
     @functools.cached_property
@@ -76,19 +76,19 @@ class RewardData(EventDataModule):
         wanted = pl.DataFrame({"event": event}, schema={"event": pl.UInt32})
         return wanted.join(self.means, on="event", how="left", maintain_order="left")
 
-    def is_rated(self, part: Part) -> bool:
-        """Whether any event of a part has a reward and an item known from training."""
-        windows = self.windows(part)
+    def is_rated(self, split: SplitName) -> bool:
+        """Whether any event of a split has a reward and an item known from training."""
+        windows = self.windows(split)
         return not np.isnan(windows.reward[windows.target > 0]).all()
 
-    def require_rated(self, part: Part) -> None:
-        """Check that a reward model can be measured on a part.
+    def require_rated(self, split: SplitName) -> None:
+        """Check that a reward model can be measured on a split.
 
         Raises:
-            InputError: no event of the part has a reward and an item known from training.
+            InputError: no event of the split has a reward and an item known from training.
         """
-        if not self.is_rated(part):
-            text = f"no event of the {part} part of users {self.users} has a reward to measure the model on"
+        if not self.is_rated(split):
+            text = f"no event of the {split} split of users {self.users} has a reward to measure the model on"
             remedy = "choose another split, or a reward expression that is known for more events"
             raise InputError(text, where="data.split", remedy=remedy)
 

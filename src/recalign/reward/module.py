@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from recalign.data.sequences import Batch
-from recalign.data.sequences.store import Part
+from recalign.data.sequences.store import SplitName
 from recalign.distributed import all_gather_rows
 from recalign.errors import InputError, NonNegative, Positive
 from recalign.nn import Encoder
@@ -25,8 +25,8 @@ from recalign.reward.data import RewardData
 from recalign.reward.heads import Head
 from recalign.reward.net import RewardEnsemble
 
-MEASURED_ON: dict[str, Part] = {"fit": "validation", "validate": "validation", "test": "test"}
-"""The part that a reward model is evaluated on, by the trainer's stage."""
+MEASURED_ON: dict[str, SplitName] = {"fit": "validation", "validate": "validation", "test": "test"}
+"""The split that a reward model is evaluated on, by the trainer's stage."""
 HASH_MASK = 2**32 - 1
 
 

@@ -22,7 +22,7 @@ class OrdinalHead(Head):
     P at score 0 is the share of training rewards above each level, and E[z] equals the score to first order.
 
     Args:
-        levels: the possible rewards; None: those of the training part.
+        levels: the possible rewards; None: those of the training split.
     """
 
     def __init__(self, levels: list[float] | None = None) -> None:
@@ -42,7 +42,7 @@ class OrdinalHead(Head):
         outside = found[~np.isin(found.astype(np.float32), np.array(levels, np.float32))]  # as a column may be
         if len(outside):
             text = f"the training rewards contain {outside[0]:g}, which is not among the head's levels {levels}"
-            remedy = "name every level that the reward can have, or leave it null to take those of the training part"
+            remedy = "name every level that the reward can have, or leave it null to take those of the training split"
             raise InputError(text, where="model.head.levels", remedy=remedy)
         if len(levels) > MAX_LEVELS:
             raise InputError(

@@ -27,14 +27,14 @@ def test_a_part_without_windows_is_refused_before_training(log_root, tmp_path, m
     data = small.data_of(EventDataModule, log_root)
     empty = {part: nothing(data.windows(part)) for part in ("validation", "test")}
     monkeypatch.setattr(data, "windows", empty.get)
-    with pytest.raises(InputError, match=r"(?s)data.split, data.users: no event of users A in the test part"):
+    with pytest.raises(InputError, match=r"(?s)data.split, data.users: no event of users A in the test split"):
         data.test_dataloader()
     module = Recommender(data.num_items, small.encoder())
     trainer: Trainer = small.trainer_of(tmp_path)
-    with pytest.raises(InputError, match="in the validation part"):
+    with pytest.raises(InputError, match="in the validation split"):
         trainer.fit(module, data)
     assert trainer.global_step == 0
     small.fit(module, data, tmp_path, limit_val_batches=0)  # whoever does not validate needs nothing to validate on
     changed(data, **vars(nothing(data.training().in_memory())))
-    with pytest.raises(InputError, match="in the train part"):
+    with pytest.raises(InputError, match="in the train split"):
         data.train_dataloader()

@@ -10,7 +10,7 @@ from recalign.data.sequences.audit import (
     LONGER,
     SEEN,
     leaks,
-    part_figures,
+    span_figures,
     split_figures,
 )
 
@@ -47,7 +47,7 @@ def test_a_test_before_the_end_of_training_is_found(sequences):
 
 
 def test_figures_by_hand(sequences):
-    train, validation, test = (part_figures(sequences, part) for part in ("train", "validation", "test"))
+    train, validation, test = (span_figures(sequences, part) for part in ("train", "validation", "test"))
     assert train == {"events": 8, "users": 2, "first day": "1970-01-01", "last day": "1970-01-04"}
     assert (test["events"], test["users"], test["first day"], test["last day"]) == (2, 2, "1970-01-06", "1970-01-06")
     assert (validation["items unseen in training"], validation["share of targets on them (misses)"]) == (1, 0.5)
@@ -70,7 +70,7 @@ def test_who_can_be_measured_is_counted():
 def test_targets_that_were_met_before_are_counted():
     again = [0, 1, 2, 3, 1, 0, 0, 1, 2, 3, 4, 4]  # user 0 ends on what it had; user 1's last item is new to training
     sequences = build(table(USERS, again, TIMES), LeaveLast(1, 1), None, UserGroups())
-    assert [part_figures(sequences, part)[SEEN] for part in ("validation", "test")] == [0.5, 0.5]
+    assert [span_figures(sequences, part)[SEEN] for part in ("validation", "test")] == [0.5, 0.5]
 
 
 def test_a_test_event_that_is_trained_on_is_found():

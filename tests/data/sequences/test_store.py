@@ -71,7 +71,7 @@ def test_digests_tell_logs_and_divisions_apart(sequences):
     [
         ([2, 2], LeaveLast(2, 2), "leaves no events for validation, test"),
         ([5, 5], LeaveLast(1, 0), "leaves no events for validation"),
-        ([3, 3], LeaveLast(1, 1), "no user has two events in the training part"),
+        ([3, 3], LeaveLast(1, 1), "no user has two events in the training split"),
     ],
 )
 def test_a_split_that_leaves_nothing_is_refused(counts, split, said):

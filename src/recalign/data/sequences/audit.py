@@ -18,7 +18,7 @@ from recalign.data.events.guess import MOST_HIGH
 from recalign.data.events.items import feature_figures
 from recalign.data.sequences.cache import FIGURES
 from recalign.data.sequences.data import EventDataModule
-from recalign.data.sequences.store import PARTS, Part, Sequences
+from recalign.data.sequences.store import SPLITS, Sequences, SplitName
 from recalign.data.sequences.user_sample import with_events
 from recalign.data.sequences.windows import evaluation_windows, training_windows
 from recalign.files import read_json, write_json
@@ -53,7 +53,7 @@ def audit_log(data: EventDataModule) -> dict[str, Section]:
     """Compute all figures of ``recalign check``, by section: the log, its split, its leaks."""
     sections = log_figures(data)  # first, while the log is in memory
     sequences, max_length = data.sequences, data.max_length
-    sections |= {part: part_figures(sequences, part) for part in PARTS}
+    sections |= {split: span_figures(sequences, split) for split in SPLITS}
     sections["split"] = split_figures(sequences, max_length)
     if data.log_.is_random is not None:
         drawn = sequences.frame.filter("is_random")
@@ -80,29 +80,29 @@ def log_figures(data: EventDataModule) -> dict[str, Section]:
     return {**sections, "titles": read_titles(data.log_, root, data.sequences.items)[1]}
 
 
-def part_figures(sequences: Sequences, part: Part) -> Section:
-    """Size and span of a part, and its targets that are unseen in training or seen by the user before."""
-    chosen = sequences.frame.filter(pl.col("split") == PARTS[part])
+def span_figures(sequences: Sequences, split: SplitName) -> Section:
+    """Size and span of a split, and its targets that are unseen in training or seen by the user before."""
+    chosen = sequences.frame.filter(pl.col("split") == SPLITS[split])
     first, last = (str(pl.from_epoch(chosen["timestamp"]).dt.date().sort()[end]) for end in (0, -1))
     rows: Section = {"events": len(chosen), "users": chosen["user"].n_unique(), "first day": first, "last day": last}
-    if part != "train":
+    if split != "train":
         unseen = chosen.filter(pl.col("item_id") == 0)
         rows["items unseen in training"] = unseen["item"].n_unique()
         rows[MISSES] = len(unseen) / len(chosen)
         if sequences.features:
             rows[COLD_TARGETS] = float((chosen["item_id"] > sequences.num_warm).mean())  # type: ignore[arg-type]
         pair = pl.col("user").cast(pl.Int64) * (sequences.num_items + 1) + pl.col("item_id")
-        again = pair.is_first_distinct().not_() & (pl.col("split") == PARTS[part])
+        again = pair.is_first_distinct().not_() & (pl.col("split") == SPLITS[split])
         rows[SEEN] = sequences.frame.filter(pl.col("item_id") > 0).select(again.sum()).item() / len(chosen)
     return rows
 
 
 def split_figures(sequences: Sequences, max_length: int) -> Section:
     """What the split leaves to train and test on."""
-    frame, trained = sequences.frame, pl.col("split") == PARTS["train"]
+    frame, trained = sequences.frame, pl.col("split") == SPLITS["train"]
     windows = training_windows(sequences, sequences.users_in("all"), max_length)
     tested, in_a = np.zeros(sequences.num_users, bool), sequences.users_in("A")
-    tested[frame["user"].filter(frame["split"] == PARTS["test"]).to_numpy()] = True
+    tested[frame["user"].filter(frame["split"] == SPLITS["test"]).to_numpy()] = True
     rated_N = frame.filter(trained & pl.col("reward").is_not_null())["user"].to_numpy()
     judged = min(int(sequences.users_in(group)[rated_N].sum()) for group in ("B1", "B2"))
     groups = pl.Series(sequences.group).value_counts().sort("").iter_rows()
@@ -126,8 +126,8 @@ def leaks(sequences: Sequences, max_length: int, timed: bool = True) -> Section:
     everybody = sequences.users_in("all")
     train = training_windows(sequences, everybody, max_length).in_memory()
     test = evaluation_windows(sequences, everybody, "test", max_length)
-    begun = pl.col("event").filter(pl.col("split") == PARTS["test"]).min()
-    ended = pl.col("event").filter(pl.col("split") == PARTS["train"]).max()
+    begun = pl.col("event").filter(pl.col("split") == SPLITS["test"]).min()
+    ended = pl.col("event").filter(pl.col("split") == SPLITS["train"]).max()
     early = sequences.frame.group_by("user").agg(early=begun < ended)["early"]
     future = sum(int((sequences.time[w.state] > w.time).sum()) for w in (train, test))
     return {
@@ -223,11 +223,11 @@ def _events(sections: Mapping[str, Section], time_unit: str) -> Iterator[Concern
         yield care(
             f"{tied:.0%} of the events share their time with another of the same user. If the file's order is not that "
             f"in which they happened, at least {tied / 2:.0%} of the next events are noise: name a column of finer "
-            "times in data.log.timestamp, or keep them in one part with data.split: recalign.data.sequences.TimeSplit"
+            "times in data.log.timestamp, or keep them in one split with data.split: recalign.data.sequences.TimeSplit"
         )
     if old := int(log.get(OLD, 0)):
         yield care(f"{old:,} events are before 1990, and most are later: other units, or 0 for no time?")
-    first, last = (str(sections[part][day]) for part, day in (("train", "first day"), ("test", "last day")))
+    first, last = (str(sections[split][day]) for split, day in (("train", "first day"), ("test", "last day")))
     if last.startswith("1970") and time_unit in ("ms", "us"):
         yield stop(f"all events are of 1970: is data.log.time_unit {time_unit} right?")
     elif first == last and "first event" in log:

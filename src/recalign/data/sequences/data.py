@@ -16,7 +16,7 @@ from recalign.data.sequences.batch import Batch, collate
 from recalign.data.sequences.relative import RelativeTo
 from recalign.data.sequences.sampler import LengthBatches, Loader, WindowDataset
 from recalign.data.sequences.splits import High, LeaveLast, Split, UserGroups
-from recalign.data.sequences.store import Group, Part, Sequences, UserCohort, build, fingerprint_of
+from recalign.data.sequences.store import Group, Sequences, SplitName, UserCohort, build, fingerprint_of
 from recalign.data.sequences.windows import Windows, evaluation_windows, require_any, training_windows
 from recalign.errors import ClosedUnit, InputError, Positive, check_ranges, require_seed
 
@@ -43,8 +43,8 @@ class Preparation:
         """Read the log, split it and index its items."""
         return build(self.data.table, *self.data.split_settings)
 
-    def users(self, group: Group, part: Part) -> np.ndarray:
-        """The users of a group to train on, or to evaluate on another part. Shape: bool (U,)."""
+    def users(self, group: Group, split: SplitName) -> np.ndarray:
+        """The users of a group to train on, or to evaluate on another split. Shape: bool (U,)."""
         return self.data.sequences.users_in(group)
 
     def serving_loader(self, users: np.ndarray, *, shared: bool = False) -> Loader:
@@ -181,10 +181,10 @@ class EventDataModule(LightningDataModule):
         """The windows to train on; subclasses narrow or extend what ``in_memory`` makes of them."""
         return training_windows(self.sequences, self.preparation.users(self.users, "train"), self.max_length)
 
-    def windows(self, part: Part, users: Group | None = None) -> Windows:
-        """The windows of a part for evaluation, of this module's users or of the named group."""
-        chosen = self.preparation.users(users or self.users, part)
-        return evaluation_windows(self.sequences, chosen, part, self.max_length, apart=self.know_request)
+    def windows(self, split: SplitName, users: Group | None = None) -> Windows:
+        """The windows of a split for evaluation, of this module's users or of the named group."""
+        chosen = self.preparation.users(users or self.users, split)
+        return evaluation_windows(self.sequences, chosen, split, self.max_length, apart=self.know_request)
 
     def loader(self, windows: Windows, *, shuffle: bool = False, seen: bool = True, shared: bool = False) -> Loader:
         """Batches of windows, shuffled or in order, with or without the items that users had seen.

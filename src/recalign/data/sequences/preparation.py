@@ -16,7 +16,7 @@ from recalign.data.sequences.features import ItemFeatures, number_with_features
 from recalign.data.sequences.relative import RelativeTo
 from recalign.data.sequences.sampler import Loader
 from recalign.data.sequences.serving import by_time, serving_windows
-from recalign.data.sequences.store import Group, Part, Sequences, build
+from recalign.data.sequences.store import Group, Sequences, SplitName, build
 from recalign.data.sequences.user_sample import sample_users
 from recalign.errors import InputError
 from recalign.files import digest
@@ -83,10 +83,10 @@ class LogPreparation(Preparation):
             made = build(table, data.split, *settings)
         return replace(made, fingerprint=self._with_earlier(made.fingerprint))
 
-    def users(self, group: Group, part: Part) -> np.ndarray:
+    def users(self, group: Group, split: SplitName) -> np.ndarray:
         """The users of a group: a sample to evaluate (``data.sample``), fewer to train on (``data.untouched``)."""
-        data, users = self.data, super().users(group, part)
-        if part != "train":
+        data, users = self.data, super().users(group, split)
+        if split != "train":
             return users if data.sample is None else sample_users(data.sequences, users, data.sample)
         if self.earlier is None or data.untouched == 1:
             return users

@@ -47,10 +47,10 @@ from recalign.data.sequences.store import (
     Sequences,
     assign,
     catalogue_digest,
-    check_parts,
+    check_splits,
     index,
     number_items,
-    part_sizes,
+    split_sizes,
     with_rare_items,
 )
 from recalign.errors import InputError, require_positive
@@ -143,7 +143,7 @@ def _write(
     shared = repeat(offsets[-1]), repeat(nullable), repeat(warm)
     indexed = each("writing arrays", tasks.index, numbers, repeat(split), offsets[:-1], *shared)
     most_train_events = max(most for _, _, most in indexed)
-    check_parts(np.sum([sizes for _, sizes, _ in indexed], axis=0), most_train_events, data.split, data.min_events)
+    check_splits(np.sum([sizes for _, sizes, _ in indexed], axis=0), most_train_events, data.split, data.min_events)
 
     parts = {name: [read_table(folder / f"{n}-{name}.arrow") for n in numbers] for name in ("others", "users")}
     others, users = pl.concat(parts["others"]), pl.concat(parts["users"])
@@ -316,7 +316,7 @@ class _Tasks:
             path = column_file(self.entry, frame.columns, name)
             _write_slice(path, frame[name].to_numpy(), begin.event, whole.event)
         frame.drop(numeric).write_ipc(self.folder / f"{number}-others.arrow", compression="uncompressed")
-        return frame.columns, part_sizes(frame), most
+        return frame.columns, split_sizes(frame), most
 
     def figures(self, parts: Sequence[Report], report: Report) -> dict[str, Section]:
         """Figures of the largest partition (`recalign.data.events.audit`), with rows and notes of the whole log."""

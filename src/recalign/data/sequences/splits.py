@@ -17,7 +17,7 @@ from recalign.data.events.messages import did_you_mean
 from recalign.errors import InputError, NonNegative, OpenUnit, Positive, check_ranges
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
-"""The parts, as the column ``split`` holds them."""
+"""The splits, as numbers in the column ``split``."""
 RESERVED = ("split",)
 """Column names that splitting reserves."""
 
@@ -32,7 +32,7 @@ class Split:
         return f"{type(self).__qualname__}({', '.join(settings)})"
 
     def assign(self, table: EventTable) -> pl.Series:
-        """The part of each row of ``table.frame``: u8, `TRAIN`, `VALIDATION` or `TEST`."""
+        """The split of each row of ``table.frame``: u8, `TRAIN`, `VALIDATION` or `TEST`."""
         raise NotImplementedError
 
 
@@ -58,8 +58,8 @@ class LeaveLast(Split):
         count = pl.len().over("user")
         from_end = count - pl.int_range(pl.len()).over("user")  # 1: the user's last event
         aside = self.test + self.validation
-        part = (from_end <= aside).cast(pl.UInt8) + (from_end <= self.test).cast(pl.UInt8)
-        return table.frame.select(pl.when(count > aside).then(part).otherwise(TRAIN).cast(pl.UInt8)).to_series()
+        split = (from_end <= aside).cast(pl.UInt8) + (from_end <= self.test).cast(pl.UInt8)
+        return table.frame.select(pl.when(count > aside).then(split).otherwise(TRAIN).cast(pl.UInt8)).to_series()
 
 
 @dataclass(frozen=True)
@@ -153,6 +153,6 @@ def training_bins(frame: pl.DataFrame, column: str, bins: int, in_training: pl.S
     present = values.filter(in_training).drop_nulls()
     if not len(present):
         remedy = "name a numeric column, such as a duration, or leave it out"
-        raise InputError(f"the column {column} holds no numbers in the training part", where=where, remedy=remedy)
+        raise InputError(f"the column {column} holds no numbers in the training split", where=where, remedy=remedy)
     edges = np.quantile(present.to_numpy(), np.arange(1, bins) / bins)
     return pl.Series(np.searchsorted(edges, values.to_numpy())).set(values.is_null(), None)

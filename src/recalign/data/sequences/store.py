@@ -19,8 +19,8 @@ from recalign.errors import InputError
 from recalign.files import digest
 
 Group = Literal["all", "A", "B1", "B2"]
-Part = Literal["train", "validation", "test"]
-PARTS: dict[Part, int] = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
+SplitName = Literal["train", "validation", "test"]
+SPLITS: dict[SplitName, int] = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
 ADDED = ("event", "split", "item_id", "known_before", "high")
 """Columns of `Sequences.frame` that are not the log's: a reward made of its own split or rank would be a mistake."""
 
@@ -45,7 +45,7 @@ class Sequences:
         item, time, reward, event: known events of all users, one user after the other: int32 items 1..V, int64
             seconds, float32 rewards (NaN where there is none), int64 rows of ``frame``.
         fingerprint: digest of the log and of the settings that split it.
-        catalogue: digest of the items in order and of the part of every event: what a network was trained on, whatever
+        catalogue: digest of the items in order and of the split of every event: what a network was trained on, whatever
             the reward.
         report: what was read of the log, and what was left out.
         num_warm: how many items of the catalogue have training events: the items 1..num_warm.
@@ -159,13 +159,13 @@ def build(
     Training events of other items are left out. Rewards are ranked, if at all, among those that stay.
 
     Raises:
-        InputError: a part has no events, or the training part has no two events of one user.
+        InputError: a split has no events, or the training split has no two events of one user.
     """
     frame = assign(table, split)
     count_I = np.bincount(frame["item"].filter(frame["split"] == TRAIN).to_numpy(), minlength=len(table.items))
     items, number_I, warm = numbering(table.items, count_I >= min_events)
     frame, arrays = index(frame, number_I, warm, len(table.users), high, relative_to)
-    check_parts(part_sizes(frame), int(arrays["train_count"].max(initial=0)), split, min_events)
+    check_splits(split_sizes(frame), int(arrays["train_count"].max(initial=0)), split, min_events)
     return Sequences(
         frame=frame,
         users=table.users,
@@ -180,18 +180,18 @@ def build(
 
 
 def assign(table: EventTable, split: Split) -> pl.DataFrame:
-    """The events with their part, ``split``, in the order of (user, part)."""
+    """The events with the number of their split, ``split``, in the order of (user, split)."""
     frame = table.frame.with_columns(split.assign(table).alias("split"))
-    # Parts in order for each user: TimeSplit keeps them so, other splits could put test events into histories.
-    key = pl.col("user").cast(pl.Int64) * len(PARTS) + pl.col("split")
+    # Splits in order for each user: TimeSplit keeps them so, other rules could put test events into histories.
+    key = pl.col("user").cast(pl.Int64) * len(SPLITS) + pl.col("split")
     if not frame.select(key).to_series().is_sorted():
         frame = frame.sort(key, maintain_order=True)
     return frame
 
 
-def part_sizes(frame: pl.DataFrame) -> np.ndarray:
-    """Events of each part, in the order of `PARTS`. Shape: int64 (3,)."""
-    return np.bincount(frame["split"].to_numpy(), minlength=len(PARTS))
+def split_sizes(frame: pl.DataFrame) -> np.ndarray:
+    """Events of each split, in the order of `SPLITS`. Shape: int64 (3,)."""
+    return np.bincount(frame["split"].to_numpy(), minlength=len(SPLITS))
 
 
 def index(
@@ -248,19 +248,19 @@ def fingerprint_of(log: str, *settings: Split | High | UserGroups | RelativeTo |
 
 
 def catalogue_digest(items: pl.Series, frame: pl.DataFrame) -> str:
-    """Digest of the catalogue and of the events' users, items, times and parts (`Sequences.catalogue`)."""
+    """Digest of the catalogue and of the events' users, items, times and splits (`Sequences.catalogue`)."""
     content = hashlib.sha256("\n".join(map(str, items.to_list())).encode())
     for column in ("user", "item", "timestamp", "split"):
         content.update(np.ascontiguousarray(frame[column].to_numpy()).data)
     return content.hexdigest()[:16]
 
 
-def check_parts(sizes: np.ndarray, most_train_events: int, split: Split, min_events: int) -> None:
-    """Refuse a split that leaves nothing to train or measure on: by `part_sizes`, and a user's most training events."""
+def check_splits(sizes: np.ndarray, most_train_events: int, split: Split, min_events: int) -> None:
+    """Refuse a `Split` that leaves nothing to train or measure on: by `split_sizes` and a user's most events."""
     rare = f" and data.min_events {min_events}" if min_events > 1 else ""
-    if empty := [name for name, part in PARTS.items() if not sizes[part]]:
+    if empty := [name for name, number in SPLITS.items() if not sizes[number]]:
         text = f"{split}{rare} leaves no events for {', '.join(empty)} (of {sizes.sum()})"
         raise InputError(text, where="data.split", remedy="choose other cuts, or a log with more events a user")
     if most_train_events <= 1:
-        text = f"no user has two events in the training part{rare}, so there is nothing to predict"
+        text = f"no user has two events in the training split{rare}, so there is nothing to predict"
         raise InputError(text, where="data.split", remedy="choose another split or a log whose users come back")

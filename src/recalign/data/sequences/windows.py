@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from recalign.data.sequences.store import PARTS, Group, Part, Sequences, is_first
+from recalign.data.sequences.store import SPLITS, Group, Sequences, SplitName, is_first
 from recalign.errors import InputError
 
 FROM_LOG: Any = None
@@ -103,17 +103,17 @@ def training_windows(sequences: Sequences, users: np.ndarray, max_length: int) -
 
 
 def evaluation_windows(
-    sequences: Sequences, users: np.ndarray, part: Part, max_length: int, apart: bool = False
+    sequences: Sequences, users: np.ndarray, split: SplitName, max_length: int, apart: bool = False
 ) -> Windows:
-    """Make windows in which every target of a part sees at least L / 2 events of history, if there are as many.
+    """Make windows in which every target of a split sees at least L / 2 events of history, if there are as many.
 
-    Users without a known event before the part are left out. ``apart``: targets after the same known event are in
+    Users without a known event before the split are left out. ``apart``: targets after the same known event are in
     windows of their own, so that each can be asked at its own time.
     """
     columns = ["user", "known_before", "item_id", "event", "reward", "high", "timestamp"]
-    wanted = (pl.col("split") == PARTS[part]) & (pl.col("known_before") > 0)
-    of_part = sequences.frame.lazy().filter(wanted).select(columns).collect(engine="streaming")  # a few rows at a time
-    targets = of_part.filter(pl.Series(users & has_past(sequences, PARTS[part])).gather(of_part["user"]))
+    wanted = (pl.col("split") == SPLITS[split]) & (pl.col("known_before") > 0)
+    of_split = sequences.frame.lazy().filter(wanted).select(columns).collect(engine="streaming")  # a few rows at a time
+    targets = of_split.filter(pl.Series(users & has_past(sequences, SPLITS[split])).gather(of_split["user"]))
     user = targets["user"].cast(pl.Int64).to_numpy()
     base = sequences.offset[user]
     state = base + targets["known_before"].to_numpy() - 1
@@ -139,24 +139,24 @@ def evaluation_windows(
     )
 
 
-def require_any(windows: Windows, part: Part, users: Group) -> Windows:
-    """The windows of a part and of a group of users, if there are any.
+def require_any(windows: Windows, split: SplitName, users: Group) -> Windows:
+    """The windows of a split and of a group of users, if there are any.
 
     Raises:
         InputError: there are none.
     """
     if not len(windows):
-        text = f"no event of users {users} in the {part} part has a history to predict it from"
+        text = f"no event of users {users} in the {split} split has a history to predict it from"
         remedy = "choose other cuts, a group of more users (data.share_a), or a log whose users come back"
         raise InputError(text, where="data.split, data.users", remedy=remedy)
     return windows
 
 
-def has_past(sequences: Sequences, part: int) -> np.ndarray:
-    """Who has a known event before a part, which is a number of `PARTS`. Shape: bool (U,)."""
+def has_past(sequences: Sequences, split: int) -> np.ndarray:
+    """Who has a known event before a split, a number of `SPLITS`. Shape: bool (U,)."""
     past = np.diff(sequences.offset) > 0
     first = sequences.event[sequences.offset[:-1][past]]
-    past[past] = sequences.frame["split"].gather(first).to_numpy() < part
+    past[past] = sequences.frame["split"].gather(first).to_numpy() < split
     return past
 
 

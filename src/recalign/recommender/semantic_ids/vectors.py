@@ -36,7 +36,7 @@ class ItemVectors(ABC):
 
 
 class Cooccurrence(ItemVectors):
-    """Co-occurrence embeddings of items, from the training part (`recalign.recommender.cooccurrence`).
+    """Co-occurrence embeddings of items, from the training split (`recalign.recommender.cooccurrence`).
 
     Args:
         dimensions: of a vector.

@@ -15,8 +15,8 @@ from recalign.reward.trust.report import MIN_USERS
 UNKNOWN = f"- unknown: fewer than {MIN_USERS} users have two validation events that differ in the judge"
 ALIKE = "* orders this judge's values as well as the judge's own item means do, as far as the 95 % interval can tell"
 READ = """\
-The test part was not read. Choose a reward by these figures of training and validation, and confirm it on what had no
-part in the choice: a test part that is opened once, or an A/B test."""
+The test split was not read. Choose a reward by these figures of training and validation, and confirm it on what had no
+part in the choice: a test split that is opened once, or an A/B test."""
 FORMATS: dict[str, Callable[[float], str]] = {
     **dict.fromkeys(("coverage/events", "coverage/users", "most frequent"), "{:.1%}".format),
     **dict.fromkeys(("distinct", "measured events"), "{:,.0f}".format),

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from recalign import files
 from recalign.data.sequences import Batch, Windows
-from recalign.data.sequences.store import Part
+from recalign.data.sequences.store import SplitName
 from recalign.distributed import all_gather_rows
 from recalign.recommender.checkpoint import load_net, read_checkpoint
 from recalign.reward.module import RewardModel
@@ -78,7 +78,7 @@ class TrustReport(Callback):
         _write(trainer, pl_module, ["validation", "test"])
 
 
-def _write(trainer: Trainer, module: RewardModel, parts: Sequence[Part]) -> None:
+def _write(trainer: Trainer, module: RewardModel, splits: Sequence[SplitName]) -> None:
     if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
         return
     data, reward = module.data, module.reward
@@ -87,7 +87,7 @@ def _write(trainer: Trainer, module: RewardModel, parts: Sequence[Part]) -> None
     def predicted(windows: Windows) -> pl.DataFrame:
         return predict(reward, (batch.to(data.device) for batch in data.loader(windows, seen=False)))
 
-    rated = [part for part in parts if data.is_rated(part)]
+    rated = [split for split in splits if data.is_rated(split)]
     module.trust_report = report(data, compare_predictions(data, predicted, rated))
     reward.to(module.device)
     module.train()

@@ -17,7 +17,7 @@ from recalign.bootstrap import CrossedBootstrap, Estimate
 from recalign.data.sequences import Windows
 from recalign.data.sequences.means import sum_before
 from recalign.data.sequences.splits import TRAIN
-from recalign.data.sequences.store import Part
+from recalign.data.sequences.store import SplitName
 from recalign.data.sequences.windows import training_windows
 from recalign.files import read_json
 from recalign.reward.data import RewardData
@@ -71,10 +71,10 @@ def read_trust(run: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class PredictionComparison:
-    """A reward model and simpler predictors (`PREDICTORS`) on the events of one part.
+    """A reward model and simpler predictors (`PREDICTORS`) on the events of one split.
 
     ``events`` has what each predicts of each event, and what the events are grouped by. ``ordered_on`` says where
-    ``pairwise`` was measured, on the part or on `OTHERS`; None, with nan, where too few users have a pair.
+    ``pairwise`` was measured, on the split or on `OTHERS`; None, with nan, where too few users have a pair.
     """
 
     events: pl.DataFrame
@@ -84,11 +84,11 @@ class PredictionComparison:
 
 
 def compare_predictions(
-    data: RewardData, predicted: Callable[[Windows], pl.DataFrame], parts: Sequence[Part]
-) -> dict[Part, PredictionComparison]:
+    data: RewardData, predicted: Callable[[Windows], pl.DataFrame], splits: Sequence[SplitName]
+) -> dict[SplitName, PredictionComparison]:
     """Measure a reward model beside simpler predictors (`PREDICTORS`).
 
-    Where fewer than `ENOUGH_USERS` users of the first part have a pair, and more of those outside the group, its
+    Where fewer than `ENOUGH_USERS` users of the first split have a pair, and more of those outside the group, its
     ``pairwise`` is that of their training rows. The model has met none of their rewards but in the histories before a
     pair, which a pair's rewards are no part of; the user's level cancels within a pair. (Across users, a reward above
     the mean of the user's few earlier ones carries the noise of that mean. The prediction has read the same rewards,
@@ -97,50 +97,50 @@ def compare_predictions(
     Args:
         data: the log and the group of users that the model was trained on.
         predicted: what `recalign.reward.trust.callback.predict` says of the targets of windows.
-        parts: ``validation``, ``test``; each with a reward.
+        splits: ``validation``, ``test``; each with a reward.
 
     Returns:
-        By part.
+        By split.
     """
     expected = data.means.join(fit_ridge_and_factors(data.frame, data.num_items), on="event")
-    measured: dict[Part, PredictionComparison] = {}
-    for part in parts:
-        events = _events(data, predicted(data.windows(part)).join(expected, on="event", maintain_order="left"))
+    measured: dict[SplitName, PredictionComparison] = {}
+    for split in splits:
+        events = _events(data, predicted(data.windows(split)).join(expected, on="event", maintain_order="left"))
         values = {name: events[name].cast(pl.Float64).to_numpy() for name in ("model", *PREDICTORS)}
         person, reward, high = (events[name].to_numpy() for name in ("person", "reward", "high"))
         bootstrap = _bootstrap(events)
         table = measure(person, reward, high, values, _ahead(events), bootstrap)
-        measured[part] = PredictionComparison(events, table, bootstrap, part)
-    first = parts[0]
+        measured[split] = PredictionComparison(events, table, bootstrap, split)
+    first = splits[0]
     if (pairs := _users_with_pairs(measured[first].events)) < ENOUGH_USERS:
         measured[first] = _ordered_by_others(data, predicted, measured[first], pairs)
     return measured
 
 
-def report(data: RewardData, parts: Mapping[Part, PredictionComparison]) -> dict[str, Any]:
+def report(data: RewardData, measured: Mapping[SplitName, PredictionComparison]) -> dict[str, Any]:
     """The verdict, what it implies, and the figures, in plain values.
 
-    Verdict, reliability and recommendations come from the first part, validation where there is one: the test must not
+    Verdict, reliability and recommendations come from the first split, validation where there is one: the test must not
     choose a method.
 
     Args:
         data: the log and the group of users that the model was trained on.
-        parts: from `compare_predictions`.
+        measured: from `compare_predictions`.
     """
-    first, part = next(iter(parts.items()))
-    judged, reward = verdict(part.table), part.events["reward"].to_numpy()
+    first, comparison = next(iter(measured.items()))
+    judged, reward = verdict(comparison.table), comparison.events["reward"].to_numpy()
     repeated = repeated_share(data.sequences.frame, data.report.repeats)
-    advantage = (part.events["model"] - part.events["user"]).cast(pl.Float64).to_numpy()
+    advantage = (comparison.events["model"] - comparison.events["user"]).cast(pl.Float64).to_numpy()
     found: dict[str, Any] = {
         "verdict": judged,
         "implication": IMPLICATION[judged],
         "judged_on": first,
-        "ordered_on": part.ordered_on,
-        "reliability": max(0.0, part.table["model"]["r2"].value),  # 0 where it is nan
+        "ordered_on": comparison.ordered_on,
+        "reliability": max(0.0, comparison.table["model"]["r2"].value),  # 0 where it is nan
         "users": asdict(data.cohort),
-        "noise": noise(data.rated, part.table, variance(reward), repeated),
+        "noise": noise(data.rated, comparison.table, variance(reward), repeated),
         "recommended": temperature(advantage, data.moments().sd),
-        **{name: _figures(of) for name, of in parts.items()},
+        **{name: _figures(of) for name, of in measured.items()},
     }
     return json.loads(json.dumps(found), parse_constant=lambda _: None)
 
@@ -159,7 +159,7 @@ def _users_with_pairs(events: pl.DataFrame) -> int:
 
 
 def _ordered_by_others(
-    data: RewardData, predicted: Callable[[Windows], pl.DataFrame], part: PredictionComparison, pairs: int
+    data: RewardData, predicted: Callable[[Windows], pl.DataFrame], comparison: PredictionComparison, pairs: int
 ) -> PredictionComparison:
     """A comparison whose ``pairwise`` is of the training rows of users outside the group, if more of them have a pair.
 
@@ -179,10 +179,10 @@ def _ordered_by_others(
             found = {name: estimate(value_D1) for name, value_D1 in ratios(sums, bootstrap).items()}
             ordered_on = OTHERS
     if ordered_on is None and pairs >= MIN_USERS:
-        return part
+        return comparison
     unknown = Estimate(math.nan, np.full(DRAWS, math.nan))
-    table = {name: figures | {"pairwise": found.get(name, unknown)} for name, figures in part.table.items()}
-    return replace(part, table=table, ordered_on=ordered_on)
+    table = {name: figures | {"pairwise": found.get(name, unknown)} for name, figures in comparison.table.items()}
+    return replace(comparison, table=table, ordered_on=ordered_on)
 
 
 def training_of_others(data: RewardData) -> Windows:
@@ -215,8 +215,8 @@ def _ahead(events: pl.DataFrame) -> dict[str, np.ndarray]:
     return ahead
 
 
-def _figures(part: PredictionComparison) -> dict[str, Any]:
-    events, table, bootstrap = part.events, part.table, part.bootstrap
+def _figures(comparison: PredictionComparison) -> dict[str, Any]:
+    events, table, bootstrap = comparison.events, comparison.table, comparison.bootstrap
     best = best_average(table)
     groups = {"item": "met", "popularity": "popularity_tenth", "activity": "activity_fifth"}
     return {
