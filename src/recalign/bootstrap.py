@@ -1,6 +1,6 @@
 """Bootstrap intervals over users and seeds, and Holm's correction for multiple comparisons.
 
-A figure is the mean over seeds of a ratio of sums over users: sum_u total[s, u] / sum_u count[s, u]. A draw resamples
+A metric is the mean over seeds of a ratio of sums over users: sum_u total[s, u] / sum_u count[s, u]. A draw resamples
 users, with all their events and the same weight in every seed, and seeds, with all their users (Owen 2007, "The
 pigeonhole bootstrap"). For a paired difference, total sums the event-wise differences of a seed and user.
 
@@ -20,12 +20,12 @@ from dataclasses import dataclass
 import numpy as np
 
 CHUNK = 64 * 2**20  # bytes of user weights converted to float64 at a time
-MAX_STORED = 2**30  # bytes of user weights that are kept for all figures; more are drawn again for each, in chunks
+MAX_STORED = 2**30  # bytes of user weights that are kept for all metrics; more are drawn again for each, in chunks
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure and its bootstrap draws (D,). Draws without events are nan; intervals ignore them."""
+    """A metric and its bootstrap draws (D,). Draws without events are nan; intervals ignore them."""
 
     value: float
     draws_D: np.ndarray
@@ -38,7 +38,7 @@ class Estimate:
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Percentile interval: the k-th smallest and k-th largest draw, k = (D + 1) * (1 - level) / 2.
 
-        nan where the figure is nan; infinite where the draws are too few for the level.
+        nan where the metric is nan; infinite where the draws are too few for the level.
         """
         draws = self._sorted()
         if len(draws) == 0:
@@ -47,7 +47,7 @@ class Estimate:
         return (float(draws[k - 1]), float(draws[-k])) if k > 0 else (-float("inf"), float("inf"))
 
     def p_value(self) -> float:
-        """Two-sided p-value of "the figure is 0": the smallest 1 - level whose interval excludes 0; 1 if it is nan."""
+        """Two-sided p-value of "the metric is 0": the smallest 1 - level whose interval excludes 0; 1 if it is nan."""
         draws = self._sorted()
         rarer = min(np.sum(draws <= 0), np.sum(draws >= 0))
         return float(min(1.0, 2 * (1 + rarer) / (1 + len(draws))))
@@ -57,7 +57,7 @@ class Estimate:
 
 
 class CrossedBootstrap:
-    """Bootstrap draws of users and seeds, shared by all figures. Column u is the same user in every array."""
+    """Bootstrap draws of users and seeds, shared by all metrics. Column u is the same user in every array."""
 
     def __init__(self, users: int, draws: int = 2000, seed: int = 0) -> None:
         self.users, self.draws, self.seed = users, draws, seed

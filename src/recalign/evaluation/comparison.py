@@ -59,7 +59,7 @@ SCHEMA = dict.fromkeys(("method", "seed", "split", "metric"), pl.String) | dict.
 
 CsvRow = tuple[str, str, str, str, float, float | None, float | None]
 Events = dict[int, np.ma.MaskedArray]  # seed -> (E,) value of each event, masked where it has none
-Name = tuple[str, str]  # of a figure: what it is the difference to (``diff_start``; empty: none), and the method
+Name = tuple[str, str]  # of a metric: what it is the difference to (``diff_start``; empty: none), and the method
 Plain = dict[tuple[str, str], dict[int, float]]  # by method and metric: seed -> a plain number
 
 
@@ -67,11 +67,11 @@ def tabulate(runs: Sequence[Run], roles: Roles, draws: int = 2000, metrics: Iter
     """The rows of `comparison.csv` of runs that were measured on the same events, grouped by split and metric."""
     splits = [split for split in SPLITS if any(split in run.splits for run in runs)]
     tables = [SplitTable(runs, split, roles, draws) for split in splits]
-    figures = [(table, metric) for table in tables for metric in metrics]
+    measured = [(table, metric) for table in tables for metric in metrics]
     console = Console(stderr=True)
-    shown = track(figures, "comparing", console=console, transient=True, disable=not console.is_terminal)
+    shown = track(measured, "comparing", console=console, transient=True, disable=not console.is_terminal)
     rows = [row for table, metric in shown for row in table.rows(metric)]
-    rows += _plain_rows(_summary_figures(runs), "test", [(run.method, run.seed) for run in runs], draws)
+    rows += _plain_rows(_summary_metrics(runs), "test", [(run.method, run.seed) for run in runs], draws)
     return pl.DataFrame(rows, schema=SCHEMA, orient="row")
 
 
@@ -155,40 +155,40 @@ class SplitTable:
                 if beyond and all(beyond_E.count() for beyond_E in beyond.values()):
                     yield (f"gain_minus_2x_{placebo}", method), beyond
 
-    def _estimates(self, figures: Sequence[Events]) -> Iterator[tuple[np.ndarray, Estimate]]:
-        """Of each figure its means with each seed, (S,), and its mean over seeds."""
-        if not figures:
+    def _estimates(self, measured: Sequence[Events]) -> Iterator[tuple[np.ndarray, Estimate]]:
+        """The mean of each metric with each seed, (S,), and its mean over seeds."""
+        if not measured:
             return
-        value_RE = [value_E for by_seed in figures for value_E in by_seed.values()]
+        value_RE = [value_E for by_seed in measured for value_E in by_seed.values()]
         present_RE = [~np.ma.getmaskarray(value_E) for value_E in value_RE]
         total_RU = np.stack([np.add.reduceat(value_E.filled(0.0), self.first_U) for value_E in value_RE])
         count_RU = np.stack([np.add.reduceat(present_E, self.first_U, dtype=float) for present_E in present_RE])
         value_R, drawn_DR = self.bootstrap.ratios(total_RU, count_RU)
         start = 0
-        for by_seed in figures:
+        for by_seed in measured:
             seeds = slice(start, start := start + len(by_seed))
             yield value_R[seeds], self.bootstrap.over_seeds(value_R[seeds], drawn_DR[:, seeds])
 
 
-def _summary_figures(runs: Sequence[Run]) -> Plain:
+def _summary_metrics(runs: Sequence[Run]) -> Plain:
     """The plain numbers in `summary.json`, under their own names (`coverage@10` under `policy/`)."""
-    figures: Plain = {}
+    metrics: Plain = {}
     for run in runs:
         for key, value in run.summary.items():
             if isinstance(value, int | float) and key != "seed":
                 metric = "policy/coverage@10" if key == "coverage@10" else key
-                figures.setdefault((run.method, metric), {})[run.seed] = float(value)
-    return figures
+                metrics.setdefault((run.method, metric), {})[run.seed] = float(value)
+    return metrics
 
 
-def _plain_rows(figures: Plain, split: str, runs: Iterable[tuple[str, int]], draws: int) -> Iterator[CsvRow]:
+def _plain_rows(metrics: Plain, split: str, runs: Iterable[tuple[str, int]], draws: int) -> Iterator[CsvRow]:
     """Rows of plain numbers, of methods and seeds.
 
-    A figure that a method lacks with some seed has no mean: that of the others would be no mean over the seeds.
+    A metric that a method lacks with some seed has no mean: that of the others would be no mean over the seeds.
     """
     seeds = Counter(method for method, _ in runs)
     over_seeds = CrossedBootstrap(users=1, draws=draws).over_seeds
-    for (method, metric), by_seed in figures.items():
+    for (method, metric), by_seed in metrics.items():
         for seed, value in by_seed.items():
             yield method, str(seed), split, metric, value, None, None
         if len(by_seed) == seeds[method]:

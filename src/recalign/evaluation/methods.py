@@ -64,7 +64,7 @@ class Evaluation:
 
     Attributes:
         events: a row an event (`value.evaluate`), by split of the log.
-        summary: plain values by name, figures among them.
+        summary: plain values by name, metrics among them.
         files: further contents, as JSON values by name of the file.
     """
 
@@ -121,7 +121,7 @@ class Networks:
 
 
 Measured = Mapping[str, tuple[dict[str, Any], dict[str, Any]]]
-"""By method further figures by name, and contents of JSON files by name."""
+"""By method further metrics by name, and contents of JSON files by name."""
 Measure = Callable[[Any, Mapping[MethodRun, Policy], Mapping[str, pl.DataFrame]], Measured]
 """Measures something else: from the networks, the policies, and each method's events of the test."""
 
@@ -146,8 +146,8 @@ def evaluate_methods(runs: Sequence[MethodRun], nets: Networks, measures: Iterab
         own = {split: frames[run.method].drop("shown") for split, frames in events.items()}
         evaluation = Evaluation(own, summary)
         for measured in more:
-            figures, files = measured.get(run.method, ({}, {}))
-            evaluation.summary.update(figures)
+            metrics, files = measured.get(run.method, ({}, {}))
+            evaluation.summary.update(metrics)
             evaluation.files.update(files)
         found.append(evaluation)
     return found

@@ -1,4 +1,4 @@
-"""Choose the setting of a method by validation figures and the judges for selection, never by the test."""
+"""Choose the setting of a method by validation metrics and the judges for selection, never by the test."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ MEASURED = (SELECT, ALL, HIGH, "policy/kl", POPULARITY, "value/true@10")
 FOLDER, FILE = "validation", "figures.json"
 SEARCH = "search.csv"  # of a chain that searched: a row a trial
 
-Figures = dict[str, float]
-"""A method's validation figures by metric."""
+Metrics = dict[str, float]
+"""Validation metrics of a method with some settings, by name."""
 
 
 def validate(
     places: Mapping[Path, MethodRun], base: BaseCheckpoints, data: RewardData, *, device: torch.device, code: str
-) -> list[Figures]:
-    """Validation figures of a method's settings, kept in their folders until anything that they depend on changes.
+) -> list[Metrics]:
+    """Validation metrics of a method's settings, kept in their folders until anything that they depend on changes.
 
     ``places`` maps the folder that gets a ``validation/`` to its run; the others are as of `SeedEvaluation`.
 
@@ -52,30 +52,30 @@ def validate(
         scorers = replace(nets.scorers, rewards=select)
         frames = evaluate(policies, scorers, data, "validation", device)
         for place in stale:
-            figures = measured(frames[str(place)]) | nets.retained(places[place], policies[str(place)])
+            metrics = measured(frames[str(place)]) | nets.retained(places[place], policies[str(place)])
             with seals.publish(place / FOLDER, keys[place]) as part:
-                write_json(part / FILE, figures)
+                write_json(part / FILE, metrics)
     return [read_json(place / FOLDER / FILE) for place in places]
 
 
-def measured(events: pl.DataFrame) -> Figures:
-    """Means over events of the figures of `evaluate`; nan for a metric without events."""
-    events, figures = with_gains(events), {}
+def measured(events: pl.DataFrame) -> Metrics:
+    """Means over events of the metrics of `evaluate`; nan for a metric without events."""
+    events, metrics = with_gains(events), {}
     for metric in MEASURED:
         column, flag = METRICS[metric]
         if column in events.columns:
             values = (events.filter(flag) if flag else events)[column].drop_nulls().to_numpy()
-            figures[metric] = float(values.mean()) if len(values) else float("nan")
-    return figures
+            metrics[metric] = float(values.mean()) if len(values) else float("nan")
+    return metrics
 
 
-def choose(trials: Mapping[int, Figures], keep: float) -> int:
+def choose(trials: Mapping[int, Metrics], keep: float) -> int:
     """The number of the trial with the highest value under the judges for selection; of equals the first.
 
     Only trials count that keep the NDCG budget (`Retention.enough`, to within `TOLERANCE`). Where none does, the one
     that keeps most is chosen.
     """
-    kept = {number: Retention(figures[RETAINED], figures[ERROR]) for number, figures in trials.items()}
+    kept = {number: Retention(metrics[RETAINED], metrics[ERROR]) for number, metrics in trials.items()}
     enough = [number for number, of in kept.items() if of.enough(keep - TOLERANCE)]
     best = max(enough, key=lambda number: trials[number][SELECT], default=None)
     return max(kept, key=lambda number: kept[number].share) if best is None else best

@@ -41,9 +41,9 @@ class Scorers:
     """The models that score the items a policy shows."""
 
     start: Policy  # from which the KL is measured
-    rewards: Mapping[str, RewardEnsemble] = field(default_factory=dict)  # by figure: judge@10, reward_model@10, ...
+    rewards: Mapping[str, RewardEnsemble] = field(default_factory=dict)  # by metric: judge@10, reward_model@10, ...
     truth_UV: Tensor | None = None  # true expected rewards by user index and item - 1, where they are known
-    own_data: Mapping[str, EventDataModule] = field(default_factory=dict)  # by figure, of judges with their own reward
+    own_data: Mapping[str, EventDataModule] = field(default_factory=dict)  # by metric, of judges with their own reward
 
 
 @torch.no_grad()
@@ -54,10 +54,10 @@ def evaluate(
 
     Returns:
         A frame for each method, with a row for each target event. Columns: ``user, event, rank`` (0: a miss, the item
-        is not in the catalogue), ``not_in_catalogue, high, high_user`` and the figures of the policy at that history:
+        is not in the catalogue), ``not_in_catalogue, high, high_user`` and the metrics of the policy at that history:
         the scorers' mean over the ten unseen items shown; where the truth is known, ``true@10`` and ``true`` (expected
         true reward under the policy over unseen items); ``kl`` (to the start), ``entropy``, ``popularity@10`` (mean
-        popularity percentile of the items shown); and ``shown``, the ten items. Figures of items shown are null where
+        popularity percentile of the items shown); and ``shown``, the ten items. Metrics of items shown are null where
         the user had met every item.
 
     Raises:
@@ -100,8 +100,8 @@ def evaluate(
             for name, policy in policies.items():
                 row = of_events | _of_policy(policy, states[name][rows], batch, rows, start_TV, scorers.truth_UV)
                 shown = row["shown"]
-                for figure, net in scorers.rewards.items():
-                    row[figure] = mean_shown(net.predict(scored[figure][:, rows], shown.clamp(min=1)), shown)
+                for metric, net in scorers.rewards.items():
+                    row[metric] = mean_shown(net.predict(scored[metric][:, rows], shown.clamp(min=1)), shown)
                 row["popularity@10"] = mean_shown(percentile_W.to(shown.device)[shown], shown)
                 collected[name].append(pl.DataFrame({column: value.cpu().numpy() for column, value in row.items()}))
     means = mean_rewards(data.sequences, split)
@@ -114,7 +114,7 @@ def evaluate(
 def _of_policy(
     policy: Policy, state: State, batch: Batch, rows: slice, start_TV: Tensor, truth_UV: Tensor | None
 ) -> dict[str, Tensor]:
-    """Figures of a policy in some rows' states: KL, entropy, the target's rank, items shown, their true rewards."""
+    """Metrics of a policy in some rows' states: KL, entropy, the target's rank, items shown, their true rewards."""
     assert batch.seen_N is not None
     logp_TV, seen = policy.log_probs(state), seen_within(batch.seen_N, rows)
     p_TV = logp_TV.exp()

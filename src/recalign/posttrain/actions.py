@@ -15,7 +15,7 @@ from torch import Tensor
 from recalign.data.sequences import Batch
 from recalign.distributed import all_gather_rows, counts
 from recalign.errors import AtLeast2, NonNegative, Positive
-from recalign.posttrain.base import Figures
+from recalign.posttrain.base import Metrics
 from recalign.posttrain.rollout import OnlineTraining, Rollout, over_candidates, roll_out
 from recalign.posttrain.values import StateValue, state_width, with_head
 from recalign.recommender.policy import State
@@ -29,7 +29,7 @@ def group_advantages(reward_TS: Tensor) -> Tensor:
 
 def clipped_surrogate(
     logp_TS: Tensor, old_TS: Tensor, advantage_TS: Tensor, clip: float, early: float | None = None
-) -> tuple[Tensor, Figures]:
+) -> tuple[Tensor, Metrics]:
     """L = -mean min(rho A, clip(rho, 1 - eps, 1 + eps) A), rho = pi(a | s) / old(a | s) (PPO, arXiv 1707.06347).
 
     With ``early`` = delta, old is max(sg(pi) / (1 + eps + delta), old), sg: no gradient (ECPO, arXiv 2506.13695,
@@ -52,8 +52,8 @@ def clipped_surrogate(
     ratio_TS = (logp_TS - old_TS).exp()
     free_TS = ratio_TS * advantage_TS
     bound_TS = ratio_TS.clamp(1 - clip, 1 + clip) * advantage_TS
-    figures = {"clipped": (bound_TS < free_TS).float().mean(), "ratio": ratio_TS.detach().max()}
-    return -torch.minimum(free_TS, bound_TS).mean(), figures
+    metrics = {"clipped": (bound_TS < free_TS).float().mean(), "ratio": ratio_TS.detach().max()}
+    return -torch.minimum(free_TS, bound_TS).mean(), metrics
 
 
 def kl_to_start(logp_TS: Tensor, old_TS: Tensor, start_TS: Tensor) -> tuple[Tensor, Tensor]:
@@ -81,7 +81,7 @@ class SampledActions(OnlineTraining):
     methods see the same ones. Subclasses turn rewards into a loss (`surrogate`).
 
     Logs ``sampled/reward``, the mean predicted reward of the items drawn, in standard deviations from the log's mean;
-    ``sampled/nll``, -log pi of the logged items; the figures of `surrogate`; and a histogram of the rewards,
+    ``sampled/nll``, -log pi of the logged items; the metrics of `surrogate`; and a histogram of the rewards,
     ``sampled/rewards``.
 
     Args:
@@ -94,7 +94,7 @@ class SampledActions(OnlineTraining):
         **online: arguments of `OnlineTraining`.
     """
 
-    FIGURES = "sampled"
+    LOG_PREFIX = "sampled"
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class SampledActions(OnlineTraining):
         super().__init__(lr=lr, **online)
         self.samples, self.candidates, self.clip, self.kl, self.refresh = samples, candidates, clip, kl, refresh
 
-    def loss(self, batch: Batch) -> tuple[Tensor, Figures] | None:
+    def loss(self, batch: Batch) -> tuple[Tensor, Metrics] | None:
         if self.trainer.global_step % self.refresh == 0:
             self.sync_old_policy()
         rated = self.sampled_targets(batch.keep(~batch.reward_T.isnan()))
@@ -123,12 +123,12 @@ class SampledActions(OnlineTraining):
         nll = -all_gather_rows(logp_TC[:, 0]).mean()
         logp_TS = all_gather_rows(over_candidates(logp_TC[:, 1:], item_TC).gather(1, column_TS))
         rollout = Rollout(*all_gather_rows(torch.stack(own, dim=2)).unbind(dim=2))
-        loss, figures = self.surrogate(rollout, logp_TS, state, nll)
+        loss, metrics = self.surrogate(rollout, logp_TS, state, nll)
         rewards = {"reward": rollout.reward_TS.mean(), "rewards": rollout.reward_TS}
-        return loss, {**figures, **rewards, "nll": nll.detach()}
+        return loss, {**metrics, **rewards, "nll": nll.detach()}
 
-    def surrogate(self, rollout: Rollout, logp_TS: Tensor, state: State, nll: Tensor) -> tuple[Tensor, Figures]:
-        """The loss, and figures to log, from log pi of the items drawn (among the candidates) and of the logged ones.
+    def surrogate(self, rollout: Rollout, logp_TS: Tensor, state: State, nll: Tensor) -> tuple[Tensor, Metrics]:
+        """The loss, and metrics to log, from log pi of the items drawn (among the candidates) and of the logged ones.
 
         ``rollout``, ``logp_TS`` and ``nll``, mean -log pi of the logged items, are of all processes; ``state`` is the
         policy's, of this process's histories.
@@ -156,13 +156,13 @@ class PPO(SampledActions):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return with_head(super().configure_optimizers(), self.value, self.value_lr)
 
-    def surrogate(self, rollout: Rollout, logp_TS: Tensor, state: State, nll: Tensor) -> tuple[Tensor, Figures]:
+    def surrogate(self, rollout: Rollout, logp_TS: Tensor, state: State, nll: Tensor) -> tuple[Tensor, Metrics]:
         reward_TS = rollout.reward_TS - self.kl * (rollout.old_TS - rollout.start_TS)
         error_TS = reward_TS - all_gather_rows(self.value(self.policy.hidden(state).detach()))[:, None]
         advantage_TS = (error_TS - error_TS.mean()) / (error_TS.std(correction=0) + 1e-4)
-        loss, figures = clipped_surrogate(logp_TS, rollout.old_TS, advantage_TS, self.clip)
+        loss, metrics = clipped_surrogate(logp_TS, rollout.old_TS, advantage_TS, self.clip)
         value_error = error_TS.square().mean()
-        return loss + value_error, {**figures, "value_error": value_error.detach()}
+        return loss + value_error, {**metrics, "value_error": value_error.detach()}
 
 
 class GRPO(SampledActions):
@@ -192,8 +192,8 @@ class GRPO(SampledActions):
         super().__init__(samples=samples, lr=lr, **sampled)
         self.early, self.cloning = early, cloning
 
-    def surrogate(self, rollout: Rollout, logp_TS: Tensor, state: State, nll: Tensor) -> tuple[Tensor, Figures]:
+    def surrogate(self, rollout: Rollout, logp_TS: Tensor, state: State, nll: Tensor) -> tuple[Tensor, Metrics]:
         advantage_TS = group_advantages(rollout.reward_TS)
-        loss, figures = clipped_surrogate(logp_TS, rollout.old_TS, advantage_TS, self.clip, self.early)
+        loss, metrics = clipped_surrogate(logp_TS, rollout.old_TS, advantage_TS, self.clip, self.early)
         penalty, kl = kl_to_start(logp_TS, rollout.old_TS, rollout.start_TS)
-        return loss + self.kl * penalty + self.cloning * nll, {**figures, "kl": kl}
+        return loss + self.kl * penalty + self.cloning * nll, {**metrics, "kl": kl}

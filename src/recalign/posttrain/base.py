@@ -22,15 +22,15 @@ from recalign.recommender.training import PolicyModule, logs_now
 
 KEEP = 0.97
 """Share of the start's NDCG@10 on validation that is kept by default."""
-Figures = dict[str, Tensor]
-"""Scalars to log, by name."""
+Metrics = dict[str, Tensor]
+"""Scalars, or all values of a histogram, to log, by name."""
 
 
 class PostTraining(PolicyModule):
     """Fine-tune a copy of a trained policy. Subclasses write `loss`.
 
-    Logs ``train/loss``; the figures of `loss` as ``<FIGURES>/<name>``; and, in nats over the catalogue, ``policy/kl``,
-    KL(pi || start), and ``policy/entropy``. Both are measured on a few histories of each batch whose step is logged.
+    Logs ``train/loss``; the metrics of `loss` as ``<LOG_PREFIX>/<name>``; and, in nats over the catalogue,
+    ``policy/kl``, KL(pi || start), and ``policy/entropy``: on a few histories of each batch whose step is logged.
 
     Methods that compare pi with the start, or with an earlier pi, set ``use_dropout`` to False: under dropout the ratio
     of two passes differs from 1 even before the first step.
@@ -52,10 +52,10 @@ class PostTraining(PolicyModule):
     """The DataModule class that the method needs."""
     limiter: ClassVar[type]
     """The callback that ensures ``keep`` by interpolating weights; the package sets `KeepRanking`."""
-    drift: ClassVar[Callable[[PostTraining, Batch], Figures]]
+    drift: ClassVar[Callable[[PostTraining, Batch], Metrics]]
     """How far the policy is from its start, for a log; the package sets `recalign.posttrain.drift`."""
-    FIGURES: ClassVar[str]
-    """Prefix of the figures that `loss` returns."""
+    LOG_PREFIX: ClassVar[str]
+    """Prefix of the metrics that `loss` returns."""
     interpolation_alpha: float | None = None
     """Of the checkpointed weights, on the path from the start; None: nothing was searched."""
     use_dropout = True
@@ -101,25 +101,25 @@ class PostTraining(PolicyModule):
         self.reference.eval()
         return self
 
-    def loss(self, batch: Batch) -> tuple[Tensor, Figures] | None:
-        """The loss, a scalar, and figures to log: scalars, or all values of a histogram; None where no event counts."""
+    def loss(self, batch: Batch) -> tuple[Tensor, Metrics] | None:
+        """The loss, a scalar, and metrics to log: scalars, or all values of a histogram; None where no event counts."""
         raise NotImplementedError
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         if logs_now(self.trainer):
-            self.log_dict({f"policy/{name}": figure for name, figure in self.drift(batch).items()})
+            self.log_dict({f"policy/{name}": metric for name, metric in self.drift(batch).items()})
         with self.without_prior():
             found = self.loss(batch)
         if found is None:
             # A zero loss that reaches all weights: other processes wait for their gradients.
             return torch.stack([0.0 * weight.sum() for weight in self.parameters() if weight.requires_grad]).sum()
-        loss, figures = found
+        loss, metrics = found
         self.log("train/loss", loss, batch_size=len(batch.target_T))
-        for name, figure in figures.items():
-            if not torch.is_tensor(figure) or not figure.dim():
-                self.log(f"{self.FIGURES}/{name}", figure)
+        for name, metric in metrics.items():
+            if not torch.is_tensor(metric) or not metric.dim():
+                self.log(f"{self.LOG_PREFIX}/{name}", metric)
             elif logs_now(self.trainer):
-                self.log_histogram(f"{self.FIGURES}/{name}", figure)
+                self.log_histogram(f"{self.LOG_PREFIX}/{name}", metric)
         return loss
 
     def without_prior(self) -> AbstractContextManager[None]:

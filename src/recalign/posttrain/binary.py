@@ -15,7 +15,7 @@ from torch.nn.functional import softplus
 from recalign.data.sequences import Batch
 from recalign.distributed import all_gather_rows, random_rows
 from recalign.errors import Positive
-from recalign.posttrain.base import Figures, PostTraining
+from recalign.posttrain.base import Metrics, PostTraining
 
 
 def sides(advantage_T: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -25,7 +25,7 @@ def sides(advantage_T: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return advantage_T.clamp(min=0), (-advantage_T).clamp(min=0), total
 
 
-def gbpo(logp_T: Tensor, start_T: Tensor, advantage_T: Tensor) -> tuple[Tensor, Figures]:
+def gbpo(logp_T: Tensor, start_T: Tensor, advantage_T: Tensor) -> tuple[Tensor, Metrics]:
     """L = (sum_{A > 0} -A pi / max(old, sg(pi)) + sum_{A < 0} |A| pi / max(old, 1 - sg(pi))) / sum |A|.
 
     Gradient-bounded policy optimisation (OneRec-V2, arXiv 2508.20900). The start, cloned from the log, stands in for
@@ -58,16 +58,16 @@ class GBPO(PostTraining):
     Logs ``gbpo/{negative,pi}``. It takes the arguments of `PostTraining`.
     """
 
-    FIGURES = "gbpo"
+    LOG_PREFIX = "gbpo"
     use_dropout = False
 
-    def loss(self, batch: Batch) -> tuple[Tensor, Figures]:
+    def loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
         logp_T = self.policy.log_prob(self.policy.encode(batch), batch.target_T)
         start_T = self.reference_log_probs(batch, batch.target_T[:, None])[:, 0]
         return gbpo(all_gather_rows(logp_T), all_gather_rows(start_T), all_gather_rows(self.advantages(batch)))
 
 
-def wbc(z_T: Tensor, drawn_TN: Tensor, advantage_T: Tensor) -> tuple[Tensor, Figures]:
+def wbc(z_T: Tensor, drawn_TN: Tensor, advantage_T: Tensor) -> tuple[Tensor, Metrics]:
     """L = (sum_{A > 0} A (-log sigma(z) - sum_j log sigma(-z_j)) + sum_{A < 0} |A| -log sigma(-z)) / sum |A|.
 
     A reading of *weighted binary classification* (GenPage, arXiv 2606.31031), whose formula we do not have: |A| times
@@ -108,13 +108,13 @@ class WBC(PostTraining):
         **training: arguments of `PostTraining`.
     """
 
-    FIGURES = "wbc"
+    LOG_PREFIX = "wbc"
 
     def __init__(self, negatives: Positive[int] = 64, lr: float = 3e-5, **training: Any) -> None:
         super().__init__(lr=lr, **training)
         self.negatives = negatives
 
-    def loss(self, batch: Batch) -> tuple[Tensor, Figures]:
+    def loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
         items, (target_T, there) = self.policy.num_warm, (batch.target_T, batch.target_T.device)
         drawn_TN = random_rows(
             lambda rows: torch.randint(1, items + 1, (rows, self.negatives), device=there), len(target_T), there

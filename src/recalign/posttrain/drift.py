@@ -12,7 +12,7 @@ from torch import Tensor
 
 from recalign.data.sequences import Batch
 from recalign.distributed import all_gather_rows
-from recalign.posttrain.base import Figures, PostTraining
+from recalign.posttrain.base import Metrics, PostTraining
 from recalign.recommender.policy import chunks
 
 KL_HISTORIES = 4  # histories of a batch on which the KL to the start is measured
@@ -20,7 +20,7 @@ KL_TARGETS = 32  # about this many of their targets are used, evenly spaced
 
 
 @torch.no_grad()
-def drift(method: PostTraining, batch: Batch) -> Figures:
+def drift(method: PostTraining, batch: Batch) -> Metrics:
     """Mean ``kl``, KL(pi || start), and mean ``entropy`` of pi, on some targets of each process's first histories."""
     probe = batch.head(KL_HISTORIES)
     position_T = torch.arange(len(probe.row_T), device=probe.row_T.device)

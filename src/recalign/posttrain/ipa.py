@@ -13,7 +13,7 @@ from torch import Tensor
 from recalign.data.sequences import Batch
 from recalign.distributed import all_gather_rows, counts
 from recalign.errors import AtLeast2, NonNegative, Positive, PositiveUnit
-from recalign.posttrain.base import Figures
+from recalign.posttrain.base import Metrics
 from recalign.posttrain.pairs import preference
 from recalign.posttrain.rollout import OnlineTraining, seen_pairs
 
@@ -51,7 +51,7 @@ class IPA(OnlineTraining):
         **online: arguments of `OnlineTraining`.
     """
 
-    FIGURES = "ipa"
+    LOG_PREFIX = "ipa"
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class IPA(OnlineTraining):
         super().on_train_epoch_start()
         self.sync_old_policy()
 
-    def loss(self, batch: Batch) -> tuple[Tensor, Figures] | None:
+    def loss(self, batch: Batch) -> tuple[Tensor, Metrics] | None:
         rated = batch.keep(~batch.reward_T.isnan())
         if not any(counts(len(rated.target_T), self.device)):
             return None
@@ -81,8 +81,8 @@ class IPA(OnlineTraining):
         if not len(gap_T):
             return self.cloning * nll, {"nll": nll.detach()}
         delta_T2 = all_gather_rows(self.log_ratios(shown.keep(paired_T), pair_T2[paired_T], self.old))
-        loss, figures = preference(delta_T2[:, 0], delta_T2[:, 1:], "dpo", self.beta)
-        return loss + self.cloning * nll, {**figures, "gap": gap_T.mean(), "nll": nll.detach()}
+        loss, metrics = preference(delta_T2[:, 0], delta_T2[:, 1:], "dpo", self.beta)
+        return loss + self.cloning * nll, {**metrics, "gap": gap_T.mean(), "nll": nll.detach()}
 
     @torch.no_grad()
     def _pairs(self, batch: Batch) -> tuple[Tensor, Tensor]:

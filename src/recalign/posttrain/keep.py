@@ -39,7 +39,7 @@ class KeepRanking(Callback):
     al., arXiv 2309.06256; extrapolation: ExPO, Zheng et al., arXiv 2404.16792.
 
     The search runs at the end of the last epoch; earlier epochs are validated and saved with the trained weights. Where
-    a figure chooses the epoch (``checkpoint.monitor``) it runs at every validation; with a callback that may stop
+    a metric chooses the epoch (``checkpoint.monitor``) it runs at every validation; with a callback that may stop
     training at any time (`EarlyStopping`, `Timer`) at the end of every epoch too. As in Lightning's `WeightAveraging`,
     the checkpoint holds the interpolated weights as ``state_dict`` and the trained ones, from which training can
     continue, as ``current_model_state``.
@@ -176,5 +176,5 @@ def _may_end(trainer: Trainer) -> bool:
 
 
 def _is_chosen(trainer: Trainer) -> bool:
-    """Whether a figure of a validation chooses the epoch."""
+    """Whether a metric of a validation chooses the epoch."""
     return any(getattr(one, "monitor", None) is not None for one in trainer.checkpoint_callbacks)

@@ -15,7 +15,7 @@ from torch.nn.functional import logsigmoid
 from recalign.data.sequences import Batch
 from recalign.distributed import all_gather_rows
 from recalign.errors import NonNegative, Positive
-from recalign.posttrain.base import Figures, PostTraining
+from recalign.posttrain.base import Metrics, PostTraining
 from recalign.posttrain.pairs_data import PairData
 
 PairLoss = Literal["dpo", "ipo", "sdpo", "simpo"]
@@ -23,7 +23,7 @@ PairLoss = Literal["dpo", "ipo", "sdpo", "simpo"]
 
 def preference(
     winner_T: Tensor, loser_TN: Tensor, loss: PairLoss, beta: float, gamma: float = 0.0
-) -> tuple[Tensor, Figures]:
+) -> tuple[Tensor, Metrics]:
     """Preference loss, the mean over pairs (over states for S-DPO) of
 
     - dpo: -log sigma(beta (Delta+ - Delta-)): direct preference optimisation (arXiv 2305.18290, equation 7);
@@ -82,7 +82,7 @@ class Preferences(PostTraining):
     """
 
     LEARNS_FROM = PairData
-    FIGURES = "pairs"
+    LOG_PREFIX = "pairs"
     use_dropout = False
 
     def __init__(
@@ -97,7 +97,7 @@ class Preferences(PostTraining):
         self.kind: PairLoss = loss
         self.beta, self.gamma = beta, gamma
 
-    def loss(self, batch: Batch) -> tuple[Tensor, Figures] | None:
+    def loss(self, batch: Batch) -> tuple[Tensor, Metrics] | None:
         assert batch.rejected_TN is not None
         paired_T = (batch.rejected_TN > 0).all(dim=1)
         if not all_gather_rows(paired_T).any():
@@ -108,5 +108,5 @@ class Preferences(PostTraining):
             value_TC = all_gather_rows(self.policy.log_probs(self.policy.encode(paired), item_TC))
         else:
             value_TC = all_gather_rows(self.log_ratios(paired, item_TC, self.reference))
-        loss, figures = preference(value_TC[:, 0], value_TC[:, 1:], self.kind, self.beta, self.gamma)
-        return loss, {**figures, "share": self.data.share}  # type: ignore[attr-defined]
+        loss, metrics = preference(value_TC[:, 0], value_TC[:, 1:], self.kind, self.beta, self.gamma)
+        return loss, {**metrics, "share": self.data.share}  # type: ignore[attr-defined]

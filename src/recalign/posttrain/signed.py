@@ -10,11 +10,11 @@ from torch import Tensor
 
 from recalign.data.sequences import Batch
 from recalign.distributed import all_gather_rows
-from recalign.posttrain.base import Figures
-from recalign.posttrain.weighted import WeightedSFT, above_zero, clip_weights, weight_figures
+from recalign.posttrain.base import Metrics
+from recalign.posttrain.weighted import WeightedSFT, above_zero, clip_weights, weight_metrics
 
 
-def tapered_likelihood(logp_T: Tensor, weight_T: Tensor, start_T: Tensor) -> tuple[Tensor, Figures]:
+def tapered_likelihood(logp_T: Tensor, weight_T: Tensor, start_T: Tensor) -> tuple[Tensor, Metrics]:
     """L = (sum_{w_t > 0} w_t * -log pi(a_t | s_t) + sum_{w_t < 0} |w_t| g(Delta_t)) / sum_t |w_t|; 0 if all w_t = 0.
 
     Items with w < 0 are lowered with slope g' = min(pi / pi_start, 1). It vanishes as they become unlikely; the slope
@@ -27,7 +27,7 @@ def tapered_likelihood(logp_T: Tensor, weight_T: Tensor, start_T: Tensor) -> tup
         start_T: log pi_start(a_t | s_t).
 
     Returns:
-        The loss, and the figures of `weight_figures`.
+        The loss, and the metrics of `weight_metrics`.
     """
     up_T, down_T = weight_T.detach().clamp(min=0), (-weight_T.detach()).clamp(min=0)
     delta_T = logp_T - start_T
@@ -35,7 +35,7 @@ def tapered_likelihood(logp_T: Tensor, weight_T: Tensor, start_T: Tensor) -> tup
     below_T = delta_T.where(~(delta_T > 0), 0.0)
     lowered_T = torch.where(delta_T > 0, 1 + delta_T, below_T.exp())
     loss = (down_T * lowered_T - up_T * logp_T).sum() / above_zero((up_T + down_T).sum())
-    return loss, weight_figures(weight_T.detach())
+    return loss, weight_metrics(weight_T.detach())
 
 
 class SignedSFT(WeightedSFT):
@@ -49,7 +49,7 @@ class SignedSFT(WeightedSFT):
     start_E: Tensor
     """log pi_start of each logged event."""
 
-    def weights(self, advantage_T: Tensor) -> tuple[Tensor, Figures]:
+    def weights(self, advantage_T: Tensor) -> tuple[Tensor, Metrics]:
         return clip_weights(advantage_T.nan_to_num(nan=0.0), self.clip)
 
     @torch.no_grad()
@@ -62,6 +62,6 @@ class SignedSFT(WeightedSFT):
                 logp_T = self.reference.log_prob(self.reference.encode(there), there.target_T)
                 self.start_E[there.event_T] = logp_T
 
-    def likelihood(self, batch: Batch, weight_T: Tensor) -> tuple[Tensor, Figures]:
+    def likelihood(self, batch: Batch, weight_T: Tensor) -> tuple[Tensor, Metrics]:
         logp_T = self.policy.log_prob(self.policy.encode(batch), batch.target_T)
         return tapered_likelihood(all_gather_rows(logp_T), weight_T, all_gather_rows(self.start_E[batch.event_T]))

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from recalign.data.sequences import Batch
 from recalign.distributed import all_gather_rows
 from recalign.errors import NonNegative, Positive
-from recalign.posttrain.base import Figures, PostTraining
+from recalign.posttrain.base import Metrics, PostTraining
 from recalign.recommender.policy import Policy
 
 
@@ -33,7 +33,7 @@ def td_loss(value_T: Tensor, reward_T: Tensor) -> Tensor:
     return rated_mean((value_T - reward_T.nan_to_num()).square(), reward_T)
 
 
-def cql_loss(q_T: Tensor, all_T: Tensor, reward_T: Tensor, alpha: float) -> tuple[Tensor, Figures]:
+def cql_loss(q_T: Tensor, all_T: Tensor, reward_T: Tensor, alpha: float) -> tuple[Tensor, Metrics]:
     """L = 1/2 mean (Q(s, a) - r)^2 + alpha mean (logsumexp_b Q(s, b) - Q(s, a)): CQL(H), arXiv 2006.04779, eq. 4.
 
     The second term lowers items that were not chosen. ``all_T`` is the logsumexp over the catalogue at temperature
@@ -87,7 +87,7 @@ class ValueMethod(PostTraining):
         **training: arguments of `PostTraining`.
     """
 
-    FIGURES = "value"
+    LOG_PREFIX = "value"
     critic: nn.Module
 
     def __init__(self, value_lr: NonNegative[float] = 1e-2, lr: float = 5e-5, **training: Any) -> None:
@@ -131,10 +131,10 @@ class CQL(ValueMethod):
                 logp_T = self.reference_log_probs(batch, batch.target_T[:, None])
                 self.critic.read.bias.fill_(-self.temperature * logp_T.mean())
 
-    def loss(self, batch: Batch) -> tuple[Tensor, Figures]:
+    def loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
         state = self.policy.encode(batch)
         value_T = self.critic(self.policy.hidden(state).detach())
         q_T = value_T + self.temperature * self.policy.log_prob(state, batch.target_T)
         q_T, value_T = all_gather_rows(q_T), all_gather_rows(value_T)
-        loss, figures = cql_loss(q_T, value_T, all_gather_rows(self.advantages(batch)), self.alpha)
-        return loss, figures | {"values": q_T.detach(), "advantages": (q_T - value_T).detach()}
+        loss, metrics = cql_loss(q_T, value_T, all_gather_rows(self.advantages(batch)), self.alpha)
+        return loss, metrics | {"values": q_T.detach(), "advantages": (q_T - value_T).detach()}

@@ -15,7 +15,7 @@ from torch import Tensor
 from recalign.data.sequences import Batch
 from recalign.distributed import all_gather_rows, own_rows
 from recalign.errors import InputError, Positive
-from recalign.posttrain.base import Figures, PostTraining
+from recalign.posttrain.base import Metrics, PostTraining
 from recalign.recommender.policy import Policy, State, total_nll
 
 Transform = Literal["constant", "linear", "exponential", "rank", "sign"]
@@ -51,7 +51,7 @@ def transform_advantages(advantage_T: Tensor, transform: Transform, temperature:
             return (advantage_T > 0).to(advantage_T.dtype)
 
 
-def clip_weights(w_T: Tensor, clip: float | None) -> tuple[Tensor, Figures]:
+def clip_weights(w_T: Tensor, clip: float | None) -> tuple[Tensor, Metrics]:
     """Clip |w| to ``clip`` times the mean |w| of non-zero weights, keeping the sign; None: no clipping.
 
     Returns the weights, and ``clipped``, the share of them that were clipped.
@@ -63,7 +63,7 @@ def clip_weights(w_T: Tensor, clip: float | None) -> tuple[Tensor, Figures]:
     return w_T.clamp(-limit, limit), {"clipped": (size_T > limit).float().mean()}
 
 
-def weighted_likelihood(policy: Policy, state: State, item_T: Tensor, weight_T: Tensor) -> tuple[Tensor, Figures]:
+def weighted_likelihood(policy: Policy, state: State, item_T: Tensor, weight_T: Tensor) -> tuple[Tensor, Metrics]:
     """L = sum_t w_t * -log pi(a_t | s_t) / sum_t w_t over the events of all processes; 0 if all w_t = 0.
 
     This covers behaviour cloning (w = 1), filtered cloning (w in {0, 1}), reward-weighted cloning (w = r),
@@ -73,16 +73,16 @@ def weighted_likelihood(policy: Policy, state: State, item_T: Tensor, weight_T: 
     Dividing by the batch's sum of weights makes the step size independent of their scale.
 
     States and items a_t are those of this process's events; weights w_t >= 0 are of the events of all processes, and no
-    gradient flows through them. Returns the loss, and the figures of `weight_figures`.
+    gradient flows through them. Returns the loss, and the metrics of `weight_metrics`.
     """
     weight_T = weight_T.detach()
     share_T = weight_T / above_zero(weight_T.sum())
     own_T = share_T[own_rows(len(item_T), item_T.device)]
-    return total_nll(policy, state, item_T, own_T), weight_figures(weight_T)
+    return total_nll(policy, state, item_T, own_T), weight_metrics(weight_T)
 
 
-def weight_figures(weight_T: Tensor) -> Figures:
-    """Figures about the weights, to log.
+def weight_metrics(weight_T: Tensor) -> Metrics:
+    """Metrics about the weights, to log.
 
     ``ess``, the effective sample size as a share of the events, (sum |w|)^2 / (T sum w^2); ``max_weight``, the largest
     over the mean; and ``negative``, the negative weights' share of sum |w|.
@@ -103,7 +103,7 @@ def above_zero(x: Tensor) -> Tensor:
 class WeightedSFT(PostTraining):
     """L = sum_e w_e * -log pi(a_e | s_e) / sum_e w_e with w_e = f(A_e): advantage-weighted supervised fine-tuning.
 
-    Logs ``advantage/{ess,max_weight,negative}`` (`weight_figures`); ``advantage/clipped`` (`clip_weights`);
+    Logs ``advantage/{ess,max_weight,negative}`` (`weight_metrics`); ``advantage/clipped`` (`clip_weights`);
     ``advantage/share``, share of the events with an advantage; and, before training, the histograms
     ``advantage/values`` and ``advantage/weights`` over all events. Warns before training if the effective sample size
     is below `MIN_EFFECTIVE` and a higher temperature would raise it.
@@ -119,7 +119,7 @@ class WeightedSFT(PostTraining):
         InputError: every event's weight is 0.
     """
 
-    FIGURES = "advantage"
+    LOG_PREFIX = "advantage"
 
     def __init__(
         self,
@@ -138,8 +138,8 @@ class WeightedSFT(PostTraining):
         if stage == "fit":
             self._require_weights(torch.from_numpy(self.data.advantages))  # type: ignore[attr-defined]
 
-    def weights(self, advantage_T: Tensor) -> tuple[Tensor, Figures]:
-        """The weight of each event, 0 where it has no reward, and figures to log; another weighting overrides this."""
+    def weights(self, advantage_T: Tensor) -> tuple[Tensor, Metrics]:
+        """The weight of each event, 0 where it has no reward, and metrics to log; another weighting overrides this."""
         w_T = transform_advantages(advantage_T, self.transform, self.temperature)
         return clip_weights(w_T.nan_to_num(nan=0.0), self.clip)
 
@@ -160,12 +160,12 @@ class WeightedSFT(PostTraining):
                 f"{MIN_EFFECTIVE:.0%}; raise model.temperature (now {self.temperature:g})"
             )
 
-    def loss(self, batch: Batch) -> tuple[Tensor, Figures]:
+    def loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
         advantage_T = all_gather_rows(self.advantages(batch))
         weight_T, clipped = self.weights(advantage_T)
-        loss, figures = self.likelihood(batch, weight_T)
-        return loss, {**figures, **clipped, "share": (~advantage_T.isnan()).float().mean()}
+        loss, metrics = self.likelihood(batch, weight_T)
+        return loss, {**metrics, **clipped, "share": (~advantage_T.isnan()).float().mean()}
 
-    def likelihood(self, batch: Batch, weight_T: Tensor) -> tuple[Tensor, Figures]:
-        """The loss and its figures, from the weights of the events of all processes."""
+    def likelihood(self, batch: Batch, weight_T: Tensor) -> tuple[Tensor, Metrics]:
+        """The loss and its metrics, from the weights of the events of all processes."""
         return weighted_likelihood(self.policy, self.policy.encode(batch), batch.target_T, weight_T)

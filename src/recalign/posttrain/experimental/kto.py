@@ -13,7 +13,7 @@ from torch import Tensor
 from recalign.data.sequences import Batch
 from recalign.distributed import all_gather_rows, own_rows
 from recalign.errors import NonNegative, Positive
-from recalign.posttrain.base import Figures, PostTraining
+from recalign.posttrain.base import Metrics, PostTraining
 
 
 def kto(
@@ -23,7 +23,7 @@ def kto(
     beta: float,
     good: float = 1.0,
     bad: float = 1.0,
-) -> tuple[Tensor, Figures]:
+) -> tuple[Tensor, Metrics]:
     """L = mean of lambda (1 - sigma(+-beta (Delta - z))): Kahneman-Tversky optimisation (arXiv 2402.01306).
 
     Each item is labelled good (+) or bad (-); there are no pairs. The reference point z is the mean Delta of
@@ -76,7 +76,7 @@ class KTO(PostTraining):
         **training: arguments of `PostTraining`.
     """
 
-    FIGURES = "pairs"
+    LOG_PREFIX = "pairs"
     use_dropout = False
 
     def __init__(
@@ -90,7 +90,7 @@ class KTO(PostTraining):
         super().__init__(lr=lr, **training)
         self.beta, self.good, self.bad = beta, good, bad
 
-    def loss(self, batch: Batch) -> tuple[Tensor, Figures]:
+    def loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
         all_T, user_T = all_gather_rows(batch.target_T), all_gather_rows(batch.user_B[batch.row_T])
         half = len(all_T) // 2  # half a batch away is another user's item, unless one user has more than that
         own = own_rows(len(batch.target_T), batch.target_T.device)

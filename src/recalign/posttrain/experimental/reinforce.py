@@ -10,12 +10,12 @@ from torch import Tensor
 from recalign.data.sequences import Batch
 from recalign.distributed import all_gather_rows
 from recalign.errors import Positive
-from recalign.posttrain.base import Figures, PostTraining
+from recalign.posttrain.base import Metrics, PostTraining
 
 
 def top_k_reinforce(
     logp_T: Tensor, behaviour_T: Tensor, reward_T: Tensor, k: int, cap: float
-) -> tuple[Tensor, Figures]:
+) -> tuple[Tensor, Metrics]:
     """L = -mean w lambda_K R log pi(a | s), w = min(pi / beta, cap), lambda_K = K (1 - pi)^(K - 1).
 
     The importance weight w corrects for the behaviour policy beta that chose the logged items. lambda_K accounts for K
@@ -61,14 +61,14 @@ class Reinforce(PostTraining):
         **training: arguments of `PostTraining`.
     """
 
-    FIGURES = "reinforce"
+    LOG_PREFIX = "reinforce"
     use_dropout = False
 
     def __init__(self, k: Positive[int] = 10, cap: Positive[float] = 10.0, lr: float = 1.5e-5, **training: Any) -> None:
         super().__init__(lr=lr, **training)
         self.k, self.cap = k, cap
 
-    def loss(self, batch: Batch) -> tuple[Tensor, Figures]:
+    def loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
         logp_T = self.policy.log_prob(self.policy.encode(batch), batch.target_T)
         behaviour_T = self.reference_log_probs(batch, batch.target_T[:, None])[:, 0]
         reward_T = all_gather_rows(self.advantages(batch))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from recalign.data.sequences import Batch
 from recalign.distributed import all_gather_rows
 from recalign.errors import NonNegative, OpenUnit, Positive
-from recalign.posttrain.base import Figures
+from recalign.posttrain.base import Metrics
 from recalign.posttrain.values import StateValue, ValueMethod, rated_mean, state_width, td_loss
 from recalign.posttrain.weighted import weighted_likelihood
 
@@ -54,7 +54,7 @@ class ItemValue(nn.Module):
 class WeightedByValues(ValueMethod):
     """Base class: heads on the frozen start's states; logged items are weighted by `exponential_weights`.
 
-    Logs ``value/{ess,max_weight,negative}`` of the weights (`recalign.posttrain.weighted.weight_figures`).
+    Logs ``value/{ess,max_weight,negative}`` of the weights (`recalign.posttrain.weighted.weight_metrics`).
 
     Args:
         beta: inverse temperature, in 1 / standard deviation of the reward; 0: behaviour cloning.
@@ -91,17 +91,17 @@ class IQL(WeightedByValues):
         self.expectile, width = expectile, state_width(self.policy)
         self.critic = nn.ModuleDict({"q": ItemValue(width, self.policy.num_items), "v": StateValue(width)})
 
-    def loss(self, batch: Batch) -> tuple[Tensor, Figures]:
+    def loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
         reward_T, fixed_TD = all_gather_rows(self.advantages(batch)), self.start_hidden(batch)
         q_T = all_gather_rows(self.critic["q"](fixed_TD, batch.target_T[:, None])[:, 0])
         value_T = all_gather_rows(self.critic["v"](fixed_TD))
         td = td_loss(q_T, reward_T)
         value_loss = expectile_loss(q_T.detach() - value_T, self.expectile, reward_T)
         weight_T = exponential_weights(q_T - value_T, self.beta, reward_T)
-        actor, figures = weighted_likelihood(self.policy, self.policy.encode(batch), batch.target_T, weight_T)
-        figures |= {"td": td.detach(), "expectile": value_loss.detach(), "v": value_T.mean().detach()}
-        figures |= {"values": q_T.detach(), "advantages": (q_T - value_T).detach()}
-        return actor + td + value_loss, figures
+        actor, metrics = weighted_likelihood(self.policy, self.policy.encode(batch), batch.target_T, weight_T)
+        metrics |= {"td": td.detach(), "expectile": value_loss.detach(), "v": value_T.mean().detach()}
+        metrics |= {"values": q_T.detach(), "advantages": (q_T - value_T).detach()}
+        return actor + td + value_loss, metrics
 
 
 class AWAC(WeightedByValues):
@@ -123,13 +123,13 @@ class AWAC(WeightedByValues):
         self.samples = samples
         self.critic = ItemValue(state_width(self.policy), self.policy.num_items)
 
-    def loss(self, batch: Batch) -> tuple[Tensor, Figures]:
+    def loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
         reward_T, state = all_gather_rows(self.advantages(batch)), self.policy.encode(batch)
         item_TC = torch.cat([batch.target_T[:, None], self.policy.sample(state, self.samples)], dim=1)
         q_TC = all_gather_rows(self.critic(self.start_hidden(batch), item_TC))
         td = td_loss(q_TC[:, 0], reward_T)
         advantage_T = (q_TC[:, 0] - q_TC[:, 1:].mean(dim=1)).detach()
         weight_T = exponential_weights(advantage_T, self.beta, reward_T)
-        actor, figures = weighted_likelihood(self.policy, state, batch.target_T, weight_T)
-        figures |= {"td": td.detach(), "advantage": rated_mean(advantage_T, reward_T)}
-        return actor + td, figures | {"values": q_TC[:, 0].detach(), "advantages": advantage_T}
+        actor, metrics = weighted_likelihood(self.policy, state, batch.target_T, weight_T)
+        metrics |= {"td": td.detach(), "advantage": rated_mean(advantage_T, reward_T)}
+        return actor + td, metrics | {"values": q_TC[:, 0].detach(), "advantages": advantage_T}

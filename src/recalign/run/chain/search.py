@@ -18,7 +18,7 @@ from recalign.evaluation.comparison import HIGH
 from recalign.evaluation.methods import BASE_STAGES, MethodRun
 from recalign.evaluation.report import WIDTH
 from recalign.evaluation.rows import row_of
-from recalign.evaluation.selection import SEARCH, SELECT, Figures, choose, validate
+from recalign.evaluation.selection import SEARCH, SELECT, Metrics, choose, validate
 from recalign.files import write_text
 from recalign.recommender.interpolation import MIN_NDCG_RETAINED
 from recalign.run import configs
@@ -188,7 +188,7 @@ class Search:
         chosen: dict[str, Settings] = {}
         rows: list[dict[str, Any]] = []
         for method, settings in self.settings.items():
-            trials: dict[int, Figures] = {}
+            trials: dict[int, Metrics] = {}
             for number, figures in enumerate(done[f"{method}/validation"]):
                 if isinstance(figures, Exception):
                     text = f"trial {number} of {method}, {settings[number]}, cannot be trained, and is not chosen"
@@ -225,7 +225,7 @@ class Search:
 
         return run_trial(run)
 
-    def _measure(self, method: str, done: Results) -> list[Figures | Exception]:
+    def _measure(self, method: str, done: Results) -> list[Metrics | Exception]:
         """Each trial's validation figures, or why it could not be trained.
 
         Raises:
