@@ -18,7 +18,7 @@ from benchmarks.decision.worlds import CANDIDATES, CONTROLS, PLACEBOS, ROLES
 from recalign.data.sequences.audit import SEEN
 from recalign.data.sequences.placebo import CORRELATION
 from recalign.evaluation.comparison import ALL, PLACEBO_FACTOR, VALUE, tabulate
-from recalign.evaluation.evaluated_runs import SPLITS, Run, with_gains
+from recalign.evaluation.evaluated_runs import SPLITS, EvaluatedRun, with_rank_metrics
 from recalign.evaluation.findings import CHANCE, COVERAGE, UNINFORMATIVE
 from recalign.evaluation.methods import UNIT, USER_SPREAD
 from recalign.evaluation.reranking import READS_REWARD_MODEL
@@ -45,7 +45,7 @@ def made_up(seed: int) -> dict[str, Any]:
     keeps = dict.fromkeys([*CONTROLS, *PLACEBOS], 1.0) | COST_OF | kept
     hits = float(rng.choice(HITS))
     runs = [
-        Run(name, one, _summary(name), {split: frames[name] for split, frames in both.items()})
+        EvaluatedRun(name, one, _summary(name), {split: frames[name] for split, frames in both.items()})
         for one in range(seeds)
         for both in [{split: _events(value, keeps, hits, users, EVENTS[split], rng) for split in SPLITS}]
         for name in value
@@ -116,7 +116,7 @@ def _events(
         frame = pl.DataFrame(
             {"user": user_E, "event": np.arange(len(user_E)), "rank": own_E.astype(np.uint32), "judge@10": worth_E}
         )
-        frames[name] = with_gains(frame.with_columns(pl.Series("select_judge@10", worth_E + noise_E)))
+        frames[name] = with_rank_metrics(frame.with_columns(pl.Series("select_judge@10", worth_E + noise_E)))
     return frames
 
 

@@ -24,7 +24,7 @@ def is_rank_zero() -> bool:
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
-def counts(rows: int, device: torch.device) -> list[int]:
+def row_counts(rows: int, device: torch.device) -> list[int]:
     """The number of rows of each process, by rank. A collective call: all processes have to make it."""
     if not is_distributed():
         return [rows]
@@ -36,7 +36,7 @@ def counts(rows: int, device: torch.device) -> list[int]:
 
 def own_rows(rows: int, device: torch.device) -> slice:
     """The slice of this process's rows among the rows of all processes. A collective call."""
-    by_rank = counts(rows, device)
+    by_rank = row_counts(rows, device)
     first = sum(by_rank[: dist.get_rank()]) if is_distributed() else 0
     return slice(first, first + rows)
 
@@ -52,17 +52,17 @@ def all_gather_rows(x: Tensor) -> Tensor:
         return x
     if x.dtype == torch.bool:
         return all_gather_rows(x.byte()).bool()
-    return _Gathered.apply(x, counts(len(x), x.device))
+    return _Gathered.apply(x, row_counts(len(x), x.device))
 
 
 def random_rows(make: Callable[[int], Tensor], rows: int, device: torch.device) -> Tensor:
     """This process's rows of the draw that a single process makes for the whole batch; ``make(n)`` draws n rows."""
     if not is_distributed():
         return make(rows)
-    return from_first(make(sum(counts(rows, device))))[own_rows(rows, device)]
+    return broadcast_from_first(make(sum(row_counts(rows, device))))[own_rows(rows, device)]
 
 
-def from_first(x: Tensor) -> Tensor:
+def broadcast_from_first(x: Tensor) -> Tensor:
     """The tensor of the first process, in all of them. Its shape and type are the same in each."""
     if is_distributed():
         dist.broadcast(x, src=0)
@@ -73,7 +73,7 @@ def broadcast_floats(values: Sequence[float], device: torch.device) -> list[floa
     """The numbers of the first process, in all of them: what each finds for itself may differ in the last digits."""
     if not is_distributed():
         return list(values)
-    return from_first(torch.tensor(values, dtype=torch.float64, device=device)).tolist()
+    return broadcast_from_first(torch.tensor(values, dtype=torch.float64, device=device)).tolist()
 
 
 class _Gathered(torch.autograd.Function):

@@ -83,7 +83,7 @@ def test_judges_with_a_reward_of_their_own_read_that_one_and_give_the_unit(tmp_p
     for name in ("reward.nets.0.mean", "reward.nets.0.scale", *past):
         checkpoint["state_dict"][name] *= 10
     ten = small.data_of(RewardData, data.root, "tastes", reward=f"10 * ({data.reward})")
-    checkpoint["facts"] |= {"reward": ten.reward, "rewards": ten.sequences.rewards}
+    checkpoint["facts"] |= {"reward": ten.reward, "rewards": ten.sequences.rewards_digest}
     scale = float(checkpoint["state_dict"]["reward.nets.0.scale"])
     torch.save(checkpoint, tmp_path / "judge.ckpt")
     other_base = replace(base, judge_report=tmp_path / "judge.ckpt")

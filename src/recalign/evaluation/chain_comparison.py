@@ -15,7 +15,7 @@ from recalign import artifacts, seals
 from recalign.data.events.log import SIMULATED
 from recalign.errors import InputError
 from recalign.evaluation.comparison import SCHEMA, tabulate
-from recalign.evaluation.evaluated_runs import SPLITS, Run
+from recalign.evaluation.evaluated_runs import SPLITS, EvaluatedRun
 from recalign.evaluation.methods import JUDGED, UNIT
 from recalign.evaluation.roles import Roles
 from recalign.files import read_json, sha256, write_json, write_text
@@ -115,7 +115,7 @@ def evaluated(
     return sorted(run for run in found if (methods is None or run[0] in methods) and (seeds is None or run[1] in seeds))
 
 
-def load_runs(chain_folder: Path, methods: Collection[str] | None, seeds: Collection[int] | None) -> list[Run]:
+def load_runs(chain_folder: Path, methods: Collection[str] | None, seeds: Collection[int] | None) -> list[EvaluatedRun]:
     """The evaluations of a chain that `evaluated` finds."""
     if not chain_folder.is_dir():
         raise InputError("there is no such folder", where=str(chain_folder), remedy="run `recalign chain` first")
@@ -127,7 +127,7 @@ def load_runs(chain_folder: Path, methods: Collection[str] | None, seeds: Collec
             continue
         if (folder / seals.SEAL).is_file():
             seals.require(folder, "run `recalign chain` again: it evaluates that method anew")
-        runs.append(Run.read(method, seed, folder))
+        runs.append(EvaluatedRun.read(method, seed, folder))
     if not runs:
         remedy = "let `recalign chain` finish at least one method"
         raise InputError(f"no method in it has been evaluated{why}", where=str(chain_folder), remedy=remedy)
@@ -137,12 +137,12 @@ def load_runs(chain_folder: Path, methods: Collection[str] | None, seeds: Collec
     return runs
 
 
-def require_comparable(runs: Sequence[Run]) -> None:
+def require_comparable(runs: Sequence[EvaluatedRun]) -> None:
     """Refuse runs of one seed that rest on other data or checkpoints, and runs of one log with other events or rewards.
 
     Each seed of a simulated log is a log of its own. Of another one, the users would count once for each seed.
     """
-    first: dict[tuple[str, int | None], tuple[object, Run]] = {}
+    first: dict[tuple[str, int | None], tuple[object, EvaluatedRun]] = {}
     for run in runs:
         log = run.seed if run.summary.get("log") == SIMULATED else None
         reward = f"{run.summary.get(UNIT) or 0:.6g}", run.summary.get(JUDGED)  # machines differ in the last bit
@@ -160,7 +160,7 @@ def require_comparable(runs: Sequence[Run]) -> None:
                 raise InputError(f"it {what} than {other.method}, seed {other.seed}", where=where, remedy=remedy)
 
 
-def align(runs: Sequence[Run], split: str) -> None:
+def align(runs: Sequence[EvaluatedRun], split: str) -> None:
     """Give all runs the same rows. If each seed is a world of its own, a run has nulls in the others' rows."""
     ordered = sorted((run for run in runs if split in run.splits), key=lambda run: run.seed)
     worlds = {run.seed: run.splits[split].select("user", "event") for run in ordered}

@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.progress import track
 
 from recalign.bootstrap import CrossedBootstrap, Estimate, holm, holm_intervals
-from recalign.evaluation.evaluated_runs import GAPS, RANKS, SPLITS, Run
+from recalign.evaluation.evaluated_runs import GAPS, RANKS, SPLITS, EvaluatedRun
 from recalign.evaluation.roles import BEST, COUNTED_ROWS, Roles
 
 ALL, HIGH, VALUE = "all/ndcg@10", "high/ndcg@10", "value/judge@10"
@@ -63,7 +63,9 @@ Name = tuple[str, str]  # of a metric: what it is the difference to (``diff_star
 Plain = dict[tuple[str, str], dict[int, float]]  # by method and metric: seed -> a plain number
 
 
-def tabulate(runs: Sequence[Run], roles: Roles, draws: int = 2000, metrics: Iterable[str] = METRICS) -> pl.DataFrame:
+def tabulate(
+    runs: Sequence[EvaluatedRun], roles: Roles, draws: int = 2000, metrics: Iterable[str] = METRICS
+) -> pl.DataFrame:
     """The rows of `comparison.csv` of runs that were measured on the same events, grouped by split and metric."""
     splits = [split for split in SPLITS if any(split in run.splits for run in runs)]
     tables = [SplitTable(runs, split, roles, draws) for split in splits]
@@ -78,7 +80,7 @@ def tabulate(runs: Sequence[Run], roles: Roles, draws: int = 2000, metrics: Iter
 class SplitTable:
     """The rows of one split, with the bootstrap over its users."""
 
-    def __init__(self, runs: Sequence[Run], split: str, roles: Roles, draws: int) -> None:
+    def __init__(self, runs: Sequence[EvaluatedRun], split: str, roles: Roles, draws: int) -> None:
         self.split, self.roles = split, roles
         self.frames = {(run.method, run.seed): run.splits[split] for run in runs if split in run.splits}
         user = next(iter(self.frames.values()))["user"].to_numpy()
@@ -170,7 +172,7 @@ class SplitTable:
             yield value_R[seeds], self.bootstrap.over_seeds(value_R[seeds], drawn_DR[:, seeds])
 
 
-def _summary_metrics(runs: Sequence[Run]) -> Plain:
+def _summary_metrics(runs: Sequence[EvaluatedRun]) -> Plain:
     """The plain numbers in `summary.json`, under their own names (`coverage@10` under `policy/`)."""
     metrics: Plain = {}
     for run in runs:

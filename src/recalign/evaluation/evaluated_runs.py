@@ -19,7 +19,7 @@ far a method has over-optimised."""
 
 
 @dataclass(frozen=True)
-class Run:
+class EvaluatedRun:
     """One method with one seed: its `summary.json` and, for each split, a row an event."""
 
     method: str
@@ -28,12 +28,12 @@ class Run:
     splits: dict[str, pl.DataFrame]
 
     @classmethod
-    def read(cls, method: str, seed: int, folder: Path) -> Run:
+    def read(cls, method: str, seed: int, folder: Path) -> EvaluatedRun:
         """Read the folder of an evaluation. Judges with a reward of their own have no gap to the reward model."""
         summary, splits = read_json(folder / "summary.json"), {}
         for split in SPLITS:
             if (path := folder / f"{split}.parquet").is_file():
-                frame = with_gains(pl.read_parquet(path, glob=False).sort("user", "event"))
+                frame = with_rank_metrics(pl.read_parquet(path, glob=False).sort("user", "event"))
                 for gap in GAPS[JUDGED in summary :]:
                     if {"reward_model@10", other := gap.removeprefix("gap/")} <= set(frame.columns):
                         frame = frame.with_columns((pl.col("reward_model@10") - pl.col(other)).alias(gap))
@@ -43,7 +43,7 @@ class Run:
         return cls(method, seed, summary, splits)
 
 
-def with_gains(events: pl.DataFrame) -> pl.DataFrame:
+def with_rank_metrics(events: pl.DataFrame) -> pl.DataFrame:
     """Add a column for each metric in `RANKS`, computed from the target's rank."""
     rank = events["rank"].to_numpy()
     return events.with_columns(pl.Series(name, gain(rank), dtype=pl.Float64) for name, gain in RANKS.items())

@@ -12,7 +12,7 @@ import polars as pl
 import torch
 
 from recalign.evaluation.counted_rows import TableRow
-from recalign.evaluation.value import Scorers, evaluate, mean_rewards
+from recalign.evaluation.value import Scorers, evaluate, user_mean_rewards
 from recalign.recommender.checkpoint import Loaded, check_catalogue, load_net
 from recalign.recommender.cloning import CLONED
 from recalign.recommender.policy import Policy
@@ -87,7 +87,7 @@ class Networks:
             self._load(path, "reward") for path in (base.reward, base.judge_select, base.judge_report)
         )
         reward.check(data)
-        self.require_apart(reward)
+        self.require_independent(reward)
         self.reward: RewardEnsemble = reward.net
         select, report = (judge.net for judge in self.judges)
         rewards = {"reward_model@10": reward.net, "select_judge@10": select, "judge@10": report}
@@ -102,10 +102,10 @@ class Networks:
     def _load_trained(self, checkpoint: Path, net: str = "policy") -> Loaded:
         trained = self._load(checkpoint, net)
         if not trained.facts.get(CLONED):  # as the start
-            self.require_apart(trained)
+            self.require_independent(trained)
         return trained
 
-    def require_apart(self, other: Loaded) -> None:
+    def require_independent(self, other: Loaded) -> None:
         """Refuse judges that share users with users A or another network; `LoadedNetworks` knows how."""
 
     def policy(self, run: MethodRun) -> Policy:
@@ -114,9 +114,9 @@ class Networks:
             return self.trained(run.checkpoint).net
         return run.row.counted(self.data) if run.row.counted else self.start
 
-    def spread(self) -> dict[str, Any]:
+    def reward_sds(self) -> dict[str, Any]:
         """Standard deviations of rewards: the units in which differences in value are read."""
-        means = mean_rewards(self.data.sequences, "test")["reward"].drop_nulls()
+        means = user_mean_rewards(self.data.sequences, "test")["reward"].drop_nulls()
         return {UNIT: self.data.moments().sd, USER_SPREAD: float(means.cast(pl.Float64).std() or 0.0)}  # type: ignore[arg-type]
 
 
@@ -136,12 +136,12 @@ def evaluate_methods(runs: Sequence[MethodRun], nets: Networks, measures: Iterab
     named = {run.method: policy for run, policy in policies.items()}
     events = {split: evaluate(named, nets.scorers, nets.data, split, nets.device) for split in ("validation", "test")}
     more = [measure(nets, policies, events["test"]) for measure in measures]
-    spread, found = nets.spread(), []
+    sds, found = nets.reward_sds(), []
     for run in runs:
         test = events["test"][run.method]
         shown = test["shown"].explode().unique()
         summary = {"log": nets.data.log_.name, "cold_targets": test["not_in_catalogue"].cast(float).mean()}
-        summary |= {"coverage@10": shown.filter(shown > 0).len() / nets.data.num_items, **run.cost, **spread}
+        summary |= {"coverage@10": shown.filter(shown > 0).len() / nets.data.num_items, **run.cost, **sds}
         summary |= {EVALUATED: test["user"].n_unique()}
         own = {split: frames[run.method].drop("shown") for split, frames in events.items()}
         evaluation = Evaluation(own, summary)

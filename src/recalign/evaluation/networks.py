@@ -63,8 +63,8 @@ class LoadedNetworks(Networks):
         self._ranking = ValidationRanking(data, device)
         self.reranked = functools.cache(self._reranked)
 
-    def require_apart(self, other: Loaded) -> None:
-        require_apart(self.judges, other, self.data.sequences)
+    def require_independent(self, other: Loaded) -> None:
+        require_independent(self.judges, other, self.data.sequences)
 
     def policy(self, run: MethodRun) -> Policy:
         if isinstance(run.row, RerankedRow):
@@ -104,9 +104,9 @@ class LoadedNetworks(Networks):
         """NDCG@10 of the start by user, which an NDCG budget is a share of. Shape: float64 (U,)."""
         return self._ranking.ndcg_by_user(self.start)
 
-    def spread(self) -> dict[str, Any]:
+    def reward_sds(self) -> dict[str, Any]:
         if "judge@10" not in self.scorers.own_data:
-            return super().spread()
+            return super().reward_sds()
         judge = self.judges[-1]
         return {UNIT: self.data.moments().sd, JUDGE_UNIT: float(judge.net.nets[0].scale), JUDGED: judge.facts["reward"]}
 
@@ -198,14 +198,14 @@ def data_of_judges(judges: Iterable[Loaded], data: EventDataModule) -> list[Even
     Raises:
         InputError: the rewards are not those that a judge was trained on.
     """
-    known = {data.sequences.rewards: data}  # several judges mostly have the same
+    known = {data.sequences.rewards_digest: data}  # several judges mostly have the same
     found = []
     for judge in judges:
-        rewards = judge.facts.get("rewards", data.sequences.rewards)
+        rewards = judge.facts.get("rewards", data.sequences.rewards_digest)
         if rewards not in known:
             relative = judge.facts.get("relative_to")
             own = with_reward_settings(data, judge.facts["reward"], RelativeTo(**relative) if relative else None)
-            if own.sequences.rewards != rewards:
+            if own.sequences.rewards_digest != rewards:
                 what = f"the rewards by {judge.facts['reward']!r} are not those that it was trained on"
                 remedy = "train the judges on this log, by this version of recalign"
                 raise InputError(what, where=judge.where, remedy=remedy)
@@ -238,7 +238,7 @@ def load_truth(path: Path, sequences: Sequences) -> Tensor:
     return torch.from_numpy(reward[np.ix_(rows, columns)])
 
 
-def require_apart(judges: Iterable[Loaded], other: Loaded, sequences: Sequences) -> None:
+def require_independent(judges: Iterable[Loaded], other: Loaded, sequences: Sequences) -> None:
     """Refuse judges that share users with the table (users A), with one another, or with another network.
 
     Args:

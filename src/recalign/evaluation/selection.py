@@ -11,7 +11,7 @@ import torch
 
 from recalign import seals
 from recalign.evaluation.comparison import ALL, HIGH, METRICS
-from recalign.evaluation.evaluated_runs import with_gains
+from recalign.evaluation.evaluated_runs import with_rank_metrics
 from recalign.evaluation.methods import BaseCheckpoints, MethodRun
 from recalign.evaluation.networks import LoadedNetworks
 from recalign.evaluation.seed_evaluation import digests_of, key_of
@@ -60,7 +60,7 @@ def validate(
 
 def measured(events: pl.DataFrame) -> Metrics:
     """Means over events of the metrics of `evaluate`; nan for a metric without events."""
-    events, metrics = with_gains(events), {}
+    events, metrics = with_rank_metrics(events), {}
     for metric in MEASURED:
         column, flag = METRICS[metric]
         if column in events.columns:

@@ -8,7 +8,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from recalign.errors import InputError
-from recalign.evaluation.networks import data_of_judges, require_apart
+from recalign.evaluation.networks import data_of_judges, require_independent
 from recalign.evaluation.selection import ERROR, RETAINED, measured
 from recalign.evaluation.value import Scorers, evaluate
 from recalign.posttrain.base import PostTraining
@@ -48,7 +48,7 @@ class SelectionValue(Callback):
         self.judge = load_net(self.path, "reward")
         data = pl_module.data
         check_catalogue(self.judge.catalogue, data.sequences.catalogue, self.path)
-        require_apart([self.judge], replace(pl_module.start_metadata, users=data.cohort), data.sequences)
+        require_independent([self.judge], replace(pl_module.start_metadata, users=data.cohort), data.sequences)
 
     def on_fit_end(self, trainer: Trainer, pl_module: PostTraining) -> None:  # type: ignore[override]
         assert self.judge is not None

@@ -104,7 +104,7 @@ def evaluate(
                     row[metric] = mean_shown(net.predict(scored[metric][:, rows], shown.clamp(min=1)), shown)
                 row["popularity@10"] = mean_shown(percentile_W.to(shown.device)[shown], shown)
                 collected[name].append(pl.DataFrame({column: value.cpu().numpy() for column, value in row.items()}))
-    means = mean_rewards(data.sequences, split)
+    means = user_mean_rewards(data.sequences, split)
     frames = {name: _frame(pl.concat(frames), means) for name, frames in collected.items()}
     if idle := max((frame["popularity@10"].null_count() for frame in frames.values()), default=0):
         rank_zero_warn(f"before {idle:,} {split} events the user had met every item: nothing is shown, nothing valued")
@@ -144,7 +144,7 @@ def mean_shown(value_TK: Tensor, shown_TK: Tensor) -> Tensor:
     return (value_TK * real_TK).sum(dim=1) / real_TK.sum(dim=1).clamp(min=1)
 
 
-def mean_rewards(sequences: Sequences, split: SplitName) -> pl.DataFrame:
+def user_mean_rewards(sequences: Sequences, split: SplitName) -> pl.DataFrame:
     """Users of A with an event in the split, and their mean ``reward`` in it; null without any."""
     chosen = pl.Series(sequences.users_in("A")).gather(sequences.frame["user"])
     events = sequences.frame.filter(chosen & (pl.col("split") == SPLITS[split]))

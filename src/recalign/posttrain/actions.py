@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from recalign.data.sequences import Batch
-from recalign.distributed import all_gather_rows, counts
+from recalign.distributed import all_gather_rows, row_counts
 from recalign.errors import AtLeast2, NonNegative, Positive
 from recalign.posttrain.base import Metrics
 from recalign.posttrain.rollout import OnlineTraining, Rollout, over_candidates, roll_out
@@ -113,7 +113,7 @@ class SampledActions(OnlineTraining):
         if self.trainer.global_step % self.refresh == 0:
             self.sync_old_policy()
         rated = self.sampled_targets(batch.keep(~batch.reward_T.isnan()))
-        if not any(counts(len(rated.target_T), self.device)):
+        if not any(row_counts(len(rated.target_T), self.device)):
             return None
         item_TC, column_TS, own = roll_out(
             self.old, self.reference, self.frozen_reward, rated, self.samples, self.candidates

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from recalign.data.sequences import Batch
-from recalign.distributed import all_gather_rows, counts
+from recalign.distributed import all_gather_rows, row_counts
 from recalign.errors import AtLeast2, NonNegative, Positive, PositiveUnit
 from recalign.posttrain.base import Metrics
 from recalign.posttrain.pairs import preference
@@ -71,7 +71,7 @@ class IPA(OnlineTraining):
 
     def loss(self, batch: Batch) -> tuple[Tensor, Metrics] | None:
         rated = batch.keep(~batch.reward_T.isnan())
-        if not any(counts(len(rated.target_T), self.device)):
+        if not any(row_counts(len(rated.target_T), self.device)):
             return None
         nll = -all_gather_rows(self.policy.log_prob(self.policy.encode(rated), rated.target_T)).mean()
         shown = self.sampled_targets(rated)

@@ -170,7 +170,7 @@ class Loaded:
             text = f"this reward model predicts {predicted!r}, and the reward here is {data.reward!r}"
             remedy = f"give data.reward {predicted!r} here, or train a reward model with data.reward {data.reward!r}"
             raise InputError(text, where=self.where, remedy=remedy)
-        if "rewards" in self.facts and self.facts["rewards"] != data.sequences.rewards:
+        if "rewards" in self.facts and self.facts["rewards"] != data.sequences.rewards_digest:
             text = "this reward model was trained on other rewards of the same events"
             remedy = "train it on this log; or give the log with the rewards that it learned"
             raise InputError(text, where=self.where, remedy=remedy)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from recalign.data.sequences import Batch
-from recalign.distributed import all_gather_rows, counts
+from recalign.distributed import all_gather_rows, row_counts
 from recalign.errors import InputError
 from recalign.nn import Rebuildable, ranks_from_scores
 from recalign.nn.ranks import Pairs
@@ -140,7 +140,7 @@ def total_nll(policy: Policy, state: State, item_T: Tensor, weight_T: Tensor) ->
 
 def mean_nll(policy: Policy, state: State, item_T: Tensor) -> Tensor:
     """mean_t -log pi(item_t | state_t) over the targets of all processes, a scalar."""
-    targets = sum(counts(len(item_T), item_T.device))
+    targets = sum(row_counts(len(item_T), item_T.device))
     return total_nll(policy, state, item_T, torch.full(item_T.shape, 1 / targets, device=item_T.device))
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from recalign.data.sequences import Batch, EventDataModule
-from recalign.distributed import counts
+from recalign.distributed import row_counts
 from recalign.errors import InputError, NonNegative, Positive, check_ranges
 from recalign.recommender.checkpoint import Loaded, class_path, readable, recipe
 from recalign.recommender.policy import Policy
@@ -72,7 +72,7 @@ class StageModule(LightningModule):
         self.check_settings(self.hparams)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        self.events += sum(counts(len(batch.target_T), batch.target_T.device))
+        self.events += sum(row_counts(len(batch.target_T), batch.target_T.device))
 
     def test_step(self, batch: Batch, batch_idx: int) -> Any:
         return self.validation_step(batch, batch_idx)

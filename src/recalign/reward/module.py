@@ -194,7 +194,7 @@ class RewardModel(StageModule):
         known = {"reliability": max(0.0, self.errors["r2"]), "errors": self.errors} if self.errors else {}
         data = self.data
         read = {"reward": data.reward, "relative_to": data.relative_to and asdict(data.relative_to)}
-        return super().facts() | read | {"rewards": data.sequences.rewards} | known
+        return super().facts() | read | {"rewards": data.sequences.rewards_digest} | known
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from recalign.data.events import EventTable
-from recalign.data.sequences.splits import TEST, VALIDATION, Split, condition, require_time, stable_hash
+from recalign.data.sequences.splits import TEST, VALIDATION, Split, event_condition, require_time, stable_hash
 from recalign.errors import ClosedUnit, InputError, check_ranges
 
 
@@ -30,7 +30,7 @@ class Where(Split):
         check_ranges(Where, vars(self), "data.split")
 
     def assign(self, table: EventTable) -> pl.Series:
-        test = condition(table.frame, self.test, "data.split.test")
+        test = event_condition(table.frame, self.test, "data.split.test")
         drawn = pl.Series([stable_hash(str(row)) < self.validation for row in table.frame["row"]], dtype=pl.Boolean)
         return test.cast(pl.UInt8) * TEST + (~test & drawn).cast(pl.UInt8) * VALIDATION
 

@@ -90,7 +90,7 @@ class High:
         An expression that does not read the reward (that of simulated logs) may be true where the reward is missing.
         """
         if self.expression is not None:
-            return condition(frame, self.expression, "data.high.expression", (*PREPARED, *RESERVED)).alias("high")
+            return event_condition(frame, self.expression, "data.high.expression", (*PREPARED, *RESERVED)).alias("high")
         reward, in_training = pl.col("reward"), pl.col("split") == TRAIN
         limit = reward.filter(in_training).quantile(self.quantile or 0.0, "linear").over("bin")
         high = pl.col("bin").is_not_null() & (reward > limit).fill_null(False)
@@ -121,7 +121,7 @@ class UserGroups:
         return pl.Series("group", groups, dtype=pl.String)
 
 
-def condition(frame: pl.DataFrame, expression: str, where: str, taken: Collection[str] = PREPARED) -> pl.Series:
+def event_condition(frame: pl.DataFrame, expression: str, where: str, taken: Collection[str] = PREPARED) -> pl.Series:
     """Whether each row meets a condition; false where a column that it reads is null."""
     refuse_names(expression, taken, where)
     return as_bool(evaluate(frame, expression, where), expression, where)

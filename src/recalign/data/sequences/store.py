@@ -79,7 +79,7 @@ class Sequences:
         return len(self.users)
 
     @functools.cached_property
-    def rewards(self) -> str:
+    def rewards_digest(self) -> str:
         """Digest of the rewards: what a reward model learned from, whatever the expression is called."""
         return hashlib.sha256(np.ascontiguousarray(self.reward).data).hexdigest()
 

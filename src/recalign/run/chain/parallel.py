@@ -95,10 +95,10 @@ def run_side_by_side(
             for step in [step for step in left if done.keys() >= set(step.needs)]:
                 began = time.monotonic()
                 if step.in_main:
-                    done[step.name] = step.run(step.given(done))
+                    done[step.name] = step.run(step.inputs(done))
                     progress.end(step, began)
                 elif len(running) < workers.number:
-                    call = (run_logged, _log(folder, step), threads or 1, step.run, step.given(done))
+                    call = (run_logged, _log(folder, step), threads or 1, step.run, step.inputs(done))
                     running[workers.submit(*call)] = step, began
                 else:
                     continue

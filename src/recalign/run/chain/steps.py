@@ -62,7 +62,7 @@ class Step:
     needs: tuple[str, ...] = ()
     in_main: bool = False
 
-    def given(self, done: Results) -> Results:
+    def inputs(self, done: Results) -> Results:
         """The results of the steps that this step needs."""
         return {name: done[name] for name in self.needs}
 
@@ -127,5 +127,5 @@ def run_in_order(steps: Sequence[Step], watched: Callable[[Step], AbstractContex
     done: dict[str, Any] = {}
     for step in steps:
         with watched(step):
-            done[step.name] = step.run(step.given(done))
+            done[step.name] = step.run(step.inputs(done))
     return done

@@ -23,7 +23,7 @@ from recalign.files import write_text
 from recalign.run import configs
 from recalign.run.chain.plan import train
 from recalign.run.chain.search import Spaces, line, run_trial, trial
-from recalign.run.stage import Stage, Trained, parse_stage, upstream
+from recalign.run.stage import Stage, TrainedStage, parse_stage, upstream
 from recalign.run.stage.console import echo, quiet
 from recalign.run.stage.loggers import BEST
 from recalign.run.stage.settings import instantiated, parse_call, set_keys
@@ -94,7 +94,9 @@ def tune(argv: Sequence[str]) -> Path:
             run = run_trial(partial(_train, stage, number, setting))
             if isinstance(run, Exception):
                 echo(f"  cannot be trained: {run}")
-            outcomes.append(best_value(run.folder / "metrics.csv", metric, goal) if isinstance(run, Trained) else run)
+            outcomes.append(
+                best_value(run.folder / "metrics.csv", metric, goal) if isinstance(run, TrainedStage) else run
+            )
     values = {number: value for number, value in enumerate(outcomes) if isinstance(value, float)}
     if not values:
         raise outcomes[-1]
@@ -125,7 +127,7 @@ def _settings(spaces: Spaces, stage: Stage, words: Sequence[str], trials: int) -
     return settings
 
 
-def _train(stage: Stage, number: int, settings: dict[str, Any]) -> Trained:
+def _train(stage: Stage, number: int, settings: dict[str, Any]) -> TrainedStage:
     return train(trial(parse_stage(stage.words, settings), f"trial-{number}", FOLDER))
 
 

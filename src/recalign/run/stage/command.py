@@ -31,7 +31,7 @@ from recalign.run.stage.console import echo, quiet
 from recalign.run.stage.folder import Manifest, RunConfig, RunFolder
 from recalign.run.stage.lightning_cli import EvaluatedPolicy, StageCLI
 from recalign.run.stage.parsed import ParsedStage
-from recalign.run.stage.stage import Trained, run_stage
+from recalign.run.stage.stage import TrainedStage, run_stage
 from recalign.run.words import imported, options, settings_of
 from recalign.workers import locked, torch_threads
 
@@ -54,7 +54,7 @@ class Stage(ParsedStage):
     callbacks: tuple[Callback, ...] = ()
     verbose: bool = False
 
-    def make(self) -> Trained:
+    def make(self) -> TrainedStage:
         """Train in this process or, for several processes, by the command, from which Lightning starts them."""
         if self.verbose:
             echo(f"  {self.command}")

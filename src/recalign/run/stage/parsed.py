@@ -18,7 +18,7 @@ from recalign.run.stage import upstream
 from recalign.run.stage.console import quiet
 from recalign.run.stage.folder import Manifest, RunConfig, RunFolder, run_key
 from recalign.run.stage.settings import constructing
-from recalign.run.stage.stage import AbstractStage, Trained
+from recalign.run.stage.stage import AbstractStage, TrainedStage
 from recalign.run.words import without_values
 
 
@@ -90,12 +90,12 @@ class ParsedStage(AbstractStage):
         manifest = Manifest.read(self.folder) if all(one.path for one in self.upstream) else None
         return manifest.state(self.folder, self.key()) if manifest else State()
 
-    def load(self) -> Trained:
+    def load(self) -> TrainedStage:
         """The finished run in the run folder."""
         manifest = Manifest.read(self.folder)
         assert manifest is not None
         reads = any(key.endswith("reward_model") for key in manifest.upstream)
-        return Trained(self.folder.path, self.folder.path / str(manifest.checkpoint), manifest.seconds, reads)
+        return TrainedStage(self.folder.path, self.folder.path / str(manifest.checkpoint), manifest.seconds, reads)
 
     def bare_trainer(self) -> Trainer:
         """A trainer with the configured devices, and nothing else configured.

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Callback
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedStage:
     """A stage that has run.
 
     Attributes:
