@@ -102,7 +102,7 @@ def test_a_file_elsewhere_keeps_its_own_place(tmp_path: Path):
     assert named(tmp_path / "a.ckpt", tmp_path / "chain/x", tmp_path / "chain") == str((tmp_path / "a.ckpt").resolve())
 
 
-@pytest.mark.parametrize("content", ['{"key": {}, "mbde_of": {}, "digests": {}}', "[]", '{"digests": []}'])
+@pytest.mark.parametrize("content", ['{"key": {}, "mbde_of": {}, "digests": {}}', "[]", '{"digests": {"../a": ""}}'])
 def test_what_is_no_seal_is_damaged_not_a_traceback(tmp_path, content):
     (tmp_path / seals.SEAL).write_text(content)
     assert seals.check(tmp_path).altered == [seals.SEAL]

@@ -56,11 +56,12 @@ class Seal:
         """The seal of a folder; an empty one where there is none.
 
         Raises:
-            InputError: it is not JSON, or no seal.
+            InputError: it is not JSON, no seal, or names files outside the folder.
         """
         content = read_json(folder / SEAL)
         known = isinstance(content, dict) and {*content} <= {"key", "made_of", "digests"}
-        if not known or not all(isinstance(one, dict) for one in content.values()):
+        known = known and all(isinstance(one, dict) for one in content.values())
+        if not known or any(name.startswith("/") or ".." in name.split("/") for name in content.get("digests", ())):
             raise InputError("is no seal", where=str(folder / SEAL), remedy="make the folder again")
         return cls(**content)
 

@@ -104,6 +104,12 @@ def test_rows_are_shown_as_they_were_understood(tmp_path: Path):
     assert "1 rows have no reward" in said.out
 
 
+def test_a_newline_in_a_name_writes_no_line_of_yaml(tmp_path: Path):
+    write(tmp_path / "a\nevil: 1.csv", *RATINGS)
+    assert init(tmp_path, "a\nevil: 1.csv", "--out=a\nevil: 2.yaml").code == 0
+    assert [*yaml.safe_load((tmp_path / "a\nevil: 2.yaml").read_text())] == ["data"]
+
+
 def test_kinds_of_event_on_one_item_become_one_event(tmp_path: Path):
     rows = ["anna,lamp,2026-03-01,view", "anna,lamp,2026-03-02,purchase", "b,lamp,2026-03-02,view"]
     (tmp_path / "log.csv").write_text("\n".join(["user,item,time,event", *rows]))

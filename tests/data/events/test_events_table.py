@@ -217,8 +217,7 @@ def test_truncated_parquet(tmp_path, kept):
 
 
 @pytest.mark.parametrize(
-    "mapping",
-    [{"files": []}, {"time_resolution": 0}, {"columns": {"row": "a"}}, {"item": "user"}],
+    "mapping", [{"files": []}, {"time_resolution": 0}, {"columns": {"row": "a"}}, {"item": "user"}]
 )
 def test_bad_mapping(mapping):
     with pytest.raises(InputError, match=r"data\.log"):

@@ -31,10 +31,7 @@ def data(root: Path, rows: Rows, earlier: Path | None = None, **given) -> EventD
     asked = {"split": LeaveLast(1, 1), "share_a": 0.5, "high": High("reward >= 4"), "cache": False} | given
     mapping = {"name": "log", "files": ["log.csv"]} | asked.pop("log", {})
     return EventDataModule(
-        LogMapping(**mapping),
-        **{"reward": "rating"} | asked,
-        root=str(root),
-        grows_from=earlier and str(earlier),
+        LogMapping(**mapping), **{"reward": "rating"} | asked, root=str(root), grows_from=earlier and str(earlier)
     )
 
 
@@ -132,11 +129,7 @@ def without(*lost: Callable[[tuple], bool]) -> Rows:
     [
         (without(lambda row: row[0] == 3), {}, "lacks 1 of the earlier log's 8 users, such as 30"),
         (without(lambda row: row[1] == 5), {}, "lacks 1 of the earlier log's .* items, such as 50"),
-        (
-            without(lambda row: row == FIRST[4]),
-            {},
-            "no longer begin with the events",
-        ),
+        (without(lambda row: row == FIRST[4]), {}, "no longer begin with the events"),
         ([*FIRST, (4, 5, 2.0, 3)], {}, "no longer begin with the events"),
         ([(*FIRST[0][:2], 5.0, FIRST[0][3]), *FIRST[1:]], {}, "earlier events have other rewards"),
         (FIRST, {"reward": "rating * 2"}, "data.reward: 'rating . 2', and the earlier log was"),

@@ -6,13 +6,7 @@ import numpy as np
 import pytest
 
 from recalign.data.sequences import High, LeaveLast, UserGroups, build
-from recalign.data.sequences.audit import (
-    LONGER,
-    SEEN,
-    leaks,
-    span_figures,
-    split_figures,
-)
+from recalign.data.sequences.audit import LONGER, SEEN, leaks, span_figures, split_figures
 
 from .tables import table
 

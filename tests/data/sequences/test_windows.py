@@ -12,10 +12,7 @@ from recalign.data.sequences.batch import collate
 from recalign.data.sequences.serving import serving_windows
 from recalign.data.sequences.store import Sequences
 from recalign.data.sequences.user_sample import sample_users, with_events
-from recalign.data.sequences.windows import (
-    evaluation_windows,
-    training_windows,
-)
+from recalign.data.sequences.windows import evaluation_windows, training_windows
 
 from .tables import table
 

@@ -245,11 +245,7 @@ def test_a_frame_of_pandas(frame: pl.DataFrame):
     [
         (lambda f: f.drop("user"), {}, "no column 'user'"),
         (lambda f: f, {"item": "itm"}, "did you mean 'item'"),
-        (
-            lambda f: f.with_columns(user=pl.when(pl.col("user") != "u3").then("user")),
-            {},
-            "^user: .* NaN in row",
-        ),
+        (lambda f: f.with_columns(user=pl.when(pl.col("user") != "u3").then("user")), {}, "^user: .* NaN in row"),
         (lambda f: f.with_columns(item=pl.lit(float("nan"))), {}, "^item: .* null or NaN in rows 1, "),
         (lambda f: f.with_columns(item=pl.col("item") + 0.5), {}, "^item: .* ids are not fractions"),
         (lambda f: f.with_columns(timestamp=pl.lit(True)), {}, "timestamp holds Boolean"),

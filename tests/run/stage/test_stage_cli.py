@@ -356,11 +356,7 @@ def test_settings_of_which_a_run_would_not_be_what_it_says_are_refused(words: li
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        (["--trainer.devices", "0"], "trainer"),
-        (["--trainer.accelerator", "gpu"], "trainer"),
-    ],
+    ("words", "says"), [(["--trainer.devices", "0"], "trainer"), (["--trainer.accelerator", "gpu"], "trainer")]
 )
 def test_devices_that_are_not_there_are_refused_before_the_data_is_read(
     words: list[str], says: str, monkeypatch: pytest.MonkeyPatch

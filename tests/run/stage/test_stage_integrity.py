@@ -4,6 +4,7 @@ import errno
 import os
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from recalign.errors import InputError, TrainingError
 from recalign.run.configs import find
 from recalign.run.stage import RunFolder, StageResult, parse_stage, run_stage
 from recalign.run.stage.record import record_trust
+from recalign.run.stage.settings import load
 from recalign.workers import locked
 
 FIT = ["fit", "--config", "toy.yaml", "--trainer.enable_progress_bar", "false"]
@@ -147,6 +149,39 @@ def test_a_folder_has_one_writer():
     with locked(RUN.path, "training", "wait"):
         assert f"{RUN.path}: another process is training in this folder" in complaint()
     fit()
+
+
+def test_a_process_trains_in_one_thread(monkeypatch: pytest.MonkeyPatch):
+    """Both would draw from one random state, and read settings in one parser."""
+
+    def in_another_thread(*_: Any) -> None:
+        with ThreadPoolExecutor(1) as thread:
+            refused.append(str(thread.submit(parse_stage, FIT).exception()))
+
+    refused: list[str] = []
+    monkeypatch.setattr("stage_doubles.Toy.on_fit_start", in_another_thread)
+    fit()
+    in_another_thread()
+    assert [said.partition(":")[0] for said in refused] == ["threads", "None"]
+
+
+@pytest.mark.parametrize(
+    ("default", "other", "own"), [("dtype", torch.double, torch.float32), ("device", "meta", None)]
+)
+def test_defaults_of_torch_that_nothing_was_made_for_are_refused(default: str, other: Any, own: Any):
+    set_default = getattr(torch, f"set_default_{default}")
+    set_default(other)
+    try:
+        assert complaint().startswith("torch: ")
+    finally:
+        set_default(own)
+
+
+def test_a_folder_of_any_name_writes_no_line_of_yaml(folder: Path):
+    fit("--run.root", "a\nevil: 1\x1b")
+    [config] = folder.glob("a*/toy/recommender/seed-0/config.yaml")
+    assert load(config)["run"]["root"] == "a\nevil: 1\x1b"
+    assert "evil" not in load(config)
 
 
 @pytest.mark.parametrize("spelling", ["${oc.env:SHOP_TOKEN}", "${ oc.env : 'SHOP_TOKEN' }"])

@@ -69,8 +69,7 @@ def test_a_given_checkpoint_that_does_not_exist_is_an_error():
 def test_without_one_the_stage_to_run_is_named_before_anything_is_read():
     a_run("runs/toy/recommender/seed-0")
     with pytest.raises(
-        InputError,
-        match=r"data\.reward_model: .*finished reward run of the log 'toy'(.|\n)*recalign fit reward",
+        InputError, match=r"data\.reward_model: .*finished reward run of the log 'toy'(.|\n)*recalign fit reward"
     ):
         run_stage(parse_stage(["fit", "--config", "post.yaml"]))
     assert not Path("runs/toy/asft/seed-0").exists()

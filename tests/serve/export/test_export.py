@@ -93,15 +93,8 @@ def test_fewer_events_and_a_prior_without_strength(made, tmp_path):
 def test_nothing_of_a_user_is_in_a_bundle(bundled, made):
     folder = current(bundled)
     assert {file.name for file in folder.iterdir()} == {
-        "README.md",
-        "bundle.json",
-        "digests.json",
-        "examples.json",
-        "items.parquet",
-        "items.safetensors",
-        "policy.onnx",
-        "policy.safetensors",
-        "recipe.json",
+        *("README.md", "bundle.json", "digests.json", "examples.json", "items.parquet", "items.safetensors"),
+        *("policy.onnx", "policy.safetensors", "recipe.json"),
     }
     assert pl.read_parquet(folder / "items.parquet").columns == ["item", "title", "count"]
     log = {int(time) for time in made.data.sequences.time}
@@ -156,6 +149,28 @@ def test_what_does_not_fit_together_is_refused_though_sealed(bundled, tmp_path, 
     seal(folder)
     with pytest.raises(InputError, match=says):
         load_bundle(folder)
+
+
+DEEP = b"[" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        *(("policy.onnx", b"x"), ("items.safetensors", b"x"), ("items.parquet", b"x"), ("examples.json", DEEP)),
+        *(("bundle.json", DEEP), ("bundle.json", {"k": "x"}), ("bundle.json", {"max_length": 0})),
+        *(("bundle.json", {"time_unit": "x"}), ("bundle.json", {"inputs": ["x"]}), ("bundle.json", {"reward_sd": 0})),
+    ],
+)
+def test_what_a_stranger_sealed_is_one_line(bundled, tmp_path, file, content):
+    folder = copy(bundled, tmp_path)
+    sealed = content if isinstance(content, bytes) else json.dumps(read_json(folder / file) | content).encode()
+    (folder / file).write_bytes(sealed)
+    (folder / "examples.json").write_bytes(sealed if file == "examples.json" else b"[]")  # which nobody has to give
+    seal(folder)
+    with pytest.raises(InputError) as refused:
+        load_bundle(folder)
+    assert len(str(refused.value).splitlines()) == 2  # the second is the remedy
 
 
 def test_ties_are_as_wide_as_rounding_under_a_strong_tilt(bundled, tmp_path):

@@ -119,13 +119,7 @@ def coded(**settings) -> CodePolicy:
     return shaken(made)
 
 
-@pytest.mark.parametrize(
-    "made",
-    [
-        lambda: coded(feedback=True),
-        lambda: Rerank(coded(), reward(), 0.7).eval(),
-    ],
-)
+@pytest.mark.parametrize("made", [lambda: coded(feedback=True), lambda: Rerank(coded(), reward(), 0.7).eval()])
 def test_policies_over_codes(made, log_root):
     torch.testing.assert_close(*both(made(), data_of(log_root)), atol=1e-4, rtol=0)
 

@@ -56,13 +56,7 @@ def values(table: pl.DataFrame, users: int = 2, **more) -> dict[str, float]:
 def test_figures_of_a_table_worked_by_hand():
     drift = pl.DataFrame({"decision": ["0-v1", "1-v1"], "value": [0.5, 1.5]})
     assert values(by_hand(), drift=drift) == pytest.approx(
-        {
-            "unknown": 1 / 4,
-            "list": (6 + 3) / 2,
-            "chosen": (4 + 2 + 3) / 3,
-            "promised": (0 + 1 - 2) / 3,
-            "drift": 1.0,
-        }
+        {"unknown": 1 / 4, "list": (6 + 3) / 2, "chosen": (4 + 2 + 3) / 3, "promised": (0 + 1 - 2) / 3, "drift": 1.0}
     )
 
 

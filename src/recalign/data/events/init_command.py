@@ -177,17 +177,17 @@ def _yaml_text(log: LogMapping, root: Path, reward: str, suggested: SplitSuggest
         "collapse": "a user's events on an item become one, that with the highest reward; false: all are kept",
     }
     is_case = reward.startswith("CASE")
-    worth = ["  # The worth of each kind is a guess: edit it. A kind that is not listed has no reward."] * is_case
     lines = [
-        f"# The log of {', '.join(log.files)}, as recalign init understood it. Check it, then run the main job on it:",
-        *(f"#   {command}" for command in commands),
+        f"# The log of {yaml_scalar(', '.join(log.files))}, as recalign init understood it.",
+        "# Check it, then run the main job on it:",
+        *(f"#   {yaml_scalar(command)}" for command in commands),
         "data:",
         f"  root: {yaml_scalar(str(root))} # folder of the files; --data.root overrides it",
         "  log:",
         *(f"    {key}: {yaml_scalar(value)} # {why}" for key, why in comments.items() if (value := getattr(log, key))),
         "  # How good an event was: Polars SQL over the columns of its row. Where a column that it reads is empty,",
         "  # there is no reward: the event stays in histories and no loss sees a reward.",
-        *worth,
+        *["  # The worth of each kind is a guess: edit it. A kind that is not listed has no reward."] * is_case,
         f"  reward: {'>-' if is_case else yaml_scalar(reward)}",
         *(f"    {line}" for line in reward.split("\n") if is_case),
         "  high: # which events the metrics high/* count as good",

@@ -150,8 +150,7 @@ def table_values(file: str, table: ItemTable, known: pl.Series, items: pl.Series
             what, where = f"{feature.value!r} has no value in any row of {file}", f"{KEY}.features.{name}"
             raise InputError(what, where=where, remedy="name a column that has values, or leave the feature out")
         columns.append(column)
-    values = pl.DataFrame(columns).filter(usable)
-    return ItemValues(key.filter(usable), kinds, values, features, int((~usable).sum()))
+    return ItemValues(key.filter(usable), kinds, pl.DataFrame(columns).filter(usable), features, int((~usable).sum()))
 
 
 def feature_figures(features: ItemValues | None, items: pl.Series) -> Section:
@@ -205,8 +204,7 @@ def _rows_of(values: pl.DataFrame, key: pl.Series, ids: pl.Series) -> pl.DataFra
 
 def _titles(titles: pl.Series, key: pl.Series, ids: pl.Series) -> tuple[pl.Series, int]:
     """The title of each id, which is the id where there is none; and how many have one."""
-    text = titles.cast(pl.String).replace("", None).alias("title").to_frame()
-    found = _rows_of(text, key, ids)["title"]
+    found = _rows_of(titles.cast(pl.String).replace("", None).alias("title").to_frame(), key, ids)["title"]
     return found.fill_null(ids.cast(pl.String)), found.count()
 
 
@@ -232,8 +230,7 @@ def feature_values(frame: pl.DataFrame, name: str, feature: Feature, rows: Sourc
     kind: FeatureKind = feature.kind or by_type  # type: ignore[assignment]
     if raw.null_count() == len(raw):  # no type can be told of nothing
         raw = pl.Series(name, [None] * len(raw), dtype=EMPTY[kind])
-    make = {"category": _categories, "number": _numbers, "vector": _vectors}[kind]
-    return kind, make(raw, feature, where, rows)
+    return kind, {"category": _categories, "number": _numbers, "vector": _vectors}[kind](raw, feature, where, rows)
 
 
 def _categories(raw: pl.Series, feature: Feature, where: str, rows: SourceRows) -> pl.Series:

@@ -69,8 +69,7 @@ def _of_zip(path: Path | None, name: str) -> dict[str, pl.DataFrame]:
             films = _split(movies, "::", ["item", "title", "genres"]).with_columns(pl.col("item").cast(pl.Int64))
             return {"ratings": _split(ratings, "::", [*RATING]).cast(RATING), "movies": films}
         ratings, movies = (opened.read(f"{name}/{file}") for file in ("u.data", "u.item"))
-    columns = ["item", "title", "released", "video_released", "url", "unknown", *GENRES]
-    films = _split(movies, "|", columns)
+    films = _split(movies, "|", ["item", "title", "released", "video_released", "url", "unknown", *GENRES])
     return {
         "ratings": _split(ratings, "\t", [*RATING]).cast(RATING),
         "movies": _films(films, pl.col("title"), "released", {genre: pl.col(genre) == "1" for genre in GENRES}),

@@ -9,10 +9,15 @@ import yaml
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes text such as ``1e-4``, which is a number to YAML 1.2 and to jsonargparse, and none to PyYAML."""
+    """Quotes text such as ``1e-4``, which is a number to YAML 1.2 and to jsonargparse, and none to PyYAML; and writes
+    text on one line, with its line breaks escaped."""
 
 
 _FLOAT = re.compile(r"[-+]?([0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+|\.[0-9_]+([eE][-+]?[0-9]+)?)$")
+_Dumper.add_representer(
+    str,
+    lambda own, text: own.represent_scalar("tag:yaml.org,2002:str", text, style=None if text.isprintable() else '"'),
+)
 _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
 
 

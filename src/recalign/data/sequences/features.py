@@ -79,8 +79,7 @@ class FeatureCoder:
         found = {}
         for plan in self.plans:
             if "categories" in plan:
-                own = values[plan["name"]].drop_nulls()
-                known = own.list.eval(pl.element().is_in(plan["categories"])).list.any()
+                known = values[plan["name"]].drop_nulls().list.eval(pl.element().is_in(plan["categories"])).list.any()
                 if not known.all():
                     found[plan["name"]] = int((~known).sum())
         return found

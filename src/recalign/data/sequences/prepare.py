@@ -121,8 +121,7 @@ def _write(
     height = sum(rows.files.values())
     number = _divide(joined, height, tasks.log.user, folder, partitions or -(-height // ROWS_OF_A_PARTITION))
     numbers = range(number)
-    checked = each("checking events", tasks.check, numbers)
-    reports, rewards, user_counts, with_nulls = zip(*checked, strict=True)
+    reports, rewards, user_counts, with_nulls = zip(*each("checking events", tasks.check, numbers), strict=True)
     report = _merged(reports)
     require_useful(report, pl.concat(rewards), data.reward)
     times = [np.load(folder / f"{n}-times.npy", mmap_mode="r") for n in numbers]
@@ -309,12 +308,10 @@ class _Tasks:
         arrays |= {"event": arrays["event"] + begin.event, "offset": arrays["offset"] + begin.known}
         by_user = {"train_count": (begin.user, whole.user), "offset": (begin.user, whole.user + 1)}
         for name, array in arrays.items():
-            place = by_user.get(name, (begin.known, whole.known))
-            _write_slice(self.entry / f"{name}.npy", array, *place)
+            _write_slice(self.entry / f"{name}.npy", array, *by_user.get(name, (begin.known, whole.known)))
         numeric = mappable(frame.drop(nullable, strict=False))
         for name in numeric:
-            path = column_file(self.entry, frame.columns, name)
-            _write_slice(path, frame[name].to_numpy(), begin.event, whole.event)
+            _write_slice(column_file(self.entry, frame.columns, name), frame[name].to_numpy(), begin.event, whole.event)
         frame.drop(numeric).write_ipc(self.folder / f"{number}-others.arrow", compression="uncompressed")
         return frame.columns, split_sizes(frame), most
 

@@ -88,8 +88,7 @@ class LengthBatches(DistributedSampler[tuple[int, list[int]]]):
 
     def __len__(self) -> int:
         size, count = np.unique(self.bucket, return_counts=True)
-        rows = np.maximum(self.tokens // size, 1)
-        return int((-(-count // rows)).sum())
+        return int((-(-count // np.maximum(self.tokens // size, 1))).sum())
 
     def state_dict(self) -> dict[str, Any]:
         """The epoch, and how many of its batches were drawn."""

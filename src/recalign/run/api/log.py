@@ -109,8 +109,7 @@ class Log:
             raise InputError(what, where="items", remedy=remedy)
         settings = {"log": log, "reward": expression, **division.settings}
         if high or reward is None or data.get("relative_to"):  # ranks are learned then, from 0 to 1
-            quantile = None if high else 0.75
-            settings["high"] = {"expression": high, "quantile": quantile} if high or reward else None
+            settings["high"] = {"expression": high, "quantile": None if high else 0.75} if high or reward else None
         return cls._create(name, settings | data, folder, tables)
 
     @classmethod

@@ -80,9 +80,8 @@ def make_world(data: RewardData, world: World | None) -> None:
 def require_same_log(plan: Plan) -> None:
     """Refuse a folder that holds a chain of another log."""
     log = plan.data(plan.seeds[0]).log_.name
-    for _, _, place in evaluated(plan.folder, None, None):
-        whole = seals.check(place).whole  # any other is made again
-        if whole and (other := read_json(place / "summary.json")["log"]) != log:
+    for _, _, place in evaluated(plan.folder, None, None):  # one that is not whole is made again
+        if seals.check(place).whole and (other := read_json(place / "summary.json")["log"]) != log:
             text = f"it holds a chain of the log {other!r}, and this one is of {log!r}"
             raise InputError(text, where=str(plan.folder), remedy="give this chain a --name of its own")
 

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -71,7 +72,7 @@ class Stage(ParsedStage):
 
     @contextmanager
     def prepared(self) -> Iterator[None]:
-        with quiet(), _errors_of_settings():
+        with exclusive(), quiet(), _errors_of_settings():
             self.bare_trainer()  # refuses devices that are not there
             checks.checkpoints(self)
             before = self.continued.threads if self.training and self.in_place and self.continued else 0
@@ -109,6 +110,27 @@ class Stage(ParsedStage):
         return self.folder.final_checkpoint() if self.training else self.checkpoint
 
 
+_ONE_THREAD = threading.RLock()
+
+
+@contextmanager
+def exclusive() -> Iterator[None]:
+    """Refuse a second thread: the random state, the parser and the current folder are those of the process.
+
+    Raises:
+        InputError: another thread is in a stage, or tensors are made otherwise than by torch's own defaults.
+    """
+    if (torch.get_default_dtype(), torch.get_default_device()) != (torch.float32, torch.device("cpu")):
+        remedy = "torch.set_default_dtype(torch.float32), torch.set_default_device(None); trainer.* says where to train"
+        raise InputError("torch has another default dtype or device", where="torch", remedy=remedy)
+    if not _ONE_THREAD.acquire(blocking=False):
+        raise InputError("another thread of this process is in a stage", where="threads", remedy="let it finish first")
+    try:
+        yield
+    finally:
+        _ONE_THREAD.release()
+
+
 @contextmanager
 def _errors_of_settings() -> Iterator[None]:
     """Name the settings that Lightning refuses; end with the exit code of a SIGTERM."""
@@ -118,12 +140,12 @@ def _errors_of_settings() -> Iterator[None]:
         raise SystemExit(128 + signal.SIGTERM) from stop
     except (MisconfigurationException, ValueError, RuntimeError) as error:
         place = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
-        lightnings = Path(lightning.__file__).parent in place.parents
-        if not isinstance(error, MisconfigurationException) and not lightnings:
+        if not isinstance(error, MisconfigurationException) and Path(lightning.__file__).parent not in place.parents:
             raise
         raise InputError(str(error), where="trainer", remedy="change what it names: --trainer.KEY VALUE") from error
 
 
+@exclusive()
 def parse_stage(words: Sequence[str], settings: Mapping[str, Any] | None = None) -> Stage:
     """Parse a command and look up the checkpoints that it starts from; do not run it.
 

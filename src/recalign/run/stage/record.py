@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from recalign.data.events.yaml_text import yaml_text
+from recalign.data.events.yaml_text import yaml_scalar, yaml_text
 from recalign.distributed import is_rank_zero
 from recalign.files import sha256, write_text
 from recalign.run.stage import upstream
@@ -77,7 +77,7 @@ def _begin(stage: ParsedStage, data: LightningDataModule) -> Manifest:
                 left.unlink()
         else:
             folder.start_afresh()
-        head = f"# Repeats this run: recalign fit --config {folder.config}\n"
+        head = f"# Repeats this run: recalign fit --config {yaml_scalar(str(folder.config))}\n"
         write_text(folder.config, head + yaml_text(stage.shareable))
         manifest.write(folder)
     return manifest

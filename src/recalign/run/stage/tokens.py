@@ -89,8 +89,7 @@ def parse_tokens(words: Sequence[str]) -> ParsedTokens:
     Raises:
         InputError: a key, value, class or file that does not exist.
     """
-    summary = (tokenize.__doc__ or "").split("\n\n")[0]
-    parser, parsed = parse_call("tokenize", summary, tokenize, words)
+    parser, parsed = parse_call("tokenize", (tokenize.__doc__ or "").split("\n\n")[0], tokenize, words)
     settings = instantiated(parser, parsed)
     out, log = settings.pop("out"), settings["data"].log_.name
     folder = RunFolder(Path(out)) if out else RunFolder.of(RunConfig(TOKENS), log, settings["seed"])

@@ -29,8 +29,8 @@ from recalign.seals import code_digest, publish, seal
 from recalign.serve.export import card, onnx
 from recalign.serve.export.graph import Graph, part_of
 from recalign.serve.export.verify import Verified, verify
-from recalign.serve.server.about import EXAMPLES, FEATURES, GRAPH, ITEMS, TABLES, BundleConfig, point
-from recalign.serve.server.bundle import INSTALL, Bundle
+from recalign.serve.server.about import EXAMPLES, FEATURES, GRAPH, INSTALL, ITEMS, TABLES, BundleConfig, point
+from recalign.serve.server.bundle import Bundle
 from recalign.serve.server.catalogue import MICRO, of_micro
 
 WEIGHTS, RECIPE, CARD = "policy.safetensors", "recipe.json", "README.md"
@@ -63,8 +63,7 @@ def export(
     require_positive("", {"newest": newest}, "newest")
     if lacking := [name for name in PACKAGES if find_spec(name) is None]:
         raise InputError(f"a package is missing: {', '.join(lacking)}", remedy=INSTALL)
-    made = open_run(run)
-    folder, found = bundle_of(made, out or run / BUNDLES, verify, newest, filtered, columns or ())
+    folder, found = bundle_of(open_run(run), out or run / BUNDLES, verify, newest, filtered, columns or ())
     print(f"{folder}: {sum(file.stat().st_size for file in folder.iterdir()) / 2**20:.1f} MB")
     if found:
         print(found)

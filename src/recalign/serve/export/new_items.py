@@ -27,7 +27,7 @@ from recalign.recommender.sequence_policy import SequencePolicy
 from recalign.run.stage.console import echo
 from recalign.seals import Seal, publish, seal
 from recalign.serve.export.command import CARD, RECIPE, WEIGHTS, examples
-from recalign.serve.server.about import CURRENT, EXAMPLES, FEATURES, ITEMS, TABLES, BundleConfig, current, point
+from recalign.serve.server.about import CURRENT, EXAMPLES, FEATURES, ITEMS, TABLES, BundleConfig, current, point, usable
 from recalign.serve.server.bundle import Bundle
 
 
@@ -64,19 +64,20 @@ def add_items(bundle: Path, file: Path) -> tuple[Path, int]:
     from safetensors.torch import load_file, save
 
     folder = current(bundle.resolve())
-    about, known = BundleConfig.read(folder), read_json(folder / FEATURES)
-    table = pl.read_parquet(folder / ITEMS, glob=False)
     if not file.is_file():
         raise InputError("there is no such file", where=str(file), remedy="name a table of the new items")
-    if about.kind != "items" or not known.get("plans"):
-        what = "its policy does not know items by their features, so nothing is known of new ones"
-        remedy = "export a policy, not reranked, of a log with data.log.items.features"
-        raise InputError(what, where=str(folder), remedy=remedy)
-    values, rows = read_new_items(file, known, table)
-    policy = build(read_json(folder / RECIPE)["policy"], "policy", str(folder / RECIPE))
-    policy.load_state_dict({name.removeprefix("policy."): x for name, x in load_file(folder / WEIGHTS).items()})
-    policy = getattr(policy, "base", policy).eval()
-    tables = with_features(policy, known["plans"], values, load_file(folder / TABLES))
+    with usable(folder):
+        about, known = BundleConfig.read(folder), read_json(folder / FEATURES)
+        table = pl.read_parquet(folder / ITEMS, glob=False)
+        if about.kind != "items" or not known.get("plans"):
+            what = "its policy does not know items by their features, so nothing is known of new ones"
+            remedy = "export a policy, not reranked, of a log with data.log.items.features"
+            raise InputError(what, where=str(folder), remedy=remedy)
+        values, rows = read_new_items(file, known, table)
+        policy = build(read_json(folder / RECIPE)["policy"], "policy", str(folder / RECIPE))
+        policy.load_state_dict({name.removeprefix("policy."): x for name, x in load_file(folder / WEIGHTS).items()})
+        policy = getattr(policy, "base", policy).eval()
+        tables = with_features(policy, known["plans"], values, load_file(folder / TABLES))
     grown = pl.concat([table, rows], how="diagonal")
     version = f"{about.version.rpartition('-')[0]}-{digest(asdict(about), grown.write_csv(), sha256(file))[:8]}"
     made_of = {**about.made_of, f"items {file.name} {len(table):,} to {len(grown):,}": sha256(file)}

@@ -62,8 +62,7 @@ def write(graph: Graph, tables: dict[str, Tensor], max_length: int, path: Path) 
 
 def _bare(model: Any) -> Any:
     """A model without what its exporter noted beside it: paths and lines of the machine that wrote it."""
-    graphs = [model.graph, *model.functions]
-    parts = [one for graph in graphs for one in (graph, *graph.node, *graph.value_info)]
+    parts = [one for graph in [model.graph, *model.functions] for one in (graph, *graph.node, *graph.value_info)]
     for part in (model, *parts, *model.graph.initializer):
         del part.metadata_props[:]
         part.ClearField("doc_string")

@@ -135,8 +135,8 @@ def join(decisions: pl.DataFrame, outcomes: pl.DataFrame, rule: Rule, now: int) 
             "user", "item", "reward", timestamp=pl.max_horizontal("time", "made"), shown=pl.lit(False),
             chosen=pl.lit(True), is_random=pl.lit(False),
         ).with_columns(outcome_at="timestamp")  # fmt: skip
-        later = pl.col("timestamp") <= until  # others wait for the lists of their time
-        rows = pl.concat([rows, alone.filter(later)], how="diagonal_relaxed")
+        # those of later wait for the lists of their time
+        rows = pl.concat([rows, alone.filter(pl.col("timestamp") <= until)], how="diagonal_relaxed")
     table = rows.select(ORDER).sort("timestamp", maintain_order=True)
     return Joined(table, counts | {"table": _table(table)})
 
@@ -160,8 +160,7 @@ def _by_decision(outcomes: pl.DataFrame, own: pl.DataFrame, rule: Rule) -> tuple
     known = outcomes.join(own.unique("decision"), on="decision", how="semi")
     met = known.join(own, on=["decision", "item"], how="inner", maintain_order="left")
     after = (pl.col("time") - pl.col("shown_at")) / MICRO
-    matched = met.filter((after >= 0) & (after <= rule.window))
-    return matched, {
+    return met.filter((after >= 0) & (after <= rule.window)), {
         "of a decision that is not there": outcomes.height - known.height,
         "of an item that the decision did not show": known.height - met.height,
         "before their decision: clocks disagree": met.filter(after < 0).height,

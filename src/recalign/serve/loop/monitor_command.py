@@ -61,8 +61,7 @@ def monitor(
     """
     require_positive("", locals(), "days", "reference")
     bundle, rows = open_bundle(run), read_rows(log)
-    whole = rows.filter("shown").filter(pl.col("meets").all().over("decision"))
-    versions = whole["version"].unique().sort().to_list()
+    versions = rows.filter("shown").filter(pl.col("meets").all().over("decision"))["version"].unique().sort().to_list()
     if bundle.version not in versions:
         what = f"{bundle.version} showed none of the lists; those are of {', '.join(versions) or 'nobody'}"
         raise InputError(what, where=str(log), remedy="name the run, or the bundle, that was served")
@@ -147,8 +146,7 @@ def policy_drift(start: Bundle, served: Served) -> tuple[pl.DataFrame, Section]:
     first = pl.Series([one[0] for one in logp], dtype=pl.Float64)
     same = pl.Series(hidden == lists["hidden"].to_numpy()) | (lists["seen"] != "exclude")
     value = lists["log_probs"].list.first() - first
-    found = lists.select("decision", value=value).filter(same & first.is_finite())
-    return found, {
+    return lists.select("decision", value=value).filter(same & first.is_finite()), {
         "lists whose first item was drawn": lists.height,
         "of these left out: another history than the server had": int((~same).sum()),
         "or of an item that the start does not have": int((same & ~first.is_finite()).sum()),
@@ -157,8 +155,7 @@ def policy_drift(start: Bundle, served: Served) -> tuple[pl.DataFrame, Section]:
 
 def report(table: pl.DataFrame) -> str:
     """A version's windows, and its alarms with what to do."""
-    figures = table["figure"].unique(maintain_order=True)
-    lines = [["window", "lists", "users", "items", *figures, ""]]
+    lines = [["window", "lists", "users", "items", *table["figure"].unique(maintain_order=True), ""]]
     for (number,), rows in table.partition_by("window", as_dict=True, maintain_order=True).items():
         tested, alarm = rows["p"].count(), rows["alarm"].any()
         status = "alarm" if alarm else "no alarm" if tested else "too few" if number else "reference"

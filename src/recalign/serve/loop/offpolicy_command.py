@@ -110,11 +110,7 @@ class VersionEstimate:
 
 
 def estimate_versions(
-    candidate: Bundle,
-    policy: Explore,
-    served: Served,
-    versions: dict[str, Bundle],
-    clip: float | None = None,
+    candidate: Bundle, policy: Explore, served: Served, versions: dict[str, Bundle], clip: float | None = None
 ) -> list[VersionEstimate]:
     """A candidate's worth from the lists of each version in a log. They are never averaged.
 

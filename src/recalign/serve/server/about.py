@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
 
 from recalign.errors import InputError
 from recalign.files import read_json, write_json, write_text
@@ -22,9 +26,13 @@ NODES = "nodes/"
 CURRENT = "current"
 """File that names the version to serve, in a folder of several."""
 REMEDY = "export it again: recalign export RUN"
+INSTALL = "pip install 'recalign[serve]'"
 
 
-@dataclass(frozen=True)
+Positive = Annotated[int, Field(ge=1)]
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class BundleConfig:
     """``bundle.json``: what a server must know beside the graph and its tables.
 
@@ -53,14 +61,14 @@ class BundleConfig:
     version: str
     kind: Literal["items", "codes", "rerank"]
     inputs: list[str]
-    k: int
-    max_length: int
-    time_unit: str
-    time_resolution: int
+    k: Positive
+    max_length: Positive
+    time_unit: Literal["s", "ms", "us", "datetime"]
+    time_resolution: Positive
     request_time: Literal["known", "last_event"]
     reward: str | None
-    strength: float | None
-    reward_sd: float
+    strength: Annotated[float, Field(ge=0)] | None
+    reward_sd: Annotated[float, Field(gt=0)]
     collapse: bool
     where: str | None
     log: str
@@ -103,8 +111,24 @@ class BundleConfig:
             raise InputError(f"{version!r} is no version's name", where=str(folder / ABOUT), remedy=REMEDY)
         try:
             return cls(**found)
-        except TypeError as error:
-            raise InputError(f"{ABOUT}: {error}", where=str(folder), remedy=REMEDY) from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            what = f"{ABOUT}: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+            raise InputError(what, where=str(folder), remedy=REMEDY) from None
+
+
+@contextmanager
+def usable(folder: Path) -> Iterator[None]:
+    """Say in one line that a folder cannot be used, whatever is wrong with its files: anybody can seal one."""
+    try:
+        yield
+    except InputError:
+        raise
+    except ImportError as error:
+        raise InputError(f"a package is missing: {error}", where=str(folder), remedy=INSTALL) from error
+    except Exception as error:
+        what = f"not what recalign writes: {type(error).__name__}: {' '.join(str(error).split())}"
+        raise InputError(what, where=str(folder), remedy=REMEDY) from error
 
 
 def current(folder: Path) -> Path:

@@ -16,7 +16,7 @@ import polars as pl
 
 from recalign.errors import InputError
 from recalign.files import read_json
-from recalign.serve.server.about import EXAMPLES, GRAPH, ITEMS, NODES, REMEDY, TABLES, BundleConfig, current
+from recalign.serve.server.about import EXAMPLES, GRAPH, ITEMS, NODES, REMEDY, TABLES, BundleConfig, current, usable
 from recalign.serve.server.answer import Answer, Explored, Scored, Shown
 from recalign.serve.server.catalogue import Catalogue, Encoded
 from recalign.serve.server.explore import drawn
@@ -32,7 +32,6 @@ LENGTHS = (16, 32, 50, 64, 104, 152, 200)
 Best = tuple[np.ndarray, np.ndarray, np.ndarray | None, Explored | None]
 """Items, their scores and, where asked for, log-probabilities and how the list was drawn."""
 T = TypeVar("T")
-INSTALL = "pip install 'recalign[serve]'"
 
 
 class Bundle:
@@ -51,27 +50,27 @@ class Bundle:
 
     def __init__(self, folder: str | Path, threads: int = 1) -> None:
         self.folder = current(Path(folder))
-        self.about = BundleConfig.read(self.folder)
-        self.version = self.about.version
-        try:
+        with usable(self.folder):
             import onnxruntime
             from safetensors.numpy import load_file
-        except ImportError as error:
-            raise InputError(f"a package is missing: {error}", where=str(folder), remedy=INSTALL) from error
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        path = str(self.folder / GRAPH)
-        self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        self._tables = {name: np.ascontiguousarray(x) for name, x in load_file(self.folder / TABLES).items()}
-        nodes = sorted(len(x) for name, x in self._tables.items() if name.startswith(f"{NODES}trie.parent_"))
-        self._prefixes = max(nodes[:-1], default=1)  # the last are the items
-        self.catalogue = Catalogue(pl.read_parquet(self.folder / ITEMS, glob=False), self.about)
-        of_items = (table for name, table in self._tables.items() if not name.startswith(NODES))
-        if any(len(table) != len(self.catalogue) + 1 for table in of_items):
-            what = f"{ITEMS} has {len(self.catalogue):,} items, and the tables have others"
-            raise InputError(what, where=str(self.folder), remedy=REMEDY)
-        self._check_examples()
+
+            self.about = BundleConfig.read(self.folder)
+            self.version = self.about.version
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = threads
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+            path = str(self.folder / GRAPH)
+            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            self._tables = {name: np.ascontiguousarray(x) for name, x in load_file(self.folder / TABLES).items()}
+            nodes = sorted(len(x) for name, x in self._tables.items() if name.startswith(f"{NODES}trie.parent_"))
+            self._prefixes = max(nodes[:-1], default=1)  # the last are the items
+            self.catalogue = Catalogue(pl.read_parquet(self.folder / ITEMS, glob=False), self.about)
+            of_items = (table for name, table in self._tables.items() if not name.startswith(NODES))
+            if any(len(table) != len(self.catalogue) + 1 for table in of_items):
+                what = f"{ITEMS} has {len(self.catalogue):,} items, and the tables have others"
+                raise InputError(what, where=str(self.folder), remedy=REMEDY)
+            self.recommend([self.catalogue.request([], [], [], 0, k=1, log_probs=one) for one in (False, True)])
+            self._check_examples()
 
     @overload
     def recommend(self, requests: Request | Mapping[str, Any], **settings: Any) -> Answer: ...

@@ -8,7 +8,7 @@ import socket
 from pathlib import Path
 
 from recalign.errors import InputError, require_positive
-from recalign.serve.server.bundle import INSTALL
+from recalign.serve.server.about import INSTALL
 from recalign.serve.server.service import is_loopback
 
 TOKEN, EVENTS_TOKEN, DECISIONS_KEY = "RECALIGN_TOKEN", "RECALIGN_EVENTS_TOKEN", "RECALIGN_DECISIONS_KEY"
@@ -65,8 +65,7 @@ def serve(words: list[str]) -> None:
         raise InputError(f"a package is missing: {error}", remedy=INSTALL) from error
     with bind_socket(given.host, given.port) as listening:
         store = Store(given.store, given.retention_days) if given.store else None
-        days = given.retention_days or RETENTION
-        decisions = Decisions(given.decisions, key, days) if key else None
+        decisions = Decisions(given.decisions, key, given.retention_days or RETENTION) if key else None
         app = make_app(given.bundle, token, given.threads, store, events_token, decisions)
         host, port = listening.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host

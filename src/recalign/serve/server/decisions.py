@@ -104,8 +104,7 @@ class DecisionLog(Database):
         records = [(one["user"], json.dumps(one, separators=(",", ":"))) for one in decisions]
         rows = [(now, *one, checksum(*(text.encode() for text in one))) for one in records]
         with self.lock, self.connection:
-            insert = "INSERT INTO decisions (received, user, record, crc) VALUES (?, ?, ?, ?)"
-            self.connection.executemany(insert, rows)
+            self.connection.executemany("INSERT INTO decisions (received, user, record, crc) VALUES (?, ?, ?, ?)", rows)
 
     def read(self) -> tuple[list[dict[str, Any]], list[int]]:
         """All decisions, as mappings, in the order in which they came, and the numbers of records that are damaged."""

@@ -38,14 +38,13 @@ def drawn(score_N: np.ndarray, ranked_K: np.ndarray, explore: Explore) -> tuple[
     item_K, score_N = ranked_K, score_N / explore.temperature
     if explored:
         item_K = gumbel_top_k(score_N, ranked_K[: explore.fixed], len(ranked_K), random)
-    same_K = np.cumprod(item_K == ranked_K)
     return item_K, Explored(
         arm="explored" if explored else "ranked",
         chance=float(explore.share if explored else 1 - explore.share),
         temperature=float(explore.temperature),
         fixed=explore.fixed,
         seed=seed,
-        ranked=int(same_K.sum()),
+        ranked=int(np.cumprod(item_K == ranked_K).sum()),
         log_probs=log_chances(score_N, item_K, explore.fixed).tolist(),
     )
 

@@ -183,8 +183,7 @@ class Request:
         if isinstance(given, Request):
             return replace(given, **settings) if settings else given
         if not isinstance(given, Mapping):
-            what = f"{reprlib.repr(given)} cannot be used here"
-            raise InputError(what, where="the request", remedy="give an object")
+            raise InputError(f"{reprlib.repr(given)} cannot be used here", where="the request", remedy="give an object")
         return cls(**{**given, **settings})
 
 
