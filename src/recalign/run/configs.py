@@ -73,7 +73,6 @@ def listing() -> str:
 
 
 def _remedy(name: str, kind: str) -> str:
-    """Suggest files near the path and shipped names, preferring the right kind."""
     folder = Path(name).parent
     ours = (one.removeprefix("posttrain/") for one in names())  # methods are found without it, and called so
     known = [*map(str, folder.glob("*.yaml") if folder.is_dir() else ()), *ours]

@@ -99,7 +99,6 @@ def kind_of(column: pl.Series, rows: SourceRows) -> str:
 
 
 def _parse(frame: pl.DataFrame, expression: str, key: str, null_safe: bool) -> pl.Expr:
-    """Parse an expression by the rules, and check that the frame has its columns."""
     try:
         parsed = pl.sql_expr(expression).meta.undo_aliases()
         for rule in RULES:

@@ -185,5 +185,4 @@ def _timestamp_column(columns: list[pl.Series]) -> str | None:
 
 
 def _present(column: pl.Series) -> pl.Series:
-    """Values that are not missing."""
     return missing_as_null(column).drop_nulls()

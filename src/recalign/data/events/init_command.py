@@ -135,7 +135,6 @@ def _guess_or_ask(frame: pl.DataFrame, named: bool, given: dict[str, str]) -> di
 
 
 def _print_events(log: LogMapping, reward: str, suggested: SplitSuggestion, events: EventTable) -> None:
-    """Print the first events, and a summary of the log and its split."""
     frame, high = events.frame, suggested.high
     condition = pl.sql_expr(high) if high else pl.col("reward") > pl.col("reward").quantile(0.75, "linear")
     good = frame.select(condition.fill_null(False)).to_series()
@@ -162,7 +161,6 @@ def _print_events(log: LogMapping, reward: str, suggested: SplitSuggestion, even
 
 
 def _yaml_text(log: LogMapping, root: Path, reward: str, suggested: SplitSuggestion, commands: list[str]) -> str:
-    """Write a log as commented YAML."""
     high, split = suggested.settings["high"], suggested.settings["split"]
     comments = {
         "name": "names run folders and tables",

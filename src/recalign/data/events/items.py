@@ -203,7 +203,6 @@ def _rows_of(values: pl.DataFrame, key: pl.Series, ids: pl.Series) -> pl.DataFra
 
 
 def _titles(titles: pl.Series, key: pl.Series, ids: pl.Series) -> tuple[pl.Series, int]:
-    """The title of each id, which is the id where there is none; and how many have one."""
     found = _rows_of(titles.cast(pl.String).replace("", None).alias("title").to_frame(), key, ids)["title"]
     return found.fill_null(ids.cast(pl.String)), found.count()
 

@@ -211,7 +211,6 @@ def _rewards(sections: Mapping[str, Section]) -> Iterator[Concern]:
 
 
 def _events(sections: Mapping[str, Section], time_unit: str) -> Iterator[Concern]:
-    """Repeats and times."""
     log, repetition = sections["log"], sections["repeated items and times"]
     repeats, events = int(repetition.get(REPEATS, 0)), int(log["events"])
     if repeats > REPEATED * events:

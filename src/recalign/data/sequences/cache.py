@@ -163,7 +163,6 @@ def _warn(line: str) -> None:
 
 
 def _remove_unused(folder: Path) -> None:
-    """Remove entries that nobody has read for long, and those that a killed process left half written."""
     for marker in (*folder.glob("*/entry.json"), *folder.glob(".*/offset.npy"), *folder.glob(".*.prepare-*/rows")):
         with suppress(FileNotFoundError):  # another process was faster
             if time.time() - marker.parent.stat().st_mtime > UNUSED_DAYS * 86_400:

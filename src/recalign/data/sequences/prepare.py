@@ -182,7 +182,6 @@ def _scanned(log: LogMapping, root: Path, folder: Path) -> tuple[pl.LazyFrame, S
 
 
 def _divide(joined: pl.LazyFrame, height: int, user: str, folder: Path, partitions: int) -> int:
-    """Write the rows into partitions with about as many events each; returns their number."""
     rows = joined.with_row_index(ROW, 1)
     unordered = rows.collect_schema()[user] in (pl.Categorical, pl.Enum)
     by_id = pl.col(user).cast(pl.String) if unordered else pl.col(user)  # a type whose order is that of the ids
@@ -207,7 +206,6 @@ def _divide(joined: pl.LazyFrame, height: int, user: str, folder: Path, partitio
 
 
 def _merged(parts: Sequence[Report]) -> Report:
-    """The report of a log, from those of its partitions."""
     notes = []
     for same in zip(*(part.notes for part in parts), strict=True):
         first = sorted(row for note in same for row in note.first)[:SHOWN]

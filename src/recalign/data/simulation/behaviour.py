@@ -69,7 +69,6 @@ def draw_times(rng: np.random.Generator, count_U: Ints) -> tuple[Ints, Bools]:
 
 
 def _running_sum(values_N: NDArray[Any], count_U: Ints) -> NDArray[Any]:
-    """Cumulative sum within each user."""
     sum_N = np.cumsum(values_N)
     before_U = (sum_N - values_N)[np.cumsum(count_U) - count_U]
     return sum_N - np.repeat(before_U, count_U)

@@ -147,7 +147,6 @@ def simulate(world: World) -> Simulated:
 
 
 def _draw_noise(rng: np.random.Generator, kind: Noise, fashion_N: Floats) -> NDArray[np.float64]:
-    """Noise of mean 0 and variance 1."""
     if kind == "heavy":
         return rng.standard_t(TAIL, size=len(fashion_N)) / np.sqrt(TAIL / (TAIL - 2))
     noise_N = rng.standard_normal(len(fashion_N))

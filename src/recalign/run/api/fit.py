@@ -156,7 +156,6 @@ def stage_of(log: Log, config: str, name: str | None = None, seed: int = 0, sett
 
 
 def _loaded(kind: type[Result], log: Log, checkpoint: Path, data: EventDataModule) -> Result:
-    """The result that a checkpoint is of, with the seed and the seconds that its manifest has."""
     folder = checkpoint.absolute().parent.parent
     manifest = Manifest.read(RunFolder(folder))
     seed, seconds = (manifest.seed, manifest.seconds) if manifest else (0, 0.0)

@@ -152,7 +152,6 @@ class Log:
 
 
 def _polars(frame: Any, where: str) -> pl.DataFrame:
-    """Convert a Polars or pandas DataFrame to Polars."""
     if isinstance(frame, pl.DataFrame | pl.LazyFrame):
         return frame.lazy().collect()
     try:
@@ -163,7 +162,6 @@ def _polars(frame: Any, where: str) -> pl.DataFrame:
 
 
 def _require_columns(table: pl.DataFrame, where: str, columns: Mapping[str, str]) -> None:
-    """Refuse columns that are not there, and a table without rows."""
     for argument, column in columns.items():
         if column not in table.columns:
             remedy = did_you_mean(str(column), table.columns)

@@ -125,7 +125,6 @@ def checkpoint_of(given: Any, net: Literal["policy", "reward"], log: Log, data: 
 
 
 def _saved(policy: Policy, log: Log, data: EventDataModule) -> Path:
-    """Save a network as a checkpoint that is named by its content."""
     if policy.num_items != data.num_items:
         what = f"a policy over {policy.num_items} items, and the log has {data.num_items}"
         raise InputError(what, remedy="give one that was trained on this log")

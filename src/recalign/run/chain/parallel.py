@@ -193,7 +193,6 @@ def _run_in(folder: str, function: Callable[..., Any], *args: Any) -> Any:
 
 
 def _room(there: dict[str, float], asked: dict[str, float]) -> int:
-    """How many tasks a cluster has room for at a time."""
     room = min(int(there.get(name, 0) // number) for name, number in asked.items() if number)
     if room < 1:
         has = ", ".join(f"{there.get(name, 0):g} {name}" for name in asked)

@@ -116,7 +116,6 @@ def tune(argv: Sequence[str]) -> Path:
 
 
 def _settings(spaces: Spaces, stage: Stage, words: Sequence[str], trials: int) -> list[dict[str, Any]]:
-    """The settings to try of a stage, but for those that its words set."""
     given = [(option.lstrip("-"), value) for option, value, _ in iter_options(words)]
     fixed = set_keys({option: value for option, value in given if option not in ("c", "config")})
     files = [Path(str(value)).stem for option, value in given if option in ("c", "config")]

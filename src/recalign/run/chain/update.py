@@ -131,7 +131,6 @@ def update_plan(how: Update, overrides: Overrides) -> Plan:
 def _from_earlier(
     run: Path, how: Update, epochs: dict[str, int], plan: Plan, stage: str | None, seed: int
 ) -> tuple[Path, Settings]:
-    """The YAML and settings of a stage, as `plan.Beginning` asks for them."""
     folder = RunFolder(run / (stage or "reward") / f"seed-{seed}")
     manifest = Manifest.read(folder)
     assert manifest is not None  # `update_plan` has read it

@@ -80,7 +80,6 @@ class CSVLog(Logger):
             writer.writerows(rows)
 
     def _drop_torn_row(self) -> None:
-        """Cut off a last row that a killed process did not finish."""
         content = self.path.read_bytes()
         if not content.endswith(b"\n"):
             self.path.write_bytes(content[: content.rfind(b"\n") + 1])

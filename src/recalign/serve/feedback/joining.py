@@ -142,7 +142,6 @@ def join(decisions: pl.DataFrame, outcomes: pl.DataFrame, rule: Rule, now: int) 
 
 
 def _shown(decisions: pl.DataFrame) -> pl.DataFrame:
-    """A row a shown item, with its place and its chance."""
     nothing = pl.lit(None, pl.Float64).repeat_by(pl.col("items").list.len())
     rows = decisions.with_columns(
         log_probs=pl.coalesce("log_probs", nothing), position=pl.int_ranges(1, pl.col("items").list.len() + 1)

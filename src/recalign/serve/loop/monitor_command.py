@@ -104,7 +104,6 @@ def monitor(
 
 
 def _with_predictions(rows: pl.DataFrame, column: str | None) -> pl.DataFrame:
-    """The rows with the predicted rewards of a column as ``predicted``; without one, with none."""
     if column is None:
         return rows.drop("predicted", strict=False)
     kind = rows.schema.get(column)

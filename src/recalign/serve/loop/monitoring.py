@@ -146,7 +146,6 @@ def _report(
 
 
 def _compared(window: dict[str, Any], each: Mapping[str, tuple[list[Estimate], np.ndarray]]) -> list[dict[str, Any]]:
-    """A row a figure of a window."""
     n, tested, rows = window["window"], dict[str, float](), list[dict[str, Any]]()
     for name, (found, users_W) in each.items():
         difference = found[n] - found[0]
