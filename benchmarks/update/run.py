@@ -56,7 +56,7 @@ from recalign.data.sequences.earlier import remember
 from recalign.data.simulation import World, simulate
 from recalign.evaluation.counted_rows import SameForAll
 from recalign.recommender import Policy
-from recalign.recommender.checkpoint import build, load_net, read_checkpoint, recipe
+from recalign.recommender.checkpoint import build_net, load_net, read_checkpoint, recipe
 from recalign.recommender.grown import grow
 from recalign.recommender.rank_metrics import gain_ndcg
 from recalign.run.chain.plan import train
@@ -267,7 +267,7 @@ class Day:
         plan = recipe(policy)
         plan["init_args"]["num_items"] = self.data.num_items
         torch.manual_seed(0)
-        whole = build(plan)
+        whole = build_net(plan)
         grow(whole, policy, "the stale policy")
         counts = torch.zeros(self.data.num_items)
         known = policy.prior.log_count_V.exp()  # type: ignore[union-attr, operator]

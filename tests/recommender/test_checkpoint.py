@@ -13,7 +13,7 @@ from recalign.nn import HSTU, LazyDecoder, Pooled, SASRec
 from recalign.posttrain import PostTrainingData, WeightedSFT
 from recalign.recommender import CodePolicy, Recommender, RecommenderData, SequencePolicy
 from recalign.recommender.checkpoint import (
-    build,
+    build_net,
     check_catalogue,
     load_net,
     load_weights,
@@ -43,7 +43,7 @@ ENCODERS = [
 def test_a_recipe_makes_the_same_network(encoder, make, tmp_path):
     net = make(encoder)
     torch.save(recipe(net), tmp_path / "recipe")  # plain values: weights_only reads them
-    again = build(torch.load(tmp_path / "recipe", weights_only=True))
+    again = build_net(torch.load(tmp_path / "recipe", weights_only=True))
     assert type(again) is type(net)
     assert recipe(again) == recipe(net)
     assert {k: v.shape for k, v in again.state_dict().items()} == {k: v.shape for k, v in net.state_dict().items()}

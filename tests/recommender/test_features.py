@@ -19,7 +19,7 @@ from recalign.errors import InputError
 from recalign.nn import LazyDecoder
 from recalign.posttrain.drift import kl_and_entropy
 from recalign.recommender import OneRecRecommender, Recommender
-from recalign.recommender.checkpoint import build, load_net, recipe
+from recalign.recommender.checkpoint import build_net, load_net, recipe
 from recalign.recommender.feature_table import FeatureTable
 from recalign.recommender.module import estimated_log_prob
 from recalign.recommender.prior import training_pass, without_prior
@@ -192,7 +192,7 @@ def test_a_checkpoint_stands_alone(data, trained, tmp_path):
     assert loaded.num_warm == WARM
     again = Recommender(data.num_items, small.encoder(), init_from=str(tmp_path / "policy.ckpt")).bind(data)
     assert torch.equal(again.policy.features.embedding_CD, policy.features.embedding_CD)
-    assert build(recipe(policy)).features.embedding_CD.shape == policy.features.embedding_CD.shape
+    assert build_net(recipe(policy)).features.embedding_CD.shape == policy.features.embedding_CD.shape
 
 
 def test_a_trunk_has_the_vectors_of_all_items(data, trained):

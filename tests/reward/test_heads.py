@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from recalign.errors import InputError
-from recalign.recommender.checkpoint import build, recipe
+from recalign.recommender.checkpoint import build_net, recipe
 from recalign.reward import MeanHead, OrdinalHead
 
 STARS = np.repeat([1.0, 2.0, 3.0, 4.0, 5.0], [6, 11, 27, 34, 22])
@@ -49,7 +49,7 @@ def test_the_ordinal_loss_by_hand():
 
 def test_levels_come_back_with_the_recipe():
     head = started(OrdinalHead())
-    again = build(recipe(head))
+    again = build_net(recipe(head))
     again.load_state_dict(head.state_dict())
     assert recipe(again)["init_args"] == {"levels": [1.0, 2.0, 3.0, 4.0, 5.0]}
     assert again.expected(torch.ones(3)).equal(head.expected(torch.ones(3)))

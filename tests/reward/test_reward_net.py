@@ -10,7 +10,7 @@ import pytest
 import small
 import torch
 
-from recalign.recommender.checkpoint import build, load_net, recipe
+from recalign.recommender.checkpoint import build_net, load_net, recipe
 from recalign.reward import MeanHead, OrdinalHead, RewardData, RewardEnsemble
 from recalign.reward.initial_factors import copy_factors, event_influence, item_features
 from recalign.reward.matrix_factorization import fit_variational_mf
@@ -166,7 +166,7 @@ def test_members_on_one_trunk_are_what_each_would_be_alone(data, head):
     items_TC = torch.randint(1, data.num_items + 1, (len(batch.target_T), 4))
     together = [reward.predictions(reward.states(batch), item) for item in (batch.target_T, items_TC, None)]
     for m in range(3):
-        alone = ensemble(data.num_items, members=1, head=build(recipe(head)))
+        alone = ensemble(data.num_items, members=1, head=build_net(recipe(head)))
         weights = alone.nets[0].state_dict()
         for name, weight in net.state_dict().items():
             if name == "item_bias":

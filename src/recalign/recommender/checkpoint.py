@@ -59,7 +59,7 @@ def readable(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def build(plan: dict[str, Any], name: str = "network", where: str | None = None) -> Any:
+def build_net(plan: dict[str, Any], name: str = "network", where: str | None = None) -> Any:
     """Build the network that `recipe` describes, with fresh weights; ``name`` and ``where`` are for messages.
 
     A checkpoint may name recalign's networks and those whose module is imported already: importing runs a module.
@@ -75,7 +75,7 @@ def build(plan: dict[str, Any], name: str = "network", where: str | None = None)
         if not (isinstance(kind, type) and issubclass(kind, Rebuildable)):
             raise TypeError(f"{plan['class_path']} is not a network of recalign")
         nets = {k: v for k, v in plan["init_args"].items() if isinstance(v, dict) and "class_path" in v}
-        return kind(**plan["init_args"] | {k: build(v, name, where) for k, v in nets.items()})
+        return kind(**plan["init_args"] | {k: build_net(v, name, where) for k, v in nets.items()})
     except (ImportError, AttributeError, TypeError, KeyError, ValueError) as error:
         remedy = "use a file of this version of recalign; import the module of a class of your own first"
         raise InputError(f"its {name} cannot be built ({error})", where=where, remedy=remedy) from error
@@ -187,7 +187,7 @@ def load_net(path: str | Path, name: str, *, self_influence: bool = False) -> Lo
     if name not in recipes:
         text = f"the checkpoint holds no {name} (it holds: {', '.join(recipes) or 'none of recalign'})"
         raise InputError(text, where=where, remedy=f"give a checkpoint of a stage that trains a {name}")
-    net, prefix = build(recipes[name], name, where), f"{name}."
+    net, prefix = build_net(recipes[name], name, where), f"{name}."
     own = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
     load_weights(net, own, where=where)
     if not self_influence:

@@ -23,7 +23,7 @@ from recalign.data.sequences.features import ItemFeatures
 from recalign.distributed import broadcast_from_first
 from recalign.errors import InputError
 from recalign.nn import Rebuildable
-from recalign.recommender.checkpoint import build, recipe
+from recalign.recommender.checkpoint import build_net, recipe
 from recalign.recommender.policy import Policy
 from recalign.recommender.sequence_policy import HistoryPolicy, SequencePolicy
 
@@ -138,7 +138,7 @@ def set_features(policy: HistoryPolicy, features: ItemFeatures, id_dropout: floa
 def make_room_for(policy: HistoryPolicy, other: Policy) -> None:
     """Give a policy a table of features, if another one has one, into which its weights can be loaded."""
     if (features := getattr(other, "features", None)) is not None:
-        _give(policy, build(recipe(features)))
+        _give(policy, build_net(recipe(features)))
 
 
 def _give(policy: HistoryPolicy, table: FeatureTable) -> None:

@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 from recalign.data.sequences import Batch
 from recalign.nn import Encoder, Rebuildable
-from recalign.recommender.checkpoint import build, recipe
+from recalign.recommender.checkpoint import build_net, recipe
 from recalign.recommender.sequence_policy import SequencePolicy
 from recalign.reward.heads import Head, MeanHead
 
@@ -189,8 +189,8 @@ class RewardEnsemble(Rebuildable, nn.Module):
         self.num_items, self.members = num_items, members
         self.init_args["head"] = head = head or MeanHead()  # the first network's head: calibration may resize it
         copies = members - 1 if share == "nothing" else 0
-        heads = [head, *(build(recipe(head)) for _ in range(copies))]
-        encoders = [encoder, *(build(recipe(encoder)) for _ in range(copies))]
+        heads = [head, *(build_net(recipe(head)) for _ in range(copies))]
+        encoders = [encoder, *(build_net(recipe(encoder)) for _ in range(copies))]
         each = members // len(heads)
         self.nets: Sequence[RewardNet] = nn.ModuleList(  # type: ignore[assignment]
             RewardNet(e, num_items, each, h, num_factors, cooccurrence_dim)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recalign.data.events import Feature, ItemValues
-from recalign.data.sequences import LeaveLast, UserGroups, build
+from recalign.data.sequences import LeaveLast, UserGroups, build_sequences
 from recalign.data.sequences.features import ItemFeatures, number_with_features
 
 from .tables import table
@@ -121,9 +121,9 @@ def test_cold_items_follow_the_catalogue_and_move_nothing():
     # u0: a b c | d, u1: b a d | e, raw ids 100..104 of items a..e; 900 is an item that nobody has chosen
     events = table([0] * 4 + [1] * 4, [0, 1, 2, 3, 1, 0, 2, 4], range(8))
     split, groups = LeaveLast(1, 1), UserGroups(1.0)
-    plain = build(events, split, None, groups)
+    plain = build_sequences(events, split, None, groups)
     values = values_of([900, 104, 100, 103, 777], tag=("category", [["x"], ["x"], ["y"], None, None]))
-    known = build(events, split, None, groups, numbering=partial(number_with_features, values))
+    known = build_sequences(events, split, None, groups, numbering=partial(number_with_features, values))
     assert plain.items.to_list() == [100, 101]
     assert known.items.to_list() == [100, 101, 104, 900]  # 103 and 777 are in the table, and nothing is known of them
     assert (known.num_warm, plain.num_warm) == (2, 2)

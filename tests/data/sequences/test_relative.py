@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recalign.data.sequences import High, LeaveLast, RelativeTo, UserGroups, build
+from recalign.data.sequences import High, LeaveLast, RelativeTo, UserGroups, build_sequences
 from recalign.data.sequences.splits import TEST, TRAIN, VALIDATION
 
 from .tables import table
@@ -73,7 +73,7 @@ REWARDS, LENGTHS = [float(i) for i in range(12)], [5.0, 50.0] * 6
 
 def built(relative_to=None, rewards=REWARDS, high=None):
     events = table(USERS, ITEMS, TIMES, rewards, length=pl.Series(LENGTHS))
-    return build(events, LeaveLast(1, 1), high, UserGroups(), 1, relative_to=relative_to)
+    return build_sequences(events, LeaveLast(1, 1), high, UserGroups(), 1, relative_to=relative_to)
 
 
 def test_a_built_log_holds_ranks_everywhere():

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from recalign.data.sequences import High, LeaveLast, UserGroups, build
+from recalign.data.sequences import High, LeaveLast, UserGroups, build_sequences
 from recalign.data.sequences.audit import LONGER, SEEN, leaks, span_figures, split_figures
 
 from .tables import table
@@ -17,7 +17,7 @@ TIMES = [DAY * t for t in [*range(6), *range(6)]]
 
 @pytest.fixture
 def sequences():
-    return build(table(USERS, ITEMS, TIMES), LeaveLast(1, 1), High("reward >= 4"), UserGroups())
+    return build_sequences(table(USERS, ITEMS, TIMES), LeaveLast(1, 1), High("reward >= 4"), UserGroups())
 
 
 def test_a_sound_division_has_no_leaks(sequences):
@@ -57,18 +57,18 @@ def test_figures_by_hand(sequences):
 def test_who_can_be_measured_is_counted():
     users = [user for user, events in enumerate([3, 4, 5, 6]) for _ in range(events)]
     events = table(users, [0] * len(users), range(len(users)))
-    figures = split_figures(build(events, LeaveLast(1, 2), None, UserGroups(1.0)), 50)
+    figures = split_figures(build_sequences(events, LeaveLast(1, 2), None, UserGroups(1.0)), 50)
     assert (figures[LONGER], figures["users of A with test events"]) == (2, 3)
 
 
 def test_targets_that_were_met_before_are_counted():
     again = [0, 1, 2, 3, 1, 0, 0, 1, 2, 3, 4, 4]  # user 0 ends on what it had; user 1's last item is new to training
-    sequences = build(table(USERS, again, TIMES), LeaveLast(1, 1), None, UserGroups())
+    sequences = build_sequences(table(USERS, again, TIMES), LeaveLast(1, 1), None, UserGroups())
     assert [span_figures(sequences, part)[SEEN] for part in ("validation", "test")] == [0.5, 0.5]
 
 
 def test_a_test_event_that_is_trained_on_is_found():
     again = [0, 1, 2, 3, 1, 0, 0, 1, 2, 3, 4, 4]
-    sequences = build(table(USERS, again, TIMES), LeaveLast(1, 1), None, UserGroups())
+    sequences = build_sequences(table(USERS, again, TIMES), LeaveLast(1, 1), None, UserGroups())
     longer = dataclasses.replace(sequences, train_count=np.diff(sequences.offset))
     assert leaks(longer, 50)["test events seen in training"] == 1

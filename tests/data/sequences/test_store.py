@@ -9,7 +9,7 @@ import pytest
 import small
 
 from recalign.data.events import Report
-from recalign.data.sequences import EventDataModule, High, LeaveLast, UserGroups, Where, build
+from recalign.data.sequences import EventDataModule, High, LeaveLast, UserGroups, Where, build_sequences
 from recalign.data.sequences.serving import by_time
 from recalign.errors import InputError
 
@@ -21,7 +21,7 @@ REWARDS = [1.0, 2.0, None, 4.0, 5.0, 1.5, 2.5, 3.5, 4.5]
 
 @pytest.fixture
 def sequences():
-    return build(table(USERS, ITEMS, TIMES, REWARDS), LeaveLast(1, 1), High("reward >= 4"), UserGroups())
+    return build_sequences(table(USERS, ITEMS, TIMES, REWARDS), LeaveLast(1, 1), High("reward >= 4"), UserGroups())
 
 
 def test_the_catalogue_is_what_training_knows(sequences):
@@ -45,24 +45,24 @@ def test_a_feedback_column_may_have_any_name():
     events = table(
         USERS, ITEMS, TIMES, REWARDS, event=list("abcdefghi"), item_id=[7] * 9, known=[True] * 9, split=[5] * 9
     )
-    plain = build(table(USERS, ITEMS, TIMES, REWARDS), LeaveLast(1, 1), None, UserGroups())
-    named = build(events, LeaveLast(1, 1), None, UserGroups())
+    plain = build_sequences(table(USERS, ITEMS, TIMES, REWARDS), LeaveLast(1, 1), None, UserGroups())
+    named = build_sequences(events, LeaveLast(1, 1), None, UserGroups())
     for column in ("event", "item_id", "known_before", "split"):
         assert named.frame[column].to_list() == plain.frame[column].to_list()
 
 
 def test_digests_tell_logs_and_divisions_apart(sequences):
     events = table(USERS, ITEMS, TIMES, REWARDS)
-    same = build(events, LeaveLast(1, 1), High("reward >= 4"), UserGroups())
+    same = build_sequences(events, LeaveLast(1, 1), High("reward >= 4"), UserGroups())
     assert (same.fingerprint, same.catalogue) == (sequences.fingerprint, sequences.catalogue)
     for split, high, groups in [
         (LeaveLast(1, 2), High("reward >= 4"), UserGroups()),
         (LeaveLast(1, 1), High("reward >= 5"), UserGroups()),
         (LeaveLast(1, 1), High("reward >= 4"), UserGroups(0.5)),
     ]:
-        assert build(events, split, high, groups).fingerprint != sequences.fingerprint
+        assert build_sequences(events, split, high, groups).fingerprint != sequences.fingerprint
     assert (
-        build(events, LeaveLast(1, 2), None, UserGroups()).catalogue != sequences.catalogue
+        build_sequences(events, LeaveLast(1, 2), None, UserGroups()).catalogue != sequences.catalogue
     )  # item 104 is not trained on
 
 
@@ -78,21 +78,21 @@ def test_a_split_that_leaves_nothing_is_refused(counts, split, said):
     users = [u for u, n in enumerate(counts) for _ in range(n)]
     items = [i for n in counts for i in range(n)]
     with pytest.raises(InputError, match=f"(?s)data.split: .*{said}"):
-        build(table(users, items, items), split, None, UserGroups())
+        build_sequences(table(users, items, items), split, None, UserGroups())
 
 
 def test_rare_items_are_left_out_of_training_and_counted():
     """Items 3 and 0 have two training events, item 4 one: its event goes; a test on it would be a miss."""
     events = table(USERS, ITEMS, TIMES, REWARDS)
     events = replace(events, report=Report({"a.csv": 9}, [], 9, []))
-    sequences = build(events, LeaveLast(1, 1), None, UserGroups(), 2)
+    sequences = build_sequences(events, LeaveLast(1, 1), None, UserGroups(), 2)
     assert sequences.items.to_list() == [100, 103]
     assert sequences.frame["row"].to_list() == [1, 2, 4, 5, 6, 7, 8, 9]
     assert sequences.frame["item_id"].to_list() == [2, 1, 0, 0, 1, 2, 1, 0]
     assert sequences.train_count.tolist() == [2, 2]
     assert sequences.report.used == len(sequences.frame)
     assert [note.count for note in sequences.report.notes] == [1]
-    assert sequences.fingerprint != build(events, LeaveLast(1, 1), None, UserGroups()).fingerprint
+    assert sequences.fingerprint != build_sequences(events, LeaveLast(1, 1), None, UserGroups()).fingerprint
 
 
 def test_events_of_one_second_keep_the_order_of_the_file_where_parts_lie_between(log_root):

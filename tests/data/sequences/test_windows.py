@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recalign.data.sequences import LeaveLast, TimeSplit, UserGroups, build
+from recalign.data.sequences import LeaveLast, TimeSplit, UserGroups, build_sequences
 from recalign.data.sequences.batch import collate
 from recalign.data.sequences.serving import serving_windows
 from recalign.data.sequences.store import Sequences
@@ -25,7 +25,7 @@ def simple(counts, split, items=None) -> Sequences:
     users = [u for u, n in enumerate(counts) for _ in range(n)]
     times = [10 * t for n in counts for t in range(n)]
     items = items or [t for n in counts for t in range(n)]
-    return build(table(users, items, times), split, None, UserGroups())
+    return build_sequences(table(users, items, times), split, None, UserGroups())
 
 
 def pairs(sequences, windows, *, bucket=None, known=False):
@@ -106,7 +106,7 @@ def test_users_without_a_past_are_left_out_and_counted():
     users = [0] * 6 + [1] * 3 + [2] * 2
     times = [0, 10, 20, 30, 85, 95, 91, 92, 93, 5, 94]
     items = [0, 1, 2, 3, 1, 2, 1, 2, 3, 1, 2]
-    sequences = build(table(users, items, times), TimeSplit((0.45, 0.56)), None, UserGroups())
+    sequences = build_sequences(table(users, items, times), TimeSplit((0.45, 0.56)), None, UserGroups())
     windows = evaluation_windows(sequences, everybody(sequences), "test", 10)
     assert set(windows.user) == {0, 2}
     assert with_events(sequences).tolist() == [True, False, True]
@@ -115,7 +115,9 @@ def test_users_without_a_past_are_left_out_and_counted():
 
 @pytest.mark.parametrize(("known", "asked"), [(False, [0, 10, 20, 30]), (True, [10, 20, 30, 50])])
 def test_the_request_time_is_the_targets_only_where_it_is_known(known, asked):
-    sequences = build(table([0] * 6, [0, 1, 2, 3, 0, 1], [0, 10, 20, 30, 50, 90]), LeaveLast(1, 1), None, UserGroups())
+    sequences = build_sequences(
+        table([0] * 6, [0, 1, 2, 3, 0, 1], [0, 10, 20, 30, 50, 90]), LeaveLast(1, 1), None, UserGroups()
+    )
     windows = evaluation_windows(sequences, everybody(sequences), "validation", 10)
     batch = collate(sequences, windows, np.arange(1), 4, know_request=known, seen=False)
     assert batch.request_time_BL.tolist() == [asked]
@@ -160,7 +162,7 @@ def test_a_sample_is_of_users_with_events_of_the_part_and_part_of_a_larger_one(c
 def test_nobody_is_served_without_a_known_event():
     """User 1 has one event, of a test item that training never saw."""
     users, times = [0] * 6 + [1], [0, 10, 20, 30, 85, 95, 96]
-    sequences = build(table(users, [0, 1, 2, 3, 1, 2, 9], times), TimeSplit((0.45, 0.6)), None, UserGroups())
+    sequences = build_sequences(table(users, [0, 1, 2, 3, 1, 2, 9], times), TimeSplit((0.45, 0.6)), None, UserGroups())
     assert serving_windows(sequences, everybody(sequences), 10).user.tolist() == [0]
 
 

@@ -19,7 +19,7 @@ from recalign.errors import InputError
 from recalign.evaluation.reranking import ItemScores, Rerank
 from recalign.files import read_json
 from recalign.recommender import RecommenderData, SequencePolicy
-from recalign.recommender.checkpoint import build, load_net
+from recalign.recommender.checkpoint import build_net, load_net
 from recalign.recommender.recommendations import recommend
 from recalign.run.stage.opened import OpenedRun
 from recalign.seals import seal
@@ -57,7 +57,7 @@ def test_weights_and_recipe_are_the_policy(bundled, made):
     from safetensors.torch import load_file
 
     folder = current(bundled)
-    net = build(read_json(folder / "recipe.json")["policy"])
+    net = build_net(read_json(folder / "recipe.json")["policy"])
     weights = load_file(folder / "policy.safetensors")
     net.load_state_dict({name.removeprefix("policy."): weight for name, weight in weights.items()})
     for name, weight in made.policy.state_dict().items():

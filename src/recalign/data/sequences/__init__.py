@@ -8,7 +8,7 @@ from recalign.data.sequences.placebo import correlation_within_users, permuted_r
 from recalign.data.sequences.preparation import LogPreparation
 from recalign.data.sequences.relative import RelativeTo
 from recalign.data.sequences.splits import High, LeaveLast, Split, UserGroups
-from recalign.data.sequences.store import Sequences, UserCohort, build
+from recalign.data.sequences.store import Sequences, UserCohort, build_sequences
 from recalign.data.sequences.windows import Windows
 
 __all__ = [
@@ -25,7 +25,7 @@ __all__ = [
     "UserGroups",
     "Where",
     "Windows",
-    "build",
+    "build_sequences",
     "correlation_within_users",
     "permuted_rewards",
     "reward_means",

@@ -16,7 +16,7 @@ from recalign.data.sequences.batch import Batch, collate
 from recalign.data.sequences.relative import RelativeTo
 from recalign.data.sequences.sampler import LengthBatches, Loader, WindowDataset
 from recalign.data.sequences.splits import High, LeaveLast, Split, UserGroups
-from recalign.data.sequences.store import Group, Sequences, SplitName, UserCohort, build, fingerprint_of
+from recalign.data.sequences.store import Group, Sequences, SplitName, UserCohort, build_sequences, fingerprint_of
 from recalign.data.sequences.windows import Windows, evaluation_windows, require_any, training_windows
 from recalign.errors import ClosedUnit, InputError, Positive, check_ranges, require_seed
 
@@ -41,7 +41,7 @@ class Preparation:
 
     def sequences(self) -> Sequences:
         """Read the log, split it and index its items."""
-        return build(self.data.table, *self.data.split_settings)
+        return build_sequences(self.data.table, *self.data.split_settings)
 
     def users(self, group: Group, split: SplitName) -> np.ndarray:
         """The users of a group to train on, or to evaluate on another split. Shape: bool (U,)."""
@@ -132,7 +132,7 @@ class EventDataModule(LightningDataModule):
 
     @property
     def split_settings(self) -> tuple[Split, High | None, UserGroups, int, RelativeTo | None]:
-        """The settings that split the log and index its items, in the order of `build`."""
+        """The settings that split the log and index its items, in the order of `build_sequences`."""
         return self.split, self.high, self.groups, self.min_events, self.relative_to
 
     @functools.cached_property

@@ -16,7 +16,7 @@ from recalign.data.sequences.features import ItemFeatures, number_with_features
 from recalign.data.sequences.relative import RelativeTo
 from recalign.data.sequences.sampler import Loader
 from recalign.data.sequences.serving import by_time, serving_windows
-from recalign.data.sequences.store import Group, Sequences, SplitName, build
+from recalign.data.sequences.store import Group, Sequences, SplitName, build_sequences
 from recalign.data.sequences.user_sample import sample_users
 from recalign.errors import InputError
 from recalign.files import digest
@@ -75,12 +75,12 @@ class LogPreparation(Preparation):
         settings = data.high, data.groups, data.min_events, data.relative_to
         if self.earlier is not None:
             table = self.earlier.continued(table, data.reward_settings)
-            made = build(table, KeepTrained(data.split, self.earlier), *settings, self.earlier.numbering)
+            made = build_sequences(table, KeepTrained(data.split, self.earlier), *settings, self.earlier.numbering)
         elif (values := read_features(data.log_, data_root(data.root), table.items)) is not None:
-            made = build(table, data.split, *settings, functools.partial(number_with_features, values))
+            made = build_sequences(table, data.split, *settings, functools.partial(number_with_features, values))
             made = replace(made, features=ItemFeatures.encode(values, made.items, made.num_warm))
         else:
-            made = build(table, data.split, *settings)
+            made = build_sequences(table, data.split, *settings)
         return replace(made, fingerprint=self._with_earlier(made.fingerprint))
 
     def users(self, group: Group, split: SplitName) -> np.ndarray:

@@ -45,10 +45,10 @@ from recalign.data.sequences.other_splits import TimeSplit, Where
 from recalign.data.sequences.splits import TRAIN, High, LeaveLast, Split, UserGroups
 from recalign.data.sequences.store import (
     Sequences,
-    assign,
+    assign_splits,
     catalogue_digest,
     check_splits,
-    index,
+    index_events,
     number_items,
     split_sizes,
     with_rare_items,
@@ -297,10 +297,10 @@ class _Tasks:
         """
         table, catalogue = self._table(number), read_table(self.folder / "catalogue.arrow")
         item_I = catalogue["item"].search_sorted(table.items).to_numpy()
-        frame = assign(table, split)
+        frame = assign_splits(table, split)
         frame = frame.with_columns(pl.Series("item", item_I[frame["item"].to_numpy()], pl.UInt32))
         high = None if self.high is None or self.high.quantile is not None else self.high
-        frame, arrays = index(frame, catalogue["number"].to_numpy(), warm, len(table.users), high)
+        frame, arrays = index_events(frame, catalogue["number"].to_numpy(), warm, len(table.users), high)
         most = int(arrays["train_count"].max(initial=0))
         frame = frame.with_columns(pl.col("user") + begin.user, pl.col("event") + begin.event)
         arrays |= {"event": arrays["event"] + begin.event, "offset": arrays["offset"] + begin.known}

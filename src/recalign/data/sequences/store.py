@@ -29,9 +29,10 @@ ADDED = ("event", "split", "item_id", "known_before", "high")
 class Sequences:
     """A log, split and indexed.
 
-    The catalogue holds the V items that have enough training events (`build`), numbered 1..V. Every other item is 0:
-    its events are in no history, and as targets they are misses. Events with an item of the catalogue are called known.
-    Where items have features, those that were chosen later or never follow in the catalogue; they are called cold.
+    The catalogue holds the V items that have enough training events (`build_sequences`), numbered 1..V. Every other
+    item is 0: its events are in no history, and as targets they are misses. Events with an item of the catalogue are
+    called known. Where items have features, those that were chosen later or never follow in the catalogue; they are
+    called cold.
 
     Attributes:
         frame: the events in order: the event table's columns, ``item_id`` (int32, 0..V), ``split``, ``high`` and
@@ -145,7 +146,7 @@ def number_items(items: pl.Series, warm_I: np.ndarray) -> tuple[pl.Series, np.nd
     return catalogue, warm_I * warm_I.cumsum(dtype=np.int32), len(catalogue)
 
 
-def build(
+def build_sequences(
     table: EventTable,
     split: Split,
     high: High | None,
@@ -161,10 +162,10 @@ def build(
     Raises:
         InputError: a split has no events, or the training split has no two events of one user.
     """
-    frame = assign(table, split)
+    frame = assign_splits(table, split)
     count_I = np.bincount(frame["item"].filter(frame["split"] == TRAIN).to_numpy(), minlength=len(table.items))
     items, number_I, warm = numbering(table.items, count_I >= min_events)
-    frame, arrays = index(frame, number_I, warm, len(table.users), high, relative_to)
+    frame, arrays = index_events(frame, number_I, warm, len(table.users), high, relative_to)
     check_splits(split_sizes(frame), int(arrays["train_count"].max(initial=0)), split, min_events)
     return Sequences(
         frame=frame,
@@ -179,7 +180,7 @@ def build(
     )
 
 
-def assign(table: EventTable, split: Split) -> pl.DataFrame:
+def assign_splits(table: EventTable, split: Split) -> pl.DataFrame:
     """The events with the number of their split, ``split``, in the order of (user, split)."""
     frame = table.frame.with_columns(split.assign(table).alias("split"))
     # Splits in order for each user: TimeSplit keeps them so, other rules could put test events into histories.
@@ -194,7 +195,7 @@ def split_sizes(frame: pl.DataFrame) -> np.ndarray:
     return np.bincount(frame["split"].to_numpy(), minlength=len(SPLITS))
 
 
-def index(
+def index_events(
     frame: pl.DataFrame,
     number_I: np.ndarray,
     warm: int,
@@ -202,7 +203,7 @@ def index(
     high: High | None,
     relative_to: RelativeTo | None = None,
 ) -> tuple[pl.DataFrame, dict[str, np.ndarray]]:
-    """`Sequences.frame` and the arrays of `Sequences` by name, of events from `assign`.
+    """`Sequences.frame` and the arrays of `Sequences` by name, of events from `assign_splits`.
 
     ``number_I`` and ``warm`` are of the `Numbering`: training events of items that are not warm are left out.
     """
@@ -243,7 +244,7 @@ def is_first(key: np.ndarray) -> np.ndarray:
 
 
 def fingerprint_of(log: str, *settings: Split | High | UserGroups | RelativeTo | int | None) -> str:
-    """`Sequences.fingerprint`, from the fingerprint of the log and the settings of `build`."""
+    """`Sequences.fingerprint`, from the fingerprint of the log and the settings of `build_sequences`."""
     return digest(log, *map(repr, settings))[:16]
 
 

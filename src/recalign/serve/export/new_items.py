@@ -22,7 +22,7 @@ from recalign.data.sequences.features import FeatureCoder
 from recalign.errors import InputError
 from recalign.files import digest, read_json, sha256, write_json, write_text
 from recalign.nn import unit
-from recalign.recommender.checkpoint import build
+from recalign.recommender.checkpoint import build_net
 from recalign.recommender.sequence_policy import SequencePolicy
 from recalign.run.stage.console import echo
 from recalign.seals import Seal, publish, seal
@@ -74,7 +74,7 @@ def add_items(bundle: Path, file: Path) -> tuple[Path, int]:
             remedy = "export a policy, not reranked, of a log with data.log.items.features"
             raise InputError(what, where=str(folder), remedy=remedy)
         values, rows = read_new_items(file, known, table)
-        policy = build(read_json(folder / RECIPE)["policy"], "policy", str(folder / RECIPE))
+        policy = build_net(read_json(folder / RECIPE)["policy"], "policy", str(folder / RECIPE))
         policy.load_state_dict({name.removeprefix("policy."): x for name, x in load_file(folder / WEIGHTS).items()})
         policy = getattr(policy, "base", policy).eval()
         tables = with_features(policy, known["plans"], values, load_file(folder / TABLES))
