@@ -245,7 +245,6 @@ def require_useful(report: Report, rewards: pl.Series, reward: str | None) -> No
 
 
 def _sort_order(user: pl.Series, time: pl.Series) -> pl.Series | None:
-    """Stable sort order by (user, time); None if the rows are already sorted."""
     user_N, time_N = user.to_numpy(), time.to_numpy()
     later_N = (user_N[1:] > user_N[:-1]) | ((user_N[1:] == user_N[:-1]) & (time_N[1:] >= time_N[:-1]))
     if later_N.all():

@@ -330,7 +330,6 @@ class _Tasks:
 
 
 def _write_slice(path: Path, array: np.ndarray, begin: int, total: int) -> None:
-    """Write values ``begin`` and after of a .npy file of ``total`` ones; other processes write the others."""
     header = np.lib.format.header_data_from_array_1_0(array) | {"shape": (total,)}
     with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
         np.lib.format.write_array_header_1_0(file, header)

@@ -77,7 +77,6 @@ def _summary(test: ComparisonTable, sources: Sources) -> dict[str, Any]:
 
 
 def _comparison(test: ComparisonTable) -> list[dict[str, Any]]:
-    """A row a method: the main figures of the test, each with the ends of its 95 % interval."""
     rows: list[dict[str, Any]] = [{"method": method} for method in test.methods]
     for row in rows:
         for metric in (metric for metric in MAIN if metric in test.metrics):

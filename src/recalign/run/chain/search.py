@@ -84,7 +84,6 @@ class Spaces:
 
 
 def _axis(given: Any) -> Any:
-    """A list of values as it is, a range as Optuna has it."""
     if isinstance(given, list) and given:
         return given
     ends = {end: float(given[end]) for end in ("low", "high")}  # YAML takes 1e-5 for text

@@ -144,7 +144,6 @@ def best_value(file: Path, metric: str, goal: str) -> float:
 
 
 def _selection_value(stage: Stage) -> dict[str, Any]:
-    """The callback that logs the value under the chain's judges for selection."""
     judge = stage.folder.path.parents[1] / "judge_select" / stage.folder.path.name / "checkpoints/best.ckpt"
     if not judge.is_file():
         remedy = f"run the log's chain first (recalign chain {stage.folder.path.parents[1].name}), or name a --metric"

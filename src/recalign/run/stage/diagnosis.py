@@ -122,7 +122,6 @@ def _suggest(word: str, names: Collection[str]) -> str:
 
 
 def _source(sources: Sources, key: str) -> str | None:
-    """The last file that sets a key, or the option."""
     given = (name for name, values in reversed(sources) if any(f"{one}.".startswith(f"{key}.") for one in values))
     return next(given, None) if key else None
 

@@ -70,7 +70,6 @@ class SettingsFile(ActionConfigFile):
 
 
 def _sources(words: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each file and option, with the values that it sets by key as it is typed."""
     for option, value, _ in iter_options(words):
         if option in ("-c", "--config") and value is not None:
             yield value, {short(key): one for key, one in flatten(load(Path(value))).items()}

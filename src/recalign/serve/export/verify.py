@@ -170,7 +170,6 @@ def _request(data: EventDataModule, bundle: Bundle, user: int, state: int, time:
 
 
 def _interval(gain_T: np.ndarray, user_T: np.ndarray) -> list[float]:
-    """Mean gain with its 95 % interval, a user's events together."""
     by_user = pl.DataFrame({"user": user_T, "gain": gain_T.astype(float)}).group_by("user", maintain_order=True)
     sums = by_user.agg(pl.col("gain").sum(), count=pl.len())
     mean = CrossedBootstrap(len(sums)).mean(sums["gain"].to_numpy()[None], sums["count"].to_numpy()[None].astype(float))

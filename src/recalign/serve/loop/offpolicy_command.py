@@ -143,7 +143,6 @@ def estimate_versions(
 def _usable(
     lists: pl.DataFrame, histories: UserHistories, candidate: Bundle, policy: Explore, own: Bundle | None
 ) -> tuple[pl.DataFrame, list[np.ndarray], Section]:
-    """Lists whose requests can be repeated, with the candidate's log-probabilities, and how many cannot be used."""
     logp, hidden_N = ask(candidate, lists, histories, [policy] * lists.height)
     fits_N = np.ones(lists.height, bool)
     if own is not None:

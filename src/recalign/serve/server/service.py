@@ -131,7 +131,6 @@ class Service:
             self._refused, self._problem = tried, str(error)
 
     def _answer(self, taken: list[Asked]) -> list[Answer | Scored | Exception]:
-        """Answer requests by the bundles that have read them; an error goes to every request of its group."""
         self.batched(len(taken))
         found: dict[int, Answer | Scored | Exception] = {}
         groups: dict[tuple[Bundle, bool], list[int]] = {}
