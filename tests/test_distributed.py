@@ -35,7 +35,7 @@ def shared(cut: int) -> dict[str, Tensor]:
         "gradient": own.grad,
         "drawn": drawn,
         "place": torch.arange(len(ROWS))[place],
-        "first": distributed.broadcast_from_first(torch.tensor(float(dist.get_rank()))),
+        "first": distributed.broadcast(torch.tensor(float(dist.get_rank()))),
         "agreed": torch.tensor(distributed.broadcast_floats([0.1, 1.0 + dist.get_rank()], there), dtype=torch.float64),
     }
 
@@ -61,7 +61,7 @@ def test_rows_gradients_and_draws_of_two_are_those_of_one():
 
 def test_alone_everything_is_as_it_is():
     assert distributed.all_gather_rows(ROWS) is ROWS
-    assert distributed.broadcast_from_first(ROWS) is ROWS
+    assert distributed.broadcast(ROWS) is ROWS
     assert distributed.broadcast_floats((0.1, 2.0), ROWS.device) == [0.1, 2.0]
     assert distributed.own_rows(3, ROWS.device) == slice(0, 3)
     assert distributed.row_counts(3, ROWS.device) == [3]

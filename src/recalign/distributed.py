@@ -20,12 +20,12 @@ def is_distributed() -> bool:
 
 
 def is_rank_zero() -> bool:
-    """Whether this process writes files: the only one, or that of rank 0, known before processes find each other."""
+    """Whether this process writes files: the only one, or rank 0; known before processes connect."""
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
 def row_counts(rows: int, device: torch.device) -> list[int]:
-    """The number of rows of each process, by rank. A collective call: all processes have to make it."""
+    """Number of rows of each process, by rank. A collective call: all have to make it."""
     if not is_distributed():
         return [rows]
     own = torch.tensor([rows], device=device)
@@ -45,8 +45,7 @@ def all_gather_rows(x: Tensor) -> Tensor:
     """The rows of all processes, by rank. Shape: (own rows, ...) -> (all rows, ...).
 
     A loss of gathered rows is that of the whole batch, in every process. Its gradient reaches this process's rows
-    alone,
-    multiplied by the number of processes, because DDP takes the mean of what the processes find.
+    alone, times the number of processes, because DDP averages gradients.
     """
     if not is_distributed():
         return x
@@ -59,10 +58,10 @@ def random_rows(make: Callable[[int], Tensor], rows: int, device: torch.device) 
     """This process's rows of the draw that a single process makes for the whole batch; ``make(n)`` draws n rows."""
     if not is_distributed():
         return make(rows)
-    return broadcast_from_first(make(sum(row_counts(rows, device))))[own_rows(rows, device)]
+    return broadcast(make(sum(row_counts(rows, device))))[own_rows(rows, device)]
 
 
-def broadcast_from_first(x: Tensor) -> Tensor:
+def broadcast(x: Tensor) -> Tensor:
     """The tensor of the first process, in all of them. Its shape and type are the same in each."""
     if is_distributed():
         dist.broadcast(x, src=0)
@@ -70,10 +69,10 @@ def broadcast_from_first(x: Tensor) -> Tensor:
 
 
 def broadcast_floats(values: Sequence[float], device: torch.device) -> list[float]:
-    """The numbers of the first process, in all of them: what each finds for itself may differ in the last digits."""
+    """The numbers of the first process, in all of them: their own may differ in the last digits."""
     if not is_distributed():
         return list(values)
-    return broadcast_from_first(torch.tensor(values, dtype=torch.float64, device=device)).tolist()
+    return broadcast(torch.tensor(values, dtype=torch.float64, device=device)).tolist()
 
 
 class _Gathered(torch.autograd.Function):

@@ -29,7 +29,7 @@ def temp_path(path: Path) -> Path:
 
 
 def remove_stale_temps(path: Path) -> None:
-    """Remove what processes left `temp_path` a path when they were killed, once it is `LEFT_DAYS` old."""
+    """Remove temporary files of killed processes (`temp_path`), once they are `LEFT_DAYS` old."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
         own = re.fullmatch(r"\d+(\.earlier)?", left.name[len(path.name) + 2 :])
         with suppress(OSError):  # another process was faster, or it is somebody else's

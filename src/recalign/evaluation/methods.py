@@ -1,4 +1,4 @@
-"""Evaluate methods with one seed: load the networks that they share, value what each policy shows, sum it up."""
+"""Evaluate the methods of one seed: load the networks that they share, and run each policy."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ Measure = Callable[[Any, Mapping[MethodRun, Policy], Mapping[str, pl.DataFrame]]
 
 
 def evaluate_methods(runs: Sequence[MethodRun], nets: Networks, measures: Iterable[Measure] = ()) -> list[Evaluation]:
-    """Value the policies of methods on the validation and the test events of users A, and measure what else is asked.
+    """Evaluate methods on the validation and test events of users A, and measure what else is asked.
 
     Returns:
         An evaluation each.

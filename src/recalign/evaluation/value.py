@@ -1,4 +1,4 @@
-"""Value a policy on the events of users A: the ranks of their items, and what judges expect of the items it shows."""
+"""Evaluate policies on the events of users A: ranks of their items, and what judges expect of the items shown."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Once = Callable[[Callable[[Batch], Any]], Any]
 
 @runtime_checkable
 class Composed(Protocol):
-    """A policy composed of networks that it shares with other rows, so that each encodes a batch only once."""
+    """A policy of networks that other rows use too, so that each encodes a batch only once."""
 
     def encode_once(self, once: Once) -> State: ...
 

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recalign.data.sequences.features import ItemFeatures
-from recalign.distributed import broadcast_from_first
+from recalign.distributed import broadcast
 from recalign.errors import InputError
 from recalign.nn import Rebuildable
 from recalign.recommender.checkpoint import build_net, recipe
@@ -82,7 +82,7 @@ class FeatureTable(Rebuildable, nn.Module):
         """Begin a step: until `end_step`, cache vectors and, in training, drop some id embeddings in all processes."""
         self._of_step = []
         if self.training and self.id_dropout:
-            self.kept_V1 = self.has_id_V1 * (broadcast_from_first(torch.rand_like(self.has_id_V1)) >= self.id_dropout)
+            self.kept_V1 = self.has_id_V1 * (broadcast(torch.rand_like(self.has_id_V1)) >= self.id_dropout)
 
     def end_step(self) -> None:
         """End a step: discard the cached vectors, and use all items' id embeddings again."""

@@ -16,7 +16,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 
 from recalign.data.sequences import Batch, EventDataModule
 from recalign.data.sequences.splits import TRAIN
-from recalign.distributed import all_gather_rows, broadcast_from_first
+from recalign.distributed import all_gather_rows, broadcast
 from recalign.errors import ClosedUnit, InputError, Positive
 from recalign.nn import HSTU, Encoder, sampled_log_prob
 from recalign.recommender.checkpoint import Loaded, load_net, load_weights
@@ -169,7 +169,7 @@ def estimated_log_prob(policy: SequencePolicy, state: Tensor, item: Tensor, nega
     Each negative stands for num_warm / negatives items (the logQ correction), which makes the softmax's sum an unbiased
     estimate; negatives that hit a state's own item are masked. Only the table's gradient is as large as the catalogue.
     """
-    drawn_N = broadcast_from_first(torch.randint(1, policy.num_warm + 1, (negatives,), device=state.device))
+    drawn_N = broadcast(torch.randint(1, policy.num_warm + 1, (negatives,), device=state.device))
     log_count_N = state.new_full((negatives,), math.log(negatives / policy.num_warm), dtype=torch.float32)
     query_TX, chosen_X = policy.vectors_of(state, torch.cat([item, drawn_N]))
     target_TX, negative_NX = chosen_X.split([len(item), negatives])

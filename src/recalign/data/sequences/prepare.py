@@ -141,8 +141,8 @@ def _write(
     nullable = sorted(set().union(*with_nulls))
     shared = repeat(offsets[-1]), repeat(nullable), repeat(warm)
     indexed = each("writing arrays", tasks.index, numbers, repeat(split), offsets[:-1], *shared)
-    most_train_events = max(most for _, _, most in indexed)
-    check_splits(np.sum([sizes for _, sizes, _ in indexed], axis=0), most_train_events, data.split, data.min_events)
+    most_events = max(most for _, _, most in indexed)
+    check_splits(np.sum([sizes for _, sizes, _ in indexed], axis=0), most_events, data.split, data.min_events)
 
     parts = {name: [read_table(folder / f"{n}-{name}.arrow") for n in numbers] for name in ("others", "users")}
     others, users = pl.concat(parts["others"]), pl.concat(parts["users"])

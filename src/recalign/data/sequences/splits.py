@@ -128,7 +128,7 @@ def event_condition(frame: pl.DataFrame, expression: str, where: str, taken: Col
 
 
 def stable_hash(text: str) -> float:
-    """A pseudo-random number in [0, 1) that depends on the text alone, on every machine and in every version."""
+    """A pseudo-random number in [0, 1) that depends on the text alone, on any machine."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=6).digest(), "big") / 2**48
 
 

@@ -256,12 +256,12 @@ def catalogue_digest(items: pl.Series, frame: pl.DataFrame) -> str:
     return content.hexdigest()[:16]
 
 
-def check_splits(sizes: np.ndarray, most_train_events: int, split: Split, min_events: int) -> None:
+def check_splits(sizes: np.ndarray, most_events: int, split: Split, min_events: int) -> None:
     """Refuse a `Split` that leaves nothing to train or measure on: by `split_sizes` and a user's most events."""
     rare = f" and data.min_events {min_events}" if min_events > 1 else ""
     if empty := [name for name, number in SPLITS.items() if not sizes[number]]:
         text = f"{split}{rare} leaves no events for {', '.join(empty)} (of {sizes.sum()})"
         raise InputError(text, where="data.split", remedy="choose other cuts, or a log with more events a user")
-    if most_train_events <= 1:
+    if most_events <= 1:
         text = f"no user has two events in the training split{rare}, so there is nothing to predict"
         raise InputError(text, where="data.split", remedy="choose another split or a log whose users come back")

@@ -23,7 +23,7 @@ say = partial(print, flush=True)
 
 
 class Experiment(Protocol):
-    """What a chain trains, evaluates and compares; `recalign.run.chain.plan.Plan` has it from YAML.
+    """What a chain trains, evaluates and compares; `recalign.run.chain.plan.Plan` reads it from YAML.
 
     Attributes:
         seeds: each a whole chain.

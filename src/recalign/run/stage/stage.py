@@ -68,7 +68,7 @@ class AbstractStage(ABC):
 
     @abstractmethod
     def recorded(self, trainer: Trainer, data: LightningDataModule) -> AbstractContextManager[None]:
-        """Write configuration, figures and manifest to the run folder; the manifest records how the context ended."""
+        """Write configuration, metrics and manifest to the run folder; the manifest records how the context ended."""
 
     @abstractmethod
     def result(self) -> Path | None:
@@ -77,7 +77,7 @@ class AbstractStage(ABC):
 
 @dataclass(frozen=True)
 class StageResult:
-    """A stage that has run in this process: its objects as they stand, and the checkpoint (`AbstractStage.result`)."""
+    """A stage that has run in this process: its objects, and the checkpoint (`AbstractStage.result`)."""
 
     checkpoint: Path | None
     trainer: Trainer
