@@ -20,7 +20,7 @@ from recalign.run.chain.search import Search, Spaces
 from recalign.run.commands import rewards
 from recalign.run.stage import parse_stage
 from recalign.run.stage.settings import instantiated, parse_call
-from recalign.run.words import flatten, to_argv
+from recalign.run.words import flatten
 
 CONF = Path(__file__).parents[1] / "conf"
 ALL = sorted(CONF.rglob("*.yaml"))
@@ -187,7 +187,7 @@ def test_both_ends_of_a_space_are_settings_of_the_method(path: Path):
         chosen = {key: axis[end] if isinstance(axis, list) else (axis.low, axis.high)[end] for key, axis in axes}
         config = {
             key.replace(".init_args", ""): value
-            for key, value in flatten(parse_stage(["fit", *to_argv((path,), chosen)]).config).items()
+            for key, value in flatten(parse_stage(["fit", f"--config={path}"], chosen).config).items()
         }
         assert {key: config[key] for key in chosen} == chosen
 

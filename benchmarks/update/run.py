@@ -61,8 +61,7 @@ from recalign.recommender.grown import grow
 from recalign.recommender.rank_metrics import gain_ndcg
 from recalign.run.chain.plan import train
 from recalign.run.chain.update import WARM_STARTED_STAGE
-from recalign.run.stage import Manifest, RunFolder, parse_stage
-from recalign.run.words import to_argv
+from recalign.run.stage import Manifest, RunFolder, Stage, parse_stage
 
 EDGES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 """Shares of the events that are known in the first window's training, and at the end of each test window."""
@@ -143,10 +142,9 @@ def raw(
     """The ``data`` of a log's YAML, its rows in order of time, and the truth of worlds."""
     if drift is None:
         log = yaml.safe_load((CONF / "data" / f"{given.log}.yaml").read_text())["data"]
+        files = CONF / "recommender.yaml", CONF / "data" / f"{given.log}.yaml"
         root_of = {"data.root": given.data} if given.data else {}
-        stage = parse_stage(
-            ["fit", *to_argv([CONF / "recommender.yaml", CONF / "data" / f"{given.log}.yaml"], root_of)]
-        )
+        stage = parse_stage(["fit", *(f"--config={file}" for file in files)], root_of)
         data: EventDataModule = stage.datamodule()  # type: ignore[assignment]
         table = data.table
         own = {"user": table.users.gather(table.frame["user"]), "item": table.items.gather(table.frame["item"])}
@@ -207,17 +205,13 @@ class Day:
             "grows_from": str(earlier.folder / "ids") if earlier else None,
         }
         self.log.write_text(yaml.safe_dump({"data": data}, sort_keys=False))
-        self.data: EventDataModule = parse_stage(self.words("recommender", "none", {})).datamodule()  # type: ignore[assignment]
+        self.data: EventDataModule = self.stage("recommender", "none", {}).datamodule()  # type: ignore[assignment]
         remember(self.data, folder / "ids")
 
-    def words(self, stage: str, row: str, own: Mapping[str, Any]) -> list[str]:
-        run = {"run.root": str(self.folder), "run.chain": row.replace(",", ""), "seed_everything": self.seed}
-        return [
-            "fit",
-            *to_argv([CONF / f"{stage}.yaml", self.log], {}),
-            *self.given.chain,
-            *to_argv([], run | dict(own)),
-        ]
+    def stage(self, stage: str, row: str, own: Mapping[str, Any]) -> Stage:
+        words = ["fit", f"--config={CONF / stage}.yaml", f"--config={self.log}", *self.given.chain]
+        run = {"root": self.folder, "chain": row.replace(",", "")}
+        return parse_stage(words, {"seed_everything": self.seed, "run": run}, own)
 
     def trained(
         self, row: str, epochs: float, before: Mapping[str, Path] | None = None, untouched: float = 1.0
@@ -237,7 +231,7 @@ class Day:
                 own = {"model.grows_from": str(before[stage]), "data.untouched": untouched}
             if epochs < 1 and stage == WARM_STARTED_STAGE:
                 own["trainer.max_epochs"] = math.ceil(epochs * self.first_epochs(stage))
-            found[stage] = train(parse_stage(self.words(stage, row, own))).checkpoint
+            found[stage] = train(self.stage(stage, row, own)).checkpoint
         return found
 
     def first_epochs(self, stage: str) -> int:

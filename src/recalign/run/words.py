@@ -9,7 +9,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import date
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 from recalign.errors import InputError
@@ -29,15 +28,6 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
 def short(key: str) -> str:
     """A dotted key as a user types it, without ``init_args``: ``model.init_args.lr`` -> ``model.lr``."""
     return ".".join(part for part in key.split(".") if part != "init_args")
-
-
-def settings_of(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested settings by dotted key; a class with its arguments is one setting."""
-    for key, value in tree.items():
-        if isinstance(value, dict) and value and "class_path" not in value:
-            yield from settings_of(value, f"{prefix}{key}.")
-        else:
-            yield short(f"{prefix}{key}"), value
 
 
 def to_builtin(value: Any, where: str | None = None) -> Any:
@@ -60,21 +50,17 @@ def to_builtin(value: Any, where: str | None = None) -> Any:
     return value
 
 
-def options(settings: Mapping[str, Any]) -> list[str]:
-    """Settings by dotted key as words of a command: ``{"model.lr": 0.1}`` -> ``--model.lr=0.1``."""
-    given = {key: to_builtin(one, key) for key, one in settings.items()}
-    texts = {key: one if isinstance(one, str) else json.dumps(one, ensure_ascii=False) for key, one in given.items()}
-    return [f"--{key}={text}" for key, text in texts.items()]
+def to_argv(settings: Mapping[str, Any], above: str = "") -> Iterator[str]:
+    """Settings as words of a command: ``{"model": {"lr": 0.1}}`` and ``{"model.lr": 0.1}`` -> ``--model.lr=0.1``.
 
-
-def to_argv(files: Sequence[Path], settings: Mapping[str, Any]) -> list[str]:
-    """The words after ``recalign COMMAND`` that read some YAML files, later ones over earlier ones, and set the rest.
-
-    Args:
-        files: to read.
-        settings: values over the files', by dotted key. A string is read as the command line would read it.
+    A class with its arguments is one word, and a string is read as it would be if it were typed.
     """
-    return [*(word for file in files for word in ("--config", str(file))), *options(settings)]
+    for key, value in to_builtin(settings, above).items():
+        name = f"{above}.{key}".lstrip(".")
+        if isinstance(value, dict) and value and "class_path" not in value:
+            yield from to_argv(value, name)
+        else:
+            yield f"--{name}={value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
 
 
 def iter_options(words: Sequence[str]) -> Iterator[tuple[str, str | None, list[str]]]:

@@ -136,9 +136,9 @@ def test_a_second_call_runs_nothing_and_says_so(again: Path):
 def test_a_second_call_parses_each_stage_once(again: Path, monkeypatch: pytest.MonkeyPatch):
     parsed = []
 
-    def parse(argv: list[str]) -> Stage:
+    def parse(argv: list[str], *settings: dict[str, Any]) -> Stage:
         parsed.append(argv)
-        return parse_stage(argv)
+        return parse_stage(argv, *settings)
 
     monkeypatch.setattr(chain_plan, "parse_stage", parse)
     assert tiny.chain(again).code == 0
@@ -458,7 +458,7 @@ def test_overrides_are_told_from_the_chains_own_words():
     words = ["--config", "a.yaml", "--data.root=d", "--seeds", "[1]", "--stages.asft.model.lr", "-1", "--data.x", "1"]
     own, overrides = split_overrides(words)
     assert own == ["--config", "a.yaml", "--seeds", "[1]"]
-    assert overrides == {None: {"data.root": "d", "data.x": "1"}, "asft": {"model.lr": "-1"}}
+    assert overrides == {None: [{"data.root": "d"}, {"data.x": "1"}], "asft": [{"model.lr": "-1"}]}
 
 
 def test_what_lies_above_a_chain_is_found_from_its_own_folder_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -476,16 +476,22 @@ def test_what_lies_above_a_chain_is_found_from_its_own_folder_too(tmp_path: Path
 
 
 @pytest.mark.usefixtures("here")
-def test_what_is_added_for_all_and_for_one_is_refused():
-    overrides = split_overrides(["--trainer.callbacks+=A", "--stages.asft.trainer.callbacks+=B"])[1]
-    plan = Plan(Chain(log="simulated", methods=["start", "asft"]), Path("conf/chain/tiny.yaml"), overrides)
-    assert plan.given("reward") == {"trainer.callbacks+": "A"}
-    stages = {"asft": {"trainer": {"callbacks+": "B"}}}
-    chain = Chain(log="simulated", methods=["start", "asft"], trainer={"callbacks+": "A"}, stages=stages)
-    with pytest.raises(InputError, match="would be lost"):
-        Plan(chain, Path("conf/chain/tiny.yaml"), {}).given("asft")
-    with pytest.raises(InputError, match="would be lost"):
-        plan.given("asft")
+def test_what_is_added_for_all_and_for_one_is_added_in_that_order():
+    stages = {"asft": {"trainer": {"callbacks+": "LearningRateMonitor"}}}
+    words = ("--trainer.callbacks+=Callback", "--stages.asft.trainer.callbacks+=ModelSummary")
+    parsed = planned(*words, *words[:1], trainer={"callbacks+": ["DeviceStatsMonitor"]}, stages=stages)
+
+    def callbacks(stage: str) -> list[str]:
+        return [one["class_path"].rpartition(".")[2] for one in parsed[stage].config["trainer"]["callbacks"]]
+
+    assert callbacks("reward") == ["DeviceStatsMonitor", "Callback", "Callback"]
+    assert callbacks("asft") == [
+        "DeviceStatsMonitor",
+        "LearningRateMonitor",
+        "LambdaCallback",
+        "LambdaCallback",
+        "ModelSummary",
+    ]
 
 
 @pytest.mark.usefixtures("here")

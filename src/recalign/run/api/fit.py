@@ -15,7 +15,7 @@ from recalign.run.api.log import Log
 from recalign.run.api.trained import Trained, TrainedPolicy, TrainedReward, checkpoint_of
 from recalign.run.stage import Manifest, RunFolder, Stage, parse_stage
 from recalign.run.stage.settings import load
-from recalign.run.words import settings_of
+from recalign.run.words import flatten
 
 Result = TypeVar("Result", bound=Trained)
 Settings = Mapping[str, Any]
@@ -144,15 +144,15 @@ def data_of(log: Log, config: str = "reward", seed: int = 0) -> Any:
 
 def stage_of(log: Log, config: str, name: str | None = None, seed: int = 0, settings: Settings | None = None) -> Stage:
     """Parse a stage on a log from its YAML's path or name, which also names the run unless ``name`` is given."""
-    given = dict(settings_of(settings or {}))
-    if names := [key for key in given if key == "seed_everything" or key.startswith("run.")]:
+    if names := [key for key in flatten(settings or {}) if f"{key}.".startswith(("seed_everything.", "run."))]:
         remedy = "give name=, seed=, or the Log's folder="
         raise InputError("is no setting of a function", where=f"settings: {names[0]}", remedy=remedy)
-    own: dict[str, Any] = {"run.name": name or config, "run.root": str(log.folder.parent), "run.chain": log.folder.name}
+    run = {"name": name or config, "root": log.folder.parent, "chain": log.folder.name}
+    own: dict[str, Any] = {"seed_everything": seed, "run": run}
     if log.temporary is not None:
-        own["trainer.logger"] = False  # no W&B files in a temporary folder
+        own["trainer"] = {"logger": False}  # no W&B files in a temporary folder
     words = ["fit", f"--config={configs.find(config)}", f"--config={log.yaml}"]
-    return parse_stage(words, {"seed_everything": seed, **own, **given})
+    return parse_stage(words, own, settings or {})
 
 
 def _loaded(kind: type[Result], log: Log, checkpoint: Path, data: EventDataModule) -> Result:

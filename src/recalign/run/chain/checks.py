@@ -27,7 +27,7 @@ from recalign.run.stage.console import echo
 from recalign.run.stage.folder import RunConfig
 from recalign.run.stage.tokens import ParsedTokens, parse_tokens
 from recalign.run.stage.upstream import TOKENS
-from recalign.run.words import to_argv, without_values
+from recalign.run.words import without_values
 
 OWN = ("run.name", "run.root", "run.chain", "seed_everything", "ckpt_path", "config", "data.users")
 """Options of a stage that are the chain's to set."""
@@ -126,11 +126,11 @@ def token_steps(plan: Plan, parsed: Mapping[str, Stage]) -> dict[int, list[Step]
 
 def tokens_of(plan: Plan, seed: int) -> ParsedTokens:
     """The command that makes the semantic ids of a seed."""
-    given = {key: value for key, value in plan.settings(TOKENS).items() if not key.startswith("trainer.")}
+    given = {key: value for key, value in plan.given(TOKENS).items() if not key.startswith("trainer.")}
     folder = RunFolder.of(RunConfig(TOKENS, plan.chain.root, plan.name), plan.name, seed)
-    own = {"seed": seed, "out": str(folder.path)} | plan.world_root(seed)
+    own = {"seed": seed, "out": folder.path, **plan.world_root(seed)}
     refuse_chain_settings(TOKENS, given.keys() & own.keys())
-    return parse_tokens(to_argv((plan.yaml(TOKENS), plan.log), given | own))
+    return parse_tokens([f"--config={file}" for file in (plan.yaml(TOKENS), plan.log)], given, own)
 
 
 def _tokenize(plan: Plan, seed: int, _: Results) -> Path:

@@ -31,7 +31,7 @@ from recalign.run.chain.search import Search
 from recalign.run.chain.steps import train_and_compare
 from recalign.run.stage.console import quiet
 from recalign.run.stage.settings import instantiated, parse_call
-from recalign.run.words import iter_options, short
+from recalign.run.words import iter_options
 from recalign.workers import locked
 
 IDS = "ids"
@@ -115,8 +115,5 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], Overrides]:
             if not key:
                 raise InputError("names no setting", where=option, remedy="write --stages.STAGE.KEY VALUE")
             option = f"--{key}"
-        key, of_stage = short(option.removeprefix("--")), overrides.setdefault(stage, {})
-        if key.endswith("+") and key in of_stage:
-            raise InputError("stands there twice", where=option, remedy="give both in one list: [A, B]")
-        of_stage[key] = value
+        overrides.setdefault(stage, []).append({option.removeprefix("--"): value})
     return own, overrides

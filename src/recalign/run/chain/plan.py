@@ -33,7 +33,7 @@ from recalign.run.stage import Stage, TrainedStage, parse_stage
 from recalign.run.stage.console import echo, quiet
 from recalign.run.stage.settings import set_keys
 from recalign.run.stage.upstream import TOKENS
-from recalign.run.words import imported, settings_of, to_argv
+from recalign.run.words import imported
 from recalign.seals import class_paths, code_digest
 
 EVERY_STAGE = ("trainer", "data")
@@ -41,11 +41,11 @@ EVERY_STAGE = ("trainer", "data")
 EVALUATION = "evaluation-{}.yaml"
 """In a chain's folder, by seed: the configuration of the stage on whose data methods are evaluated."""
 
-Settings = dict[str, Any]
-"""Values by key, as they are typed: ``{"model.temperature": 0.5}``."""
+Settings = Mapping[str, Any]
+"""Settings of a stage, as `parse_stage` takes them: nested or by dotted key."""
 
-Overrides = dict[str | None, Settings]
-"""Settings of the command line by stage; None: for every stage."""
+Overrides = dict[str | None, list[Settings]]
+"""Settings of the command line by stage, an option each; None: for every stage."""
 
 Beginning = Callable[["Plan", str | None, int], tuple[Path, Settings]]
 """The YAML that a stage of a plan begins with a seed, and what is set above it; None: for the evaluation."""
@@ -75,7 +75,7 @@ class Plan:
     ) -> None:
         self.chain, self.overrides, self.begin_with = chain, overrides, begin_with
         self.recorded = {"chain": asdict(chain), "overrides": list(overrides.items()), **(record or {})}
-        self._once: dict[tuple[str, ...], Stage] = {}
+        self._once: dict[str, Stage] = {}
         self.name, self.seeds, self.trained = chain.name or file.stem, chain.seeds, chain.trained
         self.folder = Path(chain.root) / self.name
         above, shipped = Path(os.path.normpath(file.parent / "..")), configs.shipped()
@@ -117,29 +117,29 @@ class Plan:
 
     def parsed(self, stage: str, seed: int, settings: Settings | None = None) -> Stage:
         """The command of one stage or method, with the checkpoints that exist now; chosen settings override others."""
-        return self._parse(stage, seed, self.settings(stage) | (settings or {})).with_upstreams()
+        return self._parse(stage, seed, *self.settings(stage), settings or {}).with_upstreams()
 
-    def _parse(self, stage: str | None, seed: int, given: Settings) -> Stage:
+    def _parse(self, stage: str | None, seed: int, *given: Settings) -> Stage:
         """Once for every command: it takes a fifth of a second. None: the stage whose data methods are evaluated on."""
         name = stage or "reward"
-        file, own = self.begin_with(self, stage, seed) if self.begin_with else (self.yaml(name), {})
+        file, first = self.begin_with(self, stage, seed) if self.begin_with else (self.yaml(name), {})
         files = [file, self.log]
         recipe = self.found(f"{self.chain.recommender}/{self.log.name}")  # what it needs on this log
         if stage == "recommender" and recipe and not self.begin_with:
             files.append(recipe)
-        own = own | {"seed_everything": seed, "run.name": name, "run.root": self.chain.root, "run.chain": self.name}
+        own = {"seed_everything": seed, "run": {"name": name, "root": self.chain.root, "chain": self.name}}
         if stage == "judge_select":
-            own["data.users"] = "B1"
+            own["data"] = {"users": "B1"}
         if stage in self.chain.post_trained and not self.begin_with:
-            own["model.keep"] = self.chain.keep
-        words = ("fit", *to_argv(files, own | self.world_root(seed) | given))
-        if words not in self._once:
-            self._once[words] = parse_stage(words)
-        return self._once[words]
+            own["model"] = {"keep": self.chain.keep}
+        words, settings = ["fit", *(f"--config={file}" for file in files)], [first, own, self.world_root(seed), *given]
+        if (key := repr((words, settings))) not in self._once:
+            self._once[key] = parse_stage(words, *settings)
+        return self._once[key]
 
     def world_root(self, seed: int) -> Settings:
         """Where the world of a seed lies."""
-        return {"data.root": str(self.folder / "worlds" / str(seed))} if self.chain.world else {}
+        return {"data.root": self.folder / "worlds" / str(seed)} if self.chain.world else {}
 
     def upstream(self, stage: str) -> list[str]:
         """The stages of the chain that a stage starts from."""
@@ -147,7 +147,7 @@ class Plan:
 
     def stage(self, name: str, seed: int, chosen: Mapping[str, Any] | None) -> Stage:
         """A stage or method to load or make, with the settings that a search chose."""
-        return replace(self.parsed(name, seed, dict(chosen or {})), verbose=self.chain.verbose)
+        return replace(self.parsed(name, seed, chosen), verbose=self.chain.verbose)
 
     def evaluation(self, seed: int, results: Results) -> SeedEvaluation:
         """The evaluation of all methods of a seed, from the results of its steps."""
@@ -173,7 +173,7 @@ class Plan:
         Settings of single stages do not apply: a reward model that sees shorter histories must not shorten those that
         policies are tested on.
         """
-        return self._parse(None, seed, self.settings(None))
+        return self._parse(None, seed, *self.settings(None))
 
     def data(self, seed: int) -> RewardData:
         """What all methods of a seed are evaluated on: users A of the log, as the chain gives it to every stage."""
@@ -183,27 +183,21 @@ class Plan:
         """Where methods are evaluated: on the machine that the chain names for every stage."""
         return self.evaluation_stage(self.seeds[0]).bare_trainer().strategy.root_device
 
-    def given(self, stage: str | None, key: str = "") -> Settings:
+    def given(self, stage: str | None, key: str = "") -> dict[str, Any]:
         """What the chain's YAML and the command line set for a stage (None: for all) at a key or below it."""
-        every = set_keys(self.settings(stage))
+        every = set_keys(*self.settings(stage))
         return {name: value for name, value in every.items() if f"{name}.".startswith(key and f"{key}.")}
 
-    def settings(self, stage: str | None) -> Settings:
-        """Settings of a stage, or of all, from the chain's YAML and then the command line.
+    def settings(self, stage: str | None) -> list[Settings]:
+        """Settings of a stage, or of all, from the chain's YAML and then the command line, later ones over earlier.
 
         A placebo copies a method but for one thing, so what is set for that method is set for its placebos too.
         """
         chain = self.chain
         stages = [chain.placebos[stage], stage] if stage in chain.placebos else [stage]
-        given = dict(settings_of({key: value for key, value in vars(chain).items() if key in EVERY_STAGE and value}))
-        scopes = [dict(settings_of(chain.stages.get(one or "", {}))) for one in stages]
-        for own in [*scopes, *(self.overrides.get(one, {}) for one in dict.fromkeys((None, *stages)))]:
-            if twice := [key for key in own if key.endswith("+") and key in given]:
-                what = "is added to in two places that this stage follows, and one of the two would be lost"
-                remedy = "give each stage its whole list, and leave it out for all stages"
-                raise InputError(what, where=f"{stage or 'all stages'}, {twice[0]}", remedy=remedy)
-            given |= own
-        return given
+        every = {key: value for key, value in vars(chain).items() if key in EVERY_STAGE and value}
+        typed = [one for name in dict.fromkeys((None, *stages)) for one in self.overrides.get(name, ())]
+        return [every, *(chain.stages.get(one or "", {}) for one in stages), *typed]
 
     def found(self, *names: str) -> Path | None:
         """The first of some files that exists, in one's own folders before those that are shipped."""

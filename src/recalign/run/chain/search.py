@@ -69,7 +69,7 @@ class Spaces:
         self, method: str, config: Mapping[str, Any], fixed: Container[str], trials: int, seed: int
     ) -> list[Settings]:
         """The `proposals` for a method, the first as it is configured; ``[{}]`` if all keys of its space are fixed."""
-        defaults: Settings = {}
+        defaults: dict[str, Any] = {}
         for key in self.space(method):
             node: Any = config
             for part in key.split("."):
@@ -131,9 +131,8 @@ def require_optuna() -> Any:
 
 def trial(stage: Stage, name: str, group: str) -> Stage:
     """The same run as a trial: in ``<stage>/<group>/<name>/``, from the same checkpoints."""
-    upstream = {one.key: str(one.path) for one in stage.upstream}
-    run = {"run.name": name, "run.root": str(stage.folder.path.parent), "run.chain": group}
-    return parse_stage(stage.words, {**upstream, **run})
+    run = {"name": name, "root": stage.folder.path.parent, "chain": group}
+    return parse_stage(stage.words, {one.key: one.path for one in stage.upstream}, {"run": run})
 
 
 def run_trial(attempt: Callable[[], Outcome]) -> Outcome | InputError | TrainingError:

@@ -21,7 +21,7 @@ from recalign.evaluation.selection import SELECT
 from recalign.evaluation.selection_callback import SelectionValue
 from recalign.files import write_text
 from recalign.run import configs
-from recalign.run.chain.plan import train
+from recalign.run.chain.plan import Settings, train
 from recalign.run.chain.search import Spaces, line, run_trial, trial
 from recalign.run.stage import Stage, TrainedStage, parse_stage, upstream
 from recalign.run.stage.console import echo, quiet
@@ -84,7 +84,7 @@ def tune(argv: Sequence[str]) -> Path:
     if goal is None:
         raise InputError(f"which values of {metric} are better?", where="goal", remedy="add --goal max or min")
     if metric == SELECT and "SelectionValue" not in str(stage.config["trainer"]["callbacks"]):
-        stage = parse_stage([*stage.words, f"--trainer.callbacks+={json.dumps(_selection_value(stage))}"])
+        stage = parse_stage(stage.words, {"trainer": {"callbacks+": _selection_value(stage)}})
     settings = _settings(spaces, stage, of_stage, how.trials)
     folder = stage.folder.path.parent / FOLDER
     with quiet(), locked(folder, "tuning", "let it finish, or tune in another --run.root"):
@@ -115,7 +115,7 @@ def tune(argv: Sequence[str]) -> Path:
     return out
 
 
-def _settings(spaces: Spaces, stage: Stage, words: Sequence[str], trials: int) -> list[dict[str, Any]]:
+def _settings(spaces: Spaces, stage: Stage, words: Sequence[str], trials: int) -> list[Settings]:
     given = [(option.lstrip("-"), value) for option, value, _ in iter_options(words)]
     fixed = set_keys({option: value for option, value in given if option not in ("c", "config")})
     files = [Path(str(value)).stem for option, value in given if option in ("c", "config")]
@@ -126,7 +126,7 @@ def _settings(spaces: Spaces, stage: Stage, words: Sequence[str], trials: int) -
     return settings
 
 
-def _train(stage: Stage, number: int, settings: dict[str, Any]) -> TrainedStage:
+def _train(stage: Stage, number: int, settings: Settings) -> TrainedStage:
     return train(trial(parse_stage(stage.words, settings), f"trial-{number}", FOLDER))
 
 

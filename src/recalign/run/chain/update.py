@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,8 +21,7 @@ from recalign.run.chain.command import IDS, run_chain, split_overrides
 from recalign.run.chain.experiment import Chain, Evaluation
 from recalign.run.chain.plan import EVALUATION, Overrides, Plan, Settings
 from recalign.run.stage import Manifest, RunFolder
-from recalign.run.stage.settings import instantiated, parse_call
-from recalign.run.words import settings_of
+from recalign.run.stage.settings import instantiated, parse_call, set_keys
 
 EARLIER_IDS = "ids-before"
 """The earlier chain's ids, in the new chain's folder."""
@@ -106,12 +105,12 @@ def update_plan(how: Update, overrides: Overrides) -> Plan:
         raise InputError(what, where="name", remedy="give another --name")
     # What stages were given stands in the configuration of each, what a search chose too. Only what a log's YAML
     # may have been overridden by has to come after it again.
-    data = {key.removeprefix("data."): value for key, value in _of_data(settings_of({"data": before.data})).items()}
-    stages = {stage: _of_data(settings_of(own)) for stage, own in before.stages.items()}
+    data = {key.removeprefix("data."): value for key, value in _of_data({"data": before.data}).items()}
+    stages = {stage: _of_data(own) for stage, own in before.stages.items()}
     chain = replace(before, log=how.log, name=name, root=str(run.parent), workers=how.workers, verbose=how.verbose)
     chain = replace(chain, trials=0, stages=stages, trainer={}, data=data)
     for stage, settings in record["overrides"]:
-        overrides[stage] = _of_data(settings.items()) | overrides.get(stage, {})
+        overrides[stage] = [_of_data(*settings), *overrides.get(stage, [])]
     epochs: dict[str, int] = {}  # of the warm-started stage when it was first trained, by seed
     begin_with = partial(_from_earlier, run, how, epochs)
     plan = Plan(chain, run / RECORD, overrides, begin_with, {"epochs": epochs, "goes_on_from": str(run)})
@@ -134,15 +133,15 @@ def _from_earlier(
     folder = RunFolder(run / (stage or "reward") / f"seed-{seed}")
     manifest = Manifest.read(folder)
     assert manifest is not None  # `update_plan` has read it
-    own: Settings = dict.fromkeys(manifest.upstream)  # of the new chain's own stages
-    own |= {f"data.{GROWS_FROM}": str(plan.folder / EARLIER_IDS)}
+    own: dict[str, Any] = dict.fromkeys(manifest.upstream)  # of the new chain's own stages
+    own[f"data.{GROWS_FROM}"] = plan.folder / EARLIER_IDS
     if stage == WARM_STARTED_STAGE:
-        own |= {f"model.{GROWS_FROM}": str(folder.path / str(manifest.checkpoint)), "data.untouched": how.untouched}
+        own |= {f"model.{GROWS_FROM}": folder.path / str(manifest.checkpoint), "data.untouched": how.untouched}
         own["trainer.max_epochs"] = math.ceil(how.epochs * epochs[f"{stage}/seed-{seed}"])
     return folder.config if stage else run / EVALUATION.format(seed), own
 
 
-def _of_data(settings: Iterable[tuple[str, Any]]) -> Settings:
+def _of_data(*settings: Settings) -> dict[str, Any]:
     """What is said of data, but not where the rows are: that is the new log's to say, else the earlier stage's."""
-    where = ("data.root", *(f"data.log.{name}" for name in WHERE_ROWS_ARE))
-    return {key: value for key, value in settings if key.startswith("data.") and not key.startswith(where)}
+    where, given = ("data.root", *(f"data.log.{name}" for name in WHERE_ROWS_ARE)), set_keys(*settings).items()
+    return {key: value for key, value in given if key.startswith("data.") and not key.startswith(where)}

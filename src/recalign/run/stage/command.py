@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from recalign.run.stage.folder import Manifest, RunConfig, RunFolder
 from recalign.run.stage.lightning_cli import EvaluatedPolicy, StageCLI
 from recalign.run.stage.parsed import ParsedStage
 from recalign.run.stage.stage import TrainedStage, run_stage
-from recalign.run.words import imported, options, settings_of
+from recalign.run.words import imported, to_argv
 from recalign.workers import locked, torch_threads
 
 OPTIONAL = ("optimizer", "lr_scheduler", "early_stopping")
@@ -146,18 +147,20 @@ def _errors_of_settings() -> Iterator[None]:
 
 
 @exclusive()
-def parse_stage(words: Sequence[str], settings: Mapping[str, Any] | None = None) -> Stage:
+def parse_stage(words: Sequence[str], *settings: Mapping[str, Any]) -> Stage:
     """Parse a command and look up the checkpoints that it starts from; do not run it.
 
     Args:
         words: after ``recalign``: ``["fit", "--config", "conf/asft.yaml", ...]``.
-        settings: over those of the words, nested or by dotted key: ``{"model": {"lr": 0.1}}``, ``{"model.lr": 0.1}``.
+        *settings: each over those before, nested or by dotted key: ``{"model": {"lr": 0.1}}``, ``{"model.lr": 0.1}``.
+            They become words here (`to_argv`), and nowhere else: the parser knows how to merge classes, lists that are
+            added to (``callbacks+``) and ``${...}``.
 
     Raises:
         InputError: a key, value, class or file that does not exist, with the nearest that does.
     """
     command, *_ = words
-    line = [*words, *options(dict(settings_of(settings or {})))]
+    line = [*words, *chain.from_iterable(map(to_argv, settings))]
     with quiet():
         config, variables = StageCLI.parse(line)
     for module in config["run"]["imports"]:

@@ -121,14 +121,14 @@ def load(path: Path) -> dict[str, Any]:
     return content
 
 
-def set_keys(settings: Mapping[str, Any]) -> dict[str, Any]:
+def set_keys(*settings: Mapping[str, Any]) -> dict[str, Any]:
     """Flatten settings by dotted key: each single value, also in mappings and files, by the key that a user would type.
 
-    A class is the value of its own key: ``{"data.split": "{class_path: X, init_args: {n: 1}}"}`` -> ``{"data.split":
-    "X", "data.split.n": 1}``.
+    Those of later mappings win. A class is the value of its own key: ``{"data.split": "{class_path: X, init_args: {n:
+    1}}"}`` -> ``{"data.split": "X", "data.split.n": 1}``.
     """
     found: dict[str, Any] = {}
-    for key, value in settings.items():
+    for key, value in (pair for one in settings for pair in flatten(one).items()):
         if isinstance(value, str) and value.endswith((".yaml", ".yml")) and Path(value).is_file():
             value = load(Path(value))
         elif isinstance(value, str) and value.startswith("{") and ":" in value:  # {a} may be an expression

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from recalign.run.stage.console import echo
 from recalign.run.stage.folder import Manifest, RunConfig, RunFolder
 from recalign.run.stage.settings import instantiated, parse_call
 from recalign.run.stage.upstream import TOKENS
+from recalign.run.words import to_argv
 from recalign.seals import code_digest
 
 
@@ -83,17 +85,18 @@ class ParsedTokens:
         return path
 
 
-def parse_tokens(words: Sequence[str]) -> ParsedTokens:
-    """Parse the words after ``recalign tokenize``; nothing is read yet.
+def parse_tokens(words: Sequence[str], *settings: Mapping[str, Any]) -> ParsedTokens:
+    """Parse the words after ``recalign tokenize``, and settings over them; nothing is read yet.
 
     Raises:
         InputError: a key, value, class or file that does not exist.
     """
-    parser, parsed = parse_call("tokenize", (tokenize.__doc__ or "").split("\n\n")[0], tokenize, words)
-    settings = instantiated(parser, parsed)
-    out, log = settings.pop("out"), settings["data"].log_.name
-    folder = RunFolder(Path(out)) if out else RunFolder.of(RunConfig(TOKENS), log, settings["seed"])
-    return ParsedTokens(list(words), yaml.safe_load(parser.dump(parsed, skip_unset=False)), settings, folder)
+    line = [*words, *chain.from_iterable(map(to_argv, settings))]
+    parser, parsed = parse_call("tokenize", (tokenize.__doc__ or "").split("\n\n")[0], tokenize, line)
+    arguments = instantiated(parser, parsed)
+    out, log = arguments.pop("out"), arguments["data"].log_.name
+    folder = RunFolder(Path(out)) if out else RunFolder.of(RunConfig(TOKENS), log, arguments["seed"])
+    return ParsedTokens(line, yaml.safe_load(parser.dump(parsed, skip_unset=False)), arguments, folder)
 
 
 def run_command(words: Sequence[str]) -> None:
