@@ -478,20 +478,16 @@ def test_what_lies_above_a_chain_is_found_from_its_own_folder_too(tmp_path: Path
 @pytest.mark.usefixtures("here")
 def test_what_is_added_for_all_and_for_one_is_added_in_that_order():
     stages = {"asft": {"trainer": {"callbacks+": "LearningRateMonitor"}}}
-    words = ("--trainer.callbacks+=Callback", "--stages.asft.trainer.callbacks+=ModelSummary")
-    parsed = planned(*words, *words[:1], trainer={"callbacks+": ["DeviceStatsMonitor"]}, stages=stages)
+    twice = ["--trainer.callbacks+=LambdaCallback"] * 2
+    words = (*twice, "--stages.asft.trainer.callbacks+=ModelSummary")
+    parsed = planned(*words, trainer={"callbacks+": ["DeviceStatsMonitor"]}, stages=stages)
 
     def callbacks(stage: str) -> list[str]:
         return [one["class_path"].rpartition(".")[2] for one in parsed[stage].config["trainer"]["callbacks"]]
 
-    assert callbacks("reward") == ["DeviceStatsMonitor", "Callback", "Callback"]
-    assert callbacks("asft") == [
-        "DeviceStatsMonitor",
-        "LearningRateMonitor",
-        "LambdaCallback",
-        "LambdaCallback",
-        "ModelSummary",
-    ]
+    typed = ["LambdaCallback", "LambdaCallback"]
+    assert callbacks("reward") == ["DeviceStatsMonitor", *typed]
+    assert callbacks("asft") == ["DeviceStatsMonitor", "LearningRateMonitor", *typed, "ModelSummary"]
 
 
 @pytest.mark.usefixtures("here")

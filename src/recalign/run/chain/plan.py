@@ -132,7 +132,8 @@ class Plan:
             own["data"] = {"users": "B1"}
         if stage in self.chain.post_trained and not self.begin_with:
             own["model"] = {"keep": self.chain.keep}
-        words, settings = ["fit", *(f"--config={file}" for file in files)], [first, own, self.world_root(seed), *given]
+        words = ["fit", *(f"--config={file}" for file in files)]
+        settings = [one for one in (first, own, self.world_root(seed), *given) if one]
         if (key := repr((words, settings))) not in self._once:
             self._once[key] = parse_stage(words, *settings)
         return self._once[key]
