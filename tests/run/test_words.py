@@ -47,17 +47,11 @@ def test_words_are_split_into_options_and_values(words: list[str], expected: lis
     assert list(iter_options(words)) == expected
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"model.lr": 0.1, "model.clip": None, "data.reward": "a, b", "data.split": {"class_path": "X"}},
-        {"model": {"lr": 0.1, "clip": None}, "data": {"reward": "a, b", "split": {"class_path": "X"}}},
-        {"model": {"lr": np.float64(0.1), "clip": None}, "data.reward": "a, b", "data": {"split": {"class_path": "X"}}},
-    ],
-)
-def test_nested_and_dotted_settings_are_the_same_words(settings: dict):
+def test_nested_and_dotted_settings_are_the_same_words():
+    dotted = {"model.lr": np.float64(0.1), "model.clip": None, "data.reward": "a, b", "data.split": {"class_path": "X"}}
+    nested = {"model": {"lr": 0.1, "clip": None}, "data": {"reward": "a, b", "split": {"class_path": "X"}}}
     words = ["--model.lr=0.1", "--model.clip=null", "--data.reward=a, b", '--data.split={"class_path": "X"}']
-    assert list(to_argv(settings)) == words
+    assert list(to_argv(dotted)) == list(to_argv(nested)) == words
 
 
 @pytest.mark.parametrize(

@@ -478,8 +478,7 @@ def test_what_lies_above_a_chain_is_found_from_its_own_folder_too(tmp_path: Path
 @pytest.mark.usefixtures("here")
 def test_what_is_added_for_all_and_for_one_is_added_in_that_order():
     stages = {"asft": {"trainer": {"callbacks+": "LearningRateMonitor"}}}
-    twice = ["--trainer.callbacks+=LambdaCallback"] * 2
-    words = (*twice, "--stages.asft.trainer.callbacks+=ModelSummary")
+    words = ["--trainer.callbacks+=LambdaCallback"] * 2 + ["--stages.asft.trainer.callbacks+=ModelSummary"]
     parsed = planned(*words, trainer={"callbacks+": ["DeviceStatsMonitor"]}, stages=stages)
 
     def callbacks(stage: str) -> list[str]:

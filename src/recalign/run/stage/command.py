@@ -153,8 +153,8 @@ def parse_stage(words: Sequence[str], *settings: Mapping[str, Any]) -> Stage:
     Args:
         words: after ``recalign``: ``["fit", "--config", "conf/asft.yaml", ...]``.
         *settings: each over those before, nested or by dotted key: ``{"model": {"lr": 0.1}}``, ``{"model.lr": 0.1}``.
-            They become words here (`to_argv`), and nowhere else: the parser knows how to merge classes, lists that are
-            added to (``callbacks+``) and ``${...}``.
+            They stay mappings until here, where they become words (`to_argv`): only the parser knows how to merge
+            classes with their arguments, lists that are added to (``callbacks+``) and ``${...}``.
 
     Raises:
         InputError: a key, value, class or file that does not exist, with the nearest that does.
