@@ -22,6 +22,7 @@ from recalign.nn import HSTU, Encoder, LazyDecoder, Pooled
 from recalign.posttrain import PostTrainingData
 from recalign.posttrain.base import PostTraining
 from recalign.recommender import CodePolicy, Policy
+from recalign.recommender.memory import Memory
 from recalign.recommender.onerec import random_codes
 
 SETTINGS: dict[str, Any] = {
@@ -155,6 +156,16 @@ def saved(module: LightningModule, path: Path) -> Path:
     """The checkpoint of a module that was just trained."""
     module.trainer.save_checkpoint(path)
     return path
+
+
+def with_memory(policy: Any) -> Any:
+    """Every item has a few neighbours, some of them twice; the first has none."""
+    memory = Memory(policy.num_items, neighbours=6, newest=4)
+    memory.neighbour_WK.random_(1, policy.num_items + 1)[:2] = 0
+    memory.cosine_WK.uniform_()[:2] = 0
+    memory.strength = 2.0
+    policy.remember(memory)
+    return policy
 
 
 def batch_of(data: EventDataModule, part: str = "test", rows: int | None = None) -> Batch:

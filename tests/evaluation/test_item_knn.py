@@ -12,8 +12,9 @@ import small
 import torch
 
 from recalign.data.sequences import LeaveLast
-from recalign.evaluation import item_knn
-from recalign.evaluation.item_knn import ItemKNN, nearest, transitions
+from recalign.evaluation.item_knn import ItemKNN, transitions
+from recalign.recommender import memory
+from recalign.recommender.memory import nearest
 from recalign.reward import RewardData
 
 NEAR = math.sqrt(2) - 1  # 1 / (sqrt(2 * 1) + 1): two items that met once, of two training events and one
@@ -42,14 +43,14 @@ def probabilities(policy: ItemKNN, data: RewardData, user: int, part: str = "tes
 
 def test_neighbours_are_as_worked_out_by_hand(by_hand):
     """With a window of 1: items 1 and 2 meet twice, 2 and 3 once, 1 and 4 once. What is held out does not count."""
-    neighbour_WK, cosine_WK = nearest(by_hand.sequences, window=1, neighbours=2, shrinkage=1.0)
+    neighbour_WK, cosine_WK = nearest(by_hand.sequences, "all", window=1, neighbours=2, shrinkage=1.0)
     assert neighbour_WK.tolist() == [[0, 0], [2, 4], [1, 3], [2, 0], [1, 0], [0, 0]]
     twice = 2 / (2 + 1)
     expected = [[0, 0], [twice, NEAR], [twice, NEAR], [NEAR, 0], [NEAR, 0], [0, 0]]
     np.testing.assert_allclose(cosine_WK, expected, rtol=1e-6)
-    one, _ = nearest(by_hand.sequences, window=1, neighbours=1, shrinkage=1.0)
+    one, _ = nearest(by_hand.sequences, "all", window=1, neighbours=1, shrinkage=1.0)
     assert one[:, 0].tolist() == [0, 2, 1, 2, 1, 0]
-    wider, _ = nearest(by_hand.sequences, window=2, neighbours=4, shrinkage=1.0)
+    wider, _ = nearest(by_hand.sequences, "all", window=2, neighbours=4, shrinkage=1.0)
     assert sorted(wider[1]) == [0, 2, 3, 4]
 
 
@@ -89,14 +90,14 @@ def test_neighbours_are_those_of_a_plain_count(data, monkeypatch):
         for at, item in enumerate(items):
             met.update((item, near) for near in items[max(at - window, 0) : at + window + 1] if near != item)
     cosine = {pair: n / (math.sqrt(count[pair[0]] * count[pair[1]]) + shrinkage) for pair, n in met.items()}
-    neighbour_WK, cosine_WK = nearest(data.sequences, window, k, shrinkage)
+    neighbour_WK, cosine_WK = nearest(data.sequences, "all", window, k, shrinkage)
     for item in range(1, data.num_items + 1):
         best = sorted((value for (one, _), value in cosine.items() if one == item), reverse=True)[:k]
         np.testing.assert_allclose(cosine_WK[item], best + [0] * (k - len(best)), rtol=1e-6)
         near = [other for other in neighbour_WK[item] if other]
         np.testing.assert_allclose([cosine[item, other] for other in near], cosine_WK[item][: len(near)], rtol=1e-6)
-    monkeypatch.setattr(item_knn, "PAIRS", 100)
-    for one, other in zip((neighbour_WK, cosine_WK), nearest(data.sequences, window, k, shrinkage), strict=True):
+    monkeypatch.setattr(memory, "PAIRS", 100)
+    for one, other in zip((neighbour_WK, cosine_WK), nearest(data.sequences, "all", window, k, shrinkage), strict=True):
         np.testing.assert_array_equal(one, other)
 
 

@@ -1,4 +1,4 @@
-"""The item prior's strength is the best on validation, and stands in the checkpoint that is handed over."""
+"""The strengths of prior and memory are the best on validation, and stand in the checkpoint that is handed over."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from recalign.recommender import (
     RecommenderData,
     calibration,
 )
+from recalign.recommender.calibration import MEMORY_STRENGTHS
 from recalign.recommender.checkpoint import load_net, read_checkpoint
 from recalign.run.stage.callbacks import RunCheckpoint
 
@@ -52,26 +53,61 @@ def cloned(data, folder, epochs=2, ckpt_path=None, averaged=True, over="items", 
 
 
 def by_hand(policy, data, strengths):
+    """NDCG@10 on validation at strengths of memory and prior."""
     batch = small.batch_of(data, "validation")
     found = {}
-    for strength in strengths:
-        policy.prior_strength = strength
+    for memory, prior in strengths:
+        policy.memory.strength, policy.prior_strength = memory, prior
         rank_T = policy.ranks(policy.encode(batch), batch.target_T, batch.seen_N)
         gain_T = (rank_T > 0) * (rank_T <= 10) / (rank_T + 1.0).log2()
-        found[strength] = gain_T.mean().item()
+        found[memory, prior] = gain_T.mean().item()
     return found
 
 
+def with_peak(memory, prior):
+    """In place of the search's ranking: it is best at these strengths."""
+
+    def measured(policy, batches, device, strengths):
+        return {(a, c): 1 - abs(a - memory) - abs(c - prior) for a, c in strengths}
+
+    return patch.object(calibration, "ndcg_by_strength", measured)
+
+
 @torch.no_grad()
-def test_the_best_checkpoint_gets_the_strength_that_ranks_all_users_best(data, tmp_path):
+def test_the_best_checkpoint_gets_the_strengths_that_rank_all_users_best(data, tmp_path):
     module = cloned(data, tmp_path)
     loaded = load_net(tmp_path / "best.ckpt", "policy")
     policy, facts = loaded.net.eval(), loaded.facts["prior"]
-    assert policy.prior_strength == facts["strength"] == module.policy.prior_strength
-    found = by_hand(policy, data, [0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, facts["strength"]])
-    assert facts["ndcg@10"] == pytest.approx(found[facts["strength"]], abs=1e-6)
-    assert facts["ndcg@10_without"] == pytest.approx(found[0.0], abs=1e-6)
-    assert max(found.values()) == found[facts["strength"]]
+    a, c = facts["memory"], facts["strength"]
+    assert a > 0
+    assert (a, c) == (policy.memory.strength, policy.prior_strength)
+    assert (a, c) == (module.policy.memory.strength, module.policy.prior_strength)
+    steps = [0.0, 0.5, 1.0, 1.5, 2.0]
+    found = by_hand(
+        policy, data, [(a, c), *((memory, prior) for memory in (0.0, *MEMORY_STRENGTHS) for prior in steps)]
+    )
+    assert facts["ndcg@10"] == pytest.approx(found[a, c], abs=1e-6)
+    assert facts["ndcg@10_without"] == pytest.approx(found[0.0, 0.0], abs=1e-6)
+    assert facts["ndcg@10_without_memory"] >= max(found[0.0, prior] for prior in steps) - 1e-6
+    assert found[a, c] >= 0.99 * max(found.values())
+    assert all(value < 0.99 * max(found.values()) for (memory, _), value in found.items() if memory < a)
+
+
+def test_a_memory_is_no_part_of_training_and_may_be_left_out(data, tmp_path):
+    with_it, without = (cloned(data, tmp_path / str(memory), memory=memory) for memory in (True, False))
+    assert all(a.equal(b) for a, b in zip(with_it.policy.parameters(), without.policy.parameters(), strict=True))
+    found = read_checkpoint(tmp_path / "False" / "best.ckpt")
+    assert without.policy.memory is None
+    assert found["facts"]["prior"]["memory"] == 0
+    assert not any("memory" in name for name in found["state_dict"])
+    assert found["facts"]["prior"]["ndcg@10"] == with_it.prior_facts["ndcg@10_without_memory"]
+
+
+def test_a_memory_that_does_not_pay_goes(data, tmp_path):
+    with with_peak(0, 0.5):
+        module = cloned(data, tmp_path, epochs=1)
+    assert module.policy.memory is None
+    assert load_net(tmp_path / "best.ckpt", "policy").net.memory is None
 
 
 def test_weights_and_counts_are_those_of_cloning_without_a_prior(data, tmp_path):
@@ -101,22 +137,24 @@ def test_a_continued_run_is_the_run_in_one_go(data, tmp_path, over):
 @pytest.mark.parametrize("over", ["items", "codes"])
 def test_a_calibrated_checkpoint_is_continued_without_its_prior(data, tmp_path, over, averaged):
     own = {"over": over, "averaged": averaged}
-    with patch.object(calibration, "ndcg_by_strength", lambda *given: {c: -abs(c - 0.5) for c in given[-1]}):
+    with with_peak(1, 1.5):
         cloned(data, tmp_path, epochs=1, **own)
-    assert load_net(tmp_path / "best.ckpt", "policy").net.prior_strength == 0.5
+    net = load_net(tmp_path / "best.ckpt", "policy").net
+    assert (net.memory.strength, net.prior_strength) == (1, 1.5)
     cloned(data, tmp_path, epochs=2, ckpt_path=tmp_path / "best.ckpt", **own)
-    assert load_net(tmp_path / "last.ckpt", "policy").net.prior_strength == 0
+    net = load_net(tmp_path / "last.ckpt", "policy").net
+    assert (net.memory, net.prior_strength) == (None, 0)
 
 
 @pytest.mark.parametrize("averaged", [True, False])
 def test_a_finished_run_that_is_continued_has_its_prior(data, tmp_path, averaged):
     """Lightning trains nothing then, and so does not say that training ends."""
-    with patch.object(calibration, "ndcg_by_strength", lambda *given: {c: -abs(c - 0.5) for c in given[-1]}):
+    with with_peak(1, 1.5):
         cloned(data, tmp_path, epochs=1, averaged=averaged)
     again = cloned(data, tmp_path, epochs=1, averaged=averaged, ckpt_path=tmp_path / "last.ckpt")
     own = load_net(tmp_path / "best.ckpt", "policy").net
     assert all(map(torch.equal, again.policy.parameters(), own.parameters()))
-    assert again.policy.prior_strength == 0.5
+    assert (again.policy.memory.strength, again.policy.prior_strength) == (1, 1.5)
     assert again.facts()["prior"] == read_checkpoint(tmp_path / "best.ckpt")["facts"]["prior"]
 
 
@@ -132,35 +170,44 @@ def test_a_policy_that_is_not_finite_does_not_get_into_the_checkpoint(data, tmp_
 
 @pytest.mark.parametrize("strength", [1.0, 2.0])
 def test_the_end_of_the_range_is_a_warning(data, tmp_path, recwarn, strength):
-    with patch.object(calibration, "ndcg_by_strength", lambda *given: {c: -abs(c - strength) for c in given[-1]}):
+    with with_peak(0, strength):
         cloned(data, tmp_path, epochs=1)
     assert any("end of its range" in str(warning.message) for warning in recwarn) == (strength == 2)
 
 
-def searched(data, value):
-    """What is found where the ranking has that value at a strength, and the strengths that each pass tries."""
+def searched(data, value, remembers):
+    """What is found where the ranking has that value at some strengths, and those that each pass tries."""
     asked = []
 
     def measured(policy, batches, device, strengths):
-        asked.append(sorted(strengths))
-        return {strength: value(strength) for strength in strengths}
+        asked.append(strengths)
+        return {each: value(*each) for each in strengths}
 
     trainer = SimpleNamespace(num_val_batches=[1], precision_plugin=SimpleNamespace(val_step_context=nullcontext))
+    module = SimpleNamespace(data=data, device=None, visible=lambda batch: batch)
     with patch.object(calibration, "ndcg_by_strength", measured):
-        return CalibratePrior({})._search(
-            trainer, SimpleNamespace(data=data, device=None, visible=lambda batch: batch), None
-        ), asked
+        policy = SimpleNamespace(memory=remembers or None)
+        return CalibratePrior({})._search(trainer, module, policy), asked
 
 
 @given(st.floats(-0.5, 2.5))
-def test_the_search_is_coarse_then_fine_and_finds_the_top(data, peak):
-    found, (coarse, fine) = searched(data, lambda strength: 1 - abs(strength - peak))
-    assert coarse == [0.25 * step for step in range(9)]
-    around = max(coarse, key=lambda strength: (1 - abs(strength - peak), -strength))
-    assert fine == [c for step in (-3, -2, -1, 1, 2, 3) if 0 <= (c := around + step / 16) <= 2]
+def test_the_search_for_a_prior_is_coarse_then_fine_and_finds_the_top(data, peak):
+    found, (coarse, fine) = searched(data, lambda _, c: 1 - abs(c - peak), remembers=False)
+    assert coarse == [(0, 0.25 * step) for step in range(9)]
+    around = max(coarse, key=lambda each: (1 - abs(each[1] - peak), -each[1]))[1]
+    assert fine == [(0, c) for step in (-3, -2, -1, 1, 2, 3) if 0 <= (c := around + step / 16) <= 2]
     assert abs(found["strength"] - min(max(peak, 0), 2)) <= 1 / 32
-    assert found["ndcg@10"] == 1 - abs(found["strength"] - peak)
+    assert found["ndcg@10"] == found["ndcg@10_without_memory"] == 1 - abs(found["strength"] - peak)
     assert found["ndcg@10_without"] == 1 - abs(peak)
+
+
+@given(st.sampled_from(MEMORY_STRENGTHS), st.floats(0, 2))
+def test_the_search_takes_the_weakest_memory_that_is_worth_the_best(data, memory, prior):
+    found, asked = searched(data, lambda a, c: 1 - max(0, memory - a) / 20 - abs(c - prior) / 50, remembers=True)
+    assert found["memory"] == memory
+    assert abs(found["strength"] - prior) <= 1 / 8
+    assert found["ndcg@10"] >= found["ndcg@10_without_memory"] >= found["ndcg@10_without"]
+    assert len({each for strengths in asked for each in strengths}) < 65
 
 
 def test_the_search_sees_no_rewards_of_judges_users(log_root, tmp_path, monkeypatch):

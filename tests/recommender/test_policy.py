@@ -68,6 +68,8 @@ POLICIES = {
     "formula": with_all_scores,
     "sequence": sequence_policy,
     "prior": with_prior,
+    "memory": lambda items: small.with_memory(with_prior(items)),
+    "codes with memory": lambda items: small.with_memory(small.coded(items)),
     "feedback": lambda items: sequence_policy(items, feedback=True),
     "sasrec": lambda items: SequencePolicy(SASRec(dim=16, layers=1, heads=1, max_length=32, dropout=0.0), items),
     "codes": lambda items: CodePolicy(LazyDecoder(16, max_length=32), items, [4, 3, 8], beam=1),

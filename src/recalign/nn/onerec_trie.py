@@ -110,9 +110,10 @@ class Trie(nn.Module):
         """Where nodes of a depth, 1 at least, stand among their siblings. Shape: int64 (...) -> int64 (...)."""
         return child - self.get_buffer(f"first_{depth - 1}")[self.parent(depth)[child]]
 
-    def below(self, depth: int, count_V: Tensor) -> Tensor:
-        """Sum counts of items over each node of a depth, 1 at least. Shape: (V,) -> (N,)."""
-        return count_V.new_zeros(self.nodes(depth)).index_add_(0, self.node_VS[:, depth - 1], count_V)
+    def below(self, depth: int, value: Tensor) -> Tensor:
+        """Sum values of items over each node of a depth, 1 at least. Shape: (..., V) -> (..., N)."""
+        sums = value.new_zeros(*value.shape[:-1], self.nodes(depth))
+        return sums.index_add(-1, self.node_VS[:, depth - 1], value)
 
 
 class NodeLogits(nn.Module):
@@ -140,17 +141,21 @@ class NodeLogits(nn.Module):
         return max(min(trie.nodes(depth + 1), dim * fan) for depth, fan in enumerate(trie.fans))
 
     def log_probs(
-        self, trie: Trie, depth: int, h_TND: Tensor, child: Tensor, exists: Tensor, prior_M: Tensor
+        self, trie: Trie, depth: int, h_TND: Tensor, child: Tensor, exists: Tensor, added_TM: Tensor
     ) -> Tensor:
         """Log-probabilities of children among those that exist, -inf where there is none.
 
         Shape:
             h_TND, child: as in `forward`.
             exists: bool, as child.
-            prior_M: added to the logit of each node of the next depth.
+            added_TM: added to the logits of the nodes of the next depth; one row where it is the same for all states.
             returns: (T, N, F), float32.
         """
-        logit_TNF = self(trie, depth, h_TND, child).float() + prior_M[child]
+        if child.dim() == 2 or len(added_TM) == 1:
+            added_TNF = added_TM[0][child] if len(added_TM) == 1 else added_TM[:, child]
+        else:
+            added_TNF = added_TM.gather(1, child.flatten(1)).view(child.shape)
+        logit_TNF = self(trie, depth, h_TND, child).float() + added_TNF
         return logit_TNF.masked_fill(~exists, -torch.inf).log_softmax(dim=-1)
 
     def forward(self, trie: Trie, depth: int, h_TND: Tensor, child: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ def starting_policy(data: RewardData, path: str | None, given: Policy | Loaded |
     loaded = load_or_copy(path, given, "policy", where="data.init_from", needed_by=needed_by)
     loaded.check(data)
     loaded.net.eval()
-    loaded.net.prior_strength, loaded.net.warm_only = 0.0, True
+    loaded.net.prior_strength, loaded.net.in_training_pass = 0.0, True
     return loaded.net
 
 

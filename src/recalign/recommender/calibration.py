@@ -1,9 +1,9 @@
-"""Choose the strength of the item prior on validation when cloning ends."""
+"""Choose the strengths of the item prior and of the memory on validation when cloning ends."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 
@@ -14,34 +14,44 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from recalign.data.sequences import Batch
 from recalign.distributed import broadcast_floats
-from recalign.recommender.checkpoint import load_net, read_checkpoint, write_checkpoint
-from recalign.recommender.policy import Policy
+from recalign.recommender.checkpoint import load_net, read_checkpoint, recipe, write_checkpoint
+from recalign.recommender.memory import Memory
+from recalign.recommender.policy import Policy, chunks, seen_within
 from recalign.recommender.rank_metrics import RankMetrics
+from recalign.recommender.sequence_policy import HistoryPolicy
 from recalign.recommender.training import PolicyModule
 
-MAX_STRENGTH = 2.0
-COARSE_STEP, FINE_STEP = 0.25, 0.0625
-"""Of the search: first over the whole range, then around the best."""
+Strengths = tuple[float, float]
+"""Of the memory and of the item prior, a and c."""
+MEMORY_STRENGTHS = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
+WORTH = 0.01
+"""Share of the best NDCG@10 that a weaker memory may lose: it leaves more to post-training."""
+MAX_STRENGTH = 2.0  # of the prior
+COARSE_STEP, STEP_BESIDE_MEMORY, FINE_STEP = 0.25, 0.5, 0.0625
+"""Of the search for the prior's strength: first over the whole range, without a memory and with one, then closer."""
 
 
 class CalibratePrior(Callback):
-    """Choose the strength of the policy's item prior when training ends, and write it into the checkpoint.
+    """Give the policy an item prior and a memory when training ends, and write them into the checkpoint.
 
-    Taken is the strength in 0..2 with the highest ``all/ndcg@10`` on the stage's validation events (by default those of
-    all users, on which an NDCG budget is measured too), the weakest of several. It goes into the best checkpoint, from
-    which the next stage starts, and into the module's policy. Training itself, and the validation that picks its epoch,
-    know no prior. Two passes over these events rank once for every strength that is tried.
+    The measure is ``all/ndcg@10`` on the stage's validation events (by default those of all users, on which an NDCG
+    budget is measured too). Taken is the weakest memory that comes within `WORTH` of the best, or none, with the best
+    strength of the prior beside it. They go into the best checkpoint, from which the next stage starts, and into the
+    module's policy. Training itself, and the validation that picks its epoch, know neither. Two passes over these
+    events rank once for all strengths that are tried.
 
-    Logs ``rank/prior``, the strength, and ``rank/prior/ndcg@10`` with ``rank/prior/ndcg@10_without``, what it is worth;
-    the checkpoint's facts hold the same as ``prior``.
+    Logs ``rank/prior`` and ``rank/memory``, the strengths, and NDCG@10 with both, without the memory, and without
+    either: ``rank/prior/{ndcg@10,ndcg@10_without_memory,ndcg@10_without}``; the checkpoint's facts hold the same as
+    ``prior``.
 
     Args:
-        facts: what is found goes into this dictionary too, by name: the strength, what it is worth.
+        facts: what is found goes into this dictionary too, by name.
+        memory: whether to try a memory.
     """
 
-    def __init__(self, facts: dict[str, float]) -> None:
+    def __init__(self, facts: dict[str, float], memory: bool = True) -> None:
         super().__init__()
-        self.facts = facts
+        self.facts, self.memory = facts, memory
         self._validated = False
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -61,68 +71,116 @@ class CalibratePrior(Callback):
         path = _handed_over(trainer)
         saved = path.is_file()
         policy = load_net(path, "policy").net if saved else copy.deepcopy(pl_module.policy)
-        found = self._search(trainer, pl_module, policy.to(pl_module.device).eval())
-        pl_module.policy.prior_strength = policy.prior_strength = found["strength"]
+        policy = policy.to(pl_module.device).eval()
+        if self.memory and isinstance(policy, HistoryPolicy):
+            policy.remember(Memory.of(pl_module.data.sequences, pl_module.data.users).to(pl_module.device))
+        found = self._search(trainer, pl_module, policy)
+        set_strengths(policy, found["memory"], found["strength"])
+        if isinstance(policy, HistoryPolicy) and not found["memory"]:
+            policy.remember(None)
+        take_strengths(pl_module.policy, policy)
         self.facts |= found
         if saved and trainer.is_global_zero:
             checkpoint = read_checkpoint(path)
-            checkpoint["state_dict"] |= {f"policy.{name}": x for name, x in policy.cpu().state_dict().items()}
+            checkpoint["state_dict"] |= {f"policy.{name}": x.cpu() for name, x in policy.state_dict().items()}
+            checkpoint["recipes"]["policy"] = recipe(policy)
             checkpoint["facts"]["prior"] = found
             write_checkpoint(checkpoint, path)
-        strength, with_it, without = found.values()
-        if strength == MAX_STRENGTH:
-            rank_zero_warn(
-                f"the item prior's strength is at the end of its range, {strength:g}: validation asks for even more "
-                "common items; the policy may be trained too little"
-            )
-        rank_zero_info(f"item prior of strength {strength:g}: NDCG@10 on validation {without:.4f} -> {with_it:.4f}")
-        figures = {"rank/prior": strength, "rank/prior/ndcg@10": with_it, "rank/prior/ndcg@10_without": without}
+        report(found)
+        figures = {"rank/prior": found["strength"], "rank/memory": found["memory"]}
+        figures |= {f"rank/prior/{name}": value for name, value in found.items() if name.startswith("ndcg")}
         for logger in trainer.loggers:
             logger.log_metrics(figures, step=trainer.global_step)
 
     def on_fit_end(self, trainer: Trainer, pl_module: PolicyModule) -> None:  # type: ignore[override]
         """Read the prior's figures from the checkpoint if nothing was left to train: `on_train_end` did not run."""
         if not self.facts and (path := _handed_over(trainer)).is_file():
-            self.facts |= read_checkpoint(path)["facts"].get("prior", {})
-            pl_module.policy.prior_strength = self.facts.get("strength", 0.0)
+            loaded = load_net(path, "policy")
+            self.facts |= loaded.facts.get("prior", {})
+            take_strengths(pl_module.policy, loaded.net)
 
     def _search(self, trainer: Trainer, module: PolicyModule, policy: Policy) -> dict[str, float]:
-        """The strength, and NDCG@10 with and without it."""
+        """The strengths, and NDCG@10 with both, without the memory, and without either."""
         data, limit = module.data, int(trainer.num_val_batches[0])
         windows = data.windows("validation")
+        found = dict[Strengths, float]()
 
-        def measure(strengths: list[float]) -> dict[float, float]:
+        def measure(wanted: Iterable[Strengths]) -> None:
+            strengths = [(a, c) for a, c in wanted if 0 <= c <= MAX_STRENGTH]
             with trainer.precision_plugin.val_step_context():
                 batches = map(module.visible, islice(data.loader(windows), limit))
-                return ndcg_by_strength(policy, batches, module.device, strengths)
+                found.update(ndcg_by_strength(policy, batches, module.device, strengths))
 
-        def best() -> float:
-            return max(sorted(found), key=lambda strength: found[strength])  # of equals, the weakest
+        def best(memory: float) -> Strengths:
+            tried = sorted(each for each in found if each[0] == memory)
+            return max(tried, key=lambda strengths: found[strengths])  # of equals, the weakest
 
-        found = measure([step * COARSE_STEP for step in range(round(MAX_STRENGTH / COARSE_STEP) + 1)])
-        around = (best() + step * FINE_STEP for step in (-3, -2, -1, 1, 2, 3))
-        found |= measure([strength for strength in around if 0 <= strength <= MAX_STRENGTH])
-        names, values = ("strength", "ndcg@10", "ndcg@10_without"), (best(), found[best()], found[0.0])
-        return dict(zip(names, broadcast_floats(values, module.device), strict=True))
+        memories = MEMORY_STRENGTHS if policy.memory is not None else ()
+        beside = [(a, c) for a in memories for c in _to_maximum(STEP_BESIDE_MEMORY)]
+        measure([(0.0, c) for c in _to_maximum(COARSE_STEP)] + beside)
+        enough = (1 - WORTH) * max(found.values())
+        chosen = next(a for a in (0.0, *memories) if found[best(a)] >= enough)
+        closer = {0.0: FINE_STEP, chosen: 2 * FINE_STEP if chosen else FINE_STEP}
+        measure((a, best(a)[1] + i * step) for a, step in closer.items() for i in (-3, -2, -1, 1, 2, 3))
+        values = [*best(chosen), found[best(chosen)], found[best(0.0)], found[0.0, 0.0]]
+        return dict(zip(FACTS, broadcast_floats(values, module.device), strict=True))
+
+
+def _to_maximum(step: float) -> list[float]:
+    return [step * i for i in range(round(MAX_STRENGTH / step) + 1)]
+
+
+FACTS = ("memory", "strength", "ndcg@10", "ndcg@10_without_memory", "ndcg@10_without")
+"""What calibration finds: a, c, and what they are worth."""
+
+
+def report(found: Mapping[str, float]) -> None:
+    """Print what calibration found, and warn where a strength is at the end of its range."""
+    memory, strength, with_both, without_memory, without = found.values()
+    if strength == MAX_STRENGTH:
+        rank_zero_warn(
+            f"the item prior's strength is at the end of its range, {strength:g}: validation asks for even more "
+            "common items; the policy may be trained too little"
+        )
+    steps = f"{without:.4f}, with an item prior {without_memory:.4f}, with a memory too {with_both:.4f}"
+    rank_zero_info(f"NDCG@10 on validation {steps} (strengths {strength:g} and {memory:g})")
+
+
+def set_strengths(policy: Policy, memory: float, prior: float) -> None:
+    """Set the strengths of a policy's memory and prior."""
+    policy.prior_strength = prior
+    if policy.memory is not None:
+        policy.memory.strength = memory
+
+
+def take_strengths(policy: Policy, calibrated: Policy) -> None:
+    """Give a policy the prior's strength and the memory of another one."""
+    policy.prior_strength = calibrated.prior_strength
+    if isinstance(policy, HistoryPolicy):
+        policy.remember(calibrated.memory)
 
 
 @torch.no_grad()
 def ndcg_by_strength(
-    policy: Policy, batches: Iterable[Batch], device: torch.device, strengths: list[float]
-) -> dict[float, float]:
-    """Mean NDCG@10 of all targets under each strength of the policy's item prior; NaN if there is none.
+    policy: Policy, batches: Iterable[Batch], device: torch.device, strengths: list[Strengths]
+) -> dict[Strengths, float]:
+    """Mean NDCG@10 of all targets under each pair of strengths; NaN if there is no target.
 
-    Ranked over the full catalogue without what was seen. The last strength stays set. A state knows nothing of the
-    prior, so histories are encoded once.
+    Ranked over the full catalogue without what was seen. The last pair stays set. A state knows nothing of strengths,
+    so histories are encoded once.
     """
-    metrics = {strength: RankMetrics((10,), sync_on_compute=False).to(device) for strength in strengths}
-    for batch in batches:
+    metrics = {each: RankMetrics((10,), sync_on_compute=False).to(device) for each in strengths}
+    for batch in batches if strengths else ():
         there = batch.to(device)
-        state = policy.encode(there)
-        for strength, metric in metrics.items():
-            policy.prior_strength = strength
-            metric.update(policy.ranks_within(state, there.target_T, 10, there.seen_N))
-    return {strength: float(metric.compute()["ndcg@10"]) for strength, metric in metrics.items()}
+        whole = policy.encode(there)
+        for part in chunks(len(whole), policy.num_items):
+            state, item_T = whole[part], there.target_T[part]  # a part's memory is read once for all strengths
+            row_N, column_N = seen_within(there.seen_N, part) or (item_T[:0], item_T[:0])
+            seen_N = torch.stack([row_N, column_N + 1])
+            for (memory, prior), metric in metrics.items():
+                set_strengths(policy, memory, prior)
+                metric.update(policy.ranks_within(state, item_T, 10, seen_N))
+    return {each: float(metric.compute()["ndcg@10"]) for each, metric in metrics.items()}
 
 
 def _handed_over(trainer: Trainer) -> Path:

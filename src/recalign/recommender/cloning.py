@@ -10,13 +10,17 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from recalign.data.sequences import Batch, EventDataModule
-from recalign.recommender.checkpoint import prior_names
+from recalign.recommender.checkpoint import build_net, prior_names
 from recalign.recommender.policy import Policy, mean_nll
 from recalign.recommender.prior import training_pass
 from recalign.recommender.training import PolicyModule
 
 CLONED = "cloned"
 """A fact of what cloning trained: it read everybody's choices, and rewards of users A at most."""
+
+
+MEMORY = "policy.memory."
+"""Where a policy's memory stands in a checkpoint."""
 
 
 class RecommenderData(EventDataModule):
@@ -31,29 +35,32 @@ class Cloning(PolicyModule):
     Args:
         policy: the policy, trained in place.
         prior: whether the policy gets an item prior when training ends (`calibration`).
+        memory: whether it gets a memory of co-occurrence with it, where that ranks better on validation.
         lr: AdamW's learning rate.
         weight_decay: AdamW's, on matrices only.
         top_k: items a user that `predict` writes.
     """
 
-    calibration: ClassVar[Callable[[dict[str, float]], Callback]]
-    """Makes the callback that chooses the prior's strength at the end; the package sets `CalibratePrior`."""
+    calibration: ClassVar[Callable[[dict[str, float], bool], Callback]]
+    """Makes the callback that chooses prior and memory at the end; the package sets `CalibratePrior`."""
 
     def __init__(
         self,
         policy: Policy,
         prior: bool = True,
+        memory: bool = True,
         lr: float = 2e-3,
         weight_decay: float = 0.3,
         top_k: int = 10,
     ) -> None:
         super().__init__(policy, lr, weight_decay, top_k)
         self.save_hyperparameters(logger=False, ignore=["policy", "top_k"])
-        self.prior = prior
+        self.prior, self.memory = prior, memory
         self.prior_facts: dict[str, float] = {}
 
     def configure_callbacks(self) -> list[Callback]:
-        return [*super().configure_callbacks(), *([type(self).calibration(self.prior_facts)] if self.prior else [])]
+        calibration = [type(self).calibration(self.prior_facts, self.memory)] if self.prior else []
+        return [*super().configure_callbacks(), *calibration]
 
     def facts(self) -> dict[str, Any]:
         return super().facts() | {CLONED: True} | ({"prior": self.prior_facts} if self.prior_facts else {})
@@ -61,8 +68,13 @@ class Cloning(PolicyModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         if self.trainer.training:  # a calibrated one may be continued, without its prior: also the average of it
-            own = self.state_dict()
-            checkpoint["state_dict"] |= {name: own[name] for name in prior_names(self)}
+            own, weights = self.state_dict(), checkpoint["state_dict"]
+            weights |= {name: own[name] for name in prior_names(self)}
+            checkpoint["state_dict"] = {name: x for name, x in weights.items() if not name.startswith(MEMORY)}
+            return
+        memory = checkpoint["recipes"]["policy"]["init_args"].get("memory")
+        if memory or self.policy.memory is not None:
+            self.policy.remember(memory and build_net(memory))
 
     def setup(self, stage: str) -> None:
         if stage == "fit":

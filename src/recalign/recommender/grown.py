@@ -46,7 +46,7 @@ def grow(policy: nn.Module, earlier: nn.Module, where: str) -> None:
         what = f"a {type(policy).__name__} cannot grow; only a SequencePolicy, over item ids, can"
         raise InputError(what, where=where, remedy="train a chain on the new log anew")
     own, weights, other = policy.state_dict(), earlier.state_dict(), []
-    for name in (own.keys() | weights.keys()) - prior_names(policy):
+    for name in (own.keys() | weights.keys()) - prior_names(policy) - prior_names(earlier):
         if name not in own or name not in weights:
             other.append(name)
             continue

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,11 +38,13 @@ class CodeState:
         window: what they see of the histories.
         past: of each block, keys and values of the first token.
         first_TD: the output there, from which the first code is predicted.
+        recalled: what the policy's memory reads of the histories, a `recalign.recommender.memory.Recalled`.
     """
 
     window: Window
     past: list[Past]
     first_TD: Tensor
+    recalled: Any = None
 
     def __len__(self) -> int:
         return len(self.first_TD)
@@ -49,7 +52,9 @@ class CodeState:
     def __getitem__(self, part: slice | Tensor) -> CodeState:
         if isinstance(part, slice) and part == slice(0, len(self)):
             return self  # with the layout of its window
-        return CodeState(self.window[part], [Past(k[part], v[part]) for k, v in self.past], self.first_TD[part])
+        recalled = None if self.recalled is None else self.recalled[part]
+        past = [Past(k[part], v[part]) for k, v in self.past]
+        return CodeState(self.window[part], past, self.first_TD[part], recalled)
 
 
 class CodePolicy(HistoryPolicy):
@@ -64,6 +69,8 @@ class CodePolicy(HistoryPolicy):
         widest: how wide it may become where a list is not known to be exact; no more than ``beam``: it never widens.
         temperature: of the softmax over cosines of the decoder's output and the nodes' vectors; null: over their
             products, as published.
+        memory: as in `HistoryPolicy`. A node's logit among its siblings gains log(sum_v n_v exp(a s_v) / sum_v n_v)
+            over the items below it, n_v their training events and a half.
     """
 
     PRIOR_STATE = ("count_V", "strength")
@@ -80,8 +87,10 @@ class CodePolicy(HistoryPolicy):
         beam: int = 50,
         widest: int = 400,
         temperature: float | None = None,
+        memory: Any = None,
     ) -> None:
-        super().__init__(LazyContext(decoder.dim, decoder.max_length, decoder.dropout.p), num_items, feedback)
+        context = LazyContext(decoder.dim, decoder.max_length, decoder.dropout.p)
+        super().__init__(context, num_items, feedback, memory=memory)
         self.decoder, self.beam, self.widest = decoder, beam, widest
         self.trie = Trie(num_items, sizes)
         self.start = nn.Parameter(torch.randn(decoder.dim) * 0.02)
@@ -125,7 +134,8 @@ class CodePolicy(HistoryPolicy):
         x_BLD = self.read(batch)
         window = Window(self.decoder.keys(x_BLD), batch.time_BL, batch.request_time_BL, batch.row_T, batch.column_T)
         h_TND, past = self.decoder(self.start.expand(len(batch.row_T), -1)[:, None], window, None)
-        return CodeState(window, past, h_TND[:, 0])
+        recalled = None if self.memory is None or self.in_training_pass else self.memory.recall(batch)
+        return CodeState(window, past, h_TND[:, 0], recalled)
 
     def hidden(self, state: CodeState) -> Tensor:
         return state.first_TD
@@ -254,5 +264,14 @@ class CodePolicy(HistoryPolicy):
             token = self.code_embedding[depth - 1].index_select(0, code.flatten()).unflatten(0, code.shape)
             h_TND, past = self.decoder(token.expand(state.first_TD.shape[0], -1, -1), state.window, past)
         child, exists = self.trie.children_of(depth, node)
-        prior_M = self.strength * self.get_buffer(f"prior_{depth + 1}")
-        return child, logp_TN[:, :, None] + self.head.log_probs(self.trie, depth, h_TND, child, exists, prior_M), past
+        added_TM = self._added(depth + 1, state)
+        return child, logp_TN[:, :, None] + self.head.log_probs(self.trie, depth, h_TND, child, exists, added_TM), past
+
+    def _added(self, depth: int, state: CodeState) -> Tensor:
+        """What the item prior and the memory add to the logits of the nodes of a depth. Shape: -> (T, M) or (1, M)."""
+        prior_1M = self.strength * self.get_buffer(f"prior_{depth}")[None]
+        if not self.recalls:
+            return prior_1M
+        count_V = self.count_V + 0.5
+        mass_TV = count_V * (self.memory.strength * state.recalled.score_TV).exp()
+        return prior_1M + (self.trie.below(depth, mass_TV) / self.trie.below(depth, count_V)).log()

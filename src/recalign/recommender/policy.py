@@ -29,17 +29,33 @@ class Policy(Rebuildable, nn.Module, ABC):
     use nothing of a state but ``len`` and slices. Subclasses write `encode`, `log_probs`, `hidden` if a state is not a
     tensor, and the other methods where they do not need T x V scores.
 
-    An item prior (`recalign.recommender.prior`) is in every probability, rank and sample, but in no state; at strength
-    0 it changes nothing. Counts and strength are in the ``state_dict``.
+    An item prior (`recalign.recommender.prior`) and a memory (`recalign.recommender.memory`) are in every probability,
+    rank and sample; at strength 0 they change nothing. What they count and their strengths are in the ``state_dict``.
+
+    Attributes:
+        memory: a `recalign.recommender.memory.Memory`, or None; only a `HistoryPolicy` can have one.
     """
 
     PRIOR_STATE: ClassVar[Sequence[str]] = ()
-    """Entries of its state_dict that belong to the prior; a nested `ItemPrior` lists its own."""
+    """Entries of its state_dict that belong to the prior; a nested `ItemPrior` or `Memory` lists its own."""
     lists: ClassVar[Any]
     """How the best items are found; the package sets `recalign.nn.topk`."""
     num_items: int
-    warm_only = False
-    """Whether items without training events are left out of the softmax, as in training (`training_pass`)."""
+    in_training_pass = False
+    """Whether items without training events are left out of the softmax, and the memory too (`training_pass`)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory: Any = None
+
+    def remember(self, memory: Any) -> None:
+        """Take a memory, or None, as if the policy had been made with it."""
+        self.memory = self.init_args["memory"] = memory
+
+    @property
+    def recalls(self) -> bool:
+        """Whether the memory has a part in probabilities now."""
+        return self.memory is not None and self.memory.strength != 0 and not self.in_training_pass
 
     def begin_step(self) -> None:
         """Begin a training step: compute once what its forward passes share, and draw its random parts."""
@@ -77,6 +93,10 @@ class Policy(Rebuildable, nn.Module, ABC):
         Shape: items int64 (T, C) or None -> (T, C), or (T, V) where column v - 1 is item v.
         """
 
+    def logits(self, state: State) -> Tensor:
+        """Log-probabilities over the catalogue, up to a constant a state. Shape: -> (T, V)."""
+        return self.log_probs(state)
+
     def hidden(self, state: State) -> Tensor:
         """What heads (values, critics) read of a state. Shape: (T, D)."""
         return state.flatten(1)
@@ -111,7 +131,7 @@ class Policy(Rebuildable, nn.Module, ABC):
         fewer than k are left.
         """
         parts = [
-            self.lists.top_k_from_scores(self.log_probs(state[part]), k, seen_within(seen, part))
+            self.lists.top_k_from_scores(self.logits(state[part]), k, seen_within(seen, part))
             for part in chunks(len(state), self.num_items)
         ]
         return torch.cat([score for score, _ in parts]), torch.cat([column for _, column in parts]) + 1
@@ -123,7 +143,7 @@ class Policy(Rebuildable, nn.Module, ABC):
         Ties count against the target. A target that was seen is ranked all the same. Shape: int64 (T,) -> int64 (T,).
         """
         ranks = [
-            ranks_from_scores(self.log_probs(state[part]), item[part] - 1, seen_within(seen, part))
+            ranks_from_scores(self.logits(state[part]), item[part] - 1, seen_within(seen, part))
             for part in chunks(len(state), self.num_items)
         ]
         return torch.cat(ranks)

@@ -78,7 +78,7 @@ class ItemPrior(nn.Module):
 
 @contextmanager
 def without_prior(*policies: Policy) -> Iterator[None]:
-    """Context in which policies have an item prior of strength 0, as in cloning; the strengths are restored after it.
+    """Context in which policies have no item prior and no memory, as in cloning; strengths are restored after it.
 
     Items without training events are out of the softmax too: no event says whether users would have chosen them.
     """
@@ -96,13 +96,13 @@ def without_prior(*policies: Policy) -> Iterator[None]:
 @contextmanager
 def training_pass(*policies: Policy) -> Iterator[None]:
     """Context of a training step's forward passes, of policies without an item prior; nested ones join the outer."""
-    begun = [policy for policy in policies if not policy.warm_only]
+    begun = [policy for policy in policies if not policy.in_training_pass]
     for policy in begun:
-        policy.warm_only = True
+        policy.in_training_pass = True
         policy.begin_step()
     try:
         yield
     finally:
         for policy in begun:
-            policy.warm_only = False
+            policy.in_training_pass = False
             policy.end_step()

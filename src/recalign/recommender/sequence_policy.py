@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from recalign.data.sequences import Batch
 from recalign.errors import InputError
 from recalign.nn import Encoder, target_ranks, unit
-from recalign.recommender.policy import Policy
+from recalign.recommender.policy import Policy, State, chunks
 from recalign.recommender.prior import ItemPrior
 
 LEFT_OUT = -1e4  # log-probability of items that are left out: exp of it is 0, and 0 times it too
@@ -59,13 +59,16 @@ class HistoryPolicy(Policy):
         feedback: whether the policy sees the rewards of earlier events.
         features: what is known of items beside their ids, a `recalign.recommender.feature_table.FeatureTable`; taken as
             it is.
+        memory: a `recalign.recommender.memory.Memory`; taken as it is.
     """
 
     num_warm = 0
 
-    def __init__(self, encoder: Encoder, num_items: int, feedback: bool, features: Any = None) -> None:
+    def __init__(
+        self, encoder: Encoder, num_items: int, feedback: bool, features: Any = None, memory: Any = None
+    ) -> None:
         super().__init__()
-        self.num_items = num_items
+        self.num_items, self.memory = num_items, memory
         self.item_embedding = nn.Embedding(num_items + 1, encoder.dim, padding_idx=0)
         nn.init.trunc_normal_(self.item_embedding.weight, std=0.02)
         with torch.no_grad():
@@ -104,9 +107,12 @@ class HistoryPolicy(Policy):
 
 
 class SequencePolicy(HistoryPolicy):
-    """A sequence encoder over item ids: log pi(v | h) = log softmax_v(cos(h, e_v) / temperature + c log(n_v + 1/2)).
+    """A sequence encoder over item ids, with an item prior of strength c and a memory of strength a.
 
-    The head of HSTU's research model (meta-recsys/generative-recommenders), and an item prior of strength c.
+        log pi(v | h) = log softmax_v(cos(h, e_v) / temperature + c log(n_v + 1/2) + a s(v | h))
+
+    The head of HSTU's research model (meta-recsys/generative-recommenders). Where the memory has a part, probabilities
+    come from all scores, some states at a time.
 
     Args:
         encoder: turns embedded histories into states; its ``dim`` is that of the item table.
@@ -114,6 +120,7 @@ class SequencePolicy(HistoryPolicy):
         temperature: of the softmax; smaller is sharper.
         feedback: whether the policy sees the rewards of earlier events.
         features: as in `HistoryPolicy`; items without training events are in the softmax too, except in training.
+        memory: as in `HistoryPolicy`.
     """
 
     softmax: ClassVar[Any]
@@ -126,8 +133,9 @@ class SequencePolicy(HistoryPolicy):
         temperature: float = 0.05,
         feedback: bool = False,
         features: Any = None,
+        memory: Any = None,
     ) -> None:
-        super().__init__(encoder, num_items, feedback, features)
+        super().__init__(encoder, num_items, feedback, features, memory)
         self.temperature = temperature
         self.prior = ItemPrior(num_items)
 
@@ -150,15 +158,30 @@ class SequencePolicy(HistoryPolicy):
     def prior_strength(self, strength: float) -> None:
         self.prior.strength = float(strength)
 
-    def encode(self, batch: Batch) -> Tensor:
-        return batch.newest(self.read(batch))
+    def encode(self, batch: Batch) -> State:
+        state_TD = batch.newest(self.read(batch))
+        return state_TD if self.memory is None or self.in_training_pass else self.memory.join(state_TD, batch)
 
-    def log_probs(self, state: Tensor, items: Tensor | None = None) -> Tensor:
+    def hidden(self, state: State) -> Tensor:
+        return state if isinstance(state, Tensor) else state.state_TD
+
+    def logits(self, state: State) -> Tensor:
+        return self._logits(state, *self._vectors(state))
+
+    def _logits(self, state: State, query_TX: Tensor, item_VX: Tensor) -> Tensor:
+        with torch.autocast(query_TX.device.type, enabled=False):
+            logit_TV = query_TX @ item_VX.T / self.temperature
+            return logit_TV + self.memory.strength * state.recalled.score_TV if self.recalls else logit_TV
+
+    def log_probs(self, state: State, items: Tensor | None = None) -> Tensor:
+        if self.recalls and items is not None:
+            parts = chunks(len(state), self.num_items)
+            return torch.cat([self.log_probs(state[part]).gather(1, items[part] - 1) for part in parts])
         query_TX, item_VX = self._vectors(state)
         with torch.autocast(query_TX.device.type, enabled=False):
             # Scores of the whole table take less room and time than the vectors of so many items.
             if items is None or 2 * len(item_VX) <= items.shape[1] * query_TX.shape[1]:
-                logp_TV = (query_TX @ item_VX.T / self.temperature).log_softmax(dim=-1)
+                logp_TV = self._logits(state, query_TX, item_VX).log_softmax(dim=-1)
                 if left_out := self.num_items - len(item_VX):
                     logp_TV = F.pad(logp_TV, (0, left_out), value=LEFT_OUT)
                 return logp_TV if items is None else logp_TV.gather(1, items - 1)
@@ -168,22 +191,30 @@ class SequencePolicy(HistoryPolicy):
         first_T = self.softmax.log_prob(query_TX, item_VX, items[:, 0] - 1, 1 / self.temperature, self._bound())
         return score_TC + (first_T - score_TC[:, 0])[:, None]
 
-    def log_prob(self, state: Tensor, item: Tensor) -> Tensor:
+    def log_prob(self, state: State, item: Tensor) -> Tensor:
+        if self.recalls:
+            return super().log_prob(state, item)
         return self.softmax.log_prob(*self._vectors(state), item - 1, 1 / self.temperature, self._bound())
 
-    def weighted_nll(self, state: Tensor, item: Tensor, weight: Tensor) -> Tensor:
+    def weighted_nll(self, state: State, item: Tensor, weight: Tensor) -> Tensor:
+        if self.recalls:
+            return super().weighted_nll(state, item, weight)
         return self.softmax.weighted_nll(*self._vectors(state), item - 1, weight, 1 / self.temperature, self._bound())
 
     @torch.no_grad()
-    def top_k(self, state: Tensor, k: int, seen: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def top_k(self, state: State, k: int, seen: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if self.recalls:
+            return super().top_k(state, k, seen)
         score, column = self.lists.top_k(*self._vectors(state), k, None if seen is None else (seen[0], seen[1] - 1))
         return score / self.temperature, column + 1
 
     @torch.no_grad()
-    def ranks(self, state: Tensor, item: Tensor, seen: Tensor | None = None) -> Tensor:
+    def ranks(self, state: State, item: Tensor, seen: Tensor | None = None) -> Tensor:
+        if self.recalls:
+            return super().ranks(state, item, seen)
         return target_ranks(*self._vectors(state), item - 1, None if seen is None else (seen[0], seen[1] - 1))
 
-    def vectors_of(self, state: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+    def vectors_of(self, state: State, items: Tensor) -> tuple[Tensor, Tensor]:
         """States and some items in full precision, their product the logit times the temperature.
 
         Unit vectors, widened by the item prior where there is one. Shape: int64 (N,) -> (T, X), (N, X).
@@ -191,13 +222,13 @@ class SequencePolicy(HistoryPolicy):
         table = self.item_embedding(items) if self.features is None else self.item_table().index_select(0, items)
         return self._widened(state, table, items - 1)
 
-    def _vectors(self, state: Tensor) -> tuple[Tensor, Tensor]:
+    def _vectors(self, state: State) -> tuple[Tensor, Tensor]:
         """`vectors_of` the items that the softmax is over: all, or those with training events."""
-        table = self.item_table()[1:][: self.num_warm if self.warm_only else None]
+        table = self.item_table()[1:][: self.num_warm if self.in_training_pass else None]
         return self._widened(state, table, slice(len(table)))
 
-    def _widened(self, state: Tensor, item_ND: Tensor, rows: slice | Tensor) -> tuple[Tensor, Tensor]:
-        query_TX = self.prior.augment_queries(unit(state.float()))
+    def _widened(self, state: State, item_ND: Tensor, rows: slice | Tensor) -> tuple[Tensor, Tensor]:
+        query_TX = self.prior.augment_queries(unit(self.hidden(state).float()))
         return query_TX, self.prior.augment_items(unit(item_ND.float()), 1 / self.temperature, rows)
 
     def _bound(self) -> float:

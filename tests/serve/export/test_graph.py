@@ -89,6 +89,12 @@ def test_policies_over_items(encoder, request_time, log_root):
     torch.testing.assert_close(*both(policy(encoder), data_of(log_root, request_time=request_time)), atol=1e-5, rtol=0)
 
 
+def test_a_policy_with_a_memory(log_root):
+    own, graph = both(small.with_memory(policy()), data_of(log_root))
+    torch.testing.assert_close(own, graph, atol=1e-5, rtol=0)
+    assert (own - both(policy(), data_of(log_root))[0]).abs().max() > 0.1
+
+
 def test_a_policy_that_reads_rewards(log_root):
     torch.testing.assert_close(*both(policy(feedback=True), data_of(log_root)), atol=1e-5, rtol=0)
 
@@ -119,7 +125,14 @@ def coded(**settings) -> CodePolicy:
     return shaken(made)
 
 
-@pytest.mark.parametrize("made", [lambda: coded(feedback=True), lambda: Rerank(coded(), reward(), 0.7).eval()])
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda: coded(feedback=True),
+        lambda: Rerank(coded(), reward(), 0.7).eval(),
+        lambda: small.with_memory(coded()),
+    ],
+)
 def test_policies_over_codes(made, log_root):
     torch.testing.assert_close(*both(made(), data_of(log_root)), atol=1e-4, rtol=0)
 

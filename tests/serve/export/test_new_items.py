@@ -33,7 +33,7 @@ def made(tmp_path_factory):
     torch.manual_seed(0)
     module = Recommender(data.num_items, small.encoder(), temperature=0.1, lr=5e-3)
     small.fit(module, data, folder, epochs=3)
-    module.policy.prior_strength = 0.4
+    small.with_memory(module.policy).prior_strength = 0.4
     checkpoint = small.saved(module, folder / "policy.ckpt")
     run = folder / "runs" / "new" / "recommender" / "seed-0"
     bundle_of(

@@ -149,4 +149,5 @@ def with_features(
         "bias": (policy.prior_strength * borrowed).expand(len(vector_XD)),
         "popular": borrowed.expand(len(vector_XD)),  # where the policy has no item prior
     }
-    return {name: torch.cat([old, rows[name].to(old)]) for name, old in tables.items()}
+    nobodys = {name: old.new_zeros(len(vector_XD), *old.shape[1:]) for name, old in tables.items()}  # no neighbours
+    return {name: torch.cat([old, rows.get(name, nobodys[name]).to(old)]) for name, old in tables.items()}

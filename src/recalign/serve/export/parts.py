@@ -18,6 +18,7 @@ from torch.func import functional_call
 
 from recalign.nn import Window, unit
 from recalign.recommender import CodePolicy, SequencePolicy
+from recalign.recommender.memory import Recalled
 from recalign.recommender.onerec_policy import CodeState
 from recalign.serve.export.histories import GraphInputs, last_hidden
 from recalign.serve.server.about import NODES
@@ -38,8 +39,12 @@ class Part(nn.Module):
         raise NotImplementedError
 
 
+MEMORY = {"memory_neighbour": "neighbour_WK", "memory_cosine": "cosine_WK"}
+"""Tables of items, and the buffers of a memory that they are."""
+
+
 class ItemPart(Part):
-    """A `SequencePolicy`: cosines over the temperature, and the item prior.
+    """A `SequencePolicy`: cosines over the temperature, the item prior and the memory.
 
     The rows of its table are kept as unit vectors and lengths: histories need the first times the second.
     """
@@ -56,6 +61,8 @@ class ItemPart(Part):
         found = {"unit": unit(table_ND), "norm": torch.linalg.vector_norm(table_ND, dim=1), "bias": bias_N}
         if not self.policy.prior_strength:  # without a history all items would be tied
             found["popular"] = F.pad(self.policy.prior.log_count_V, (1, 0), value=-torch.inf)
+        if self.policy.recalls:
+            found |= {name: self.policy.memory.get_buffer(buffer) for name, buffer in MEMORY.items()}
         return found
 
     def forward(self, h: GraphInputs, given: Mapping[str, Tensor]) -> Tensor:
@@ -66,6 +73,11 @@ class ItemPart(Part):
         state_BD = state_BD * (h.length_B > 0)[:, None]  # without a history the item prior answers alone
         length_B1 = torch.linalg.vector_norm(state_BD, dim=1, keepdim=True).clamp(min=1e-12)
         logit_BN = (state_BD / length_B1) @ given["unit"].T / self.policy.temperature + given["bias"]
+        if "memory_cosine" in given:
+            memory, row_B = self.policy.memory, torch.arange(h.item_BL.shape[0])
+            own = {buffer: given[name] for name, buffer in MEMORY.items()}
+            score_BV = functional_call(memory, own, (memory.newest_items(h.item_BL, row_B, h.newest_B),))
+            logit_BN = logit_BN + memory.strength * F.pad(score_BV, (1, 0))
         if "popular" in given:
             logit_BN = torch.where((h.length_B > 0)[:, None], logit_BN, given["popular"])
         return logit_BN
@@ -107,6 +119,9 @@ class CodePart(Part):
         names = ("trie.first_{0}", "trie.place_{0}", "trie.parent_{0}", "trie.code_{0}", "prior_{1}")
         levels = range(policy.trie.levels)
         nodes = {(own := name.format(n, n + 1)): policy.get_buffer(own) for n in levels for name in names}
+        if policy.recalls:
+            nodes |= {"trie.node_VS": policy.trie.node_VS}
+            nodes |= {f"memory.{name}": buffer for name, buffer in policy.memory.named_buffers()}
         nodes |= {f"head.vectors.{n}": x[: policy.trie.nodes(n + 1)] for n, x in enumerate(policy.head.vectors)}
         return items | {NODES + name: table for name, table in nodes.items()}
 
@@ -133,4 +148,6 @@ class Walk(nn.Module):
         x_BLD = policy.encoder(x_BLD, h.length_B, h.time_BL, h.request_time_BL)
         window = OnePerRow(policy.decoder.keys(x_BLD), h.time_BL, h.request_time_BL, row_B, h.newest_B)
         h_B1D, past = policy.decoder(policy.start.expand(row_B.shape[0], -1)[:, None], window, None)
-        return policy.walk(CodeState(window, past, h_B1D[:, 0]), policy.trie.levels)[0]
+        memory = policy.memory if policy.recalls else None
+        recalled = memory and Recalled(memory, memory.newest_items(h.item_BL, row_B, h.newest_B))
+        return policy.walk(CodeState(window, past, h_B1D[:, 0], recalled), policy.trie.levels)[0]

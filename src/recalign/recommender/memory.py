@@ -1,0 +1,198 @@
+"""A memory of co-occurrence: what came near the newest items of a history, in the training events of all users.
+
+    cos_ij = c_ij / (sqrt(n_i n_j) + shrinkage)               c_ij: training events of i and j near each other
+    s(v | h) = sum_m cos_{h_m, v} / m                         h_1: the newest item of the history, h_2 the next
+
+A policy with a memory of strength a adds a s(v | h) to its logits (`recalign.recommender.sequence_policy`). s is 0 for
+items that are nobody's neighbours, new ones among them, and for all items after an empty history. Nothing is trained
+for it. Jannach and Ludewig (RecSys 2017) found a weighted hybrid of a recurrent network and neighbours ahead of both.
+
+Sarwar et al. (WWW 2001) have the cosine. Ludewig and Jannach (UMUAI 2018) let co-occurrence count within sessions, and
+recent events for more. What other memories and settings are worth: ``benchmarks/memory``.
+
+Suffixes: T states, V items, W items after the padding 0, M newest events, K neighbours, N events, X some of them,
+P pairs of items.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from recalign.data.sequences import Batch, Sequences
+from recalign.data.sequences.store import Group
+from recalign.nn import Rebuildable
+
+NEIGHBOURS = 200  # K at most
+PAIRS = 2**23  # pairs of events that are counted at once, about
+
+
+class Memory(Rebuildable, nn.Module):
+    """The neighbours of each item, and how strongly a policy takes them into account. Nothing of it is trained.
+
+    Args:
+        num_items: V.
+        neighbours: K.
+        newest: M, events of a history that count.
+
+    Attributes:
+        neighbour_WK: int32, the neighbours of each item, 0 where there are fewer; row 0 is of the padding.
+        cosine_WK: float32, how near they are; 0 of neighbour 0.
+        strength: a; a plain number, so that no step waits for the device.
+    """
+
+    PRIOR_STATE = ("neighbour_WK", "cosine_WK", "_extra_state")
+    neighbour_WK: Tensor
+    cosine_WK: Tensor
+
+    def __init__(self, num_items: int, neighbours: int, newest: int = 20) -> None:
+        super().__init__()
+        self.register_buffer("neighbour_WK", torch.zeros(num_items + 1, neighbours, dtype=torch.int32))
+        self.register_buffer("cosine_WK", torch.zeros(num_items + 1, neighbours))
+        self.newest, self.strength = newest, 0.0
+
+    @classmethod
+    def of(
+        cls,
+        sequences: Sequences,
+        users: Group = "all",
+        window: int = 10,
+        shrinkage: float | None = 10.0,
+        newest: int = 20,
+        before: bool = True,
+    ) -> Memory:
+        """Count the training events of a group of users, which are near each other up to ``window`` places apart.
+
+        The other arguments are those of the class and of `nearest`.
+        """
+        found = nearest(sequences, users, window, NEIGHBOURS, shrinkage, before)
+        neighbour_WK, cosine_WK = map(torch.from_numpy, found)
+        most = max(1, int((cosine_WK > 0).sum(dim=1).max()))
+        made = cls(sequences.num_items, most, newest)
+        made.neighbour_WK.copy_(neighbour_WK[:, :most])
+        made.cosine_WK.copy_(cosine_WK[:, :most])
+        return made
+
+    def recall(self, batch: Batch) -> Recalled:
+        """What the memory reads of the histories before a batch's targets."""
+        return Recalled(self, self.newest_items(batch.item_BL, batch.row_T, batch.column_T))
+
+    def join(self, state_TD: Tensor, batch: Batch) -> StateWithMemory:
+        """An encoder's states, with what the memory reads."""
+        return StateWithMemory(state_TD, self.recall(batch))
+
+    def newest_items(self, item_BL: Tensor, row_T: Tensor, column_T: Tensor) -> Tensor:
+        """The newest items of histories, newest first, then 0. Shape: as of `Batch` -> int64 (T, M)."""
+        column_TM = column_T[:, None] - torch.arange(self.newest, device=column_T.device)
+        return item_BL[row_T[:, None], column_TM.clamp(min=0)] * (column_TM >= 0)
+
+    def forward(self, newest_TM: Tensor) -> Tensor:
+        """s(v | h) of all items after some `newest_items`. Shape: int64 (T, M) -> (T, V)."""
+        weight_M1 = 1 / torch.arange(1, newest_TM.shape[1] + 1, device=newest_TM.device)[:, None]
+        score_TMK, neighbour_TMK = self.cosine_WK[newest_TM] * weight_M1, self.neighbour_WK[newest_TM].long()
+        score_TW = score_TMK.new_zeros(newest_TM.shape[0], self.cosine_WK.shape[0])
+        return score_TW.scatter_add(1, neighbour_TMK.flatten(1), score_TMK.flatten(1))[:, 1:]
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor(self.strength, dtype=torch.float64)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.strength = state.item()
+
+
+@dataclass(frozen=True)
+class Recalled:
+    """T histories as a memory reads them. Scores are worked out when they are asked for, and kept.
+
+    Attributes:
+        memory: the policy's.
+        newest_TM: `Memory.newest_items`.
+    """
+
+    memory: Memory
+    newest_TM: Tensor
+
+    def __len__(self) -> int:
+        return len(self.newest_TM)
+
+    def __getitem__(self, part: slice | Tensor) -> Recalled:
+        whole = isinstance(part, slice) and part == slice(0, len(self))
+        return self if whole else Recalled(self.memory, self.newest_TM[part])
+
+    @functools.cached_property
+    def score_TV(self) -> Tensor:
+        """s(v | h). Shape: (T, V)."""
+        return self.memory(self.newest_TM)
+
+
+@dataclass(frozen=True)
+class StateWithMemory:
+    """T states of a policy with a memory.
+
+    Attributes:
+        state_TD: of the encoder.
+        recalled: what the memory reads of the histories.
+    """
+
+    state_TD: Tensor
+    recalled: Recalled
+
+    def __len__(self) -> int:
+        return len(self.state_TD)
+
+    def __getitem__(self, part: slice | Tensor) -> StateWithMemory:
+        return StateWithMemory(self.state_TD[part], self.recalled[part])
+
+
+def nearest(
+    sequences: Sequences, users: Group, window: int, neighbours: int, shrinkage: float | None, before: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest neighbours of each item by cosine, nearest first, from the training events of a group of users.
+
+    Items are counted a block at a time, so that no more than `PAIRS` pairs of events are held, or those of one item.
+
+    Args:
+        shrinkage: of the cosine; None: neighbours are ordered by their counts.
+        before: whether events before an item's count too, not only those after it.
+
+    Returns:
+        int32 (W, K), 0 where there are fewer, and their cosines or counts, float32 (W, K).
+    """
+    user_N = np.repeat(np.arange(sequences.num_users), np.diff(sequences.offset))
+    training = np.arange(len(user_N)) - sequences.offset[user_N] < sequences.train_count[user_N]
+    training &= sequences.users_in(users)[user_N]
+    user_N, item_N = user_N[training], sequences.item[training].astype(np.int64)
+    root_W = np.sqrt(np.append(0, sequences.item_counts(users)))
+    neighbour_WK = np.zeros((len(root_W), neighbours), np.int32)
+    cosine_WK = np.zeros((len(root_W), neighbours), np.float32)
+    by_item_N = np.argsort(item_N, kind="stable")
+    borders = np.append(np.searchsorted(item_N[by_item_N], np.arange(len(root_W))), len(item_N))
+    cuts = [*range(0, len(item_N), max(1, PAIRS // (2 * window))), len(item_N)]
+    for at_N in np.split(by_item_N, np.unique(borders[np.searchsorted(borders, cuts)])[1:-1]):
+        item_P, other_P, count_P = _pairs(user_N, item_N, at_N, range(-window if before else 1, window + 1))
+        cosine_P = count_P if shrinkage is None else count_P / (root_W[item_P] * root_W[other_P] + shrinkage)
+        order_P = np.lexsort((-cosine_P, item_P))
+        item_P, other_P, cosine_P = item_P[order_P], other_P[order_P], cosine_P[order_P]
+        rank_P = np.arange(len(item_P)) - np.searchsorted(item_P, item_P)
+        kept = rank_P < neighbours
+        neighbour_WK[item_P[kept], rank_P[kept]] = other_P[kept]
+        cosine_WK[item_P[kept], rank_P[kept]] = cosine_P[kept]
+    return neighbour_WK, cosine_WK
+
+
+def _pairs(
+    user_N: np.ndarray, item_N: np.ndarray, at_N: np.ndarray, steps: Iterable[int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Other items near some events, ``at_N``: item, the other one, how often. Sorted. Shape: -> int64 (P,) each."""
+    pairs = []
+    for step in steps:  # 0 finds no other item
+        at_X = at_N[(at_N + step >= 0) & (at_N + step < len(item_N))]
+        at_X = at_X[(user_N[at_X + step] == user_N[at_X]) & (item_N[at_X + step] != item_N[at_X])]
+        pairs.append(item_N[at_X] << 32 | item_N[at_X + step])
+    pair_P, count_P = np.unique(np.concatenate(pairs), return_counts=True)
+    return pair_P >> 32, pair_P & 0xFFFFFFFF, count_P
