@@ -29,6 +29,7 @@ from recalign.data.sequences.store import Group
 from recalign.nn import Rebuildable
 
 NEIGHBOURS = 200  # K at most
+AT_ONCE = 32  # states
 PAIRS = 2**23  # pairs of events that are counted at once, about
 
 
@@ -93,10 +94,12 @@ class Memory(Rebuildable, nn.Module):
 
     def forward(self, newest_TM: Tensor) -> Tensor:
         """s(v | h) of all items after some `newest_items`. Shape: int64 (T, M) -> (T, V)."""
-        weight_M1 = 1 / torch.arange(1, newest_TM.shape[1] + 1, device=newest_TM.device)[:, None]
-        score_TMK, neighbour_TMK = self.cosine_WK[newest_TM] * weight_M1, self.neighbour_WK[newest_TM].long()
-        score_TW = score_TMK.new_zeros(newest_TM.shape[0], self.cosine_WK.shape[0])
-        return score_TW.scatter_add(1, neighbour_TMK.flatten(1), score_TMK.flatten(1))[:, 1:]
+        (states, newest), flat_X = newest_TM.shape, newest_TM.flatten()
+        weight_M1 = 1 / torch.arange(1, newest + 1, device=newest_TM.device)[:, None]
+        score_TMK = self.cosine_WK.index_select(0, flat_X).view(states, newest, -1) * weight_M1
+        neighbour_TX = self.neighbour_WK.index_select(0, flat_X).long().view(states, -1)
+        score_TW = score_TMK.new_zeros(states, self.cosine_WK.shape[0])
+        return score_TW.scatter_add(1, neighbour_TX, score_TMK.flatten(1))[:, 1:]
 
     def get_extra_state(self) -> Tensor:
         return torch.tensor(self.strength, dtype=torch.float64)
@@ -126,8 +129,9 @@ class Recalled:
 
     @functools.cached_property
     def score_TV(self) -> Tensor:
-        """s(v | h). Shape: (T, V)."""
-        return self.memory(self.newest_TM)
+        """s(v | h). Shape: (T, V). On a CPU few states at a time, whose neighbours fit into its caches."""
+        states = AT_ONCE if self.newest_TM.device.type == "cpu" else max(1, len(self))
+        return torch.cat([self.memory(part_TM) for part_TM in self.newest_TM.split(states)])
 
 
 @dataclass(frozen=True)
