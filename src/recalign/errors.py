@@ -91,12 +91,13 @@ OpenUnit = Annotated[float, Range("between 0 and 1", lambda x: 0 < x < 1)]  # (0
 def check_ranges(kind: type, given: Mapping[str, Any], of: str) -> None:
     """Refuse settings outside the ranges that a class and its base classes give their constructors' arguments.
 
-    ``of`` is the prefix of the keys in messages, such as ``model``. None is allowed.
+    ``of`` is the prefix of the keys in messages, such as ``model``. None and words (``auto``) are allowed.
     """
     for base in kind.__mro__:
         init = vars(base).get("__init__")
         for name, hint in getattr(init, "__annotations__", {}).items():
-            for allowed in _ranges(hint, getattr(init, "__globals__", {})) if given.get(name) is not None else ():
+            ranges = _ranges(hint, getattr(init, "__globals__", {}))
+            for allowed in () if isinstance(given.get(name), str | None) else ranges:
                 allowed.require(given[name], f"{of}.{name}")
 
 

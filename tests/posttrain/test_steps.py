@@ -241,7 +241,10 @@ def test_signed_asft_computes_the_start_of_every_training_event_once(make, batch
 @pytest.mark.parametrize(("transform", "heavy", "warns"), [("exponential", 9.0, True), ("linear", 1e4, False)])
 def test_it_warns_of_few_heavy_events_where_a_temperature_would_help(make, recwarn, transform, heavy, warns):
     """100 events: even ones weigh as they should; then two of them weigh nearly everything."""
-    module, advantage_T = make(WeightedSFT, transform=transform, clip=None), torch.linspace(0, 0.1, 100)
+    module, advantage_T = (
+        make(WeightedSFT, transform=transform, temperature=0.3, clip=None),
+        torch.linspace(0, 0.1, 100),
+    )
     module._require_weights(advantage_T)
     assert not [one for one in recwarn if "model.temperature" in str(one.message)]
     advantage_T[:2] = heavy
@@ -372,6 +375,34 @@ def test_the_first_step_of_signed_is_the_gradient_of_the_advantage(make, batch):
     clone, a_T = copy.deepcopy(module.policy), batch.advantage_T.nan_to_num()
     expected = gradient(clone, (a_T * nll(SimpleNamespace(policy=clone), batch)).sum() / a_T.abs().sum())
     torch.testing.assert_close(gradient(module.policy, module.loss(batch)[0]), expected, atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("spread", "raised"), [(0.1, False), (0.6, True), (40.0, True)])
+def test_auto_is_the_smallest_temperature_at_which_a_tenth_of_the_events_count(make, recwarn, spread, raised):
+    advantage_T, module = (
+        spread * torch.randn(500, generator=torch.Generator().manual_seed(0)),
+        make(WeightedSFT, clip=None),
+    )
+    module._require_weights(torch.cat([advantage_T, torch.tensor([torch.nan])]))
+    share = [
+        (advantage_T.double() / (0.3 * 1.25**step)).softmax(dim=0).square().sum() ** -1 / 500 for step in range(48)
+    ]
+    step = [one >= 0.1 for one in share].index(True)
+    assert (step > 0) == raised
+    assert module.temperature == module.facts()["temperature"] == pytest.approx(0.3 * 1.25**step, rel=0.01)
+    assert not [one for one in recwarn if "model.temperature" in str(one.message)]
+    fixed, resumed = make(WeightedSFT, temperature=0.4), make(WeightedSFT)
+    for other in (fixed, resumed):
+        other.on_load_checkpoint({"facts": module.facts()})
+    assert (fixed.temperature, resumed.temperature) == (0.4, module.temperature)
+
+
+@pytest.mark.parametrize(("method", "settings"), [(SignedSFT, {}), (WeightedSFT, {"transform": "linear"})])
+def test_weights_without_a_temperature_look_for_none(make, method, settings):
+    module = make(method, **settings)
+    module._require_weights(torch.linspace(0.0, 30.0, 100) ** 8)
+    assert module.temperature == 0.3
+    assert "temperature" not in module.facts()
 
 
 @pytest.mark.parametrize("transform", ["linear", "sign"])

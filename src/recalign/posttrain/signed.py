@@ -44,6 +44,7 @@ class SignedSFT(WeightedSFT):
     It takes the arguments of `WeightedSFT`, of which ``transform`` and ``temperature`` change nothing.
     """
 
+    TEMPERED = ()
     use_dropout = False
     """It compares pi with the start."""
     start_E: Tensor

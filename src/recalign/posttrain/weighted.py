@@ -6,10 +6,10 @@ deviations of the log's rewards. In this unit a temperature means the same on ev
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from recalign.data.sequences import Batch
@@ -21,6 +21,9 @@ from recalign.recommender.policy import Policy, State, total_nll
 Transform = Literal["constant", "linear", "exponential", "rank", "sign"]
 MIN_EFFECTIVE = 0.05
 """Warn below this effective sample size, as a share of the events with an advantage: a few events dominate."""
+AUTO = "auto"
+TEMPERATURES, AUTO_EFFECTIVE = tuple(float(f"{0.3 * 1.25**step:.3g}") for step in range(48)), 0.1
+"""A temperature that is auto is the smallest of these whose effective sample size is at least that share."""
 
 
 def transform_advantages(advantage_T: Tensor, transform: Transform, temperature: float) -> Tensor:
@@ -104,13 +107,15 @@ class WeightedSFT(PostTraining):
     """L = sum_e w_e * -log pi(a_e | s_e) / sum_e w_e with w_e = f(A_e): advantage-weighted supervised fine-tuning.
 
     Logs ``advantage/{ess,max_weight,negative}`` (`weight_metrics`); ``advantage/clipped`` (`clip_weights`);
-    ``advantage/share``, share of the events with an advantage; and, before training, the histograms
-    ``advantage/values`` and ``advantage/weights`` over all events. Warns before training if the effective sample size
-    is below `MIN_EFFECTIVE` and a higher temperature would raise it.
+    ``advantage/share``, share of the events with an advantage; ``advantage/temperature``, where there is one; and,
+    before training, the histograms ``advantage/values`` and ``advantage/weights`` over all events. Warns before
+    training if the effective sample size is below `MIN_EFFECTIVE` and a higher temperature would raise it.
 
     Args:
         transform: f: constant, linear, exponential, rank or sign (`transform_advantages`).
-        temperature: beta of f, in standard deviations of the reward. Large: behaviour cloning; small: greedy.
+        temperature: beta of f, in standard deviations of the reward. Large: behaviour cloning; small: greedy. ``auto``:
+            the smallest of `TEMPERATURES` at which the weights of all training events have an effective sample size of
+            at least `AUTO_EFFECTIVE` of them. It is printed, and in the checkpoint, from which a resumed run takes it.
         clip: largest weight, in units of the mean weight; null: no limit.
         lr: AdamW's learning rate.
         **training: arguments of `PostTraining`.
@@ -120,18 +125,30 @@ class WeightedSFT(PostTraining):
     """
 
     LOG_PREFIX = "advantage"
+    TEMPERED: ClassVar[tuple[str, ...]] = ("exponential", "rank")
+    """The transforms whose weights depend on the temperature."""
 
     def __init__(
         self,
         transform: Transform = "exponential",
-        temperature: Positive[float] = 0.3,
+        temperature: Positive[float] | Literal["auto"] = AUTO,
         clip: Positive[float] | None = 10.0,
         lr: float = 3e-5,
         **training: Any,
     ) -> None:
         super().__init__(lr=lr, **training)
         self.transform: Transform = transform
-        self.temperature, self.clip = temperature, clip
+        self.clip, self.has_temperature = clip, transform in self.TEMPERED
+        self.auto = temperature == AUTO and self.has_temperature
+        self.temperature: float = TEMPERATURES[0] if temperature == AUTO else temperature
+
+    def facts(self) -> dict[str, Any]:
+        return super().facts() | ({"temperature": self.temperature} if self.has_temperature else {})
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        if self.auto:
+            self.temperature = checkpoint["facts"].get("temperature", self.temperature)
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
@@ -145,16 +162,22 @@ class WeightedSFT(PostTraining):
 
     def _require_weights(self, advantage_E: Tensor) -> None:
         known_T = advantage_E[~advantage_E.isnan()]
-        weight_T, _ = self.weights(known_T)
-        size_T = weight_T.double().abs()
+        for temperature in TEMPERATURES if self.auto else [self.temperature]:
+            self.temperature = temperature
+            weight_T, _ = self.weights(known_T)
+            size_T = weight_T.double().abs()
+            share = float(size_T.sum().square() / (len(size_T) * size_T.square().sum()))
+            if share >= AUTO_EFFECTIVE:
+                break
         if not size_T.any():
             text = f"every weight is 0: no event has an advantage above 0 (the largest is {known_T.max():.3g})"
             remedy = "use a data.reward above 0 for good events, another data.baseline or another transform"
             raise InputError(text, where=f"model.transform {self.transform}", remedy=remedy)
         self.log_histogram("advantage/values", known_T)
         self.log_histogram("advantage/weights", weight_T)
-        share = float(size_T.sum().square() / (len(size_T) * size_T.square().sum()))
-        if share < MIN_EFFECTIVE and self.transform in ("exponential", "rank"):
+        if self.auto:
+            rank_zero_info(f"temperature {self.temperature:g} (auto): in effect {share:.1%} of {len(size_T):,} events")
+        if share < MIN_EFFECTIVE and self.has_temperature:
             rank_zero_warn(
                 f"few events have nearly all of the weight: in effect {share:.1%} of {len(size_T):,}, below "
                 f"{MIN_EFFECTIVE:.0%}; raise model.temperature (now {self.temperature:g})"
@@ -164,7 +187,10 @@ class WeightedSFT(PostTraining):
         advantage_T = all_gather_rows(self.advantages(batch))
         weight_T, clipped = self.weights(advantage_T)
         loss, metrics = self.likelihood(batch, weight_T)
-        return loss, {**metrics, **clipped, "share": (~advantage_T.isnan()).float().mean()}
+        metrics |= clipped | {"share": (~advantage_T.isnan()).float().mean()}
+        if self.has_temperature:
+            metrics["temperature"] = weight_T.new_full((), self.temperature)
+        return loss, metrics
 
     def likelihood(self, batch: Batch, weight_T: Tensor) -> tuple[Tensor, Metrics]:
         """The loss and its metrics, from the weights of the events of all processes."""

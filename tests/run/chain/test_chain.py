@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import polars as pl
@@ -27,6 +28,7 @@ from recalign.run.chain import BASE_STAGES, Chain, Plan
 from recalign.run.chain import plan as chain_plan
 from recalign.run.chain.checks import check_stage_settings, make_world
 from recalign.run.chain.command import split_overrides
+from recalign.run.chain.steps import steps_of
 from recalign.run.stage import Stage, parse_stage
 from recalign.run.stage import parsed as parsed_stage
 
@@ -374,6 +376,30 @@ def test_what_is_set_for_asft_is_set_for_its_placebos_first():
     assert [said(stage, "data", "soft") for stage in chain.methods] == [1.0, 1.0, 2.0]
     names = [parsed[stage].config["data"]["class_path"].rpartition(".")[2] for stage in chain.methods]
     assert names == ["PostTrainingData", "PermutedPostTrainingData", "ShuffledPostTrainingData"]
+
+
+@pytest.mark.usefixtures("here")
+def test_a_placebo_takes_the_temperature_that_its_method_found(monkeypatch: pytest.MonkeyPatch):
+    methods, placebos = ["asft_permuted", "asft", "bc"], {"asft_permuted": "asft"}
+    chain = Chain(log="simulated", methods=methods, placebos=placebos, data={"root": "data"})
+    plan = Plan(chain, Path("conf/chain/tiny.yaml"), {})
+    monkeypatch.setattr(Stage, "load", lambda stage: SimpleNamespace(checkpoint=stage.folder.path))
+    monkeypatch.setattr(
+        "recalign.run.chain.plan.read_checkpoint",
+        lambda path: {"facts": {"temperature": {"asft": 0.469}[path.parent.name]}},
+    )
+
+    def temperature(*stage: Any) -> Any:
+        return plan.stage(*stage).config["model"]["init_args"]["temperature"]
+
+    assert [temperature(method, 0, None) for method in methods] == [0.469, "auto", "auto"]
+    chosen = {"model.lr": 0.1, "model.temperature": "auto"}
+    assert temperature("asft_permuted", 0, chosen) == 0.469
+    assert temperature("asft_permuted", 0, chosen | {"model.temperature": 0.8}) == 0.8
+    steps = {step.name: step.needs for step in steps_of(plan, {}, [])}
+    assert [*steps][-4:-1] == ["asft/seed-0", "bc/seed-0", "asft_permuted/seed-0"]
+    assert "asft/seed-0" in steps["asft_permuted/seed-0"]
+    assert "asft/seed-0" not in steps["bc/seed-0"]
 
 
 @pytest.mark.usefixtures("here")

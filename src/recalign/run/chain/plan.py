@@ -24,6 +24,7 @@ from recalign.evaluation.roles import START, Roles, reranked_method
 from recalign.evaluation.rows import UNTRAINED, row_of
 from recalign.evaluation.seed_evaluation import SeedEvaluation
 from recalign.files import write_text
+from recalign.posttrain.weighted import AUTO
 from recalign.recommender.checkpoint import read_checkpoint
 from recalign.reward import RewardData
 from recalign.run import configs
@@ -92,6 +93,8 @@ class Plan:
             for row in sorted({*rows} - {*UNTRAINED, START}):
                 self.yaml(reranked_method(row) or row, where)
         self.stages = [*BASE_STAGES, *self.trained]
+        both = {placebo: method for placebo, method in chain.placebos.items() if {placebo, method} <= {*self.trained}}
+        self.copied = {placebo: method for placebo, method in both.items() if method not in both}
         for stage in (*chain.stages, *overrides):
             if stage not in (None, TOKENS, *self.stages):
                 remedy = f"it trains: {', '.join(self.stages)}"
@@ -147,8 +150,16 @@ class Plan:
         return [one.stage for one in self.parsed(stage, self.seeds[0]).upstream if not one.named]
 
     def stage(self, name: str, seed: int, chosen: Mapping[str, Any] | None) -> Stage:
-        """A stage or method to load or make, with the settings that a search chose."""
-        return replace(self.parsed(name, seed, chosen), verbose=self.chain.verbose)
+        """A stage or method to load or make, with the settings that a search chose.
+
+        A placebo whose temperature is auto takes that of its method, which has run.
+        """
+        stage = self.parsed(name, seed, chosen)
+        if name in self.copied and stage.config["model"]["init_args"].get("temperature") == AUTO:
+            facts = read_checkpoint(self.parsed(self.copied[name], seed).load().checkpoint)["facts"]
+            if "temperature" in facts:
+                stage = self.parsed(name, seed, {**(chosen or {}), "model.temperature": facts["temperature"]})
+        return replace(stage, verbose=self.chain.verbose)
 
     def evaluation(self, seed: int, results: Results) -> SeedEvaluation:
         """The evaluation of all methods of a seed, from the results of its steps."""

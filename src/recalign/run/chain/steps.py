@@ -28,10 +28,12 @@ class Experiment(Protocol):
     Attributes:
         seeds: each a whole chain.
         trained: the methods that are trained, after `BASE_STAGES`.
+        copied: by placebo the method that it copies, which runs first: the placebo takes its temperature.
     """
 
     seeds: list[int]
     trained: list[str]
+    copied: Mapping[str, str]
 
     def upstream(self, stage: str) -> Sequence[str]:
         """The stages of the chain from whose results a stage starts."""
@@ -102,8 +104,10 @@ def steps_of(experiment: Experiment, first: Mapping[int, Sequence[Step]], search
         if search:
             steps += search if seed == experiment.seeds[0] else ()
             needs += (CHOICE,)
-        methods = experiment.trained
-        trained = [Step(step_name(name, seed), partial(_train, experiment, name, seed), needs) for name in methods]
+        trained, copied = [], experiment.copied
+        for name in sorted(experiment.trained, key=lambda name: name in copied):
+            method = [step_name(copied[name], seed)] if name in copied else []
+            trained.append(Step(step_name(name, seed), partial(_train, experiment, name, seed), (*needs, *method)))
         needs += tuple(step.name for step in trained)
         steps += [*trained, Step(step_name("evaluation", seed), partial(_evaluate, experiment, seed), needs)]
     return steps
