@@ -74,8 +74,8 @@ class Range:
     holds: Callable[[float], bool]
 
     def require(self, value: float | None, where: str) -> None:
-        """Refuse a value outside; None is allowed."""
-        if value is not None and not self.holds(value):
+        """Refuse a value outside; None and words, such as ``auto``, are allowed."""
+        if not isinstance(value, str | None) and not self.holds(value):
             raise InputError(f"{value} is not {self.words}", where=where, remedy=f"give a number {self.words}")
 
 
@@ -91,13 +91,12 @@ OpenUnit = Annotated[float, Range("between 0 and 1", lambda x: 0 < x < 1)]  # (0
 def check_ranges(kind: type, given: Mapping[str, Any], of: str) -> None:
     """Refuse settings outside the ranges that a class and its base classes give their constructors' arguments.
 
-    ``of`` is the prefix of the keys in messages, such as ``model``. None and words (``auto``) are allowed.
+    ``of`` is the prefix of the keys in messages, such as ``model``. None is allowed.
     """
     for base in kind.__mro__:
         init = vars(base).get("__init__")
         for name, hint in getattr(init, "__annotations__", {}).items():
-            ranges = _ranges(hint, getattr(init, "__globals__", {}))
-            for allowed in () if isinstance(given.get(name), str | None) else ranges:
+            for allowed in _ranges(hint, getattr(init, "__globals__", {})) if given.get(name) is not None else ():
                 allowed.require(given[name], f"{of}.{name}")
 
 

@@ -21,9 +21,8 @@ from recalign.recommender.policy import Policy, State, total_nll
 Transform = Literal["constant", "linear", "exponential", "rank", "sign"]
 MIN_EFFECTIVE = 0.05
 """Warn below this effective sample size, as a share of the events with an advantage: a few events dominate."""
-AUTO = "auto"
 TEMPERATURES, AUTO_EFFECTIVE = tuple(float(f"{0.3 * 1.25**step:.3g}") for step in range(48)), 0.1
-"""A temperature that is auto is the smallest of these whose effective sample size is at least that share."""
+"""``auto`` is the smallest of these temperatures at which the effective sample size is that share of the events."""
 
 
 def transform_advantages(advantage_T: Tensor, transform: Transform, temperature: float) -> Tensor:
@@ -73,10 +72,9 @@ def weighted_likelihood(policy: Policy, state: State, item_T: Tensor, weight_T: 
     exponential reward weighting (w = exp(r / beta); arXiv 2603.10279) and A-SFT (w = f(r - V); Netflix TechBlog,
     October 2025, whose own formula is not public; the closest published one is AWR, arXiv 1910.00177).
 
-    Dividing by the batch's sum of weights makes the step size independent of their scale.
-
-    States and items a_t are those of this process's events; weights w_t >= 0 are of the events of all processes, and no
-    gradient flows through them. Returns the loss, and the metrics of `weight_metrics`.
+    Dividing by the batch's sum of weights makes the step size independent of their scale. States and items a_t are
+    those of this process's events; weights w_t >= 0 are of the events of all processes, and no gradient flows through
+    them. Returns the loss, and the metrics of `weight_metrics`.
     """
     weight_T = weight_T.detach()
     share_T = weight_T / above_zero(weight_T.sum())
@@ -106,16 +104,14 @@ def above_zero(x: Tensor) -> Tensor:
 class WeightedSFT(PostTraining):
     """L = sum_e w_e * -log pi(a_e | s_e) / sum_e w_e with w_e = f(A_e): advantage-weighted supervised fine-tuning.
 
-    Logs ``advantage/{ess,max_weight,negative}`` (`weight_metrics`); ``advantage/clipped`` (`clip_weights`);
-    ``advantage/share``, share of the events with an advantage; ``advantage/temperature``, where there is one; and,
-    before training, the histograms ``advantage/values`` and ``advantage/weights`` over all events. Warns before
-    training if the effective sample size is below `MIN_EFFECTIVE` and a higher temperature would raise it.
+    Logs ``advantage/{ess,max_weight,negative}`` (`weight_metrics`), ``clipped`` (`clip_weights`), ``share`` of the
+    events with an advantage and ``temperature``; before training the histograms ``values`` and ``weights`` over all
+    events. Warns if the effective sample size is below `MIN_EFFECTIVE` and a higher temperature would raise it.
 
     Args:
         transform: f: constant, linear, exponential, rank or sign (`transform_advantages`).
         temperature: beta of f, in standard deviations of the reward. Large: behaviour cloning; small: greedy. ``auto``:
-            the smallest of `TEMPERATURES` at which the weights of all training events have an effective sample size of
-            at least `AUTO_EFFECTIVE` of them. It is printed, and in the checkpoint, from which a resumed run takes it.
+            the smallest of `TEMPERATURES` at which `AUTO_EFFECTIVE` of the events count; a resumed run keeps it.
         clip: largest weight, in units of the mean weight; null: no limit.
         lr: AdamW's learning rate.
         **training: arguments of `PostTraining`.
@@ -125,22 +121,20 @@ class WeightedSFT(PostTraining):
     """
 
     LOG_PREFIX = "advantage"
-    TEMPERED: ClassVar[tuple[str, ...]] = ("exponential", "rank")
-    """The transforms whose weights depend on the temperature."""
+    TEMPERED: ClassVar[tuple[str, ...]] = ("exponential", "rank")  # transforms that have a temperature
 
     def __init__(
         self,
         transform: Transform = "exponential",
-        temperature: Positive[float] | Literal["auto"] = AUTO,
+        temperature: Positive[float] | Literal["auto"] = "auto",
         clip: Positive[float] | None = 10.0,
         lr: float = 3e-5,
         **training: Any,
     ) -> None:
         super().__init__(lr=lr, **training)
-        self.transform: Transform = transform
-        self.clip, self.has_temperature = clip, transform in self.TEMPERED
-        self.auto = temperature == AUTO and self.has_temperature
-        self.temperature: float = TEMPERATURES[0] if temperature == AUTO else temperature
+        self.transform, self.clip, self.has_temperature = transform, clip, transform in self.TEMPERED
+        self.auto = temperature == "auto" and self.has_temperature
+        self.temperature: float = TEMPERATURES[0] if temperature == "auto" else temperature
 
     def facts(self) -> dict[str, Any]:
         return super().facts() | ({"temperature": self.temperature} if self.has_temperature else {})
@@ -165,32 +159,26 @@ class WeightedSFT(PostTraining):
         for temperature in TEMPERATURES if self.auto else [self.temperature]:
             self.temperature = temperature
             weight_T, _ = self.weights(known_T)
-            size_T = weight_T.double().abs()
-            share = float(size_T.sum().square() / (len(size_T) * size_T.square().sum()))
-            if share >= AUTO_EFFECTIVE:
+            if (share := float(weight_metrics(weight_T.double())["ess"])) >= AUTO_EFFECTIVE:
                 break
-        if not size_T.any():
+        if not weight_T.any():
             text = f"every weight is 0: no event has an advantage above 0 (the largest is {known_T.max():.3g})"
             remedy = "use a data.reward above 0 for good events, another data.baseline or another transform"
             raise InputError(text, where=f"model.transform {self.transform}", remedy=remedy)
         self.log_histogram("advantage/values", known_T)
         self.log_histogram("advantage/weights", weight_T)
-        if self.auto:
-            rank_zero_info(f"temperature {self.temperature:g} (auto): in effect {share:.1%} of {len(size_T):,} events")
+        said = f"temperature {self.temperature:g}: in effect {share:.1%} of {len(weight_T):,} events count"
         if share < MIN_EFFECTIVE and self.has_temperature:
-            rank_zero_warn(
-                f"few events have nearly all of the weight: in effect {share:.1%} of {len(size_T):,}, below "
-                f"{MIN_EFFECTIVE:.0%}; raise model.temperature (now {self.temperature:g})"
-            )
+            rank_zero_warn(f"few events have nearly all of the weight; raise model.temperature ({said})")
+        elif self.auto:
+            rank_zero_info(said)
 
     def loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
         advantage_T = all_gather_rows(self.advantages(batch))
         weight_T, clipped = self.weights(advantage_T)
         loss, metrics = self.likelihood(batch, weight_T)
-        metrics |= clipped | {"share": (~advantage_T.isnan()).float().mean()}
-        if self.has_temperature:
-            metrics["temperature"] = weight_T.new_full((), self.temperature)
-        return loss, metrics
+        tempered = {"temperature": weight_T.new_full((), self.temperature)} if self.has_temperature else {}
+        return loss, {**metrics, **clipped, **tempered, "share": (~advantage_T.isnan()).float().mean()}
 
     def likelihood(self, batch: Batch, weight_T: Tensor) -> tuple[Tensor, Metrics]:
         """The loss and its metrics, from the weights of the events of all processes."""

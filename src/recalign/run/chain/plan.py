@@ -24,7 +24,6 @@ from recalign.evaluation.roles import START, Roles, reranked_method
 from recalign.evaluation.rows import UNTRAINED, row_of
 from recalign.evaluation.seed_evaluation import SeedEvaluation
 from recalign.files import write_text
-from recalign.posttrain.weighted import AUTO
 from recalign.recommender.checkpoint import read_checkpoint
 from recalign.reward import RewardData
 from recalign.run import configs
@@ -77,7 +76,10 @@ class Plan:
         self.chain, self.overrides, self.begin_with = chain, overrides, begin_with
         self.recorded = {"chain": asdict(chain), "overrides": list(overrides.items()), **(record or {})}
         self._once: dict[str, Stage] = {}
-        self.name, self.seeds, self.trained = chain.name or file.stem, chain.seeds, chain.trained
+        self.name, self.seeds = chain.name or file.stem, chain.seeds
+        both = {placebo: method for placebo, method in chain.placebos.items() if {placebo, method} <= {*chain.trained}}
+        self.copied = {placebo: method for placebo, method in both.items() if method not in both}
+        self.trained = sorted(chain.trained, key=lambda method: method in self.copied)
         self.folder = Path(chain.root) / self.name
         above, shipped = Path(os.path.normpath(file.parent / "..")), configs.shipped()
         own = [folder for folder in (file.parent, above) if not folder.resolve().is_relative_to(shipped.resolve())]
@@ -93,8 +95,6 @@ class Plan:
             for row in sorted({*rows} - {*UNTRAINED, START}):
                 self.yaml(reranked_method(row) or row, where)
         self.stages = [*BASE_STAGES, *self.trained]
-        both = {placebo: method for placebo, method in chain.placebos.items() if {placebo, method} <= {*self.trained}}
-        self.copied = {placebo: method for placebo, method in both.items() if method not in both}
         for stage in (*chain.stages, *overrides):
             if stage not in (None, TOKENS, *self.stages):
                 remedy = f"it trains: {', '.join(self.stages)}"
@@ -146,8 +146,9 @@ class Plan:
         return {"data.root": self.folder / "worlds" / str(seed)} if self.chain.world else {}
 
     def upstream(self, stage: str) -> list[str]:
-        """The stages of the chain that a stage starts from."""
-        return [one.stage for one in self.parsed(stage, self.seeds[0]).upstream if not one.named]
+        """The stages of the chain that a stage starts from, and the method that a placebo copies."""
+        own = [one.stage for one in self.parsed(stage, self.seeds[0]).upstream if not one.named]
+        return own + [method for placebo, method in self.copied.items() if placebo == stage]
 
     def stage(self, name: str, seed: int, chosen: Mapping[str, Any] | None) -> Stage:
         """A stage or method to load or make, with the settings that a search chose.
@@ -155,7 +156,7 @@ class Plan:
         A placebo whose temperature is auto takes that of its method, which has run.
         """
         stage = self.parsed(name, seed, chosen)
-        if name in self.copied and stage.config["model"]["init_args"].get("temperature") == AUTO:
+        if name in self.copied and stage.config["model"]["init_args"].get("temperature") == "auto":
             facts = read_checkpoint(self.parsed(self.copied[name], seed).load().checkpoint)["facts"]
             if "temperature" in facts:
                 stage = self.parsed(name, seed, {**(chosen or {}), "model.temperature": facts["temperature"]})

@@ -28,15 +28,13 @@ class Experiment(Protocol):
     Attributes:
         seeds: each a whole chain.
         trained: the methods that are trained, after `BASE_STAGES`.
-        copied: by placebo the method that it copies, which runs first: the placebo takes its temperature.
     """
 
     seeds: list[int]
     trained: list[str]
-    copied: Mapping[str, str]
 
     def upstream(self, stage: str) -> Sequence[str]:
-        """The stages of the chain from whose results a stage starts."""
+        """The stages of the chain that come before a stage: it starts from them, or is the placebo of one."""
 
     def stage(self, name: str, seed: int, chosen: Mapping[str, Any] | None) -> Artifact[Any]:
         """A stage or method, on the checkpoints that exist now, with the settings that a search chose."""
@@ -104,12 +102,11 @@ def steps_of(experiment: Experiment, first: Mapping[int, Sequence[Step]], search
         if search:
             steps += search if seed == experiment.seeds[0] else ()
             needs += (CHOICE,)
-        trained, copied = [], experiment.copied
-        for name in sorted(experiment.trained, key=lambda name: name in copied):
-            method = [step_name(copied[name], seed)] if name in copied else []
-            trained.append(Step(step_name(name, seed), partial(_train, experiment, name, seed), (*needs, *method)))
-        needs += tuple(step.name for step in trained)
-        steps += [*trained, Step(step_name("evaluation", seed), partial(_evaluate, experiment, seed), needs)]
+        for name in experiment.trained:
+            before = (step_name(one, seed) for one in experiment.upstream(name) if one in experiment.trained)
+            steps.append(Step(step_name(name, seed), partial(_train, experiment, name, seed), (*needs, *before)))
+        needs += tuple(step_name(name, seed) for name in experiment.trained)
+        steps.append(Step(step_name("evaluation", seed), partial(_evaluate, experiment, seed), needs))
     return steps
 
 
