@@ -95,18 +95,7 @@ def test_a_mistake_is_named_with_its_place_and_a_remedy(folder: Path, mistake: d
 
 
 DRAWN = 200
-STAGES = (
-    "recommender",
-    "reward",
-    "judge",
-    "asft",
-    "dpo",
-    "kto",
-    "grpo",
-    "ppo",
-    "reinforce",
-    "iql",
-)
+STAGES = ("recommender", "reward", "judge", "asft", "dpo", "kto", "grpo", "ppo", "reinforce", "iql")
 WRONG = {
     bool: ["much", "7"],
     int: ["much", "1.5", "-1", "0"],

@@ -18,17 +18,7 @@ from taste import Taste
 
 from recalign.data.sequences import Batch
 from recalign.nn import LazyDecoder
-from recalign.posttrain import (
-    CQL,
-    GRPO,
-    PPO,
-    WBC,
-    PairData,
-    PostTrainingData,
-    Preferences,
-    SignedSFT,
-    WeightedSFT,
-)
+from recalign.posttrain import CQL, GRPO, PPO, WBC, PairData, PostTrainingData, Preferences, SignedSFT, WeightedSFT
 from recalign.posttrain.experimental import AWAC, IQL, KTO, Reinforce
 from recalign.recommender import OneRecRecommender, PolynomialAveraging, Recommender, RecommenderData, SequencePolicy
 from recalign.reward import Judge, RewardData, RewardModel

@@ -101,7 +101,7 @@ def chain(made_up_chain):
     check["test"] = {SEEN: 0.0}
     (made_up_chain / "check.json").write_text(json.dumps(check))
     for method in ("start", "asft"):
-        history = [{"title": "<b>Alien</b>", "reward": 4}, {"title": "Up", "reward": None}]
+        history = [{"title": "<b>Alien</b>\x1b\u202e", "reward": 4}, {"title": "Up", "reward": None}]
         seen = [{"user": "7", "history": history, "shown": ["Up", method]}]
         (made_up_chain / method / "seed-0/evaluation/examples.json").write_text(json.dumps(seen))
     return made_up_chain
@@ -120,7 +120,7 @@ def test_the_page_of_a_full_chain(chain):
         "KL(policy || start)", "Not decided: asft Nothing tells whether the judges", "What does it cost?",
         "strong / weak Do what strong implies. (seed 0) Do what weak implies. (seed 1, 2)",
         "Placebos (asft_permuted, asft_random) must gain nothing.",
-        "user 7 <b>Alien</b> 4 Up – start Up start asft Up asft",
+        "user 7 <b>Alien</b>\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER} 4 Up – start Up start asft Up asft",
     ):  # fmt: skip
         assert expected in words
     assert html.count("<svg") == 7

@@ -65,11 +65,7 @@ def window_of(decoder: LazyDecoder, x_LD: Tensor) -> Window:
 @torch.no_grad()
 @pytest.mark.parametrize(
     "settings",
-    [
-        {"layers": 2, "heads": 1},
-        {"layers": 2, "heads": 4, "kv_heads": 2},
-        {"layers": 3, "heads": 4, "kv_heads": 4},
-    ],
+    [{"layers": 2, "heads": 1}, {"layers": 2, "heads": 4, "kv_heads": 2}, {"layers": 3, "heads": 4, "kv_heads": 4}],
 )
 def test_tokens_read_one_by_one_give_the_formula(settings):
     decoder = made(**settings)

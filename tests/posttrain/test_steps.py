@@ -286,10 +286,7 @@ def test_settings_out_of_their_range_are_refused_before_anything_is_read(make, l
         small.fit(make(method, **settings), small.data_of(RewardData, log_root), tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("settings", "key"),
-    [({"losers": 0}, "losers"), ({"losers": 4, "candidates": 4}, "losers")],
-)
+@pytest.mark.parametrize(("settings", "key"), [({"losers": 0}, "losers"), ({"losers": 4, "candidates": 4}, "losers")])
 def test_settings_of_pairs_out_of_their_range_are_refused(log_root, settings, key):
     with pytest.raises(InputError, match=rf"data\.{key}"):
         small.data_of(PairData, log_root, **settings)

@@ -74,11 +74,7 @@ POLICIES = {
     "sasrec": lambda items: SequencePolicy(SASRec(dim=16, layers=1, heads=1, max_length=32, dropout=0.0), items),
     "codes": lambda items: CodePolicy(LazyDecoder(16, max_length=32), items, [4, 3, 8], beam=1),
     "node codes": lambda items: CodePolicy(
-        LazyDecoder(16, heads=2, max_length=32),
-        items,
-        [7, 12],
-        feedback=True,
-        temperature=0.1,
+        LazyDecoder(16, heads=2, max_length=32), items, [7, 12], feedback=True, temperature=0.1
     ),
     "same_for_all": lambda items: SameForAll(torch.randn(items)),
     "rerank": lambda items: Rerank(small.coded(items), RewardEnsemble(small.pooled(), items, members=2), 1.0),

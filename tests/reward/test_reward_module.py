@@ -18,13 +18,7 @@ from recalign.errors import InputError
 from recalign.nn import HSTU, LazyDecoder
 from recalign.recommender import CodePolicy
 from recalign.recommender.checkpoint import load_net, read_checkpoint
-from recalign.reward import (
-    Judge,
-    OrdinalHead,
-    PermutedRewardData,
-    RewardData,
-    RewardModel,
-)
+from recalign.reward import Judge, OrdinalHead, PermutedRewardData, RewardData, RewardModel
 from recalign.reward.placebo import as_placebo
 
 

@@ -266,8 +266,7 @@ def test_verdicts_at_their_thresholds(settings, said):
 
 
 @pytest.mark.parametrize(
-    ("error", "verdict", "unit", "zero"),
-    [(0.5, "strong", 64.0, -320.0), (3.0, "no_signal", 0.125, 10.0)],
+    ("error", "verdict", "unit", "zero"), [(0.5, "strong", 64.0, -320.0), (3.0, "no_signal", 0.125, 10.0)]
 )
 def test_the_report_does_not_depend_on_the_unit_of_the_reward_nor_on_its_zero(log_root, error, verdict, unit, zero):
     one, other = (said_in_units(log_root, error, *units) for units in ((1.0, 0.0), (unit, zero)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,8 @@ MEANINGS = {
     "cost/seconds": "Training time of the method's own stage.",
 }
 FILE = "report.html"
+CONTROLS = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""Characters that steer a terminal, or the direction of text."""
 Section = tuple[str, str, list[Any]]
 """Title, what to see, and the plots, as inline SVG, without those whose figures are missing."""
 
@@ -74,7 +77,7 @@ def write_page(folder: Path, sources: Sources) -> Path:
             "meanings": {metric: text for metric, text in MEANINGS.items() if metric in table.metrics},
         }
     )
-    write_text(folder / FILE, html + "\n")
+    write_text(folder / FILE, CONTROLS.sub("\N{REPLACEMENT CHARACTER}", html) + "\n")
     return folder / FILE
 
 

@@ -25,8 +25,7 @@ _OF_COMMANDS = ("search", "tokens")
 def shipped() -> Path:
     """Folder of the shipped YAML: ``recalign/conf`` of a wheel, the repository's ``conf`` of a checkout."""
     package = Path(__file__).parents[1]
-    inside = package / "conf"
-    return inside if inside.is_dir() else package.parents[1] / "conf"
+    return inside if (inside := package / "conf").is_dir() else package.parents[1] / "conf"
 
 
 def names() -> list[str]:

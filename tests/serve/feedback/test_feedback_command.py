@@ -18,6 +18,7 @@ from recalign.data.events import LogMapping, load_events
 from recalign.errors import InputError
 from recalign.serve.feedback.feedback_command import COUNTS, LOG, TABLE, feedback, write
 from recalign.serve.feedback.joining import Joined, Rule
+from recalign.serve.loop.served import read_rows
 from recalign.serve.server.decisions import DecisionLog, pseudonym
 
 KEY = "a-key-of-this-test-0123456789"
@@ -70,6 +71,20 @@ def test_from_a_log_to_a_table_that_check_reads(folder, capsys):
     checked = tiny.recalign(folder, "check", f"table/{LOG}")
     assert checked.code == 0, checked.err
     assert "600" in checked.out
+
+
+def test_a_flipped_bit_of_the_table_is_refused_whenever_it_is_read(folder, capsys):
+    feedback([*WORDS, "--out", "table"])
+    path, log = folder / "table" / TABLE, folder / "table" / LOG
+    assert tiny.recalign(folder, "check", str(log)).code == 0
+    feedback(["log", "--forget", "7", "--out", "table"])  # which writes it again
+    assert len(read_rows(log)) == 540
+    whole = bytearray(path.read_bytes())
+    whole[99] ^= 4
+    path.write_bytes(whole)
+    assert f"{TABLE}: not what was written" in tiny.recalign(folder, "check", str(log)).err
+    with pytest.raises(InputError, match="not what was written"):
+        feedback(["log", "--forget", "8", "--out", "table"])
 
 
 def test_a_yaml_that_is_there_is_kept(folder):

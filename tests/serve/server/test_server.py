@@ -8,6 +8,7 @@ import random
 import re
 import shutil
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -95,6 +96,21 @@ def test_malformed_requests(path, body, headers, status, server):
     assert found == status
     assert said["error"]
     assert said["remedy"]
+
+
+CHUNKED = b"POST /score HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n1"
+
+
+@pytest.mark.parametrize(
+    ("head", "more"),
+    [
+        *((b"GET / HTTP/1.1\r\na: ", b"x"), (b"GET /", b"x"), (b"GET / HTTP/1.1\r\n", b"a: b\r\n")),
+        *((CHUNKED + b";", b"x"), (CHUNKED + b"\r\n{\r\n0\r\n", b"a: b\r\n")),  # between and after parts of a body
+    ],
+)
+def test_what_has_no_end_is_ended(server, head, more):
+    with socket.create_connection(("127.0.0.1", server.port)) as asking, pytest.raises(ConnectionError):
+        asking.sendall(head + more * (20_000_000 // len(more)))
 
 
 def test_a_new_version_is_taken_up_and_a_damaged_one_is_not(server, versions):

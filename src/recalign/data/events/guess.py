@@ -122,7 +122,6 @@ def quote(name: str) -> str:
 
 
 def _reward_sql(columns: list[pl.Series], named: bool) -> str | None:
-    """SQL of the reward, from the first that exists: a rating, event types, another signal."""
     varied = [column for column in columns if _present(column).n_unique() > 1]
     numeric = [column for column in varied if column.dtype.is_numeric() or column.dtype == pl.Boolean]
     if rating := _best_match("rating", numeric):
@@ -141,7 +140,6 @@ def _reward_sql(columns: list[pl.Series], named: bool) -> str | None:
 
 
 def _best_match(role: str, columns: Iterable[pl.Series]) -> str | None:
-    """The column whose name matches the words of a role best; None if none matches."""
     ranks = {column.name: _rank(role, column.name) for column in columns}
     return min((name for name in ranks if ranks[name] < math.inf), key=ranks.__getitem__, default=None)
 

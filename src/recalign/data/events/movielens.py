@@ -87,8 +87,7 @@ def _of_wheel() -> dict[str, pl.DataFrame]:
             files = [opened.read(f"{WHEEL_MEMBER}.{kind}") for kind in ("inter", "item")]
     ratings, films = (pl.read_csv(file, separator="\t", quote_char=None, infer_schema=False) for file in files)
     ratings.columns, films.columns = [*RATING], ["item", "title", "year", "genres"]
-    own = pl.col("genres").fill_null("").str.split(" ")
-    has = {genre: own.list.contains(genre) for genre in GENRES}
+    has = {genre: pl.col("genres").fill_null("").str.split(" ").list.contains(genre) for genre in GENRES}
     return {
         "ratings": ratings.cast(RATING),
         "movies": _films(films, pl.format("{} ({})", "title", "year"), "year", has),
@@ -107,7 +106,6 @@ def _films(films: pl.DataFrame, title: pl.Expr, released: str, has: Mapping[str,
 
 
 def _split(content: bytes, separator: str, names: list[str]) -> pl.DataFrame:
-    """The columns of a text in Latin-1 without header or quotes, as text."""
     lines = pl.Series("line", content.decode("latin-1").replace("\r\n", "\n").rstrip("\n").split("\n"))
     fields = lines.str.split_exact(separator, len(names) - 1).struct.rename_fields(names).struct.unnest()
     if fields.to_series(-1).null_count():

@@ -22,7 +22,7 @@ from recalign.data.events.messages import SHOWN, SourceRows, did_you_mean
 from recalign.data.events.movielens import CONVERTED, convert
 from recalign.data.events.table import LogReader
 from recalign.errors import InputError
-from recalign.files import digest, sha256
+from recalign.files import digest, require_digest, sha256
 
 CONVERT = "import polars as pl; pl.read_csv('old.csv', encoding='latin-1').write_parquet('new.parquet')"
 CONVERT_LINES = (
@@ -69,7 +69,7 @@ def locate(log: LogMapping, root: Path | None) -> tuple[list[str], str | None]:
         The event files, in order, and the item table, if the log has one.
 
     Raises:
-        InputError: a file is missing, or the item table is several files.
+        InputError: a file is missing, or was altered since its SHA-256 was written, or the item table is several files.
     """
     keys = dict.fromkeys(log.files, "data.log.files") | ({log.items.file: "data.log.items.file"} if log.items else {})
     root, moved = root or data_root(None), data_root(None)
@@ -94,7 +94,10 @@ def locate(log: LogMapping, root: Path | None) -> tuple[list[str], str | None]:
     if len(items) > 1:
         what = f"the table of the items is one file, and these are {len(items)} files"
         raise InputError(what, where="data.log.items.file", remedy="write them into one file, and name that")
-    return [file for entry in log.files for file in found[entry]], next(iter(items), None)
+    files = [file for entry in log.files for file in found[entry]]
+    for file in files:
+        require_digest(Path(file))
+    return files, next(iter(items), None)
 
 
 def find(root: Path, entry: str) -> list[str]:

@@ -180,7 +180,6 @@ def verdict(sections: Mapping[str, Section], time_unit: str) -> Verdict:
 
 
 def _rewards(sections: Mapping[str, Section]) -> Iterator[Concern]:
-    """What rewards, and events shown at random, can be learned from."""
     rewards, exposure = sections.get("reward", {}), sections.get("exposure", {})
     if not rewards.get(REWARDED):
         yield care("no event has a reward: a recommender can be trained, but there is nothing to align it to")
@@ -234,7 +233,6 @@ def _events(sections: Mapping[str, Section], time_unit: str) -> Iterator[Concern
 
 
 def _measured(sections: Mapping[str, Section]) -> Iterator[Concern]:
-    """What can be measured: on which targets, of how many users, by which judges."""
     test, split = sections["test"], sections["split"]
     tested = int(test["users"]) - int(split[LEFT_OUT])
     if (seen := float(test[SEEN])) > OFTEN:

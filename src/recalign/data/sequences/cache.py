@@ -120,7 +120,11 @@ class CacheEntry:
                 _warn(f"the prepared log is not cached: {error.strerror or error} ({self.path.parent})")
         finally:
             shutil.rmtree(part, ignore_errors=True)
-        _remove_unused(self.path.parent)
+        folder = self.path.parent  # where old entries may be, and what a killed process left of one
+        for marker in (*folder.glob("*/entry.json"), *folder.glob(".*/offset.npy"), *folder.glob(".*.prepare-*/rows")):
+            with suppress(FileNotFoundError):  # another process was faster
+                if time.time() - marker.parent.stat().st_mtime > UNUSED_DAYS * 86_400:
+                    shutil.rmtree(marker.parent, ignore_errors=True)
 
 
 def read_table(path: Path) -> pl.DataFrame:
@@ -160,10 +164,3 @@ def write_entry(part: Path, sequences: Sequences, mapped: list[str]) -> None:
 def _warn(line: str) -> None:
     """Print a line once per process."""
     print(line, file=sys.stderr)
-
-
-def _remove_unused(folder: Path) -> None:
-    for marker in (*folder.glob("*/entry.json"), *folder.glob(".*/offset.npy"), *folder.glob(".*.prepare-*/rows")):
-        with suppress(FileNotFoundError):  # another process was faster
-            if time.time() - marker.parent.stat().st_mtime > UNUSED_DAYS * 86_400:
-                shutil.rmtree(marker.parent, ignore_errors=True)

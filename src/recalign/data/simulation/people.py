@@ -68,7 +68,6 @@ def mix(left: Floats, right: Floats, share: float) -> Floats:
 
 
 def _standardise(values: NDArray[np.floating]) -> Floats:
-    """Make mean and standard deviation exactly 0 and 1, also in a small world."""
     centred = values - values.mean()
     return (centred / centred.std()).astype(np.float32)
 

@@ -132,7 +132,6 @@ class Log:
     def _create(
         cls, name: str, settings: Mapping[str, Any], folder: str | Path | None, tables: Mapping[str, pl.DataFrame]
     ) -> Log:
-        """Write the tables, which then are the data root, and the YAML."""
         temporary = tempfile.TemporaryDirectory(prefix="recalign-") if folder is None else None
         place = Path(temporary.name) / "runs" if temporary else Path(str(folder)).expanduser().absolute()
         for file, table in tables.items():

@@ -64,7 +64,6 @@ def _log(run: Any, folder: Path, page: Path, sources: Sources, searched: bool = 
 
 
 def _summary(test: ComparisonTable, sources: Sources) -> dict[str, Any]:
-    """The decision, the trust verdicts, and the test's main figures as ``test/<metric>/<method>``."""
     said: dict[str, Any] = {"check/verdict": sources.check.get("verdict")}
     for stage, reports in sources.trust.items():
         said |= {f"trust/{stage}/seed-{seed}": report["verdict"] for seed, report in reports.items()}
@@ -86,7 +85,6 @@ def _comparison(test: ComparisonTable) -> list[dict[str, Any]]:
 
 
 def _examples(sources: Sources) -> list[dict[str, Any]]:
-    """Users of the test: what they had met, with rewards, and what `start` and the aligned policy show them."""
     rows = []
     for before, after in zip(*sources.examples, strict=True):
         rewards = ("–" if one["reward"] is None else one["reward"] for one in before["history"])

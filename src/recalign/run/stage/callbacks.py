@@ -186,8 +186,7 @@ class RunCheckpoint(ModelCheckpoint):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.state.fn == TrainerFn.FITTING:
             epoch = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
-            whole = epoch["processed"] == epoch["ready"]
-            self._continues = whole and checkpoint["global_step"] < trainer.max_steps
+            self._continues = epoch["processed"] == epoch["ready"] and checkpoint["global_step"] < trainer.max_steps
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._continues:  # with max_steps Lightning would take the finished epoch for one to be repeated
@@ -244,7 +243,6 @@ class RunCheckpoint(ModelCheckpoint):
             self._name(trainer)
 
     def _is_new(self, trainer: Trainer) -> bool:
-        """Whether the optimiser has just made a step that is not written yet."""
         accumulated = (trainer.fit_loop.batch_idx + 1) % trainer.accumulate_grad_batches == 0
         return accumulated and trainer.global_step not in (0, self._last_step)
 

@@ -196,7 +196,6 @@ def parse_stage(words: Sequence[str], *settings: Mapping[str, Any]) -> Stage:
 
 
 def _fill_defaults(config: dict[str, Any]) -> None:
-    """Fill what follows from others and from the machine: the data's seed, how long this model trains, and where."""
     if config["data"]["init_args"].get("seed", 0) is None:
         config["data"]["init_args"]["seed"] = config["seed_everything"]
     trainer = config["trainer"]

@@ -144,7 +144,6 @@ def _classes(path: str, message: str) -> list[str]:
 
 @cache
 def _arguments(class_path: str) -> list[str]:
-    """The arguments of a class, dotted where they are those of a dataclass."""
     try:
         parser = ArgumentParser(exit_on_error=False)
         parser.add_class_arguments(imported(class_path), sub_configs=True, fail_untyped=False)

@@ -34,7 +34,8 @@ class CSVLog(Logger):
         self.path = path
         self.columns: list[str] = []
         if path.exists() and is_rank_zero():
-            self._drop_torn_row()
+            if not (content := path.read_bytes()).endswith(b"\n"):  # a killed process did not finish its last row
+                path.write_bytes(content[: content.rfind(b"\n") + 1])
             with open(path, newline="", encoding="utf-8") as file:
                 self.columns = next(csv.reader(file), [])
 
@@ -78,11 +79,6 @@ class CSVLog(Logger):
             writer = csv.DictWriter(file, self.columns)
             writer.writeheader()
             writer.writerows(rows)
-
-    def _drop_torn_row(self) -> None:
-        content = self.path.read_bytes()
-        if not content.endswith(b"\n"):
-            self.path.write_bytes(content[: content.rfind(b"\n") + 1])
 
 
 PROJECT = "recalign"

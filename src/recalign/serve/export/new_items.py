@@ -141,8 +141,7 @@ def with_features(
     for name, count in coder.unknown(values.values).items():
         echo(f"{name} says nothing of {count:,} of {len(values.ids):,} new items: training knew none of their values")
     vector_XD = policy.features.vectors(*map(torch.from_numpy, coder.encode(values.values)))
-    counts_W = policy.prior.log_count_V[: policy.num_warm].double().exp()
-    borrowed = counts_W.mean().log().float()
+    borrowed = policy.prior.log_count_V[: policy.num_warm].double().exp().mean().log().float()
     rows = {
         "unit": unit(vector_XD),
         "norm": torch.linalg.vector_norm(vector_XD, dim=1),

@@ -56,8 +56,7 @@ class ItemPart(Part):
 
     def tables(self) -> dict[str, Tensor]:
         table_ND = self.policy.item_table().float()
-        bias_V = self.policy.prior_strength * self.policy.prior.log_count_V
-        bias_N = F.pad(bias_V, (1, 0), value=-torch.inf)
+        bias_N = F.pad(self.policy.prior_strength * self.policy.prior.log_count_V, (1, 0), value=-torch.inf)
         found = {"unit": unit(table_ND), "norm": torch.linalg.vector_norm(table_ND, dim=1), "bias": bias_N}
         if not self.policy.prior_strength:  # without a history all items would be tied
             found["popular"] = F.pad(self.policy.prior.log_count_V, (1, 0), value=-torch.inf)
@@ -127,8 +126,7 @@ class CodePart(Part):
 
     def forward(self, h: GraphInputs, given: Mapping[str, Tensor]) -> Tensor:
         nodes = {name.replace(NODES, "policy."): table for name, table in given.items() if name.startswith(NODES)}
-        logp_BV = functional_call(self.walk, nodes, (h, given["vectors"]))
-        logp_BN = logp_BV.index_select(1, given["leaf"])
+        logp_BN = functional_call(self.walk, nodes, (h, given["vectors"])).index_select(1, given["leaf"])
         popular_N = given["popular"]
         return torch.where((h.length_B > 0)[:, None] & (popular_N > -torch.inf), logp_BN, popular_N)
 

@@ -59,15 +59,13 @@ class NetPart(nn.Module):
         net, own = self.net, {name: given[self.name + name] for name in ("embedding", "key", "bias")}
         x_BLD = F.embedding(h.item_BL, own["embedding"]) + net.trunk.past_rewards(h.reward_BL)  # type: ignore[misc]
         state_BD = last_hidden(net.trunk.encoder, x_BLD, h) * (h.length_B > 0)[:, None]
-        folded_MBR = self._fold_in(h, given)
-        user_MBS, bias_MN = net.user_side(state_BD, folded_MBR), own["bias"].T
+        user_MBS, bias_MN = net.user_side(state_BD, self._fold_in(h, given)), own["bias"].T
         if self.average:
             user_MBS, bias_MN = user_MBS.mean(dim=0, keepdim=True), bias_MN.mean(dim=0, keepdim=True)
         score_MBN = user_MBS[..., : net.dim] @ own["key"].T + user_MBS[..., net.dim, None] + bias_MN[:, None]
         return net.mean + net.scale * net.head.expected(score_MBN)
 
     def _fold_in(self, h: GraphInputs, given: Mapping[str, Tensor]) -> Tensor:
-        """`RewardNet.fold_in` after the newest event. Shape: -> (M, B, R)."""
         net = self.net
         z_BL1 = ((h.reward_BL - net.mean) / net.scale)[..., None]
         known_BL1 = ~z_BL1.isnan()

@@ -11,7 +11,7 @@ from pathlib import Path
 from recalign.data.events import LogMapping, render
 from recalign.data.events.yaml_text import yaml_scalar
 from recalign.errors import InputError
-from recalign.files import atomic_write
+from recalign.files import atomic_write, write_with_digest
 from recalign.serve.feedback import log as decision_log
 from recalign.serve.feedback.joining import Joined, Rule, join
 from recalign.serve.feedback.outcomes import read as read_outcomes
@@ -63,7 +63,7 @@ def feedback(words: list[str]) -> None:
         raise InputError(what, where="", remedy=remedy)
     if given.forget is not None:
         erased = decision_log.forget(given.folder, given.forget, decisions_key(given.key_file), out / TABLE)
-        print(f"{erased:,} records are erased")
+        print(f"{erased:,} records are erased; what tables of outcomes hold of the user, --unshown reads again")
         return
     if given.decision is not None and (given.user is not None or given.unshown):
         what = "outcomes are joined by the ids of decisions, and no user is read"
@@ -128,9 +128,12 @@ def write(found: Joined, out: Path, rule: Rule) -> None:
     text = YAML.format(root=yaml_scalar(str(out.absolute())), table=TABLE, ignored=rule.ignored)
     try:
         with ExitStack() as stack:
-            names = [TABLE, COUNTS, *([] if (out / LOG).is_file() else [LOG])]
-            table, counts, *log = (stack.enter_context(atomic_write(out / name)) for name in names)
-            for path in (table, counts, *log):
+            table = stack.enter_context(write_with_digest(out / TABLE))
+            counts, *log = (
+                stack.enter_context(atomic_write(out / name))
+                for name in (COUNTS, *([] if (out / LOG).is_file() else [LOG]))
+            )
+            for path in (counts, *log):
                 path.touch(0o600)
             found.table.write_parquet(table)
             counts.write_text(json.dumps(found.counts, indent=2) + "\n", encoding="utf-8")

@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from recalign.errors import InputError
-from recalign.files import atomic_write
+from recalign.files import require_digest, write_with_digest
 from recalign.serve.server.decisions import FILE, DecisionLog, pseudonym
 from recalign.workers import locked
 
@@ -84,10 +84,10 @@ def forget(folder: Path, user: str, key: str, *tables: Path) -> int:
         erased = log.delete(name)
         for path in tables:
             if path.is_file():
+                require_digest(path)
                 frame = pl.read_parquet(path, glob=False)
                 left = frame.filter(pl.col("user") != name)
                 erased += frame.height - left.height
-                with atomic_write(path) as temporary:
-                    temporary.touch(0o600)
+                with write_with_digest(path) as temporary:
                     left.write_parquet(temporary)
     return erased

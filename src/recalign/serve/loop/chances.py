@@ -62,7 +62,6 @@ def of_list(score_N: np.ndarray, item_K: np.ndarray, policy: Explore) -> np.ndar
 
 
 def _request(bundle: Bundle, row: dict[str, Any], histories: UserHistories) -> Request:
-    """What was asked, as far as the log tells: the history, and whether what it holds may be shown again."""
     history = histories.before(row["user"], row["timestamp"], MAX_HISTORY)
     return bundle.catalogue.request(*history, row["timestamp"], k=1, seen=row["seen"])
 

@@ -86,10 +86,8 @@ def monitor(
     if not beside.is_file():
         print(f"\n{beside} is not there: nothing tells whether outcomes still arrive")
     elif overdue:
-        print(
-            f"\n{overdue:,} lists are in no window: their time has passed, but not at the newest outcome of the table."
-        )
-        print("See whether outcomes still arrive")
+        late = "their time has passed, but not at the newest outcome of the table"
+        print(f"\n{overdue:,} lists are in no window: {late}.\nSee whether outcomes still arrive")
     if out is not None:
         tables = [one.table.insert_column(0, pl.lit(version).alias("version")) for version, one in found.items()]
         with atomic_write(out) as path:
@@ -158,7 +156,10 @@ def report(table: pl.DataFrame) -> str:
     for (number,), rows in table.partition_by("window", as_dict=True, maintain_order=True).items():
         tested, alarm = rows["p"].count(), rows["alarm"].any()
         status = "alarm" if alarm else "no alarm" if tested else "too few" if number else "reference"
-        cells = (_cell(**row) for row in rows.select("value", "low", "high", "alarm").iter_rows(named=True))
+        cells = (
+            f"{value:.4g} ±{(high - low) / 2:.2g}{'*' * alarm}" if math.isfinite(value) else "-"
+            for value, low, high, alarm in rows.select("value", "low", "high", "alarm").iter_rows()
+        )
         counts = (f"{rows[name][0]:,}" for name in ("lists", "users", "items"))
         lines.append([rows["dates"][0], *counts, *cells, status])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -168,7 +169,3 @@ def report(table: pl.DataFrame) -> str:
         found += ["", (change + "{difference_high:.4g})").format(**row, before=row["value"] - row["difference"])]
         found.append(f"  -> {REMEDIES[row['figure']]}")
     return "\n".join(found)
-
-
-def _cell(value: float, low: float, high: float, alarm: bool) -> str:
-    return f"{value:.4g} ±{(high - low) / 2:.2g}{'*' * alarm}" if math.isfinite(value) else "-"

@@ -92,8 +92,7 @@ def compare_windows(
     all_shown = rows.filter("shown")
     shown = all_shown.filter(pl.col("meets").all().over("decision")).sort("timestamp")
     # Where a condition leaves lists out, outcomes without a list cannot be told to be of those or of the others.
-    unexplained = rows.filter(~pl.col("shown"), pl.lit(shown.height == all_shown.height))
-    alone = _with_version(unexplained, shown)
+    alone = _with_version(rows.filter(~pl.col("shown"), pl.lit(shown.height == all_shown.height)), shown)
     found, short = dict[str, VersionReport](), dict[str, str]()
     for (version,), own in shown.partition_by("version", as_dict=True, maintain_order=True).items():
         span = float(own["timestamp"][-1] - own["timestamp"][0]) / DAY
@@ -150,8 +149,7 @@ def _compared(window: dict[str, Any], each: Mapping[str, tuple[list[Estimate], n
     for name, (found, users_W) in each.items():
         difference = found[n] - found[0]
         if n and min(users_W[0], users_W[n]) >= MIN_USERS and np.isfinite(difference.value):
-            falls = name in ONE_SIDED and difference.value <= 0
-            tested[name] = 1.0 if falls else difference.p_value()
+            tested[name] = 1.0 if name in ONE_SIDED and difference.value <= 0 else difference.p_value()
         values = {"figure": name, "value": found[n].value, "difference": difference.value}
         for column, one in (("", found[n]), ("difference_", difference)):
             values[f"{column}low"], values[f"{column}high"] = one.interval()

@@ -185,5 +185,4 @@ def open_bundle(run: Path) -> Bundle:
     Raises:
         InputError: there is none.
     """
-    inside = run / "bundles"
-    return load_bundle(inside if inside.is_dir() else run)
+    return load_bundle(inside if (inside := run / "bundles").is_dir() else run)

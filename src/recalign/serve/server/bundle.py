@@ -59,8 +59,9 @@ class Bundle:
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = threads
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-            path = str(self.folder / GRAPH)
-            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(
+                str(self.folder / GRAPH), options, providers=["CPUExecutionProvider"]
+            )
             self._tables = {name: np.ascontiguousarray(x) for name, x in load_file(self.folder / TABLES).items()}
             nodes = sorted(len(x) for name, x in self._tables.items() if name.startswith(f"{NODES}trie.parent_"))
             self._prefixes = max(nodes[:-1], default=1)  # the last are the items
@@ -183,9 +184,9 @@ class Bundle:
         """Places of requests to answer at once: of similar length, and alike in what they need of the graph."""
         by_kind: dict[tuple[bool, int], list[int]] = {}
         for place, one in enumerate(encoded):
-            by_kind.setdefault((one.graph_top_k_suffices(self.about.k), padded_length(len(one.item_L))), []).append(
-                place
-            )
+            events = len(one.item_L)
+            length = next((padded for padded in LENGTHS if events <= padded), 1 << (events - 1).bit_length())
+            by_kind.setdefault((one.graph_top_k_suffices(self.about.k), length), []).append(place)
         for (_, length), places in sorted(by_kind.items()):
             pairs = length * max(length, self._prefixes)
             rows = max(1, min(MAX_BATCH, MAX_BATCH_SCORES // len(self.catalogue), MAX_BATCH_PAIRS // pairs))
@@ -254,11 +255,6 @@ class Bundle:
 
 load_bundle = Bundle
 """Load what ``recalign export`` wrote: it answers without torch and without the log."""
-
-
-def padded_length(length: int) -> int:
-    """The padded length of the group to which a history of this length belongs."""
-    return next((one for one in LENGTHS if length <= one), 1 << (length - 1).bit_length())
 
 
 def padded(rows: Sequence[np.ndarray], width: int, value: Any = 0, last: bool = False) -> np.ndarray:

@@ -60,6 +60,7 @@ def serve(words: list[str]) -> None:
 
         from recalign.serve.server.app import make_app
         from recalign.serve.server.decisions import Decisions
+        from recalign.serve.server.guard import BoundedHTTP
         from recalign.serve.server.store import Store
     except ImportError as error:
         raise InputError(f"a package is missing: {error}", remedy=INSTALL) from error
@@ -72,6 +73,7 @@ def serve(words: list[str]) -> None:
         print(f"{app.state.service.bundle.version} at http://{shown}:{port}, described at /docs", flush=True)
         settings = uvicorn.Config(
             app,
+            http=BoundedHTTP,
             log_level="warning",
             access_log=False,
             server_header=False,

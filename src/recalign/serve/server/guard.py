@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import re
 import time
 from dataclasses import asdict
 from typing import Any
@@ -13,10 +14,13 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from recalign.serve.server.answer import Problem
 from recalign.serve.server.service import TIMEOUT, is_loopback
 
+MAX_HEADERS = 2**16
+"""Bytes of a request, but its body, that may come without an end; what comes at once, 256 KB at most, may be more."""
 MAX_BODY = 2**20
 """Bytes that a request's body may have."""
 TOO_LONG = Problem(f"a body may have {MAX_BODY:,} bytes", "body", "ask for less at once")
@@ -25,6 +29,8 @@ OPEN = ("/health", "/ready")
 EVENTS, USERS = "/events", "/users/"
 """Routes of the store, which have a token of their own; the second is followed by a user."""
 ROUTES = ("/recommend", "/score", "/metrics", EVENTS, USERS, *OPEN)
+HOST = re.compile(r"(?:\[(.*)\]|(.*?))(?::\d+)?")
+"""A ``Host``: an address in brackets or a name, and a port."""
 MILLISECONDS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
@@ -45,6 +51,26 @@ class Figures:
         self.batch = Histogram("recalign_batch", "Requests answered at once", buckets=[1, 2, 4, 8, 16, 32, 64], **kept)
         self.waiting = Gauge("recalign_waiting", "Requests that wait", **kept)
         self.bundle = Info("recalign_bundle", "What is served", **kept)
+
+
+class BoundedHTTP(HttpToolsProtocol):
+    """HTTP with an end to its URL and headers, and to what stands between and after the parts of its body."""
+
+    unended = 0
+
+    def data_received(self, data: bytes) -> None:
+        self.unended += len(data)
+        super().data_received(data)
+        if self.unended > MAX_HEADERS and not self.transport.is_closing():
+            self.send_400_response(f"Headers may have {MAX_HEADERS:,} bytes.")
+
+    def on_headers_complete(self) -> None:
+        self.unended = 0
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self.unended = 0
+        super().on_body(body)
 
 
 class Guard:
@@ -102,7 +128,8 @@ class Guard:
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         if not path.isprintable():  # "/events\n" is another path here, and "/events" to the router
             return problem(404, "there is no such path", "path", "leave line breaks out")
-        if self.token is None and not is_loopback(host_name(headers.get(b"host", ""))):
+        host = HOST.fullmatch(headers.get(b"host", ""))
+        if self.token is None and not (host and is_loopback(host[1] or host[2])):
             return problem(403, "this server answers its own machine only", "Host", "name it 127.0.0.1")
         token = self.events_token if self.events_token and path in (EVENTS, USERS) else self.token
         if token is not None and path not in OPEN:
@@ -116,10 +143,3 @@ class Guard:
         if not length.isascii() or not length.isdigit() or len(length) > 15 or int(length) > MAX_BODY:
             return problem(413, TOO_LONG.error, "Content-Length", TOO_LONG.remedy)
         return None
-
-
-def host_name(header: str) -> str:
-    """A ``Host`` without its port and brackets."""
-    name, bracket, port = header.rpartition(":")
-    host = name if bracket and port.isdigit() else header
-    return host[1:-1] if host.startswith("[") and host.endswith("]") else host
