@@ -120,23 +120,6 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-@contextmanager
-def write_with_digest(path: Path) -> Iterator[Path]:
-    """Write a file atomically, and its SHA-256 beside it, as ``sha256sum`` does, both for their owner alone."""
-    with atomic_write(path) as temporary, atomic_write(Path(f"{path}.sha256")) as beside:
-        temporary.touch(0o600)
-        beside.touch(0o600)
-        yield temporary
-        beside.write_text(f"{sha256(temporary)}  {path.name}\n", encoding="utf-8")
-
-
-def require_digest(path: Path) -> None:
-    """Refuse a file that is not what the SHA-256 beside it says; without one nothing is known."""
-    beside = Path(f"{path}.sha256")
-    if beside.is_file() and beside.read_bytes().split()[:1] != [sha256(path).encode()]:
-        raise InputError("not what was written", where=str(path), remedy=f"make it again, or delete {beside.name}")
-
-
 def digest(*values: Any) -> str:
     """SHA-256 of JSON values, in hex. The order of dictionary keys does not matter."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

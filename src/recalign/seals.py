@@ -22,6 +22,7 @@ from uuid import uuid4
 from recalign.artifacts import Key, State, recorded_digest
 from recalign.errors import InputError
 from recalign.files import (
+    atomic_write,
     digest,
     disk_errors,
     read_json,
@@ -159,6 +160,23 @@ def named(path: Path, folder: Path, within: Path) -> str:
     """A file as a key of `Seal.made_of` of a folder: relative if both lie in a third one, which may be moved."""
     path, within = path.resolve(), within.resolve()
     return os.path.relpath(path, folder.resolve()) if path.is_relative_to(within) else str(path)
+
+
+@contextmanager
+def write_with_digest(path: Path) -> Iterator[Path]:
+    """Write a file atomically, and its SHA-256 beside it, as ``sha256sum`` does, both for their owner alone."""
+    with atomic_write(path) as temporary, atomic_write(Path(f"{path}.sha256")) as beside:
+        temporary.touch(0o600)
+        beside.touch(0o600)
+        yield temporary
+        beside.write_text(f"{sha256(temporary)}  {path.name}\n", encoding="utf-8")
+
+
+def require_digest(path: Path) -> None:
+    """Refuse a file that is not what the SHA-256 beside it says; without one nothing is known."""
+    beside = Path(f"{path}.sha256")
+    if beside.is_file() and beside.read_bytes().split()[:1] != [sha256(path).encode()]:
+        raise InputError("not what was written", where=str(path), remedy=f"make it again, or delete {beside.name}")
 
 
 def code_digest(settings: Any = None) -> str:

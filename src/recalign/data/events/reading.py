@@ -22,7 +22,8 @@ from recalign.data.events.messages import SHOWN, SourceRows, did_you_mean
 from recalign.data.events.movielens import CONVERTED, convert
 from recalign.data.events.table import LogReader
 from recalign.errors import InputError
-from recalign.files import digest, require_digest, sha256
+from recalign.files import digest, sha256
+from recalign.seals import require_digest
 
 CONVERT = "import polars as pl; pl.read_csv('old.csv', encoding='latin-1').write_parquet('new.parquet')"
 CONVERT_LINES = (

@@ -11,7 +11,8 @@ from pathlib import Path
 from recalign.data.events import LogMapping, render
 from recalign.data.events.yaml_text import yaml_scalar
 from recalign.errors import InputError
-from recalign.files import atomic_write, write_with_digest
+from recalign.files import atomic_write
+from recalign.seals import write_with_digest
 from recalign.serve.feedback import log as decision_log
 from recalign.serve.feedback.joining import Joined, Rule, join
 from recalign.serve.feedback.outcomes import read as read_outcomes

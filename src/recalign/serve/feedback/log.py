@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from recalign.errors import InputError
-from recalign.files import require_digest, write_with_digest
+from recalign.seals import require_digest, write_with_digest
 from recalign.serve.server.decisions import FILE, DecisionLog, pseudonym
 from recalign.workers import locked
 
