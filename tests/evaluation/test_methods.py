@@ -154,6 +154,7 @@ def test_artefacts_are_those_that_comparisons_read(tmp_path, data, base, cells):
     assert left == {"rerank_permuted": 0.01, "rerank_item_mean_permuted": as_placebo(data).correlation}
     start = pl.read_parquet(place(tmp_path, "start") / "test.parquet")
     assert start["kl"].abs().max() < 1e-6
+    assert start["changed@10"].max() == 0
     own = json.loads((place(tmp_path, "start") / "summary.json").read_text())
     assert (own["policy/ndcg_retained"], own["policy/ndcg_retained_se"], "policy/alpha" in own) == (1, 0, False)
     reranked = pl.read_parquet(place(tmp_path, "rerank") / "test.parquet")

@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 
 import pytest
+import small
 import torch
+from compared import run_of
 
 from recalign.evaluation import networks
 from recalign.evaluation.counted_rows import log_counts
-from recalign.evaluation.networks import ValidationRanking
+from recalign.evaluation.networks import LoadedNetworks, ValidationRanking
 from recalign.evaluation.reranking import ItemScores, Rerank, interpolate
-from recalign.recommender.checkpoint import load_net
+from recalign.recommender.checkpoint import load_net, read_checkpoint, recipe
 from recalign.recommender.interpolation import budget_batches, ndcg_by_user
 
 CPU = torch.device("cpu")
@@ -55,3 +57,23 @@ def test_histories_are_read_once_where_their_scores_fit(data, cloned, rewarded, 
     batches = len(sizes(data))
     once = len(sizes(data)[:kept])
     assert read.count("encode") == read.count("states") == once + len(STRENGTHS) * (batches - once)
+
+
+@torch.no_grad()
+def test_the_start_without_its_memory_has_the_item_prior_that_was_best_then(data, base):
+    """Of a checkpoint that has no memory it is the start itself."""
+    run, checkpoint = run_of("start_without_memory"), read_checkpoint(base.start)
+    policy, without = load_net(base.start, "policy").net, checkpoint["facts"]["prior"]["strength_without_memory"]
+    policy.prior_strength = without + 0.5
+    for memory in (None, small.with_memory(policy).memory):
+        policy.remember(memory)
+        weights = {f"policy.{name}": value for name, value in policy.state_dict().items()}
+        torch.save(checkpoint | {"state_dict": weights, "recipes": {"policy": recipe(policy)}}, base.start)
+        nets, batch = LoadedNetworks(base, data, CPU), small.batch_of(data)
+        found = nets.policy(run).eval()
+        assert (found is nets.start) == (memory is None)
+        assert nets.start.recalls == (memory is not None)
+    policy.remember(None)
+    policy.prior_strength = without
+    expected = policy.eval().log_probs(policy.encode(batch))
+    torch.testing.assert_close(found.log_probs(found.encode(batch)), expected)

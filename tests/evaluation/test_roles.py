@@ -42,5 +42,8 @@ def test_what_is_no_role_is_named_with_its_file(tmp_path, content, named):
 def test_a_reranked_row_goes_by_the_roles_of_its_method_and_of_reranking():
     roles = Roles(placebos={"sham": "mine", "sham_scores": "rerank"})
     assert roles.placebos_of("mine_rerank") == ["sham", "sham_scores"]
-    assert roles.candidates(["mine", "sham", "sham_rerank", "mine_rerank"]) == ["mine", "mine_rerank"]
+    assert roles.candidates(["start_without_memory", "mine", "sham", "sham_rerank", "mine_rerank"]) == [
+        "mine",
+        "mine_rerank",
+    ]
     assert Roles(placebos={}).without_placebo("bc_rerank") == ["rerank"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from unittest.mock import patch
 
 import numpy as np
 import polars as pl
@@ -12,6 +13,7 @@ import torch
 
 from recalign.data.sequences import Batch
 from recalign.errors import InputError
+from recalign.evaluation import value
 from recalign.evaluation.counted_rows import SameForAll
 from recalign.evaluation.networks import load_truth
 from recalign.evaluation.reranking import ItemScores, Rerank
@@ -89,6 +91,17 @@ def test_distribution_figures_by_hand(by_hand):
     assert by_hand["flat"]["entropy"].to_list() == pytest.approx([math.log(12)] * 2, rel=1e-5)
 
 
+def test_what_has_changed_is_the_share_of_what_the_start_shows_that_is_gone(data):
+    """Lists of two: users 1 and 3 have not met 8 to 12 and 3 to 6."""
+    found = {"it": -torch.arange(1.0, 13.0), "other": torch.tensor([0.0, 0, 0, 0, 3, 2, 0, 1, 0, 3, 0, 0])}
+    nets = {name: SameForAll(score_V) for name, score_V in found.items()}
+    with patch.object(value, "SHOWN", 2):
+        frames = evaluate(nets, Scorers(nets["other"]), data, "test", CPU)
+    assert [frames[name]["shown"].to_list() for name in found] == [[[8, 9], [3, 4]], [[10, 8], [5, 6]]]
+    assert frames["it"]["changed@10"].to_list() == [0.5, 1.0]
+    assert frames["other"]["changed@10"].to_list() == [0, 0]
+
+
 def test_popularity_is_the_share_of_the_catalogue_with_fewer_training_events(by_hand):
     # training events: items 1 to 4 have two, 1 also user 3's, the others one
     assert by_hand["it"]["popularity@10"][0] == 0  # user 1 is shown 8 to 12: one event each, none has fewer
@@ -128,7 +141,7 @@ def test_stretches_of_states_change_nothing(log_root, cloned, rewarded, monkeypa
     whole = evaluate({"start": start, "tokens": tokens}, scorers, data, "test", CPU)
     monkeypatch.setattr("recalign.recommender.policy.ROWS", 7)
     for name, frame in evaluate({"start": start, "tokens": tokens}, scorers, data, "test", CPU).items():
-        for column in ("kl", "entropy", "true", "true@10", "judge@10"):
+        for column in ("kl", "changed@10", "entropy", "true", "true@10", "judge@10"):
             np.testing.assert_allclose(frame[column], whole[name][column], rtol=1e-4, atol=1e-5)
         assert frame["rank"].to_list() == whole[name]["rank"].to_list()
 

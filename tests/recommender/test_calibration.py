@@ -83,11 +83,11 @@ def test_the_best_checkpoint_gets_the_strengths_that_rank_all_users_best(data, t
     assert (a, c) == (policy.memory.strength, policy.prior_strength)
     assert (a, c) == (module.policy.memory.strength, module.policy.prior_strength)
     steps = [0.0, 0.5, 1.0, 1.5, 2.0]
-    found = by_hand(
-        policy, data, [(a, c), *((memory, prior) for memory in (0.0, *MEMORY_STRENGTHS) for prior in steps)]
-    )
+    chosen = [(a, c), without := (0.0, facts["strength_without_memory"])]
+    found = by_hand(policy, data, [*chosen, *((a, c) for a in (0.0, *MEMORY_STRENGTHS) for c in steps)])
     assert facts["ndcg@10"] == pytest.approx(found[a, c], abs=1e-6)
     assert facts["ndcg@10_without"] == pytest.approx(found[0.0, 0.0], abs=1e-6)
+    assert facts["ndcg@10_without_memory"] == pytest.approx(found[without], abs=1e-6)
     assert facts["ndcg@10_without_memory"] >= max(found[0.0, prior] for prior in steps) - 1e-6
     assert found[a, c] >= 0.99 * max(found.values())
     assert all(value < 0.99 * max(found.values()) for (memory, _), value in found.items() if memory < a)

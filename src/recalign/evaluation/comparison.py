@@ -46,7 +46,7 @@ METRICS: dict[str, tuple[str, str | None]] = {
     **{f"value/{name}": (name, None) for name in VALUES},
     **{f"tail/value/{name}": (name, "tail") for name in ("judge@10", "true@10")},
     **{gap: (gap, None) for gap in GAPS},
-    **{f"policy/{name}": (name, None) for name in ("kl", "entropy", "popularity@10")},
+    **{f"policy/{name}": (name, None) for name in ("kl", "changed@10", "entropy", "popularity@10")},
 }
 OF_USERS = (HITS, "value", "policy/coverage@10", "policy/ndcg_retained", "cold_targets", "reward/user_sd", "offpolicy/")
 """Plain numbers whose error lies between users above all: the spread over seeds alone is no interval of theirs."""

@@ -28,6 +28,7 @@ from recalign.evaluation.reranking import (
     Reranking,
     Scores,
 )
+from recalign.evaluation.roles import WITHOUT_MEMORY
 from recalign.nn import ranks_from_scores
 from recalign.recommender.checkpoint import Loaded
 from recalign.recommender.interpolation import (
@@ -53,6 +54,7 @@ class LoadedNetworks(Networks):
 
     def __init__(self, base: BaseCheckpoints, data: RewardData, device: torch.device) -> None:
         super().__init__(base, data, device)
+        self.base = base
         truth = true_rewards_path(data)
         read = zip(("select_judge@10", "judge@10"), data_of_judges(self.judges, data), strict=True)
         self.scorers = replace(
@@ -69,7 +71,18 @@ class LoadedNetworks(Networks):
     def policy(self, run: MethodRun) -> Policy:
         if isinstance(run.row, RerankedRow):
             return self.reranked(run.row, run.checkpoint).policy(self.start, *self._parts(run.row, run.checkpoint))
-        return super().policy(run)
+        return self.without_memory if run.method == WITHOUT_MEMORY else super().policy(run)
+
+    @functools.cached_property
+    def without_memory(self) -> Policy:
+        """The start without its memory, with the strength of the item prior that calibration found best then."""
+        if self.start.memory is None:
+            return self.start
+        loaded = self._load(self.base.start, "policy")
+        loaded.net.remember(None)
+        found = loaded.facts.get("prior", {})  # what was trained from a cloned policy has none
+        loaded.net.prior_strength = found.get("strength_without_memory", loaded.net.prior_strength)
+        return loaded.net
 
     def _parts(self, row: RerankedRow, checkpoint: Path | None) -> tuple[Policy | None, tuple[Scores, float]]:
         """The trained policy that a row reranks, None for the start; its scores, and their unit."""

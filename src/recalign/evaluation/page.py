@@ -22,7 +22,7 @@ from recalign.reward.trust.measures import FIGURES
 
 MAIN = (
     *(ALL, HIGH, "high_users/ndcg@10", VALUE, "value/reward_model@10", "value/true@10"),
-    *("value/true", "policy/kl", "policy/coverage@10", "policy/popularity@10"),
+    *("value/true", "policy/kl", "policy/changed@10", "policy/coverage@10", "policy/popularity@10"),
     *("tail/high/ndcg@10", "tail/value/judge@10", "cost/seconds"),
 )
 MEANINGS = {
@@ -39,6 +39,7 @@ MEANINGS = {
     "value/true@10": "The true mean reward of the ten items shown, known in a simulated log.",
     "value/true": "The true reward expected of an item drawn from the policy among unseen ones.",
     "policy/kl": "KL(policy || start), mean over test histories: how far training moved the policy.",
+    "policy/changed@10": "Share of the ten items shown by start that are no longer shown.",
     "policy/entropy": "Entropy of the policy over the catalogue, in nats.",
     "policy/coverage@10": "Share of the catalogue that is shown to anybody.",
     "policy/popularity@10": "Mean popularity percentile of the items shown.",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 BEST = "best_baseline"
 """Stands for the better baseline in the names of metrics: ``diff_best_baseline/all/ndcg@10``."""
-START, RERANK = "start", "rerank"
+START, RERANK, WITHOUT_MEMORY = "start", "rerank", "start_without_memory"
 REWARD_FREE = ("popularity_tilt",)
 """Rows that read no reward, which a gain in value has to exceed; also compared with every other row."""
 UNTRAINED_RANKINGS = ("item_knn", "transitions")
@@ -41,8 +41,8 @@ class Roles:
         return list(dict.fromkeys([BEST, START, RERANK, *REWARD_FREE, *own]))
 
     def candidates(self, rows: Iterable[str]) -> list[str]:
-        """Rows that may be shipped: all but baselines, placebos, reward-free rows and rows counted from the log."""
-        others = {*self.baselines, *self.placebos, *REWARD_FREE, *COUNTED_ROWS}
+        """Rows that may be shipped: all but baselines, placebos, reward-free rows and rows without training."""
+        others = {*self.baselines, *self.placebos, *REWARD_FREE, *COUNTED_ROWS, WITHOUT_MEMORY}
         return [row for row in rows if row not in others and reranked_method(row) not in self.placebos]
 
     def placebos_of(self, row: str) -> list[str]:

@@ -9,7 +9,7 @@ import torch
 from recalign.evaluation.counted_rows import COUNTED, TableRow, log_counts
 from recalign.evaluation.item_knn import ItemKNN, transitions
 from recalign.evaluation.reranking import ItemScores, RerankedRow, Scores
-from recalign.evaluation.roles import reranked_method
+from recalign.evaluation.roles import WITHOUT_MEMORY, reranked_method
 from recalign.reward import RewardData, RewardEnsemble
 from recalign.reward.placebo import as_placebo
 
@@ -36,6 +36,7 @@ ROWS: dict[str, TableRow] = {
     "item_knn": TableRow(lambda data: ItemKNN.of(data.sequences)),
     "transitions": TableRow(lambda data: transitions(data.sequences)),
     "start": TableRow(),
+    WITHOUT_MEMORY: TableRow(),
     **RERANKED,
 }
 UNTRAINED = tuple(name for name, row in ROWS.items() if not row.trained)

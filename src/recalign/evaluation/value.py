@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from rich.console import Console
 from rich.progress import track
-from torch import Tensor, nn
+from torch import Tensor
 
 from recalign.data.sequences import Batch, EventDataModule, Sequences
 from recalign.data.sequences.store import SPLITS, SplitName
@@ -57,8 +57,8 @@ def evaluate(
         is not in the catalogue), ``not_in_catalogue, high, high_user`` and the metrics of the policy at that history:
         the scorers' mean over the ten unseen items shown; where the truth is known, ``true@10`` and ``true`` (expected
         true reward under the policy over unseen items); ``kl`` (to the start), ``entropy``, ``popularity@10`` (mean
-        popularity percentile of the items shown); and ``shown``, the ten items. Metrics of items shown are null where
-        the user had met every item.
+        popularity percentile of the items shown), ``changed@10`` (share of the ten items that the start shows which are
+        not shown); and ``shown``, the ten items. Metrics of items shown are null where the user had met every item.
 
     Raises:
         InputError: users A have nothing to evaluate on in this split.
@@ -71,15 +71,13 @@ def evaluate(
     count_W = torch.from_numpy(np.append(0, count_V))  # by item, 0 for one that training never saw
     percentile_V = np.searchsorted(np.sort(count_V), count_V) / len(count_V)  # share of items with fewer events
     percentile_W = torch.from_numpy(np.append(0, percentile_V)).float()
-    nets: list[nn.Module] = [*policies.values(), scorers.start, *scorers.rewards.values()]
-    for net in nets:
+    for net in (*policies.values(), scorers.start, *scorers.rewards.values()):
         net.eval().to(device)
     read_by_itself = {name: own for name, own in scorers.own_data.items() if name in scorers.rewards}
     own_batches = {name: iter(own.loader(windows, seen=False)) for name, own in read_by_itself.items()}
     collected: dict[str, list[pl.DataFrame]] = {name: [] for name in policies}
     batches, console = data.loader(windows), Console(stderr=True)
-    hidden = not console.is_terminal
-    for read in track(batches, f"evaluating, {split}", console=console, transient=True, disable=hidden):
+    for read in track(batches, f"evaluating {split}", console=console, transient=True, disable=not console.is_terminal):
         batch = read.to(device)
         once: Once = functools.cache(lambda read, batch=batch: read(batch))
         states = {
@@ -97,11 +95,13 @@ def evaluate(
         for rows in chunks(len(batch.target_T), data.num_items):  # so that users x items is never held
             of_events = {column: value[rows] for column, value in events.items()}
             start_TV = scorers.start.log_probs(start[rows])
+            first_TK = scorers.start.lists.top_k_from_scores(start_TV, SHOWN, seen_within(batch.seen_N, rows))[1] + 1
             for name, policy in policies.items():
                 row = of_events | _of_policy(policy, states[name][rows], batch, rows, start_TV, scorers.truth_UV)
                 shown = row["shown"]
                 for metric, net in scorers.rewards.items():
                     row[metric] = mean_shown(net.predict(scored[metric][:, rows], shown.clamp(min=1)), shown)
+                row["changed@10"] = mean_shown((first_TK[:, :, None] != shown[:, None]).all(dim=2), first_TK)
                 row["popularity@10"] = mean_shown(percentile_W.to(shown.device)[shown], shown)
                 collected[name].append(pl.DataFrame({column: value.cpu().numpy() for column, value in row.items()}))
     means = user_mean_rewards(data.sequences, split)

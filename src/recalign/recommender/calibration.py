@@ -100,7 +100,7 @@ class CalibratePrior(Callback):
             take_strengths(pl_module.policy, loaded.net)
 
     def _search(self, trainer: Trainer, module: PolicyModule, policy: Policy) -> dict[str, float]:
-        """The strengths, and NDCG@10 with both, without the memory, and without either."""
+        """What `FACTS` names."""
         data, limit = module.data, int(trainer.num_val_batches[0])
         windows = data.windows("validation")
         found = dict[Strengths, float]()
@@ -122,7 +122,7 @@ class CalibratePrior(Callback):
         chosen = next(a for a in (0.0, *memories) if found[best(a)] >= enough)
         closer = {0.0: FINE_STEP, chosen: 2 * FINE_STEP if chosen else FINE_STEP}
         measure((a, best(a)[1] + i * step) for a, step in closer.items() for i in (-3, -2, -1, 1, 2, 3))
-        values = [*best(chosen), found[best(chosen)], found[best(0.0)], found[0.0, 0.0]]
+        values = [*best(chosen), found[best(chosen)], found[best(0.0)], found[0.0, 0.0], best(0.0)[1]]
         return dict(zip(FACTS, broadcast_floats(values, module.device), strict=True))
 
 
@@ -130,13 +130,13 @@ def _to_maximum(step: float) -> list[float]:
     return [step * i for i in range(round(MAX_STRENGTH / step) + 1)]
 
 
-FACTS = ("memory", "strength", "ndcg@10", "ndcg@10_without_memory", "ndcg@10_without")
-"""What calibration finds: a, c, and what they are worth."""
+FACTS = ("memory", "strength", "ndcg@10", "ndcg@10_without_memory", "ndcg@10_without", "strength_without_memory")
+"""What calibration finds: a, c, NDCG@10 with both, without the memory, and without either; c without the memory."""
 
 
 def report(found: Mapping[str, float]) -> None:
     """Print what calibration found, and warn where a strength is at the end of its range."""
-    memory, strength, with_both, without_memory, without = found.values()
+    memory, strength, with_both, without_memory, without, _ = found.values()
     if strength == MAX_STRENGTH:
         rank_zero_warn(
             f"the item prior's strength is at the end of its range, {strength:g}: validation asks for even more "
