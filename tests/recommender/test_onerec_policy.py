@@ -48,9 +48,10 @@ def made(items: int, sizes: list[int], seed: int = 0, **settings: object) -> Cod
 
 @pytest.fixture(params=[*((sizes, None) for sizes in SIZES), ("two levels", 0.2)], ids=str)
 def policy(request: pytest.FixtureRequest, data) -> CodePolicy:
-    """Over products, or over cosines at a temperature."""
+    """Over products, or over cosines at a temperature with a memory."""
     sizes, temperature = request.param
-    return made(data.num_items, SIZES[sizes], temperature=temperature)
+    policy = made(data.num_items, SIZES[sizes], temperature=temperature)
+    return small.with_memory(policy) if temperature else policy
 
 
 @torch.no_grad()
@@ -159,6 +160,14 @@ def test_a_narrow_beam_shows_unseen_items_once_and_as_many_as_there_are(data, ba
         assert not own & {(t, item) for item in shown}
         torch.testing.assert_close(score_TK[t, : len(shown)], logp_TV[t, torch.tensor(shown) - 1], atol=1e-5, rtol=0)
     assert set(item_TK[0].tolist()) - {0} <= {v + 1 for v in range(data.num_items) if prefix_V[v] == prefix_V[0]}
+
+
+@torch.no_grad()
+def test_a_memory_of_any_strength_leaves_probabilities(data, batch):
+    policy = small.with_memory(made(data.num_items, [6, 8]))
+    policy.memory.strength = 500.0
+    logp_TV = policy.log_probs(policy.encode(batch))
+    torch.testing.assert_close(logp_TV.exp().sum(dim=1), torch.ones(len(logp_TV)))
 
 
 @torch.no_grad()

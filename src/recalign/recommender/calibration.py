@@ -23,7 +23,7 @@ from recalign.recommender.training import PolicyModule
 
 Strengths = tuple[float, float]
 """Of the memory and of the item prior, a and c."""
-MEMORY_STRENGTHS = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
+MEMORY_STRENGTHS = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0)
 WORTH = 0.01
 """Share of the best NDCG@10 that a weaker memory may lose: it leaves more to post-training."""
 MAX_STRENGTH = 2.0  # of the prior

@@ -272,6 +272,7 @@ class CodePolicy(HistoryPolicy):
         prior_1M = self.strength * self.get_buffer(f"prior_{depth}")[None]
         if not self.recalls:
             return prior_1M
-        count_V = self.count_V + 0.5
-        mass_TV = count_V * (self.memory.strength * state.recalled.score_TV).exp()
-        return prior_1M + (self.trie.below(depth, mass_TV) / self.trie.below(depth, count_V)).log()
+        added_TV, count_V = self.memory.strength * state.recalled.score_TV, self.count_V + 0.5
+        mass_TV = count_V * (added_TV - added_TV.amax(dim=1, keepdim=True)).exp()  # its own scale for each state
+        mean_TM = self.trie.below(depth, mass_TV) / self.trie.below(depth, count_V)
+        return prior_1M + mean_TM.clamp(min=torch.finfo(mean_TM.dtype).tiny).log()
