@@ -94,12 +94,13 @@ class Memory(Rebuildable, nn.Module):
 
     def forward(self, newest_TM: Tensor) -> Tensor:
         """s(v | h) of all items after some `newest_items`. Shape: int64 (T, M) -> (T, V)."""
-        (states, newest), flat_X = newest_TM.shape, newest_TM.flatten()
-        weight_M1 = 1 / torch.arange(1, newest + 1, device=newest_TM.device)[:, None]
-        score_TMK = self.cosine_WK.index_select(0, flat_X).view(states, newest, -1) * weight_M1
-        neighbour_TX = self.neighbour_WK.index_select(0, flat_X).long().view(states, -1)
-        score_TW = score_TMK.new_zeros(states, self.cosine_WK.shape[0])
-        return score_TW.scatter_add(1, neighbour_TX, score_TMK.flatten(1))[:, 1:]
+        items, neighbours = self.cosine_WK.shape
+        shape, flat_X = (*newest_TM.shape, neighbours), newest_TM.flatten()
+        weight_M1 = 1 / torch.arange(1, shape[1] + 1, device=newest_TM.device)[:, None]
+        score_TMK = self.cosine_WK.index_select(0, flat_X).view(shape) * weight_M1
+        neighbour_TMK = self.neighbour_WK.index_select(0, flat_X).long().view(shape)
+        score_TW = score_TMK.new_zeros(shape[0], items)
+        return score_TW.scatter_add(1, neighbour_TMK.flatten(1), score_TMK.flatten(1))[:, 1:]
 
     def get_extra_state(self) -> Tensor:
         return torch.tensor(self.strength, dtype=torch.float64)
