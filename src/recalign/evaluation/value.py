@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from rich.console import Console
 from rich.progress import track
-from torch import Tensor
+from torch import Tensor, nn
 
 from recalign.data.sequences import Batch, EventDataModule, Sequences
 from recalign.data.sequences.store import SPLITS, SplitName
@@ -71,7 +71,8 @@ def evaluate(
     count_W = torch.from_numpy(np.append(0, count_V))  # by item, 0 for one that training never saw
     percentile_V = np.searchsorted(np.sort(count_V), count_V) / len(count_V)  # share of items with fewer events
     percentile_W = torch.from_numpy(np.append(0, percentile_V)).float()
-    for net in (*policies.values(), scorers.start, *scorers.rewards.values()):
+    nets: list[nn.Module] = [*policies.values(), scorers.start, *scorers.rewards.values()]
+    for net in nets:
         net.eval().to(device)
     read_by_itself = {name: own for name, own in scorers.own_data.items() if name in scorers.rewards}
     own_batches = {name: iter(own.loader(windows, seen=False)) for name, own in read_by_itself.items()}
