@@ -160,7 +160,7 @@ CEILINGS = {
     "packages": 8,
     "modules beside them": 10,
     "lines of tests": 27_040,
-    "lines of benchmarks": 5_700,
+    "lines of benchmarks": 5_410,
 }
 """What the house may hold; a change that needs more says what each new hundred lines buy."""
 
