@@ -228,7 +228,8 @@ class SequencePolicy(HistoryPolicy):
         return self._widened(state, table, slice(len(table)))
 
     def _widened(self, state: State, item_ND: Tensor, rows: slice | Tensor) -> tuple[Tensor, Tensor]:
-        query_TX = self.prior.augment_queries(unit(self.hidden(state).float()))
+        query_TD = state if isinstance(state, Tensor) else state.state_TD
+        query_TX = self.prior.augment_queries(unit(query_TD.float()))
         return query_TX, self.prior.augment_items(unit(item_ND.float()), 1 / self.temperature, rows)
 
     def _bound(self) -> float:
