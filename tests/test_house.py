@@ -153,13 +153,13 @@ def test_modules_do_not_ask_the_trainer_for_its_datamodule():
 
 
 CEILINGS = {
-    "lines": 29_950,
-    "statements": 16_037,
-    "functions": 1_804,
-    "bytes": 1_464_000,
+    "lines": 29_900,
+    "statements": 16_030,
+    "functions": 1_800,
+    "bytes": 1_460_000,
     "packages": 8,
     "modules beside them": 10,
-    "lines of tests": 27_040,
+    "lines of tests": 27_000,
     "lines of benchmarks": 5_410,
 }
 """What the house may hold; a change that needs more says what each new hundred lines buy."""

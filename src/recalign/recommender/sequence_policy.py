@@ -119,8 +119,7 @@ class SequencePolicy(HistoryPolicy):
         num_items: V.
         temperature: of the softmax; smaller is sharper.
         feedback: whether the policy sees the rewards of earlier events.
-        features: as in `HistoryPolicy`; items without training events are in the softmax too, except in training.
-        memory: as in `HistoryPolicy`.
+        features, memory: as in `HistoryPolicy`; only in training, items without training events are in no softmax.
     """
 
     softmax: ClassVar[Any]
