@@ -89,8 +89,10 @@ def test_the_best_checkpoint_gets_the_strengths_that_rank_all_users_best(data, t
     assert facts["ndcg@10_without"] == pytest.approx(found[0.0, 0.0], abs=1e-6)
     assert facts["ndcg@10_without_memory"] == pytest.approx(found[without], abs=1e-6)
     assert facts["ndcg@10_without_memory"] >= max(found[0.0, prior] for prior in steps) - 1e-6
-    assert found[a, c] >= 0.99 * max(found.values())
-    assert all(value < 0.99 * max(found.values()) for (memory, _), value in found.items() if memory < a)
+    plain, gain = max(value for (memory, _), value in found.items() if not memory), 0.95
+    enough = plain + gain * (max(found.values()) - plain)
+    assert found[a, c] >= enough
+    assert all(value < enough for (memory, _), value in found.items() if memory < a)
 
 
 def test_a_memory_is_no_part_of_training_and_may_be_left_out(data, tmp_path):
@@ -207,7 +209,7 @@ def test_the_search_takes_the_weakest_memory_that_is_worth_the_best(data, memory
     assert found["memory"] == memory
     assert abs(found["strength"] - prior) <= 1 / 8
     assert found["ndcg@10"] >= found["ndcg@10_without_memory"] >= found["ndcg@10_without"]
-    assert len({each for strengths in asked for each in strengths}) < 65
+    assert len({each for strengths in asked for each in strengths}) < 70
 
 
 def test_the_search_sees_no_rewards_of_judges_users(log_root, tmp_path, monkeypatch):

@@ -20,8 +20,6 @@ from recalign.data.sequences import Batch, Sequences
 from recalign.recommender.memory import Memory, Recalled
 from recalign.recommender.policy import Policy
 
-NEWEST = 50  # events of a history that count
-
 
 class ItemKNN(Policy):
     """The policy of this module's formula, from the neighbours of a memory and each item's training events."""
@@ -34,8 +32,7 @@ class ItemKNN(Policy):
     @classmethod
     def of(cls, sequences: Sequences, **settings: Any) -> ItemKNN:
         """Count the training events of all users; ``settings``: those of `Memory.of`."""
-        neighbours = Memory.of(sequences, **{"newest": NEWEST, **settings})
-        return cls(neighbours, torch.from_numpy(sequences.item_counts()))
+        return cls(Memory.of(sequences, **settings), torch.from_numpy(sequences.item_counts()))
 
     def encode(self, batch: Batch) -> Recalled:
         return self.neighbours.recall(batch)

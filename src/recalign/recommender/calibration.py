@@ -24,8 +24,8 @@ from recalign.recommender.training import PolicyModule
 Strengths = tuple[float, float]
 """Of the memory and of the item prior, a and c."""
 MEMORY_STRENGTHS = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0)
-WORTH = 0.01
-"""Share of the best NDCG@10 that a weaker memory may lose: it leaves more to post-training."""
+WORTH = 0.95
+"""Share of the best memory's gain that a weaker one must have to be taken: it leaves more to post-training."""
 MAX_STRENGTH = 2.0  # of the prior
 COARSE_STEP, STEP_BESIDE_MEMORY, FINE_STEP = 0.25, 0.5, 0.0625
 """Of the search for the prior's strength: first over the whole range, without a memory and with one, then closer."""
@@ -35,7 +35,7 @@ class CalibratePrior(Callback):
     """Give the policy an item prior and a memory when training ends, and write them into the checkpoint.
 
     The measure is ``all/ndcg@10`` on the stage's validation events (by default those of all users, on which an NDCG
-    budget is measured too). Taken is the weakest memory that comes within `WORTH` of the best, or none, with the best
+    budget is measured too). Taken is the weakest memory with `WORTH` of the best one's gain, or none, with the best
     strength of the prior beside it. They go into the best checkpoint, from which the next stage starts, and into the
     module's policy. Training itself, and the validation that picks its epoch, know neither. Two passes over these
     events rank once for all strengths that are tried.
@@ -118,7 +118,8 @@ class CalibratePrior(Callback):
         memories = MEMORY_STRENGTHS if policy.memory is not None else ()
         beside = [(a, c) for a in memories for c in _to_maximum(STEP_BESIDE_MEMORY)]
         measure([(0.0, c) for c in _to_maximum(COARSE_STEP)] + beside)
-        enough = (1 - WORTH) * max(found.values())
+        plain = found[best(0.0)]
+        enough = plain + WORTH * (max(found.values()) - plain)
         chosen = next(a for a in (0.0, *memories) if found[best(a)] >= enough)
         closer = {0.0: FINE_STEP, chosen: 2 * FINE_STEP if chosen else FINE_STEP}
         measure((a, best(a)[1] + i * step) for a, step in closer.items() for i in (-3, -2, -1, 1, 2, 3))

@@ -51,7 +51,7 @@ class Memory(Rebuildable, nn.Module):
     neighbour_WK: Tensor
     cosine_WK: Tensor
 
-    def __init__(self, num_items: int, neighbours: int, newest: int = 20) -> None:
+    def __init__(self, num_items: int, neighbours: int, newest: int = 50) -> None:
         super().__init__()
         self.register_buffer("neighbour_WK", torch.zeros(num_items + 1, neighbours, dtype=torch.int32))
         self.register_buffer("cosine_WK", torch.zeros(num_items + 1, neighbours))
@@ -64,7 +64,7 @@ class Memory(Rebuildable, nn.Module):
         users: Group = "all",
         window: int = 10,
         shrinkage: float | None = 10.0,
-        newest: int = 20,
+        newest: int = 50,
         before: bool = True,
     ) -> Memory:
         """Count the training events of a group of users, which are near each other up to ``window`` places apart.
