@@ -135,7 +135,7 @@ def test_two_processes_with_a_part_each_train_as_one(place: Path):
     whole, parts = (load_net(run.checkpoints / "best.ckpt", "policy").net.state_dict() for run in runs)
     for name, weight in whole.items():
         torch.testing.assert_close(parts[name], weight, rtol=1e-4, atol=1e-4)
-    with pytest.raises(InputError, match="ModelParallelStrategy.*cannot resume"):
+    with pytest.raises(InputError, match=r"ModelParallelStrategy.*cannot resume"):
         run_stage(parse_stage(fit("parts", *PARTS, *SAME, "--ckpt_path=last")))
     run_stage(parse_stage(["predict", *fit("parts", *SAME)[1:]]))  # one process reads the checkpoint
     assert len(pl.read_parquet(runs[1].path / "recommendations.parquet"))
