@@ -126,7 +126,11 @@ def test_partitions_make_the_same_files(
                 prepare(parts, partitions)
             return
         assert prepare(parts, partitions) == whole.report
-        assert entry_of(root, "parts") == entry_of(root, "whole")
+        one, other = (entry_of(root, cache) for cache in ("parts", "whole"))
+        if one["entry.json"]["mapped"] == other["entry.json"]["mapped"]:
+            assert one == other
+        else:  # a column whose nulls were all of rare items may be kept in either way
+            assert parts.sequences.frame.equals(whole.sequences.frame)
 
 
 @pytest.fixture

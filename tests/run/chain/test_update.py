@@ -171,7 +171,7 @@ def test_settings_of_data_are_the_grown_logs_then_the_earlier_chains(folder: Pat
     log = yaml.safe_load((folder / "conf/data/simulated.yaml").read_text())
     log["data"]["root"] = "later"
     (folder / "grown.yaml").write_text(yaml.safe_dump(log))
-    plan = update_plan(Update("runs/tiny", "grown.yaml", name="other"), {"reward": {"trainer.max_epochs": 3}})
+    plan = update_plan(Update("runs/tiny", "grown.yaml", name="other"), {"reward": [{"trainer.max_epochs": 3}]})
     assert plan.data(0).root == "later"  # the earlier chain's YAML said: data
     assert update_plan(Update("runs/tiny", "simulated", name="same"), {}).data(0).root == "data"
     # what the reward model alone was given holds for it alone
