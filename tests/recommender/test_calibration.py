@@ -23,10 +23,12 @@ from recalign.recommender import (
     PolynomialAveraging,
     Recommender,
     RecommenderData,
+    SequencePolicy,
     calibration,
 )
-from recalign.recommender.calibration import MEMORY_STRENGTHS
+from recalign.recommender.calibration import MEMORY_STRENGTHS, PRIOR_STRENGTHS_WITH_MEMORY
 from recalign.recommender.checkpoint import load_net, read_checkpoint
+from recalign.recommender.cloning import Cloning
 from recalign.run.stage.callbacks import RunCheckpoint
 
 
@@ -82,7 +84,7 @@ def test_the_best_checkpoint_gets_the_strengths_that_rank_all_users_best(data, t
     assert a > 0
     assert (a, c) == (policy.memory.strength, policy.prior_strength)
     assert (a, c) == (module.policy.memory.strength, module.policy.prior_strength)
-    steps = [0.0, 0.5, 1.0, 1.5, 2.0]
+    steps = PRIOR_STRENGTHS_WITH_MEMORY
     chosen = [(a, c), without := (0.0, facts["strength_without_memory"])]
     found = by_hand(policy, data, [*chosen, *((a, c) for a in (0.0, *MEMORY_STRENGTHS) for c in steps)])
     assert facts["ndcg@10"] == pytest.approx(found[a, c], abs=1e-6)
@@ -103,6 +105,29 @@ def test_a_memory_is_no_part_of_training_and_may_be_left_out(data, tmp_path):
     assert found["facts"]["prior"]["memory"] == 0
     assert not any("memory" in name for name in found["state_dict"])
     assert found["facts"]["prior"]["ndcg@10"] == with_it.prior_facts["ndcg@10_without_memory"]
+
+
+class WithoutMemory(SequencePolicy):
+    def __init__(self, num_items: int) -> None:
+        super().__init__(small.encoder(), num_items, temperature=0.1)
+
+
+def test_a_policy_of_ones_own_that_takes_no_memory_gets_none(data, tmp_path):
+    best = ModelCheckpoint(tmp_path, "best", monitor="rank/all/ndcg@10", mode="max")
+    small.trainer_of(tmp_path, 1, best, enable_checkpointing=True).fit(Cloning(WithoutMemory(data.num_items)), data)
+    assert isinstance(load_net(tmp_path / "best.ckpt", "policy").net, WithoutMemory)
+
+
+def test_a_policy_that_is_given_with_a_memory_is_cloned_without_it_and_resumed(data, tmp_path):
+    def fitted(epochs, ckpt_path=None):
+        module = Cloning(small.with_memory(SequencePolicy(small.encoder(), data.num_items)), prior=False)
+        last = ModelCheckpoint(tmp_path, "last", enable_version_counter=False)
+        trainer = small.trainer_of(tmp_path, epochs, last, enable_checkpointing=True)
+        trainer.fit(module, data, ckpt_path=ckpt_path, weights_only=True)
+        return module.policy
+
+    assert fitted(1).memory is None
+    assert fitted(2, tmp_path / "last.ckpt").memory is None
 
 
 def test_a_memory_that_does_not_pay_goes(data, tmp_path):
@@ -139,10 +164,10 @@ def test_a_continued_run_is_the_run_in_one_go(data, tmp_path, over):
 @pytest.mark.parametrize("over", ["items", "codes"])
 def test_a_calibrated_checkpoint_is_continued_without_its_prior(data, tmp_path, over, averaged):
     own = {"over": over, "averaged": averaged}
-    with with_peak(1, 1.5):
+    with with_peak(1, 1):
         cloned(data, tmp_path, epochs=1, **own)
     net = load_net(tmp_path / "best.ckpt", "policy").net
-    assert (net.memory.strength, net.prior_strength) == (1, 1.5)
+    assert (net.memory.strength, net.prior_strength) == (1, 1)
     cloned(data, tmp_path, epochs=2, ckpt_path=tmp_path / "best.ckpt", **own)
     net = load_net(tmp_path / "last.ckpt", "policy").net
     assert (net.memory, net.prior_strength) == (None, 0)
@@ -151,12 +176,12 @@ def test_a_calibrated_checkpoint_is_continued_without_its_prior(data, tmp_path, 
 @pytest.mark.parametrize("averaged", [True, False])
 def test_a_finished_run_that_is_continued_has_its_prior(data, tmp_path, averaged):
     """Lightning trains nothing then, and so does not say that training ends."""
-    with with_peak(1, 1.5):
+    with with_peak(1, 1):
         cloned(data, tmp_path, epochs=1, averaged=averaged)
     again = cloned(data, tmp_path, epochs=1, averaged=averaged, ckpt_path=tmp_path / "last.ckpt")
     own = load_net(tmp_path / "best.ckpt", "policy").net
     assert all(map(torch.equal, again.policy.parameters(), own.parameters()))
-    assert (again.policy.memory.strength, again.policy.prior_strength) == (1, 1.5)
+    assert (again.policy.memory.strength, again.policy.prior_strength) == (1, 1)
     assert again.facts()["prior"] == read_checkpoint(tmp_path / "best.ckpt")["facts"]["prior"]
 
 
@@ -203,13 +228,13 @@ def test_the_search_for_a_prior_is_coarse_then_fine_and_finds_the_top(data, peak
     assert found["ndcg@10_without"] == 1 - abs(peak)
 
 
-@given(st.sampled_from(MEMORY_STRENGTHS), st.floats(0, 2))
+@given(st.sampled_from(MEMORY_STRENGTHS), st.floats(0, 1.375))
 def test_the_search_takes_the_weakest_memory_that_is_worth_the_best(data, memory, prior):
     found, asked = searched(data, lambda a, c: 1 - max(0, memory - a) / 20 - abs(c - prior) / 50, remembers=True)
     assert found["memory"] == memory
     assert abs(found["strength"] - prior) <= 1 / 8
     assert found["ndcg@10"] >= found["ndcg@10_without_memory"] >= found["ndcg@10_without"]
-    assert len({each for strengths in asked for each in strengths}) < 70
+    assert len({each for strengths in asked for each in strengths}) <= 42
 
 
 def test_the_search_sees_no_rewards_of_judges_users(log_root, tmp_path, monkeypatch):

@@ -105,12 +105,15 @@ def test_a_policy_without_a_prior_says_so():
         policy.prior_strength = 0.5
 
 
-def test_without_their_priors_policies_are_as_they_were_cloned_and_get_them_back(policy):
+def test_without_their_priors_policies_are_as_they_were_cloned_and_get_them_back(policy, batch):
     other = copy.deepcopy(policy)
-    policy.prior_strength, other.prior_strength = 0.5, 1.5
+    cloned_TV = policy.log_probs(policy.encode(batch))
+    small.with_memory(policy).prior_strength, other.prior_strength = 0.5, 1.5
     with without_prior(policy, other):
         assert policy.prior_strength == other.prior_strength == 0
+        torch.testing.assert_close(policy.log_probs(policy.encode(batch)), cloned_TV)
     assert (policy.prior_strength, other.prior_strength) == (0.5, 1.5)
+    assert (policy.log_probs(policy.encode(batch)) - cloned_TV).abs().max() > 0.1
 
 
 @torch.no_grad()

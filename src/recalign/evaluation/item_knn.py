@@ -24,9 +24,9 @@ from recalign.recommender.policy import Policy
 class ItemKNN(Policy):
     """The policy of this module's formula, from the neighbours of a memory and each item's training events."""
 
-    def __init__(self, neighbours: Memory, count_V: Tensor) -> None:
+    def __init__(self, co_occurrence: Memory, count_V: Tensor) -> None:
         super().__init__()
-        self.num_items, self.neighbours = len(count_V), neighbours
+        self.num_items, self.co_occurrence = len(count_V), co_occurrence
         self.share_V = nn.Buffer((count_V.clamp(min=0.5) / count_V.sum()).float())  # log 0 is no score
 
     @classmethod
@@ -35,7 +35,7 @@ class ItemKNN(Policy):
         return cls(Memory.of(sequences, **settings), torch.from_numpy(sequences.item_counts()))
 
     def encode(self, batch: Batch) -> Recalled:
-        return self.neighbours.recall(batch)
+        return self.co_occurrence.recall(batch)
 
     def log_probs(self, state: Recalled, items: Tensor | None = None) -> Tensor:
         score_TV = state.score_TV + self.share_V

@@ -16,9 +16,9 @@ from recalign.reward.data import RewardData
 
 
 def starting_policy(data: RewardData, path: str | None, given: Policy | Loaded | None, needed_by: str) -> Policy:
-    """Load the starting policy, without its item prior, to prepare data on its items or states.
+    """Load the starting policy, without its item prior and memory, to prepare data on its items or states.
 
-    `recalign.recommender.prior` says why: every loss is without it.
+    `recalign.recommender.prior` says why: every loss is without them.
 
     Args:
         data: the log, whose catalogue has to be the policy's.
@@ -32,13 +32,13 @@ def starting_policy(data: RewardData, path: str | None, given: Policy | Loaded |
     loaded = load_or_copy(path, given, "policy", where="data.init_from", needed_by=needed_by)
     loaded.check(data)
     loaded.net.eval()
-    loaded.net.prior_strength, loaded.net.in_training_pass = 0.0, True
+    loaded.net.prior_strength, loaded.net.in_training_pass = 0.0, True  # for good: this copy serves training alone
     return loaded.net
 
 
 @torch.no_grad()
 def state_values(data: PostTrainingData, windows: Windows) -> np.ndarray:
-    """Value of each target's state under the start, without its item prior.
+    """Value of each target's state under the start, without its item prior and memory.
 
     V(s) = E_{a ~ pi}[r(s, a)], or for ``soft``, with lambda = ``data.soft``,
     V(s) = lambda log E_{a ~ pi}[exp(r(s, a) / lambda)], the log normaliser of the exponential tilt:

@@ -18,27 +18,32 @@ from recalign.recommender.checkpoint import load_net, read_checkpoint, recipe, w
 from recalign.recommender.memory import Memory
 from recalign.recommender.policy import Policy, chunks, seen_within
 from recalign.recommender.rank_metrics import RankMetrics
-from recalign.recommender.sequence_policy import HistoryPolicy
 from recalign.recommender.training import PolicyModule
 
 Strengths = tuple[float, float]
-"""Of the memory and of the item prior, a and c."""
-MEMORY_STRENGTHS = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0)
-WORTH = 0.95
-"""Share of the best memory's gain that a weaker one must have to be taken: it leaves more to post-training."""
-MAX_STRENGTH = 2.0  # of the prior
-COARSE_STEP, STEP_BESIDE_MEMORY, FINE_STEP = 0.25, 0.5, 0.0625
-"""Of the search for the prior's strength: first over the whole range, without a memory and with one, then closer."""
+"""The strengths of the memory and of the item prior, a and c."""
+MEMORY_STRENGTHS = (1.0, 2.0, 4.0, 8.0, 12.0, 16.0, 24.0)
+"""The values of a that are tried, beside 0."""
+MIN_SHARE_OF_GAIN = 0.95
+"""The memory taken has this share of the best one's gain at least. A weaker memory leaves more to post-training."""
+MAX_PRIOR_STRENGTH = 2.0
+PRIOR_STRENGTHS = tuple(0.25 * i for i in range(9))
+PRIOR_STRENGTHS_WITH_MEMORY = (0.0, 0.5, 1.0)  # benchmarks/memory: four logs ask for .75 at most
+"""The values of c that are tried first."""
+FINE_STEP, FINE_STEP_WITH_MEMORY = 0.0625, 0.125
+"""Between those that are tried then, around the best."""
+FACTS = ("memory", "strength", "ndcg@10", "ndcg@10_without_memory", "ndcg@10_without", "strength_without_memory")
+"""What calibration finds: a, c, NDCG@10 with both, without the memory, and without either; c without the memory."""
 
 
 class CalibratePrior(Callback):
     """Give the policy an item prior and a memory when training ends, and write them into the checkpoint.
 
     The measure is ``all/ndcg@10`` on the stage's validation events (by default those of all users, on which an NDCG
-    budget is measured too). Taken is the weakest memory with `WORTH` of the best one's gain, or none, with the best
-    strength of the prior beside it. They go into the best checkpoint, from which the next stage starts, and into the
-    module's policy. Training itself, and the validation that picks its epoch, know neither. Two passes over these
-    events rank once for all strengths that are tried.
+    budget is measured too). Taken is the weakest memory with `MIN_SHARE_OF_GAIN` of the best one's gain, or none, and
+    the prior's best strength with it. They go into the best checkpoint, from which the next stage starts, and into the
+    module's policy. Training itself, and the validation that picks its epoch, know neither. Each of two
+    passes over these events encodes the histories once, and ranks for each pair of strengths, 42 in all at most.
 
     Logs ``rank/prior`` and ``rank/memory``, the strengths, and NDCG@10 with both, without the memory, and without
     either: ``rank/prior/{ndcg@10,ndcg@10_without_memory,ndcg@10_without}``; the checkpoint's facts hold the same as
@@ -72,11 +77,12 @@ class CalibratePrior(Callback):
         saved = path.is_file()
         policy = load_net(path, "policy").net if saved else copy.deepcopy(pl_module.policy)
         policy = policy.to(pl_module.device).eval()
-        if self.memory and isinstance(policy, HistoryPolicy):
+        takes_memory = "memory" in policy.init_args
+        if self.memory and takes_memory:
             policy.remember(Memory.of(pl_module.data.sequences, pl_module.data.users).to(pl_module.device))
         found = self._search(trainer, pl_module, policy)
         set_strengths(policy, found["memory"], found["strength"])
-        if isinstance(policy, HistoryPolicy) and not found["memory"]:
+        if takes_memory and not found["memory"]:
             policy.remember(None)
         take_strengths(pl_module.policy, policy)
         self.facts |= found
@@ -106,7 +112,7 @@ class CalibratePrior(Callback):
         found = dict[Strengths, float]()
 
         def measure(wanted: Iterable[Strengths]) -> None:
-            strengths = [(a, c) for a, c in wanted if 0 <= c <= MAX_STRENGTH]
+            strengths = [(a, c) for a, c in wanted if 0 <= c <= MAX_PRIOR_STRENGTH]
             with trainer.precision_plugin.val_step_context():
                 batches = map(module.visible, islice(data.loader(windows), limit))
                 found.update(ndcg_by_strength(policy, batches, module.device, strengths))
@@ -115,30 +121,21 @@ class CalibratePrior(Callback):
             tried = sorted(each for each in found if each[0] == memory)
             return max(tried, key=lambda strengths: found[strengths])  # of equals, the weakest
 
-        memories = MEMORY_STRENGTHS if policy.memory is not None else ()
-        beside = [(a, c) for a in memories for c in _to_maximum(STEP_BESIDE_MEMORY)]
-        measure([(0.0, c) for c in _to_maximum(COARSE_STEP)] + beside)
-        plain = found[best(0.0)]
-        enough = plain + WORTH * (max(found.values()) - plain)
-        chosen = next(a for a in (0.0, *memories) if found[best(a)] >= enough)
-        closer = {0.0: FINE_STEP, chosen: 2 * FINE_STEP if chosen else FINE_STEP}
-        measure((a, best(a)[1] + i * step) for a, step in closer.items() for i in (-3, -2, -1, 1, 2, 3))
-        values = [*best(chosen), found[best(chosen)], found[best(0.0)], found[0.0, 0.0], best(0.0)[1]]
+        memories = (0.0,) if policy.memory is None else (0.0, *MEMORY_STRENGTHS)
+        measure((a, c) for a in memories for c in (PRIOR_STRENGTHS_WITH_MEMORY if a else PRIOR_STRENGTHS))
+        without = found[best(0.0)]
+        enough = without + MIN_SHARE_OF_GAIN * (max(found.values()) - without)
+        memory = next((a for a in memories if found[best(a)] >= enough), 0.0)
+        fine = {0.0: FINE_STEP} | ({memory: FINE_STEP_WITH_MEMORY} if memory else {})
+        measure((a, best(a)[1] + i * fine[a]) for a in fine for i in (-3, -2, -1, 1, 2, 3))
+        values = [*best(memory), found[best(memory)], found[best(0.0)], found[0.0, 0.0], best(0.0)[1]]
         return dict(zip(FACTS, broadcast_floats(values, module.device), strict=True))
 
 
-def _to_maximum(step: float) -> list[float]:
-    return [step * i for i in range(round(MAX_STRENGTH / step) + 1)]
-
-
-FACTS = ("memory", "strength", "ndcg@10", "ndcg@10_without_memory", "ndcg@10_without", "strength_without_memory")
-"""What calibration finds: a, c, NDCG@10 with both, without the memory, and without either; c without the memory."""
-
-
 def report(found: Mapping[str, float]) -> None:
-    """Print what calibration found, and warn where a strength is at the end of its range."""
+    """Print what calibration found, and warn where the prior's strength is at the end of its range."""
     memory, strength, with_both, without_memory, without, _ = found.values()
-    if strength == MAX_STRENGTH:
+    if strength == MAX_PRIOR_STRENGTH:
         rank_zero_warn(
             f"the item prior's strength is at the end of its range, {strength:g}: validation asks for even more "
             "common items; the policy may be trained too little"
@@ -157,7 +154,7 @@ def set_strengths(policy: Policy, memory: float, prior: float) -> None:
 def take_strengths(policy: Policy, calibrated: Policy) -> None:
     """Give a policy the prior's strength and the memory of another one."""
     policy.prior_strength = calibrated.prior_strength
-    if isinstance(policy, HistoryPolicy):
+    if "memory" in policy.init_args:
         policy.remember(calibrated.memory)
 
 

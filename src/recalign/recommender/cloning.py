@@ -79,6 +79,8 @@ class Cloning(PolicyModule):
     def setup(self, stage: str) -> None:
         if stage == "fit":
             self.policy.prior_strength = 0.0  # before an average of the policy is begun
+            if self.policy.memory is not None:
+                self.policy.remember(None)
             if self.datamodule:
                 count_V = self.datamodule.sequences.item_counts(self.datamodule.users)
                 self.policy.set_counts(torch.from_numpy(count_V))

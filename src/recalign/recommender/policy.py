@@ -33,7 +33,7 @@ class Policy(Rebuildable, nn.Module, ABC):
     rank and sample; at strength 0 they change nothing. What they count and their strengths are in the ``state_dict``.
 
     Attributes:
-        memory: a `recalign.recommender.memory.Memory`, or None; only a `HistoryPolicy` can have one.
+        memory: a `recalign.recommender.memory.Memory`, or None; only a policy whose constructor takes one has one.
     """
 
     PRIOR_STATE: ClassVar[Sequence[str]] = ()

@@ -396,6 +396,12 @@ def test_a_placebo_takes_the_temperature_that_its_method_found(monkeypatch: pyte
     chosen = {"model.lr": 0.1, "model.temperature": "auto"}
     assert temperature("asft_permuted", 0, chosen) == 0.469
     assert temperature("asft_permuted", 0, chosen | {"model.temperature": 0.8}) == 0.8
+    earlier = yaml.safe_load(Path(plan.yaml("asft_permuted")).read_text())
+    earlier["model"]["init_args"] = {"temperature": 0.3}  # as the placebo of a chain that is updated has it
+    Path("earlier.yaml").write_text(yaml.safe_dump(earlier))
+    begin_with = lambda plan, name, _: ("earlier.yaml" if name == "asft_permuted" else plan.yaml(name), {})  # noqa: E731
+    plan = Plan(chain, Path("conf/chain/tiny.yaml"), {}, begin_with)
+    assert temperature("asft_permuted", 0, None) == 0.469
     steps = {step.name: step.needs for step in steps_of(plan, {}, [])}
     assert [*steps][-4:-1] == ["asft/seed-0", "bc/seed-0", "asft_permuted/seed-0"]
     assert "asft/seed-0" in steps["asft_permuted/seed-0"]

@@ -153,14 +153,16 @@ class Plan:
     def stage(self, name: str, seed: int, chosen: Mapping[str, Any] | None) -> Stage:
         """A stage or method to load or make, with the settings that a search chose.
 
-        A placebo whose temperature is auto takes that of its method, which has run.
+        Where the temperature of a method is auto, its placebo takes what it found, unless it was given another one.
         """
-        stage = self.parsed(name, seed, chosen)
-        if name in self.copied and stage.config["model"]["init_args"].get("temperature") == "auto":
-            facts = read_checkpoint(self.parsed(self.copied[name], seed).load().checkpoint)["facts"]
-            if "temperature" in facts:
-                stage = self.parsed(name, seed, {**(chosen or {}), "model.temperature": facts["temperature"]})
-        return replace(stage, verbose=self.chain.verbose)
+        method, temperature = self.copied.get(name), {**self.given(name), **(chosen or {})}.get("model.temperature")
+        if method and temperature in (None, "auto"):
+            stage = self.parsed(method, seed)
+            if stage.config["model"]["init_args"].get("temperature") == "auto":
+                facts = read_checkpoint(stage.load().checkpoint)["facts"]
+                found = {"model.temperature": facts["temperature"]} if "temperature" in facts else {}
+                chosen = {**(chosen or {}), **found}
+        return replace(self.parsed(name, seed, chosen), verbose=self.chain.verbose)
 
     def evaluation(self, seed: int, results: Results) -> SeedEvaluation:
         """The evaluation of all methods of a seed, from the results of its steps."""

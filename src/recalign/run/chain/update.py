@@ -96,6 +96,9 @@ def update_plan(how: Update, overrides: Overrides) -> Plan:
     if not record:
         what = f"holds no {RECORD}, so it is no chain that can go on"
         raise InputError(what, where=how.run, remedy="name the folder of a chain that has finished")
+    if any(not isinstance(given, list) for _, given in record["overrides"]):
+        remedy = "run the chain again, with the same words: what has not changed is not repeated"
+        raise InputError(f"its {RECORD} is of another version of recalign", where=how.run, remedy=remedy)
     before = Chain(**record["chain"] | {"evaluation": Evaluation(**record["chain"]["evaluation"])})
     if before.world:
         what = "each of its seeds has a world of its own, and these do not grow"

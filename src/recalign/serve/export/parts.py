@@ -39,7 +39,7 @@ class Part(nn.Module):
         raise NotImplementedError
 
 
-MEMORY = {"memory_neighbour": "neighbour_WK", "memory_cosine": "cosine_WK"}
+MEMORY_TABLES = {"memory_neighbour": "neighbour_WK", "memory_cosine": "cosine_WK"}
 """Tables of items, and the buffers of a memory that they are."""
 
 
@@ -61,7 +61,7 @@ class ItemPart(Part):
         if not self.policy.prior_strength:  # without a history all items would be tied
             found["popular"] = F.pad(self.policy.prior.log_count_V, (1, 0), value=-torch.inf)
         if self.policy.recalls:
-            found |= {name: self.policy.memory.get_buffer(buffer) for name, buffer in MEMORY.items()}
+            found |= {name: self.policy.memory.get_buffer(buffer) for name, buffer in MEMORY_TABLES.items()}
         return found
 
     def forward(self, h: GraphInputs, given: Mapping[str, Tensor]) -> Tensor:
@@ -74,7 +74,7 @@ class ItemPart(Part):
         logit_BN = (state_BD / length_B1) @ given["unit"].T / self.policy.temperature + given["bias"]
         if "memory_cosine" in given:
             memory, row_B = self.policy.memory, torch.arange(h.item_BL.shape[0])
-            own = {buffer: given[name] for name, buffer in MEMORY.items()}
+            own = {buffer: given[name] for name, buffer in MEMORY_TABLES.items()}
             score_BV = functional_call(memory, own, (memory.newest_items(h.item_BL, row_B, h.newest_B),))
             logit_BN = logit_BN + memory.strength * F.pad(score_BV, (1, 0))
         if "popular" in given:

@@ -29,7 +29,7 @@ REMEDY = "export it again: recalign export RUN"
 INSTALL = "pip install 'recalign[serve]'"
 
 
-Positive = Annotated[int, Field(ge=1)]
+AtLeast1 = Annotated[int, Field(ge=1)]
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
@@ -61,10 +61,10 @@ class BundleConfig:
     version: str
     kind: Literal["items", "codes", "rerank"]
     inputs: list[str]
-    k: Positive
-    max_length: Positive
+    k: AtLeast1
+    max_length: AtLeast1
     time_unit: Literal["s", "ms", "us", "datetime"]
-    time_resolution: Positive
+    time_resolution: AtLeast1
     request_time: Literal["known", "last_event"]
     reward: str | None
     strength: Annotated[float, Field(ge=0)] | None
