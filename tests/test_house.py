@@ -153,13 +153,13 @@ def test_modules_do_not_ask_the_trainer_for_its_datamodule():
 
 
 CEILINGS = {
-    "lines": 29_900,
-    "statements": 16_030,
-    "functions": 1_800,
-    "bytes": 1_460_000,
+    "lines": 31_100,
+    "statements": 16_680,
+    "functions": 1_875,
+    "bytes": 1_520_000,
     "packages": 8,
     "modules beside them": 10,
-    "lines of tests": 27_000,
+    "lines of tests": 28_000,
     "lines of benchmarks": 5_410,
 }
 """What the house may hold; a change that needs more says what each new hundred lines buy."""
@@ -200,7 +200,7 @@ def core() -> list[str]:
     return re.findall(r"^- `([\w/]+\.py)`", section[1], re.MULTILINE) if section else []
 
 
-CORE_LINES = 6_000
+CORE_LINES = 6_300
 
 
 def test_the_core_is_what_it_imports():
