@@ -62,7 +62,7 @@ def pytest_unconfigure() -> None:
 
 @pytest.fixture
 def trial(record_property: Callable[[str, object], None]) -> Callable[..., None]:
-    """Report trials of a promise: ``trial("Exact continuation", "SIGKILL", 1)``; docs/promises.md counts them."""
+    """Report trials of a promise: ``trial("Exact continuation", "SIGKILL", 1)``, for benchmarks/promises."""
     return lambda promise, faults, count=1: record_property("trials", [promise, faults, count])
 
 

@@ -51,9 +51,9 @@ class TrialCounts:
         self.write_page()
 
     def write_page(self) -> None:
-        """Fill the table of docs/tables/promises.md."""
+        """Fill the table of benchmarks/promises/README.md."""
         sys.path.insert(0, str(RESULTS.parents[2]))
-        from benchmarks import pages
+        from benchmarks import tables
 
-        path = pages.PAGES / "promises.md"
-        write_text(path, pages.filled(path.read_text()))
+        path = RESULTS.with_name("README.md")
+        write_text(path, tables.filled(path.read_text()))
