@@ -1,4 +1,4 @@
-"""Estimate what a policy would earn, from lists that another policy drew with known propensities (docs/offpolicy.md).
+"""Estimate what a policy would earn, from lists that another policy drew with known propensities (docs/monitor.md).
 
 A single item is a list of one place. Of N lists with rewards r_nk at places k = 1..K, let the logging policy show the
 first k items with probability b_nk and the candidate with probability p_nk, and w_nk = min(p_nk / b_nk, clip). A list's
@@ -31,7 +31,7 @@ from recalign.bootstrap import CrossedBootstrap, Estimate
 from recalign.errors import InputError
 
 MIN_ESS = 50.0
-"""Effective sample size in users below which no estimate is given. In 200 simulated worlds (docs/offpolicy.md) 95 %
+"""Effective sample size in users below which no estimate is given. In 200 simulated worlds (docs/monitor.md) 95 %
 intervals of ``dr`` and ``snips`` held the truth in 93 % or more from 30 users on and in under 90 % below 10."""
 MIN_SUPPORT = 0.99
 """Mean probability that the candidate has to give to the first places that were not drawn."""

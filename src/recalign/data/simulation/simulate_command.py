@@ -1,4 +1,4 @@
-"""The command `recalign simulate`: a simulated log in files, for `conf/data/simulated.yaml` to read."""
+"""The command `recalign simulate`: a log in files, for `conf/data/simulated.yaml` to read, or of a made-up shop."""
 
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -9,23 +9,39 @@ import numpy as np
 import yaml
 
 from recalign.data.events.log import SIMULATED
+from recalign.data.simulation import shop as shops
 from recalign.data.simulation import world
 from recalign.data.simulation.world import SD, Simulated, World
+from recalign.errors import InputError
 from recalign.files import atomic_write
 
 FILES = ("world.yaml", "truth.npz", "events.parquet")
 
 
-def simulate(out: Path = Path("data"), **settings: Any) -> None:
-    """Simulate a log with known true rewards.
+def simulate(out: Path = Path("data"), shop: Path | None = None, **settings: Any) -> None:
+    """Simulate a log with known true rewards, or the log of a made-up shop.
 
     Args:
         out: the data root; its folder simulated/ gets the log.
+        shop: a CSV file that gets a shop's events instead: 400 customers, text ids, dates and stars. Its products, with
+            titles and categories, come beside it. Of the settings it takes the seed alone.
         settings: fields of `World`.
+
+    Raises:
+        InputError: a setting is out of range, or a shop is given another file or further settings.
     """
-    simulated = world.simulate(World(**settings))
-    folder, events = write(simulated, out), simulated.events
-    print(*(folder / name for name in FILES), sep="\n")
+    wanted = World(**settings)
+    if shop:
+        if wanted != World(seed=wanted.seed) or shop.suffix != ".csv":
+            remedy = "give --shop FILE.csv and --seed, and no other setting"
+            raise InputError("a shop is a CSV file and has a world of its own", where="shop", remedy=remedy)
+        simulated = world.simulate(shops.shop(wanted.seed))
+        print(shop, shops.write(simulated, shop), sep="\n")
+    else:
+        simulated = world.simulate(wanted)
+        folder = write(simulated, out)
+        print(*(folder / name for name in FILES), sep="\n")
+    events = simulated.events
     print(f"{len(events):,} events of {events['user'].n_unique():,} users on {events['item'].n_unique():,} items")
 
 

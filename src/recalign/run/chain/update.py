@@ -27,7 +27,7 @@ EARLIER_IDS = "ids-before"
 """The earlier chain's ids, in the new chain's folder."""
 WARM_STARTED_STAGE = "recommender"
 """Only the recommender is warm-started: a warm-started judge would favour policies that it selected, and a method that
-went on lost most of its gain (docs/loop.md)."""
+went on lost most of its gain (docs/next-day.md)."""
 
 
 @dataclass
