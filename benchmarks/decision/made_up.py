@@ -18,8 +18,8 @@ from benchmarks.decision.worlds import CANDIDATES, CONTROLS, PLACEBOS, ROLES
 from recalign.data.sequences.audit import SEEN
 from recalign.data.sequences.placebo import CORRELATION
 from recalign.evaluation.comparison import ALL, PLACEBO_FACTOR, VALUE, tabulate
-from recalign.evaluation.evaluated_runs import SPLITS, EvaluatedRun, with_rank_metrics
-from recalign.evaluation.findings import CHANCE, COVERAGE, UNINFORMATIVE
+from recalign.evaluation.evaluated_runs import ALL_USERS, SPLITS, EvaluatedRun, with_rank_metrics
+from recalign.evaluation.findings import CHANCE, COVERAGE
 from recalign.evaluation.methods import UNIT, USER_SPREAD
 from recalign.evaluation.reranking import READS_REWARD_MODEL
 from recalign.evaluation.selection import SELECT
@@ -50,7 +50,7 @@ def made_up(seed: int) -> dict[str, Any]:
         for both in [{split: _events(value, keeps, hits, users, EVENTS[split], rng) for split in SPLITS}]
         for name in value
     ]
-    frame = tabulate(runs, ROLES, DRAWS, (ALL, SELECT, VALUE)).filter(seed="all")
+    frame = tabulate(runs, ROLES, DRAWS, (ALL, ALL_USERS, SELECT, VALUE)).filter(seed="all")
     truth = {name: {"value": value[name], "ndcg": keeps[name]} for name in ("start", "bc", *CANDIDATES)}
     known = float(rng.choice((0.5, 0.58, 0.65, 0.7)))
     verdicts = ("strong", "moderate", "moderate", "weak", "no_signal", "not_measured")
@@ -60,16 +60,14 @@ def made_up(seed: int) -> dict[str, Any]:
     return {
         "kind": f"{users} users",
         "truth": truth,
-        "wrong": {name: list(_wrong(name, value, keeps, known, of_reward, of_judges)) for name in CANDIDATES},
+        "wrong": {name: list(_wrong(name, value, keeps, known, of_reward)) for name in CANDIDATES},
         "trust": _trust(known, of_reward, of_judges, rng),
         "check": {"test": {SEEN: 0.0}},
         "rows": frame.rows(),
     }
 
 
-def _wrong(
-    name: str, value: dict[str, float], keeps: dict[str, float], known: float, of_reward: str, of_judges: str
-) -> Iterator[str]:
+def _wrong(name: str, value: dict[str, float], keeps: dict[str, float], known: float, of_reward: str) -> Iterator[str]:
     """Why it would be wrong to ship a row."""
     if value[name] <= max(value["start"], value["bc"]):
         yield "no gain"
@@ -81,9 +79,7 @@ def _wrong(
         yield "keeps less"
     if known <= CHANCE:
         yield "judges guess"
-    if of_judges in UNINFORMATIVE:
-        yield "the judges have no known signal"
-    if of_reward in UNINFORMATIVE and _reads(name):
+    if of_reward in ("no_signal", "not_measured") and _reads(name):
         yield "the reward model is not known to know"
 
 

@@ -17,6 +17,7 @@ from benchmarks.lib import FOLDER
 from recalign.data.sequences.audit import SEEN
 from recalign.data.sequences.placebo import CORRELATION
 from recalign.evaluation.comparison import ALL, HITS, SCHEMA, VALUE
+from recalign.evaluation.evaluated_runs import ALL_USERS
 from recalign.evaluation.findings import COVERAGE
 from recalign.evaluation.methods import EVALUATED, UNIT
 from recalign.evaluation.reranking import READS_REWARD_MODEL
@@ -25,11 +26,12 @@ from recalign.evaluation.selection import SELECT
 from recalign.files import atomic_write
 
 FILE = FOLDER / "decision/worlds.parquet"
-PLAIN = (ALL, VALUE, SELECT, HITS, EVALUATED, UNIT, COVERAGE, CORRELATION, READS_REWARD_MODEL)
+PLAIN = (ALL, ALL_USERS, VALUE, SELECT, HITS, EVALUATED, UNIT, COVERAGE, CORRELATION, READS_REWARD_MODEL)
 OTHERS = (BEST, *REWARD_FREE, *COUNTED_ROWS)
 PAIRED = (
     *(f"diff_{other}/{metric}" for other in OTHERS for metric in (ALL, VALUE)),
     f"diff_{START}/{ALL}",
+    f"diff_{BEST}/{ALL_USERS}",
     *(f"gain_minus_2x_{placebo}/{VALUE}" for placebo in PLACEBOS),
 )
 JSON = ("truth", "trust", "check")

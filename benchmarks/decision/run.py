@@ -10,8 +10,11 @@ A row does *harm* if its true value lies below the better baseline's by more tha
 the reward, or if it is expected to keep less than `MIN_NDCG_RETAINED` of the ranking; in worlds both are measured on up
 to ten times as many fresh events, each user counting alike. Errors are counted apart: harm that was shipped, of the
 cases where some candidate does harm; and gains left unshipped, of the cases where a candidate that does no harm has a
-true gain of twice the half-width of its interval, and of `MIN_GAIN_SD` at least. Worlds that have run under a label are
-kept (records.py) and not run again: the command then says what today's rule decides in them."""
+true gain of twice the half-width of its interval, and of `MIN_GAIN_SD` at least. *Nothing* is shipped where a row's
+true gain is below `MIN_GAIN_SD`, as confounded rewards make happen: no control sees them, random exposure does. Worlds
+that have run under a label are kept (records.py) and not run again: the command then says what today's rule decides in
+them.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,8 @@ from recalign.run.chain.command import run_chain
 
 WORDS = ("ship", "not decided", "do not ship")
 CASES = FOLDER / "decision/worlds.csv"
-COUNTS = (*WORDS, "harmful", "harm shipped", "clear gains", "clear gains shipped", "no word rests on NaN")
+COUNTS = (*WORDS, "harmful", "harm shipped", "clear gains", "clear gains shipped", "nothing shipped")
+COUNTS += ("no word rests on NaN",)
 CASE: dict[str, Any] = {"label": pl.String, "kind": pl.String, "seed": pl.Int64, "keep": pl.Float64}
 CASE |= dict.fromkeys(COUNTS, pl.Boolean) | dict.fromkeys(("policy", "because", "commit"), pl.String)
 CASE |= dict.fromkeys(("gain", "kept"), pl.Float64)
@@ -157,6 +161,7 @@ def judged(seed: int, record: Mapping[str, Any]) -> dict[str, Any]:
         "kept": kept.get(decision.policy or "", float("nan")),
         "harmful": bool(harmful),
         "harm shipped": shipped in harmful,
+        "nothing shipped": shipped is not None and gains[shipped] < MIN_GAIN_SD,
         "clear gains": bool(clear),
         "clear gains shipped": bool(clear) and shipped is not None and shipped not in harmful,
         "wrong": [reason for reasons in record.get("wrong", {}).values() for reason in reasons],

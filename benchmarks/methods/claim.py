@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from recalign.evaluation.candidate_checks import placebo_flaw
-from recalign.evaluation.comparison import ALL, HIGH, PLACEBO_FACTOR, VALUE
+from recalign.evaluation.comparison import HIGH, PLACEBO_FACTOR, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable, Interval
+from recalign.evaluation.evaluated_runs import ALL_USERS
+from recalign.evaluation.findings import placebo_flaw
 from recalign.evaluation.roles import reranked_method
 from recalign.recommender.interpolation import MIN_NDCG_RETAINED
 
@@ -52,12 +53,12 @@ def verdicts(table: ComparisonTable) -> list[Verdict]:
     """The four parts of the claim, as far as one log's test figures can tell."""
     parts = {
         "A-SFT is better than the better of start and bc, and than reward_weighted, on high/ndcg@10 and on "
-        "value/judge@10, while it keeps 95 % of all/ndcg@10": [
+        "value/judge@10, while it keeps 95 % of all_users/ndcg@10": [
             _kept(table),
             *(check for metric in (HIGH, VALUE) for check in _gains(table, metric)),
         ],
-        "A-SFT has more value than popularity_tilt, and no method that keeps 95 % of all/ndcg@10 has a value more than "
-        f"{MARGIN:.2f} standard deviations of the reward above A-SFT's": [
+        "A-SFT has more value than popularity_tilt, and no method that keeps 95 % of all_users/ndcg@10 has a value "
+        f"more than {MARGIN:.2f} standard deviations of the reward above A-SFT's": [
             _against(table, "popularity_tilt", VALUE),
             _rival(table),
         ],
@@ -83,9 +84,9 @@ def _verdict(part: str, checks: list[Check]) -> Verdict:
 def _kept(table: ComparisonTable) -> Check:
     share = table.retained("asft")
     if share != share:
-        return Check(0, f"{ALL}: asft or its baseline was not measured, or is 0")
-    baseline = str(table.better_baseline(ALL))
-    line = f"{ALL}: asft keeps {share:.1%} of {baseline}"
+        return Check(0, f"{ALL_USERS}: asft or its baseline was not measured, or is 0")
+    baseline = str(table.better_baseline(ALL_USERS))
+    line = f"{ALL_USERS}: asft keeps {share:.1%} of {baseline}"
     return Check(1 if share >= MIN_NDCG_RETAINED else -1, line, table.shared_seeds("asft", baseline))
 
 

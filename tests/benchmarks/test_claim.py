@@ -38,10 +38,11 @@ def figures(
     compared = {"reward_weighted": weighted, "rerank": rerank, "popularity_tilt": tilt}
     methods = ("start", "bc", *compared, "cql", "asft", "asft_permuted", "asft_random")
     values = dict.fromkeys(methods, 1.0) | {"asft": 2.0}
-    rows = [(method, "all/ndcg@10", 0.1, 0.1, 0.1) for method in methods if method != "asft"]
-    rows += [("asft", "all/ndcg@10", asft, asft, asft), ("asft", "reward/sd", sd, None, None)]
+    rows = [(method, "all_users/ndcg@10", 0.1, 0.1, 0.1) for method in methods if method != "asft"]
+    rows += [("asft", "all_users/ndcg@10", asft, asft, asft), ("asft", "reward/sd", sd, None, None)]
     rows += [
-        (one, "diff_best_baseline/all/ndcg@10", asft - 0.1 if one == "asft" else 0.0, None, None) for one in methods
+        (one, "diff_best_baseline/all_users/ndcg@10", asft - 0.1 if one == "asft" else 0.0, None, None)
+        for one in methods
     ]
     for metric in METRICS:
         rows += [(method, metric, values[method], 0.0, 3.0) for method in methods]
@@ -61,7 +62,7 @@ def figures(
         rows += [("asft", f"gain_minus_2x_{sham}/value/judge@10", 0.02, *beyond)]
         rows += [(sham, "placebo/correlation", correlation, correlation, correlation)]
     long = [(method, "all", "test", metric, *cell) for method, metric, *cell in rows]
-    long += [(m, str(seed), "test", "all/ndcg@10", 0.1, None, None) for m in methods for seed in seeds]
+    long += [(m, str(seed), "test", "all_users/ndcg@10", 0.1, None, None) for m in methods for seed in seeds]
     long = [row for row in long if row[:2] not in {(method, "1") for method in once}]
     return ComparisonTable(pl.DataFrame(long, schema=SCHEMA, orient="row"), ROLES)
 
@@ -104,7 +105,8 @@ def test_words(changes, part, word):
 
 def test_a_method_that_was_not_run_leaves_it_open():
     without = ComparisonTable(
-        pl.DataFrame([("asft", "all", "test", "all/ndcg@10", 0.1, 0.1, 0.1)], schema=SCHEMA, orient="row"), Roles()
+        pl.DataFrame([("asft", "all", "test", "all_users/ndcg@10", 0.1, 0.1, 0.1)], schema=SCHEMA, orient="row"),
+        Roles(),
     )
     assert {verdict.word for verdict in verdicts(without)} == {"not shown"}
     assert any("reward_weighted was not measured" in line for line in verdicts(without)[0].why)
@@ -119,7 +121,7 @@ def test_asft_reranked_is_no_rival_of_its_own():
     rows = [
         ("asft_rerank", "all", "test", metric, *cell)
         for metric, cell in {
-            "all/ndcg@10": (0.1, 0.1, 0.1),
+            "all_users/ndcg@10": (0.1, 0.1, 0.1),
             "value/judge@10": (9.0, 8.0, 10.0),
             "diff_asft/value/judge@10": (8.0, 7.0, 9.0),
             "holm_asft/value/judge@10": (8.0, 7.0, 9.0),

@@ -35,8 +35,9 @@ def rows(values, kept=None, gains=None, over_tilt=None, beyond=None, seeds=("0",
 
     for method, value in values.items():
         share = (KEPT | (kept or {})).get(method, 1.0)
-        add(method, "all/ndcg@10", 0.1 * share, 0.0, 1.0)
-        add(method, "all/hits@10", 1000.0 * share)
+        for whose in ("all", "all_users"):
+            add(method, f"{whose}/ndcg@10", 0.1 * share, 0.0, 1.0)
+        add(method, "all_users/hits@10", 1000.0 * share)
         for seed in seeds:
             add(method, "value/judge@10", value, seed=seed)
         for who in ("judge", "select_judge"):
@@ -52,7 +53,8 @@ def rows(values, kept=None, gains=None, over_tilt=None, beyond=None, seeds=("0",
         of_start = ("diff_best_baseline", "diff_start")
         for name in (*of_start, *(f"diff_{free}" for free in COUNTED_ROWS)):
             loss = 0.1 * (share - 1) if name in of_start else 0.02
-            add(method, f"{name}/all/ndcg@10", loss, loss - 0.003, loss + 0.003)
+            for whose in ("all", "all_users"):
+                add(method, f"{name}/{whose}/ndcg@10", loss, loss - 0.003, loss + 0.003)
         figures = {"reward/sd": sd, "reward/user_sd": 0.5 * sd, "policy/coverage@10": COVERAGE.get(method, 0.4)}
         figures |= {"placebo/correlation": 0.01} if method in ROLES.placebos else {"reads/reward_model": 1.0}
         for name, figure in figures.items():

@@ -45,27 +45,29 @@ def test_the_size_of_an_ab_test_follows_from_the_gain():
     decision = decide(table(), table(split="validation"), reports(), checked())
     assert "about 99 users" in answer.ab_test(decision, table())
     assert "about 99 users" in answer.ab_test(decision, table(sd=10.0, gains={"mine": (1.0, 3.0)}))  # whatever the unit
-    assert answer.ab_test(decision, table(gains={"mine": (-0.3, -0.1)})) is None
+    loss = table(gains={"mine": (-0.3, -0.1)})
+    assert answer.ab_test(decide(loss, table(split="validation"), reports(), checked()), loss) is None
     tiny, sure = {"mine": (0.0001, 0.0003)}, {"mine": (2.0, 4.0)}
     assert "has more than 10,000,000 users" in answer.ab_test(decision, table(gains=tiny))
     assert "has 50 users" in answer.ab_test(decision, table(gains=sure))
     assert answer.ab_test(decision, table(others={("mine", "reward/user_sd"): (math.inf,)})) is None
 
 
-@pytest.mark.parametrize("against", [{"kept": {"mine": 0.9}}, {"others": {("start", "all/hits@10"): (3.0,)}}])
+@pytest.mark.parametrize("against", [{"kept": {"mine": 0.9}}, {"others": {("start", "all_users/hits@10"): (3.0,)}}])
 def test_no_ab_test_is_proposed_of_a_gain_that_is_not_to_be_shipped_or_cannot_be_believed(against):
     test = table(**against)
     assert answer.ab_test(decide(test, table(split="validation"), reports(), checked()), test) is None
 
 
-def test_the_card_has_the_interval_that_decides():
-    """Two rows are tried, so that a gain of .11 (.01 to .21) is widened: z of 1 - .025 / 2 over that of .975."""
-    values, gains = VALUES | {"other": 3.1}, {"mine": (0.01, 0.21), "other": (-0.1, 0.3)}
+def test_a_gain_that_holm_leaves_open_is_grey_and_proposes_no_ab_test():
+    """Two rows are tried: a gain of .1 with a lower end of -.005 passes at 95 %, not at 97.5 %."""
+    values, gains = VALUES | {"other": 3.1}, {"mine": (-0.005, 0.205), "other": (-0.1, 0.3)}
     test, validation = table(values, gains=gains), table(values, split="validation")
     found = cards(test, validation=validation)["What does it gain?"]
-    assert "[-0.004, +0.224]" in found.text
-    assert found.sign == 0
+    assert (found.sign, "[-0.005, +0.205]" in found.text) == (0, True)
     assert answer.ab_test(decide(test, validation, reports(), checked()), test) is None  # it may be chance
+    alone = table(gains=gains)
+    assert cards(alone)["What does it gain?"].sign == 1
 
 
 def test_what_is_not_a_number_is_not_on_a_card():

@@ -131,7 +131,9 @@ def test_artefacts_are_those_that_comparisons_read(tmp_path, data, base, cells):
     for method in done:
         for part in ("test", "validation"):
             frame = pl.read_parquet(place(tmp_path, method) / f"{part}.parquet")
-            assert len(frame) == len(data.windows(part, "A").target)
+            assert frame["in_a"].sum() == len(data.windows(part, "A").target)
+            everybody = len(data.windows(part, "all").target)
+            assert len(frame) == (everybody if part == "test" else frame["in_a"].sum())
             assert {"user", "event", "rank", "judge@10", "select_judge@10", "reward_model@10", "kl"} <= set(
                 frame.columns
             )

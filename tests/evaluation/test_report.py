@@ -162,7 +162,7 @@ def test_figures_that_plots_cannot_draw(tmp_path, made_up_run):
     frame = RunsComparison(tmp_path, draws=50).make()
     words = words_of(tmp_path)
     assert "nan" in words
-    assert "Do not ship" in words
+    assert "Not decided" in words
     assert "Run three seeds" in words
     assert "nan" in shown(frame)
 

@@ -7,14 +7,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
 
-from recalign.evaluation.comparison import ALL, HIGH, VALUE
+from recalign.evaluation.comparison import HIGH, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable, figure
 from recalign.evaluation.decision import Candidate, Decision
+from recalign.evaluation.evaluated_runs import ALL_USERS
 from recalign.evaluation.findings import (
     CHANCE,
     COVERAGE,
     INFORMATIVE,
-    UNINFORMATIVE,
     Reports,
     informative,
     pairwise,
@@ -72,7 +72,7 @@ def ab_test(decision: Decision, test: ComparisonTable) -> str | None:
     gain, spread = test.gain(about.policy), test.get(about.policy, USER_SPREAD)
     if gain is None or spread is None or not 0 < spread.value < math.inf:
         return None
-    if not gain.widened(about.interval_factor).low > 0:
+    if not about.gains:
         return None
     z = NormalDist().inv_cdf
     users = 2 * (z(0.975) + z(POWER)) ** 2 * (spread.value / test.unit / gain.value) ** 2
@@ -87,8 +87,8 @@ def ab_test(decision: Decision, test: ComparisonTable) -> str | None:
 def limits(trust: Mapping[str, Reports]) -> str | None:
     """A caveat for judges that know little more than averages; None where they know more, or may be guessing."""
     reports = trust.get("judge_report", {})
-    order, verdict = pairwise(reports), {report["verdict"] for report in reports.values()}
-    guessing = order is None or not order.low > CHANCE or verdict & {*UNINFORMATIVE}  # a reason of its own
+    order = pairwise(reports)
+    guessing = order is None or not order.low > CHANCE  # a reason of its own
     if guessing or informative(reports):
         return None
     return (
@@ -101,8 +101,7 @@ def _of_candidate(test: ComparisonTable, candidate: Candidate, believed: bool) -
     policy, gain, baseline = candidate.policy, test.gain(candidate.policy), test.better_baseline(VALUE)
     assert baseline is not None
     if gain is not None:
-        gain = gain.widened(candidate.interval_factor)
-        sign = gain.sign if believed else 0  # grey where judges may be guessing
+        sign = int(candidate.gains) - int(gain.high < 0) if believed else 0  # grey where judges may be guessing
         text = (
             f"[{gain.low:+.3f}, {gain.high:+.3f}] standard deviations of the reward over {baseline}, in the mean "
             f"reward that independent judges expect of the ten items shown. In the reward's unit: "
@@ -110,11 +109,9 @@ def _of_candidate(test: ComparisonTable, candidate: Candidate, believed: bool) -
         )
         if (high := test.get(policy, f"diff_best_baseline/{HIGH}")) and high.known:
             text += f" {HIGH}: {high} over {test.better_baseline(HIGH)}."
-        if candidate.interval_factor > 1:
-            text += " The interval is widened by Holm, as several rows were tried."
         yield Card("What does it gain?", f"{gain.value:+.3f} sd", text, sign)
-    text = f"of the {ALL} of {test.better_baseline(ALL)} is kept"
-    if (change := test.get(policy, f"diff_best_baseline/{ALL}")) and change.known:
+    text = f"of the {ALL_USERS} of {test.better_baseline(ALL_USERS)} is kept"
+    if (change := test.get(policy, f"diff_best_baseline/{ALL_USERS}")) and change.known:
         text += f" ({change})"
     now, before = (test.get(name, COVERAGE) for name in (policy, baseline))
     if now and before and math.isfinite(now.value) and math.isfinite(before.value):

@@ -30,19 +30,20 @@ from rich.console import Console
 from rich.progress import track
 
 from recalign.bootstrap import CrossedBootstrap, Estimate, holm, holm_intervals
-from recalign.evaluation.evaluated_runs import GAPS, RANKS, SPLITS, EvaluatedRun
+from recalign.evaluation.evaluated_runs import ALL_USERS, GAPS, RANKS, SPLITS, EvaluatedRun
 from recalign.evaluation.roles import BEST, COUNTED_ROWS, Roles
 
 ALL, HIGH, VALUE = "all/ndcg@10", "high/ndcg@10", "value/judge@10"
 PLACEBO_FACTOR = 2
 """A gain has to exceed so many times what a placebo gains."""
-HITS = "all/hits@10"
-"""Number of a split's events whose item a row ranks among its first ten: what `ALL` rests on."""
+HITS = "all_users/hits@10"
+"""Number of a split's events whose item a row ranks among its first ten: what `ALL_USERS` rests on."""
 VALUES = ("judge@10", "select_judge@10", "reward_model@10", "true@10", "true")
 GROUPS = {"all": None, "high": "high", "high_users": "high_user", "tail/high": "tail_high"}
 # metric -> the column of its values and that of the events it is about (None: all of them)
 METRICS: dict[str, tuple[str, str | None]] = {
     **{f"{group}/{rank}": (rank, flag) for group, flag in GROUPS.items() for rank in RANKS},
+    ALL_USERS: (ALL_USERS, None),
     **{f"value/{name}": (name, None) for name in VALUES},
     **{f"tail/value/{name}": (name, "tail") for name in ("judge@10", "true@10")},
     **{gap: (gap, None) for gap in GAPS},
@@ -90,10 +91,10 @@ class SplitTable:
 
     def rows(self, metric: str) -> Iterator[CsvRow]:
         """Rows of a metric and of its differences to each reference."""
-        if metric == ALL:
+        if metric == ALL_USERS:
             hits: Plain = {}
             for (method, seed), frame in self.frames.items():
-                hits.setdefault((method, HITS), {})[seed] = float(frame["hr@10"].sum())
+                hits.setdefault((method, HITS), {})[seed] = float((frame[ALL_USERS] > 0).sum())
             yield from _plain_rows(hits, self.split, self.frames, self.bootstrap.draws)
         events = self._events(*METRICS[metric])
         compared = {("", method): by_seed for method, by_seed in events.items()} | dict(self._compared(metric, events))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import re
+from statistics import NormalDist
 from typing import NamedTuple
 
 import polars as pl
 
-from recalign.evaluation.comparison import ALL, VALUE
+from recalign.evaluation.comparison import VALUE
+from recalign.evaluation.evaluated_runs import ALL_USERS
 from recalign.evaluation.methods import EVALUATED, UNIT
 from recalign.evaluation.networks import JUDGE_UNIT, TESTED
 from recalign.evaluation.roles import BEST, Roles
@@ -26,10 +28,17 @@ class Interval(NamedTuple):
     low: float
     high: float
 
-    def widened(self, factor: float) -> Interval:
-        """Both ends further away, by a factor on their distance from the value."""
-        low, high = (self.value + factor * (end - self.value) for end in self[1:])
-        return Interval(self.value, low, high)
+    def lower(self, confidence: float) -> float:
+        """One-sided lower bound, by the normal distribution and the distance of the interval's lower end."""
+        return self.value - NormalDist().inv_cdf(confidence) * self._error
+
+    def errors_above(self, limit: float) -> float:
+        """How many standard errors the value lies above a limit; -inf without an error."""
+        return (self.value - limit) / self._error if self._error > 0 else -math.inf
+
+    @property
+    def _error(self) -> float:
+        return (self.value - self.low) / NormalDist().inv_cdf(0.975)
 
     @property
     def known(self) -> bool:
@@ -107,11 +116,11 @@ class ComparisonTable:
         return self.roles.better_baseline({method: cell.value for method, cell in self.column(metric).items()})
 
     def retained(self, method: str) -> float:
-        """NDCG retained: `all/ndcg@10` divided by the better baseline's, over the seeds that both have.
+        """NDCG retained: NDCG@10 of all users divided by the better baseline's, over the seeds that both have.
 
         nan where one is missing or the latter is 0.
         """
-        if method == self.better_baseline(ALL):
+        if method == self.better_baseline(ALL_USERS):
             return 1.0 if self._base(method) else float("nan")
         kept = self._share(method)
         return kept.value if kept else float("nan")
@@ -122,16 +131,16 @@ class ComparisonTable:
         return kept if kept and kept.known else None
 
     def _share(self, method: str) -> Interval | None:
-        base, change = self._base(method), self.get(method, f"diff_{BEST}/{ALL}")
+        base, change = self._base(method), self.get(method, f"diff_{BEST}/{ALL_USERS}")
         return Interval(*(1 + end / base for end in change)) if change and base else None
 
     def _base(self, method: str) -> float:
-        """`all/ndcg@10` of the better baseline over the seeds that a method has too; 0 where there is no baseline."""
-        if (baseline := self.better_baseline(ALL)) is None:
+        """NDCG@10 of the better baseline over the seeds that a method has too; 0 where there is no baseline."""
+        if (baseline := self.better_baseline(ALL_USERS)) is None:
             return 0.0
         both = sorted(self._seeds.get(baseline, set()) & self._seeds.get(method, set()))
-        found = self._single.filter(pl.col("seed").is_in(both), method=baseline, metric=ALL)["value"]
-        return float(found.mean()) if len(found) else self.column(ALL)[baseline].value  # type: ignore[arg-type]
+        found = self._single.filter(pl.col("seed").is_in(both), method=baseline, metric=ALL_USERS)["value"]
+        return float(found.mean()) if len(found) else self.column(ALL_USERS)[baseline].value  # type: ignore[arg-type]
 
     def gain(self, method: str, over: str = BEST) -> Interval | None:
         """A method's value less a reference's, in standard deviations of the reward; None where it is unknown."""

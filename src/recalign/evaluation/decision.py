@@ -1,77 +1,64 @@
-"""Whether to ship a policy, and which, by `RULES`."""
+"""Whether to ship a policy, and which: `CONDITIONS`, and for each candidate the tests of `rule.TESTS`."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from statistics import NormalDist
 from typing import Any, Literal
+
+import polars as pl
 
 from recalign.data.events.division import LEAST
 from recalign.data.sequences.audit import OFTEN
 from recalign.evaluation import findings
-from recalign.evaluation.candidate_checks import CandidateChecks
-from recalign.evaluation.comparison import ALL, PLACEBO_FACTOR, VALUE
-from recalign.evaluation.comparison_table import ComparisonTable
+from recalign.evaluation.comparison import ALL, VALUE
+from recalign.evaluation.comparison_table import ComparisonTable, Interval
 from recalign.evaluation.findings import Finding, Reports
 from recalign.evaluation.roles import START, UNTRAINED_RANKINGS
+from recalign.evaluation.rule import TESTS, Case, Verdict, holm_confidences, verdicts, weakest
 from recalign.evaluation.selection import SELECT
-from recalign.recommender.interpolation import MIN_NDCG_RETAINED, RETENTION_CONFIDENCE
+from recalign.recommender.interpolation import MIN_NDCG_RETAINED
 
 Word = Literal["ship", "do not ship", "not decided"]
 SIGNS: dict[Word, int] = {"ship": 1, "not decided": 0, "do not ship": -1}
 MAX_CANDIDATES, MAX_REMEDIES = 3, 3
 """So many candidates are tried, and so many remedies are named."""
-RULES = (
-    f"Not decided, whatever else is found, where {START} ranks below {' or '.join(UNTRAINED_RANKINGS)}, which take no "
-    f"training, by its {ALL} on validation or reliably on the test (by the interval of the difference): a better "
-    f"{START} is to be trained first. Below on the test by the estimate alone is a remark.",
-    f"Candidates keep {MIN_NDCG_RETAINED:.0%} of the better baseline's {ALL} on validation. They are tried by their "
-    f"value under the judges that select, those for which a placebo is named first, {MAX_CANDIDATES} at most. The "
-    "first that passes is the answer. Baselines, placebos, rows that read no reward and rows that show everybody "
-    f"the same are no candidates. If no row keeps {MIN_NDCG_RETAINED:.0%}, do not ship if each reliably keeps less; "
-    "else it is not decided.",
-    "All that follows is measured on the test, by the judges that report. Gains are in standard deviations (sd) of "
-    "the training rewards. Intervals are 95 %; those that have to lie above 0 are widened by Holm for up to "
-    f"{MAX_CANDIDATES} rows.",
-    f"Do not ship a row that reliably keeps less than {MIN_NDCG_RETAINED:.0%} of the ranking, or that rests on a "
-    f"reward model without signal; nor, by judges whose verdict is {' or '.join(findings.INFORMATIVE)}, one whose "
-    f"gain ends below {findings.MIN_GAIN_SD:g} sd or that has less value than a row that reads no reward. Other "
-    "judges can miss a gain: these two then leave it open.",
-    f"Not decided where the gain is below {findings.MIN_GAIN_SD:g} sd, or where the interval of the gain, or of the "
-    "gain over a row that reads no reward, holds 0.",
-    f"Not decided where a row does not keep {MIN_NDCG_RETAINED:.0%} with a confidence of {RETENTION_CONFIDENCE:.0%} "
-    "(one-sided).",
-    f"Not decided unless the gain is above {PLACEBO_FACTOR} times that of each of its placebos, by the interval of "
-    f"the difference. A placebo whose rewards keep a correlation above {findings.MAX_PLACEBO_CORRELATION:g} with "
-    "the true ones, with any seed, counts as missing. A reranked row needs one for its method and one for "
-    "reranking, or one of its own.",
-    "Not decided where a control is missing or has fewer seeds than the row, or a figure could not be measured.",
-    "Not decided where the judges order two rewards of one user no better than a coin, or predict rewards no "
-    "better than one mean for all.",
-    "Not decided where the reward model that a row rests on was not measured, or has no signal with one of the seeds.",
-    f"Not decided where recalign check says not to train on the log, or fewer than {LEAST} users were evaluated.",
-    f"Not decided where more than {OFTEN:.0%} of the test events are of an item that the user had met before. They "
-    "are ranked all the same, but lists leave such items out: the ranking then speaks neither for a row nor "
-    "against it.",
-    f"Not decided where the better baseline ranks fewer than {findings.MIN_HITS} of the test events' items among "
-    "its first ten.",
-    "Not decided where a row that takes no training (popularity, item co-occurrence) may rank as well and have as "
-    f"much value, or where a row shows less than {findings.MIN_COVERAGE:.0%} of the items that the baseline shows.",
-    "Ship otherwise. One seed is enough where the users' interval is; the page then says that it is one seed.",
+NUMBERS = ("value", "low", "high", "bound", "confidence", "limit")
+FRAME = {name: pl.Float64 if name in NUMBERS else pl.String for name in ("row", "test", "other", *NUMBERS, "outcome")}
+CONDITIONS = (
+    f"{START} ranks no lower than {' and '.join(UNTRAINED_RANKINGS)}, which take no training, by its {ALL} on "
+    "validation, nor reliably on the test. Else a better start is to be trained first, whatever the tests say.",
+    f"Candidates keep {MIN_NDCG_RETAINED:.0%} of the better baseline's {ALL} on validation. {MAX_CANDIDATES} at most "
+    "are tried, the most valuable under the judges that select first, those for which a placebo is named before "
+    "others. The first that passes every test is the answer. Baselines, placebos, and rows that read no reward or show "
+    "everybody the same are no candidates.",
+    "Controls and placebos were run and measured, with as many seeds as the candidate. A placebo keeps a correlation "
+    f"of {findings.MAX_PLACEBO_CORRELATION:g} at most with the rewards. A reranked method has placebos of its own or "
+    "of both parts.",
+    f"The judges order two rewards of one user right more often than a coin ({findings.CHANCE:.0%}), reliably. Only "
+    f"judges whose verdict is {' or '.join(findings.INFORMATIVE)} refute a gain; others can miss it.",
+    "The reward model that a row reads has a signal. One without a signal with every seed refutes the row.",
+    f"The better baseline ranks {findings.MIN_HITS} test events at least among its first ten, {LEAST} users were "
+    f"evaluated, at most {OFTEN:.0%} of the test events are of items met before, and recalign check has nothing "
+    "against training on the log.",
 )
-"""How `decide` decides."""
+"""What has to hold beside the tests; where one does not, nothing is decided."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A row that might be shipped, and what was found of it."""
+    """A row that might be shipped, what tests say of it, and what else was found."""
 
     policy: str
-    findings: list[Finding]
+    verdicts: list[Verdict]
+    conditions: list[Finding]
     seeds: int = 1  # that it was run with
-    interval_factor: float = 1.0  # by which its intervals are widened, for as many rows as were tried
+
+    @property
+    def findings(self) -> list[Finding]:
+        """All findings about it."""
+        return [*self.conditions, *(verdict.finding() for verdict in self.verdicts)]
 
     @property
     def sign(self) -> int:
@@ -82,6 +69,11 @@ class Candidate:
     def word(self) -> Word:
         """The verdict on the candidate: *ship*, *do not ship* or *not decided*."""
         return next(word for word, sign in SIGNS.items() if sign == self.sign)
+
+    @property
+    def gains(self) -> bool:
+        """Whether it passes the first test: a gain in value."""
+        return any(verdict.test is TESTS[0] and verdict.outcome == "pass" for verdict in self.verdicts)
 
 
 @dataclass(frozen=True)
@@ -94,14 +86,37 @@ class Decision:
             shows that no row can keep enough.
         first: what is said first, whatever the word; None: nothing is.
         untried: rows among validation's first few that were not tried, as they have no placebo.
-        weak_start: whether a better start is to be trained first, whatever else was found.
+        weak_start: why a better start is to be trained first, whatever else was found.
     """
 
     candidates: list[Candidate]
     general: list[Finding]
     first: str | None = None
     untried: list[str] = field(default_factory=list)
-    weak_start: bool = False
+    weak_start: Finding | None = None
+
+    def frame(self) -> pl.DataFrame:
+        """The tests of all candidates, a row each.
+
+        Returns:
+            Columns ``row, test, other, value, low, high`` (the 95 % interval), ``bound, confidence`` (one-sided),
+            ``limit`` and ``outcome`` (pass, open or fail).
+        """
+        rows = [
+            {
+                "row": candidate.policy,
+                "test": verdict.test.name,
+                "other": verdict.estimated.other,
+                **(verdict.estimated.interval or Interval(math.nan, math.nan, math.nan))._asdict(),
+                "bound": verdict.bound,
+                "confidence": verdict.confidence,
+                "limit": verdict.test.limit,
+                "outcome": verdict.outcome,
+            }
+            for candidate in self.candidates
+            for verdict in candidate.verdicts
+        ]
+        return pl.DataFrame(rows, schema=FRAME)
 
     @property
     def about(self) -> Candidate | None:
@@ -145,8 +160,9 @@ class Decision:
 
     @property
     def findings(self) -> list[Finding]:
-        """All findings: those about the whole comparison first, then the candidate's."""
-        return [*self.general, *(self.about.findings if self.about else ())]
+        """All findings: a weak start's, those about the whole comparison, the candidate's."""
+        weak = [self.weak_start] if self.weak_start else []
+        return [*weak, *self.general, *(self.about.findings if self.about else ())]
 
     @property
     def reasons(self) -> list[str]:
@@ -188,16 +204,24 @@ def decide(
         found = no_candidate(validation)
         general.insert(0, replace(found, sign=0) if repeated else found)
     judged = not guessing and findings.informative(judges)
-    checks = [CandidateChecks(test, policy, trust.get("reward", {}), judged, not repeated) for policy in tried]
-    factors = holm_factors([of_row.weakest() for of_row in checks])
+    cases = [Case(test, policy) for policy in tried]
+    confidences = holm_confidences([weakest(case) for case in cases])
     decided = [
-        Candidate(row, [*replace(of_row, interval_factor=factor).findings()], test.shared_seeds(row), factor)
-        for row, of_row, factor in zip(tried, checks, factors, strict=True)
+        Candidate(
+            case.row,
+            list(verdicts(case, confidence, judged, ranked=not repeated)),
+            [
+                *findings.reward_model(test, case.row, trust.get("reward", {})),
+                *findings.placebos(test, case.row),
+                *findings.fewer_seeds(test, case.row),
+            ],
+            test.shared_seeds(case.row),
+        )
+        for case, confidence in zip(cases, confidences, strict=True)
     ]
     untried = [row for row in ahead[:MAX_CANDIDATES] if row not in tried]
-    if weak_start:
-        return Decision(decided, [weak_start, *general], None, untried, weak_start=True)
-    return Decision(decided, general, findings.no_better_than_untrained(test), untried)
+    first = None if weak_start else findings.no_better_than_untrained(test)
+    return Decision(decided, general, first, untried, weak_start)
 
 
 def candidates(validation: ComparisonTable) -> list[str]:
@@ -223,23 +247,3 @@ def no_candidate(validation: ComparisonTable) -> Finding:
     share = validation.retained_interval(best)
     said = f"{best} keeps {share.percent}" if share else f"what {best} keeps is not known"
     return Finding(0, f"{text}, but one may: {said}.", "Add users or validation events (data.split), or raise keep.")
-
-
-def holm_factors(ratios: list[float]) -> list[float]:
-    """By how much to widen the 95 % intervals of several candidates, by Holm (1979) and the normal distribution.
-
-    Args:
-        ratios: of each candidate's weakest comparison, its value in half-widths of the interval: 1 or less is no
-            rejection.
-
-    Returns:
-        z of the level that Holm gives the candidate over z of 95 %: the strongest of m gets 1 - .05 / m, the next one
-        1 - .05 / (m - 1), and so on until one is not rejected, whose level the others share.
-    """
-    z = NormalDist().inv_cdf
-    factors, left, rejecting = [1.0] * len(ratios), len(ratios), True
-    for place in sorted(range(len(ratios)), key=lambda place: -ratios[place]):
-        factors[place] = z(1 - 0.025 / left) / z(0.975)
-        rejecting = rejecting and ratios[place] > factors[place]
-        left -= rejecting
-    return factors

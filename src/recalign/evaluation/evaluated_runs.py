@@ -13,6 +13,8 @@ from recalign.recommender.rank_metrics import gain_ndcg, hit, reciprocal
 
 SPLITS = ("test", "validation")
 RANKS = {"hr@10": lambda rank: hit(rank, 10), "ndcg@10": lambda rank: gain_ndcg(rank, 10), "mrr": reciprocal}
+ALL_USERS = "all_users/ndcg@10"
+"""NDCG@10 of users A and B, which NDCG retained is a share of: users B have no say in values, but choices to keep."""
 GAPS = ("gap/judge@10", "gap/true@10")
 """The training reward model's value less another's. Models differ in level, so only the difference to `start` tells how
 far a method has over-optimised."""
@@ -44,6 +46,10 @@ class EvaluatedRun:
 
 
 def with_rank_metrics(events: pl.DataFrame) -> pl.DataFrame:
-    """Add a column for each metric in `RANKS`, computed from the target's rank."""
-    rank = events["rank"].to_numpy()
-    return events.with_columns(pl.Series(name, gain(rank), dtype=pl.Float64) for name, gain in RANKS.items())
+    """Add a column for each metric in `RANKS`, computed from the target's rank; null of users B (``in_a``).
+
+    `ALL_USERS` is NDCG@10 of theirs too.
+    """
+    rank, in_a = events["rank"].to_numpy(), pl.col("in_a") if "in_a" in events.columns else pl.lit(True)
+    found = events.with_columns(pl.Series(name, gain(rank), dtype=pl.Float64) for name, gain in RANKS.items())
+    return found.with_columns(pl.col("ndcg@10").alias(ALL_USERS), *(pl.when(in_a).then(pl.col(name)) for name in RANKS))

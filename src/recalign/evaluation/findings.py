@@ -1,4 +1,4 @@
-"""What a comparison as a whole says against a decision, one finding at a time; `candidate_checks` has those of a row.
+"""Conditions of a decision, a finding at a time: of the comparison as a whole, then of a row. `rule` has its tests.
 
 Gains are in standard deviations of the training rewards of users A, so that nothing depends on the unit of a reward or
 on where its zero lies.
@@ -9,38 +9,37 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
 from recalign.data.events.division import LEAST
 from recalign.data.sequences.audit import OFTEN, SEEN, refused
+from recalign.data.sequences.placebo import CORRELATION
 from recalign.evaluation.comparison import ALL, HITS, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable, Interval
+from recalign.evaluation.evaluated_runs import ALL_USERS
 from recalign.evaluation.methods import EVALUATED
+from recalign.evaluation.reranking import READS_REWARD_MODEL
 from recalign.evaluation.roles import COUNTED_ROWS, REWARD_FREE, START, UNTRAINED_RANKINGS
 from recalign.recommender.interpolation import MIN_NDCG_RETAINED, RETENTION_CONFIDENCE
 
 Reports = Mapping[str, dict[str, Any]]
 """``trust.json`` by seed."""
-INFORMATIVE, UNINFORMATIVE = ("moderate", "strong"), ("no_signal", "not_measured")
-"""Verdicts on reward models that know more than averages do, and on those whose values may mean nothing."""
+INFORMATIVE = ("moderate", "strong")
+"""Verdicts on reward models that know more than averages do."""
 CHANCE = 0.5
 """Share of pairs of rewards that a coin puts in the right order."""
 MIN_GAIN_SD = 0.015
 """A gain whose interval ends below so many standard deviations of the reward is no gain."""
-COVERAGE, MIN_COVERAGE = "policy/coverage@10", 0.5
-"""A policy that shows less than this share of the items that its baseline shows may have won by it."""
+COVERAGE = "policy/coverage@10"
 MAX_PLACEBO_CORRELATION = 0.1
 """A placebo whose rewards still correlate more with the true ones, user means taken out, is none."""
-RETENTION_Z = NormalDist().inv_cdf(RETENTION_CONFIDENCE)
-"""Standard errors between the share of NDCG that is retained and its bound at `RETENTION_CONFIDENCE`."""
 MIN_HITS = math.ceil(math.log(1 - RETENTION_CONFIDENCE) / math.log(MIN_NDCG_RETAINED))
 """Test events that the better baseline has to rank among its first ten. With fewer, a row that truly retains
 `MIN_NDCG_RETAINED` may lose none of them by chance, and its interval then has no width."""
-MAX_USER_FACTOR = 100
-"""So many times the test users are out of reach."""
+MAX_USER_FACTOR = 10
+"""More than so many times the test users are out of reach."""
 
 
 @dataclass(frozen=True)
@@ -114,15 +113,15 @@ def weak_start(test: ComparisonTable, validation: ComparisonTable) -> Finding | 
 
 def start(test: ComparisonTable) -> Iterator[Finding]:
     """Whether the better baseline ranks anything, so that there is something to keep."""
-    baseline = test.better_baseline(ALL)
-    if baseline is not None and test.column(ALL)[baseline].value == 0:
+    baseline = test.better_baseline(ALL_USERS)
+    if baseline is not None and test.column(ALL_USERS)[baseline].value == 0:
         text = f"{baseline} ranks no item of the test events among its first ten, so nothing is there to be kept."
         yield Finding(0, text, "See what recalign check says of the test events, such as items unseen in training.")
 
 
 def few_hits(test: ComparisonTable) -> Iterator[Finding]:
     """Whether the better baseline has enough top-10 hits for a loss of ranking to be detectable."""
-    baseline = test.better_baseline(ALL)
+    baseline = test.better_baseline(ALL_USERS)
     hits = test.get(baseline, HITS) if baseline else None
     if hits is None or not math.isfinite(hits.value):
         yield Finding(0, "How many test events the baseline ranks among its first ten is not known.", "Compare again.")
@@ -152,7 +151,6 @@ def uninformative_judges(reports: Reports, seeds: int) -> Iterator[Finding]:
     remedy = "Give the judges more users (a smaller data.share_a), or a reward with less noise."
     unknown = "their values are not known to mean anything."
     seen = pairwise(reports)
-    verdicts = dict.fromkeys(report["verdict"] for report in reports.values() if report["verdict"] in UNINFORMATIVE)
     if 0 < len(reports) < seeds:
         text = f"Nothing tells what the judges know with {seeds - len(reports)} of {seeds} seeds."
         yield Finding(0, text, "Run the chain again with all of them.")
@@ -162,9 +160,6 @@ def uninformative_judges(reports: Reports, seeds: int) -> Iterator[Finding]:
     elif not seen.low > CHANCE:
         text = f"The judges order {seen.percent} of two rewards of one user right, which may be chance"
         yield Finding(0, f"{text}: their values say nothing.", remedy)
-    elif verdicts:
-        text = f"The verdict on the judges' predictions is {' and '.join(verdicts).replace('_', ' ')}: {unknown}"
-        yield Finding(0, text, remedy)
 
 
 def unmeasured(test: ComparisonTable) -> Iterator[Finding]:
@@ -179,3 +174,55 @@ def unmeasured(test: ComparisonTable) -> Iterator[Finding]:
     cells = {name: [test.get(name, metric) for metric in (ALL, VALUE)] for name in wanted if name in test.methods}
     if unknown := [name for name, own in cells.items() if not all(cell and cell.known for cell in own)]:
         yield Finding(0, f"Controls that were not measured: {', '.join(unknown)}.", "Evaluate again.")
+
+
+def reward_model(test: ComparisonTable, row: str, reports: Reports) -> Iterator[Finding]:
+    """Whether the reward model has a signal, of a row that reads it."""
+    reads = test.get(row, READS_REWARD_MODEL)
+    if reads is not None and not reads.value:
+        return
+    verdicts = {seed: report["verdict"] for seed, report in reports.items()}
+    silent = [seed for seed, verdict in verdicts.items() if verdict == "no_signal"]
+    subject = f"The reward model, which {row} follows, shows no signal"
+    if silent and len(silent) == len(verdicts):
+        yield Finding(-1, f"{subject}.")
+    elif silent:
+        yield Finding(0, f"{subject} with seed{'s' * (len(silent) > 1)} {', '.join(silent)}.")
+    elif len(verdicts) < max(test.shared_seeds(row), 1) or "not_measured" in verdicts.values():
+        text = f"Nothing tells whether the reward model, which {row} follows, knows what a user prefers."
+        implied = (report["implication"] for report in reports.values() if report["verdict"] == "not_measured")
+        yield Finding(0, text, next(implied, "Run `recalign test` on the reward model."))
+
+
+def placebos(test: ComparisonTable, row: str) -> Iterator[Finding]:
+    """Whether a row has placebos, and each destroyed the rewards."""
+    for part in test.roles.without_placebo(row):
+        remedy = "Name one (placebos), such as the same method on recalign.posttrain.PermutedPostTrainingData."
+        yield Finding(0, f"{part} has no placebo.", remedy)
+    for placebo in test.roles.placebos_of(row):
+        if flaw := placebo_flaw(test, placebo):
+            remedy = f"Add to methods: {placebo}." if placebo not in test.methods else "Give it more events."
+            yield Finding(0, f"The placebo {placebo} {flaw}.", remedy)
+
+
+def placebo_flaw(test: ComparisonTable, placebo: str) -> str | None:
+    """Why a row cannot serve as a placebo; None if it can."""
+    if placebo not in test.methods:
+        return "was not run"
+    mean = test.get(placebo, CORRELATION)
+    left = [abs(value) for value in (*test.of_seeds(placebo, CORRELATION), *(mean[:1] if mean else ()))]
+    if mean is None or not all(map(math.isfinite, left)):
+        return "does not say how much of the rewards it destroyed"
+    if max(left) > MAX_PLACEBO_CORRELATION:
+        return f"keeps a correlation of {max(left):.3f} with the rewards, too much for a placebo"
+    return None
+
+
+def fewer_seeds(test: ComparisonTable, row: str) -> Iterator[Finding]:
+    """Rows that a row is compared with on fewer seeds than it has: the others may say otherwise."""
+    roles, own = test.roles, test.shared_seeds(row)
+    others = [*roles.baselines, *REWARD_FREE, *COUNTED_ROWS, *roles.placebos_of(row)]
+    shared = {other: test.shared_seeds(row, other) for other in others if other in test.methods}
+    if fewer := [f"{other} ({count})" for other, count in shared.items() if count < own]:
+        text = f"Run with fewer seeds than the {own} of {row}: {', '.join(fewer)}."
+        yield Finding(0, text, "Run every row with the same seeds.")

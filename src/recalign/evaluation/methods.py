@@ -12,7 +12,7 @@ import polars as pl
 import torch
 
 from recalign.evaluation.counted_rows import TableRow
-from recalign.evaluation.value import Scorers, evaluate, user_mean_rewards
+from recalign.evaluation.value import Scorers, evaluate, ranks_of_others, user_mean_rewards
 from recalign.recommender.checkpoint import Loaded, check_catalogue, load_net
 from recalign.recommender.cloning import CLONED
 from recalign.recommender.policy import Policy
@@ -129,12 +129,16 @@ Measure = Callable[[Any, Mapping[MethodRun, Policy], Mapping[str, pl.DataFrame]]
 def evaluate_methods(runs: Sequence[MethodRun], nets: Networks, measures: Iterable[Measure] = ()) -> list[Evaluation]:
     """Evaluate methods on the validation and test events of users A, and measure what else is asked.
 
+    Events of the test are those of all users: of users B (``in_a`` is false) they have ranks alone. Not where a sample
+    of users A is evaluated.
+
     Returns:
         An evaluation each.
     """
     policies = {run: nets.policy(run) for run in runs}
     named = {run.method: policy for run, policy in policies.items()}
     events = {split: evaluate(named, nets.scorers, nets.data, split, nets.device) for split in ("validation", "test")}
+    others = {} if nets.data.sample else ranks_of_others(named, nets.data, "test", nets.device)
     more = [measure(nets, policies, events["test"]) for measure in measures]
     sds, found = nets.reward_sds(), []
     for run in runs:
@@ -143,7 +147,10 @@ def evaluate_methods(runs: Sequence[MethodRun], nets: Networks, measures: Iterab
         summary = {"log": nets.data.log_.name, "cold_targets": test["not_in_catalogue"].cast(float).mean()}
         summary |= {"coverage@10": shown.filter(shown > 0).len() / nets.data.num_items, **run.cost, **sds}
         summary |= {EVALUATED: test["user"].n_unique()}
-        own = {split: frames[run.method].drop("shown") for split, frames in events.items()}
+        own = {split: frames[run.method].drop("shown").with_columns(in_a=True) for split, frames in events.items()}
+        if run.method in others:
+            of_others = others[run.method].with_columns(in_a=False)
+            own["test"] = pl.concat([own["test"], of_others], how="diagonal").sort("event")
         evaluation = Evaluation(own, summary)
         for measured in more:
             metrics, files = measured.get(run.method, ({}, {}))

@@ -14,7 +14,7 @@ from recalign.evaluation import findings, plots
 from recalign.evaluation.answer import ab_test, cards, limits
 from recalign.evaluation.comparison import ALL, HIGH, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable, figure
-from recalign.evaluation.decision import RULES
+from recalign.evaluation.decision import CONDITIONS
 from recalign.evaluation.sources import Sources
 from recalign.files import write_text
 from recalign.recommender.interpolation import MIN_NDCG_RETAINED
@@ -65,7 +65,7 @@ def write_page(folder: Path, sources: Sources) -> Path:
     html = environment.from_string(text).render(
         vars(sources)
         | {
-            "rules": RULES,
+            "conditions": CONDITIONS,
             "comparison": table,
             "cards": list(cards(decision, table, sources.trust)) if decision else [],
             "ab_test": ab_test(decision, table) if decision else None,
@@ -95,7 +95,7 @@ def plot_sections(table: ComparisonTable) -> Iterator[Section]:
             plots.forest(table, VALUE),
         ),
         "What it costs": (
-            "Up is better value. First against imitation: in the shade more than 5 % of all/ndcg@10 is lost. Then "
+            "Up is better value. First against imitation: in the shade more than 5 % of the ranking is lost. Then "
             "against the distance from the start. Placebos are pale and have no name.",
             plots.scatter(table, ALL, VALUE, "value and imitation", shade),
             plots.scatter(table, "policy/kl", VALUE, "value and distance", log=True),

@@ -50,7 +50,7 @@ class Sources:
         test = stored(first["method"], first["seed"], "evaluation/test.parquet")
         if seals.check(test.parent).altered:
             seals.require(test.parent, "evaluate again: recalign chain, or recalign compare")
-        events = pl.read_parquet(test, columns=["user", "high"], glob=False)
+        events = pl.read_parquet(test, columns=["user", "high"], glob=False).drop_nulls()  # of users A
         trust = {
             stage: {seed: report for seed in table.seeds if (report := read_trust(stored(stage, seed, "")))}
             for stage in TRUST

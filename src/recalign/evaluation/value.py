@@ -17,13 +17,14 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from recalign.data.sequences import Batch, EventDataModule, Sequences
-from recalign.data.sequences.store import SPLITS, SplitName
+from recalign.data.sequences.store import SPLITS, Group, SplitName
 from recalign.errors import InputError
 from recalign.nn import ranks_from_scores
 from recalign.recommender.policy import Policy, State, chunks, seen_within
 from recalign.reward import RewardEnsemble
 
 SHOWN = 10  # items that a policy shows
+OTHERS: tuple[Group, ...] = ("B1", "B2")  # groups of users whom no table values
 
 Once = Callable[[Callable[[Batch], Any]], Any]
 """Calls a function with the batch at hand, only once however often it is asked."""
@@ -110,6 +111,29 @@ def evaluate(
     if idle := max((frame["popularity@10"].null_count() for frame in frames.values()), default=0):
         rank_zero_warn(f"before {idle:,} {split} events the user had met every item: nothing is shown, nothing valued")
     return frames
+
+
+@torch.no_grad()
+def ranks_of_others(
+    policies: Mapping[str, Policy], data: EventDataModule, split: SplitName, device: torch.device
+) -> dict[str, pl.DataFrame]:
+    """Run policies over the targets of users B, whose rewards train judges: what a policy keeps is read of all users.
+
+    Returns:
+        A frame for each method: ``user, event, rank``, as `evaluate` has them.
+    """
+    collected: dict[str, list[pl.DataFrame]] = {name: [] for name in policies}
+    for group in OTHERS:
+        for read in data.loader(data.windows(split, group)):
+            batch = read.to(device)
+            once: Once = functools.cache(lambda read, batch=batch: read(batch))
+            events = {"user": read.user_B[read.row_T].numpy(), "event": read.event_T.numpy()}
+            for name, policy in policies.items():
+                state = policy.encode_once(once) if isinstance(policy, Composed) else once(policy.encode)
+                rank_T = policy.ranks(state, batch.target_T, batch.seen_N)
+                collected[name].append(pl.DataFrame(events | {"rank": rank_T.cpu().numpy()}))
+    empty = pl.DataFrame(schema=dict.fromkeys(("user", "event", "rank"), pl.UInt32))
+    return {name: pl.concat([empty, *(part.cast(empty.schema) for part in parts)]) for name, parts in collected.items()}
 
 
 def _of_policy(

@@ -1,0 +1,241 @@
+"""What a row has to show before it is shipped: `TESTS`, a table of bounds on what the test measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Literal, NamedTuple
+
+from recalign.evaluation.comparison import ALL, PLACEBO_FACTOR, VALUE
+from recalign.evaluation.comparison_table import ComparisonTable, Interval
+from recalign.evaluation.evaluated_runs import ALL_USERS
+from recalign.evaluation.findings import MAX_USER_FACTOR, MIN_GAIN_SD, Finding
+from recalign.evaluation.roles import COUNTED_ROWS, REWARD_FREE
+from recalign.recommender.interpolation import MIN_NDCG_RETAINED, RETENTION_CONFIDENCE
+
+Outcome = Literal["pass", "open", "fail"]
+CONFIDENCE = 0.95
+"""One-sided, of a bound that has to lie above its limit; Holm raises it where several rows are tried."""
+
+
+class Case(NamedTuple):
+    """A row and the figures of the test."""
+
+    test: ComparisonTable
+    row: str
+
+
+class Estimated(NamedTuple):
+    """An estimate of a row beside another, with its 95 % interval; None: not measured."""
+
+    other: str
+    interval: Interval | None
+    show: str = "{:+.3f} sd"
+
+
+Estimates = Iterator[Estimated]
+
+
+def gain(case: Case) -> Estimates:
+    """Value over the better baseline's, in sd."""
+    yield Estimated(str(case.test.better_baseline(VALUE)), case.test.gain(case.row))
+
+
+def over_reward_free(case: Case) -> Estimates:
+    """Value over that of each row that reads no reward, in sd."""
+    for other in _ran(case, REWARD_FREE):
+        yield Estimated(other, case.test.gain(case.row, other))
+
+
+def over_placebos(case: Case) -> Estimates:
+    """Gain less `PLACEBO_FACTOR` times that of each placebo, in sd."""
+    for placebo in _ran(case, case.test.roles.placebos_of(case.row)):
+        yield Estimated(placebo, case.test.gain_over_placebo(case.row, placebo))
+
+
+def over_untrained(case: Case) -> Estimates:
+    """Value (sd) or NDCG@10 over that of each row without training: what lies further above 0 by its error."""
+    for other in _ran(case, COUNTED_ROWS):
+        value, ranking = case.test.gain(case.row, other), case.test.get(case.row, f"diff_{other}/{ALL}")
+        if value is None or ranking is None or not ranking.known:
+            yield Estimated(other, None)
+        elif value.errors_above(0) >= ranking.errors_above(0):
+            yield Estimated(other, value)
+        else:
+            yield Estimated(other, ranking, "{:+.4f} " + ALL)
+
+
+def retained(case: Case) -> Estimates:
+    """Share of the better baseline's NDCG@10; nothing where that ranks nothing, which `findings.start` says."""
+    if (baseline := case.test.better_baseline(ALL_USERS)) and case.test.column(ALL_USERS)[baseline].value > 0:
+        yield Estimated(baseline, case.test.retained_interval(case.row), "{:.1%}")
+
+
+def _ran(case: Case, rows: tuple[str, ...] | list[str]) -> list[str]:
+    """Those that were run; `findings` names the others."""
+    return [row for row in rows if row in case.test.methods]
+
+
+@dataclass(frozen=True)
+class Test:
+    """A test of a row: the bound of an estimate has to lie above a limit.
+
+    Attributes:
+        name: what is estimated.
+        claim: a sentence with ``{row}``, ``{value}`` and ``{other}``.
+        estimate: the estimates, by what the row is compared with.
+        limit: it has to be above this,
+        confidence: with so much, one-sided.
+        least: the estimate itself has to be so much.
+        of_value: whether judges measure it: Holm raises its confidence, and only judges that know more than averages
+            refute by it.
+        refutes: whether an interval (95 %) below limit or least speaks against the row, rather than leave it open.
+        remedy: what would decide it; empty: more users.
+    """
+
+    name: str
+    claim: str
+    estimate: Callable[[Case], Estimates]
+    limit: float = 0.0
+    confidence: float = CONFIDENCE
+    least: float = -math.inf
+    of_value: bool = True
+    refutes: bool = False
+    remedy: str = ""
+
+
+TESTS = (
+    Test("gain", "{row} gains {value} over {other}", gain, least=MIN_GAIN_SD, refutes=True),
+    Test(
+        "more than without rewards",
+        "{row} has {value} more value than {other}, which reads no reward",
+        over_reward_free,
+        refutes=True,
+    ),
+    Test(
+        "more than its placebos",
+        f"{{row}} gains {{value}} more than {PLACEBO_FACTOR} times the gain of {{other}}, its placebo",
+        over_placebos,
+    ),
+    Test(
+        "better than without training",
+        "{row} has {value} more value, or more NDCG@10, than {other}, which takes no training",
+        over_untrained,
+        remedy="Train the recommender for longer, or serve that.",
+    ),
+    Test(
+        "NDCG retained",
+        f"{{row}} keeps {{value}} of the {ALL_USERS} of {{other}}",
+        retained,
+        MIN_NDCG_RETAINED,
+        RETENTION_CONFIDENCE,
+        of_value=False,
+        refutes=True,
+        remedy="More test users narrow the interval; or raise keep.",
+    ),
+)
+"""All of them have to be passed."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a row fares in a test.
+
+    Attributes:
+        confidence: of the lower bound, one-sided.
+        outcome: *pass*; *fail* speaks against the row; *open* leaves it undecided.
+        several_seeds: whether the interval is over seeds too.
+    """
+
+    test: Test
+    row: str
+    estimated: Estimated
+    confidence: float
+    outcome: Outcome
+    several_seeds: bool
+
+    @property
+    def bound(self) -> float:
+        """The estimate's lower bound; nan where it was not measured."""
+        return self.estimated.interval.lower(self.confidence) if self.estimated.interval else math.nan
+
+    def finding(self) -> Finding:
+        """The verdict as a sentence, with what would decide it."""
+        other, interval, show = self.estimated
+        if interval is None:
+            text = f"{self.test.name} of {self.row} beside {other}: not measured."
+            return Finding(0, text, "Evaluate both again, with the same seeds.")
+        said = self.test.claim.format(row=self.row, value=show.format(interval.value), other=other)
+        low, high, limit = (show.format(number) for number in (self.bound, interval.high, self._limit))
+        bound = f"at least {low} with a confidence of {self.confidence:.1%}"
+        if self.outcome == "pass":
+            return Finding(1, f"{said}, {bound}.")
+        if self.outcome == "fail":
+            return Finding(-1, f"{said}, {high} at most: more than {limit} is needed.", self.test.remedy)
+        return Finding(0, f"{said}, {bound}: more than {limit} is needed.", self._remedy(interval))
+
+    @property
+    def _limit(self) -> float:
+        return self.test.limit if self.bound <= self.test.limit else self.test.least
+
+    def _remedy(self, interval: Interval) -> str:
+        """How many times the users it takes, if the estimate holds and errors shrink with their square root.
+
+        Not with several seeds: what comes of the seeds stays as wide with more users. Nor for a gain too small to ship.
+        """
+        above = interval.value - self.test.limit
+        if self.test.remedy or self.several_seeds or above <= 0 or interval.value < MIN_GAIN_SD:
+            return self.test.remedy
+        times = ((interval.value - self.bound) / above) ** 2
+        if times > MAX_USER_FACTOR:
+            return f"It would take more than {MAX_USER_FACTOR} times as many test users to tell."
+        return f"About {max(math.ceil(times * 10) / 10, 1.1):g} times as many test users would tell."
+
+
+def verdicts(case: Case, confidence: float, judged: bool, ranked: bool) -> Iterator[Verdict]:
+    """A row's verdict in each test.
+
+    Args:
+        confidence: of tests of value, by Holm.
+        judged: whether judges know more than averages; else they refute nothing.
+        ranked: whether the ranking is of items that lists show; else it refutes nothing.
+    """
+    several = case.test.shared_seeds(case.row) > 1
+    for test in TESTS:
+        sure = confidence if test.of_value else test.confidence
+        refutes = test.refutes and (judged if test.of_value else ranked)
+        for estimated in test.estimate(case):
+            outcome: Outcome = "open"
+            if (interval := estimated.interval) is not None:
+                passed = interval.lower(sure) > test.limit and interval.value >= test.least
+                refuted = refutes and interval.high < max(test.limit, test.least)
+                outcome = "pass" if passed else "fail" if refuted else "open"
+            yield Verdict(test, case.row, estimated, sure, outcome, several)
+
+
+def holm_confidences(weakest: list[float]) -> list[float]:
+    """The one-sided confidence that Holm (1979) asks of each of several rows, by the normal distribution.
+
+    Args:
+        weakest: of each row its weakest test of value: how many standard errors the estimate lies above the limit.
+
+    Returns:
+        1 - .05 / m for the strongest of m, 1 - .05 / (m - 1) for the next, and so on until one does not pass, whose
+        confidence the others share.
+    """
+    found, left, passing = [CONFIDENCE] * len(weakest), len(weakest), True
+    for place in sorted(range(len(weakest)), key=lambda place: -weakest[place]):
+        found[place] = 1 - (1 - CONFIDENCE) / left
+        passing = passing and weakest[place] > NormalDist().inv_cdf(found[place])
+        left -= passing
+    return found
+
+
+def weakest(case: Case) -> float:
+    """By how many standard errors a row passes its weakest test of value that Holm corrects; -inf: it cannot pass."""
+    if case.test.roles.without_placebo(case.row):
+        return -math.inf
+    found = [interval for test in TESTS if test.of_value for _, interval, _ in test.estimate(case)]
+    return min(interval.errors_above(0) if interval else -math.inf for interval in found)
