@@ -111,3 +111,23 @@ def test_batches_and_slices_change_nothing(data):
     torch.testing.assert_close(policy.log_probs(state[1:3]), logp_TV[1:3])
     item_TC = torch.randint(1, data.num_items + 1, (len(state), 4))
     torch.testing.assert_close(policy.log_probs(state, item_TC), logp_TV.gather(1, item_TC - 1))
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("window", [1, 5])
+def test_where_ties_are_together_neighbours_are_of_other_sets(log_root, tmp_path, window, before):
+    """Each pair that the rule names, counted one by one: one is among the newest before the other's set."""
+    (pl.read_csv(log_root / "small.csv").with_columns(pl.col("timestamp") // 240)).write_csv(tmp_path / "small.csv")
+    sequences = small.data_of(RewardData, tmp_path, cache=False, ties="together").sequences
+    count: Counter[tuple[int, int]] = Counter()
+    for user, trained in enumerate(sequences.train_count):
+        first = sequences.offset[user]
+        item, time = sequences.item[first : first + trained].tolist(), sequences.time[first : first + trained]
+        for at, later in enumerate(item):
+            begin = int(np.searchsorted(time, time[at]))
+            for earlier in item[max(begin - window, 0) : begin]:
+                count.update([(earlier, later), *[(later, earlier)] * before] if earlier != later else [])
+    neighbour_WK, count_WK = nearest(sequences, "all", window, 200, None, before)
+    item, place = neighbour_WK.nonzero()
+    pairs = zip(item.tolist(), neighbour_WK[item, place].tolist(), strict=True)
+    assert dict(zip(pairs, count_WK[item, place].tolist(), strict=True)) == count

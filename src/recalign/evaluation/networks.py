@@ -178,7 +178,7 @@ def ranks(policy: Rerank, batch: Batch, parts: Iterable[slice], logp_TV: Tensor,
     """Rank of each target, from what `over_items` found. Shape: -> int64 (T,)."""
     found = []
     for part in parts:
-        seen = seen_within(batch.seen_N, part)
+        seen = seen_within(batch.unranked_N, part)
         tilted_TV = policy.tilted(logp_TV[part], score_TV[part])
         found.append(ranks_from_scores(tilted_TV, batch.target_T[part] - 1, seen))
     return torch.cat(found)

@@ -144,7 +144,7 @@ def _of_policy(
     logp_TV, seen = policy.log_probs(state), seen_within(batch.seen_N, rows)
     p_TV = logp_TV.exp()
     row = {"kl": (p_TV * (logp_TV - start_TV)).sum(dim=1), "entropy": -(p_TV * logp_TV).sum(dim=1)}
-    row["rank"] = ranks_from_scores(logp_TV, batch.target_T[rows] - 1, seen)
+    row["rank"] = ranks_from_scores(logp_TV, batch.target_T[rows] - 1, seen_within(batch.unranked_N, rows))
     row["shown"] = policy.lists.top_k_from_scores(logp_TV, SHOWN, seen)[1] + 1
     if truth_UV is not None:
         truth_TV = truth_UV[batch.user_B[batch.row_T[rows]].cpu()].to(logp_TV.device)

@@ -137,7 +137,8 @@ class PairData(RewardData):
         _, first, of = np.unique(self._keys(everyone, sequences.item), return_index=True, return_inverse=True)
         user = np.repeat(windows.user, np.diff(windows.offset))
         stop = np.searchsorted(user, user, side="right")
-        of_log = (windows.reward, expected, first[of][windows.state + 1], windows.state, stop)
+        first_E = first[of][np.searchsorted(sequences.event, windows.event)]
+        of_log = (windows.reward, expected, first_E, windows.state, stop)
         found = logged_pairs(*of_log, self.losers, self.candidates, np.random.default_rng(self.seed))
         return np.where(found >= 0, windows.target[found], 0)
 

@@ -173,7 +173,7 @@ def ndcg_by_strength(
         whole = policy.encode(there)
         for part in chunks(len(whole), policy.num_items):
             state, item_T = whole[part], there.target_T[part]  # a part's memory is read once for all strengths
-            row_N, column_N = seen_within(there.seen_N, part) or (item_T[:0], item_T[:0])
+            row_N, column_N = seen_within(there.unranked_N, part) or (item_T[:0], item_T[:0])
             seen_N = torch.stack([row_N, column_N + 1])
             for (memory, prior), metric in metrics.items():
                 set_strengths(policy, memory, prior)

@@ -132,7 +132,7 @@ def ndcg_by_user(policy: Policy, batches: Iterable[Batch], device: torch.device)
 
     def ranked(batch: Batch) -> tuple[Batch, Tensor]:
         there = batch.to(device)
-        return there, policy.ranks_within(policy.encode(there), there.target_T, 10, there.seen_N)
+        return there, policy.ranks_within(policy.encode(there), there.target_T, 10, there.unranked_N)
 
     return sums_by_user(map(ranked, batches))
 

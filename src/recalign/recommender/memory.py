@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from recalign.data.sequences import Batch, Sequences
 from recalign.data.sequences.store import Group
+from recalign.data.sequences.windows import ranges
 from recalign.nn import Rebuildable
 
 NEIGHBOURS = 200  # K at most
@@ -68,6 +69,8 @@ class Memory(Rebuildable, nn.Module):
         before: bool = True,
     ) -> Memory:
         """Count the training events of a group of users, which are near each other up to ``window`` places apart.
+
+        Where ties are together, two events are near if one is among the ``window`` newest before the other's set.
 
         The other arguments are those of the class and of `nearest`.
         """
@@ -172,6 +175,10 @@ def nearest(
     training = np.arange(len(user_N)) - sequences.offset[user_N] < sequences.train_count[user_N]
     training &= sequences.users_in(users)[user_N]
     user_N, item_N = user_N[training], sequences.item[training].astype(np.int64)
+    first_N = None
+    if sequences.sets is not None:
+        at_N = np.flatnonzero(training)
+        first_N = np.arange(len(at_N)) - (at_N - sequences.set_begin(at_N))
     root_W = np.sqrt(np.append(0, sequences.item_counts(users)))
     neighbour_WK = np.zeros((len(root_W), neighbours), np.int32)
     cosine_WK = np.zeros((len(root_W), neighbours), np.float32)
@@ -179,7 +186,8 @@ def nearest(
     borders = np.append(np.searchsorted(item_N[by_item_N], np.arange(len(root_W))), len(item_N))
     cuts = [*range(0, len(item_N), max(1, PAIRS // (2 * window))), len(item_N)]
     for at_N in np.split(by_item_N, np.unique(borders[np.searchsorted(borders, cuts)])[1:-1]):
-        item_P, other_P, count_P = _pairs(user_N, item_N, at_N, range(-window if before else 1, window + 1))
+        steps = range(-window if before else 1, window + 1)
+        item_P, other_P, count_P = _pairs(user_N, item_N, at_N, steps, first_N)
         cosine_P = count_P if shrinkage is None else count_P / (root_W[item_P] * root_W[other_P] + shrinkage)
         order_P = np.lexsort((-cosine_P, item_P))
         item_P, other_P, cosine_P = item_P[order_P], other_P[order_P], cosine_P[order_P]
@@ -191,13 +199,23 @@ def nearest(
 
 
 def _pairs(
-    user_N: np.ndarray, item_N: np.ndarray, at_N: np.ndarray, steps: Iterable[int]
+    user_N: np.ndarray, item_N: np.ndarray, at_N: np.ndarray, steps: Iterable[int], first_N: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Other items near some events, ``at_N``: item, the other one, how often. Sorted. Shape: -> int64 (P,) each."""
+    """Other items near some events, ``at_N``: item, the other one, how often. Sorted. Shape: -> int64 (P,) each.
+
+    ``first_N`` is the first event of each one's set; None: each is a set of its own.
+    """
     pairs = []
+    size_N = None if first_N is None else np.bincount(first_N, minlength=len(first_N))  # 0 but where a set begins
     for step in steps:  # 0 finds no other item
-        at_X = at_N[(at_N + step >= 0) & (at_N + step < len(item_N))]
-        at_X = at_X[(user_N[at_X + step] == user_N[at_X]) & (item_N[at_X + step] != item_N[at_X])]
-        pairs.append(item_N[at_X] << 32 | item_N[at_X + step])
+        at_X, other_X = at_N, at_N + step
+        if first_N is not None and step < 0:
+            other_X = first_N[at_N] + step
+        inside = (other_X >= 0) & (other_X < len(item_N))
+        at_X, other_X = at_X[inside], other_X[inside]
+        if size_N is not None and step > 0:  # all of the set that begins there
+            at_X, other_X = np.repeat(at_X, size_N[other_X]), ranges(other_X, size_N[other_X])
+        differs = (user_N[other_X] == user_N[at_X]) & (item_N[other_X] != item_N[at_X])
+        pairs.append(item_N[at_X[differs]] << 32 | item_N[other_X[differs]])
     pair_P, count_P = np.unique(np.concatenate(pairs), return_counts=True)
     return pair_P >> 32, pair_P & 0xFFFFFFFF, count_P

@@ -163,7 +163,7 @@ class PolicyModule(StageModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         batch = self.visible(batch)
         state = self.policy.encode(batch)
-        rank_T = self.policy.ranks(state, batch.target_T, batch.seen_N)
+        rank_T = self.policy.ranks(state, batch.target_T, batch.unranked_N)
         self.rank_all.update(rank_T)
         self.rank_high.update(rank_T[batch.high_T])
         if self.policy.num_items <= NLL_ITEMS:

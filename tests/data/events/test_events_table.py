@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from recalign.data.events import LogMapping, fingerprint, load_events
+from recalign.data.events.table import TIED
 from recalign.errors import InputError
 
 RATINGS = {"user": [2, 1, 2, 1], "item": [7, 7, 9, 8], "timestamp": [50, 10, 40, 10], "stars": [1, 2, None, 5]}
@@ -46,6 +47,7 @@ def test_the_table(tmp_path):
         "row": pl.UInt32,
         "reward": pl.Float64,
         "stars": pl.Int64,
+        TIED: pl.Boolean,
     }
     assert table.frame.rows() == [
         (0, 0, 10, 2, 2.0, 2),
@@ -137,7 +139,7 @@ def test_own_columns_of_other_meaning_are_readable_but_not_kept(tmp_path):
     table = load(tmp_path, frame, "reward * row", user="who")
     assert table.frame["reward"].to_list() == [16.0, 36.0]
     assert table.frame["row"].to_list() == [1, 2]
-    assert table.frame.columns == ["user", "item", "timestamp", "row", "reward"]
+    assert table.frame.columns == ["user", "item", "timestamp", "row", "reward", TIED]
 
 
 def test_fingerprint_follows_bytes_mapping_and_reward(tmp_path):

@@ -101,6 +101,16 @@ def test_events_that_were_trained_on_are_not_tested_on(tmp_path: Path):
     assert after.sequences.frame.filter(user)["split"].to_list() == [0, 0, 0, 0, 2]
 
 
+def test_a_set_that_was_trained_on_stays_in_training_whole(tmp_path: Path):
+    split, user = LeaveLast(2, 2), pl.col("user") == 8
+    rows = [*FIRST, *((9, i, 3.0, 50 + i) for i in range(4))]
+    before = data(tmp_path / "a", rows, split=split, ties="together")
+    remember(before, tmp_path / "ids")
+    more = [*rows, *((9, i, 3.0, 53 + 1000 * (i > 5)) for i in range(5, 9))]
+    after = data(tmp_path / "b", more, tmp_path / "ids", split=split, ties="together")
+    assert after.sequences.frame.filter(user)["split"].to_list() == [0] * 5 + [2] * 3
+
+
 def test_an_item_stays_in_the_catalogue_though_nobody_trains_on_it(tmp_path: Path):
     """`min_events` counts again, and an item may have fewer than it needs now."""
     before = data(tmp_path / "a", FIRST)
@@ -134,10 +144,11 @@ def without(*lost: Callable[[tuple], bool]) -> Rows:
         ([(*FIRST[0][:2], 5.0, FIRST[0][3]), *FIRST[1:]], {}, "earlier events have other rewards"),
         (FIRST, {"reward": "rating * 2"}, "data.reward: 'rating . 2', and the earlier log was"),
         (FIRST, {"share_a": 0.6}, "data.share_a: 0.6, and the earlier log was"),
+        (FIRST, {"ties": "together"}, "data.ties: 'together', and the earlier log was"),
         (FIRST, {"log": {"time_resolution": 60}}, "data.log.time_resolution: 60, and the earlier log was"),
         (FIRST, {"log": {"user": "item", "item": "user"}}, "data.log.user: 'item', and the earlier log was"),
     ],
-    ids=["user", "item", "event", "late", "rewards", "expression", "groups", "time", "columns"],
+    ids=["user", "item", "event", "late", "rewards", "expression", "groups", "ties", "time", "columns"],
 )
 def test_another_log_is_refused(tmp_path: Path, ids: Path, rows: Rows, given, said: str):
     grown = data(tmp_path / "next", rows, ids, **given)

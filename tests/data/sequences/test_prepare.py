@@ -103,10 +103,11 @@ def content(path: Path) -> Any:
     files=st.sampled_from(FILES),
     collapse=st.booleans(),
     repeats=st.booleans(),
+    ties=st.sampled_from([None, "together"]),
 )
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_partitions_make_the_same_files(
-    monkeypatch, log, split: Split, high, partitions, min_events, rows, cut, files, collapse, repeats
+    monkeypatch, log, split: Split, high, partitions, min_events, rows, cut, files, collapse, repeats, ties
 ):
     monkeypatch.setattr(prepare_file, "ROWS_OF_A_PARTITION", rows)
     with TemporaryDirectory() as folder:
@@ -117,6 +118,7 @@ def test_partitions_make_the_same_files(
             "log": LogMapping("small", list(files), **LOG, collapse=collapse, drop_repeats=repeats),
             "split": split,
             "high": high,
+            "ties": ties,
         }
         whole, parts = (module(root, cache, **changed, min_events=min_events) for cache in ("whole", "parts"))
         try:

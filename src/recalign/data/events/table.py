@@ -14,6 +14,9 @@ from recalign.data.events.messages import SHOWN, SourceRows
 from recalign.errors import InputError, printable
 from recalign.files import digest, sha256
 
+TIED = "tied with the one before"
+"""A column of `EventTable.frame`, called as no column of a file is."""
+
 
 @dataclass(frozen=True)
 class Note:
@@ -68,6 +71,8 @@ class EventTable:
             - ``row``: u32, counted from 1 through the files;
             - ``reward``: f64, finite; null where there is none;
             - ``is_random`` (bool) and ``propensity`` (f64 in (0, 1], null where unknown), if the log maps them;
+            - ``tied with the one before`` (bool, `TIED`): whether the user's event before it has the same time, at the
+              file's resolution;
             - the log's feedback columns under their own names.
         users: raw user ids by index, sorted: integers or strings.
         items: raw item ids by index, sorted.
@@ -76,6 +81,7 @@ class EventTable:
         fingerprint: hex digest of the files' bytes, the mapping and the reward's expression; where items have features,
             also of the item table.
         resolution: seconds to which times are floored.
+        together: whether a user's events at one time are a set, none of them in another's history (``data.ties``).
     """
 
     frame: pl.DataFrame
@@ -85,6 +91,14 @@ class EventTable:
     report: Report
     fingerprint: str
     resolution: int = 1
+    together: bool = False
+
+    def of_sets(self, value: pl.Series) -> pl.Series:
+        """The largest value within each event's set; each event's own if ties are not together."""
+        if not self.together:
+            return value
+        sets = pl.DataFrame({"value": value, TIED: self.frame[TIED]}).with_columns(set=(~pl.col(TIED)).cum_sum())
+        return sets.select(pl.col("value").max().over("set")).to_series()
 
 
 class LogReader:
@@ -115,29 +129,34 @@ class LogReader:
 LogReader.reader_class = LogReader
 
 
-def load_events(log: LogMapping, root: Path | None, reward: str | None) -> EventTable:
+def load_events(log: LogMapping, root: Path | None, reward: str | None, together: bool = False) -> EventTable:
     """Read and check a log.
 
     Args:
         root: the data root; None: `data_root`.
         reward: Polars SQL over the columns of the files and ``log.columns``; None: no event has a reward.
+        together: as in `EventTable`.
 
     Raises:
         InputError: the log cannot be used; names the file, row, column or key, and a remedy.
     """
-    mark = fingerprint(log, root, reward)
+    if together and log.timestamp is None:
+        remedy = "map a timestamp column in data.log.timestamp, or leave data.ties out"
+        raise InputError("the log has no times, so nobody knows what came together", where="data.ties", remedy=remedy)
+    mark = fingerprint(log, root, reward, together)
     raw, rows = LogReader.reader_class(log, root).rows()
     frame, users, items, report = check_rows(raw, rows, log, reward)
     require_useful(report, frame["reward"], reward)
-    return EventTable(frame, users, items, log.timestamp is not None, report, mark, log.time_resolution)
+    return EventTable(frame, users, items, log.timestamp is not None, report, mark, log.time_resolution, together)
 
 
-def fingerprint(log: LogMapping, root: Path | None, reward: str | None) -> str:
+def fingerprint(log: LogMapping, root: Path | None, reward: str | None, together: bool = False) -> str:
     """`EventTable.fingerprint`, without reading the events."""
     mapping = asdict(log)
     items = mapping.pop("items")  # without features, nothing of the item table changes a figure
     features = [items] if items and items["features"] else []
-    return digest(mapping, reward, LogReader.reader_class(log, root).digests(), *features)[:16]
+    sets = ["together"] * together
+    return digest(mapping, reward, LogReader.reader_class(log, root).digests(), *features, *sets)[:16]
 
 
 def check_rows(
@@ -207,7 +226,8 @@ def check_rows(
         frame, time = frame.filter(~weaker), time.filter(~weaker)
     if reward is not None:
         note("have no reward and stay in histories only", frame["reward"].is_null(), frame["row"])
-    again = (frame["user"] == frame["user"].shift()) & (time == time.shift())
+    again = ((frame["user"] == frame["user"].shift()) & (time == time.shift())).fill_null(False)
+    frame = frame.with_columns(again.alias(TIED))
     tied = (again | again.shift(-1)).fill_null(False)
     alike = whole.filter(rows.number.is_in(frame["row"].filter(tied).implode()))  # others differ in their time
     repeats = alike.height - alike.n_unique() if log.timestamp else 0

@@ -40,6 +40,7 @@ class Batch:
         advantage_T: float32, for post-training: its reward minus the expected one, NaN where there is none.
         rejected_TN: int64, for post-training on pairs: items of less worth than the target, 0 where there is no pair.
         seen_N: (2, N) int64, for evaluation: pairs (target, item) of the items that the user had seen before it.
+        set_N: (2, N) int64, where ties are together: the same of the items of its set, its own included.
     """
 
     user_B: Tensor
@@ -57,6 +58,14 @@ class Batch:
     advantage_T: Tensor | None = None
     rejected_TN: Tensor | None = None
     seen_N: Tensor | None = None
+    set_N: Tensor | None = None
+
+    @property
+    def unranked_N(self) -> Tensor | None:
+        """The pairs that ranks of targets leave out: items seen, and the others of a target's set. Shape: (2, N)."""
+        if self.seen_N is None or self.set_N is None:
+            return self.seen_N
+        return torch.cat([self.seen_N, self.set_N], dim=1)
 
     def newest(self, x_BLD: Tensor) -> Tensor:
         """Pick what belongs to the newest event that each target sees. Shape: (B, L, D) -> (T, D)."""
@@ -77,10 +86,10 @@ class Batch:
         return dataclasses.replace(few, **{name: getattr(self, name)[:rows] for name in BY_ROW})
 
     def keep(self, kept_T: Tensor) -> Batch:
-        """Keep some of the targets, without `seen_N`. Shape: bool (T,)."""
-        by_target = {name: x for name, x in vars(self).items() if name not in (*BY_ROW, "seen_N")}
+        """Keep some of the targets, without `seen_N` and `set_N`. Shape: bool (T,)."""
+        by_target = {name: x for name, x in vars(self).items() if name not in (*BY_ROW, "seen_N", "set_N")}
         kept: dict[str, Any] = {name: None if x is None else x[kept_T] for name, x in by_target.items()}
-        return dataclasses.replace(self, seen_N=None, **kept)
+        return dataclasses.replace(self, seen_N=None, set_N=None, **kept)
 
 
 def collate(
@@ -121,6 +130,7 @@ def collate(
         "advantage_T": part.advantage,
         "rejected_TN": None if part.rejected is None else part.rejected.astype(np.int64),
         "seen_N": _seen(sequences, part, part.user[row]) if seen else None,
+        "set_N": _together(sequences, part) if seen and sequences.sets is not None else None,
     }
     tensors = {name: None if x is None else torch.from_numpy(np.ascontiguousarray(x)) for name, x in fields.items()}
     return Batch(**tensors)  # type: ignore[arg-type]
@@ -143,3 +153,11 @@ def _seen(sequences: Sequences, windows: Windows, user: np.ndarray) -> np.ndarra
     first, last = (np.searchsorted(event[met], edge) for edge in (sequences.offset[user], windows.state + 1))
     target = np.repeat(np.arange(len(user)), last - first)
     return np.stack([target, item[met][ranges(first, last - first)]])
+
+
+def _together(sequences: Sequences, windows: Windows) -> np.ndarray:
+    """Pairs (target, item) of the known items of each target's set, its own included; none if that is unknown."""
+    target = np.flatnonzero(windows.target > 0)
+    begin = windows.state[target] + 1
+    size = sequences.set_end(begin) - begin
+    return np.stack([np.repeat(target, size), sequences.item[ranges(begin, size)]])

@@ -37,7 +37,8 @@ class Preparation:
     def fingerprint(self) -> str:
         """`Sequences.fingerprint` of the log's files as they are now, without reading their events."""
         data = self.data
-        return fingerprint_of(fingerprint(data.log_, data_root(data.root), data.reward), *data.split_settings)
+        log = fingerprint(data.log_, data_root(data.root), data.reward, data.ties == "together")
+        return fingerprint_of(log, *data.split_settings)
 
     def sequences(self) -> Sequences:
         """Read the log, split it and index its items."""
@@ -78,6 +79,9 @@ class EventDataModule(LightningDataModule):
         grows_from: the folder ``ids`` of an earlier chain, whose log this one continues: users and items keep their
             ids, and what was trained on stays in training (`recalign.data.sequences.earlier`).
         untouched: with ``grows_from``, share of the users without new training events that are trained on.
+        ties: what a user's events at one time are (before ``log.time_resolution``): ``order``: they happened in the
+            order of the file; ``together``: a set, none of them in another's history; null: as ``order``, but a chain
+            decides nothing where many are tied.
 
     Attributes:
         sample: how many users with test events `windows` has, a fixed sample of each group; null: all of them.
@@ -104,6 +108,7 @@ class EventDataModule(LightningDataModule):
         relative_to: RelativeTo | None = None,
         grows_from: str | None = None,
         untouched: ClosedUnit = 1.0,
+        ties: Literal["order", "together"] | None = None,
     ) -> None:
         super().__init__()
         self.check_settings(
@@ -114,7 +119,7 @@ class EventDataModule(LightningDataModule):
         self.groups, self.min_events, self.relative_to = UserGroups(share_a), min_events, relative_to
         self.users, self.max_length, self.batch_tokens, self.seed = users, max_length, batch_tokens, seed or 0
         self.know_request = request_time == "known"
-        self.cache, self.grows_from, self.untouched = cache, grows_from, untouched
+        self.cache, self.grows_from, self.untouched, self.ties = cache, grows_from, untouched, ties
 
     @classmethod
     def check_settings(cls, given: Mapping[str, Any]) -> None:
@@ -138,7 +143,7 @@ class EventDataModule(LightningDataModule):
     @functools.cached_property
     def table(self) -> EventTable:
         """The checked log, read when first asked for."""
-        return load_events(self.log_, data_root(self.root), self.reward)
+        return load_events(self.log_, data_root(self.root), self.reward, self.ties == "together")
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -166,6 +171,11 @@ class EventDataModule(LightningDataModule):
     def reward_settings(self) -> dict[str, Any]:
         """The settings that say what rewards are."""
         return {"reward": self.reward, "relative_to": self.relative_to and asdict(self.relative_to)}
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """The settings that say who judges, and what came before what."""
+        return {"share_a": self.groups.share, "ties": self.ties or "order"}
 
     @property
     def device(self) -> torch.device:

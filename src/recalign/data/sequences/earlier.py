@@ -72,7 +72,7 @@ class EarlierLog:
 
     def require_same(self, log: LogMapping, settings: Mapping[str, Any]) -> None:
         """Refuse a log that is read otherwise, with an InputError: its ids and rewards would mean something else."""
-        before = self.facts["read_by"]
+        before = {"ties": digest("order")} | self.facts["read_by"]
         for key, value in (meaning(log) | dict(settings)).items():
             if key in before and digest(value) != before[key]:
                 place = f"data.{key}" if key in settings else f"data.log.{key}"
@@ -149,7 +149,7 @@ class KeepTrained(Split):
         return repr(self.split)
 
     def assign(self, table: EventTable) -> pl.Series:
-        return self.split.assign(table).set(self.earlier.in_first_known(table, "trained"), TRAIN)
+        return self.split.assign(table).set(table.of_sets(self.earlier.in_first_known(table, "trained")), TRAIN)
 
 
 def remember(data: Any, folder: Path) -> None:
@@ -159,7 +159,9 @@ def remember(data: Any, folder: Path) -> None:
         data: the log's `EventDataModule`.
         folder: is published whole (`recalign.artifacts`). It holds raw ids, and no event.
     """
-    sequences, settings = data.sequences, data.reward_settings | {"share_a": data.groups.share}
+    sequences, settings = data.sequences, data.reward_settings | data.reading
+    if settings["ties"] == "order":  # as in logs that nobody asked
+        del settings["ties"]
     refusal = "its items are known by their features" if sequences.features is not None else ""
     if by_time(sequences) is not sequences:
         refusal = "its split does not follow time"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import polars as pl
 
 from recalign.data.sequences.splits import TRAIN
+from recalign.data.sequences.store import SET
 
 SHRINKAGE = 5.0
 """Events that weigh as much as the mean of all, in the mean of an item or a user."""
@@ -24,6 +25,8 @@ def reward_means(frame: pl.DataFrame, shrinkage: float = SHRINKAGE) -> pl.DataFr
     - ``user``: (sum of the user's earlier rewards + k mu) / (their number + k);
     - ``user_item``: item + (sum of the user's earlier residuals r - item) / (their number + k).
 
+    Where ties are together, earlier means before the event's set.
+
     Args:
         frame: events in order. Rows of validation and test get means too: items from training rows, users from their
             own earlier events.
@@ -36,17 +39,24 @@ def reward_means(frame: pl.DataFrame, shrinkage: float = SHRINKAGE) -> pl.DataFr
     train = frame.filter((pl.col("split") == TRAIN) & reward.is_not_null())
     mu = pl.lit(train["reward"].mean(), dtype=pl.Float64)
     items = train.group_by("item").agg(item_mean=(reward.sum() + shrinkage * mu) / (pl.len() + shrinkage))
-    joined = frame.select("user", "item", "reward").join(items, on="item", how="left", maintain_order="left")
-    joined = joined.with_columns(item.fill_null(mu))
-    count = sum_before(reward.is_not_null().cast(pl.Float64)) + shrinkage
+    joined = frame.select("user", "item", "reward", f"^{SET}$")
+    joined = joined.join(items, on="item", how="left", maintain_order="left").with_columns(item.fill_null(mu))
+    known, residual = reward.is_not_null().cast(pl.Float64), (reward - item).fill_null(0.0)
+    joined = with_sums_before(joined, count=known, sum=reward.fill_null(0.0), residual=residual)
+    count = pl.col("count") + shrinkage
     return joined.select(
         mu.alias("global"),
         item.alias("item"),
-        ((sum_before(reward.fill_null(0.0)) + shrinkage * mu) / count).alias("user"),
-        (item + sum_before((reward - item).fill_null(0.0)) / count).alias("user_item"),
+        ((pl.col("sum") + shrinkage * mu) / count).alias("user"),
+        (item + pl.col("residual") / count).alias("user_item"),
     )
 
 
-def sum_before(value: pl.Expr) -> pl.Expr:
-    """Sum of a user's earlier values. Shifting, unlike subtracting the event's own, leaves no rounding error."""
-    return value.cum_sum().shift(1, fill_value=0.0).over("user")
+def with_sums_before(frame: pl.DataFrame, **values: pl.Expr) -> pl.DataFrame:
+    """Add sums of a user's earlier values, in the order of events; those of a set have the sum before the set.
+
+    Shifting, unlike subtracting the event's own, leaves no rounding error.
+    """
+    sums = {name: value.cum_sum().shift(1, fill_value=0.0).over("user") for name, value in values.items()}
+    frame = frame.with_columns(**sums)
+    return frame.with_columns(pl.col(*values).first().over(SET)) if SET in frame else frame

@@ -48,7 +48,7 @@ class LogPreparation(Preparation):
         if data.grows_from is None:
             return None
         earlier, judges = EarlierLog(data.grows_from), data.users in ("B1", "B2")  # who may have their own reward
-        earlier.require_same(data.log_, {"share_a": data.groups.share} | ({} if judges else data.reward_settings))
+        earlier.require_same(data.log_, data.reading | ({} if judges else data.reward_settings))
         return earlier
 
     def sequences(self) -> Sequences:

@@ -44,12 +44,14 @@ from recalign.data.sequences.features import ItemFeatures, number_with_features
 from recalign.data.sequences.other_splits import TimeSplit, Where
 from recalign.data.sequences.splits import TRAIN, High, LeaveLast, Split, UserGroups
 from recalign.data.sequences.store import (
+    SET,
     Sequences,
     assign_splits,
     catalogue_digest,
     check_splits,
     index_events,
     number_items,
+    split_of,
     split_sizes,
     with_rare_items,
 )
@@ -117,7 +119,7 @@ def _write(
 
     (folder / "rows").mkdir()
     joined, rows = _scanned(data.log_, data_root(data.root), folder)
-    tasks = _Tasks(folder, entry, rows, data.log_, data.reward, data.high, data.groups)
+    tasks = _Tasks(folder, entry, rows, data.log_, data.reward, data.high, data.groups, data.ties == "together")
     height = sum(rows.files.values())
     number = _divide(joined, height, tasks.log.user, folder, partitions or -(-height // ROWS_OF_A_PARTITION))
     numbers = range(number)
@@ -263,6 +265,7 @@ class _Tasks:
     reward: str | None
     high: High | None
     groups: UserGroups
+    together: bool
 
     def check(self, number: int) -> tuple[Report, pl.Series, int, list[str]]:
         """Check the rows of a partition and order its events.
@@ -282,7 +285,7 @@ class _Tasks:
     def count(self, number: int, split: Split) -> None:
         """Count a partition's training events, and all of its events, by raw id of the item."""
         table = self._table(number)
-        trained = table.frame["item"].filter(split.assign(table) == TRAIN)
+        trained = table.frame["item"].filter(split_of(table, split) == TRAIN)
         both = (np.bincount(item.to_numpy(), minlength=len(table.items)) for item in (trained, table.frame["item"]))
         counts = pl.DataFrame({"item": table.items} | dict(zip(("train_count", "events"), both, strict=True)))
         counts.write_ipc(self.folder / f"{number}-counts.arrow")
@@ -302,7 +305,7 @@ class _Tasks:
         high = None if self.high is None or self.high.quantile is not None else self.high
         frame, arrays = index_events(frame, catalogue["number"].to_numpy(), warm, len(table.users), high)
         most = int(arrays["train_count"].max(initial=0))
-        frame = frame.with_columns(pl.col("user") + begin.user, pl.col("event") + begin.event)
+        frame = frame.with_columns(pl.col("user") + begin.user, pl.col("event", f"^{SET}$") + begin.event)
         arrays |= {"event": arrays["event"] + begin.event, "offset": arrays["offset"] + begin.known}
         by_user = {"train_count": (begin.user, whole.user), "offset": (begin.user, whole.user + 1)}
         for name, array in arrays.items():
@@ -326,7 +329,8 @@ class _Tasks:
         names = ("events", "users", "items")
         frame, users, items = (read_table(self.folder / f"{number}-{name}.arrow") for name in names)
         dated, resolution = self.log.timestamp is not None, self.log.time_resolution
-        return EventTable(frame, users["user"], items["item"], dated, Report({}, [], len(frame), []), "", resolution)
+        found = Report({}, [], len(frame), [])
+        return EventTable(frame, users["user"], items["item"], dated, found, "", resolution, self.together)
 
 
 def _write_slice(path: Path, array: np.ndarray, begin: int, total: int) -> None:

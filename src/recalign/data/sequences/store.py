@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from recalign.data.events import EventTable, Report
-from recalign.data.events.table import Note
+from recalign.data.events.table import TIED, Note
 from recalign.data.sequences.relative import RelativeTo
 from recalign.data.sequences.splits import TEST, TRAIN, VALIDATION, High, Split, UserGroups
 from recalign.errors import InputError
@@ -23,6 +23,8 @@ SplitName = Literal["train", "validation", "test"]
 SPLITS: dict[SplitName, int] = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
 ADDED = ("event", "split", "item_id", "known_before", "high")
 """Columns of `Sequences.frame` that are not the log's: a reward made of its own split or rank would be a mistake."""
+SET = "first of its set"
+"""A column of `Sequences.frame` where a user's events at one time are a set: the row of the first of them."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,9 @@ class Sequences:
 
     Attributes:
         frame: the events in order: the event table's columns, ``item_id`` (int32, 0..V), ``split``, ``high`` and
-            ``known_before`` (int32, number of the user's known events before this one). A feedback column of such a
-            name can be read by the split and, but for ``split``, by `High`; the column that is made replaces it.
+            ``known_before`` (int32, number of the user's known events before this one; where ties are together, before
+            its set: then there is `SET` too, u32). A feedback column of such a name can be read by the split and, but
+            for ``split``, by `High`; the column that is made replaces it.
         users: raw user ids by user index.
         items: raw item ids by item - 1.
         group: ``A``, ``B1`` or ``B2`` by user index.
@@ -78,6 +81,21 @@ class Sequences:
     def num_users(self) -> int:
         """U, the number of users."""
         return len(self.users)
+
+    @functools.cached_property
+    def sets(self) -> np.ndarray | None:
+        """Flat indices at which sets of known events begin, ascending; None if ties are not together."""
+        return np.flatnonzero(is_first(self.frame[SET].gather(self.event).to_numpy())) if SET in self.frame else None
+
+    def set_begin(self, at: np.ndarray) -> np.ndarray:
+        """Where the sets of known events begin: one past the history of each. Flat indices in, flat indices out."""
+        return at if self.sets is None else self.sets[np.searchsorted(self.sets, at, side="right") - 1]
+
+    def set_end(self, at: np.ndarray) -> np.ndarray:
+        """Where the next sets begin: one past the last of each event's set. Flat indices in, flat indices out."""
+        if self.sets is None:
+            return at + 1
+        return np.append(self.sets, len(self.item))[np.searchsorted(self.sets, at, side="right")]
 
     @functools.cached_property
     def rewards_digest(self) -> str:
@@ -181,13 +199,20 @@ def build_sequences(
 
 
 def assign_splits(table: EventTable, split: Split) -> pl.DataFrame:
-    """The events with the number of their split, ``split``, in the order of (user, split)."""
-    frame = table.frame.with_columns(split.assign(table).alias("split"))
+    """The events with the number of their split, ``split``, in the order of (user, split); of their set in `SET`."""
+    frame = table.frame.with_columns(split_of(table, split).alias("split"))
+    if table.together:
+        frame = frame.with_columns((~pl.col(TIED)).cum_sum().alias(SET))
     # Splits in order for each user: TimeSplit keeps them so, other rules could put test events into histories.
     key = pl.col("user").cast(pl.Int64) * len(SPLITS) + pl.col("split")
     if not frame.select(key).to_series().is_sorted():
         frame = frame.sort(key, maintain_order=True)
     return frame
+
+
+def split_of(table: EventTable, split: Split) -> pl.Series:
+    """The split of each event; a set that a cut would divide goes whole to the later part."""
+    return table.of_sets(split.assign(table))
 
 
 def split_sizes(frame: pl.DataFrame) -> np.ndarray:
@@ -216,6 +241,10 @@ def index_events(
     user_N, item_id_N = frame["user"].to_numpy(), item_id.to_numpy()
     before_N, first = (item_id_N > 0).cumsum(dtype=np.int32) - (item_id_N > 0), np.flatnonzero(is_first(user_N))
     known_before = before_N - np.repeat(before_N[first], np.diff(first, append=len(user_N)))  # of the same user
+    if SET in frame:  # of events that are left
+        begins = is_first(frame[SET].to_numpy())
+        set_N = np.flatnonzero(begins)[begins.cumsum() - 1]
+        known_before, frame = known_before[set_N], frame.with_columns(pl.Series(SET, set_N, pl.UInt32))
     frame = frame.drop({"event", "item_id", "known_before"} & set(frame.columns))
     frame = frame.with_columns(marks.alias("high"), item_id.alias("item_id"), pl.Series("known_before", known_before))
     frame = frame.with_row_index("event")

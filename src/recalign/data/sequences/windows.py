@@ -31,8 +31,8 @@ class Windows:
         advantage: float32, for post-training only.
         rejected: integers (targets, N), for post-training on pairs only: items of less worth than the target, 0 where
             there is no pair.
-        log: in place of the arrays of targets, which would take 33 bytes an event: each event of a window predicts the
-            user's next known event, which `take` reads from the log.
+        log: in place of the arrays of targets, which would take 33 bytes an event: the targets of a window are the
+            user's last training events, each after what came before it or its set, which `take` reads from the log.
     """
 
     user: np.ndarray
@@ -62,19 +62,20 @@ class Windows:
         counts = self.offset[chosen + 1] - self.offset[chosen]
         if (log := self.log) is None:
             return self._some(chosen, counts, ranges(self.offset[chosen], counts))
-        state = ranges(self.start[chosen], counts)
-        event = log.event[state + 1]
+        user = self.user[chosen]
+        target = ranges(log.offset[user] + log.train_count[user] - counts, counts)
+        event = log.event[target]
         return Windows(
-            user=self.user[chosen],
+            user=user,
             start=self.start[chosen],
             stop=self.stop[chosen],
             offset=np.concatenate([[0], counts.cumsum()]),
-            state=state,
-            target=log.item[state + 1],
+            state=log.set_begin(target) - 1,
+            target=log.item[target],
             event=event,
-            reward=log.reward[state + 1],
+            reward=log.reward[target],
             high=log.frame["high"].gather(event).to_numpy(),
-            time=log.time[state + 1],
+            time=log.time[target],
         )
 
     def in_memory(self) -> Windows:
@@ -94,12 +95,18 @@ class Windows:
 
 
 def training_windows(sequences: Sequences, users: np.ndarray, max_length: int) -> Windows:
-    """Make one window per user, bool (U,): the newest training events but the last; each predicts the next one."""
-    states_U = np.maximum(sequences.train_count - 1, 0)
-    user = np.flatnonzero(users & (states_U > 0))
-    length, stop = np.minimum(states_U[user], max_length), sequences.offset[user] + states_U[user]
-    offset = np.concatenate([[0], length.cumsum()])
-    return Windows(log=sequences, user=user, start=stop - length, stop=stop, offset=offset)
+    """Make one window per user, bool (U,): the newest training events but the last; each predicts the next one.
+
+    Where ties are together, it is the events but the last set, and the last event of each set predicts all of the next.
+    """
+    user = np.flatnonzero(users & (sequences.train_count > 0))
+    end = sequences.offset[user] + sequences.train_count[user]
+    stop = sequences.set_begin(end - 1)
+    some = stop > sequences.offset[user]
+    user, end, stop = user[some], end[some], stop[some]
+    start = np.maximum(sequences.offset[user], stop - max_length)
+    offset = np.concatenate([[0], (end - sequences.set_end(start)).cumsum()])
+    return Windows(log=sequences, user=user, start=start, stop=stop, offset=offset)
 
 
 def evaluation_windows(
@@ -122,6 +129,8 @@ def evaluation_windows(
     anchor = state[first][np.cumsum(first) - 1]
     block = (state - anchor) // max(max_length // 2, 1)
     alone = apart & (np.diff(state, prepend=-1) == 0)
+    if sequences.sets is not None:  # a set is asked for at one time
+        alone &= np.diff(targets["timestamp"].to_numpy(), prepend=-1) != 0
     starts = np.flatnonzero(first | is_first(block) | alone)
     offset = np.append(starts, len(user))
     stop = state[offset[1:] - 1] + 1

@@ -15,7 +15,7 @@ import polars as pl
 from recalign.artifacts import verify
 from recalign.bootstrap import CrossedBootstrap, Estimate
 from recalign.data.sequences import Windows
-from recalign.data.sequences.means import sum_before
+from recalign.data.sequences.means import with_sums_before
 from recalign.data.sequences.splits import TRAIN
 from recalign.data.sequences.store import SplitName
 from recalign.data.sequences.windows import training_windows
@@ -257,9 +257,10 @@ def fit_ridge_and_factors(frame: pl.DataFrame, num_items: int) -> pl.DataFrame:
     for name, rank in (("ridge", 0), ("factors", RANK)):
         fitted, fixed = fit_variational_mf(*rated, size, rank), pl.col(f"{name}_fixed")
         since = reward.is_not_null() & (pl.col("split") > TRAIN)
-        residual = sum_before(pl.when(since).then(reward - fixed).otherwise(0.0))
-        bias = residual / (sum_before(reward.is_not_null().cast(pl.Float64)) + float(fitted.ridge_F[0]))
         frame = frame.with_columns(pl.Series(f"{name}_fixed", fitted.expected(user_N, item_N)))
+        residual, known = pl.when(since).then(reward - fixed).otherwise(0.0), reward.is_not_null().cast(pl.Float64)
+        frame = with_sums_before(frame, residual=residual, known=known)
+        bias = pl.col("residual") / (pl.col("known") + float(fitted.ridge_F[0]))
         frame = frame.with_columns((fixed + bias).alias(name))
         columns += [f"{name}_fixed", name]
     return frame.select(columns)

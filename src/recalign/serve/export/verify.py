@@ -87,7 +87,8 @@ def verify(policy: Policy, data: EventDataModule, bundle: Bundle) -> Verified:
         for part in chunks(len(batch.target_T), policy.num_items):
             logp_TV, seen = policy.log_probs(state[part]), seen_within(batch.seen_N, part)
             _compare(logp_TV, top_k_from_scores(logp_TV, SHOWN, seen)[1] + 1, encoded[part], bundle, found)
-            gains.append(gain_ndcg(ranks_from_scores(logp_TV, batch.target_T[part] - 1, seen), SHOWN).numpy())
+            unranked = seen_within(batch.unranked_N, part)
+            gains.append(gain_ndcg(ranks_from_scores(logp_TV, batch.target_T[part] - 1, unranked), SHOWN).numpy())
         users.append(batch.user_B[batch.row_T].numpy())
     user_T = np.concatenate(users)
     found.targets, found.users = len(user_T), len(np.unique(user_T))
