@@ -78,3 +78,12 @@ def test_what_is_not_a_number_is_not_on_a_card():
 @pytest.mark.parametrize("values", [{"start": 3.0, "bc": 2.9}, {name: VALUES[name] for name in ("start", "item_mean")}])
 def test_baselines_alone_need_no_decision(values):
     assert decide(table(values), table({"start": 3.0}, split="validation"), reports(), checked()) is None
+
+
+def test_the_page_says_what_the_test_tells():
+    """By hand: (1.645 + .842) .1 / 1.96 = .127 sd; (.842 + .842) .03 / 1.96 = 2.6 %."""
+    decision = decide(table(), table(split="validation"), reports(), checked())
+    assert "truly is 0.127 sd" in answer.told(decision)
+    assert "is kept if 97.6% truly is" in answer.told(decision)
+    unknown = table(gains={"mine": (math.nan, math.nan)})
+    assert answer.told(decide(unknown, table(split="validation"), reports(), checked())) is None

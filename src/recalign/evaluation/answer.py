@@ -21,6 +21,7 @@ from recalign.evaluation.findings import (
     verdicts,
 )
 from recalign.evaluation.methods import USER_SPREAD
+from recalign.evaluation.rule import GAIN, RETAINED
 from recalign.recommender.interpolation import MIN_NDCG_RETAINED
 
 POWER = 0.8
@@ -81,6 +82,20 @@ def ab_test(decision: Decision, test: ComparisonTable) -> str | None:
     return (
         f"An A/B test sees a gain of this size in users' mean reward with a chance of {POWER:.0%} if each arm has "
         f"{number if users <= LARGEST else f'more than {LARGEST:,}'} users."
+    )
+
+
+def told(decision: Decision) -> str | None:
+    """The gain, and the NDCG retained, that the test sees with a chance of `POWER`; None where a row was not measured."""
+    if (about := decision.about) is None:
+        return None
+    tells = {verdict.test: verdict.told(POWER) for verdict in about.verdicts if verdict.test in (GAIN, RETAINED)}
+    if len(tells) < 2 or not all(map(math.isfinite, tells.values())):
+        return None
+    return (
+        f"This test sees a gain with a chance of {POWER:.0%} if it truly is {tells[GAIN]:.3f} sd, and that "
+        f"{MIN_NDCG_RETAINED:.0%} of NDCG@10 is kept if {MIN_NDCG_RETAINED + tells[RETAINED]:.1%} truly is. Four times "
+        "the users halve these distances."
     )
 
 

@@ -30,14 +30,15 @@ class Interval(NamedTuple):
 
     def lower(self, confidence: float) -> float:
         """One-sided lower bound, by the normal distribution and the distance of the interval's lower end."""
-        return self.value - NormalDist().inv_cdf(confidence) * self._error
+        return self.value - NormalDist().inv_cdf(confidence) * self.error
 
     def errors_above(self, limit: float) -> float:
         """How many standard errors the value lies above a limit; -inf without an error."""
-        return (self.value - limit) / self._error if self._error > 0 else -math.inf
+        return (self.value - limit) / self.error if self.error > 0 else -math.inf
 
     @property
-    def _error(self) -> float:
+    def error(self) -> float:
+        """The standard error, by the distance of the interval's lower end."""
         return (self.value - self.low) / NormalDist().inv_cdf(0.975)
 
     @property

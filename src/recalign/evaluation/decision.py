@@ -16,7 +16,7 @@ from recalign.evaluation.comparison import ALL, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable, Interval
 from recalign.evaluation.findings import Finding, Reports
 from recalign.evaluation.roles import START, UNTRAINED_RANKINGS
-from recalign.evaluation.rule import TESTS, Case, Verdict, holm_confidences, verdicts, weakest
+from recalign.evaluation.rule import GAIN, Case, Verdict, holm_confidences, verdicts, weakest
 from recalign.evaluation.selection import SELECT
 from recalign.recommender.interpolation import MIN_NDCG_RETAINED
 
@@ -72,8 +72,8 @@ class Candidate:
 
     @property
     def gains(self) -> bool:
-        """Whether it passes the first test: a gain in value."""
-        return any(verdict.test is TESTS[0] and verdict.outcome == "pass" for verdict in self.verdicts)
+        """Whether it passes the test of its gain in value."""
+        return any(verdict.test is GAIN and verdict.outcome == "pass" for verdict in self.verdicts)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import jinja2
 import numpy as np
 
 from recalign.evaluation import findings, plots
-from recalign.evaluation.answer import ab_test, cards, limits
+from recalign.evaluation.answer import ab_test, cards, limits, told
 from recalign.evaluation.comparison import ALL, HIGH, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable, figure
 from recalign.evaluation.decision import CONDITIONS
@@ -70,6 +70,7 @@ def write_page(folder: Path, sources: Sources) -> Path:
             "cards": list(cards(decision, table, sources.trust)) if decision else [],
             "ab_test": ab_test(decision, table) if decision else None,
             "limits": limits(sources.trust),
+            "told": told(decision) if decision else None,
             "table": _table(table),
             "validation": _table(sources.table("validation")),
             "examples": list(zip(*sources.examples, strict=False)),

@@ -106,8 +106,19 @@ class Test:
     remedy: str = ""
 
 
+GAIN = Test("gain", "{row} gains {value} over {other}", gain, least=MIN_GAIN_SD, refutes=True)
+RETAINED = Test(
+    "NDCG retained",
+    f"{{row}} keeps {{value}} of the {ALL_USERS} of {{other}}",
+    retained,
+    MIN_NDCG_RETAINED,
+    RETENTION_CONFIDENCE,
+    of_value=False,
+    refutes=True,
+    remedy="More test users narrow the interval; or raise keep.",
+)
 TESTS = (
-    Test("gain", "{row} gains {value} over {other}", gain, least=MIN_GAIN_SD, refutes=True),
+    GAIN,
     Test(
         "more than without rewards",
         "{row} has {value} more value than {other}, which reads no reward",
@@ -125,16 +136,7 @@ TESTS = (
         over_untrained,
         remedy="Train the recommender for longer, or serve that.",
     ),
-    Test(
-        "NDCG retained",
-        f"{{row}} keeps {{value}} of the {ALL_USERS} of {{other}}",
-        retained,
-        MIN_NDCG_RETAINED,
-        RETENTION_CONFIDENCE,
-        of_value=False,
-        refutes=True,
-        remedy="More test users narrow the interval; or raise keep.",
-    ),
+    RETAINED,
 )
 """All of them have to be passed."""
 
@@ -160,6 +162,12 @@ class Verdict:
     def bound(self) -> float:
         """The estimate's lower bound; nan where it was not measured."""
         return self.estimated.interval.lower(self.confidence) if self.estimated.interval else math.nan
+
+    def told(self, power: float) -> float:
+        """How far above the limit the truth has to lie to pass with a probability; nan where it was not measured."""
+        if self.estimated.interval is None:
+            return math.nan
+        return self.estimated.interval.error * sum(map(NormalDist().inv_cdf, (self.confidence, power)))
 
     def finding(self) -> Finding:
         """The verdict as a sentence, with what would decide it."""

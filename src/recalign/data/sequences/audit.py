@@ -48,6 +48,12 @@ JUDGES_NEED = 800
 noisy as ML-100K 5 % of the judges with 1,050 know nothing, and 45 % of those with 460; with twice the noise 85 and 90 %
 (benchmarks/trust_worlds.py judges)."""
 
+GAIN_TOLD = "smallest gain in value that the test tells, about, in standard deviations of the reward"
+LOSS_TOLD = "smallest loss of NDCG@10 that it tells, about, if the start hits a tenth of the test events"
+GAIN_ERROR, NDCG_ERROR, HIT = 0.09, 0.36, 0.1
+"""Standard errors of a gain, times the square root of the users (nine worlds in ten have less), and of NDCG retained,
+times that of the hits (the median), in 300 simulated worlds (benchmarks/decision/worlds.parquet)."""
+
 
 def audit_log(data: EventDataModule) -> dict[str, Section]:
     """Compute all figures of ``recalign check``, by section: the log, its split, its leaks."""
@@ -113,6 +119,8 @@ def split_figures(sequences: Sequences, max_length: int) -> Section:
         LEFT_OUT: int(tested.sum() - with_events(sequences).sum()),
         LONGER: int((np.bincount(frame["user"].to_numpy()) >= SHORT).sum()),
         "users of A with test events": int((in_a & tested).sum()),
+        GAIN_TOLD: 2.49 * GAIN_ERROR / max(int((in_a & tested).sum()), 1) ** 0.5,  # z of .95 and of a power of .8
+        LOSS_TOLD: 1.68 * NDCG_ERROR / max(HIT * int((frame["split"] == SPLITS["test"]).sum()), 1) ** 0.5,  # .8, .8
         **({JUDGED: judged} if frame["reward"].count() and not in_a.all() else {}),
         "events of the longest history": int(np.diff(sequences.offset).max()),
         "newest events of a history that a model sees": max_length,
