@@ -39,7 +39,6 @@ LOGS: dict[str, tuple[str, tuple[str, ...], str]] = {
         VALUE,
     ),
     "worlds": ("Five simulated worlds, value in standard deviations", ("simulated",), TRUE),
-    "unopened": ("Ten unopened worlds", ("simulated, unopened",), TRUE),
 }
 """Pictures of logs: name -> title, logs of methods.csv (a row of the first that has it), which value."""
 VALUES = {VALUE: "judges' value", TRUE: "true value"}

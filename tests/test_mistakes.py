@@ -43,11 +43,6 @@ PLACES = {
 }
 
 
-def test_the_page_says_how_many_there_are():
-    page = (Path(__file__).parents[1] / "docs" / "promises.md").read_text()
-    assert f"| plausible mistakes of a user | {len(MISTAKES)} |" in page
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a log, files that are no log, and two fitted stages."""
