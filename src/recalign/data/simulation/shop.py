@@ -26,7 +26,7 @@ STYLES = ("Oak", "Steel", "Linen", "Green", "Classic", "Folding", "Travel", "Sma
 
 def shop(seed: int = 0) -> World:
     """The world behind a shop: half of the items of the default world, fewer events, and clearer stars."""
-    return World(users=400, items=300, events=12_000, noise=0.5, generosity=0.4, habit=4.0, fashion=4.0, seed=seed)
+    return World(users=400, items=200, events=12_000, noise=0.4, generosity=0.4, habit=1.0, fashion=2.0, seed=seed)
 
 
 def tables(simulated: Simulated) -> tuple[pl.DataFrame, pl.DataFrame]:
