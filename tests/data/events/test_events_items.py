@@ -7,6 +7,7 @@ import pytest
 
 from recalign.data.events import Feature, ItemTable, LogMapping, fingerprint, read_features, read_titles
 from recalign.data.events.items import UNUSABLE, feature_figures, log_ids, table_rows, table_values
+from recalign.data.events.sources import Source
 from recalign.errors import InputError
 
 ITEMS = pl.Series("item", [7, 8, 9])
@@ -157,7 +158,10 @@ def test_a_file_whose_items_all_lack_a_value_is_read(root, kind):
     pl.DataFrame(columns).write_parquet(root / "items.parquet")
     for file in ("items.csv", "items.parquet"):
         table = ItemTable(file, title=None, features={"x": Feature("x", kind=kind), "y": Feature("y")})
-        assert table_values(str(root / file), table, pl.Series([], dtype=pl.Int64)).values["x"].null_count() == 2
+        assert (
+            table_values(Source.of_file(root / file), table, pl.Series([], dtype=pl.Int64)).values["x"].null_count()
+            == 2
+        )
 
 
 @pytest.mark.parametrize(
@@ -177,7 +181,7 @@ def test_a_category_does_not_depend_on_what_else_is_in_its_column(root, learned,
         if suffix == "parquet":  # with the types that Polars reads
             pl.read_csv(root / "items.csv").write_parquet(root / "items.parquet")
         table = ItemTable(f"items.{suffix}", title=None, features={"x": Feature("x", kind="category")})
-        found = table_values(str(root / f"items.{suffix}"), table, ITEMS, ITEMS).values["x"]
+        found = table_values(Source.of_file(root / f"items.{suffix}"), table, ITEMS, ITEMS).values["x"]
         return found.explode().drop_nulls().to_list()
 
     if (learned[0], suffix) == ("001", "parquet"):
@@ -188,7 +192,7 @@ def test_a_category_does_not_depend_on_what_else_is_in_its_column(root, learned,
 
 def test_rows_of_a_table_have_titles_and_columns_of_given_types(root):
     (root / "items.csv").write_text("item,title,code,size,part\n7,Seven,001,2,\n9,,002,,\n")
-    source, table = str(root / "items.csv"), ItemTable("items.csv")
+    source, table = Source.of_file(root / "items.csv"), ItemTable("items.csv")
     types = {"code": pl.String(), "size": pl.Float32(), "part": pl.List(pl.Int64)}
     found = table_rows(source, table, pl.Series([9, 8, 7]), types)
     assert found.schema == {"title": pl.String} | types
@@ -211,7 +215,7 @@ def test_rows_of_a_table_have_titles_and_columns_of_given_types(root):
 )
 def test_columns_that_cannot_have_them_are_refused(root, values, dtype, said):
     pl.DataFrame(GOOD | ({"x": values} if values else {})).write_parquet(root / "items.parquet")
-    source = str(root / "items.parquet")
+    source = Source.of_file(root / "items.parquet")
     with pytest.raises(InputError, match=said) as caught:
         table_rows(source, ItemTable("items.parquet"), pl.Series([7]), {"x": dtype})
     assert caught.value.remedy

@@ -97,7 +97,7 @@ def read_timestamps(
         remedy = f"give a number of {unit}; for dates set data.log.time_unit to datetime"
         refuse_rows(written, time.is_null(), key, rows, ", which is not a timestamp", remedy)
     remedy = f"correct the timestamps, or set data.log.time_unit (now {unit}: 10 digits are s, 13 ms, 16 us; divide "
-    remedy += "nanoseconds, of 19, by 1,000). How text is read: data.log.time_format"
+    remedy += "nanoseconds, of 19, by 1,000). How text is read: data.log.time_format (%y: years of two digits)"
     outside = (time < 0) | (time > LAST_SECOND * per_second)
     refuse_rows(written, outside, key, rows, ", which is before 1970 or after the year 9999", remedy)
     return time.alias(column.name), per_second
@@ -114,7 +114,7 @@ def _read_datetimes(column: pl.Series, rows: SourceRows, time_format: str | None
         why = ", which is not " + ("a timestamp" if time_format is None else f"written as {time_format!r}")
         remedy = "give ISO 8601 (2026-11-24T15:00:00+01:00), or say how times are written in data.log.time_format "
         remedy += "(--time-format of recalign init), such as '%d/%m/%Y %H:%M' (day first) or '%m/%d/%Y %H:%M' "
-        refuse_rows(column, read.is_null(), key, rows, why, remedy + "(month first)")
+        refuse_rows(column, read.is_null(), key, rows, why, remedy + "(month first); %y is a year of two digits")
         column = read
     if not isinstance(column.dtype, (pl.Datetime, pl.Date)):
         raise _wrong_type(column, "data.log.time_unit", "datetimes", "set it to s, ms or us: numbers since 1970")

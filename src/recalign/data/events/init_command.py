@@ -10,6 +10,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import polars as pl
 from rich.prompt import Prompt
@@ -18,7 +20,8 @@ from recalign.data.events import guess
 from recalign.data.events.division import SplitSuggestion, collapse_and_divide
 from recalign.data.events.log import LogMapping
 from recalign.data.events.messages import did_you_mean
-from recalign.data.events.reading import files_named, is_text, read, read_errors
+from recalign.data.events.reading import read
+from recalign.data.events.sources import Source, ask, files_named, read_errors
 from recalign.data.events.table import EventTable, load_events
 from recalign.data.events.yaml_text import yaml_scalar
 from recalign.errors import InputError, printable
@@ -42,11 +45,16 @@ def init(words: Sequence[str]) -> None:
         InputError: the table cannot be used, or something cannot be guessed and there is no terminal to ask on.
     """
     options = _parsed(words)
-    files = files_named(options.table)
-    root = next(folder for folder in Path(options.table).parents if not set("*?[") & set(str(folder)))
-    entry = os.path.relpath(options.table, root)
+    root, entry, where, name = Path(), options.table, dict[str, Any](), ""
+    if options.query is not None:
+        where, name = _of_query(options.table, options.query)
+    elif "://" not in entry:
+        root = next(folder for folder in Path(entry).parents if not set("*?[") & set(str(folder)))
+        entry = os.path.relpath(entry, root)
+    where = where or {"files": [entry]}
     beginning = re.split(r"[*?\[]", entry)[0].removesuffix(".gz")  # of a pattern
-    name = re.sub(r"[^\w.-]+", "-", Path(beginning).stem).strip("-._") or root.resolve().name
+    name = name or re.sub(r"[^\w.-]+", "-", Path(beginning).stem).strip("-._") or root.resolve().name
+    files = [ask(LogMapping(name, **where))] if options.query else files_named(options.table)
     out = Path(options.out or f"{name}.yaml")
     if out.exists() and not options.force:
         raise InputError("the file exists already", where=str(out), remedy="give --out FILE, or --force")
@@ -59,7 +67,7 @@ def init(words: Sequence[str]) -> None:
         meaning = {role: role for role in meaning}
     log = LogMapping(
         name,
-        [entry],
+        **where,
         header=None if named else frame.columns,
         time_unit="datetime" if options.time_format else unit,
         time_format=options.time_format,
@@ -75,15 +83,30 @@ def init(words: Sequence[str]) -> None:
     commands = [shlex.join(["recalign", "check", str(out)])]
     if not suggested.cannot:
         commands.append(shlex.join(["recalign", "chain", "own-log", "--log", str(out), "--name", name]))
-    write_text(out, _yaml_text(log, root, reward, suggested, commands))
+    beside = root if root.is_absolute() else Path(os.path.relpath(root, out.parent))  # as the YAML's folder sees it
+    write_text(out, _yaml_text(log, beside, reward, suggested, commands))
     print(f"\n{printable(str(out))} is written: look it over. Next:", *commands, sep="\n  ")
+
+
+def _of_query(database: str, query: str) -> tuple[dict[str, Any], str]:
+    """Where the rows of a query are, and a name for them: that of the database.
+
+    A URI that no environment variable holds is put into one, for this process.
+    """
+    name = re.sub(r"\W+", "_", urlsplit(os.environ.get(database, database)).path).strip("_") or "rows"
+    if database not in os.environ and database not in os.environ.values():
+        os.environ[variable := f"{name.upper()}_URI"] = database
+        print(f"the YAML names {variable}: export it with this URI before anything else reads the log", file=sys.stderr)
+    return {"query": query, "uri": database}, name
 
 
 def _parsed(words: Sequence[str]) -> argparse.Namespace:
     summary = "Guess what the columns of a table of events mean, and write the log's YAML."
     parser = argparse.ArgumentParser(prog="recalign init", description=summary, allow_abbrev=False)
     files = "a file of events, a row each, or a pattern such as 'events-*.csv': .csv, .tsv or .parquet"
+    files += "; the URL of one at a store; or a database, postgresql://USER:PASSWORD@HOST/NAME, or the variable of that"
     parser.add_argument("table", help=f"{files}, with or without header")
+    parser.add_argument("--query", metavar="SQL", help="what the database is asked for: a row an event")
     for role, meaning in QUESTIONS.items():
         parser.add_argument(f"--{role}", help=meaning, metavar="SQL" if role == "reward" else "COLUMN")
     parser.add_argument("--time-format", help="how times are written, where that is not ISO 8601: %%d/%%m/%%Y %%H:%%M")
@@ -96,18 +119,18 @@ def _parsed(words: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def _read(files: Sequence[str]) -> tuple[pl.DataFrame, bool]:
+def _read(files: Sequence[Source]) -> tuple[pl.DataFrame, bool]:
     """A table as training would read it, and whether it has a header row; else columns are ``column_1``, ..."""
     first = read(files[0], ())
     number_or_date = re.compile(r"[-+]?\d+([-.:/T ]\d+)*(Z|[eE+]\d.*)?(_duplicated_\d+)?")
-    named = not is_text(files[0]) or not any(map(number_or_date.fullmatch, first.columns))
+    named = not files[0].is_text or not any(map(number_or_date.fullmatch, first.columns))
     names = None if named else [f"column_{number}" for number in range(1, first.width + 1)]
-    with read_errors(", ".join(files)):
+    with read_errors(", ".join(one.name for one in files)):
         frame = pl.concat([read(file, (), names) for file in files], how="diagonal_relaxed")
     if frame.width < 3 or not frame.height:
         what = f"{frame.height} rows of {frame.width} columns, and an event has a user, an item and a time"
         remedy = "give a table with a row per event, separated by a comma, tab, ; or |"
-        raise InputError(what, where=", ".join(files), remedy=remedy)
+        raise InputError(what, where=", ".join(one.name for one in files), remedy=remedy)
     return frame, named
 
 
@@ -148,7 +171,7 @@ def _print_events(log: LogMapping, reward: str, suggested: SplitSuggestion, even
         "high",
     )
     layout = {"tbl_formatting": "MARKDOWN", "tbl_hide_dataframe_shape": True, "tbl_hide_column_data_types": True}
-    print(printable(f"The first events of {', '.join(log.files)}, as they were understood"))
+    print(printable(f"The first events of {', '.join(log.files) or log.uri}, as they were understood"))
     with pl.Config(**layout, fmt_str_lengths=40, tbl_width_chars=120):  # type: ignore[arg-type]
         print(printable(str(shown)))
     print(f"{frame.height:,} events of {len(events.users):,} users and {len(events.items):,} items")
@@ -165,6 +188,8 @@ def _yaml_text(log: LogMapping, root: Path, reward: str, suggested: SplitSuggest
     comments = {
         "name": "names run folders and tables",
         "files": "read in order; patterns such as events-*.parquet are allowed",
+        "query": "what the database is asked for",
+        "uri": "the environment variable that holds its URI",
         "header": "names of the columns: the file has no header row",
         "user": "the column that says who",
         "item": "the column that says what",
@@ -176,7 +201,7 @@ def _yaml_text(log: LogMapping, root: Path, reward: str, suggested: SplitSuggest
     }
     is_case = reward.startswith("CASE")
     lines = [
-        f"# The log of {yaml_scalar(', '.join(log.files))}, as recalign init understood it.",
+        f"# The log of {yaml_scalar(', '.join(log.files) or log.uri)}, as recalign init understood it.",
         "# Check it, then run the main job on it:",
         *(f"#   {yaml_scalar(command)}" for command in commands),
         "data:",

@@ -11,7 +11,8 @@ from recalign.data.events.expression import evaluate, kind_of
 from recalign.data.events.fields import EXACT, missing_as_null, refuse_rows
 from recalign.data.events.log import Feature, FeatureKind, ItemTable, LogMapping
 from recalign.data.events.messages import SourceRows
-from recalign.data.events.reading import file_digest, is_text, locate, no_column, read, whole_numbers
+from recalign.data.events.reading import locate, no_column, read, whole_numbers
+from recalign.data.events.sources import Source
 from recalign.errors import InputError
 from recalign.files import digest
 
@@ -52,7 +53,7 @@ class ItemValues:
 def titles_digest(log: LogMapping, root: Path | None) -> str | None:
     """Digest of the item table and of what its columns mean; None where the log has none."""
     file = locate(log, root)[1]
-    return digest(asdict(log.items) | {"file": file_digest(file)}) if log.items and file else None
+    return digest(asdict(log.items) | {"file": file.identity()}) if log.items and file else None
 
 
 def read_titles(log: LogMapping, root: Path | None, items: pl.Series) -> tuple[pl.Series, Section]:
@@ -97,7 +98,7 @@ def features_of(table: ItemTable) -> dict[str, Feature]:
     return {name: Feature(x) if isinstance(x, str) else x for name, x in sorted(table.features.items())}
 
 
-def table_rows(file: str, table: ItemTable, ids: pl.Series, types: Mapping[str, pl.DataType]) -> pl.DataFrame:
+def table_rows(file: Source, table: ItemTable, ids: pl.Series, types: Mapping[str, pl.DataType]) -> pl.DataFrame:
     """Titles of some items, and columns of a table for them, each of its type in ``types``.
 
     Where an item has no row, columns are null, and the title is the id as text.
@@ -111,18 +112,18 @@ def table_rows(file: str, table: ItemTable, ids: pl.Series, types: Mapping[str, 
     for name, dtype in types.items():
         if name not in frame.columns:
             remedy = "add it, as the log's item table has it: requests boost by it"
-            raise InputError(f"there is no column {name!r}, which the bundle has", where=file, remedy=remedy)
+            raise InputError(f"there is no column {name!r}, which the bundle has", where=file.name, remedy=remedy)
         column = frame[name] if frame[name].count() else pl.Series(name, [None] * frame.height, dtype=dtype)
         try:
             columns.append(column.cast(dtype))
         except pl.exceptions.PolarsError as error:
             what = f"the column {name!r} holds {column.dtype}, which cannot all be {dtype} as in the bundle"
-            raise InputError(what, where=file, remedy="write it as the log's item table does") from error
+            raise InputError(what, where=file.name, remedy="write it as the log's item table does") from error
     rows = _rows_of(pl.DataFrame(columns, schema=list(types)), key, ids)
     return pl.DataFrame([titles.alias("title"), *rows])  # of no columns, rows have no height
 
 
-def table_values(file: str, table: ItemTable, known: pl.Series, items: pl.Series | None = None) -> ItemValues:
+def table_values(file: Source, table: ItemTable, known: pl.Series, items: pl.Series | None = None) -> ItemValues:
     """`read_features` of one file, for a log with ids such as ``known``.
 
     Without ``items`` its rows may be of any items, but each is of one, and a feature may have no value.
@@ -131,8 +132,8 @@ def table_values(file: str, table: ItemTable, known: pl.Series, items: pl.Series
     coded = [one.value.strip('"') for one in features.values() if one.kind == "category" or one.separator]
     frame, key = _read(file, table, known, coded)  # so that codes such as 001 stay 001
     usable, repeated = key.is_not_null(), key.is_not_null() & key.is_duplicated()
-    headed = [file] if is_text(file) else []
-    rows = SourceRows(pl.int_range(1, frame.height + 1, dtype=pl.UInt32, eager=True), {file: frame.height}, headed)
+    headed = [file.name] if file.is_text else []
+    rows = SourceRows(pl.int_range(1, frame.height + 1, dtype=pl.UInt32, eager=True), {file.name: frame.height}, headed)
     if repeated.any():
         what = f"ids such as {key.filter(repeated)[0]} are in several rows: {rows.describe(repeated)}"
         remedy = "leave one row an item: nobody can tell which features are the item's"
@@ -140,14 +141,14 @@ def table_values(file: str, table: ItemTable, known: pl.Series, items: pl.Series
     if items is None and not (len(usable) and usable.all()):
         what = f"no item id of the log's type, {known.dtype}, in {rows.describe(~usable)}"
         remedy = f"give each item a row with its id in the column {table.id}, of the log's type"
-        raise InputError(what if len(usable) else "holds no items", where=file, remedy=remedy)
+        raise InputError(what if len(usable) else "holds no items", where=file.name, remedy=remedy)
     if items is not None and not key.is_in(items.implode()).any():
         raise _none_of(file, frame[table.id], items, "features")
     kinds, columns = {}, []
     for name, feature in features.items():
         kinds[name], column = feature_values(frame, name, feature, rows)
         if items is not None and column.null_count() == len(column):
-            what, where = f"{feature.value!r} has no value in any row of {file}", f"{KEY}.features.{name}"
+            what, where = f"{feature.value!r} has no value in any row of {file.name}", f"{KEY}.features.{name}"
             raise InputError(what, where=where, remedy="name a column that has values, or leave the feature out")
         columns.append(column)
     return ItemValues(key.filter(usable), kinds, pl.DataFrame(columns).filter(usable), features, int((~usable).sum()))
@@ -187,7 +188,7 @@ def log_ids(raw: pl.Series, known: pl.Series) -> pl.Series:
     return ids.set(ids.cast(pl.String) != text, None)
 
 
-def _read(file: str, table: ItemTable, known: pl.Series, text: Sequence[str] = ()) -> tuple[pl.DataFrame, pl.Series]:
+def _read(file: Source, table: ItemTable, known: pl.Series, text: Sequence[str] = ()) -> tuple[pl.DataFrame, pl.Series]:
     """The table, and its ids in the type of the log's, null where there is none. ``text``: columns read as text."""
     frame = read(file, (table.id, *text))
     if table.id not in frame.columns:
@@ -207,9 +208,9 @@ def _titles(titles: pl.Series, key: pl.Series, ids: pl.Series) -> tuple[pl.Serie
     return found.fill_null(ids.cast(pl.String)), found.count()
 
 
-def _none_of(file: str, raw: pl.Series, items: pl.Series, what: str) -> InputError:
+def _none_of(file: Source, raw: pl.Series, items: pl.Series, what: str) -> InputError:
     ids = (whole_numbers(raw) if raw.dtype == pl.String else raw).head(3).to_list()
-    text = f"{file} has {what} of none of the {len(items):,} items; its ids are like {ids}, those of the log like "
+    text = f"{file.name} has {what} of none of the {len(items):,} items; its ids are like {ids}, those of the log like "
     remedy = f"name the column of the log's item ids in {KEY}.id, or set {KEY} to null"
     return InputError(f"{text}{items.head(3).to_list()}", where=KEY, remedy=remedy)
 

@@ -20,6 +20,13 @@ OWN_COLUMNS = (*PREPARED, "reward")
 """The event table's own columns. Expressions can read raw columns of these names, but the table does not keep them."""
 
 
+SECRETS = ("key", "secret", "token", "password", "sas", "credential", "service_account")
+"""Words in the names of ``storage_options`` whose values are secrets, or tell where one is."""
+
+HOW_READ = ("storage_options", "uri")
+"""Settings of a `LogMapping` that say how rows are reached: none is written down, or changes a figure."""
+
+
 @dataclass(frozen=True)
 class Feature:
     """A feature of items, and how to read it from the item table (a value of ``data.log.items.features``).
@@ -68,8 +75,13 @@ class LogMapping:
 
     Attributes:
         name: names run folders and tables.
-        files: files under the data root, in order; wildcards allowed. All are Parquet, or all are text in UTF-8
-            (``.csv``, ``.tsv``; also ``.csv.gz``). A folder, or ``s3://bucket/folder``, means all Parquet files in it.
+        files: files under the data root, or URLs (s3, gs, az, hf, https), in order; wildcards allowed. All are text in
+            UTF-8 (``.csv``, ``.tsv``; also ``.csv.gz``), or none is (``.parquet``, ``.ndjson``, ``.arrow``). A folder
+            is a table of Delta Lake or Iceberg, or all Parquet files in it; ``day=1`` in their path is a column.
+        storage_options: how a store is reached, by the names that Polars gives its ``storage_options``. What opens it
+            names an environment variable, ``${oc.env:NAME}`` or ``NAME``; null: ``AWS_...``, ``GOOGLE_...`` and so on.
+        query: SQL that a database answers with the rows, in place of ``files``. It runs once a process.
+        uri: the environment variable that holds the database's URI, ``${oc.env:NAME}`` or ``NAME``.
         header: names of all columns, in order, of text files without a header row; null: the first row is the header.
         separator: of text files, one byte; null: found from the first row (comma, tab, ``;`` or ``|``).
         user: column of the user's id: integers or strings.
@@ -92,7 +104,7 @@ class LogMapping:
     """
 
     name: str
-    files: list[str]
+    files: list[str] = field(default_factory=list)
     header: list[str] | None = None
     separator: str | None = None
     user: str = "user"
@@ -109,17 +121,41 @@ class LogMapping:
     propensity: str | None = None
     items: ItemTable | None = None
     truth: str | None = None
+    storage_options: dict[str, str] | None = None
+    query: str | None = None
+    uri: str | None = None
 
     def __post_init__(self) -> None:
+        self.uri = self.uri and variable(self.uri, "data.log.uri")
+        for name, value in (self.storage_options or {}).items():
+            if any(word in name.lower() for word in SECRETS):
+                named = variable(value, f"data.log.storage_options.{name}")
+                self.storage_options = {**(self.storage_options or {}), name: named}
         require_positive("data.log", vars(self), "time_resolution")
         mapped, own = [self.user, self.item, self.timestamp], {*self.columns} & {*OWN_COLUMNS}
         for bad, key, what, remedy in (
-            (not self.files, ".files", "no file is named", "name the files of the log"),
+            (not (self.files or self.query), ".files", "no file is named", "name the files of the log"),
+            (self.files and self.query, ".query", "the rows are those of files", "leave out the files or the query"),
+            (bool(self.query) != bool(self.uri), ".uri", "a query and a URI need each other", "give both, or neither"),
             (len({*mapped}) < 3, "", f"user, item and timestamp are {mapped}", "map each to a column of its own"),
             (own, ".columns", f"the event table itself has columns of the names {own}", "choose other names"),
         ):
             if bad:
                 raise InputError(what, where=f"data.log{key}", remedy=remedy)
+
+
+def variable(text: str, key: str) -> str:
+    """The name of the environment variable that a setting names, or whose value it is. The value is never kept.
+
+    Raises:
+        InputError: there is none, so that what is written there may be a secret. It is not repeated.
+    """
+    name = text.removeprefix("${oc.env:").removesuffix("}")
+    names = [name] if name in os.environ else sorted(one for one, value in os.environ.items() if text and value == text)
+    if not names:
+        what = "this is no environment variable that is set, and what opens a store or a database is not written down"
+        raise InputError(what, where=key, remedy="export it as a variable, and name that: ${oc.env:NAME}")
+    return names[0]
 
 
 def data_root(root: str | None) -> Path:

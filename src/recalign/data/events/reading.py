@@ -1,18 +1,14 @@
-"""Find a log's files, read tables, Parquet and text, and join them without changing what a value means.
-
-A file is a path, or the URL of Parquet in an object store.
-"""
+"""Find a log's tables, read them, and join them without changing what a value means."""
 
 import csv
-import glob
 import gzip
 import os
 import re
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import polars as pl
 
@@ -20,22 +16,15 @@ from recalign.data.events.fields import MISSING
 from recalign.data.events.log import LogMapping, data_root
 from recalign.data.events.messages import SHOWN, SourceRows, did_you_mean
 from recalign.data.events.movielens import CONVERTED, convert
+from recalign.data.events.sources import RULE, Source, ask, find, read_errors
 from recalign.data.events.table import LogReader
 from recalign.errors import InputError
-from recalign.files import digest, sha256
 from recalign.seals import require_digest
 
-CONVERT = "import polars as pl; pl.read_csv('old.csv', encoding='latin-1').write_parquet('new.parquet')"
 CONVERT_LINES = (
     "import polars as pl; pl.scan_lines('old.dat').select(pl.col('line').str.split_exact('::', 3)).unnest('line')"
     ".sink_parquet('new.parquet')"
 )
-RULE = (
-    "text must be UTF-8 with separators of one byte, plain or as .gz, and quotes within quoted fields doubled; "
-    f'convert anything else, as in: python -c "{CONVERT}"'
-)
-"""Which text can be read, and how to convert other text."""
-
 NULLS = ("NULL", "NaN", r"\N", "")
 """What stands for a missing value in text."""
 
@@ -45,46 +34,33 @@ SEPARATORS = (",", "\t", ";", "|")
 MAX_ROWS = 2**32 - 2
 """Row numbers have 32 bits."""
 
-DIGEST_ROWS = 100
-"""Rows at each end of a Parquet in an object store that its digest covers."""
 
-
-def is_text(file: str) -> bool:
-    return not file.endswith(".parquet")
-
-
-def file_digest(file: str) -> str:
-    """Digest of a file's bytes. In an object store: of the schema, the number of rows, and the first and last rows."""
-    if "://" not in file:
-        return sha256(Path(file))
-    with read_errors(file):
-        rows = pl.scan_parquet(file)
-        ends = [part.collect().write_json() for part in (rows.head(DIGEST_ROWS), rows.tail(DIGEST_ROWS))]
-        return digest(str(rows.collect_schema()), rows.select(pl.len()).collect().item(), ends)
-
-
-def locate(log: LogMapping, root: Path | None) -> tuple[list[str], str | None]:
-    """Find the files of a log. If one is missing, look under ``RECALIGN_DATA``, then make those of MovieLens.
+def locate(log: LogMapping, root: Path | None) -> tuple[list[Source], Source | None]:
+    """Find the tables of a log. If one is missing, look under ``RECALIGN_DATA``, then make those of MovieLens.
 
     Returns:
-        The event files, in order, and the item table, if the log has one.
+        The tables of events, in order, and that of the items, if the log has one.
 
     Raises:
         InputError: a file is missing, or was altered since its SHA-256 was written, or the item table is several files.
     """
     keys = dict.fromkeys(log.files, "data.log.files") | ({log.items.file: "data.log.items.file"} if log.items else {})
     root, moved = root or data_root(None), data_root(None)
-    found = {entry: find(root, entry) for entry in keys}
+    options = {name: os.environ.get(value, value) for name, value in (log.storage_options or {}).items()}
+    found = {entry: find(root, entry, options) for entry in keys}
     if not all(found.values()) and os.environ.get("RECALIGN_DATA") and root != moved:
-        elsewhere = {entry: find(moved, entry) for entry in keys}
+        elsewhere = {entry: find(moved, entry, options) for entry in keys}
         if all(elsewhere.values()):
             print(f"recalign: the log is not under {root}; that under RECALIGN_DATA, {moved}, is read", file=sys.stderr)
             found = elsewhere
-    folder, *others = {entry.split("/")[0] for entry in keys}
-    if not all(found.values()) and folder in CONVERTED and not others:
+    folders = {entry.split("/")[0] for entry in keys}
+    if not all(found.values()) and len(folders) == 1 and (folder := folders.pop()) in CONVERTED:
         root = convert(root, folder)
-        found = {entry: find(root, entry) for entry in keys}
+        found = {entry: find(root, entry, options) for entry in keys}
     for entry, key in keys.items():
+        if not found[entry] and "://" in entry:
+            remedy = "name a file or a folder that the store has; a folder means the Parquet in it and below"
+            raise InputError(f"there is nothing at {entry}", where=key, remedy=remedy)
         if not found[entry]:
             here = [str(path.relative_to(root)) for one in ("*", "*/*") for path in root.glob(one) if path.is_file()]
             near = f"{did_you_mean(entry, here)} Else " if here else ""
@@ -95,53 +71,10 @@ def locate(log: LogMapping, root: Path | None) -> tuple[list[str], str | None]:
     if len(items) > 1:
         what = f"the table of the items is one file, and these are {len(items)} files"
         raise InputError(what, where="data.log.items.file", remedy="write them into one file, and name that")
-    files = [file for entry in log.files for file in found[entry]]
-    for file in files:
-        require_digest(Path(file))
-    return files, next(iter(items), None)
-
-
-def find(root: Path, entry: str) -> list[str]:
-    """Find the files of an entry of ``log.files``; an empty list if there are none.
-
-    A folder gives the Parquet in it and below, a wildcard files and such folders, sorted by name. A file whose name
-    equals the entry takes precedence over a wildcard. A URL (``s3://...``) is passed on to Polars.
-    """
-    if "://" in entry:
-        return [entry if entry.endswith(".parquet") else f"{entry.rstrip('/')}/**/*.parquet"]
-    path = root / entry
-    if path.is_dir():
-        return [str(file) for file in sorted(path.rglob("*.parquet")) if file.is_file()]
-    if path.is_file() or not any(sign in entry for sign in "*?["):
-        return [str(path)] if path.is_file() else []
-    matches = map(Path, sorted(glob.glob(os.path.join(glob.escape(str(root)), entry))))
-    return [file for path in matches for file in (find(path, "") if path.is_dir() else [str(path)])]
-
-
-def files_named(pattern: str) -> list[str]:
-    """The files that a path or pattern on the command line names. Raises InputError where there is none."""
-    if files := find(Path(), pattern):
-        return files
-    there = [one.name for one in Path(pattern).parent.glob("*")]
-    raise InputError("there is no such file", where=pattern, remedy=did_you_mean(Path(pattern).name, there))
-
-
-@contextmanager
-def read_errors(file: str) -> Iterator[None]:
-    """Turn the errors of a file that cannot be read into an InputError that names it."""
-    try:
-        yield
-    except pl.exceptions.NoDataError as error:
-        raise InputError("the file is empty", where=file, remedy="name a file with rows") from error
-    except (pl.exceptions.PolarsError, OSError, EOFError, csv.Error) as error:
-        kind, remedy = "as Parquet", "download or copy it again: it may be cut off"
-        if "://" in file:
-            kind = "or reached"
-            remedy = "check the address, the network, and the credentials as Polars reads them (AWS_..., GOOGLE_...)"
-        elif is_text(file):
-            kind, remedy = "as text", RULE
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise InputError(f"cannot be read {kind}: {reason}", where=file, remedy=remedy) from error
+    tables = [ask(log)] if log.query else [table for entry in log.files for table in found[entry]]
+    for table in tables:
+        require_digest(Path(table.place))
+    return tables, next(iter(items), None)
 
 
 class FileReader(LogReader):
@@ -151,13 +84,13 @@ class FileReader(LogReader):
         """Digests of the log's files, and of the item table where items have features."""
         files, items = locate(self.log, self.root)
         tables = [items] if items and self.log.items and self.log.items.features else []
-        return [file_digest(file) for file in [*files, *tables]]
+        return [table.identity() for table in [*files, *tables]]
 
     def rows(self) -> tuple[pl.DataFrame, SourceRows]:
         """All rows, with the columns of all files, and where each row comes from."""
         log, (files, _) = self.log, locate(self.log, self.root)
         ids = log.user, log.item
-        joined, rows = join(log, {file: read(file, ids, log.header, log.separator).lazy() for file in files})
+        joined, rows = join(log, {table: read(table, ids, log.header, log.separator).lazy() for table in files})
         raw = joined.collect()
         return raw, replace(rows, number=pl.int_range(1, raw.height + 1, dtype=pl.UInt32, eager=True))
 
@@ -165,8 +98,8 @@ class FileReader(LogReader):
 LogReader.reader_class = FileReader
 
 
-def join(log: LogMapping, tables: Mapping[str, pl.LazyFrame]) -> tuple[pl.LazyFrame, SourceRows]:
-    """Join the tables of a log's files. Ids of text are integers only if all ids of all files are written so.
+def join(log: LogMapping, sources: Mapping[Source, pl.LazyFrame]) -> tuple[pl.LazyFrame, SourceRows]:
+    """Join the tables of a log. Ids of text are integers only if all ids of all files are written so.
 
     Returns:
         The rows of all tables, and how many each file has.
@@ -174,18 +107,18 @@ def join(log: LogMapping, tables: Mapping[str, pl.LazyFrame]) -> tuple[pl.LazyFr
     Raises:
         InputError: one cannot be read, they have no rows or too many, or their columns do not fit.
     """
-    heights, schemas = {}, {}
-    for file, table in tables.items():
-        with read_errors(file):
+    heights, schemas, tables = {}, {}, {str(source): table for source, table in sources.items()}
+    for (file, table), source in zip(tables.items(), sources, strict=True):
+        with read_errors(source.name, source.options):
             schemas[file] = schema = table.collect_schema()
             heights[file] = int(table.select(pl.len()).collect().item())
         for key in ("user", "item", "timestamp"):
             if (column := getattr(log, key)) is not None and column not in schema:
-                raise no_column(f"data.log.{key}", column, file, schema.names())
+                raise no_column(f"data.log.{key}", column, source, schema.names())
     if not 0 < (total := sum(heights.values())) <= MAX_ROWS:
         what = f"the log has {total:,} rows, not 1 to {MAX_ROWS:,}" if total else "the log is empty"
         raise InputError(what, where=", ".join(heights), remedy="name other files in data.log.files")
-    texts = [file for file in tables if is_text(file)]
+    texts = [file for file, source in zip(tables, sources, strict=True) if source.is_text]
     if len(texts) not in (0, len(tables)):
         raise InputError("a log is text or Parquet, not both", where="data.log.files", remedy=RULE)
     for name in dict.fromkeys(name for schema in schemas.values() for name in schema):
@@ -223,23 +156,33 @@ def whole_numbers(ids: pl.Series) -> pl.Series:
 
 
 def read(
-    file: str, text: Collection[str] | None, header: Sequence[str] | None = None, separator: str | None = None
+    source: Source, text: Collection[str] | None, header: Sequence[str] | None = None, separator: str | None = None
 ) -> pl.DataFrame:
     """Read a table.
 
     Args:
-        file: Parquet, or text, plain or as ``.gz``.
+        source: text may be plain or ``.gz``; that of a store is first copied.
         text: columns that stay text in text files, such as ids, so that ``007`` does not become 7; None: all do.
         header, separator: as in `LogMapping`.
 
     Raises:
-        InputError: the file is empty, damaged or of an unknown kind, its rows have different numbers of fields, or
-            `header` does not have as many names as there are columns.
+        InputError: it cannot be reached, is empty, damaged or of an unknown kind, its rows have different numbers of
+            fields, or `header` does not have as many names as there are columns.
     """
-    with read_errors(file):
-        if is_text(file):
-            return _read_text(file, text, header, separator or _find_separator(file))
-        return pl.read_parquet(file, glob="://" in file)
+    with read_errors(source.name, source.options):
+        if not source.is_text:
+            return source.scan().collect()
+        if not source.remote:
+            return _read_text(source.place, text, header, separator or _find_separator(source.place))
+        with TemporaryDirectory() as folder:
+            copied = os.path.join(folder, os.path.basename(source.place.removesuffix(".gz")))
+            lines = pl.scan_lines(source.place, storage_options=dict(source.options) or None)
+            lines.sink_csv(copied, include_header=False, quote_style="never")
+            try:
+                return _read_text(copied, text, header, separator or _find_separator(copied))
+            except InputError as error:
+                what, where = (str(one).replace(copied, source.name) for one in (error.what, error.where))
+                raise InputError(what, where=where, remedy=error.remedy) from error
 
 
 def _read_text(file: str, text: Collection[str] | None, header: Sequence[str] | None, separator: str) -> pl.DataFrame:
@@ -319,10 +262,10 @@ def _refuse_bad_rows(file: str, separator: str, headed: bool) -> None:
         raise InputError(what, where=where, remedy=remedy)
 
 
-def no_column(key: str, column: str, file: str, found: list[str]) -> InputError:
-    """Make the error for a file without the column that the setting `key` names."""
-    what, remedy = f"there is no column {column!r} in {file}", did_you_mean(column, found)
-    if is_text(file):
+def no_column(key: str, column: str, source: Source, found: list[str]) -> InputError:
+    """Make the error for a table without the column that the setting `key` names."""
+    what, remedy = f"there is no column {column!r} in {source.name}", did_you_mean(column, found)
+    if source.is_text:
         remedy += " Is this no row of names? Name the columns in order, data.log.header: [user, item, ...], or let "
         remedy += f"`recalign init FILE` do it. Is it one name? Leave data.log.separator out. {RULE}"
     return InputError(what, where=key, remedy=remedy)

@@ -9,7 +9,7 @@ import polars as pl
 
 from recalign.data.events.expression import condition, evaluate, kind_of
 from recalign.data.events.fields import index_ids, missing_as_null, read_ids, read_timestamps, refuse_rows
-from recalign.data.events.log import OWN_COLUMNS, LogMapping, data_root
+from recalign.data.events.log import HOW_READ, OWN_COLUMNS, LogMapping, data_root
 from recalign.data.events.messages import SHOWN, SourceRows
 from recalign.errors import InputError, printable
 from recalign.files import digest, sha256
@@ -152,7 +152,9 @@ def load_events(log: LogMapping, root: Path | None, reward: str | None, together
 
 def fingerprint(log: LogMapping, root: Path | None, reward: str | None, together: bool = False) -> str:
     """`EventTable.fingerprint`, without reading the events."""
-    mapping = asdict(log)
+    mapping = {key: value for key, value in asdict(log).items() if key not in HOW_READ}
+    if log.query is None:  # so that logs of files keep the fingerprints that they had before there were queries
+        del mapping["query"]
     items = mapping.pop("items")  # without features, nothing of the item table changes a figure
     features = [items] if items and items["features"] else []
     sets = ["together"] * together

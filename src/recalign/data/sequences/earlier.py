@@ -20,13 +20,14 @@ import polars as pl
 
 from recalign import seals
 from recalign.data.events import EventTable, LogMapping
+from recalign.data.events.log import HOW_READ
 from recalign.data.sequences.serving import by_time
 from recalign.data.sequences.splits import TRAIN, Split
 from recalign.errors import InputError
 from recalign.files import digest, read_json, write_json
 
 USERS, ITEMS, FACTS = "users.arrow", "items.arrow", "log.json"
-WHERE_ROWS_ARE = ("name", "files", "header", "separator", "items", "truth")
+WHERE_ROWS_ARE = ("name", "files", "header", "separator", "items", "truth", "query", *HOW_READ)
 """What a mapping may change: where the rows are, not what they mean."""
 KEY = "data.grows_from"
 TRAIN_ANEW = "give a log that holds all earlier events, each user's new ones after them; or train a chain on it anew"

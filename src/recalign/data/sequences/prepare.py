@@ -36,7 +36,7 @@ from recalign.data.events.audit import LEFT, Section
 from recalign.data.events.fields import missing_as_null
 from recalign.data.events.items import feature_figures
 from recalign.data.events.messages import SHOWN, SourceRows
-from recalign.data.events.reading import is_text, join, locate, read
+from recalign.data.events.reading import join, locate, read
 from recalign.data.events.table import Note, check_rows, require_useful
 from recalign.data.sequences.cache import ARRAYS, FIGURES, column_file, mappable, read_table, write_entry
 from recalign.data.sequences.data import EventDataModule
@@ -175,11 +175,11 @@ def _write(
 def _scanned(log: LogMapping, root: Path, folder: Path) -> tuple[pl.LazyFrame, SourceRows]:
     """The rows of a log, to be read in parts, and how many each file has. Text is first converted, file by file."""
     tables = {}
-    for n, file in enumerate(locate(log, root)[0]):
-        parquet = folder / f"file-{n}.parquet" if is_text(file) else file
-        if is_text(file):
-            read(file, (log.user, log.item), log.header, log.separator).write_parquet(parquet)
-        tables[file] = pl.scan_parquet(parquet, glob="://" in file)
+    for n, source in enumerate(locate(log, root)[0]):
+        parquet = folder / f"file-{n}.parquet"
+        if source.is_text:
+            read(source, (log.user, log.item), log.header, log.separator).write_parquet(parquet)
+        tables[source] = pl.scan_parquet(parquet, glob=False) if source.is_text else source.scan()
     return join(log, tables)
 
 

@@ -11,7 +11,7 @@ import polars as pl
 
 from recalign.data.events.items import log_ids
 from recalign.data.events.messages import did_you_mean
-from recalign.data.events.reading import read_errors
+from recalign.data.events.sources import read_errors
 from recalign.data.sequences import EventDataModule
 from recalign.data.sequences.splits import TRAIN
 from recalign.errors import InputError, require_positive

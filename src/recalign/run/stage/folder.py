@@ -19,6 +19,7 @@ from typing import Any, Literal
 from lightning.pytorch.callbacks import ModelSummary, ProgressBar
 
 from recalign import artifacts, seals
+from recalign.data.events.log import HOW_READ
 from recalign.errors import InputError
 from recalign.files import digest, sha256, write_json
 from recalign.run.words import flatten, imported, listed, short, without_values
@@ -208,8 +209,8 @@ def run_key(
     """All that determines a run's result: each setting, data, upstream checkpoints, code.
 
     The bytes of the data, of the checkpoints and of the files that callbacks read count. Paths (``run``,
-    ``data.root``, ``data.cache``, ``data.grows_from``, names of files), item titles (features are in the log's
-    fingerprint), and what only prints or logs (`OUTPUT`) do not.
+    ``data.root``, ``data.cache``, ``data.grows_from``, names of files), what opens a store or a database, item titles
+    (features are in the log's fingerprint), and what only prints or logs (`OUTPUT`) do not.
 
     Args:
         config: of the stage.
@@ -219,7 +220,11 @@ def run_key(
     """
     counted = copy.deepcopy({key: value for key, value in config.items() if key not in ("run", "ckpt_path")})
     data, trainer = counted["data"]["init_args"], counted["trainer"]
-    for settings, names in ((data, ("root", "cache", "grows_from")), (data["log"], ("items",)), (trainer, OUTPUT)):
+    for settings, names in (
+        (data, ("root", "cache", "grows_from")),
+        (data["log"], ("items", *HOW_READ)),
+        (trainer, OUTPUT),
+    ):
         for name in names:
             settings.pop(name, None)
     for name in upstream:

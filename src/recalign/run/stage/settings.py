@@ -67,6 +67,11 @@ class SettingsFile(ActionConfigFile):
             if "class_path" in value or "class_path" not in earlier:  # else single arguments of the class there
                 del found[key]
         super().__call__(parser, found, path, option)
+        data = data if isinstance(data, dict) else {}
+        if isinstance(root := data.get("root"), str) and "${" not in root:  # beside the log's YAML, whoever calls
+            found["data.init_args.root"] = str(Path(path).parent / Path(root).expanduser())
+        if isinstance(log := data.get("log"), dict) and "query" in log:  # the default log is one of files
+            found["data.init_args.log.files"] = log.get("files", [])
 
 
 def _sources(words: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:

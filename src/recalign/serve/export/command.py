@@ -139,7 +139,7 @@ def items(made: OpenedRun, columns: Sequence[str] = ()) -> pl.DataFrame:
         kind = frame[name].dtype
         if kind.is_nested() or kind in (pl.Binary, pl.Object):
             what = f"the column {name!r} holds {kind}, and requests name texts and numbers"
-            raise InputError(what, where=source, remedy="leave it out of --columns, or write it as text")
+            raise InputError(what, where=source.name, remedy="leave it out of --columns, or write it as text")
     numbers = frame.select(cs.by_name(columns) & (cs.numeric() | cs.boolean())).with_columns(cs.decimal().cast(float))
     known = frame.select(pl.col(columns).cast(pl.String)).with_columns(numbers)  # dates and categories are text
     known = known.insert_column(0, log_ids(frame[log.items.id], sequences.items).alias("item"))

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from recalign.data.events import Feature, ItemTable, ItemValues
 from recalign.data.events.items import table_rows, table_values
+from recalign.data.events.sources import Source
 from recalign.data.sequences.features import FeatureCoder
 from recalign.errors import InputError
 from recalign.files import digest, read_json, sha256, write_json, write_text
@@ -112,7 +113,7 @@ def read_new_items(file: Path, known: dict[str, Any], table: pl.DataFrame) -> tu
         name: Feature(**one | {"kind": kinds[name]}) for name, one in known["features"].items()
     }
     settings = ItemTable(str(file), known["id"], known["title"], features)
-    values = table_values(str(file), settings, table["item"])
+    values = table_values(Source.of_file(file), settings, table["item"])
     for plan in known["plans"]:
         found = values.values[plan["name"]].drop_nulls()
         if plan["kind"] == "vector" and len(found) and len(found[0]) != len(plan["mean"]):
@@ -127,7 +128,7 @@ def read_new_items(file: Path, known: dict[str, Any], table: pl.DataFrame) -> tu
         remedy = "give every new item at least one feature, or leave it out"
         raise InputError(f"nothing is known of {values.ids.filter(blank)[0]!r}", where=str(file), remedy=remedy)
     further = {name: dtype for name, dtype in table.schema.items() if name not in ("item", "title", "count")}
-    rows = table_rows(str(file), settings, values.ids, further).insert_column(0, values.ids.alias("item"))
+    rows = table_rows(Source.of_file(file), settings, values.ids, further).insert_column(0, values.ids.alias("item"))
     return values, rows.with_columns(count=pl.zeros(len(rows), table["count"].dtype, eager=True)).select(table.columns)
 
 

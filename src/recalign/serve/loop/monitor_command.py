@@ -81,7 +81,7 @@ def monitor(
     for version, why in short.items():
         print(f"\nversion {version}: {why}")
     _, mapping, root = settings(log)
-    beside = Path(locate(mapping, root)[0][0]).with_name(COUNTS)
+    beside = Path(locate(mapping, root)[0][0].place).with_name(COUNTS)
     overdue = read_json(beside).get(MISFITS, {}).get(OVERDUE, 0)
     if not beside.is_file():
         print(f"\n{beside} is not there: nothing tells whether outcomes still arrive")

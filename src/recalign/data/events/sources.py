@@ -1,0 +1,334 @@
+"""Where the rows of a log lie: files, here or at a store; tables of Delta Lake and Iceberg; the answer to a query."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import importlib
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+from urllib.parse import unquote
+
+import polars as pl
+
+from recalign.data.events.log import SECRETS, LogMapping
+from recalign.data.events.messages import did_you_mean
+from recalign.errors import InputError
+from recalign.files import digest, sha256
+
+Kind = Literal["text", "parquet", "folder", "ndjson", "ipc", "delta", "iceberg"]
+KINDS: dict[str, Kind] = {
+    **{".parquet": "parquet", ".ndjson": "ndjson", ".jsonl": "ndjson"},
+    **{".arrow": "ipc", ".ipc": "ipc", ".feather": "ipc"},
+}
+"""What files hold, by the end of their names; text where it is another."""
+
+CONVERT = "import polars as pl; pl.read_csv('old.csv', encoding='latin-1').write_parquet('new.parquet')"
+RULE = (
+    "text must be UTF-8 with separators of one byte, plain or as .gz, and quotes within quoted fields doubled; "
+    f'convert anything else, as in: python -c "{CONVERT}"'
+)
+"""Which text can be read, and how to convert other text."""
+
+ICEBERG = {
+    **{"aws_endpoint_url": "s3.endpoint", "aws_region": "s3.region", "aws_session_token": "s3.session-token"},
+    **{"aws_access_key_id": "s3.access-key-id", "aws_secret_access_key": "s3.secret-access-key"},
+}
+"""What PyIceberg calls the options of Polars."""
+
+DIGEST_ROWS = 100
+"""Rows at each end of a table that are looked at where a store does not tell whether it has changed."""
+
+QUERY, URI = "data.log.query", "data.log.uri"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A table of a log.
+
+    Attributes:
+        name: its path, URL or pattern.
+        kind: how it is read; ``folder``: all Parquet files below it are one table, with the ``day=1`` of their paths.
+        options: how its store is reached (`LogMapping.storage_options`), secrets included.
+        path: what is read in its place: the newest metadata of an Iceberg table, a copy of a query's rows.
+    """
+
+    name: str
+    kind: Kind
+    options: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    path: str = ""
+
+    @classmethod
+    def of_file(cls, path: Path) -> Source:
+        """A file on this machine, of the kind that its name says."""
+        return cls(str(path), kind_of_file(path.name))
+
+    @property
+    def place(self) -> str:
+        """What is read."""
+        return self.path or self.name
+
+    @property
+    def remote(self) -> bool:
+        return "://" in self.place
+
+    @property
+    def is_text(self) -> bool:
+        return self.kind == "text"
+
+    def __str__(self) -> str:
+        """Its name, and what of it was read if that is not known by the bytes of a file."""
+        plain = not self.remote and self.kind not in ("delta", "iceberg") and self.name != QUERY
+        return self.name if plain else f"{self.name} ({self.identity()})"
+
+    def scan(self) -> pl.LazyFrame:
+        """Its rows, unless it is text; nothing is read yet."""
+        options: Any = dict(self.options) or None
+        if self.kind == "folder":
+            below = self.place if self.remote else os.path.join(glob.escape(self.place), "**", "*.parquet")
+            return pl.scan_parquet(below, hive_partitioning=True, storage_options=options)
+        if self.kind == "ndjson":
+            return pl.scan_ndjson(self.place, infer_schema_length=None, storage_options=options)
+        if self.kind == "ipc":
+            return pl.scan_ipc(self.place, glob=False, storage_options=options)
+        if self.kind == "delta":
+            return pl.scan_delta(_delta(self), storage_options=options)
+        if self.kind == "iceberg":
+            return pl.scan_iceberg(_iceberg(self), storage_options=options)
+        return pl.scan_parquet(self.place, glob=False, storage_options=options)
+
+    def identity(self) -> str:
+        """What tells whether it has changed, without reading its rows where a store or a lake tells it.
+
+        The SHA-256 of a local file; the version of a Delta table; the snapshot of an Iceberg table; at a store the
+        ETag, else size and time. At ``hf://`` the schema, the number of rows, and the first and last ones.
+        """
+        with read_errors(self.name, self.options):
+            if self.kind == "delta":
+                table = _delta(self)
+                return f"version {table.version()} of the Delta table {table.metadata().id}"
+            if self.kind == "iceberg":
+                metadata = _iceberg(self).metadata
+                return f"snapshot {metadata.current_snapshot_id} of the Iceberg table {metadata.table_uuid}"
+            if self.place.startswith("hf://"):
+                rows = pl.scan_lines(self.place) if self.is_text else self.scan()
+                ends = [part.collect().write_json() for part in (rows.head(DIGEST_ROWS), rows.tail(DIGEST_ROWS))]
+                return digest(str(rows.collect_schema()), rows.select(pl.len()).collect().item(), ends)
+            if self.remote:
+                found = _objects(self.place, self.options)
+                marks = {one["path"]: one["e_tag"] or f"{one['size']} {one['last_modified']}" for one in found}
+                return (
+                    f"{len(marks)} files, {digest(marks)[:16]}" if self.kind == "folder" else " ".join(marks.values())
+                )
+            if self.kind == "folder":
+                return digest({str(one.relative_to(self.place)): sha256(one) for one in parquet_in(Path(self.place))})
+            return sha256(Path(self.place)) if self.name != QUERY else f"rows {sha256(Path(self.place))}"
+
+
+def find(root: Path, entry: str, options: Mapping[str, str]) -> list[Source]:
+    """Find the tables of an entry of ``log.files``; an empty list if there are none.
+
+    A folder is a table of Delta Lake or Iceberg, else the Parquet in it and below; a wildcard gives files and such
+    folders, sorted by name. A file whose name equals the entry takes precedence over a wildcard.
+    """
+    if "://" in entry:
+        with read_errors(entry, options):
+            return _at_store(entry.rstrip("/"), options)
+    path = root / entry
+    if path.is_dir():
+        return _in_folder(path)
+    if path.is_file() or not any(sign in entry for sign in "*?["):
+        return [Source.of_file(path)] if path.is_file() else []
+    matches = map(Path, sorted(glob.glob(os.path.join(glob.escape(str(root)), entry))))
+    files = (_in_folder(path) if path.is_dir() else [Source.of_file(path)] for path in matches)
+    return [source for found in files for source in found]
+
+
+def kind_of_file(name: str) -> Kind:
+    """What a file holds, by the end of its name."""
+    return "iceberg" if name.endswith(".metadata.json") else KINDS.get(Path(name.removesuffix(".gz")).suffix, "text")
+
+
+def parquet_in(folder: Path) -> list[Path]:
+    """The Parquet files in a folder and below, by name."""
+    return [file for file in sorted(folder.rglob("*.parquet")) if file.is_file()]
+
+
+def _in_folder(path: Path) -> list[Source]:
+    if (path / "_delta_log").is_dir():
+        return [Source(str(path), "delta")]
+    if metadata := list((path / "metadata").glob("*.metadata.json")):
+        return [Source(str(path), "iceberg", path=_newest(map(str, metadata)))]
+    files = parquet_in(path)
+    if any("=" in folder for file in files for folder in file.relative_to(path).parts[:-1]):
+        return [Source(str(path), "folder")]
+    return [Source(str(file), "parquet") for file in files]
+
+
+def _newest(metadata: Iterable[str]) -> str:
+    """Of the metadata files of an Iceberg table that of the last change: ``00002-....metadata.json``, ``v2....``."""
+    return max(metadata, key=lambda name: int(next(iter(re.findall(r"\d+", os.path.basename(name))), 0)))
+
+
+def _at_store(entry: str, options: Mapping[str, str]) -> list[Source]:
+    kind, wild = kind_of_file(entry), any(sign in entry for sign in "*?[")
+    is_file = kind != "text" or entry.removesuffix(".gz").endswith((".csv", ".tsv", ".txt"))
+    if is_file and not wild:
+        return [Source(entry, kind, options)]
+    below = entry if kind == "parquet" else f"{entry}/**/*.parquet"
+    if entry.startswith("hf://"):
+        if is_file and kind != "parquet":
+            raise InputError("patterns at hf:// are of Parquet", where=entry, remedy="name each file")
+        return [Source(below, "folder")]
+    if is_file and kind != "parquet":
+        base = "/".join(entry.split("/")[:3])
+        return [Source(f"{base}/{one['path']}", kind, options) for one in _objects(entry, options)]
+    store, key = _store(entry, options)
+    listed = package("obstore", "lakes").list_with_delimiter(store, key or None)["common_prefixes"]
+    within = {folder.rpartition("/")[2] for folder in listed}
+    if "_delta_log" in within:
+        return [Source(entry, "delta", options)]
+    if "metadata" in within and (found := _objects(f"{entry}/metadata/*.metadata.json", options)):
+        newest = _newest(os.path.basename(one["path"]) for one in found)
+        return [Source(entry, "iceberg", options, f"{entry}/metadata/{newest}")]
+    return [Source(below, "folder", options)] if _objects(below, options) else []
+
+
+def _store(url: str, options: Mapping[str, str]) -> tuple[Any, str]:
+    """The store of a URL, and the key of the URL in it."""
+    base, key = "/".join(url.split("/")[:3]), "/".join(url.split("/")[3:])
+    stores = package("obstore.store", "lakes")
+    given: dict[str, Any] = {"client_options": {"allow_http": True}}
+    given["config"] = {name: value for name, value in options.items() if "allow_http" not in name}
+    keyed = {name.lower() for name in (*options, *os.environ)} & {"aws_access_key_id", "aws_skip_signature"}
+    if base.startswith("s3") and not keyed and find_spec("boto3"):  # as Polars: profiles, roles
+        given["credential_provider"] = importlib.import_module("obstore.auth.boto3").Boto3CredentialProvider()
+    return stores.from_url(base, **given), key
+
+
+def _objects(url: str, options: Mapping[str, str]) -> list[Any]:
+    """What a store tells of the file of a URL, or of those that a URL with wildcards matches, by name."""
+    (store, key), obstore = _store(url, options), package("obstore", "lakes")
+    if not any(sign in key for sign in "*?["):
+        return [obstore.head(store, key)]
+    folder = re.split(r"[*?\[]", key)[0].rpartition("/")[0]
+    found = (one for batch in obstore.list(store, folder or None) for one in batch)
+    depth = None if "**" in key else key.count("/")  # a single * stands for no slash
+    matches = (one for one in found if fnmatchcase(one["path"], key.replace("**/", "*")))
+    return sorted((one for one in matches if depth in (None, one["path"].count("/"))), key=lambda one: one["path"])
+
+
+def _delta(source: Source) -> Any:
+    return package("deltalake", "lakes").DeltaTable(source.place, storage_options=dict(source.options) or None)
+
+
+def _iceberg(source: Source) -> Any:
+    options = {ICEBERG.get(name, name): value for name, value in source.options.items()}
+    return package("pyiceberg.table", "lakes").StaticTable.from_metadata(source.place, options)
+
+
+def package(module: str, extra: str) -> Any:
+    """A module of an optional package. Raises InputError, with the line that installs it, where it is missing."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        name = module.partition(".")[0]
+        raise InputError(f"this needs {name}", where="data.log", remedy=f"pip install 'recalign[{extra}]'") from error
+
+
+def ask(log: LogMapping) -> Source:
+    """The rows with which the database answers ``log.query``.
+
+    They are copied to a file for as long as the process lives, so that it and its workers read the same. Where the
+    query has no order, the rows of one user at one time stand in the order of their values.
+
+    Raises:
+        InputError: the database cannot be reached, or refuses the query; what opens it is not in the message.
+    """
+    query, uri = str(log.query), os.environ.get(str(log.uri), "")
+    known = f"RECALIGN_ROWS_{digest(query, uri)[:16]}"  # workers inherit it
+    if not Path(os.environ.get(known, "")).is_file():
+        rows = _answer(query, uri)
+        outside = re.sub(r"'[^']*'", "", query)
+        while (inner := re.sub(r"\([^()]*\)", "", outside)) != outside:  # the order of a part is none of the whole
+            outside = inner
+        if not re.search(r"\border\s+by\b", outside, re.IGNORECASE):
+            if log.timestamp is None:
+                what = "the log has no time, and the query no ORDER BY: nothing tells in which order events happened"
+                raise InputError(what, where=QUERY, remedy="order the query, or name the column of the time")
+            rows = rows.sort([one.name for one in rows if not (one.dtype.is_nested() or one.dtype == pl.Binary)])
+        path = Path(_folder().name) / f"{len(os.listdir(_folder().name))}.parquet"
+        rows.rechunk().write_parquet(path)
+        os.environ[known] = str(path)
+    return Source(QUERY, "parquet", path=os.environ[known])
+
+
+@cache
+def _folder() -> TemporaryDirectory[str]:
+    """A folder for its owner alone, deleted when the process ends."""
+    return TemporaryDirectory(prefix="recalign-rows-")
+
+
+def _answer(query: str, uri: str) -> pl.DataFrame:
+    scheme = {"postgres": "postgresql"}.get(found := uri.partition(":")[0], found)
+    driver = find_spec(f"adbc_driver_{scheme}") if scheme.isidentifier() else None
+    if driver is None:
+        package("connectorx", "databases")
+    with read_errors(URI, {"uri": uri} | _passwords(uri)):
+        return pl.read_database_uri(query, uri, engine="adbc" if driver else "connectorx")
+
+
+def _passwords(uri: str) -> dict[str, str]:
+    """What no message may hold: the passwords in a URI, as they are written there and as they are."""
+    found = re.findall(r"//[^:/@]*:(.*)@|(?:password|pwd|token)=([^&;]+)", uri, re.IGNORECASE)
+    written = {one for pair in found for one in pair if one}
+    return {f"password {n}": one for n, one in enumerate(written | {unquote(one) for one in written})}
+
+
+@contextmanager
+def read_errors(name: str, options: Mapping[str, str] | None = None) -> Iterator[None]:
+    """Turn the errors of a table that cannot be read into an InputError that names it, without secrets in it."""
+    try:
+        yield
+    except InputError:
+        raise
+    except pl.exceptions.NoDataError as error:
+        raise InputError("the file is empty", where=name, remedy="name a file with rows") from error
+    except Exception as error:
+        broken = isinstance(error, (pl.exceptions.PolarsError, OSError, EOFError, csv.Error))
+        kind, remedy = "as Parquet", "download or copy it again: it may be cut off"
+        if "://" in name:
+            kind = "or reached"
+            remedy = "check the address, the network, and the credentials as Polars reads them (AWS_..., GOOGLE_...)"
+        elif name == URI:
+            kind, remedy = "with this query", f"check {QUERY}, the address, the network and the password"
+        elif os.path.isdir(name):
+            kind, remedy = "as a table of a lake", "see whether its files are all there"
+        elif not broken:
+            raise
+        elif kind_of_file(name) == "text":
+            kind, remedy = "as text", RULE
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        for key, value in (options or {}).items():
+            if value and any(word in key for word in (*SECRETS, "uri")):
+                reason = reason.replace(value, "***")
+        raise InputError(f"cannot be read {kind}: {reason}", where=name, remedy=remedy) from (
+            None if options else error
+        )
+
+
+def files_named(pattern: str) -> list[Source]:
+    """The tables that a path, URL or pattern on the command line names. Raises InputError where there is none."""
+    if found := find(Path(), pattern, {}):
+        return found
+    there = [] if "://" in pattern else [one.name for one in Path(pattern).parent.glob("*")]
+    raise InputError("there is no such file", where=pattern, remedy=did_you_mean(Path(pattern).name, there))

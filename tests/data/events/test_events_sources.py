@@ -1,0 +1,350 @@
+"""Logs at a store, in lakes and in databases: real parts on this machine, each skipped by name where it is missing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.parse import quote
+
+import polars as pl
+import pytest
+
+from recalign.cli import main
+from recalign.data.events import LogMapping, fingerprint, load_events
+from recalign.data.events.sources import ask, find
+from recalign.errors import InputError
+
+ROWS = pl.DataFrame(
+    {
+        "user": ["007", "007", "b", "b"] * 6,
+        "item": [f"{n:02}" for n in range(12)] * 2,
+        "timestamp": [1_700_000_000 + 60 * n for n in range(24)],
+        "rating": [1, 5, 3, 4] * 6,
+    }
+)
+PASSWORD = "p@ss w0rd/?"
+"""With what has to be escaped in a URI."""
+
+
+def read(log: LogMapping, root: Path = Path("/nowhere")) -> pl.DataFrame:
+    """The rows that were read, as they were written."""
+    table = load_events(log, root, "rating")
+    raw = {"user": table.users.gather(table.frame["user"]), "item": table.items.gather(table.frame["item"])}
+    return table.frame.with_columns(**raw).sort("row").select(pl.col("timestamp"), "user", "item", "rating")
+
+
+def same(found: pl.DataFrame, *parts: pl.DataFrame) -> bool:
+    return (
+        found.select(sorted(ROWS.columns))
+        .sort(pl.all())
+        .equals(pl.concat(parts or [ROWS]).select(sorted(ROWS.columns)).sort(pl.all()))
+    )
+
+
+# Files on this machine
+
+
+@pytest.mark.parametrize("name", ["log.ndjson", "log.jsonl", "log.arrow", "log.feather"])
+def test_files_that_know_their_types(tmp_path, name):
+    ROWS.write_ndjson(tmp_path / name) if "json" in name else ROWS.write_ipc(tmp_path / name)
+    assert same(read(LogMapping("t", [name]), tmp_path))
+
+
+def test_folders_of_hive_partitions_have_columns(tmp_path):
+    """A day that moves to another folder is another log; those above the log's folder are no columns."""
+    root = tmp_path / "x=1"
+    for n, part in enumerate(ROWS.partition_by("rating", include_key=False)):
+        (folder := root / "days" / f"rating={n}").mkdir(parents=True)
+        part.write_parquet(folder / "part-0.parquet")
+    log = LogMapping("t", ["days"])
+    table = load_events(log, root, "rating")
+    assert table.frame["rating"].value_counts(sort=True)["count"].to_list() == [6, 6, 6, 6]
+    assert "x" not in table.frame.columns
+    (root / "days/rating=0").rename(root / "days/rating=9")
+    assert fingerprint(log, root, "rating") != table.fingerprint
+
+
+# At a store
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[object]:
+    """An S3 server on this machine, its bucket ``logs``, and the variables that open it."""
+    server = pytest.importorskip("moto.server", reason="an S3 server to test against: pip install 'moto[server]'")
+    boto3 = pytest.importorskip("boto3", reason="an S3 client to fill it: pip install boto3")
+    pytest.importorskip("obstore", reason="what stores tell: pip install 'recalign[lakes]'")
+    store = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    store.start()
+    host, port = store.get_host_and_port()
+    opened = {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ALLOW_HTTP": "true", "AWS_REGION": "us-east-1"}
+    opened |= {"AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "s3cret-any", "AWS_S3_ALLOW_UNSAFE_RENAME": "true"}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in opened.items():
+            patch.setenv(name, value)
+        client = boto3.client("s3", region_name="us-east-1")
+        client.create_bucket(Bucket="logs")
+        yield client
+    store.stop()
+
+
+def put(bucket, key: str, frame: pl.DataFrame, folder: Path) -> None:
+    write = {"csv": frame.write_csv, "ndjson": frame.write_ndjson, "arrow": frame.write_ipc}
+    write.get(key.rpartition(".")[2], frame.write_parquet)(folder / "file")
+    bucket.upload_file(str(folder / "file"), "logs", key)
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "ndjson", "arrow"])
+def test_files_at_a_store(bucket, tmp_path, kind):
+    """007 stays 007, and the log is another one when the store says so."""
+    put(bucket, f"one/log.{kind}", ROWS, tmp_path)
+    log = LogMapping("t", [f"s3://logs/one/log.{kind}"])
+    assert same(read(log))
+    before = fingerprint(log, None, None)
+    put(bucket, f"one/log.{kind}", ROWS, tmp_path)
+    assert fingerprint(log, None, None) == before
+    put(bucket, f"one/log.{kind}", ROWS.head(20), tmp_path)
+    assert fingerprint(log, None, None) != before
+    assert read(log).height == 20
+
+
+def test_folders_and_patterns_at_a_store(bucket, tmp_path):
+    for day in (1, 2):
+        put(bucket, f"two/day={day}/a.parquet", ROWS, tmp_path)
+        put(bucket, f"two/e-{day}.csv", ROWS, tmp_path)
+    days = load_events(LogMapping("t", ["s3://logs/two"], where="day = 2"), None, "rating")
+    assert days.frame.height == 24
+    assert "2 files, " in next(iter(days.report.files))
+    assert read(LogMapping("t", ["s3://logs/two/e-*.csv"])).height == 48
+    assert read(LogMapping("t", ["s3://logs/two/*/a.parquet"])).height == 48
+
+
+def test_bad_rows_at_a_store_are_named_by_its_url(bucket, tmp_path):
+    (tmp_path / "bad.csv").write_text("user,item,timestamp\n1,2,3\n1,2\n")
+    bucket.upload_file(str(tmp_path / "bad.csv"), "logs", "bad.csv")
+    with pytest.raises(InputError, match=r"^s3://logs/bad\.csv \(header.*row 2 has 2"):
+        load_events(LogMapping("t", ["s3://logs/bad.csv"]), None, None)
+
+
+@pytest.mark.parametrize("entry", ["s3://logs/none.csv", "s3://logs/none", "s3://logs/no-*.csv", "s3://none/a.parquet"])
+def test_nothing_at_a_store(bucket, entry):
+    with pytest.raises(InputError, match=r"none|no-"):
+        load_events(LogMapping("t", [entry]), None, None)
+
+
+def test_options_of_a_store_name_variables(bucket, tmp_path, monkeypatch):
+    """What is refused, or cannot be reached, says no secret."""
+    put(bucket, "log.parquet", ROWS, tmp_path)
+    for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(f"MY_{name}", os.environ[name])
+        monkeypatch.delenv(name)
+    options = {name: f"MY_{name.upper()}" for name in ("aws_endpoint_url", "aws_access_key_id")}
+    options |= {"aws_secret_access_key": "s3cret-any", "aws_region": "us-east-1"}  # as ${oc.env:...} becomes
+    log = LogMapping("t", ["s3://logs/log.parquet"], storage_options=options)
+    assert "s3cret" not in repr(log)
+    assert same(read(log))
+    monkeypatch.setenv("MY_AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(InputError, match="cannot be read or reached") as caught:
+        read(LogMapping("t", ["s3://logs/log.parquet"], storage_options=options))
+    assert "s3cret" not in str(caught.value)
+    with pytest.raises(InputError, match=r"storage_options\.aws_secret_access_key") as caught:
+        LogMapping("t", ["s3://logs/log.parquet"], storage_options={"aws_secret_access_key": "hunter22"})
+    assert "hunter22" not in str(caught.value)
+
+
+def test_init_of_a_store(bucket, tmp_path, monkeypatch):
+    put(bucket, "shop/events.csv", ROWS, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", "s3://logs/shop/events.csv", "--out", "conf/shop.yaml"]) == 0
+    assert "files: ['s3://logs/shop/events.csv']" in (tmp_path / "conf/shop.yaml").read_text()
+    assert main(["check", "conf/shop.yaml", "--data.cache", "false"]) == 0
+
+
+# Lakes
+
+
+@pytest.mark.parametrize("place", ["disk", "store"])
+def test_a_delta_table(request, tmp_path, place):
+    """What was deleted is not read; an old log is another one than after a new version."""
+    pytest.importorskip("deltalake", reason="tables of Delta Lake: pip install 'recalign[lakes]'")
+    if place == "store":
+        request.getfixturevalue("bucket")
+    at = "s3://logs/delta" if place == "store" else str(tmp_path / "delta")
+    ROWS.write_delta(at)
+    log = LogMapping("t", [at if place == "store" else "delta"])
+    before = fingerprint(log, tmp_path, "rating")
+    ROWS.head(4).write_delta(at, mode="overwrite")
+    table = load_events(log, tmp_path, "rating")
+    assert table.frame.height == 4
+    assert "version 1 of the Delta table" in next(iter(table.report.files))
+    assert table.fingerprint != before
+
+
+@pytest.mark.parametrize("place", ["disk", "store"])
+def test_an_iceberg_table(request, tmp_path, place):
+    """At the store its metadata alone: PyArrow cannot write to moto's."""
+    catalogs = pytest.importorskip("pyiceberg.catalog.sql", reason="Iceberg: pip install 'recalign[lakes]'")
+    bucket = request.getfixturevalue("bucket") if place == "store" else None
+    catalog = catalogs.SqlCatalog("own", uri=f"sqlite:///{tmp_path}/catalog.db", warehouse=f"file://{tmp_path}")
+    catalog.create_namespace("shop")
+    table = catalog.create_table("shop.events", schema=ROWS.to_arrow().schema)
+
+    def append() -> None:
+        table.append(ROWS.to_arrow())
+        for path in (tmp_path / "shop/events/metadata").glob("*.json") if bucket else ():
+            bucket.upload_file(str(path), "logs", f"ice/metadata/{path.name}")
+
+    append()
+    options = {"aws_endpoint_url": "AWS_ENDPOINT_URL"} if bucket else None
+    log = LogMapping("t", ["s3://logs/ice" if bucket else "shop/events"], storage_options=options)
+    first = load_events(log, tmp_path, "rating")
+    snapshot = table.current_snapshot().snapshot_id
+    assert f"snapshot {snapshot} of the Iceberg table" in next(iter(first.report.files))
+    append()
+    assert same(read(log, tmp_path), ROWS, ROWS)
+    assert fingerprint(log, tmp_path, "rating") != first.fingerprint
+
+
+# Databases
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory) -> Iterator[str]:
+    """A PostgreSQL of our own with the table ``events``, and its URI."""
+    if not (binary := shutil.which("pg_ctl")):
+        pytest.skip("a database to ask: install Debian's postgresql (pg_ctl has to be on the PATH)")
+    if not (find_spec("adbc_driver_postgresql") or find_spec("connectorx")):
+        pytest.skip("what asks databases: pip install 'recalign[databases]'")
+    folder, port = tmp_path_factory.mktemp("postgres"), 20_000 + os.getpid() % 20_000
+    who = {"user": "postgres"} if os.getuid() == 0 else {}  # PostgreSQL refuses to run as root
+    (folder / "password").write_text(PASSWORD)
+    for path in (folder, folder / "password"):
+        shutil.chown(path, **who) if who else None
+    for parent in folder.parents[:2]:
+        parent.chmod(0o755)
+
+    def run(*words: str) -> None:
+        subprocess.run(words, check=True, capture_output=True, cwd=folder, **who)
+
+    access = ["--auth=scram-sha-256", "--username=shop", f"--pwfile={folder}/password"]
+    run(str(Path(binary).resolve().with_name("initdb")), "-D", "data", "--no-sync", *access)
+    run(binary, "-D", "data", "-w", "-l", "log", "-o", f"-p {port} -c listen_addresses=127.0.0.1 -k {folder}", "start")
+    uri = f"postgresql://shop:{quote(PASSWORD, safe='')}@127.0.0.1:{port}/postgres"
+    try:
+        values = ", ".join(str(row) for row in ROWS.iter_rows())
+        columns = '"user" text, item text, timestamp bigint, rating int'
+        create = f"create table events ({columns}); insert into events values {values}"
+        run(str(Path(binary).resolve().with_name("psql")), uri, "-c", create)
+        yield uri
+    finally:
+        run(binary, "-D", "data", "-m", "immediate", "stop")
+
+
+SELECT = "select * from events"
+
+
+@pytest.fixture
+def asked(monkeypatch, database) -> str:
+    """Every test asks anew: a process asks once."""
+    for name in [name for name in os.environ if name.startswith("RECALIGN_ROWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("SHOP_URI", database)
+    return database
+
+
+def test_a_query(asked, monkeypatch):
+    """Without an order, its identity is that of the rows, in whatever order they come."""
+    log = LogMapping("t", query=SELECT, uri="${oc.env:SHOP_URI}")
+    assert same(read(log))
+    first = fingerprint(log, None, "rating")
+    monkeypatch.delenv(next(name for name in os.environ if name.startswith("RECALIGN_ROWS_")))
+    assert fingerprint(log, None, "rating") == first
+    marks = [
+        ask(LogMapping("t", query=f"{SELECT} {end}", uri=asked)).identity()
+        for end in ("where (select 1 order by 1) = 1", "order by timestamp", "order by timestamp desc", "limit 9")
+    ]
+    assert len({ask(log).identity(), *marks[1:]}) == 4
+    assert marks[0] == ask(log).identity()
+
+
+def test_a_log_without_times_needs_an_ordered_query(asked):
+    with pytest.raises(InputError, match="no ORDER BY"):
+        ask(LogMapping("t", query=SELECT, uri="SHOP_URI", timestamp=None))
+    assert ask(LogMapping("t", query=f"{SELECT} Order  By rating", uri="SHOP_URI", timestamp=None)).path
+
+
+CONNECTORX = [
+    pytest.param("connectorx", wrong, marks=pytest.mark.long if wrong != "query" else ())  # it waits for 30 seconds
+    for wrong in ("password", "host", "query")
+]
+
+
+@pytest.mark.parametrize(
+    ("engine", "wrong"), [*(("adbc_driver_postgresql", wrong) for wrong in ("password", "host", "query")), *CONNECTORX]
+)
+def test_what_a_database_refuses_says_no_password(asked, monkeypatch, wrong, engine, capfd):
+    pytest.importorskip(engine, reason="pip install 'recalign[databases]'")
+    if engine == "connectorx":
+        monkeypatch.setattr("recalign.data.events.sources.find_spec", lambda name: None)
+    uri, query = asked, SELECT
+    if wrong == "password":
+        uri = asked.replace("w0rd", "hunter22")
+    elif wrong == "host":
+        uri = asked.partition("@")[0] + "@127.0.0.1:9/postgres?connect_timeout=1"
+    else:
+        query = "select nothing from events"
+    monkeypatch.setenv("SHOP_URI", uri)
+    with pytest.raises(InputError, match=r"data\.log\.uri: cannot be read with this query") as caught:
+        ask(LogMapping("t", query=query, uri="SHOP_URI"))
+    assert caught.value.__suppress_context__
+    out, err = capfd.readouterr()
+    assert not [one for one in ("hunter22", "w0rd", "p%40ss", "p@ss") if one in f"{caught.value}{out}{err}"]
+
+
+@pytest.mark.slow
+def test_a_password_is_in_no_file_of_init_fit_and_check(asked, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RECALIGN_CACHE", str(tmp_path / "cache"))
+    assert main(["init", asked, "--query", SELECT, "--out", "shop.yaml"]) == 0
+    yaml = (tmp_path / "shop.yaml").read_text()
+    assert "uri: SHOP_URI" in yaml
+    (tmp_path / "shop.yaml").write_text(yaml.replace("uri: SHOP_URI", "uri: ${oc.env:SHOP_URI}"))
+    fit = ["fit", "recommender", "shop.yaml", "--trainer.max_epochs", "1", "--trainer.accelerator", "cpu"]
+    assert main([*fit, "--model.encoder.dim", "8", "--data.batch_tokens", "64", "--data.max_length", "8"]) == 0
+    assert main(["check", "shop.yaml"]) == 0
+    assert main([*fit, "--data.log.uri", asked.replace("SHOP", "shop") + "?x=1"]) == 2  # no variable holds this one
+    written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(written) > 9
+    out, err = capsys.readouterr()
+    for said in (*written, out.encode(), err.encode()):
+        assert b"w0rd" not in said
+        assert asked.encode() not in said
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"query": SELECT}, "data.log.uri: .* need each other"),
+        ({"uri": "HOME"}, "data.log.files"),
+        ({"files": ["a.csv"], "query": SELECT, "uri": "HOME"}, "data.log.query: the rows are those of files"),
+        ({"query": SELECT, "uri": "postgresql://me:hunter22@shop/db"}, r"data.log.uri: .*\n.*oc\.env:NAME"),
+    ],
+)
+def test_settings_that_do_not_fit(settings, said):
+    with pytest.raises(InputError, match=f"(?s){said}") as caught:
+        LogMapping("t", **settings)
+    assert "hunter22" not in str(caught.value)
+
+
+@pytest.mark.parametrize("entry", ["s3://logs/a.parquet", "delta"])
+def test_a_missing_package_is_named_with_its_extra(tmp_path, monkeypatch, entry):
+    (tmp_path / "delta/_delta_log").mkdir(parents=True)
+    for name in ("obstore", "obstore.store", "deltalake"):
+        monkeypatch.setitem(__import__("sys").modules, name, None)
+    with pytest.raises(InputError) as caught:
+        fingerprint(LogMapping("t", [entry]), tmp_path, None)
+    assert caught.value.remedy == "pip install 'recalign[lakes]'"
+    assert find(tmp_path, "none", {}) == []
