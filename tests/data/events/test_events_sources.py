@@ -56,10 +56,12 @@ def test_files_that_know_their_types(tmp_path, name):
 
 def test_folders_of_hive_partitions_have_columns(tmp_path):
     """A day that moves to another folder is another log; those above the log's folder are no columns."""
-    root = tmp_path / "x=1"
+    root = tmp_path / "x=1[a]"
     for n, part in enumerate(ROWS.partition_by("rating", include_key=False)):
         (folder := root / "days" / f"rating={n}").mkdir(parents=True)
         part.write_parquet(folder / "part-0.parquet")
+    for name in ("_SUCCESS", "rating=0/.part-0.parquet.crc"):
+        (root / "days" / name).write_text("")
     log = LogMapping("t", ["days"])
     table = load_events(log, root, "rating")
     assert table.frame["rating"].value_counts(sort=True)["count"].to_list() == [6, 6, 6, 6]
@@ -315,7 +317,7 @@ def test_a_password_is_in_no_file_of_init_fit_and_check(asked, tmp_path, monkeyp
     fit = ["fit", "recommender", "shop.yaml", "--trainer.max_epochs", "1", "--trainer.accelerator", "cpu"]
     assert main([*fit, "--model.encoder.dim", "8", "--data.batch_tokens", "64", "--data.max_length", "8"]) == 0
     assert main(["check", "shop.yaml"]) == 0
-    assert main([*fit, "--data.log.uri", asked.replace("SHOP", "shop") + "?x=1"]) == 2  # no variable holds this one
+    assert main([*fit, "--data.log.uri", asked.replace("SHOP", "shop") + "?x=1[a]"]) == 2  # no variable holds this one
     written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
     assert len(written) > 9
     out, err = capsys.readouterr()

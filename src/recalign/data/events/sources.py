@@ -94,8 +94,8 @@ class Source:
         """Its rows, unless it is text; nothing is read yet."""
         options: Any = dict(self.options) or None
         if self.kind == "folder":
-            below = self.place if self.remote else os.path.join(glob.escape(self.place), "**", "*.parquet")
-            return pl.scan_parquet(below, hive_partitioning=True, storage_options=options)
+            marks = {"hive_partitioning": True, "hidden_file_prefix": ["_", "."], "glob": self.remote}
+            return pl.scan_parquet(self.place, storage_options=options, **marks)
         if self.kind == "ndjson":
             return pl.scan_ndjson(self.place, infer_schema_length=None, storage_options=options)
         if self.kind == "ipc":
