@@ -15,6 +15,7 @@ from recalign.errors import InputError
 from recalign.evaluation import page, plots
 from recalign.evaluation.chain_comparison import RunsComparison
 from recalign.evaluation.comparison import SCHEMA
+from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.report import show, terminal_table
 from recalign.evaluation.roles import Roles
 from recalign.evaluation.sources import Sources
@@ -172,9 +173,9 @@ def test_no_comparison_yet(tmp_path):
         Sources.of(tmp_path)
 
 
-def shown(frame, width=80):
+def shown(frame, width=80, judged=True):
     console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(terminal_table(frame, Roles()))
+    console.print(terminal_table(ComparisonTable(frame, Roles(), judged=judged)))
     return console.export_text()
 
 
@@ -187,6 +188,8 @@ def test_the_terminal_table(chain):
     assert [line.split()[0] for line in lines[2:5]] == ["popularity", "popularity_high", "item_mean"]
     asft = next(line for line in lines if line.startswith("asft "))
     assert asft.count("▲") == 3
+    guessed = shown(frame, judged=False).splitlines()
+    assert next(line for line in guessed if line.startswith("asft ")).count("▲") == 2  # not of value
     assert next(line for line in lines if line.startswith("popularity ")).split()[-1] != "–"
 
 

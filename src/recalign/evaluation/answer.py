@@ -16,6 +16,7 @@ from recalign.evaluation.findings import (
     COVERAGE,
     INFORMATIVE,
     Reports,
+    better_than_chance,
     informative,
     pairwise,
     verdicts,
@@ -44,7 +45,7 @@ def cards(decision: Decision, test: ComparisonTable, trust: Mapping[str, Reports
     """The cards of a decision, from what `decide` was given."""
     judges = trust.get("judge_report", {})
     order, of_judges = pairwise(judges), " / ".join(dict.fromkeys(verdict for _, verdict, _ in verdicts(judges)))
-    known = order is not None and order.known and order.low > CHANCE and informative(judges)
+    known = better_than_chance(judges) and informative(judges)
     if decision.about:
         yield from _of_candidate(test, decision.about, known)
     if order is not None:
@@ -86,7 +87,7 @@ def ab_test(decision: Decision, test: ComparisonTable) -> str | None:
 
 
 def told(decision: Decision) -> str | None:
-    """The gain, and the NDCG retained, that the test sees with a chance of `POWER`; None where a row was not measured."""
+    """The gain and the NDCG retained that the test sees with a chance of `POWER`; None where they were not measured."""
     if (about := decision.about) is None:
         return None
     tells = {verdict.test: verdict.told(POWER) for verdict in about.verdicts if verdict.test in (GAIN, RETAINED)}
@@ -102,9 +103,7 @@ def told(decision: Decision) -> str | None:
 def limits(trust: Mapping[str, Reports]) -> str | None:
     """A caveat for judges that know little more than averages; None where they know more, or may be guessing."""
     reports = trust.get("judge_report", {})
-    order = pairwise(reports)
-    guessing = order is None or not order.low > CHANCE  # a reason of its own
-    if guessing or informative(reports):
+    if not better_than_chance(reports) or informative(reports):  # the former is a reason of its own
         return None
     return (
         "The judges know little more than averages do: they see whether better items are shown, but hardly whether "

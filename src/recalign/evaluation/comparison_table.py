@@ -76,10 +76,12 @@ class ComparisonTable:
         unit: that standard deviation, in the reward's own unit; nan where it is unknown.
         apart: whether the judges have a reward of their own. The unit is then of their training rewards, and what is
             measured by the chain's reward, as by the training reward model, stays in its own.
+        judged: whether the judges order rewards better than chance; else nothing is marked by their values, whose
+            intervals are over users and not over what judges could have learned.
     """
 
-    def __init__(self, frame: pl.DataFrame, roles: Roles, split: str = "test") -> None:
-        self.split = split
+    def __init__(self, frame: pl.DataFrame, roles: Roles, split: str = "test", judged: bool = True) -> None:
+        self.split, self.judged = split, judged
         of_split = frame.filter(split=split)
         means = of_split.filter(seed="all").with_columns(pl.col("ci_low", "ci_high").fill_null(float("nan")))
         self.apart = not frame.filter(seed="all", metric=JUDGE_UNIT).is_empty()
@@ -168,6 +170,8 @@ class ComparisonTable:
 
     def mark(self, method: str, metric: str) -> int:
         """1 or -1 where a method is better or worse than the better baseline, after Holm; else 0."""
+        if metric.endswith("value/judge@10") and not self.judged:
+            return 0
         return cell.sign if (cell := self.get(method, f"holm_best_baseline/{metric}")) else 0
 
 

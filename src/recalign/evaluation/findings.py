@@ -70,6 +70,12 @@ def pairwise(reports: Reports) -> Interval | None:
     return Interval(*np.mean(np.array(found, dtype=float), axis=0).tolist()) if found else None
 
 
+def better_than_chance(reports: Reports) -> bool:
+    """Whether judges order pairs of one user's rewards reliably better than a coin: else their values say nothing."""
+    order = pairwise(reports)
+    return order is not None and order.known and order.low > CHANCE
+
+
 def log(test: ComparisonTable, check: Mapping[str, Any]) -> Iterator[Finding]:
     """Whether the log, or the sample of it that was evaluated, can be measured at all."""
     if concern := refused(check.get("verdict", "")):

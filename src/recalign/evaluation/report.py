@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import polars as pl
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
@@ -14,7 +13,6 @@ from recalign.evaluation.answer import limits
 from recalign.evaluation.chain_comparison import FILE, RunsComparison
 from recalign.evaluation.comparison import ALL, HIGH, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable, figure
-from recalign.evaluation.roles import Roles
 from recalign.evaluation.sources import Sources
 
 MARKS = {1: "▲", 0: " ", -1: "▼"}
@@ -49,7 +47,7 @@ def report(folder: Path) -> None:
 
 def show(sources: Sources, *paths: Path) -> None:
     """Print the table of a comparison, the decision, and the paths of the files that hold more of it."""
-    console, table = Console(), terminal_table(sources.comparison, sources.roles)
+    console, table = Console(), terminal_table(sources.table())
     if not console.is_terminal:  # a file may be as wide as it takes
         console = Console(width=max(WIDTH, Console(width=1000).measure(table).maximum))
     console.print(table)
@@ -64,9 +62,9 @@ def show(sources: Sources, *paths: Path) -> None:
         print(path)
 
 
-def terminal_table(frame: pl.DataFrame, roles: Roles) -> Table:
+def terminal_table(cells: ComparisonTable) -> Table:
     """The table that ends a chain: a row a method; the report has all figures."""
-    cells = ComparisonTable(frame, roles)
+    roles = cells.roles
     columns = [ALL, HIGH, VALUE, TRUE if TRUE in cells.metrics else "policy/kl"]
     seeds = f"mean of {len(cells.seeds)} seed{'s' * (len(cells.seeds) != 1)}"
     ran = [baseline for baseline in roles.baselines if baseline in cells.methods]

@@ -14,6 +14,7 @@ from recalign.evaluation.chain_comparison import load_roles, read
 from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.decision import Decision, decide
 from recalign.evaluation.evaluated_runs import SPLITS
+from recalign.evaluation.findings import better_than_chance
 from recalign.evaluation.methods import BASE_STAGES
 from recalign.evaluation.roles import Roles
 from recalign.files import read_json
@@ -78,4 +79,5 @@ class Sources:
 
     def table(self, split: str = "test") -> ComparisonTable:
         """The figures of a split."""
-        return ComparisonTable(self.comparison, self.roles, split)
+        judged = better_than_chance(self.trust.get("judge_report", {}))
+        return ComparisonTable(self.comparison, self.roles, split, judged)

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from recalign.errors import InputError, require_positive
 from recalign.evaluation.chain_comparison import RECORD, RunsComparison
+from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.methods import BASE_STAGES, BaseCheckpoints, MethodRun
 from recalign.evaluation.report import terminal_table
 from recalign.evaluation.reranking import RerankedRow
@@ -58,7 +59,7 @@ class Comparison:
 
     def __str__(self) -> str:
         console = Console(width=120, file=StringIO(), record=True, force_jupyter=False)
-        console.print(terminal_table(self.frame, self.roles))
+        console.print(terminal_table(ComparisonTable(self.frame, self.roles)))
         return console.export_text().rstrip()
 
     def _repr_html_(self) -> str:
