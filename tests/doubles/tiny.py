@@ -23,6 +23,7 @@ highlight: asft
 placebos: {asft_permuted: asft, asft_random: asft}
 data: {root: data, max_length: 24}
 trainer: {max_epochs: 1, accelerator: cpu, enable_progress_bar: false}
+workers: 1
 """
 
 

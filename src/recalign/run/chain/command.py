@@ -70,15 +70,20 @@ def run_chain(plan: Plan) -> Path:
     check_stage_settings(plan, parsed)
     search = Search(plan, parsed) if chain.trials > 1 and chain.post_trained else None
     tokens, trials = token_steps(plan, parsed), search.steps() if search else []
-    remedy = "let it finish, or give this one another --name"
-    with quiet(), workers_of(chain) or nullcontext() as workers, locked(folder, "running a chain", remedy):
+    machine, remedy = (
+        plan.evaluation_stage(chain.seeds[0]).bare_trainer(),
+        "let it finish, or give this one another --name",
+    )
+    alone = machine.world_size > 1 or machine.strategy.root_device.type != "cpu"
+    threads = chain.threads or (None if alone else 1)
+    with quiet(), workers_of(chain, alone) or nullcontext() as workers, locked(folder, "running a chain", remedy):
         require_same_log(plan)
         for seed in chain.seeds if chain.world else chain.seeds[:1]:
             make_world(plan.data(seed), replace(chain.world, seed=seed) if chain.world else None)
         check_log(plan, parsed["reward"].variables)
         require_rewards(plan)
         execute = partial(run_side_by_side, workers) if workers else run_here
-        train_and_compare(plan, partial(execute, folder, chain.threads), tokens, trials)
+        train_and_compare(plan, partial(execute, folder, threads), tokens, trials)
         if not chain.world:  # of which each seed has its own
             remember(plan.data(chain.seeds[0]), folder / IDS)
         write_json(folder / RECORD, plan.recorded)

@@ -52,10 +52,11 @@ class Chain:
         evaluation: how methods are evaluated.
         world: settings of a simulated world; each seed then has a world of its own, drawn with that seed.
         root: folder of all runs.
-        workers: tasks at a time: 1 is one after the other in this process; null: 1, or as many as a Ray cluster has
-            room for.
+        workers: tasks at a time: 1 is one after the other in this process; null: one for each core, 1 with a GPU or
+            several processes a stage, or as many as a Ray cluster has room for.
         engine: where they run: processes of this machine, or a Ray cluster (that of RAY_ADDRESS).
-        threads: of torch, for every task; null: torch's own choice one after the other, 1 under workers.
+        threads: of torch, for every task; null: 1, so that figures do not depend on the cores, or torch's own choice
+            with a GPU or several processes a stage.
         num_cpus: CPUs that Ray reserves for a task; null: as many as it has threads.
         num_gpus: GPUs that Ray reserves for a task.
         verbose: whether each stage prints its own command, how long it took and what it hands over.

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -21,11 +23,13 @@ from recalign.errors import InputError, TrainingError
 from recalign.files import read_json, write_json
 from recalign.run.chain.experiment import Chain
 from recalign.run.chain.steps import Results, Step, run_in_order
-from recalign.run.stage.console import echo
+from recalign.run.stage.console import SECONDS_A_LINE, echo, last_progress
 from recalign.workers import LocalWorkers, run_logged, torch_threads
 
 LOADED_SECONDS = 5.0
 """A step that took less was loaded, or is too short for an estimate."""
+MEMORY = 2 * 2**30
+"""Bytes of the machine's memory for each worker, where their number is not given."""
 PASSED_ON = ("RECALIGN_", "WANDB_MODE", "WANDB_PROJECT", "WANDB_ENTITY", "GOMP_", "OMP_WAIT_")
 """Beginnings of the environment variables that workers get from this process; Ray sets those of threads and GPUs."""
 
@@ -77,7 +81,8 @@ def run_here(folder: Path, threads: int | None, steps: Sequence[Step]) -> Result
 def run_side_by_side(
     workers: LocalWorkers | RayWorkers, folder: Path, threads: int | None, steps: Sequence[Step]
 ) -> Results:
-    """Run every step as soon as what it needs is done. Where a worker dies, what was running is tried once more.
+    """Run every step as soon as what it needs is done, first what most others need. Where a worker dies, what was
+    running is tried once more.
 
     Args:
         folder: of the chain; what a step prints is added to ``logs/<step>.log``.
@@ -88,30 +93,31 @@ def run_side_by_side(
         The result of each.
     """
     done: dict[str, Any] = {}
-    progress = Progress(steps, folder, workers.number)
+    progress, shown = Progress(steps, folder, workers.number), Shown(folder)
+    needed = Counter(name for step in steps for name in step.needs)
     left, running, retried = list(steps), dict[Future[Any], tuple[Step, float]](), set[str]()
-    with Console(stderr=True).status("") as line:
+    with shown.line:
         while left or running:
-            for step in [step for step in left if done.keys() >= set(step.needs)]:
-                began = time.monotonic()
-                if step.in_main:
-                    done[step.name] = step.run(step.inputs(done))
-                    progress.end(step, began)
-                elif len(running) < workers.number:
-                    call = (run_logged, _log(folder, step), threads or 1, step.run, step.inputs(done))
-                    running[workers.submit(*call)] = step, began
-                else:
-                    continue
+            ready = [step for step in left if done.keys() >= set(step.needs)]
+            if ready and len(running) < workers.number:
+                step, began = max(ready, key=lambda step: needed[step.name]), time.monotonic()
                 left.remove(step)
-            names = ", ".join(step.name for step, _ in running.values())
-            line.update(f"done {progress.of_all(progress.done)}, running {names}")
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                if step.is_short(given := step.inputs(done)):
+                    done[step.name] = step.run(given)
+                    progress.end(step, began)
+                else:
+                    shown.begin(step)
+                    call = (run_logged, log_of(folder, step), threads or 1, step.run, given)
+                    running[workers.submit(*call)] = step, began
+                continue
+            shown.update(progress, [step for step, _ in running.values()])
+            for future in wait(running, SECONDS_A_LINE, return_when=FIRST_COMPLETED).done:
                 step, began = running.pop(future)
                 try:
                     done[step.name] = future.result()
                 except BrokenExecutor as error:
                     if step.name in retried:
-                        what = f"{step.name}: its worker died twice ({error}); see {_log(folder, step)}"
+                        what = f"{step.name}: its worker died twice ({error}); see {log_of(folder, step)}"
                         raise TrainingError(what) from error
                     echo(f"{step.name}: its worker died, or one beside it; trying once more")
                     retried.add(step.name)
@@ -122,19 +128,59 @@ def run_side_by_side(
     return done
 
 
-def _log(folder: Path, step: Step) -> Path:
+class Shown:
+    """What is running, on stderr: a line that changes or, on a plain terminal, one now and then.
+
+    Args:
+        folder: of the chain, in whose logs steps say how far they are.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.console = folder, Console(stderr=True)
+        self.line, self.logged = self.console.status(""), dict[str, int]()
+        self.printed, self.text = time.monotonic(), ""
+
+    def begin(self, step: Step) -> None:
+        """Read its log from here on."""
+        log = log_of(self.folder, step)
+        self.logged[step.name] = log.stat().st_size if log.is_file() else 0
+
+    def update(self, progress: Progress, running: Sequence[Step]) -> None:
+        """Show these steps, each with its epoch and the time left where its log has them."""
+        said = ((step.name, last_progress(log_of(self.folder, step), self.logged[step.name])) for step in running)
+        text = f"done {progress.of_all(progress.done)}; {'; '.join(' '.join(filter(None, one)) for one in said)}"
+        self.line.update(text)
+        waited = time.monotonic() - self.printed >= SECONDS_A_LINE
+        if waited and running and text != self.text and not self.console.is_interactive:
+            print(text, file=sys.stderr, flush=True)
+            self.printed, self.text = time.monotonic(), text
+
+
+def log_of(folder: Path, step: Step) -> Path:
+    """Where a step's output goes."""
     return folder / "logs" / f"{step.name.replace('/', '-')}.log"
 
 
-def workers_of(chain: Chain) -> LocalWorkers | RayWorkers | None:
-    """The workers that a chain asks for; None: this process runs its steps."""
+def workers_of(chain: Chain, alone: bool = False) -> LocalWorkers | RayWorkers | None:
+    """The workers that a chain asks for; None: this process runs its steps.
+
+    Args:
+        alone: whether a stage needs the machine for itself: it trains on a GPU, or in several processes.
+    """
     if chain.engine == "ray":
         return RayWorkers(chain.workers, chain.num_cpus or chain.threads or 1, chain.num_gpus)
-    number, visible, gpus = chain.workers or 1, os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count()
+    visible, gpus = os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count()
+    number = chain.workers or (1 if alone else number_of_workers(chain.threads or 1))
     if number == 1:
         return None
     names = visible.split(",")[:gpus] if visible else [str(gpu) for gpu in range(gpus)]
     return LocalWorkers([{"CUDA_VISIBLE_DEVICES": names[n % len(names)]} if names else {} for n in range(number)])
+
+
+def number_of_workers(threads: int) -> int:
+    """As many as there are cores (fewer where OMP_NUM_THREADS says so) for so many threads each, and `MEMORY`."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else MEMORY
+    return max(1, min(torch.get_num_threads() // threads, memory // MEMORY))
 
 
 class RayWorkers(ThreadPoolExecutor):

@@ -147,8 +147,10 @@ class Plan:
 
     def upstream(self, stage: str) -> list[str]:
         """The stages of the chain that a stage starts from, and the method that a placebo copies."""
-        own = [one.stage for one in self.parsed(stage, self.seeds[0]).upstream if not one.named]
-        return own + [method for placebo, method in self.copied.items() if placebo == stage]
+        parsed = self.parsed(stage, self.seeds[0])
+        judged = ["judge_select"] if "SelectionValue" in str(parsed.config["trainer"]["callbacks"]) else []
+        own = [one.stage for one in parsed.upstream if not one.named]
+        return own + judged + [method for placebo, method in self.copied.items() if placebo == stage]
 
     def stage(self, name: str, seed: int, chosen: Mapping[str, Any] | None) -> Stage:
         """A stage or method to load or make, with the settings that a search chose.

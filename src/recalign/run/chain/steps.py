@@ -55,16 +55,22 @@ class Step:
         run: loads or makes its result, from the results of the steps that it needs; workers get it pickled.
         needs: names of the steps that come first.
         in_main: whether it runs in the chain's own process, because it is short and prints.
+        artifact: what it loads or makes, if that is one: one that is up to date is loaded in the chain's own process.
     """
 
     name: str
     run: Callable[[Results], Any]
     needs: tuple[str, ...] = ()
     in_main: bool = False
+    artifact: Callable[[Results], Artifact[Any]] | None = None
 
     def inputs(self, done: Results) -> Results:
         """The results of the steps that this step needs."""
         return {name: done[name] for name in self.needs}
+
+    def is_short(self, done: Results) -> bool:
+        """Whether it belongs into the chain's own process, given the results of what it needs."""
+        return self.in_main or (self.artifact is not None and self.artifact(done).state().fresh)
 
 
 def train_and_compare(
@@ -94,19 +100,18 @@ def steps_of(experiment: Experiment, first: Mapping[int, Sequence[Step]], search
     """The steps of a chain, each after what it needs; arguments as of `train_and_compare`."""
     steps: list[Step] = []
     for seed in experiment.seeds:
-        steps += first.get(seed, ())
-        for stage in BASE_STAGES:
-            needs = tuple(step_name(name, seed) for name in experiment.upstream(stage))
-            steps.append(Step(step_name(stage, seed), partial(_train, experiment, stage, seed), needs))
-        needs = tuple(step_name(stage, seed) for stage in BASE_STAGES)
-        if search:
-            steps += search if seed == experiment.seeds[0] else ()
-            needs += (CHOICE,)
-        for name in experiment.trained:
-            before = (step_name(one, seed) for one in experiment.upstream(name) if one in experiment.trained)
-            steps.append(Step(step_name(name, seed), partial(_train, experiment, name, seed), (*needs, *before)))
-        needs += tuple(step_name(name, seed) for name in experiment.trained)
-        steps.append(Step(step_name("evaluation", seed), partial(_evaluate, experiment, seed), needs))
+
+        def step(stage: str, *before: str, seed: int = seed) -> Step:
+            needs = (*(step_name(one, seed) for one in experiment.upstream(stage)), *before)
+            made = partial(_stage, experiment, stage, seed)
+            return Step(step_name(stage, seed), partial(_train, made), needs, artifact=made)
+
+        steps += [*first.get(seed, ()), *map(step, BASE_STAGES)]
+        steps += search if seed == experiment.seeds[0] else ()
+        steps += [step(method, *[CHOICE] * bool(search)) for method in experiment.trained]
+        needs = tuple(step_name(name, seed) for name in (*BASE_STAGES, *experiment.trained))
+        made = partial(experiment.evaluation, seed)
+        steps.append(Step(step_name("evaluation", seed), partial(_evaluate, made), needs, artifact=made))
     return steps
 
 
@@ -114,12 +119,16 @@ def step_name(stage: str, seed: int) -> str:
     return f"{stage}/seed-{seed}"
 
 
-def _train(experiment: Experiment, stage: str, seed: int, done: Results) -> Any:
-    return get_or_make(experiment.stage(stage, seed, done.get(CHOICE, {}).get(stage)), say)
+def _stage(experiment: Experiment, stage: str, seed: int, done: Results) -> Artifact[Any]:
+    return experiment.stage(stage, seed, done.get(CHOICE, {}).get(stage))
 
 
-def _evaluate(experiment: Experiment, seed: int, done: Results) -> None:
-    if evaluated := get_or_make(experiment.evaluation(seed, done), say):
+def _train(made: Callable[[Results], Artifact[Any]], done: Results) -> Any:
+    return get_or_make(made(done), say)
+
+
+def _evaluate(made: Callable[[Results], Artifact[list[str]]], done: Results) -> None:
+    if evaluated := get_or_make(made(done), say):
         say(f"  evaluated: {', '.join(evaluated)}")
 
 

@@ -41,7 +41,7 @@ class Update:
         name: names the run folder, beside the earlier chain's; null: that one's name and -update.
         epochs: of the recommender, as a share of those that it took when it was first trained.
         untouched: share of the users without new training events that it is trained on.
-        workers: tasks at a time, as in `recalign chain`.
+        workers: tasks at a time, as in `recalign chain`; null: as that chain.
         verbose: whether each stage prints its own command, how long it took and what it hands over.
     """
 
@@ -110,8 +110,8 @@ def update_plan(how: Update, overrides: Overrides) -> Plan:
     # may have been overridden by has to come after it again.
     data = {key.removeprefix("data."): value for key, value in _of_data({"data": before.data}).items()}
     stages = {stage: _of_data(own) for stage, own in before.stages.items()}
-    chain = replace(before, log=how.log, name=name, root=str(run.parent), workers=how.workers, verbose=how.verbose)
-    chain = replace(chain, trials=0, stages=stages, trainer={}, data=data)
+    chain = replace(before, log=how.log, name=name, root=str(run.parent), verbose=how.verbose)
+    chain = replace(chain, workers=how.workers or before.workers, trials=0, stages=stages, trainer={}, data=data)
     for stage, settings in record["overrides"]:
         overrides[stage] = [_of_data(*settings), *overrides.get(stage, [])]
     epochs: dict[str, int] = {}  # of the warm-started stage when it was first trained, by seed

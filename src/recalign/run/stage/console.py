@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import sys
 import time
 import warnings
@@ -67,20 +68,25 @@ def quiet() -> Iterator[None]:
                 logger.removeFilter(worth_saying)
 
 
+SECONDS_A_LINE = 10.0
+"""Between two lines of progress, where there is no terminal to draw on."""
+_PROGRESS = re.compile(r"  epoch (\d+)  .*  batch \d+(?:/\d+  (.+ left))?")
+
+
 class LineProgress(ProgressBar):
     """Print a line now and then, where there is no terminal to draw a bar on.
 
-    The time left is by the pace since the last line.
+    The time left is by the pace since the first line; it is the most that may be left where training may end early.
 
     Args:
         label: at the head of the line.
         every: seconds between two lines.
     """
 
-    def __init__(self, label: str, every: float = 10.0) -> None:
+    def __init__(self, label: str, every: float = SECONDS_A_LINE) -> None:
         super().__init__()
-        self.label, self.every = label, every
-        self.printed, self.done = time.monotonic(), 0.0  # the last line, and the batches until then
+        self.label, self.every, self.printed = label, every, time.monotonic()
+        self.first: tuple[float, int] | None = None  # when the first line was printed, and the batches until then
 
     def disable(self) -> None:
         """Ranks other than the first print nothing (Lightning calls this)."""
@@ -99,8 +105,19 @@ class LineProgress(ProgressBar):
         line = f"{self.label}  epoch {trainer.current_epoch + 1}  {figures}  batch {done:.0f}"
         if math.isfinite(total):
             line += f"/{total:.0f}"
-            if self.done:  # what is prepared before the first batch may take minutes
-                left = (now - self.printed) / (done - self.done) * (total - done)
-                line += f"  {timedelta(seconds=round(left))} left"
+            if self.first:  # what is prepared before the first batch may take minutes
+                left = (now - self.first[0]) / (done - self.first[1]) * (total - done)
+                most = "at most " if trainer.early_stopping_callbacks else ""
+                line += f"  {most}{timedelta(seconds=round(left))} left"
         print(line, file=sys.stderr, flush=True)
-        self.printed, self.done = now, done
+        self.printed, self.first = now, self.first or (now, done)
+
+
+def last_progress(log: Path, since: int) -> str:
+    """What `LineProgress` last said in a file, after so many bytes: ``epoch 3, 0:01:20 left``; or nothing."""
+    if not log.is_file():
+        return ""
+    with open(log, "rb") as file:
+        file.seek(max(since, log.stat().st_size - 4096))
+        said = _PROGRESS.findall(file.read().decode(errors="replace"))
+    return ", ".join(filter(None, (f"epoch {said[-1][0]}", said[-1][1]))) if said else ""
