@@ -27,7 +27,7 @@ from recalign.run import configs
 from recalign.run.chain import BASE_STAGES, Chain, Plan
 from recalign.run.chain import plan as chain_plan
 from recalign.run.chain.checks import check_stage_settings, make_world
-from recalign.run.chain.command import split_overrides
+from recalign.run.chain.command import of_log, split_overrides
 from recalign.run.chain.steps import steps_of
 from recalign.run.stage import Stage, parse_stage
 from recalign.run.stage import parsed as parsed_stage
@@ -491,6 +491,30 @@ def test_overrides_are_told_from_the_chains_own_words():
     own, overrides = split_overrides(words)
     assert own == ["--config", "a.yaml", "--seeds", "[1]"]
     assert overrides == {None: [{"data.root": "d"}, {"data.x": "1"}], "asft": [{"model.lr": "-1"}]}
+
+
+def test_a_log_stands_for_the_default_chain_named_after_it(tmp_path: Path):
+    log, stage = tmp_path / "events.yaml", str(configs.find("asft"))
+    default = f"--config={configs.find('chain/own-log')}"
+    for data, name in (({"log": {"name": "shop"}}, "shop"), ({"reward": "stars"}, "events")):
+        log.write_text(yaml.safe_dump({"data": data}))
+        words = of_log(["--config", str(log), "--seeds=[1]"])
+        assert words == [default, f"--log={log}", f"--name={name}", "--seeds=[1]"]
+    log.write_text(yaml.safe_dump({"log": "shop", "data": {"max_length": 50}}))
+    for words in (["--config", str(log)], ["-c", stage], ["--config", "gone.yaml"], ["--log", str(log)]):
+        assert of_log(words) == words
+
+
+def test_a_quick_chain_trains_the_highlight_and_placebos_alone():
+    given = yaml.safe_load(configs.find("own-log", "chain").read_text())
+    quick = Chain(**given).quickened()
+    assert quick.trained == ["asft", "asft_permuted", "asft_random", "rerank_permuted"]
+    dropped = ["bc", "reward_weighted", "reward_weighted_permuted"]
+    assert quick.methods == [method for method in given["methods"] if method not in dropped]
+    assert Chain(log="", methods=["start", "bc", "bc_rerank", "asft"], highlight="asft").quickened().methods == [
+        "start",
+        "asft",
+    ]
 
 
 def test_what_lies_above_a_chain_is_found_from_its_own_folder_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

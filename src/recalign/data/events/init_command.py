@@ -82,7 +82,7 @@ def init(words: Sequence[str]) -> None:
     _print_events(log, reward, suggested, events)
     commands = [shlex.join(["recalign", "check", str(out)])]
     if not suggested.cannot:
-        commands.append(shlex.join(["recalign", "chain", "own-log", "--log", str(out), "--name", name]))
+        commands.append(shlex.join(["recalign", "chain", str(out)]))
     beside = root if root.is_absolute() else Path(os.path.relpath(root, out.parent))  # as the YAML's folder sees it
     write_text(out, _yaml_text(log, beside, reward, suggested, commands))
     print(f"\n{printable(str(out))} is written: look it over. Next:", *commands, sep="\n  ")

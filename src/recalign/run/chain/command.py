@@ -15,6 +15,7 @@ from recalign.evaluation.page import write_page
 from recalign.evaluation.report import show
 from recalign.evaluation.sources import Sources
 from recalign.files import write_json
+from recalign.run import configs
 from recalign.run.chain.checks import (
     check_log,
     check_stage_settings,
@@ -30,10 +31,12 @@ from recalign.run.chain.published import publish
 from recalign.run.chain.search import Search
 from recalign.run.chain.steps import train_and_compare
 from recalign.run.stage.console import quiet
-from recalign.run.stage.settings import instantiated, parse_call
-from recalign.run.words import iter_options
+from recalign.run.stage.settings import instantiated, load, parse_call
+from recalign.run.words import flatten, iter_options
 from recalign.workers import locked
 
+DEFAULT = "chain/own-log"
+"""The YAML of a chain that is not named, but its log."""
 IDS = "ids"
 """Folder of what a chain leaves for `recalign update`: the ids of its log; what it was asked for is in `RECORD`."""
 
@@ -50,10 +53,11 @@ def chain(argv: Sequence[str]) -> Path:
     """
     own, overrides = split_overrides(argv)
     description = " ".join((chain.__doc__ or "").split("\n\n")[0].split())
-    parser, parsed = parse_call("chain", description, Chain, own, "the chain's YAML")
+    parser, parsed = parse_call("chain", description, Chain, of_log(own), "the chain's YAML, or a log's")
     if not parsed.config:
-        raise InputError("no chain is named", remedy="give its YAML: recalign chain ml-100k")
-    return run_chain(Plan(Chain(**instantiated(parser, parsed)), Path(str(parsed.config[-1])), overrides))
+        raise InputError("no chain is named", remedy="give its YAML, or a log's: recalign chain ml-100k")
+    chosen = Chain(**instantiated(parser, parsed))
+    return run_chain(Plan(chosen.quickened() if chosen.quick else chosen, Path(str(parsed.config[-1])), overrides))
 
 
 def run_chain(plan: Plan) -> Path:
@@ -92,6 +96,18 @@ def run_chain(plan: Plan) -> Path:
         publish(folder, page, parsed["recommender"].config["trainer"]["logger"], sources, search is not None)
         show(sources, folder / FILE, page)
     return folder
+
+
+def of_log(words: Sequence[str]) -> list[str]:
+    """A chain's own words, with the default chain and a name in place of a log's YAML: ``--config events.yaml``."""
+    found: list[str] = []
+    for option, value, own in iter_options(words):
+        given = load(Path(value)) if option in ("--config", "-c") and value and Path(value).is_file() else {}
+        if "data" in given and not given.keys() & {"log", "methods", "model"}:
+            name = flatten(given).get("data.log.name") or Path(str(value)).stem
+            own = [f"--config={configs.find(DEFAULT)}", f"--log={value}", f"--name={name}"]
+        found += own
+    return found
 
 
 def split_overrides(argv: Sequence[str]) -> tuple[list[str], Overrides]:

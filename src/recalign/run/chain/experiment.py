@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from recalign.errors import InputError, require_positive, require_seed
@@ -59,6 +59,7 @@ class Chain:
             with a GPU or several processes a stage.
         num_cpus: CPUs that Ray reserves for a task; null: as many as it has threads.
         num_gpus: GPUs that Ray reserves for a task.
+        quick: a first look: of the methods only the highlight, what needs no training of its own, and their placebos.
         verbose: whether each stage prints its own command, how long it took and what it hands over.
         stages: settings of single stages or methods, over those of their YAML (``asft: {model: {temperature: 0.5}}``).
         trainer: settings of every stage's trainer.
@@ -84,6 +85,7 @@ class Chain:
     threads: int | None = None
     num_cpus: float | None = None
     num_gpus: float = 0.0
+    quick: bool = False
     verbose: bool = False
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
     trainer: dict[str, Any] = field(default_factory=dict)
@@ -98,6 +100,13 @@ class Chain:
     def post_trained(self) -> list[str]:
         """The trained methods that are policies: they have settings to search and an interpolation path."""
         return [method for method in self.methods if is_post_trained(method)]
+
+    def quickened(self) -> Chain:
+        """The same with the methods of a `quick` one."""
+        own = {method for method in self.methods if not row_of(method).trained or method == self.highlight}
+        own |= {placebo for placebo, method in self.placebos.items() if method in own}
+        kept = [method for method in self.methods if method in own and (reranked_method(method) or method) in own]
+        return replace(self, methods=kept)
 
     def check(self) -> None:
         """Refuse settings with which no chain works."""
