@@ -48,7 +48,7 @@ from recalign.run.chain.command import run_chain
 
 WORDS = ("ship", "not decided", "do not ship")
 CASES = FOLDER / "decision/worlds.csv"
-COUNTS = (*WORDS, "harmful", "harm shipped", "clear gains", "clear gains shipped", "nothing shipped")
+COUNTS: tuple[str, ...] = (*WORDS, "harmful", "harm shipped", "clear gains", "clear gains shipped", "nothing shipped")
 COUNTS += ("no word rests on NaN",)
 CASE: dict[str, Any] = {"label": pl.String, "kind": pl.String, "seed": pl.Int64, "keep": pl.Float64}
 CASE |= dict.fromkeys(COUNTS, pl.Boolean) | dict.fromkeys(("policy", "because", "commit"), pl.String)
