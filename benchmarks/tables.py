@@ -76,7 +76,7 @@ def promises() -> str:
     lines = ["| promise | kinds of faults | trials | failed | last tried |", "|---" * 5 + "|"]
     for (promise,), of in rows.group_by("promise", maintain_order=True):
         counts = [of["faults"].n_unique(), of["trials"].sum(), of["failed"].sum()]
-        lines.append(f"| {promise} | {' | '.join(f'{count:,}' for count in counts)} | {of['date'].max()} |")
+        lines.append(f"| {promise} | {' | '.join(f'{count:,}' for count in counts)} | {max(of['date'].to_list())} |")
     return "\n".join(lines)
 
 

@@ -18,14 +18,14 @@ DOCS = sorted((ROOT / "docs").rglob("*.md"))
 STUDIES = sorted((ROOT / "benchmarks").rglob("README.md"))
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *DOCS, *STUDIES]
 CODE = ROOT / "src" / "recalign"
-ROOMS = "|".join(sorted(path.name for path in CODE.iterdir() if path.is_dir() and path.name != "__pycache__"))
+PACKAGES = "|".join(sorted(path.name for path in CODE.iterdir() if path.is_dir() and path.name != "__pycache__"))
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 PATH = re.compile(
     r"(?<![\w./<>-])(?:conf|benchmarks|src|tests|docs)/[\w./<>*{}-]*"
     r"(?![^`\n]*`\s+at\s+[0-9a-f]{7}\b)"  # not a command that an earlier commit has
 )
-MODULE = re.compile(rf"(?<![\w./-])((?:{ROOMS})/[\w/]+\.py)")
+MODULE = re.compile(rf"(?<![\w./-])((?:{PACKAGES})/[\w/]+\.py)")
 
 
 def name(path: Path) -> str:
