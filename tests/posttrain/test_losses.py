@@ -7,6 +7,7 @@ from typing import get_args
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -311,38 +312,36 @@ def test_a_step_of_gbpo_is_bounded(pi, old, advantage):
 
 
 def test_wbc_by_hand():
-    """A good event of weight 3 with two items drawn, two bad ones of weight 1, whose drawn items do not count."""
-    drawn = torch.tensor([[-1.0, 0.5], [9.0, 9.0], [9.0, 9.0], [0.0, 0.0]])
-    loss, figures = wbc(torch.tensor([2.0, -1.0, 0.5, 4.0]), drawn, torch.tensor([3.0, -1.0, -1.0, NAN]))
-    good = -math.log(sigma(2.0)) - math.log(sigma(1.0)) - math.log(sigma(-0.5))
-    assert loss.item() == pytest.approx((3 * good - math.log(sigma(1.0)) - math.log(sigma(-0.5))) / 5, rel=1e-5)
-    assert figures["negative"].item() == pytest.approx(0.4)
-    assert figures["right"].item() == pytest.approx(0.8)
-    assert figures["drawn"].item() == pytest.approx(drawn.sigmoid().mean().item())
+    """A good row of weight 3 and two bad ones of weight 1: sigma(1), sigma(-1) and sigma(-2) where b is 1."""
+    z_T = torch.tensor([1.0, -1.0, -2.0], dtype=torch.float64)
+    up = (sigma(-1.0) + sigma(-2.0)) / sigma(-1.0)  # its weight at which 0 is the shift
+    reward_T = torch.tensor([up, -1.0, -1.0, NAN])
+    loss, figures = wbc(torch.cat([z_T + 1.0, torch.zeros(1)]), reward_T)
+    good, bad = -up * math.log(sigma(1.0)), -math.log(sigma(1.0)) - math.log(sigma(2.0))
+    assert figures["shift"].item() == pytest.approx(1.0, abs=1e-6)
+    assert loss.item() == pytest.approx((good + bad) / (up + 2), rel=1e-6)
+    assert figures["negative"].item() == pytest.approx(2 / (up + 2))
+    assert figures["right"].item() == pytest.approx(1.0)
 
 
-@given(st.lists(st.floats(0.05, 1), min_size=2, max_size=6), st.lists(st.floats(0.1, 5), min_size=6, max_size=6))
-def test_wbc_is_at_rest_where_the_policy_chooses_in_proportion_to_the_weights(shares, weights):
-    """Each item is logged once with a weight, and drawn once for every logged one: noise-contrastive estimation."""
-    weight_V = torch.tensor(weights[: len(shares)], dtype=torch.float64) * torch.tensor(shares, dtype=torch.float64)
-    logit_V = weight_V.log().requires_grad_()
-    z_V = logit_V.log_softmax(0)  # N = V
-    loss, _ = wbc(z_V, z_V.expand(len(shares), -1), weight_V)
-    loss.backward()
-    assert logit_V.grad.abs().max().item() < 1e-9
-    with torch.no_grad():
-        moved_V = (logit_V + torch.linspace(-0.3, 0.3, len(shares), dtype=torch.float64)).log_softmax(0)
-        assert wbc(moved_V, moved_V.expand(len(shares), -1), weight_V)[0] > loss
+@given(st.lists(st.floats(-8, 0), min_size=4, max_size=4), st.lists(st.floats(0.1, 5), min_size=4, max_size=4))
+def test_the_shift_of_wbc_is_the_best_one_and_that_of_all_scores_changes_nothing(scores, weights):
+    logp_T, reward_T = torch.tensor(scores, dtype=torch.float64), torch.tensor(weights) * torch.tensor([1, -1, 1, -1])
+    loss, figures = wbc(logp_T, reward_T)
+    moved, shifted = wbc(logp_T + 3, reward_T)
+    assert moved.item() == pytest.approx(loss.item(), rel=1e-6)
+    assert (shifted["shift"] - figures["shift"]).item() == pytest.approx(3, abs=1e-5)
+    up_T, down_T = reward_T.clamp(min=0), (-reward_T).clamp(min=0)
+    for step in (-0.05, 0.05):
+        z_T = logp_T - figures["shift"] + step
+        assert (up_T * F.softplus(-z_T) + down_T * F.softplus(z_T)).sum() / reward_T.abs().sum() > loss
 
 
-@given(st.floats(-30, 30), st.floats(0.01, 10))
-def test_a_step_raises_a_good_item_above_those_drawn_and_lowers_a_bad_one(z, advantage):
-    for sign in (1, -1):
-        z_TC = torch.full((1, 3), z, dtype=torch.float64, requires_grad=True)
-        wbc(z_TC[:, 0], z_TC[:, 1:], torch.tensor([sign * advantage], dtype=torch.float64))[0].backward()
-        own, *drawn = z_TC.grad[0].tolist()
-        assert own == pytest.approx(-sigma(-z) if sign > 0 else sigma(z), rel=1e-6)
-        assert drawn == pytest.approx([sigma(z) if sign > 0 else 0.0] * 2, rel=1e-6)
+@given(st.floats(-6, 0), st.floats(0.1, 10))
+def test_a_step_of_wbc_raises_what_was_chosen_and_lowers_what_was_passed_over(logp, weight):
+    logp_T = torch.full((3,), logp, dtype=torch.float64, requires_grad=True)
+    wbc(logp_T, torch.tensor([2 * weight, -weight, -weight]))[0].backward()
+    assert logp_T.grad.tolist() == pytest.approx([-0.25, 0.125, 0.125], rel=1e-5)  # half of the weight is good
 
 
 @pytest.mark.parametrize("advantage", [[-1.0, NAN], [0.0, 0.0], [NAN, NAN]])
@@ -350,7 +349,7 @@ def test_a_sure_item_and_nothing_to_learn_from_are_finite(advantage):
     of = torch.zeros(2, requires_grad=True)
     for loss, figures in (
         gbpo(of, torch.zeros(2), torch.tensor(advantage)),
-        wbc(of, torch.zeros(2, 3), torch.tensor(advantage)),
+        wbc(of, torch.tensor(advantage)),
     ):
         (slope,) = torch.autograd.grad(loss, of)
         assert loss.isfinite()

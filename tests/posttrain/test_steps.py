@@ -18,7 +18,7 @@ import yaml
 from taste import Taste
 
 from recalign.errors import InputError
-from recalign.posttrain import CQL, GRPO, IPA, PPO, WBC, PairData, PostTrainingData, Preferences, SignedSFT, WeightedSFT
+from recalign.posttrain import CQL, GRPO, IPA, PPO, PairData, PostTrainingData, Preferences, SignedSFT, WeightedSFT
 from recalign.posttrain.experimental import AWAC, IQL, KTO, Reinforce
 from recalign.posttrain.rollout import Rollout, seen_pairs
 from recalign.recommender import RecommenderData, SequencePolicy
@@ -172,22 +172,6 @@ def test_pairs_of_a_batch(make, batch, kind):
     assert module.loss(dataclasses.replace(batch, rejected_TN=torch.zeros_like(rejected_TN))) is None
 
 
-def test_wbc_classifies_against_items_drawn_from_those_in_training(make, batch):
-    """log pi - log(N / V), with V the items that have training events: here all but three."""
-    module = make(WBC, negatives=5)
-    module.policy.num_warm = warm = module.policy.num_items - 3
-    torch.manual_seed(7)
-    loss, figures = module.loss(batch)
-    torch.manual_seed(7)
-    drawn_TN = torch.randint(1, warm + 1, (len(batch.target_T), 5))
-    z_TN = log_probs(module, batch, drawn_TN) - math.log(5 / warm)
-    z_T = log_probs(module, batch, batch.target_T[:, None])[:, 0] - math.log(5 / warm)
-    up_T, down_T = batch.advantage_T.clamp(min=0), (-batch.advantage_T).clamp(min=0)
-    cost_T = up_T * (-z_T.sigmoid().log() - (-z_TN).sigmoid().log().sum(dim=1)) - down_T * (-z_T).sigmoid().log()
-    torch.testing.assert_close(loss, cost_T.sum() / batch.advantage_T.abs().sum())
-    torch.testing.assert_close(figures["drawn"], z_TN.sigmoid().mean())
-
-
 def test_ipa_shows_its_items_to_a_share_of_the_histories(make, batch, monkeypatch):
     module, shown = make(IPA, share=0.3), []
     monkeypatch.setattr(module, "_pairs", lambda few: shown.append(few) or IPA._pairs(module, few))
@@ -278,7 +262,6 @@ def test_it_warns_of_few_heavy_events_where_a_temperature_would_help(make, recwa
         (GRPO, {"early": 0.0}),
         (IPA, {"share": 0.0}),
         (IPA, {"share": 1.1}),
-        (WBC, {"negatives": 0}),
     ],
 )
 def test_settings_out_of_their_range_are_refused_before_anything_is_read(make, log_root, tmp_path, method, settings):

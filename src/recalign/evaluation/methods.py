@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 import torch
 
+from recalign.data.sequences.store import SplitName
 from recalign.evaluation.counted_rows import TableRow
 from recalign.evaluation.value import Scorers, evaluate, ranks_of_others, user_mean_rewards
 from recalign.recommender.checkpoint import Loaded, check_catalogue, load_net
@@ -24,6 +25,7 @@ UNIT = "reward/sd"
 """Standard deviation of the training rewards of users A."""
 USER_SPREAD = "reward/user_sd"
 """Standard deviation, over users A, of each user's mean reward in the test."""
+SPLITS: tuple[SplitName, ...] = ("validation", "test")
 EVALUATED = "users/evaluated"
 JUDGED = "judged"
 """In a summary: the reward of judges that predict another than the chain's."""
@@ -114,6 +116,10 @@ class Networks:
             return self.trained(run.checkpoint).net
         return run.row.counted(self.data) if run.row.counted else self.start
 
+    def evaluated(self, policies: Mapping[str, Policy], split: SplitName) -> dict[str, pl.DataFrame]:
+        """The events of a split under each policy (`evaluate`)."""
+        return evaluate(policies, self.scorers, self.data, split, self.device)
+
     def reward_sds(self) -> dict[str, Any]:
         """Standard deviations of rewards: the units in which differences in value are read."""
         means = user_mean_rewards(self.data.sequences, "test")["reward"].drop_nulls()
@@ -137,7 +143,7 @@ def evaluate_methods(runs: Sequence[MethodRun], nets: Networks, measures: Iterab
     """
     policies = {run: nets.policy(run) for run in runs}
     named = {run.method: policy for run, policy in policies.items()}
-    events = {split: evaluate(named, nets.scorers, nets.data, split, nets.device) for split in ("validation", "test")}
+    events = {split: nets.evaluated(named, split) for split in SPLITS}
     others = {} if nets.data.sample else ranks_of_others(named, nets.data, "test", nets.device)
     more = [measure(nets, policies, events["test"]) for measure in measures]
     sds, found = nets.reward_sds(), []

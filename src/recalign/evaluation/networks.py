@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from recalign.data.events import data_root
 from recalign.data.sequences import Batch, EventDataModule, Sequences
 from recalign.data.sequences.preparation import with_reward_settings
 from recalign.data.sequences.relative import RelativeTo
+from recalign.data.sequences.store import SplitName
 from recalign.data.sequences.user_sample import with_events
 from recalign.errors import InputError
 from recalign.evaluation.methods import JUDGED, UNIT, BaseCheckpoints, MethodRun, Networks
@@ -40,6 +42,7 @@ from recalign.recommender.interpolation import (
     sums_by_user,
 )
 from recalign.recommender.policy import Policy, chunks, seen_within
+from recalign.recommender.shown_ranking import ScoreShown, rank_shown
 from recalign.reward import RewardData
 from recalign.reward.placebo import as_placebo
 
@@ -116,6 +119,19 @@ class LoadedNetworks(Networks):
     def start_U(self) -> np.ndarray:
         """NDCG@10 of the start by user, which an NDCG budget is a share of. Shape: float64 (U,)."""
         return self._ranking.ndcg_by_user(self.start)
+
+    def evaluated(self, policies: Mapping[str, Policy], split: SplitName) -> dict[str, pl.DataFrame]:
+        """Also how each policy ranks what was shown (`rank_shown`), at a request's first choice."""
+        frames = super().evaluated(policies, split)
+        if self.data.sequences.passed is None:
+            return frames
+
+        def scores(policy: Policy) -> ScoreShown:
+            return lambda batch, item_TC: policy.log_probs(policy.encode(batch), item_TC)
+
+        found = rank_shown({name: scores(policy) for name, policy in policies.items()}, self.data, split, "A")
+        on = {"on": "event", "how": "left", "maintain_order": "left"}
+        return {name: frame.join(found[name], **on) for name, frame in frames.items()}  # type: ignore[arg-type]
 
     def reward_sds(self) -> dict[str, Any]:
         if "judge@10" not in self.scorers.own_data:

@@ -12,7 +12,7 @@ import numpy as np
 
 from recalign.evaluation import findings, plots
 from recalign.evaluation.answer import ab_test, cards, limits, told
-from recalign.evaluation.comparison import ALL, HIGH, VALUE
+from recalign.evaluation.comparison import ALL, HIGH, SHOWN, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable, figure
 from recalign.evaluation.decision import CONDITIONS
 from recalign.evaluation.sources import Sources
@@ -22,7 +22,7 @@ from recalign.reward.trust.measures import FIGURES
 
 MAIN = (
     *(ALL, HIGH, "high_users/ndcg@10", VALUE, "value/reward_model@10", "value/true@10"),
-    *("value/true", "policy/kl", "policy/changed@10", "policy/coverage@10", "policy/popularity@10"),
+    *(SHOWN, "value/true", "policy/kl", "policy/changed@10", "policy/coverage@10", "policy/popularity@10"),
     *("tail/high/ndcg@10", "tail/value/judge@10", "cost/seconds"),
 )
 MEANINGS = {
@@ -37,6 +37,9 @@ MEANINGS = {
     "gap/judge@10": "value/reward_model@10 less value/judge@10, event by event. Levels of raters are in it; what a "
     "method adds to the gap of start is over-optimisation.",
     "value/true@10": "The true mean reward of the ten items shown, known in a simulated log.",
+    SHOWN: "Share of the pairs (chosen, passed over) of a request that the policy ranks right, mean over requests: all "
+    "candidates were shown, so what the platform liked to show gains nothing here.",
+    "shown/ndcg": "NDCG of what was chosen among all that its request showed.",
     "value/true": "The true reward expected of an item drawn from the policy among unseen ones.",
     "policy/kl": "KL(policy || start), mean over test histories: how far training moved the policy.",
     "policy/changed@10": "Share of the ten items shown by start that are no longer shown.",

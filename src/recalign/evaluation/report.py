@@ -11,7 +11,7 @@ from rich.table import Column, Table
 from recalign.errors import require_positive
 from recalign.evaluation.answer import limits
 from recalign.evaluation.chain_comparison import FILE, RunsComparison
-from recalign.evaluation.comparison import ALL, HIGH, VALUE
+from recalign.evaluation.comparison import ALL, HIGH, SHOWN, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable, figure
 from recalign.evaluation.sources import Sources
 
@@ -65,7 +65,7 @@ def show(sources: Sources, *paths: Path) -> None:
 def terminal_table(cells: ComparisonTable) -> Table:
     """The table that ends a chain: a row a method; the report has all figures."""
     roles = cells.roles
-    columns = [ALL, HIGH, VALUE, TRUE if TRUE in cells.metrics else "policy/kl"]
+    columns = [ALL, HIGH, VALUE, TRUE if TRUE in cells.metrics else "policy/kl", *({SHOWN} & cells.metrics)]
     seeds = f"mean of {len(cells.seeds)} seed{'s' * (len(cells.seeds) != 1)}"
     ran = [baseline for baseline in roles.baselines if baseline in cells.methods]
     heads = [metric.removeprefix("value/").removeprefix("policy/") for metric in columns]
@@ -83,7 +83,7 @@ def terminal_table(cells: ComparisonTable) -> Table:
         for metric in columns:
             cell = cells.get(method, metric)
             text = figure(metric, cell.value) if cell else "–"
-            if cell and metric in (ALL, HIGH, VALUE):
+            if cell and metric in (ALL, HIGH, VALUE, SHOWN):
                 text += f" ±{figure(metric, (cell.high - cell.low) / 2)} {MARKS[cells.mark(method, metric)]}"
             row.append(text)
         table.add_row(escape(method), *row, style="bold" if method == roles.highlight else None)

@@ -3,7 +3,7 @@
 from recalign.posttrain.actions import GRPO, PPO
 from recalign.posttrain.base import PostTraining
 from recalign.posttrain.binary import GBPO, WBC
-from recalign.posttrain.data import PostTrainingData
+from recalign.posttrain.data import PostTrainingData, ShownData
 from recalign.posttrain.drift import drift
 from recalign.posttrain.ipa import IPA
 from recalign.posttrain.keep import KeepRanking
@@ -30,6 +30,7 @@ __all__ = [
     "PermutedPostTrainingData",
     "PostTrainingData",
     "Preferences",
+    "ShownData",
     "ShuffledPostTrainingData",
     "SignedSFT",
     "WeightedSFT",

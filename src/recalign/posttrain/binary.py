@@ -1,21 +1,21 @@
 """GBPO and WBC: raise events that turned out well and lower those that did not, weighted by |A|.
 
-Legend: T events or states, N items drawn at each state, A advantages, z the logit of "a good choice", sg no gradient.
+Legend: T events, A advantages, z the logit of "a good choice", sg no gradient.
 """
 
 from __future__ import annotations
-
-import math
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
 from recalign.data.sequences import Batch
-from recalign.distributed import all_gather_rows, random_rows
-from recalign.errors import Positive
+from recalign.distributed import all_gather_rows
+from recalign.errors import InputError
 from recalign.posttrain.base import Metrics, PostTraining
+
+MARGIN, STEPS = 30.0, 40
+"""Nats on either side of the log-probabilities within which b is looked for, and how often they are halved."""
 
 
 def sides(advantage_T: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -67,58 +67,80 @@ class GBPO(PostTraining):
         return gbpo(all_gather_rows(logp_T), all_gather_rows(start_T), all_gather_rows(self.advantages(batch)))
 
 
-def wbc(z_T: Tensor, drawn_TN: Tensor, advantage_T: Tensor) -> tuple[Tensor, Metrics]:
-    """L = (sum_{A > 0} A (-log sigma(z) - sum_j log sigma(-z_j)) + sum_{A < 0} |A| -log sigma(-z)) / sum |A|.
+def wbc(logp_T: Tensor, reward_T: Tensor) -> tuple[Tensor, Metrics]:
+    """L = min_b sum_t |r_t| BCE(sigma(z_t), [r_t > 0]) / sum_t |r_t|, z_t = log pi(a_t | s_t) - b.
 
-    A reading of *weighted binary classification* (GenPage, arXiv 2606.31031), whose formula we do not have: |A| times
-    the binary cross-entropy of sigma(z) against [A > 0], with sampled negatives. A good event sets its item against
-    items drawn at random; a bad one is a negative itself.
+    *Weighted binary classification* (GenPage, arXiv 2606.31031): each item that was shown is a good or a bad choice by
+    the sign of its reward, and counts by its magnitude; there are no items at random and no baseline. GenPage reads z
+    off the item's logit. A softmax policy has none: its logits may all be shifted. So z is its log-probability, shifted
+    by the one b for which the loss of the batch is least; no gradient flows through b, which by its being a minimum
+    would have none. The sum of |r| sigma(z) is then that of the positive r: were all z alike, sigma(z) would be the
+    share of the weight that is good.
 
     Args:
-        z_T: z of the logged items.
-        drawn_TN: z of the items drawn.
-        advantage_T: A; NaN: the event does not count. No gradient flows through it.
+        logp_T: log pi(a | s) of the items shown.
+        reward_T: r; NaN: the row does not count. No gradient flows through it.
 
     Returns:
-        The loss, and ``negative``, the share of the weight |A| below 0; ``right``, the share of events on their side of
-        z = 0, weighted by |A|; ``drawn``, the mean sigma of the items drawn.
+        The loss, and ``negative``, the share of the weight |r| below 0; ``right``, the share of rows on their side of
+        z = 0, weighted by |r|; ``shift``, b. Where all r have one sign there is nothing to tell apart: the loss is 0.
     """
-    up_T, down_T, total = sides(advantage_T)
-    good_T = softplus(-z_T) + softplus(drawn_TN).sum(dim=1)
+    up_T, down_T, total = sides(reward_T)
+    shift = intercept(logp_T.detach(), up_T, down_T)
+    z_T = logp_T - shift
     right_T = (up_T * (z_T.detach() > 0)) + down_T * (z_T.detach() < 0)
-    return (up_T * good_T + down_T * softplus(z_T)).sum() / total, {
+    return (up_T * softplus(-z_T) + down_T * softplus(z_T)).sum() / total, {
         "negative": down_T.sum() / total,
         "right": right_T.sum() / total,
-        "drawn": drawn_TN.detach().sigmoid().mean(),
+        "shift": shift,
     }
 
 
+def intercept(logp_T: Tensor, up_T: Tensor, down_T: Tensor) -> Tensor:
+    """The b at which sum_t (up_t + down_t) sigma(logp_t - b) = sum_t up_t, by bisection; far off where a side is empty.
+
+    Shape: (T,), weights of good and of bad rows -> ().
+    """
+    weight_T, up = up_T + down_T, up_T.sum()
+    low, high = logp_T.min() - MARGIN, logp_T.max() + MARGIN
+    for _ in range(STEPS):
+        middle = (low + high) / 2
+        above = (weight_T * (logp_T - middle).sigmoid()).sum() > up  # the sum falls with b
+        low, high = torch.where(above, middle, low), torch.where(above, high, middle)
+    return (low + high) / 2
+
+
 class WBC(PostTraining):
-    """Classify logged items as good or bad choices, weighted by how good or bad they were (`wbc`).
+    """Classify what was shown as good or bad choices, weighted by how good or bad they were (`wbc`).
 
-    A softmax policy has no logit of its own: its scores may all be shifted. z is that of noise-contrastive estimation
-    (Gutmann and Hyvarinen, AISTATS 2010, equation 3), log pi(a | s) - log(N / V) with N of V items drawn uniformly:
-    with all A alike, pi is then the policy that chose the log's items, as in cloning.
+    `recalign.posttrain.ShownData` has what was passed over too. In a log of choices alone rewards below 0 have to say
+    what was bad, or a baseline (``data.baseline``), which is not in the source.
 
-    Logs ``wbc/{negative,right,drawn}``.
+    Logs ``wbc/{negative,right,shift}``.
 
     Args:
-        negatives: N, items drawn at each state.
         lr: AdamW's learning rate.
         **training: arguments of `PostTraining`.
+
+    Raises (before training):
+        InputError: all rows are good, or all bad.
     """
 
     LOG_PREFIX = "wbc"
 
-    def __init__(self, negatives: Positive[int] = 64, lr: float = 3e-5, **training: Any) -> None:
-        super().__init__(lr=lr, **training)
-        self.negatives = negatives
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if stage == "fit":
+            advantage_E = self.data.advantages  # type: ignore[attr-defined]
+            if not ((advantage_E > 0).any() and (advantage_E < 0).any()):
+                side = "below" if (advantage_E > 0).any() else "above"
+                what = f"no row has a reward {side} 0, so there is nothing to tell apart"
+                remedy = (
+                    "give passed rows a reward below 0 (data.log.passed_reward: -1), or write data.reward so that bad "
+                )
+                remedy += "choices are below 0; data.baseline: user sets those below the user's mean there"
+                raise InputError(what, where="data.reward", remedy=remedy)
 
     def loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
-        items, (target_T, there) = self.policy.num_warm, (batch.target_T, batch.target_T.device)
-        drawn_TN = random_rows(
-            lambda rows: torch.randint(1, items + 1, (rows, self.negatives), device=there), len(target_T), there
-        )
-        logp_TC = self.policy.log_probs(self.policy.encode(batch), torch.cat([target_T[:, None], drawn_TN], dim=1))
-        z_TC = all_gather_rows(logp_TC - math.log(self.negatives / items))
-        return wbc(z_TC[:, 0], z_TC[:, 1:], all_gather_rows(self.advantages(batch)))
+        logp_T = self.policy.log_prob(self.policy.encode(batch), batch.target_T)
+        return wbc(all_gather_rows(logp_T), all_gather_rows(self.advantages(batch)))

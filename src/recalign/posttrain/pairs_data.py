@@ -41,9 +41,10 @@ class PairData(RewardData):
     - ``generated``: a logged event as winner, losers drawn from the starting policy.
 
     For ``sampled`` and ``generated``, winners are events with a reward above the user's earlier mean
-    (`recalign.data.sequences.reward_means`). Drawn items are never ones that the user has seen in training. Validation
-    and test events are not read. Pairs are the same in all epochs. Events without a pair stay in the batches without
-    losers, so that all methods take the same number of steps.
+    (`recalign.data.sequences.reward_means`). Drawn items are never ones that the user has seen in training. Where a log
+    says what was shown, a chosen event is the winner over passed rows of its request that have less reward or none,
+    whatever the kind of pairs. Validation and test events are not read. Pairs are the same in all epochs. Events
+    without a pair stay in the batches without losers, so that all methods take the same number of steps.
 
     Args:
         pairs: how pairs are made.
@@ -57,6 +58,8 @@ class PairData(RewardData):
     Raises (before training):
         InputError: no pair can be made.
     """
+
+    reads_passed = False
 
     def __init__(
         self,
@@ -99,7 +102,8 @@ class PairData(RewardData):
         kept = (item > 0).all(axis=1) & (item[:, 1:] != item[:, :1]).all(axis=1)
         if self.pairs != "logged":
             kept &= good
-        if not kept.any():
+        real = self._passed(windows)
+        if not (kept.any() or real.any()):
             remedy = "use a reward that differs between a user's events, other pairs, or more data.candidates"
             raise InputError(
                 f"no pairs can be made: of {len(kept):,} training events of users {self.users}, {good.sum():,} have a "
@@ -108,7 +112,25 @@ class PairData(RewardData):
                 remedy=remedy,
             )
         winner, losers = np.where(kept, item[:, 0], windows.target), np.where(kept[:, None], item[:, 1:], 0)
+        shown = real[:, 0] > 0
+        winner, losers = np.where(shown, windows.target, winner), np.where(shown[:, None], real, losers)
         return dataclasses.replace(windows, target=winner, rejected=losers)
+
+    def _passed(self, windows: Windows) -> np.ndarray:
+        """Losers that were shown with each target and passed over, 0 where there are none. Shape: (targets, N)."""
+        out_TN, passed = np.zeros((len(windows.event), self.losers), np.int64), self.sequences.passed
+        if passed is None:
+            return out_TN
+        passed = passed.filter((pl.col("split") == TRAIN) & (pl.col("item_id") > 0))
+        target = self.sequences.frame[windows.event].select("request", "item_id", "reward").with_row_index("target")
+        both = target.join(passed, on="request", suffix="_passed")
+        worse = (pl.col("reward_passed") < pl.col("reward")).fill_null(True)  # a choice says so where rewards do not
+        both = both.filter(worse & (pl.col("item_id_passed") != pl.col("item_id")))
+        both = both.sample(fraction=1.0, shuffle=True, seed=self.seed)
+        places = pl.int_range(self.losers) % pl.len()  # again from the first, where there are fewer than N
+        drawn = both.group_by("target").agg(pl.col("item_id_passed").gather(places))
+        out_TN[drawn["target"].to_numpy()] = drawn["item_id_passed"].list.to_array(self.losers).to_numpy()
+        return out_TN
 
     def _items(self, windows: Windows, expected: np.ndarray) -> np.ndarray:
         """Winner and losers of each target's pair, 0 where there is none. Shape: int64 (targets, 1 + N)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -13,6 +13,8 @@ from recalign.data.sequences.means import SHRINKAGE
 from recalign.data.sequences.splits import TRAIN
 from recalign.data.sequences.store import Group, SplitName
 from recalign.errors import InputError
+
+RATED = (pl.col("split") == TRAIN) & pl.col("reward").is_not_null()
 
 
 class RewardMoments(NamedTuple):
@@ -24,7 +26,7 @@ class RewardMoments(NamedTuple):
 
 
 class RewardData(EventDataModule):
-    """The training events of one group of users, with their rewards.
+    """The training events of one group of users, with their rewards; of a log that says so, all rows that were shown.
 
     Args:
         users: the group that is trained on: A for reward models, B1 or B2 for judges.
@@ -34,19 +36,30 @@ class RewardData(EventDataModule):
         InputError: no event of the training split has a reward, or all have the same.
     """
 
+    reads_passed: ClassVar[bool] = True
+    """Whether rows that were shown and passed over are events here, beside the chosen ones."""
+
     def __init__(self, users: Group = "A", **data: Any) -> None:
         super().__init__(users=users, **data)
+
+    @property
+    def rows(self) -> pl.DataFrame:
+        """The rows that are events here, in the order of their numbers ``event``."""
+        return self.sequences.shown if self.reads_passed else self.sequences.frame
 
     @functools.cached_property
     def observed(self) -> np.ndarray:
         """The logged reward of every event, NaN where there is none. Shape: float64 (events,)."""
-        return self.sequences.frame["reward"].cast(pl.Float64).fill_null(float("nan")).to_numpy()
+        return self.rows["reward"].cast(pl.Float64).fill_null(float("nan")).to_numpy()
 
     @functools.cached_property
     def logged(self) -> pl.DataFrame:
-        """The group's events as logged."""
-        chosen = pl.Series(self.sequences.users_in(self.users)).gather(self.sequences.frame["user"])
-        return self.sequences.frame.filter(chosen)
+        """The group's events as logged, in order."""
+        return self._of_group(self.rows)
+
+    def _of_group(self, rows: pl.DataFrame) -> pl.DataFrame:
+        own = rows.filter(pl.Series(self.sequences.users_in(self.users)).gather(rows["user"]))
+        return own if rows is self.sequences.frame else own.sort("user", "split", "timestamp", maintain_order=True)
 
     @functools.cached_property
     def frame(self) -> pl.DataFrame:
@@ -56,13 +69,17 @@ class RewardData(EventDataModule):
     @functools.cached_property
     def rated(self) -> pl.DataFrame:
         """The group's training events that have a reward."""
-        rated = self.frame.filter((pl.col("split") == TRAIN) & pl.col("reward").is_not_null())
+        rated = self.frame.filter(RATED)
         if self.frame.is_empty():
             remedy = "give another share (A has it, B1 and B2 halve the rest), or a log of more users"
             raise InputError(f"there are no users {self.users} in this log", where="data.share_a", remedy=remedy)
         if rated["reward"].n_unique() < 2:
             found = f"all rewards are {rated['reward'][0]}" if len(rated) else "no event has a reward"
             remedy = "give a reward expression that differs between events, or check data.split and data.users"
+            if not self.reads_passed and self.sequences.passed is not None:
+                found += " among the chosen events, which leaves nothing to weigh,"
+                remedy = "give a reward that differs between choices (the share watched), or learn from what was "
+                remedy += "passed over: wbc, or dpo"
             raise InputError(f"{found} in the training split of users {self.users}", where="data.reward", remedy=remedy)
         return rated
 
@@ -93,8 +110,10 @@ class RewardData(EventDataModule):
             raise InputError(text, where="data.split", remedy=remedy)
 
     def moments(self) -> RewardMoments:
-        """Moments of the group's training rewards, as `frame` has them."""
-        reward_N, item_N = self.rated["reward"].to_numpy(), self.rated["item_id"].to_numpy() - 1
+        """Moments of the group's training rewards, as `frame` has them, of all that was shown to it."""
+        unread = self.sequences.passed is not None and not self.reads_passed
+        rated = self._of_group(self.sequences.shown).filter(RATED) if unread else self.rated
+        reward_N, item_N = rated["reward"].to_numpy(), rated["item_id"].to_numpy() - 1
         total_V = np.bincount(item_N, reward_N, self.num_items) + SHRINKAGE * reward_N.mean()
         means_V = (total_V / (np.bincount(item_N, minlength=self.num_items) + SHRINKAGE)).astype(np.float32)
         return RewardMoments(float(reward_N.mean()), float(reward_N.std(ddof=1)), means_V)

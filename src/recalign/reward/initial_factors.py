@@ -38,7 +38,7 @@ def initialise(reward: RewardEnsemble, data: RewardData, rank: int, features: in
 def event_influence(factorization: VariationalMF, data: RewardData, rank: int) -> Tensor:
     """How far each event moved its item's bias and factors. Shape: float32 (E, 1 + rank)."""
     influence_NG = factorization.self_influence(*_columns(data.rated))
-    out_EF = np.zeros((len(data.sequences.frame), 1 + rank), np.float32)
+    out_EF = np.zeros((len(data.observed), 1 + rank), np.float32)
     out_EF[data.rated["event"].to_numpy(), : influence_NG.shape[1]] = influence_NG
     return torch.from_numpy(out_EF)
 
@@ -89,7 +89,8 @@ def copy_factors(net: RewardNet, factorization: VariationalMF) -> None:
 
 def item_features(data: RewardData, dimensions: int) -> np.ndarray:
     """Co-occurrence embeddings of the items in the group's training events. Shape: float64 (V + 1, dimensions)."""
-    training = data.frame.filter(pl.col("split") == TRAIN)
+    chosen = pl.col("event") < len(data.sequences.frame)  # what was passed over says nothing of what goes together
+    training = data.frame.filter(chosen & (pl.col("split") == TRAIN))
     user_N, item_N = (training[name].cast(pl.Int64).to_numpy() for name in ("user", "item_id"))
     return cooccurrence_embedding(user_N, item_N, data.num_items + 1, dimensions)
 

@@ -12,8 +12,8 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
-from recalign.data.sequences import Batch
-from recalign.data.sequences.store import SplitName
+from recalign.data.sequences import Batch, EventDataModule
+from recalign.data.sequences.store import SPLITS, SplitName
 from recalign.distributed import all_gather_rows
 from recalign.errors import InputError, NonNegative, Positive
 from recalign.nn import Encoder
@@ -142,6 +142,10 @@ class RewardModel(StageModule):
 
     def configure_callbacks(self) -> list[Callback]:
         return [self.reporter()]
+
+    def bind(self, data: EventDataModule) -> Self:
+        data.passed_targets = tuple(SPLITS)
+        return super().bind(data)
 
     def setup(self, stage: str) -> None:
         data = self.data

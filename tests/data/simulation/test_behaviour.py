@@ -68,7 +68,7 @@ def test_the_policy_chooses_by_the_formula_of_its_docstring() -> None:
     )
     count_U, slice_N = np.ones(users, dtype=np.int64), np.full(users, 7)
     circumstance_N = np.full(users, 1.5, np.float32)
-    item_N = choose(rng, people, count_U, slice_N, circumstance_N, habit=0, fashion=2, confounding=0.5)
+    item_N, _ = choose(rng, people, count_U, slice_N, circumstance_N, habit=0, fashion=2, confounding=0.5)
     logit_I = 0.8 * (one.satisfaction_UI[0] + 2 * one.fashion_TI[7] + 0.5 * 1.5 * one.affinity_I)
     expected_I = np.exp(logit_I) / np.exp(logit_I).sum()
     assert np.bincount(item_N, minlength=items) / users == pytest.approx(expected_I, abs=0.015)
@@ -80,7 +80,7 @@ def test_nothing_is_chosen_twice_even_by_who_takes_half_the_catalogue_and_across
     count_U = np.random.default_rng(1).integers(1, 21, size=users)
     total = count_U.sum()
     everything = {"habit": 5.0, "fashion": 5.0, "confounding": 5.0}
-    item_N = choose(
+    item_N, _ = choose(
         np.random.default_rng(2), people, count_U, np.zeros(total, np.int64), np.ones(total, np.float32), **everything
     )
     user_N = np.repeat(np.arange(users), count_U)

@@ -75,6 +75,12 @@ def test_it_recommends(first):
 @pytest.mark.long
 def test_every_method_runs_on_it(first):
     folder, _ = first
-    said = tiny.chain(folder, *ONEREC, f"--methods=[start, rerank, bc, asft, {EVERY}]", "--placebos={}")
+    said = tiny.chain(
+        folder,
+        *ONEREC,
+        f"--methods=[start, rerank, bc, asft, {EVERY}]",
+        "--placebos={}",
+        "--stages.wbc.data.baseline=user",
+    )
     assert said.code == 0, said.err
     assert "gbpo" in said.out

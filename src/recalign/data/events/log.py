@@ -99,6 +99,11 @@ class LogMapping:
         collapse: keep one event per user and item: the one with the highest reward, on ties the first.
         is_random: condition, such as a column of 1 and 0: the item was shown at random.
         propensity: expression: the probability with which the item was shown; null where it is not known.
+        chosen: condition: the user chose what the row shows (``is_click = 1``). The other rows were passed over: they
+            are in no history and no targets of cloning or ranking, and what learns from shown items reads them. Where
+            it is null, nobody knows, and the row is left out. Null: every row is a choice.
+        request: expression: names what was shown together; null: rows of one user at one time.
+        passed_reward: reward of a passed row whose own is null; null: it has none.
         items: the table of the items: titles and features; null: items are shown by their ids.
         truth: the file of true rewards under the data root, of simulated logs only.
     """
@@ -119,6 +124,9 @@ class LogMapping:
     collapse: bool = False
     is_random: str | None = None
     propensity: str | None = None
+    chosen: str | None = None
+    request: str | None = None
+    passed_reward: float | None = None
     items: ItemTable | None = None
     truth: str | None = None
     storage_options: dict[str, str] | None = None
@@ -138,6 +146,12 @@ class LogMapping:
             (self.files and self.query, ".query", "the rows are those of files", "leave out the files or the query"),
             (bool(self.query) != bool(self.uri), ".uri", "a query and a URI need each other", "give both, or neither"),
             (len({*mapped}) < 3, "", f"user, item and timestamp are {mapped}", "map each to a column of its own"),
+            (
+                self.chosen is None and self.request is not None,
+                ".request",
+                "every row is a choice, so no request has rows that were passed over",
+                "say which rows were chosen (data.log.chosen)",
+            ),
             (own, ".columns", f"the event table itself has columns of the names {own}", "choose other names"),
         ):
             if bad:

@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 import polars as pl
 
-from recalign.data.events.expression import condition, evaluate, kind_of
+from recalign.data.events.expression import as_bool, condition, evaluate, kind_of
 from recalign.data.events.fields import index_ids, missing_as_null, read_ids, read_timestamps, refuse_rows
 from recalign.data.events.log import HOW_READ, OWN_COLUMNS, LogMapping, data_root
 from recalign.data.events.messages import SHOWN, SourceRows
@@ -82,6 +82,9 @@ class EventTable:
             also of the item table.
         resolution: seconds to which times are floored.
         together: whether a user's events at one time are a set, none of them in another's history (``data.ties``).
+        passed: rows that were shown and not chosen, where the log says so (``data.log.chosen``), in the same order and
+            with the same columns; also ``began`` (i64), when the first row of its ``request`` was shown. Both frames
+            then have ``request`` (u32), a number of what was shown together.
     """
 
     frame: pl.DataFrame
@@ -92,6 +95,7 @@ class EventTable:
     fingerprint: str
     resolution: int = 1
     together: bool = False
+    passed: pl.DataFrame | None = None
 
     def of_sets(self, value: pl.Series) -> pl.Series:
         """The largest value within each event's set; each event's own if ties are not together."""
@@ -145,9 +149,17 @@ def load_events(log: LogMapping, root: Path | None, reward: str | None, together
         raise InputError("the log has no times, so nobody knows what came together", where="data.ties", remedy=remedy)
     mark = fingerprint(log, root, reward, together)
     raw, rows = LogReader.reader_class(log, root).rows()
-    frame, users, items, report = check_rows(raw, rows, log, reward)
-    require_useful(report, frame["reward"], reward)
-    return EventTable(frame, users, items, log.timestamp is not None, report, mark, log.time_resolution, together)
+    frame, users, items, report, passed = check_rows(raw, rows, log, reward)
+    shown = frame["reward"] if passed is None else pl.concat([frame["reward"], passed["reward"]])
+    if passed is not None and (frame.is_empty() or passed.is_empty()) and len(shown):
+        which = "every" if len(frame) else "no"
+        what = f"{log.chosen!r} is true for {which} row of {', '.join(report.files)}"
+        remedy = "correct the condition; data.log.chosen: null is for a log in which every row is a choice"
+        raise InputError(what, where="data.log.chosen", remedy=remedy)
+    require_useful(report, shown, reward)
+    return EventTable(
+        frame, users, items, log.timestamp is not None, report, mark, log.time_resolution, together, passed
+    )
 
 
 def fingerprint(log: LogMapping, root: Path | None, reward: str | None, together: bool = False) -> str:
@@ -163,11 +175,11 @@ def fingerprint(log: LogMapping, root: Path | None, reward: str | None, together
 
 def check_rows(
     raw: pl.DataFrame, rows: SourceRows, log: LogMapping, reward: str | None
-) -> tuple[pl.DataFrame, pl.Series, pl.Series, Report]:
+) -> tuple[pl.DataFrame, pl.Series, pl.Series, Report, pl.DataFrame | None]:
     """Check rows of a log: all rows, or all rows of some users.
 
     Returns:
-        ``frame``, ``users``, ``items`` and ``report`` as in `EventTable`, for these rows only.
+        ``frame``, ``users``, ``items``, ``report`` and ``passed`` as in `EventTable`, for these rows only.
 
     Raises:
         InputError: as `load_events`, but for what needs the whole log (`require_useful`).
@@ -199,6 +211,11 @@ def check_rows(
         evaluate(raw, expression, f"data.log.columns.{name}", rows).alias(name)
         for name, expression in log.columns.items()
     )
+    if log.chosen is not None:
+        truth = evaluate(raw, log.chosen, "data.log.chosen", rows, null_safe=False)
+        whole = whole.filter(truth.is_not_null())
+        leave_out(truth.is_null(), f"are neither chosen nor passed over, as {log.chosen!r} is null there,")
+        chosen = as_bool(truth.drop_nulls(), log.chosen, "data.log.chosen")
     user, users = index_ids(read_ids(raw[log.user], "data.log.user", rows))
     item, items = index_ids(read_ids(raw[log.item], "data.log.item", rows))
     if log.timestamp is None:
@@ -214,11 +231,16 @@ def check_rows(
         own["propensity"] = chance = read_numbers(raw, rows, log.propensity, "data.log.propensity")
         why, remedy = ", which is not a probability", "give numbers above 0 and up to 1, and null where unknown"
         refuse_rows(chance, (chance <= 0) | (chance > 1), "data.log.propensity", rows, why, remedy)
+    if log.chosen is not None:
+        together = evaluate(raw, log.request, "data.log.request", rows) if log.request else None
+        own |= {"chosen": chosen, "request": pl.repeat(None, raw.height, eager=True) if together is None else together}
     taken = {log.user, log.item, log.timestamp, *OWN_COLUMNS, *own}
     columns = [values.alias(name) for name, values in own.items()] + [one for one in raw if one.name not in taken]
     if (order := _sort_order(user, time)) is not None:  # gathering from a single chunk is faster
         columns, time = [column.rechunk().gather(order) for column in columns], time.gather(order)
-    frame = pl.DataFrame(columns)
+    frame, passed = pl.DataFrame(columns), None
+    if log.chosen is not None:
+        frame, time, passed = _without_passed(frame, time, log.passed_reward)
     if log.collapse:
         by_strength = frame.select("user", "item", "reward").with_row_index("place")
         by_strength = by_strength.sort("reward", descending=True, nulls_last=True, maintain_order=True)
@@ -233,7 +255,21 @@ def check_rows(
     tied = (again | again.shift(-1)).fill_null(False)
     alike = whole.filter(rows.number.is_in(frame["row"].filter(tied).implode()))  # others differ in their time
     repeats = alike.height - alike.n_unique() if log.timestamp else 0
-    return frame, users, items, Report(rows.files, rows.headed, frame.height, notes, int(tied.sum()), repeats)
+    return frame, users, items, Report(rows.files, rows.headed, frame.height, notes, int(tied.sum()), repeats), passed
+
+
+def _without_passed(
+    frame: pl.DataFrame, time: pl.Series, passed_reward: float | None
+) -> tuple[pl.DataFrame, pl.Series, pl.DataFrame]:
+    """The chosen rows, their times at the file's resolution, and the passed ones, each with its request."""
+    alone = pl.when(pl.col("request").is_null()).then(time)  # together with the user's rows of that time
+    frame = frame.with_columns(request=pl.struct("user", "request", alone.alias("time")).rank("dense"))
+    began = pl.col("timestamp").min().over("request").alias("began")
+    passed = frame.with_columns(began).filter(~pl.col("chosen")).drop("chosen")
+    if passed_reward is not None:
+        passed = passed.with_columns(pl.col("reward").fill_null(passed_reward))
+    chosen = frame["chosen"]
+    return frame.filter(chosen).drop("chosen"), time.filter(chosen), passed
 
 
 def read_numbers(raw: pl.DataFrame, rows: SourceRows, expression: str | None, key: str) -> pl.Series:

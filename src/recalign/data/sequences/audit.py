@@ -12,7 +12,21 @@ import numpy as np
 import polars as pl
 
 from recalign.data.events import audit, data_root, read_features, read_titles
-from recalign.data.events.audit import GAP_AUC, HINT, LEAK, OLD, OUTLIERS, REPEATS, RESOLUTION, REWARDED, TIES, Section
+from recalign.data.events.audit import (
+    BESIDE,
+    CHOSEN_MEAN,
+    GAP_AUC,
+    HINT,
+    LEAK,
+    OLD,
+    OUTLIERS,
+    PASSED_MEAN,
+    REPEATS,
+    RESOLUTION,
+    REWARDED,
+    TIES,
+    Section,
+)
 from recalign.data.events.division import FEW, LEARN, SHORT, unmeasurable
 from recalign.data.events.guess import MOST_HIGH
 from recalign.data.events.items import feature_figures
@@ -62,7 +76,7 @@ def audit_log(data: EventDataModule) -> dict[str, Section]:
     sections |= {split: span_figures(sequences, split) for split in SPLITS}
     sections["split"] = split_figures(sequences, max_length)
     if data.log_.is_random is not None:
-        drawn = sequences.frame.filter("is_random")
+        drawn = sequences.shown.filter("is_random")
         known = 0 if data.log_.propensity is None else drawn["propensity"].count()
         sections["exposure"] = {DRAWN: drawn.height, CHANCES: known}
     return {**sections, LEAKS: leaks(sequences, max_length, data.log_.timestamp is not None)}
@@ -183,7 +197,7 @@ def refused(said: str) -> str | None:
 
 def verdict(sections: Mapping[str, Section], time_unit: str) -> Verdict:
     """Judge the figures that `audit_log` computes of a log whose timestamps were read in a unit."""
-    found = (*_rewards(sections), *_events(sections, time_unit), *_measured(sections))
+    found = (*_rewards(sections), *_shown(sections), *_events(sections, time_unit), *_measured(sections))
     return Verdict([*found, *(stop(f"{name}: {count:,}") for name, count in sections[LEAKS].items() if count)])
 
 
@@ -214,6 +228,23 @@ def _rewards(sections: Mapping[str, Section]) -> Iterator[Concern]:
         yield care(
             f"{exposure[DRAWN]:,} events were shown at random, and nothing tells how probably, so no policy is "
             "valued by them: name a column with the chance of each draw (data.log.propensity)"
+        )
+
+
+def _shown(sections: Mapping[str, Section]) -> Iterator[Concern]:
+    shown = sections.get("shown")
+    if shown is None:
+        return
+    if not shown[BESIDE]:
+        yield care(
+            "no request has a chosen row beside one that was passed over, so shown/auc and shown/ndcg are not "
+            "measured: name what was shown together (data.log.request)"
+        )
+    chosen, passed = (float(shown.get(name, 0)) for name in (CHOSEN_MEAN, PASSED_MEAN))
+    if PASSED_MEAN in shown and passed >= chosen:
+        yield care(
+            f"what was passed over has a mean reward of {passed:.3g}, and what was chosen {chosen:.3g}: is "
+            "data.log.chosen the right way round, and does data.reward say what a choice was worth?"
         )
 
 

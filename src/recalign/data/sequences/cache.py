@@ -36,6 +36,7 @@ ARRAYS = ("train_count", "offset", "item", "time", "reward", "event")
 FACTS = ("fingerprint", "catalogue", "num_warm")
 MAPPED = (pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32, pl.UInt64, pl.Float32, pl.Float64)
 """Types of the columns that are mapped, if they have no nulls."""
+PASSED = "passed.arrow"
 FIGURES = "audit.json"
 """Figures of the log (`recalign check`), saved after the entry is sealed."""
 UNUSED_DAYS = 30
@@ -102,6 +103,7 @@ class CacheEntry:
             group=users["group"].to_numpy(),
             report=Report(**report | {"notes": [Note(**note) for note in report["notes"]]}),
             features=ItemFeatures.load(self.path) if (self.path / FEATURES).exists() else None,
+            passed=read_table(self.path / PASSED) if (self.path / PASSED).exists() else None,
             **{name: facts[name] for name in FACTS},
             **{name: mapped(self.path / f"{name}.npy") for name in ARRAYS},
         )
@@ -156,6 +158,8 @@ def write_entry(part: Path, sequences: Sequences, mapped: list[str]) -> None:
         table.write_ipc(part / f"{name}.arrow", compression="uncompressed")
     if sequences.features is not None:
         sequences.features.save(part)
+    if sequences.passed is not None:
+        sequences.passed.write_ipc(part / PASSED, compression="uncompressed")
     facts = {"columns": columns, "mapped": mapped, "report": dataclasses.asdict(sequences.report)}
     write_json(part / "entry.json", facts | {name: getattr(sequences, name) for name in FACTS})
 

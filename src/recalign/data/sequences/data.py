@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from typing import Any, ClassVar, Literal
 
@@ -17,7 +17,13 @@ from recalign.data.sequences.relative import RelativeTo
 from recalign.data.sequences.sampler import LengthBatches, Loader, WindowDataset
 from recalign.data.sequences.splits import High, LeaveLast, Split, UserGroups
 from recalign.data.sequences.store import Group, Sequences, SplitName, UserCohort, build_sequences, fingerprint_of
-from recalign.data.sequences.windows import Windows, evaluation_windows, require_any, training_windows
+from recalign.data.sequences.windows import (
+    Windows,
+    evaluation_windows,
+    require_any,
+    shown_training_windows,
+    training_windows,
+)
 from recalign.errors import ClosedUnit, InputError, Positive, check_ranges, require_seed
 
 ML_100K = LogMapping("ml-100k", ["ml-100k/ratings.parquet"])
@@ -85,9 +91,12 @@ class EventDataModule(LightningDataModule):
 
     Attributes:
         sample: how many users with test events `windows` has, a fixed sample of each group; null: all of them.
+        passed_targets: the splits in which rows that were passed over are targets beside the chosen ones; what learns
+            from shown items sets it.
     """
 
     sample: int | None = None
+    passed_targets: Collection[SplitName] = ()
     preparation_class: ClassVar[type[Preparation]] = Preparation
 
     def __init__(
@@ -189,12 +198,18 @@ class EventDataModule(LightningDataModule):
 
     def training(self) -> Windows:
         """The windows to train on; subclasses narrow or extend what ``in_memory`` makes of them."""
-        return training_windows(self.sequences, self.preparation.users(self.users, "train"), self.max_length)
+        users = self.preparation.users(self.users, "train")
+        make = shown_training_windows if self._has_passed_targets("train") else training_windows
+        return make(self.sequences, users, self.max_length)
 
     def windows(self, split: SplitName, users: Group | None = None) -> Windows:
         """The windows of a split for evaluation, of this module's users or of the named group."""
         chosen = self.preparation.users(users or self.users, split)
-        return evaluation_windows(self.sequences, chosen, split, self.max_length, apart=self.know_request)
+        passed = self._has_passed_targets(split)
+        return evaluation_windows(self.sequences, chosen, split, self.max_length, self.know_request, passed)
+
+    def _has_passed_targets(self, split: SplitName) -> bool:
+        return split in self.passed_targets and self.sequences.passed is not None
 
     def loader(self, windows: Windows, *, shuffle: bool = False, seen: bool = True, shared: bool = False) -> Loader:
         """Batches of windows, shuffled or in order, with or without the items that users had seen.

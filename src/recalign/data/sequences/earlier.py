@@ -103,9 +103,10 @@ class EarlierLog:
                 what = f"this log lacks {len(lost):,} of the earlier log's {len(earlier):,} {which}, such as {lost[0]}"
                 raise InputError(what, where=KEY, remedy=TRAIN_ANEW)
         users = pl.concat([old, table.users.filter(~table.users.is_in(old.implode()))])
-        user = places(table.users, users)[table.frame["user"].to_numpy()]
-        frame = table.frame.with_columns(user=pl.Series(user, dtype=pl.UInt32)).sort("user", maintain_order=True)
-        grown = dataclasses.replace(table, frame=frame, users=users)
+        number_U = places(table.users, users)
+        passed = None if table.passed is None else _renumbered(table.passed, number_U)
+        frame = _renumbered(table.frame, number_U)
+        grown = dataclasses.replace(table, frame=frame, users=users, passed=passed)
         item_N = self._numbers(grown)
         old_events = frame.with_columns(item=item_N).filter(self.in_first_known(grown, "known") & (item_N > 0))
         events, rewards = event_digests(old_events["user", "item", "timestamp", "reward"])
@@ -152,6 +153,9 @@ class KeepTrained(Split):
     def assign(self, table: EventTable) -> pl.Series:
         return self.split.assign(table).set(table.of_sets(self.earlier.in_first_known(table, "trained")), TRAIN)
 
+    def of_rows(self, table: EventTable) -> Split | None:
+        return self.split.of_rows(table)
+
 
 def remember(data: Any, folder: Path) -> None:
     """Store what a later log needs to continue this one (`EarlierLog`), unless it is stored already.
@@ -183,6 +187,11 @@ def remember(data: Any, folder: Path) -> None:
         users.write_ipc(part / USERS)
         sequences.items.alias("item").to_frame().write_ipc(part / ITEMS)
         write_json(part / FACTS, facts)
+
+
+def _renumbered(rows: pl.DataFrame, number_U: np.ndarray) -> pl.DataFrame:
+    user = pl.Series(number_U[rows["user"].to_numpy()], dtype=pl.UInt32)
+    return rows.with_columns(user=user).sort("user", maintain_order=True)
 
 
 def places(ids: pl.Series, order: pl.Series, first: int = 0) -> np.ndarray:

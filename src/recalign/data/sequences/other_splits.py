@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 import numpy as np
 import polars as pl
@@ -34,6 +34,9 @@ class Where(Split):
         drawn = pl.Series([stable_hash(str(row)) < self.validation for row in table.frame["row"]], dtype=pl.Boolean)
         return test.cast(pl.UInt8) * TEST + (~test & drawn).cast(pl.UInt8) * VALIDATION
 
+    def of_rows(self, table: EventTable) -> Split:
+        return self
+
 
 @dataclass(frozen=True, repr=False)
 class TimeSplit(Split):
@@ -55,6 +58,11 @@ class TimeSplit(Split):
             remedy = "give the end of training first, then the end of validation"
             raise InputError(text, where="data.split.cuts", remedy=remedy)
         return (time >= first).cast(pl.UInt8) + (time >= second).cast(pl.UInt8)
+
+    def of_rows(self, table: EventTable) -> Split:
+        times = (self._time_of(cut, table.frame["timestamp"], table.resolution) for cut in self.cuts)
+        first, second = (datetime.fromtimestamp(time, UTC).isoformat() for time in times)
+        return TimeSplit((first, second))
 
     def _time_of(self, cut: float | str, time: pl.Series, resolution: int) -> int:
         if isinstance(cut, str):

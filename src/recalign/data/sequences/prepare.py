@@ -84,6 +84,9 @@ def prepare(data: EventDataModule, partitions: int | None = None, workers: int =
     if type(data.split) not in (LeaveLast, TimeSplit, Where):
         what = f"nobody knows how {type(data.split).__name__} splits some users' events without those of the others"
         raise InputError(what, where="data.split", remedy="train without `recalign prepare`")
+    if data.log_.chosen is not None:
+        what, remedy = "rows that were passed over are not divided yet", "train without `recalign prepare`"
+        raise InputError(what, where="data.log.chosen", remedy=remedy)
     if data.log_.user in data.log_.columns:
         what, remedy = "rows are divided by the user as files have it, and this one is computed", "write it into a file"
         raise InputError(what, where=f"data.log.columns.{data.log_.user}", remedy=remedy)
@@ -274,7 +277,7 @@ class _Tasks:
         """
         raw = read_table(self.folder / "rows" / f"{number}.arrow")
         rows = dataclasses.replace(self.rows, number=raw.drop_in_place(ROW))
-        frame, users, items, report = check_rows(raw, rows, self.log, self.reward)
+        frame, users, items, report, _ = check_rows(raw, rows, self.log, self.reward)
         tables = {"events": frame, "users": pl.DataFrame({"user": users, "group": self.groups.assign(users)})}
         for name, table in (tables | {"items": items.alias("item").to_frame()}).items():
             table.write_ipc(self.folder / f"{number}-{name}.arrow", compression="uncompressed")

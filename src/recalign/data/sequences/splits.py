@@ -35,6 +35,13 @@ class Split:
         """The split of each row of ``table.frame``: u8, `TRAIN`, `VALIDATION` or `TEST`."""
         raise NotImplementedError
 
+    def of_rows(self, table: EventTable) -> Split | None:
+        """The same split of a table as a rule for single rows, which rows that were passed over follow too.
+
+        None: there is none, and a request without a choice goes with the user's last choice before it.
+        """
+        return None
+
 
 @dataclass(frozen=True, repr=False)
 class LeaveLast(Split):

@@ -54,6 +54,9 @@ class Sequences:
         report: what was read of the log, and what was left out.
         num_warm: how many items of the catalogue have training events: the items 1..num_warm.
         features: of the items (`recalign.data.sequences.features.ItemFeatures`), if the log has any.
+        passed: rows that were shown and not chosen, if the log says so (`recalign.data.sequences.shown`): the columns
+            of ``frame``, whose numbers ``event`` go on after its rows. ``known_before`` is the number of the user's
+            known events before the row's request. None: every row of the log is a choice.
     """
 
     frame: pl.DataFrame
@@ -71,6 +74,12 @@ class Sequences:
     report: Report
     num_warm: int
     features: Any = None
+    passed: pl.DataFrame | None = None
+
+    @functools.cached_property
+    def shown(self) -> pl.DataFrame:
+        """The chosen rows, `frame`, and after them the passed ones."""
+        return self.frame if self.passed is None else pl.concat([self.frame, self.passed])
 
     @property
     def num_items(self) -> int:

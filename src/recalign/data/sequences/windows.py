@@ -109,21 +109,37 @@ def training_windows(sequences: Sequences, users: np.ndarray, max_length: int) -
     return Windows(log=sequences, user=user, start=start, stop=stop, offset=offset)
 
 
+def shown_training_windows(sequences: Sequences, users: np.ndarray, max_length: int) -> Windows:
+    """As `training_windows`, with the rows of training that were passed over as targets beside the chosen ones.
+
+    The user's newest training event is read too, since a request may have come after it.
+    """
+    targets, user, state = _targets(sequences, "train", users, passed=True)
+    stop = sequences.offset[user] + sequences.train_count[user]
+    inside = state >= stop - max_length
+    targets, user, state, stop = targets.filter(pl.Series(inside)), user[inside], state[inside], stop[inside]
+    offset = np.append(np.flatnonzero(is_first(user)), len(user))
+    first = offset[:-1]
+    start = np.maximum(sequences.offset[user[first]], stop[first] - max_length)
+    return _windows(targets, state, offset, user[first], start, stop[first])
+
+
 def evaluation_windows(
-    sequences: Sequences, users: np.ndarray, split: SplitName, max_length: int, apart: bool = False
+    sequences: Sequences,
+    users: np.ndarray,
+    split: SplitName,
+    max_length: int,
+    apart: bool = False,
+    passed: bool = False,
 ) -> Windows:
     """Make windows in which every target of a split sees at least L / 2 events of history, if there are as many.
 
     Users without a known event before the split are left out. ``apart``: targets after the same known event are in
-    windows of their own, so that each can be asked at its own time.
+    windows of their own, so that each can be asked at its own time. ``passed``: rows that were passed over are targets
+    beside the chosen ones.
     """
-    columns = ["user", "known_before", "item_id", "event", "reward", "high", "timestamp"]
-    wanted = (pl.col("split") == SPLITS[split]) & (pl.col("known_before") > 0)
-    of_split = sequences.frame.lazy().filter(wanted).select(columns).collect(engine="streaming")  # a few rows at a time
-    targets = of_split.filter(pl.Series(users & has_past(sequences, SPLITS[split])).gather(of_split["user"]))
-    user = targets["user"].cast(pl.Int64).to_numpy()
+    targets, user, state = _targets(sequences, split, users & has_past(sequences, SPLITS[split]), passed)
     base = sequences.offset[user]
-    state = base + targets["known_before"].to_numpy() - 1
     # The states of a window's targets span half of it, so that the other half is history for all of them.
     first = is_first(user)
     anchor = state[first][np.cumsum(first) - 1]
@@ -134,9 +150,30 @@ def evaluation_windows(
     starts = np.flatnonzero(first | is_first(block) | alone)
     offset = np.append(starts, len(user))
     stop = state[offset[1:] - 1] + 1
+    return _windows(targets, state, offset, user[starts], np.maximum(base[starts], stop - max_length), stop)
+
+
+def _targets(
+    sequences: Sequences, split: SplitName, users: np.ndarray, passed: bool
+) -> tuple[pl.DataFrame, np.ndarray, np.ndarray]:
+    """Rows of a split that have a history, in the order of users and states; their users and states."""
+    columns = ["user", "known_before", "item_id", "event", "reward", "high", "timestamp"]
+    wanted = (pl.col("split") == SPLITS[split]) & (pl.col("known_before") > 0)
+    rows = sequences.shown if passed else sequences.frame
+    targets = rows.lazy().filter(wanted).select(columns).collect(engine="streaming")  # a few rows at a time
+    targets = targets.filter(pl.Series(users).gather(targets["user"]))
+    if passed:
+        targets = targets.sort("user", "known_before", "event")  # chosen ones first
+    user = targets["user"].cast(pl.Int64).to_numpy()
+    return targets, user, sequences.offset[user] + targets["known_before"].to_numpy() - 1
+
+
+def _windows(
+    targets: pl.DataFrame, state: np.ndarray, offset: np.ndarray, user: np.ndarray, start: np.ndarray, stop: np.ndarray
+) -> Windows:
     return Windows(
-        user=user[starts],
-        start=np.maximum(base[starts], stop - max_length),
+        user=user,
+        start=start,
         stop=stop,
         offset=offset,
         state=state,

@@ -90,7 +90,9 @@ def choose(
     fashion: float,
     confounding: float,
     random_N: Bools | None = None,
-) -> Ints:
+    shown: int = 0,
+    seed: int = 0,
+) -> tuple[Ints, Ints]:
     """Draw the item of each event by the logging policy, without repeats within a user.
 
     The policy is a softmax over the items that the user has not had, with logits
@@ -99,8 +101,13 @@ def choose(
 
     h is the user's current habit for the item, f the item's fashion at the time, c the circumstance, and o the item's
     affinity to it. Habits drift, so recent choices predict the next one better than old ones. Where `random_N` is true,
-    the draw is uniform over the same items.
+    the draw is uniform over the same items. With ``shown`` S above 0, S of these items are drawn first, by fashion's
+    part of the logits and without replacement, and the user chooses one of them by the other parts.
+
+    Returns:
+        The items, and what was shown with each, in the order of ids. Shape: (N,), (N, S).
     """
+    shown_NS, draws = np.empty((len(slice_N), shown), dtype=np.int64), np.random.default_rng([seed, 2])
     item_N = np.empty(len(slice_N), dtype=np.int64)
     start_U = np.cumsum(count_U) - count_U
     fashion_TI = np.float32(CHOICE_LOG_ODDS * fashion) * people.fashion_TI
@@ -118,7 +125,15 @@ def choose(
             drift_BD = drift_BD[: len(user_B)]
             logit_BI = mix(people.habit_UD[user_B], drift_BD, STABLE_HABIT_SHARE) @ habit_DI
             logit_BI += open_BI[: len(user_B)]
-            logit_BI += fashion_TI[slice_N[event_B]]
+            if shown:
+                exposed_BI = fashion_TI[slice_N[event_B]] + draws.gumbel(size=logit_BI.shape)  # the S largest: a draw
+                exposed_BI[logit_BI == -np.inf] = -np.inf
+                shown_NS[event_B] = np.sort(np.argpartition(-exposed_BI, shown - 1)[:, :shown])
+                passed_BI = np.ones(logit_BI.shape, dtype=bool)
+                np.put_along_axis(passed_BI, shown_NS[event_B], False, axis=1)
+                logit_BI[passed_BI] = -np.inf
+            else:
+                logit_BI += fashion_TI[slice_N[event_B]]
             logit_BI += circumstance_N[event_B, None] * affinity_I
             if random_N is not None:
                 logit_BI[random_N[event_B, None] & (logit_BI > -np.inf)] = 0
@@ -130,4 +145,4 @@ def choose(
             item_N[event_B] = (cumulative_BI >= mark_B[:, None]).argmax(axis=1)
             open_BI[np.arange(len(user_B)), item_N[event_B]] = -np.inf
             drift_BD = mix(drift_BD, rng.standard_normal(drift_BD.shape, dtype=np.float32), HABIT_CORRELATION**2)
-    return item_N
+    return item_N, shown_NS

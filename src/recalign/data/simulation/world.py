@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from recalign.data.simulation.behaviour import CIRCUMSTANCE_SHARE, choose, draw_activity, draw_times, time_slice
+from recalign.data.simulation.behaviour import CIRCUMSTANCE_SHARE, Ints, choose, draw_activity, draw_times, time_slice
 from recalign.data.simulation.people import DRIFT, Floats, People, draw_people
 from recalign.errors import InputError
 
@@ -48,6 +48,8 @@ class World:
         missing: share of the events without a recorded reward.
         random: share of the events whose item was drawn uniformly from those that the user had not had. Above 0 the log
             has two more columns: is_random, and propensity, the probability of that draw (null where the user chose).
+        shown: items of a request, each of which the log then has as a row, with ``chosen``. They are drawn by fashion
+            alone, and the user chooses one of them by the rest. 0: a row is a choice from the catalogue.
         seed: random seed; the same seed makes the same files.
     """
 
@@ -65,11 +67,13 @@ class World:
     confounding: float = 0.5
     missing: float = 0.1
     random: float = 0.0
+    shown: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
         ranges: dict[str, tuple[float, float]] = {"users": (10, LARGEST), "items": (20, LARGEST)}
         ranges |= {"events": (max(100, self.users), self.users * self.most), "missing": (0, 0.9)}
+        ranges |= {"shown": (0, 0 if self.random else self.most)}
         ranges |= dict.fromkeys(("drift", "random"), (0, 1)) | dict.fromkeys((*SIZES, "seed"), (0, LARGEST))
         for name, (least, largest) in ranges.items():
             if not least <= (value := getattr(self, name)) <= largest:
@@ -93,7 +97,8 @@ class Simulated:
         truth_UI: true reward of every pair, without user bias and noise, averaged over the circumstance.
         events: sorted by time; user, item, timestamp (seconds), reward (null: not recorded), high (the item is in the
             top quarter of the user's true rewards), circumstance (whether the event was under it), true_reward; with
-            random exposure also is_random and propensity.
+            random exposure also is_random and propensity; of what was shown also chosen, and no reward where it was
+            not.
     """
 
     world: World
@@ -115,7 +120,9 @@ def simulate(world: World) -> Simulated:
     # a separate generator: other draws are the same with and without random exposure
     random_N = np.random.default_rng([world.seed, 1]).random(world.events) < world.random if world.random else None
     sizes = {name: getattr(world, name) for name in ("habit", "fashion", "confounding")}
-    item_N = choose(rng, people, count_U, slice_N, circumstance_N, **sizes, random_N=random_N)
+    item_N, shown_NS = choose(
+        rng, people, count_U, slice_N, circumstance_N, **sizes, random_N=random_N, shown=world.shown, seed=world.seed
+    )
     user_N = np.repeat(np.arange(world.users), count_U)
 
     truth_UI = (MEAN + SD * people.satisfaction_UI).astype(np.float32)
@@ -143,7 +150,19 @@ def simulate(world: World) -> Simulated:
         had_N = np.arange(world.events) - np.repeat(np.cumsum(count_U) - count_U, count_U)
         chance = pl.Series(1 / (world.items - had_N)).set(pl.Series(~random_N), None)
         events = events.with_columns(is_random=pl.Series(random_N), propensity=chance)
-    return Simulated(world, people, users, items, truth_UI, events.sort("timestamp", "user"))
+    if world.shown:
+        events = _with_passed(events, shown_NS, user_N, items, truth_UI)
+    return Simulated(world, people, users, items, truth_UI, events.sort("timestamp", "user", "item"))
+
+
+def _with_passed(events: pl.DataFrame, shown_NS: Ints, user_N: Ints, items: Ints, truth_UI: Floats) -> pl.DataFrame:
+    """A row for each item shown, in the place of a row for each choice."""
+    true_NS = truth_UI[user_N[:, None], shown_NS].astype(np.float64)
+    high_NS = true_NS >= np.quantile(truth_UI, 0.75, axis=1)[user_N, None]
+    choice = events.rename({"item": "choice"}).drop("true_reward", "high")
+    rows = choice.with_columns(item=items[shown_NS], true_reward=true_NS, high=high_NS)
+    rows = rows.explode("item", "true_reward", "high").with_columns(chosen=pl.col("item") == pl.col("choice"))
+    return rows.with_columns(reward=pl.when("chosen").then("reward")).select(*events.columns, "chosen")
 
 
 def _draw_noise(rng: np.random.Generator, kind: Noise, fashion_N: Floats) -> NDArray[np.float64]:

@@ -13,6 +13,7 @@ import polars as pl
 
 from recalign.data.events import guess
 from recalign.data.events.division import collapse_and_divide
+from recalign.data.events.expression import condition
 from recalign.data.events.fields import missing_as_null, read_ids, read_timestamps
 from recalign.data.events.log import TimeUnit
 from recalign.data.events.messages import SourceRows, did_you_mean
@@ -56,6 +57,9 @@ class Log:
         time_unit: TimeUnit | None = None,
         high: str | None = None,
         collapse: bool | None = None,
+        chosen: str | None = None,
+        request: str | None = None,
+        passed_reward: float | None = None,
         items: Any = None,
         title: str | None = None,
         features: Mapping[str, Any] | None = None,
@@ -76,6 +80,10 @@ class Log:
                 ``relative_to`` the best quarter.
             collapse: whether a user's events on an item become one, that with the highest reward; None: as by `recalign
                 init`, where ``reward`` is a CASE and a user's events on one item have several rewards.
+            chosen: what the user chose of what was shown, a column of 1 and 0 or a condition; other rows were passed
+                over. None: every row is a choice.
+            request: what was shown together: a column or an expression; None: a user's rows of one time.
+            passed_reward: reward of passed rows that have none.
             items: DataFrame with a row per item; its column of ids is called as in `frame`, else it is the first.
             title: its column of titles; None: items are shown by their ids.
             features: what policies learn of items, by name: a column of ``items``, Polars SQL over its columns, or the
@@ -85,7 +93,7 @@ class Log:
             **data: further ``data`` settings, as in a log's YAML (``split``, ``max_length``, ...). Without ``split``
                 the last events of each user are validation and test, as many as `recalign init` chooses.
         """
-        events = _polars(frame, "frame")
+        events, shown = _polars(frame, "frame"), {"chosen": chosen, "request": request}
         _require_columns(events, "frame", {"user": user, "item": item, "timestamp": timestamp})
         unit = time_unit or guess.unit(events[timestamp].alias("timestamp"))
         expression = guess.quote(reward) if reward in events.columns else reward
@@ -94,16 +102,22 @@ class Log:
         known = {key: read_ids(missing_as_null(ids.alias(key)), key, rows) for key, ids in columns.items()}
         read_timestamps(missing_as_null(events[timestamp].alias("timestamp")), unit, rows)
         known["reward"] = read_numbers(events, rows, expression, "data.reward")
-        collapse, division = collapse_and_divide(pl.DataFrame(known), expression, collapse)
+        sql = {key: guess.quote(one) if one in events.columns else one for key, one in shown.items()}
+        taken = pl.DataFrame(known)
+        if chosen is not None:
+            taken = taken.filter(condition(events, str(sql["chosen"]), "data.log.chosen", rows))
+        collapse, division = collapse_and_divide(taken, expression, collapse)
         log: dict[str, Any] = {"name": name, "files": [EVENTS], "user": user, "item": item}
         log |= {"timestamp": timestamp, "time_unit": unit, "collapse": collapse}
+        if chosen is not None or request is not None:
+            log |= {**sql, "passed_reward": passed_reward}
         tables = {EVENTS: events}
         if items is not None:
             tables[ITEMS] = table = _polars(items, "items")
             _require_columns(table, "items", {"title": title} if title else {})
-            sql = {name: guess.quote(one) if one in table.columns else one for name, one in (features or {}).items()}
+            made = {name: guess.quote(one) if one in table.columns else one for name, one in (features or {}).items()}
             key = item if item in table.columns else table.columns[0]
-            log["items"] = {"file": ITEMS, "id": key, "title": title, "features": sql}
+            log["items"] = {"file": ITEMS, "id": key, "title": title, "features": made}
         elif title or features or "titles" in data:
             what, remedy = "titles and features need a table of items", "give items=DataFrame, title='its column'"
             raise InputError(what, where="items", remedy=remedy)

@@ -1,0 +1,65 @@
+"""Rows that were shown and not chosen: beside the chosen ones, in no history."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import polars as pl
+
+from recalign.data.events import EventTable
+from recalign.data.events.table import TIED
+from recalign.data.sequences.earlier import places
+from recalign.data.sequences.relative import RelativeTo
+from recalign.data.sequences.splits import TRAIN, Split
+from recalign.data.sequences.store import ADDED, SET, Sequences
+from recalign.errors import InputError
+
+
+def with_passed(made: Sequences, table: EventTable, split: Split, relative_to: RelativeTo | None) -> Sequences:
+    """Add the passed rows of a table to the log that was made of its chosen ones (`Sequences.passed`).
+
+    A row is in the part of its request's choices, the later one if they lie in two; without a choice, in that of the
+    split's rule for single rows, or of the user's last choice before. Its history is the user's known events before
+    its request, of its part or an earlier one, and none of its own request. In training, rows of items that nobody
+    chose there are left out.
+
+    Raises:
+        InputError: rewards are ranked (``data.relative_to``), which is not done for passed rows.
+    """
+    assert table.passed is not None
+    if relative_to is not None:
+        what, remedy = "rows that were passed over have no ranks", "write the ranking into data.reward, or leave it out"
+        raise InputError(what, where="data.relative_to", remedy=remedy)
+    number_I, chosen = places(table.items, made.items, 1), made.frame
+    passed = table.passed.drop(ADDED, strict=False)
+    firsts = pl.col(sorted({"known_before", SET} & {*chosen.columns})).min()
+    of_request = chosen.group_by("request").agg(pl.col("split").max(), firsts)
+    of_choice = passed.select("request").join(of_request, on="request", how="left", maintain_order="left")
+    number = pl.Series(number_I[passed["item"].to_numpy()])
+    part = of_choice["split"].fill_null(_split_alone(table.passed, chosen, table, split))
+    passed = passed.with_columns(pl.lit(False).alias(TIED), item_id=number, split=part, high=pl.lit(False))
+    if SET in chosen:  # that of the request's choices, or one of its own
+        passed = passed.with_columns(of_choice[SET].fill_null(passed["request"] + len(chosen)))
+    before = _among(chosen, passed, ["user", "split", "at"], pl.col("known").cum_sum().over("user"))
+    passed = passed.with_columns(known_before=pl.min_horizontal(of_choice["known_before"], before))
+    passed = passed.filter((pl.col("split") != TRAIN) | pl.col("item_id").is_between(1, made.num_warm))
+    passed = passed.with_row_index("event", len(chosen))
+    return replace(made, passed=passed.select(chosen.columns).cast(dict(chosen.schema)))
+
+
+def _split_alone(passed: pl.DataFrame, chosen: pl.DataFrame, table: EventTable, split: Split) -> pl.Series:
+    """The part of each passed row, whatever was chosen of its request: u8."""
+    if (rule := split.of_rows(table)) is not None:
+        return rule.assign(replace(table, frame=passed))
+    unknown = passed.with_columns(split=pl.lit(None, pl.UInt8))
+    return _among(chosen, unknown, ["user", "at"], pl.col("split").forward_fill().over("user").fill_null(TRAIN))
+
+
+def _among(chosen: pl.DataFrame, passed: pl.DataFrame, order: list[str], figure: pl.Expr) -> pl.Series:
+    """A figure of each passed row among the chosen ones in some order; at one time passed rows come first."""
+    columns = {"user": "user", "split": "split"}
+    of_passed = passed.select(**columns, at="began", known=pl.lit(0), place=pl.int_range(pl.len()))
+    of_chosen = chosen.select(**columns, at="timestamp", known=(pl.col("item_id") > 0).cast(pl.Int32), place=None)
+    both = pl.concat([of_passed, of_chosen], how="vertical_relaxed")
+    both = both.sort(*order, "place", nulls_last=True, maintain_order=True).with_columns(figure.alias("figure"))
+    return both.filter(pl.col("place").is_not_null()).sort("place")["figure"]

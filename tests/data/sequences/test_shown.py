@@ -1,0 +1,120 @@
+"""Rows that were shown and not chosen: what is kept of them, where they stand, and that histories have none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from recalign.data.events import LogMapping
+from recalign.data.sequences import EventDataModule, LeaveLast, TimeSplit
+from recalign.errors import InputError
+
+ROWS = pl.DataFrame(
+    {
+        # user 1's requests: a, not b; c, not a; neither b nor c; b, not c; a, not b
+        "user": [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2],
+        "item": ["a", "b", "c", "a", "b", "c", "b", "c", "a", "b", "a", "c", "c"],
+        "timestamp": [1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 1, 2, 2],
+        "click": [1, 0, 1, 0, 0, 0, 1, 0, 1, 0, 1, 1, None],
+        "stars": [5, None, 3, 1, None, None, 4, None, 2, 1, 3, 4, 5],
+    }
+)
+SETTINGS: dict[str, Any] = {"reward": "stars", "high": None, "share_a": 1.0, "cache": False}
+
+
+def data_of(folder: Path, rows: pl.DataFrame = ROWS, split: Any = None, chosen: str | None = "click = 1", **log: Any):
+    rows.write_parquet(folder / "log.parquet")
+    mapping = LogMapping("test", ["log.parquet"], chosen=chosen, **log)
+    return EventDataModule(mapping, root=str(folder), split=split or LeaveLast(1, 1), **SETTINGS)
+
+
+def passed_of(data: EventDataModule) -> list[tuple[Any, ...]]:
+    made = data.sequences
+    rows = made.passed.with_columns(item=data.table.items.gather(made.passed["item"]))
+    return rows.select("item", "timestamp", "split", "known_before", "event").rows()
+
+
+def test_histories_and_targets_are_of_the_chosen_rows_alone(tmp_path):
+    shown = data_of(tmp_path).sequences
+    alone = data_of(tmp_path, ROWS.filter(pl.col("click") == 1), chosen=None).sequences
+    for name in ("item", "time", "reward", "event", "offset", "train_count"):
+        assert np.array_equal(getattr(shown, name), getattr(alone, name), equal_nan=name == "reward")
+    assert shown.frame.drop("request", "row").equals(alone.frame.drop("row"))
+    assert shown.catalogue == alone.catalogue
+    unknown = [count for reason, count in shown.report.left_out().items() if "click = 1" in reason]
+    assert unknown == [1]
+
+
+def test_a_passed_row_has_the_part_of_its_request_and_the_history_before_it(tmp_path):
+    # of user 1's four choices the first two train, the third validates, the fourth tests; nobody chose b in training
+    assert passed_of(data_of(tmp_path)) == [("a", 2, 0, 1, 6), ("c", 3, 0, 2, 7), ("c", 4, 1, 2, 8), ("b", 5, 2, 2, 9)]
+
+
+def test_a_time_split_cuts_passed_rows_at_the_same_times(tmp_path):
+    rows = passed_of(data_of(tmp_path, split=TimeSplit(("1970-01-01T00:00:03+00:00", 0.9))))  # 5 is the second cut
+    assert [row[:4] for row in rows] == [("a", 2, 0, 1), ("b", 3, 1, 2), ("c", 3, 1, 2), ("c", 4, 1, 2), ("b", 5, 2, 2)]
+
+
+def test_a_request_may_have_a_name(tmp_path):
+    rows = ROWS.head(10).with_columns(page=pl.Series(["x", "x", "y", "y", "y", "y", "z", "z", None, None]))
+    made = data_of(tmp_path, rows, request="page").sequences
+    assert made.passed.filter(timestamp=3)["known_before"].to_list() == [1]  # of c; its page began at 2
+    assert made.shown.filter(pl.col("timestamp") >= 4).group_by("request").len()["len"].to_list() == [2, 2]
+
+
+def test_only_a_null_reward_of_a_passed_row_is_filled(tmp_path):
+    made = data_of(tmp_path, passed_reward=-1.0).sequences
+    assert made.passed["reward"].to_list() == [1, -1, -1, 1]
+    assert data_of(tmp_path).sequences.passed["reward"].to_list() == [1, None, None, 1]
+
+
+def test_passed_rows_are_targets_of_windows_that_ask_for_them(tmp_path):
+    data = data_of(tmp_path)
+    assert data.training().in_memory().event.tolist() == [1, 5]  # the second choice of either user
+    data.passed_targets = ("train", "test")
+    windows, test = data.training(), data.windows("test")
+    assert (windows.event.tolist(), windows.state.tolist()) == ([1, 6, 7, 5], [0, 0, 1, 3])
+    assert (windows.start.tolist(), windows.stop.tolist()) == ([0, 3], [2, 5])
+    assert test.event.tolist() == [3, 9]
+    assert data.windows("validation").event.tolist() == [2]
+    for read in (windows, test):
+        own = data.sequences.shown[read.event]
+        assert (data.sequences.time[read.state] < own["timestamp"].to_numpy()).all()
+        assert np.array_equal(read.target, own["item_id"].to_numpy())
+    data.max_length = 1
+    assert (data.training().event.tolist(), data.training().start.tolist()) == ([7], [1])  # the newest state alone
+
+
+def test_the_cache_keeps_passed_rows(tmp_path):
+    first, second = data_of(tmp_path), data_of(tmp_path)
+    first.cache = second.cache = str(tmp_path / "cache")
+    assert second.sequences.passed.equals(first.sequences.passed)
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("chosen", "place"), [("click >= 0", "every row"), ("click = 7", "no row"), ("click + 1", "not a condition")]
+)
+def test_conditions_that_choose_nothing_or_all_are_refused(tmp_path, chosen, place):
+    with pytest.raises(InputError, match=place) as caught:
+        data_of(tmp_path, chosen=chosen).sequences  # noqa: B018
+    assert caught.value.where == "data.log.chosen"
+    assert caught.value.remedy
+
+
+def test_a_request_without_choices_is_refused(tmp_path):
+    with pytest.raises(InputError, match="request has rows"):
+        data_of(tmp_path, chosen=None, request="page")
+
+
+def test_where_ties_are_together_a_request_is_a_set(tmp_path):
+    both = ROWS.head(10).with_columns(click=pl.Series([1, 1, 1, 0, 0, 0, 1, 1, 1, 0]))
+    data = data_of(tmp_path, both)
+    data.together = True
+    made = data.sequences
+    assert made.frame["known_before"].to_list() == [0, 0, 2, 3, 3, 5]  # b and c of one request, a and b of the first
+    assert made.passed.select("timestamp", "known_before").rows() == [(2, 2), (3, 3), (3, 3), (5, 5)]
