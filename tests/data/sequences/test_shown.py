@@ -114,7 +114,7 @@ def test_a_request_without_choices_is_refused(tmp_path):
 def test_where_ties_are_together_a_request_is_a_set(tmp_path):
     both = ROWS.head(10).with_columns(click=pl.Series([1, 1, 1, 0, 0, 0, 1, 1, 1, 0]))
     data = data_of(tmp_path, both)
-    data.together = True
+    data.ties = "together"
     made = data.sequences
     assert made.frame["known_before"].to_list() == [0, 0, 2, 3, 3, 5]  # b and c of one request, a and b of the first
     assert made.passed.select("timestamp", "known_before").rows() == [(2, 2), (3, 3), (3, 3), (5, 5)]
