@@ -147,20 +147,3 @@ class PostTrainingData(RewardData):
     def batches(self, windows: Windows) -> Iterator[Batch]:
         """Iterate once over all targets, on the trainer's device."""
         return (batch.to(self.device) for batch in self.loader(windows, seen=False))
-
-
-class ShownData(PostTrainingData):
-    """Rows that were shown, the chosen and the passed ones, with their rewards in place of advantages.
-
-    A passed row stands at the history before its request.
-
-    Args:
-        source, baseline: as of `PostTrainingData`: A is the observed reward itself, in standard deviations.
-        **data: arguments of `PostTrainingData`.
-    """
-
-    reads_passed = True
-    passed_targets = ("train",)
-
-    def __init__(self, source: Source = "observed", baseline: StateValue = "none", **data: Any) -> None:
-        super().__init__(source=source, baseline=baseline, **data)

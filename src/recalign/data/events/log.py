@@ -146,12 +146,7 @@ class LogMapping:
             (self.files and self.query, ".query", "the rows are those of files", "leave out the files or the query"),
             (bool(self.query) != bool(self.uri), ".uri", "a query and a URI need each other", "give both, or neither"),
             (len({*mapped}) < 3, "", f"user, item and timestamp are {mapped}", "map each to a column of its own"),
-            (
-                self.chosen is None and self.request is not None,
-                ".request",
-                "every row is a choice, so no request has rows that were passed over",
-                "say which rows were chosen (data.log.chosen)",
-            ),
+            (self.request and not self.chosen, ".request", "every row is a choice", "say which are (data.log.chosen)"),
             (own, ".columns", f"the event table itself has columns of the names {own}", "choose other names"),
         ):
             if bad:
