@@ -2,7 +2,7 @@
 
 import polars as pl
 
-from recalign.data.sequences.audit import SEEN
+from recalign.data.sequences.audit import FOLLOWS, READING, SEEN
 from recalign.evaluation.comparison import SCHEMA
 from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.methods import MethodRun
@@ -84,6 +84,6 @@ def reports(verdict="moderate", pairwise=(0.6, 0.55, 0.65), judges="moderate", s
     return {"reward": dict.fromkeys(seeds, own), "judge_report": dict.fromkeys(seeds, judged)}
 
 
-def checked(met=0.0, verdict="verdict: usable"):
+def checked(met=0.0, verdict="verdict: usable", follow=0.0, ties="not said"):
     """What `recalign check` found."""
-    return {"verdict": verdict, "test": {SEEN: met}}
+    return {"verdict": verdict, "test": {SEEN: met, FOLLOWS: follow}, "split": {READING: ties}}

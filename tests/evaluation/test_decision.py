@@ -123,6 +123,27 @@ def test_a_ranking_of_items_that_no_list_shows_decides_nothing(met, word):
     assert (none.policy, none.word) == (None, "do not ship" if word == "ship" else "not decided")
 
 
+@pytest.mark.parametrize(
+    ("follow", "ties", "word"),
+    [
+        (OFTEN, "not said", "ship"),
+        (OFTEN + 0.01, "not said", "not decided"),
+        (OFTEN + 0.01, "order", "ship"),
+        (OFTEN + 0.01, "together", "ship"),
+        (None, "together", "not decided"),
+    ],
+)
+def test_how_a_basket_goes_on_decides_nothing_unless_the_yaml_says_what_ties_are(follow, ties, word):
+    found = decided(check=checked(follow=follow, ties=ties))
+    assert found.word == word
+    assert bool(found.baskets) == (word == "not decided")
+    said = "21% of the test events follow one of the same user and time, so these figures tell how a basket goes on"
+    assert (said in found.reasons[0]) == (bool(found.baskets) and follow is not None)
+    assert (said in (found.first or "")) == (ties == "order")
+    harm = decided(table(gains={"mine": (-0.3, -0.1)}), check=checked(follow=follow, ties=ties))
+    assert harm.word == ("do not ship" if word == "ship" else "not decided")
+
+
 def test_a_start_that_ranks_nothing_has_nothing_to_keep():
     nothing = dict.fromkeys(VALUES, 0.0)
     found = decided(table(kept=nothing), validation=table(split="validation"))

@@ -10,7 +10,7 @@ import pytest
 import tiny
 from rich.console import Console
 
-from recalign.data.sequences.audit import SEEN
+from recalign.data.sequences.audit import FOLLOWS, SEEN
 from recalign.errors import InputError
 from recalign.evaluation import page, plots
 from recalign.evaluation.chain_comparison import RunsComparison
@@ -99,7 +99,7 @@ def chain(made_up_chain):
         (folder / "manifest.json").write_text(json.dumps(manifest))
         (folder / "trust.json").write_text(json.dumps(trust("weak" if seed else "strong")))
     check = {"log": {"rows": 1234567, "name": "<b>"}, "reward histogram": {"1": 5, "2": 10}, "empty": {}}
-    check["test"] = {SEEN: 0.0}
+    check["test"] = {SEEN: 0.0, FOLLOWS: 0.0}
     (made_up_chain / "check.json").write_text(json.dumps(check))
     for method in ("start", "asft"):
         history = [{"title": "<b>Alien</b>\x1b\u202e", "reward": 4}, {"title": "Up", "reward": None}]
@@ -207,7 +207,7 @@ def test_judges_have_their_own_errors_on_the_page(chain, tmp_path):
     assert "judges that select 0.500 0.400 – 0.600" in words
     assert "judges that report 0.750 0.650 – 0.850" in words
     assert "Ship asft asft gains +0." in words
-    (folder / "check.json").write_text(json.dumps({"test": {SEEN: 0.5}}))
+    (folder / "check.json").write_text(json.dumps({"test": {SEEN: 0.5, FOLLOWS: 0.0}}))
     words = words_of(folder)
     assert "Not decided: asft In 50.0% of the test events the user had met the item before." in words
     without = words_of(chain)

@@ -69,7 +69,7 @@ def ab_test(decision: Decision, test: ComparisonTable) -> str | None:
     (Kohavi, Tang & Xu 2020, section 17).
     """
     about = decision.about
-    if about is None or decision.word == "do not ship" or decision.general:
+    if about is None or decision.word == "do not ship" or decision.general or decision.baskets:
         return None
     gain, spread = test.gain(about.policy), test.get(about.policy, USER_SPREAD)
     if gain is None or spread is None or not 0 < spread.value < math.inf:

@@ -42,6 +42,8 @@ CONDITIONS = (
     f"The better baseline ranks {findings.MIN_HITS} test events at least among its first ten, {LEAST} users were "
     f"evaluated, at most {OFTEN:.0%} of the test events are of items met before, and recalign check has nothing "
     "against training on the log.",
+    f"At most {OFTEN:.0%} of the test events follow one of the same user and time, or the log's YAML says what such "
+    "events are (data.ties).",
 )
 """What has to hold beside the tests; where one does not, nothing is decided."""
 
@@ -87,6 +89,7 @@ class Decision:
         first: what is said first, whatever the word; None: nothing is.
         untried: rows among validation's first few that were not tried, as they have no placebo.
         weak_start: why a better start is to be trained first, whatever else was found.
+        baskets: why the log's YAML has to say what ties are, whatever else was found.
     """
 
     candidates: list[Candidate]
@@ -94,6 +97,7 @@ class Decision:
     first: str | None = None
     untried: list[str] = field(default_factory=list)
     weak_start: Finding | None = None
+    baskets: Finding | None = None
 
     def frame(self) -> pl.DataFrame:
         """The tests of all candidates, a row each.
@@ -134,7 +138,7 @@ class Decision:
     @property
     def word(self) -> Word:
         """The candidate's verdict; *not decided* for a weak start, and for *ship* if any finding is about all."""
-        if self.weak_start:
+        if self.weak_start or self.baskets:
             return "not decided"
         against = any(finding.sign < 0 for finding in self.general)
         own: Word = self.about.word if self.about else "do not ship" if against else "not decided"
@@ -160,9 +164,9 @@ class Decision:
 
     @property
     def findings(self) -> list[Finding]:
-        """All findings: a weak start's, those about the whole comparison, the candidate's."""
-        weak = [self.weak_start] if self.weak_start else []
-        return [*weak, *self.general, *(self.about.findings if self.about else ())]
+        """All findings: a weak start's, that on ties, those about the whole comparison, the candidate's."""
+        gates = [gate for gate in (self.weak_start, self.baskets) if gate]
+        return [*gates, *self.general, *(self.about.findings if self.about else ())]
 
     @property
     def reasons(self) -> list[str]:
@@ -220,8 +224,11 @@ def decide(
         for case, confidence in zip(cases, confidences, strict=True)
     ]
     untried = [row for row in ahead[:MAX_CANDIDATES] if row not in tried]
-    first = None if weak_start else findings.no_better_than_untrained(test)
-    return Decision(decided, general, first, untried, weak_start)
+    baskets = findings.baskets(check)
+    remarks = [None if weak_start else findings.no_better_than_untrained(test)]
+    if baskets and baskets.sign:  # stated
+        remarks, baskets = [*remarks, baskets.text], None
+    return Decision(decided, general, " ".join(filter(None, remarks)) or None, untried, weak_start, baskets)
 
 
 def candidates(validation: ComparisonTable) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from recalign.data.events.division import LEAST
-from recalign.data.sequences.audit import OFTEN, SEEN, refused
+from recalign.data.sequences.audit import BASKETS, FOLLOWS, OFTEN, READING, SEEN, refused
 from recalign.data.sequences.placebo import CORRELATION
 from recalign.evaluation.comparison import ALL, HITS, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable, Interval
@@ -95,6 +95,20 @@ def repeated(check: Mapping[str, Any]) -> Iterator[Finding]:
         text = f"In {met:.1%} of the test events the user had met the item before. They are ranked, but lists"
         remedy = "Set data.log.collapse: true, which makes one event of a user's events on an item."
         yield Finding(0, f"{text} leave such items out, so {ALL} says little of what is served.", remedy)
+
+
+def baskets(check: Mapping[str, Any]) -> Finding | None:
+    """Whether figures tell how a basket goes on: open where the log's YAML does not say so, a remark where it does."""
+    follow, reading = check.get("test", {}).get(FOLLOWS), check.get("split", {}).get(READING)
+    if follow is None or not math.isfinite(follow):
+        text = "Nothing tells how many of the test events follow one of the same user and time."
+        return Finding(0, text, "Run the chain again, which checks the log.")
+    if follow <= OFTEN or reading == "together":
+        return None
+    if reading == "order":
+        return Finding(1, f"{BASKETS.format(follow)} (data.ties: order).")
+    remedy = "Set data.ties: together, or order where the file has the order in which they happened."
+    return Finding(0, f"{BASKETS.format(follow)}.", remedy)
 
 
 def weak_start(test: ComparisonTable, validation: ComparisonTable) -> Finding | None:

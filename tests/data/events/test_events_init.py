@@ -274,3 +274,20 @@ def test_init_does_without_torch(tmp_path: Path):
     write(tmp_path / "log.csv", *RATINGS)
     code = "import sys; from recalign.cli import main; main(['init', 'log.csv']); sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(("pause", "stated"), [(86_400, "together"), (30, None)])
+def test_what_looks_like_baskets_came_together(tmp_path, pause, stated):
+    """Three items at a time, visits days apart; in a burst of ratings the next time is seconds later."""
+    rows = [
+        (user, (5 * step + user) % 23, step % 5, START + pause * (step // 3))
+        for user in range(30)
+        for step in range(15)
+    ]
+    pl.DataFrame(rows, schema=["user", "item", "rating", "timestamp"], orient="row").write_csv(tmp_path / "shop.csv")
+    said = init(tmp_path, "shop.csv")
+    data = yaml.safe_load((tmp_path / "shop.yaml").read_text())["data"]
+    assert data.get("ties") == stated
+    assert ("100% of the events came with another item" in said.out) == bool(stated)
+    assert data["split"]["init_args"]["test"] == 1
+    assert "a basket goes on" not in tiny.recalign(tmp_path, "check", "shop.yaml").out or not stated

@@ -92,8 +92,19 @@ def test_no_cut_divides_a_set_which_goes_to_the_later_part(people, split):
     by_row = dict(zip(events.frame["row"], split.assign(alone), strict=True))
     sets = sequences.frame.group_by("user", "timestamp").agg("split", "row", pl.col(SET).n_unique())
     for _, _, of_set, rows, numbers in sets.iter_rows():
-        assert set(of_set) == {max(by_row[row] for row in rows)}
-        assert numbers == 1
+        assert len({*of_set}) == numbers == 1
+        assert isinstance(split, LeaveLast) or of_set[0] == max(by_row[row] for row in rows)
+
+
+def test_the_last_sets_are_tested_and_those_before_them_validate():
+    """Parts of one event each grow to whole sets. Who has two sets has none to train on before both."""
+    sets = [[0], [0, 5, 5, 5, 9, 9], [1, 1, 1, 7, 7], [3, 3, 3], [4, 5, 6, 7]]
+    users = [user for user, times in enumerate(sets) for _ in times]
+    events = table(users, [0] * len(users), [time for own in sets for time in own], together=True)
+    found = LeaveLast(1, 1).assign(events).to_list()
+    assert found == [0, *[0, 1, 1, 1, 2, 2], *[0] * 5, *[0] * 3, *[0, 0, 1, 2]]
+    more = LeaveLast(3, 1).assign(dataclasses.replace(events, together=False)).to_list()
+    assert more == [0, *[0, 0, 1, 2, 2, 2], *[0, 1, 2, 2, 2], *[0] * 3, *[0] * 4]
 
 
 @given(people)

@@ -15,8 +15,10 @@ from recalign.data.sequences.audit import (
     COLD,
     COLD_TARGETS,
     DRAWN,
+    FOLLOWS,
     LEAKS,
     MISSES,
+    READING,
     Concern,
     Verdict,
     audit_log,
@@ -29,12 +31,12 @@ def said(root, rows, *, unit="s", **settings):
     return verdict(audit_log(made_up(root, rows, unit=unit, **settings)), unit)
 
 
-def made_up(root, rows, *, reward="rating", high="reward >= 5", unit="s", split=None, share_a=0.7):
+def made_up(root, rows, *, reward="rating", high="reward >= 5", unit="s", split=None, share_a=0.7, ties=None):
     """A log of rows (user, item, rating, timestamp)."""
     columns = {"user": pl.Int64, "item": pl.Int64, "rating": pl.Float64, "timestamp": pl.Int64}
     pl.DataFrame(rows, schema=columns, orient="row").write_csv(root / "log.csv")
     log = LogMapping(name="made-up", files=["log.csv"], time_unit=unit)
-    return EventDataModule(log, reward, High(high), split or LeaveLast(1, 1), str(root), share_a=share_a)
+    return EventDataModule(log, reward, High(high), split or LeaveLast(1, 1), str(root), share_a=share_a, ties=ties)
 
 
 def mixed(user, step):
@@ -88,9 +90,20 @@ def tied(user, step):
     return 86_400 * (step % 3 == 0)
 
 
+def last_tied(user, step):
+    return 86_400 * (step < 8)
+
+
 def rare(user, step):
     """The last item of every second user is his own."""
     return 1000 + user if user % 2 and step == 9 else (user + step) % 12
+
+
+def test_a_log_whose_ties_are_together_is_usable(tmp_path):
+    sections = audit_log(made_up(tmp_path, rows(users=1000, pause=last_tied), ties="together"))
+    assert (sections["test"]["events"], sections["test"][FOLLOWS]) == (3 * 1000, 2 / 3)
+    assert sections["split"][READING] == "together"
+    assert verdict(sections, "s").word == "usable"
 
 
 @pytest.mark.parametrize(
@@ -111,6 +124,9 @@ def rare(user, step):
         ({"rows": rows(steps=4)}, "with care", "the median user has 4 events, and 5 are one"),
         ({"rows": rows(pause=tied)}, "with care", "90% of the events share their time with another of the same user"),
         ({"rows": rows(pause=tied)}, "with care", "at least 45% of the next events are noise"),
+        ({"rows": rows(pause=last_tied)}, "with care", "100% of the test events follow one of the same user and time"),
+        ({"rows": rows(pause=last_tied)}, "with care", "Until then a chain decides nothing"),
+        ({"rows": rows(pause=last_tied), "ties": "order"}, "with care", "at least 15% of the next events are noise"),
         ({"rows": rows(item=rare)}, "with care", "so that no method's ndcg is above 0.50. Try another data.split"),
         ({"rows": [*rows(), *rows()[:3]]}, "with care", "3 events (0.2%) repeat another in every column"),
         ({"rows": rows(pause=lambda user, step: 60)}, "with care", "all events are of one day, 2020-09-13"),

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from recalign.data.events import guess
+from recalign.data.events.table import TIED
 
 LEARN = 3
 """Training events that give a user something to learn from, and rewards to order."""
@@ -18,6 +19,10 @@ SHORT = LEARN + 2
 LEAST, FEW = 20, 100
 """Users with test events: fewer than `LEAST` leave under three to each group of judges (15 % of the users), so that
 nothing can be measured; with fewer than `FEW`, intervals are wider than most gains."""
+MOST = 0.5
+"""Share of the events, and of the users, above which sets of several items look like baskets."""
+PAUSE = 3_600
+"""Seconds from one basket to the next, at least."""
 TRAINABLE_SHARE = 0.75
 """A larger split must leave `LEARN` training events to this share of the users who keep them under the smallest."""
 
@@ -97,6 +102,24 @@ def divide(user: pl.Series, reward: pl.Series) -> SplitSuggestion:
     high, cannot = guess.high_condition(reward) if reward.count() else None, unmeasurable(len(left_U))
     left = int(np.median(left_U)) if len(left_U) else 0
     return SplitSuggestion(test, validation, high, len(count_U), len(left_U), left, cannot if learns else nothing)
+
+
+def baskets(events: pl.DataFrame) -> float | None:
+    """Share of the events that came with another item of their user at the same time; None: they are no baskets.
+
+    They are where it is `MOST` of the events, most users have such, and the median pause to the next time is an hour or
+    more: in a burst of ratings it is seconds.
+
+    Args:
+        events: ``user``, ``item``, ``timestamp`` and `TIED` of each event, in order.
+    """
+    several = pl.col("item").n_unique() > 1
+    sets = events.group_by("user", "timestamp", set=(~pl.col(TIED)).cum_sum(), maintain_order=True)
+    found = sets.agg(pl.len(), several=several).with_columns(pause=pl.col("timestamp").diff().over("user"))
+    share = float(found.filter("several")["len"].sum() / max(events.height, 1))
+    pause, having = found["pause"].median() or 0, found.filter("several")["user"].n_unique()
+    is_most = share > MOST and having > MOST * events["user"].n_unique()
+    return share if is_most and pause >= PAUSE else None  # type: ignore[operator]
 
 
 def unmeasurable(tested: int) -> str | None:

@@ -17,12 +17,12 @@ import polars as pl
 from rich.prompt import Prompt
 
 from recalign.data.events import guess
-from recalign.data.events.division import SplitSuggestion, collapse_and_divide
+from recalign.data.events.division import SplitSuggestion, baskets, collapse_and_divide, divide
 from recalign.data.events.log import LogMapping
 from recalign.data.events.messages import did_you_mean
 from recalign.data.events.reading import read
 from recalign.data.events.sources import Source, ask, files_named, read_errors
-from recalign.data.events.table import EventTable, load_events
+from recalign.data.events.table import TIED, EventTable, load_events
 from recalign.data.events.yaml_text import yaml_scalar
 from recalign.errors import InputError, printable
 from recalign.files import write_text
@@ -79,12 +79,20 @@ def init(words: Sequence[str]) -> None:
     if collapse:
         log = replace(log, collapse=True)
         events = load_events(log, root, reward)
+    if together := baskets(events.frame):
+        suggested = divide(events.frame.filter(~pl.col(TIED))["user"], events.frame["reward"])  # by sets
     _print_events(log, reward, suggested, events)
+    if together:
+        print(
+            f"ties: {together:.0%} of the events came with another item of the same user at the same time, as in a "
+            "basket, so none of these is in another's history (ties: together). If they happened one after the other, "
+            "in the order of the file, write ties: order"
+        )
     commands = [shlex.join(["recalign", "check", str(out)])]
     if not suggested.cannot:
         commands.append(shlex.join(["recalign", "chain", str(out)]))
     beside = root if root.is_absolute() else Path(os.path.relpath(root, out.parent))  # as the YAML's folder sees it
-    write_text(out, _yaml_text(log, beside, reward, suggested, commands))
+    write_text(out, _yaml_text(log, beside, reward, suggested, commands, bool(together)))
     print(f"\n{printable(str(out))} is written: look it over. Next:", *commands, sep="\n  ")
 
 
@@ -183,7 +191,9 @@ def _print_events(log: LogMapping, reward: str, suggested: SplitSuggestion, even
     print(suggested, *left_out, sep="\n")
 
 
-def _yaml_text(log: LogMapping, root: Path, reward: str, suggested: SplitSuggestion, commands: list[str]) -> str:
+def _yaml_text(
+    log: LogMapping, root: Path, reward: str, suggested: SplitSuggestion, commands: list[str], together: bool
+) -> str:
     high, split = suggested.settings["high"], suggested.settings["split"]
     comments = {
         "name": "names run folders and tables",
@@ -221,5 +231,7 @@ def _yaml_text(log: LogMapping, root: Path, reward: str, suggested: SplitSuggest
         "    init_args:",
         f"      test: {suggested.test} # last events of a user",
         f"      validation: {suggested.validation} # events before those; two or more give pairs to order",
+        *["  ties: together # a user's events at one time are a set; order: they happened as the file has them"]
+        * together,
     ]
     return "\n".join(lines) + "\n"

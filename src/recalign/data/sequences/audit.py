@@ -30,6 +30,7 @@ from recalign.data.events.audit import (
 from recalign.data.events.division import FEW, LEARN, SHORT, unmeasurable
 from recalign.data.events.guess import MOST_HIGH
 from recalign.data.events.items import feature_figures
+from recalign.data.events.table import TIED
 from recalign.data.sequences.cache import FIGURES
 from recalign.data.sequences.data import EventDataModule
 from recalign.data.sequences.store import SPLITS, Sequences, SplitName
@@ -40,6 +41,8 @@ from recalign.files import read_json, write_json
 CATALOGUE, COLD = "items in training (the catalogue)", "further items, which are in the catalogue by their features"
 COLD_TARGETS = "share of targets on items without training events that are known by their features"
 SEEN = "share of targets that the user had seen before (they are ranked all the same)"
+FOLLOWS = "share of targets that follow one of the same user and time"
+READING = "what a user's events at one time are (data.ties)"
 HIGH = "share of events with a high reward"
 MISSES = "share of targets on them (misses)"
 LEFT_OUT = "users left out of the test: no history before it"
@@ -49,8 +52,12 @@ LEAKS = "leaks (all must be 0)"
 DRAWN, CHANCES = "events shown at random", "of these, with a known propensity"
 OFTEN = 0.2
 """Share of test targets, or of events, above which a fault of the log makes figures hard to read. A fifth of misses
-takes a fifth off every ndcg and widens intervals, beside a gain, by an eighth (1 / sqrt(0.8)); a fifth of ties makes at
-least a tenth of the next events arbitrary."""
+takes a fifth off every ndcg and widens intervals, beside a gain, by an eighth (1 / sqrt(0.8)); a fifth that follows one
+of the same time tells how a basket goes on."""
+BASKETS = (
+    "{:.0%} of the test events follow one of the same user and time, so these figures tell how a basket goes on, not "
+    "what somebody wants who has come in"
+)
 Word = Literal["usable", "with care", "do not train"]
 REFUSED: Word = "do not train"
 REPEATED = 0.001
@@ -74,7 +81,7 @@ def audit_log(data: EventDataModule) -> dict[str, Section]:
     sections = log_figures(data)  # first, while the log is in memory
     sequences, max_length = data.sequences, data.max_length
     sections |= {split: span_figures(sequences, split) for split in SPLITS}
-    sections["split"] = split_figures(sequences, max_length)
+    sections["split"] = split_figures(sequences, max_length) | {READING: data.ties or "not said"}
     if data.log_.is_random is not None:
         drawn = sequences.shown.filter("is_random")
         known = 0 if data.log_.propensity is None else drawn["propensity"].count()
@@ -113,6 +120,7 @@ def span_figures(sequences: Sequences, split: SplitName) -> Section:
             rows[COLD_TARGETS] = float((chosen["item_id"] > sequences.num_warm).mean())  # type: ignore[arg-type]
         pair = pl.col("user").cast(pl.Int64) * (sequences.num_items + 1) + pl.col("item_id")
         again = pair.is_first_distinct().not_() & (pl.col("split") == SPLITS[split])
+        rows[FOLLOWS] = float(chosen[TIED].mean())  # type: ignore[arg-type]
         rows[SEEN] = sequences.frame.filter(pl.col("item_id") > 0).select(again.sum()).item() / len(chosen)
     return rows
 
@@ -256,12 +264,7 @@ def _events(sections: Mapping[str, Section], time_unit: str) -> Iterator[Concern
             f"{repeats:,} events ({repeats / events:.1%}) repeat another in every column: if they were logged twice, "
             "set data.log.drop_repeats: true"
         )
-    if (tied := float(repetition.get(TIES, 0))) > OFTEN:
-        yield care(
-            f"{tied:.0%} of the events share their time with another of the same user. If the file's order is not that "
-            f"in which they happened, at least {tied / 2:.0%} of the next events are noise: name a column of finer "
-            "times in data.log.timestamp, or keep them in one split with data.split: recalign.data.sequences.TimeSplit"
-        )
+    yield from _tied(sections)
     if old := int(log.get(OLD, 0)):
         yield care(f"{old:,} events are before 1990, and most are later: other units, or 0 for no time?")
     first, last = (str(sections[split][day]) for split, day in (("train", "first day"), ("test", "last day")))
@@ -269,6 +272,28 @@ def _events(sections: Mapping[str, Section], time_unit: str) -> Iterator[Concern
         yield stop(f"all events are of 1970: is data.log.time_unit {time_unit} right?")
     elif first == last and "first event" in log:
         yield care(f"all events are of one day, {first}: is data.log.time_unit right?")
+
+
+def _tied(sections: Mapping[str, Section]) -> Iterator[Concern]:
+    follow, reading = float(sections["test"].get(FOLLOWS, 0)), sections["split"].get(READING)
+    tied = float(sections["repeated items and times"].get(TIES, 0))
+    noise = f"at least {tied / 2:.0%} of the next events are noise"
+    if reading == "together":
+        return
+    if follow > OFTEN and reading == "order":
+        meant = f"By data.ties: order they happened in the order of the file; if they did not, {noise}"
+        yield care(f"{BASKETS.format(follow)}. {meant}")
+    elif follow > OFTEN:
+        yield care(
+            f"{BASKETS.format(follow)}. Say what such events are: data.ties: together (a set, none in another's "
+            "history), or order (they happened in the order of the file). Until then a chain decides nothing"
+        )
+    elif tied > OFTEN:
+        yield care(
+            f"{tied:.0%} of the events share their time with another of the same user. If the file's order is not that "
+            f"in which they happened, {noise}: name a column of finer times in data.log.timestamp, or say that they "
+            "came together (data.ties)"
+        )
 
 
 def _measured(sections: Mapping[str, Section]) -> Iterator[Concern]:

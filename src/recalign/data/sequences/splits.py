@@ -47,7 +47,8 @@ class Split:
 class LeaveLast(Split):
     """Test on the last events of each user, validate on those before them, train on the rest.
 
-    All events of a user who has no more than ``test + validation`` are training.
+    All events of a user who has no more than ``test + validation`` are training. Where ties are together, a part begins
+    with the set that holds its first event, and users with nothing before both parts are training.
 
     Attributes:
         test: test events per user.
@@ -62,11 +63,14 @@ class LeaveLast(Split):
 
     def assign(self, table: EventTable) -> pl.Series:
         require_time(table, self)
-        count = pl.len().over("user")
-        from_end = count - pl.int_range(pl.len()).over("user")  # 1: the user's last event
-        aside = self.test + self.validation
-        split = (from_end <= aside).cast(pl.UInt8) + (from_end <= self.test).cast(pl.UInt8)
-        return table.frame.select(pl.when(count > aside).then(split).otherwise(TRAIN).cast(pl.UInt8)).to_series()
+        from_end = pl.len().over("user") - pl.int_range(pl.len()).over("user")  # 1: the user's last event
+        frame = table.frame.select("user", from_end=from_end)
+        test = table.of_sets(frame.select(pl.col("from_end") <= self.test).to_series())
+        frame = frame.with_columns(test=test).with_columns(tested=pl.col("test").sum().over("user"))
+        aside = table.of_sets(frame.select(pl.col("from_end") <= pl.col("tested") + self.validation).to_series())
+        split = pl.col("aside").cast(pl.UInt8) + pl.col("test").cast(pl.UInt8)
+        split = pl.when(pl.col("aside").all().over("user")).then(TRAIN).otherwise(split).cast(pl.UInt8)
+        return frame.with_columns(aside=aside).select(split).to_series()
 
 
 @dataclass(frozen=True)
