@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -79,3 +80,10 @@ def test_items_are_scored_at_the_history_before_their_request(tmp_path):
         good = frame.filter(**at, split=2)["item"].to_list()  # of two choices the first may be of validation
         bad = log.filter(**at, click=0)["item"].to_list()
         assert auc == pytest.approx(np.mean([one > other for one in good for other in bad]))
+
+
+def test_without_such_requests_there_is_nothing_to_rank(tmp_path):
+    data = log_of(tmp_path)
+    made = data.sequences
+    data.sequences = dataclasses.replace(made, passed=made.passed.with_columns(request=pl.col("request") + 1_000))
+    assert rank_shown({"id": lambda _, item_TC: item_TC}, data, "test")["id"].is_empty()

@@ -228,7 +228,9 @@ def decide(
     remarks = [None if weak_start else findings.no_better_than_untrained(test)]
     if baskets and baskets.sign:  # stated
         remarks, baskets = [*remarks, baskets.text], None
-    return Decision(decided, general, " ".join(filter(None, remarks)) or None, untried, weak_start, baskets)
+    made = Decision(decided, general, None, untried, weak_start, baskets)
+    remarks.append(findings.within_requests(test, made.policy))
+    return replace(made, first=" ".join(filter(None, remarks)) or None)
 
 
 def candidates(validation: ComparisonTable) -> list[str]:

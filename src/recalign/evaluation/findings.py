@@ -16,7 +16,7 @@ import numpy as np
 from recalign.data.events.division import LEAST
 from recalign.data.sequences.audit import BASKETS, FOLLOWS, OFTEN, READING, SEEN, refused
 from recalign.data.sequences.placebo import CORRELATION
-from recalign.evaluation.comparison import ALL, HITS, VALUE
+from recalign.evaluation.comparison import ALL, HITS, SHOWN, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable, Interval
 from recalign.evaluation.evaluated_runs import ALL_USERS
 from recalign.evaluation.methods import EVALUATED
@@ -164,6 +164,18 @@ def no_better_than_untrained(test: ComparisonTable) -> str | None:
         f"{START} ranks no better than {best}, which takes no training ({ALL} {own[START].value:.4f} beside "
         f"{own[best].value:.4f}): to train it better, or longer, may gain more than alignment does."
     )
+
+
+def within_requests(test: ComparisonTable, policy: str | None) -> str | None:
+    """How a row and `START` rank what was shown; it decides nothing. None where the log does not say what was shown."""
+    own, start = test.get(policy or START, SHOWN), test.get(START, SHOWN)
+    if own is None or start is None:
+        return None
+    more = test.get(str(policy), f"diff_{START}/{SHOWN}")
+    text = (
+        f"Of what a request showed, {START} ranks the choice above what was passed over in {start.value:.0%} of pairs"
+    )
+    return f"{text}{f', {policy} in {own.value:.0%} ({more})' if more else ''}: a coin has 50%."
 
 
 def uninformative_judges(reports: Reports, seeds: int) -> Iterator[Finding]:

@@ -9,6 +9,7 @@ Suffixes: T targets, V items, N exposures, K members, S what a state holds.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -63,7 +64,9 @@ def exposures(
 
     Those to users who had met every item are left out: there is nothing that a policy could have shown instead.
     """
-    windows, frame = data.windows("test", users), data.sequences.frame
+    asked = copy.copy(data)
+    asked.passed_targets = ("test",)
+    windows, frame = asked.windows("test", users), data.sequences.shown
     drawn = frame["is_random"] & frame["propensity"].is_not_null()
     windows = windows.keep(drawn.to_numpy()[windows.event])
     known_N = frame["reward"].is_not_null().to_numpy()[windows.event]
@@ -81,7 +84,7 @@ def exposures(
             terms[name].append(_terms(policy, policy.encode(batch), reward, states_KTS, batch).cpu())
     event_N = torch.cat(events).numpy()
     order = np.argsort(event_N)
-    shown = data.sequences.frame[event_N[order]]
+    shown = frame[event_N[order]]
     user_N, reward_N, beta_N = (shown[name].to_numpy() for name in ("user", "reward", "propensity"))
     made = {}
     for name, parts in terms.items():

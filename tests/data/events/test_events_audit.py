@@ -133,3 +133,11 @@ def test_times_that_differ_within_a_second_are_no_ties(tmp_path, unit, share):
 @pytest.mark.parametrize("values", [[1_000_001.0, 1_000_002.0, 1_000_002.0], [100_000.0 + n for n in range(20)]])
 def test_a_histogram_counts_every_event_where_values_lie_close(values):
     assert sum(histogram(pl.Series(values)).values()) == len(values)
+
+
+def test_what_was_shown_is_counted(tmp_path):
+    rows = {"user": [1, 1, 1, 1, 2], "item": [1, 2, 3, 1, 1], "timestamp": [5, 5, 6, 7, 5], "stars": [1, 4, None, 3, 5]}
+    found = audit(table(tmp_path, rows | {"click": [1, 0, 0, 0, 1]}, chosen="click = 1"))
+    assert list(found["shown"].values()) == [2, 3, 4, 2, 1, 2, 3.0, 3.5]
+    assert found["log"]["events"] == 2
+    assert "shown" not in audit(table(tmp_path, rows))

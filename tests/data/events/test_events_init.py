@@ -291,3 +291,27 @@ def test_what_looks_like_baskets_came_together(tmp_path, pause, stated):
     assert ("100% of the events came with another item" in said.out) == bool(stated)
     assert data["split"]["init_args"]["test"] == 1
     assert "a basket goes on" not in tiny.recalign(tmp_path, "check", "shop.yaml").out or not stated
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "found"),
+    [
+        ("is_click", [1, 0, None], "is_click = 1"),
+        ("clicked", [True, False], "clicked"),
+        ("clicks", [3, 0], None),
+        ("liked", [1, 0], None),
+        ("event", ["impression", "click", "buy"], "event <> 'impression'"),
+        ("event", ["view", "buy"], None),
+    ],
+)
+def test_rows_that_look_like_impressions_get_a_condition_for_choices(column: str, values: list, found: str | None):
+    assert guess.choice(pl.DataFrame({"user": 1, "item": 2, column: pl.Series(values)})) == found
+
+
+def test_the_condition_is_proposed_and_not_set(tmp_path: Path):
+    rows = [f"{user},{step},{step},{step % 2},{step}" for user in range(40) for step in range(1, 9)]
+    (tmp_path / "log.csv").write_text("\n".join(["user,item,time,is_click,rating", *rows]))
+    assert init(tmp_path, "log.csv").code == 0
+    text = (tmp_path / "log.yaml").read_text()
+    assert "chosen" not in yaml.safe_load(text)["data"]["log"]
+    assert yaml.safe_load(text.replace("# chosen:", "chosen:"))["data"]["log"]["chosen"] == "is_click = 1"

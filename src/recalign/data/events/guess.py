@@ -25,6 +25,9 @@ WORDS = {
 }
 """Words in column names, by what the column holds, the most specific first."""
 
+CLICKS, IMPRESSIONS = {"click", "clicked", "chosen", "opened"}, {"impression", "impressed", "shown"}
+"""Words in the names of columns that say what was chosen, and of kinds of events that say what was shown alone."""
+
 IDS = ("id", "key", "no", "code", "number")
 """Words that mark an id."""
 
@@ -137,6 +140,21 @@ def _reward_sql(columns: list[pl.Series], named: bool) -> str | None:
     if signal is None and not named and len(numeric) == 1:
         signal = numeric[0].name
     return quote(signal) if signal else None
+
+
+def choice(frame: pl.DataFrame) -> str | None:
+    """The condition by which rows of impressions are choices; None where nothing looks like impressions.
+
+    A column of 1 and 0 that is named for clicks, or kinds of events of which one is an impression.
+    """
+    for column in frame:
+        kinds, words = set(_present(column).unique().head(MAX_KINDS + 1).to_list()), _words(column.name)
+        if kinds == {0, 1} and {*words} & CLICKS:
+            return quote(column.name) if column.dtype == pl.Boolean else f"{quote(column.name)} = 1"
+        passed = [kind for kind in kinds if isinstance(kind, str) and {*_words(kind)} & IMPRESSIONS]
+        if len(passed) == 1 and 1 < len(kinds) <= MAX_KINDS:
+            return f"{quote(column.name)} <> '{passed[0]}'"
+    return None
 
 
 def _best_match(role: str, columns: Iterable[pl.Series]) -> str | None:

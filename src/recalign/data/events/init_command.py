@@ -92,7 +92,7 @@ def init(words: Sequence[str]) -> None:
     if not suggested.cannot:
         commands.append(shlex.join(["recalign", "chain", str(out)]))
     beside = root if root.is_absolute() else Path(os.path.relpath(root, out.parent))  # as the YAML's folder sees it
-    write_text(out, _yaml_text(log, beside, reward, suggested, commands, bool(together)))
+    write_text(out, _yaml_text(log, beside, reward, suggested, commands, bool(together), guess.choice(frame)))
     print(f"\n{printable(str(out))} is written: look it over. Next:", *commands, sep="\n  ")
 
 
@@ -192,7 +192,13 @@ def _print_events(log: LogMapping, reward: str, suggested: SplitSuggestion, even
 
 
 def _yaml_text(
-    log: LogMapping, root: Path, reward: str, suggested: SplitSuggestion, commands: list[str], together: bool
+    log: LogMapping,
+    root: Path,
+    reward: str,
+    suggested: SplitSuggestion,
+    commands: list[str],
+    together: bool,
+    choice: str | None,
 ) -> str:
     high, split = suggested.settings["high"], suggested.settings["split"]
     comments = {
@@ -218,6 +224,8 @@ def _yaml_text(
         f"  root: {yaml_scalar(str(root))} # folder of the files; --data.root overrides it",
         "  log:",
         *(f"    {key}: {yaml_scalar(value)} # {why}" for key, why in comments.items() if (value := getattr(log, key))),
+        *[f"    # chosen: {yaml_scalar(choice)} # if rows say what was shown: the others were passed over"]
+        * bool(choice),
         "  # How good an event was: Polars SQL over the columns of its row. Where a column that it reads is empty,",
         "  # there is no reward: the event stays in histories and no loss sees a reward.",
         *["  # The worth of each kind is a guess: edit it. A kind that is not listed has no reward."] * is_case,

@@ -17,6 +17,8 @@ from recalign.data.sequences import Batch, Windows
 from recalign.data.sequences.store import SplitName
 from recalign.distributed import all_gather_rows
 from recalign.recommender.checkpoint import load_net, read_checkpoint
+from recalign.recommender.shown_ranking import AUC, NDCG, rank_shown
+from recalign.reward.data import RewardData
 from recalign.reward.module import RewardModel
 from recalign.reward.net import RewardEnsemble
 from recalign.reward.trust.measures import prediction_errors
@@ -88,12 +90,23 @@ def _write(trainer: Trainer, module: RewardModel, splits: Sequence[SplitName]) -
         return predict(reward, (batch.to(data.device) for batch in data.loader(windows, seen=False)))
 
     rated = [split for split in splits if data.is_rated(split)]
-    module.trust_report = report(data, compare_predictions(data, predicted, rated))
+    shown = ranking_of_shown(reward, data, rated[0]) if data.sequences.passed is not None else None
+    module.trust_report = report(data, compare_predictions(data, predicted, rated), shown)
     reward.to(module.device)
     module.train()
     folder = Path(trainer.default_root_dir)
     if folder.resolve() != Path.cwd():
         files.write_json(folder / TRUST, module.trust_report)
+
+
+def ranking_of_shown(reward: RewardEnsemble, data: RewardData, split: SplitName) -> dict[str, float]:
+    """Mean AUC and NDCG of predictions within the requests of a split, and how many requests there are."""
+
+    def scores(batch: Batch, item_TC: Tensor) -> Tensor:
+        return reward.predict(reward.states(batch), item_TC)
+
+    found = rank_shown({"model": scores}, data, split)["model"]
+    return {"requests": len(found), **{name: float(found[name].mean() or 0) for name in (AUC, NDCG)}}  # type: ignore[arg-type]
 
 
 @torch.no_grad()

@@ -54,6 +54,7 @@ MOST_OTHERS = 2000
 OTHERS = "training rows of other users"
 NEXT = 10
 """An event is paired with the user's next events, up to so many."""
+SHOWN = "shown"
 TRUST = "trust.json"
 """The report in a run folder."""
 
@@ -117,7 +118,9 @@ def compare_predictions(
     return measured
 
 
-def report(data: RewardData, measured: Mapping[SplitName, PredictionComparison]) -> dict[str, Any]:
+def report(
+    data: RewardData, measured: Mapping[SplitName, PredictionComparison], shown: Mapping[str, float] | None = None
+) -> dict[str, Any]:
     """The verdict, what it implies, and the figures, in plain values.
 
     Verdict, reliability and recommendations come from the first split, validation where there is one: the test must not
@@ -126,6 +129,7 @@ def report(data: RewardData, measured: Mapping[SplitName, PredictionComparison])
     Args:
         data: the log and the group of users that the model was trained on.
         measured: from `compare_predictions`.
+        shown: how the model ranks what was shown within a request of the first split, if the log says what was.
     """
     first, comparison = next(iter(measured.items()))
     judged, reward = verdict(comparison.table), comparison.events["reward"].to_numpy()
@@ -141,6 +145,7 @@ def report(data: RewardData, measured: Mapping[SplitName, PredictionComparison])
         "noise": noise(data.rated, comparison.table, variance(reward), repeated),
         "recommended": temperature(advantage, data.moments().sd),
         **{name: _figures(of) for name, of in measured.items()},
+        **({SHOWN: dict(shown)} if shown else {}),
     }
     return json.loads(json.dumps(found), parse_constant=lambda _: None)
 
