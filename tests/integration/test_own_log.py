@@ -1,88 +1,116 @@
-"""docs/own-log.md: its commands, run as they stand there on its own example, made a little longer."""
+"""The tutorial: commands of docs/own-log.md and docs/serve-it.md, in an empty folder, print what the pages show.
+
+The rule: ``...`` stands for lines left out. What is read and counted (simulate, init, check) is compared whole. What is
+trained depends on the machine, so of the lines that the other commands print only the words before their first number
+or sign are compared; and the stages train for one epoch here.
+"""
 
 from __future__ import annotations
 
-import random
+import json
 import re
 import shlex
 from pathlib import Path
 
-import polars as pl
 import pytest
+import served
 import tiny
-import yaml
 
-DOC = (Path(__file__).parents[2] / "docs/own-log.md").read_text()
-BLOCKS = {kind: re.findall(rf"```{kind}\n(.*?)```", DOC, flags=re.DOTALL) for kind in ("csv", "yaml", "sh")}
+ROOT = Path(__file__).parents[2]
+DOC, SERVE = ((ROOT / "docs" / page).read_text() for page in ("own-log.md", "serve-it.md"))
 FAST = ("--trainer.max_epochs=1", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false")
+EXACT = ("simulate", "init", "check")
 
 
-def longer(example: str) -> str:
-    """The example's rows, and those of 40 customers more with ten events each."""
-    draw = random.Random(0)
-    products = ['"lamp, green"', "kettle", "chair", '"the ""big"" one"', "Küche", *(f"p-{n}" for n in range(15))]
-    rows = []
-    for customer in range(40):
-        for day, product in enumerate(draw.sample(products, 10), start=1):
-            stars = draw.choice(["", *"12345"])
-            rows.append(f"c-{customer},{product},2026-03-{day:02d}T{draw.randint(0, 23):02d}:15:00+01:00,{stars}")
-    return example + "\n".join(rows) + "\n"
+def blocks(page: str) -> list[tuple[str, str]]:
+    """Kind and text of a page's blocks of code."""
+    return re.findall(r"```(\w+)\n(.*?)```", page, flags=re.DOTALL)
 
 
-def words(command: str) -> list[str]:
-    """What follows ``recalign`` on a line of the page."""
-    return shlex.split(command)[1:]
+def shown(command: str, page: str = DOC) -> list[str]:
+    """The lines that a page shows after the block that begins with a command."""
+    found = blocks(page)
+    place = next(place for place, (_, text) in enumerate(found) if text.startswith(f"recalign {command}"))
+    assert found[place + 1][0] == "text"
+    return found[place + 1][1].splitlines()
+
+
+def compared(line: str, command: str) -> str:
+    """What of a line has to be as the page has it."""
+    return line.strip() if command in EXACT else " ".join(re.split(r"[\d▲▼±+]", line)[0].split())
+
+
+def assert_shows(lines: list[str], said: str, command: str) -> None:
+    """Every line of the page is printed, in the page's order."""
+    printed = iter([compared(line, command) for line in said.splitlines()])
+    for line in lines:
+        assert line.strip() == "..." or compared(line, command) in printed, line
+
+
+def run(folder: Path, line: str, *more: str) -> str:
+    """What a command of the page prints."""
+    said = tiny.recalign(folder, *shlex.split(line)[1:], *more)
+    assert said.code == 0, said.err
+    return said.out
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty folder in which the page has been followed up to its first command."""
+    """An empty folder in which the page has been followed up to its check."""
     folder = tmp_path_factory.mktemp("own [1]")  # no pattern, though it looks like one
-    (folder / "own-log.csv").write_text(longer(BLOCKS["csv"][0]))
-    said = tiny.recalign(folder, *words(BLOCKS["sh"][0]))
-    assert said.code == 0, said.err
+    for command in ("simulate", "init"):
+        line = next(text for kind, text in blocks(DOC) if kind == "sh" and text.startswith(f"recalign {command}"))
+        assert_shows(shown(command), run(folder, line), command)
+    yaml = folder / "shop.yaml"
+    titles = next(text for kind, text in blocks(DOC) if text.lstrip().startswith("items:"))
+    yaml.write_text(re.sub(r"(    time_unit: .*\n)", rf"\1{titles}", yaml.read_text()))
     return folder
 
 
-def test_the_lines_that_matter_are_those_of_the_file(folder: Path):
-    def pairs(node: dict, prefix: str = "") -> set[tuple[str, str]]:
-        inner = [pairs(v, f"{prefix}{k}.") if isinstance(v, dict) else {(prefix + k, str(v))} for k, v in node.items()]
-        return set().union(*inner)
+def test_the_tables_first_rows_are_those_of_the_file(folder: Path):
+    (csv,) = (text for kind, text in blocks(DOC) if kind == "csv")
+    assert (folder / "shop.csv").read_text().startswith(csv)
 
-    assert pairs(yaml.safe_load(BLOCKS["yaml"][0])) <= pairs(yaml.safe_load((folder / "own-log.yaml").read_text()))
+
+def test_the_lines_that_matter_are_those_of_the_file(folder: Path):
+    said = {re.sub(r" +#.*", "", line) for line in (folder / "shop.yaml").read_text().splitlines()}
+    assert set(next(text for kind, text in blocks(DOC) if kind == "yaml").splitlines()) <= said
+
+
+def test_check_says_what_the_page_shows(folder: Path):
+    assert_shows(shown("check"), run(folder, "recalign check shop.yaml"), "check")
+
+
+def test_the_message_that_the_reference_shows_is_the_message(folder: Path):
+    page = (ROOT / "docs/formats.md").read_text()
+    (csv,) = (text for kind, text in blocks(page) if kind == "csv")
+    yaml = (folder / "shop.yaml").read_text().replace("shop.csv", "own-log.csv").replace("name: shop", "name: own-log")
+    (folder / "own-log.yaml").write_text(re.sub(r"    items: .*\n", "", yaml))
+    (folder / "own-log.csv").write_text(csv.replace("2026-03-04T18:02:11+01:00", "yesterday"))
+    said = tiny.recalign(folder, "check", "own-log.yaml")
+    assert f"```\n{said.err.removeprefix('recalign check: ').strip()}\n```" in page
 
 
 @pytest.mark.slow
-def test_from_a_table_to_a_report(folder: Path):
-    _, check, chain, recommend = (block.strip() for block in BLOCKS["sh"])
-    said = tiny.recalign(folder, *words(check))
-    assert said.code == 0
-    assert "405 rows read from own-log.csv" in said.out
-    said = tiny.recalign(folder, *words(chain), *FAST)
-    assert said.code == 0, said.err
-    for file in re.findall(r"`(runs/own-log/\S+)`", DOC):
+def test_from_a_table_to_a_list_over_http(folder: Path):
+    lines = [line for kind, text in blocks(DOC) if kind == "sh" for line in text.splitlines()]
+    chain, *recommend = (line for line in lines if re.match(r"recalign (chain|recommend)", line))
+    assert_shows(shown("chain"), run(folder, chain, *FAST), "chain")
+    for file in re.findall(r"`(runs/shop/\S+)`", DOC):
         assert (folder / file).is_file()
-    assert "asft" in set(pl.read_csv(folder / "runs/own-log/comparison.csv", glob=False)["method"])
-    said = tiny.recalign(folder, *words(recommend))
-    assert said.code == 0, said.err
-    assert said.out.count("anna") == 10
-    (alone,) = re.findall(r"`(recalign fit .*?)`", DOC)
-    said = tiny.recalign(folder, *words(alone), *FAST, "--run.name=alone")
-    assert said.code == 0
-
-
-def test_the_message_it_shows_is_the_message(folder: Path):
-    path = folder / "own-log.csv"
-    whole = path.read_text()
-    path.write_text(whole.replace("2026-03-04T18:02:11+01:00", "yesterday"))
-    said = tiny.recalign(folder, *words(BLOCKS["sh"][1]))
-    path.write_text(whole)
-    shown = re.search(r"```\n(data\.log\.timestamp: .*?)\n```", DOC, flags=re.DOTALL)
-    assert shown
-    assert said.err.strip() == "recalign check: " + shown[1]
-
-
-def test_the_two_next_commands_are_those_that_init_prints(folder: Path):
-    said = tiny.recalign(folder, *words(BLOCKS["sh"][0]), "--force")
-    printed = [line.strip() for line in said.out.splitlines() if line.startswith("  recalign")]
-    assert printed == [block.strip() for block in BLOCKS["sh"][1:3]]
+    for line in recommend:
+        assert_shows(shown("recommend")[:2], run(folder, line), "recommend")
+    pytest.importorskip("fastapi", reason="the server is not installed: pip install 'recalign[serve]'")
+    said = run(folder, "recalign export runs/shop/rerank/seed-0")
+    assert_shows(shown("export", SERVE), said, "export")
+    server = served.started(folder / "runs/shop/rerank/seed-0/bundles")
+    try:
+        for asked in re.findall(r"-d '(.*?)'", SERVE):
+            status, _, answer = server.ask("/recommend", json.loads(asked))
+            assert status == 200
+            assert len(answer["items"]) == 3
+        example = json.loads(next(text for kind, text in blocks(SERVE) if kind == "json"))
+        assert example.keys() == answer.keys()
+    finally:
+        server.process.terminate()
+        server.process.communicate(timeout=30)
