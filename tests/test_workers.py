@@ -6,12 +6,13 @@ import multiprocessing
 import os
 import time
 from concurrent.futures import BrokenExecutor
+from pathlib import Path
 
 import mortal
 import pytest
 
 from recalign.errors import InputError
-from recalign.workers import LocalWorkers
+from recalign.workers import LocalWorkers, locked
 
 
 def test_workers_have_their_environment_and_are_replaced_when_one_dies():
@@ -46,3 +47,14 @@ def test_an_exception_ends_what_still_runs():
     workers.__exit__(KeyboardInterrupt)
     assert isinstance(sleeping.exception(), BrokenExecutor)
     assert not multiprocessing.active_children()
+
+
+def test_a_lock_leaves_nothing_where_nothing_was_made(tmp_path: Path):
+    folder = tmp_path / "runs/shop/asft/seed-0"
+    for _ in range(2):
+        with pytest.raises(InputError), locked(folder, "training", "wait"):
+            raise InputError("refused")
+        assert not list(tmp_path.iterdir())
+    with locked(folder, "training", "wait"):
+        folder.mkdir()
+    assert {path.name for path in folder.parent.iterdir()} == {"seed-0", ".seed-0.lock"}

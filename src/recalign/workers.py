@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -90,12 +90,14 @@ def run_logged(log: Path, threads: int | None, function: Callable[..., Any], *ar
 def locked(folder: Path, doing: str, remedy: str) -> Iterator[None]:
     """Lock a folder for this process. The lock file is beside the folder and is released if the process dies.
 
-    The folder need not exist. ``doing`` is what the other process is doing, for the message.
+    The folder need not exist; where it does not in the end either, nothing is left beside it. ``doing``: what the
+    other process is doing, for the message.
 
     Raises:
         InputError: another process holds the lock.
         OSError: the lock file cannot be written.
     """
+    made = [parent for parent in folder.parents if not parent.exists()]
     folder.parent.mkdir(parents=True, exist_ok=True)
     try:
         place = folder.resolve()  # the same lock whatever the folder is called, such as .
@@ -103,7 +105,14 @@ def locked(folder: Path, doing: str, remedy: str) -> Iterator[None]:
     except Timeout:
         raise InputError(f"another process is {doing} in this folder", where=str(folder), remedy=remedy) from None
     with lock:
-        yield
+        try:
+            yield
+        finally:
+            if not place.exists():
+                with suppress(OSError):  # another process has a folder there by now
+                    Path(lock.lock.lock_file).unlink()
+                    for parent in made:
+                        parent.rmdir()
 
 
 @contextmanager

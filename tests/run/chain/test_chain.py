@@ -405,7 +405,8 @@ def test_a_placebo_takes_the_temperature_that_its_method_found(monkeypatch: pyte
     steps = {step.name: step.needs for step in steps_of(plan, {}, [])}
     assert [*steps][-4:-1] == ["asft/seed-0", "bc/seed-0", "asft_permuted/seed-0"]
     assert "asft/seed-0" in steps["asft_permuted/seed-0"]
-    assert "asft/seed-0" not in steps["bc/seed-0"]
+    assert steps["bc/seed-0"] == ("recommender/seed-0",)  # what it starts from, and no judge
+    assert steps["judge_report/seed-0"] == ()
 
 
 @pytest.mark.usefixtures("here")

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ import torch
 
 from recalign.errors import InputError, TrainingError
 from recalign.run.chain import Chain, parallel
-from recalign.run.chain.parallel import Progress, RayWorkers, _room, run_here, run_side_by_side
+from recalign.run.chain.parallel import Progress, RayWorkers, _room, number_of_workers, run_here, run_side_by_side
 from recalign.run.chain.plan import Plan
 from recalign.run.chain.steps import Step
 from recalign.workers import LocalWorkers
@@ -64,6 +65,44 @@ def test_ray_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError, match=r"recalign\[ray\]"):
         parallel.workers_of(Chain(log="simulated", methods=["start"], engine="ray"))
+
+
+class Here:
+    """A worker in this process, which notes what it was given."""
+
+    number = 1
+
+    def __init__(self) -> None:
+        self.given: list[str] = []
+
+    def submit(self, _, log: Path, threads: int, run, done) -> Future:
+        self.given.append(log.stem)
+        future = Future()
+        future.set_result(run(done))
+        return future
+
+
+def test_what_others_need_runs_first_and_what_is_up_to_date_in_no_worker(tmp_path: Path):
+    def artifact(fresh: bool):
+        return lambda _: SimpleNamespace(state=lambda: SimpleNamespace(fresh=fresh))
+
+    first = Step("recommender", mortal.join, artifact=artifact(True))
+    needs = [("judge", ()), ("bc", ("recommender",)), ("reward", ("recommender",)), ("asft", ("reward",))]
+    steps = [first, *(Step(name, mortal.join, needs, artifact=artifact(False)) for name, needs in needs)]
+    run_side_by_side(workers := Here(), tmp_path, None, steps)  # type: ignore[arg-type]
+    assert workers.given == ["reward", "judge", "bc", "asft"]
+
+
+def test_without_a_gpu_there_is_a_worker_a_core(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
+    monkeypatch.setattr(parallel, "MEMORY", 1)
+    assert [number_of_workers(threads) for threads in (1, 2, 4, 8)] == [6, 3, 1, 1]
+    chain = Chain(log="simulated", methods=["start"])
+    assert parallel.workers_of(chain, alone=True) is None
+    with parallel.workers_of(chain) as workers:
+        assert workers.number == 6
+    monkeypatch.setattr(parallel, "MEMORY", 2**60)
+    assert parallel.workers_of(chain) is None
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What a run says."""
 
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +9,7 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 
 from recalign.run.stage import parse_stage, run_stage
-from recalign.run.stage.console import LineProgress, quiet
+from recalign.run.stage.console import LineProgress, last_progress, quiet
 
 FIT = ["fit", "--config", "toy.yaml"]
 
@@ -27,16 +28,33 @@ def test_what_is_prepared_before_the_first_batch_is_no_part_of_the_pace(monkeypa
     monkeypatch.setattr("recalign.run.stage.console.time.monotonic", lambda: now)
     place = SimpleNamespace(batch_idx=-1)
     trainer = SimpleNamespace(current_epoch=0, num_training_batches=100, max_epochs=1, max_steps=-1)
-    trainer.accumulate_grad_batches, trainer.progress_bar_metrics = 1, {}
+    trainer.accumulate_grad_batches, trainer.progress_bar_metrics, trainer.early_stopping_callbacks = 1, {}, []
     trainer.fit_loop = SimpleNamespace(epoch_loop=place)
     line = LineProgress("reward")
-    for seconds in (600, 2, 2):
+    for seconds in (600, 2, 4, 3):
         now += seconds
+        trainer.early_stopping_callbacks = [None] * (seconds == 3)
         line.every, place.batch_idx = 0.0, place.batch_idx + 1
         line.on_train_batch_end(trainer)  # type: ignore[arg-type]
     said = capsys.readouterr().err.splitlines()
     assert said[0] == "reward  epoch 1    batch 1/100"
-    assert said[1:] == ["reward  epoch 1    batch 2/100  0:03:16 left", "reward  epoch 1    batch 3/100  0:03:14 left"]
+    left = ["2/100  0:03:16 left", "3/100  0:04:51 left", "4/100  at most 0:04:48 left"]
+    assert said[1:] == [f"reward  epoch 1    batch {one}" for one in left]
+
+
+def test_a_log_says_how_far_a_stage_is(tmp_path: Path):
+    log = tmp_path / "reward.log"
+    assert last_progress(log, 0) == ""
+    log.write_text("reward  epoch 7    batch 2/100  0:03:16 left\n")
+    before = log.stat().st_size
+    for line, said in (
+        ("starts from runs", ""),
+        ("reward  epoch 1  reward/rmse 0.9  batch 1/100", "epoch 1"),
+        ("reward  epoch 2  reward/rmse 0.9  batch 9/100  at most 0:01:20 left", "epoch 2, at most 0:01:20 left"),
+        ("warning: 3 days left", "epoch 2, at most 0:01:20 left"),
+    ):
+        log.write_text(log.read_text() + line + "\n")
+        assert last_progress(log, before) == said
 
 
 def test_on_a_terminal_there_is_lightnings_bar(monkeypatch: pytest.MonkeyPatch):

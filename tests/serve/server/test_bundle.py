@@ -153,6 +153,9 @@ def test_a_frame_of_many(bundle):
     assert found["rank"].to_list() == [1, 2, 3, 4] * 2
     alone = bundle.recommend({"items": [3, 5], "times": [10, 20], "k": 4})
     assert found["item"].to_list()[:4] == items_of(alone)
+    assert bundle.recommend(frame[[1, 2, 0]], k=4).equals(found)  # in any order
+    pandas = pytest.importorskip("pandas")
+    assert bundle.recommend(pandas.DataFrame(frame.to_dict(as_series=False)), k=4).equals(found)
     with pytest.raises(InputError, match="'timestamp'"):
         bundle.recommend(frame.drop("timestamp"))
 
@@ -291,6 +294,12 @@ def test_a_version_that_cannot_be_loaded_is_left_and_tried_again_once_it_is_whol
     graph.write_bytes(whole)
     service.renew()
     assert service.bundle.folder == tmp_path / "two"
+
+
+def test_a_run_stands_for_the_bundles_in_it(bundled, tmp_path):
+    shutil.copytree(bundled, tmp_path / "seed-0/bundles")
+    assert current(tmp_path / "seed-0") == current(tmp_path / "seed-0/bundles")
+    assert current(tmp_path) == tmp_path
 
 
 def test_what_is_no_request_is_refused(bundled):

@@ -74,14 +74,14 @@ class FeatureCoder:
         """W: numbers of all standardised features and vectors."""
         return sum(len(plan.get("mean", ())) for plan in self.plans)
 
-    def unknown(self, values: pl.DataFrame) -> dict[str, int]:
-        """By feature, how many items have categories of which training knew none. ``values`` as in `encode`."""
+    def unknown(self, values: pl.DataFrame) -> dict[str, pl.Series]:
+        """By feature, the rows of items with categories of which training knew none. ``values`` as in `encode`."""
         found = {}
         for plan in self.plans:
             if "categories" in plan:
-                known = values[plan["name"]].drop_nulls().list.eval(pl.element().is_in(plan["categories"])).list.any()
+                known = values[plan["name"]].list.eval(pl.element().is_in(plan["categories"])).list.any()
                 if not known.all():
-                    found[plan["name"]] = int((~known).sum())
+                    found[plan["name"]] = (~known).fill_null(False).arg_true()
         return found
 
     def encode(self, values: pl.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -132,14 +132,15 @@ def usable(folder: Path) -> Iterator[None]:
 
 
 def current(folder: Path) -> Path:
-    """The bundle to serve: the folder itself, or the version that its file ``current`` names.
+    """The bundle to serve: the folder itself, or the version that its file ``current`` names, or that of a run.
 
     Raises:
         InputError: the file names no folder beside it.
     """
     pointer = folder / CURRENT
     if not pointer.is_file():
-        return folder
+        exported = folder / "bundles"  # what `recalign export` leaves in a run folder
+        return current(exported) if exported.is_dir() and not (folder / ABOUT).is_file() else folder
     name = pointer.read_text(encoding="utf-8", errors="replace").strip()
     if name in ("", "..") or Path(name).name != name or not (folder / name).is_dir():
         what = f"it names {name!r}, and there is no such version beside it"

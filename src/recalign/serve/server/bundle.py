@@ -83,8 +83,8 @@ class Bundle:
         """The best items for one request or many.
 
         Args:
-            requests: a `Request` or the same as a mapping; a list of them; or a frame of events with the columns
-                ``user``, ``item``, ``timestamp`` and, where rewards are read, ``reward``, each user's oldest first.
+            requests: a `Request` or the same as a mapping; a list of them; or a frame of events (Polars or pandas) with
+                the columns ``user``, ``item``, ``timestamp`` and, where rewards are read, ``reward``.
             **settings: of every request of a frame, such as ``k=5``.
 
         Returns:
@@ -93,12 +93,14 @@ class Bundle:
         Raises:
             InputError: a request that cannot be answered; says which, where in it, and a remedy.
         """
+        if type(requests).__module__.partition(".")[0] == "pandas":
+            requests = pl.DataFrame({name: requests[name].to_list() for name in requests})
         if isinstance(requests, pl.DataFrame):
             return self._recommend_frame(requests, settings)
         if isinstance(requests, Request | Mapping):
             return self.recommend([requests], **settings)[0]
         if isinstance(requests, str) or not isinstance(requests, Sequence):
-            remedy = "give a request, a list of them, or a Polars DataFrame (polars.from_pandas)"
+            remedy = "give a request, a list of them, or a DataFrame of Polars or pandas"
             raise InputError(f"{type(requests).__name__} is none", where="requests", remedy=remedy)
         encoded = []
         for place, given in enumerate(requests):
@@ -113,7 +115,9 @@ class Bundle:
         if lacking := [name for name in ("user", "item", "timestamp") if name not in events.columns]:
             remedy = "give the columns user, item, timestamp and, where rewards are read, reward"
             raise InputError(f"the frame has no column {lacking[0]!r}", where="requests", remedy=remedy)
-        histories = events.group_by("user", maintain_order=True).agg(pl.exclude("user"))
+        histories = events.group_by("user", maintain_order=True).agg(
+            pl.exclude("user").sort_by("timestamp", maintain_order=True)
+        )
         names = {"item": "items", "timestamp": "times", "reward": "rewards"}
         asked = histories.select(pl.col(name).alias(field) for name, field in names.items() if name in events.columns)
         answers = self.recommend([{**row, **settings} for row in asked.iter_rows(named=True)])
