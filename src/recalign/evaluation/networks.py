@@ -66,7 +66,8 @@ class LoadedNetworks(Networks):
             own_data={figure: own for figure, own in read if own is not data},
         )
         self._ranking = ValidationRanking(data, device)
-        self.reranked = functools.cache(self._reranked)
+        self.reranked, self.retained_at = functools.cache(self._reranked), functools.cache(self._retained_at)
+        self._parts = functools.cache(self._parts_of)
 
     def require_independent(self, other: Loaded) -> None:
         require_independent(self.judges, other, self.data.sequences)
@@ -87,7 +88,7 @@ class LoadedNetworks(Networks):
         loaded.net.prior_strength = found.get("strength_without_memory", loaded.net.prior_strength)
         return loaded.net
 
-    def _parts(self, row: RerankedRow, checkpoint: Path | None) -> tuple[Policy | None, tuple[Scores, float]]:
+    def _parts_of(self, row: RerankedRow, checkpoint: Path | None) -> tuple[Policy | None, tuple[Scores, float]]:
         """The trained policy that a row reranks, None for the start; its scores, and their unit."""
         trained = self.trained(checkpoint).net if checkpoint and row.base else None
         own = self.trained(checkpoint, "reward").net if checkpoint and row.trained else None
@@ -98,16 +99,20 @@ class LoadedNetworks(Networks):
 
         A trained policy is reranked as strongly as the start may be; its weights and the strength share one path.
         """
-        trained, scores = self._parts(row, checkpoint)
+        kept, searched = (
+            functools.partial(self.retained_at, row, checkpoint),
+            row.keep is not None and self.start_U.any(),
+        )
+        return self._at(row, checkpoint, alpha_within_budget(kept, row.keep)[0] if searched else 1.0)
+
+    def _at(self, row: RerankedRow, checkpoint: Path | None, alpha: float) -> Reranking:
+        trained = self._parts(row, checkpoint)[0]
         full = self.reranked(replace(row, base=None), None).strength if trained else row.strength
+        return Reranking(alpha * full, alpha)
 
-        def at(alpha: float) -> Reranking:
-            return Reranking(alpha * full, alpha)
-
-        def kept(alpha: float) -> Retention:
-            return self.retention(at(alpha).policy(self.start, trained, scores))
-
-        return at(alpha_within_budget(kept, row.keep)[0] if row.keep is not None and self.start_U.any() else 1.0)
+    def _retained_at(self, row: RerankedRow, checkpoint: Path | None, alpha: float) -> Retention:
+        policy = self._at(row, checkpoint, alpha).policy(self.start, *self._parts(row, checkpoint))
+        return self.retention(policy)
 
     def retention(self, policy: Policy) -> Retention:
         """How much of the start's NDCG a policy keeps."""
@@ -141,11 +146,13 @@ class LoadedNetworks(Networks):
 
     def retained(self, run: MethodRun, policy: Policy) -> dict[str, float]:
         """NDCG retained, its standard error, and alpha, where that was searched."""
-        kept, alpha = self.retention(policy), None
         if not isinstance(run.row, RerankedRow):
+            kept = self.retention(policy)
             alpha = self.trained(run.checkpoint).facts.get("reach") if run.checkpoint else None
-        elif run.row.keep is not None:
-            alpha = self.reranked(run.row, run.checkpoint).alpha
+        else:  # as it was found on the path
+            found = self.reranked(run.row, run.checkpoint).alpha
+            kept = self.retained_at(run.row, run.checkpoint, found)
+            alpha = found if run.row.keep is not None else None
         figures = {"policy/ndcg_retained": kept.share, "policy/ndcg_retained_se": kept.error}
         return figures if alpha is None else figures | {"policy/alpha": alpha}
 
