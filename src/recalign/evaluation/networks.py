@@ -99,11 +99,10 @@ class LoadedNetworks(Networks):
 
         A trained policy is reranked as strongly as the start may be; its weights and the strength share one path.
         """
-        kept, searched = (
-            functools.partial(self.retained_at, row, checkpoint),
-            row.keep is not None and self.start_U.any(),
-        )
-        return self._at(row, checkpoint, alpha_within_budget(kept, row.keep)[0] if searched else 1.0)
+        if row.keep is None or not self.start_U.any():
+            return self._at(row, checkpoint, 1.0)
+        kept = functools.partial(self.retained_at, row, checkpoint)
+        return self._at(row, checkpoint, alpha_within_budget(kept, row.keep)[0])
 
     def _at(self, row: RerankedRow, checkpoint: Path | None, alpha: float) -> Reranking:
         trained = self._parts(row, checkpoint)[0]
