@@ -117,7 +117,7 @@ def test_two_workers_leave_the_figures_of_one_process(first: tuple[Path, tiny.Sa
     tables = [(folder / RUNS / "comparison.csv").read_text().splitlines() for folder in (first[0], tmp_path)]
     ours, theirs = ([row for row in table if "cost/seconds" not in row] for table in tables)
     assert ours == theirs
-    assert "done 7 of 7: evaluation/seed-0\n" in said.out
+    assert "done 9 of 9: evaluation/seed-0\n" in said.out  # of which two parts came earlier
     logs = "\n".join(log.read_text() for log in (tmp_path / RUNS / "logs").iterdir())
     assert sorted(stages(logs)) == sorted(stages(first[1].out))
     assert json.loads((tmp_path / RUNS / "asft/seed-0/manifest.json").read_text())["threads"] == 1
@@ -407,6 +407,10 @@ def test_a_placebo_takes_the_temperature_that_its_method_found(monkeypatch: pyte
     assert "asft/seed-0" in steps["asft_permuted/seed-0"]
     assert steps["bc/seed-0"] == ("recommender/seed-0",)  # what it starts from, and no judge
     assert steps["judge_report/seed-0"] == ()
+    parts = {step.name: step.needs for step in steps_of(plan, {}, [], side_by_side=True) if "evaluation" in step.name}
+    needs = [set(needs) - {f"{stage}/seed-0" for stage in BASE_STAGES} for needs in parts.values()]
+    assert needs == [set(), {"asft/seed-0", "evaluation-untrained/seed-0"}, {*steps, *parts} & needs[2]]
+    assert {"bc/seed-0", "asft_permuted/seed-0", "evaluation-half/seed-0"} <= needs[2]
 
 
 @pytest.mark.usefixtures("here")

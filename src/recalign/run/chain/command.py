@@ -87,7 +87,7 @@ def run_chain(plan: Plan) -> Path:
         check_log(plan, parsed["reward"].variables)
         require_rewards(plan)
         execute = partial(run_side_by_side, workers) if workers else run_here
-        train_and_compare(plan, partial(execute, folder, threads), tokens, trials)
+        train_and_compare(plan, partial(execute, folder, threads), tokens, trials, workers is not None)
         if not chain.world:  # of which each seed has its own
             remember(plan.data(chain.seeds[0]), folder / IDS)
         write_json(folder / RECORD, plan.recorded)

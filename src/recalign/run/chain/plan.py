@@ -167,11 +167,14 @@ class Plan:
         return replace(self.parsed(name, seed, chosen), verbose=self.chain.verbose)
 
     def evaluation(self, seed: int, results: Results) -> SeedEvaluation:
-        """The evaluation of all methods of a seed, from the results of its steps."""
+        """The evaluation of a seed's methods, from the results of its steps; without those that are to be trained."""
         stage, runs = self.evaluation_stage(seed), []
         write_text(self.folder / EVALUATION.format(seed), yaml_text(stage.shareable))
         for method in self.chain.methods:
-            trained = results.get(step_name(reranked_method(method) or method, seed))
+            own = reranked_method(method) or method
+            trained = results.get(step_name(own, seed))
+            if not trained and own in self.trained:
+                continue
             row = row_of(method, self.chain.rerank, self.chain.keep)
             runs.append(method_run(trained, method, row) if trained else MethodRun(method, None, {}, row))
         data: RewardData = stage.datamodule()  # type: ignore[assignment]

@@ -40,7 +40,7 @@ class Experiment(Protocol):
         """A stage or method, on the checkpoints that exist now, with the settings that a search chose."""
 
     def evaluation(self, seed: int, results: Results) -> Artifact[list[str]]:
-        """The evaluation of all methods of a seed, from its steps' results; it returns the methods evaluated now."""
+        """The evaluation of a seed's methods, as far as the results of its steps go; it returns those evaluated now."""
 
     def comparison(self) -> Artifact[pl.DataFrame]:
         """The table of all methods over all seeds."""
@@ -78,6 +78,7 @@ def train_and_compare(
     execute: Callable[[Sequence[Step]], Results],
     first: Mapping[int, Sequence[Step]],
     search: Sequence[Step],
+    side_by_side: bool = False,
 ) -> pl.DataFrame:
     """Run what is missing or out of date of a chain, and compare its methods.
 
@@ -85,6 +86,8 @@ def train_and_compare(
         execute: runs the steps (`run_in_order`).
         first: steps that come before the others, by seed.
         search: steps that choose the methods' settings with the first seed; the last is `CHOICE`.
+        side_by_side: whether several run at a time: then methods are evaluated in three parts, the first two while
+            others are trained.
 
     Returns:
         The comparison, which is written to the chain's folder.
@@ -92,11 +95,16 @@ def train_and_compare(
     Raises:
         TrainingError: a stage's training cannot go on, or its worker died twice.
     """
-    execute(steps_of(experiment, first, search))
+    execute(steps_of(experiment, first, search, side_by_side))
     return get_or_make(experiment.comparison(), say)
 
 
-def steps_of(experiment: Experiment, first: Mapping[int, Sequence[Step]], search: Sequence[Step]) -> list[Step]:
+def steps_of(
+    experiment: Experiment,
+    first: Mapping[int, Sequence[Step]],
+    search: Sequence[Step],
+    side_by_side: bool = False,
+) -> list[Step]:
     """The steps of a chain, each after what it needs; arguments as of `train_and_compare`."""
     steps: list[Step] = []
     for seed in experiment.seeds:
@@ -108,10 +116,15 @@ def steps_of(experiment: Experiment, first: Mapping[int, Sequence[Step]], search
 
         steps += [*first.get(seed, ()), *map(step, BASE_STAGES)]
         steps += search if seed == experiment.seeds[0] else ()
-        steps += [step(method, *[CHOICE] * bool(search)) for method in experiment.trained]
-        needs = tuple(step_name(name, seed) for name in (*BASE_STAGES, *experiment.trained))
-        made = partial(experiment.evaluation, seed)
-        steps.append(Step(step_name("evaluation", seed), partial(_evaluate, made), needs, artifact=made))
+        methods = [step(method, *[CHOICE] * bool(search)) for method in experiment.trained]
+        needs = tuple(step_name(stage, seed) for stage in BASE_STAGES)
+        parts = {"evaluation-untrained": 0, "evaluation-half": len(methods) // 2} if side_by_side and methods else {}
+        for name, count in {**parts, "evaluation": len(methods)}.items():
+            before = tuple(method.name for method in methods[:count])
+            made = partial(experiment.evaluation, seed)
+            part = Step(step_name(name, seed), partial(_evaluate, made), (*needs, *before), artifact=made)
+            steps += [*(method for method in methods[:count] if method not in steps), part]
+            needs += (part.name,)
     return steps
 
 
