@@ -91,7 +91,7 @@ def main() -> None:
         "stages.recommender.model.feedback": "true" if given.feedback else None,
         "world": json.dumps(WORLDS[given.world]) if given.world != "default" else None,
         "data.root": given.data,
-        "workers": given.workers if given.workers > 1 else None,
+        "workers": given.workers,
     }
     words = [f"--{key}={value}" for key, value in settings.items() if value is not None]
     began = time.monotonic()

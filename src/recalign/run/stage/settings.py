@@ -67,7 +67,7 @@ class SettingsFile(ActionConfigFile):
             if "class_path" in value or "class_path" not in earlier:  # else single arguments of the class there
                 del found[key]
         super().__call__(parser, found, path, option)
-        data = data if isinstance(data, dict) else {}
+        data = data if isinstance(data, dict) and isinstance(found.get("data"), Namespace) else {}  # not a chain's
         if isinstance(root := data.get("root"), str) and "${" not in root:  # beside the log's YAML, whoever calls
             found["data.init_args.root"] = str(Path(path).parent / Path(root).expanduser())
         if isinstance(log := data.get("log"), dict) and "query" in log:  # the default log is one of files
