@@ -81,7 +81,7 @@ def test_every_page_can_be_reached_from_the_readme():
     assert {name(page) for page in DOCS} <= {name(page) for page in reached}
 
 
-KINDS = {"Home": 300, "Tutorial": 1_900, "How-to": 950, "Reference": 1_100, "Explanation": 1_000, "Evidence": 250}
+KINDS = {"Home": 300, "Tutorial": 1_050, "How-to": 950, "Reference": 1_100, "Explanation": 1_000, "Evidence": 250}
 """Sections of the site's menu, and how many words a page of each has at most."""
 MOST_WORDS = {
     "README.md": 700,
