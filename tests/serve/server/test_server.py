@@ -26,6 +26,8 @@ pytest.importorskip(
     "prometheus_client", reason="the server's packages are not installed: pip install 'recalign[serve]'"
 )
 
+ANSWERS = {"/recommend", "/score", "/health", "/ready", "/metrics"}
+
 
 @pytest.fixture(scope="module")
 def versions(bundled, tmp_path_factory) -> Path:
@@ -67,7 +69,7 @@ def test_over_the_wire_the_answer_is_pythons(server, bundled):
 def test_what_is_said_of_itself(server):
     assert server.ask("/ready", method="GET")[0] == 200
     page = server.ask("/openapi.json", method="GET")[2]
-    assert set(page["paths"]) == {"/recommend", "/score", "/health", "/ready", "/metrics"}
+    assert set(page["paths"]) == {"/", "/bundle", "/items", "/try", *ANSWERS}
     assert {"Request", "Boost", "Answer", "Shown", "LeftOut", "Score", "Scored", "Problem"} <= set(
         page["components"]["schemas"]
     )

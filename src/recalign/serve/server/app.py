@@ -28,6 +28,7 @@ from recalign.serve.server.guard import EVENTS, USERS, Figures, Guard, problem
 from recalign.serve.server.request import Events, Request, Score, input_error, text_id
 from recalign.serve.server.service import Asked, Full, Service
 from recalign.serve.server.store import AsyncStore, Store, rows_of, with_history
+from recalign.serve.server.trial import add_page
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": Problem} for status in (400, 401, 403, 408, 413, 415, 422, 503)
@@ -41,6 +42,7 @@ def make_app(
     store: Store | None = None,
     events_token: str | None = None,
     decisions: Decisions | None = None,
+    beside: Path | None = None,
 ) -> FastAPI:
     """The application.
 
@@ -49,16 +51,19 @@ def make_app(
         token, events_token: as of `Guard`.
         store: of histories; None: requests bring their own.
         decisions: where answers to requests that name a user are logged; None: nowhere.
+        beside: another bundle, whose lists the page shows beside those of the first.
 
     Raises:
         InputError: the bundle cannot be served.
     """
     figures = Figures()
     service = Service(folder, threads, figures.batch.observe)
+    services = [service, Service(beside, threads)] if beside else [service]
     histories = AsyncStore(store) if store else None
 
     def work() -> list[Coroutine[Any, Any, None]]:
-        return [service.batcher.run(), service.watch(), *(keeper.run() for keeper in (histories, decisions) if keeper)]
+        answering = [job for one in services for job in (one.batcher.run(), one.watch())]
+        return [*answering, *(keeper.run() for keeper in (histories, decisions) if keeper)]
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -116,6 +121,7 @@ def make_app(
             except ValueError as error:
                 raise InputError("it names no user", where="user", remedy=str(error)) from None
 
+    add_page(app, services)
     handle_errors(app)
     app.add_middleware(Guard, figures=figures, token=token, events_token=events_token)
     return app

@@ -34,6 +34,7 @@ def serve(words: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="recalign serve", description="Answer over HTTP from a bundle.")
     option, text = parser.add_argument, "file that holds the {}; else the variable {}"
     option("bundle", type=Path, help="what recalign export wrote, or a folder of versions")
+    option("--beside", type=Path, help="another bundle, whose lists the page at / shows beside these")
     option("--host", default="127.0.0.1", help="address to listen at; beyond this machine a token is needed")
     option("--port", type=int, default=8000, help="0: any that is free")
     option("--token_file", type=Path, help=text.format("token", TOKEN))
@@ -67,7 +68,7 @@ def serve(words: list[str]) -> None:
     with bind_socket(given.host, given.port) as listening:
         store = Store(given.store, given.retention_days) if given.store else None
         decisions = Decisions(given.decisions, key, given.retention_days or RETENTION) if key else None
-        app = make_app(given.bundle, token, given.threads, store, events_token, decisions)
+        app = make_app(given.bundle, token, given.threads, store, events_token, decisions, given.beside)
         host, port = listening.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         print(f"{app.state.service.bundle.version} at http://{shown}:{port}, described at /docs", flush=True)

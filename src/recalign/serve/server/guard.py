@@ -24,11 +24,11 @@ MAX_HEADERS = 2**16
 MAX_BODY = 2**20
 """Bytes that a request's body may have."""
 TOO_LONG = Problem(f"a body may have {MAX_BODY:,} bytes", "body", "ask for less at once")
-OPEN = ("/health", "/ready")
-"""Routes that need no token: they say that the server runs, and nothing else."""
+OPEN = ("/health", "/ready", "/")
+"""Routes that need no token: they say that the server runs, and the page that asks for the token."""
 EVENTS, USERS = "/events", "/users/"
 """Routes of the store, which have a token of their own; the second is followed by a user."""
-ROUTES = ("/recommend", "/score", "/metrics", EVENTS, USERS, *OPEN)
+ROUTES = ("/recommend", "/score", "/metrics", "/items", "/bundle", "/try", EVENTS, USERS, *OPEN)
 HOST = re.compile(r"(?:\[(.*)\]|(.*?))(?::\d+)?")
 """A ``Host``: an address in brackets or a name, and a port."""
 MILLISECONDS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)

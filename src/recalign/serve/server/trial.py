@@ -1,0 +1,139 @@
+"""A page to try a bundle on: search for items, click a history together, and see the lists of one or two bundles."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Query
+from fastapi.responses import HTMLResponse
+from pydantic import Field
+
+from recalign.serve.server.answer import Problem, Shown
+from recalign.serve.server.bundle import Bundle
+from recalign.serve.server.catalogue import MICRO, Catalogue
+from recalign.serve.server.request import Explore, Id, Ids, Number, model
+from recalign.serve.server.service import Asked, Service
+
+PAGE, ITEMS, BUNDLE, TRY = "/", "/items", "/bundle", "/try"
+MAX_FOUND, STEP = 100, 60 * MICRO
+"""Items that a search returns; microseconds between two events that were clicked."""
+ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": Problem} for status in (401, 403, 422, 503)}
+POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'"
+"""What the page may load: nothing, but answers of this server."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """An item of the catalogue."""
+
+    item: Id
+    title: str
+
+
+@dataclass(frozen=True)
+class About:
+    """What a server answers from.
+
+    Attributes:
+        bundles: names of the bundles; the second, where there is one, stands beside the first.
+        version: of the first.
+        items: how many there are.
+        ids: whether raw ids are texts or integers.
+        max_length: newest events that are read.
+        reward: the expression whose values a history needs, of whichever reads them; null: none does.
+        time_unit: of requests' times.
+    """
+
+    bundles: Sequence[str]
+    version: str
+    items: int
+    ids: str
+    max_length: int
+    reward: str | None
+    time_unit: str
+
+
+@model
+class Trial:
+    """A history of items that were clicked a minute apart, the last of them now.
+
+    Attributes:
+        items: raw ids, oldest first.
+        rewards: how good each was, where the policy reads that; null: unknown.
+        k: items to return.
+        explore: draw the lists by chance; null: the best items, ranked.
+    """
+
+    items: Ids = field(default_factory=list)
+    rewards: Annotated[list[Number | None], Field(max_length=10_000)] | None = None
+    k: Annotated[int, Field(strict=True, ge=1, le=100)] = 10
+    explore: Explore | None = None
+
+
+@dataclass(frozen=True)
+class Tried:
+    """The list of each bundle, with log-probabilities, in the order of ``bundles`` (`About`)."""
+
+    lists: Sequence[Sequence[Shown]]
+
+
+def search(catalogue: Catalogue, query: str, k: int) -> list[Item]:
+    """Items whose title or id holds some text, whatever its case; those with most training events first."""
+    text = query.casefold()
+    order = catalogue.table["count"].arg_sort(descending=True)
+    pairs = ((catalogue.ids[n], catalogue.titles[n]) for n in order)
+    found = (Item(item, title) for item, title in pairs if text in title.casefold() or text in str(item).casefold())
+    return [one for _, one in zip(range(k), found, strict=False)]
+
+
+async def lists(services: Sequence[Service], trial: Trial) -> Tried:
+    """Ask each bundle."""
+    now, found = time.time_ns() // 1000, []
+    times = [now - STEP * back for back in reversed(range(len(trial.items)))]
+    rewards = trial.rewards or [None] * len(trial.items)
+    for service in services:
+        bundle = service.bundle
+        more = {"k": trial.k, "explore": trial.explore, "log_probs": trial.explore is None}
+        encoded = bundle.encode(bundle.catalogue.request(trial.items, times, rewards, now, **more))
+        found.append((await service.batcher.ask(Asked(bundle, encoded))).items)
+    return Tried(found)
+
+
+def about(bundles: Sequence[Bundle]) -> About:
+    """What the page, and any client, has to know."""
+    first, catalogue = bundles[0].about, bundles[0].catalogue
+    ids = "text" if catalogue.ids and isinstance(catalogue.ids[0], str) else "integer"
+    names = [bundle.about.name for bundle in bundles]
+    reward = next((bundle.about.reward for bundle in bundles if bundle.about.reward is not None), None)
+    return About(names, first.version, len(catalogue), ids, first.max_length, reward, first.time_unit)
+
+
+def add_page(app: FastAPI, services: Sequence[Service]) -> None:
+    """Add the page and what it asks to an application.
+
+    Args:
+        services: of the bundle that is served, and of the one to show beside it, if any.
+    """
+
+    @app.get(PAGE, response_class=HTMLResponse, summary="A page to try it on")
+    async def page() -> HTMLResponse:
+        text = Path(__file__).with_name("trial.html").read_text(encoding="utf-8")
+        return HTMLResponse(text, headers={"Content-Security-Policy": POLICY})
+
+    @app.get(BUNDLE, responses=ERRORS, summary="What is served")
+    async def bundle() -> About:
+        return about([service.bundle for service in services])
+
+    @app.get(ITEMS, responses=ERRORS, summary="Search for items by title or id")
+    async def items(
+        query: Annotated[str, Query(max_length=200)] = "", k: Annotated[int, Query(ge=1, le=MAX_FOUND)] = 20
+    ) -> list[Item]:
+        return search(services[0].bundle.catalogue, query, k)
+
+    @app.post(TRY, responses=ERRORS, summary="The lists that a history leads to")
+    async def tried(trial: Trial) -> Tried:
+        return await lists(services, trial)

@@ -1,0 +1,112 @@
+"""The page to try a bundle on: what it asks, and the page in a browser."""
+
+import json
+import shutil
+from urllib.parse import quote
+
+import polars as pl
+import pytest
+from served import TOKEN, about, call, running, started
+
+pytest.importorskip("fastapi", reason="the server's packages are not installed: pip install 'recalign[serve]'")
+
+from recalign.serve.server import load_bundle
+from recalign.serve.server.about import current
+from recalign.serve.server.app import make_app
+from recalign.serve.server.catalogue import Catalogue
+from recalign.serve.server.trial import search
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+HOSTILE = "<img src=x onerror=alert(1)>"
+
+
+def asked(app, *calls, **headers):
+    """Status and body of each call, a path or a path with what is posted, all of them in one event loop."""
+    given = [one if isinstance(one, tuple) else (one, None) for one in calls]
+    found = running(
+        app,
+        *(
+            call(app, path, json.dumps(body).encode() if body else b"", headers, "POST" if body else "GET")
+            for path, body in given
+        ),
+    )
+    return [(status, json.loads(text)) for status, _, text in found]
+
+
+def test_a_search_finds_titles_and_ids_those_chosen_most_first():
+    table = pl.DataFrame({"item": [3, 14, 5], "title": ["Alien", "Aliens", "Brazil"], "count": [5, 9, 2]})
+    items = Catalogue(table, about())
+    assert [one.item for one in search(items, "ALI", 10)] == [14, 3]
+    assert [one.item for one in search(items, "5", 10)] == [5]
+    assert [one.item for one in search(items, "", 2)] == [14, 3]
+    assert search(items, "nothing", 2) == []
+
+
+def test_two_bundles_answer_side_by_side_as_python_does(bundled):
+    app = make_app(bundled, beside=current(bundled))
+    wrong = ("/try", {"items": ["three"]})
+    (status, said), (_, found), (refused, _) = asked(app, "/bundle", ("/try", {"items": [3, 5], "k": 4}), wrong)
+    assert (status, said["bundles"], said["ids"]) == (200, [load_bundle(bundled).about.name] * 2, "integer")
+    assert (len(found["lists"]), refused) == (2, 422)
+    own = load_bundle(bundled).recommend({"items": [3, 5], "times": [1000, 1060], "k": 4, "log_probs": True})
+    for rows in found["lists"]:  # times alone differ, and the encoder reads none
+        assert [row["item"] for row in rows] == [row.item for row in own.items]
+        assert [row["log_prob"] for row in rows] == pytest.approx([row.log_prob for row in own.items], abs=1e-4)
+    assert len(asked(make_app(bundled), ("/try", {"items": []}))[0][1]["lists"]) == 1
+
+
+def test_the_page_is_open_and_what_it_asks_needs_the_token(bundled):
+    app = make_app(bundled, token=TOKEN)
+    status, headers, text = running(app, call(app, "/", b"", method="GET"))[0]
+    assert status == 200
+    assert "default-src 'none'" in headers["content-security-policy"]
+    assert b"http://" not in text.replace(b"http://www.w3.org", b"")
+    assert b"https://" not in text
+    assert [status for status, _ in asked(app, "/items", "/bundle")] == [401, 401]
+    app = make_app(bundled, token=TOKEN)
+    assert asked(app, "/bundle", authorization=f"Bearer {TOKEN}")[0][0] == 200
+
+
+@pytest.fixture
+def hostile(bundled, tmp_path):
+    """A bundle with a title that is markup."""
+    from recalign.seals import seal
+
+    folder = tmp_path / "hostile"
+    shutil.copytree(current(bundled), folder)
+    items = pl.read_parquet(folder / "items.parquet")
+    titled = pl.when(pl.col("item") == items["item"][0]).then(pl.lit(HOSTILE)).otherwise("title").alias("title")
+    items.with_columns(titled).write_parquet(folder / "items.parquet")
+    seal(folder)
+    return folder
+
+
+@pytest.mark.long
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
+@pytest.mark.parametrize(("width", "scheme"), [(400, "dark"), (1280, "light")])
+def test_a_history_by_clicks_in_a_browser(hostile, width, scheme):
+    playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright: drives a browser")
+    server = started(hostile, "--beside", str(hostile))
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM)
+        page = browser.new_page(viewport={"width": width, "height": 1000}, color_scheme=scheme)
+        errors, requests = [], []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("request", lambda request: requests.append(request.url))
+        home = f"http://127.0.0.1:{server.port}/"
+        page.goto(home)
+        page.locator("#lists ol").nth(1).wait_for()
+        page.fill("#query", HOSTILE)
+        page.wait_for_url(home)
+        page.locator("#found button", has_text=HOSTILE).click()
+        page.locator("#history li", has_text=HOSTILE).wait_for()
+        assert page.locator("#lists section").count() == 2
+        assert page.locator("#lists li").count() == 20
+        assert page.locator("img").count() == 0
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert any(quote(HOSTILE, safe="()") in url for url in requests)
+        assert {url[: len(home)] for url in requests} == {home}
+        assert errors == []
+        browser.close()
+    server.process.kill()
+    server.process.communicate()
