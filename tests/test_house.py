@@ -153,13 +153,13 @@ def test_modules_do_not_ask_the_trainer_for_its_datamodule():
 
 
 CEILINGS = {
-    "lines": 31_100,
-    "statements": 16_680,
-    "functions": 1_875,
-    "bytes": 1_520_000,
+    "lines": 31_600,
+    "statements": 16_950,
+    "functions": 1_905,
+    "bytes": 1_548_000,
     "packages": 8,
     "modules beside them": 10,
-    "lines of tests": 28_000,
+    "lines of tests": 28_350,
     "lines of benchmarks": 5_410,
 }
 """What the house may hold; a change that needs more says what each new hundred lines buy."""
