@@ -156,10 +156,10 @@ CEILINGS = {
     "lines": 31_600,
     "statements": 16_950,
     "functions": 1_905,
-    "bytes": 1_548_000,
+    "bytes": 1_555_000,
     "packages": 8,
     "modules beside them": 10,
-    "lines of tests": 28_350,
+    "lines of tests": 28_700,
     "lines of benchmarks": 5_410,
 }
 """What the house may hold; a change that needs more says what each new hundred lines buy."""
@@ -200,7 +200,7 @@ def core() -> list[str]:
     return re.findall(r"^- `([\w/]+\.py)`", section[1], re.MULTILINE) if section else []
 
 
-CORE_LINES = 6_300
+CORE_LINES = 6_350
 
 
 def test_the_core_is_what_it_imports():
