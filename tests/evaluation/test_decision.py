@@ -32,7 +32,7 @@ def decided(test=None, trust=None, validation=None, check=None):
 def test_a_sure_gain_that_keeps_the_ranking_is_shipped_with_one_seed_said():
     found = decided()
     assert (found.word, found.policy, found.sentence) == ("ship", "mine", "Ship mine")
-    assert found.reasons[0] == "mine gains +0.200 sd over start, at least +0.116 sd with a confidence of 95.0%."
+    assert found.reasons[0] == "Gain of mine over start: +0.200 sd, at least +0.116 sd with a confidence of 95.0%."
     tests = found.frame().filter(row="mine")
     assert set(tests["outcome"]) == {"pass"}
     assert set(tests["test"]) == {test.name for test in TESTS}
@@ -55,10 +55,10 @@ def test_validation_chooses_and_the_test_measures():
 @pytest.mark.parametrize(
     ("figures", "trust", "word", "says"),
     [
-        ({"kept": {"mine": 0.9}}, {}, "do not ship", "keeps 90.0% of the all_users/ndcg@10 of start, 93.0% at most"),
-        ({"kept": {"mine": 0.94}}, {}, "not decided", "keeps 94.0%"),
+        ({"kept": {"mine": 0.9}}, {}, "do not ship", "keeps of the all_users/ndcg@10 of start: 90.0%, 93.0% at most"),
+        ({"kept": {"mine": 0.94}}, {}, "not decided", "of start: 94.0%"),
         ({"kept": {"mine": 0.96}}, {}, "not decided", "more than 95.0% is needed"),  # 96 % less .43 of 3 %
-        ({"kept": {"mine": 0.965}}, {}, "ship", "mine gains"),
+        ({"kept": {"mine": 0.965}}, {}, "ship", "Gain of mine"),
         ({"gains": {"mine": (0.001, 0.012)}}, {}, "do not ship", "more than +0.015 sd is needed"),
         ({"gains": {"mine": (-0.1, 0.3)}}, {}, "not decided", "at least -0.068 sd"),
         ({"gains": {"mine": (-0.01, 0.21)}}, {}, "ship", "at least +0.008 sd"),  # one-sided
@@ -66,23 +66,28 @@ def test_validation_chooses_and_the_test_measures():
         ({}, {"verdict": "not_measured"}, "not decided", "Nothing tells whether the reward model"),
         ({}, {"pairwise": (0.515, 0.43, 0.632)}, "not decided", "51.5%"),
         ({}, {"pairwise": (None, None, None)}, "not decided", "Nothing tells whether the judges"),
-        ({}, {"judges": "no_signal"}, "ship", "mine gains"),  # they order pairs right, whatever else they know
+        ({}, {"judges": "no_signal"}, "ship", "Gain of mine"),  # they order pairs right, whatever else they know
         ({"gains": {"mine": (-0.3, -0.1)}}, {"pairwise": (0.5, 0.4, 0.6)}, "not decided", "their values say nothing"),
-        ({"over_tilt": {"mine": (-0.1, 0.1)}}, {}, "not decided", "popularity_tilt, which reads no reward, at least"),
-        ({"over_tilt": {"mine": (-0.2, -0.1)}}, {}, "do not ship", "reads no reward, -0.100 sd at most"),
-        ({"beyond": {"mine": (-0.1, 0.2)}}, {}, "not decided", "2 times the gain of sham"),
+        ({"over_tilt": {"mine": (-0.1, 0.1)}}, {}, "not decided", "tilt, which reads no reward: "),
+        (
+            {"over_tilt": {"mine": (-0.2, -0.1)}},
+            {},
+            "do not ship",
+            "which reads no reward: -0.150 sd, -0.100 sd at most",
+        ),
+        ({"beyond": {"mine": (-0.1, 0.2)}}, {}, "not decided", "2 times that of sham"),
         ({"others": {("sham", "placebo/correlation"): (0.36,)}}, {}, "not decided", "correlation of 0.360"),
         ({"others": AS_GOOD}, {}, "not decided", "popularity_high, which takes no training"),
-        ({"others": dict(list(AS_GOOD.items())[:1])}, {}, "ship", "mine gains"),  # it ranks as well, with less value
+        ({"others": dict(list(AS_GOOD.items())[:1])}, {}, "ship", "Gain of mine"),  # it ranks as well, with less value
         ({"sd": math.nan}, {}, "not decided", "spread of the rewards is not known"),
         ({"sd": 0.0}, {}, "not decided", "rewards do not vary"),
         ({"gains": {"mine": (0.001, 0.016)}}, {}, "not decided", "more than +0.015 sd is needed"),
-        ({"gains": {"mine": (0.001, 0.031)}}, {}, "ship", "mine gains"),
+        ({"gains": {"mine": (0.001, 0.031)}}, {}, "ship", "Gain of mine"),
         ({"others": {("start", "all_users/hits@10"): (31.0,)}}, {}, "not decided", "start ranks 31 of the test events"),
-        ({"kept": {"mine": 1.0}, "others": {("start", "all_users/hits@10"): (32.0,)}}, {}, "ship", "mine gains"),
+        ({"kept": {"mine": 1.0}, "others": {("start", "all_users/hits@10"): (32.0,)}}, {}, "ship", "Gain of mine"),
         ({"others": {("start", "all_users/hits@10"): (math.nan,)}}, {}, "not decided", "is not known"),
         ({"others": {("mine", "users/evaluated"): (19.0,)}}, {}, "not decided", "Only 19 users were evaluated"),
-        ({"others": {("mine", "users/evaluated"): (20.0,)}}, {}, "ship", "mine gains"),
+        ({"others": {("mine", "users/evaluated"): (20.0,)}}, {}, "ship", "Gain of mine"),
         ({"others": {("bc", "value/judge@10"): (math.nan,)}}, {}, "not decided", "not measured: bc"),
         ({"gains": {"mine": (math.nan, math.nan)}}, {}, "not decided", "gain of mine beside start: not measured"),
     ],

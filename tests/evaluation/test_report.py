@@ -206,7 +206,7 @@ def test_judges_have_their_own_errors_on_the_page(chain, tmp_path):
     words = words_of(folder)
     assert "judges that select 0.500 0.400 – 0.600" in words
     assert "judges that report 0.750 0.650 – 0.850" in words
-    assert "Ship asft asft gains +0." in words
+    assert "Ship asft Gain of asft over" in words
     (folder / "check.json").write_text(json.dumps({"test": {SEEN: 0.5, FOLLOWS: 0.0}}))
     words = words_of(folder)
     assert "Not decided: asft In 50.0% of the test events the user had met the item before." in words

@@ -106,10 +106,10 @@ class Test:
     remedy: str = ""
 
 
-GAIN = Test("gain", "{row} gains {value} over {other}", gain, least=MIN_GAIN_SD, refutes=True)
+GAIN = Test("gain", "Gain of {row} over {other}: {value}", gain, least=MIN_GAIN_SD, refutes=True)
 RETAINED = Test(
     "NDCG retained",
-    f"{{row}} keeps {{value}} of the {ALL_USERS} of {{other}}",
+    f"Share that {{row}} keeps of the {ALL_USERS} of {{other}}: {{value}}",
     retained,
     MIN_NDCG_RETAINED,
     RETENTION_CONFIDENCE,
@@ -121,18 +121,18 @@ TESTS = (
     GAIN,
     Test(
         "more than without rewards",
-        "{row} has {value} more value than {other}, which reads no reward",
+        "Gain of {row} over {other}, which reads no reward: {value}",
         over_reward_free,
         refutes=True,
     ),
     Test(
         "more than its placebos",
-        f"{{row}} gains {{value}} more than {PLACEBO_FACTOR} times the gain of {{other}}, its placebo",
+        f"Gain of {{row}} less {PLACEBO_FACTOR} times that of {{other}}, its placebo: {{value}}",
         over_placebos,
     ),
     Test(
         "better than without training",
-        "{row} has {value} more value, or more NDCG@10, than {other}, which takes no training",
+        "Gain of {row} over {other}, which takes no training: {value}",
         over_untrained,
         remedy="Train the recommender for longer, or serve that.",
     ),
