@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,31 +19,18 @@ from recalign.data.events import LogMapping, fingerprint, load_events
 from recalign.data.events.sources import ask, find
 from recalign.errors import InputError
 
-ROWS = pl.DataFrame(
-    {
-        "user": ["007", "007", "b", "b"] * 6,
-        "item": [f"{n:02}" for n in range(12)] * 2,
-        "timestamp": [1_700_000_000 + 60 * n for n in range(24)],
-        "rating": [1, 5, 3, 4] * 6,
-    }
+ROWS = pl.DataFrame({"user": ["007", "007", "b", "b"] * 6, "item": [f"{n:02}" for n in range(12)] * 2}).with_columns(
+    timestamp=1_700_000_000 + 60 * pl.int_range(24), rating=pl.int_range(24) * 3 % 7
 )
 PASSWORD = "p@ss w0rd/?"
 """With what has to be escaped in a URI."""
 
 
 def read(log: LogMapping, root: Path = Path("/nowhere")) -> pl.DataFrame:
-    """The rows that were read, as they were written."""
+    """The rows that were read, as they were written, in the order of time."""
     table = load_events(log, root, "rating")
     raw = {"user": table.users.gather(table.frame["user"]), "item": table.items.gather(table.frame["item"])}
-    return table.frame.with_columns(**raw).sort("row").select(pl.col("timestamp"), "user", "item", "rating")
-
-
-def same(found: pl.DataFrame, *parts: pl.DataFrame) -> bool:
-    return (
-        found.select(sorted(ROWS.columns))
-        .sort(pl.all())
-        .equals(pl.concat(parts or [ROWS]).select(sorted(ROWS.columns)).sort(pl.all()))
-    )
+    return table.frame.with_columns(**raw).select(ROWS.columns).sort("timestamp")
 
 
 # Files on this machine
@@ -51,15 +39,15 @@ def same(found: pl.DataFrame, *parts: pl.DataFrame) -> bool:
 @pytest.mark.parametrize("name", ["log.ndjson", "log.jsonl", "log.arrow", "log.feather"])
 def test_files_that_know_their_types(tmp_path, name):
     ROWS.write_ndjson(tmp_path / name) if "json" in name else ROWS.write_ipc(tmp_path / name)
-    assert same(read(LogMapping("t", [name]), tmp_path))
+    assert read(LogMapping("t", [name]), tmp_path).equals(ROWS)
 
 
 def test_folders_of_hive_partitions_have_columns(tmp_path):
     """A day that moves to another folder is another log; those above the log's folder are no columns."""
     root = tmp_path / "x=1[a]"
-    for n, part in enumerate(ROWS.partition_by("rating", include_key=False)):
+    for n in range(4):
         (folder := root / "days" / f"rating={n}").mkdir(parents=True)
-        part.write_parquet(folder / "part-0.parquet")
+        ROWS.drop("rating")[6 * n : 6 * n + 6].write_parquet(folder / "part-0.parquet")
     for name in ("_SUCCESS", "rating=0/.part-0.parquet.crc"):
         (root / "days" / name).write_text("")
     log = LogMapping("t", ["days"])
@@ -104,7 +92,7 @@ def test_files_at_a_store(bucket, tmp_path, kind):
     """007 stays 007, and the log is another one when the store says so."""
     put(bucket, f"one/log.{kind}", ROWS, tmp_path)
     log = LogMapping("t", [f"s3://logs/one/log.{kind}"])
-    assert same(read(log))
+    assert read(log).equals(ROWS)
     before = fingerprint(log, None, None)
     put(bucket, f"one/log.{kind}", ROWS, tmp_path)
     assert fingerprint(log, None, None) == before
@@ -147,7 +135,7 @@ def test_options_of_a_store_name_variables(bucket, tmp_path, monkeypatch):
     options |= {"aws_secret_access_key": "s3cret-any", "aws_region": "us-east-1"}  # as ${oc.env:...} becomes
     log = LogMapping("t", ["s3://logs/log.parquet"], storage_options=options)
     assert "s3cret" not in repr(log)
-    assert same(read(log))
+    assert read(log).equals(ROWS)
     monkeypatch.setenv("MY_AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(InputError, match="cannot be read or reached") as caught:
         read(LogMapping("t", ["s3://logs/log.parquet"], storage_options=options))
@@ -162,7 +150,6 @@ def test_init_of_a_store(bucket, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["init", "s3://logs/shop/events.csv", "--out", "conf/shop.yaml"]) == 0
     assert "files: ['s3://logs/shop/events.csv']" in (tmp_path / "conf/shop.yaml").read_text()
-    assert main(["check", "conf/shop.yaml", "--data.cache", "false"]) == 0
 
 
 # Lakes
@@ -187,7 +174,7 @@ def test_a_delta_table(request, tmp_path, place):
 
 @pytest.mark.parametrize("place", ["disk", "store"])
 def test_an_iceberg_table(request, tmp_path, place):
-    """At the store its metadata alone: PyArrow cannot write to moto's."""
+    """At the store its metadata alone: PyArrow cannot write there, for the server is no real one."""
     catalogs = pytest.importorskip("pyiceberg.catalog.sql", reason="Iceberg: pip install 'recalign[lakes]'")
     bucket = request.getfixturevalue("bucket") if place == "store" else None
     catalog = catalogs.SqlCatalog("own", uri=f"sqlite:///{tmp_path}/catalog.db", warehouse=f"file://{tmp_path}")
@@ -206,7 +193,7 @@ def test_an_iceberg_table(request, tmp_path, place):
     snapshot = table.current_snapshot().snapshot_id
     assert f"snapshot {snapshot} of the Iceberg table" in next(iter(first.report.files))
     append()
-    assert same(read(log, tmp_path), ROWS, ROWS)
+    assert read(log, tmp_path).unique(maintain_order=True).equals(ROWS)
     assert fingerprint(log, tmp_path, "rating") != first.fingerprint
 
 
@@ -214,19 +201,17 @@ def test_an_iceberg_table(request, tmp_path, place):
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory) -> Iterator[str]:
+def database() -> Iterator[str]:
     """A PostgreSQL of our own with the table ``events``, and its URI."""
     if not (binary := shutil.which("pg_ctl")):
         pytest.skip("a database to ask: install Debian's postgresql (pg_ctl has to be on the PATH)")
     if not (find_spec("adbc_driver_postgresql") or find_spec("connectorx")):
         pytest.skip("what asks databases: pip install 'recalign[databases]'")
-    folder, port = tmp_path_factory.mktemp("postgres"), 20_000 + os.getpid() % 20_000
+    folder, port = Path(tempfile.mkdtemp()), 20_000 + os.getpid() % 20_000  # short: a socket lies in it
     who = {"user": "postgres"} if os.getuid() == 0 else {}  # PostgreSQL refuses to run as root
     (folder / "password").write_text(PASSWORD)
-    for path in (folder, folder / "password"):
-        shutil.chown(path, **who) if who else None
-    for parent in folder.parents[:2]:
-        parent.chmod(0o755)
+    for path in (folder, folder / "password") if who else ():
+        shutil.chown(path, **who)
 
     def run(*words: str) -> None:
         subprocess.run(words, check=True, capture_output=True, cwd=folder, **who)
@@ -243,6 +228,7 @@ def database(tmp_path_factory) -> Iterator[str]:
         yield uri
     finally:
         run(binary, "-D", "data", "-m", "immediate", "stop")
+        shutil.rmtree(folder)
 
 
 SELECT = "select * from events"
@@ -257,13 +243,10 @@ def asked(monkeypatch, database) -> str:
     return database
 
 
-def test_a_query(asked, monkeypatch):
+def test_a_query(asked):
     """Without an order, its identity is that of the rows, in whatever order they come."""
     log = LogMapping("t", query=SELECT, uri="${oc.env:SHOP_URI}")
-    assert same(read(log))
-    first = fingerprint(log, None, "rating")
-    monkeypatch.delenv(next(name for name in os.environ if name.startswith("RECALIGN_ROWS_")))
-    assert fingerprint(log, None, "rating") == first
+    assert read(log).equals(ROWS)
     marks = [
         ask(LogMapping("t", query=f"{SELECT} {end}", uri=asked)).identity()
         for end in ("where (select 1 order by 1) = 1", "order by timestamp", "order by timestamp desc", "limit 9")
@@ -271,36 +254,21 @@ def test_a_query(asked, monkeypatch):
     assert len({ask(log).identity(), *marks[1:]}) == 4
     assert marks[0] == ask(log).identity()
 
-
-def test_a_log_without_times_needs_an_ordered_query(asked):
     with pytest.raises(InputError, match="no ORDER BY"):
-        ask(LogMapping("t", query=SELECT, uri="SHOP_URI", timestamp=None))
+        ask(LogMapping("t", query=f"{SELECT} limit 8", uri="SHOP_URI", timestamp=None))
     assert ask(LogMapping("t", query=f"{SELECT} Order  By rating", uri="SHOP_URI", timestamp=None)).path
 
 
-CONNECTORX = [
-    pytest.param("connectorx", wrong, marks=pytest.mark.long if wrong != "query" else ())  # it waits for 30 seconds
-    for wrong in ("password", "host", "query")
-]
-
-
-@pytest.mark.parametrize(
-    ("engine", "wrong"), [*(("adbc_driver_postgresql", wrong) for wrong in ("password", "host", "query")), *CONNECTORX]
-)
+@pytest.mark.parametrize("wrong", [("w0rd", "hunter22"), ("@127.0.0.1:", "@127.0.0.1:9"), ("/postgres", "/none")])
+@pytest.mark.parametrize("engine", ["adbc_driver_postgresql", pytest.param("connectorx", marks=pytest.mark.long)])
 def test_what_a_database_refuses_says_no_password(asked, monkeypatch, wrong, engine, capfd):
+    """connectorx waits for 30 seconds."""
     pytest.importorskip(engine, reason="pip install 'recalign[databases]'")
     if engine == "connectorx":
         monkeypatch.setattr("recalign.data.events.sources.find_spec", lambda name: None)
-    uri, query = asked, SELECT
-    if wrong == "password":
-        uri = asked.replace("w0rd", "hunter22")
-    elif wrong == "host":
-        uri = asked.partition("@")[0] + "@127.0.0.1:9/postgres?connect_timeout=1"
-    else:
-        query = "select nothing from events"
-    monkeypatch.setenv("SHOP_URI", uri)
+    monkeypatch.setenv("SHOP_URI", asked.replace(*wrong))
     with pytest.raises(InputError, match=r"data\.log\.uri: cannot be read with this query") as caught:
-        ask(LogMapping("t", query=query, uri="SHOP_URI"))
+        ask(LogMapping("t", query=SELECT, uri="SHOP_URI"))
     assert caught.value.__suppress_context__
     out, err = capfd.readouterr()
     assert not [one for one in ("hunter22", "w0rd", "p%40ss", "p@ss") if one in f"{caught.value}{out}{err}"]
@@ -317,7 +285,7 @@ def test_a_password_is_in_no_file_of_init_fit_and_check(asked, tmp_path, monkeyp
     fit = ["fit", "recommender", "shop.yaml", "--trainer.max_epochs", "1", "--trainer.accelerator", "cpu"]
     assert main([*fit, "--model.encoder.dim", "8", "--data.batch_tokens", "64", "--data.max_length", "8"]) == 0
     assert main(["check", "shop.yaml"]) == 0
-    assert main([*fit, "--data.log.uri", asked.replace("SHOP", "shop") + "?x=1[a]"]) == 2  # no variable holds this one
+    assert main([*fit, "--data.log.uri", f"{asked}?x=1"]) == 2  # no variable holds this one
     written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
     assert len(written) > 9
     out, err = capsys.readouterr()

@@ -333,6 +333,7 @@ def test_text_in_another_format_than_the_one_that_is_named_is_refused(tmp_path):
     text = "user,item,timestamp,stars\n1,7,03/04/2020,1\n2,7,05/16/2020,2\n"
     assert refused(tmp_path, text, kind="csv", time_format="%Y").startswith("data.log.time_format: ")
     assert "in row 2" in refused(tmp_path, text, kind="csv", time_format="%d/%m/%Y")
+    assert "%y" in refused(tmp_path, text.replace("/2020", "/20"), kind="csv", time_unit="datetime")
 
 
 @pytest.mark.parametrize("where", ["stars >= 2", "stars is not null"])

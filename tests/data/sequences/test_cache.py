@@ -17,6 +17,7 @@ from recalign.data.sequences import EventDataModule, High, LeaveLast, RelativeTo
 from recalign.data.sequences import data as data_file
 from recalign.data.sequences.audit import audit_log
 from recalign.data.sequences.cache import UNUSED_DAYS, CacheEntry, cache_folder
+from recalign.errors import InputError
 
 
 @pytest.fixture
@@ -121,6 +122,20 @@ def test_a_file_that_changed_is_read_even_if_size_and_time_are_the_same(make, ro
     after = make().sequences
     assert after.fingerprint != before.fingerprint
     assert after.frame["row"].to_list() != before.frame["row"].to_list()
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(make, root, monkeypatch):
+    data = make()
+    made = data.preparation._made
+
+    def changing():
+        found = made()
+        (root / "small.csv").write_text((root / "small.csv").read_text() + "9,9,9,9\n")
+        return found
+
+    monkeypatch.setattr(data.preparation, "_made", changing)
+    with pytest.raises(InputError, match="changed while they were read"):
+        data.sequences  # noqa: B018
 
 
 @pytest.mark.parametrize(

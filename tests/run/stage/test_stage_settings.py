@@ -102,6 +102,14 @@ def test_a_variable_in_a_file_that_an_option_names_is_written_by_its_name(monkey
         assert parsed.shareable["data"]["init_args"]["log"]["name"] == "${oc.env:SHOP}"
 
 
+def test_the_root_in_a_logs_file_is_relative_to_it(folder: Path):
+    Path("shops").mkdir()
+    write("shops/shop.yaml", "data: {root: raw, log: {name: shop, files: [a.csv]}}")
+    for path in ("shops/shop.yaml", str(folder / "shops/shop.yaml")):
+        assert parse("--config", path)["data"]["init_args"]["root"] == str(Path(path).with_name("raw"))
+    assert parse("--config", "shops/shop.yaml", "--data.root", "raw")["data"]["init_args"]["root"] == "raw"
+
+
 def test_numbers_are_written_down_as_they_are_where_a_variable_holds_the_same(monkeypatch: pytest.MonkeyPatch):
     """Else the configuration would say ``0.00${oc.env:EPOCHS}``, and repeat another run where the variable changes."""
     monkeypatch.setenv("EPOCHS", "1")

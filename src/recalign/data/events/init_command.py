@@ -92,7 +92,8 @@ def init(words: Sequence[str]) -> None:
     if not suggested.cannot:
         commands.append(shlex.join(["recalign", "chain", str(out)]))
     beside = root if root.is_absolute() else Path(os.path.relpath(root, out.parent))  # as the YAML's folder sees it
-    write_text(out, _yaml_text(log, beside, reward, suggested, commands, bool(together), guess.choice(frame)))
+    here = beside if options.query is None and "://" not in entry else None
+    write_text(out, _yaml_text(log, here, reward, suggested, commands, bool(together), guess.choice(frame)))
     print(f"\n{printable(str(out))} is written: look it over. Next:", *commands, sep="\n  ")
 
 
@@ -193,7 +194,7 @@ def _print_events(log: LogMapping, reward: str, suggested: SplitSuggestion, even
 
 def _yaml_text(
     log: LogMapping,
-    root: Path,
+    root: Path | None,
     reward: str,
     suggested: SplitSuggestion,
     commands: list[str],
@@ -221,7 +222,7 @@ def _yaml_text(
         "# Check it, then run the main job on it:",
         *(f"#   {yaml_scalar(command)}" for command in commands),
         "data:",
-        f"  root: {yaml_scalar(str(root))} # folder of the files; --data.root overrides it",
+        *[f"  root: {yaml_scalar(str(root))} # folder of the files; --data.root overrides it"] * (root is not None),
         "  log:",
         *(f"    {key}: {yaml_scalar(value)} # {why}" for key, why in comments.items() if (value := getattr(log, key))),
         *[f"    # chosen: {yaml_scalar(choice)} # if rows say what was shown: the others were passed over"]

@@ -63,8 +63,9 @@ class LogPreparation(Preparation):
         if self.entry and (cached := self.entry.load()):
             return cached
         made = self._made()
-        # Unless the files changed while they were read.
-        if self.entry and made.fingerprint == data.fingerprint == self.fingerprint():
+        if self.entry and made.fingerprint != self.fingerprint():
+            raise InputError("the files changed while they were read", where=data.log_.name, remedy="run it again")
+        if self.entry and made.fingerprint == data.fingerprint:
             self.entry.save(made)
             if cached := self.entry.load():  # mapped from now on, which frees memory for training
                 vars(data).pop("table", None)

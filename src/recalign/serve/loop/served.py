@@ -157,7 +157,7 @@ def settings(path: Path) -> tuple[dict[str, Any], LogMapping, Path]:
         log = LogMapping(**{**data["log"], "items": None})  # titles are the bundle's
     except TypeError as error:
         raise InputError(f"data.log: {error}", where=str(path), remedy=REMEDY) from error
-    root = data_root(data.get("root") and str(path.parent / data["root"]))
+    root = data_root(data.get("root") and str(path.parent / Path(data["root"]).expanduser()))
     there, beside = (all((one / file).is_file() for file in log.files) for one in (root, path.parent))
     return data, log, path.parent if beside and not there else root  # it was moved with its table
 
