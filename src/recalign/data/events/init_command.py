@@ -132,7 +132,7 @@ def _read(files: Sequence[Source]) -> tuple[pl.DataFrame, bool]:
     """A table as training would read it, and whether it has a header row; else columns are ``column_1``, ..."""
     first = read(files[0], ())
     number_or_date = re.compile(r"[-+]?\d+([-.:/T ]\d+)*(Z|[eE+]\d.*)?(_duplicated_\d+)?")
-    named = not files[0].is_text or not any(map(number_or_date.fullmatch, first.columns))
+    named = files[0].kind != "text" or not any(map(number_or_date.fullmatch, first.columns))
     names = None if named else [f"column_{number}" for number in range(1, first.width + 1)]
     with read_errors(", ".join(one.name for one in files)):
         frame = pl.concat([read(file, (), names) for file in files], how="diagonal_relaxed")

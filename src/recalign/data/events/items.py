@@ -132,7 +132,7 @@ def table_values(file: Source, table: ItemTable, known: pl.Series, items: pl.Ser
     coded = [one.value.strip('"') for one in features.values() if one.kind == "category" or one.separator]
     frame, key = _read(file, table, known, coded)  # so that codes such as 001 stay 001
     usable, repeated = key.is_not_null(), key.is_not_null() & key.is_duplicated()
-    headed = [file.name] if file.is_text else []
+    headed = [file.name] if file.kind == "text" else []
     rows = SourceRows(pl.int_range(1, frame.height + 1, dtype=pl.UInt32, eager=True), {file.name: frame.height}, headed)
     if repeated.any():
         what = f"ids such as {key.filter(repeated)[0]} are in several rows: {rows.describe(repeated)}"

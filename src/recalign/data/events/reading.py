@@ -118,7 +118,7 @@ def join(log: LogMapping, sources: Mapping[Source, pl.LazyFrame]) -> tuple[pl.La
     if not 0 < (total := sum(heights.values())) <= MAX_ROWS:
         what = f"the log has {total:,} rows, not 1 to {MAX_ROWS:,}" if total else "the log is empty"
         raise InputError(what, where=", ".join(heights), remedy="name other files in data.log.files")
-    texts = [file for file, source in zip(tables, sources, strict=True) if source.is_text]
+    texts = [file for file, source in zip(tables, sources, strict=True) if source.kind == "text"]
     if len(texts) not in (0, len(tables)):
         raise InputError("a log is text or Parquet, not both", where="data.log.files", remedy=RULE)
     for name in dict.fromkeys(name for schema in schemas.values() for name in schema):
@@ -170,7 +170,7 @@ def read(
             fields, or `header` does not have as many names as there are columns.
     """
     with read_errors(source.name, source.options):
-        if not source.is_text:
+        if source.kind != "text":
             return source.scan().collect()
         if not source.remote:
             return _read_text(source.place, text, header, separator or _find_separator(source.place))
@@ -265,7 +265,7 @@ def _refuse_bad_rows(file: str, separator: str, headed: bool) -> None:
 def no_column(key: str, column: str, source: Source, found: list[str]) -> InputError:
     """Make the error for a table without the column that the setting `key` names."""
     what, remedy = f"there is no column {column!r} in {source.name}", did_you_mean(column, found)
-    if source.is_text:
+    if source.kind == "text":
         remedy += " Is this no row of names? Name the columns in order, data.log.header: [user, item, ...], or let "
         remedy += f"`recalign init FILE` do it. Is it one name? Leave data.log.separator out. {RULE}"
     return InputError(what, where=key, remedy=remedy)

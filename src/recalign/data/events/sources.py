@@ -81,10 +81,6 @@ class Source:
     def remote(self) -> bool:
         return "://" in self.place
 
-    @property
-    def is_text(self) -> bool:
-        return self.kind == "text"
-
     def __str__(self) -> str:
         """Its name, and what of it was read if that is not known by the bytes of a file."""
         plain = not self.remote and self.kind not in ("delta", "iceberg") and self.name != QUERY
@@ -120,7 +116,7 @@ class Source:
                 metadata = _iceberg(self).metadata
                 return f"snapshot {metadata.current_snapshot_id} of the Iceberg table {metadata.table_uuid}"
             if self.place.startswith("hf://"):
-                rows = pl.scan_lines(self.place) if self.is_text else self.scan()
+                rows = pl.scan_lines(self.place) if self.kind == "text" else self.scan()
                 ends = [part.collect().write_json() for part in (rows.head(DIGEST_ROWS), rows.tail(DIGEST_ROWS))]
                 return digest(str(rows.collect_schema()), rows.select(pl.len()).collect().item(), ends)
             if self.remote:
@@ -267,9 +263,8 @@ def ask(log: LogMapping) -> Source:
                 what = "the log has no time, and the query no ORDER BY: nothing tells in which order events happened"
                 raise InputError(what, where=QUERY, remedy="order the query, or name the column of the time")
             rows = rows.sort([one.name for one in rows if not (one.dtype.is_nested() or one.dtype == pl.Binary)])
-        path = Path(_folder().name) / f"{len(os.listdir(_folder().name))}.parquet"
-        rows.rechunk().write_parquet(path)
-        os.environ[known] = str(path)
+        os.environ[known] = os.path.join(_folder().name, f"{known}.parquet")
+        rows.rechunk().write_parquet(os.environ[known])
     return Source(QUERY, "parquet", path=os.environ[known])
 
 

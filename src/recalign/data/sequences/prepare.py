@@ -180,9 +180,9 @@ def _scanned(log: LogMapping, root: Path, folder: Path) -> tuple[pl.LazyFrame, S
     tables = {}
     for n, source in enumerate(locate(log, root)[0]):
         parquet = folder / f"file-{n}.parquet"
-        if source.is_text:
+        if source.kind == "text":
             read(source, (log.user, log.item), log.header, log.separator).write_parquet(parquet)
-        tables[source] = pl.scan_parquet(parquet, glob=False) if source.is_text else source.scan()
+        tables[source] = pl.scan_parquet(parquet, glob=False) if source.kind == "text" else source.scan()
     return join(log, tables)
 
 
