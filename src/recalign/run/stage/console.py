@@ -86,7 +86,7 @@ class LineProgress(ProgressBar):
     def __init__(self, label: str, every: float = SECONDS_A_LINE) -> None:
         super().__init__()
         self.label, self.every, self.printed = label, every, time.monotonic()
-        self.first: tuple[float, int] | None = None  # when the first line was printed, and the batches until then
+        self.first: tuple[float, float] | None = None  # when the first line was printed, and the batches until then
 
     def disable(self) -> None:
         """Ranks other than the first print nothing (Lightning calls this)."""
