@@ -414,3 +414,20 @@ class Mine(SameForAll):
         table = ra.compare(job.log, rows, job.reward, draws=np.int64(20), keep=np.float32(0.9)).table
         found.append(table.filter(method="mine")["policy/kl"].to_list())
     assert found[0] != found[1]
+
+
+def test_a_log_of_what_was_shown_is_made_from_a_frame(tmp_path):
+    rows = [
+        (user, one, step, int(one == 0), step % 3) for user in range(30) for step in range(1, 9) for one in range(3)
+    ]
+    frame = pl.DataFrame(rows, schema=["user", "item", "time", "is click", "stars"], orient="row")
+    named = {"user": "user", "item": "item", "timestamp": "time", "time_unit": "s", "reward": "stars"}
+    log = ra.Log.from_frame(frame, **named, chosen="is click", request="time", passed_reward=-1.0, folder=tmp_path)
+    read = yaml.safe_load(log.yaml.read_text())["data"]
+    assert {key: read["log"][key] for key in ("chosen", "request", "passed_reward")} == {
+        "chosen": '"is click"',
+        "request": "time",
+        "passed_reward": -1.0,
+    }
+    plain = ra.Log.from_frame(frame, **named)  # its folder goes with it
+    assert "chosen" not in yaml.safe_load(plain.yaml.read_text())["data"]["log"]
