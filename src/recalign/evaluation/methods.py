@@ -153,7 +153,9 @@ def evaluate_methods(runs: Sequence[MethodRun], nets: Networks, measures: Iterab
         summary = {"log": nets.data.log_.name, "cold_targets": test["not_in_catalogue"].cast(float).mean()}
         summary |= {"coverage@10": shown.filter(shown > 0).len() / nets.data.num_items, **run.cost, **sds}
         summary |= {EVALUATED: test["user"].n_unique()}
-        own = {split: frames[run.method].drop("shown").with_columns(in_a=True) for split, frames in events.items()}
+        own: dict[str, pl.DataFrame] = {
+            split: frames[run.method].drop("shown").with_columns(in_a=True) for split, frames in events.items()
+        }
         if run.method in others:
             of_others = others[run.method].with_columns(in_a=False)
             own["test"] = pl.concat([own["test"], of_others], how="diagonal").sort("event")

@@ -12,7 +12,7 @@ from fastapi import FastAPI, Query
 from fastapi.responses import HTMLResponse
 from pydantic import Field
 
-from recalign.serve.server.answer import Problem, Shown
+from recalign.serve.server.answer import Answer, Problem, Shown
 from recalign.serve.server.bundle import Bundle
 from recalign.serve.server.catalogue import MICRO, Catalogue
 from recalign.serve.server.request import Explore, Id, Ids, Number, model
@@ -99,7 +99,9 @@ async def lists(services: Sequence[Service], trial: Trial) -> Tried:
         bundle = service.bundle
         more = {"k": trial.k, "explore": trial.explore, "log_probs": trial.explore is None}
         encoded = bundle.encode(bundle.catalogue.request(trial.items, times, rewards, now, **more))
-        found.append((await service.batcher.ask(Asked(bundle, encoded))).items)
+        answer = await service.batcher.ask(Asked(bundle, encoded))
+        assert isinstance(answer, Answer)
+        found.append(answer.items)
     return Tried(found)
 
 
