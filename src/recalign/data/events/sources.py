@@ -90,8 +90,8 @@ class Source:
         """Its rows, unless it is text; nothing is read yet."""
         options: Any = dict(self.options) or None
         if self.kind == "folder":
-            marks = {"hive_partitioning": True, "hidden_file_prefix": ["_", "."], "glob": self.remote}
-            return pl.scan_parquet(self.place, storage_options=options, **marks)
+            below: Any = {"glob": self.remote, "storage_options": options}
+            return pl.scan_parquet(self.place, hive_partitioning=True, hidden_file_prefix=["_", "."], **below)
         if self.kind == "ndjson":
             return pl.scan_ndjson(self.place, infer_schema_length=None, storage_options=options)
         if self.kind == "ipc":
