@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
+from recalign.data.sequences.store import SplitName
 from recalign.posttrain.data import PostTrainingData, Source, StateValue
 
 
@@ -18,7 +20,7 @@ class ShownData(PostTrainingData):
     """
 
     reads_passed = True
-    passed_targets = ("train",)
+    passed_targets: Collection[SplitName] = ("train",)
 
     def __init__(self, source: Source = "observed", baseline: StateValue = "none", **data: Any) -> None:
         super().__init__(source=source, baseline=baseline, **data)

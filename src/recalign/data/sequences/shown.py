@@ -44,7 +44,7 @@ def with_passed(made: Sequences, table: EventTable, split: Split, relative_to: R
     passed = passed.with_columns(known_before=pl.min_horizontal(of_choice["known_before"], before))
     passed = passed.filter((pl.col("split") != TRAIN) | pl.col("item_id").is_between(1, made.num_warm))
     passed = passed.with_row_index("event", len(chosen))
-    return replace(made, passed=passed.select(chosen.columns).cast(dict(chosen.schema)))
+    return replace(made, passed=passed.select(chosen.columns).cast(dict(chosen.schema)))  # type: ignore[arg-type]
 
 
 def _split_alone(passed: pl.DataFrame, chosen: pl.DataFrame, table: EventTable, split: Split) -> pl.Series:
