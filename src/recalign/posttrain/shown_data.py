@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from recalign.data.sequences.store import SplitName
 from recalign.posttrain.data import PostTrainingData, Source, StateValue
 
 
@@ -20,7 +19,7 @@ class ShownData(PostTrainingData):
     """
 
     reads_passed = True
-    passed_targets: Collection[SplitName] = ("train",)
+    passed_targets: Collection[str] = ("train",)
 
     def __init__(self, source: Source = "observed", baseline: StateValue = "none", **data: Any) -> None:
         super().__init__(source=source, baseline=baseline, **data)

@@ -96,7 +96,7 @@ class EventDataModule(LightningDataModule):
     """
 
     sample: int | None = None
-    passed_targets: Collection[SplitName] = ()
+    passed_targets: Collection[str] = ()
     preparation_class: ClassVar[type[Preparation]] = Preparation
 
     def __init__(

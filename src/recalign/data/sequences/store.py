@@ -6,7 +6,7 @@ import functools
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import polars as pl
@@ -199,7 +199,7 @@ def build_sequences(
         users=table.users,
         items=items,
         group=groups.assign(table.users).to_numpy(),
-        **arrays,
+        **cast(dict[str, Any], arrays),
         fingerprint=fingerprint_of(table.fingerprint, split, high, groups, min_events, relative_to),
         catalogue=catalogue_digest(items, frame),
         report=with_rare_items(table.report, len(frame), min_events),

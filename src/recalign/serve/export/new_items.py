@@ -139,8 +139,8 @@ def with_features(
     """The tables of a bundle with rows of new items at the end."""
     assert policy.features is not None
     coder = FeatureCoder(plans)
-    for name, rows in coder.unknown(values.values).items():
-        known = f"{len(rows):,} of {len(values.ids):,} new items, such as {values.ids[rows[0]]!r}"
+    for name, places in coder.unknown(values.values).items():
+        known = f"{len(places):,} of {len(values.ids):,} new items, such as {values.ids[places[0]]!r}"
         echo(f"{name} says nothing of {known}: training knew none of their values")
     vector_XD = policy.features.vectors(*map(torch.from_numpy, coder.encode(values.values)))
     borrowed = policy.prior.log_count_V[: policy.num_warm].double().exp().mean().log().float()
