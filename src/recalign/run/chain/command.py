@@ -74,10 +74,8 @@ def run_chain(plan: Plan) -> Path:
     check_stage_settings(plan, parsed)
     search = Search(plan, parsed) if chain.trials > 1 and chain.post_trained else None
     tokens, trials = token_steps(plan, parsed), search.steps() if search else []
-    machine, remedy = (
-        plan.evaluation_stage(chain.seeds[0]).bare_trainer(),
-        "let it finish, or give this one another --name",
-    )
+    machine = plan.evaluation_stage(chain.seeds[0]).bare_trainer()
+    remedy = "let it finish, or give this one another --name"
     alone = machine.world_size > 1 or machine.strategy.root_device.type != "cpu"
     threads = chain.threads or (None if alone else 1)
     with quiet(), workers_of(chain, alone) or nullcontext() as workers, locked(folder, "running a chain", remedy):

@@ -23,6 +23,7 @@ from recalign.evaluation.reranking import READS_REWARD_MODEL
 from recalign.evaluation.roles import START, Roles, reranked_method
 from recalign.evaluation.rows import UNTRAINED, row_of
 from recalign.evaluation.seed_evaluation import SeedEvaluation
+from recalign.evaluation.selection_callback import SelectionValue
 from recalign.files import write_text
 from recalign.recommender.checkpoint import read_checkpoint
 from recalign.reward import RewardData
@@ -148,7 +149,8 @@ class Plan:
     def upstream(self, stage: str) -> list[str]:
         """The stages of the chain that a stage starts from, and the method that a placebo copies."""
         parsed = self.parsed(stage, self.seeds[0])
-        judged = ["judge_select"] if "SelectionValue" in str(parsed.config["trainer"]["callbacks"]) else []
+        callbacks = str(parsed.config["trainer"]["callbacks"])  # one may read a judge, by its path
+        judged = ["judge_select"] if SelectionValue.__name__ in callbacks else []
         own = [one.stage for one in parsed.upstream if not one.named]
         return own + judged + [method for placebo, method in self.copied.items() if placebo == stage]
 
