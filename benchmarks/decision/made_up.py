@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from benchmarks.decision.worlds import CANDIDATES, CONTROLS, PLACEBOS, ROLES
-from recalign.data.sequences.audit import SEEN
+from recalign.data.sequences.audit import FOLLOWS, SEEN
 from recalign.data.sequences.placebo import CORRELATION
 from recalign.evaluation.comparison import ALL, PLACEBO_FACTOR, VALUE, tabulate
 from recalign.evaluation.evaluated_runs import ALL_USERS, SPLITS, EvaluatedRun, with_rank_metrics
@@ -62,7 +62,7 @@ def made_up(seed: int) -> dict[str, Any]:
         "truth": truth,
         "wrong": {name: list(_wrong(name, value, keeps, known, of_reward)) for name in CANDIDATES},
         "trust": _trust(known, of_reward, of_judges, rng),
-        "check": {"test": {SEEN: 0.0}},
+        "check": {"test": {SEEN: 0.0, FOLLOWS: 0.0}},
         "rows": frame.rows(),
     }
 

@@ -14,7 +14,7 @@ import polars as pl
 
 from benchmarks.decision.worlds import PLACEBOS
 from benchmarks.lib import FOLDER
-from recalign.data.sequences.audit import SEEN
+from recalign.data.sequences.audit import FOLLOWS, SEEN
 from recalign.data.sequences.placebo import CORRELATION
 from recalign.evaluation.comparison import ALL, HITS, SCHEMA, VALUE
 from recalign.evaluation.evaluated_runs import ALL_USERS
@@ -49,7 +49,10 @@ def cut(frame: pl.DataFrame, trust: Mapping[str, Any], check: Mapping[str, Any])
     return {
         "rows": rows.to_dicts(),
         "trust": {"reward": reward, "judge_report": judges},
-        "check": {"verdict": check.get("verdict", ""), "test": {SEEN: check.get("test", {}).get(SEEN)}},
+        "check": {
+            "verdict": check.get("verdict", ""),
+            "test": {name: check.get("test", {}).get(name) for name in (SEEN, FOLLOWS)},
+        },
     }
 
 

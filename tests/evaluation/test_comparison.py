@@ -46,8 +46,8 @@ def test_values_by_hand(tmp_path):
     assert cell(frame, "start", "high/hr@10", "0")[0] == 0.5
     assert cell(frame, "start", "value/judge@10", "0")[0] == 3
     assert cell(frame, "start", "value/judge@10")[0] == 2
-    assert cell(frame, "start", "all/hits@10", "0") == (2, None, None)
-    assert cell(frame, "start", "all/hits@10") == (3, None, None)  # the mean of 2 and 4
+    assert cell(frame, "start", "all_users/hits@10", "0") == (2, None, None)
+    assert cell(frame, "start", "all_users/hits@10") == (3, None, None)  # the mean of 2 and 4
     assert cell(frame, "start", "policy/coverage@10")[0] == pytest.approx(0.6)
     assert cell(frame, "start", "cost/steps") == (7, 7, 7)
     for absent in ("high_users/hr@10", "value/true@10", "policy/kl", "diff_best_baseline/all/hr@10", "seed"):

@@ -13,7 +13,7 @@ from recalign.data.events.division import LEAST
 from recalign.data.sequences.audit import OFTEN
 from recalign.evaluation import findings
 from recalign.evaluation.comparison import ALL, VALUE
-from recalign.evaluation.comparison_table import ComparisonTable, Interval
+from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.findings import Finding, Reports
 from recalign.evaluation.roles import START, UNTRAINED_RANKINGS
 from recalign.evaluation.rule import GAIN, Case, Verdict, holm_confidences, verdicts, weakest
@@ -107,20 +107,15 @@ class Decision:
             ``limit`` and ``outcome`` (pass, open or fail).
         """
         rows = [
-            {
-                "row": candidate.policy,
-                "test": verdict.test.name,
-                "other": verdict.estimated.other,
-                **(verdict.estimated.interval or Interval(math.nan, math.nan, math.nan))._asdict(),
-                "bound": verdict.bound,
-                "confidence": verdict.confidence,
-                "limit": verdict.test.limit,
-                "outcome": verdict.outcome,
-            }
+            (
+                *(candidate.policy, verdict.test.name, verdict.estimated.other),
+                *(verdict.estimated.interval or (math.nan, math.nan, math.nan)),
+                *(verdict.bound, verdict.confidence, verdict.test.limit, verdict.outcome),
+            )
             for candidate in self.candidates
             for verdict in candidate.verdicts
         ]
-        return pl.DataFrame(rows, schema=FRAME)
+        return pl.DataFrame(rows, schema=FRAME, orient="row")
 
     @property
     def about(self) -> Candidate | None:

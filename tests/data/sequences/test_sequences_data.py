@@ -78,7 +78,8 @@ def test_what_changed_while_it_was_read_is_not_kept(tmp_path, log_root, monkeypa
     data = small.data_of(EventDataModule, log_root, cache=str(tmp_path))
     data.fingerprint  # noqa: B018
     monkeypatch.setattr(data.preparation, "fingerprint", lambda: "of other bytes")
-    data.sequences  # noqa: B018 (reads the log)
+    with pytest.raises(InputError, match="changed while they were read"):
+        data.sequences  # noqa: B018 (reads the log)
     assert not data.preparation.entry.path.exists()
     again = small.data_of(EventDataModule, log_root, cache=str(tmp_path))
     again.sequences  # noqa: B018

@@ -155,8 +155,9 @@ class Log:
                     f"holds another {file}, on which its runs were trained", where=str(place), remedy=remedy
                 )
             write_parquet(table, path)
-        root = {"root": place.resolve()} if tables else {}
-        text = yaml_text({"data": to_builtin({"cache": (place / "cache").resolve(), **root, **settings})})
+        root = settings.get("root") or (place if tables else None)
+        own = {"root": Path(str(root)).expanduser().resolve()} if root else {}  # the caller's folder, not this one's
+        text = yaml_text({"data": to_builtin({"cache": (place / "cache").resolve(), **settings, **own})})
         # another Log's YAML in this folder stays as it is
         names = ("log" + f"-{number}" * (number > 1) + ".yaml" for number in count(1))
         path = next(one for name in names if not (one := place / name).is_file() or one.read_text("utf-8") == text)
