@@ -38,6 +38,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tiny.Said]:
     """A chain's folder, and what it said."""
     folder = tiny.prepare(tmp_path_factory.mktemp("tiny"))
     settings = [f"--stages.{method}.data.pairs={pairs}" for method, pairs in PAIRS.items()]
+    settings.append("--stages.wbc.data.baseline=user")  # a log of choices has nothing bad
     return folder, tiny.chain(folder, f"--methods=[start, {', '.join(METHODS)}]", *settings)
 
 
