@@ -54,6 +54,7 @@ def job(frame: pl.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return SimpleNamespace(**locals())
 
 
+@pytest.mark.slow
 def test_a_policy_that_is_handed_in_is_not_trained(job: Any):
     after = ra.TrainedPolicy(job.log, "start", 0, job.start.checkpoint, 0.0, job.start.data).network.state_dict()
     assert all(torch.equal(job.before[name], after[name]) for name in after)
@@ -79,12 +80,14 @@ def test_a_loaded_policy_reads_histories_as_its_run_did(job: Any):
     assert loaded.recommend(["u7"]).equals(own.recommend(["u7"]))
 
 
+@pytest.mark.slow
 def test_a_card_has_no_figures_of_another_policy(job: Any):
     other = ra.align(job.log, job.start, job.reward, settings=QUICK | {"model.temperature": 1.0})
     ra.compare(job.log, {"start": job.start, "asft": other}, job.reward, draws=20)
     assert "is another policy" in card._compared(open_run(job.aligned.folder))
 
 
+@pytest.mark.slow
 def test_rows_that_are_tilted_keep_the_budget_unless_there_is_none(job: Any):
     """Beside methods that keep theirs; ``rerank`` at strength 1 is another policy."""
     rows = {"start": job.start, "rerank": None, "asft [lr=1e-3]": job.aligned}
@@ -133,6 +136,7 @@ def test_another_setting_is_another_run(job: Any):
     assert other.checkpoint != job.aligned.checkpoint
 
 
+@pytest.mark.slow
 def test_networks_and_paths_mean_the_same(job: Any):
     network = ra.align(job.log, job.start.network, str(job.reward.folder), name="network", settings=QUICK)
     rows = ra.compare(job.log, {"start": job.start, "network": network.network}, job.reward, draws=20).table
@@ -152,6 +156,7 @@ def test_a_network_is_known_by_every_weight(job: Any):
     assert ranked[2] != ranked[1]
 
 
+@pytest.mark.slow
 def test_a_reward_model_of_other_rewards_is_refused(job: Any, frame: pl.DataFrame):
     """The events and the reward's name are the same."""
     turned = ra.Log.from_frame(frame.with_columns(rating=6 - pl.col("rating")), **COLUMNS, max_length=32)
@@ -364,6 +369,7 @@ def test_a_folder_may_be_the_current_one(frame: pl.DataFrame, tmp_path: Path, mo
     assert ra.Log.from_frame(frame, **COLUMNS, folder=".").folder == tmp_path
 
 
+@pytest.mark.slow
 def test_judges_of_other_settings_do_not_replace_each_other(job: Any):
     first = ra.fit_judge(job.log, "B1", settings=QUICK)
     second = ra.fit_judge(job.log, "B1", settings=QUICK | {"model.lr": np.float32(0.01)})
@@ -394,6 +400,7 @@ def test_a_policy_that_reads_rewards_is_not_given_others(frame, tmp_path):
         ra.load_policy(log, run.folder)
 
 
+@pytest.mark.slow
 def test_a_policy_whose_code_was_edited_is_measured_again(job, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)

@@ -157,6 +157,7 @@ def test_another_setting_of_asft_runs_it_and_its_evaluation_alone(again: Path):
     assert "temperature: 0.6" in config
 
 
+@pytest.mark.slow
 def test_an_upstream_that_changed_runs_what_follows(again: Path):
     said = tiny.chain(again, "--stages.reward.model.lr=0.01", "--methods", "[start, bc, asft]")
     assert stages(said.out) == ["reward", "asft"]  # whose rewards are the model's predictions; bc reads none

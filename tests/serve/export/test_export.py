@@ -278,6 +278,7 @@ def test_a_log_whose_split_does_not_follow_time_is_asked_for_in_the_order_of_tim
     assert all(times == sorted(times) for times in asked)
 
 
+@pytest.mark.slow
 def test_a_strength_is_asked_for_in_standard_deviations_also_where_the_row_has_none(made, tmp_path):
     """The search for a strength may end at 0."""
     scores = ItemScores(torch.linspace(0, 1, made.policy.num_items))
