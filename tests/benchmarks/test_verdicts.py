@@ -12,6 +12,8 @@ from benchmarks.decision import made_up as verdict_tables
 from benchmarks.decision import records as verdict_records
 from benchmarks.decision import run as verdicts
 from benchmarks.decision import worlds as verdict_worlds
+from benchmarks.decision.worlds import CANDIDATES
+from recalign.data.sequences.audit import GAIN_ERROR, NDCG_ERROR
 
 VALUE = "value/judge@10"
 
@@ -90,3 +92,21 @@ def test_what_is_kept_of_a_world_is_all_that_its_word_needs(tmp_path: Path, monk
         assert [found[name] for name in same] == [whole[name] for name in same]
     assert words == set(verdicts.WORDS)
     assert verdict_records.load("another label") == {}
+
+
+def test_what_check_says_of_errors_is_what_the_worlds_had():
+    gains, shares = [], []
+    for record in (
+        one for label in ("default keep", "pooled retention") for one in verdict_records.load(label).values()
+    ):
+        rows = pl.DataFrame(record["rows"], schema=verdicts.ROW, orient="row").filter(split="test")
+        cells = {(method, metric): ends for method, _, _, metric, *ends in rows.iter_rows()}
+        users, sd = cells["asft", "users/evaluated"][0], cells["asft", "reward/sd"][0]
+        hits, ndcg = (max(cells[one, f"all/{what}@10"][0] for one in ("start", "bc")) for what in ("hits", "ndcg"))
+        for method in CANDIDATES:
+            gain, kept = (cells.get((method, f"diff_best_baseline/{metric}")) for metric in (VALUE, "all/ndcg@10"))
+            if gain and kept and ndcg:
+                gains.append((gain[2] - gain[1]) / 3.92 / sd * users**0.5)
+                shares.append((kept[2] - kept[1]) / 3.92 / ndcg * hits**0.5)
+    assert pl.Series(gains).quantile(0.9) == pytest.approx(GAIN_ERROR, abs=0.01)
+    assert pl.Series(shares).median() == pytest.approx(NDCG_ERROR, abs=0.02)

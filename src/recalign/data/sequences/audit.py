@@ -72,6 +72,7 @@ noisy as ML-100K 5 % of the judges with 1,050 know nothing, and 45 % of those wi
 GAIN_TOLD = "smallest gain in value that the test tells, about, in standard deviations of the reward"
 LOSS_TOLD = "smallest loss of NDCG@10 that it tells, about, if the start hits a tenth of the test events"
 GAIN_ERROR, NDCG_ERROR, HIT = 0.09, 0.36, 0.1
+Z_95, Z_80 = 1.645, 0.842
 """Standard errors of a gain, times the square root of the users (nine worlds in ten have less), and of NDCG retained,
 times that of the hits (the median), in 300 simulated worlds (benchmarks/decision/worlds.parquet)."""
 
@@ -141,8 +142,8 @@ def split_figures(sequences: Sequences, max_length: int) -> Section:
         LEFT_OUT: int(tested.sum() - with_events(sequences).sum()),
         LONGER: int((np.bincount(frame["user"].to_numpy()) >= SHORT).sum()),
         "users of A with test events": int((in_a & tested).sum()),
-        GAIN_TOLD: 2.49 * GAIN_ERROR / max(int((in_a & tested).sum()), 1) ** 0.5,  # z of .95 and of a power of .8
-        LOSS_TOLD: 1.68 * NDCG_ERROR / max(HIT * int((frame["split"] == SPLITS["test"]).sum()), 1) ** 0.5,  # .8, .8
+        GAIN_TOLD: (Z_95 + Z_80) * GAIN_ERROR / max(int((in_a & tested).sum()), 1) ** 0.5,  # with a power of .8
+        LOSS_TOLD: 2 * Z_80 * NDCG_ERROR / max(HIT * int((frame["split"] == SPLITS["test"]).sum()), 1) ** 0.5,
         **({JUDGED: judged} if frame["reward"].count() and not in_a.all() else {}),
         "events of the longest history": int(np.diff(sequences.offset).max()),
         "newest events of a history that a model sees": max_length,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
+import polars as pl
 from fastapi import FastAPI, Query
 from fastapi.responses import HTMLResponse
 from pydantic import Field
@@ -15,7 +16,7 @@ from pydantic import Field
 from recalign.serve.server.answer import Answer, Problem, Shown
 from recalign.serve.server.bundle import Bundle
 from recalign.serve.server.catalogue import MICRO, Catalogue
-from recalign.serve.server.request import Explore, Id, Ids, Number, model
+from recalign.serve.server.request import MAX_HISTORY, Explore, Id, Ids, Number, model
 from recalign.serve.server.service import Asked, Service
 
 PAGE, ITEMS, BUNDLE, TRY = "/", "/items", "/bundle", "/try"
@@ -69,7 +70,7 @@ class Trial:
     """
 
     items: Ids = field(default_factory=list)
-    rewards: Annotated[list[Number | None], Field(max_length=10_000)] | None = None
+    rewards: Annotated[list[Number | None], Field(max_length=MAX_HISTORY)] | None = None
     k: Annotated[int, Field(strict=True, ge=1, le=100)] = 10
     explore: Explore | None = None
 
@@ -83,11 +84,12 @@ class Tried:
 
 def search(catalogue: Catalogue, query: str, k: int) -> list[Item]:
     """Items whose title or id holds some text, whatever its case; those with most training events first."""
-    text = query.casefold()
-    order = catalogue.table["count"].arg_sort(descending=True)
-    pairs = ((catalogue.ids[n], catalogue.titles[n]) for n in order)
-    found = (Item(item, title) for item, title in pairs if text in title.casefold() or text in str(item).casefold())
-    return [one for _, one in zip(range(k), found, strict=False)]
+    holds = [
+        pl.col(name).cast(pl.String).str.to_lowercase().str.contains(query.lower(), literal=True)
+        for name in ("item", "title")
+    ]
+    found = catalogue.table.filter(pl.any_horizontal(holds)).sort("count", descending=True, maintain_order=True)
+    return [Item(item, title) for item, title in found.select("item", "title").head(k).iter_rows()]
 
 
 async def lists(services: Sequence[Service], trial: Trial) -> Tried:
@@ -131,7 +133,7 @@ def add_page(app: FastAPI, services: Sequence[Service]) -> None:
         return about([service.bundle for service in services])
 
     @app.get(ITEMS, responses=ERRORS, summary="Search for items by title or id")
-    async def items(
+    def items(  # in a thread: a search of a million titles takes a while
         query: Annotated[str, Query(max_length=200)] = "", k: Annotated[int, Query(ge=1, le=MAX_FOUND)] = 20
     ) -> list[Item]:
         return search(services[0].bundle.catalogue, query, k)
