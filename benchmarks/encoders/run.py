@@ -24,10 +24,10 @@ import torch
 from benchmarks.lib import by_metric, commit, lines, markdown, options, save, with_sd
 from recalign.data.sequences import EventDataModule, Sequences
 from recalign.evaluation.counted_rows import SameForAll, log_counts
-from recalign.evaluation.item_knn import ItemKNN
 from recalign.files import write_json
 from recalign.recommender import Policy
 from recalign.recommender.checkpoint import load_net
+from recalign.recommender.item_knn import ItemKNN
 from recalign.recommender.rank_metrics import RankMetrics
 from recalign.recommender.semantic_ids import RecommenderVectors
 from recalign.recommender.semantic_ids.tokenize_command import tokenize

@@ -14,9 +14,9 @@ import small
 import torch
 
 from recalign.data.sequences import Batch
-from recalign.evaluation.item_knn import ItemKNN, transitions
 from recalign.nn import HSTU, SASRec
 from recalign.posttrain.pairs_data import PairData
+from recalign.recommender.item_knn import ItemKNN, transitions
 from recalign.recommender.sequence_policy import SequencePolicy
 from recalign.reward import RewardData
 from recalign.reward.net import RewardEnsemble

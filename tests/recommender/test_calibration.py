@@ -29,6 +29,7 @@ from recalign.recommender import (
 from recalign.recommender.calibration import MEMORY_STRENGTHS, PRIOR_STRENGTHS_WITH_MEMORY
 from recalign.recommender.checkpoint import load_net, read_checkpoint
 from recalign.recommender.cloning import Cloning
+from recalign.recommender.item_knn import ItemKNN
 from recalign.run.stage.callbacks import RunCheckpoint
 
 
@@ -187,7 +188,8 @@ def test_a_finished_run_that_is_continued_has_its_prior(data, tmp_path, averaged
 
 def test_a_policy_that_is_not_finite_does_not_get_into_the_checkpoint(data, tmp_path):
     def poison(policy, *given):
-        policy.item_embedding.weight.data[1] = math.nan
+        if not isinstance(policy, ItemKNN):
+            policy.item_embedding.weight.data[1] = math.nan
         return dict.fromkeys(given[-1], 0.1)
 
     with patch.object(calibration, "ndcg_by_strength", poison), pytest.raises(TrainingError, match="item_embedding"):
@@ -202,11 +204,13 @@ def test_the_end_of_the_range_is_a_warning(data, tmp_path, recwarn, strength):
     assert any("end of its range" in str(warning.message) for warning in recwarn) == (strength == 2)
 
 
-def searched(data, value, remembers):
+def searched(data, value, remembers, alone=0.0):
     """What is found where the ranking has that value at some strengths, and those that each pass tries."""
     asked = []
 
     def measured(policy, batches, device, strengths):
+        if isinstance(policy, ItemKNN):
+            return dict.fromkeys(strengths, alone)
         asked.append(strengths)
         return {each: value(*each) for each in strengths}
 
@@ -235,6 +239,13 @@ def test_the_search_takes_the_weakest_memory_that_is_worth_the_best(data, memory
     assert abs(found["strength"] - prior) <= 1 / 8
     assert found["ndcg@10"] >= found["ndcg@10_without_memory"] >= found["ndcg@10_without"]
     assert len({each for strengths in asked for each in strengths}) <= 42
+
+
+@pytest.mark.parametrize(("alone", "memory"), [(0.95, 1.0), (0.97, 12.0), (0.98, 16.0), (2.0, 24.0)])
+def test_the_search_takes_a_memory_that_ranks_no_worse_than_the_memory_alone(data, alone, memory):
+    """The weakest that does, though a weaker one has nearly all of the gain; the best one where none does."""
+    found, _ = searched(data, lambda a, c: 1 - (24 - a) / 480 * bool(a) - (a == 0) * 10 - c / 500, True, alone)
+    assert found["memory"] == memory
 
 
 def test_the_search_sees_no_rewards_of_judges_users(log_root, tmp_path, monkeypatch):

@@ -7,9 +7,9 @@ from dataclasses import replace
 import torch
 
 from recalign.evaluation.counted_rows import COUNTED, TableRow, log_counts
-from recalign.evaluation.item_knn import ItemKNN, transitions
 from recalign.evaluation.reranking import ItemScores, RerankedRow, Scores
 from recalign.evaluation.roles import WITHOUT_MEMORY, reranked_method
+from recalign.recommender.item_knn import ItemKNN, transitions
 from recalign.reward import RewardData, RewardEnsemble
 from recalign.reward.placebo import as_placebo
 

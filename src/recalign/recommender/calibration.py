@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from recalign.data.sequences import Batch
 from recalign.distributed import broadcast_floats
 from recalign.recommender.checkpoint import load_net, read_checkpoint, recipe, write_checkpoint
+from recalign.recommender.item_knn import ItemKNN
 from recalign.recommender.memory import Memory
 from recalign.recommender.policy import Policy, chunks, seen_within
 from recalign.recommender.rank_metrics import RankMetrics
@@ -40,10 +41,11 @@ class CalibratePrior(Callback):
     """Give the policy an item prior and a memory when training ends, and write them into the checkpoint.
 
     The measure is ``all/ndcg@10`` on the stage's validation events (by default those of all users, on which an NDCG
-    budget is measured too). Taken is the weakest memory with `MIN_SHARE_OF_GAIN` of the best one's gain, or none, and
-    the prior's best strength with it. They go into the best checkpoint, from which the next stage starts, and into the
-    module's policy. Training itself, and the validation that picks its epoch, know neither. Each of two
-    passes over these events encodes the histories once, and ranks for each pair of strengths, 42 in all at most.
+    budget is measured too). Taken is the weakest memory with `MIN_SHARE_OF_GAIN` of the best one's gain that also ranks
+    no worse than `ItemKNN`, or the best one where none does; with it, the prior's best strength. They go into the best
+    checkpoint, from which the next stage starts, and into the module's policy. Training itself, and the validation that
+    picks its epoch, know neither. Each of two passes over these events encodes the histories once, and ranks for each
+    pair of strengths, 42 in all at most.
 
     Logs ``rank/prior`` and ``rank/memory``, the strengths, and NDCG@10 with both, without the memory, and without
     either: ``rank/prior/{ndcg@10,ndcg@10_without_memory,ndcg@10_without}``; the checkpoint's facts hold the same as
@@ -111,11 +113,13 @@ class CalibratePrior(Callback):
         windows = data.windows("validation")
         found = dict[Strengths, float]()
 
-        def measure(wanted: Iterable[Strengths]) -> None:
-            strengths = [(a, c) for a, c in wanted if 0 <= c <= MAX_PRIOR_STRENGTH]
+        def measured(policy: Policy, strengths: list[Strengths]) -> dict[Strengths, float]:
             with trainer.precision_plugin.val_step_context():
                 batches = map(module.visible, islice(data.loader(windows), limit))
-                found.update(ndcg_by_strength(policy, batches, module.device, strengths))
+                return ndcg_by_strength(policy, batches, module.device, strengths)
+
+        def measure(wanted: Iterable[Strengths]) -> None:
+            found.update(measured(policy, [(a, c) for a, c in wanted if 0 <= c <= MAX_PRIOR_STRENGTH]))
 
         def best(memory: float) -> Strengths:
             tried = sorted(each for each in found if each[0] == memory)
@@ -125,6 +129,9 @@ class CalibratePrior(Callback):
         measure((a, c) for a in memories for c in (PRIOR_STRENGTHS_WITH_MEMORY if a else PRIOR_STRENGTHS))
         without = found[best(0.0)]
         enough = without + MIN_SHARE_OF_GAIN * (max(found.values()) - without)
+        if policy.memory is not None:
+            alone = ItemKNN(policy.memory, torch.from_numpy(data.sequences.item_counts())).to(module.device)
+            enough = min(max(found.values()), max(enough, *measured(alone, [(0.0, 0.0)]).values()))
         memory = next((a for a in memories if found[best(a)] >= enough), 0.0)
         fine = {0.0: FINE_STEP} | ({memory: FINE_STEP_WITH_MEMORY} if memory else {})
         measure((a, best(a)[1] + i * fine[a]) for a in fine for i in (-3, -2, -1, 1, 2, 3))

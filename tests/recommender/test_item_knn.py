@@ -12,8 +12,8 @@ import small
 import torch
 
 from recalign.data.sequences import LeaveLast
-from recalign.evaluation.item_knn import ItemKNN, transitions
 from recalign.recommender import memory
+from recalign.recommender.item_knn import ItemKNN, transitions
 from recalign.recommender.memory import nearest
 from recalign.reward import RewardData
 
