@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from recalign import artifacts, seals
-from recalign.data.events.log import SIMULATED
+from recalign.data.events.log import WORLDS
 from recalign.errors import InputError
 from recalign.evaluation.comparison import SCHEMA, tabulate
 from recalign.evaluation.evaluated_runs import SPLITS, EvaluatedRun
@@ -144,7 +144,7 @@ def require_comparable(runs: Sequence[EvaluatedRun]) -> None:
     """
     first: dict[tuple[str, int | None], tuple[object, EvaluatedRun]] = {}
     for run in runs:
-        log = run.seed if run.summary.get("log") == SIMULATED else None
+        log = run.seed if run.summary.get("log") in WORLDS else None
         reward = f"{run.summary.get(UNIT) or 0:.6g}", run.summary.get(JUDGED)  # machines differ in the last bit
         base = "rests on other data, or on other checkpoints of the stages before it,"
         facts: list[tuple[str, int | None, object]] = [(base, run.seed, run.summary.get("base"))]

@@ -469,13 +469,19 @@ def test_a_chain_and_its_log_may_lie_elsewhere(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_missing_world_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
-    monkeypatch.setattr("recalign.run.chain.checks.World", lambda: World(users=20, items=20, events=200))
+    monkeypatch.setattr(
+        "recalign.run.chain.checks.World", lambda shown: World(users=20, items=20, events=200, shown=shown)
+    )
     data = RewardData(log=LogMapping("simulated", ["simulated/events.parquet"]), root=str(tmp_path))
     (tmp_path / "simulated").mkdir()  # by a run that was stopped while it wrote
     make_world(data, None)
     assert len(pl.read_parquet(tmp_path / "simulated/events.parquet")) == 200
     assert "making the default world" in capsys.readouterr().out
     make_world(data, None)
+    shown = RewardData(log=LogMapping("simulated-shown", ["simulated/events.parquet"]), root=str(tmp_path / "shown"))
+    make_world(shown, None)
+    assert pl.read_parquet(tmp_path / "shown/simulated/events.parquet")["chosen"].mean() == 0.1
+    capsys.readouterr()
     make_world(RewardData(log=LogMapping("other", ["simulated/x.parquet"]), root=str(tmp_path / "nowhere")), None)
     assert capsys.readouterr().out == ""
     assert not (tmp_path / "nowhere").exists()

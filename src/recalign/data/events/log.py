@@ -11,7 +11,10 @@ TimeUnit = Literal["s", "ms", "us", "datetime"]
 FeatureKind = Literal["category", "number", "vector"]
 
 SIMULATED = "simulated"
-"""The name of a log that `recalign simulate` writes, and of its folder."""
+"""The folder of a log that `recalign simulate` writes, and its name where every row is a choice."""
+SIMULATED_SHOWN = "simulated-shown"
+"""The name of such a log that has what was shown."""
+WORLDS = (SIMULATED, SIMULATED_SHOWN)
 
 PREPARED = ("user", "item", "timestamp", "row")
 """Columns of the event table whose values recalign replaces: ids by indices, times by seconds."""

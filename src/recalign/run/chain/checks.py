@@ -12,7 +12,7 @@ import yaml
 from recalign import seals
 from recalign.artifacts import get_or_make
 from recalign.data.events import data_root
-from recalign.data.events.log import SIMULATED
+from recalign.data.events.log import SIMULATED, SIMULATED_SHOWN, WORLDS
 from recalign.data.sequences.audit import audit_log, verdict
 from recalign.data.simulation import World, simulate, write
 from recalign.errors import InputError
@@ -65,6 +65,10 @@ def refuse_chain_settings(stage: str, keys: Iterable[str]) -> None:
         raise InputError("the chain sets this itself", where=f"{stage}, {key}", remedy="leave it out")
 
 
+SHOWN = 10
+"""Items of a request in a world that is made because its log has what was shown."""
+
+
 def make_world(data: RewardData, world: World | None) -> None:
     """Simulate the log if it is missing or of another world: the configured world, else the default one."""
     root = data_root(data.root)
@@ -72,9 +76,9 @@ def make_world(data: RewardData, world: World | None) -> None:
     if world:
         if not made.is_file() or yaml.safe_load(made.read_text(encoding="utf-8")) != asdict(world):
             write(simulate(world), root)
-    elif data.log_.name == SIMULATED and not (root / SIMULATED / "events.parquet").is_file():
+    elif data.log_.name in WORLDS and not (root / SIMULATED / "events.parquet").is_file():
         echo(f"there is no simulated log under {root}: making the default world")
-        write(simulate(World()), root)
+        write(simulate(World(shown=SHOWN if data.log_.name == SIMULATED_SHOWN else 0)), root)
 
 
 def require_same_log(plan: Plan) -> None:

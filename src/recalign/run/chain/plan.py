@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from recalign.artifacts import get_or_make
-from recalign.data.events.log import SIMULATED
+from recalign.data.events.log import WORLDS
 from recalign.data.events.yaml_text import yaml_text
 from recalign.data.sequences.placebo import CORRELATION
 from recalign.errors import InputError, nearest
@@ -88,8 +88,10 @@ class Plan:
         logs = (self.found(f"data/{chain.log}.yaml"), Path(chain.log), file.parent / chain.log)
         self.log = next((path for path in logs if path and path.is_file()), None) or configs.find(chain.log, "data")
         chain.check()
-        if chain.world and self.log.stem != SIMULATED:
-            raise InputError("only a simulated log has a world", where="world", remedy="say log: simulated")
+        if chain.world and self.log.stem not in WORLDS:
+            raise InputError(
+                "only a simulated log has a world", where="world", remedy=f"say log: {' or '.join(WORLDS)}"
+            )
         roles = {"placebos": [*chain.placebos, *chain.placebos.values()], "baselines": chain.baselines}
         roles["highlight"] = [chain.highlight or START]
         for where, rows in roles.items() if begin_with is None else ():  # an earlier chain has checked its own
