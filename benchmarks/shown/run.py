@@ -1,7 +1,7 @@
 """Two readings of a log, each one chain: every row a choice or what was shown and chosen; one order or sets.
 
-    python -m benchmarks.shown.run kuairand --reading chosen [--seeds 0 1 2] [--runs DIR] [--data DIR] [-- CHAIN WORDS]
-    python -m benchmarks.shown.run shop --reading together
+    python -m benchmarks.shown.run --log kuairand --reading chosen [--seeds 0 1 2] [--runs DIR] [--data DIR] [-- CHAIN WORDS]
+    python -m benchmarks.shown.run --log shop --reading together
 
 Logs: kuairand and worlds (ten items shown, the truth known) as *choices* (every row is one; *high* are those that were
 chosen) and as *chosen*; ml-100k, ml-1m and shop as *order* and *together*. Settings are not searched. What has run is
@@ -97,7 +97,7 @@ LOGS = {
 
 def main() -> None:
     parser = options(__doc__, runs="runs", data=True)
-    parser.add_argument("log", choices=list(LOGS))
+    parser.add_argument("--log", required=True, choices=list(LOGS))
     parser.add_argument("--reading", choices=sorted({name for log in LOGS.values() for name in log.readings}))
     parser.add_argument("--seeds", type=int, nargs="+", help="instead of the study's own")
     parser.add_argument("--report", action="store_true", help="save the rows of what has run")
