@@ -166,6 +166,19 @@ def test_the_light_commands_do_without_torch(tmp_path: Path):
 # Commands
 
 
+def test_a_wrong_folder_is_refused_before_anything_slow_is_imported(tmp_path: Path):
+    code = "import sys; from recalign.cli import main; codes = [main([one, 'gone']) for one in sys.argv[1:]]; "
+    code += "print(codes, {'torch', 'polars', 'numpy', 'pydantic', 'fastapi'} & {*sys.modules})"
+    words = [sys.executable, "-c", code, "serve", "export", "recommend"]
+    done = subprocess.run(words, cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert done.stdout == "[2, 2, 2] set()\n"
+    assert [line[:16] for line in done.stderr.splitlines()[::2]] == [
+        "recalign serve: ",
+        "recalign export:",
+        "recalign recomme",
+    ]
+
+
 def test_check_says_what_a_log_holds_and_trains_nothing(folder: Path):
     write(folder, "1,999,90000,5")
     said = tiny.recalign(folder, "check", "--config", "own.yaml", "--data.root", ".")

@@ -21,6 +21,14 @@ REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, 
 """What it says of a path that nobody may read or write there."""
 
 
+class Folder(NamedTuple):
+    """What has to lie in the folder that a command's first word names: one of some files."""
+
+    what: str
+    files: tuple[str, ...]
+    remedy: str
+
+
 class Command(NamedTuple):
     """A command.
 
@@ -28,14 +36,22 @@ class Command(NamedTuple):
         summary: what it does.
         function: where its function is, below ``recalign``; imported when it is called, for Lightning takes seconds.
         names: it takes names of YAML: the folder of conf/ in which each is first looked for.
+        folder: what its first word names.
     """
 
     summary: str
     function: str
     names: tuple[str, ...] = ()
+    folder: Folder | None = None
 
 
 LOG, STAGE, FIT = ("data",), ("", "data"), "run.stage.command.run_command"
+RUN = Folder(
+    "run",
+    ("config.yaml", "evaluation"),  # a stage, a row of a chain
+    "name the run folder of a policy: runs/<chain>/<method>/seed-<n>; the start is the recommender's",
+)
+BUNDLE = Folder("bundle", ("bundle.json", "current", "bundles"), "name what `recalign export RUN` wrote")
 COMMANDS = {
     "chain": Command("the main job: from a raw log to A-SFT, a comparison and a report", "run.chain.chain", ("chain",)),
     "update": Command("the next day: a finished chain goes on with its grown log", "run.chain.update.update"),
@@ -49,10 +65,10 @@ COMMANDS = {
     "validate": Command("validation figures of a trained stage", FIT, STAGE),
     "test": Command("test figures of a trained stage", FIT, STAGE),
     "predict": Command("each user's recommendations from a trained policy, to Parquet", FIT, STAGE),
-    "recommend": Command("a few users' recommendations, as a table", "run.commands.recommend"),
-    "export": Command("a bundle of a policy, which answers without log and torch", "serve.export.command.export"),
+    "recommend": Command("a few users' recommendations, as a table", "run.commands.recommend", folder=RUN),
+    "export": Command("a bundle of a policy, without log and torch", "serve.export.command.export", folder=RUN),
     "items": Command("add new items to a bundle by their features", "serve.export.new_items.items"),
-    "serve": Command("answer over HTTP from a bundle", "serve.server.command.serve"),
+    "serve": Command("answer over HTTP from a bundle", "serve.server.command.serve", folder=BUNDLE),
     "feedback": Command("join what was shown with what came of it", "serve.feedback.feedback_command.feedback"),
     "offpolicy": Command("what a candidate's lists would have earned", "serve.loop.offpolicy_command.offpolicy"),
     "monitor": Command("what has changed since a version was first served", "serve.loop.monitor_command.monitor"),
@@ -165,6 +181,17 @@ def with_config_files(command: str, words: list[str]) -> list[str]:
     return found
 
 
+def require_folder(kind: Folder, words: list[str]) -> None:
+    """Refuse a folder that cannot be the one to use, before anything is imported that takes seconds.
+
+    Raises:
+        InputError: it is none of this kind.
+    """
+    named = next((value for option, value, _ in iter_options(words) if option in ("", "--run") and value), None)
+    if named is not None and not any((Path(named) / file).exists() for file in kind.files):
+        raise InputError(f"there is no {kind.what} in this folder", where=named, remedy=kind.remedy)
+
+
 def _run(command: str, words: list[str]) -> None:
     if command in ("-h", "--help"):
         print(usage())
@@ -181,6 +208,8 @@ def _run(command: str, words: list[str]) -> None:
         print(STAGE_HELP.format(command=command, summary=one.summary))
         return
     words = _choose_wandb(words)
+    if one.folder:
+        require_folder(one.folder, words)
     words = with_config_files(command, words) if one.names else words
     module, _, name = one.function.rpartition(".")
     function = getattr(import_module(f"recalign.{module}"), name)

@@ -124,11 +124,15 @@ def check(folder: Path, key: Key | None = None) -> State:
 
 def require(folder: Path, remedy: str) -> Seal:
     """The seal of a folder. Raises InputError where it has none, or files were altered."""
-    state = check(folder)
-    if not state.whole:
-        what = f"{', '.join(state.altered)}: not what was written" if state.sealed else f"it has no {SEAL}"
-        raise InputError(what, where=str(folder), remedy=remedy)
-    return Seal.read(folder)
+    if not (folder / SEAL).is_file():
+        raise InputError(f"it has no {SEAL}", where=str(folder), remedy=remedy)
+    try:
+        found = Seal.read(folder)
+    except InputError:
+        raise InputError(f"{SEAL}: not what was written", where=str(folder), remedy=remedy) from None
+    if wrong := altered(folder, found.digests):
+        raise InputError(f"{', '.join(wrong)}: not what was written", where=str(folder), remedy=remedy)
+    return found
 
 
 def altered(folder: Path, digests: Mapping[str, str]) -> list[str]:

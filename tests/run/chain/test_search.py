@@ -159,7 +159,7 @@ def test_a_reranked_row_whose_checkpoints_are_others_is_not_served(again: Path):
     said = tiny.recalign(again, "recommend", str(RUNS / "rerank/seed-5"))
     assert said.code == 2
     assert "there is no run in this folder" in said.err
-    (again / RUNS / "bc_rerank/seed-4").mkdir(parents=True)
+    (again / RUNS / "bc_rerank/seed-4/evaluation").mkdir(parents=True)
     said = tiny.recalign(again, "recommend", str(RUNS / "bc_rerank/seed-4"))
     assert said.code == 2
     assert "this row has no evaluation, or an altered one" in said.err

@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from recalign.errors import InputError
 from recalign.files import read_json, write_json, write_text
-from recalign.seals import require
+from recalign.seals import SEAL, require
 
 FORMAT = 1
 """Raised whenever an older recalign could not read what a newer one writes."""
@@ -25,6 +25,8 @@ NODES = "nodes/"
 """Begins the names of the tables that have a row a node of a trie; the others have a row an item."""
 CURRENT = "current"
 """File that names the version to serve, in a folder of several."""
+LINE = 500
+"""Characters of a message, or of ``current``, that are read."""
 REMEDY = "export it again: recalign export RUN"
 INSTALL = "pip install 'recalign[serve]'"
 
@@ -105,9 +107,11 @@ class BundleConfig:
         if found.get("format") != FORMAT:
             what = f"a bundle of format {found.get('format')!r}, and this recalign reads {FORMAT}"
             raise InputError(what, where=str(folder), remedy="install the recalign that wrote it, or export it again")
-        require(folder, REMEDY)
+        if lacking := {EXAMPLES, GRAPH, ITEMS, TABLES} - require(folder, REMEDY).digests.keys():
+            what = f"{min(lacking)} has no digest in {SEAL}"
+            raise InputError(what, where=str(folder), remedy=REMEDY)
         version = found.get("version")
-        if not isinstance(version, str) or version in ("", ".", "..") or Path(version).name != version:
+        if not isinstance(version, str) or version in (".", "..") or not is_plain_name(version):
             raise InputError(f"{version!r} is no version's name", where=str(folder / ABOUT), remedy=REMEDY)
         try:
             return cls(**found)
@@ -122,13 +126,23 @@ def usable(folder: Path) -> Iterator[None]:
     """Say in one line that a folder cannot be used, whatever is wrong with its files: anybody can seal one."""
     try:
         yield
-    except InputError:
-        raise
+    except InputError as error:
+        raise InputError(in_one_line(error.what), where=error.where, remedy=error.remedy) from error
     except ImportError as error:
         raise InputError(f"a package is missing: {error}", where=str(folder), remedy=INSTALL) from error
     except Exception as error:
-        what = f"not what recalign writes: {type(error).__name__}: {' '.join(str(error).split())}"
+        what = f"not what recalign writes: {type(error).__name__}: {in_one_line(str(error))}"
         raise InputError(what, where=str(folder), remedy=REMEDY) from error
+
+
+def in_one_line(text: str) -> str:
+    """A text as long as a line, for what a stranger's file says."""
+    return " ".join(text.split())[:LINE]
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether it can name a file in a folder, and be printed."""
+    return 0 < len(name) < 200 and name.isprintable() and Path(name).name == name
 
 
 def current(folder: Path) -> Path:
@@ -141,8 +155,9 @@ def current(folder: Path) -> Path:
     if not pointer.is_file():
         exported = folder / "bundles"  # what `recalign export` leaves in a run folder
         return current(exported) if exported.is_dir() and not (folder / ABOUT).is_file() else folder
-    name = pointer.read_text(encoding="utf-8", errors="replace").strip()
-    if name in ("", "..") or Path(name).name != name or not (folder / name).is_dir():
+    with pointer.open(encoding="utf-8", errors="replace") as file:
+        name = file.read(LINE).strip()
+    if name in (".", "..") or not is_plain_name(name) or not (folder / name).is_dir():
         what = f"it names {name!r}, and there is no such version beside it"
         raise InputError(what, where=str(pointer), remedy="write the name of one of the folders into it")
     return folder / name

@@ -16,11 +16,22 @@ import polars as pl
 
 from recalign.errors import InputError
 from recalign.files import read_json
-from recalign.serve.server.about import EXAMPLES, GRAPH, ITEMS, NODES, REMEDY, TABLES, BundleConfig, current, usable
+from recalign.serve.server.about import (
+    ABOUT,
+    EXAMPLES,
+    GRAPH,
+    ITEMS,
+    NODES,
+    REMEDY,
+    TABLES,
+    BundleConfig,
+    current,
+    usable,
+)
 from recalign.serve.server.answer import Answer, Explored, Scored, Shown
-from recalign.serve.server.catalogue import Catalogue, Encoded
+from recalign.serve.server.catalogue import Catalogue, Encoded, read_items
 from recalign.serve.server.explore import drawn
-from recalign.serve.server.request import Id, Request, Score
+from recalign.serve.server.request import MAX_ITEMS, Id, Request, Score
 
 MAX_BATCH = 64
 """Requests that the graph answers at once."""
@@ -59,18 +70,25 @@ class Bundle:
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = threads
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+            options.log_severity_level = 4  # what it says of an error, the error says
+            if b"location" in (self.folder / GRAPH).read_bytes():  # the key without which a tensor has no other file
+                raise InputError(f"{GRAPH} keeps data in other files", where=str(self.folder), remedy=REMEDY)
             self._session = onnxruntime.InferenceSession(
                 str(self.folder / GRAPH), options, providers=["CPUExecutionProvider"]
             )
             self._tables = {name: np.ascontiguousarray(x) for name, x in load_file(self.folder / TABLES).items()}
             nodes = sorted(len(x) for name, x in self._tables.items() if name.startswith(f"{NODES}trie.parent_"))
             self._prefixes = max(nodes[:-1], default=1)  # the last are the items
-            self.catalogue = Catalogue(pl.read_parquet(self.folder / ITEMS, glob=False), self.about)
+            self.catalogue = Catalogue(read_items(self.folder / ITEMS), self.about)
             of_items = (table for name, table in self._tables.items() if not name.startswith(NODES))
             if any(len(table) != len(self.catalogue) + 1 for table in of_items):
                 what = f"{ITEMS} has {len(self.catalogue):,} items, and the tables have others"
                 raise InputError(what, where=str(self.folder), remedy=REMEDY)
-            self.recommend([self.catalogue.request([], [], [], 0, k=1, log_probs=one) for one in (False, True)])
+            k = min(self.about.k, len(self.catalogue), MAX_ITEMS)
+            asked = [self.catalogue.request([], [], [], 0, k=k, log_probs=one) for one in (False, True)]
+            if any(len(answer.items) < k for answer in self.recommend(asked)):
+                what = f"{ABOUT} promises {k:,} items, and the graph returns fewer"
+                raise InputError(what, where=str(self.folder), remedy=REMEDY)
             self._check_examples()
 
     @overload

@@ -10,13 +10,14 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
 from recalign.errors import InputError, nearest
-from recalign.serve.server.about import BundleConfig
+from recalign.serve.server.about import REMEDY, BundleConfig
 from recalign.serve.server.answer import LeftOut
 from recalign.serve.server.request import Boost, Id, Request, Time
 
@@ -207,6 +208,24 @@ class Catalogue:
     def strength(self, asked: float | None) -> float:
         """Strength of reranking, as the graph takes it: in 1 / the reward's unit."""
         return (self.about.strength or 0.0 if asked is None else asked) / self.about.reward_sd
+
+
+def read_items(path: Path) -> pl.DataFrame:
+    """The item table of a bundle.
+
+    Raises:
+        InputError: it lacks ids, titles or counts, or they are of other types, missing or there twice.
+    """
+    table = pl.read_parquet(path, glob=False)
+    integer, text = (lambda kind: kind.is_integer()), (lambda kind: kind == pl.String)
+    for name, right in {"item": (integer, text), "title": (text,), "count": (integer,)}.items():
+        kind = table.schema.get(name)
+        if kind is None or not any(one(kind) for one in right) or table[name].has_nulls():
+            found = "has none" if kind is None else f"its {kind} has nulls, or is no type of ids, titles or counts"
+            raise InputError(f"column {name!r} of {path.name}: {found}", where=str(path.parent), remedy=REMEDY)
+    if not table["item"].is_unique().all():
+        raise InputError(f"{path.name} has an item twice", where=str(path.parent), remedy=REMEDY)
+    return table
 
 
 def strongest(item_L: np.ndarray, reward_L: np.ndarray) -> np.ndarray:
