@@ -67,14 +67,14 @@ else
   step throughput "$python" -m benchmarks.scale.throughput --accelerator "$accelerator" ${quick:+--turns 1 --seconds 1 --warm-up 1}
   epochs=10
   [ -n "$quick" ] && epochs=1
-  words=(--config conf/data/ml-1m.yaml --run.root "$out/runs" --run.chain ml-1m --trainer.accelerator "$accelerator"
+  words=(--config conf/logs/ml-1m.yaml --run.root "$out/runs" --run.chain ml-1m --trainer.accelerator "$accelerator"
     --trainer.precision bf16-mixed --trainer.enable_progress_bar false)
   [ -n "$quick" ] && words+=(--trainer.limit_train_batches 5 --trainer.limit_val_batches 2 --trainer.limit_test_batches 2
     --trainer.limit_predict_batches 2)
-  fit=(--config conf/recommender.yaml "${words[@]}" --trainer.max_epochs "$epochs")
+  fit=(--config conf/stages/recommender.yaml "${words[@]}" --trainer.max_epochs "$epochs")
   step ml-1m "$python" -m recalign fit "${fit[@]}"
   step ml-1m-test "$python" -m recalign test "${fit[@]}"
-  fit=(--config conf/recommender-onerec.yaml "${words[@]}" --run.name onerec --model.sizes "[128, 32]" --trainer.max_epochs 1)
+  fit=(--config conf/stages/recommender-onerec.yaml "${words[@]}" --run.name onerec --model.sizes "[128, 32]" --trainer.max_epochs 1)
   step onerec "$python" -m recalign fit "${fit[@]}"
   step onerec-predict "$python" -m recalign predict "${fit[@]}"
 fi

@@ -47,7 +47,7 @@ def write(folder: Path, *more: str, rows: list[str] | None = None) -> None:
 
 def command(folder: Path, word: str, stage: str, *more: str) -> tiny.Said:
     """Run ``recalign fit|validate|test|predict`` of a stage on the log in a folder."""
-    return tiny.recalign(folder, word, "--config", f"conf/{stage}.yaml", "--config", "own.yaml", *SHORT, *more)
+    return tiny.recalign(folder, word, "--config", stage, "--config", "own.yaml", *SHORT, *more)
 
 
 @pytest.fixture
@@ -110,26 +110,26 @@ def test_wandb_is_chosen_by_a_word(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_names_before_the_first_option_and_after_config_become_files(folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(folder)
-    (folder / "conf/posttrain/mine.yaml").write_text("model: {}")
-    ours = [str(configs.shipped() / f"{name}.yaml") for name in ("asft", "data/ml-1m")]
+    (folder / "conf/methods/mine.yaml").write_text("model: {}")
+    ours = [str(configs.shipped() / f"{name}.yaml") for name in ("methods/asft", "logs/ml-1m")]
     assert with_config_files("fit", ["mine", "own.yaml", "--model.lr", "0.1"]) == [
-        *("--config", "conf/posttrain/mine.yaml", "--config", "own.yaml", "--model.lr", "0.1")
+        *("--config", "conf/methods/mine.yaml", "--config", "own.yaml", "--model.lr", "0.1")
     ]
     shutil.rmtree(folder / "conf")
     assert with_config_files("fit", ["asft", "--config=ml-1m"]) == ["--config", ours[0], "--config", ours[1]]
     assert with_config_files("fit", ["-c", "asft", "--config", "ml-1m"]) == ["--config", ours[0], "--config", ours[1]]
-    assert with_config_files("chain", ["ml-100k"]) == ["--config", str(configs.shipped() / "chain/ml-100k.yaml")]
-    assert with_config_files("check", ["ml-100k"]) == ["--config", str(configs.shipped() / "data/ml-100k.yaml")]
+    assert with_config_files("chain", ["ml-100k"]) == ["--config", str(configs.shipped() / "chains/ml-100k.yaml")]
+    assert with_config_files("check", ["ml-100k"]) == ["--config", str(configs.shipped() / "logs/ml-100k.yaml")]
 
 
 def test_the_users_own_conf_comes_before_what_is_shipped(folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(folder)
-    assert configs.find("asft") == Path("conf/asft.yaml")
-    assert configs.find("ml-100k", "chain") == Path("conf/chain/ml-100k.yaml")
+    assert configs.find("asft") == Path("conf/methods/asft.yaml")
+    assert configs.find("ml-100k", "chains") == Path("conf/chains/ml-100k.yaml")
     (folder / "asft").write_text("")
     assert configs.find("asft") == Path("asft")
     (folder / "dpo").mkdir()  # a folder hides no name
-    assert configs.find("dpo") == Path("conf/posttrain/dpo.yaml")
+    assert configs.find("dpo") == Path("conf/methods/dpo.yaml")
     (folder / "own").mkdir()
     with pytest.raises(InputError, match="own: is a folder"):
         configs.find("own")
@@ -143,11 +143,11 @@ def test_configs_lists_each_shipped_file_with_its_first_line(tmp_path: Path):
         == set(configs.names())
         == {str(path.relative_to(tiny.CONF).with_suffix("")) for path in tiny.CONF.rglob("*.yaml")}
     )
-    assert "A-SFT: fine-tune on the log" in lines["asft"]
+    assert "A-SFT: fine-tune on the log" in lines["methods/asft"]
 
 
 def test_configs_prints_a_file_as_it_is(tmp_path: Path):
-    for name, file in (("dpo", "posttrain/dpo.yaml"), ("chain/ml-100k", "chain/ml-100k.yaml")):
+    for name, file in (("dpo", "methods/dpo.yaml"), ("chains/ml-100k", "chains/ml-100k.yaml")):
         assert tiny.recalign(tmp_path, "configs", name).out == (tiny.CONF / file).read_text()
 
 

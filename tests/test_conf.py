@@ -24,13 +24,14 @@ from recalign.run.words import flatten
 
 CONF = Path(__file__).parents[1] / "conf"
 ALL = sorted(CONF.rglob("*.yaml"))
-LOGS = sorted((CONF / "data").glob("*.yaml"))
-PLACEBO_OF_REWARD = CONF / "posttrain/rerank_permuted.yaml"  # a reward model, in a method's place
-METHODS = sorted({*(CONF / "posttrain").glob("*.yaml")} - {PLACEBO_OF_REWARD})
+LOGS = sorted((CONF / "logs").glob("*.yaml"))
+PLACEBO_OF_REWARD = CONF / "methods/rerank_permuted.yaml"  # a reward model, in a method's place
+ASFT = CONF / "methods/asft.yaml"
+METHODS = sorted({*(CONF / "methods").glob("*.yaml")} - {ASFT, PLACEBO_OF_REWARD})
 SEARCH = CONF / "search.yaml"
-STAGES = [path for path in sorted(CONF.glob("*.yaml")) if path not in (SEARCH, CONF / "tokens.yaml")]
-STAGES += [*METHODS, PLACEBO_OF_REWARD]
-CHAINS = sorted((CONF / "chain").glob("*.yaml"))
+STAGES = sorted({*(CONF / "stages").glob("*.yaml")} - {CONF / "stages/tokens.yaml"})
+STAGES += [ASFT, *METHODS, PLACEBO_OF_REWARD]
+CHAINS = sorted((CONF / "chains").glob("*.yaml"))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -56,13 +57,13 @@ def comments(path: Path) -> Iterator[tuple[str, str, str]]:
         previous = text
 
 
-EXPLAINED = {key: said for _, key, said in comments(CONF / "asft.yaml")}
+EXPLAINED = {key: said for _, key, said in comments(ASFT)}
 
 
 @pytest.mark.parametrize("path", ALL, ids=name)
 def test_every_value_is_explained(path: Path):
-    """Once: what conf/asft.yaml explains needs no word in another method's YAML."""
-    known = EXPLAINED if path.parent.name == "posttrain" else {}
+    """Once: what conf/methods/asft.yaml explains needs no word in another method's YAML."""
+    known = EXPLAINED if path.parent.name == "methods" and path != ASFT else {}
     found = list(comments(path))
     assert [place for place, key, said in found if not said and key not in known] == []
     assert [place for place, key, said in found if said and said == known.get(key)] == []
@@ -80,9 +81,9 @@ def test_a_logs_yaml_leaves_nothing_to_the_log_before_it(path: Path):
 
 
 # Logs and stages meet in the class of the data, so each log is tried on every class and each stage on one log.
-CLASSES = [CONF / f"{stage}.yaml" for stage in ("recommender", "reward", "asft")]
+CLASSES = [CONF / "stages/recommender.yaml", CONF / "stages/reward.yaml", ASFT]
 PAIRS = [(stage, log) for stage in CLASSES for log in LOGS]
-PAIRS += [(stage, CONF / "data/kuairand-pure.yaml") for stage in STAGES if stage not in CLASSES]
+PAIRS += [(stage, CONF / "logs/kuairand-pure.yaml") for stage in STAGES if stage not in CLASSES]
 
 
 @pytest.mark.parametrize(("stage", "log"), PAIRS, ids=name)
@@ -103,7 +104,7 @@ JUDGED = CONF / "trainer/judged.yaml"
 
 @pytest.mark.parametrize("path", sorted({*(CONF / "trainer").glob("*.yaml")} - {JUDGED}), ids=name)
 def test_a_preset_comes_after_any_stage(path: Path):
-    parsed = parse_stage(["fit", "--config", str(CONF / "recommender.yaml"), "--config", str(path)])
+    parsed = parse_stage(["fit", "--config", str(CONF / "stages/recommender.yaml"), "--config", str(path)])
     preset = yaml.safe_load(path.read_text())
     assert set(preset) == {"trainer"}
     assert holds(parsed.config["trainer"], preset["trainer"])
@@ -119,7 +120,7 @@ def holds(found: Any, written: Any) -> bool:
 
 
 def test_the_judges_of_a_preset_are_those_of_the_log_and_seed():
-    files = [CONF / "asft.yaml", CONF / "data/ml-1m.yaml", JUDGED]
+    files = [ASFT, CONF / "logs/ml-1m.yaml", JUDGED]
     parsed = parse_stage(["fit", *(f"--config={file}" for file in files), "--seed_everything=3"])
     (callback,) = parsed.config["trainer"]["callbacks"]
     assert callback["init_args"] == {"judge": "runs/ml-1m/judge_select/seed-3/checkpoints/best.ckpt"}
@@ -139,9 +140,9 @@ def test_a_sweeps_ranges_are_settings_of_its_stage(path: Path, monkeypatch: pyte
         assert parsed.folder.path == Path(f"runs/ml-100k/{stage}-t/seed-0")
 
 
-@pytest.mark.parametrize("path", sorted(CONF.glob("recommender*/*.yaml")), ids=name)
+@pytest.mark.parametrize("path", sorted(CONF.glob("logs/recommender*/*.yaml")), ids=name)
 def test_a_logs_recipe_comes_after_the_recommender_and_the_log(path: Path):
-    files = [path.parent.with_suffix(".yaml"), CONF / "data" / path.name, path]
+    files = [CONF / f"stages/{path.parent.name}.yaml", CONF / "logs" / path.name, path]
     parsed = parse_stage(["fit", *(f"--config={file}" for file in files)])
     written, read = values(path), flatten(parsed.config)
     assert {key: read[key] for key in written} == written
@@ -162,7 +163,7 @@ def test_a_chain_can_be_planned(path: Path):
 
 
 def test_clicks_are_judged_by_satisfaction():
-    path = CONF / "chain/kuairand-pure-excerpt-clicked.yaml"
+    path = CONF / "chains/kuairand-pure-excerpt-clicked.yaml"
     parsed = Plan(Chain(**yaml.safe_load(path.read_text())), path, {}).parse()
     rewards = {stage: one.config["data"]["init_args"]["reward"] for stage, one in parsed.items()}
     assert {stage for stage, reward in rewards.items() if reward == "long_view"} == {"judge_select", "judge_report"}
@@ -171,11 +172,10 @@ def test_clicks_are_judged_by_satisfaction():
     assert parsed["reward"].config["data"]["init_args"]["high"]["quantile"] is None
 
 
-ASFT = CONF / "asft.yaml"
 PLACEBOS = {
     "asft_permuted": ASFT,
     "asft_random": ASFT,
-    "reward_weighted_permuted": CONF / "posttrain/reward_weighted.yaml",
+    "reward_weighted_permuted": CONF / "methods/reward_weighted.yaml",
 }
 SEARCHED = [path for path in STAGES if path.stem != "judge" and path != PLACEBO_OF_REWARD]
 
@@ -239,7 +239,7 @@ def test_weighted_methods_differ_in_their_weights_alone(path: Path):
 
 @pytest.mark.parametrize("name", PLACEBOS)
 def test_a_placebo_differs_from_its_method_in_nothing_else(name: str):
-    ours, theirs = resolved(PLACEBOS[name]), resolved(CONF / f"posttrain/{name}.yaml")
+    ours, theirs = resolved(PLACEBOS[name]), resolved(CONF / f"methods/{name}.yaml")
     differing = {key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)}
     assert differing == {"run.name", "data.class_path"}
 
@@ -268,7 +268,7 @@ def test_a_method_is_the_same_from_yaml_and_from_python(path: Path, part: str):
         assert {key: value for key, value in lines.items() if python[key] != value} == {}
 
 
-@pytest.mark.parametrize("path", sorted((CONF / "rewards").glob("*.yaml")), ids=name)
+@pytest.mark.parametrize("path", sorted((CONF / "logs/rewards").glob("*.yaml")), ids=name)
 def test_candidate_rewards_come_after_their_log(path: Path):
     words = with_config_files("rewards", [path.stem, f"rewards/{path.stem}"])
     found = instantiated(*parse_call("rewards", "", rewards, words))

@@ -137,7 +137,7 @@ def test_the_sites_menu_has_every_page_and_notebook():
 
 def test_every_method_has_a_line_in_the_table_of_methods():
     table = (ROOT / "docs" / "choose-a-method.md").read_text()
-    assert all(f"`{path.stem}`" in table for path in (ROOT / "conf" / "posttrain").glob("*.yaml"))
+    assert all(f"`{path.stem}`" in table for path in (ROOT / "conf" / "methods").glob("*.yaml"))
 
 
 def benchmark(script: str) -> ModuleType:

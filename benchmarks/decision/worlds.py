@@ -192,7 +192,7 @@ def plan_of(seed: int, runs: Path, keep: float) -> Plan:
         stages=kind.settings,
         threads=1,
     )
-    return Plan(chain, Path(__file__).parents[2] / "conf/chain/simulated.yaml", {})
+    return Plan(chain, Path(__file__).parents[2] / "conf/chains/simulated.yaml", {})
 
 
 @torch.no_grad()

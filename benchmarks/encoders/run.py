@@ -2,12 +2,12 @@
 
     python -m benchmarks.encoders.run [--log ml-1m-leave-last] [--rows hstu/known sasrec ...] [--seeds 0 1 2 3 4]
 
-Each seed of each row is one `recalign fit --config conf/recommender.yaml ...` line, which is printed, with what
-conf/recommender/ (OneRec: conf/recommender-onerec/) says of the log, if anything; the epoch is chosen on validation.
+Each seed of each row is one `recalign fit --config .../recommender.yaml` line, which is printed, with what
+conf/logs/recommender/ (OneRec: recommender-onerec/) says of the log, if anything; the epoch is chosen on validation.
 Then the test: full catalogue, items that the user had met left out. Runs that have finished are not run again, an
 interrupted one starts anew, and a row's figures are saved as soon as its seed is done.
 
-OneRec's rows use conf/recommender-onerec.yaml. Their codes are made once, from the item vectors of hstu/last_event with
+OneRec's rows use recommender-onerec.yaml. Their codes are made once, from the item vectors of hstu/last_event with
 seed 0, which is trained first; those of onerec/random-ids are random.
 """
 
@@ -60,7 +60,7 @@ ONEREC: dict[str, list[str]] = {
     "onerec/node-cosines": ["--model.temperature=0.07"],
     "onerec/random-ids": [],
 }
-"""What OneRec's rows add to conf/recommender-onerec.yaml."""
+"""What OneRec's rows add to conf/stages/recommender-onerec.yaml."""
 ITEM_VECTORS = "hstu/last_event"
 """The row whose item vectors become codes."""
 SIZES = {"ml-100k": [64, 32], "ml-1m-leave-last": [128, 32], "kuairand-pure-excerpt": [64, 128]}
@@ -69,7 +69,7 @@ SIZES = {"ml-100k": [64, 32], "ml-1m-leave-last": [128, 32], "kuairand-pure-exce
 
 def main() -> None:
     parser = options(__doc__, seeds=[0, 1, 2, 3, 4], runs="runs/encoders")
-    parser.add_argument("--log", default="ml-1m-leave-last", help="a YAML of conf/data")
+    parser.add_argument("--log", default="ml-1m-leave-last", help="a YAML of conf/logs")
     parser.add_argument("--rows", nargs="+", default=[*UNTRAINED, *ROWS], choices=[*UNTRAINED, *ROWS, *ONEREC])
     parser.add_argument("--sizes", type=int, nargs="+", help="codes of each level of OneRec's rows, named in the table")
     parser.add_argument("fit", nargs="*", help="words for every fit, after --: -- --trainer.precision=bf16-mixed")
@@ -129,8 +129,8 @@ def words(row: str, seed: int, given: argparse.Namespace) -> list[str]:
 
 def recipe_words(recipe: str, name: str, seed: int, given: argparse.Namespace) -> list[str]:
     """The beginning of a command: a recipe of conf/, the log, what the recipe says of it, seed and run folder."""
-    of_log = [f"--config={file}" for file in Path("conf", recipe).glob(f"{given.log}.yaml")]
-    argv = ["fit", f"--config=conf/{recipe}.yaml", f"--config=conf/data/{given.log}.yaml", *of_log]
+    of_log = [f"--config={file}" for file in Path("conf/logs", recipe).glob(f"{given.log}.yaml")]
+    argv = ["fit", f"--config=conf/stages/{recipe}.yaml", f"--config=conf/logs/{given.log}.yaml", *of_log]
     argv += [f"--seed_everything={seed}", f"--run.root={given.runs}", f"--run.chain={given.log}"]
     return [*argv, f"--run.name={name}"]
 

@@ -78,9 +78,9 @@ def known_log(given: argparse.Namespace, seed: int) -> HeldOut:
         )
         words = [f"--config={log.yaml}"]
     else:
-        words = [f"--config={CONF / 'data' / given.log}-items.yaml"]
+        words = [f"--config={CONF / 'logs' / given.log}-items.yaml"]
         words += [f"--data.root={given.data}"] if given.data else []
-    stage = parse_stage(["fit", f"--config={CONF / 'recommender.yaml'}", *words])
+    stage = parse_stage(["fit", f"--config={CONF / 'stages/recommender.yaml'}", *words])
     data: EventDataModule = stage.datamodule()  # type: ignore[assignment]
     root = Path(data.root) if data.root else None
     values = read_features(data.log_, root, data.table.items)
@@ -112,7 +112,7 @@ def written(held: HeldOut, form: str, folder: Path, name: str) -> Path:
         folder: that it is written to.
         name: what it is called.
     """
-    named = folder / f"{name}.yaml"  # so that the chain reads what conf/recommender/ says of the log
+    named = folder / f"{name}.yaml"  # so that the chain reads what conf/logs/recommender/ says of the log
     if named.is_file():
         return named
     whole, values = held.whole, FORMS[form](held)

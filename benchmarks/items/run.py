@@ -5,7 +5,7 @@
 
 Two disjoint sets of the items in training, 5 % to choose on and 10 % to test, stratified by popularity, other ones for
 each seed, leave the training events and so the histories in them. The first set's events stay in validation, the
-second's in the test. Logs: those with a conf/data/<log>-items.yaml, or simulated worlds, whose items are known by their
+second's in the test. Logs: those with a conf/logs/<log>-items.yaml, or simulated worlds, whose items are known by their
 true positions. The rows:
 
 - `ids` knows nothing of the items held out and so misses them. `start` has the log's features and id dropout;
@@ -79,7 +79,7 @@ AFTER = {
 
 def main() -> None:
     parser = options(__doc__, seeds=[0, 1, 2], runs="runs/cold-items", data=True)
-    parser.add_argument("--log", default="ml-1m", help="with a conf/data/<log>-items.yaml, or world")
+    parser.add_argument("--log", default="ml-1m", help="with a conf/logs/<log>-items.yaml, or world")
     parser.add_argument("--rows", nargs="+", choices=ROWS, help="if not these, all that the log has but ASKED_FOR")
     parser.add_argument("--world", default="{}", help="settings of a simulated world, as YAML, for --log world")
     parser.add_argument("--no-save", action="store_true", help="print alone, as for a trial")
@@ -133,8 +133,8 @@ def alone(log: Path, folder: Path, row: str, model: dict[str, Any], seed: int, g
     """Train the recommender of one row and seed; its folder."""
     settings = folder / f"{row}.yaml"
     settings.write_text(yaml.safe_dump({"model": model} if model else {}))
-    own = [CONF / "recommender" / f"{name}.yaml" for name in (f"{given.log}-items", given.log)]
-    files = [CONF / "recommender.yaml", log, *[recipe for recipe in own if recipe.is_file()][:1], settings]
+    own = [CONF / "logs/recommender" / f"{name}.yaml" for name in (f"{given.log}-items", given.log)]
+    files = [CONF / "stages/recommender.yaml", log, *[recipe for recipe in own if recipe.is_file()][:1], settings]
     words = ["fit", *(f"--config={file}" for file in files), f"--seed_everything={seed}", f"--run.root={folder}"]
     return train(parse_stage([*words, f"--run.chain={row}", *given.chain]), verbose=True).folder
 

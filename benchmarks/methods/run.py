@@ -5,7 +5,7 @@
     python -m benchmarks.methods.run --log ml-100k --feedback
     python -m benchmarks.methods.run --log ml-100k --policy onerec --methods start ppo -- --stages.ppo.model.share=0.1
 
-Each log is one chain (conf/chain/<log>-methods.yaml) that searches, trains and measures under the same rules; what has
+Each log is one chain (conf/chains/<log>-methods.yaml) that searches, trains and measures under the same rules; what has
 run is not run again, so that an interrupted table goes on where it stopped. Cells run side by side: one a GPU, else one
 a core, with one thread each. Worlds: those of `WORLDS`.
 """
@@ -31,8 +31,8 @@ from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.roles import Roles
 from recalign.recommender.interpolation import ALPHAS
 
-FILES = {path.stem.removesuffix("-methods"): path for path in CONF.glob("chain/*-methods.yaml")}
-FILES["kuairand-pure-excerpt-clicked"] = CONF / "chain/kuairand-pure-excerpt-clicked.yaml"
+FILES = {path.stem.removesuffix("-methods"): path for path in CONF.glob("chains/*-methods.yaml")}
+FILES["kuairand-pure-excerpt-clicked"] = CONF / "chains/kuairand-pure-excerpt-clicked.yaml"
 WORLDS: dict[str, dict[str, float]] = {
     "default": {},
     "noise": {"signal": 0.0},  # rewards tell nothing of the truth: nobody may gain, and A-SFT may not harm

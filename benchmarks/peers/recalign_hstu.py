@@ -63,11 +63,11 @@ class Pace(Callback):
 
 
 def line(log: str, root: Path, runs: Path, pace: dict[str, Any], words: Sequence[str]) -> list[str]:
-    """Words of `recalign fit` on a log (a name in conf/data, or a YAML file), without validation, with `Pace`."""
-    yaml = Path(log) if log.endswith(".yaml") else CONF / "data" / f"{log}.yaml"
+    """Words of `recalign fit` on a log (a name in conf/logs, or a YAML file), without validation, with `Pace`."""
+    yaml = Path(log) if log.endswith(".yaml") else CONF / "logs" / f"{log}.yaml"
     return [
         "fit",
-        f"--config={CONF / 'recommender.yaml'}",
+        f"--config={CONF / 'stages/recommender.yaml'}",
         f"--config={yaml}",
         f"--data.root={root}",
         f"--data.split={LEAVE_ONE_OUT}",

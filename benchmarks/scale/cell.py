@@ -24,7 +24,7 @@ from recalign.nn import HSTU
 from recalign.recommender import PolynomialAveraging, Recommender
 
 GIB = 2**30
-EVENTS = 3200  # of a training batch, as in conf/recommender.yaml
+EVENTS = 3200  # of a training batch, as in conf/stages/recommender.yaml
 SHOWN = 10  # items a user
 LONGEST = 5.0  # seconds spent on repetitions
 

@@ -9,7 +9,7 @@
 * `users N`: `rank` of N users over the fewest items.
 * `processes N`: steps of an epoch of ML-1M, shared by N processes of one thread each.
 * `average`: what averaging the weights (`PolynomialAveraging`) adds to a step of training.
-* `fit`: `recalign fit --config conf/recommender.yaml`, the whole process with validation and checkpoints: an epoch of
+* `fit`: `recalign fit recommender`, the whole process with validation and checkpoints: an epoch of
   ML-1M (where the data root has it), and 30 steps on a generated log of 200-event histories whose catalogue is the
   largest of --items, d 64, with the first number of negatives, validated on two batches.
 
@@ -132,7 +132,7 @@ def fits(arguments: argparse.Namespace) -> list[Row]:
         rows.append((f"{items:,} items", "fit", figures_of(fit(sampled, folder, arguments.quick))))
         ml_1m = Path(os.environ.get("RECALIGN_DATA", "data")).resolve()
         if (ml_1m / "ml-1m.zip").exists():
-            options = [f"--config={ROOT / 'conf/data/ml-1m.yaml'}", f"--data.root={ml_1m}"]
+            options = [f"--config={ROOT / 'conf/logs/ml-1m.yaml'}", f"--data.root={ml_1m}"]
             rows.append(("ML-1M", "fit", figures_of(fit(options, folder, arguments.quick))))
             turns = [[trained(n, options, folder, arguments.quick) for n in PROCESSES] for _ in range(TURNS)]
             seconds = zip(PROCESSES, zip(*turns, strict=True), strict=True)
@@ -144,7 +144,7 @@ def fits(arguments: argparse.Namespace) -> list[Row]:
 
 def fit(options: list[str], folder: Path, quick: bool) -> Run:
     """One epoch of `recalign fit`, runs and all in a folder."""
-    command = [sys.executable, "-m", "recalign", "fit", f"--config={ROOT / 'conf/recommender.yaml'}", *options]
+    command = [sys.executable, "-m", "recalign", "fit", f"--config={ROOT / 'conf/stages/recommender.yaml'}", *options]
     command += ["--trainer.max_epochs=1", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
     few = ["--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1", "--trainer.log_every_n_steps=1"]
     return run(command + few * quick, folder)

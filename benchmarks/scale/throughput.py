@@ -2,7 +2,7 @@
 
     python -m benchmarks.scale.throughput [--peer rectools] [--data ROOT]
 
-Both sides train as their users train them: ours by the line `recalign fit --config conf/recommender.yaml ...`, the peer
+Both sides train as their users train them: ours by the line `recalign fit recommender ...`, the peer
 by its own fit in a virtual environment of its own, which this script makes; each with its own preprocessing, loader,
 trainer and optimiser. The same log (all but each user's last two events), the newest 200 events of each user, d 50,
 2 layers, 1 head, the softmax over the whole catalogue, and 128 users a batch: every batch of the peer has so many;
@@ -44,7 +44,7 @@ def main() -> None:
     parser = options(__doc__)
     parser.add_argument("--peer", choices=("rectools",), help="without one, ours alone")
     parser.add_argument("--data", type=Path, default=None, help="the data root (else RECALIGN_DATA, else data)")
-    parser.add_argument("--log", default="ml-1m", help="a name in conf/data, or a YAML file")
+    parser.add_argument("--log", default="ml-1m", help="a name in conf/logs, or a YAML file")
     parser.add_argument("--users", type=int, default=128, help="histories of a batch")
     parser.add_argument("--turns", type=int, default=5, help="turns of each mode")
     parser.add_argument("--seconds", type=float, default=5.0, help="how long a turn lasts, at least")

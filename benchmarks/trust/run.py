@@ -2,7 +2,7 @@
 
     python -m benchmarks.trust.run [--rows ml-100k coat ...] [--seeds 0 1 2] [--data DIR] [--runs runs/trust]
 
-Each seed of each row is a recommender of a few epochs (the trunk needs no more), a reward model as conf/reward.yaml has
+Each seed of each row is a recommender of a few epochs (the trunk needs no more), a reward model as reward.yaml has
 it, and the test events of users A. Simulated: a world of its own for each seed and level of noise. What has run is not
 run again, and the table is saved after each cell. The verdict is validation's. Intervals: bootstrap over users and
 seeds; a difference is the model's figure minus the rival's, paired by event.
@@ -50,7 +50,7 @@ class Row:
     """A log and a reward.
 
     Attributes:
-        log: its YAML in conf/data.
+        log: its YAML in conf/logs.
         epochs: of the recommender.
         reward: another reward than the YAML's.
         noise: of the simulated worlds.
@@ -89,17 +89,17 @@ def main() -> None:
 
 def cell(row: Row, seed: int, folder: Path, data: str | None) -> dict[str, Any]:
     """One seed of one row: what is said on validation, and the test's figures followed by their draws."""
-    argv = [f"--config={CONF}/data/{row.log}.yaml", f"--seed_everything={seed}", "--trainer.enable_progress_bar=false"]
+    argv = [f"--config={CONF}/logs/{row.log}.yaml", f"--seed_everything={seed}", "--trainer.enable_progress_bar=false"]
     argv += [f"--run.root={folder.parent}", f"--run.chain={folder.name}"]
     if row.noise is not None:
         data = str(folder / f"world-{seed}")
     argv += [f"--data.root={data}"] if data else []
     argv += [f"--data.reward={row.reward}"] if row.reward else []
-    fit = ["fit", f"--config={CONF}/reward.yaml", *argv]
+    fit = ["fit", f"--config={CONF}/stages/reward.yaml", *argv]
     log: RewardData = parse_stage(fit).datamodule()  # type: ignore[assignment]
     if row.noise is not None:
         make_world(log, World(seed=seed, noise=row.noise))
-    train(parse_stage(["fit", f"--config={CONF}/recommender.yaml", *argv, f"--trainer.max_epochs={row.epochs}"]))
+    train(parse_stage(["fit", f"--config={CONF}/stages/recommender.yaml", *argv, f"--trainer.max_epochs={row.epochs}"]))
     trained = train(parse_stage(fit))
     kept = trained.folder / "test.npz"
     if not kept.is_file() or kept.stat().st_mtime < trained.checkpoint.stat().st_mtime:

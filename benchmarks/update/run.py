@@ -59,6 +59,7 @@ from recalign.recommender import Policy
 from recalign.recommender.checkpoint import build_net, load_net, read_checkpoint, recipe
 from recalign.recommender.grown import grow
 from recalign.recommender.rank_metrics import gain_ndcg
+from recalign.run import configs
 from recalign.run.chain.plan import train
 from recalign.run.chain.update import WARM_STARTED_STAGE
 from recalign.run.stage import Manifest, RunFolder, Stage, parse_stage
@@ -141,8 +142,8 @@ def raw(
 ) -> tuple[dict[str, Any], pl.DataFrame, np.ndarray | None]:
     """The ``data`` of a log's YAML, its rows in order of time, and the truth of worlds."""
     if drift is None:
-        log = yaml.safe_load((CONF / "data" / f"{given.log}.yaml").read_text())["data"]
-        files = CONF / "recommender.yaml", CONF / "data" / f"{given.log}.yaml"
+        log = yaml.safe_load((CONF / "logs" / f"{given.log}.yaml").read_text())["data"]
+        files = CONF / "stages/recommender.yaml", CONF / "logs" / f"{given.log}.yaml"
         root_of = {"data.root": given.data} if given.data else {}
         stage = parse_stage(["fit", *(f"--config={file}" for file in files)], root_of)
         data: EventDataModule = stage.datamodule()  # type: ignore[assignment]
@@ -209,7 +210,7 @@ class Day:
         remember(self.data, folder / "ids")
 
     def stage(self, stage: str, row: str, own: Mapping[str, Any]) -> Stage:
-        words = ["fit", f"--config={CONF / stage}.yaml", f"--config={self.log}", *self.given.chain]
+        words = ["fit", f"--config={configs.find(stage)}", f"--config={self.log}", *self.given.chain]
         run = {"root": self.folder, "chain": row.replace(",", "")}
         return parse_stage(words, {"seed_everything": self.seed, "run": run}, own)
 

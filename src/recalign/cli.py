@@ -45,7 +45,7 @@ class Command(NamedTuple):
     folder: Folder | None = None
 
 
-LOG, STAGE, FIT = ("data",), ("", "data"), "run.stage.command.run_command"
+LOG, STAGE, FIT = ("logs",), ("", "logs"), "run.stage.command.run_command"
 RUN = Folder(
     "run",
     ("config.yaml", "evaluation"),  # a stage, a row of a chain
@@ -53,7 +53,9 @@ RUN = Folder(
 )
 BUNDLE = Folder("bundle", ("bundle.json", "current", "bundles"), "name what `recalign export RUN` wrote")
 COMMANDS = {
-    "chain": Command("the main job: from a raw log to A-SFT, a comparison and a report", "run.chain.chain", ("chain",)),
+    "chain": Command(
+        "the main job: from a raw log to A-SFT, a comparison and a report", "run.chain.chain", ("chains",)
+    ),
     "update": Command("the next day: a finished chain goes on with its grown log", "run.chain.update.update"),
     "init": Command("describe a table of your own: write its YAML", "data.events.init_command.init"),
     "check": Command("what a log holds and how it is divided, before any training", "run.commands.check", LOG),
@@ -162,7 +164,7 @@ def _unusable(error: OSError) -> InputError:
 
 
 def with_config_files(command: str, words: list[str]) -> list[str]:
-    """Replace names by the files they stand for: ``chain ml-100k`` -> ``--config .../conf/chain/ml-100k.yaml``.
+    """Replace names by the files they stand for: ``chain ml-100k`` -> ``--config .../conf/chains/ml-100k.yaml``.
 
     Names stand before the first option, or follow ``--config``.
 
@@ -175,7 +177,7 @@ def with_config_files(command: str, words: list[str]) -> list[str]:
     for option, value, own in iter_options(words):
         names = names and not option
         if option == "--log" and value:  # before anything is imported that takes seconds
-            configs.find(value, "data")
+            configs.find(value, "logs")
         named = names or option in ("--config", "-c")
         found += ["--config", str(configs.find(value, next(kinds)))] if named and value is not None else own
     return found
@@ -237,6 +239,6 @@ def _choose_wandb(words: list[str]) -> list[str]:
 
 def _configs(words: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="recalign configs", description=COMMANDS["configs"].summary)
-    parser.add_argument("name", nargs="?", help="the one to print, such as asft or chain/ml-100k")
+    parser.add_argument("name", nargs="?", help="the one to print, such as asft or chains/ml-100k")
     name = parser.parse_args(words).name
     print(configs.find(name).read_text(encoding="utf-8").rstrip() if name else configs.listing())

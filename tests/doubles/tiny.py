@@ -54,16 +54,16 @@ def picture(description: str, height: float, draw: object, columns: int = 1) -> 
 
 
 def prepare(folder: Path) -> Path:
-    """A folder with conf/, a simulated log under data/ and the chain conf/chain/tiny.yaml."""
+    """A folder with conf/, a simulated log under data/ and the chain conf/chains/tiny.yaml."""
     shutil.copytree(CONF, folder / "conf")
     write(simulate(WORLD), folder / "data")
-    (folder / "conf/chain/tiny.yaml").write_text(CHAIN)
+    (folder / "conf/chains/tiny.yaml").write_text(CHAIN)
     return folder
 
 
 def chain(folder: Path, *words: str) -> Said:
     """Run the tiny chain, with the stages' commands printed."""
-    return recalign(folder, "chain", "--config", "conf/chain/tiny.yaml", "--verbose", *words)
+    return recalign(folder, "chain", "--config", "conf/chains/tiny.yaml", "--verbose", *words)
 
 
 def figures(folder: Path) -> list[str]:

@@ -92,7 +92,7 @@ def chain(made_up_chain):
         folder.mkdir(parents=True)
         manifest = {
             "stage": "reward", "log": "made-up", "seed": seed, "status": "finished", "seconds": 12.5,
-            "command": f"recalign fit --config conf/reward.yaml --name '<{seed}>'", "fingerprint": "f1" * 20,
+            "command": f"recalign fit --config conf/stages/reward.yaml --name '<{seed}>'", "fingerprint": "f1" * 20,
             "versions": {"recalign": "0.1.0", "torch": "2.7.0"}, "git": {"commit": "c0ffee" * 6, "dirty": True},
             "started": f"2026-01-0{seed + 1}T00:00:00+00:00",
         }  # fmt: skip
@@ -117,7 +117,7 @@ def test_the_page_of_a_full_chain(chain):
         "made-up", "seeds 0, 1, 2", "750 test events of 150 users", "torch 2.7.0", "commit c0ffeec0ff, changed",
         "seed 0: strong. Do what strong implies.", "seeds 1, 2: weak. Do what weak implies.", "1,234,567", "name <b>",
         "reward model 0.250 0.200 – 0.310", "mean of all 0.250 0.200 – 0.310 0.250",
-        "recalign fit --config conf/reward.yaml --name '<0>'",
+        "recalign fit --config conf/stages/reward.yaml --name '<0>'",
         "KL(policy || start)", "Not decided: asft Nothing tells whether the judges", "What does it cost?",
         "strong / weak Do what strong implies. (seed 0) Do what weak implies. (seed 1, 2)",
         "Placebos (asft_permuted, asft_random) must gain nothing.",

@@ -11,7 +11,7 @@ from recalign.evaluation.roles import Roles
 from recalign.files import write_json
 
 ROOT = Path(__file__).parents[2]
-TRAINED = {path.stem for path in (ROOT / "conf" / "posttrain").glob("*.yaml")} | {"asft"}
+TRAINED = {path.stem for path in (ROOT / "conf" / "methods").glob("*.yaml")}
 TRAINED -= {"rerank_permuted"}  # a reward model; its row is a reranking, which this package makes
 
 

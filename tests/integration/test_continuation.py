@@ -19,15 +19,15 @@ FAMILIES = {
     "reward": "reward",
     "judge": "judge",
     "weighted": "asft",
-    "pairs": "posttrain/dpo",
-    "sampled actions": "posttrain/grpo",
-    "clipped actions": "posttrain/ppo",
-    "policy gradient": "posttrain/reinforce",
-    "values": "posttrain/iql",
+    "pairs": "dpo",
+    "sampled actions": "grpo",
+    "clipped actions": "ppo",
+    "policy gradient": "reinforce",
+    "values": "iql",
     "codes": "recommender-onerec --model.sizes=[8,8]",
 }
 SETTINGS = {"epochs": [], "steps": ["--checkpoint.save_last_every_n_steps=2"]}
-COMMON = ["--config=conf/data/simulated.yaml", "--data.root=data", "--data.max_length=24", "--data.batch_tokens=512"]
+COMMON = ["--config=conf/logs/simulated.yaml", "--data.root=data", "--data.max_length=24", "--data.batch_tokens=512"]
 COMMON += ["--trainer.max_epochs=2", "--trainer.accelerator=cpu", "--trainer.log_every_n_steps=1"]
 
 
@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
         for stage in ("recommender", "reward"):
-            assert killed.fit(f"--config=conf/{stage}.yaml", *COMMON, "--run.chain=simulated") == 0
+            assert killed.fit(f"--config={stage}", *COMMON, "--run.chain=simulated") == 0
     return place
 
 
@@ -50,7 +50,7 @@ def test_no_kill_shows(folder: Path, monkeypatch: pytest.MonkeyPatch, trial, sha
     monkeypatch.chdir(folder)
     monkeypatch.setenv("WANDB_MODE", "disabled")
     stage, *own = FAMILIES[family].split()
-    words = [f"--config=conf/{stage}.yaml", *COMMON, *own, *SETTINGS[saves], "--run.chain=simulated"]
+    words = [f"--config={stage}", *COMMON, *own, *SETTINGS[saves], "--run.chain=simulated"]
     name = f"{family} {saves}"
     began = time.monotonic()
     assert killed.fit(*words, f"--run.name={name} whole") == 0

@@ -16,11 +16,12 @@ from shared_fits import CASES, COMMITTED, CURVE_STEPS, CURVES, STEPS, all_traine
 from recalign import files
 from recalign.errors import InputError
 from recalign.recommender.checkpoint import load_net
+from recalign.run import configs
 from recalign.run.stage import RunFolder, parse_stage, run_stage
 
 pytestmark = pytest.mark.slow
 
-CONF = Path(__file__).parents[2] / "conf"
+CONF = configs.shipped()
 LOG = """
 data:
   log: {name: tastes, files: [tastes.csv]}
@@ -64,7 +65,7 @@ def test_two_processes_train_as_one(pairs, case: str, log_root: Path, tmp_path: 
 
 
 def fit(name: str, *more: str, stage: str = "recommender") -> list[str]:
-    return ["fit", f"--config={CONF}/{stage}.yaml", "--config=log.yaml", f"--run.name={name}", *more]
+    return ["fit", f"--config={configs.find(stage)}", "--config=log.yaml", f"--run.name={name}", *more]
 
 
 def predict(name: str, *more: str) -> list[str]:

@@ -17,7 +17,7 @@ import tiny
 
 pytestmark = pytest.mark.long
 COMMANDS = {
-    "a chain with two workers": "chain --config conf/chain/tiny.yaml --workers=2",
+    "a chain with two workers": "chain --config conf/chains/tiny.yaml --workers=2",
     "a preparation with two workers": "prepare simulated --data.root=data --partitions=6 --workers=2",
 }
 

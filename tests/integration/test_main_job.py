@@ -17,6 +17,6 @@ def test_the_main_job_runs_in_an_empty_folder(tmp_path: Path):
     said = tiny.recalign(tmp_path, "chain", "ml-100k")
     assert said.code == 0, said.err
     table = pl.read_csv(tmp_path / "runs/ml-100k/comparison.csv")
-    methods = yaml.safe_load(configs.find("ml-100k", "chain").read_text())["methods"]
+    methods = yaml.safe_load(configs.find("ml-100k", "chains").read_text())["methods"]
     assert set(table["method"]) == set(methods)
     assert (tmp_path / "runs/ml-100k/report.html").is_file()

@@ -55,7 +55,7 @@ def test_a_run_that_was_interrupted_ends_as_one_that_was_not(chain, monkeypatch)
     folder, _ = chain
 
     def fit(name, epochs, *more):
-        words = ["--config=conf/asft.yaml", "--config=conf/data/simulated.yaml", "--data.root=data"]
+        words = ["--config=conf/methods/asft.yaml", "--config=conf/logs/simulated.yaml", "--data.root=data"]
         words += [f"--{key}={folder}/runs/tiny/{run}/seed-0/checkpoints/best.ckpt" for key, run in UPSTREAM.items()]
         words += [f"--run.name={name}", f"--trainer.max_epochs={epochs}", "--trainer.accelerator=cpu"]
         words += ["--model.lr=0.03", "--model.keep=0.9", "--data.max_length=24", "--data.batch_tokens=256", *more]

@@ -26,7 +26,7 @@ from recalign.recommender.training import StageModule
 from recalign.reward import RewardData
 from recalign.run.words import imported
 
-CONF = Path(__file__).parents[2] / "conf/posttrain"
+CONF = Path(__file__).parents[2] / "conf/methods"
 
 
 @pytest.fixture(scope="module")

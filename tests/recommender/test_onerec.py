@@ -94,7 +94,7 @@ def test_too_few_codes_are_refused(data, tmp_path):
 
 
 def test_it_is_the_same_from_yaml_and_from_python():
-    lines = yaml.safe_load((CONF / "recommender-onerec.yaml").read_text())["model"]["init_args"]
+    lines = yaml.safe_load((CONF / "stages/recommender-onerec.yaml").read_text())["model"]["init_args"]
     decoder = lines.pop("decoder")["init_args"] | {"max_length": 200}
     python = OneRecRecommender(99)
     assert lines == {key: python.hparams[key] for key in lines}

@@ -78,7 +78,7 @@ class OneRecRecommender(CloningFromStart):
 
     def bind(self, data: EventDataModule) -> Self:
         if data.sequences.features is not None:
-            text, remedy = "it knows items by their codes, not by their features", "train conf/recommender.yaml"
+            text, remedy = "it knows items by their codes, not by their features", "train recommender (HSTU)"
             raise InputError(text, where="data.log.items.features", remedy=remedy)
         return super().bind(data)
 

@@ -190,7 +190,7 @@ class RewardModel(StageModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> None:
         text = "a reward model does not recommend, so there is nothing to predict"
-        remedy = "predict with a policy (conf/recommender.yaml, conf/asft.yaml); recalign test measures this one"
+        remedy = "predict with a policy (recommender, asft); recalign test measures this one"
         raise InputError(text, where="recalign predict", remedy=remedy)
 
     def facts(self) -> dict[str, Any]:

@@ -7,19 +7,20 @@ from pathlib import Path
 from recalign.errors import InputError, nearest
 
 _FOLDERS = {
-    "": "stages (recalign fit NAME)",
-    "posttrain": "post-training methods (recalign fit NAME)",
-    "of commands": "settings of other commands (search: recalign chain and tune; tokens: recalign tokenize)",
-    "chain": "chains (recalign chain NAME)",
-    "data": "logs (recalign check NAME, or after a stage: recalign fit asft NAME)",
-    "rewards": "candidate rewards of a log (recalign rewards LOG rewards/LOG)",
-    "recommender": "what HSTU needs on a log (after it: recalign fit recommender LOG recommender/LOG)",
-    "recommender-onerec": "what OneRec needs on a log (recalign fit recommender-onerec LOG recommender-onerec/LOG)",
+    "stages": "stages before post-training (recalign fit NAME; tokens: recalign tokenize)",
+    "methods": "post-training methods (recalign fit NAME)",
+    "chains": "chains (recalign chain NAME)",
+    "logs": "logs (recalign check NAME, or after a stage: recalign fit asft NAME)",
+    "logs/rewards": "candidate rewards of a log (recalign rewards LOG rewards/LOG)",
+    "logs/recommender": "what HSTU needs on a log (fit recommender LOG recommender/LOG)",
+    "logs/recommender-onerec": "what OneRec needs on a log (fit recommender-onerec LOG recommender-onerec/LOG)",
     "trainer": "presets of the trainer (after a stage: recalign fit asft NAME)",
+    "": "settings that recalign chain and tune search",
     "sweep": "sweeps of Weights & Biases (wandb sweep conf/sweep/NAME.yaml)",
 }
-"""Folders of the shipped YAML, in listing order; `_OF_COMMANDS` stand apart."""
-_OF_COMMANDS = ("search", "tokens")
+"""Folders of the shipped YAML, in listing order."""
+STAGES = ("stages", "methods")
+"""Folders of what `recalign fit` trains."""
 
 
 def shipped() -> Path:
@@ -29,7 +30,7 @@ def shipped() -> Path:
 
 
 def names() -> list[str]:
-    """Names of the shipped YAML, such as ``asft``, ``posttrain/dpo`` and ``chain/ml-100k``."""
+    """Names of the shipped YAML, such as ``search``, ``methods/dpo`` and ``chains/ml-100k``."""
     return sorted(path.relative_to(shipped()).with_suffix("").as_posix() for path in shipped().rglob("*.yaml"))
 
 
@@ -39,8 +40,8 @@ def find(name: str, kind: str = "") -> Path:
     A path that exists comes first, then ``conf/`` of the current folder, then the shipped files.
 
     Args:
-        name: a path, or a name: ``asft``, ``dpo``, ``chain/ml-100k``.
-        kind: folder to search first: ``chain``, ``data``; empty: none.
+        name: a path, or a name: ``asft``, ``dpo``, ``chains/ml-100k``.
+        kind: folder to search first: ``chains``, ``logs``; empty: none.
 
     Raises:
         InputError: there is no such file.
@@ -48,9 +49,9 @@ def find(name: str, kind: str = "") -> Path:
     if (path := Path(name)).is_file():
         return path
     for conf in (Path("conf"), shipped()):
-        for folder in (kind, "", "posttrain"):
+        for folder in (kind, "", *STAGES):
             path = conf / folder / f"{name}.yaml"
-            if path.is_file() and path.stat().st_size:  # empty while `recalign configs asft > conf/asft.yaml` runs
+            if path.is_file() and path.stat().st_size:  # empty while `recalign configs` writes it
                 return path
     same = [one for one in names() if one.endswith(f"/{name}")]
     if len(same) == 1:
@@ -66,16 +67,15 @@ def listing() -> str:
     rows: dict[str, list[str]] = {folder: [title] for folder, title in _FOLDERS.items()}
     for name in names():
         first, *_ = (shipped() / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
-        folder = "of commands" if name in _OF_COMMANDS else name.rpartition("/")[0]
-        rows[folder].append(f"  {name:<{width}} {first.lstrip('#').strip()}")
+        rows[name.rpartition("/")[0]].append(f"  {name:<{width}} {first.lstrip('#').strip()}")
     return "\n\n".join(map("\n".join, rows.values()))
 
 
 def _remedy(name: str, kind: str) -> str:
     folder = Path(name).parent
-    ours = (one.removeprefix("posttrain/") for one in names())  # methods are found without it, and called so
+    ours = (Path(one).name if one.startswith(STAGES) else one for one in names())  # found and called so
     known = [*map(str, folder.glob("*.yaml") if folder.is_dir() else ()), *ours]
     meant = nearest(Path(name).stem, (Path(one).stem for one in known))
     near = [one for one in known if Path(one).stem == meant and not one.startswith("sweep/")]  # sweeps are not stages
-    near = [one for one in near if kind and one.startswith(f"{kind}/")] or near
+    near = [one for one in near if kind and str(Path(one).parent) == kind] or near
     return f"did you mean {' or '.join(near)}?" if near else "give a path, or a name that recalign configs lists"

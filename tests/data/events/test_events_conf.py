@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser
 
 from recalign.data.events import LogMapping, audit, load_events
 
-CONF = Path(__file__).parents[3] / "conf" / "data"
+CONF = Path(__file__).parents[3] / "conf" / "logs"
 DOCS = Path(__file__).parents[3] / "docs"
 NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
 

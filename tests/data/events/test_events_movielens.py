@@ -74,7 +74,7 @@ def test_the_zip_comes_first_else_the_wheel_with_titles_years_and_genres(index, 
         put(tmp_path / "mine" / place, ZIP)
     else:
         index[0].append(WHEEL)
-    conf = yaml.safe_load((Path(__file__).parents[3] / "conf/data/ml-100k-items.yaml").read_text())["data"]["log"]
+    conf = yaml.safe_load((Path(__file__).parents[3] / "conf/logs/ml-100k-items.yaml").read_text())["data"]["log"]
     given = conf["items"]["features"].items()
     features = {name: Feature(**one) if isinstance(one, dict) else one for name, one in given}
     log = dataclasses.replace(LOG, items=ItemTable("ml-100k/movies.parquet", features=features))

@@ -194,7 +194,7 @@ def test_the_command_continues_what_python_trained(job: Any):
 
 def test_the_command_makes_the_same_weights(job: Any, tmp_path: Path):
     """Python's A-SFT is the command's."""
-    words = ["fit", "--config", "conf/asft.yaml", "--config", str(job.log.yaml), "--run.root", str(tmp_path)]
+    words = ["fit", "--config", "conf/methods/asft.yaml", "--config", str(job.log.yaml), "--run.root", str(tmp_path)]
     words += [f"--model.init_from={job.start.checkpoint}", f"--data.reward_model={job.reward.checkpoint}"]
     words += ["--trainer.logger=false", *(f"--{key}={value}" for key, value in QUICK.items())]
     there = Path(__file__).parents[3]
@@ -379,7 +379,7 @@ def test_judges_of_other_settings_do_not_replace_each_other(job: Any):
 
 def test_a_method_may_be_a_file(job: Any, tmp_path: Path):
     (tmp_path / "mine.yaml").write_text(configs.find("bc").read_text())
-    for method in (tmp_path / "mine.yaml", str(tmp_path / "mine.yaml"), "posttrain/bc"):
+    for method in (tmp_path / "mine.yaml", str(tmp_path / "mine.yaml"), "methods/bc"):
         made = ra.align(job.log, job.start, method=method, settings=QUICK)
         assert made.name == Path(method).stem
 

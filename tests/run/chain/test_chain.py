@@ -79,7 +79,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 def planned(*words: str, **settings: Any) -> dict[str, Stage]:
     overrides = split_overrides(words)[1]
     chain = Chain(log="simulated", methods=["start", "asft"], data={"root": "data"}, **settings)
-    plan = Plan(chain, Path("conf/chain/tiny.yaml"), overrides)
+    plan = Plan(chain, Path("conf/chains/tiny.yaml"), overrides)
     check_stage_settings(plan, parsed := plan.parse())
     return parsed
 
@@ -280,9 +280,9 @@ def test_one_process_at_a_time_runs_a_chain_in_a_folder(again: Path):
 
 
 def test_another_logs_chain_is_not_replaced(again: Path):
-    log = yaml.safe_load((again / "conf/data/simulated.yaml").read_text())
+    log = yaml.safe_load((again / "conf/logs/simulated.yaml").read_text())
     log["data"]["log"]["name"] = "other"
-    (again / "conf/data/other.yaml").write_text(yaml.safe_dump(log))
+    (again / "conf/logs/other.yaml").write_text(yaml.safe_dump(log))
     result = tiny.chain(again, "--log=other")
     assert result.code == 2
     assert "runs/tiny: it holds a chain of the log 'simulated', and this one is of 'other'" in result.err
@@ -321,7 +321,7 @@ def test_wandb_files_are_grouped_by_chain(again: Path, monkeypatch: pytest.Monke
 
     monkeypatch.chdir(again)
     monkeypatch.setenv("WANDB_MODE", "offline")
-    chain(["--config", "conf/chain/tiny.yaml", "--methods=[asft]", "--stages.asft.trainer.log_every_n_steps=1"])
+    chain(["--config", "conf/chains/tiny.yaml", "--methods=[asft]", "--stages.asft.trainer.log_every_n_steps=1"])
     wandb.teardown()  # a finished run is still being written by W&B's own process: wait for that to end
     (file,) = (again / RUNS / "asft/seed-0/wandb").glob("offline-run-*/*.wandb")
     content = file.read_bytes()
@@ -366,7 +366,7 @@ def test_what_is_set_for_asft_is_set_for_its_placebos_first():
     overrides = split_overrides(["--stages.asft.model.temperature=0.3", "--stages.asft_random.data.soft=2"])[1]
     methods, placebos = ["asft", "asft_permuted", "asft_random"], {"asft_permuted": "asft", "asft_random": "asft"}
     chain = Chain(log="simulated", methods=methods, placebos=placebos, data={"root": "data"}, stages=stages)
-    parsed = Plan(chain, Path("conf/chain/tiny.yaml"), overrides).parse()
+    parsed = Plan(chain, Path("conf/chains/tiny.yaml"), overrides).parse()
 
     def said(stage: str, part: str, key: str) -> Any:
         return parsed[stage].config[part]["init_args"][key]
@@ -383,7 +383,7 @@ def test_what_is_set_for_asft_is_set_for_its_placebos_first():
 def test_a_placebo_takes_the_temperature_that_its_method_found(monkeypatch: pytest.MonkeyPatch):
     methods, placebos = ["asft_permuted", "asft", "bc"], {"asft_permuted": "asft"}
     chain = Chain(log="simulated", methods=methods, placebos=placebos, data={"root": "data"})
-    plan = Plan(chain, Path("conf/chain/tiny.yaml"), {})
+    plan = Plan(chain, Path("conf/chains/tiny.yaml"), {})
     monkeypatch.setattr(Stage, "load", lambda stage: SimpleNamespace(checkpoint=stage.folder.path))
     monkeypatch.setattr(
         "recalign.run.chain.plan.read_checkpoint",
@@ -401,7 +401,7 @@ def test_a_placebo_takes_the_temperature_that_its_method_found(monkeypatch: pyte
     earlier["model"]["init_args"] = {"temperature": 0.3}  # as the placebo of a chain that is updated has it
     Path("earlier.yaml").write_text(yaml.safe_dump(earlier))
     begin_with = lambda plan, name, _: ("earlier.yaml" if name == "asft_permuted" else plan.yaml(name), {})  # noqa: E731
-    plan = Plan(chain, Path("conf/chain/tiny.yaml"), {}, begin_with)
+    plan = Plan(chain, Path("conf/chains/tiny.yaml"), {}, begin_with)
     assert temperature("asft_permuted", 0, None) == 0.469
     steps = {step.name: step.needs for step in steps_of(plan, {}, [])}
     assert [*steps][-4:-1] == ["asft/seed-0", "bc/seed-0", "asft_permuted/seed-0"]
@@ -424,7 +424,7 @@ def test_what_is_set_for_the_reward_model_leaves_the_evaluation_alone():
         stages={"reward": {"data": settings}},
     )
     for words, length in (([], 20), (["--data.max_length=30"], 30), (["--stages.reward.data.max_length=6"], 20)):
-        plan = Plan(chain, Path("conf/chain/tiny.yaml"), split_overrides(words)[1])
+        plan = Plan(chain, Path("conf/chains/tiny.yaml"), split_overrides(words)[1])
         data = plan.data(0)
         assert (data.max_length, data.reward, data.know_request, data.users) == (length, "reward", False, "A")
         assert plan.parse()["reward"].config["data"]["init_args"]["reward"] == "high"
@@ -435,7 +435,7 @@ def test_methods_are_evaluated_on_the_machine_that_the_chain_names(here: Path, m
     monkeypatch.setattr(parsed_stage, "Trainer", lambda **given: asked.append(given) or Trainer(logger=False))
     overrides = split_overrides(["--trainer.accelerator=cpu", "--stages.reward.trainer.accelerator=gpu"])[1]
     chain = Chain(log="simulated", methods=["start"], trainer={"devices": [1]}, data={"root": "data"})
-    Plan(chain, Path("conf/chain/tiny.yaml"), overrides).device()
+    Plan(chain, Path("conf/chains/tiny.yaml"), overrides).device()
     assert [(given["accelerator"], given["devices"]) for given in asked] == [("cpu", [1])]
 
 
@@ -458,14 +458,14 @@ def test_a_chain_and_its_log_may_lie_elsewhere(tmp_path: Path, monkeypatch: pyte
     tiny.prepare(tmp_path)
     elsewhere = tmp_path / "elsewhere/deep"
     elsewhere.mkdir(parents=True)
-    shutil.copy(tmp_path / "conf/data/simulated.yaml", elsewhere / "mine.yaml")
+    shutil.copy(tmp_path / "conf/logs/simulated.yaml", elsewhere / "mine.yaml")
     monkeypatch.chdir(tmp_path)
     plan = Plan(Chain(log="mine.yaml", methods=["start"]), elsewhere / "own.yaml", {})
     assert (plan.log, plan.name) == (elsewhere / "mine.yaml", "own")
-    assert plan.found("asft.yaml") == Path("conf/asft.yaml")  # one's own before the one that is shipped
+    assert plan.found("methods/asft.yaml") == Path("conf/methods/asft.yaml")  # one's own before the one that is shipped
     monkeypatch.chdir(elsewhere)
-    shipped = Plan(Chain(log="mine.yaml", methods=["start"]), Path("own.yaml"), {}).found("asft.yaml")
-    assert shipped == configs.shipped() / "asft.yaml"
+    shipped = Plan(Chain(log="mine.yaml", methods=["start"]), Path("own.yaml"), {}).found("methods/asft.yaml")
+    assert shipped == configs.shipped() / "methods/asft.yaml"
 
 
 def test_a_missing_world_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
@@ -507,7 +507,7 @@ def test_overrides_are_told_from_the_chains_own_words():
 
 def test_a_log_stands_for_the_default_chain_named_after_it(tmp_path: Path):
     log, stage = tmp_path / "events.yaml", str(configs.find("asft"))
-    default = f"--config={configs.find('chain/own-log')}"
+    default = f"--config={configs.find('chains/own-log')}"
     for data, name in (({"log": {"name": "shop"}}, "shop"), ({"reward": "stars"}, "events")):
         log.write_text(yaml.safe_dump({"data": data}))
         words = of_log(["--config", str(log), "--seeds=[1]"])
@@ -518,7 +518,7 @@ def test_a_log_stands_for_the_default_chain_named_after_it(tmp_path: Path):
 
 
 def test_a_quick_chain_trains_the_highlight_and_placebos_alone():
-    given = yaml.safe_load(configs.find("own-log", "chain").read_text())
+    given = yaml.safe_load(configs.find("own-log", "chains").read_text())
     quick = Chain(**given).quickened()
     assert quick.trained == ["asft", "asft_permuted", "asft_random", "rerank_permuted"]
     dropped = ["bc", "reward_weighted", "reward_weighted_permuted"]
@@ -531,10 +531,10 @@ def test_a_quick_chain_trains_the_highlight_and_placebos_alone():
 
 def test_what_lies_above_a_chain_is_found_from_its_own_folder_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     tiny.prepare(tmp_path)
-    monkeypatch.chdir(tmp_path / "conf/chain")
-    found = Plan(Chain(log="simulated", methods=["start"]), Path("tiny.yaml"), {}).found("asft.yaml")
+    monkeypatch.chdir(tmp_path / "conf/chains")
+    found = Plan(Chain(log="simulated", methods=["start"]), Path("tiny.yaml"), {}).found("methods/asft.yaml")
     assert found is not None
-    assert found.samefile(tmp_path / "conf/asft.yaml")
+    assert found.samefile(tmp_path / "conf/methods/asft.yaml")
     monkeypatch.chdir(tmp_path)
     for name in ("my-chain.yaml", "asft.yaml"):  # beside one another
         Path(name).write_text("{}")

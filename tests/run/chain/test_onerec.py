@@ -47,7 +47,7 @@ def test_nothing_is_run_again_unless_the_ids_have_changed(first):
     changed = tiny.chain(folder, *ONEREC, *other, "--methods=[start]", "--placebos={}", "--highlight=null")
     assert changed.code == 0, changed.err
     assert "recalign tokenize" in changed.out
-    assert "recalign fit --config=conf/recommender-onerec.yaml" in changed.out
+    assert "recalign fit --config=conf/stages/recommender-onerec.yaml" in changed.out
     manifest = json.loads((folder / RUNS / "recommender/seed-0/manifest.json").read_text())
     ids = json.loads((folder / RUNS / "tokens/seed-0/manifest.json").read_text())
     assert manifest["upstream"]["model.codes"]["sha256"] == ids["digests"]["codes.parquet"]

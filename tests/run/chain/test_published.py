@@ -35,7 +35,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv("WANDB_MODE", "offline")
         patch.delenv("RECALIGN_DATA", raising=False)
         given = ["--methods=[start, bc, asft]", "--baselines=[start, bc]", "--trainer.log_every_n_steps=1"]
-        chain(["--config", "conf/chain/tiny.yaml", "--placebos={}", *given])
+        chain(["--config", "conf/chains/tiny.yaml", "--placebos={}", *given])
     return folder
 
 

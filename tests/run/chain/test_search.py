@@ -48,7 +48,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tiny.Said]:
     del chain["data"]["root"]
     chain.setdefault("stages", {})["reward"] = {"data": {"max_length": 3}}  # of that stage alone
     chain["world"] = {"users": 60, "items": 50, "events": 1500}
-    (folder / "conf/chain/tiny.yaml").write_text(yaml.safe_dump(chain))
+    (folder / "conf/chains/tiny.yaml").write_text(yaml.safe_dump(chain))
     return folder, search(folder)
 
 
@@ -242,7 +242,7 @@ def test_a_trial_that_cannot_be_trained_is_not_chosen(again: Path):
 def test_a_method_of_which_no_trial_can_be_trained_ends_the_chain(again: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(again)
     chain = Chain(log="simulated", methods=["bc"], trials=3, data={"root": "data"})
-    plan = Plan(chain, Path("conf/chain/tiny.yaml"), {})
+    plan = Plan(chain, Path("conf/chains/tiny.yaml"), {})
 
     def refuse(*_):
         raise InputError("no")
@@ -267,7 +267,7 @@ def test_what_the_user_sets_is_not_searched(again: Path, monkeypatch: pytest.Mon
     chain.stages = {"asft": {"model": {"lr": 0.25}}}
     (again / "conf/search.yaml").write_text(SPACES + "bc: {model.lr: [1, 2], model.weight_decay: [0.0, 0.1]}")
     overrides = split_overrides(["--stages.bc.model.init_args.weight_decay=0.2", "--stages.asft.model.temperature=0.5"])
-    plan = Plan(chain, Path("conf/chain/tiny.yaml"), overrides[1])
+    plan = Plan(chain, Path("conf/chains/tiny.yaml"), overrides[1])
     search = Search(plan, plan.parse())
     assert search.settings["asft"] == [{}]  # nothing is left to search
     assert len(search.settings["bc"]) == 3
@@ -294,7 +294,7 @@ def test_what_is_set_as_a_whole_is_not_searched(monkeypatch: pytest.MonkeyPatch,
     tiny.prepare(tmp_path)
     (tmp_path / "conf/search.yaml").write_text("asft: {model.lr: [0.1, 0.3], model.temperature: [0.2, 0.4]}")
     chain = Chain(log="simulated", methods=["asft"], trials=3, stages={"asft": settings} if settings else {})
-    plan = Plan(chain, Path("conf/chain/tiny.yaml"), split_overrides([word] if word else [])[1])
+    plan = Plan(chain, Path("conf/chains/tiny.yaml"), split_overrides([word] if word else [])[1])
     parsed = plan.parse()
     assert parsed["asft"].config["model"]["init_args"]["lr"] == 0.2
     search = Search(plan, parsed)
@@ -307,7 +307,7 @@ def test_what_is_set_in_part_is_not_searched_as_a_whole(monkeypatch: pytest.Monk
     (tmp_path / "conf/search.yaml").write_text("bc: {data.split: [a, b], model.lr: [0.1, 0.3]}")
     words = ["--stages.bc.data.split.cuts=[0.7, 0.9]", "--stages.bc.model=recalign.posttrain.WeightedSFT"]
     plan = Plan(
-        Chain(log="simulated", methods=["bc"], trials=3), Path("conf/chain/tiny.yaml"), split_overrides(words)[1]
+        Chain(log="simulated", methods=["bc"], trials=3), Path("conf/chains/tiny.yaml"), split_overrides(words)[1]
     )
     search = Search(plan, plan.parse())
     assert {key for setting in search.settings["bc"] for key in setting} == {"model.lr"}
@@ -321,7 +321,7 @@ def test_every_trained_method_keeps_what_the_chain_says(
 ):
     monkeypatch.chdir(again)
     chain = Chain(log="simulated", methods=["start", "bc", "asft"], keep=keep, data={"root": "data"})
-    parsed = Plan(chain, Path("conf/chain/tiny.yaml"), split_overrides(words)[1]).parse()
+    parsed = Plan(chain, Path("conf/chains/tiny.yaml"), split_overrides(words)[1]).parse()
     assert parsed["asft"].config["model"]["init_args"]["keep"] == held
     assert parsed["bc"].config["model"]["init_args"]["keep"] == keep
 
@@ -334,7 +334,7 @@ def test_a_methods_trials_are_judged_by_its_own_budget(own: str | None, chosen: 
     monkeypatch.chdir(folder)
     words = [f"--stages.asft.model.keep={own}"] if own else []
     chain = Chain(log="simulated", methods=["asft"], trials=2, keep=0.97, data={"root": "data"})
-    plan = Plan(chain, Path("conf/chain/tiny.yaml"), split_overrides(words)[1])
+    plan = Plan(chain, Path("conf/chains/tiny.yaml"), split_overrides(words)[1])
     found = Search(plan, plan.parse())
     shares = {
         RETAINED: (0.97, 0.96 if own == "null" else 0.85),

@@ -47,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     events = pl.read_parquet(path / "later/simulated/events.parquet")
     assert events["timestamp"].is_sorted()
     events.head(1100).write_parquet(path / "data/simulated/events.parquet")
-    (path / "conf/chain/tiny.yaml").write_text(CHAIN)
+    (path / "conf/chains/tiny.yaml").write_text(CHAIN)
     said = tiny.chain(path)
     assert said.code == 0, said.err
     return path
@@ -168,7 +168,7 @@ def test_ids_that_no_log_can_continue_leave_no_folder(folder: Path, monkeypatch:
 @pytest.mark.usefixtures("updated")
 def test_settings_of_data_are_the_grown_logs_then_the_earlier_chains(folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(folder)
-    log = yaml.safe_load((folder / "conf/data/simulated.yaml").read_text())
+    log = yaml.safe_load((folder / "conf/logs/simulated.yaml").read_text())
     log["data"]["root"] = "later"
     (folder / "grown.yaml").write_text(yaml.safe_dump(log))
     plan = update_plan(Update("runs/tiny", "grown.yaml", name="other"), {"reward": [{"trainer.max_epochs": 3}]})

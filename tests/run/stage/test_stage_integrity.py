@@ -111,7 +111,7 @@ def test_settings_that_a_method_cannot_train_with_are_refused_when_parsed(option
 def test_a_mac_trains_on_its_cpu(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("recalign.run.stage.command.MPSAccelerator.is_available", lambda: True)
     for given, taken in (("auto", "cpu"), ("gpu", "gpu")):
-        words = ["fit", "--config", str(find("asft")), "--config", str(find("data/ml-100k"))]
+        words = ["fit", "--config", str(find("asft")), "--config", str(find("logs/ml-100k"))]
         assert parse_stage([*words, f"--trainer.accelerator={given}"]).config["trainer"]["accelerator"] == taken
 
 

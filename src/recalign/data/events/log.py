@@ -71,7 +71,7 @@ class ItemTable:
 
 @dataclass
 class LogMapping:
-    """The files of a raw log and what their columns mean (``data.log`` in ``conf/data/*.yaml``).
+    """The files of a raw log and what their columns mean (``data.log`` in ``conf/logs/*.yaml``).
 
     Expressions are Polars SQL over the columns of the files (`recalign.data.events.evaluate`). The report counts the
     rows that are left out.

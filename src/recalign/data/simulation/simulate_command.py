@@ -1,4 +1,4 @@
-"""The command `recalign simulate`: a log in files, for `conf/data/simulated.yaml` to read, or of a made-up shop."""
+"""The command `recalign simulate`: a log in files, for `conf/logs/simulated.yaml` to read, or of a made-up shop."""
 
 from contextlib import ExitStack
 from dataclasses import asdict

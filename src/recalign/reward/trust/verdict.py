@@ -133,7 +133,7 @@ def temperature(advantage_N: np.ndarray, unit: float) -> dict[str, Any]:
     temperature would leave enough.
 
     Args:
-        advantage_N: A as in `conf/asft.yaml`: predicted rewards of validation events above the user's earlier mean.
+        advantage_N: A as in `methods/asft.yaml`: predicted rewards of validation events above the user's earlier mean.
         unit: standard deviation of the rewards, in which A is measured.
     """
     weights = [np.exp((advantage_N - advantage_N.max()) / unit / beta) for beta in TEMPERATURES]

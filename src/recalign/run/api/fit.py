@@ -25,7 +25,7 @@ Settings = Mapping[str, Any]
 def fit_recommender(
     log: Log, *, name: str | None = None, seed: int = 0, settings: Settings | None = None
 ) -> TrainedPolicy:
-    """Train a generative recommender by behaviour cloning (conf/recommender.yaml: HSTU).
+    """Train a generative recommender by behaviour cloning (conf/stages/recommender.yaml: HSTU).
 
     Like every function here, it reuses a finished run in the log's folder if nothing has changed, and raises InputError
     where something that was given cannot be used, TrainingError where training cannot go on.
@@ -42,7 +42,7 @@ def fit_recommender(
 def fit_reward(
     log: Log, start: Any, *, name: str | None = None, seed: int = 0, settings: Settings | None = None
 ) -> TrainedReward:
-    """Train a reward model on the encoder of a policy (conf/reward.yaml). Others as in `fit_recommender`.
+    """Train a reward model on the encoder of a policy (conf/stages/reward.yaml). Others as in `fit_recommender`.
 
     Args:
         log: the training log; it needs a reward.
@@ -55,7 +55,7 @@ def fit_reward(
 def fit_judge(
     log: Log, users: str = "B2", *, name: str | None = None, seed: int = 0, settings: Settings | None = None
 ) -> TrainedReward:
-    """Train a judge (conf/judge.yaml): a held-out reward model, on users whose rewards no policy has seen.
+    """Train a judge (conf/stages/judge.yaml): a held-out reward model, on users whose rewards no policy has seen.
 
     Args:
         log: the training log; it needs a reward.

@@ -135,7 +135,7 @@ class Log:
             folder: where runs are written; None: a temporary folder, deleted with this object.
             **data: ``data`` settings to change (``root``, ``split``, ...).
         """
-        path = configs.find(str(config), "data")
+        path = configs.find(str(config), "logs")
         settings: Any = load(path).get("data")
         if not isinstance(settings, dict) or "name" not in (settings.get("log") or ()):
             remedy = "name one of `recalign configs`, such as ml-100k"

@@ -35,7 +35,7 @@ from recalign.run.stage.settings import instantiated, load, parse_call
 from recalign.run.words import flatten, iter_options
 from recalign.workers import locked
 
-DEFAULT = "chain/own-log"
+DEFAULT = "chains/own-log"
 """The YAML of a chain that is not named, but its log."""
 IDS = "ids"
 """Folder of what a chain leaves for `recalign update`: the ids of its log; what it was asked for is in `RECORD`."""

@@ -33,11 +33,11 @@ class Chain:
     """An experiment: which log, which stages, which methods.
 
     Attributes:
-        log: the log's YAML: its name in conf/data, or a path, from the current folder or from the chain's YAML.
+        log: the log's YAML: its name in conf/logs, or a path, from the current folder or from the chain's YAML.
         methods: rows of the table.
         name: names the run folder; null: as the chain's YAML.
         recommender: YAML of the recommender: ``recommender`` (HSTU, over items) or ``recommender-onerec`` (OneRec, over
-            semantic ids, which are made first, by conf/tokens.yaml).
+            semantic ids, which are made first, by conf/stages/tokens.yaml).
         seeds: each a whole chain: cloning, reward model, judges, post-training.
         highlight: the method that the report follows; null: none.
         placebos: methods that must gain nothing, each with the method that it copies but for one thing.

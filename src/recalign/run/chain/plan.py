@@ -85,8 +85,8 @@ class Plan:
         above, shipped = Path(os.path.normpath(file.parent / "..")), configs.shipped()
         own = [folder for folder in (file.parent, above) if not folder.resolve().is_relative_to(shipped.resolve())]
         self.folders = [*own, Path("conf"), shipped]
-        logs = (self.found(f"data/{chain.log}.yaml"), Path(chain.log), file.parent / chain.log)
-        self.log = next((path for path in logs if path and path.is_file()), None) or configs.find(chain.log, "data")
+        logs = (self.found(f"logs/{chain.log}.yaml"), Path(chain.log), file.parent / chain.log)
+        self.log = next((path for path in logs if path and path.is_file()), None) or configs.find(chain.log, "logs")
         chain.check()
         if chain.world and self.log.stem not in WORLDS:
             raise InputError(
@@ -130,7 +130,7 @@ class Plan:
         name = stage or "reward"
         file, first = self.begin_with(self, stage, seed) if self.begin_with else (self.yaml(name), {})
         files = [file, self.log]
-        recipe = self.found(f"{self.chain.recommender}/{self.log.name}")  # what it needs on this log
+        recipe = self.found(f"logs/{self.chain.recommender}/{self.log.name}")  # what it needs on this log
         if stage == "recommender" and recipe and not self.begin_with:
             files.append(recipe)
         own = {"seed_everything": seed, "run": {"name": name, "root": self.chain.root, "chain": self.name}}
@@ -231,12 +231,12 @@ class Plan:
     def yaml(self, stage: str, where: str = "methods") -> Path:
         name = "judge" if stage.startswith("judge_") else stage
         name = self.chain.recommender if stage == "recommender" else name
-        if path := self.found(f"{name}.yaml", f"posttrain/{name}.yaml"):
+        if path := self.found(f"{name}.yaml", *(f"{folder}/{name}.yaml" for folder in configs.STAGES)):
             return path
         if stage == "recommender":  # whose name the caller adds
             raise InputError(f"there is no {name!r}", remedy="there are: recommender, recommender-onerec")
-        trained = [path.stem for folder in self.folders for path in (folder / "posttrain").glob("*.yaml")]
-        meant = nearest(stage, known := sorted({*UNTRAINED, "asft", *trained}))
+        trained = [path.stem for folder in self.folders for path in (folder / "methods").glob("*.yaml")]
+        meant = nearest(stage, known := sorted({*UNTRAINED, *trained}))
         remedy = f"did you mean {meant}?" if meant else f"there are: {', '.join(known)}, and those trained + _rerank"
         raise InputError(f"there is no method {stage!r}", where=where, remedy=remedy)
 

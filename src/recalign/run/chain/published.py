@@ -141,8 +141,8 @@ def workspace(entity: str, project: str) -> Any:
         raise InputError("a dashboard needs wandb-workspaces", where="dashboard", remedy=remedy) from error
     from wandb_workspaces.reports import v2
 
-    trained = [name.rpartition("/")[2] for name in configs.names() if name.startswith("posttrain/")]
-    methods = (*UNTRAINED, "asft", "asft_rerank", *trained)
+    trained = [name.rpartition("/")[2] for name in configs.names() if name.startswith("methods/")]
+    methods = (*UNTRAINED, *trained, "asft_rerank")
 
     def bars(figure: str) -> Any:
         return v2.BarPlot(title=figure, metrics=[f"test/{figure}/{method}" for method in methods])

@@ -151,7 +151,7 @@ def parse_stage(words: Sequence[str], *settings: Mapping[str, Any]) -> Stage:
     """Parse a command and look up the checkpoints that it starts from; do not run it.
 
     Args:
-        words: after ``recalign``: ``["fit", "--config", "conf/asft.yaml", ...]``.
+        words: after ``recalign``: ``["fit", "--config", "conf/methods/asft.yaml", ...]``.
         *settings: each over those before, nested or by dotted key: ``{"model": {"lr": 0.1}}``, ``{"model.lr": 0.1}``.
             They stay mappings until here, where they become words (`to_argv`): only the parser knows how to merge
             classes with their arguments, lists that are added to (``callbacks+``) and ``${...}``.
