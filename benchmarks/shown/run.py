@@ -1,6 +1,6 @@
 """Two readings of a log, each one chain: every row a choice or what was shown and chosen; one order or sets.
 
-    python -m benchmarks.shown.run --log kuairand --reading chosen [--seeds 0 1 2] [--runs DIR] [--data DIR] [-- CHAIN WORDS]
+    python -m benchmarks.shown.run --log kuairand --reading chosen [--seeds 0 1 2] [--data DIR] [-- WORDS OF THE CHAIN]
     python -m benchmarks.shown.run --log shop --reading together
 
 Logs: kuairand and worlds (ten items shown, the truth known) as *choices* (every row is one; *high* are those that were

@@ -15,8 +15,10 @@ import tiny
 import yaml
 
 from recalign.data.events import LogMapping, load_events
+from recalign.data.sequences import EventDataModule, TimeSplit
+from recalign.data.sequences.earlier import remember
 from recalign.errors import InputError
-from recalign.serve.feedback.feedback_command import COUNTS, LOG, TABLE, feedback, write
+from recalign.serve.feedback.feedback_command import COUNTS, LOG, SHOWN_LOG, TABLE, feedback, write
 from recalign.serve.feedback.joining import Joined, Rule
 from recalign.serve.loop.served import read_rows
 from recalign.serve.server.decisions import DecisionLog, pseudonym
@@ -53,7 +55,7 @@ WORDS = ["log", "--outcomes", "bought.csv", "--user", "who", "--item", "what", "
 def test_from_a_log_to_a_table_that_check_reads(folder, capsys):
     feedback([*WORDS, "--reward", "stars", "--ignored", "-1", "--out", "table"])
     said = capsys.readouterr().out
-    assert said.endswith(f"table/{TABLE} is written: recalign check table/{LOG}\n")
+    assert f"table/{TABLE} is written: recalign check table/{LOG}, and table/{SHOWN_LOG}" in said
     assert "150  joined" in said
     table = pl.read_parquet(folder / "table" / TABLE)
     assert table.height == 600
@@ -71,6 +73,53 @@ def test_from_a_log_to_a_table_that_check_reads(folder, capsys):
     checked = tiny.recalign(folder, "check", f"table/{LOG}")
     assert checked.code == 0, checked.err
     assert "600" in checked.out
+
+
+def in_parts(folder: Path, log: Path) -> EventDataModule:
+    """The data of a chain on the log that is to be trained on; later ones go on from the first."""
+    given = yaml.safe_load(log.read_text())["data"]
+    earlier = str(folder / "ids") if (folder / "ids").exists() else None
+    return EventDataModule(
+        LogMapping(**given["log"]), given["reward"], None, TimeSplit((0.6, 0.8)), given["root"], cache=False,
+        grows_from=earlier,
+    )  # fmt: skip
+
+
+def choose(numbers: range) -> list[list[int]]:
+    """Of three lists in a row the second item, the first and none; the rows of outcomes, without the last one."""
+    rows = [[n % 10, record(n)["items"][1 - n % 3], 1_000_010 + 60 * n] for n in numbers if n % 3 < 2]
+    last = [10, 1, 1_100_000]  # of a user without a list, so that every window has passed
+    pl.DataFrame([*rows, last], schema=["who", "what", "when"], orient="row").write_csv("bought.csv")
+    return rows
+
+
+def test_places_above_the_last_choice_were_passed_over_and_what_stands_below_is_unknown(folder):
+    bought = choose(range(300))
+    feedback(WORDS)
+    made = in_parts(folder, folder / "log" / SHOWN_LOG).sequences
+    assert (len(made.frame), len(made.passed)) == (200, 100)
+    assert sum(count for why, count in made.report.left_out().items() if "neither chosen nor passed" in why) == 300
+    passed = made.passed.sort("timestamp")
+    first = [record(n)["items"][0] for n in range(0, 300, 3)]
+    assert made.items.gather(passed["item_id"].cast(pl.Int64) - 1).to_list() == first
+    assert set(passed["reward"]) == {0.0}
+    before = [sum(who == n % 10 and when < 1_000_000 + 60 * n for who, _, when in bought) for n in range(0, 300, 3)]
+    assert passed["known_before"].to_list() == before
+    chosen = passed.select("request").join(made.frame, on="request", maintain_order="left")
+    assert chosen["known_before"].to_list() == before
+
+
+def test_a_log_of_what_was_shown_goes_on_the_next_day(folder):
+    choose(range(240))
+    feedback(WORDS)
+    log = folder / "log" / SHOWN_LOG
+    remember(day := in_parts(folder, log), folder / "ids")
+    choose(range(300))
+    feedback(WORDS)
+    first, grown = day.sequences, in_parts(folder, log).sequences
+    assert grown.users.equals(first.users)
+    assert [len(one.frame) for one in (first, grown)] == [160, 200]
+    assert [len(one.passed) for one in (first, grown)] == [80, 100]
 
 
 def test_a_flipped_bit_of_the_table_is_refused_whenever_it_is_read(folder, capsys):

@@ -20,8 +20,10 @@ from recalign.serve.server.command import DECISIONS_KEY, decisions_key
 from recalign.serve.server.decisions import pseudonym
 
 TABLE, LOG, COUNTS = "feedback.parquet", "feedback.yaml", "feedback.json"
-YAML = """\
-# What was shown and what came of it, as `recalign feedback` joined it. Check it: recalign check THIS FILE
+SHOWN_LOG = "feedback-shown.yaml"
+EXPOSURE = """\
+# What was shown and what came of it, as `recalign feedback` joined it: for estimates of what a policy is worth.
+# To train on it: feedback-shown.yaml. Check it: recalign check THIS FILE
 data:
   root: {root} # folder of the table; --data.root overrides it
   log:
@@ -29,12 +31,9 @@ data:
     files: [{table}]
     user: user # pseudonyms: nobody without the key knows whose
     item: item # as the server shows them
-    # When the item was shown, so that a policy is asked what it would have shown then. To train a recommender on what
-    # was chosen, take outcome_at, where: chosen, null for is_random and propensity, and a high on the reward. Nothing
-    # then stands in a history before it happened; and no value is estimated of what was shown and chosen alone.
-    timestamp: timestamp
+    timestamp: timestamp # when the item was shown, so that a policy is asked what it would have shown then
     time_unit: us # microseconds since 1970
-    where: null # such as chosen, or "version = '...'": only rows that meet it are used; the others are counted
+    where: null # such as "version = '...'": only rows that meet it are used; the others are counted
     is_random: is_random # true: drawn as the first of an unfiltered list
     propensity: propensity # of what was drawn, given what stood before it in the list; null for what was not
   reward: reward # of the outcome; {ignored:g} where something was shown and not chosen
@@ -45,6 +44,30 @@ data:
     init_args:
       cuts: [0.8, 0.9] # 80 % of the events train, 10 % validate, 10 % test
 """
+SHOWN = """\
+# What was chosen and what was passed over, as `recalign feedback` joined it: to train on. No value is estimated of it,
+# since rows below the last choice are left out. Check it: recalign check THIS FILE
+data:
+  root: {root} # folder of the table; --data.root overrides it
+  log:
+    name: feedback-shown # names run folders and tables
+    files: [{table}]
+    user: user # pseudonyms: nobody without the key knows whose
+    item: item # as the server shows them
+    timestamp: event_at # when it was chosen, so that nothing stands in a history before it happened; else when shown
+    time_unit: us # microseconds since 1970
+    # Places above the last choice of a list were seen and passed over. Whether anybody saw those below is unknown.
+    chosen: case when chosen then true when position < last_outcome then false else null end
+    request: decision # a list
+  reward: reward # of the outcome; {ignored:g} where something was passed over
+  high:
+    expression: chosen # what the metrics high/* count as good
+  split:
+    class_path: recalign.data.sequences.TimeSplit # the same cuts for everybody: nothing is learned from the future
+    init_args:
+      cuts: [0.8, 0.9] # 80 % of the choices train, 10 % validate, 10 % test
+"""
+YAMLS = {LOG: EXPOSURE, SHOWN_LOG: SHOWN}
 
 
 def feedback(words: list[str]) -> None:
@@ -92,7 +115,7 @@ def feedback(words: list[str]) -> None:
             remedy = "wait until the window has passed, or give a shorter --window"
             raise InputError("no decision can be joined yet", where=str(given.folder), remedy=remedy)
         write(found, out, rule)
-    print(f"\n{out / TABLE} is written: recalign check {out / LOG}")
+    print(f"\n{out / TABLE} is written: recalign check {out / LOG}, and {out / SHOWN_LOG} to train on it")
 
 
 def _options() -> argparse.ArgumentParser:
@@ -121,24 +144,22 @@ def _options() -> argparse.ArgumentParser:
 
 
 def write(found: Joined, out: Path, rule: Rule) -> None:
-    """Write the table, the counts and, unless there is one, the log's YAML: all or none, for their owner alone.
+    """Write the table, the counts and those of `YAMLS` that are not there: all or none, for their owner alone.
 
     Raises:
         InputError: the folder cannot be written.
     """
-    text = YAML.format(root=yaml_scalar(str(out.absolute())), table=TABLE, ignored=rule.ignored)
+    missing = [name for name in YAMLS if not (out / name).is_file()]
     try:
         with ExitStack() as stack:
             table = stack.enter_context(write_with_digest(out / TABLE))
-            counts, *log = (
-                stack.enter_context(atomic_write(out / name))
-                for name in (COUNTS, *([] if (out / LOG).is_file() else [LOG]))
-            )
-            for path in (counts, *log):
+            counts, *logs = (stack.enter_context(atomic_write(out / name)) for name in (COUNTS, *missing))
+            for path in (counts, *logs):
                 path.touch(0o600)
             found.table.write_parquet(table)
             counts.write_text(json.dumps(found.counts, indent=2) + "\n", encoding="utf-8")
-            for path in log:
+            for name, path in zip(missing, logs, strict=True):
+                text = YAMLS[name].format(root=yaml_scalar(str(out.absolute())), table=TABLE, ignored=rule.ignored)
                 path.write_text(text, encoding="utf-8")
     except OSError as error:
         what = f"the table cannot be written: {error.strerror or error}"
