@@ -358,6 +358,16 @@ def test_overrides_reach_one_stage_or_all():
 
 
 @pytest.mark.usefixtures("here")
+def test_settings_of_a_method_that_is_left_out_are_no_mistake():
+    """A chain's YAML has settings of `wbc`, and ``--methods`` names other rows; a misspelt stage is still refused."""
+    file, methods = Path("conf/chains/tiny.yaml"), ["start", "asft"]
+    kept = Plan(Chain(log="simulated", methods=methods, stages={"wbc": {"data": {"baseline": "user"}}}), file, {})
+    assert "wbc" not in kept.stages
+    for stages, typed in ({"wcb": {}}, []), ({}, ["--stages.wbc.data.baseline=user"]):
+        with pytest.raises(InputError, match="trains no"):
+            Plan(Chain(log="simulated", methods=methods, stages=stages), file, split_overrides(typed)[1])
+
+
 def test_what_is_set_for_asft_is_set_for_its_placebos_first():
     stages = {
         "asft": {"data": {"baseline": "item"}, "model": {"transform": "sign", "temperature": 0.7}},

@@ -98,10 +98,10 @@ class Plan:
             for row in sorted({*rows} - {*UNTRAINED, START}):
                 self.yaml(reranked_method(row) or row, where)
         self.stages = [*BASE_STAGES, *self.trained]
-        for stage in (*chain.stages, *overrides):
-            if stage not in (None, TOKENS, *self.stages):
-                remedy = f"it trains: {', '.join(self.stages)}"
-                raise InputError(f"this chain trains no {stage!r}", where="stages", remedy=remedy)
+        methods = {stage for stage in chain.stages if self.found(f"methods/{stage}.yaml")}  # `--methods` names fewer
+        for stage in sorted(({*chain.stages} - methods | {*filter(None, overrides)}) - {TOKENS, *self.stages}):
+            remedy = f"it trains: {', '.join(self.stages)}"
+            raise InputError(f"this chain trains no {stage!r}", where="stages", remedy=remedy)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """In another process: import the classes that the stages name, as parsing them did in the first one."""
