@@ -70,12 +70,12 @@ def test_what_is_said_of_itself(server):
     assert server.ask("/ready", method="GET")[0] == 200
     page = server.ask("/openapi.json", method="GET")[2]
     assert set(page["paths"]) == {"/", "/bundle", "/items", "/try", *ANSWERS}
-    assert {"Request", "Boost", "Answer", "Shown", "LeftOut", "Score", "Scored", "Problem"} <= set(
-        page["components"]["schemas"]
-    )
     figures = server.ask("/metrics", method="GET")[2]
     assert re.search(r'recalign_requests_total\{route="/recommend",status="200"\} \d', figures)
-    assert "recalign_batch_bucket" in figures
+    assert 'recalign_request_duration_seconds_bucket{le="0.05",route="/recommend"}' in figures
+    assert "recalign_version_refused 0.0" in figures
+    assert "process_resident_memory_bytes" in figures
+    assert "_created" not in figures
 
 
 @pytest.mark.parametrize(
@@ -94,8 +94,9 @@ def test_what_is_said_of_itself(server):
     ],
 )
 def test_malformed_requests(path, body, headers, status, server):
-    found, _, said = server.ask(path, body, **headers)
+    found, answered, said = server.ask(path, body, **headers)
     assert found == status
+    assert answered.get("allow") == ("GET" if status == 405 else None)
     assert said["error"]
     assert said["remedy"]
 
@@ -130,10 +131,12 @@ def test_a_new_version_is_taken_up_and_a_damaged_one_is_not(server, versions):
     point(versions, "three")
     time.sleep(1.5)
     assert server.ask("/ready", method="GET")[2] != {"version": "two"}
+    assert "recalign_version_refused 1.0" in server.ask("/metrics", method="GET")[2]
     point(versions, "two")
     end = time.monotonic() + 20
     while server.ask("/ready", method="GET")[2] != {"version": "two"} and time.monotonic() < end:
         time.sleep(0.1)
+    assert "recalign_version_refused 0.0" in server.ask("/metrics", method="GET")[2]
     stop.set()
     asking.join()
     assert server.ask("/recommend", ASKED)[2]["version"] == "two"
@@ -190,6 +193,23 @@ def test_a_token_is_asked_for_everywhere_but_for_health(bundled):
     right = call(guarded, "/metrics", b"", {"authorization": f"Bearer {TOKEN}", "host": "elsewhere.org"}, "GET")
     health = call(guarded, "/health", b"", method="GET")
     assert [status for status, _, _ in running(guarded, wrong, right, health)] == [401, 200, 200]
+
+
+def test_pages_of_named_sites_may_ask(bundled):
+    from recalign.serve.server.app import make_app
+
+    app, shop = make_app(bundled, TOKEN, origins=["https://shop.example"]), {"origin": "https://shop.example"}
+    preflight = {"access-control-request-method": "POST", "access-control-request-headers": "authorization"}
+    allowed, refused, wrong, right = running(
+        app,
+        call(app, "/recommend", b"", {**shop, **preflight}, "OPTIONS"),
+        call(app, "/recommend", b"", {**preflight, "origin": "https://evil.example"}, "OPTIONS"),
+        call(app, "/recommend", b"{}", shop),
+        call(app, "/recommend", b"{}", {**shop, "authorization": f"Bearer {TOKEN}"}),
+    )
+    assert [status for status, *_ in (allowed, refused, wrong, right)] == [200, 400, 401, 200]
+    named = [headers.get("access-control-allow-origin") for _, headers, _ in (allowed, refused, wrong, right)]
+    assert named == [shop["origin"], None, shop["origin"], shop["origin"]]
 
 
 def test_too_many_are_told_to_come_back(app, monkeypatch):
@@ -263,6 +283,9 @@ def test_what_cannot_be_served(bundled, tmp_path, monkeypatch):
         serve([str(tmp_path), "--port", "0"])
     with bind_socket("127.0.0.1", 0) as taken, pytest.raises(InputError, match="cannot listen"):
         serve([str(bundled), "--port", str(taken.getsockname()[1])])
+    for origin in ("*", "shop.example", "https://shop.example/", "https://a,https://b"):
+        with pytest.raises(InputError, match="is no origin"):
+            serve([str(bundled), "--origin", "https://shop.example", "--origin", origin])
     with pytest.raises(InputError, match="threads"):
         serve([str(bundled), "--threads", "0"])
     (tmp_path / "token").write_text("short\n")

@@ -126,6 +126,13 @@ class Deleted:
 
 
 @dataclass(frozen=True)
+class Alive:
+    """That the server runs, and the version that it serves."""
+
+    version: str
+
+
+@dataclass(frozen=True)
 class Problem:
     """What is wrong, where in the request, and what to do."""
 

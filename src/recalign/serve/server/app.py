@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import sys
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,25 +14,25 @@ from typing import Any
 from fastapi import FastAPI, Response
 from fastapi import Request as HTTPRequest
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import TypeAdapter
 from starlette.exceptions import HTTPException
 
 from recalign.errors import InputError
-from recalign.serve.server.answer import Answer, Deleted, Problem, Scored, Taken
+from recalign.serve.server.answer import Alive, Answer, Deleted, Problem, Scored, Taken
 from recalign.serve.server.bundle import Bundle
 from recalign.serve.server.catalogue import Encoded
 from recalign.serve.server.decisions import Decisions
 from recalign.serve.server.guard import EVENTS, USERS, Figures, Guard, problem
+from recalign.serve.server.openapi import describe
 from recalign.serve.server.request import Events, Request, Score, input_error, text_id
 from recalign.serve.server.service import Asked, Full, Service
 from recalign.serve.server.store import AsyncStore, Store, rows_of, with_history
 from recalign.serve.server.trial import add_page
 
-ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Problem} for status in (400, 401, 403, 408, 413, 415, 422, 503)
-}
+METRICS = {200: {"description": "Figures, in Prometheus' text format", "content": {"text/plain": {}}}}
 
 
 def make_app(
@@ -43,6 +43,7 @@ def make_app(
     events_token: str | None = None,
     decisions: Decisions | None = None,
     beside: Path | None = None,
+    origins: Sequence[str] = (),
 ) -> FastAPI:
     """The application.
 
@@ -52,6 +53,7 @@ def make_app(
         store: of histories; None: requests bring their own.
         decisions: where answers to requests that name a user are logged; None: nowhere.
         beside: another bundle, whose lists the page shows beside those of the first.
+        origins: of sites whose pages may ask, such as ``https://shop.example``.
 
     Raises:
         InputError: the bundle cannot be served.
@@ -77,7 +79,7 @@ def make_app(
             if keeper:
                 keeper.close()
 
-    app = FastAPI(title="recalign", version=service.bundle.version, redoc_url=None, lifespan=lifespan)
+    app = FastAPI(title="recalign", redoc_url=None, lifespan=lifespan, generate_unique_id_function=lambda one: one.name)
     app.state.service, app.state.work = service, work
 
     async def answered(request: Request) -> tuple[Encoded, Answer]:
@@ -86,35 +88,36 @@ def make_app(
         encoded = bundle.encode(asked)
         return encoded, with_unknown_user(await service.batcher.ask(Asked(bundle, encoded)), unknown)
 
-    @app.post("/recommend", response_model=Answer, responses=ERRORS)
+    @app.post("/recommend", response_model=Answer)
     async def recommend(request: Request) -> Response:
         return as_json(await decisions.answer(request, answered) if decisions else (await answered(request))[1])
 
-    @app.post("/score", response_model=Scored, responses=ERRORS)
+    @app.post("/score", response_model=Scored)
     async def score(score: Score) -> Response:
         bundle = service.bundle
         asked, unknown = await with_user(bundle, histories, score.request, decisions is not None)
         encoded = bundle.encode_score(replace(score, request=asked))
         return as_json(with_unknown_user(await service.batcher.ask(Asked(bundle, *encoded)), unknown))
 
-    @app.get("/health", summary="Whether it runs")
-    @app.get("/ready", summary="Whether it answers, and by which version")
-    async def alive() -> dict[str, str]:
-        return {"version": service.bundle.version}
+    @app.get("/health", name="health", summary="Whether it runs")
+    @app.get("/ready", name="ready", summary="Whether it answers, and by which version")
+    async def alive() -> Alive:
+        return Alive(service.bundle.version)
 
-    @app.get("/metrics", summary="Figures for Prometheus")
+    @app.get("/metrics", summary="Figures for Prometheus", response_class=PlainTextResponse)
     async def metrics() -> Response:
+        figures.refused.set(bool(service.problem))
         figures.waiting.set(service.batcher.queue.qsize())
         figures.bundle.info({"version": service.bundle.version, "name": service.bundle.about.name})
         return Response(generate_latest(figures.registry), media_type=CONTENT_TYPE_LATEST)
 
     if histories:
 
-        @app.post(EVENTS, response_model=Taken, responses=ERRORS)
+        @app.post(EVENTS, response_model=Taken)
         async def events(told: Events) -> Response:
             return as_json(await histories.add(rows_of(told.events, service.bundle.catalogue)))
 
-        @app.delete(USERS + "{user:path}", response_model=Deleted, responses=ERRORS, summary="Forget a user")
+        @app.delete(USERS + "{user:path}", response_model=Deleted, summary="Forget a user")
         async def delete(user: str) -> Response:
             try:
                 return as_json(await histories.delete(text_id(user)))
@@ -123,7 +126,13 @@ def make_app(
 
     add_page(app, services)
     handle_errors(app)
+    describe(app, lambda: service.bundle, token is not None, events_token is not None)
     app.add_middleware(Guard, figures=figures, token=token, events_token=events_token)
+    if origins:  # before the guard: a browser asks whether it may without the token
+        headers = ["Authorization", "Content-Type"]
+        app.add_middleware(
+            CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST", "DELETE"], allow_headers=headers
+        )
     return app
 
 
@@ -189,4 +198,7 @@ def handle_errors(app: FastAPI) -> None:
         if error.status_code == 400:
             return problem(400, str(error.detail), "body", "send an object")
         routes = sorted(route.path for route in http.app.routes if getattr(route, "include_in_schema", False))
-        return problem(error.status_code, str(error.detail), "path", f"there are: {', '.join(routes)}")
+        remedy, headers = f"there are: {', '.join(routes)}", dict(error.headers or {})
+        if allowed := headers.get("Allow"):
+            remedy = f"use {allowed}"
+        return problem(error.status_code, str(error.detail), "path", remedy, **headers)

@@ -74,6 +74,11 @@ class Catalogue:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def has_texts(self) -> bool:
+        """Whether ids are texts; else they are integers."""
+        return self.table["item"].dtype == pl.String
+
     def request(
         self, items: Sequence[Id], times: Sequence[int], rewards: Sequence[float | None], time: int, **more: Any
     ) -> Request:
@@ -144,7 +149,7 @@ class Catalogue:
 
     def numbers(self, name: str, ids: Sequence[Id]) -> np.ndarray:
         """Numbers of raw ids, 0 for those that the catalogue does not have. Shape: -> int64."""
-        text = self.table["item"].dtype == pl.String
+        text = self.has_texts
         for place, one in enumerate(ids):
             if isinstance(one, str) != text:
                 what = f"{reprlib.repr(one)}, and the ids of this catalogue are {'texts' if text else 'integers'}"

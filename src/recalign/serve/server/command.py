@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import socket
 from pathlib import Path
 
@@ -39,6 +40,8 @@ def serve(words: list[str]) -> None:
     option("--port", type=int, default=8000, help="0: any that is free")
     option("--token_file", type=Path, help=text.format("token", TOKEN))
     option("--threads", type=int, default=1, help="of ONNX Runtime")
+    origin = "a site whose pages may ask, such as https://shop.example; once for each"
+    option("--origin", dest="origins", action="append", default=[], help=origin)
     option("--store", type=Path, help="file that keeps users' histories; made if it is not there")
     option("--events_token_file", type=Path, help=text.format("token of those who add events", EVENTS_TOKEN))
     option("--decisions", type=Path, help="folder that logs what is shown to users, to read with feedback")
@@ -47,6 +50,9 @@ def serve(words: list[str]) -> None:
     option("--retention_days", type=float, help=retention)
     given = parser.parse_args(words)
     require_positive("", vars(given), "threads", "retention_days")
+    for origin in given.origins:
+        if not re.fullmatch(r"https?://(\[[0-9a-f:]+\]|[\w.-]+)(:\d+)?", origin):
+            raise InputError(f"{origin!r} is no origin", where="origin", remedy="give one such as https://shop.example")
     reached = "" if is_loopback(given.host) else f"whoever reaches {given.host} could ask, so a token is needed"
     token = secret(given.token_file, TOKEN, "token", reached)
     events_token = None
@@ -68,7 +74,7 @@ def serve(words: list[str]) -> None:
     with bind_socket(given.host, given.port) as listening:
         store = Store(given.store, given.retention_days) if given.store else None
         decisions = Decisions(given.decisions, key, given.retention_days or RETENTION) if key else None
-        app = make_app(given.bundle, token, given.threads, store, events_token, decisions, given.beside)
+        app = make_app(given.bundle, token, given.threads, store, events_token, decisions, given.beside, given.origins)
         host, port = listening.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         print(f"{app.state.service.bundle.version} at http://{shown}:{port}, described at /docs", flush=True)

@@ -11,7 +11,15 @@ from typing import Any
 
 from fastapi import Response
 from fastapi.responses import JSONResponse
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    ProcessCollector,
+    disable_created_metrics,
+)
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -43,12 +51,18 @@ class Figures:
     """What ``/metrics`` shows: counts and times, never an id."""
 
     def __init__(self) -> None:
+        disable_created_metrics()
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
         kept: dict[str, Any] = {"registry": self.registry}
         self.requests = Counter("recalign_requests", "Requests", ["route", "status"], **kept)
         edges = [ms / 1000 for ms in MILLISECONDS]
-        self.seconds = Histogram("recalign_seconds", "Seconds to an answer", ["route"], buckets=edges, **kept)
-        self.batch = Histogram("recalign_batch", "Requests answered at once", buckets=[1, 2, 4, 8, 16, 32, 64], **kept)
+        seconds = "recalign_request_duration_seconds"
+        self.seconds = Histogram(seconds, "Seconds to an answer", ["route"], buckets=edges, **kept)
+        self.batch = Histogram(
+            "recalign_batch_size", "Requests answered at once", buckets=[1, 2, 4, 8, 16, 32, 64], **kept
+        )
+        self.refused = Gauge("recalign_version_refused", "1: the version that `current` names is not served", **kept)
         self.waiting = Gauge("recalign_waiting", "Requests that wait", **kept)
         self.bundle = Info("recalign_bundle", "What is served", **kept)
 

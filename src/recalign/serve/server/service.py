@@ -98,6 +98,9 @@ class Service:
         folder: a bundle, or a folder of versions whose file ``current`` is watched.
         threads: of ONNX Runtime.
         batched: is called with how many requests are answered at once.
+
+    Attributes:
+        problem: why the version that ``current`` names is not served; empty: it is.
     """
 
     def __init__(self, folder: Path, threads: int = 1, batched: Callable[[int], None] = lambda _: None) -> None:
@@ -105,7 +108,7 @@ class Service:
         self.bundle = Bundle(folder, threads)
         self.batcher = Batcher[Asked, Answer | Scored](self._answer, MAX_BATCH, "answers")
         self._refused: object = None  # what was tried last, and its files
-        self._problem = ""
+        self.problem = ""
 
     async def watch(self, seconds: float = 1.0) -> None:
         """Serve the version that ``current`` names, once it is loaded and has answered its examples; else the old."""
@@ -124,11 +127,12 @@ class Service:
             if named != self.bundle.folder and tried != self._refused:
                 self.bundle = Bundle(named, self.threads)
                 print(f"now serving {self.bundle.version}", file=sys.stderr, flush=True)
-                self._refused, self._problem = None, ""
+            if named == self.bundle.folder:
+                self._refused, self.problem = None, ""
         except Exception as error:  # whatever a version is like, the old one goes on
-            if str(error) != self._problem:
+            if str(error) != self.problem:
                 print(f"still serving {self.bundle.version}: {error}", file=sys.stderr, flush=True)
-            self._refused, self._problem = tried, str(error)
+            self._refused, self.problem = tried, str(error)
 
     def _answer(self, taken: list[Asked]) -> list[Answer | Scored | Exception]:
         self.batched(len(taken))

@@ -6,14 +6,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import polars as pl
 from fastapi import FastAPI, Query
 from fastapi.responses import HTMLResponse
 from pydantic import Field
 
-from recalign.serve.server.answer import Answer, Problem, Shown
+from recalign.serve.server.answer import Answer, Shown
 from recalign.serve.server.bundle import Bundle
 from recalign.serve.server.catalogue import MICRO, Catalogue
 from recalign.serve.server.request import MAX_HISTORY, Explore, Id, Ids, Number, model
@@ -22,7 +22,6 @@ from recalign.serve.server.service import Asked, Service
 PAGE, ITEMS, BUNDLE, TRY = "/", "/items", "/bundle", "/try"
 MAX_FOUND, STEP = 100, 60 * MICRO
 """Items that a search returns; microseconds between two events that were clicked."""
-ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": Problem} for status in (401, 403, 422, 503)}
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'"
 """What the page may load: nothing, but answers of this server."""
 
@@ -110,7 +109,7 @@ async def lists(services: Sequence[Service], trial: Trial) -> Tried:
 def about(bundles: Sequence[Bundle]) -> About:
     """What the page, and any client, has to know."""
     first, catalogue = bundles[0].about, bundles[0].catalogue
-    ids = "text" if catalogue.ids and isinstance(catalogue.ids[0], str) else "integer"
+    ids = "text" if catalogue.has_texts else "integer"
     names = [bundle.about.name for bundle in bundles]
     reward = next((bundle.about.reward for bundle in bundles if bundle.about.reward is not None), None)
     return About(names, first.version, len(catalogue), ids, first.max_length, reward, first.time_unit)
@@ -128,16 +127,16 @@ def add_page(app: FastAPI, services: Sequence[Service]) -> None:
         text = Path(__file__).with_name("trial.html").read_text(encoding="utf-8")
         return HTMLResponse(text, headers={"Content-Security-Policy": POLICY})
 
-    @app.get(BUNDLE, responses=ERRORS, summary="What is served")
+    @app.get(BUNDLE, summary="What is served")
     async def bundle() -> About:
         return about([service.bundle for service in services])
 
-    @app.get(ITEMS, responses=ERRORS, summary="Search for items by title or id")
+    @app.get(ITEMS, summary="Search for items by title or id")
     def items(  # in a thread: a search of a million titles takes a while
         query: Annotated[str, Query(max_length=200)] = "", k: Annotated[int, Query(ge=1, le=MAX_FOUND)] = 20
     ) -> list[Item]:
         return search(services[0].bundle.catalogue, query, k)
 
-    @app.post(TRY, responses=ERRORS, summary="The lists that a history leads to")
+    @app.post(TRY, summary="The lists that a history leads to")
     async def tried(trial: Trial) -> Tried:
         return await lists(services, trial)
