@@ -16,6 +16,7 @@ from recalign.data.sequences.splits import TRAIN
 from recalign.errors import InputError
 from recalign.nn import HSTU
 from recalign.posttrain import WBC, PairData, PostTrainingData, ShownData
+from recalign.posttrain.experimental import KTOData
 from recalign.recommender.sequence_policy import SequencePolicy
 from recalign.recommender.shown_ranking import AUC, rank_shown
 from recalign.reward import RewardData, RewardModel
@@ -88,6 +89,17 @@ def test_losers_were_shown_with_the_choice_and_passed_over(tmp_path, pairs, lose
         assert target == own["item_id"]
         assert set(rejected) <= set(passed)
         assert len(set(rejected)) == min(losers, 3)
+
+
+@pytest.mark.parametrize("passed_reward", [-1.0, None])
+def test_what_was_passed_over_is_bad_for_kto_with_a_reward_and_without(tmp_path, passed_reward):
+    data = data_of(KTOData, shown_log(tmp_path, stars=True))
+    data.log_ = LogMapping("shown", ["shown.csv"], chosen="click = 1", passed_reward=passed_reward)
+    windows, chosen = data.training(), len(data.sequences.frame)
+    assert (windows.advantage[windows.event >= chosen] < 0).all()
+    of_choices = windows.advantage[windows.event < chosen]
+    assert (of_choices > 0).mean() == 1.0 if passed_reward else 0.4 < (of_choices > 0).mean() < 0.8
+    assert len(windows.event) == 4 * (windows.event < chosen).sum()
 
 
 def test_a_log_without_what_was_shown_has_the_same_reward_data(log_root):

@@ -1,7 +1,7 @@
 """Post-training methods without promises: they run by their YAML files, and are in no default chain."""
 
-from recalign.posttrain.experimental.kto import KTO
+from recalign.posttrain.experimental.kto import KTO, KTOData
 from recalign.posttrain.experimental.reinforce import Reinforce
 from recalign.posttrain.experimental.values import AWAC, IQL
 
-__all__ = ["AWAC", "IQL", "KTO", "Reinforce"]
+__all__ = ["AWAC", "IQL", "KTO", "KTOData", "Reinforce"]

@@ -5,8 +5,10 @@ Legend: T events, Delta = log pi(y | s) - log pi_start(y | s) the log-ratio of i
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +16,27 @@ from recalign.data.sequences import Batch
 from recalign.distributed import all_gather_rows, own_rows
 from recalign.errors import NonNegative, Positive
 from recalign.posttrain.base import Metrics, PostTraining
+from recalign.posttrain.data import StateValue
+from recalign.posttrain.shown_data import ShownData
+
+
+class KTOData(ShownData):
+    """Rows that were shown, with advantages of which KTO reads the sign; a passed row without a reward is bad.
+
+    Args:
+        baseline: as of `recalign.posttrain.PostTrainingData`, of all that was shown.
+        **data: arguments of `ShownData`.
+    """
+
+    def __init__(self, baseline: StateValue = "user", **data: Any) -> None:
+        super().__init__(baseline=baseline, **data)
+
+    @functools.cached_property
+    def advantages(self) -> np.ndarray:
+        advantage_E, event = super().advantages, self.trained_windows().event
+        passed = event[event >= len(self.sequences.frame)]
+        advantage_E[passed] = np.nan_to_num(advantage_E[passed], nan=-1.0)
+        return advantage_E
 
 
 def kto(
@@ -62,9 +85,10 @@ def kto(
 
 
 class KTO(PostTraining):
-    """Raise good events and lower bad ones, without pairs: KTO on `recalign.posttrain.PostTrainingData`.
+    """Raise good events and lower bad ones, without pairs: KTO on `KTOData`, or `recalign.posttrain.PostTrainingData`.
 
-    An event is good if its advantage is above 0 (its reward above the baseline), bad if below.
+    An event is good if its advantage is above 0 (its reward above the baseline), bad if below. Where a log says what
+    was shown, passed rows of a request are among the bad.
 
     Logs ``pairs/{accuracy,margin,winner,loser,share,good,z,margins}`` (`kto`), the last a histogram.
 
