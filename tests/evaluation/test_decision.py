@@ -107,6 +107,33 @@ def test_judges_that_know_averages_alone_do_not_speak_against_a_gain_that_they_m
     assert found.word == "not decided"
 
 
+OTHER = VALUES | {"other": 3.3}
+"""A row that nobody asked for, worth more on validation than the asked one."""
+
+
+@pytest.mark.parametrize(
+    ("figures", "before", "sentence"),
+    [
+        ({"gains": {"other": (-0.1, 0.3), "mine": (-0.1, 0.3)}}, {}, "Not decided: mine"),
+        ({"gains": {"other": (-0.1, 0.3), "mine": (-0.3, -0.1)}}, {}, "Do not ship mine; not decided: other"),
+        ({"gains": {"other": (-0.1, 0.3)}}, {"mine": 0.9}, "Not decided: mine, nor other"),
+        ({"others": {("start", "all_users/hits@10"): (3.0,)}}, {}, "Not decided: mine"),  # whatever passes
+    ],
+)
+def test_an_open_answer_names_the_asked_row_first(figures, before, sentence):
+    placebos = {("sham2", "placebo/correlation"): (0.0,)}
+    figures = figures | {"others": figures.get("others", {}) | placebos | BEYOND}
+    roles = Roles("mine", {"sham": "mine", "sham2": "other"})
+    values = OTHER | {"sham2": 3.0}
+    found = decided(table(values, roles, **figures), validation=table(values, roles, "validation", kept=before))
+    assert (found.word, found.sentence) == ("not decided", sentence)
+    if before:
+        assert found.reasons[0] == "mine keeps less than 95% of the ranking on validation."
+
+
+BEYOND = {("other", "gain_minus_2x_sham2/value/judge@10"): (0.2, 0.1, 0.3)}
+
+
 @pytest.mark.parametrize(("met", "word"), [(0.0, "ship"), (OFTEN, "ship"), (OFTEN + 0.01, "not decided")])
 def test_a_ranking_of_items_that_no_list_shows_decides_nothing(met, word):
     found = decided(check=checked(met))

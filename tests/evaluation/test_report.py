@@ -33,7 +33,7 @@ def without_pictures(monkeypatch):
     monkeypatch.setattr(plots, "drawn", tiny.picture)
 
 
-VOID = {"meta", "br", "link", "hr", "img"}
+VOID = {"meta", "br", "link", "hr", "img", "wbr"}
 
 
 class Strict(HTMLParser):
@@ -118,7 +118,7 @@ def test_the_page_of_a_full_chain(chain):
         "seed 0: strong. Do what strong implies.", "seeds 1, 2: weak. Do what weak implies.", "1,234,567", "name <b>",
         "reward model 0.250 0.200 – 0.310", "mean of all 0.250 0.200 – 0.310 0.250",
         "recalign fit --config conf/stages/reward.yaml --name '<0>'",
-        "KL(policy || start)", "Not decided: asft Nothing tells whether the judges", "What does it cost?",
+        "KL(policy || start)", "Not decided: asft", "Why Nothing tells whether the judges", "What does it cost?",
         "strong / weak Do what strong implies. (seed 0) Do what weak implies. (seed 1, 2)",
         "Placebos (asft_permuted, asft_random) must gain nothing.",
         "user 7 <b>Alien</b>\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER} 4 Up – start Up start asft Up asft",
@@ -127,7 +127,8 @@ def test_the_page_of_a_full_chain(chain):
     assert html.count("<svg") == 7
     assert "over-optimisation: methods by policy/kl and diff_start/gap/judge@10" in html
     assert "width: 50.0%" in html
-    assert html.count('<tr class="highlight"><th scope="row">asft</th>') == 2  # test and validation
+    assert html.count('<tr class="highlight"><th scope="row">asft</th>') == 3  # test, all of its columns, validation
+    assert words.index("Not decided: asft") < words.index("What does it gain?") < words.index("torch 2.7.0")
     assert html.partition("<h2>The log</h2>")[2].partition("</section>")[0].count('<div class="blocks">') == 1
 
 
@@ -206,10 +207,12 @@ def test_judges_have_their_own_errors_on_the_page(chain, tmp_path):
     words = words_of(folder)
     assert "judges that select 0.500 0.400 – 0.600" in words
     assert "judges that report 0.750 0.650 – 0.850" in words
-    assert "Ship asft Gain of asft over" in words
+    assert "Ship asft, with care +0." in words  # of judges that know little more than averages
+    assert "asft start, trained on towards higher rewards" in words
+    assert "Why Gain of asft over" in words
     (folder / "check.json").write_text(json.dumps({"test": {SEEN: 0.5, FOLLOWS: 0.0}}))
     words = words_of(folder)
-    assert "Not decided: asft In 50.0% of the test events the user had met the item before." in words
+    assert "Why In 50.0% of the test events the user had met the item before." in words
     without = words_of(chain)
     assert "judges that" not in without.split("May the reward")[1].split("On events")[0]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 from recalign.evaluation.comparison import HIGH, VALUE
-from recalign.evaluation.comparison_table import ComparisonTable, figure
+from recalign.evaluation.comparison_table import ComparisonTable, Interval, figure
 from recalign.evaluation.decision import Candidate, Decision
 from recalign.evaluation.evaluated_runs import ALL_USERS
 from recalign.evaluation.findings import (
@@ -22,6 +22,7 @@ from recalign.evaluation.findings import (
     verdicts,
 )
 from recalign.evaluation.methods import USER_SPREAD
+from recalign.evaluation.roles import COUNTED_ROWS
 from recalign.evaluation.rule import GAIN, RETAINED
 from recalign.recommender.interpolation import MIN_NDCG_RETAINED
 
@@ -41,25 +42,67 @@ class Card:
     sign: int = 0
 
 
-def cards(decision: Decision, test: ComparisonTable, trust: Mapping[str, Reports]) -> Iterator[Card]:
-    """The cards of a decision, from what `decide` was given."""
+def cards(
+    decision: Decision, test: ComparisonTable, trust: Mapping[str, Reports], unit: str = "the reward"
+) -> Iterator[Card]:
+    """The cards of a decision, from what `decide` was given; ``unit``: the name of the reward that judges predict."""
     judges = trust.get("judge_report", {})
-    order, of_judges = pairwise(judges), " / ".join(dict.fromkeys(verdict for _, verdict, _ in verdicts(judges)))
+    order, of_judges = pairwise(judges), _words(judges)
     known = better_than_chance(judges) and informative(judges)
     if decision.about:
-        yield from _of_candidate(test, decision.about, known)
+        yield from _of_candidate(test, decision.about, known, unit)
     if order is not None:
         text = "Nothing tells whether they can order two rewards of one user."
         if order.known:
-            text = f"Of two rewards of one user the judges that report put {order.percent} in the right order; a coin "
-            text += f"has {CHANCE:.0%}. Verdict on their predictions: {of_judges}."
-        words = f"{order.value:.1%}" if order.known else "not measured"
-        yield Card("May the judges be believed?", words, text, int(known))
+            text = (
+                f"Judges are reward models of other users. Of two rewards of one user they put {order.percent} in the "
+            )
+            text += f"right order; a coin has {CHANCE:.0%}."
+        yield Card("May the judges be believed?", of_judges if order.known else "not measured", text, int(known))
     if said := verdicts(trust.get("reward", {})):
-        words = " / ".join(dict.fromkeys(verdict for _, verdict, _ in said))
         text = " ".join(f"{implication} (seed {', '.join(seeds)})" for seeds, _, implication in said)
         sign = min(1 if verdict in INFORMATIVE else -1 if verdict == "no signal" else 0 for _, verdict, _ in said)
-        yield Card("Does the reward model know tastes?", words, text, sign)
+        yield Card("Does the reward model know tastes?", _words(trust["reward"]), text, sign)
+
+
+def headline(decision: Decision, test: ComparisonTable, trust: Mapping[str, Reports], unit: str = "the reward") -> str:
+    """Gain in the reward's own unit, loss of ranking, and the judges' verdict; empty where no row is decided on."""
+    about, baseline = decision.about, test.better_baseline(VALUE)
+    if about is None or baseline is None or (gain := test.gain(about.policy)) is None:
+        return ""
+    own, (base, now) = in_unit(test, gain), (test.column(VALUE)[row].value for row in (baseline, about.policy))
+    digits = len(own.partition(".")[2])
+    said = [f"{own} in {unit} ({base:.{digits}f} to {now:.{digits}f})"]
+    if math.isfinite(kept := test.retained(about.policy)):
+        said.append(f"{_loss(kept)} of its ranking")
+    return ", ".join([*said, f"judges {_words(judges)}" if (judges := trust.get("judge_report")) else "no judges"])
+
+
+def in_unit(test: ComparisonTable, gain: Interval) -> str:
+    """A gain in the reward's own unit, with two digits that say something."""
+    value = gain.value * test.unit
+    return f"{value:+.{min(max(1 - math.floor(math.log10(abs(value))), 0), 5) if value else 2}f}"
+
+
+def _loss(kept: float) -> str:
+    return f"loses {1 - kept:.1%}" if kept < 1 else "loses nothing"
+
+
+def _words(reports: Reports) -> str:
+    return " / ".join(dict.fromkeys(verdict for _, verdict, _ in verdicts(reports)))
+
+
+def more_value(decision: Decision, test: ComparisonTable) -> str | None:
+    """Why rows with more value than the answer's are no answer; None where there is none."""
+    if (about := decision.about) is None or about.policy not in (values := test.column(VALUE)):
+        return None
+    others = [row for row in COUNTED_ROWS if row in values and values[row].value > values[about.policy].value]
+    if not (kept := {row: share for row in others if math.isfinite(share := test.retained(row))}):
+        return None
+    return (
+        f"{', '.join(kept)} {'have' if len(kept) > 1 else 'has'} more value and keep{'s' * (len(kept) == 1)} "
+        f"{max(kept.values()):.0%} of the ranking at most: good items, shown to people who did not want them."
+    )
 
 
 def ab_test(decision: Decision, test: ComparisonTable) -> str | None:
@@ -111,27 +154,26 @@ def limits(trust: Mapping[str, Reports]) -> str | None:
     )
 
 
-def _of_candidate(test: ComparisonTable, candidate: Candidate, believed: bool) -> Iterator[Card]:
+def _of_candidate(test: ComparisonTable, candidate: Candidate, believed: bool, unit: str) -> Iterator[Card]:
     policy, gain, baseline = candidate.policy, test.gain(candidate.policy), test.better_baseline(VALUE)
     assert baseline is not None
     if gain is not None:
         sign = int(candidate.gains) - int(gain.high < 0) if believed else 0  # grey where judges may be guessing
         text = (
-            f"[{gain.low:+.3f}, {gain.high:+.3f}] standard deviations of the reward over {baseline}, in the mean "
-            f"reward that independent judges expect of the ten items shown. In the reward's unit: "
-            f"{gain.value * test.unit:+.3f}."
+            f"in {unit}, over {baseline}: what independent judges expect of the ten items shown. That is {gain.sd} "
+            "(sd: standard deviation of the reward)."
         )
         if (high := test.get(policy, f"diff_best_baseline/{HIGH}")) and high.known:
-            text += f" {HIGH}: {high} over {test.better_baseline(HIGH)}."
-        yield Card("What does it gain?", f"{gain.value:+.3f} sd", text, sign)
-    text = f"of the {ALL_USERS} of {test.better_baseline(ALL_USERS)} is kept"
+            text += f" {HIGH}, the ranking of what got a high reward: {high}."
+        yield Card("What does it gain?", in_unit(test, gain), text, sign)
+    text = f"of the ranking ({ALL_USERS}) of {test.better_baseline(ALL_USERS)}"
     if (change := test.get(policy, f"diff_best_baseline/{ALL_USERS}")) and change.known:
-        text += f" ({change})"
+        text += f": {change}"
     now, before = (test.get(name, COVERAGE) for name in (policy, baseline))
     if now and before and math.isfinite(now.value) and math.isfinite(before.value):
         text += f"; {now.value:.1%} of the catalogue is shown to anybody, by {baseline} {before.value:.1%}"
     if seconds := test.get(policy, "cost/seconds"):
         text += f"; training takes {figure('cost/seconds', seconds.value)}"
     kept = test.retained(policy)
-    words = f"{kept:.1%}" if math.isfinite(kept) else "not known"
+    words = _loss(kept) if math.isfinite(kept) else "not known"
     yield Card("What does it cost?", words, f"{text}.", -1 if kept < MIN_NDCG_RETAINED else 0)

@@ -86,18 +86,27 @@ class Decision:
         candidates: those that were tried, by validation's order, rows without a placebo last.
         general: findings about the comparison as a whole, none of them for shipping; one is against where validation
             shows that no row can keep enough.
-        first: what is said first, whatever the word; None: nothing is.
-        untried: rows among validation's first few that were not tried, as they have no placebo.
+        caveats: what a *ship* has to be read with; said first, whatever the word.
+        note: what is said beside them; None: nothing is.
+        untried: why the asked row, and rows among validation's first few without a placebo, were not tried.
         weak_start: why a better start is to be trained first, whatever else was found.
         baskets: why the log's YAML has to say what ties are, whatever else was found.
+        asked: the row that the chain's YAML follows; of rows that are equally open, the answer is about this.
     """
 
     candidates: list[Candidate]
     general: list[Finding]
-    first: str | None = None
-    untried: list[str] = field(default_factory=list)
+    caveats: list[str] = field(default_factory=list)
+    note: str | None = None
+    untried: dict[str, str] = field(default_factory=dict)
     weak_start: Finding | None = None
     baskets: Finding | None = None
+    asked: str | None = None
+
+    @property
+    def first(self) -> str | None:
+        """What is said first; None: nothing is."""
+        return " ".join(filter(None, [*self.caveats, self.note])) or None
 
     def frame(self) -> pl.DataFrame:
         """The tests of all candidates, a row each.
@@ -121,9 +130,15 @@ class Decision:
     def about(self) -> Candidate | None:
         """The candidate that the answer is about: the first that passes, else the first that is open, else the first.
 
-        None where no row keeps enough of the ranking.
+        Where the answer is open, the asked row goes first. None where no row keeps enough of the ranking.
         """
-        return max(self.candidates, key=lambda candidate: candidate.sign, default=None)
+        most = 0 if self.general or self.weak_start or self.baskets else 1  # more than open is nothing then
+
+        def order(candidate: Candidate) -> tuple[int, bool]:
+            sign = min(candidate.sign, most)
+            return sign, sign == 0 and candidate.policy == self.asked
+
+        return max(self.candidates, key=order, default=None)
 
     @property
     def policy(self) -> str | None:
@@ -145,7 +160,12 @@ class Decision:
         if self.weak_start:
             return "Not decided: train a better start first"
         verb = {"ship": "Ship", "do not ship": "Do not ship", "not decided": "Not decided:"}[self.word]
-        return f"{verb} {self.policy}" if self.policy else verb.removesuffix(":")
+        said = f"{verb} {self.policy}" if self.policy else verb.removesuffix(":")
+        asked = next((word for row, word, _ in self.others if row == self.asked), None)
+        if asked is None or self.policy is None or self.word != "not decided":
+            return said
+        against = f"Do not ship {self.asked}; not decided: {self.policy}"
+        return against if asked == "do not ship" else f"Not decided: {self.asked}, nor {self.policy}"
 
     @property
     def others(self) -> list[tuple[str, Word, str]]:
@@ -155,7 +175,7 @@ class Decision:
             for row in self.candidates
             if row is not self.about
         ]
-        return [*tried, *((row, "not decided", f"{row} has no placebo.") for row in self.untried)]
+        return [*tried, *((row, "not decided", why) for row, why in self.untried.items())]
 
     @property
     def findings(self) -> list[Finding]:
@@ -165,8 +185,9 @@ class Decision:
 
     @property
     def reasons(self) -> list[str]:
-        """The findings that led to the word; all of them for *ship*."""
-        return [finding.text for finding in self.findings if finding.sign == SIGNS[self.word]]
+        """The findings that led to the word; all of them for *ship*. Why the asked row is no answer stands first."""
+        asked = [why for row, _, why in self.others if row == self.asked and self.word == "not decided"]
+        return asked + [finding.text for finding in self.findings if finding.sign == SIGNS[self.word]]
 
     @property
     def next_steps(self) -> list[str]:
@@ -218,14 +239,18 @@ def decide(
         )
         for case, confidence in zip(cases, confidences, strict=True)
     ]
-    untried = [row for row in ahead[:MAX_CANDIDATES] if row not in tried]
+    untried = {row: f"{row} has no placebo." for row in ahead[:MAX_CANDIDATES] if row not in tried}
+    asked = test.roles.highlight
+    if asked in ahead and asked not in (*tried, *untried):
+        untried[asked] = f"{asked} is worth less than {len(tried)} others on validation."
+    elif asked and tried and validation.retained(asked) < MIN_NDCG_RETAINED:
+        untried[asked] = f"{asked} keeps less than {MIN_NDCG_RETAINED:.0%} of the ranking on validation."
     baskets = findings.baskets(check)
-    remarks = [None if weak_start else findings.no_better_than_untrained(test)]
+    caveats = [None if weak_start else findings.no_better_than_untrained(test)]
     if baskets and baskets.sign:  # stated
-        remarks, baskets = [*remarks, baskets.text], None
-    made = Decision(decided, general, None, untried, weak_start, baskets)
-    remarks.append(findings.within_requests(test, made.policy))
-    return replace(made, first=" ".join(filter(None, remarks)) or None)
+        caveats, baskets = [*caveats, baskets.text], None
+    made = Decision(decided, general, [*filter(None, caveats)], None, untried, weak_start, baskets, asked)
+    return replace(made, note=findings.within_requests(test, made.policy))
 
 
 def candidates(validation: ComparisonTable) -> list[str]:

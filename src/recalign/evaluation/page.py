@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import numpy as np
+from markupsafe import Markup
 
 from recalign.evaluation import findings, plots
-from recalign.evaluation.answer import ab_test, cards, limits, told
+from recalign.evaluation.answer import ab_test, cards, headline, limits, more_value, told
 from recalign.evaluation.comparison import ALL, HIGH, SHOWN, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable, figure
 from recalign.evaluation.decision import CONDITIONS
+from recalign.evaluation.names import names
 from recalign.evaluation.sources import Sources
 from recalign.files import write_text
 from recalign.recommender.interpolation import MIN_NDCG_RETAINED
@@ -25,6 +27,8 @@ MAIN = (
     *(SHOWN, "value/true", "policy/kl", "policy/changed@10", "policy/coverage@10", "policy/popularity@10"),
     *("tail/high/ndcg@10", "tail/value/judge@10", "cost/seconds"),
 )
+CORE = (ALL, HIGH, VALUE, "value/reward_model@10", "value/true@10", "policy/kl")
+"""Columns that stand in the open: they fit on a screen."""
 MEANINGS = {
     ALL: "NDCG@10 of the item that was really chosen, over the full catalogue, other items that the user had met left "
     "out. Imitating the log is rewarded here, its habits and trends included.",
@@ -51,6 +55,8 @@ MEANINGS = {
     "cost/seconds": "Training time of the method's own stage.",
 }
 FILE = "report.html"
+REASONS = 3
+"""Reasons that stand in the open; the others are folded away."""
 CONTROLS = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 """Characters that steer a terminal, or the direction of text."""
 Section = tuple[str, str, list[Any]]
@@ -64,16 +70,30 @@ def write_page(folder: Path, sources: Sources) -> Path:
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters["number"] = _number
+    environment.filters |= {"number": _number, "broken": lambda name: Markup("_<wbr>").join(name.split("_"))}
+    answer: dict[str, Any] = {"cards": [], "headline": "", "names": {}}
+    if decision:
+        of = (decision, table, sources.trust, sources.unit)
+        caveats = [*decision.caveats, *filter(None, [limits(sources.trust)])]
+        shown = list(cards(*of))
+        named = [decision.sentence, *caveats, *decision.reasons[:REASONS], *(card.text for card in shown)]
+        answer = {
+            "headline": headline(*of),
+            "cards": shown,
+            "caveats": caveats,
+            "names": names(" ".join(named), table),
+            "more_value": more_value(decision, table),
+            "ab_test": ab_test(decision, table),
+            "told": told(decision),
+            "reasons_shown": REASONS,
+        }
     html = environment.from_string(text).render(
         vars(sources)
+        | answer
         | {
             "conditions": CONDITIONS,
             "comparison": table,
-            "cards": list(cards(decision, table, sources.trust)) if decision else [],
-            "ab_test": ab_test(decision, table) if decision else None,
-            "limits": limits(sources.trust),
-            "told": told(decision) if decision else None,
+            "core": _table(table, CORE),
             "table": _table(table),
             "validation": _table(sources.table("validation")),
             "examples": list(zip(*sources.examples, strict=False)),
@@ -127,12 +147,12 @@ def _number(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _table(table: ComparisonTable) -> dict[str, Any]:
+def _table(table: ComparisonTable, metrics: Sequence[str] = MAIN) -> dict[str, Any]:
     """Columns, and for each method a row of cells or None.
 
     A cell has a figure, its interval, its mark (1 better, -1 worse, else 0), whether it is the best, and its tooltip.
     """
-    columns = {metric: column for metric in MAIN if (column := table.column(metric))}
+    columns = {metric: column for metric in metrics if (column := table.column(metric))}
     rows: dict[str, list[dict[str, Any] | None]] = {method: [] for method in table.methods}
     for metric, column in columns.items():
         higher_is_better = not metric.startswith(("policy/", "cost/"))

@@ -77,6 +77,14 @@ class Sources:
             manifests=[run for run in manifests if run["stage"] in stages],
         )
 
+    @property
+    def unit(self) -> str:
+        """The name of the reward that judges predict, where it is a column; else *the reward*."""
+        keys = {run["stage"]: run.get("key", {}) for run in self.manifests}
+        key = keys.get("judge_report") or keys.get("reward") or {}
+        reward = str(key.get("data.reward") or "")
+        return reward if reward.isidentifier() and not key.get("data.relative_to") else "the reward"
+
     def table(self, split: str = "test") -> ComparisonTable:
         """The figures of a split."""
         judged = better_than_chance(self.trust.get("judge_report", {}))
