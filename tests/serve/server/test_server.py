@@ -6,12 +6,14 @@ import http.client
 import json
 import random
 import re
+import select
 import shutil
 import signal
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +116,76 @@ CHUNKED = b"POST /score HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\
 def test_what_has_no_end_is_ended(server, head, more):
     with socket.create_connection(("127.0.0.1", server.port)) as asking, pytest.raises(ConnectionError):
         asking.sendall(head + more * (20_000_000 // len(more)))
+
+
+@pytest.fixture
+def bounded(bundled, monkeypatch) -> Iterator[int]:
+    """The port of a server in this process that asks for a token, of 8 connections, and .5 s for a request."""
+    from recalign.serve.server import guard
+    from recalign.serve.server.app import make_app
+    from recalign.serve.server.command import bind_socket
+
+    monkeypatch.setattr(guard, "CONNECTIONS", 8)
+    monkeypatch.setattr(guard, "UNFINISHED", 0.5)
+    with bind_socket("127.0.0.1", 0) as listening:
+        server = guard.server_of(make_app(bundled, TOKEN))
+        running = threading.Thread(target=server.run, args=([listening],))
+        running.start()
+        yield listening.getsockname()[1]
+        server.should_exit = True
+        running.join()
+
+
+def connected(port: int) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), timeout=20)
+
+
+HEALTH = b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+def test_no_more_connections_are_open_than_may_be(bounded, monkeypatch):
+    monkeypatch.setattr("recalign.serve.server.guard.UNFINISHED", 2)
+    silent = [connected(bounded) for _ in range(12)]
+
+    def closed_after(seconds: float) -> int:
+        time.sleep(seconds)
+        return len(select.select(silent, [], [], 0)[0])  # an end can be read
+
+    assert (closed_after(1), closed_after(1.5)) == (4, 12)
+    with connected(bounded) as asking:
+        asking.sendall(HEALTH)
+        assert asking.recv(15) == b"HTTP/1.1 200 OK"
+
+
+@pytest.mark.parametrize(
+    ("begun", "answer"),
+    [
+        *((b"", b""), (b"GET /health HTTP/1.1\r\nHost: ", b""), (b"GET /", b"")),
+        (b"POST /recommend HTTP/1.1\r\nHost: a\r\nContent-Length: 999\r\n\r\n", b"HTTP/1.1 401"),  # the body goes on
+        (CHUNKED + b"\r\n{", b"HTTP/1.1 401"),
+        (HEALTH, b"HTTP/1.1 200"),  # line breaks go on
+    ],
+)
+def test_a_request_that_never_ends_is_ended(bounded, begun, answer):
+    read, end = b"", time.monotonic() + 10
+    with connected(bounded) as asking, suppress(ConnectionError):
+        asking.sendall(begun)
+        while time.monotonic() < end:
+            time.sleep(0.02)
+            asking.sendall(b"\r" if begun == HEALTH else b"1")
+            read += asking.recv(4096) if select.select([asking], [], [], 0)[0] else b""
+    assert time.monotonic() < end
+    assert read.startswith(answer)
+
+
+def test_requests_that_are_sent_ahead_are_counted(bounded):
+    with connected(bounded) as asking:
+        asking.sendall(HEALTH * 5_000)
+        read = b""
+        with suppress(ConnectionError):
+            while more := asking.recv(2**16):
+                read += more
+    assert read.count(b"HTTP/1.1 200 OK") <= 17
 
 
 def test_a_new_version_is_taken_up_and_a_damaged_one_is_not(server, versions):

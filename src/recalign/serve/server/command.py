@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import resource
 import socket
 from pathlib import Path
 
@@ -18,9 +19,10 @@ RETENTION = 30.0
 """Days after which the log of decisions deletes a decision."""
 SHORTEST = 16
 """Characters of a token."""
-CONNECTIONS = 1024
-FINISHING = 30
-"""Seconds in which requests that are being answered may finish after SIGTERM."""
+BACKLOG = 1024
+"""Connections that wait to be accepted."""
+OPEN_FILES = 4096
+"""Files that may be open, where the system lets a process choose: each connection is one."""
 
 
 def serve(words: list[str]) -> None:
@@ -63,14 +65,15 @@ def serve(words: list[str]) -> None:
             raise InputError(what, where="events_token_file", remedy="give each its own")
     key = decisions_key(given.decisions_key_file) if given.decisions else None
     try:
-        import uvicorn
-
         from recalign.serve.server.app import make_app
         from recalign.serve.server.decisions import Decisions
-        from recalign.serve.server.guard import BoundedHTTP
+        from recalign.serve.server.guard import server_of
         from recalign.serve.server.store import Store
     except ImportError as error:
         raise InputError(f"a package is missing: {error}", remedy=INSTALL) from error
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= soft < OPEN_FILES:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES if hard < 0 else min(OPEN_FILES, hard), hard))
     with bind_socket(given.host, given.port) as listening:
         store = Store(given.store, given.retention_days) if given.store else None
         decisions = Decisions(given.decisions, key, given.retention_days or RETENTION) if key else None
@@ -78,17 +81,7 @@ def serve(words: list[str]) -> None:
         host, port = listening.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         print(f"{app.state.service.bundle.version} at http://{shown}:{port}, described at /docs", flush=True)
-        settings = uvicorn.Config(
-            app,
-            http=BoundedHTTP,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            limit_concurrency=CONNECTIONS,
-            timeout_keep_alive=5,
-            timeout_graceful_shutdown=FINISHING,
-        )
-        uvicorn.Server(settings).run([listening])
+        server_of(app).run([listening])
 
 
 def secret(file: Path | None, variable: str, what: str, needed: str = "") -> str | None:
@@ -134,7 +127,7 @@ def bind_socket(host: str, port: int) -> socket.socket:
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))
-        listening.listen(CONNECTIONS)
+        listening.listen(BACKLOG)
         return listening
     except (OSError, OverflowError) as error:
         listening.close()

@@ -9,6 +9,7 @@ import time
 from dataclasses import asdict
 from typing import Any
 
+import uvicorn
 from fastapi import Response
 from fastapi.responses import JSONResponse
 from prometheus_client import (
@@ -29,6 +30,14 @@ from recalign.serve.server.service import TIMEOUT, is_loopback
 
 MAX_HEADERS = 2**16
 """Bytes of a request, but its body, that may come without an end; what comes at once, 256 KB at most, may be more."""
+CONNECTIONS = 1024
+"""Connections that may be open; a further one is closed at once."""
+UNFINISHED = 2 * TIMEOUT
+"""Seconds after which a connection is closed whose request is not whole, or that has not asked again."""
+PIPELINED = 16
+"""Requests that a connection may send before the one before them is answered."""
+FINISHING = 30
+"""Seconds in which requests that are being answered may finish after SIGTERM."""
 MAX_BODY = 2**20
 """Bytes that a request's body may have."""
 TOO_LONG = Problem(f"a body may have {MAX_BODY:,} bytes", "body", "ask for less at once")
@@ -68,15 +77,37 @@ class Figures:
 
 
 class BoundedHTTP(HttpToolsProtocol):
-    """HTTP with an end to its URL and headers, and to what stands between and after the parts of its body."""
+    """HTTP with an end to all that somebody without a token may hold.
+
+    That is the number of connections, the bytes of a URL, of headers and of what stands between and after the parts of
+    a body, the seconds until a request is whole, and requests that are sent before the one before them is answered.
+    """
 
     unended = 0
+    deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > CONNECTIONS:
+            transport.abort()
+        else:
+            self._set_deadline(UNFINISHED)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._set_deadline(None)
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         self.unended += len(data)
         super().data_received(data)
         if self.unended > MAX_HEADERS and not self.transport.is_closing():
             self.send_400_response(f"Headers may have {MAX_HEADERS:,} bytes.")
+
+    def on_message_begin(self) -> None:
+        if len(self.pipeline) >= PIPELINED:
+            raise ValueError("too many requests at once")  # ends in a 400
+        super().on_message_begin()
+        self._set_deadline(UNFINISHED)
 
     def on_headers_complete(self) -> None:
         self.unended = 0
@@ -85,6 +116,34 @@ class BoundedHTTP(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         self.unended = 0
         super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._set_deadline(None)
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._set_deadline(UNFINISHED)  # for the next request, and for whoever does not read the answer
+
+    def _set_deadline(self, seconds: float | None) -> None:
+        if self.deadline is not None:
+            self.deadline.cancel()
+        self.deadline = None if seconds is None else self.loop.call_later(seconds, self.transport.abort)
+
+
+def server_of(app: ASGIApp) -> uvicorn.Server:
+    """A server of an application."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            http=BoundedHTTP,
+            log_level="error",  # a warning a malformed request would fill disks
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=5,
+            timeout_graceful_shutdown=FINISHING,
+        )
+    )
 
 
 class Guard:
