@@ -7,7 +7,9 @@ import shutil
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import MagicMock
 
+import numpy as np
 import polars as pl
 import pytest
 import small
@@ -24,7 +26,7 @@ from recalign.recommender.recommendations import recommend
 from recalign.run.stage.opened import OpenedRun
 from recalign.seals import seal
 from recalign.serve.export.command import bundle_of, items
-from recalign.serve.export.verify import verify, windows_to_verify
+from recalign.serve.export.verify import request_before, verify, windows_to_verify
 from recalign.serve.server import load_bundle
 from recalign.serve.server.about import current
 from recalign.serve.server.catalogue import Catalogue
@@ -276,6 +278,26 @@ def test_a_log_whose_split_does_not_follow_time_is_asked_for_in_the_order_of_tim
     bundle_of(OpenedRun(tmp_path / "runs/tastes/recommender/seed-0", policy, data, {}), tmp_path / "bundles")
     assert len(asked) > 100
     assert all(times == sorted(times) for times in asked)
+
+
+def test_a_target_is_asked_for_without_the_others_of_its_set(log_root, tmp_path):
+    table = pl.read_csv(log_root / "small.csv").with_columns(pl.col("timestamp") // 240 * 240)
+    table.write_csv(tmp_path / "small.csv")  # in baskets of about four
+    data = small.data_of(RecommenderData, tmp_path, users="all", ties="together", cache=False)
+    windows, log, blocked = windows_to_verify(data), data.sequences, 0
+    bundle = MagicMock()
+    user = np.repeat(windows.user, np.diff(windows.offset))
+    for place in range(len(user)):
+        asked = (of_target[place] for of_target in (user, windows.state, windows.target, windows.time))
+        request_before(data, bundle, *asked)
+        (_, times, _, _), more = bundle.catalogue.request.call_args
+        own = log.frame.row(int(windows.event[place]), named=True)
+        same = log.frame.filter(user=own["user"], timestamp=own["timestamp"])["item_id"].to_list()
+        assert max(times) < own["timestamp"] * 1_000_000
+        others = [log.items[one - 1] for one in same if 0 != one != own["item_id"] != 0]
+        assert sorted(more["block"]) == sorted(others)
+        blocked += len(others)
+    assert blocked > 100
 
 
 @pytest.mark.slow

@@ -148,8 +148,8 @@ def _as_requests(windows: Windows, user_T: np.ndarray, data: EventDataModule, bu
     known, repeated, rank_T = [None, *data.sequences.items], 0, np.zeros(len(user_T), np.int64)
     for first in range(0, len(user_T), 1024):
         part = slice(first, first + 1024)
-        asked = zip(user_T[part], windows.state[part], windows.time[part], strict=True)
-        made = [_request(data, bundle, *one) for one in asked]
+        asked = zip(user_T[part], windows.state[part], windows.target[part], windows.time[part], strict=True)
+        made = [request_before(data, bundle, *one) for one in asked]
         rows = zip(made, bundle.recommend(made), windows.target[part], strict=True)
         for place, (request, answer, target) in enumerate(rows, first):
             shown = [one.item for one in answer.items]
@@ -158,16 +158,21 @@ def _as_requests(windows: Windows, user_T: np.ndarray, data: EventDataModule, bu
     return gain_ndcg(rank_T, SHOWN), repeated
 
 
-def _request(data: EventDataModule, bundle: Bundle, user: int, state: int, time: int) -> Request:
-    """What somebody would have asked before an event: the newest known events up to a place in the log."""
+def request_before(data: EventDataModule, bundle: Bundle, user: int, state: int, target: int, time: int) -> Request:
+    """What somebody would have asked before an event: the newest known events up to a place in the log.
+
+    The other items of the target's set are blocked, as no rank counts them.
+    """
     sequences = data.sequences
+    own_set = sequences.item[state + 1 : int(sequences.set_end(np.array(state + 1)))] if target else np.array([])
+    others = sequences.items.gather(own_set[own_set != target].astype(np.int64) - 1).to_list()
     own = np.arange(max(sequences.offset[user], state + 1 - MAX_HISTORY), state + 1)
     own = own[np.argsort(sequences.time[own], kind="stable")]  # a split need not follow time, and requests do
     items = sequences.items.gather(sequences.item[own] - 1).to_list()
     times = [MICRO * second for second in sequences.time[own].tolist()]
     rewards = [None if math.isnan(one) else one for one in sequences.reward[own].tolist()]
     asked = MICRO * max(int(time), int(sequences.time[own[-1]]))
-    return bundle.catalogue.request(items, times, rewards, asked, k=min(SHOWN, len(bundle.catalogue)))
+    return bundle.catalogue.request(items, times, rewards, asked, k=min(SHOWN, len(bundle.catalogue)), block=others)
 
 
 def _interval(gain_T: np.ndarray, user_T: np.ndarray) -> list[float]:
