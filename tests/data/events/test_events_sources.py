@@ -7,8 +7,10 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Thread
 from urllib.parse import quote
 
 import polars as pl
@@ -123,6 +125,29 @@ def test_bad_rows_at_a_store_are_named_by_its_url(bucket, tmp_path):
 def test_nothing_at_a_store(bucket, entry):
     with pytest.raises(InputError, match=r"none|no-"):
         load_events(LogMapping("t", [entry]), None, None)
+
+
+def test_a_store_that_refuses_the_credentials(monkeypatch):
+    """It answers, and with 403; what it was given is in no message."""
+    pytest.importorskip("obstore", reason="what stores tell: pip install 'recalign[lakes]'")
+
+    class Refusing(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(403, "InvalidAccessKeyId")
+
+        do_HEAD = do_GET
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("MY_SECRET", "hunter22")
+        options = {"aws_endpoint_url": f"http://127.0.0.1:{server.server_port}", "aws_region": "us-east-1"}
+        options |= {"aws_access_key_id": "MY_SECRET", "aws_secret_access_key": "MY_SECRET", "aws_allow_http": "true"}
+        for name in ("log.parquet", "log.csv"):
+            with pytest.raises(InputError, match="credentials") as caught:
+                read(LogMapping("t", [f"s3://logs/{name}"], storage_options=options))
+            assert caught.value.where == f"s3://logs/{name}"
+            assert "hunter22" not in str(caught.value)
+        server.shutdown()
 
 
 def test_options_of_a_store_name_variables(bucket, tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ import pytest
 
 from recalign.data.events import LogMapping
 from recalign.data.sequences import EventDataModule, LeaveLast, TimeSplit
+from recalign.data.sequences.audit import audit_log, verdict
 from recalign.errors import InputError
 
 ROWS = pl.DataFrame(
@@ -52,6 +53,28 @@ def test_histories_and_targets_are_of_the_chosen_rows_alone(tmp_path):
 def test_a_passed_row_has_the_part_of_its_request_and_the_history_before_it(tmp_path):
     # of user 1's four choices the first two train, the third validates, the fourth tests; nobody chose b in training
     assert passed_of(data_of(tmp_path)) == [("a", 2, 0, 1, 6), ("c", 3, 0, 2, 7), ("c", 4, 1, 2, 8), ("b", 5, 2, 2, 9)]
+
+
+@pytest.mark.parametrize(
+    ("log", "said"),
+    [
+        ({}, []),
+        ({"passed_reward": 9.0}, ["passed over has a mean reward of 6, and what was chosen 3.4"]),
+        (
+            {"request": "item || cast(click as varchar)"},
+            ["no request has a chosen row beside one that was passed over"],
+        ),
+    ],
+)
+def test_check_says_what_of_the_shown_rows_is_odd(tmp_path, log, said):
+    concerns = str(verdict(audit_log(data_of(tmp_path, **log)), "s")).split("\n")
+    odd = [one for one in concerns if "passed over" in one]
+    assert [what in one for what, one in zip(said, odd, strict=True)] == [True] * len(said)
+
+
+def test_a_log_without_times_has_no_histories_to_set_passed_rows_beside(tmp_path):
+    with pytest.raises(InputError, match="no timestamp"):
+        data_of(tmp_path, timestamp=None).sequences  # noqa: B018
 
 
 def test_a_time_split_cuts_passed_rows_at_the_same_times(tmp_path):
