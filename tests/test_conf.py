@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 import yaml
 
@@ -58,6 +60,33 @@ def comments(path: Path) -> Iterator[tuple[str, str, str]]:
 
 
 EXPLAINED = {key: said for _, key, said in comments(ASFT)}
+
+
+README = (CONF / "README.md").read_text()
+
+
+def test_the_readme_has_a_line_for_every_file():
+    named = set(re.findall(r"`([\w/*-]+)`", README))
+    assert [path for path in ALL if not named & {path.stem, name(path)[:-5], f"{name(path.parent)}/*"}] == []
+
+
+@pytest.mark.parametrize(
+    ("cell", "rows", "log", "metric"),
+    [
+        (0, "archive/step_cost", "simulated", "cost/step_relative"),
+        (1, "methods/rows", "ml-100k", "holm_best_baseline/value/judge@10"),
+    ],
+)
+def test_the_readmes_figures_of_methods_are_those_of_the_studies(cell: int, rows: str, log: str, metric: str):
+    saved = pl.read_csv(CONF.parent / f"benchmarks/{rows}.csv").filter(log=log, metric=metric)
+    known = dict(saved.select("row", "mean").iter_rows())
+    section = README.split("\n## ")[2]
+    found = {method: cells for method, *cells in re.findall(r"^\| `(\w+)` \|.*\| (\S+) \| (\S+) \|$", section, re.M)}
+    assert {path.stem for path in [ASFT, *METHODS]} <= set(found)
+    for method, cells in found.items():
+        assert known.get(method) == (
+            None if cells[cell] == "-" else pytest.approx(float(cells[cell]), abs=0.00501 / 10**cell)
+        )
 
 
 @pytest.mark.parametrize("path", ALL, ids=name)
