@@ -59,7 +59,7 @@ def test_a_passed_row_has_the_part_of_its_request_and_the_history_before_it(tmp_
     ("log", "said"),
     [
         ({}, []),
-        ({"passed_reward": 9.0}, ["passed over has a mean reward of 6, and what was chosen 3.4"]),
+        ({"passed_reward": 9.0}, ["passed over has a mean reward of 6.33, and what was chosen 3.5"]),
         (
             {"request": "item || cast(click as varchar)"},
             ["no request has a chosen row beside one that was passed over"],
