@@ -51,7 +51,8 @@ RUN = Folder(
     ("config.yaml", "evaluation"),  # a stage, a row of a chain
     "name the run folder of a policy: runs/<chain>/<method>/seed-<n>; the start is the recommender's",
 )
-BUNDLE = Folder("bundle", ("bundle.json", "current", "bundles"), "name what `recalign export RUN` wrote")
+EXPORTED = RUN._replace(files=(*RUN.files, "chain.json"), remedy=f"{RUN.remedy}; or a chain's: runs/<chain>")
+BUNDLE = Folder("bundle", ("bundle.json", "current", "bundles", "bundles.json"), "recalign export RUN writes one")
 COMMANDS = {
     "chain": Command(
         "the main job: from a raw log to A-SFT, a comparison and a report", "run.chain.chain", ("chains",)
@@ -68,7 +69,7 @@ COMMANDS = {
     "test": Command("test figures of a trained stage", FIT, STAGE),
     "predict": Command("each user's recommendations from a trained policy, to Parquet", FIT, STAGE),
     "recommend": Command("a few users' recommendations, as a table", "run.commands.recommend", folder=RUN),
-    "export": Command("a bundle of a policy, without log and torch", "serve.export.command.export", folder=RUN),
+    "export": Command("a bundle of a policy, without log and torch", "serve.export.command.export", folder=EXPORTED),
     "items": Command("add new items to a bundle by their features", "serve.export.new_items.items"),
     "serve": Command("answer over HTTP from a bundle", "serve.server.command.serve", folder=BUNDLE),
     "feedback": Command("join what was shown with what came of it", "serve.feedback.feedback_command.feedback"),

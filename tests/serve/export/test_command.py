@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import small
 import tiny
 
+from recalign.errors import InputError
+from recalign.evaluation.roles import Roles
 from recalign.nn import LazyDecoder
 from recalign.recommender import CodePolicy, RecommenderData
 from recalign.recommender.onerec import random_codes
 from recalign.run.stage.opened import OpenedRun
+from recalign.serve.export import command
 from recalign.serve.export.command import bundle_of
 from recalign.serve.server import load_bundle
+from recalign.serve.server.about import of_chain
 
 pytest.importorskip("onnxruntime", reason="the bundle's packages are not installed: pip install 'recalign[serve]'")
 pytest.importorskip("onnxscript", reason="the exporter is not installed: pip install 'recalign[serve]'")
@@ -38,9 +43,26 @@ def test_the_rows_of_a_chain(tmp_path):
             assert bundle.recommend({**request, "strength": 50.0}).items[0] != followed[0]
         card = (bundle.folder / "README.md").read_text()
         assert "The chain's decision" in card
+    said = tiny.recalign(folder, "export", "runs/tiny")
+    assert said.out.splitlines()[-1] == "recalign serve runs/tiny"
+    answer, start = of_chain(folder / "runs/tiny")
+    assert start == folder / "runs/tiny/recommender/seed-0/bundles"
+    assert load_bundle(folder / "runs/tiny").version.startswith(answer.parent.parent.name)
     wrong = tiny.recalign(folder, "export", "runs/tiny/reward/seed-0")
     assert wrong.code == 2
     assert "recommends nothing" in wrong.err
+
+
+def test_a_chain_is_its_answer_and_its_start(tmp_path, monkeypatch):
+    compared = SimpleNamespace(roles=Roles("mine"), table=lambda: SimpleNamespace(seeds=["3"]))
+    monkeypatch.setattr(command.Sources, "of", lambda _: compared)
+    (tmp_path / "chain.json").write_text('{"chain": {"recommender": "base"}}')
+    assert command.chain_runs(tmp_path) == [tmp_path / "mine/seed-3", tmp_path / "base/seed-3"]
+    compared.roles = Roles(None)
+    with pytest.raises(InputError, match="compares no method"):
+        command.chain_runs(tmp_path)
+    with pytest.raises(InputError, match="two bundles"):
+        command.export(tmp_path, out=tmp_path / "out")
 
 
 @pytest.mark.long

@@ -10,11 +10,13 @@ from served import TOKEN, about, call, running, started
 
 pytest.importorskip("fastapi", reason="the server's packages are not installed: pip install 'recalign[serve]'")
 
+from recalign.errors import InputError
 from recalign.serve.server import load_bundle
-from recalign.serve.server.about import current
+from recalign.serve.server.about import current, of_chain, point
 from recalign.serve.server.app import make_app
 from recalign.serve.server.catalogue import Catalogue
-from recalign.serve.server.trial import search
+from recalign.serve.server.trial import Trial, answer_trial, search
+from recalign.serve.server.why import blank
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 HOSTILE = "<img src=x onerror=alert(1)>"
@@ -52,7 +54,53 @@ def test_two_bundles_answer_side_by_side_as_python_does(bundled):
     for rows in found["lists"]:  # times alone differ, and the encoder reads none
         assert [row["item"] for row in rows] == [row.item for row in own.items]
         assert [row["log_prob"] for row in rows] == pytest.approx([row.log_prob for row in own.items], abs=1e-4)
-    assert len(asked(make_app(bundled), ("/try", {"items": []}))[0][1]["lists"]) == 1
+        assert all(row["place"] == place for place, row in enumerate(rows, 1))  # of the same bundle
+        assert all(more == pytest.approx(0, abs=1e-4) for row in rows for more in row["more"].values())
+    assert found["drawn"] is None
+    alone = asked(make_app(bundled), ("/try", {"items": []}))[0][1]["lists"]
+    assert (len(alone), alone[0][0]["place"], alone[0][0]["more"]) == (1, None, None)
+
+
+def test_the_parts_of_a_log_probability_add_up_to_it(bundled):
+    bundle = load_bundle(bundled)
+    (rows,) = answer_trial([bundle], Trial(items=[3, 5], k=8)).lists
+    assert {*rows[0].parts} >= {"network", "prior"}
+    off = [row.log_prob - sum(row.parts.values()) for row in rows]
+    assert off == pytest.approx([off[0]] * len(rows), abs=1e-4)
+    counts = dict(bundle.catalogue.table.select("item", "count").iter_rows())
+    by_count = sorted(rows, key=lambda row: counts[row.item])
+    assert [row.parts["prior"] for row in by_count] == sorted(row.parts["prior"] for row in rows)
+
+
+def test_a_tilted_bundle_says_which_items_its_prior_has_moved(bundled):
+    """The same policy with its item prior taken away: what differs is the prior, and nothing else."""
+    first, second = load_bundle(bundled), load_bundle(bundled)
+    second._tables = second._tables | {"bias": blank(second._tables["bias"])}
+    (rows, _) = answer_trial([first, second], Trial(items=[3, 5], k=4)).lists
+    for row in rows:
+        assert row.more["prior"] == pytest.approx(row.parts["prior"], abs=1e-4)
+        assert row.more["network"] == pytest.approx(0, abs=1e-4)
+    others = [row.item for row in answer_trial([second], Trial(items=[3, 5], k=20)).lists[0]]
+    assert [row.place for row in rows if row.item in others] == [
+        others.index(row.item) + 1 for row in rows if row.item in others
+    ]
+
+
+def test_a_chain_is_served_as_its_answer_with_its_start_beside(chain):
+    assert current(chain) == current(chain / "asft/seed-0")
+    assert of_chain(chain)[1] == chain / "start/seed-0/bundles"
+    (chain / "bundles.json").write_text('["../elsewhere"]')
+    with pytest.raises(InputError, match="it names no bundles"):
+        current(chain)
+
+
+def test_a_drawn_list_stands_beside_the_ranked_one(bundled):
+    app = make_app(bundled)
+    body = {"items": [3, 5], "k": 4, "explore": {"temperature": 0.001}}
+    (_, found), (_, ranked) = asked(app, ("/try", body), ("/try", {"items": [3, 5], "k": 4}))
+    assert found["lists"] == ranked["lists"]
+    assert [row["item"] for row in found["drawn"][0]] == [row["item"] for row in found["lists"][0]]  # hardly by chance
+    assert found["drawn"][0][0]["log_prob"] == pytest.approx(0, abs=0.05)
 
 
 def test_the_page_is_open_and_what_it_asks_needs_the_token(bundled):
@@ -65,6 +113,16 @@ def test_the_page_is_open_and_what_it_asks_needs_the_token(bundled):
     assert [status for status, _ in asked(app, "/items", "/bundle")] == [401, 401]
     app = make_app(bundled, token=TOKEN)
     assert asked(app, "/bundle", authorization=f"Bearer {TOKEN}")[0][0] == 200
+
+
+@pytest.fixture
+def chain(hostile, tmp_path):
+    """A chain's folder as `recalign export CHAIN` leaves it."""
+    for row in ("asft", "start"):
+        shutil.copytree(hostile, tmp_path / "chain" / row / "seed-0/bundles" / hostile.name)
+        point(tmp_path / "chain" / row / "seed-0/bundles", hostile.name)
+    (tmp_path / "chain/bundles.json").write_text(json.dumps(["asft/seed-0/bundles", "start/seed-0/bundles"]))
+    return tmp_path / "chain"
 
 
 @pytest.fixture
@@ -84,9 +142,9 @@ def hostile(bundled, tmp_path):
 @pytest.mark.long
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
 @pytest.mark.parametrize(("width", "scheme"), [(400, "dark"), (1280, "light")])
-def test_a_history_by_clicks_in_a_browser(hostile, width, scheme):
+def test_a_history_by_clicks_in_a_browser(chain, width, scheme):
     playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright: drives a browser")
-    server = started(hostile, "--beside", str(hostile))
+    server = started(chain)
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM)
         page = browser.new_page(viewport={"width": width, "height": 1000}, color_scheme=scheme)
@@ -103,6 +161,9 @@ def test_a_history_by_clicks_in_a_browser(hostile, width, scheme):
         assert page.locator("#lists section").count() == 2
         assert page.locator("#lists li").count() == 20
         assert page.locator("img").count() == 0
+        assert "prior" in page.locator("#lists li").first.inner_text()
+        page.locator("#explore").check()
+        page.locator("#lists section").nth(3).wait_for()
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert any(quote(HOSTILE, safe="()") in url for url in requests)
         assert {url[: len(home)] for url in requests} == {home}

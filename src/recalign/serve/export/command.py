@@ -18,8 +18,10 @@ from recalign.data.events import data_root, read_titles
 from recalign.data.events.items import features_of, log_ids
 from recalign.data.events.reading import locate, no_column, read
 from recalign.errors import InputError, require_positive
+from recalign.evaluation.chain_comparison import RECORD
 from recalign.evaluation.reranking import Rerank
-from recalign.files import digest, write_json, write_text
+from recalign.evaluation.sources import Sources
+from recalign.files import digest, read_json, write_json, write_text
 from recalign.nn import Rebuildable
 from recalign.recommender import CodePolicy
 from recalign.recommender.checkpoint import recipe
@@ -29,7 +31,7 @@ from recalign.seals import code_digest, publish, seal
 from recalign.serve.export import card, onnx
 from recalign.serve.export.graph import Graph, part_of
 from recalign.serve.export.verify import Verified, verify
-from recalign.serve.server.about import EXAMPLES, FEATURES, GRAPH, INSTALL, ITEMS, TABLES, BundleConfig, point
+from recalign.serve.server.about import CHAIN, EXAMPLES, FEATURES, GRAPH, INSTALL, ITEMS, TABLES, BundleConfig, point
 from recalign.serve.server.bundle import Bundle
 from recalign.serve.server.catalogue import MICRO, of_micro
 
@@ -50,9 +52,10 @@ def export(
     """Make a bundle of a run: a folder that answers without the log, without torch and without Lightning.
 
     Args:
-        run: the run folder of a policy, such as runs/ml-100k/asft/seed-0, or of a reranked row of a chain.
+        run: the run folder of a policy, such as runs/ml-100k/asft/seed-0, or of a reranked row of a chain; or the
+            folder of a chain, such as runs/ml-100k: the row that its decision is about, and its start.
         out: folder of versions; the bundle is a folder in it, and its file `current` then names the bundle. Null:
-            `bundles` in the run folder.
+            `bundles` in the run folder. Of a chain, null alone.
         verify: repeat the evaluation on the bundle, and write nothing where it answers otherwise than the policy.
         newest: events of a history that a request is answered from; null: as many as the policy was trained with.
         filtered: whoever asks leaves out what the log's `where` and `drop_repeats` leave out. Needed for a log that has
@@ -63,11 +66,31 @@ def export(
     require_positive("", {"newest": newest}, "newest")
     if lacking := [name for name in PACKAGES if find_spec(name) is None]:
         raise InputError(f"a package is missing: {', '.join(lacking)}", remedy=INSTALL)
-    folder, found = bundle_of(open_run(run), out or run / BUNDLES, verify, newest, filtered, columns or ())
-    print(f"{folder}: {sum(file.stat().st_size for file in folder.iterdir()) / 2**20:.1f} MB")
-    if found:
-        print(found)
-    print(f"recalign serve {folder.parent}")
+    chain = (run / RECORD).is_file()
+    if chain and out is not None:
+        raise InputError("a chain has two bundles", where="out", remedy="leave it out, or export a run of the chain")
+    for one in chain_runs(run) if chain else [run]:
+        folder, found = bundle_of(open_run(one), out or one / BUNDLES, verify, newest, filtered, columns or ())
+        print(f"{folder}: {sum(file.stat().st_size for file in folder.iterdir()) / 2**20:.1f} MB")
+        if found:
+            print(found)
+    if chain:
+        write_json(run / CHAIN, [str(one.relative_to(run) / BUNDLES) for one in chain_runs(run)])
+    print(f"recalign serve {run if chain else folder.parent}")
+
+
+def chain_runs(chain: Path) -> list[Path]:
+    """The runs of a chain's answer, with its first seed, and of its start.
+
+    Raises:
+        InputError: the chain has no comparison, or compares no method.
+    """
+    sources = Sources.of(chain)
+    row, seed = sources.roles.highlight, sources.table().seeds[0]
+    if row is None:
+        raise InputError("this chain compares no method", where=str(chain), remedy="export one of its runs")
+    start = dict(read_json(chain / RECORD).get("chain") or {}).get("recommender") or "recommender"
+    return list(dict.fromkeys(chain / name / f"seed-{seed}" for name in (row, start)))
 
 
 def bundle_of(

@@ -66,7 +66,8 @@ class Verified:
         return (
             f"{self.lists:,} of {self.targets:,} lists of {SHOWN} are the policy's, {self.tied:,} differ by ties, "
             f"{self.other:,} otherwise; log-probabilities differ by {self.difference:.1e} at most\n"
-            f"NDCG@10 {self.evaluation[0]:.4f} in evaluation's windows, {{:.4f}} [{{:.4f}}, {{:.4f}}] as requests, "
+            f"NDCG@10 of all {self.users:,} users, where a chain's table has those of group A: "
+            f"{self.evaluation[0]:.4f} in evaluation's windows, {{:.4f}} [{{:.4f}}, {{:.4f}}] as requests, "
             f"which leave out {self.repeated:,} targets that were met before"
         ).format(*self.request)
 

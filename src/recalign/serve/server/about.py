@@ -27,6 +27,8 @@ CURRENT = "current"
 """File that names the version to serve, in a folder of several."""
 LINE = 500
 """Characters of a message, or of ``current``, that are read."""
+CHAIN = "bundles.json"
+"""File in a chain's folder that names the bundles of its answer and of its start."""
 REMEDY = "export it again: recalign export RUN"
 INSTALL = "pip install 'recalign[serve]'"
 
@@ -103,7 +105,8 @@ class BundleConfig:
         found = read_json(folder / ABOUT)
         if not isinstance(found, dict) or not found:
             what = f"there is no bundle in this folder (no {ABOUT})"
-            raise InputError(what, where=str(folder), remedy="name what `recalign export RUN` wrote")
+            remedy = "`recalign export RUN` writes one into a run's folder, or two of a chain's"
+            raise InputError(what, where=str(folder), remedy=remedy)
         if found.get("format") != FORMAT:
             what = f"a bundle of format {found.get('format')!r}, and this recalign reads {FORMAT}"
             raise InputError(what, where=str(folder), remedy="install the recalign that wrote it, or export it again")
@@ -146,12 +149,14 @@ def is_plain_name(name: str) -> bool:
 
 
 def current(folder: Path) -> Path:
-    """The bundle to serve: the folder itself, or the version that its file ``current`` names, or that of a run.
+    """The bundle to serve: the folder itself, the version that its file ``current`` names, or that of a run or chain.
 
     Raises:
         InputError: the file names no folder beside it.
     """
     pointer = folder / CURRENT
+    if chain := of_chain(folder):
+        return current(chain[0])
     if not pointer.is_file():
         exported = folder / "bundles"  # what `recalign export` leaves in a run folder
         return current(exported) if exported.is_dir() and not (folder / ABOUT).is_file() else folder
@@ -161,6 +166,18 @@ def current(folder: Path) -> Path:
         what = f"it names {name!r}, and there is no such version beside it"
         raise InputError(what, where=str(pointer), remedy="write the name of one of the folders into it")
     return folder / name
+
+
+def of_chain(folder: Path) -> list[Path]:
+    """The bundles that ``recalign export CHAIN`` has made: of the answer's row, and of the start; else none.
+
+    Raises:
+        InputError: the file that names them is another.
+    """
+    found = read_json(folder / CHAIN)
+    if not isinstance(found, list | dict) or not all(isinstance(one, str) and ".." not in one for one in found):
+        raise InputError("it names no bundles", where=str(folder / CHAIN), remedy=f"recalign export {folder}")
+    return [folder / one for one in found]
 
 
 def point(folder: Path, version: str) -> None:

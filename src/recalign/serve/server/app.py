@@ -65,7 +65,7 @@ def make_app(
 
     def work() -> list[Coroutine[Any, Any, None]]:
         answering = [job for one in services for job in (one.batcher.run(), one.watch())]
-        return [*answering, *(keeper.run() for keeper in (histories, decisions) if keeper)]
+        return [*answering, trials.run(), *(keeper.run() for keeper in (histories, decisions) if keeper)]
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -124,7 +124,7 @@ def make_app(
             except ValueError as error:
                 raise InputError("it names no user", where="user", remedy=str(error)) from None
 
-    add_page(app, services)
+    trials = add_page(app, services)
     handle_errors(app)
     describe(app, lambda: service.bundle, token is not None, events_token is not None)
     app.add_middleware(Guard, figures=figures, token=token, events_token=events_token)

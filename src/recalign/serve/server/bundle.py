@@ -214,8 +214,14 @@ class Bundle:
             rows = max(1, min(MAX_BATCH, MAX_BATCH_SCORES // len(self.catalogue), MAX_BATCH_PAIRS // pairs))
             yield from (places[first : first + rows] for first in range(0, len(places), rows))
 
-    def run(self, group: Sequence[Encoded], outputs: list[str]) -> list[np.ndarray]:
-        """The graph's outputs for some requests."""
+    def table(self, name: str) -> np.ndarray | None:
+        """One of the graph's tables, if it has that."""
+        return self._tables.get(name)
+
+    def run(
+        self, group: Sequence[Encoded], outputs: list[str], changed: Mapping[str, np.ndarray] | None = None
+    ) -> list[np.ndarray]:
+        """The graph's outputs for some requests, and with other tables where some are ``changed``."""
         length = max(1, *(len(one.item_L) for one in group))
         given = {
             "item": padded([one.item_L for one in group], length),
@@ -226,7 +232,7 @@ class Bundle:
             "request_time": padded([one.request_time_L for one in group], length, last=True),
             "strength": np.array([one.strength for one in group], np.float32),
         }
-        inputs = {name: given[name] for name in self.about.inputs} | self._tables
+        inputs = {name: given[name] for name in self.about.inputs} | self._tables | (changed or {})
         return self._session.run(outputs, inputs)  # type: ignore[no-any-return]
 
     def left(self, one: Encoded, logit_N: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ import socket
 from pathlib import Path
 
 from recalign.errors import InputError, require_positive
-from recalign.serve.server.about import INSTALL
+from recalign.serve.server.about import INSTALL, of_chain
 from recalign.serve.server.service import is_loopback
 
 TOKEN, EVENTS_TOKEN, DECISIONS_KEY = "RECALIGN_TOKEN", "RECALIGN_EVENTS_TOKEN", "RECALIGN_DECISIONS_KEY"
@@ -36,8 +36,12 @@ def serve(words: list[str]) -> None:
     """
     parser = argparse.ArgumentParser(prog="recalign serve", description="Answer over HTTP from a bundle.")
     option, text = parser.add_argument, "file that holds the {}; else the variable {}"
-    option("bundle", type=Path, help="what recalign export wrote, or a folder of versions")
-    option("--beside", type=Path, help="another bundle, whose lists the page at / shows beside these")
+    option("bundle", type=Path, help="what recalign export wrote, a folder of versions, or a run or chain")
+    option(
+        "--beside",
+        type=Path,
+        help="another bundle, whose lists the page at / shows beside these; else a chain's start",
+    )
     option("--host", default="127.0.0.1", help="address to listen at; beyond this machine a token is needed")
     option("--port", type=int, default=8000, help="0: any that is free")
     option("--token_file", type=Path, help=text.format("token", TOKEN))
@@ -74,10 +78,11 @@ def serve(words: list[str]) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if 0 <= soft < OPEN_FILES:
         resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES if hard < 0 else min(OPEN_FILES, hard), hard))
+    beside = given.beside or next(iter(of_chain(given.bundle)[1:]), None)
     with bind_socket(given.host, given.port) as listening:
         store = Store(given.store, given.retention_days) if given.store else None
         decisions = Decisions(given.decisions, key, given.retention_days or RETENTION) if key else None
-        app = make_app(given.bundle, token, given.threads, store, events_token, decisions, given.beside, given.origins)
+        app = make_app(given.bundle, token, given.threads, store, events_token, decisions, beside, given.origins)
         host, port = listening.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         print(f"{app.state.service.bundle.version} at http://{shown}:{port}, described at /docs", flush=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -13,11 +13,12 @@ from fastapi import FastAPI, Query
 from fastapi.responses import HTMLResponse
 from pydantic import Field
 
-from recalign.serve.server.answer import Answer, Shown
+from recalign.serve.server.answer import Shown
 from recalign.serve.server.bundle import Bundle
-from recalign.serve.server.catalogue import MICRO, Catalogue
+from recalign.serve.server.catalogue import MICRO, Catalogue, Encoded
 from recalign.serve.server.request import MAX_HISTORY, Explore, Id, Ids, Number, model
-from recalign.serve.server.service import Asked, Service
+from recalign.serve.server.service import Batcher, Service
+from recalign.serve.server.why import Explained, explain
 
 PAGE, ITEMS, BUNDLE, TRY = "/", "/items", "/bundle", "/try"
 MAX_FOUND, STEP = 100, 60 * MICRO
@@ -76,9 +77,15 @@ class Trial:
 
 @dataclass(frozen=True)
 class Tried:
-    """The list of each bundle, with log-probabilities, in the order of ``bundles`` (`About`)."""
+    """The lists that a history leads to, one a bundle, in the order of ``bundles`` (`About`).
 
-    lists: Sequence[Sequence[Shown]]
+    Attributes:
+        lists: ranked, each item with why it stands there.
+        drawn: the same, drawn by chance; a ``log_prob`` is that of the item given those before it. Null: not asked for.
+    """
+
+    lists: Sequence[Sequence[Explained]]
+    drawn: Sequence[Sequence[Shown]] | None = None
 
 
 def search(catalogue: Catalogue, query: str, k: int) -> list[Item]:
@@ -91,19 +98,23 @@ def search(catalogue: Catalogue, query: str, k: int) -> list[Item]:
     return [Item(item, title) for item, title in found.select("item", "title").head(k).iter_rows()]
 
 
-async def lists(services: Sequence[Service], trial: Trial) -> Tried:
+def answer_trial(bundles: Sequence[Bundle], trial: Trial) -> Tried:
     """Ask each bundle."""
-    now, found = time.time_ns() // 1000, []
+    now = time.time_ns() // 1000
     times = [now - STEP * back for back in reversed(range(len(trial.items)))]
     rewards = trial.rewards or [None] * len(trial.items)
-    for service in services:
-        bundle = service.bundle
-        more = {"k": trial.k, "explore": trial.explore, "log_probs": trial.explore is None}
-        encoded = bundle.encode(bundle.catalogue.request(trial.items, times, rewards, now, **more))
-        answer = await service.batcher.ask(Asked(bundle, encoded))
-        assert isinstance(answer, Answer)
-        found.append(answer.items)
-    return Tried(found)
+
+    def asked(bundle: Bundle, explore: Explore | None = None) -> Encoded:
+        return bundle.encode(bundle.catalogue.request(trial.items, times, rewards, now, k=trial.k, explore=explore))
+
+    encoded = [asked(bundle) for bundle in bundles]
+    answers = [bundle.answers([one])[0] for bundle, one in zip(bundles, encoded, strict=True)]
+    lists = explain(bundles, encoded, [[one.item for one in answer.items] for answer in answers])
+    if trial.explore is None:
+        return Tried(lists)
+    drawn = [bundle.answers([asked(bundle, trial.explore)])[0] for bundle in bundles]
+    chances = [(one.items, one.explored.log_probs) for one in drawn if one.explored is not None]
+    return Tried(lists, [[replace(one, log_prob=p) for one, p in zip(*of, strict=True)] for of in chances])
 
 
 def about(bundles: Sequence[Bundle]) -> About:
@@ -115,12 +126,18 @@ def about(bundles: Sequence[Bundle]) -> About:
     return About(names, first.version, len(catalogue), ids, first.max_length, reward, first.time_unit)
 
 
-def add_page(app: FastAPI, services: Sequence[Service]) -> None:
+def add_page(app: FastAPI, services: Sequence[Service]) -> Batcher[Trial, Tried]:
     """Add the page and what it asks to an application.
 
     Args:
         services: of the bundle that is served, and of the one to show beside it, if any.
+
+    Returns:
+        The queue of what is tried, one at a time beside the requests; whoever runs the application runs it.
     """
+    trials = Batcher[Trial, Tried](
+        lambda taken: [answer_trial([one.bundle for one in services], taken[0])], 1, "trials"
+    )
 
     @app.get(PAGE, response_class=HTMLResponse, summary="A page to try it on")
     async def page() -> HTMLResponse:
@@ -139,4 +156,6 @@ def add_page(app: FastAPI, services: Sequence[Service]) -> None:
 
     @app.post(TRY, summary="The lists that a history leads to")
     async def tried(trial: Trial) -> Tried:
-        return await lists(services, trial)
+        return await trials.ask(trial)
+
+    return trials
