@@ -43,13 +43,15 @@ class LeftOut:
     """
 
     unknown: int = 0
-    unknown_ids: Sequence[Id] = ()
+    unknown_ids: list[Id] = field(default_factory=list)
     older: int = 0
     repeated: int = 0
     unknown_user: bool = False
 
     def with_unknown(self, ids: Sequence[Id]) -> LeftOut:
         """The same with further unknown ids."""
+        if not ids:
+            return self
         named = list(dict.fromkeys([*self.unknown_ids, *ids]))[:MAX_NAMED]
         return replace(self, unknown=self.unknown + len(ids), unknown_ids=named)
 
@@ -73,7 +75,7 @@ class Explored:
     fixed: int
     seed: int
     ranked: int
-    log_probs: Sequence[float]
+    log_probs: list[float]
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class Answer:
         decision: names it in the log of decisions, where a server keeps one; outcomes may refer to it.
     """
 
-    items: Sequence[Shown]
+    items: list[Shown]
     left_out: LeftOut
     version: str
     explored: Explored | None = None
@@ -105,7 +107,7 @@ class Scored:
         left_out, version: as in `Answer`.
     """
 
-    log_probs: Sequence[float | None]
+    log_probs: list[float | None]
     left_out: LeftOut = field(default_factory=LeftOut)
     version: str = ""
 

@@ -16,9 +16,11 @@ from fastapi import Request as HTTPRequest
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from recalign.errors import InputError
 from recalign.serve.server.answer import Alive, Answer, Deleted, Problem, Scored, Taken
@@ -64,8 +66,8 @@ def make_app(
     histories = AsyncStore(store) if store else None
 
     def work() -> list[Coroutine[Any, Any, None]]:
-        answering = [job for one in services for job in (one.batcher.run(), one.watch())]
-        return [*answering, trials.run(), *(keeper.run() for keeper in (histories, decisions) if keeper)]
+        watching = [one.watch() for one in services]
+        return [*watching, *(keeper.run() for keeper in (histories, decisions) if keeper)]
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -107,7 +109,7 @@ def make_app(
     @app.get("/metrics", summary="Figures for Prometheus", response_class=PlainTextResponse)
     async def metrics() -> Response:
         figures.refused.set(bool(service.problem))
-        figures.waiting.set(service.batcher.queue.qsize())
+        figures.waiting.set(len(service.batcher.waiting))
         figures.bundle.info({"version": service.bundle.version, "name": service.bundle.about.name})
         return Response(generate_latest(figures.registry), media_type=CONTENT_TYPE_LATEST)
 
@@ -124,16 +126,42 @@ def make_app(
             except ValueError as error:
                 raise InputError("it names no user", where="user", remedy=str(error)) from None
 
-    trials = add_page(app, services)
+    add_page(app, services)
     handle_errors(app)
     describe(app, lambda: service.bundle, token is not None, events_token is not None)
-    app.add_middleware(Guard, figures=figures, token=token, events_token=events_token)
+    posts = {route.path: Posts(app, route) for route in app.routes if isinstance(route, APIRoute) and route.body_field}
+    app.add_middleware(Guard, figures=figures, token=token, events_token=events_token, posts=posts)
     if origins:  # before the guard: a browser asks whether it may without the token
         headers = ["Authorization", "Content-Type"]
         app.add_middleware(
             CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST", "DELETE"], allow_headers=headers
         )
     return app
+
+
+class Posts:
+    """What is posted to a route, read as JSON and model in one step; FastAPI's own way there takes three times as long.
+
+    Args:
+        app: whose handlers answer errors.
+        route: of FastAPI, which describes it.
+    """
+
+    def __init__(self, app: FastAPI, route: APIRoute) -> None:
+        assert route.body_field is not None
+        self.handlers, self.endpoint = app.exception_handlers, route.endpoint
+        self.adapter = TypeAdapter[Any](route.body_field.field_info.annotation)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        http = HTTPRequest(scope, receive)
+        try:
+            response = await self.endpoint(self.adapter.validate_json(await http.body()))
+        except Exception as error:
+            handler = next((self.handlers[kind] for kind in type(error).__mro__ if kind in self.handlers), None)
+            if handler is None:
+                raise
+            response = await handler(http, error)  # type: ignore[misc]
+        await response(scope, receive, send)
 
 
 async def with_user(
@@ -172,8 +200,9 @@ def as_json(answer: Any) -> Response:
 def handle_errors(app: FastAPI) -> None:
     """Answer each kind of error by a `Problem`."""
 
+    @app.exception_handler(ValidationError)
     @app.exception_handler(RequestValidationError)
-    async def invalid(_: HTTPRequest, error: RequestValidationError) -> Response:
+    async def invalid(_: HTTPRequest, error: ValidationError | RequestValidationError) -> Response:
         found = input_error(error.errors())
         return problem(422, found.what, found.where, found.remedy)
 
@@ -195,8 +224,6 @@ def handle_errors(app: FastAPI) -> None:
     async def failed(http: HTTPRequest, error: HTTPException) -> Response:
         if isinstance(error.detail, Problem):
             return JSONResponse(asdict(error.detail), error.status_code)
-        if error.status_code == 400:
-            return problem(400, str(error.detail), "body", "send an object")
         routes = sorted(route.path for route in http.app.routes if getattr(route, "include_in_schema", False))
         remedy, headers = f"there are: {', '.join(routes)}", dict(error.headers or {})
         if allowed := headers.get("Allow"):

@@ -36,7 +36,7 @@ from recalign.serve.server.request import MAX_ITEMS, Id, Request, Score
 MAX_BATCH = 64
 """Requests that the graph answers at once."""
 MAX_BATCH_SCORES = 2**25
-MAX_BATCH_PAIRS = 2**22
+MAX_BATCH_PAIRS = 2**17
 """Pairs of events, or of a code's prefix and an event, that a batch may have."""
 LENGTHS = (16, 32, 50, 64, 104, 152, 200)
 """Lengths up to which histories are answered together; beyond, powers of two."""
@@ -177,6 +177,10 @@ class Bundle:
         unknown = [score.items[place] for place in np.flatnonzero(number == 0)]
         return replace(encoded, left_out=encoded.left_out.with_unknown(unknown)), number
 
+    def cost(self, one: Encoded) -> int:
+        """Pairs of events, or of a code's prefix and an event, of a request."""
+        return len(one.item_L) * max(len(one.item_L), self._prefixes)
+
     def answers(self, encoded: Sequence[Encoded]) -> list[Answer]:
         """Answer requests, similar lengths together."""
         found: dict[int, Answer] = {}
@@ -223,16 +227,17 @@ class Bundle:
     ) -> list[np.ndarray]:
         """The graph's outputs for some requests, and with other tables where some are ``changed``."""
         length = max(1, *(len(one.item_L) for one in group))
-        given = {
-            "item": padded([one.item_L for one in group], length),
-            "time": padded([one.time_L for one in group], length, last=True),
-            "length": np.array([len(one.item_L) for one in group], np.int64),
-            "hidden": padded([one.hidden_S for one in group], max(1, *(len(one.hidden_S) for one in group))),
-            "reward": padded([one.reward_L for one in group], length, np.float32("nan")),
-            "request_time": padded([one.request_time_L for one in group], length, last=True),
-            "strength": np.array([one.strength for one in group], np.float32),
+        hidden = max(1, *(len(one.hidden_S) for one in group))
+        make: dict[str, Callable[[], np.ndarray]] = {
+            "item": lambda: padded([one.item_L for one in group], length),
+            "time": lambda: padded([one.time_L for one in group], length, last=True),
+            "length": lambda: np.array([len(one.item_L) for one in group], np.int64),
+            "hidden": lambda: padded([one.hidden_S for one in group], hidden),
+            "reward": lambda: padded([one.reward_L for one in group], length, np.float32("nan")),
+            "request_time": lambda: padded([one.request_time_L for one in group], length, last=True),
+            "strength": lambda: np.array([one.strength for one in group], np.float32),
         }
-        inputs = {name: given[name] for name in self.about.inputs} | self._tables | (changed or {})
+        inputs = {name: make[name]() for name in self.about.inputs} | self._tables | (changed or {})
         return self._session.run(outputs, inputs)  # type: ignore[no-any-return]
 
     def left(self, one: Encoded, logit_N: np.ndarray) -> np.ndarray:
@@ -287,6 +292,8 @@ load_bundle = Bundle
 
 def padded(rows: Sequence[np.ndarray], width: int, value: Any = 0, last: bool = False) -> np.ndarray:
     """Rows of different lengths as one array, filled up with a value, or with each row's last."""
+    if len(rows) == 1 and len(rows[0]) == width:
+        return rows[0][None]
     full = np.full((len(rows), width), value, rows[0].dtype)
     for own, row in zip(full, rows, strict=True):
         own[: len(row)] = row

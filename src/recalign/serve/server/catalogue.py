@@ -24,6 +24,7 @@ from recalign.serve.server.request import Boost, Id, Request, Time
 PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "datetime": 1_000_000}
 MICRO = 1_000_000  # microseconds a second
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+NONE = np.zeros(0, np.int64)
 LAST_SECOND = 253_402_300_799  # of the year 9999
 
 
@@ -101,24 +102,23 @@ class Catalogue:
             InputError: this bundle cannot answer it; names the place in the request, and a remedy.
         """
         self._require(request)
-        item_L, block, allow = (
-            self.numbers(name, getattr(request, name) or ()) for name in ("items", "block", "allow")
-        )
-        asked = [*request.items, *request.block, *(request.allow or ())]
-        unknown = [asked[place] for place in np.flatnonzero(np.concatenate([item_L, block, allow]) == 0)]
+        given = {name: ids for name in ("items", "block", "allow") if (ids := getattr(request, name))}
+        number = {name: self.numbers(name, ids) for name, ids in given.items()}
+        item_L, block, allow = (number.get(name, NONE) for name in ("items", "block", "allow"))
+        unknown = [given[name][place] for name, found in number.items() for place in np.flatnonzero(found == 0)]
         time_L, now = self._times(request)
         reads = self.about.reward is not None and request.rewards is not None  # else nothing did in training
-        reward_L = np.array(request.rewards if reads else [None] * len(item_L), np.float64)  # as the log's
+        reward_L = np.array(request.rewards, np.float64) if reads else np.full(len(item_L), np.nan)  # as the log's
         known = np.flatnonzero(item_L)
         kept = known[strongest(item_L[known], reward_L[known])] if self.about.collapse else known
         newest = kept[max(0, len(kept) - self.about.max_length) :]
-        seen = item_L[known] if request.seen == "exclude" else item_L[:0]
+        seen = item_L[known] if request.seen == "exclude" else NONE
         return Encoded(
             item_L=item_L[newest],
             time_L=time_L[newest],
             request_time_L=np.append(time_L[newest][1:], now)[: len(newest)],
             reward_L=reward_L[newest].astype(np.float32),
-            hidden_S=np.unique(np.concatenate([seen, block[block > 0]])),
+            hidden_S=distinct(np.concatenate([seen, block[block > 0]]) if len(block) else seen),
             strength=self.strength(request.strength),
             request=request,
             allow_N=None if request.allow is None else np.isin(np.arange(len(self) + 1), allow[allow > 0]),
@@ -149,11 +149,12 @@ class Catalogue:
 
     def numbers(self, name: str, ids: Sequence[Id]) -> np.ndarray:
         """Numbers of raw ids, 0 for those that the catalogue does not have. Shape: -> int64."""
-        text = self.has_texts
-        for place, one in enumerate(ids):
-            if isinstance(one, str) != text:
-                what = f"{reprlib.repr(one)}, and the ids of this catalogue are {'texts' if text else 'integers'}"
-                raise InputError(what, where=f"{name}[{place}]", remedy="give raw ids as the log has them")
+        kind = str if self.has_texts else int
+        if not {type(one) for one in ids} <= {kind}:
+            place = next(place for place, one in enumerate(ids) if type(one) is not kind)
+            wanted = "texts" if self.has_texts else "integers"
+            what = f"{reprlib.repr(ids[place])}, and the ids of this catalogue are {wanted}"
+            raise InputError(what, where=f"{name}[{place}]", remedy="give raw ids as the log has them")
         return np.array([self.number.get(one, 0) for one in ids], np.int64)
 
     def _times(self, request: Request) -> tuple[np.ndarray, int]:
@@ -164,8 +165,10 @@ class Catalogue:
             return "time" if place == len(request.times) else f"times[{place}]"
 
         time = fine_times([*request.times, *asked], self.about.time_unit, where)
-        if back := np.flatnonzero(np.diff(time) < 0).tolist():
-            raise InputError("times go back here", where=where(back[0] + 1), remedy="give the events oldest first")
+        back = time[1:] < time[:-1]
+        if back.any():
+            where_back = where(int(back.argmax()) + 1)
+            raise InputError("times go back here", where=where_back, remedy="give the events oldest first")
         resolution = self.about.time_resolution
         second = time // (MICRO * resolution) * resolution
         return second[: len(request.times)], int(second[-1]) if len(second) else 0
@@ -233,6 +236,14 @@ def read_items(path: Path) -> pl.DataFrame:
     return table
 
 
+def distinct(number_X: np.ndarray) -> np.ndarray:
+    """What `np.unique` returns; it takes 40 times as long for 200 numbers as sorting them does. Shape: (X,) -> (S,)."""
+    sorted_X = np.sort(number_X)
+    first_X = np.ones(len(sorted_X), np.bool_)
+    np.not_equal(sorted_X[1:], sorted_X[:-1], out=first_X[1:])
+    return sorted_X[first_X]
+
+
 def strongest(item_L: np.ndarray, reward_L: np.ndarray) -> np.ndarray:
     """Which events to keep, one per item: that with the highest reward, the first among ties. Shape: bool (L,)."""
     order = np.lexsort((-np.nan_to_num(reward_L, nan=-np.inf), item_L))  # stable
@@ -245,10 +256,14 @@ def fine_times(times: Sequence[Time], unit: str, where: Callable[[int], str]) ->
     Raises:
         InputError: one is not a time in this unit, or lies before 1970 or after the year 9999.
     """
+    scale = 0 if unit == "datetime" else MICRO // PER_SECOND[unit]
+    whole = scale and {type(one) for one in times} == {int}
+    if whole and min(times) >= 0 and max(times) <= LAST_SECOND * PER_SECOND[unit]:  # one by one they take a while
+        return np.array(times, np.int64) * scale
     micro = list[int]()
     for place, one in enumerate(times):
         try:
-            micro.append(_of_text(one) if unit == "datetime" else _of_number(one, MICRO // PER_SECOND[unit]))
+            micro.append(_of_number(one, scale) if scale else _of_text(one))
             why = "" if 0 <= micro[-1] <= LAST_SECOND * MICRO else "lies before 1970 or after the year 9999"
         except (TypeError, ValueError, OverflowError):
             why = "is no time"

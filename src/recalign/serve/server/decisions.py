@@ -5,7 +5,6 @@ A thread writes whatever waits as one group, and never waits for more. `recalign
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import hmac
 import json
@@ -24,7 +23,7 @@ from recalign.serve.server.answer import Answer, Explored
 from recalign.serve.server.catalogue import Encoded
 from recalign.serve.server.database import Database
 from recalign.serve.server.request import Id, Request
-from recalign.serve.server.service import MAX_WAITING, Batcher
+from recalign.serve.server.service import Batcher
 
 FILE = "decisions.sqlite"
 APPLICATION = 0x7265_6364
@@ -136,7 +135,7 @@ class Decisions:
 
     def __init__(self, folder: Path, key: str, days: float | None = None) -> None:
         self.log, self.key, self.failing = DecisionLog(folder, key, days), key, False
-        self._batcher = Batcher[dict[str, Any], None](self._write, MAX_WAITING, "decisions")
+        self._batcher = Batcher[dict[str, Any], None](self._write, "decisions")
         self._resume = 0.0
 
     async def keep(self, user: Id, encoded: Encoded, answer: Answer) -> Answer:
@@ -163,12 +162,12 @@ class Decisions:
             return (await answered(replace(request, explore=None)))[1] if request.explore else answer
 
     async def run(self) -> None:
-        """Write what waits, and delete what is too old, until cancelled."""
-        await asyncio.gather(self._batcher.run(), self.log.purge_hourly(self._batcher.thread))
+        """Delete what is too old, until cancelled."""
+        await self.log.purge_hourly(self._batcher.pool)
 
     def close(self) -> None:
         """Finish what was begun."""
-        self._batcher.thread.shutdown()
+        self._batcher.pool.shutdown()
         self.log.close()
 
     def _write(self, decisions: list[dict[str, Any]]) -> list[None]:

@@ -6,6 +6,7 @@ import asyncio
 import hmac
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -154,10 +155,13 @@ class Guard:
         figures: of every request.
         token: that requests have to bear; None: none, and only names of this machine as ``Host``.
         events_token: that those to the store have to bear in its place; None: there is no store.
+        posts: what answers a POST, by path, in the place of the app.
     """
 
-    def __init__(self, app: ASGIApp, figures: Figures, token: str | None, events_token: str | None) -> None:
-        self.app, self.figures = app, figures
+    def __init__(
+        self, app: ASGIApp, figures: Figures, token: str | None, events_token: str | None, posts: Mapping[str, ASGIApp]
+    ) -> None:
+        self.app, self.figures, self.posts = app, figures, posts
         self.token, self.events_token = token, events_token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -190,7 +194,8 @@ class Guard:
         try:
             wrong = self._problem(scope, path)
             if wrong is None:
-                await self.app(scope, limited_receive, counted_send)
+                app = self.posts.get(path, self.app) if scope["method"] == "POST" else self.app
+                await app(scope, limited_receive, counted_send)
             else:
                 await wrong(scope, receive, counted_send)
         finally:

@@ -14,7 +14,6 @@ from recalign.serve.server.bundle import Bundle
 from recalign.serve.server.guard import EVENTS, OPEN, USERS
 
 PROBLEMS = {
-    400: "the body is no JSON object",
     401: "a token is needed",
     403: "a server without a token answers its own machine only",
     404: "there is no such path",
@@ -26,7 +25,7 @@ PROBLEMS = {
     503: "too many requests wait, or the disk is full",
 }
 """What each status says; `Problem` says the rest."""
-OF_ALL, OF_BODIES, OF_WORK = (403, 404, 405), (400, 408, 413, 415, 422), (503,)
+OF_ALL, OF_BODIES, OF_WORK = (403, 404, 405), (408, 413, 415, 422), (503,)
 HEADERS = {405: ("Allow", "methods that the path takes"), 503: ("Retry-After", "seconds after which to ask again")}
 IDS, TIMES = ("items", "allow", "block", "item", "unknown_ids"), ("times", "time")
 """Properties that hold raw ids, and times, of the bundle's types."""

@@ -1,10 +1,13 @@
-"""Answer many callers from one bundle: queues that take what is there and never wait, and a swap of versions."""
+"""Answer many callers from one bundle: threads that take what waits and never wait for more, and a swap of versions."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import ipaddress
+import os
 import sys
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,7 +18,7 @@ import numpy as np
 
 from recalign.serve.server.about import current
 from recalign.serve.server.answer import Answer, Scored
-from recalign.serve.server.bundle import MAX_BATCH, Bundle
+from recalign.serve.server.bundle import MAX_BATCH, MAX_BATCH_PAIRS, Bundle
 from recalign.serve.server.catalogue import Encoded
 
 MAX_WAITING = 256
@@ -31,18 +34,24 @@ class Full(Exception):
 
 
 class Batcher(Generic[A, R]):
-    """A queue, and a thread that processes all that waits in it as one batch, without waiting for more.
+    """Threads that answer what waits in batches; an idle one takes what is there, and never waits for more.
+
+    All but ``work`` happens in the event loop.
 
     Args:
         work: from what was asked to an answer, or an error, of each.
-        size: asked for at once, at most.
-        name: of the thread.
+        name: of the threads.
+        threads: how many.
+        cost: of what was asked. What is taken together costs `MAX_BATCH_PAIRS` at most.
     """
 
-    def __init__(self, work: Callable[[list[A]], Sequence[R | Exception]], size: int, name: str) -> None:
-        self.work, self.size = work, size
-        self.queue: asyncio.Queue[tuple[A, asyncio.Future[R]]] = asyncio.Queue(MAX_WAITING)
-        self.thread = ThreadPoolExecutor(1, name)
+    def __init__(
+        self, work: Callable[[list[A]], Sequence[R | Exception]], name: str, threads: int = 1,
+        cost: Callable[[A], int] = lambda _: 0,
+    ) -> None:  # fmt: skip
+        self.work, self.cost = work, cost
+        self.waiting = deque[tuple[A, asyncio.Future[R]]]()
+        self.pool, self._idle = ThreadPoolExecutor(threads, name), threads
 
     async def ask(self, what: A) -> R:
         """The answer.
@@ -50,36 +59,52 @@ class Batcher(Generic[A, R]):
         Raises:
             Full: too many wait, or it takes too long.
         """
+        if len(self.waiting) >= MAX_WAITING:
+            raise Full
         answer: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        self.waiting.append((what, answer))
+        self._start()
         try:
-            self.queue.put_nowait((what, answer))
-            return await asyncio.wait_for(answer, TIMEOUT)
-        except (asyncio.QueueFull, TimeoutError):
+            async with asyncio.timeout(TIMEOUT):
+                return await answer
+        except TimeoutError:
             raise Full from None
 
-    async def run(self) -> None:
-        """Answer what waits, until cancelled. What was given up while it waited is dropped."""
-        loop = asyncio.get_running_loop()
-        while True:
-            taken = [await self.queue.get()]
-            while len(taken) < self.size and not self.queue.empty():
-                taken.append(self.queue.get_nowait())
-            if not (taken := [(what, answer) for what, answer in taken if not answer.done()]):
-                continue
-            answers = await loop.run_in_executor(self.thread, self._safely, [what for what, _ in taken])
-            for (_, waiting), answer in zip(taken, answers, strict=True):
-                if waiting.done():
-                    continue
-                if isinstance(answer, Exception):
-                    waiting.set_exception(answer)
-                else:
-                    waiting.set_result(answer)
+    def _start(self) -> None:
+        while self._idle and (taken := self._take()):
+            self._idle -= 1
+            self.pool.submit(self._answer, taken, asyncio.get_running_loop())
 
-    def _safely(self, taken: list[A]) -> Sequence[R | Exception]:
+    def _take(self) -> list[tuple[A, asyncio.Future[R]]]:
+        """What is answered next. What was given up while it waited is dropped."""
+        taken, left = [], MAX_BATCH_PAIRS
+        while self.waiting and len(taken) < MAX_BATCH:
+            if self.waiting[0][1].done():
+                self.waiting.popleft()
+            elif (left := left - self.cost(self.waiting[0][0])) >= 0 or not taken:
+                taken.append(self.waiting.popleft())
+            else:
+                break
+        return taken
+
+    def _answer(self, taken: list[tuple[A, asyncio.Future[R]]], loop: asyncio.AbstractEventLoop) -> None:
+        answers: Sequence[R | Exception]
         try:
-            return self.work(taken)
-        except Exception as error:  # the queue must go on
-            return [error] * len(taken)
+            answers = self.work([what for what, _ in taken])
+        except Exception as error:
+            answers = [error] * len(taken)
+        loop.call_soon_threadsafe(self._deliver, taken, answers)
+
+    def _deliver(self, taken: list[tuple[A, asyncio.Future[R]]], answers: Sequence[R | Exception]) -> None:
+        self._idle += 1
+        self._start()
+        for (_, waiting), answer in zip(taken, answers, strict=True):
+            if waiting.done():
+                continue
+            if isinstance(answer, Exception):
+                waiting.set_exception(answer)
+            else:
+                waiting.set_result(answer)
 
 
 @dataclass(frozen=True)
@@ -92,11 +117,11 @@ class Asked:
 
 
 class Service:
-    """One bundle, a queue and a thread that answers what waits in it.
+    """One bundle, and a thread a core that answers by it.
 
     Args:
         folder: a bundle, or a folder of versions whose file ``current`` is watched.
-        threads: of ONNX Runtime.
+        threads: of ONNX Runtime, for each batch.
         batched: is called with how many requests are answered at once.
 
     Attributes:
@@ -106,7 +131,12 @@ class Service:
     def __init__(self, folder: Path, threads: int = 1, batched: Callable[[int], None] = lambda _: None) -> None:
         self.folder, self.threads, self.batched = folder, threads, batched
         self.bundle = Bundle(folder, threads)
-        self.batcher = Batcher[Asked, Answer | Scored](self._answer, MAX_BATCH, "answers")
+        self.batcher = Batcher[Asked, Answer | Scored](
+            self._answer,
+            "answers",
+            max(1, (os.cpu_count() or 1) // threads),
+            lambda asked: asked.bundle.cost(asked.encoded),
+        )
         self._refused: object = None  # what was tried last, and its files
         self.problem = ""
 
@@ -150,6 +180,7 @@ class Service:
         return [found[place] for place in range(len(taken))]
 
 
+@functools.lru_cache(64)
 def is_loopback(host: str) -> bool:
     """Whether only this machine reaches an address."""
     try:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Annotated
 
 import polars as pl
-from fastapi import FastAPI, Query
+from fastapi import FastAPI, Query, Response
 from fastapi.responses import HTMLResponse
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
 from recalign.serve.server.answer import Shown
-from recalign.serve.server.bundle import Bundle
+from recalign.serve.server.bundle import MAX_BATCH_PAIRS, Bundle
 from recalign.serve.server.catalogue import MICRO, Catalogue, Encoded
 from recalign.serve.server.request import MAX_HISTORY, Explore, Id, Ids, Number, model
 from recalign.serve.server.service import Batcher, Service
@@ -126,17 +126,16 @@ def about(bundles: Sequence[Bundle]) -> About:
     return About(names, first.version, len(catalogue), ids, first.max_length, reward, first.time_unit)
 
 
-def add_page(app: FastAPI, services: Sequence[Service]) -> Batcher[Trial, Tried]:
+def add_page(app: FastAPI, services: Sequence[Service]) -> None:
     """Add the page and what it asks to an application.
 
     Args:
         services: of the bundle that is served, and of the one to show beside it, if any.
-
-    Returns:
-        The queue of what is tried, one at a time beside the requests; whoever runs the application runs it.
     """
-    trials = Batcher[Trial, Tried](
-        lambda taken: [answer_trial([one.bundle for one in services], taken[0])], 1, "trials"
+    trials = Batcher[Trial, Tried](  # one at a time, beside the requests
+        lambda taken: [answer_trial([one.bundle for one in services], taken[0])],
+        "trials",
+        cost=lambda _: MAX_BATCH_PAIRS,
     )
 
     @app.get(PAGE, response_class=HTMLResponse, summary="A page to try it on")
@@ -154,8 +153,7 @@ def add_page(app: FastAPI, services: Sequence[Service]) -> Batcher[Trial, Tried]
     ) -> list[Item]:
         return search(services[0].bundle.catalogue, query, k)
 
-    @app.post(TRY, summary="The lists that a history leads to")
-    async def tried(trial: Trial) -> Tried:
-        return await trials.ask(trial)
-
-    return trials
+    @app.post(TRY, response_model=Tried, summary="The lists that a history leads to")
+    async def tried(trial: Trial) -> Response:
+        found = await trials.ask(trial)
+        return Response(TypeAdapter(Tried).dump_json(found), media_type="application/json")
