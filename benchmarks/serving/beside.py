@@ -4,8 +4,9 @@
     python -m benchmarks.serving.beside --bundle runs/ml-100k/asft/seed-0/bundles/<version>
     python -m benchmarks.serving.beside --decisions           with and without a log of decisions, and drawn lists
 
-Both run for the whole time, and one is asked at a time; who is not asked does nothing. Server and load share this machine.
-A row is the median of turns, with the least and the greatest. Needs wrk (Debian: ``apt install wrk``).
+Both run for the whole time, and one is asked at a time; who is not asked does nothing. Server and load share this
+machine. A row is the median of turns, with the least and the greatest; ``cpu ms`` is the server's, of both cores, for a
+request. Needs wrk (Debian: ``apt install wrk``).
 """
 
 from __future__ import annotations
@@ -60,13 +61,21 @@ def plain(bundle: Path) -> Any:
     return serving(command, BUNDLE=str(bundle))
 
 
-def turn(url: str, bodies: Path, clients: int, seconds: float) -> dict[str, float]:
+def turn(url: str, bodies: Path, process: int, clients: int, seconds: float) -> dict[str, float]:
     """What wrk says of some seconds."""
     command = ["wrk", "-t1", f"-c{clients}", f"-d{seconds:g}s", "-s", str(LOAD), f"{url}/recommend", "--", str(bodies)]
+    before = cpu_seconds(process)
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    took = cpu_seconds(process) - before
     count, failed, lasted, p50, p95, p99 = map(float, re.search(r"measured (.*)", said)[1].split())
     assert not failed, said  # an answer of another status than 200, or none
-    return {"requests/s": count / lasted, "p50 ms": p50, "p95 ms": p95, "p99 ms": p99}
+    return {"requests/s": count / lasted, "p50 ms": p50, "p95 ms": p95, "p99 ms": p99, "cpu ms": took / count * 1000}
+
+
+def cpu_seconds(process: int) -> float:
+    """What a process has used of all cores."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
 
 
 def alternating(servers: dict[str, tuple[str, Path, int]], row: str, clients: int, seconds: float, turns: int) -> None:
@@ -82,7 +91,7 @@ def alternating(servers: dict[str, tuple[str, Path, int]], row: str, clients: in
     for number in range(turns):
         for name in sorted(servers, reverse=bool(number % 2)):  # what slows the machine down slows both
             url, bodies, process = servers[name]
-            found[name].append(turn(url, bodies, clients, seconds) | {"memory MB": memory(process)})
+            found[name].append(turn(url, bodies, process, clients, seconds) | {"memory MB": memory(process)})
     for name, cells in found.items():
         save(
             lines("untrained", f"{name}, {row}, {clients} clients", by_metric(cells), range(turns), middle),

@@ -1,4 +1,4 @@
-"""The server that one writes in an hour: FastAPI, ONNX Runtime and a pool of threads; a request is an answer, no batches.
+"""The server that one writes in an hour: FastAPI, ONNX Runtime and a pool of threads, without batches.
 
     BUNDLE=runs/ml-100k/asft/seed-0/bundles/<version> uvicorn benchmarks.serving.plain:app
 
@@ -44,7 +44,8 @@ def answer(request: Request) -> dict[str, Any]:
     length = np.array([item.shape[1]])
     inputs = {"item": item, "time": time, "length": length, "hidden": item, **tables}
     item, score = (found[0, : request.k].tolist() for found in session.run(["items", "scores"], inputs))
-    return {"items": [{"item": ids[n - 1], "title": titles[n - 1], "score": x} for n, x in zip(item, score)]}
+    pairs = zip(item, score, strict=True)
+    return {"items": [{"item": ids[n - 1], "title": titles[n - 1], "score": x} for n, x in pairs]}
 
 
 @app.post("/recommend")
