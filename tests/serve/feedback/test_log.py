@@ -19,7 +19,12 @@ KEY = "a-key-of-this-test-0123456789"
 
 def decision(name: str, user: str = "anna", time: int = 1_000_000, **more: Any) -> dict[str, Any]:
     own = {"time": time, "decision": name, "user": pseudonym(KEY, user), "items": [3, 5], "allowed": None}
-    return dict.fromkeys(COLUMNS) | {"k": 2, "seen": "exclude", "hidden": 0, "blocked": 0, "boosts": 0} | own | more
+    return (
+        dict.fromkeys(COLUMNS)
+        | {"k": 2, "seen": "exclude", "hidden": 0, "blocked": 0, "boosts": 0, "version": "v"}
+        | own
+        | more
+    )
 
 
 @pytest.fixture
@@ -38,8 +43,8 @@ def test_decisions_are_read_in_the_order_of_time_while_their_server_goes_on(log)
     assert ids(log.file.parent) == ["a", "b"]
     log.append([decision("c", time=3, arm="explored", log_probs=[-0.5, -1.0], seed=2**53 - 1, temperature=2.0)])
     with reading(log.file.parent, None) as own:  # who joins by decision needs no key
-        frame, damaged = read(own)
-    assert (frame["decision"].to_list(), damaged) == (["a", "b", "c"], 0)
+        frame, damaged, missing = read(own)
+    assert (frame["decision"].to_list(), damaged, missing) == (["a", "b", "c"], 0, 0)
     assert frame.schema == pl.Schema(COLUMNS | {"items": pl.List(pl.Int64)})
     assert frame.row(2, named=True)["log_probs"] == [-0.5, -1.0]
 
@@ -50,6 +55,37 @@ def test_damaged_records_are_counted_and_named(log, capsys):
         log.connection.execute("UPDATE decisions SET crc = 0 WHERE number = 2")
     assert ids(log.file.parent) == ["a", "c"]
     assert "1 damaged records are left out: numbers 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"items": None}, {"time": "now"}, {"k": 1.5}, {"log_probs": [None]}, {"hidden": 2**63}]
+)
+def test_records_of_wrong_types_are_damaged_whatever_their_checksum_says(log, wrong, capsys):
+    log.append([decision("a"), decision("b", **wrong)])
+    assert ids(log.file.parent) == ["a"]
+    assert "1 damaged records are left out: numbers 2" in capsys.readouterr().err
+
+
+def test_records_that_nobody_deleted_are_missed_by_number(log, capsys):
+    log.append([decision(str(n), user=str(n % 5), time=n) for n in range(1, 21)])
+    assert log.delete(pseudonym(KEY, "3")) == 4
+    log.append([decision("21", user="3", time=21)])
+    assert log.delete(pseudonym(KEY, "3")) == 1  # the newest: its number is not given again
+    assert len(ids(log.file.parent)) == 16
+    assert capsys.readouterr().err == ""
+    log.append([decision(str(n), time=n) for n in range(22, 25)])
+    with log.connection:
+        log.connection.execute("DELETE FROM decisions WHERE number IN (1, 5, 6, 7, 9, 24)")
+    assert len(ids(log.file.parent)) == 13
+    assert "6 records are missing, which nobody deleted: numbers 1, 5-7, 9, 24" in capsys.readouterr().err
+
+
+def test_numbers_of_old_records_are_kept_as_one_span(log):
+    for n in range(5):
+        log.append([decision(str(n), time=n)])
+    log.days = 1e-12
+    assert (log.purge(), log.read()) == (5, ([], [], []))
+    assert log.connection.execute("SELECT * FROM deleted").fetchall() == [(1, 5)]
 
 
 def test_a_log_that_cannot_be_read(log, tmp_path):

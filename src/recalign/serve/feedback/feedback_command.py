@@ -105,10 +105,10 @@ def feedback(words: list[str]) -> None:
         time_format=given.time_format,
     )
     with decision_log.reading(given.folder, key) as log:  # to its end: who is forgotten meanwhile would come back
-        decisions, damaged = decision_log.read(log)
+        decisions, damaged, missing = decision_log.read(log)
         told, nameless = read_outcomes(outcomes, who, given.reward, lambda user: pseudonym(str(key), user))
         found = join(decisions, told, rule, time.time_ns() // 1000)
-        found.counts["decisions"] |= {"damaged records, dropped": damaged}
+        found.counts["decisions"] |= {"damaged records, dropped": damaged, "missing records": missing}
         found.counts["outcomes"] |= {f"left out, as they name no {who}": nameless}
         print(render(found.counts))
         if not found.table["shown"].any():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -47,16 +47,22 @@ def reading(folder: Path, key: str | None) -> Iterator[DecisionLog]:
             raise InputError(f"damaged: {error}", where=str(folder / FILE), remedy=remedy) from error
 
 
-def read(log: DecisionLog) -> tuple[pl.DataFrame, int]:
-    """All decisions, in the order of time, and how many records are damaged; stderr names them."""
-    decisions, damaged = log.read()
-    if damaged:
-        numbers = ", ".join(map(str, damaged[:10])) + ", ..." * (len(damaged) > 10)
-        print(f"{log.file}: {len(damaged):,} damaged records are left out: numbers {numbers}", file=sys.stderr)
-    return table(decisions).sort("time", maintain_order=True), len(damaged)
+def read(log: DecisionLog) -> tuple[pl.DataFrame, int, int]:
+    """All decisions, in the order of time, and how many records are damaged or missing; stderr names them."""
+    decisions, damaged, gaps = log.read()
+    missing = sum(last - first + 1 for first, last in gaps)
+    for what, count, spans in (
+        ("damaged records are left out", len(damaged), [(one, one) for one in damaged]),
+        ("records are missing, which nobody deleted", missing, gaps),
+    ):
+        if spans:
+            named = ", ".join(f"{first}-{last}" if last > first else str(first) for first, last in spans[:10])
+            more = ", ..." * (len(spans) > 10)
+            print(f"{log.file}: {count:,} {what}: numbers {named}{more}", file=sys.stderr)
+    return table(decisions).sort("time", maintain_order=True), len(damaged), missing
 
 
-def table(decisions: list[dict[str, Any]]) -> pl.DataFrame:
+def table(decisions: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
     """Decisions as a table: `COLUMNS`, and ``items``, which are texts if any of them is one."""
     items = [item for one in decisions for item in one["items"]]
     if any(isinstance(item, str) for item in items):

@@ -66,9 +66,9 @@ class Database:
         )
         if number != self.number and (number or tables):
             raise InputError("a database of something else", where=str(self.file), remedy="name another file")
-        if form > self.format:
+        if number and form != self.format:
             what = f"its format is {form}, and this recalign reads {self.format}"
-            raise InputError(what, where=str(self.file), remedy="install the recalign that wrote it")
+            raise InputError(what, where=str(self.file), remedy="install the recalign that wrote it, or move it away")
         if not number:
             connection.executescript(f"PRAGMA application_id = {self.number}; PRAGMA user_version = {self.format};")
         connection.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA secure_delete = ON;")
@@ -92,9 +92,14 @@ class Database:
     def _deleted(self, chosen: str, *values: object) -> int:
         with self.lock:
             with self.connection:
-                deleted = self.connection.execute(f"DELETE FROM {self.table} WHERE {chosen}", values).rowcount
+                rows = self.connection.execute(f"DELETE FROM {self.table} WHERE {chosen} RETURNING number", values)
+                numbers = sorted(number for (number,) in rows)
+                self.note_deleted(numbers)
             self._checkpoint()
-        return deleted
+        return len(numbers)
+
+    def note_deleted(self, numbers: list[int]) -> None:
+        """Is called with the numbers of rows before their deletion is committed."""
 
     def _checkpoint(self) -> None:
         """Empty the log of writes, unless somebody reads for long, as a backup does: others wait to write."""

@@ -16,7 +16,10 @@ import zlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter
+from typing_extensions import TypedDict
 
 from recalign.errors import InputError
 from recalign.serve.server.answer import Answer, Explored
@@ -29,13 +32,16 @@ FILE = "decisions.sqlite"
 APPLICATION = 0x7265_6364
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS decisions (
-    number INTEGER PRIMARY KEY, received REAL NOT NULL, user TEXT NOT NULL, record TEXT NOT NULL, crc INTEGER NOT NULL
+    number INTEGER PRIMARY KEY AUTOINCREMENT, received REAL NOT NULL, user TEXT NOT NULL, record TEXT NOT NULL,
+    crc INTEGER NOT NULL
 );
+CREATE TABLE IF NOT EXISTS deleted (first INTEGER PRIMARY KEY, last INTEGER NOT NULL);
 CREATE INDEX IF NOT EXISTS received ON decisions (received);
 CREATE TABLE IF NOT EXISTS key (name TEXT NOT NULL);
 """
 PAUSE = 10.0
 """Seconds after a failed write in which none is tried."""
+Integer = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Answering = Callable[[Request], Awaitable[tuple[Encoded, Answer]]]
 
 
@@ -67,8 +73,36 @@ def decision_record(user: str, encoded: Encoded, answer: Answer) -> dict[str, An
     }
 
 
+class Decision(TypedDict):
+    """A record, as it is read: `decision_record` says what it holds."""
+
+    time: Integer
+    decision: str
+    user: str
+    version: str
+    k: Integer
+    seen: str
+    hidden: Integer
+    blocked: Integer
+    allowed: Integer | None
+    boosts: Integer
+    items: list[Annotated[int, Field(ge=-(2**63), lt=2**64)] | str]
+    arm: Literal["explored", "ranked"] | None
+    chance: float | None
+    temperature: float | None
+    fixed: Integer | None
+    seed: Integer | None
+    ranked: Integer | None
+    log_probs: list[float] | None
+
+
+READ = TypeAdapter(Decision)
+
+
 class DecisionLog(Database):
     """The file of a log of decisions.
+
+    Records are numbered without a gap, but for those that were deleted here, whose numbers are kept.
 
     Args:
         folder: made if it is not there; its owner's alone.
@@ -78,6 +112,8 @@ class DecisionLog(Database):
     Raises:
         InputError: as `Database`, or another key has written in it.
     """
+
+    format = 2
 
     def __init__(self, folder: Path, key: str | None, days: float | None = None) -> None:
         self._key = key and hashlib.sha256(b"recalign decisions key " + key.encode()).hexdigest()[:16]
@@ -101,26 +137,47 @@ class DecisionLog(Database):
         """Write what `recorded` makes, all or none; it is on disk then."""
         now = time.time()
         records = [(one["user"], json.dumps(one, separators=(",", ":"))) for one in decisions]
-        rows = [(now, *one, checksum(*(text.encode() for text in one))) for one in records]
+        rows = [(now, user, record, checksum(now, user.encode(), record.encode())) for user, record in records]
         with self.lock, self.connection:
             self.connection.executemany("INSERT INTO decisions (received, user, record, crc) VALUES (?, ?, ?, ?)", rows)
 
-    def read(self) -> tuple[list[dict[str, Any]], list[int]]:
-        """All decisions, as mappings, in the order in which they came, and the numbers of records that are damaged."""
-        found, damaged = list[dict[str, Any]](), list[int]()
-        query = "SELECT number, CAST(user AS BLOB), CAST(record AS BLOB), crc FROM decisions ORDER BY number"
-        with self.lock:
-            for number, user, record, crc in self.connection.execute(query):
-                if crc == checksum(user, record):
-                    found.append(json.loads(record))
-                else:
+    def read(self) -> tuple[list[Decision], list[int], list[tuple[int, int]]]:
+        """All decisions in the order in which they came; numbers of damaged records; first and last number of gaps."""
+        found, damaged = list[Decision](), list[int]()
+        query = "SELECT number, received, CAST(user AS BLOB), CAST(record AS BLOB), crc FROM decisions ORDER BY number"
+        with self.lock, self.connection:
+            self.connection.execute("BEGIN")  # what others write meanwhile is no gap
+            spans = self.connection.execute("SELECT first, last FROM deleted").fetchall()
+            last = self.connection.execute("SELECT seq FROM sqlite_sequence").fetchone()
+            for number, received, user, record, crc in self.connection.execute(query):
+                spans.append((number, number))
+                try:
+                    if crc != checksum(received, user, record):
+                        raise ValueError
+                    found.append(READ.validate_json(record, strict=True))
+                except ValueError:
                     damaged.append(number)
-        return found, damaged
+        return found, damaged, gaps(spans, last[0] if last else 0)
+
+    def note_deleted(self, numbers: list[int]) -> None:
+        for number in numbers:
+            if not self.connection.execute("UPDATE deleted SET last = last + 1 WHERE last = ?", (number - 1,)).rowcount:
+                self.connection.execute("INSERT INTO deleted VALUES (?, ?)", (number, number))
 
 
-def checksum(user: bytes, record: bytes) -> int:
-    """CRC-32 of a user and record, by which damage is detected."""
-    return zlib.crc32(user + record)
+def checksum(received: float, user: bytes, record: bytes) -> int:
+    """CRC-32 of what is kept of a decision, by which damage is detected."""
+    return zlib.crc32(repr(received).encode() + user + record)
+
+
+def gaps(spans: list[tuple[int, int]], last: int) -> list[tuple[int, int]]:
+    """First and last of the numbers from 1 to ``last`` that no span of numbers holds."""
+    found, following = [], 1
+    for first, until in [*sorted(spans), (last + 1, last + 1)]:
+        if first > following:
+            found.append((following, first - 1))
+        following = max(following, until + 1)
+    return found
 
 
 class Decisions:
