@@ -315,3 +315,32 @@ def test_the_condition_is_proposed_and_not_set(tmp_path: Path):
     text = (tmp_path / "log.yaml").read_text()
     assert "chosen" not in yaml.safe_load(text)["data"]["log"]
     assert yaml.safe_load(text.replace("# chosen:", "chosen:"))["data"]["log"]["chosen"] == "is_click = 1"
+
+
+def test_a_table_of_items_brings_titles_and_features(tmp_path: Path):
+    write(tmp_path / "log.csv", "userId,movieId,rating,timestamp", "{user},{item:03d},{stars},{s}")
+    rows = [
+        f"{item:03d},{900 + item},Film {item},drama|{'war' if item % 2 else 'love'},{1980 + item},{item % 3 == 0}"
+        for item in range(30)
+    ]
+    (tmp_path / "films").mkdir()
+    (tmp_path / "films/films.csv").write_text("\n".join(["film,imdbId,movie_title,genres,year,colour", *rows]))
+    said = init(tmp_path, "log.csv", "--items", "films/films.csv")
+    assert said.code == 0, said.err
+    assert "items: film of films/films.csv; title: movie_title; features: genres, year, colour" in said.out
+    log = yaml.safe_load((tmp_path / "log.yaml").read_text())["data"]["log"]
+    genres = {"value": "genres", "separator": "|"}
+    features = {"genres": genres, "year": "year", "colour": "colour"}
+    assert log["items"] == {"file": "films/films.csv", "id": "film", "title": "movie_title", "features": features}
+    checked = tiny.recalign(tmp_path, "check", "log.yaml")
+    assert checked.code in (0, 1), checked.err
+    assert "genres" in checked.out
+
+
+def test_a_table_of_other_items_is_refused(tmp_path: Path):
+    write(tmp_path / "log.csv", *RATINGS)
+    (tmp_path / "items.csv").write_text("sku,title\nx1,One\nx2,Two\n")
+    said = init(tmp_path, "log.csv", "--items", "items.csv")
+    assert said.code == 2
+    assert "items.csv" in said.err
+    assert not (tmp_path / "log.yaml").exists()

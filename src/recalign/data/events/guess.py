@@ -11,7 +11,7 @@ import polars as pl
 
 from recalign.data.events.audit import EARLIEST
 from recalign.data.events.fields import PER_SECOND, missing_as_null, read_timestamps
-from recalign.data.events.log import TimeUnit
+from recalign.data.events.log import Feature, ItemTable, TimeUnit
 from recalign.data.events.messages import SourceRows
 from recalign.errors import InputError
 
@@ -22,6 +22,7 @@ WORDS = {
     "rating": ("rating", "stars", "score", "grade", "reward"),
     "signal": ("purchased", "purchase", "bought", "liked", "like", "clicked", "click", "label"),
     "event": ("event", "action", "behavior", "type"),
+    "title": ("title", "name", "headline"),
 }
 """Words in column names, by what the column holds, the most specific first."""
 
@@ -122,6 +123,44 @@ def quote(name: str) -> str:
         if pl.sql_expr(name).meta.eq(pl.col(name)):
             return name
     return '"' + name.replace('"', '""') + '"'
+
+
+def item_table(file: str, frame: pl.DataFrame, text: pl.DataFrame, items: pl.Series) -> ItemTable:
+    """Guess what the columns of a table of items mean.
+
+    The id is the column that holds most of the log's ``items``, the title goes by its name, and features are what is
+    left of numbers, vectors and categories that several items share.
+
+    Args:
+        file: how the log's YAML names the table.
+        frame: the table.
+        text: the same, as it is written.
+        items: raw ids of the log.
+    """
+    known = items.cast(pl.String).implode()
+    held = {one.name: one.unique().is_in(known).sum() for one in text if one.dtype == pl.String or _may_be_id(one)}
+    key = max(held, key=held.__getitem__, default="")
+    if not held.get(key):
+        what = f"none of its columns holds ids of the log's items, such as {items.head(3).to_list()}"
+        raise InputError(what, where=file, remedy="give a table with a row an item, and the ids as the log has them")
+    title = _best_match("title", (one for one in frame if one.dtype == pl.String and one.name != key))
+    features = {one.name: _feature(one) for one in frame if one.name not in (key, title)}
+    return ItemTable(file, key, title, {name: feature for name, feature in features.items() if feature})
+
+
+def _feature(column: pl.Series) -> str | Feature | None:
+    kind, value = column.dtype, quote(column.name)
+    if kind.is_numeric() and not {*_words(column.name)} & {*IDS}:
+        return value if column.drop_nulls().n_unique() > 1 else None
+    if isinstance(kind, pl.List) or kind == pl.Boolean:
+        return value
+    if kind != pl.String:
+        return None
+    present = _present(column)
+    separator = next((one for one in "|;" if present.str.contains(one, literal=True).any()), None)
+    parts = present.str.split(separator).explode() if separator else present
+    shared = 1 < parts.n_unique() <= len(present) / 2
+    return (Feature(value, separator=separator) if separator else value) if shared else None
 
 
 def _reward_sql(columns: list[pl.Series], named: bool) -> str | None:

@@ -18,7 +18,7 @@ from rich.prompt import Prompt
 
 from recalign.data.events import guess
 from recalign.data.events.division import SplitSuggestion, baskets, collapse_and_divide, divide
-from recalign.data.events.log import LogMapping
+from recalign.data.events.log import ItemTable, LogMapping
 from recalign.data.events.messages import did_you_mean
 from recalign.data.events.reading import read
 from recalign.data.events.sources import Source, ask, files_named, read_errors
@@ -79,6 +79,8 @@ def init(words: Sequence[str]) -> None:
     if collapse:
         log = replace(log, collapse=True)
         events = load_events(log, root, reward)
+    if options.items is not None:
+        log = replace(log, items=_item_table(options.items, None if "://" in entry or options.query else root, events))
     if together := baskets(events.frame):
         suggested = divide(events.frame.filter(~pl.col(TIED))["user"], events.frame["reward"])  # by sets
     _print_events(log, reward, suggested, events)
@@ -95,6 +97,16 @@ def init(words: Sequence[str]) -> None:
     here = beside if options.query is None and "://" not in entry else None
     write_text(out, _yaml_text(log, here, reward, suggested, commands, bool(together), guess.choice(frame)))
     print(f"\n{printable(str(out))} is written: look it over. Next:", *commands, sep="\n  ")
+
+
+def _item_table(file: str, root: Path | None, events: EventTable) -> ItemTable:
+    """What a table of items holds. The YAML names it as seen from the log's files, which lie at ``root``."""
+    table = files_named(file)[0]
+    beside = os.path.relpath(file, root) if root else os.path.abspath(file)
+    found = guess.item_table(file if "://" in file else beside, read(table, ()), read(table, None), events.items)
+    features = ", ".join(found.features) or "none"
+    print(printable(f"items: {found.id} of {file}; title: {found.title or 'none'}; features: {features}"))
+    return found
 
 
 def _of_query(database: str, query: str) -> tuple[dict[str, Any], str]:
@@ -118,6 +130,7 @@ def _parsed(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--query", metavar="SQL", help="what the database is asked for: a row an event")
     for role, meaning in QUESTIONS.items():
         parser.add_argument(f"--{role}", help=meaning, metavar="SQL" if role == "reward" else "COLUMN")
+    parser.add_argument("--items", metavar="FILE", help="a table of the items, a row each: titles and features")
     parser.add_argument("--time-format", help="how times are written, where that is not ISO 8601: %%d/%%m/%%Y %%H:%%M")
     parser.add_argument("--out", help="the YAML to write; default: the table's name, in the current folder")
     parser.add_argument("--force", action="store_true", help="overwrite it")
@@ -192,6 +205,25 @@ def _print_events(log: LogMapping, reward: str, suggested: SplitSuggestion, even
     print(suggested, *left_out, sep="\n")
 
 
+def _items_lines(table: ItemTable) -> list[str]:
+    """The lines of ``data.log.items``."""
+    comments = {
+        "file": "the table of the items",
+        "id": "its column of the item's id",
+        "title": "its column of the title; null: items are shown by their ids",
+    }
+    features = {
+        name: feature if isinstance(feature, str) else {"value": feature.value, "separator": feature.separator}
+        for name, feature in table.features.items()
+    }
+    return [
+        "    items:",
+        *(f"      {key}: {yaml_scalar(getattr(table, key))} # {why}" for key, why in comments.items()),
+        f"      features:{' {}' * (not features)} # what is learned of items: Polars SQL over its columns",
+        *(f"        {yaml_scalar(name)}: {yaml_scalar(value)}" for name, value in features.items()),
+    ]
+
+
 def _yaml_text(
     log: LogMapping,
     root: Path | None,
@@ -225,6 +257,7 @@ def _yaml_text(
         *[f"  root: {yaml_scalar(str(root))} # folder of the files; --data.root overrides it"] * (root is not None),
         "  log:",
         *(f"    {key}: {yaml_scalar(value)} # {why}" for key, why in comments.items() if (value := getattr(log, key))),
+        *(_items_lines(log.items) if log.items else ()),
         *[f"    # chosen: {yaml_scalar(choice)} # if rows say what was shown: the others were passed over"]
         * bool(choice),
         "  # How good an event was: Polars SQL over the columns of its row. Where a column that it reads is empty,",
