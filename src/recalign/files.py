@@ -110,7 +110,7 @@ def read_json(path: Path) -> Any:
     """Read a JSON file; {} if there is none. Raises InputError where it is not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # nested too deeply
         raise InputError(f"not JSON ({error})", where=str(path), remedy="write it again, or delete it") from error
 
 

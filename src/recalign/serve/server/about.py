@@ -114,7 +114,7 @@ class BundleConfig:
             what = f"{min(lacking)} has no digest in {SEAL}"
             raise InputError(what, where=str(folder), remedy=REMEDY)
         version = found.get("version")
-        if not isinstance(version, str) or version in (".", "..") or not is_plain_name(version):
+        if not isinstance(version, str) or not is_plain_name(version):
             raise InputError(f"{version!r} is no version's name", where=str(folder / ABOUT), remedy=REMEDY)
         try:
             return cls(**found)
@@ -145,7 +145,7 @@ def in_one_line(text: str) -> str:
 
 def is_plain_name(name: str) -> bool:
     """Whether it can name a file in a folder, and be printed."""
-    return 0 < len(name) < 200 and name.isprintable() and Path(name).name == name
+    return 0 < len(name) < 200 and name.isprintable() and Path(name).name == name != ".."
 
 
 def current(folder: Path) -> Path:
@@ -162,7 +162,7 @@ def current(folder: Path) -> Path:
         return current(exported) if exported.is_dir() and not (folder / ABOUT).is_file() else folder
     with pointer.open(encoding="utf-8", errors="replace") as file:
         name = file.read(LINE).strip()
-    if name in (".", "..") or not is_plain_name(name) or not (folder / name).is_dir():
+    if not is_plain_name(name) or not (folder / name).is_dir():
         what = f"it names {name!r}, and there is no such version beside it"
         raise InputError(what, where=str(pointer), remedy="write the name of one of the folders into it")
     return folder / name
@@ -174,8 +174,10 @@ def of_chain(folder: Path) -> list[Path]:
     Raises:
         InputError: the file that names them is another.
     """
-    found = read_json(folder / CHAIN)
-    if not isinstance(found, list | dict) or not all(isinstance(one, str) and ".." not in one for one in found):
+    found = read_json(folder / CHAIN) or []
+    if not isinstance(found, list) or not all(
+        isinstance(one, str) and all(map(is_plain_name, one.split("/"))) for one in found
+    ):
         raise InputError("it names no bundles", where=str(folder / CHAIN), remedy=f"recalign export {folder}")
     return [folder / one for one in found]
 
