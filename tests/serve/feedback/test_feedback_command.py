@@ -15,7 +15,7 @@ import tiny
 import yaml
 
 from recalign.data.events import LogMapping, load_events
-from recalign.data.sequences import EventDataModule, TimeSplit
+from recalign.data.sequences import EventDataModule, High, TimeSplit
 from recalign.data.sequences.earlier import remember
 from recalign.errors import InputError
 from recalign.serve.feedback.feedback_command import COUNTS, LOG, SHOWN_LOG, TABLE, feedback, write
@@ -80,8 +80,8 @@ def in_parts(folder: Path, log: Path) -> EventDataModule:
     given = yaml.safe_load(log.read_text())["data"]
     earlier = str(folder / "ids") if (folder / "ids").exists() else None
     return EventDataModule(
-        LogMapping(**given["log"]), given["reward"], None, TimeSplit((0.6, 0.8)), given["root"], cache=False,
-        grows_from=earlier,
+        LogMapping(**given["log"]), given["reward"], High(**given["high"]), TimeSplit((0.6, 0.8)), given["root"],
+        cache=False, grows_from=earlier,
     )  # fmt: skip
 
 
@@ -98,6 +98,7 @@ def test_places_above_the_last_choice_were_passed_over_and_what_stands_below_is_
     feedback(WORDS)
     made = in_parts(folder, folder / "log" / SHOWN_LOG).sequences
     assert (len(made.frame), len(made.passed)) == (200, 100)
+    assert made.frame["high"].all()  # rewards of 1 are above that of passed rows
     assert sum(count for why, count in made.report.left_out().items() if "neither chosen nor passed" in why) == 300
     passed = made.passed.sort("timestamp")
     first = [record(n)["items"][0] for n in range(0, 300, 3)]

@@ -61,7 +61,7 @@ data:
     request: decision # a list
   reward: reward # of the outcome; {ignored:g} where something was passed over
   high:
-    expression: chosen # what the metrics high/* count as good
+    expression: reward > {ignored:g} # what the metrics high/* count as good
   split:
     class_path: recalign.data.sequences.TimeSplit # the same cuts for everybody: nothing is learned from the future
     init_args:
