@@ -17,7 +17,15 @@ ROOT = Path(__file__).parents[1]
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
 STUDIES = sorted((ROOT / "benchmarks").rglob("README.md"))
 BESIDE = [ROOT / "conf/README.md", ROOT / "data/README.md"]
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *BESIDE, *DOCS, *STUDIES]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "ROADMAP.md",
+    ROOT / "CHANGELOG.md",
+    ROOT / "CONTRIBUTING.md",
+    *BESIDE,
+    *DOCS,
+    *STUDIES,
+]
 CODE = ROOT / "src" / "recalign"
 PACKAGES = "|".join(sorted(path.name for path in CODE.iterdir() if path.is_dir() and path.name != "__pycache__"))
 
@@ -89,6 +97,7 @@ MOST_WORDS = {
     "CHANGELOG.md": 800,
     "CONTRIBUTING.md": 1_250,
     "SECURITY.md": 800,
+    "ROADMAP.md": 300,
     "conf/README.md": 650,
     "docs/concepts.md": 600,
     "docs/decision.md": 710,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from recalign.run.cores import set_wait_policy
 
-__version__ = "0.9.0"
+__version__ = "1.0.0"
 
 if TYPE_CHECKING:
     from recalign.errors import InputError, TrainingError
