@@ -8,7 +8,7 @@ from compared import CONTROLS, ROLES, VALUES, checked, reports, rows, table
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recalign.data.sequences.audit import OFTEN
+from recalign.data.events.audit import OFTEN
 from recalign.evaluation.comparison import SCHEMA
 from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.decision import candidates, decide

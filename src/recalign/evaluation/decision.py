@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import polars as pl
 
+from recalign.data.events.audit import OFTEN
 from recalign.data.events.division import LEAST
-from recalign.data.sequences.audit import OFTEN
 from recalign.evaluation import findings
 from recalign.evaluation.comparison import ALL, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable

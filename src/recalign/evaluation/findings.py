@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from recalign.data.events.audit import OFTEN
 from recalign.data.events.division import LEAST
-from recalign.data.sequences.audit import BASKETS, FOLLOWS, OFTEN, READING, SEEN, refused
+from recalign.data.sequences.audit import BASKETS, FOLLOWS, READING, SEEN, refused
 from recalign.data.sequences.placebo import CORRELATION
 from recalign.evaluation.comparison import ALL, HITS, SHOWN, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable, Interval

@@ -344,3 +344,19 @@ def test_a_table_of_other_items_is_refused(tmp_path: Path):
     assert said.code == 2
     assert "items.csv" in said.err
     assert not (tmp_path / "log.yaml").exists()
+
+
+def test_init_says_what_check_will_hold_against_the_log(tmp_path: Path):
+    """One reward of -74,215 among 1,200, and a user's second half of events is on the items of the first."""
+    rows = [(user, item % 10, START + 3600 * item, 1 + item % 5) for user in range(60) for item in range(20)]
+    lines = [",".join(map(str, row)) for row in rows]
+    lines[7] = lines[7].rpartition(",")[0] + ",-74215"
+    (tmp_path / "log.csv").write_text("user,item,time,rating\n" + "\n".join(lines) + "\n")
+    said = init(tmp_path, "log.csv")
+    assert said.code == 0
+    care = [line for line in said.out.splitlines() if line.startswith("with care: ")]
+    assert len(care) == 2
+    assert "from -74,215 to 5" in care[0]
+    assert "50% of the events" in care[1]
+    (tmp_path / "log.csv").write_text("user,item,time,rating\n" + "\n".join(lines[:6] + lines[8:10]) + "\n")
+    assert "with care" not in init(tmp_path, "log.csv", "--force").out

@@ -17,6 +17,7 @@ import polars as pl
 from rich.prompt import Prompt
 
 from recalign.data.events import guess
+from recalign.data.events.audit import early_concerns
 from recalign.data.events.division import SplitSuggestion, baskets, collapse_and_divide, divide
 from recalign.data.events.log import ItemTable, LogMapping
 from recalign.data.events.messages import did_you_mean
@@ -90,6 +91,8 @@ def init(words: Sequence[str]) -> None:
             "basket, so none of these is in another's history (ties: together). If they happened one after the other, "
             "in the order of the file, write ties: order"
         )
+    for concern in early_concerns(events.frame):
+        print(f"with care: {concern}")
     commands = [shlex.join(["recalign", "check", str(out)])]
     if not suggested.cannot:
         commands.append(shlex.join(["recalign", "chain", str(out)]))

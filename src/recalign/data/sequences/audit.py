@@ -18,6 +18,8 @@ from recalign.data.events.audit import (
     GAP_AUC,
     HINT,
     LEAK,
+    MOSTLY,
+    OFTEN,
     OLD,
     OUTLIERS,
     PASSED_MEAN,
@@ -50,10 +52,6 @@ LONGER = f"users with {SHORT} events or more"
 JUDGED = "training events with a reward of the judges' users (B1 or B2, whichever has fewer)"
 LEAKS = "leaks (all must be 0)"
 DRAWN, CHANCES = "events shown at random", "of these, with a known propensity"
-OFTEN = 0.2
-"""Share of test targets, or of events, above which a fault of the log makes figures hard to read. A fifth of misses
-takes a fifth off every ndcg and widens intervals, beside a gain, by an eighth (1 / sqrt(0.8)); a fifth that follows one
-of the same time tells how a basket goes on."""
 BASKETS = (
     "{:.0%} of the test events follow one of the same user and time, so these figures tell how a basket goes on, not "
     "what somebody wants who has come in"
@@ -62,8 +60,6 @@ Word = Literal["usable", "with care", "do not train"]
 REFUSED: Word = "do not train"
 REPEATED = 0.001
 """Share of repeated events above which to say so."""
-MOSTLY = 0.5
-"""Share of the variance that comes from outliers, above which to warn."""
 JUDGES_NEED = 800
 """Training rewards of a group of judges below which many know nothing of another user's rewards. In simulated worlds as
 noisy as ML-100K 5 % of the judges with 1,050 know nothing, and 45 % of those with 460; with twice the noise 85 and 90 %
