@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         load_policy,
         load_reward,
     )
+    from recalign.serve.export.command import export
     from recalign.serve.server import load_bundle
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "align",
     "compare",
     "compare_rewards",
+    "export",
     "fit_judge",
     "fit_recommender",
     "fit_reward",
@@ -56,7 +58,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'recalign' has no attribute {name!r}")
     from importlib import import_module
 
-    room = "errors" if name.endswith("Error") else "serve.server" if name == "load_bundle" else "run.api"
+    rooms = {"export": "serve.export.command", "load_bundle": "serve.server"}
+    room = "errors" if name.endswith("Error") else rooms.get(name, "run.api")
     return getattr(import_module(f"recalign.{room}"), name)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -13,6 +14,8 @@ from recalign.evaluation.answer import limits
 from recalign.evaluation.chain_comparison import FILE, RunsComparison
 from recalign.evaluation.comparison import ALL, HIGH, SHOWN, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable, figure
+from recalign.evaluation.decision import Decision
+from recalign.evaluation.findings import Reports
 from recalign.evaluation.sources import Sources
 
 MARKS = {1: "▲", 0: " ", -1: "▼"}
@@ -53,13 +56,18 @@ def show(sources: Sources, *paths: Path) -> None:
     console.print(table)
     if decision := sources.decision:
         console.print(f"\n[bold]{escape(decision.sentence)}[/]")
-        for reason in filter(None, [decision.first, *decision.reasons[:REASONS], limits(sources.trust)]):
+        for reason in reasons(decision, sources.trust):
             console.print(f"- {reason}", markup=False, highlight=False)
-        if more := len(decision.reasons[REASONS:]):
-            console.print(f"- {more} more: see the report", highlight=False)
         print()
     for path in paths:
         print(path)
+
+
+def reasons(decision: Decision, trust: Mapping[str, Reports], more: str = "see the report") -> list[str]:
+    """The first reasons of a decision, with what they have to be read with; ``more``: where the others are."""
+    said = [*filter(None, [decision.first, *decision.reasons[:REASONS], limits(trust)])]
+    left = len(decision.reasons[REASONS:])
+    return [*said, f"{left} more: {more}"] if left else said
 
 
 def terminal_table(cells: ComparisonTable) -> Table:

@@ -26,7 +26,7 @@ from recalign.files import sha256, write_json
 from recalign.run import configs, stage
 from recalign.run.stage.opened import open_run
 from recalign.seals import Seal
-from recalign.serve.export import card
+from recalign.serve.export import card, command
 
 COLUMNS = {"user": "user", "item": "item", "timestamp": "timestamp", "reward": "rating"}
 QUICK = {"trainer.max_epochs": 2, "data.batch_tokens": 1024}
@@ -50,7 +50,8 @@ def job(frame: pl.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Any:
         reward = ra.fit_reward(log, start, settings=QUICK)
         before = {name: value.clone() for name, value in start.network.state_dict().items()}
         aligned = ra.align(log, start, reward, settings=QUICK)
-        table = ra.compare(log, {"popularity": None, "start": start, "asft": aligned}, reward, draws=50)
+        rows = {"popularity": None, "start": start, "asft": aligned}
+        table = ra.compare(log, rows, reward, draws=50, placebos={"asft_permuted": "asft"})
     return SimpleNamespace(**locals())
 
 
@@ -70,6 +71,28 @@ def test_the_table_has_a_row_a_policy(job: Any):
     assert job.reward.trust["verdict"]
     assert list(job.here.iterdir()) == []  # nothing is left in the current folder
     assert {"all/ndcg@10", "all/ndcg@10 low", "value/judge@10"} <= set(job.table.table.columns)
+
+
+def test_a_comparison_has_the_decision_and_prints_it_as_the_command_does(job: Any):
+    decision = job.table.decision
+    assert (decision.word != "ship", decision.policy) == (True, "asft")
+    assert any("Controls that were not run: popularity_tilt" in finding.text for finding in decision.findings)
+    assert any("asft_permuted was not run" in finding.text for finding in decision.findings)
+    assert {*decision.frame()["row"]} == {"asft"}
+    assert {*job.table.trust} == {"reward", "judge_report"}
+    said = str(job.table).partition("\n\n")[2]
+    assert said.splitlines()[0] == decision.sentence
+    assert said.splitlines()[1] == f"- {decision.reasons[0]}"
+
+
+def test_what_was_trained_is_given_where_a_run_is(job: Any, monkeypatch):
+    opened = []
+    monkeypatch.setattr(command, "open_run", lambda run: opened.append(run))
+    monkeypatch.setattr(command, "bundle_of", lambda made, out, *_: (out / "version", None))
+    monkeypatch.setattr(command, "PACKAGES", ())
+    (job.aligned.folder / "bundles" / "version").mkdir(parents=True)
+    assert ra.export(job.aligned) == job.aligned.folder / "bundles"
+    assert opened == [job.aligned.folder]
 
 
 def test_a_loaded_policy_reads_histories_as_its_run_did(job: Any):

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import StringIO
 from typing import Any
 
 import polars as pl
 from rich.console import Console
 
+from recalign.data.sequences.audit import audit_log, verdict
 from recalign.errors import InputError, require_positive
 from recalign.evaluation.chain_comparison import RECORD, RunsComparison
 from recalign.evaluation.comparison_table import ComparisonTable
+from recalign.evaluation.decision import Decision, decide
+from recalign.evaluation.evaluated_runs import SPLITS
+from recalign.evaluation.findings import Reports, better_than_chance
 from recalign.evaluation.methods import BASE_STAGES, BaseCheckpoints, MethodRun
-from recalign.evaluation.report import terminal_table
+from recalign.evaluation.report import reasons, terminal_table
 from recalign.evaluation.reranking import RerankedRow
 from recalign.evaluation.roles import Roles
 from recalign.evaluation.rows import UNTRAINED, row_of
@@ -25,6 +29,7 @@ from recalign.recommender.checkpoint import read_checkpoint
 from recalign.recommender.interpolation import require_share
 from recalign.reward import RewardData
 from recalign.reward.candidates import compare_log_rewards
+from recalign.reward.trust.report import read_trust
 from recalign.run.api.fit import data_of, data_settings, fit_judge, require_rewards, stage_of
 from recalign.run.api.log import Log
 from recalign.run.api.trained import checkpoint_of
@@ -40,12 +45,17 @@ class Comparison:
     Attributes:
         frame: long format, as in ``comparison.csv``: ``method, seed, split, metric, value, ci_low, ci_high``.
         methods: names of the rows, in order.
-        roles: which rows are the baselines.
+        roles: which rows are the baselines, and the placebos.
+        decision: whether to ship a row, as in a chain's report: ``sentence``, ``policy``, ``reasons``, ``next_steps``,
+            ``frame()``. None where only baselines were compared.
+        trust: ``trust.json`` by stage and seed: how good the reward model and the reporting judge are.
     """
 
     frame: pl.DataFrame
     methods: list[str]
     roles: Roles
+    decision: Decision | None = None
+    trust: Mapping[str, Reports] = field(default_factory=dict)
 
     @property
     def table(self) -> pl.DataFrame:
@@ -60,7 +70,11 @@ class Comparison:
     def __str__(self) -> str:
         console = Console(width=120, file=StringIO(), record=True, force_jupyter=False)
         console.print(terminal_table(ComparisonTable(self.frame, self.roles)))
-        return console.export_text().rstrip()
+        table = console.export_text().rstrip()
+        if self.decision is None:
+            return table
+        said = reasons(self.decision, self.trust, "see decision.reasons")
+        return "\n- ".join([f"{table}\n\n{self.decision.sentence}", *said])
 
     def _repr_html_(self) -> str:
         with pl.Config(tbl_cols=-1, tbl_rows=-1, float_precision=4):
@@ -77,6 +91,7 @@ def compare(
     seed: int = 0,
     draws: int = 2000,
     keep: float | None = KEEP,
+    placebos: Mapping[str, str] | None = None,
 ) -> Comparison:
     """Evaluate policies on the test events and compare them.
 
@@ -91,6 +106,8 @@ def compare(
         draws: number of bootstrap draws.
         keep: the NDCG budget of rows that are tilted at serving (``rerank``, ``popularity_tilt``), as ``model.keep`` is
             that of trained ones; None: none, at strength 1.
+        placebos: rows that must gain nothing, each with the row that it copies (``{"asft_permuted": "asft"}``). Without
+            one nothing is shipped.
     """
     for name in policies:
         if not isinstance(policies, Mapping) or not isinstance(name, str) or not name.strip(". ") or {*name} & {*"/\\"}:
@@ -139,8 +156,15 @@ def compare(
     code = code_digest(loaded)  # a checkpoint imports nothing
     SeedEvaluation(log.folder, seed, runs, base, data, device=device, code=code).make()
     baselines = [name for name in Roles().baselines if name in policies] or [next(iter(trained))]
-    roles = Roles(baselines=baselines)
-    return Comparison(RunsComparison(log.folder, draws, list(policies), [seed], roles).make(), list(policies), roles)
+    roles = Roles(placebos=dict(placebos or {}), baselines=baselines)
+    frame = RunsComparison(log.folder, draws, list(policies), [seed], roles).make()
+    known = {"reward": scorers[0], "judge_report": scorers[2]}
+    trust = {stage: {str(seed): said} for stage, path in known.items() if (said := read_trust(path.parents[1]))}
+    sections = audit_log(data)
+    check = {"verdict": str(verdict(sections, data.log_.time_unit)), **sections}
+    judged = better_than_chance(trust.get("judge_report", {}))
+    decision = decide(*(ComparisonTable(frame, roles, split, judged) for split in SPLITS), trust, check)
+    return Comparison(frame, list(policies), roles, decision, trust)
 
 
 def compare_rewards(log: Log, rewards: Mapping[str, Any] | None = None, *, against: str | None = None) -> pl.DataFrame:

@@ -48,6 +48,10 @@ class Trained:
     def folder(self) -> Path:
         return self.checkpoint.parent.parent
 
+    def __fspath__(self) -> str:
+        """The run folder, so that what takes a run takes this: ``recalign.export(aligned)``."""
+        return str(self.folder)
+
     @cached_property
     def metrics(self) -> pl.DataFrame:
         """Training metrics, one row per logging step (``metrics.csv``)."""

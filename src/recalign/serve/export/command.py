@@ -48,7 +48,7 @@ def export(
     newest: int | None = None,
     filtered: bool = False,
     columns: list[str] | None = None,
-) -> None:
+) -> Path:
     """Make a bundle of a run: a folder that answers without the log, without torch and without Lightning.
 
     Args:
@@ -62,7 +62,11 @@ def export(
             one.
         columns: further columns of the log's item table (`data.log.items`) that requests may boost by, such as
             [genres].
+
+    Returns:
+        What `recalign serve` and `recalign.load_bundle` take.
     """
+    run = Path(run)  # Python may give what it has trained
     require_positive("", {"newest": newest}, "newest")
     if lacking := [name for name in PACKAGES if find_spec(name) is None]:
         raise InputError(f"a package is missing: {', '.join(lacking)}", remedy=INSTALL)
@@ -76,7 +80,9 @@ def export(
             print(found)
     if chain:
         write_json(run / CHAIN, [str(one.relative_to(run) / BUNDLES) for one in chain_runs(run)])
-    print(f"recalign serve {run if chain else folder.parent}")
+    served = run if chain else folder.parent
+    print(f"recalign serve {served}")
+    return served
 
 
 def chain_runs(chain: Path) -> list[Path]:
