@@ -129,10 +129,9 @@ def shop_log(folder: Path) -> Path:
     path, written = folder / "baskets.csv", folder / "baskets.yaml"
     if not written.is_file():
         events, _ = shop.tables(simulate(shop.shop()))
-        own = {"partition_by": "customer", "order_by": "time"}
         second = pl.col("time").str.to_datetime(time_zone="UTC").dt.epoch("s")
-        opens = (second.diff().over(**own) >= SESSION).fill_null(True)
-        session = opens.cum_sum().over(**own)
+        opens = (second.diff().over("customer", order_by="time") >= SESSION).fill_null(True)
+        session = opens.cum_sum().over("customer", order_by="time")
         baskets = events.with_columns(session=session).with_columns(pl.col("time").min().over("customer", "session"))
         folder.mkdir(parents=True, exist_ok=True)
         baskets.drop("session").write_csv(path)

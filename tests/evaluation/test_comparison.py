@@ -148,14 +148,15 @@ def test_a_copy_of_a_run_is_none_of_the_seeds(tmp_path, made_up_run):
     assert set(RunsComparison(tmp_path, draws=20).make()["seed"]) == {"0", "all"}
 
 
-def test_seeds_may_be_worlds_of_their_own(tmp_path, made_up_run):
+@pytest.mark.parametrize("log", ["simulated", "simulated-shown"])
+def test_seeds_may_be_worlds_of_their_own(tmp_path, made_up_run, log):
     for seed, users in ((0, 30), (1, 40)):
         for method in ("start", "asft"):
             made_up_run(tmp_path, method, seed, users=users, events=3)
     with pytest.raises(InputError, match="asft, seed 1: it was measured on other test events than asft, seed 0"):
         RunsComparison(tmp_path, draws=200).make()
     for path in tmp_path.glob("*/*/evaluation/summary.json"):
-        path.write_text(path.read_text().replace("made-up", "simulated"))
+        path.write_text(path.read_text().replace("made-up", log))
     frame = RunsComparison(tmp_path, draws=200).make()
     for metric in ("all/ndcg@10", "diff_best_baseline/all/ndcg@10"):
         rows = frame.filter(pl.col("method") == "asft", pl.col("metric") == metric, pl.col("split") == "test")
