@@ -24,10 +24,11 @@ from served import ASKED, Server, started
 
 from recalign.files import read_json, write_json
 from recalign.seals import seal
-from recalign.serve.feedback.log import read, reading
+from recalign.serve.feedback.log import COLUMNS, read, reading
 from recalign.serve.server import load_bundle
 from recalign.serve.server.about import ABOUT, current, point
 from recalign.serve.server.command import bind_socket
+from recalign.serve.server.decisions import DecisionLog
 
 pytest.importorskip("fastapi", reason="the server's packages are not installed: pip install 'recalign[serve]'")
 
@@ -131,11 +132,31 @@ def test_two_servers_are_one_behind_a_balancer(bundled, tmp_path):
             assert 0 < len(read(log)[0]) < len(known)
 
 
+def test_two_servers_of_a_machine_may_share_a_log(tmp_path):
+    logs = [DecisionLog(tmp_path, KEY) for _ in range(2)]
+    record = dict.fromkeys((*COLUMNS, "log_probs")) | {"items": [3], "seen": "exclude", "version": "v"}
+    record |= dict.fromkeys(("time", "k", "hidden", "blocked", "boosts"), 1)
+
+    def write(place: int) -> None:
+        for n in range(20):
+            logs[place].append([{**record, "user": f"{place}", "decision": f"{place} {n}"}])
+
+    writers = [threading.Thread(target=write, args=(place,)) for place in range(2)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    with reading(tmp_path, KEY) as log:
+        decisions, *wrong = read(log)
+    assert set(decisions["decision"]) == {f"{place} {n}" for place in range(2) for n in range(20)}
+    assert wrong == [0] * len(wrong)
+
+
 RAY = """
 import json, sys, urllib.request
 import ray
 from ray import serve
-from benchmarks.serving.ray_serve import app
+from ray_serve import app
 
 ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
 serve.start(http_options={"port": int(sys.argv[1])})
@@ -159,7 +180,10 @@ def test_the_application_runs_under_ray_serve(bundled, tmp_path):
     with bind_socket("127.0.0.1", 0) as free:
         port = free.getsockname()[1]
     environment = {**os.environ, "RECALIGN_BUNDLES": str(bundled)}
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "src")])
+    environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), str(ROOT / "src")])
+    code = re.search(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    assert code
+    (tmp_path / "ray_serve.py").write_text(code[1])
     words = [sys.executable, "-c", RAY, str(port), json.dumps(ASKED)]
     done = subprocess.run(words, capture_output=True, text=True, env=environment, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import resource
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 from recalign.errors import InputError, require_positive
@@ -118,6 +118,16 @@ def decisions_key(file: Path | None) -> str:
         InputError: there is none, or it is no key.
     """
     return str(secret(file, DECISIONS_KEY, "key", "the log of decisions holds pseudonyms, which a key makes"))
+
+
+def allow_open_files() -> None:
+    """Raise this process's limit to `OPEN_FILES`, or as far as it may."""
+    with suppress(ImportError):  # Windows has no such limit
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if 0 <= soft < OPEN_FILES:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES if hard < 0 else min(OPEN_FILES, hard), hard))
 
 
 def bind_socket(host: str, port: int) -> socket.socket:

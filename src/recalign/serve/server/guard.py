@@ -61,7 +61,7 @@ class Figures:
     """What ``/metrics`` shows: counts and times, never an id."""
 
     def __init__(self) -> None:
-        disable_created_metrics()
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         kept: dict[str, Any] = {"registry": self.registry}
