@@ -7,7 +7,7 @@ Written by hand is all but what stands between ``<!-- table {...} -->`` and ``<!
 
 - rows: the CSV under benchmarks/, such as methods/rows; log: its lines;
 - only: the rows that are shown, in this order, or row: heading; without it all are;
-- row: log is a list, and the table has this row of each;
+- row: log is a list, and the table has this row of each; without it a line a log, and columns are "row metric";
 - columns: metrics, or metric: heading; ``methods``: those of `METHODS`;
 - digits: behind the point (null: three that count); plain: without intervals.
 """
@@ -102,9 +102,13 @@ def markdown(table: Mapping[str, Any]) -> str:
 def saved(table: Mapping[str, Any]) -> pl.DataFrame:
     """The rows of a table, with the NDCG that methods retain."""
     every = pl.read_csv(FOLDER / f"{table['rows']}.csv", schema_overrides={"seeds": pl.String, "commit": pl.String})
-    if "row" in table:
-        every = every.filter(pl.col("row") == table["row"]).with_columns(row="log")
-        return every.filter(pl.col("log").is_in(table["log"]))
+    if isinstance(table["log"], list):
+        every = every.filter(pl.col("log").is_in(table["log"]))
+        if "row" in table:
+            every = every.filter(pl.col("row") == table["row"])
+        else:
+            every = every.with_columns(metric=pl.concat_str("row", "metric", separator=" "))
+        return every.with_columns(row="log")
     rows = every.filter(pl.col("log") == table["log"]).unique(["row", "metric"], keep="first", maintain_order=True)
     if table["columns"] == "methods":
         whole = rows.filter(pl.col("metric") == ALL)

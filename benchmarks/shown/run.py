@@ -147,16 +147,7 @@ def report(folder: Path, log: str, reading: str) -> None:
     for columns, digits in ((COLUMNS, 3), (GAINS, 4)):
         found = {metric: text for metric, text in columns.items() if metric in set(rows["metric"])}
         print(f"\n{log}, {reading}\n\n{markdown(rows, found, digits)}")
-    print(save(pl.concat([rows, one_line(rows)]), "shown/rows", "log"))
-
-
-def one_line(rows: pl.DataFrame) -> pl.DataFrame:
-    """The row *reading*: NDCG@10 of what needs no post-training, and what A-SFT gains in value."""
-    gain = f"holm_best_baseline/{VALUE}"
-    ranked = pl.col("row").is_in(UNTRAINED) & (pl.col("metric") == ALL)
-    found = rows.filter(ranked | ((pl.col("row") == "asft") & (pl.col("metric") == gain)))
-    name = pl.when(pl.col("metric") == gain).then(pl.lit("diff_asft")).otherwise("row")
-    return found.with_columns(metric=name, row=pl.lit("reading"))
+    print(save(rows, "shown/rows", "log"))
 
 
 if __name__ == "__main__":
