@@ -48,6 +48,7 @@ def test_two_bundles_answer_side_by_side_as_python_does(bundled):
     app = make_app(bundled, beside=current(bundled))
     wrong = ("/try", {"items": ["three"]})
     (status, said), (_, found), (refused, _) = asked(app, "/bundle", ("/try", {"items": [3, 5], "k": 4}), wrong)
+    assert said["ndcg"] == load_bundle(bundled).about.verified["request"][0]
     assert (status, said["bundles"], said["ids"]) == (200, [load_bundle(bundled).about.name] * 2, "integer")
     assert (len(found["lists"]), refused) == (2, 422)
     own = load_bundle(bundled).recommend({"items": [3, 5], "times": [1000, 1060], "k": 4, "log_probs": True})

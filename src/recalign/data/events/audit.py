@@ -127,9 +127,10 @@ def early_concerns(events: pl.DataFrame) -> Iterator[str]:
     """What `recalign check` will hold against a log, as far as its events tell before they are divided."""
     rewards = events["reward"].drop_nulls()
     if (due := outlier_share(rewards)) is not None and due > MOSTLY:
+        ends = rewards.to_numpy().min(), rewards.to_numpy().max()
         yield (
-            f"rewards go from {rewards.min():,g} to {rewards.max():,g}, and one in a thousand makes {due:.0%} of their "
-            "variance: bound them, as in least(reward, 10)"
+            f"rewards go from {ends[0]:,g} to {ends[1]:,g}, and one in a thousand makes {due:.0%} of their variance: "
+            "bound them, as in least(reward, 10)"
         )
     if (again := 1 - events.n_unique(["user", "item"]) / max(events.height, 1)) > OFTEN:
         yield (

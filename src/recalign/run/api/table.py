@@ -163,7 +163,8 @@ def compare(
     sections = audit_log(data)
     check = {"verdict": str(verdict(sections, data.log_.time_unit)), **sections}
     judged = better_than_chance(trust.get("judge_report", {}))
-    decision = decide(*(ComparisonTable(frame, roles, split, judged) for split in SPLITS), trust, check)
+    test, validation = (ComparisonTable(frame, roles, split, judged) for split in SPLITS)
+    decision = decide(test, validation, trust, check)
     return Comparison(frame, list(policies), roles, decision, trust)
 
 

@@ -223,7 +223,7 @@ class Bundle:
         return self._tables.get(name)
 
     def run(
-        self, group: Sequence[Encoded], outputs: list[str], changed: Mapping[str, np.ndarray] | None = None
+        self, group: Sequence[Encoded], outputs: list[str], changed: dict[str, np.ndarray] | None = None
     ) -> list[np.ndarray]:
         """The graph's outputs for some requests, and with other tables where some are ``changed``."""
         length = max(1, *(len(one.item_L) for one in group))

@@ -47,6 +47,7 @@ class About:
         max_length: newest events that are read.
         reward: the expression whose values a history needs, of whichever reads them; null: none does.
         time_unit: of requests' times.
+        ndcg: NDCG@10 of the first bundle, asked as requests are, on the test events of its log; null: not verified.
     """
 
     bundles: Sequence[str]
@@ -56,6 +57,7 @@ class About:
     max_length: int
     reward: str | None
     time_unit: str
+    ndcg: float | None
 
 
 @model
@@ -123,7 +125,8 @@ def about(bundles: Sequence[Bundle]) -> About:
     ids = "text" if catalogue.has_texts else "integer"
     names = [bundle.about.name for bundle in bundles]
     reward = next((bundle.about.reward for bundle in bundles if bundle.about.reward is not None), None)
-    return About(names, first.version, len(catalogue), ids, first.max_length, reward, first.time_unit)
+    ndcg = next(iter(first.verified.get("request", ())), None)
+    return About(names, first.version, len(catalogue), ids, first.max_length, reward, first.time_unit, ndcg)
 
 
 def add_page(app: FastAPI, services: Sequence[Service]) -> None:
