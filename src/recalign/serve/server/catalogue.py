@@ -225,12 +225,13 @@ def read_items(path: Path) -> pl.DataFrame:
         InputError: it lacks ids, titles or counts, or they are of other types, missing or there twice.
     """
     table = pl.read_parquet(path, glob=False)
-    integer, text = (lambda kind: kind.is_integer()), (lambda kind: kind == pl.String)
-    for name, right in {"item": (integer, text), "title": (text,), "count": (integer,)}.items():
-        kind = table.schema.get(name)
-        if kind is None or not any(one(kind) for one in right) or table[name].has_nulls():
-            found = "has none" if kind is None else f"its {kind} has nulls, or is no type of ids, titles or counts"
-            raise InputError(f"column {name!r} of {path.name}: {found}", where=str(path.parent), remedy=REMEDY)
+    integers, texts = {"item", "count"}, {"item", "title"}
+    for name in ("item", "title", "count"):
+        kind = table.schema.get(name, pl.Null())
+        right = (name in integers and kind.is_integer()) or (name in texts and kind == pl.String)
+        if not right or table[name].has_nulls():
+            what = f"column {name!r} of {path.name} is missing, has nulls or holds {kind}"
+            raise InputError(what, where=str(path.parent), remedy=REMEDY)
     if not table["item"].is_unique().all():
         raise InputError(f"{path.name} has an item twice", where=str(path.parent), remedy=REMEDY)
     return table

@@ -75,9 +75,7 @@ def serve(words: list[str]) -> None:
         from recalign.serve.server.store import Store
     except ImportError as error:
         raise InputError(f"a package is missing: {error}", remedy=INSTALL) from error
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if 0 <= soft < OPEN_FILES:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES if hard < 0 else min(OPEN_FILES, hard), hard))
+    allow_open_files()
     beside = given.beside or next(iter(of_chain(given.bundle)[1:]), None)
     with bind_socket(given.host, given.port) as listening:
         store = Store(given.store, given.retention_days) if given.store else None
