@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 
 import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recalign.data.sequences import EventDataModule, High, LeaveLast, RelativeTo, TimeSplit, UserGroups, Where
+from recalign.data.sequences import EventDataModule, High, LeaveLast, RelativeTo, TimeSplit, UserGroups, Where, splits
 from recalign.data.sequences.splits import TEST, TRAIN, VALIDATION, stable_hash
 from recalign.errors import InputError
 
@@ -76,7 +77,17 @@ def test_user_groups_depend_on_the_id_alone():
     shares = dict(groups.value_counts(normalize=True).iter_rows())
     assert shares["A"] == pytest.approx(0.7, abs=0.03)
     assert shares["B1"] == pytest.approx(0.15, abs=0.02)
-    assert stable_hash("1") == 0.9208408396080188  # of blake2b: groups must not change with a version
+
+
+@given(st.lists(st.integers(-(2**63), 2**63 - 1)) | st.lists(st.text(max_size=200)))
+def test_hashes_are_those_of_hashlib_id_by_id(raw):
+    """Groups must not change with a version."""
+    ids = pl.Series(raw, dtype=pl.Int64 if raw and isinstance(raw[0], int) else pl.String)
+    one_by_one = [int.from_bytes(hashlib.blake2b(str(x).encode(), digest_size=6).digest(), "big") / 2**48 for x in raw]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(splits, "HASHED_AT_ONCE", 2)
+        assert stable_hash(ids).tolist() == one_by_one
+    assert stable_hash(pl.Series(["1"])).tolist() == [0.9208408396080188]
 
 
 def test_high_by_quantile_within_bins_uses_training_rows_only():

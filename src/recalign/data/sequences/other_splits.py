@@ -31,7 +31,7 @@ class Where(Split):
 
     def assign(self, table: EventTable) -> pl.Series:
         test = event_condition(table.frame, self.test, "data.split.test")
-        drawn = pl.Series([stable_hash(str(row)) < self.validation for row in table.frame["row"]], dtype=pl.Boolean)
+        drawn = pl.Series(stable_hash(table.frame["row"]) < self.validation)
         return test.cast(pl.UInt8) * TEST + (~test & drawn).cast(pl.UInt8) * VALIDATION
 
     def of_rows(self, table: EventTable) -> Split:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-from bisect import bisect_right
 from collections.abc import Collection
 from dataclasses import dataclass
+from hashlib import blake2b
 
 import numpy as np
 import polars as pl
@@ -20,6 +19,7 @@ TRAIN, VALIDATION, TEST = 0, 1, 2
 """The splits, as numbers in the column ``split``."""
 RESERVED = ("split",)
 """Column names that splitting reserves."""
+HASHED_AT_ONCE = 2**20  # ids
 
 
 class Split:
@@ -128,8 +128,7 @@ class UserGroups:
     def assign(self, raw_ids: pl.Series) -> pl.Series:
         """The group (``A``, ``B1``, ``B2``) of each user, in the order of ``raw_ids``."""
         edges = (self.share, self.share + (1 - self.share) / 2)
-        groups = [("A", "B1", "B2")[bisect_right(edges, stable_hash(str(raw)))] for raw in raw_ids.to_list()]
-        return pl.Series("group", groups, dtype=pl.String)
+        return pl.Series("group", ["A", "B1", "B2"]).gather(np.searchsorted(edges, stable_hash(raw_ids), side="right"))
 
 
 def event_condition(frame: pl.DataFrame, expression: str, where: str, taken: Collection[str] = PREPARED) -> pl.Series:
@@ -138,9 +137,13 @@ def event_condition(frame: pl.DataFrame, expression: str, where: str, taken: Col
     return as_bool(evaluate(frame, expression, where), expression, where)
 
 
-def stable_hash(text: str) -> float:
-    """A pseudo-random number in [0, 1) that depends on the text alone, on any machine."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=6).digest(), "big") / 2**48
+def stable_hash(ids: pl.Series) -> np.ndarray:
+    """A pseudo-random number in [0, 1) for each id, that depends on its text alone, on any machine. Shape: (N,)."""
+    texts = ids.cast(pl.String).cast(pl.Binary).to_frame().iter_slices(HASHED_AT_ONCE)
+    # BLAKE2b in NumPy, 1,900 operations a row, is slower than hashlib row by row, which is most of the time here.
+    parts = [b"".join([blake2b(text, digest_size=6).digest() for text in part.to_series().to_list()]) for part in texts]
+    digit_N6 = np.frombuffer(b"".join(parts), np.uint8).reshape(-1, 6)
+    return digit_N6 @ 256.0 ** -np.arange(1, 7)
 
 
 def require_time(table: EventTable, split: Split) -> None:
