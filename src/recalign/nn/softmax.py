@@ -41,7 +41,7 @@ def log_prob(query_TD: Tensor, item_VD: Tensor, target_T: Tensor, scale: float, 
         bound: upper bound of |q . e|, 1 for unit vectors. If it is small, exponentials cannot overflow, and the maximum
             of each row is not computed.
     """
-    return _LogProb.apply(query_TD, item_VD, target_T, _Setting(scale, bound, _product_dtype(query_TD)))
+    return _LogProb.apply(query_TD, item_VD, target_T, Setting(scale, bound, product_dtype(query_TD)))
 
 
 def weighted_nll(
@@ -51,11 +51,11 @@ def weighted_nll(
 
     Loss and gradients are computed in one pass, which saves a quarter of the products. Arguments as in `log_prob`.
     """
-    return _WeightedNLL.apply(query_TD, item_VD, target_T, weight_T, _Setting(scale, bound, _product_dtype(query_TD)))
+    return _WeightedNLL.apply(query_TD, item_VD, target_T, weight_T, Setting(scale, bound, product_dtype(query_TD)))
 
 
-class _Setting(NamedTuple):
-    """How the products with the catalogue are computed; see `log_prob`."""
+class Setting(NamedTuple):
+    """How the products with the catalogue are computed, by default in `product_dtype`; see `log_prob`."""
 
     scale: float
     bound: float
@@ -76,7 +76,7 @@ class _Setting(NamedTuple):
 
 class _LogProb(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, query_TD: Tensor, item_VD: Tensor, target_T: Tensor, setting: _Setting) -> Tensor:
+    def forward(ctx: Any, query_TD: Tensor, item_VD: Tensor, target_T: Tensor, setting: Setting) -> Tensor:
         ctx.save_for_backward(query_TD, item_VD, target_T)
         ctx.setting = setting
         return -_nll(query_TD, item_VD, target_T, setting)
@@ -92,7 +92,7 @@ class _LogProb(torch.autograd.Function):
 class _WeightedNLL(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, query_TD: Tensor, item_VD: Tensor, target_T: Tensor, weight_T: Tensor, setting: _Setting
+        ctx: Any, query_TD: Tensor, item_VD: Tensor, target_T: Tensor, weight_T: Tensor, setting: Setting
     ) -> Tensor:
         nll_T, query_grad_TD, item_grad_VD = _nll_and_gradients(query_TD, item_VD, target_T, weight_T, setting)
         ctx.save_for_backward(query_grad_TD, item_grad_VD, nll_T.to(weight_T.dtype))
@@ -105,22 +105,22 @@ class _WeightedNLL(torch.autograd.Function):
         return query_grad_TD, item_grad_VD, None, nll_T, None
 
 
-def _nll(query_TD: Tensor, item_VD: Tensor, target_T: Tensor, setting: _Setting) -> Tensor:
+def _nll(query_TD: Tensor, item_VD: Tensor, target_T: Tensor, setting: Setting) -> Tensor:
     """-log pi of each target."""
     positions = len(query_TD)
-    q_TD, e_VD, target_T = _pad_to_chunks(query_TD, item_VD, target_T, setting)
+    q_TD, e_VD, target_T = pad_to_chunks(query_TD, item_VD, target_T, setting)
     nll_T = -setting.scale * (q_TD * e_VD.index_select(0, target_T)).sum(dim=1)
-    for c, p_VC, max_C in _chunks(q_TD, e_VD, setting):
-        nll_T[c] += _logsumexp(max_C, p_VC.sum(dim=0, dtype=q_TD.dtype))
+    for c, p_VC, max_C in chunks_of_powers(q_TD, e_VD, setting):
+        nll_T[c] += logsumexp(max_C, p_VC.sum(dim=0, dtype=q_TD.dtype))
     return nll_T[:positions]
 
 
 def _nll_and_gradients(
-    query_TD: Tensor, item_VD: Tensor, target_T: Tensor, weight_T: Tensor, setting: _Setting
+    query_TD: Tensor, item_VD: Tensor, target_T: Tensor, weight_T: Tensor, setting: Setting
 ) -> tuple[Tensor, Tensor, Tensor]:
     """-log pi of each target, and the gradients of the weighted sum with respect to queries and items."""
     positions = len(query_TD)
-    q_TD, e_VD, target_T = _pad_to_chunks(query_TD, item_VD, target_T, setting)
+    q_TD, e_VD, target_T = pad_to_chunks(query_TD, item_VD, target_T, setting)
     w_T1 = setting.scale * F.pad(weight_T, (0, len(q_TD) - positions))[:, None]
     positive_TD = e_VD.index_select(0, target_T)
     nll_T = -setting.scale * (q_TD * positive_TD).sum(dim=1)
@@ -128,24 +128,28 @@ def _nll_and_gradients(
     item_grad_VD = torch.zeros_like(e_VD).index_add_(0, target_T, -w_T1 * q_TD)
     # a row of ones below the catalogue: one product gives both sum_v p_v e_v and sum_v p_v
     items_XV = F.pad(e_VD, (0, 1), value=1.0).T.contiguous().to(setting.dtype)
-    for c, p_VC, max_C in _chunks(q_TD, e_VD, setting):
+    for c, p_VC, max_C in chunks_of_powers(q_TD, e_VD, setting):
         mixed_DC, sum_1C = (items_XV @ p_VC).to(q_TD.dtype).split([e_VD.shape[1], 1])
-        nll_T[c] += _logsumexp(max_C, sum_1C[0])
+        nll_T[c] += logsumexp(max_C, sum_1C[0])
         share_C1 = w_T1[c] / sum_1C.T
         query_grad_TD[c] += mixed_DC.T * share_C1
         item_grad_VD += p_VC @ (q_TD[c] * share_C1).to(setting.dtype)
     return nll_T[:positions], query_grad_TD[:positions].to(query_TD.dtype), item_grad_VD.to(item_VD.dtype)
 
 
-def _pad_to_chunks(q_TD: Tensor, e_VD: Tensor, target_T: Tensor, setting: _Setting) -> tuple[Tensor, Tensor, Tensor]:
+def pad_to_chunks(q_TD: Tensor, e_VD: Tensor, target_T: Tensor, setting: Setting) -> tuple[Tensor, Tensor, Tensor]:
     """Cast to float32 at least, and pad to whole chunks: in bfloat16 a new shape costs more than a product."""
     q_TD, e_VD = (tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in (q_TD, e_VD))
     added = -len(q_TD) % setting.rows(len(q_TD), e_VD)
     return F.pad(q_TD, (0, 0, 0, added)), e_VD, F.pad(target_T, (0, added))
 
 
-def _chunks(q_TD: Tensor, e_VD: Tensor, setting: _Setting) -> Iterator[tuple[slice, Tensor, Tensor | float]]:
+def chunks_of_powers(
+    q_TD: Tensor, e_VD: Tensor, setting: Setting, shift_T: Tensor | None = None
+) -> Iterator[tuple[slice, Tensor, Tensor | float]]:
     """Yield each chunk's slice, 2^(logit - max) of shape (V, C) in one buffer for all, and max (0 if not needed).
+
+    Logits are to the base 2, queries and items `pad_to_chunks`. ``shift_T`` is taken in place of the maximum, if given.
 
     `exp2` is much faster than `exp` on CPUs, and with the catalogue first all products use their fastest memory order.
     """
@@ -156,17 +160,18 @@ def _chunks(q_TD: Tensor, e_VD: Tensor, setting: _Setting) -> Iterator[tuple[sli
         chunk = slice(start, start + rows)
         logit_VC = torch.mm(catalogue_VD, query_TD[chunk].T, out=buffer_VC)
         max_C: Tensor | float = 0.0
-        if setting.needs_max:
-            max_C = logit_VC.amax(dim=0)
+        if shift_T is not None or setting.needs_max:
+            max_C = logit_VC.amax(dim=0) if shift_T is None else shift_T[chunk]
             logit_VC.sub_(max_C)
         yield chunk, logit_VC.exp2_(), max_C
 
 
-def _logsumexp(max_C: Tensor | float, sum_C: Tensor) -> Tensor:
+def logsumexp(max_C: Tensor | float, sum_C: Tensor) -> Tensor:
+    """log sum exp of logits, from the maximum and the sum of powers of `chunks_of_powers`."""
     return (max_C + sum_C.log2()) / LOG2_E
 
 
-def _product_dtype(tensor: Tensor) -> torch.dtype:
+def product_dtype(tensor: Tensor) -> torch.dtype:
     """Precision of products with this tensor: autocast's if enabled. Autocast leaves float64 alone."""
     device = tensor.device.type
     autocast = torch.is_autocast_enabled(device) and tensor.dtype != torch.float64

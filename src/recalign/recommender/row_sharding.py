@@ -1,0 +1,160 @@
+"""Row-wise sharding of the item table under DDP: each process holds, trains and ranks a part of the items.
+
+The encoder stays whole in every process, as do item counts (4 bytes an item). Gradients of the rows never leave their
+process; `recalign.nn.row_sharding` says how rows are looked up and probabilities computed. A checkpoint holds the whole
+table, which is put together in the first process while it is written, so that any number of processes can open it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning import LightningModule, Trainer
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor, nn
+
+from recalign.distributed import is_distributed
+from recalign.errors import InputError
+from recalign.nn import row_sharding
+from recalign.recommender.policy import State
+from recalign.recommender.sequence_policy import SequencePolicy
+
+SHARDED = "item_embedding.weight"
+"""The weights of a policy that are sharded."""
+
+
+class ShardedTable(nn.Module):
+    """This process's rows of an item table, and lookups in all of it.
+
+    Args:
+        weight_VD: the whole table, the padding item first.
+    """
+
+    def __init__(self, weight_VD: Tensor) -> None:
+        super().__init__()
+        self.rows, part = len(weight_VD), row_sharding.part_of(len(weight_VD))
+        self.weight = nn.Parameter(weight_VD.detach()[part].clone(), weight_VD.requires_grad)
+        self.skipped = int(part.start == 0)  # the padding item is no column of the softmax
+        self.columns = slice(part.start - 1 + self.skipped, part.stop - 1)
+
+    def forward(self, item_N: Tensor) -> Tensor:
+        """Rows of some items. Shape: int64 (N,) -> (N, D)."""
+        return row_sharding.lookup(self.weight, item_N, self.rows)
+
+    def index_select(self, dim: int, item_N: Tensor) -> Tensor:
+        """What `torch.Tensor.index_select` is for a whole table."""
+        return self(item_N)
+
+
+class RowShardedPolicy(SequencePolicy):
+    """A `SequencePolicy` of which each process holds a part of the item table; processes call its methods together.
+
+    It gives what the whole one gives, up to rounding, but for `sample` and gradients of `log_probs`, and for policies
+    with features or with a memory. Made by `shard_rows`, and saved as the policy that it was.
+    """
+
+    derived = True  # of a class that its recipe names
+    item_embedding: ShardedTable  # type: ignore[assignment]
+
+    def item_table(self) -> Any:
+        return self.item_embedding
+
+    def log_probs(self, state: State, items: Tensor | None = None) -> Tensor:
+        query_TX, item_VX = self._vectors(state)
+        with torch.autocast(query_TX.device.type, enabled=False):
+            logp_TV = row_sharding.scores(query_TX, item_VX).div(self.temperature).log_softmax(dim=-1)
+        return logp_TV if items is None else logp_TV.gather(1, items - 1)
+
+    def logits(self, state: State) -> Tensor:
+        return self.log_probs(state)
+
+    def sample(self, state: State, count: int) -> Tensor:
+        raise NotImplementedError("processes with unlike numbers of states cannot sample together")
+
+    def log_prob(self, state: State, item: Tensor) -> Tensor:
+        vectors, first = self._vectors(state), self.item_embedding.columns.start
+        return row_sharding.log_prob(*vectors, item - 1, first, 1 / self.temperature, self._bound())
+
+    def weighted_nll(self, state: State, item: Tensor, weight: Tensor) -> Tensor:
+        return -(weight.detach() * self.log_prob(state, item)).sum()
+
+    @torch.no_grad()
+    def top_k(self, state: State, k: int, seen: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        pairs = None if seen is None else (seen[0], seen[1] - 1)
+        first = self.item_embedding.columns.start
+        score, column = row_sharding.sharded_top_k(*self._vectors(state), k, first, pairs)
+        return score / self.temperature, column + 1
+
+    @torch.no_grad()
+    def ranks(self, state: State, item: Tensor, seen: Tensor | None = None) -> Tensor:
+        pairs = None if seen is None else (seen[0], seen[1] - 1)
+        first = self.item_embedding.columns.start
+        return row_sharding.sharded_ranks(*self._vectors(state), item - 1, first, pairs)
+
+    def _vectors(self, state: State) -> tuple[Tensor, Tensor]:
+        """All states of this process, and the items that it holds."""
+        table = self.item_embedding
+        return self._widened(state, table.weight[table.skipped :], table.columns)
+
+
+def shard_rows(policy: SequencePolicy) -> None:
+    """Keep only this process's rows of a policy's item table, in place. A single process keeps all, and its class.
+
+    Raises:
+        InputError: the policy has features or a memory, or fewer items than there are processes.
+    """
+    if not is_distributed() or isinstance(policy, RowShardedPolicy):
+        return
+    remedy = "give --trainer.strategy ddp, or train the recommender without"
+    if policy.features is not None or policy.memory is not None:
+        what, where = ("features", "data.log.items.features") if policy.features else ("a memory", "model.memory")
+        raise InputError(f"the item table of a policy with {what} cannot be sharded", where=where, remedy=remedy)
+    if policy.num_items < (processes := dist.get_world_size()):
+        what = f"{policy.num_items} items cannot be sharded over {processes} processes"
+        raise InputError(what, where="trainer.devices", remedy="use fewer processes")
+    policy.item_embedding = ShardedTable(policy.item_embedding.weight)  # type: ignore[assignment]
+    policy.__class__ = RowShardedPolicy
+
+
+class RowSharding(DDPStrategy):
+    """DDP whose processes share out the rows of item tables. It trains a `Recommender`, and A-SFT and its relatives.
+
+    The checkpoint holds what a later stage needs. A run cannot be continued from it: the optimiser's moments would fill
+    the first process's memory.
+
+    Args:
+        timeout: how long processes wait for one that is silent.
+    """
+
+    def __init__(self, timeout: timedelta = timedelta(minutes=5), **kwargs: Any) -> None:
+        super().__init__(broadcast_buffers=False, timeout=timeout, **kwargs)  # no buffer changes in training
+
+    def setup(self, trainer: Trainer) -> None:
+        module: Any = self.lightning_module
+        policies = {name: each for name, each in module.named_modules() if isinstance(each, SequencePolicy)}
+        refuse(module, trainer, policies)
+        for policy in policies.values():
+            shard_rows(policy)
+        self._sharded = {f"{name}.{SHARDED}" for name in policies} if is_distributed() else set()
+        module._ddp_params_and_buffers_to_ignore = self._sharded
+        self.precision_plugin.clip_grad_by_norm = self._clip_grad_by_norm
+        super().setup(trainer)
+
+    def _clip_grad_by_norm(self, optimizer: torch.optim.Optimizer, clip_val: float) -> None:
+        weights = [weight for weight in self.lightning_module.parameters() if weight.grad is not None]
+        torch.nn.utils.clip_grads_with_norm_(weights, clip_val, gradient_norm(self.lightning_module))
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        if self._sharded:
+            checkpoint.pop("current_model_state", None)
+            checkpoint["optimizer_states"] = []
+            weights = checkpoint["state_dict"]
+            checkpoint["state_dict"] = {
+                name: row_sharding.gather_rows(x) if name in self._sharded else x for name, x in weights.items()
+            }
+        super().save_checkpoint(checkpoint, filepath, storage_options)
