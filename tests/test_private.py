@@ -15,11 +15,13 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
+from torch.nn.parallel import DistributedDataParallel
 
 SOURCE = Path(__file__).parents[1] / "src" / "recalign"
 USED: dict[str, Any] = {
     "_check_value_key": ArgumentParser,  # stage/settings.py overrides it
     "_data_fetcher": _FitLoop,
+    "_ddp_params_and_buffers_to_ignore": DistributedDataParallel,
     "_foreach_lerp_": torch,
     "_processes": ProcessPoolExecutor,
     "_should_check_val_fx": _TrainingEpochLoop,

@@ -52,9 +52,9 @@ def main() -> None:
     print(json.dumps(figures))
 
 
-def batch_of(length: int, items: int, device: torch.device) -> Batch:
+def batch_of(length: int, items: int, device: torch.device, rows: int | None = None) -> Batch:
     """Full histories of random items, every position a target."""
-    rows = EVENTS // length
+    rows = rows or EVENTS // length
     item_BL = torch.randint(1, items + 1, (rows, length))
     time_BL = torch.randint(1, 100_000, (rows, length)).cumsum(dim=1)
     target_T = torch.randint(1, items + 1, (rows * length,))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from recalign.data.sequences import Batch
-from recalign.distributed import all_gather_rows
+from recalign.distributed import all_gather_rows, row_counts
 from recalign.posttrain.base import Metrics, PostTraining
 from recalign.recommender.policy import chunks
 
@@ -29,9 +29,10 @@ def drift(method: PostTraining, batch: Batch) -> Metrics:
     mode = policy.training
     policy.eval()
     state, start_state = policy.encode(probe), start.encode(probe)
+    most = max(row_counts(len(state), probe.row_T.device))  # processes make as many calls
     parts = [
         kl_and_entropy(policy.log_probs(state[part]), start.log_probs(start_state[part]))
-        for part in chunks(len(state), policy.num_items)
+        for part in chunks(most, policy.num_items)
     ]
     policy.train(mode)
     kl_T, entropy_T = torch.cat(parts, dim=1)

@@ -127,14 +127,16 @@ class KeepRanking(Callback):
 
             def kept(alpha: float) -> Retention:
                 move(alpha)
-                return Retention.measure(ndcg(module.policy), start_U)
+                found = Retention.measure(ndcg(module.policy), start_U)
+                return Retention(*broadcast_floats((found.share, found.error), module.device))  # all go on alike
 
             # A start that ranks nothing has nothing to keep: the trained weights are handed over.
             alpha, found = alpha_within_budget(kept, self.share) if start_U.any() else (1.0, ALL_RETAINED)
-            self._alpha, share, error = broadcast_floats((alpha, found.share, found.error), module.device)
-        self._other, self._step, module.interpolation_alpha = trained, trainer.global_step, self._alpha
-        move(self._alpha)
-        module.log_dict({"policy/alpha": self._alpha, "policy/ndcg_retained": share, "policy/ndcg_retained_se": error})
+        self._alpha, self._other, self._step = alpha, trained, trainer.global_step
+        module.interpolation_alpha = alpha
+        move(alpha)
+        retained = {"policy/ndcg_retained": found.share, "policy/ndcg_retained_se": found.error}
+        module.log_dict({"policy/alpha": alpha, **retained})
 
     @torch.no_grad()
     def _swap(self, policy: Policy) -> None:

@@ -120,7 +120,7 @@ class WeightedSFT(PostTraining):
         InputError: every event's weight is 0.
     """
 
-    LOG_PREFIX = "advantage"
+    LOG_PREFIX, takes_row_sharding = "advantage", True
     TEMPERED: ClassVar[tuple[str, ...]] = ("exponential", "rank")  # transforms that have a temperature
 
     def __init__(

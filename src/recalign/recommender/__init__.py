@@ -9,6 +9,7 @@ from recalign.recommender.onerec import OneRecRecommender
 from recalign.recommender.onerec_policy import CodePolicy
 from recalign.recommender.policy import Policy
 from recalign.recommender.recommendations import RecommendationsWriter
+from recalign.recommender.row_sharding import RowSharding
 from recalign.recommender.sequence_policy import SequencePolicy
 from recalign.recommender.training import PolicyModule
 
@@ -25,5 +26,6 @@ __all__ = [
     "PolynomialAveraging",
     "Recommender",
     "RecommenderData",
+    "RowSharding",
     "SequencePolicy",
 ]

@@ -11,6 +11,8 @@ from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
+from recalign.recommender.row_sharding import whole_numel
+
 EVERY_STEP = 2**22
 """Parameters up to which every step is averaged; with n times as many, every n-th step is."""
 
@@ -53,7 +55,7 @@ class PolynomialAveraging(WeightAveraging):
             super().setup(trainer, pl_module, "fit")
             self._average_model.n_averaged = torch.tensor(0)  # type: ignore[attr-defined]
         self._average_model.module.to(pl_module.device)  # type: ignore[union-attr]
-        self._interval = math.ceil(sum(weight.numel() for weight in pl_module.parameters()) / EVERY_STEP)
+        self._interval = math.ceil(whole_numel(pl_module) / EVERY_STEP)
 
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
         if step_idx is None:

@@ -19,6 +19,7 @@ from recalign.recommender.item_knn import ItemKNN
 from recalign.recommender.memory import Memory
 from recalign.recommender.policy import Policy, chunks, seen_within
 from recalign.recommender.rank_metrics import RankMetrics
+from recalign.recommender.row_sharding import TABLE, RowShardedPolicy, shard_rows
 from recalign.recommender.training import PolicyModule
 
 Strengths = tuple[float, float]
@@ -78,6 +79,8 @@ class CalibratePrior(Callback):
         path = _handed_over(trainer)
         saved = path.is_file()
         policy = load_net(path, "policy").net if saved else copy.deepcopy(pl_module.policy)
+        if isinstance(pl_module.policy, RowShardedPolicy):
+            shard_rows(policy)
         policy = policy.to(pl_module.device).eval()
         takes_memory = "memory" in policy.init_args
         if self.memory and takes_memory:
@@ -90,7 +93,10 @@ class CalibratePrior(Callback):
         self.facts |= found
         if saved and trainer.is_global_zero:
             checkpoint = read_checkpoint(path)
-            checkpoint["state_dict"] |= {f"policy.{name}": x.cpu() for name, x in policy.state_dict().items()}
+            weights = {f"policy.{name}": x.cpu() for name, x in policy.state_dict().items()}
+            if isinstance(policy, RowShardedPolicy):  # a part of the table, and the checkpoint has it whole
+                del weights[f"policy.{TABLE}"]
+            checkpoint["state_dict"] |= weights
             checkpoint["recipes"]["policy"] = recipe(policy)
             checkpoint["facts"]["prior"] = found
             write_checkpoint(checkpoint, path)

@@ -46,7 +46,8 @@ def class_path(kind: type) -> str:
 def recipe(module: Rebuildable) -> dict[str, Any]:
     """Class and constructor arguments of a network, as plain values."""
     given = {k: readable(v) for k, v in module.init_args.items()}
-    own = next(kind for kind in type(module).__mro__ if not issubclass(kind, FSDPModule))  # sharding derives a class
+    whole = getattr(module, "sharded_from", None)  # sharding derives a class
+    own = whole or next(kind for kind in type(module).__mro__ if not issubclass(kind, FSDPModule))
     return {"class_path": class_path(own), "init_args": given}
 
 

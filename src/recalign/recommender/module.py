@@ -108,6 +108,7 @@ class Recommender(CloningFromStart):
     """
 
     policy: SequencePolicy
+    takes_row_sharding = True
 
     def __init__(
         self,

@@ -7,25 +7,26 @@ table, which is put together in the first process while it is written, so that a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from lightning import LightningModule, Trainer
+from lightning import Trainer
 from lightning.pytorch.strategies import DDPStrategy
-from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from recalign.distributed import is_distributed
 from recalign.errors import InputError
 from recalign.nn import row_sharding
+from recalign.nn.row_sharding import gather_rows, total_norm
 from recalign.recommender.policy import State
 from recalign.recommender.sequence_policy import SequencePolicy
 
-SHARDED = "item_embedding.weight"
+TABLE = "item_embedding.weight"
 """The weights of a policy that are sharded."""
+ROW_SHARDED = "row_sharded"
+"""Key of a checkpoint that holds no state of an optimiser: how many processes wrote it."""
 
 
 class ShardedTable(nn.Module):
@@ -58,7 +59,7 @@ class RowShardedPolicy(SequencePolicy):
     with features or with a memory. Made by `shard_rows`, and saved as the policy that it was.
     """
 
-    derived = True  # of a class that its recipe names
+    sharded_from = SequencePolicy  # which its recipe names
     item_embedding: ShardedTable  # type: ignore[assignment]
 
     def item_table(self) -> Any:
@@ -110,10 +111,11 @@ def shard_rows(policy: SequencePolicy) -> None:
     """
     if not is_distributed() or isinstance(policy, RowShardedPolicy):
         return
-    remedy = "give --trainer.strategy ddp, or train the recommender without"
     if policy.features is not None or policy.memory is not None:
-        what, where = ("features", "data.log.items.features") if policy.features else ("a memory", "model.memory")
-        raise InputError(f"the item table of a policy with {what} cannot be sharded", where=where, remedy=remedy)
+        known = {"features": policy.features, "a memory": policy.memory}
+        what = " and ".join(name for name, part in known.items() if part is not None)
+        remedy = "give --trainer.strategy ddp, or train the recommender without"
+        raise InputError(f"a policy with {what} cannot be row-sharded", where="trainer.strategy", remedy=remedy)
     if policy.num_items < (processes := dist.get_world_size()):
         what = f"{policy.num_items} items cannot be sharded over {processes} processes"
         raise InputError(what, where="trainer.devices", remedy="use fewer processes")
@@ -122,10 +124,10 @@ def shard_rows(policy: SequencePolicy) -> None:
 
 
 class RowSharding(DDPStrategy):
-    """DDP whose processes share out the rows of item tables. It trains a `Recommender`, and A-SFT and its relatives.
+    """DDP whose processes share out the rows of item tables; for modules with ``takes_row_sharding``.
 
-    The checkpoint holds what a later stage needs. A run cannot be continued from it: the optimiser's moments would fill
-    the first process's memory.
+    The checkpoint holds what later stages need. A run cannot be continued from it: the optimiser's moments of the whole
+    table would fill the first process's memory.
 
     Args:
         timeout: how long processes wait for one that is silent.
@@ -133,28 +135,55 @@ class RowSharding(DDPStrategy):
 
     def __init__(self, timeout: timedelta = timedelta(minutes=5), **kwargs: Any) -> None:
         super().__init__(broadcast_buffers=False, timeout=timeout, **kwargs)  # no buffer changes in training
+        self._sharded: set[str] = set()
 
     def setup(self, trainer: Trainer) -> None:
         module: Any = self.lightning_module
+        require_shardable(type(module), getattr(module, "memory", False))
         policies = {name: each for name, each in module.named_modules() if isinstance(each, SequencePolicy)}
-        refuse(module, trainer, policies)
         for policy in policies.values():
             shard_rows(policy)
-        self._sharded = {f"{name}.{SHARDED}" for name in policies} if is_distributed() else set()
+        self._sharded = {f"{name}.{TABLE}" for name in policies} if is_distributed() else set()
         module._ddp_params_and_buffers_to_ignore = self._sharded
-        self.precision_plugin.clip_grad_by_norm = self._clip_grad_by_norm
+        self.precision_plugin.clip_grad_by_norm = self._clip_grad_by_norm  # type: ignore[method-assign]
         super().setup(trainer)
 
     def _clip_grad_by_norm(self, optimizer: torch.optim.Optimizer, clip_val: float) -> None:
-        weights = [weight for weight in self.lightning_module.parameters() if weight.grad is not None]
-        torch.nn.utils.clip_grads_with_norm_(weights, clip_val, gradient_norm(self.lightning_module))
+        module: Any = self.lightning_module
+        torch.nn.utils.clip_grads_with_norm_(module.parameters(), clip_val, gradient_norm(module))
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
         if self._sharded:
+            weights = checkpoint["state_dict"].items()
+            whole = {name: gather_rows(x) if name in self._sharded else x for name, x in weights}
+            checkpoint |= {"state_dict": whole, "optimizer_states": [], ROW_SHARDED: dist.get_world_size()}
             checkpoint.pop("current_model_state", None)
-            checkpoint["optimizer_states"] = []
-            weights = checkpoint["state_dict"]
-            checkpoint["state_dict"] = {
-                name: row_sharding.gather_rows(x) if name in self._sharded else x for name, x in weights.items()
-            }
         super().save_checkpoint(checkpoint, filepath, storage_options)
+
+
+def require_shardable(kind: type, memory: bool) -> None:
+    """Refuse, with an InputError, a module whose item tables `RowSharding` cannot share out, and a memory.
+
+    Each module's class says whether the strategy takes it (``takes_row_sharding``).
+    """
+    if not getattr(kind, "takes_row_sharding", False):
+        what, where = f"{kind.__name__} works with whole item tables only", "trainer.strategy"
+        raise InputError(what, where=where, remedy="give --trainer.strategy ddp")
+    if memory:
+        what = "a memory of co-occurrence is not sharded: every process would hold all of it"
+        raise InputError(what, where="model.memory", remedy="give --model.memory false, or --trainer.strategy ddp")
+
+
+def gradient_norm(module: nn.Module) -> Tensor:
+    """The 2-norm of all gradients. A collective call where item tables are sharded."""
+    sharded = [each.weight.grad for each in module.modules() if isinstance(each, ShardedTable)]
+    parts = [grad for grad in sharded if grad is not None]
+    gradients = (weight.grad for weight in module.parameters() if weight.grad is not None)
+    return total_norm([grad for grad in gradients if not any(grad is part for part in parts)], parts)
+
+
+def whole_numel(module: nn.Module) -> int:
+    """The number of weights, with the rows of other processes."""
+    tables = [each for each in module.modules() if isinstance(each, ShardedTable)]
+    elsewhere = sum((each.rows - len(each.weight)) * each.weight.shape[1] for each in tables)
+    return sum(weight.numel() for weight in module.parameters()) + elsewhere

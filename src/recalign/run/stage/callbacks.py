@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 from recalign.errors import TrainingError
 from recalign.files import rename
 from recalign.recommender.checkpoint import write_checkpoint
+from recalign.recommender.row_sharding import gradient_norm
 from recalign.recommender.training import logs_now
 from recalign.run.stage.loggers import CSVLog
 
@@ -107,8 +108,7 @@ class TrainingMonitor(Callback):
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         if logs_now(trainer):
-            gradients = [weight.grad for weight in pl_module.parameters() if weight.grad is not None]
-            pl_module.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients))
+            pl_module.log("train/grad_norm", gradient_norm(pl_module))
             pl_module.log("train/lr", optimizer.param_groups[0]["lr"])
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: object) -> None:

@@ -10,10 +10,11 @@ from lightning.pytorch.callbacks import LearningRateFinder, StochasticWeightAver
 
 from recalign.errors import InputError, require_seed
 from recalign.posttrain.keep import KeepRanking
-from recalign.recommender import Recommender
+from recalign.recommender import Recommender, RowSharding
 from recalign.recommender.averaging import PolynomialAveraging, has_steps_left
 from recalign.recommender.checkpoint import OTHER_VERSION, Loaded, read_checkpoint
 from recalign.recommender.grown import GROWS_FROM
+from recalign.recommender.row_sharding import ROW_SHARDED, require_shardable
 from recalign.run.stage import upstream
 from recalign.run.stage.folder import RunFolder, flat_settings
 from recalign.run.stage.parsed import ParsedStage
@@ -60,7 +61,10 @@ def settings(config: dict[str, Any], training: bool) -> None:
         remedy = "average weights by recalign.recommender.PolynomialAveraging; search model.lr by recalign tune"
         what = f"no file would hold the rates or averages of {others[0].__name__}"
         raise InputError(what, where="trainer.callbacks", remedy=remedy)
-    if isinstance(trainer["strategy"], dict) and trainer["strategy"]["class_path"].endswith(SHARDED):
+    strategy = trainer["strategy"]["class_path"] if isinstance(trainer["strategy"], dict) else ""
+    if strategy and issubclass(imported(strategy), RowSharding):
+        _require_shardable(model, config, training)
+    if strategy.endswith(SHARDED):
         broken = {  # what needs all weights in one process
             "trains recommenders over item ids only": not issubclass(model, Recommender),
             "is for training only: one process can read the checkpoint": not training,
@@ -80,6 +84,17 @@ def settings(config: dict[str, Any], training: bool) -> None:
     if training and trainer["limit_val_batches"] == 0 and names:
         remedy = f"validate on 1 batch or more, or set {names} to null"
         raise InputError(f"{names} without validation", where="trainer.limit_val_batches", remedy=remedy)
+
+
+def _require_shardable(model: type, config: dict[str, Any], training: bool) -> None:
+    require_shardable(model, training and config["model"]["init_args"].get("memory", False))
+    items = (config["data"]["init_args"].get("log") or {}).get("items") or {}
+    if items.get("features"):
+        what, where = "row-sharded items have no features", "data.log.items.features"
+        raise InputError(what, where=where, remedy="leave them out, or give --trainer.strategy ddp")
+    if training and config["ckpt_path"] is not None:
+        remedy = "start anew, from its weights if you like (model.init_from)"
+        raise InputError("a row-sharded run cannot be continued", where="--ckpt_path", remedy=remedy)
 
 
 def find_checkpoint(given: str | None, folder: RunFolder, command: str) -> Path | None:
@@ -144,6 +159,9 @@ def built(stage: ParsedStage, model: LightningModule, data: LightningDataModule,
     if stage.checkpoint is None:
         return
     path, checkpoint = stage.checkpoint, read_checkpoint(stage.checkpoint)
+    if stage.training and ROW_SHARDED in checkpoint:
+        what = f"{checkpoint[ROW_SHARDED]} processes with a part of the items each wrote it: no run can go on from it"
+        raise InputError(what, where=str(path), remedy="start anew, from its weights if you like (model.init_from)")
     if missing := [name for name in model.state_dict() if name not in checkpoint["state_dict"]]:
         raise InputError(f"missing: {missing[:5]}", where=str(path), remedy=OTHER_VERSION)
     if not stage.training:

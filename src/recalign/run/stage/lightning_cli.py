@@ -66,6 +66,8 @@ class EvaluatedPolicy(PolicyModule):
         top_k: items a user that `predict` writes.
     """
 
+    takes_row_sharding = True
+
     def __init__(self, checkpoint: str, top_k: int = 10) -> None:
         loaded = load_net(checkpoint, "policy")
         super().__init__(loaded.net, 0.0, 0.0, top_k)

@@ -1,0 +1,80 @@
+"""Two processes with a part of the items each train, rank and save what one does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import several
+import small
+import torch
+from lightning import seed_everything
+from shared_fits import CASES, STEPS, TOKENS
+
+from recalign.recommender import PolynomialAveraging, RowSharding
+from recalign.recommender.checkpoint import load_net
+from recalign.run.stage.callbacks import StepSeeds, TrainingMonitor
+
+pytestmark = pytest.mark.slow
+
+FITS = {
+    "full softmax": {"gradient_clip_val": 0.5},
+    "sampled softmax": {"averaged": True},
+    "asft": {"gradient_clip_val": 0.5},
+    "keep": {},
+}
+"""Cases of `shared_fits`, and how each is trained."""
+
+
+def fitted(case: str, root: Path, folder: Path, averaged: bool = False, **settings: Any) -> dict[str, Any]:
+    kind, make, data_settings = CASES[case]
+    seed_everything(0, verbose=False)
+    data = small.data_of(kind, root, "tastes", batch_tokens=TOKENS, **data_settings)
+    module, watch = make(data), small.Watch()
+    module.memory = False
+    callbacks = [watch, StepSeeds(0), TrainingMonitor(), *([PolynomialAveraging()] if averaged else [])]
+    trainer = small.trainer_of(folder, -1, *callbacks, max_steps=STEPS, check_val_every_n_epoch=1, **settings)
+    trainer.fit(module, data)
+    trainer.save_checkpoint(folder / f"{case}.ckpt")
+    lists = trainer.predict(module, data)
+    figures = {k: float(v) for k, v in trainer.callback_metrics.items() if not k.startswith("speed/")}
+    return {
+        "loss": [one["train/loss"] for one in watch.steps],
+        "norm": [one["train/grad_norm"] for one in watch.steps],
+        "figures": figures,
+        "rows": len(module.policy.item_embedding.weight),
+        "lists": dict(pair for users, _, items in lists for pair in zip(users.tolist(), items.tolist(), strict=True)),
+    }
+
+
+def all_fitted(root: Path, folder: Path) -> dict[str, Any]:
+    two = several.PROCESSES
+    return {
+        case: fitted(case, root, folder, devices=two, strategy=RowSharding(), **settings)
+        for case, settings in FITS.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def pairs(log_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    folder = tmp_path_factory.mktemp("two")
+    return folder, several.together(all_fitted, log_root, folder)
+
+
+@pytest.mark.parametrize("case", FITS)
+def test_two_processes_with_a_part_of_the_items_train_as_one(pairs, case: str, log_root: Path, tmp_path: Path):
+    folder, (first, second) = pairs
+    first, second = first[case], second[case]
+    one = fitted(case, log_root, tmp_path, **FITS[case])
+    assert first["loss"] == second["loss"]
+    assert len(one["loss"]) == STEPS
+    assert first["loss"] == pytest.approx(one["loss"], rel=1e-5, abs=1e-5)
+    assert first["norm"] == pytest.approx(one["norm"], rel=1e-4, abs=1e-5)
+    assert first["figures"] == pytest.approx(one["figures"], rel=1e-4, abs=1e-4, nan_ok=True)
+    assert abs(first["rows"] - second["rows"]) <= 1
+    assert first["rows"] + second["rows"] == one["rows"]
+    assert first["lists"] | second["lists"] == one["lists"]
+    two, whole = (load_net(path / f"{case}.ckpt", "policy").net.state_dict() for path in (folder, tmp_path))
+    for name, weight in whole.items():
+        torch.testing.assert_close(two[name], weight, rtol=1e-4, atol=1e-4)
