@@ -1,6 +1,6 @@
 """Memory and time of training on a large catalogue, in one process and in two with half of the items each.
 
-    python -m benchmarks.scale.row_sharding [--items 10000000] [--negatives 512] [--steps 6]
+    python -m benchmarks.scale.row_sharding [--items 10000000] [--negatives 512] [--steps 6] [--processes 1 2]
 
 The model of `cell.py`, with a sampled softmax, in Lightning's Trainer; a step is 16 histories of 200 events of all
 processes together. Processes share this machine, a thread each. Memory is the most that a process ever had resident,
@@ -39,11 +39,12 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=10_000_000)
     parser.add_argument("--negatives", type=int, default=512)
     parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
     arguments = parser.parse_args()
     if "RANK" in os.environ:
         print(json.dumps(fit(arguments.items, arguments.negatives, arguments.steps)))
         return
-    for processes in (1, 2):
+    for processes in arguments.processes:
         found = started(processes)
         figures = {"peak_gib": [max(one["peak_gib"] for one in found)], "seconds": found[0]["seconds"]}
         row = lines(f"{arguments.items:,} items", f"processes: {processes}", figures, [0], middle)
