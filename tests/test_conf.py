@@ -133,7 +133,8 @@ JUDGED = CONF / "trainer/judged.yaml"
 
 @pytest.mark.parametrize("path", sorted({*(CONF / "trainer").glob("*.yaml")} - {JUDGED}), ids=name)
 def test_a_preset_comes_after_any_stage(path: Path):
-    parsed = parse_stage(["fit", "--config", str(CONF / "stages/recommender.yaml"), "--config", str(path)])
+    words = ["--config", str(CONF / "stages/recommender.yaml"), "--config", str(path), "--model.memory=false"]
+    parsed = parse_stage(["fit", *words])
     preset = yaml.safe_load(path.read_text())
     assert set(preset) == {"trainer"}
     assert holds(parsed.config["trainer"], preset["trainer"])

@@ -13,11 +13,11 @@ processes, N looked up ids, U of them without repetitions, K items kept.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -63,10 +63,9 @@ def sharded_top_k(
 ) -> tuple[Tensor, Tensor]:
     """`recalign.nn.top_k` over the rows of all processes: the best of each part, merged."""
     own = own_rows(len(query_TD), query_TD.device)
-    query_AD = all_gather_rows(query_TD)
-    score_AK, row_AK = top_k(query_AD, item_VD, k, _seen_by_all(seen, own, first))
+    score_AK, row_AK = top_k(all_gather_rows(query_TD), item_VD, k, _seen_by_all(seen, own, first))
     row_AK = row_AK.add(first).masked_fill(row_AK < 0, -1)
-    score_TK, row_TK = (torch.cat(_all_gather(x_AK), dim=1)[own] for x_AK in (score_AK, row_AK))
+    score_TK, row_TK = (all_gather_rows(x_AK.T).T[own] for x_AK in (score_AK, row_AK))
     order_TK = score_TK.sort(dim=1, descending=True, stable=True).indices[:, :k]  # equal ones stay in row order
     return score_TK.gather(1, order_TK), row_TK.gather(1, order_TK)
 
@@ -108,16 +107,6 @@ def gather_rows(part_VD: Tensor) -> Tensor | None:
     return whole
 
 
-def total_norm(gradients: Iterable[Tensor], sharded: Sequence[Tensor] = ()) -> Tensor:
-    """The 2-norm of gradients that all processes have, together with those of which each has a part."""
-    norm = torch.nn.utils.get_total_norm(list(gradients))
-    if not sharded:
-        return norm
-    square = torch.nn.utils.get_total_norm(sharded).square()
-    dist.all_reduce(square)
-    return (norm.square() + square).sqrt()
-
-
 class _Lookup(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, part_VD: Tensor, row_U: Tensor, rows: int) -> Tensor:
@@ -142,7 +131,7 @@ class _Lookup(torch.autograd.Function):
 class _LogProb(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query_TD: Tensor, item_VD: Tensor, target_T: Tensor, first: int, setting: Setting) -> Tensor:
-        own, positions = own_rows(len(query_TD), query_TD.device), sum(row_counts(len(query_TD), query_TD.device))
+        own = own_rows(len(query_TD), query_TD.device)
         query_AD, place_A = all_gather_rows(query_TD), all_gather_rows(target_T) - first
         held_A = (place_A >= 0) & (place_A < len(item_VD))
         place_A = place_A.where(held_A, 0)
@@ -150,7 +139,7 @@ class _LogProb(torch.autograd.Function):
         part_A = q_AD.new_empty(len(q_AD))  # the logarithm of the sum over this process's rows
         for c, p_VC, max_C in chunks_of_powers(q_AD, e_VD, setting):
             part_A[c] = logsumexp(max_C, p_VC.sum(dim=0, dtype=q_AD.dtype))
-        part_A, q_AD = part_A[:positions], q_AD[:positions]
+        part_A, q_AD = part_A[: len(query_AD)], q_AD[: len(query_AD)]
         max_A = part_A.clone()
         dist.all_reduce(max_A, dist.ReduceOp.MAX)
         target_A = setting.scale * (q_AD * e_VD.index_select(0, place_A)).sum(dim=1) * held_A
@@ -167,9 +156,8 @@ class _LogProb(torch.autograd.Function):
         setting: Setting = ctx.setting
         positions, weight_A = len(query_AD), setting.scale * all_gather_rows(grad_T)
         q_AD, e_VD, _ = pad_to_chunks(query_AD, item_VD, place_A, setting)
-        added = len(q_AD) - positions
-        w_A1 = torch.nn.functional.pad(weight_A.to(q_AD.dtype), (0, added))[:, None]
-        shift_A = torch.nn.functional.pad(lse_A * LOG2_E, (0, added), value=math.inf)
+        added = (0, len(q_AD) - positions)
+        w_A1, shift_A = F.pad(weight_A.to(q_AD.dtype), added)[:, None], F.pad(lse_A * LOG2_E, added, value=math.inf)
         hit_A1 = w_A1[:positions] * held_A[:, None]
         query_grad_AD, item_grad_VD = torch.zeros_like(q_AD), torch.zeros_like(e_VD)
         query_grad_AD[:positions] = hit_A1 * e_VD.index_select(0, place_A)
@@ -199,12 +187,6 @@ def _seen_by_all(seen: Pairs | None, own: slice, first: int) -> Pairs | None:
 def _all_to_all(x: Tensor, sent: list[int], received: list[int]) -> Tensor:
     found = x.new_empty(sum(received), *x.shape[1:])
     dist.all_to_all_single(found, x.contiguous(), received, sent)
-    return found
-
-
-def _all_gather(x: Tensor) -> list[Tensor]:
-    found = [torch.empty_like(x) for _ in range(dist.get_world_size())]
-    dist.all_gather(found, x.contiguous())
     return found
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from recalign.distributed import is_distributed
 from recalign.errors import InputError
 from recalign.nn import row_sharding
-from recalign.nn.row_sharding import gather_rows, total_norm
+from recalign.nn.row_sharding import gather_rows
 from recalign.recommender.policy import State
 from recalign.recommender.sequence_policy import SequencePolicy
 
@@ -116,7 +116,7 @@ def shard_rows(policy: SequencePolicy) -> None:
         what = " and ".join(name for name, part in known.items() if part is not None)
         remedy = "give --trainer.strategy ddp, or train the recommender without"
         raise InputError(f"a policy with {what} cannot be row-sharded", where="trainer.strategy", remedy=remedy)
-    if policy.num_items < (processes := dist.get_world_size()):
+    if policy.num_items + 1 < 2 * (processes := dist.get_world_size()):  # the padding item has a row too
         what = f"{policy.num_items} items cannot be sharded over {processes} processes"
         raise InputError(what, where="trainer.devices", remedy="use fewer processes")
     policy.item_embedding = ShardedTable(policy.item_embedding.weight)  # type: ignore[assignment]
@@ -176,10 +176,14 @@ def require_shardable(kind: type, memory: bool) -> None:
 
 def gradient_norm(module: nn.Module) -> Tensor:
     """The 2-norm of all gradients. A collective call where item tables are sharded."""
-    sharded = [each.weight.grad for each in module.modules() if isinstance(each, ShardedTable)]
-    parts = [grad for grad in sharded if grad is not None]
-    gradients = (weight.grad for weight in module.parameters() if weight.grad is not None)
-    return total_norm([grad for grad in gradients if not any(grad is part for part in parts)], parts)
+    tables = {id(each.weight) for each in module.modules() if isinstance(each, ShardedTable)}
+    trained = [weight for weight in module.parameters() if weight.grad is not None]
+    whole = torch.nn.utils.get_total_norm([weight.grad for weight in trained if id(weight) not in tables])
+    if not tables:
+        return whole
+    square = torch.nn.utils.get_total_norm([weight.grad for weight in trained if id(weight) in tables]).square()
+    dist.all_reduce(square)
+    return (whole.square() + square).sqrt()
 
 
 def whole_numel(module: nn.Module) -> int:

@@ -138,7 +138,7 @@ def test_what_needs_all_weights_is_refused_where_they_are_in_parts(words: list[s
     [
         (["fit", "recommender-onerec"], "trainer.strategy"),
         (["fit", "reward"], "trainer.strategy"),
-        (["fit", "posttrain/ppo"], "trainer.strategy"),
+        (["fit", "methods/ppo"], "trainer.strategy"),
         (["fit", "recommender"], "model.memory"),
         (["fit", "recommender", "--model.memory=false", "--ckpt_path=last"], "--ckpt_path"),
         (["fit", "recommender", "--model.memory=false", *FEATURED], "data.log.items.features"),
