@@ -253,8 +253,8 @@ def prior_names(net: nn.Module) -> set[str]:
 
 def not_finite(weights: Mapping[str, Any]) -> list[str]:
     """Names of the tensors that hold a NaN or an infinite value."""
-    tensors = ((name, tensor) for name, tensor in weights.items() if isinstance(tensor, Tensor))
-    return [name for name, tensor in tensors if tensor.is_floating_point() and not torch.isfinite(tensor).all()]
+    tensors = ((name, tensor) for name, tensor in weights.items() if isinstance(tensor, Tensor) and tensor.numel())
+    return [name for name, x in tensors if x.is_floating_point() and not torch.stack(x.aminmax()).isfinite().all()]
 
 
 def check_catalogue(loaded: str | None, current: str, where: str) -> None:

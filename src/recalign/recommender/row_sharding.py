@@ -152,6 +152,11 @@ class RowSharding(DDPStrategy):
         module: Any = self.lightning_module
         torch.nn.utils.clip_grads_with_norm_(module.parameters(), clip_val, gradient_norm(module))
 
+    def optimizer_step(self, optimizer: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> Any:
+        output = super().optimizer_step(optimizer, *args, **kwargs)
+        optimizer.zero_grad()  # the memory is free for the whole table of a checkpoint
+        return output
+
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
         if self._sharded:
             weights = checkpoint["state_dict"].items()
