@@ -44,10 +44,11 @@ def class_path(kind: type) -> str:
 
 
 def recipe(module: Rebuildable) -> dict[str, Any]:
-    """Class and constructor arguments of a network, as plain values."""
+    """Class (of a sharded network, what that is derived from) and constructor arguments, as plain values."""
     given = {k: readable(v) for k, v in module.init_args.items()}
-    whole = getattr(module, "sharded_from", None)  # sharding derives a class
-    own = whole or next(kind for kind in type(module).__mro__ if not issubclass(kind, FSDPModule))
+    own = getattr(module, "sharded_from", None) or next(
+        k for k in type(module).__mro__ if not issubclass(k, FSDPModule)
+    )
     return {"class_path": class_path(own), "init_args": given}
 
 

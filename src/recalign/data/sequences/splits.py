@@ -140,10 +140,8 @@ def event_condition(frame: pl.DataFrame, expression: str, where: str, taken: Col
 def stable_hash(ids: pl.Series) -> np.ndarray:
     """A pseudo-random number in [0, 1) for each id, that depends on its text alone, on any machine. Shape: (N,)."""
     texts = ids.cast(pl.String).cast(pl.Binary).to_frame().iter_slices(HASHED_AT_ONCE)
-    # BLAKE2b in NumPy, 1,900 operations a row, is slower than hashlib row by row, which is most of the time here.
     parts = [b"".join([blake2b(text, digest_size=6).digest() for text in part.to_series().to_list()]) for part in texts]
-    digit_N6 = np.frombuffer(b"".join(parts), np.uint8).reshape(-1, 6)
-    return digit_N6 @ 256.0 ** -np.arange(1, 7)
+    return np.frombuffer(b"".join(parts), np.uint8).reshape(-1, 6) @ 256.0 ** -np.arange(1, 7)
 
 
 def require_time(table: EventTable, split: Split) -> None:
