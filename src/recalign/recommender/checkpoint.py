@@ -44,11 +44,10 @@ def class_path(kind: type) -> str:
 
 
 def recipe(module: Rebuildable) -> dict[str, Any]:
-    """Class (of a sharded network, what that is derived from) and constructor arguments, as plain values."""
+    """Class and constructor arguments of a network, as plain values."""
     given = {k: readable(v) for k, v in module.init_args.items()}
-    own = getattr(module, "sharded_from", None) or next(
-        k for k in type(module).__mro__ if not issubclass(k, FSDPModule)
-    )
+    kind = getattr(module, "sharded_from", type(module))
+    own = next(each for each in kind.__mro__ if not issubclass(each, FSDPModule))  # sharding derives a class
     return {"class_path": class_path(own), "init_args": given}
 
 

@@ -19,7 +19,6 @@ TRAIN, VALIDATION, TEST = 0, 1, 2
 """The splits, as numbers in the column ``split``."""
 RESERVED = ("split",)
 """Column names that splitting reserves."""
-HASHED_AT_ONCE = 2**20  # ids
 
 
 class Split:
@@ -139,7 +138,7 @@ def event_condition(frame: pl.DataFrame, expression: str, where: str, taken: Col
 
 def stable_hash(ids: pl.Series) -> np.ndarray:
     """A pseudo-random number in [0, 1) for each id, that depends on its text alone, on any machine. Shape: (N,)."""
-    texts = ids.cast(pl.String).cast(pl.Binary).to_frame().iter_slices(HASHED_AT_ONCE)
+    texts = ids.cast(pl.String).cast(pl.Binary).to_frame().iter_slices(2**20)
     parts = [b"".join([blake2b(text, digest_size=6).digest() for text in part.to_series().to_list()]) for part in texts]
     return np.frombuffer(b"".join(parts), np.uint8).reshape(-1, 6) @ 256.0 ** -np.arange(1, 7)
 
