@@ -3,7 +3,6 @@
     python -m benchmarks.serving.run                       untrained policies of ML-1M's size, from 1.7 k items on
     python -m benchmarks.serving.run --kinds OneRec        the same over semantic ids; up to 10 k items
     python -m benchmarks.serving.run --bundle runs/ml-100k/asft/seed-0/bundles --log ml-100k
-    python -m benchmarks.serving.run --bundle ... --decisions    every answer is drawn, and logged before it goes out
 
 An untrained policy has random weights in a bundle of the usual shape: speed does not depend on what they are. ``start``
 is from the start of the process until it listens, by when it has loaded the bundle and answered its examples.
@@ -21,7 +20,6 @@ import json
 import math
 import os
 import re
-import secrets
 import subprocess
 import sys
 import tempfile
@@ -46,7 +44,6 @@ from recalign.serve.export.graph import Graph, part_of
 from recalign.serve.export.onnx import write
 from recalign.serve.server import Bundle
 from recalign.serve.server.about import EXAMPLES, GRAPH, ITEMS, BundleConfig
-from recalign.serve.server.command import DECISIONS_KEY
 
 CLIENTS = (1, 8, 64)
 LENGTHS = (50, 200)
@@ -152,23 +149,18 @@ def best(port: int, path: str, bodies: list[bytes], clients: int, seconds: float
     return {name: (max if name == "requests/s" else min)(one[name] for one in found) for name in found[0]}
 
 
-def over_http(
-    folder: Path, log: str, row: str, lengths: list[int], seconds: float, repeats: int, decisions: Path | None = None
-) -> None:
-    """Measure and save what a server of a bundle does; with a folder of decisions, every answer is drawn and logged."""
+def over_http(folder: Path, log: str, row: str, lengths: list[int], seconds: float, repeats: int) -> None:
+    """Measure and save what a server of a bundle does."""
     bundle, began = Bundle(folder), time.perf_counter()
     command = [sys.executable, "-m", "recalign", "serve", str(folder), "--port", "0"]
-    command += ["--decisions", str(decisions)] if decisions else []
-    environment = {**os.environ, DECISIONS_KEY: secrets.token_hex(16)}
-    row, more = (f"{row}, decisions", {"user": "somebody", "explore": {}}) if decisions else (row, {})
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None
             found = re.search(r":(\d+), described", server.stdout.readline())
             assert found is not None
             port, start = int(found[1]), time.perf_counter() - began
             for length in lengths:
-                bodies = [json.dumps(one | more).encode() for one in requests(bundle, length)]
+                bodies = [json.dumps(one).encode() for one in requests(bundle, length)]
                 for clients in CLIENTS:
                     cell = best(port, "/recommend", bodies, clients, seconds, repeats)
                     noop = best(port, "/health", [], clients, seconds, repeats)
@@ -232,7 +224,6 @@ def main() -> None:
     parser.add_argument("--items", type=int, nargs="+", help="of untrained policies; else as many as suit their kind")
     parser.add_argument("--lengths", type=int, nargs="+", default=list(LENGTHS))
     parser.add_argument("--bundle", type=Path, help="measure this one, over HTTP alone")
-    parser.add_argument("--decisions", action="store_true", help="of --bundle: explore, and log every decision")
     parser.add_argument("--log", default="untrained", help="what to save the rows of --bundle under")
     parser.add_argument("--seconds", type=float, default=4.0, help="of a repeat")
     parser.add_argument("--repeats", type=int, default=5)
@@ -241,9 +232,7 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     if given.bundle:
         kind = Bundle(given.bundle).about.kind
-        with tempfile.TemporaryDirectory(dir=".") as scratch:  # on the disk, where syncing takes its time
-            decisions = Path(scratch) if given.decisions else None
-            over_http(given.bundle, given.log, kind, given.lengths, given.seconds, given.repeats, decisions)
+        over_http(given.bundle, given.log, kind, given.lengths, given.seconds, given.repeats)
         return
     with tempfile.TemporaryDirectory() as scratch:
         for kind in given.kinds:
