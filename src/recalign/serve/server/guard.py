@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hmac
 import re
 import time
@@ -27,7 +28,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from recalign.serve.server.answer import Problem
-from recalign.serve.server.service import TIMEOUT, is_loopback
+from recalign.serve.server.service import ALONE, TIMEOUT, is_loopback
 
 MAX_HEADERS = 2**16
 """Bytes of a request, but its body, that may come without an end; what comes at once, 256 KB at most, may be more."""
@@ -161,8 +162,10 @@ class Guard:
     def __init__(
         self, app: ASGIApp, figures: Figures, token: str | None, events_token: str | None, posts: Mapping[str, ASGIApp]
     ) -> None:
-        self.app, self.figures, self.posts = app, figures, posts
+        self.app, self.posts = app, posts
         self.token, self.events_token = token, events_token
+        self.newest: object = None  # who asked last
+        self._requests, self._seconds = (functools.cache(one.labels) for one in (figures.requests, figures.seconds))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -170,6 +173,8 @@ class Guard:
             return
         path = USERS if scope["path"].startswith(USERS) else scope["path"]
         route = path if path in ROUTES else "other"
+        ALONE.set(scope["client"] == self.newest)
+        self.newest = scope["client"]
         began, status, length, whole = time.perf_counter(), 500, 0, False
 
         async def counted_send(message: Message) -> None:
@@ -199,8 +204,8 @@ class Guard:
             else:
                 await wrong(scope, receive, counted_send)
         finally:
-            self.figures.requests.labels(route, str(status)).inc()
-            self.figures.seconds.labels(route).observe(time.perf_counter() - began)
+            self._requests(route, str(status)).inc()
+            self._seconds(route).observe(time.perf_counter() - began)
 
     def _problem(self, scope: Scope, path: str) -> Response | None:
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
