@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import http.client
-import itertools
 import json
 import os
 import re
@@ -23,8 +22,6 @@ from recalign.serve.server.about import BundleConfig
 from recalign.serve.server.catalogue import Catalogue
 
 ASKED = {"items": [3, 5], "times": [1000, 1060], "k": 4}
-PORTS = itertools.count(1)
-"""Of callers: each of them is another one."""
 TOKEN = "a-token-of-this-test-0123456789"
 
 
@@ -64,7 +61,7 @@ def call(app: Any, path: str, body: bytes, headers: dict[str, str] | None = None
             "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "path": path,
             "raw_path": path.encode(), "query_string": b"", "root_path": "", "scheme": "http",
             "headers": [(k.encode(), v.encode("latin-1")) for k, v in given.items()],
-            "client": ("127.0.0.1", next(PORTS)), "server": ("127.0.0.1", 80),
+            "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 80),
         }  # fmt: skip
         sent: list[Any] = []
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import itertools
 import json
 import random
 import re
@@ -293,23 +292,6 @@ def test_too_many_are_told_to_come_back(app, monkeypatch):
     assert set(statuses) == {200, 503}
     assert statuses.count(200) >= 256
     assert next(headers for status, headers, _ in found if status == 503)["retry-after"] == "1"
-
-
-def test_who_asks_alone_is_answered_without_a_thread_and_many_are_not(app, monkeypatch):
-    threads, answer, batcher = [], app.state.service._answer, app.state.service.batcher
-    monkeypatch.setattr(batcher, "work", lambda taken: threads.append(threading.current_thread()) or answer(taken))
-    body = json.dumps(ASKED).encode()
-    many = running(app, *(call(app, "/recommend", body) for _ in range(8)))
-    assert threading.main_thread() not in threads
-
-    async def twice() -> Any:
-        monkeypatch.setattr("served.PORTS", itertools.repeat(1))
-        await call(app, "/recommend", body)
-        return await call(app, "/recommend", body)
-
-    alone = running(app, twice())
-    assert threads[-2] is not threading.main_thread() is threads[-1]
-    assert len({tuple(one["item"] for one in json.loads(text)["items"]) for _, _, text in [*many, *alone]}) == 1
 
 
 JUNK = [None, True, 0, -1, 2**70, 1.5, 1e308, "", "3", "ü\ud800", [], [[]], {}, {"a": 1}, "x" * 300, [1] * 50]

@@ -28,7 +28,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from recalign.serve.server.answer import Problem
-from recalign.serve.server.service import ALONE, TIMEOUT, is_loopback
+from recalign.serve.server.service import TIMEOUT, is_loopback
 
 MAX_HEADERS = 2**16
 """Bytes of a request, but its body, that may come without an end; what comes at once, 256 KB at most, may be more."""
@@ -164,7 +164,6 @@ class Guard:
     ) -> None:
         self.app, self.posts = app, posts
         self.token, self.events_token = token, events_token
-        self.newest: object = None  # who asked last
         self._requests, self._seconds = (functools.cache(one.labels) for one in (figures.requests, figures.seconds))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -173,8 +172,6 @@ class Guard:
             return
         path = USERS if scope["path"].startswith(USERS) else scope["path"]
         route = path if path in ROUTES else "other"
-        ALONE.set(scope["client"] == self.newest)
-        self.newest = scope["client"]
         began, status, length, whole = time.perf_counter(), 500, 0, False
 
         async def counted_send(message: Message) -> None:

@@ -10,7 +10,6 @@ import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -26,8 +25,6 @@ MAX_WAITING = 256
 """Requests that may wait."""
 TIMEOUT = 10.0
 """Seconds after which a request is given up."""
-ALONE = ContextVar("alone", default=False)
-"""Whether who asks is the connection that asked last: while it waits, nobody else is likely to."""
 A = TypeVar("A")
 R = TypeVar("R")
 
@@ -46,14 +43,13 @@ class Batcher(Generic[A, R]):
         name: of the threads.
         threads: how many.
         cost: of what was asked. What is taken together costs `MAX_BATCH_PAIRS` at most.
-        at_once: answer who is `ALONE` in the event loop: to hand it to a thread costs as much as a short answer.
     """
 
     def __init__(
         self, work: Callable[[list[A]], Sequence[R | Exception]], name: str, threads: int = 1,
-        cost: Callable[[A], int] = lambda _: 0, at_once: bool = False,
+        cost: Callable[[A], int] = lambda _: 0,
     ) -> None:  # fmt: skip
-        self.work, self.cost, self.threads, self.at_once = work, cost, threads, at_once
+        self.work, self.cost = work, cost
         self.waiting = deque[tuple[A, asyncio.Future[R]]]()
         self.pool, self._idle = ThreadPoolExecutor(threads, name), threads
 
@@ -65,11 +61,6 @@ class Batcher(Generic[A, R]):
         """
         if len(self.waiting) >= MAX_WAITING:
             raise Full
-        if self.at_once and ALONE.get() and self._idle == self.threads:
-            [found] = self.work([what])
-            if isinstance(found, Exception):
-                raise found
-            return found
         answer: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self.waiting.append((what, answer))
         self._start()
@@ -145,7 +136,6 @@ class Service:
             "answers",
             max(1, (os.cpu_count() or 1) // threads),
             lambda asked: asked.bundle.cost(asked.encoded),
-            at_once=True,
         )
         self._refused: object = None  # what was tried last, and its files
         self.problem = ""
