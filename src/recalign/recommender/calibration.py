@@ -80,7 +80,7 @@ class CalibratePrior(Callback):
         saved = path.is_file()
         policy = load_net(path, "policy").net if saved else copy.deepcopy(pl_module.policy)
         if isinstance(pl_module.policy, RowShardedPolicy):
-            shard_rows(policy)
+            shard_rows(policy)  # type: ignore[arg-type]
         policy = policy.to(pl_module.device).eval()
         takes_memory = "memory" in policy.init_args
         if self.memory and takes_memory:

@@ -182,11 +182,11 @@ def require_shardable(kind: type, memory: bool) -> None:
 def gradient_norm(module: nn.Module) -> Tensor:
     """The 2-norm of all gradients. A collective call where item tables are sharded."""
     tables = {id(each.weight) for each in module.modules() if isinstance(each, ShardedTable)}
-    trained = [weight for weight in module.parameters() if weight.grad is not None]
-    whole = torch.nn.utils.get_total_norm([weight.grad for weight in trained if id(weight) not in tables])
+    found = [(id(weight) in tables, weight.grad) for weight in module.parameters() if weight.grad is not None]
+    whole = torch.nn.utils.get_total_norm([grad for in_parts, grad in found if not in_parts])
     if not tables:
         return whole
-    square = torch.nn.utils.get_total_norm([weight.grad for weight in trained if id(weight) in tables]).square()
+    square = torch.nn.utils.get_total_norm([grad for in_parts, grad in found if in_parts]).square()
     dist.all_reduce(square)
     return (whole.square() + square).sqrt()
 
