@@ -153,14 +153,14 @@ def test_modules_do_not_ask_the_trainer_for_its_datamodule():
 
 
 CEILINGS = {
-    "lines": 32_900,
-    "statements": 17_650,
+    "lines": 33_000,
+    "statements": 17_800,
     "functions": 1_990,
-    "bytes": 1_620_000,
+    "bytes": 1_625_000,
     "packages": 8,
     "modules beside them": 10,
-    "lines of tests": 29_800,
-    "lines of benchmarks": 5_750,
+    "lines of tests": 30_000,
+    "lines of benchmarks": 5_890,
 }
 """What the house may hold; a change that needs more says what each new hundred lines buy."""
 

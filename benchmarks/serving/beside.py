@@ -67,7 +67,7 @@ def turn(url: str, bodies: Path, process: int, clients: int, seconds: float) -> 
     before = cpu_seconds(process)
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     took = cpu_seconds(process) - before
-    count, failed, lasted, p50, p95, p99 = map(float, re.search(r"measured (.*)", said)[1].split())
+    count, failed, lasted, p50, p95, p99 = map(float, re.findall(r"measured (.*)", said)[0].split())
     assert not failed, said  # an answer of another status than 200, or none
     return {"requests/s": count / lasted, "p50 ms": p50, "p95 ms": p95, "p99 ms": p99, "cpu ms": took / count * 1000}
 
@@ -141,7 +141,7 @@ def main() -> None:
             row, own = f"{length} events", bodies("own", length)
             pairs = {row: {"recalign": (first[0], own, first[1]), "plain": (other[0], own, other[1])}}
             if given.decisions:
-                user, drawn = {"user": "somebody"}, {"explore": {}}
+                user, drawn = {"user": "somebody"}, dict[str, object](explore={})
                 pairs = {
                     f"{row}{what}": {
                         "without decisions": (first[0], bodies(f"without{what}", length, **more), first[1]),

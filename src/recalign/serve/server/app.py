@@ -149,8 +149,10 @@ class Posts:
 
     def __init__(self, app: FastAPI, route: APIRoute) -> None:
         assert route.body_field is not None
+        body = route.body_field.field_info.annotation
+        assert body is not None
         self.handlers, self.endpoint = app.exception_handlers, route.endpoint
-        self.adapter = TypeAdapter[Any](route.body_field.field_info.annotation)
+        self.adapter: TypeAdapter[Any] = TypeAdapter(body)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         http = HTTPRequest(scope, receive)

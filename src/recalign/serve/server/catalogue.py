@@ -258,9 +258,9 @@ def fine_times(times: Sequence[Time], unit: str, where: Callable[[int], str]) ->
         InputError: one is not a time in this unit, or lies before 1970 or after the year 9999.
     """
     scale = 0 if unit == "datetime" else MICRO // PER_SECOND[unit]
-    whole = scale and {type(one) for one in times} == {int}
-    if whole and min(times) >= 0 and max(times) <= LAST_SECOND * PER_SECOND[unit]:  # one by one they take a while
-        return np.array(times, np.int64) * scale
+    whole = [one for one in times if type(one) is int] if scale else []  # one by one they take a while
+    if whole and len(whole) == len(times) and min(whole) >= 0 and max(whole) <= LAST_SECOND * PER_SECOND[unit]:
+        return np.array(whole, np.int64) * scale
     micro = list[int]()
     for place, one in enumerate(times):
         try:

@@ -164,7 +164,8 @@ class Guard:
     ) -> None:
         self.app, self.posts = app, posts
         self.token, self.events_token = token, events_token
-        self._requests, self._seconds = (functools.cache(one.labels) for one in (figures.requests, figures.seconds))
+        self._requests = functools.cache(figures.requests.labels)
+        self._seconds = functools.cache(figures.seconds.labels)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

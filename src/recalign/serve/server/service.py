@@ -77,7 +77,7 @@ class Batcher(Generic[A, R]):
 
     def _take(self) -> list[tuple[A, asyncio.Future[R]]]:
         """What is answered next. What was given up while it waited is dropped."""
-        taken, left = [], MAX_BATCH_PAIRS
+        taken, left = list[tuple[A, asyncio.Future[R]]](), MAX_BATCH_PAIRS
         while self.waiting and len(taken) < MAX_BATCH:
             if self.waiting[0][1].done():
                 self.waiting.popleft()
