@@ -208,6 +208,7 @@ def test_validate_and_test_leave_their_figures(trained: Path):
         assert figure in pl.read_csv(trained / "runs/own/asft/seed-0" / file).columns
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("word", ["--data.reward=stars * 2", "--data.users=B2", "--data.share_a=0.5"])
 def test_a_reward_model_is_tested_on_its_own_rewards_and_users(trained: Path, word: str):
     trust = trained / "runs/own/reward/seed-0/trust.json"

@@ -115,6 +115,7 @@ PAIRS = [(stage, log) for stage in CLASSES for log in LOGS]
 PAIRS += [(stage, CONF / "logs/kuairand-pure.yaml") for stage in STAGES if stage not in CLASSES]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stage", "log"), PAIRS, ids=name)
 def test_every_stage_takes_every_log(stage: Path, log: Path):
     parsed = parse_stage(["fit", "--config", str(stage), "--config", str(log)])
@@ -170,6 +171,7 @@ def test_a_sweeps_ranges_are_settings_of_its_stage(path: Path, monkeypatch: pyte
         assert parsed.folder.path == Path(f"runs/ml-100k/{stage}-t/seed-0")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted(CONF.glob("logs/recommender*/*.yaml")), ids=name)
 def test_a_logs_recipe_comes_after_the_recommender_and_the_log(path: Path):
     files = [CONF / f"stages/{path.parent.name}.yaml", CONF / "logs" / path.name, path]
@@ -178,7 +180,9 @@ def test_a_logs_recipe_comes_after_the_recommender_and_the_log(path: Path):
     assert {key: read[key] for key in written} == written
 
 
-@pytest.mark.parametrize("path", CHAINS, ids=name)
+@pytest.mark.parametrize(
+    "path", [pytest.param(path, marks=[pytest.mark.slow] * ("-" in path.stem)) for path in CHAINS], ids=name
+)
 def test_a_chain_can_be_planned(path: Path):
     settings = yaml.safe_load(path.read_text())
     world = settings.get("world")
@@ -192,6 +196,7 @@ def test_a_chain_can_be_planned(path: Path):
         assert {len(tried) for tried in search.settings.values()} == {settings["trials"]}
 
 
+@pytest.mark.slow
 def test_clicks_are_judged_by_satisfaction():
     path = CONF / "chains/kuairand-pure-excerpt-clicked.yaml"
     parsed = Plan(Chain(**yaml.safe_load(path.read_text())), path, {}).parse()
@@ -210,6 +215,7 @@ PLACEBOS = {
 SEARCHED = [path for path in STAGES if path.stem != "judge" and path != PLACEBO_OF_REWARD]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", SEARCHED, ids=name)
 def test_both_ends_of_a_space_are_settings_of_the_method(path: Path):
     axes = Spaces(SEARCH).space(PLACEBOS.get(path.stem, path).stem).items()
@@ -241,6 +247,7 @@ RATE = "model.init_args.lr"  # not part of the budget: how far a step goes is ea
 LOG = {f"data.init_args.{key}" for key in ("users", "max_length", "batch_tokens", "request_time", "seed")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", [ASFT, *METHODS], ids=name)
 def test_every_methods_learning_rates_reach_as_far_from_its_own(path: Path):
     axis = Spaces(SEARCH).space(PLACEBOS.get(path.stem, path).stem)["model.lr"]

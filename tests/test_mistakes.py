@@ -76,6 +76,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def case(mistake: dict):
     """A mistake, with a reason if its message is still wanting."""
     marks = [pytest.mark.xfail(reason=mistake["fails"], strict=True)] if "fails" in mistake else []
+    marks += [pytest.mark.slow] * (mistake["run"][0] == "chain")  # which parse every stage
     return pytest.param(mistake, id=" ".join(mistake["run"]), marks=marks)
 
 

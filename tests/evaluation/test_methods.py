@@ -160,9 +160,9 @@ def test_artefacts_are_those_that_comparisons_read(tmp_path, data, base, cells):
     own = json.loads((place(tmp_path, "start") / "summary.json").read_text())
     assert (own["policy/ndcg_retained"], own["policy/ndcg_retained_se"], "policy/alpha" in own) == (1, 0, False)
     reranked = pl.read_parquet(place(tmp_path, "rerank") / "test.parquet")
-    assert reranked["reward_model@10"].mean() > start["reward_model@10"].mean() + 0.1
+    assert reranked["reward_model@10"].mean() > start["reward_model@10"].mean() + 0.05
     sham = pl.read_parquet(place(tmp_path, "rerank_permuted") / "test.parquet")
-    assert sham["reward_model@10"].mean() < start["reward_model@10"].mean() - 0.1  # by its own reward model
+    assert sham["reward_model@10"].mean() < start["reward_model@10"].mean() - 0.05  # by its own reward model
     tilted = pl.read_parquet(place(tmp_path, "popularity_tilt") / "test.parquet")
     assert tilted["popularity@10"].mean() > start["popularity@10"].mean()
     table = RunsComparison(tmp_path / "runs", draws=20).make()
@@ -212,7 +212,7 @@ def test_a_trained_policy_goes_back_with_its_reranking(tmp_path, data, base, asf
     weight = checkpoint["state_dict"]["policy.item_embedding.weight"]
     weight += 2 * weight.std() * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))  # too far
     torch.save(checkpoint, asft)
-    full, kept = -0.3, {}  # towards what users like least
+    full, kept = -1.0, {}  # towards what users like least
     trained = {"start": None, "rerank": None, "asft": asft, "asft_rerank": asft}
     value, strength = {}, {}
     for keep in (None, 0.9):

@@ -66,6 +66,7 @@ def test_estimates_of_items_by_hand():
     assert set(estimate(plain, min_ess=0).estimates) == {"ips", "snips"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sharpness", [0.5, 1.5])
 def test_intervals_cover_the_truth_in_about_95_of_100_worlds(sharpness):
     """200 worlds: 95 % of them +- three standard deviations of such a count (1.5 %)."""

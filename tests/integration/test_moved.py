@@ -11,6 +11,7 @@ import tiny
 from recalign.cli import main
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["asft", "grpo"])  # grpo holds a reward model in training
 def test_a_moved_policy_recommends_what_it_did(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     folder = tiny.prepare(tmp_path / "here")

@@ -47,6 +47,7 @@ MODULES: dict[str, tuple[type[EventDataModule], Callable[[EventDataModule, str],
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODULES)
 def test_the_losses_are_those_with_the_datamodule(log_root, cloned, tmp_path, name):
     kind, make = MODULES[name]

@@ -43,6 +43,7 @@ def halves(batch: Batch) -> list[Batch]:
     return [batch.keep(odd_T), batch.keep(~odd_T)]
 
 
+@pytest.mark.slow
 def test_two_halves_accumulated_are_one_batch(case: str, log_root: Path, tmp_path: Path):
     losses = curve(case, log_root, tmp_path, halves, accumulate_grad_batches=2)
     assert losses == pytest.approx(committed(case), rel=HALVES[case])

@@ -123,6 +123,7 @@ def test_float32_and_bfloat16_stay_within_their_bounds(encoder):
     assert (h16 - h64).abs().max() > 1e-5  # autocast did something
 
 
+@pytest.mark.slow
 def test_the_forward_pass_is_one_graph(encoder):
     """No Python branches on data and no reads of values: `torch.compile` may take the encoder whole."""
     batch = histories([5, 12])

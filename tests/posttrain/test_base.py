@@ -71,6 +71,7 @@ COMPARING = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 @pytest.mark.parametrize("method", COMPARING, ids=lambda method: method.__name__)
 def test_before_the_first_step_a_policy_is_what_it_is_compared_with(
@@ -124,6 +125,7 @@ def test_every_method_is_among_the_consumers():
         assert asking <= {data.get(setting) for *_, data in CONSUMERS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "settings", "of_data"), CONSUMERS)
 def test_training_leaves_the_item_prior_out_and_ranking_has_it(log_root, cloned, tmp_path, method, settings, of_data):
     def trained(strength):

@@ -52,7 +52,7 @@ def data_of(method, root, **settings):
     return small.data_of(method.LEARNS_FROM, root, "tastes", **settings)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [pytest.param(one, marks=[pytest.mark.slow] * (one != "asft")) for one in METHODS])
 def test_a_method_raises_what_users_value(log_root, start, taste, tmp_path, name):
     method, settings, of_data = METHODS[name]
     data = data_of(method, log_root, **of_data)
@@ -67,6 +67,7 @@ def test_a_method_raises_what_users_value(log_root, start, taste, tmp_path, name
     assert LOGGED.get(name, "train/loss") in first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["asft", "gbpo", "ppo"])
 def test_a_policy_over_codes_learns_too(log_root, taste, tmp_path, name):
     method, settings, of_data = METHODS[name]
@@ -79,6 +80,7 @@ def test_a_policy_over_codes_learns_too(log_root, taste, tmp_path, name):
     assert small.liked(module.policy, data) > small.liked(start, data) + 0.02
 
 
+@pytest.mark.slow
 def test_placebos_gain_less_than_half_of_what_asft_gains_over_cloning(log_root, start, tmp_path):
     def value(transform="exponential", kind=PostTrainingData):
         data = small.data_of(kind, log_root, "tastes")

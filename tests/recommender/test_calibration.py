@@ -150,6 +150,7 @@ def test_weights_and_counts_are_those_of_cloning_without_a_prior(data, tmp_path)
     torch.testing.assert_close(with_it.policy.prior.log_count_V, log_count_V - log_count_V.max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("over", ["items", "codes"])
 def test_a_continued_run_is_the_run_in_one_go(data, tmp_path, over):
     cloned(data, tmp_path / "one", epochs=3, over=over)
@@ -161,6 +162,7 @@ def test_a_continued_run_is_the_run_in_one_go(data, tmp_path, over):
     assert all(value.equal(two["state_dict"][key]) for key, value in one["state_dict"].items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("averaged", [True, False])
 @pytest.mark.parametrize("over", ["items", "codes"])
 def test_a_calibrated_checkpoint_is_continued_without_its_prior(data, tmp_path, over, averaged):

@@ -41,6 +41,7 @@ def said_of(data, folder, **settings):
     return module.trust_report
 
 
+@pytest.mark.slow
 def test_tastes_that_nobody_could_miss_are_a_signal(brief, tmp_path):
     said = said_of(data_of(brief), tmp_path, epochs=3)
     assert (said["judged_on"], said["ordered_on"]) == ("validation", OTHERS)

@@ -79,7 +79,7 @@ def load(folder: Path, name: str) -> EventTable | InputError:
 def same(read: object, written: str) -> bool:
     """Whether a value is what stood in the file."""
     if read is None:
-        return written in ("", "NULL", r"\N")
+        return written in ("", "NULL", r"\N") or written.lower() == "nan"
     if isinstance(read, str):
         return read == written
     if isinstance(read, int):

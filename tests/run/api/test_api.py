@@ -63,6 +63,7 @@ def test_a_policy_that_is_handed_in_is_not_trained(job: Any):
     assert any(not torch.equal(job.before[name], aligned[name]) for name in after)
 
 
+@pytest.mark.slow
 def test_the_table_has_a_row_a_policy(job: Any):
     assert job.table.table["method"].to_list() == ["popularity", "start", "asft"]
     assert job.table.table["policy/kl"].to_list()[1] == 0
@@ -337,6 +338,7 @@ def test_a_mistake_is_one_error(job: Any, said: str):
         MISTAKES[said](job)
 
 
+@pytest.mark.slow
 def test_what_belongs_to_another_log_is_refused(job: Any, frame: pl.DataFrame):
     other = ra.Log.from_frame(frame.filter(pl.col("item") % 3 > 0), **COLUMNS, max_length=32)
     with pytest.raises(ra.InputError, match="another catalogue"):
@@ -400,6 +402,7 @@ def test_judges_of_other_settings_do_not_replace_each_other(job: Any):
     assert second.checkpoint.parents[2].name.startswith("judge_select-")
 
 
+@pytest.mark.slow
 def test_a_method_may_be_a_file(job: Any, tmp_path: Path):
     (tmp_path / "mine.yaml").write_text(configs.find("bc").read_text())
     for method in (tmp_path / "mine.yaml", str(tmp_path / "mine.yaml"), "methods/bc"):

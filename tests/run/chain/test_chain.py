@@ -135,6 +135,7 @@ def test_a_second_call_runs_nothing_and_says_so(again: Path):
     assert (again / RUNS / "comparison.csv").read_text() == table
 
 
+@pytest.mark.slow
 def test_a_second_call_parses_each_stage_once(again: Path, monkeypatch: pytest.MonkeyPatch):
     parsed = []
 
@@ -193,6 +194,7 @@ def test_compare_and_report_read_the_run_folders(again: Path):
     assert (again / RUNS / "report.html").is_file()
 
 
+@pytest.mark.slow
 def test_an_interrupted_chain_goes_on_where_it_was(again: Path, monkeypatch: pytest.MonkeyPatch):
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -249,6 +251,7 @@ def test_a_row_whose_own_checkpoint_is_gone_is_left_out(again: Path, monkeypatch
     assert "asft" in set(pl.read_csv(again / RUNS / "comparison.csv")["method"])
 
 
+@pytest.mark.slow
 def test_a_truncated_evaluation_is_made_again(again: Path):
     summary = again / RUNS / "asft/seed-0/evaluation/summary.json"
     summary.write_bytes(summary.read_bytes()[:-20])
@@ -271,6 +274,7 @@ def test_the_value_of_a_variable_is_written_nowhere(again: Path, monkeypatch: py
     assert "${oc.env:WHO}" in (again / "runs/tiny/check.json").read_text()
 
 
+@pytest.mark.slow
 def test_one_process_at_a_time_runs_a_chain_in_a_folder(again: Path):
     with FileLock((again / RUNS).with_name(".tiny.lock")):
         result = tiny.chain(again)
@@ -299,6 +303,7 @@ def test_a_finished_run_stays_where_a_reward_model_of_another_reward_is_refused(
     assert not run.with_name("seed-0.previous").exists()
 
 
+@pytest.mark.slow
 def test_where_no_method_has_settings_nothing_is_searched(again: Path):
     result = tiny.chain(again, "--trials=2", "--methods=[popularity, start]")
     assert result.code == 0, result.err
@@ -389,6 +394,7 @@ def test_what_is_set_for_asft_is_set_for_its_placebos_first():
     assert names == ["PostTrainingData", "PermutedPostTrainingData", "ShuffledPostTrainingData"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("here")
 def test_a_placebo_takes_the_temperature_that_its_method_found(monkeypatch: pytest.MonkeyPatch):
     methods, placebos = ["asft_permuted", "asft", "bc"], {"asft_permuted": "asft"}
@@ -424,6 +430,7 @@ def test_a_placebo_takes_the_temperature_that_its_method_found(monkeypatch: pyte
     assert {"bc/seed-0", "asft_permuted/seed-0", "evaluation-half/seed-0"} <= needs[2]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("here")
 def test_what_is_set_for_the_reward_model_leaves_the_evaluation_alone():
     settings = {"max_length": 5, "reward": "high"}
@@ -449,6 +456,7 @@ def test_methods_are_evaluated_on_the_machine_that_the_chain_names(here: Path, m
     assert [(given["accelerator"], given["devices"]) for given in asked] == [("cpu", [1])]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -567,6 +575,7 @@ def test_what_is_added_for_all_and_for_one_is_added_in_that_order():
     assert callbacks("asft") == ["DeviceStatsMonitor", "LearningRateMonitor", *typed, "ModelSummary"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize("stage", ["recommender", "reward", "judge_report", "asft"])
 def test_a_stage_that_reads_other_times_than_the_evaluation_is_refused(stage: str):
@@ -575,6 +584,7 @@ def test_a_stage_that_reads_other_times_than_the_evaluation_is_refused(stage: st
     planned("--data.request_time=known")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("here")
 def test_judges_have_room_for_the_histories_that_they_judge():
     short = "--stages.judge_report.data.max_length=5"
@@ -583,6 +593,7 @@ def test_judges_have_room_for_the_histories_that_they_judge():
     planned(short, "--data.max_length=20", "--stages.judge_report.model.encoder.init_args.max_length=20")
 
 
+@pytest.mark.slow
 def test_a_reward_model_of_another_reward_is_refused_before_anything_is_trained(here: Path):
     said = tiny.chain(here, "--name=own", "--methods=[start, rerank]", "--stages.reward.data.reward=reward * 2")
     assert said.code == 2

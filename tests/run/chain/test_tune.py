@@ -43,6 +43,7 @@ def again(first: tuple[Path, tiny.Said], tmp_path: Path) -> Path:
     return shutil.copytree(first[0], tmp_path / "again")
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_not_taken_for_a_setting_that_cannot_be_trained(again: Path, monkeypatch: pytest.MonkeyPatch):
     def full(*_: Any) -> None:
         raise InputError("cannot be written: No space left on device") from OSError(errno.ENOSPC, "No space left")
@@ -76,6 +77,7 @@ def test_the_best_trial_becomes_a_yaml_that_fit_takes(again: Path, first: tuple[
     assert max(map(len, table[:-1])) <= 80
 
 
+@pytest.mark.slow
 def test_a_longer_search_keeps_what_was_tried_and_one_that_was_killed_goes_on(again: Path):
     shutil.rmtree(again / FOLDER / "trial-1")
     before = (again / FOLDER / "trial-0/seed-0/manifest.json").read_text()

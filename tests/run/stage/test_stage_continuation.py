@@ -70,6 +70,7 @@ def test_a_moved_run_knows_its_best_epoch_when_it_is_continued():
     assert killed.differences(run_of("recommender"), moved) == []
 
 
+@pytest.mark.slow
 def test_a_run_that_stopped_early_does_not_go_on_when_it_is_continued():
     assert killed.fit(*STOPPED) == 0
     assert killed.fit(*STOPPED, "--run.name=again") == 0

@@ -215,6 +215,7 @@ def test_what_no_graph_can_be_made_of_or_no_event_asked_from_is_said(made, log_r
         windows_to_verify(newcomers)
 
 
+@pytest.mark.slow
 def test_a_condition_of_the_log_must_be_kept_by_whoever_asks(made, tmp_path, monkeypatch):
     monkeypatch.setattr(made.data, "log_", replace(made.data.log_, where="rating > 1"))
     with pytest.raises(InputError, match="rating > 1") as refused:
@@ -266,6 +267,7 @@ def test_rewards_that_are_ranks_are_not_asked_of_a_request(log_root, tmp_path):
     assert not (tmp_path / "bundles").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("read", ["last_event", "known"])
 def test_a_log_whose_split_does_not_follow_time_is_asked_for_in_the_order_of_time(
     log_root, tmp_path, monkeypatch, read

@@ -35,6 +35,8 @@ def logged(folder: Path, bundle, **columns: pl.Expr) -> Path:
         item=pl.when(pl.col("item") < 20).then(known).otherwise(10**6),
         version=pl.when("shown").then(pl.lit(bundle.version)),
         outcome_at=pl.when("chosen").then(pl.col("timestamp") + 1),
+        event_at=pl.col("timestamp") + pl.col("chosen").cast(int),
+        last_outcome=None,
         **{name: pl.lit(value) for name, value in LISTS.items()},
     ).with_columns(**columns)
     write(Joined(table.select(ORDER)), folder, Rule(unshown=True))

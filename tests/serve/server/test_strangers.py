@@ -142,6 +142,7 @@ def refused(folder: Path) -> str:
     return said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ATTACKS)
 def test_what_a_stranger_sealed_is_refused_in_one_line(name, bundled, tmp_path):
     folder = shutil.copytree(current(bundled), tmp_path / "it")
