@@ -115,7 +115,7 @@ PAIRS = [(stage, log) for stage in CLASSES for log in LOGS]
 PAIRS += [(stage, CONF / "logs/kuairand-pure.yaml") for stage in STAGES if stage not in CLASSES]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("stage", "log"), PAIRS, ids=name)
 def test_every_stage_takes_every_log(stage: Path, log: Path):
     parsed = parse_stage(["fit", "--config", str(stage), "--config", str(log)])

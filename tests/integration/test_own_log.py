@@ -91,7 +91,7 @@ def test_the_message_that_the_reference_shows_is_the_message(folder: Path):
     assert f"```\n{said.err.removeprefix('recalign check: ').strip()}\n```" in page
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_from_a_table_to_a_list_over_http(folder: Path):
     lines = [line for kind, text in blocks(DOC) if kind == "sh" for line in text.splitlines()]
     chain, *recommend = (line for line in lines if re.match(r"recalign (chain|recommend)", line))

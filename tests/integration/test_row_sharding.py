@@ -16,7 +16,7 @@ from recalign.recommender import PolynomialAveraging, RowSharding
 from recalign.recommender.checkpoint import load_net
 from recalign.run.stage.callbacks import StepSeeds, TrainingMonitor
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 FITS = {
     "full softmax": {"gradient_clip_val": 0.5},

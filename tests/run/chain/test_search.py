@@ -24,7 +24,7 @@ from recalign.run.chain.command import split_overrides
 from recalign.run.chain.search import Search
 from recalign.run.stage.opened import open_run
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 RUNS = Path("runs/tiny")
 SHAM = ("rerank_permuted", "rerank_item_mean_permuted")
