@@ -189,6 +189,7 @@ def test_check_says_what_a_log_holds_and_trains_nothing(folder: Path):
     assert not (folder / "runs").exists()
 
 
+@pytest.mark.slow
 def test_predict_writes_each_users_items_with_scores(trained: Path):
     said = command(trained, "predict", "recommender", "--model.top_k=4")
     assert said.code == 0

@@ -181,7 +181,7 @@ def test_a_logs_recipe_comes_after_the_recommender_and_the_log(path: Path):
 
 
 @pytest.mark.parametrize(
-    "path", [pytest.param(path, marks=[pytest.mark.slow] * ("-" in path.stem)) for path in CHAINS], ids=name
+    "path", [pytest.param(path, marks=[pytest.mark.long] * ("-" in path.stem)) for path in CHAINS], ids=name
 )
 def test_a_chain_can_be_planned(path: Path):
     settings = yaml.safe_load(path.read_text())
@@ -215,7 +215,7 @@ PLACEBOS = {
 SEARCHED = [path for path in STAGES if path.stem != "judge" and path != PLACEBO_OF_REWARD]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("path", SEARCHED, ids=name)
 def test_both_ends_of_a_space_are_settings_of_the_method(path: Path):
     axes = Spaces(SEARCH).space(PLACEBOS.get(path.stem, path).stem).items()
@@ -292,6 +292,7 @@ def defaults(class_path: str) -> dict[str, Any]:
     return {p.name: p.default for init in inits for p in inspect.signature(init).parameters.values()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", [ASFT, *METHODS], ids=name)
 @pytest.mark.parametrize("part", ["model", "data"])
 def test_a_method_is_the_same_from_yaml_and_from_python(path: Path, part: str):

@@ -159,7 +159,7 @@ CEILINGS = {
     "bytes": 1_625_000,
     "packages": 8,
     "modules beside them": 10,
-    "lines of tests": 30_050,
+    "lines of tests": 30_100,
     "lines of benchmarks": 5_890,
 }
 """What the house may hold; a change that needs more says what each new hundred lines buy."""

@@ -150,6 +150,7 @@ def refusals(folder: Path, count: int) -> Iterator[tuple[str, str]]:
             yield " ".join(command), f"{said.code}: {said.err}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [12, pytest.param(DRAWN, marks=pytest.mark.long)])
 def test_drawn_mistakes_are_refused_by_name(folder: Path, trial, share, count: int, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(folder)

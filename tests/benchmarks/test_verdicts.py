@@ -74,6 +74,7 @@ def test_what_was_decided_is_kept_by_label(tmp_path: Path, monkeypatch: pytest.M
     assert own.equals(cases.with_columns(label=pl.lit("one")).select(own.columns), null_equal=True)
 
 
+@pytest.mark.slow
 def test_what_is_kept_of_a_world_is_all_that_its_word_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The word and its reasons are those of the whole comparison and of whole reports."""
     monkeypatch.setattr(verdict_records, "FILE", tmp_path / "worlds.parquet")

@@ -179,6 +179,7 @@ def test_the_order_of_the_methods_and_their_roles_are_kept(tmp_path):
     assert load_roles(tmp_path) == (roles, order)
 
 
+@pytest.mark.slow
 def test_a_gain_is_compared_with_twice_that_of_a_placebo_event_by_event(made_up_chain):
     frame = RunsComparison(made_up_chain, draws=1000).make()
     values = {name: cell(frame, name, "value/judge@10")[0] for name in ("start", "asft", "asft_permuted")}

@@ -171,6 +171,7 @@ def test_artefacts_are_those_that_comparisons_read(tmp_path, data, base, cells):
     assert dict(zip(shown["method"], shown["value"], strict=True)) == left
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "strength"), [("rerank", -1.0), ("rerank_item_mean", -40.0)])
 def test_reranking_is_as_strong_as_it_may_be(tmp_path, data, base, method, strength):
     """What the row keeps is enough, and a step of the search further it is not."""

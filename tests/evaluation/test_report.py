@@ -108,6 +108,7 @@ def chain(made_up_chain):
     return made_up_chain
 
 
+@pytest.mark.slow
 def test_the_page_of_a_full_chain(chain):
     path = page.write_page(chain, Sources.of(chain))
     assert path == chain / "report.html"

@@ -79,6 +79,7 @@ def changed(data: RewardData, at: int) -> RewardData:
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("known", ["known", "last_event"])
 @pytest.mark.parametrize("part", ["train", "test"])
 @pytest.mark.parametrize("name", READERS)

@@ -42,6 +42,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tiny.Said]:
     return folder, tiny.chain(folder, f"--methods=[start, {', '.join(METHODS)}]", *settings)
 
 
+@pytest.mark.long
 def test_every_method_and_every_kind_of_pair_runs_through_the_command(chain):
     folder, said = chain
     assert said.code == 0, said.err

@@ -70,6 +70,7 @@ def judged(tmp_path_factory):
     return found
 
 
+@pytest.mark.long
 def test_the_verdict_falls_as_noise_rises(judged):
     verdicts = [judged[name]["verdict"] for name in WORLDS]
     levels = [SCALE.index(said) for said in verdicts]

@@ -51,6 +51,7 @@ def shared(monkeypatch: pytest.MonkeyPatch, own: dict[str, str]) -> dict[str, st
 ALREADY = "import {first}, os, recalign; print(*(name for name in recalign.run.cores.WAITING if name in os.environ))"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("first", "chosen"), [("sys", 1), ("torch", 0)])
 def test_python_chooses_where_torch_is_not_loaded_yet(first: str, chosen: int):
     own = {name: value for name, value in os.environ.items() if name not in cores.WAITING}

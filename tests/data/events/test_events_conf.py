@@ -34,6 +34,7 @@ def test_every_mapping_is_typed_and_named_after_its_file(name):
     assert log_of(name).name == name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "rows", "users", "items"),
     [

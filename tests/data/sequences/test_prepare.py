@@ -152,7 +152,7 @@ def whole(root) -> dict[str, Any]:
     return entry_of(root, "whole")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_number_of_workers_changes_nothing(root, whole, trial):
     trial("Same course", "a log prepared by two workers, in partitions")
     prepare(module(root, "two"), 3, workers=2)

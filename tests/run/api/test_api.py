@@ -125,6 +125,7 @@ def _strength(table: Any) -> float:
     return table.frame.filter(method="rerank", metric="policy/strength", seed="all")["value"].item()
 
 
+@pytest.mark.slow
 def test_a_named_start_and_named_judges_are_those_that_are_used(job: Any):
     judges = [ra.fit_judge(job.log, users) for users in ("B1", "B2")]  # those that `compare` trained
     found = ra.compare(job.log, {"asft": job.aligned}, job.reward, start=job.start, judges=judges, draws=20).table
@@ -153,6 +154,7 @@ def test_a_second_call_trains_nothing(job: Any, monkeypatch: pytest.MonkeyPatch)
     assert again.checkpoint == job.aligned.checkpoint
 
 
+@pytest.mark.slow
 def test_another_setting_is_another_run(job: Any):
     other = ra.align(job.log, job.start, job.reward, settings=QUICK | {"model": {"temperature": 1.0}})
     assert other.name == "asft-2"
@@ -169,6 +171,7 @@ def test_networks_and_paths_mean_the_same(job: Any):
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+@pytest.mark.slow
 def test_a_network_is_known_by_every_weight(job: Any):
     """A copy whose items are permuted has the same sums."""
     permuted = copy.deepcopy(job.aligned.network)
@@ -216,6 +219,7 @@ def test_the_command_continues_what_python_trained(job: Any):
     assert result.trainer.current_epoch == 3
 
 
+@pytest.mark.slow
 def test_the_command_makes_the_same_weights(job: Any, tmp_path: Path):
     """Python's A-SFT is the command's."""
     words = ["fit", "--config", "conf/methods/asft.yaml", "--config", str(job.log.yaml), "--run.root", str(tmp_path)]

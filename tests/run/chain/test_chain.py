@@ -148,6 +148,7 @@ def test_a_second_call_parses_each_stage_once(again: Path, monkeypatch: pytest.M
     assert len(parsed) == len(TRAINED)
 
 
+@pytest.mark.slow
 def test_another_setting_of_asft_runs_it_and_its_evaluation_alone(again: Path):
     said = tiny.chain(again, "--stages.asft.model.temperature", "0.6")
     assert said.code == 0
@@ -211,7 +212,7 @@ def test_an_interrupted_chain_goes_on_where_it_was(again: Path, monkeypatch: pyt
     assert stages(said.out) == ["asft"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_figures_of_checkpoints_that_are_gone_are_not_shown(again: Path, monkeypatch: pytest.MonkeyPatch):
     """A chain is killed when it has trained the reward model anew, and nothing yet that stands on it."""
 
@@ -231,7 +232,7 @@ def test_figures_of_checkpoints_that_are_gone_are_not_shown(again: Path, monkeyp
     assert tiny.recalign(again, "report", "runs/tiny").code == 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_row_whose_own_checkpoint_is_gone_is_left_out(again: Path, monkeypatch: pytest.MonkeyPatch):
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt

@@ -36,6 +36,7 @@ def test_one_line_makes_ids_first_and_everything_runs_on_them(first):
     assert set(rows["method"]) == {"start", "rerank", "asft", "ecpo"}
 
 
+@pytest.mark.long
 def test_nothing_is_run_again_unless_the_ids_have_changed(first):
     folder, _ = first
     words = [*ONEREC, "--methods=[start, rerank, asft, ecpo]", "--placebos={}"]

@@ -45,6 +45,7 @@ def _here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RECALIGN_DATA", raising=False)
 
 
+@pytest.mark.long
 def test_a_search_of_other_runs_is_not_attached():
     """Nor need there be users to show, as where a chain has no `start`."""
     logged: list[Any] = []

@@ -68,6 +68,7 @@ def last(folder: Path, chain: str, stage: str) -> dict:
     return read_checkpoint(run(folder, chain, stage).last)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("updated")
 def test_the_recommender_goes_on_and_the_others_begin_anew(folder: Path):
     where = Path("runs/tiny/recommender/seed-0/checkpoints")

@@ -78,6 +78,7 @@ def test_a_continued_run_equals_one_that_was_never_interrupted():
     assert yaml.safe_load(RUN.config.read_text())["ckpt_path"] is None  # repeats the whole run, not its second half
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "word",
     [
@@ -114,6 +115,7 @@ def began(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place / "runs"
 
 
+@pytest.mark.slow
 def test_averaged_weights_are_handed_over_and_a_continued_run_averages_on():
     average = ["--trainer.callbacks+=recalign.recommender.PolynomialAveraging"]
     fit("--trainer.max_epochs", "4", "--run.name", "plain")
@@ -152,6 +154,7 @@ def test_a_run_that_ended_by_its_steps_goes_on_within_the_epoch():
     assert_same_weights(Path("runs/toy/whole/seed-0/checkpoints/last.ckpt"), RUN.last)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [[], ["--early_stopping={monitor: rank/loss, patience: 9}"]])
 def test_a_run_that_ended_by_its_steps_at_the_end_of_an_epoch_goes_on_with_the_next(words: list[str]):
     whole = fit("--trainer.max_steps", "14", "--run.name", "whole", *words)

@@ -34,6 +34,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     return RunFolder(place / run_of("recommender").path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at_write", [21, 34])  # in the first epoch's end, and after a row that no checkpoint knows
 def test_a_killed_run_ends_as_if_it_had_not_been(whole: RunFolder, at_write: int):
     assert killed.fit(*WITHIN, at_write=at_write) == killed.KILLED

@@ -72,6 +72,7 @@ def break_wandb(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Non
     wandb.finish()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", ["init", "Settings", "sdk.wandb_run.Run.log", "sdk.wandb_run.Run.finish"])
 def test_a_broken_wandb_costs_one_warning(
     broken: str, break_wandb: Callable[[str], None], warned: Callable[[], list[str]]

@@ -46,6 +46,7 @@ def test_a_fit_is_continued_with_the_threads_that_it_had():
         assert read().threads == 2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("trained")
 @pytest.mark.parametrize(
     ("words", "done"),

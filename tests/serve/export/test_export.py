@@ -79,7 +79,7 @@ def test_the_command_recommends_what_the_bundle_answers(bundled, made):
     assert constant < 1e-4  # a score is a log-probability up to a constant of the answer
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_fewer_events_and_a_prior_without_strength(made, tmp_path):
     policy = deepcopy(made.policy)
     policy.prior_strength = 0.0
@@ -302,7 +302,7 @@ def test_a_target_is_asked_for_without_the_others_of_its_set(log_root, tmp_path)
     assert blocked > 100
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_strength_is_asked_for_in_standard_deviations_also_where_the_row_has_none(made, tmp_path):
     """The search for a strength may end at 0."""
     scores = ItemScores(torch.linspace(0, 1, made.policy.num_items))

@@ -58,6 +58,7 @@ def test_chances_are_exact_where_one_item_has_nearly_all():
     assert log_chances(score_N, np.array([2, 1]))[0] == pytest.approx(-799)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("fixed", "k"), [(0, 2), (1, 3)])
 def test_lists_are_as_frequent_as_is_said(fixed, k):
     best, number = ranked(k), 20_000

@@ -157,6 +157,7 @@ def test_no_more_connections_are_open_than_may_be(bounded, monkeypatch):
         assert asking.recv(15) == b"HTTP/1.1 200 OK"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("begun", "answer"),
     [

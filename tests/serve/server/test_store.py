@@ -397,6 +397,7 @@ def test_what_a_store_needs(bundled, tmp_path, monkeypatch):
     assert not (tmp_path / "store").exists()
 
 
+@pytest.mark.slow
 def test_what_was_acknowledged_survives_a_process_that_is_killed(bundled, tmp_path):
     words = "--store", str(tmp_path / "kept" / "store.sqlite"), "--retention_days", "30"
     server = started(bundled, *words, RECALIGN_EVENTS_TOKEN=EVENTS_TOKEN)

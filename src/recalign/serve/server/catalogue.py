@@ -67,6 +67,8 @@ class Catalogue:
 
     def __init__(self, table: pl.DataFrame, about: BundleConfig) -> None:
         self.table, self.about = table, about
+        self.has_texts = table["item"].dtype == pl.String
+        """Whether ids are texts; else they are integers."""
         self.ids: list[Id] = table["item"].to_list()
         self.titles: list[str] = table["title"].to_list()
         self.number = {item: n for n, item in enumerate(self.ids, start=1)}
@@ -74,11 +76,6 @@ class Catalogue:
 
     def __len__(self) -> int:
         return len(self.ids)
-
-    @property
-    def has_texts(self) -> bool:
-        """Whether ids are texts; else they are integers."""
-        return self.table["item"].dtype == pl.String
 
     def request(
         self, items: Sequence[Id], times: Sequence[int], rewards: Sequence[float | None], time: int, **more: Any
