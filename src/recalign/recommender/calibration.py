@@ -134,10 +134,11 @@ class CalibratePrior(Callback):
         memories = (0.0,) if policy.memory is None else (0.0, *MEMORY_STRENGTHS)
         measure((a, c) for a in memories for c in (PRIOR_STRENGTHS_WITH_MEMORY if a else PRIOR_STRENGTHS))
         without = found[best(0.0)]
-        enough = without + MIN_SHARE_OF_GAIN * (max(found.values()) - without)
+        highest = max(found.values())
+        enough = without + MIN_SHARE_OF_GAIN * (highest - without)
         if policy.memory is not None:
             alone = ItemKNN(policy.memory, torch.from_numpy(data.sequences.item_counts())).to(module.device)
-            enough = min(max(found.values()), max(enough, *measured(alone, [(0.0, 0.0)]).values()))
+            enough = min(highest, max(enough, *measured(alone, [(0.0, 0.0)]).values()))
         memory = next((a for a in memories if found[best(a)] >= enough), 0.0)
         fine = {0.0: FINE_STEP} | ({memory: FINE_STEP_WITH_MEMORY} if memory else {})
         measure((a, best(a)[1] + i * fine[a]) for a in fine for i in (-3, -2, -1, 1, 2, 3))

@@ -63,12 +63,12 @@ REPEATED = 0.001
 JUDGES_NEED = 800
 """Training rewards of a group of judges below which many know nothing of another user's rewards. In simulated worlds as
 noisy as ML-100K 5 % of the judges with 1,050 know nothing, and 45 % of those with 460; with twice the noise 85 and 90 %
-(benchmarks/trust_worlds.py judges)."""
+(benchmarks/archive/trust_worlds.csv)."""
 
 GAIN_TOLD = "smallest gain in value that the test tells, about, in standard deviations of the reward"
 LOSS_TOLD = "smallest loss of NDCG@10 that it tells, about, if the start hits a tenth of the test events"
-GAIN_ERROR, NDCG_ERROR, HIT = 0.09, 0.36, 0.1
 Z_95, Z_80 = 1.645, 0.842
+GAIN_ERROR, NDCG_ERROR, HIT = 0.09, 0.36, 0.1
 """Standard errors of a gain, times the square root of the users (nine worlds in ten have less), and of NDCG retained,
 times that of the hits (the median), in 300 simulated worlds (benchmarks/decision/worlds.parquet)."""
 

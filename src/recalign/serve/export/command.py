@@ -73,13 +73,14 @@ def export(
     chain = (run / RECORD).is_file()
     if chain and out is not None:
         raise InputError("a chain has two bundles", where="out", remedy="leave it out, or export a run of the chain")
-    for one in chain_runs(run) if chain else [run]:
+    runs = chain_runs(run) if chain else [run]
+    for one in runs:
         folder, found = bundle_of(open_run(one), out or one / BUNDLES, verify, newest, filtered, columns or ())
         print(f"{folder}: {sum(file.stat().st_size for file in folder.iterdir()) / 2**20:.1f} MB")
         if found:
             print(found)
     if chain:
-        write_json(run / CHAIN, [str(one.relative_to(run) / BUNDLES) for one in chain_runs(run)])
+        write_json(run / CHAIN, [str(one.relative_to(run) / BUNDLES) for one in runs])
     served = run if chain else folder.parent
     print(f"recalign serve {served}")
     return served

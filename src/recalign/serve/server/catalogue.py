@@ -235,7 +235,7 @@ def read_items(path: Path) -> pl.DataFrame:
 
 
 def distinct(number_X: np.ndarray) -> np.ndarray:
-    """What `np.unique` returns; it takes 40 times as long for 200 numbers as sorting them does. Shape: (X,) -> (S,)."""
+    """What `np.unique` returns, in a third of its time for 200 numbers. Shape: (X,) -> (S,)."""
     sorted_X = np.sort(number_X)
     first_X = np.ones(len(sorted_X), np.bool_)
     np.not_equal(sorted_X[1:], sorted_X[:-1], out=first_X[1:])
