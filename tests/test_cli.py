@@ -203,6 +203,7 @@ def test_predict_writes_each_users_items_with_scores(trained: Path):
     assert (steps["score"] <= 0).all()
 
 
+@pytest.mark.slow
 def test_validate_and_test_leave_their_figures(trained: Path):
     for word, file, figure in (("validate", "validate.csv", "rank/all/mrr"), ("test", "test.csv", "rank/test/all/mrr")):
         assert command(trained, word, "asft").code == 0

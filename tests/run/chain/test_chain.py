@@ -123,6 +123,7 @@ def test_two_workers_leave_the_figures_of_one_process(first: tuple[Path, tiny.Sa
     assert json.loads((tmp_path / RUNS / "asft/seed-0/manifest.json").read_text())["threads"] == 1
 
 
+@pytest.mark.slow
 def test_a_second_call_runs_nothing_and_says_so(again: Path):
     table = (again / RUNS / "comparison.csv").read_text()
     written = {path: path.stat().st_mtime_ns for path in again.glob("runs/tiny/*/seed-0/**/*")}
@@ -284,6 +285,7 @@ def test_one_process_at_a_time_runs_a_chain_in_a_folder(again: Path):
     assert tiny.chain(again).code == 0
 
 
+@pytest.mark.slow
 def test_another_logs_chain_is_not_replaced(again: Path):
     log = yaml.safe_load((again / "conf/logs/simulated.yaml").read_text())
     log["data"]["log"]["name"] = "other"

@@ -58,6 +58,7 @@ def test_a_full_disk_is_not_taken_for_a_setting_that_cannot_be_trained(again: Pa
         Search._try(stub, "asft", 0, {})
 
 
+@pytest.mark.slow
 def test_the_best_trial_becomes_a_yaml_that_fit_takes(again: Path, first: tuple[Path, tiny.Said]):
     said = first[1]
     assert said.code == 0, said.err

@@ -51,6 +51,7 @@ def test_a_run_that_is_asked_to_end_saves_and_says_143(whole: RunFolder):
     assert killed.differences(whole, run_of("recommender")) == []
 
 
+@pytest.mark.slow
 def test_a_run_that_is_asked_to_end_when_it_is_done_repeats_its_last_epoch(whole: RunFolder):
     """Of the last epoch's file Lightning would train nothing, and so leave out what is done when training ends."""
     assert 143 in (killed.fit(*TOY, at_write=n, by=signal.SIGTERM) for n in range(41, 36, -1))  # until one is heard
