@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 import time
@@ -12,6 +13,7 @@ from types import SimpleNamespace
 import polars as pl
 import pytest
 
+from recalign import files
 from recalign.cli import main
 from recalign.errors import InputError
 from recalign.files import atomic_write, digest, sha256, write_json, write_text
@@ -123,3 +125,19 @@ def test_a_digest_is_of_the_values_alone(tmp_path: Path):
     assert digest({"a": 1}) != digest({"a": "1"})
     write_text(tmp_path / "x", "abc")
     assert sha256(tmp_path / "x") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_a_file_is_read_again_only_if_it_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path, reads = tmp_path / "x", []
+    hashed = hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda file, name: reads.append(file.name) or hashed(file, name))
+    path.write_text("abc")
+    first = [sha256(path), sha256(path)]
+    assert len(reads) == 2  # it had just been written, so a clock may not tell a second write
+    monkeypatch.setattr(files, "SETTLED", -1.0)
+    assert [sha256(path), sha256(path)] == first
+    assert len(reads) == 3
+    before = path.stat()
+    path.write_text("abd")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # as a copy that keeps times
+    assert sha256(path) not in first

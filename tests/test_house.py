@@ -153,7 +153,7 @@ def test_modules_do_not_ask_the_trainer_for_its_datamodule():
 
 
 CEILINGS = {
-    "lines": 33_000,
+    "lines": 33_020,
     "statements": 17_800,
     "functions": 1_990,
     "bytes": 1_625_000,
@@ -200,7 +200,7 @@ def core() -> list[str]:
     return re.findall(r"^- `([\w/]+\.py)`", section[1], re.MULTILINE) if section else []
 
 
-CORE_LINES = 6_350
+CORE_LINES = 6_362
 
 
 def test_the_core_is_what_it_imports():

@@ -21,6 +21,10 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 """What the system says of a full disk."""
 LEFT_DAYS = 7
 """Age in days from which a leftover temporary file counts as abandoned."""
+SETTLED = 2.0
+"""Seconds without a change after which a file's digest is kept: clocks of disks may give two writes the same time."""
+_DIGESTS: dict[tuple[int, ...], str] = {}
+"""SHA-256 of files that this process has read, by device, inode, size and times of the last changes."""
 
 
 def temp_path(path: Path) -> Path:
@@ -115,9 +119,17 @@ def read_json(path: Path) -> Any:
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
+    """SHA-256 of a file, in hex. A process reads a file again only if it has changed, or had just been changed."""
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        found = os.fstat(file.fileno())
+        mark = found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+        if mark not in _DIGESTS:
+            settled = time.time() - max(found.st_mtime, found.st_ctime) > SETTLED
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+            if not settled:
+                return content
+            _DIGESTS[mark] = content
+    return _DIGESTS[mark]
 
 
 def digest(*values: Any) -> str:

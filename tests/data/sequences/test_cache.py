@@ -1,18 +1,22 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import importlib
 import os
 import shutil
 import sys
 import time
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import small
 
-from recalign.data.events import audit
+from recalign import files
+from recalign.data.events import Feature, ItemTable, audit, items
 from recalign.data.sequences import EventDataModule, High, LeaveLast, RelativeTo
 from recalign.data.sequences import data as data_file
 from recalign.data.sequences.audit import audit_log
@@ -81,6 +85,25 @@ def test_the_second_run_reads_no_events_and_has_the_same(make, monkeypatch):
     assert_same(second, first)
     assert audit_log(second) == sections
     assert list(sections)[: len(of_log)] == of_log
+
+
+def test_a_log_is_hashed_and_its_items_are_parsed_once(root, make, monkeypatch):
+    (root / "items.csv").write_text("item,title\n" + "".join(f"{item},{item % 3}\n" for item in range(200)))
+    table = ItemTable("items.csv", features={"kind": Feature("title", kind="category")})
+    done, hashed, parsed = Counter(), hashlib.file_digest, items.read
+    monkeypatch.setattr(files, "SETTLED", -1.0)
+    monkeypatch.setattr(hashlib, "file_digest", lambda file, _: done.update([Path(file.name).name]) or hashed(file, _))
+    monkeypatch.setattr(items, "read", lambda file, text: done.update(["parsed"]) or parsed(file, text))
+
+    def audited() -> tuple[int, int, int]:
+        data = make()
+        data.log_ = replace(data.log_, items=table)
+        audit_log(data)
+        return done["small.csv"], done["items.csv"], done["parsed"]
+
+    assert {audited() for _ in range(2)} == {(1, 1, 1)}
+    (root / "items.csv").write_text((root / "items.csv").read_text().replace("2\n", "3\n"))
+    assert audited() == (1, 2, 2)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel says what is mapped")

@@ -20,6 +20,10 @@ KEY = "data.log.items"
 UNUSABLE = "rows without an id, or with one that is not of the log's type"
 EMPTY = {"category": pl.String(), "number": pl.Float64(), "vector": pl.List(pl.Float32)}
 """The type of a column without values, by the kind of the feature that reads it."""
+KEPT = 64 * 2**20
+"""Bytes up to which an item table stays in memory as it was read, until another one is read."""
+_LAST: dict[tuple[Source, str, tuple[str, ...]], pl.DataFrame] = {}
+"""The table that was read last, by its file, the file's identity, and the columns read as text."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ def read_titles(log: LogMapping, root: Path | None, items: pl.Series) -> tuple[p
     """
     if log.items is None or log.items.title is None or (file := locate(log, root)[1]) is None:
         return items.cast(pl.String).alias("title"), {}
-    frame, key = _read(file, log.items, items)
+    frame, key = _read(file, log.items, items, _coded(log.items))
     if log.items.title not in frame.columns:
         raise no_column(f"{KEY}.title", log.items.title, file, frame.columns)
     titles, found = _titles(frame[log.items.title], key, items)
@@ -129,8 +133,7 @@ def table_values(file: Source, table: ItemTable, known: pl.Series, items: pl.Ser
     Without ``items`` its rows may be of any items, but each is of one, and a feature may have no value.
     """
     features = features_of(table)
-    coded = [one.value.strip('"') for one in features.values() if one.kind == "category" or one.separator]
-    frame, key = _read(file, table, known, coded)  # so that codes such as 001 stay 001
+    frame, key = _read(file, table, known, _coded(table))
     usable, repeated = key.is_not_null(), key.is_not_null() & key.is_duplicated()
     headed = [file.name] if file.kind == "text" else []
     rows = SourceRows(pl.int_range(1, frame.height + 1, dtype=pl.UInt32, eager=True), {file.name: frame.height}, headed)
@@ -190,10 +193,20 @@ def log_ids(raw: pl.Series, known: pl.Series) -> pl.Series:
 
 def _read(file: Source, table: ItemTable, known: pl.Series, text: Sequence[str] = ()) -> tuple[pl.DataFrame, pl.Series]:
     """The table, and its ids in the type of the log's, null where there is none. ``text``: columns read as text."""
-    frame = read(file, (table.id, *text))
+    asked = file, file.identity(), (table.id, *text)
+    frame = read(file, asked[2]) if asked not in _LAST else _LAST[asked]
+    _LAST.clear()
+    if frame.estimated_size() <= KEPT:
+        _LAST[asked] = frame
     if table.id not in frame.columns:
         raise no_column(f"{KEY}.id", table.id, file, frame.columns)
     return frame, log_ids(missing_as_null(frame[table.id]), known)
+
+
+def _coded(table: ItemTable) -> list[str]:
+    """Columns of categories: they are read as text, so that codes such as 001 stay 001."""
+    features = features_of(table).values()
+    return [one.value.strip('"') for one in features if one.kind == "category" or one.separator]
 
 
 def _rows_of(values: pl.DataFrame, key: pl.Series, ids: pl.Series) -> pl.DataFrame:
