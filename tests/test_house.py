@@ -37,7 +37,7 @@ for room, lower in [
     ("run.cores", set()),
     ("run.configs", {"errors"}),
     ("run.words", {"errors"}),
-    ("run.stage", {"evaluation", "run.configs", "run.words"}),
+    ("run.stage", {"evaluation", "run.configs", "run.cores", "run.words"}),
     ("run.chain", {"run.stage", "data.simulation"}),
     ("run.commands", {"run.stage"}),
     ("run.api", {"run.stage", "data.events"}),
@@ -153,14 +153,14 @@ def test_modules_do_not_ask_the_trainer_for_its_datamodule():
 
 
 CEILINGS = {
-    "lines": 33_020,
+    "lines": 33_029,
     "statements": 17_800,
     "functions": 1_990,
     "bytes": 1_625_000,
     "packages": 8,
     "modules beside them": 10,
-    "lines of tests": 30_100,
-    "lines of benchmarks": 5_890,
+    "lines of tests": 30_121,
+    "lines of benchmarks": 5_938,
 }
 """What the house may hold; a change that needs more says what each new hundred lines buy."""
 

@@ -102,6 +102,7 @@ NAME ...             YAML of the stage and of the log, such as: asft ml-1m
 --seed_everything N  the seed
 --run.KEY VALUE      where the run's folder is: name, root, chain
 --wandb online       log to Weights & Biases online; false: not at all; else offline
+--threads N          of torch; else one for each core that nothing else uses, and as many as it had where it goes on
 --ckpt_path last     go on with this run where it stopped
 --print_config       print the whole configuration and stop
 

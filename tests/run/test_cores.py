@@ -1,34 +1,41 @@
-"""How threads wait where other processes keep the cores busy."""
+"""How many threads a fit takes, and how they wait, where other processes keep the cores busy."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from itertools import chain
 
 import pytest
 
 from recalign.run import cores
 
+BUSY = {"OMP_WAIT_POLICY": "PASSIVE"}
+
 
 @pytest.mark.parametrize(
-    ("runnable", "chosen"),
+    ("runnable", "chosen", "threads"),
     [
-        ([1, 1, 1, 1, 1], {"GOMP_SPINCOUNT": "1000"}),
-        ([2, 1, 5, 1, 1], {"GOMP_SPINCOUNT": "1000"}),  # others woke for a moment
-        ([2, 3, 2, 1, 2], {"OMP_WAIT_POLICY": "PASSIVE"}),
+        ([1, 1, 1, 1, 1], {}, [1, 4, 4]),
+        ([2, 1, 5, 1, 1], {}, [1, 4, 4]),  # others woke for a moment
+        ([2, 3, 2, 1, 2], BUSY, [1, 3, 3]),
+        ([9, 9, 9, 9, 9], BUSY, [1, 1, 1]),
     ],
 )
-def test_threads_sleep_at_once_beside_a_busy_process(
-    monkeypatch: pytest.MonkeyPatch, runnable: list[int], chosen: dict[str, str]
+def test_threads_are_fewer_and_sleep_at_once_beside_busy_processes(
+    monkeypatch: pytest.MonkeyPatch, runnable: list[int], chosen: dict[str, str], threads: list[int]
 ):
-    looks = iter(runnable)
+    looks = chain.from_iterable(runnable if runnable[0] > 1 else runnable[:1] for _ in range(4))
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
     monkeypatch.setattr(cores, "_runnable", lambda: next(looks))
     assert shared(monkeypatch, {}) == chosen
+    assert [cores.free_threads(most) for most in (1, 4, 8)] == threads
 
 
 @pytest.mark.parametrize("own", [{"OMP_WAIT_POLICY": "ACTIVE"}, {"GOMP_SPINCOUNT": "7"}])
 def test_the_users_choice_stays(monkeypatch: pytest.MonkeyPatch, own: dict[str, str]):
+    monkeypatch.setattr(cores, "_runnable", lambda: 9)
     assert shared(monkeypatch, own) == own
 
 
@@ -37,24 +44,30 @@ def test_other_systems_have_no_proc(monkeypatch: pytest.MonkeyPatch):
         raise FileNotFoundError
 
     monkeypatch.setattr(cores, "_runnable", missing)
-    assert shared(monkeypatch, {}) == {"GOMP_SPINCOUNT": "1000"}
+    assert shared(monkeypatch, {}) == {}
+    assert cores.others_running() == 0
 
 
 def shared(monkeypatch: pytest.MonkeyPatch, own: dict[str, str]) -> dict[str, str]:
     """The variables that say how threads wait, after `set_wait_policy` in a process that has not loaded torch."""
-    monkeypatch.delitem(sys.modules, "torch")
-    monkeypatch.setattr(os, "environ", dict(own))
-    cores.set_wait_policy()
-    return dict(os.environ)
+    with monkeypatch.context() as patched:
+        patched.delitem(sys.modules, "torch")
+        patched.setattr(os, "environ", dict(own))
+        cores.set_wait_policy()
+        return dict(os.environ)
 
 
-ALREADY = "import {first}, os, recalign; print(*(name for name in recalign.run.cores.WAITING if name in os.environ))"
+ALREADY = """
+import {first}, os, pathlib
+pathlib.Path.read_text = lambda self: "9.0 9.0 9.0 9/99 1"
+import recalign
+print(os.environ.get("OMP_WAIT_POLICY"))
+"""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("first", "chosen"), [("sys", 1), ("torch", 0)])
-def test_python_chooses_where_torch_is_not_loaded_yet(first: str, chosen: int):
+@pytest.mark.parametrize(("first", "chosen"), [("sys", "PASSIVE"), ("torch", "None")])
+def test_python_chooses_where_torch_is_not_loaded_yet(first: str, chosen: str):
     own = {name: value for name, value in os.environ.items() if name not in cores.WAITING}
     words = [sys.executable, "-c", ALREADY.format(first=first)]
-    said = subprocess.run(words, env=own, check=True, capture_output=True, text=True).stdout
-    assert len(said.split()) == chosen
+    assert subprocess.run(words, env=own, check=True, capture_output=True, text=True).stdout.strip() == chosen

@@ -1,4 +1,4 @@
-"""How torch's threads wait for each other, on cores that other processes may use too. Imports no torch."""
+"""How many threads a fit takes, and how torch's threads wait for each other. Imports no torch."""
 
 from __future__ import annotations
 
@@ -11,36 +11,35 @@ LOOKS = 5
 """How often the machine is looked at, 10 ms apart: processes that only wake for a moment do not count."""
 WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 """Environment variables that say how the threads of OpenMP wait."""
-SPINS = "1000"
-"""How often a thread looks again before it sleeps; libgomp's own default is three milliseconds' worth and more."""
 
 
 def set_wait_policy() -> None:
-    """Set how torch's threads wait for each other, unless the user has set it; `import recalign` calls this.
+    """Let torch's threads sleep where others are busy now, unless the user has chosen; `import recalign` calls this.
 
-    A step on several threads ends when the slowest has. The others spin meanwhile, and where another process wants
-    their cores, they keep the slowest from running. So they sleep at once where another process is busy now, and soon
-    where none is: one may come. Figures do not depend on it. libgomp reads this once, when torch is loaded: afterwards
-    nothing is changed.
+    A step on several threads ends when the slowest has. The others spin meanwhile, for three milliseconds by libgomp's
+    own default: the fastest on cores of their own (benchmarks/speed), but where another process wants those cores, they
+    keep the slowest from running. Figures do not depend on it. libgomp reads this once, when torch is loaded:
+    afterwards nothing is changed.
     """
-    if "torch" in sys.modules or any(name in os.environ for name in WAITING):
-        return
-    if _others_are_busy():
+    if "torch" not in sys.modules and not any(name in os.environ for name in WAITING) and others_running():
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-    else:
-        os.environ["GOMP_SPINCOUNT"] = SPINS
 
 
-def _others_are_busy() -> bool:
-    """Whether other threads of this machine run or wait for a core, by the median of a few looks (Linux; else no)."""
+def free_threads(most: int) -> int:
+    """As many threads as there are cores that nothing else uses now: one at least, ``most`` at most."""
+    return max(1, min(most, (os.cpu_count() or 1) - others_running()))
+
+
+def others_running() -> int:
+    """How many other threads of this machine run or wait for a core: the median of a few looks (Linux; else 0)."""
     try:
         looks = [_runnable()]
         while looks[0] > 1 and len(looks) < LOOKS:
             time.sleep(0.01)
             looks.append(_runnable())
     except OSError:
-        return False
-    return sorted(looks)[len(looks) // 2] > 1  # this one runs as well
+        return 0
+    return max(0, sorted(looks)[len(looks) // 2] - 1)  # this one runs as well
 
 
 def _runnable() -> int:

@@ -1,11 +1,13 @@
 """What a run is known by, and when it need not be run again."""
 
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from recalign.run import cores
 from recalign.run.stage import Manifest, RunFolder, parse_stage, run_stage
 from recalign.run.stage.folder import git_state, run_key
 from recalign.workers import torch_threads
@@ -36,14 +38,24 @@ def test_a_manifest_holds_what_made_the_run():
     assert manifest.seconds > 0
 
 
-def test_a_fit_is_continued_with_the_threads_that_it_had():
+def test_a_fit_takes_the_threads_that_are_free_and_keeps_their_number(monkeypatch):
     fit = ["fit", "--config", "toy.yaml", "--trainer.enable_progress_bar", "false"]
-    run_stage(parse_stage(fit))
+    more, others = [*fit, "--ckpt_path", "last", "--trainer.max_epochs"], [3, 0, 3, 0, 3]
+
+    def threads(words: list[str]) -> int:
+        monkeypatch.setattr(cores, "others_running", lambda: others.pop(0))
+        run_stage(parse_stage(words))
+        return read().threads
+
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
     with torch_threads(2):
-        run_stage(parse_stage([*fit, "--ckpt_path", "last", "--trainer.max_epochs", "3"]))
-        assert read().threads == 1
-        run_stage(parse_stage(fit))
-        assert read().threads == 2
+        assert threads(fit) == 1
+        assert threads([*more, "3"]) == 1  # others are not asked
+        assert threads(fit) == 2
+        assert threads([*more, "3"]) == 2
+        assert threads([*fit, "--threads", "2"]) == 2
+        assert finished()
+        assert others == [3, 0, 3]
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ from recalign.run.stage.tokens import ParsedTokens, parse_tokens
 from recalign.run.stage.upstream import TOKENS
 from recalign.run.words import without_values
 
-OWN = ("run.name", "run.root", "run.chain", "seed_everything", "ckpt_path", "config", "data.users")
+OWN = ("run.name", "run.root", "run.chain", "seed_everything", "ckpt_path", "threads", "config", "data.users")
 """Options of a stage that are the chain's to set."""
 
 

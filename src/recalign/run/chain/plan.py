@@ -134,6 +134,8 @@ class Plan:
         if stage == "recommender" and recipe and not self.begin_with:
             files.append(recipe)
         own = {"seed_everything": seed, "run": {"name": name, "root": self.chain.root, "chain": self.name}}
+        if self.chain.threads:
+            own["threads"] = self.chain.threads
         if stage == "judge_select":
             own["data"] = {"users": "B1"}
         if stage in self.chain.post_trained and not self.begin_with:

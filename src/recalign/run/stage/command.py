@@ -28,6 +28,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from recalign.distributed import is_rank_zero
 from recalign.errors import InputError, TrainingError
 from recalign.recommender.training import PolicyModule
+from recalign.run.cores import free_threads
 from recalign.run.stage import checks, record, upstream
 from recalign.run.stage.console import echo, quiet
 from recalign.run.stage.folder import Manifest, RunConfig, RunFolder
@@ -37,7 +38,7 @@ from recalign.run.stage.stage import TrainedStage, run_stage
 from recalign.run.words import imported, to_argv
 from recalign.workers import locked, torch_threads
 
-OPTIONAL = ("optimizer", "lr_scheduler", "early_stopping")
+OPTIONAL = ("optimizer", "lr_scheduler", "early_stopping", "threads")
 """A configuration mentions these only where they are given."""
 GONE = re.compile("gloo|NCCL|process group|Timed out|Connection")
 """What torch says where an exchange between processes fails."""
@@ -74,14 +75,20 @@ class Stage(ParsedStage):
     @contextmanager
     def prepared(self) -> Iterator[None]:
         with exclusive(), quiet(), _errors_of_settings():
-            self.bare_trainer()  # refuses devices that are not there
+            threads = self._threads(self.bare_trainer())  # which refuses devices that are not there
             checks.checkpoints(self)
-            before = self.continued.threads if self.training and self.in_place and self.continued else 0
-            threads = min(torch.get_num_threads(), before or torch.get_num_threads())  # with more, sums round otherwise
             remedy = "let it finish, or give this run another --run.name"
             writes = self.training and is_rank_zero()
             with locked(self.folder.path, "training", remedy) if writes else nullcontext(), torch_threads(threads):
                 yield
+
+    def _threads(self, trainer: Trainer) -> int:
+        """Threads of torch: as given, else as many as a continued run had, else by what else runs on this machine."""
+        most, given = torch.get_num_threads(), self.config.get("threads")
+        if given or (self.training and self.in_place and self.continued and self.continued.threads):
+            return given or min(most, self.continued.threads)  # type: ignore[union-attr]
+        alone = trainer.world_size == 1 and trainer.strategy.root_device.type == "cpu"
+        return free_threads(most) if alone else most
 
     def build(self, callbacks: Sequence[Callback]) -> tuple[Trainer, LightningModule, LightningDataModule, Path | None]:
         trainer, model, data = StageCLI.build(self, callbacks)

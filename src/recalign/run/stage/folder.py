@@ -209,8 +209,8 @@ def run_key(
     """All that determines a run's result: each setting, data, upstream checkpoints, code.
 
     The bytes of the data, of the checkpoints and of the files that callbacks read count. Paths (``run``,
-    ``data.root``, ``data.cache``, ``data.grows_from``, names of files), what opens a store or a database, item titles
-    (features are in the log's fingerprint), and what only prints or logs (`OUTPUT`) do not.
+    ``data.root``, ``data.cache``, ``data.grows_from``, names of files), ``threads``, what opens a store or a database,
+    item titles (features are in the log's fingerprint), and what only prints or logs (`OUTPUT`) do not.
 
     Args:
         config: of the stage.
@@ -218,7 +218,7 @@ def run_key(
         fingerprint: of the data.
         upstream: as `Manifest` has them.
     """
-    counted = copy.deepcopy({key: value for key, value in config.items() if key not in ("run", "ckpt_path")})
+    counted = copy.deepcopy({key: value for key, value in config.items() if key not in ("run", "ckpt_path", "threads")})
     data, trainer = counted["data"]["init_args"], counted["trainer"]
     for settings, names in (
         (data, ("root", "cache", "grows_from")),

@@ -138,6 +138,9 @@ class StageCLI(LightningCLI):
         parser.add_argument(
             "--ckpt_path", type=str | None, help="Checkpoint to continue or to evaluate: last, best, FILE."
         )
+        parser.add_argument(
+            "--threads", type=PositiveInt | None, help="Threads of torch; null: as many as there are idle cores."
+        )
         parser.link_arguments("data.num_items", "model.init_args.num_items", apply_on="instantiate")
 
     def parse_arguments(self, parser: Parser, args: Any) -> None:  # type: ignore[override]
