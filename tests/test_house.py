@@ -153,13 +153,13 @@ def test_modules_do_not_ask_the_trainer_for_its_datamodule():
 
 
 CEILINGS = {
-    "lines": 33_029,
-    "statements": 17_800,
-    "functions": 1_990,
-    "bytes": 1_625_000,
+    "lines": 33_089,
+    "statements": 17_830,
+    "functions": 1_995,
+    "bytes": 1_628_000,
     "packages": 8,
     "modules beside them": 10,
-    "lines of tests": 30_121,
+    "lines of tests": 30_161,
     "lines of benchmarks": 5_938,
 }
 """What the house may hold; a change that needs more says what each new hundred lines buy."""

@@ -12,6 +12,7 @@ import signal
 import socket
 import threading
 import time
+import types
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -140,6 +141,7 @@ def connected(port: int) -> socket.socket:
     return socket.create_connection(("127.0.0.1", port), timeout=20)
 
 
+OK = b"HTTP/1.1 200 OK\r\na: b\r\n\r\n"
 HEALTH = b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
@@ -187,6 +189,18 @@ def test_requests_that_are_sent_ahead_are_counted(bounded):
             while more := asking.recv(2**16):
                 read += more
     assert read.count(b"HTTP/1.1 200 OK") <= 17
+
+
+def test_the_head_and_the_body_of_an_answer_are_one_write():
+    from recalign.serve.server.guard import OneWrite
+
+    written: list[bytes] = []
+    own = types.SimpleNamespace(write=written.append, close=lambda: written.append(b"closed"))
+    transport = OneWrite(own)  # type: ignore[arg-type]
+    for data in (going := b"HTTP/1.1 100 Continue\r\n\r\n", OK, b"{}", b"", OK):
+        transport.write(data)
+    transport.close()
+    assert written == [going, OK + b"{}", OK, b"closed"]
 
 
 def test_a_new_version_is_taken_up_and_a_damaged_one_is_not(server, versions):

@@ -6,8 +6,10 @@ Shape suffixes: B requests of a group, L events of the longest, S hidden items, 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import cycle, islice, pairwise
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -36,7 +38,7 @@ from recalign.serve.server.request import MAX_ITEMS, Id, Request, Score
 MAX_BATCH = 64
 """Requests that the graph answers at once."""
 MAX_BATCH_SCORES = 2**25
-MAX_BATCH_PAIRS = 2**17
+MAX_BATCH_PAIRS = 2**16
 """Pairs of events, or of a code's prefix and an event, that a batch may have."""
 LENGTHS = (16, 32, 50, 64, 104, 152, 200)
 """Lengths up to which histories are answered together; beyond, powers of two."""
@@ -90,6 +92,9 @@ class Bundle:
                 what = f"{ABOUT} promises {k:,} items, and the graph returns fewer"
                 raise InputError(what, where=str(self.folder), remedy=REMEDY)
             self._check_examples()
+            ids = [*islice(cycle(self.catalogue.ids), self.about.max_length)]
+            full = self.catalogue.request(ids, [0] * len(ids), [0.0] * len(ids), 0)
+            self._seconds = self._time(asked[0]), self._time(full)
 
     @overload
     def recommend(self, requests: Request | Mapping[str, Any], **settings: Any) -> Answer: ...
@@ -180,6 +185,19 @@ class Bundle:
     def cost(self, one: Encoded) -> int:
         """Pairs of events, or of a code's prefix and an event, of a request."""
         return len(one.item_L) * max(len(one.item_L), self._prefixes)
+
+    def seconds(self, one: Encoded) -> float:
+        """How long it takes to answer a request alone, by what it took for none and for the longest history."""
+        none, full = self._seconds
+        return none + full * (len(one.item_L) / self.about.max_length) ** 2
+
+    def _time(self, request: Request) -> float:
+        """Seconds of this core for the fastest of five answers."""
+        times = [time.thread_time()]
+        for _ in range(5):
+            self.recommend(request)
+            times.append(time.thread_time())
+        return min(after - before for before, after in pairwise(times))
 
     def answers(self, encoded: Sequence[Encoded]) -> list[Answer]:
         """Answer requests, similar lengths together."""

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,8 @@ class Catalogue:
         given = {name: ids for name in ("items", "block", "allow") if (ids := getattr(request, name))}
         number = {name: self.numbers(name, ids) for name, ids in given.items()}
         item_L, block, allow = (number.get(name, NONE) for name in ("items", "block", "allow"))
-        unknown = [given[name][place] for name, found in number.items() for place in np.flatnonzero(found == 0)]
+        lacking = [given[name] for name, found in number.items() if not found.all()]
+        unknown = [one for ids in lacking for one in ids if one not in self.number]
         time_L, now = self._times(request)
         reads = self.about.reward is not None and request.rewards is not None  # else nothing did in training
         reward_L = np.array(request.rewards, np.float64) if reads else np.full(len(item_L), np.nan)  # as the log's
@@ -113,7 +115,7 @@ class Catalogue:
         return Encoded(
             item_L=item_L[newest],
             time_L=time_L[newest],
-            request_time_L=np.append(time_L[newest][1:], now)[: len(newest)],
+            request_time_L=np.concatenate([time_L[newest][1:], [now]])[: len(newest)],
             reward_L=reward_L[newest].astype(np.float32),
             hidden_S=distinct(np.concatenate([seen, block[block > 0]]) if len(block) else seen),
             strength=self.strength(request.strength),
@@ -147,12 +149,12 @@ class Catalogue:
     def numbers(self, name: str, ids: Sequence[Id]) -> np.ndarray:
         """Numbers of raw ids, 0 for those that the catalogue does not have. Shape: -> int64."""
         kind = str if self.has_texts else int
-        if not {type(one) for one in ids} <= {kind}:
+        if not set(map(type, ids)) <= {kind}:
             place = next(place for place, one in enumerate(ids) if type(one) is not kind)
             wanted = "texts" if self.has_texts else "integers"
             what = f"{reprlib.repr(ids[place])}, and the ids of this catalogue are {wanted}"
             raise InputError(what, where=f"{name}[{place}]", remedy="give raw ids as the log has them")
-        return np.array([self.number.get(one, 0) for one in ids], np.int64)
+        return np.fromiter(map(self.number.get, ids, repeat(0)), np.int64, len(ids))
 
     def _times(self, request: Request) -> tuple[np.ndarray, int]:
         """Seconds of the events and of the request, floored as the log's are. Shape: -> int64 (L,), and one."""
@@ -255,9 +257,8 @@ def fine_times(times: Sequence[Time], unit: str, where: Callable[[int], str]) ->
         InputError: one is not a time in this unit, or lies before 1970 or after the year 9999.
     """
     scale = 0 if unit == "datetime" else MICRO // PER_SECOND[unit]
-    whole = [one for one in times if type(one) is int] if scale else []  # one by one they take a while
-    if whole and len(whole) == len(times) and min(whole) >= 0 and max(whole) <= LAST_SECOND * PER_SECOND[unit]:
-        return np.array(whole, np.int64) * scale
+    if scale and set(map(type, times)) == {int} and min(times) >= 0 and max(times) <= LAST_SECOND * PER_SECOND[unit]:
+        return np.array(times, np.int64) * scale  # one by one they take a while
     micro = list[int]()
     for place, one in enumerate(times):
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import hmac
+import math
 import re
 import time
 from collections.abc import Mapping
@@ -86,17 +87,20 @@ class BoundedHTTP(HttpToolsProtocol):
     """
 
     unended = 0
-    deadline: asyncio.TimerHandle | None = None
+    deadline = math.inf
+    checking: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        super().connection_made(OneWrite(transport))  # type: ignore[arg-type]
         if len(self.connections) > CONNECTIONS:
             transport.abort()
         else:
             self._set_deadline(UNFINISHED)
+            self._check_deadline()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._set_deadline(None)
+        if self.checking is not None:
+            self.checking.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -120,17 +124,46 @@ class BoundedHTTP(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self._set_deadline(None)
+        self._set_deadline(math.inf)
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
+        self.transport.write(b"")  # of an answer without a body
         super().on_response_complete()
         self._set_deadline(UNFINISHED)  # for the next request, and for whoever does not read the answer
 
-    def _set_deadline(self, seconds: float | None) -> None:
-        if self.deadline is not None:
-            self.deadline.cancel()
-        self.deadline = None if seconds is None else self.loop.call_later(seconds, self.transport.abort)
+    def _set_deadline(self, seconds: float) -> None:
+        self.deadline = self.loop.time() + seconds
+
+    def _check_deadline(self) -> None:
+        """Close the connection, or look again later: cheaper than a timer a request."""
+        if (left := self.deadline - self.loop.time()) <= 0:
+            self.transport.abort()
+        else:
+            self.checking = self.loop.call_later(min(left, UNFINISHED), self._check_deadline)
+
+
+class OneWrite:
+    """A transport that sends the head of an answer together with its body: in one packet, by one call of the system."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport, self._head = transport, b""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Send it, or keep it if it is a head."""
+        if data.endswith(b"\r\n\r\n") and not data.startswith(b"HTTP/1.1 100"):
+            self._head += data
+        elif self._head or data:
+            self._transport.write(self._head + data)
+            self._head = b""
+
+    def close(self) -> None:
+        """Close it, once what is kept is sent."""
+        self.write(b"")
+        self._transport.close()
 
 
 def server_of(app: ASGIApp) -> uvicorn.Server:
@@ -142,6 +175,8 @@ def server_of(app: ASGIApp) -> uvicorn.Server:
             log_level="error",  # a warning a malformed request would fill disks
             access_log=False,
             server_header=False,
+            proxy_headers=False,
+            ws="none",
             timeout_keep_alive=5,
             timeout_graceful_shutdown=FINISHING,
         )

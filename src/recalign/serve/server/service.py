@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import ipaddress
+import math
 import os
 import sys
 from collections import deque
@@ -25,6 +26,8 @@ MAX_WAITING = 256
 """Requests that may wait."""
 TIMEOUT = 10.0
 """Seconds after which a request is given up."""
+SHORT = 0.01
+"""Seconds for which the event loop may answer by itself, while nothing else happens in it."""
 A = TypeVar("A")
 R = TypeVar("R")
 
@@ -34,24 +37,26 @@ class Full(Exception):
 
 
 class Batcher(Generic[A, R]):
-    """Threads that answer what waits in batches; an idle one takes what is there, and never waits for more.
+    """Answer what waits in batches: what is short in the event loop, else in threads. Nothing waits for more to come.
 
-    All but ``work`` happens in the event loop.
+    What comes in one pass of the loop is looked at together.
 
     Args:
         work: from what was asked to an answer, or an error, of each.
         name: of the threads.
         threads: how many.
         cost: of what was asked. What is taken together costs `MAX_BATCH_PAIRS` at most.
+        seconds: that an answer is expected to take. While no thread is busy and all that waits takes `SHORT` together,
+            the loop answers it: to wake a thread and be woken by it costs more than a short answer.
     """
 
     def __init__(
         self, work: Callable[[list[A]], Sequence[R | Exception]], name: str, threads: int = 1,
-        cost: Callable[[A], int] = lambda _: 0,
+        cost: Callable[[A], int] = lambda _: 0, seconds: Callable[[A], float] = lambda _: math.inf,
     ) -> None:  # fmt: skip
-        self.work, self.cost = work, cost
+        self.work, self.cost, self.seconds = work, cost, seconds
         self.waiting = deque[tuple[A, asyncio.Future[R]]]()
-        self.pool, self._idle = ThreadPoolExecutor(threads, name), threads
+        self.pool, self._busy, self._threads = ThreadPoolExecutor(threads, name), 0, threads
 
     async def ask(self, what: A) -> R:
         """The answer.
@@ -61,19 +66,23 @@ class Batcher(Generic[A, R]):
         """
         if len(self.waiting) >= MAX_WAITING:
             raise Full
-        answer: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[R] = loop.create_future()
         self.waiting.append((what, answer))
-        self._start()
+        loop.call_soon(self._start)  # after whatever else comes in this pass
+        late = loop.call_later(TIMEOUT, self._deliver, [(what, answer)], [Full()])
         try:
-            async with asyncio.timeout(TIMEOUT):
-                return await answer
-        except TimeoutError:
-            raise Full from None
+            return await answer
+        finally:
+            late.cancel()
 
     def _start(self) -> None:
-        while self._idle and (taken := self._take()):
-            self._idle -= 1
-            self.pool.submit(self._answer, taken, asyncio.get_running_loop())
+        while not self._busy and self.waiting and sum(self.seconds(what) for what, _ in self.waiting) <= SHORT:
+            taken = self._take()
+            self._deliver(taken, self._answer(taken))
+        while self._busy < self._threads and (taken := self._take()):
+            self._busy += 1
+            self.pool.submit(self._answer_in_thread, taken, asyncio.get_running_loop())
 
     def _take(self) -> list[tuple[A, asyncio.Future[R]]]:
         """What is answered next. What was given up while it waited is dropped."""
@@ -87,17 +96,21 @@ class Batcher(Generic[A, R]):
                 break
         return taken
 
-    def _answer(self, taken: list[tuple[A, asyncio.Future[R]]], loop: asyncio.AbstractEventLoop) -> None:
-        answers: Sequence[R | Exception]
+    def _answer(self, taken: list[tuple[A, asyncio.Future[R]]]) -> Sequence[R | Exception]:
         try:
-            answers = self.work([what for what, _ in taken])
+            return self.work([what for what, _ in taken])
         except Exception as error:
-            answers = [error] * len(taken)
-        loop.call_soon_threadsafe(self._deliver, taken, answers)
+            return [error] * len(taken)
+
+    def _answer_in_thread(self, taken: list[tuple[A, asyncio.Future[R]]], loop: asyncio.AbstractEventLoop) -> None:
+        loop.call_soon_threadsafe(self._finish, taken, self._answer(taken))
+
+    def _finish(self, taken: list[tuple[A, asyncio.Future[R]]], answers: Sequence[R | Exception]) -> None:
+        self._busy -= 1
+        self._start()
+        self._deliver(taken, answers)
 
     def _deliver(self, taken: list[tuple[A, asyncio.Future[R]]], answers: Sequence[R | Exception]) -> None:
-        self._idle += 1
-        self._start()
         for (_, waiting), answer in zip(taken, answers, strict=True):
             if waiting.done():
                 continue
@@ -117,7 +130,7 @@ class Asked:
 
 
 class Service:
-    """One bundle, and a thread a core that answers by it.
+    """One bundle, and the event loop and a thread a core that answer by it.
 
     Args:
         folder: a bundle, or a folder of versions whose file ``current`` is watched.
@@ -136,6 +149,7 @@ class Service:
             "answers",
             max(1, (os.cpu_count() or 1) // threads),
             lambda asked: asked.bundle.cost(asked.encoded),
+            lambda asked: asked.bundle.seconds(asked.encoded),
         )
         self._refused: object = None  # what was tried last, and its files
         self.problem = ""
