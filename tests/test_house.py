@@ -153,13 +153,13 @@ def test_modules_do_not_ask_the_trainer_for_its_datamodule():
 
 
 CEILINGS = {
-    "lines": 33_089,
-    "statements": 17_830,
-    "functions": 1_995,
-    "bytes": 1_628_000,
+    "lines": 33_146,
+    "statements": 17_882,
+    "functions": 1_999,
+    "bytes": 1_631_000,
     "packages": 8,
     "modules beside them": 10,
-    "lines of tests": 30_161,
+    "lines of tests": 30_243,
     "lines of benchmarks": 5_938,
 }
 """What the house may hold; a change that needs more says what each new hundred lines buy."""
@@ -200,7 +200,7 @@ def core() -> list[str]:
     return re.findall(r"^- `([\w/]+\.py)`", section[1], re.MULTILINE) if section else []
 
 
-CORE_LINES = 6_362
+CORE_LINES = 6_372
 
 
 def test_the_core_is_what_it_imports():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import polars as pl
 import pytest
 from hypothesis import given
@@ -50,6 +52,12 @@ def test_bad_columns(tmp_path, key, column, found):
     with pytest.raises(InputError, match=f"data.log.{key}: .*x.* {found}") as caught:
         frame_of(tmp_path, {"x": column}, **{key: "x"})
     assert caught.value.remedy
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1e39])
+def test_the_reward_of_a_passed_row_is_finite(value):
+    with pytest.raises(InputError, match=r"data\.log\.passed_reward: .* not finite"):
+        LogMapping("t", ["t.csv"], chosen="click = 1", passed_reward=value)
 
 
 @given(st.lists(st.floats(allow_nan=True, width=32), min_size=4, max_size=4))

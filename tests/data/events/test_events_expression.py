@@ -79,6 +79,7 @@ def test_a_missing_signal_is_never_the_best_reward(rows):
         ("a in (select 1)", "reads other rows than its own"),
         ("columns('a.*')", "reads other rows"),
         ('"*" + 1', "reads other rows"),
+        ("a" + " or a" * 1_000, "is not a Polars SQL expression: maximum recursion"),
     ],
 )
 def test_what_cannot_be_a_reward(expression, message):

@@ -110,6 +110,7 @@ def test_what_is_not_utf_8_with_one_byte_separators_comes_with_the_line_that_con
         (None, f"{CSV}1,2\n1,3,4,5\n5\n", "4 fields a row are expected, but row 3 has 2, row 5 has 1"),
         (None, f"\n{CSV}1,2,3\n", r"\(header not counted\): 4 fields a row are expected, but row 3 has 3"),
         (None, 'user,item,timestamp\n"x,1,1\ny,2,2\n', "row 1 has a quote"),  # ends inside quotes
+        (None, 'user,item,timestamp\nx,1,1\ny,2,"25', "row 2 has a quote"),  # for which Polars takes 2
         (None, 'user,item,timestamp,note\n1,7,1,"\n1,7,1,a "b" c\n1,7,1,"\n', "row 1 has a quote"),
     ],
 )

@@ -17,7 +17,7 @@ import polars as pl
 import pytest
 
 from recalign.cli import main
-from recalign.data.events import LogMapping, fingerprint, load_events
+from recalign.data.events import ItemTable, LogMapping, fingerprint, load_events
 from recalign.data.events.sources import ask, find
 from recalign.errors import InputError
 
@@ -148,6 +148,40 @@ def test_a_store_that_refuses_the_credentials(monkeypatch):
             assert caught.value.where == f"s3://logs/{name}"
             assert "hunter22" not in str(caught.value)
         server.shutdown()
+
+
+def test_a_server_that_tells_no_version_of_a_file(monkeypatch):
+    """Else its log would be known by its size alone, and read from the cache after a change."""
+    pytest.importorskip("obstore", reason="what stores tell: pip install 'recalign[lakes]'")
+
+    class Silent(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "10")
+            self.end_headers()
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Silent) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        [found] = find(Path(), f"http://127.0.0.1:{server.server_port}/log.csv", {"proxy_excludes": "127.0.0.1"})
+        with pytest.raises(InputError, match="neither the version of it nor its time"):
+            found.identity()
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    "url", ["http://me:hunter22@shop/a.csv", "https://hunter22@shop/a.csv", "https://shop/a.parquet?x=1&sig=hunter22"]
+)
+def test_a_url_holds_no_password(tmp_path, monkeypatch, capsys, url):
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", url]) == 2
+    assert "hunter22" not in capsys.readouterr().err
+    for settings in ({"files": [url]}, {"files": ["a.csv"], "items": ItemTable(url)}):
+        with pytest.raises(InputError, match=r"data\.log: a URL") as caught:
+            LogMapping("t", **settings)
+        assert "hunter22" not in str(caught.value)
+    assert LogMapping("t", ["abfss://logs@shop/a.csv", "s3://shop/log-?.csv", "a@b?c=d.csv"]).files
+    with pytest.raises(InputError, match="proxy_url"):
+        LogMapping("t", ["s3://a/b"], storage_options={"proxy_url": "http://me:hunter22@proxy"})
 
 
 def test_options_of_a_store_name_variables(bucket, tmp_path, monkeypatch):

@@ -147,8 +147,9 @@ def test_a_file_that_changed_is_read_even_if_size_and_time_are_the_same(make, ro
     assert after.frame["row"].to_list() != before.frame["row"].to_list()
 
 
-def test_a_file_that_changes_while_it_is_read_is_refused(make, root, monkeypatch):
-    data = make()
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_file_that_changes_while_it_is_read_is_refused(make, root, monkeypatch, cached):
+    data = make() if cached else make(cache=False)
     made = data.preparation._made
 
     def changing():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from contextlib import closing
 from pathlib import Path
@@ -58,10 +59,15 @@ def test_damaged_records_are_counted_and_named(log, capsys):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"items": None}, {"time": "now"}, {"k": 1.5}, {"log_probs": [None]}, {"hidden": 2**63}]
+    "wrong",
+    [
+        *({"items": None}, {"time": "now"}, {"k": 1.5}, {"log_probs": [None]}, {"hidden": 2**63}),
+        *({"log_probs": [-1.0]}, {"log_probs": []}, {"log_probs": [0.1, -1.0]}, {"log_probs": [math.nan, -1.0]}),
+        {"decision": "a"},  # copied
+    ],
 )
 def test_records_of_wrong_types_are_damaged_whatever_their_checksum_says(log, wrong, capsys):
-    log.append([decision("a"), decision("b", **wrong)])
+    log.append([decision("a"), decision("b") | wrong])
     assert ids(log.file.parent) == ["a"]
     assert "1 damaged records are left out: numbers 2" in capsys.readouterr().err
 
@@ -77,7 +83,12 @@ def test_records_that_nobody_deleted_are_missed_by_number(log, capsys):
     with log.connection:
         log.connection.execute("DELETE FROM decisions WHERE number IN (1, 5, 6, 7, 9, 24)")
     assert len(ids(log.file.parent)) == 13
-    assert "6 records are missing, which nobody deleted: numbers 1, 5-7, 9, 24" in capsys.readouterr().err
+    with log.connection:  # of wrong types
+        log.connection.executescript("UPDATE sqlite_sequence SET seq = NULL; INSERT INTO deleted VALUES (10, 'x')")
+    assert len(ids(log.file.parent)) == 13
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].endswith("6 records are missing, which nobody deleted: numbers 1, 5-7, 9, 24")
+    assert said[1].endswith("5 records are missing, which nobody deleted: numbers 1, 5-7, 9")
 
 
 def test_numbers_of_old_records_are_kept_as_one_span(log):

@@ -86,6 +86,19 @@ def operation(domain: str) -> Attack:
     return attack
 
 
+def number(name: str, place: Any, value: float) -> Attack:
+    """Another number at a place of a table."""
+
+    def attack(folder: Path) -> None:
+        from safetensors.numpy import load_file, save
+
+        found = load_file(folder / TABLES)
+        found[name][place] = value
+        (folder / TABLES).write_bytes(save(found))
+
+    return attack
+
+
 column = pl.DataFrame.with_columns
 ATTACKS: dict[str, tuple[Attack, str]] = {
     "a graph of garbage": (written(GRAPH, b"garbage" * 100), GRAPH),
@@ -101,8 +114,14 @@ ATTACKS: dict[str, tuple[Attack, str]] = {
     "offsets beyond the file": (tensors(b'{"a":{"dtype":"F32","shape":[9],"data_offsets":[0,36]}}'), "header"),
     "tables of another type": (tables(lambda x: x.astype(np.float64)), "type"),
     "tables of fewer rows": (tables(lambda x: x[:3].copy()), "40 items, and the tables"),
-    "tables of NaN": (tables(lambda x: np.full_like(x, np.nan) if x.dtype.kind == "f" else x), "returns fewer"),
-    "neighbours that are not there": (tables(lambda x: x * 0 + 10**9 if x.dtype.kind == "i" else x), "out of"),
+    "tables of NaN": (tables(lambda x: np.full_like(x, np.nan) if x.dtype.kind == "f" else x), "holds nan"),
+    "one neighbour that is not there": (number("memory_neighbour", (9, 0), 10**6), "memory_neighbour of"),
+    "one neighbour from the end": (number("memory_neighbour", (9, 0), -3), "holds -3 to"),
+    "one cosine of NaN": (number("memory_cosine", (9, 0), np.nan), "memory_cosine of"),
+    "one cosine that overflows": (number("memory_cosine", (9, 0), 3e38), "memory_cosine of"),
+    "a vector of NaN for no item": (number("unit", 0, np.nan), "what is no item has one"),
+    "a prior for no item": (number("bias", 0, 9.0), "what is no item has one"),
+    "neighbours that are not there": (tables(lambda x: x * 0 + 10**9 if x.dtype.kind == "i" else x), "_neighbour"),
     "no Parquet": (written(ITEMS, b"PAR1 no table PAR1"), "parquet"),
     **{f"no {name}": (table(lambda x, name=name: x.drop(name)), name) for name in ("item", "title", "count")},
     "titles that are numbers": (table(lambda x: column(x, title=pl.lit(3))), "'title'"),

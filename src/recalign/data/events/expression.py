@@ -103,8 +103,8 @@ def _parse(frame: pl.DataFrame, expression: str, key: str, null_safe: bool) -> p
         parsed = pl.sql_expr(expression).meta.undo_aliases()
         for rule in RULES:
             parsed = rule(parsed, frame, expression, key, null_safe)
-    except pl.exceptions.PolarsError as error:
-        remedy = "write one expression over the table's columns, such as least(seconds / 60, 1.0)"
+    except (pl.exceptions.PolarsError, RecursionError) as error:
+        remedy = "write one expression over the table's columns, such as least(seconds / 60, 1.0) or item in (1, 2)"
         raise InputError(f"{expression!r} is not a Polars SQL expression: {error}", where=key, remedy=remedy) from error
     for name in parsed.meta.root_names():
         if name not in frame.columns:

@@ -1,6 +1,7 @@
 """Settings of a log: its files and what their columns mean."""
 
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -21,7 +22,6 @@ PREPARED = ("user", "item", "timestamp", "row")
 
 OWN_COLUMNS = (*PREPARED, "reward")
 """The event table's own columns. Expressions can read raw columns of these names, but the table does not keep them."""
-
 
 SECRETS = ("key", "secret", "token", "password", "sas", "credential", "service_account")
 """Words in the names of ``storage_options`` whose values are secrets, or tell where one is."""
@@ -138,8 +138,10 @@ class LogMapping:
 
     def __post_init__(self) -> None:
         self.uri = self.uri and variable(self.uri, "data.log.uri")
+        for url in (*self.files, *([self.items.file] if self.items else ())):
+            refuse_secret(url, "data.log")
         for name, value in (self.storage_options or {}).items():
-            if any(word in name.lower() for word in SECRETS):
+            if any(word in name.lower() for word in SECRETS) or "@" in value:
                 named = variable(value, f"data.log.storage_options.{name}")
                 self.storage_options = {**(self.storage_options or {}), name: named}
         require_positive("data.log", vars(self), "time_resolution")
@@ -150,10 +152,18 @@ class LogMapping:
             (bool(self.query) != bool(self.uri), ".uri", "a query and a URI need each other", "give both, or neither"),
             (len({*mapped}) < 3, "", f"user, item and timestamp are {mapped}", "map each to a column of its own"),
             (self.request and not self.chosen, ".request", "every row is a choice", "say which are (data.log.chosen)"),
+            (not abs(self.passed_reward or 0) < 1e38, ".passed_reward", "it is not finite", "give a number, or null"),
             (own, ".columns", f"the event table itself has columns of the names {own}", "choose other names"),
         ):
             if bad:
                 raise InputError(what, where=f"data.log{key}", remedy=remedy)
+
+
+def refuse_secret(url: str, key: str) -> None:
+    """Refuse a URL with a password, or with a signature, in it. Raises InputError, which does not repeat it."""
+    if "://" in url and re.search(r"//[^/]*:[^/]*@|^https?://[^/]*@|[?&][\w-]+=", url):
+        what = "a URL has what may open a store in it (USER:PASSWORD@ or ?NAME=VALUE), and that is not written down"
+        raise InputError(what, where=key, remedy="leave it out, and give it as a variable in data.log.storage_options")
 
 
 def variable(text: str, key: str) -> str:

@@ -213,7 +213,9 @@ def _read_text(file: str, text: Collection[str] | None, header: Sequence[str] | 
         _refuse_bad_rows(file, separator, header is None)
         raise
     several = (one.alias("").str.contains("\n", literal=True).any() for one in frame if one.dtype == pl.String)
-    if frame.width != len(first) or frame.to_series(-1).null_count() or any(several):
+    last = pl.scan_lines(file, glob=False).tail(1).collect().to_series()
+    open_quote = last.str.count_matches('"', literal=True).sum() % 2  # in a last line without LF, Polars closes it
+    if frame.width != len(first) or frame.to_series(-1).null_count() or any(several) or open_quote:
         _refuse_bad_rows(file, separator, header is None)  # Polars pads short rows, and joins lines within quotes
         if frame.width != len(first):
             raise InputError("its lines do not all end in LF or CR LF", where=file, remedy=RULE)

@@ -20,7 +20,7 @@ from urllib.parse import unquote
 
 import polars as pl
 
-from recalign.data.events.log import SECRETS, LogMapping
+from recalign.data.events.log import SECRETS, LogMapping, refuse_secret
 from recalign.data.events.messages import did_you_mean
 from recalign.errors import InputError
 from recalign.files import digest, sha256
@@ -44,6 +44,9 @@ ICEBERG = {
     **{"aws_access_key_id": "s3.access-key-id", "aws_secret_access_key": "s3.secret-access-key"},
 }
 """What PyIceberg calls the options of Polars."""
+
+CLIENT = ("proxy_", "timeout", "connect_timeout", "allow_invalid_", "user_agent")
+"""How the names begin of options that are the connection's, not a store's."""
 
 DIGEST_ROWS = 100
 """Rows at each end of a table that are looked at where a store does not tell whether it has changed."""
@@ -121,6 +124,9 @@ class Source:
                 return digest(str(rows.collect_schema()), rows.select(pl.len()).collect().item(), ends)
             if self.remote:
                 found = _objects(self.place, self.options)
+                if any(not one["e_tag"] and one["last_modified"].year <= 1970 for one in found):
+                    what = "the server tells neither the version of it nor its time, so a change would go unseen"
+                    raise InputError(what, where=self.name, remedy="copy it to this machine, and name the copy")
                 marks = {one["path"]: one["e_tag"] or f"{one['size']} {one['last_modified']}" for one in found}
                 return (
                     f"{len(marks)} files, {digest(marks)[:16]}" if self.kind == "folder" else " ".join(marks.values())
@@ -204,8 +210,12 @@ def _store(url: str, options: Mapping[str, str]) -> tuple[Any, str]:
     """The store of a URL, and the key of the URL in it."""
     base, key = "/".join(url.split("/")[:3]), "/".join(url.split("/")[3:])
     stores = package("obstore.store", "lakes")
-    given: dict[str, Any] = {"client_options": {"allow_http": True}}
-    given["config"] = {name: value for name, value in options.items() if "allow_http" not in name}
+    client: dict[str, Any] = {"allow_http": True}
+    config: dict[str, str] = {}
+    for name, value in options.items():
+        if "allow_http" not in name:
+            (client if name.startswith(CLIENT) else config)[name] = value
+    given: dict[str, Any] = {"client_options": client, "config": config}
     keyed = {name.lower() for name in (*options, *os.environ)} & {"aws_access_key_id", "aws_skip_signature"}
     if base.startswith("s3") and not keyed and find_spec("boto3"):  # as Polars: profiles, roles
         given["credential_provider"] = importlib.import_module("obstore.auth.boto3").Boto3CredentialProvider()
@@ -315,7 +325,7 @@ def read_errors(name: str, options: Mapping[str, str] | None = None) -> Iterator
             kind, remedy = "as text", RULE
         reason = (str(error) or type(error).__name__).splitlines()[0]
         for key, value in (options or {}).items():
-            if value and any(word in key for word in (*SECRETS, "uri")):
+            if value and ("@" in value or any(word in key for word in (*SECRETS, "uri"))):
                 reason = reason.replace(value, "***")
         raise InputError(f"cannot be read {kind}: {reason}", where=name, remedy=remedy) from (
             None if options else error
@@ -324,6 +334,7 @@ def read_errors(name: str, options: Mapping[str, str] | None = None) -> Iterator
 
 def files_named(pattern: str) -> list[Source]:
     """The tables that a path, URL or pattern on the command line names. Raises InputError where there is none."""
+    refuse_secret(pattern, "table")
     if found := find(Path(), pattern, {}):
         return found
     there = [] if "://" in pattern else [one.name for one in Path(pattern).parent.glob("*")]

@@ -63,7 +63,7 @@ class LogPreparation(Preparation):
         if self.entry and (cached := self.entry.load()):
             return cached
         made = self._made()
-        if self.entry and made.fingerprint != self.fingerprint():
+        if made.fingerprint != self.fingerprint():
             raise InputError("the files changed while they were read", where=data.log_.name, remedy="run it again")
         if self.entry and made.fingerprint == data.fingerprint:
             self.entry.save(made)

@@ -40,6 +40,8 @@ MAX_BATCH = 64
 MAX_BATCH_SCORES = 2**25
 MAX_BATCH_PAIRS = 2**16
 """Pairs of events, or of a code's prefix and an event, that a batch may have."""
+LARGEST = 1e15
+"""Of the numbers in a table: larger ones overflow where they are squared."""
 LENGTHS = (16, 32, 50, 64, 104, 152, 200)
 """Lengths up to which histories are answered together; beyond, powers of two."""
 Best = tuple[np.ndarray, np.ndarray, np.ndarray | None, Explored | None]
@@ -82,14 +84,16 @@ class Bundle:
             nodes = sorted(len(x) for name, x in self._tables.items() if name.startswith(f"{NODES}trie.parent_"))
             self._prefixes = max(nodes[:-1], default=1)  # the last are the items
             self.catalogue = Catalogue(read_items(self.folder / ITEMS), self.about)
-            of_items = (table for name, table in self._tables.items() if not name.startswith(NODES))
-            if any(len(table) != len(self.catalogue) + 1 for table in of_items):
-                what = f"{ITEMS} has {len(self.catalogue):,} items, and the tables have others"
-                raise InputError(what, where=str(self.folder), remedy=REMEDY)
+            self._require_tables()
             k = min(self.about.k, len(self.catalogue), MAX_ITEMS)
             asked = [self.catalogue.request([], [], [], 0, k=k, log_probs=one) for one in (False, True)]
             if any(len(answer.items) < k for answer in self.recommend(asked)):
                 what = f"{ABOUT} promises {k:,} items, and the graph returns fewer"
+                raise InputError(what, where=str(self.folder), remedy=REMEDY)
+            first = self.catalogue.request(self.catalogue.ids[:1], [0], [None], 0, k=k)
+            [logit_N] = self.run([self.encode(first)], ["logits"])[0]
+            if logit_N[0] != -np.inf or not np.isfinite(logit_N[1:]).all():
+                what = f"by {TABLES} and {GRAPH} an item has no score, or what is no item has one"
                 raise InputError(what, where=str(self.folder), remedy=REMEDY)
             self._check_examples()
             ids = [*islice(cycle(self.catalogue.ids), self.about.max_length)]
@@ -285,6 +289,19 @@ class Bundle:
         rows = zip(item_K.tolist(), score_K.tolist(), logps, strict=True)
         shown = [Shown(ids[item - 1], titles[item - 1], score, logp) for item, score, logp in rows if item > 0]
         return Answer(shown, one.left_out, self.version, explored)
+
+    def _require_tables(self) -> None:
+        """Refuse tables by which some histories, not all, would have no answer."""
+        for name, x in self._tables.items():
+            of_items, items = not name.startswith(NODES), len(self.catalogue)
+            if of_items and len(x) != items + 1:
+                what = f"{ITEMS} has {items:,} items, and the tables have others"
+                raise InputError(what, where=str(self.folder), remedy=REMEDY)
+            least, most = (0, len(x) - 1) if "neighbour" in name else (-LARGEST, LARGEST)
+            own = x[1:] if of_items else x  # the padding item's scores are -inf
+            if own.size and not (least <= float(own.min()) and float(own.max()) <= most):
+                what = f"{name} of {TABLES} holds {own.min()} to {own.max()}"
+                raise InputError(what, where=str(self.folder), remedy=REMEDY)
 
     def _check_examples(self) -> None:
         """Answer the made-up requests of the bundle.

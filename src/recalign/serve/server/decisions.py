@@ -39,6 +39,7 @@ CREATE TABLE IF NOT EXISTS deleted (first INTEGER PRIMARY KEY, last INTEGER NOT 
 CREATE INDEX IF NOT EXISTS received ON decisions (received);
 CREATE TABLE IF NOT EXISTS key (name TEXT NOT NULL);
 """
+SPANS = "SELECT CAST(first AS INTEGER), CAST(last AS INTEGER) FROM deleted"
 PAUSE = 10.0
 """Seconds after a failed write in which none is tried."""
 Integer = Annotated[int, Field(ge=-(2**63), lt=2**63)]
@@ -93,7 +94,7 @@ class Decision(TypedDict):
     fixed: Integer | None
     seed: Integer | None
     ranked: Integer | None
-    log_probs: list[float] | None
+    log_probs: list[Annotated[float, Field(le=0)]] | None
 
 
 READ = TypeAdapter(Decision)
@@ -142,22 +143,30 @@ class DecisionLog(Database):
             self.connection.executemany("INSERT INTO decisions (received, user, record, crc) VALUES (?, ?, ?, ?)", rows)
 
     def read(self) -> tuple[list[Decision], list[int], list[tuple[int, int]]]:
-        """All decisions in the order in which they came; numbers of damaged records; first and last number of gaps."""
-        found, damaged = list[Decision](), list[int]()
+        """All decisions in the order in which they came; numbers of damaged records; first and last number of gaps.
+
+        A record is damaged if its checksum or its types are wrong, or an earlier one has the same id.
+        """
+        found, damaged, known = list[Decision](), list[int](), set[str]()
         query = "SELECT number, received, CAST(user AS BLOB), CAST(record AS BLOB), crc FROM decisions ORDER BY number"
         with self.lock, self.connection:
             self.connection.execute("BEGIN")  # what others write meanwhile is no gap
-            spans = self.connection.execute("SELECT first, last FROM deleted").fetchall()
-            last = self.connection.execute("SELECT seq FROM sqlite_sequence").fetchone()
+            spans = self.connection.execute(SPANS).fetchall()
+            [last] = self.connection.execute("SELECT CAST(max(seq) AS INTEGER) FROM sqlite_sequence").fetchone()
             for number, received, user, record, crc in self.connection.execute(query):
                 spans.append((number, number))
                 try:
                     if crc != checksum(received, user, record):
                         raise ValueError
-                    found.append(READ.validate_json(record, strict=True))
+                    decision = READ.validate_json(record, strict=True)
+                    chances, items = decision["log_probs"], decision["items"]
+                    if decision["decision"] in known or (chances is not None and len(chances) != len(items)):
+                        raise ValueError
+                    known.add(decision["decision"])
+                    found.append(decision)
                 except ValueError:
                     damaged.append(number)
-        return found, damaged, gaps(spans, last[0] if last else 0)
+        return found, damaged, gaps(spans, last or 0)
 
     def note_deleted(self, numbers: list[int]) -> None:
         for number in numbers:
@@ -176,7 +185,7 @@ def gaps(spans: list[tuple[int, int]], last: int) -> list[tuple[int, int]]:
     for first, until in [*sorted(spans), (last + 1, last + 1)]:
         if first > following:
             found.append((following, first - 1))
-        following = max(following, until + 1)
+        following = max(following, first, until + 1)
     return found
 
 
