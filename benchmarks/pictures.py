@@ -24,7 +24,7 @@ from recalign.evaluation.comparison import ALL, HIGH, VALUE
 from recalign.files import digest
 
 TRUE = "value/true@10"
-ML_100K = ("ml-100k",)
+ML_100K = ("ml-100k, not searched",)
 LOGS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "methods": ("ML-100K, five seeds, value in standard deviations", ML_100K, VALUE),
     "ml-1m": ("ML-1M, three seeds, value in standard deviations", ("ml-1m",), VALUE),

@@ -49,6 +49,7 @@ COLUMNS = {
     "value/true@10": "true value",
     "value/reward_model@10": "value by the training reward model",
     "policy/kl": "KL",
+    "policy/changed@10": "changed of the first ten",
     "policy/coverage@10": "coverage",
     "policy/popularity@10": "popularity",
     "tail/high/ndcg@10": "tail: high/ndcg@10",
