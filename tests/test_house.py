@@ -153,13 +153,13 @@ def test_modules_do_not_ask_the_trainer_for_its_datamodule():
 
 
 CEILINGS = {
-    "lines": 33_146,
-    "statements": 17_882,
+    "lines": 33_148,
+    "statements": 17_884,
     "functions": 1_999,
-    "bytes": 1_631_000,
+    "bytes": 1_632_000,
     "packages": 8,
     "modules beside them": 10,
-    "lines of tests": 30_243,
+    "lines of tests": 30_268,
     "lines of benchmarks": 5_939,
 }
 """What the house may hold; a change that needs more says what each new hundred lines buy."""

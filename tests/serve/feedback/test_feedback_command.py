@@ -123,6 +123,30 @@ def test_a_log_of_what_was_shown_goes_on_the_next_day(folder):
     assert [len(one.passed) for one in (first, grown)] == [80, 100]
 
 
+def test_a_younger_lists_choice_before_an_older_ones_waits_with_it_for_the_next_day(folder):
+    """Every other list of a user is chosen from after the next one, whose window has not passed on the first day."""
+
+    def bought(until: int) -> None:
+        when = [(n, 1_000_000 + 60 * n + (20 if n // 10 % 2 else 800)) for n in range(300)]
+        rows = [(n % 10, lists[n]["items"][n % 3 % 2], at) for n, at in when if at <= until]
+        rows.append((10, 1, until))
+        pl.DataFrame(rows, schema=["who", "what", "when"], orient="row").write_csv("bought.csv")
+
+    items = [[(3 * (n // 10) + n + more) % 40 + 1 for more in (0, 17)] for n in range(300)]
+    lists = [record(n) | {"items": own} for n, own in enumerate(items)]
+    with closing(DecisionLog(folder / "lists", KEY)) as log:
+        log.append(lists)
+    words = ["lists", *WORDS[1:-1], "1000"]
+    bought(1_012_000)  # lists up to 1,011,000 are ripe
+    feedback(words)
+    table, log = pl.read_parquet(folder / "lists" / TABLE), folder / "lists" / SHOWN_LOG
+    assert table.filter("chosen", ~pl.col("settled")).height == 4
+    remember(day := in_parts(folder, log), folder / "ids")
+    bought(1_030_000)
+    feedback(words)
+    assert [len(one.frame) for one in (day.sequences, in_parts(folder, log).sequences)] == [180, 300]
+
+
 def test_a_flipped_bit_of_the_table_is_refused_whenever_it_is_read(folder, capsys):
     feedback([*WORDS, "--out", "table"])
     path, log = folder / "table" / TABLE, folder / "table" / LOG

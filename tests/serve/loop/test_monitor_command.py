@@ -36,6 +36,7 @@ def logged(folder: Path, bundle, **columns: pl.Expr) -> Path:
         version=pl.when("shown").then(pl.lit(bundle.version)),
         outcome_at=pl.when("chosen").then(pl.col("timestamp") + 1),
         event_at=pl.col("timestamp") + pl.col("chosen").cast(int),
+        settled=True,
         last_outcome=None,
         **{name: pl.lit(value) for name, value in LISTS.items()},
     ).with_columns(**columns)

@@ -57,7 +57,8 @@ data:
     timestamp: event_at # when it was chosen, so that nothing stands in a history before it happened; else when shown
     time_unit: us # microseconds since 1970
     # Places above the last choice of a list were seen and passed over. Whether anybody saw those below is unknown.
-    chosen: case when chosen then true when position < last_outcome then false else null end
+    # What is not settled waits for a later table: another choice may still come to lie before it.
+    chosen: case when not settled then null when chosen then true when position < last_outcome then false else null end
     request: decision # a list
   reward: reward # of the outcome; {ignored:g} where something was passed over
   high:

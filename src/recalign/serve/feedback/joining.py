@@ -23,7 +23,8 @@ STEPS = (86_400 * MICRO, 60 * MICRO, MICRO, MICRO // 1000, 1)
 """Units in which outcomes may be told: dates, minutes, seconds, milliseconds, microseconds."""
 Counts = dict[str, int | float | str]
 ORDER = (
-    "user", "item", "timestamp", "reward", "shown", "chosen", "outcome_at", "event_at", "position", "last_outcome",
+    "user", "item", "timestamp", "reward", "shown", "chosen", "outcome_at", "event_at", "settled", "position",
+    "last_outcome",
     "is_random", "propensity", "log_prob", "decision",
     *(name for name in COLUMNS if name not in ("time", "decision", "user", "log_probs")),
 )  # fmt: skip
@@ -62,8 +63,9 @@ class Joined:
     """What `join` makes.
 
     Attributes:
-        table: a row a shown item, columns `ORDER`; times in microseconds since 1970. ``last_outcome`` is the last
-            place of the list that was chosen: a user who went so far has passed over what stands above it.
+        table: a row a shown item, columns `ORDER`; times in microseconds since 1970. ``settled``: a later
+            table has nothing new before ``event_at``, as choices of younger lists may be. ``last_outcome`` is the last
+            place of the list that was chosen and is settled: who went so far has passed over what stands above it.
         counts: what was found, by section and name.
     """
 
@@ -138,10 +140,9 @@ def join(decisions: pl.DataFrame, outcomes: pl.DataFrame, rule: Rule, now: int) 
         ).with_columns(outcome_at="timestamp")  # fmt: skip
         # those of later wait for the lists of their time
         rows = pl.concat([rows, alone.filter(pl.col("timestamp") <= until)], how="diagonal_relaxed")
-    rows = rows.with_columns(
-        event_at=pl.max_horizontal("timestamp", "outcome_at"),
-        last_outcome=pl.col("position").filter("chosen").max().over("decision"),
-    )
+    rows = rows.with_columns(event_at=pl.max_horizontal("timestamp", "outcome_at"))
+    rows = rows.with_columns(settled=pl.col("event_at") <= until)
+    rows = rows.with_columns(last_outcome=pl.col("position").filter("chosen", "settled").max().over("decision"))
     table = rows.select(ORDER).sort("timestamp", maintain_order=True)
     return Joined(table, counts | {"table": _table(table)})
 
