@@ -82,7 +82,7 @@ def levels(logs: tuple[str, ...]) -> pl.DataFrame:
 
 def markdown(rows: pl.DataFrame) -> str:
     """README's table."""
-    lines = ["| method | NDCG retained | high/ndcg@10 | judges' value |", "|---|---|---|---|"]
+    lines = ["| method | NDCG retained | high/ndcg@10 | judges' value (stars) |", "|---|---|---|---|"]
     figures = {row["row"]: row for row in rows.iter_rows(named=True)}
     for name in IN_README:
         row = figures[name]

@@ -153,7 +153,7 @@ def test_modules_do_not_ask_the_trainer_for_its_datamodule():
 
 
 CEILINGS = {
-    "lines": 33_148,
+    "lines": 33_162,
     "statements": 17_884,
     "functions": 1_999,
     "bytes": 1_632_000,

@@ -78,6 +78,16 @@ def headline(decision: Decision, test: ComparisonTable, trust: Mapping[str, Repo
     return ", ".join([*said, f"judges {_words(judges)}" if (judges := trust.get("judge_report")) else "no judges"])
 
 
+def heading(decision: Decision, trust: Mapping[str, Reports]) -> str:
+    """The decision's sentence; a *ship* that has caveats is one with care."""
+    return f"{decision.sentence}{', with care' if decision.word == 'ship' and caveats(decision, trust) else ''}"
+
+
+def caveats(decision: Decision, trust: Mapping[str, Reports]) -> list[str]:
+    """What a decision has to be read with, that of the judges last."""
+    return [*decision.caveats, *filter(None, [limits(trust)])]
+
+
 def in_unit(test: ComparisonTable, gain: Interval) -> str:
     """A gain in the reward's own unit, with two digits that say something."""
     value = gain.value * test.unit

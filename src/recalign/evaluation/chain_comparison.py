@@ -117,8 +117,7 @@ def evaluated(
 
 def load_runs(chain_folder: Path, methods: Collection[str] | None, seeds: Collection[int] | None) -> list[EvaluatedRun]:
     """The evaluations of a chain that `evaluated` finds."""
-    if not chain_folder.is_dir():
-        raise InputError("there is no such folder", where=str(chain_folder), remedy="run `recalign chain` first")
+    _require_folder(chain_folder)
     runs, why = [], ""
     for method, seed, folder in evaluated(chain_folder, methods, seeds):
         if gone := seals.outdated(folder):
@@ -135,6 +134,12 @@ def load_runs(chain_folder: Path, methods: Collection[str] | None, seeds: Collec
     for split in SPLITS:
         align(runs, split)
     return runs
+
+
+def _require_folder(chain_folder: Path) -> None:
+    if not chain_folder.is_dir():
+        remedy = "name the folder that `recalign chain` wrote, such as runs/ml-100k"
+        raise InputError("there is no such folder", where=str(chain_folder), remedy=remedy)
 
 
 def require_comparable(runs: Sequence[EvaluatedRun]) -> None:
@@ -181,6 +186,7 @@ def read(chain_folder: Path) -> pl.DataFrame:
         InputError: there is none, or evaluations or checkpoints that it is made of are others by now. Evaluations that
             came later are not in it.
     """
+    _require_folder(chain_folder)
     path, remedy = chain_folder / FILE, f"run `recalign compare {chain_folder}` first"
     if not path.is_file():
         raise InputError("there is no such file", where=str(path), remedy=remedy)

@@ -27,23 +27,23 @@ MAX_CANDIDATES, MAX_REMEDIES = 3, 3
 NUMBERS = ("value", "low", "high", "bound", "confidence", "limit")
 FRAME = {name: pl.Float64 if name in NUMBERS else pl.String for name in ("row", "test", "other", *NUMBERS, "outcome")}
 CONDITIONS = (
-    f"{START} ranks no lower than {' and '.join(UNTRAINED_RANKINGS)}, which take no training, by its {ALL} on "
-    "validation, nor reliably on the test. Else a better start is to be trained first, whatever the tests say.",
-    f"Candidates keep {MIN_NDCG_RETAINED:.0%} of the better baseline's {ALL} on validation. {MAX_CANDIDATES} at most "
-    "are tried, the most valuable under the judges that select first, those for which a placebo is named before "
-    "others. The first that passes every test is the answer. Baselines, placebos, and rows that read no reward or show "
-    "everybody the same are no candidates.",
-    "Controls and placebos were run and measured, with as many seeds as the candidate. A placebo keeps a correlation "
-    f"of {findings.MAX_PLACEBO_CORRELATION:g} at most with the rewards. A reranked method has placebos of its own or "
-    "of both parts.",
-    f"The judges order two rewards of one user right more often than a coin ({findings.CHANCE:.0%}), reliably. Only "
-    f"judges whose verdict is {' or '.join(findings.INFORMATIVE)} refute a gain; others can miss it.",
-    "The reward model that a row reads has a signal. One without a signal with every seed refutes the row.",
-    f"The better baseline ranks {findings.MIN_HITS} test events at least among its first ten, {LEAST} users were "
-    f"evaluated, at most {OFTEN:.0%} of the test events are of items met before, and recalign check has nothing "
-    "against training on the log.",
-    f"At most {OFTEN:.0%} of the test events follow one of the same user and time, or the log's YAML says what such "
-    "events are (data.ties).",
+    f"On validation, {START} ranks at least as well as {' and '.join(UNTRAINED_RANKINGS)} ({ALL}), which take no "
+    "training; on the test it is not reliably below them. Else train a better start first, whatever the tests say.",
+    f"A candidate keeps {MIN_NDCG_RETAINED:.0%} of the better baseline's {ALL} on validation. Baselines and placebos "
+    "are no candidates, nor are policies that use no reward or show everybody the same.",
+    f"At most {MAX_CANDIDATES} candidates are tried: first those with a placebo, by their value under the selection "
+    "judges. The first that passes every test is the answer.",
+    "Controls and placebos were run with as many seeds as the candidate. A placebo's rewards correlate with the true "
+    f"ones by {findings.MAX_PLACEBO_CORRELATION:g} at most. A reranked method has its own placebos, or those of both "
+    "its parts.",
+    f"Of two rewards of one user, the judges reliably tell the higher one more often than a coin "
+    f"({findings.CHANCE:.0%}). Only {' or '.join(findings.INFORMATIVE)} judges refute a gain; others can miss it.",
+    "If a candidate uses the reward model, that has a signal. Without one in any seed, it refutes the candidate.",
+    f"The better baseline ranks at least {findings.MIN_HITS} test events among its first ten. At least {LEAST} users "
+    f"were evaluated. At most {OFTEN:.0%} of the test events are of items met before. recalign check does not say *do "
+    "not train*.",
+    f"At most {OFTEN:.0%} of the test events happened at the time of the user's event before; if more did, data.ties "
+    "in the log's YAML says what they are.",
 )
 """What has to hold beside the tests; where one does not, nothing is decided."""
 

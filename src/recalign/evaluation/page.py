@@ -12,7 +12,7 @@ import numpy as np
 from markupsafe import Markup
 
 from recalign.evaluation import findings, plots
-from recalign.evaluation.answer import ab_test, cards, headline, limits, more_value, told
+from recalign.evaluation.answer import ab_test, cards, caveats, heading, headline, more_value, told
 from recalign.evaluation.comparison import ALL, HIGH, SHOWN, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable, figure
 from recalign.evaluation.decision import CONDITIONS
@@ -74,13 +74,14 @@ def write_page(folder: Path, sources: Sources) -> Path:
     answer: dict[str, Any] = {"cards": [], "headline": "", "names": {}}
     if decision:
         of = (decision, table, sources.trust, sources.unit)
-        caveats = [*decision.caveats, *filter(None, [limits(sources.trust)])]
+        care = caveats(decision, sources.trust)
         shown = list(cards(*of))
-        named = [decision.sentence, *caveats, *decision.reasons[:REASONS], *(card.text for card in shown)]
+        named = [decision.sentence, *care, *decision.reasons[:REASONS], *(card.text for card in shown)]
         answer = {
+            "heading": heading(decision, sources.trust),
             "headline": headline(*of),
             "cards": shown,
-            "caveats": caveats,
+            "caveats": care,
             "names": names(" ".join(named), table),
             "more_value": more_value(decision, table),
             "ab_test": ab_test(decision, table),

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from recalign.errors import require_positive
-from recalign.evaluation.answer import limits
+from recalign.evaluation.answer import heading, limits
 from recalign.evaluation.chain_comparison import FILE, RunsComparison
 from recalign.evaluation.comparison import ALL, HIGH, SHOWN, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable, figure
@@ -55,7 +55,7 @@ def show(sources: Sources, *paths: Path) -> None:
         console = Console(width=max(WIDTH, Console(width=1000).measure(table).maximum))
     console.print(table)
     if decision := sources.decision:
-        console.print(f"\n[bold]{escape(decision.sentence)}[/]")
+        console.print(f"\n[bold]{escape(heading(decision, sources.trust))}[/]")
         for reason in reasons(decision, sources.trust):
             console.print(f"- {reason}", markup=False, highlight=False)
         print()

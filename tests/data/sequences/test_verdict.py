@@ -114,7 +114,7 @@ def test_a_log_whose_ties_are_together_is_usable(tmp_path):
             "do not train",
             "100% of the variance of the rewards is due to one in a thousand",
         ),
-        ({"rows": rows(items=3)}, "with care", "of the test events the user had seen the item before"),
+        ({"rows": rows(items=3)}, "with care", "of the test events the user had met the item before"),
         ({"rows": rows(), "high": "reward >= 9"}, "with care", "0% of the events have a high reward"),
         ({"rows": rows(), "unit": "ms"}, "do not train", "all events are of 1970: is data.log.time_unit ms right?"),
         ({"rows": early(0)}, "with care", "48 events are before 1990, and most are later: other units, or 0"),

@@ -58,8 +58,8 @@ class SplitSuggestion:
 
     def __str__(self) -> str:
         text = (
-            f"split: {self.tested:,} of {self.users:,} users have test events: {self.test} each, and {self.validation} "
-            f"of validation; the median one of them has {self.left} in training"
+            f"split: {self.tested:,} of {self.users:,} users have test events: the last {self.test} of each. The "
+            f"{self.validation} before are for validation; the median user has {self.left} more to train on"
         )
         return f"{text}\n{self.cannot}" if self.cannot else text
 

@@ -174,7 +174,8 @@ def _guess_or_ask(frame: pl.DataFrame, named: bool, given: dict[str, str]) -> di
         if not sys.stdin.isatty():
             what = f"cannot tell {QUESTIONS[role]} among: {', '.join(frame.columns)}"
             remedy = f"give {', '.join(f'--{one}' for one in unknown)}; a log without times (timestamp: null, see "
-            remedy += "`recalign configs own-log`) trains reward models only"
+            remedy += "`recalign configs own-log`) trains reward models only. A table of items goes beside the events: "
+            remedy += "`recalign init EVENTS --items FILE`"
             raise InputError(what, where=role, remedy=remedy)
         choices = frame.columns if role in COLUMNS else None
         given = found | {role: Prompt.ask(f"Give {QUESTIONS[role]}", choices=choices)}

@@ -298,9 +298,9 @@ def _measured(sections: Mapping[str, Section]) -> Iterator[Concern]:
     tested = int(test["users"]) - int(split[LEFT_OUT])
     if (seen := float(test[SEEN])) > OFTEN:
         yield care(
-            f"in {seen:.0%} of the test events the user had seen the item before. They are ranked, though items seen "
-            "are never recommended, and a chain ships nothing by them: data.log.collapse: true makes one event of a "
-            "user's events on an item"
+            f"in {seen:.0%} of the test events the user had met the item before. Lists leave such items out, so ranks "
+            "of them say little, and a chain decides nothing. data.log.collapse: true makes one event of all that a "
+            "user has on an item"
         )
     if (unseen := float(test[MISSES])) > OFTEN:
         yield care(
@@ -321,6 +321,6 @@ def _measured(sections: Mapping[str, Section]) -> Iterator[Concern]:
     known = int(split.get(JUDGED, JUDGES_NEED))
     if known < JUDGES_NEED and any(f"users in group {group}" in split for group in ("B1", "B2")):
         yield care(
-            f"judges learn from {known:,} rewards, and with fewer than {JUDGES_NEED:,} many know nothing, so that a "
-            "chain ships nothing: lower data.share_a (to 0.4), or add users, or events with a reward"
+            f"judges learn from {known:,} rewards, and with fewer than {JUDGES_NEED:,} many know nothing: a chain "
+            "may decide nothing then. Lower data.share_a (to 0.4), or add users, or events with a reward"
         )

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from recalign.data.sequences.audit import audit_log, verdict
 from recalign.errors import InputError, require_positive
+from recalign.evaluation.answer import heading
 from recalign.evaluation.chain_comparison import RECORD, RunsComparison
 from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.decision import Decision, decide
@@ -74,7 +75,7 @@ class Comparison:
         if self.decision is None:
             return table
         said = reasons(self.decision, self.trust, "see decision.reasons")
-        return "\n- ".join([f"{table}\n\n{self.decision.sentence}", *said])
+        return "\n- ".join([f"{table}\n\n{heading(self.decision, self.trust)}", *said])
 
     def _repr_html_(self) -> str:
         with pl.Config(tbl_cols=-1, tbl_rows=-1, float_precision=4):

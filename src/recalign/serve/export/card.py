@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from recalign.errors import InputError
+from recalign.evaluation.answer import heading
 from recalign.evaluation.sources import Sources
 from recalign.files import read_json
 from recalign.run.stage.opened import OpenedRun
@@ -110,4 +111,4 @@ def _compared(run: OpenedRun) -> str:
         return "Its chain measured baselines alone."
     about = "" if decision.policy in (None, run.row) else f" This bundle is `{run.row}`."
     reasons = "".join(f"\n- {reason}" for reason in filter(None, [decision.first, *decision.reasons]))
-    return f"**The chain's decision: {decision.sentence}.**{about}\n{reasons}"
+    return f"**The chain's decision: {heading(decision, sources.trust)}.**{about}\n{reasons}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
@@ -75,6 +76,7 @@ def export(
         raise InputError("a chain has two bundles", where="out", remedy="leave it out, or export a run of the chain")
     runs = chain_runs(run) if chain else [run]
     for one in runs:
+        print(f"{one}: exporting, a minute or more", file=sys.stderr)
         folder, found = bundle_of(open_run(one), out or one / BUNDLES, verify, newest, filtered, columns or ())
         print(f"{folder}: {sum(file.stat().st_size for file in folder.iterdir()) / 2**20:.1f} MB")
         if found:

@@ -64,11 +64,11 @@ class Verified:
 
     def __str__(self) -> str:
         return (
-            f"{self.lists:,} of {self.targets:,} lists of {SHOWN} are the policy's, {self.tied:,} differ by ties, "
-            f"{self.other:,} otherwise; log-probabilities differ by {self.difference:.1e} at most\n"
-            f"NDCG@10 of all {self.users:,} users, where a chain's table has those of group A: "
-            f"{self.evaluation[0]:.4f} in evaluation's windows, {{:.4f}} [{{:.4f}}, {{:.4f}}] as requests, "
-            f"which leave out {self.repeated:,} targets that were met before"
+            f"{self.lists:,} of {self.targets:,} lists of {SHOWN} are those of the policy, {self.tied:,} have ties in "
+            f"another order, {self.other:,} differ; log-probabilities differ by {self.difference:.1e} at most\n"
+            f"NDCG@10 of all {self.users:,} users (a chain's table has group A alone): {self.evaluation[0]:.4f} as the "
+            "evaluation asks, {:.4f} [{:.4f}, {:.4f}] as requests do. Requests leave out items met before, here "
+            f"{self.repeated:,} of the targets"
         ).format(*self.request)
 
 
