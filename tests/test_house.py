@@ -153,10 +153,10 @@ def test_modules_do_not_ask_the_trainer_for_its_datamodule():
 
 
 CEILINGS = {
-    "lines": 33_162,
-    "statements": 17_884,
-    "functions": 1_999,
-    "bytes": 1_632_000,
+    "lines": 33_170,
+    "statements": 17_897,
+    "functions": 2_002,
+    "bytes": 1_632_198,
     "packages": 8,
     "modules beside them": 10,
     "lines of tests": 30_268,
