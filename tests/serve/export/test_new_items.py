@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import featured
 import polars as pl
 import pytest
@@ -13,6 +15,7 @@ from recalign.cli import main
 from recalign.errors import InputError
 from recalign.recommender import Recommender
 from recalign.recommender.checkpoint import load_net
+from recalign.seals import seal
 from recalign.serve.export.new_items import add_items
 from recalign.serve.export.new_items import read_new_items as new_rows
 from recalign.serve.server import load_bundle
@@ -96,6 +99,15 @@ def test_what_cannot_be_added(made, tmp_path, change, said):
         add_items(made / "b", tmp_path / "bad.parquet")
     assert caught.value.remedy
     assert load_bundle(made / "b").version == before
+
+
+def test_a_strangers_bundle_without_a_card_takes_none(made, tmp_path):
+    own = shutil.copytree(load_bundle(made / "b").folder, tmp_path / "own")
+    (own / "README.md").unlink()
+    seal(own)
+    pl.DataFrame(NEW).write_csv(tmp_path / "new.csv")
+    with pytest.raises(InputError, match=r"README\.md"):
+        add_items(own, tmp_path / "new.csv")
 
 
 def test_new_vectors_are_as_long_as_those_in_training(tmp_path):

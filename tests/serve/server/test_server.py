@@ -195,8 +195,7 @@ def test_the_head_and_the_body_of_an_answer_are_one_write():
     from recalign.serve.server.guard import OneWrite
 
     written: list[bytes] = []
-    own = types.SimpleNamespace(write=written.append, close=lambda: written.append(b"closed"))
-    transport = OneWrite(own)  # type: ignore[arg-type]
+    transport = OneWrite(types.SimpleNamespace(write=written.append, close=lambda: written.append(b"closed")))
     for data in (going := b"HTTP/1.1 100 Continue\r\n\r\n", OK, b"{}", b"", OK):
         transport.write(data)
     transport.close()

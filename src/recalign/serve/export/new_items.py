@@ -30,6 +30,7 @@ from recalign.seals import Seal, publish, seal
 from recalign.serve.export.command import CARD, RECIPE, WEIGHTS, examples
 from recalign.serve.server.about import CURRENT, EXAMPLES, FEATURES, ITEMS, TABLES, BundleConfig, current, point, usable
 from recalign.serve.server.bundle import Bundle
+from recalign.serve.server.catalogue import read_items
 
 
 def items(task: Literal["add"], bundle: Path, file: Path) -> None:
@@ -69,7 +70,8 @@ def add_items(bundle: Path, file: Path) -> tuple[Path, int]:
         raise InputError("there is no such file", where=str(file), remedy="name a table of the new items")
     with usable(folder):
         about, known = BundleConfig.read(folder), read_json(folder / FEATURES)
-        table = pl.read_parquet(folder / ITEMS, glob=False)
+        card = (folder / CARD).read_text(encoding="utf-8").rstrip()
+        table = read_items(folder / ITEMS)
         if about.kind != "items" or not known.get("plans"):
             what = "its policy does not know items by their features, so nothing is known of new ones"
             remedy = "export a policy, not reranked, of a log with data.log.items.features"
@@ -79,12 +81,12 @@ def add_items(bundle: Path, file: Path) -> tuple[Path, int]:
         policy.load_state_dict({name.removeprefix("policy."): x for name, x in load_file(folder / WEIGHTS).items()})
         policy = getattr(policy, "base", policy).eval()
         tables = with_features(policy, known["plans"], values, load_file(folder / TABLES))
-    grown = pl.concat([table, rows], how="diagonal")
+        grown = pl.concat([table, rows], how="diagonal")
     version = f"{about.version.rpartition('-')[0]}-{digest(asdict(about), grown.write_csv(), sha256(file))[:8]}"
     made_of = {**about.made_of, f"items {file.name} {len(table):,} to {len(grown):,}": sha256(file)}
     with publish(folder.parent / version) as part:
         for name in Seal.read(folder).digests:
-            if name not in (TABLES, ITEMS):
+            if name not in (TABLES, ITEMS) and "/" not in name:
                 shutil.copy2(folder / name, part / name)
         (part / TABLES).write_bytes(save(tables))
         grown.write_parquet(part / ITEMS)
@@ -92,11 +94,9 @@ def add_items(bundle: Path, file: Path) -> tuple[Path, int]:
         replace(about, version=version, made_of=made_of, verified={}).write(part)
         seal(part)
         write_json(part / EXAMPLES, examples(Bundle(part)))
-        said = (folder / CARD).read_text(encoding="utf-8").rstrip().replace(f"({about.version!r})", f"({version!r})")
         added = f"{len(rows):,} items of `{file.name}` (sha256 `{sha256(file)}`) were added to `{folder.name}`"
-        write_text(
-            part / CARD, f"{said}\n\n**Added.** {added} without training; the figures above are those without them.\n"
-        )
+        said = f"**Added.** {added} without training; the figures above are those without them."
+        write_text(part / CARD, f"{card.replace(f'({about.version!r})', f'({version!r})')}\n\n{said}\n")
     if current(folder.parent) in (folder, folder.parent):  # a bundle without a pointer stands alone
         point(folder.parent, version)
     return folder.parent / version, len(rows)

@@ -179,7 +179,9 @@ async def with_user(
     if request.user is None or (histories is None and not logged):
         return request, False
     if histories is None:
-        return replace(request, user=None), not request.items  # without a history, of whom nothing is known
+        nobodys = object.__new__(Request)
+        nobodys.__dict__.update(request.__dict__, user=None)  # `replace` would check it all again
+        return nobodys, not request.items  # without a history, of whom nothing is known
     if request.items or request.rewards:
         raise InputError("it names a user and has a history", where="user", remedy="give one of them")
     kept = await histories.history(str(request.user))

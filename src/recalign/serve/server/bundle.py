@@ -7,9 +7,11 @@ Shape suffixes: B requests of a group, L events of the longest, S hidden items, 
 from __future__ import annotations
 
 import time
+import timeit
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import cycle, islice, pairwise
+from functools import partial
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -98,7 +100,10 @@ class Bundle:
             self._check_examples()
             ids = [*islice(cycle(self.catalogue.ids), self.about.max_length)]
             full = self.catalogue.request(ids, [0] * len(ids), [0.0] * len(ids), 0)
-            self._seconds = self._time(asked[0]), self._time(full)
+            self._seconds = [
+                min(timeit.repeat(partial(self.recommend, one), timer=time.thread_time, number=1))
+                for one in (asked[0], full)
+            ]
 
     @overload
     def recommend(self, requests: Request | Mapping[str, Any], **settings: Any) -> Answer: ...
@@ -192,16 +197,7 @@ class Bundle:
 
     def seconds(self, one: Encoded) -> float:
         """How long it takes to answer a request alone, by what it took for none and for the longest history."""
-        none, full = self._seconds
-        return none + full * (len(one.item_L) / self.about.max_length) ** 2
-
-    def _time(self, request: Request) -> float:
-        """Seconds of this core for the fastest of five answers."""
-        times = [time.thread_time()]
-        for _ in range(5):
-            self.recommend(request)
-            times.append(time.thread_time())
-        return min(after - before for before, after in pairwise(times))
+        return self._seconds[0] + self._seconds[1] * (len(one.item_L) / self.about.max_length) ** 2
 
     def answers(self, encoded: Sequence[Encoded]) -> list[Answer]:
         """Answer requests, similar lengths together."""

@@ -103,12 +103,12 @@ class Catalogue:
         given = {name: ids for name in ("items", "block", "allow") if (ids := getattr(request, name))}
         number = {name: self.numbers(name, ids) for name, ids in given.items()}
         item_L, block, allow = (number.get(name, NONE) for name in ("items", "block", "allow"))
-        lacking = [given[name] for name, found in number.items() if not found.all()]
+        lacking = (given[name] for name, found in number.items() if not found.all())
         unknown = [one for ids in lacking for one in ids if one not in self.number]
         time_L, now = self._times(request)
         reads = self.about.reward is not None and request.rewards is not None  # else nothing did in training
         reward_L = np.array(request.rewards, np.float64) if reads else np.full(len(item_L), np.nan)  # as the log's
-        known = np.flatnonzero(item_L)
+        known = item_L.nonzero()[0]
         kept = known[strongest(item_L[known], reward_L[known])] if self.about.collapse else known
         newest = kept[max(0, len(kept) - self.about.max_length) :]
         seen = item_L[known] if request.seen == "exclude" else NONE

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import json
 import secrets
 import sqlite3
 import sys
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
+from pydantic_core import to_json
 from typing_extensions import TypedDict
 
 from recalign.errors import InputError
@@ -48,7 +48,7 @@ Answering = Callable[[Request], Awaitable[tuple[Encoded, Answer]]]
 
 def pseudonym(key: str, user: str) -> str:
     """HMAC-SHA256 of a user's id, 128 bits of it in hex: without the key nobody can tell whose it is."""
-    return hmac.new(key.encode(), user.encode(), hashlib.sha256).hexdigest()[:32]
+    return hmac.digest(key.encode(), user.encode(), "sha256").hex()[:32]
 
 
 def decision_record(user: str, encoded: Encoded, answer: Answer) -> dict[str, Any]:
@@ -135,12 +135,13 @@ class DecisionLog(Database):
         return connection
 
     def append(self, decisions: Sequence[Mapping[str, Any]]) -> None:
-        """Write what `recorded` makes, all or none; it is on disk then."""
+        """Write what `decision_record` makes, all or none; it is on disk then."""
         now = time.time()
-        records = [(one["user"], json.dumps(one, separators=(",", ":"))) for one in decisions]
-        rows = [(now, user, record, checksum(now, user.encode(), record.encode())) for user, record in records]
-        with self.lock, self.connection:
-            self.connection.executemany("INSERT INTO decisions (received, user, record, crc) VALUES (?, ?, ?, ?)", rows)
+        records = [(one["user"], to_json(one)) for one in decisions]
+        rows = [(now, user, record.decode(), checksum(now, user.encode(), record)) for user, record in records]
+        insert = f"INSERT INTO decisions (received, user, record, crc) VALUES {', '.join(['(?, ?, ?, ?)'] * len(rows))}"
+        with self.lock, self.connection:  # one statement, because this thread waits for the others after each
+            self.connection.execute(insert, [value for row in rows for value in row])
 
     def read(self) -> tuple[list[Decision], list[int], list[tuple[int, int]]]:
         """All decisions in the order in which they came; numbers of damaged records; first and last number of gaps.

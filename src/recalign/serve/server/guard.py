@@ -51,7 +51,7 @@ EVENTS, USERS = "/events", "/users/"
 ROUTES = ("/recommend", "/score", "/metrics", "/items", "/bundle", "/try", EVENTS, USERS, *OPEN)
 HOST = re.compile(r"(?:\[(.*)\]|(.*?))(?::\d+)?")
 """A ``Host``: an address in brackets or a name, and a port."""
-MILLISECONDS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
 def problem(status: int, error: str, where: str | None, remedy: str | None, **headers: str) -> Response:
@@ -68,9 +68,8 @@ class Figures:
         ProcessCollector(registry=self.registry)
         kept: dict[str, Any] = {"registry": self.registry}
         self.requests = Counter("recalign_requests", "Requests", ["route", "status"], **kept)
-        edges = [ms / 1000 for ms in MILLISECONDS]
         seconds = "recalign_request_duration_seconds"
-        self.seconds = Histogram(seconds, "Seconds to an answer", ["route"], buckets=edges, **kept)
+        self.seconds = Histogram(seconds, "Seconds to an answer", ["route"], buckets=SECONDS, **kept)
         self.batch = Histogram(
             "recalign_batch_size", "Requests answered at once", buckets=[1, 2, 4, 8, 16, 32, 64], **kept
         )
@@ -95,7 +94,7 @@ class BoundedHTTP(HttpToolsProtocol):
         if len(self.connections) > CONNECTIONS:
             transport.abort()
         else:
-            self._set_deadline(UNFINISHED)
+            self.deadline = self.loop.time() + UNFINISHED
             self._check_deadline()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -113,7 +112,7 @@ class BoundedHTTP(HttpToolsProtocol):
         if len(self.pipeline) >= PIPELINED:
             raise ValueError("too many requests at once")  # ends in a 400
         super().on_message_begin()
-        self._set_deadline(UNFINISHED)
+        self.deadline = self.loop.time() + UNFINISHED
 
     def on_headers_complete(self) -> None:
         self.unended = 0
@@ -124,16 +123,13 @@ class BoundedHTTP(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self._set_deadline(math.inf)
+        self.deadline = math.inf
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
         self.transport.write(b"")  # of an answer without a body
         super().on_response_complete()
-        self._set_deadline(UNFINISHED)  # for the next request, and for whoever does not read the answer
-
-    def _set_deadline(self, seconds: float) -> None:
-        self.deadline = self.loop.time() + seconds
+        self.deadline = self.loop.time() + UNFINISHED  # for the next request, and for whoever does not read the answer
 
     def _check_deadline(self) -> None:
         """Close the connection, or look again later: cheaper than a timer a request."""

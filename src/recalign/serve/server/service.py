@@ -37,9 +37,8 @@ class Full(Exception):
 
 
 class Batcher(Generic[A, R]):
-    """Answer what waits in batches: what is short in the event loop, else in threads. Nothing waits for more to come.
-
-    What comes in one pass of the loop is looked at together.
+    """Answer what waits in batches: what is short in the event loop, else in threads. Nothing waits for more to come,
+    but for what comes in the same pass of the loop.
 
     Args:
         work: from what was asked to an answer, or an error, of each.
@@ -77,8 +76,7 @@ class Batcher(Generic[A, R]):
             late.cancel()
 
     def _start(self) -> None:
-        while not self._busy and self.waiting and sum(self.seconds(what) for what, _ in self.waiting) <= SHORT:
-            taken = self._take()
+        while not self._busy and sum(self.seconds(one) for one, _ in self.waiting) <= SHORT and (taken := self._take()):
             self._deliver(taken, self._answer(taken))
         while self._busy < self._threads and (taken := self._take()):
             self._busy += 1
