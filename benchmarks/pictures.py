@@ -38,7 +38,7 @@ LOGS: dict[str, tuple[str, tuple[str, ...], str]] = {
         ("kuairand-pure-excerpt-clicked",),
         VALUE,
     ),
-    "worlds": ("Five simulated worlds, value in standard deviations", ("simulated",), TRUE),
+    "worlds": ("Five simulated worlds, value in standard deviations", ("simulated, not searched",), TRUE),
 }
 """Pictures of logs: name -> title, logs of methods.csv (a row of the first that has it), which value."""
 VALUES = {VALUE: "judges' value", TRUE: "true value"}

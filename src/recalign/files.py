@@ -118,6 +118,13 @@ def read_json(path: Path) -> Any:
         raise InputError(f"not JSON ({error})", where=str(path), remedy="write it again, or delete it") from error
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds one object; {} if there is none. Raises InputError where it holds anything else."""
+    if isinstance(content := read_json(path), dict):
+        return content
+    raise InputError("no JSON object", where=str(path), remedy="write it again, or delete it")
+
+
 def sha256(path: Path) -> str:
     """SHA-256 of a file, in hex. A process reads a file again only if it has changed, or had just been changed."""
     with open(path, "rb") as file:

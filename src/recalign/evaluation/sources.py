@@ -17,7 +17,7 @@ from recalign.evaluation.evaluated_runs import SPLITS
 from recalign.evaluation.findings import better_than_chance
 from recalign.evaluation.methods import BASE_STAGES
 from recalign.evaluation.roles import Roles
-from recalign.files import read_json
+from recalign.files import read_json, read_object
 from recalign.reward.trust.report import read_trust
 
 TRUST = ("reward", "judge_select", "judge_report")
@@ -56,7 +56,7 @@ class Sources:
             stage: {seed: report for seed in table.seeds if (report := read_trust(stored(stage, seed, "")))}
             for stage in TRUST
         }
-        check = read_json(chain_folder / "check.json")
+        check = read_object(chain_folder / "check.json")
         decision = decide(table, validation, trust, check)
         roles = replace(roles, highlight=(decision and decision.policy) or roles.highlight)
         seed, compared = table.seeds[0], set(frame.select("method", "seed").iter_rows())

@@ -20,7 +20,7 @@ import torch
 from rich.console import Console
 
 from recalign.errors import InputError, TrainingError
-from recalign.files import read_json, write_json
+from recalign.files import read_object, write_json
 from recalign.run.chain.experiment import Chain
 from recalign.run.chain.steps import Results, Step, run_in_order
 from recalign.run.stage.console import SECONDS_A_LINE, echo, last_progress
@@ -46,7 +46,7 @@ class Progress:
     def __init__(self, steps: Sequence[Step], folder: Path, workers: int = 1) -> None:
         self.file, self.workers, self.total = folder / "seconds.json", workers, len(steps)
         self.left = {step.name: step.name.rstrip("0123456789").removesuffix("/seed-") for step in steps}
-        self.seconds: dict[str, float] = read_json(self.file)
+        self.seconds: dict[str, float] = read_object(self.file)
         self._earlier, self.done = dict(self.seconds), 0
 
     def end(self, step: Step, began: float) -> None:

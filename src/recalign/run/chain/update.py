@@ -14,7 +14,7 @@ from recalign import seals
 from recalign.data.sequences.earlier import WHERE_ROWS_ARE, EarlierLog
 from recalign.errors import InputError, require_positive
 from recalign.evaluation.chain_comparison import RECORD
-from recalign.files import read_json
+from recalign.files import read_object
 from recalign.recommender.checkpoint import read_checkpoint
 from recalign.recommender.grown import GROWS_FROM
 from recalign.run.chain.command import IDS, run_chain, split_overrides
@@ -92,7 +92,7 @@ def update_plan(how: Update, overrides: Overrides) -> Plan:
     """
     require_positive("", asdict(how), "epochs")
     run = Path(how.run) if Path(how.run).name.strip(".") else Path(how.run).resolve()  # "." has no name
-    record, name = read_json(run / RECORD), how.name or f"{run.name}-update"
+    record, name = read_object(run / RECORD), how.name or f"{run.name}-update"
     if not record:
         what = f"holds no {RECORD}, so it is no chain that can go on"
         raise InputError(what, where=how.run, remedy="name the folder of a chain that has finished")

@@ -22,7 +22,7 @@ from recalign.errors import InputError, require_positive
 from recalign.evaluation.chain_comparison import RECORD
 from recalign.evaluation.reranking import Rerank
 from recalign.evaluation.sources import Sources
-from recalign.files import digest, read_json, write_json, write_text
+from recalign.files import digest, read_object, write_json, write_text
 from recalign.nn import Rebuildable
 from recalign.recommender import CodePolicy
 from recalign.recommender.checkpoint import recipe
@@ -98,7 +98,8 @@ def chain_runs(chain: Path) -> list[Path]:
     row, seed = sources.roles.highlight, sources.table().seeds[0]
     if row is None:
         raise InputError("this chain compares no method", where=str(chain), remedy="export one of its runs")
-    start = dict(read_json(chain / RECORD).get("chain") or {}).get("recommender") or "recommender"
+    recorded = read_object(chain / RECORD).get("chain")
+    start = (recorded if isinstance(recorded, dict) else {}).get("recommender") or "recommender"
     return list(dict.fromkeys(chain / name / f"seed-{seed}" for name in (row, start)))
 
 
