@@ -153,13 +153,13 @@ def test_modules_do_not_ask_the_trainer_for_its_datamodule():
 
 
 CEILINGS = {
-    "lines": 33_170,
-    "statements": 17_897,
-    "functions": 2_002,
-    "bytes": 1_632_198,
+    "lines": 33_173,
+    "statements": 17_900,
+    "functions": 2_001,
+    "bytes": 1_632_721,
     "packages": 8,
     "modules beside them": 10,
-    "lines of tests": 30_268,
+    "lines of tests": 30_282,
     "lines of benchmarks": 5_939,
 }
 """What the house may hold; a change that needs more says what each new hundred lines buy."""
@@ -200,7 +200,7 @@ def core() -> list[str]:
     return re.findall(r"^- `([\w/]+\.py)`", section[1], re.MULTILINE) if section else []
 
 
-CORE_LINES = 6_372
+CORE_LINES = 6_379
 
 
 def test_the_core_is_what_it_imports():
