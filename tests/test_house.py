@@ -153,10 +153,10 @@ def test_modules_do_not_ask_the_trainer_for_its_datamodule():
 
 
 CEILINGS = {
-    "lines": 33_173,
-    "statements": 17_900,
+    "lines": 33_174,
+    "statements": 17_901,
     "functions": 2_001,
-    "bytes": 1_632_721,
+    "bytes": 1_632_810,
     "packages": 8,
     "modules beside them": 10,
     "lines of tests": 30_282,
@@ -200,7 +200,7 @@ def core() -> list[str]:
     return re.findall(r"^- `([\w/]+\.py)`", section[1], re.MULTILINE) if section else []
 
 
-CORE_LINES = 6_379
+CORE_LINES = 6_380
 
 
 def test_the_core_is_what_it_imports():

@@ -250,7 +250,7 @@ def strongest(item_L: np.ndarray, reward_L: np.ndarray) -> np.ndarray:
     return np.isin(np.arange(len(item_L)), order[np.unique(item_L[order], return_index=True)[1]])
 
 
-def fine_times(times: Sequence[Time], unit: str, where: Callable[[int], str]) -> np.ndarray:
+def fine_times(times: Sequence[Any], unit: str, where: Callable[[int], str]) -> np.ndarray:
     """Microseconds since 1970; ``where`` names a place in errors. Shape: -> int64.
 
     Raises:
