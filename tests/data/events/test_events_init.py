@@ -195,7 +195,7 @@ def test_short_histories_are_measured_and_too_few_users_are_not(tmp_path: Path):
     rows = [f"{user},{item},{START + item},{item % 5}" for user in range(15) for item in range(4 + user % 2)]
     (tmp_path / "log.csv").write_text("\n".join(["user,item,time,stars", *rows]))
     said = init(tmp_path, "log.csv")
-    assert "split: 15 of 15 users have test events: 1 each" in said.out
+    assert "split: 15 of 15 users have test events: the last 1 of each" in said.out
     assert "this log cannot be measured" in said.out
     assert "recalign check log.yaml" in said.out
     assert "recalign chain" not in said.out
