@@ -17,9 +17,9 @@ def set_wait_policy() -> None:
     """Let torch's threads sleep where others are busy now, unless the user has chosen; `import recalign` calls this.
 
     A step on several threads ends when the slowest has. The others spin meanwhile, for three milliseconds by libgomp's
-    own default: the fastest on cores of their own (benchmarks/speed), but where another process wants those cores, they
-    keep the slowest from running. Figures do not depend on it. libgomp reads this once, when torch is loaded:
-    afterwards nothing is changed.
+    own default (benchmarks/speed/threads.py measures it). Where another process wants those cores, they keep the
+    slowest from running. Figures do not depend on it. libgomp reads this once, when torch is loaded: afterwards nothing
+    is changed.
     """
     if "torch" not in sys.modules and not any(name in os.environ for name in WAITING) and others_running():
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
