@@ -153,10 +153,10 @@ def test_modules_do_not_ask_the_trainer_for_its_datamodule():
 
 
 CEILINGS = {
-    "lines": 33_174,
-    "statements": 17_901,
-    "functions": 2_001,
-    "bytes": 1_632_810,
+    "lines": 33_208,
+    "statements": 17_921,
+    "functions": 2_005,
+    "bytes": 1_634_600,
     "packages": 8,
     "modules beside them": 10,
     "lines of tests": 30_282,

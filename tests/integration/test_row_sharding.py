@@ -14,7 +14,7 @@ from shared_fits import CASES, STEPS, TOKENS
 
 from recalign.recommender import PolynomialAveraging, RowSharding
 from recalign.recommender.checkpoint import load_net
-from recalign.run.stage.callbacks import StepSeeds, TrainingMonitor
+from recalign.run.stage.callbacks import RunCheckpoint, StepSeeds, TrainingMonitor
 
 pytestmark = pytest.mark.long
 
@@ -27,15 +27,33 @@ FITS = {
 """Cases of `shared_fits`, and how each is trained."""
 
 
-def fitted(case: str, root: Path, folder: Path, averaged: bool = False, **settings: Any) -> dict[str, Any]:
+CONTINUED, HALF = "sampled softmax", STEPS // 2
+
+
+def fitted(
+    case: str,
+    root: Path,
+    folder: Path,
+    averaged: bool = False,
+    begin: Path | None = None,
+    steps: int = STEPS,
+    **settings: Any,
+) -> dict[str, Any]:
     kind, make, data_settings = CASES[case]
     seed_everything(0, verbose=False)
     data = small.data_of(kind, root, "tastes", batch_tokens=TOKENS, **data_settings)
     module, watch = make(data), small.Watch()
     module.memory = False
-    callbacks = [watch, StepSeeds(0), TrainingMonitor(), *([PolynomialAveraging()] if averaged else [])]
-    trainer = small.trainer_of(folder, -1, *callbacks, max_steps=STEPS, check_val_every_n_epoch=1, **settings)
-    trainer.fit(module, data)
+    callbacks = [
+        watch,
+        StepSeeds(0),
+        TrainingMonitor(),
+        RunCheckpoint(),
+        *([PolynomialAveraging()] if averaged else []),
+    ]
+    limits = {"max_steps": steps, "check_val_every_n_epoch": 1, "enable_checkpointing": True}
+    trainer = small.trainer_of(folder / case, -1, *callbacks, **limits, **settings)
+    trainer.fit(module, data, ckpt_path=begin, weights_only=True)
     trainer.save_checkpoint(folder / f"{case}.ckpt")
     lists = trainer.predict(module, data)
     figures = {k: float(v) for k, v in trainer.callback_metrics.items() if not k.startswith("speed/")}
@@ -49,11 +67,16 @@ def fitted(case: str, root: Path, folder: Path, averaged: bool = False, **settin
 
 
 def all_fitted(root: Path, folder: Path) -> dict[str, Any]:
-    two = several.PROCESSES
-    return {
-        case: fitted(case, root, folder, devices=two, strategy=RowSharding(), **settings)
-        for case, settings in FITS.items()
-    }
+    def sharded(case: str, folder: Path = folder, **more: Any) -> dict[str, Any]:
+        return fitted(case, root, folder, devices=several.PROCESSES, strategy=RowSharding(), **FITS[case], **more)
+
+    found = {case: sharded(case) for case in FITS}
+    sharded(CONTINUED, folder / "half", steps=HALF)
+    return found | {"continued": sharded(CONTINUED, folder / "more", begin=last_of(folder / "half"))}
+
+
+def last_of(folder: Path) -> Path:
+    return folder / CONTINUED / "checkpoints/last.ckpt"
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +101,13 @@ def test_two_processes_with_a_part_of_the_items_train_as_one(pairs, case: str, l
     two, whole = (load_net(path / f"{case}.ckpt", "policy").net.state_dict() for path in (folder, tmp_path))
     for name, weight in whole.items():
         torch.testing.assert_close(two[name], weight, rtol=1e-4, atol=1e-4)
+
+
+def test_a_run_goes_on_in_two_processes_as_if_it_had_not_stopped_and_in_one(pairs, log_root: Path, tmp_path: Path):
+    folder, found = pairs
+    for each in found:
+        assert each["continued"]["loss"] == each[CONTINUED]["loss"][HALF:]
+        assert each["continued"]["lists"] == each[CONTINUED]["lists"]
+    one = fitted(CONTINUED, log_root, tmp_path, begin=last_of(folder / "half"), **FITS[CONTINUED])
+    assert one["loss"] == pytest.approx(found[0]["continued"]["loss"], rel=1e-5, abs=1e-5)
+    assert {path.name for path in last_of(folder).parent.iterdir()} == {"best.ckpt", "last.ckpt"}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from tempfile import gettempdir
+
 import pytest
 import several
 import torch
@@ -55,7 +58,9 @@ def found_by(cut: int, bound: float) -> dict[str, Tensor]:
         "lists": lists[1],
         "ranks": row_sharding.sharded_ranks(query_TD, part_VD, target_T, first, seen(own)),
         "short list": row_sharding.sharded_top_k(query_TD, part_VD, 20, first)[1],
-        "whole": torch.zeros(0) if (whole := row_sharding.gather_rows(part_VD.detach())) is None else whole,
+        "whole": torch.zeros(0)
+        if (whole := row_sharding.gather_rows(part_VD.detach(), Path(gettempdir()))) is None
+        else whole,
     }
 
 

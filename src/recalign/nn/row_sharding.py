@@ -13,6 +13,8 @@ processes, N looked up ids, U of them without repetitions, K items kept.
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import torch
@@ -94,16 +96,20 @@ def sharded_ranks(query_TD: Tensor, item_VD: Tensor, target_T: Tensor, first: in
     return (ahead_A + 1).masked_fill(target_A < 0, 0)[own]
 
 
-def gather_rows(part_VD: Tensor) -> Tensor | None:
-    """The whole table, in the first process alone: its memory holds it, nobody else's does."""
+def gather_rows(part_VD: Tensor, folder: Path) -> Tensor | None:
+    """The whole table, in the first process alone, in a file of a folder that goes with the tensor: nobody's memory
+    has to hold it."""
     counts = row_counts(len(part_VD), part_VD.device)
     if dist.get_rank():
         dist.send(part_VD.contiguous(), 0)
         return None
-    whole = part_VD.new_empty(sum(counts), *part_VD.shape[1:])
-    whole[: counts[0]] = part_VD
-    for rank, part in enumerate(whole[counts[0] :].split(counts[1:]), start=1):
-        dist.recv(part, rank)
+    shape = sum(counts), *part_VD.shape[1:]
+    with NamedTemporaryFile(dir=folder) as file:
+        whole = torch.from_file(file.name, shared=True, size=math.prod(shape), dtype=part_VD.dtype).view(shape)
+    for rank, rows in enumerate(whole.split(counts)):
+        if rank:
+            dist.recv(part_VD := part_VD.new_empty(rows.shape), rank)
+        rows.copy_(part_VD)
     return whole
 
 

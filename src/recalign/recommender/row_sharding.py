@@ -2,12 +2,14 @@
 
 The encoder stays whole in every process, as do item counts (4 bytes an item). Gradients of the rows never leave their
 process; `recalign.nn.row_sharding` says how rows are looked up and probabilities computed. A checkpoint holds the whole
-table, which is put together in the first process while it is written, so that any number of processes can open it.
+table and its moments, which the first process puts together on disk, so that any number of processes can go on from it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,8 +27,6 @@ from recalign.recommender.sequence_policy import SequencePolicy
 
 TABLE = "item_embedding.weight"
 """The weights of a policy that are sharded."""
-ROW_SHARDED = "row_sharded"
-"""Key of a checkpoint that holds no state of an optimiser: how many processes wrote it."""
 
 
 class ShardedTable(nn.Module):
@@ -38,10 +38,16 @@ class ShardedTable(nn.Module):
 
     def __init__(self, weight_VD: Tensor) -> None:
         super().__init__()
-        self.rows, part = len(weight_VD), row_sharding.part_of(len(weight_VD))
-        self.weight = nn.Parameter(weight_VD.detach()[part].clone(), weight_VD.requires_grad)
-        self.skipped = int(part.start == 0)  # the padding item is no column of the softmax
-        self.columns = slice(part.start - 1 + self.skipped, part.stop - 1)
+        self.rows, self.part = len(weight_VD), row_sharding.part_of(len(weight_VD))
+        self.weight = nn.Parameter(weight_VD.detach()[self.part].clone(), weight_VD.requires_grad)
+        self.skipped = int(self.part.start == 0)  # the padding item is no column of the softmax
+        self.columns = slice(self.part.start - 1 + self.skipped, self.part.stop - 1)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        name = f"{prefix}weight"
+        if len(state_dict.get(name, ())) == self.rows:  # of a checkpoint, which has all rows
+            state_dict[name] = state_dict[name][self.part]
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(self, item_N: Tensor) -> Tensor:
         """Rows of some items. Shape: int64 (N,) -> (N, D)."""
@@ -126,12 +132,13 @@ def shard_rows(policy: SequencePolicy) -> None:
 class RowSharding(DDPStrategy):
     """DDP whose processes share out the rows of item tables; for modules with ``takes_row_sharding``.
 
-    The checkpoint holds what later stages need. A run cannot be continued from it: the optimiser's moments of the whole
-    table would fill the first process's memory.
+    A run can be continued by any number of processes, also without this strategy.
 
     Args:
         timeout: how long processes wait for one that is silent.
     """
+
+    restore_checkpoint_after_setup = True  # each process reads its own rows
 
     def __init__(self, timeout: timedelta = timedelta(minutes=5), **kwargs: Any) -> None:
         super().__init__(broadcast_buffers=False, timeout=timeout, **kwargs)  # no buffer changes in training
@@ -159,11 +166,38 @@ class RowSharding(DDPStrategy):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
         if self._sharded:
-            weights = checkpoint["state_dict"].items()
-            whole = {name: gather_rows(x) if name in self._sharded else x for name, x in weights}
-            checkpoint |= {"state_dict": whole, "optimizer_states": [], ROW_SHARDED: dist.get_world_size()}
-            checkpoint.pop("current_model_state", None)
+            folder = Path(filepath).parent
+            folder.mkdir(parents=True, exist_ok=True)
+            for key in {"state_dict", "current_model_state"} & checkpoint.keys():
+                weights = checkpoint[key].items()
+                checkpoint[key] = {n: gather_rows(x, folder) if n in self._sharded else x for n, x in weights}
+            if "optimizer_states" in checkpoint:
+                checkpoint["optimizer_states"] = [*self._moments(checkpoint, lambda x, _: gather_rows(x, folder))]
         super().save_checkpoint(checkpoint, filepath, storage_options)
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """Map the file: rows of other processes stay on disk."""
+        return torch.load(checkpoint_path, map_location="cpu", mmap=True, weights_only=True)  # type: ignore[no-any-return]
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        found = [*self._moments(checkpoint, lambda x, part: x[part].clone())]
+        super().load_optimizer_state_dict({"optimizer_states": found})
+
+    def _moments(
+        self, checkpoint: Mapping[str, Any], change: Callable[[Tensor, slice], Tensor | None]
+    ) -> Iterator[dict[str, Any]]:
+        """States of the optimisers in a checkpoint, with what belongs to the rows of sharded tables changed."""
+        modules: Any = self.lightning_module.modules()
+        parts = {id(each.weight): each.part for each in modules if isinstance(each, ShardedTable)}
+        for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+            own = [parts.get(id(weight)) for group in optimizer.param_groups for weight in group["params"]]
+            yield state | {
+                "state": {
+                    n: {name: change(x, part) if part and x.ndim else x for name, x in known.items()}
+                    for n, known in state["state"].items()
+                    for part in [own[n]]
+                }
+            }
 
 
 def require_shardable(kind: type, memory: bool) -> None:

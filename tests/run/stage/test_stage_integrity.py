@@ -14,7 +14,6 @@ import wandb
 
 from recalign.artifacts import verify
 from recalign.errors import InputError, TrainingError
-from recalign.recommender.row_sharding import ROW_SHARDED
 from recalign.run.configs import find
 from recalign.run.stage import RunFolder, StageResult, parse_stage, run_stage
 from recalign.run.stage.record import record_trust
@@ -140,7 +139,6 @@ def test_what_needs_all_weights_is_refused_where_they_are_in_parts(words: list[s
         (["fit", "reward"], "trainer.strategy"),
         (["fit", "methods/ppo"], "trainer.strategy"),
         (["fit", "recommender"], "model.memory"),
-        (["fit", "recommender", "--model.memory=false", "--ckpt_path=last"], "--ckpt_path"),
         (["fit", "recommender", "--model.memory=false", *FEATURED], "data.log.items.features"),
     ],
 )
@@ -149,15 +147,6 @@ def test_what_needs_whole_item_tables_is_refused_where_their_rows_are_sharded(wo
     with pytest.raises(InputError) as refused:
         parse_stage([command, f"--config={find(stage)}", f"--config={find('trainer/row-sharding')}", *more])
     assert refused.value.where == where
-
-
-def test_no_run_goes_on_from_a_checkpoint_of_row_sharded_processes():
-    fit("--trainer.max_epochs", "1")
-    checkpoint = torch.load(RUN.last, weights_only=True) | {ROW_SHARDED: 2, "optimizer_states": []}
-    torch.save(checkpoint, path := Path("parts.ckpt"))
-    with pytest.raises(InputError, match="2 processes with a part of the items") as refused:
-        fit("--trainer.max_epochs=2", f"--ckpt_path={path}")
-    assert refused.value.where == str(path)
 
 
 def test_a_full_disk_is_named_and_the_old_checkpoint_stays(monkeypatch: pytest.MonkeyPatch):

@@ -14,7 +14,7 @@ from recalign.recommender import Recommender, RowSharding
 from recalign.recommender.averaging import PolynomialAveraging, has_steps_left
 from recalign.recommender.checkpoint import OTHER_VERSION, Loaded, read_checkpoint
 from recalign.recommender.grown import GROWS_FROM
-from recalign.recommender.row_sharding import ROW_SHARDED, require_shardable
+from recalign.recommender.row_sharding import require_shardable
 from recalign.run.stage import upstream
 from recalign.run.stage.folder import RunFolder, flat_settings
 from recalign.run.stage.parsed import ParsedStage
@@ -92,9 +92,6 @@ def _require_shardable(model: type, config: dict[str, Any], training: bool) -> N
     if items.get("features"):
         what, where = "row-sharded items have no features", "data.log.items.features"
         raise InputError(what, where=where, remedy="leave them out, or give --trainer.strategy ddp")
-    if training and config["ckpt_path"] is not None:
-        remedy = "start anew, from its weights if you like (model.init_from)"
-        raise InputError("a row-sharded run cannot be continued", where="--ckpt_path", remedy=remedy)
 
 
 def find_checkpoint(given: str | None, folder: RunFolder, command: str) -> Path | None:
@@ -159,9 +156,6 @@ def built(stage: ParsedStage, model: LightningModule, data: LightningDataModule,
     if stage.checkpoint is None:
         return
     path, checkpoint = stage.checkpoint, read_checkpoint(stage.checkpoint)
-    if stage.training and ROW_SHARDED in checkpoint:
-        what = f"{checkpoint[ROW_SHARDED]} processes with a part of the items each wrote it: no run can go on from it"
-        raise InputError(what, where=str(path), remedy="start anew, from its weights if you like (model.init_from)")
     if missing := [name for name in model.state_dict() if name not in checkpoint["state_dict"]]:
         raise InputError(f"missing: {missing[:5]}", where=str(path), remedy=OTHER_VERSION)
     if not stage.training:
