@@ -159,7 +159,7 @@ CEILINGS = {
     "bytes": 1_634_600,
     "packages": 8,
     "modules beside them": 10,
-    "lines of tests": 30_282,
+    "lines of tests": 30_309,
     "lines of benchmarks": 5_939,
 }
 """What the house may hold; a change that needs more says what each new hundred lines buy."""
