@@ -153,13 +153,13 @@ def test_modules_do_not_ask_the_trainer_for_its_datamodule():
 
 
 CEILINGS = {
-    "lines": 33_208,
-    "statements": 17_921,
+    "lines": 33_229,
+    "statements": 17_936,
     "functions": 2_005,
-    "bytes": 1_634_600,
+    "bytes": 1_636_249,
     "packages": 8,
     "modules beside them": 10,
-    "lines of tests": 30_309,
+    "lines of tests": 30_374,
     "lines of benchmarks": 5_939,
 }
 """What the house may hold; a change that needs more says what each new hundred lines buy."""

@@ -17,7 +17,7 @@ from recalign.files import FULL
 from recalign.run import configs
 from recalign.run.words import iter_options
 
-REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
 """What it says of a path that nobody may read or write there."""
 
 

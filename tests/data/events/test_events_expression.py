@@ -79,6 +79,8 @@ def test_a_missing_signal_is_never_the_best_reward(rows):
         ("a in (select 1)", "reads other rows than its own"),
         ("columns('a.*')", "reads other rows"),
         ('"*" + 1', "reads other rows"),
+        ("NOW () > a", "reads the clock"),
+        ("a + extract(year from current_date)", "reads the clock"),
         ("a" + " or a" * 1_000, "is not a Polars SQL expression: maximum recursion"),
     ],
 )
@@ -88,6 +90,12 @@ def test_what_cannot_be_a_reward(expression, message):
     assert str(caught.value).startswith("data.reward: ")
     assert message in str(caught.value)
     assert caught.value.remedy
+
+
+def test_words_of_the_clock_may_be_text_or_columns():
+    frame = pl.DataFrame({"current_date": [1], "now": [2], "a": ["now()"]})
+    for expression in ('"current_date" = 1', "now in (2)", "a = 'now()'"):
+        assert evaluate(frame, expression, "data.log.where").to_list() == [True]
 
 
 @pytest.mark.parametrize("expression", ["a", "least(a, 1)", "coalesce(least(a, 1), 0)"])

@@ -337,6 +337,23 @@ def test_a_table_of_items_brings_titles_and_features(tmp_path: Path):
     assert "genres" in checked.out
 
 
+@pytest.mark.parametrize("dtype", [pl.Int64, pl.UInt8, pl.Float64, pl.Categorical])
+def test_a_table_of_items_has_ids_of_another_type(dtype: type[pl.DataType]):
+    ids = pl.Series("id", ["1", "2", "5"]).cast(dtype if dtype == pl.Categorical else pl.Int64).cast(dtype)
+    table = pl.DataFrame([ids, pl.Series("title", ["a", "b", "c"])])
+    for known in (pl.Series([1, 2, 3]), pl.Series(["1", "2", "3"])):
+        assert (found := guess.item_table("items.parquet", table, table, known)).title == "title"
+        assert found.id == "id"
+
+
+def test_a_table_of_items_without_names_is_refused(tmp_path: Path):
+    write(tmp_path / "log.csv", *RATINGS)
+    (tmp_path / "items.csv").write_text("1,One\n2,Two\n3,Three\n")
+    said = init(tmp_path, "log.csv", "--items", "items.csv")
+    assert (said.code, "its first row is an item, 1" in said.err) == (2, True)
+    assert init(tmp_path, "log.csv", "--items", "").code == 2
+
+
 def test_a_table_of_other_items_is_refused(tmp_path: Path):
     write(tmp_path / "log.csv", *RATINGS)
     (tmp_path / "items.csv").write_text("sku,title\nx1,One\nx2,Two\n")

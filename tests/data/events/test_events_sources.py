@@ -169,7 +169,11 @@ def test_a_server_that_tells_no_version_of_a_file(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "url", ["http://me:hunter22@shop/a.csv", "https://hunter22@shop/a.csv", "https://shop/a.parquet?x=1&sig=hunter22"]
+    "url",
+    [
+        *("http://me:hunter22@shop/a.csv", "https://hunter22@shop/a.csv", "https://shop/a.parquet?x=1&sig=hunter22"),
+        *("https://shop/a.csv#hunter22", "s3://shop/a.csv#token=hunter22"),
+    ],
 )
 def test_a_url_holds_no_password(tmp_path, monkeypatch, capsys, url):
     monkeypatch.chdir(tmp_path)

@@ -47,8 +47,21 @@ def test_another_seed_is_another_shop():
     assert not shop.tables(world.simulate(shop.shop(1)))[0].equals(shop.tables(world.simulate(shop.shop()))[0])
 
 
-@pytest.mark.parametrize(("file", "settings"), [("shop.parquet", {}), ("shop.csv", {"noise": 2.0})])
+@pytest.mark.parametrize(
+    ("file", "settings"), [("shop.parquet", {}), ("shop.csv", {"noise": 2.0}), ("shop.csv", {"out": Path("a")})]
+)
 def test_a_shop_takes_a_csv_file_and_a_seed_alone(tmp_path: Path, file: str, settings: dict[str, float]):
     with pytest.raises(InputError, match="shop"):
         simulate(shop=tmp_path / file, **settings)
     assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("file", ["shop.csv", "shop-products.csv"])
+def test_a_shop_replaces_a_shop_and_no_other_file(tmp_path: Path, file: str):
+    simulated = world.simulate(world.World(users=20, items=20, events=200))
+    for _ in range(2):
+        shop.write(simulated, tmp_path / "shop.csv")
+    (tmp_path / file).write_text("user,item,time\n1,2,3\n")
+    with pytest.raises(InputError, match="would be lost"):
+        shop.write(simulated, tmp_path / "shop.csv")
+    assert (tmp_path / file).read_text() == "user,item,time\n1,2,3\n"

@@ -1,7 +1,10 @@
 """The page to try a bundle on: what it asks, and the page in a browser."""
 
 import json
+import re
 import shutil
+import subprocess
+from pathlib import Path
 from urllib.parse import quote
 
 import polars as pl
@@ -11,7 +14,7 @@ from served import TOKEN, about, call, running, started
 pytest.importorskip("fastapi", reason="the server's packages are not installed: pip install 'recalign[serve]'")
 
 from recalign.errors import InputError
-from recalign.serve.server import load_bundle
+from recalign.serve.server import load_bundle, trial
 from recalign.serve.server.about import current, of_chain, point
 from recalign.serve.server.app import make_app
 from recalign.serve.server.catalogue import Catalogue
@@ -114,6 +117,26 @@ def test_the_page_is_open_and_what_it_asks_needs_the_token(bundled):
     assert [status for status, _ in asked(app, "/items", "/bundle")] == [401, 401]
     app = make_app(bundled, token=TOKEN)
     assert asked(app, "/bundle", authorization=f"Bearer {TOKEN}")[0][0] == 200
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="there is no Node here")
+@pytest.mark.parametrize(
+    ("ids", "item"), [("integer", 2**53 + 1), ("integer", -(2**63)), ("integer", 7), ("text", "9" * 20)]
+)
+def test_the_page_asks_with_the_ids_that_it_was_given(ids, item):
+    """Also with those that JavaScript would round."""
+    page = Path(trial.__file__).with_name("trial.html").read_text()
+    functions = re.search(r"const asTexts.*?\n}\n", page, re.DOTALL)[0]
+    given = json.dumps([{"item": item, "title": 'a "item":12345678901234567 b'}])
+    code = f"""
+        const bundle = {{ids: {json.dumps(ids)}}}, sent = [], $ = () => ({{value: "", hidden: true}});
+        const said = {{ok: true, text: async () => process.argv[1]}};
+        const fetch = async (path, options) => (sent.push(options.body), said);
+        {functions}
+        ask("/items").then(found => ask("/try", found)).then(() => console.log(sent[1]));
+    """
+    asked = subprocess.run(["node", "-e", code, given.replace(": ", ":")], capture_output=True, text=True, check=True)
+    assert json.loads(asked.stdout) == json.loads(given)
 
 
 @pytest.fixture

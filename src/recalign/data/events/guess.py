@@ -11,6 +11,7 @@ import polars as pl
 
 from recalign.data.events.audit import EARLIEST
 from recalign.data.events.fields import PER_SECOND, missing_as_null, read_timestamps
+from recalign.data.events.items import log_ids
 from recalign.data.events.log import Feature, ItemTable, TimeUnit
 from recalign.data.events.messages import SourceRows
 from recalign.errors import InputError
@@ -137,12 +138,14 @@ def item_table(file: str, frame: pl.DataFrame, text: pl.DataFrame, items: pl.Ser
         text: the same, as it is written.
         items: raw ids of the log.
     """
-    known = items.cast(pl.String).implode()
-    held = {one.name: one.unique().is_in(known).sum() for one in text if one.dtype == pl.String or _may_be_id(one)}
+    ids = {one.name: log_ids(missing_as_null(one.unique()), items) for one in text if _may_be_id(one)}
+    held = {name: own.is_in(items.implode()).sum() for name, own in ids.items()}
     key = max(held, key=held.__getitem__, default="")
     if not held.get(key):
         what = f"none of its columns holds ids of the log's items, such as {items.head(3).to_list()}"
         raise InputError(what, where=file, remedy="give a table with a row an item, and the ids as the log has them")
+    if key in items.cast(pl.String).to_list():
+        raise InputError(f"its first row is an item, {key}, not names", where=file, remedy="name its columns there")
     title = _best_match("title", (one for one in frame if one.dtype == pl.String and one.name != key))
     features = {one.name: _feature(one) for one in frame if one.name not in (key, title)}
     return ItemTable(file, key, title, {name: feature for name, feature in features.items() if feature})

@@ -141,6 +141,8 @@ def _parsed(words: Sequence[str]) -> argparse.Namespace:
     if left:
         known = [f"--{name.replace('_', '-')}" for name in vars(options) if name != "table"]
         raise InputError("there is no such option", where=left[0], remedy=did_you_mean(left[0], known))
+    if "" in (options.table, options.items):
+        raise InputError("a table has no name", where="init", remedy="name a file: is a variable of the shell not set?")
     return options
 
 

@@ -1,6 +1,7 @@
 """Expressions of a row alone: none reads other rows, integers do not overflow, and nulls stay nulls."""
 
 import json
+import re
 from contextlib import suppress
 from typing import Any
 
@@ -26,6 +27,9 @@ CHILDREN = {
 }
 """Fields that hold the children of a node, by kind of node."""
 
+MOMENT = re.compile(r"\b(now\s*\(|(current_(date|time|timestamp)|localtime(stamp)?)\b)", re.IGNORECASE)
+"""Functions of the present moment, outside quotes. Polars computes them while it parses: its tree does not tell."""
+
 NARROW = frozenset({pl.Int8, pl.Int16, pl.Int32, pl.UInt8, pl.UInt16, pl.UInt32, pl.UInt64})
 
 
@@ -33,8 +37,11 @@ def row_wise(parsed: pl.Expr, frame: pl.DataFrame, expression: str, key: str, nu
     """An expression that is computed in 64 bits, by the rules of `recalign.data.events.evaluate`.
 
     Raises:
-        InputError: it reads other rows.
+        InputError: it reads other rows, or the clock.
     """
+    if found := MOMENT.search(re.sub(r"'[^']*'|\"[^\"]*\"|`[^`]*`", "''", expression)):
+        what = f"{expression!r} reads the clock ({found[1]}), so the same log would give other events on another day"
+        raise InputError(what, where=key, remedy="write the moment, as in TIMESTAMP '2026-01-31 00:00:00'")
     tree, needed = _row_wise(_node(parsed), frame, expression, key, null_safe)
     return _expr(_guarded(tree, needed) if null_safe else tree)
 

@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 
 from recalign.data.simulation.world import Simulated, World
+from recalign.errors import InputError
 from recalign.files import atomic_write
 
 OPENED = 1_767_225_600  # 2026-01-01, in seconds since 1970; the log covers 215 days
@@ -52,9 +53,17 @@ def tables(simulated: Simulated) -> tuple[pl.DataFrame, pl.DataFrame]:
 
 
 def write(simulated: Simulated, file: Path) -> Path:
-    """Write a shop's events to `file`, a CSV, and its products beside it: ``shop.csv``, ``shop-products.csv``."""
+    """Write a shop's events to `file`, a CSV, and its products beside it: ``shop.csv``, ``shop-products.csv``.
+
+    Raises:
+        InputError: one of them is there, and no shop's.
+    """
     beside = file.with_name(f"{file.stem}-products.csv")
-    for path, frame in zip((file, beside), tables(simulated), strict=True):
+    written = dict(zip((file, beside), tables(simulated), strict=True))
+    for path, frame in written.items():
+        if path.is_file() and not path.read_bytes().startswith(",".join(frame.columns).encode()):
+            raise InputError("this file is no shop's, and would be lost", where=str(path), remedy="name another")
+    for path, frame in written.items():
         with atomic_write(path) as temporary:
             frame.write_csv(temporary)
     return beside

@@ -28,11 +28,11 @@ def simulate(out: Path = Path("data"), shop: Path | None = None, **settings: Any
         settings: fields of `World`.
 
     Raises:
-        InputError: a setting is out of range, or a shop is given another file or further settings.
+        InputError: a setting is out of range, or a shop is given further settings, or a file that is no shop's.
     """
     wanted = World(**settings)
     if shop:
-        if wanted != World(seed=wanted.seed) or shop.suffix != ".csv":
+        if wanted != World(seed=wanted.seed) or shop.suffix != ".csv" or out != Path("data"):
             remedy = "give --shop FILE.csv and --seed, and no other setting"
             raise InputError("a shop is a CSV file and has a world of its own", where="shop", remedy=remedy)
         simulated = world.simulate(shops.shop(wanted.seed))
