@@ -153,13 +153,13 @@ def test_modules_do_not_ask_the_trainer_for_its_datamodule():
 
 
 CEILINGS = {
-    "lines": 33_229,
-    "statements": 17_936,
+    "lines": 33_232,
+    "statements": 17_939,
     "functions": 2_005,
-    "bytes": 1_636_249,
+    "bytes": 1_636_442,
     "packages": 8,
     "modules beside them": 10,
-    "lines of tests": 30_374,
+    "lines of tests": 30_383,
     "lines of benchmarks": 5_939,
 }
 """What the house may hold; a change that needs more says what each new hundred lines buy."""

@@ -18,7 +18,7 @@ import pytest
 
 from recalign.cli import main
 from recalign.data.events import ItemTable, LogMapping, fingerprint, load_events
-from recalign.data.events.sources import ask, find
+from recalign.data.events.sources import ask, find, read_errors
 from recalign.errors import InputError
 
 ROWS = pl.DataFrame({"user": ["007", "007", "b", "b"] * 6, "item": [f"{n:02}" for n in range(12)] * 2}).with_columns(
@@ -381,3 +381,12 @@ def test_a_missing_package_is_named_with_its_extra(tmp_path, monkeypatch, entry)
         fingerprint(LogMapping("t", [entry]), tmp_path, None)
     assert caught.value.remedy == "pip install 'recalign[lakes]'"
     assert find(tmp_path, "none", {}) == []
+
+
+def test_a_panic_over_a_damaged_file_is_no_bug_of_ours():
+    """Of Polars, or of a driver with a class of its own: neither is an `Exception`."""
+    for kind in (pl.exceptions.PanicException, type("PanicException", (BaseException,), {})):
+        with pytest.raises(InputError, match="as Parquet: out of range"), read_errors("log.parquet"):
+            raise kind("out of range")
+    with pytest.raises(KeyboardInterrupt), read_errors("log.parquet"):
+        raise KeyboardInterrupt

@@ -309,8 +309,11 @@ def read_errors(name: str, options: Mapping[str, str] | None = None) -> Iterator
         raise
     except pl.exceptions.NoDataError as error:
         raise InputError("the file is empty", where=name, remedy="name a file with rows") from error
-    except Exception as error:
-        broken = isinstance(error, (pl.exceptions.PolarsError, OSError, EOFError, csv.Error))
+    except BaseException as error:
+        panic = type(error).__name__ == "PanicException"  # of Polars or a driver, over a damaged file
+        if not panic and not isinstance(error, Exception):
+            raise
+        broken = panic or isinstance(error, (pl.exceptions.PolarsError, OSError, EOFError, csv.Error))
         kind, remedy = "as Parquet", "download or copy it again: it may be cut off"
         if "://" in name:
             kind = "or reached"
