@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ["WANDB_MODE"] = "disabled"  # whatever the one who runs the tests has
@@ -64,6 +64,17 @@ def pytest_unconfigure() -> None:
 def trial(record_property: Callable[[str, object], None]) -> Callable[..., None]:
     """Report trials of a promise: ``trial("Exact continuation", "SIGKILL", 1)``, for benchmarks/promises."""
     return lambda promise, faults, count=1: record_property("trials", [promise, faults, count])
+
+
+@pytest.fixture
+def ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A local cluster, whose workers find the doubles; it ends with the test."""
+    ray = pytest.importorskip("ray")
+    paths = [str(Path(__file__).parent / "doubles"), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    yield
+    ray.shutdown()
 
 
 @pytest.fixture(scope="session")

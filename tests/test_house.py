@@ -153,14 +153,14 @@ def test_modules_do_not_ask_the_trainer_for_its_datamodule():
 
 
 CEILINGS = {
-    "lines": 33_232,
-    "statements": 17_939,
+    "lines": 33_250,
+    "statements": 17_943,
     "functions": 2_005,
-    "bytes": 1_636_442,
+    "bytes": 1_637_162,
     "packages": 8,
     "modules beside them": 10,
-    "lines of tests": 30_383,
-    "lines of benchmarks": 5_939,
+    "lines of tests": 30_424,
+    "lines of benchmarks": 5_958,
 }
 """What the house may hold; a change that needs more says what each new hundred lines buy."""
 

@@ -1,12 +1,13 @@
 """From a raw log to the first training steps: time and memory, read whole, prepared in partitions, and from the cache.
 
-    python -m benchmarks.scale.preprocessing [--events 5 20] [--whole 20] [--workers 1] [--repeats 3] [--tmp DIR]
+    python -m benchmarks.scale.preprocessing [--events 5 20] [--whole 20] [--workers 1 2] [--repeats 3] [--tmp DIR]
 
 ML-1M is read if its zip or folder is under the data root; the other logs are Parquet files
 of random events that the script makes: 100 events a user in the mean, 100,000 items, rows in order of time. Each figure
 comes from a process of its own; importing recalign is not in the time. Memory is the highest anonymous resident size
 (RssAnon: mapped pages do not count) of the process and its workers together, seen every 20 ms, with what the imports
-take (the row `imports`). Disk is the most that the cache's folder held, seen every second. Rows of other logs stay as
+take (the row `imports`). With several numbers of workers only `prepare` is measured, in alternating turns: a busy
+machine leaves their ratio. Disk is the most that the cache's folder held, seen every second. Rows of other logs stay as
 they are in the saved table.
 """
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
@@ -51,7 +53,7 @@ def main() -> None:
     parser = options(__doc__, data=True)
     parser.add_argument("--events", type=int, nargs="*", default=[5, 20], help="millions of generated events")
     parser.add_argument("--whole", type=int, default=20, help="millions up to which a log is read whole, too")
-    parser.add_argument("--workers", type=int, default=1, help="of recalign prepare")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1], help="of recalign prepare")
     parser.add_argument("--repeats", type=int, default=3, help="processes a figure; the median is shown")
     parser.add_argument("--tmp", type=Path, default=None, help="where generated logs and caches go for a while")
     parser.add_argument("--one", nargs=5, metavar=("KIND", "LOG", "ROOT", "CACHE", "WORKERS"), help=argparse.SUPPRESS)
@@ -62,14 +64,17 @@ def main() -> None:
     imports = alone("imports", ".", ".", ".", "1")["gb"]
     rows = [lines("imports", "recalign", {"gb": [imports]}, [1])]
     root = data_root(arguments.data)
-    shared = arguments.workers, arguments.repeats
     with tempfile.TemporaryDirectory(dir=arguments.tmp) as folder:
-        if (root / "ml-1m.zip").exists():
-            rows.append(measured("ml-1m", root, Path(folder), True, *shared))
+        if (root / "ml-1m.zip").exists() and len(arguments.workers) == 1:
+            rows.append(measured("ml-1m", root, Path(folder), True, arguments.workers[0], arguments.repeats))
         for millions in arguments.events:
             name = f"random-{millions}M"
             generate(Path(folder) / f"{name}.parquet", millions * 1_000_000)
-            rows.append(measured(name, Path(folder), Path(folder), millions <= arguments.whole, *shared))
+            if len(arguments.workers) > 1:
+                rows.append(by_workers(name, Path(folder), arguments.workers, arguments.repeats))
+            else:
+                whole = millions <= arguments.whole
+                rows.append(measured(name, Path(folder), Path(folder), whole, arguments.workers[0], arguments.repeats))
             (Path(folder) / f"{name}.parquet").unlink()
     table = pl.concat(rows)
     shown = table.filter(pl.col("log") != "imports").with_columns(row="log")
@@ -94,6 +99,19 @@ def measured(name: str, root: Path, folder: Path, whole: bool, workers: int, rep
     return lines(name, "recalign", values, [repeats], middle)
 
 
+def by_workers(name: str, folder: Path, workers: list[int], repeats: int) -> pl.DataFrame:
+    """Rows of `prepare` alone by its workers, in alternating turns; ``ratio`` is of its time to that of the first."""
+    runs: dict[int, list[dict[str, float]]] = {number: [] for number in workers}
+    for _ in range(repeats):
+        for number in workers:
+            with tempfile.TemporaryDirectory(dir=folder) as cache:
+                runs[number].append(alone("prepare", name, str(folder), cache, str(number)))
+            runs[number][-1]["ratio"] = runs[number][-1]["s"] / runs[workers[0]][-1]["s"]
+            print(name, number, runs[number][-1], file=sys.stderr, flush=True)
+    rows = {f"workers: {number}": by_metric(found) for number, found in runs.items()}
+    return pl.concat(lines(f"{name} by workers", row, found, [repeats], middle) for row, found in rows.items())
+
+
 def alone(*words: str) -> dict[str, float]:
     """`first_batch` in a process of its own."""
     command = [sys.executable, __file__, "--one", *words]
@@ -106,8 +124,8 @@ def first_batch(kind: str, name: str, root: str, cache: str, workers: str) -> di
 
     ``fit`` is three training steps and a batch of validation.
     """
-    memory, disk = Peak(anonymous, 0.02), Peak(lambda: held(Path(cache)), 1.0)
-    began = time.perf_counter()
+    memory, disk = Peak(lambda: sum(anonymous()), 0.02), Peak(lambda: held(Path(cache)), 1.0)
+    largest, began, before = Peak(lambda: max(anonymous()), 0.02), time.perf_counter(), sum(os.times()[:4])
     if kind != "imports":
         log = ML_1M if name == "ml-1m" else LogMapping(name, [f"{name}.parquet"])
         settings: dict[str, Any] = {"reward": "rating", "high": High("rating >= 5"), "split": TimeSplit()}
@@ -120,7 +138,8 @@ def first_batch(kind: str, name: str, root: str, cache: str, workers: str) -> di
             trainer.fit(Recommender(data.num_items, negatives=64), data)
         else:
             next(iter(data.train_dataloader()))
-    return {"s": time.perf_counter() - began, "gb": memory.highest(), "disk": disk.highest()}
+    spent = {"s": time.perf_counter() - began, "cpu_s": sum(os.times()[:4]) - before}
+    return spent | {"gb": memory.highest(), "largest_gb": largest.highest(), "disk": disk.highest()}
 
 
 class Peak:
@@ -140,11 +159,11 @@ class Peak:
             time.sleep(self.seconds)
 
 
-def anonymous() -> float:
-    """Anonymous resident memory of this process and its children, in GB of 2^30 bytes (Linux)."""
+def anonymous() -> list[float]:
+    """Anonymous resident memory of this process and each of its children, in GB of 2^30 bytes (Linux)."""
     children = [child for task in Path("/proc/self/task").iterdir() for child in said(task / "children").split()]
     statuses = [said(Path("/proc") / one / "status") for one in ("self", *children)]
-    return sum(int(found[1]) for one in statuses if (found := re.search(r"RssAnon:\s+(\d+)", one))) / 2**20
+    return [int(found[1]) / 2**20 for one in statuses if (found := re.search(r"RssAnon:\s+(\d+)", one))]
 
 
 def said(path: Path) -> str:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from recalign.errors import InputError
+
+PASSED_ON = ("RECALIGN_", "WANDB_MODE", "WANDB_PROJECT", "WANDB_ENTITY", "GOMP_", "OMP_WAIT_")
+"""Beginnings of the environment variables that workers get from this process; Ray sets those of threads and GPUs."""
 
 
 class LocalWorkers(Executor):
@@ -66,6 +70,70 @@ def _end_with_parent() -> None:
     assert parent is not None
     parent.join()
     os._exit(1)
+
+
+class RayWorkers(ThreadPoolExecutor):
+    """Runs functions as Ray tasks: on the cluster that ``RAY_ADDRESS`` names, else on one that is started here.
+
+    Args:
+        number: of tasks at a time; None: as many as the cluster has room for.
+        num_cpus, num_gpus: what Ray reserves for a task.
+
+    Raises:
+        InputError: Ray is not installed or not reachable, or a task asks for more than there is.
+    """
+
+    def __init__(self, number: int | None, num_cpus: float, num_gpus: float) -> None:
+        try:
+            import ray
+        except ImportError as error:
+            remedy = "pip install 'recalign[ray]', or leave --engine out"
+            raise InputError("this engine needs Ray", where="engine", remedy=remedy) from error
+        self.ray, address = ray, os.environ.get("RAY_ADDRESS", "")
+        passed = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
+        local = {} if address else {"num_cpus": (number and round(number * num_cpus)) or None}
+        try:
+            host, _, port = address.removeprefix("ray://").rpartition(":")
+            if host and port.isdigit():  # a wrong address fails within seconds: Ray itself tries much longer
+                socket.create_connection((host, int(port)), timeout=5).close()
+            ray.init(runtime_env={"env_vars": passed}, log_to_driver=False, **local)
+        except (OSError, RuntimeError, ValueError) as error:
+            remedy = "check RAY_ADDRESS, or unset it to use this machine"
+            raise InputError(f"there is no Ray cluster to reach ({error})", where="engine", remedy=remedy) from error
+        room = _room(ray.cluster_resources(), {"CPU": num_cpus, "GPU": num_gpus})
+        self.number = min(number or room, room)
+        super().__init__(self.number)  # one thread waits for one task
+        # A chain tries a task again itself; Ray would do so without a word.
+        self._task = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=0)(_run_in)
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **_: Any) -> Future[Any]:
+        return super().submit(self._wait_for, function, *args)
+
+    def _wait_for(self, function: Callable[..., Any], *args: Any) -> Any:
+        try:
+            return self.ray.get(self._task.remote(os.getcwd(), function, *args))
+        except self.ray.exceptions.RayTaskError as error:
+            raise error.cause from error
+        except self.ray.exceptions.RayError as error:
+            raise BrokenExecutor(type(error).__name__) from error
+
+    def __exit__(self, *_: object) -> None:
+        self.ray.shutdown()
+        self.shutdown(cancel_futures=True)
+
+
+def _run_in(folder: str, function: Callable[..., Any], *args: Any) -> Any:
+    os.chdir(folder)
+    return function(*args)
+
+
+def _room(there: dict[str, float], asked: dict[str, float]) -> int:
+    room = min(int(there.get(name, 0) // number) for name, number in asked.items() if number)
+    if room < 1:
+        has = ", ".join(f"{there.get(name, 0):g} {name}" for name in asked)
+        remedy = "lower num_cpus or num_gpus"
+        raise InputError(f"the cluster has {has}, too little for one task", where="engine", remedy=remedy)
+    return room
 
 
 def run_logged(log: Path, threads: int | None, function: Callable[..., Any], *args: Any) -> Any:

@@ -9,10 +9,12 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import polars as pl
 import torch
 
+from recalign.data.sequences import High
 from recalign.run.stage import RunFolder, parse_stage, run_stage
 from recalign.run.stage.loggers import CSVLog
 
@@ -106,3 +108,15 @@ def _rows_of(run: RunFolder) -> list[dict[str, str]]:
     with open(run.figures("fit"), newline="") as file:
         rows = list(csv.DictReader(file))
     return [{name: value for name, value in row.items() if not name.startswith("speed/")} for row in rows]
+
+
+class HighOnce(High):
+    """Marks the events of one partition; at a second one the process is killed."""
+
+    marked: ClassVar[list[int]] = []
+
+    def mark(self, frame: pl.DataFrame) -> pl.Series:
+        self.marked.append(len(frame))
+        if len(self.marked) > 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().mark(frame)

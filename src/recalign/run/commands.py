@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 import yaml
@@ -62,15 +62,22 @@ def rewards(
         write_text(out, found.write_csv())
 
 
-def prepare(*, data: EventDataModule, partitions: int | None = None, workers: int = 1) -> None:
+def prepare(
+    *,
+    data: EventDataModule,
+    partitions: int | None = None,
+    workers: int = 1,
+    engine: Literal["local", "ray"] = "local",
+) -> None:
     """Prepare a log that is larger than memory; what trains on it afterwards maps it from the cache.
 
     Args:
         data: the log, its reward and its split; name its YAML: recalign prepare my-log.yaml.
         partitions: of the users, about; each has to fit in memory, once a worker. Null: one for 4 million rows.
-        workers: processes that work on partitions side by side.
+        workers: processes that work on partitions side by side; they share out the threads of Polars.
+        engine: where they run: on this machine, or on a Ray cluster (that of RAY_ADDRESS) that shares the cache's disk.
     """
-    print(prepare_log(data, partitions, workers))
+    print(prepare_log(data, partitions, workers, engine))
     print(f"prepared: {data.preparation.entry.path}")
 
 

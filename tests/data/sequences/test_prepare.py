@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import errno
 import gzip
+import multiprocessing
+from concurrent.futures import BrokenExecutor
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import killed
 import polars as pl
 import pytest
 import yaml
@@ -159,6 +162,25 @@ def test_the_number_of_workers_changes_nothing(root, whole, trial):
     assert entry_of(root, "two") == whole
 
 
+@pytest.mark.long
+def test_a_worker_that_is_killed_while_it_writes_leaves_nothing(root, whole, trial):
+    trial("None is waited for in vain", "SIGKILL of a worker that prepares a log")
+    dying = module(root, "two", high=killed.HighOnce("stars >= 0"))
+    with pytest.raises(InputError, match="a worker died"):
+        prepare(dying, 3, workers=2)
+    assert list((root / "two").iterdir()) == []
+    assert not multiprocessing.active_children()
+    prepare(module(root, "two"), 3)
+    assert entry_of(root, "two") == whole
+
+
+@pytest.mark.long
+def test_tasks_of_ray_make_the_same_files(root, whole, ray, trial):
+    trial("Same course", "a log prepared by two tasks of Ray, in partitions")
+    prepare(module(root, "two"), 3, workers=2, engine="ray")
+    assert entry_of(root, "two") == whole
+
+
 def test_the_figures_of_a_large_log_are_those_of_its_largest_partition(root, monkeypatch):
     monkeypatch.setattr(prepare_file, "ROWS_OF_A_PARTITION", 20)
     report = prepare(module(root, "parts"))
@@ -197,13 +219,20 @@ def test_other_files_than_parquet(root, whole, kind):
     assert {name for name in whole if made[name] != whole[name]} == {"entry.json"}  # it names the files
 
 
-@pytest.mark.parametrize("failure", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")])
-def test_one_that_breaks_off_leaves_nothing_and_begins_again(root, whole, monkeypatch, failure):
+@pytest.mark.parametrize(
+    ("failure", "seen"),
+    [
+        (KeyboardInterrupt(), KeyboardInterrupt),
+        (OSError(errno.ENOSPC, "No space left on device"), OSError),
+        (BrokenExecutor(), InputError),
+    ],
+)
+def test_one_that_breaks_off_leaves_nothing_and_begins_again(root, whole, monkeypatch, failure, seen):
     def broken(*_: Any, **__: Any) -> None:
         raise failure
 
     monkeypatch.setattr(prepare_file, "_write_slice", broken)
-    with pytest.raises(type(failure)):
+    with pytest.raises(seen):
         prepare(module(root, "parts"), 3)
     assert list((root / "parts").iterdir()) == []
     monkeypatch.undo()

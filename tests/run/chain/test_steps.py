@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
-from collections.abc import Iterator
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -19,10 +17,10 @@ import torch
 
 from recalign.errors import InputError, TrainingError
 from recalign.run.chain import Chain, parallel
-from recalign.run.chain.parallel import Progress, RayWorkers, _room, number_of_workers, run_here, run_side_by_side
+from recalign.run.chain.parallel import Progress, number_of_workers, run_here, run_side_by_side
 from recalign.run.chain.plan import Plan
 from recalign.run.chain.steps import Step
-from recalign.workers import LocalWorkers
+from recalign.workers import LocalWorkers, RayWorkers, _room
 
 
 def test_steps_get_the_results_of_what_they_need_and_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -125,17 +123,6 @@ def test_a_cluster_has_room_or_says_what_it_lacks():
     assert _room({"CPU": 3.0}, {"CPU": 1.0, "GPU": 0.0}) == 3
     with pytest.raises(InputError, match=r"8 CPU, 0 GPU, too little for one task"):
         _room({"CPU": 8.0}, {"CPU": 1.0, "GPU": 1.0})
-
-
-@pytest.fixture
-def ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A local cluster, whose workers find the doubles; it ends with the test."""
-    ray = pytest.importorskip("ray")
-    paths = [str(Path(mortal.__file__).parent), os.environ.get("PYTHONPATH", "")]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    yield
-    ray.shutdown()
 
 
 def run_with_deaths(workers: LocalWorkers | RayWorkers, folder: Path) -> tuple[str, str]:

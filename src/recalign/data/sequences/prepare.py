@@ -15,16 +15,14 @@ import functools
 import os
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import BrokenExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import repeat
-from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -57,6 +55,7 @@ from recalign.data.sequences.store import (
 )
 from recalign.errors import InputError, require_positive
 from recalign.files import write_json
+from recalign.workers import LocalWorkers, RayWorkers
 
 ROWS_OF_A_PARTITION = 4_000_000
 SAMPLED_USERS = 1_000_000
@@ -66,15 +65,21 @@ ROW, PARTITION = "row of the log", "partition of the user"
 USERS_OF_FIGURES = "users whose figures these are; their ids follow each other"
 
 
-def prepare(data: EventDataModule, partitions: int | None = None, workers: int = 1) -> Report:
+def prepare(
+    data: EventDataModule,
+    partitions: int | None = None,
+    workers: int = 1,
+    engine: Literal["local", "ray"] = "local",
+) -> Report:
     """Prepare a log that need not fit in memory, in partitions of users; afterwards it is read from the cache.
 
     Args:
         partitions: how many, about; each has to fit in memory, once a worker. Null: one for each 4 million rows.
-        workers: processes that work on partitions side by side.
+        workers: processes that work on partitions side by side; they share out the threads of Polars.
+        engine: where they run: on this machine, or on a Ray cluster (that of RAY_ADDRESS) that shares the cache's disk.
 
     Raises:
-        InputError: something in the log cannot be used, nothing can be cached, or a worker died.
+        InputError: something in the log cannot be used, nothing can be cached, a worker died, or there is no cluster.
         OSError: the cache's folder cannot be written.
     """
     require_positive("", {"partitions": partitions, "workers": workers}, "partitions", "workers")
@@ -100,11 +105,14 @@ def prepare(data: EventDataModule, partitions: int | None = None, workers: int =
         temporary = TemporaryDirectory(prefix=f".{entry.path.name}.prepare-", dir=entry.path.parent)
         folder = Path(stack.enter_context(temporary))
         run: Callable[..., Iterable[Any]] = map
-        if workers > 1:
-            run = stack.enter_context(ProcessPoolExecutor(workers, get_context("spawn"))).map
+        if engine == "ray":
+            run = stack.enter_context(RayWorkers(workers, 1, 0)).map
+        elif workers > 1:
+            threads = str(max(1, pl.thread_pool_size() // workers))
+            run = stack.enter_context(LocalWorkers([{"POLARS_MAX_THREADS": threads}] * workers)).map
         try:
             _write(data, folder, part, partitions, run)
-        except BrokenProcessPool as error:
+        except BrokenExecutor as error:
             remedy = "if memory ran out, give fewer workers or more partitions"
             raise InputError("a worker died", where=str(folder), remedy=remedy) from error
         if data.preparation.fingerprint() != data.fingerprint:
@@ -144,6 +152,8 @@ def _write(
     for n, users in enumerate(user_counts):
         offsets.append(offsets[-1].after(users, read_table(folder / f"{n}-counts.arrow"), items, number_I, warm))
     nullable = sorted(set().union(*with_nulls))
+    large = [report] if report.used > ROWS_OF_A_PARTITION else []
+    audited = run(tasks.figures, repeat(reports), large)  # workers do so meanwhile
     shared = repeat(offsets[-1]), repeat(nullable), repeat(warm)
     indexed = each("writing arrays", tasks.index, numbers, repeat(split), offsets[:-1], *shared)
     most_events = max(most for _, _, most in indexed)
@@ -171,8 +181,8 @@ def _write(
         **{name: np.load(entry / f"{name}.npy", mmap_mode="r") for name in ARRAYS},
     )
     write_entry(entry, sequences, mapped)
-    if report.used > ROWS_OF_A_PARTITION:
-        write_json(entry / FIGURES, tasks.figures(reports, report) | {"item features": feature_figures(values, items)})
+    for sections in audited:
+        write_json(entry / FIGURES, sections | {"item features": feature_figures(values, items)})
 
 
 def _scanned(log: LogMapping, root: Path, folder: Path) -> tuple[pl.LazyFrame, SourceRows]:
