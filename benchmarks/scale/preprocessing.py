@@ -114,7 +114,7 @@ def by_workers(name: str, folder: Path, workers: list[int], repeats: int) -> pl.
 
 def alone(*words: str) -> dict[str, float]:
     """`first_batch` in a process of its own."""
-    command = [sys.executable, __file__, "--one", *words]
+    command = [sys.executable, "-m", "benchmarks.scale.preprocessing", "--one", *words]
     run = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return dict(json.loads(run.stdout.splitlines()[-1]))
 
