@@ -160,7 +160,7 @@ CEILINGS = {
     "packages": 8,
     "modules beside them": 10,
     "lines of tests": 30_424,
-    "lines of benchmarks": 5_958,
+    "lines of benchmarks": 5_965,
 }
 """What the house may hold; a change that needs more says what each new hundred lines buy."""
 

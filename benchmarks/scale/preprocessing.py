@@ -46,6 +46,12 @@ METRICS = {
     "cached_gb": "RssAnon (GB)",
     "fit_gb": "fit, RssAnon (GB)",
 }
+BY_WORKERS = {
+    "ratio": "time, as a share",
+    "cpu_s": "CPU (s)",
+    "gb": "RssAnon (GB)",
+    "largest_gb": "largest process (GB)",
+}
 ML_1M = LogMapping("ml-1m", ["ml-1m/ratings.parquet"], time_resolution=600)
 
 
@@ -63,22 +69,23 @@ def main() -> None:
         return
     imports = alone("imports", ".", ".", ".", "1")["gb"]
     rows = [lines("imports", "recalign", {"gb": [imports]}, [1])]
-    root = data_root(arguments.data)
+    root, several = data_root(arguments.data), len(arguments.workers) > 1
     with tempfile.TemporaryDirectory(dir=arguments.tmp) as folder:
-        if (root / "ml-1m.zip").exists() and len(arguments.workers) == 1:
+        if (root / "ml-1m.zip").exists() and not several:
             rows.append(measured("ml-1m", root, Path(folder), True, arguments.workers[0], arguments.repeats))
         for millions in arguments.events:
             name = f"random-{millions}M"
             generate(Path(folder) / f"{name}.parquet", millions * 1_000_000)
-            if len(arguments.workers) > 1:
+            if several:
                 rows.append(by_workers(name, Path(folder), arguments.workers, arguments.repeats))
             else:
                 whole = millions <= arguments.whole
                 rows.append(measured(name, Path(folder), Path(folder), whole, arguments.workers[0], arguments.repeats))
             (Path(folder) / f"{name}.parquet").unlink()
     table = pl.concat(rows)
-    shown = table.filter(pl.col("log") != "imports").with_columns(row="log")
-    print(f"{markdown(shown, METRICS, 2)}\n\nRssAnon with nothing but the imports: {imports:.2f} GB.")
+    shown = table.filter(pl.col("log") != "imports")
+    text = markdown(shown, BY_WORKERS, 2) if several else markdown(shown.with_columns(row="log"), METRICS, 2)
+    print(f"{text}\n\nRssAnon with nothing but the imports: {imports:.2f} GB.")
     print(save(table, "scale/preprocessing", "log"))
 
 
