@@ -153,13 +153,13 @@ def test_modules_do_not_ask_the_trainer_for_its_datamodule():
 
 
 CEILINGS = {
-    "lines": 33_250,
-    "statements": 17_943,
+    "lines": 33_253,
+    "statements": 17_946,
     "functions": 2_005,
-    "bytes": 1_637_162,
+    "bytes": 1_637_402,
     "packages": 8,
     "modules beside them": 10,
-    "lines of tests": 30_424,
+    "lines of tests": 30_425,
     "lines of benchmarks": 5_965,
 }
 """What the house may hold; a change that needs more says what each new hundred lines buy."""

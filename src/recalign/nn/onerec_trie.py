@@ -151,8 +151,9 @@ class NodeLogits(nn.Module):
             added_TM: added to the logits of the nodes of the next depth; one row where it is the same for all states.
             returns: (T, N, F), float32.
         """
-        if child.dim() == 2 or len(added_TM) == 1:
-            added_TNF = added_TM[0][child] if len(added_TM) == 1 else added_TM[:, child]
+        one_row = added_TM.shape[0] == 1  # `len` would fix the number of rows of an exported graph
+        if child.dim() == 2 or one_row:
+            added_TNF = added_TM[0][child] if one_row else added_TM[:, child]
         else:
             added_TNF = added_TM.gather(1, child.flatten(1)).view(child.shape)
         logit_TNF = self(trie, depth, h_TND, child).float() + added_TNF

@@ -148,4 +148,6 @@ class Walk(nn.Module):
         h_B1D, past = policy.decoder(policy.start.expand(row_B.shape[0], -1)[:, None], window, None)
         memory = policy.memory if policy.recalls else None
         recalled = memory and Recalled(memory, memory.newest_items(h.item_BL, row_B, h.newest_B))
+        if recalled is not None:  # all at once: the graph would have a fixed number of parts
+            vars(recalled)["score_TV"] = memory(recalled.newest_TM)
         return policy.walk(CodeState(window, past, h_B1D[:, 0], recalled), policy.trie.levels)[0]
