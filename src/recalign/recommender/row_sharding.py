@@ -177,7 +177,8 @@ class RowSharding(DDPStrategy):
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         """Map the file: rows of other processes stay on disk."""
-        return torch.load(checkpoint_path, map_location="cpu", mmap=True, weights_only=True)  # type: ignore[no-any-return]
+        found: dict[str, Any] = torch.load(checkpoint_path, map_location="cpu", mmap=True, weights_only=True)
+        return found
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         found = [*self._moments(checkpoint, lambda x, part: x[part].clone())]
@@ -187,8 +188,8 @@ class RowSharding(DDPStrategy):
         self, checkpoint: Mapping[str, Any], change: Callable[[Tensor, slice], Tensor | None]
     ) -> Iterator[dict[str, Any]]:
         """States of the optimisers in a checkpoint, with what belongs to the rows of sharded tables changed."""
-        modules: Any = self.lightning_module.modules()
-        parts = {id(each.weight): each.part for each in modules if isinstance(each, ShardedTable)}
+        module: Any = self.lightning_module
+        parts = {id(each.weight): each.part for each in module.modules() if isinstance(each, ShardedTable)}
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             own = [parts.get(id(weight)) for group in optimizer.param_groups for weight in group["params"]]
             yield state | {
