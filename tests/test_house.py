@@ -153,10 +153,10 @@ def test_modules_do_not_ask_the_trainer_for_its_datamodule():
 
 
 CEILINGS = {
-    "lines": 33_253,
-    "statements": 17_946,
+    "lines": 33_257,
+    "statements": 17_947,
     "functions": 2_005,
-    "bytes": 1_637_402,
+    "bytes": 1_637_460,
     "packages": 8,
     "modules beside them": 10,
     "lines of tests": 30_425,

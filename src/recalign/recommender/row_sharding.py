@@ -42,12 +42,7 @@ class ShardedTable(nn.Module):
         self.weight = nn.Parameter(weight_VD.detach()[self.part].clone(), weight_VD.requires_grad)
         self.skipped = int(self.part.start == 0)  # the padding item is no column of the softmax
         self.columns = slice(self.part.start - 1 + self.skipped, self.part.stop - 1)
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        name = f"{prefix}weight"
-        if len(state_dict.get(name, ())) == self.rows:  # of a checkpoint, which has all rows
-            state_dict[name] = state_dict[name][self.part]
-        super()._load_from_state_dict(state_dict, prefix, *args)
+        self.register_load_state_dict_pre_hook(keep_own_rows)
 
     def forward(self, item_N: Tensor) -> Tensor:
         """Rows of some items. Shape: int64 (N,) -> (N, D)."""
@@ -56,6 +51,13 @@ class ShardedTable(nn.Module):
     def index_select(self, dim: int, item_N: Tensor) -> Tensor:
         """What `torch.Tensor.index_select` is for a whole table."""
         return self(item_N)
+
+
+def keep_own_rows(table: ShardedTable, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Take this process's rows out of a checkpoint, which has all of them."""
+    name = f"{prefix}weight"
+    if len(state_dict.get(name, ())) == table.rows:
+        state_dict[name] = state_dict[name][table.part]
 
 
 class RowShardedPolicy(SequencePolicy):

@@ -158,7 +158,7 @@ def some(rows: int, length: int, hidden: int) -> dict[str, torch.Tensor]:
         (lambda: policy("sasrec", feedback=True), True),
         pytest.param(lambda: Rerank(policy(), reward(), 0.7).eval(), False, marks=pytest.mark.long),
         pytest.param(lambda: coded(), False, marks=pytest.mark.long),
-        pytest.param(lambda: small.with_memory(coded()), False, marks=pytest.mark.slow),
+        pytest.param(lambda: small.with_memory(coded()), False, marks=pytest.mark.long),
         pytest.param(lambda: coded(encoder=HSTU(8, layers=1, max_length=32)), False, marks=pytest.mark.long),
     ],
 )

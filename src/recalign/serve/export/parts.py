@@ -146,8 +146,9 @@ class Walk(nn.Module):
         x_BLD = policy.encoder(x_BLD, h.length_B, h.time_BL, h.request_time_BL)
         window = OnePerRow(policy.decoder.keys(x_BLD), h.time_BL, h.request_time_BL, row_B, h.newest_B)
         h_B1D, past = policy.decoder(policy.start.expand(row_B.shape[0], -1)[:, None], window, None)
-        memory = policy.memory if policy.recalls else None
-        recalled = memory and Recalled(memory, memory.newest_items(h.item_BL, row_B, h.newest_B))
-        if recalled is not None:  # all at once: the graph would have a fixed number of parts
+        recalled = None
+        if (memory := policy.memory) is not None and policy.recalls:
+            recalled = Recalled(memory, memory.newest_items(h.item_BL, row_B, h.newest_B))
+            # The cached property works in parts, whose number the graph would fix.
             vars(recalled)["score_TV"] = memory(recalled.newest_TM)
         return policy.walk(CodeState(window, past, h_B1D[:, 0], recalled), policy.trie.levels)[0]
