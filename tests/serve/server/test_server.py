@@ -263,7 +263,7 @@ def test_a_body_that_does_not_say_its_length_is_read_up_to_the_limit(app):
 
 
 def test_without_a_token_only_names_of_this_machine_are_answered(app):
-    hosts = {"localhost:8000": 200, "[::1]:8000": 200, "127.0.0.1.evil.org": 403, "": 403}
+    hosts = {"localhost:8000": 200, "[::1]:8000": 200, "[::1]evil": 403, "127.0.0.1.evil.org": 403, "": 403}
     found = running(app, *(call(app, "/ready", b"", {"host": one}, "GET") for one in hosts))
     assert [status for status, *_ in found] == list(hosts.values())
 
