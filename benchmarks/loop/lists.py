@@ -7,8 +7,8 @@ sharply. People read a list from its top: they take an item by its taste, less l
 took above. Lists are drawn with `recalign.serve.server.explore`'s probabilities for a share of the requests; users are
 drawn anew in each world, and the truth is that of many others of the same world: weights are clipped, it is not. Saved
 are coverage and share refused by exploration and estimator, and the median width beside that of showing the candidate
-instead, an A/B test: in as many lists as were drawn (``width``), and in all of them (``width_all``). Intervals are over
-worlds.
+instead, an A/B test: in as many lists as were drawn (``width``), and in all of them (``width_all``); ``rmse`` is the
+estimate's own error. Additive control variates stand beside. Intervals are over worlds.
 
 Suffixes: N lists, V items, K places.
 """
@@ -26,15 +26,17 @@ import numpy as np
 import polars as pl
 
 from benchmarks.lib import commit, each, frame, save
-from recalign.bootstrap import Estimate
-from recalign.evaluation.offpolicy import LIST_ESTIMATORS, estimate, of_lists
+from recalign.bootstrap import CrossedBootstrap, Estimate
+from recalign.evaluation.offpolicy import LIST_ESTIMATORS, Lists, estimate, of_lists
 from recalign.files import atomic_write
 
 ITEMS, K, USERS, EACH, MANY = 40, 5, 1500, 2, 40_000
 RATES = {"share .05": (0.05, 1.0), "share .2": (0.2, 1.0), "share 1": (1.0, 1.0), "share 1, temperature 2": (1.0, 2.0)}
 SHARPNESS = (0.5, 1.0, 1.5, 2.0)
+ADDITIVE = ("cascade_additive", "cascade_additive_gain")
 MEASURES = {
     "coverage": pl.col("holds").mean(),
+    "rmse": pl.col("error").pow(2).mean().sqrt(),
     "refused": 1 - pl.col("given").mean(),
     "width": pl.col("width").median(),
     "width_all": pl.col("width_all").median(),
@@ -99,28 +101,31 @@ class Situation:
         shown: the lists.
         truth: what the candidate is worth.
         one: width of an A/B test in a single list.
+        logged: what drawn lists are worth.
     """
 
     named: dict[str, Any]
     shown: dict[str, np.ndarray]  # arguments of `of_lists`
     truth: float
     one: float
+    logged: float
 
-    def row(self, estimator: str, ends: tuple[float, float] | None) -> dict[str, Any]:
-        """Whether an interval is given, holds the truth, and how wide it is."""
-        row = self.named | {"estimator": estimator, "given": ends is not None}
-        if ends is None:
-            return row | {"holds": None, "width": None, "width_all": None}
-        low, high = ends
+    def row(self, estimator: str, found: Estimate | None) -> dict[str, Any]:
+        """Whether an interval is given, holds the truth, and how wide it is; the error of the estimate itself."""
+        row = self.named | {"estimator": estimator, "given": found is not None}
+        if found is None:
+            return row | dict.fromkeys(TYPES)
+        low, high = found.interval()
+        truth = self.truth - self.logged if "gain" in estimator else self.truth
         width, drawn = (high - low) / self.one, self.shown["explored_N"]
         widths = {"width": width * np.sqrt(drawn.sum()), "width_all": width * np.sqrt(len(drawn))}
-        return row | {"holds": bool(low <= self.truth <= high)} | widths
+        return row | {"holds": bool(low <= truth <= high), "error": found.value - truth} | widths
 
 
 def situations(seed: int) -> Iterator[Situation]:
     """Every candidate of a world, at every rate of exploration."""
     people = Population(seed)
-    many_NV, _ = people.tastes(MANY)
+    many_NV, known_NV = people.tastes(MANY)
     noise_NV = people.random.normal(size=many_NV.shape)
     for rate, (share, temperature) in RATES.items():
         taste_NV, score_NV = (np.repeat(x, EACH, axis=0) for x in people.tastes(USERS))
@@ -129,6 +134,7 @@ def situations(seed: int) -> Iterator[Situation]:
         explored_N = people.random.random(len(taste_NV)) < share
         item_NK = np.where(explored_N[:, None], people.drawn(score_NV / temperature), ranked_NK)
         reward_NK = people.earned(taste_NV, item_NK)
+        logged = people.earned(many_NV, people.drawn(known_NV / temperature)).sum(axis=1).mean()
         for sharpness in SHARPNESS:
             target_NV = sharpness * (0.8 * taste_NV + 0.2 * own_NV)
             theirs_NK = people.earned(many_NV, people.drawn(sharpness * (0.8 * many_NV + 0.2 * noise_NV)))
@@ -142,20 +148,41 @@ def situations(seed: int) -> Iterator[Situation]:
             }
             value_N = theirs_NK.sum(axis=1)
             named = {"seed": seed, "rate": rate, "sharpness": sharpness}
-            yield Situation(named, shown, value_N.mean(), float(2 * 1.96 * value_N.std()))
+            yield Situation(named, shown, value_N.mean(), float(2 * 1.96 * value_N.std()), logged)
 
 
-TYPES = {"holds": pl.Boolean, "width": pl.Float64, "width_all": pl.Float64}
+TYPES = {"holds": pl.Boolean, "error": pl.Float64, "width": pl.Float64, "width_all": pl.Float64}
 
 
 def world(seed: int) -> pl.DataFrame:
     """Our estimates of every candidate at every rate of exploration, a row an estimator."""
     rows = []
     for situation in situations(seed):
-        found = estimate(of_lists(**situation.shown), clip="cube_root", draws=500).estimates
-        ends = {name: one.interval() for name, one in found.items()}
-        rows += [situation.row(name, ends.get(name)) for name in LIST_ESTIMATORS]
+        shown = of_lists(**situation.shown)
+        found = estimate(shown, clip="cube_root", draws=500).estimates
+        found |= additive(shown) if found else {}
+        rows += [situation.row(name, found.get(name)) for name in (*LIST_ESTIMATORS, *ADDITIVE)]
     return pl.DataFrame(rows, schema_overrides=TYPES)
+
+
+def additive(shown: Lists) -> dict[str, Estimate]:
+    """Additive control variates in place of self-normalisation, place by place, with the baseline of least variance.
+
+    With g = w for the value (beta*-IPS, arXiv 2602.14914) and g = w - 1 for the gain (Delta-OPE, arXiv 2405.10024):
+    mean(g (r - b)), plus b for the value, where b = cov(g r, g) / var(g). Weights are cut as those of `estimate` are.
+    """
+    lists, reward_NK = len(shown.user_N), shown.reward_NK
+    weight_NK = np.minimum(shown.weight_NK, lists ** (1 / 3))
+    users, user_N = np.unique(shown.user_N, return_inverse=True)
+    bootstrap, count_1U, found = CrossedBootstrap(len(users), 500), np.bincount(user_N)[None], {}
+    for name, shift in zip(ADDITIVE, (0, 1), strict=True):
+        g_NK = weight_NK - shift
+        off_NK = g_NK - g_NK.mean(axis=0)
+        b_K = (off_NK * g_NK * reward_NK).sum(axis=0) / np.square(off_NK).sum(axis=0)
+        each_N = (g_NK * (reward_NK - b_K) + (1 - shift) * b_K).sum(axis=1)
+        value_1, drawn_D1 = bootstrap.ratios(np.bincount(user_N, each_N)[None], count_1U)
+        found[name] = Estimate(float(value_1[0]), drawn_D1[:, 0])
+    return found
 
 
 def over_worlds(rows: pl.DataFrame, draws: int = 500) -> dict[str, Estimate]:

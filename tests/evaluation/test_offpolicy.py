@@ -172,19 +172,20 @@ def sample(number: int, share: float):
 def test_what_was_drawn_gives_the_truth_within_its_interval():
     found = estimate(sample(3000, 0.5), draws=400)
     assert found.refused == {}
-    assert set(found.estimates) == {"list_snips", "cascade_snips"}
-    for one in found.estimates.values():
-        low, high = one.interval(0.999)
+    assert set(found.estimates) == {"list_snips", "cascade_snips", "cascade_gain"}
+    for name in ("list_snips", "cascade_snips"):
+        low, high = found.estimates[name].interval(0.999)
         assert low < TRUTH < high
     assert found.mean_weight == pytest.approx(1, abs=0.15)
     assert found.lists == pytest.approx(1500, abs=120)
     width = {name: np.ptp(one.interval()) for name, one in found.estimates.items()}
-    assert width["cascade_snips"] < width["list_snips"]
+    assert width["cascade_gain"] < width["cascade_snips"] < width["list_snips"]
 
 
 def test_estimates_of_lists_by_hand():
     found = estimate(of_two(), min_ess=0, draws=10)
     expected = {"list_snips": (4 * 1 + 0.5 * 3) / 4.5, "cascade_snips": (2 * 1 + 1 * 1) / 3 + (0.5 * 2) / 4.5}
+    expected["cascade_gain"] = expected["cascade_snips"] - found.observed
     assert values(found) == pytest.approx(expected)
     assert found.ess == pytest.approx({"list": 4.5**2 / 16.25, "cascade": 3.75**2 / (9 + 0.75**2)})
     assert (found.max_weight, found.mean_weight, found.clipped) == pytest.approx((4, 2.25, 0))
@@ -221,7 +222,7 @@ def test_kinds_of_estimates_are_refused_apart():
     found = estimate(shown, min_ess=100, draws=10)
     assert set(found.refused) == {"list", "cascade"}
     one = estimate(shown, min_ess=sum(found.ess.values()) / 2, draws=10)
-    assert (set(one.refused), set(one.estimates)) == ({"list"}, {"cascade_snips"})
+    assert (set(one.refused), set(one.estimates)) == ({"list"}, {"cascade_snips", "cascade_gain"})
 
 
 def test_what_cannot_be_estimated_from():

@@ -10,6 +10,8 @@ value is its sum of rewards.
   Slightly biased, and unmoved by a constant added to all rewards.
 - ``cascade_snips`` = sum_k sum_n(w_nk r_nk) / sum_n(w_nk): self-normalised place by place, where a reward depends on
   what stands at its place and above it, not below (RIPS: McInerney, Brost, Chandar, Mehrotra & Carterette 2020).
+- ``cascade_gain`` = cascade_snips less what these lists earned, mean(sum_k r_nk): the same users are drawn for both, so
+  its interval is narrower than the value's.
 - ``dm`` = mean(sum_a pi(a | s) q(s, a)): the direct method. As good as the reward model q, and no better.
 - ``dr`` = dm + mean(w (r - q(s, a))): doubly robust (Dudik, Langford & Li 2011). Unbiased if b or q is right.
 
@@ -38,7 +40,7 @@ MIN_SUPPORT = 0.99
 MIN_FIRST_WEIGHT = 0.8
 """Mean weight of the first drawn place (1 in expectation) below which a candidate shows items that the lists lacked."""
 
-ITEM_ESTIMATORS, LIST_ESTIMATORS = ("ips", "snips", "dm", "dr"), ("cascade_snips", "list_snips")
+ITEM_ESTIMATORS, LIST_ESTIMATORS = ("ips", "snips", "dm", "dr"), ("cascade_snips", "cascade_gain", "list_snips")
 
 
 @dataclass(frozen=True)
@@ -216,7 +218,7 @@ def estimate(
         elif size < min_ess:
             found = f"the effective sample size is {size:.1f} of {len(users):,} users, below {min_ess:g}"
             refused[kind] = f"{found}: the policy hardly ever chooses what was shown"
-    names = [name for name in shown.estimators if ("cascade" if name == "cascade_snips" else "list") not in refused]
+    names = [name for name in shown.estimators if ("cascade" if name.startswith("cascade") else "list") not in refused]
     ratios = [(name, total_N, count_N) for name in names for total_N, count_N in _ratios(name, shown, weight_NK)]
     estimates = {}
     if ratios:
@@ -250,8 +252,9 @@ def estimate(
 def _ratios(name: str, shown: Lists, weight_NK: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     """The ratios that an estimate adds up: (N,) what is summed over all lists, and (N,) what that is divided by."""
     one_N, last_N, value_N = np.ones(len(weight_NK)), weight_NK[:, -1], shown.reward_NK.sum(axis=1)
-    if name == "cascade_snips":
-        return list(zip((weight_NK * shown.reward_NK).T, weight_NK.T, strict=True))
+    if name.startswith("cascade"):
+        places = list(zip((weight_NK * shown.reward_NK).T, weight_NK.T, strict=True))
+        return places + [(-value_N, one_N)] * (name == "cascade_gain")
     if name in ("dm", "dr"):
         assert shown.predicted_N is not None and shown.direct_N is not None  # noqa: PT018
         rest_N = last_N * (value_N - shown.predicted_N)
