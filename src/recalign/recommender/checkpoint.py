@@ -97,7 +97,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             with zipfile.ZipFile(path) as archive:  # it has checksums of its own
                 if damaged := archive.testzip():
                     raise ValueError(f"{damaged} is damaged")
-        checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
             raise ValueError("it holds no state_dict")
         if bad := not_finite(checkpoint["state_dict"]):
