@@ -156,10 +156,10 @@ CEILINGS = {
     "lines": 33_260,
     "statements": 17_948,
     "functions": 2_005,
-    "bytes": 1_637_713,
+    "bytes": 1_637_702,
     "packages": 8,
     "modules beside them": 10,
-    "lines of tests": 30_426,
+    "lines of tests": 30_425,
     "lines of benchmarks": 5_992,
 }
 """What the house may hold; a change that needs more says what each new hundred lines buy."""

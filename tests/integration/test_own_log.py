@@ -49,7 +49,7 @@ def assert_shows(lines: list[str], said: str, command: str) -> None:
 
 def run(folder: Path, line: str, *more: str) -> str:
     """What a command of the page prints."""
-    said = tiny.recalign(folder, *shlex.split(line)[1:], *more)
+    said = tiny.recalign(folder, *shlex.split(line, comments=True)[1:], *more)
     assert said.code == 0, said.err
     return said.out
 

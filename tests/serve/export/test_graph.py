@@ -159,7 +159,6 @@ def some(rows: int, length: int, hidden: int) -> dict[str, torch.Tensor]:
         pytest.param(lambda: Rerank(policy(), reward(), 0.7).eval(), False, marks=pytest.mark.long),
         pytest.param(lambda: coded(), False, marks=pytest.mark.long),
         pytest.param(lambda: small.with_memory(coded()), False, marks=pytest.mark.long),
-        pytest.param(lambda: coded(encoder=HSTU(8, layers=1, max_length=32)), False, marks=pytest.mark.long),
     ],
 )
 def test_the_written_graph_takes_any_size(made, known, tmp_path):
