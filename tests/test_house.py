@@ -153,13 +153,13 @@ def test_modules_do_not_ask_the_trainer_for_its_datamodule():
 
 
 CEILINGS = {
-    "lines": 33_260,
-    "statements": 17_948,
+    "lines": 33_255,
+    "statements": 17_953,
     "functions": 2_005,
-    "bytes": 1_637_702,
+    "bytes": 1_637_842,
     "packages": 8,
     "modules beside them": 10,
-    "lines of tests": 30_425,
+    "lines of tests": 30_432,
     "lines of benchmarks": 5_992,
 }
 """What the house may hold; a change that needs more says what each new hundred lines buy."""

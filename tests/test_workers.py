@@ -12,7 +12,7 @@ import mortal
 import pytest
 
 from recalign.errors import InputError
-from recalign.workers import LocalWorkers, locked
+from recalign.workers import LocalWorkers, RayWorkers, _room, locked
 
 
 def test_workers_have_their_environment_and_are_replaced_when_one_dies():
@@ -47,6 +47,21 @@ def test_an_exception_ends_what_still_runs():
     workers.__exit__(KeyboardInterrupt)
     assert isinstance(sleeping.exception(), BrokenExecutor)
     assert not multiprocessing.active_children()
+
+
+def test_a_cluster_has_room_or_says_what_it_lacks():
+    assert _room({"CPU": 8.0, "GPU": 3.0}, {"CPU": 2.0, "GPU": 0.5}) == 4
+    assert _room({"CPU": 3.0}, {"CPU": 1.0, "GPU": 0.0}) == 3
+    with pytest.raises(InputError, match=r"8 CPU, 0 GPU, too little for one task"):
+        _room({"CPU": 8.0}, {"CPU": 1.0, "GPU": 1.0})
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("ray")
+def test_a_cluster_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(InputError, match="no Ray cluster to reach"):
+        RayWorkers(None, 1, 0)
 
 
 def test_a_lock_leaves_nothing_where_nothing_was_made(tmp_path: Path):

@@ -72,7 +72,8 @@ def all_fitted(root: Path, folder: Path) -> dict[str, Any]:
 
     found = {case: sharded(case) for case in FITS}
     sharded(CONTINUED, folder / "half", steps=HALF)
-    return found | {"continued": sharded(CONTINUED, folder / "more", begin=last_of(folder / "half"))}
+    found["continued"] = sharded(CONTINUED, folder / "more", begin=last_of(folder / "half"))
+    return found | {"finished": sharded(CONTINUED, folder / "none", begin=last_of(folder))}
 
 
 def last_of(folder: Path) -> Path:
@@ -108,6 +109,12 @@ def test_a_run_goes_on_in_two_processes_as_if_it_had_not_stopped_and_in_one(pair
     for each in found:
         assert each["continued"]["loss"] == each[CONTINUED]["loss"][HALF:]
         assert each["continued"]["lists"] == each[CONTINUED]["lists"]
+        assert each["finished"]["loss"] == []
+    finished, whole = (
+        dict(load_net(path / f"{CONTINUED}.ckpt", "policy").net.named_parameters())
+        for path in (folder / "none", folder)
+    )
+    assert all(torch.equal(finished[name], weight) for name, weight in whole.items())
     one = fitted(CONTINUED, log_root, tmp_path, begin=last_of(folder / "half"), **FITS[CONTINUED])
     assert one["loss"] == pytest.approx(found[0]["continued"]["loss"], rel=1e-5, abs=1e-5)
     assert {path.name for path in last_of(folder).parent.iterdir()} == {"best.ckpt", "last.ckpt"}

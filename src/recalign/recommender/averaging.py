@@ -44,10 +44,10 @@ class PolynomialAveraging(WeightAveraging):
         self._average_model, self._latest_update_step = None, 0
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        if trainer.state.fn == TrainerFn.FITTING and has_steps_left(
-            trainer, checkpoint
-        ):  # else the average stays, as loaded
-            super().setup(trainer, pl_module, "fit")
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        super().setup(trainer, pl_module, "fit")  # of the weights as loaded: a strategy may load after on_fit_start
+        if has_steps_left(trainer, checkpoint):  # else the average stays, as loaded
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import polars as pl
 import yaml
@@ -23,6 +23,7 @@ from recalign.recommender.recommendations import recommend as answered
 from recalign.reward.candidates import compare_log_rewards
 from recalign.reward.candidates.text import render as candidates_text
 from recalign.run.stage.opened import open_run
+from recalign.workers import Engine
 
 
 def check(*, data: EventDataModule, strict: bool = False) -> None:
@@ -63,11 +64,7 @@ def rewards(
 
 
 def prepare(
-    *,
-    data: EventDataModule,
-    partitions: int | None = None,
-    workers: int = 1,
-    engine: Literal["local", "ray"] = "local",
+    *, data: EventDataModule, partitions: int | None = None, workers: int = 1, engine: Engine = "local"
 ) -> None:
     """Prepare a log that is larger than memory; what trains on it afterwards maps it from the cache.
 

@@ -20,7 +20,7 @@ from recalign.run.chain import Chain, parallel
 from recalign.run.chain.parallel import Progress, number_of_workers, run_here, run_side_by_side
 from recalign.run.chain.plan import Plan
 from recalign.run.chain.steps import Step
-from recalign.workers import LocalWorkers, RayWorkers, _room
+from recalign.workers import LocalWorkers, RayWorkers
 
 
 def test_steps_get_the_results_of_what_they_need_and_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -118,13 +118,6 @@ def test_gpus_are_dealt_out(monkeypatch: pytest.MonkeyPatch, visible: str | None
     assert [environment.get("CUDA_VISIBLE_DEVICES") for environment in seen] == given
 
 
-def test_a_cluster_has_room_or_says_what_it_lacks():
-    assert _room({"CPU": 8.0, "GPU": 3.0}, {"CPU": 2.0, "GPU": 0.5}) == 4
-    assert _room({"CPU": 3.0}, {"CPU": 1.0, "GPU": 0.0}) == 3
-    with pytest.raises(InputError, match=r"8 CPU, 0 GPU, too little for one task"):
-        _room({"CPU": 8.0}, {"CPU": 1.0, "GPU": 1.0})
-
-
 def run_with_deaths(workers: LocalWorkers | RayWorkers, folder: Path) -> tuple[str, str]:
     """What the step after the one that died once has written, and how the run ended."""
     steps = [
@@ -166,11 +159,3 @@ def test_a_chain_on_ray_has_the_figures_of_one_in_order(tmp_path: Path, trial):
     tables = [pl.read_csv(tmp_path / f"runs/{name}/comparison.csv") for name in ("order", "ray")]
     ours, theirs = (table.filter(pl.col("metric") != "cost/seconds") for table in tables)
     assert ours.equals(theirs)
-
-
-@pytest.mark.long
-@pytest.mark.usefixtures("ray")
-def test_a_cluster_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    with pytest.raises(InputError, match="no Ray cluster to reach"):
-        RayWorkers(None, 1, 0)

@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from itertools import repeat
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -55,7 +55,7 @@ from recalign.data.sequences.store import (
 )
 from recalign.errors import InputError, require_positive
 from recalign.files import write_json
-from recalign.workers import LocalWorkers, RayWorkers
+from recalign.workers import Engine, LocalWorkers, RayWorkers
 
 ROWS_OF_A_PARTITION = 4_000_000
 SAMPLED_USERS = 1_000_000
@@ -65,12 +65,7 @@ ROW, PARTITION = "row of the log", "partition of the user"
 USERS_OF_FIGURES = "users whose figures these are; their ids follow each other"
 
 
-def prepare(
-    data: EventDataModule,
-    partitions: int | None = None,
-    workers: int = 1,
-    engine: Literal["local", "ray"] = "local",
-) -> Report:
+def prepare(data: EventDataModule, partitions: int | None = None, workers: int = 1, engine: Engine = "local") -> Report:
     """Prepare a log that need not fit in memory, in partitions of users; afterwards it is read from the cache.
 
     Args:

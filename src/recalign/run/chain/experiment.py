@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from recalign.errors import InputError, require_positive, require_seed
 from recalign.evaluation.methods import BASE_STAGES
@@ -11,6 +11,7 @@ from recalign.evaluation.roles import reranked_method
 from recalign.evaluation.rows import is_post_trained, row_of
 from recalign.posttrain.base import KEEP
 from recalign.recommender.interpolation import require_share
+from recalign.workers import Engine
 
 if TYPE_CHECKING:
     from recalign.data.simulation import World
@@ -81,7 +82,7 @@ class Chain:
     world: World | None = None
     root: str = "runs"
     workers: int | None = None
-    engine: Literal["local", "ray"] = "local"
+    engine: Engine = "local"
     threads: int | None = None
     num_cpus: float | None = None
     num_gpus: float = 0.0
