@@ -170,7 +170,8 @@ class RowSharding(DDPStrategy):
         if self._sharded:
             folder = Path(filepath).parent
             folder.mkdir(parents=True, exist_ok=True)
-            for key in {"state_dict", "current_model_state"} & checkpoint.keys():
+            # In one order in all processes: that of a set would differ, and tables would be exchanged.
+            for key in [key for key in ("state_dict", "current_model_state") if key in checkpoint]:
                 weights = checkpoint[key].items()
                 checkpoint[key] = {n: gather_rows(x, folder) if n in self._sharded else x for n, x in weights}
             if "optimizer_states" in checkpoint:
