@@ -153,10 +153,10 @@ def test_modules_do_not_ask_the_trainer_for_its_datamodule():
 
 
 CEILINGS = {
-    "lines": 33_256,
-    "statements": 17_953,
-    "functions": 2_005,
-    "bytes": 1_637_964,
+    "lines": 33_265,
+    "statements": 17_961,
+    "functions": 2_004,
+    "bytes": 1_638_305,
     "packages": 8,
     "modules beside them": 10,
     "lines of tests": 30_432,

@@ -48,7 +48,7 @@ def main() -> None:
             busy.kill()
     metric = "seconds beside a busy process" if busy else "seconds"
     for name in given.settings:
-        row = lines("ml-100k", name, {metric: [turn[name] for turn in turns]}, [given.turns], middle)
+        row = lines("ml-100k", name, {metric: [turn[name] for turn in turns]}, range(given.turns), middle)
         print(row.select("row", "metric", "mean", "ci_low", "ci_high").row(0))
         save(row, "speed/threads", "row", "metric")
 

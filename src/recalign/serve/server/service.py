@@ -8,9 +8,11 @@ import ipaddress
 import math
 import os
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -26,7 +28,7 @@ MAX_WAITING = 256
 """Requests that may wait."""
 TIMEOUT = 10.0
 """Seconds after which a request is given up."""
-SHORT = 0.01
+SHORT = 0.003
 """Seconds for which the event loop may answer by itself, while nothing else happens in it."""
 A = TypeVar("A")
 R = TypeVar("R")
@@ -46,7 +48,8 @@ class Batcher(Generic[A, R]):
         threads: how many.
         cost: of what was asked. What is taken together costs `MAX_BATCH_PAIRS` at most.
         seconds: that an answer is expected to take. While no thread is busy and all that waits takes `SHORT` together,
-            the loop answers it: to wake a thread and be woken by it costs more than a short answer.
+            the loop answers it: to wake a thread and be woken by it costs more than a short answer. Else a thread for
+            each that waits is woken, and takes until nothing waits.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class Batcher(Generic[A, R]):
         self.work, self.cost, self.seconds = work, cost, seconds
         self.waiting = deque[tuple[A, asyncio.Future[R]]]()
         self.pool, self._busy, self._threads = ThreadPoolExecutor(threads, name), 0, threads
+        self._lock = threading.Lock()  # of what waits and who is busy, while threads take
 
     async def ask(self, what: A) -> R:
         """The answer.
@@ -78,9 +82,11 @@ class Batcher(Generic[A, R]):
     def _start(self) -> None:
         while not self._busy and sum(self.seconds(one) for one, _ in self.waiting) <= SHORT and (taken := self._take()):
             self._deliver(taken, self._answer(taken))
-        while self._busy < self._threads and (taken := self._take()):
-            self._busy += 1
-            self.pool.submit(self._answer_in_thread, taken, asyncio.get_running_loop())
+        with self._lock:
+            wake = min(self._threads - self._busy, len(self.waiting))
+            self._busy += wake
+        for _ in range(wake):
+            self.pool.submit(self._answer_in_thread)
 
     def _take(self) -> list[tuple[A, asyncio.Future[R]]]:
         """What is answered next. What was given up while it waited is dropped."""
@@ -100,13 +106,16 @@ class Batcher(Generic[A, R]):
         except Exception as error:
             return [error] * len(taken)
 
-    def _answer_in_thread(self, taken: list[tuple[A, asyncio.Future[R]]], loop: asyncio.AbstractEventLoop) -> None:
-        loop.call_soon_threadsafe(self._finish, taken, self._answer(taken))
-
-    def _finish(self, taken: list[tuple[A, asyncio.Future[R]]], answers: Sequence[R | Exception]) -> None:
-        self._busy -= 1
-        self._start()
-        self._deliver(taken, answers)
+    def _answer_in_thread(self) -> None:
+        """Answer until nothing waits."""
+        while True:
+            with self._lock:
+                if not (taken := self._take()):
+                    self._busy -= 1
+                    return
+            answers, loop = self._answer(taken), taken[0][1].get_loop()
+            with suppress(RuntimeError):  # the loop has ended: nobody waits any more
+                loop.call_soon_threadsafe(self._deliver, taken, answers)
 
     def _deliver(self, taken: list[tuple[A, asyncio.Future[R]]], answers: Sequence[R | Exception]) -> None:
         for (_, waiting), answer in zip(taken, answers, strict=True):
