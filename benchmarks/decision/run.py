@@ -36,10 +36,10 @@ from benchmarks.decision.records import cut, load
 from benchmarks.decision.records import save as save_records
 from benchmarks.decision.worlds import CANDIDATES, ROLES, kind_of, plan_of, truth_of
 from benchmarks.lib import FOLDER, SCHEMA, beside_other_logs, commit, markdown, save
+from recalign.data.sequences.audit import MIN_GAIN_SD
 from recalign.evaluation.comparison import SCHEMA as ROW
 from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.decision import Decision, decide
-from recalign.evaluation.findings import MIN_GAIN_SD
 from recalign.evaluation.sources import Sources
 from recalign.files import read_json, write_json, write_text
 from recalign.posttrain.base import KEEP

@@ -88,6 +88,8 @@ def test_the_page_says_what_the_test_tells():
     decision = decide(table(), table(split="validation"), reports(), checked())
     assert "truly is 0.127 sd" in answer.told(decision)
     assert "is kept if 97.6% truly is" in answer.told(decision)
+    exact = table(gains={"mine": (0.004, 0.006)})  # .015 + .842 .001 / 1.96: a smaller estimate is no gain
+    assert "truly is 0.015 sd" in answer.told(decide(exact, table(split="validation"), reports(), checked()))
     unknown = table(gains={"mine": (math.nan, math.nan)})
     assert answer.told(decide(unknown, table(split="validation"), reports(), checked())) is None
 

@@ -60,6 +60,7 @@ def test_validation_chooses_and_the_test_measures():
         ({"kept": {"mine": 0.96}}, {}, "not decided", "more than 95.0% is needed"),  # 96 % less .43 of 3 %
         ({"kept": {"mine": 0.965}}, {}, "ship", "Gain of mine"),
         ({"gains": {"mine": (0.001, 0.012)}}, {}, "do not ship", "more than +0.015 sd is needed"),
+        ({"gains": {"mine": (-0.002, 0.012)}}, {}, "do not ship", "+0.012 sd at most: more than +0.015 sd is needed"),
         ({"gains": {"mine": (-0.1, 0.3)}}, {}, "not decided", "at least -0.068 sd"),
         ({"gains": {"mine": (-0.01, 0.21)}}, {}, "ship", "at least +0.008 sd"),  # one-sided
         ({}, {"verdict": "no_signal"}, "do not ship", "no signal"),

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
 
+from recalign.data.sequences.audit import MIN_GAIN_SD
 from recalign.evaluation.comparison import HIGH, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable, Interval, figure
 from recalign.evaluation.decision import Candidate, Decision
@@ -149,7 +150,7 @@ def told(decision: Decision) -> str | None:
     return (
         f"This test sees a gain with a chance of {POWER:.0%} if it truly is {tells[GAIN]:.3f} sd, and that "
         f"{MIN_NDCG_RETAINED:.0%} of NDCG@10 is kept if {MIN_NDCG_RETAINED + tells[RETAINED]:.1%} truly is. Four times "
-        "the users halve these distances."
+        f"the users halve what users add to these distances; a gain below {MIN_GAIN_SD} sd is never seen."
     )
 
 

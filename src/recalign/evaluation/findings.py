@@ -31,8 +31,6 @@ INFORMATIVE = ("moderate", "strong")
 """Verdicts on reward models that know more than averages do."""
 CHANCE = 0.5
 """Share of pairs of rewards that a coin puts in the right order."""
-MIN_GAIN_SD = 0.015
-"""A gain whose interval ends below so many standard deviations of the reward is no gain."""
 COVERAGE = "policy/coverage@10"
 MAX_PLACEBO_CORRELATION = 0.1
 """A placebo whose rewards still correlate more with the true ones, user means taken out, is none."""

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Literal, NamedTuple
 
+from recalign.data.sequences.audit import MIN_GAIN_SD
 from recalign.evaluation.comparison import ALL, PLACEBO_FACTOR, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable, Interval
 from recalign.evaluation.evaluated_runs import ALL_USERS
-from recalign.evaluation.findings import MAX_USER_FACTOR, MIN_GAIN_SD, Finding
+from recalign.evaluation.findings import MAX_USER_FACTOR, Finding
 from recalign.evaluation.roles import COUNTED_ROWS, REWARD_FREE
 from recalign.recommender.interpolation import MIN_NDCG_RETAINED, RETENTION_CONFIDENCE
 
@@ -167,7 +168,8 @@ class Verdict:
         """How far above the limit the truth has to lie to pass with a probability; nan where it was not measured."""
         if self.estimated.interval is None:
             return math.nan
-        return self.estimated.interval.error * sum(map(NormalDist().inv_cdf, (self.confidence, power)))
+        error, (sure, seen) = self.estimated.interval.error, map(NormalDist().inv_cdf, (self.confidence, power))
+        return max(error * sure, self.test.least - self.test.limit) + error * seen
 
     def finding(self) -> Finding:
         """The verdict as a sentence, with what would decide it."""
@@ -176,7 +178,7 @@ class Verdict:
             text = f"{self.test.name} of {self.row} beside {other}: not measured."
             return Finding(0, text, "Evaluate both again, with the same seeds.")
         said = self.test.claim.format(row=self.row, value=show.format(interval.value), other=other)
-        low, high, limit = (show.format(number) for number in (self.bound, interval.high, self._limit))
+        low, high, limit = (show.format(number) for number in (self.bound, interval.high, self._limit(interval)))
         bound = f"at least {low} with a confidence of {self.confidence:.1%}"
         if self.outcome == "pass":
             return Finding(1, f"{said}, {bound}.")
@@ -184,9 +186,9 @@ class Verdict:
             return Finding(-1, f"{said}, {high} at most: more than {limit} is needed.", self.test.remedy)
         return Finding(0, f"{said}, {bound}: more than {limit} is needed.", self._remedy(interval))
 
-    @property
-    def _limit(self) -> float:
-        return self.test.limit if self.bound <= self.test.limit else self.test.least
+    def _limit(self, interval: Interval) -> float:
+        end = interval.high if self.outcome == "fail" else self.bound
+        return self.test.limit if end <= self.test.limit else self.test.least
 
     def _remedy(self, interval: Interval) -> str:
         """How many times the users it takes, if the estimate holds and errors shrink with their square root.

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from recalign.data.sequences import High, LeaveLast, UserGroups, build_sequences
+from recalign.data.sequences import High, LeaveLast, UserGroups, audit, build_sequences
 from recalign.data.sequences.audit import LONGER, SEEN, leaks, span_figures, split_figures
 
 from .tables import table
@@ -59,6 +59,12 @@ def test_who_can_be_measured_is_counted():
     events = table(users, [0] * len(users), range(len(users)))
     figures = split_figures(build_sequences(events, LeaveLast(1, 2), None, UserGroups(1.0)), 50)
     assert (figures[LONGER], figures["users of A with test events"]) == (2, 3)
+
+
+def test_no_number_of_users_tells_a_gain_that_is_too_small_to_ship(sequences, monkeypatch):
+    users = split_figures(sequences, 4)["users of A with test events"]
+    monkeypatch.setattr(audit, "GAIN_ERROR", 0.001 * users**0.5)
+    assert split_figures(sequences, 4)[audit.GAIN_TOLD] == pytest.approx(0.015 + 0.842 * 0.001)
 
 
 def test_targets_that_were_met_before_are_counted():

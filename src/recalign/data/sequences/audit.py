@@ -67,6 +67,8 @@ noisy as ML-100K 5 % of the judges with 1,050 know nothing, and 45 % of those wi
 
 GAIN_TOLD = "smallest gain in value that the test tells, about, in standard deviations of the reward"
 LOSS_TOLD = "smallest loss of NDCG@10 that it tells, about, if the start hits a tenth of the test events"
+MIN_GAIN_SD = 0.015
+"""A gain whose interval ends below so many standard deviations of the reward is no gain."""
 Z_95, Z_80 = 1.645, 0.842
 GAIN_ERROR, NDCG_ERROR, HIT = 0.09, 0.36, 0.1
 """Standard errors of a gain, times the square root of the users (nine worlds in ten have less), and of NDCG retained,
@@ -131,6 +133,7 @@ def split_figures(sequences: Sequences, max_length: int) -> Section:
     rated_N = frame.filter(trained & pl.col("reward").is_not_null())["user"].to_numpy()
     judged = min(int(sequences.users_in(group)[rated_N].sum()) for group in ("B1", "B2"))
     groups = pl.Series(sequences.group).value_counts().sort("").iter_rows()
+    error = GAIN_ERROR / max(int((in_a & tested).sum()), 1) ** 0.5
     return {
         CATALOGUE: sequences.num_warm,
         **({COLD: sequences.num_items - sequences.num_warm} if sequences.features else {}),
@@ -138,7 +141,7 @@ def split_figures(sequences: Sequences, max_length: int) -> Section:
         LEFT_OUT: int(tested.sum() - with_events(sequences).sum()),
         LONGER: int((np.bincount(frame["user"].to_numpy()) >= SHORT).sum()),
         "users of A with test events": int((in_a & tested).sum()),
-        GAIN_TOLD: (Z_95 + Z_80) * GAIN_ERROR / max(int((in_a & tested).sum()), 1) ** 0.5,  # with a power of .8
+        GAIN_TOLD: max(Z_95 * error, MIN_GAIN_SD) + Z_80 * error,  # with a power of .8
         LOSS_TOLD: 2 * Z_80 * NDCG_ERROR / max(HIT * int((frame["split"] == SPLITS["test"]).sum()), 1) ** 0.5,
         **({JUDGED: judged} if frame["reward"].count() and not in_a.all() else {}),
         "events of the longest history": int(np.diff(sequences.offset).max()),
