@@ -141,6 +141,7 @@ def test_figures_without_a_row_are_not_tested():
 def test_too_few_users_are_not_tested():
     one = watched(weeks(0, MIN_USERS // 2).with_columns(reward=pl.col("reward") / (1 + 9 * (WEEK == 4))))
     assert one.table["p"].count() == 0
+    assert one.table.schema["p"] == pl.Float64  # beside a version that is tested, in one file
     assert of(one, "list", 3)["users"] < MIN_USERS
     assert of(one, "list", 3)["value"] < of(one, "list")["value"] / 2
 

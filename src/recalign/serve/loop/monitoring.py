@@ -141,7 +141,8 @@ def _report(
         shown = rows.filter("shown", at=n)
         counts = {f"{name}s": shown[column].n_unique() for name, column in COUNTED.items()}
         table += _compared({"window": n, "dates": _dates(begins, start, end), **counts}, each)
-    return VersionReport(pl.DataFrame(table, infer_schema_length=None), left_out, rest)
+    types = {"p": pl.Float64}  # also where nothing is tested
+    return VersionReport(pl.DataFrame(table, schema_overrides=types, infer_schema_length=None), left_out, rest)
 
 
 def _compared(window: dict[str, Any], each: Mapping[str, tuple[list[Estimate], np.ndarray]]) -> list[dict[str, Any]]:
