@@ -250,6 +250,14 @@ def test_a_log_from_a_shipped_yaml(log_root: Path):
     assert (settings["log"]["name"], settings["root"]) == ("ml-100k", str(log_root))
 
 
+@pytest.mark.parametrize(("root", "read"), [(".", "."), ("../raw", "../raw"), ("/raw", "/raw"), ("${oc.env:D}", None)])
+def test_the_root_of_a_logs_yaml_is_beside_it_whoever_calls(tmp_path: Path, root: str, read: str | None):
+    (tmp_path / "mine.yaml").write_text(f"data: {{root: '{root}', log: {{name: mine, files: [a.csv]}}}}")
+    log = ra.Log.from_config(tmp_path / "mine.yaml")
+    found = yaml.safe_load(log.yaml.read_text())["data"]["root"]
+    assert found == (root if read is None else str((tmp_path / read).resolve()))
+
+
 def test_python_and_the_command_divide_a_log_alike(frame: pl.DataFrame, tmp_path: Path):
     def settings(log: ra.Log) -> dict[str, Any]:
         return yaml.safe_load(log.yaml.read_text())["data"]

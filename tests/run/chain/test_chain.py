@@ -548,6 +548,8 @@ def test_a_quick_chain_trains_the_highlight_and_placebos_alone():
         "start",
         "asft",
     ]
+    reranked = Chain(log="", methods=["start", "bc", "asft", "asft_rerank"], highlight="asft_rerank")
+    assert reranked.quickened().methods == ["start", "asft", "asft_rerank"]
 
 
 def test_what_lies_above_a_chain_is_found_from_its_own_folder_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

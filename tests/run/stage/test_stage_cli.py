@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -308,6 +309,14 @@ def test_an_interrupted_run_is_marked_and_can_go_on(monkeypatch: pytest.MonkeyPa
     fit("--ckpt_path", "last")
     assert yaml.safe_load(RUN.manifest.read_text())["status"] == "finished"
     assert_same_weights(Path("runs/toy/whole/seed-0/checkpoints/last.ckpt"), RUN.last)
+
+
+def test_an_interrupted_evaluation_is_not_sent_to_another_checkpoint(monkeypatch: pytest.MonkeyPatch):
+    fit()
+    monkeypatch.setattr("stage_doubles.Toy.test_step", MagicMock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr("signal.signal", lambda *_: None)  # Lightning switches Ctrl-C off for good
+    with pytest.raises(KeyboardInterrupt, match="run the same command again"):
+        run_stage(parse_stage(["test", "--config", "toy.yaml"]))
 
 
 def test_another_optimizer_and_a_scheduler_take_the_place_of_the_stages_own():

@@ -15,7 +15,7 @@ import wandb
 
 from recalign.run.stage import parse_stage, run_stage
 from recalign.run.stage.callbacks import TrainingMonitor
-from recalign.run.stage.loggers import CSVLog
+from recalign.run.stage.loggers import CSVLog, wandb_name
 
 FIT = ["fit", "--config", "toy.yaml", "--trainer.enable_progress_bar", "false"]
 RUN = Path("runs/toy/recommender/seed-0")
@@ -106,15 +106,31 @@ def test_a_run_that_is_open_is_left_alone(monkeypatch: pytest.MonkeyPatch, warne
     monkeypatch.setenv("WANDB_MODE", "offline")
     with wandb.init(project="mine", dir=str(Path.cwd()), settings=wandb.Settings(silent=True)) as mine:
         run_stage(parse_stage(FIT))
+        run_stage(parse_stage([*FIT, "--trainer.logger", own("WandbLogger")]))
         assert wandb.run is mine
     assert "another run is active" in warned()[0]
 
 
+def test_a_run_that_failed_is_ended_so_that_the_next_one_can_begin(
+    break_wandb: Callable[[str], None], warned: Callable[[], list[str]]
+):
+    break_wandb("sdk.wandb_run.Run.log_artifact")
+    run_stage(parse_stage(FIT))
+    assert wandb.run is None
+    assert warned() == ["W&B is off for this run: wandb is broken"]
+
+
+def test_an_artifact_is_called_as_wandb_allows():
+    assert wandb.Artifact(wandb_name("läden 2/été-seed-0"), type="model").name == "l_den_2__t_-seed-0"
+
+
 def test_ones_own_wandb_logger_takes_the_place_of_ours(monkeypatch: pytest.MonkeyPatch):
     seen: dict[str, Any] = {}
+    run = MagicMock()
     monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setattr("wandb.init", lambda **kwargs: seen.update(kwargs) or MagicMock())
+    monkeypatch.setattr("wandb.init", lambda **kwargs: seen.update(kwargs) or run)
     run_stage(parse_stage([*FIT, "--trainer.logger", own("WandbLogger", project="mine")]))
+    run.finish.assert_called_once_with(exit_code=0)  # or the next stage would log into it
     assert seen["project"] == "mine"
     assert rows(RUN / "metrics.csv")
 

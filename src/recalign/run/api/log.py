@@ -140,6 +140,8 @@ class Log:
         if not isinstance(settings, dict) or "name" not in (settings.get("log") or ()):
             remedy = "name one of `recalign configs`, such as ml-100k"
             raise InputError("is not the YAML of a log", where=str(path), remedy=remedy)
+        if isinstance(root := settings.get("root"), str) and "${" not in root:
+            settings["root"] = path.parent / Path(root).expanduser()  # beside the YAML, as for the command
         return cls._create(settings["log"]["name"], settings | data, folder, {})
 
     @classmethod
@@ -156,7 +158,8 @@ class Log:
                 )
             write_parquet(table, path)
         root = settings.get("root") or (place if tables else None)
-        own = {"root": Path(str(root)).expanduser().resolve()} if root else {}  # the caller's folder, not this one's
+        named = root and "${" not in str(root)
+        own = {"root": Path(str(root)).expanduser().resolve()} if named else {}  # the caller's folder, not this one's
         text = yaml_text({"data": to_builtin({"cache": (place / "cache").resolve(), **settings, **own})})
         # another Log's YAML in this folder stays as it is
         names = ("log" + f"-{number}" * (number > 1) + ".yaml" for number in count(1))

@@ -131,7 +131,7 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], Overrides]:
         stage = None
         if option.startswith("--stages."):
             stage, _, key = option.removeprefix("--stages.").partition(".")
-            if not key:
+            if not stage or not key:
                 raise InputError("names no setting", where=option, remedy="write --stages.STAGE.KEY VALUE")
             option = f"--{key}"
         overrides.setdefault(stage, []).append({option.removeprefix("--"): value})

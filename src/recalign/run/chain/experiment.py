@@ -104,7 +104,8 @@ class Chain:
 
     def quickened(self) -> Chain:
         """The same with the methods of a `quick` one."""
-        own = {method for method in self.methods if not row_of(method).trained or method == self.highlight}
+        followed = {self.highlight, reranked_method(self.highlight or "")}
+        own = {method for method in self.methods if not row_of(method).trained or method in followed}
         own |= {placebo for placebo, method in self.placebos.items() if method in own}
         kept = [method for method in self.methods if method in own and (reranked_method(method) or method) in own]
         return replace(self, methods=kept)

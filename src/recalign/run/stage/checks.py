@@ -140,7 +140,8 @@ def checkpoints(stage: ParsedStage) -> None:
         if key.startswith(KEPT_ON_RESUME) and not key.startswith(FREE_ON_RESUME) and not optional:
             what = f"{now.get(key)!r}, and the run began with {began.get(key)!r}"
             config = stage.checkpoint.parent.parent / "config.yaml"
-            remedy = f"continue it with its own settings: --config {config}; or start anew, without --ckpt_path"
+            anew = "; or start anew, without --ckpt_path" if stage.training else ""
+            remedy = f"give its own settings: --config {config}{anew}"
             raise InputError(what, where=key, remedy=remedy)
 
 

@@ -103,7 +103,8 @@ class Stage(ParsedStage):
             except SIGTERMException:
                 raise
             except SystemExit as stop:  # what Lightning makes of Ctrl-C
-                again = "add --ckpt_path last to go on" if self.folder.last.is_file() else "run the same command again"
+                goes_on = self.training and self.folder.last.is_file()  # `test` would take it for what to evaluate
+                again = "add --ckpt_path last to go on" if goes_on else "run the same command again"
                 raise KeyboardInterrupt(again) from stop
             except RuntimeError as error:
                 if trainer.world_size == 1 or not GONE.search(str(error)):

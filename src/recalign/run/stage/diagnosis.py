@@ -32,7 +32,7 @@ ROOMS = (callbacks, loggers, optim, optim.lr_scheduler)
 """Lightning's callbacks and loggers, torch's optimisers and schedulers may be named without their module."""
 
 KEY, CLASS = re.compile(r'Parser key "(.+?)"'), re.compile(r"Problem with given class_path '(.+)'")
-UNKNOWN = re.compile(r"Option '([^']+)' is not|does not accept option '([^']+)'|unrecognized arguments: ([^\s=]+)")
+UNKNOWN = re.compile(r"Option '([^']+)' is not|does not accept option '([^']+)'|unrecognized arguments: (-[^\s=]+|.+)")
 MISSING = re.compile(r'arguments are required: (.+)|Key "(.+?)" is required')
 NO_CLASS = re.compile(r"No module named|has no attribute|import path|Import path|Not a valid subclass|class path")
 TYPE = re.compile(r"Expected an? (?:typing\.Literal(\[.+?\])|(?:<class ')?(.+?)(?:'>)?)(?:\. Got value.*)?$")
@@ -64,6 +64,9 @@ def diagnose(error: Exception, parser: ArgumentParser, sources: Sources) -> Inpu
         if class_path.endswith(("LightningModule", "LightningDataModule")):
             what, where = f"{key} has values but no class yet", _source(sources, key)
             return InputError(what, where=where, remedy=GIVEN_BY["model"])
+        if (word := unknown[3]) and not word.startswith("-"):
+            remedy = "words without an option come first; YAML may follow --config too"
+            return InputError(f"{word!r} belongs to no option", remedy=remedy)
         key = f"{key}.{short(next(filter(None, unknown.groups())).lstrip('-'))}".lstrip(".").removesuffix(".class_path")
         return InputError(f"there is no key {key!r}", where=_source(sources, key), remedy=_suggest(key, known))
     if missing := MISSING.search(text):

@@ -6,6 +6,7 @@ import csv
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -128,8 +129,11 @@ class WandbLog(WandbLogger):
         """Nothing to do: the whole configuration was logged at the start."""
 
     def finish(self, exit_code: int = 0) -> None:
-        """End the run. Nothing is logged later."""
+        """End the run, also one that failed, or this process could begin no other. Nothing is logged later."""
         self.use(lambda run: run.finish(exit_code=exit_code))
+        if self.failed and self._experiment is not None:
+            with suppress(Exception):  # it has been said that W&B is off
+                self._experiment.finish(exit_code=1)
         self.failed = True
 
 
@@ -172,6 +176,8 @@ def wandb_log(folder: Path, **settings: Any) -> WandbLog | None:
         return None
     # The run starts now, so that an error shows before training.
     log.use(lambda run: [run.define_metric(name, summary=best) for name, best in BEST.items()])
+    if log.failed:
+        log.finish(1)
     return None if log.failed else log
 
 
@@ -202,4 +208,4 @@ def log_result(run: Any, folder: RunFolder, manifest: Manifest) -> None:
 
 def wandb_name(name: str) -> str:
     """A name that W&B takes for an artifact."""
-    return re.sub(r"[^\w.-]", "_", name)
+    return re.sub(r"[^\w.-]", "_", name, flags=re.ASCII)

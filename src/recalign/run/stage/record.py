@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -32,6 +33,7 @@ def recorded_run(stage: ParsedStage, trainer: Trainer, data: LightningDataModule
     the trust report that it has written anew is recorded; other commands leave the folder of a trained run as it is.
     """
     folder, manifest = stage.folder, _begin(stage, data)
+    active = getattr(sys.modules.get("wandb"), "run", None)  # the user's, who ends it
     trainer.loggers = _loggers(stage, manifest, trainer.loggers)
     began, started, code = time.monotonic(), time.time(), 1
     try:
@@ -49,10 +51,13 @@ def recorded_run(stage: ParsedStage, trainer: Trainer, data: LightningDataModule
                 _end(folder, manifest, began, error=what or type(error).__name__)
         raise
     finally:
-        for log in [logger for logger in trainer.loggers if isinstance(logger, WandbLog)]:
-            if stage.training and code == 0:
-                log.use(lambda run: log_result(run, folder, manifest))
-            log.finish(code)
+        for log in [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]:
+            if isinstance(log, WandbLog):
+                if stage.training and code == 0:
+                    log.use(lambda run: log_result(run, folder, manifest))
+                log.finish(code)
+            elif log._experiment is not None and log._experiment is not active:
+                log._experiment.finish(exit_code=code)  # or the next stage of this process would log into it
 
 
 def _begin(stage: ParsedStage, data: LightningDataModule) -> Manifest:
