@@ -104,7 +104,7 @@ IN_RANGE = {
     "0": "alpha bad beta cloning cooccurrence_dim dropout gamma good "
     "gradient_clip_val id_dropout keep kl lr min_delta negative num_factors num_sanity_val_steps "
     "overfit_batches patience reload_dataloaders_every_n_epochs save_top_k seed seed_everything share_a test "
-    "validation value_lr weight_decay width",
+    "untouched validation value_lr weight_decay width",
     "-1": "max_epochs max_steps negative num_sanity_val_steps save_top_k",
     "7": "cache",
     "much": "cache",

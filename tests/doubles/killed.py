@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import polars as pl
 import torch
 
+from recalign.cli import with_config_files
 from recalign.data.sequences import High
 from recalign.run.stage import RunFolder, parse_stage, run_stage
 from recalign.run.stage.loggers import CSVLog
@@ -54,7 +55,8 @@ def _fit(words: tuple[str, ...], at_write: int | None, by: int) -> None:
         writes = itertools.count()
         for owner, name in ((os, "fsync"), (os, "replace"), (CSVLog, "log_metrics")):
             setattr(owner, name, _dying(getattr(owner, name), writes, at_write, by))
-    run_stage(parse_stage(["fit", *words, "--trainer.enable_progress_bar", "false"]))
+    words = (*words, "--trainer.enable_progress_bar=false")
+    run_stage(parse_stage(["fit", *with_config_files("fit", list(words))]))
 
 
 def _dying(call: Callable[..., Any], writes: Iterator[int], at: int, by: int) -> Callable[..., Any]:
