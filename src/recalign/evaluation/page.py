@@ -11,6 +11,7 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
+from recalign.data.sequences.audit import MIN_GAIN_SD
 from recalign.evaluation import findings, plots
 from recalign.evaluation.answer import ab_test, cards, caveats, heading, headline, more_value, told
 from recalign.evaluation.comparison import ALL, HIGH, SHOWN, VALUE
@@ -87,6 +88,7 @@ def write_page(folder: Path, sources: Sources) -> Path:
             "ab_test": ab_test(decision, table),
             "told": told(decision),
             "reasons_shown": REASONS,
+            "least_gain": MIN_GAIN_SD,
         }
     html = environment.from_string(text).render(
         vars(sources)
