@@ -55,6 +55,18 @@ def test_values_by_hand(tmp_path):
     assert chain_comparison.read(tmp_path).equals(frame)
 
 
+def test_a_single_user_says_nothing_of_others(tmp_path):
+    """All draws have the same figure then: an interval without width, which would exclude 0."""
+    write(tmp_path, "start", 0, [1, 3, 0, 20], **{"judge@10": [1, 1, None, None]})
+    write(tmp_path, "mine", 0, [1, 3, 0, 20], **{"judge@10": [2, 2, None, None]})
+    frame = RunsComparison(tmp_path, draws=50).make()
+    for kind in ("diff", "holm"):
+        value, *ends = cell(frame, "mine", f"{kind}_start/value/judge@10")
+        assert (value, np.isnan(ends).all()) == (1, True)
+    assert cell(frame, "mine", "p_start/value/judge@10")[0] == 1
+    assert not np.isnan(cell(frame, "mine", "all/ndcg@10")).any()
+
+
 def test_a_figure_that_some_seed_lacks_has_no_mean(tmp_path):
     write(tmp_path, "start", 0, [1, 3, 0, 20], {"value/snips": 0.5})
     write(tmp_path, "start", 1, [1, 1, 1, 1], {"value/snips": None})

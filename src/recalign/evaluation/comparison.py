@@ -13,8 +13,9 @@ Two kinds of difference serve the decision alone, and have no Holm's correction 
 value less those of rows that take no training (`COUNTED_ROWS`: popularity, say).
 
 ``best_baseline`` is the one with the higher mean of that metric over its seeds, in that split. A row with ``seed=all``
-is the mean over seeds with a 95 % interval over users and seeds (plain numbers: seeds, or none). What a method does not
-have has no row; a reference has none against itself; methods are paired on the seeds that both have.
+is the mean over seeds with a 95 % interval over users and seeds (nan of a single user; plain numbers: seeds, or none).
+What a method does not have has no row; a reference has none against itself; methods are paired on the seeds that both
+have.
 
 Suffixes: E events, R rows (a method's seeds, or differences), U users, S seeds, D draws.
 """
@@ -171,6 +172,8 @@ class SplitTable:
         start = 0
         for by_seed in measured:
             seeds = slice(start, start := start + len(by_seed))
+            if count_RU[seeds].any(axis=0).sum() == 1:  # a single user is in every draw, and says nothing of others
+                drawn_DR[:, seeds] = np.nan
             yield value_R[seeds], self.bootstrap.over_seeds(value_R[seeds], drawn_DR[:, seeds])
 
 
