@@ -254,6 +254,22 @@ def test_what_cannot_be_used(words, what, folder):
     assert refused.value.remedy
 
 
+@pytest.mark.parametrize(
+    ("table", "remedy"),
+    [
+        ("who,what,when\n", "name other files in --outcomes"),
+        ("who,what,when\n1,,10\n", "fill in the values, or leave the rows out"),
+        ("who,what,when\n1,2,-1\n", "correct the timestamps, or set --time_unit "),
+    ],
+)
+def test_a_remedy_names_what_the_command_has(table, remedy, folder):
+    (folder / "bought.csv").write_text(table)
+    with pytest.raises(InputError) as refused:
+        feedback(["log", "--outcomes", "bought.csv", "--user", "who", "--item", "what", "--time", "when"])
+    assert refused.value.remedy.startswith(remedy)
+    assert "data.log" not in refused.value.remedy
+
+
 def test_two_kinds_of_tables_are_not_one(folder):
     pl.DataFrame({"who": [[1]], "what": [1], "when": [1_000_000]}).write_parquet("odd.parquet")
     with pytest.raises(InputError, match="text or Parquet, not both"):

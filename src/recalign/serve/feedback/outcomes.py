@@ -51,5 +51,7 @@ def read(log: LogMapping, who: str, reward: str, pseudonym: Callable[[str], str]
     except InputError as error:
         options = {"data.log.files": "--outcomes", "data.log.timestamp": "--time", "data.log.user": f"--{who}"}
         where = options.get(error.where or "", (error.where or "").replace("data.log.", "--"))
-        raise InputError(error.what, where=where, remedy=error.remedy) from error
+        remedy = str(error.remedy).partition(": data.log.where")[0]  # there is no YAML, so no condition
+        remedy = remedy.replace("data.log.files", "--outcomes").replace("data.log.time_", "--time_")
+        raise InputError(error.what, where=where, remedy=remedy) from error
     return pl.DataFrame(columns).sort("time", maintain_order=True), nameless
