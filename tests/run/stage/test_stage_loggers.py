@@ -128,7 +128,13 @@ def test_ones_own_wandb_logger_takes_the_place_of_ours(monkeypatch: pytest.Monke
     seen: dict[str, Any] = {}
     run = MagicMock()
     monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setattr("wandb.init", lambda **kwargs: seen.update(kwargs) or run)
+
+    def init(**kwargs: Any) -> MagicMock:
+        seen.update(kwargs)
+        monkeypatch.setattr("wandb.run", run)
+        return run
+
+    monkeypatch.setattr("wandb.init", init)
     run_stage(parse_stage([*FIT, "--trainer.logger", own("WandbLogger", project="mine")]))
     run.finish.assert_called_once_with(exit_code=0)  # or the next stage would log into it
     assert seen["project"] == "mine"

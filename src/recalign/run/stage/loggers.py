@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import re
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -129,12 +130,22 @@ class WandbLog(WandbLogger):
         """Nothing to do: the whole configuration was logged at the start."""
 
     def finish(self, exit_code: int = 0) -> None:
-        """End the run, also one that failed, or this process could begin no other. Nothing is logged later."""
+        """End the run. Nothing is logged later."""
         self.use(lambda run: run.finish(exit_code=exit_code))
-        if self.failed and self._experiment is not None:
-            with suppress(Exception):  # it has been said that W&B is off
-                self._experiment.finish(exit_code=1)
         self.failed = True
+
+
+def active_run() -> Any:
+    """The `wandb.Run` that is active in this process, whoever began it; None: there is none."""
+    return getattr(sys.modules.get("wandb"), "run", None)
+
+
+def end_active_run(exit_code: int, but: Any = None) -> None:
+    """End the active run unless it is ``but``: the next stage of this process would log into it."""
+    run = active_run()
+    if run is not None and run is not but:
+        with suppress(Exception):  # it has been said that W&B is off
+            run.finish(exit_code=exit_code)
 
 
 def wandb_log(folder: Path, **settings: Any) -> WandbLog | None:
@@ -177,8 +188,9 @@ def wandb_log(folder: Path, **settings: Any) -> WandbLog | None:
     # The run starts now, so that an error shows before training.
     log.use(lambda run: [run.define_metric(name, summary=best) for name, best in BEST.items()])
     if log.failed:
-        log.finish(1)
-    return None if log.failed else log
+        end_active_run(1)
+        return None
+    return log
 
 
 def _warn(error: Exception) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,7 +19,7 @@ from recalign.distributed import is_rank_zero
 from recalign.files import sha256, write_text
 from recalign.run.stage import upstream
 from recalign.run.stage.folder import Manifest, RunFolder
-from recalign.run.stage.loggers import CSVLog, WandbLog, log_result, wandb_log
+from recalign.run.stage.loggers import CSVLog, WandbLog, active_run, end_active_run, log_result, wandb_log
 from recalign.run.stage.parsed import ParsedStage
 from recalign.run.words import without_values
 
@@ -33,7 +32,7 @@ def recorded_run(stage: ParsedStage, trainer: Trainer, data: LightningDataModule
     the trust report that it has written anew is recorded; other commands leave the folder of a trained run as it is.
     """
     folder, manifest = stage.folder, _begin(stage, data)
-    active = getattr(sys.modules.get("wandb"), "run", None)  # the user's, who ends it
+    active = active_run()  # the user's, who ends it
     trainer.loggers = _loggers(stage, manifest, trainer.loggers)
     began, started, code = time.monotonic(), time.time(), 1
     try:
@@ -51,13 +50,11 @@ def recorded_run(stage: ParsedStage, trainer: Trainer, data: LightningDataModule
                 _end(folder, manifest, began, error=what or type(error).__name__)
         raise
     finally:
-        for log in [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]:
-            if isinstance(log, WandbLog):
-                if stage.training and code == 0:
-                    log.use(lambda run: log_result(run, folder, manifest))
-                log.finish(code)
-            elif log._experiment is not None and log._experiment is not active:
-                log._experiment.finish(exit_code=code)  # or the next stage of this process would log into it
+        for log in [logger for logger in trainer.loggers if isinstance(logger, WandbLog)]:
+            if stage.training and code == 0:
+                log.use(lambda run: log_result(run, folder, manifest))
+            log.finish(code)
+        end_active_run(code, but=active)
 
 
 def _begin(stage: ParsedStage, data: LightningDataModule) -> Manifest:
