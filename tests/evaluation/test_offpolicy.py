@@ -195,6 +195,21 @@ def test_estimates_of_lists_by_hand():
     assert (rule.max_weight, rule.clipped) == (4, 0.5)
 
 
+@pytest.mark.parametrize(("first", "refused"), [([0.125, 0.5], False), ([0.1875, 0.375], True)])
+def test_a_mean_first_weight_counts_as_low_by_two_standard_errors(first, refused):
+    """Of weights 1/2 and 1 the mean of 3/4 may be chance; twice 3/4 is none."""
+    found = estimate(of_two(target_NK=np.log([[first[0], 0.25], [first[1], 0.5]])), min_ess=0, draws=10)
+    assert found.first_weight == pytest.approx(0.75)
+    assert ("items that these lists could not have" in str(found.refused)) == refused
+
+
+def test_the_first_weight_is_that_of_the_first_place_that_was_drawn():
+    kept = {"logged_NK": np.log([[1, 0.25], [1, 0.5]]), "target_NK": np.log([[1, 0.1875], [1, 0.375]])}
+    found = estimate(of_two(**kept, fixed_N=np.ones(2, int)), min_ess=0, draws=10)
+    assert (found.support, found.first_weight) == pytest.approx((1, 0.75))
+    assert "items that these lists could not have" in found.refused["cascade"]
+
+
 def test_a_candidate_that_changes_what_was_fixed_is_refused():
     made = np.stack([drawn(LOGGING, BEST, Explore(fixed=1, seed=n))[0] for n in range(400)])
     found = estimate(lists(made, fixed=1), draws=10)

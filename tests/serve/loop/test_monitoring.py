@@ -146,6 +146,13 @@ def test_too_few_users_are_not_tested():
     assert of(one, "list", 3)["value"] < of(one, "list")["value"] / 2
 
 
+def test_a_reference_of_too_few_users_tests_no_window():
+    table = weeks(0, 300).filter((WEEK >= 2) | (pl.col("user").cast(int) < MIN_USERS // 2))
+    one = watched(table)
+    assert of(one, "list", 1)["users"] > MIN_USERS > of(one, "list")["users"]
+    assert one.table["p"].count() == 0
+
+
 def test_each_version_has_its_own_reference():
     half = weeks(1, 300, version="v2").with_columns(pl.col("reward") / 2, timestamp=pl.col("timestamp") + 21 * DAY)
     mixed = pl.concat([weeks(0, 300), half]).sort("timestamp", maintain_order=True)
