@@ -172,7 +172,8 @@ def test_a_server_that_tells_no_version_of_a_file(monkeypatch):
     "url",
     [
         *("http://me:hunter22@shop/a.csv", "https://hunter22@shop/a.csv", "https://shop/a.parquet?x=1&sig=hunter22"),
-        *("https://shop/a.csv#hunter22", "s3://shop/a.csv#token=hunter22"),
+        *("https://shop/a.csv#hunter22", "s3://shop/a.csv#token=hunter22", "https://shop/a.csv?pwd=hunter22"),
+        *("s3://me:with/slash/hunter22@shop/a.csv", "postgresql://me:/hunter22@shop/rows"),
     ],
 )
 def test_a_url_holds_no_password(tmp_path, monkeypatch, capsys, url):
@@ -183,7 +184,7 @@ def test_a_url_holds_no_password(tmp_path, monkeypatch, capsys, url):
         with pytest.raises(InputError, match=r"data\.log: a URL") as caught:
             LogMapping("t", **settings)
         assert "hunter22" not in str(caught.value)
-    assert LogMapping("t", ["abfss://logs@shop/a.csv", "s3://shop/log-?.csv", "https://shop/a.csv?download=1"]).files
+    assert LogMapping("t", ["abfss://logs@shop/a.csv", "s3://shop/log-?.csv", "https://shop:80/a@b.csv?download=1"]).files
     with pytest.raises(InputError, match="proxy_url"):
         LogMapping("t", ["s3://a/b"], storage_options={"proxy_url": "http://me:hunter22@proxy"})
 

@@ -161,8 +161,9 @@ class LogMapping:
 
 def refuse_secret(url: str, key: str) -> None:
     """Refuse a URL with a password, or with a signature, in it. Raises InputError, which does not repeat it."""
-    parameter = rf"[?&;#][\w-]*({'|'.join([*SECRETS, 'sig', 'auth'])})[\w-]*="
-    if "://" in url and re.search(rf"//[^/]*:[^/]*@|^https?://([^/]*@|.*#)|{parameter}", url, re.IGNORECASE):
+    parameter = rf"[?&;#][\w-]*({'|'.join([*SECRETS, 'sig', 'auth', 'passwd', 'pwd'])})[\w-]*="
+    user = r"//[^/\[]*:(?!\d+/).*@"  # a password may have a slash in it, and what is digits up to one is a port
+    if "://" in url and re.search(rf"{user}|^https?://([^/]*@|.*#)|{parameter}", url, re.IGNORECASE):
         what = "a URL has what may open a store in it (USER:PASSWORD@, or ?TOKEN=), and that is not written down"
         raise InputError(what, where=key, remedy="leave it out, and give it as a variable in data.log.storage_options")
 
