@@ -303,6 +303,8 @@ def test_a_reward_model_without_signal_with_one_of_the_seeds_leaves_it_open():
         "not decided",
         ["The reward model, which mine follows, shows no signal with seed 1."],
     )
+    del trust["reward"]["0"]  # unknown: it may have one there
+    assert decided(table(seeds=("0", "1")), trust).reasons == found.reasons
 
 
 @pytest.mark.parametrize(

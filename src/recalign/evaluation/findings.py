@@ -215,7 +215,7 @@ def reward_model(test: ComparisonTable, row: str, reports: Reports) -> Iterator[
     verdicts = {seed: report["verdict"] for seed, report in reports.items()}
     silent = [seed for seed, verdict in verdicts.items() if verdict == "no_signal"]
     subject = f"The reward model, which {row} follows, shows no signal"
-    if silent and len(silent) == len(verdicts):
+    if silent and len(silent) == len(verdicts) >= test.shared_seeds(row):
         yield Finding(-1, f"{subject}.")
     elif silent:
         yield Finding(0, f"{subject} with seed{'s' * (len(silent) > 1)} {', '.join(silent)}.")
