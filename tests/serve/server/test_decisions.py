@@ -212,6 +212,27 @@ def test_old_decisions_are_deleted_as_the_server_begins(tmp_path, monkeypatch):
         assert [one["user"] for one in records(decisions)] == [pseudonym(KEY, "bob")]
 
 
+def test_old_decisions_are_deleted_while_there_is_always_one_to_write(decisions, monkeypatch):
+    writes, purged, purge = threading.Event(), threading.Event(), decisions.log.purge
+
+    def purge_once() -> int:
+        purged.set()
+        return purge()
+
+    async def both() -> bool:
+        monkeypatch.setattr(decisions.log, "append", lambda _: (writes.set(), purged.wait(2)))
+        monkeypatch.setattr(decisions.log, "purge", purge_once)
+        keeping = asyncio.create_task(decisions.keep("anna", *some_decision()))
+        await asyncio.to_thread(writes.wait, 20)
+        deleting = asyncio.create_task(decisions.run())
+        in_time = await asyncio.to_thread(purged.wait, 1)
+        await keeping
+        deleting.cancel()
+        return in_time
+
+    assert asyncio.run(both())
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -111,7 +111,7 @@ class Database:
         finally:
             self.connection.execute(f"PRAGMA busy_timeout = {waiting}")
 
-    async def purge_hourly(self, thread: ThreadPoolExecutor) -> None:
+    async def purge_hourly(self, thread: ThreadPoolExecutor | None) -> None:
         """Delete what is too old, at once and every hour, until cancelled.
 
         What is left of deleted rows in the log of writes, as somebody read it, goes some seconds later.

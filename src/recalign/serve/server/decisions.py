@@ -230,7 +230,7 @@ class Decisions:
 
     async def run(self) -> None:
         """Delete what is too old, until cancelled."""
-        await self.log.purge_hourly(self._batcher.pool)
+        await self.log.purge_hourly(None)  # beside what writes, whose thread may find no end of what waits
 
     def close(self) -> None:
         """Finish what was begun."""
