@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -104,6 +105,8 @@ def test_too_few_users_in_effect_are_refused_with_a_reason():
     assert "ess" in estimate(of_items(**shown | {"target_N": 0 * one_N})).figures()
     nothing = estimate(of_items(*[np.zeros(0) for _ in range(6)]))
     assert "nothing was shown at random" in nothing.refused["list"]
+    for one in (found, nothing):  # without a clip, which is infinite
+        assert json.loads(json.dumps(one.figures(), allow_nan=False))["clip"] is None
 
 
 @pytest.mark.parametrize("bad", [0.0, -0.1, 1.01, float("nan")])

@@ -103,8 +103,9 @@ class PolicyValue:
     estimates: dict[str, Estimate]
 
     def figures(self) -> dict[str, Any]:
-        """All of it as plain values, estimates with their 95 % intervals."""
-        return {name: x for name, x in vars(self).items() if name != "estimates"} | plain(self.estimates)
+        """All of it as plain values, estimates with their 95 % intervals; None, for JSON, where one is not finite."""
+        own = {name: x for name, x in vars(self).items() if name != "estimates"} | plain(self.estimates)
+        return {name: None if isinstance(x, float) and not np.isfinite(x) else x for name, x in own.items()}
 
 
 def plain(estimates: Mapping[str, Estimate]) -> dict[str, Any]:
