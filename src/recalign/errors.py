@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from types import NoneType
 from typing import Annotated, Any, TypeVar, get_args
 
 CUTOFF = 0.75  # similarity (difflib's ratio) from which a candidate is suggested
@@ -91,21 +92,26 @@ OpenUnit = Annotated[float, Range("between 0 and 1", lambda x: 0 < x < 1)]  # (0
 def check_ranges(kind: type, given: Mapping[str, Any], of: str) -> None:
     """Refuse settings outside the ranges that a class and its base classes give their constructors' arguments.
 
-    ``of`` is the prefix of the keys in messages, such as ``model``. None is allowed.
+    ``of`` is the prefix of the keys in messages, such as ``model``. None is allowed where the annotation of the class
+    itself allows it: jsonargparse lets ``null`` pass anywhere.
     """
+    may_be_none: dict[str, bool] = {}
     for base in kind.__mro__:
         init = vars(base).get("__init__")
         for name, hint in getattr(init, "__annotations__", {}).items():
-            for allowed in _ranges(hint, getattr(init, "__globals__", {})) if given.get(name) is not None else ():
+            forms = _forms(hint, getattr(init, "__globals__", {})) if name in given else ()
+            may_be_none.setdefault(name, NoneType in forms)
+            for allowed in [one for form in forms for one in getattr(form, "__metadata__", ()) if type(one) is Range]:
+                if given[name] is None and not may_be_none[name]:
+                    raise InputError(f"null is not {allowed.words}", where=f"{of}.{name}", remedy="leave it out")
                 allowed.require(given[name], f"{of}.{name}")
 
 
-def _ranges(hint: Any, names: dict[str, Any]) -> list[Range]:
-    """The ranges of an annotation, which may name classes that only type checkers import."""
+def _forms(hint: Any, names: dict[str, Any]) -> tuple[Any, ...]:
+    """An annotation, which may name classes that only type checkers import, and what it is made of."""
     with suppress(NameError):
         hint = eval(hint, names) if isinstance(hint, str) else hint  # as typing.get_type_hints does
-    forms = (hint, *get_args(hint))
-    return [each for form in forms for each in getattr(form, "__metadata__", ()) if isinstance(each, Range)]
+    return (hint, *get_args(hint))
 
 
 def nearest(word: str, candidates: Iterable[str]) -> str | None:

@@ -109,7 +109,7 @@ def recommendations(user_T: Tensor, score_TK: Tensor, item_TK: Tensor, data: Eve
 
 def require_users(users: Iterable[int | str], known: pl.Series) -> pl.Series:
     """Convert user ids to the log's type; an InputError for no list, an empty list, or an unknown user."""
-    if isinstance(users, str) or not (users := list(users)):
+    if isinstance(users, str | int) or not (users := list(users)):
         raise InputError(f"{users!r} is not a list of users", where="users", remedy="give raw ids: ['anna']")
     text = pl.Series([str(user) for user in users], dtype=pl.String)
     asked = text.cast(known.dtype, strict=False)

@@ -184,7 +184,9 @@ def test_a_url_holds_no_password(tmp_path, monkeypatch, capsys, url):
         with pytest.raises(InputError, match=r"data\.log: a URL") as caught:
             LogMapping("t", **settings)
         assert "hunter22" not in str(caught.value)
-    assert LogMapping("t", ["abfss://logs@shop/a.csv", "s3://shop/log-?.csv", "https://shop:80/a@b.csv?download=1"]).files
+    assert LogMapping(
+        "t", ["abfss://logs@shop/a.csv", "s3://shop/log-?.csv", "https://shop:80/a@b.csv?download=1"]
+    ).files
     with pytest.raises(InputError, match="proxy_url"):
         LogMapping("t", ["s3://a/b"], storage_options={"proxy_url": "http://me:hunter22@proxy"})
 

@@ -320,6 +320,8 @@ def test_a_column_named_like_a_pattern_is_a_column(frame: pl.DataFrame):
 MISTAKES: dict[str, Any] = {
     "no user 'u9999'": lambda job: job.aligned.recommend(["u9999"]),
     "not a list of users": lambda job: job.aligned.recommend("u7"),
+    "22 is not a list of users": lambda job: job.aligned.recommend(22),
+    "str is no Log": lambda job: ra.fit_recommender("ml-100k"),
     "k: 0": lambda job: job.aligned.recommend(["u7"], k=0),
     "reads a reward model": lambda job: ra.align(job.log, job.start),
     "did you mean asft": lambda job: ra.align(job.log, job.start, job.reward, method="asfft"),

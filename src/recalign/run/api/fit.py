@@ -144,6 +144,9 @@ def data_of(log: Log, config: str = "reward", seed: int = 0) -> Any:
 
 def stage_of(log: Log, config: str, name: str | None = None, seed: int = 0, settings: Settings | None = None) -> Stage:
     """Parse a stage on a log from its YAML's path or name, which also names the run unless ``name`` is given."""
+    if not isinstance(log, Log):
+        remedy = "give Log.from_frame(...), or Log.from_config('ml-100k')"
+        raise InputError(f"{type(log).__name__} is no Log", where="log", remedy=remedy)
     if names := [key for key in flatten(settings or {}) if f"{key}.".startswith(("seed_everything.", "run."))]:
         remedy = "give name=, seed=, or the Log's folder="
         raise InputError("is no setting of a function", where=f"settings: {names[0]}", remedy=remedy)
