@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime, time
 from pathlib import Path
 
 import polars as pl
@@ -249,6 +249,9 @@ def test_the_remedy_for_missing_ids_works(tmp_path, ids, named, left):
         ({"x": [1.5]}, {"x": [datetime(2026, 1, 1)]}, "x holds"),
         ({"user": [7.0]}, {"user": ["7"]}, "user holds"),
         ({"x": ["a"]}, {"x": [[1]]}, "x holds"),
+        ({"timestamp": [datetime(2026, 1, 1)]}, {"timestamp": [datetime(2026, 1, 1, tzinfo=UTC)]}, "timestamp holds"),
+        ({"x": [datetime(2026, 1, 1)]}, {"x": [time(1)]}, "x holds"),
+        ({"x": pl.Series(["a"], dtype=pl.Enum("a"))}, {"x": pl.Series(["b"], dtype=pl.Enum("b"))}, "x holds"),
     ],
 )
 def test_types_that_no_value_stands_for_in_both_files(tmp_path, first, second, message):
@@ -266,6 +269,22 @@ def test_an_id_is_the_same_in_every_file(tmp_path):
     assert load_events(LogMapping("test", ["a.csv", "b.csv"]), tmp_path, None).users.to_list() == [7]
     (tmp_path / "c.csv").write_text("user,item,timestamp\n007,2,2\n")
     assert load_events(LogMapping("test", ["b.csv", "c.csv"]), tmp_path, None).users.to_list() == ["007", "7"]
+
+
+def test_times_of_two_units_keep_the_finer(tmp_path):
+    log = pl.DataFrame({"user": [1, 1], "item": [1, 2], "timestamp": [2_007, 2_009], "void": [None, None]})
+    for name, unit, rows in (("a", "us", log), ("b", "ms", log.with_columns(item=pl.col("item") + 2, timestamp=2))):
+        rows.cast({"timestamp": pl.Datetime(unit)}).write_parquet(tmp_path / f"{name}.parquet")
+    table = load_events(LogMapping("test", ["a.parquet", "b.parquet"]), tmp_path, None)
+    assert table.items.gather(table.frame["item"]).to_list() == [3, 4, 1, 2]
+
+
+def test_a_code_is_the_same_in_every_file(tmp_path):
+    """One file alone would make numbers of its codes."""
+    for name, code in (("a", "007"), ("b", "B7")):
+        (tmp_path / f"{name}.csv").write_text(f"user,item,timestamp,shop,x\n7,2,2,{code},1\n7,3,3,007,2\n")
+    table = load_events(LogMapping("test", ["a.csv", "b.csv"], where="shop = '007'"), tmp_path, "x")
+    assert table.frame["row"].to_list() == [1, 2, 4]
 
 
 SHOP = """user,item,timestamp,event

@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import polars as pl
+import polars.selectors as cs
 
 from recalign.data.events.fields import MISSING
 from recalign.data.events.log import LogMapping, data_root
@@ -123,11 +124,16 @@ def join(log: LogMapping, sources: Mapping[Source, pl.LazyFrame]) -> tuple[pl.La
         raise InputError("a log is text or Parquet, not both", where="data.log.files", remedy=RULE)
     for name in dict.fromkeys(name for schema in schemas.values() for name in schema):
         types = {file: schema[name] for file, schema in schemas.items() if schema.get(name, pl.Null) != pl.Null}
-        found = {_kind(dtype): f"{dtype} in {file}" for file, dtype in types.items()}
-        # Joined, times would become numbers, and fractions text.
-        if len(found) > 1 and {*found} not in ({"whole number", "fraction"}, {"whole number", "text"}):
+        found = {dtype: f"{dtype} in {file}" for file, dtype in types.items()}
+        if len(found) > 1 and not _fit(found):
             what = f"the files do not fit together: the column {name} holds {' and '.join(found.values())}"
             raise InputError(what, where="data.log.files", remedy="write it in the same type in all files")
+        if len(found) > 1:  # joined, times would have the coarsest unit
+            times = cs.by_name(name, require_all=False) & cs.datetime()
+            tables = {file: table.with_columns(times.dt.cast_time_unit("us")) for file, table in tables.items()}
+        for (file, table), source in zip(tables.items(), sources, strict=True) if pl.String in found else ():
+            if source.kind == "text" and types.get(file, pl.String) != pl.String:  # 007 is no 7 there
+                tables[file] = table.with_columns(read(source, (name,), log.header, log.separator)[name])
     rows = pl.concat(tables.values(), how="diagonal_relaxed")
     for name in (log.user, log.item) if texts else ():
         text = pl.col(name).cast(pl.String).replace(MISSING, None)
@@ -137,12 +143,22 @@ def join(log: LogMapping, sources: Mapping[Source, pl.LazyFrame]) -> tuple[pl.La
     return rows, SourceRows(pl.Series([], dtype=pl.UInt32), heights, [] if log.header else texts)
 
 
+def _fit(types: Collection[pl.DataType]) -> bool:
+    """Whether a column that has these types in the files can be joined, and no value means something else then."""
+    try:
+        pl.concat([pl.DataFrame(schema={"": dtype}) for dtype in types], how="vertical_relaxed")
+    except pl.exceptions.PolarsError:  # times with and without a zone, two Enums
+        return False
+    kinds = {*map(_kind, types)}  # times would become numbers, and fractions text
+    return len(kinds) == 1 or kinds <= {"whole number", "fraction"} or kinds <= {"whole number", "text"}
+
+
 def _kind(dtype: pl.DataType) -> str:
     kinds = {
         "fraction": dtype.is_float(),
         "whole number": dtype.is_numeric() or dtype == pl.Boolean,
         "text": dtype in (pl.String, pl.Categorical, pl.Enum),
-        "time": dtype.is_temporal(),
+        "time": dtype in (pl.Datetime, pl.Date),
     }
     return next((kind for kind, fits in kinds.items() if fits), str(dtype))
 
