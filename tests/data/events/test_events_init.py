@@ -308,6 +308,15 @@ def test_rows_that_look_like_impressions_get_a_condition_for_choices(column: str
     assert guess.choice(pl.DataFrame({"user": 1, "item": 2, column: pl.Series(values)})) == found
 
 
+def test_nested_columns_are_no_choices():
+    nested = {
+        "clicked": [[0], [1]],
+        "seen": [{"shown": 1}, None],
+        "of": pl.Series([[0], [1]], dtype=pl.Array(pl.Int8, 1)),
+    }
+    assert guess.choice(pl.DataFrame(nested | {"kept": [[{"a": 1}], []]})) is None
+
+
 def test_the_condition_is_proposed_and_not_set(tmp_path: Path):
     rows = [f"{user},{step},{step},{step % 2},{step}" for user in range(40) for step in range(1, 9)]
     (tmp_path / "log.csv").write_text("\n".join(["user,item,time,is_click,rating", *rows]))

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
 import polars as pl
+import polars.selectors as cs
 
 from recalign.data.events.audit import EARLIEST
 from recalign.data.events.fields import PER_SECOND, missing_as_null, read_timestamps
@@ -189,7 +190,7 @@ def choice(frame: pl.DataFrame) -> str | None:
 
     A column of 1 and 0 that is named for clicks, or kinds of events of which one is an impression.
     """
-    for column in frame:
+    for column in frame.select(~cs.nested()):
         kinds, words = set(_present(column).unique().head(MAX_KINDS + 1).to_list()), _words(column.name)
         if kinds == {0, 1} and {*words} & CLICKS:
             return quote(column.name) if column.dtype == pl.Boolean else f"{quote(column.name)} = 1"
