@@ -38,6 +38,14 @@ def read(log: LogMapping, root: Path = Path("/nowhere")) -> pl.DataFrame:
 # Files on this machine
 
 
+def test_a_folder_has_no_hidden_files(tmp_path):
+    """As those of Hive partitions: what a writer has not finished would be rows twice."""
+    for name in ("part-0.parquet", ".part-0.parquet", "_temporary/0/part-0.parquet"):
+        (file := tmp_path / "days" / name).parent.mkdir(parents=True, exist_ok=True)
+        ROWS.write_parquet(file)
+    assert read(LogMapping("t", ["days"]), tmp_path).equals(ROWS)
+
+
 @pytest.mark.parametrize("name", ["log.ndjson", "log.jsonl", "log.arrow", "log.feather"])
 def test_files_that_know_their_types(tmp_path, name):
     ROWS.write_ndjson(tmp_path / name) if "json" in name else ROWS.write_ipc(tmp_path / name)

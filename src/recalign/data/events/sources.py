@@ -162,8 +162,9 @@ def kind_of_file(name: str) -> Kind:
 
 
 def parquet_in(folder: Path) -> list[Path]:
-    """The Parquet files in a folder and below, by name."""
-    return [file for file in sorted(folder.rglob("*.parquet")) if file.is_file()]
+    """The Parquet files in a folder and below, by name; none that is hidden, or in a ``_temporary`` of a writer's."""
+    found = ((file, file.relative_to(folder).parts) for file in sorted(folder.rglob("*.parquet")) if file.is_file())
+    return [file for file, parts in found if not any(part.startswith(("_", ".")) for part in parts)]
 
 
 def _in_folder(path: Path) -> list[Source]:
