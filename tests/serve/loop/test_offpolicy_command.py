@@ -245,11 +245,11 @@ def test_propensities_that_do_not_fit_their_version_are_left_out(bundled, around
 def test_another_reward_leaves_the_histories_as_the_server_had_them(around, served, tmp_path):
     path = changed(around, tmp_path / "log")
     log = yaml.safe_load(path.read_text())
-    log["data"]["reward"] = "2 * reward - 1"
+    log["data"]["reward"] = "3 * reward - 1"  # of what was chosen, 1, that is another
     path.write_text(yaml.safe_dump(log))
     other = read_served(path)
     assert other.events.equals(served.events)
-    assert other.lists["rewards"].explode().to_list() == (2 * served.lists["rewards"].explode() - 1).to_list()
+    assert other.lists["rewards"].explode().to_list() == (3 * served.lists["rewards"].explode() - 1).to_list()
 
 
 def test_histories_that_nothing_checks_are_counted(bundled, around, tmp_path):
