@@ -35,8 +35,8 @@ def hidden(number: int) -> None:
         raise RuntimeError("unexpected pos 351552 vs 351440")  # noqa: B904
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk_that_a_writer_hides_is_named(tmp_path: Path, number: int):
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_a_disk_that_takes_nothing_is_named_where_a_writer_hides_it(tmp_path: Path, number: int):
     with pytest.raises(OSError, match=os.strerror(number)) as caught, atomic_write(tmp_path / "a"):
         hidden(number)
     assert (caught.value.errno, caught.value.filename) == (number, str(tmp_path / "a"))
@@ -141,3 +141,9 @@ def test_a_file_is_read_again_only_if_it_has_changed(tmp_path: Path, monkeypatch
     path.write_text("abd")
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # as a copy that keeps times
     assert sha256(path) not in first
+
+
+def test_a_folder_that_polars_may_not_write_to_is_named(tmp_path: Path):
+    with pytest.raises(PermissionError) as caught, atomic_write(tmp_path / "lists.parquet"):
+        raise PermissionError("Permission denied (os error 13): .lists.parquet.7")  # as Polars does
+    assert (caught.value.errno, caught.value.filename) == (errno.EACCES, str(tmp_path / "lists.parquet"))

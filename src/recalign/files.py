@@ -60,7 +60,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Name the path in an error of the disk, also where `torch.save`, Polars or NumPy hide that the disk is full."""
+    """Name the path in an error of the disk, also where `torch.save`, Polars or NumPy hide what it was."""
     try:
         yield
     except (InputError, TrainingError):
@@ -68,7 +68,9 @@ def disk_errors(path: Path) -> Iterator[None]:
     except Exception as error:
         told = f"{error} {error.__cause__} {error.__context__}"
         number = error.errno if isinstance(error, OSError) else None
-        number = number or next((number for number in FULL if os.strerror(number) in told), None)
+        if isinstance(error, PermissionError):  # Polars' has no number
+            number = number or errno.EACCES
+        number = number or next((one for one in (*FULL, errno.EROFS) if os.strerror(one) in told), None)
         disk = shutil.disk_usage(next(parent for parent in path.absolute().parents if parent.is_dir()))
         if number is None and disk.total and not disk.free:
             number = errno.ENOSPC
