@@ -77,18 +77,29 @@ def test_shown_data_has_every_row_with_its_reward(tmp_path):
 
 
 @pytest.mark.parametrize(("pairs", "losers"), [("logged", 1), ("sampled", 2), ("sampled", 5)])
-def test_losers_were_shown_with_the_choice_and_passed_over(tmp_path, pairs, losers):
-    data = data_of(PairData, shown_log(tmp_path), pairs=pairs, losers=losers)
-    with pytest.raises(InputError, match="nothing to weigh"):
-        data.training()
-    data = data_of(PairData, shown_log(tmp_path, stars=True), pairs=pairs, losers=losers)
+@pytest.mark.parametrize("stars", [True, False], ids=["stars", "clicks"])  # all clicks have one reward
+def test_losers_were_shown_with_the_choice_and_passed_over(tmp_path, pairs, losers, stars):
+    data = data_of(PairData, shown_log(tmp_path, stars), pairs=pairs, losers=losers)
     windows, log = data.training(), data.sequences
+    assert data.share == 1
     for event, target, rejected in zip(windows.event, windows.target, windows.rejected, strict=True):
         own = log.frame.row(int(event), named=True)
         passed = log.passed.filter(request=own["request"])["item_id"].to_list()
         assert target == own["item_id"]
         assert set(rejected) <= set(passed)
         assert len(set(rejected)) == min(losers, 3)
+
+
+def test_a_choice_that_was_shown_alone_wins_over_nothing_where_all_are_worth_the_same(tmp_path):
+    """In float32, as rewards of windows are, 0.3 is more than a mean of 0.3 in float64."""
+    path = shown_log(tmp_path) / "shown.csv"
+    table = pl.read_csv(path).filter((pl.col("click") == 1) | (pl.col("timestamp") < 6))
+    table.with_columns(pl.col("rating") * 0.3).write_csv(path)
+    data = data_of(PairData, tmp_path, pairs="sampled")
+    windows, log = data.training(), data.sequences
+    with_passed = log.frame[windows.event]["request"].is_in(log.passed["request"].implode()).to_numpy()
+    assert 0 < with_passed.mean() < 1
+    assert ((windows.rejected > 0).all(axis=1) == with_passed).all()
 
 
 @pytest.mark.parametrize("passed_reward", [-1.0, None])

@@ -14,7 +14,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from recalign.data.sequences import Windows
+from recalign.data.sequences import EventDataModule, Windows
 from recalign.data.sequences.splits import TRAIN
 from recalign.errors import AtLeast2, InputError, Positive
 from recalign.posttrain.state_values import starting_policy
@@ -96,8 +96,10 @@ class PairData(RewardData):
     @functools.cached_property
     def paired(self) -> Windows:
         """Training windows with pairs: the target is the winner, ``rejected`` are the losers, 0 without a pair."""
-        windows = super().training().in_memory()
-        expected = self.expected_rewards(windows.event)["user"].to_numpy()
+        # Choices of one reward make no pairs among each other; with what was passed over they do.
+        made = super().training() if self.sequences.passed is None else EventDataModule.training(self)
+        windows = made.in_memory()
+        expected = self.expected_rewards(windows.event)["user"].to_numpy().astype(np.float32)  # as rewards are
         item, good = self._items(windows, expected), windows.reward > expected
         kept = (item > 0).all(axis=1) & (item[:, 1:] != item[:, :1]).all(axis=1)
         if self.pairs != "logged":
