@@ -87,7 +87,7 @@ def alpha_within_budget(retention_at: Callable[[float], Retention], keep: float)
         keep: the share to keep.
 
     Returns:
-        The alpha, 0 if already the first bisected point is too far, and what is kept there.
+        The alpha, 0 if all bisected points are too far, and what is kept there.
     """
     low, found = 0.0, ALL_RETAINED
     for alpha in ALPHAS:
