@@ -155,7 +155,8 @@ def test_a_frame_of_many(bundle):
     assert found["item"].to_list()[:4] == items_of(alone)
     assert bundle.recommend(frame[[1, 2, 0]], k=4).equals(found)  # in any order
     pandas = pytest.importorskip("pandas")
-    assert bundle.recommend(pandas.DataFrame(frame.to_dict(as_series=False)), k=4).equals(found)
+    nothing_known = pandas.DataFrame({**frame.to_dict(as_series=False), "reward": [1.0, float("nan"), 2.0]})
+    assert bundle.recommend(nothing_known, k=4).equals(found)  # NaN is how pandas writes null
     with pytest.raises(InputError, match="'timestamp'"):
         bundle.recommend(frame.drop("timestamp"))
 

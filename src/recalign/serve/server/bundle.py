@@ -126,7 +126,7 @@ class Bundle:
             InputError: a request that cannot be answered; says which, where in it, and a remedy.
         """
         if type(requests).__module__.partition(".")[0] == "pandas":
-            requests = pl.DataFrame({name: requests[name].to_list() for name in requests})
+            requests = pl.DataFrame({name: requests[name].to_list() for name in requests}).fill_nan(None)  # its null
         if isinstance(requests, pl.DataFrame):
             return self._recommend_frame(requests, settings)
         if isinstance(requests, Request | Mapping):
