@@ -153,13 +153,13 @@ def test_modules_do_not_ask_the_trainer_for_its_datamodule():
 
 
 CEILINGS = {
-    "lines": 33_265,
-    "statements": 17_961,
-    "functions": 2_004,
-    "bytes": 1_638_305,
+    "lines": 33_341,
+    "statements": 18_025,
+    "functions": 2_007,
+    "bytes": 1_643_552,
     "packages": 8,
     "modules beside them": 10,
-    "lines of tests": 30_432,
+    "lines of tests": 30_668,
     "lines of benchmarks": 5_992,
 }
 """What the house may hold; a change that needs more says what each new hundred lines buy."""

@@ -122,7 +122,7 @@ class EventDataModule(LightningDataModule):
         super().__init__()
         self.check_settings(
             {"max_length": max_length, "batch_tokens": batch_tokens, "min_events": min_events}
-            | {"untouched": untouched, "share_a": share_a, "seed": seed}
+            | {"untouched": untouched, "share_a": share_a, "seed": seed, "split": split}
         )
         self.log_, self.reward, self.high, self.split, self.root = log, reward, high, split, root
         self.groups, self.min_events, self.relative_to = UserGroups(share_a), min_events, relative_to
@@ -134,6 +134,8 @@ class EventDataModule(LightningDataModule):
     def check_settings(cls, given: Mapping[str, Any]) -> None:
         """Refuse settings, by name, that cannot work, with an InputError; the command calls it before anything runs."""
         check_ranges(cls, given, "data")
+        if given.get("split", LeaveLast) is None:
+            raise InputError("null divides nothing", where="data.split", remedy="leave it out, or name a class")
         if given.get("seed") is not None:
             require_seed(given["seed"], "data.seed")
 
