@@ -29,8 +29,8 @@ LOGS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "methods": ("ML-100K, five seeds, value in standard deviations", ML_100K, VALUE),
     "ml-1m": ("ML-1M, three seeds, value in standard deviations", ("ml-1m",), VALUE),
     "kuairand-watch": (
-        "KuaiRand excerpt by watch ratio, three seeds, value in standard deviations",
-        ("kuairand-pure-excerpt",),
+        "KuaiRand excerpt by watch ratio, two seeds, value in standard deviations",
+        ("kuairand-pure-excerpt, not searched",),
         VALUE,
     ),
     "kuairand-clicks": (

@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -312,8 +311,11 @@ def test_an_interrupted_run_is_marked_and_can_go_on(monkeypatch: pytest.MonkeyPa
 
 
 def test_an_interrupted_evaluation_is_not_sent_to_another_checkpoint(monkeypatch: pytest.MonkeyPatch):
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
     fit()
-    monkeypatch.setattr("stage_doubles.Toy.test_step", MagicMock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr("stage_doubles.Toy.test_step", interrupt)
     monkeypatch.setattr("signal.signal", lambda *_: None)  # Lightning switches Ctrl-C off for good
     with pytest.raises(KeyboardInterrupt, match="run the same command again"):
         run_stage(parse_stage(["test", "--config", "toy.yaml"]))
