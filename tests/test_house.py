@@ -153,13 +153,13 @@ def test_modules_do_not_ask_the_trainer_for_its_datamodule():
 
 
 CEILINGS = {
-    "lines": 33_341,
-    "statements": 18_025,
+    "lines": 33_340,
+    "statements": 18_024,
     "functions": 2_007,
-    "bytes": 1_643_552,
+    "bytes": 1_643_490,
     "packages": 8,
     "modules beside them": 10,
-    "lines of tests": 30_669,
+    "lines of tests": 30_671,
     "lines of benchmarks": 5_992,
 }
 """What the house may hold; a change that needs more says what each new hundred lines buy."""

@@ -99,11 +99,11 @@ def check_ranges(kind: type, given: Mapping[str, Any], of: str) -> None:
     for base in kind.__mro__:
         init = vars(base).get("__init__")
         for name, hint in getattr(init, "__annotations__", {}).items():
-            forms = _forms(hint, getattr(init, "__globals__", {})) if name in given else ()
-            may_be_none.setdefault(name, NoneType in forms)
+            forms = _forms(hint, getattr(init, "__globals__", {})) if name in given else (Any,)
+            unknown = isinstance(forms[0], str) or Any in forms
+            if not may_be_none.setdefault(name, NoneType in forms or unknown) and given[name] is None:
+                raise InputError("null cannot be used here", where=f"{of}.{name}", remedy="leave it out")
             for allowed in [one for form in forms for one in getattr(form, "__metadata__", ()) if type(one) is Range]:
-                if given[name] is None and not may_be_none[name]:
-                    raise InputError(f"null is not {allowed.words}", where=f"{of}.{name}", remedy="leave it out")
                 allowed.require(given[name], f"{of}.{name}")
 
 

@@ -120,7 +120,7 @@ def test_the_page_of_a_full_chain(chain):
         "reward model 0.250 0.200 – 0.310", "mean of all 0.250 0.200 – 0.310 0.250",
         "recalign fit --config conf/stages/reward.yaml --name '<0>'",
         "KL(policy || start)", "Not decided: asft", "Why Nothing tells whether the judges", "What does it cost?",
-        "the estimate of a gain is 0.015 sd at least", "an interval below the limit or that",
+        "the estimate of a gain is 0.015 sd at least", "an interval that ends below either",
         "strong / weak Do what strong implies. (seed 0) Do what weak implies. (seed 1, 2)",
         "Placebos (asft_permuted, asft_random) must gain nothing.",
         "user 7 <b>Alien</b>\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER} 4 Up – start Up start asft Up asft",

@@ -150,7 +150,7 @@ def told(decision: Decision) -> str | None:
     return (
         f"This test sees a gain with a chance of {POWER:.0%} if it truly is {tells[GAIN]:.3f} sd, and that "
         f"{MIN_NDCG_RETAINED:.0%} of NDCG@10 is kept if {MIN_NDCG_RETAINED + tells[RETAINED]:.1%} truly is. Four times "
-        f"the users halve what users add to these distances; a gain below {MIN_GAIN_SD} sd is never seen."
+        f"the users halve what users add to these distances; no estimate below {MIN_GAIN_SD} sd is shipped."
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -32,6 +33,7 @@ def test_the_rows_of_a_chain(tmp_path):
         run = f"runs/tiny/{row}/seed-0"
         said = tiny.recalign(folder, "export", run)
         assert said.code == 0, said.err
+        assert re.search(r"([1-9]\d*) of \1 lists of 10 are those of the policy", said.out)
         bundle = load_bundle(folder / run / "bundles")
         assert bundle.about.kind == kind
         request = {"items": bundle.catalogue.ids[:4], "times": [10, 20, 30, 40]}

@@ -131,8 +131,9 @@ def join(log: LogMapping, sources: Mapping[Source, pl.LazyFrame]) -> tuple[pl.La
         if len(found) > 1:  # joined, times would have the coarsest unit
             times = cs.by_name(name, require_all=False) & cs.datetime()
             tables = {file: table.with_columns(times.dt.cast_time_unit("us")) for file, table in tables.items()}
-        for (file, table), source in zip(tables.items(), sources, strict=True) if pl.String in found else ():
-            if source.kind == "text" and types.get(file, pl.String) != pl.String:  # 007 is no 7 there
+        for (file, table), source in zip(tables.items(), sources, strict=True):
+            known = types.get(file, pl.String)
+            if pl.String in found and known != pl.String and source.kind == "text":  # 007 is no 7 there
                 tables[file] = table.with_columns(read(source, (name,), log.header, log.separator)[name])
     rows = pl.concat(tables.values(), how="diagonal_relaxed")
     for name in (log.user, log.item) if texts else ():

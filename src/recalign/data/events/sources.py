@@ -162,7 +162,7 @@ def kind_of_file(name: str) -> Kind:
 
 
 def parquet_in(folder: Path) -> list[Path]:
-    """The Parquet files in a folder and below, by name; none that is hidden, or in a ``_temporary`` of a writer's."""
+    """The Parquet files in a folder and below, by name, without ``.x`` and ``_x``: what writers have not finished."""
     found = ((file, file.relative_to(folder).parts) for file in sorted(folder.rglob("*.parquet")) if file.is_file())
     return [file for file, parts in found if not any(part.startswith(("_", ".")) for part in parts)]
 

@@ -134,8 +134,6 @@ class EventDataModule(LightningDataModule):
     def check_settings(cls, given: Mapping[str, Any]) -> None:
         """Refuse settings, by name, that cannot work, with an InputError; the command calls it before anything runs."""
         check_ranges(cls, given, "data")
-        if given.get("split", LeaveLast) is None:
-            raise InputError("null divides nothing", where="data.split", remedy="leave it out, or name a class")
         if given.get("seed") is not None:
             require_seed(given["seed"], "data.seed")
 

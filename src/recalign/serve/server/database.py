@@ -112,7 +112,7 @@ class Database:
             self.connection.execute(f"PRAGMA busy_timeout = {waiting}")
 
     async def purge_hourly(self, thread: ThreadPoolExecutor | None) -> None:
-        """Delete what is too old, at once and every hour, until cancelled.
+        """Delete what is too old, at once and every hour, until cancelled; in a thread, None: one of the event loop's.
 
         What is left of deleted rows in the log of writes, as somebody read it, goes some seconds later.
         """
