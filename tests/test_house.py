@@ -153,10 +153,10 @@ def test_modules_do_not_ask_the_trainer_for_its_datamodule():
 
 
 CEILINGS = {
-    "lines": 33_340,
-    "statements": 18_024,
+    "lines": 33_346,
+    "statements": 18_030,
     "functions": 2_007,
-    "bytes": 1_643_490,
+    "bytes": 1_643_684,
     "packages": 8,
     "modules beside them": 10,
     "lines of tests": 30_671,

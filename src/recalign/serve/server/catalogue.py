@@ -108,20 +108,25 @@ class Catalogue:
         time_L, now = self._times(request)
         reads = self.about.reward is not None and request.rewards is not None  # else nothing did in training
         reward_L = np.array(request.rewards, np.float64) if reads else np.full(len(item_L), np.nan)  # as the log's
-        known = item_L.nonzero()[0]
-        kept = known[strongest(item_L[known], reward_L[known])] if self.about.collapse else known
-        newest = kept[max(0, len(kept) - self.about.max_length) :]
-        seen = item_L[known] if request.seen == "exclude" else NONE
+        if unknown:
+            known = item_L > 0
+            item_L, time_L, reward_L = item_L[known], time_L[known], reward_L[known]
+        seen = item_L
+        if self.about.collapse:
+            kept = strongest(item_L, reward_L)
+            item_L, time_L, reward_L = item_L[kept], time_L[kept], reward_L[kept]
+        older = max(0, len(item_L) - self.about.max_length)
+        hidden = (seen if request.seen == "exclude" else NONE, block[block > 0])
         return Encoded(
-            item_L=item_L[newest],
-            time_L=time_L[newest],
-            request_time_L=np.concatenate([time_L[newest][1:], [now]])[: len(newest)],
-            reward_L=reward_L[newest].astype(np.float32),
-            hidden_S=distinct(np.concatenate([seen, block[block > 0]]) if len(block) else seen),
+            item_L=item_L[older:],
+            time_L=time_L[older:],
+            request_time_L=np.concatenate([time_L[older + 1 :], [now]])[: len(item_L) - older],
+            reward_L=reward_L[older:].astype(np.float32),
+            hidden_S=distinct(np.concatenate(hidden) if len(block) else hidden[0]),
             strength=self.strength(request.strength),
             request=request,
             allow_N=None if request.allow is None else np.isin(np.arange(len(self) + 1), allow[allow > 0]),
-            left_out=LeftOut(older=len(kept) - len(newest), repeated=len(known) - len(kept)).with_unknown(unknown),
+            left_out=LeftOut(older=older, repeated=len(seen) - len(item_L)).with_unknown(unknown),
         )
 
     def _require(self, request: Request) -> None:
@@ -148,13 +153,14 @@ class Catalogue:
 
     def numbers(self, name: str, ids: Sequence[Id]) -> np.ndarray:
         """Numbers of raw ids, 0 for those that the catalogue does not have. Shape: -> int64."""
+        found = np.fromiter(map(self.number.get, ids, repeat(0)), np.int64, len(ids))
         kind = str if self.has_texts else int
-        if not set(map(type, ids)) <= {kind}:
-            place = next(place for place, one in enumerate(ids) if type(one) is not kind)
-            wanted = "texts" if self.has_texts else "integers"
-            what = f"{reprlib.repr(ids[place])}, and the ids of this catalogue are {wanted}"
-            raise InputError(what, where=f"{name}[{place}]", remedy="give raw ids as the log has them")
-        return np.fromiter(map(self.number.get, ids, repeat(0)), np.int64, len(ids))
+        for place in [] if found.all() else np.flatnonzero(found == 0).tolist():
+            if type(ids[place]) is not kind:
+                wanted = "texts" if self.has_texts else "integers"
+                what = f"{reprlib.repr(ids[place])}, and the ids of this catalogue are {wanted}"
+                raise InputError(what, where=f"{name}[{place}]", remedy="give raw ids as the log has them")
+        return found
 
     def _times(self, request: Request) -> tuple[np.ndarray, int]:
         """Seconds of the events and of the request, floored as the log's are. Shape: -> int64 (L,), and one."""
