@@ -168,7 +168,8 @@ def test_the_light_commands_do_without_torch(tmp_path: Path):
 
 def test_a_wrong_folder_is_refused_before_anything_slow_is_imported(tmp_path: Path):
     code = "import sys; from recalign.cli import main; codes = [main([one, 'gone']) for one in sys.argv[1:]]; "
-    code += "print(codes, {'torch', 'polars', 'numpy', 'pydantic', 'fastapi'} & {*sys.modules})"
+    code += "print(codes, {'torch', 'polars', 'numpy', 'pydantic', 'fastapi'} & {*sys.modules}); "
+    code += "import time; assert time.process_time() < 2"
     words = [sys.executable, "-c", code, "serve", "export", "recommend"]
     done = subprocess.run(words, cwd=tmp_path, check=True, capture_output=True, text=True)
     assert done.stdout == "[2, 2, 2] set()\n"

@@ -159,7 +159,7 @@ CEILINGS = {
     "bytes": 1_643_684,
     "packages": 8,
     "modules beside them": 10,
-    "lines of tests": 30_671,
+    "lines of tests": 30_672,
     "lines of benchmarks": 5_992,
 }
 """What the house may hold; a change that needs more says what each new hundred lines buy."""
