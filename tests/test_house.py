@@ -153,13 +153,13 @@ def test_modules_do_not_ask_the_trainer_for_its_datamodule():
 
 
 CEILINGS = {
-    "lines": 33_346,
-    "statements": 18_030,
+    "lines": 33_355,
+    "statements": 18_037,
     "functions": 2_007,
-    "bytes": 1_643_684,
+    "bytes": 1_644_394,
     "packages": 8,
     "modules beside them": 10,
-    "lines of tests": 30_672,
+    "lines of tests": 30_681,
     "lines of benchmarks": 5_992,
 }
 """What the house may hold; a change that needs more says what each new hundred lines buy."""

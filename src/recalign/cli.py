@@ -235,7 +235,8 @@ def _choose_wandb(words: list[str]) -> list[str]:
         elif value in modes:
             os.environ["WANDB_MODE"] = modes[value]
         else:
-            raise InputError(f"{value} is none of {', '.join(modes)}", where=option, remedy="leave it out for offline")
+            what = f"{value or 'nothing'} is none of {', '.join(modes)}"
+            raise InputError(what, where=option, remedy="leave it out for offline")
     return kept
 
 

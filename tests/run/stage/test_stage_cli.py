@@ -357,6 +357,8 @@ def test_ones_own_checkpoints_are_not_what_is_handed_over():
         (["--trainer.overfit_batches=2"], "--trainer.overfit_batches"),
         (["--trainer.default_root_dir=x"], "trainer.default_root_dir"),
         (["--lr_scheduler=ConstantLR"], "lr_scheduler"),
+        (["--optimizer.lr=0.1"], "--optimizer.lr: there is no key 'optimizer.lr'\n  -> name its class first"),
+        (["--optimizer=SGD", "--optimizer.lrr=0.1"], "--optimizer.lrr: there is no key 'optimizer.lrr'\n  -> did you"),
         (["--optimizer=Adamm"], "optimizer: there is no class 'Adamm'\n  -> did you mean Adam?"),
         (["--config", str(find("trainer/fsdp").resolve())], "trainer.strategy"),
         (["--trainer.strategy", "fsdp"], "trainer.strategy"),

@@ -76,6 +76,12 @@ def test_the_parts_of_a_log_probability_add_up_to_it(bundled):
     assert [row.parts["prior"] for row in by_count] == sorted(row.parts["prior"] for row in rows)
 
 
+def test_of_a_catalogue_smaller_than_the_list_all_is_shown(bundled):
+    bundle = load_bundle(bundled)
+    (rows,) = answer_trial([bundle], Trial(items=[3, 5], k=100)).lists
+    assert len(rows) == len(bundle.catalogue) - 2 < 100
+
+
 def test_a_tilted_bundle_says_which_items_its_prior_has_moved(bundled):
     """The same policy with its item prior taken away: what differs is the prior, and nothing else."""
     first, second = load_bundle(bundled), load_bundle(bundled)

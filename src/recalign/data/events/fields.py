@@ -80,6 +80,8 @@ def read_timestamps(
     """
     key, per_second = "data.log.timestamp", PER_SECOND[unit]
     _require_present(column, key, rows)
+    if isinstance(column.dtype, pl.Datetime) and column.dtype.time_unit == "ms":  # Polars panics beyond its calendar
+        column = column.to_physical().clip(-1, (LAST_SECOND + 1) * PER_SECOND["ms"]).cast(column.dtype)
     written = column.cast(pl.String) if column.dtype.is_temporal() else column  # Python has no year above 9999
     if column.dtype.is_temporal() or time_format is not None or unit == "datetime":
         time, per_second = _read_datetimes(column, rows, time_format), PER_SECOND["us"]

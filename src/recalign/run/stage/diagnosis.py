@@ -26,6 +26,8 @@ GIVEN_BY = {
     "model": "name a stage's YAML first: recalign fit recommender",
     "methods": "name a chain's YAML: recalign chain ml-100k",
     "data": "name a log's YAML: {command} ml-100k",
+    "optimizer": "name its class first: --optimizer AdamW --optimizer.lr 0.001",
+    "lr_scheduler": "name its class first: --lr_scheduler StepLR",
 }
 """What to do where one of these keys is missing, or has no class yet."""
 ROOMS = (callbacks, loggers, optim, optim.lr_scheduler)
@@ -68,7 +70,10 @@ def diagnose(error: Exception, parser: ArgumentParser, sources: Sources) -> Inpu
             remedy = "words without an option come first; YAML may follow --config too"
             return InputError(f"{word!r} belongs to no option", remedy=remedy)
         key = f"{key}.{short(next(filter(None, unknown.groups())).lstrip('-'))}".lstrip(".").removesuffix(".class_path")
-        return InputError(f"there is no key {key!r}", where=_source(sources, key), remedy=_suggest(key, known))
+        kind = key.partition(".")[0]
+        classless = kind in GIVEN_BY and not any({kind, f"{kind}.class_path"} & has.keys() for _, has in sources)
+        remedy = GIVEN_BY[kind].format(command=parser.prog) if classless else _suggest(key, known)
+        return InputError(f"there is no key {key!r}", where=_source(sources, key), remedy=remedy)
     if missing := MISSING.search(text):
         keys = [f"{key}.{one}".lstrip(".") for one in next(filter(None, missing.groups())).split(", ")]
         remedy = next((GIVEN_BY[one] for one in GIVEN_BY if one in keys), f"write --{keys[0]} VALUE")

@@ -67,7 +67,7 @@ class Trial:
     Attributes:
         items: raw ids, oldest first.
         rewards: how good each was, where the policy reads that; null: unknown.
-        k: items to return.
+        k: items to return; of a smaller catalogue all.
         explore: draw the lists by chance; null: the best items, ranked.
     """
 
@@ -107,7 +107,8 @@ def answer_trial(bundles: Sequence[Bundle], trial: Trial) -> Tried:
     rewards = trial.rewards or [None] * len(trial.items)
 
     def asked(bundle: Bundle, explore: Explore | None = None) -> Encoded:
-        return bundle.encode(bundle.catalogue.request(trial.items, times, rewards, now, k=trial.k, explore=explore))
+        k = min(trial.k, len(bundle.catalogue))
+        return bundle.encode(bundle.catalogue.request(trial.items, times, rewards, now, k=k, explore=explore))
 
     encoded = [asked(bundle) for bundle in bundles]
     answers = [bundle.answers([one])[0] for bundle, one in zip(bundles, encoded, strict=True)]
