@@ -7,6 +7,7 @@ import sqlite3
 import sys
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
+from copy import copy
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -179,8 +180,8 @@ async def with_user(
     if request.user is None or (histories is None and not logged):
         return request, False
     if histories is None:
-        nobodys = object.__new__(Request)
-        nobodys.__dict__.update(request.__dict__, user=None)  # `replace` would check it all again
+        nobodys = copy(request)
+        object.__setattr__(nobodys, "user", None)  # `replace` would check it all again
         return nobodys, not request.items  # without a history, of whom nothing is known
     if request.items or request.rewards:
         raise InputError("it names a user and has a history", where="user", remedy="give one of them")
