@@ -153,10 +153,10 @@ def test_modules_do_not_ask_the_trainer_for_its_datamodule():
 
 
 CEILINGS = {
-    "lines": 33_356,
+    "lines": 33_358,
     "statements": 18_038,
     "functions": 2_007,
-    "bytes": 1_644_395,
+    "bytes": 1_644_410,
     "packages": 8,
     "modules beside them": 10,
     "lines of tests": 30_681,

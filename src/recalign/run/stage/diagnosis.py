@@ -71,8 +71,10 @@ def diagnose(error: Exception, parser: ArgumentParser, sources: Sources) -> Inpu
             return InputError(f"{word!r} belongs to no option", remedy=remedy)
         key = f"{key}.{short(next(filter(None, unknown.groups())).lstrip('-'))}".lstrip(".").removesuffix(".class_path")
         kind = key.partition(".")[0]
-        classless = kind in GIVEN_BY and not any({kind, f"{kind}.class_path"} & has.keys() for _, has in sources)
-        remedy = GIVEN_BY[kind].format(command=parser.prog) if classless else _suggest(key, known)
+        classless = kind in ("optimizer", "lr_scheduler") and not any(
+            {kind, f"{kind}.class_path"} & has.keys() for _, has in sources
+        )
+        remedy = GIVEN_BY[kind] if classless else _suggest(key, known)
         return InputError(f"there is no key {key!r}", where=_source(sources, key), remedy=remedy)
     if missing := MISSING.search(text):
         keys = [f"{key}.{one}".lstrip(".") for one in next(filter(None, missing.groups())).split(", ")]
