@@ -153,10 +153,10 @@ def test_modules_do_not_ask_the_trainer_for_its_datamodule():
 
 
 CEILINGS = {
-    "lines": 33_358,
-    "statements": 18_038,
+    "lines": 33_357,
+    "statements": 18_039,
     "functions": 2_007,
-    "bytes": 1_644_410,
+    "bytes": 1_644_427,
     "packages": 8,
     "modules beside them": 10,
     "lines of tests": 30_681,

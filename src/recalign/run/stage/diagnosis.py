@@ -71,9 +71,8 @@ def diagnose(error: Exception, parser: ArgumentParser, sources: Sources) -> Inpu
             return InputError(f"{word!r} belongs to no option", remedy=remedy)
         key = f"{key}.{short(next(filter(None, unknown.groups())).lstrip('-'))}".lstrip(".").removesuffix(".class_path")
         kind = key.partition(".")[0]
-        classless = kind in ("optimizer", "lr_scheduler") and not any(
-            {kind, f"{kind}.class_path"} & has.keys() for _, has in sources
-        )
+        has_class = any(kind in given or f"{kind}.class_path" in given for _, given in sources)
+        classless = kind in ("optimizer", "lr_scheduler") and not has_class
         remedy = GIVEN_BY[kind] if classless else _suggest(key, known)
         return InputError(f"there is no key {key!r}", where=_source(sources, key), remedy=remedy)
     if missing := MISSING.search(text):

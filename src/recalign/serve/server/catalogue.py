@@ -116,13 +116,13 @@ class Catalogue:
             kept = strongest(item_L, reward_L)
             item_L, time_L, reward_L = item_L[kept], time_L[kept], reward_L[kept]
         older = max(0, len(item_L) - self.about.max_length)
-        hidden = (seen if request.seen == "exclude" else NONE, block[block > 0])
+        hidden = seen if request.seen == "exclude" else NONE
         return Encoded(
             item_L=item_L[older:],
             time_L=time_L[older:],
             request_time_L=np.concatenate([time_L[older + 1 :], [now]])[: len(item_L) - older],
             reward_L=reward_L[older:].astype(np.float32),
-            hidden_S=distinct(np.concatenate(hidden) if len(block) else hidden[0]),
+            hidden_S=distinct(np.concatenate([hidden, block[block > 0]]) if len(block) else hidden),
             strength=self.strength(request.strength),
             request=request,
             allow_N=None if request.allow is None else np.isin(np.arange(len(self) + 1), allow[allow > 0]),
@@ -155,7 +155,7 @@ class Catalogue:
         """Numbers of raw ids, 0 for those that the catalogue does not have. Shape: -> int64."""
         found = np.fromiter(map(self.number.get, ids, repeat(0)), np.int64, len(ids))
         kind = str if self.has_texts else int
-        for place in [] if found.all() else np.flatnonzero(found == 0).tolist():
+        for place in np.flatnonzero(found == 0).tolist():  # an id of the other type is unknown
             if type(ids[place]) is not kind:
                 wanted = "texts" if self.has_texts else "integers"
                 what = f"{reprlib.repr(ids[place])}, and the ids of this catalogue are {wanted}"
@@ -243,7 +243,7 @@ def read_items(path: Path) -> pl.DataFrame:
 
 
 def distinct(number_X: np.ndarray) -> np.ndarray:
-    """What `np.unique` returns, faster for some hundreds of numbers. Shape: (X,) -> (S,)."""
+    """What `np.unique` returns, by fewer array operations. Shape: (X,) -> (S,)."""
     sorted_X = np.sort(number_X)
     first_X = np.ones(len(sorted_X), np.bool_)
     np.not_equal(sorted_X[1:], sorted_X[:-1], out=first_X[1:])
