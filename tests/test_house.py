@@ -27,14 +27,14 @@ for room, lower in [
     ("nn", {"errors", "distributed"}),
     ("data.events", {"errors", "files", "seals"}),
     ("data.simulation", {"data.events"}),
-    ("serve.server", {"errors", "files", "artifacts", "seals"}),  # what answers knows nothing of what trains
+    ("run.cores", set()),
+    ("serve.server", {"errors", "files", "artifacts", "seals", "run.cores"}),  # what answers knows not what trains
     ("serve.feedback", {"serve.server", "data.events", "workers"}),
     ("data.sequences", {*HELPERS, "data.events", "nn"}),
     ("recommender", {"data.sequences"}),
     ("reward", {"recommender"}),
     ("posttrain", {"reward"}),
     ("evaluation", {"posttrain"}),
-    ("run.cores", set()),
     ("run.configs", {"errors"}),
     ("run.words", {"errors"}),
     ("run.stage", {"evaluation", "run.configs", "run.cores", "run.words"}),
@@ -153,13 +153,13 @@ def test_modules_do_not_ask_the_trainer_for_its_datamodule():
 
 
 CEILINGS = {
-    "lines": 33_357,
-    "statements": 18_039,
-    "functions": 2_007,
-    "bytes": 1_644_427,
+    "lines": 33_379,
+    "statements": 18_056,
+    "functions": 2_008,
+    "bytes": 1_645_591,
     "packages": 8,
     "modules beside them": 10,
-    "lines of tests": 30_681,
+    "lines of tests": 30_704,
     "lines of benchmarks": 5_992,
 }
 """What the house may hold; a change that needs more says what each new hundred lines buy."""

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from itertools import chain
+from pathlib import Path
 
 import pytest
 
@@ -27,10 +28,30 @@ def test_threads_are_fewer_and_sleep_at_once_beside_busy_processes(
     monkeypatch: pytest.MonkeyPatch, runnable: list[int], chosen: dict[str, str], threads: list[int]
 ):
     looks = chain.from_iterable(runnable if runnable[0] > 1 else runnable[:1] for _ in range(4))
-    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    machine(monkeypatch, 4, 4, Path("nothing"))
     monkeypatch.setattr(cores, "_runnable", lambda: next(looks))
     assert shared(monkeypatch, {}) == chosen
     assert [cores.free_threads(most) for most in (1, 4, 8)] == threads
+
+
+@pytest.mark.parametrize(
+    ("affinity", "quota", "usable"),
+    [(8, "max 100000\n", 8), (2, "max 100000\n", 2), (8, "150000 100000\n", 2), (8, "10000 100000\n", 1), (8, "", 8)],
+)
+def test_a_container_has_the_cores_of_its_affinity_and_quota(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, affinity: int, quota: str, usable: int
+):
+    (tmp_path / "cpu.max").write_text(quota)
+    machine(monkeypatch, 8, affinity, tmp_path / "cpu.max")
+    monkeypatch.setattr(cores, "others_running", lambda: 0)
+    assert cores.usable_cores() == cores.free_threads(99) == usable
+
+
+def machine(monkeypatch: pytest.MonkeyPatch, number: int, affinity: int, quota: Path) -> None:
+    """One with so many cores, on which this process may use fewer."""
+    monkeypatch.setattr(os, "cpu_count", lambda: number)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {*range(affinity)}, raising=False)
+    monkeypatch.setattr(cores, "QUOTA", quota)
 
 
 @pytest.mark.parametrize("own", [{"OMP_WAIT_POLICY": "ACTIVE"}, {"GOMP_SPINCOUNT": "7"}])

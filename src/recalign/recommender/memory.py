@@ -133,9 +133,12 @@ class Recalled:
 
     @functools.cached_property
     def score_TV(self) -> Tensor:
-        """s(v | h). Shape: (T, V). On a CPU few states at a time, whose neighbours fit into its caches."""
-        states = AT_ONCE if self.newest_TM.device.type == "cpu" else max(1, len(self))
-        return torch.cat([self.memory(part_TM) for part_TM in self.newest_TM.split(states)])
+        """s(v | h). Shape: (T, V). On a CPU few states at a time, whose neighbours fit into its caches, as many events
+        as the longest of their histories has."""
+        if self.newest_TM.device.type != "cpu":
+            return self.memory(self.newest_TM)
+        parts = ((part_TM, int((part_TM > 0).any(dim=0).sum())) for part_TM in self.newest_TM.split(AT_ONCE))
+        return torch.cat([self.memory(part_TM[:, :longest]) for part_TM, longest in parts])
 
 
 @dataclass(frozen=True)

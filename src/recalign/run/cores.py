@@ -1,12 +1,16 @@
-"""How many threads a fit takes, and how torch's threads wait for each other. Imports no torch."""
+"""How many threads a fit or a server takes, and how torch's threads wait for each other. Imports no torch."""
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
+QUOTA = Path("/sys/fs/cgroup/cpu.max")
+"""Microseconds of CPU time in each period, and the period: what a container may use (cgroup v2, Linux)."""
 LOOKS = 5
 """How often the machine is looked at, 10 ms apart: processes that only wake for a moment do not count."""
 WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
@@ -25,9 +29,21 @@ def set_wait_policy() -> None:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 
+def usable_cores() -> int:
+    """How many cores this process may use: those of the machine, of its affinity, of its container's quota."""
+    cores = os.cpu_count() or 1
+    if sys.platform == "linux":
+        cores = min(cores, len(os.sched_getaffinity(0)))
+        with suppress(OSError, ValueError):  # there is no quota: no file, or the word max
+            quota, period = map(int, QUOTA.read_text().split())
+            cores = min(cores, math.ceil(quota / period))
+    return max(1, cores)
+
+
 def free_threads(most: int) -> int:
-    """As many threads as there are cores that nothing else uses now: one at least, ``most`` at most."""
-    return max(1, min(most, (os.cpu_count() or 1) - others_running()))
+    """As many threads as there are usable cores that nothing else uses now: one at least, ``most`` at most."""
+    idle = (os.cpu_count() or 1) - others_running()
+    return max(1, min(most, idle, usable_cores()))
 
 
 def others_running() -> int:

@@ -324,6 +324,7 @@ MISTAKES: dict[str, Any] = {
     "str is no Log": lambda job: ra.fit_recommender("ml-100k"),
     "k: 0": lambda job: job.aligned.recommend(["u7"], k=0),
     "reads a reward model": lambda job: ra.align(job.log, job.start),
+    "recommender starts from no policy": lambda job: ra.align(job.log, job.start, method="recommender"),
     "did you mean asft": lambda job: ra.align(job.log, job.start, job.reward, method="asfft"),
     "model.temprature": lambda job: ra.align(job.log, job.start, job.reward, settings={"model.temprature": 1}),
     "int cannot be used": lambda job: ra.fit_reward(job.log, 7),

@@ -48,6 +48,7 @@ def test_a_fit_takes_the_threads_that_are_free_and_keeps_their_number(monkeypatc
         return read().threads
 
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(cores, "usable_cores", lambda: 4)
     with torch_threads(2):
         assert threads(fit) == 1
         assert threads([*more, "3"]) == 1  # others are not asked

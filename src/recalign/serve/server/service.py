@@ -6,7 +6,6 @@ import asyncio
 import functools
 import ipaddress
 import math
-import os
 import sys
 import threading
 from collections import deque
@@ -19,6 +18,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
+from recalign.run.cores import usable_cores
 from recalign.serve.server.about import current
 from recalign.serve.server.answer import Answer, Scored
 from recalign.serve.server.bundle import MAX_BATCH, MAX_BATCH_PAIRS, Bundle
@@ -154,7 +154,7 @@ class Service:
         self.batcher = Batcher[Asked, Answer | Scored](
             self._answer,
             "answers",
-            max(1, (os.cpu_count() or 1) // threads),
+            max(1, usable_cores() // threads),
             lambda asked: asked.bundle.cost(asked.encoded),
             lambda asked: asked.bundle.seconds(asked.encoded),
         )
