@@ -153,13 +153,13 @@ def test_modules_do_not_ask_the_trainer_for_its_datamodule():
 
 
 CEILINGS = {
-    "lines": 33_379,
-    "statements": 18_056,
-    "functions": 2_008,
-    "bytes": 1_645_591,
+    "lines": 33_410,
+    "statements": 18_077,
+    "functions": 2_011,
+    "bytes": 1_647_366,
     "packages": 8,
     "modules beside them": 10,
-    "lines of tests": 30_704,
+    "lines of tests": 30_716,
     "lines of benchmarks": 5_992,
 }
 """What the house may hold; a change that needs more says what each new hundred lines buy."""
@@ -200,7 +200,7 @@ def core() -> list[str]:
     return re.findall(r"^- `([\w/]+\.py)`", section[1], re.MULTILINE) if section else []
 
 
-CORE_LINES = 6_394
+CORE_LINES = 6_408
 
 
 def test_the_core_is_what_it_imports():

@@ -125,6 +125,18 @@ def test_one_item_candidates_and_catalogue_agree(policy, batch, candidates):
     torch.testing.assert_close(nll, -(weight_T * expected_TC[:, 0]).sum(), atol=1e-4, rtol=1e-5)
 
 
+@pytest.mark.parametrize("policy", ["prior", "memory", "codes with memory", "node codes"], indirect=True)
+@torch.no_grad()
+def test_ranks_under_several_strengths_are_those_under_each(policy, batch):
+    policy.set_counts(torch.arange(policy.num_items) ** 2)
+    state, strengths = policy.encode(batch), [(3.0, 0.5), (0.0, 0.0), (1.0, 2.0)]
+    found = policy.ranks_by_strengths(state, batch.target_T, policy.num_items, batch.seen_N, strengths)
+    for each, rank_T in zip(strengths, found, strict=True):
+        policy.set_strengths(*each)
+        bounds = small.naive_ranks(policy.log_probs(state), batch.target_T, batch.seen_N)
+        assert all(low <= rank <= high for rank, (low, high) in zip(rank_T.tolist(), bounds, strict=True))
+
+
 @torch.no_grad()
 def test_ranks_are_those_counted_by_hand_and_a_miss_is_0(policy, batch):
     state = policy.encode(batch)

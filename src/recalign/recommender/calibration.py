@@ -86,7 +86,7 @@ class CalibratePrior(Callback):
         if self.memory and takes_memory:
             policy.remember(Memory.of(pl_module.data.sequences, pl_module.data.users).to(pl_module.device))
         found = self._search(trainer, pl_module, policy)
-        set_strengths(policy, found["memory"], found["strength"])
+        policy.set_strengths(found["memory"], found["strength"])
         if takes_memory and not found["memory"]:
             policy.remember(None)
         take_strengths(pl_module.policy, policy)
@@ -158,13 +158,6 @@ def report(found: Mapping[str, float]) -> None:
     rank_zero_info(f"NDCG@10 on validation {steps} (strengths {strength:g} and {memory:g})")
 
 
-def set_strengths(policy: Policy, memory: float, prior: float) -> None:
-    """Set the strengths of a policy's memory and prior."""
-    policy.prior_strength = prior
-    if policy.memory is not None:
-        policy.memory.strength = memory
-
-
 def take_strengths(policy: Policy, calibrated: Policy) -> None:
     """Give a policy the prior's strength and the memory of another one."""
     policy.prior_strength = calibrated.prior_strength
@@ -189,9 +182,9 @@ def ndcg_by_strength(
             state, item_T = whole[part], there.target_T[part]  # a part's memory is read once for all strengths
             row_N, column_N = seen_within(there.unranked_N, part) or (item_T[:0], item_T[:0])
             seen_N = torch.stack([row_N, column_N + 1])
-            for (memory, prior), metric in metrics.items():
-                set_strengths(policy, memory, prior)
-                metric.update(policy.ranks_within(state, item_T, 10, seen_N))
+            ranks = policy.ranks_by_strengths(state, item_T, 10, seen_N, metrics)
+            for metric, rank_T in zip(metrics.values(), ranks, strict=True):
+                metric.update(rank_T)
     return {each: float(metric.compute()["ndcg@10"]) for each, metric in metrics.items()}
 
 

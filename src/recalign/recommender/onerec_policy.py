@@ -13,6 +13,7 @@ Shape suffixes:
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from recalign.data.sequences import Batch
-from recalign.nn import HSTU, LazyContext, LazyDecoder, NodeLogits, Trie, Window
+from recalign.nn import HSTU, LazyContext, LazyDecoder, NodeLogits, Trie, Window, ranks_from_scores
 from recalign.nn.onerec_decoder import Past
 from recalign.recommender.onerec_choices import Beam, Choose, dead_nodes, follow, ranks_within, sampled
 from recalign.recommender.policy import seen_within
@@ -161,6 +162,29 @@ class CodePolicy(HistoryPolicy):
             below = functools.partial(self._below, state[part], past, logp_TN)
             ranks.append(ranks_within(self.trie, item[part], k, seen_within(seen, part), logp_TN, below))
         return torch.cat(ranks)
+
+    @torch.no_grad()
+    def ranks_by_strengths(
+        self, state: CodeState, item: Tensor, k: int, seen: Tensor, strengths: Iterable[tuple[float, float]]
+    ) -> Iterator[Tensor]:
+        """The decoder is asked once, about all prefixes."""
+        self.set_strengths(0.0, 0.0)
+        logp_TV = self.log_probs(state).double()
+        for memory, prior in strengths:
+            self.set_strengths(memory, prior)
+            whole = slice(0, len(state))
+            yield ranks_from_scores(self._strengthened(logp_TV, state), item - 1, seen_within(seen, whole))
+
+    def _strengthened(self, logp_TV: Tensor, state: CodeState) -> Tensor:
+        """Log-probabilities of items, from those without prior and memory. Shape: (T, V) -> (T, V)."""
+        found_TV = torch.zeros_like(logp_TV)
+        for depth in range(1, self.trie.levels + 1):
+            weight_TM = self.trie.below(depth, logp_TV.exp()) * self._added(depth, state).exp()
+            parent_M, item_V = self.trie.parent(depth), self.trie.node_VS[:, depth - 1]
+            siblings_TN = weight_TM.new_zeros(len(weight_TM), self.trie.nodes(depth - 1))
+            siblings_TN.index_add_(1, parent_M, weight_TM)
+            found_TV += (weight_TM / siblings_TN[:, parent_M]).log()[:, item_V]
+        return found_TV
 
     @torch.no_grad()
     def sample(self, state: CodeState, count: int) -> Tensor:

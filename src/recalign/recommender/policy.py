@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -151,6 +151,20 @@ class Policy(Rebuildable, nn.Module, ABC):
     def ranks_within(self, state: State, item: Tensor, k: int, seen: Tensor | None = None) -> Tensor:
         """Like `ranks`, but ranks above k need not be exact, only above k, which is faster for some policies."""
         return self.ranks(state, item, seen)
+
+    def set_strengths(self, memory: float, prior: float) -> None:
+        """Set the strengths of memory and prior."""
+        self.prior_strength = prior
+        if self.memory is not None:
+            self.memory.strength = memory
+
+    def ranks_by_strengths(
+        self, state: State, item: Tensor, k: int, seen: Tensor, strengths: Iterable[tuple[float, float]]
+    ) -> Iterator[Tensor]:
+        """`ranks_within` under each pair of strengths, of memory and prior. The last pair stays set."""
+        for memory, prior in strengths:
+            self.set_strengths(memory, prior)
+            yield self.ranks_within(state, item, k, seen)
 
 
 def total_nll(policy: Policy, state: State, item_T: Tensor, weight_T: Tensor) -> Tensor:
