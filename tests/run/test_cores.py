@@ -47,6 +47,14 @@ def test_a_container_has_the_cores_of_its_affinity_and_quota(
     assert cores.usable_cores() == cores.free_threads(99) == usable
 
 
+def test_a_container_has_the_memory_of_its_limit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr(cores, "LIMIT", tmp_path / "memory.max")
+    whole = cores.usable_memory()
+    for limit, usable in {"max\n": whole, "4096\n": 4096, str(10 * whole): whole}.items():
+        (tmp_path / "memory.max").write_text(limit)
+        assert cores.usable_memory() == usable
+
+
 def machine(monkeypatch: pytest.MonkeyPatch, number: int, affinity: int, quota: Path) -> None:
     """One with so many cores, on which this process may use fewer."""
     monkeypatch.setattr(os, "cpu_count", lambda: number)

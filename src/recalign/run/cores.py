@@ -1,4 +1,4 @@
-"""How many threads a fit or a server takes, and how torch's threads wait for each other. Imports no torch."""
+"""What this process may use of a machine, and how torch's threads wait for each other. Imports no torch."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-QUOTA = Path("/sys/fs/cgroup/cpu.max")
-"""Microseconds of CPU time in each period, and the period: what a container may use (cgroup v2, Linux)."""
+QUOTA, LIMIT = Path("/sys/fs/cgroup/cpu.max"), Path("/sys/fs/cgroup/memory.max")
+"""What a container may use (cgroup v2, Linux): microseconds of CPU in each period, and the period; bytes."""
 LOOKS = 5
 """How often the machine is looked at, 10 ms apart: processes that only wake for a moment do not count."""
 WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
@@ -38,6 +38,14 @@ def usable_cores() -> int:
             quota, period = map(int, QUOTA.read_text().split())
             cores = min(cores, math.ceil(quota / period))
     return max(1, cores)
+
+
+def usable_memory() -> int:
+    """Bytes of memory that this process may use: those of the machine, of its container's limit."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else sys.maxsize
+    with suppress(OSError, ValueError):
+        memory = min(memory, int(LIMIT.read_text()))
+    return memory
 
 
 def free_threads(most: int) -> int:

@@ -93,7 +93,10 @@ def test_what_others_need_runs_first_and_what_is_up_to_date_in_no_worker(tmp_pat
 
 def test_without_a_gpu_there_is_a_worker_a_core(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
+    monkeypatch.setattr(parallel, "usable_cores", lambda: 5)
     monkeypatch.setattr(parallel, "MEMORY", 1)
+    assert [number_of_workers(threads) for threads in (1, 2, 4, 8)] == [5, 2, 1, 1]
+    monkeypatch.setattr(parallel, "usable_cores", lambda: 64)
     assert [number_of_workers(threads) for threads in (1, 2, 4, 8)] == [6, 3, 1, 1]
     chain = Chain(log="simulated", methods=["start"])
     assert parallel.workers_of(chain, alone=True) is None

@@ -22,6 +22,7 @@ from recalign.errors import TrainingError
 from recalign.files import read_object, write_json
 from recalign.run.chain.experiment import Chain
 from recalign.run.chain.steps import Results, Step, run_in_order
+from recalign.run.cores import usable_cores, usable_memory
 from recalign.run.stage.console import SECONDS_A_LINE, echo, last_progress
 from recalign.workers import LocalWorkers, RayWorkers, run_logged, torch_threads
 
@@ -176,5 +177,5 @@ def workers_of(chain: Chain, alone: bool = False) -> LocalWorkers | RayWorkers |
 
 def number_of_workers(threads: int) -> int:
     """As many as there are cores (fewer where OMP_NUM_THREADS says so) for so many threads each, and `MEMORY`."""
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else MEMORY
-    return max(1, min(torch.get_num_threads() // threads, memory // MEMORY))
+    cores = min(torch.get_num_threads(), usable_cores())
+    return max(1, min(cores // threads, usable_memory() // MEMORY))
