@@ -6,6 +6,7 @@ A range is an annotation of a constructor's argument: ``temperature: Positive[fl
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,6 +14,18 @@ from functools import partial
 from types import NoneType
 from typing import Annotated, Any, TypeVar, get_args
 
+SECRETS = (
+    *("key", "secret", "token", "pass", "pwd", "sas", "credential", "service_account"),
+    *("connection", "bearer", "cookie"),
+)
+"""Words in the names of settings whose values open a store or a database, or tell where that is."""
+_PARAMETERS = "|".join([*SECRETS, "sig", "auth", "jwt", "hmac"])
+SECRET_URL = re.compile(
+    r"(?<=:/)/?[^/\[\s]*:(?!\d+/)[^\s]*@"  # a password may have a slash in it, and what is digits up to one is a port
+    rf"|(?<=[?&;#])[^=&;#\s]*({_PARAMETERS})[^=\s]*=[^&;#\s'\"]*",
+    re.IGNORECASE,
+)
+"""What is secret in a URL: USER:PASSWORD@, and parameters."""
 CUTOFF = 0.75  # similarity (difflib's ratio) from which a candidate is suggested
 
 
@@ -35,7 +48,8 @@ class InputError(Exception):
         return partial(type(self), where=self.where, remedy=self.remedy), (self.what,)
 
     def __str__(self) -> str:
-        what, where, remedy = (printable(part or "") for part in (self.what, self.where, self.remedy))
+        shown = (SECRET_URL.sub("***", part or "") for part in (self.what, self.where, self.remedy))
+        what, where, remedy = map(printable, shown)
         head = f"{where}: {what}" if where else what
         return f"{head}\n  -> {remedy}" if remedy else head
 

@@ -2,11 +2,12 @@
 
 import os
 import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from recalign.errors import InputError, require_positive
+from recalign.errors import SECRET_URL, SECRETS, InputError, require_positive
 
 TimeUnit = Literal["s", "ms", "us", "datetime"]
 FeatureKind = Literal["category", "number", "vector"]
@@ -22,9 +23,6 @@ PREPARED = ("user", "item", "timestamp", "row")
 
 OWN_COLUMNS = (*PREPARED, "reward")
 """The event table's own columns. Expressions can read raw columns of these names, but the table does not keep them."""
-
-SECRETS = ("key", "secret", "token", "password", "sas", "credential", "service_account")
-"""Words in the names of ``storage_options`` whose values are secrets, or tell where one is."""
 
 HOW_READ = ("storage_options", "uri")
 """Settings of a `LogMapping` that say how rows are reached: none is written down, or changes a figure."""
@@ -141,7 +139,7 @@ class LogMapping:
         for url in (*self.files, *([self.items.file] if self.items else ())):
             refuse_secret(url, "data.log")
         for name, value in (self.storage_options or {}).items():
-            if any(word in name.lower() for word in SECRETS) or "@" in value:
+            if is_secret(name, value):
                 named = variable(value, f"data.log.storage_options.{name}")
                 self.storage_options = {**(self.storage_options or {}), name: named}
         require_positive("data.log", vars(self), "time_resolution")
@@ -161,25 +159,52 @@ class LogMapping:
 
 def refuse_secret(url: str, key: str) -> None:
     """Refuse a URL with a password, or with a signature, in it. Raises InputError, which does not repeat it."""
-    parameter = rf"[?&;#][\w-]*({'|'.join([*SECRETS, 'sig', 'auth', 'passwd', 'pwd'])})[\w-]*="
-    user = r"//[^/\[]*:(?!\d+/).*@"  # a password may have a slash in it, and what is digits up to one is a port
-    if "://" in url and re.search(rf"{user}|^https?://([^/]*@|.*#)|{parameter}", url, re.IGNORECASE):
-        what = "a URL has what may open a store in it (USER:PASSWORD@, or ?TOKEN=), and that is not written down"
-        raise InputError(what, where=key, remedy="leave it out, and give it as a variable in data.log.storage_options")
+    asks = re.search(r"^https?://([^/]*@|.*[?#])", url, re.IGNORECASE)  # no ? of https:// reaches a server
+    if "://" in url and (asks or SECRET_URL.search("".join(url.split()))):
+        what = (
+            "a URL has what may open a store in it (USER:PASSWORD@, or a token after ?), and that is not written down"
+        )
+        remedy = "leave it out, and give it as a variable in data.log.storage_options"
+        raise InputError(what, where=key, remedy=f"{remedy}; copy to this machine what https:// gives only for ?...")
 
 
-def variable(text: str, key: str) -> str:
+def is_secret(name: str, value: str) -> bool:
+    """Whether the value of a storage option opens a store."""
+    return any(word in name.lower() for word in SECRETS) or "@" in value or bool(SECRET_URL.search(value))
+
+
+def require_named(log: Mapping[str, Any], names: Collection[str]) -> None:
+    """Refuse settings in which what opens a store or a database is written out, also where a variable holds it.
+
+    Args:
+        log: ``data.log``, values in place of ``${oc.env:NAME}``.
+        names: of the environment variables that the settings name so.
+    """
+    options = {name: value for name, value in (log.get("storage_options") or {}).items() if is_secret(name, value)}
+    for key, value in (
+        {"uri": log.get("uri")} | {f"storage_options.{name}": options[name] for name in options}
+    ).items():
+        if value:
+            variable(value, f"data.log.{key}", names)
+
+
+def variable(text: str, key: str, names: Collection[str] | None = None) -> str:
     """The name of the environment variable that a setting names, or whose value it is. The value is never kept.
+
+    ``names``: of the variables that may hold it; None: all.
 
     Raises:
         InputError: there is none, so that what is written there may be a secret. It is not repeated.
     """
     name = text.removeprefix("${oc.env:").removesuffix("}")
-    names = [name] if name in os.environ else sorted(one for one, value in os.environ.items() if text and value == text)
-    if not names:
-        what = "this is no environment variable that is set, and what opens a store or a database is not written down"
-        raise InputError(what, where=key, remedy="export it as a variable, and name that: ${oc.env:NAME}")
-    return names[0]
+    held = os.environ if names is None else {one: os.environ.get(one) for one in names}
+    found = [name] if name in os.environ else sorted(one for one, value in held.items() if text and value == text)
+    if not found:
+        what = (
+            "this names no environment variable that is set, and what opens a store or a database is not written down"
+        )
+        raise InputError(what, where=key, remedy="export it as a variable, and name that: '${oc.env:NAME}', or NAME")
+    return found[0]
 
 
 def data_root(root: str | None) -> Path:

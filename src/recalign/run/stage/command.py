@@ -25,6 +25,7 @@ from lightning.pytorch.accelerators import MPSAccelerator
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from recalign.data.events.log import require_named
 from recalign.distributed import is_rank_zero
 from recalign.errors import InputError, TrainingError
 from recalign.recommender.training import PolicyModule
@@ -176,6 +177,7 @@ def parse_stage(words: Sequence[str], *settings: Mapping[str, Any]) -> Stage:
             importlib.import_module(module)
         except ImportError as error:
             raise InputError(str(error), where="run.imports", remedy="name modules that can be imported") from error
+    require_named(config["data"]["init_args"]["log"], variables)
     _fill_defaults(config)
     checks.settings(config, training=command == "fit")
     trial = os.environ.get("WANDB_RUN_ID", "") if "WANDB_SWEEP_ID" in os.environ else ""

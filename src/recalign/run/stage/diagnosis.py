@@ -18,6 +18,7 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import callbacks, loggers
 from torch import optim
 
+from recalign.data.events.log import HOW_READ
 from recalign.errors import InputError, nearest
 from recalign.run.words import imported, short
 
@@ -98,7 +99,8 @@ def _refused_value(message: str, complaint: Complaint, about: list[str], sources
     literals = [str(one) for listed in LITERAL.findall(message) for one in literal_eval(listed)]
     restricted = [one.replace("Not of type ", "", 1) for one in about if one.startswith("Not of type")]
     wanted = dict.fromkeys([*types, *literals, *restricted])
-    what = f"must be {' or '.join(wanted)}, not {value!r}" if wanted else complaint.text
+    given = "" if {*complaint.key.split(".")} & {*HOW_READ} else f", not {value!r}"  # it may be a secret
+    what = f"must be {' or '.join(wanted)}{given}" if wanted else complaint.text
     return InputError(what, where=where, remedy=_suggest(value, literals))
 
 

@@ -13,11 +13,12 @@ from typing import Any
 import yaml
 
 from recalign.artifacts import State
+from recalign.data.events.log import require_named
 from recalign.files import digest, sha256
 from recalign.recommender.semantic_ids.tokenize_command import CODES, tokenize
 from recalign.run.stage.console import echo
 from recalign.run.stage.folder import Manifest, RunConfig, RunFolder
-from recalign.run.stage.settings import instantiated, parse_call
+from recalign.run.stage.settings import VARIABLES, instantiated, parse_call
 from recalign.run.stage.upstream import TOKENS
 from recalign.run.words import to_argv
 from recalign.seals import code_digest
@@ -93,10 +94,12 @@ def parse_tokens(words: Sequence[str], *settings: Mapping[str, Any]) -> ParsedTo
     """
     line = [*words, *chain.from_iterable(map(to_argv, settings))]
     parser, parsed = parse_call("tokenize", (tokenize.__doc__ or "").split("\n\n")[0], tokenize, line)
+    config = yaml.safe_load(parser.dump(parsed, skip_unset=False))
+    require_named(config["data"]["init_args"]["log"], VARIABLES)
     arguments = instantiated(parser, parsed)
     out, log = arguments.pop("out"), arguments["data"].log_.name
     folder = RunFolder(Path(out)) if out else RunFolder.of(RunConfig(TOKENS), log, arguments["seed"])
-    return ParsedTokens(line, yaml.safe_load(parser.dump(parsed, skip_unset=False)), arguments, folder)
+    return ParsedTokens(line, config, arguments, folder)
 
 
 def run_command(words: Sequence[str]) -> None:
