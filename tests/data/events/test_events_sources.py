@@ -20,10 +20,12 @@ from recalign.cli import main
 from recalign.data.events import ItemTable, LogMapping, fingerprint, load_events
 from recalign.data.events.sources import ask, find, read_errors
 from recalign.errors import InputError
+from recalign.run.stage import parse_stage
 
 ROWS = pl.DataFrame({"user": ["007", "007", "b", "b"] * 6, "item": [f"{n:02}" for n in range(12)] * 2}).with_columns(
     timestamp=1_700_000_000 + 60 * pl.int_range(24), rating=pl.int_range(24) * 3 % 7
 )
+STAGE = Path(__file__).parents[3] / "conf/stages/recommender.yaml"
 PASSWORD = "p@ss w0rd/?"
 """With what has to be escaped in a URI."""
 
@@ -66,6 +68,46 @@ def test_folders_of_hive_partitions_have_columns(tmp_path):
     assert "x" not in table.frame.columns
     (root / "days/rating=0").rename(root / "days/rating=9")
     assert fingerprint(log, root, "rating") != table.fingerprint
+
+
+def test_ids_in_paths_stay_as_they_are_written(tmp_path):
+    """As in text: user 007 is not user 7. Other columns are what Polars takes them for."""
+    for user in ("007", "7", "b%20c"):
+        (folder := tmp_path / f"log/user={user}/day=01").mkdir(parents=True)
+        ROWS.drop("user").write_parquet(folder / "part-0.parquet")
+    table = load_events(LogMapping("t", ["log"], where="day = 1"), tmp_path, "rating")
+    assert table.users.to_list() == ["007", "7", "b c"]
+    assert table.frame.height == 3 * ROWS.height
+
+
+def test_hidden_folders_beside_partitions_are_refused(tmp_path):
+    """Polars reads them: rows that a writer has not finished would be events, twice."""
+    for name in ("day=1", "_temporary/day=1"):
+        (folder := tmp_path / "log" / name).mkdir(parents=True)
+        ROWS.write_parquet(folder / "part-0.parquet")
+    with pytest.raises(InputError, match=r"hidden folder .*: _temporary/day=1/part-0\.parquet"):
+        read(LogMapping("t", ["log"]), tmp_path)
+
+
+def test_partitions_of_different_types_are_named_so(tmp_path):
+    for day, rows in enumerate((ROWS, ROWS.cast({"rating": pl.Float64}))):
+        (folder := tmp_path / f"log/day={day}").mkdir(parents=True)
+        rows.write_parquet(folder / "part-0.parquet")
+    with pytest.raises(InputError, match=r"as one table: .*rating.*\n.*same columns and types"):
+        read(LogMapping("t", ["log"]), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a*.ndjson", "a?.ndjson", "a[1].ndjson"])
+def test_a_name_of_ndjson_is_no_pattern(tmp_path, name):
+    for file, rows in (("a1.ndjson", ROWS.head(20)), (name, ROWS)):
+        rows.write_ndjson(tmp_path / file)
+    assert read(LogMapping("t", [name]), tmp_path).equals(ROWS)
+
+
+def test_a_broken_line_of_ndjson_is_named(tmp_path):
+    (tmp_path / "log.ndjson").write_text(ROWS.write_ndjson().replace('"b"', "b", 1))
+    with pytest.raises(InputError, match=r"as NDJSON: line 3 is no JSON object.*\n.*a JSON object in a line"):
+        read(LogMapping("t", ["log.ndjson"]), tmp_path)
 
 
 # At a store
@@ -122,6 +164,26 @@ def test_folders_and_patterns_at_a_store(bucket, tmp_path):
     assert read(LogMapping("t", ["s3://logs/two/*/a.parquet"])).height == 48
 
 
+def test_hidden_folders_and_ids_in_paths_at_a_store(bucket, tmp_path):
+    for user in ("007", "7"):
+        put(bucket, f"users/user={user}/a.parquet", ROWS.drop("user"), tmp_path)
+    assert load_events(LogMapping("t", ["s3://logs/users"]), None, "rating").users.to_list() == ["007", "7"]
+    put(bucket, "users/_temporary/user=7/a.parquet", ROWS.drop("user"), tmp_path)
+    with pytest.raises(InputError, match=r"hidden folder .*: _temporary/user=7/a\.parquet"):
+        read(LogMapping("t", ["s3://logs/users"]))
+
+
+def test_a_name_that_looks_like_a_pattern_at_a_store(bucket, tmp_path):
+    """A pattern finds it; what is read, and what tells that it changes, is the file itself."""
+    put(bucket, "odd/a1.csv", ROWS.with_columns(user=pl.lit("c")), tmp_path)
+    put(bucket, "odd/a[1].csv", ROWS, tmp_path)
+    log = LogMapping("t", ["s3://logs/odd/*.csv"])
+    assert load_events(log, None, "rating").users.to_list() == ["007", "b", "c"]
+    before = fingerprint(log, None, None)
+    put(bucket, "odd/a[1].csv", ROWS.head(20), tmp_path)
+    assert fingerprint(log, None, None) != before
+
+
 def test_bad_rows_at_a_store_are_named_by_its_url(bucket, tmp_path):
     (tmp_path / "bad.csv").write_text("user,item,timestamp\n1,2,3\n1,2\n")
     bucket.upload_file(str(tmp_path / "bad.csv"), "logs", "bad.csv")
@@ -158,6 +220,28 @@ def test_a_store_that_refuses_the_credentials(monkeypatch):
         server.shutdown()
 
 
+def test_a_name_with_spaces_at_a_server(monkeypatch):
+    """As a browser gives it: escaped, and not escaped again."""
+    pytest.importorskip("obstore", reason="what stores tell: pip install 'recalign[lakes]'")
+    asked = []
+
+    class Telling(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            self.send_header("ETag", "1")
+            self.send_header("Content-Length", "10")
+            self.end_headers()
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Telling) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/a%20b.csv"
+        [found] = find(Path(), url, {"proxy_excludes": "127.0.0.1"})
+        assert found.identity()
+        assert asked == ["/a%20b.csv"]
+        server.shutdown()
+
+
 def test_a_server_that_tells_no_version_of_a_file(monkeypatch):
     """Else its log would be known by its size alone, and read from the cache after a change."""
     pytest.importorskip("obstore", reason="what stores tell: pip install 'recalign[lakes]'")
@@ -182,6 +266,7 @@ def test_a_server_that_tells_no_version_of_a_file(monkeypatch):
         *("http://me:hunter22@shop/a.csv", "https://hunter22@shop/a.csv", "https://shop/a.parquet?x=1&sig=hunter22"),
         *("https://shop/a.csv#hunter22", "s3://shop/a.csv#token=hunter22", "https://shop/a.csv?pwd=hunter22"),
         *("s3://me:with/slash/hunter22@shop/a.csv", "postgresql://me:/hunter22@shop/rows"),
+        *("https://shop/a.csv?code=hunter22", "https://shop/a.csv?%73ig=hunter22", "s3://shop/a.csv?a[token]=hunter22"),
     ],
 )
 def test_a_url_holds_no_password(tmp_path, monkeypatch, capsys, url):
@@ -192,11 +277,34 @@ def test_a_url_holds_no_password(tmp_path, monkeypatch, capsys, url):
         with pytest.raises(InputError, match=r"data\.log: a URL") as caught:
             LogMapping("t", **settings)
         assert "hunter22" not in str(caught.value)
-    assert LogMapping(
-        "t", ["abfss://logs@shop/a.csv", "s3://shop/log-?.csv", "https://shop:80/a@b.csv?download=1"]
-    ).files
-    with pytest.raises(InputError, match="proxy_url"):
-        LogMapping("t", ["s3://a/b"], storage_options={"proxy_url": "http://me:hunter22@proxy"})
+    assert LogMapping("t", ["abfss://logs@shop/a.csv", "s3://shop/log-?.csv", "https://shop:80/a@b.csv"]).files
+    options = {"proxy_url": "http://me:hunter22@proxy", "passwd": "hunter22", "adls.connection-string": "hunter22"}
+    for name, value in (options | {"aws_endpoint_url": "https://shop?sig=hunter22"}).items():
+        with pytest.raises(InputError, match=name) as caught:
+            LogMapping("t", ["s3://a/b"], storage_options={name: value})
+        assert "hunter22" not in str(caught.value)
+    assert LogMapping("t", ["s3://a/b"], storage_options={"aws_skip_signature": "true"}).storage_options
+    if "sig=" in url or "me:" in url:  # whatever else a message is about
+        assert "hunter22" not in str(InputError(url, where=f"in {url}"))
+
+
+@pytest.mark.parametrize("words", [["uri", "a://b:hunter22@c"], ["storage_options.aws_secret_access_key", "hunter22"]])
+def test_a_secret_is_named_also_where_a_variable_holds_it(tmp_path, monkeypatch, words):
+    """Else config.yaml and the manifest would hold what a shell put in its place."""
+    monkeypatch.setenv("SHOP_SECRET", words[1])
+    ROWS.write_csv(tmp_path / "log.csv")
+    fit = ["fit", "--config", str(STAGE), "--data.root", str(tmp_path), "--data.log.files", "[log.csv]"]
+    with pytest.raises(InputError, match="not written down") as caught:
+        parse_stage([*fit, f"--data.log.{words[0]}", words[1]])
+    assert "hunter22" not in str(caught.value)
+    assert parse_stage([*fit, f"--data.log.{words[0]}", "${oc.env:SHOP_SECRET}"])
+
+
+def test_a_value_of_the_wrong_type_is_not_repeated_where_it_may_be_a_secret(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for words in (["storage_options", "hunter22"], ["files", "https://me:hunter22@shop/a.csv"]):
+        assert main(["check", "ml-100k", f"--data.log.{words[0]}", words[1]]) == 2
+        assert "hunter22" not in capsys.readouterr().err
 
 
 def test_options_of_a_store_name_variables(bucket, tmp_path, monkeypatch):
@@ -323,14 +431,32 @@ def test_a_query(asked):
     assert read(log).equals(ROWS)
     marks = [
         ask(LogMapping("t", query=f"{SELECT} {end}", uri=asked)).identity()
-        for end in ("where (select 1 order by 1) = 1", "order by timestamp", "order by timestamp desc", "limit 9")
+        for end in (
+            "where (select 1 order by 1) = 1 /* order by rating */",
+            "order by timestamp",
+            "order by timestamp desc",
+            "limit 9",
+        )
     ]
     assert len({ask(log).identity(), *marks[1:]}) == 4
     assert marks[0] == ask(log).identity()
 
-    with pytest.raises(InputError, match="no ORDER BY"):
-        ask(LogMapping("t", query=f"{SELECT} limit 8", uri="SHOP_URI", timestamp=None))
+    for end in ("limit 8", "limit 8 /* order by rating */"):
+        with pytest.raises(InputError, match="no ORDER BY"):
+            ask(LogMapping("t", query=f"{SELECT} {end}", uri="SHOP_URI", timestamp=None))
     assert ask(LogMapping("t", query=f"{SELECT} Order  By rating", uri="SHOP_URI", timestamp=None)).path
+
+
+def test_a_column_of_numeric_is_one_of_numbers(asked):
+    query = SELECT.replace("*", '"user", item, timestamp, rating::numeric(4, 2)')
+    assert read(LogMapping("t", query=query, uri="SHOP_URI")).equals(ROWS.cast({"rating": pl.Float64}))
+
+
+def test_a_driver_that_quotes_a_part_of_a_password(asked, monkeypatch):
+    monkeypatch.setenv("SHOP_URI", asked.replace(quote(PASSWORD, safe=""), PASSWORD))  # not escaped: it ends at its @
+    with pytest.raises(InputError, match="cannot be read") as caught:
+        ask(LogMapping("t", query=SELECT, uri="SHOP_URI"))
+    assert "w0rd" not in str(caught.value)
 
 
 @pytest.mark.parametrize("wrong", [("w0rd", "hunter22"), ("@127.0.0.1:", "@127.0.0.1:9"), ("/postgres", "/none")])

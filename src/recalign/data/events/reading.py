@@ -118,7 +118,7 @@ def join(log: LogMapping, sources: Mapping[Source, pl.LazyFrame]) -> tuple[pl.La
                 raise no_column(f"data.log.{key}", column, source, schema.names())
     if not 0 < (total := sum(heights.values())) <= MAX_ROWS:
         what = f"the log has {total:,} rows, not 1 to {MAX_ROWS:,}" if total else "the log is empty"
-        raise InputError(what, where=", ".join(heights), remedy="name other files in data.log.files")
+        raise InputError(what, where=", ".join(heights), remedy="name other files, or ask for other rows")
     texts = [file for file, source in zip(tables, sources, strict=True) if source.kind == "text"]
     if len(texts) not in (0, len(tables)):
         raise InputError("a log is text or Parquet, not both", where="data.log.files", remedy=RULE)
@@ -188,12 +188,12 @@ def read(
     """
     with read_errors(source.name, source.options):
         if source.kind != "text":
-            return source.scan().collect()
+            return source.scan(text or ()).collect()
         if not source.remote:
             return _read_text(source.place, text, header, separator or _find_separator(source.place))
         with TemporaryDirectory() as folder:
             copied = os.path.join(folder, os.path.basename(source.place.removesuffix(".gz")))
-            lines = pl.scan_lines(source.place, storage_options=dict(source.options) or None)
+            lines = pl.scan_lines(source.place, glob=False, storage_options=dict(source.options) or None)
             lines.sink_csv(copied, include_header=False, quote_style="never")
             try:
                 return _read_text(copied, text, header, separator or _find_separator(copied))

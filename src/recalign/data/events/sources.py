@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import glob
+import gzip
 import importlib
+import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -20,9 +22,9 @@ from urllib.parse import unquote
 
 import polars as pl
 
-from recalign.data.events.log import SECRETS, LogMapping, refuse_secret
+from recalign.data.events.log import LogMapping, is_secret, refuse_secret
 from recalign.data.events.messages import did_you_mean
-from recalign.errors import InputError
+from recalign.errors import SECRETS, InputError
 from recalign.files import digest, sha256
 
 Kind = Literal["text", "parquet", "folder", "ndjson", "ipc", "delta", "iceberg"]
@@ -32,12 +34,21 @@ KINDS: dict[str, Kind] = {
 }
 """What files hold, by the end of their names; text where it is another."""
 
+UNLIKE = (pl.exceptions.SchemaError, pl.exceptions.ColumnNotFoundError, pl.exceptions.ShapeError)
+"""What Polars raises where the files of one table have different columns."""
+
 CONVERT = "import polars as pl; pl.read_csv('old.csv', encoding='latin-1').write_parquet('new.parquet')"
 RULE = (
     "text must be UTF-8 with separators of one byte, plain or as .gz, and quotes within quoted fields doubled; "
     f'convert anything else, as in: python -c "{CONVERT}"'
 )
 """Which text can be read, and how to convert other text."""
+AGAIN = "download or copy it again: it may be cut off"
+KINDS_READ = {
+    **{"text": ("as text", RULE), "ndjson": ("as NDJSON", "write each event as a JSON object in a line of its own")},
+    **{"ipc": ("as Arrow", AGAIN), "parquet": ("as Parquet", AGAIN), "iceberg": ("as a table of Iceberg", AGAIN)},
+}
+"""For messages: as what a file is read, and what to do where it cannot be."""
 
 ICEBERG = {
     **{"aws_endpoint_url": "s3.endpoint", "aws_region": "s3.region", "aws_session_token": "s3.session-token"},
@@ -89,14 +100,20 @@ class Source:
         plain = not self.remote and self.kind not in ("delta", "iceberg") and self.name != QUERY
         return self.name if plain else f"{self.name} ({self.identity()})"
 
-    def scan(self) -> pl.LazyFrame:
-        """Its rows, unless it is text; nothing is read yet."""
+    def scan(self, ids: Collection[str] = ()) -> pl.LazyFrame:
+        """Its rows, unless it is text; nothing is read yet. ``ids``: columns in which 007 is no 7."""
         options: Any = dict(self.options) or None
         if self.kind == "folder":
-            below: Any = {"glob": self.remote, "storage_options": options}
-            return pl.scan_parquet(self.place, hive_partitioning=True, hidden_file_prefix=["_", "."], **below)
+            below: Any = {"glob": self.remote, "storage_options": options, "hidden_file_prefix": ["_", "."]}
+            found = pl.scan_parquet(self.place, hive_partitioning=True, **below)
+            pairs = [part.partition("=") for path in self._paths() for part in path.split("/")[:-1] if "=" in part]
+            if not any(unquote(name) in ids and re.match(r"0\d", value) for name, _, value in pairs):
+                return found
+            names, types = {unquote(name) for name, *_ in pairs}, found.collect_schema()
+            as_text = {name: pl.String if name in ids else types[name] for name in names}
+            return pl.scan_parquet(self.place, hive_schema=as_text, **below)
         if self.kind == "ndjson":
-            return pl.scan_ndjson(self.place, infer_schema_length=None, storage_options=options)
+            return pl.scan_ndjson(glob.escape(self.place), infer_schema_length=None, storage_options=options)
         if self.kind == "ipc":
             return pl.scan_ipc(self.place, glob=False, storage_options=options)
         if self.kind == "delta":
@@ -123,7 +140,10 @@ class Source:
                 ends = [part.collect().write_json() for part in (rows.head(DIGEST_ROWS), rows.tail(DIGEST_ROWS))]
                 return digest(str(rows.collect_schema()), rows.select(pl.len()).collect().item(), ends)
             if self.remote:
-                found = _objects(self.place, self.options)
+                store, key = _store(self.place, self.options)
+                one_file = self.kind != "folder"  # whose name may have signs of a pattern
+                head = [package("obstore", "lakes").head(store, key)] if one_file else []
+                found = head or _objects(self.place, self.options)
                 if any(not one["e_tag"] and one["last_modified"].year <= 1970 for one in found):
                     what = "the server tells neither the version of it nor its time, so a change would go unseen"
                     raise InputError(what, where=self.name, remedy="copy it to this machine, and name the copy")
@@ -135,6 +155,16 @@ class Source:
                 return digest({str(one.relative_to(self.place)): sha256(one) for one in parquet_in(Path(self.place))})
             known = sha256(Path(self.place))
             return known if self.name != QUERY else f"rows {known[:16]}"
+
+    def _paths(self) -> list[str]:
+        """A folder's Parquet files, as they are named below it."""
+        if not self.remote:
+            return [file.relative_to(self.place).as_posix() for file in parquet_in(Path(self.place))]
+        return (
+            []
+            if self.place.startswith("hf://")
+            else [_below(self.place, one) for one in _objects(self.place, self.options)]
+        )
 
 
 def find(root: Path, entry: str, options: Mapping[str, str]) -> list[Source]:
@@ -174,8 +204,18 @@ def _in_folder(path: Path) -> list[Source]:
         return [Source(str(path), "iceberg", path=_newest(map(str, metadata)))]
     files = parquet_in(path)
     if any("=" in folder for file in files for folder in file.relative_to(path).parts[:-1]):
+        _refuse_hidden(str(path), [one.relative_to(path).as_posix() for one in path.rglob("*.parquet")])
         return [Source(str(path), "folder")]
     return [Source(str(file), "parquet") for file in files]
+
+
+def _refuse_hidden(place: str, paths: Iterable[str]) -> None:
+    """Refuse files in hidden folders, which Polars would read: what a writer has not finished, or has replaced."""
+    if hidden := [path for path in paths if any(one.startswith(("_", ".")) for one in path.split("/")[:-1])]:
+        what = f"Parquet in a hidden folder is not finished, or no longer of the table: {hidden[0]}"
+        raise InputError(
+            what, where=place, remedy="wait for its writer, or move it away; or name each folder beside it"
+        )
 
 
 def _newest(metadata: Iterable[str]) -> str:
@@ -204,12 +244,15 @@ def _at_store(entry: str, options: Mapping[str, str]) -> list[Source]:
     if "metadata" in within and (found := _objects(f"{entry}/metadata/*.metadata.json", options)):
         newest = _newest(os.path.basename(one["path"]) for one in found)
         return [Source(entry, "iceberg", options, f"{entry}/metadata/{newest}")]
-    return [Source(below, "folder", options)] if _objects(below, options) else []
+    found = _objects(below, options)
+    _refuse_hidden(below, [_below(below, one) for one in found])
+    return [Source(below, "folder", options)] if found else []
 
 
 def _store(url: str, options: Mapping[str, str]) -> tuple[Any, str]:
     """The store of a URL, and the key of the URL in it."""
     base, key = "/".join(url.split("/")[:3]), "/".join(url.split("/")[3:])
+    key = unquote(key) if base.startswith("http") else key
     stores = package("obstore.store", "lakes")
     client: dict[str, Any] = {"allow_http": True}
     config: dict[str, str] = {}
@@ -224,15 +267,19 @@ def _store(url: str, options: Mapping[str, str]) -> tuple[Any, str]:
 
 
 def _objects(url: str, options: Mapping[str, str]) -> list[Any]:
-    """What a store tells of the file of a URL, or of those that a URL with wildcards matches, by name."""
+    """What a store tells of the files that a URL with wildcards matches, by name."""
     (store, key), obstore = _store(url, options), package("obstore", "lakes")
-    if not any(sign in key for sign in "*?["):
-        return [obstore.head(store, key)]
     folder = re.split(r"[*?\[]", key)[0].rpartition("/")[0]
     found = (one for batch in obstore.list(store, folder or None) for one in batch)
     depth = None if "**" in key else key.count("/")  # a single * stands for no slash
     matches = (one for one in found if fnmatchcase(one["path"], key.replace("**/", "*")))
     return sorted((one for one in matches if depth in (None, one["path"].count("/"))), key=lambda one: one["path"])
+
+
+def _below(url: str, found: Any) -> str:
+    """What a store found, as it is named below the folder of a URL with wildcards."""
+    folder = re.split(r"[*?\[]", "/".join(url.split("/")[3:]))[0].rpartition("/")[0]
+    return str(found["path"]).removeprefix(f"{folder}/" if folder else "")
 
 
 def _delta(source: Source) -> Any:
@@ -266,7 +313,7 @@ def ask(log: LogMapping) -> Source:
     known = f"RECALIGN_ROWS_{digest(query, uri)[:16]}"  # workers inherit it
     if not Path(os.environ.get(known, "")).is_file():
         rows = _answer(query, uri)
-        outside = re.sub(r"'[^']*'", "", query)
+        outside = re.sub(r"'[^']*'|\"[^\"]*\"|--[^\n]*|/\*.*?\*/", "", query, flags=re.DOTALL)
         while (inner := re.sub(r"\([^()]*\)", "", outside)) != outside:  # the order of a part is none of the whole
             outside = inner
         if not re.search(r"\border\s+by\b", outside, re.IGNORECASE):
@@ -286,17 +333,22 @@ def _folder() -> TemporaryDirectory[str]:
 
 
 def _answer(query: str, uri: str) -> pl.DataFrame:
+    if "://" not in uri:
+        remedy = "a URI begins as in postgresql://; `recalign init --help` has an example"
+        raise InputError("the variable holds no URI of a database", where=URI, remedy=remedy)
     scheme = {"postgres": "postgresql"}.get(found := uri.partition(":")[0], found)
     driver = find_spec(f"adbc_driver_{scheme}") if scheme.isidentifier() else None
     if driver is None:
         package("connectorx", "databases")
     with read_errors(URI, {"uri": uri} | _passwords(uri)):
-        return pl.read_database_uri(query, uri, engine="adbc" if driver else "connectorx")
+        rows = pl.read_database_uri(query, uri, engine="adbc" if driver else "connectorx")
+        numeric = [one.name for one in rows if '"type_name": "numeric"' in str(one.dtype)]  # ADBC's, of PostgreSQL
+        return rows.with_columns(pl.col(numeric).ext.storage().cast(pl.Float64))
 
 
 def _passwords(uri: str) -> dict[str, str]:
     """What no message may hold: the passwords in a URI, as they are written there and as they are."""
-    found = re.findall(r"//[^:/@]*:(.*)@|(?:password|pwd|token)=([^&;]+)", uri, re.IGNORECASE)
+    found = re.findall(rf"//[^:/@]*:(.*)@|(?:{'|'.join(SECRETS)})[^=&;]*=([^&;]+)", uri, re.IGNORECASE)
     written = {one for pair in found for one in pair if one}
     return {f"password {n}": one for n, one in enumerate(written | {unquote(one) for one in written})}
 
@@ -315,25 +367,45 @@ def read_errors(name: str, options: Mapping[str, str] | None = None) -> Iterator
         if not panic and not isinstance(error, Exception):
             raise
         broken = panic or isinstance(error, (pl.exceptions.PolarsError, OSError, EOFError, csv.Error))
-        kind, remedy = "as Parquet", "download or copy it again: it may be cut off"
-        if "://" in name:
-            kind = "or reached"
-            remedy = "check the address, the network, and the credentials as Polars reads them (AWS_..., GOOGLE_...)"
-        elif name == URI:
+        kind, remedy = KINDS_READ[kind_of_file(name)]
+        unlike = isinstance(error, UNLIKE) and kind_of_file(name) != "ndjson"
+        if name == URI:
             kind, remedy = "with this query", f"check {QUERY}, the address, the network and the password"
-        elif os.path.isdir(name):
-            kind, remedy = "as a table of a lake", "see whether its files are all there"
+        elif unlike or os.path.isdir(name):
+            kind = "as one table"
+            remedy = (
+                "see whether its files are all there, with the same columns and types; else write it as plain Parquet"
+            )
+        elif "://" in name:
+            kind = "or reached"
+            remedy = "check the address, the network, and the credentials as Polars reads them (AWS_..., GOOGLE_...); "
+            remedy += "or copy it to this machine"
         elif not broken:
             raise
-        elif kind_of_file(name) == "text":
-            kind, remedy = "as text", RULE
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        for key, value in (options or {}).items():
-            if value and ("@" in value or any(word in key for word in (*SECRETS, "uri"))):
-                reason = reason.replace(value, "***")
+        if kind_of_file(name) == "ndjson" and os.path.isfile(name):
+            reason = f"{_broken_line(name)}{reason}"
+        secrets = [one for key, one in (options or {}).items() if one and (key == "uri" or is_secret(key, one))]
+        for value in secrets:
+            reason = reason.replace(value, "***")
+        passwords = "\n".join(one for one in secrets if "://" not in one)  # of which a driver may quote a part
+        reason = re.sub(r'(?<=")[^"]+(?=")', lambda part: "***" if part[0] in passwords else part[0], reason)
         raise InputError(f"cannot be read {kind}: {reason}", where=name, remedy=remedy) from (
             None if options else error
         )
+
+
+def _broken_line(file: str) -> str:
+    """The number of the first line of NDJSON that is no JSON object, for a message; empty: there is none."""
+    with (gzip.open if file.endswith(".gz") else open)(file, "rb") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                whole = not line.strip() or isinstance(json.loads(line), dict)
+            except ValueError:
+                whole = False
+            if not whole:
+                return f"line {number} is no JSON object: "
+    return ""
 
 
 def files_named(pattern: str) -> list[Source]:

@@ -187,7 +187,9 @@ def _scanned(log: LogMapping, root: Path, folder: Path) -> tuple[pl.LazyFrame, S
         parquet = folder / f"file-{n}.parquet"
         if source.kind == "text":
             read(source, (log.user, log.item), log.header, log.separator).write_parquet(parquet)
-        tables[source] = pl.scan_parquet(parquet, glob=False) if source.kind == "text" else source.scan()
+        tables[source] = (
+            pl.scan_parquet(parquet, glob=False) if source.kind == "text" else source.scan((log.user, log.item))
+        )
     return join(log, tables)
 
 
