@@ -41,6 +41,8 @@ class Log:
     user: str = "user"
     time_unit: Literal["s", "ms"] = "s"
     columns: dict[str, str] = field(default_factory=dict)
+    where: str | None = None
+    time_resolution: int | None = None
 
 
 class Split:

@@ -1,6 +1,7 @@
 """What a command line and its YAML files may say, and what they are told when they say it wrong."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -75,7 +76,8 @@ def test_sql_stays_as_it_is_typed(reward: str):
 def test_a_log_inherits_nothing_from_the_log_it_replaces():
     log = write("log.yaml", "data: {log: {name: other, files: [a.csv]}}")
     mapping = parse("--config", log)["data"]["init_args"]["log"]
-    assert mapping == {"name": "other", "files": ["a.csv"], "user": "user", "time_unit": "s", "columns": {}}
+    own = {"name": "other", "files": ["a.csv"], "user": "user", "time_unit": "s", "columns": {}}
+    assert mapping == own | {"where": None, "time_resolution": None}
 
 
 def test_a_class_given_anew_starts_from_its_own_defaults():
@@ -168,6 +170,7 @@ FILES = {
         ("--data.split LeavLast", "data.split: there is no class 'LeavLast'"),
         ("--model stage_doubles.ToyData", "stage_doubles.ToyData"),
         ("--trainer.precision bf16-mixd", "did you mean bf16-mixed?"),
+        ("--data.split stage_doubles.TimeSplit --data.split.test 3", "data.split.cuts?"),
         ("--trainer.accelerator mps", "trainer.accelerator: must be auto or cpu or gpu"),
         ("--data.reward=[1,2]", "data.reward: must be str"),
         ("--data.root ${oc.env:NOT_SET}", "Environment variable 'NOT_SET' not found"),
@@ -218,6 +221,17 @@ def test_what_is_null_is_filled_from_where_it_is_said(monkeypatch: pytest.Monkey
     assert (config["data"]["init_args"]["seed"], config["trainer"]["max_epochs"]) == (3, 4)
     assert parse(*words, "--trainer.max_steps=7")["trainer"]["max_epochs"] is None
     assert (config["trainer"]["devices"], config["trainer"]["enable_model_summary"]) == (1, False)
+
+
+def test_null_takes_away_what_a_log_says():
+    said = ["--data.log.where=item > 3", "--data.log.time_resolution=60"]
+    assert (log_of(*said)["where"], log_of(*said)["time_resolution"]) == ("item > 3", 60)
+    log = log_of(*said, "--data.log.where=null", "--data.log.time_resolution=null")
+    assert (log["where"], log["time_resolution"]) == (None, None)
+
+
+def log_of(*words: str) -> dict[str, Any]:
+    return parse(*words)["data"]["init_args"]["log"]
 
 
 def test_what_a_constructor_refuses_comes_with_a_remedy():

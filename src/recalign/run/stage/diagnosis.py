@@ -128,7 +128,7 @@ def known_keys(parser: ArgumentParser, sources: Sources, key: str, class_path: s
 
 
 def _suggest(word: str, names: Collection[str]) -> str:
-    near = nearest(word, (one for one in names if one and not word.startswith(f"{one}.")))
+    near = nearest(word, (one for one in names if one and not f"{word}.".startswith(f"{one}.")))
     return f"did you mean {near}?" if near else SEE
 
 

@@ -39,6 +39,11 @@ class Parser(LightningArgumentParser):
         except (ArgumentError, OmegaConfBaseException) as error:
             raise diagnose(error, self, list(_sources(words))) from error
 
+    def parse_args(self, args: Sequence[str], *more: Any, **named: Any) -> Namespace:  # type: ignore[override]
+        """jsonargparse writes an argument of a class (``data.log.chosen``) as a word of its own, and null as None."""
+        words = [f"{one.removesuffix('=None')}=null" if one.endswith("=None") else one for one in args]
+        return super().parse_args(words, *more, **named)
+
     def _check_value_key(
         self, action: argparse.Action, value: Any, key: str, cfg: Namespace | None, append: bool = False
     ) -> Any:
