@@ -153,13 +153,13 @@ def test_modules_do_not_ask_the_trainer_for_its_datamodule():
 
 
 CEILINGS = {
-    "lines": 33_544,
-    "statements": 18_152,
+    "lines": 33_543,
+    "statements": 18_151,
     "functions": 2_019,
-    "bytes": 1_654_527,
+    "bytes": 1_654_644,
     "packages": 8,
     "modules beside them": 10,
-    "lines of tests": 30_869,
+    "lines of tests": 30_870,
     "lines of benchmarks": 5_992,
 }
 """What the house may hold; a change that needs more says what each new hundred lines buy."""

@@ -27,10 +27,11 @@ def inputs() -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     return table_VD, query_TD, torch.tensor([0, 12, 6, 5, 9]), torch.rand(STATES), torch.tensor([3, 3, 11, 0, 7, 3])
 
 
-def seen(rows: slice) -> tuple[Tensor, Tensor]:
+def seen(rows: slice) -> tuple[Tensor, Tensor] | None:
+    """None where there is nothing, as in batches."""
     row_N, item_N = torch.tensor([0, 0, 1, 3, 4]), torch.tensor([2, 12, 6, 0, 3])
     own = (row_N >= rows.start) & (row_N < rows.stop)
-    return row_N[own] - rows.start, item_N[own]
+    return (row_N[own] - rows.start, item_N[own]) if own.any() else None
 
 
 def shared(cases: list[tuple[int, float]]) -> list[dict[str, Tensor]]:

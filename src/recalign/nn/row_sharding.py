@@ -64,8 +64,8 @@ def sharded_top_k(
     query_TD: Tensor, item_VD: Tensor, k: int, first: int, seen: Pairs | None = None
 ) -> tuple[Tensor, Tensor]:
     """`recalign.nn.top_k` over the rows of all processes: the best of each part, merged."""
-    own = own_rows(len(query_TD), query_TD.device)
-    score_AK, row_AK = top_k(all_gather_rows(query_TD), item_VD, k, _seen_by_all(seen, own, first))
+    own, device = own_rows(len(query_TD), query_TD.device), query_TD.device
+    score_AK, row_AK = top_k(all_gather_rows(query_TD), item_VD, k, _seen_by_all(seen, own, first, device))
     row_AK = row_AK.add(first).masked_fill(row_AK < 0, -1)
     score_TK, row_TK = (all_gather_rows(x_AK.T).T[own] for x_AK in (score_AK, row_AK))
     order_TK = score_TK.sort(dim=1, descending=True, stable=True).indices[:, :k]  # equal ones stay in row order
@@ -76,7 +76,7 @@ def sharded_top_k(
 def sharded_ranks(query_TD: Tensor, item_VD: Tensor, target_T: Tensor, first: int, seen: Pairs | None = None) -> Tensor:
     """`recalign.nn.target_ranks` over the rows of all processes."""
     own, device = own_rows(len(query_TD), query_TD.device), query_TD.device
-    target_A, seen = all_gather_rows(target_T), _seen_by_all(seen, own, first)
+    target_A, seen = all_gather_rows(target_T), _seen_by_all(seen, own, first, device)
     blocks, place_A = dot_products(all_gather_rows(query_TD), item_VD), target_A - first
     score_A, ahead_A = item_VD.new_zeros(len(target_A)), torch.zeros_like(target_A)
     for rows, _ in row_chunks(len(target_A), None, device):
@@ -182,11 +182,10 @@ def _edges(rows: int) -> list[int]:
     return [rows * rank // processes for rank in range(processes + 1)]
 
 
-def _seen_by_all(seen: Pairs | None, own: slice, first: int) -> Pairs | None:
+def _seen_by_all(seen: Pairs | None, own: slice, first: int, device: torch.device) -> Pairs:
     """The pairs of all processes; states are numbered over all, and rows from this process's first one."""
-    if seen is None:
-        return None
-    row_N, item_N = all_gather_rows(torch.stack([seen[0] + own.start, seen[1]], dim=1)).T
+    row_N, item_N = seen or torch.empty(2, 0, dtype=torch.int64, device=device)  # others may have pairs
+    row_N, item_N = all_gather_rows(torch.stack([row_N + own.start, item_N], dim=1)).T
     return row_N, item_N - first
 
 
