@@ -156,7 +156,7 @@ CEILINGS = {
     "lines": 33_543,
     "statements": 18_151,
     "functions": 2_019,
-    "bytes": 1_654_662,
+    "bytes": 1_654_654,
     "packages": 8,
     "modules beside them": 10,
     "lines of tests": 30_870,

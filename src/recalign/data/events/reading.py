@@ -118,7 +118,7 @@ def join(log: LogMapping, sources: Mapping[Source, pl.LazyFrame]) -> tuple[pl.La
                 raise no_column(f"data.log.{key}", column, source, schema.names())
     if not 0 < (total := sum(heights.values())) <= MAX_ROWS:
         what = f"the log has {total:,} rows, not 1 to {MAX_ROWS:,}" if total else "the log is empty"
-        raise InputError(what, where=", ".join(heights), remedy="name other files in data.log.files, or query other rows")
+        raise InputError(what, where=", ".join(heights), remedy="name other files in data.log.files, or other rows")
     texts = [file for file, source in zip(tables, sources, strict=True) if source.kind == "text"]
     if len(texts) not in (0, len(tables)):
         raise InputError("a log is text or Parquet, not both", where="data.log.files", remedy=RULE)
