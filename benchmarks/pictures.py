@@ -27,7 +27,7 @@ TRUE = "value/true@10"
 ML_100K = ("ml-100k, not searched",)
 LOGS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "methods": ("ML-100K, five seeds, value in standard deviations", ML_100K, VALUE),
-    "ml-1m": ("ML-1M, three seeds, value in standard deviations", ("ml-1m",), VALUE),
+    "ml-1m": ("ML-1M, three seeds, value in standard deviations", ("ml-1m, not searched",), VALUE),
     "kuairand-watch": (
         "KuaiRand excerpt by watch ratio, two seeds, value in standard deviations",
         ("kuairand-pure-excerpt, not searched",),
