@@ -153,13 +153,13 @@ def test_modules_do_not_ask_the_trainer_for_its_datamodule():
 
 
 CEILINGS = {
-    "lines": 33_543,
-    "statements": 18_151,
-    "functions": 2_019,
-    "bytes": 1_654_654,
+    "lines": 33_554,
+    "statements": 18_167,
+    "functions": 2_020,
+    "bytes": 1_651_774,
     "packages": 8,
     "modules beside them": 10,
-    "lines of tests": 30_870,
+    "lines of tests": 30_871,
     "lines of benchmarks": 5_992,
 }
 """What the house may hold; a change that needs more says what each new hundred lines buy."""
@@ -200,7 +200,7 @@ def core() -> list[str]:
     return re.findall(r"^- `([\w/]+\.py)`", section[1], re.MULTILINE) if section else []
 
 
-CORE_LINES = 6_447
+CORE_LINES = 6_451
 
 
 def test_the_core_is_what_it_imports():

@@ -169,17 +169,22 @@ class CodePolicy(HistoryPolicy):
     ) -> Iterator[Tensor]:
         """The decoder is asked once, about all prefixes."""
         self.set_strengths(0.0, 0.0)
-        logp_TV = self.log_probs(state).double()
+        plain_TV = self.log_probs(state).double().exp()
+        nodes = [self.trie.below(depth, plain_TV) for depth in range(1, self.trie.levels + 1)]
+        pairs = seen_within(seen, slice(0, len(state)))
         for memory, prior in strengths:
             self.set_strengths(memory, prior)
-            whole = slice(0, len(state))
-            yield ranks_from_scores(self._strengthened(logp_TV, state), item - 1, seen_within(seen, whole))
+            yield ranks_from_scores(self._strengthened(nodes, state), item - 1, pairs)
 
-    def _strengthened(self, logp_TV: Tensor, state: CodeState) -> Tensor:
-        """Log-probabilities of items, from those without prior and memory. Shape: (T, V) -> (T, V)."""
-        found_TV = torch.zeros_like(logp_TV)
-        for depth in range(1, self.trie.levels + 1):
-            weight_TM = self.trie.below(depth, logp_TV.exp()) * self._added(depth, state).exp()
+    def _strengthened(self, nodes: list[Tensor], state: CodeState) -> Tensor:
+        """Log-probabilities of items, with prior and memory. Shape: -> (T, V).
+
+        ``nodes`` are the probabilities of the nodes of each depth without them, (T, M). A node's weight among its
+        siblings is that times exp of what prior and memory add to its logit.
+        """
+        found_TV = torch.zeros_like(nodes[-1])
+        for depth, plain_TM in enumerate(nodes, 1):
+            weight_TM = plain_TM * self._added(depth, state).exp()
             parent_M, item_V = self.trie.parent(depth), self.trie.node_VS[:, depth - 1]
             siblings_TN = weight_TM.new_zeros(len(weight_TM), self.trie.nodes(depth - 1))
             siblings_TN.index_add_(1, parent_M, weight_TM)

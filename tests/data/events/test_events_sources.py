@@ -18,7 +18,8 @@ import pytest
 
 from recalign.cli import main
 from recalign.data.events import ItemTable, LogMapping, fingerprint, load_events
-from recalign.data.events.sources import ask, find, read_errors
+from recalign.data.events.queries import ask
+from recalign.data.events.sources import find, read_errors
 from recalign.errors import InputError
 from recalign.run.stage import parse_stage
 
@@ -465,7 +466,7 @@ def test_what_a_database_refuses_says_no_password(asked, monkeypatch, wrong, eng
     """connectorx waits for 30 seconds."""
     pytest.importorskip(engine, reason="pip install 'recalign[databases]'")
     if engine == "connectorx":
-        monkeypatch.setattr("recalign.data.events.sources.find_spec", lambda name: None)
+        monkeypatch.setattr("recalign.data.events.queries.find_spec", lambda name: None)
     monkeypatch.setenv("SHOP_URI", asked.replace(*wrong))
     with pytest.raises(InputError, match=r"data\.log\.uri: cannot be read with this query") as caught:
         ask(LogMapping("t", query=SELECT, uri="SHOP_URI"))

@@ -21,8 +21,9 @@ from recalign.data.events.audit import early_concerns
 from recalign.data.events.division import SplitSuggestion, baskets, collapse_and_divide, divide
 from recalign.data.events.log import ItemTable, LogMapping
 from recalign.data.events.messages import did_you_mean
+from recalign.data.events.queries import ask
 from recalign.data.events.reading import read
-from recalign.data.events.sources import Source, ask, files_named, read_errors
+from recalign.data.events.sources import Source, files_named, read_errors
 from recalign.data.events.table import TIED, EventTable, load_events
 from recalign.data.events.yaml_text import yaml_scalar
 from recalign.errors import InputError, printable

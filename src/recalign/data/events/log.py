@@ -161,16 +161,23 @@ def refuse_secret(url: str, key: str) -> None:
     """Refuse a URL with a password, or with a signature, in it. Raises InputError, which does not repeat it."""
     asks = re.search(r"^https?://([^/]*@|.*[?#])", url, re.IGNORECASE)  # no ? of https:// reaches a server
     if "://" in url and (asks or SECRET_URL.search("".join(url.split()))):
-        what = (
-            "a URL has what may open a store in it (USER:PASSWORD@, or a token after ?), and that is not written down"
-        )
-        remedy = "leave it out, and give it as a variable in data.log.storage_options"
-        raise InputError(what, where=key, remedy=f"{remedy}; copy to this machine what https:// gives only for ?...")
+        what = "a URL may hold a secret (USER:PASSWORD@, or what follows ?), and secrets are not written down"
+        remedy = "give it as a variable in data.log.storage_options, or copy the file to this machine"
+        raise InputError(what, where=key, remedy=remedy)
 
 
 def is_secret(name: str, value: str) -> bool:
     """Whether the value of a storage option opens a store."""
     return any(word in name.lower() for word in SECRETS) or "@" in value or bool(SECRET_URL.search(value))
+
+
+def without_secrets(text: str, options: Mapping[str, str]) -> str:
+    """A text in which the secrets among storage options are hidden, and a URI, and what it quotes of them."""
+    secrets = [value for name, value in options.items() if value and (name == "uri" or is_secret(name, value))]
+    for value in secrets:
+        text = text.replace(value, "***")
+    passwords = "\n".join(one for one in secrets if "://" not in one)  # of which a driver may quote a part
+    return re.sub(r'(?<=")[^"]+(?=")', lambda part: "***" if part[0] in passwords else part[0], text)
 
 
 def require_named(log: Mapping[str, Any], names: Collection[str]) -> None:
@@ -180,10 +187,9 @@ def require_named(log: Mapping[str, Any], names: Collection[str]) -> None:
         log: ``data.log``, values in place of ``${oc.env:NAME}``.
         names: of the environment variables that the settings name so.
     """
-    options = {name: value for name, value in (log.get("storage_options") or {}).items() if is_secret(name, value)}
-    for key, value in (
-        {"uri": log.get("uri")} | {f"storage_options.{name}": options[name] for name in options}
-    ).items():
+    options = (log.get("storage_options") or {}).items()
+    secrets = {f"storage_options.{name}": value for name, value in options if is_secret(name, value)}
+    for key, value in (secrets | {"uri": log.get("uri")}).items():
         if value:
             variable(value, f"data.log.{key}", names)
 
@@ -200,9 +206,7 @@ def variable(text: str, key: str, names: Collection[str] | None = None) -> str:
     held = os.environ if names is None else {one: os.environ.get(one) for one in names}
     found = [name] if name in os.environ else sorted(one for one, value in held.items() if text and value == text)
     if not found:
-        what = (
-            "this names no environment variable that is set, and what opens a store or a database is not written down"
-        )
+        what = "this names no environment variable that is set, and secrets are not written down"
         raise InputError(what, where=key, remedy="export it as a variable, and name that: '${oc.env:NAME}', or NAME")
     return found[0]
 

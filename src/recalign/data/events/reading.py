@@ -17,7 +17,8 @@ from recalign.data.events.fields import MISSING
 from recalign.data.events.log import LogMapping, data_root
 from recalign.data.events.messages import SHOWN, SourceRows, did_you_mean
 from recalign.data.events.movielens import CONVERTED, convert
-from recalign.data.events.sources import RULE, Source, ask, find, read_errors
+from recalign.data.events.queries import ask
+from recalign.data.events.sources import RULE, Source, find, read_errors
 from recalign.data.events.table import LogReader
 from recalign.errors import InputError
 from recalign.seals import require_digest

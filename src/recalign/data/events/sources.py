@@ -13,18 +13,16 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal
 from urllib.parse import unquote
 
 import polars as pl
 
-from recalign.data.events.log import LogMapping, is_secret, refuse_secret
+from recalign.data.events.log import refuse_secret, without_secrets
 from recalign.data.events.messages import did_you_mean
-from recalign.errors import SECRETS, InputError
+from recalign.errors import InputError
 from recalign.files import digest, sha256
 
 Kind = Literal["text", "parquet", "folder", "ndjson", "ipc", "delta", "iceberg"]
@@ -140,10 +138,10 @@ class Source:
                 ends = [part.collect().write_json() for part in (rows.head(DIGEST_ROWS), rows.tail(DIGEST_ROWS))]
                 return digest(str(rows.collect_schema()), rows.select(pl.len()).collect().item(), ends)
             if self.remote:
-                store, key = _store(self.place, self.options)
-                one_file = self.kind != "folder"  # whose name may have signs of a pattern
-                head = [package("obstore", "lakes").head(store, key)] if one_file else []
-                found = head or _objects(self.place, self.options)
+                if self.kind == "folder":
+                    found = _objects(self.place, self.options)
+                else:  # its name may have signs of a pattern
+                    found = [package("obstore", "lakes").head(*_store(self.place, self.options))]
                 if any(not one["e_tag"] and one["last_modified"].year <= 1970 for one in found):
                     what = "the server tells neither the version of it nor its time, so a change would go unseen"
                     raise InputError(what, where=self.name, remedy="copy it to this machine, and name the copy")
@@ -160,11 +158,8 @@ class Source:
         """A folder's Parquet files, as they are named below it."""
         if not self.remote:
             return [file.relative_to(self.place).as_posix() for file in parquet_in(Path(self.place))]
-        return (
-            []
-            if self.place.startswith("hf://")
-            else [_below(self.place, one) for one in _objects(self.place, self.options)]
-        )
+        found = [] if self.place.startswith("hf://") else _objects(self.place, self.options)
+        return [_below(self.place, one) for one in found]
 
 
 def find(root: Path, entry: str, options: Mapping[str, str]) -> list[Source]:
@@ -213,9 +208,7 @@ def _refuse_hidden(place: str, paths: Iterable[str]) -> None:
     """Refuse files in hidden folders, which Polars would read: what a writer has not finished, or has replaced."""
     if hidden := [path for path in paths if any(one.startswith(("_", ".")) for one in path.split("/")[:-1])]:
         what = f"Parquet in a hidden folder is not finished, or no longer of the table: {hidden[0]}"
-        raise InputError(
-            what, where=place, remedy="wait for its writer, or move it away; or name each folder beside it"
-        )
+        raise InputError(what, where=place, remedy="wait for its writer, move it away, or name the folders beside it")
 
 
 def _newest(metadata: Iterable[str]) -> str:
@@ -300,59 +293,6 @@ def package(module: str, extra: str) -> Any:
         raise InputError(f"this needs {name}", where="data.log", remedy=f"pip install 'recalign[{extra}]'") from error
 
 
-def ask(log: LogMapping) -> Source:
-    """The rows with which the database answers ``log.query``.
-
-    They are copied to a file for as long as the process lives, so that it and its workers read the same. Where the
-    query has no order, the rows of one user at one time stand in the order of their values.
-
-    Raises:
-        InputError: the database cannot be reached, or refuses the query; what opens it is not in the message.
-    """
-    query, uri = str(log.query), os.environ.get(str(log.uri), "")
-    known = f"RECALIGN_ROWS_{digest(query, uri)[:16]}"  # workers inherit it
-    if not Path(os.environ.get(known, "")).is_file():
-        rows = _answer(query, uri)
-        outside = re.sub(r"'[^']*'|\"[^\"]*\"|--[^\n]*|/\*.*?\*/", "", query, flags=re.DOTALL)
-        while (inner := re.sub(r"\([^()]*\)", "", outside)) != outside:  # the order of a part is none of the whole
-            outside = inner
-        if not re.search(r"\border\s+by\b", outside, re.IGNORECASE):
-            if log.timestamp is None:
-                what = "the log has no time, and the query no ORDER BY: nothing tells in which order events happened"
-                raise InputError(what, where=QUERY, remedy="order the query, or name the column of the time")
-            rows = rows.sort([one.name for one in rows if not (one.dtype.is_nested() or one.dtype == pl.Binary)])
-        os.environ[known] = os.path.join(_folder().name, f"{known}.parquet")
-        rows.rechunk().write_parquet(os.environ[known])
-    return Source(QUERY, "parquet", path=os.environ[known])
-
-
-@cache
-def _folder() -> TemporaryDirectory[str]:
-    """A folder for its owner alone, deleted when the process ends."""
-    return TemporaryDirectory(prefix="recalign-rows-")
-
-
-def _answer(query: str, uri: str) -> pl.DataFrame:
-    if "://" not in uri:
-        remedy = "a URI begins as in postgresql://; `recalign init --help` has an example"
-        raise InputError("the variable holds no URI of a database", where=URI, remedy=remedy)
-    scheme = {"postgres": "postgresql"}.get(found := uri.partition(":")[0], found)
-    driver = find_spec(f"adbc_driver_{scheme}") if scheme.isidentifier() else None
-    if driver is None:
-        package("connectorx", "databases")
-    with read_errors(URI, {"uri": uri} | _passwords(uri)):
-        rows = pl.read_database_uri(query, uri, engine="adbc" if driver else "connectorx")
-        numeric = [one.name for one in rows if '"type_name": "numeric"' in str(one.dtype)]  # ADBC's, of PostgreSQL
-        return rows.with_columns(pl.col(numeric).ext.storage().cast(pl.Float64))
-
-
-def _passwords(uri: str) -> dict[str, str]:
-    """What no message may hold: the passwords in a URI, as they are written there and as they are."""
-    found = re.findall(rf"//[^:/@]*:(.*)@|(?:{'|'.join(SECRETS)})[^=&;]*=([^&;]+)", uri, re.IGNORECASE)
-    written = {one for pair in found for one in pair if one}
-    return {f"password {n}": one for n, one in enumerate(written | {unquote(one) for one in written})}
-
-
 @contextmanager
 def read_errors(name: str, options: Mapping[str, str] | None = None) -> Iterator[None]:
     """Turn the errors of a table that cannot be read into an InputError that names it, without secrets in it."""
@@ -372,27 +312,17 @@ def read_errors(name: str, options: Mapping[str, str] | None = None) -> Iterator
         if name == URI:
             kind, remedy = "with this query", f"check {QUERY}, the address, the network and the password"
         elif unlike or os.path.isdir(name):
-            kind = "as one table"
-            remedy = (
-                "see whether its files are all there, with the same columns and types; else write it as plain Parquet"
-            )
+            kind, remedy = "as one table", "see whether its files are all there, with the same columns and types"
         elif "://" in name:
-            kind = "or reached"
-            remedy = "check the address, the network, and the credentials as Polars reads them (AWS_..., GOOGLE_...); "
-            remedy += "or copy it to this machine"
+            kind, remedy = "or reached", "check the address, the network, and the credentials as Polars reads them "
+            remedy += "(AWS_..., GOOGLE_...), or copy it to this machine"
         elif not broken:
             raise
         reason = (str(error) or type(error).__name__).splitlines()[0]
         if kind_of_file(name) == "ndjson" and os.path.isfile(name):
             reason = f"{_broken_line(name)}{reason}"
-        secrets = [one for key, one in (options or {}).items() if one and (key == "uri" or is_secret(key, one))]
-        for value in secrets:
-            reason = reason.replace(value, "***")
-        passwords = "\n".join(one for one in secrets if "://" not in one)  # of which a driver may quote a part
-        reason = re.sub(r'(?<=")[^"]+(?=")', lambda part: "***" if part[0] in passwords else part[0], reason)
-        raise InputError(f"cannot be read {kind}: {reason}", where=name, remedy=remedy) from (
-            None if options else error
-        )
+        what, cause = f"cannot be read {kind}: {without_secrets(reason, options or {})}", None if options else error
+        raise InputError(what, where=name, remedy=remedy) from cause
 
 
 def _broken_line(file: str) -> str:

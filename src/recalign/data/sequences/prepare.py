@@ -182,14 +182,12 @@ def _write(
 
 def _scanned(log: LogMapping, root: Path, folder: Path) -> tuple[pl.LazyFrame, SourceRows]:
     """The rows of a log, to be read in parts, and how many each file has. Text is first converted, file by file."""
-    tables = {}
+    tables, ids = {}, (log.user, log.item)
     for n, source in enumerate(locate(log, root)[0]):
         parquet = folder / f"file-{n}.parquet"
         if source.kind == "text":
-            read(source, (log.user, log.item), log.header, log.separator).write_parquet(parquet)
-        tables[source] = (
-            pl.scan_parquet(parquet, glob=False) if source.kind == "text" else source.scan((log.user, log.item))
-        )
+            read(source, ids, log.header, log.separator).write_parquet(parquet)
+        tables[source] = pl.scan_parquet(parquet, glob=False) if source.kind == "text" else source.scan(ids)
     return join(log, tables)
 
 

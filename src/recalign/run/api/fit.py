@@ -88,7 +88,7 @@ def align(
     upstream = stage_of(log, str(method), Path(method).stem, seed, settings or {}).upstream
     needs = {one.key: one.stage for one in upstream}
     if "recommender" not in needs.values():
-        remedy = "name one of conf/posttrain (`recalign configs`), such as asft"
+        remedy = "name one of conf/methods (`recalign configs`), such as asft"
         raise InputError(f"{method} starts from no policy", where="method", remedy=remedy)
     if reward is None and "reward" in needs.values():
         raise InputError(f"{method} reads a reward model", where="reward", remedy="give what fit_reward returned")

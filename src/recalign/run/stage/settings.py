@@ -40,9 +40,10 @@ class Parser(LightningArgumentParser):
             raise diagnose(error, self, list(_sources(words))) from error
 
     def parse_args(self, args: Sequence[str], *more: Any, **named: Any) -> Namespace:  # type: ignore[override]
-        """jsonargparse writes an argument of a class (``data.log.chosen``) as a word of its own, and null as None."""
-        words = [f"{one.removesuffix('=None')}=null" if one.endswith("=None") else one for one in args]
-        return super().parse_args(words, *more, **named)
+        """jsonargparse parses an argument of a class (``data.log.chosen``) by itself, and writes its null as None."""
+        if "namespace" in named:
+            args = [f"{one.removesuffix('=None')}=null" if one.endswith("=None") else one for one in args]
+        return super().parse_args(args, *more, **named)
 
     def _check_value_key(
         self, action: argparse.Action, value: Any, key: str, cfg: Namespace | None, append: bool = False
