@@ -156,7 +156,7 @@ CEILINGS = {
     "lines": 33_554,
     "statements": 18_167,
     "functions": 2_020,
-    "bytes": 1_651_774,
+    "bytes": 1_655_280,
     "packages": 8,
     "modules beside them": 10,
     "lines of tests": 30_871,
