@@ -17,7 +17,7 @@ from recalign.errors import InputError
 from recalign.serve.server import Answer, LeftOut, Request, Shown
 from recalign.serve.server.database import DAY
 from recalign.serve.server.decisions import FILE, PAUSE, DecisionLog, Decisions, pseudonym
-from recalign.serve.server.service import Full
+from recalign.serve.server.service import Asked, Full
 
 pytest.importorskip("fastapi", reason="the server is not installed: pip install 'recalign[serve]'")
 KEY = "a-key-of-this-test-0123456789"
@@ -156,43 +156,44 @@ def test_on_a_full_disk_it_goes_on_without_exploration_and_says_so_once(app, dec
     assert [one["arm"] for one in records(decisions)][-2:] == [None, "explored"]
 
 
-def some_decision() -> tuple[Any, Answer]:
-    encoded = type("Encoded", (), {"request": Request(), "hidden_S": [], "allow_N": None})()
-    return encoded, Answer([Shown(3, "three", 0.0)], LeftOut(), "v")
+def asked(user: str, **given: Any) -> Asked:
+    encoded: Any = type("Encoded", (), {"request": Request(), "hidden_S": [], "allow_N": None})()
+    nothing: Any = None
+    return Asked(nothing, encoded, user=user, **given)
 
 
-def test_what_was_given_up_before_it_was_written_is_no_decision(decisions, monkeypatch):
-    monkeypatch.setattr("recalign.serve.server.service.TIMEOUT", 0.1)
-    hangs, has_steps_left, append = threading.Event(), threading.Event(), decisions.log.append
-
-    def hanging(group: Any) -> None:
-        hangs.set()
-        has_steps_left.wait(20)
-        append(group)
-
-    async def two() -> list[Any]:
-        monkeypatch.setattr(decisions.log, "append", hanging)
-        writing = asyncio.create_task(decisions.run())
-        first = asyncio.create_task(decisions.keep("first", *some_decision()))
-        await asyncio.to_thread(hangs.wait, 20)  # it is being written
-        found = await asyncio.gather(first, decisions.keep("second", *some_decision()), return_exceptions=True)
-        has_steps_left.set()
-        await asyncio.sleep(0.2)
-        writing.cancel()
-        return found
-
-    assert [type(one) for one in asyncio.run(two())] == [Full, Full]
-    assert [one["user"] for one in records(decisions)] == [pseudonym(KEY, "first")]
+ANSWER = Answer([Shown(3, "three", 0.0)], LeftOut(), "v")
 
 
 def kept(decisions: Decisions, *users: str) -> None:
-    async def keep_all() -> None:
-        writing = asyncio.create_task(decisions.run())
-        for user in users:
-            await decisions.keep(user, *some_decision())
-        writing.cancel()
+    for user in users:
+        [answer] = decisions.keep([asked(user)], [ANSWER])
+        assert answer.decision
 
-    asyncio.run(keep_all())
+
+def test_what_was_given_up_before_it_was_written_is_no_decision(app, decisions, monkeypatch):
+    monkeypatch.setattr("recalign.serve.server.service.TIMEOUT", 0.2)
+    hangs, goes_on, append = threading.Event(), threading.Event(), decisions.log.append
+
+    def hanging(group: Any) -> None:
+        hangs.set()
+        goes_on.wait(20)
+        append(group)
+
+    async def some() -> list[Any]:
+        ask, bundle = app.state.service.batcher.ask, app.state.service.bundle
+        monkeypatch.setattr(decisions.log, "append", hanging)
+        encoded = bundle.encode(Request(**ASKED))
+        first = asyncio.create_task(ask(Asked(bundle, encoded, user="first")))
+        await asyncio.to_thread(hangs.wait, 20)  # it is being written
+        others = [ask(Asked(bundle, encoded, user=f"later {n}")) for n in range(5)]  # more than there are threads
+        found = await asyncio.gather(first, *others, return_exceptions=True)
+        goes_on.set()
+        await asyncio.to_thread(app.state.service.close)
+        return found
+
+    assert [type(one) for one in asyncio.run(some())] == [Full] * 6
+    assert [one["user"] for one in records(decisions)] == [pseudonym(KEY, "first")]
 
 
 def test_old_decisions_are_deleted_as_the_server_begins(tmp_path, monkeypatch):
@@ -210,27 +211,6 @@ def test_old_decisions_are_deleted_as_the_server_begins(tmp_path, monkeypatch):
 
         asyncio.run(asyncio.wait_for(a_moment(), 20))
         assert [one["user"] for one in records(decisions)] == [pseudonym(KEY, "bob")]
-
-
-def test_old_decisions_are_deleted_while_there_is_always_one_to_write(decisions, monkeypatch):
-    writes, purged, purge = threading.Event(), threading.Event(), decisions.log.purge
-
-    def purge_once() -> int:
-        purged.set()
-        return purge()
-
-    async def both() -> bool:
-        monkeypatch.setattr(decisions.log, "append", lambda _: (writes.set(), purged.wait(2)))
-        monkeypatch.setattr(decisions.log, "purge", purge_once)
-        keeping = asyncio.create_task(decisions.keep("anna", *some_decision()))
-        await asyncio.to_thread(writes.wait, 20)
-        deleting = asyncio.create_task(decisions.run())
-        in_time = await asyncio.to_thread(purged.wait, 1)
-        await keeping
-        deleting.cancel()
-        return in_time
-
-    assert asyncio.run(both())
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,6 @@ from starlette.types import Receive, Scope, Send
 from recalign.errors import InputError
 from recalign.serve.server.answer import Alive, Answer, Deleted, Problem, Scored, Taken
 from recalign.serve.server.bundle import Bundle
-from recalign.serve.server.catalogue import Encoded
 from recalign.serve.server.decisions import Decisions
 from recalign.serve.server.guard import EVENTS, USERS, Figures, Guard, problem
 from recalign.serve.server.openapi import describe
@@ -62,7 +61,7 @@ def make_app(
         InputError: the bundle cannot be served.
     """
     figures = Figures()
-    service = Service(folder, threads, figures.batch.observe)
+    service = Service(folder, threads, figures.batch.observe, decisions.keep if decisions else None)
     services = [service, Service(beside, threads)] if beside else [service]
     histories = AsyncStore(store) if store else None
 
@@ -78,22 +77,28 @@ def make_app(
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
-        for keeper in (histories, decisions):
-            if keeper:
-                keeper.close()
+        for part in (*services, histories, decisions):
+            if part:
+                part.close()
 
     app = FastAPI(title="recalign", redoc_url=None, lifespan=lifespan, generate_unique_id_function=lambda one: one.name)
     app.state.service, app.state.work = service, work
 
-    async def answered(request: Request) -> tuple[Encoded, Answer]:
+    async def answered(request: Request) -> Response:
         bundle = service.bundle
         asked, unknown = await with_user(bundle, histories, request, decisions is not None)
-        encoded = bundle.encode(asked)
-        return encoded, with_unknown_user(await service.batcher.ask(Asked(bundle, encoded)), unknown)
+        user = request.user if decisions else None
+        answer = await service.batcher.ask(Asked(bundle, bundle.encode(asked), user=user))
+        return as_json(with_unknown_user(answer, unknown))
 
     @app.post("/recommend", response_model=Answer)
     async def recommend(request: Request) -> Response:
-        return as_json(await decisions.answer(request, answered) if decisions else (await answered(request))[1])
+        if decisions and decisions.failing:
+            request = replace(request, explore=None)
+        try:
+            return await answered(request)
+        except OSError:  # what was drawn could not be logged
+            return await answered(replace(request, explore=None))
 
     @app.post("/score", response_model=Scored)
     async def score(score: Score) -> Response:

@@ -1,6 +1,6 @@
 """The log of decisions: what was shown to whom, with which chance; on disk before it is shown.
 
-A thread writes whatever waits as one group, and never waits for more. `recalign feedback` reads the log.
+A thread writes all that it answers at once as one group. `recalign feedback` reads the log.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sqlite3
 import sys
 import time
 import zlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,8 +25,7 @@ from recalign.errors import InputError
 from recalign.serve.server.answer import Answer, Explored
 from recalign.serve.server.catalogue import Encoded
 from recalign.serve.server.database import Database
-from recalign.serve.server.request import Id, Request
-from recalign.serve.server.service import Batcher
+from recalign.serve.server.service import Asked
 
 FILE = "decisions.sqlite"
 APPLICATION = 0x7265_6364
@@ -43,7 +42,6 @@ SPANS = "SELECT CAST(first AS INTEGER), CAST(last AS INTEGER) FROM deleted"
 PAUSE = 10.0
 """Seconds after a failed write in which none is tried."""
 Integer = Annotated[int, Field(ge=-(2**63), lt=2**63)]
-Answering = Callable[[Request], Awaitable[tuple[Encoded, Answer]]]
 
 
 def pseudonym(key: str, user: str) -> str:
@@ -191,63 +189,55 @@ def gaps(spans: list[tuple[int, int]], last: int) -> list[tuple[int, int]]:
 
 
 class Decisions:
-    """A log of decisions, for an event loop, which it never blocks.
+    """A log of decisions, for threads that answer: each writes what it answers at once.
 
     Args:
         folder, key, days: as of `DecisionLog`.
 
     Attributes:
-        failing: whether the last write failed.
+        failing: whether the last write failed. Then requests should not explore: what is drawn has to be known.
     """
 
     def __init__(self, folder: Path, key: str, days: float | None = None) -> None:
         self.log, self.key, self.failing = DecisionLog(folder, key, days), key, False
-        self._batcher = Batcher[dict[str, Any], None](self._write, "decisions")
         self._resume = 0.0
 
-    async def keep(self, user: Id, encoded: Encoded, answer: Answer) -> Answer:
-        """Log a decision. Returns: the answer with the decision's id, once that is on disk.
+    def keep(self, asked: Sequence[Asked], answers: Sequence[Answer]) -> list[Answer | OSError]:
+        """Log decisions, but for those that are given up before it is their turn.
 
-        Raises:
-            OSError: it is not.
-            Full: it takes too long, or too many wait, those that were given up among them.
+        Returns:
+            The answers with their decisions' ids, which are on disk. Where that fails: the answers as they were, an
+            error in place of those that explored.
         """
-        named = replace(answer, decision=secrets.token_hex(16))
-        await self._batcher.ask(decision_record(pseudonym(self.key, str(user)), encoded, named))
-        return named
-
-    async def answer(self, request: Request, answered: Answering) -> Answer:
-        """An answer that is logged, if the request names a user. Where that fails, it is a ranked one, not logged."""
-        if self.failing:
-            request = replace(request, explore=None)
-        encoded, answer = await answered(request)
-        if request.user is None:
-            return answer
-        try:
-            return await self.keep(request.user, encoded, answer)
-        except OSError:  # the thread has said why
-            return (await answered(replace(request, explore=None)))[1] if request.explore else answer
+        named = [replace(answer, decision=secrets.token_hex(16)) for answer in answers]
+        users = [pseudonym(self.key, str(one.user)) for one in asked]
+        with self.log.lock:
+            now, decisions = time.monotonic(), zip(asked, users, named, strict=True)
+            records = [decision_record(user, one.encoded, answer) for one, user, answer in decisions if one.until > now]
+            if not self._written(records):
+                return [OSError("not logged") if answer.explored else answer for answer in answers]
+        return [*named]
 
     async def run(self) -> None:
         """Delete what is too old, until cancelled."""
-        await self.log.purge_hourly(None)  # beside what writes, whose thread may find no end of what waits
+        await self.log.purge_hourly(None)
 
     def close(self) -> None:
-        """Finish what was begun."""
-        self._batcher.pool.shutdown()
+        """Close the file, once nothing answers any more."""
         self.log.close()
 
-    def _write(self, decisions: list[dict[str, Any]]) -> list[None]:
+    def _written(self, records: list[dict[str, Any]]) -> bool:
         if time.monotonic() < self._resume:
-            raise OSError("a write failed a moment ago")
+            return False
         try:
-            self.log.append(decisions)
+            if records:
+                self.log.append(records)
         except sqlite3.Error as error:
             self._resume = time.monotonic() + PAUSE
             self._say(True, f"cannot be written ({error}): answers go on without exploration")
-            raise OSError(str(error)) from error
+            return False
         self._say(False, "is written again")
-        return [None] * len(decisions)
+        return True
 
     def _say(self, failing: bool, what: str) -> None:
         if failing != self.failing:

@@ -8,11 +8,12 @@ import ipaddress
 import math
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -23,6 +24,7 @@ from recalign.serve.server.about import current
 from recalign.serve.server.answer import Answer, Scored
 from recalign.serve.server.bundle import MAX_BATCH, MAX_BATCH_PAIRS, Bundle
 from recalign.serve.server.catalogue import Encoded
+from recalign.serve.server.request import Id
 
 MAX_WAITING = 256
 """Requests that may wait."""
@@ -129,11 +131,22 @@ class Batcher(Generic[A, R]):
 
 @dataclass(frozen=True)
 class Asked:
-    """A request, the bundle that has read it, and the items to score, where it asks for that."""
+    """A request and the bundle that has read it.
+
+    Attributes:
+        items: to score, where it asks for that.
+        user: who asks, if the answer is to be kept.
+        until: by `time.monotonic`, when it is given up.
+    """
 
     bundle: Bundle
     encoded: Encoded
     items: np.ndarray | None = None
+    user: Id | None = None
+    until: float = field(default_factory=lambda: time.monotonic() + TIMEOUT)
+
+
+Keep = Callable[[Sequence[Asked], Sequence[Answer]], Sequence[Answer | Exception]]
 
 
 class Service:
@@ -143,20 +156,24 @@ class Service:
         folder: a bundle, or a folder of versions whose file ``current`` is watched.
         threads: of ONNX Runtime, for each batch.
         batched: is called with how many requests are answered at once.
+        keep: is called in a thread with requests that name a user, and their answers, before these are given.
 
     Attributes:
         problem: why the version that ``current`` names is not served; empty: it is.
     """
 
-    def __init__(self, folder: Path, threads: int = 1, batched: Callable[[int], None] = lambda _: None) -> None:
-        self.folder, self.threads, self.batched = folder, threads, batched
+    def __init__(
+        self, folder: Path, threads: int = 1, batched: Callable[[int], None] = lambda _: None, keep: Keep | None = None
+    ) -> None:
+        self.folder, self.threads, self.batched, self.keep = folder, threads, batched, keep
         self.bundle = Bundle(folder, threads)
         self.batcher = Batcher[Asked, Answer | Scored](
             self._answer,
             "answers",
             max(1, usable_cores() // threads),
             lambda asked: asked.bundle.cost(asked.encoded),
-            lambda asked: asked.bundle.seconds(asked.encoded),
+            # what is kept waits for a disk, which the event loop must not
+            lambda asked: math.inf if asked.user is not None else asked.bundle.seconds(asked.encoded),
         )
         self._refused: object = None  # what was tried last, and its files
         self.problem = ""
@@ -185,6 +202,10 @@ class Service:
                 print(f"still serving {self.bundle.version}: {error}", file=sys.stderr, flush=True)
             self._refused, self.problem = tried, str(error)
 
+    def close(self) -> None:
+        """Finish what was begun."""
+        self.batcher.pool.shutdown()
+
     def _answer(self, taken: list[Asked]) -> list[Answer | Scored | Exception]:
         self.batched(len(taken))
         found: dict[int, Answer | Scored | Exception] = {}
@@ -198,6 +219,9 @@ class Service:
                 found |= zip(places, bundle.scores(scores) if scores else bundle.answers(encoded), strict=True)
             except Exception as error:
                 found |= dict.fromkeys(places, error)
+        answers = {n: x for n, x in found.items() if isinstance(x, Answer) and taken[n].user is not None}
+        if self.keep and answers:
+            found |= zip(answers, self.keep([taken[n] for n in answers], list(answers.values())), strict=True)
         return [found[place] for place in range(len(taken))]
 
 
