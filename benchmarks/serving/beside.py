@@ -2,7 +2,9 @@
 
     python -m benchmarks.serving.beside                       an untrained HSTU of ML-100K's size
     python -m benchmarks.serving.beside --bundle runs/ml-100k/asft/seed-0/bundles/<version>
-    python -m benchmarks.serving.beside --decisions           with and without a log of decisions, and drawn lists
+    python -m benchmarks.serving.beside --decisions [FOLDER]  with and without a log of decisions, and drawn lists
+
+A second log lies in FOLDER: in one that is kept in memory, such as /dev/shm, it costs what is not the disk's.
 
 Both run for the whole time, and one is asked at a time; who is not asked does nothing. Server and load share this
 machine. A row is the median of turns, with the least and the greatest; ``cpu ms`` is the server's, of both cores, for a
@@ -110,7 +112,7 @@ def main() -> None:
     """Measure what the words ask for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, help="of integer ids that reads no rewards; else an untrained one")
-    parser.add_argument("--decisions", action="store_true", help="compare ours with itself, with a log of decisions")
+    parser.add_argument("--decisions", nargs="?", const="", help="compare ours with itself, with logs of decisions")
     parser.add_argument("--lengths", type=int, nargs="+", default=list(LENGTHS))
     parser.add_argument("--clients", type=int, nargs="+", default=list(CLIENTS))
     parser.add_argument("--seconds", type=float, default=5.0, help="of a turn")
@@ -131,24 +133,25 @@ def main() -> None:
             return file
 
         first = stack.enter_context(ours(folder))
+        logs = {} if given.decisions is None else {"with decisions": scratch}
         if given.decisions:
-            other = stack.enter_context(
-                ours(folder, "--decisions", str(scratch / "log"), **{DECISIONS_KEY: secrets.token_hex(16)})
-            )
-        else:
-            other = stack.enter_context(plain(folder))
+            elsewhere = tempfile.TemporaryDirectory(dir=given.decisions)
+            logs[f"with decisions in {given.decisions}"] = Path(stack.enter_context(elsewhere))
+        key = {DECISIONS_KEY: secrets.token_hex(16)}
+        logging = {
+            name: stack.enter_context(ours(folder, "--decisions", str(place / "log"), **key))
+            for name, place in logs.items()
+        }
+        other = None if logs else stack.enter_context(plain(folder))
         for length in given.lengths:
             row, own = f"{length} events", bodies("own", length)
-            pairs = {row: {"recalign": (first[0], own, first[1]), "plain": (other[0], own, other[1])}}
-            if given.decisions:
-                user, drawn = {"user": "somebody"}, dict[str, object](explore={})
-                pairs = {
-                    f"{row}{what}": {
-                        "without decisions": (first[0], bodies(f"without{what}", length, **more), first[1]),
-                        "with decisions": (other[0], bodies(f"with{what}", length, **more, **user), other[1]),
-                    }
-                    for what, more in {"": {}, ", drawn": drawn}.items()
+            pairs = {row: {"recalign": (first[0], own, first[1]), "plain": (other[0], own, other[1])}} if other else {}
+            for what, more in {"": {}, ", drawn": dict[str, object](explore={})}.items() if logs else ():
+                logged = bodies(f"with{what}", length, **more, user="somebody")
+                pairs[f"{row}{what}"] = {
+                    "without decisions": (first[0], bodies(f"without{what}", length, **more), first[1])
                 }
+                pairs[f"{row}{what}"] |= {name: (url, logged, process) for name, (url, process) in logging.items()}
             for clients in given.clients:
                 for what, servers in pairs.items():
                     alternating(servers, what, clients, given.seconds, given.turns)
