@@ -153,14 +153,14 @@ def test_modules_do_not_ask_the_trainer_for_its_datamodule():
 
 
 CEILINGS = {
-    "lines": 33_554,
-    "statements": 18_167,
+    "lines": 33_573,
+    "statements": 18_174,
     "functions": 2_020,
-    "bytes": 1_655_280,
+    "bytes": 1_656_039,
     "packages": 8,
     "modules beside them": 10,
-    "lines of tests": 30_871,
-    "lines of benchmarks": 5_992,
+    "lines of tests": 30_858,
+    "lines of benchmarks": 5_995,
 }
 """What the house may hold; a change that needs more says what each new hundred lines buy."""
 

@@ -196,6 +196,13 @@ def test_what_was_given_up_before_it_was_written_is_no_decision(app, decisions, 
     assert [one["user"] for one in records(decisions)] == [pseudonym(KEY, "first")]
 
 
+def test_the_event_loop_does_not_wait_for_the_disk(app, decisions, monkeypatch):
+    threads = list[str]()
+    monkeypatch.setattr(decisions.log, "append", lambda _: threads.append(threading.current_thread().name))
+    running(app, post(app, {**ASKED, "user": "anna"}))
+    assert [name.split("_")[0] for name in threads] == ["answers"]
+
+
 def test_old_decisions_are_deleted_as_the_server_begins(tmp_path, monkeypatch):
     began = time.time()
     with closing(Decisions(tmp_path / "log", KEY, days=2)) as decisions:
