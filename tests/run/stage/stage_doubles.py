@@ -45,6 +45,14 @@ class Log:
     time_resolution: int | None = None
 
 
+@dataclass
+class High:
+    """What is high."""
+
+    expression: str
+    quantile: float | None = None
+
+
 class Split:
     """Base of the splits."""
 
@@ -116,6 +124,7 @@ class ToyData(LightningDataModule):
         seed: int | None = 0,
         batches: int = 6,
         items: int = 7,
+        high: High | None = None,
     ) -> None:
         super().__init__()
         self.log_, self.reward, self.split, self.max_length, self.seed = log, reward, split, max_length, seed

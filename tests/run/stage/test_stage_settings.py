@@ -152,6 +152,9 @@ FILES = {
     "monitr.yaml": "trainer: {callbacks: [{class_path: EarlyStopping, init_args: {monitr: x}}]}",
     "class.yaml": "model: {class_path: stage_doubles.OtherTy}",
     "partial.yaml": "data: {log: {files: [a]}}",
+    "leave.yaml": "data: {split: LeavLast}",
+    "high.yaml": "data: {high: stars > 4}",
+    "usr.yaml": "data: {log: {name: toy, files: [a], usr: u}}",
 }
 
 
@@ -175,6 +178,12 @@ FILES = {
         ("--data.reward=[1,2]", "data.reward: must be str"),
         ("--data.root ${oc.env:NOT_SET}", "Environment variable 'NOT_SET' not found"),
         ("--config partial.yaml", "data.log.name must be given"),
+        ("--config leave.yaml", "leave.yaml, data.split: there is no class 'LeavLast'\n  -> did you mean LeaveLast?"),
+        (
+            "--config high.yaml",
+            "high.yaml, data.high: has keys, and is not 'stars > 4'\n  -> its keys: expression, quantile",
+        ),
+        ("--config usr.yaml", "usr.yaml: there is no key 'data.log.usr'\n  -> did you mean data.log.user?"),
     ],
 )
 def test_a_mistake_is_named_with_the_nearest_that_exists(words: str, says: str):

@@ -11,8 +11,11 @@ import re
 from ast import literal_eval
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import fields, is_dataclass
 from functools import cache
-from typing import Any, NamedTuple
+from itertools import pairwise
+from types import NoneType
+from typing import Any, NamedTuple, get_args, get_type_hints
 
 from jsonargparse import ArgumentParser
 from lightning.pytorch import callbacks, loggers
@@ -36,6 +39,7 @@ ROOMS = (callbacks, loggers, optim, optim.lr_scheduler)
 
 KEY, CLASS = re.compile(r'Parser key "(.+?)"'), re.compile(r"Problem with given class_path '(.+)'")
 UNKNOWN = re.compile(r"Option '([^']+)' is not|does not accept option '([^']+)'|unrecognized arguments: (-[^\s=]+|.+)")
+GROUP = re.compile(r"Group '([^']+)' does not accept")
 MISSING = re.compile(r'arguments are required: (.+)|Key "(.+?)" is required')
 NO_CLASS = re.compile(r"No module named|has no attribute|import path|Import path|Not a valid subclass|class path")
 TYPE = re.compile(r"Expected an? (?:typing\.Literal(\[.+?\])|(?:<class ')?(.+?)(?:'>)?)(?:\. Got value.*)?$")
@@ -48,20 +52,27 @@ Sources = Sequence[tuple[str, Mapping[str, Any]]]
 
 
 class Complaint(NamedTuple):
-    """A line that says what is wrong, with the key that it is about and the class whose argument that is."""
+    """A line that says what is wrong.
+
+    Attributes:
+        key: that it is about.
+        class_path: of the innermost class that is named.
+        argument: the class whose argument the key is, and the argument's name.
+    """
 
     text: str
     key: str
     class_path: str
+    argument: tuple[str, str]
 
 
 def diagnose(error: Exception, parser: ArgumentParser, sources: Sources) -> InputError:
     """The error to show for settings that the parser refused with ``error``."""
     message = str(error)
-    found = list(complaints(message)) or [Complaint(message, "", "")]
+    found = list(complaints(message)) or [Complaint(message, "", "", ("", ""))]
     named = (one for one in found if UNKNOWN.search(one.text) or MISSING.search(one.text))
     complaint = next(named, None) or max(found, key=lambda one: one.key.count(".") + bool(one.key))
-    text, key, class_path = complaint
+    text, key, class_path, _ = complaint
     known = known_keys(parser, sources, key, class_path if UNKNOWN.search(text) else "")
     if unknown := UNKNOWN.search(text):
         if class_path.endswith(("LightningModule", "LightningDataModule")):
@@ -70,7 +81,8 @@ def diagnose(error: Exception, parser: ArgumentParser, sources: Sources) -> Inpu
         if (word := unknown[3]) and not word.startswith("-"):
             remedy = "words without an option come first; YAML may follow --config too"
             return InputError(f"{word!r} belongs to no option", remedy=remedy)
-        key = f"{key}.{short(next(filter(None, unknown.groups())).lstrip('-'))}".lstrip(".").removesuffix(".class_path")
+        groups, option = GROUP.findall(text), next(filter(None, unknown.groups())).lstrip("-")
+        key = ".".join([key, *groups, short(option)]).lstrip(".").removesuffix(".class_path")
         kind = key.partition(".")[0]
         has_class = any(kind in given or f"{kind}.class_path" in given for _, given in sources)
         classless = kind in ("optimizer", "lr_scheduler") and not has_class
@@ -94,7 +106,11 @@ def _refused_value(message: str, complaint: Complaint, about: list[str], sources
     places = [complaint.key] if source.startswith("-") and complaint.key else [source, complaint.key]
     where = ", ".join(filter(None, places)) or None
     if any(NO_CLASS.search(one) for one in about):
-        return InputError(f"there is no class {value!r}", where=where, remedy=_suggest(value, _classes(value, message)))
+        kinds = _expected(*complaint.argument)
+        if keys := [one.name for kind in kinds if is_dataclass(kind) for one in fields(kind)]:
+            return InputError(f"has keys, and is not {value!r}", where=where, remedy=f"its keys: {', '.join(keys)}")
+        remedy = _suggest(value, _classes(value, message, kinds))
+        return InputError(f"there is no class {value!r}", where=where, remedy=remedy)
     types = [match[2] for one in about if (match := TYPE.search(one)) and match[2]]
     literals = [str(one) for listed in LITERAL.findall(message) for one in literal_eval(listed)]
     restricted = [one.replace("Not of type ", "", 1) for one in about if one.startswith("Not of type")]
@@ -116,7 +132,9 @@ def complaints(message: str) -> Iterator[Complaint]:
         elif not NOISE.search(text):
             keys = [name for _, kind, name in above if kind == KEY.pattern]
             classes = [name for _, kind, name in above if kind == CLASS.pattern]
-            yield Complaint(text, short(".".join(keys)), classes[-1] if classes else "")
+            kinds = (CLASS.pattern, KEY.pattern)
+            arguments = [(one[2], other[2]) for one, other in pairwise(above) if (one[1], other[1]) == kinds]
+            yield Complaint(text, short(".".join(keys)), classes[-1] if classes else "", (arguments or [("", "")])[-1])
 
 
 def known_keys(parser: ArgumentParser, sources: Sources, key: str, class_path: str) -> set[str]:
@@ -137,14 +155,25 @@ def _source(sources: Sources, key: str) -> str | None:
     return next(given, None) if key else None
 
 
-def _classes(path: str, message: str) -> list[str]:
+def _expected(class_path: str, argument: str) -> list[type]:
+    """Classes that an argument of a class may be, such as ``log.items`` of a data module."""
+    kinds = list[type]()
+    with suppress(ImportError, AttributeError, ValueError, LookupError, NameError, TypeError):
+        kinds = [imported(class_path)]
+        for name in argument.split("."):
+            hint = get_type_hints(kinds[0].__init__)[name]  # type: ignore[misc]
+            kinds = [one for one in (hint, *get_args(hint)) if isinstance(one, type) and one is not NoneType]
+    return kinds if argument else []
+
+
+def _classes(path: str, message: str, kinds: list[type]) -> list[str]:
     """Classes that an import path may have meant: of its module, or of a bare name those below what was tried."""
     module, _, name = path.rpartition(".")
-    kinds = list[type]()
     if module:
         with suppress(ImportError, ValueError):
             found = vars(importlib.import_module(module)).items()
             return [f"{module}.{one}" for one, value in found if isinstance(value, type) and one != name]
+    kinds = [*kinds]
     for tried in re.findall(r"<class '([\w.]+)'>|subclass of ([\w.]+)", message):
         with suppress(ImportError, AttributeError, ValueError):
             kinds.append(imported("".join(tried)))
