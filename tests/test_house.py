@@ -153,13 +153,13 @@ def test_modules_do_not_ask_the_trainer_for_its_datamodule():
 
 
 CEILINGS = {
-    "lines": 33_573,
-    "statements": 18_174,
-    "functions": 2_020,
-    "bytes": 1_656_039,
+    "lines": 33_602,
+    "statements": 18_194,
+    "functions": 2_021,
+    "bytes": 1_657_537,
     "packages": 8,
     "modules beside them": 10,
-    "lines of tests": 30_858,
+    "lines of tests": 30_876,
     "lines of benchmarks": 5_995,
 }
 """What the house may hold; a change that needs more says what each new hundred lines buy."""

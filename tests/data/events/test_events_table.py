@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from recalign.data.events import LogMapping, fingerprint, load_events
-from recalign.data.events.table import TIED
+from recalign.data.events.table import TIED, Report
 from recalign.errors import InputError
 
 RATINGS = {"user": [2, 1, 2, 1], "item": [7, 7, 9, 8], "timestamp": [50, 10, 40, 10], "stars": [1, 2, None, 5]}
@@ -100,6 +100,13 @@ def test_a_log_without_time_is_in_row_order(tmp_path):
     assert not table.has_time
     assert table.frame["row"].to_list() == [2, 4, 1, 3]
     assert table.frame["timestamp"].to_list() == [2, 4, 1, 3]
+
+
+def test_many_files_are_counted_not_listed():
+    few, many = ({f"day-{n}.parquet": 1_000 for n in range(count)} for count in (2, 30))
+    assert str(Report(few, [], 2_000, [])).startswith("1,000 rows read from day-0.parquet\n1,000 rows read from day-1")
+    said = str(Report(many, [], 30_000, []))
+    assert said == "30,000 rows read from 30 files, the first of them day-0.parquet\n30,000 events used"
 
 
 def test_columns_where_and_what_is_not_used_are_reported(tmp_path):

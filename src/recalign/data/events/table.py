@@ -54,7 +54,10 @@ class Report:
         return {note.reason + which: note.count for note, which in named if note.count}
 
     def __str__(self) -> str:
-        lines = [f"{count:,} rows read from {file}" for file, count in self.files.items()]
+        counts = self.files
+        if len(counts) > SHOWN:
+            counts = {f"{len(counts):,} files, the first of them {next(iter(counts))}": sum(counts.values())}
+        lines = [f"{count:,} rows read from {file}" for file, count in counts.items()]
         lines += [f"{count:,} rows {reason}" for reason, count in self.left_out().items()]
         return printable("\n".join([*lines, f"{self.used:,} events used"]))
 
