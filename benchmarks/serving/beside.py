@@ -119,9 +119,8 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3)
     given = parser.parse_args()
     with ExitStack() as stack:
-        scratch = Path(
-            stack.enter_context(tempfile.TemporaryDirectory(dir="."))
-        )  # on the disk, where syncing takes its time
+        Path("runs").mkdir(exist_ok=True)  # on the disk, where syncing takes its time
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="runs")))
         if given.bundle is None:
             untrained("HSTU", ITEMS, scratch / "bundle")
         folder = given.bundle or scratch / "bundle"
