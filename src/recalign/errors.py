@@ -16,7 +16,7 @@ from typing import Annotated, Any, TypeVar, get_args
 
 SECRETS = (
     *("key", "secret", "token", "pass", "pwd", "sas", "credential", "service_account"),
-    *("connection", "bearer", "cookie"),
+    *("connection", "bearer", "cookie", "authorization"),
 )
 """Words in the names of settings whose values open a store or a database, or tell where that is."""
 _PARAMETERS = "|".join([*SECRETS, "sig", "auth", "jwt", "hmac"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import shutil
 import subprocess
@@ -279,7 +280,8 @@ def test_a_url_holds_no_password(tmp_path, monkeypatch, capsys, url):
             LogMapping("t", **settings)
         assert "hunter22" not in str(caught.value)
     assert LogMapping("t", ["abfss://logs@shop/a.csv", "s3://shop/log-?.csv", "https://shop:80/a@b.csv"]).files
-    options = {"proxy_url": "http://me:hunter22@proxy", "passwd": "hunter22", "adls.connection-string": "hunter22"}
+    options = {"proxy_url": "http://me:hunter22@proxy", "passwd": "hunter22", "authorization": "hunter22"}
+    options |= {"adls.connection-string": "hunter22"}
     for name, value in (options | {"aws_endpoint_url": "https://shop?sig=hunter22"}).items():
         with pytest.raises(InputError, match=name) as caught:
             LogMapping("t", ["s3://a/b"], storage_options={name: value})
@@ -378,6 +380,14 @@ def test_an_iceberg_table(request, tmp_path, place):
     append()
     assert read(log, tmp_path).unique(maintain_order=True).equals(ROWS)
     assert fingerprint(log, tmp_path, "rating") != first.fingerprint
+
+
+def test_a_table_of_iceberg_whose_metadata_is_compressed_is_not_read_as_plain_parquet(tmp_path):
+    """Which would bring back what was deleted from it."""
+    (tmp_path / "ice/metadata").mkdir(parents=True)
+    (tmp_path / "ice/metadata/00001-a.metadata.json.gz").write_bytes(gzip.compress(b"{}"))
+    ROWS.write_parquet(tmp_path / "ice/a.parquet")
+    assert [one.kind for one in find(tmp_path, "ice", {})] == ["iceberg"]
 
 
 # Databases

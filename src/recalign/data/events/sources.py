@@ -195,7 +195,7 @@ def parquet_in(folder: Path) -> list[Path]:
 def _in_folder(path: Path) -> list[Source]:
     if (path / "_delta_log").is_dir():
         return [Source(str(path), "delta")]
-    if metadata := list((path / "metadata").glob("*.metadata.json")):
+    if metadata := list((path / "metadata").glob("*.metadata.json*")):
         return [Source(str(path), "iceberg", path=_newest(map(str, metadata)))]
     files = parquet_in(path)
     if any("=" in folder for file in files for folder in file.relative_to(path).parts[:-1]):
@@ -234,7 +234,7 @@ def _at_store(entry: str, options: Mapping[str, str]) -> list[Source]:
     within = {folder.rpartition("/")[2] for folder in listed}
     if "_delta_log" in within:
         return [Source(entry, "delta", options)]
-    if "metadata" in within and (found := _objects(f"{entry}/metadata/*.metadata.json", options)):
+    if "metadata" in within and (found := _objects(f"{entry}/metadata/*.metadata.json*", options)):
         newest = _newest(os.path.basename(one["path"]) for one in found)
         return [Source(entry, "iceberg", options, f"{entry}/metadata/{newest}")]
     found = _objects(below, options)
