@@ -151,6 +151,7 @@ FILES = {
     "tests.yaml": "data: {split: {class_path: stage_doubles.LeaveLast, init_args: {tests: 3}}}",
     "monitr.yaml": "trainer: {callbacks: [{class_path: EarlyStopping, init_args: {monitr: x}}]}",
     "class.yaml": "model: {class_path: stage_doubles.OtherTy}",
+    "named.yaml": "data: {log: ml-100k}",
     "partial.yaml": "data: {log: {files: [a]}}",
     "leave.yaml": "data: {split: LeavLast}",
     "high.yaml": "data: {high: stars > 4}",
@@ -178,6 +179,7 @@ FILES = {
         ("--data.reward=[1,2]", "data.reward: must be str"),
         ("--data.root ${oc.env:NOT_SET}", "Environment variable 'NOT_SET' not found"),
         ("--config partial.yaml", "data.log.name must be given"),
+        ("--config named.yaml", "named.yaml, data.log: has keys, and is not 'ml-100k'\n  -> its keys: name, files"),
         ("--config leave.yaml", "leave.yaml, data.split: there is no class 'LeavLast'\n  -> did you mean LeaveLast?"),
         (
             "--config high.yaml",

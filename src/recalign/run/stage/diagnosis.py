@@ -41,10 +41,12 @@ KEY, CLASS = re.compile(r'Parser key "(.+?)"'), re.compile(r"Problem with given 
 UNKNOWN = re.compile(r"Option '([^']+)' is not|does not accept option '([^']+)'|unrecognized arguments: (-[^\s=]+|.+)")
 GROUP = re.compile(r"Group '([^']+)' does not accept")
 MISSING = re.compile(r'arguments are required: (.+)|Key "(.+?)" is required')
-NO_CLASS = re.compile(r"No module named|has no attribute|import path|Import path|Not a valid subclass|class path")
+NO_CLASS = re.compile(
+    r"No module named|has no attribute|import path|Import path|Not a valid subclass|class path|Unable to load config"
+)
 TYPE = re.compile(r"Expected an? (?:typing\.Literal(\[.+?\])|(?:<class ')?(.+?)(?:'>)?)(?:\. Got value.*)?$")
 LITERAL = re.compile(r"typing\.Literal(\[.+?\])")
-VALUE = re.compile(r"(?:Got|Given) value: (.*)|Expected a path but (\S+)|import path string: (.*)")
+VALUE = re.compile(r"(?:Got|Given) value: (.*)|Expected a path but (\S+)|import path string: (.*)|load config '(.*)'")
 NOISE = re.compile(r"<class 'NoneType'>|Does not validate|Expected a path|Subtypes: |Errors:|Given value|^$|^- *$")
 
 Sources = Sequence[tuple[str, Mapping[str, Any]]]
@@ -124,7 +126,8 @@ def complaints(message: str) -> Iterator[Complaint]:
     """The lines of jsonargparse's message that state a problem, each with its key and class."""
     above: list[tuple[int, str, str]] = []
     for line in filter(str.strip, message.splitlines()):
-        depth, text = len(line) - len(line.lstrip(" -")), line.strip(" -")
+        text = line.strip(" -")  # what cannot be loaded is as deep as its key
+        depth = len(line) - len(line.lstrip(" -")) + text.startswith("Unable to load config")
         above = [one for one in above if one[0] < depth]
         branch = next(((kind, found[1]) for kind in (KEY, CLASS) if (found := kind.match(text))), None)
         if branch:
