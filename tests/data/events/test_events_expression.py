@@ -24,6 +24,7 @@ FRAME = pl.DataFrame(
         ("greatest(a, 2.5)", [2.5, None, 3.0, 4.0]),
         ("least(a / nullif(b, 0), 1.0)", [0.5, None, None, None]),
         ("least(TRY_CAST(text as double), 3)", [1.0, 2.0, None, 3.0]),
+        ("TRY_CAST(REPLACE('1,5', ',', '.') AS DOUBLE)", [1.5] * 4),
         ("case when b > 1 then a else 0 end", [1.0, None, None, 0.0]),
         ("case when a is null then 1 else 0 end", [0, None, 0, 0]),
         ("a > 2", [False, None, True, True]),

@@ -15,6 +15,8 @@ from recalign.errors import InputError
 
 RULES: list[Callable[[pl.Expr, pl.DataFrame, str, str, bool], pl.Expr]] = []
 """What is made of a parsed expression: `recalign.data.events.row_wise` refuses other rows, and guards nulls."""
+AS_NUMBER = "text becomes a number or null by TRY_CAST(x AS DOUBLE), 3,50 by TRY_CAST(REPLACE(x, ',', '.') AS DOUBLE)"
+"""A part of remedies."""
 
 
 def evaluate(
@@ -45,8 +47,7 @@ def evaluate(
     except pl.exceptions.PolarsError as error:
         types = (f"; {name} holds {kind_of(frame[name], rows)}" for name in dict.fromkeys(parsed.meta.root_names()))
         what = f"{expression!r} cannot be computed: {str(error).splitlines()[0]}{''.join(types)}"
-        remedy = "compare like with like; TRY_CAST(x AS DOUBLE) turns text into numbers or null"
-        raise InputError(what, where=key, remedy=remedy) from error
+        raise InputError(what, where=key, remedy=f"compare like with like; {AS_NUMBER}") from error
     if values.dtype.is_float() and (bad := ~values.cast(pl.Float32).is_finite().fill_null(True)).any():
         what = f"{expression!r} gives {values.filter(bad)[0]} in {rows.describe(bad)}"
         remedy = "guard divisions, as in a / nullif(b, 0), which gives null; bound large values, as in least(a, 9)"

@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 import polars as pl
 
-from recalign.data.events.expression import as_bool, condition, evaluate, kind_of
+from recalign.data.events.expression import AS_NUMBER, as_bool, condition, evaluate, kind_of
 from recalign.data.events.fields import index_ids, missing_as_null, read_ids, read_timestamps, refuse_rows
 from recalign.data.events.log import HOW_READ, OWN_COLUMNS, LogMapping, data_root
 from recalign.data.events.messages import SHOWN, SourceRows
@@ -287,8 +287,8 @@ def read_numbers(raw: pl.DataFrame, rows: SourceRows, expression: str | None, ke
         return pl.repeat(None, raw.height, dtype=pl.Float64, eager=True)
     values = evaluate(raw, expression, key, rows)
     if values.count() and not (values.dtype.is_numeric() or values.dtype == pl.Boolean):
-        remedy = "give a number or a comparison; TRY_CAST(x AS DOUBLE) turns text into numbers or null"
-        raise InputError(f"{expression!r} gives {kind_of(values, rows)}, not a number", where=key, remedy=remedy)
+        what = f"{expression!r} gives {kind_of(values, rows)}, not a number"
+        raise InputError(what, where=key, remedy=f"give a number or a comparison; {AS_NUMBER}")
     return values.cast(pl.Float64).alias(expression)
 
 
