@@ -1,4 +1,4 @@
-"""From a checked event table to batches: splits, user groups, means, placebos, windows."""
+"""From a checked event table to batches: splits, user groups, mean rewards, placebos, windows."""
 
 from recalign.data.sequences.batch import Batch
 from recalign.data.sequences.data import EventDataModule

@@ -21,26 +21,26 @@ BY_ROW = ("user_B", "item_BL", "length_B", "time_BL", "request_time_BL", "reward
 class Batch:
     """B histories of up to L events, and T targets to predict from them.
 
-    Histories are padded at the end. Target t is predicted from row ``row_T[t]``, up to and including its event
-    ``column_T[t]``. Several targets may share a row or a position in it.
+    Histories are padded at the end. Target t is predicted from row ``row_T[t]``, up to and including event
+    ``column_T[t]`` of it. Several targets may share a row, or a position in it.
 
     Attributes:
         user_B: int64, user index.
         item_BL: int64, items 1..V; 0 is padding.
-        length_B: int64, valid events of each row.
-        time_BL: int64, seconds; padding repeats the last event's.
-        request_time_BL: int64, when the item after event i is asked for: the time of event i + 1 if requests know
-            their time (``data.request_time: known``), else that of event i.
-        reward_BL: float32, rewards of the history's events, NaN where there is none.
+        length_B: int64, events of each row without padding.
+        time_BL: int64, seconds; padding repeats the last event's time.
+        request_time_BL: int64, when the item after event i is requested: with ``data.request_time: known`` the time of
+            the target there, else of event i + 1; with ``last_event`` that of event i.
+        reward_BL: float32, rewards of the history's events, NaN if absent.
         row_T, column_T: int64, where each target's history ends.
-        target_T: int64, the item that was chosen; 0 if it is not in the catalogue.
-        reward_T: float32, its reward, NaN where there is none.
+        target_T: int64, the item to predict or rate; 0 if it is not in the catalogue.
+        reward_T: float32, its reward, NaN if absent.
         high_T: bool, whether that reward is high.
         event_T: int64, the target's row in `Sequences.frame`.
-        advantage_T: float32, for post-training: its reward minus the expected one, NaN where there is none.
-        rejected_TN: int64, for post-training on pairs: items of less worth than the target, 0 where there is no pair.
-        seen_N: (2, N) int64, for evaluation: pairs (target, item) of the items that the user had seen before it.
-        set_N: (2, N) int64, where ties are together: the same of the items of its set, its own included.
+        advantage_T: float32, for post-training: its reward minus the expected one, NaN if absent.
+        rejected_TN: int64, for post-training on pairs: items of less worth than the target, 0 without a pair.
+        seen_N: (2, N) int64, for evaluation: pairs (index of a target, item that its user had seen before).
+        set_N: (2, N) int64, for evaluation if tied events form sets: pairs (index of a target, item of its set).
     """
 
     user_B: Tensor
@@ -62,13 +62,13 @@ class Batch:
 
     @property
     def unranked_N(self) -> Tensor | None:
-        """The pairs that ranks of targets leave out: items seen, and the others of a target's set. Shape: (2, N)."""
+        """Pairs (target, item) to leave out of rankings: items seen, and items of the target's set. Shape: (2, N)."""
         if self.seen_N is None or self.set_N is None:
             return self.seen_N
         return torch.cat([self.seen_N, self.set_N], dim=1)
 
     def newest(self, x_BLD: Tensor) -> Tensor:
-        """Pick what belongs to the newest event that each target sees. Shape: (B, L, D) -> (T, D)."""
+        """Pick the vector at the newest event that each target sees. Shape: (B, L, D) -> (T, D)."""
         return x_BLD.flatten(0, 1).index_select(0, self.row_T * x_BLD.shape[1] + self.column_T)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
@@ -100,8 +100,8 @@ def collate(
     Args:
         chosen: int64 (B,), indices of windows.
         bucket: L, the length to pad to.
-        know_request: whether ``request_time`` is the next event's own time (else that of the event before it).
-        seen: whether to list the items that the user had seen before each target.
+        know_request: whether ``request_time_BL`` holds the next event's time (else that of the event before it).
+        seen: whether to fill ``seen_N``, and ``set_N`` if tied events form sets.
     """
     part = windows.take(chosen)
     column = np.arange(bucket)
@@ -137,9 +137,9 @@ def collate(
 
 
 def _seen(sequences: Sequences, windows: Windows, user: np.ndarray) -> np.ndarray:
-    """Pairs (target, item) of all items that the user had seen before, which may include the target's own.
+    """Pairs (target, item) of all items that the user had seen before; the target's own may be among them.
 
-    Each item once a target, from the event at which its user met it first: with repeats, a user of many events on few
+    Each item occurs once per target, from its first event of that user: with repeats, a user with many events on few
     items would take gigabytes.
     """
     users, place = np.unique(user, return_inverse=True)
@@ -156,7 +156,7 @@ def _seen(sequences: Sequences, windows: Windows, user: np.ndarray) -> np.ndarra
 
 
 def _together(sequences: Sequences, windows: Windows) -> np.ndarray:
-    """Pairs (target, item) of the known items of each target's set, its own included; none if that is unknown."""
+    """Pairs (target, item) of the known items of each target's set, its own included; none for unknown targets."""
     target = np.flatnonzero(windows.target > 0)
     begin = windows.state[target] + 1
     size = sequences.set_end(begin) - begin

@@ -1,4 +1,4 @@
-"""The LightningDataModule of all stages: a log's YAML in, batches out."""
+"""The LightningDataModule of all stages: it turns a log's YAML into batches."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from recalign.data.sequences.windows import (
 from recalign.errors import ClosedUnit, InputError, Positive, check_ranges, require_seed
 
 ML_100K = LogMapping("ml-100k", ["ml-100k/ratings.parquet"])
-"""The log of stages whose YAML names none."""
+"""The default log."""
 
 
 class Preparation:
     """How the log of a DataModule becomes `Sequences`.
 
-    `recalign.data.sequences.preparation` puts a subclass in its place, which knows further options: the cache, features
-    of items, a log that continues an earlier one, a sample of users, and recommending after the end of the log.
+    `recalign.data.sequences.preparation` replaces it by a subclass with more options: the cache, item features, a log
+    that continues an earlier one, a sample of users, and recommendations after the end of the log.
     """
 
     def __init__(self, data: EventDataModule) -> None:
@@ -51,48 +51,48 @@ class Preparation:
         return build_sequences(self.data.table, *self.data.split_settings)
 
     def users(self, group: Group, split: SplitName) -> np.ndarray:
-        """The users of a group to train on, or to evaluate on another split. Shape: bool (U,)."""
+        """The users of a group to train on (``train``) or to evaluate on (other splits). Shape: bool (U,)."""
         return self.data.sequences.users_in(group)
 
     def serving_loader(self, users: np.ndarray, *, shared: bool = False) -> Loader:
-        """Batches of the newest events of some users, bool (U,), in the order of time, with a target yet to come."""
+        """Batches of the newest events, in time order, of some users, bool (U,); the targets are placeholders."""
         raise NotImplementedError
 
 
 class EventDataModule(LightningDataModule):
-    """A log as histories and targets; each stage's subclass says what it trains on.
+    """A log as histories and targets; each stage's subclass chooses the training targets.
 
     Args:
         log: the raw log's files and what their columns mean.
-        reward: Polars SQL over the log's columns: how good an event was; null: the log has no reward.
+        reward: Polars SQL over the log's columns, how good an event was; null: the log has no reward.
         high: which rewards the metrics ``high/*`` count as high.
         split: which events are training, validation and test.
         root: the data root that ``log.files`` are relative to; null: ``RECALIGN_DATA``, else ``data``.
         users: the users to train and validate on: all, A, B1 or B2.
         share_a: share of the users in group A.
-        min_events: training events that an item needs to be in the catalogue; those of rarer items are left out, and
-            counted in the report. As targets of validation and test such items are misses.
-        max_length: newest events of a history that a model sees.
-        batch_tokens: padded events of a batch, of all processes together.
-        request_time: whether a model knows the time at which an event is requested (``known``), or only that of the
-            event before (``last_event``).
-        seed: of the batches' order, and of what is drawn from the data (placebos, resampling); null: 0 in Python,
+        min_events: training events that an item needs to be in the catalogue. Training events of rarer items are
+            dropped, and counted in the report; as targets of validation and test these items are misses.
+        max_length: a model sees at most this many events of a history, the newest.
+        batch_tokens: events in a batch, padding included, over all processes.
+        request_time: whether a model knows the time of the request for the next event (``known``), or only the time of
+            the event before (``last_event``).
+        seed: random seed of the batch order and of draws from the data (placebos, resampling); null: 0 in Python,
             ``seed_everything`` in a run of the command.
         cache: whether to keep the prepared log between runs (`recalign.data.sequences.cache`), in ``RECALIGN_CACHE``,
-            else the user's cache folder; or the folder to keep it in.
-        relative_to: the column within whose bins rewards are ranked, such as a video's duration; null: they stay as
-            they are. ``high`` reads the ranks.
-        grows_from: the folder ``ids`` of an earlier chain, whose log this one continues: users and items keep their
-            ids, and what was trained on stays in training (`recalign.data.sequences.earlier`).
-        untouched: with ``grows_from``, share of the users without new training events that are trained on.
-        ties: what a user's events at one time are (before ``log.time_resolution``): ``order``: they happened in the
-            order of the file; ``together``: a set, none of them in another's history; null: as ``order``, but a chain
-            decides nothing where many are tied.
+            else in the user's cache folder; or the folder to keep it in.
+        relative_to: the column, such as a video's duration, in whose bins rewards are replaced by their ranks; null:
+            they stay as they are. ``high`` reads the ranks.
+        grows_from: the folder ``ids`` of an earlier chain, if this log continues that chain's log: users and items keep
+            their ids, and training events stay in training (`recalign.data.sequences.earlier`).
+        untouched: with ``grows_from``, the share of users without new training events to train on.
+        ties: how to read a user's events with equal timestamps (before ``log.time_resolution``): ``order``: they
+            happened in file order; ``together``: a set, none in another's history; null: as ``order``, but a chain
+            decides nothing if many are tied.
 
     Attributes:
-        sample: how many users with test events `windows` has, a fixed sample of each group; null: all of them.
-        passed_targets: the splits in which rows that were passed over are targets beside the chosen ones; what learns
-            from shown items sets it.
+        sample: `windows` is limited to a fixed sample of this many users with test events per group; None: no limit.
+        passed_targets: splits in which items shown but not chosen are targets too; set by methods that learn from
+            them.
     """
 
     sample: int | None = None
@@ -132,7 +132,7 @@ class EventDataModule(LightningDataModule):
 
     @classmethod
     def check_settings(cls, given: Mapping[str, Any]) -> None:
-        """Refuse settings, by name, that cannot work, with an InputError; the command calls it before anything runs."""
+        """Raise an InputError for invalid settings, given by name; the command calls it before anything runs."""
         check_ranges(cls, given, "data")
         if given.get("seed") is not None:
             require_seed(given["seed"], "data.seed")
@@ -140,35 +140,35 @@ class EventDataModule(LightningDataModule):
     @property
     def preparation(self) -> Any:
         """The `preparation_class` instance that makes `sequences`."""
-        if getattr(vars(self).get("_preparation"), "data", None) is not self:  # a copy makes its own
+        if getattr(vars(self).get("_preparation"), "data", None) is not self:  # a copy of this module needs its own
             self._preparation = self.preparation_class(self)
         return self._preparation
 
     @property
     def split_settings(self) -> tuple[Split, High | None, UserGroups, int, RelativeTo | None]:
-        """The settings that split the log and index its items, in the order of `build_sequences`."""
+        """The settings that split the log and index its items, in the argument order of `build_sequences`."""
         return self.split, self.high, self.groups, self.min_events, self.relative_to
 
     @functools.cached_property
     def table(self) -> EventTable:
-        """The checked log, read when first asked for."""
+        """The checked log, read on first access."""
         return load_events(self.log_, data_root(self.root), self.reward, self.ties == "together")
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Digest of the log and of the settings that split it; needs no events."""
+        """Digest of the log and of the settings that split it; computed without reading events."""
         return str(self.preparation.fingerprint())
 
     @functools.cached_property
     def sequences(self) -> Sequences:
-        """The split log and its catalogue, made when first asked for."""
+        """The split log and its catalogue, made on first access."""
         made: Sequences = self.preparation.sequences()
         self.fingerprint = made.fingerprint  # of the files as they were read
         return made
 
     @property
     def report(self) -> Report:
-        """What was read of the log."""
+        """Counts of the rows read, used and left out."""
         return self.sequences.report
 
     @property
@@ -178,17 +178,17 @@ class EventDataModule(LightningDataModule):
 
     @property
     def reward_settings(self) -> dict[str, Any]:
-        """The settings that say what rewards are."""
+        """The settings that define rewards."""
         return {"reward": self.reward, "relative_to": self.relative_to and asdict(self.relative_to)}
 
     @property
     def reading(self) -> dict[str, Any]:
-        """The settings that say who judges, and what came before what."""
+        """The settings that define the user groups and the order of tied events."""
         return {"share_a": self.groups.share, "ties": self.ties or "order"}
 
     @property
     def device(self) -> torch.device:
-        """The device of its own trainer; the CPU if it has none."""
+        """The trainer's device; the CPU without a trainer."""
         return self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
 
     @functools.cached_property
@@ -197,7 +197,7 @@ class EventDataModule(LightningDataModule):
         return UserCohort.of(self.sequences, self.users, self.groups.share)
 
     def training(self) -> Windows:
-        """The windows to train on; subclasses narrow or extend what ``in_memory`` makes of them."""
+        """The windows to train on; subclasses filter or extend them after ``in_memory``."""
         users = self.preparation.users(self.users, "train")
         make = shown_training_windows if self._has_passed_targets("train") else training_windows
         return make(self.sequences, users, self.max_length)
@@ -212,9 +212,9 @@ class EventDataModule(LightningDataModule):
         return split in self.passed_targets and self.sequences.passed is not None
 
     def loader(self, windows: Windows, *, shuffle: bool = False, seen: bool = True, shared: bool = False) -> Loader:
-        """Batches of windows, shuffled or in order, with or without the items that users had seen.
+        """Batches of windows, shuffled or in order, with or without the lists of items that users had seen.
 
-        Where several processes work, each gets all of every batch, or, if ``shared``, its share.
+        With several processes, each gets its share of every batch if ``shared``, else all of it.
         """
         make = functools.partial(collate, self.sequences, windows, know_request=self.know_request, seen=seen)
         own: dict[str, Any] = (
@@ -226,19 +226,19 @@ class EventDataModule(LightningDataModule):
         return Loader(data, sampler=sampler, batch_size=None, pin_memory=self.device.type == "cuda")
 
     def facts(self) -> dict[str, Any]:
-        """Plain values about what is trained on, stored beside the weights; subclasses may have some."""
+        """Plain values about the training data, stored in the checkpoint; subclasses may add some."""
         return {}
 
     def first_batch(self) -> Batch:
-        """The first batch of training, whole."""
+        """The first training batch, not split between processes."""
         return next(iter(self.loader(self.training(), shuffle=True, seen=False)))
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Copy without waiting: the device works on the previous batch meanwhile."""
+        """Copy asynchronously, while the device works on the previous batch."""
         return batch.to(device, non_blocking=True)
 
     def setup(self, stage: str) -> None:
-        """Tell the module of the log. Fail before training if nothing can be validated on."""
+        """Bind the LightningModule to this data. Fail before training if there is nothing to validate on."""
         if bind := getattr(self.trainer and self.trainer.lightning_module, "bind", None):
             bind(self)
         processes, least = self.trainer.world_size if self.trainer else 1, self.batch_tokens // self.max_length

@@ -1,4 +1,4 @@
-"""Group windows into batches: similar lengths, a token budget, an order that is a function of (seed, epoch)."""
+"""Group windows into batches of similar length within a token budget, in an order given by (seed, epoch)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from recalign.data.sequences.batch import Batch
 
 
 def bucket_of(length: np.ndarray, max_length: int) -> np.ndarray:
-    """Choose the padded length of each window, one of a few, so that compiled code is reused.
+    """Choose the padded length of each window among a few buckets, so that compiled code is reused.
 
     Buckets are max_length, 3/4, 1/2, 3/8, 1/4, ... of it down to about 16 events (rounded up to a multiple of 8).
     """
@@ -28,20 +28,20 @@ def bucket_of(length: np.ndarray, max_length: int) -> np.ndarray:
 
 
 class LengthBatches(DistributedSampler[tuple[int, list[int]]]):
-    """Draw batches of windows of one bucket, as many windows as fit the token budget: (L, window indices).
+    """Draw batches of windows from one bucket, as many windows as fit the token budget: (L, window indices).
 
-    The order of an epoch depends on (seed, epoch) alone, so that a run that resumes in the middle of an epoch gets the
-    batches it would have had (`state_dict`, `load_state_dict`).
+    The order of an epoch depends only on (seed, epoch), so that a run that resumes in the middle of an epoch gets the
+    batches that it would have had (`state_dict`, `load_state_dict`).
 
-    Several processes share each batch out, which has the same windows however many they are; where it has fewer windows
-    than there are processes, some get none of it.
+    Several processes divide each batch between them; its windows do not depend on their number. If a batch has fewer
+    windows than there are processes, some get none.
 
     Args:
         length: (W,) events of each window.
         max_length: the longest bucket.
-        tokens: padded events of a batch at most, over all processes; a batch has at least one window.
+        tokens: most events of a batch, with padding, over all processes; a batch has at least one window.
         shuffle: whether to shuffle windows and batches, by ``seed``.
-        processes, rank: how many processes share each batch, and the number of this one.
+        processes, rank: how many processes divide each batch, and the index of this one.
     """
 
     def __init__(
@@ -61,12 +61,12 @@ class LengthBatches(DistributedSampler[tuple[int, list[int]]]):
         self.done, self.resume_at = 0, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Set the epoch (Lightning calls this at its start)."""
+        """Set the epoch (Lightning calls this when an epoch starts)."""
         if epoch != self.epoch:
             self.epoch, self.resume_at = epoch, 0
 
     def batches(self) -> list[tuple[int, list[int]]]:
-        """All batches of the current epoch, in order, whole."""
+        """All batches of the current epoch, in order, not divided between processes."""
         random = np.random.default_rng((self.seed, self.epoch))
         order = random.permutation(len(self.bucket)) if self.shuffle else np.arange(len(self.bucket))
         order = order[np.argsort(self.bucket[order], kind="stable")]
@@ -79,7 +79,7 @@ class LengthBatches(DistributedSampler[tuple[int, list[int]]]):
 
     def __iter__(self) -> Iterator[tuple[int, list[int]]]:
         batches = self.batches()
-        first, self.resume_at = self.resume_at, 0  # an iteration that was only broken off starts again
+        first, self.resume_at = self.resume_at, 0  # the next iteration starts from the beginning
         for number in range(first, len(batches)):
             self.done = number + 1
             size, members = batches[number]
@@ -91,7 +91,7 @@ class LengthBatches(DistributedSampler[tuple[int, list[int]]]):
         return int((-(-count // np.maximum(self.tokens // size, 1))).sum())
 
     def state_dict(self) -> dict[str, Any]:
-        """The epoch, and how many of its batches were drawn."""
+        """The epoch, and the number of its batches drawn so far."""
         return {"epoch": self.epoch, "done": self.done}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -100,9 +100,9 @@ class LengthBatches(DistributedSampler[tuple[int, list[int]]]):
 
 
 class WindowDataset(Dataset[Batch]):
-    """Batches by (L, window indices), as `LengthBatches` draws them.
+    """Batches by (L, window indices), as drawn by `LengthBatches`.
 
-    A process without a share gets the shortest history, without targets: the network has to run in every process.
+    A process without windows gets the shortest history without targets, since the network has to run in every process.
     """
 
     def __init__(self, make: Callable[[np.ndarray, int], Batch], length: np.ndarray) -> None:

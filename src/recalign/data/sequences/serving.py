@@ -11,9 +11,9 @@ from recalign.data.sequences.windows import Windows
 
 
 def serving_windows(sequences: Sequences, users: np.ndarray, max_length: int) -> Windows:
-    """Make one window per user over the newest events of the whole log, with one target yet to come (item 0).
+    """Make one window per user over the newest events of the whole log, with a placeholder target (item 0).
 
-    The known events of a user are to be in the order of time (`by_time`).
+    The known events of each user must be in time order (`by_time`).
     """
     user = np.flatnonzero(users & (np.diff(sequences.offset) > 0))
     stop = sequences.offset[user + 1]
@@ -33,7 +33,7 @@ def serving_windows(sequences: Sequences, users: np.ndarray, max_length: int) ->
 
 
 def by_time(sequences: Sequences) -> Sequences:
-    """The log with each user's known events in the order of time, which that of parts need not be (`Where`)."""
+    """The log with each user's known events in time order; ordered by split they may not be (`Where`)."""
     user_N = np.repeat(np.arange(sequences.num_users), np.diff(sequences.offset))
     if ((np.diff(sequences.time) >= 0) | (np.diff(user_N) > 0)).all():
         return sequences

@@ -9,7 +9,7 @@ from recalign.data.sequences.windows import has_past
 
 
 def with_events(sequences: Sequences, split: SplitName = "test") -> np.ndarray:
-    """Who has events of a split that `evaluation_windows` does not leave out. Shape: bool (U,)."""
+    """Which users have events of a split that `evaluation_windows` keeps. Shape: bool (U,)."""
     number = SPLITS[split]
     has = np.zeros(sequences.num_users, bool)
     has[sequences.frame["user"].filter(sequences.frame["split"] == number).unique().to_numpy()] = True
@@ -17,9 +17,9 @@ def with_events(sequences: Sequences, split: SplitName = "test") -> np.ndarray:
 
 
 def sample_users(sequences: Sequences, users: np.ndarray, number: int, split: SplitName = "test") -> np.ndarray:
-    """Draw users among those with events of a split; all of these if they are no more. Shape: bool (U,) -> bool (U,).
+    """Draw ``number`` users from those with events of a split, or all if fewer. Shape: bool (U,) -> bool (U,).
 
-    The log's catalogue seeds the draw, so every run takes the same users. A smaller sample is part of a larger one.
+    `Sequences.catalogue` seeds the draw: every run takes the same users. A smaller sample is a subset of a larger one.
     """
     order = np.random.default_rng(int(sequences.catalogue, 16)).permutation(sequences.num_users)
     drawn = np.zeros(sequences.num_users, bool)

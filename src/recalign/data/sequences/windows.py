@@ -12,7 +12,7 @@ from recalign.data.sequences.store import SPLITS, Group, Sequences, SplitName, i
 from recalign.errors import InputError
 
 FROM_LOG: Any = None
-"""In place of an array of targets: `Windows.take` reads it from the log."""
+"""Placeholder for an array of targets that `Windows.take` reads from the log."""
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,14 @@ class Windows:
         state: int64, flat index of the known event after which the target is predicted.
         target: int32, its item (0: unseen in training).
         event: int64, its row in `Sequences.frame`.
-        reward: float32, NaN where there is none.
+        reward: float32, NaN if absent.
         high: bool, whether the reward is high.
         time: int64, seconds.
         advantage: float32, for post-training only.
-        rejected: integers (targets, N), for post-training on pairs only: items of less worth than the target, 0 where
-            there is no pair.
-        log: in place of the arrays of targets, which would take 33 bytes an event: the targets of a window are the
-            user's last training events, each after what came before it or its set, which `take` reads from the log.
+        rejected: integers (targets, N), for post-training on pairs only: items of less worth than the target, 0
+            without a pair.
+        log: replaces the arrays of targets, which would take 33 bytes an event. A window's targets are then the user's
+            last training events, each predicted from the events before it, or before its set; `take` reads them.
     """
 
     user: np.ndarray
@@ -95,9 +95,9 @@ class Windows:
 
 
 def training_windows(sequences: Sequences, users: np.ndarray, max_length: int) -> Windows:
-    """Make one window per user, bool (U,): the newest training events but the last; each predicts the next one.
+    """Make one window per user, bool (U,): the newest training events except the last; each predicts the next one.
 
-    Where ties are together, it is the events but the last set, and the last event of each set predicts all of the next.
+    If tied events form sets, it leaves out the last set, and the last event of each set predicts all of the next set.
     """
     user = np.flatnonzero(users & (sequences.train_count > 0))
     end = sequences.offset[user] + sequences.train_count[user]
@@ -110,9 +110,9 @@ def training_windows(sequences: Sequences, users: np.ndarray, max_length: int) -
 
 
 def shown_training_windows(sequences: Sequences, users: np.ndarray, max_length: int) -> Windows:
-    """As `training_windows`, with the rows of training that were passed over as targets beside the chosen ones.
+    """Like `training_windows`, but training rows shown and not chosen are targets too, beside the chosen ones.
 
-    The user's newest training event is read too, since a request may have come after it.
+    Windows include the user's newest training event, since a request may have come after it.
     """
     targets, user, state = _targets(sequences, "train", users, passed=True)
     stop = sequences.offset[user] + sequences.train_count[user]
@@ -132,10 +132,10 @@ def evaluation_windows(
     apart: bool = False,
     passed: bool = False,
 ) -> Windows:
-    """Make windows in which every target of a split sees at least L / 2 events of history, if there are as many.
+    """Make windows in which every target of a split sees at least max_length / 2 events of history, or all there are.
 
-    Users without a known event before the split are left out. ``apart``: targets after the same known event are in
-    windows of their own, so that each can be asked at its own time. ``passed``: rows that were passed over are targets
+    Users without a known event before the split are left out. ``apart``: targets after the same known event get
+    windows of their own, so that each has its own request time. ``passed``: rows shown but not chosen are targets too,
     beside the chosen ones.
     """
     targets, user, state = _targets(sequences, split, users & has_past(sequences, SPLITS[split]), passed)
@@ -145,7 +145,7 @@ def evaluation_windows(
     anchor = state[first][np.cumsum(first) - 1]
     block = (state - anchor) // max(max_length // 2, 1)
     alone = apart & (np.diff(state, prepend=-1) == 0)
-    if sequences.sets is not None:  # a set is asked for at one time
+    if sequences.sets is not None:  # a set has one request time
         alone &= np.diff(targets["timestamp"].to_numpy(), prepend=-1) != 0
     starts = np.flatnonzero(first | is_first(block) | alone)
     offset = np.append(starts, len(user))
@@ -156,7 +156,7 @@ def evaluation_windows(
 def _targets(
     sequences: Sequences, split: SplitName, users: np.ndarray, passed: bool
 ) -> tuple[pl.DataFrame, np.ndarray, np.ndarray]:
-    """Rows of a split that have a history, in the order of users and states; their users and states."""
+    """Rows of a split that have a history, ordered by user and state; their users and states."""
     columns = ["user", "known_before", "item_id", "event", "reward", "high", "timestamp"]
     wanted = (pl.col("split") == SPLITS[split]) & (pl.col("known_before") > 0)
     rows = sequences.shown if passed else sequences.frame
@@ -199,7 +199,7 @@ def require_any(windows: Windows, split: SplitName, users: Group) -> Windows:
 
 
 def has_past(sequences: Sequences, split: int) -> np.ndarray:
-    """Who has a known event before a split, a number of `SPLITS`. Shape: bool (U,)."""
+    """Which users have a known event before a split, a number of `SPLITS`. Shape: bool (U,)."""
     past = np.diff(sequences.offset) > 0
     first = sequences.event[sequences.offset[:-1][past]]
     past[past] = sequences.frame["split"].gather(first).to_numpy() < split
