@@ -1,8 +1,8 @@
-"""Keep prepared logs on disk between runs: prepared once, memory-mapped from then on.
+"""Cache prepared logs on disk between runs: prepared once, memory-mapped from then on.
 
 An entry is a folder. It holds the flat arrays and the frame's numeric columns as .npy, which are mapped, and the
-frame's other columns (text, bools, columns with nulls) as Arrow, which is read into memory. Its name is a digest of all
-that determines a prepared log: the files, the settings, the code, the version of Polars. So it is never out of date.
+frame's other columns (text, bools, columns with nulls) as Arrow, which is read into memory. Its name has a digest of
+all that determines a prepared log (files, settings, code, version of Polars), so an entry is never out of date.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ from recalign.seals import code_digest, own_code
 ARRAYS = ("train_count", "offset", "item", "time", "reward", "event")
 FACTS = ("fingerprint", "catalogue", "num_warm")
 MAPPED = (pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32, pl.UInt64, pl.Float32, pl.Float64)
-"""Types of the columns that are mapped, if they have no nulls."""
+"""Column types that are memory-mapped if the column has no nulls."""
 PASSED = "passed.arrow"
 FIGURES = "audit.json"
-"""Figures of the log (`recalign check`), saved after the entry is sealed."""
+"""Figures of the log; `recalign check` adds them to a sealed entry that has none."""
 UNUSED_DAYS = 30
 """Days without use after which an entry is removed."""
 
 
 def cache_folder(option: bool | str) -> Path | None:
-    """The folder of all entries: the one named, else ``RECALIGN_CACHE``, else the user's cache; null: no cache."""
+    """The folder of all entries: the one given, else ``RECALIGN_CACHE``, else the user's cache; None: no cache."""
     if isinstance(option, str):
         return Path(option).expanduser()
     user = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "recalign"
@@ -53,10 +53,10 @@ def cache_folder(option: bool | str) -> Path | None:
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """The folder of one prepared log in the cache; it need not exist.
+    """The folder of one prepared log in the cache; it may not exist yet.
 
     Attributes:
-        path: named by the digest of its key.
+        path: its name ends with a digest of ``key``.
         key: the log's fingerprint and the code (`recalign.artifacts.Key`).
     """
 
@@ -67,7 +67,7 @@ class CacheEntry:
     def of(cls, option: bool | str, name: str, fingerprint: str, split: Split) -> CacheEntry | None:
         """The entry of a log by name and fingerprint.
 
-        None where nothing is cached, and for a split that was typed into a notebook: nobody knows when it changes.
+        None if caching is off, or if the split's class was defined in a notebook: its changes cannot be detected.
         """
         folder, path = cache_folder(option), f"{type(split).__module__}.{type(split).__name__}"
         if folder is None or own_code(path) is None:
@@ -76,15 +76,15 @@ class CacheEntry:
         return cls(folder / f"{name.replace(os.sep, '-')}-{digest(key)[:16]}", key)
 
     def load(self) -> Sequences | None:
-        """Read the entry; null if it does not exist or cannot be read. A damaged one is removed, with a warning."""
+        """Read the entry; None if it is missing or unreadable. A damaged entry is removed, with a warning."""
         if not self.path.is_dir():
             return None
         try:
             seals.require(self.path, "it is prepared again")
-            with suppress(OSError):  # a cache that others share may be read-only here
-                os.utime(self.path)  # so that it counts as used
+            with suppress(OSError):  # a shared cache may be read-only here
+                os.utime(self.path)  # marks it as used
             return self._read(json.loads((self.path / "entry.json").read_text(encoding="utf-8")))
-        except OSError as error:  # the disk's or the system's, perhaps a passing one: the entry may be whole
+        except OSError as error:  # perhaps transient: the entry may be intact
             _warn(f"the cached log {self.path} cannot be read: {error.strerror or error}")
         except (InputError, ValueError, KeyError, pl.exceptions.PolarsError) as error:
             _warn(f"the cached log {self.path} is damaged ({getattr(error, 'what', error)}) and is prepared again")
@@ -109,7 +109,7 @@ class CacheEntry:
         )
 
     def save(self, sequences: Sequences) -> None:
-        """Write the entry, whole or not at all; if it cannot be written, warn once and go on."""
+        """Write the entry atomically; if that fails, warn once and go on."""
         part = temp_path(self.path)
         try:
             shutil.rmtree(part, ignore_errors=True)
@@ -118,11 +118,11 @@ class CacheEntry:
             seals.seal(part, self.key)
             rename(part, self.path)
         except OSError as error:
-            if not self.path.is_dir():  # another process was faster, whose entry is as good
+            if not self.path.is_dir():  # unless another process has just written it
                 _warn(f"the prepared log is not cached: {error.strerror or error} ({self.path.parent})")
         finally:
             shutil.rmtree(part, ignore_errors=True)
-        folder = self.path.parent  # where old entries may be, and what a killed process left of one
+        folder = self.path.parent  # remove unused entries, and remains of killed processes
         for marker in (*folder.glob("*/entry.json"), *folder.glob(".*/offset.npy"), *folder.glob(".*.prepare-*/rows")):
             with suppress(FileNotFoundError):  # another process was faster
                 if time.time() - marker.parent.stat().st_mtime > UNUSED_DAYS * 86_400:
@@ -130,22 +130,22 @@ class CacheEntry:
 
 
 def read_table(path: Path) -> pl.DataFrame:
-    """Read an Arrow file, mapped; a folder's name may have ``[`` or ``*`` in it, which `polars.read_ipc` expands."""
+    """Read an Arrow file; unlike in `polars.read_ipc`, ``[`` and ``*`` in its path are plain characters."""
     return pl.scan_ipc(path, glob=False).collect()
 
 
 def mappable(frame: pl.DataFrame) -> list[str]:
-    """The columns that are mapped."""
+    """Names of the columns that are memory-mapped (`MAPPED`)."""
     return [column.name for column in frame if column.dtype in MAPPED and not column.null_count()]
 
 
 def column_file(folder: Path, columns: list[str], name: str) -> Path:
-    """The file of a mapped column, by its place in the frame: a name may hold any character."""
+    """The file of a mapped column, named by its position: column names may hold any character."""
     return folder / f"column-{columns.index(name)}.npy"
 
 
 def write_entry(part: Path, sequences: Sequences, mapped: list[str]) -> None:
-    """Write all files of an entry into a folder, but those that lie there; columns ``mapped`` are written as .npy."""
+    """Write the files of an entry into a folder, except arrays already there; columns ``mapped`` become .npy."""
     frame, columns = sequences.frame, sequences.frame.columns
     arrays = {part / f"{name}.npy": getattr(sequences, name) for name in ARRAYS}
     arrays |= {column_file(part, columns, name): frame[name].to_numpy() for name in mapped}

@@ -1,8 +1,8 @@
 """A log that has grown since a chain was trained on it: users and items keep their numbers, new ones follow.
 
-Old events stay what they were: each user's first ones, with the same rewards, and those that were trained on stay in
-training. Otherwise an updated policy would be measured on events that it was trained on: `LeaveLast` alone takes them
-back from a user who had too few to be tested on.
+Old events must still be each user's first ones, with the same rewards. Those that were trained on stay in training.
+Otherwise an updated policy would be measured on events it was trained on: `LeaveLast` alone would move training events
+of a user with too few events for a test into the test, once the user has more.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from recalign.files import digest, read_json, write_json
 
 USERS, ITEMS, FACTS = "users.arrow", "items.arrow", "log.json"
 WHERE_ROWS_ARE = ("name", "files", "header", "separator", "items", "truth", "query", *HOW_READ)
-"""What a mapping may change: where the rows are, not what they mean."""
+"""Settings of a mapping that may change: they say where the rows are, not what they mean."""
 KEY = "data.grows_from"
 TRAIN_ANEW = "give a log that holds all earlier events, each user's new ones after them; or train a chain on it anew"
 
@@ -45,13 +45,13 @@ class EarlierLog:
 
     @functools.cached_property
     def facts(self) -> dict[str, Any]:
-        """What `remember` wrote of the log; also ``digest``, of all files.
+        """What `remember` wrote about the log; also ``digest``, of all files.
 
-        ``read_by`` has digests of its mapping and settings by key, whose values may be secrets; ``events`` and
-        ``event_rewards`` are digests; ``catalogue`` is that of `Sequences`.
+        ``read_by`` has digests of its mapping's and other settings, by key, as values may be secrets; ``events`` and
+        ``event_rewards`` are digests; ``catalogue`` is `Sequences.catalogue`.
 
         Raises:
-            InputError: there is nothing, it was altered, or no log can continue it.
+            InputError: the folder is missing or altered, or no log can continue this one.
         """
         path = Path(self.folder)
         seal = seals.require(path, "run the chain again that wrote it: it trains nothing that is up to date")
@@ -63,7 +63,7 @@ class EarlierLog:
 
     @functools.cached_property
     def users(self) -> pl.DataFrame:
-        """``user`` (raw ids in order), how many ``known`` events each had, how many were ``trained`` on."""
+        """``user`` (raw ids in order), and each user's number of ``known`` and of training events (``trained``)."""
         return pl.scan_ipc(Path(self.folder) / USERS, glob=False).collect()
 
     @functools.cached_property
@@ -72,7 +72,7 @@ class EarlierLog:
         return pl.scan_ipc(Path(self.folder) / ITEMS, glob=False).collect()["item"]
 
     def require_same(self, log: LogMapping, settings: Mapping[str, Any]) -> None:
-        """Refuse a log that is read otherwise, with an InputError: its ids and rewards would mean something else."""
+        """Raise an InputError if a log is read with other settings: its ids and rewards would mean something else."""
         before = {"ties": digest("order")} | self.facts["read_by"]
         for key, value in (meaning(log) | dict(settings)).items():
             if key in before and digest(value) != before[key]:
@@ -84,15 +84,15 @@ class EarlierLog:
             raise InputError(what, where="data.log.items.features", remedy=remedy)
 
     def continued(self, table: EventTable, reward_settings: Mapping[str, Any]) -> EventTable:
-        """A log that has grown, its users in the earlier order, new ones after them.
+        """The table of a log that has grown, with its users in the earlier order and new users after them.
 
         Args:
-            table: the log.
-            reward_settings: what says how its rewards are made. Those of old events are compared if it is as earlier;
-                ranks are not, for they move with every event.
+            table: the grown log.
+            reward_settings: the settings that define its rewards. If they are unchanged, the rewards of old events are
+                compared, unless they are ranks, which change with every event.
 
         Raises:
-            InputError: it lacks users, items or events, or they have other rewards.
+            InputError: the log lacks earlier users, items or events, or their rewards differ.
         """
         old = self.users["user"]
         for which, earlier, now in (("users", old, table.users), ("items", self.items, table.items)):
@@ -120,17 +120,17 @@ class EarlierLog:
         return grown
 
     def numbering(self, items: pl.Series, warm_I: np.ndarray) -> tuple[pl.Series, np.ndarray, int]:
-        """The `Numbering` by which earlier items keep their numbers, whether they still have enough events or not."""
+        """The `Numbering` in which earlier items keep their numbers, even if they now have too few training events."""
         warm = items.filter(pl.Series(warm_I))
         catalogue = pl.concat([self.items, warm.filter(~warm.is_in(self.items.implode()))])
         return catalogue, places(items, catalogue, 1).astype(np.int32), len(catalogue)
 
     def counts(self, column: str, users: int) -> np.ndarray:
-        """A column of `users` for those of a log that has grown, 0 for new ones. Shape: int64 (users,)."""
+        """A column of `users` for the users of a grown log; 0 for new users. Shape: int64 (users,)."""
         return np.pad(self.users[column].to_numpy(), (0, users - len(self.users)))
 
     def _numbers(self, table: EventTable) -> pl.Series:
-        """The number of each event's item in the earlier catalogue, from 1; 0 where it was not in it."""
+        """The number of each event's item in the earlier catalogue, from 1; 0 if it was not in it."""
         return pl.Series(places(table.items, self.items, 1)[table.frame["item"].to_numpy()])
 
     def in_first_known(self, table: EventTable, count: str) -> pl.Series:
@@ -142,7 +142,7 @@ class EarlierLog:
 
 @dataclass(frozen=True)
 class KeepTrained(Split):
-    """A split of a log that continues an earlier one, by which events that were trained on stay in training."""
+    """A split of a log that continues an earlier one: events that were trained on stay in training."""
 
     split: Split
     earlier: EarlierLog
@@ -158,14 +158,14 @@ class KeepTrained(Split):
 
 
 def remember(data: Any, folder: Path) -> None:
-    """Store what a later log needs to continue this one (`EarlierLog`), unless it is stored already.
+    """Store what a later log needs to continue this one (`EarlierLog`), unless an up-to-date copy is there.
 
     Args:
         data: the log's `EventDataModule`.
-        folder: is published whole (`recalign.artifacts`). It holds raw ids, and no event.
+        folder: is written atomically (`recalign.artifacts`). It holds raw ids and counts, but no events.
     """
     sequences, settings = data.sequences, data.reward_settings | data.reading
-    if settings["ties"] == "order":  # as in logs that nobody asked
+    if settings["ties"] == "order":  # the default is not stored
         del settings["ties"]
     refusal = "its items are known by their features" if sequences.features is not None else ""
     if by_time(sequences) is not sequences:
@@ -195,17 +195,17 @@ def _renumbered(rows: pl.DataFrame, number_U: np.ndarray) -> pl.DataFrame:
 
 
 def places(ids: pl.Series, order: pl.Series, first: int = 0) -> np.ndarray:
-    """The place of each id in an order, counted from ``first``; 0 where it has none. Shape: int64 (ids,)."""
+    """The position of each id in ``order``, counted from ``first``; 0 if absent. Shape: int64 (ids,)."""
     return ids.replace_strict(order, np.arange(first, first + len(order)), default=0, return_dtype=pl.Int64).to_numpy()
 
 
 def meaning(log: LogMapping) -> dict[str, Any]:
-    """The settings of a mapping that say what its rows mean, without those that say where they are."""
+    """The settings of a mapping that say what its rows mean, without `WHERE_ROWS_ARE`."""
     return {key: value for key, value in asdict(log).items() if key not in WHERE_ROWS_ARE}
 
 
 def event_digests(events: pl.DataFrame) -> tuple[str, str]:
-    """SHA-256 of events and of their rewards, whatever the order of events of the same user and time."""
+    """SHA-256 of events and of their rewards; the order of tied events of a user does not matter."""
     exact = events.with_columns(pl.col("reward").cast(pl.Float32).fill_nan(None) + 0.0)  # -0 is 0
     ordered = exact.sort("user", "timestamp", "item", "reward").cast({"item": pl.Int64, "user": pl.Int64})
     reward = ordered["reward"].fill_null(float("nan"))

@@ -1,7 +1,7 @@
-"""Features of the catalogue's items as codes and numbers, and the coder that makes the same of items that come later.
+"""Features of the catalogue's items as codes and numbers, and the encoder for them and for items that come later.
 
-All categories are rows of one table of embeddings, feature after feature in the order of names. The first row of a
-feature is its code 0: the value is missing, or no item in training has it, so that nothing was learned of it.
+One embedding table holds a row for each category, feature after feature. The first row of a feature is its code 0: the
+value is missing, or no item in training has it, so that nothing was learned about it.
 
 Shape suffixes: V items of the catalogue, N codes of all of them, W numbers of an item.
 """
@@ -21,27 +21,27 @@ from recalign.files import read_json, write_json
 
 FEATURES = "features.json"
 FAR = 10.0
-"""Standard deviations beyond which a number without intervals counts as this far, so that one wrong value of a new item
-does not outweigh all else that is known of it. (A wrong value in training is in the standard deviation.)"""
+"""Standardised numbers are clipped to +- this many standard deviations, so that one wrong value of a new item does not
+outweigh its other features. (A wrong value in training widens the standard deviation itself.)"""
 
 
 @dataclass(frozen=True)
 class FeatureCoder:
-    """How raw values become codes and numbers; found on the items that have training events.
+    """How raw values become codes and numbers; fitted on the items that have training events.
 
     Attributes:
-        plans: plain values, one mapping a feature: its ``name`` and ``kind``, and of a category its ``categories``, of
-            binned numbers their ``edges``, of standardised ones and of vectors ``mean`` and ``scale``.
+        plans: plain values, one mapping per feature: its ``name`` and ``kind``; also ``categories`` (of a category),
+            ``edges`` (of binned numbers), or ``mean`` and ``scale`` (of standardised numbers and vectors).
     """
 
     plans: list[dict[str, Any]]
 
     @classmethod
     def fit(cls, values: ItemValues, warm: pl.Series) -> FeatureCoder:
-        """Find categories, edges, means and scales on the items ``warm`` (raw ids), which have training events.
+        """Fit categories, bin edges, means and scales on the items ``warm`` (raw ids), which have training events.
 
-        Edges are where intervals begin that hold about as many numbers each; a scale is the root of the mean square
-        distance from the mean.
+        Edges are lower bounds of bins that hold about as many numbers each; a scale is the root mean square distance
+        from the mean.
         """
         own = values.of(warm)
         plans = []
@@ -65,17 +65,17 @@ class FeatureCoder:
 
     @property
     def sizes(self) -> list[int]:
-        """Rows of each feature in the table of embeddings."""
+        """Rows of each feature in the embedding table."""
         bins = [1 + len(plan["edges"]) if "edges" in plan else len(plan.get("categories", ())) for plan in self.plans]
         return [1 + number for number in bins]
 
     @property
     def width(self) -> int:
-        """W: numbers of all standardised features and vectors."""
+        """W: numbers per item, those of all standardised features and vectors."""
         return sum(len(plan.get("mean", ())) for plan in self.plans)
 
     def unknown(self, values: pl.DataFrame) -> dict[str, pl.Series]:
-        """By feature, the rows of items with categories of which training knew none. ``values`` as in `encode`."""
+        """By feature, the rows of items none of whose categories occur in training. ``values`` as in `encode`."""
         found = {}
         for plan in self.plans:
             if "categories" in plan:
@@ -107,12 +107,12 @@ class ItemFeatures:
     """Encoded features of the items 1..V of a catalogue.
 
     Attributes:
-        coder: how it became codes and numbers.
-        warm: the items 1..warm have training events; the others, warm + 1..V, have features alone.
-        code: int64 (N,), rows of the table of embeddings, item after item.
-        weight: float32 (N,), of each code: 1 / sqrt(number of codes of its item and feature).
+        coder: the encoder that made the codes and numbers.
+        warm: the items 1..warm have training events; items warm + 1..V are cold: they have only features.
+        code: int64 (N,), rows of the embedding table, item after item.
+        weight: float32 (N,), weight of each code: 1 / sqrt(number of codes of its item and feature).
         offset: int64 (V + 1,), where each item's codes begin.
-        number: float32 (V, W), standardised numbers and vectors; 0 where there are none.
+        number: float32 (V, W), standardised numbers and vectors; 0 if absent.
     """
 
     coder: FeatureCoder
@@ -124,12 +124,12 @@ class ItemFeatures:
 
     @classmethod
     def encode(cls, values: ItemValues, items: pl.Series, warm: int) -> ItemFeatures:
-        """Encode the features of a catalogue, raw ids of which the first ``warm`` have training events."""
+        """Encode the features of a catalogue, given as raw ids; the first ``warm`` items have training events."""
         coder = FeatureCoder.fit(values, items.head(warm))
         return cls(coder, warm, *coder.encode(values.of(items)))
 
     def save(self, folder: Path) -> None:
-        """Write them into a folder, for `load`."""
+        """Write the features into a folder, for `load`."""
         arrays = {name: x for name, x in vars(self).items() if isinstance(x, np.ndarray)}
         np.savez(folder / "features.npz", **arrays)  # type: ignore[arg-type]
         write_json(folder / FEATURES, {"plans": self.coder.plans, "warm": self.warm})
@@ -143,12 +143,12 @@ class ItemFeatures:
 
     @property
     def plan(self) -> dict[str, Any]:
-        """The sizes of all tables, as plain values."""
+        """The sizes of the embedding table and of the arrays, as plain values."""
         return {"sizes": self.coder.sizes, "width": self.coder.width, "codes": len(self.code), "warm": self.warm}
 
 
 def number_with_features(values: ItemValues, items: pl.Series, warm_I: np.ndarray) -> tuple[pl.Series, np.ndarray, int]:
-    """The `Numbering` of a catalogue in which cold items that have any feature follow the warm ones, sorted."""
+    """The `Numbering` of a catalogue with cold items: those with any feature follow the warm items, sorted by id."""
     warm, number_I, count = number_items(items, warm_I)
     known = values.ids.filter(values.known())
     cold = known.filter(~known.is_in(warm.implode())).sort()
@@ -160,7 +160,7 @@ def number_with_features(values: ItemValues, items: pl.Series, warm_I: np.ndarra
 def _codes(plan: dict[str, Any], column: pl.Series) -> tuple[np.ndarray, np.ndarray]:
     """Pairs (row, code) of one feature; every row has at least one. Shape: int64 (N,), (N,)."""
     row = np.arange(len(column))
-    if "mean" in plan:  # no category, but what is missing has a place
+    if "mean" in plan:  # a standardised feature has one code: missing
         missing = column.is_null().to_numpy()
         return row[missing], np.zeros(missing.sum(), np.int64)
     if "edges" in plan:
@@ -176,12 +176,12 @@ def _codes(plan: dict[str, Any], column: pl.Series) -> tuple[np.ndarray, np.ndar
 
 
 def _width(column: pl.Series) -> int:
-    """Numbers of an item: 1, or those of a vector, 0 if there is none."""
+    """Numbers per item: 1, or the length of a vector; 0 without any vector."""
     return int(column.list.len().max() or 0) if isinstance(column.dtype, pl.List) else 1  # type: ignore[arg-type]
 
 
 def _matrix(column: pl.Series) -> np.ndarray:
-    """The values of numbers or vectors without nulls. Shape: -> float64 (rows, 1 or numbers of a vector)."""
+    """The numbers or vectors that are not null. Shape: -> float64 (rows, 1 or length of a vector)."""
     known = column.drop_nulls()
     if not isinstance(known.dtype, pl.List):
         return known.cast(pl.Float64).to_numpy()[:, None]
@@ -189,7 +189,7 @@ def _matrix(column: pl.Series) -> np.ndarray:
 
 
 def _standardised(plan: dict[str, Any], column: pl.Series) -> np.ndarray:
-    """(x - mean) / scale, of a number at most `FAR`; 0 where there is no value. Shape: -> float32 (rows, W)."""
+    """(x - mean) / scale, for numbers clipped to +-`FAR`; 0 if absent. Shape: -> float32 (rows, W)."""
     found = np.zeros((len(column), len(plan["mean"])), np.float32)
     known = column.is_not_null().to_numpy()
     if known.any():

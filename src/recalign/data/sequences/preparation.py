@@ -1,4 +1,4 @@
-"""Options of preparing a log: the cache, features of items, and a log that continues an earlier one."""
+"""Options of preparing a log: the cache, item features, a sample of users, and a log that continues another."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from recalign.files import digest
 
 
 class LogPreparation(Preparation):
-    """Reads a log through the cache, with the features of its items and the ids of the log that it continues."""
+    """Prepares a log through the cache, with item features or with the ids of the earlier log that it continues."""
 
     def fingerprint(self) -> str:
         return self._with_earlier(super().fingerprint())
@@ -34,26 +34,26 @@ class LogPreparation(Preparation):
 
     @functools.cached_property
     def entry(self) -> CacheEntry | None:
-        """The prepared log in the cache; it need not exist. None if there is no cache."""
+        """The prepared log in the cache, which may not exist yet. None without a cache."""
         data = self.data
         return CacheEntry.of(data.cache, data.log_.name, data.fingerprint, data.split)
 
     @functools.cached_property
     def earlier(self) -> EarlierLog | None:
-        """The log that this one continues.
+        """The earlier log that this one continues; None without ``data.grows_from``.
 
         Raises:
-            InputError: there is none where ``data.grows_from`` says, or this one is read otherwise.
+            InputError: the folder ``data.grows_from`` has no usable log, or that log was read with other settings.
         """
         data = self.data
         if data.grows_from is None:
             return None
-        earlier, judges = EarlierLog(data.grows_from), data.users in ("B1", "B2")  # who may have their own reward
+        earlier, judges = EarlierLog(data.grows_from), data.users in ("B1", "B2")  # their reward may differ
         earlier.require_same(data.log_, data.reading | ({} if judges else data.reward_settings))
         return earlier
 
     def sequences(self) -> Sequences:
-        """The prepared log. Titles that cannot be read stop a run here, before training."""
+        """The prepared log. Also reads its titles, so that an unreadable file stops a run before training."""
         made = self._cached_or_made()
         read_titles(self.data.log_, data_root(self.data.root), made.items)
         return made
@@ -67,7 +67,7 @@ class LogPreparation(Preparation):
             raise InputError("the files changed while they were read", where=data.log_.name, remedy="run it again")
         if self.entry and made.fingerprint == data.fingerprint:
             self.entry.save(made)
-            if cached := self.entry.load():  # mapped from now on, which frees memory for training
+            if cached := self.entry.load():  # memory-mapped, to free memory for training
                 vars(data).pop("table", None)
                 return cached
         return made
@@ -88,13 +88,13 @@ class LogPreparation(Preparation):
         return replace(made, fingerprint=self._with_earlier(made.fingerprint))
 
     def users(self, group: Group, split: SplitName) -> np.ndarray:
-        """The users of a group: a sample to evaluate (``data.sample``), fewer to train on (``data.untouched``)."""
+        """The users of a group: to evaluate, a sample (``data.sample``); to train, reduced by ``data.untouched``."""
         data, users = self.data, super().users(group, split)
         if split != "train":
             return users if data.sample is None else sample_users(data.sequences, users, data.sample)
         if self.earlier is None or data.untouched == 1:
             return users
-        random = np.random.default_rng([data.seed, int(self.earlier.facts["digest"], 16)])  # others after each update
+        random = np.random.default_rng([data.seed, int(self.earlier.facts["digest"], 16)])  # a new draw per update
         drawn = random.random(len(users)) < data.untouched
         return users & (drawn | (data.sequences.train_count > self.earlier.counts("trained", len(users))))
 
@@ -108,16 +108,16 @@ EventDataModule.preparation_class = LogPreparation
 
 
 def with_reward_settings(data: EventDataModule, reward: str | None, relative_to: RelativeTo | None) -> EventDataModule:
-    """A copy of the data whose histories hold rewards computed by other settings.
+    """A copy of the data in which histories have rewards computed by other settings.
 
     Raises:
-        InputError: by these the log keeps other events (``data.log.collapse``).
+        InputError: these settings select other events of the log (``data.log.collapse``).
     """
     other, made = copy.copy(data), copy.copy(data)
     for name in ("sequences", "table", "fingerprint"):
         vars(other).pop(name, None)
     other.reward, other.relative_to = reward, relative_to
-    other.preparation.earlier = data.preparation.earlier  # judges may have a reward of their own
+    other.preparation.earlier = data.preparation.earlier  # unchecked: judges may have their own reward
     if other.sequences.catalogue != data.sequences.catalogue:
         what = f"by {reward!r} the log has other events than by {data.reward!r}"
         raise InputError(what, where="data.log.collapse", remedy="give the judges the chain's reward")

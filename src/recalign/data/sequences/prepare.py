@@ -1,10 +1,10 @@
-"""Prepare a log that does not fit in memory: the same entry of the cache as for one that does, in partitions of users.
+"""Prepare a log that does not fit in memory, in partitions of users; the cache entry is as for a log that fits.
 
-A partition holds all events of users whose ids follow each other, so it is a slice of every array of the prepared log.
+A partition holds all events of a contiguous range of user ids, so it is a slice of every array of the prepared log.
 
 1. Write the rows of the files into partitions.
-2. Check the rows of each partition and order its events, as those of a whole log.
-3. From all partitions: the times of the split's cuts, the catalogue, and where each partition begins.
+2. Check the rows of each partition and order its events, as for a whole log.
+3. From all partitions, compute the times of the split's cuts, the catalogue, and where each partition begins.
 4. Write each partition's slice of the arrays.
 """
 
@@ -59,19 +59,19 @@ from recalign.workers import Engine, LocalWorkers, RayWorkers
 
 ROWS_OF_A_PARTITION = 4_000_000
 SAMPLED_USERS = 1_000_000
-"""Rows whose users say where partitions begin."""
+"""About how many rows to sample; quantiles of their user ids bound the partitions."""
 ROW, PARTITION = "row of the log", "partition of the user"
-"""Columns of the rows on their way into partitions."""
+"""Temporary columns of the rows while they are divided into partitions."""
 USERS_OF_FIGURES = "users whose figures these are; their ids follow each other"
 
 
 def prepare(data: EventDataModule, partitions: int | None = None, workers: int = 1, engine: Engine = "local") -> Report:
-    """Prepare a log that need not fit in memory, in partitions of users; afterwards it is read from the cache.
+    """Prepare a log that may not fit in memory, in partitions of users; afterwards it is read from the cache.
 
     Args:
-        partitions: how many, about; each has to fit in memory, once a worker. Null: one for each 4 million rows.
-        workers: processes that work on partitions side by side; they share out the threads of Polars.
-        engine: where they run: on this machine, or on a Ray cluster (that of RAY_ADDRESS) that shares the cache's disk.
+        partitions: about how many; memory has to hold one per worker. Null: one per 4 million rows.
+        workers: processes that work on partitions in parallel; they divide the threads of Polars.
+        engine: where workers run: on this machine, or on the Ray cluster at RAY_ADDRESS, which shares the cache's disk.
 
     Raises:
         InputError: something in the log cannot be used, nothing can be cached, a worker died, or there is no cluster.
@@ -118,7 +118,7 @@ def prepare(data: EventDataModule, partitions: int | None = None, workers: int =
 def _write(
     data: EventDataModule, folder: Path, entry: Path, partitions: int | None, run: Callable[..., Iterable[Any]]
 ) -> None:
-    """Write all files of the entry, and the figures of the log if it is large; ``folder`` is for temporary files."""
+    """Write all files of the entry, and a large log's figures; ``folder`` is for temporary files."""
 
     def each(title: str, task: Callable[..., Any], *arguments: Iterable[Any]) -> list[Any]:
         return list(track(run(task, *arguments), title, total=number))
@@ -148,7 +148,7 @@ def _write(
         offsets.append(offsets[-1].after(users, read_table(folder / f"{n}-counts.arrow"), items, number_I, warm))
     nullable = sorted(set().union(*with_nulls))
     large = [report] if report.used > ROWS_OF_A_PARTITION else []
-    audited = run(tasks.figures, repeat(reports), large)  # workers do so meanwhile
+    audited = run(tasks.figures, repeat(reports), large)  # in parallel with the next steps
     shared = repeat(offsets[-1]), repeat(nullable), repeat(warm)
     indexed = each("writing arrays", tasks.index, numbers, repeat(split), offsets[:-1], *shared)
     most_events = max(most for _, _, most in indexed)
@@ -181,7 +181,7 @@ def _write(
 
 
 def _scanned(log: LogMapping, root: Path, folder: Path) -> tuple[pl.LazyFrame, SourceRows]:
-    """The rows of a log, to be read in parts, and how many each file has. Text is first converted, file by file."""
+    """The rows of a log as a lazy frame, and rows per file. Text files are first converted to Parquet."""
     tables, ids = {}, (log.user, log.item)
     for n, source in enumerate(locate(log, root)[0]):
         parquet = folder / f"file-{n}.parquet"
@@ -194,7 +194,7 @@ def _scanned(log: LogMapping, root: Path, folder: Path) -> tuple[pl.LazyFrame, S
 def _divide(joined: pl.LazyFrame, height: int, user: str, folder: Path, partitions: int) -> int:
     rows = joined.with_row_index(ROW, 1)
     unordered = rows.collect_schema()[user] in (pl.Categorical, pl.Enum)
-    by_id = pl.col(user).cast(pl.String) if unordered else pl.col(user)  # a type whose order is that of the ids
+    by_id = pl.col(user).cast(pl.String) if unordered else pl.col(user)  # a type that sorts as the ids do
     sampled = rows.filter(pl.col(ROW) % max(1, height // SAMPLED_USERS) == 0).select(by_id)
     users = missing_as_null(sampled.collect(engine="streaming")[user]).drop_nulls().sort()
     first = users.gather([len(users) * n // partitions for n in range(1, partitions)] if len(users) else []).unique()
@@ -225,9 +225,9 @@ def _merged(parts: Sequence[Report]) -> Report:
 
 
 def _with_times(split: Split, time_at: Callable[[float], int]) -> Split:
-    """A split whose cuts are times, so that it splits some users' events as it would with those of all others.
+    """The split with its cuts as times, so that it splits a partition as it would split the whole log.
 
-    ``time_at`` gives the timestamp below which a share of all events lies.
+    ``time_at`` returns the timestamp below which a given share of all events lies.
     """
     if not isinstance(split, TimeSplit):
         return split
@@ -239,7 +239,7 @@ def _with_times(split: Split, time_at: Callable[[float], int]) -> Split:
 
 
 def _kth(sorted_parts: list[np.ndarray], k: int) -> int:
-    """The value at place k (from 0) among integers that lie in several sorted arrays."""
+    """The k-th smallest value (from 0) of the integers in several sorted arrays."""
     parts = [part for part in sorted_parts if len(part)]
     least, most = int(min(part[0] for part in parts)), int(max(part[-1] for part in parts))
     return least + bisect_left(
@@ -249,14 +249,14 @@ def _kth(sorted_parts: list[np.ndarray], k: int) -> int:
 
 @dataclass(frozen=True)
 class _Offset:
-    """Where a partition begins in the arrays of the whole log: its users, events and known events."""
+    """Where a partition begins in the arrays of the whole log, counted in users, events and known events."""
 
     user: int
     event: int
     known: int
 
     def after(self, users: int, counts: pl.DataFrame, items: pl.Series, number_I: np.ndarray, warm: int) -> _Offset:
-        """Where the next partition begins, from the number of users and the counts of this one."""
+        """Where the next partition begins, from the number of users and the item counts of this one."""
         number = number_I[items.search_sorted(counts["item"]).to_numpy()]
         left = counts["events"].to_numpy() - counts["train_count"].to_numpy() * ((number == 0) | (number > warm))
         return _Offset(self.user + users, self.event + int(left.sum()), self.known + int(left[number > 0].sum()))
@@ -264,7 +264,7 @@ class _Offset:
 
 @dataclass(frozen=True)
 class _Tasks:
-    """What is done with each partition, in any process. Files of partition n are called ``n-...``."""
+    """The tasks for each partition, which run in any process. Files of partition n are named ``n-...``."""
 
     folder: Path
     entry: Path
@@ -278,7 +278,7 @@ class _Tasks:
     def check(self, number: int) -> tuple[Report, pl.Series, int, list[str]]:
         """Check the rows of a partition and order its events.
 
-        Returns its report, its least and largest reward, its number of users, and the columns that have nulls.
+        Returns its report, its smallest and largest reward, its number of users, and the columns with nulls.
         """
         raw = read_table(self.folder / "rows" / f"{number}.arrow")
         rows = dataclasses.replace(self.rows, number=raw.drop_in_place(ROW))
@@ -291,7 +291,7 @@ class _Tasks:
         return report, ends, len(users), [column.name for column in frame if column.null_count()]
 
     def count(self, number: int, split: Split) -> None:
-        """Count a partition's training events, and all of its events, by raw id of the item."""
+        """Count a partition's training events, and all its events, per raw item id."""
         table = self._table(number)
         trained = table.frame["item"].filter(split_of(table, split) == TRAIN)
         both = (np.bincount(item.to_numpy(), minlength=len(table.items)) for item in (trained, table.frame["item"]))
@@ -301,10 +301,10 @@ class _Tasks:
     def index(
         self, number: int, split: Split, begin: _Offset, whole: _Offset, nullable: list[str], warm: int
     ) -> tuple[list[str], np.ndarray, int]:
-        """Write a partition's slice of the arrays and of the numeric columns, and the other columns to a file.
+        """Write a partition's slice of the arrays and of the numeric columns, and its other columns to a file.
 
-        The partition begins at ``begin``, the last one ends at ``whole``; ``nullable`` columns have nulls in any of
-        them. Returns the columns, the sizes of the parts, and the training events of the user who has the most.
+        The partition begins at ``begin``, the last one ends at ``whole``; ``nullable`` columns have nulls in some
+        partition. Returns the columns, the events per split, and the most training events of one user.
         """
         table, catalogue = self._table(number), read_table(self.folder / "catalogue.arrow")
         item_I = catalogue["item"].search_sorted(table.items).to_numpy()
@@ -325,7 +325,7 @@ class _Tasks:
         return frame.columns, split_sizes(frame), most
 
     def figures(self, parts: Sequence[Report], report: Report) -> dict[str, Section]:
-        """Figures of the largest partition (`recalign.data.events.audit`), with rows and notes of the whole log."""
+        """Figures of the largest partition (`recalign.data.events.audit`), with counts and notes of the whole log."""
         number = max(range(len(parts)), key=lambda n: parts[n].used)
         sections = audit(dataclasses.replace(self._table(number), report=parts[number]))
         whole = {"rows read": sum(report.files.values()), "events in all": report.used}

@@ -1,4 +1,4 @@
-"""Rows that were shown and not chosen: beside the chosen ones, in no history."""
+"""Rows that were shown but not chosen (passed rows); they are in no history."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ from recalign.errors import InputError
 
 
 def with_passed(made: Sequences, table: EventTable, split: Split, relative_to: RelativeTo | None) -> Sequences:
-    """Add the passed rows of a table to the log that was made of its chosen ones (`Sequences.passed`).
+    """Add a table's passed rows (`Sequences.passed`) to the log that was made from its chosen rows.
 
-    A row is in the part of its request's choices, the later one if they lie in two; without a choice, in that of the
-    split's rule for single rows, or of the user's last choice before. Its history is the user's known events before
-    its request, of its part or an earlier one, and none of its own request. In training, rows of items that nobody
-    chose there are left out.
+    A row is in the split of its request's choices, the latest if they are in several. Without a choice, it is in the
+    split by `Split.of_rows`, or else in that of the user's last choice before it. Its history is the user's known
+    events before its request, in its split or an earlier one. In training, rows of items that are not warm are dropped.
 
     Raises:
-        InputError: rewards are ranked (``data.relative_to``), which is not done for passed rows.
+        InputError: rewards are ranked (``data.relative_to``), which is not supported for passed rows.
     """
     assert table.passed is not None
     if relative_to is not None:
@@ -38,7 +37,7 @@ def with_passed(made: Sequences, table: EventTable, split: Split, relative_to: R
     number = pl.Series(number_I[passed["item"].to_numpy()])
     part = of_choice["split"].fill_null(_split_alone(table.passed, chosen, table, split))
     passed = passed.with_columns(pl.lit(False).alias(TIED), item_id=number, split=part, high=pl.lit(False))
-    if SET in chosen:  # that of the request's choices, or one of its own
+    if SET in chosen:  # the set of the request's choices, or a new one
         passed = passed.with_columns(of_choice[SET].fill_null(passed["request"] + len(chosen)))
     before = _among(chosen, passed, ["user", "split", "at"], pl.col("known").cum_sum().over("user"))
     passed = passed.with_columns(known_before=pl.min_horizontal(of_choice["known_before"], before))
@@ -48,7 +47,7 @@ def with_passed(made: Sequences, table: EventTable, split: Split, relative_to: R
 
 
 def _split_alone(passed: pl.DataFrame, chosen: pl.DataFrame, table: EventTable, split: Split) -> pl.Series:
-    """The part of each passed row, whatever was chosen of its request: u8."""
+    """The split of each passed row, regardless of its request's choices: u8."""
     if (rule := split.of_rows(table)) is not None:
         return rule.assign(replace(table, frame=passed))
     unknown = passed.with_columns(split=pl.lit(None, pl.UInt8))
@@ -56,7 +55,7 @@ def _split_alone(passed: pl.DataFrame, chosen: pl.DataFrame, table: EventTable, 
 
 
 def _among(chosen: pl.DataFrame, passed: pl.DataFrame, order: list[str], figure: pl.Expr) -> pl.Series:
-    """A figure of each passed row among the chosen ones in some order; at one time passed rows come first."""
+    """Evaluate ``figure`` over all rows sorted by ``order``, passed rows first among ties; return the passed rows'."""
     columns = {"user": "user", "split": "split"}
     of_passed = passed.select(**columns, at="began", known=pl.lit(0), place=pl.int_range(pl.len()))
     of_chosen = chosen.select(**columns, at="timestamp", known=(pl.col("item_id") > 0).cast(pl.Int32), place=None)

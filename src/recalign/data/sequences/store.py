@@ -22,9 +22,9 @@ Group = Literal["all", "A", "B1", "B2"]
 SplitName = Literal["train", "validation", "test"]
 SPLITS: dict[SplitName, int] = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
 ADDED = ("event", "split", "item_id", "known_before", "high")
-"""Columns of `Sequences.frame` that are not the log's: a reward made of its own split or rank would be a mistake."""
+"""Columns added to `Sequences.frame`. A reward must not read them: it would depend on its own split or rank."""
 SET = "first of its set"
-"""A column of `Sequences.frame` where a user's events at one time are a set: the row of the first of them."""
+"""A column of `Sequences.frame` if a user's tied events form a set: the row of the set's first event."""
 
 
 @dataclass(frozen=True)
@@ -33,30 +33,30 @@ class Sequences:
 
     The catalogue holds the V items that have enough training events (`build_sequences`), numbered 1..V. Every other
     item is 0: its events are in no history, and as targets they are misses. Events with an item of the catalogue are
-    called known. Where items have features, those that were chosen later or never follow in the catalogue; they are
-    called cold.
+    called known. If items have features, the catalogue ends with the cold items: they have features, but too few
+    training events.
 
     Attributes:
         frame: the events in order: the event table's columns, ``item_id`` (int32, 0..V), ``split``, ``high`` and
-            ``known_before`` (int32, number of the user's known events before this one; where ties are together, before
-            its set: then there is `SET` too, u32). A feedback column of such a name can be read by the split and, but
-            for ``split``, by `High`; the column that is made replaces it.
+            ``known_before`` (int32, number of the user's known events before this one; if tied events form sets, before
+            its set, and there is `SET` too, u32). The split can read a log's own column of such a name, and so can
+            `High`, except ``split``; then the added column replaces it.
         users: raw user ids by user index.
         items: raw item ids by item - 1.
         group: ``A``, ``B1`` or ``B2`` by user index.
-        train_count: int64 (U,), training events of each user; they are the first of the known ones.
+        train_count: int64 (U,), training events of each user; they are the first of its known events.
         offset: int64 (U + 1,), where each user's known events begin in the next four arrays.
         item, time, reward, event: known events of all users, one user after the other: int32 items 1..V, int64
-            seconds, float32 rewards (NaN where there is none), int64 rows of ``frame``.
+            seconds, float32 rewards (NaN if absent), int64 rows of ``frame``.
         fingerprint: digest of the log and of the settings that split it.
-        catalogue: digest of the items in order and of the split of every event: what a network was trained on, whatever
-            the reward.
-        report: what was read of the log, and what was left out.
-        num_warm: how many items of the catalogue have training events: the items 1..num_warm.
-        features: of the items (`recalign.data.sequences.features.ItemFeatures`), if the log has any.
-        passed: rows that were shown and not chosen, if the log says so (`recalign.data.sequences.shown`): the columns
-            of ``frame``, whose numbers ``event`` go on after its rows. ``known_before`` is the number of the user's
-            known events before the row's request. None: every row of the log is a choice.
+        catalogue: digest of the catalogue's items in order, and of every event's user, item, time and split, but not of
+            its reward.
+        report: counts of the rows read, used and left out.
+        num_warm: how many items of the catalogue are not cold: the items 1..num_warm.
+        features: item features (`recalign.data.sequences.features.ItemFeatures`); None if the log has none.
+        passed: rows that were shown and not chosen (`recalign.data.sequences.shown`), with the columns of ``frame``.
+            Their ``event`` continues the numbers of its rows; ``known_before`` is the number of the user's known events
+            before the row's request. None: every row of the log is a choice.
     """
 
     frame: pl.DataFrame
@@ -78,7 +78,7 @@ class Sequences:
 
     @functools.cached_property
     def shown(self) -> pl.DataFrame:
-        """The chosen rows, `frame`, and after them the passed ones."""
+        """The chosen rows (`frame`), followed by the rows not chosen (`passed`)."""
         return self.frame if self.passed is None else pl.concat([self.frame, self.passed])
 
     @property
@@ -93,30 +93,30 @@ class Sequences:
 
     @functools.cached_property
     def sets(self) -> np.ndarray | None:
-        """Flat indices at which sets of known events begin, ascending; None if ties are not together."""
+        """Flat indices at which sets of known events begin, ascending; None if tied events form no sets."""
         return np.flatnonzero(is_first(self.frame[SET].gather(self.event).to_numpy())) if SET in self.frame else None
 
     def set_begin(self, at: np.ndarray) -> np.ndarray:
-        """Where the sets of known events begin: one past the history of each. Flat indices in, flat indices out."""
+        """Where each event's set begins: one past the event's history. Flat indices in, flat indices out."""
         return at if self.sets is None else self.sets[np.searchsorted(self.sets, at, side="right") - 1]
 
     def set_end(self, at: np.ndarray) -> np.ndarray:
-        """Where the next sets begin: one past the last of each event's set. Flat indices in, flat indices out."""
+        """Where the next set begins: one past the last event of each event's set. Flat indices in, flat indices out."""
         if self.sets is None:
             return at + 1
         return np.append(self.sets, len(self.item))[np.searchsorted(self.sets, at, side="right")]
 
     @functools.cached_property
     def rewards_digest(self) -> str:
-        """Digest of the rewards: what a reward model learned from, whatever the expression is called."""
+        """Digest of the known events' rewards: equal values, however expressed, have equal digests."""
         return hashlib.sha256(np.ascontiguousarray(self.reward).data).hexdigest()
 
     def users_in(self, group: Group) -> np.ndarray:
-        """Who belongs to a group. Shape: bool (U,)."""
+        """Which users belong to a group. Shape: bool (U,)."""
         return np.full(self.num_users, True) if group == "all" else self.group == group
 
     def item_counts(self, users: Group = "all", high_only: bool = False) -> np.ndarray:
-        """Each item's training events by a group of users, or those with a high reward. Shape: -> int64 (V,)."""
+        """Count each item's training events by a group, all or those with a high reward. Shape: -> int64 (V,)."""
         counted = pl.col("split") == TRAIN
         if users != "all":
             counted &= pl.Series(self.users_in(users)).gather(self.frame["user"])
@@ -131,10 +131,10 @@ class Sequences:
 
 @dataclass(frozen=True)
 class UserCohort:
-    """The users whose events a stage trained and validated on, as checkpoints and manifests hold it.
+    """The users that a stage trained and validated on, as checkpoints and manifests store them.
 
     Attributes:
-        group, share_a: all, A, B1 or B2, where A has this share of the users.
+        group, share_a: all, A, B1 or B2, and the share of users in A.
         count, digest: how many users, and a digest of their raw ids.
     """
 
@@ -150,7 +150,7 @@ class UserCohort:
         return cls(group, share_a, len(raw), hashlib.sha256("\n".join(map(str, raw)).encode()).hexdigest())
 
     def mask(self, sequences: Sequences, where: str) -> np.ndarray:
-        """Find these users in a log. Shape: bool (U,). `where` names the checkpoint, for errors.
+        """Mask of these users in a log. Shape: bool (U,). `where` names the checkpoint, for errors.
 
         Raises:
             InputError: the log's group has other users.
@@ -163,8 +163,8 @@ class UserCohort:
 
 
 Numbering = Callable[[pl.Series, np.ndarray], tuple[pl.Series, np.ndarray, int]]
-"""From the raw ids of a log's items, sorted, and whether each has enough training events, bool (I,): the raw ids of the
-catalogue (V,), the number of each of the log's items in it, int32 (I,), 0 for none, and `Sequences.num_warm`."""
+"""Takes the sorted raw ids of a log's items, and whether each has enough training events, bool (I,). Returns the raw
+ids of the catalogue (V,), each item's number in it, int32 (I,), 0 if absent, and `Sequences.num_warm`."""
 
 
 def number_items(items: pl.Series, warm_I: np.ndarray) -> tuple[pl.Series, np.ndarray, int]:
@@ -182,9 +182,9 @@ def build_sequences(
     relative_to: RelativeTo | None = None,
     numbering: Numbering = number_items,
 ) -> Sequences:
-    """Split a checked event table and index its catalogue: the items of `min_events` training events or more.
+    """Split a checked event table and index its catalogue: the items with at least `min_events` training events.
 
-    Training events of other items are left out. Rewards are ranked, if at all, among those that stay.
+    Training events of other items are dropped. With ``relative_to``, rewards are ranked among those that remain.
 
     Raises:
         InputError: a split has no events, or the training split has no two events of one user.
@@ -208,11 +208,11 @@ def build_sequences(
 
 
 def assign_splits(table: EventTable, split: Split) -> pl.DataFrame:
-    """The events with the number of their split, ``split``, in the order of (user, split); of their set in `SET`."""
+    """The events ordered by (user, split), with the number of their ``split`` and, if there are sets, `SET`."""
     frame = table.frame.with_columns(split_of(table, split).alias("split"))
     if table.together:
         frame = frame.with_columns((~pl.col(TIED)).cum_sum().alias(SET))
-    # Splits in order for each user: TimeSplit keeps them so, other rules could put test events into histories.
+    # Order the splits of each user. TimeSplit has them so; under other rules test events could come into histories.
     key = pl.col("user").cast(pl.Int64) * len(SPLITS) + pl.col("split")
     if not frame.select(key).to_series().is_sorted():
         frame = frame.sort(key, maintain_order=True)
@@ -220,7 +220,7 @@ def assign_splits(table: EventTable, split: Split) -> pl.DataFrame:
 
 
 def split_of(table: EventTable, split: Split) -> pl.Series:
-    """The split of each event; a set that a cut would divide goes whole to the later part."""
+    """The split of each event; a set that a cut would divide goes to the later split as a whole."""
     return table.of_sets(split.assign(table))
 
 
@@ -237,9 +237,9 @@ def index_events(
     high: High | None,
     relative_to: RelativeTo | None = None,
 ) -> tuple[pl.DataFrame, dict[str, np.ndarray]]:
-    """`Sequences.frame` and the arrays of `Sequences` by name, of events from `assign_splits`.
+    """`Sequences.frame`, and the arrays of `Sequences` by name, from the events that `assign_splits` returns.
 
-    ``number_I`` and ``warm`` are of the `Numbering`: training events of items that are not warm are left out.
+    ``number_I`` and ``warm`` come from the `Numbering`: training events of items that are not warm are dropped.
     """
     item_id = pl.Series(number_I[frame["item"].to_numpy()])
     if (dropped := ~item_id.is_between(1, warm) & (frame["split"] == TRAIN)).any():
@@ -250,7 +250,7 @@ def index_events(
     user_N, item_id_N = frame["user"].to_numpy(), item_id.to_numpy()
     before_N, first = (item_id_N > 0).cumsum(dtype=np.int32) - (item_id_N > 0), np.flatnonzero(is_first(user_N))
     known_before = before_N - np.repeat(before_N[first], np.diff(first, append=len(user_N)))  # of the same user
-    if SET in frame:  # of events that are left
+    if SET in frame:  # rows among the remaining events
         begins = is_first(frame[SET].to_numpy())
         set_N = np.flatnonzero(begins)[begins.cumsum() - 1]
         known_before, frame = known_before[set_N], frame.with_columns(pl.Series(SET, set_N, pl.UInt32))
@@ -270,14 +270,14 @@ def index_events(
 
 
 def with_rare_items(report: Report, used: int, min_events: int) -> Report:
-    """Add to a log's report how many events ``min_events`` left out."""
+    """Add a note to a log's report: how many events ``min_events`` removed."""
     reason = f"are training events of items that have fewer than {min_events}, and are left out"
     notes = [*report.notes, Note(reason, report.used - used, [])] if used < report.used else report.notes
     return replace(report, used=used, notes=notes)
 
 
 def is_first(key: np.ndarray) -> np.ndarray:
-    """Whether each value differs from the one before it; the first does."""
+    """Whether each value differs from the one before it; True for the first."""
     return np.append(True, key[1:] != key[:-1])[: len(key)]
 
 
@@ -295,7 +295,7 @@ def catalogue_digest(items: pl.Series, frame: pl.DataFrame) -> str:
 
 
 def check_splits(sizes: np.ndarray, most_events: int, split: Split, min_events: int) -> None:
-    """Refuse a `Split` that leaves nothing to train or measure on: by `split_sizes` and a user's most events."""
+    """Refuse a `Split` without anything to train or measure on; ``most_events``: most training events of a user."""
     rare = f" and data.min_events {min_events}" if min_events > 1 else ""
     if empty := [name for name, number in SPLITS.items() if not sizes[number]]:
         text = f"{split}{rare} leaves no events for {', '.join(empty)} (of {sizes.sum()})"
