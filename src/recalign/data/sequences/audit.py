@@ -1,4 +1,4 @@
-"""``recalign check``: figures of a split (sizes, unseen items, users left out, leaks), and a verdict on them."""
+"""``recalign check``: figures of a split (sizes, unseen items, users left out, leaks), and a verdict on the log."""
 
 from __future__ import annotations
 
@@ -59,24 +59,24 @@ BASKETS = (
 Word = Literal["usable", "with care", "do not train"]
 REFUSED: Word = "do not train"
 REPEATED = 0.001
-"""Share of repeated events above which to say so."""
+"""Share of repeated events above which to warn."""
 JUDGES_NEED = 800
-"""Training rewards of a group of judges below which many know nothing of another user's rewards. In simulated worlds as
-noisy as ML-100K 5 % of the judges with 1,050 know nothing, and 45 % of those with 460; with twice the noise 85 and 90 %
-(benchmarks/archive/trust_worlds.csv)."""
+"""With fewer training rewards, many judges are not reliably better than chance on other users. In simulated worlds as
+noisy as ML-100K this holds for 5 % of the judges with 1,050 rewards and 45 % of those with 460; with twice the noise,
+for 85 and 90 % (benchmarks/archive/trust_worlds.csv)."""
 
 GAIN_TOLD = "smallest gain in value that the test tells, about, in standard deviations of the reward"
 LOSS_TOLD = "smallest loss of NDCG@10 that it tells, about, if the start hits a tenth of the test events"
 MIN_GAIN_SD = 0.015
-"""A gain whose interval ends below so many standard deviations of the reward is no gain."""
+"""Least gain, in standard deviations of the reward: a smaller estimate fails, an interval below it refutes a gain."""
 Z_95, Z_80 = 1.645, 0.842
 GAIN_ERROR, NDCG_ERROR, HIT = 0.09, 0.36, 0.1
-"""Standard errors of a gain, times the square root of the users (nine worlds in ten have less), and of NDCG retained,
-times that of the hits (the median), in 300 simulated worlds (benchmarks/decision/worlds.parquet)."""
+"""From 300 simulated worlds (benchmarks/decision/worlds.parquet): standard error of a gain times sqrt(users), the 90th
+percentile; that of NDCG retained times sqrt(hits), the median. HIT: hits of the start per test event, an assumption."""
 
 
 def audit_log(data: EventDataModule) -> dict[str, Section]:
-    """Compute all figures of ``recalign check``, by section: the log, its split, its leaks."""
+    """Compute all figures of ``recalign check``, by section, such as the log, its split and its leaks."""
     sections = log_figures(data)  # first, while the log is in memory
     sequences, max_length = data.sequences, data.max_length
     sections |= {split: span_figures(sequences, split) for split in SPLITS}
@@ -94,20 +94,20 @@ def log_figures(data: EventDataModule) -> dict[str, Section]:
     kept = entry.path / FIGURES if entry else None
     sections = read_json(kept) if kept else {}
     if not sections:
-        table, made, ranked = data.table, data.sequences, None  # the second writes the entry, and drops the first
+        table, made, ranked = data.table, data.sequences, None  # caching the second may drop the first
         if data.relative_to:
             ranks = made.frame.select("row", "reward")
             ranked = table.frame.drop("reward").join(ranks, on="row", how="left", maintain_order="left")
         sections = audit(table, ranked)
         sections["item features"] = feature_figures(read_features(data.log_, root, table.items), table.items)
         if kept and kept.parent.is_dir():
-            with suppress(OSError):  # of others, who may read it alone
+            with suppress(OSError):  # a shared cache may be read-only here
                 write_json(kept, sections)
     return {**sections, "titles": read_titles(data.log_, root, data.sequences.items)[1]}
 
 
 def span_figures(sequences: Sequences, split: SplitName) -> Section:
-    """Size and span of a split, and its targets that are unseen in training or seen by the user before."""
+    """Size and time span of a split; shares of its targets unseen in training, or seen by their user before."""
     chosen = sequences.frame.filter(pl.col("split") == SPLITS[split])
     first, last = (str(pl.from_epoch(chosen["timestamp"]).dt.date().sort()[end]) for end in (0, -1))
     rows: Section = {"events": len(chosen), "users": chosen["user"].n_unique(), "first day": first, "last day": last}
@@ -152,7 +152,7 @@ def split_figures(sequences: Sequences, max_length: int) -> Section:
 
 
 def leaks(sequences: Sequences, max_length: int, timed: bool = True) -> Section:
-    """Count four ways in which the future could reach a model; all must be 0. A log without times has no future."""
+    """Count leaks of the future into a model, of four kinds, or three if the log has no times; all must be 0."""
     everybody = sequences.users_in("all")
     train = training_windows(sequences, everybody, max_length).in_memory()
     test = evaluation_windows(sequences, everybody, "test", max_length)
@@ -170,7 +170,7 @@ def leaks(sequences: Sequences, max_length: int, timed: bool = True) -> Section:
 
 @dataclass(frozen=True)
 class Concern:
-    """What a user should know of a log before training on it; serious: training on it would mislead."""
+    """What to know about a log before training on it; serious: training on it would mislead."""
 
     serious: bool
     text: str
@@ -198,13 +198,13 @@ class Verdict:
 
 
 def refused(said: str) -> str | None:
-    """The first serious concern of a verdict as it is printed; None where it lets the log be trained on."""
+    """The first serious concern in a printed verdict; None if the verdict allows training."""
     word, *concerns = said.split("\n")
     return concerns[0].removeprefix("- ") if word == f"verdict: {REFUSED}" else None
 
 
 def verdict(sections: Mapping[str, Section], time_unit: str) -> Verdict:
-    """Judge the figures that `audit_log` computes of a log whose timestamps were read in a unit."""
+    """Judge a log by the figures of `audit_log`; ``time_unit`` is the unit in which its timestamps were read."""
     found = (*_rewards(sections), *_shown(sections), *_events(sections, time_unit), *_measured(sections))
     return Verdict([*found, *(stop(f"{name}: {count:,}") for name, count in sections[LEAKS].items() if count)])
 
@@ -228,7 +228,7 @@ def _rewards(sections: Mapping[str, Section]) -> Iterator[Concern]:
             f"{due:.0%} of the variance of the rewards is due to one in a thousand, and all is learned from a few "
             "outliers: bound the reward, as in least(reward, 10)"
         )
-    if (share := float(sections["split"][HIGH])) == 0 or share > 1 - MOST_HIGH:  # few are left to tell from
+    if (share := float(sections["split"][HIGH])) == 0 or share > 1 - MOST_HIGH:  # few are not high
         yield care(f"{share:.0%} of the events have a high reward, so high/* says little: see data.high")
     if (known := int(rewards[REWARDED]) / int(sections["log"]["events"])) < 0.5:
         yield care(f"{known:.0%} of the events have a reward: methods learn from these alone")

@@ -1,7 +1,7 @@
-"""Mean rewards: state values of an advantage, and what a reward model has to beat.
+"""Mean rewards: state values for advantages, and baselines that a reward model has to beat.
 
-All means come from training rows. A user's mean at an event uses earlier events only: a leave-one-out mean would move
-against the event's own reward.
+Global and item means come from training rows. A user's mean at an event uses only earlier events, of any split: a
+leave-one-out mean would be negatively correlated with the event's own reward.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from recalign.data.sequences.splits import TRAIN
 from recalign.data.sequences.store import SET
 
 SHRINKAGE = 5.0
-"""Events that weigh as much as the mean of all, in the mean of an item or a user."""
+"""Pseudo-events: the weight of the global mean in the mean of an item or user."""
 
 
 def reward_means(frame: pl.DataFrame, shrinkage: float = SHRINKAGE) -> pl.DataFrame:
@@ -25,15 +25,15 @@ def reward_means(frame: pl.DataFrame, shrinkage: float = SHRINKAGE) -> pl.DataFr
     - ``user``: (sum of the user's earlier rewards + k mu) / (their number + k);
     - ``user_item``: item + (sum of the user's earlier residuals r - item) / (their number + k).
 
-    Where ties are together, earlier means before the event's set.
+    If tied events form sets, "earlier" means before the event's set.
 
     Args:
-        frame: events in order. Rows of validation and test get means too: items from training rows, users from their
-            own earlier events.
+        frame: events in order. Validation and test rows get means too: of items from training rows, of users from
+            their earlier events.
         shrinkage: k, the number of events that weigh as much as mu.
 
     Returns:
-        These four f64 columns, one row per event.
+        The four f64 columns, one row per event.
     """
     reward, item = pl.col("reward"), pl.col("item_mean")
     train = frame.filter((pl.col("split") == TRAIN) & reward.is_not_null())
@@ -53,9 +53,9 @@ def reward_means(frame: pl.DataFrame, shrinkage: float = SHRINKAGE) -> pl.DataFr
 
 
 def with_sums_before(frame: pl.DataFrame, **values: pl.Expr) -> pl.DataFrame:
-    """Add sums of a user's earlier values, in the order of events; those of a set have the sum before the set.
+    """Add sums of the user's earlier values, in event order; all events of a set get the sum before the set.
 
-    Shifting, unlike subtracting the event's own, leaves no rounding error.
+    Shifting the sums, unlike subtracting the event's own value, leaves no rounding error.
     """
     sums = {name: value.cum_sum().shift(1, fill_value=0.0).over("user") for name, value in values.items()}
     frame = frame.with_columns(**sums)

@@ -20,7 +20,7 @@ class Where(Split):
 
     Attributes:
         test: Polars SQL condition over the log's columns.
-        validation: share of the other events to validate on, chosen by a hash of their row.
+        validation: share of the other events to validate on, chosen by a hash of the row number.
     """
 
     test: str = "is_random"
@@ -40,11 +40,11 @@ class Where(Split):
 
 @dataclass(frozen=True, repr=False)
 class TimeSplit(Split):
-    """Cut at the same two times for all users: train before the first, validate between, test from the second on.
+    """Cut at the same two times for all users: training before the first, validation between, test from the second on.
 
     Attributes:
-        cuts: two shares of the events (0.8, 0.9), or two times as ISO 8601 strings with an offset. Events at the time
-            of a cut belong to the later part, so that events of the same time stay together.
+        cuts: two shares of the events (0.8, 0.9), or two times as ISO 8601 strings with a UTC offset. Events at the
+            time of a cut belong to the later split, so that simultaneous events stay together.
     """
 
     cuts: tuple[float | str, float | str] = (0.8, 0.9)
@@ -69,7 +69,7 @@ class TimeSplit(Split):
             with suppress(ValueError):
                 moment = datetime.fromisoformat(cut)
                 if moment.tzinfo is not None:
-                    return int(moment.timestamp()) // resolution * resolution  # as the events' times are
+                    return int(moment.timestamp()) // resolution * resolution  # floored like the events' times
         elif 0 < cut < 1:
             middle = int(len(time) * cut)
             return int(np.partition(time.to_numpy(), middle)[middle])

@@ -1,4 +1,4 @@
-"""Rewards without their signal, for negative controls: permuted so that each user's mean is all that they still tell.
+"""Rewards without their signal, for negative controls: permuted so that only each user's mean is left of it.
 
 Suffix: N events.
 """
@@ -8,22 +8,22 @@ from __future__ import annotations
 import numpy as np
 
 CORRELATION = "placebo/correlation"
-"""How much of its signal a placebo has left (`correlation_within_users`): a fact of its run, a figure of its row."""
+"""A fact of a placebo's run and a figure of its row: the signal left in it (`correlation_within_users`)."""
 
 
 def permuted_rewards(reward_N: np.ndarray, user_N: np.ndarray, seed: int) -> np.ndarray:
-    """Permute what rewards say beyond their user's mean, over the events of all users.
+    """Permute the rewards' deviations from their user's mean over the events of all users.
 
     r'_e = m_u + (r - m)_s(e): m_u is the mean reward of e's user, s a permutation of the events that have a reward. So
-    (r - m)_s(e) tells neither of an item's quality nor of a user's taste. A shuffle within each user would tell much of
-    both: it often returns a reward of a short history to its own event. A user's new mean is m_u plus that of the
-    residuals it gets.
+    (r - m)_s(e) reveals neither an item's quality nor a user's taste. A shuffle within each user would reveal much of
+    both: in a short history it often returns a reward to its own event. A user's new mean is m_u plus the mean of the
+    residuals it receives.
     m_u itself holds 1 / n of each of the user's n rewards: in short histories it has much of the items' quality.
 
-    The seed and the number of events choose s. Of two columns of the same events, both are permuted alike; where one
-    lacks rewards that the other has, s skips them.
+    The seed and the number of events determine s, so two columns of the same events are permuted alike; if one of them
+    lacks rewards, s skips these events.
 
-    NaN, where there is no reward, stays NaN and counts in no mean. Shape: (N,), int64 (N,) -> float64 (N,).
+    NaN (no reward) stays NaN and counts in no mean. Shape: (N,), int64 (N,) -> float64 (N,).
     """
     known_N = ~np.isnan(reward_N)
     permutation_N = np.random.default_rng(seed).permutation(len(reward_N))
@@ -35,7 +35,7 @@ def permuted_rewards(reward_N: np.ndarray, user_N: np.ndarray, seed: int) -> np.
 
 
 def correlation_within_users(first_N: np.ndarray, second_N: np.ndarray, user_N: np.ndarray) -> float:
-    """Correlation of two figures of events after user means are taken out; NaN where one of them does not vary.
+    """Correlation of two figures of events after user means are subtracted; NaN if one of them does not vary.
 
     Events that lack either figure (NaN) are left out.
     """
@@ -46,7 +46,7 @@ def correlation_within_users(first_N: np.ndarray, second_N: np.ndarray, user_N: 
 
 
 def _residuals(figure_N: np.ndarray, user_N: np.ndarray) -> np.ndarray:
-    """Figures minus the mean of their user's. Shape: (N,), NaN as given -> float64 (N,)."""
+    """Figures minus their user's mean; NaN stays. Shape: (N,) -> float64 (N,)."""
     count_U = np.bincount(user_N, ~np.isnan(figure_N))
     mean_U = np.bincount(user_N, np.nan_to_num(figure_N)) / np.maximum(count_U, 1)
     return figure_N - mean_U[user_N]

@@ -1,4 +1,4 @@
-"""Rewards relative to those of events that are alike: watch time among videos of about the same length."""
+"""Rewards relative to those of similar events, such as watch time among videos of about the same length."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from recalign.errors import Positive, check_ranges
 
 @dataclass(frozen=True)
 class RelativeTo:
-    """Replace each reward by its rank, in 0..1, among the training rewards of events that are alike in a column.
+    """Replace each reward by its rank, in 0..1, among the training rewards in the same bin of a column.
 
-    A reward of 0.8 is as good as or better than four fifths of those in its bin; equal ones count half. Bins and ranks
+    A rank of 0.8 is higher than four fifths of the training rewards in its bin; equal ones count half. Bins and ranks
     come from training rows alone. A rank within the duration's quantiles is the label of Zhan et al., "Deconfounding
     Duration Bias in Watch-time Prediction for Video Recommendation" (KDD 2022, arXiv 2206.06003).
 
     Attributes:
-        column: a numeric column of the log, such as a video's duration. Where it is null there is no reward.
+        column: a numeric column of the log, such as a video's duration. If it is null, so is the reward.
         bins: number of bins, of equal size on training rows.
     """
 
@@ -32,12 +32,12 @@ class RelativeTo:
         check_ranges(RelativeTo, vars(self), "data.relative_to")
 
     def ranks(self, frame: pl.DataFrame, where: str = "data.relative_to.column") -> pl.Series:
-        """The relative reward of each event: f64, null where it has no reward, no bin, or a bin without training ones.
+        """The relative reward of each event: f64; null without a reward, a bin, or training rewards in the bin.
 
         ``frame`` has ``reward``, ``split`` and the column; ``where`` is the setting that names the column, for errors.
 
         Raises:
-            InputError: as `training_bins`, or the column is called ``split``, which holds the parts here.
+            InputError: as `training_bins`, or the column is named ``split``, which is reserved.
         """
         reward_N = frame["reward"].cast(pl.Float64).fill_null(float("nan")).to_numpy()
         refuse_names(self.column, RESERVED, where)

@@ -18,14 +18,14 @@ from recalign.errors import InputError, NonNegative, OpenUnit, Positive, check_r
 TRAIN, VALIDATION, TEST = 0, 1, 2
 """The splits, as numbers in the column ``split``."""
 RESERVED = ("split",)
-"""Column names that splitting reserves."""
+"""Columns made by splitting, which `High` and ranks of rewards must not read."""
 
 
 class Split:
     """Splits the events of a log into training, validation and test."""
 
     def __repr__(self) -> str:
-        """Class name and settings, a part of the cache key. Attributes that begin with ``_`` are left out."""
+        """Class name and settings, a part of the cache key. Attributes that begin with ``_`` are omitted."""
         plain = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in vars(self).items()}
         settings = (f"{name}={value!r}" for name, value in plain.items() if not name.startswith("_"))
         return f"{type(self).__qualname__}({', '.join(settings)})"
@@ -35,9 +35,9 @@ class Split:
         raise NotImplementedError
 
     def of_rows(self, table: EventTable) -> Split | None:
-        """The same split of a table as a rule for single rows, which rows that were passed over follow too.
+        """The same split as a rule for single rows, so that it applies to rows shown but not chosen too.
 
-        None: there is none, and a request without a choice goes with the user's last choice before it.
+        None if there is no such rule: a request without a choice is then in the split of the user's last choice before.
         """
         return None
 
@@ -46,8 +46,8 @@ class Split:
 class LeaveLast(Split):
     """Test on the last events of each user, validate on those before them, train on the rest.
 
-    All events of a user who has no more than ``test + validation`` are training. Where ties are together, a part begins
-    with the set that holds its first event, and users with nothing before both parts are training.
+    All events of a user with at most ``test + validation`` events are training. If tied events form sets, a part begins
+    with the whole set of its first event; users with no events before validation and test are training.
 
     Attributes:
         test: test events per user.
@@ -78,8 +78,8 @@ class High:
 
     Attributes:
         expression: Polars SQL condition over the log's columns and ``reward``.
-        quantile: instead of an expression, the share of training rewards that a high one exceeds.
-        within: with ``quantile``, a column (a video's duration, say) within whose bins the quantile is taken.
+        quantile: instead of an expression, the quantile of training rewards that a high reward exceeds.
+        within: with ``quantile``, a column such as a video's duration: the quantile is taken in each of its bins.
         bins: number of bins of ``within``, of equal size on training rows.
     """
 
@@ -95,9 +95,9 @@ class High:
         check_ranges(High, vars(self), "data.high")
 
     def mark(self, frame: pl.DataFrame) -> pl.Series:
-        """Mark the events whose reward is high; false where a column that it depends on is null.
+        """Mark the events whose reward is high; false if a column that this depends on is null.
 
-        An expression that does not read the reward (that of simulated logs) may be true where the reward is missing.
+        An expression that does not read the reward (as for simulated logs) may be true for a missing reward.
         """
         if self.expression is not None:
             return event_condition(frame, self.expression, "data.high.expression", (*PREPARED, *RESERVED)).alias("high")
@@ -115,8 +115,8 @@ class High:
 class UserGroups:
     """Split users into disjoint groups, by a hash of the raw id.
 
-    Reward models and post-training train on ``A``, and tables measure it. Judges that select settings train on ``B1``,
-    judges that report on ``B2``.
+    Reward models and post-training train on ``A``, and result tables are measured on it. Judges that select settings
+    train on ``B1``, judges that report on ``B2``.
 
     Attributes:
         share: share of the users in A; B1 and B2 get half of the rest each.
@@ -131,13 +131,13 @@ class UserGroups:
 
 
 def event_condition(frame: pl.DataFrame, expression: str, where: str, taken: Collection[str] = PREPARED) -> pl.Series:
-    """Whether each row meets a condition; false where a column that it reads is null."""
+    """Whether each row meets a condition; false if a column in it is null. It must not read ``taken`` columns."""
     refuse_names(expression, taken, where)
     return as_bool(evaluate(frame, expression, where), expression, where)
 
 
 def stable_hash(ids: pl.Series) -> np.ndarray:
-    """A pseudo-random number in [0, 1) for each id, that depends on its text alone, on any machine. Shape: (N,)."""
+    """A pseudo-random number in [0, 1) per id, which depends only on the id's text, on any machine. Shape: (N,)."""
     texts = ids.cast(pl.String).cast(pl.Binary).to_frame().iter_slices(2**20)
     parts = [b"".join([blake2b(text, digest_size=6).digest() for text in part.to_series().to_list()]) for part in texts]
     return np.frombuffer(b"".join(parts), np.uint8).reshape(-1, 6) @ 256.0 ** -np.arange(1, 7)
@@ -152,7 +152,7 @@ def require_time(table: EventTable, split: Split) -> None:
 
 
 def training_bins(frame: pl.DataFrame, column: str, bins: int, in_training: pl.Series, where: str) -> pl.Series:
-    """The bin of each event by a numeric column, from 0; null where that is null or NaN.
+    """The bin of each event by a numeric column, from 0; null if the column is null or NaN.
 
     Bins are of equal size on the rows ``in_training``. ``where`` is the setting that names the column, for errors.
     """
