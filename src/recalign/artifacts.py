@@ -1,4 +1,4 @@
-"""Artifacts, made once and read often: whether one is up to date, and whether it is what was written."""
+"""Artifacts: results cached on disk, loaded if they are unaltered and up to date, else made again."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from recalign.errors import InputError
 from recalign.files import read_json, sha256
 
 MANIFEST = "manifest.json"
-"""What a run folder says of itself: its key and the digests of its files, among others."""
+"""File in a run folder with its cache key and the digests of its files, among others."""
 
 Made = TypeVar("Made", covariant=True)
 Key = Mapping[str, Any]
-"""All that determines an artifact, as JSON values by name; `State.changed` lists names."""
+"""Cache key: all that determines an artifact, as JSON values by name; `State.changed` lists names."""
 
 
 @dataclass(frozen=True)
 class State:
-    """State of an artifact on disk: whether it is there, unaltered and up to date.
+    """State of an artifact on disk: whether it exists, is unaltered and is up to date.
 
     Attributes:
-        sealed: whether a finished one is there.
-        altered: own files that are missing, or not what was written.
-        changed: parts of the key, and files that it was made of, that are not what they were.
+        sealed: whether a finished artifact exists.
+        altered: its own files that are missing, or differ from what was written.
+        changed: entries of the key, and input files, that have changed since.
     """
 
     sealed: bool = False
@@ -48,24 +48,24 @@ class State:
 
 
 class Artifact(Protocol[Made]):
-    """What is loaded while its inputs are unchanged, else made: a run, semantic ids, an evaluation, a report."""
+    """A cached result, loaded while its inputs are unchanged: a run, semantic ids, an evaluation, a report."""
 
     @property
     def name(self) -> str:
-        """Its name in messages: its folder or file, where it has one."""
+        """Its name in messages: its folder or file, if it has one."""
 
     def state(self) -> State:
-        """Whether it is there, and what was altered or has changed since."""
+        """Whether it exists, and what was altered or has changed since."""
 
     def load(self) -> Made:
-        """Read it; only called where it is fresh."""
+        """Read it; called only if it is fresh."""
 
     def make(self) -> Made:
         """Make it."""
 
 
 def get_or_make(artifact: Artifact[Made], say: Callable[[str], None]) -> Made:
-    """Load an artifact that is up to date, else make it; say that it is unchanged, or why it is made again."""
+    """Load an artifact if it is up to date, else make it. Say that it is unchanged, or why it is made again."""
     state = artifact.state()
     if state.fresh:
         say(f"  unchanged: {artifact.name}")
@@ -76,17 +76,17 @@ def get_or_make(artifact: Artifact[Made], say: Callable[[str], None]) -> Made:
 
 
 def recorded_digest(path: Path) -> str | None:
-    """The file's digest in its run's manifest; None: it has none."""
+    """The SHA-256 of a file in its run's manifest; None if it is not listed."""
     for run in path.absolute().parents[:2]:
         manifest = read_json(run / MANIFEST)
-        digests = manifest.get("digests") if isinstance(manifest, dict) else None  # another tool's file may lie there
+        digests = manifest.get("digests") if isinstance(manifest, dict) else None  # it may be another tool's
         if isinstance(digests, dict) and (known := digests.get(path.absolute().relative_to(run).as_posix())):
             return known
     return None
 
 
 def verify(path: Path, remedy: str) -> bool:
-    """Refuse a file that is not what its run's manifest says. Returns whether the manifest lists it."""
+    """Refuse a file whose digest differs from its run's manifest. Returns whether the manifest lists it."""
     known = recorded_digest(path)
     if known and sha256(path) != known:
         raise InputError(f"its digest is not the one in {MANIFEST}", where=str(path), remedy=remedy)

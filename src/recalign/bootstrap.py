@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 CHUNK = 64 * 2**20  # bytes of user weights converted to float64 at a time
-MAX_STORED = 2**30  # bytes of user weights that are kept for all metrics; more are drawn again for each, in chunks
+MAX_STORED = 2**30  # bytes of user weights to keep for all metrics; larger ones are drawn again for each
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class CrossedBootstrap:
         self._stored = list(self._weights()) if draws * users <= MAX_STORED else None
 
     def _weights(self) -> Iterator[np.ndarray]:
-        """How often each draw has each user, a chunk of draws at a time: the same whenever they are drawn."""
+        """How often each draw has each user, a chunk of draws at a time; the same in every call."""
         rng, step = np.random.default_rng(self.seed), max(1, CHUNK // (8 * self.users))
         for start in range(0, self.draws, step):
             weight_DU = np.empty((min(step, self.draws - start), self.users), dtype=np.uint8)  # far below 255

@@ -1,4 +1,4 @@
-"""The ``recalign`` command: the first word decides."""
+"""The ``recalign`` command line: the first argument names the subcommand."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from recalign.run import configs
 from recalign.run.words import iter_options
 
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
-"""What it says of a path that nobody may read or write there."""
+"""Error numbers of a path that cannot be read or written."""
 
 
 class Folder(NamedTuple):
-    """What has to lie in the folder that a command's first word names: one of some files."""
+    """A kind of folder that a command takes as its first argument; it holds at least one of ``files``."""
 
     what: str
     files: tuple[str, ...]
@@ -30,13 +30,13 @@ class Folder(NamedTuple):
 
 
 class Command(NamedTuple):
-    """A command.
+    """A subcommand.
 
     Attributes:
         summary: what it does.
-        function: where its function is, below ``recalign``; imported when it is called, for Lightning takes seconds.
-        names: it takes names of YAML: the folder of conf/ in which each is first looked for.
-        folder: what its first word names.
+        function: import path below ``recalign``; imported only when it is called, because Lightning takes seconds.
+        names: for each YAML argument, the folder of conf/ to search first; the last is for all further ones.
+        folder: the kind of folder that its first argument names.
     """
 
     summary: str
@@ -48,7 +48,7 @@ class Command(NamedTuple):
 LOG, STAGE, FIT = ("logs",), ("", "logs"), "run.stage.command.run_command"
 RUN = Folder(
     "run",
-    ("config.yaml", "evaluation"),  # a stage, a row of a chain
+    ("config.yaml", "evaluation"),  # of a stage, of a row without a stage
     "name the run folder of a policy: runs/<chain>/<method>/seed-<n>; the start is the recommender's",
 )
 EXPORTED = RUN._replace(files=(*RUN.files, "chain.json"), remedy=f"{RUN.remedy}; or a chain's: runs/<chain>")
@@ -83,7 +83,7 @@ COMMANDS = {
 }
 STAGES = [name for name, command in COMMANDS.items() if command.function == FIT]
 READ_WORDS = (*STAGES, "chain", "update", "init", "configs", "tune", "serve", "feedback", "tokenize")
-"""Commands whose functions read the words themselves; of the others, arguments are options."""
+"""Commands that parse their arguments themselves; for the others, function arguments become options."""
 
 STAGE_HELP = """\
 usage: recalign {command} NAME ... [OPTIONS]
@@ -131,7 +131,7 @@ def usage() -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command, by the words after ``recalign`` (None: those of the process); the exit code is the value."""
+    """Run a command from its command-line arguments (None: ``sys.argv[1:]``). Returns the exit code."""
     command, *words = (sys.argv[1:] if argv is None else argv) or ["--help"]
     try:
         _run(command, words)
@@ -142,8 +142,8 @@ def main(argv: list[str] | None = None) -> int:
         remedy = "the same command goes on where it stopped" if command in ("chain", "tune", "update") else str(stop)
         print(f"recalign {command}: interrupted" + (f"\n  -> {remedy}" if remedy else ""), file=sys.stderr)
         return 130
-    except BrokenPipeError:  # whoever read the output has left, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would complain again at its exit
+    except BrokenPipeError:  # the reader has closed the pipe, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains again at exit
         return 141
     except OSError as error:
         if error.errno not in (*FULL, *REFUSED):
@@ -154,7 +154,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _unusable(error: OSError) -> InputError:
-    """The message for a path that cannot be read or written; of a full disk with where that is mounted."""
+    """The message for a path that cannot be read or written; for a full disk, with its mount point."""
     where = None if error.filename is None else str(error.filename)
     if error.errno not in FULL:
         remedy = "see who may read and write there, or name another path"
@@ -178,7 +178,7 @@ def with_config_files(command: str, words: list[str]) -> list[str]:
     names = True
     for option, value, own in iter_options(words):
         names = names and not option
-        if option == "--log" and value:  # before anything is imported that takes seconds
+        if option == "--log" and value:  # before slow imports
             configs.find(value, "logs")
         named = names or option in ("--config", "-c")
         found += ["--config", str(configs.find(value, next(kinds)))] if named and value is not None else own
@@ -186,10 +186,10 @@ def with_config_files(command: str, words: list[str]) -> list[str]:
 
 
 def require_folder(kind: Folder, words: list[str]) -> None:
-    """Refuse a folder that cannot be the one to use, before anything is imported that takes seconds.
+    """Refuse a folder of the wrong kind before slow imports.
 
     Raises:
-        InputError: it is none of this kind.
+        InputError: it holds none of the files of this kind.
     """
     named = next((value for option, value, _ in iter_options(words) if option in ("", "--run") and value), None)
     if named is not None and not any((Path(named) / file).exists() for file in kind.files):
@@ -226,7 +226,7 @@ def _run(command: str, words: list[str]) -> None:
 
 
 def _choose_wandb(words: list[str]) -> list[str]:
-    """Take ``--wandb online|offline|false`` out of the words; it holds for this process and those that it starts."""
+    """Remove ``--wandb online|offline|false`` and set WANDB_MODE, which child processes inherit."""
     kept: list[str] = []
     modes = {"online": "online", "offline": "offline", "false": "disabled"}
     for option, value, own in iter_options(words):

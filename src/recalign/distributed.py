@@ -1,6 +1,6 @@
-"""Several processes train one model: each takes a share of every batch, and losses are those of the whole batch.
+"""Training in several processes: each takes a share of every batch, and losses are those of the whole batch.
 
-Everything here is the identity in a single process. With several, all of them have to make the same calls.
+Everything here is the identity in a single process. With several, every process has to make the same calls.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ def is_distributed() -> bool:
 
 
 def is_rank_zero() -> bool:
-    """Whether this process writes files: the only one, or rank 0; known before processes connect."""
+    """Whether this is the only process, or rank 0, which writes files; valid before processes connect."""
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
 def row_counts(rows: int, device: torch.device) -> list[int]:
-    """Number of rows of each process, by rank. A collective call: all have to make it."""
+    """Number of rows of each process, by rank. A collective call."""
     if not is_distributed():
         return [rows]
     own = torch.tensor([rows], device=device)
@@ -44,8 +44,8 @@ def own_rows(rows: int, device: torch.device) -> slice:
 def all_gather_rows(x: Tensor) -> Tensor:
     """The rows of all processes, by rank. Shape: (own rows, ...) -> (all rows, ...).
 
-    A loss of gathered rows is that of the whole batch, in every process. Its gradient reaches this process's rows
-    alone, times the number of processes, because DDP averages gradients.
+    A loss of gathered rows is the loss of the whole batch, in every process. Its gradient flows to this process's
+    rows only, multiplied by the number of processes, because DDP averages gradients.
     """
     if not is_distributed():
         return x
@@ -55,21 +55,21 @@ def all_gather_rows(x: Tensor) -> Tensor:
 
 
 def random_rows(make: Callable[[int], Tensor], rows: int, device: torch.device) -> Tensor:
-    """This process's rows of the draw that a single process makes for the whole batch; ``make(n)`` draws n rows."""
+    """This process's rows of rank 0's random draw for the whole batch; ``make(n)`` draws n rows."""
     if not is_distributed():
         return make(rows)
     return broadcast(make(sum(row_counts(rows, device))))[own_rows(rows, device)]
 
 
 def broadcast(x: Tensor) -> Tensor:
-    """The tensor of the first process, in all of them. Its shape and type are the same in each."""
+    """Rank 0's tensor, in every process. All must have its shape and dtype."""
     if is_distributed():
         dist.broadcast(x, src=0)
     return x
 
 
 def broadcast_floats(values: Sequence[float], device: torch.device) -> list[float]:
-    """The numbers of the first process, in all of them: their own may differ in the last digits."""
+    """Rank 0's numbers, in every process: their own may differ in the last digits."""
     if not is_distributed():
         return list(values)
     return broadcast(torch.tensor(values, dtype=torch.float64, device=device)).tolist()

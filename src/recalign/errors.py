@@ -18,14 +18,14 @@ SECRETS = (
     *("key", "secret", "token", "pass", "pwd", "sas", "credential", "service_account"),
     *("connection", "bearer", "cookie", "authorization"),
 )
-"""Words in the names of settings whose values open a store or a database, or tell where that is."""
+"""Parts of names of settings that are secret: credentials and addresses of stores and databases."""
 _PARAMETERS = "|".join([*SECRETS, "sig", "auth", "jwt", "hmac"])
 SECRET_URL = re.compile(
-    r"(?<=:/)/?[^/\[\s]*:(?!\d+/)[^\s]*@"  # a password may have a slash in it, and what is digits up to one is a port
+    r"(?<=:/)/?[^/\[\s]*:(?!\d+/)[^\s]*@"  # a password may contain a slash; only digits before a slash are a port
     rf"|(?<=[?&;#])[^=&;#\s]*({_PARAMETERS})[^=\s]*=[^&;#\s'\"]*",
     re.IGNORECASE,
 )
-"""What is secret in a URL: USER:PASSWORD@, and parameters."""
+"""Secret parts of a URL: USER:PASSWORD@, and query parameters."""
 CUTOFF = 0.75  # similarity (difflib's ratio) from which a candidate is suggested
 
 
@@ -64,13 +64,13 @@ def printable(text: str) -> str:
 
 
 def require_seed(seed: int, where: str) -> None:
-    """Refuse what numpy and torch cannot be seeded with."""
+    """Refuse a seed that numpy or torch does not take."""
     if not 0 <= seed < 2**32:
         raise InputError(f"{seed} is no seed", where=where, remedy=f"give 0 to {2**32 - 1}")
 
 
 def require_positive(of: str, given: Mapping[str, Any], *names: str, or_zero: bool = False) -> None:
-    """Refuse settings of these names that are below 0, NaN, or 0 where that is not allowed.
+    """Refuse settings of these names that are negative, NaN, or 0 unless ``or_zero``.
 
     ``of`` is the prefix of the keys in messages, and may be empty. None is allowed.
     """
@@ -83,13 +83,13 @@ Number = TypeVar("Number", int, float)
 
 @dataclass(frozen=True)
 class Range:
-    """The values that a setting may have: in words, and as a test."""
+    """A range of allowed values: its text in messages, and its test."""
 
     words: str
     holds: Callable[[float], bool]
 
     def require(self, value: float | None, where: str) -> None:
-        """Refuse a value outside; None and words, such as ``auto``, are allowed."""
+        """Refuse a value outside the range; None and strings, such as ``auto``, are allowed."""
         if not isinstance(value, str | None) and not self.holds(value):
             raise InputError(f"{value} is not {self.words}", where=where, remedy=f"give a number {self.words}")
 
@@ -104,7 +104,7 @@ OpenUnit = Annotated[float, Range("between 0 and 1", lambda x: 0 < x < 1)]  # (0
 
 
 def check_ranges(kind: type, given: Mapping[str, Any], of: str) -> None:
-    """Refuse settings outside the ranges that a class and its base classes give their constructors' arguments.
+    """Refuse settings outside the ranges that annotate constructor arguments of a class and its base classes.
 
     ``of`` is the prefix of the keys in messages, such as ``model``. None is allowed where the annotation of the class
     itself allows it: jsonargparse lets ``null`` pass anywhere.
@@ -122,7 +122,7 @@ def check_ranges(kind: type, given: Mapping[str, Any], of: str) -> None:
 
 
 def _forms(hint: Any, names: dict[str, Any]) -> tuple[Any, ...]:
-    """An annotation, which may name classes that only type checkers import, and what it is made of."""
+    """An annotation and its type arguments; a string if it names classes that only type checkers import."""
     with suppress(NameError):
         hint = eval(hint, names) if isinstance(hint, str) else hint  # as typing.get_type_hints does
     return (hint, *get_args(hint))

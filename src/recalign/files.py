@@ -18,17 +18,17 @@ from typing import Any
 from recalign.errors import InputError, TrainingError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-"""What the system says of a full disk."""
+"""Error numbers of a full disk or an exceeded quota."""
 LEFT_DAYS = 7
 """Age in days from which a leftover temporary file counts as abandoned."""
 SETTLED = 2.0
-"""Seconds without a change after which a file's digest is kept: clocks of disks may give two writes the same time."""
+"""Seconds since its last change from which a file's digest is cached: two writes may get the same timestamp."""
 _DIGESTS: dict[tuple[int, ...], str] = {}
-"""SHA-256 of files that this process has read, by device, inode, size and times of the last changes."""
+"""Cache of this process: SHA-256 of files by device, inode, size, mtime and ctime."""
 
 
 def temp_path(path: Path) -> Path:
-    """Where this process writes a file or folder before it is moved to its path."""
+    """The temporary path at which this process writes a file or folder before it is renamed."""
     return path.with_name(f".{path.name}.{os.getpid()}")
 
 
@@ -60,7 +60,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Name the path in an error of the disk, also where `torch.save`, Polars or NumPy hide what it was."""
+    """Turn a disk error into an OSError with its path, even if `torch.save`, Polars or NumPy hide it."""
     try:
         yield
     except (InputError, TrainingError):
@@ -87,7 +87,7 @@ def rename(path: Path, target: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file or folder is on the disk."""
+    """Wait until a file or folder is on the disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -107,7 +107,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_parquet(frame: Any, path: Path) -> None:
-    """Write a Polars frame whole or not at all."""
+    """Write a Polars frame atomically."""
     with atomic_write(path) as temporary:
         frame.write_parquet(temporary)
 
@@ -116,7 +116,7 @@ def read_json(path: Path) -> Any:
     """Read a JSON file; {} if there is none. Raises InputError where it is not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except (ValueError, RecursionError) as error:  # nested too deeply
+    except (ValueError, RecursionError) as error:  # RecursionError: nested too deeply
         raise InputError(f"not JSON ({error})", where=str(path), remedy="write it again, or delete it") from error
 
 
@@ -128,7 +128,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hex. A process reads a file again only if it has changed, or had just been changed."""
+    """SHA-256 of a file, in hex. Cached unless the file has changed, or was hashed just after a change."""
     with open(path, "rb") as file:
         found = os.fstat(file.fileno())
         mark = found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns

@@ -1,7 +1,7 @@
-"""Folders with a seal: published whole or not at all, and checked by it; and a digest of the code that made them.
+"""Sealed folders: published atomically, and verified by their seal; and a digest of the code that made them.
 
-The seal holds the key that a folder was made for, the files elsewhere that it was made of, and the digest of each of
-its own files.
+The seal holds a folder's cache key, the digests of its input files elsewhere, and the digest of each of its own
+files.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ SEAL = "digests.json"
 
 @dataclass(frozen=True)
 class Seal:
-    """What stands in the seal of a folder.
+    """The contents of a folder's seal.
 
     Attributes:
-        key: what the folder was made for.
+        key: settings, data and code that determine the folder.
         made_of: SHA-256 of files outside it, by path: relative to the folder, so that both can be moved, or absolute.
-            A seal among them stands for its folder and for what that was made of.
+            A seal among them stands for its whole folder, and for that folder's own inputs.
         digests: SHA-256 of its own files, by path in the folder.
     """
 
@@ -54,10 +54,10 @@ class Seal:
 
     @classmethod
     def read(cls, folder: Path) -> Seal:
-        """The seal of a folder; an empty one where there is none.
+        """The seal of a folder; an empty one if absent.
 
         Raises:
-            InputError: it is not JSON, no seal, or names files outside the folder.
+            InputError: it is not JSON, is not a seal, or names files outside the folder.
         """
         content = read_json(folder / SEAL)
         known = isinstance(content, dict) and {*content} <= {"key", "made_of", "digests"}
@@ -68,9 +68,9 @@ class Seal:
 
 
 def seal(folder: Path, key: Key | None = None, made_of: Mapping[str, str] | None = None, *names: str) -> None:
-    """Sync a folder's files and write their digests, the key and what it was made of.
+    """Sync a folder's files and write its seal.
 
-    ``names`` are the files that are sealed; none: all but hidden ones.
+    ``names`` are the files to seal; none: all except hidden ones.
     """
     found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     files = names or sorted(path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts))
@@ -83,7 +83,7 @@ def seal(folder: Path, key: Key | None = None, made_of: Mapping[str, str] | None
 
 @contextmanager
 def publish(folder: Path, key: Key | None = None, made_of: Mapping[str, str] | None = None) -> Iterator[Path]:
-    """Make a folder whole or not at all: yield one beside it to write into, then seal it and move it into place.
+    """Make a folder atomically: yield a temporary one to write into, then seal it and move it into place.
 
     An earlier folder of that name is replaced.
     """
@@ -111,7 +111,7 @@ def publish(folder: Path, key: Key | None = None, made_of: Mapping[str, str] | N
 
 
 def check(folder: Path, key: Key | None = None) -> State:
-    """Look whether a folder is what was published, and what would be published now (for any key, where it is None)."""
+    """Check whether a folder is unaltered, and its key and input files are unchanged. ``key`` None: any key."""
     if not (folder / SEAL).is_file():
         return State()
     try:
@@ -123,7 +123,7 @@ def check(folder: Path, key: Key | None = None) -> State:
 
 
 def require(folder: Path, remedy: str) -> Seal:
-    """The seal of a folder. Raises InputError where it has none, or files were altered."""
+    """The seal of a folder. Raises InputError if it has none, or if files were altered."""
     if not (folder / SEAL).is_file():
         raise InputError(f"it has no {SEAL}", where=str(folder), remedy=remedy)
     try:
@@ -136,19 +136,19 @@ def require(folder: Path, remedy: str) -> Seal:
 
 
 def altered(folder: Path, digests: Mapping[str, str]) -> list[str]:
-    """Files that a folder lacks, or whose SHA-256 is another one than is known of them by name."""
+    """Files that are missing from a folder, or differ from their SHA-256 in ``digests``."""
     return [name for name, known in digests.items() if not (folder / name).is_file() or sha256(folder / name) != known]
 
 
 def differences(known: Key, key: Key) -> list[str]:
-    """The names of the parts in which two keys differ, sorted."""
+    """The names of the entries in which two keys differ, sorted."""
     return sorted(name for name in {*known, *key} if known.get(name) != key.get(name))
 
 
 def outdated(folder: Path, found: Seal | None = None) -> list[str]:
-    """The files that a folder was made of, directly or through other seals, and that are gone or changed since.
+    """Input files of a folder, direct or through other seals, that are missing or have changed since.
 
-    Run folders' files are not read: their manifests say what they are.
+    Files of run folders are not read: their manifests have the digests.
     """
     names: list[str] = []
     for name, known in (found or Seal.read(folder)).made_of.items():
@@ -161,14 +161,14 @@ def outdated(folder: Path, found: Seal | None = None) -> list[str]:
 
 
 def named(path: Path, folder: Path, within: Path) -> str:
-    """A file as a key of `Seal.made_of` of a folder: relative if both lie in a third one, which may be moved."""
+    """A file's key in `Seal.made_of` of a folder: a relative path if it lies in ``within``, which may be moved."""
     path, within = path.resolve(), within.resolve()
     return os.path.relpath(path, folder.resolve()) if path.is_relative_to(within) else str(path)
 
 
 @contextmanager
 def write_with_digest(path: Path) -> Iterator[Path]:
-    """Write a file atomically, and its SHA-256 beside it, as ``sha256sum`` does, both for their owner alone."""
+    """Write a file atomically, and its SHA-256 beside it as ``sha256sum`` does; only the owner can read both."""
     with atomic_write(path) as temporary, atomic_write(Path(f"{path}.sha256")) as beside:
         temporary.touch(0o600)
         beside.touch(0o600)
@@ -177,18 +177,18 @@ def write_with_digest(path: Path) -> Iterator[Path]:
 
 
 def require_digest(path: Path) -> None:
-    """Refuse a file that is not what the SHA-256 beside it says; without one nothing is known."""
+    """Refuse a file that differs from the SHA-256 beside it; without one, nothing is checked."""
     beside = Path(f"{path}.sha256")
     if beside.is_file() and beside.read_bytes().split()[:1] != [sha256(path).encode()]:
         raise InputError("not what was written", where=str(path), remedy=f"make it again, or delete {beside.name}")
 
 
 def code_digest(settings: Any = None) -> str:
-    """Digest of the code that a result stands on: recalign and its libraries, and the files of the user's own classes.
+    """Digest of the code behind a result: recalign and its libraries, and the files of the user's own classes.
 
     Args:
-        settings: nested; each ``class_path`` in them counts. A class that was typed into a notebook has no file, and
-            never counts as unchanged.
+        settings: nested; each ``class_path`` in them counts. A class defined in a notebook has no file, and always
+            counts as changed.
     """
     own = {path: own_code(path) for path in sorted(class_paths(settings))}
     return digest(_recalign(), {path: uuid4().hex if code is None else code for path, code in own.items()})
@@ -202,7 +202,7 @@ def class_paths(settings: Any) -> set[str]:
 
 
 def own_code(class_path: str) -> str | None:
-    """SHA-256 of the file of a user's own class; empty for an installed one, None for one typed into a notebook."""
+    """SHA-256 of the file of a user's own class; empty for an installed one, None for one defined in a notebook."""
     module, _, name = class_path.rpartition(".")
     with suppress(ImportError):
         module = getattr(getattr(importlib.import_module(module), name, None), "__module__", module)
@@ -215,7 +215,7 @@ def own_code(class_path: str) -> str | None:
 
 @cache
 def _recalign() -> str:
-    """Versions of recalign and its libraries; of a checkout, which is edited, also a digest of the sources."""
+    """Digest of the versions of recalign and its libraries; in a source checkout, also of the source files."""
     package = Path(__file__).parent
     is_checkout = (package.parents[1] / "pyproject.toml").is_file()
     sources = {str(file.relative_to(package)): sha256(file) for file in package.rglob("*.py")} if is_checkout else {}

@@ -1,4 +1,4 @@
-"""Processes side by side: workers that run functions, and one writer a folder.
+"""Worker processes, on this machine or on Ray, and locks that give a folder one writer.
 
 Imports no torch, so that a worker's environment is set before it.
 """
@@ -24,15 +24,15 @@ from recalign.errors import InputError
 Engine = Literal["local", "ray"]
 """Where workers run: on this machine, or on a Ray cluster."""
 PASSED_ON = ("RECALIGN_", "WANDB_MODE", "WANDB_PROJECT", "WANDB_ENTITY", "GOMP_", "OMP_WAIT_")
-"""Beginnings of the environment variables that workers get from this process; Ray sets those of threads and GPUs."""
+"""Prefixes of environment variables that are passed to Ray tasks; Ray itself sets those of threads and GPUs."""
 
 
 class LocalWorkers(Executor):
     """Processes on this machine.
 
-    Where one dies, the futures of all that were running or waiting raise `BrokenExecutor`; what is submitted then runs
-    in new processes. After an exception within ``with``, what still runs is killed. ``environments`` are the variables
-    of each process, set before it loads anything.
+    If one dies, all running and waiting futures raise `BrokenExecutor`, and the next `submit` starts new processes. An
+    exception within ``with`` kills the processes. ``environments`` are the variables of each process, set before its
+    first task.
     """
 
     def __init__(self, environments: Sequence[Mapping[str, str]]) -> None:
@@ -40,7 +40,7 @@ class LocalWorkers(Executor):
         self._pool = self._start()
 
     def _start(self) -> ProcessPoolExecutor:
-        context = multiprocessing.get_context("spawn")  # a fork would copy torch's threads without their state
+        context = multiprocessing.get_context("spawn")  # a fork would copy torch's locks, but not its threads
         environments = context.SimpleQueue()
         for environment in self.environments:
             environments.put(dict(environment))
@@ -62,12 +62,12 @@ class LocalWorkers(Executor):
 
 def _begin(environments: Any) -> None:
     os.environ.update(environments.get())
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes: the first one ends the others
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes: the parent ends its workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-    """Leave nothing that still writes into run folders when the first process is killed."""
+    """Exit when the parent dies, so that no orphan goes on writing into run folders."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
@@ -78,11 +78,11 @@ class RayWorkers(ThreadPoolExecutor):
     """Runs functions as Ray tasks: on the cluster that ``RAY_ADDRESS`` names, else on one that is started here.
 
     Args:
-        number: of tasks at a time; None: as many as the cluster has room for.
+        number: most tasks at a time; None: as many as fit the cluster.
         num_cpus, num_gpus: what Ray reserves for a task.
 
     Raises:
-        InputError: Ray is not installed or not reachable, or a task asks for more than there is.
+        InputError: Ray is not installed or not reachable, or the cluster is too small for one task.
     """
 
     def __init__(self, number: int | None, num_cpus: float, num_gpus: float) -> None:
@@ -105,7 +105,7 @@ class RayWorkers(ThreadPoolExecutor):
         room = _room(ray.cluster_resources(), {"CPU": num_cpus, "GPU": num_gpus})
         self.number = min(number or room, room)
         super().__init__(self.number)  # one thread waits for one task
-        # A chain tries a task again itself; Ray would do so without a word.
+        # A chain retries tasks itself; Ray would do so silently.
         self._task = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=0)(_run_in)
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **_: Any) -> Future[Any]:
@@ -139,7 +139,7 @@ def _room(there: dict[str, float], asked: dict[str, float]) -> int:
 
 
 def run_logged(log: Path, threads: int | None, function: Callable[..., Any], *args: Any) -> Any:
-    """Run a function with output, also from below Python, appended to `log`, and torch limited to `threads`."""
+    """Run a function with all output, also of C code, appended to `log`, and torch limited to `threads`."""
     log.parent.mkdir(parents=True, exist_ok=True)
     saved = [(stream, os.dup(stream.fileno())) for stream in (sys.stdout, sys.stderr)]
     try:
@@ -160,8 +160,8 @@ def run_logged(log: Path, threads: int | None, function: Callable[..., Any], *ar
 def locked(folder: Path, doing: str, remedy: str) -> Iterator[None]:
     """Lock a folder for this process. The lock file is beside the folder and is released if the process dies.
 
-    The folder need not exist; where it does not in the end either, nothing is left beside it. ``doing``: what the
-    other process is doing, for the message.
+    The folder need not exist; if it does not at the end either, the lock file and new parent folders are removed.
+    ``doing``: what the other process is doing, for the message.
 
     Raises:
         InputError: another process holds the lock.
@@ -170,7 +170,7 @@ def locked(folder: Path, doing: str, remedy: str) -> Iterator[None]:
     made = [parent for parent in folder.parents if not parent.exists()]
     folder.parent.mkdir(parents=True, exist_ok=True)
     try:
-        place = folder.resolve()  # the same lock whatever the folder is called, such as .
+        place = folder.resolve()  # one lock however the folder is spelt, such as .
         lock = FileLock(place.with_name(f".{place.name}.lock")).acquire(timeout=0)
     except Timeout:
         raise InputError(f"another process is {doing} in this folder", where=str(folder), remedy=remedy) from None
@@ -187,7 +187,7 @@ def locked(folder: Path, doing: str, remedy: str) -> Iterator[None]:
 
 @contextmanager
 def torch_threads(number: int | None) -> Iterator[None]:
-    """Limit torch to so many threads for a while; None: as many as it has."""
+    """Limit torch to ``number`` threads within ``with``; None: unchanged."""
     import torch
 
     before = torch.get_num_threads()
