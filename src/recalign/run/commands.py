@@ -31,7 +31,7 @@ def check(*, data: EventDataModule, strict: bool = False) -> None:
 
     Args:
         data: the log, its reward and its split; name its YAML: recalign check ml-100k.
-        strict: exits with 1 unless the log is usable without care.
+        strict: exit with 1 if the verdict on the log has concerns.
     """
     sections = audit_log(data)
     said = verdict(sections, data.log_.time_unit)
@@ -66,12 +66,12 @@ def rewards(
 def prepare(
     *, data: EventDataModule, partitions: int | None = None, workers: int = 1, engine: Engine = "local"
 ) -> None:
-    """Prepare a log that is larger than memory; what trains on it afterwards maps it from the cache.
+    """Prepare a log that is larger than memory; training then memory-maps it from the cache.
 
     Args:
         data: the log, its reward and its split; name its YAML: recalign prepare my-log.yaml.
-        partitions: of the users, about; each has to fit in memory, once a worker. Null: one for 4 million rows.
-        workers: processes that work on partitions side by side; they share out the threads of Polars.
+        partitions: about how many parts of users; each worker holds one in memory. Null: one per 4 million rows.
+        workers: processes that work on parts in parallel; they share the threads of Polars.
         engine: where they run: on this machine, or on a Ray cluster (that of RAY_ADDRESS) that shares the cache's disk.
     """
     print(prepare_log(data, partitions, workers, engine))
@@ -83,9 +83,9 @@ def recommend(run: Path, users: str | list[str] | None = None, k: int = 10) -> N
 
     Args:
         run: the run folder of a policy, such as runs/ml-100k/asft/seed-0, or of a reranked row of a chain, such as
-            runs/ml-100k/rerank/seed-0; its recommendations.parquet is written anew and holds all users'.
+            runs/ml-100k/rerank/seed-0; its recommendations.parquet is rewritten, for all users.
         users: raw ids of the users to show, as the log has them, such as [1, 7] or [0104257]; null: the first five.
-        k: items a user.
+        k: items per user.
     """
     require_positive("", {"k": k}, "k")
     found = open_run(run)

@@ -20,7 +20,7 @@ _FOLDERS = {
 }
 """Folders of the shipped YAML, in listing order."""
 STAGES = ("stages", "methods")
-"""Folders of what `recalign fit` trains."""
+"""Folders of the YAML that `recalign fit` takes."""
 
 
 def shipped() -> Path:
@@ -73,7 +73,7 @@ def listing() -> str:
 
 def _remedy(name: str, kind: str) -> str:
     folder = Path(name).parent
-    ours = (Path(one).name if one.startswith(STAGES) else one for one in names())  # found and called so
+    ours = (Path(one).name if one.startswith(STAGES) else one for one in names())  # found by this name alone
     known = [*map(str, folder.glob("*.yaml") if folder.is_dir() else ()), *ours]
     meant = nearest(Path(name).stem, (Path(one).stem for one in known))
     near = [one for one in known if Path(one).stem == meant and not one.startswith("sweep/")]  # sweeps are not stages

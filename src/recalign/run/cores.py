@@ -1,4 +1,4 @@
-"""What this process may use of a machine, and how torch's threads wait for each other. Imports no torch."""
+"""Cores and memory that this process may use, and how torch's threads wait for each other. Imports no torch."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from contextlib import suppress
 from pathlib import Path
 
 QUOTA, LIMIT = Path("/sys/fs/cgroup/cpu.max"), Path("/sys/fs/cgroup/memory.max")
-"""What a container may use (cgroup v2, Linux): microseconds of CPU in each period, and the period; bytes."""
+"""Limits of a container (cgroup v2, Linux): microseconds of CPU per period, and the period; bytes of memory."""
 LOOKS = 5
-"""How often the machine is looked at, 10 ms apart: processes that only wake for a moment do not count."""
+"""Samples of the load, 10 ms apart; their median ignores processes that wake only for a moment."""
 WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 """Environment variables that say how the threads of OpenMP wait."""
 
 
 def set_wait_policy() -> None:
-    """Let torch's threads sleep where others are busy now, unless the user has chosen; `import recalign` calls this.
+    """Let idle torch threads sleep if other processes are busy now; `import recalign` calls this.
 
-    A step on several threads ends when the slowest has. The others spin meanwhile, for three milliseconds by libgomp's
-    own default (benchmarks/speed/threads.py measures it). Where another process wants those cores, they keep the
-    slowest from running. Figures do not depend on it. libgomp reads this once, when torch is loaded: afterwards nothing
-    is changed.
+    A step on several threads ends with its slowest thread. The others spin meanwhile, for three milliseconds by
+    libgomp's default (benchmarks/speed/threads.py measures it). If other processes need cores too, spinning threads
+    keep the slowest from running. Results do not depend on it. libgomp reads the variable once, when torch is loaded.
+    Nothing is changed after that, or if the user has set one of `WAITING`.
     """
     if "torch" not in sys.modules and not any(name in os.environ for name in WAITING) and others_running():
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 
 def usable_cores() -> int:
-    """How many cores this process may use: those of the machine, of its affinity, of its container's quota."""
+    """Cores that this process may use: the least of the machine's, its affinity and its container's quota."""
     cores = os.cpu_count() or 1
     if sys.platform == "linux":
         cores = min(cores, len(os.sched_getaffinity(0)))
@@ -41,7 +41,7 @@ def usable_cores() -> int:
 
 
 def usable_memory() -> int:
-    """Bytes of memory that this process may use: those of the machine, of its container's limit."""
+    """Bytes of memory that this process may use: the machine's, or its container's limit if that is less."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else sys.maxsize
     with suppress(OSError, ValueError):
         memory = min(memory, int(LIMIT.read_text()))
@@ -49,13 +49,13 @@ def usable_memory() -> int:
 
 
 def free_threads(most: int) -> int:
-    """As many threads as there are usable cores that nothing else uses now: one at least, ``most`` at most."""
+    """Number of usable cores that are idle now: at least 1, at most ``most``."""
     idle = (os.cpu_count() or 1) - others_running()
     return max(1, min(most, idle, usable_cores()))
 
 
 def others_running() -> int:
-    """How many other threads of this machine run or wait for a core: the median of a few looks (Linux; else 0)."""
+    """Other threads of this machine that run or wait for a core: the median of `LOOKS` samples (Linux; else 0)."""
     try:
         looks = [_runnable()]
         while looks[0] > 1 and len(looks) < LOOKS:

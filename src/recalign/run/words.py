@@ -1,4 +1,4 @@
-"""Settings as nested mappings, the classes that they name, and settings as words of a command."""
+"""Settings as nested mappings and as command-line arguments, and the classes that they name."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def short(key: str) -> str:
 
 
 def to_builtin(value: Any, where: str | None = None) -> Any:
-    """A value as JSON and YAML know it: of paths the text, of NumPy's numbers and arrays Python's.
+    """A value in plain types for JSON and YAML: paths become strings, NumPy's numbers and arrays Python's.
 
     Raises:
-        InputError: it is another object; says where.
+        InputError: another type of object; names its key.
     """
     if isinstance(value, Mapping):
         return {key: to_builtin(one, f"{where}.{key}" if where else str(key)) for key, one in value.items()}
@@ -51,9 +51,9 @@ def to_builtin(value: Any, where: str | None = None) -> Any:
 
 
 def to_argv(settings: Mapping[str, Any], above: str = "") -> Iterator[str]:
-    """Settings as words of a command: ``{"model": {"lr": 0.1}}`` and ``{"model.lr": 0.1}`` -> ``--model.lr=0.1``.
+    """Settings as command-line arguments: ``{"model": {"lr": 0.1}}`` and ``{"model.lr": 0.1}`` -> ``--model.lr=0.1``.
 
-    A class with its arguments is one word, and a string is read as it would be if it were typed.
+    A class with its arguments becomes one of them, in JSON. Strings are parsed as if they were typed.
     """
     for key, value in to_builtin(settings, above).items():
         name = f"{above}.{key}".lstrip(".")
@@ -64,10 +64,10 @@ def to_argv(settings: Mapping[str, Any], above: str = "") -> Iterator[str]:
 
 
 def iter_options(words: Sequence[str]) -> Iterator[tuple[str, str | None, list[str]]]:
-    """Each option with its value and the words that it is written in.
+    """Each option of a command line with its value and its original arguments.
 
-    ``--a=b`` and ``--a b`` give ``--a, b``. A value of None: another option follows, or nothing. An option of "": the
-    value is a word that belongs to none.
+    ``--a=b`` and ``--a b`` give ``--a, b``. The value is None if another option follows, or nothing. The option is ""
+    if the value is a positional argument.
     """
     rest = list(words)
     while rest:
@@ -86,41 +86,41 @@ def with_flags(function: Callable[..., Any], words: Sequence[str]) -> list[str]:
     """Write bare flags as jsonargparse wants them: ``--dry-run`` -> ``--dry_run=true``.
 
     Args:
-        function: or dataclass, whose arguments the words set.
-        words: of a command.
+        function: a function or dataclass whose arguments ``words`` set.
+        words: command-line arguments.
     """
     switches = [
         name for name, one in inspect.signature(function).parameters.items() if one.annotation in (bool, "bool")
     ]
     flags = {f"--{name.replace('_', mark)}": f"--{name}=true" for name in switches for mark in "-_"}
-    values = ("true", "false")  # no other word is a flag's value: tokenize --normalise NAME
+    values = ("true", "false")  # else it is no flag's value: tokenize --normalise NAME
     return [word if after.lower() in values else flags.get(word, word) for word, after in pairwise([*words, "--"])]
 
 
 def imported(class_path: str) -> type:
-    """The class of that path.
+    """Import the class at a dotted path.
 
     Raises:
-        ImportError, AttributeError, ValueError: there is none.
+        ImportError, AttributeError, ValueError: there is no such class.
     """
     module, name = class_path.rsplit(".", 1)
     return getattr(importlib.import_module(module), name)
 
 
 def listed(value: Any) -> list[Any]:
-    """One value, several, or none, as a list."""
+    """A value as a list: a list as it is, None as an empty one."""
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
 SECRET = 8
-"""Letters of the shortest value of an environment variable that is looked for within a text."""
+"""Least length of an environment variable's value to be replaced within a longer text, or as a key."""
 
 
 def without_values(settings: Any, names: Iterable[str]) -> Any:
-    """Settings with ``${oc.env:NAME}`` in place of the values of these environment variables, wherever they stand.
+    """Replace the values of these environment variables in settings, keys included, by ``${oc.env:NAME}``.
 
-    Numbers stay: none is a secret, and that of one setting stands in others too. So does a text that holds a value
-    shorter than `SECRET` by chance, and a key that is one.
+    Numbers stay: they are no secrets, and may occur in other settings. A value shorter than `SECRET` is replaced only
+    if it is a setting's whole text: within a longer text or as a key, it may be there by chance.
     """
     if isinstance(settings, dict):
         return {_named(key, names, SECRET): without_values(value, names) for key, value in settings.items()}
@@ -130,7 +130,7 @@ def without_values(settings: Any, names: Iterable[str]) -> Any:
 
 
 def _named(text: str, names: Iterable[str], shortest: int) -> str:
-    """A text with names for the values in it; of a text that is nothing else, for values of ``shortest`` letters."""
+    """`without_values` of a text. A value that is the whole text is replaced from ``shortest`` letters on."""
     for name in names:
         value = os.environ.get(name, "")
         if len(value) >= (shortest if value == text else SECRET):

@@ -81,7 +81,7 @@ def align(
 
     Args:
         log: the training log; it needs a reward.
-        start: the policy to start from, which is copied; as of `fit_reward`.
+        start: the policy to start from, which is copied; in any form that `fit_reward` takes.
         reward: what `fit_reward` returned, a checkpoint or a run folder; None for methods without a reward model.
         method: name (``asft``, ``dpo``, ``ppo``, ...) or path of a post-training YAML.
     """
@@ -101,10 +101,10 @@ def align(
 
 
 def load_policy(log: Log, path: str | Path) -> TrainedPolicy:
-    """Load a policy that the command trained.
+    """Load a policy from its run folder.
 
     Args:
-        log: what it was trained on.
+        log: the log that it was trained on.
         path: its run folder or checkpoint.
     """
     data = data_of(log)
@@ -117,7 +117,7 @@ def load_policy(log: Log, path: str | Path) -> TrainedPolicy:
 
 
 def load_reward(log: Log, path: str | Path) -> TrainedReward:
-    """Load a reward model or judge that the command trained. Arguments as in `load_policy`."""
+    """Load a reward model or judge from its run folder. Arguments as in `load_policy`."""
     data = data_of(log)
     return _loaded(TrainedReward, log, checkpoint_of(path, "reward", log, data), data)
 
@@ -135,13 +135,13 @@ def require_rewards(checkpoint: Path, data: EventDataModule) -> None:
 
 
 def data_settings(checkpoint: Path) -> dict[str, Any]:
-    """The ``data`` settings of the run that wrote a checkpoint; empty where the run is not known."""
+    """The ``data`` settings of the run that wrote a checkpoint; empty if it lies in no run folder."""
     run = RunFolder(checkpoint.absolute().parent.parent)
     return load(run.config)["data"]["init_args"] if run.manifest.is_file() and run.config.is_file() else {}
 
 
 def data_of(log: Log, config: str = "reward", seed: int = 0) -> Any:
-    """The DataModule of a stage: of ``reward`` users A, on whom policies are compared."""
+    """The DataModule of a stage; that of ``reward`` has users A, on whom policies are compared."""
     return stage_of(log, config, seed=seed).datamodule()
 
 
@@ -173,8 +173,8 @@ def _run(
 ) -> Result:
     """Run a stage unless it has run already.
 
-    A run without a given name never replaces another one, because a Python object may still refer to that. It takes the
-    first free name of ``asft``, ``asft-2``, ..., or of those that begin with ``stem``.
+    Without ``name``, it takes the first of ``asft``, ``asft-2``, ... (or ``stem``, ``stem-2``, ...) whose run is up to
+    date or not finished: no other finished run is replaced, because a Python object may still refer to it.
     """
     for number in count(1):
         own = name or (stem or Path(config).stem) + f"-{number}" * (number > 1)

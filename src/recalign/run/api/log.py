@@ -80,13 +80,13 @@ class Log:
                 ``relative_to`` the best quarter.
             collapse: whether a user's events on an item become one, that with the highest reward; None: as by `recalign
                 init`, where ``reward`` is a CASE and a user's events on one item have several rewards.
-            chosen: what the user chose of what was shown, a column of 1 and 0 or a condition; other rows were passed
+            chosen: whether the user chose the shown item, a column of 1 and 0 or a condition; other rows were passed
                 over. None: every row is a choice.
-            request: what was shown together: a column or an expression; None: a user's rows of one time.
+            request: id of the request that showed the item, a column or an expression; None: a user's rows of one time.
             passed_reward: reward of passed rows that have none.
-            items: DataFrame with a row per item; its column of ids is called as in `frame`, else it is the first.
+            items: DataFrame with a row per item; its id column is named as in `frame`, else it is the first.
             title: its column of titles; None: items are shown by their ids.
-            features: what policies learn of items, by name: a column of ``items``, Polars SQL over its columns, or the
+            features: item features for policies, by name: a column of ``items``, Polars SQL over its columns, or the
                 settings of a feature (``{"value": "genres", "separator": "|"}``, `recalign.data.events.Feature`).
             folder: where runs are written; None: a temporary folder, deleted with this object.
             name: name of the log in tables.
@@ -98,7 +98,7 @@ class Log:
         unit = time_unit or guess.unit(events[timestamp].alias("timestamp"))
         expression = guess.quote(reward) if reward in events.columns else reward
         rows = SourceRows(pl.int_range(1, len(events) + 1, eager=True))
-        columns = {"user": events[user], "item": events[item]}  # their names may look like patterns
+        columns = {"user": events[user], "item": events[item]}  # names may look like Polars patterns
         known = {key: read_ids(missing_as_null(ids.alias(key)), key, rows) for key, ids in columns.items()}
         read_timestamps(missing_as_null(events[timestamp].alias("timestamp")), unit, rows)
         known["reward"] = read_numbers(events, rows, expression, "data.reward")
@@ -122,7 +122,7 @@ class Log:
             what, remedy = "titles and features need a table of items", "give items=DataFrame, title='its column'"
             raise InputError(what, where="items", remedy=remedy)
         settings = {"log": log, "reward": expression, **division.settings}
-        if high or reward is None or data.get("relative_to"):  # ranks are learned then, from 0 to 1
+        if high or reward is None or data.get("relative_to"):  # relative rewards are ranks from 0 to 1
             settings["high"] = {"expression": high, "quantile": None if high else 0.75} if high or reward else None
         return cls._create(name, settings | data, folder, tables)
 
@@ -141,7 +141,7 @@ class Log:
             remedy = "name one of `recalign configs`, such as ml-100k"
             raise InputError("is not the YAML of a log", where=str(path), remedy=remedy)
         if isinstance(root := settings.get("root"), str) and "${" not in root:
-            settings["root"] = path.parent / Path(root).expanduser()  # beside the YAML, as for the command
+            settings["root"] = path.parent / Path(root).expanduser()  # relative to the YAML, as for the command
         return cls._create(settings["log"]["name"], settings | data, folder, {})
 
     @classmethod
@@ -159,7 +159,7 @@ class Log:
             write_parquet(table, path)
         root = settings.get("root") or (place if tables else None)
         named = root and "${" not in str(root)
-        own = {"root": Path(str(root)).expanduser().resolve()} if named else {}  # the caller's folder, not this one's
+        own = {"root": Path(str(root)).expanduser().resolve()} if named else {}  # relative to the current folder
         text = yaml_text({"data": to_builtin({"cache": (place / "cache").resolve(), **settings, **own})})
         # another Log's YAML in this folder stays as it is
         names = ("log" + f"-{number}" * (number > 1) + ".yaml" for number in count(1))

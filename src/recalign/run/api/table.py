@@ -105,8 +105,8 @@ def compare(
         judges: the selecting and the reporting judge (`fit_judge` on B1 and on B2); None: train them.
         seed: seed of the judges, and of the folder of the evaluations.
         draws: number of bootstrap draws.
-        keep: the NDCG budget of rows that are tilted at serving (``rerank``, ``popularity_tilt``), as ``model.keep`` is
-            that of trained ones; None: none, at strength 1.
+        keep: the NDCG budget of rows that are tilted at serving (``rerank``, ``popularity_tilt``), like ``model.keep``
+            of trained ones; None: no budget, at strength 1.
         placebos: rows that must gain nothing, each with the row that it copies (``{"asft_permuted": "asft"}``). Without
             one nothing is shipped.
     """
@@ -180,7 +180,7 @@ def compare_rewards(log: Log, rewards: Mapping[str, Any] | None = None, *, again
             candidate is relative to, else that of ``high``, else none.
 
     Returns:
-        A row a figure: ``reward``, ``figure``, ``other`` (the judge, the second of a correlation, or the column),
-        ``value``, and ``ci_low`` and ``ci_high`` where it was drawn.
+        One row per figure: ``reward``, ``figure``, ``other`` (the judge, a correlation's second reward, or the column),
+        ``value``, and ``ci_low`` and ``ci_high`` if it has an interval.
     """
     return compare_log_rewards(data_of(log, "recommender"), rewards or {}, against)

@@ -49,7 +49,7 @@ class Trained:
         return self.checkpoint.parent.parent
 
     def __fspath__(self) -> str:
-        """The run folder, so that what takes a run takes this: ``recalign.export(aligned)``."""
+        """The run folder, so that functions that take a run take this: ``recalign.export(aligned)``."""
         return str(self.folder)
 
     @cached_property
@@ -72,8 +72,8 @@ class TrainedPolicy(Trained):
         """The best unseen items of some users after the log's end.
 
         Args:
-            users: raw ids; None: everybody.
-            k: items a user.
+            users: raw ids; None: all.
+            k: items per user.
 
         Returns:
             One row per user and rank: ``user, rank, item, score`` (log-probability up to a constant), and ``title`` if

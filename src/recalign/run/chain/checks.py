@@ -1,4 +1,4 @@
-"""What is made and checked before a chain's first stage runs: its worlds, its log, its ids, settings that cannot be."""
+"""Checks and preparation before a chain's first stage: simulated worlds, the log, semantic ids, wrong settings."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from recalign.run.stage.upstream import TOKENS
 from recalign.run.words import without_values
 
 OWN = ("run.name", "run.root", "run.chain", "seed_everything", "ckpt_path", "threads", "config", "data.users")
-"""Options of a stage that are the chain's to set."""
+"""Options of a stage that only the chain may set."""
 
 
 def check_stage_settings(plan: Plan, parsed: Mapping[str, Stage]) -> None:
-    """Refuse stage settings that the chain sets itself, that train nothing, or whose inputs differ from evaluation's.
+    """Refuse stage settings that the chain sets itself, that skip validation, or whose inputs differ from evaluation's.
 
     Args:
-        parsed: what `Plan.parse` gives.
+        parsed: the stages, from `Plan.parse`.
     """
     data = plan.data(plan.seeds[0])
     times = "known" if data.know_request else "last_event"
@@ -66,11 +66,11 @@ def refuse_chain_settings(stage: str, keys: Iterable[str]) -> None:
 
 
 SHOWN = 10
-"""Items of a request in a world that is made because its log has what was shown."""
+"""Items per request in the default world, for the log that has the shown items."""
 
 
 def make_world(data: RewardData, world: World | None) -> None:
-    """Simulate the log if it is missing or of another world: the configured world, else the default one."""
+    """Simulate the configured world unless its log exists, or without one a missing log of the default world."""
     root = data_root(data.root)
     made = root / SIMULATED / "world.yaml"
     if world:
@@ -84,14 +84,14 @@ def make_world(data: RewardData, world: World | None) -> None:
 def require_same_log(plan: Plan) -> None:
     """Refuse a folder that holds a chain of another log."""
     log = plan.data(plan.seeds[0]).log_.name
-    for _, _, place in evaluated(plan.folder, None, None):  # one that is not whole is made again
+    for _, _, place in evaluated(plan.folder, None, None):  # an altered one is made again
         if seals.check(place).whole and (other := read_json(place / "summary.json")["log"]) != log:
             text = f"it holds a chain of the log {other!r}, and this one is of {log!r}"
             raise InputError(text, where=str(plan.folder), remedy="give this chain a --name of its own")
 
 
 def check_log(plan: Plan, variables: frozenset[str]) -> None:
-    """Print what `recalign check` finds, and store it for the report without the values of environment variables."""
+    """Print what `recalign check` finds. Store it for the report, with environment variables' values masked."""
     data = plan.data(plan.seeds[0])
     sections = audit_log(data)
     said = verdict(sections, data.log_.time_unit)
@@ -100,7 +100,7 @@ def check_log(plan: Plan, variables: frozenset[str]) -> None:
 
 
 def require_rewards(plan: Plan) -> None:
-    """Refuse a log whose reward model or judges have no rewards, and a reward model of another reward, before a fit."""
+    """Before any fit, refuse a log without rewards for a reward model or judge, and another reward than the chain's."""
     of_chain = plan.data(plan.seeds[0]).reward_settings
     for stage in BASE_STAGES:
         data = plan.parsed(stage, plan.seeds[0]).datamodule()
@@ -109,15 +109,15 @@ def require_rewards(plan: Plan) -> None:
                 what = f"the reward model would learn {data.reward_settings}, and methods are measured by {of_chain}"
                 remedy = "set it for all stages (data.reward); judges alone may have their own"
                 raise InputError(what, where="stages.reward.data", remedy=remedy)
-            data.rated  # noqa: B018 (raises where all are alike)
+            data.rated  # noqa: B018 (raises if all are alike)
             data.require_rated("validation")
 
 
 def token_steps(plan: Plan, parsed: Mapping[str, Stage]) -> dict[int, list[Step]]:
-    """The steps that make the ids of each seed; empty where the chain needs none.
+    """The steps that make semantic ids, by seed; empty if the chain needs none.
 
     Raises:
-        InputError: the ids' settings cannot be used, or there are some and the chain makes no ids.
+        InputError: settings of the ids are wrong, or are given although the chain makes no ids.
     """
     if any(one.stage == TOKENS and not one.named for one in parsed["recommender"].upstream):
         tokens_of(plan, plan.seeds[0])
@@ -129,7 +129,7 @@ def token_steps(plan: Plan, parsed: Mapping[str, Stage]) -> dict[int, list[Step]
 
 
 def tokens_of(plan: Plan, seed: int) -> ParsedTokens:
-    """The command that makes the semantic ids of a seed."""
+    """The parsed `recalign tokenize` command of a seed."""
     given = {key: value for key, value in plan.given(TOKENS).items() if not key.startswith("trainer.")}
     folder = RunFolder.of(RunConfig(TOKENS, plan.chain.root, plan.name), plan.name, seed)
     own = {"seed": seed, "out": folder.path, **plan.world_root(seed)}

@@ -1,4 +1,4 @@
-"""`recalign chain`: the main job, from its words to the report."""
+"""`recalign chain`: the main job, from the command line to the report."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ from recalign.run.words import flatten, iter_options
 from recalign.workers import locked
 
 DEFAULT = "chains/own-log"
-"""The YAML of a chain that is not named, but its log."""
+"""The chain's YAML if only a log's is given."""
 IDS = "ids"
-"""Folder of what a chain leaves for `recalign update`: the ids of its log; what it was asked for is in `RECORD`."""
+"""Folder with the ids of the chain's log, for `recalign update`; the chain's settings are in `RECORD`."""
 
 
 def chain(argv: Sequence[str]) -> Path:
@@ -46,7 +46,7 @@ def chain(argv: Sequence[str]) -> Path:
     --stages.STAGE.KEY for one.
 
     Args:
-        argv: the words after ``recalign chain``.
+        argv: the command-line arguments after ``recalign chain``.
 
     Returns:
         The chain's run folder.
@@ -86,7 +86,7 @@ def run_chain(plan: Plan) -> Path:
         require_rewards(plan)
         execute = partial(run_side_by_side, workers) if workers else run_here
         train_and_compare(plan, partial(execute, folder, threads), tokens, trials, workers is not None)
-        if not chain.world:  # of which each seed has its own
+        if not chain.world:  # with worlds, each seed has its own log
             remember(plan.data(chain.seeds[0]), folder / IDS)
         write_json(folder / RECORD, plan.recorded)
         sources = Sources.of(folder)
@@ -97,7 +97,7 @@ def run_chain(plan: Plan) -> Path:
 
 
 def of_log(words: Sequence[str]) -> list[str]:
-    """A chain's own words, with the default chain and a name in place of a log's YAML: ``--config events.yaml``."""
+    """Replace a log's YAML (``--config events.yaml``) in a chain's arguments by the default chain, log and name."""
     found: list[str] = []
     for option, value, own in iter_options(words):
         given = load(Path(value)) if option in ("--config", "-c") and value and Path(value).is_file() else {}
@@ -114,7 +114,7 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], Overrides]:
     ``--trainer.X`` and ``--data.X`` go to every stage, ``--stages.<stage>.X`` to one.
 
     Returns:
-        The chain's own words, and the others.
+        The chain's own arguments, and the stages' settings.
     """
     own: list[str] = []
     overrides: Overrides = {}

@@ -1,4 +1,4 @@
-"""What a chain's YAML says."""
+"""The settings of a chain's YAML."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Evaluation:
     """How the methods of a chain are evaluated.
 
     Attributes:
-        users: how many users, a fixed sample of those of A with test events, the same for every method and seed of a
+        users: how many of the users A with test events, in a sample that is the same for every method and seed of a
             log; null, or more than there are: all.
     """
 
@@ -36,32 +36,32 @@ class Chain:
     Attributes:
         log: the log's YAML: its name in conf/logs, or a path, from the current folder or from the chain's YAML.
         methods: rows of the table.
-        name: names the run folder; null: as the chain's YAML.
+        name: name of the run folder; null: that of the chain's YAML.
         recommender: YAML of the recommender: ``recommender`` (HSTU, over items) or ``recommender-onerec`` (OneRec, over
             semantic ids, which are made first, by conf/stages/tokens.yaml).
         seeds: each a whole chain: cloning, reward model, judges, post-training.
-        highlight: the method that the report follows; null: none.
-        placebos: methods that must gain nothing, each with the method that it copies but for one thing.
-        baselines: rows that a gain is measured against: the better of them.
-        rerank: strength of reranked rows at alpha 1, 1 / lambda in 1 / standard deviation of the reward; of
-            `popularity_tilt`, of log counts.
-        keep: share of the start's ``all/ndcg@10`` on validation that every method keeps: the NDCG budget. Post-trained
-            weights (``model.keep``) and strengths follow their interpolation path from the start up to it, at a
-            sixteenth to four times the step; null: as they were trained and given, whatever is left.
-        trials: settings tried for each method, the first as its YAML has it, the others from conf/search.yaml; what
-            is chosen on validation, with the first seed, is then run with every seed. 0 or 1: nothing is searched.
+        highlight: the method that the report focuses on; null: none.
+        placebos: methods that must gain nothing, each with the method that it copies except for one thing.
+        baselines: gains are measured against the best of these rows.
+        rerank: strength of reranked rows at alpha 1: 1 / lambda, in 1 / standard deviation of the reward; for
+            `popularity_tilt`, the factor of log counts.
+        keep: the NDCG budget: share of the start's ``all/ndcg@10`` on validation that every method keeps. Post-trained
+            weights (``model.keep``) are interpolated, and strengths scaled, from the start up to it, with alpha from
+            1/16 to 4; null: both stay as they are, whatever share is left.
+        trials: number of settings to try for each method, the first as in its YAML, the others from conf/search.yaml.
+            The best on validation, with the first seed, is run with every seed. 0 or 1: nothing is searched.
         evaluation: how methods are evaluated.
         world: settings of a simulated world; each seed then has a world of its own, drawn with that seed.
         root: folder of all runs.
-        workers: tasks at a time: 1 is one after the other in this process; null: one for each core, 1 with a GPU or
-            several processes a stage, or as many as a Ray cluster has room for.
+        workers: tasks at a time: 1 runs them in turn in this process; null: one per core and 2 GiB of memory, 1 with a
+            GPU or several processes per stage, or as many as fit a Ray cluster.
         engine: where they run: processes of this machine, or a Ray cluster (that of RAY_ADDRESS).
-        threads: of torch, for every task; null: 1, so that figures do not depend on the cores, or torch's own choice
-            with a GPU or several processes a stage.
+        threads: of torch, for every task; null: 1, so that results do not depend on the cores, or torch's default with
+            a GPU or several processes per stage and one task at a time.
         num_cpus: CPUs that Ray reserves for a task; null: as many as it has threads.
         num_gpus: GPUs that Ray reserves for a task.
-        quick: a first look: of the methods only the highlight, what needs no training of its own, and their placebos.
-        verbose: whether each stage prints its own command, how long it took and what it hands over.
+        quick: a first look: only the highlighted method, rows that need no training, and their placebos.
+        verbose: whether each stage prints its own command, its duration and its checkpoint.
         stages: settings of single stages or methods, over those of their YAML (``asft: {model: {temperature: 0.5}}``).
         trainer: settings of every stage's trainer.
         data: settings of every stage's data.
@@ -103,7 +103,7 @@ class Chain:
         return [method for method in self.methods if is_post_trained(method)]
 
     def quickened(self) -> Chain:
-        """The same with the methods of a `quick` one."""
+        """A copy with the methods of a `quick` chain."""
         followed = {self.highlight, reranked_method(self.highlight or "")}
         own = {method for method in self.methods if not row_of(method).trained or method in followed}
         own |= {placebo for placebo, method in self.placebos.items() if method in own}

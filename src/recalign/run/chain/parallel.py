@@ -27,17 +27,17 @@ from recalign.run.stage.console import SECONDS_A_LINE, echo, last_progress
 from recalign.workers import LocalWorkers, RayWorkers, run_logged, torch_threads
 
 LOADED_SECONDS = 5.0
-"""A step that took less was loaded, or is too short for an estimate."""
+"""Durations below this are not stored: the step was loaded, or is too short for an estimate."""
 MEMORY = 2 * 2**30
-"""Bytes of the machine's memory for each worker, where their number is not given."""
+"""Bytes of memory to allow for each worker, if their number is not given."""
 
 
 class Progress:
-    """Counts the steps that are done, and estimates the minutes left by what they took in an earlier run of the chain.
+    """Counts finished steps, and estimates the minutes left from their durations in an earlier run of the chain.
 
     Args:
         steps: all of them.
-        folder: of the chain, with the seconds of each kind of step (``asft`` of asft/seed-0); written as steps end.
+        folder: of the chain; stores the seconds of each kind of step (``asft`` of asft/seed-0) in seconds.json.
         workers: how many steps run at a time.
     """
 
@@ -48,7 +48,7 @@ class Progress:
         self._earlier, self.done = dict(self.seconds), 0
 
     def end(self, step: Step, began: float) -> None:
-        """Count a step, which began then (`time.monotonic`)."""
+        """Count a finished step, which began at ``began`` (`time.monotonic`)."""
         self.done += 1
         kind, seconds = self.left.pop(step.name), time.monotonic() - began
         if seconds > LOADED_SECONDS:
@@ -56,7 +56,7 @@ class Progress:
             write_json(self.file, self.seconds)
 
     def of_all(self, number: int) -> str:
-        """``3 of 12``, and the minutes left, where an earlier run tells them."""
+        """``3 of 12``, and the minutes left, if known from an earlier run."""
         seconds = sum(self._earlier.get(kind, 0.0) for kind in self.left.values()) / self.workers
         left = f", about {seconds / 60:.0f} min left" if seconds >= 60 else ""
         return f"{number} of {self.total}{left}"
@@ -71,7 +71,7 @@ class Progress:
 
 
 def run_here(folder: Path, threads: int | None, steps: Sequence[Step]) -> Results:
-    """Run steps one after the other in this process, with so many threads of torch (None: its own choice)."""
+    """Run steps one after the other in this process, with ``threads`` torch threads (None: unchanged)."""
     with torch_threads(threads):
         return run_in_order(steps, Progress(steps, folder).watched)
 
@@ -79,16 +79,16 @@ def run_here(folder: Path, threads: int | None, steps: Sequence[Step]) -> Result
 def run_side_by_side(
     workers: LocalWorkers | RayWorkers, folder: Path, threads: int | None, steps: Sequence[Step]
 ) -> Results:
-    """Run every step as soon as what it needs is done, first what most others need. Where a worker dies, what was
-    running is tried once more.
+    """Run steps in parallel, each as soon as those that it needs are done. Steps that most others need come first. If a
+    worker dies, the steps that were running are tried once more.
 
     Args:
-        folder: of the chain; what a step prints is added to ``logs/<step>.log``.
+        folder: of the chain; a step's output is appended to ``logs/<step>.log``.
         threads: of torch in each worker; None: 1.
-        steps: each after what it needs.
+        steps: each after those that it needs.
 
     Returns:
-        The result of each.
+        Results by step name.
     """
     done: dict[str, Any] = {}
     progress, shown = Progress(steps, folder, workers.number), Shown(folder)
@@ -127,10 +127,10 @@ def run_side_by_side(
 
 
 class Shown:
-    """What is running, on stderr: a line that changes or, on a plain terminal, one now and then.
+    """Progress of running steps on stderr: a status line or, without a terminal, a line every few seconds.
 
     Args:
-        folder: of the chain, in whose logs steps say how far they are.
+        folder: of the chain; progress is read from the steps' logs in it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -139,7 +139,7 @@ class Shown:
         self.printed, self.text = time.monotonic(), ""
 
     def begin(self, step: Step) -> None:
-        """Read its log from here on."""
+        """Note the end of its log, to read only what it adds."""
         log = log_of(self.folder, step)
         self.logged[step.name] = log.stat().st_size if log.is_file() else 0
 
@@ -176,6 +176,6 @@ def workers_of(chain: Chain, alone: bool = False) -> LocalWorkers | RayWorkers |
 
 
 def number_of_workers(threads: int) -> int:
-    """As many as there are cores (fewer where OMP_NUM_THREADS says so) for so many threads each, and `MEMORY`."""
+    """Workers that fit the cores (or OMP_NUM_THREADS), with ``threads`` each, and the memory, with `MEMORY` each."""
     cores = min(torch.get_num_threads(), usable_cores())
     return max(1, min(cores // threads, usable_memory() // MEMORY))
