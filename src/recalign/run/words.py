@@ -93,7 +93,7 @@ def with_flags(function: Callable[..., Any], words: Sequence[str]) -> list[str]:
         name for name, one in inspect.signature(function).parameters.items() if one.annotation in (bool, "bool")
     ]
     flags = {f"--{name.replace('_', mark)}": f"--{name}=true" for name in switches for mark in "-_"}
-    values = ("true", "false")  # else it is no flag's value: tokenize --normalise NAME
+    values = ("true", "false")  # any other word is not the flag's value: tokenize --normalise NAME
     return [word if after.lower() in values else flags.get(word, word) for word, after in pairwise([*words, "--"])]
 
 

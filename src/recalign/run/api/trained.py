@@ -49,7 +49,7 @@ class Trained:
         return self.checkpoint.parent.parent
 
     def __fspath__(self) -> str:
-        """The run folder, so that functions that take a run take this: ``recalign.export(aligned)``."""
+        """The run folder, so that functions that take its path take this object too: ``recalign.export(aligned)``."""
         return str(self.folder)
 
     @cached_property

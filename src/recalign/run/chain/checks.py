@@ -70,7 +70,7 @@ SHOWN = 10
 
 
 def make_world(data: RewardData, world: World | None) -> None:
-    """Simulate the configured world unless its log exists, or without one a missing log of the default world."""
+    """Simulate the configured world if its log is missing; if none is configured, the default world."""
     root = data_root(data.root)
     made = root / SIMULATED / "world.yaml"
     if world:

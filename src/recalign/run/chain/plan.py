@@ -40,16 +40,16 @@ from recalign.seals import class_paths, code_digest
 EVERY_STAGE = ("trainer", "data")
 """Settings of a chain that go to every stage."""
 EVALUATION = "evaluation-{}.yaml"
-"""In a chain's folder, by seed: the configuration of the stage on whose data methods are evaluated."""
+"""File in a chain's folder, by seed: the configuration of the stage on whose data methods are evaluated."""
 
 Settings = Mapping[str, Any]
 """Settings of a stage, as `parse_stage` takes them: nested or by dotted key."""
 
 Overrides = dict[str | None, list[Settings]]
-"""Settings of the command line by stage, an option each; None: for every stage."""
+"""Settings of the command line by stage, one per option; None: for every stage."""
 
 Beginning = Callable[["Plan", str | None, int], tuple[Path, Settings]]
-"""The YAML that a stage of a plan begins with a seed, and what is set above it; None: for the evaluation."""
+"""Gives a stage (None: the evaluation) of a plan, by seed, its first YAML, and settings that override it."""
 
 
 class Plan:
@@ -57,10 +57,10 @@ class Plan:
 
     Args:
         chain: the experiment.
-        file: its YAML; the stages' are looked for beside and above it, then in conf/, then among those shipped.
-        overrides: what the command line adds.
-        begin_with: what stages begin with; None: their own YAML.
-        record: what else the chain's folder says of it.
+        file: its YAML; stages' YAML is searched beside and above it, then in conf/, then in the shipped files.
+        overrides: settings of the command line.
+        begin_with: gives stages another first YAML; None: their own.
+        record: further entries of the chain's chain.json.
 
     Raises:
         InputError: a method, stage or log that does not exist, or one that is named twice.
@@ -107,7 +107,7 @@ class Plan:
         """In another process: import the classes that the stages name, as parsing them did in the first one."""
         vars(self).update(state)
         for path in {path for one in self._once.values() for path in class_paths(one.config)}:
-            with suppress(ImportError, AttributeError):  # of a notebook: `build` says so where it is needed
+            with suppress(ImportError, AttributeError):  # defined in a notebook: `build` raises if it is needed
                 imported(path)
 
     def parse(self) -> dict[str, Stage]:
@@ -122,15 +122,15 @@ class Plan:
         return parsed
 
     def parsed(self, stage: str, seed: int, settings: Settings | None = None) -> Stage:
-        """The command of one stage or method, with the checkpoints that exist now; chosen settings override others."""
+        """The command of one stage or method, with the checkpoints that exist now; ``settings`` override all others."""
         return self._parse(stage, seed, *self.settings(stage), settings or {}).with_upstreams()
 
     def _parse(self, stage: str | None, seed: int, *given: Settings) -> Stage:
-        """Once for every command: it takes a fifth of a second. None: the stage whose data methods are evaluated on."""
+        """Parse a command, with a cache: it takes 0.2 s. Stage None: the one on whose data methods are evaluated."""
         name = stage or "reward"
         file, first = self.begin_with(self, stage, seed) if self.begin_with else (self.yaml(name), {})
         files = [file, self.log]
-        recipe = self.found(f"logs/{self.chain.recommender}/{self.log.name}")  # what it needs on this log
+        recipe = self.found(f"logs/{self.chain.recommender}/{self.log.name}")  # settings that it needs on this log
         if stage == "recommender" and recipe and not self.begin_with:
             files.append(recipe)
         own = {"seed_everything": seed, "run": {"name": name, "root": self.chain.root, "chain": self.name}}
@@ -153,7 +153,7 @@ class Plan:
     def upstream(self, stage: str) -> list[str]:
         """The stages of the chain that a stage starts from, and the method that a placebo copies."""
         parsed = self.parsed(stage, self.seeds[0])
-        callbacks = str(parsed.config["trainer"]["callbacks"])  # one may read a judge, by its path
+        callbacks = str(parsed.config["trainer"]["callbacks"])  # one may read a judge from its path
         judged = ["judge_select"] if SelectionValue.__name__ in callbacks else []
         own = [one.stage for one in parsed.upstream if not one.named]
         return own + judged + [method for placebo, method in self.copied.items() if placebo == stage]
@@ -161,7 +161,7 @@ class Plan:
     def stage(self, name: str, seed: int, chosen: Mapping[str, Any] | None) -> Stage:
         """A stage or method to load or make, with the settings that a search chose.
 
-        Where the temperature of a method is auto, its placebo takes what it found, unless it was given another one.
+        If a method's temperature is auto, its placebo takes the one that it found, unless it is given its own.
         """
         method, temperature = self.copied.get(name), {**self.given(name), **(chosen or {})}.get("model.temperature")
         if method and temperature in (None, "auto"):
@@ -173,7 +173,7 @@ class Plan:
         return replace(self.parsed(name, seed, chosen), verbose=self.chain.verbose)
 
     def evaluation(self, seed: int, results: Results) -> SeedEvaluation:
-        """The evaluation of a seed's methods, from the results of its steps; without those that are to be trained."""
+        """The evaluation of a seed's methods, from the results of its steps; without methods still to be trained."""
         stage, runs = self.evaluation_stage(seed), []
         write_text(self.folder / EVALUATION.format(seed), yaml_text(stage.shareable))
         for method in self.chain.methods:
@@ -194,7 +194,7 @@ class Plan:
         return RunsComparison(self.folder, methods=self.chain.methods, seeds=self.seeds, roles=roles)
 
     def evaluation_stage(self, seed: int) -> Stage:
-        """The stage with whose data, and on whose machine, the methods of a seed are evaluated.
+        """The stage on whose data and device the methods of a seed are evaluated.
 
         Settings of single stages do not apply: a reward model that sees shorter histories must not shorten those that
         policies are tested on.
@@ -202,11 +202,11 @@ class Plan:
         return self._parse(None, seed, *self.settings(None))
 
     def data(self, seed: int) -> RewardData:
-        """What all methods of a seed are evaluated on: users A of the log, as the chain gives it to every stage."""
+        """The data of a seed's evaluation: users A of the log, with the chain's settings for every stage."""
         return self.evaluation_stage(seed).datamodule()  # type: ignore[return-value]
 
     def device(self) -> torch.device:
-        """Where methods are evaluated: on the machine that the chain names for every stage."""
+        """The device of evaluations: that of the chain's settings for every stage."""
         return self.evaluation_stage(self.seeds[0]).bare_trainer().strategy.root_device
 
     def given(self, stage: str | None, key: str = "") -> dict[str, Any]:
@@ -217,7 +217,7 @@ class Plan:
     def settings(self, stage: str | None) -> list[Settings]:
         """Settings of a stage, or of all, from the chain's YAML and then the command line, later ones over earlier.
 
-        A placebo copies a method but for one thing, so what is set for that method is set for its placebos too.
+        A placebo copies a method except for one thing, so that method's settings apply to its placebos too.
         """
         chain = self.chain
         stages = [chain.placebos[stage], stage] if stage in chain.placebos else [stage]
@@ -226,7 +226,7 @@ class Plan:
         return [every, *(chain.stages.get(one or "", {}) for one in stages), *typed]
 
     def found(self, *names: str) -> Path | None:
-        """The first of some files that exists, in one's own folders before those that are shipped."""
+        """The first of these files that exists; the user's folders come before the shipped ones."""
         paths = (folder / name for folder in self.folders for name in names)
         return next((path for path in paths if path.is_file()), None)
 
@@ -235,7 +235,7 @@ class Plan:
         name = self.chain.recommender if stage == "recommender" else name
         if path := self.found(f"{name}.yaml", *(f"{folder}/{name}.yaml" for folder in configs.STAGES)):
             return path
-        if stage == "recommender":  # whose name the caller adds
+        if stage == "recommender":  # the caller adds its name
             raise InputError(f"there is no {name!r}", remedy="there are: recommender, recommender-onerec")
         trained = [path.stem for folder in self.folders for path in (folder / "methods").glob("*.yaml")]
         meant = nearest(stage, known := sorted({*UNTRAINED, *trained}))
@@ -255,7 +255,7 @@ def base_checkpoints(results: Results, seed: int) -> BaseCheckpoints:
 
 
 def method_run(trained: TrainedStage, method: str, row: TableRow) -> MethodRun:
-    """A trained method to evaluate, with its training cost and, of a placebo, how much of its signal is left."""
+    """A trained method to evaluate, with its training cost and, for a placebo, how much of its signal is left."""
     content = read_checkpoint(trained.checkpoint)
     facts = content["facts"]
     figures = {"cost/seconds": trained.seconds, "cost/steps": content["global_step"], "cost/events": facts["events"]}

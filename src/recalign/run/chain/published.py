@@ -31,7 +31,7 @@ def publish(folder: Path, page: Path, logger: Any, sources: Sources, searched: b
         page: its report.
         logger: ``trainer.logger`` of its stages. False logs nothing.
         sources: what the report is made of.
-        searched: whether the chain searched; if not, a `search.csv` is of an earlier one.
+        searched: whether the chain searched settings; if not, a `search.csv` is of an earlier run.
     """
     number = sha256(page)[:8]
     if logger is False or any(folder.glob(f"wandb/*-{number}")):
@@ -105,7 +105,7 @@ LINES = {
     ),
     "Speed": ("speed/events_per_second", "speed/step_seconds", "speed/memory_gb"),
 }
-"""Sections with a panel a figure, by optimiser step."""
+"""Sections with one panel per figure, by optimiser step."""
 
 
 def dashboard(entity: str | None = None, project: str | None = None, dry_run: bool = False) -> None:
@@ -113,7 +113,7 @@ def dashboard(entity: str | None = None, project: str | None = None, dry_run: bo
 
     Args:
         entity: whose project it is; null: your own.
-        project: of the runs; null: that of WANDB_PROJECT, or recalign.
+        project: W&B project of the runs; null: WANDB_PROJECT, else recalign.
         dry_run: only list the panels.
     """
     project = project or os.environ.get("WANDB_PROJECT", PROJECT)
@@ -152,12 +152,12 @@ def workspace(entity: str, project: str) -> Any:
     panels: dict[str, list[Any]] = {
         name: [v2.LinePlot(x=STEP, y=[figure], title=figure) for figure in figures] for name, figures in LINES.items()
     }
-    panels["Methods"] = [  # the test's figures, from the run of a chain
+    panels["Methods"] = [  # test figures, from a chain's W&B run
         *(bars(figure) for figure in (VALUE, ALL, HIGH, "value/true@10")),
         *(v2.WeavePanelSummaryTable(table_name=name) for name in ("comparison", "examples")),
         v2.MediaBrowser(media_keys=["report"]),
     ]
-    panels["Over-optimisation"] = [  # what the reward model promises beside what judges see, and the distance
+    panels["Over-optimisation"] = [  # the value by the reward model and by judges, and the KL
         *(bars(figure) for figure in ("value/reward_model@10", VALUE, "policy/kl")),
         v2.ScatterPlot(x="policy/kl", y=SELECT, log_x=True),
     ]

@@ -1,4 +1,4 @@
-"""The search of a chain: what is tried for each method, and the choice on validation with the first seed."""
+"""A chain's search of settings: trials for each method, and the choice on validation with the first seed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from recalign.run.stage.settings import load
 from recalign.seals import code_digest
 
 DEFAULT = "default"
-"""Names the space of every method that has none of its own."""
+"""Key of the space for methods without one of their own."""
 OTHER = "recalign tune reads another file with --space FILE"
 TRIALS = "trials"
 """Folder of a method's trials."""
@@ -45,7 +45,7 @@ class Spaces:
 
     Attributes:
         file: such as `conf/search.yaml`.
-        by_method: ranges and values.
+        by_method: the spaces, by method.
     """
 
     def __init__(self, file: Path) -> None:
@@ -86,7 +86,7 @@ class Spaces:
 def _axis(given: Any) -> Any:
     if isinstance(given, list) and given:
         return given
-    ends = {end: float(given[end]) for end in ("low", "high")}  # YAML takes 1e-5 for text
+    ends = {end: float(given[end]) for end in ("low", "high")}  # YAML reads 1e-5 as text
     if not ends["low"] < ends["high"] or given.keys() - {*ends, "log"}:
         raise ValueError(given)
     return require_optuna().distributions.FloatDistribution(**{**given, **ends})
@@ -103,9 +103,9 @@ def proposals(space: Space, defaults: Settings, trials: int, seed: int) -> list[
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study = optuna.create_study(sampler=optuna.samplers.QMCSampler(seed=seed, scramble=True))
-    index = optuna.distributions.IntDistribution  # the sequence knows numbers only
+    index = optuna.distributions.IntDistribution  # the sequence has numbers only
     distributions = {key: index(0, len(axis) - 1) if isinstance(axis, list) else axis for key, axis in space.items()}
-    study.tell(study.ask(distributions), 0.0)  # drawn at random: Optuna learns the space from a trial that is done
+    study.tell(study.ask(distributions), 0.0)  # a random draw: Optuna learns the space from a finished trial
     tried = [defaults]
     for _ in range(trials - 1):
         drawn = study.ask(distributions).params
@@ -140,7 +140,7 @@ def run_trial(attempt: Callable[[], Outcome]) -> Outcome | InputError | Training
     try:
         return attempt()
     except (InputError, TrainingError) as error:
-        if isinstance(error.__cause__, OSError):  # a disk that refuses says nothing of the settings
+        if isinstance(error.__cause__, OSError):  # the disk failed, not the settings
             raise
         return error
 
@@ -153,7 +153,7 @@ class Search:
         parsed: its stages, as `Plan.parse` gives them.
 
     Raises:
-        InputError: a method has no space, a key of a space is none of the method's, or Optuna is missing.
+        InputError: a method has no space, a space has a key that its method lacks, or Optuna is missing.
     """
 
     def __init__(self, plan: Plan, parsed: Mapping[str, Stage]) -> None:
@@ -171,7 +171,7 @@ class Search:
                 raise InputError(text, where="methods", remedy=f"add {copied}, or set trials: 0")
 
     def steps(self) -> list[Step]:
-        """Every trial, its figures on validation, and the choice (`CHOICE`)."""
+        """Steps for every trial, each method's validation figures, and the choice (`CHOICE`)."""
         base = tuple(step_name(stage, self.seed) for stage in BASE_STAGES)
         steps: list[Step] = []
         for method, settings in self.settings.items():
@@ -227,7 +227,7 @@ class Search:
         """Each trial's validation figures, or why it could not be trained.
 
         Raises:
-            InputError, TrainingError: the last one's, where none can.
+            InputError, TrainingError: the last trial's, if all failed.
         """
         runs: list[Any] = [done[f"{method}/trial-{number}"] for number in range(len(self.settings[method]))]
         places = {

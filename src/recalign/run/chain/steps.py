@@ -14,7 +14,7 @@ from recalign.artifacts import Artifact, get_or_make
 from recalign.evaluation.methods import BASE_STAGES
 
 CHOICE = "choice"
-"""Name of the step that chooses settings, by method."""
+"""Name of the step that chooses each method's settings."""
 
 Results = Mapping[str, Any]
 """What steps returned, by their names."""
@@ -40,7 +40,7 @@ class Experiment(Protocol):
         """A stage or method, on the checkpoints that exist now, with the settings that a search chose."""
 
     def evaluation(self, seed: int, results: Results) -> Artifact[list[str]]:
-        """The evaluation of a seed's methods, as far as the results of its steps go; it returns those evaluated now."""
+        """The evaluation of a seed's methods that have results; it returns the names of those evaluated now."""
 
     def comparison(self) -> Artifact[pl.DataFrame]:
         """The table of all methods over all seeds."""
@@ -51,11 +51,11 @@ class Step:
     """A piece of a chain.
 
     Attributes:
-        name: ``<stage>/seed-<n>``, say.
+        name: such as ``<stage>/seed-<n>``.
         run: loads or makes its result, from the results of the steps that it needs; workers get it pickled.
         needs: names of the steps that come first.
         in_main: whether it runs in the chain's own process, because it is short and prints.
-        artifact: what it loads or makes, if that is one: one that is up to date is loaded in the chain's own process.
+        artifact: the artifact that it loads or makes, if any; loaded in the chain's own process if it is up to date.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Step:
         return {name: done[name] for name in self.needs}
 
     def is_short(self, done: Results) -> bool:
-        """Whether it belongs into the chain's own process, given the results of what it needs."""
+        """Whether to run it in the chain's own process, given the results of the steps that it needs."""
         return self.in_main or (self.artifact is not None and self.artifact(done).state().fresh)
 
 
@@ -86,7 +86,7 @@ def train_and_compare(
         execute: runs the steps (`run_in_order`).
         first: steps that come before the others, by seed.
         search: steps that choose the methods' settings with the first seed; the last is `CHOICE`.
-        side_by_side: whether several run at a time: then methods are evaluated in three parts, the first two while
+        side_by_side: whether steps run in parallel: then methods are evaluated in three parts, the first two while
             others are trained.
 
     Returns:
@@ -105,7 +105,7 @@ def steps_of(
     search: Sequence[Step],
     side_by_side: bool = False,
 ) -> list[Step]:
-    """The steps of a chain, each after what it needs; arguments as of `train_and_compare`."""
+    """The steps of a chain, each after those that it needs; arguments as in `train_and_compare`."""
     steps: list[Step] = []
     for seed in experiment.seeds:
 
@@ -146,7 +146,7 @@ def _evaluate(made: Callable[[Results], Artifact[list[str]]], done: Results) -> 
 
 
 def run_in_order(steps: Sequence[Step], watched: Callable[[Step], AbstractContextManager[None]]) -> Results:
-    """Run steps in this process, each after what it needs and while it is watched."""
+    """Run steps in this process, each after those that it needs and within ``watched``."""
     done: dict[str, Any] = {}
     for step in steps:
         with watched(step):

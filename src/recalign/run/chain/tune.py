@@ -1,4 +1,4 @@
-"""`recalign tune`: search the settings of one stage or method. A trial is a run: made once, or loaded."""
+"""`recalign tune`: search the settings of one stage or method. A trial is a run, reused if it is up to date."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from recalign.run.words import iter_options
 from recalign.workers import locked
 
 FOLDER = "tuning"
-"""Holds the trials, below the stage's folder."""
+"""Folder of the trials, below the stage's folder."""
 
 
 @dataclass
@@ -39,12 +39,12 @@ class Tune:
     """How settings are searched.
 
     Attributes:
-        trials: settings that are tried, the first as the stage's YAML has them; a longer search keeps those of a
+        trials: number of settings to try, the first as in the stage's YAML; a longer search keeps the trials of a
             shorter one.
         space: YAML of what is searched: its name or a path; null: conf/search.yaml. The stage's space has the name of
             its YAML, else that of the run.
-        metric: what is optimised, of the figures that the fit logs; null: what the stage chooses its checkpoint by,
-            else what the log's judges for selection say (value/select_judge@10).
+        metric: the logged figure to optimise; null: the figure that chooses the stage's checkpoint, else the value by
+            the log's judges for selection (value/select_judge@10).
         goal: whether a high or a low value is better; null: as is usual for the metric.
         out: the YAML to write; null: tuned.yaml in the folder of the trials.
     """
@@ -60,10 +60,10 @@ def tune(argv: Sequence[str]) -> Path:
     """Search the settings of one stage or method, and write the best as YAML for `recalign fit`.
 
     Args:
-        argv: the words after ``recalign tune``: those of `Tune`, all others as for ``recalign fit``.
+        argv: the command-line arguments after ``recalign tune``: those of `Tune`, others as for ``recalign fit``.
 
     Returns:
-        The YAML.
+        Path of the YAML.
     """
     names = {f"--{field.name}" for field in fields(Tune)} | {"--help", "-h"}
     own: list[str] = []

@@ -1,4 +1,4 @@
-"""`recalign update`: the next day's policy. A chain again, on its log as it has grown, from where it was."""
+"""`recalign update`: the next day's policy. Continue a finished chain on its grown log."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from recalign.run.stage.settings import instantiated, parse_call, set_keys
 EARLIER_IDS = "ids-before"
 """The earlier chain's ids, in the new chain's folder."""
 WARM_STARTED_STAGE = "recommender"
-"""Only the recommender is warm-started: a warm-started judge would favour policies that it selected, and a method that
-went on lost most of its gain (docs/next-day.md)."""
+"""Only the recommender is warm-started: a warm-started judge would favour policies that it selected, and a
+warm-started method lost most of its gain (docs/next-day.md)."""
 
 
 @dataclass
@@ -35,14 +35,14 @@ class Update:
     """How a finished chain continues on a log that has grown.
 
     Attributes:
-        run: folder of the chain that goes on, such as runs/ml-100k.
-        log: YAML of the log as it has grown: the earlier events, and each user's new ones after them. It may be the
-            chain's own, if its files have grown.
-        name: names the run folder, beside the earlier chain's; null: that one's name and -update.
-        epochs: of the recommender, as a share of those that it took when it was first trained.
-        untouched: share of the users without new training events that it is trained on.
-        workers: tasks at a time, as in `recalign chain`; null: as that chain.
-        verbose: whether each stage prints its own command, how long it took and what it hands over.
+        run: folder of the chain to continue, such as runs/ml-100k.
+        log: YAML of the grown log: the earlier events, and each user's new ones after them. It may be the chain's own,
+            if its files have grown.
+        name: name of the run folder, beside the earlier chain's; null: the earlier name and -update.
+        epochs: of the recommender, as a share of the epochs of its first training.
+        untouched: share of the users without new training events that the recommender is trained on.
+        workers: tasks at a time, as in `recalign chain`; null: as the earlier chain.
+        verbose: whether each stage prints its own command, its duration and its checkpoint.
     """
 
     run: str
@@ -60,7 +60,7 @@ def update(argv: Sequence[str]) -> Path:
     Any stage's settings can be given too: --trainer.KEY and --data.KEY for all stages, --stages.STAGE.KEY for one.
 
     Args:
-        argv: the words after ``recalign update``.
+        argv: the command-line arguments after ``recalign update``.
 
     Returns:
         The new chain's run folder.
@@ -74,7 +74,7 @@ def update(argv: Sequence[str]) -> Path:
     plan, ids = update_plan(how, overrides), Path(how.run) / IDS
     data = plan.data(plan.seeds[0])
     EarlierLog(str(ids)).require_same(data.log_, data.reward_settings)
-    # The new chain, which continues them, has to do when the earlier one is gone.
+    # A copy: the new chain must not need the earlier one's folder.
     with seals.publish(plan.folder / EARLIER_IDS, seals.Seal.read(ids).key) as part:
         shutil.copytree(ids, part, dirs_exist_ok=True)
     return run_chain(plan)
@@ -84,8 +84,8 @@ def update_plan(how: Update, overrides: Overrides) -> Plan:
     """The plan of a chain whose stages have the configuration of an earlier chain's, and go on from its checkpoints.
 
     Args:
-        how: which chain, and how.
-        overrides: what the command line adds.
+        how: the arguments of ``recalign update``.
+        overrides: settings of the command line.
 
     Raises:
         InputError: there is no finished chain, or it cannot go on.
@@ -106,8 +106,8 @@ def update_plan(how: Update, overrides: Overrides) -> Plan:
     if (run.parent / name).resolve() == run.resolve():
         what = "an update cannot lie in the folder that it goes on from"
         raise InputError(what, where="name", remedy="give another --name")
-    # What stages were given stands in the configuration of each, what a search chose too. Only what a log's YAML
-    # may have been overridden by has to come after it again.
+    # Each stage's configuration file has its settings, a search's choice too. Only those of the data are given again:
+    # the new log's YAML would override them.
     data = {key.removeprefix("data."): value for key, value in _of_data({"data": before.data}).items()}
     stages = {stage: _of_data(own) for stage, own in before.stages.items()}
     chain = replace(before, log=how.log, name=name, root=str(run.parent), verbose=how.verbose)
@@ -136,7 +136,7 @@ def _from_earlier(
     folder = RunFolder(run / (stage or "reward") / f"seed-{seed}")
     manifest = Manifest.read(folder)
     assert manifest is not None  # `update_plan` has read it
-    own: dict[str, Any] = dict.fromkeys(manifest.upstream)  # of the new chain's own stages
+    own: dict[str, Any] = dict.fromkeys(manifest.upstream)  # None: those of the new chain's stages
     own[f"data.{GROWS_FROM}"] = plan.folder / EARLIER_IDS
     if stage == WARM_STARTED_STAGE:
         own |= {f"model.{GROWS_FROM}": folder.path / str(manifest.checkpoint), "data.untouched": how.untouched}
@@ -145,6 +145,6 @@ def _from_earlier(
 
 
 def _of_data(*settings: Settings) -> dict[str, Any]:
-    """What is said of data, but not where the rows are: that is the new log's to say, else the earlier stage's."""
+    """Settings of the data, except where its rows are: those come from the new log, else the earlier stage."""
     where, given = ("data.root", *(f"data.log.{name}" for name in WHERE_ROWS_ARE)), set_keys(*settings).items()
     return {key: value for key, value in given if key.startswith("data.") and not key.startswith(where)}

@@ -28,7 +28,7 @@ from recalign.run.stage.loggers import CSVLog
 
 
 def batches_done(trainer: Trainer) -> int:
-    """Training batches since the start of the run, over all its continuations; the one that runs does not count."""
+    """Training batches since the start of the run, those before a resume and the current one included."""
     return trainer.fit_loop.total_batch_idx + 1
 
 
@@ -79,7 +79,7 @@ class StepSeeds(Callback):
     not restore random states, and without this a continued run would differ from one that was never interrupted.
 
     Args:
-        seed: of everything.
+        seed: the run's seed.
     """
 
     def __init__(self, seed: int) -> None:
@@ -98,9 +98,9 @@ class StepSeeds(Callback):
 class TrainingMonitor(Callback):
     """Log ``train/{lr,grad_norm}``, ``speed/{step_seconds,events_per_second,memory_gb}``.
 
-    Only steps that are logged anyway do more: they read the device then, and no other step waits for it. The gradient's
-    norm is the 2-norm over all parameters, before it is clipped. A step's time is the mean since the last row, without
-    validation; memory is the most that this process has had, a GPU's or else the machine's.
+    Only logged steps do extra work and read from the device, so that no other step waits for it. The gradient's norm is
+    the 2-norm over all parameters, before clipping. A step's time is the mean since the last row, without validation;
+    memory is this process's peak, of the GPU or else of the machine.
     """
 
     def __init__(self) -> None:
@@ -127,7 +127,7 @@ class TrainingMonitor(Callback):
     def _restart(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._began = time.monotonic(), trainer.global_step, getattr(pl_module, "events", 0)
 
-    # a run that is continued within an epoch starts none
+    # on_train_start too: a run resumed within an epoch skips on_train_epoch_start
     on_train_start = on_train_epoch_start = on_validation_end = _restart
 
 
@@ -163,7 +163,7 @@ class RunCheckpoint(ModelCheckpoint):
         )
         self.save_last_every_n_steps = save_last_every_n_steps
         self._last_step = -1
-        self._after_validation = False  # write then
+        self._after_validation = False  # write last.ckpt then
         self._unnamed: Path | None = None  # written, and not yet last.ckpt
         # Whether the checkpoint ends an epoch and max_steps is not reached; max_steps, put aside until on_train_start.
         self._continues, self._max_steps = False, -1
@@ -178,7 +178,7 @@ class RunCheckpoint(ModelCheckpoint):
             paths = {key: here(state_dict[key]) for key in ("best_model_path", "kth_best_model_path")}
             scores = {here(path): score for path, score in state_dict["best_k_models"].items()}
             state_dict = state_dict | paths | {"best_k_models": scores, "dirpath": self.dirpath}
-        else:  # of another run, whose files are not this one's to write
+        else:  # of another run, whose files must not be overwritten
             state_dict = state_dict | {"best_model_path": ""}
         super().load_state_dict(state_dict)
         self.current_score = state_dict["current_score"]  # Lightning forgets it
@@ -189,7 +189,7 @@ class RunCheckpoint(ModelCheckpoint):
             self._continues = epoch["processed"] == epoch["ready"] and checkpoint["global_step"] < trainer.max_steps
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._continues:  # with max_steps Lightning would take the finished epoch for one to be repeated
+        if self._continues:  # with max_steps Lightning would repeat the finished epoch
             self._max_steps, trainer.fit_loop.epoch_loop.max_steps = trainer.max_steps, -1
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -210,7 +210,7 @@ class RunCheckpoint(ModelCheckpoint):
             return
         if trainer.should_stop or done == trainer.max_steps:  # a moment later the epoch counts as finished
             self._write_last(trainer)
-            trainer.should_stop = True  # then Lightning validates what it ends with, as it does at max_time
+            trainer.should_stop = True  # then Lightning validates the final weights, as at max_time
         elif steps and done % steps == 0:
             if validates_now(trainer):
                 self._after_validation = True
@@ -235,8 +235,8 @@ class RunCheckpoint(ModelCheckpoint):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         super().on_exception(trainer, pl_module, exception)
-        # Raised after a batch or an epoch, when all is logged. A run that is done continues from the file before:
-        # of this one Lightning would train nothing, and so not call on_train_end either.
+        # Raised after a batch or an epoch, when all is logged. A run that is done keeps the file before: from a new one
+        # Lightning would train nothing, and so not call on_train_end either.
         if isinstance(exception, SIGTERMException) and not trainer.fit_loop.done:
             if self._is_new(trainer) and not validates_now(trainer):
                 self._write_last(trainer)
@@ -268,7 +268,7 @@ def validates_now(trainer: Trainer) -> bool:
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
-    """Write checkpoints by `write_checkpoint`: whole or not at all, and none whose weights are not finite.
+    """Write checkpoints by `write_checkpoint`: atomically, and none whose weights are not finite.
 
     Lightning writes to the temporary folder and copies from there; on another file system the copy may be cut short.
     """

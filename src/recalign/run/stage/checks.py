@@ -1,4 +1,4 @@
-"""Refuse settings, checkpoints and resumes of which a run would not be what its folder says."""
+"""Refuse settings, checkpoints and resumes that cannot work, or that a run folder would misreport."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from recalign.seals import differences
 CLASS_PATH = "_class_path"
 """Key of the model's class among the hyper-parameters of a checkpoint of LightningCLI (2.6.6)."""
 TRAINED_WEIGHTS = "current_model_state"
-"""Key of the weights that training goes on from, in a checkpoint whose ``state_dict`` holds an average (2.6.6)."""
+"""Key of the weights to resume from, in a checkpoint whose ``state_dict`` is an average (Lightning 2.6.6)."""
 SHARDED = "ModelParallelStrategy"
 """Lightning's strategy whose processes hold parts of the weights (FSDP)."""
 KEPT_ON_RESUME = (
@@ -33,7 +33,7 @@ KEPT_ON_RESUME = (
 )
 """Prefixes of entries of a run's key that must not change on resume."""
 FREE_ON_RESUME = ("data.log.",)
-"""Prefixes of entries that may change all the same: the log's bytes are compared."""
+"""Exceptions that may change: the log is compared by content."""
 
 
 def settings(config: dict[str, Any], training: bool) -> None:
@@ -43,7 +43,7 @@ def settings(config: dict[str, Any], training: bool) -> None:
         InputError: names the setting and what to give instead.
     """
     require_seed(config["seed_everything"], "seed_everything")
-    if config["lr_scheduler"] and not config["optimizer"]:  # LightningCLI would pass over it without a word
+    if config["lr_scheduler"] and not config["optimizer"]:  # LightningCLI would ignore it silently
         remedy = "add it: --optimizer AdamW --optimizer.lr 0.001"
         raise InputError("a scheduler needs an optimizer", where="lr_scheduler", remedy=remedy)
     for spec in (config["model"], config["data"]):
@@ -95,7 +95,7 @@ def _require_shardable(model: type, config: dict[str, Any], training: bool) -> N
 
 
 def find_checkpoint(given: str | None, folder: RunFolder, command: str) -> Path | None:
-    """The file that ``--ckpt_path`` means; evaluation takes the best one where nothing is given.
+    """The file that ``--ckpt_path`` means; evaluation takes the best one by default.
 
     Raises:
         InputError: there is no such file (Lightning would train from scratch, or evaluate random weights).
@@ -111,7 +111,7 @@ def find_checkpoint(given: str | None, folder: RunFolder, command: str) -> Path 
 
 
 def checkpoints(stage: ParsedStage) -> None:
-    """Refuse checkpoints that are missing, wrong, or in a folder that this run would empty; and a changed resume.
+    """Refuse checkpoints that are missing, wrong, or in a folder that this run empties; and changed settings on resume.
 
     Raises:
         InputError: names the argument or the setting.
@@ -149,10 +149,10 @@ def built(stage: ParsedStage, model: LightningModule, data: LightningDataModule,
     """Refuse checkpoints that do not fit this log's catalogue and rewards, this model, or these callbacks.
 
     Raises:
-        InputError: they do not.
+        InputError: they do not fit.
     """
     for one in stage.upstream:
-        if one.argument != GROWS_FROM and (content := one.checkpoint()):  # that one is of the log before
+        if one.argument != GROWS_FROM and (content := one.checkpoint()):  # its checkpoint is of the earlier log
             Loaded.from_checkpoint(None, content, str(one.path)).check(data)  # type: ignore[arg-type]
     if stage.checkpoint is None:
         return
@@ -174,7 +174,7 @@ def built(stage: ParsedStage, model: LightningModule, data: LightningDataModule,
         raise InputError("nothing is left to train from this checkpoint", where=str(path), remedy=remedy)
     callbacks = [*trainer.callbacks, *listed(model.configure_callbacks())]  # type: ignore[attr-defined]
     making = {one.state_key for one in callbacks if isinstance(one, KeepRanking | WeightAveraging)}
-    # Only the callback that averaged weights restores those that were trained.
+    # Only the callback that averaged the weights restores the trained ones.
     if TRAINED_WEIGHTS in checkpoint and not making & checkpoint["callbacks"].keys():
         remedy = f"continue it with its own callbacks: --config {path.parent.parent / 'config.yaml'}"
         raise InputError("its weights are an average that no callback here knows", where=str(path), remedy=remedy)

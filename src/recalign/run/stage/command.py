@@ -1,4 +1,4 @@
-"""``recalign fit|validate|test|predict``: its words as a stage, which `run_stage` runs."""
+"""``recalign fit|validate|test|predict``: parses the command line into a stage, which `run_stage` runs."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ from recalign.run.words import imported, to_argv
 from recalign.workers import locked, torch_threads
 
 OPTIONAL = ("optimizer", "lr_scheduler", "early_stopping", "threads")
-"""A configuration mentions these only where they are given."""
+"""A configuration has these keys only if they are given."""
 GONE = re.compile("gloo|NCCL|process group|Timed out|Connection")
-"""What torch says where an exchange between processes fails."""
+"""Matches torch's errors when communication between processes fails."""
 
 
 @dataclass(frozen=True)
@@ -50,16 +50,16 @@ class Stage(ParsedStage):
     """A parsed stage that can run.
 
     Attributes:
-        callbacks: added to the configured ones; they do not change what is trained. Runs of several processes do
-            without.
-        verbose: whether `make` prints the command, how long it took, and what it hands over.
+        callbacks: added to the configured ones; they must not change what is trained. Not used by `make` in several
+            processes.
+        verbose: whether `make` prints the command, its duration and its checkpoint.
     """
 
     callbacks: tuple[Callback, ...] = ()
     verbose: bool = False
 
     def make(self) -> TrainedStage:
-        """Train in this process or, for several processes, by the command, from which Lightning starts them."""
+        """Train in this process; for several processes, by a command, which Lightning starts once for each."""
         if self.verbose:
             echo(f"  {self.command}")
         if self.bare_trainer().world_size == 1:
@@ -76,7 +76,7 @@ class Stage(ParsedStage):
     @contextmanager
     def prepared(self) -> Iterator[None]:
         with exclusive(), quiet(), _errors_of_settings():
-            threads = self._threads(self.bare_trainer())  # which refuses devices that are not there
+            threads = self._threads(self.bare_trainer())  # this refuses devices that do not exist
             checks.checkpoints(self)
             remedy = "let it finish, or give this run another --run.name"
             writes = self.training and is_rank_zero()
@@ -84,7 +84,7 @@ class Stage(ParsedStage):
                 yield
 
     def _threads(self, trainer: Trainer) -> int:
-        """Threads of torch: as given, else as many as a continued run had, else by what else runs on this machine."""
+        """Torch threads: as given, else as in the run to continue, else the idle cores (one CPU process), else all."""
         most, given = torch.get_num_threads(), self.config.get("threads")
         if given or (self.training and self.in_place and self.continued and self.continued.threads):
             return given or min(most, self.continued.threads)  # type: ignore[union-attr]
@@ -94,7 +94,7 @@ class Stage(ParsedStage):
     def build(self, callbacks: Sequence[Callback]) -> tuple[Trainer, LightningModule, LightningDataModule, Path | None]:
         trainer, model, data = StageCLI.build(self, callbacks)
         checks.built(self, model, data, trainer)
-        return trainer, model, data, None if isinstance(model, EvaluatedPolicy) else self.checkpoint  # it has weights
+        return trainer, model, data, None if isinstance(model, EvaluatedPolicy) else self.checkpoint  # loaded already
 
     @contextmanager
     def recorded(self, trainer: Trainer, data: LightningDataModule) -> Iterator[None]:
@@ -104,14 +104,14 @@ class Stage(ParsedStage):
             except SIGTERMException:
                 raise
             except SystemExit as stop:  # what Lightning makes of Ctrl-C
-                goes_on = self.training and self.folder.last.is_file()  # `test` would take it for what to evaluate
+                goes_on = self.training and self.folder.last.is_file()  # for `test` it would be the file to evaluate
                 again = "add --ckpt_path last to go on" if goes_on else "run the same command again"
                 raise KeyboardInterrupt(again) from stop
             except RuntimeError as error:
                 if trainer.world_size == 1 or not GONE.search(str(error)):
                     raise
                 for process in getattr(trainer.strategy.launcher, "procs", []):
-                    process.kill()  # a stopped one would stay for ever
+                    process.kill()  # a suspended one would stay for ever
                 what = f"another process of this run is gone or silent ({str(error).splitlines()[0]})"
                 remedy = "see whether memory ran out there, or what else stopped it; then add --ckpt_path last to go on"
                 raise TrainingError(f"{what}\n  -> {remedy}") from error
@@ -125,10 +125,10 @@ _ONE_THREAD = threading.RLock()
 
 @contextmanager
 def exclusive() -> Iterator[None]:
-    """Refuse a second thread: the random state, the parser and the current folder are those of the process.
+    """Refuse a second thread: the random state, the parser and the current folder are shared by the whole process.
 
     Raises:
-        InputError: another thread is in a stage, or tensors are made otherwise than by torch's own defaults.
+        InputError: another thread is in a stage, or torch's default dtype or device was changed.
     """
     if (torch.get_default_dtype(), torch.get_default_device()) != (torch.float32, torch.device("cpu")):
         remedy = "torch.set_default_dtype(torch.float32), torch.set_default_device(None); trainer.* says where to train"
@@ -143,7 +143,7 @@ def exclusive() -> Iterator[None]:
 
 @contextmanager
 def _errors_of_settings() -> Iterator[None]:
-    """Name the settings that Lightning refuses; end with the exit code of a SIGTERM."""
+    """Turn Lightning's errors about settings into InputError; exit with 143 after a SIGTERM."""
     try:
         yield
     except SIGTERMException as stop:
@@ -160,10 +160,10 @@ def parse_stage(words: Sequence[str], *settings: Mapping[str, Any]) -> Stage:
     """Parse a command and look up the checkpoints that it starts from; do not run it.
 
     Args:
-        words: after ``recalign``: ``["fit", "--config", "conf/methods/asft.yaml", ...]``.
-        *settings: each over those before, nested or by dotted key: ``{"model": {"lr": 0.1}}``, ``{"model.lr": 0.1}``.
-            They stay mappings until here, where they become words (`to_argv`): only the parser knows how to merge
-            classes with their arguments, lists that are added to (``callbacks+``) and ``${...}``.
+        words: arguments after ``recalign``: ``["fit", "--config", "conf/methods/asft.yaml", ...]``.
+        *settings: override ``words`` and each other in order, nested or by dotted key: ``{"model": {"lr": 0.1}}``,
+            ``{"model.lr": 0.1}``. They become arguments here (`to_argv`): only the parser can merge classes with their
+            arguments, lists that are appended to (``callbacks+``) and ``${...}``.
 
     Raises:
         InputError: a key, value, class or file that does not exist, with the nearest that does.
@@ -181,7 +181,7 @@ def parse_stage(words: Sequence[str], *settings: Mapping[str, Any]) -> Stage:
     _fill_defaults(config)
     checks.settings(config, training=command == "fit")
     trial = os.environ.get("WANDB_RUN_ID", "") if "WANDB_SWEEP_ID" in os.environ else ""
-    if command == "fit" and trial and not config["run"]["name"].endswith(f"-{trial}"):  # it has a folder of its own
+    if command == "fit" and trial and not config["run"]["name"].endswith(f"-{trial}"):  # its own folder
         config["run"]["name"] += f"-{trial}"
     data, log = config["data"]["init_args"], config["data"]["init_args"]["log"]["name"]
     folder = RunFolder.of(RunConfig(**config["run"]), log, config["seed_everything"])
@@ -190,7 +190,7 @@ def parse_stage(words: Sequence[str], *settings: Mapping[str, Any]) -> Stage:
     if own:
         upstream.relocate_ids(data, own.path)
     if own and command != "fit" and own.config.is_file():
-        folder = own  # what is found out about a run stands in its own folder, wherever that was moved
+        folder = own  # evaluations go to the run's own folder, wherever that was moved
     continued = Manifest.read(own) if own else None
     found = upstream.declared(config, continued)
     if command != "fit" and issubclass(imported(config["model"]["class_path"]), PolicyModule):  # its weights are enough
@@ -210,13 +210,13 @@ def _fill_defaults(config: dict[str, Any]) -> None:
         config["data"]["init_args"]["seed"] = config["seed_everything"]
     trainer = config["trainer"]
     if trainer["accelerator"] == "auto" and MPSAccelerator.is_available():
-        trainer["accelerator"] = "cpu"  # Apple's GPUs know no float64, which the encoder's times need
+        trainer["accelerator"] = "cpu"  # Apple's GPUs lack float64, which the encoder's times need
     if trainer["max_epochs"] is None and trainer["max_steps"] == -1 and trainer["max_time"] is None:
         trainer["max_epochs"] = getattr(imported(config["model"]["class_path"]), "MAX_EPOCHS", None)
 
 
 def _run_of(checkpoint: Path, folder: RunFolder) -> RunFolder | None:
-    """The run that wrote a checkpoint: this one, whatever its file is called, or one with a manifest; else None."""
+    """The run that wrote a checkpoint, if it has a manifest: ``folder``, or another that has it in checkpoints/."""
     own = RunFolder(checkpoint.parent.parent)
     ours = own.path.resolve() == folder.path.resolve() or checkpoint.parent == own.checkpoints
     return own if ours and own.manifest.is_file() else None

@@ -1,4 +1,4 @@
-"""What a run prints: progress, and no warnings that a user can do nothing about."""
+"""What a run prints: progress, without warnings that a user can do nothing about."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ _LIGHTNING = Path(lightning.__file__).parent
 
 
 def echo(line: str) -> None:
-    """Print a line, in step with the progress on stderr."""
+    """Print a line and flush it, to keep the order with the progress on stderr."""
     print(line, flush=True)
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
     """Leave out Lightning's tips, device tables and the warnings in ``_NOISE``; other warnings are one line each."""
-    # A logger's filter does not cover its children, and whose handlers they reach depends on who imports Lightning.
+    # A logger's filter does not apply to its children, and their handlers depend on how Lightning was imported.
     loggers = [logging.getLogger(name) for name in logging.root.manager.loggerDict if name.startswith("lightning.")]
     formatted = warnings.formatwarning  # Lightning has put its own there
 
@@ -69,17 +69,17 @@ def quiet() -> Iterator[None]:
 
 
 SECONDS_A_LINE = 10.0
-"""Between two lines of progress, where there is no terminal to draw on."""
+"""Seconds between two lines of progress, if there is no terminal for a bar."""
 _PROGRESS = re.compile(r"  epoch (\d+)  .*  batch \d+(?:/\d+  (.+ left))?")
 
 
 class LineProgress(ProgressBar):
-    """Print a line now and then, where there is no terminal to draw a bar on.
+    """Print a line every few seconds, if there is no terminal for a bar.
 
-    The time left is by the pace since the first line; it is the most that may be left where training may end early.
+    The time left is estimated from the pace since the first line; with early stopping it is an upper bound.
 
     Args:
-        label: at the head of the line.
+        label: start of the line.
         every: seconds between two lines.
     """
 
@@ -114,7 +114,7 @@ class LineProgress(ProgressBar):
 
 
 def last_progress(log: Path, since: int) -> str:
-    """What `LineProgress` last said in a file, after so many bytes: ``epoch 3, 0:01:20 left``; or nothing."""
+    """The last progress of `LineProgress` in a log after byte ``since``: ``epoch 3, 0:01:20 left``; or empty."""
     if not log.is_file():
         return ""
     with open(log, "rb") as file:

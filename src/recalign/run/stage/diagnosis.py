@@ -1,7 +1,7 @@
-"""What jsonargparse refuses, in one line: the key, the innermost complaint, and the nearest name that exists.
+"""Errors of jsonargparse in one line: the key, the innermost complaint, and the nearest name that exists.
 
-Its messages, as seen with jsonargparse 4.53, are trees by indentation: some lines lead to a key or name a class, the
-others complain, once for each type that was tried.
+Its messages (jsonargparse 4.53) are trees by indentation: some lines name a key or a class, the others are complaints,
+one for each type that was tried.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ GIVEN_BY = {
     "optimizer": "name its class first: --optimizer AdamW --optimizer.lr 0.001",
     "lr_scheduler": "name its class first: --lr_scheduler StepLR",
 }
-"""What to do where one of these keys is missing, or has no class yet."""
+"""Remedies if one of these keys is missing, or has no class yet."""
 ROOMS = (callbacks, loggers, optim, optim.lr_scheduler)
 """Lightning's callbacks and loggers, torch's optimisers and schedulers may be named without their module."""
 
@@ -50,16 +50,16 @@ VALUE = re.compile(r"(?:Got|Given) value: (.*)|Expected a path but (\S+)|import 
 NOISE = re.compile(r"<class 'NoneType'>|Does not validate|Expected a path|Subtypes: |Errors:|Given value|^$|^- *$")
 
 Sources = Sequence[tuple[str, Mapping[str, Any]]]
-"""Each file and option of a command, in order, with the values that it sets by key as it is typed."""
+"""Each file and option of a command, in order, with the values that it sets, by dotted key."""
 
 
 class Complaint(NamedTuple):
-    """A line that says what is wrong.
+    """A line of jsonargparse's message that states a problem.
 
     Attributes:
-        key: that it is about.
-        class_path: of the innermost class that is named.
-        argument: the class whose argument the key is, and the argument's name.
+        key: the setting that the line is about.
+        class_path: path of the innermost class above the line.
+        argument: the class of which the setting is an argument, and the argument's name.
     """
 
     text: str
@@ -101,7 +101,7 @@ def diagnose(error: Exception, parser: ArgumentParser, sources: Sources) -> Inpu
 
 
 def _refused_value(message: str, complaint: Complaint, about: list[str], sources: Sources) -> InputError:
-    """What a value should have been; ``about``: all that is said of it."""
+    """The error for a value that is refused; ``about``: all complaints about its key."""
     values = ["".join(one) for one in VALUE.findall(message)]
     value = next((one for one in reversed(values) if not one.startswith(("NestedArg", "{"))), complaint.class_path)
     source = _source(sources, complaint.key) or next((name for name, has in sources if value in has.values()), "")
@@ -126,7 +126,7 @@ def complaints(message: str) -> Iterator[Complaint]:
     """The lines of jsonargparse's message that state a problem, each with its key and class."""
     above: list[tuple[int, str, str]] = []
     for line in filter(str.strip, message.splitlines()):
-        text = line.strip(" -")  # what cannot be loaded is as deep as its key
+        text = line.strip(" -")  # this line is indented like its key
         depth = len(line) - len(line.lstrip(" -")) + text.startswith("Unable to load config")
         above = [one for one in above if one[0] < depth]
         branch = next(((kind, found[1]) for kind in (KEY, CLASS) if (found := kind.match(text))), None)
@@ -170,7 +170,7 @@ def _expected(class_path: str, argument: str) -> list[type]:
 
 
 def _classes(path: str, message: str, kinds: list[type]) -> list[str]:
-    """Classes that an import path may have meant: of its module, or of a bare name those below what was tried."""
+    """Classes that a wrong path may mean: those of its module; for a bare name, subclasses of the types tried."""
     module, _, name = path.rpartition(".")
     if module:
         with suppress(ImportError, ValueError):

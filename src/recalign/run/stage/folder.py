@@ -1,4 +1,4 @@
-"""The run folder, where everything that one stage writes lies, and its manifest.json: how the run was made."""
+"""The run folder, into which a stage writes everything, and its manifest.json: how the run was made."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from recalign.run.words import flatten, imported, listed, short, without_values
 from recalign.seals import code_digest
 
 BUNDLES = "bundles"
-"""What was exported of a run, in its folder."""
+"""Subfolder of a run folder for exported bundles."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class RunConfig:
         name: the stage (``recommender``, ``reward``) or the method (``asft``, ``dpo``, ...).
         root: the folder of all runs.
         chain: the experiment that the run belongs to; null: the log's name.
-        imports: your own modules that define networks of the checkpoints to start from: a checkpoint imports nothing.
+        imports: your modules that define networks of the checkpoints to start from: loading these imports nothing.
     """
 
     name: str
@@ -48,7 +48,7 @@ class RunConfig:
 
 @dataclass
 class RunFolder:
-    """Paths inside one run folder, and what is done to the folder as a whole.
+    """Paths inside one run folder, and operations on the whole folder.
 
     Attributes:
         path: the folder ``<root>/<chain>/<name>/seed-<n>``; it need not exist.
@@ -69,7 +69,7 @@ class RunFolder:
         """The folder of a run on a log of that name.
 
         Raises:
-            InputError: a name that would lead out of its place in the tree.
+            InputError: a name that is no plain folder name.
         """
         parts = {"run.chain": run.chain or log, "run.name": run.name}
         for key, name in parts.items():
@@ -85,7 +85,7 @@ class RunFolder:
         return (chain, f"{method}-{name}") if is_trial else (group, name)
 
     def final_checkpoint(self) -> Path | None:
-        """The checkpoint for the next stage: the best one, or the last one where there is no best."""
+        """The checkpoint for the next stage: the best one, else the last one, else None."""
         return next((path for path in (self.best, self.last) if path.is_file()), None)
 
     def figures(self, subcommand: str) -> Path:
@@ -96,7 +96,7 @@ class RunFolder:
         """Empty the folder: a run that had a checkpoint is kept beside it as ``seed-<n>.previous``.
 
         Nothing of an earlier run stays, so that rows, checkpoints and evaluations of two runs never mix. Only bundles
-        do: they may be served from here, and say themselves what they were made of.
+        stay: they may be served from here, and record themselves what they were made of.
         """
         bundles, aside = self.path / BUNDLES, self.path.with_name(f"{self.path.name}.{BUNDLES}")
         if bundles.is_dir():
@@ -112,7 +112,7 @@ class RunFolder:
 
 
 OUTPUT = ("enable_progress_bar", "enable_model_summary", "logger", "profiler")
-"""Settings of the trainer that print and log, and change no result; nor do callbacks of that kind."""
+"""Settings of the trainer that only print or log, and change no result."""
 
 
 @dataclass
@@ -122,22 +122,22 @@ class Manifest:
     Attributes:
         stage: the run's name: the stage or method.
         log: name of the log.
-        seed: of everything.
+        seed: the run's seed.
         command: the line that runs it again.
         status: ``failed`` also covers a run that was interrupted; ``running`` one that was killed outright.
         key: all that determines the result, see `run_key`.
         fingerprint: digest of the data.
         users: whose events it trains on: group, share of A, count and digest of the raw ids.
         upstream: argument (``model.init_from``) -> path and sha256 of the checkpoint that it named.
-        threads: of torch: with another number, sums may be rounded otherwise.
-        versions: of recalign and of what it stands on.
+        threads: of torch; with another number, sums may be rounded differently.
+        versions: of recalign, its main libraries and Python.
         git: commit of recalign's own checkout and whether it had changes; null for an installed package.
         started, finished: UTC, ISO 8601.
         seconds: training time, summed over continuations.
-        checkpoint: what is handed over, relative to the run folder.
+        checkpoint: the result, for the next stage; relative to the run folder.
         digests: sha256 of its checkpoints and trust report, by path in the run folder; empty while it runs.
         error: the message of a failed run.
-        wandb_id: the W&B run that a continued run goes on with.
+        wandb_id: id of the W&B run; a continued run keeps it.
     """
 
     stage: str
@@ -162,7 +162,7 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: RunFolder) -> Manifest | None:
-        """The manifest of a run folder, or None where there is none.
+        """The manifest of a run folder, or None if absent.
 
         Raises:
             InputError: the file is no manifest.
@@ -199,7 +199,7 @@ class Manifest:
         return artifacts.State(True, seals.altered(folder.path, self.digests), seals.differences(self.key, key))
 
     def write(self, folder: RunFolder) -> None:
-        """Write it into a run folder, whole or not at all."""
+        """Write it into a run folder, atomically."""
         write_json(folder.manifest, asdict(self))
 
 
@@ -209,12 +209,12 @@ def run_key(
     """All that determines a run's result: each setting, data, upstream checkpoints, code.
 
     The bytes of the data, of the checkpoints and of the files that callbacks read count. Paths (``run``,
-    ``data.root``, ``data.cache``, ``data.grows_from``, names of files), ``threads``, what opens a store or a database,
+    ``data.root``, ``data.cache``, ``data.grows_from``, names of files), ``threads``, access to stores and databases,
     item titles (features are in the log's fingerprint), and what only prints or logs (`OUTPUT`) do not.
 
     Args:
         config: of the stage.
-        variables: of the environment; a setting that holds the value of one counts by its digest.
+        variables: environment variables; a setting with the value of one counts by its digest.
         fingerprint: of the data.
         upstream: as `Manifest` has them.
     """
@@ -242,7 +242,7 @@ def run_key(
 
 
 def flat_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings by dotted key as it is typed; a tuple and a list are the same."""
+    """Settings by dotted key, without ``init_args``; tuples become lists."""
     return {short(key): list(one) if isinstance(one, tuple) else one for key, one in flatten(settings).items()}
 
 

@@ -1,4 +1,4 @@
-"""LightningCLI with what a stage may be given beside model, data and trainer, in two steps: parse, then build."""
+"""LightningCLI with a stage's settings beside model, data and trainer, in two steps: parse, then build."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from recalign.run.stage.settings import CONFIG, VARIABLES, Parser, SettingsFile,
 from recalign.run.words import imported, listed
 
 RANK_TIMEOUT = timedelta(seconds=300)
-"""How long processes that train together wait for one that is silent."""
+"""Timeout of collective calls: how long processes wait for one that is silent."""
 _PARSER: list[LightningArgumentParser] = []
 
 
@@ -48,9 +48,9 @@ def stage_trainer(
 ) -> Trainer:
     """Lightning's Trainer, with narrower types for the settings of which a stage supports only some values.
 
-    With weights of 16 bits small updates are lost, in float16 the softmax over the catalogue overflows (2^logit), and
-    Lightning's double precision cannot convert a `Batch`. Other strategies hold no whole model in a process. Batches of
-    several users cannot be overfitted, and of a ``fast_dev_run`` nothing would be recorded (`conf/trainer/debug.yaml`).
+    16-bit weights lose small updates, float16 overflows in the softmax over the catalogue (2^logit), and Lightning's
+    double precision cannot convert a `Batch`. Other strategies hold no whole model in a process. ``overfit_batches``
+    does not work with batches of several users, and ``fast_dev_run`` records nothing (`conf/trainer/debug.yaml`).
     """
     if strategy == "ddp":
         strategy = DDPStrategy(broadcast_buffers=False, timeout=RANK_TIMEOUT)  # no buffer changes in training
@@ -63,7 +63,7 @@ class EvaluatedPolicy(PolicyModule):
 
     Args:
         checkpoint: of any stage that trains a policy.
-        top_k: items a user that `predict` writes.
+        top_k: items per user that `predict` writes.
     """
 
     takes_row_sharding = True
@@ -81,7 +81,7 @@ class StageCLI(LightningCLI):
     """LightningCLI that parses a stage's settings and, once they are parsed, builds the stage's objects.
 
     Args:
-        args: words of a command, or all settings by nested key.
+        args: command-line arguments, or all settings by nested key.
     """
 
     parser: Parser
@@ -115,7 +115,7 @@ class StageCLI(LightningCLI):
         return config, frozenset(VARIABLES)
 
     def setup_parser(self, *args: Any) -> None:
-        """Make the parser once a process: adding all arguments takes as long as parsing."""
+        """Make the parser once per process: adding all arguments takes as long as parsing."""
         if not _PARSER:
             super().setup_parser(*args)
             _PARSER.append(self.parser)
@@ -147,7 +147,7 @@ class StageCLI(LightningCLI):
         self.config = parser.parse_object(args) if isinstance(args, dict) else parser.read(args)
 
     def _set_seed(self) -> None:
-        """The run seeds, not the constructor."""
+        """Do nothing: `run_stage` seeds."""
 
     def instantiate_classes(self) -> None:
         """Do nothing yet: `build` does it."""
@@ -156,7 +156,7 @@ class StageCLI(LightningCLI):
     def build(
         cls, stage: ParsedStage, callbacks: Sequence[Callback]
     ) -> tuple[Trainer, LightningModule, LightningDataModule]:
-        """Instantiate what a stage configures, with some callbacks more.
+        """Instantiate what a stage configures, with further callbacks.
 
         Raises:
             InputError: a constructor refuses a value.

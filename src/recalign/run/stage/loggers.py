@@ -22,9 +22,9 @@ from recalign.run.stage.folder import Manifest, RunFolder
 
 
 class CSVLog(Logger):
-    """One row a logging step, appended; a continued run goes on in the same file.
+    """Append one row per logging step; a continued run appends to the same file.
 
-    Lightning's own CSVLogger deletes the file of the run that it continues. New columns are added at the right, which
+    Lightning's own CSVLogger would delete that file. New columns are added at the right, which
     rewrites the file once; earlier rows are empty there.
 
     Args:
@@ -84,7 +84,7 @@ class CSVLog(Logger):
 
 
 PROJECT = "recalign"
-"""Where WANDB_PROJECT names none."""
+"""The W&B project if WANDB_PROJECT is not set."""
 
 BEST: dict[str, Literal["min", "max"]] = {
     "rank/all/ndcg@10": "max",
@@ -93,11 +93,11 @@ BEST: dict[str, Literal["min", "max"]] = {
     "rank/nll": "min",
     "reward/rmse": "min",
 }
-"""Figures whose summary is the best value; that of any other is the last."""
+"""Figures that W&B summarises by the best value; all others by the last."""
 
 
 class WandbLog(WandbLogger):
-    """Lightning's `WandbLogger`, off after its first error, which costs one warning."""
+    """Lightning's `WandbLogger`; its first error causes one warning and turns it off."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -198,9 +198,9 @@ def _warn(error: Exception) -> None:
 
 
 def log_result(run: Any, folder: RunFolder, manifest: Manifest) -> None:
-    """Log what a stage hands over, with what it was made from, and the verdict on a reward model or a judge.
+    """Log a stage's checkpoint, with what it was made from, and the verdict on a reward model or a judge.
 
-    Of the log only digest, users' group and their number leave the machine.
+    Of the log, only its name and digest, and the users' group, share, number and digest leave the machine.
     """
     import wandb
 
@@ -219,5 +219,5 @@ def log_result(run: Any, folder: RunFolder, manifest: Manifest) -> None:
 
 
 def wandb_name(name: str) -> str:
-    """A name that W&B takes for an artifact."""
+    """Replace characters that W&B does not allow in an artifact's name."""
     return re.sub(r"[^\w.-]", "_", name, flags=re.ASCII)

@@ -32,9 +32,9 @@ class OpenedRun:
     Attributes:
         folder: ``<root>/<chain>/<row>/seed-<n>``.
         policy: on the CPU, in eval mode.
-        data: its log, read as its evaluation did.
-        checkpoints: what it is made of, by stage.
-        device: where it is configured to work; the CPU where this machine lacks that, and of a reranked row.
+        data: its log, with histories read as in its evaluation.
+        checkpoints: checkpoints that it is made of, by stage.
+        device: its configured device; the CPU if this machine lacks that, and for a reranked row.
         strength: of its reranking, in 1 / standard deviation of the reward; None: it is not reranked.
     """
 
@@ -74,8 +74,8 @@ def open_run(run: Path) -> OpenedRun:
     """Open a run folder.
 
     Raises:
-        InputError: there is no such run, it has no checkpoint, its stage recommends nothing, the log is not the
-            policy's, or, of a reranked row, a stage that it rests on is missing or it is not as it was evaluated.
+        InputError: there is no such run, it has no checkpoint or no policy, the log does not fit the policy; or, for a
+            reranked row, a stage that it needs is missing or has changed since its evaluation.
     """
     run = run.absolute()
     folder, row = RunFolder(run), row_of(run.parent.name)

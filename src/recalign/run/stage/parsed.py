@@ -1,4 +1,4 @@
-"""What a command says: which settings, which run folder, which checkpoints it starts from."""
+"""A parsed command: its settings, its run folder, and the checkpoints that it starts from."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from recalign.run.words import without_values
 class ParsedStage(AbstractStage):
     """A parsed command: its settings, run folder and upstream checkpoints, as far as they are known before it runs.
 
-    It is made once, and again when something changes that determines it (`recalign.artifacts.Artifact`).
+    Its run is cached, and made again when anything that determines it changes (`recalign.artifacts.Artifact`).
 
     Attributes:
         folder: the run folder; it need not exist.
-        checkpoint: what is loaded: to continue a ``fit``, to be evaluated by the others.
-        continued: the manifest of the run that the checkpoint is of.
-        upstream: the checkpoints that the stage starts from; a path is None as long as that stage has not run.
+        checkpoint: the file to load: to continue a ``fit``, or for the others to evaluate.
+        continued: the manifest of the run that wrote the checkpoint.
+        upstream: the checkpoints that the stage starts from; a path is None until that stage has run.
         variables: names of the environment variables that settings name (``${oc.env:NAME}``).
     """
 
@@ -81,7 +81,7 @@ class ParsedStage(AbstractStage):
         return replace(self, config=config, upstream=found)
 
     def key(self, data: LightningDataModule | None = None) -> dict[str, Any]:
-        """All that determines the result (`run_key`). Reads the data, as configured where it is not given."""
+        """All that determines the result (`run_key`). Reads the data (None: as configured)."""
         fingerprint = getattr(data or self.datamodule(), "fingerprint", None)  # not every class has one
         return run_key(self.config, self.variables, fingerprint, upstream.hashes(self.upstream))
 
@@ -101,7 +101,7 @@ class ParsedStage(AbstractStage):
         """A trainer with the configured devices, and nothing else configured.
 
         Raises:
-            InputError: there is no such machine.
+            InputError: this machine lacks the devices.
         """
         names, settings = ("accelerator", "devices", "num_nodes", "precision", "strategy"), self.config["trainer"]
         given = {name: settings[name] for name in names if isinstance(settings[name], str | int | list)}

@@ -29,10 +29,10 @@ def recorded_run(stage: ParsedStage, trainer: Trainer, data: LightningDataModule
     """Begin the manifest and figures of a command; at its end, write how a `fit` ended, and log its checkpoint to W&B.
 
     A run that is continued keeps its rows and checkpoints; any other `fit` starts in an empty folder. After a `test`,
-    the trust report that it has written anew is recorded; other commands leave the folder of a trained run as it is.
+    the manifest records the trust report if it was rewritten; other commands leave the manifest as it is.
     """
     folder, manifest = stage.folder, _begin(stage, data)
-    active = active_run()  # the user's, who ends it
+    active = active_run()  # the user's own run, which stays open
     trainer.loggers = _loggers(stage, manifest, trainer.loggers)
     began, started, code = time.monotonic(), time.time(), 1
     try:

@@ -1,4 +1,4 @@
-"""Settings: files and options go to jsonargparse as they are. What it refuses, `diagnosis` says in a user's words."""
+"""Parse settings: jsonargparse reads files and options as they are; `diagnosis` rewrites its errors for users."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ CONFIG = "YAML file with any of these settings"
 
 
 class Parser(LightningArgumentParser):
-    """Reads the words of a command."""
+    """Parses command-line arguments."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"exit_on_error": False, "allow_abbrev": False, **kwargs})
 
     def read(self, words: Sequence[str]) -> Namespace:
-        """Parse the words after ``recalign COMMAND``; those that ask to show something end the process.
+        """Parse the arguments after ``recalign COMMAND``; ``--help`` and ``--print_config`` end the process.
 
         Raises:
             InputError: a key, value, class or file that does not exist, with the nearest that does.
@@ -40,7 +40,7 @@ class Parser(LightningArgumentParser):
             raise diagnose(error, self, list(_sources(words))) from error
 
     def parse_args(self, args: Sequence[str], *more: Any, **named: Any) -> Namespace:  # type: ignore[override]
-        """jsonargparse parses an argument of a class (``data.log.chosen``) by itself, and writes its null as None."""
+        """Restore null: jsonargparse parses a class's argument (``data.log.chosen``) apart, with null as None."""
         if "namespace" in named:
             args = [f"{one.removesuffix('=None')}=null" if one.endswith("=None") else one for one in args]
         return super().parse_args(args, *more, **named)
@@ -48,9 +48,9 @@ class Parser(LightningArgumentParser):
     def _check_value_key(
         self, action: argparse.Action, value: Any, key: str, cfg: Namespace | None, append: bool = False
     ) -> Any:
-        """Hand ``${...}`` on to another class: jsonargparse drops, without a word, what it cannot check yet.
+        """Keep ``${...}`` when a class is replaced: jsonargparse silently drops what it cannot check yet.
 
-        It asks with an empty ``cfg`` whether the class takes over an argument of the one before.
+        It calls this with an empty ``cfg`` to ask whether the new class takes an argument of the earlier one.
         """
         if isinstance(value, str | Namespace) and not cfg and "${" in str(value):
             return value
@@ -60,7 +60,7 @@ class Parser(LightningArgumentParser):
 class SettingsFile(ActionConfigFile):
     """Reads a file of settings.
 
-    What it sets under ``data`` replaces what was there whole, logs and classes: a log's YAML must not inherit what it
+    Logs and classes that it sets under ``data`` replace earlier ones entirely: a log's YAML must not inherit what it
     does not mention (a row filter, a time unit) from the log that the stage's YAML names.
     """
 
@@ -74,7 +74,7 @@ class SettingsFile(ActionConfigFile):
                 del found[key]
         super().__call__(parser, found, path, option)
         data = data if isinstance(data, dict) and isinstance(found.get("data"), Namespace) else {}  # not a chain's
-        if isinstance(root := data.get("root"), str) and "${" not in root:  # beside the log's YAML, whoever calls
+        if isinstance(root := data.get("root"), str) and "${" not in root:  # relative to the log's YAML
             found["data.init_args.root"] = str(Path(path).parent / Path(root).expanduser())
         if isinstance(log := data.get("log"), dict) and "query" in log:  # the default log is one of files
             found["data.init_args.log.files"] = log.get("files", [])
@@ -105,7 +105,7 @@ def load(path: Path) -> dict[str, Any]:
     """The settings of a YAML or JSON file.
 
     Raises:
-        InputError: it does not exist, is no YAML, holds no keys, or one twice, of which YAML would take the last.
+        InputError: it does not exist, is not YAML, has no keys, or has a key twice (YAML would take the last).
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -152,10 +152,10 @@ def set_keys(*settings: Mapping[str, Any]) -> dict[str, Any]:
 def parse_call(
     command: str, summary: str, function: Callable[..., Any], words: Sequence[str], config: str = CONFIG
 ) -> tuple[Parser, Namespace]:
-    """Parse the words after ``recalign COMMAND`` that set the arguments of a function or a dataclass.
+    """Parse the arguments after ``recalign COMMAND`` into those of a function or a dataclass.
 
-    A function's required arguments may stand before the options, without their names. ``config`` says what ``--config``
-    is.
+    A function's required arguments may stand before the options, without their names. ``config`` is the help text of
+    ``--config``.
 
     Returns:
         The parser and what it found, classes not instantiated.
@@ -173,7 +173,7 @@ def parse_call(
 
 
 def instantiated(parser: Parser, parsed: Namespace) -> dict[str, Any]:
-    """The arguments that `parse_call` found by name, classes instantiated."""
+    """The arguments that `parse_call` parsed, by name, with classes instantiated."""
     with constructing():
         found = parser.instantiate(parsed).as_dict()
     del found["config"]
@@ -182,11 +182,11 @@ def instantiated(parser: Parser, parsed: Namespace) -> dict[str, Any]:
 
 @contextmanager
 def constructing() -> Iterator[None]:
-    """Raise what a constructor raised; jsonargparse hides it in a ValueError about every type that it tried.
+    """Raise a constructor's own error, which jsonargparse hides in a ValueError about every type that it tried.
 
     Raises:
-        InputError: as the constructor raised it, or for its ValueError: a value that it refuses; for a package that is
-            not installed.
+        InputError: the constructor's own, or in place of its ValueError (it refuses a value) or ImportError (a package
+            is missing).
     """
     try:
         yield

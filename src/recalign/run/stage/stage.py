@@ -19,9 +19,9 @@ class TrainedStage:
 
     Attributes:
         folder: its run folder.
-        checkpoint: what it hands over.
-        seconds: its training took.
-        reads_reward_model: whether it was trained with one.
+        checkpoint: its result, for the next stage.
+        seconds: training time.
+        reads_reward_model: whether it was trained with a reward model.
     """
 
     folder: Path
@@ -63,7 +63,7 @@ class AbstractStage(ABC):
             callbacks: added to the configured ones, and not recorded.
 
         Returns:
-            Trainer, model, data, and the checkpoint that is loaded into them; None: none is.
+            Trainer, model, data, and the checkpoint to load into them, or None.
         """
 
     @abstractmethod

@@ -30,7 +30,7 @@ class ParsedTokens:
 
     Attributes:
         words: the command line after ``recalign tokenize``.
-        config: every value, as plain ones.
+        config: all settings, as plain values.
         settings: the arguments of `tokenize`, classes instantiated.
         folder: the run folder; it need not exist.
         verbose: whether to print the command before it runs.
@@ -87,7 +87,7 @@ class ParsedTokens:
 
 
 def parse_tokens(words: Sequence[str], *settings: Mapping[str, Any]) -> ParsedTokens:
-    """Parse the words after ``recalign tokenize``, and settings over them; nothing is read yet.
+    """Parse the arguments after ``recalign tokenize``, overridden by ``settings``; no data is read yet.
 
     Raises:
         InputError: a key, value, class or file that does not exist.

@@ -16,7 +16,7 @@ from recalign.run.stage.folder import Manifest, RunFolder
 from recalign.run.words import imported
 
 TOKENS = "tokens"
-"""The stage that hands over semantic ids, a file that is no checkpoint."""
+"""The stage that makes semantic ids; its result is no checkpoint."""
 
 
 @dataclass
@@ -27,10 +27,10 @@ class Upstream:
 
     Attributes:
         part: ``model`` or ``data``.
-        argument: of that class.
-        stage: the run that it comes from.
-        path: the checkpoint; None as long as it has not been made.
-        named: whether that path was given; any other is looked up.
+        argument: name of an argument of that class.
+        stage: the stage that makes the file.
+        path: the file; None until it has been made.
+        named: whether the path was given; else it is looked up.
     """
 
     part: str
@@ -44,14 +44,14 @@ class Upstream:
         return f"{self.part}.{self.argument}"
 
     def checkpoint(self) -> dict[str, Any]:
-        """The checkpoint that it names; {} where it names none."""
+        """The contents of the checkpoint; {} if there is none yet, or for ids."""
         return read_checkpoint(self.path) if self.path and self.stage != TOKENS else {}
 
 
 def declared(config: dict[str, Any], continued: Manifest | None) -> list[Upstream]:
     """The upstream arguments of the configured classes, with the paths that the configuration gives.
 
-    A run that is continued starts from what it began with, where nothing is given.
+    Where no path is given, a continued run keeps the one that it began with.
     """
     found, began_with = [], continued.upstream if continued else {}
     for part in ("model", "data"):
@@ -67,10 +67,10 @@ def declared(config: dict[str, Any], continued: Manifest | None) -> list[Upstrea
 
 
 def resolve(config: dict[str, Any], upstreams: list[Upstream], folder: RunFolder, log: str) -> None:
-    """Find the checkpoints that are not named: those of the same chain, log and seed, if they exist.
+    """Look up the paths that were not given: in runs of the same chain, log and seed, if they exist.
 
     Args:
-        config: of the stage; the paths are written into it, None where there is none yet.
+        config: of the stage; the paths are written into it, None if not made yet.
         upstreams: get the paths too.
         folder: of the run that starts from them.
         log: its name.
@@ -91,11 +91,11 @@ def resolve(config: dict[str, Any], upstreams: list[Upstream], folder: RunFolder
 
 
 def relocate_ids(given: Any, run: Path) -> None:
-    """Find the ids that a run's log continues in its chain's folder, wherever that was moved.
+    """If a run's chain was moved, point `GROWS_FROM` to the earlier ids in the chain's new folder.
 
     Args:
-        given: settings of its data, which are changed.
-        run: its folder.
+        given: settings of the run's data; changed in place.
+        run: the run folder.
     """
     if earlier := given.get(GROWS_FROM):
         beside = run.absolute().parents[1] / Path(earlier).name
@@ -107,7 +107,7 @@ def require(upstreams: list[Upstream], folder: RunFolder, log: str) -> None:
     """Refuse missing, damaged or wrong checkpoints, before a finished run is set aside. Print which are used.
 
     Raises:
-        InputError: nothing to start from, a broken checkpoint, or one without the network that is wanted.
+        InputError: nothing to start from, a broken checkpoint, or one without the wanted network.
     """
     for upstream in upstreams:
         if upstream.path is None:
