@@ -113,7 +113,7 @@ def write_parquet(frame: Any, path: Path) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file; {} if there is none. Raises InputError where it is not JSON."""
+    """Read a JSON file; {} if there is none. Raises InputError if it is not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except (ValueError, RecursionError) as error:  # RecursionError: nested too deeply
@@ -121,7 +121,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Read a JSON file that holds one object; {} if there is none. Raises InputError where it holds anything else."""
+    """Read a JSON file that holds one object; {} if there is none. Raises InputError if it holds anything else."""
     if isinstance(content := read_json(path), dict):
         return content
     raise InputError("no JSON object", where=str(path), remedy="write it again, or delete it")

@@ -90,7 +90,7 @@ def recommend(run: Path, users: str | list[str] | None = None, k: int = 10) -> N
     require_positive("", {"k": k}, "k")
     found = open_run(run)
     policy, data = found.policy, found.data
-    try:  # as text: 0104257 is no octal number
+    try:  # as text: YAML reads 0104257 as octal
         ids = yaml.load(users, yaml.BaseLoader) if isinstance(users, str) else users
     except yaml.YAMLError as error:
         raise InputError(f"{users!r} is no list", where="users", remedy="give ids, such as [1, 7]") from error

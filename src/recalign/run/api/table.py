@@ -154,7 +154,7 @@ def compare(
     runs = [MethodRun(name, paths.get(name), {}, row_of(name, keep=keep)) for name in policies]
     recipes = [read_checkpoint(path).get("recipes", {}) for path in {first, *paths.values(), *scorers}]
     loaded = [{"class_path": one} for one in class_paths(recipes) if one.rpartition(".")[0] in sys.modules]
-    code = code_digest(loaded)  # a checkpoint imports nothing
+    code = code_digest(loaded)  # reading a checkpoint imports no class
     SeedEvaluation(log.folder, seed, runs, base, data, device=device, code=code).make()
     baselines = [name for name in Roles().baselines if name in policies] or [next(iter(trained))]
     roles = Roles(placebos=dict(placebos or {}), baselines=baselines)

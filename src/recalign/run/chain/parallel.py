@@ -144,7 +144,7 @@ class Shown:
         self.logged[step.name] = log.stat().st_size if log.is_file() else 0
 
     def update(self, progress: Progress, running: Sequence[Step]) -> None:
-        """Show these steps, each with its epoch and the time left where its log has them."""
+        """Show these steps, each with its epoch and the time left if its log has them."""
         said = ((step.name, last_progress(log_of(self.folder, step), self.logged[step.name])) for step in running)
         text = f"done {progress.of_all(progress.done)}; {'; '.join(' '.join(filter(None, one)) for one in said)}"
         self.line.update(text)

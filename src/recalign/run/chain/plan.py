@@ -98,7 +98,7 @@ class Plan:
             for row in sorted({*rows} - {*UNTRAINED, START}):
                 self.yaml(reranked_method(row) or row, where)
         self.stages = [*BASE_STAGES, *self.trained]
-        methods = {stage for stage in chain.stages if self.found(f"methods/{stage}.yaml")}  # `--methods` names fewer
+        methods = {stage for stage in chain.stages if self.found(f"methods/{stage}.yaml")}  # `--methods` may omit some
         for stage in sorted(({*chain.stages} - methods | {*filter(None, overrides)}) - {TOKENS, *self.stages}):
             remedy = f"it trains: {', '.join(self.stages)}"
             raise InputError(f"this chain trains no {stage!r}", where="stages", remedy=remedy)

@@ -97,7 +97,7 @@ def proposals(space: Space, defaults: Settings, trials: int, seed: int) -> list[
 
     The points are Optuna's scrambled Sobol sequence: with a handful of trials they cover the space better than a
     sampler that first has to learn from as many. They depend on the space and the seed alone, so that an interrupted
-    search goes on with the same, and further trials leave the earlier ones as they are.
+    search continues with the same points, and further trials do not change earlier ones.
     """
     optuna = require_optuna()
     with warnings.catch_warnings():
@@ -146,7 +146,7 @@ def run_trial(attempt: Callable[[], Outcome]) -> Outcome | InputError | Training
 
 
 class Search:
-    """The trials of every method of a chain; placebos take what is chosen for the methods that they copy.
+    """The trials of every method of a chain; placebos take the settings chosen for the methods that they copy.
 
     Args:
         plan: the chain.

@@ -41,7 +41,7 @@ class Tune:
     Attributes:
         trials: number of settings to try, the first as in the stage's YAML; a longer search keeps the trials of a
             shorter one.
-        space: YAML of what is searched: its name or a path; null: conf/search.yaml. The stage's space has the name of
+        space: YAML of the search spaces: its name or a path; null: conf/search.yaml. The stage's space has the name of
             its YAML, else that of the run.
         metric: the logged figure to optimise; null: the figure that chooses the stage's checkpoint, else the value by
             the log's judges for selection (value/select_judge@10).
@@ -77,7 +77,7 @@ def tune(argv: Sequence[str]) -> Path:
     require_positive("", vars(how), "trials")
     spaces, stage = Spaces(configs.find(how.space or "search")), parse_stage(["fit", *of_stage])
     if any(one.path is None for one in stage.upstream):
-        upstream.require(stage.upstream, stage.folder, stage.log)  # says what to run first
+        upstream.require(stage.upstream, stage.folder, stage.log)  # raises: says what to run first
     checkpoint = stage.config["checkpoint"]
     metric = how.metric or checkpoint["monitor"] or SELECT
     goal = how.goal or {**BEST, SELECT: "max", checkpoint["monitor"]: checkpoint["mode"]}.get(metric)

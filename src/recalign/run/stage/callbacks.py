@@ -198,7 +198,7 @@ class RunCheckpoint(ModelCheckpoint):
             self._continues, trainer.fit_loop.epoch_loop.max_steps = False, self._max_steps
         stopped = (one.stopping_reason for one in trainer.early_stopping_callbacks)
         if any(reason is not EarlyStoppingReason.NOT_STOPPED for reason in stopped):
-            trainer.should_stop = True  # Lightning forgets it, and would train an epoch more at each continuation
+            trainer.should_stop = True  # Lightning forgets it, and would train one more epoch at each resume
         for logger in trainer.loggers:
             if isinstance(logger, CSVLog):
                 logger.drop_from(trainer.global_step)
@@ -208,7 +208,7 @@ class RunCheckpoint(ModelCheckpoint):
         steps, done = self.save_last_every_n_steps, trainer.global_step
         if trainer.is_last_batch or not self._is_new(trainer):
             return
-        if trainer.should_stop or done == trainer.max_steps:  # a moment later the epoch counts as finished
+        if trainer.should_stop or done == trainer.max_steps:  # later Lightning counts the epoch as finished
             self._write_last(trainer)
             trainer.should_stop = True  # then Lightning validates the final weights, as at max_time
         elif steps and done % steps == 0:

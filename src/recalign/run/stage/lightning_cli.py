@@ -46,7 +46,7 @@ def stage_trainer(
     gradient_clip_val: NonNegativeFloat | None = None,
     **settings: Any,
 ) -> Trainer:
-    """Lightning's Trainer, with narrower types for the settings of which a stage supports only some values.
+    """Lightning's Trainer, with narrower types for settings where a stage supports only some values.
 
     16-bit weights lose small updates, float16 overflows in the softmax over the catalogue (2^logit), and Lightning's
     double precision cannot convert a `Batch`. Other strategies hold no whole model in a process. ``overfit_batches``
@@ -99,7 +99,7 @@ class StageCLI(LightningCLI):
             subclass_mode_model=True,
             subclass_mode_data=True,
             args=args if isinstance(args, dict) else list(args),
-            run=False,  # or a checkpoint's hyper-parameters, even its class, replace what is configured
+            run=False,  # else a checkpoint's hyper-parameters, even its class, override the configured
         )
 
     @classmethod

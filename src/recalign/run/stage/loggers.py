@@ -136,7 +136,7 @@ class WandbLog(WandbLogger):
 
 
 def active_run() -> Any:
-    """The `wandb.Run` that is active in this process, whoever began it; None: there is none."""
+    """The active `wandb.Run` of this process, the user's own too; None if there is none."""
     return getattr(sys.modules.get("wandb"), "run", None)
 
 
@@ -144,7 +144,7 @@ def end_active_run(exit_code: int, but: Any = None) -> None:
     """End the active run unless it is ``but``: the next stage of this process would log into it."""
     run = active_run()
     if run is not None and run is not but:
-        with suppress(Exception):  # it has been said that W&B is off
+        with suppress(Exception):  # the user was warned that W&B is off
             run.finish(exit_code=exit_code)
 
 

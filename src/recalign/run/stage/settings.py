@@ -70,13 +70,13 @@ class SettingsFile(ActionConfigFile):
             earlier = found.get(key := f"data.init_args.{name}")
             if not isinstance(value, dict) or not isinstance(earlier, Namespace):
                 continue
-            if "class_path" in value or "class_path" not in earlier:  # else single arguments of the class there
+            if "class_path" in value or "class_path" not in earlier:  # else `value` has only arguments of that class
                 del found[key]
         super().__call__(parser, found, path, option)
         data = data if isinstance(data, dict) and isinstance(found.get("data"), Namespace) else {}  # not a chain's
         if isinstance(root := data.get("root"), str) and "${" not in root:  # relative to the log's YAML
             found["data.init_args.root"] = str(Path(path).parent / Path(root).expanduser())
-        if isinstance(log := data.get("log"), dict) and "query" in log:  # the default log is one of files
+        if isinstance(log := data.get("log"), dict) and "query" in log:  # the default log reads files
             found["data.init_args.log.files"] = log.get("files", [])
 
 
@@ -120,7 +120,7 @@ def load(path: Path) -> dict[str, Any]:
         raise InputError(what, where=str(path), remedy=remedy) from None
     if not isinstance(content, dict):
         raise InputError("holds no keys", where=str(path), remedy="write `key: value` lines")
-    for node in nodes:  # grows by the nodes within
+    for node in nodes:  # the list grows by nested nodes
         if isinstance(node, yaml.MappingNode):
             keys = [key.value for key, _ in node.value]
             if twice := [key for key in keys if keys.count(key) > 1]:

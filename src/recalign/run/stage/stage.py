@@ -1,4 +1,4 @@
-"""``recalign fit asft ml-100k``: what was parsed is built, trained and recorded, in this order."""
+"""``recalign fit asft ml-100k``: prepare, build, record and run a parsed stage, in this order."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def run_stage(stage: AbstractStage, *callbacks: Callback) -> StageResult:
 
     Raises:
         InputError: before training, for input that cannot be used.
-        TrainingError: training cannot go on: the loss is NaN, say, or one of several processes is gone.
+        TrainingError: training cannot go on: the loss is NaN, for example, or another process is gone.
     """
     with stage.prepared():
         seed_everything(stage.seed, workers=True, verbose=False)
