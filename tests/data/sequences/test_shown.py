@@ -12,6 +12,8 @@ import pytest
 from recalign.data.events import LogMapping
 from recalign.data.sequences import EventDataModule, LeaveLast, TimeSplit
 from recalign.data.sequences.audit import audit_log, verdict
+from recalign.data.sequences.batch import collate
+from recalign.data.sequences.windows import shown_training_windows
 from recalign.errors import InputError
 
 ROWS = pl.DataFrame(
@@ -110,6 +112,19 @@ def test_passed_rows_are_targets_of_windows_that_ask_for_them(tmp_path):
         assert np.array_equal(read.target, own["item_id"].to_numpy())
     data.max_length = 1
     assert (data.training().event.tolist(), data.training().start.tolist()) == ([7], [1])  # the newest state alone
+
+
+def test_a_chosen_target_is_requested_at_its_own_time_whatever_was_passed_before(tmp_path):
+    later = {"user": [1, 1], "item": ["c", "b"], "timestamp": [6, 7], "click": [1, 1], "stars": [1, 2]}
+    rows = pl.concat(
+        [ROWS.filter(pl.struct("item", "timestamp") != {"item": "c", "timestamp": 4}), pl.DataFrame(later)]
+    )
+    data = data_of(tmp_path, rows)
+    windows = shown_training_windows(data.sequences, data.sequences.users_in("all"), 8)
+    batch = collate(data.sequences, windows, np.arange(len(windows)), 8, know_request=True, seen=False)
+    asked = batch.request_time_BL[batch.row_T, batch.column_T]
+    of_user = {int(event): int(time) for event, time in zip(batch.event_T, asked, strict=True)}
+    assert [of_user[event] for event in (1, 2)] == [2, 4]
 
 
 def test_the_cache_keeps_passed_rows(tmp_path):

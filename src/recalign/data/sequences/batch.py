@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recalign.data.sequences.store import Sequences
+from recalign.data.sequences.store import Sequences, is_first
 from recalign.data.sequences.windows import Windows, ranges
 
 BY_ROW = ("user_B", "item_BL", "length_B", "time_BL", "request_time_BL", "reward_BL")
@@ -30,7 +30,7 @@ class Batch:
         length_B: int64, events of each row without padding.
         time_BL: int64, seconds; padding repeats the last event's time.
         request_time_BL: int64, when the item after event i is requested: with ``data.request_time: known`` the time of
-            the target there, else of event i + 1; with ``last_event`` that of event i.
+            the (chosen) target there, else of event i + 1; with ``last_event`` that of event i.
         reward_BL: float32, rewards of the history's events, NaN if absent.
         row_T, column_T: int64, where each target's history ends.
         target_T: int64, the item to predict or rate; 0 if it is not in the catalogue.
@@ -113,7 +113,8 @@ def collate(
     request = time
     if know_request:
         request = np.concatenate([time[:, 1:], time[:, -1:]], axis=1)
-        request[row, at] = part.time
+        first = is_first(row * bucket + at)  # the chosen one of several targets
+        request[row[first], at[first]] = part.time[first]
     fields = {
         "user_B": part.user,
         "item_BL": np.where(valid, sequences.item[index], np.int64(0)),
