@@ -243,7 +243,7 @@ def test_the_search_takes_the_weakest_memory_that_is_worth_the_best(data, memory
     assert len({each for strengths in asked for each in strengths}) <= 42
 
 
-@pytest.mark.parametrize(("alone", "memory"), [(0.95, 1.0), (0.97, 12.0), (0.98, 16.0), (2.0, 24.0)])
+@pytest.mark.parametrize(("alone", "memory"), [(0.95, 1.0), (0.97, 12.0), (0.98, 16.0), (1.02, 48.0), (2.0, 192.0)])
 def test_the_search_takes_a_memory_that_ranks_no_worse_than_the_memory_alone(data, alone, memory):
     """The weakest that does, though a weaker one has nearly all of the gain; the best one where none does."""
     found, _ = searched(data, lambda a, c: 1 - (24 - a) / 480 * bool(a) - (a == 0) * 10 - c / 500, True, alone)

@@ -26,6 +26,8 @@ Strengths = tuple[float, float]
 """The strengths of the memory and of the item prior, a and c."""
 MEMORY_STRENGTHS = (1.0, 2.0, 4.0, 8.0, 12.0, 16.0, 24.0)
 """The values of a that are tried, beside 0."""
+MAX_MEMORY_STRENGTH = 192.0
+"""While all rank worse than item-kNN alone, the last one is doubled, up to this: the ranking nears item-kNN's."""
 MIN_SHARE_OF_GAIN = 0.95
 """The memory taken has this share of the best one's gain at least. A weaker memory leaves more to post-training."""
 MAX_PRIOR_STRENGTH = 2.0
@@ -45,8 +47,8 @@ class CalibratePrior(Callback):
     budget is measured too). Taken is the weakest memory with `MIN_SHARE_OF_GAIN` of the best one's gain that also ranks
     no worse than `ItemKNN`, or the best one where none does; with it, the prior's best strength. They go into the best
     checkpoint, from which the next stage starts, and into the module's policy. Training itself, and the validation that
-    picks its epoch, know neither. Each of two passes over these events encodes the histories once, and ranks for each
-    pair of strengths, 42 in all at most.
+    picks its epoch, know neither. Each pass over these events encodes the histories once, and ranks for each pair of
+    strengths: two passes and 42 pairs at most, and a pass and three pairs for each strength above `MEMORY_STRENGTHS`.
 
     Logs ``rank/prior`` and ``rank/memory``, the strengths, and NDCG@10 with both, without the memory, and without
     either: ``rank/prior/{ndcg@10,ndcg@10_without_memory,ndcg@10_without}``; the checkpoint's facts hold the same as
@@ -131,14 +133,17 @@ class CalibratePrior(Callback):
             tried = sorted(each for each in found if each[0] == memory)
             return max(tried, key=lambda strengths: found[strengths])  # of equals, the weakest
 
-        memories = (0.0,) if policy.memory is None else (0.0, *MEMORY_STRENGTHS)
-        measure((a, c) for a in memories for c in (PRIOR_STRENGTHS_WITH_MEMORY if a else PRIOR_STRENGTHS))
-        without = found[best(0.0)]
-        highest = max(found.values())
-        enough = without + MIN_SHARE_OF_GAIN * (highest - without)
+        memories, alone = [0.0], 0.0
         if policy.memory is not None:
-            alone = ItemKNN(policy.memory, torch.from_numpy(data.sequences.item_counts())).to(module.device)
-            enough = min(highest, max(enough, *measured(alone, [(0.0, 0.0)]).values()))
+            memories += MEMORY_STRENGTHS
+            knn = ItemKNN(policy.memory, torch.from_numpy(data.sequences.item_counts())).to(module.device)
+            [alone] = measured(knn, [(0.0, 0.0)]).values()
+        measure((a, c) for a in memories for c in (PRIOR_STRENGTHS_WITH_MEMORY if a else PRIOR_STRENGTHS))
+        while max(found.values()) < alone and memories[-1] < MAX_MEMORY_STRENGTH:
+            memories.append(2 * memories[-1])
+            measure((memories[-1], c) for c in PRIOR_STRENGTHS_WITH_MEMORY)
+        without, highest = found[best(0.0)], max(found.values())
+        enough = min(highest, max(without + MIN_SHARE_OF_GAIN * (highest - without), alone))
         memory = next((a for a in memories if found[best(a)] >= enough), 0.0)
         fine = {0.0: FINE_STEP} | ({memory: FINE_STEP_WITH_MEMORY} if memory else {})
         measure((a, best(a)[1] + i * fine[a]) for a in fine for i in (-3, -2, -1, 1, 2, 3))
