@@ -1,4 +1,4 @@
-"""Data of reward models and judges: events with rewards, of one group of users."""
+"""Data of reward models and judges: one group of users' events with rewards."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RATED = (pl.col("split") == TRAIN) & pl.col("reward").is_not_null()
 
 
 class RewardMoments(NamedTuple):
-    """Mean and standard deviation of training rewards, and each item's mean, shrunk to that of all: f32 (V,)."""
+    """Mean and standard deviation of training rewards; item means, shrunk to the global mean: f32 (V,)."""
 
     mean: float
     sd: float
@@ -26,30 +26,30 @@ class RewardMoments(NamedTuple):
 
 
 class RewardData(EventDataModule):
-    """The training events of one group of users, with their rewards; of a log that says so, all rows that were shown.
+    """One group of users' training events with rewards, including passed rows (shown, not chosen) if the log has any.
 
     Args:
-        users: the group that is trained on: A for reward models, B1 or B2 for judges.
+        users: the group to train on: A for reward models, B1 or B2 for judges.
         **data: arguments of `recalign.data.sequences.EventDataModule`.
 
     Raises (before training):
-        InputError: no event of the training split has a reward, or all have the same.
+        InputError: no event of the training split has a reward, or all rewards are equal.
     """
 
     reads_passed: ClassVar[bool] = True
-    """Whether rows that were shown and passed over are events here, beside the chosen ones."""
+    """Whether passed rows (shown but not chosen) are events too."""
 
     def __init__(self, users: Group = "A", **data: Any) -> None:
         super().__init__(users=users, **data)
 
     @property
     def rows(self) -> pl.DataFrame:
-        """The rows that are events here, in the order of their numbers ``event``."""
+        """The rows that count as events, in the order of their ``event`` numbers."""
         return self.sequences.shown if self.reads_passed else self.sequences.frame
 
     @functools.cached_property
     def observed(self) -> np.ndarray:
-        """The logged reward of every event, NaN where there is none. Shape: float64 (events,)."""
+        """The logged reward of every event, NaN if absent. Shape: float64 (events,)."""
         return self.rows["reward"].cast(pl.Float64).fill_null(float("nan")).to_numpy()
 
     @functools.cached_property
@@ -63,7 +63,7 @@ class RewardData(EventDataModule):
 
     @functools.cached_property
     def frame(self) -> pl.DataFrame:
-        """The group's events with the rewards that are learned: those logged, unless a subclass changes them."""
+        """The group's events with the rewards to learn: the logged ones, unless a subclass changes them."""
         return self.logged
 
     @functools.cached_property
@@ -85,7 +85,7 @@ class RewardData(EventDataModule):
 
     @functools.cached_property
     def means(self) -> pl.DataFrame:
-        """The group's events, their reward and what averages predict (`recalign.data.sequences.reward_means`)."""
+        """The group's events, their reward, and the mean rewards of `recalign.data.sequences.reward_means`."""
         return pl.concat([self.frame.select("event", "reward"), reward_means(self.frame)], how="horizontal")
 
     def expected_rewards(self, event: np.ndarray) -> pl.DataFrame:
@@ -110,7 +110,7 @@ class RewardData(EventDataModule):
             raise InputError(text, where="data.split", remedy=remedy)
 
     def moments(self) -> RewardMoments:
-        """Moments of the group's training rewards, as `frame` has them, of all that was shown to it."""
+        """Moments of the rewards in `rated`; if these lack passed rows, of the logged rewards of all shown rows."""
         unread = self.sequences.passed is not None and not self.reads_passed
         rated = self._of_group(self.sequences.shown).filter(RATED) if unread else self.rated
         reward_N, item_N = rated["reward"].to_numpy(), rated["item_id"].to_numpy() - 1

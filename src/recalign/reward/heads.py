@@ -1,7 +1,7 @@
 """Output heads: each turns a score into an expected reward and defines the loss.
 
 Heads work on standardised rewards, z = (r - mean) / scale. The input is the score of a (state, item) pair. Before
-training, scores equal the predictions of averages. A head for grades is in `recalign.reward.ordinal`.
+training, scores come from the initial matrix factorisation. A head for grades is in `recalign.reward.ordinal`.
 
 Shape suffixes: N training rewards, M members that share a trunk, T targets.
 """

@@ -1,4 +1,4 @@
-"""What a reward model starts from: a factorisation of the training rewards, chosen by validation error.
+"""Initialisation of a reward model: a factorisation of the training rewards, chosen by validation error.
 
 Suffixes as in `recalign.reward.net`; E events of the log, K item features.
 """
@@ -23,11 +23,10 @@ def initialise(reward: RewardEnsemble, data: RewardData, rank: int, features: in
     Args:
         reward: the networks.
         data: the training rewards.
-        rank, features: as of `choose_factorization`.
+        rank, features: as in `choose_factorization`.
 
     Returns:
-        How far each event moved its item's bias and factors, 0 for events that the factorisation did not see. Shape:
-        float32 (E, 1 + rank).
+        The events' leave-one-out effects (`event_influence`).
     """
     factorization = choose_factorization(data, rank, features)
     for net in reward.nets:
@@ -36,7 +35,7 @@ def initialise(reward: RewardEnsemble, data: RewardData, rank: int, features: in
 
 
 def event_influence(factorization: VariationalMF, data: RewardData, rank: int) -> Tensor:
-    """How far each event moved its item's bias and factors. Shape: float32 (E, 1 + rank)."""
+    """Leave-one-out effect of each event (0 if not fitted) on its item's bias and factors. Shape: f32 (E, 1 + rank)."""
     influence_NG = factorization.self_influence(*_columns(data.rated))
     out_EF = np.zeros((len(data.observed), 1 + rank), np.float32)
     out_EF[data.rated["event"].to_numpy(), : influence_NG.shape[1]] = influence_NG
@@ -46,7 +45,7 @@ def event_influence(factorization: VariationalMF, data: RewardData, rank: int) -
 def choose_factorization(data: RewardData, rank: int, features: int) -> VariationalMF:
     """Factorise the training rewards. Rank and item features are chosen by validation error.
 
-    The candidates are ``rank``, a half and a quarter of it, all without item features, and ``rank`` with them. The
+    The candidates are ``rank``, a half and a quarter of it without item features, and ``rank`` with them. The
     error is measured on validation events of users seen in training, after refitting each user's bias, because the
     reward model refits it at every event.
 
@@ -89,7 +88,7 @@ def copy_factors(net: RewardNet, factorization: VariationalMF) -> None:
 
 def item_features(data: RewardData, dimensions: int) -> np.ndarray:
     """Co-occurrence embeddings of the items in the group's training events. Shape: float64 (V + 1, dimensions)."""
-    chosen = pl.col("event") < len(data.sequences.frame)  # what was passed over says nothing of what goes together
+    chosen = pl.col("event") < len(data.sequences.frame)  # passed rows are no co-occurrences
     training = data.frame.filter(chosen & (pl.col("split") == TRAIN))
     user_N, item_N = (training[name].cast(pl.Int64).to_numpy() for name in ("user", "item_id"))
     return cooccurrence_embedding(user_N, item_N, data.num_items + 1, dimensions)

@@ -11,7 +11,7 @@ from recalign.reward.module import RewardModel
 
 
 class Judge(RewardModel):
-    """A held-out reward model that evaluates policies: trained from scratch, on other users, with another encoder.
+    """A held-out reward model that evaluates policies, trained from scratch on other users with another encoder.
 
     Args:
         num_items: V; linked from the data by the command.

@@ -96,7 +96,7 @@ class VariationalMF:
 
     Attributes:
         mean: mu.
-        users, items: posteriors; without a training event, the prior.
+        users, items: posteriors; the prior for rows without a training event.
         features_RK: z, by item.
         noise: variance of the noise.
     """
@@ -220,7 +220,7 @@ def _update(
     Args:
         other: the other side.
         features_CK: item features, if the other side is the items.
-        precision_F: of the prior.
+        precision_F: prior precisions.
         count_RC, reward_RC: number and sum of the rewards of each pair.
         noise: variance of the noise.
 

@@ -31,7 +31,7 @@ HASH_MASK = 2**32 - 1
 
 
 def bagging_weights(user_B: Tensor, members: int, seed: int) -> Tensor:
-    """Bootstrap weight of each user for each member: Poisson(1), a hash of (seed, user, member) alone.
+    """Bootstrap weight of each user for each member: Poisson(1), from a hash of (seed, user, member) alone.
 
     With one member all weights are 1. Shape: int64 (B,) -> float32 (K, B).
     """
@@ -47,7 +47,7 @@ def bagging_weights(user_B: Tensor, members: int, seed: int) -> Tensor:
 
 
 class RewardModel(StageModule):
-    """Learn the rewards of events by the head's loss: for `MeanHead` the squared error in units of their variance.
+    """Learn the rewards of events with the head's loss: for `MeanHead`, the squared error over their variance.
 
     Logs ``train/loss``; `reporter` logs errors.
 
@@ -68,15 +68,15 @@ class RewardModel(StageModule):
         weight_decay: AdamW's, on matrices only.
 
     Attributes:
-        errors: on validation, among them ``r2``; None: not measured with the present weights.
-        trust_report: how far its predictions can be trusted, made after a fit or test.
+        errors: validation errors, among them ``r2``; None: not measured with the current weights.
+        trust_report: the report in ``trust.json``, made after a fit or test; None before.
     """
 
     UPSTREAM: ClassVar[dict[str, str]] = {"init_from": "recommender"}
     MAX_EPOCHS: ClassVar[int | None] = 30
-    """Epochs where ``trainer.max_epochs`` is null; early stopping ends most runs sooner."""
+    """Epochs if ``trainer.max_epochs`` is null; early stopping ends most runs sooner."""
     initialise: ClassVar[staticmethod[[RewardEnsemble, RewardData, int, int], Tensor]]
-    """Initialises the networks from the training rewards; the package sets `recalign.reward.initial_factors`."""
+    """Initialises the networks from the training rewards; set by the package (`recalign.reward.initial_factors`)."""
     reporter: ClassVar[type[Callback]]
     """The callback that measures predictions and reports on them; the package sets `TrustReport`."""
     saved_networks = ("reward",)
@@ -133,7 +133,7 @@ class RewardModel(StageModule):
         self.trust_report: dict[str, Any] | None = None
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode. A frozen trunk stays in evaluation mode: dropout would change what the recommender says."""
+        """Set the mode. A frozen trunk stays in evaluation mode: dropout would change its states."""
         super().train(mode)
         if self.trunk == "frozen":
             for net in self.reward.nets:
@@ -169,7 +169,7 @@ class RewardModel(StageModule):
         return loss
 
     def loss(self, batch: Batch, seed: int) -> Tensor:
-        """Mean of the members' losses, each the mean over its bootstrap sample of the users and their rewards."""
+        """Mean of the members' losses. Each is the mean over the rewards of a bootstrap sample of users."""
         weight_KB = bagging_weights(batch.user_B, self.members, seed)
         weights, losses = weight_KB[:, batch.row_T].split(self.members // len(self.reward.nets)), []
         known_T = ~all_gather_rows(batch.reward_T).isnan()
@@ -183,7 +183,7 @@ class RewardModel(StageModule):
         return torch.stack(losses).mean()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Events whose item is known, and their predicted rewards."""
+        """Predicted rewards of the events with an item in the catalogue."""
         known_T = batch.target_T > 0
         predicted_T = self.reward.predict(self.reward.states(batch), batch.target_T.clamp(min=1))
         return {"event": batch.event_T[known_T], "predicted": predicted_T[known_T]}
@@ -194,7 +194,7 @@ class RewardModel(StageModule):
         raise InputError(text, where="recalign predict", remedy=remedy)
 
     def facts(self) -> dict[str, Any]:
-        """Facts for later stages: the reward's expression and digest, errors, and reliability, R2 but at least 0."""
+        """Facts for later stages: the reward's expression and digest, the errors, and the reliability max(R2, 0)."""
         known = {"reliability": max(0.0, self.errors["r2"]), "errors": self.errors} if self.errors else {}
         data = self.data
         read = {"reward": data.reward, "relative_to": data.relative_to and asdict(data.relative_to)}

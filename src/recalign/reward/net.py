@@ -20,7 +20,7 @@ training adds what the trunk contributes. The factorisation was fitted to the tr
 its item's parameters towards its own reward. When that event is the target, this effect is subtracted (a leave-one-out
 correction, `self_influence`). The network sees the rewards of earlier events, never the target's.
 
-Shape suffixes: K members, M members on one trunk, S numbers of the user side of a score, R item factors, F parameters
+Shape suffixes: K members, M members on one trunk, S width of the user side of a score, R item factors, F parameters
 of a factorised item (bias and latent factors), N training rewards; B, L, T, C, V, D as everywhere.
 """
 
@@ -42,9 +42,9 @@ from recalign.reward.heads import Head, MeanHead
 
 
 class RewardNet(nn.Module):
-    """A trunk, a policy that also reads earlier rewards, with M ensemble members, which differ in b(s) and W.
+    """M ensemble members on one trunk, a policy that also reads earlier rewards. Members differ in b(s) and W.
 
-    Args: as of `RewardEnsemble`; members is M, and R is the sum of num_factors and cooccurrence_dim.
+    Args: as in `RewardEnsemble`; members is M, and R is the sum of num_factors and cooccurrence_dim.
     """
 
     mean: Tensor
@@ -62,7 +62,7 @@ class RewardNet(nn.Module):
         self.user_projection = nn.Linear(dim, members * dim, bias=False)
         self.item_projection = nn.Linear(dim, dim, bias=False)
         for layer in (self.user_bias, self.user_projection):
-            nn.init.zeros_(layer.weight)  # training starts from the averages
+            nn.init.zeros_(layer.weight)  # training starts from the factorisation
         self.register_buffer("mean", torch.zeros(()))
         self.register_buffer("scale", torch.ones(()))
         self.trunk = SequencePolicy(encoder, num_items, feedback=True)
@@ -127,9 +127,9 @@ class RewardNet(nn.Module):
         return (key @ query_MTD.permute(1, 2, 0)).permute(2, 0, 1) + user_bias[..., None] + item_bias
 
     def self_influence(self, states_MTS: Tensor, influence_TF: Tensor) -> Tensor:
-        """How much each training event has added to its own score. Shape: (M, T).
+        """How much each training event added to its own score, through its item's parameters. Shape: (M, T).
 
-        ``influence_TF``: how far the event moved its item's bias and latent factors, in the unit of the log.
+        ``influence_TF``: its leave-one-out effect on the item's bias and latent factors, in the unit of the log.
         """
         first = self.dim - self.item_factors.embedding_dim
         key_TD = influence_TF[:, 1:] @ self.item_projection.weight[:, first : first + self.num_factors].T
@@ -147,7 +147,7 @@ class RewardNet(nn.Module):
         residual_BLM = torch.where(known_BL1, z_BL1 - bias_BLM, 0.0)
         x_BLR = torch.cat([known_BL1.float(), known_BL1 * self.item_factors(batch.item_BL)], dim=2)
         size = x_BLR.shape[2]
-        f_P, g_P = torch.tril_indices(size, size, device=x_BLR.device)  # of the symmetric Gram matrices
+        f_P, g_P = torch.tril_indices(size, size, device=x_BLR.device)  # the Gram matrices are symmetric
         gram_BLP = x_BLR.index_select(2, f_P) * x_BLR.index_select(2, g_P)
         variance_BLF = known_BL1 * F.embedding(batch.item_BL, self.factor_variance_VF)
         diagonal_F = torch.arange(variance_BLF.shape[2], device=x_BLR.device)
@@ -162,7 +162,7 @@ class RewardNet(nn.Module):
 
 
 class RewardEnsemble(Rebuildable, nn.Module):
-    """An ensemble of K reward models: the mean is the prediction.
+    """An ensemble of K reward models, which predicts their mean.
 
     Args:
         encoder: encoder of the trunk.
@@ -207,7 +207,7 @@ class RewardEnsemble(Rebuildable, nn.Module):
         Args:
             states: what `states` returned. Shape: (K, T, S).
             item: int64 items of 1..V; None: the whole catalogue. Shape: (T,) or (T, C) -> (K, T) or (K, T, C).
-            influence_TF: of training events: what each added to its own score (`self_influence`) is taken off.
+            influence_TF: for training events: their effect on their own score to subtract (`RewardNet.self_influence`).
         """
         predicted = []
         for net, own in zip(self.nets, states.split(self.members // len(self.nets)), strict=True):
@@ -218,5 +218,5 @@ class RewardEnsemble(Rebuildable, nn.Module):
         return torch.cat(predicted)
 
     def predict(self, states: Tensor, item: Tensor | None = None, influence_TF: Tensor | None = None) -> Tensor:
-        """Mean prediction over members. Arguments and shape as of `predictions`, without K."""
+        """Mean prediction over members. Arguments and shapes as in `predictions`, without K."""
         return self.predictions(states, item, influence_TF).mean(dim=0)

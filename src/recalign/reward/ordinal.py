@@ -1,4 +1,4 @@
-"""An output head for rewards with few levels. Shape suffixes as in `recalign.reward.heads`; J thresholds."""
+"""An output head for rewards with few levels. Shape suffixes as in `recalign.reward.heads`; J: thresholds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MAX_LEVELS = 20  # with more, an ordinal head is only a slow regression
 
 
 class OrdinalHead(Head):
-    """Cumulative logits over the levels of a reward (McCullagh 1980), for stars and other grades:
+    """Cumulative logits over the levels of a reward (McCullagh 1980), for star ratings and other grades:
 
         P(z > z_j) = sigmoid(a score - t_j),        E[z] = z_0 + sum_j (z_{j+1} - z_j) P(z > z_j),
 
@@ -39,7 +39,7 @@ class OrdinalHead(Head):
     def calibrate(self, reward_N: np.ndarray, mean: float, scale: float) -> None:
         found = np.unique(reward_N)
         levels = sorted(self.init_args["levels"]) if self.given else found.tolist()
-        outside = found[~np.isin(found.astype(np.float32), np.array(levels, np.float32))]  # as a column may be
+        outside = found[~np.isin(found.astype(np.float32), np.array(levels, np.float32))]  # columns may be float32
         if len(outside):
             text = f"the training rewards contain {outside[0]:g}, which is not among the head's levels {levels}"
             remedy = "name every level that the reward can have, or leave it null to take those of the training split"
@@ -51,7 +51,7 @@ class OrdinalHead(Head):
                 where="model.head",
                 remedy="use recalign.reward.MeanHead, or round the reward in data.reward",
             )
-        self.init_args["levels"] = levels  # a checkpoint rebuilds the head from it
+        self.init_args["levels"] = levels  # checkpoints rebuild the head from it
         self._resize([(level - mean) / scale for level in levels])
         middle_J = np.add(levels[:-1], levels[1:]) / 2  # as in the loss
         above_J = torch.tensor([(reward_N > level).mean() for level in middle_J], dtype=torch.float32)

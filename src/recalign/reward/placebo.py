@@ -1,4 +1,4 @@
-"""A negative control: rewards are permuted over users, so that nothing can be learned from them."""
+"""A negative control: rewards are permuted over users, so that they hold nothing to learn."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from recalign.reward.data import RewardData
 class PermutedRewardData(RewardData):
     """`RewardData` whose training rewards are permuted over all users of the group.
 
-    Each is permuted about its user's mean (`recalign.data.sequences.permuted_rewards`), and all that is learned or
-    averaged is made of these. The rewards in histories, and those of validation and test, stay as logged.
+    Deviations from the user's mean are permuted (`recalign.data.sequences.permuted_rewards`). Targets and mean rewards
+    come from the permuted rewards. Rewards in histories, validation and test stay as logged.
     """
 
     @functools.cached_property
@@ -29,7 +29,7 @@ class PermutedRewardData(RewardData):
         return self.logged.with_columns(pl.Series("reward", reward).fill_nan(None))
 
     def permuted(self, reward_E: np.ndarray) -> np.ndarray:
-        """Permute rewards of the group's training events; others stay. Shape: (events,), NaN where there is none."""
+        """Permute rewards of the group's training events; other rewards stay. Shape: (events,), NaN if absent."""
         rated = self.logged.filter((pl.col("split") == TRAIN) & pl.col("reward").is_not_null())
         event, user = rated["event"].to_numpy(), rated["user"].to_numpy()
         out_E = reward_E.copy()
@@ -38,7 +38,7 @@ class PermutedRewardData(RewardData):
 
     @property
     def correlation(self) -> float:
-        """Correlation of the permuted rewards with the logged ones, after user means are taken out."""
+        """Correlation of the permuted and the logged rewards after user means are subtracted."""
         event, user = self.rated["event"].to_numpy(), self.rated["user"].to_numpy()
         return correlation_within_users(self.observed[event], self.rated["reward"].to_numpy(), user)
 
