@@ -1,6 +1,6 @@
-"""Answers from a bundle: one contract of request and answer, for Python, the command and HTTP.
+"""Serve a bundle: the same requests and answers from Python, on the command line and over HTTP.
 
-Nothing here imports torch, Lightning or a part that trains; `recalign.serve.export` makes the bundles.
+Nothing here imports torch, Lightning or training code; `recalign.serve.export` makes the bundles.
 """
 
 from recalign.serve.server.answer import Answer, Explored, LeftOut, Scored, Shown

@@ -1,4 +1,4 @@
-"""What is answered to a request: from Python, from the command and over HTTP."""
+"""The models of answers, for Python, the command line and HTTP."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 from recalign.serve.server.request import Id
 
 MAX_NAMED = 10
-"""Unknown ids that an answer names; the others are counted."""
+"""Unknown ids that an answer lists; further ones are only counted."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Shown:
         item: its raw id.
         title: as in the log's item table; else the id as text.
         score: log-probability up to a constant that all items of an answer share.
-        log_prob: log-probability among the items that the filters leave, where it was asked for.
+        log_prob: log-probability among the items that pass the filters; null unless requested.
     """
 
     item: Id
@@ -34,12 +34,12 @@ class LeftOut:
     """The parts of a request that were not used.
 
     Attributes:
-        unknown: how many ids of ``items``, ``allow`` and ``block`` the catalogue does not have. They are dropped.
+        unknown: number of ids of ``items``, ``allow`` and ``block`` that are not in the catalogue. They are dropped.
         unknown_ids: the first of them.
-        older: known events of the history that are older than the newest ones, which alone are read. Their items still
-            count as seen.
-        repeated: events of an item that another event stands for, where the log keeps one event an item.
-        unknown_user: whether a user is named of whom the store has no event, so that the history was empty.
+        older: known events of the history that are not read, because only the newest are. Their items still count as
+            seen.
+        repeated: events dropped because the log keeps one event per item.
+        unknown_user: whether the request names a user without any event, stored or given.
     """
 
     unknown: int = 0
@@ -49,7 +49,7 @@ class LeftOut:
     unknown_user: bool = False
 
     def with_unknown(self, ids: Sequence[Id]) -> LeftOut:
-        """The same with further unknown ids."""
+        """A copy with further unknown ids."""
         if not ids:
             return self
         named = list(dict.fromkeys([*self.unknown_ids, *ids]))[:MAX_NAMED]
@@ -58,15 +58,15 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Explored:
-    """How a list came about: all that an estimate needs to know.
+    """How a list was made: all that an off-policy estimate needs.
 
     Attributes:
-        arm: explored: the list was drawn; ranked: it was this request's turn to be ranked.
+        arm: explored: the list was drawn; ranked: chance left this request its ranked list.
         chance: probability of this arm.
         temperature, fixed, seed: of the draw.
-        ranked: first positions that are those of the ranked list. The probability of the first n items, whatever the
+        ranked: how many first positions equal the ranked list's. The probability of the first n items, in either
             arm, is share * exp(sum of the first n log_probs) + (1 - share) * (n <= ranked).
-        log_probs: of each item given those before it, *in a list that is drawn*, whichever the arm; 0 where fixed.
+        log_probs: of each item given those before it, *as if the list were drawn*, in both arms; 0 if fixed.
     """
 
     arm: Literal["explored", "ranked"]
@@ -83,11 +83,11 @@ class Answer:
     """What is recommended.
 
     Attributes:
-        items: best first, or as they were drawn; fewer than asked for where the filters leave fewer.
-        left_out: what of the request was not used.
+        items: best first, or as they were drawn; fewer than requested if the filters leave fewer.
+        left_out: the parts of the request that were not used.
         version: of the bundle.
-        explored: how the list came about, where the request asked to explore.
-        decision: names it in the log of decisions, where a server keeps one; outcomes may refer to it.
+        explored: how the list was made; null unless the request asked to explore.
+        decision: id in the server's log of decisions, for feedback to refer to; null: not logged.
     """
 
     items: list[Shown]
@@ -102,8 +102,8 @@ class Scored:
     """Log-probabilities of given items.
 
     Attributes:
-        log_probs: one an item, among all items that the request's filters leave; null for an item that they leave out
-            and for an unknown one.
+        log_probs: one per item, among all items that pass the request's filters; null for an item that does not, and
+            for an unknown one.
         left_out, version: as in `Answer`.
     """
 
@@ -129,7 +129,7 @@ class Deleted:
 
 @dataclass(frozen=True)
 class Alive:
-    """That the server runs, and the version that it serves."""
+    """The version that the running server serves."""
 
     version: str
 

@@ -1,4 +1,4 @@
-"""The HTTP side: routes over a bundle and, where there is one, a store. Nothing of a request is logged."""
+"""The HTTP application: the routes of a bundle and of an optional store. There is no access log."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def make_app(
     """The application.
 
     Args:
-        folder, threads: as of `Service`.
-        token, events_token: as of `Guard`.
-        store: of histories; None: requests bring their own.
-        decisions: where answers to requests that name a user are logged; None: nowhere.
-        beside: another bundle, whose lists the page shows beside those of the first.
-        origins: of sites whose pages may ask, such as ``https://shop.example``.
+        folder, threads: as in `Service`.
+        token, events_token: as in `Guard`.
+        store: users' histories; None: requests carry their own.
+        decisions: log of the answers to requests that name a user; None: no log.
+        beside: another bundle; the page shows its lists beside those of the first.
+        origins: sites that CORS allows to send requests, such as ``https://shop.example``.
 
     Raises:
         InputError: the bundle cannot be served.
@@ -97,7 +97,7 @@ def make_app(
             request = replace(request, explore=None)
         try:
             return await answered(request)
-        except OSError:  # what was drawn could not be logged
+        except OSError:  # the drawn list could not be logged
             return await answered(replace(request, explore=None))
 
     @app.post("/score", response_model=Scored)
@@ -137,7 +137,7 @@ def make_app(
     describe(app, lambda: service.bundle, token is not None, events_token is not None)
     posts = {route.path: Posts(app, route) for route in app.routes if isinstance(route, APIRoute) and route.body_field}
     app.add_middleware(Guard, figures=figures, token=token, events_token=events_token, posts=posts)
-    if origins:  # before the guard: a browser asks whether it may without the token
+    if origins:  # outside the guard: a browser's preflight request has no token
         headers = ["Authorization", "Content-Type"]
         app.add_middleware(
             CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST", "DELETE"], allow_headers=headers
@@ -146,11 +146,11 @@ def make_app(
 
 
 class Posts:
-    """What is posted to a route, read as JSON and model in one step; FastAPI's own way there takes three times as long.
+    """Handles a route's POST requests: parses and validates the JSON in one step, three times faster than FastAPI.
 
     Args:
-        app: whose handlers answer errors.
-        route: of FastAPI, which describes it.
+        app: its exception handlers answer errors.
+        route: FastAPI's route; its endpoint is called.
     """
 
     def __init__(self, app: FastAPI, route: APIRoute) -> None:
@@ -175,19 +175,19 @@ class Posts:
 async def with_user(
     bundle: Bundle, histories: AsyncStore | None, request: Request, logged: bool
 ) -> tuple[Request, bool]:
-    """A request with the history of the user that it names; and whether it names one of whom nothing is kept.
+    """Replace a request's user by the user's stored history; the flag is True for a user with an empty history.
 
-    Without a store, a user is who asks, for a log of decisions; without one, too, the bundle refuses it.
+    Without a store, only the log of decisions uses the user. Without that log, too, the bundle refuses the user.
 
     Raises:
-        InputError: a server with a store is given a history too.
+        InputError: there is a store, and the request has a history too.
     """
     if request.user is None or (histories is None and not logged):
         return request, False
     if histories is None:
         nobodys = copy(request)
-        object.__setattr__(nobodys, "user", None)  # `replace` would check it all again
-        return nobodys, not request.items  # without a history, of whom nothing is known
+        object.__setattr__(nobodys, "user", None)  # `replace` would validate it again
+        return nobodys, not request.items  # no history: unknown
     if request.items or request.rewards:
         raise InputError("it names a user and has a history", where="user", remedy="give one of them")
     kept = await histories.history(str(request.user))
@@ -208,7 +208,7 @@ def as_json(answer: Any) -> Response:
 
 
 def handle_errors(app: FastAPI) -> None:
-    """Answer each kind of error by a `Problem`."""
+    """Answer each kind of error with a `Problem`."""
 
     @app.exception_handler(ValidationError)
     @app.exception_handler(RequestValidationError)
@@ -226,7 +226,7 @@ def handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(sqlite3.Error)
     async def failed_store(_: HTTPRequest, error: sqlite3.Error) -> Response:
-        print(f"the store: {error}", file=sys.stderr, flush=True)  # its words hold no value of a row
+        print(f"the store: {error}", file=sys.stderr, flush=True)  # SQLite's message holds no row values
         remedy = "ask again later; the server's standard error says why"
         return problem(503, "the store cannot be used now", None, remedy, **{"Retry-After": "10"})
 

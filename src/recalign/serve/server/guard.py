@@ -1,4 +1,4 @@
-"""Who may ask, and how much, before anything is read; and figures for Prometheus, which hold no id."""
+"""Checks before a request is read: tokens, hosts, limits of size and time. Prometheus metrics, without ids."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ from recalign.serve.server.answer import Problem
 from recalign.serve.server.service import TIMEOUT, is_loopback
 
 MAX_HEADERS = 2**16
-"""Bytes of a request, but its body, that may come without an end; what comes at once, 256 KB at most, may be more."""
+"""Bytes of incomplete headers, or between parts of a body. One read, 256 KB at most, may exceed it."""
 CONNECTIONS = 1024
 """Connections that may be open; a further one is closed at once."""
 UNFINISHED = 2 * TIMEOUT
-"""Seconds after which a connection is closed whose request is not whole, or that has not asked again."""
+"""Seconds after which a connection is closed if its request is incomplete, or no further one follows."""
 PIPELINED = 16
-"""Requests that a connection may send before the one before them is answered."""
+"""Requests that a connection may queue behind the one being answered (HTTP pipelining)."""
 FINISHING = 30
 """Seconds in which requests that are being answered may finish after SIGTERM."""
 MAX_BODY = 2**20
 """Bytes that a request's body may have."""
 TOO_LONG = Problem(f"a body may have {MAX_BODY:,} bytes", "body", "ask for less at once")
 OPEN = ("/health", "/ready", "/")
-"""Routes that need no token: they say that the server runs, and the page that asks for the token."""
+"""Routes that need no token: health checks, and the page, which asks for the token."""
 EVENTS, USERS = "/events", "/users/"
-"""Routes of the store, which have a token of their own; the second is followed by a user."""
+"""Routes of the store, with a token of their own; a user follows the second."""
 ROUTES = ("/recommend", "/score", "/metrics", "/items", "/bundle", "/try", EVENTS, USERS, *OPEN)
 HOST = re.compile(r"(?:\[(.*)\]|(.*?))(?::\d+)?")
 """A ``Host``: an address in brackets or a name, and a port."""
@@ -79,10 +79,10 @@ class Figures:
 
 
 class BoundedHTTP(HttpToolsProtocol):
-    """HTTP with an end to all that somebody without a token may hold.
+    """HTTP with limits on what clients without a token can use up.
 
-    That is the number of connections, the bytes of a URL, of headers and of what stands between and after the parts of
-    a body, the seconds until a request is whole, and requests that are sent before the one before them is answered.
+    Limited are connections, the bytes of a URL, of headers and of whatever stands between and after the chunks of a
+    body, the seconds until a request is complete, and pipelined requests.
     """
 
     unended = 0
@@ -127,12 +127,12 @@ class BoundedHTTP(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        self.transport.write(b"")  # of an answer without a body
+        self.transport.write(b"")  # sends the held head of an answer without a body
         super().on_response_complete()
-        self.deadline = self.loop.time() + UNFINISHED  # for the next request, and for whoever does not read the answer
+        self.deadline = self.loop.time() + UNFINISHED  # to read this answer and send the next request
 
     def _check_deadline(self) -> None:
-        """Close the connection, or look again later: cheaper than a timer a request."""
+        """Close the connection if it is late, else check again later. Cheaper than a timer per request."""
         if (left := self.deadline - self.loop.time()) <= 0:
             self.transport.abort()
         else:
@@ -140,7 +140,7 @@ class BoundedHTTP(HttpToolsProtocol):
 
 
 class OneWrite:
-    """A transport that sends the head of an answer together with its body: in one packet, by one call of the system."""
+    """A transport that sends the head and the body of an answer in one packet, with one system call."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport, self._head = transport, b""
@@ -149,7 +149,7 @@ class OneWrite:
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
-        """Send it, or keep it if it is a head."""
+        """Send the data, or hold it if it is a head."""
         if data.endswith(b"\r\n\r\n") and not data.startswith(b"HTTP/1.1 100"):
             self._head += data
         elif self._head or data:
@@ -157,18 +157,18 @@ class OneWrite:
             self._head = b""
 
     def close(self) -> None:
-        """Close it, once what is kept is sent."""
+        """Send what is held, and close."""
         self.write(b"")
         self._transport.close()
 
 
 def server_of(app: ASGIApp) -> uvicorn.Server:
-    """A server of an application."""
+    """A uvicorn server for an application."""
     return uvicorn.Server(
         uvicorn.Config(
             app,
             http=BoundedHTTP,
-            log_level="error",  # a warning a malformed request would fill disks
+            log_level="error",  # one warning per malformed request would fill disks
             access_log=False,
             server_header=False,
             proxy_headers=False,
@@ -180,14 +180,14 @@ def server_of(app: ASGIApp) -> uvicorn.Server:
 
 
 class Guard:
-    """Before anything is read: the token or the host, and the kind and length of the body; then how long it takes.
+    """Middleware: checks the token or host, and the body's type and length, before reading; counts and times requests.
 
     Args:
-        app: what is guarded.
-        figures: of every request.
-        token: that requests have to bear; None: none, and only names of this machine as ``Host``.
-        events_token: that those to the store have to bear in its place; None: there is no store.
-        posts: what answers a POST, by path, in the place of the app.
+        app: the application to guard.
+        figures: counts and times every request.
+        token: bearer token of requests; None: no token, and ``Host`` must be a loopback address.
+        events_token: bearer token of requests to the store instead; None: there is no store.
+        posts: by path, what answers POST requests instead of the app.
     """
 
     def __init__(
@@ -249,7 +249,7 @@ class Guard:
             if not hmac.compare_digest(given, b"Bearer " + token.encode()):
                 return problem(401, "a token is needed", "Authorization", "send Authorization: Bearer TOKEN")
         kind = headers.get(b"content-type", "").partition(";")[0].strip().lower()
-        if scope["method"] == "POST" and kind != "application/json":  # a page of another site cannot send this one
+        if scope["method"] == "POST" and kind != "application/json":  # another site's form cannot send this type
             return problem(415, "the body must be JSON", "Content-Type", "send Content-Type: application/json")
         length = headers.get(b"content-length", "0")
         if not length.isascii() or not length.isdigit() or len(length) > 15 or int(length) > MAX_BODY:

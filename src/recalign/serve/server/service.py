@@ -1,4 +1,4 @@
-"""Answer many callers from one bundle: threads that take what waits and never wait for more, and a swap of versions."""
+"""Answer concurrent requests from one bundle: a queue, answered in batches, and a swap to new versions."""
 
 from __future__ import annotations
 
@@ -27,31 +27,31 @@ from recalign.serve.server.catalogue import Encoded
 from recalign.serve.server.request import Id
 
 MAX_WAITING = 256
-"""Requests that may wait."""
+"""Most requests in the queue."""
 TIMEOUT = 10.0
-"""Seconds after which a request is given up."""
+"""Seconds after which a request times out."""
 SHORT = 0.003
-"""Seconds for which the event loop may answer by itself, while nothing else happens in it."""
+"""Most seconds for which answers may block the event loop; longer ones go to threads."""
 A = TypeVar("A")
 R = TypeVar("R")
 
 
 class Full(Exception):
-    """Too many requests wait, or one has waited for too long."""
+    """The queue is full, or a request has timed out."""
 
 
 class Batcher(Generic[A, R]):
-    """Answer what waits in batches: what is short in the event loop, else in threads. Nothing waits for more to come,
-    but for what comes in the same pass of the loop.
+    """A queue, answered in batches: short ones in the event loop, others in threads. A batch takes what is queued and
+    waits for no more, except for requests of the same pass of the loop.
 
     Args:
-        work: from what was asked to an answer, or an error, of each.
-        name: of the threads.
-        threads: how many.
-        cost: of what was asked. What is taken together costs `MAX_BATCH_PAIRS` at most.
-        seconds: that an answer is expected to take. While no thread is busy and all that waits takes `SHORT` together,
-            the loop answers it: to wake a thread and be woken by it costs more than a short answer. Else a thread for
-            each that waits is woken, and takes until nothing waits.
+        work: answers a batch: returns an answer or an error for each request.
+        name: prefix of the threads' names.
+        threads: size of the thread pool.
+        cost: cost of a request. A batch of several costs `MAX_BATCH_PAIRS` at most.
+        seconds: expected time of an answer. While no thread is busy and the whole queue takes `SHORT` at most, the loop
+            answers it: waking a thread and being woken by it costs more than a short answer. Else free threads are
+            woken, one per queued request at most; they answer until the queue is empty.
     """
 
     def __init__(
@@ -61,20 +61,20 @@ class Batcher(Generic[A, R]):
         self.work, self.cost, self.seconds = work, cost, seconds
         self.waiting = deque[tuple[A, asyncio.Future[R]]]()
         self.pool, self._busy, self._threads = ThreadPoolExecutor(threads, name), 0, threads
-        self._lock = threading.Lock()  # of what waits and who is busy, while threads take
+        self._lock = threading.Lock()  # guards the queue and `_busy` while threads are busy
 
     async def ask(self, what: A) -> R:
-        """The answer.
+        """Queue a request and wait for its answer.
 
         Raises:
-            Full: too many wait, or it takes too long.
+            Full: the queue is full, or the request times out.
         """
         if len(self.waiting) >= MAX_WAITING:
             raise Full
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[R] = loop.create_future()
         self.waiting.append((what, answer))
-        loop.call_soon(self._start)  # after whatever else comes in this pass
+        loop.call_soon(self._start)  # after other requests of this pass
         late = loop.call_later(TIMEOUT, self._deliver, [(what, answer)], [Full()])
         try:
             return await answer
@@ -91,7 +91,7 @@ class Batcher(Generic[A, R]):
             self.pool.submit(self._answer_in_thread)
 
     def _take(self) -> list[tuple[A, asyncio.Future[R]]]:
-        """What is answered next. What was given up while it waited is dropped."""
+        """The next batch. Drops queued requests that have timed out or were cancelled."""
         taken, left = list[tuple[A, asyncio.Future[R]]](), MAX_BATCH_PAIRS
         while self.waiting and len(taken) < MAX_BATCH:
             if self.waiting[0][1].done():
@@ -109,14 +109,14 @@ class Batcher(Generic[A, R]):
             return [error] * len(taken)
 
     def _answer_in_thread(self) -> None:
-        """Answer until nothing waits."""
+        """Answer until the queue is empty."""
         while True:
             with self._lock:
                 if not (taken := self._take()):
                     self._busy -= 1
                     return
             answers, loop = self._answer(taken), taken[0][1].get_loop()
-            with suppress(RuntimeError):  # the loop has ended: nobody waits any more
+            with suppress(RuntimeError):  # the loop has ended: nobody waits for the answers
                 loop.call_soon_threadsafe(self._deliver, taken, answers)
 
     def _deliver(self, taken: list[tuple[A, asyncio.Future[R]]], answers: Sequence[R | Exception]) -> None:
@@ -131,12 +131,12 @@ class Batcher(Generic[A, R]):
 
 @dataclass(frozen=True)
 class Asked:
-    """A request and the bundle that has read it.
+    """A request, with the bundle that encoded it.
 
     Attributes:
-        items: to score, where it asks for that.
-        user: who asks, if the answer is to be kept.
-        until: by `time.monotonic`, when it is given up.
+        items: numbers of the items to score; None: recommend.
+        user: who asks, if the answer is to be logged.
+        until: when it times out, by `time.monotonic`.
     """
 
     bundle: Bundle
@@ -150,16 +150,16 @@ Keep = Callable[[Sequence[Asked], Sequence[Answer]], Sequence[Answer | Exception
 
 
 class Service:
-    """One bundle, and the event loop and a thread a core that answer by it.
+    """One bundle, and a queue of requests that the event loop and a pool of threads answer.
 
     Args:
         folder: a bundle, or a folder of versions whose file ``current`` is watched.
-        threads: of ONNX Runtime, for each batch.
-        batched: is called with how many requests are answered at once.
-        keep: is called in a thread with requests that name a user, and their answers, before these are given.
+        threads: of ONNX Runtime, for each batch; the pool has cores / ``threads`` threads.
+        batched: is called with the size of each batch.
+        keep: logs answers to requests that name a user, in a thread; returns the answers, or errors, to give.
 
     Attributes:
-        problem: why the version that ``current`` names is not served; empty: it is.
+        problem: why the version that ``current`` names is not served; empty if it is.
     """
 
     def __init__(
@@ -172,24 +172,24 @@ class Service:
             "answers",
             max(1, usable_cores() // threads),
             lambda asked: asked.bundle.cost(asked.encoded),
-            # what is kept waits for a disk, which the event loop must not
+            # logging waits for the disk, and the event loop must not
             lambda asked: math.inf if asked.user is not None else asked.bundle.seconds(asked.encoded),
         )
-        self._refused: object = None  # what was tried last, and its files
+        self._refused: object = None  # the version refused last, and its files
         self.problem = ""
 
     async def watch(self, seconds: float = 1.0) -> None:
-        """Serve the version that ``current`` names, once it is loaded and has answered its examples; else the old."""
+        """Check ``current`` periodically; serve its version once it is loaded and has passed its examples."""
         while True:
             await asyncio.sleep(seconds)
             await asyncio.to_thread(self.renew)
 
     def renew(self) -> None:
-        """Take up a new version, if there is one. Requests that wait are answered by the version that read them."""
+        """Load a new version, if there is one. The version that encoded a queued request still answers it."""
         tried: object = None
         try:
             named = current(self.folder)
-            # One that is copied to its end, in whichever order, or made again, is tried again.
+            # A refused version is tried again once its files change: copied further, or exported again.
             files = ((path.name, path.stat()) for path in named.glob("*"))
             tried = named, sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in files)
             if named != self.bundle.folder and tried != self._refused:
@@ -197,13 +197,13 @@ class Service:
                 print(f"now serving {self.bundle.version}", file=sys.stderr, flush=True)
             if named == self.bundle.folder:
                 self._refused, self.problem = None, ""
-        except Exception as error:  # whatever a version is like, the old one goes on
+        except Exception as error:  # whatever is wrong with it, keep serving the old one
             if str(error) != self.problem:
                 print(f"still serving {self.bundle.version}: {error}", file=sys.stderr, flush=True)
             self._refused, self.problem = tried, str(error)
 
     def close(self) -> None:
-        """Finish what was begun."""
+        """Answer what is queued, and stop the threads."""
         self.batcher.pool.shutdown()
 
     def _answer(self, taken: list[Asked]) -> list[Answer | Scored | Exception]:
@@ -227,7 +227,7 @@ class Service:
 
 @functools.lru_cache(64)
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address."""
+    """Whether a host is a loopback address, which only this machine reaches."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -1,7 +1,7 @@
 """Why an item stands where it does: the parts of its score, and what moved it against another bundle.
 
-The tables of a bundle are inputs of its graph, so a part is what the scores lose when its table is blank. Parts are in
-nats, each less its mean over the items that the filters leave: of an item that is like the others all are 0.
+A bundle's tables are inputs of its graph: a part is what the scores lose if its table is set to 0. Parts are in nats,
+minus their mean over the items that pass the filters: an average item has 0 everywhere.
 
 Shape suffixes: N = V + 1 items with the padding item at 0.
 """
@@ -19,7 +19,7 @@ from recalign.serve.server.request import Id
 
 NETWORK, PRIOR, MEMORY, REWARD = "network", "prior", "memory", "reward"
 TABLES = {PRIOR: ("bias", "popular"), MEMORY: ("memory_cosine",)}
-"""The tables of each part. Codes have others, in which no part can be told from the rest."""
+"""The tables of each part. The tables of semantic ids (codes) do not separate into parts."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ class Explained:
     """An item of a list, and why it stands there.
 
     Attributes:
-        item, title, log_prob: as of `Shown`.
-        parts: of its log-probability, in nats against the average item: what the network makes of the history, the item
-            prior (how common it is), the memory (chosen together with the history), and the reward that it is reranked
-            by. Those that the bundle has.
-        place: where the other bundle ranks it, from 1; null: there is none, or it does not have the item.
-        more: of each part, what it has more than with the other bundle.
+        item, title, log_prob: as in `Shown`.
+        parts: of its log-probability, in nats against the average item: the network's reading of the history, the item
+            prior (popularity), the memory (co-occurrence with the history) and the reward of reranking. Only parts
+            that the bundle has.
+        place: its rank in the other bundle, from 1; null: there is no other bundle, or it lacks the item.
+        more: of each part, its value minus that of the other bundle.
     """
 
     item: Id
@@ -47,8 +47,8 @@ class Ranking:
     """The ranking of one bundle for one request, with its parts.
 
     Attributes:
-        score_N: of the items that are left; -inf elsewhere.
-        parts: by name, of every item.
+        score_N: of the items that pass the filters; -inf elsewhere.
+        parts: by name, the values of all items.
     """
 
     def __init__(self, bundle: Bundle, one: Encoded) -> None:
@@ -69,7 +69,7 @@ class Ranking:
         self.parts = {name: x_N - x_N[left_N].sum() / count for name, x_N in parts.items()}
 
     def explained(self, item: Id, other: Ranking | None) -> Explained:
-        """One of the items."""
+        """Explain an item, against the other bundle's ranking if there is one."""
         number, catalogue = self.bundle.catalogue.number[item], self.bundle.catalogue
         parts = {name: float(x_N[number]) for name, x_N in self.parts.items()}
         found = Explained(item, catalogue.titles[number - 1], float(log_softmax(self.score_N)[number]), parts)
@@ -83,7 +83,7 @@ class Ranking:
 
 
 def blank(table: np.ndarray) -> np.ndarray:
-    """A table that says nothing; what is no item stays none."""
+    """A table with 0 for every finite value: the padding item stays infinite."""
     return np.where(np.isfinite(table), 0, table).astype(table.dtype)
 
 
@@ -93,8 +93,8 @@ def explain(
     """Explain the lists of one or two bundles.
 
     Args:
-        encoded: the request, as each bundle reads it.
-        lists: the items of each.
+        encoded: the request, encoded by each bundle.
+        lists: the items of each bundle's list.
     """
     ranked = [Ranking(*one) for one in zip(bundles, encoded, strict=True)]
     others = [*reversed(ranked)] if len(ranked) == 2 else [None] * len(ranked)
