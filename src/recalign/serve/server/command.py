@@ -15,22 +15,22 @@ from recalign.serve.server.about import INSTALL, of_chain
 from recalign.serve.server.service import is_loopback
 
 TOKEN, EVENTS_TOKEN, DECISIONS_KEY = "RECALIGN_TOKEN", "RECALIGN_EVENTS_TOKEN", "RECALIGN_DECISIONS_KEY"
-"""Environment variables: of who may ask, of who may add events, and of the users' pseudonyms in a log of decisions."""
+"""Environment variables: the token to ask, the token to add events, and the key of a log of decisions' pseudonyms."""
 RETENTION = 30.0
 """Days after which the log of decisions deletes a decision."""
 SHORTEST = 16
-"""Characters of a token."""
+"""Least characters of a token or key."""
 BACKLOG = 1024
-"""Connections that wait to be accepted."""
+"""Most connections that may wait to be accepted."""
 OPEN_FILES = 4096
-"""Files that may be open, where the system lets a process choose: each connection is one."""
+"""Wanted limit of open files, if the system has one: each connection is a file."""
 
 
 def serve(words: list[str]) -> None:
-    """Serve a bundle until SIGTERM or SIGINT; what is being answered is finished first.
+    """Serve a bundle until SIGTERM or SIGINT; requests in progress are answered first.
 
     Args:
-        words: the command line after ``recalign serve``.
+        words: command-line arguments after ``recalign serve``.
 
     Raises:
         InputError: the bundle cannot be served, the port is in use, or a token is needed.
@@ -85,15 +85,15 @@ def serve(words: list[str]) -> None:
         host, port = listening.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         print(f"{app.state.service.bundle.version} at http://{shown}:{port}, described at /docs", flush=True)
-        gc.freeze()  # what is loaded stays, and is no garbage to look through
+        gc.freeze()  # what is loaded stays: the garbage collector may skip it
         server_of(app).run([listening])
 
 
 def secret(file: Path | None, variable: str, what: str, needed: str = "") -> str | None:
-    """A token or a key (``what``), of a file, else of a variable of the environment; None: there is none.
+    """A token or key (named ``what``) from a file, else from an environment variable; None if there is none.
 
     Raises:
-        InputError: the file cannot be read, it is too short or not plain text, or it is ``needed`` and not there.
+        InputError: the file cannot be read, it is too short or not plain text, or absent although ``needed``.
     """
     try:
         found = file.read_text(encoding="utf-8") if file else os.environ.get(variable)
@@ -115,13 +115,13 @@ def decisions_key(file: Path | None) -> str:
     """The key of the pseudonyms in a log of decisions.
 
     Raises:
-        InputError: there is none, or it is no key.
+        InputError: there is none, or it is too short or not plain text.
     """
     return str(secret(file, DECISIONS_KEY, "key", "the log of decisions holds pseudonyms, which a key makes"))
 
 
 def allow_open_files() -> None:
-    """Raise this process's limit to `OPEN_FILES`, or as far as it may."""
+    """Raise this process's limit of open files to `OPEN_FILES`, or to its hard limit."""
     with suppress(ImportError):  # Windows has no such limit
         import resource
 
@@ -137,7 +137,7 @@ def bind_socket(host: str, port: int) -> socket.socket:
         InputError: the port is in use, or the address is not one of this machine.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio lets answers wait for an acknowledgement, 40 ms, unless the protocol is named
+    # asyncio sets TCP_NODELAY only if the protocol is named; else answers wait 40 ms for an ACK
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,4 +1,4 @@
-"""SQLite files that their owner alone may read, whose rows go after some days."""
+"""SQLite files that only their owner may read; rows are deleted after some days."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from recalign.errors import InputError
 
 HOUR, DAY = 3600.0, 86_400.0
 PURGED_ROWS = 10_000
-"""Old rows that are deleted at once; between two parts others may write."""
+"""Old rows to delete per transaction; other writers may run in between."""
 RETRY = 5.0
-"""Seconds after which the log of writes is tried again."""
+"""Seconds after which a failed checkpoint is tried again."""
 CHECKPOINT_WAIT = 100
 """Milliseconds for which a checkpoint waits for readers."""
 
 
 class Database:
-    """A SQLite file in WAL mode. What is committed is on disk: a process that is killed, or a machine that loses
-    power, keeps it.
+    """A SQLite file in WAL mode. Commits are on disk: they survive a killed process and a power failure.
 
     Args:
-        file: made if there is none. Several servers of one machine may share it; it may not lie on a network's disk.
-        number: what SQLite notes in the file, so that no other database is taken for one.
-        table: whose rows have the time at which they were ``received``, in seconds since 1970.
-        schema: of the tables.
-        days: rows are deleted once they have been here for as many; None: never.
+        file: created if absent. Several servers of one machine may share it; not on a network file system.
+        number: SQLite's ``application_id``, which tells the file from other databases.
+        table: the table to purge; its column ``received`` is in seconds since 1970.
+        schema: SQL that creates the tables.
+        days: age at which rows are deleted; None: never.
 
     Attributes:
-        lock: held while a thread uses the connection: SQLite crashes the process where another one closes it meanwhile.
-        behind: whether the log of writes may still hold what was deleted, as somebody else read it; `purge` empties it.
+        lock: held while a thread uses the connection: if another thread closed it meanwhile, SQLite would crash the
+            process.
+        behind: whether the WAL may still hold deleted rows, because a reader blocked its checkpoint; `purge` retries.
 
     Raises:
-        InputError: the file is another one, or others than its owner may read it.
+        InputError: the file is something else, or users other than its owner may read it.
     """
 
     format = 1
@@ -58,7 +58,7 @@ class Database:
             raise InputError(f"damaged, or it cannot be opened: {error}", where=str(file), remedy=remedy) from error
 
     def connect(self) -> sqlite3.Connection:
-        """Open the file, whose tables are made if there are none."""
+        """Open the file, and create missing tables."""
         connection = sqlite3.connect(self.file, timeout=5.0, check_same_thread=False)
         number, form, tables = (
             connection.execute(query).fetchone()[0]
@@ -76,16 +76,16 @@ class Database:
         return connection
 
     def oldest(self) -> float:
-        """The time before which rows are too old."""
+        """Rows received before this time, in seconds since 1970, are too old."""
         return time.time() - self.days * DAY if self.days else 0.0
 
     def delete(self, user: str) -> int:
-        """Delete a user's rows; return how many. They are overwritten; in the log of writes by the next `purge`, if
-        others read."""
+        """Delete a user's rows, and return how many. They are overwritten on disk; in the WAL by the next `purge`, if a
+        reader blocks the checkpoint."""
         return self._deleted("user = ?", user)
 
     def purge(self) -> int:
-        """Delete some rows that are too old; how many these were."""
+        """Delete up to `PURGED_ROWS` rows that are too old, and return how many."""
         old = f"SELECT number FROM {self.table} WHERE received < ? LIMIT ?"
         return self._deleted(f"number IN ({old})", self.oldest(), PURGED_ROWS)
 
@@ -99,10 +99,10 @@ class Database:
         return len(numbers)
 
     def note_deleted(self, numbers: list[int]) -> None:
-        """Is called with the numbers of rows before their deletion is committed."""
+        """Hook, called with the numbers of deleted rows before the commit."""
 
     def _checkpoint(self) -> None:
-        """Empty the log of writes, unless somebody reads for long, as a backup does: others wait to write."""
+        """Truncate the WAL. Gives up soon if a reader, such as a backup, blocks it: writers wait meanwhile."""
         [(waiting,)] = self.connection.execute("PRAGMA busy_timeout").fetchall()
         self.connection.execute(f"PRAGMA busy_timeout = {CHECKPOINT_WAIT}")
         try:
@@ -112,9 +112,9 @@ class Database:
             self.connection.execute(f"PRAGMA busy_timeout = {waiting}")
 
     async def purge_hourly(self, thread: ThreadPoolExecutor | None) -> None:
-        """Delete what is too old, at once and every hour, until cancelled; in a thread, None: one of the event loop's.
+        """Delete rows that are too old, now and every hour, until cancelled.
 
-        What is left of deleted rows in the log of writes, as somebody read it, goes some seconds later.
+        Runs in ``thread``; None: the event loop's pool. A blocked checkpoint is retried every `RETRY` seconds.
         """
         loop, due = asyncio.get_running_loop(), 0.0
         while True:
@@ -128,6 +128,6 @@ class Database:
             await asyncio.sleep(RETRY)
 
     def close(self) -> None:
-        """Close the file, once no thread uses it; who uses it afterwards gets `sqlite3.ProgrammingError`."""
+        """Close the file, once no thread uses it. Later uses raise `sqlite3.ProgrammingError`."""
         with self.lock:
             self.connection.close()

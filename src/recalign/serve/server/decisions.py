@@ -1,6 +1,6 @@
-"""The log of decisions: what was shown to whom, with which chance; on disk before it is shown.
+"""The log of decisions: what was shown to whom, with which probability; on disk before it is shown.
 
-A thread writes all that it answers at once as one group. `recalign feedback` reads the log.
+A thread writes each batch of answers in one transaction. `recalign feedback` reads the log.
 """
 
 from __future__ import annotations
@@ -40,20 +40,20 @@ CREATE TABLE IF NOT EXISTS key (name TEXT NOT NULL);
 """
 SPANS = "SELECT CAST(first AS INTEGER), CAST(last AS INTEGER) FROM deleted"
 PAUSE = 10.0
-"""Seconds after a failed write in which none is tried."""
+"""Seconds without writes after one that failed."""
 Integer = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
 
 def pseudonym(key: str, user: str) -> str:
-    """HMAC-SHA256 of a user's id, 128 bits of it in hex: without the key nobody can tell whose it is."""
+    """The first 128 bits of the HMAC-SHA256 of a user's id, in hex: without the key nobody can tell whose it is."""
     return hmac.digest(key.encode(), user.encode(), "sha256").hex()[:32]
 
 
 def decision_record(user: str, encoded: Encoded, answer: Answer) -> dict[str, Any]:
-    """What is kept of an answer to a user, who is named by a pseudonym: no history and no raw user id.
+    """The record of an answer to a user. It holds a pseudonym, ``user``, but no raw user id and no history.
 
-    ``time`` is in microseconds since 1970; ``hidden``, ``blocked``, ``allowed`` (None: all) and ``boosts`` are how many
-    there were. What `recalign.serve.server.answer.Explored` holds is None where the request did not explore.
+    ``time`` is in microseconds since 1970; ``hidden``, ``blocked``, ``allowed`` (None: all) and ``boosts`` are counts.
+    The fields of `recalign.serve.server.answer.Explored` are None if the request did not explore.
     """
     request = encoded.request
     return {
@@ -73,7 +73,7 @@ def decision_record(user: str, encoded: Encoded, answer: Answer) -> dict[str, An
 
 
 class Decision(TypedDict):
-    """A record, as it is read: `decision_record` says what it holds."""
+    """A record read from the log; see `decision_record`."""
 
     time: Integer
     decision: str
@@ -101,15 +101,15 @@ READ = TypeAdapter(Decision)
 class DecisionLog(Database):
     """The file of a log of decisions.
 
-    Records are numbered without a gap, but for those that were deleted here, whose numbers are kept.
+    Numbers of records have no gaps, except for deleted records; the table ``deleted`` has their numbers.
 
     Args:
-        folder: made if it is not there; its owner's alone.
-        key: of the users' pseudonyms; None: whichever the log has, to read it.
-        days: as of `Database`.
+        folder: created if absent, for its owner only.
+        key: of the users' pseudonyms; None: only read, whichever key the log has.
+        days: as in `Database`.
 
     Raises:
-        InputError: as `Database`, or another key has written in it.
+        InputError: as in `Database`, or the log was written with another key.
     """
 
     format = 2
@@ -133,23 +133,23 @@ class DecisionLog(Database):
         return connection
 
     def append(self, decisions: Sequence[Mapping[str, Any]]) -> None:
-        """Write what `decision_record` makes, all or none; it is on disk then."""
+        """Write records of `decision_record` to disk, all or none."""
         now = time.time()
         records = [(one["user"], to_json(one)) for one in decisions]
         rows = [(now, user, record.decode(), checksum(now, user.encode(), record)) for user, record in records]
         insert = f"INSERT INTO decisions (received, user, record, crc) VALUES {', '.join(['(?, ?, ?, ?)'] * len(rows))}"
-        with self.lock, self.connection:  # one statement, because this thread waits for the others after each
+        with self.lock, self.connection:  # one statement: after each, this thread waits for the GIL
             self.connection.execute(insert, [value for row in rows for value in row])
 
     def read(self) -> tuple[list[Decision], list[int], list[tuple[int, int]]]:
-        """All decisions in the order in which they came; numbers of damaged records; first and last number of gaps.
+        """All decisions in order of arrival; numbers of damaged records; first and last number of each gap.
 
         A record is damaged if its checksum or its types are wrong, or an earlier one has the same id.
         """
         found, damaged, known = list[Decision](), list[int](), set[str]()
         query = "SELECT number, received, CAST(user AS BLOB), CAST(record AS BLOB), crc FROM decisions ORDER BY number"
         with self.lock, self.connection:
-            self.connection.execute("BEGIN")  # what others write meanwhile is no gap
+            self.connection.execute("BEGIN")  # one snapshot: concurrent writes are no gap
             spans = self.connection.execute(SPANS).fetchall()
             [last] = self.connection.execute("SELECT CAST(max(seq) AS INTEGER) FROM sqlite_sequence").fetchone()
             for number, received, user, record, crc in self.connection.execute(query):
@@ -174,12 +174,12 @@ class DecisionLog(Database):
 
 
 def checksum(received: float, user: bytes, record: bytes) -> int:
-    """CRC-32 of what is kept of a decision, by which damage is detected."""
+    """CRC-32 of a stored decision, to detect damage."""
     return zlib.crc32(repr(received).encode() + user + record)
 
 
 def gaps(spans: list[tuple[int, int]], last: int) -> list[tuple[int, int]]:
-    """First and last of the numbers from 1 to ``last`` that no span of numbers holds."""
+    """First and last number of each gap that the spans leave between 1 and ``last``."""
     found, following = [], 1
     for first, until in [*sorted(spans), (last + 1, last + 1)]:
         if first > following:
@@ -189,13 +189,13 @@ def gaps(spans: list[tuple[int, int]], last: int) -> list[tuple[int, int]]:
 
 
 class Decisions:
-    """A log of decisions, for threads that answer: each writes what it answers at once.
+    """A log of decisions for the answering threads; each writes its batch at once.
 
     Args:
-        folder, key, days: as of `DecisionLog`.
+        folder, key, days: as in `DecisionLog`.
 
     Attributes:
-        failing: whether the last write failed. Then requests should not explore: what is drawn has to be known.
+        failing: whether the last write failed. Then requests should not explore: every drawn list has to be logged.
     """
 
     def __init__(self, folder: Path, key: str, days: float | None = None) -> None:
@@ -203,11 +203,11 @@ class Decisions:
         self._resume = 0.0
 
     def keep(self, asked: Sequence[Asked], answers: Sequence[Answer]) -> list[Answer | OSError]:
-        """Log decisions, but for those that are given up before it is their turn.
+        """Log decisions, except for requests that have timed out.
 
         Returns:
-            The answers with their decisions' ids, which are on disk. Where that fails: the answers as they were, an
-            error in place of those that explored.
+            The answers with the ids of their decisions, which are on disk. If that fails: the answers as they were,
+            with an error in place of each that explored.
         """
         named = [replace(answer, decision=secrets.token_hex(16)) for answer in answers]
         users = [pseudonym(self.key, str(one.user)) for one in asked]
@@ -219,11 +219,11 @@ class Decisions:
         return [*named]
 
     async def run(self) -> None:
-        """Delete what is too old, until cancelled."""
+        """Delete decisions that are too old, until cancelled."""
         await self.log.purge_hourly(None)
 
     def close(self) -> None:
-        """Close the file, once nothing answers any more."""
+        """Close the file, once no thread answers any more."""
         self.log.close()
 
     def _written(self, records: list[dict[str, Any]]) -> bool:

@@ -1,4 +1,4 @@
-"""Histories on disk. Writing and reading have a thread each, so that no other request waits."""
+"""Users' histories on disk. One thread writes and one reads, so that the event loop never blocks."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CREATE INDEX IF NOT EXISTS received ON events (received);
 EventRow = tuple[Any, Any, Id, int, float | None]
 """A row of the table of events: user, id, item, microseconds since 1970, reward."""
 StoredEvent = tuple[Id, int, float | None]
-"""What is read of an event: item, microseconds since 1970, reward."""
+"""An event of a history: item, microseconds since 1970, reward."""
 T = TypeVar("T")
 
 
@@ -37,7 +37,7 @@ class Store(Database):
     """The events of users.
 
     Args:
-        file, days: as of `Database`. What is too old is no longer read either.
+        file, days: as in `Database`. Events that are too old are not read either.
     """
 
     def __init__(self, file: Path, days: float | None = None) -> None:
@@ -46,7 +46,7 @@ class Store(Database):
         self._reader.execute("PRAGMA query_only = ON")
 
     def add(self, rows: Sequence[EventRow]) -> Taken:
-        """Keep events, all or none."""
+        """Store events, all or none; skip ids that their user already has."""
         insert = "INSERT INTO events (user, id, item, time, reward, received) VALUES (?, ?, ?, ?, ?, ?)"
         now = time.time()
         with self.lock, self.connection as connection:
@@ -56,7 +56,7 @@ class Store(Database):
         return Taken(added, len(rows) - added)
 
     def history(self, user: str) -> list[StoredEvent]:
-        """A user's newest events, oldest first; of events at the same time, those first that came first."""
+        """A user's newest events, oldest first; events at the same time in order of arrival."""
         chosen = "SELECT item, time, reward FROM events WHERE user = ? AND received >= ?"
         newest = f"{chosen} ORDER BY time DESC, number DESC LIMIT ?"
         with self._reading:
@@ -69,9 +69,9 @@ class Store(Database):
 
 
 class AsyncStore:
-    """A store, for an event loop, which it never blocks.
+    """A store for an event loop, which it never blocks.
 
-    Each of its methods raises `Full`, if too many wait or it takes too long, or `sqlite3.Error`: the disk is full, say.
+    Methods raise `Full` if too many calls wait or one times out, and `sqlite3.Error`, for example if the disk is full.
     """
 
     def __init__(self, store: Store) -> None:
@@ -91,11 +91,11 @@ class AsyncStore:
         return Deleted(await self._within(self._writes, self.store.delete, user))
 
     async def run(self) -> None:
-        """Delete what is too old, until cancelled."""
+        """Delete events that are too old, until cancelled."""
         await self.store.purge_hourly(self._writes)
 
     def close(self) -> None:
-        """Finish what was begun, and close the file."""
+        """Finish queued calls, and close the file."""
         for thread in (self._reads, self._writes):
             thread.shutdown()
         self.store.close()
@@ -113,12 +113,12 @@ class AsyncStore:
 
 
 def rows_of(events: Sequence[Event], catalogue: Catalogue) -> list[EventRow]:
-    """Events as they are kept.
+    """Events as rows of the table.
 
     Raises:
-        InputError: one of them cannot be kept; says which, and a remedy.
+        InputError: one of them cannot be stored; says which, and a remedy.
     """
-    catalogue.numbers("events", [event.item for event in events])  # refuses texts where ids are integers
+    catalogue.numbers("events", [event.item for event in events])  # refuses ids of the wrong type
     times = fine_times([one.time for one in events], catalogue.about.time_unit, lambda place: f"events[{place}].time")
     return [(one.user, one.id, one.item, time, one.reward) for one, time in zip(events, times.tolist(), strict=True)]
 
