@@ -1,4 +1,4 @@
-"""Candidate rewards of one log, compared before anything is trained on them."""
+"""Compare candidate rewards of one log before training on any of them."""
 
 from recalign.reward.candidates.comparison import compare_log_rewards, compare_rewards
 

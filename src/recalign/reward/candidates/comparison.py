@@ -1,4 +1,4 @@
-"""Compare candidate rewards: what each holds, how reliable it is, and what each says of what the others rank high."""
+"""Compare candidate rewards: coverage, moments, reliability, and whether they agree in ranking items."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from recalign.reward.trust.verdict import repeated_share
 
 DRAWS = 1000
 SIZES = ("training events", "validation events", "validation users")
-"""Figures of the log, of no reward: events of training, those of validation with an item known from it, their users."""
+"""Figures of the log itself. Validation events are those with an item known from training; users are theirs."""
 SCHEMA: dict[str, type[pl.DataType]] = {
     **dict.fromkeys(("reward", "figure", "other"), pl.String),
     **dict.fromkeys(("value", "ci_low", "ci_high"), pl.Float64),
@@ -38,18 +38,18 @@ SCHEMA: dict[str, type[pl.DataType]] = {
 def compare_rewards(
     frame: pl.DataFrame, candidates: Mapping[str, Candidate], against: str | None = None, *, repeated: float = 0.0
 ) -> pl.DataFrame:
-    """Compare rewards on training and validation events. Those of the test are put aside first.
+    """Compare rewards on training and validation events; test events are dropped first.
 
     Args:
         frame: the events as in `recalign.data.sequences.Sequences`.
         candidates: by name.
-        against: a numeric column, such as a video's duration, that each is correlated with.
+        against: a numeric column, such as a video's duration, to correlate each candidate with.
         repeated: as in `recalign.reward.trust.verdict.repeat_variance`.
 
     Returns:
-        A row a figure: ``reward`` (null for `SIZES`), ``figure``, ``other`` (the judge, the second of a correlation, or
-        the column), ``value``, and ``ci_low``, ``ci_high`` where it was drawn. Values are shares, correlations, numbers
-        of events, or moments in the reward's unit.
+        A row per figure: ``reward`` (null for `SIZES`), ``figure``, ``other`` (the judge, or the reward or column that
+        it is correlated with), ``value``, and ``ci_low``, ``ci_high`` if it was bootstrapped. Values are shares,
+        correlations, counts, or moments in the reward's unit.
 
     Raises:
         InputError: a candidate or the column cannot be used, or no validation event has an item known from training.
@@ -93,7 +93,7 @@ def compare_rewards(
 
 
 def _numeric(events: pl.DataFrame, name: str) -> pl.Series:
-    """A numeric column of the log, of that name."""
+    """The log's numeric column of that name."""
     raw = events.drop(*ADDED, *OWN_COLUMNS, strict=False).select(cs.numeric())
     if name not in raw.columns:
         what = f"the log has no numeric column {name!r}, or recalign has one of that name"
@@ -102,28 +102,28 @@ def _numeric(events: pl.DataFrame, name: str) -> pl.Series:
 
 
 def _spearman(first: pl.Series, second: pl.Series) -> float:
-    """Rank correlation over the rows that have both; NaN of fewer than three, or where one is the same in all."""
+    """Rank correlation over the rows that have both; NaN with fewer than three rows, or if one is constant."""
     both = pl.DataFrame([first.alias("first"), second.cast(pl.Float64).fill_nan(None).alias("second")]).drop_nulls()
     return both.select(pl.corr("first", "second", method="spearman")).item() if len(both) > 2 else float("nan")
 
 
 def compare_log_rewards(data: EventDataModule, rewards: Mapping[str, Any], against: str | None = None) -> pl.DataFrame:
-    """`compare_rewards` of a log's events and of its own reward, which is a candidate too.
+    """Run `compare_rewards` on a log's events, with the log's own reward as a further candidate.
 
     Args:
-        data: the log; its ``users`` are those whose events are compared, and among whom rewards are ranked.
+        data: the log; only events of its ``users`` are compared, and rewards are ranked among them.
         rewards: the candidates by name: an expression, or the settings of a `Candidate`.
-        against: a numeric column; None: the one that a candidate is relative to, else ``data.high.within``, else none.
+        against: a numeric column; None: the first ``relative_to`` column, else ``data.high.within``, else none.
 
     Raises:
-        InputError: as `compare_rewards` and `recalign.reward.candidates.values.with_own_reward`.
+        InputError: as in `compare_rewards` and `recalign.reward.candidates.values.with_own_reward`.
     """
     candidates = with_own_reward(rewards, None if data.reward is None else Candidate(data.reward, data.relative_to))
     columns = [candidate.relative_to.column for candidate in candidates.values() if candidate.relative_to]
     against = against or next(iter(columns), data.high.within if data.high else None)
     sequences = data.sequences
     frame = sequences.frame.filter(pl.Series(sequences.users_in(data.users)).gather(sequences.frame["user"]))
-    cold = pl.col("item_id") > sequences.num_warm  # known by their features, and no training event says how they are
+    cold = pl.col("item_id") > sequences.num_warm  # cold items: features, but too few training events
     frame = frame.with_columns(item_id=pl.when(~cold).then("item_id").otherwise(0))
     repeated = repeated_share(sequences.frame, sequences.report.repeats)
     return compare_rewards(frame, candidates, against, repeated=repeated)

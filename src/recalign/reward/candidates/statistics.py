@@ -1,17 +1,17 @@
-"""How reliable the items' means of a reward are, and what a ranking by them is worth.
+"""Reliability of the item means of a reward, and quality of a ranking by them.
 
-Split-half reliability. The users are dealt into two halves at random. An item has a mean in each, and the two means are
-correlated over items with weights n_1 n_2 / (n_1 + n_2), so that an item which one half never met has none. Halves of
-users, not of events: a user's level, and a user's events on the same item, are noise of an item's mean, and would be in
-both halves otherwise. Means of all users are made of twice as many events, and their reliability follows by
-Spearman-Brown, 2 c / (1 + c). Where a reward is r = mu + a_user + b_item + e, with independent effects of variances
-sigma_a^2, sigma_b^2 and sigma_e^2, and an item has n events by different users, it estimates
+Split-half reliability. Users are split into two random halves. An item has a mean in each half, and the two means are
+correlated over items with weights n_1 n_2 / (n_1 + n_2). Items with events in only one half have weight 0. Users are
+split, not events: a user's level, and a user's events on the same item, are noise in an item's mean and must not be in
+both halves. Means over all users have twice as many events; their reliability follows by Spearman-Brown,
+2 c / (1 + c). If a reward is r = mu + a_user + b_item + e, with independent effects of variances sigma_a^2, sigma_b^2
+and sigma_e^2, and an item has n events by different users, it estimates
 
     sigma_b^2 / (sigma_b^2 + (sigma_a^2 + sigma_e^2) / n).
 
-Ranking by item means. A ranking of items by their mean reward, from training rows, is the cheapest model of a reward
-and, on many logs, hardly worse than a trained one. Every figure is a function of ratios of sums over users, drawn in
-one bootstrap of users (`recalign.reward.trust.measures`), so differences between rewards are paired.
+Ranking by item means. Ranking items by their mean training reward is the cheapest model of a reward and, on many logs,
+hardly worse than a trained one. Every figure is a function of ratios of sums over users, drawn in one
+bootstrap of users (`recalign.reward.trust.measures`), so differences between rewards are paired.
 
 Suffixes: N events, U users, I items.
 """
@@ -43,7 +43,7 @@ from recalign.reward.trust.verdict import repeat_variance
 
 QUANTILES = {"min": 0.0, "q10": 0.1, "median": 0.5, "q90": 0.9, "max": 1.0}
 SPLITS = 20
-"""Random halvings of the users over which reliability is averaged."""
+"""Number of random splits over which reliability is averaged."""
 UNKNOWN = Estimate(float("nan"), np.empty(0))
 
 
@@ -51,7 +51,7 @@ def training_figures(events: pl.DataFrame, repeated: float) -> dict[str, Any]:
     """Coverage, moments, reliability and noise of a reward on training events.
 
     Args:
-        events: ``user``, ``item``, ``timestamp`` and ``reward``, null where an event has none.
+        events: ``user``, ``item``, ``timestamp`` and ``reward``, null if absent.
         repeated: as in `recalign.reward.trust.verdict.repeat_variance`.
     """
     rated = events.drop_nulls("reward")
@@ -72,14 +72,14 @@ def training_figures(events: pl.DataFrame, repeated: float) -> dict[str, Any]:
 
 
 def split_half_reliability(user_N: np.ndarray, item_N: np.ndarray, value_N: np.ndarray) -> float:
-    """Estimate the share of the variance between items' means that other users would find again.
+    """Estimate the share of the variance between item means that other users would reproduce.
 
     Args:
         user_N, item_N: int64, from 0.
         value_N: rewards.
 
     Returns:
-        0 to 1; nan where fewer than three items were met by both halves, or means do not differ.
+        0 to 1; nan if fewer than three items have events in both halves, or their means do not differ.
     """
     rng, centred_N = np.random.default_rng(0), value_N - value_N.mean()
     users, items = np.unique(user_N, return_inverse=True)[1], int(item_N.max()) + 1
@@ -101,7 +101,7 @@ def split_half_reliability(user_N: np.ndarray, item_N: np.ndarray, value_N: np.n
 
 
 def _correlation(x_I: np.ndarray, y_I: np.ndarray, weight_I: np.ndarray) -> float:
-    """Weighted correlation; nan of fewer than three pairs, or where one side is constant."""
+    """Weighted correlation; nan with fewer than three pairs, or if one side is constant."""
     if len(x_I) < 3:
         return math.nan
     x_I, y_I = (one - np.average(one, weights=weight_I) for one in (x_I, y_I))
@@ -112,8 +112,8 @@ def _correlation(x_I: np.ndarray, y_I: np.ndarray, weight_I: np.ndarray) -> floa
 def training_means(frame: pl.DataFrame, values: pl.Series) -> pl.DataFrame:
     """Shrunk means (`recalign.data.sequences.reward_means`) of training rows alone, for all events.
 
-    For validation events a user's mean is that of all of the user's training rows: it is the same for all of them, so
-    that it orders none.
+    All validation events of a user get the same user mean, that of all the user's training rows, so it does not order
+    them.
     """
     known = pl.when(pl.col("split") == TRAIN).then(pl.col("reward"))
     return reward_means(frame.select("user", "item", "split", f"^{SET}$", reward=values).with_columns(reward=known))
@@ -122,7 +122,7 @@ def training_means(frame: pl.DataFrame, values: pl.Series) -> pl.DataFrame:
 def errors_of_means(
     person_N: np.ndarray, value_N: np.ndarray, means: pl.DataFrame, bootstrap: CrossedBootstrap
 ) -> dict[str, Estimate]:
-    """R2 of the item's mean, and of user + item, for the same reward: ``r2/item``, ``r2/user_item``.
+    """R2 of predicting the same reward by the item's mean, and by user + item: ``r2/item``, ``r2/user_item``.
 
     Args:
         person_N: users of validation events that have a value and a known item; from 0, ascending.
@@ -145,15 +145,15 @@ def agreement_with(
     means: Mapping[str, pl.DataFrame],
     bootstrap: CrossedBootstrap,
 ) -> dict[str, dict[str, Estimate]]:
-    """Rank the events by every candidate's item means, and see whether one candidate, the judge, agrees.
+    """Rank the events by every candidate's item means; measure how far one candidate, the judge, agrees.
 
     - ``pairwise``: share of pairs of one user's events (each and the next `NEXT`) with different values of the judge
-      that are ranked in its order; ties count half. nan where fewer than `MIN_USERS` users have a pair.
-    - ``pairwise_minus_own``: the same less that of the judge's own item means, paired.
+      that are ranked in its order; ties count half. nan if fewer than `MIN_USERS` users have a pair.
+    - ``pairwise_minus_own``: the same minus that of the judge's own item means, paired.
 
     Args:
-        judge: its name.
-        person_N, value_N, bootstrap: as in `errors_of_means`, of the judge.
+        judge: the judge's name.
+        person_N, value_N, bootstrap: as in `errors_of_means`, for the judge.
         means: every candidate's `training_means` at these events.
 
     Returns:

@@ -1,4 +1,4 @@
-"""A comparison of rewards as text: four short tables."""
+"""Format a comparison of rewards as text, in short tables."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ MEANS |= {"r2/item": "R2 item", "r2/user_item": "R2 user + item"}
 
 
 def render(table: pl.DataFrame) -> str:
-    """Format what `compare_rewards` found as text, for a terminal of about 120 columns and six candidates."""
+    """Format the table of `compare_rewards` as text; six candidates fit about 120 columns."""
     found = {(reward, figure, other): rest for reward, figure, other, *rest in table.iter_rows()}
     names = table["reward"].drop_nulls().unique(maintain_order=True).to_list()
     trained, measured, people = (f"{found[None, size, None][0]:,.0f}" for size in SIZES)
 
     def cell(reward: str, figure: str, other: str | None = None) -> str:
-        """A figure, with half its interval's width where it has one; ``-`` where it is unknown."""
+        """A figure, with half its interval's width if it has one; ``-`` if unknown."""
         value, low, high = found.get((reward, figure, other), (None, None, None))
         if value is None or math.isnan(value):
             return "-"
@@ -72,7 +72,7 @@ def render(table: pl.DataFrame) -> str:
 
 
 def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Rows in columns, the first to the left and the others to the right."""
+    """Align rows in columns: the first to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     lines = [title]
     for first, *others in (header, *rows):

@@ -18,16 +18,16 @@ from recalign.data.sequences.store import ADDED
 from recalign.errors import InputError
 
 OWN_REWARD = "reward"
-"""The candidate that the log's YAML has now."""
+"""Name of the candidate that is the log's present reward."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A candidate reward. Its settings are those of ``data``, to which the chosen ones are copied.
+    """A candidate reward. Its settings are those of ``data``: copy the chosen ones there.
 
     Attributes:
         reward: Polars SQL over the log's columns; ``reward`` is the log's own.
-        relative_to: the column within whose bins it is ranked; null: it stays as it is.
+        relative_to: rank the reward within bins of this column; null: no ranking.
     """
 
     reward: str
@@ -35,14 +35,14 @@ class Candidate:
 
 
 def with_own_reward(given: Mapping[str, Any], own: Candidate | None) -> dict[str, Candidate]:
-    """Put the log's own reward before the candidates, unless one of them is the same or has its name.
+    """Put the log's own reward before the candidates, unless one of them is equal or has the name `OWN_REWARD`.
 
     Args:
         given: candidates by name, each an expression or the settings of a `Candidate`.
         own: ``reward`` and ``relative_to`` of ``data``; None: the log has no reward.
 
     Raises:
-        InputError: there is none, or a candidate's settings cannot be used.
+        InputError: there is no candidate, or a candidate's settings are wrong.
     """
     found = {name: _read(settings, f"rewards.{name}") for name, settings in given.items()}
     if own is not None and own not in found.values() and OWN_REWARD not in found:
@@ -72,11 +72,11 @@ def candidate_values(frame: pl.DataFrame, candidates: Mapping[str, Candidate]) -
         candidates: by name.
 
     Returns:
-        A f64 column each, null where an event has no such reward.
+        A f64 column per candidate, null if an event lacks the reward.
 
     Raises:
-        InputError: a candidate cannot be computed, is no number, has the same value for all training events, or none
-            on training or on validation events with a known item.
+        InputError: a candidate cannot be computed, is not numeric, is constant on training events, or is null for all
+            training events or all validation events with a known item.
     """
     log, rows, own = frame.drop(ADDED, strict=False), SourceRows(frame["row"]), (*PREPARED, *ADDED)
     train, columns = frame["split"] == TRAIN, []

@@ -28,18 +28,18 @@ from recalign.reward.trust.report import NEXT, TRUST, compare_predictions, repor
 class TrustReport(Callback):
     """Measure a reward model, and report how far it can be trusted (`recalign.reward.trust.report`).
 
-    Logs `prediction_errors` on validation as ``reward/{rmse,mae,r2}`` and, of the averages that the model has to beat,
-    ``reward/rmse_<mean>``; those on the test as ``reward/test/...``.
+    Logs `prediction_errors` on validation as ``reward/{rmse,mae,r2}`` and, for the averages that the model has to beat,
+    ``reward/rmse_<mean>``; on test as ``reward/test/...``.
 
-    After a fit the module has the weights of the best epoch, and a report on validation; after a test also one on test.
-    It is ``module.trust_report``, and is written to ``trust.json`` in the trainer's ``default_root_dir``, unless that
-    is the current folder, Lightning's default.
+    After a fit the module has the weights of the best epoch. The report covers validation, and after a test also test.
+    It is stored as ``module.trust_report`` and written to ``trust.json`` in the trainer's ``default_root_dir``, unless
+    that is the current folder, Lightning's default.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._predicted: list[dict[str, Tensor]] = []
-        self._measured_at = -1  # the step
+        self._measured_at = -1  # global step
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
         self._predicted.append(outputs)
@@ -54,7 +54,7 @@ class TrustReport(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         if self._measured_at != trainer.global_step:
-            pl_module.errors = None  # of other weights than those that are saved now
+            pl_module.errors = None  # they belong to earlier weights
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         pl_module.log_dict({f"reward/test/{k}": v for k, v in self._measure(pl_module).items()}, sync_dist=True)
@@ -84,7 +84,7 @@ def _write(trainer: Trainer, module: RewardModel, splits: Sequence[SplitName]) -
     if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
         return
     data, reward = module.data, module.reward
-    reward.eval().to(data.device)  # when a fit has ended, Lightning has moved it to the CPU
+    reward.eval().to(data.device)  # after a fit, Lightning has moved it to the CPU
 
     def predicted(windows: Windows) -> pl.DataFrame:
         return predict(reward, (batch.to(data.device) for batch in data.loader(windows, seen=False)))
@@ -100,7 +100,7 @@ def _write(trainer: Trainer, module: RewardModel, splits: Sequence[SplitName]) -
 
 
 def ranking_of_shown(reward: RewardEnsemble, data: RewardData, split: SplitName) -> dict[str, float]:
-    """Mean AUC and NDCG of predictions within the requests of a split, and how many requests there are."""
+    """Mean AUC and NDCG of predictions within the requests of a split, and the number of requests."""
 
     def scores(batch: Batch, item_TC: Tensor) -> Tensor:
         return reward.predict(reward.states(batch), item_TC)
@@ -111,13 +111,13 @@ def ranking_of_shown(reward: RewardEnsemble, data: RewardData, split: SplitName)
 
 @torch.no_grad()
 def predict(reward: RewardEnsemble, batches: Iterable[Batch]) -> pl.DataFrame:
-    """Predict what `recalign.reward.trust.report` needs.
+    """Make the predictions that `recalign.reward.trust.report` needs.
 
     Returns:
-        A row an event with a reward and a known item: ``event``; ``model``, the prediction; ``spread``, the
-        standard deviation between the members, as of an equal mixture (deep ensembles, Lakshminarayanan et al., arXiv
-        1612.01474); ``ahead``, predictions for the items of the user's next `NEXT` such events less that for
-        this event's own, all from the history before this event; nan where the window has no such event.
+        A row per event with a reward and a known item: ``event``; ``model``, the prediction; ``spread``, the
+        standard deviation between the members, as in an equal mixture (deep ensembles, Lakshminarayanan et al., arXiv
+        1612.01474); ``ahead``, predictions for the items of the user's next `NEXT` such events minus the prediction for
+        this event's item, all from the history before this event; nan if the window has no such event.
     """
     parts = []
     for batch in batches:

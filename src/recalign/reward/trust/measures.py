@@ -1,8 +1,8 @@
 """Quality of predicted rewards, with bootstrap intervals over users and paired differences.
 
-Every figure is a function of ratios of sums over users, so one bootstrap of users (`recalign.bootstrap`) draws
-all figures of all predictors at once. For that, ranks (Spearman) and placements among the other class (AUC; DeLong,
-DeLong & Clarke-Pearson 1988) are those of the whole sample in every draw.
+Every figure is a function of ratios of sums over users, so one bootstrap of users (`recalign.bootstrap`) resamples
+all figures of all predictors at once. For that, every draw keeps the whole sample's ranks (Spearman) and placements
+among the other class (AUC; DeLong, DeLong & Clarke-Pearson 1988).
 
 Suffixes: N events, C following events, U users, D draws.
 """
@@ -19,22 +19,22 @@ import polars as pl
 from recalign.bootstrap import CrossedBootstrap, Estimate
 
 FIGURES = ("rmse", "mae", "r2", "spearman", "auc", "pairwise")
-"""Of the first two less is better, of the others more."""
+"""Lower is better for the first two, higher for the others."""
 
 MEANS = ("global", "user", "item", "user_item")
 """Averages that a reward model has to beat, columns of `RewardData.means`."""
 
 Sums = dict[Any, tuple[np.ndarray, np.ndarray]]
-"""By name, each user's sum and number of events."""
+"""By name: each user's sum, and number of events."""
 Table = dict[str, dict[str, Estimate]]
 
 
 def prediction_errors(expected: pl.DataFrame, predicted: pl.Series) -> dict[str, float]:
-    """``rmse``, ``mae`` and ``r2`` = 1 - MSE / variance of a model, and ``rmse_<mean>`` of each of `MEANS`.
+    """``rmse``, ``mae`` and ``r2`` = 1 - MSE / variance of a model, and ``rmse_<mean>`` for each of `MEANS`.
 
     Args:
-        expected: a row an event with ``reward`` and the means. Events whose reward is null are left out; if all rewards
-            are alike, ``r2`` is nan.
+        expected: a row per event with ``reward`` and the means. Events without a reward are ignored. If all rewards are
+            equal, ``r2`` is nan.
         predicted: the model's expected reward of each event, float32.
     """
     known = expected.with_columns(model=predicted).drop_nulls("reward")
@@ -60,20 +60,20 @@ def measure(
     - ``spearman``: rank correlation over all events;
     - ``auc``: probability that a high reward is predicted above one that is not high;
     - ``pairwise``: share of pairs of one user's events with different rewards that are predicted in the right order
-      (ties count half), both from the history before the earlier event. (Predictions made at different moments must
-      not be compared: the later one has seen the earlier reward and leans towards it.)
+      (ties count half), both from the history before the earlier event. (Predictions made at different times
+      must not be compared: the later one has seen the earlier reward and leans towards it.)
 
     Args:
         user_N: int64, from 0, ascending.
         reward_N: rewards.
         high_N: bool, whether each reward is high.
         predicted: (N,) by predictor.
-        ahead: (N, C) by predictor: the prediction for the C-th following event less that for the event itself; nan
-            where they are no pair.
-        bootstrap: of as many users as there are.
+        ahead: (N, C) by predictor: predictions for the C following events minus the prediction for the event itself;
+            nan if they are no pair.
+        bootstrap: of these users.
 
     Returns:
-        By predictor and figure; nan where a figure is undefined (a rank correlation with a constant).
+        By predictor and figure; nan if a figure is undefined (a rank correlation with a constant).
     """
     users, rank_N, centred_N = bootstrap.users, scaled_ranks(reward_N), centred(reward_N)
     sums = by_user(user_N, users, {"r": centred_N, "rr": centred_N**2, "y": rank_N, "yy": rank_N**2})
@@ -108,7 +108,7 @@ def by_user(user_N: np.ndarray, users: int, values: Mapping[Any, np.ndarray]) ->
 
 
 def ratios(sums: Sums, bootstrap: CrossedBootstrap) -> dict[Any, np.ndarray]:
-    """Ratios of sums over users by name: the sample's first, then each draw's. Shape: (1 + D,) each."""
+    """Ratios of sums over users by name: first of the sample, then of each draw. Shape: (1 + D,) each."""
     total, count = (np.stack(each).astype(float) for each in zip(*sums.values(), strict=True))
     return dict(zip(sums, np.vstack(bootstrap.ratios(total, count)).T, strict=True))
 
@@ -126,23 +126,23 @@ def differences(table: Table) -> Table:
 
 
 def variance(reward_N: np.ndarray) -> float:
-    """The variance of rewards; nan where all are alike, which rounding would hide."""
+    """The variance of rewards; nan if all are equal (rounding may give these a variance above 0)."""
     return float(reward_N.var()) if (reward_N != reward_N[:1]).any() else math.nan
 
 
 def centred(reward_N: np.ndarray) -> np.ndarray:
-    """Rewards less their median: equal ones become 0 to the bit, whatever their value."""
+    """Rewards minus their median: if all are equal, the result is exactly 0."""
     return reward_N - np.median(reward_N)
 
 
 def explained(se: np.ndarray, r: np.ndarray, rr: np.ndarray) -> np.ndarray:
-    """R2 from means of squared errors, of `centred` rewards r and of r^2; nan where all rewards are alike."""
+    """R2 from means of squared errors, of `centred` rewards r and of r^2; nan if all rewards are equal."""
     variance = rr - r**2
     return np.where(variance > 1e-12 * rr, 1 - se / variance, np.nan)
 
 
 def scaled_ranks(value_N: np.ndarray) -> np.ndarray:
-    """Ranks scaled to -1..1; ties get their mean."""
+    """Ranks scaled to -1..1; ties get their mean rank."""
     return 2 * _ranks(value_N) / (len(value_N) + 1) - 1
 
 
@@ -153,14 +153,14 @@ def _ranks(value_N: np.ndarray) -> np.ndarray:
 def _placements(predicted_N: np.ndarray, high_N: np.ndarray) -> np.ndarray:
     """Values whose means over the high events and over the others add up to the AUC.
 
-    A high event gets the share of the others predicted below it; another event the share of high events predicted above
-    it, less the AUC. Ties count half. nan if there is only one class.
+    A high event gets the share of the others predicted below it. Another event gets the share of high events predicted
+    above it, minus the AUC. Ties count half. nan if there is only one class.
     """
     out_N = np.full(len(predicted_N), np.nan)
     if high_N.all() or not high_N.any():
         return out_N
     rank_N = _ranks(predicted_N)
-    for own_N in (high_N, ~high_N):  # a rank among all, less that among one's own class, counts those of the other
+    for own_N in (high_N, ~high_N):  # rank among all - rank in its class = number below in the other class
         out_N[own_N] = (rank_N[own_N] - _ranks(predicted_N[own_N])) / (~own_N).sum()
     out_N[~high_N] = 1 - out_N[~high_N] - out_N[high_N].mean()
     return out_N
@@ -169,7 +169,7 @@ def _placements(predicted_N: np.ndarray, high_N: np.ndarray) -> np.ndarray:
 def ordered_pairs(
     user_N: np.ndarray, reward_N: np.ndarray, ahead_NC: np.ndarray, users: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Number of pairs in the right order, and of pairs, by user. Arguments as in `measure`. Shape: (U,) each."""
+    """Each user's number of correctly ordered pairs, and of pairs. Arguments as in `measure`. Shape: (U,) each."""
     better_NC = following(reward_N, ahead_NC.shape[1]) - reward_N[:, None]
     pair_NC = ~np.isnan(ahead_NC) & ~np.isnan(better_NC) & (better_NC != 0)
     right_NC = np.where(pair_NC, (1 + np.sign(better_NC) * np.sign(ahead_NC)) / 2, 0)
@@ -177,7 +177,7 @@ def ordered_pairs(
 
 
 def following(value_N: np.ndarray, count: int) -> np.ndarray:
-    """For each value the ``count`` values after it, of any user; nan past the end. Shape: (N,) -> (N, count)."""
+    """For each value the next ``count`` values, of any user; nan past the end. Shape: (N,) -> (N, count)."""
     padded = np.concatenate([value_N, np.full(count, np.nan)])
     return np.lib.stride_tricks.sliding_window_view(padded[1:], count)[: len(value_N)]
 
@@ -186,9 +186,9 @@ def by_group(events: pl.DataFrame, column: str, against: str, bootstrap: Crossed
     """RMSE of the model and of another predictor by group of events, and their paired difference.
 
     Args:
-        events: ``person`` (from 0), ``reward``, ``model``, ``against``, and the column to group by.
-        column: whose values are the groups, in ascending order.
-        against: the other predictor.
+        events: ``person`` (from 0), ``reward``, ``model``, the other predictor, and the column to group by.
+        column: the column to group by; groups are returned in ascending order.
+        against: name of the other predictor.
         bootstrap: of the persons.
     """
     groups = sorted(events.group_by(column, maintain_order=True))
@@ -206,12 +206,12 @@ def by_group(events: pl.DataFrame, column: str, against: str, bootstrap: Crossed
 
 
 def with_interval(estimate: Estimate) -> list[float]:
-    """Value and ends of the 95 % interval."""
+    """Value, and lower and upper end of the 95 % interval."""
     return [estimate.value, *estimate.interval()]
 
 
 def quantile_bins(value_N: np.ndarray, bins: int = 10) -> np.ndarray:
-    """Which of ``bins`` parts of equal size each value belongs to, from 1; equal values share the lowest."""
+    """The quantile bin of each value, 1 to ``bins``; equal values share the lowest bin."""
     return np.searchsorted(np.quantile(value_N, np.arange(1, bins) / bins), value_N) + 1
 
 
@@ -220,7 +220,7 @@ def calibration(predicted_N: np.ndarray, reward_N: np.ndarray) -> dict[str, Any]
 
     Returns:
         ``bins`` (predicted, observed, events); ``error``, the expected calibration error in the reward's unit;
-        ``slope`` of the reward on the prediction, below 1 where predictions vary more than rewards warrant.
+        ``slope`` of the reward on the prediction, below 1 if predictions vary too much; None if they do not vary.
     """
     bins = _means(quantile_bins(predicted_N), predicted=predicted_N, observed=reward_N)
     error = sum(row["events"] * abs(row["observed"] - row["predicted"]) for row in bins) / len(reward_N)
@@ -230,7 +230,7 @@ def calibration(predicted_N: np.ndarray, reward_N: np.ndarray) -> dict[str, Any]
 
 
 def spread_and_error(events: pl.DataFrame, bootstrap: CrossedBootstrap) -> dict[str, Any] | None:
-    """Whether the members disagree where the model errs.
+    """Measure whether members disagree more where the model errs more.
 
     Returns:
         ``rank_correlation`` of spread and absolute error with its interval, and ``bins``: mean spread and RMSE by
@@ -255,6 +255,6 @@ def _means(group_N: np.ndarray, **columns: np.ndarray) -> list[dict[str, Any]]:
 
 
 def correlation(x: np.ndarray, xx: np.ndarray, xy: np.ndarray, y: np.ndarray, yy: np.ndarray) -> np.ndarray:
-    """Correlation from means of x, x^2, x y, y and y^2; nan where x or y is constant."""
+    """Correlation from means of x, x^2, x y, y and y^2; nan if x or y is constant."""
     spread = (xx - x**2) * (yy - y**2)
     return np.where(spread > 1e-12, (xy - x * y) / np.sqrt(np.maximum(spread, 1e-300)), np.nan)

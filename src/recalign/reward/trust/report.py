@@ -1,4 +1,4 @@
-"""The trust report: what is known of a reward model after training or test, written as trust.json."""
+"""The trust report: the quality of a reward model after training or test, written to trust.json."""
 
 from __future__ import annotations
 
@@ -43,17 +43,17 @@ from recalign.reward.trust.verdict import IMPLICATION, best_average, noise, repe
 
 PREDICTORS = (*MEANS, "ridge", "factors")
 WITHOUT_USER_BIAS = {"item": "item", "user_item": "item", "ridge": "ridge_fixed", "factors": "factors_fixed"}
-"""Columns that order the items of one user as a predictor does; the predictors not named order none."""
+"""For each predictor, the column that orders one user's items as it does; the other predictors order none."""
 DRAWS = 2000
 MIN_USERS, ENOUGH_USERS = 50, 200
-"""Users with a pair from which an order is measured: of fewer, the bootstrap's intervals are too narrow. And from which
-validation alone will do: of fewer, the intervals are about ten points wide and more.
+"""Fewest users with a pair to measure ``pairwise`` at all (with fewer, bootstrap intervals are too narrow), and to
+measure it on validation alone (with fewer, the intervals are at least about ten points wide).
 """
 MOST_OTHERS = 2000
-"""Other users whose training rows are ordered, at most: a share is known to about two points then."""
+"""Largest number of other users whose training rows are ordered: enough for an error of about two points."""
 OTHERS = "training rows of other users"
 NEXT = 10
-"""An event is paired with the user's next events, up to so many."""
+"""An event is paired with up to this many of the user's next events."""
 SHOWN = "shown"
 TRUST = "trust.json"
 """The report in a run folder."""
@@ -74,8 +74,8 @@ def read_trust(run: Path) -> dict[str, Any]:
 class PredictionComparison:
     """A reward model and simpler predictors (`PREDICTORS`) on the events of one split.
 
-    ``events`` has what each predicts of each event, and what the events are grouped by. ``ordered_on`` says where
-    ``pairwise`` was measured, on the split or on `OTHERS`; None, with nan, where too few users have a pair.
+    ``events`` has all predictions and the columns to group by. ``ordered_on`` says where ``pairwise`` was measured: on
+    the split or on `OTHERS`; None if too few users have a pair, and ``pairwise`` is then nan.
     """
 
     events: pl.DataFrame
@@ -89,16 +89,15 @@ def compare_predictions(
 ) -> dict[SplitName, PredictionComparison]:
     """Measure a reward model beside simpler predictors (`PREDICTORS`).
 
-    Where fewer than `ENOUGH_USERS` users of the first split have a pair, and more of those outside the group, its
-    ``pairwise`` is that of their training rows. The model has met none of their rewards but in the histories before a
-    pair, which a pair's rewards are no part of; the user's level cancels within a pair. (Across users, a reward above
-    the mean of the user's few earlier ones carries the noise of that mean. The prediction has read the same rewards,
-    and is related to it without any signal.)
+    If fewer than `ENOUGH_USERS` users of the first split have a pair, and more users outside the group have one, its
+    ``pairwise`` is measured on the latter's training rows. The model was not trained on their rewards; it reads only
+    those before a pair. The user's level cancels within a pair. (Comparing reward minus the user's earlier mean across
+    users would not do: the prediction reads the same few rewards as the mean, so their noise alone correlates the two.)
 
     Args:
         data: the log and the group of users that the model was trained on.
-        predicted: what `recalign.reward.trust.callback.predict` says of the targets of windows.
-        splits: ``validation``, ``test``; each with a reward.
+        predicted: returns the output of `recalign.reward.trust.callback.predict` for the targets of windows.
+        splits: ``validation``, ``test``; each must have a reward.
 
     Returns:
         By split.
@@ -121,15 +120,15 @@ def compare_predictions(
 def report(
     data: RewardData, measured: Mapping[SplitName, PredictionComparison], shown: Mapping[str, float] | None = None
 ) -> dict[str, Any]:
-    """The verdict, what it implies, and the figures, in plain values.
+    """The verdict, its implication and the figures, as JSON values.
 
-    Verdict, reliability and recommendations come from the first split, validation where there is one: the test must not
+    Verdict, reliability and recommendations come from the first split, validation if available: the test split must not
     choose a method.
 
     Args:
         data: the log and the group of users that the model was trained on.
         measured: from `compare_predictions`.
-        shown: how the model ranks what was shown within a request of the first split, if the log says what was.
+        shown: how the model ranks the items of a request of the first split, if the log has passed rows.
     """
     first, comparison = next(iter(measured.items()))
     judged, reward = verdict(comparison.table), comparison.events["reward"].to_numpy()
@@ -166,10 +165,10 @@ def _users_with_pairs(events: pl.DataFrame) -> int:
 def _ordered_by_others(
     data: RewardData, predicted: Callable[[Windows], pl.DataFrame], comparison: PredictionComparison, pairs: int
 ) -> PredictionComparison:
-    """A comparison whose ``pairwise`` is of the training rows of users outside the group, if more of them have a pair.
+    """Measure ``pairwise`` on the training rows of users outside the group, if more of them have a pair.
 
-    As it was otherwise, or nan where these are too few as well. Ridge and factorisation know nothing of other users, so
-    theirs is nan.
+    Otherwise the comparison stays, or ``pairwise`` becomes nan if ``pairs`` is below `MIN_USERS`. Ridge and
+    factorisation were not fitted to other users, so theirs is nan.
     """
     windows, found, ordered_on = training_of_others(data), {}, None
     if len(windows) >= MIN_USERS and not np.isnan(windows.reward).all():
@@ -197,7 +196,7 @@ def training_of_others(data: RewardData) -> Windows:
 
 
 def _events(data: RewardData, predicted: pl.DataFrame) -> pl.DataFrame:
-    """The measured events with the columns that they are grouped by, ordered by user."""
+    """The measured events with the columns to group by, ordered by user."""
     count = data.rated.group_by("item_id").agg(pl.len().alias("popularity"))
     person = pl.col("user").alias("person")  # in `predicted`, `user` is the user's mean
     about = data.frame.select("event", person, "item_id", "high", "known_before").join(count, on="item_id", how="left")
@@ -211,10 +210,10 @@ def _events(data: RewardData, predicted: pl.DataFrame) -> pl.DataFrame:
 
 
 def _ahead(events: pl.DataFrame) -> dict[str, np.ndarray]:
-    """By predictor, predictions for following events less that for the event itself, as of `measure`."""
+    """By predictor, predictions for the following events minus that for the event itself, as in `measure`."""
     ahead_NC = events["ahead"].to_numpy()
     ahead = {"model": ahead_NC}
-    for name in PREDICTORS:  # a user bias is the same for both items, but would be taken at two moments
+    for name in PREDICTORS:  # without user biases: they cancel in a pair, but here each event has its own
         value_N = events[WITHOUT_USER_BIAS[name]].to_numpy() if name in WITHOUT_USER_BIAS else np.zeros(len(events))
         ahead[name] = np.where(np.isnan(ahead_NC), np.nan, following(value_N, ahead_NC.shape[1]) - value_N[:, None])
     return ahead
@@ -251,8 +250,8 @@ def fit_ridge_and_factors(frame: pl.DataFrame, num_items: int) -> pl.DataFrame:
         num_items: V.
 
     Returns:
-        ``event``, ``ridge`` and ``factors`` (f64), a row an event: a user's bias is updated by the shrunk mean of the
-        user's earlier residuals since training. The same with ``_fixed``, before that.
+        ``event``, ``ridge`` and ``factors`` (f64), a row per event: the user's bias is updated by the shrunk mean of
+        the user's earlier residuals since training. ``ridge_fixed`` and ``factors_fixed``: without that update.
     """
     user_N = np.unique(frame["user"].to_numpy(), return_inverse=True)[1]
     item_N, size = frame["item_id"].to_numpy(), (int(user_N.max()) + 1, num_items + 1)

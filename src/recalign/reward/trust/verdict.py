@@ -1,4 +1,4 @@
-"""One verdict on a reward model, and what follows from it: a method and a temperature."""
+"""The verdict on a reward model, and what it implies: a method and a temperature."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ IMPLICATION: dict[Verdict, str] = {
 """What a verdict means for the choice of a post-training method (the order is that of the A-SFT post)."""
 
 GAIN = 0.02
-"""How far the RMSE has to lie below the best average's, as a share of it."""
+"""Required reduction of the RMSE below the best average's, as a share of it."""
 MODERATE, STRONG = 0.2, 0.5
-"""R2 from which a verdict may be moderate, strong."""
+"""Least R2 of the verdicts moderate and strong."""
 AT_ONCE = ("user", "item", "timestamp")
-"""Columns in which an event that was logged twice agrees with itself, whatever its reward."""
+"""Columns that are equal in events logged twice, whatever their rewards."""
 REPEATS = 100
-"""Degrees of freedom of repeated events from which the noise is estimated from them."""
-TEMPERATURES = (0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0)  # none sharper than A-SFT's default
+"""Fewest degrees of freedom of repeated events to estimate the noise from them."""
+TEMPERATURES = (0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0)  # from the smallest that A-SFT's auto tries
 MIN_ESS = 0.25
-"""Effective sample size that a recommended temperature has to leave, as a share of the events."""
+"""Least effective sample size at a recommended temperature, as a share of the events."""
 
 
 def verdict(table: Table) -> Verdict:
-    """Judge a reward model by the worse ends of 95 % intervals (but for `GAIN`, which the estimate has to reach).
+    """Judge a reward model by the worse ends of 95 % intervals (except for `GAIN`, which the estimate has to reach).
 
-    - ``not_measured``: a figure that it rests on is not a number;
+    - ``not_measured``: one of the figures below is nan;
     - ``no_signal``: within a user it orders no better than chance, or its RMSE is not below the global mean's;
     - ``weak``: its RMSE is not 2 % below the best average's, or not reliably below, or R2 is under 0.2;
     - ``moderate``: R2 is under 0.5;
@@ -75,13 +75,13 @@ def noise(train: pl.DataFrame, table: Table, variance: float, repeated: float) -
     Args:
         train: training events with a reward: ``user``, ``item``, ``timestamp``, ``reward``.
         table: figures on other events, for the floor.
-        variance: of the rewards of those events; nan where they are all the same.
+        variance: of the rewards of those events; nan if all are equal.
         repeated: as in `repeat_variance`.
 
     Returns:
-        ``source``: ``repeats``, from rewards that one user gave one item several times; or ``floor``, the smallest RMSE
-        of any predictor, where there are too few of those. ``sd``, its standard deviation, of which a floor is an upper
-        limit. ``ceiling``, the R2 that no model exceeds, or, with a floor, one that has been reached.
+        ``source``: ``repeats``, from rewards that one user gave one item several times, or ``floor``, the smallest RMSE
+        of any predictor, if there are too few repeats. ``sd``: the noise's standard deviation; with ``floor``, an upper
+        limit of it. ``ceiling``: the R2 that no model exceeds; with ``floor``, the best R2 reached.
     """
     within = repeat_variance(train, repeated)
     if within is not None:
@@ -91,27 +91,27 @@ def noise(train: pl.DataFrame, table: Table, variance: float, repeated: float) -
 
 
 def repeated_share(frame: pl.DataFrame, repeats: int) -> float:
-    """Among events with the user, item and time of an earlier one, the share that are exact duplicates of its row.
+    """Among events with the user, item and time of an earlier event, the share that are exact duplicate rows.
 
     Args:
         frame: the whole log.
         repeats: its rows that equal another in every column (`recalign.data.events.Report`).
     """
-    again = _again(frame, *AT_ONCE) if repeats else 0  # none, where data.log.collapse left one of each
+    again = _again(frame, *AT_ONCE) if repeats else 0  # none if data.log.collapse removed them
     return min(repeats / again, 1.0) if again else 0.0
 
 
 def repeat_variance(train: pl.DataFrame, repeated: float) -> float | None:
-    """Variance of the rewards that one user gave one item several times; None of fewer than `REPEATS` repeats.
+    """Variance of the rewards that one user gave one item several times; None with fewer than `REPEATS` repeats.
 
     Args:
         train: events with a reward: ``user``, ``item``, ``timestamp``, ``reward``.
-        repeated: `repeated_share` of the log. An event that was logged twice is no second reward: if most events that
-            agree in time and reward can be such rows, they count once. Else they are two, as without those that agree
-            the rest would look noisier, the more so the coarser the time.
+        repeated: `repeated_share` of the log. An event logged twice is not a second reward. If duplicate rows can be
+            most of the events with equal time and reward, these count once. Else all of them count: without them the
+            rest would look noisier, all the more with coarse timestamps.
     """
     if repeated * _again(train, *AT_ONCE) > _again(train, *AT_ONCE, "reward") / 2:
-        train = train.unique([*AT_ONCE, "reward"], maintain_order=True)  # so that two runs agree exactly
+        train = train.unique([*AT_ONCE, "reward"], maintain_order=True)  # reproducible to the bit
     pairs = train.group_by("user", "item", maintain_order=True).agg(
         pl.len().alias("n"), pl.col("reward").var().alias("variance")
     )
@@ -121,7 +121,7 @@ def repeat_variance(train: pl.DataFrame, repeated: float) -> float | None:
 
 
 def _again(frame: pl.DataFrame, *columns: str) -> int:
-    """Events that agree with an earlier one in some columns."""
+    """Number of events that equal an earlier one in these columns."""
     return len(frame) - frame.n_unique(columns)
 
 
@@ -129,11 +129,10 @@ def temperature(advantage_N: np.ndarray, unit: float) -> dict[str, Any]:
     """The smallest temperature whose weights exp(A / beta) leave an effective sample size of `MIN_ESS`.
 
     Effective sample size: (sum w)^2 / (N sum w^2). A smaller temperature trusts the reward more and rests on fewer
-    events. None is below A-SFT's default: where a reward model knows little its predictions differ little, and any
-    temperature would leave enough.
+    events. `TEMPERATURES` has a lower limit because a weak model's predictions differ little: any temperature would do.
 
     Args:
-        advantage_N: A as in `methods/asft.yaml`: predicted rewards of validation events above the user's earlier mean.
+        advantage_N: A as in `methods/asft.yaml`: predicted rewards of validation events minus the user's earlier mean.
         unit: standard deviation of the rewards, in which A is measured.
     """
     weights = [np.exp((advantage_N - advantage_N.max()) / unit / beta) for beta in TEMPERATURES]
