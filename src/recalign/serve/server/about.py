@@ -1,4 +1,4 @@
-"""What a bundle's folder holds, and whether it is whole."""
+"""The files of a bundle's folder, and checks that they are complete."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ FORMAT = 1
 ABOUT, EXAMPLES, GRAPH = "bundle.json", "examples.json", "policy.onnx"
 ITEMS, TABLES = "items.parquet", "items.safetensors"
 FEATURES = "features.json"
-"""What is known of the log's item table, for new items."""
+"""The log's item columns and the coding of features, to add new items."""
 NODES = "nodes/"
-"""Begins the names of the tables that have a row a node of a trie; the others have a row an item."""
+"""Prefix of the tables that have a row per trie node; the others have a row per item."""
 CURRENT = "current"
 """File that names the version to serve, in a folder of several."""
 LINE = 500
-"""Characters of a message, or of ``current``, that are read."""
+"""Most characters kept of a message, or read of ``current``."""
 CHAIN = "bundles.json"
 """File in a chain's folder that names the bundles of its answer and of its start."""
 REMEDY = "export it again: recalign export RUN"
@@ -38,27 +38,27 @@ AtLeast1 = Annotated[int, Field(ge=1)]
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class BundleConfig:
-    """``bundle.json``: what a server must know beside the graph and its tables.
+    """``bundle.json``: the settings of a server beside the graph and its tables.
 
     Attributes:
-        name: of the run, such as ``ml-100k/asft/seed-0``.
-        version: names what is in the bundle; its folder's name.
-        kind: items: a policy over item ids; codes: one over semantic ids; rerank: one that is reranked.
-        inputs: of the graph.
-        k: items that the graph returns; more are found from the scores of all.
+        name: of the run, for example ``ml-100k/asft/seed-0``.
+        version: id of the bundle's content; the name of its folder.
+        kind: items: a policy over item ids; codes: one over semantic ids; rerank: one with reranking.
+        inputs: names of the graph's inputs.
+        k: items that the graph returns; longer lists come from the scores of all items.
         max_length: newest events of a history that the policy reads.
         time_unit, time_resolution: of requests' times, as in the log's YAML.
         request_time: ``last_event`` or ``known``, as in the log's YAML.
-        reward: the expression of the rewards, where the graph reads them or ``collapse`` does; null: nothing does.
+        reward: the expression of the rewards, if the graph or ``collapse`` reads them; null: neither does.
         strength: of a reranked policy, in 1 / standard deviation of the reward; null: it is not reranked.
-        reward_sd: that standard deviation; 1 where nothing is reranked.
-        collapse: whether a history keeps one event an item.
-        where: condition that the log's events fulfil, and so those of requests must; null: none.
-        drop_repeats: whether the log leaves out rows that repeat another, and so must requests.
-        log, catalogue, made_of: what it was trained on and made of; digests.
-        versions: of recalign and of what wrote the graph.
-        verified: what `recalign.serve.export.verify` measured; empty where it was left out.
-        format: `FORMAT` of what wrote it.
+        reward_sd: that standard deviation; 1 without reranking.
+        collapse: whether a history keeps one event per item.
+        where: condition that the log's events fulfil; the events of requests must too; null: none.
+        drop_repeats: whether the log drops duplicate rows; requests must too.
+        log, catalogue, made_of: name of the log, digest of the items, SHA-256 of the checkpoints.
+        versions: of recalign and of the packages that wrote the graph.
+        verified: what `recalign.serve.export.verify` measured; empty if skipped.
+        format: `FORMAT` of the recalign that wrote it.
     """
 
     name: str
@@ -87,12 +87,12 @@ class BundleConfig:
     def rounding(self) -> float:
         """Scores, or log-probabilities in nats, that differ by no more are tied.
 
-        Another machine rounds otherwise, and a reward's rounding grows with the strength of a reranked policy.
+        Machines round differently, and a reward's rounding error grows with the strength of reranking.
         """
         return 1e-4 * max(1.0, self.strength or 0.0)
 
     def write(self, folder: Path) -> None:
-        """Write it."""
+        """Write ``bundle.json``."""
         write_json(folder / ABOUT, asdict(self))
 
     @classmethod
@@ -100,7 +100,7 @@ class BundleConfig:
         """Read ``bundle.json``, after checking that the folder is a complete bundle of a supported format.
 
         Raises:
-            InputError: it is not; names the folder and what is wrong.
+            InputError: it is none; names the folder and what is wrong.
         """
         found = read_json(folder / ABOUT)
         if not isinstance(found, dict) or not found:
@@ -126,7 +126,7 @@ class BundleConfig:
 
 @contextmanager
 def usable(folder: Path) -> Iterator[None]:
-    """Say in one line that a folder cannot be used, whatever is wrong with its files: anybody can seal one."""
+    """Turn any error into a one-line `InputError`: anybody can seal a folder, so any file may be wrong."""
     try:
         yield
     except InputError as error:
@@ -139,20 +139,20 @@ def usable(folder: Path) -> Iterator[None]:
 
 
 def in_one_line(text: str) -> str:
-    """A text as long as a line, for what a stranger's file says."""
+    """At most `LINE` characters of a text, on one line: files may come from strangers."""
     return " ".join(text.split())[:LINE]
 
 
 def is_plain_name(name: str) -> bool:
-    """Whether it can name a file in a folder, and be printed."""
+    """Whether a name is printable and names a file directly in a folder."""
     return 0 < len(name) < 200 and name.isprintable() and Path(name).name == name != ".."
 
 
 def current(folder: Path) -> Path:
-    """The bundle to serve: the folder itself, the version that its file ``current`` names, or that of a run or chain.
+    """The bundle to serve: the folder itself, the version that its file ``current`` names, or a run's or chain's.
 
     Raises:
-        InputError: the file names no folder beside it.
+        InputError: ``current`` names no folder beside it.
     """
     pointer = folder / CURRENT
     if chain := of_chain(folder):
@@ -169,10 +169,10 @@ def current(folder: Path) -> Path:
 
 
 def of_chain(folder: Path) -> list[Path]:
-    """The bundles that ``recalign export CHAIN`` has made: of the answer's row, and of the start; else none.
+    """The bundles made by ``recalign export CHAIN``: that of the answer's row, then that of the start; else [].
 
     Raises:
-        InputError: the file that names them is another.
+        InputError: ``bundles.json`` holds something else.
     """
     found = read_json(folder / CHAIN) or []
     if not isinstance(found, list) or not all(
@@ -183,5 +183,5 @@ def of_chain(folder: Path) -> list[Path]:
 
 
 def point(folder: Path, version: str) -> None:
-    """Let ``current`` name a version, whole or not at all."""
+    """Write a version's name into ``current``, atomically."""
     write_text(folder / CURRENT, version + "\n")

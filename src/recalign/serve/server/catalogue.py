@@ -1,4 +1,4 @@
-"""Raw ids to the graph's numbers and back: what a request means to one bundle.
+"""Encode a request for one bundle: raw ids to the graph's item numbers, and back.
 
 Shape suffixes: L events, S hidden items, N = V + 1 items with the padding item at 0.
 """
@@ -31,15 +31,15 @@ LAST_SECOND = 253_402_300_799  # of the year 9999
 
 @dataclass(frozen=True)
 class Encoded:
-    """A request as numbers.
+    """A request as the graph's inputs.
 
     Attributes:
         item_L, time_L, request_time_L, reward_L: the newest known events, oldest first.
-        hidden_S: items that are not recommended.
+        hidden_S: items to exclude, seen or blocked.
         strength: of reranking, in 1 / the reward's unit.
-        request: as it came.
+        request: the original.
         allow_N: which items may be recommended, bool; None: all.
-        left_out: what was not used.
+        left_out: the parts of the request that were not used.
     """
 
     item_L: np.ndarray
@@ -53,7 +53,7 @@ class Encoded:
     left_out: LeftOut = field(default_factory=LeftOut)
 
     def graph_top_k_suffices(self, k: int) -> bool:
-        """Whether the best ``k`` of the graph are the answer."""
+        """Whether the graph's own top ``k`` contains the answer."""
         filtered = self.allow_N is not None or self.request.boost
         return not (filtered or self.request.log_probs or self.request.explore) and self.request.k <= k
 
@@ -62,8 +62,8 @@ class Catalogue:
     """The items of a bundle.
 
     Args:
-        table: ``item``, ``title``, ``count`` and further columns, a row an item.
-        about: how its log writes times and rewards.
+        table: ``item``, ``title``, ``count`` and further columns, a row per item.
+        about: the bundle's settings.
     """
 
     def __init__(self, table: pl.DataFrame, about: BundleConfig) -> None:
@@ -85,8 +85,8 @@ class Catalogue:
 
         Args:
             items, times, rewards: the history; times in microseconds since 1970.
-            time: of the request, likewise.
-            **more: of `Request`.
+            time: of the request, in the same unit.
+            **more: further fields of `Request`.
         """
         about = self.about
         now = of_micro(time, about.time_unit) if about.request_time == "known" else None
@@ -106,8 +106,8 @@ class Catalogue:
         lacking = (given[name] for name, found in number.items() if not found.all())
         unknown = [one for ids in lacking for one in ids if one not in self.number]
         time_L, now = self._times(request)
-        reads = self.about.reward is not None and request.rewards is not None  # else nothing did in training
-        reward_L = np.array(request.rewards, np.float64) if reads else np.full(len(item_L), np.nan)  # as the log's
+        reads = self.about.reward is not None and request.rewards is not None  # else training read none
+        reward_L = np.array(request.rewards, np.float64) if reads else np.full(len(item_L), np.nan)  # as in the log
         if unknown:
             known = item_L > 0
             item_L, time_L, reward_L = item_L[known], time_L[known], reward_L[known]
@@ -152,10 +152,10 @@ class Catalogue:
             raise InputError(what, where="time", remedy="give the time of the request" if known else "leave it out")
 
     def numbers(self, name: str, ids: Sequence[Id]) -> np.ndarray:
-        """Numbers of raw ids, 0 for those that the catalogue does not have. Shape: -> int64."""
+        """Item numbers of raw ids, 0 for ids that are not in the catalogue. Shape: -> int64."""
         found = np.fromiter(map(self.number.get, ids, repeat(0)), np.int64, len(ids))
         kind = str if self.has_texts else int
-        for place in np.flatnonzero(found == 0).tolist():  # an id of the other type is unknown
+        for place in np.flatnonzero(found == 0).tolist():  # an id of the wrong type is never found
             if type(ids[place]) is not kind:
                 wanted = "texts" if self.has_texts else "integers"
                 what = f"{reprlib.repr(ids[place])}, and the ids of this catalogue are {wanted}"
@@ -163,7 +163,7 @@ class Catalogue:
         return found
 
     def _times(self, request: Request) -> tuple[np.ndarray, int]:
-        """Seconds of the events and of the request, floored as the log's are. Shape: -> int64 (L,), and one."""
+        """Seconds of the events, floored as in the log: int64 (L,); and of the request, else of the last event."""
         asked = [] if request.time is None else [request.time]
 
         def where(place: int) -> str:
@@ -179,7 +179,7 @@ class Catalogue:
         return second[: len(request.times)], int(second[-1]) if len(second) else 0
 
     def boosts(self, boosts: Sequence[Boost]) -> np.ndarray:
-        """What boosts add to the scores of all items: one pass a column, however many values of it are named.
+        """What boosts add to the scores of all items. One pass per column, however many of its values are boosted.
 
         Shape: -> float64 (N,).
         """
@@ -196,11 +196,11 @@ class Catalogue:
         return boost_N
 
     def _column(self, name: str) -> tuple[np.ndarray, dict[Any, int]]:
-        """The distinct values of a column, numbered, and each item's; made when it is first asked for."""
+        """Each item's value of a column as an index, and the index of each distinct value; cached."""
         if name not in self._columns:
             place_of: dict[Any, int] = {}
             column = self.table[name]
-            if column.dtype == pl.Float32:  # 9.99, as a request has it, not 9.989999771118164
+            if column.dtype == pl.Float32:  # to 9.99, as in a request, not 9.989999771118164
                 column = column.cast(pl.String).cast(pl.Float64)
             places = (place_of.setdefault(one, len(place_of)) for one in column.to_list())
             self._columns[name] = np.fromiter(places, np.int32, len(self)), place_of
@@ -219,7 +219,7 @@ class Catalogue:
             raise InputError(what, where=f"{where}.value", remedy="give a value of that type")
 
     def strength(self, asked: float | None) -> float:
-        """Strength of reranking, as the graph takes it: in 1 / the reward's unit."""
+        """Strength of reranking in the graph's unit, 1 / the reward's; None: the bundle's."""
         return (self.about.strength or 0.0 if asked is None else asked) / self.about.reward_sd
 
 
@@ -227,7 +227,7 @@ def read_items(path: Path) -> pl.DataFrame:
     """The item table of a bundle.
 
     Raises:
-        InputError: it lacks ids, titles or counts, or they are of other types, missing or there twice.
+        InputError: the ids, titles or counts are absent, of wrong types or null, or an id occurs twice.
     """
     table = pl.read_parquet(path, glob=False)
     integers, texts = {"item", "count"}, {"item", "title"}
@@ -257,14 +257,14 @@ def strongest(item_L: np.ndarray, reward_L: np.ndarray) -> np.ndarray:
 
 
 def fine_times(times: Sequence[Any], unit: str, where: Callable[[int], str]) -> np.ndarray:
-    """Microseconds since 1970; ``where`` names a place in errors. Shape: -> int64.
+    """Microseconds since 1970; ``where`` names a time's place for errors. Shape: -> int64.
 
     Raises:
         InputError: one is not a time in this unit, or lies before 1970 or after the year 9999.
     """
     scale = 0 if unit == "datetime" else MICRO // PER_SECOND[unit]
     if scale and set(map(type, times)) == {int} and min(times) >= 0 and max(times) <= LAST_SECOND * PER_SECOND[unit]:
-        return np.array(times, np.int64) * scale  # one by one they take a while
+        return np.array(times, np.int64) * scale  # converting one by one is slow
     micro = list[int]()
     for place, one in enumerate(times):
         try:

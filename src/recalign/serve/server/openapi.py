@@ -1,4 +1,4 @@
-"""The OpenAPI page of a server: what it answers, whatever goes wrong, and what its bundle takes."""
+"""The OpenAPI description of a server: its answers and errors, and the types of its bundle."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ PROBLEMS = {
     422: "a value cannot be used",
     503: "too many requests wait, or the disk is full",
 }
-"""What each status says; `Problem` says the rest."""
+"""Description of each status; a `Problem` has the details."""
 OF_ALL, OF_BODIES, OF_WORK = (403, 404, 405), (408, 413, 415, 422), (503,)
 HEADERS = {405: ("Allow", "methods that the path takes"), 503: ("Retry-After", "seconds after which to ask again")}
 IDS, TIMES = ("items", "allow", "block", "item", "unknown_ids"), ("times", "time")
-"""Properties that hold raw ids, and times, of the bundle's types."""
+"""Properties with raw ids, and with times; the bundle sets their types."""
 
 
 def describe(app: FastAPI, bundle: Callable[[], Bundle], token: bool, events_token: bool) -> None:
-    """Let ``/openapi.json`` describe what is served now.
+    """Let ``/openapi.json`` describe the bundle that is served now.
 
     Args:
-        bundle: what is served now.
-        token, events_token: whether requests have to bear one, and those to the store one of their own.
+        bundle: returns the bundle that is served now.
+        token, events_token: whether requests need a token, and requests to the store one of their own.
     """
 
     def page() -> dict[str, Any]:
@@ -63,7 +63,7 @@ def describe(app: FastAPI, bundle: Callable[[], Bundle], token: bool, events_tok
 
 
 def about(bundle: Bundle) -> str:
-    """What a client has to know of a bundle, in a line."""
+    """What a client has to know about a bundle, in one line."""
     config, ids = bundle.about, "texts" if bundle.catalogue.has_texts else "integers"
     read = "" if config.reward is None else f", with rewards: {config.reward}"
     return (
@@ -73,7 +73,7 @@ def about(bundle: Bundle) -> str:
 
 
 def problems(method: str, operation: dict[str, Any], guarded: bool) -> dict[str, Any]:
-    """Responses that say what is wrong, by status."""
+    """An operation's error responses, by status."""
     statuses = [*OF_ALL, *(OF_BODIES if "requestBody" in operation else ()), *([401] if guarded else [])]
     statuses += [*(OF_WORK if method != "get" else ()), *([422] if "parameters" in operation else [])]
     content = {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
@@ -85,9 +85,9 @@ def problems(method: str, operation: dict[str, Any], guarded: bool) -> dict[str,
 
 
 def of_bundle(schema: dict[str, Any], bundle: Bundle) -> dict[str, Any]:
-    """A schema for this bundle's types of ids and times.
+    """A schema with this bundle's types of ids and times.
 
-    In one of requests, which has no unknown fields, nothing has a default: generators make fields with one required.
+    Schemas of requests, which forbid unknown fields, get no defaults: code generators make fields with one required.
     """
     texts, dates = bundle.catalogue.has_texts, bundle.about.time_unit == "datetime"
     other = dict.fromkeys(IDS, ["integer"] if texts else ["string"])
@@ -104,7 +104,7 @@ def of_bundle(schema: dict[str, Any], bundle: Bundle) -> dict[str, Any]:
 
 
 def without(schema: Any, types: Collection[str]) -> Any:
-    """A schema whose unions lack members of some types."""
+    """A schema whose unions have no members of these types."""
     if isinstance(schema, list):
         return [without(one, types) for one in schema]
     if not isinstance(schema, dict):
