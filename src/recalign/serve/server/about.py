@@ -26,7 +26,7 @@ NODES = "nodes/"
 CURRENT = "current"
 """File that names the version to serve, in a folder of several."""
 LINE = 500
-"""Most characters kept of a message, or read of ``current``."""
+"""Maximum characters kept of a message, or read of ``current``."""
 CHAIN = "bundles.json"
 """File in a chain's folder that names the bundles of its answer and of its start."""
 REMEDY = "export it again: recalign export RUN"

@@ -1,6 +1,6 @@
-"""A bundle that answers: ONNX Runtime, tables, and raw ids with titles.
+"""Answer requests from a bundle: ONNX Runtime, tables, and raw ids with titles.
 
-Shape suffixes: B requests of a group, L events of the longest, S hidden items, K items that the graph returns, N = V
+Shape suffixes: B requests of a group, L events of its longest, S hidden items, K items that the graph returns, N = V
 + 1 items with the padding item at 0.
 """
 
@@ -38,16 +38,16 @@ from recalign.serve.server.explore import drawn
 from recalign.serve.server.request import MAX_ITEMS, Id, Request, Score
 
 MAX_BATCH = 64
-"""Requests that the graph answers at once."""
+"""Maximum requests per batch."""
 MAX_BATCH_SCORES = 2**25
 MAX_BATCH_PAIRS = 2**16
-"""Pairs of events, or of a code's prefix and an event, that a batch may have."""
+"""Maximum pairs per batch: of events, or of a code's prefix and an event."""
 LARGEST = 1e15
-"""Of the numbers in a table: larger ones overflow where they are squared."""
+"""Largest magnitude of a number in a table: squares of larger ones overflow."""
 LENGTHS = (16, 32, 50, 64, 104, 152, 200)
-"""Lengths up to which histories are answered together; beyond, powers of two."""
+"""Histories up to the same one of these lengths share a batch; beyond, powers of two."""
 Best = tuple[np.ndarray, np.ndarray, np.ndarray | None, Explored | None]
-"""Items, their scores and, where asked for, log-probabilities and how the list was drawn."""
+"""Items, their scores and, if requested, log-probabilities and how the list was drawn."""
 T = TypeVar("T")
 
 
@@ -61,7 +61,7 @@ class Bundle:
         threads: of ONNX Runtime.
 
     Raises:
-        InputError: the bundle is damaged, half-written or of another format, answers its own examples otherwise, or a
+        InputError: the bundle is damaged, incomplete or of another format, does not reproduce its own examples, or a
             package is missing.
     """
 
@@ -76,15 +76,15 @@ class Bundle:
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = threads
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-            options.log_severity_level = 4  # what it says of an error, the error says
-            if b"location" in (self.folder / GRAPH).read_bytes():  # the key without which a tensor has no other file
+            options.log_severity_level = 4  # its errors are raised anyway
+            if b"location" in (self.folder / GRAPH).read_bytes():  # ONNX's key of a tensor in another file
                 raise InputError(f"{GRAPH} keeps data in other files", where=str(self.folder), remedy=REMEDY)
             self._session = onnxruntime.InferenceSession(
                 str(self.folder / GRAPH), options, providers=["CPUExecutionProvider"]
             )
             self._tables = {name: np.ascontiguousarray(x) for name, x in load_file(self.folder / TABLES).items()}
             nodes = sorted(len(x) for name, x in self._tables.items() if name.startswith(f"{NODES}trie.parent_"))
-            self._prefixes = max(nodes[:-1], default=1)  # the last are the items
+            self._prefixes = max(nodes[:-1], default=1)  # the largest level is the items
             self.catalogue = Catalogue(read_items(self.folder / ITEMS), self.about)
             self._require_tables()
             k = min(self.about.k, len(self.catalogue), MAX_ITEMS)
@@ -116,17 +116,17 @@ class Bundle:
 
         Args:
             requests: a `Request` or the same as a mapping; a list of them; or a frame of events (Polars or pandas) with
-                the columns ``user``, ``item``, ``timestamp`` and, where rewards are read, ``reward``.
-            **settings: of every request of a frame, such as ``k=5``.
+                the columns ``user``, ``item``, ``timestamp`` and, if rewards are read, ``reward``.
+            **settings: fields to set in every request, such as ``k=5``.
 
         Returns:
             An `Answer`; a list of them; or a frame ``user, rank, item, title, score``.
 
         Raises:
-            InputError: a request that cannot be answered; says which, where in it, and a remedy.
+            InputError: a request cannot be answered; says which, where in it, and a remedy.
         """
         if type(requests).__module__.partition(".")[0] == "pandas":
-            requests = pl.DataFrame({name: requests[name].to_list() for name in requests}).fill_nan(None)  # its null
+            requests = pl.DataFrame({name: requests[name].to_list() for name in requests}).fill_nan(None)  # NaN is null
         if isinstance(requests, pl.DataFrame):
             return self._recommend_frame(requests, settings)
         if isinstance(requests, Request | Mapping):
@@ -169,16 +169,16 @@ class Bundle:
         """Log-probabilities of given items after a history.
 
         Args:
-            request: whose ``k`` is not read. Items that the user has seen are left out, unless ``seen`` is include.
+            request: its ``k`` is ignored. Seen items get None, unless ``seen`` is include.
             items: raw ids.
 
         Raises:
-            InputError: as `recommend`.
+            InputError: as in `recommend`.
         """
         return self.scores([self.encode_score(Score(Request.from_any(request), items))])[0]  # type: ignore[arg-type]
 
     def encode(self, request: Request | Mapping[str, Any], **settings: Any) -> Encoded:
-        """A request as numbers, which `answers` takes."""
+        """Encode a request, for `answers`."""
         asked, most = Request.from_any(request, **settings), len(self.catalogue)
         if asked.k > most:
             what = f"{asked.k:,} items, and the catalogue has {most:,}"
@@ -186,28 +186,28 @@ class Bundle:
         return self.catalogue.encode(asked)
 
     def encode_score(self, score: Score) -> tuple[Encoded, np.ndarray]:
-        """A request and raw ids as numbers, 0 for unknown ones, which `scores` takes."""
+        """Encode a request and the items to score, 0 for unknown ids, for `scores`."""
         encoded, number = self.catalogue.encode(score.request), self.catalogue.numbers("items", score.items)
         unknown = [score.items[place] for place in np.flatnonzero(number == 0)]
         return replace(encoded, left_out=encoded.left_out.with_unknown(unknown)), number
 
     def cost(self, one: Encoded) -> int:
-        """Pairs of events, or of a code's prefix and an event, of a request."""
+        """Cost of a request: its pairs of events, or of a code's prefix and an event."""
         return len(one.item_L) * max(len(one.item_L), self._prefixes)
 
     def seconds(self, one: Encoded) -> float:
-        """How long it takes to answer a request alone, by what it took for none and for the longest history."""
+        """Expected seconds to answer a request alone, from times measured for an empty and a full history."""
         return self._seconds[0] + self._seconds[1] * (len(one.item_L) / self.about.max_length) ** 2
 
     def answers(self, encoded: Sequence[Encoded]) -> list[Answer]:
-        """Answer requests, similar lengths together."""
+        """Answer requests, batched by length."""
         found: dict[int, Answer] = {}
         for group in self.groups(encoded):
             found |= zip(group, self._answered([encoded[place] for place in group]), strict=True)
         return [found[place] for place in range(len(encoded))]
 
     def scores(self, asked: Sequence[tuple[Encoded, np.ndarray]]) -> list[Scored]:
-        """Score the items, by number, of each request."""
+        """Score items, given by number, for each request."""
 
         def scored(place: int, score_N: np.ndarray) -> Scored:
             encoded, number = asked[place]
@@ -225,7 +225,7 @@ class Bundle:
         return [found[place] for place in range(len(encoded))]
 
     def groups(self, encoded: Sequence[Encoded]) -> Iterator[list[int]]:
-        """Places of requests to answer at once: of similar length, and alike in what they need of the graph."""
+        """Indices of requests to batch: of similar length, and either all or none answered by the graph's top k."""
         by_kind: dict[tuple[bool, int], list[int]] = {}
         for place, one in enumerate(encoded):
             events = len(one.item_L)
@@ -237,13 +237,13 @@ class Bundle:
             yield from (places[first : first + rows] for first in range(0, len(places), rows))
 
     def table(self, name: str) -> np.ndarray | None:
-        """One of the graph's tables, if it has that."""
+        """A table of the graph; None if it has none of this name."""
         return self._tables.get(name)
 
     def run(
         self, group: Sequence[Encoded], outputs: list[str], changed: dict[str, np.ndarray] | None = None
     ) -> list[np.ndarray]:
-        """The graph's outputs for some requests, and with other tables where some are ``changed``."""
+        """The graph's outputs for some requests; ``changed`` tables replace the bundle's."""
         length = max(1, *(len(one.item_L) for one in group))
         hidden = max(1, *(len(one.hidden_S) for one in group))
         make: dict[str, Callable[[], np.ndarray]] = {
@@ -259,7 +259,7 @@ class Bundle:
         return self._session.run(outputs, inputs)  # type: ignore[no-any-return]
 
     def left(self, one: Encoded, logit_N: np.ndarray) -> np.ndarray:
-        """Scores of the items that a request's filters leave, boosted; -inf elsewhere. Shape: (N,) -> (N,)."""
+        """Boosted scores of the items that pass a request's filters; -inf elsewhere. Shape: (N,) -> (N,)."""
         score_N = logit_N.astype(np.float64)
         if one.request.boost:
             score_N += self.catalogue.boosts(one.request.boost)
@@ -287,7 +287,7 @@ class Bundle:
         return Answer(shown, one.left_out, self.version, explored)
 
     def _require_tables(self) -> None:
-        """Refuse tables by which some histories, not all, would have no answer."""
+        """Refuse tables of wrong sizes or values, which might break answers to some histories only."""
         for name, x in self._tables.items():
             of_items, items = not name.startswith(NODES), len(self.catalogue)
             if of_items and len(x) != items + 1:
@@ -300,10 +300,10 @@ class Bundle:
                 raise InputError(what, where=str(self.folder), remedy=REMEDY)
 
     def _check_examples(self) -> None:
-        """Answer the made-up requests of the bundle.
+        """Compare answers to the bundle's example requests with those at export.
 
         Raises:
-            InputError: an answer is another than that of export, not by a tie.
+            InputError: an answer differs, and not by a tie.
         """
         for place, example in enumerate(read_json(self.folder / EXAMPLES)):
             now, then = self.recommend(example["request"]), example["answer"]["items"]
@@ -318,11 +318,11 @@ class Bundle:
 
 
 load_bundle = Bundle
-"""Load what ``recalign export`` wrote: it answers without torch and without the log."""
+"""Load what ``recalign export`` wrote: needs neither torch nor the log."""
 
 
 def padded(rows: Sequence[np.ndarray], width: int, value: Any = 0, last: bool = False) -> np.ndarray:
-    """Rows of different lengths as one array, filled up with a value, or with each row's last."""
+    """Rows of different lengths as one array, padded with a value, or with each row's last value."""
     if len(rows) == 1 and len(rows[0]) == width:
         return rows[0][None]
     full = np.full((len(rows), width), value, rows[0].dtype)
@@ -334,16 +334,16 @@ def padded(rows: Sequence[np.ndarray], width: int, value: Any = 0, last: bool = 
 
 
 def best_of(one: Encoded, score_N: np.ndarray) -> Best:
-    """The best items of the scores that `Bundle.left` leaves, or drawn ones, and what else is asked for of them."""
+    """The best or drawn items by the scores of `Bundle.left`, and what else the request asks for."""
     k = min(one.request.k, len(score_N) - 1)
     least = np.partition(score_N, -k)[-k]
     item_X = np.flatnonzero((score_N >= least) & np.isfinite(score_N))
-    item_K = item_X[np.argsort(-score_N[item_X], kind="stable")[:k]]  # ties by number, as the graph has them
+    item_K = item_X[np.argsort(-score_N[item_X], kind="stable")[:k]]  # ties by item number, as in the graph
     item_K, explored = drawn(score_N, item_K, one.request.explore) if one.request.explore else (item_K, None)
     return item_K, score_N[item_K], log_softmax(score_N)[item_K] if one.request.log_probs else None, explored
 
 
 def log_softmax(score_N: np.ndarray) -> np.ndarray:
-    """Log-probabilities; -inf everywhere if nothing is left."""
+    """Log-probabilities; -inf everywhere if no score is finite."""
     most = score_N.max()
     return score_N - most - np.log(np.exp(score_N - most).sum()) if np.isfinite(most) else score_N

@@ -19,9 +19,9 @@ TOKEN, EVENTS_TOKEN, DECISIONS_KEY = "RECALIGN_TOKEN", "RECALIGN_EVENTS_TOKEN", 
 RETENTION = 30.0
 """Days after which the log of decisions deletes a decision."""
 SHORTEST = 16
-"""Least characters of a token or key."""
+"""Minimum characters of a token or key."""
 BACKLOG = 1024
-"""Most connections that may wait to be accepted."""
+"""Maximum connections that wait to be accepted."""
 OPEN_FILES = 4096
 """Wanted limit of open files, if the system has one: each connection is a file."""
 

@@ -1,8 +1,8 @@
-"""Lists that are drawn without replacement, with the exact chance of each of their items.
+"""Lists drawn at random without replacement, with the exact probability of each item.
 
 Of items with scores s the first is drawn with probability softmax(s / temperature), the next from what is left, and so
 on: the Plackett-Luce distribution (Luce 1959, Plackett 1975). The k largest of s / temperature + Gumbel noise are such
-a draw (Yellott 1977; Kool, van Hoof & Welling 2019). Its chances need no sampling:
+a draw (Yellott 1977; Kool, van Hoof & Welling 2019). Its probabilities need no sampling:
 
     log p_j = x_j - log(exp(x_j) + ... + exp(x_k) + sum over the items not shown),    x = s / temperature,
 
@@ -22,15 +22,15 @@ from recalign.serve.server.request import SEEDS, Explore
 
 
 def drawn(score_N: np.ndarray, ranked_K: np.ndarray, explore: Explore) -> tuple[np.ndarray, Explored]:
-    """Draw the list of a request with probability ``explore.share``, else return the ranked one.
+    """Draw a request's list with probability ``explore.share``, else return the ranked list.
 
     Args:
-        score_N: of what the filters leave, boosted; -inf elsewhere.
+        score_N: boosted scores of the items that pass the filters; -inf elsewhere.
         ranked_K: the ranked list.
-        explore: how.
+        explore: settings of the draw.
 
     Returns:
-        The items of the list, as many as are ranked, and how it came about. Shape: int64 (K,).
+        The items of the list, as many as are ranked, and how the list was made. Shape: int64 (K,).
     """
     seed = secrets.randbelow(SEEDS) if explore.seed is None else explore.seed
     random = np.random.default_rng(seed)
@@ -64,9 +64,9 @@ def log_chances(score_N: np.ndarray, item_K: np.ndarray, fixed: int = 0) -> np.n
     """The log-probability of each item of a list given those before it; 0 for the fixed ones. Shape: float64 (K,).
 
     Args:
-        score_N: divided by the temperature; -inf for what is not to be shown.
+        score_N: divided by the temperature; -inf for items that the filters leave out.
         item_K: a list of different items with finite scores.
-        fixed: its first positions that are not drawn.
+        fixed: number of first positions that are not drawn.
     """
     logp_K = np.zeros(len(item_K))
     own_K = score_N[item_K][fixed:]

@@ -1,6 +1,6 @@
-"""What is asked and told: the same models for Python, for the command and over HTTP. `answer.py` has the answers.
+"""The models of requests and events, for Python, the command line and HTTP. `answer.py` has the answers.
 
-All that can be said of a request without a bundle is checked here; `recalign.serve.server.catalogue` checks the rest.
+The checks that need no bundle are here; `recalign.serve.server.catalogue` has the others.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from pydantic.dataclasses import dataclass
 from recalign.errors import InputError, nearest
 
 MAX_HISTORY = 10_000
-"""Events of a history, and items of ``allow`` and ``block``, that a request may have."""
+"""Maximum events of a request's history, and items of its ``allow`` and ``block``."""
 MAX_BOOSTS = 100
 MAX_ITEMS = 1_000
-"""Items that an answer may have."""
+"""Maximum items of an answer."""
 MAX_EVENTS = 1_000
-"""Events that may be told at once."""
+"""Maximum events of one ``POST /events``."""
 MAX_ID = 200
-"""Characters of the id of a user or of an event."""
+"""Maximum characters of the id of a user or of an event."""
 MAX_WEIGHT = 1e6
-"""Weight of a boost, and strength of reranking: beyond, rounding would leave draws other chances than they say."""
+"""Largest weight of a boost and strength of reranking: beyond, rounding would falsify the logged probabilities."""
 SEEDS = 2**53
-"""Seeds there are: JavaScript has no larger whole numbers."""
+"""Seeds are below this: JavaScript's integers are exact up to it."""
 
 Text = Annotated[str, Field(strict=True, max_length=10_000)]
 Number = Annotated[float, Field(strict=True)]
@@ -48,12 +48,12 @@ def text_id(given: int | str) -> str:
 
 
 TextId = Annotated[Id, AfterValidator(text_id)]
-"""The id of a user or of an event, which becomes a text: a number and its text are the same one."""
+"""The id of a user or of an event, converted to text: 22 and "22" are the same id."""
 
 
 @dataclass_transform(frozen_default=True)
 def model(cls: type[T]) -> type[T]:
-    """A frozen dataclass that pydantic checks, strictly; made from Python, it raises `InputError`."""
+    """A frozen dataclass that pydantic validates strictly; its constructor raises `InputError`."""
     config = ConfigDict(extra="forbid", allow_inf_nan=False)
     made: Any = dataclass(frozen=True, config=config)(cls)
     own = made.__init__
@@ -73,15 +73,15 @@ def model(cls: type[T]) -> type[T]:
 FIELDS: dict[str, Any] = {}
 """The names of all fields of all models."""
 UNKNOWN = "unexpected_keyword_argument"
-"""What pydantic calls a name that there is not."""
+"""Pydantic's error type for an unknown name."""
 
 
 def input_error(errors: Sequence[Any]) -> InputError:
-    """The first thing that pydantic found, with its place: ``boost[0].weight``."""
+    """The first of pydantic's errors, an unknown name before others, with its place: ``boost[0].weight``."""
     found: dict[str, list[Any]] = {}
     for error in sorted(errors, key=lambda one: one["type"] != UNKNOWN):
         unknown = error["type"] == UNKNOWN
-        # Of a union there is an error a member, which has the member's type in its place.
+        # A union has an error per member, with the member's type in the place.
         parts = [part for part in error["loc"] if isinstance(part, int) or part in FIELDS]
         where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).removeprefix(".")
         found.setdefault(f"{where}.{error['loc'][-1]!r}".removeprefix(".") if unknown else where, []).append(error)
@@ -97,12 +97,12 @@ def input_error(errors: Sequence[Any]) -> InputError:
 
 @model
 class Boost:
-    """Raise, or lower, the items that have a value in a column of the bundle's item table.
+    """Raise or lower the scores of items with a given value in a column of the bundle's item table.
 
     Attributes:
-        column: its name.
-        value: compared with what the column holds; it is never an expression.
-        weight: added to the items' log-probabilities, in nats, before these are normalised again.
+        column: name of the column.
+        value: the exact value of the items to boost; never an expression.
+        weight: added to the items' log-probabilities, in nats, which are then renormalised.
     """
 
     column: Text
@@ -115,11 +115,11 @@ class Explore:
     """Draw the list at random with known probabilities, for off-policy estimates (`recalign.serve.server.explore`).
 
     Attributes:
-        temperature: of the draw. 1: as probable as the policy says; towards 0: the ranked list; higher: more even.
-        share: of the requests whose list is drawn; the others are ranked. Both are logged with their chances.
-        fixed: first positions that stay as they are ranked; from ``k`` on nothing is drawn.
-        seed: of this request's draws; null: a new one. The same seed gives the same list. Never give many requests the
-            same one: their lists would be one draw.
+        temperature: of the draw. 1: the policy's probabilities; towards 0: the ranked list; higher: more uniform.
+        share: probability that the list is drawn; else it is ranked. The answer says which, with its probability.
+        fixed: number of first positions that stay as ranked; if ``k`` or more, nothing is drawn.
+        seed: of this request's draw; null: a random one. The same seed gives the same list. Never give it to many
+            requests: their draws would not be independent.
     """
 
     temperature: Annotated[float, Field(strict=True, ge=1e-3, le=1e3)] = 1.0
@@ -130,27 +130,26 @@ class Explore:
 
 @model
 class Request:
-    """What somebody has chosen so far, and what to recommend next.
+    """A user's history, and what to recommend next.
 
     Attributes:
-        items: raw ids, as in the log, oldest first. May be empty: the answer is then that of the item prior,
-            what most people choose.
-        times: when, in the log's own unit, as many as items; they must not go back.
-        rewards: how good each event was, in the unit of ``data.reward``, null where nothing is known. Policies that
-            read rewards, and reranked ones, need them.
-        time: when the answer is asked for; only, and always, of a policy made with ``request_time: known``. Of a user's
-            kept events, those until then are the history.
+        items: raw ids, as in the log, oldest first. If empty, the item prior answers: the most popular items.
+        times: the time of each item, in the log's unit; they must not decrease.
+        rewards: the reward of each item, in the unit of ``data.reward``; null if unknown. Policies that read rewards,
+            and reranked ones, need them.
+        time: of the request. A policy made with ``request_time: known`` needs it; others refuse it. A stored history
+            ends at this time.
         k: items to return.
         allow: recommend these items only; null: all.
         block: never recommend these items.
         boost: raise or lower some items.
         seen: whether items of the history may be recommended again.
-        strength: how strongly a reranked policy follows rewards, in 1 / standard deviation of the reward; null: as the
-            bundle's card says.
-        log_probs: also return log-probabilities over all items that the filters leave.
-        user: whose history a server with a store has kept, in place of items, times and rewards. One that it does not
-            know has no history. To a server with a log of decisions and no store: who asks, beside the history.
-        explore: draw the list by chance; null: the best items, ranked.
+        strength: how strongly a reranked policy follows rewards, in 1 / standard deviation of the reward; null: the
+            bundle's own.
+        log_probs: also return log-probabilities, among all items that pass the filters.
+        user: whose stored history to use, in place of items, times and rewards, on a server with a store; empty for an
+            unknown user. With a log of decisions and no store: who asks, in addition to the history.
+        explore: draw the list at random; null: the best items, ranked.
     """
 
     items: Ids = Field(default_factory=list)
@@ -175,10 +174,10 @@ class Request:
 
     @classmethod
     def from_any(cls, given: Any, **settings: Any) -> Request:
-        """A request from one, or from a mapping with its fields; settings replace its own.
+        """A request from a request or a mapping of its fields; ``settings`` override fields.
 
         Raises:
-            InputError: a name that a request does not have, or a value that it cannot have; says where, and a remedy.
+            InputError: an unknown field or an invalid value; says where, and a remedy.
         """
         if isinstance(given, Request):
             return replace(given, **settings) if settings else given
@@ -192,7 +191,7 @@ class Score:
     """The body of a ``/score`` request.
 
     Attributes:
-        request: as of ``/recommend``; its ``k`` is not read.
+        request: as in ``/recommend``; its ``k`` is ignored.
         items: raw ids to score.
     """
 
@@ -202,14 +201,14 @@ class Score:
 
 @model
 class Event:
-    """Something that somebody chose.
+    """An item that a user chose.
 
     Attributes:
-        id: names the event among its user's. Told again, it changes nothing, so a sender may try again.
-        user: who. A number and its text are the same user.
-        item: a raw id, as in the log. One that the catalogue does not have is kept: a later version may.
-        time: when, in the log's own unit.
-        reward: how good it was, in the unit of ``data.reward``; null where nothing is known.
+        id: unique among the user's events. Sending an id again changes nothing, so a sender may retry.
+        user: who. 22 and "22" are the same user.
+        item: a raw id, as in the log. Ids that are not in the catalogue are stored: a later version may have them.
+        time: in the log's unit.
+        reward: in the unit of ``data.reward``; null if unknown.
     """
 
     id: TextId
@@ -221,10 +220,10 @@ class Event:
 
 @model
 class Events:
-    """What ``POST /events`` is told.
+    """The body of ``POST /events``.
 
     Attributes:
-        events: in any order; all of them are kept, or none.
+        events: in any order; all of them are stored, or none.
     """
 
     events: Annotated[list[Event], Field(max_length=MAX_EVENTS)]

@@ -27,11 +27,11 @@ from recalign.serve.server.catalogue import Encoded
 from recalign.serve.server.request import Id
 
 MAX_WAITING = 256
-"""Most requests in the queue."""
+"""Maximum requests in the queue."""
 TIMEOUT = 10.0
 """Seconds after which a request times out."""
 SHORT = 0.003
-"""Most seconds for which answers may block the event loop; longer ones go to threads."""
+"""Maximum seconds for which answers may block the event loop; longer ones go to threads."""
 A = TypeVar("A")
 R = TypeVar("R")
 

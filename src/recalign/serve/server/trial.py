@@ -22,9 +22,9 @@ from recalign.serve.server.why import Explained, explain
 
 PAGE, ITEMS, BUNDLE, TRY = "/", "/items", "/bundle", "/try"
 MAX_FOUND, STEP = 100, 60 * MICRO
-"""Items that a search returns; microseconds between two events that were clicked."""
+"""Maximum items that a search returns; microseconds between two clicked events."""
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'"
-"""What the page may load: nothing, but answers of this server."""
+"""The page's Content-Security-Policy: it may load nothing but answers of this server."""
 
 
 @dataclass(frozen=True)
@@ -37,17 +37,17 @@ class Item:
 
 @dataclass(frozen=True)
 class About:
-    """What a server answers from.
+    """The bundles that a server serves.
 
     Attributes:
-        bundles: names of the bundles; the second, where there is one, stands beside the first.
+        bundles: names of the bundles; the second, if any, is shown beside the first.
         version: of the first.
-        items: how many there are.
+        items: size of the catalogue.
         ids: whether raw ids are texts or integers.
-        max_length: newest events that are read.
-        reward: the expression whose values a history needs, of whichever reads them; null: none does.
-        time_unit: of requests' times.
-        ndcg: NDCG@10 of the first bundle, asked as requests are, on the test events of its log; null: not verified.
+        max_length: number of newest events that are read.
+        reward: the expression of a history's rewards, from the first bundle that reads rewards; null: none does.
+        time_unit: unit of requests' times.
+        ndcg: NDCG@10 of the first bundle's answers to requests, on its log's test events; null: not verified.
     """
 
     bundles: Sequence[str]
@@ -66,9 +66,9 @@ class Trial:
 
     Attributes:
         items: raw ids, oldest first.
-        rewards: how good each was, where the policy reads that; null: unknown.
-        k: items to return; of a smaller catalogue all.
-        explore: draw the lists by chance; null: the best items, ranked.
+        rewards: of each item, if the policy reads rewards; null: unknown.
+        k: items to return; all of a smaller catalogue.
+        explore: also draw lists at random; null: only the best items, ranked.
     """
 
     items: Ids = field(default_factory=list)
@@ -79,11 +79,11 @@ class Trial:
 
 @dataclass(frozen=True)
 class Tried:
-    """The lists that a history leads to, one a bundle, in the order of ``bundles`` (`About`).
+    """The lists for a history, one per bundle, in the order of ``bundles`` (`About`).
 
     Attributes:
         lists: ranked, each item with why it stands there.
-        drawn: the same, drawn by chance; a ``log_prob`` is that of the item given those before it. Null: not asked for.
+        drawn: lists drawn at random; ``log_prob`` is that of the item given those before it. Null: not requested.
     """
 
     lists: Sequence[Sequence[Explained]]
@@ -91,7 +91,7 @@ class Tried:
 
 
 def search(catalogue: Catalogue, query: str, k: int) -> list[Item]:
-    """Items whose title or id holds some text, whatever its case; those with most training events first."""
+    """Items whose title or id contains the query, ignoring case; most training events first."""
     holds = [
         pl.col(name).cast(pl.String).str.to_lowercase().str.contains(query.lower(), literal=True)
         for name in ("item", "title")
@@ -101,7 +101,7 @@ def search(catalogue: Catalogue, query: str, k: int) -> list[Item]:
 
 
 def answer_trial(bundles: Sequence[Bundle], trial: Trial) -> Tried:
-    """Ask each bundle."""
+    """Each bundle's lists for a trial, with explanations."""
     now = time.time_ns() // 1000
     times = [now - STEP * back for back in reversed(range(len(trial.items)))]
     rewards = trial.rewards or [None] * len(trial.items)
@@ -121,7 +121,7 @@ def answer_trial(bundles: Sequence[Bundle], trial: Trial) -> Tried:
 
 
 def about(bundles: Sequence[Bundle]) -> About:
-    """What the page, and any client, has to know."""
+    """Describe the bundles to the page and other clients."""
     first, catalogue = bundles[0].about, bundles[0].catalogue
     ids = "text" if catalogue.has_texts else "integer"
     names = [bundle.about.name for bundle in bundles]
@@ -131,12 +131,12 @@ def about(bundles: Sequence[Bundle]) -> About:
 
 
 def add_page(app: FastAPI, services: Sequence[Service]) -> None:
-    """Add the page and what it asks to an application.
+    """Add the page and its routes to an application.
 
     Args:
         services: of the bundle that is served, and of the one to show beside it, if any.
     """
-    trials = Batcher[Trial, Tried](  # one at a time, beside the requests
+    trials = Batcher[Trial, Tried](  # one at a time, in a thread of its own
         lambda taken: [answer_trial([one.bundle for one in services], taken[0])],
         "trials",
         cost=lambda _: MAX_BATCH_PAIRS,
