@@ -5,11 +5,11 @@
     dV = P^T dO      dS = SiLU'(S) * (dO V^T)      dQ = dS K      dK = dS^T Q      with P = SiLU(S)
     dp = dS summed over sequences and heads        dg[b] = dS summed over heads and over all pairs of bucket b
 
-The backward uses each tile while it is in the cache, saves only S and SiLU(S), and sums the time bias in parallel.
+Of each tile only S and SiLU(S) are saved. The backward sums the time bias's gradient in parallel.
 
 Shape suffixes:
     B  sequences      H  heads      L  rows      C  width of a head      G  time buckets
-    S  sequences of a tile          Q  its queries, and K the keys that they can see
+    S  sequences of a tile          Q  queries of a tile, and K the keys that they can see
 """
 
 import math
@@ -27,8 +27,8 @@ QUERIES = 100
 # Scores per tile: few enough for a CPU's caches, enough to keep a GPU busy.
 CPU_SCORES = 2**22
 GPU_SCORES = 2**27
-# Copies of the time bias. Neighbouring keys mostly share a bucket; with one copy, their atomic additions to its
-# gradient would wait for each other. Keys use the copies in turn.
+# Copies of the time bias, used by the keys in turn. Neighbouring keys mostly share a bucket: with one copy, atomic
+# additions to its gradient would be serialised.
 LANES = 4
 
 
@@ -44,12 +44,12 @@ class Tile(NamedTuple):
 class TiledAttention(Attention):
     """`Attention` computed tile by tile, never holding all scores at once; differentiable in all five tensors.
 
-    Queries, keys and values are contiguous and in the precision of the products. Biases are added in that of
-    ``position_LL`` (float32 under autocast), which is so low where j > i that SiLU is 0.
+    Queries, keys and values are contiguous and in the precision of the products. Biases are added in the precision of
+    ``position_LL`` (float32 under autocast). It also holds the causal mask: where j > i, SiLU of it is 0.
     """
 
     def buckets(self, time_BL: Tensor, request_time_BL: Tensor) -> list[Tile]:
-        """Tiles with their time buckets: every visible pair once."""
+        """Tiles with their time buckets; together they cover every visible pair once."""
         sequences, rows = time_BL.shape
         return [
             Tile(s, q, k, in_lanes(time_buckets(request_time_BL[s, q], time_BL[s, k]), TIME_BUCKETS + 1))
@@ -71,7 +71,7 @@ def tiles(rows: int, sequences: int, cpu: bool) -> list[Tile]:
 
 
 def in_lanes(bucket_SQK: Tensor, buckets: int) -> Tensor:
-    """Index of each pair's bucket in the LANES copies of the time bias: int64 (S, Q * K), in place."""
+    """Index of each pair's bucket in the LANES copies of the time bias, computed in place: int64 (S, Q * K)."""
     lane_K = torch.arange(bucket_SQK.shape[2], device=bucket_SQK.device) % LANES
     return bucket_SQK.add_(lane_K * buckets).flatten(1)
 
@@ -130,7 +130,7 @@ class _Attention(torch.autograd.Function):
 
 
 def _add_product(sum_SHQK: Tensor, a_SHQC: Tensor, b_SHCK: Tensor) -> None:
-    """sum += a @ b; in one pass if there is one head."""
+    """sum += a @ b, in one pass if there is a single head."""
     if sum_SHQK.shape[1] == 1:
         sum_SHQK[:, 0].baddbmm_(a_SHQC[:, 0], b_SHCK[:, 0])
     else:

@@ -18,7 +18,7 @@ from recalign.errors import InputError, require_positive
 class Rebuildable:
     """Mixin that keeps the constructor's arguments in ``init_args``, so that a checkpoint can rebuild the network.
 
-    It must be the first base of an `nn.Module`. Arguments must be plain values or other recorded networks.
+    It must be the first base of an `nn.Module`. Arguments must be plain values or other `Rebuildable` networks.
     """
 
     init_args: dict[str, Any]
@@ -40,7 +40,7 @@ class Encoder(Rebuildable, nn.Module, ABC):
     """
 
     def __init__(self, dim: int, max_length: int, heads: int = 1, head_dim: int | None = None) -> None:
-        """Store the width D and the longest history; an InputError if a size is not above 0 or heads do not fit."""
+        """Store the width D and the longest history; an InputError if a size is not above 0 or D % heads is not 0."""
         super().__init__()
         sizes = {"dim": dim, "heads": heads, "head_dim": head_dim, "max_length": max_length}
         require_positive("model.encoder", sizes, *sizes)
@@ -55,7 +55,7 @@ class Encoder(Rebuildable, nn.Module, ABC):
         """Compute the state after each event, from which the next item is predicted.
 
         Shape:
-            x_BLD: unscaled item embeddings, plus what the caller adds; the encoder scales them.
+            x_BLD: unscaled event embeddings (item, plus reward if used); the encoder scales them.
             length_B: number of events of each sequence, 0..L.
             time_BL: int64, time of each event in seconds.
             request_time_BL: int64, seconds; entry i is the time at which event i + 1 is requested.

@@ -88,7 +88,7 @@ class HSTU(Encoder):
 
 
 class Attention:
-    """SiLU(Q K^T + rab^{p,t}) V of the paper (equation 2), which holds all scores at once."""
+    """SiLU(Q K^T + rab^{p,t}) V of the paper (equation 2), with all scores in memory at once."""
 
     def buckets(self, time_BL: Tensor, request_time_BL: Tensor) -> Any:
         """The time buckets of all pairs of events, which all layers share."""
@@ -97,7 +97,7 @@ class Attention:
     def __call__(
         self, q_BHLC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor, position_LL: Tensor, time_G: Tensor | None, buckets: Any
     ) -> Tensor:
-        """sum_j SiLU(q_i . k_j + p_ij + g[bucket_ij]) v_j; no time bias where ``time_G`` is None. -> (B, H, L, C)."""
+        """sum_j SiLU(q_i . k_j + p_ij + g[bucket_ij]) v_j; no time bias if ``time_G`` is None. -> (B, H, L, C)."""
         bias = position_LL if time_G is None else position_LL + gather(time_G, buckets)[:, None]
         return F.silu(q_BHLC @ k_BHLC.transpose(2, 3) + bias) @ v_BHLC
 
@@ -106,7 +106,7 @@ class HSTULayer(nn.Module):
     """One layer; see the formula at the top."""
 
     attention: ClassVar[Attention] = Attention()
-    """The attention; the package sets `recalign.nn.attention.TiledAttention`: the same result, in tiles."""
+    """`recalign.nn` replaces it by `recalign.nn.attention.TiledAttention`: the same result, in tiles."""
 
     def __init__(
         self, dim: int, heads: int, head_dim: int, max_length: int, dropout: float, time_bias: bool, position_bias: bool

@@ -1,19 +1,19 @@
-"""OneRec V2's lazy decoder: it writes an item code after code, and hardly computes on the history.
+"""OneRec V2's lazy decoder: it generates an item code by code, with almost no computation on the history.
 
 OneRec-V2 Technical Report (https://arxiv.org/abs/2508.20900), section on the lazy decoder-only architecture. Each event
-of the context is mapped once to G_kv heads of keys, which are the values too and which all blocks share,
+of the context is mapped once to G_kv heads of keys, which serve as values too. All blocks share them:
 
     k = RMSNorm(x W)
 
-and the decoder neither projects them again nor lets events see each other. Its tokens are a constant first one and the
-codes written so far. With R an RMSNorm, each block is
+The decoder neither projects them again nor lets events attend to each other. Its tokens are a constant start token and
+the codes generated so far. With R an RMSNorm, each block is
 
     h <- h + CrossAttention(R(h), k, k)
     h <- h + CausalSelfAttention(R(h))
     h <- h + W_down (SiLU(W_gate R(h)) * W_up R(h))
 
-and the output is R(h). Added here: learned biases over position and time in the cross-attention (`Recency`), dropout on
-each branch, and training on all targets of a window at once, each of which sees the events before it.
+and the output is R(h). Not in the report: learned biases over position and time in the cross-attention (`Recency`),
+dropout on each branch, and training on all targets of a window at once (each sees only the events before it).
 
 Shape suffixes:
     T  targets      N  prefixes of codes of each target      D  width
@@ -37,13 +37,13 @@ from .window import Recency, Window, attend
 
 
 class Past(NamedTuple):
-    """Keys and values of one block's self-attention over the tokens so far: (T, N, P, G, C) each."""
+    """Key-value cache of one block's self-attention over the tokens so far: (T, N, P, G, C) each."""
 
     k: Tensor
     v: Tensor
 
     def of(self, parent: Tensor) -> Past:
-        """Those of some of the prefixes of each state. Shape: int64 (T, M), or (M,), the same for every state."""
+        """Select prefixes of each target by index. Shape: int64 (T, M), or (M,), the same for every target."""
         if parent.dim() == 1:
             return Past(*(x.index_select(1, parent) for x in self))
         state_T1 = torch.arange(len(parent), device=parent.device)[:, None]
@@ -51,13 +51,13 @@ class Past(NamedTuple):
 
 
 class LazyDecoder(Rebuildable, nn.Module):
-    """The decoder, one token at a time.
+    """The decoder, which reads one token per call.
 
     Args:
-        dim: width, D.
-        layers: blocks.
-        heads: heads of queries; dim is a multiple.
-        kv_heads: G_kv, heads of keys and values; heads is a multiple.
+        dim: width, D; a multiple of heads.
+        layers: number of blocks.
+        heads: heads of queries; a multiple of kv_heads.
+        kv_heads: G_kv, heads of keys and values.
         hidden: width of the SwiGLU; null: 8 / 3 of dim.
         max_length: the longest history.
         dropout: on each branch and on the tokens.
@@ -92,8 +92,8 @@ class LazyDecoder(Rebuildable, nn.Module):
         self.kv_norm = nn.RMSNorm(dim // heads)
 
     def keys(self, x_BLD: Tensor) -> Tensor:
-        """What the blocks read of the context: keys, which are the values too. Shape: -> (B, G, L, C)."""
-        k_BLGC = self.to_kv(x_BLD).unflatten(-1, (self.kv_heads, -1)).to(self.kv_norm.weight.dtype)  # also in autocast
+        """Keys (and values) of the context's events, for all blocks. Shape: (B, L, D) -> (B, G, L, C)."""
+        k_BLGC = self.to_kv(x_BLD).unflatten(-1, (self.kv_heads, -1)).to(self.kv_norm.weight.dtype)  # in autocast too
         return self.kv_norm(k_BLGC).transpose(1, 2).contiguous()
 
     def forward(self, token_TND: Tensor, window: Window, past: list[Past] | None) -> tuple[Tensor, list[Past]]:
@@ -101,9 +101,9 @@ class LazyDecoder(Rebuildable, nn.Module):
 
         Shape:
             token_TND: embedding of the token.
-            window: of T targets.
-            past: of each block, of the tokens before; None: this is the first.
-            returns: (T, N, D), from which the next code is predicted, and the past with this token.
+            window: context of the T targets.
+            past: each block's cache of the earlier tokens; None for the first token.
+            returns: (T, N, D), from which the next code is predicted, and the caches with this token.
         """
         h_TND, grown = self.dropout(token_TND), []
         for layer, block in enumerate(self.blocks):
@@ -137,7 +137,7 @@ class LazyBlock(nn.Module):
         return h_TND + self.dropout(self.down(F.silu(gate) * up)), past
 
     def attend_to_prefix(self, x_TND: Tensor, past: Past | None) -> tuple[Tensor, Past]:
-        """Attention of a token to itself and to those before it, with G heads of keys and values (GQA)."""
+        """Attention of a token to itself and to earlier tokens, with G heads of keys and values (GQA)."""
         head_dim = x_TND.shape[-1] // self.heads
         sizes = [self.heads, self.kv_heads, self.kv_heads]
         q_TNHC, k_TNGC, v_TNGC = self.qkv(x_TND).unflatten(-1, (-1, head_dim)).split(sizes, dim=2)
@@ -151,7 +151,7 @@ class LazyBlock(nn.Module):
 
 
 class LazyContext(Encoder):
-    """The default context of a decoder: events with their positions, which do not see each other.
+    """The context of a decoder: events plus positions, without attention between events.
 
     Args:
         dim: width, D.

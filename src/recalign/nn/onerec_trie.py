@@ -1,9 +1,9 @@
-"""The trie of a catalogue whose items are written as codes: items are its leaves, prefixes of codes its inner nodes.
-And the logits of a node's children, from one vector a node.
+"""The trie of a catalogue of items with semantic ids: items are its leaves, prefixes of codes its inner nodes.
+Also the logits of a node's children, from one vector per node.
 
-The root is the only node of depth 0. Nodes of a depth are numbered in the order of their codes, so the children of a
-node follow each other, and two tensors a depth hold everything (compressed sparse rows, as in STATIC,
-https://arxiv.org/abs/2602.22647): where a node's children begin, and the code of each child.
+The root is the only node of depth 0. Nodes of a depth are numbered in the order of their codes, so a node's children
+are contiguous, and two tensors per depth hold everything (compressed sparse rows, as in STATIC,
+https://arxiv.org/abs/2602.22647): the index of each node's first child, and the code of each child.
 
 Shape suffixes:
     V  items      S  levels: codes of an item      N  nodes of one depth      F  most children of a node of that depth
@@ -17,21 +17,21 @@ from torch import Tensor, nn
 
 from .layers import EPS, unit
 
-MAX_IDS = 2**62  # codes, read as one number, must be below
+MAX_IDS = 2**62  # the product of the sizes is below this, so that all codes of an item fit into one int64
 
 
 class Trie(nn.Module):
-    """Which items begin with which codes.
+    """The prefix tree of the items' codes.
 
-    Only ``codes_VS`` is stored with the weights; all else follows from it, also after weights have been loaded. Until
-    codes are given, item v has the digits of v - 1 in the mixed base of the sizes.
+    Only ``codes_VS`` is in the ``state_dict``; all else is derived from it, also after loading weights. Before
+    `set_codes`, item v has the digits of v - 1 in the mixed base of the sizes.
 
     Args:
         num_items: V.
-        sizes: number of codes at each level, of which there are ``levels``, S.
+        sizes: number of codes at each of the S levels.
 
     Raises:
-        ValueError: the sizes hold fewer than V items.
+        ValueError: the product of the sizes is below V, or not below `MAX_IDS`.
     """
 
     codes_VS: Tensor
@@ -86,7 +86,7 @@ class Trie(nn.Module):
         self.register_buffer("item_V", self.node_VS[:, -1].argsort() + 1, persistent=False)
 
     def nodes(self, depth: int) -> int:
-        """N, nodes of a depth."""
+        """N, the number of nodes of a depth."""
         return 1 if depth == 0 else self.code(depth).shape[0]  # `len` would be a constant in a graph
 
     def code(self, depth: int) -> Tensor:
@@ -98,16 +98,16 @@ class Trie(nn.Module):
         return self.get_buffer(f"parent_{depth - 1}")
 
     def children_of(self, depth: int, node: Tensor) -> tuple[Tensor, Tensor]:
-        """The children of some nodes of a depth, as nodes of the next.
+        """The children of some nodes of a depth, as nodes of the next depth.
 
-        Shape: int64 (...) -> int64 (..., F), and bool (..., F): which of them exist; a missing one is some other node.
+        Shape: int64 (...) -> int64 (..., F), and bool (..., F): which of them exist; missing ones are padded.
         """
         first_N = self.get_buffer(f"first_{depth}")
         child = first_N[node][..., None] + self.get_buffer(f"place_{depth}")
         return child.clamp(max=self.nodes(depth + 1) - 1), child < first_N[node + 1][..., None]
 
     def place(self, depth: int, child: Tensor) -> Tensor:
-        """Where nodes of a depth, 1 at least, stand among their siblings. Shape: int64 (...) -> int64 (...)."""
+        """Index of nodes of a depth, 1 at least, among their siblings. Shape: int64 (...) -> int64 (...)."""
         return child - self.get_buffer(f"first_{depth - 1}")[self.parent(depth)[child]]
 
     def below(self, depth: int, value: Tensor) -> Tensor:
@@ -119,13 +119,13 @@ class Trie(nn.Module):
 class NodeLogits(nn.Module):
     """Logits of the children of a node: products of a decoder's output h with a vector w of each child, or cosines.
 
-    OneRec's papers have one vector a code, which all parents share. One a node ranks better where items are few.
+    OneRec's papers have one vector per code, shared by all parents. One per node ranks better if items are few.
     Products are in the vectors' precision, also under autocast: bfloat16 would round close logits to one number.
 
     Args:
         dim: D.
-        num_items: V; a level has at most as many nodes.
-        sizes: codes of each level.
+        num_items: V, the most nodes that a level can have.
+        sizes: number of codes at each level.
         temperature: logits are cos(h, w) / temperature; null: h . w, as published.
     """
 
@@ -136,19 +136,19 @@ class NodeLogits(nn.Module):
         self.temperature = temperature
 
     def most_numbers(self, trie: Trie) -> int:
-        """The most numbers that `forward` holds at once for a state and a node of its own."""
+        """The most numbers per state and node in memory in `forward`, if each state has its own nodes."""
         dim = self.vectors[0].shape[1]
         return max(min(trie.nodes(depth + 1), dim * fan) for depth, fan in enumerate(trie.fans))
 
     def log_probs(
         self, trie: Trie, depth: int, h_TND: Tensor, child: Tensor, exists: Tensor, added_TM: Tensor
     ) -> Tensor:
-        """Log-probabilities of children among those that exist, -inf where there is none.
+        """Log-probabilities of children among the existing ones, -inf for missing ones.
 
         Shape:
             h_TND, child: as in `forward`.
-            exists: bool, as child.
-            added_TM: added to the logits of the nodes of the next depth; one row where it is the same for all states.
+            exists: bool, shaped like child.
+            added_TM: added to the logits of the nodes of the next depth; one row if all states share it.
             returns: (T, N, F), float32.
         """
         one_row = added_TM.shape[0] == 1  # `len` would fix the number of rows of an exported graph
@@ -162,7 +162,7 @@ class NodeLogits(nn.Module):
     def forward(self, trie: Trie, depth: int, h_TND: Tensor, child: Tensor) -> Tensor:
         """Logits of the children ``child`` of nodes of a depth.
 
-        Shape: (T, N, D), int64 (T, N, F) or (N, F), the same for every state -> (T, N, F).
+        Shape: (T, N, D), int64 (T, N, F), or (N, F) if all states share them -> (T, N, F).
         """
         nodes, (states, asked, dim) = trie.nodes(depth + 1), h_TND.shape
         vector_MD, q_TND = self.vectors[depth][:nodes], h_TND.to(self.vectors[0].dtype)
@@ -180,7 +180,7 @@ class NodeLogits(nn.Module):
             return self._scaled(product_XF, vector_XFD).view(child.shape)
 
     def _scaled(self, product: Tensor, vector: Tensor, child: Tensor | None = None) -> Tensor:
-        """Products as logits; ``child``: the vectors' rows, if they are not in order."""
+        """Convert products to logits; ``child``: the row of ``vector`` of each product, if not in order."""
         if self.temperature is None:
             return product
         length = torch.linalg.vector_norm(vector, dim=-1).clamp_min(EPS)  # without the copy that `unit` makes

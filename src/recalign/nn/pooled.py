@@ -1,6 +1,6 @@
 """Pooled: recency-weighted means of the history and one gated feed-forward block.
 
-Not from the literature. Cheap and without attention, so that a judge with it fails in other ways than HSTU or SASRec:
+Not from the literature. Cheap and without attention, so that a judge with it makes other errors than HSTU or SASRec:
 
     m_ri = sum_{j <= i} exp(-a_r (i - j)) x_j / sum_{j <= i} exp(-a_r (i - j))      for each of R learned rates a_r > 0
     h_i  = LN(x_i + W_o Dropout(SiLU(W_g c_i) * W_u c_i))                           c_i = LN([m_1i ... m_Ri])
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from .encoder import Encoder, valid_rows
 from .layers import Dropout
 
-HALF_LIVES = (1.0, 4.0, 16.0, 64.0)  # where the rates start, in events
+HALF_LIVES = (1.0, 4.0, 16.0, 64.0)  # initial values, in events
 
 
 class Pooled(Encoder):

@@ -1,9 +1,9 @@
 """Exact ranks over the catalogue in bounded memory. `recalign.nn.topk` makes lists in the same way.
 
-Scores are computed in blocks of rows x items. Only a running count of the items ahead is kept, and one block at a time.
+Scores are computed in blocks of rows x items. Memory holds one block at a time, and a running count of the items ahead.
 Products are in the items' precision, also under autocast.
 
-`seen` is a pair of int64 tensors (row_N, item_N): leave out item_N[n] for row_N[n].
+`seen` is a pair of int64 tensors (row_N, item_N): row_N[n] is ranked without item_N[n].
 
 Shape suffixes:
     T  rows      V  items of the catalogue      D  width      N  pairs to leave out
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 Pairs = tuple[Tensor, Tensor]
-Blocks = Callable[[slice], Iterable[tuple[int, Tensor]]]  # rows -> (first item, score_CI) of block after block
+Blocks = Callable[[slice], Iterable[tuple[int, Tensor]]]  # rows -> (first item, score_CI) of each block
 
 ROWS, ITEMS = 512, 2**13  # of a block of scores
 
@@ -25,8 +25,8 @@ ROWS, ITEMS = 512, 2**13  # of a block of scores
 def target_ranks(query_TD: Tensor, item_VD: Tensor, target_T: Tensor, seen: Pairs | None = None) -> Tensor:
     """Rank of each target by dot product among the unseen items, 1 the best: (T,), int64.
 
-    Ties count as ahead, so that a constant scorer gains nothing; if the target's score is NaN, all items do. A seen
-    target is ranked all the same. A target of -1 (unknown item) has rank 0.
+    Ties count as ahead, so that a constant scorer gains nothing. If the target's score is NaN, all items are ahead. A
+    target is ranked even if it was seen. A target of -1 (unknown item) has rank 0.
     """
     return _ranks(dot_products(query_TD, item_VD), target_T, len(item_VD), seen)
 
@@ -57,7 +57,7 @@ def _ranks(blocks: Blocks, target_T: Tensor, items: int, seen: Pairs | None) -> 
         target_C = target_T[rows]
         row_C = torch.arange(len(target_C), device=target_C.device)
         skipped = torch.cat([seen_row_N, row_C]), torch.cat([seen_item_N, target_C])
-        # A single block is kept; of several one is held at a time, so they are computed twice.
+        # A single block is kept. Several are computed twice, so that only one is in memory at a time.
         only = list(blocks(rows)) if items <= ITEMS else None
         # Take the target's score from the same blocks: another summation order could change its last bit.
         target_score_C = torch.stack(

@@ -1,13 +1,13 @@
 """A table whose rows are sharded over processes (row-wise sharding), and the softmax over all of its rows.
 
-Each process holds a contiguous part of the rows, and the queries of its own share of a batch. All have to make the same
-calls in the same order, also where one has no queries. A lookup exchanges ids and rows (all-to-all, as in TorchRec).
+Each process holds a contiguous part of the rows, and the queries of its share of a batch. All processes must make the
+same calls in the same order, even without queries. A lookup exchanges ids and rows (all-to-all, as in TorchRec).
 The softmax is parallel over the vocabulary: each process multiplies the queries of all processes with its own rows,
-and the sums are put together by all-reduces (as in Megatron-LM, arXiv 1909.08053). Gradients of the rows are averaged
-over processes, as DDP does for what every process holds whole, so losses are those of `recalign.distributed`.
+and all-reduces combine the sums (as in Megatron-LM, arXiv 1909.08053). Gradients of the rows are averaged over
+processes, as DDP does for replicated weights, so losses are those of `recalign.distributed`.
 
-Shape suffixes as in `recalign.nn.softmax`, where T are this process's positions and V its own rows; A positions of all
-processes, N looked up ids, U of them without repetitions, K items kept.
+Shape suffixes as in `recalign.nn.softmax`, with T this process's positions and V its own rows; A positions of all
+processes, N ids to look up, U distinct ids, K items kept.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from .topk import top_k
 
 
 def part_of(rows: int) -> slice:
-    """The rows of a table that this process holds; parts differ by one row at most."""
+    """The rows of a table that this process holds; the sizes of parts differ by one row at most."""
     edges = _edges(rows)
     return slice(edges[dist.get_rank()], edges[dist.get_rank() + 1])
 
 
 def lookup(part_VD: Tensor, row_N: Tensor, rows: int) -> Tensor:
-    """Some rows of a table of ``rows`` rows, of which ``part_VD`` are this process's. Shape: int64 (N,) -> (N, D)."""
+    """Rows of a sharded table by id: ``rows`` in all, ``part_VD`` in this process. Shape: int64 (N,) -> (N, D)."""
     row_U, place_N = row_N.unique(return_inverse=True)
     return _Lookup.apply(part_VD, row_U, rows).index_select(0, place_N)
 
 
 def log_prob(query_TD: Tensor, item_VD: Tensor, target_T: Tensor, first: int, scale: float, bound: float) -> Tensor:
-    """`recalign.nn.softmax.log_prob` over the rows of all processes; ``first``: number of this process's first row."""
+    """`recalign.nn.softmax.log_prob` over the rows of all processes; ``first``: index of this process's first row."""
     setting = Setting(scale, bound, product_dtype(query_TD))
     return _LogProb.apply(query_TD, item_VD, target_T, first, setting)
 
@@ -68,7 +68,7 @@ def sharded_top_k(
     score_AK, row_AK = top_k(all_gather_rows(query_TD), item_VD, k, _seen_by_all(seen, own, first, device))
     row_AK = row_AK.add(first).masked_fill(row_AK < 0, -1)
     score_TK, row_TK = (all_gather_rows(x_AK.T).T[own] for x_AK in (score_AK, row_AK))
-    order_TK = score_TK.sort(dim=1, descending=True, stable=True).indices[:, :k]  # equal ones stay in row order
+    order_TK = score_TK.sort(dim=1, descending=True, stable=True).indices[:, :k]  # ties stay in row order
     return score_TK.gather(1, order_TK), row_TK.gather(1, order_TK)
 
 
@@ -97,8 +97,8 @@ def sharded_ranks(query_TD: Tensor, item_VD: Tensor, target_T: Tensor, first: in
 
 
 def gather_rows(part_VD: Tensor, folder: Path) -> Tensor | None:
-    """The whole table, in the first process alone, in a file of a folder that goes with the tensor: nobody's memory
-    has to hold it."""
+    """Gather the whole table in rank 0, memory-mapped to a temporary file in ``folder`` so that it need not fit into
+    memory. None in other ranks."""
     counts = row_counts(len(part_VD), part_VD.device)
     if dist.get_rank():
         dist.send(part_VD.contiguous(), 0)
@@ -183,7 +183,7 @@ def _edges(rows: int) -> list[int]:
 
 
 def _seen_by_all(seen: Pairs | None, own: slice, first: int, device: torch.device) -> Pairs:
-    """The pairs of all processes; states are numbered over all, and rows from this process's first one."""
+    """The pairs of all processes. States count over all processes, items from this process's first row."""
     row_N, item_N = seen or torch.empty(2, 0, dtype=torch.int64, device=device)  # others may have pairs
     row_N, item_N = all_gather_rows(torch.stack([row_N + own.start, item_N], dim=1)).T
     return row_N, item_N - first

@@ -1,4 +1,4 @@
-"""Log-probabilities of a softmax over the target and sampled negatives, for catalogues too large for the exact one.
+"""Log-probabilities of a softmax over the target and sampled negatives, for catalogues too large for a full softmax.
 
 Shape suffixes:
     T  positions      D  width      N  negatives
@@ -17,7 +17,7 @@ def sampled_log_prob(
     scale: float,
     log_count_N: Tensor | None = None,
 ) -> Tensor:
-    """log pi(target | query) over the target and sampled negatives, without those that are the target: (T,).
+    """log pi(target | query) over the target and sampled negatives; negatives equal to the target are masked: (T,).
 
     Args:
         query_TD: a query for each position.
@@ -27,7 +27,7 @@ def sampled_log_prob(
         negative_N: items of the shared negatives, or (T, N) for each position's own.
         scale: factor on the dot products.
         log_count_N: logQ correction, shaped like `negative_N`: log of the expected number of draws, N q(item). It makes
-            the sum over negatives an unbiased estimate of the sum over all items but the target.
+            the sum over negatives an unbiased estimate of the sum over all items except the target.
     """
     with torch.autocast(query_TD.device.type, enabled=False):
         query_TD = query_TD.to(target_TD.dtype)

@@ -2,13 +2,13 @@
 
     log pi(a | q) = s q . e_a - log sum_v exp(s q . e_v)
 
-Of unit vectors this is the cosine softmax of HSTU's code, with s = 1 / temperature. It works in chunks of positions and
-never holds positions x catalogue, forward or backward. Gradients are written by hand:
+For unit vectors this is the cosine softmax of HSTU's code, with s = 1 / temperature. Chunks of positions bound memory:
+positions x catalogue logits never exist at once, forward or backward. Gradients are written by hand:
 
     d log pi / d q = s (e_a - sum_v pi_v e_v)             d log pi / d e_v = s (1[v = a] - pi_v) q
 
 Under autocast the large matrix products and the exponentials are in autocast's precision. Everything else is float32
-(float64 for float64 inputs); of a weighted loss the sum over the catalogue is part of such a product.
+(float64 for float64 inputs), except sums over the catalogue in `weighted_nll` and backward: a product computes them.
 
 Shape suffixes:
     T  positions      V  items of the catalogue      D  width      C  positions of a chunk      X  D + 1
@@ -28,18 +28,18 @@ LOG2_E = math.log2(math.e)
 CPU_LOGITS = 6 * 2**20
 GPU_LOGITS = 2**27
 SAFE_EXPONENT = 60  # sums of 2^x with |x| up to this neither overflow nor underflow in float32
-ROW_BLOCK = 32  # chunks are multiples of it: with fewer rows, reading the catalogue dominates the product
+ROW_BLOCK = 32  # chunk sizes are multiples of it: with fewer rows, reading the catalogue dominates the product
 
 
 def log_prob(query_TD: Tensor, item_VD: Tensor, target_T: Tensor, scale: float, bound: float = math.inf) -> Tensor:
-    """log pi(target | query): (T,). Differentiable in queries and items; backward computes each chunk's logits again.
+    """log pi(target | query): (T,). Differentiable in queries and items; backward recomputes each chunk's logits.
 
     Args:
         query_TD, item_VD: a query for each position, and the whole catalogue.
         target_T: int64, rows of the catalogue.
         scale: factor on the dot products.
-        bound: upper bound of |q . e|, 1 for unit vectors. If it is small, exponentials cannot overflow, and the maximum
-            of each row is not computed.
+        bound: upper bound of |q . e|, 1 for unit vectors. If it is small, exponentials cannot overflow, which saves
+            computing the maximum of each row.
     """
     return _LogProb.apply(query_TD, item_VD, target_T, Setting(scale, bound, product_dtype(query_TD)))
 
@@ -55,7 +55,7 @@ def weighted_nll(
 
 
 class Setting(NamedTuple):
-    """How the products with the catalogue are computed, by default in `product_dtype`; see `log_prob`."""
+    """How to compute the products with the catalogue: ``dtype`` is their precision; the rest as in `log_prob`."""
 
     scale: float
     bound: float
@@ -149,7 +149,7 @@ def chunks_of_powers(
 ) -> Iterator[tuple[slice, Tensor, Tensor | float]]:
     """Yield each chunk's slice, 2^(logit - max) of shape (V, C) in one buffer for all, and max (0 if not needed).
 
-    Logits are to the base 2, queries and items `pad_to_chunks`. ``shift_T`` is taken in place of the maximum, if given.
+    Logits are to base 2; queries and items come from `pad_to_chunks`. ``shift_T``, if given, replaces the maximum.
 
     `exp2` is much faster than `exp` on CPUs, and with the catalogue first all products use their fastest memory order.
     """
@@ -167,7 +167,7 @@ def chunks_of_powers(
 
 
 def logsumexp(max_C: Tensor | float, sum_C: Tensor) -> Tensor:
-    """log sum exp of logits, from the maximum and the sum of powers of `chunks_of_powers`."""
+    """log sum exp of logits, from the maximum and the summed powers of `chunks_of_powers`."""
     return (max_C + sum_C.log2()) / LOG2_E
 
 

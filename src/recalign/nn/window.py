@@ -1,7 +1,7 @@
-"""What a decoder's targets see of the histories: keys up to each target's event, with recency biases.
+"""Cross-attention of a decoder's targets to their histories: keys up to each target's event, with recency biases.
 
-Targets of one row share its keys, which are never copied for each of them: targets are laid out in a grid of
-rows and slots, and one product a row serves all of its slots.
+Targets of one row share its keys without copies: targets are laid out in a grid of rows and slots, and one matrix
+product per row serves all of its slots.
 
 Shape suffixes:
     T  targets                  B  rows of the batch         L  events of a row
@@ -25,7 +25,7 @@ class Window:
     """The context of T targets.
 
     Attributes:
-        keys: (B, G, L, C), of the events; the values too.
+        keys: (B, G, L, C), of the events; also used as values.
         time_BL, request_time_BL: as in `recalign.nn.Encoder`.
         row_T, column_T: target t sees the events 0..column_T[t] of row row_T[t].
     """
@@ -37,14 +37,14 @@ class Window:
     column_T: Tensor
 
     def __getitem__(self, part: slice | Tensor) -> Window:
-        """The context of some targets, which still holds all rows."""
+        """The context of some targets; it still holds all rows."""
         return replace(self, row_T=self.row_T[part], column_T=self.column_T[part])
 
     @cached_property
     def grid(self) -> tuple[Tensor, int, Tensor]:
-        """Rows that have targets (U,), slots M, and the place of each target, row * M + slot (T,).
+        """Rows that have targets (U,), slots M, and the index of each target in the grid, row * M + slot (T,).
 
-        U and M are read back from the device.
+        Synchronises with the device, to read U and M.
         """
         row_U, inverse_T, count_U = self.row_T.unique(return_inverse=True, return_counts=True)
         order_T = inverse_T.argsort(stable=True)
@@ -55,7 +55,7 @@ class Window:
         return row_U, slots, inverse_T * slots + slot_T
 
     def lay(self, x_T: Tensor) -> Tensor:
-        """Lay out one entry a target in the grid, zero elsewhere. Shape: (T, ...) -> (U, M, ...)."""
+        """Scatter one entry per target into the grid, zero elsewhere. Shape: (T, ...) -> (U, M, ...)."""
         row_U, slots, place_T = self.grid
         empty = x_T.new_zeros(len(row_U) * slots, *x_T.shape[1:])
         return empty.index_copy(0, place_T, x_T).unflatten(0, (len(row_U), slots))
@@ -66,7 +66,7 @@ class Window:
 
     @cached_property
     def offset_UML(self) -> Tensor:
-        """How many events before its newest a target sees each event, negative where it does not see it."""
+        """How many events before the newest event of a target's history each event is; negative: not seen."""
         column_UM = self.lay(self.column_T)
         return column_UM[:, :, None] - torch.arange(self.time_BL.shape[1], device=column_UM.device)
 
@@ -77,9 +77,9 @@ class Window:
 
 
 class Recency(nn.Module):
-    """Learned biases of attention: over how many events ago an event was, and over the time since, as in HSTU.
+    """Learned attention biases over an event's position from the end and over the time since it, as in HSTU.
 
-    A decoder whose first token is a constant has no other way to know what is recent.
+    The decoder's start token is a constant, so its queries cannot tell by themselves what is recent.
     """
 
     def __init__(self, max_length: int) -> None:
@@ -88,7 +88,7 @@ class Recency(nn.Module):
         self.time = nn.Parameter(torch.zeros(TIME_BUCKETS + 1))
 
     def forward(self, window: Window) -> Tensor:
-        """Bias of each event, -inf where it is not seen. Shape: -> (U, M, L)."""
+        """Bias of each event, -inf if it is not seen. Shape: -> (U, M, L)."""
         offset_UML = window.offset_UML
         bias_UML = gather(self.position, offset_UML.clamp(min=0)) + gather(self.time, window.bucket_UML)
         return bias_UML.masked_fill(offset_UML < 0, -torch.inf)
@@ -100,7 +100,7 @@ def attend(q_TNHC: Tensor, window: Window, bias_UML: Tensor) -> Tensor:
     Args:
         q_TNHC: queries; head h reads the keys and values of head h G // H.
         window: context of the targets.
-        bias_UML: what `Recency` gives.
+        bias_UML: from `Recency`.
     """
     (row_U, slots, _), heads = window.grid, window.keys.shape[1]
     k_UGLC = window.keys.index_select(0, row_U)
@@ -108,7 +108,7 @@ def attend(q_TNHC: Tensor, window: Window, bias_UML: Tensor) -> Tensor:
     q_UGMNHC = q_UMNGHC.permute(0, 3, 1, 2, 4, 5)
     scale = q_TNHC.shape[-1] ** -0.5
     score_UGXL = (q_UGMNHC * scale).flatten(2, 4) @ k_UGLC.transpose(2, 3)
-    queries = q_UGMNHC.shape[3] * q_UGMNHC.shape[4]  # of a slot; there may be no slot, so it cannot be left to torch
+    queries = q_UGMNHC.shape[3] * q_UGMNHC.shape[4]  # per slot; torch cannot infer it if there is no slot
     score_UGMYL = score_UGXL.unflatten(2, (slots, queries)) + bias_UML[:, None, :, None]
     mixed_UGXC = score_UGMYL.softmax(dim=-1).flatten(2, 3).to(k_UGLC.dtype) @ k_UGLC
     return window.pick(mixed_UGXC.unflatten(2, q_UGMNHC.shape[2:5]).permute(0, 2, 3, 1, 4, 5).flatten(3, 4))
