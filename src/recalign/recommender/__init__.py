@@ -1,4 +1,4 @@
-"""The generative recommender: the policy protocol, behaviour cloning, and what hands a policy to the next stage."""
+"""The generative recommender: the policy protocol, behaviour cloning, and checkpoints between stages."""
 
 from recalign.nn import softmax, topk
 from recalign.recommender.averaging import PolynomialAveraging

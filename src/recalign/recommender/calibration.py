@@ -25,37 +25,37 @@ from recalign.recommender.training import PolicyModule
 Strengths = tuple[float, float]
 """The strengths of the memory and of the item prior, a and c."""
 MEMORY_STRENGTHS = (1.0, 2.0, 4.0, 8.0, 12.0, 16.0, 24.0)
-"""The values of a that are tried, beside 0."""
+"""The values of a to try, besides 0."""
 MAX_MEMORY_STRENGTH = 192.0
-"""While all rank worse than item-kNN alone, the last one is doubled, up to this: the ranking nears item-kNN's."""
+"""While all values rank worse than item-kNN alone, double the last one, up to this: the ranking nears item-kNN's."""
 MIN_SHARE_OF_GAIN = 0.95
-"""The memory taken has this share of the best one's gain at least. A weaker memory leaves more to post-training."""
+"""The chosen memory has at least this share of the best one's gain. A weaker memory leaves more to post-training."""
 MAX_PRIOR_STRENGTH = 2.0
 PRIOR_STRENGTHS = tuple(0.25 * i for i in range(9))
-PRIOR_STRENGTHS_WITH_MEMORY = (0.0, 0.5, 1.0)  # benchmarks/memory: four logs ask for .75 at most
-"""The values of c that are tried first."""
+PRIOR_STRENGTHS_WITH_MEMORY = (0.0, 0.5, 1.0)  # benchmarks/memory: the best c is at most .75 on four logs
+"""The values of c to try first."""
 FINE_STEP, FINE_STEP_WITH_MEMORY = 0.0625, 0.125
-"""Between those that are tried then, around the best."""
+"""Steps of the finer grid around the best of these, tried next."""
 FACTS = ("memory", "strength", "ndcg@10", "ndcg@10_without_memory", "ndcg@10_without", "strength_without_memory")
-"""What calibration finds: a, c, NDCG@10 with both, without the memory, and without either; c without the memory."""
+"""Results of calibration: a, c, NDCG@10 with both, without the memory, and without either; c without the memory."""
 
 
 class CalibratePrior(Callback):
     """Give the policy an item prior and a memory when training ends, and write them into the checkpoint.
 
     The measure is ``all/ndcg@10`` on the stage's validation events (by default those of all users, on which an NDCG
-    budget is measured too). Taken is the weakest memory with `MIN_SHARE_OF_GAIN` of the best one's gain that also ranks
-    no worse than `ItemKNN`, or the best one where none does; with it, the prior's best strength. They go into the best
-    checkpoint, from which the next stage starts, and into the module's policy. Training itself, and the validation that
-    picks its epoch, know neither. Each pass over these events encodes the histories once, and ranks for each pair of
-    strengths: two passes and 42 pairs at most, and a pass and three pairs for each strength above `MEMORY_STRENGTHS`.
+    budget is measured too). It takes the weakest memory that has `MIN_SHARE_OF_GAIN` of the best one's gain and ranks
+    no worse than `ItemKNN`, or the best one if none does; with it, the prior's best strength. They go into the best
+    checkpoint, from which the next stage starts, and into the module's policy. Training, and the validation that picks
+    its epoch, use neither. A pass over these events encodes the histories once, and ranks for each pair of strengths:
+    one pass for item-kNN, two with 42 pairs at most, and one with three pairs per strength above `MEMORY_STRENGTHS`.
 
     Logs ``rank/prior`` and ``rank/memory``, the strengths, and NDCG@10 with both, without the memory, and without
-    either: ``rank/prior/{ndcg@10,ndcg@10_without_memory,ndcg@10_without}``; the checkpoint's facts hold the same as
+    either: ``rank/prior/{ndcg@10,ndcg@10_without_memory,ndcg@10_without}``. The checkpoint's facts hold the same under
     ``prior``.
 
     Args:
-        facts: what is found goes into this dictionary too, by name.
+        facts: a dictionary that also receives the results, by name (`FACTS`).
         memory: whether to try a memory.
     """
 
@@ -96,7 +96,7 @@ class CalibratePrior(Callback):
         if saved and trainer.is_global_zero:
             checkpoint = read_checkpoint(path)
             weights = {f"policy.{name}": x.cpu() for name, x in policy.state_dict().items()}
-            if isinstance(policy, RowShardedPolicy):  # a part of the table, and the checkpoint has it whole
+            if isinstance(policy, RowShardedPolicy):  # one process's rows; the checkpoint holds the whole table
                 del weights[f"policy.{TABLE}"]
             checkpoint["state_dict"] |= weights
             checkpoint["recipes"]["policy"] = recipe(policy)
@@ -109,14 +109,14 @@ class CalibratePrior(Callback):
             logger.log_metrics(figures, step=trainer.global_step)
 
     def on_fit_end(self, trainer: Trainer, pl_module: PolicyModule) -> None:  # type: ignore[override]
-        """Read the prior's figures from the checkpoint if nothing was left to train: `on_train_end` did not run."""
+        """Read the results from the checkpoint if `on_train_end` did not run, as nothing was left to train."""
         if not self.facts and (path := _handed_over(trainer)).is_file():
             loaded = load_net(path, "policy")
             self.facts |= loaded.facts.get("prior", {})
             take_strengths(pl_module.policy, loaded.net)
 
     def _search(self, trainer: Trainer, module: PolicyModule, policy: Policy) -> dict[str, float]:
-        """What `FACTS` names."""
+        """Search the strengths; results by the names in `FACTS`."""
         data, limit = module.data, int(trainer.num_val_batches[0])
         windows = data.windows("validation")
         found = dict[Strengths, float]()
@@ -131,7 +131,7 @@ class CalibratePrior(Callback):
 
         def best(memory: float) -> Strengths:
             tried = sorted(each for each in found if each[0] == memory)
-            return max(tried, key=lambda strengths: found[strengths])  # of equals, the weakest
+            return max(tried, key=lambda strengths: found[strengths])  # on ties, the weakest
 
         memories, alone = [0.0], 0.0
         if policy.memory is not None:
@@ -152,7 +152,7 @@ class CalibratePrior(Callback):
 
 
 def report(found: Mapping[str, float]) -> None:
-    """Print what calibration found, and warn where the prior's strength is at the end of its range."""
+    """Print the results, and warn if the prior's strength is at the end of its range."""
     memory, strength, with_both, without_memory, without, _ = found.values()
     if strength == MAX_PRIOR_STRENGTH:
         rank_zero_warn(
@@ -164,7 +164,7 @@ def report(found: Mapping[str, float]) -> None:
 
 
 def take_strengths(policy: Policy, calibrated: Policy) -> None:
-    """Give a policy the prior's strength and the memory of another one."""
+    """Copy the prior's strength and the memory from a calibrated policy."""
     policy.prior_strength = calibrated.prior_strength
     if "memory" in policy.init_args:
         policy.remember(calibrated.memory)
@@ -176,15 +176,15 @@ def ndcg_by_strength(
 ) -> dict[Strengths, float]:
     """Mean NDCG@10 of all targets under each pair of strengths; NaN if there is no target.
 
-    Ranked over the full catalogue without what was seen. The last pair stays set. A state knows nothing of strengths,
-    so histories are encoded once.
+    Ranks over the full catalogue without seen items. The last pair of strengths stays set. States do not depend on the
+    strengths, so histories are encoded once.
     """
     metrics = {each: RankMetrics((10,), sync_on_compute=False).to(device) for each in strengths}
     for batch in batches if strengths else ():
         there = batch.to(device)
         whole = policy.encode(there)
         for part in chunks(len(whole), policy.num_items):
-            state, item_T = whole[part], there.target_T[part]  # a part's memory is read once for all strengths
+            state, item_T = whole[part], there.target_T[part]  # the memory's scores are computed once for all strengths
             row_N, column_N = seen_within(there.unranked_N, part) or (item_T[:0], item_T[:0])
             seen_N = torch.stack([row_N, column_N + 1])
             ranks = policy.ranks_by_strengths(state, item_T, 10, seen_N, metrics)
@@ -194,6 +194,6 @@ def ndcg_by_strength(
 
 
 def _handed_over(trainer: Trainer) -> Path:
-    """The checkpoint from which the next stage starts; no file, where the run writes none."""
+    """The checkpoint from which the next stage starts; not a file if the run writes none."""
     callback = trainer.checkpoint_callback
     return Path(getattr(callback, "best_model_path", "") or getattr(callback, "last_model_path", ""))

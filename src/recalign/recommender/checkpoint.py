@@ -1,7 +1,7 @@
 """Pass networks between stages: weights by module name, and how to build the network.
 
 A stage's checkpoint holds under ``recipes`` the class and constructor arguments of each network that later stages load
-(``policy``, ``reward``). So it is enough to rebuild the network, and never overrides a configuration.
+(``policy``, ``reward``). So it suffices to rebuild the network, and never overrides a configuration.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from recalign.recommender.policy import Policy
 
 NETWORK_PACKAGES = tuple(f"recalign.{room}" for room in ("nn", "recommender", "reward"))
 READ_ERRORS = (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, ValueError, KeyError)
-"""Errors of a file that is no checkpoint, or a damaged one."""
+"""Errors from reading a file that is no checkpoint, or is damaged."""
 OTHER_VERSION = "use a checkpoint of this class, made by this version of recalign: train that stage again"
 
 
 def class_path(kind: type) -> str:
-    """The shortest import path of a class: of the package that exports it, else of its module."""
+    """The shortest import path of a class: through the package that exports it, else through its module."""
     package = kind.__module__.rpartition(".")[0]
     exported = getattr(sys.modules.get(package), kind.__name__, None) is kind
     return f"{package if exported else kind.__module__}.{kind.__qualname__}"
@@ -47,12 +47,12 @@ def recipe(module: Rebuildable) -> dict[str, Any]:
     """Class and constructor arguments of a network, as plain values."""
     given = {k: readable(v) for k, v in module.init_args.items()}
     kind = getattr(module, "sharded_from", type(module))
-    own = next(each for each in kind.__mro__ if not issubclass(each, FSDPModule))  # sharding derives a class
+    own = next(each for each in kind.__mro__ if not issubclass(each, FSDPModule))  # FSDP derives a class
     return {"class_path": class_path(own), "init_args": given}
 
 
 def readable(value: Any) -> Any:
-    """Convert an argument to what can be read without unpickling: recipes, text, Python's numbers."""
+    """Convert an argument to a type that `weights_only=True` can load: recipes, text, Python's numbers."""
     if isinstance(value, Rebuildable):
         return recipe(value)
     if isinstance(value, os.PathLike):
@@ -63,7 +63,7 @@ def readable(value: Any) -> Any:
 def build_net(plan: dict[str, Any], name: str = "network", where: str | None = None) -> Any:
     """Build the network that `recipe` describes, with fresh weights; ``name`` and ``where`` are for messages.
 
-    A checkpoint may name recalign's networks and those whose module is imported already: importing runs a module.
+    A checkpoint may name networks of recalign or of modules already imported: importing another would run its code.
 
     Raises:
         InputError: the class is no network, its module may not be imported, or it does not take these arguments.
@@ -86,7 +86,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU, with ``weights_only=True``.
 
     Raises:
-        InputError: there is no such file, or it is not what was written: truncated, damaged, altered, or not finite.
+        InputError: there is no such file, it is truncated, damaged or altered, or weights are not finite.
     """
     path, remedy = Path(path), "run its stage again, or use another checkpoint"
     if not path.is_file():
@@ -94,7 +94,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise InputError("there is no such checkpoint", where=str(path), remedy=remedy)
     try:
         if not verify(path, remedy):
-            with zipfile.ZipFile(path) as archive:  # it has checksums of its own
+            with zipfile.ZipFile(path) as archive:  # zip files have checksums
                 if damaged := archive.testzip():
                     raise ValueError(f"{damaged} is damaged")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
@@ -113,7 +113,7 @@ def write_checkpoint(checkpoint: Mapping[str, Any], path: str | Path) -> None:
     """Write a checkpoint, whole or not at all.
 
     Raises:
-        TrainingError: weights of the ``state_dict``, or those that training goes on from, are not finite.
+        TrainingError: weights of the ``state_dict``, or those to resume training from, are not finite.
     """
     weights = (part for part in checkpoint.values() if isinstance(part, Mapping))
     if bad := dict.fromkeys(name for part in weights for name in not_finite(part)):
@@ -133,9 +133,9 @@ class Loaded:
         net: the network, with its trained weights; None: the metadata alone.
         catalogue: digest of the catalogue it was trained on; None: unknown.
         facts: what its stage recorded beside the weights, such as a reward model's reliability.
-        users: whose events it was trained on.
-        self_influence: of a reward model, how far each event moved its own item's factors. Shape: (events, 1 + F).
-        where: checkpoint or argument that it came from, for messages.
+        users: the users whose events it was trained on; None: unknown.
+        self_influence: of a reward model, each event's effect on its own item's factors. Shape: (events, 1 + F).
+        where: the checkpoint or argument that it came from, for messages.
     """
 
     net: Any
@@ -147,7 +147,7 @@ class Loaded:
 
     @classmethod
     def from_checkpoint(cls, net: nn.Module | None, checkpoint: dict[str, Any], where: str) -> Loaded:
-        """A network with the metadata that its checkpoint holds."""
+        """A network with the metadata of its checkpoint."""
         users = UserCohort(**checkpoint["users"]) if "users" in checkpoint else None
         facts, influence = checkpoint.get("facts", {}), checkpoint.get("self_influence")
         return cls(net, checkpoint.get("catalogue"), facts, users, influence, where)
@@ -155,7 +155,7 @@ class Loaded:
     def refuse_judge(self, data: EventDataModule) -> None:
         """Refuse to train on predictions of a judge, or of any model trained on users outside this data's group.
 
-        The rewards that judges learn from stay hidden from everything that judges evaluate.
+        Models that judges evaluate must not learn from the judges' rewards.
         """
         users, log = self.users, data.sequences
         if users and (users.group.startswith("B") or (users.mask(log, self.where) & ~log.users_in(data.users)).any()):
@@ -165,9 +165,9 @@ class Loaded:
 
     def check(self, data: EventDataModule) -> None:
         """Refuse a network of another catalogue, or a reward model of another reward, with an InputError."""
-        if self.catalogue is not None:  # else of a module of one's own, whose data need not have any
+        if self.catalogue is not None:  # a user's own module may record none
             check_catalogue(self.catalogue, data.sequences.catalogue, self.where)
-        if "reward" in self.facts and (predicted := self.facts["reward"]) != data.reward:  # it would be in another unit
+        if "reward" in self.facts and (predicted := self.facts["reward"]) != data.reward:  # another unit
             text = f"this reward model predicts {predicted!r}, and the reward here is {data.reward!r}"
             remedy = f"give data.reward {predicted!r} here, or train a reward model with data.reward {data.reward!r}"
             raise InputError(text, where=self.where, remedy=remedy)
@@ -178,7 +178,7 @@ class Loaded:
 
 
 def load_net(path: str | Path, name: str, *, self_influence: bool = False) -> Loaded:
-    """Rebuild the ``policy`` or ``reward`` of a stage's checkpoint; its self-influence, a long table, if asked for.
+    """Rebuild the ``policy`` or ``reward`` of a stage's checkpoint; ``self_influence``: keep that large table too.
 
     Raises:
         InputError: the checkpoint cannot be read or holds no such network.
@@ -199,12 +199,12 @@ def load_net(path: str | Path, name: str, *, self_influence: bool = False) -> Lo
 def load_or_copy(
     path: str | None, given: nn.Module | Loaded | None, name: str, *, where: str, needed_by: str
 ) -> Loaded:
-    """The ``policy`` or ``reward`` that a stage starts from: of a checkpoint, or a copy of the network that is given.
+    """The ``policy`` or ``reward`` that a stage starts from: loaded from a checkpoint, or a copy of a given network.
 
     ``where`` and ``needed_by`` are for messages: the setting that names the checkpoint, and what needs the network.
 
     Raises:
-        InputError: there is neither or both, what was given is no such network, or the checkpoint cannot be used.
+        InputError: neither or both are given, the network is of another kind, or the checkpoint cannot be used.
     """
     if given is None and path is not None:
         return load_net(path, name, self_influence=True)
@@ -218,15 +218,15 @@ def load_or_copy(
     if not isinstance(loaded.net, Policy if name == "policy" else nn.Module):
         what = f"{type(loaded.net).__name__} is no {name}"
         raise InputError(what, where=name, remedy=f"give a network, such as load_net(checkpoint, {name!r})")
-    return replace(loaded, net=copy.deepcopy(loaded.net).cpu())  # as one that is loaded is
+    return replace(loaded, net=copy.deepcopy(loaded.net).cpu())  # as a loaded one
 
 
 def load_weights(
     net: nn.Module, weights: dict[str, Tensor], *, where: str, partial: bool = False, new: tuple[str, ...] = ()
 ) -> None:
-    """Load weights, a ``state_dict``, by module name. ``where``: the checkpoint, for messages.
+    """Load a ``state_dict`` by name. ``where``: the checkpoint, for messages; ``new``: prefixes of names.
 
-    In a warm start (``partial``) names may be missing or unexpected; they are logged, but those that begin as ``new``.
+    In a warm start (``partial``) names may be missing or unexpected; they are logged, except missing ones in ``new``.
 
     Raises:
         InputError: a shape differs, or, unless ``partial``, a name is missing or unexpected.
@@ -246,7 +246,7 @@ def load_weights(
 
 
 def prior_names(net: nn.Module) -> set[str]:
-    """Names in the ``state_dict`` that belong to item priors."""
+    """Names in the ``state_dict`` that belong to item priors and memories."""
     modules = net.named_modules()
     return {f"{path}.{name}".lstrip(".") for path, part in modules for name in getattr(part, "PRIOR_STATE", ())}
 

@@ -1,4 +1,4 @@
-"""Behaviour cloning: a policy learns to continue its users' histories."""
+"""Behaviour cloning: a policy learns to predict the next items of histories."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ from recalign.recommender.prior import training_pass
 from recalign.recommender.training import PolicyModule
 
 CLONED = "cloned"
-"""A fact of what cloning trained: it read everybody's choices, and rewards of users A at most."""
+"""The fact that marks networks from cloning: trained on all users' choices, and on rewards of users A at most."""
 
 
 MEMORY = "policy.memory."
-"""Where a policy's memory stands in a checkpoint."""
+"""Prefix of the memory's names in a checkpoint."""
 
 
 class RecommenderData(EventDataModule):
-    """Next items of all users (or of ``users``), validated on their next items. Cloning reads no reward."""
+    """Next items of all users (or of ``users``), in training and validation. Rewards are not targets."""
 
 
 class Cloning(PolicyModule):
     """Behaviour cloning of any policy: maximise the likelihood of each next item, L = mean_t -log pi(a_t | s_t).
 
-    Logs ``train/loss``, what `PolicyModule` logs, and what `calibration` does.
+    Logs ``train/loss``, and what `PolicyModule` and `calibration` log.
 
     Args:
         policy: the policy, trained in place.
         prior: whether the policy gets an item prior when training ends (`calibration`).
-        memory: whether it gets a memory of co-occurrence with it, where that ranks better on validation.
+        memory: whether it also gets a memory of co-occurrence, if that ranks better on validation; needs ``prior``.
         lr: AdamW's learning rate.
         weight_decay: AdamW's, on matrices only.
-        top_k: items a user that `predict` writes.
+        top_k: items per user that `predict` writes.
     """
 
     calibration: ClassVar[Callable[[dict[str, float], bool], Callback]]
-    """Makes the callback that chooses prior and memory at the end; the package sets `CalibratePrior`."""
+    """Makes the callback that chooses prior and memory at the end; the package sets it to `CalibratePrior`."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class Cloning(PolicyModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        if self.trainer.training:  # a calibrated one may be continued, without its prior: also the average of it
+        if self.trainer.training:  # resume a calibrated checkpoint without its prior, in the average too
             own, weights = self.state_dict(), checkpoint["state_dict"]
             weights |= {name: own[name] for name in prior_names(self)}
             checkpoint["state_dict"] = {name: x for name, x in weights.items() if not name.startswith(MEMORY)}
@@ -78,7 +78,7 @@ class Cloning(PolicyModule):
 
     def setup(self, stage: str) -> None:
         if stage == "fit":
-            self.policy.prior_strength = 0.0  # before an average of the policy is begun
+            self.policy.prior_strength = 0.0  # before the weight average copies the policy
             if self.policy.memory is not None:
                 self.policy.remember(None)
             if self.datamodule:
@@ -86,7 +86,7 @@ class Cloning(PolicyModule):
                 self.policy.set_counts(torch.from_numpy(count_V))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        with training_pass(self.policy):  # the prior is off: `without_prior` would read its strength from the device
+        with training_pass(self.policy):  # not `without_prior`, which reads the strength from the device; it is 0
             loss = self.loss(self.visible(batch))
         self.log("train/loss", loss, batch_size=len(batch.target_T))
         return loss

@@ -19,16 +19,16 @@ from scipy.sparse import csr_array, diags_array
 from scipy.sparse.linalg import svds
 
 ROUNDING = 1e-6  # smaller singular values, as a share of the largest, are rounding errors
-DENSE = 10**5  # entries up to which all vectors are worked out: near full rank ARPACK restarts at random
+DENSE = 10**5  # matrix entries up to which the SVD is dense: near full rank ARPACK restarts at random
 
 
 def cooccurrence_embedding(user_N: np.ndarray, item_N: np.ndarray, items: int, count: int) -> np.ndarray:
-    """Compute co-occurrence embeddings: items that the same users chose get similar vectors.
+    """Compute co-occurrence embeddings.
 
     Args:
         user_N, item_N: integers from 0, the user and item of each choice; a repeated pair counts once.
         items: R; an item without choices gets a zero vector.
-        count: K; dimensions that the data do not support are 0.
+        count: K; dimensions beyond the rank of the data are 0.
 
     Returns:
         float64 (R, K). Over the choices, each column has mean 0, and the non-zero columns together have mean square 1.

@@ -1,12 +1,12 @@
-"""Items by what is known of them: e_v = id_v + sum_f 1 / sqrt(n_vf) sum_{c in C_vf} E_f[c] + P x_v.
+"""Item vectors from ids and item features: e_v = id_v + sum_f 1 / sqrt(n_vf) sum_{c in C_vf} E_f[c] + P x_v.
 
 C_vf are the codes of item v's feature f (`recalign.data.sequences.features`), n_vf their number, x_v its standardised
 numbers and vectors. Vectors are frozen, their projection P is trained; id_v is then the trainable difference to a
 frozen vector of arXiv 2507.19473 (Let It Go? Not Quite), here without a bound on its length.
 
-Items without training events have no id_v: it would be noise. While training, a share of the other items have none
-either, drawn anew for each batch, the same ones in histories, as targets and as negatives (id dropout). So features
-learn to stand alone. Without it cold items displace others in the lists.
+Cold items (without training events) have no id_v: it would be noise. In training, a share of the other items lose
+theirs, drawn for each batch, the same in histories, as targets and as negatives (id dropout). So features
+learn to stand alone. Without id dropout, cold items displace others in the lists.
 
 Shape suffixes: V items, N codes of all of them, C rows of the embeddings, W numbers of an item, D width.
 """
@@ -37,11 +37,11 @@ class FeatureTable(Rebuildable, nn.Module):
     Args:
         dim: D.
         num_items: V.
-        sizes: rows of each feature in the embeddings, the first of them for what is missing or unknown; their sum is C.
+        sizes: embedding rows of each feature, the first one for missing and unknown values; their sum is C.
         width: W.
         codes: N.
-        warm: how many items have training events, the first ones.
-        id_dropout: share of the items that lose their own vector at each step of training.
+        warm: number of items with training events, which come first.
+        id_dropout: share of the items that lose their id embedding at each training step.
     """
 
     code_N: Tensor
@@ -62,14 +62,14 @@ class FeatureTable(Rebuildable, nn.Module):
         has_id_V1 = (torch.arange(num_items) < warm).float()[:, None]
         self.register_buffer("has_id_V1", has_id_V1, persistent=False)
         self.embedding_CD = nn.Parameter(torch.randn(sum(sizes), dim) * 0.02)
-        with torch.no_grad():  # nothing is said of what is unknown, unless items in training teach it
+        with torch.no_grad():  # missing and unknown values add 0, unless training learns them
             self.embedding_CD[torch.tensor([0, *sizes]).cumsum(0)[:-1]] = 0
         self.projection_WD = nn.Parameter(torch.randn(width, dim) * 0.02) if width else None
         self.kept_V1: Tensor | None = None
-        self._of_step: list[Tensor] | None = None  # in a step of training: the items' vectors, once they are made
+        self._of_step: list[Tensor] | None = None  # cache of the item vectors in a step; None outside
 
     def fill(self, features: ItemFeatures) -> None:
-        """Take the codes and numbers of a catalogue."""
+        """Copy the codes and numbers of a catalogue into the buffers."""
         for name, array in ARRAYS.items():
             getattr(self, name).copy_(torch.from_numpy(getattr(features, array)))
 
@@ -79,7 +79,7 @@ class FeatureTable(Rebuildable, nn.Module):
         return all(own.shape == other.shape and torch.allclose(own, other) for own, other in pairs)
 
     def begin_step(self) -> None:
-        """Begin a step: until `end_step`, cache vectors and, in training, drop some id embeddings in all processes."""
+        """Until `end_step`, cache vectors and, in training, drop some id embeddings, the same in all processes."""
         self._of_step = []
         if self.training and self.id_dropout:
             self.kept_V1 = self.has_id_V1 * (broadcast(torch.rand_like(self.has_id_V1)) >= self.id_dropout)
@@ -89,7 +89,7 @@ class FeatureTable(Rebuildable, nn.Module):
         self._of_step = self.kept_V1 = None
 
     def forward(self, id_WD: Tensor) -> Tensor:
-        """The items' vectors, from their own. Shape: (V + 1, D), the padding item first -> (V + 1, D)."""
+        """Item vectors from id embeddings. Shape: (V + 1, D), the padding item first -> (V + 1, D)."""
         if self._of_step is None or not torch.is_grad_enabled():
             return self._made(id_WD)
         if not self._of_step:
@@ -101,7 +101,7 @@ class FeatureTable(Rebuildable, nn.Module):
         return torch.cat([id_WD[:1], id_WD[1:] * own_V1 + self.item_vectors()])
 
     def without_features(self, policy: SequencePolicy) -> SequencePolicy:
-        """A copy of a policy without features: they are added into its item embeddings."""
+        """A policy without features, which are added into its item embeddings; it shares the encoder."""
         plain = SequencePolicy(policy.encoder, policy.num_items, policy.temperature, policy.past_rewards is not None)
         with torch.no_grad():
             plain.item_embedding.weight[1:] = self.has_id_V1 * policy.item_embedding.weight[1:] + self.item_vectors()
@@ -109,11 +109,11 @@ class FeatureTable(Rebuildable, nn.Module):
         return plain
 
     def item_vectors(self) -> Tensor:
-        """Vectors of the catalogue's items by their features alone. Shape: -> (V, D)."""
+        """The features' part of the catalogue's item vectors. Shape: -> (V, D)."""
         return self.vectors(self.code_N, self.weight_N, self.offset, self.number_VW)
 
     def vectors(self, code_N: Tensor, weight_N: Tensor, offset: Tensor, number_VW: Tensor) -> Tensor:
-        """Vectors of any V items by their features alone; arguments as `FeatureCoder.encode` gives them. -> (V, D)."""
+        """The features' part of the vectors of any V items; arguments from `FeatureCoder.encode`. -> (V, D)."""
         sum_VD = F.embedding_bag(code_N, self.embedding_CD, offset[:-1], mode="sum", per_sample_weights=weight_N)
         if self.projection_WD is None:
             return sum_VD
@@ -122,7 +122,7 @@ class FeatureTable(Rebuildable, nn.Module):
 
 
 def set_features(policy: HistoryPolicy, features: ItemFeatures, id_dropout: float) -> None:
-    """Give a policy the features of a catalogue; an InputError if it has those of another one."""
+    """Give a policy the features of a catalogue; an InputError if it was made for other features."""
     plan = {"dim": policy.encoder.dim, "num_items": policy.num_items, **features.plan, "id_dropout": id_dropout}
     if policy.features is None:
         _give(policy, FeatureTable(**plan))
@@ -136,7 +136,7 @@ def set_features(policy: HistoryPolicy, features: ItemFeatures, id_dropout: floa
 
 
 def make_room_for(policy: HistoryPolicy, other: Policy) -> None:
-    """Give a policy a table of features, if another one has one, into which its weights can be loaded."""
+    """If another policy has features, give this one an empty table to load their weights into."""
     if (features := getattr(other, "features", None)) is not None:
         _give(policy, build_net(recipe(features)))
 
@@ -144,4 +144,4 @@ def make_room_for(policy: HistoryPolicy, other: Policy) -> None:
 def _give(policy: HistoryPolicy, table: FeatureTable) -> None:
     policy.features = table.to(policy.item_embedding.weight.device)
     policy.num_warm = table.warm
-    policy.init_args["features"] = policy.features  # so that a checkpoint builds it
+    policy.init_args["features"] = policy.features  # for the checkpoint's recipe

@@ -1,4 +1,4 @@
-"""Go on from an earlier policy on a log that has grown: known items keep their weights, new ones are as initialised."""
+"""Continue an earlier policy on a grown log: known items keep their weights, new ones keep their initial weights."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from recalign.recommender.checkpoint import load_net, prior_names
 from recalign.recommender.sequence_policy import SequencePolicy
 
 ITEM_TABLE = "item_embedding.weight"
-"""What has a row an item."""
+"""The weight with one row per item."""
 GROWS_FROM = "grows_from"
-"""Argument of models and of data that an update sets."""
+"""Name of the argument of models and data that `recalign update` sets."""
 
 
 def load_earlier(path: str, data: EventDataModule) -> Any:
@@ -35,9 +35,9 @@ def grow(policy: nn.Module, earlier: nn.Module, where: str) -> None:
     """Copy an earlier policy's weights, but not its item prior; its items come first in the grown catalogue.
 
     Args:
-        policy: changed in place; the rows of further items stay as they are.
-        earlier: of the same settings.
-        where: its checkpoint, for messages.
+        policy: changed in place; the rows of new items stay as they are.
+        earlier: a policy with the same settings.
+        where: the earlier policy's checkpoint, for messages.
 
     Raises:
         InputError: the two differ in more than their number of items, or are not over item ids.

@@ -17,18 +17,18 @@ from recalign.recommender.policy import Policy
 from recalign.recommender.rank_metrics import gain_ndcg
 
 TOLERANCE = 0.005
-"""A policy may keep this much less where it is measured again: training measures at its own precision."""
+"""Slack on the share when it is measured again: training measures at its own precision."""
 Z_95 = 1.64
-"""Standard errors between the share measured and the lower bound: one-sided 95 %."""
+"""Standard errors between the measured share and its lower bound: one-sided 95 %."""
 MARGIN = 0.02
 """The lower bound may lie this far below the share to keep."""
 MIN_NDCG_RETAINED = 0.95
-"""Share of the better baseline's NDCG@10 that a row has to keep to be shipped, or to be called the best."""
+"""Share of the better baseline's NDCG@10 that a row of a report must retain to be shipped, or called the best."""
 RETENTION_CONFIDENCE = 0.8
-"""Confidence, one-sided, with which it has to keep that on the test."""
+"""One-sided confidence with which a row must retain that on the test split."""
 ALPHAS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0, 1.5, 2.0, 3.0, 4.0)
-"""Points of the interpolation path that are tried in turn."""
-HALVINGS = 5  # bisection steps between the last of these that keeps enough and the next
+"""Points of the interpolation path to try in turn."""
+HALVINGS = 5  # bisection steps between the last alpha that keeps enough and the next
 
 
 def require_share(keep: float | None, where: str) -> None:
@@ -43,7 +43,7 @@ class Retention:
     """The share of the start's NDCG@10 that a policy retains, and its standard error.
 
     Attributes:
-        share: of the start's NDCG@10 that is kept.
+        share: retained share of the start's NDCG@10.
         error: its standard error over users; NaN for a single user.
     """
 
@@ -57,8 +57,8 @@ class Retention:
             share = sum_u now_u / sum_u start_u
             error^2 = n / (n - 1) sum_u (now_u - share start_u)^2 / (sum_u start_u)^2,    n users
 
-        The delta method for a ratio of means over users (Cochran, Sampling Techniques, 6.4). Of a start that ranks
-        nothing all is kept. Shape: float64 (U,), (U,).
+        The delta method for a ratio of means over users (Cochran, Sampling Techniques, 6.4). If the start's NDCG is 0,
+        the result is `ALL_RETAINED`. Shape: float64 (U,), (U,).
         """
         total, users = start_U.sum(), len(start_U)
         if not total:
@@ -73,21 +73,21 @@ class Retention:
 
 
 ALL_RETAINED = Retention(1.0, 0.0)
-"""What the start keeps of itself."""
+"""The start's own retention."""
 
 
 def alpha_within_budget(retention_at: Callable[[float], Retention], keep: float) -> tuple[float, Retention]:
     """Find the last point on the interpolation path before the NDCG budget is first exceeded (`Retention.enough`).
 
-    Tries `ALPHAS` in turn until one keeps too little, then bisects between it and the one before. A path that keeps
-    enough as far as it is tried ends at the last of these: the NDCG budget is not reached.
+    Tries `ALPHAS` in turn until one keeps too little, then bisects between it and the one before. If all keep enough,
+    the last one is taken, within the NDCG budget.
 
     Args:
-        retention_at: what is kept at an alpha. The start itself, at 0, keeps all.
+        retention_at: retention at an alpha. The start itself, at 0, keeps all.
         keep: the share to keep.
 
     Returns:
-        The alpha, 0 if all bisected points are too far, and what is kept there.
+        The alpha, 0 if all bisected points are too far, and the retention there.
     """
     low, found = 0.0, ALL_RETAINED
     for alpha in ALPHAS:
@@ -107,13 +107,13 @@ def alpha_within_budget(retention_at: Callable[[float], Retention], keep: float)
 
 
 def budget_batches(data: EventDataModule, limit: float | None = None) -> Iterator[Batch]:
-    """The batches on which NDCG retained is measured: validation events of all users, A, B1 and B2.
+    """The batches on which retained NDCG is measured: validation events of all users, A, B1 and B2.
 
-    Also where ``data.sample`` lets evaluation take fewer: the more users, the smaller the error. No reward is a target.
+    ``data.sample`` does not reduce them: the more users, the smaller the error. Rewards are not targets.
 
     Args:
         data: the log.
-        limit: as ``trainer.limit_val_batches``: a number of batches, or a share of them; None: all.
+        limit: like ``trainer.limit_val_batches``: a number of batches, or a share of them; None: all.
     """
     sequences = data.sequences
     windows = evaluation_windows(sequences, sequences.users_in("all"), "validation", data.max_length, data.know_request)
@@ -123,9 +123,9 @@ def budget_batches(data: EventDataModule, limit: float | None = None) -> Iterato
 
 @torch.no_grad()
 def ndcg_by_user(policy: Policy, batches: Iterable[Batch], device: torch.device) -> np.ndarray:
-    """NDCG@10 over the full catalogue without what was seen, summed over each user's targets in some batches.
+    """NDCG@10 over the full catalogue without seen items, summed over each user's targets in some batches.
 
-    The policy is on the device, in evaluation mode; batches, which hold what was seen, are moved there.
+    The policy must be on the device, in evaluation mode. Batches are moved there; they must hold the seen items.
 
     Shape: -> float64 (U,), users with a target in the order of their index.
     """
@@ -138,7 +138,7 @@ def ndcg_by_user(policy: Policy, batches: Iterable[Batch], device: torch.device)
 
 
 def sums_by_user(ranked: Iterable[tuple[Batch, Tensor]]) -> np.ndarray:
-    """NDCG@10 summed over each user's targets, of batches with the ranks of their targets. Shape: -> float64 (U,)."""
+    """NDCG@10 summed over each user's targets, from batches with their targets' ranks. Shape: -> float64 (U,)."""
     pairs = [torch.stack([batch.user_B[batch.row_T], rank_T]) for batch, rank_T in ranked]
     if not pairs:
         return np.zeros(0)

@@ -1,10 +1,9 @@
-"""Item-kNN: rank items by what co-occurs with the newest items of a history. No training, no reward.
+"""Item-kNN: rank items by co-occurrence with the newest items of a history. No training, no reward.
 
     pi(v | h) = (s(v | h) + n_v / n) / (sum_u s(u | h) + 1)
 
-Scores s and counts n_v are those of `recalign.recommender.memory`; popularity ranks the items that are nobody's
-neighbours. `transitions` has counts of what came right after an item in place of cosines, and reads the newest item
-alone.
+Scores s are those of `recalign.recommender.memory`, n_v counts item v's training events, n all of them. Popularity
+ranks items without a score. `transitions` has counts of the items right after the newest one in place of cosines.
 
 Suffixes: T states, V items.
 """
@@ -22,16 +21,16 @@ from recalign.recommender.policy import Policy
 
 
 class ItemKNN(Policy):
-    """The policy of this module's formula, from the neighbours of a memory and each item's training events."""
+    """The policy of this module's formula, from a memory and each item's number of training events."""
 
     def __init__(self, co_occurrence: Memory, count_V: Tensor) -> None:
         super().__init__()
         self.num_items, self.co_occurrence = len(count_V), co_occurrence
-        self.share_V = nn.Buffer((count_V.clamp(min=0.5) / count_V.sum()).float())  # log 0 is no score
+        self.share_V = nn.Buffer((count_V.clamp(min=0.5) / count_V.sum()).float())  # avoids log 0
 
     @classmethod
     def of(cls, sequences: Sequences, **settings: Any) -> ItemKNN:
-        """Count the training events of all users; ``settings``: those of `Memory.of`."""
+        """Count the training events of all users; ``settings``: arguments of `Memory.of`."""
         return cls(Memory.of(sequences, **settings), torch.from_numpy(sequences.item_counts()))
 
     def encode(self, batch: Batch) -> Recalled:
