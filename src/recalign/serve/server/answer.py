@@ -35,7 +35,7 @@ class LeftOut:
 
     Attributes:
         unknown: number of ids of ``items``, ``allow`` and ``block`` that are not in the catalogue. They are dropped.
-        unknown_ids: the first of them.
+        unknown_ids: the first `MAX_NAMED` of them, each once.
         older: known events of the history that are not read, because only the newest are. Their items still count as
             seen.
         repeated: events dropped because the log keeps one event per item.

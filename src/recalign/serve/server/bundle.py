@@ -45,7 +45,7 @@ MAX_BATCH_PAIRS = 2**16
 LARGEST = 1e15
 """Largest magnitude of a number in a table: squares of larger ones overflow."""
 LENGTHS = (16, 32, 50, 64, 104, 152, 200)
-"""Histories up to the same one of these lengths share a batch; beyond, powers of two."""
+"""Upper limits of the length buckets by which histories are batched; beyond, powers of two."""
 Best = tuple[np.ndarray, np.ndarray, np.ndarray | None, Explored | None]
 """Items, their scores and, if requested, log-probabilities and how the list was drawn."""
 T = TypeVar("T")

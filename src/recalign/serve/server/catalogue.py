@@ -34,7 +34,7 @@ class Encoded:
     """A request as the graph's inputs.
 
     Attributes:
-        item_L, time_L, request_time_L, reward_L: the newest known events, oldest first.
+        item_L, time_L, request_time_L, reward_L: the newest known events, oldest first; times in seconds.
         hidden_S: items to exclude, seen or blocked.
         strength: of reranking, in 1 / the reward's unit.
         request: the original.

@@ -85,7 +85,7 @@ def serve(words: list[str]) -> None:
         host, port = listening.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         print(f"{app.state.service.bundle.version} at http://{shown}:{port}, described at /docs", flush=True)
-        gc.freeze()  # what is loaded stays: the garbage collector may skip it
+        gc.freeze()  # what is loaded stays: the garbage collector can skip it
         server_of(app).run([listening])
 
 

@@ -32,7 +32,7 @@ from recalign.serve.server.answer import Problem
 from recalign.serve.server.service import TIMEOUT, is_loopback
 
 MAX_HEADERS = 2**16
-"""Bytes of incomplete headers, or between parts of a body. One read, 256 KB at most, may exceed it."""
+"""Maximum bytes of incomplete headers or of chunk framing. One read, 256 KB at most, may exceed it."""
 CONNECTIONS = 1024
 """Connections that may be open; a further one is closed at once."""
 UNFINISHED = 2 * TIMEOUT

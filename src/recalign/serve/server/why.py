@@ -1,4 +1,4 @@
-"""Why an item stands where it does: the parts of its score, and what moved it against another bundle.
+"""Explain an item's rank: the parts of its score, and how they differ from another bundle's.
 
 A bundle's tables are inputs of its graph: a part is what the scores lose if its table is set to 0. Parts are in nats,
 minus their mean over the items that pass the filters: an average item has 0 everywhere.
