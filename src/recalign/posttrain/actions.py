@@ -1,7 +1,7 @@
-"""PPO, GRPO and ECPO: draw items from the policy, and ask a reward model what they are worth.
+"""PPO, GRPO and ECPO: draw items from the policy, and score them with a reward model.
 
-Legend: T states, S items drawn at each, C candidates, pi the policy, old the policy that they were drawn from, start
-the frozen one that post-training began with, A advantages.
+Legend: T states, S items drawn at each, C candidates, pi the policy, old the policy that drew them, start the frozen
+policy before post-training, A advantages.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ def clipped_surrogate(
 ) -> tuple[Tensor, Metrics]:
     """L = -mean min(rho A, clip(rho, 1 - eps, 1 + eps) A), rho = pi(a | s) / old(a | s) (PPO, arXiv 1707.06347).
 
-    With ``early`` = delta, old is max(sg(pi) / (1 + eps + delta), old), sg: no gradient (ECPO, arXiv 2506.13695,
-    section 2.4): a ratio never exceeds 1 + eps + delta, so an unlikely item of negative advantage that has become more
-    likely cannot pull without bound.
+    With ``early`` = delta, old becomes max(sg(pi) / (1 + eps + delta), old), sg: detached (ECPO, arXiv 2506.13695,
+    section 2.4): a ratio never exceeds 1 + eps + delta, so the gradient of an unlikely item with a negative
+    advantage stays bounded when it becomes more likely.
 
     Args:
         logp_TS: log pi(a | s) of the items drawn.
         old_TS: log old(a | s); no gradient flows through it or through A.
         advantage_TS: A.
         clip: eps.
-        early: delta; None: as PPO.
+        early: delta; None: plain PPO.
 
     Returns:
-        The loss, and ``clipped``, the share of items that the clip keeps from pulling, and ``ratio``, the largest rho.
+        The loss, and ``clipped``, the share of items whose gradient is clipped to 0, and ``ratio``, the largest rho.
     """
     old_TS, advantage_TS = old_TS.detach(), advantage_TS.detach()
     if early is not None:
@@ -60,9 +60,9 @@ def kl_to_start(logp_TS: Tensor, old_TS: Tensor, start_TS: Tensor) -> tuple[Tens
     """GRPO's penalty mean(e^d - d - 1), d = log start(a | s) - log pi(a | s), and an estimate of KL(pi || start).
 
     The penalty is the third estimator of J. Schulman's note on approximating KL divergence (2020), never negative. Its
-    mean is the KL only over items drawn from pi itself, as in the first step of a round, and even there its gradient is
-    that of KL(start || pi). Published GRPO takes it as it is at every step, and so does the loss here. The estimate
-    weights each item by pi / old, old being the policy that drew it: unbiased at every step, no gradient.
+    mean is KL(pi || start) only if the items were drawn from pi, as in the first step of a round; even then its
+    gradient is that of KL(start || pi). Like published GRPO, the loss uses it at every step. The estimate weights each
+    item by pi / old, old being the policy that drew it: unbiased at every step, no gradient.
 
     Returns:
         Two scalars.
@@ -75,10 +75,10 @@ def kl_to_start(logp_TS: Tensor, old_TS: Tensor, start_TS: Tensor) -> tuple[Tens
 class SampledActions(OnlineTraining):
     """A contextual bandit: the state is a history, the action an item drawn from the policy, the reward predicted.
 
-    Items are drawn from ``old``, the policy at the beginning of a round of ``refresh`` steps, among a few candidates.
-    pi, old and start are all renormalised over a state's candidates here, the start's most probable items, so a ratio
-    says nothing of the probability of the candidates as a whole. Events without a reward do not count, so that all
-    methods see the same ones. Subclasses turn rewards into a loss (`surrogate`).
+    Items are drawn from ``old``, the policy at the beginning of a round of ``refresh`` steps, among the state's
+    candidates, the start's most probable items. pi, old and start are renormalised over the candidates, so ratios do
+    not depend on the candidates' total probability. Events without a reward do not count, so that all methods train on
+    the same events. Subclasses turn rewards into a loss (`surrogate`).
 
     Logs ``sampled/reward``, the mean predicted reward of the items drawn, in standard deviations from the log's mean;
     ``sampled/nll``, -log pi of the logged items; the metrics of `surrogate`; and a histogram of the rewards,
@@ -87,9 +87,9 @@ class SampledActions(OnlineTraining):
     Args:
         samples: items drawn at each state.
         candidates: draw among this many of the start's most probable unseen items.
-        clip: eps: a ratio pi / old gains nothing beyond 1 +- eps.
-        kl: weight of the KL to the start (GRPO: `kl_to_start`), in standard deviations of the reward a nat.
-        refresh: optimiser steps of a round; 1: pi = old at every step, and nothing is clipped.
+        clip: eps: the loss does not reward ratios pi / old beyond 1 +- eps.
+        kl: weight of the KL to the start (GRPO: `kl_to_start`), in standard deviations of the reward per nat.
+        refresh: optimiser steps per round; 1: pi = old at every step, and nothing is clipped.
         lr: AdamW's learning rate of the policy.
         **online: arguments of `OnlineTraining`.
     """
@@ -128,10 +128,10 @@ class SampledActions(OnlineTraining):
         return loss, {**metrics, **rewards, "nll": nll.detach()}
 
     def surrogate(self, rollout: Rollout, logp_TS: Tensor, state: State, nll: Tensor) -> tuple[Tensor, Metrics]:
-        """The loss, and metrics to log, from log pi of the items drawn (among the candidates) and of the logged ones.
+        """The loss, and metrics to log, from log pi of drawn items (among the candidates) and of logged items.
 
-        ``rollout``, ``logp_TS`` and ``nll``, mean -log pi of the logged items, are of all processes; ``state`` is the
-        policy's, of this process's histories.
+        ``rollout``, ``logp_TS`` and ``nll``, mean -log pi of the logged items, cover all processes; ``state`` is the
+        policy's, for this process's histories.
         """
         raise NotImplementedError
 

@@ -21,28 +21,28 @@ from recalign.recommender.prior import without_prior
 from recalign.recommender.training import PolicyModule, logs_now
 
 KEEP = 0.97
-"""Share of the start's NDCG@10 on validation that is kept by default."""
+"""Default share of the start's NDCG@10 on validation to keep."""
 Metrics = dict[str, Tensor]
-"""Scalars, or all values of a histogram, to log, by name."""
+"""What to log, by name: scalars, or all values of a histogram."""
 
 
 class PostTraining(PolicyModule):
     """Fine-tune a copy of a trained policy. Subclasses write `loss`.
 
     Logs ``train/loss``; the metrics of `loss` as ``<LOG_PREFIX>/<name>``; and, in nats over the catalogue,
-    ``policy/kl``, KL(pi || start), and ``policy/entropy``: on a few histories of each batch whose step is logged.
+    ``policy/kl``, KL(pi || start), and ``policy/entropy``, measured on a few histories of the batch at logged steps.
 
     Methods that compare pi with the start, or with an earlier pi, set ``use_dropout`` to False: under dropout the ratio
     of two passes differs from 1 even before the first step.
 
     Args:
-        init_from: checkpoint of the starting policy; null in a configuration: that of this log and seed.
+        init_from: checkpoint of the starting policy; null in a configuration: the one of this log and seed.
         policy: the starting policy itself, instead of a checkpoint (Python only); copied.
         lr: AdamW's learning rate.
         weight_decay: AdamW's, on matrices only.
-        top_k: items a user that `predict` writes.
-        keep: share of the start's ``all/ndcg@10`` on validation that the checkpoint must keep (`limiter`). Its facts
-            then hold its alpha (``reach``). Null: the checkpoint holds the last weights, without such a limit.
+        top_k: items per user that `predict` writes.
+        keep: share of the start's ``all/ndcg@10`` on validation that the checkpoint must keep (`limiter`). The
+            facts then hold its alpha (``reach``). Null: no limit; the checkpoint holds the trained weights.
     """
 
     UPSTREAM: ClassVar[dict[str, str]] = {"init_from": "recommender"}
@@ -53,11 +53,11 @@ class PostTraining(PolicyModule):
     limiter: ClassVar[type]
     """The callback that ensures ``keep`` by interpolating weights; the package sets `KeepRanking`."""
     drift: ClassVar[Callable[[PostTraining, Batch], Metrics]]
-    """How far the policy is from its start, for a log; the package sets `recalign.posttrain.drift`."""
+    """Distance of the policy from its start, to log; the package sets `recalign.posttrain.drift`."""
     LOG_PREFIX: ClassVar[str]
     """Prefix of the metrics that `loss` returns."""
     interpolation_alpha: float | None = None
-    """Of the checkpointed weights, on the path from the start; None: nothing was searched."""
+    """Alpha of the checkpointed weights (`KeepRanking`); None: no search was run."""
     use_dropout = True
     """Whether the policy is trained with dropout."""
 
@@ -102,7 +102,7 @@ class PostTraining(PolicyModule):
         return self
 
     def loss(self, batch: Batch) -> tuple[Tensor, Metrics] | None:
-        """The loss, a scalar, and metrics to log: scalars, or all values of a histogram; None where no event counts."""
+        """The loss, a scalar, and metrics to log: scalars, or all values of a histogram; None if no event counts."""
         raise NotImplementedError
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -127,7 +127,7 @@ class PostTraining(PolicyModule):
         return without_prior(self.policy, self.reference)
 
     def advantages(self, batch: Batch) -> Tensor:
-        """Advantage of each target, NaN where it has no reward. Shape: (T,)."""
+        """Advantage of each target, NaN if it has no reward. Shape: (T,)."""
         assert batch.advantage_T is not None
         return batch.advantage_T
 

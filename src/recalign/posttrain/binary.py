@@ -1,6 +1,6 @@
 """GBPO and WBC: raise events that turned out well and lower those that did not, weighted by |A|.
 
-Legend: T events, A advantages, z the logit of "a good choice", sg no gradient.
+Legend: T events, A advantages, z the logit of "a good choice", sg detached.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from recalign.errors import InputError
 from recalign.posttrain.base import Metrics, PostTraining
 
 MARGIN, STEPS = 30.0, 40
-"""Nats on either side of the log-probabilities within which b is looked for, and how often they are halved."""
+"""Nats by which the search for b exceeds the range of the log-probabilities, and number of bisections."""
 
 
 def sides(advantage_T: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Positive and negative parts of the advantages, and the sum of |A|. Detached; events with NaN do not count."""
+    """Positive and negative parts of the advantages, and the sum of |A|. Detached; NaN counts as 0."""
     advantage_T = advantage_T.detach().nan_to_num()
     total = advantage_T.abs().sum().clamp(min=torch.finfo(advantage_T.dtype).tiny)
     return advantage_T.clamp(min=0), (-advantage_T).clamp(min=0), total
@@ -28,9 +28,9 @@ def sides(advantage_T: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def gbpo(logp_T: Tensor, start_T: Tensor, advantage_T: Tensor) -> tuple[Tensor, Metrics]:
     """L = (sum_{A > 0} -A pi / max(old, sg(pi)) + sum_{A < 0} |A| pi / max(old, 1 - sg(pi))) / sum |A|.
 
-    Gradient-bounded policy optimisation (OneRec-V2, arXiv 2508.20900). The start, cloned from the log, stands in for
-    old, the policy that chose the logged items. At the start the gradients are -A grad log pi and |A| grad pi /
-    max(pi, 1 - pi); they shrink with pi / old for items that are less likely than under old.
+    Gradient-bounded policy optimisation (OneRec-V2, arXiv 2508.20900). The start, cloned from the log, replaces old,
+    the policy that chose the logged items. At the first step the gradients are -A grad log pi and |A| grad pi /
+    max(pi, 1 - pi); they shrink with pi / old for items less likely than under old.
 
     Args:
         logp_T: log pi(a | s) of the logged items.
@@ -38,8 +38,8 @@ def gbpo(logp_T: Tensor, start_T: Tensor, advantage_T: Tensor) -> tuple[Tensor, 
         advantage_T: A; NaN: the event does not count. No gradient flows through it.
 
     Returns:
-        The loss, and ``negative``, the share of the weight |A| below 0; ``pi``, the mean probability of the items that
-        are lowered, which scales their gradient.
+        The loss, and ``negative``, the share of the weight |A| below 0; ``pi``, the mean probability of the lowered
+        items, which scales their gradient.
     """
     (up_T, down_T, total), now_T, start_T = sides(advantage_T), logp_T.detach(), start_T.detach()
     rest_T = (-torch.expm1(now_T)).clamp(min=0).log()  # log(1 - pi)
@@ -70,12 +70,12 @@ class GBPO(PostTraining):
 def wbc(logp_T: Tensor, reward_T: Tensor) -> tuple[Tensor, Metrics]:
     """L = min_b sum_t |r_t| BCE(sigma(z_t), [r_t > 0]) / sum_t |r_t|, z_t = log pi(a_t | s_t) - b.
 
-    *Weighted binary classification* (GenPage, arXiv 2606.31031): each item that was shown is a good or a bad choice by
-    the sign of its reward, and counts by its magnitude; there are no items at random and no baseline. GenPage reads z
-    off the item's logit. A softmax policy has none: its logits may all be shifted. So z is its log-probability, shifted
-    by the one b for which the loss of the batch is least; no gradient flows through b, which by its being a minimum
-    would have none. The sum of |r| sigma(z) is then that of the positive r: were all z alike, sigma(z) would be the
-    share of the weight that is good.
+    *Weighted binary classification* (GenPage, arXiv 2606.31031): each shown item is a good or a bad choice by the
+    sign of its reward, with the magnitude as its weight; there is no negative sampling and no baseline. GenPage uses
+    the item's logit as z. A softmax policy's logits are defined only up to a constant per state, so z is the item's
+    log-probability, shifted by the b that minimises the loss of the batch. b is detached; at a minimum its gradient
+    would be 0 anyway. There sum |r| sigma(z) equals the sum of the positive r: if all z were equal, sigma(z) would be
+    the good rows' share of the weight.
 
     Args:
         logp_T: log pi(a | s) of the items shown.
@@ -83,7 +83,7 @@ def wbc(logp_T: Tensor, reward_T: Tensor) -> tuple[Tensor, Metrics]:
 
     Returns:
         The loss, and ``negative``, the share of the weight |r| below 0; ``right``, the share of rows on their side of
-        z = 0, weighted by |r|; ``shift``, b. Where all r have one sign there is nothing to tell apart: the loss is 0.
+        z = 0, weighted by |r|; ``shift``, b. If all r have one sign, there is nothing to classify: the loss is about 0.
     """
     up_T, down_T, total = sides(reward_T)
     shift = intercept(logp_T.detach(), up_T, down_T)
@@ -97,7 +97,7 @@ def wbc(logp_T: Tensor, reward_T: Tensor) -> tuple[Tensor, Metrics]:
 
 
 def intercept(logp_T: Tensor, up_T: Tensor, down_T: Tensor) -> Tensor:
-    """The b at which sum_t (up_t + down_t) sigma(logp_t - b) = sum_t up_t, by bisection; far off where a side is empty.
+    """The b at which sum_t (up_t + down_t) sigma(logp_t - b) = sum_t up_t, by bisection; far off if a side is empty.
 
     Shape: (T,), weights of good and of bad rows -> ().
     """
@@ -105,16 +105,16 @@ def intercept(logp_T: Tensor, up_T: Tensor, down_T: Tensor) -> Tensor:
     low, high = logp_T.min() - MARGIN, logp_T.max() + MARGIN
     for _ in range(STEPS):
         middle = (low + high) / 2
-        above = (weight_T * (logp_T - middle).sigmoid()).sum() > up  # the sum falls with b
+        above = (weight_T * (logp_T - middle).sigmoid()).sum() > up  # the sum decreases with b
         low, high = torch.where(above, middle, low), torch.where(above, high, middle)
     return (low + high) / 2
 
 
 class WBC(PostTraining):
-    """Classify what was shown as good or bad choices, weighted by how good or bad they were (`wbc`).
+    """Classify shown items as good or bad choices, weighted by how good or bad they were (`wbc`).
 
-    `recalign.posttrain.ShownData` has what was passed over too. In a log of choices alone rewards below 0 have to say
-    what was bad, or a baseline (``data.baseline``), which is not in the source.
+    `recalign.posttrain.ShownData` includes passed rows (shown but not chosen). In a log without them, bad choices need
+    rewards below 0, or a baseline (``data.baseline``), which GenPage does not have.
 
     Logs ``wbc/{negative,right,shift}``.
 
@@ -123,7 +123,7 @@ class WBC(PostTraining):
         **training: arguments of `PostTraining`.
 
     Raises (before training):
-        InputError: all rows are good, or all bad.
+        InputError: no row is good, or none is bad.
     """
 
     LOG_PREFIX = "wbc"

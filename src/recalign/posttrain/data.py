@@ -1,4 +1,4 @@
-"""Logged events with advantages, computed once before training by the start and the reward model."""
+"""Logged events with advantages, computed once before training from the start and the reward model."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ StateValue = Literal["none", "global", "user", "item", "user_item", "value", "so
 class PostTrainingData(RewardData):
     """Training events with an advantage A_e = r_e - V(s_e), in standard deviations of the log's rewards.
 
-    The unit is not the advantage's own standard deviation: a weak reward model predicts much the same for all events,
-    and its advantages should stay small. The defaults are A-SFT's recommended form.
+    The unit is not the advantage's own standard deviation: a weak reward model predicts nearly the same for all
+    events, and its advantages should stay small. The defaults are A-SFT's recommended form.
 
     Args:
-        source: which reward r is: ``predicted`` by the reward model (the logged one then only says which events count),
+        source: the reward r: ``predicted`` by the reward model (events without a logged reward still do not count),
             ``observed``: the logged one, or ``shrunk``: rho r_hat + (1 - rho) r, rho the reward model's measured
             reliability. r_hat excludes the event's own influence on its item's factors, but not what the network
-            memorised of it; rho, measured on other events, does not account for that.
+            memorised about it; rho, measured on other events, does not correct for that.
         baseline: the state value V: 0 (``none``), the mean reward (``global``), the user's earlier mean, the
             item's mean, both (``user_item``), the expected reward under the starting policy (``value``), or its
             soft form (``soft``).
         soft: lambda of the soft state value, in the unit of the reward.
-        init_from: checkpoint of the starting policy, where needed; null in a configuration: that of this log and seed.
-        reward_model: checkpoint of the reward model, where needed; null in a configuration: that of this log and seed.
+        init_from: checkpoint of the starting policy, if needed; null in a configuration: the one of this log and seed.
+        reward_model: checkpoint of the reward model, if needed; null in a configuration: the one of this log and seed.
         policy: the starting policy itself, instead of a checkpoint (Python only); copied.
         reward_net: the reward model itself, instead of a checkpoint (Python only); copied. Predictions of training
             events need it as `Loaded`, with its self-influence (`StageModule.hand_over`).
@@ -46,7 +46,7 @@ class PostTrainingData(RewardData):
 
     reads_passed = False
     state_values: ClassVar[Callable[[PostTrainingData, Windows], np.ndarray]]
-    """V of ``value`` and ``soft``; the package sets `recalign.posttrain.state_values`."""
+    """Computes V for ``value`` and ``soft``; the package sets `recalign.posttrain.state_values`."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class PostTrainingData(RewardData):
 
     @classmethod
     def upstream(cls, init_args: dict[str, Any]) -> dict[str, str]:
-        """The stages whose checkpoints these settings need, by argument."""
+        """The stages whose checkpoints these settings need, by argument name."""
         needs = {}
         if init_args["source"] != "observed" or init_args["baseline"] in ("value", "soft"):
             needs["reward_model"] = "reward"
@@ -84,7 +84,7 @@ class PostTrainingData(RewardData):
 
     @functools.cached_property
     def advantages(self) -> np.ndarray:
-        """Advantage of every training event; NaN for others and where there is no reward. Shape: (events,)."""
+        """Advantage of every training event; NaN for other events and without a reward. Shape: (events,)."""
         windows = self.trained_windows()
         out_E = np.full(len(self.observed), np.nan, np.float32)
         out_E[windows.event] = self.target_advantages(windows) / self.moments().sd
@@ -94,7 +94,7 @@ class PostTrainingData(RewardData):
         """r - V of each target, in the unit of the reward. Shape: float64 (T,)."""
         advantage_T = (self.rewards(windows) - self.values(windows))[windows.event]
         known_T = ~np.isnan(advantage_T)
-        if not known_T.any() or np.ptp(advantage_T[known_T]) == 0:  # rounding may give equal values a deviation
+        if not known_T.any() or np.ptp(advantage_T[known_T]) == 0:  # rounding may give equal values an sd above 0
             what = f"the advantage is the same for every event (source {self.source}, baseline {self.baseline})"
             remedy = "give a reward that differs between events, or another baseline"
             raise InputError(what, where="data.reward", remedy=remedy)
@@ -102,7 +102,7 @@ class PostTrainingData(RewardData):
 
     @torch.no_grad()
     def rewards(self, windows: Windows) -> np.ndarray:
-        """r of every event. A prediction leaves out the event's own influence on its item. Shape: float64 (events,)."""
+        """r of every event; predictions exclude the event's influence on its item. Shape: float64 (events,)."""
         if self.source == "observed":
             return self.observed
         loaded = self.loaded_reward_model(f"source {self.source!r}")
@@ -118,7 +118,7 @@ class PostTrainingData(RewardData):
             out[event_T] = reward.predict(reward.states(batch), batch.target_T, influence_TF).cpu()
         predicted = out.double().numpy()
         if self.source == "predicted":
-            return np.where(np.isnan(self.observed), np.nan, predicted)  # all methods see the same events
+            return np.where(np.isnan(self.observed), np.nan, predicted)  # all methods train on the same events
         if "reliability" not in loaded.facts:
             text = "this reward model was never validated, so its reliability is not known"
             remedy = "train it with validation, or use source observed or predicted"
@@ -137,7 +137,7 @@ class PostTrainingData(RewardData):
         return values
 
     def loaded_reward_model(self, needed_by: str) -> Loaded:
-        """The reward model, on the trainer's device, in evaluation mode; not one of other rewards, nor a judge."""
+        """The reward model, on the trainer's device, in eval mode; refuses judges and models of other rewards."""
         loaded = load_or_copy(*self.reward_args, "reward", where="data.reward_model", needed_by=needed_by)
         loaded.check(self)
         loaded.refuse_judge(self)

@@ -15,8 +15,8 @@ from recalign.distributed import all_gather_rows, row_counts
 from recalign.posttrain.base import Metrics, PostTraining
 from recalign.recommender.policy import chunks
 
-KL_HISTORIES = 4  # histories of a batch on which the KL to the start is measured
-KL_TARGETS = 32  # about this many of their targets are used, evenly spaced
+KL_HISTORIES = 4  # histories per batch and process to measure on
+KL_TARGETS = 32  # use about this many of their targets, evenly spaced
 
 
 @torch.no_grad()
@@ -29,7 +29,7 @@ def drift(method: PostTraining, batch: Batch) -> Metrics:
     mode = policy.training
     policy.eval()
     state, start_state = policy.encode(probe), start.encode(probe)
-    most = max(row_counts(len(state), probe.row_T.device))  # processes make as many calls
+    most = max(row_counts(len(state), probe.row_T.device))  # all processes need the same number of calls
     parts = [
         kl_and_entropy(policy.log_probs(state[part]), start.log_probs(start_state[part]))
         for part in chunks(most, policy.num_items)

@@ -1,6 +1,6 @@
-"""IPA: the best and the worst of what the policy itself would show, by a reward model, as pairs for DPO.
+"""IPA: DPO on pairs of the best and the worst of the policy's own top items, by predicted reward.
 
-Legend: T states, C items shown, old the policy at the beginning of the epoch.
+Legend: T states, C items listed, old the policy at the beginning of the epoch.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from recalign.posttrain.rollout import OnlineTraining, seen_pairs
 
 
 def best_and_worst(item_TC: Tensor, reward_TC: Tensor) -> tuple[Tensor, Tensor]:
-    """The items with the highest and the lowest reward at each state; item 0 stands for none.
+    """The items with the highest and the lowest reward at each state; item 0 is padding.
 
-    Shape: int64 (T, C), (T, C) -> int64 (T, 2), and (T,): by how much the rewards differ, 0 where there is no pair.
+    Shape: int64 (T, C), (T, C) -> int64 (T, 2), and (T,): difference of their rewards, 0 if there is no pair.
     """
     none_TC = item_TC == 0
     best_T = reward_TC.masked_fill(none_TC, -torch.inf).max(dim=1)
@@ -35,17 +35,17 @@ class IPA(OnlineTraining):
 
     L = cloning * mean -log pi(a | s) + mean -log sigma(beta (Delta+ - Delta-)), Delta = log pi - log old.
 
-    At a share of a batch's histories, ``old`` shows its most probable unseen items; a policy over codes finds them by
-    beam search. The item that the reward model values most is preferred to the one that it values least. ``old`` is
-    set to the policy at the beginning of every epoch. Events without a reward do not count.
+    At a share of a batch's states, ``old`` lists its most probable unseen items; a policy over codes finds them by beam
+    search. The item with the highest predicted reward is the winner, the one with the lowest the loser. ``old`` is set
+    to the policy at the beginning of every epoch. Events without a reward do not count.
 
-    Logs ``ipa/{accuracy,margin,winner,loser}`` as `Preferences` does; ``ipa/gap``, by how much the rewards of a pair
-    differ, in standard deviations; ``ipa/nll``, -log pi of the logged items.
+    Logs ``ipa/{accuracy,margin,winner,loser}`` as `Preferences` does; ``ipa/gap``, the difference of a pair's
+    rewards, in standard deviations; ``ipa/nll``, -log pi of the logged items.
 
     Args:
-        candidates: items shown, C.
-        share: of the histories that get a pair; the paper takes 0.01.
-        beta: how much a log-ratio counts.
+        candidates: C, length of the lists.
+        share: share of the states that get a pair; the paper uses 0.01.
+        beta: scale of the log-ratios.
         cloning: weight of behaviour cloning.
         lr: AdamW's learning rate.
         **online: arguments of `OnlineTraining`.
@@ -86,7 +86,7 @@ class IPA(OnlineTraining):
 
     @torch.no_grad()
     def _pairs(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """What `best_and_worst` finds among the items that ``old`` would show."""
+        """`best_and_worst` of the items that ``old`` lists."""
         count = min(self.candidates, self.policy.num_warm)
         item_TC = self.old.top_k(self.old.encode(batch), count, seen_pairs(batch))[1]
         return best_and_worst(item_TC, self.frozen_reward(batch, item_TC.clamp(min=1)))

@@ -1,4 +1,4 @@
-"""Interpolate post-trained weights with the start's until the policy keeps a set share of the ranking."""
+"""Interpolate post-trained weights with the start's, to keep a given share of the start's NDCG."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ class KeepRanking(Callback):
 
         theta = theta_start + alpha (theta_trained - theta_start)
 
-    The search (`alpha_within_budget`) goes out from the start until the policy keeps less than ``share`` of the start's
-    ``all/ndcg@10`` on the validation events of all users, or too few events tell (`Retention.enough`). It interpolates
-    (alpha < 1) if the trained weights lost too much, and extrapolates, up to 4, if they could afford more; at 4 the
-    budget is not spent. Interpolation: WiSE-FT, Wortsman et al., arXiv 2109.01903; for alignment: Lin et
-    al., arXiv 2309.06256; extrapolation: ExPO, Zheng et al., arXiv 2404.16792.
+    The search (`alpha_within_budget`) moves away from the start until the policy keeps less than ``share`` of the
+    start's ``all/ndcg@10`` on the validation events of all users, or the estimate is too uncertain
+    (`Retention.enough`). It interpolates (alpha < 1) if the trained weights lost too much, and extrapolates, up to
+    alpha = 4, if they lost less; at 4 the budget is not spent. Interpolation: WiSE-FT, Wortsman et al., arXiv
+    2109.01903; for alignment: Lin et al., arXiv 2309.06256; extrapolation: ExPO, Zheng et al., arXiv 2404.16792.
 
-    The search runs at the end of the last epoch; earlier epochs are validated and saved with the trained weights. Where
-    a metric chooses the epoch (``checkpoint.monitor``) it runs at every validation; with a callback that may stop
-    training at any time (`EarlyStopping`, `Timer`) at the end of every epoch too. As in Lightning's `WeightAveraging`,
-    the checkpoint holds the interpolated weights as ``state_dict`` and the trained ones, from which training can
-    continue, as ``current_model_state``.
+    The search runs at the end of the last epoch; earlier epochs are validated and saved with the trained weights. If
+    a metric chooses the epoch (``checkpoint.monitor``), it runs at every validation; with a callback that may stop
+    training at any time (`EarlyStopping`, `Timer`), also after every epoch. As in Lightning's `WeightAveraging`, the
+    checkpoint holds the interpolated weights as ``state_dict`` and the trained ones, from which training can continue,
+    as ``current_model_state``.
 
     Logs ``policy/alpha``, ``policy/ndcg_retained`` and its standard error, ``policy/ndcg_retained_se``, measured
     at the run's precision. Evaluation runs in float32 and may differ in the third digit.
@@ -75,7 +75,7 @@ class KeepRanking(Callback):
         elif _may_end(trainer) or _is_chosen(trainer):
             self._search(trainer, pl_module)
         else:
-            self._other, pl_module.interpolation_alpha = [], None  # loaded from the run that this one continues
+            self._other, pl_module.interpolation_alpha = [], None  # they came from a resumed checkpoint
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         self._swap(pl_module.policy)
@@ -90,7 +90,7 @@ class KeepRanking(Callback):
             self._swap(pl_module.policy)
             pl_module.train(mode)
         elif not _is_chosen(trainer):
-            self._other, pl_module.interpolation_alpha = [], None  # of earlier weights
+            self._other, pl_module.interpolation_alpha = [], None  # they belong to earlier weights
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         self._swap(pl_module.policy)
@@ -108,7 +108,7 @@ class KeepRanking(Callback):
         start, weights = list(module.reference.parameters()), list(module.policy.parameters())
         if not all(weight.isfinite().all() for weight in weights):
             raise TrainingError("trained weights are not finite, so there is nothing to checkpoint; lower model.lr")
-        self._other = []  # free the old set before a new one is made
+        self._other = []  # free the old set before copying the new one
         trained = [weight.clone() for weight in weights]
 
         def move(alpha: float) -> None:
@@ -116,11 +116,11 @@ class KeepRanking(Callback):
                 weight.copy_(torch.lerp(first, last, alpha))
 
         def ndcg(policy: Policy) -> np.ndarray:
-            """By user, on as many batches as the trainer's limit lets through."""
+            """NDCG summed by user, on at most ``limit_val_batches``."""
             with trainer.precision_plugin.val_step_context():
                 return ndcg_by_user(policy, budget_batches(module.data, trainer.limit_val_batches), module.device)
 
-        with isolate_rng():  # a pass over a loader draws a seed
+        with isolate_rng():  # iterating a DataLoader draws a seed
             if self._start_U is None:
                 self._start_U = ndcg(module.reference)
             start_U = self._start_U
@@ -128,9 +128,9 @@ class KeepRanking(Callback):
             def kept(alpha: float) -> Retention:
                 move(alpha)
                 found = Retention.measure(ndcg(module.policy), start_U)
-                return Retention(*broadcast_floats((found.share, found.error), module.device))  # all go on alike
+                return Retention(*broadcast_floats((found.share, found.error), module.device))  # same in all processes
 
-            # A start that ranks nothing has nothing to keep: the trained weights are handed over.
+            # A start whose NDCG is 0 has nothing to keep: use the trained weights.
             alpha, found = alpha_within_budget(kept, self.share) if start_U.any() else (1.0, ALL_RETAINED)
         self._alpha, self._other, self._step = alpha, trained, trainer.global_step
         module.interpolation_alpha = alpha
@@ -160,9 +160,9 @@ class KeepRanking(Callback):
             checkpoint["state_dict"] = checkpoint["state_dict"] | {name: other[weight] for name, weight in named}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Continue training from the trained weights; set aside the interpolated ones, which were just loaded.
+        """Resume from the trained weights; keep the interpolated ones, just loaded, as the other set.
 
-        Where nothing is left to train, the interpolated ones stay.
+        If no steps are left to train, the interpolated ones stay in the policy.
         """
         fitting = trainer.state.fn == TrainerFn.FITTING and "current_model_state" in checkpoint
         if fitting and has_steps_left(trainer, checkpoint):
@@ -178,5 +178,5 @@ def _may_end(trainer: Trainer) -> bool:
 
 
 def _is_chosen(trainer: Trainer) -> bool:
-    """Whether a metric of a validation chooses the epoch."""
+    """Whether a monitored metric chooses the epoch."""
     return any(getattr(one, "monitor", None) is not None for one in trainer.checkpoint_callbacks)

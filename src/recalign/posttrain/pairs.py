@@ -66,12 +66,12 @@ def preference(
 
 
 class Preferences(PostTraining):
-    """Raise the winner of each pair above its losers: DPO, IPO, S-DPO or SimPO, on `recalign.posttrain.PairData`.
+    """Raise the winner of each pair above its losers, by DPO, IPO, S-DPO or SimPO, on `recalign.posttrain.PairData`.
 
     Targets without a pair do not count.
 
-    Logs ``pairs/{accuracy,margin,winner,loser,margins}`` (`preference`), the last a histogram, and ``pairs/share``, of
-    the training events that have a pair.
+    Logs ``pairs/{accuracy,margin,winner,loser,margins}`` (`preference`), the last a histogram, and ``pairs/share``, the
+    share of training events that have a pair.
 
     Args:
         loss: dpo, ipo, sdpo or simpo (`preference`).

@@ -1,6 +1,6 @@
 """Preference pairs of items, made once before training.
 
-Legend: E events, T states of a batch, N losers a pair, C candidates.
+Legend: E events, T states of a batch, N losers per pair, C candidates.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LOSERS: dict[Pairing, str] = {
     "sampled": "drawn from the catalogue that the user has not seen",
     "generated": "drawn from the policy that the user has not seen",
 }
-"""Which losers each kind of pairs needs."""
+"""The losers of each kind of pairs, for an error message."""
 
 
 class PairData(RewardData):
@@ -41,17 +41,17 @@ class PairData(RewardData):
     - ``generated``: a logged event as winner, losers drawn from the starting policy.
 
     For ``sampled`` and ``generated``, winners are events with a reward above the user's earlier mean
-    (`recalign.data.sequences.reward_means`). Drawn items are never ones that the user has seen in training. Where a log
-    says what was shown, a chosen event is the winner over passed rows of its request that have less reward or none,
-    whatever the kind of pairs. Validation and test events are not read. Pairs are the same in all epochs. Events
-    without a pair stay in the batches without losers, so that all methods take the same number of steps.
+    (`recalign.data.sequences.reward_means`). Drawn items are never ones that the user has seen in training. If a log
+    has passed rows (shown but not chosen), a chosen event wins over those of its request, except rows with at least its
+    reward, whatever the kind of pairs. Validation and test events are not read. Pairs are the same in all epochs.
+    Events without a pair stay in the batches without losers, so that all methods take the same number of steps.
 
     Args:
         pairs: how pairs are made.
         losers: N, losers per winner.
-        candidates: C, items or later events drawn at each history to make pairs from.
-        init_from: checkpoint of the starting policy, for ``generated``; null in a configuration: that of this log and
-            seed.
+        candidates: C, items or later events drawn at each history to make pairs.
+        init_from: checkpoint of the starting policy, for ``generated``; null in a configuration: the one of this log
+            and seed.
         policy: the starting policy itself, instead of a checkpoint (Python only); copied.
         **data: arguments of `recalign.reward.RewardData`.
 
@@ -80,7 +80,7 @@ class PairData(RewardData):
 
     @classmethod
     def upstream(cls, init_args: dict[str, Any]) -> dict[str, str]:
-        """The stages whose checkpoints these settings need, by argument."""
+        """The stages whose checkpoints these settings need, by argument name."""
         return {"init_from": "recommender"} if init_args["pairs"] == "generated" else {}
 
     def training(self) -> Windows:
@@ -96,10 +96,10 @@ class PairData(RewardData):
     @functools.cached_property
     def paired(self) -> Windows:
         """Training windows with pairs: the target is the winner, ``rejected`` are the losers, 0 without a pair."""
-        # Choices of one reward make no pairs among each other; with what was passed over they do.
+        # RewardData.training refuses constant rewards; with passed rows, these still make pairs.
         made = super().training() if self.sequences.passed is None else EventDataModule.training(self)
         windows = made.in_memory()
-        expected = self.expected_rewards(windows.event)["user"].to_numpy().astype(np.float32)  # as rewards are
+        expected = self.expected_rewards(windows.event)["user"].to_numpy().astype(np.float32)  # like rewards
         item, good = self._items(windows, expected), windows.reward > expected
         kept = (item > 0).all(axis=1) & (item[:, 1:] != item[:, :1]).all(axis=1)
         if self.pairs != "logged":
@@ -119,28 +119,28 @@ class PairData(RewardData):
         return dataclasses.replace(windows, target=winner, rejected=losers)
 
     def _passed(self, windows: Windows) -> np.ndarray:
-        """Losers that were shown with each target and passed over, 0 where there are none. Shape: (targets, N)."""
+        """Losers among the passed rows of each target's request, 0 if there are none. Shape: (targets, N)."""
         out_TN, passed = np.zeros((len(windows.event), self.losers), np.int64), self.sequences.passed
         if passed is None:
             return out_TN
         passed = passed.filter((pl.col("split") == TRAIN) & (pl.col("item_id") > 0))
         target = self.sequences.frame[windows.event].select("request", "item_id", "reward").with_row_index("target")
         both = target.join(passed, on="request", suffix="_passed")
-        worse = (pl.col("reward_passed") < pl.col("reward")).fill_null(True)  # a choice says so where rewards do not
+        worse = (pl.col("reward_passed") < pl.col("reward")).fill_null(True)  # without rewards, the choice decides
         both = both.filter(worse & (pl.col("item_id_passed") != pl.col("item_id")))
         both = both.sample(fraction=1.0, shuffle=True, seed=self.seed)
-        places = pl.int_range(self.losers) % pl.len()  # again from the first, where there are fewer than N
+        places = pl.int_range(self.losers) % pl.len()  # repeated if there are fewer than N
         drawn = both.group_by("target").agg(pl.col("item_id_passed").gather(places))
         out_TN[drawn["target"].to_numpy()] = drawn["item_id_passed"].list.to_array(self.losers).to_numpy()
         return out_TN
 
     def _items(self, windows: Windows, expected: np.ndarray) -> np.ndarray:
-        """Winner and losers of each target's pair, 0 where there is none. Shape: int64 (targets, 1 + N)."""
+        """Winner and losers of each target's pair, 0 if there is none. Shape: int64 (targets, 1 + N)."""
         if self.pairs == "logged":
             return self._logged(windows, expected)
         trained = self.frame.filter((pl.col("split") == TRAIN) & (pl.col("item_id") > 0))
         seen_N = torch.from_numpy(np.unique(self._keys(trained["user"].cast(pl.Int64), trained["item_id"])))
-        warm = self.sequences.num_warm  # users could not choose the others
+        warm = self.sequences.num_warm  # cold items could not be chosen
         item_EN = torch.zeros(len(self.sequences.frame), 1 + self.losers, dtype=torch.int64)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
@@ -188,17 +188,17 @@ def logged_pairs(
     excluded: as losers, they would be lowered for being repeats.
 
     Args:
-        reward_E: sorted by user and time; NaN where there is none (neither above nor below the mean).
+        reward_E: sorted by user and time; NaN if absent (neither above nor below the mean).
         mean_E: the user's expected reward before each event.
         first_E: int64, index of the user's first event with the same item.
         state_E: int64, index of the newest event of the history before each.
-        stop_E: int64, one past the last event of each event's user.
+        stop_E: int64, one past the last event of the same user.
         losers: N.
         candidates: C, later events drawn, with replacement.
         random: the generator.
 
     Returns:
-        Positions of winner and losers, -1 where there is none. Shape: int64 (E, 1 + N).
+        Positions of winner and losers, -1 if there is none. Shape: int64 (E, 1 + N).
     """
     own_E1, stop_E1, mean_E1 = np.arange(len(reward_E))[:, None], stop_E[:, None], mean_E[:, None]
     ahead_EC = random.random((len(reward_E), candidates)) * (stop_E1 - own_E1 - 1)

@@ -1,4 +1,4 @@
-"""Negative controls of weighted post-training, which must gain nothing: permuted rewards and shuffled advantages."""
+"""Negative controls of weighted post-training, which must show no gain: permuted rewards, shuffled advantages."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from recalign.reward.placebo import PermutedRewardData
 class PermutedPostTrainingData(PermutedRewardData, PostTrainingData):
     """`PostTrainingData` whose rewards r are permuted over all users, each about its user's mean.
 
-    The logged rewards are permuted alike before means are computed. With means of the true rewards, the advantage would
-    fall with an item's quality.
+    Logged rewards are permuted in the same way before means are computed. With means of the true rewards, the advantage
+    would fall with an item's quality.
     """
 
     def rewards(self, windows: Windows) -> np.ndarray:
@@ -25,7 +25,7 @@ class PermutedPostTrainingData(PermutedRewardData, PostTrainingData):
 
     @functools.cached_property
     def correlation(self) -> float:
-        """Correlation of the permuted rewards r with the true ones, after user means are taken out."""
+        """Correlation of the permuted and the true rewards r after user means are subtracted."""
         windows = self.trained_windows()
         logged, user = PostTrainingData.rewards(self, windows), self.sequences.frame["user"].to_numpy()
         event = windows.event
@@ -33,7 +33,7 @@ class PermutedPostTrainingData(PermutedRewardData, PostTrainingData):
 
 
 class ShuffledPostTrainingData(PostTrainingData):
-    """`PostTrainingData` whose advantages are shuffled over all events: weights and effective sample size stay."""
+    """`PostTrainingData` whose advantages are shuffled over all events, keeping weights and effective sample size."""
 
     def target_advantages(self, windows: Windows) -> np.ndarray:
         advantage_T = super().target_advantages(windows)
@@ -45,8 +45,8 @@ class ShuffledPostTrainingData(PostTrainingData):
 
     @property
     def correlation(self) -> float:
-        """Correlation of the shuffled advantages with the true ones, after user means are taken out."""
-        self.advantages  # noqa: B018 (measures it)
+        """Correlation of the shuffled and the true advantages after user means are subtracted."""
+        self.advantages  # noqa: B018 (computes it)
         return self._correlation
 
     def facts(self) -> dict[str, Any]:

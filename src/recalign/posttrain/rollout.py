@@ -1,6 +1,6 @@
-"""Draw items from a policy and predict their rewards: what PPO, GRPO and IPA share.
+"""Draw items from a policy and predict their rewards; shared by PPO, GRPO and IPA.
 
-Shape suffixes: T states, C candidates of each, S items drawn at each, L events of a history, N pairs.
+Shape suffixes: T states, C candidates and S drawn items at each, L events of a history, N pairs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class FrozenRewardModel(nn.Module):
 
     def __init__(self, loaded: Loaded) -> None:
         super().__init__()
-        self.loaded = replace(loaded, self_influence=None)  # which is long, and not needed here
+        self.loaded = replace(loaded, self_influence=None)  # large, and not needed here
         self.reward: RewardEnsemble = loaded.net.requires_grad_(False)
         self.mean, self.scale = 0.0, 1.0
 
@@ -37,7 +37,7 @@ class FrozenRewardModel(nn.Module):
         return super().train(False)
 
     def setup(self, data: RewardData) -> None:
-        """Take the unit of the log's rewards; refuse a reward model of another log, or that predicts no numbers."""
+        """Set the unit from the log's rewards; refuse a judge, a model of another log and non-finite predictions."""
         self.loaded.check(data)
         self.loaded.refuse_judge(data)
         self.mean, self.scale = data.moments()[:2]
@@ -48,16 +48,16 @@ class FrozenRewardModel(nn.Module):
 
     @torch.no_grad()
     def forward(self, batch: Batch, item_TS: Tensor) -> Tensor:
-        """Expected rewards of some items at each state of a batch. Shape: (T, S) -> (T, S)."""
+        """Predicted rewards of items at each state of a batch. Shape: int64 (T, S) -> (T, S)."""
         return (self.reward.predict(self.reward.states(batch), item_TS) - self.mean) / self.scale
 
 
 class OnlineTraining(PostTraining):
-    """Base class of methods that ask a reward model about items of ``old``, the policy at an earlier step.
+    """Base class of methods that predict the rewards of items from ``old``, the policy at an earlier step.
 
     Args:
-        share: of a batch's histories, drawn at random, at which items are asked about.
-        reward_model: checkpoint of the reward model; null in a configuration: that of this log and seed.
+        share: share of a batch's states, drawn at random, at which items are scored.
+        reward_model: checkpoint of the reward model; null in a configuration: the one of this log and seed.
         reward_net: the reward model itself, instead of a checkpoint (Python only); copied.
         **training: arguments of `PostTraining`.
     """
@@ -102,7 +102,7 @@ class OnlineTraining(PostTraining):
         return batch.keep(chance_T < self.share)
 
     def sync_old_policy(self) -> None:
-        """Set ``old`` to the present policy."""
+        """Copy the policy's weights into ``old``."""
         self.old.load_state_dict(self.policy.state_dict())
 
 
@@ -114,7 +114,7 @@ class Rollout(NamedTuple):
     start_TS: Tensor
     """The same under the starting policy."""
     reward_TS: Tensor
-    """What the reward model predicts of them."""
+    """Predicted rewards, in standard deviations from the mean."""
 
 
 @torch.no_grad()
@@ -128,12 +128,12 @@ def roll_out(
 ) -> tuple[Tensor, Tensor, Rollout]:
     """Draw ``samples`` items at every state of a batch, from ``old`` among ``candidates`` items, with replacement.
 
-    Candidates are the start's most probable items that are not in the history (as far as the batch holds it): of items
+    Candidates are the start's most probable items that are not in the history (as far as the batch holds it): for items
     that nobody would have chosen, a reward model's prediction is a guess.
 
     Returns:
-        The candidates, int64 (T, C), 0 where fewer than C items are unseen; which of them were drawn, int64 (T, S); and
-        what is known of these. Where nothing is unseen, item 1 stands in.
+        The candidates, int64 (T, C), padded with 0 if fewer than C items are unseen; the columns drawn, int64 (T, S);
+        and the `Rollout`. If nothing is unseen, item 1 is scored instead.
     """
     start_T = start.encode(batch)
     _, candidate_TC = start.top_k(start_T, min(candidates, start.num_warm), seen_pairs(batch))
@@ -150,10 +150,10 @@ def roll_out(
 
 
 def over_candidates(logp_TC: Tensor, candidate_TC: Tensor) -> Tensor:
-    """Renormalise log-probabilities over candidates; candidate 0 gets none. Shape: (T, C) -> (T, C).
+    """Renormalise log-probabilities over candidates; padding (0) gets none. Shape: (T, C) -> (T, C).
 
-    Used alike for pi, old and start, so that equal policies have equal ratios in any precision. Where all candidates
-    are 0, the result is uniform and carries no gradient.
+    Used for pi, old and start alike, so that equal policies have ratios of 1 in any precision. If all candidates are
+    0, the result is uniform and carries no gradient.
     """
     return logp_TC.masked_fill(candidate_TC == 0, torch.finfo(logp_TC.dtype).min).log_softmax(dim=1)
 

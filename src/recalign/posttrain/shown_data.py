@@ -1,4 +1,4 @@
-"""What was shown, chosen or not, with its rewards."""
+"""Data of all shown rows, chosen or passed, with their rewards."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from recalign.posttrain.data import PostTrainingData, Source, StateValue
 
 
 class ShownData(PostTrainingData):
-    """Rows that were shown, the chosen and the passed ones, with their rewards in place of advantages.
+    """All shown rows, chosen and passed, with their rewards as advantages.
 
-    A passed row stands at the history before its request.
+    A passed row's history ends before its request.
 
     Args:
-        source, baseline: as of `PostTrainingData`: A is the observed reward itself, in standard deviations.
+        source, baseline: as in `PostTrainingData`; by default A is the observed reward, in standard deviations.
         **data: arguments of `PostTrainingData`.
     """
 

@@ -1,4 +1,4 @@
-"""A-SFT whose weights may be negative: events that were valued less than expected are lowered.
+"""A-SFT with weights that may be negative: events with less reward than expected are lowered.
 
 Legend as in `recalign.posttrain.weighted`; E all logged events.
 """
@@ -41,12 +41,12 @@ def tapered_likelihood(logp_T: Tensor, weight_T: Tensor, start_T: Tensor) -> tup
 class SignedSFT(WeightedSFT):
     """`WeightedSFT` with w = A: events with a negative weight are lowered (`tapered_likelihood`).
 
-    It takes the arguments of `WeightedSFT`, of which ``transform`` and ``temperature`` change nothing.
+    It takes the arguments of `WeightedSFT`, but ``transform`` and ``temperature`` have no effect.
     """
 
     TEMPERED = ()
     use_dropout = False
-    """It compares pi with the start."""
+    """The loss compares pi with the start."""
     start_E: Tensor
     """log pi_start of each logged event."""
 

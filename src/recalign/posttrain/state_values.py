@@ -16,23 +16,23 @@ from recalign.reward.data import RewardData
 
 
 def starting_policy(data: RewardData, path: str | None, given: Policy | Loaded | None, needed_by: str) -> Policy:
-    """Load the starting policy, without its item prior and memory, to prepare data on its items or states.
+    """Load the starting policy, without its item prior and memory, to compute training data from it.
 
-    `recalign.recommender.prior` says why: every loss is without them.
+    No loss uses them; `recalign.recommender.prior` says why.
 
     Args:
-        data: the log, whose catalogue has to be the policy's.
+        data: the log; its catalogue must be the policy's.
         path: the checkpoint, ``data.init_from``.
         given: the policy itself, instead of a checkpoint; copied.
-        needed_by: for the message.
+        needed_by: what needs the policy, for the message.
 
     Raises:
-        InputError: there is none, or it does not fit the data.
+        InputError: there is no policy, or it does not fit the data.
     """
     loaded = load_or_copy(path, given, "policy", where="data.init_from", needed_by=needed_by)
     loaded.check(data)
     loaded.net.eval()
-    loaded.net.prior_strength, loaded.net.in_training_pass = 0.0, True  # for good: this copy serves training alone
+    loaded.net.prior_strength, loaded.net.in_training_pass = 0.0, True  # for good: only training uses this copy
     return loaded.net
 
 
@@ -44,7 +44,7 @@ def state_values(data: PostTrainingData, windows: Windows) -> np.ndarray:
     V(s) = lambda log E_{a ~ pi}[exp(r(s, a) / lambda)], the log normaliser of the exponential tilt:
     pi exp((r - V) / lambda) sums to 1.
 
-    Shape: float64 (events,), NaN for events that are no targets.
+    Shape: float64 (events,), NaN for events that are not targets.
     """
     of = f"baseline {data.baseline!r}"
     policy, reward = starting_policy(data, *data.start_args, of).to(data.device), data.loaded_reward_model(of).net

@@ -4,8 +4,8 @@ The setting is a contextual bandit: Q(s, a) is the expected reward of item a aft
 history, and the discount factor is 0. Rewards are the batch's advantages (`recalign.posttrain.PostTrainingData`): with
 ``baseline: global`` the log's rewards minus their mean, in standard deviations.
 
-Legend: T events, a the logged item, s its history, D width of a state's `hidden`, r its reward (NaN where there is
-none: the event does not count).
+Legend: T events, a the logged item, s its history, D width of a state's `hidden`, r its reward (NaN if absent: the
+event does not count).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from recalign.recommender.policy import Policy
 
 
 def rated_mean(value_T: Tensor, reward_T: Tensor) -> Tensor:
-    """Mean over the events that have a reward, 0 if none has: a scalar."""
+    """Mean over the events that have a reward, a scalar; 0 if none has."""
     known_T = ~reward_T.isnan()
     return value_T.where(known_T, 0.0).sum() / known_T.sum().clamp(min=1)
 
@@ -70,7 +70,7 @@ class StateValue(nn.Module):
 
 
 def with_head(optimizer: torch.optim.Optimizer, head: nn.Module, lr: float) -> torch.optim.Optimizer:
-    """Add a head to an optimiser, with a learning rate of its own and no weight decay."""
+    """Add a head to an optimiser, with its own learning rate and no weight decay."""
     optimizer.add_param_group({"params": head.parameters(), "lr": lr, "weight_decay": 0.0})
     return optimizer
 
@@ -78,8 +78,8 @@ def with_head(optimizer: torch.optim.Optimizer, head: nn.Module, lr: float) -> t
 class ValueMethod(PostTraining):
     """Base class: a policy with value heads that have their own learning rate. Subclasses set ``self.critic``.
 
-    Logs ``value/td``, the squared error of Q on logged items, in the reward's variance. ``value/values`` and
-    ``value/advantages`` are histograms of Q on logged items, and of Q less what it is compared with.
+    Logs ``value/td``, the squared error of Q on logged items, in variances of the reward; ``value/values`` and
+    ``value/advantages``, histograms of Q on logged items, and of Q minus its baseline.
 
     Args:
         value_lr: AdamW's learning rate of the heads.
@@ -125,7 +125,7 @@ class CQL(ValueMethod):
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        if stage == "fit":  # initialise V so that Q has mean 0, as advantages have but for `baseline: none`
+        if stage == "fit":  # initialise V so that Q has mean 0, as advantages do except for `baseline: none`
             batch = self.data.first_batch()
             with torch.no_grad(), self.without_prior():  # as in the loss
                 logp_T = self.reference_log_probs(batch, batch.target_T[:, None])

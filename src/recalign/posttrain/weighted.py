@@ -22,7 +22,7 @@ Transform = Literal["constant", "linear", "exponential", "rank", "sign"]
 MIN_EFFECTIVE = 0.05
 """Warn below this effective sample size, as a share of the events with an advantage: a few events dominate."""
 TEMPERATURES, AUTO_EFFECTIVE = tuple(float(f"{0.3 * 1.25**step:.3g}") for step in range(48)), 0.1
-"""``auto`` is the smallest of these temperatures at which the effective sample size is that share of the events."""
+"""``auto``: the smallest of these temperatures with an effective sample size of at least that share of the events."""
 
 
 def transform_advantages(advantage_T: Tensor, transform: Transform, temperature: float) -> Tensor:
@@ -32,7 +32,7 @@ def transform_advantages(advantage_T: Tensor, transform: Transform, temperature:
     - linear: max(A, 0): reward-weighted cloning if V is 0;
     - exponential: exp(A / beta): A-SFT; the solution of the KL-regularised problem (AWR, arXiv 1910.00177). Scaled so
       that the largest is 1, which avoids overflow and cancels in the loss;
-    - rank: exp(2 (u - 1) / beta), u the quantile of A in its batch (ties counted half): robust to outliers;
+    - rank: exp(2 (u - 1) / beta), u the quantile of A in its batch (ties count half): robust to outliers;
     - sign: 1[A > 0]: filtered cloning.
     """
     known_T = ~advantage_T.isnan()
@@ -56,7 +56,7 @@ def transform_advantages(advantage_T: Tensor, transform: Transform, temperature:
 def clip_weights(w_T: Tensor, clip: float | None) -> tuple[Tensor, Metrics]:
     """Clip |w| to ``clip`` times the mean |w| of non-zero weights, keeping the sign; None: no clipping.
 
-    Returns the weights, and ``clipped``, the share of them that were clipped.
+    Returns the weights, and ``clipped``, the share that were clipped.
     """
     if clip is None:
         return w_T, {"clipped": w_T.new_zeros(())}
@@ -72,9 +72,9 @@ def weighted_likelihood(policy: Policy, state: State, item_T: Tensor, weight_T: 
     exponential reward weighting (w = exp(r / beta); arXiv 2603.10279) and A-SFT (w = f(r - V); Netflix TechBlog,
     October 2025, whose own formula is not public; the closest published one is AWR, arXiv 1910.00177).
 
-    Dividing by the batch's sum of weights makes the step size independent of their scale. States and items a_t are
-    those of this process's events; weights w_t >= 0 are of the events of all processes, and no gradient flows through
-    them. Returns the loss, and the metrics of `weight_metrics`.
+    Dividing by the batch's sum of weights makes the step size independent of their scale. ``state`` and ``item_T`` are
+    this process's; ``weight_T`` (w_t >= 0) has the events of all processes, and no gradient flows through it. Returns
+    the loss, and the metrics of `weight_metrics`.
     """
     weight_T = weight_T.detach()
     share_T = weight_T / above_zero(weight_T.sum())
@@ -111,7 +111,7 @@ class WeightedSFT(PostTraining):
     Args:
         transform: f: constant, linear, exponential, rank or sign (`transform_advantages`).
         temperature: beta of f, in standard deviations of the reward. Large: behaviour cloning; small: greedy. ``auto``:
-            the smallest of `TEMPERATURES` at which `AUTO_EFFECTIVE` of the events count; a resumed run keeps it.
+            the smallest of `TEMPERATURES` with an effective sample size of `AUTO_EFFECTIVE`; a resumed run keeps it.
         clip: largest weight, in units of the mean weight; null: no limit.
         lr: AdamW's learning rate.
         **training: arguments of `PostTraining`.
@@ -150,7 +150,7 @@ class WeightedSFT(PostTraining):
             self._require_weights(torch.from_numpy(self.data.advantages))  # type: ignore[attr-defined]
 
     def weights(self, advantage_T: Tensor) -> tuple[Tensor, Metrics]:
-        """The weight of each event, 0 where it has no reward, and metrics to log; another weighting overrides this."""
+        """The weight of each event, 0 if it has no reward, and metrics to log; subclasses may override this."""
         w_T = transform_advantages(advantage_T, self.transform, self.temperature)
         return clip_weights(w_T.nan_to_num(nan=0.0), self.clip)
 

@@ -1,4 +1,4 @@
-"""Post-training methods without promises: they run by their YAML files, and are in no default chain."""
+"""Experimental post-training methods: they run from their YAML files, but are in no default chain."""
 
 from recalign.posttrain.experimental.kto import KTO, KTOData
 from recalign.posttrain.experimental.reinforce import Reinforce

@@ -21,10 +21,10 @@ from recalign.posttrain.shown_data import ShownData
 
 
 class KTOData(ShownData):
-    """Rows that were shown, with advantages of which KTO reads the sign; a passed row without a reward is bad.
+    """Shown rows with advantages, of which KTO uses only the sign; a passed row without a reward is bad.
 
     Args:
-        baseline: as of `recalign.posttrain.PostTrainingData`, of all that was shown.
+        baseline: as in `recalign.posttrain.PostTrainingData`, over all shown rows.
         **data: arguments of `ShownData`.
     """
 
@@ -50,19 +50,19 @@ def kto(
     """L = mean of lambda (1 - sigma(+-beta (Delta - z))): Kahneman-Tversky optimisation (arXiv 2402.01306).
 
     Each item is labelled good (+) or bad (-); there are no pairs. The reference point z is the mean Delta of
-    mismatched items, at least 0, as in TRL's `kto_trainer.py`; 0 where there are none.
+    mismatched items, at least 0, as in TRL's `kto_trainer.py`; 0 if there are none.
 
     Args:
         ratio_T: Delta of the logged item.
-        mismatched_T: Delta of another user's item, NaN where there is none; no gradient flows through it.
+        mismatched_T: Delta of another user's item, NaN if there is none; no gradient flows through it.
         advantage_T: above 0: good; below 0: bad; 0 or NaN: ignored.
         beta: how fast the value of an item saturates.
         good, bad: lambda of good and of bad items.
 
     Returns:
-        The loss, and ``accuracy``, the share of items on their own side of z; ``margin``, mean Delta of the good less
-        that of the bad; ``winner`` and ``loser``, either; ``share``, of the events that are good or bad; ``good``, of
-        those that are good; ``z``; ``margins``, how far each item is on its own side of z, NaN where it has none.
+        The loss, and ``accuracy``, the share of items on their own side of z; ``winner`` and ``loser``, mean Delta of
+        the good and of the bad items; ``margin``, their difference; ``share``, of events that are good or bad;
+        ``good``, the share of good among these; ``z``; ``margins``, +-(Delta - z) of each item, NaN if neither.
     """
     sign_T = advantage_T.nan_to_num().sign()
     z = mismatched_T.detach().nanmean().nan_to_num().clamp(min=0)
@@ -87,8 +87,8 @@ def kto(
 class KTO(PostTraining):
     """Raise good events and lower bad ones, without pairs: KTO on `KTOData`, or `recalign.posttrain.PostTrainingData`.
 
-    An event is good if its advantage is above 0 (its reward above the baseline), bad if below. Where a log says what
-    was shown, passed rows of a request are among the bad.
+    An event is good if its advantage is above 0 (its reward above the baseline), bad if below. `KTOData` adds
+    passed rows (shown but not chosen); those without a reward are bad.
 
     Logs ``pairs/{accuracy,margin,winner,loser,share,good,z,margins}`` (`kto`), the last a histogram.
 
@@ -116,7 +116,7 @@ class KTO(PostTraining):
 
     def loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
         all_T, user_T = all_gather_rows(batch.target_T), all_gather_rows(batch.user_B[batch.row_T])
-        half = len(all_T) // 2  # half a batch away is another user's item, unless one user has more than that
+        half = len(all_T) // 2  # half a batch away is another user, unless one user fills more than half
         own = own_rows(len(batch.target_T), batch.target_T.device)
         item_TC = torch.stack([batch.target_T, all_T.roll(half)[own]], dim=1)
         ratio_T, other_T = all_gather_rows(self.log_ratios(batch, item_TC, self.reference)).unbind(dim=1)
