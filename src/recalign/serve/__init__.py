@@ -1,1 +1,1 @@
-"""Bundles and their server, its log of decisions, and what is estimated from that log."""
+"""Bundles, their server, its decision log, and off-policy estimates from the log."""

@@ -1,1 +1,1 @@
-"""What a served policy logged, joined with what came of it: an event table with exposure. Polars only, no torch."""
+"""Join the decision log of a server with outcomes, into an event table with exposure. Polars only, no torch."""

@@ -1,4 +1,4 @@
-"""`recalign feedback`: a served log becomes an event table with exposure; or a user is forgotten."""
+"""`recalign feedback`: turn a decision log into an event table with exposure, or erase a user."""
 
 from __future__ import annotations
 
@@ -72,10 +72,10 @@ YAMLS = {LOG: EXPOSURE, SHOWN_LOG: SHOWN}
 
 
 def feedback(words: list[str]) -> None:
-    """Join a log of decisions with outcomes, or forget a user in it.
+    """Join a decision log with outcomes, or erase a user from it.
 
     Args:
-        words: the command line after ``recalign feedback``.
+        words: the command-line arguments after ``recalign feedback``.
 
     Raises:
         InputError: the log, the outcomes or the settings cannot be used.
@@ -105,7 +105,7 @@ def feedback(words: list[str]) -> None:
         time_unit=given.time_unit,
         time_format=given.time_format,
     )
-    with decision_log.reading(given.folder, key) as log:  # to its end: who is forgotten meanwhile would come back
+    with decision_log.reading(given.folder, key) as log:  # locked until the table is written
         decisions, damaged, missing = decision_log.read(log)
         told, nameless = read_outcomes(outcomes, who, given.reward, lambda user: pseudonym(str(key), user))
         found = join(decisions, told, rule, time.time_ns() // 1000)
@@ -145,7 +145,7 @@ def _options() -> argparse.ArgumentParser:
 
 
 def write(found: Joined, out: Path, rule: Rule) -> None:
-    """Write the table, the counts and those of `YAMLS` that are not there: all or none, for their owner alone.
+    """Write the table, the counts and those of `YAMLS` that are missing: all or none, readable by their owner only.
 
     Raises:
         InputError: the folder cannot be written.

@@ -1,7 +1,7 @@
-"""Decisions and outcomes become events with exposure: what was shown, where, with which chance, and what came of it.
+"""Join decisions and outcomes into events with exposure: items shown, their positions, propensities and outcomes.
 
-An outcome counts for the newest decision that showed its item to its user, within a window, or for the decision that it
-names. What cannot be joined is counted by reason; a row says which version decided, so nothing is averaged over them.
+An outcome is attributed to the newest decision that showed its item to its user, within a window, or to the decision
+that it names. Outcomes that cannot be joined are counted by reason. Each row names the version that decided.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from recalign.serve.feedback.log import COLUMNS
 from recalign.serve.feedback.outcomes import MICRO
 
 CLOCK = 60
-"""Seconds by which an outcome may lie before what it is an outcome of and count as a clock that disagrees."""
+"""By user and time, an outcome up to this many seconds before its decision counts as a clock disagreement."""
 STEPS = (86_400 * MICRO, 60 * MICRO, MICRO, MICRO // 1000, 1)
-"""Units in which outcomes may be told: dates, minutes, seconds, milliseconds, microseconds."""
+"""Resolutions of outcome times, in microseconds: days, minutes, seconds, milliseconds, microseconds."""
 Counts = dict[str, int | float | str]
 ORDER = (
     "user", "item", "timestamp", "reward", "shown", "chosen", "outcome_at", "event_at", "settled", "position",
@@ -30,7 +30,7 @@ ORDER = (
 )  # fmt: skip
 MISFITS = "what does not fit"
 OVERDUE = "decisions whose window had not passed at the newest outcome, but has by now"
-"""Names in `Joined.counts`, which `recalign monitor` reads."""
+"""Keys of `Joined.counts` that `recalign monitor` reads."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,11 @@ class Rule:
 
     Attributes:
         window: seconds after a decision within which an outcome counts for it.
-        delay: seconds by which an outcome may be late in its table. A decision is left out until its window and this
-            have passed before the newest outcome: nothing has been chosen *yet*.
-        ignored: reward of what was shown and not chosen.
-        unshown: also keep, as events that nobody was shown, outcomes that no decision explains and further ones of a
-            shown item, so that histories are whole. Outcomes have to name users.
+        delay: seconds by which an outcome may be late in its table. A decision is left out until the newest outcome is
+            at least window + delay later: its outcomes may still arrive.
+        ignored: reward of an item that was shown and not chosen.
+        unshown: also keep outcomes that no decision explains, and repeated outcomes of a shown item, as events without
+            exposure: histories are then complete. Outcomes have to name users.
     """
 
     window: float = 86_400.0
@@ -60,13 +60,13 @@ class Rule:
 
 @dataclass
 class Joined:
-    """What `join` makes.
+    """The result of `join`.
 
     Attributes:
-        table: a row a shown item, columns `ORDER`; times in microseconds since 1970. ``settled``: a later
-            table has nothing new before ``event_at``, as choices of younger lists may be. ``last_outcome`` is the last
-            place of the list that was chosen and is settled: who went so far has passed over what stands above it.
-        counts: what was found, by section and name.
+        table: one row per shown item, and per outcome that `Rule.unshown` keeps; columns `ORDER`; times in microseconds
+            since 1970. ``settled``: no later table will have a new event before ``event_at``. ``last_outcome``: the
+            last position of the list that was chosen and is settled; items above it were seen.
+        counts: numbers of decisions, outcomes and rows, by section and name.
     """
 
     table: pl.DataFrame
@@ -77,16 +77,16 @@ def join(decisions: pl.DataFrame, outcomes: pl.DataFrame, rule: Rule, now: int) 
     """Join decisions (`recalign.serve.feedback.log.read`) and outcomes (`recalign.serve.feedback.outcomes.read`).
 
     Args:
-        decisions, outcomes: in the order of time.
-        rule: of attribution.
-        now: microseconds since 1970; what lies after it has another clock.
+        decisions, outcomes: sorted by time.
+        rule: how outcomes are attributed.
+        now: microseconds since 1970; later times are counted as clock disagreements.
 
     Raises:
-        InputError: the items of the two are not the same kind of ids.
+        InputError: item ids are texts in the outcomes and integers in the decisions.
     """
     wait = round((rule.window + rule.delay) * MICRO)
     whole = decisions.filter(pl.col("items").list.len() > 0)
-    past = outcomes.filter(pl.col("time") <= now)["time"].max()  # one clock that is ahead makes no decision older
+    past = outcomes.filter(pl.col("time") <= now)["time"].max()  # a clock that is ahead must not close windows
     until = (now if past is None else past) - wait  # type: ignore[operator]
     ripe = whole.filter(pl.col("time") <= until)
     versions = dict(ripe.group_by("version").len().sort("version").iter_rows())
@@ -97,7 +97,7 @@ def join(decisions: pl.DataFrame, outcomes: pl.DataFrame, rule: Rule, now: int) 
         what = f"{wrong[0]!r} ({len(wrong):,} outcomes), and the items of the decisions are integers"
         raise InputError(what, where="--item", remedy="name the column of the ids that the server shows")
     outcomes = outcomes.with_columns(items).with_row_index("outcome")
-    # Decisions' times are floored as the outcomes' are: what came .2 s after is not, in whole seconds, before.
+    # Decision times are floored to the resolution of outcome times, else an outcome .2 s later could seem earlier.
     step = next(one for one in STEPS if (outcomes["time"] % one == 0).all())
     own = shown.select("user", "item", "decision", shown_at=pl.col("time") // step * step)
     matched, why = (_by_decision if "decision" in outcomes.columns else _by_user)(outcomes, own, rule)
@@ -130,15 +130,15 @@ def join(decisions: pl.DataFrame, outcomes: pl.DataFrame, rule: Rule, now: int) 
     }
     if rule.unshown:
         spare = matched.join(best, on="outcome", how="anti").join(ripe.select("decision", made="time"), on="decision")
-        in_rows = matched.join(spare, on="outcome", how="anti")  # of what was shown, or of a young decision
-        after = spare.select("outcome", made=pl.col("made") + 1)  # none stands in the history of its own list
+        in_rows = matched.join(spare, on="outcome", how="anti")  # in rows of shown items, or of young decisions
+        after = spare.select("outcome", made=pl.col("made") + 1)  # not part of its own list's history
         rest = outcomes.join(in_rows, on="outcome", how="anti")
         rest = rest.join(after, on="outcome", how="left", maintain_order="left")
         alone = rest.select(
             "user", "item", "reward", timestamp=pl.max_horizontal("time", "made"), shown=pl.lit(False),
             chosen=pl.lit(True), is_random=pl.lit(False),
         ).with_columns(outcome_at="timestamp")  # fmt: skip
-        # those of later wait for the lists of their time
+        # later outcomes wait until the lists of their time are ripe
         rows = pl.concat([rows, alone.filter(pl.col("timestamp") <= until)], how="diagonal_relaxed")
     rows = rows.with_columns(event_at=pl.max_horizontal("timestamp", "outcome_at"))
     rows = rows.with_columns(settled=pl.col("event_at") <= until)

@@ -1,4 +1,4 @@
-"""Read the log of decisions as a table, and forget a user in it."""
+"""Read the decision log as a table, and erase a user from it."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ COLUMNS: dict[str, Any] = {
     "arm": pl.String, "chance": pl.Float64, "temperature": pl.Float64, "fixed": pl.Int64, "seed": pl.Int64,
     "ranked": pl.Int64, "log_probs": pl.List(pl.Float64),
 }  # fmt: skip
-"""Of what `recalign.serve.server.decisions.recorded` keeps, without ``items``, whose ids are integers or texts."""
+"""Fields of `recalign.serve.server.decisions.decision_record` except ``items``: ids are integers or texts."""
 
 
 @contextmanager
 def reading(folder: Path, key: str | None) -> Iterator[DecisionLog]:
-    """The log of a folder. One reader at a time: nobody is forgotten while a table of it is made. Servers go on.
+    """Open the decision log of a folder, for one reader at a time: no user is erased meanwhile. Servers keep writing.
 
     Args:
-        folder: of a server's log.
-        key: that the log has to have been written with; None: whichever.
+        folder: the server's ``--decisions`` folder.
+        key: the key that the log must have been written with; None: any.
 
     Raises:
-        InputError: there is no log, it is of another key or damaged, or another process reads it.
+        InputError: there is no log, it has another key or is damaged, or another process reads it.
     """
     if not (folder / FILE).is_file():
         remedy = "name the folder of `recalign serve BUNDLE --decisions FOLDER`"
@@ -48,7 +48,7 @@ def reading(folder: Path, key: str | None) -> Iterator[DecisionLog]:
 
 
 def read(log: DecisionLog) -> tuple[pl.DataFrame, int, int]:
-    """All decisions, in the order of time, and how many records are damaged or missing; stderr names them."""
+    """All decisions by time, and the numbers of damaged and of missing records, which are listed on stderr."""
     decisions, damaged, gaps = log.read()
     missing = sum(last - first + 1 for first, last in gaps)
     for what, count, spans in (
@@ -63,7 +63,7 @@ def read(log: DecisionLog) -> tuple[pl.DataFrame, int, int]:
 
 
 def table(decisions: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
-    """Decisions as a table: `COLUMNS`, and ``items``, which are texts if any of them is one."""
+    """Decisions as a table: `COLUMNS`, and ``items``, all texts if any of them is a text."""
     items = [item for one in decisions for item in one["items"]]
     if any(isinstance(item, str) for item in items):
         kind: Any = pl.String
@@ -74,16 +74,16 @@ def table(decisions: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
 
 
 def forget(folder: Path, user: str, key: str, *tables: Path) -> int:
-    """Erase a user's records, and return how many there were.
+    """Erase a user from the log and from tables; return how many records and rows were erased.
 
     Args:
-        folder: of a server's log.
+        folder: the server's ``--decisions`` folder.
         user: the raw id.
-        key: that the log has to have been written with: under another one nobody would be found, and nothing erased.
-        *tables: Parquet files with a column ``user``, where they are there.
+        key: the key that the log was written with; with another key, the user's pseudonym would not be found.
+        *tables: Parquet files with a column ``user``; missing files are skipped.
 
     Raises:
-        InputError: there is no log, it is of another key or damaged.
+        InputError: there is no log, it has another key or is damaged, or a table is not what was written.
     """
     name = pseudonym(key, user)
     with reading(folder, key) as log:

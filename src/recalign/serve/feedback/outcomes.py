@@ -1,4 +1,4 @@
-"""Outcomes: what came of what was shown, from any table of events."""
+"""Read outcomes, such as clicks on shown items, from any table of events."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ MICRO = 1_000_000
 
 
 def read(log: LogMapping, who: str, reward: str, pseudonym: Callable[[str], str]) -> tuple[pl.DataFrame, int]:
-    """Outcomes of some tables, in the order of time: ``decision`` or ``user`` (a pseudonym), ``item, time, reward``.
+    """Outcomes of some tables, sorted by time: ``decision`` or ``user`` (a pseudonym), ``item, time, reward``.
 
     Args:
-        log: the tables and their columns; its ``user`` is the column of the id that ``who`` names.
-        who: user: outcomes are attributed by user, item and time; decision: by the ids that answers have.
-        reward: expression of how good an outcome was.
-        pseudonym: of a user.
+        log: the tables and their columns; its ``user`` is the column of user ids or of decision ids, see ``who``.
+        who: user: outcomes are attributed by user, item and time; decision: by the decision ids in answers.
+        reward: expression over the columns: how good an outcome was.
+        pseudonym: maps a raw user id to the id in the decision log.
 
     Returns:
-        The outcomes, times in microseconds since 1970, and how many were left out: guests' have no user, and what no
-        answer led to has no decision.
+        The outcomes, times in microseconds since 1970, and how many rows were left out because their user or decision
+        is missing.
 
     Raises:
-        InputError: a table or a column is not there, or holds what it cannot.
+        InputError: a table or a column is missing, or has invalid values.
     """
     try:
         raw, rows = FileReader(log, Path()).rows()
