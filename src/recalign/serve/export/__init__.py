@@ -1,1 +1,1 @@
-"""From a run to a bundle: the graph, the checks on it, and the model card."""
+"""Export a run as a bundle: the ONNX graph, its checks and the model card."""

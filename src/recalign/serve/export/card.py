@@ -1,4 +1,4 @@
-"""The model card of a bundle, made from what its run folder knows; in the layout of the Hugging Face hub."""
+"""The model card of a bundle, made from the files of its run, in the layout of the Hugging Face Hub."""
 
 from __future__ import annotations
 

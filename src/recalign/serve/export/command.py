@@ -1,4 +1,4 @@
-"""`recalign export`: a run folder becomes a bundle."""
+"""`recalign export`: make a bundle of a run folder."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from recalign.serve.server.catalogue import MICRO, of_micro
 WEIGHTS, RECIPE, CARD = "policy.safetensors", "recipe.json", "README.md"
 PACKAGES = ("onnx", "onnxscript", "onnxruntime", "safetensors")
 RETURNED = 100
-"""Items that the graph returns."""
+"""Most items that the graph returns."""
 
 
 def export(
@@ -50,24 +50,24 @@ def export(
     filtered: bool = False,
     columns: list[str] | None = None,
 ) -> Path:
-    """Make a bundle of a run: a folder that answers without the log, without torch and without Lightning.
+    """Make a bundle of a run: a folder that is served without the log, without torch and without Lightning.
 
     Args:
-        run: the run folder of a policy, such as runs/ml-100k/asft/seed-0, or of a reranked row of a chain; or the
-            folder of a chain, such as runs/ml-100k: the row that its decision is about, and its start.
-        out: folder of versions; the bundle is a folder in it, and its file `current` then names the bundle. Null:
-            `bundles` in the run folder. Of a chain, null alone.
-        verify: repeat the evaluation on the bundle, and write nothing where it answers otherwise than the policy.
-        newest: events of a history that a request is answered from; null: as many as the policy was trained with.
-        filtered: whoever asks leaves out what the log's `where` and `drop_repeats` leave out. Needed for a log that has
-            one.
+        run: the run folder of a policy, such as runs/ml-100k/asft/seed-0, or of a reranked row of a chain. Or a chain's
+            folder, such as runs/ml-100k, to export two runs: the row that its decision is about, and its start.
+        out: folder of versions. The bundle becomes a folder in it, and its file `current` then names the bundle. Null:
+            `bundles` in the run folder. Must be null for a chain.
+        verify: repeat the evaluation on the bundle; write nothing if its answers differ from the policy's.
+        newest: most events of a history that are read; null: as many as in training, which is also the maximum.
+        filtered: confirm that requests leave out the events that the log's `where` and `drop_repeats` leave out.
+            Required if the log has one of them.
         columns: further columns of the log's item table (`data.log.items`) that requests may boost by, such as
             [genres].
 
     Returns:
-        What `recalign serve` and `recalign.load_bundle` take.
+        The folder to give to `recalign serve` or `recalign.load_bundle`.
     """
-    run = Path(run)  # Python may give what it has trained
+    run = Path(run)  # from Python it may be a trained run
     require_positive("", {"newest": newest}, "newest")
     if lacking := [name for name in PACKAGES if find_spec(name) is None]:
         raise InputError(f"a package is missing: {', '.join(lacking)}", remedy=INSTALL)
@@ -89,7 +89,7 @@ def export(
 
 
 def chain_runs(chain: Path) -> list[Path]:
-    """The runs of a chain's answer, with its first seed, and of its start.
+    """The run folders of the row that a chain's decision is about and of its start, first seed.
 
     Raises:
         InputError: the chain has no comparison, or compares no method.
@@ -111,14 +111,14 @@ def bundle_of(
     filtered: bool = False,
     columns: Sequence[str] = (),
 ) -> tuple[Path, Verified | None]:
-    """Write a bundle into a folder of versions, and let ``current`` name it.
+    """Write a bundle into a folder of versions, and make ``current`` name it.
 
     Returns:
-        Its folder, and what was verified.
+        Its folder, and the result of `verify`; None if not checked.
 
     Raises:
-        InputError: the policy has no graph, its log cannot be repeated at request time, or the bundle does not answer
-            as the policy does. Nothing is written then.
+        InputError: the policy cannot be exported, requests cannot have what the log's settings need, or the bundle's
+            answers differ from the policy's. Nothing is written then.
     """
     _require_repeatable(made, filtered)
     _require_features(made)
@@ -153,7 +153,7 @@ def items(made: OpenedRun, columns: Sequence[str] = ()) -> pl.DataFrame:
     """The item table of a bundle: ``item``, ``title``, ``count`` (its training events), and columns of the log's table.
 
     Raises:
-        InputError: the log names no table of its items, or that has no such column, or one of lists.
+        InputError: the log names no item table, or a column is missing, nested or binary.
     """
     sequences, log = made.data.sequences, made.data.log_
     titles = read_titles(made.data.log_, data_root(made.data.root), sequences.items)[0]
@@ -181,7 +181,7 @@ def items(made: OpenedRun, columns: Sequence[str] = ()) -> pl.DataFrame:
 
 
 def examples(bundle: Bundle) -> list[dict]:
-    """Made-up requests with their answers: random items of the catalogue, at made-up times."""
+    """Synthetic requests with their answers: random items of the catalogue, at made-up times."""
     random, about = np.random.default_rng(0), bundle.about
     found = []
     for length in (0, 1, 5, min(20, about.max_length)):
@@ -214,9 +214,9 @@ def _require_repeatable(made: OpenedRun, filtered: bool) -> None:
 
 
 def _require_features(made: OpenedRun) -> None:
-    """Refuse an item table with other features of the same items: new items would be encoded by it, not as in training.
+    """Refuse an item table whose features changed since training: `recalign items add` would encode new items by it.
 
-    The policy itself has those that it was trained with.
+    The policy itself keeps the features that it was trained with.
     """
     policy = made.policy.policy if isinstance(made.policy, Rerank) else made.policy
     learned, features = getattr(getattr(policy, "base", policy), "features", None), made.data.sequences.features
@@ -256,7 +256,7 @@ def _about(made: OpenedRun, graph: Graph, table: pl.DataFrame, newest: int | Non
 
 
 def _write_weights(made: OpenedRun, tables: dict[str, torch.Tensor], folder: Path) -> None:
-    """The tables; the networks' weights with how to build them, as a checkpoint has them; what `items add` needs."""
+    """Write the tables, the networks' weights, their recipes as in a checkpoint, and what `items add` needs."""
     from safetensors.torch import save
 
     policy = made.policy

@@ -1,7 +1,7 @@
 """A policy as one graph of plain operations: histories in, the best items out.
 
-The graph has dynamic numbers of histories B, events L, hidden items S and items V. What computes its scores are `Part`
-objects (`recalign.serve.export.parts`, `recalign.serve.export.score_parts`).
+Dimensions B (histories), L (events), S (hidden items) and V (items) are dynamic. `Part` objects compute the scores
+(`recalign.serve.export.parts`, `recalign.serve.export.score_parts`).
 
 Shape suffixes: B histories, L events, S hidden items, V items, N = V + 1 rows of a table, K items of an answer.
 """
@@ -23,7 +23,7 @@ from recalign.serve.export.score_parts import RewardPart, ScorePart
 
 
 class RerankPart(Part):
-    """`Rerank`: a policy's logits and a strength times scores; each request names its strength."""
+    """`Rerank`: a policy's logits plus strength times scores; the strength is an input of each request."""
 
     def __init__(self, rerank: Rerank) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ def part_of(policy: Policy) -> Part:
     """The part that computes a policy's log-probabilities up to a constant.
 
     Raises:
-        InputError: the policy has no graph.
+        InputError: no part is registered for this class of policy.
     """
     remedy = "export a policy over item ids or semantic ids, or a reranked one"
     raise InputError(f"{type(policy).__name__} has no graph", remedy=remedy)
@@ -59,8 +59,8 @@ class Graph(nn.Module):
 
     Args:
         part: computes the scores.
-        k: K.
-        known: whether a request's own time is an input (``request_time: known``); else it is the newest event's.
+        k: number of items returned, K.
+        known: whether the request time is an input (``request_time: known``); else the newest event's time is used.
     """
 
     def __init__(self, part: Part, k: int, known: bool) -> None:
@@ -78,7 +78,7 @@ class Graph(nn.Module):
                 up to a constant, without regard to ``hidden``.
         """
         request_time_BL = given["request_time"] if self.known else given["time"]
-        reward_BL = given.get("reward", given["time"])  # where nothing reads it
+        reward_BL = given.get("reward", given["time"])  # a placeholder that is not read
         h = GraphInputs(given["item"], given["time"], request_time_BL, given["length"], reward_BL)
         score_BN = self.part(h, given)
         left_BN = score_BN.scatter(1, given["hidden"], -torch.inf)

@@ -1,4 +1,4 @@
-"""Histories as the exported graph has them, and what an encoder says after the newest event, in plain operations.
+"""Histories as inputs of the exported graph, and the encoder's output after the newest event, in plain operations.
 
 Shape suffixes: B histories, L events, D width, E width of all heads, H heads, C width of a head, Q queries.
 """
@@ -18,13 +18,13 @@ from recalign.nn.hstu import EPS, Attention, HSTULayer, layer_norm, time_buckets
 
 @dataclass(frozen=True)
 class GraphInputs:
-    """B histories, padded at the end, one of which may be empty.
+    """B histories, padded at the end; a history may be empty.
 
     Attributes:
         item_BL: int64, 0 is padding.
         time_BL, request_time_BL: int64, seconds, as in `recalign.data.sequences.Batch`.
         length_B: int64.
-        reward_BL: NaN where there is none.
+        reward_BL: NaN if unknown.
     """
 
     item_BL: Tensor
@@ -35,7 +35,7 @@ class GraphInputs:
 
     @property
     def newest_B(self) -> Tensor:
-        """Place of the newest event, 0 where there is none. Shape: int64 (B,)."""
+        """Index of the newest event; 0 for an empty history. Shape: int64 (B,)."""
         return (self.length_B - 1).clamp(min=0)
 
 
@@ -47,7 +47,7 @@ def last_hidden(encoder: Encoder, x_BLD: Tensor, h: GraphInputs) -> Tensor:
 
 @last_hidden.register
 def _(encoder: HSTU, x_BLD: Tensor, h: GraphInputs) -> Tensor:
-    """HSTU without tiles; the last layer has one query, the newest event."""
+    """HSTU without tiles. The last layer has a single query: the newest event."""
     layers: list[HSTULayer] = [*encoder.layers]
     last = layers.pop()
     x_BLD = encoder.add_positions(x_BLD, h.length_B)
@@ -62,7 +62,7 @@ def _(encoder: HSTU, x_BLD: Tensor, h: GraphInputs) -> Tensor:
 
 
 def dense(layer: HSTULayer, query_BQD: Tensor, x_BLD: Tensor, offset_QL: Tensor, bucket_BQL: Tensor) -> Tensor:
-    """`HSTULayer` for some queries, in one product. Shape: offset (Q, L) or (B, Q, L) -> (B, Q, D)."""
+    """`HSTULayer` for some queries, without tiles. Shape: offset (Q, L) or (B, Q, L) -> (B, Q, D)."""
     u, v, q, k = layer.uvqk.weight.chunk(4)
     u_BQE, q_BQE = F.silu(F.linear(layer_norm(query_BQD), torch.cat([u, q]))).chunk(2, dim=-1)
     v_BLE, k_BLE = F.silu(F.linear(layer_norm(x_BLD), torch.cat([v, k]))).chunk(2, dim=-1)
@@ -74,5 +74,5 @@ def dense(layer: HSTULayer, query_BQD: Tensor, x_BLD: Tensor, offset_QL: Tensor,
 
 
 def at(x_BLD: Tensor, place_B: Tensor) -> Tensor:
-    """One row of each. Shape: (B, L, D), (B,) -> (B, D)."""
+    """One event per history. Shape: (B, L, D), (B,) -> (B, D)."""
     return x_BLD.gather(1, place_B[:, None, None].expand(-1, 1, x_BLD.shape[2]))[:, 0]

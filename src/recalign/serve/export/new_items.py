@@ -1,8 +1,8 @@
-"""`recalign items add`: new items into a bundle, without its log, without training and without an exporter.
+"""`recalign items add`: add new items to a bundle, without its log, without training and without an exporter.
 
-A bundle of a policy that knows items by their features holds what makes a vector of them: how values become codes
+If its policy embeds item features, a bundle holds all that turns features into item vectors: how values become codes
 (`features.json`), the embeddings of codes (`policy.safetensors`), and the recipe of the policy. The graph takes any
-number of items, so that new ones are further rows of its tables. They borrow the mean count of those in training.
+number of items, so new items are further rows of its tables. Their prior uses the mean count of training items.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def items(task: Literal["add"], bundle: Path, file: Path) -> None:
     Args:
         task: add.
         bundle: a bundle, or a folder of versions with a file `current`.
-        file: a table of the new items, with the columns of the log's item table.
+        file: a table of new items, with the columns of the log's item table.
     """
     folder, count = add_items(bundle, file)
     served = current(folder.parent) == folder
@@ -49,16 +49,16 @@ def items(task: Literal["add"], bundle: Path, file: Path) -> None:
 
 
 def add_items(bundle: Path, file: Path) -> tuple[Path, int]:
-    """Write a further version of a bundle, with new items, beside it.
+    """Write a new version of a bundle, with new items, beside it.
 
-    The file ``current`` then names it, unless it names another version than the one that items are added to: an old one
-    is not served again unasked.
+    The file ``current`` then names the new version, unless it names a version other than the one extended: an old
+    version must not return to service unasked.
 
     Args:
-        bundle, file: as of `items`.
+        bundle, file: as in `items`.
 
     Returns:
-        The folder of the new version, and how many items it has more.
+        The folder of the new version, and how many items were added.
 
     Raises:
         InputError: the bundle's policy does not know items by their features, or the table cannot be used.
@@ -97,16 +97,16 @@ def add_items(bundle: Path, file: Path) -> tuple[Path, int]:
         added = f"{len(rows):,} items of `{file.name}` (sha256 `{sha256(file)}`) were added to `{folder.name}`"
         said = f"**Added.** {added} without training; the figures above are those without them."
         write_text(part / CARD, f"{card.replace(f'({about.version!r})', f'({version!r})')}\n\n{said}\n")
-    if current(folder.parent) in (folder, folder.parent):  # a bundle without a pointer stands alone
+    if current(folder.parent) in (folder, folder.parent):  # the second: no file ``current`` yet
         point(folder.parent, version)
     return folder.parent / version, len(rows)
 
 
 def read_new_items(file: Path, known: dict[str, Any], table: pl.DataFrame) -> tuple[ItemValues, pl.DataFrame]:
-    """What is known of the new items of a file, and their rows of a bundle's item table, with all its columns.
+    """The feature values of new items in a file, and their rows for a bundle's item table, with all its columns.
 
     Raises:
-        InputError: an item is not new, nothing is known of it, or vectors are not as long as those in training.
+        InputError: an item is not new or has no feature, or vectors have another length than in training.
     """
     kinds = {plan["name"]: plan["kind"] for plan in known["plans"]}
     features: dict[str, str | Feature] = {
@@ -136,7 +136,7 @@ def read_new_items(file: Path, known: dict[str, Any], table: pl.DataFrame) -> tu
 def with_features(
     policy: SequencePolicy, plans: list[Any], values: ItemValues, tables: dict[str, Tensor]
 ) -> dict[str, Tensor]:
-    """The tables of a bundle with rows of new items at the end."""
+    """The tables of a bundle, with rows for new items at the end."""
     assert policy.features is not None
     coder = FeatureCoder(plans)
     for name, places in coder.unknown(values.values).items():
@@ -148,7 +148,7 @@ def with_features(
         "unit": unit(vector_XD),
         "norm": torch.linalg.vector_norm(vector_XD, dim=1),
         "bias": (policy.prior_strength * borrowed).expand(len(vector_XD)),
-        "popular": borrowed.expand(len(vector_XD)),  # where the policy has no item prior
+        "popular": borrowed.expand(len(vector_XD)),  # only in tables of policies without an item prior
     }
-    nobodys = {name: old.new_zeros(len(vector_XD), *old.shape[1:]) for name, old in tables.items()}  # no neighbours
+    nobodys = {name: old.new_zeros(len(vector_XD), *old.shape[1:]) for name, old in tables.items()}  # 0: no neighbours
     return {name: torch.cat([old, rows.get(name, nobodys[name]).to(old)]) for name, old in tables.items()}

@@ -17,7 +17,7 @@ from recalign.serve.server.about import NODES
 
 OPSET = 20
 OUTPUTS = ("items", "scores", "logits")
-ROWS = 2**20  # that a dynamic dimension is declared to have at most
+ROWS = 2**20  # upper bound declared for hidden items; times 1024 for all items
 
 
 def write(graph: Graph, tables: dict[str, Tensor], max_length: int, path: Path) -> None:
@@ -26,20 +26,20 @@ def write(graph: Graph, tables: dict[str, Tensor], max_length: int, path: Path) 
     Args:
         graph: on the CPU, in eval mode.
         tables: `Part.tables` of its part.
-        max_length: the longest history that it may be given.
-        path: of the file.
+        max_length: the longest history that it accepts.
+        path: the file to write.
 
     Raises:
-        InputError: a network of one's own cannot be exported.
+        InputError: the policy, such as one with a user's own encoder, cannot be exported.
     """
-    own = {name: table.clone() for name, table in tables.items()}  # one that is a weight too would fix its size
+    own = {name: table.clone() for name, table in tables.items()}  # as a parameter its size would be fixed
     given = {**example(graph, max_length), **own}
     batch, items, hidden = Dim("B", min=1, max=4096), Dim("N", min=graph.k, max=ROWS * 1024), Dim("S", max=ROWS)
     length = Dim("L", min=2, max=max_length)
     shapes: dict[str, Any] = {name: {0: batch, 1: length} for name in ("item", "time", "reward", "request_time")}
     shapes |= {"length": {0: batch}, "strength": {0: batch}, "hidden": {0: batch, 1: hidden}}
     shapes |= {name: {} if name.startswith(NODES) else {0: items} for name in tables}
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it names packages that we do without
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # hints at optional packages
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
@@ -56,12 +56,12 @@ def write(graph: Graph, tables: dict[str, Tensor], max_length: int, path: Path) 
     except torch.onnx.OnnxExporterError as error:
         what = f"the policy cannot be exported: {str(error.__cause__ or error).splitlines()[0]}"
         raise InputError(what, remedy="use an encoder of recalign, or write yours in plain operations") from error
-    assert program is not None  # with dynamo it is not
+    assert program is not None  # dynamo=True returns one
     path.write_bytes(_bare(program.model_proto).SerializeToString(deterministic=True))
 
 
 def _bare(model: Any) -> Any:
-    """A model without what its exporter noted beside it: paths and lines of the machine that wrote it."""
+    """A model without the exporter's metadata, which holds source paths and lines of this machine."""
     parts = [one for graph in [model.graph, *model.functions] for one in (graph, *graph.node, *graph.value_info)]
     for part in (model, *parts, *model.graph.initializer):
         del part.metadata_props[:]

@@ -1,8 +1,8 @@
 """Parts of the exported graph that compute log-probabilities of all items: of policies over item ids and over codes.
 
-Whatever has a row an item, or a row a node of a trie, is an input of the graph (`Part.tables`): items can be added
-without an exporter, and the graph stays small. Row 0 of a table of items is the padding item; its logit is always -inf,
-so that 0 may stand wherever there is no item.
+Every table with a row per item, or a row per node of a trie, is an input of the graph (`Part.tables`): items can be
+added without an exporter, and the graph stays small. Row 0 of an item table is the padding item. Its logit is always
+-inf, so that 0 can stand for no item.
 
 Shape suffixes: B histories, L events, V items, N = V + 1 rows of a table, D width, T = B targets, U x M a grid of them.
 """
@@ -25,13 +25,13 @@ from recalign.serve.server.about import NODES
 
 
 class Part(nn.Module):
-    """What computes a score for every item from histories and tables."""
+    """Computes a score for every item from histories and tables."""
 
     needs: frozenset[str] = frozenset()
-    """Inputs beyond items, times and lengths: ``reward``, ``strength``."""
+    """Further inputs of the graph: ``reward``, ``strength``."""
 
     def tables(self) -> dict[str, Tensor]:
-        """Inputs of the graph, by name: (N, ...), the padding item first; others begin with `NODES`."""
+        """Table inputs by name: (N, ...), row 0 the padding item. Names of node tables begin with `NODES`."""
         return {}
 
     def forward(self, h: GraphInputs, given: Mapping[str, Tensor]) -> Tensor:
@@ -40,13 +40,13 @@ class Part(nn.Module):
 
 
 MEMORY_TABLES = {"memory_neighbour": "neighbour_WK", "memory_cosine": "cosine_WK"}
-"""Tables of items, and the buffers of a memory that they are."""
+"""Item tables of a memory, and the buffers that they hold."""
 
 
 class ItemPart(Part):
-    """A `SequencePolicy`: cosines over the temperature, the item prior and the memory.
+    """A `SequencePolicy`: cosines divided by the temperature, plus the item prior and the memory's scores.
 
-    The rows of its table are kept as unit vectors and lengths: histories need the first times the second.
+    Item vectors are stored as unit vectors, which scores use, and lengths: histories use the product of both.
     """
 
     def __init__(self, policy: SequencePolicy) -> None:
@@ -58,7 +58,7 @@ class ItemPart(Part):
         table_ND = self.policy.item_table().float()
         bias_N = F.pad(self.policy.prior_strength * self.policy.prior.log_count_V, (1, 0), value=-torch.inf)
         found = {"unit": unit(table_ND), "norm": torch.linalg.vector_norm(table_ND, dim=1), "bias": bias_N}
-        if not self.policy.prior_strength:  # without a history all items would be tied
+        if not self.policy.prior_strength:  # for empty histories, where all items would tie
             found["popular"] = F.pad(self.policy.prior.log_count_V, (1, 0), value=-torch.inf)
         if self.policy.recalls:
             found |= {name: self.policy.memory.get_buffer(buffer) for name, buffer in MEMORY_TABLES.items()}
@@ -69,7 +69,7 @@ class ItemPart(Part):
         if self.policy.past_rewards is not None:
             x_BLD = x_BLD + self.policy.past_rewards(h.reward_BL)
         state_BD = last_hidden(self.policy.encoder, x_BLD, h)
-        state_BD = state_BD * (h.length_B > 0)[:, None]  # without a history the item prior answers alone
+        state_BD = state_BD * (h.length_B > 0)[:, None]  # an empty history: only the item prior counts
         length_B1 = torch.linalg.vector_norm(state_BD, dim=1, keepdim=True).clamp(min=1e-12)
         logit_BN = (state_BD / length_B1) @ given["unit"].T / self.policy.temperature + given["bias"]
         if "memory_cosine" in given:
@@ -83,7 +83,7 @@ class ItemPart(Part):
 
 
 class OnePerRow(Window):
-    """The context of one target a row, which no grid has to lay out."""
+    """The context of exactly one target per row: its grid is (T, 1)."""
 
     @property
     def grid(self) -> tuple[Tensor, int, Tensor]:
@@ -97,9 +97,9 @@ class OnePerRow(Window):
 
 
 class CodePart(Part):
-    """A `CodePolicy`: a walk over all prefixes of codes.
+    """A `CodePolicy`: computes the probabilities of all code prefixes, level by level.
 
-    A table of the trie's nodes is named `NODES` and the name that it has in the policy.
+    A node table is named `NODES` plus its name in the policy.
     """
 
     def __init__(self, policy: CodePolicy) -> None:
@@ -112,7 +112,7 @@ class CodePart(Part):
         items = {
             "vectors": policy.item_embedding.weight,
             "leaf": F.pad(policy.trie.node_VS[:, -1], (1, 0)),
-            # who has no history is shown what is popular: no decoder was trained on that
+            # for empty histories, on which no decoder was trained
             "popular": F.pad((policy.count_V + 0.5).log(), (1, 0), value=-torch.inf),
         }
         names = ("trie.first_{0}", "trie.place_{0}", "trie.parent_{0}", "trie.code_{0}", "prior_{1}")
@@ -132,7 +132,7 @@ class CodePart(Part):
 
 
 class Walk(nn.Module):
-    """Log-probabilities of a trie's leaves after histories."""
+    """Log-probabilities of all leaves of the trie, given histories."""
 
     def __init__(self, policy: CodePolicy) -> None:
         super().__init__()
@@ -149,6 +149,6 @@ class Walk(nn.Module):
         recalled = None
         if (memory := policy.memory) is not None and policy.recalls:
             recalled = Recalled(memory, memory.newest_items(h.item_BL, row_B, h.newest_B))
-            # The cached property works in parts, whose number the graph would fix.
+            # The cached property works in chunks, and tracing would fix their number.
             vars(recalled)["score_TV"] = memory(recalled.newest_TM)
         return policy.walk(CodeState(window, past, h_B1D[:, 0], recalled), policy.trie.levels)[0]

@@ -1,7 +1,7 @@
-"""Parts of the exported graph that compute scores to rerank by: one an item, or a reward ensemble's.
+"""Parts of the exported graph that compute scores for reranking: one per item, or a reward ensemble's.
 
-Shape suffixes: B histories, L events, V items, N = V + 1 rows of a table, D width, M members on a trunk, S width of
-what is known of a user, F item factors, R item factors and a constant, X columns of a system and its right sides.
+Shape suffixes: B histories, L events, V items, N = V + 1 rows of a table, D width, M members on a trunk, S width of the
+user side, R a constant and item factors, F those with a variance, X = R + M columns of an augmented matrix.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from recalign.serve.export.parts import Part
 
 
 class ScorePart(Part):
-    """`ItemScores`: one score an item, for everybody."""
+    """`ItemScores`: one score per item, the same for all users."""
 
     def __init__(self, scores: ItemScores) -> None:
         super().__init__()
@@ -35,12 +35,12 @@ class ScorePart(Part):
 
 
 class NetPart(nn.Module):
-    """One network of a reward ensemble; the names of its tables begin with ``reward<n>_``."""
+    """One network of a reward ensemble. Names of its tables begin with ``reward<n>_``."""
 
     def __init__(self, net: RewardNet, number: int) -> None:
         super().__init__()
         self.net, self.name = net, f"reward{number}_"
-        self.average = isinstance(net.head, MeanHead)  # linear: one product does for all members
+        self.average = isinstance(net.head, MeanHead)  # linear: members can be averaged before the product
 
     def tables(self) -> dict[str, Tensor]:
         net = self.net
@@ -55,7 +55,7 @@ class NetPart(nn.Module):
         return {self.name + name: table.detach() for name, table in found.items()}
 
     def forward(self, h: GraphInputs, given: Mapping[str, Tensor]) -> Tensor:
-        """Each member's prediction, or, where it may, their mean. Shape: -> (M or 1, B, N)."""
+        """Each member's prediction, or their mean if the head is linear. Shape: -> (M or 1, B, N)."""
         net, own = self.net, {name: given[self.name + name] for name in ("embedding", "key", "bias")}
         x_BLD = F.embedding(h.item_BL, own["embedding"]) + net.trunk.past_rewards(h.reward_BL)  # type: ignore[misc]
         state_BD = last_hidden(net.trunk.encoder, x_BLD, h) * (h.length_B > 0)[:, None]
@@ -82,7 +82,7 @@ class NetPart(nn.Module):
 
 
 def solved(gram_BRR: Tensor, right_BRM: Tensor) -> Tensor:
-    """Solve positive definite systems by Gauss and Jordan, without pivots: a Cholesky factor has no ONNX form.
+    """Solve positive definite systems by Gauss-Jordan elimination without pivoting: ONNX has no Cholesky operator.
 
     Shape: (B, R, R), (B, R, M) -> (B, R, M).
     """

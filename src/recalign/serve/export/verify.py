@@ -1,8 +1,8 @@
-"""Whether a bundle answers as its policy does: the evaluation, repeated on the artefact.
+"""Check that a bundle answers as its policy does: repeat the evaluation on the exported graph.
 
-Twice over the test events. Once with evaluation's own windows, where every list and every log-probability must be the
-policy's. Once with requests as they will come, the newest events before each: an evaluation window shows a target 100
-to 200 events of a history of 200, a request always the newest.
+Test events are asked for twice. First with evaluation's own windows: every list and log-probability must match the
+policy's. Then as real requests, which have the newest events before each target. If the policy reads 200 events, an
+evaluation window gives a target its newest 100 to 200, a request always 200.
 
 Shape suffixes: T targets, V items, N = V + 1 items with the padding item at 0, K items shown.
 """
@@ -32,7 +32,7 @@ from recalign.serve.server.request import MAX_HISTORY, Request
 
 SHOWN = 10
 USERS = 10_000
-"""Users that are asked for; of more, a fixed sample."""
+"""Most users to verify; of more, a fixed sample is drawn."""
 
 
 @dataclass
@@ -40,15 +40,15 @@ class Verified:
     """The result of comparing a bundle with its policy.
 
     Attributes:
-        targets, users: test events that were asked for, and whose.
-        lists: whose ten are the policy's.
-        tied: whose ten differ only in items whose log-probabilities are `tolerance` apart at most.
-        other: whose ten differ otherwise.
-        difference: the largest, of all log-probabilities.
+        targets, users: numbers of test events, and of their users.
+        lists: number of targets whose top 10 equals the policy's.
+        tied: number whose top 10 differs only in items with log-probabilities within `tolerance`.
+        other: number whose top 10 differs otherwise.
+        difference: largest absolute difference of a log-probability.
         evaluation: NDCG@10 of the policy in evaluation's windows, with its 95 % interval over users.
-        tolerance: up to which two log-probabilities count as the same (`BundleConfig.rounding`).
-        request: NDCG@10 of the bundle when it is asked as it will be.
-        repeated: targets that the user had met before. A request leaves such items out; evaluation ranks them.
+        tolerance: difference up to which two log-probabilities count as equal (`BundleConfig.rounding`).
+        request: NDCG@10 of the bundle for real requests, with its 95 % interval.
+        repeated: targets already in the user's history. A request leaves such items out; evaluation ranks them.
     """
 
     targets: int = 0
@@ -77,7 +77,7 @@ def verify(policy: Policy, data: EventDataModule, bundle: Bundle) -> Verified:
     """Repeat the evaluation on a bundle.
 
     Raises:
-        InputError: it answers otherwise than its policy.
+        InputError: its answers differ from its policy's, or no test event has a history.
     """
     windows = windows_to_verify(data)
     found = Verified(tolerance=bundle.about.rounding)
@@ -104,7 +104,7 @@ def verify(policy: Policy, data: EventDataModule, bundle: Bundle) -> Verified:
 
 
 def windows_to_verify(data: EventDataModule) -> Windows:
-    """The test events that are asked for: of all users or, of more than `USERS`, of a fixed sample."""
+    """Windows of the test events: of all users or, if they are more than `USERS`, of a fixed sample."""
     sequences = data.sequences
     users = sample_users(sequences, np.ones(sequences.num_users, bool), USERS, "test")
     windows = evaluation_windows(sequences, users, "test", data.max_length, data.know_request)
@@ -120,7 +120,7 @@ def _compare(
     for group in bundle.groups(encoded):
         item_TK, _, logit_TN = bundle.run([encoded[place] for place in group], ["items", "scores", "logits"])
         own_TV = logp_TV[group]
-        # An item of no probability differs by nothing: -inf - -inf is not a number.
+        # -inf - -inf is nan: two probabilities of 0 do not differ.
         gap_TV = torch.from_numpy(logit_TN)[:, 1:].log_softmax(dim=1) - own_TV
         found.difference = max(found.difference, float(gap_TV.nan_to_num(nan=0.0).abs().max()))
         mine_TK = torch.from_numpy(item_TK[:, :SHOWN])
@@ -134,7 +134,7 @@ def _compare(
 
 
 def _of_batch(batch: Batch, strength: float) -> Iterator[Encoded]:
-    """Each target of a batch as the numbers of a request: exactly what the policy saw."""
+    """Each target of a batch as an encoded request, with exactly the events that the policy saw."""
     assert batch.seen_N is not None
     count_T = batch.seen_N[0].bincount(minlength=len(batch.target_T))
     seen = batch.seen_N[1][batch.seen_N[0].sort(stable=True).indices].split(count_T.tolist())
@@ -145,7 +145,7 @@ def _of_batch(batch: Batch, strength: float) -> Iterator[Encoded]:
 
 
 def _as_requests(windows: Windows, user_T: np.ndarray, data: EventDataModule, bundle: Bundle) -> tuple[np.ndarray, int]:
-    """The gain of every target when the bundle is asked with raw ids, and how many were met before. Shape: (T,)."""
+    """Each target's gain when the bundle gets raw ids, and how many were in the history. Shape: (T,), int."""
     known, repeated, rank_T = [None, *data.sequences.items], 0, np.zeros(len(user_T), np.int64)
     for first in range(0, len(user_T), 1024):
         part = slice(first, first + 1024)
@@ -160,15 +160,15 @@ def _as_requests(windows: Windows, user_T: np.ndarray, data: EventDataModule, bu
 
 
 def request_before(data: EventDataModule, bundle: Bundle, user: int, state: int, target: int, time: int) -> Request:
-    """What somebody would have asked before an event: the newest known events up to a place in the log.
+    """The request that a user would have sent before an event: the newest known events up to index ``state``.
 
-    The other items of the target's set are blocked, as no rank counts them.
+    Other items of the target's set (its tied events) are blocked, as evaluation does not rank them.
     """
     sequences = data.sequences
     own_set = sequences.item[state + 1 : int(sequences.set_end(np.array(state + 1)))] if target else np.array([])
     others = sequences.items.gather(own_set[own_set != target].astype(np.int64) - 1).to_list()
     own = np.arange(max(sequences.offset[user], state + 1 - MAX_HISTORY), state + 1)
-    own = own[np.argsort(sequences.time[own], kind="stable")]  # a split need not follow time, and requests do
+    own = own[np.argsort(sequences.time[own], kind="stable")]  # a split need not follow time; requests must
     items = sequences.items.gather(sequences.item[own] - 1).to_list()
     times = [MICRO * second for second in sequences.time[own].tolist()]
     rewards = [None if math.isnan(one) else one for one in sequences.reward[own].tolist()]
