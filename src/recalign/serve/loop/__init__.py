@@ -1,1 +1,1 @@
-"""A served log and a candidate: what it would have earned, before it is shown. Bundles answer; no torch is needed."""
+"""Off-policy estimates and monitoring from a decision log joined with outcomes. Bundles give scores, without torch."""

@@ -1,6 +1,6 @@
-"""The chance with which a bundle would draw the lists of a log: it is asked again, with what people had chosen before.
+"""Probabilities with which a bundle would draw logged lists: it scores items again, from each user's earlier choices.
 
-Suffixes: K places, N = V + 1 items with the padding item at 0, U lists.
+Suffixes: K positions, N = V + 1 items with the padding item at 0, U lists.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from recalign.serve.server.request import MAX_HISTORY, Explore, Request
 def ask(
     bundle: Bundle, lists: pl.DataFrame, histories: UserHistories, policies: Sequence[Explore]
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    """Ask a bundle for the requests of some lists, and for the chances of what was shown.
+    """Log-probabilities of logged lists under a bundle.
 
     Args:
         bundle: of the candidate, or of the version that showed the lists.
-        lists: of `Served`.
-        histories: of its events.
-        policies: how the bundle would fill each list.
+        lists: as `Served.lists`.
+        histories: of `Served.events`.
+        policies: how the bundle would draw each list.
 
     Returns:
-        The log-probability of each item given those before it, of each list, and how many items its request left out.
+        For each list, the log-probability of each item given those before it, and how many items its request hides.
         Shape: (K,) each, int64 (U,).
 
     Raises:
-        InputError: the bundle reads ids of another kind, or names items that the log does not.
+        InputError: item ids are texts in the bundle and integers in the log, or the reverse.
     """
     rows = list(lists.iter_rows(named=True))
     encoded = [bundle.encode(_request(bundle, row, histories)) for row in rows]
@@ -47,9 +47,9 @@ def of_list(score_N: np.ndarray, item_K: np.ndarray, policy: Explore) -> np.ndar
     """The log-probability of each item of a list, given those before it. Shape: (K,).
 
     Args:
-        score_N: -inf for what may not be shown.
-        item_K: 0 for an item that the catalogue does not have.
-        policy: how the list would be filled. From the first item on that it could not show, nothing has a chance.
+        score_N: -inf for items that may not be shown.
+        item_K: 0 for items outside the catalogue.
+        policy: how the list would be drawn. Log-probabilities are -inf from the first item that it could not show.
     """
     logp_K = np.full(len(item_K), -np.inf)
     known = int(np.cumprod(np.isfinite(score_N[item_K]) & (item_K > 0)).sum())
@@ -67,7 +67,7 @@ def _request(bundle: Bundle, row: dict[str, Any], histories: UserHistories) -> R
 
 
 def require_known(bundle: Bundle, lists: pl.DataFrame) -> None:
-    """Refuse a bundle that has none of the items that were shown."""
+    """Refuse a bundle with none of the items in the lists."""
     if not set(lists["items"].explode().to_list()) & set(bundle.catalogue.ids):
         what = f"the bundle {bundle.version} has none of the items that the log shows"
         raise InputError(what, where=str(bundle.folder), remedy="name a run, or a bundle, of the same items")

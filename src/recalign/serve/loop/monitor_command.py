@@ -1,4 +1,4 @@
-"""`recalign monitor`: what has changed since a version was first served, and what to do about it."""
+"""`recalign monitor`: report changes since a version was first served, and what to do about them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ REMEDIES = {
     "promised": "if rewards are logged as before, train the reward model anew before it is trusted: recalign update",
     "drift": "see which version, temperature and filters answer: what is served is not what it was",
 }
-"""What to do about an alarm."""
+"""What to do about an alarm, by figure."""
 
 
 def monitor(
@@ -42,19 +42,19 @@ def monitor(
     out: Path | None = None,
     strict: bool = False,
 ) -> None:
-    """See what has changed since a version was first served, and what to do.
+    """Report what has changed since a version was first served, and what to do.
 
     Args:
-        run: run folder of the served policy, whose bundle recalign export made, or the bundle.
+        run: the served policy: a run folder in which recalign export made a bundle, or the bundle.
         log: the feedback.yaml that recalign feedback --unshown wrote.
-        days: of a window.
-        reference: first days of a version, with which its windows are compared.
-        bundles: other versions in the log, such as [DIR]: which items they know.
-        start: bundle of the start: how far what is served is from it.
-        predicted: column of predicted rewards, in the table or of data.log.columns.
+        days: length of a window, in days.
+        reference: length of the reference, in days: the start of each version, with which its windows are compared.
+        bundles: bundles of other versions in the log, such as [DIR], for the items that they know.
+        start: bundle of the starting policy, to measure the drift of the served policy from it.
+        predicted: column of predicted rewards, in the table or in data.log.columns.
         out: CSV file for all figures.
-        strict: exit with 1 if the newest window of the run's version has an alarm, or more lists wait for outcomes than
-            the newest windows have.
+        strict: exit with 1 if the newest window of the run's version has an alarm, or if more lists are overdue for
+            outcomes than the newest windows have.
 
     Raises:
         InputError: the run, the log or the settings cannot be used.
@@ -128,13 +128,13 @@ def _counts(rows: pl.DataFrame) -> dict[str, Section]:
 
 
 def policy_drift(start: Bundle, served: Served) -> tuple[pl.DataFrame, Section]:
-    """Of each list whose first item was drawn, log p - log p_start of that item, at the temperature of the draw.
+    """For each list whose first item was drawn, log p - log p_start of that item, at the draw's temperature.
 
     Returns:
-        Columns ``decision`` and ``value``, and what was left out.
+        Columns ``decision`` and ``value``, and counts of the lists that were left out.
 
     Raises:
-        InputError: the start has none of the items.
+        InputError: the start knows none of the items.
     """
     lists = served.lists.filter(arm="explored", fixed=0)
     if lists.height:
@@ -151,7 +151,7 @@ def policy_drift(start: Bundle, served: Served) -> tuple[pl.DataFrame, Section]:
 
 
 def report(table: pl.DataFrame) -> str:
-    """A version's windows, and its alarms with what to do."""
+    """A version's windows as a text table, then its alarms with what to do."""
     lines = [["window", "lists", "users", "items", *table["figure"].unique(maintain_order=True), ""]]
     for (number,), rows in table.partition_by("window", as_dict=True, maintain_order=True).items():
         tested, alarm = rows["p"].count(), rows["alarm"].any()

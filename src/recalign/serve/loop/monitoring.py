@@ -1,18 +1,18 @@
-"""Windows of a served log, each compared with the first days of its version: what has changed, by a stated rule.
+"""Compare time windows of a served log with the first days of the same version (the reference), to detect changes.
 
 A figure of a window is a ratio of sums over users:
 
 - ``unknown``: share of the outcomes whose item the version does not know.
-- ``list``: mean over lists of the rewards of what was chosen, summed; a choice without a known reward adds nothing.
+- ``list``: mean over lists of the summed rewards of chosen items; a choice without a known reward adds nothing.
 - ``chosen``: mean reward of a chosen item.
-- ``promised``: mean over chosen items of the reward less a prediction; 0 if the mean is right.
+- ``promised``: mean over chosen items of the reward minus its prediction; 0 if predictions are right on average.
 - ``drift``: mean of log p - log p_start of the first items of drawn lists, p the served policy: an unbiased estimate
-  of the Kullback-Leibler divergence of what is served from the start.
+  of the Kullback-Leibler divergence of the served policy from the starting policy.
 
-In each window every figure's difference from the reference is tested, two-sided (but `ONE_SIDED`), by the bootstrap
-over users: a user counts equally often in both, for the same people come back. Holm's procedure (1979) keeps the
-probability of any alarm in a window without change at `LEVEL`, whatever the dependence between figures. A figure that
-rests on fewer than `MIN_USERS` users in the window or in the reference is not tested.
+In each window every figure's difference from the reference is tested, two-sided (except `ONE_SIDED`), by a bootstrap
+over users: a draw gives a user the same weight in both, as users return. Holm's procedure (1979) keeps the probability
+of any alarm in a window without change at `LEVEL`, whatever the dependence between figures. A figure with fewer than
+`MIN_USERS` users in the window or in the reference is not tested.
 
 Suffixes: M rows, W windows with the reference at 0, U users, D draws.
 """
@@ -33,29 +33,29 @@ from recalign.errors import InputError
 LEVEL = 0.05
 """Probability of any alarm in a window without change."""
 MIN_USERS = 100
-"""Users that a figure has to rest on."""
+"""Fewest users, in a window and in the reference, for a test."""
 ONE_SIDED = ("unknown",)
-"""Figures of which only a rise is an alarm. Nothing would be to do about a fall; and where few outcomes are unknown, a
-window with none of them also has none in any draw, so that its fall would seem certain."""
+"""Figures for which only a rise is an alarm. A fall needs no action; and if few outcomes are unknown, a window without
+any has none in any bootstrap draw, so its fall would seem certain."""
 MISSING_SHARE = 0.1
-"""Share of a window that its log may lack: the days of a week differ, so that less than a window is not compared."""
+"""Share of the last window that may be missing. Shorter windows are not compared, as the days of a week differ."""
 DAY = 86_400_000_000
 COUNTED = {"list": "decision", "user": "user", "item": "item"}
 COLUMNS = "user", "item", "timestamp", "shown", "chosen", "reward", "decision", "version", "meets", "predicted"
-"""Of a served log, all that is read: users may add columns of any name."""
+"""The columns that are read; others are dropped, as users may add columns of any name."""
 
 
 @dataclass(frozen=True)
 class VersionReport:
-    """A version's windows, each beside the reference.
+    """A version's windows, each compared with the reference.
 
     Attributes:
-        table: a row a window and figure: ``window`` (0 is the reference), its ``dates`` and how many ``lists``,
-            ``users`` and different ``items`` it has; ``figure``, its ``value`` with a 95 % interval ``low`` to
-            ``high``, the ``difference`` from the reference with its own, ``p``, by Holm's procedure over the window's
-            figures, that nothing has changed (null: not tested), and whether that is an ``alarm``.
+        table: one row per window and figure: ``window`` (0 is the reference), its ``dates`` and numbers of ``lists``,
+            ``users`` and different ``items``; ``figure``, its ``value`` with a 95 % interval ``low`` to ``high``; the
+            ``difference`` from the reference with its interval; ``p``, the p-value of no change, adjusted by Holm's
+            procedure over the window's figures (null: not tested); and whether it is an ``alarm``.
         left_out: figures that are not computed, and why.
-        rest: lists after the last whole window.
+        rest: number of lists after the last whole window.
     """
 
     table: pl.DataFrame
@@ -74,24 +74,24 @@ def compare_windows(
     """Compare the windows of each version with its own reference.
 
     Args:
-        rows: of `recalign.serve.loop.served.read_rows`, with ``predicted`` where there are predictions. Of other
-            columns only `COLUMNS` count.
-        known: ids of the items of the versions that are there.
-        days: of a window.
-        reference: first days of a version, with which its windows are compared.
-        drift: ``decision``, and ``value`` = log p - log p_start of its first item.
-        draws: of the bootstrap.
+        rows: from `recalign.serve.loop.served.read_rows`, with ``predicted`` if predictions exist. Columns not in
+            `COLUMNS` are ignored.
+        known: item ids by version, of the versions whose bundle is given.
+        days: length of a window, in days.
+        reference: length of the reference, the start of each version, in days.
+        drift: columns ``decision``, and ``value`` = log p - log p_start of its first item.
+        draws: number of bootstrap draws.
 
     Returns:
-        Versions in the order of time, and those whose log is too short, with why.
+        Reports by version, in time order, and the reasons for the versions whose log is too short.
 
     Raises:
-        InputError: it is too short of all.
+        InputError: the log is too short for every version.
     """
     rows = rows.select(name for name in COLUMNS if name in rows.columns)
     all_shown = rows.filter("shown")
     shown = all_shown.filter(pl.col("meets").all().over("decision")).sort("timestamp")
-    # Where a condition leaves lists out, outcomes without a list cannot be told to be of those or of the others.
+    # If ``where`` leaves lists out, outcomes without a list cannot be attributed to the lists that remain.
     alone = _with_version(rows.filter(~pl.col("shown"), pl.lit(shown.height == all_shown.height)), shown)
     found, short = dict[str, VersionReport](), dict[str, str]()
     for (version,), own in shown.partition_by("version", as_dict=True, maintain_order=True).items():
@@ -111,9 +111,9 @@ def compare_windows(
 
 
 def _with_version(alone: pl.DataFrame, shown: pl.DataFrame) -> pl.DataFrame:
-    """Outcomes in no row of a list, of the version that showed their user the last list before, or the first after.
+    """Give outcomes without a list the version of their user's last list before them, else of the first list after.
 
-    Were those before a user's first list left out, the reference, in which everybody's first list is, would have fewer.
+    If those before a user's first list were left out, the reference would have fewer: most first lists are in it.
     """
     lists = shown.select("user", "timestamp", "version").unique(maintain_order=True)
     on = {"on": "timestamp", "by": "user", "check_sortedness": False}
@@ -125,9 +125,9 @@ def _with_version(alone: pl.DataFrame, shown: pl.DataFrame) -> pl.DataFrame:
 def _report(
     rows: pl.DataFrame, ends: list[float], known: Collection[Any] | None, drift: pl.DataFrame | None, draws: int
 ) -> VersionReport:
-    """Compare the windows of one version; ``ends``: of the reference and of each window, in days."""
+    """Compare the windows of one version. ``ends``: where the reference and each window end, in days."""
     when = rows.filter("shown")["timestamp"]
-    begins, last = int(when[0]), int(when[-1])  # outcomes of the last day have no lists yet: `feedback` waits for those
+    begins, last = int(when[0]), int(when[-1])  # the newest outcomes have no lists yet
     rows = rows.filter(pl.col("timestamp").is_between(begins, last))
     day_M = ((rows["timestamp"] - begins) / DAY).to_numpy()
     rows = rows.with_columns(at=pl.Series(np.searchsorted(ends, day_M, side="right"), dtype=pl.Int64))
@@ -141,7 +141,7 @@ def _report(
         shown = rows.filter("shown", at=n)
         counts = {f"{name}s": shown[column].n_unique() for name, column in COUNTED.items()}
         table += _compared({"window": n, "dates": _dates(begins, start, end), **counts}, each)
-    types = {"p": pl.Float64}  # also where nothing is tested
+    types = {"p": pl.Float64}  # even if nothing is tested
     return VersionReport(pl.DataFrame(table, schema_overrides=types, infer_schema_length=None), left_out, rest)
 
 
@@ -160,7 +160,7 @@ def _compared(window: dict[str, Any], each: Mapping[str, tuple[list[Estimate], n
 
 
 def _dates(begins: int, start: float, end: float) -> str:
-    """First and last day, UTC, of what begins and ends some days after a time in microseconds since 1970."""
+    """First and last date, UTC, of a window; ``begins`` in microseconds since 1970, its ends in days after that."""
     ends = begins + round(start * DAY), begins + round(end * DAY) - 1
     return " .. ".join(f"{datetime.fromtimestamp(time / 1e6, UTC):%Y-%m-%d}" for time in ends)
 
@@ -168,13 +168,13 @@ def _dates(begins: int, start: float, end: float) -> str:
 def figures(
     rows: pl.DataFrame, known: Collection[Any] | None, drift: pl.DataFrame | None = None
 ) -> tuple[dict[str, pl.DataFrame], dict[str, str]]:
-    """Rows ``user, at, value, count`` of each figure that a version's rows allow, and why others are left out.
+    """Rows ``user, at, value, count`` of each figure that can be computed, and why others are left out.
 
     Args:
-        rows: of `recalign feedback`, with windows ``at`` (0 .. W - 1) and users by number; ``predicted``, where there
-            are predictions.
-        known: ids of the version's items; None: nobody knows them.
-        drift: ``decision``, and ``value`` of its list.
+        rows: one version's rows, with the window's number ``at`` (0 .. W - 1) and users as integers from 0;
+            ``predicted`` if predictions exist.
+        known: ids of the version's items; None: unknown, as no bundle is given.
+        drift: as in `compare_windows`; None: no start is given.
     """
     shown = rows.filter("shown")
     chosen = shown.filter("chosen", pl.col("reward").is_not_null())
@@ -202,7 +202,7 @@ def figures(
 
 
 def estimates(rows: pl.DataFrame, draws: CrossedBootstrap, windows: int) -> tuple[list[Estimate], np.ndarray]:
-    """Estimates of a figure in each window, users resampled jointly across windows, and the numbers of users.
+    """Estimates of a figure in each window, with users resampled jointly across windows, and numbers of users.
 
     Shape: W estimates, int64 (W,).
     """

@@ -1,4 +1,4 @@
-"""`recalign offpolicy`: what a candidate would have earned, from lists that a server drew."""
+"""`recalign offpolicy`: off-policy estimates of a candidate's value, from lists that a server drew."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from recalign.serve.server.bundle import Bundle, load_bundle
 from recalign.serve.server.request import Explore
 
 SAME = 1e-3
-"""Difference of two log-probabilities, in nats, up to which a propensity is that of its version."""
+"""Largest difference, in nats, between a logged log-probability and that of its version's bundle, to count as equal."""
 LEAST_USED = 0.5
-"""Share of the lists with chances whose history has to be the server's."""
+"""Least share of lists whose reconstructed history matches the server's."""
 LEAST_KNOWN = 0.99
-"""Share of the lists with an outcome whose rewards have to be known. Of lists without one they are (``--ignored``), so
-that a value is too low by about the share that is left out."""
+"""Least share of lists with an outcome whose rewards are known. Lists without an outcome have known rewards
+(``--ignored``), so each list that is left out biases the value downwards, by about their share in all."""
 ANOTHER, UNFIT = "whose history here is not the one that the server had", "whose propensities do not fit their version"
 
 
@@ -39,22 +39,22 @@ def offpolicy(
     bundles: list[Path] | None = None,
     out: Path | None = None,
 ) -> None:
-    """Estimate what a candidate's lists would have earned, from lists that a server drew with known chances.
+    """Estimate what a candidate's lists would have earned, from lists that a server drew with known propensities.
 
     Args:
-        run: run folder of a policy whose bundle recalign export made, or a bundle.
+        run: the candidate: a run folder in which recalign export made a bundle, or a bundle.
         log: the feedback.yaml that recalign feedback --unshown wrote.
-        temperature: of the candidate's draw; .001 ranks.
-        fixed: first places that the candidate ranks.
-        clip: largest weight; null: the cube root of the number of lists.
-        bundles: versions in the log, such as [DIR]: their propensities are checked.
+        temperature: sampling temperature of the candidate; .001 amounts to ranking.
+        fixed: number of top positions that the candidate ranks instead of drawing.
+        clip: largest importance weight; null: the cube root of the number of lists.
+        bundles: bundles of versions in the log, such as [DIR], to check their logged propensities.
         out: JSON file for all figures.
 
     Raises:
         InputError: the candidate, the log or the settings cannot be used.
     """
     require_positive("", {"clip": clip}, "clip")
-    asked = Explore(temperature=temperature, fixed=fixed)  # refuses what is out of range
+    asked = Explore(temperature=temperature, fixed=fixed)  # checks the ranges
     candidate, served = open_bundle(run), read_served(log)
     versions = {one.version: one for one in [candidate, *map(load_bundle, bundles or [])]}
     print(render(served.counts))
@@ -76,7 +76,7 @@ def offpolicy(
 
 @dataclass(frozen=True)
 class VersionEstimate:
-    """What the lists of one version say of a candidate."""
+    """A candidate's estimates from the lists of one version."""
 
     version: str
     left_out: Section
@@ -112,11 +112,11 @@ class VersionEstimate:
 def estimate_versions(
     candidate: Bundle, policy: Explore, served: Served, versions: dict[str, Bundle], clip: float | None = None
 ) -> list[VersionEstimate]:
-    """A candidate's worth from the lists of each version in a log. They are never averaged.
+    """Estimate a candidate's value from the lists of each version in a log, never averaged over versions.
 
     Raises:
-        InputError: the candidate knows none of the items; no list can be used, or most have other histories, of any
-            version. Where that is so of some versions, a line says so.
+        InputError: the candidate knows none of the items; or, for every version, no list can be used or most histories
+            differ from the server's. If some versions have an estimate, stderr says why others have none.
     """
     if not served.lists.height:
         remedy = "serve with explore, log with --decisions, and join with recalign feedback"

@@ -1,6 +1,6 @@
-"""Read what `recalign feedback` wrote as lists that were shown, and as the histories that stood before them.
+"""Read the table of `recalign feedback` as the lists that were shown, and the users' histories before them.
 
-A list that cannot be used is counted by the first reason that holds for it, and never averaged away.
+A list that cannot be used is left out and counted by the first reason that applies.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ REMEDY = "name the feedback.yaml that recalign feedback --unshown wrote"
 
 @dataclass(frozen=True)
 class Served:
-    """A served log.
+    """Usable lists of a served log, and the users' events.
 
     Attributes:
-        lists: a row a list that was drawn, or could have been: columns `OF_LIST`, ``decision`` and, a value a place,
-            ``items``, ``rewards`` and ``log_probs``. In the order of time.
-        events: what people chose, columns ``user, item, time, reward, shown_at`` (null: nobody was shown it); times in
-            microseconds since 1970, in their order. Rewards are the table's own, which the server's histories had.
-        counts: what was found, by section and name.
-        rewardless: of the lists with an outcome that could be used, those with a reward that nobody knows, and all.
+        lists: one row per list of a request that explored (drawn or ranked), by time: columns `OF_LIST`, ``decision``
+            and, with a value per position, ``items``, ``rewards`` and ``log_probs``.
+        events: chosen items by time: ``user, item, time, reward, shown_at`` (null: not from a list); times in
+            microseconds since 1970. Rewards are the table's own column, as in the server's histories.
+        counts: numbers of lists and outcomes, by section and name.
+        rewardless: of otherwise usable lists with an outcome, the number with an unknown reward, and the total.
     """
 
     lists: pl.DataFrame
@@ -52,10 +52,10 @@ def read_served(path: Path) -> Served:
     """Read a log.
 
     Args:
-        path: a YAML as `recalign feedback` writes it. Its ``files``, ``where`` and ``reward`` count.
+        path: a YAML as `recalign feedback` writes it; ``root``, ``files``, ``where``, ``columns`` and ``reward`` count.
 
     Raises:
-        InputError: it is no such YAML, or the table is not one of `recalign feedback`.
+        InputError: it is not such a YAML, or the table was not written by `recalign feedback`.
     """
     rows = read_rows(path)
     shown = rows.filter("shown").filter(pl.col("meets").any().over("decision"))
@@ -111,14 +111,14 @@ UNUSABLE = {
     ),
     UNKNOWN: pl.col("rewards").list.eval(pl.element().is_null()).list.any(),
 }
-"""Why a list cannot be used; the first that holds counts."""
+"""Reasons why a list cannot be used; the first that holds counts."""
 
 
 class UserHistories:
-    """What each user had chosen before a list was shown.
+    """Each user's history before a list was shown.
 
     Args:
-        events: of `Served`.
+        events: as `Served.events`.
     """
 
     def __init__(self, events: pl.DataFrame) -> None:
@@ -127,10 +127,10 @@ class UserHistories:
         self._when = {user: frame.select("time", "shown_at").to_numpy() for user, frame in self._of.items()}
 
     def before(self, user: str, time: int, most: int) -> tuple[list[Any], list[int], list[float | None]]:
-        """Items, times and rewards of a user's newest events until a time, oldest first.
+        """Items, times and rewards of a user's newest events until a time, ``most`` at most, oldest first.
 
-        None came of what was shown then or later: where outcomes are told in whole seconds, what came of a list may
-        seem to lie just before it.
+        Outcomes of lists shown then or later are left out: if outcome times are in whole seconds, an outcome can seem
+        earlier than its list.
         """
         if user not in self._of:
             return [], [], []
@@ -145,7 +145,7 @@ def settings(path: Path) -> tuple[dict[str, Any], LogMapping, Path]:
     """A log's ``data`` settings, its `LogMapping`, and the folder of its table, which may have moved with the YAML.
 
     Raises:
-        InputError: it is no such YAML.
+        InputError: it is not such a YAML.
     """
     try:
         data = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("data")
@@ -154,19 +154,19 @@ def settings(path: Path) -> tuple[dict[str, Any], LogMapping, Path]:
     if not isinstance(data, dict) or not isinstance(data.get("log"), dict):
         raise InputError("it has no data.log", where=str(path), remedy=REMEDY)
     try:
-        log = LogMapping(**{**data["log"], "items": None})  # titles are the bundle's
+        log = LogMapping(**{**data["log"], "items": None})  # titles come from the bundle
     except TypeError as error:
         raise InputError(f"data.log: {error}", where=str(path), remedy=REMEDY) from error
     root = data_root(data.get("root") and str(path.parent / Path(data["root"]).expanduser()))
     there, beside = (all((one / file).is_file() for file in log.files) for one in (root, path.parent))
-    return data, log, path.parent if beside and not there else root  # it was moved with its table
+    return data, log, path.parent if beside and not there else root  # moved with its table
 
 
 def read_rows(path: Path) -> pl.DataFrame:
-    """The table with its ``reward``, and whether a row ``meets`` the log's condition: histories need the others too.
+    """The table with ``reward``, and ``meets``: whether a row fulfils ``where``. Histories need all rows.
 
     Raises:
-        InputError: as `read_served`.
+        InputError: as in `read_served`.
     """
     data, log, root = settings(path)
     raw, rows = FileReader(log, root).rows()
@@ -180,9 +180,9 @@ def read_rows(path: Path) -> pl.DataFrame:
 
 
 def open_bundle(run: Path) -> Bundle:
-    """The bundle of a run folder, or the one that is named.
+    """Load the bundle of a run folder, or a bundle's own folder.
 
     Raises:
-        InputError: there is none.
+        InputError: it has no bundle.
     """
     return load_bundle(inside if (inside := run / "bundles").is_dir() else run)
