@@ -1,4 +1,4 @@
-"""The cards of the report's first screen: what a policy gains and costs, and how far to believe it."""
+"""The cards of the report's first screen: what a policy gains and costs, and how far to trust these figures."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from recalign.evaluation.rule import GAIN, RETAINED
 from recalign.recommender.interpolation import MIN_NDCG_RETAINED
 
 POWER = 0.8
-"""Chance with which an A/B test should see a gain that is there."""
+"""Statistical power: the chance with which a test should detect a true gain."""
 SMALLEST, LARGEST = 50, 10_000_000
-"""Users an arm: with fewer the normal distribution does not hold, more are out of reach."""
+"""Users per arm: below the first the normal distribution does not hold, above the second a test is out of reach."""
 
 
 @dataclass(frozen=True)
 class Card:
-    """One answer: a question, a few large words, and a sentence or two; sign is 1 for good news, -1 for bad, else 0."""
+    """A question, its answer in a few words, and a sentence or two; sign is 1 for good news, -1 for bad, else 0."""
 
     question: str
     words: str
@@ -46,7 +46,7 @@ class Card:
 def cards(
     decision: Decision, test: ComparisonTable, trust: Mapping[str, Reports], unit: str = "the reward"
 ) -> Iterator[Card]:
-    """The cards of a decision, from what `decide` was given; ``unit``: the name of the reward that judges predict."""
+    """The cards of a decision, from the arguments of `decide`; ``unit``: the name of the reward that judges predict."""
     judges = trust.get("judge_report", {})
     order, of_judges = pairwise(judges), _words(judges)
     known = better_than_chance(judges) and informative(judges)
@@ -67,7 +67,7 @@ def cards(
 
 
 def headline(decision: Decision, test: ComparisonTable, trust: Mapping[str, Reports], unit: str = "the reward") -> str:
-    """Gain in the reward's own unit, loss of ranking, and the judges' verdict; empty where no row is decided on."""
+    """Gain in the reward's own unit, loss of NDCG, and the judges' verdict; empty without a row whose gain is known."""
     about, baseline = decision.about, test.better_baseline(VALUE)
     if about is None or baseline is None or (gain := test.gain(about.policy)) is None:
         return ""
@@ -80,17 +80,17 @@ def headline(decision: Decision, test: ComparisonTable, trust: Mapping[str, Repo
 
 
 def heading(decision: Decision, trust: Mapping[str, Reports]) -> str:
-    """The decision's sentence; a *ship* that has caveats is one with care."""
+    """The decision's sentence; a *ship* that has caveats ends in *with care*."""
     return f"{decision.sentence}{', with care' if decision.word == 'ship' and caveats(decision, trust) else ''}"
 
 
 def caveats(decision: Decision, trust: Mapping[str, Reports]) -> list[str]:
-    """What a decision has to be read with, that of the judges last."""
+    """The caveats of a decision, the one about the judges last."""
     return [*decision.caveats, *filter(None, [limits(trust)])]
 
 
 def in_unit(test: ComparisonTable, gain: Interval) -> str:
-    """A gain in the reward's own unit, with two digits that say something."""
+    """A gain in the reward's own unit: at least two significant digits, at most five decimals."""
     value = gain.value * test.unit
     return f"{value:+.{min(max(1 - math.floor(math.log10(abs(value))), 0), 5) if value else 2}f}"
 
@@ -104,7 +104,7 @@ def _words(reports: Reports) -> str:
 
 
 def more_value(decision: Decision, test: ComparisonTable) -> str | None:
-    """Why rows with more value than the answer's are no answer; None where there is none."""
+    """Why untrained rows with more value than the answer's row are no answer; None if there are none."""
     if (about := decision.about) is None or about.policy not in (values := test.column(VALUE)):
         return None
     others = [row for row in COUNTED_ROWS if row in values and values[row].value > values[about.policy].value]
@@ -117,7 +117,7 @@ def more_value(decision: Decision, test: ComparisonTable) -> str | None:
 
 
 def ab_test(decision: Decision, test: ComparisonTable) -> str | None:
-    """How many users an A/B test needs for a gain of this size; None where there is none, or none to be believed.
+    """How many users an A/B test needs for a gain of this size; None without a gain that can be trusted.
 
     Per arm n = 2 (z_.975 + z_power)^2 (s / d)^2, d the gain and s the standard deviation of users' mean rewards
     (Kohavi, Tang & Xu 2020, section 17).
@@ -141,7 +141,7 @@ def ab_test(decision: Decision, test: ComparisonTable) -> str | None:
 
 
 def told(decision: Decision) -> str | None:
-    """The gain and the NDCG retained that the test sees with a chance of `POWER`; None where they were not measured."""
+    """The smallest gain and NDCG retained that the test detects with a power of `POWER`; None if not measured."""
     if (about := decision.about) is None:
         return None
     tells = {verdict.test: verdict.told(POWER) for verdict in about.verdicts if verdict.test in (GAIN, RETAINED)}
@@ -155,9 +155,9 @@ def told(decision: Decision) -> str | None:
 
 
 def limits(trust: Mapping[str, Reports]) -> str | None:
-    """A caveat for judges that know little more than averages; None where they know more, or may be guessing."""
+    """A caveat for judges that know little more than averages; None if they know more, or may be guessing."""
     reports = trust.get("judge_report", {})
-    if not better_than_chance(reports) or informative(reports):  # the former is a reason of its own
+    if not better_than_chance(reports) or informative(reports):  # guessing judges are a finding
         return None
     return (
         "The judges know little more than averages do: they see whether better items are shown, but hardly whether "

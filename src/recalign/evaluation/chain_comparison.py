@@ -1,4 +1,4 @@
-"""A chain's `comparison.csv`, kept until one of its evaluations changes."""
+"""A chain's `comparison.csv`, cached until one of its evaluations changes."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from recalign.seals import code_digest
 
 FILE, ROLES = "comparison.csv", "roles.json"
 RECORD = "chain.json"
-"""What a chain leaves in its folder: its settings."""
+"""File in a chain's folder with its settings."""
 SEED = re.compile(r"seed-(\d+)")
-"""Folders of a method. Those of other names are copies, or what a stage that ran anew has left (seed-<n>.previous)."""
+"""A method's folder for one seed. Other names are copies, or backups of a repeated stage (seed-<n>.previous)."""
 
 
 @dataclass(frozen=True)
 class RunsComparison:
     """The comparison of a chain's evaluations, `comparison.csv` (`recalign.artifacts.Artifact`).
 
-    Evaluations of checkpoints that are gone, or are others by now, are left out, with a line that says so.
+    Evaluations whose checkpoints are gone or have changed are left out, with a line on stderr.
 
     Attributes:
         folder: `runs/<chain>`.
-        draws: of the bootstrap.
-        methods, seeds: those to compare, methods in the order of the rows; None: all, also what an earlier chain left.
-        roles: of the methods, kept in `roles.json`; None: read from there, with the order of the rows.
+        draws: bootstrap draws.
+        methods, seeds: what to compare, methods in the order of the rows; None: all, also those of an earlier chain.
+        roles: of the methods, written to `roles.json`; None: read from it, with the order of the rows.
     """
 
     folder: Path
@@ -65,8 +65,8 @@ class RunsComparison:
         """Compare the evaluations, and write the table.
 
         Raises:
-            InputError: there is no such folder, no fresh evaluation in it, one was altered, or methods were measured on
-                different events.
+            InputError: the folder is missing or has no fresh evaluation, an evaluation was altered, or methods were
+                measured on different events.
         """
         runs = load_runs(self.folder, self.methods, self.seeds)
         roles, order = self._roles()
@@ -91,14 +91,14 @@ class RunsComparison:
         return roles, list(self.methods or stored)
 
     def _key(self, roles: Roles, order: Sequence[str]) -> dict[str, Any]:
-        """All that determines the table but the evaluations themselves."""
+        """All that determines the table, except the contents of the evaluations."""
         there = evaluated(self.folder, self.methods, self.seeds)
         found = [(method, seed) for method, seed, folder in there if not seals.outdated(folder)]
         rows = {"order": list(order), "roles": asdict(roles), "evaluations": self._seals(found)}
         return rows | {"draws": self.draws, "code": code_digest()}
 
     def _seals(self, rows: Iterable[tuple[str, int]]) -> list[str]:
-        """The seals of the evaluations of some methods and seeds that have one, by path in the folder."""
+        """Paths, in the folder, of these evaluations' seals, where they exist."""
         names = [f"{method}/seed-{seed}/evaluation/{seals.SEAL}" for method, seed in rows]
         return [name for name in names if (self.folder / name).is_file()]
 
@@ -116,7 +116,7 @@ def evaluated(
 
 
 def load_runs(chain_folder: Path, methods: Collection[str] | None, seeds: Collection[int] | None) -> list[EvaluatedRun]:
-    """The evaluations of a chain that `evaluated` finds."""
+    """Read the evaluations that `evaluated` finds, except outdated ones, and check and align them."""
     _require_folder(chain_folder)
     runs, why = [], ""
     for method, seed, folder in evaluated(chain_folder, methods, seeds):
@@ -143,9 +143,9 @@ def _require_folder(chain_folder: Path) -> None:
 
 
 def require_comparable(runs: Sequence[EvaluatedRun]) -> None:
-    """Refuse runs of one seed that rest on other data or checkpoints, and runs of one log with other events or rewards.
+    """Refuse runs of one seed with different data or base checkpoints, or of one log with different events or rewards.
 
-    Each seed of a simulated log is a log of its own. Of another one, the users would count once for each seed.
+    Each seed of a simulated log is its own log. Other logs are one for all seeds: else users count once for each seed.
     """
     first: dict[tuple[str, int | None], tuple[object, EvaluatedRun]] = {}
     for run in runs:
@@ -166,7 +166,7 @@ def require_comparable(runs: Sequence[EvaluatedRun]) -> None:
 
 
 def align(runs: Sequence[EvaluatedRun], split: str) -> None:
-    """Give all runs the same rows. If each seed is a world of its own, a run has nulls in the others' rows."""
+    """Give all runs the same rows. If each seed has a simulated log of its own, rows of other seeds are null."""
     ordered = sorted((run for run in runs if split in run.splits), key=lambda run: run.seed)
     worlds = {run.seed: run.splits[split].select("user", "event") for run in ordered}
     if not worlds or all(world.equals(worlds[ordered[0].seed]) for world in worlds.values()):
@@ -183,8 +183,8 @@ def read(chain_folder: Path) -> pl.DataFrame:
     """Read the `comparison.csv` of a chain.
 
     Raises:
-        InputError: there is none, or evaluations or checkpoints that it is made of are others by now. Evaluations that
-            came later are not in it.
+        InputError: it is missing, or evaluations or checkpoints that it was made from have changed. Later evaluations
+            are not in it.
     """
     _require_folder(chain_folder)
     path, remedy = chain_folder / FILE, f"run `recalign compare {chain_folder}` first"
@@ -203,10 +203,10 @@ def save_roles(chain_folder: Path, roles: Roles, methods: Iterable[str]) -> None
 
 
 def load_roles(chain_folder: Path) -> tuple[Roles, list[str]]:
-    """The roles and the order of the rows that a chain's folder holds; without a file, defaults and no order.
+    """Read a chain's roles and order of rows from `roles.json`; without that file, the defaults and no order.
 
     Raises:
-        InputError: the file holds something else.
+        InputError: the file has an unknown role.
     """
     path = chain_folder / ROLES
     content = read_json(path)

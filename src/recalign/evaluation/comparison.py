@@ -1,21 +1,21 @@
-"""Compare the methods of a table: `comparison.csv`, one row a method, seed, split and metric.
+"""Compare the methods of a table: `comparison.csv`, one row per method, seed, split and metric.
 
-Metrics are those of the events (`METRICS`) and the plain numbers of each `summary.json`. For the metrics where more is
+Metrics are means over events (`METRICS`) and the plain numbers of each `summary.json`. For the metrics where more is
 better, methods are also compared with one reference at a time (`Roles.compared_with`), paired within seed, user and
 event:
 
 - ``diff_<reference>/<metric>``: method minus reference, with its own 95 % interval;
-- ``holm_<reference>/<metric>``: the same difference, the interval widened by Holm for as many methods as there are;
-- ``p_<reference>/<metric>``: its two-sided bootstrap p, adjusted by Holm.
+- ``holm_<reference>/<metric>``: the same difference, its interval widened by Holm for the number of methods;
+- ``p_<reference>/<metric>``: its two-sided bootstrap p-value, adjusted by Holm.
 
-Two kinds of difference serve the decision alone, and have no Holm's correction here: a row's gain in value less
-`PLACEBO_FACTOR` times that of each of its placebos (``gain_minus_2x_<placebo>/<metric>``), and a row's ranking and
-value less those of rows that take no training (`COUNTED_ROWS`: popularity, say).
+Two kinds of difference serve the decision alone, without Holm's correction: a row's gain in value minus
+`PLACEBO_FACTOR` times the gain of each of its placebos (``gain_minus_2x_<placebo>/<metric>``), and a row's ranking and
+value minus those of untrained rows (`COUNTED_ROWS`, such as popularity).
 
-``best_baseline`` is the one with the higher mean of that metric over its seeds, in that split. A row with ``seed=all``
-is the mean over seeds with a 95 % interval over users and seeds (nan of a single user; plain numbers: seeds, or none).
-What a method does not have has no row; a reference has none against itself; methods are paired on the seeds that both
-have.
+``best_baseline`` is the baseline with the highest mean of the metric over its seeds, in that split. A row with
+``seed=all`` is the mean over seeds with a 95 % interval over users and seeds (nan for a single user; for plain numbers
+over seeds, or none). A metric that a method lacks has no row; a reference has none against itself; methods are paired
+on the seeds that both have.
 
 Suffixes: E events, R rows (a method's seeds, or differences), U users, S seeds, D draws.
 """
@@ -36,12 +36,12 @@ from recalign.evaluation.roles import BEST, COUNTED_ROWS, Roles
 
 ALL, HIGH, VALUE, SHOWN = "all/ndcg@10", "high/ndcg@10", "value/judge@10", "shown/auc"
 PLACEBO_FACTOR = 2
-"""A gain has to exceed so many times what a placebo gains."""
+"""A gain has to exceed a placebo's gain times this factor."""
 HITS = "all_users/hits@10"
-"""Number of a split's events whose item a row ranks among its first ten: what `ALL_USERS` rests on."""
+"""Number of a split's events whose item a row ranks in its top ten: the hits behind `ALL_USERS`."""
 VALUES = ("judge@10", "select_judge@10", "reward_model@10", "true@10", "true")
 GROUPS = {"all": None, "high": "high", "high_users": "high_user", "tail/high": "tail_high"}
-# metric -> the column of its values and that of the events it is about (None: all of them)
+# metric -> the column of its values, and the boolean column of its events (None: all events)
 METRICS: dict[str, tuple[str, str | None]] = {
     **{f"{group}/{rank}": (rank, flag) for group, flag in GROUPS.items() for rank in RANKS},
     ALL_USERS: (ALL_USERS, None),
@@ -52,18 +52,18 @@ METRICS: dict[str, tuple[str, str | None]] = {
     **{f"policy/{name}": (name, None) for name in ("kl", "changed@10", "entropy", "popularity@10")},
 }
 OF_USERS = (HITS, "value", "policy/coverage@10", "policy/ndcg_retained", "cold_targets", "reward/user_sd", "offpolicy/")
-"""Plain numbers whose error lies between users above all: the spread over seeds alone is no interval of theirs."""
+"""Plain numbers that vary mostly between users (prefixes): they get no interval from the spread over seeds."""
 LEAST_DRAWS = 80
-"""Draws a row, at least. Holm multiplies the smallest p-value, 2 / (draws + 1), by the number of rows: from 40 draws a
-row on the first of them can be told from 0 at all; with twice as many its interval does not end at single draws."""
+"""Fewest bootstrap draws per row. Holm multiplies the smallest p-value, 2 / (draws + 1), by the number of rows: below
+40 draws per row nothing can be significant; with twice as many no interval ends at the most extreme draw."""
 SCHEMA = dict.fromkeys(("method", "seed", "split", "metric"), pl.String) | dict.fromkeys(
     ("value", "ci_low", "ci_high"), pl.Float64
 )
 
 CsvRow = tuple[str, str, str, str, float, float | None, float | None]
 Events = dict[int, np.ma.MaskedArray]  # seed -> (E,) value of each event, masked where it has none
-Name = tuple[str, str]  # of a metric: what it is the difference to (``diff_start``; empty: none), and the method
-Plain = dict[tuple[str, str], dict[int, float]]  # by method and metric: seed -> a plain number
+Name = tuple[str, str]  # the kind of difference (``diff_start``; empty: the metric itself), and the method
+Plain = dict[tuple[str, str], dict[int, float]]  # (method, metric) -> seed -> a plain number
 
 
 def tabulate(
@@ -87,7 +87,7 @@ class SplitTable:
         self.split, self.roles = split, roles
         self.frames = {(run.method, run.seed): run.splits[split] for run in runs if split in run.splits}
         user = next(iter(self.frames.values()))["user"].to_numpy()
-        self.first_U = np.flatnonzero(np.diff(user, prepend=-1))  # the place of each user's first event
+        self.first_U = np.flatnonzero(np.diff(user, prepend=-1))  # index of each user's first event
         least = LEAST_DRAWS * len({method for method, _ in self.frames})
         self.bootstrap = CrossedBootstrap(len(self.first_U), max(draws, least))
 
@@ -118,7 +118,7 @@ class SplitTable:
                 yield method, "all", self.split, f"p_{reference}/{metric}", float(p), None, None
 
     def _events(self, column: str, flag: str | None) -> dict[str, Events]:
-        """A metric's events by method, of the runs that have any."""
+        """A metric's values by method and seed, for the runs that have events of it."""
         events: dict[str, Events] = {}
         for (method, seed), frame in self.frames.items():
             if {column, flag or column} <= set(frame.columns):
@@ -172,7 +172,7 @@ class SplitTable:
         start = 0
         for by_seed in measured:
             seeds = slice(start, start := start + len(by_seed))
-            if count_RU[seeds].any(axis=0).sum() == 1:  # a single user is in every draw, and says nothing of others
+            if count_RU[seeds].any(axis=0).sum() == 1:  # a single user is in every draw: no interval
                 drawn_DR[:, seeds] = np.nan
             yield value_R[seeds], self.bootstrap.over_seeds(value_R[seeds], drawn_DR[:, seeds])
 
@@ -189,9 +189,9 @@ def _summary_metrics(runs: Sequence[EvaluatedRun]) -> Plain:
 
 
 def _plain_rows(metrics: Plain, split: str, runs: Iterable[tuple[str, int]], draws: int) -> Iterator[CsvRow]:
-    """Rows of plain numbers, of methods and seeds.
+    """Rows of plain numbers, by method and seed.
 
-    A metric that a method lacks with some seed has no mean: that of the others would be no mean over the seeds.
+    A metric that a method lacks with some seed has no row ``all``: its mean would be over fewer seeds.
     """
     seeds = Counter(method for method, _ in runs)
     over_seeds = CrossedBootstrap(users=1, draws=draws).over_seeds

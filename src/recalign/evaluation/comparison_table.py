@@ -16,9 +16,9 @@ from recalign.evaluation.networks import JUDGE_UNIT, TESTED
 from recalign.evaluation.roles import BEST, Roles
 
 DIFFERENCE = re.compile(r"(diff|holm|gain_minus_2x)_[^/]+/(value|gap|tail/value)/")
-"""The names of differences in value, which are read in standard deviations of the reward."""
+"""Names of differences in value, which are given in standard deviations of the reward."""
 OF_REWARD = re.compile(r"/(reward_model|true)(@10)?$")
-"""Those that are measured by the chain's reward, whatever that of the judges is."""
+"""Metrics of the chain's reward, even if the judges predict another reward."""
 
 
 class Interval(NamedTuple):
@@ -29,16 +29,16 @@ class Interval(NamedTuple):
     high: float
 
     def lower(self, confidence: float) -> float:
-        """One-sided lower bound, by the normal distribution and the distance of the interval's lower end."""
+        """One-sided lower bound: a normal distribution with the standard error `error`."""
         return self.value - NormalDist().inv_cdf(confidence) * self.error
 
     def errors_above(self, limit: float) -> float:
-        """How many standard errors the value lies above a limit; -inf without an error."""
+        """How many standard errors the value lies above a limit; -inf if the error is 0 or nan."""
         return (self.value - limit) / self.error if self.error > 0 else -math.inf
 
     @property
     def error(self) -> float:
-        """The standard error, by the distance of the interval's lower end."""
+        """The standard error, from the distance between the value and the interval's lower end."""
         return (self.value - self.low) / NormalDist().inv_cdf(0.975)
 
     @property
@@ -67,17 +67,17 @@ class Interval(NamedTuple):
 
 
 class ComparisonTable:
-    """The rows over all seeds of one split, from the frame that `comparison.RunsComparison` makes.
+    """The rows over all seeds of one split, from the frame of `chain_comparison.RunsComparison`.
 
-    Differences in value are read in standard deviations of the training rewards of users A, where these are known: so
-    neither the reward's unit nor its zero has a say.
+    Differences in value are given in standard deviations of the training rewards of users A, if these are known: then
+    neither the reward's unit nor its zero matters.
 
     Attributes:
         unit: that standard deviation, in the reward's own unit; nan where it is unknown.
-        apart: whether the judges have a reward of their own. The unit is then of their training rewards, and what is
-            measured by the chain's reward, as by the training reward model, stays in its own.
-        judged: whether the judges order rewards better than chance; else nothing is marked by their values, whose
-            intervals are over users and not over what judges could have learned.
+        apart: whether the judges have a reward of their own. The unit is then that of their training rewards, and
+            differences in the chain's reward (`OF_REWARD`) stay in its unit.
+        judged: whether the judges order rewards better than chance; else their values get no marks, since intervals
+            cover the choice of users and not the judges' errors.
     """
 
     def __init__(self, frame: pl.DataFrame, roles: Roles, split: str = "test", judged: bool = True) -> None:
@@ -85,7 +85,7 @@ class ComparisonTable:
         of_split = frame.filter(split=split)
         means = of_split.filter(seed="all").with_columns(pl.col("ci_low", "ci_high").fill_null(float("nan")))
         self.apart = not frame.filter(seed="all", metric=JUDGE_UNIT).is_empty()
-        # That of the test, for validation too.
+        # The test's unit, for validation too.
         units = frame.filter(seed="all", metric=JUDGE_UNIT if self.apart else UNIT)["value"]
         self.unit = float(units.mean()) if len(units) else float("nan")  # type: ignore[arg-type]
         self._cells = {}
@@ -99,7 +99,7 @@ class ComparisonTable:
         self.seeds = sorted(set().union(*self._seeds.values()), key=int)
 
     def get(self, method: str, metric: str) -> Interval | None:
-        """One figure, or None."""
+        """A metric's mean over seeds with its interval, or None."""
         return self._cells.get((method, metric))
 
     def of_seeds(self, method: str, metric: str) -> list[float]:
@@ -107,7 +107,7 @@ class ComparisonTable:
         return self._single.filter(method=method, metric=metric)["value"].to_list()
 
     def shared_seeds(self, *methods: str) -> int:
-        """How many seeds all of some methods have."""
+        """How many seeds these methods have in common."""
         return len(set.intersection(*(self._seeds.get(method, set()) for method in methods)))
 
     def column(self, metric: str) -> dict[str, Interval]:
@@ -121,7 +121,7 @@ class ComparisonTable:
     def retained(self, method: str) -> float:
         """NDCG retained: NDCG@10 of all users divided by the better baseline's, over the seeds that both have.
 
-        nan where one is missing or the latter is 0.
+        nan if one is missing or the baseline's is 0.
         """
         if method == self.better_baseline(ALL_USERS):
             return 1.0 if self._base(method) else float("nan")

@@ -22,7 +22,7 @@ class TableRow:
 
     Attributes:
         counted: makes the policy of a row that is counted from the log; None: the row is a network.
-        trained: whether it has a training of its own; a network that has none is the start, the cloned policy.
+        trained: whether it is trained for this row; an untrained network is the start, the cloned policy.
     """
 
     counted: Callable[[RewardData], Policy] | None = None
@@ -55,4 +55,4 @@ COUNTED = {
     "popularity_high": TableRow(lambda data: SameForAll(log_counts(data.sequences, high_only=True))),
     "item_mean": TableRow(lambda data: SameForAll(torch.from_numpy(data.moments().item_mean_V) / data.moments().sd)),
 }
-"""Rows that are counted from the log, by name; `item_mean` are shrunk means, in standard deviations."""
+"""Rows that are counted from the log, by name; `item_mean`: shrunk mean rewards, in standard deviations."""
