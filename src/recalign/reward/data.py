@@ -94,7 +94,7 @@ class RewardData(EventDataModule):
         return wanted.join(self.means, on="event", how="left", maintain_order="left")
 
     def is_rated(self, split: SplitName) -> bool:
-        """Whether any event of a split has a reward and an item known from training."""
+        """Whether any event of a split has a reward and an item of the catalogue."""
         windows = self.windows(split)
         return not np.isnan(windows.reward[windows.target > 0]).all()
 
@@ -102,7 +102,7 @@ class RewardData(EventDataModule):
         """Check that a reward model can be measured on a split.
 
         Raises:
-            InputError: no event of the split has a reward and an item known from training.
+            InputError: no event of the split has a reward and an item of the catalogue.
         """
         if not self.is_rated(split):
             text = f"no event of the {split} split of users {self.users} has a reward to measure the model on"

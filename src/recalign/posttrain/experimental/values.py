@@ -28,7 +28,7 @@ def expectile_loss(error_T: Tensor, tau: float, reward_T: Tensor) -> Tensor:
 
 
 def exponential_weights(advantage_T: Tensor, beta: float, reward_T: Tensor) -> Tensor:
-    """w = min(exp(beta A), 100), 0 where there is no reward (IQL and AWAC as in CORL). Detached."""
+    """w = min(exp(beta A), 100), 0 without a reward (IQL and AWAC as in CORL). Detached."""
     return (beta * advantage_T.detach()).exp().clamp(max=100.0).where(~reward_T.isnan(), 0.0)
 
 

@@ -1,1 +1,1 @@
-"""How far a reward model can be trusted: its errors and those of simpler predictors, and one verdict."""
+"""How far to trust a reward model: its errors, the errors of simpler predictors, and one verdict."""

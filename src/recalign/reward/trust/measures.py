@@ -151,9 +151,9 @@ def _ranks(value_N: np.ndarray) -> np.ndarray:
 
 
 def _placements(predicted_N: np.ndarray, high_N: np.ndarray) -> np.ndarray:
-    """Values whose means over the high events and over the others add up to the AUC.
+    """Values whose means over the high and over the low events add up to the AUC.
 
-    A high event gets the share of the others predicted below it. Another event gets the share of high events predicted
+    A high event gets the share of low events predicted below it. A low event gets the share of high events predicted
     above it, minus the AUC. Ties count half. nan if there is only one class.
     """
     out_N = np.full(len(predicted_N), np.nan)

@@ -63,7 +63,7 @@ def read_trust(run: Path) -> dict[str, Any]:
     """The trust report in a run folder; {} if there is none.
 
     Raises:
-        InputError: it is not what the run wrote.
+        InputError: the file was changed after the run.
     """
     if (run / TRUST).is_file():
         verify(run / TRUST, "run `recalign test` on this run, which writes it anew")
@@ -190,7 +190,7 @@ def _ordered_by_others(
 
 
 def training_of_others(data: RewardData) -> Windows:
-    """Training windows of at most `MOST_OTHERS` users outside the group, whose rewards the model never learned."""
+    """Training windows of at most `MOST_OTHERS` users outside the group: the model was not trained on them."""
     windows = training_windows(data.sequences, ~data.sequences.users_in(data.users), data.max_length)
     return windows.take(np.arange(0, len(windows), max(1, -(-len(windows) // MOST_OTHERS))))
 
