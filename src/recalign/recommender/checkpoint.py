@@ -52,7 +52,7 @@ def recipe(module: Rebuildable) -> dict[str, Any]:
 
 
 def readable(value: Any) -> Any:
-    """Convert an argument to a type that `weights_only=True` can load: recipes, text, Python's numbers."""
+    """Convert an argument to a type that ``weights_only=True`` can load: recipes, text, Python's numbers."""
     if isinstance(value, Rebuildable):
         return recipe(value)
     if isinstance(value, os.PathLike):

@@ -1,17 +1,17 @@
-"""A memory of co-occurrence: what came near the newest items of a history, in the training events of all users.
+"""A memory of co-occurrence: items near the newest items of a history, in the training events of all users.
 
     cos_ij = c_ij / (sqrt(n_i n_j) + shrinkage)               c_ij: training events of i and j near each other
     s(v | h) = sum_m cos_{h_m, v} / m                         h_1: the newest item of the history, h_2 the next
 
 A policy with a memory of strength a adds a s(v | h) to its logits (`recalign.recommender.sequence_policy`). s is 0 for
-items that are nobody's neighbours, new ones among them, and for all items after an empty history. Nothing is trained
-for it. Jannach and Ludewig (RecSys 2017) found a weighted hybrid of a recurrent network and neighbours ahead of both.
+items that are no neighbours, such as new ones, and for all items after an empty history. The memory is not trained.
+Jannach and Ludewig (RecSys 2017) found that a weighted hybrid of a recurrent network and neighbours beats both.
 
-Sarwar et al. (WWW 2001) have the cosine. Ludewig and Jannach (UMUAI 2018) let co-occurrence count within sessions, and
-recent events for more. What other memories and settings are worth: ``benchmarks/memory``.
+The cosine is that of Sarwar et al. (WWW 2001). Ludewig and Jannach (UMUAI 2018) count co-occurrence within sessions,
+and weight recent events more. ``benchmarks/memory`` compares memories and settings.
 
-Suffixes: T states, V items, W items after the padding 0, M newest events, K neighbours, N events, X some of them,
-P pairs of items.
+Suffixes: T states, V items, W items with the padding 0 first, M newest events, K neighbours, N events, X a subset of
+events, P pairs of items.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from recalign.data.sequences.windows import ranges
 from recalign.nn import Rebuildable
 
 NEIGHBOURS = 200  # K at most
-AT_ONCE = 32  # states
-PAIRS = 2**23  # pairs of events that are counted at once, about
+AT_ONCE = 32  # states scored at once on a CPU
+PAIRS = 2**23  # pairs of events counted at once, about
 
 
 class Memory(Rebuildable, nn.Module):
-    """The neighbours of each item, and how strongly a policy takes them into account. Nothing of it is trained.
+    """The neighbours of each item, and their weight in a policy. Nothing of it is trained.
 
     Args:
         num_items: V.
         neighbours: K.
-        newest: M, events of a history that count.
+        newest: M, how many of a history's newest events count.
 
     Attributes:
-        neighbour_WK: int32, the neighbours of each item, 0 where there are fewer; row 0 is of the padding.
-        cosine_WK: float32, how near they are; 0 of neighbour 0.
-        strength: a; a plain number, so that no step waits for the device.
+        neighbour_WK: int32, the neighbours of each item, padded with 0; row 0 is the padding item's.
+        cosine_WK: float32, the neighbours' cosines (or counts), padded with 0.
+        strength: a; a Python float, so that no step synchronises with the device.
     """
 
     PRIOR_STATE = ("neighbour_WK", "cosine_WK", "_extra_state")
@@ -68,11 +68,11 @@ class Memory(Rebuildable, nn.Module):
         newest: int = 50,
         before: bool = True,
     ) -> Memory:
-        """Count the training events of a group of users, which are near each other up to ``window`` places apart.
+        """Build a memory from the training events of a group of users; near means up to ``window`` places apart.
 
-        Where ties are together, two events are near if one is among the ``window`` newest before the other's set.
+        If tied events form sets, two events are near if one is among the ``window`` newest before the other's set.
 
-        The other arguments are those of the class and of `nearest`.
+        For the other arguments see the class and `nearest`.
         """
         found = nearest(sequences, users, window, NEIGHBOURS, shrinkage, before)
         neighbour_WK, cosine_WK = map(torch.from_numpy, found)
@@ -83,20 +83,20 @@ class Memory(Rebuildable, nn.Module):
         return made
 
     def recall(self, batch: Batch) -> Recalled:
-        """What the memory reads of the histories before a batch's targets."""
+        """The memory's view of the histories before a batch's targets."""
         return Recalled(self, self.newest_items(batch.item_BL, batch.row_T, batch.column_T))
 
     def join(self, state_TD: Tensor, batch: Batch) -> StateWithMemory:
-        """An encoder's states, with what the memory reads."""
+        """Add the memory's view of the histories to an encoder's states."""
         return StateWithMemory(state_TD, self.recall(batch))
 
     def newest_items(self, item_BL: Tensor, row_T: Tensor, column_T: Tensor) -> Tensor:
-        """The newest items of histories, newest first, then 0. Shape: as of `Batch` -> int64 (T, M)."""
+        """The newest items of histories, newest first, padded with 0. Shape: as in `Batch` -> int64 (T, M)."""
         column_TM = column_T[:, None] - torch.arange(self.newest, device=column_T.device)
         return item_BL[row_T[:, None], column_TM.clamp(min=0)] * (column_TM >= 0)
 
     def forward(self, newest_TM: Tensor) -> Tensor:
-        """s(v | h) of all items after some `newest_items`. Shape: int64 (T, M) -> (T, V)."""
+        """s(v | h) of all items, given `newest_items`. Shape: int64 (T, M) -> (T, V)."""
         items, neighbours = self.cosine_WK.shape
         shape, flat_X = (*newest_TM.shape, neighbours), newest_TM.flatten()
         weight_M1 = 1 / torch.arange(1, shape[1] + 1, device=newest_TM.device)[:, None]
@@ -114,11 +114,11 @@ class Memory(Rebuildable, nn.Module):
 
 @dataclass(frozen=True)
 class Recalled:
-    """T histories as a memory reads them. Scores are worked out when they are asked for, and kept.
+    """A memory's view of T histories. Scores are computed on first use, and cached.
 
     Attributes:
-        memory: the policy's.
-        newest_TM: `Memory.newest_items`.
+        memory: the policy's memory.
+        newest_TM: from `Memory.newest_items`.
     """
 
     memory: Memory
@@ -133,8 +133,8 @@ class Recalled:
 
     @functools.cached_property
     def score_TV(self) -> Tensor:
-        """s(v | h). Shape: (T, V). On a CPU few states at a time, whose neighbours fit into its caches, as many events
-        as the longest of their histories has."""
+        """s(v | h). Shape: (T, V). A CPU scores few states at a time, so that their neighbours fit into its caches, and
+        skips padding beyond the longest of their histories."""
         if self.newest_TM.device.type != "cpu":
             return self.memory(self.newest_TM)
         parts = ((part_TM, int((part_TM > 0).any(dim=0).sum())) for part_TM in self.newest_TM.split(AT_ONCE))
@@ -146,8 +146,8 @@ class StateWithMemory:
     """T states of a policy with a memory.
 
     Attributes:
-        state_TD: of the encoder.
-        recalled: what the memory reads of the histories.
+        state_TD: the encoder's states.
+        recalled: the memory's view of the histories.
     """
 
     state_TD: Tensor
@@ -165,14 +165,14 @@ def nearest(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The nearest neighbours of each item by cosine, nearest first, from the training events of a group of users.
 
-    Items are counted a block at a time, so that no more than `PAIRS` pairs of events are held, or those of one item.
+    Items are counted in blocks, so that memory holds about `PAIRS` pairs of events, or the pairs of one item.
 
     Args:
-        shrinkage: of the cosine; None: neighbours are ordered by their counts.
-        before: whether events before an item's count too, not only those after it.
+        shrinkage: of the cosine; None: counts replace cosines.
+        before: whether events before an item's event count too, not only those after it.
 
     Returns:
-        int32 (W, K), 0 where there are fewer, and their cosines or counts, float32 (W, K).
+        Neighbours, int32 (W, K), and their cosines or counts, float32 (W, K), both padded with 0.
     """
     user_N = np.repeat(np.arange(sequences.num_users), np.diff(sequences.offset))
     training = np.arange(len(user_N)) - sequences.offset[user_N] < sequences.train_count[user_N]
@@ -204,19 +204,19 @@ def nearest(
 def _pairs(
     user_N: np.ndarray, item_N: np.ndarray, at_N: np.ndarray, steps: Iterable[int], first_N: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Other items near some events, ``at_N``: item, the other one, how often. Sorted. Shape: -> int64 (P,) each.
+    """Count other items near the events ``at_N``: item, other item, count; sorted. Shape: -> int64 (P,) each.
 
-    ``first_N`` is the first event of each one's set; None: each is a set of its own.
+    ``first_N`` is the index of the first event of each event's set; None: each event is a set of its own.
     """
     pairs = []
-    size_N = None if first_N is None else np.bincount(first_N, minlength=len(first_N))  # 0 but where a set begins
-    for step in steps:  # 0 finds no other item
+    size_N = None if first_N is None else np.bincount(first_N, minlength=len(first_N))  # 0 except where a set begins
+    for step in steps:  # step 0 finds no other item
         at_X, other_X = at_N, at_N + step
         if first_N is not None and step < 0:
             other_X = first_N[at_N] + step
         inside = (other_X >= 0) & (other_X < len(item_N))
         at_X, other_X = at_X[inside], other_X[inside]
-        if size_N is not None and step > 0:  # all of the set that begins there
+        if size_N is not None and step > 0:  # all events of the set that begins there
             at_X, other_X = np.repeat(at_X, size_N[other_X]), ranges(other_X, size_N[other_X])
         differs = (user_N[other_X] == user_N[at_X]) & (item_N[other_X] != item_N[at_X])
         pairs.append(item_N[at_X[differs]] << 32 | item_N[other_X[differs]])

@@ -1,4 +1,4 @@
-"""Behaviour cloning of a policy over item ids, and what it may be given: a start, rewards, features, negatives."""
+"""Behaviour cloning of a policy over item ids, with options: a start, past rewards, features, sampled negatives."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from recalign.recommender.grown import grow, load_earlier
 from recalign.recommender.sequence_policy import HistoryPolicy, SequencePolicy
 
 SHARDED_METHODS = ("encode", "log_prob", "weighted_nll", "vectors_of", "ranks", "top_k")
-"""Methods of a policy that cloning calls, and that read weights."""
+"""Policy methods that cloning calls and that read weights."""
 
 
 class CloningFromStart(Cloning):
-    """Behaviour cloning from a start, if one is given, of policies that may see the rewards of earlier events.
+    """Behaviour cloning, from a start if given, of policies that may see the rewards of earlier events.
 
-    In training, and in the validation that picks its epoch, it sees those of users A only: no policy may learn from
-    the rewards that judges learn from.
+    Training, and the validation that picks the epoch, show it rewards of users A only: no policy may learn from the
+    rewards that judges learn from.
 
     Args:
         policy: the policy, trained in place.
@@ -52,12 +52,12 @@ class CloningFromStart(Cloning):
         self.start_metadata = dataclasses.replace(start, net=None) if start else None
 
     def start_from(self, start: Loaded) -> None:
-        """Take the weights of another policy, as far as they fit."""
+        """Load another policy's weights by name; mismatched names are reported."""
         load_weights(self.policy, start.net.state_dict(), where=start.where, partial=True)
 
     @classmethod
     def upstream(cls, init_args: dict[str, Any]) -> dict[str, str]:
-        """The stage whose checkpoint each argument needs: ``init_from`` only where it is given."""
+        """The stage whose checkpoint each argument needs: ``init_from`` only if given."""
         return {"init_from": "recommender"} if init_args.get("init_from") else {}
 
     def setup(self, stage: str) -> None:
@@ -67,7 +67,7 @@ class CloningFromStart(Cloning):
         self.hidden_U = None
         if stage != "fit" or self.policy.past_rewards is None:
             return
-        # standardise the rewards that the policy sees by users A's, and hide those of the others
+        # standardise past rewards by those of users A, and hide those of other users
         seen_U, frame = self.data.sequences.users_in("A"), self.data.sequences.frame
         self.hidden_U = ~torch.from_numpy(seen_U)
         own = pl.Series(seen_U).gather(frame["user"]) & (pl.col("split") == TRAIN)
@@ -79,7 +79,7 @@ class CloningFromStart(Cloning):
         self.policy.past_rewards.calibrate(float(reward.mean()), float(reward.std(ddof=1)))
 
     def visible(self, batch: Batch) -> Batch:
-        """The batch, with the rewards of users whose rewards are hidden set to NaN."""
+        """The batch, with the past rewards of ``hidden_U`` set to NaN."""
         if self.hidden_U is None:
             return batch
         self.hidden_U = self.hidden_U.to(batch.user_B.device)  # once
@@ -94,16 +94,16 @@ class Recommender(CloningFromStart):
     Validation always ranks the full catalogue. Logs what `Cloning` does.
 
     Args:
-        num_items: V; linked from the data by the command.
+        num_items: V; the command takes it from the data.
         encoder: turns embedded histories into states; copied; null: `recalign.nn.HSTU` with its defaults.
         temperature: of the softmax over cosines.
         feedback: whether the policy sees the rewards of earlier events.
         negatives: N, items drawn at each step for a sampled softmax; null: the full softmax.
-        id_dropout: where items have features (``data.log.items.features``), the share of them that at each step are
-            known by these alone. Nothing is drawn for other logs.
+        id_dropout: share of the items that lose their id embedding at each step, so that features alone represent
+            them; unused without item features (``data.log.items.features``).
         lr: AdamW's learning rate.
         grows_from: checkpoint of an earlier run whose log this one continues (``data.grows_from``): its weights are
-            taken, and rows of new items are as initialised (`recalign.recommender.grown`).
+            loaded, and new items keep their initial rows (`recalign.recommender.grown`).
         **cloning: arguments of `CloningFromStart`.
     """
 
@@ -136,7 +136,7 @@ class Recommender(CloningFromStart):
         return super().bind(data)
 
     def configure_model(self) -> None:
-        """Share the weights out if that is the strategy (``conf/trainer/fsdp.yaml``). Lightning may call it again."""
+        """Shard the weights if the strategy says so (``conf/trainer/fsdp.yaml``). Lightning may call it again."""
         if isinstance(self.trainer.strategy, ModelParallelStrategy) and not isinstance(self.policy, FSDPModule):
             shard(self.policy)
 
@@ -153,9 +153,9 @@ class Recommender(CloningFromStart):
 
 
 def shard(policy: SequencePolicy) -> None:
-    """Share the weights of a policy out over all processes, in place (FSDP): each holds its part of every tensor.
+    """Shard a policy's weights over all processes, in place (FSDP): each process holds its part of every tensor.
 
-    The weights of a layer are put together while it works, the others while a method of the policy does.
+    A layer's weights are gathered while it runs, the other weights while one of `SHARDED_METHODS` runs.
     """
     for layer in [layer for part in policy.modules() if isinstance(part, nn.ModuleList) for layer in part]:
         fully_shard(layer)
@@ -165,7 +165,7 @@ def shard(policy: SequencePolicy) -> None:
 
 
 def estimated_log_prob(policy: SequencePolicy, state: Tensor, item: Tensor, negatives: int) -> Tensor:
-    """Estimate log pi(item | state) from uniform negatives that all states share. Shape: -> (T,).
+    """Estimate log pi(item | state) from uniform negatives, shared by all states. Shape: -> (T,).
 
     Each negative stands for num_warm / negatives items (the logQ correction), which makes the softmax's sum an unbiased
     estimate; negatives that hit a state's own item are masked. Only the table's gradient is as large as the catalogue.

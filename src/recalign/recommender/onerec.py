@@ -1,7 +1,7 @@
 """Behaviour cloning of OneRec: a generative recommender over semantic ids.
 
-The rest of OneRec: `onerec_policy` and `onerec_choices` beside this file, ``onerec_*`` in `recalign.nn`, and the ids in
-`recalign.recommender.semantic_ids`.
+The rest of OneRec: `onerec_policy` and `onerec_choices` in this package, ``onerec_*`` in `recalign.nn`, and semantic
+ids in `recalign.recommender.semantic_ids`.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ class OneRecRecommender(CloningFromStart):
     """Behaviour cloning of a policy over semantic ids (`recalign.recommender.CodePolicy`). Logs what `Cloning` does.
 
     Args:
-        num_items: V; linked from the data by the command.
+        num_items: V; the command takes it from the data.
         codes: each item's codes, a file of `recalign tokenize` (`recalign.recommender.semantic_ids.codes`); null in a
             configuration: that of this log and seed, unless ``sizes`` are given; null in Python: random codes.
-        sizes: codes of each level, where they are random and say nothing of an item; null: two equal levels.
-        decoder: writes the codes, `recalign.nn.LazyDecoder`; copied; null: that with its defaults.
+        sizes: number of codes at each level, for random codes; null: two equal levels.
+        decoder: generates the codes, `recalign.nn.LazyDecoder`; copied; null: that with its defaults.
         temperature: of the softmax over cosines of the decoder's output and the nodes' vectors; null: over their
-            products, as published.
+            dot products, as published.
         beam: width of the beam search behind recommendations; null: 50, or all items if they are fewer.
-        widest: how wide the search may become where a list is not known to be exact (`CodePolicy.top_k`); no more than
+        widest: largest width of the search, which widens if a list may not be exact (`CodePolicy.top_k`); up to
             ``beam``: it never widens.
         feedback: whether the policy sees the rewards of earlier events, as in `Recommender`.
         lr: AdamW's learning rate.
@@ -101,6 +101,6 @@ class OneRecRecommender(CloningFromStart):
 
 
 def random_codes(num_items: int, sizes: list[int]) -> Tensor:
-    """Codes drawn at random without repetition, always the same. Shape: -> int64 (V, S)."""
+    """Codes drawn at random without repetition, with a fixed seed. Shape: -> int64 (V, S)."""
     leaf_V = np.random.default_rng(0).choice(math.prod(sizes), num_items, replace=False)
     return torch.from_numpy(np.stack(np.unravel_index(leaf_V, sizes), axis=1))

@@ -1,8 +1,8 @@
-"""Choose the codes of each level for a policy over semantic ids: given, sampled or best.
+"""Choose the codes of each level for a policy over semantic ids: given items, sampling, or beam search.
 
 Shape suffixes:
     T  states      N  prefixes of each state      F  most children of a node      M  prefixes one code longer
-    C  candidates      X  N F, pairs, or states that are not done
+    C  candidates      X  N F, pairs, or unfinished states
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from recalign.nn import Trie
 from recalign.nn.ranks import Pairs
 from recalign.recommender.policy import draw
 
-AT_ONCE = 8  # prefixes that are read before `ranks_within` asks whether more are needed
+AT_ONCE = 8  # prefixes that `ranks_within` reads between two checks whether it needs more
 
 Choice = tuple[Tensor | None, Tensor, Tensor]
-"""Parents (places among the N prefixes; None: all N in order), children and their log-probabilities: (T, M) each."""
+"""Parents (indices into the N prefixes; None: all N in order), children, their log-probabilities: (T, M) each."""
 Choose = Callable[[int, Tensor, Tensor], Choice]
 """Choose from the level, the children (T, N, F) and the log-probabilities (T, N, F) from the root to them."""
 
@@ -50,12 +50,12 @@ def sampled(count: int) -> Choose:
 
 
 class Beam:
-    """Beam search: the most probable prefixes below which an item is left.
+    """Beam search: the most probable prefixes that still lead to an unseen item.
 
     Args:
         trie: of the catalogue.
-        width: prefixes that are kept at each level.
-        dead: nodes that are left out, see `dead_nodes`; None: none.
+        width: prefixes to keep at each level.
+        dead: nodes to leave out, see `dead_nodes`; None: none.
 
     Attributes:
         lost_T: after a search, the log-probability of the best prefix that was not followed. No item below such a
@@ -72,7 +72,7 @@ class Beam:
             nodes = self.trie.nodes(depth + 1)
             state_T11 = torch.arange(len(child_TNF), device=child_TNF.device)[:, None, None]
             logp_TNF = logp_TNF.masked_fill(torch.isin(state_T11 * nodes + child_TNF, self.dead[depth]), -torch.inf)
-        logp_TX = logp_TNF.flatten(1).nan_to_num(nan=-torch.inf, neginf=-torch.inf)  # topk takes NaN for the largest
+        logp_TX = logp_TNF.flatten(1).nan_to_num(nan=-torch.inf, neginf=-torch.inf)  # topk puts NaN first
         logp_TM, place_TM = logp_TX.topk(min(self.width + 1, logp_TX.shape[1]), dim=1)
         if depth == 0:
             self.lost_T = logp_TM.new_full((len(logp_TM),), -torch.inf)
@@ -90,18 +90,17 @@ def ranks_within(
     logp_TN: Tensor,
     below: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
 ) -> Tensor:
-    """Rank targets as `Policy.ranks` does; a rank above k is only known to be above k.
+    """Rank targets as `Policy.ranks` does, except that ranks above k need not be exact, only above k.
 
-    Prefixes of an item without its last code are read best first. That ends where k items are ahead of the target, or
-    where the next prefix is less probable than the target: no item is more probable than its prefix. NaN that is read
-    counts as ahead.
+    Reads prefixes of all codes except the last, best first, until k items are ahead of the target or the next prefix is
+    less probable than the target: no item is more probable than its prefix. A NaN among the items read counts as ahead.
 
     Args:
         trie: of the catalogue.
         item_T: the targets; 0 has rank 0.
         k: the largest rank that matters.
-        seen: the seen pairs (state, item - 1).
-        logp_TN: log-probabilities of all prefixes.
+        seen: the seen pairs (state, item - 1); None: none.
+        logp_TN: log-probabilities of all these prefixes.
         below: from states (X,) and prefixes (X, M) to the leaves below and their log-probabilities, (X, M, F) each.
     """
     leaf_T = trie.node_VS[item_T - 1, -1]
@@ -129,7 +128,7 @@ def ranks_within(
 def dead_nodes(trie: Trie, seen: Pairs | None) -> list[Tensor] | None:
     """For each level, the nodes below which a state has seen every item, from its seen pairs (state, item - 1).
 
-    A pair of a state and a node is one number, state * nodes + node. None: nothing was seen.
+    A pair of a state and a node is encoded as state * nodes + node. None: nothing was seen.
     """
     if seen is None:
         return None

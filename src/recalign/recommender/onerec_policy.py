@@ -1,9 +1,9 @@
-"""A policy over semantic ids: OneRec's decoder writes an item code by code, and only codes that items have.
+"""A policy over semantic ids: OneRec's decoder generates an item code by code, along the trie of existing items.
 
     log pi(v | s) = sum_l log softmax(logits of the children of the node c_1 .. c_(l-1) at s)[c_l]
 
-The softmax of each level runs over the children that exist, so that the probabilities of all items sum to 1 and
-mean what they mean for a policy over item ids.
+The softmax of each level runs over existing children, so that the probabilities of all items sum to 1, as for a policy
+over item ids.
 
 Shape suffixes:
     T  states      V  items      S  levels      D  width      N  prefixes of each state      F  most children of a node
@@ -27,19 +27,19 @@ from recalign.recommender.onerec_choices import Beam, Choose, dead_nodes, follow
 from recalign.recommender.policy import seen_within
 from recalign.recommender.sequence_policy import HistoryPolicy, SequencePolicy
 
-PREFIX_EVENTS = 2**22  # prefixes x events of their contexts, or x codes of a level, that are held at once
-HEAD_NUMBERS = 2**24  # numbers that the head holds at once where each state has prefixes of its own
+PREFIX_EVENTS = 2**22  # prefixes x events of their contexts (or x codes of a level) in memory at once
+HEAD_NUMBERS = 2**24  # numbers that the head has in memory at once if each state has its own prefixes
 
 
 @dataclass(frozen=True)
 class CodeState:
-    """T states: their contexts, and the decoder after its first token.
+    """T states: their contexts, and the decoder after its start token.
 
     Attributes:
-        window: what they see of the histories.
-        past: of each block, keys and values of the first token.
-        first_TD: the output there, from which the first code is predicted.
-        recalled: what the policy's memory reads of the histories, a `recalign.recommender.memory.Recalled`.
+        window: the part of the histories that they see.
+        past: each block's keys and values of the start token.
+        first_TD: the decoder's output, from which the first code is predicted.
+        recalled: the memory's view of the histories, a `recalign.recommender.memory.Recalled`; None: no memory.
     """
 
     window: Window
@@ -52,7 +52,7 @@ class CodeState:
 
     def __getitem__(self, part: slice | Tensor) -> CodeState:
         if isinstance(part, slice) and part == slice(0, len(self)):
-            return self  # with the layout of its window
+            return self  # keeps the window's cached grid
         recalled = None if self.recalled is None else self.recalled[part]
         past = [Past(k[part], v[part]) for k, v in self.past]
         return CodeState(self.window[part], past, self.first_TD[part], recalled)
@@ -62,16 +62,16 @@ class CodePolicy(HistoryPolicy):
     """A decoder over codes.
 
     Args:
-        decoder: writes the codes; it reads events with their positions (`recalign.nn.LazyContext`).
+        decoder: generates the codes; it reads events with their positions (`recalign.nn.LazyContext`).
         num_items: V.
         sizes: number of codes at each level.
         feedback: whether the policy sees the rewards of earlier events.
-        beam: width of the beam search behind `top_k`; k where that is more.
-        widest: how wide it may become where a list is not known to be exact; no more than ``beam``: it never widens.
+        beam: width of the beam search behind `top_k`; at least k.
+        widest: largest width of the search, which widens if a list may not be exact; up to ``beam``: it never widens.
         temperature: of the softmax over cosines of the decoder's output and the nodes' vectors; null: over their
-            products, as published.
-        memory: as in `HistoryPolicy`. A node's logit among its siblings gains log(sum_v n_v exp(a s_v) / sum_v n_v)
-            over the items below it, n_v their training events and a half.
+            dot products, as published.
+        memory: as in `HistoryPolicy`. It adds log(sum_v n_v exp(a s_v) / sum_v n_v) to a node's logit, over the
+            items v below the node, with n_v their training events + 1/2.
     """
 
     PRIOR_STATE = ("count_V", "strength")
@@ -110,7 +110,7 @@ class CodePolicy(HistoryPolicy):
         self.set_counts(self.count_V)
 
     def set_counts(self, count_V: Tensor) -> None:
-        """Set how often each item was chosen in training: the item prior. Shape: (V,)."""
+        """Set the item prior's counts: training events of each item. Shape: (V,)."""
         self.count_V.copy_(count_V)
         for depth in range(1, self.trie.levels + 1):
             below_N = self.trie.below(depth, self.count_V)
@@ -118,7 +118,7 @@ class CodePolicy(HistoryPolicy):
 
     @property
     def prior_strength(self) -> float:
-        """c: a node's logit among its siblings gains c log(training events below it + 1/2)."""
+        """c: the prior adds c log(training events below it + 1/2) to a node's logit."""
         return self.strength.item()
 
     @prior_strength.setter
@@ -126,7 +126,7 @@ class CodePolicy(HistoryPolicy):
         self.strength.fill_(strength)
 
     def trunk(self) -> SequencePolicy:
-        """A policy of the item table and an untrained HSTU, as the decoder has no attention between events."""
+        """A policy with this item table and an untrained HSTU, as the decoder has no attention between events."""
         policy = SequencePolicy(HSTU(self.decoder.dim, max_length=self.decoder.max_length), self.num_items)
         policy.item_embedding.load_state_dict(self.item_embedding.state_dict())
         return policy
@@ -142,7 +142,7 @@ class CodePolicy(HistoryPolicy):
         return state.first_TD
 
     def log_probs(self, state: CodeState, items: Tensor | None = None) -> Tensor:
-        """Log-probabilities. Without candidates, or with more of them than prefixes, every prefix is walked once."""
+        """Log-probabilities. Without candidates, or with more candidates than prefixes, computes every prefix once."""
         prefixes = self.trie.nodes(self.trie.levels - 1)
         if items is not None and items.shape[1] <= prefixes:
             return self._descend(state, follow(self.trie, items))[1]
@@ -155,7 +155,7 @@ class CodePolicy(HistoryPolicy):
 
     @torch.no_grad()
     def ranks_within(self, state: CodeState, item: Tensor, k: int, seen: Tensor | None = None) -> Tensor:
-        """Reads only the prefixes that `recalign.recommender.onerec_choices.ranks_within` asks for."""
+        """Decodes last codes only below prefixes that `recalign.recommender.onerec_choices.ranks_within` reads."""
         ranks, depth = [], self.trie.levels - 1
         for part in self._parts(state, self.trie.nodes(depth)):
             logp_TN, past = self.walk(state[part], depth)
@@ -167,7 +167,7 @@ class CodePolicy(HistoryPolicy):
     def ranks_by_strengths(
         self, state: CodeState, item: Tensor, k: int, seen: Tensor, strengths: Iterable[tuple[float, float]]
     ) -> Iterator[Tensor]:
-        """The decoder is asked once, about all prefixes."""
+        """Runs the decoder once, on all prefixes, for all strengths."""
         self.set_strengths(0.0, 0.0)
         plain_TV = self.log_probs(state).double().exp()
         nodes = [self.trie.below(depth, plain_TV) for depth in range(1, self.trie.levels + 1)]
@@ -179,8 +179,8 @@ class CodePolicy(HistoryPolicy):
     def _strengthened(self, nodes: list[Tensor], state: CodeState) -> Tensor:
         """Log-probabilities of items, with prior and memory. Shape: -> (T, V).
 
-        ``nodes`` are the probabilities of the nodes of each depth without them, (T, M). A node's weight among its
-        siblings is that times exp of what prior and memory add to its logit.
+        ``nodes`` are the probabilities of each depth's nodes without prior and memory, (T, M). A node's weight among
+        its siblings is its probability times exp of what prior and memory add to its logit.
         """
         found_TV = torch.zeros_like(nodes[-1])
         for depth, plain_TM in enumerate(nodes, 1):
@@ -200,21 +200,21 @@ class CodePolicy(HistoryPolicy):
     def top_k(
         self, state: CodeState, k: int, seen: Tensor | None = None, width: int | None = None
     ) -> tuple[Tensor, Tensor]:
-        """By beam search, which leaves seen items out on the way.
+        """By beam search, which skips seen items on the way.
 
         No item is more probable than a prefix of it. So a list is exact if its last item is at least as probable as the
-        best prefix that the search did not follow. States whose list is not known to be exact are searched again, four
-        times as wide each time, up to ``widest``; the last list stands, exact or not. Where a walk of all prefixes
-        costs no more than the search, there is a walk. ``width``: of the first search; null: ``beam``.
+        best prefix that the search did not follow. States whose list may not be exact are searched again, four times as
+        wide each time, up to ``widest``; the last list is returned, exact or not. If computing all prefixes costs no
+        more than the search, it replaces the search. ``width``: of the first search; None: ``beam``, at least k.
         """
         width = width or max(self.beam, k)
         if 2 * width >= self.trie.nodes(self.trie.levels - 1):
-            return super().top_k(state, k, seen)  # a walk costs half a search that is as wide
+            return super().top_k(state, k, seen)  # a walk costs half as much as a search of the same width
         score_TK, item_TK, exact_T = self._search(state, k, seen, width)
         if width < self.widest and not exact_T.all():
             open_X = (~exact_T).nonzero()[:, 0]
             wider = min(4 * width, self.widest)
-            if seen is not None:  # number the states that are left from 0 on
+            if seen is not None:  # renumber the remaining states from 0
                 own = seen[:, torch.isin(seen[0], open_X)]
                 seen = torch.stack([torch.searchsorted(open_X, own[0]), own[1]])
             score_TK[open_X], item_TK[open_X] = self.top_k(state[open_X], k, seen, wider)
@@ -234,14 +234,14 @@ class CodePolicy(HistoryPolicy):
         return score_TK, item_TK, exact_T
 
     def _parts(self, state: CodeState, prefixes: int, own: bool = False) -> list[slice]:
-        """Slices of the states that need bounded memory; ``own``: each state has prefixes of its own."""
+        """Split states into slices of bounded memory; ``own``: each state has its own prefixes."""
         rows = max(1, PREFIX_EVENTS // (prefixes * max(state.window.time_BL.shape[1], *self.trie.sizes)))
         if own:
             rows = max(1, min(rows, HEAD_NUMBERS // (prefixes * self.head.most_numbers(self.trie))))
         return [slice(first, min(first + rows, len(state))) for first in range(0, max(len(state), 1), rows)]
 
     def walk(self, state: CodeState, levels: int) -> tuple[Tensor, list[Past]]:
-        """Log-probabilities of all nodes of a depth, (T, N), for all states at once, and the past of their parents."""
+        """Log-probabilities of all nodes of depth ``levels``, (T, N), and the key-value caches of their parents."""
         past, node_N = state.past, torch.arange(1, device=state.first_TD.device)
         logp_TN = state.first_TD.new_zeros(state.first_TD.shape[0], 1, dtype=torch.float32)  # `len` is fixed in a graph
         for depth in range(levels):
@@ -254,7 +254,7 @@ class CodePolicy(HistoryPolicy):
         return logp_TN, past
 
     def _descend(self, state: CodeState, choose: Choose) -> tuple[Tensor, Tensor]:
-        """From the root to leaves, chosen level by level. Shape: -> int64 leaves and log-probabilities, (T, M)."""
+        """Descend from the root to leaves, level by level. Shape: -> int64 leaves and log-probabilities, (T, M)."""
         past, node_TN = state.past, state.window.row_T.new_zeros(len(state), 1)
         logp_TN = state.first_TD.new_zeros(len(state), 1, dtype=torch.float32)
         for depth in range(self.trie.levels):
@@ -277,15 +277,15 @@ class CodePolicy(HistoryPolicy):
     def _children(
         self, depth: int, node: Tensor, logp_TN: Tensor, state: CodeState, past: list[Past]
     ) -> tuple[Tensor, Tensor, list[Past]]:
-        """Children of prefixes of a length, log-probabilities from the root to them (-inf where there is none).
+        """Children of prefixes, with log-probabilities from the root to them (-inf for missing children).
 
         Args:
-            depth: length of the prefixes, whose last code is read now.
-            node: the prefixes, int64 (T, N) or (N,), the same for all states.
-            logp_TN: their log-probabilities.
-            state, past: of the states, and of the prefixes before their last code.
+            depth: length of the prefixes; the decoder reads their last code now.
+            node: the prefixes, int64 (T, N), or (N,) if all states share them.
+            logp_TN: the prefixes' log-probabilities.
+            state, past: the states, and the key-value caches of the prefixes without their last code.
 
-        Shape: -> int64 like node and F, float (T, N, F), and the past with the last code.
+        Shape: -> int64 like node with a dimension F added, float (T, N, F), and the caches with the last code.
         """
         h_TND = state.first_TD[:, None]
         if depth:
@@ -302,6 +302,6 @@ class CodePolicy(HistoryPolicy):
         if not self.recalls:
             return prior_1M
         added_TV, count_V = self.memory.strength * state.recalled.score_TV, self.count_V + 0.5
-        mass_TV = count_V * (added_TV - added_TV.amax(dim=1, keepdim=True)).exp()  # its own scale for each state
+        mass_TV = count_V * (added_TV - added_TV.amax(dim=1, keepdim=True)).exp()  # softmax cancels the shift
         mean_TM = self.trie.below(depth, mass_TV) / self.trie.below(depth, count_V)
         return prior_1M + mean_TM.clamp(min=torch.finfo(mean_TM.dtype).tiny).log()
