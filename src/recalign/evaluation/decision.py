@@ -23,7 +23,7 @@ from recalign.recommender.interpolation import MIN_NDCG_RETAINED
 Word = Literal["ship", "do not ship", "not decided"]
 SIGNS: dict[Word, int] = {"ship": 1, "not decided": 0, "do not ship": -1}
 MAX_CANDIDATES, MAX_REMEDIES = 3, 3
-"""So many candidates are tried, and so many remedies are named."""
+"""The most candidates that are tried, and remedies that are named."""
 NUMBERS = ("value", "low", "high", "bound", "confidence", "limit")
 FRAME = {name: pl.Float64 if name in NUMBERS else pl.String for name in ("row", "test", "other", *NUMBERS, "outcome")}
 CONDITIONS = (
@@ -45,12 +45,12 @@ CONDITIONS = (
     f"At most {OFTEN:.0%} of the test events happened at the time of the user's event before; if more did, data.ties "
     "in the log's YAML says what they are.",
 )
-"""What has to hold beside the tests; where one does not, nothing is decided."""
+"""What has to hold besides the tests, as the report states it."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A row that might be shipped, what tests say of it, and what else was found."""
+    """A row that might be shipped, its verdicts in the tests, and findings on its conditions."""
 
     policy: str
     verdicts: list[Verdict]
@@ -83,15 +83,15 @@ class Decision:
     """The decision for a comparison, with the findings behind it.
 
     Attributes:
-        candidates: those that were tried, by validation's order, rows without a placebo last.
-        general: findings about the comparison as a whole, none of them for shipping; one is against where validation
-            shows that no row can keep enough.
-        caveats: what a *ship* has to be read with; said first, whatever the word.
-        note: what is said beside them; None: nothing is.
-        untried: why the asked row, and rows among validation's first few without a placebo, were not tried.
-        weak_start: why a better start is to be trained first, whatever else was found.
-        baskets: why the log's YAML has to say what ties are, whatever else was found.
-        asked: the row that the chain's YAML follows; of rows that are equally open, the answer is about this.
+        candidates: the rows that were tried, by value on validation, rows without a placebo last.
+        general: findings about the whole comparison, none in favour of shipping; one is against it if validation shows
+            that no row retains enough NDCG.
+        caveats: reservations about a *ship*; stated first, whatever the verdict.
+        note: a remark stated after the caveats, or None.
+        untried: why rows were not tried, by row: the asked row, or validation's best ones without a placebo.
+        weak_start: why a better start has to be trained first; nothing is decided before.
+        baskets: why tied events (data.ties) leave the decision open, whatever else was found.
+        asked: the row that the chain's YAML highlights; of rows that are equally open, the answer is about this one.
     """
 
     candidates: list[Candidate]
@@ -105,7 +105,7 @@ class Decision:
 
     @property
     def first(self) -> str | None:
-        """What is said first; None: nothing is."""
+        """The caveats and the note in one text, or None."""
         return " ".join(filter(None, [*self.caveats, self.note])) or None
 
     def frame(self) -> pl.DataFrame:
@@ -130,9 +130,9 @@ class Decision:
     def about(self) -> Candidate | None:
         """The candidate that the answer is about: the first that passes, else the first that is open, else the first.
 
-        Where the answer is open, the asked row goes first. None where no row keeps enough of the ranking.
+        If the answer is open, the asked row goes first. None if no row was tried.
         """
-        most = 0 if self.general or self.weak_start or self.baskets else 1  # more than open is nothing then
+        most = 0 if self.general or self.weak_start or self.baskets else 1  # nothing is more than open then
 
         def order(candidate: Candidate) -> tuple[int, bool]:
             sign = min(candidate.sign, most)
@@ -147,7 +147,7 @@ class Decision:
 
     @property
     def word(self) -> Word:
-        """The candidate's verdict; *not decided* for a weak start, and for *ship* if any finding is about all."""
+        """The candidate's verdict; *not decided* for a weak start or ties, or for a *ship* with general findings."""
         if self.weak_start or self.baskets:
             return "not decided"
         against = any(finding.sign < 0 for finding in self.general)
@@ -179,13 +179,13 @@ class Decision:
 
     @property
     def findings(self) -> list[Finding]:
-        """All findings: a weak start's, that on ties, those about the whole comparison, the candidate's."""
+        """All findings: on a weak start, on ties, on the whole comparison, on the candidate."""
         gates = [gate for gate in (self.weak_start, self.baskets) if gate]
         return [*gates, *self.general, *(self.about.findings if self.about else ())]
 
     @property
     def reasons(self) -> list[str]:
-        """The findings that led to the word; all of them for *ship*. Why the asked row is no answer stands first."""
+        """The findings that led to the verdict; all of them for *ship*. Why the asked row is no answer comes first."""
         asked = [why for row, _, why in self.others if row == self.asked and self.word == "not decided"]
         return asked + [finding.text for finding in self.findings if finding.sign == SIGNS[self.word]]
 
@@ -201,12 +201,12 @@ class Decision:
 def decide(
     test: ComparisonTable, validation: ComparisonTable, trust: Mapping[str, Reports], check: Mapping[str, Any]
 ) -> Decision | None:
-    """Decide by the rules above; None where only baselines were measured.
+    """Decide by `CONDITIONS` and `rule.TESTS`; None if no row is a candidate, as with baselines alone.
 
     Args:
         test, validation: the comparison's splits.
         trust: ``trust.json`` by stage and seed, of ``reward`` and ``judge_report``.
-        check: what `recalign check` says of the log (``check.json``); empty: nobody knows.
+        check: what `recalign check` says of the log (``check.json``); empty if unknown.
     """
     if not test.roles.candidates(test.methods):
         return None
@@ -247,21 +247,21 @@ def decide(
         untried[asked] = f"{asked} keeps less than {MIN_NDCG_RETAINED:.0%} of the ranking on validation."
     baskets = findings.baskets(check)
     caveats = [None if weak_start else findings.no_better_than_untrained(test)]
-    if baskets and baskets.sign:  # stated
+    if baskets and baskets.sign:  # data.ties is set: a caveat only
         caveats, baskets = [*caveats, baskets.text], None
     made = Decision(decided, general, [*filter(None, caveats)], None, untried, weak_start, baskets, asked)
     return replace(made, note=findings.within_requests(test, made.policy))
 
 
 def candidates(validation: ComparisonTable) -> list[str]:
-    """The rows that keep enough on validation, the most valuable under the judges that select first."""
+    """The rows that retain enough NDCG on validation, sorted by falling value under the selection judges."""
     values = {name: cell.value for name, cell in validation.column(SELECT).items() if math.isfinite(cell.value)}
     enough = [name for name in validation.roles.candidates(values) if validation.retained(name) >= MIN_NDCG_RETAINED]
     return sorted(enough, key=lambda name: -values[name])
 
 
 def no_candidate(validation: ComparisonTable) -> Finding:
-    """Why there is no candidate: none keeps enough on validation, or figures are missing."""
+    """Why there is no candidate: none retains enough NDCG on validation, or figures are missing."""
     rows = validation.roles.candidates(validation.methods)
     if not rows or not all(validation.retained(row) < MIN_NDCG_RETAINED for row in rows):
         return Finding(0, "What the methods keep and are worth on validation is not known.", "Evaluate again.")

@@ -1,4 +1,4 @@
-"""Read evaluations: a row an event, with the columns that the metrics of a comparison read."""
+"""Read evaluations: a row per event, with the columns that a comparison's metrics need."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from recalign.recommender.rank_metrics import gain_ndcg, hit, reciprocal
 SPLITS = ("test", "validation")
 RANKS = {"hr@10": lambda rank: hit(rank, 10), "ndcg@10": lambda rank: gain_ndcg(rank, 10), "mrr": reciprocal}
 ALL_USERS = "all_users/ndcg@10"
-"""NDCG@10 of users A and B, which NDCG retained is a share of: users B have no say in values, but choices to keep."""
+"""NDCG@10 of users A and B, the basis of NDCG retained. Values are measured on users A alone."""
 GAPS = ("gap/judge@10", "gap/true@10")
-"""The training reward model's value less another's. Models differ in level, so only the difference to `start` tells how
-far a method has over-optimised."""
+"""The training reward model's value minus the judges' or the true one. Models differ in level, so only the difference
+to `start` tells how far a method has over-optimised."""
 
 
 @dataclass(frozen=True)
 class EvaluatedRun:
-    """One method with one seed: its `summary.json` and, for each split, a row an event."""
+    """One method with one seed: its `summary.json` and, for each split, a row per event."""
 
     method: str
     seed: int
@@ -46,9 +46,9 @@ class EvaluatedRun:
 
 
 def with_rank_metrics(events: pl.DataFrame) -> pl.DataFrame:
-    """Add a column for each metric in `RANKS`, computed from the target's rank; null of users B (``in_a``).
+    """Add a column for each metric in `RANKS`, computed from the target's rank; null for users B (not ``in_a``).
 
-    `ALL_USERS` is NDCG@10 of theirs too.
+    `ALL_USERS` is NDCG@10 of all users.
     """
     rank, in_a = events["rank"].to_numpy(), pl.col("in_a") if "in_a" in events.columns else pl.lit(True)
     found = events.with_columns(pl.Series(name, gain(rank), dtype=pl.Float64) for name, gain in RANKS.items())

@@ -21,11 +21,11 @@ def of_methods(nets: Any, policies: Any, events: Mapping[str, pl.DataFrame]) -> 
 
 
 def examples(frame: pl.DataFrame, data: EventDataModule) -> list[dict[str, Any]]:
-    """The first users with a test event, at the first of them, from the frame of one method of `value.evaluate`.
+    """The first users with a test event, each at their first one, from a method's frame by `value.evaluate`.
 
     Returns:
         For each: ``user``, the raw id as text; ``history``, the last events before it, each with ``title`` and
-        ``reward`` (None where there is none); ``shown``, the titles of the first items shown.
+        ``reward`` (None if unknown); ``shown``, the titles of the first items shown.
     """
     sequences, found = data.sequences, []
     titles = read_titles(data.log_, data_root(data.root), sequences.items)[0].to_list()

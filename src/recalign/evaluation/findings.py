@@ -1,4 +1,4 @@
-"""Conditions of a decision, a finding at a time: of the comparison as a whole, then of a row. `rule` has its tests.
+"""The conditions of a decision, as findings: on the whole comparison, then on a row. `rule` has the tests.
 
 Gains are in standard deviations of the training rewards of users A, so that nothing depends on the unit of a reward or
 on where its zero lies.
@@ -33,12 +33,12 @@ CHANCE = 0.5
 """Share of pairs of rewards that a coin puts in the right order."""
 COVERAGE = "policy/coverage@10"
 MAX_PLACEBO_CORRELATION = 0.1
-"""A placebo whose rewards still correlate more with the true ones, user means taken out, is none."""
+"""A placebo is invalid if its rewards correlate more than this with the true ones, user means removed."""
 MIN_HITS = math.ceil(math.log(1 - RETENTION_CONFIDENCE) / math.log(MIN_NDCG_RETAINED))
 """Test events that the better baseline has to rank among its first ten. With fewer, a row that truly retains
 `MIN_NDCG_RETAINED` may lose none of them by chance, and its interval then has no width."""
 MAX_USER_FACTOR = 10
-"""More than so many times the test users are out of reach."""
+"""More than this many times the test users are out of reach."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def repeated(check: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def baskets(check: Mapping[str, Any]) -> Finding | None:
-    """Whether figures tell how a basket goes on: open where the log's YAML does not say so, a remark where it does."""
+    """Whether many test events share their time with the one before: open if data.ties is unset, a caveat if order."""
     follow, reading = check.get("test", {}).get(FOLLOWS), check.get("split", {}).get(READING)
     if follow is None or not math.isfinite(follow):
         text = "Nothing tells how many of the test events follow one of the same user and time."
@@ -113,7 +113,7 @@ def baskets(check: Mapping[str, Any]) -> Finding | None:
 def weak_start(test: ComparisonTable, validation: ComparisonTable) -> Finding | None:
     """The gate: whether `START` ranks below one of `UNTRAINED_RANKINGS` on validation, or reliably on the test.
 
-    Validation counts by its point estimate. A start that is below them leaves more to gain than alignment does.
+    Validation counts by its point estimate. Training a better start would then gain more than alignment.
     """
     own, below = validation.column(ALL), []
     for row in UNTRAINED_RANKINGS:
@@ -151,7 +151,7 @@ def few_hits(test: ComparisonTable) -> Iterator[Finding]:
 
 
 def no_better_than_untrained(test: ComparisonTable) -> str | None:
-    """A remark where `START` ranks no better, by point estimate, than a row without training; None where it does."""
+    """A caveat if `START` ranks no better, by point estimate, than an untrained row; None if it ranks better."""
     own = test.column(ALL)
     if START not in own or own[START].value == 0:  # `unmeasured` and `start` say so
         return None
@@ -166,7 +166,7 @@ def no_better_than_untrained(test: ComparisonTable) -> str | None:
 
 
 def within_requests(test: ComparisonTable, policy: str | None) -> str | None:
-    """How a row and `START` rank what was shown; it decides nothing. None where the log does not say what was shown."""
+    """How a row and `START` rank a request's items; decides nothing. None if the log does not say what was shown."""
     own, start = test.get(policy or START, SHOWN), test.get(START, SHOWN)
     if own is None or start is None:
         return None
@@ -208,7 +208,7 @@ def unmeasured(test: ComparisonTable) -> Iterator[Finding]:
 
 
 def reward_model(test: ComparisonTable, row: str, reports: Reports) -> Iterator[Finding]:
-    """Whether the reward model has a signal, of a row that reads it."""
+    """Whether the reward model has a signal, if the row reads it."""
     reads = test.get(row, READS_REWARD_MODEL)
     if reads is not None and not reads.value:
         return
@@ -226,7 +226,7 @@ def reward_model(test: ComparisonTable, row: str, reports: Reports) -> Iterator[
 
 
 def placebos(test: ComparisonTable, row: str) -> Iterator[Finding]:
-    """Whether a row has placebos, and each destroyed the rewards."""
+    """Whether a row has placebos, and each destroyed the rewards' signal."""
     for part in test.roles.without_placebo(row):
         remedy = "Name one (placebos), such as the same method on recalign.posttrain.PermutedPostTrainingData."
         yield Finding(0, f"{part} has no placebo.", remedy)
@@ -250,7 +250,7 @@ def placebo_flaw(test: ComparisonTable, placebo: str) -> str | None:
 
 
 def fewer_seeds(test: ComparisonTable, row: str) -> Iterator[Finding]:
-    """Rows that a row is compared with on fewer seeds than it has: the others may say otherwise."""
+    """Rows that share only some of a row's seeds: the missing seeds could change the comparison."""
     roles, own = test.roles, test.shared_seeds(row)
     others = [*roles.baselines, *REWARD_FREE, *COUNTED_ROWS, *roles.placebos_of(row)]
     shared = {other: test.shared_seeds(row, other) for other in others if other in test.methods}

@@ -28,7 +28,7 @@ USER_SPREAD = "reward/user_sd"
 SPLITS: tuple[SplitName, ...] = ("validation", "test")
 EVALUATED = "users/evaluated"
 JUDGED = "judged"
-"""In a summary: the reward of judges that predict another than the chain's."""
+"""Key in a summary: the judges' reward, if it is not the chain's."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ class MethodRun:
 
     Attributes:
         method: its name.
-        checkpoint: of its policy, of the policy that it reranks, or of its own reward model; None where none was
+        checkpoint: of its policy, of the policy that it reranks, or of its own reward model; None if nothing was
             trained.
-        cost: plain numbers that go with it (``cost/seconds``, ``cost/steps``, ``cost/events``), and what its run says
-            of itself (``placebo/correlation``).
-        row: what it is.
+        cost: plain numbers of its training (``cost/seconds``, ``cost/steps``, ``cost/events``), and what its run
+            reports (``placebo/correlation``).
+        row: how it gets its policy.
     """
 
     method: str
@@ -65,9 +65,9 @@ class Evaluation:
     """What was measured of a method.
 
     Attributes:
-        events: a row an event (`value.evaluate`), by split of the log.
+        events: a row per event (`value.evaluate`), by split of the log.
         summary: plain values by name, metrics among them.
-        files: further contents, as JSON values by name of the file.
+        files: contents of further JSON files, by file name.
     """
 
     events: dict[str, pl.DataFrame]
@@ -103,12 +103,12 @@ class Networks:
 
     def _load_trained(self, checkpoint: Path, net: str = "policy") -> Loaded:
         trained = self._load(checkpoint, net)
-        if not trained.facts.get(CLONED):  # as the start
+        if not trained.facts.get(CLONED):  # cloned policies are exempt, as the start is
             self.require_independent(trained)
         return trained
 
     def require_independent(self, other: Loaded) -> None:
-        """Refuse judges that share users with users A or another network; `LoadedNetworks` knows how."""
+        """Refuse judges that share users with users A or another network; `LoadedNetworks` implements it."""
 
     def policy(self, run: MethodRun) -> Policy:
         """The policy of a row."""
@@ -127,19 +127,18 @@ class Networks:
 
 
 Measured = Mapping[str, tuple[dict[str, Any], dict[str, Any]]]
-"""By method further metrics by name, and contents of JSON files by name."""
+"""For each method: further metrics by name, and contents of JSON files by name."""
 Measure = Callable[[Any, Mapping[MethodRun, Policy], Mapping[str, pl.DataFrame]], Measured]
-"""Measures something else: from the networks, the policies, and each method's events of the test."""
+"""Computes further metrics from the networks, the policies, and each method's test events."""
 
 
 def evaluate_methods(runs: Sequence[MethodRun], nets: Networks, measures: Iterable[Measure] = ()) -> list[Evaluation]:
-    """Evaluate methods on the validation and test events of users A, and measure what else is asked.
+    """Evaluate methods on the validation and test events of users A, and apply ``measures``.
 
-    Events of the test are those of all users: of users B (``in_a`` is false) they have ranks alone. Not where a sample
-    of users A is evaluated.
+    Test events also cover users B (``in_a`` is false), with ranks only; not if only a sample of users A is evaluated.
 
     Returns:
-        An evaluation each.
+        An evaluation for each run.
     """
     policies = {run: nets.policy(run) for run in runs}
     named = {run.method: policy for run, policy in policies.items()}

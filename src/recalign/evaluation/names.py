@@ -1,4 +1,4 @@
-"""What the rows that an answer names are, in a few words each."""
+"""Explain the rows that an answer names, in a few words each."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KNOWN = {
 
 
 def explained(row: str, roles: Roles) -> str:
-    """What a row is."""
+    """Explain what a row is."""
     if copied := roles.placebos.get(row):
         return f"a placebo: {copied}, with rewards or weights that say nothing. It must gain nothing"
     if method := reranked_method(row):
@@ -32,7 +32,7 @@ def explained(row: str, roles: Roles) -> str:
 
 
 def names(text: str, test: ComparisonTable) -> dict[str, str]:
-    """The rows that a text names, in its order, those that explain them behind it, and what each is."""
+    """The rows that a text names, in its order, then rows named in their explanations; each with its explanation."""
     found: dict[str, str] = {}
     rows = sorted((place, row) for row in test.methods if (place := _place(row, text)) is not None)
     while new := [row for _, row in rows if row not in found]:
