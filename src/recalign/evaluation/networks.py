@@ -1,4 +1,4 @@
-"""What rows need besides a plain table: NDCG budgets, reranking, a truth that is known, judges of another reward."""
+"""The networks of every kind of row: NDCG budgets, reranking, known true rewards, judges with another reward."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ from recalign.reward import RewardData
 from recalign.reward.placebo import as_placebo
 
 JUDGE_UNIT = "judge/sd"
-"""Of judges with a reward of their own: the standard deviation of their training rewards. `USER_SPREAD` is unknown."""
+"""Standard deviation of the training rewards of judges with a reward of their own; `USER_SPREAD` is then unknown."""
 TESTED = "users/tested"  # all users with test events; where a sample was evaluated
-MAX_SCORES = 2**28  # of events and items: of more, batches and states are not kept
+MAX_SCORES = 2**28  # events x items that are cached; with more, nothing is cached
 
 
 class LoadedNetworks(Networks):
@@ -79,7 +79,7 @@ class LoadedNetworks(Networks):
 
     @functools.cached_property
     def without_memory(self) -> Policy:
-        """The start without its memory, with the strength of the item prior that calibration found best then."""
+        """The start without its memory, with the item prior's strength that calibration found best without it."""
         if self.start.memory is None:
             return self.start
         loaded = self._load(self.base.start, "policy")
@@ -95,9 +95,9 @@ class LoadedNetworks(Networks):
         return trained, row.scores(own or self.reward, self.data)
 
     def _reranked(self, row: RerankedRow, checkpoint: Path | None) -> Reranking:
-        """How a row reranks, at the NDCG budget where one is asked for.
+        """How a row reranks: if it has an NDCG budget, as strongly as that allows.
 
-        A trained policy is reranked as strongly as the start may be; its weights and the strength share one path.
+        A trained policy at alpha 1 is reranked as strongly as the start; alpha scales its weights and the strength.
         """
         if row.keep is None or not self.start_U.any():
             return self._at(row, checkpoint, 1.0)
@@ -121,11 +121,11 @@ class LoadedNetworks(Networks):
 
     @functools.cached_property
     def start_U(self) -> np.ndarray:
-        """NDCG@10 of the start by user, which an NDCG budget is a share of. Shape: float64 (U,)."""
+        """NDCG@10 of the start by user, the reference of NDCG budgets. Shape: float64 (U,)."""
         return self._ranking.ndcg_by_user(self.start)
 
     def evaluated(self, policies: Mapping[str, Policy], split: SplitName) -> dict[str, pl.DataFrame]:
-        """Also how each policy ranks what was shown (`rank_shown`), at a request's first choice."""
+        """Adds how each policy ranks a request's items (`rank_shown`), at its first choice."""
         frames = super().evaluated(policies, split)
         if self.data.sequences.passed is None:
             return frames
@@ -144,11 +144,11 @@ class LoadedNetworks(Networks):
         return {UNIT: self.data.moments().sd, JUDGE_UNIT: float(judge.net.nets[0].scale), JUDGED: judge.facts["reward"]}
 
     def retained(self, run: MethodRun, policy: Policy) -> dict[str, float]:
-        """NDCG retained, its standard error, and alpha, where that was searched."""
+        """NDCG retained, its standard error, and alpha if that was searched."""
         if not isinstance(run.row, RerankedRow):
             kept = self.retention(policy)
             alpha = self.trained(run.checkpoint).facts.get("reach") if run.checkpoint else None
-        else:  # as it was found on the path
+        else:  # at the alpha that was found
             found = self.reranked(run.row, run.checkpoint).alpha
             kept = self.retained_at(run.row, run.checkpoint, found)
             alpha = found if run.row.keep is not None else None
@@ -156,7 +156,7 @@ class LoadedNetworks(Networks):
         return figures if alpha is None else figures | {"policy/alpha": alpha}
 
     def reranking(self, row: RerankedRow, run: MethodRun) -> dict[str, Any]:
-        """How a row reranks: its strength, by what, and whether that is the reward model."""
+        """How a row reranks: its strength, what serving needs, and whether it reads the reward model."""
         how, scores = self.reranked(row, run.checkpoint), self._parts(row, run.checkpoint)[1][0]
         reads = max(float(not isinstance(scores, ItemScores)), run.cost.get(READS_REWARD_MODEL, 0.0))
         figures = {READS_REWARD_MODEL: reads} | (as_placebo(self.data).facts() if row.permuted else {})
@@ -172,7 +172,7 @@ class ValidationRanking:
 
     def __init__(self, data: EventDataModule, device: torch.device) -> None:
         self.data, self.device = data, device
-        of_all = functools.lru_cache(2)  # as a rule of the start, and of what reranks it
+        of_all = functools.lru_cache(2)  # usually the start and the scores that rerank it
         self._scores = of_all(lambda net: [over_items(net, batch, parts) for batch, parts in self._batches])
 
     @torch.no_grad()
@@ -186,7 +186,7 @@ class ValidationRanking:
 
     @functools.cached_property
     def _batches(self) -> list[tuple[Batch, list[slice]]]:
-        """All batches, with the parts in which they are scored; none where the scores do not fit."""
+        """All batches, with the slices in which they are scored; empty if the scores do not fit."""
         found, scores = list[tuple[Batch, list[slice]]](), 0
         for batch in budget_batches(self.data):
             scores += len(batch.target_T) * self.data.num_items
@@ -197,7 +197,7 @@ class ValidationRanking:
 
 
 def ranks(policy: Rerank, batch: Batch, parts: Iterable[slice], logp_TV: Tensor, score_TV: Tensor) -> Tensor:
-    """Rank of each target, from what `over_items` found. Shape: -> int64 (T,)."""
+    """Rank of each target, from the tensors of `over_items`. Shape: (T, V), (T, V) -> int64 (T,)."""
     found = []
     for part in parts:
         seen = seen_within(batch.unranked_N, part)
@@ -216,7 +216,7 @@ def over_items(net: Policy | Scores, batch: Batch, parts: Iterable[slice]) -> Te
 
 
 def of_methods(nets: LoadedNetworks, policies: Mapping[MethodRun, Policy], events: Any) -> dict[str, Any]:
-    """What each method retains, how it reranks, and how many users there are to sample (`methods.Measure`)."""
+    """NDCG retained, reranking, and the users that were sampled from, by method (`methods.Measure`)."""
     found, log = dict[str, Any](), nets.data.sequences
     tested = {TESTED: int((log.users_in("A") & with_events(log)).sum())} if nets.data.sample is not None else {}
     for run, policy in policies.items():
@@ -258,7 +258,7 @@ def load_truth(path: Path, sequences: Sequences) -> Tensor:
     """True expected rewards by user index and item - 1, from the ``truth.npz`` of a simulated log (`simulation.write`).
 
     Raises:
-        InputError: the file is missing or does not know one of them.
+        InputError: the file is missing, or lacks a user or an item.
     """
     if not path.is_file():
         raise InputError("the true rewards are missing", where=str(path), remedy="make the log: recalign simulate")

@@ -53,9 +53,9 @@ class Lists:
         weight_NK: p_nk / b_nk, not clipped.
         estimators: names of the estimates.
         predicted_N, direct_N: of single items, q of the item that was shown, and sum_a pi(a | s) q(s, a).
-        unknown: further lists, without a reward: if not at random, estimates are biased.
+        unknown: number of further lists, without a reward: if not missing at random, estimates are biased.
         support: mean probability that the candidate gives to the first places that were not drawn.
-        first_N: place that was drawn first; K where none was. None: the first.
+        first_N: index of the first drawn place, K if none was drawn; None: 0 everywhere.
     """
 
     user_N: np.ndarray
@@ -74,13 +74,13 @@ class PolicyValue:
     """Off-policy estimates of a candidate's value, with diagnostics.
 
     Attributes:
-        lists, unknown, users: lists that were used, further ones without a reward, and users.
+        lists, unknown, users: numbers of lists that were used, of further ones without a reward, and of users.
         observed: mean value of the lists that were used: the logging policy's own.
         ess: effective sample size in users, of ``list`` and of ``cascade`` estimates.
         mean_weight, max_weight: of whole lists, and of all places, before clipping. The mean is 1 in expectation, or
             propensities are wrong, or the candidate chooses what could not be shown.
-        clip: the largest weight that was left; infinite: none was cut.
-        clipped: share of the weights that were cut.
+        clip: the largest weight allowed; infinite: no clipping.
+        clipped: share of the weights that were clipped.
         support: below `MIN_SUPPORT` nothing is estimated: the candidate would show lists that could not be logged.
         first_weight: mean weight of the first drawn place. Below `MIN_FIRST_WEIGHT` by two standard errors, nothing is
             estimated: the candidate shows items that the server lacked.
@@ -127,7 +127,7 @@ def of_items(
 
     Args:
         propensity_N, target_N: beta(a | s) of the logging policy, and pi(a | s).
-        user_N, reward_N, predicted_N, direct_N, unknown: as of `Lists`.
+        user_N, reward_N, predicted_N, direct_N, unknown: as in `Lists`.
 
     Raises:
         InputError: a propensity is 0 or less, above 1, or NaN.
@@ -150,17 +150,17 @@ def of_lists(
     explored_N: np.ndarray,
     fixed_N: np.ndarray,
 ) -> Lists:
-    """Lists of several places; shorter ones are filled up with rewards and log-probabilities of 0.
+    """Lists of several places; shorter ones are padded with rewards and log-probabilities of 0.
 
     Args:
-        user_N, reward_NK: as of `Lists`.
+        user_N, reward_NK: as in `Lists`.
         logged_NK: log-probability of each item given those before it, in a list that is drawn; 0 where fixed.
         target_NK: the candidate's, of the same items.
         explored_N: whether the list was drawn; the others are left out.
-        fixed_N: first places that are not drawn.
+        fixed_N: number of first places that are not drawn.
 
     Raises:
-        InputError: a log-probability is not one, or no list was drawn.
+        InputError: a log-probability is above 0 or not finite, or no list was drawn.
     """
     if not (np.isfinite(logged_NK) & (logged_NK <= 0)).all():
         what, remedy = "a chance of 0, above 1 or NaN", "leave such lists out: recalign feedback counts them"
@@ -186,8 +186,8 @@ def estimate(
     """Estimate a candidate's expected value of a list.
 
     Args:
-        clip: largest weight; cube_root: of the number of lists, so that the interval is wider than that of an A/B test
-            by its sixth root at most; None: none is cut. Cutting lowers the variance, and biases.
+        clip: largest weight; cube_root: the cube root of the number N of lists, so that the interval is at most
+            N^(1/6) times as wide as an A/B test's; None: no clipping. Clipping lowers the variance and adds bias.
         min_ess: effective sample size in users below which there is no estimate, but a reason.
         draws, seed: of the bootstrap over users.
     """
@@ -251,7 +251,7 @@ def estimate(
 
 
 def _ratios(name: str, shown: Lists, weight_NK: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The ratios that an estimate adds up: (N,) what is summed over all lists, and (N,) what that is divided by."""
+    """The ratios that an estimate adds up: numerators and denominators, each (N,), to be summed over lists."""
     one_N, last_N, value_N = np.ones(len(weight_NK)), weight_NK[:, -1], shown.reward_NK.sum(axis=1)
     if name.startswith("cascade"):
         places = list(zip((weight_NK * shown.reward_NK).T, weight_NK.T, strict=True))

@@ -29,7 +29,7 @@ MAIN = (
     *("tail/high/ndcg@10", "tail/value/judge@10", "cost/seconds"),
 )
 CORE = (ALL, HIGH, VALUE, "value/reward_model@10", "value/true@10", "policy/kl")
-"""Columns that stand in the open: they fit on a screen."""
+"""Columns that are always shown: they fit on a screen."""
 MEANINGS = {
     ALL: "NDCG@10 of the item that was really chosen, over the full catalogue, other items that the user had met left "
     "out. Imitating the log is rewarded here, its habits and trends included.",
@@ -57,11 +57,11 @@ MEANINGS = {
 }
 FILE = "report.html"
 REASONS = 3
-"""Reasons that stand in the open; the others are folded away."""
+"""Reasons that are always shown; the others are folded away."""
 CONTROLS = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-"""Characters that steer a terminal, or the direction of text."""
+"""Control characters of terminals and of text direction."""
 Section = tuple[str, str, list[Any]]
-"""Title, what to see, and the plots, as inline SVG, without those whose figures are missing."""
+"""Title, explanation, and the plots as inline SVG; a plot without figures is left out."""
 
 
 def write_page(folder: Path, sources: Sources) -> Path:
@@ -142,7 +142,7 @@ def plot_sections(table: ComparisonTable) -> Iterator[Section]:
 
 
 def _number(value: Any) -> str:
-    """Any value of a JSON file, for a person."""
+    """Format a JSON value for a reader."""
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "–"}[value]
     if isinstance(value, int):
@@ -151,7 +151,7 @@ def _number(value: Any) -> str:
 
 
 def _table(table: ComparisonTable, metrics: Sequence[str] = MAIN) -> dict[str, Any]:
-    """Columns, and for each method a row of cells or None.
+    """Columns, and for each method a row of cells, None for a missing figure.
 
     A cell has a figure, its interval, its mark (1 better, -1 worse, else 0), whether it is the best, and its tooltip.
     """
@@ -208,7 +208,7 @@ def _trust(trust: Mapping[str, findings.Reports]) -> dict[str, Any]:
 
 
 def _mean_cell(estimates: list[list[float | None]]) -> tuple[str, str]:
-    """A figure and its interval."""
+    """Mean of a figure and of its interval, as text; a dash if any is missing."""
     if any(value is None for estimate in estimates for value in estimate):
         return "–", ""
     value, low, high = np.mean(np.array(estimates, dtype=float), axis=0)

@@ -24,7 +24,7 @@ from recalign.evaluation.rows import UNTRAINED
 VARIABLES = ("ink", "soft", "line", "card", "accent", "baseline", "plain", "placebo", "shade")
 COLOURS = [f"#{digit}0{digit}0{digit}0" for digit in range(1, 10)]
 INK, SOFT, LINE, CARD, ACCENT, BASELINE, PLAIN, PLACEBO, SHADE = COLOURS
-# sides of a point on which its name may stand, and how far from it
+# sides of a point on which its name may stand, and the distance in points
 SIDES = np.array([(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)] * 2)
 FAR = np.repeat([7, 16], 8)[:, None]
 TICKS = 5  # at most so many on an axis of 5 inches, so that their labels stand apart
@@ -52,7 +52,7 @@ STYLE: Any = {
 def forest(table: ComparisonTable, metric: str) -> Markup | None:
     """Each method's difference to the better baseline: 95 % interval, and a thin line for Holm's wider one.
 
-    Rows that no interpolation path leads to may be far off: their figure is written at the edge.
+    `COUNTED_ROWS` may be far off and do not set the axis range: their figure is then written at the edge.
     """
     differences = _finite(table, f"diff_best_baseline/{metric}")
     if not differences:
@@ -93,7 +93,7 @@ def scatter(
     decorate: Callable[[Axes], None] = lambda axes: None,
     log: bool = False,
 ) -> Markup | None:
-    """Methods by the metrics x and y, with both intervals; rows without an interpolation path are too far off to draw.
+    """Methods by the metrics x and y, with both intervals; `COUNTED_ROWS` are too far off to draw.
 
     Placebos have a colour and no name. ``decorate`` draws what lies behind the points; ``log`` makes x logarithmic from
     0.1 on (a KL spans decades).
@@ -156,7 +156,7 @@ def finish(axes: Axes, title: str, x: str, y: str = "", grid: Any = "both") -> N
 
 
 def _finite(table: ComparisonTable, metric: str) -> dict[str, Interval]:
-    """The cells of a metric without those of a run that diverged."""
+    """The cells of a metric, without those of diverged runs (not finite)."""
     return {method: cell for method, cell in table.column(metric).items() if np.isfinite(cell).all()}
 
 
@@ -178,7 +178,7 @@ def _label(figure: Figure, axes: Axes, points: Sequence[tuple[str, float, float]
     for (name, _, _), spot in zip(points, spots, strict=True):
         size = np.array([4.7 * len(name), 9.0])  # of a text of 8 points, in points
         low = spot + FAR * SIDES - (1 - SIDES) / 2 * size
-        box = np.concatenate([low, low + size], axis=1)  # a row a place: left, bottom, right, top
+        box = np.concatenate([low, low + size], axis=1)  # a row per place: left, bottom, right, top
         other = np.array(taken)
         over = np.minimum(box[:, None, 2:], other[:, 2:]) - np.maximum(box[:, None, :2], other[:, :2])
         hidden = over.clip(0).prod(axis=2).sum(axis=1)

@@ -1,7 +1,7 @@
-"""Value policies on the items that a log showed at random: from histories to what `offpolicy` estimates from.
+"""Value policies on the items that a log showed at random: from histories to the `Lists` of `offpolicy`.
 
 Exposures are the test's events with ``is_random``, a known ``propensity`` and a reward; those without a reward are
-counted. The policy is renormalised over the items that the user had not met, as for the true value; an item that
+only counted. The policy is renormalised over the items that the user had not met, as for the true value; an item that
 training never saw has pi = 0.
 
 Suffixes: T targets, V items, N exposures, K members, S what a state holds.
@@ -34,8 +34,8 @@ UNIFORM = "uniform"  # no method has this name
 def of_methods(nets: Networks, policies: Mapping[MethodRun, Policy], events: Any) -> dict[str, Any]:
     """Off-policy estimates of each method (`methods.Measure`), if the log has random exposures with propensities.
 
-    `FILE` has a method's ``policy`` (`offpolicy.PolicyValue.figures`), and ``uniform``: the same of one that does
-    not choose, which under uniform logging has to be near ``observed`` with a mean weight near 1.
+    `FILE` has a method's ``policy`` (`offpolicy.PolicyValue.figures`), and ``uniform``: the same of the uniform
+    policy. Under uniform logging its value has to be near ``observed``, with a mean weight near 1.
     """
     data = nets.data
     if data.log_.is_random is None or data.log_.propensity is None:
@@ -96,7 +96,7 @@ def exposures(
 
 
 def _terms(policy: Policy, state: Any, reward: RewardEnsemble, states_KTS: Tensor, batch: Batch) -> Tensor:
-    """Four terms of each target, a few states at a time so that users x items is never held.
+    """Four terms of each target, computed in chunks: states x items may not fit into memory.
 
     pi(a | s), q(s, a), sum_v pi(v | s) q(s, v), and sum_v pi(v | s), 0 where every item was met. Shape: (4, T).
     """

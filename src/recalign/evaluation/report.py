@@ -20,7 +20,7 @@ from recalign.evaluation.sources import Sources
 
 MARKS = {1: "▲", 0: " ", -1: "▼"}
 TRUE = "value/true@10"
-WIDTH = 80  # columns of what is printed to a file, at least
+WIDTH = 80  # fewest columns when printing to a file
 REASONS = 3  # that the terminal prints
 
 
@@ -29,7 +29,7 @@ def compare(folder: Path, draws: int = 2000) -> None:
 
     Args:
         folder: the chain's run folder, `runs/<chain>`.
-        draws: of the bootstrap that makes the intervals.
+        draws: number of bootstrap draws for the intervals.
     """
     require_positive("", {"draws": draws}, "draws")
     RunsComparison(folder, draws).make()
@@ -51,7 +51,7 @@ def report(folder: Path) -> None:
 def show(sources: Sources, *paths: Path) -> None:
     """Print the table of a comparison, the decision, and the paths of the files that hold more of it."""
     console, table = Console(), terminal_table(sources.table())
-    if not console.is_terminal:  # a file may be as wide as it takes
+    if not console.is_terminal:  # a file may be as wide as the table
         console = Console(width=max(WIDTH, Console(width=1000).measure(table).maximum))
     console.print(table)
     if decision := sources.decision:
@@ -64,7 +64,7 @@ def show(sources: Sources, *paths: Path) -> None:
 
 
 def reasons(decision: Decision, trust: Mapping[str, Reports], more: str = "see the report") -> list[str]:
-    """The first reasons of a decision, with what they have to be read with; ``more``: where the others are."""
+    """A decision's caveats, note and first reasons; ``more``: where to read the other reasons."""
     said = [*filter(None, [decision.first, *decision.reasons[:REASONS], limits(trust)])]
     left = len(decision.reasons[REASONS:])
     return [*said, f"{left} more: {more}"] if left else said
