@@ -1,4 +1,4 @@
-"""Rerank a policy at serving: by what, how strongly, and how a row of a table is served again.
+"""Rerank a policy at serving: the scores, the strength, and how to load a reranked row as it was evaluated.
 
 Suffixes: T targets, V items, K members, S numbers of a reward model's state.
 """
@@ -28,7 +28,7 @@ from recalign.seals import Seal, check
 READS_REWARD_MODEL = "reads/reward_model"
 """Metric of a row: 1 where it follows the reward model, in training or at serving, else 0."""
 RERANKING = "reranking"
-"""Where a row's summary.json holds its `Reranking`, what it rests on and how it reads histories."""
+"""Key in a row's summary.json: its `Reranking`, the log's fingerprint, and how it reads histories."""
 
 
 class ItemScores(nn.Module):
@@ -66,8 +66,8 @@ class RerankState:
 class Rerank(Policy):
     """A policy reranked at serving: log pi(v | s) + strength * r(s, v), up to a constant, r a reward or another score.
 
-    The strength is 1 / lambda, in 1 / the score's unit. ``spread`` is the standard deviation of the rewards, in which
-    whoever asks may give another strength.
+    The strength is 1 / lambda, in 1 / the score's unit. ``spread`` is the standard deviation of the rewards (1 for log
+    counts): a request to the server may give another strength in 1 / ``spread``.
     """
 
     def __init__(self, policy: Policy, reward: Scores, strength: float, spread: float = 1.0) -> None:
@@ -96,14 +96,14 @@ class RerankedRow(TableRow):
     """A row that reranks a policy at serving.
 
     Attributes:
-        scores: the scores by which it does so, and their unit, from the reward model that it reads and the log.
+        scores: makes its scores and their unit, from the reward model that it reads and the log.
         base: the trained method whose policy it reranks; None: the start.
         permuted: whether it reads permuted rewards without any training.
         trained: whether a reward model is trained for it.
         strength: 1 / lambda in 1 / standard deviation of the reward; of ``popularity_tilt``, of log counts. With
             `keep`, that at alpha 1 of the interpolation path.
-        keep: share of the start's ``all/ndcg@10`` on validation that it must keep (`Retention.enough`); None: any, at
-            `strength`.
+        keep: share of the start's ``all/ndcg@10`` on validation that it must keep (`Retention.enough`); None: no
+            budget, at `strength`.
     """
 
     scores: Callable[[RewardEnsemble, RewardData], tuple[Scores, float]] = field(kw_only=True)
@@ -119,7 +119,7 @@ class Reranking:
 
     Attributes:
         strength: 1 / lambda in 1 / standard deviation of the reward; of ``popularity_tilt``, of log counts.
-        alpha: where the policy's weights lie on the interpolation path from the start through the trained ones.
+        alpha: interpolation of the policy's weights: 0 the start's, 1 the trained ones, above 1 extrapolated.
     """
 
     strength: float
@@ -138,7 +138,7 @@ class Reranking:
 
 @torch.no_grad()
 def interpolate(start: Policy, trained: Policy, alpha: float) -> Policy:
-    """The policy whose weights are start + alpha (trained - start), as `KeepRanking` has them."""
+    """The policy whose weights are start + alpha (trained - start), as in `KeepRanking`."""
     policy = copy.deepcopy(trained)
     for weight, first in zip(policy.parameters(), start.parameters(), strict=True):
         weight.copy_(torch.lerp(first.to(weight), weight, alpha))
@@ -149,7 +149,7 @@ def served(row: RerankedRow, folder: Path, checkpoints: Mapping[str, Path], data
     """The policy of a reranked row, as its chain evaluated it.
 
     Args:
-        row: what it is.
+        row: the reranked row.
         folder: of the row and seed, ``<chain>/<row>/seed-<n>``.
         checkpoints: of the ``recommender``, the ``reward`` model and, for a row that has one, its `RerankedRow.base`.
         data: the log, users A; it is set to read histories as the evaluation did.

@@ -9,15 +9,15 @@ BEST = "best_baseline"
 """Stands for the better baseline in the names of metrics: ``diff_best_baseline/all/ndcg@10``."""
 START, RERANK, WITHOUT_MEMORY = "start", "rerank", "start_without_memory"
 REWARD_FREE = ("popularity_tilt",)
-"""Rows that read no reward, which a gain in value has to exceed; also compared with every other row."""
+"""Rows that read no reward. A shipped row needs more value than these; every row is compared with them."""
 UNTRAINED_RANKINGS = ("item_knn", "transitions")
-"""Rows that rank without training what a history leads to: a start that is worth aligning ranks no worse."""
+"""Untrained rows that rank by the history: a start that is worth aligning ranks no worse."""
 COUNTED_ROWS = ("popularity", "popularity_high", "item_mean", *UNTRAINED_RANKINGS)
-"""Rows that are counted, without training: what is shipped has to rank better than each, or to have more value."""
+"""Untrained rows, counted from the log. A shipped row has to rank better than each, or have more value."""
 
 
 def reranked_method(row: str) -> str | None:
-    """The trained method that ``<method>_rerank`` reranks; None of other rows."""
+    """The trained method that ``<method>_rerank`` reranks; None for other rows."""
     return row.removesuffix("_rerank") if row.endswith("_rerank") else None
 
 
@@ -26,8 +26,8 @@ class Roles:
     """Roles of a comparison's rows. Rows that it does not have are ignored.
 
     Attributes:
-        highlight: the method that is followed through tables and plots where no row is decided on; None: none is.
-        placebos: methods that must gain nothing, each with the method that it copies but for one thing.
+        highlight: the method that tables and plots highlight if the decision is about no row; None: no method.
+        placebos: methods that must gain nothing, each with the method that it copies except for one thing.
         baselines: a gain is measured against the better of these.
     """
 
@@ -52,12 +52,12 @@ class Roles:
         return own + (self.placebos_of(method) + self.placebos_of(RERANK) if method else [])
 
     def without_placebo(self, row: str) -> list[str]:
-        """What of a row lacks a placebo: the row itself or, of ``<method>_rerank``, the method, reranking or both."""
+        """The parts of a row without a placebo: itself or, for ``<method>_rerank``, the method, reranking or both."""
         method = reranked_method(row)
-        if row in {*self.placebos.values(), *self.baselines, *REWARD_FREE}:  # the latter read no reward
+        if row in {*self.placebos.values(), *self.baselines, *REWARD_FREE}:  # the last two need none
             return []
         return [*self.without_placebo(method), *self.without_placebo(RERANK)] if method else [row]
 
     def better_baseline(self, values: Mapping[str, float]) -> str | None:
-        """The baseline with the highest value; None where there is none."""
+        """The baseline with the highest value; None if no baseline has one."""
         return max((name for name in self.baselines if name in values), key=values.__getitem__, default=None)

@@ -46,7 +46,7 @@ UNTRAINED = tuple(name for name, row in ROWS.items() if not row.trained)
 def row_of(method: str, strength: float = 1.0, keep: float | None = None) -> TableRow:
     """Look up a row by name: in `ROWS`, as a reranked row (``rerank``, ``<method>_rerank``), else as a trained policy.
 
-    ``strength`` and ``keep`` are as of `RerankedRow`, where it is one.
+    ``strength`` and ``keep`` are set on a `RerankedRow`, and ignored for others.
     """
     if reranked_method(method):
         return replace(RERANKED["rerank"], base=reranked_method(method), strength=strength, keep=keep)
@@ -56,6 +56,6 @@ def row_of(method: str, strength: float = 1.0, keep: float | None = None) -> Tab
 
 
 def is_post_trained(method: str) -> bool:
-    """Whether a row is a policy that is trained for it, with settings to search and a path of weights."""
+    """Whether a row is a post-trained policy, with settings to search and an interpolation path."""
     row = row_of(method)
     return row.trained and not isinstance(row, RerankedRow)

@@ -1,4 +1,4 @@
-"""What a row has to show before it is shipped: `TESTS`, a table of bounds on what the test measured."""
+"""The tests that a row has to pass before it is shipped: `TESTS`, bounds on figures of the test split."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from recalign.recommender.interpolation import MIN_NDCG_RETAINED, RETENTION_CONF
 
 Outcome = Literal["pass", "open", "fail"]
 CONFIDENCE = 0.95
-"""One-sided, of a bound that has to lie above its limit; Holm raises it where several rows are tried."""
+"""Confidence of a one-sided lower bound, which has to exceed its limit; Holm raises it if several rows are tried."""
 
 
 class Case(NamedTuple):
-    """A row and the figures of the test."""
+    """A row and the table of the test split."""
 
     test: ComparisonTable
     row: str
 
 
 class Estimated(NamedTuple):
-    """An estimate of a row beside another, with its 95 % interval; None: not measured."""
+    """An estimate of a row against another, its 95 % interval (None: not measured), and its format."""
 
     other: str
     interval: Interval | None
@@ -57,7 +57,7 @@ def over_placebos(case: Case) -> Estimates:
 
 
 def over_untrained(case: Case) -> Estimates:
-    """Value (sd) or NDCG@10 over that of each row without training: what lies further above 0 by its error."""
+    """Value (sd) or NDCG@10 over each untrained row's: the difference that is more standard errors above 0."""
     for other in _ran(case, COUNTED_ROWS):
         value, ranking = case.test.gain(case.row, other), case.test.get(case.row, f"diff_{other}/{ALL}")
         if value is None or ranking is None or not ranking.known:
@@ -69,30 +69,30 @@ def over_untrained(case: Case) -> Estimates:
 
 
 def retained(case: Case) -> Estimates:
-    """Share of the better baseline's NDCG@10; nothing where that ranks nothing, which `findings.start` says."""
+    """Share of the better baseline's NDCG@10; no estimate if that is 0, which `findings.start` reports."""
     if (baseline := case.test.better_baseline(ALL_USERS)) and case.test.column(ALL_USERS)[baseline].value > 0:
         yield Estimated(baseline, case.test.retained_interval(case.row), "{:.1%}")
 
 
 def _ran(case: Case, rows: tuple[str, ...] | list[str]) -> list[str]:
-    """Those that were run; `findings` names the others."""
+    """The rows that were run; `findings` names the others."""
     return [row for row in rows if row in case.test.methods]
 
 
 @dataclass(frozen=True)
 class Test:
-    """A test of a row: the bound of an estimate has to lie above a limit.
+    """A test of a row: the lower bound of an estimate has to lie above a limit.
 
     Attributes:
         name: what is estimated.
         claim: a sentence with ``{row}``, ``{value}`` and ``{other}``.
-        estimate: the estimates, by what the row is compared with.
-        limit: it has to be above this,
-        confidence: with so much, one-sided.
-        least: the estimate itself has to be so much.
-        of_value: whether judges measure it: Holm raises its confidence, and only judges that know more than averages
-            refute by it.
-        refutes: whether an interval (95 %) below limit or least speaks against the row, rather than leave it open.
+        estimate: yields the estimates, one per row that it is compared with.
+        limit: the lower bound has to exceed it.
+        confidence: of the lower bound, one-sided.
+        least: the smallest estimate that passes.
+        of_value: whether judges measure it: then Holm raises its confidence, and only judges that know more than
+            averages can refute by it.
+        refutes: whether a 95 % interval below limit or least is a *fail*; else it is *open*.
         remedy: what would decide it; empty: more users.
     """
 
@@ -165,7 +165,7 @@ class Verdict:
         return self.estimated.interval.lower(self.confidence) if self.estimated.interval else math.nan
 
     def told(self, power: float) -> float:
-        """How far above the limit the truth has to lie to pass with a probability; nan where it was not measured."""
+        """How far above the limit the truth has to lie to pass with probability ``power``; nan if not measured."""
         if self.estimated.interval is None:
             return math.nan
         error, (sure, seen) = self.estimated.interval.error, map(NormalDist().inv_cdf, (self.confidence, power))
@@ -191,9 +191,9 @@ class Verdict:
         return self.test.limit if end <= self.test.limit else self.test.least
 
     def _remedy(self, interval: Interval) -> str:
-        """How many times the users it takes, if the estimate holds and errors shrink with their square root.
+        """The test's remedy, else how many times the users it takes, if errors shrink with their square root.
 
-        Not with several seeds: what comes of the seeds stays as wide with more users. Nor for a gain too small to ship.
+        Empty with several seeds, whose spread more users do not narrow, and for an estimate too small to ship.
         """
         above = interval.value - self.test.limit
         if self.test.remedy or self.several_seeds or above <= 0 or interval.value < MIN_GAIN_SD:
@@ -229,7 +229,7 @@ def holm_confidences(weakest: list[float]) -> list[float]:
     """The one-sided confidence that Holm (1979) asks of each of several rows, by the normal distribution.
 
     Args:
-        weakest: of each row its weakest test of value: how many standard errors the estimate lies above the limit.
+        weakest: for each row, by how many standard errors the estimate of its weakest value test exceeds the limit.
 
     Returns:
         1 - .05 / m for the strongest of m, 1 - .05 / (m - 1) for the next, and so on until one does not pass, whose

@@ -1,4 +1,4 @@
-"""The evaluation of a seed's methods: a folder a method, kept until anything that it depends on changes."""
+"""The evaluation of a seed's methods: a folder per method, cached until anything that it depends on changes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def digests_of(base: BaseCheckpoints) -> dict[str, str]:
 
 def key_of(run: MethodRun, base: Mapping[str, str], data: RewardData, code: str) -> dict[str, Any]:
     """All that the figures of a method depend on."""
-    truth = true_rewards_path(data)  # which the log's digest does not know
+    truth = true_rewards_path(data)  # not part of the log's digest
     return {
         "method": run.method,
         "checkpoint": run.checkpoint and sha256(run.checkpoint),
@@ -44,7 +44,7 @@ def key_of(run: MethodRun, base: Mapping[str, str], data: RewardData, code: str)
 
 @dataclass(frozen=True)
 class SeedEvaluation:
-    """The methods of one seed to evaluate (`recalign.artifacts.Artifact`), each kept until what it depends on changes.
+    """Evaluations of one seed's methods (`recalign.artifacts.Artifact`), each cached until what it depends on changes.
 
     Publishes ``<folder>/<method>/seed-<n>/evaluation/``: ``{test,validation}.parquet``, ``summary.json``,
     ``examples.json``; of a log with random exposure also ``offpolicy.json`` (`random_exposure`).
@@ -86,7 +86,7 @@ class SeedEvaluation:
         return self.folder / method / f"seed-{self.seed}" / "evaluation"
 
     def state(self) -> artifacts.State:
-        """Whether all methods have been evaluated, and what was altered or has changed of any since."""
+        """Whether all methods have been evaluated, and which files were altered or keys have changed since."""
         found = self._states
         altered = [f"{method}/{name}" for method, state in found.items() for name in state.altered]
         changed = dict.fromkeys(name for state in found.values() for name in state.changed)
@@ -97,7 +97,7 @@ class SeedEvaluation:
         return []
 
     def make(self) -> list[str]:
-        """Evaluate the methods whose evaluation is missing or out of date. Returns these."""
+        """Evaluate the methods whose evaluation is missing or out of date. Returns their names."""
         stale = [run for run in self.runs if not self._states[run.method].fresh]
         if not stale:
             return []

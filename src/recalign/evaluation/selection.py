@@ -34,9 +34,9 @@ Metrics = dict[str, float]
 def validate(
     places: Mapping[Path, MethodRun], base: BaseCheckpoints, data: RewardData, *, device: torch.device, code: str
 ) -> list[Metrics]:
-    """Validation metrics of a method's settings, kept in their folders until anything that they depend on changes.
+    """Validation metrics of a method's settings, cached in their folders until anything they depend on changes.
 
-    ``places`` maps the folder that gets a ``validation/`` to its run; the others are as of `SeedEvaluation`.
+    ``places`` maps the folder that gets a ``validation/`` to its run; the other arguments are as in `SeedEvaluation`.
 
     Returns:
         The metrics of `MEASURED` for each run, the true value only where the truth is known, and of
@@ -70,10 +70,10 @@ def measured(events: pl.DataFrame) -> Metrics:
 
 
 def choose(trials: Mapping[int, Metrics], keep: float) -> int:
-    """The number of the trial with the highest value under the judges for selection; of equals the first.
+    """The number of the trial with the highest value under the judges for selection; on a tie the first.
 
-    Only trials count that keep the NDCG budget (`Retention.enough`, to within `TOLERANCE`). Where none does, the one
-    that keeps most is chosen.
+    Only trials within the NDCG budget count (`Retention.enough`, to within `TOLERANCE`). If there is none, the trial
+    that retains most is chosen.
     """
     kept = {number: Retention(metrics[RETAINED], metrics[ERROR]) for number, metrics in trials.items()}
     enough = [number for number, of in kept.items() if of.enough(keep - TOLERANCE)]

@@ -20,10 +20,10 @@ class SelectionValue(Callback):
     """Log a post-trained policy's value under the judges for selection, when training ends.
 
     Logs ``value/select_judge@10``, ``all/ndcg@10``, ``high/ndcg@10`` and ``policy/kl`` on the validation events of
-    users A, and ``policy/ndcg_retained`` (the share of the start's ``all/ndcg@10``) with its standard error
-    ``policy/ndcg_retained_se`` on those of all users, where the NDCG budget is searched; of the weights at the end of
-    training. With the chain's ``model.keep`` these are the weights that are handed over, and the value alone ranks
-    trials.
+    users A. Logs ``policy/ndcg_retained`` (the share of the start's ``all/ndcg@10``) and its standard error
+    ``policy/ndcg_retained_se`` on those of all users, on which the NDCG budget is searched. All are of the weights at
+    the end of training. With the chain's ``model.keep`` these are the weights that are saved, and the value alone
+    ranks trials.
 
     Args:
         judge: checkpoint of the judges for selection, trained on users B1.

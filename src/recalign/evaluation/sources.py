@@ -1,4 +1,4 @@
-"""Read what a chain's page shows."""
+"""Read all data of a chain's page."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Sources:
 
     name: str
     comparison: pl.DataFrame
-    roles: Roles  # what is followed, `highlight`, is the row that the decision is about
-    decision: Decision | None  # None where only baselines were measured
+    roles: Roles  # `highlight` is the row that the decision is about, if there is one
+    decision: Decision | None  # None if no candidate was measured
     size: dict[str, int]  # users and events of the test, and how many of the events had a high reward
     check: dict[str, Any]  # what `recalign check` said of the log
     trust: dict[str, dict[str, dict[str, Any]]]  # trust.json by stage and seed

@@ -24,15 +24,15 @@ from recalign.recommender.policy import Policy, State, chunks, seen_within
 from recalign.reward import RewardEnsemble
 
 SHOWN = 10  # items that a policy shows
-OTHERS: tuple[Group, ...] = ("B1", "B2")  # groups of users whom no table values
+OTHERS: tuple[Group, ...] = ("B1", "B2")  # user groups on which no values are measured
 
 Once = Callable[[Callable[[Batch], Any]], Any]
-"""Calls a function with the batch at hand, only once however often it is asked."""
+"""Calls a function with the current batch, and caches the result."""
 
 
 @runtime_checkable
 class Composed(Protocol):
-    """A policy of networks that other rows use too, so that each encodes a batch only once."""
+    """A policy made of networks that other rows share: `encode_once` lets each encode a batch only once."""
 
     def encode_once(self, once: Once) -> State: ...
 
@@ -94,7 +94,7 @@ def evaluate(
         }
         events = {"user": batch.user_B[batch.row_T], "event": batch.event_T, "high": batch.high_T}
         events |= {"not_in_catalogue": batch.target_T == 0, "count": count_W[read.target_T]}
-        for rows in chunks(len(batch.target_T), data.num_items):  # so that users x items is never held
+        for rows in chunks(len(batch.target_T), data.num_items):  # events x items may not fit into memory
             of_events = {column: value[rows] for column, value in events.items()}
             start_TV = scorers.start.log_probs(start[rows])
             first_TK = scorers.start.lists.top_k_from_scores(start_TV, SHOWN, seen_within(batch.seen_N, rows))[1] + 1
@@ -117,10 +117,10 @@ def evaluate(
 def ranks_of_others(
     policies: Mapping[str, Policy], data: EventDataModule, split: SplitName, device: torch.device
 ) -> dict[str, pl.DataFrame]:
-    """Run policies over the targets of users B, whose rewards train judges: what a policy keeps is read of all users.
+    """Run policies over the targets of users B, whose rewards train judges: NDCG retained is measured on all users.
 
     Returns:
-        A frame for each method: ``user, event, rank``, as `evaluate` has them.
+        A frame for each method: ``user, event, rank``, as in `evaluate`.
     """
     collected: dict[str, list[pl.DataFrame]] = {name: [] for name in policies}
     for group in OTHERS:
@@ -139,7 +139,7 @@ def ranks_of_others(
 def _of_policy(
     policy: Policy, state: State, batch: Batch, rows: slice, start_TV: Tensor, truth_UV: Tensor | None
 ) -> dict[str, Tensor]:
-    """Metrics of a policy in some rows' states: KL, entropy, the target's rank, items shown, their true rewards."""
+    """Metrics of a policy for a slice of states: KL, entropy, the target's rank, items shown, their true rewards."""
     assert batch.seen_N is not None
     logp_TV, seen = policy.log_probs(state), seen_within(batch.seen_N, rows)
     p_TV = logp_TV.exp()
@@ -154,7 +154,7 @@ def _of_policy(
 
 
 def over_unseen(logp_TV: Tensor, seen_N: Tensor, rows: slice) -> Tensor:
-    """Probabilities of some rows' states, renormalised over the items that a user had not met; 0 for all others.
+    """Probabilities for a slice of states, renormalised over the items that a user had not met; 0 for all others.
 
     Shape: (T, V), int64 (2, N) pairs (state, item) that were met, of all states -> (T, V).
     """
@@ -164,13 +164,13 @@ def over_unseen(logp_TV: Tensor, seen_N: Tensor, rows: slice) -> Tensor:
 
 
 def mean_shown(value_TK: Tensor, shown_TK: Tensor) -> Tensor:
-    """Mean over the items shown, 0 if there are none; item 0 stands for an empty place."""
+    """Mean over the items shown, 0 if there are none; item 0 is padding."""
     real_TK = shown_TK > 0
     return (value_TK * real_TK).sum(dim=1) / real_TK.sum(dim=1).clamp(min=1)
 
 
 def user_mean_rewards(sequences: Sequences, split: SplitName) -> pl.DataFrame:
-    """Users of A with an event in the split, and their mean ``reward`` in it; null without any."""
+    """Users of A with an event in the split, and their mean ``reward`` in it; null if none has a reward."""
     chosen = pl.Series(sequences.users_in("A")).gather(sequences.frame["user"])
     events = sequences.frame.filter(chosen & (pl.col("split") == SPLITS[split]))
     return events.group_by("user", maintain_order=True).agg(pl.col("reward").mean())
