@@ -21,7 +21,7 @@ REPEATS = "repeats (equal in every column)"
 TIES = "ties: share of events at the same time as another of the user"
 RESOLUTION = "seconds to which times have to be floored to hide it"
 LEAK, HINT = 0.9, 0.65
-"""`GAP_AUC` from which time tells a reward before it is given, and from which it hints at one."""
+"""`GAP_AUC` from which times leak the reward, and from which they may."""
 COARSER = (60, 600, 3_600, 86_400)
 """Resolutions, in seconds, that are tried against a leak."""
 EARLIEST = 631_152_000
@@ -34,9 +34,9 @@ OUTLIERS = "share of the variance in the most extreme thousandth of the rewards"
 MOSTLY = 0.5
 """Share of the variance that comes from outliers, above which to warn."""
 OFTEN = 0.2
-"""Share of test targets, or of events, above which a fault of the log makes figures hard to read. A fifth of misses
-takes a fifth off every ndcg and widens intervals, beside a gain, by an eighth (1 / sqrt(0.8)); a fifth that follows one
-of the same time tells how a basket goes on."""
+"""Share of test targets, or of events, above which a fault of the log makes metrics hard to read. If a fifth are
+sure misses, every NDCG is a fifth lower, and intervals relative to a gain are an eighth wider (1 / sqrt(0.8)). If a
+fifth have the time of the event before, metrics measure how a basket continues."""
 
 
 def audit(table: EventTable, ranked: pl.DataFrame | None = None) -> dict[str, Section]:
@@ -44,7 +44,7 @@ def audit(table: EventTable, ranked: pl.DataFrame | None = None) -> dict[str, Se
 
     Args:
         table: the log.
-        ranked: its events with the ranks that are learned in place of rewards (``relative_to``); None: rewards are.
+        ranked: its events with ranks in place of rewards, if these are learned (``relative_to``); None: rewards are.
     """
     frame, learned = table.frame, table.frame if ranked is None else ranked
     pairs = (frame["user"].cast(pl.UInt64) * 2**32 + frame["item"]).n_unique()
@@ -116,7 +116,7 @@ def _format(value: Value) -> str:
 
 
 def outlier_share(rewards: pl.Series) -> float | None:
-    """`OUTLIERS` of rewards without nulls; None where there are under a thousand, or two values at most."""
+    """`OUTLIERS` of rewards without nulls; None for under a thousand, or at most two distinct values."""
     if rewards.n_unique() <= 2 or len(rewards) < 1000:  # the rarer of two values is not an outlier
         return None
     square = np.sort((rewards.to_numpy().astype(float) - float(rewards.mean())) ** 2)  # type: ignore[arg-type]
@@ -124,7 +124,7 @@ def outlier_share(rewards: pl.Series) -> float | None:
 
 
 def early_concerns(events: pl.DataFrame) -> Iterator[str]:
-    """What `recalign check` will hold against a log, as far as its events tell before they are divided."""
+    """Warnings of `recalign check` that can be computed before the events are split."""
     rewards = events["reward"].drop_nulls()
     if (due := outlier_share(rewards)) is not None and due > MOSTLY:
         ends = rewards.to_numpy().min(), rewards.to_numpy().max()

@@ -1,4 +1,4 @@
-"""Choose ``data.split`` and ``data.high`` where nobody has: `recalign init` and `recalign.Log.from_frame`."""
+"""Choose default ``data.split`` and ``data.high``, for `recalign init` and `recalign.Log.from_frame`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from recalign.data.events import guess
 from recalign.data.events.table import TIED
 
 LEARN = 3
-"""Training events that give a user something to learn from, and rewards to order."""
+"""Training events that a user needs: a history to learn from, and rewards to compare."""
 SHORT = LEARN + 2
 """Events of a user with one to test on, one to validate on, and `LEARN` to learn from."""
 LEAST, FEW = 20, 100
@@ -22,9 +22,9 @@ nothing can be measured; with fewer than `FEW`, intervals are wider than most ga
 MOST = 0.5
 """Share of the events, and of the users, above which sets of several items look like baskets."""
 PAUSE = 3_600
-"""Seconds from one basket to the next, at least."""
+"""Least median seconds between a user's baskets."""
 TRAINABLE_SHARE = 0.75
-"""A larger split must leave `LEARN` training events to this share of the users who keep them under the smallest."""
+"""A larger split must leave `LEARN` training events to this share of the users who have them under the smallest."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class SplitSuggestion:
     """The last events of each user as test, those before as validation; and which rewards are high.
 
     Attributes:
-        test, validation: events of each user who has more than both together; the others are training whole.
+        test, validation: events of each user who has more than both together; others have training events only.
         high: SQL condition; None: the best quarter of the training rewards, or no reward at all.
         users, tested: how many users there are, and how many have test events.
-        left: training events of the median one of these.
+        left: median number of training events of the tested users.
         cannot: why nothing can be learned or measured; None if something can.
     """
 
@@ -67,13 +67,13 @@ class SplitSuggestion:
 def collapse_and_divide(
     events: pl.DataFrame, reward: str | None, collapse: bool | None = None
 ) -> tuple[bool, SplitSuggestion]:
-    """Choose ``data.log.collapse``, and a split and high rewards of the events that it leaves.
+    """Choose ``data.log.collapse``, then a split and high rewards on the remaining events.
 
     Args:
         events: the columns ``user``, ``item`` and ``reward`` of each event.
-        reward: the SQL that gave their rewards; None: there is none.
-        collapse: None: true where ``reward`` is a CASE, as over kinds of event, and a user has events of several
-            rewards on one item, such as a view and a purchase.
+        reward: the SQL of the rewards; None: there are none.
+        collapse: the setting; None: true if ``reward`` is a CASE, as over event types, and a user has events of
+            several rewards on one item, such as a view and a purchase.
     """
     if collapse is None:
         kinds = events.group_by("user", "item").agg(pl.col("reward").n_unique())["reward"]
@@ -86,8 +86,8 @@ def collapse_and_divide(
 def divide(user: pl.Series, reward: pl.Series) -> SplitSuggestion:
     """Choose a split and a condition for high rewards.
 
-    The median user of those with three events or more says how large the split may be (`_sizes`). It is made smaller
-    until it leaves enough users to train on (`TRAINABLE_SHARE`). The rewards of events are null where there are none.
+    The median event count of users with three events or more limits the split (`_sizes`). The split is made smaller
+    until enough users keep events to train on (`TRAINABLE_SHARE`). ``reward`` is null for events without one.
     """
     count_U = user.value_counts()["count"].to_numpy()
     testable_U = count_U[count_U > 2]
@@ -105,10 +105,10 @@ def divide(user: pl.Series, reward: pl.Series) -> SplitSuggestion:
 
 
 def baskets(events: pl.DataFrame) -> float | None:
-    """Share of the events that came with another item of their user at the same time; None: they are no baskets.
+    """Share of events at the same time as another item of the user; None: they do not look like baskets.
 
-    They are where it is `MOST` of the events, most users have such, and the median pause to the next time is an hour or
-    more: in a burst of ratings it is seconds.
+    They do if the share exceeds `MOST`, more than `MOST` of the users have such events, and a median pause of `PAUSE`
+    or more separates the times of a user: in a burst of ratings it is seconds.
 
     Args:
         events: ``user``, ``item``, ``timestamp`` and `TIED` of each event, in order.
@@ -123,7 +123,7 @@ def baskets(events: pl.DataFrame) -> float | None:
 
 
 def unmeasurable(tested: int) -> str | None:
-    """Why nothing can be measured on so many users with test events; None if something can."""
+    """Why ``tested`` users with test events are too few to measure anything; None if they suffice."""
     if tested >= LEAST:
         return None
     return (
@@ -134,7 +134,7 @@ def unmeasurable(tested: int) -> str | None:
 
 
 def _sizes(events: int) -> tuple[int, int]:
-    """Test and validation events of a user who has so many: a tenth, up to ten; and half of that, but, where a fifth of
-    the events allows it, two (a pair to order) or three (three pairs)."""
+    """Split sizes for a user with so many events. Test: a tenth, from 1 to 10. Validation: the largest of 1, half of
+    test, and a fifth of the events up to 3 (two events give one pair to order, three give three)."""
     test = min(10, max(1, events // 10))
     return test, max(1, test // 2, min(3, events // 5))

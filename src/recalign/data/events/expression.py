@@ -14,7 +14,7 @@ from recalign.data.events.messages import SourceRows, did_you_mean
 from recalign.errors import InputError
 
 RULES: list[Callable[[pl.Expr, pl.DataFrame, str, str, bool], pl.Expr]] = []
-"""What is made of a parsed expression: `recalign.data.events.row_wise` refuses other rows, and guards nulls."""
+"""Transformations of a parsed expression: `recalign.data.events.row_wise` refuses other rows, and guards nulls."""
 AS_NUMBER = "text becomes a number or null by TRY_CAST(x AS DOUBLE), 3,50 by TRY_CAST(REPLACE(x, ',', '.') AS DOUBLE)"
 """A part of remedies."""
 
@@ -77,13 +77,13 @@ def as_bool(values: pl.Series, expression: str, key: str) -> pl.Series:
 
 
 def refuse_names(expression: str, names: Collection[str], key: str) -> None:
-    """Refuse an expression, or column, that reads columns which prepared events have of their own.
+    """Refuse an expression, or column, that reads a column which recalign replaces in prepared events.
 
     Raises:
-        InputError: it reads one of the names, such as ``item``, which is a number of recalign's there.
+        InputError: it reads one of the names, such as ``item``, which is an index there.
     """
     reads = {expression}
-    with suppress(pl.exceptions.PolarsError):  # it is no expression, which computing it will say
+    with suppress(pl.exceptions.PolarsError):  # not an expression: evaluating it raises the error
         reads |= {*pl.sql_expr(expression).meta.root_names()}
     if taken := reads & {*names}:
         what = f"{expression!r} reads {', '.join(sorted(taken))}, which is not the log's column of that name here"

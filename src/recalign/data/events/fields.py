@@ -33,8 +33,8 @@ def missing_as_null(column: pl.Series) -> pl.Series:
 def read_ids(column: pl.Series, key: str, rows: SourceRows) -> pl.Series:
     """Read ids as 64-bit integers or strings.
 
-    Floats become integers if all are whole numbers, as pandas writes integers if one is missing, and small enough to be
-    exact. `key` names the setting in errors.
+    Floats become integers if all are whole numbers and small enough to be exact: pandas writes integers as floats if
+    one is missing. `key` names the setting in errors.
 
     Raises:
         InputError: an id is missing, or the column's type cannot hold ids.
@@ -62,7 +62,7 @@ def index_ids(ids: pl.Series) -> tuple[pl.Series, pl.Series]:
         return pl.Series(ids.name, index[place]), pl.Series(ids.name, np.flatnonzero(exists)) + least
     distinct = ids.unique().sort()
     number = pl.int_range(len(distinct), dtype=pl.UInt32, eager=True)
-    return ids.replace_strict(distinct, number, return_dtype=pl.UInt32).cast(pl.UInt32), distinct  # if there are none
+    return ids.replace_strict(distinct, number, return_dtype=pl.UInt32).cast(pl.UInt32), distinct  # if empty
 
 
 def read_timestamps(
@@ -106,12 +106,12 @@ def read_timestamps(
 
 
 def _read_datetimes(column: pl.Series, rows: SourceRows, time_format: str | None) -> pl.Series:
-    """Microseconds since 1970 of datetimes, or of text in ISO 8601 or in a format of its own."""
+    """Microseconds since 1970 of datetimes, or of text in ``time_format``; None: ISO 8601."""
     if not column.dtype.is_temporal() and (time_format is not None or column.dtype == pl.String):
         key = "data.log.timestamp" if time_format is None else "data.log.time_format"
         try:
             read = _parse_datetimes(column.cast(pl.String), time_format)
-        except pl.exceptions.PolarsError:  # it is no format
+        except pl.exceptions.PolarsError:  # not a valid format
             read = pl.repeat(None, len(column), dtype=pl.Datetime("us"), eager=True)
         why = ", which is not " + ("a timestamp" if time_format is None else f"written as {time_format!r}")
         remedy = "give ISO 8601 (2026-11-24T15:00:00+01:00), or say how times are written in data.log.time_format "
@@ -130,7 +130,7 @@ def _parse_datetimes(text: pl.Series, time_format: str | None) -> pl.Series:
     text = text.str.replace(r" ?UTC$", "Z")
     text = text.set(~text.str.contains(r"^\d{4}-\d{2}-\d{2}").fill_null(False), None)
     has_offset = text.str.contains(r"\d:\d{2}.*(Z|[+-]\d{2}:?\d{2})$").fill_null(False)
-    parts = text.set(~has_offset, None), text.set(has_offset, None)  # Polars reads all by the format of the first
+    parts = text.set(~has_offset, None), text.set(has_offset, None)  # Polars infers one format from the first value
     with_offset, without = (part.str.to_datetime(time_unit="us", time_zone="UTC", strict=False) for part in parts)
     return with_offset.zip_with(has_offset, without)
 
@@ -150,7 +150,7 @@ def _require_present(column: pl.Series, key: str, rows: SourceRows) -> None:
 
 
 def _exact(column: pl.Series, key: str, rows: SourceRows) -> pl.Series:
-    """Floats, all of which stand for one integer only."""
+    """Return floats unchanged; refuse those too large to represent integers exactly."""
     why = f", and {column.dtype} holds no such number exactly"
     bad = column.abs() >= EXACT[column.dtype.base_type()]
     refuse_rows(column, bad, key, rows, why, "write the column as integers or 64-bit floats")

@@ -29,7 +29,7 @@ WORDS = {
 """Words in column names, by what the column holds, the most specific first."""
 
 CLICKS, IMPRESSIONS = {"click", "clicked", "chosen", "opened"}, {"impression", "impressed", "shown"}
-"""Words in the names of columns that say what was chosen, and of kinds of events that say what was shown alone."""
+"""Words for clicks in column names, and for impressions in event types."""
 
 IDS = ("id", "key", "no", "code", "number")
 """Words that mark an id."""
@@ -41,13 +41,13 @@ WORTH = {
 """Rewards of event types, by a word in their names. The first match counts."""
 
 LATEST = 4_102_444_800
-"""Start of 2100, in seconds since 1970. Numbers from `EARLIEST` to here are taken for timestamps."""
+"""Start of 2100, in seconds since 1970. Numbers from `EARLIEST` to here count as timestamps."""
 
 OTHER_WORD, WHOLE_DAYS = 20, 18
-"""Rank penalties: of each other word of a column's name, and of a column of dates beside one of moments."""
+"""Rank penalties: for each further word in a column's name, and for dates without a time of day."""
 
 MOST_HIGH = 0.4
-"""Share of the events that a high reward may have and still tell good events from the others."""
+"""Largest share of high rewards that still separates good events from the rest."""
 
 MAX_KINDS = 20
 """A column with at most this many distinct values holds event types or grades, not measurements or ids."""
@@ -56,8 +56,8 @@ MAX_KINDS = 20
 def guess(frame: pl.DataFrame, given: Mapping[str, str], named: bool) -> dict[str, str]:
     """Guess which columns of a table of events are ``user``, ``item`` and ``timestamp``, and the SQL of the ``reward``.
 
-    ``given`` are roles that are known already. Where columns are not ``named``, the first that may hold ids is the
-    user, the second the item.
+    ``given``: columns, or the reward's SQL, by role, if already known. Without a header row (not ``named``), the first
+    column that may hold ids is the user, the second the item.
     """
     found: dict[str, str | None] = dict(given)
 
@@ -86,13 +86,13 @@ def _dated(column: pl.Series) -> tuple[TimeUnit, bool] | None:
     if known.is_empty():
         return None
     if column.dtype.is_numeric():
-        low, high = (float(known.quantile(q, "nearest")) for q in (0.01, 0.99))  # type: ignore[arg-type]  # no slips
+        low, high = (float(known.quantile(q, "nearest")) for q in (0.01, 0.99))  # type: ignore[arg-type]  # without outliers
         units = (one for one, per in PER_SECOND.items() if low >= EARLIEST * per and high <= LATEST * per)
         if (unit_of := next(units, "")) == "":
             return None
     try:
         time, per_second = read_timestamps(known, unit_of, SourceRows(pl.int_range(len(known), eager=True)))  # type: ignore[arg-type]
-    except InputError:  # one of them is no time
+    except InputError:  # a value is not a time
         return (unit_of, False) if column.dtype.is_numeric() else None  # type: ignore[return-value]
     return unit_of, bool((time % (86_400 * per_second) == 0).all())  # type: ignore[return-value]
 
@@ -106,8 +106,8 @@ def missing_condition(frame: pl.DataFrame, columns: Iterable[str]) -> str | None
 def high_condition(rewards: pl.Series) -> str | None:
     """SQL condition for high rewards: the best grades that together hold at most `MOST_HIGH` of the events.
 
-    Where the best grade alone holds more, it is that one: no other condition tells better events apart. None for a
-    reward without grades, whose best quarter can be used instead.
+    If the best grade alone holds more, the condition is that grade: none is stricter. None for a reward of many values
+    instead of grades: its best quarter can be used.
     """
     values = rewards.drop_nulls()
     if values.n_unique() > MAX_KINDS and (values > values.quantile(0.75, "linear")).mean() > 0.1:  # type: ignore[operator]
@@ -130,13 +130,13 @@ def quote(name: str) -> str:
 def item_table(file: str, frame: pl.DataFrame, text: pl.DataFrame, items: pl.Series) -> ItemTable:
     """Guess what the columns of a table of items mean.
 
-    The id is the column that holds most of the log's ``items``, the title goes by its name, and features are what is
-    left of numbers, vectors and categories that several items share.
+    The id is the column that holds most of the log's ``items``. The title is found by its name. Features are the other
+    columns of numbers, vectors, and categories that several items share.
 
     Args:
         file: how the log's YAML names the table.
         frame: the table.
-        text: the same, as it is written.
+        text: the same, with every column read as text.
         items: raw ids of the log.
     """
     ids = {one.name: log_ids(missing_as_null(one.unique()), items) for one in text if _may_be_id(one)}
@@ -186,9 +186,9 @@ def _reward_sql(columns: list[pl.Series], named: bool) -> str | None:
 
 
 def choice(frame: pl.DataFrame) -> str | None:
-    """The condition by which rows of impressions are choices; None where nothing looks like impressions.
+    """Guess ``data.log.chosen``, the condition for a choice in a log of impressions; None if no column looks like it.
 
-    A column of 1 and 0 that is named for clicks, or kinds of events of which one is an impression.
+    It looks for a column of 1 and 0 named like a click, or event types of which one is an impression.
     """
     for column in frame.select(~cs.nested()):
         kinds, words = set(_present(column).unique().head(MAX_KINDS + 1).to_list()), _words(column.name)
@@ -208,7 +208,7 @@ def _best_match(role: str, columns: Iterable[pl.Series]) -> str | None:
 def _rank(role: str, name: str) -> float:
     """Rank of a column's name, 0 the best: the index of the matching word, plus `OTHER_WORD` for each other word.
 
-    ``created_at`` is two words of time, and neither counts as another one. Infinity for a name without a matching word.
+    Both words of ``created_at`` mean a time, so neither is penalised. Infinity for a name without a matching word.
     """
     words, own = WORDS[role], [word for word in _words(name) if word not in IDS]
     if (whole := "".join(own)) in words:  # user_name
@@ -231,9 +231,9 @@ def _may_be_id(column: pl.Series) -> bool:
 
 
 def _timestamp_column(columns: list[pl.Series]) -> str | None:
-    """The timestamp column: of those that hold dates after 1990 the one whose name says so best, moments before days.
+    """The timestamp column: of those with dates after 1990 the one with the best name; whole days are penalised.
 
-    Where no such name does: a column that is named like a time, whose values training may refuse; else any with dates.
+    If no name matches: a column that is named like a time (training may refuse its values), else any with dates.
     """
     dated = {column.name: found[1] for column in columns if (found := _dated(column))}
     if named := [name for name in dated if _rank("timestamp", name) < math.inf]:

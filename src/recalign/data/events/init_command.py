@@ -54,7 +54,7 @@ def init(words: Sequence[str]) -> None:
         root = next(folder for folder in Path(entry).parents if not set("*?[") & set(str(folder)))
         entry = os.path.relpath(entry, root)
     where = where or {"files": [entry]}
-    beginning = re.split(r"[*?\[]", entry)[0].removesuffix(".gz")  # of a pattern
+    beginning = re.split(r"[*?\[]", entry)[0].removesuffix(".gz")  # before a wildcard
     name = name or re.sub(r"[^\w.-]+", "-", Path(beginning).stem).strip("-._") or root.resolve().name
     files = [ask(LogMapping(name, **where))] if options.query else files_named(options.table)
     out = Path(options.out or f"{name}.yaml")
@@ -84,7 +84,7 @@ def init(words: Sequence[str]) -> None:
     if options.items is not None:
         log = replace(log, items=_item_table(options.items, None if "://" in entry or options.query else root, events))
     if together := baskets(events.frame):
-        suggested = divide(events.frame.filter(~pl.col(TIED))["user"], events.frame["reward"])  # by sets
+        suggested = divide(events.frame.filter(~pl.col(TIED))["user"], events.frame["reward"])  # a basket is one event
     _print_events(log, reward, suggested, events)
     if together:
         print(
@@ -97,14 +97,14 @@ def init(words: Sequence[str]) -> None:
     commands = [shlex.join(["recalign", "check", str(out)])]
     if not suggested.cannot:
         commands.append(shlex.join(["recalign", "chain", str(out)]))
-    beside = root if root.is_absolute() else Path(os.path.relpath(root, out.parent))  # as the YAML's folder sees it
+    beside = root if root.is_absolute() else Path(os.path.relpath(root, out.parent))  # relative to the YAML's folder
     here = beside if options.query is None and "://" not in entry else None
     write_text(out, _yaml_text(log, here, reward, suggested, commands, bool(together), guess.choice(frame)))
     print(f"\n{printable(str(out))} is written: look it over. Next:", *commands, sep="\n  ")
 
 
 def _item_table(file: str, root: Path | None, events: EventTable) -> ItemTable:
-    """What a table of items holds. The YAML names it as seen from the log's files, which lie at ``root``."""
+    """Guess the columns of an item table. The YAML holds its path relative to ``root``; None: its absolute path."""
     table = files_named(file)[0]
     beside = os.path.relpath(file, root) if root else os.path.abspath(file)
     found = guess.item_table(file if "://" in file else beside, read(table, ()), read(table, None), events.items)
@@ -114,9 +114,9 @@ def _item_table(file: str, root: Path | None, events: EventTable) -> ItemTable:
 
 
 def _of_query(database: str, query: str) -> tuple[dict[str, Any], str]:
-    """Where the rows of a query are, and a name for them: that of the database.
+    """The settings ``query`` and ``uri`` of a log, and a name for it: the database's.
 
-    A URI that no environment variable holds is put into one, for this process.
+    If no environment variable holds the URI, set one for this process.
     """
     name = re.sub(r"\W+", "_", urlsplit(os.environ.get(database, database)).path).strip("_") or "rows"
     if database not in os.environ and database not in os.environ.values():
