@@ -21,9 +21,9 @@ UNUSABLE = "rows without an id, or with one that is not of the log's type"
 EMPTY = {"category": pl.String(), "number": pl.Float64(), "vector": pl.List(pl.Float32)}
 """The type of a column without values, by the kind of the feature that reads it."""
 KEPT = 64 * 2**20
-"""Bytes up to which an item table stays in memory as it was read, until another one is read."""
+"""Largest size in bytes of an item table that is cached, until another one is read."""
 _LAST: dict[tuple[Source, str, tuple[str, ...]], pl.DataFrame] = {}
-"""The table that was read last, by its file, the file's identity, and the columns read as text."""
+"""The cached item table, by its file, the file's identity, and the columns read as text."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class ItemValues:
 
     Attributes:
         ids: raw ids of the rows, of the log's type, each once.
-        kinds: of the features, by name in order.
-        values: a row an item, a column a feature: ``category``: lists of text; ``number``: float64; ``vector``: lists
-            of float32 of one length. Null where an item has no value.
+        kinds: the kind of each feature, by name in order.
+        values: one row per item, one column per feature. ``category``: lists of text; ``number``: float64;
+            ``vector``: lists of float32 of one length. Null where an item has no value.
         specified: the features' settings, by name.
         unusable: rows of the table whose id is missing, or not of the log's type.
     """
@@ -55,7 +55,7 @@ class ItemValues:
 
 
 def titles_digest(log: LogMapping, root: Path | None) -> str | None:
-    """Digest of the item table and of what its columns mean; None where the log has none."""
+    """Digest of the item table and its settings; None if the log has none."""
     file = locate(log, root)[1]
     return digest(asdict(log.items) | {"file": file.identity()}) if log.items and file else None
 
@@ -67,7 +67,7 @@ def read_titles(log: LogMapping, root: Path | None, items: pl.Series) -> tuple[p
         Titles aligned with `items`, the id where there is none; and counts for ``recalign check``.
 
     Raises:
-        InputError: the item table is missing or damaged, lacks a column, or has a title of none of the items.
+        InputError: the item table is missing or damaged, lacks a column, or has a title for none of the items.
     """
     if log.items is None or log.items.title is None or (file := locate(log, root)[1]) is None:
         return items.cast(pl.String).alias("title"), {}
@@ -86,7 +86,7 @@ def read_titles(log: LogMapping, root: Path | None, items: pl.Series) -> tuple[p
 
 
 def read_features(log: LogMapping, root: Path | None, items: pl.Series) -> ItemValues | None:
-    """Read and check the features of a log's items, of which ``items`` are the raw ids; None where it has none.
+    """Read and check the features of a log's items, whose raw ids are ``items``; None if it has none.
 
     Raises:
         InputError: the item table cannot be used: an id twice, no row for any item, or a feature that cannot be
@@ -103,12 +103,12 @@ def features_of(table: ItemTable) -> dict[str, Feature]:
 
 
 def table_rows(file: Source, table: ItemTable, ids: pl.Series, types: Mapping[str, pl.DataType]) -> pl.DataFrame:
-    """Titles of some items, and columns of a table for them, each of its type in ``types``.
+    """Titles of the items ``ids``, and the columns ``types`` of an item table, cast to these types.
 
     Where an item has no row, columns are null, and the title is the id as text.
 
     Raises:
-        InputError: the table lacks a column, or its values cannot be of the type.
+        InputError: the table lacks a column, or its values cannot be cast.
     """
     frame, key = _read(file, table, ids, [name for name, dtype in types.items() if dtype == pl.String])
     titles = _titles(frame[table.title], key, ids)[0] if table.title in frame.columns else ids.cast(pl.String)
@@ -124,13 +124,13 @@ def table_rows(file: Source, table: ItemTable, ids: pl.Series, types: Mapping[st
             what = f"the column {name!r} holds {column.dtype}, which cannot all be {dtype} as in the bundle"
             raise InputError(what, where=file.name, remedy="write it as the log's item table does") from error
     rows = _rows_of(pl.DataFrame(columns, schema=list(types)), key, ids)
-    return pl.DataFrame([titles.alias("title"), *rows])  # of no columns, rows have no height
+    return pl.DataFrame([titles.alias("title"), *rows])  # without columns, rows have no height
 
 
 def table_values(file: Source, table: ItemTable, known: pl.Series, items: pl.Series | None = None) -> ItemValues:
-    """`read_features` of one file, for a log with ids such as ``known``.
+    """`read_features` of one file. ``known``: ids of the log, for their type.
 
-    Without ``items`` its rows may be of any items, but each is of one, and a feature may have no value.
+    Without ``items``, rows may be of any items, but each needs a valid id; a feature may be null everywhere.
     """
     features = features_of(table)
     frame, key = _read(file, table, known, _coded(table))
@@ -158,7 +158,7 @@ def table_values(file: Source, table: ItemTable, known: pl.Series, items: pl.Ser
 
 
 def feature_figures(features: ItemValues | None, items: pl.Series) -> Section:
-    """For ``recalign check``: how many of the log's items have features, of how many values."""
+    """For ``recalign check``: how many of the log's items have features, and how many distinct values."""
     if features is None:
         return {}
     rows, own = int(features.ids.is_in(items.implode()).sum()), features.of(items)
@@ -176,9 +176,9 @@ def feature_figures(features: ItemValues | None, items: pl.Series) -> Section:
 
 
 def log_ids(raw: pl.Series, known: pl.Series) -> pl.Series:
-    """Ids of a table in the type of a log's, ``known``, as `fields.read_ids` reads those; null where a value is none.
+    """Cast a table's ids to the type of the log's ids, ``known``, as `fields.read_ids` reads them; null if impossible.
 
-    Text that is one of the log's ids is that id. Else ``7.0`` is 7; ``007`` and 7.5 are not.
+    Text that equals one of the log's ids is that id. Else ``7.0`` becomes 7; ``007`` and 7.5 do not.
     """
     numbers = whole_numbers(raw) if raw.dtype == pl.String else raw
     if numbers.dtype.is_float():
@@ -192,7 +192,7 @@ def log_ids(raw: pl.Series, known: pl.Series) -> pl.Series:
 
 
 def _read(file: Source, table: ItemTable, known: pl.Series, text: Sequence[str] = ()) -> tuple[pl.DataFrame, pl.Series]:
-    """The table, and its ids in the type of the log's, null where there is none. ``text``: columns read as text."""
+    """The table, and its ids as `log_ids` casts them. ``text``: columns read as text."""
     asked = file, file.identity(), (table.id, *text)
     frame = read(file, asked[2]) if asked not in _LAST else _LAST[asked]
     _LAST.clear()
@@ -241,13 +241,13 @@ def feature_values(frame: pl.DataFrame, name: str, feature: Feature, rows: Sourc
     measured = inner.is_float() if listed else inner.is_numeric()
     by_type = ("vector" if listed else "number") if measured else "category"
     kind: FeatureKind = feature.kind or by_type  # type: ignore[assignment]
-    if raw.null_count() == len(raw):  # no type can be told of nothing
+    if raw.null_count() == len(raw):  # nulls have no type of their own
         raw = pl.Series(name, [None] * len(raw), dtype=EMPTY[kind])
     return kind, {"category": _categories, "number": _numbers, "vector": _vectors}[kind](raw, feature, where, rows)
 
 
 def _categories(raw: pl.Series, feature: Feature, where: str, rows: SourceRows) -> pl.Series:
-    """Lists of text without gaps; null where there is none. 36.0 is 36, and True true, whatever type the file gave."""
+    """Lists of distinct non-empty text; null if nothing is left. 36.0 becomes 36, and True true, whatever the type."""
     listed = isinstance(raw.dtype, pl.List | pl.Array)
     inner = raw.dtype.inner if listed else raw.dtype  # type: ignore[attr-defined]
     if inner.is_nested() or inner in (pl.Binary, pl.Duration) or (listed and inner.is_float()):

@@ -13,9 +13,9 @@ TimeUnit = Literal["s", "ms", "us", "datetime"]
 FeatureKind = Literal["category", "number", "vector"]
 
 SIMULATED = "simulated"
-"""The folder of a log that `recalign simulate` writes, and its name where every row is a choice."""
+"""The folder of a log from `recalign simulate`, and the log's name if every row is a choice."""
 SIMULATED_SHOWN = "simulated-shown"
-"""The name of such a log that has what was shown."""
+"""The name of a simulated log with impressions."""
 WORLDS = (SIMULATED, SIMULATED_SHOWN)
 
 PREPARED = ("user", "item", "timestamp", "row")
@@ -25,7 +25,7 @@ OWN_COLUMNS = (*PREPARED, "reward")
 """The event table's own columns. Expressions can read raw columns of these names, but the table does not keep them."""
 
 HOW_READ = ("storage_options", "uri")
-"""Settings of a `LogMapping` that say how rows are reached: none is written down, or changes a figure."""
+"""Settings of a `LogMapping` for the connection. They may hold secrets, and enter no fingerprint."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Feature:
     Attributes:
         value: Polars SQL over the columns of the item table.
         kind: ``category``: one or several (a list, or text with a ``separator``); ``number``; ``vector``: a list of
-            equally many numbers in every row. Null: numbers by type, lists of fractions as vectors, else categories.
-        separator: what stands between several categories that are written as one text, such as ``|``.
-        bins: a number becomes one of so many categories, intervals with about as many items; null: it is standardised.
+            numbers, of one length in all rows. Null: by type: numbers, lists of floats as vectors, else categories.
+        separator: text between categories that are written as one text, such as ``|``.
+        bins: a number becomes one of so many categories, with about as many items each; null: it is standardised.
     """
 
     value: str
@@ -57,8 +57,8 @@ class ItemTable:
         file: found and read like the log's files.
         id: column of the item's id, as in the log.
         title: column of the title; null: items are shown by their ids.
-        features: what policies learn of items, by name: Polars SQL over the table's columns, or a `Feature`. By them,
-            items that nobody chose in training are recommended too.
+        features: what policies learn of items, by name: Polars SQL over the table's columns, or a `Feature`. With
+            features, cold items (nobody chose them in training) are recommended too.
     """
 
     file: str
@@ -78,10 +78,10 @@ class LogMapping:
         name: names run folders and tables.
         files: files under the data root, or URLs (s3, gs, az, hf, https), in order; wildcards allowed. All are text in
             UTF-8 (``.csv``, ``.tsv``; also ``.csv.gz``), or none is (``.parquet``, ``.ndjson``, ``.arrow``). A folder
-            is a table of Delta Lake or Iceberg, or all Parquet files in it; ``day=1`` in their path is a column.
-        storage_options: how a store is reached, by the names that Polars gives its ``storage_options``. What opens it
-            names an environment variable, ``${oc.env:NAME}`` or ``NAME``; null: ``AWS_...``, ``GOOGLE_...`` and so on.
-        query: SQL that a database answers with the rows, in place of ``files``. It runs once a process.
+            is a table of Delta Lake or Iceberg, or all Parquet files in it; ``day=1`` in a path is a column.
+        storage_options: Polars' ``storage_options`` for an object store. A secret must name an environment variable,
+            ``${oc.env:NAME}`` or ``NAME``; null: Polars reads ``AWS_...``, ``GOOGLE_...`` and so on.
+        query: SQL that selects the rows from a database, in place of ``files``. It runs once per process.
         uri: the environment variable that holds the database's URI, ``${oc.env:NAME}`` or ``NAME``.
         header: names of all columns, in order, of text files without a header row; null: the first row is the header.
         separator: of text files, one byte; null: found from the first row (comma, tab, ``;`` or ``|``).
@@ -99,12 +99,12 @@ class LogMapping:
         drop_repeats: of rows that are equal in every column keep the first.
         collapse: keep one event per user and item: the one with the highest reward, on ties the first.
         is_random: condition, such as a column of 1 and 0: the item was shown at random.
-        propensity: expression: the probability with which the item was shown; null where it is not known.
-        chosen: condition: the user chose what the row shows (``is_click = 1``). The other rows were passed over: they
-            are in no history and no targets of cloning or ranking, and what learns from shown items reads them. Where
-            it is null, nobody knows, and the row is left out. Null: every row is a choice.
-        request: expression: names what was shown together; null: rows of one user at one time.
-        passed_reward: reward of a passed row whose own is null; null: it has none.
+        propensity: expression: the probability with which the item was shown; null if unknown.
+        chosen: condition: the user chose the row's item (``is_click = 1``). Other rows were passed over: they are in no
+            history and no targets of cloning or ranking; only methods that learn from shown items read them. Rows
+            for which it is null are left out. Null: every row is a choice.
+        request: expression: id of the request that showed the row; null: rows of one user at one time are one.
+        passed_reward: reward of passed rows that have none; null: they stay without.
         items: the table of the items: titles and features; null: items are shown by their ids.
         truth: the file of true rewards under the data root, of simulated logs only.
     """
@@ -158,8 +158,8 @@ class LogMapping:
 
 
 def refuse_secret(url: str, key: str) -> None:
-    """Refuse a URL with a password, or with a signature, in it. Raises InputError, which does not repeat it."""
-    asks = re.search(r"^https?://([^/]*@|.*[?#])", url, re.IGNORECASE)  # no ? of https:// reaches a server
+    """Refuse a URL that holds a password or a signature. The InputError does not repeat it."""
+    asks = re.search(r"^https?://([^/]*@|.*[?#])", url, re.IGNORECASE)  # servers get no query string of https://
     if "://" in url and (asks or SECRET_URL.search("".join(url.split()))):
         what = "a URL may hold a secret (USER:PASSWORD@, or what follows ?), and secrets are not written down"
         remedy = "give it as a variable in data.log.storage_options, or copy the file to this machine"
@@ -167,25 +167,25 @@ def refuse_secret(url: str, key: str) -> None:
 
 
 def is_secret(name: str, value: str) -> bool:
-    """Whether the value of a storage option opens a store."""
+    """Whether a storage option is a secret, by its name or value."""
     return any(word in name.lower() for word in SECRETS) or "@" in value or bool(SECRET_URL.search(value))
 
 
 def without_secrets(text: str, options: Mapping[str, str]) -> str:
-    """A text in which the secrets among storage options are hidden, and a URI, and what it quotes of them."""
+    """Replace secrets among storage options, a URI, and quoted parts of passwords in a text by ``***``."""
     secrets = [value for name, value in options.items() if value and (name == "uri" or is_secret(name, value))]
     for value in secrets:
         text = text.replace(value, "***")
-    passwords = "\n".join(one for one in secrets if "://" not in one)  # of which a driver may quote a part
+    passwords = "\n".join(one for one in secrets if "://" not in one)  # a driver may quote a part
     return re.sub(r'(?<=")[^"]+(?=")', lambda part: "***" if part[0] in passwords else part[0], text)
 
 
 def require_named(log: Mapping[str, Any], names: Collection[str]) -> None:
-    """Refuse settings in which what opens a store or a database is written out, also where a variable holds it.
+    """Refuse settings with a written-out secret of a store or database, even if some variable holds it.
 
     Args:
-        log: ``data.log``, values in place of ``${oc.env:NAME}``.
-        names: of the environment variables that the settings name so.
+        log: ``data.log``, with ``${oc.env:NAME}`` resolved.
+        names: environment variables that the settings name like that.
     """
     options = (log.get("storage_options") or {}).items()
     secrets = {f"storage_options.{name}": value for name, value in options if is_secret(name, value)}
@@ -195,12 +195,12 @@ def require_named(log: Mapping[str, Any], names: Collection[str]) -> None:
 
 
 def variable(text: str, key: str, names: Collection[str] | None = None) -> str:
-    """The name of the environment variable that a setting names, or whose value it is. The value is never kept.
+    """The name of the environment variable that a setting names, or that holds the setting's value.
 
-    ``names``: of the variables that may hold it; None: all.
+    ``names``: variables that may hold the value; None: all.
 
     Raises:
-        InputError: there is none, so that what is written there may be a secret. It is not repeated.
+        InputError: there is none, so the setting may be a written-out secret. The message does not repeat it.
     """
     name = text.removeprefix("${oc.env:").removesuffix("}")
     held = os.environ if names is None else {one: os.environ.get(one) for one in names}

@@ -8,7 +8,7 @@ import polars as pl
 from recalign.errors import nearest
 
 SHOWN, LISTED = 5, 30
-"""Rows that a message names, while the others are counted; and names that it lists."""
+"""How many rows a message names (the others are counted), and how many names it lists."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Convert MovieLens's ML-100K and ML-1M to Parquet, from zips as published or, for ML-100K, from a download."""
+"""Convert MovieLens's ML-100K and ML-1M to Parquet, from the published zips or, for ML-100K, a download."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ from recalign.files import atomic_write
 
 CONVERTED = ("ml-100k", "ml-1m")
 MADE = "downloads"
-"""Folder of the data root for what is made here, separate from the user's own files."""
+"""Folder of the data root for converted files, separate from the user's own files."""
 
 WHEEL = "recbole==1.2.1"
 """A wheel that contains ML-100K: the same ratings, titles, years and genres."""
@@ -29,10 +29,10 @@ GENRES = (
 
 
 def convert(root: Path, name: str) -> Path:
-    """Return a data root that holds ``ratings.parquet`` and ``movies.parquet`` of a log, in the folder of its name.
+    """Return a data root that holds ``ratings.parquet`` and ``movies.parquet`` of a log, in a folder of its name.
 
     Movies have item, title and genres, and in ``ml-100k`` the year; its genres are numbers from 1 to 18, separated by
-    ``|``. The files are made from the zip under `root`, as published, those of ``ml-100k`` else from `WHEEL`.
+    ``|``. They are made from the published zip under `root`; without it, ``ml-100k`` is made from `WHEEL`.
 
     Raises:
         InputError: there is no zip and the download fails, or the files cannot be written.
@@ -95,7 +95,7 @@ def _of_wheel() -> dict[str, pl.DataFrame]:
 
 
 def _films(films: pl.DataFrame, title: pl.Expr, released: str, has: Mapping[str, pl.Expr]) -> pl.DataFrame:
-    """The films of ML-100K. Its last four letters are the year of a day of release, such as ``01-Jan-1995``."""
+    """The films of ML-100K. The last four letters of ``released`` are the year: ``01-Jan-1995``."""
     numbers = [pl.when(has[genre]).then(pl.lit(str(number))) for number, genre in enumerate(GENRES, 1)]
     return films.select(
         pl.col("item").cast(pl.Int64),

@@ -1,4 +1,4 @@
-"""The rows with which a database answers a log's query."""
+"""Read a log's rows from a database by a query."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from recalign.files import digest
 
 
 def ask(log: LogMapping) -> Source:
-    """The rows with which the database answers ``log.query``.
+    """Run ``log.query`` and return its rows as a Parquet file, cached until the process ends.
 
-    They are copied to a file for as long as the process lives, so that it and its workers read the same. Where the
-    query has no order, the rows of one user at one time stand in the order of their values.
+    The process and its workers read the same file. The rows of a query without ORDER BY are sorted by their values, so
+    that rows of one user at one time have a fixed order.
 
     Raises:
-        InputError: the database cannot be reached, or refuses the query; what opens it is not in the message.
+        InputError: the database fails (the message holds no secret), or rows have neither a time nor an ORDER BY.
     """
     query, uri = str(log.query), os.environ.get(str(log.uri), "")
     known = f"RECALIGN_ROWS_{digest(query, uri)[:16]}"  # workers inherit it
     if not Path(os.environ.get(known, "")).is_file():
         rows = _answer(query, uri)
         outside = re.sub(r"'[^']*'|\"[^\"]*\"|--[^\n]*|/\*.*?\*/", "", query, flags=re.DOTALL)
-        while (inner := re.sub(r"\([^()]*\)", "", outside)) != outside:  # the order of a part is none of the whole
+        while (inner := re.sub(r"\([^()]*\)", "", outside)) != outside:  # a subquery's order is not the result's
             outside = inner
         if not re.search(r"\border\s+by\b", outside, re.IGNORECASE):
             if log.timestamp is None:
@@ -46,7 +46,7 @@ def ask(log: LogMapping) -> Source:
 
 @cache
 def _folder() -> TemporaryDirectory[str]:
-    """A folder for its owner alone, deleted when the process ends."""
+    """A folder that only its owner can read, deleted when the process ends."""
     return TemporaryDirectory(prefix="recalign-rows-")
 
 
@@ -60,12 +60,12 @@ def _answer(query: str, uri: str) -> pl.DataFrame:
         package("connectorx", "databases")
     with read_errors(URI, {"uri": uri} | _passwords(uri)):
         rows = pl.read_database_uri(query, uri, engine="adbc" if driver else "connectorx")
-        numeric = [one.name for one in rows if '"type_name": "numeric"' in str(one.dtype)]  # ADBC's, of PostgreSQL
+        numeric = [one.name for one in rows if '"type_name": "numeric"' in str(one.dtype)]  # ADBC's type for PostgreSQL
         return rows.with_columns(pl.col(numeric).ext.storage().cast(pl.Float64))
 
 
 def _passwords(uri: str) -> dict[str, str]:
-    """What no message may hold: the passwords in a URI, as they are written there and as they are."""
+    """The passwords in a URI, URL-encoded and decoded, to be hidden in messages."""
     found = re.findall(rf"//[^:/@]*:(.*)@|(?:{'|'.join(SECRETS)})[^=&;]*=([^&;]+)", uri, re.IGNORECASE)
     written = {one for pair in found for one in pair if one}
     return {f"password {n}": one for n, one in enumerate(written | {unquote(one) for one in written})}
