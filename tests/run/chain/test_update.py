@@ -122,11 +122,12 @@ def test_the_same_update_again_runs_nothing_and_the_next_one_counts_from_the_fir
     ("words", "said"),
     [
         (("runs/tiny", "--log=simulated", "--epochs=0"), "epochs: 0.0 is not above 0"),
+        (("runs/tiny", "--log=simulated", "--workers=0"), "workers: 0 is not above 0"),
         (("runs/tiny", "--log=simulated", "--data.root=less", "--name=less"), "this log lacks"),
         (("runs/tiny", "--log=simulated", "--data.reward=true_reward", "--name=other"), "data.reward: 'true_reward'"),
         (("runs/tiny", "--log=simulated", "--name=tiny"), "name: "),
     ],
-    ids=["no epochs", "no users", "another reward", "its own folder"],
+    ids=["no epochs", "no workers", "no users", "another reward", "its own folder"],
 )
 def test_what_cannot_go_on_is_refused_before_anything_runs(folder: Path, words: tuple[str, ...], said: str):
     events = pl.read_parquet(folder / "later/simulated/events.parquet")

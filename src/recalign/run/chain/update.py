@@ -90,7 +90,7 @@ def update_plan(how: Update, overrides: Overrides) -> Plan:
     Raises:
         InputError: there is no finished chain, or it cannot go on.
     """
-    require_positive("", asdict(how), "epochs")
+    require_positive("", asdict(how), "epochs", "workers")
     run = Path(how.run) if Path(how.run).name.strip(".") else Path(how.run).resolve()  # "." has no name
     record, name = read_object(run / RECORD), how.name or f"{run.name}-update"
     if not record:
