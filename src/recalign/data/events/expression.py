@@ -77,7 +77,7 @@ def as_bool(values: pl.Series, expression: str, key: str) -> pl.Series:
 
 
 def refuse_names(expression: str, names: Collection[str], key: str) -> None:
-    """Refuse an expression, or column, that reads a column which recalign replaces in prepared events.
+    """Refuse an expression, or column, that reads a name which recalign gives to its own columns in prepared events.
 
     Raises:
         InputError: it reads one of the names, such as ``item``, which is an index there.

@@ -1,4 +1,4 @@
-"""Find a log's tables, read them, and join them without changing what a value means."""
+"""Find a log's tables, read them, and concatenate them without changing what a value means."""
 
 import csv
 import gzip
@@ -28,7 +28,7 @@ CONVERT_LINES = (
     ".sink_parquet('new.parquet')"
 )
 NULLS = ("NULL", "NaN", r"\N", "")
-"""What stands for a missing value in text."""
+"""Text that is read as null."""
 
 SEPARATORS = (",", "\t", ";", "|")
 """Separators that are recognised in text files."""
@@ -38,10 +38,10 @@ MAX_ROWS = 2**32 - 2
 
 
 def locate(log: LogMapping, root: Path | None) -> tuple[list[Source], Source | None]:
-    """Find the tables of a log. If one is missing, look under ``RECALIGN_DATA``, then make those of MovieLens.
+    """Find the tables of a log. If one is missing, look under ``RECALIGN_DATA``, then convert MovieLens.
 
     Returns:
-        The tables of events, in order, and that of the items, if the log has one.
+        The tables of events, in order, and the item table, if the log has one.
 
     Raises:
         InputError: a file is missing, or was altered since its SHA-256 was written, or the item table is several files.
@@ -80,10 +80,10 @@ def locate(log: LogMapping, root: Path | None) -> tuple[list[Source], Source | N
 
 
 class FileReader(LogReader):
-    """Reads the files of a log in all the forms that they may have. Errors as of `locate`, `read` and `join`."""
+    """Reads the files of a log in every supported format. Raises the errors of `locate`, `read` and `join`."""
 
     def digests(self) -> list[str]:
-        """Digests of the log's files, and of the item table where items have features."""
+        """Digests of the log's files, and of the item table if items have features."""
         files, items = locate(self.log, self.root)
         tables = [items] if items and self.log.items and self.log.items.features else []
         return [table.identity() for table in [*files, *tables]]
@@ -101,13 +101,13 @@ LogReader.reader_class = FileReader
 
 
 def join(log: LogMapping, sources: Mapping[Source, pl.LazyFrame]) -> tuple[pl.LazyFrame, SourceRows]:
-    """Join the tables of a log. Ids of text are integers only if all ids of all files are written so.
+    """Concatenate the tables of a log. Text ids become integers only if all ids of all files are integers.
 
     Returns:
         The rows of all tables, and how many each file has.
 
     Raises:
-        InputError: one cannot be read, they have no rows or too many, or their columns do not fit.
+        InputError: a table cannot be read, there are no rows or too many, or the columns do not fit.
     """
     heights, schemas, tables = {}, {}, {str(source): table for source, table in sources.items()}
     for (file, table), source in zip(tables.items(), sources, strict=True):
@@ -129,12 +129,12 @@ def join(log: LogMapping, sources: Mapping[Source, pl.LazyFrame]) -> tuple[pl.La
         if len(found) > 1 and not _fit(found):
             what = f"the files do not fit together: the column {name} holds {' and '.join(found.values())}"
             raise InputError(what, where="data.log.files", remedy="write it in the same type in all files")
-        if len(found) > 1:  # joined, times would have the coarsest unit
+        if len(found) > 1:  # concat would round to the coarsest unit
             times = cs.by_name(name, require_all=False) & cs.datetime()
             tables = {file: table.with_columns(times.dt.cast_time_unit("us")) for file, table in tables.items()}
         for (file, table), source in zip(tables.items(), sources, strict=True):
             known = types.get(file, pl.String)
-            if pl.String in found and known != pl.String and source.kind == "text":  # 007 is no 7 there
+            if pl.String in found and known != pl.String and source.kind == "text":  # as text: keep 007
                 tables[file] = table.with_columns(read(source, (name,), log.header, log.separator)[name])
     rows = pl.concat(tables.values(), how="diagonal_relaxed")
     for name in (log.user, log.item) if texts else ():
@@ -146,12 +146,12 @@ def join(log: LogMapping, sources: Mapping[Source, pl.LazyFrame]) -> tuple[pl.La
 
 
 def _fit(types: Collection[pl.DataType]) -> bool:
-    """Whether a column that has these types in the files can be joined, and no value means something else then."""
+    """Whether columns of these types can be concatenated without changing what a value means."""
     try:
         pl.concat([pl.DataFrame(schema={"": dtype}) for dtype in types], how="vertical_relaxed")
     except pl.exceptions.PolarsError:  # times with and without a zone, two Enums
         return False
-    kinds = {*map(_kind, types)}  # times would become numbers, and fractions text
+    kinds = {*map(_kind, types)}  # else times become numbers, and fractions text
     return len(kinds) == 1 or kinds <= {"whole number", "fraction"} or kinds <= {"whole number", "text"}
 
 
@@ -179,7 +179,7 @@ def read(
     """Read a table.
 
     Args:
-        source: text may be plain or ``.gz``; that of a store is first copied.
+        source: text may be plain or ``.gz``, and is copied from a store first.
         text: columns that stay text in text files, such as ids, so that ``007`` does not become 7; None: all do.
         header, separator: as in `LogMapping`.
 
@@ -240,7 +240,7 @@ def _read_text(file: str, text: Collection[str] | None, header: Sequence[str] | 
     if header is None and frame.width == len(set(first)):
         frame.columns = first
     void = [] if text is None else [column.name for column in frame if column.null_count() == frame.height]
-    return frame.with_columns(pl.lit(None).alias(name) for name in void)  # whose type nobody can tell
+    return frame.with_columns(pl.lit(None).alias(name) for name in void)  # nulls have no type of their own
 
 
 def _find_separator(file: str) -> str:
@@ -257,13 +257,13 @@ def _lines(file: str) -> Iterator[str]:
 
 
 def _fields(file: str, separator: str) -> Iterator[list[str]]:
-    """The fields of each row that is not blank as text, the header's too. ``csv.Error`` for a bad quote."""
+    """The text fields of each row, header included; empty for a blank row. ``csv.Error`` for a bad quote."""
     csv.field_size_limit(2**31 - 1)  # Polars reads fields of any length
     return csv.reader(_lines(file), delimiter=separator, strict=True)
 
 
 def _refuse_bad_rows(file: str, separator: str, headed: bool) -> None:
-    """Raise an InputError that names the rows with another number of fields than the first, or with a bad quote."""
+    """Raise an InputError that names rows with a bad quote, or not as many fields as the first."""
     where = f"{file} (header not counted)" if headed else file
     number, width, odd = 0 if headed else 1, 0, []
     try:

@@ -1,4 +1,4 @@
-"""Expressions of a row alone: none reads other rows, integers do not overflow, and nulls stay nulls."""
+"""Restrict expressions to their own row: none reads other rows, integers do not overflow, and nulls stay nulls."""
 
 import json
 import re
@@ -28,13 +28,13 @@ CHILDREN = {
 """Fields that hold the children of a node, by kind of node."""
 
 MOMENT = re.compile(r"\b(now\s*\(|(current_(date|time|timestamp)|localtime(stamp)?)\b)", re.IGNORECASE)
-"""Functions of the present moment, outside quotes. Polars computes them while it parses: its tree does not tell."""
+"""Functions of the current time. Polars evaluates them while parsing, so its tree does not show them."""
 
 NARROW = frozenset({pl.Int8, pl.Int16, pl.Int32, pl.UInt8, pl.UInt16, pl.UInt32, pl.UInt64})
 
 
 def row_wise(parsed: pl.Expr, frame: pl.DataFrame, expression: str, key: str, null_safe: bool) -> pl.Expr:
-    """An expression that is computed in 64 bits, by the rules of `recalign.data.events.evaluate`.
+    """The expression, computed in 64 bits and by the null rules of `recalign.data.events.evaluate`.
 
     Raises:
         InputError: it reads other rows, or the clock.
@@ -73,7 +73,7 @@ def _row_wise(
             node = {"Literal": {"Dyn": {"Float": float(f"{mantissa}e-{scale}")}}}
         return node, []
     function = content.get("function") if kind == "Function" else None
-    if isinstance(function, dict):  # of the kind Boolean, the condition counts
+    if isinstance(function, dict):  # for Boolean functions, use the inner name
         function, options = next(iter(function.items()))
         function = str(options) if function == "Boolean" else function
     if kind != "Column" and not (kind in CHILDREN and (function is None or function in ROW_WISE)):
@@ -90,7 +90,7 @@ def _row_wise(
         needed += parts * (function in ("MinHorizontal", "MaxHorizontal"))
         content = content | {name: parts if many else parts[0]}
     node = {kind: content}
-    with suppress(pl.exceptions.PolarsError):  # where it cannot be computed, running it will say so
+    with suppress(pl.exceptions.PolarsError):  # not computable: evaluating it raises the error
         dtype = frame.lazy().select(_expr(node)).collect_schema().dtypes()[0]
         wide = "Float64" if dtype.is_decimal() else "Int64" if dtype in NARROW else None
         if wide:
@@ -99,7 +99,7 @@ def _row_wise(
 
 
 def _guarded(node: Any, needed: list[dict[str, Any]]) -> Any:
-    """A node that is null where any of the nodes that it needs is."""
+    """A node that is null where any of the nodes ``needed`` is."""
     if not needed:
         return node
     return _node(pl.when(pl.all_horizontal(_expr(one).is_not_null() for one in needed)).then(_expr(node)))

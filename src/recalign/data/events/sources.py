@@ -1,4 +1,4 @@
-"""Where the rows of a log lie: files, here or at a store; tables of Delta Lake and Iceberg; the answer to a query."""
+"""Sources of a log's rows: files, local or in an object store; Delta Lake and Iceberg tables; a query's result."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ KINDS: dict[str, Kind] = {
     **{".parquet": "parquet", ".ndjson": "ndjson", ".jsonl": "ndjson"},
     **{".arrow": "ipc", ".ipc": "ipc", ".feather": "ipc"},
 }
-"""What files hold, by the end of their names; text where it is another."""
+"""File formats by extension; any other is text."""
 
 UNLIKE = (pl.exceptions.SchemaError, pl.exceptions.ColumnNotFoundError, pl.exceptions.ShapeError)
-"""What Polars raises where the files of one table have different columns."""
+"""Errors of Polars if the files of one table have different columns."""
 
 CONVERT = "import polars as pl; pl.read_csv('old.csv', encoding='latin-1').write_parquet('new.parquet')"
 RULE = (
@@ -46,19 +46,19 @@ KINDS_READ = {
     **{"text": ("as text", RULE), "ndjson": ("as NDJSON", "write each event as a JSON object in a line of its own")},
     **{"ipc": ("as Arrow", AGAIN), "parquet": ("as Parquet", AGAIN), "iceberg": ("as a table of Iceberg", AGAIN)},
 }
-"""For messages: as what a file is read, and what to do where it cannot be."""
+"""For messages, by kind: the format's name, and the remedy if a file cannot be read."""
 
 ICEBERG = {
     **{"aws_endpoint_url": "s3.endpoint", "aws_region": "s3.region", "aws_session_token": "s3.session-token"},
     **{"aws_access_key_id": "s3.access-key-id", "aws_secret_access_key": "s3.secret-access-key"},
 }
-"""What PyIceberg calls the options of Polars."""
+"""PyIceberg's names for the storage options of Polars."""
 
 CLIENT = ("proxy_", "timeout", "connect_timeout", "allow_invalid_", "user_agent")
-"""How the names begin of options that are the connection's, not a store's."""
+"""Prefixes of the options of the HTTP client; the others are the store's."""
 
 DIGEST_ROWS = 100
-"""Rows at each end of a table that are looked at where a store does not tell whether it has changed."""
+"""Rows at each end of a table that identify it if the store has no ETag or time (``hf://``)."""
 
 QUERY, URI = "data.log.query", "data.log.uri"
 
@@ -69,9 +69,9 @@ class Source:
 
     Attributes:
         name: its path, URL or pattern.
-        kind: how it is read; ``folder``: all Parquet files below it are one table, with the ``day=1`` of their paths.
-        options: how its store is reached (`LogMapping.storage_options`), secrets included.
-        path: what is read in its place: the newest metadata of an Iceberg table, a copy of a query's rows.
+        kind: its format; ``folder``: all Parquet files below it are one table, with Hive partitions such as ``day=1``.
+        options: storage options of its store (`LogMapping.storage_options`), secrets included.
+        path: read in place of the name: the newest metadata of an Iceberg table, a copy of a query's rows.
     """
 
     name: str
@@ -81,12 +81,12 @@ class Source:
 
     @classmethod
     def of_file(cls, path: Path) -> Source:
-        """A file on this machine, of the kind that its name says."""
+        """A local file, of the kind that its name says."""
         return cls(str(path), kind_of_file(path.name))
 
     @property
     def place(self) -> str:
-        """What is read."""
+        """The path or URL to read."""
         return self.path or self.name
 
     @property
@@ -94,12 +94,12 @@ class Source:
         return "://" in self.place
 
     def __str__(self) -> str:
-        """Its name, and what of it was read if that is not known by the bytes of a file."""
+        """Its name, followed by its `identity` unless it is a local file or folder."""
         plain = not self.remote and self.kind not in ("delta", "iceberg") and self.name != QUERY
         return self.name if plain else f"{self.name} ({self.identity()})"
 
     def scan(self, ids: Collection[str] = ()) -> pl.LazyFrame:
-        """Its rows, unless it is text; nothing is read yet. ``ids``: columns in which 007 is no 7."""
+        """A lazy frame of its rows; not for text. ``ids``: partition columns in which 007 must not become 7."""
         options: Any = dict(self.options) or None
         if self.kind == "folder":
             below: Any = {"glob": self.remote, "storage_options": options, "hidden_file_prefix": ["_", "."]}
@@ -121,10 +121,10 @@ class Source:
         return pl.scan_parquet(self.place, glob=False, storage_options=options)
 
     def identity(self) -> str:
-        """What tells whether it has changed, without reading its rows where a store or a lake tells it.
+        """Text that changes when its content does. At a store or lake the rows are not read, except at ``hf://``.
 
-        The SHA-256 of a local file; the version of a Delta table; the snapshot of an Iceberg table; at a store the
-        ETag, else size and time. At ``hf://`` the schema, the number of rows, and the first and last ones.
+        The SHA-256 of local files; the version of a Delta table; the snapshot of an Iceberg table; at a store the
+        ETag, else size and time. At ``hf://`` a digest of the schema, the number of rows, and the first and last ones.
         """
         with read_errors(self.name, self.options):
             if self.kind == "delta":
@@ -140,7 +140,7 @@ class Source:
             if self.remote:
                 if self.kind == "folder":
                     found = _objects(self.place, self.options)
-                else:  # its name may have signs of a pattern
+                else:  # its name may contain wildcards
                     found = [package("obstore", "lakes").head(*_store(self.place, self.options))]
                 if any(not one["e_tag"] and one["last_modified"].year <= 1970 for one in found):
                     what = "the server tells neither the version of it nor its time, so a change would go unseen"
@@ -155,7 +155,7 @@ class Source:
             return known if self.name != QUERY else f"rows {known[:16]}"
 
     def _paths(self) -> list[str]:
-        """A folder's Parquet files, as they are named below it."""
+        """Paths of a folder's Parquet files, relative to it."""
         if not self.remote:
             return [file.relative_to(self.place).as_posix() for file in parquet_in(Path(self.place))]
         found = [] if self.place.startswith("hf://") else _objects(self.place, self.options)
@@ -187,7 +187,7 @@ def kind_of_file(name: str) -> Kind:
 
 
 def parquet_in(folder: Path) -> list[Path]:
-    """The Parquet files in a folder and below, by name, without ``.x`` and ``_x``: what writers have not finished."""
+    """The Parquet files in a folder and below, sorted, without names such as ``.x`` and ``_x``: unfinished writes."""
     found = ((file, file.relative_to(folder).parts) for file in sorted(folder.rglob("*.parquet")) if file.is_file())
     return [file for file, parts in found if not any(part.startswith(("_", ".")) for part in parts)]
 
@@ -205,14 +205,14 @@ def _in_folder(path: Path) -> list[Source]:
 
 
 def _refuse_hidden(place: str, paths: Iterable[str]) -> None:
-    """Refuse files in hidden folders, which Polars would read: what a writer has not finished, or has replaced."""
+    """Refuse files in hidden folders, which Polars would read: they are unfinished or replaced."""
     if hidden := [path for path in paths if any(one.startswith(("_", ".")) for one in path.split("/")[:-1])]:
         what = f"Parquet in a hidden folder is not finished, or no longer of the table: {hidden[0]}"
         raise InputError(what, where=place, remedy="wait for its writer, move it away, or name the folders beside it")
 
 
 def _newest(metadata: Iterable[str]) -> str:
-    """Of the metadata files of an Iceberg table that of the last change: ``00002-....metadata.json``, ``v2....``."""
+    """The newest metadata file of an Iceberg table by its number: ``00002-....metadata.json``, ``v2....``."""
     return max(metadata, key=lambda name: int(next(iter(re.findall(r"\d+", os.path.basename(name))), 0)))
 
 
@@ -243,7 +243,7 @@ def _at_store(entry: str, options: Mapping[str, str]) -> list[Source]:
 
 
 def _store(url: str, options: Mapping[str, str]) -> tuple[Any, str]:
-    """The store of a URL, and the key of the URL in it."""
+    """The object store of a URL, and the URL's key in it."""
     base, key = "/".join(url.split("/")[:3]), "/".join(url.split("/")[3:])
     key = unquote(key) if base.startswith("http") else key
     stores = package("obstore.store", "lakes")
@@ -260,17 +260,17 @@ def _store(url: str, options: Mapping[str, str]) -> tuple[Any, str]:
 
 
 def _objects(url: str, options: Mapping[str, str]) -> list[Any]:
-    """What a store tells of the files that a URL with wildcards matches, by name."""
+    """Metadata of a store's files that match a URL with wildcards, sorted by path."""
     (store, key), obstore = _store(url, options), package("obstore", "lakes")
     folder = re.split(r"[*?\[]", key)[0].rpartition("/")[0]
     found = (one for batch in obstore.list(store, folder or None) for one in batch)
-    depth = None if "**" in key else key.count("/")  # a single * stands for no slash
+    depth = None if "**" in key else key.count("/")  # a single * matches no slash
     matches = (one for one in found if fnmatchcase(one["path"], key.replace("**/", "*")))
     return sorted((one for one in matches if depth in (None, one["path"].count("/"))), key=lambda one: one["path"])
 
 
 def _below(url: str, found: Any) -> str:
-    """What a store found, as it is named below the folder of a URL with wildcards."""
+    """Path of a file of `_objects`, relative to the folder of the URL with wildcards."""
     folder = re.split(r"[*?\[]", "/".join(url.split("/")[3:]))[0].rpartition("/")[0]
     return str(found["path"]).removeprefix(f"{folder}/" if folder else "")
 
@@ -285,7 +285,7 @@ def _iceberg(source: Source) -> Any:
 
 
 def package(module: str, extra: str) -> Any:
-    """A module of an optional package. Raises InputError, with the line that installs it, where it is missing."""
+    """Import a module of an optional package. Raises InputError, with the pip command, if it is missing."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -295,7 +295,7 @@ def package(module: str, extra: str) -> Any:
 
 @contextmanager
 def read_errors(name: str, options: Mapping[str, str] | None = None) -> Iterator[None]:
-    """Turn the errors of a table that cannot be read into an InputError that names it, without secrets in it."""
+    """Turn errors of reading a table into an InputError that names it and holds no secrets."""
     try:
         yield
     except InputError:
@@ -326,7 +326,7 @@ def read_errors(name: str, options: Mapping[str, str] | None = None) -> Iterator
 
 
 def _broken_line(file: str) -> str:
-    """The number of the first line of NDJSON that is no JSON object, for a message; empty: there is none."""
+    """The number of the first line of NDJSON that is no JSON object, for a message; empty if there is none."""
     with (gzip.open if file.endswith(".gz") else open)(file, "rb") as lines:
         for number, line in enumerate(lines, 1):
             try:
@@ -339,7 +339,7 @@ def _broken_line(file: str) -> str:
 
 
 def files_named(pattern: str) -> list[Source]:
-    """The tables that a path, URL or pattern on the command line names. Raises InputError where there is none."""
+    """The tables that a path, URL or pattern on the command line names. Raises InputError if there is none."""
     refuse_secret(pattern, "table")
     if found := find(Path(), pattern, {}):
         return found

@@ -1,4 +1,4 @@
-"""The event table: one checked frame of events for any log, and a report of the other rows."""
+"""The event table: one checked frame of events for any log, and a report on the rows left out."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,12 +15,12 @@ from recalign.errors import InputError, printable
 from recalign.files import digest, sha256
 
 TIED = "tied with the one before"
-"""A column of `EventTable.frame`, called as no column of a file is."""
+"""A column of `EventTable.frame`, with a name that no file's column has."""
 
 
 @dataclass(frozen=True)
 class Note:
-    """Rows that are left out, or count in some losses only: why, how many, and the numbers of the first."""
+    """Rows that are left out, have no reward, or look wrong: why, how many, and the first row numbers."""
 
     reason: str
     count: int
@@ -34,8 +34,8 @@ class Report:
     Attributes:
         files: rows of each file.
         headed: the files that have a header row.
-        used: rows that are events.
-        notes: on the other rows; every part of a log has the same notes, in the same order.
+        used: number of events.
+        notes: rows left out or suspect; every part of a log has the same notes, in the same order.
         tied: events at the same time as another of their user, at the file's own resolution.
         repeats: events whose row equals an earlier one in every column of the file.
     """
@@ -48,7 +48,7 @@ class Report:
     repeats: int = 0
 
     def left_out(self) -> dict[str, int]:
-        """How many rows each note is on, by reason and first rows."""
+        """Number of rows of each note, by reason and first rows; notes on no row are omitted."""
         rows = SourceRows(pl.Series([], dtype=pl.UInt32), self.files, self.headed)
         named = ((note, f": {rows.name(note.first, note.count)}" if note.first else "") for note in self.notes)
         return {note.reason + which: note.count for note, which in named if note.count}
@@ -70,9 +70,9 @@ class EventTable:
         frame: one row per event, sorted by (user, time at the file's resolution, row of the file), with
 
             - ``user``, ``item``: u32, index into `users` and `items`;
-            - ``timestamp``: i64, seconds since 1970, floored to the resolution; the row where the log has no time;
+            - ``timestamp``: i64, seconds since 1970, floored to the resolution; ``row`` if the log has no time;
             - ``row``: u32, counted from 1 through the files;
-            - ``reward``: f64, finite; null where there is none;
+            - ``reward``: f64, finite; null if absent;
             - ``is_random`` (bool) and ``propensity`` (f64 in (0, 1], null where unknown), if the log maps them;
             - ``tied with the one before`` (bool, `TIED`): whether the user's event before it has the same time, at the
               file's resolution;
@@ -81,13 +81,13 @@ class EventTable:
         items: raw item ids by index, sorted.
         has_time: whether the log has timestamps.
         report: what was read and what was left out.
-        fingerprint: hex digest of the files' bytes, the mapping and the reward's expression; where items have features,
-            also of the item table.
+        fingerprint: hex digest of the identity of the files, the mapping and the reward's expression; if items have
+            features, also of the item table.
         resolution: seconds to which times are floored.
         together: whether a user's events at one time are a set, none of them in another's history (``data.ties``).
-        passed: rows that were shown and not chosen, where the log says so (``data.log.chosen``), in the same order and
-            with the same columns; also ``began`` (i64), when the first row of its ``request`` was shown. Both frames
-            then have ``request`` (u32), a number of what was shown together.
+        passed: rows that were shown and not chosen, in the order of `frame`; None without ``data.log.chosen``. It has
+            the columns of `frame` except `TIED`, and ``began`` (i64), the time of the first row of its request. Both
+            frames then have ``request`` (u32), the request's index.
     """
 
     frame: pl.DataFrame
@@ -101,7 +101,7 @@ class EventTable:
     passed: pl.DataFrame | None = None
 
     def of_sets(self, value: pl.Series) -> pl.Series:
-        """The largest value within each event's set; each event's own if ties are not together."""
+        """The largest value in each event's set of ties; the event's own value unless `together`."""
         if not self.together:
             return value
         sets = pl.DataFrame({"value": value, TIED: self.frame[TIED]}).with_columns(set=(~pl.col(TIED)).cum_sum())
@@ -111,8 +111,8 @@ class EventTable:
 class LogReader:
     """Reads the files of a log, Parquet or CSV.
 
-    `recalign.data.events.reading` puts a subclass in its place (`reader_class`), for other text, wildcards, folders,
-    object stores and MovieLens as it is published. Its errors name the rows of a file.
+    `recalign.data.events.reading` sets `reader_class` to a subclass that also reads other text, wildcards, folders,
+    object stores and published MovieLens, and names a file's rows in errors.
     """
 
     reader_class: ClassVar[type["LogReader"]]
@@ -168,9 +168,9 @@ def load_events(log: LogMapping, root: Path | None, reward: str | None, together
 def fingerprint(log: LogMapping, root: Path | None, reward: str | None, together: bool = False) -> str:
     """`EventTable.fingerprint`, without reading the events."""
     mapping = {key: value for key, value in asdict(log).items() if key not in HOW_READ}
-    if log.query is None:  # so that logs of files keep the fingerprints that they had before there were queries
+    if log.query is None:  # logs of files keep the fingerprints of earlier versions
         del mapping["query"]
-    items = mapping.pop("items")  # without features, nothing of the item table changes a figure
+    items = mapping.pop("items")  # without features, the item table changes no figure
     features = [items] if items and items["features"] else []
     sets = ["together"] * together
     return digest(mapping, reward, LogReader.reader_class(log, root).digests(), *features, *sets)[:16]
@@ -185,7 +185,7 @@ def check_rows(
         ``frame``, ``users``, ``items``, ``report`` and ``passed`` as in `EventTable`, for these rows only.
 
     Raises:
-        InputError: as `load_events`, but for what needs the whole log (`require_useful`).
+        InputError: as `load_events`, except for checks of the whole log (`require_useful`).
     """
     notes: list[Note] = []
 
@@ -256,7 +256,7 @@ def check_rows(
     again = ((frame["user"] == frame["user"].shift()) & (time == time.shift())).fill_null(False)
     frame = frame.with_columns(again.alias(TIED))
     tied = (again | again.shift(-1)).fill_null(False)
-    alike = whole.filter(rows.number.is_in(frame["row"].filter(tied).implode()))  # others differ in their time
+    alike = whole.filter(rows.number.is_in(frame["row"].filter(tied).implode()))  # rows with other times are no repeats
     repeats = alike.height - alike.n_unique() if log.timestamp else 0
     return frame, users, items, Report(rows.files, rows.headed, frame.height, notes, int(tied.sum()), repeats), passed
 
@@ -264,8 +264,8 @@ def check_rows(
 def _without_passed(
     frame: pl.DataFrame, time: pl.Series, passed_reward: float | None
 ) -> tuple[pl.DataFrame, pl.Series, pl.DataFrame]:
-    """The chosen rows, their times at the file's resolution, and the passed ones, each with its request."""
-    alone = pl.when(pl.col("request").is_null()).then(time)  # together with the user's rows of that time
+    """Index requests, and return the chosen rows, their times at the file's resolution, and the passed rows."""
+    alone = pl.when(pl.col("request").is_null()).then(time)  # then a request is the user's rows of one time
     frame = frame.with_columns(request=pl.struct("user", "request", alone.alias("time")).rank("dense"))
     began = pl.col("timestamp").min().over("request").alias("began")
     passed = frame.with_columns(began).filter(~pl.col("chosen")).drop("chosen")
@@ -293,7 +293,7 @@ def read_numbers(raw: pl.DataFrame, rows: SourceRows, expression: str | None, ke
 
 
 def require_useful(report: Report, rewards: pl.Series, reward: str | None) -> None:
-    """Refuse a log of which no row can be used, or whose rewards (the least and the largest do) are all the same."""
+    """Refuse a log without usable rows, or with equal rewards. ``rewards``: all, or the least and the largest."""
     files = ", ".join(report.files)
     if not report.used:
         what = f"no row of {files} can be used: {'; '.join(report.left_out())}"

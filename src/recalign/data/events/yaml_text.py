@@ -9,8 +9,8 @@ import yaml
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes text such as ``1e-4``, which is a number to YAML 1.2 and to jsonargparse, and none to PyYAML; and writes
-    text on one line, with its line breaks escaped."""
+    """Quotes text such as ``1e-4``: a number in YAML 1.2 and jsonargparse, but text in PyYAML. Escapes line breaks, so
+    that text stays on one line."""
 
 
 _FLOAT = re.compile(r"[-+]?([0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+|\.[0-9_]+([eE][-+]?[0-9]+)?)$")

@@ -105,7 +105,7 @@ def choose(
     part of the logits and without replacement, and the user chooses one of them by the other parts.
 
     Returns:
-        The items, and what was shown with each, in the order of ids. Shape: (N,), (N, S).
+        The chosen items, and the items shown for each choice, sorted by id. Shape: (N,), (N, S).
     """
     shown_NS, draws = np.empty((len(slice_N), shown), dtype=np.int64), np.random.default_rng([seed, 2])
     item_N = np.empty(len(slice_N), dtype=np.int64)
@@ -126,7 +126,7 @@ def choose(
             logit_BI = mix(people.habit_UD[user_B], drift_BD, STABLE_HABIT_SHARE) @ habit_DI
             logit_BI += open_BI[: len(user_B)]
             if shown:
-                exposed_BI = fashion_TI[slice_N[event_B]] + draws.gumbel(size=logit_BI.shape)  # the S largest: a draw
+                exposed_BI = fashion_TI[slice_N[event_B]] + draws.gumbel(size=logit_BI.shape)  # Gumbel top-S
                 exposed_BI[logit_BI == -np.inf] = -np.inf
                 shown_NS[event_B] = np.sort(np.argpartition(-exposed_BI, shown - 1)[:, :shown])
                 passed_BI = np.ones(logit_BI.shape, dtype=bool)

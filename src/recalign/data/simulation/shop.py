@@ -56,7 +56,7 @@ def write(simulated: Simulated, file: Path) -> Path:
     """Write a shop's events to `file`, a CSV, and its products beside it: ``shop.csv``, ``shop-products.csv``.
 
     Raises:
-        InputError: one of them is there, and no shop's.
+        InputError: one of them exists, and is not a shop's.
     """
     beside = file.with_name(f"{file.stem}-products.csv")
     written = dict(zip((file, beside), tables(simulated), strict=True))

@@ -1,4 +1,4 @@
-"""The command `recalign simulate`: a log in files, for `conf/logs/simulated.yaml` to read, or of a made-up shop."""
+"""The command `recalign simulate`: write a log for `conf/logs/simulated.yaml`, or that of a made-up shop."""
 
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -24,11 +24,11 @@ def simulate(out: Path = Path("data"), shop: Path | None = None, **settings: Any
     Args:
         out: the data root; its folder simulated/ gets the log.
         shop: a CSV file that gets a shop's events instead: 400 customers, text ids, dates and stars. Its products, with
-            titles and categories, come beside it. Of the settings it takes the seed alone.
+            titles and categories, come beside it. Of the settings, only the seed applies.
         settings: fields of `World`.
 
     Raises:
-        InputError: a setting is out of range, or a shop is given further settings, or a file that is no shop's.
+        InputError: a setting is out of range, or a shop has other settings or would overwrite another file.
     """
     wanted = World(**settings)
     if shop:

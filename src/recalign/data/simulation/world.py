@@ -19,7 +19,7 @@ SD = 0.72  # of the true satisfaction, in reward points: the unit of all sizes
 START = 874_724_710  # timestamp of the first second: ML-100K's
 TAIL = 3  # degrees of freedom of heavy-tailed noise: the fewest with finite variance
 
-LARGEST = 2**63 - 1  # of a setting without a limit of its own
+LARGEST = 2**63 - 1  # of settings without an upper limit
 SIZES = ("signal", "noise", "generosity", "habit", "fashion", "circumstance", "confounding")
 Noise = Literal["gaussian", "heavy", "fashion"]
 
@@ -41,15 +41,15 @@ class World:
         generosity: size of the user bias in rewards.
         habit: weight of habit in choices; satisfaction has weight 1.
         fashion: weight of fashion (popularity over time) in choices; satisfaction has weight 1.
-        drift: share of the variance of fashion that comes and goes, one peak an item; the rest is constant. Towards 1,
-            what was popular says little of what will be.
+        drift: share of the variance of fashion that comes and goes, one peak per item; the rest is constant. Near 1,
+            past popularity says little about the future.
         circumstance: effect of the circumstance (a confounder) on rewards.
         confounding: effect of the circumstance on choices: some items are seen mostly under it.
         missing: share of the events without a recorded reward.
         random: share of the events whose item was drawn uniformly from those that the user had not had. Above 0 the log
             has two more columns: is_random, and propensity, the probability of that draw (null where the user chose).
-        shown: items of a request, each of which the log then has as a row, with ``chosen``. They are drawn by fashion
-            alone, and the user chooses one of them by the rest. 0: a row is a choice from the catalogue.
+        shown: items per request; the log then has a row for each, with ``chosen``. They are drawn by fashion alone,
+            and the user chooses one of them by the other effects. 0: each row is a choice from the catalogue.
         seed: random seed; the same seed makes the same files.
     """
 
@@ -97,8 +97,8 @@ class Simulated:
         truth_UI: true reward of every pair, without user bias and noise, averaged over the circumstance.
         events: sorted by time; user, item, timestamp (seconds), reward (null: not recorded), high (the item is in the
             top quarter of the user's true rewards), circumstance (whether the event was under it), true_reward; with
-            random exposure also is_random and propensity; of what was shown also chosen, and no reward where it was
-            not.
+            random exposure also is_random and propensity; with ``shown`` also chosen, and the reward is null for rows
+            not chosen.
     """
 
     world: World
@@ -156,7 +156,7 @@ def simulate(world: World) -> Simulated:
 
 
 def _with_passed(events: pl.DataFrame, shown_NS: Ints, user_N: Ints, items: Ints, truth_UI: Floats) -> pl.DataFrame:
-    """A row for each item shown, in the place of a row for each choice."""
+    """Replace the row of each choice by a row for each item shown."""
     true_NS = truth_UI[user_N[:, None], shown_NS].astype(np.float64)
     high_NS = true_NS >= np.quantile(truth_UI, 0.75, axis=1)[user_N, None]
     choice = events.rename({"item": "choice"}).drop("true_reward", "high")
