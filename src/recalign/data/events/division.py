@@ -34,7 +34,7 @@ class SplitSuggestion:
     Attributes:
         test, validation: events of each user who has more than both together; others have training events only.
         high: SQL condition; None: the best quarter of the training rewards, or no reward at all.
-        users, tested: how many users there are, and how many have test events.
+        users, tested: number of users, and of users with test events.
         left: median number of training events of the tested users.
         cannot: why nothing can be learned or measured; None if something can.
     """

@@ -16,7 +16,7 @@ from recalign.errors import InputError
 RULES: list[Callable[[pl.Expr, pl.DataFrame, str, str, bool], pl.Expr]] = []
 """Transformations of a parsed expression: `recalign.data.events.row_wise` refuses other rows, and guards nulls."""
 AS_NUMBER = "text becomes a number or null by TRY_CAST(x AS DOUBLE), 3,50 by TRY_CAST(REPLACE(x, ',', '.') AS DOUBLE)"
-"""A part of remedies."""
+"""Part of the remedies for text."""
 
 
 def evaluate(

@@ -31,7 +31,7 @@ def missing_as_null(column: pl.Series) -> pl.Series:
 
 
 def read_ids(column: pl.Series, key: str, rows: SourceRows) -> pl.Series:
-    """Read ids as 64-bit integers or strings.
+    """Read ids as integers (64 bits, or 128 as in the file) or strings.
 
     Floats become integers if all are whole numbers and small enough to be exact: pandas writes integers as floats if
     one is missing. `key` names the setting in errors.
@@ -62,7 +62,7 @@ def index_ids(ids: pl.Series) -> tuple[pl.Series, pl.Series]:
         return pl.Series(ids.name, index[place]), pl.Series(ids.name, np.flatnonzero(exists)) + least
     distinct = ids.unique().sort()
     number = pl.int_range(len(distinct), dtype=pl.UInt32, eager=True)
-    return ids.replace_strict(distinct, number, return_dtype=pl.UInt32).cast(pl.UInt32), distinct  # if empty
+    return ids.replace_strict(distinct, number, return_dtype=pl.UInt32).cast(pl.UInt32), distinct  # cast: for no ids
 
 
 def read_timestamps(
@@ -136,7 +136,7 @@ def _parse_datetimes(text: pl.Series, time_format: str | None) -> pl.Series:
 
 
 def refuse_rows(column: pl.Series, bad: pl.Series, key: str, rows: SourceRows, why: str, remedy: str) -> None:
-    """If any value is bad, raise an InputError with the first bad value and the rows of all."""
+    """If any value is bad, raise an InputError with the first bad value and the rows of all bad ones."""
     if bad.any():
         what = f"the column {column.name} holds {column.filter(bad)[0]!r} in {rows.describe(bad)}{why}"
         raise InputError(what, where=key, remedy=remedy)

@@ -81,7 +81,7 @@ def unit(column: pl.Series) -> TimeUnit:
 
 
 def _dated(column: pl.Series) -> tuple[TimeUnit, bool] | None:
-    """The unit of a timestamp column, and whether it holds whole days; None if it holds no dates after 1990."""
+    """The unit of a timestamp column, and whether it holds whole days; None for no dates or numbers before 1990."""
     known, unit_of = _present(column), "datetime"
     if known.is_empty():
         return None
@@ -231,7 +231,7 @@ def _may_be_id(column: pl.Series) -> bool:
 
 
 def _timestamp_column(columns: list[pl.Series]) -> str | None:
-    """The timestamp column: of those with dates after 1990 the one with the best name; whole days are penalised.
+    """The timestamp column: of those with dates (`_dated`) the one with the best name; whole days are penalised.
 
     If no name matches: a column that is named like a time (training may refuse its values), else any with dates.
     """

@@ -35,7 +35,7 @@ COLUMNS = {
     "timestamp": "the column of the time",
 }
 QUESTIONS = COLUMNS | {"reward": "how good an event was (a column, or Polars SQL over columns)"}
-"""What each option means."""
+"""Help texts of the options."""
 
 UNITS = {"s": "seconds since 1970", "ms": "milliseconds since 1970", "us": "microseconds since 1970"}
 

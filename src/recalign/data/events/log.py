@@ -185,7 +185,7 @@ def require_named(log: Mapping[str, Any], names: Collection[str]) -> None:
 
     Args:
         log: ``data.log``, with ``${oc.env:NAME}`` resolved.
-        names: environment variables that the settings name like that.
+        names: environment variables that the settings name in this way.
     """
     options = (log.get("storage_options") or {}).items()
     secrets = {f"storage_options.{name}": value for name, value in options if is_secret(name, value)}

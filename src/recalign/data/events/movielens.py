@@ -77,7 +77,7 @@ def _of_zip(path: Path | None, name: str) -> dict[str, pl.DataFrame]:
 
 
 def _of_wheel() -> dict[str, pl.DataFrame]:
-    """The tables of the recbole wheel. Nothing of it is installed or imported."""
+    """The tables in the recbole wheel, which is neither installed nor imported."""
     with tempfile.TemporaryDirectory() as folder:
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--retries=1"]
         options = ["--no-deps", "--only-binary=:all:", "--timeout", "10", "--dest", folder, WHEEL]

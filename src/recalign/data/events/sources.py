@@ -182,7 +182,7 @@ def find(root: Path, entry: str, options: Mapping[str, str]) -> list[Source]:
 
 
 def kind_of_file(name: str) -> Kind:
-    """What a file holds, by the end of its name."""
+    """The format of a file, by its extension."""
     return "iceberg" if name.endswith(".metadata.json") else KINDS.get(Path(name.removesuffix(".gz")).suffix, "text")
 
 
