@@ -1,4 +1,4 @@
-"""The policy protocol: all that post-training and evaluation may ask of a recommender."""
+"""The policy protocol: the interface of a recommender for post-training and evaluation."""
 
 from __future__ import annotations
 
@@ -15,50 +15,50 @@ from recalign.errors import InputError
 from recalign.nn import Rebuildable, ranks_from_scores
 from recalign.nn.ranks import Pairs
 
-ROWS = 512  # states whose scores over the whole catalogue are held at once,
-SCORES = 2**25  # as long as these are no more scores
+ROWS = 512  # states whose scores over the whole catalogue are in memory at once, at most
+SCORES = 2**25  # and their scores, at most
 
 State = Any
-"""What a policy makes of T histories: a tensor (T, ...), or anything with ``len(state)`` and ``state[a:b]``."""
+"""A policy's encoding of T histories: a tensor (T, ...), or anything with ``len(state)`` and ``state[a:b]``."""
 
 
 class Policy(Rebuildable, nn.Module, ABC):
     """pi(item | history) over a catalogue of items 1..V.
 
     `encode` turns the histories of a batch into a state for each of T targets; all other methods take states. Callers
-    use nothing of a state but ``len`` and slices. Subclasses write `encode`, `log_probs`, `hidden` if a state is not a
-    tensor, and the other methods where they do not need T x V scores.
+    only slice states and take their ``len``. Subclasses write `encode` and `log_probs`, `hidden` if a state is not a
+    tensor, and other methods that they can compute without T x V scores.
 
-    An item prior (`recalign.recommender.prior`) and a memory (`recalign.recommender.memory`) are in every probability,
-    rank and sample; at strength 0 they change nothing. What they count and their strengths are in the ``state_dict``.
+    An item prior (`recalign.recommender.prior`) and a memory (`recalign.recommender.memory`) affect every probability,
+    rank and sample; at strength 0 they change nothing. Their counts and strengths are in the ``state_dict``.
 
     Attributes:
-        memory: a `recalign.recommender.memory.Memory`, or None; only a policy whose constructor takes one has one.
+        memory: a `recalign.recommender.memory.Memory`, or None; None if the constructor does not take one.
     """
 
     PRIOR_STATE: ClassVar[Sequence[str]] = ()
-    """Entries of its state_dict that belong to the prior; a nested `ItemPrior` or `Memory` lists its own."""
+    """Names in the state_dict that belong to the prior; a nested `ItemPrior` or `Memory` lists its own."""
     lists: ClassVar[Any]
-    """How the best items are found; the package sets `recalign.nn.topk`."""
+    """The module with the top-k search; the package sets it to `recalign.nn.topk`."""
     num_items: int
     in_training_pass = False
-    """Whether items without training events are left out of the softmax, and the memory too (`training_pass`)."""
+    """Whether the softmax leaves out items without training events, and the memory is off (`training_pass`)."""
 
     def __init__(self) -> None:
         super().__init__()
         self.memory: Any = None
 
     def remember(self, memory: Any) -> None:
-        """Take a memory, or None, as if the policy had been made with it."""
+        """Set the memory, or None to remove it; the checkpoint's recipe changes with it."""
         self.memory = self.init_args["memory"] = memory
 
     @property
     def recalls(self) -> bool:
-        """Whether the memory has a part in probabilities now."""
+        """Whether the memory affects probabilities now."""
         return self.memory is not None and self.memory.strength != 0 and not self.in_training_pass
 
     def begin_step(self) -> None:
-        """Begin a training step: compute once what its forward passes share, and draw its random parts."""
+        """Begin a training step: set up caches that its forward passes share, and draw random parts."""
 
     def end_step(self) -> None:
         """End a training step, before weights change."""
@@ -69,11 +69,11 @@ class Policy(Rebuildable, nn.Module, ABC):
         return self.num_items
 
     def set_counts(self, count_V: Tensor) -> None:
-        """Set the training events of each item, before cloning. Without a prior nothing happens. Shape: (V,)."""
+        """Set the item prior's counts before cloning; ignored without a prior. Shape: (V,)."""
 
     @property
     def prior_strength(self) -> float:
-        """c, the weight of the item prior; 0 is none, and all that a policy without a prior takes."""
+        """c, the weight of the item prior; 0: off. A policy without a prior accepts only 0."""
         return 0.0
 
     @prior_strength.setter
@@ -94,24 +94,24 @@ class Policy(Rebuildable, nn.Module, ABC):
         """
 
     def logits(self, state: State) -> Tensor:
-        """Log-probabilities over the catalogue, up to a constant a state. Shape: -> (T, V)."""
+        """Log-probabilities over the catalogue, up to a constant per state. Shape: -> (T, V)."""
         return self.log_probs(state)
 
     def hidden(self, state: State) -> Tensor:
-        """What heads (values, critics) read of a state. Shape: (T, D)."""
+        """Features of a state for heads (values, critics). Shape: (T, D)."""
         return state.flatten(1)
 
     has_trunk = True
-    """Whether `trunk` has the policy's own encoder; else an untrained one."""
+    """Whether `trunk` has the policy's own encoder, or else an untrained one."""
 
     def trunk(self) -> Policy:
-        """The policy over item ids whose encoder and item table a reward model starts from, or an InputError."""
+        """The policy over item ids whose encoder and item table initialise a reward model, or an InputError."""
         text = f"a reward model cannot start from {type(self).__name__}, which has no item table"
         remedy = "use a policy that reads histories of item ids, such as SequencePolicy"
         raise InputError(text, where="model.init_from", remedy=remedy)
 
     def log_prob(self, state: State, item: Tensor) -> Tensor:
-        """Log-probability of one item a state. Shape: int64 (T,) -> (T,)."""
+        """Log-probability of one item per state. Shape: int64 (T,) -> (T,)."""
         return self.log_probs(state, item[:, None])[:, 0]
 
     def weighted_nll(self, state: State, item: Tensor, weight: Tensor) -> Tensor:
@@ -127,7 +127,7 @@ class Policy(Rebuildable, nn.Module, ABC):
     def top_k(self, state: State, k: int, seen: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The k most probable items of each of T states, best first, without the pairs (target, item) in ``seen``.
 
-        Shape: seen int64 (2, N) -> (T, k) log-probabilities (up to a constant a state), and int64 (T, k) items, 0 where
+        Shape: seen int64 (2, N) -> (T, k) log-probabilities (up to a constant per state), and int64 (T, k) items, 0 if
         fewer than k are left.
         """
         parts = [
@@ -138,9 +138,9 @@ class Policy(Rebuildable, nn.Module, ABC):
 
     @torch.no_grad()
     def ranks(self, state: State, item: Tensor, seen: Tensor | None = None) -> Tensor:
-        """Rank of one item a state among the unseen items: 1 is best, 0 stands for item 0 (a miss).
+        """Rank of one item per state among the unseen items: 1 is best; item 0 (unknown) has rank 0, a miss.
 
-        Ties count against the target. A target that was seen is ranked all the same. Shape: int64 (T,) -> int64 (T,).
+        Ties count against the target. A target is ranked even if it was seen. Shape: int64 (T,) -> int64 (T,).
         """
         ranks = [
             ranks_from_scores(self.logits(state[part]), item[part] - 1, seen_within(seen, part))
@@ -198,7 +198,7 @@ def draw(logp_TV: Tensor, count: int, uniform_TC: Tensor | None = None) -> Tenso
 
 
 def seen_within(seen: Tensor | None, part: slice) -> Pairs | None:
-    """The seen pairs of some states, as (row within them, item - 1); None: nothing was. Shape: int64 (2, N)."""
+    """The seen pairs of some states, as (row in the part, item - 1); None: none. Shape: int64 (2, N)."""
     if seen is None:
         return None
     own = seen[:, (seen[0] >= part.start) & (seen[0] < part.stop)]

@@ -2,16 +2,16 @@
 
     log pi(v | h) = s_v(h) + c log(n_v + 1/2) - log sum_u exp(s_u(h) + c log(n_u + 1/2))
 
-n_v counts the training events of item v, c is the prior's strength. A policy that is trained on few events, or with
-dropout, shrinks common items towards rare ones; held-out events ask for some of that back. Adding a multiple of the log
-prior to the logits: Menon et al., Long-tail learning via logit adjustment, arXiv 2007.07314 (there to favour rare
-classes).
+n_v counts the training events of item v, c is the prior's strength. A policy trained on few events, or with dropout,
+shrinks the logits of common items towards those of rare ones; held-out events favour undoing some of that. Adding a
+multiple of the log prior to the logits: Menon et al., Long-tail learning via logit adjustment, arXiv 2007.07314 (there
+to favour rare classes).
 
-What is served, ranked, measured or compared has the prior. **Whatever post-training learns from has none**: with it,
-drawn items are more popular than logged ones, and a loss that sets the two against each other would undo it, whatever
-the rewards are (docs/methods.md, which policy where).
+Serving, ranking, evaluation and comparison use the prior. **Post-training learns without it**: with it, sampled items
+are more popular than logged ones, and a loss that contrasts the two would undo the prior, whatever the rewards are
+(docs/methods.md, which policy where).
 
-Shape suffixes: T states, V items of the catalogue, N items that are scored, D width, X width with the prior's columns.
+Shape suffixes: T states, V items of the catalogue, N items to score, D width, X width with the prior's columns.
 """
 
 from __future__ import annotations
@@ -25,20 +25,19 @@ from torch import Tensor, nn
 
 from recalign.recommender.policy import Policy
 
-ALIGNED = 8  # widths that are a multiple of it keep products fast
+ALIGNED = 8  # matrix products are fast if widths are a multiple of it
 
 
 class ItemPrior(nn.Module):
     """Add c log(n_v + 1/2) as a further column of a dot product. Nothing here is trained, averaged or interpolated.
 
     Attributes:
-        log_count_V: log(n_v + 1/2), less that of the most common item: small logits lose less in bfloat16. Zeros until
-            counts are given.
-        strength: c; 0: vectors stay as they are, to the last bit. A plain number, so that no step waits for the device.
+        log_count_V: log(n_v + 1/2) minus its maximum: small logits lose less in bfloat16. Zeros before `set_counts`.
+        strength: c; 0: vectors stay bit-identical. A Python float, so that no step synchronises with the device.
     """
 
     PRIOR_STATE = ("log_count_V", "_extra_state")
-    """What of a state_dict is the prior (`recalign.recommender.checkpoint.prior_names`)."""
+    """Names in the state_dict that belong to the prior (`recalign.recommender.checkpoint.prior_names`)."""
     log_count_V: Tensor
 
     def __init__(self, num_items: int) -> None:
@@ -47,7 +46,7 @@ class ItemPrior(nn.Module):
         self.strength = self.spread = 0.0
 
     def set_counts(self, count_V: Tensor) -> None:
-        """Take the training events of each item. Shape: (V,)."""
+        """Set the number of training events of each item. Shape: (V,)."""
         log_count_V = (count_V.double() + 0.5).log()
         self.log_count_V.copy_(log_count_V - log_count_V.max())
         self.spread = float(log_count_V.max() - log_count_V.min())
@@ -80,7 +79,7 @@ class ItemPrior(nn.Module):
 def without_prior(*policies: Policy) -> Iterator[None]:
     """Context in which policies have no item prior and no memory, as in cloning; strengths are restored after it.
 
-    Items without training events are out of the softmax too: no event says whether users would have chosen them.
+    The softmax also leaves out cold items: no training event says whether users would have chosen them.
     """
     strengths = [policy.prior_strength for policy in policies]
     for policy in policies:
@@ -95,7 +94,7 @@ def without_prior(*policies: Policy) -> Iterator[None]:
 
 @contextmanager
 def training_pass(*policies: Policy) -> Iterator[None]:
-    """Context of a training step's forward passes, of policies without an item prior; nested ones join the outer."""
+    """Context of a training step's forward passes; item priors must be off. Nested contexts join the outer one."""
     begun = [policy for policy in policies if not policy.in_training_pass]
     for policy in begun:
         policy.in_training_pass = True

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-ONE = 2**30  # the number 1 in the fixed-point sums of `RankMetrics`
+ONE = 2**30  # fixed-point representation of 1 in `RankMetrics`
 
 
 def hit(rank: Any, k: int) -> Any:
@@ -37,7 +37,7 @@ def reciprocal(rank: Any) -> Any:
 class RankMetrics(Metric):
     """Means over events of HR@k, NDCG@k and the reciprocal rank; nan without events.
 
-    Sums are integers (gains in units of 2**-30): the same to the bit for any order, batch size and number of processes.
+    Sums are integers (gains in units of 2**-30): bit-identical for any order, batch size and number of processes.
     """
 
     full_state_update = False

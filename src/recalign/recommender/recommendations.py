@@ -1,7 +1,7 @@
-"""The best unseen items of each user as a table: the answer of `recalign predict` and `recalign recommend`.
+"""The best unseen items of each user as a table: the output of `recalign predict` and `recalign recommend`.
 
-`recalign.serve.server.Bundle.recommend` answers from an exported graph without torch, and knows histories only, no log.
-This needs no export. Export verifies on every bundle that both give the same items.
+`recalign.serve.server.Bundle.recommend` needs no torch: it runs an exported graph on given histories, without a log.
+This module needs no export. Export verifies for every bundle that both give the same items.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ RECOMMENDATIONS = "recommendations.parquet"
 
 
 class RecommendationsWriter(BasePredictionWriter):
-    """Write what `PolicyModule.predict_step` finds as ``recommendations.parquet`` into ``default_root_dir``.
+    """Write the results of `PolicyModule.predict_step` to ``recommendations.parquet`` in ``default_root_dir``.
 
-    Without a log (`StageModule.bind`), nobody knows the raw ids, and nothing is written.
+    Writes nothing without a log (`StageModule.bind`), which has the raw ids, or in a ``fast_dev_run``.
     """
 
     def __init__(self) -> None:
@@ -60,15 +60,15 @@ def recommend(
     Args:
         policy: trained on this log.
         data: the log.
-        users: raw ids; None: everybody.
-        k: items a user, or all if they are fewer.
+        users: raw ids; None: all users.
+        k: items per user, or all if they are fewer.
 
     Returns:
-        A row a user and rank, users in the order in which they are asked for; columns of `recommendations`. Of a user
-        who is asked for and has no event with an item of the catalogue, one row, null but for the user.
+        One row per user and rank, with the columns of `recommendations`; requested users stay in their order. A
+        requested user without an event of a catalogue item gets one row, null except for the user.
 
     Raises:
-        InputError: a user that the log does not have, or a k below 1.
+        InputError: the log lacks a user, or k is below 1.
     """
     if k < 1:
         raise InputError(f"{k!r} is not above 0", where="k", remedy="give a whole number above 0")
@@ -87,7 +87,7 @@ def recommend(
 
 
 def recommendations(user_T: Tensor, score_TK: Tensor, item_TK: Tensor, data: EventDataModule) -> pl.DataFrame:
-    """A table of recommendations, one row a user and rank.
+    """A table of recommendations, one row per user and rank.
 
     Columns: ``user`` (raw id), ``rank`` (1 = best), ``item`` (raw id), ``score`` (log-probability up to a constant),
     and ``title`` if the log has titles.
@@ -108,7 +108,7 @@ def recommendations(user_T: Tensor, score_TK: Tensor, item_TK: Tensor, data: Eve
 
 
 def require_users(users: Iterable[int | str], known: pl.Series) -> pl.Series:
-    """Convert user ids to the log's type; an InputError for no list, an empty list, or an unknown user."""
+    """Convert user ids to the log's type; an InputError if not a list, empty, or with an unknown user."""
     if isinstance(users, str | int) or not (users := list(users)):
         raise InputError(f"{users!r} is not a list of users", where="users", remedy="give raw ids: ['anna']")
     text = pl.Series([str(user) for user in users], dtype=pl.String)

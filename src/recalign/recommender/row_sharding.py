@@ -1,8 +1,8 @@
 """Row-wise sharding of the item table under DDP: each process holds, trains and ranks a part of the items.
 
-The encoder stays whole in every process, as do item counts (4 bytes an item). Gradients of the rows never leave their
-process; `recalign.nn.row_sharding` says how rows are looked up and probabilities computed. A checkpoint holds the whole
-table and its moments, which the first process puts together on disk, so that any number of processes can go on from it.
+The encoder and the item counts (4 bytes per item) are replicated in every process. Gradients of the rows never leave
+their process; `recalign.nn.row_sharding` has the lookups and the softmax. A checkpoint holds the whole table and its
+moments, which rank 0 assembles on disk, so that any number of processes can resume from it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TABLE = "item_embedding.weight"
 
 
 class ShardedTable(nn.Module):
-    """This process's rows of an item table, and lookups in all of it.
+    """This process's rows of an item table, with lookups in the whole table.
 
     Args:
         weight_VD: the whole table, the padding item first.
@@ -40,7 +40,7 @@ class ShardedTable(nn.Module):
         super().__init__()
         self.rows, self.part = len(weight_VD), row_sharding.part_of(len(weight_VD))
         self.weight = nn.Parameter(weight_VD.detach()[self.part].clone(), weight_VD.requires_grad)
-        self.skipped = int(self.part.start == 0)  # the padding item is no column of the softmax
+        self.skipped = int(self.part.start == 0)  # the padding item is not in the softmax
         self.columns = slice(self.part.start - 1 + self.skipped, self.part.stop - 1)
         self.register_load_state_dict_pre_hook(keep_own_rows)
 
@@ -49,25 +49,25 @@ class ShardedTable(nn.Module):
         return row_sharding.lookup(self.weight, item_N, self.rows)
 
     def index_select(self, dim: int, item_N: Tensor) -> Tensor:
-        """What `torch.Tensor.index_select` is for a whole table."""
+        """Like `torch.Tensor.index_select` of a whole table."""
         return self(item_N)
 
 
 def keep_own_rows(table: ShardedTable, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Take this process's rows out of a checkpoint, which has all of them."""
+    """Replace the whole table in a ``state_dict`` by this process's rows."""
     name = f"{prefix}weight"
     if len(state_dict.get(name, ())) == table.rows:
         state_dict[name] = state_dict[name][table.part]
 
 
 class RowShardedPolicy(SequencePolicy):
-    """A `SequencePolicy` of which each process holds a part of the item table; processes call its methods together.
+    """A `SequencePolicy` of which each process holds a part of the item table; all processes must call its methods.
 
-    It gives what the whole one gives, up to rounding, but for `sample` and gradients of `log_probs`, and for policies
-    with features or with a memory. Made by `shard_rows`, and saved as the policy that it was.
+    Results equal those of the unsharded policy up to rounding. Not supported: `sample`, gradients of `log_probs`,
+    features, and a memory. `shard_rows` makes it; checkpoints hold the unsharded policy.
     """
 
-    sharded_from = SequencePolicy  # which its recipe names
+    sharded_from = SequencePolicy  # the class in its recipe
     item_embedding: ShardedTable  # type: ignore[assignment]
 
     def item_table(self) -> Any:
@@ -106,13 +106,13 @@ class RowShardedPolicy(SequencePolicy):
         return row_sharding.sharded_ranks(*self._vectors(state), item - 1, first, pairs)
 
     def _vectors(self, state: State) -> tuple[Tensor, Tensor]:
-        """All states of this process, and the items that it holds."""
+        """All states of this process, and its part of the items."""
         table = self.item_embedding
         return self._widened(state, table.weight[table.skipped :], table.columns)
 
 
 def shard_rows(policy: SequencePolicy) -> None:
-    """Keep only this process's rows of a policy's item table, in place. A single process keeps all, and its class.
+    """Keep only this process's rows of a policy's item table, in place. With a single process nothing changes.
 
     Raises:
         InputError: the policy has features or a memory, or fewer items than there are processes.
@@ -132,12 +132,12 @@ def shard_rows(policy: SequencePolicy) -> None:
 
 
 class RowSharding(DDPStrategy):
-    """DDP whose processes share out the rows of item tables; for modules with ``takes_row_sharding``.
+    """DDP with item tables sharded by rows over the processes; for modules with ``takes_row_sharding``.
 
-    A run can be continued by any number of processes, also without this strategy.
+    A run can resume with any number of processes, also without this strategy.
 
     Args:
-        timeout: how long processes wait for one that is silent.
+        timeout: of collective operations, for a process that does not respond.
     """
 
     restore_checkpoint_after_setup = True  # each process reads its own rows
@@ -163,14 +163,14 @@ class RowSharding(DDPStrategy):
 
     def optimizer_step(self, optimizer: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> Any:
         output = super().optimizer_step(optimizer, *args, **kwargs)
-        optimizer.zero_grad()  # the memory is free for the whole table of a checkpoint
+        optimizer.zero_grad()  # frees memory for a checkpoint's whole table
         return output
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
         if self._sharded:
             folder = Path(filepath).parent
             folder.mkdir(parents=True, exist_ok=True)
-            # In one order in all processes: that of a set would differ, and tables would be exchanged.
+            # All processes need the same order: a set's order differs, which would swap the tables.
             for key in [key for key in ("state_dict", "current_model_state") if key in checkpoint]:
                 weights = checkpoint[key].items()
                 checkpoint[key] = {n: gather_rows(x, folder) if n in self._sharded else x for n, x in weights}
@@ -179,7 +179,7 @@ class RowSharding(DDPStrategy):
         super().save_checkpoint(checkpoint, filepath, storage_options)
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        """Map the file: rows of other processes stay on disk."""
+        """Memory-map the file: rows of other processes stay on disk."""
         found: dict[str, Any] = torch.load(checkpoint_path, map_location="cpu", mmap=True, weights_only=True)
         return found
 
@@ -190,7 +190,7 @@ class RowSharding(DDPStrategy):
     def _moments(
         self, checkpoint: Mapping[str, Any], change: Callable[[Tensor, slice], Tensor | None]
     ) -> Iterator[dict[str, Any]]:
-        """States of the optimisers in a checkpoint, with what belongs to the rows of sharded tables changed."""
+        """States of the optimisers in a checkpoint, with ``change`` applied to the moments of sharded tables."""
         module: Any = self.lightning_module
         parts = {id(each.weight): each.part for each in module.modules() if isinstance(each, ShardedTable)}
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
@@ -205,9 +205,9 @@ class RowSharding(DDPStrategy):
 
 
 def require_shardable(kind: type, memory: bool) -> None:
-    """Refuse, with an InputError, a module whose item tables `RowSharding` cannot share out, and a memory.
+    """Refuse, with an InputError, a module whose item tables `RowSharding` cannot shard, or a memory.
 
-    Each module's class says whether the strategy takes it (``takes_row_sharding``).
+    A module's class declares its support by ``takes_row_sharding``.
     """
     if not getattr(kind, "takes_row_sharding", False):
         what, where = f"{kind.__name__} works with whole item tables only", "trainer.strategy"
@@ -218,7 +218,7 @@ def require_shardable(kind: type, memory: bool) -> None:
 
 
 def gradient_norm(module: nn.Module) -> Tensor:
-    """The 2-norm of all gradients. A collective call where item tables are sharded."""
+    """The 2-norm of all gradients. A collective operation if item tables are sharded."""
     tables = {id(each.weight) for each in module.modules() if isinstance(each, ShardedTable)}
     found = [(id(weight) in tables, weight.grad) for weight in module.parameters() if weight.grad is not None]
     whole = torch.nn.utils.get_total_norm([grad for in_parts, grad in found if not in_parts])
@@ -230,7 +230,7 @@ def gradient_norm(module: nn.Module) -> Tensor:
 
 
 def whole_numel(module: nn.Module) -> int:
-    """The number of weights, with the rows of other processes."""
+    """The number of weights, including the rows of other processes."""
     tables = [each for each in module.modules() if isinstance(each, ShardedTable)]
     elsewhere = sum((each.rows - len(each.weight)) * each.weight.shape[1] for each in tables)
     return sum(weight.numel() for weight in module.parameters()) + elsewhere

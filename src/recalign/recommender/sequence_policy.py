@@ -18,8 +18,8 @@ from recalign.nn import Encoder, target_ranks, unit
 from recalign.recommender.policy import Policy, State, chunks
 from recalign.recommender.prior import ItemPrior
 
-LEFT_OUT = -1e4  # log-probability of items that are left out: exp of it is 0, and 0 times it too
-LARGEST_COSINE = 1.01  # however it is rounded
+LEFT_OUT = -1e4  # log-probability of items left out of the softmax: finite, so that p log p is 0, not NaN
+LARGEST_COSINE = 1.01  # an upper bound despite rounding
 
 
 class Feedback(nn.Module):
@@ -57,9 +57,8 @@ class HistoryPolicy(Policy):
         encoder: turns embedded histories into states; its ``dim`` is that of the item table.
         num_items: V.
         feedback: whether the policy sees the rewards of earlier events.
-        features: what is known of items beside their ids, a `recalign.recommender.feature_table.FeatureTable`; taken as
-            it is.
-        memory: a `recalign.recommender.memory.Memory`; taken as it is.
+        features: item features, a `recalign.recommender.feature_table.FeatureTable`; not copied. None: ids only.
+        memory: a `recalign.recommender.memory.Memory`; not copied.
     """
 
     num_warm = 0
@@ -79,7 +78,7 @@ class HistoryPolicy(Policy):
         self.num_warm = num_items if features is None else features.warm
 
     def item_table(self) -> Tensor:
-        """A vector of each item, with its features. Shape: -> (V + 1, D), the padding item first."""
+        """A vector of each item, including its features. Shape: -> (V + 1, D), the padding item first."""
         weight_WD: Tensor = self.item_embedding.weight
         return weight_WD if self.features is None else self.features(weight_WD)
 
@@ -99,7 +98,7 @@ class HistoryPolicy(Policy):
                 where="data.max_length",
                 remedy=f"use --data.max_length {self.encoder.max_length}, or train the recommender anew",
             )
-        # the gradient of index_select is one index_add, much faster than that of indexing and of an embedding
+        # the backward of index_select is one index_add, much faster than that of indexing or nn.Embedding
         x_BLD = self.item_table().index_select(0, batch.item_BL.flatten()).unflatten(0, batch.item_BL.shape)
         if self.past_rewards is not None:
             x_BLD = x_BLD + self.past_rewards(batch.reward_BL)
@@ -111,19 +110,19 @@ class SequencePolicy(HistoryPolicy):
 
         log pi(v | h) = log softmax_v(cos(h, e_v) / temperature + c log(n_v + 1/2) + a s(v | h))
 
-    The head of HSTU's research model (meta-recsys/generative-recommenders). Where the memory has a part, probabilities
-    come from all scores, some states at a time.
+    The head of HSTU's research model (meta-recsys/generative-recommenders). With a memory, probabilities come from the
+    scores of all items, in chunks of states.
 
     Args:
         encoder: turns embedded histories into states; its ``dim`` is that of the item table.
         num_items: V.
         temperature: of the softmax; smaller is sharper.
         feedback: whether the policy sees the rewards of earlier events.
-        features, memory: as in `HistoryPolicy`; only in training, items without training events are in no softmax.
+        features, memory: as in `HistoryPolicy`. In training, the softmax leaves out items without training events.
     """
 
     softmax: ClassVar[Any]
-    """log pi of single items, without all scores at once; the package sets `recalign.nn.softmax`."""
+    """log pi of single items, without all scores at once; the package sets it to `recalign.nn.softmax`."""
 
     def __init__(
         self,
@@ -139,11 +138,11 @@ class SequencePolicy(HistoryPolicy):
         self.prior = ItemPrior(num_items)
 
     def trunk(self) -> SequencePolicy:
-        """This policy; if it has features, a copy with these added into its item embeddings."""
+        """This policy; if it has features, one with these added into its item embeddings."""
         return self if self.features is None else self.features.without_features(self)
 
     def set_counts(self, count_V: Tensor) -> None:
-        """Set the item prior's counts. Cold items get the others' mean count: 0 would say that users left them out."""
+        """Set the item prior's counts. Cold items get the others' mean count: 0 would mean that users avoid them."""
         if self.num_warm < self.num_items:
             mean = count_V[: self.num_warm].double().mean()
             count_V = torch.cat([count_V[: self.num_warm].double(), mean.expand(self.num_items - self.num_warm)])
@@ -214,15 +213,15 @@ class SequencePolicy(HistoryPolicy):
         return target_ranks(*self._vectors(state), item - 1, None if seen is None else (seen[0], seen[1] - 1))
 
     def vectors_of(self, state: State, items: Tensor) -> tuple[Tensor, Tensor]:
-        """States and some items in full precision, their product the logit times the temperature.
+        """Vectors of states and of some items, in float32; their dot product is the logit times the temperature.
 
-        Unit vectors, widened by the item prior where there is one. Shape: int64 (N,) -> (T, X), (N, X).
+        Unit vectors, with further columns if the item prior is on. Shape: int64 (N,) -> (T, X), (N, X).
         """
         table = self.item_embedding(items) if self.features is None else self.item_table().index_select(0, items)
         return self._widened(state, table, items - 1)
 
     def _vectors(self, state: State) -> tuple[Tensor, Tensor]:
-        """`vectors_of` the items that the softmax is over: all, or those with training events."""
+        """`vectors_of` the items in the softmax: all, or, in training, those with training events."""
         table = self.item_table()[1:][: self.num_warm if self.in_training_pass else None]
         return self._widened(state, table, slice(len(table)))
 

@@ -1,7 +1,7 @@
-"""Rank what was shown beside what was chosen of it: AUC and NDCG within a request.
+"""Rank a request's items, chosen and passed: AUC and NDCG within a request.
 
-All candidates were shown, so there is nothing to gain here from what the log's own policy liked to show. Suffixes: T
-requests, C rows of the largest of some requests, N rows of all.
+All candidates were shown, so imitating the logging policy's choice of what to show gains nothing here. Suffixes: T
+requests, C rows of a batch's largest request, N rows of all requests.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ ScoreShown = Callable[[Batch, Tensor], Tensor]
 def rank_shown(
     scorers: Mapping[str, ScoreShown], data: EventDataModule, split: SplitName, users: Group | None = None
 ) -> dict[str, pl.DataFrame]:
-    """Measure how scorers rank what was shown, in every request with a chosen and a passed row and a history before it.
+    """Measure how scorers rank the items of each request that has chosen rows, passed rows, and a history before it.
 
-    An item outside the catalogue comes last. Items that the user had chosen before are ranked like all others.
+    Items outside the catalogue come last. Items that the user had chosen before are ranked like all others.
 
     Returns:
-        By scorer a row a request: the ``event`` of its first choice, `AUC` and `NDCG` (`within_requests`).
+        For each scorer, one row per request: the ``event`` of its first choice, `AUC` and `NDCG` (`within_requests`).
     """
     rows = shown_rows(data.sequences, data.preparation.users(users or data.users, split), split)
     counts = rows.group_by("event", maintain_order=True).agg(
@@ -58,7 +58,7 @@ def rank_shown(
 
 
 def shown_rows(sequences: Sequences, users: np.ndarray, split: SplitName) -> pl.DataFrame:
-    """What the requests of a split showed that have a chosen and a passed row, and a history before them.
+    """The rows of a split's requests, of those that have chosen rows, passed rows, and a history before them.
 
     Returns:
         ``event`` (of the request's first choice, in order), ``item_id`` (0: not in the catalogue), ``chosen``, and
@@ -74,7 +74,7 @@ def shown_rows(sequences: Sequences, users: np.ndarray, split: SplitName) -> pl.
 
 
 def request_windows(sequences: Sequences, requests: pl.DataFrame, max_length: int) -> Windows:
-    """Windows with one target a request: its first choice (``event``), after ``known_before`` known events."""
+    """Windows with one target per request: its first choice (``event``), after ``known_before`` known events."""
     event = requests["event"].cast(pl.Int64).to_numpy()
     about = sequences.frame[event]
     user = about["user"].cast(pl.Int64).to_numpy()
@@ -94,16 +94,16 @@ def request_windows(sequences: Sequences, requests: pl.DataFrame, max_length: in
 
 
 def within_requests(rows: pl.DataFrame) -> pl.DataFrame:
-    """AUC and NDCG of the chosen rows of each request among all that it showed.
+    """AUC and NDCG of each request's chosen rows among all its rows.
 
-    AUC is the share of pairs (chosen, passed) in the right order. NDCG is the sum of 1 / log2(1 + rank) over the chosen
-    rows, divided by the largest that it can be. Ties count half: each of their rows has the mean of their ranks.
+    AUC is the share of pairs (chosen, passed) in the right order; ties count half. NDCG is the sum of 1 / log2(1 +
+    rank) over the chosen rows, divided by its maximum. Tied rows get the mean of their ranks.
 
     Args:
-        rows: ``event`` names the request, ``chosen``, ``score``; every request has chosen and passed rows.
+        rows: ``event`` (identifies the request), ``chosen``, ``score``; every request has chosen and passed rows.
 
     Returns:
-        ``event``, `AUC` and `NDCG` (f64), a row a request.
+        ``event``, `AUC` and `NDCG` (f64), one row per request.
     """
     chosen, count = pl.col("chosen"), pl.col("chosen").sum().cast(pl.Float64)
     rank = pl.col("rank").filter(chosen)

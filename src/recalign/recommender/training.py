@@ -1,4 +1,4 @@
-"""Base LightningModules of all stages: optimise, validate, test, predict, hand over."""
+"""Base LightningModules of all stages: optimise, validate, test, predict, save networks for later stages."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from recalign.recommender.checkpoint import Loaded, class_path, readable, recipe
 from recalign.recommender.policy import Policy
 from recalign.recommender.rank_metrics import RankMetrics
 
-NLL_ITEMS = 100_000  # of a larger catalogue, validation computes ranks only: a likelihood takes half as long again
+NLL_ITEMS = 100_000  # for larger catalogues, validation skips the NLL, which would take half as long again
 
 
 def adamw(module: nn.Module, lr: float, weight_decay: float) -> torch.optim.Optimizer:
-    """AdamW with the betas of HSTU's research code; no decay of biases and one-column tables.
+    """AdamW with the betas of HSTU's research code; no weight decay on vectors and one-column matrices.
 
     Fused: for a table of a million items it takes a seventh of the plain kernel's time, and no temporary memory.
     """
@@ -46,12 +46,12 @@ class StageModule(LightningModule):
     """A LightningModule whose checkpoints tell later stages how to rebuild its networks.
 
     Attributes:
-        datamodule: the log, if it is known (`bind`).
-        events: targets trained on by all processes, repetitions counted.
+        datamodule: the log; None before `bind`.
+        events: training targets so far, over all processes and epochs.
     """
 
     UPSTREAM: ClassVar[dict[str, str]] = {}
-    """Arguments that name another stage's checkpoint, and that stage."""
+    """Argument that names another stage's checkpoint -> that stage."""
     saved_networks: tuple[str, ...] = ()
     """Names of the attributes that hold networks for later stages."""
 
@@ -78,26 +78,26 @@ class StageModule(LightningModule):
         return self.validation_step(batch, batch_idx)
 
     def log_histogram(self, name: str, values: Tensor) -> None:
-        """Log a distribution, without NaN, where a logger can. It reads the device: call it only if `logs_now`."""
+        """Log the finite values to loggers with histograms. It synchronises: call it only if `logs_now`."""
         for logger in self.loggers:
             if hasattr(logger, "log_histogram"):
                 logger.log_histogram(name, values[values.isfinite()].float().cpu().numpy(), self.global_step)
 
     def bind(self, data: EventDataModule) -> Self:
-        """Give the module its log, as a DataModule passed to a Trainer does; otherwise it sees only batches."""
+        """Give the module its log, as passing a DataModule to a Trainer does. Without it, it sees only batches."""
         self.datamodule = data
         return self
 
     @property
     def data(self) -> EventDataModule:
-        """The log; an InputError where the module has not been given one (`bind`)."""
+        """The log; an InputError before `bind`."""
         if self.datamodule is None:
             what, remedy = "needs the log, not only batches", "call module.bind(data), or fit it with datamodule=data"
             raise InputError(f"{type(self).__name__} {what}", where="Trainer", remedy=remedy)
         return self.datamodule
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"datamodule": None}  # copies, such as averages, are without it
+        return super().__getstate__() | {"datamodule": None}  # copies, such as averages, do not hold it
 
     def facts(self) -> dict[str, Any]:
         """Plain values for later stages, stored beside the weights."""
@@ -107,8 +107,8 @@ class StageModule(LightningModule):
         self.events = checkpoint["facts"]["events"]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        # Networks become plain values, which can be read with weights_only. An upstream checkpoint that was not named
-        # (its network was given in Python) is left out, or --ckpt_path would compare it.
+        # Networks become plain values, which weights_only can load. An upstream checkpoint of None (the network was
+        # given in Python) is left out, or --ckpt_path would compare it.
         given = checkpoint.get("hyper_parameters", {}).items()
         values = {k: readable(v) for k, v in given if v is not None or k not in self.UPSTREAM}
         own: dict[str, Any] = {"_class_path": class_path(type(self))}
@@ -130,13 +130,13 @@ class StageModule(LightningModule):
 class PolicyModule(StageModule):
     """Train ``self.policy`` in place; subclasses write `training_step`.
 
-    Logs ``rank/{all,high}/{hr@10,ndcg@10,mrr}`` on validation and ``rank/test/...`` on the test events, over the full
-    catalogue without the items that the user had met; and ``rank/nll``, mean -log pi of the targets, over the full
-    catalogue, if that has at most `NLL_ITEMS` items.
+    Logs ``rank/{all,high}/{hr@10,ndcg@10,mrr}`` on validation and ``rank/test/...`` on test events, over the full
+    catalogue without items that the user had seen; and ``rank/nll``, the mean -log pi of the targets in the catalogue,
+    if that has at most `NLL_ITEMS` items.
     """
 
     writer: ClassVar[Callable[[], Callback]]
-    """Makes the callback that writes what `predict_step` finds; the package sets `RecommendationsWriter`."""
+    """Makes the callback that writes predictions; the package sets it to `RecommendationsWriter`."""
     saved_networks = ("policy",)
 
     def __init__(

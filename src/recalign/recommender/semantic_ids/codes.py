@@ -1,7 +1,7 @@
-"""The file of semantic ids: `codes.parquet`, one row an item, keyed by raw item id.
+"""The file of semantic ids: `codes.parquet`, one row per item, keyed by raw item id.
 
-Columns: ``item``, ``code_0``, ``code_1``, ... The metadata hold the sizes of the levels and the log's name. A file of
-another tool needs no metadata: each level is then as large as its largest code says.
+Columns: ``item``, ``code_0``, ``code_1``, ... The metadata hold the sizes of the levels and the log's name. A file from
+another tool needs no metadata: the size of each level is then its largest code + 1.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class CodesTable:
     """The semantic ids of some items.
 
     Attributes:
-        items: raw item ids, no two alike.
-        codes_NL: int64 (N, levels), a row an item, each code in 0..size - 1, no two rows alike.
-        sizes: codes of each level.
+        items: unique raw item ids.
+        codes_NL: int64 (N, levels), one unique row per item, each code in 0..size - 1.
+        sizes: number of codes at each level.
         log: name of the log; None: unknown.
     """
 
@@ -50,8 +50,8 @@ class CodesTable:
         """Read and check a file.
 
         Raises:
-            InputError: there is no such file, its run wrote another, it lacks a column, holds what is no code, or an
-                item or an id twice.
+            InputError: the file is missing, differs from its run's manifest, lacks a column, or has an invalid code, or
+                an item or id twice.
         """
         if not Path(path).is_file():
             raise InputError("there is no such file of semantic ids", where=str(path), remedy=REMEDY)
@@ -77,16 +77,16 @@ def load_codes(path: str | Path, items: pl.Series, log: str | None = None) -> Co
     Args:
         path: the file.
         items: raw ids of the catalogue.
-        log: the log's name, which must be the file's, if both are known.
+        log: the log's name, which must match the file's, if both are known.
 
     Returns:
-        Row v - 1 is item v's.
+        A table whose row v - 1 has the codes of item v.
 
     Raises:
-        InputError: the file cannot be used, is of another log, or has no id or several for an item.
+        InputError: the file cannot be used, is of another log, or does not have exactly one id for an item.
     """
     table, where = CodesTable.read(path), str(path)
-    if log is not None and table.log not in (None, log):  # whose item 7 is another item
+    if log is not None and table.log not in (None, log):  # its item 7 is another item
         remedy = "give the codes of this log: recalign tokenize LOG; or, for one log, the same data.log.name"
         raise InputError(f"these are the ids of the log {table.log!r}, not of {log!r}", where=where, remedy=remedy)
     ids = log_ids(table.items, items)

@@ -1,7 +1,7 @@
 """Measure semantic ids: figures and a verdict.
 
-That all codes are used proves little: plain k-means uses every code and still puts a twentieth of a catalogue under one
-id. So the verdict looks at the ids that are nearest to the items, before collisions are resolved.
+Full use of the codes proves little: plain k-means uses every code and still puts a twentieth of a catalogue under one
+id. So most checks use the items' nearest ids, before collisions are resolved.
 
 Suffixes: N items, D width of a vector, L levels.
 """
@@ -17,17 +17,17 @@ from scipy.stats import entropy
 from recalign.recommender.semantic_ids.quantization import Quantized, decode, keys
 
 MOST_ERROR = 0.95
-"""Share of the vectors' variance that codes leave, from which on they say next to nothing."""
+"""Share of the vectors' variance unexplained by the codes, from which on the codebook counts as collapsed."""
 LEAST_ENTROPY = 0.75
 """Smallest entropy of a level, as a share of the largest possible."""
 LEAST_DISTINCT = 0.5
-"""Fewest distinct nearest ids, as a share of those that random ids would have."""
+"""Fewest distinct nearest ids, as a share of the number expected of random ids."""
 LARGEST_BUCKET, EVEN_SHARES = 0.05, 10
-"""Largest share of the items with one nearest id, if these are also more than so many even shares."""
+"""Largest share of the items with one nearest id; more is a defect only if also above so many even shares."""
 
 
 def figures(x_ND: np.ndarray, found: Quantized) -> dict[str, Any]:
-    """Figures of ids, as `tokens.json` holds them (docs/semantic-ids.md says what each means).
+    """Figures of ids for `tokens.json` (docs/semantic-ids.md explains each).
 
     Args:
         x_ND: float32 vectors with mean 0.
@@ -70,7 +70,7 @@ def figures(x_ND: np.ndarray, found: Quantized) -> dict[str, Any]:
 
 
 def defects(measured: dict[str, Any]) -> list[str]:
-    """Why a codebook counts as collapsed, in sentences; none if it does not."""
+    """Why a codebook counts as collapsed, in sentences; empty if it does not."""
     near, error, found = measured["nearest"], measured["reconstruction_error"], []
     if error >= MOST_ERROR:
         found.append(f"codes leave {error:.0%} of the vectors' variance (limit {MOST_ERROR:.0%})")

@@ -3,8 +3,8 @@
     r_0 = x,    c_l = the code of level l whose centre is near r_l,    r_{l+1} = r_l - centre_l[c_l]
 
 as in the tokenizers of OneRec (arXiv 2506.13695) and, with a neural encoder, of TIGER (2305.05065). All prefixes share
-the centres of a level. Here an item may be refused its nearest code, so that ids stay unique: a code takes no more
-items than there are ids below it, and the codes of the last level are assigned within each prefix.
+the centres of a level. Here an item may get another code than its nearest, to keep ids unique: a code takes at most as
+many items as there are ids below it, and the codes of the last level are assigned within each prefix.
 
 Suffixes: N items, D width of a vector, L levels, K codes of a level.
 """
@@ -21,12 +21,12 @@ from scipy.sparse import csr_array
 from recalign.errors import InputError
 
 REFINEMENTS = 8
-"""How often codes are chosen and centres moved to the means of their items, at most, after the k-means."""
+"""Most rounds, after k-means, of choosing codes and moving centres to the means of their items."""
 KMEANS_SAMPLE = 256
-"""Vectors a centre that the k-means sees at most."""
+"""Most vectors per centre that k-means trains on."""
 DISTANCES_AT_ONCE = 2**24
 MOST_ASSIGNED = 2**27
-"""Distances, of one prefix's items to the codes of the last level, up to which a linear assignment is solved."""
+"""Largest linear assignment: one prefix's items times codes of the last level."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Quantized:
 
     Attributes:
         codes_NL: int64, unique rows.
-        sizes: codes of each level.
+        sizes: number of codes at each level.
         centres: of each level, float32 (K, D).
         nearest_NL: the codes that items would have if ids need not be unique.
     """
@@ -51,7 +51,7 @@ def quantize(x_ND: np.ndarray, sizes: tuple[int, ...], seed: int = 0) -> Quantiz
 
     Args:
         x_ND: float32.
-        sizes: codes of each level.
+        sizes: number of codes at each level.
         seed: of the k-means.
 
     Raises:
@@ -78,7 +78,7 @@ def quantize(x_ND: np.ndarray, sizes: tuple[int, ...], seed: int = 0) -> Quantiz
 
 
 def _choose(x_ND: np.ndarray, centre_KD: np.ndarray, prefix_N: np.ndarray, room: int) -> np.ndarray:
-    """Choose near codes of a level within each prefix, with ``room`` ids below each code. Shape: -> int64 (N,)."""
+    """Choose near codes of a level within each prefix, with ``room`` items at most per code. Shape: -> int64 (N,)."""
     code_N = np.empty(len(prefix_N), np.int64)
     for rows in groups(prefix_N):
         code_N[rows] = (
@@ -110,7 +110,7 @@ def nearest(x_ND: np.ndarray, centre_KD: np.ndarray) -> tuple[np.ndarray, np.nda
 def assign_greedy(x_ND: np.ndarray, centre_KD: np.ndarray, room: int) -> np.ndarray:
     """Assign each vector to the nearest centre with room, the closest vectors first. Shape: -> int64 (N,).
 
-    Each centre takes ``room`` vectors; all together at least N. Memory grows with N and K, never with N x K.
+    Each centre takes up to ``room`` vectors; K x room must be at least N. Memory grows with N and K, not with N x K.
     """
     code_N, left, room_K = np.empty(len(x_ND), np.int64), np.arange(len(x_ND)), np.full(len(centre_KD), room)
     while len(left):
@@ -142,7 +142,7 @@ def keys(codes_NL: np.ndarray, sizes: tuple[int, ...]) -> np.ndarray:
 
 
 def groups(key_N: np.ndarray) -> list[np.ndarray]:
-    """Rows of equal keys together, in order."""
+    """Row indices grouped by key, in key order."""
     order = np.argsort(key_N, kind="stable")
     edges = np.flatnonzero(np.diff(key_N[order])) + 1
     return np.split(order, edges) if len(order) else []

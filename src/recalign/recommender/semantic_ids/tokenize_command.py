@@ -18,7 +18,7 @@ from recalign.recommender.semantic_ids.vectors import Cooccurrence, ItemVectors,
 
 CODES, REPORT = "codes.parquet", "tokens.json"
 FREE_SHARE = 0.2
-"""Share of the ids that stay free where no sizes are given."""
+"""Share of the ids that stay free if no sizes are given."""
 
 
 def tokenize(
@@ -37,7 +37,7 @@ def tokenize(
         vectors: the source of item vectors: Cooccurrence, RecommenderVectors or ParquetVectors of
             recalign.recommender.semantic_ids.
         sizes: codes of each level, such as [64, 32]; null: two equal levels that leave a fifth of the ids free.
-        allow_collapsed: whether ids of a collapsed codebook are written all the same.
+        allow_collapsed: whether to write ids even if the codebook has collapsed.
         seed: of the k-means.
         out: the folder to write to; null: runs/<log>/tokens/seed-<seed>.
 

@@ -1,4 +1,4 @@
-"""Sources of item vectors, which become codes."""
+"""Sources of item vectors for semantic ids."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class ItemVectors(ABC):
 
     @abstractmethod
     def table(self, data: EventDataModule) -> pl.DataFrame:
-        """The vectors of a log's items, as far as there are any.
+        """The vectors of a log's items; items may be missing.
 
         Returns:
-            ``item``, raw ids of the catalogue's type, no two alike; ``vector``, an array of numbers.
+            ``item``, unique raw ids of the catalogue's type; ``vector``, an array of numbers.
 
         Raises:
             InputError: there are none, or they cannot be used.
@@ -39,7 +39,7 @@ class Cooccurrence(ItemVectors):
     """Co-occurrence embeddings of items, from the training split (`recalign.recommender.cooccurrence`).
 
     Args:
-        dimensions: of a vector.
+        dimensions: number of dimensions of a vector.
     """
 
     def __init__(self, dimensions: int = 64) -> None:
@@ -54,10 +54,10 @@ class Cooccurrence(ItemVectors):
 
 
 class RecommenderVectors(ItemVectors):
-    """The items as a recommender over item ids learned them.
+    """The item vectors of a trained recommender over item ids.
 
     Args:
-        checkpoint: of that recommender, trained on the same log and split.
+        checkpoint: the recommender's, trained on the same log and split.
     """
 
     def __init__(self, checkpoint: str) -> None:
@@ -77,7 +77,7 @@ class ParquetVectors(ItemVectors):
     """Vectors of your own, such as embeddings of texts or images.
 
     Args:
-        file: a Parquet file, a row an item. It may hold items that the log does not.
+        file: a Parquet file, one row per item. It may hold items that the log lacks.
         item: the column of raw item ids.
         column: the column of vectors: lists or arrays of numbers, all of one length.
     """
