@@ -51,5 +51,11 @@ def test_the_truth_of_every_row_is_known(events: pl.DataFrame) -> None:
 
 
 def test_random_exposure_and_shown_items_do_not_go_together() -> None:
-    with pytest.raises(InputError, match="shown"):
+    with pytest.raises(InputError, match="shown: shown and random exclude each other"):
         World(**SETTINGS, shown=8, random=0.1)
+
+
+def test_one_item_a_request_leaves_nothing_to_choose() -> None:
+    with pytest.raises(InputError, match=r"shown: .*every row would be chosen\n.*give 0, or 2 to 50"):
+        World(**SETTINGS, shown=1)
+    assert World(**SETTINGS, shown=2).shown == 2

@@ -49,7 +49,7 @@ class World:
         random: share of the events whose item was drawn uniformly from those that the user had not had. Above 0 the log
             has two more columns: is_random, and propensity, the probability of that draw (null where the user chose).
         shown: items per request; the log then has a row for each, with ``chosen``. They are drawn by fashion alone,
-            and the user chooses one of them by the other effects. 0: each row is a choice from the catalogue.
+            and the user chooses one by the other effects. At least 2, or 0: rows are choices from the catalogue.
         seed: random seed; the same seed makes the same files.
     """
 
@@ -73,12 +73,17 @@ class World:
     def __post_init__(self) -> None:
         ranges: dict[str, tuple[float, float]] = {"users": (10, LARGEST), "items": (20, LARGEST)}
         ranges |= {"events": (max(100, self.users), self.users * self.most), "missing": (0, 0.9)}
-        ranges |= {"shown": (0, 0 if self.random else self.most)}
+        ranges |= {"shown": (0, self.most)}
         ranges |= dict.fromkeys(("drift", "random"), (0, 1)) | dict.fromkeys((*SIZES, "seed"), (0, LARGEST))
         for name, (least, largest) in ranges.items():
             if not least <= (value := getattr(self, name)) <= largest:
                 remedy = f"give at least {least:,}" if largest == LARGEST else f"give {least:,} to {largest:,}"
                 raise InputError(f"{value} is out of range", where=name, remedy=remedy)
+        if self.shown == 1:
+            what, remedy = "with 1 item per request every row would be chosen", f"give 0, or 2 to {self.most:,}"
+            raise InputError(what, where="shown", remedy=remedy)
+        if self.shown and self.random:
+            raise InputError("shown and random exclude each other", where="shown", remedy="set one of them to 0")
 
     @property
     def most(self) -> int:
