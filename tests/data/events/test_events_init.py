@@ -301,6 +301,7 @@ def test_what_looks_like_baskets_came_together(tmp_path, pause, stated):
         ("clicks", [3, 0], None),
         ("liked", [1, 0], None),
         ("event", ["impression", "click", "buy"], "event <> 'impression'"),
+        ("event", ["shown 'above'", "click"], "event <> 'shown ''above'''"),
         ("event", ["view", "buy"], None),
     ],
 )

@@ -196,7 +196,7 @@ def choice(frame: pl.DataFrame) -> str | None:
             return quote(column.name) if column.dtype == pl.Boolean else f"{quote(column.name)} = 1"
         passed = [kind for kind in kinds if isinstance(kind, str) and {*_words(kind)} & IMPRESSIONS]
         if len(passed) == 1 and 1 < len(kinds) <= MAX_KINDS:
-            return f"{quote(column.name)} <> '{passed[0]}'"
+            return "{} <> '{}'".format(quote(column.name), passed[0].replace("'", "''"))
     return None
 
 
