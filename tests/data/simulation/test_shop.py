@@ -62,6 +62,6 @@ def test_a_shop_replaces_a_shop_and_no_other_file(tmp_path: Path, file: str):
     for _ in range(2):
         shop.write(simulated, tmp_path / "shop.csv")
     (tmp_path / file).write_text("user,item,time\n1,2,3\n")
-    with pytest.raises(InputError, match="would be lost"):
+    with pytest.raises(InputError, match="not written by --shop"):
         shop.write(simulated, tmp_path / "shop.csv")
     assert (tmp_path / file).read_text() == "user,item,time\n1,2,3\n"

@@ -62,7 +62,7 @@ def write(simulated: Simulated, file: Path) -> Path:
     written = dict(zip((file, beside), tables(simulated), strict=True))
     for path, frame in written.items():
         if path.is_file() and not path.read_bytes().startswith(",".join(frame.columns).encode()):
-            raise InputError("this file is no shop's, and would be lost", where=str(path), remedy="name another")
+            raise InputError("this file was not written by --shop: it is kept", where=str(path), remedy="name another")
     for path, frame in written.items():
         with atomic_write(path) as temporary:
             frame.write_csv(temporary)

@@ -33,8 +33,8 @@ def simulate(out: Path = Path("data"), shop: Path | None = None, **settings: Any
     wanted = World(**settings)
     if shop:
         if wanted != World(seed=wanted.seed) or shop.suffix != ".csv" or out != Path("data"):
-            remedy = "give --shop FILE.csv and --seed, and no other setting"
-            raise InputError("a shop is a CSV file and has a world of its own", where="shop", remedy=remedy)
+            remedy = "give --shop FILE.csv, and at most --seed besides"
+            raise InputError("it takes a .csv file, and no other option but --seed", where="shop", remedy=remedy)
         simulated = world.simulate(shops.shop(wanted.seed))
         print(shop, shops.write(simulated, shop), sep="\n")
     else:
