@@ -205,10 +205,10 @@ def test_repeated_views_say_what_is_noise():
 @pytest.mark.parametrize(
     ("expression", "said"),
     [
-        ("case when split = 0 then good end", "reads split, which is not the log's column"),
+        ("case when split = 0 then good end", "reads split, which recalign reserves for its own columns"),
         ("word", "not a number"),
         ("avg(good)", "reads other rows"),
-        ("item + good", "reads item, which is not the log's"),
+        ("item + good", "reads item, which recalign reserves for its own columns"),
     ],
 )
 def test_a_candidate_that_cannot_be_used_is_named(expression, said):

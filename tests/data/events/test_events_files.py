@@ -122,7 +122,7 @@ def test_bad_text(tmp_path, header, text, found):
 def test_a_log_is_text_or_parquet(tmp_path):
     (tmp_path / "a.csv").write_text(CSV)
     pl.DataFrame({name: [1] for name in NAMES}).write_parquet(tmp_path / "b.parquet")
-    with pytest.raises(InputError, match="text or Parquet, not both"):
+    with pytest.raises(InputError, match="mixes text files with others, such as Parquet"):
         load_events(LogMapping("test", ["a.csv", "b.parquet"]), tmp_path, None)
 
 

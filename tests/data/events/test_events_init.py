@@ -144,10 +144,14 @@ ODD = "a,b,c,d\nx,y,1,2026-01-01\nz,y,2,2026-01-02\n"
 @pytest.mark.parametrize(
     ("table", "words", "expected"),
     [
-        (ODD, [], ["cannot tell the column of the user's id among: a, b, c, d", "give --user, --item, --reward"]),
-        (ODD, ["--user=a", "--item=b"], ["reward: cannot tell how good", "give --reward"]),
+        (
+            ODD,
+            [],
+            ["cannot guess the column of the user's id from the columns: a, b, c, d", "give --user, --item, --reward"],
+        ),
+        (ODD, ["--user=a", "--item=b"], ["reward: cannot guess how good", "give --reward"]),
         (ODD, ["--user=a", "--item=b", "--reward=c +"], ["data.reward: 'c +' is not a Polars SQL"]),
-        ("user,item\n1,2\n", [], ["log.csv: 1 rows of 2 columns", "comma, tab"]),
+        ("user,item\n1,2\n", [], ["log.csv: it has 1 rows of 2 columns", "comma, tab"]),
     ],
 )
 def test_a_table_that_cannot_be_understood_is_one_clear_error(

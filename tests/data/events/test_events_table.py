@@ -197,8 +197,8 @@ def test_bad_text(tmp_path, text, found):
     ("change", "found"),
     [
         ({"item": [1.5, 1.0, 2.0, 2.0]}, "data.log.item: the column item holds 1.5 in row 1 of"),
-        ({"item": [1.0, 2.0**53, 2.0, 2.0]}, "Float64 holds no such number exactly"),
-        ({"item": pl.Series([1, 2**24, 2, 2], dtype=pl.Float32)}, "Float32 holds no such number exactly"),
+        ({"item": [1.0, 2.0**53, 2.0, 2.0]}, "which Float64 cannot hold exactly"),
+        ({"item": pl.Series([1, 2**24, 2, 2], dtype=pl.Float32)}, "which Float32 cannot hold exactly"),
         ({"item": [True, False, True, False]}, "holds Boolean"),
         ({"stars": [1.0, float("nan"), 3.0, float("nan")]}, "the column stars, which is NaN in rows 2, 4 of"),
         ({"stars": [1.0, 2.0, float("inf"), 4.0]}, "'stars' gives inf in row 3 of"),

@@ -145,7 +145,7 @@ def test_conditions_that_choose_nothing_or_all_are_refused(tmp_path, chosen, pla
 
 
 def test_a_request_without_choices_is_refused(tmp_path):
-    with pytest.raises(InputError, match="every row is a choice"):
+    with pytest.raises(InputError, match="request is set, but chosen is not"):
         data_of(tmp_path, chosen=None, request="page")
 
 

@@ -64,9 +64,9 @@ def test_where_sets_events_aside():
     assert all((s == TEST) == (i % 2 == 0) for i, s in enumerate(split))
     assert 5 < split.count(VALIDATION) < 40
     for reads in ("item < 3", "timestamp > 5", '"user" = 1'):  # numbers of recalign's, not the file's
-        with pytest.raises(InputError, match="which is not the log's column of that name here"):
+        with pytest.raises(InputError, match="which recalign reserves for its own columns"):
             Where(reads).assign(events)
-        with pytest.raises(InputError, match="which is not the log's column of that name here"):
+        with pytest.raises(InputError, match="which recalign reserves for its own columns"):
             High(reads).mark(events.frame)
 
 
@@ -142,7 +142,7 @@ def test_high_takes_one_rule_not_two():
 
 def test_the_part_is_not_read_for_a_column_of_the_log_that_is_called_split():
     frame = pl.DataFrame({"reward": [1.0, 2.0], "split": [0, 1]})
-    with pytest.raises(InputError, match="'split = 1' reads split, which is not the log's column"):
+    with pytest.raises(InputError, match="'split = 1' reads split, which recalign reserves for its own columns"):
         High("split = 1").mark(frame)
     with pytest.raises(InputError, match=r"data\.high\.within: 'split' reads split"):
         High(quantile=0.5, within="split").mark(frame)

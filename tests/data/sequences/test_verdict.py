@@ -170,7 +170,7 @@ def test_features_are_counted(tmp_path):
     data = featured.data_of(tmp_path, {"half": "half"}, EventDataModule)
     sections = audit_log(data)
     assert sections["item features"]["items with a row"] == 40
-    assert sections["item features"]["rows of further items"] == 2
+    assert sections["item features"]["rows of items that the log does not have"] == 2
     assert sections["split"][CATALOGUE] == 36
     assert sections["split"][COLD] == 6
     assert (sections["test"][COLD_TARGETS], sections["test"][MISSES]) == (1, 0)

@@ -272,7 +272,7 @@ def test_a_remedy_names_what_the_command_has(table, remedy, folder):
 
 def test_two_kinds_of_tables_are_not_one(folder):
     pl.DataFrame({"who": [[1]], "what": [1], "when": [1_000_000]}).write_parquet("odd.parquet")
-    with pytest.raises(InputError, match="text or Parquet, not both"):
+    with pytest.raises(InputError, match="mixes text files with others, such as Parquet"):
         feedback(["log", "--outcomes", "bought.csv", "odd.parquet", *WORDS[3:]])
 
 

@@ -27,7 +27,8 @@ COARSER = (60, 600, 3_600, 86_400)
 EARLIEST = 631_152_000
 """Start of 1990, in seconds since 1970."""
 OLD = "events before 1990, where most are later"
-PASSED, BESIDE = "rows passed over", "requests with a chosen row beside a passed one (shown/* is of these)"
+PASSED = "passed rows (shown but not chosen)"
+BESIDE = "requests with a chosen row beside a passed one (shown/* is of these)"
 CHOSEN_MEAN, PASSED_MEAN = "mean reward of chosen rows", "mean reward of passed rows"
 LEFT = "rows left out, or without a reward"
 OUTLIERS = "share of the variance in the most extreme thousandth of the rewards"
@@ -134,7 +135,7 @@ def early_concerns(events: pl.DataFrame) -> Iterator[str]:
         )
     if (again := 1 - events.n_unique(["user", "item"]) / max(events.height, 1)) > OFTEN:
         yield (
-            f"{again:.0%} of the events are on an item that the user had met before, and lists show no such item: "
+            f"{again:.0%} of the events are on an item that the user had met before, which lists never contain: "
             "collapse: true keeps one event of a user's events on an item"
         )
 

@@ -127,8 +127,8 @@ def unmeasurable(tested: int) -> str | None:
     if tested >= LEAST:
         return None
     return (
-        f"this log cannot be measured: {tested} users have test events and a history, and judges and intervals need "
-        f"{LEAST} at the very least ({FEW} for intervals that tell something). Add users who come back, or more of "
+        f"this log cannot be measured: {tested} users have test events and a history, but judges and intervals need "
+        f"at least {LEAST} ({FEW} for intervals narrow enough to be useful). Add users who come back, or more of "
         "their events"
     )
 

@@ -40,7 +40,7 @@ def evaluate(
     for name in set(parsed.meta.root_names()):
         if frame.schema[name].is_float() and (nan := frame[name].is_nan().fill_null(False)).any():
             what = f"{expression!r} reads the column {name}, which is NaN in {rows.describe(nan)}"
-            remedy = f"""leave the field empty (null), or the rows out: data.log.where: '"{name}" is not null'"""
+            remedy = f"""leave the field empty (null), or leave the rows out: data.log.where: '"{name}" is not null'"""
             raise InputError(what, where=key, remedy=remedy)
     try:
         values = frame.with_columns(parsed.alias("value"))["value"]
@@ -86,7 +86,7 @@ def refuse_names(expression: str, names: Collection[str], key: str) -> None:
     with suppress(pl.exceptions.PolarsError):  # not an expression: evaluating it raises the error
         reads |= {*pl.sql_expr(expression).meta.root_names()}
     if taken := reads & {*names}:
-        what = f"{expression!r} reads {', '.join(sorted(taken))}, which is not the log's column of that name here"
+        what = f"{expression!r} reads {', '.join(sorted(taken))}, which recalign reserves for its own columns"
         remedy = "rename that column in data.log.columns, as in {shown: timestamp}, and use the new name"
         raise InputError(what, where=key, remedy=remedy)
 

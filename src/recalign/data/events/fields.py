@@ -93,10 +93,10 @@ def read_timestamps(
             column = (_exact(column, key, rows) * (PER_SECOND["us"] // per_second)).round()
             per_second = PER_SECOND["us"]
         elif not column.dtype.is_integer():
-            remedy = "name the column of the time of the event"
-            raise _wrong_type(column, "data.log.time_unit", f"numbers of {unit}", remedy)
+            remedy = "name the column of the event's time"
+            raise _wrong_type(column, "data.log.time_unit", f"numbers (time_unit: {unit})", remedy)
         time = column.cast(pl.Int64, strict=False)
-        remedy = f"give a number of {unit}; for dates set data.log.time_unit to datetime"
+        remedy = f"give numbers ({unit} since 1970); for dates set data.log.time_unit to datetime"
         refuse_rows(written, time.is_null(), key, rows, ", which is not a timestamp", remedy)
     remedy = f"correct the timestamps, or set data.log.time_unit (now {unit}: 10 digits are s, 13 ms, 16 us; divide "
     remedy += "nanoseconds, of 19, by 1,000). How text is read: data.log.time_format (%y: years of two digits)"
@@ -151,7 +151,7 @@ def _require_present(column: pl.Series, key: str, rows: SourceRows) -> None:
 
 def _exact(column: pl.Series, key: str, rows: SourceRows) -> pl.Series:
     """Return floats unchanged; refuse those too large to represent integers exactly."""
-    why = f", and {column.dtype} holds no such number exactly"
+    why = f", which {column.dtype} cannot hold exactly"
     bad = column.abs() >= EXACT[column.dtype.base_type()]
     refuse_rows(column, bad, key, rows, why, "write the column as integers or 64-bit floats")
     return column

@@ -144,9 +144,9 @@ def item_table(file: str, frame: pl.DataFrame, text: pl.DataFrame, items: pl.Ser
     key = max(held, key=held.__getitem__, default="")
     if not held.get(key):
         what = f"none of its columns holds ids of the log's items, such as {items.head(3).to_list()}"
-        raise InputError(what, where=file, remedy="give a table with a row an item, and the ids as the log has them")
+        raise InputError(what, where=file, remedy="give a table with one row per item, and ids written as in the log")
     if key in items.cast(pl.String).to_list():
-        raise InputError(f"its first row is an item, {key}, not names", where=file, remedy="name its columns there")
+        raise InputError(f"its first row is an item, {key}, not column names", where=file, remedy="add a header row")
     title = _best_match("title", (one for one in frame if one.dtype == pl.String and one.name != key))
     features = {one.name: _feature(one) for one in frame if one.name not in (key, title)}
     return ItemTable(file, key, title, {name: feature for name, feature in features.items() if feature})

@@ -59,7 +59,7 @@ def init(words: Sequence[str]) -> None:
     files = [ask(LogMapping(name, **where))] if options.query else files_named(options.table)
     out = Path(options.out or f"{name}.yaml")
     if out.exists() and not options.force:
-        raise InputError("the file exists already", where=str(out), remedy="give --out FILE, or --force")
+        raise InputError("the file exists already", where=str(out), remedy="give another --out FILE, or --force")
     frame, named = _read(files)
     given = {role: value for role in QUESTIONS if (value := getattr(options, role)) is not None}
     meaning = _guess_or_ask(frame, named, given)
@@ -121,29 +121,29 @@ def _of_query(database: str, query: str) -> tuple[dict[str, Any], str]:
     name = re.sub(r"\W+", "_", urlsplit(os.environ.get(database, database)).path).strip("_") or "rows"
     if database not in os.environ and database not in os.environ.values():
         os.environ[variable := f"{name.upper()}_URI"] = database
-        print(f"the YAML names {variable}: export it with this URI before anything else reads the log", file=sys.stderr)
+        print(f"export {variable} with this URI before the next command: the YAML reads it there", file=sys.stderr)
     return {"query": query, "uri": database}, name
 
 
 def _parsed(words: Sequence[str]) -> argparse.Namespace:
     summary = "Guess what the columns of a table of events mean, and write the log's YAML."
     parser = argparse.ArgumentParser(prog="recalign init", description=summary, allow_abbrev=False)
-    files = "a file of events, a row each, or a pattern such as 'events-*.csv': .csv, .tsv or .parquet"
-    files += "; the URL of one at a store; or a database, postgresql://USER:PASSWORD@HOST/NAME, or the variable of that"
+    files = "a file of events, one per row, or a pattern such as 'events-*.csv': .csv, .tsv or .parquet"
+    files += "; its URL; or a database, postgresql://USER:PASSWORD@HOST/NAME, or a variable that holds this URI"
     parser.add_argument("table", help=f"{files}, with or without header")
-    parser.add_argument("--query", metavar="SQL", help="what the database is asked for: a row an event")
+    parser.add_argument("--query", metavar="SQL", help="a query to the database that gives one row per event")
     for role, meaning in QUESTIONS.items():
         parser.add_argument(f"--{role}", help=meaning, metavar="SQL" if role == "reward" else "COLUMN")
-    parser.add_argument("--items", metavar="FILE", help="a table of the items, a row each: titles and features")
-    parser.add_argument("--time-format", help="how times are written, where that is not ISO 8601: %%d/%%m/%%Y %%H:%%M")
+    parser.add_argument("--items", metavar="FILE", help="a table of the items, one per row: titles and features")
+    parser.add_argument("--time-format", help="how times are written, if not as ISO 8601: %%d/%%m/%%Y %%H:%%M")
     parser.add_argument("--out", help="the YAML to write; default: the table's name, in the current folder")
-    parser.add_argument("--force", action="store_true", help="overwrite it")
+    parser.add_argument("--force", action="store_true", help="overwrite that YAML")
     options, left = parser.parse_known_args(words)
     if left:
         known = [f"--{name.replace('_', '-')}" for name in vars(options) if name != "table"]
         raise InputError("there is no such option", where=left[0], remedy=did_you_mean(left[0], known))
     if "" in (options.table, options.items):
-        raise InputError("a table has no name", where="init", remedy="name a file: is a variable of the shell not set?")
+        raise InputError("a file argument is empty", where="init", remedy="name a file: is a shell variable unset?")
     return options
 
 
@@ -156,8 +156,8 @@ def _read(files: Sequence[Source]) -> tuple[pl.DataFrame, bool]:
     with read_errors(", ".join(one.name for one in files)):
         frame = pl.concat([read(file, (), names) for file in files], how="diagonal_relaxed")
     if frame.width < 3 or not frame.height:
-        what = f"{frame.height} rows of {frame.width} columns, and an event has a user, an item and a time"
-        remedy = "give a table with a row per event, separated by a comma, tab, ; or |"
+        what = f"it has {frame.height} rows of {frame.width} columns, but an event needs a user, an item and a time"
+        remedy = "give a table with a row per event, and columns separated by a comma, tab, ; or |"
         raise InputError(what, where=", ".join(one.name for one in files), remedy=remedy)
     return frame, named
 
@@ -175,7 +175,7 @@ def _guess_or_ask(frame: pl.DataFrame, named: bool, given: dict[str, str]) -> di
     while unknown := [role for role in QUESTIONS if role not in (found := guess.guess(frame, given, named))]:
         role = unknown[0]
         if not sys.stdin.isatty():
-            what = f"cannot tell {QUESTIONS[role]} among: {', '.join(frame.columns)}"
+            what = f"cannot guess {QUESTIONS[role]} from the columns: {', '.join(frame.columns)}"
             remedy = f"give {', '.join(f'--{one}' for one in unknown)}; a log without times (timestamp: null, see "
             remedy += "`recalign configs own-log`) trains reward models only. A table of items goes beside the events: "
             remedy += "`recalign init EVENTS --items FILE`"
@@ -207,7 +207,7 @@ def _print_events(log: LogMapping, reward: str, suggested: SplitSuggestion, even
     print(printable(f"reward: {' '.join(reward.split())}"))
     print(f"high: {high or 'the best quarter of the rewards'} ({share:.0%} of the events)")
     if share > guess.MOST_HIGH:
-        print(f"that is more than {guess.MOST_HIGH:.0%}: the best grade alone holds as many, so high/* says less")
+        print(f"that is more than {guess.MOST_HIGH:.0%}: the best grade alone is as frequent, so high/* says less")
     left_out = (printable(f"{count:,} rows {reason}") for reason, count in events.report.left_out().items())
     print(suggested, *left_out, sep="\n")
 
@@ -244,7 +244,7 @@ def _yaml_text(
     comments = {
         "name": "names run folders and tables",
         "files": "read in order; patterns such as events-*.parquet are allowed",
-        "query": "what the database is asked for",
+        "query": "selects the rows from the database",
         "uri": "the environment variable that holds its URI",
         "header": "names of the columns: the file has no header row",
         "user": "the column that says who",
@@ -265,8 +265,7 @@ def _yaml_text(
         "  log:",
         *(f"    {key}: {yaml_scalar(value)} # {why}" for key, why in comments.items() if (value := getattr(log, key))),
         *(_items_lines(log.items) if log.items else ()),
-        *[f"    # chosen: {yaml_scalar(choice)} # if rows say what was shown: the others were passed over"]
-        * bool(choice),
+        *[f"    # chosen: {yaml_scalar(choice)} # if some rows were shown but not chosen"] * bool(choice),
         "  # How good an event was: Polars SQL over the columns of its row. Where a column that it reads is empty,",
         "  # there is no reward: the event stays in histories and no loss sees a reward.",
         *["  # The worth of each kind is a guess: edit it. A kind that is not listed has no reward."] * is_case,

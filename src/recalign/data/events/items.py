@@ -115,7 +115,7 @@ def table_rows(file: Source, table: ItemTable, ids: pl.Series, types: Mapping[st
     columns = []
     for name, dtype in types.items():
         if name not in frame.columns:
-            remedy = "add it, as the log's item table has it: requests boost by it"
+            remedy = "add it as in the log's item table: requests can boost by it"
             raise InputError(f"there is no column {name!r}, which the bundle has", where=file.name, remedy=remedy)
         column = frame[name] if frame[name].count() else pl.Series(name, [None] * frame.height, dtype=dtype)
         try:
@@ -139,12 +139,12 @@ def table_values(file: Source, table: ItemTable, known: pl.Series, items: pl.Ser
     rows = SourceRows(pl.int_range(1, frame.height + 1, dtype=pl.UInt32, eager=True), {file.name: frame.height}, headed)
     if repeated.any():
         what = f"ids such as {key.filter(repeated)[0]} are in several rows: {rows.describe(repeated)}"
-        remedy = "leave one row an item: nobody can tell which features are the item's"
+        remedy = "leave one row per item: else it is unclear which features are the item's"
         raise InputError(what, where=f"{KEY}.file", remedy=remedy)
     if items is None and not (len(usable) and usable.all()):
-        what = f"no item id of the log's type, {known.dtype}, in {rows.describe(~usable)}"
+        what = f"there is no item id of the log's type, {known.dtype}, in {rows.describe(~usable)}"
         remedy = f"give each item a row with its id in the column {table.id}, of the log's type"
-        raise InputError(what if len(usable) else "holds no items", where=file.name, remedy=remedy)
+        raise InputError(what if len(usable) else "it has no rows", where=file.name, remedy=remedy)
     if items is not None and not key.is_in(items.implode()).any():
         raise _none_of(file, frame[table.id], items, "features")
     kinds, columns = {}, []
@@ -165,7 +165,7 @@ def feature_figures(features: ItemValues | None, items: pl.Series) -> Section:
     found: Section = {
         "items with a row": rows,
         "items without one": len(items) - rows,
-        "rows of further items": len(features.ids) - rows,
+        "rows of items that the log does not have": len(features.ids) - rows,
         UNUSABLE: features.unusable,
     }
     for name, kind in features.kinds.items():
@@ -223,7 +223,7 @@ def _titles(titles: pl.Series, key: pl.Series, ids: pl.Series) -> tuple[pl.Serie
 
 def _none_of(file: Source, raw: pl.Series, items: pl.Series, what: str) -> InputError:
     ids = (whole_numbers(raw) if raw.dtype == pl.String else raw).head(3).to_list()
-    text = f"{file.name} has {what} of none of the {len(items):,} items; its ids are like {ids}, those of the log like "
+    text = f"{file.name} has {what} for none of the {len(items):,} items; its ids are like {ids}, the log's like "
     remedy = f"name the column of the log's item ids in {KEY}.id, or set {KEY} to null"
     return InputError(f"{text}{items.head(3).to_list()}", where=KEY, remedy=remedy)
 
@@ -251,8 +251,8 @@ def _categories(raw: pl.Series, feature: Feature, where: str, rows: SourceRows) 
     listed = isinstance(raw.dtype, pl.List | pl.Array)
     inner = raw.dtype.inner if listed else raw.dtype  # type: ignore[attr-defined]
     if inner.is_nested() or inner in (pl.Binary, pl.Duration) or (listed and inner.is_float()):
-        what = f"{feature.value!r} gives {'lists of ' * listed}{inner}, and categories are text, integers or booleans"
-        remedy = "write one flat list an item, name a part of a struct (a.b), or set the kind of vectors to vector"
+        what = f"{feature.value!r} gives {'lists of ' * listed}{inner}, but categories are text, integers or booleans"
+        remedy = "give one flat list per item, name a part of a struct (a.b), or set the kind of vectors to vector"
         raise InputError(what, where=where, remedy=remedy)
     if listed:
         lists = raw.cast(pl.List(pl.String))
@@ -260,7 +260,7 @@ def _categories(raw: pl.Series, feature: Feature, where: str, rows: SourceRows) 
         text = raw.cast(pl.String).str.strip_chars()
         bracketed = text.str.contains(r"(?s)^\[.*\]$").fill_null(False)
         remedy = 'write the categories with a separator, "Action|Drama", or give a list column in Parquet'
-        refuse_rows(text, bracketed, where, rows, ", a list as text", remedy)
+        refuse_rows(text, bracketed, where, rows, ", which is a list written as text", remedy)
         lists = text.str.split(feature.separator) if feature.separator else text.reshape((-1, 1)).arr.to_list()
     one = pl.element().str.strip_chars().str.replace(r"^(-?\d+)\.0+$", "$1")
     one = pl.when(one.str.contains(r"(?i)^(true|false)$")).then(one.str.to_lowercase()).otherwise(one)
@@ -286,6 +286,6 @@ def _vectors(raw: pl.Series, feature: Feature, where: str, rows: SourceRows) -> 
     usual = lists.list.len().drop_nulls().mode().min() or 0
     finite = lists.list.eval(pl.element().is_finite().fill_null(False)).list.all()
     if (odd := ((lists.list.len() != usual) | ~finite).fill_null(False)).any():
-        what = f"{rows.describe(odd)} hold vectors with a NaN or empty number, or not of {usual!r} numbers as elsewhere"
+        what = f"in {rows.describe(odd)}, vectors hold a NaN or empty number, or are not {usual!r} long as elsewhere"
         raise InputError(what, where=where, remedy="give every item a whole vector of the same length, or none (null)")
     return lists

@@ -146,12 +146,12 @@ class LogMapping:
         mapped, own = [self.user, self.item, self.timestamp], {*self.columns} & {*OWN_COLUMNS}
         for bad, key, what, remedy in (
             (not (self.files or self.query), ".files", "no file is named", "name the files of the log"),
-            (self.files and self.query, ".query", "the rows are those of files", "leave out the files or the query"),
-            (bool(self.query) != bool(self.uri), ".uri", "a query and a URI need each other", "give both, or neither"),
+            (self.files and self.query, ".query", "both files and a query are set", "leave out one of them"),
+            (bool(self.query) != bool(self.uri), ".uri", "only one of query and uri is set", "set both, or neither"),
             (len({*mapped}) < 3, "", f"user, item and timestamp are {mapped}", "map each to a column of its own"),
-            (self.request and not self.chosen, ".request", "every row is a choice", "say which are (data.log.chosen)"),
-            (not abs(self.passed_reward or 0) < 1e38, ".passed_reward", "it is not finite", "give a number, or null"),
-            (own, ".columns", f"the event table itself has columns of the names {own}", "choose other names"),
+            (self.request and not self.chosen, ".request", "request is set, but chosen is not", "set data.log.chosen"),
+            (not abs(self.passed_reward or 0) < 1e38, ".passed_reward", "is NaN or too large", "give a number or null"),
+            (own, ".columns", f"{own} are reserved for recalign's own columns", "choose other names"),
         ):
             if bad:
                 raise InputError(what, where=f"data.log{key}", remedy=remedy)
@@ -161,8 +161,8 @@ def refuse_secret(url: str, key: str) -> None:
     """Refuse a URL that holds a password or a signature. The InputError does not repeat it."""
     asks = re.search(r"^https?://([^/]*@|.*[?#])", url, re.IGNORECASE)  # servers get no query string of https://
     if "://" in url and (asks or SECRET_URL.search("".join(url.split()))):
-        what = "a URL may hold a secret (USER:PASSWORD@, or what follows ?), and secrets are not written down"
-        remedy = "give it as a variable in data.log.storage_options, or copy the file to this machine"
+        what = "a URL may hold a secret (USER:PASSWORD@, or the part after ?), and settings must not contain secrets"
+        remedy = "name its environment variable in data.log.storage_options, or copy the file to this machine"
         raise InputError(what, where=key, remedy=remedy)
 
 
@@ -206,8 +206,8 @@ def variable(text: str, key: str, names: Collection[str] | None = None) -> str:
     held = os.environ if names is None else {one: os.environ.get(one) for one in names}
     found = [name] if name in os.environ else sorted(one for one, value in held.items() if text and value == text)
     if not found:
-        what = "this names no environment variable that is set, and secrets are not written down"
-        raise InputError(what, where=key, remedy="export it as a variable, and name that: '${oc.env:NAME}', or NAME")
+        what = "this is not the name of an environment variable that is set, and settings must not contain secrets"
+        raise InputError(what, where=key, remedy="export it as a variable, and give its name: '${oc.env:NAME}' or NAME")
     return found[0]
 
 

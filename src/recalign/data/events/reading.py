@@ -53,7 +53,7 @@ def locate(log: LogMapping, root: Path | None) -> tuple[list[Source], Source | N
     if not all(found.values()) and os.environ.get("RECALIGN_DATA") and root != moved:
         elsewhere = {entry: find(moved, entry, options) for entry in keys}
         if all(elsewhere.values()):
-            print(f"recalign: the log is not under {root}; that under RECALIGN_DATA, {moved}, is read", file=sys.stderr)
+            print(f"recalign: the log is not under {root}; it is read from RECALIGN_DATA, {moved}", file=sys.stderr)
             found = elsewhere
     folders = {entry.split("/")[0] for entry in keys}
     if not all(found.values()) and len(folders) == 1 and (folder := folders.pop()) in CONVERTED:
@@ -71,8 +71,8 @@ def locate(log: LogMapping, root: Path | None) -> tuple[list[Source], Source | N
             raise InputError(what, where=key, remedy=remedy)
     items = found[log.items.file] if log.items else []
     if len(items) > 1:
-        what = f"the table of the items is one file, and these are {len(items)} files"
-        raise InputError(what, where="data.log.items.file", remedy="write them into one file, and name that")
+        what = f"the item table must be one file, but this names {len(items)} files"
+        raise InputError(what, where="data.log.items.file", remedy="join them into one file, and name that")
     tables = [ask(log)] if log.query else [table for entry in log.files for table in found[entry]]
     for table in tables:
         require_digest(Path(table.place))
@@ -122,7 +122,7 @@ def join(log: LogMapping, sources: Mapping[Source, pl.LazyFrame]) -> tuple[pl.La
         raise InputError(what, where=", ".join(heights), remedy="name other files in data.log.files, or other rows")
     texts = [file for file, source in zip(tables, sources, strict=True) if source.kind == "text"]
     if len(texts) not in (0, len(tables)):
-        raise InputError("a log is text or Parquet, not both", where="data.log.files", remedy=RULE)
+        raise InputError("the log mixes text files with others, such as Parquet", where="data.log.files", remedy=RULE)
     for name in dict.fromkeys(name for schema in schemas.values() for name in schema):
         types = {file: schema[name] for file, schema in schemas.items() if schema.get(name, pl.Null) != pl.Null}
         found = {dtype: f"{dtype} in {file}" for file, dtype in types.items()}
@@ -286,6 +286,8 @@ def no_column(key: str, column: str, source: Source, found: list[str]) -> InputE
     """Make the error for a table without the column that the setting `key` names."""
     what, remedy = f"there is no column {column!r} in {source.name}", did_you_mean(column, found)
     if source.kind == "text":
-        remedy += " Is this no row of names? Name the columns in order, data.log.header: [user, item, ...], or let "
-        remedy += f"`recalign init FILE` do it. Is it one name? Leave data.log.separator out. {RULE}"
+        remedy += (
+            " If the file has no header row, set data.log.header: [user, item, ...], all columns in order, or run "
+        )
+        remedy += f"`recalign init FILE`. If all columns are read as one, leave data.log.separator out. {RULE}"
     return InputError(what, where=key, remedy=remedy)

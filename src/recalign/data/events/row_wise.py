@@ -41,7 +41,7 @@ def row_wise(parsed: pl.Expr, frame: pl.DataFrame, expression: str, key: str, nu
     """
     if found := MOMENT.search(re.sub(r"'[^']*'|\"[^\"]*\"|`[^`]*`", "''", expression)):
         what = f"{expression!r} reads the clock ({found[1]}), so the same log would give other events on another day"
-        raise InputError(what, where=key, remedy="write the moment, as in TIMESTAMP '2026-01-31 00:00:00'")
+        raise InputError(what, where=key, remedy="write a fixed time, as in TIMESTAMP '2026-01-31 00:00:00'")
     tree, needed = _row_wise(_node(parsed), frame, expression, key, null_safe)
     return _expr(_guarded(tree, needed) if null_safe else tree)
 
@@ -77,8 +77,8 @@ def _row_wise(
         function, options = next(iter(function.items()))
         function = str(options) if function == "Boolean" else function
     if kind != "Column" and not (kind in CHILDREN and (function is None or function in ROW_WISE)):
-        what = f"{expression!r} reads other rows than its own, so it would carry the future into training"
-        remedy = "compute the value from its own columns, without averages, ranks or windows"
+        what = f"{expression!r} reads other rows than its own, so it could leak the future into training"
+        remedy = "compute the value from the row's own columns, without averages, ranks or windows"
         raise InputError(what, where=key, remedy=remedy)
     needed = []
     for name in CHILDREN.get(kind, ()):

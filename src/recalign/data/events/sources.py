@@ -143,7 +143,7 @@ class Source:
                 else:  # its name may contain wildcards
                     found = [package("obstore", "lakes").head(*_store(self.place, self.options))]
                 if any(not one["e_tag"] and one["last_modified"].year <= 1970 for one in found):
-                    what = "the server tells neither the version of it nor its time, so a change would go unseen"
+                    what = "the server gives it neither an ETag nor a modification time, so changes would go unnoticed"
                     raise InputError(what, where=self.name, remedy="copy it to this machine, and name the copy")
                 marks = {one["path"]: one["e_tag"] or f"{one['size']} {one['last_modified']}" for one in found}
                 return (
@@ -207,8 +207,8 @@ def _in_folder(path: Path) -> list[Source]:
 def _refuse_hidden(place: str, paths: Iterable[str]) -> None:
     """Refuse files in hidden folders, which Polars would read: they are unfinished or replaced."""
     if hidden := [path for path in paths if any(one.startswith(("_", ".")) for one in path.split("/")[:-1])]:
-        what = f"Parquet in a hidden folder is not finished, or no longer of the table: {hidden[0]}"
-        raise InputError(what, where=place, remedy="wait for its writer, move it away, or name the folders beside it")
+        what = f"Parquet in a hidden folder may be unfinished, or deleted from the table: {hidden[0]}"
+        raise InputError(what, where=place, remedy="wait until it is written, move it away, or name the other folders")
 
 
 def _newest(metadata: Iterable[str]) -> str:
@@ -224,7 +224,7 @@ def _at_store(entry: str, options: Mapping[str, str]) -> list[Source]:
     below = entry if kind == "parquet" else f"{entry}/**/*.parquet"
     if entry.startswith("hf://"):
         if is_file and kind != "parquet":
-            raise InputError("patterns at hf:// are of Parquet", where=entry, remedy="name each file")
+            raise InputError("wildcards at hf:// match Parquet files only", where=entry, remedy="name each file")
         return [Source(below, "folder")]
     if is_file and kind != "parquet":
         base = "/".join(entry.split("/")[:3])
@@ -289,8 +289,8 @@ def package(module: str, extra: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        name = module.partition(".")[0]
-        raise InputError(f"this needs {name}", where="data.log", remedy=f"pip install 'recalign[{extra}]'") from error
+        what = f"reading it needs the package {module.partition('.')[0]}"
+        raise InputError(what, where="data.log", remedy=f"pip install 'recalign[{extra}]'") from error
 
 
 @contextmanager
@@ -312,7 +312,7 @@ def read_errors(name: str, options: Mapping[str, str] | None = None) -> Iterator
         if name == URI:
             kind, remedy = "with this query", f"check {QUERY}, the address, the network and the password"
         elif unlike or os.path.isdir(name):
-            kind, remedy = "as one table", "see whether its files are all there, with the same columns and types"
+            kind, remedy = "as one table", "check that all its files are there, with the same columns and types"
         elif "://" in name:
             kind, remedy = "or reached", "check the address, the network, and the credentials as Polars reads them "
             remedy += "(AWS_..., GOOGLE_...), or copy it to this machine"
@@ -334,7 +334,7 @@ def _broken_line(file: str) -> str:
             except ValueError:
                 whole = False
             if not whole:
-                return f"line {number} is no JSON object: "
+                return f"line {number} is not a JSON object: "
     return ""
 
 

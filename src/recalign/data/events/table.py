@@ -149,7 +149,7 @@ def load_events(log: LogMapping, root: Path | None, reward: str | None, together
     """
     if together and log.timestamp is None:
         remedy = "map a timestamp column in data.log.timestamp, or leave data.ties out"
-        raise InputError("the log has no times, so nobody knows what came together", where="data.ties", remedy=remedy)
+        raise InputError("the log has no times, so ties cannot be found", where="data.ties", remedy=remedy)
     mark = fingerprint(log, root, reward, together)
     raw, rows = LogReader.reader_class(log, root).rows()
     frame, users, items, report, passed = check_rows(raw, rows, log, reward)
