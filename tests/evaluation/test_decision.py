@@ -321,11 +321,11 @@ def test_trust_that_is_not_known_with_every_seed_leaves_it_open(stage, says):
 
 def test_a_log_that_may_not_be_trained_on_is_not_decided():
     found = decided(
-        check=checked(verdict="verdict: do not train\n- the time between events tells a high reward\n- more")
+        check=checked(verdict="verdict: do not train\n- the time between events reveals a high reward\n- more")
     )
     assert (found.word, found.policy) == ("not decided", "mine")
     assert found.reasons == [
-        "recalign check says not to train on this log: the time between events tells a high reward."
+        "recalign check says not to train on this log: the time between events reveals a high reward."
     ]
     assert decided(check=checked(verdict="verdict: with care\n- the time between events hints at it")).word == "ship"
 

@@ -256,7 +256,7 @@ def test_files_that_change_meanwhile_are_noticed(root, monkeypatch):
         ({"grows_from": "ids"}, {}, "data.grows_from"),
         ({}, {"workers": 0}, "workers: 0 is not above 0"),
         ({}, {"partitions": -1}, "partitions: -1 is not above 0"),
-        ({"split": Typed()}, {}, "data.split: nobody knows how Typed splits"),
+        ({"split": Typed()}, {}, "data.split: .* supports only LeaveLast, TimeSplit and Where, not Typed"),
         ({"reward": "1 + 0 * stars"}, {}, "is 1 for every event"),
         ({"split": TimeSplit((0.5, 2.0))}, {}, "cannot use the cut 2.0"),
         ({"log": LogMapping("small", ["a.parquet"], where="stars > 9")}, {}, "no row of .* can be used"),

@@ -61,16 +61,16 @@ def test_a_passed_row_has_the_part_of_its_request_and_the_history_before_it(tmp_
     ("log", "said"),
     [
         ({}, []),
-        ({"passed_reward": 9.0}, ["passed over has a mean reward of 6.33, and what was chosen 3.5"]),
+        ({"passed_reward": 9.0}, ["rows shown but not chosen have a mean reward of 6.33, chosen rows of 3.5"]),
         (
             {"request": "item || cast(click as varchar)"},
-            ["no request has a chosen row beside one that was passed over"],
+            ["no request has both a chosen row and one shown but not chosen"],
         ),
     ],
 )
 def test_check_says_what_of_the_shown_rows_is_odd(tmp_path, log, said):
     concerns = str(verdict(audit_log(data_of(tmp_path, **log)), "s")).split("\n")
-    odd = [one for one in concerns if "passed over" in one]
+    odd = [one for one in concerns if "shown but not chosen" in one]
     assert [what in one for what, one in zip(said, odd, strict=True)] == [True] * len(said)
 
 

@@ -69,8 +69,8 @@ def test_digests_tell_logs_and_divisions_apart(sequences):
 @pytest.mark.parametrize(
     ("counts", "split", "said"),
     [
-        ([2, 2], LeaveLast(2, 2), "leaves no events for validation, test"),
-        ([5, 5], LeaveLast(1, 0), "leaves no events for validation"),
+        ([2, 2], LeaveLast(2, 2), "leaves none of 4 events for validation, test"),
+        ([5, 5], LeaveLast(1, 0), "leaves none of 10 events for validation"),
         ([3, 3], LeaveLast(1, 1), "no user has two events in the training split"),
     ],
 )

@@ -124,7 +124,7 @@ def test_the_same_update_again_runs_nothing_and_the_next_one_counts_from_the_fir
         (("runs/tiny", "--log=simulated", "--epochs=0"), "epochs: 0.0 is not above 0"),
         (("runs/tiny", "--log=simulated", "--workers=0"), "workers: 0 is not above 0"),
         (("runs/tiny", "--log=simulated", "--data.root=less", "--name=less"), "this log lacks"),
-        (("runs/tiny", "--log=simulated", "--data.reward=true_reward", "--name=other"), "data.reward: 'true_reward'"),
+        (("runs/tiny", "--log=simulated", "--data.reward=true_reward", "--name=other"), "reward: is 'true_reward'"),
         (("runs/tiny", "--log=simulated", "--name=tiny"), "name: "),
     ],
     ids=["no epochs", "no workers", "no users", "another reward", "its own folder"],
@@ -159,7 +159,7 @@ def test_a_chain_may_be_the_current_folder(folder: Path, monkeypatch: pytest.Mon
 
 def test_ids_that_no_log_can_continue_leave_no_folder(folder: Path, monkeypatch: pytest.MonkeyPatch):
     def refuse(_: EarlierLog) -> None:
-        raise InputError("its items are known by their features", where="runs/tiny/ids")
+        raise InputError("its items have features", where="runs/tiny/ids")
 
     monkeypatch.setattr(EarlierLog, "facts", property(refuse))
     found = tiny.recalign(folder, "update", "runs/tiny", "--log=simulated", "--name=never")

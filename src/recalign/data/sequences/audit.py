@@ -54,7 +54,7 @@ LEAKS = "leaks (all must be 0)"
 DRAWN, CHANCES = "events shown at random", "of these, with a known propensity"
 BASKETS = (
     "{:.0%} of the test events follow one of the same user and time, so these figures tell how a basket goes on, not "
-    "what somebody wants who has come in"
+    "what a user who has just come in wants"
 )
 Word = Literal["usable", "with care", "do not train"]
 REFUSED: Word = "do not train"
@@ -206,7 +206,7 @@ def refused(said: str) -> str | None:
 def verdict(sections: Mapping[str, Section], time_unit: str) -> Verdict:
     """Judge a log by the figures of `audit_log`; ``time_unit`` is the unit in which its timestamps were read."""
     found = (*_rewards(sections), *_shown(sections), *_events(sections, time_unit), *_measured(sections))
-    return Verdict([*found, *(stop(f"{name}: {count:,}") for name, count in sections[LEAKS].items() if count)])
+    return Verdict([*found, *(stop(f"leak: {count:,} {name}") for name, count in sections[LEAKS].items() if count)])
 
 
 def _rewards(sections: Mapping[str, Section]) -> Iterator[Concern]:
@@ -218,15 +218,15 @@ def _rewards(sections: Mapping[str, Section]) -> Iterator[Concern]:
     floored = f"floor the times (data.log.time_resolution{f': {seconds}' if seconds else ', a day or more'})"
     if area >= LEAK:
         yield stop(
-            f"the time between events tells a high reward (AUC {area:.2f}), and a model that sees times reads it off "
+            f"the time between events reveals a high reward (AUC {area:.2f}), and a model that sees times reads it off "
             f"them: {floored}, or make one event of several (data.log.collapse)"
         )
     elif area >= HINT:
         yield care(f"the time between events hints at a high reward (AUC {area:.2f}): {floored}")
     if (due := float(rewards.get(OUTLIERS, 0))) > MOSTLY:
         yield stop(
-            f"{due:.0%} of the variance of the rewards is due to one in a thousand, and all is learned from a few "
-            "outliers: bound the reward, as in least(reward, 10)"
+            f"{due:.0%} of the variance of the rewards is due to one event in a thousand, so a few outliers decide "
+            "what is learned: bound the reward, as in least(reward, 10)"
         )
     if (share := float(sections["split"][HIGH])) == 0 or share > 1 - MOST_HIGH:  # few are not high
         yield care(f"{share:.0%} of the events have a high reward, so high/* says little: see data.high")
@@ -234,8 +234,8 @@ def _rewards(sections: Mapping[str, Section]) -> Iterator[Concern]:
         yield care(f"{known:.0%} of the events have a reward: methods learn from these alone")
     if exposure.get(DRAWN) and not exposure[CHANCES]:
         yield care(
-            f"{exposure[DRAWN]:,} events were shown at random, and nothing tells how probably, so no policy is "
-            "valued by them: name a column with the chance of each draw (data.log.propensity)"
+            f"{exposure[DRAWN]:,} events were shown at random with unknown probabilities, so no policy is "
+            "valued by them: name a column with the probability of each (data.log.propensity)"
         )
 
 
@@ -245,13 +245,13 @@ def _shown(sections: Mapping[str, Section]) -> Iterator[Concern]:
         return
     if not shown[BESIDE]:
         yield care(
-            "no request has a chosen row beside one that was passed over, so shown/auc and shown/ndcg are not "
-            "measured: name what was shown together (data.log.request)"
+            "no request has both a chosen row and one shown but not chosen, so shown/auc and shown/ndcg are not "
+            "measured: name the column that says which rows were shown together (data.log.request)"
         )
     chosen, passed = (float(shown.get(name, 0)) for name in (CHOSEN_MEAN, PASSED_MEAN))
     if PASSED_MEAN in shown and passed >= chosen:
         yield care(
-            f"what was passed over has a mean reward of {passed:.3g}, and what was chosen {chosen:.3g}: is "
+            f"rows shown but not chosen have a mean reward of {passed:.3g}, chosen rows of {chosen:.3g}: is "
             "data.log.chosen the right way round, and does data.reward say what a choice was worth?"
         )
 
@@ -266,7 +266,7 @@ def _events(sections: Mapping[str, Section], time_unit: str) -> Iterator[Concern
         )
     yield from _tied(sections)
     if old := int(log.get(OLD, 0)):
-        yield care(f"{old:,} events are before 1990, and most are later: other units, or 0 for no time?")
+        yield care(f"{old:,} events are before 1990, unlike most: are they in another unit, or is 0 a missing time?")
     first, last = (str(sections[split][day]) for split, day in (("train", "first day"), ("test", "last day")))
     if last.startswith("1970") and time_unit in ("ms", "us"):
         yield stop(f"all events are of 1970: is data.log.time_unit {time_unit} right?")
@@ -314,8 +314,8 @@ def _measured(sections: Mapping[str, Section]) -> Iterator[Concern]:
     if (median := int(sections["events per user"]["median"])) < SHORT:
         longer = int(split[LONGER])
         yield care(
-            f"the median user has {median} event{'s' * (median != 1)}, and {SHORT} are one to test on, one to validate "
-            f"on and {LEARN} to learn a taste from: gains will be small. {longer:,} users have {SHORT} or more"
+            f"the median user has {median} event{'s' * (median != 1)}, but needs {SHORT} (one to test on, one to "
+            f"validate on and {LEARN} to learn from): gains will be small. {longer:,} users have {SHORT} or more"
             + (": leave the others out of the table" if longer >= FEW else "")
         )
     if tested < FEW:
@@ -324,6 +324,6 @@ def _measured(sections: Mapping[str, Section]) -> Iterator[Concern]:
     known = int(split.get(JUDGED, JUDGES_NEED))
     if known < JUDGES_NEED and any(f"users in group {group}" in split for group in ("B1", "B2")):
         yield care(
-            f"judges learn from {known:,} rewards, and with fewer than {JUDGES_NEED:,} many know nothing: a chain "
-            "may decide nothing then. Lower data.share_a (to 0.4), or add users, or events with a reward"
+            f"judges learn from {known:,} rewards, and with fewer than {JUDGES_NEED:,} many are no better than chance: "
+            "a chain may decide nothing then. Lower data.share_a (to 0.4), or add users, or events with a reward"
         )

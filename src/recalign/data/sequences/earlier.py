@@ -77,10 +77,10 @@ class EarlierLog:
         for key, value in (meaning(log) | dict(settings)).items():
             if key in before and digest(value) != before[key]:
                 place = f"data.{key}" if key in settings else f"data.log.{key}"
-                what = f"{value!r}, and the earlier log was read by another"
-                raise InputError(what, where=place, remedy=f"keep it, or train a chain anew ({KEY} null)")
+                what = f"is {value!r}, but the earlier log was read with another value"
+                raise InputError(what, where=place, remedy=f"give that value, or train a chain anew ({KEY} null)")
         if log.items and log.items.features:
-            what, remedy = "an update knows items by their ids alone", "leave the features out, or train a chain anew"
+            what, remedy = "is not supported for a log that continues another", "leave it out, or train a chain anew"
             raise InputError(what, where="data.log.items.features", remedy=remedy)
 
     def continued(self, table: EventTable, reward_settings: Mapping[str, Any]) -> EventTable:
@@ -97,7 +97,7 @@ class EarlierLog:
         old = self.users["user"]
         for which, earlier, now in (("users", old, table.users), ("items", self.items, table.items)):
             if earlier.dtype != now.dtype:
-                what = f"its {which} are {now.dtype}, and those of the earlier log {earlier.dtype}"
+                what = f"ids of {which} are {now.dtype} in this log, but {earlier.dtype} in the earlier log"
                 raise InputError(what, where=KEY, remedy="map the column that holds the same ids, in the same type")
             if len(lost := earlier.filter(~earlier.is_in(now.implode()))):
                 what = f"this log lacks {len(lost):,} of the earlier log's {len(earlier):,} {which}, such as {lost[0]}"
@@ -111,11 +111,11 @@ class EarlierLog:
         old_events = frame.with_columns(item=item_N).filter(self.in_first_known(grown, "known") & (item_N > 0))
         events, rewards = event_digests(old_events["user", "item", "timestamp", "reward"])
         if events != self.facts["events"]:
-            what = "users no longer begin with the events that they had in the earlier log"
+            what = "the first events of some users differ from their events in the earlier log"
             raise InputError(what, where=KEY, remedy=TRAIN_ANEW)
         same = all(digest(value) == self.facts["read_by"][key] for key, value in reward_settings.items())
         if same and not reward_settings["relative_to"] and rewards != self.facts["event_rewards"]:
-            what, remedy = "earlier events have other rewards", "give those that were learned, or train a chain anew"
+            what, remedy = "earlier events have other rewards here", "give the earlier rewards, or train a chain anew"
             raise InputError(what, where=KEY, remedy=remedy)
         return grown
 
@@ -167,7 +167,7 @@ def remember(data: Any, folder: Path) -> None:
     sequences, settings = data.sequences, data.reward_settings | data.reading
     if settings["ties"] == "order":  # the default is not stored
         del settings["ties"]
-    refusal = "its items are known by their features" if sequences.features is not None else ""
+    refusal = "its items have features (data.log.items.features)" if sequences.features is not None else ""
     if by_time(sequences) is not sequences:
         refusal = "its split does not follow time"
     known = np.diff(sequences.offset)

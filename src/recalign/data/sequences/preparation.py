@@ -119,7 +119,7 @@ def with_reward_settings(data: EventDataModule, reward: str | None, relative_to:
     other.reward, other.relative_to = reward, relative_to
     other.preparation.earlier = data.preparation.earlier  # unchecked: judges may have their own reward
     if other.sequences.catalogue != data.sequences.catalogue:
-        what = f"by {reward!r} the log has other events than by {data.reward!r}"
+        what = f"the reward {reward!r} selects other events than {data.reward!r}"
         raise InputError(what, where="data.log.collapse", remedy="give the judges the chain's reward")
     made.sequences = replace(data.sequences, reward=other.sequences.reward)
     return made

@@ -79,20 +79,20 @@ def prepare(data: EventDataModule, partitions: int | None = None, workers: int =
     """
     require_positive("", {"partitions": partitions, "workers": workers}, "partitions", "workers")
     if data.relative_to is not None or data.grows_from is not None:
-        what = "ranks of rewards, and the order of a log that continues another, need all users at once"
+        what = "`recalign prepare` supports neither of them, as they need all users at once"
         raise InputError(what, where="data.relative_to, data.grows_from", remedy="train without `recalign prepare`")
     if type(data.split) not in (LeaveLast, TimeSplit, Where):
-        what = f"nobody knows how {type(data.split).__name__} splits some users' events without those of the others"
+        what = f"`recalign prepare` supports only LeaveLast, TimeSplit and Where, not {type(data.split).__name__}"
         raise InputError(what, where="data.split", remedy="train without `recalign prepare`")
     if data.log_.chosen is not None:
-        what, remedy = "rows that were passed over are not divided yet", "train without `recalign prepare`"
-        raise InputError(what, where="data.log.chosen", remedy=remedy)
+        what = "`recalign prepare` does not support logs with rows shown but not chosen"
+        raise InputError(what, where="data.log.chosen", remedy="train without `recalign prepare`")
     if data.log_.user in data.log_.columns:
-        what, remedy = "rows are divided by the user as files have it, and this one is computed", "write it into a file"
+        what, remedy = "`recalign prepare` does not support a computed user column", "write it into the files"
         raise InputError(what, where=f"data.log.columns.{data.log_.user}", remedy=remedy)
     entry = data.preparation.entry
     if entry is None:
-        raise InputError("nothing is cached", where="data.cache", remedy="leave it out, or name a folder")
+        raise InputError("`recalign prepare` needs a cache", where="data.cache", remedy="omit it, or name a folder")
     if entry.load():
         return data.report
     with ExitStack() as stack:

@@ -27,7 +27,7 @@ def with_passed(made: Sequences, table: EventTable, split: Split, relative_to: R
     """
     assert table.passed is not None
     if relative_to is not None:
-        what, remedy = "rows that were passed over have no ranks", "write the ranking into data.reward, or leave it out"
+        what, remedy = "is not supported for rows shown but not chosen", "rank them in data.reward, or leave it out"
         raise InputError(what, where="data.relative_to", remedy=remedy)
     number_I, chosen = places(table.items, made.items, 1), made.frame
     passed = table.passed.drop(ADDED, strict=False)

@@ -90,7 +90,7 @@ class High:
 
     def __post_init__(self) -> None:
         if (self.expression is None) == (self.quantile is None):
-            what, remedy = "takes an expression or a quantile, not both", "set one to null: --data.high.expression null"
+            what, remedy = "needs an expression or a quantile, not both", "set one to null: --data.high.expression null"
             raise InputError(what, where="data.high", remedy=remedy)
         check_ranges(High, vars(self), "data.high")
 
@@ -146,7 +146,7 @@ def stable_hash(ids: pl.Series) -> np.ndarray:
 def require_time(table: EventTable, split: Split) -> None:
     """Refuse a log without times."""
     if not table.has_time:
-        text = "the log has no timestamp, so nobody knows which events are the last"
+        text = "the log has no timestamps, so it cannot be split by time"
         remedy = "map a timestamp column in data.log.timestamp, or use recalign.data.sequences.Where for reward models"
         raise InputError(text, where=f"data.split: {type(split).__name__}", remedy=remedy)
 

@@ -157,7 +157,7 @@ class UserCohort:
         """
         drawn = replace(sequences, group=UserGroups(self.share_a).assign(sequences.users).to_numpy())
         if UserCohort.of(drawn, self.group, self.share_a) != self:
-            text = f"it was trained on {self.count:,} users that are not group {self.group} of this log"
+            text = f"it was trained on {self.count:,} users, which are not the same as group {self.group} of this log"
             raise InputError(text, where=where, remedy="train it again on this log")
         return drawn.users_in(self.group)
 
@@ -298,8 +298,8 @@ def check_splits(sizes: np.ndarray, most_events: int, split: Split, min_events: 
     """Refuse a `Split` without anything to train or measure on; ``most_events``: most training events of a user."""
     rare = f" and data.min_events {min_events}" if min_events > 1 else ""
     if empty := [name for name, number in SPLITS.items() if not sizes[number]]:
-        text = f"{split}{rare} leaves no events for {', '.join(empty)} (of {sizes.sum()})"
-        raise InputError(text, where="data.split", remedy="choose other cuts, or a log with more events a user")
+        text = f"{split}{rare} leaves none of {sizes.sum()} events for {', '.join(empty)}"
+        raise InputError(text, where="data.split", remedy="choose another split, or a log with more events per user")
     if most_events <= 1:
         text = f"no user has two events in the training split{rare}, so there is nothing to predict"
         raise InputError(text, where="data.split", remedy="choose another split or a log whose users come back")
