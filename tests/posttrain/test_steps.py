@@ -235,7 +235,7 @@ def test_it_warns_of_few_heavy_events_where_a_temperature_would_help(make, recwa
     module._require_weights(advantage_T)
     said = [str(one.message) for one in recwarn if "model.temperature" in str(one.message)]
     assert len(said) == warns
-    assert not warns or "raise model.temperature (temperature 0.3: in effect 2.0% of 100 events count)" in said[0]
+    assert not warns or "(temperature 0.3: the effective sample size is 2.0% of 100 events)" in said[0]
 
 
 @pytest.mark.parametrize(

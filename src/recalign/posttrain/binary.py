@@ -134,11 +134,9 @@ class WBC(PostTraining):
             advantage_E = self.data.advantages  # type: ignore[attr-defined]
             if not ((advantage_E > 0).any() and (advantage_E < 0).any()):
                 side = "below" if (advantage_E > 0).any() else "above"
-                what = f"no row has a reward {side} 0, so there is nothing to tell apart"
-                remedy = (
-                    "give passed rows a reward below 0 (data.log.passed_reward: -1), or write data.reward so that bad "
-                )
-                remedy += "choices are below 0; data.baseline: user sets those below the user's mean there"
+                what = f"no row has an advantage {side} 0, so good and bad choices cannot be told apart"
+                remedy = "write data.reward so that good choices are above 0 and bad ones below, give rows shown but "
+                remedy += "not chosen a reward below 0 (data.log.passed_reward: -1), or set data.baseline: user"
                 raise InputError(what, where="data.reward", remedy=remedy)
 
     def loss(self, batch: Batch) -> tuple[Tensor, Metrics]:

@@ -95,7 +95,7 @@ class PostTrainingData(RewardData):
         advantage_T = (self.rewards(windows) - self.values(windows))[windows.event]
         known_T = ~np.isnan(advantage_T)
         if not known_T.any() or np.ptp(advantage_T[known_T]) == 0:  # rounding may give equal values an sd above 0
-            what = f"the advantage is the same for every event (source {self.source}, baseline {self.baseline})"
+            what = f"no two events differ in their advantage (source {self.source}, baseline {self.baseline})"
             remedy = "give a reward that differs between events, or another baseline"
             raise InputError(what, where="data.reward", remedy=remedy)
         return advantage_T
@@ -107,7 +107,7 @@ class PostTrainingData(RewardData):
             return self.observed
         loaded = self.loaded_reward_model(f"source {self.source!r}")
         if loaded.self_influence is None:
-            text = "predictions for its own training events need the reward model's self-influence"
+            text = "this reward model has no self-influence, which predictions for its own training events need"
             remedy = "give the reward model's checkpoint, or what module.hand_over('reward') returns"
             raise InputError(text, where=loaded.where, remedy=remedy)
         reward: RewardEnsemble = loaded.net

@@ -98,8 +98,8 @@ class KeepRanking(Callback):
         best = getattr(trainer.checkpoint_callback, "best_model_path", "") if _is_chosen(trainer) else ""
         if (read_checkpoint(best)["facts"].get("reach") if best else self._alpha) == 0:
             rank_zero_warn(
-                f"the checkpoint holds the start's weights: of no step towards the trained ones, however small, can it "
-                f"be said that {self.share:.0%} of the ranking is kept; lower model.lr, or validate on more users"
+                "the checkpoint holds the start's weights: even the smallest step tried was not shown to keep "
+                f"{self.share:.0%} of their NDCG; lower model.lr, or validate on more users"
             )
 
     @torch.no_grad()

@@ -73,7 +73,7 @@ class PairData(RewardData):
         super().__init__(**data)
         self.check_settings({"losers": losers, "candidates": candidates})
         if losers >= candidates:
-            what, remedy = f"{losers} losers of {candidates} candidates", "set candidates above losers"
+            what, remedy = f"{losers} losers need more than {candidates} candidates", "set candidates above losers"
             raise InputError(what, where="data.losers, data.candidates", remedy=remedy)
         self.pairs: Pairing = pairs
         self.losers, self.candidates, self.start_args = losers, candidates, (init_from, policy)

@@ -44,7 +44,7 @@ class FrozenRewardModel(nn.Module):
         batch = data.first_batch()
         if not self.train()(batch, batch.target_T[:, None]).isfinite().all():
             remedy = "train it anew, with a lower learning rate or in fp32"
-            raise InputError("the reward model predicts what is no number", where=self.loaded.where, remedy=remedy)
+            raise InputError("the reward model predicts NaN or infinity", where=self.loaded.where, remedy=remedy)
 
     @torch.no_grad()
     def forward(self, batch: Batch, item_TS: Tensor) -> Tensor:

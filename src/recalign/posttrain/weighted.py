@@ -167,7 +167,7 @@ class WeightedSFT(PostTraining):
             raise InputError(text, where=f"model.transform {self.transform}", remedy=remedy)
         self.log_histogram("advantage/values", known_T)
         self.log_histogram("advantage/weights", weight_T)
-        said = f"temperature {self.temperature:g}: in effect {share:.1%} of {len(weight_T):,} events count"
+        said = f"temperature {self.temperature:g}: the effective sample size is {share:.1%} of {len(weight_T):,} events"
         if share < MIN_EFFECTIVE and self.has_temperature:
             rank_zero_warn(f"few events have nearly all of the weight; raise model.temperature ({said})")
         elif self.auto:
