@@ -59,7 +59,7 @@ def test_moments_and_reward_models_are_of_all_that_was_shown_and_advantages_of_c
 
 def test_choices_of_one_reward_leave_a_sft_nothing_to_weigh(tmp_path):
     root = shown_log(tmp_path)
-    with pytest.raises(InputError, match="nothing to weigh") as caught:
+    with pytest.raises(InputError, match="weights would not differ: all rewards are 1") as caught:
         data_of(PostTrainingData, root).training()
     assert "wbc" in str(caught.value.remedy)
     assert len(data_of(ShownData, root, source="observed", baseline="none").training())
@@ -154,6 +154,6 @@ def test_wbc_refuses_rewards_of_one_sign(tmp_path):
     data = data_of(ShownData, shown_log(tmp_path, stars=True), source="observed", baseline="none")
     data.log_ = LogMapping("shown", ["shown.csv"], chosen="click = 1")
     start = SequencePolicy(HSTU(dim=16, layers=1, max_length=32, dropout=0.0), data.num_items)
-    with pytest.raises(InputError, match="below 0") as caught:
+    with pytest.raises(InputError, match="no row has an advantage below 0") as caught:
         small.fit(small.free(WBC, policy=start), data, tmp_path / "run")
     assert caught.value.where == "data.reward"

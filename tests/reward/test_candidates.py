@@ -155,7 +155,7 @@ def test_pairs_by_hand():
     assert "±" in render(found)
     few = compare_rewards(frame.filter(pl.col("user") < MIN_USERS - 1), named(r="r"))
     assert np.isnan(figure(few, "r", "pairwise", "r")[0])
-    assert "two validation events that differ" in render(few)
+    assert "two validation events that the judge values differently" in render(few)
 
 
 def test_scaling_a_reward_changes_its_moments_alone():
@@ -221,7 +221,7 @@ def test_a_candidate_that_cannot_be_used_is_named(expression, said):
 
 @pytest.mark.parametrize("against", ["word", "nothing", "item", "split"])
 def test_a_column_to_correlate_with_is_numeric(against):
-    with pytest.raises(InputError, match="no numeric column"):
+    with pytest.raises(InputError, match="is not a numeric column"):
         compare_rewards(events(), ALL, against)
 
 

@@ -162,7 +162,7 @@ def test_networks_that_are_handed_in_are_copied(log_root, cloned, tmp_path, give
 def test_it_starts_from_the_item_table_of_a_policy_over_codes_and_freezes_nothing(log_root, tmp_path):
     data = small.data_of(RewardData, log_root, "tastes")
     start = CodePolicy(LazyDecoder(16, max_length=64), data.num_items, [8, 8])
-    with pytest.warns(UserWarning, match="a new HSTU, is tuned"):
+    with pytest.warns(UserWarning, match="a new HSTU is trained instead"):
         module = RewardModel(data.num_items, policy=start, members=2, trunk="frozen")
     trunk = module.reward.nets[0].trunk
     assert trunk.item_embedding.weight.equal(start.item_embedding.weight)

@@ -77,9 +77,9 @@ class RewardData(EventDataModule):
             found = f"all rewards are {rated['reward'][0]}" if len(rated) else "no event has a reward"
             remedy = "give a reward expression that differs between events, or check data.split and data.users"
             if not self.reads_passed and self.sequences.passed is not None:
-                found += " among the chosen events, which leaves nothing to weigh,"
-                remedy = "give a reward that differs between choices (the share watched), or learn from what was "
-                remedy += "passed over: wbc, or dpo"
+                found = f"weights would not differ: {found} among the chosen events"
+                remedy = "give a reward that differs between choices (the share watched), or learn from rows shown but "
+                remedy += "not chosen: wbc, or dpo"
             raise InputError(f"{found} in the training split of users {self.users}", where="data.reward", remedy=remedy)
         return rated
 
@@ -105,7 +105,7 @@ class RewardData(EventDataModule):
             InputError: no event of the split has a reward and an item of the catalogue.
         """
         if not self.is_rated(split):
-            text = f"no event of the {split} split of users {self.users} has a reward to measure the model on"
+            text = f"no event of the {split} split of users {self.users} has a reward and an item of the catalogue"
             remedy = "choose another split, or a reward expression that is known for more events"
             raise InputError(text, where="data.split", remedy=remedy)
 

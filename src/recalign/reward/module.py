@@ -110,7 +110,7 @@ class RewardModel(StageModule):
             raise InputError("a reward model needs an encoder", where="model", remedy=remedy)
         source: SequencePolicy | None = start.net.trunk() if start else None
         if trunk == "frozen" and start and not start.net.has_trunk:
-            rank_zero_warn("the recommender has no encoder that could be frozen: its trunk, a new HSTU, is tuned")
+            rank_zero_warn("the recommender has no encoder to freeze (model.trunk): a new HSTU is trained instead")
             trunk = "tuned"
         self.trunk = trunk
         encoder = copy.deepcopy(encoder or source.encoder)  # type: ignore[union-attr]

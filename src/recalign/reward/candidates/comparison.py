@@ -58,7 +58,7 @@ def compare_rewards(
     train, measured = frame["split"] == TRAIN, (frame["split"] == VALIDATION) & (frame["item_id"] > 0)
     if not measured.any():
         remedy = "choose other cuts, so that rewards can be compared on validation"
-        raise InputError("no validation event has an item that training has seen", where="data.split", remedy=remedy)
+        raise InputError("no validation event has an item that occurs in training", where="data.split", remedy=remedy)
     values = candidate_values(frame, candidates)
     means = {column.name: training_means(frame, column) for column in values}
     sizes = int(train.sum()), int(measured.sum()), frame["user"].filter(measured).n_unique()
@@ -96,7 +96,7 @@ def _numeric(events: pl.DataFrame, name: str) -> pl.Series:
     """The log's numeric column of that name."""
     raw = events.drop(*ADDED, *OWN_COLUMNS, strict=False).select(cs.numeric())
     if name not in raw.columns:
-        what = f"the log has no numeric column {name!r}, or recalign has one of that name"
+        what = f"{name!r} is not a numeric column of the log, or is a name reserved by recalign"
         raise InputError(what, where="against", remedy=did_you_mean(name, raw.columns))
     return raw[name]
 

@@ -12,7 +12,7 @@ from recalign.reward.candidates.comparison import SIZES
 from recalign.reward.candidates.statistics import QUANTILES
 from recalign.reward.trust.report import MIN_USERS
 
-UNKNOWN = f"- unknown: fewer than {MIN_USERS} users have two validation events that differ in the judge"
+UNKNOWN = f"- unknown: fewer than {MIN_USERS} users have two validation events that the judge values differently"
 ALIKE = "* orders this judge's values as well as the judge's own item means do, as far as the 95 % interval can tell"
 READ = """\
 The test split was not read. Choose a reward by these figures of training and validation, and confirm it on what had no

@@ -14,14 +14,14 @@ AVERAGES = ("global", "user", "item", "user_item", "ridge")
 
 Verdict = Literal["not_measured", "no_signal", "weak", "moderate", "strong"]
 IMPLICATION: dict[Verdict, str] = {
-    "not_measured": "Whether it orders one user's rewards right could not be measured, as too few users have two that "
-    "differ, or its error, as all are the same. Leave more events of a user to validation (data.split), or keep more "
-    "users apart from training (data.users A, a smaller data.share_a).",
-    "no_signal": "It is not shown both to predict rewards better than one mean for all and to order a user's better "
-    "than chance: stay with behaviour cloning.",
-    "weak": "It knows which events were better, but hardly more than averages do: of the methods that follow a reward "
-    "model, A-SFT relies on it the least.",
-    "moderate": "It knows more than averages, but not most of a reward: use A-SFT; offline RL (CQL) may pay.",
+    "not_measured": "Not measurable: too few users have two events with different rewards, or all rewards are equal. "
+    "Leave more events of a user to validation (data.split), or keep more users apart from training (data.users A, a "
+    "smaller data.share_a).",
+    "no_signal": "It was not shown both to predict rewards better than their overall mean and to order one user's "
+    "rewards better than chance: stay with behaviour cloning.",
+    "weak": "It predicts rewards, but hardly better than averages do: of the methods that use a reward model, A-SFT "
+    "relies on it the least.",
+    "moderate": "It beats averages, but may explain under half the variance: use A-SFT; offline RL (CQL) may pay.",
     "strong": "It explains most of the rewards' variance: offline RL (CQL), or online RL against it (PPO), may pay.",
 }
 """What a verdict means for the choice of a post-training method (the order is that of the A-SFT post)."""
