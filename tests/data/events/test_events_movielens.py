@@ -140,3 +140,11 @@ def test_other_logs_fetch_nothing(index, tmp_path):
     with pytest.raises(InputError, match="there is no file"):
         load_events(LogMapping("mine", ["mine/ratings.parquet"]), tmp_path, None)
     assert not index[1]
+
+
+def test_without_its_zip_ml_1m_is_named_and_nothing_is_fetched(index, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"\(ml-1m\.zip is not under the data root\)"):
+        load_events(LogMapping("ml-1m", ["ml-1m/ratings.parquet"]), tmp_path / "mine", None)
+    assert "converting ml-1m from ml-1m.zip into " in capsys.readouterr().err
+    assert not index[1]
