@@ -60,7 +60,7 @@ def test_a_cluster_has_room_or_says_what_it_lacks():
 @pytest.mark.usefixtures("ray")
 def test_a_cluster_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    with pytest.raises(InputError, match="no Ray cluster to reach"):
+    with pytest.raises(InputError, match="no Ray cluster can be reached"):
         RayWorkers(None, 1, 0)
 
 

@@ -49,7 +49,7 @@ LOG, STAGE, FIT = ("logs",), ("", "logs"), "run.stage.command.run_command"
 RUN = Folder(
     "run",
     ("config.yaml", "evaluation"),  # of a stage, of a row without a stage
-    "name the run folder of a policy: runs/<chain>/<method>/seed-<n>; the start is the recommender's",
+    "name the run folder of a policy: runs/<chain>/<method>/seed-<n>; for the start, <method> is recommender",
 )
 EXPORTED = RUN._replace(files=(*RUN.files, "chain.json"), remedy=f"{RUN.remedy}; or a chain's: runs/<chain>")
 BUNDLE = Folder("bundle", ("bundle.json", "current", "bundles", "bundles.json"), "recalign export RUN writes one")
@@ -139,7 +139,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"recalign {command}: {error}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 3
     except KeyboardInterrupt as stop:
-        remedy = "the same command goes on where it stopped" if command in ("chain", "tune", "update") else str(stop)
+        remedy = "give the same command again to go on" if command in ("chain", "tune", "update") else str(stop)
         print(f"recalign {command}: interrupted" + (f"\n  -> {remedy}" if remedy else ""), file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader has closed the pipe, as `head` does
@@ -157,7 +157,7 @@ def _unusable(error: OSError) -> InputError:
     """The message for a path that cannot be read or written; for a full disk, with its mount point."""
     where = None if error.filename is None else str(error.filename)
     if error.errno not in FULL:
-        remedy = "see who may read and write there, or name another path"
+        remedy = "check its permissions, or name another path"
         return InputError(error.strerror or str(error), where=where, remedy=remedy)
     place = Path(where or Path.cwd()).resolve()
     mount = next(one for one in (place, *place.parents) if one.is_mount())
@@ -235,7 +235,7 @@ def _choose_wandb(words: list[str]) -> list[str]:
         elif value in modes:
             os.environ["WANDB_MODE"] = modes[value]
         else:
-            what = f"{value or 'nothing'} is none of {', '.join(modes)}"
+            what = f"must be {' or '.join(modes)}, not {value or 'empty'}"
             raise InputError(what, where=option, remedy="leave it out for offline")
     return kept
 

@@ -66,7 +66,7 @@ def printable(text: str) -> str:
 def require_seed(seed: int, where: str) -> None:
     """Refuse a seed that numpy or torch does not take."""
     if not 0 <= seed < 2**32:
-        raise InputError(f"{seed} is no seed", where=where, remedy=f"give 0 to {2**32 - 1}")
+        raise InputError(f"{seed} is not a valid seed", where=where, remedy=f"give 0 to {2**32 - 1}")
 
 
 def require_positive(of: str, given: Mapping[str, Any], *names: str, or_zero: bool = False) -> None:

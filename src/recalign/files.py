@@ -117,14 +117,14 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except (ValueError, RecursionError) as error:  # RecursionError: nested too deeply
-        raise InputError(f"not JSON ({error})", where=str(path), remedy="write it again, or delete it") from error
+        raise InputError(f"is not JSON ({error})", where=str(path), remedy="write it again, or delete it") from error
 
 
 def read_object(path: Path) -> dict[str, Any]:
     """Read a JSON file that holds one object; {} if there is none. Raises InputError if it holds anything else."""
     if isinstance(content := read_json(path), dict):
         return content
-    raise InputError("no JSON object", where=str(path), remedy="write it again, or delete it")
+    raise InputError("is not a JSON object", where=str(path), remedy="write it again, or delete it")
 
 
 def sha256(path: Path) -> str:

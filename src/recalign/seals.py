@@ -63,7 +63,7 @@ class Seal:
         known = isinstance(content, dict) and {*content} <= {"key", "made_of", "digests"}
         known = known and all(isinstance(one, dict) for one in content.values())
         if not known or any(name.startswith("/") or ".." in name.split("/") for name in content.get("digests", ())):
-            raise InputError("is no seal", where=str(folder / SEAL), remedy="make the folder again")
+            raise InputError(f"is not a valid {SEAL}", where=str(folder / SEAL), remedy="make the folder again")
         return cls(**content)
 
 
@@ -129,9 +129,10 @@ def require(folder: Path, remedy: str) -> Seal:
     try:
         found = Seal.read(folder)
     except InputError:
-        raise InputError(f"{SEAL}: not what was written", where=str(folder), remedy=remedy) from None
+        raise InputError(f"{SEAL} is not valid", where=str(folder), remedy=remedy) from None
     if wrong := altered(folder, found.digests):
-        raise InputError(f"{', '.join(wrong)}: not what was written", where=str(folder), remedy=remedy)
+        what = f"{', '.join(wrong)}: missing, or changed after it was written (SHA-256 differs from {SEAL})"
+        raise InputError(what, where=str(folder), remedy=remedy)
     return found
 
 
@@ -180,7 +181,8 @@ def require_digest(path: Path) -> None:
     """Refuse a file that differs from the SHA-256 beside it; without one, nothing is checked."""
     beside = Path(f"{path}.sha256")
     if beside.is_file() and beside.read_bytes().split()[:1] != [sha256(path).encode()]:
-        raise InputError("not what was written", where=str(path), remedy=f"make it again, or delete {beside.name}")
+        what = f"was changed after it was written (SHA-256 differs from {beside.name})"
+        raise InputError(what, where=str(path), remedy=f"make it again, or delete {beside.name}")
 
 
 def code_digest(settings: Any = None) -> str:

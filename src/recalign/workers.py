@@ -101,7 +101,7 @@ class RayWorkers(ThreadPoolExecutor):
             ray.init(runtime_env={"env_vars": passed}, log_to_driver=False, **local)
         except (OSError, RuntimeError, ValueError) as error:
             remedy = "check RAY_ADDRESS, or unset it to use this machine"
-            raise InputError(f"there is no Ray cluster to reach ({error})", where="engine", remedy=remedy) from error
+            raise InputError(f"no Ray cluster can be reached ({error})", where="engine", remedy=remedy) from error
         room = _room(ray.cluster_resources(), {"CPU": num_cpus, "GPU": num_gpus})
         self.number = min(number or room, room)
         super().__init__(self.number)  # one thread waits for one task

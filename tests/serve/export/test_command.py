@@ -60,7 +60,7 @@ def test_a_chain_is_its_answer_and_its_start(tmp_path, monkeypatch):
     (tmp_path / "chain.json").write_text('{"chain": {"recommender": "base"}}')
     assert command.chain_runs(tmp_path) == [tmp_path / "mine/seed-3", tmp_path / "base/seed-3"]
     (tmp_path / "chain.json").write_text("[1]")
-    with pytest.raises(InputError, match=r"chain\.json: no JSON object"):
+    with pytest.raises(InputError, match=r"chain\.json: is not a JSON object"):
         command.chain_runs(tmp_path)
     compared.roles = Roles(None)
     with pytest.raises(InputError, match="compares no method"):

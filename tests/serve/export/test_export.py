@@ -123,10 +123,10 @@ def copy(bundled, tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        (lambda f: (f / "items.parquet").write_bytes(b"x"), "items.parquet: not what was written"),
+        (lambda f: (f / "items.parquet").write_bytes(b"x"), "items.parquet: missing, or changed after it was written"),
         (lambda f: (f / "digests.json").unlink(), "it has no digests.json"),
         (lambda f: (f / "bundle.json").unlink(), "no bundle in this folder"),
-        (lambda f: (f / "bundle.json").write_text(json.dumps({"format": 2})), "of format 2"),
+        (lambda f: (f / "bundle.json").write_text(json.dumps({"format": 2})), "has format 2"),
     ],
 )
 def test_what_is_not_whole_is_refused(spoil, says, bundled, tmp_path):
@@ -138,7 +138,7 @@ def test_what_is_not_whole_is_refused(spoil, says, bundled, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("file", "says"), [("examples.json", "example 1 of .* answered otherwise"), ("items.parquet", "has 39 items")]
+    ("file", "says"), [("examples.json", "example 1 of .* gets another answer here"), ("items.parquet", "has 39 items")]
 )
 def test_what_does_not_fit_together_is_refused_though_sealed(bundled, tmp_path, file, says):
     folder = copy(bundled, tmp_path)
@@ -183,7 +183,7 @@ def test_ties_are_as_wide_as_rounding_under_a_strong_tilt(bundled, tmp_path):
     told[1]["answer"]["items"][0]["score"] += 2e-3
     (folder / "examples.json").write_text(json.dumps(told))
     seal(folder)
-    with pytest.raises(InputError, match=r"example 1 of .* answered otherwise"):
+    with pytest.raises(InputError, match=r"example 1 of .* gets another answer here"):
         load_bundle(folder)
     about = read_json(folder / "bundle.json") | {"strength": 50.0}
     (folder / "bundle.json").write_text(json.dumps(about))

@@ -156,8 +156,9 @@ def test_a_flipped_bit_of_the_table_is_refused_whenever_it_is_read(folder, capsy
     whole = bytearray(path.read_bytes())
     whole[99] ^= 4
     path.write_bytes(whole)
-    assert f"{TABLE}: not what was written" in tiny.recalign(folder, "check", str(log)).err
-    with pytest.raises(InputError, match="not what was written"):
+    said = tiny.recalign(folder, "check", str(log)).err
+    assert f"{TABLE}: was changed after it was written (SHA-256 differs from {TABLE}.sha256)" in said
+    with pytest.raises(InputError, match="was changed after it was written"):
         feedback(["log", "--forget", "8", "--out", "table"])
 
 

@@ -113,14 +113,14 @@ ATTACKS: dict[str, tuple[Attack, str]] = {
     "an unknown type": (tensors(b'{"a":{"dtype":"XX","shape":[1],"data_offsets":[0,4]}}'), "header"),
     "offsets beyond the file": (tensors(b'{"a":{"dtype":"F32","shape":[9],"data_offsets":[0,36]}}'), "header"),
     "tables of another type": (tables(lambda x: x.astype(np.float64)), "type"),
-    "tables of fewer rows": (tables(lambda x: x[:3].copy()), "40 items, and the tables"),
+    "tables of fewer rows": (tables(lambda x: x[:3].copy()), "has 3 rows; 40 items of items.parquet need 41"),
     "tables of NaN": (tables(lambda x: np.full_like(x, np.nan) if x.dtype.kind == "f" else x), "holds nan"),
     "one neighbour that is not there": (number("memory_neighbour", (9, 0), 10**6), "memory_neighbour of"),
     "one neighbour from the end": (number("memory_neighbour", (9, 0), -3), "holds -3 to"),
     "one cosine of NaN": (number("memory_cosine", (9, 0), np.nan), "memory_cosine of"),
     "one cosine that overflows": (number("memory_cosine", (9, 0), 3e38), "memory_cosine of"),
-    "a vector of NaN for no item": (number("unit", 0, np.nan), "what is no item has one"),
-    "a prior for no item": (number("bias", 0, 9.0), "what is no item has one"),
+    "a vector of NaN for no item": (number("unit", 0, np.nan), "or the padding item's is not -inf"),
+    "a prior for no item": (number("bias", 0, 9.0), "or the padding item's is not -inf"),
     "neighbours that are not there": (tables(lambda x: x * 0 + 10**9 if x.dtype.kind == "i" else x), "_neighbour"),
     "no Parquet": (written(ITEMS, b"PAR1 no table PAR1"), "parquet"),
     **{f"no {name}": (table(lambda x, name=name: x.drop(name)), name) for name in ("item", "title", "count")},
@@ -147,8 +147,8 @@ ATTACKS: dict[str, tuple[Attack, str]] = {
     "no length": (about(max_length=0), "max_length"),
     "an unknown unit": (about(time_unit="min"), "time_unit"),
     "a resolution of ages": (about(time_resolution=10**40), "OverflowError"),
-    "a version of several lines": (about(version="a\nrecalign: all is well"), "no version's name"),
-    "a version that is a path": (about(version="../a"), "no version's name"),
+    "a version of several lines": (about(version="a\nrecalign: all is well"), "not a valid version name"),
+    "a version that is a path": (about(version="../a"), "not a valid version name"),
     "a key that there is not": (about(evil=1), "evil"),
 }  # fmt: skip
 
@@ -186,14 +186,14 @@ def test_a_seal_that_seals_nothing_or_something_else_is_refused(content, bundled
     (folder / SEAL).write_text(json.dumps(content))
     refused(folder)
     (folder / SEAL).write_bytes(DEEP)
-    assert "not what was written" in refused(folder)
+    assert "digests.json is not valid" in refused(folder)
 
 
 @pytest.mark.parametrize("name", ["../it", "/", ".", "..", "", "a\0b", "a" * 5_000, "it\nand more", "gone"])
 def test_a_current_version_outside_its_folder_is_refused(name, bundled, tmp_path):
     shutil.copytree(current(bundled), tmp_path / "it")
     (tmp_path / "current").write_text(name)
-    assert "no such version beside it" in refused(tmp_path)
+    assert "no folder of this name beside it" in refused(tmp_path)
 
 
 @pytest.mark.parametrize(
