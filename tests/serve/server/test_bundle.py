@@ -171,13 +171,13 @@ def test_an_error_says_which_request(bundle):
     ("given", "where", "says"),
     [
         ({"items": ["3"], "times": [1]}, "items[0]", "are integers"),
-        ({"items": [3, 5], "times": [2, 1]}, "times[1]", "times go back"),
+        ({"items": [3, 5], "times": [2, 1]}, "times[1]", "before the previous time"),
         ({"items": [3], "times": [-1]}, "times[0]", "before 1970"),
         ({"items": [3], "times": [1e300]}, "times[0]", "after the year 9999"),
-        ({"items": [3], "times": ["2026-01-01"]}, "times[0]", "is no time"),
+        ({"items": [3], "times": ["2026-01-01"]}, "times[0]", "is not a time"),
         ({"k": 41}, "k", "the catalogue has 40"),
         ({"strength": 1.0}, "strength", "not reranked"),
-        ({"time": 5}, "time", "made not to know"),
+        ({"time": 5}, "time", "does not take the request's time"),
     ],
 )
 def test_what_this_bundle_cannot_answer(given, where, says, bundle):
@@ -205,9 +205,9 @@ def test_what_the_log_did_to_times_is_repeated():
 
 def test_a_policy_that_knows_the_time_needs_it():
     known = catalogue(request_time="known")
-    with pytest.raises(InputError, match="has to know"):
+    with pytest.raises(InputError, match="needs the request's time"):
         known.encode(Request(["a"], [1]))
-    with pytest.raises(InputError, match="times go back") as refused:
+    with pytest.raises(InputError, match="before the previous time") as refused:
         known.encode(Request(["a"], [10], time=9))
     assert refused.value.where == "time"
     assert known.encode(Request(time=9)).request_time_L.tolist() == []
@@ -225,7 +225,7 @@ def test_a_version_is_a_name_and_no_path(bundled, tmp_path, version):
     folder = shutil.copytree(current(bundled), tmp_path / "it")
     write_json(folder / ABOUT, read_json(folder / ABOUT) | {"version": version})
     seal(folder)
-    with pytest.raises(InputError, match="is no version's name"):
+    with pytest.raises(InputError, match="is not a valid version name"):
         BundleConfig.read(folder)
 
 

@@ -370,7 +370,7 @@ def test_what_cannot_be_served(bundled, tmp_path, monkeypatch):
     with bind_socket("127.0.0.1", 0) as taken, pytest.raises(InputError, match="cannot listen"):
         serve([str(bundled), "--port", str(taken.getsockname()[1])])
     for origin in ("*", "shop.example", "https://shop.example/", "https://a,https://b"):
-        with pytest.raises(InputError, match="is no origin"):
+        with pytest.raises(InputError, match="is not an origin"):
             serve([str(bundled), "--origin", "https://shop.example", "--origin", origin])
     with pytest.raises(InputError, match="threads"):
         serve([str(bundled), "--threads", "0"])

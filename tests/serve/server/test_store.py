@@ -97,7 +97,7 @@ def test_only_its_owner_may_read_it(store, tmp_path):
     assert found == dict.fromkeys(["store.sqlite", "store.sqlite-wal", "store.sqlite-shm"], 0o600)
     assert stat.S_IMODE((tmp_path / "kept").stat().st_mode) == 0o700
     (tmp_path / "kept" / "store.sqlite").chmod(0o644)
-    with pytest.raises(InputError, match="others than its owner") as refused:
+    with pytest.raises(InputError, match="users other than its owner") as refused:
         Store(tmp_path / "kept" / "store.sqlite")
     assert "chmod 600" in str(refused.value)
 
@@ -140,7 +140,7 @@ def test_what_is_no_store_is_refused_and_left_as_it_is(tmp_path):
     file = tmp_path / "other.sqlite"
     database(file, "CREATE TABLE films (title)")
     before = file.read_bytes()
-    with pytest.raises(InputError, match="something else"):
+    with pytest.raises(InputError, match="is not recalign's database of events"):
         Store(file)
     assert file.read_bytes() == before
     database(tmp_path / "newer.sqlite", f"PRAGMA application_id = {0x72656361}; PRAGMA user_version = 2;")
@@ -260,7 +260,7 @@ def test_a_user_and_a_history_are_one_too_many(app):
     both = {"user": "anna", "items": [3], "times": [1]}
     [(status, _, text)] = running(app, post(app, "/recommend", both))
     assert status == 422
-    assert "names a user and has a history" in json.loads(text)["error"]
+    assert "has both a user and a history" in json.loads(text)["error"]
 
 
 @pytest.fixture
@@ -386,13 +386,13 @@ def test_what_a_store_needs(bundled, tmp_path, monkeypatch):
     words = [str(bundled), "--port", "0"]
     for name in ("RECALIGN_TOKEN", "RECALIGN_EVENTS_TOKEN"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(InputError, match="whoever tells events needs a token"):
+    with pytest.raises(InputError, match="adding events needs a token"):
         serve([*words, "--store", str(tmp_path / "store")])
     with pytest.raises(InputError, match="retention_days"):
         serve([*words, "--store", str(tmp_path / "store"), "--retention_days", "0"])
     monkeypatch.setenv("RECALIGN_TOKEN", TOKEN)
     monkeypatch.setenv("RECALIGN_EVENTS_TOKEN", TOKEN)
-    with pytest.raises(InputError, match="both have the same token"):
+    with pytest.raises(InputError, match="have the same token"):
         serve([*words, "--store", str(tmp_path / "store")])
     assert not (tmp_path / "store").exists()
 
@@ -428,6 +428,6 @@ def test_what_was_acknowledged_survives_a_process_that_is_killed(bundled, tmp_pa
 
 
 def test_without_a_store_a_user_is_refused():
-    with pytest.raises(InputError, match="nobody's history") as refused:
+    with pytest.raises(InputError, match="no histories are stored here") as refused:
         catalogue(IDS).encode(Request(user="anna"))
     assert "--store" in str(refused.value)

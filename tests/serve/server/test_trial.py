@@ -100,7 +100,7 @@ def test_a_chain_is_served_as_its_answer_with_its_start_beside(chain):
     assert current(chain) == current(chain / "asft/seed-0")
     assert of_chain(chain)[1] == chain / "start/seed-0/bundles"
     (chain / "bundles.json").write_text('["../elsewhere"]')
-    with pytest.raises(InputError, match="it names no bundles"):
+    with pytest.raises(InputError, match="is not a list of bundle paths"):
         current(chain)
 
 

@@ -108,14 +108,14 @@ class BundleConfig:
             remedy = "`recalign export RUN` writes one into a run's folder, or two of a chain's"
             raise InputError(what, where=str(folder), remedy=remedy)
         if found.get("format") != FORMAT:
-            what = f"a bundle of format {found.get('format')!r}, and this recalign reads {FORMAT}"
+            what = f"the bundle has format {found.get('format')!r}, and this recalign reads {FORMAT}"
             raise InputError(what, where=str(folder), remedy="install the recalign that wrote it, or export it again")
         if lacking := {EXAMPLES, GRAPH, ITEMS, TABLES} - require(folder, REMEDY).digests.keys():
             what = f"{min(lacking)} has no digest in {SEAL}"
             raise InputError(what, where=str(folder), remedy=REMEDY)
         version = found.get("version")
         if not isinstance(version, str) or not is_plain_name(version):
-            raise InputError(f"{version!r} is no version's name", where=str(folder / ABOUT), remedy=REMEDY)
+            raise InputError(f"{version!r} is not a valid version name", where=str(folder / ABOUT), remedy=REMEDY)
         try:
             return cls(**found)
         except ValidationError as error:
@@ -134,7 +134,7 @@ def usable(folder: Path) -> Iterator[None]:
     except ImportError as error:
         raise InputError(f"a package is missing: {error}", where=str(folder), remedy=INSTALL) from error
     except Exception as error:
-        what = f"not what recalign writes: {type(error).__name__}: {in_one_line(str(error))}"
+        what = f"damaged, or not written by recalign: {type(error).__name__}: {in_one_line(str(error))}"
         raise InputError(what, where=str(folder), remedy=REMEDY) from error
 
 
@@ -163,7 +163,7 @@ def current(folder: Path) -> Path:
     with pointer.open(encoding="utf-8", errors="replace") as file:
         name = file.read(LINE).strip()
     if not is_plain_name(name) or not (folder / name).is_dir():
-        what = f"it names {name!r}, and there is no such version beside it"
+        what = f"names {name!r}, and there is no folder of this name beside it"
         raise InputError(what, where=str(pointer), remedy="write the name of one of the folders into it")
     return folder / name
 
@@ -178,7 +178,7 @@ def of_chain(folder: Path) -> list[Path]:
     if not isinstance(found, list) or not all(
         isinstance(one, str) and all(map(is_plain_name, one.split("/"))) for one in found
     ):
-        raise InputError("it names no bundles", where=str(folder / CHAIN), remedy=f"recalign export {folder}")
+        raise InputError("is not a list of bundle paths", where=str(folder / CHAIN), remedy=f"recalign export {folder}")
     return [folder / one for one in found]
 
 

@@ -130,7 +130,7 @@ def make_app(
             try:
                 return as_json(await histories.delete(text_id(user)))
             except ValueError as error:
-                raise InputError("it names no user", where="user", remedy=str(error)) from None
+                raise InputError("is not a user id", where="user", remedy=str(error)) from None
 
     add_page(app, services)
     handle_errors(app)
@@ -189,7 +189,7 @@ async def with_user(
         object.__setattr__(nobodys, "user", None)  # `replace` would validate it again
         return nobodys, not request.items  # no history: unknown
     if request.items or request.rewards:
-        raise InputError("it names a user and has a history", where="user", remedy="give one of them")
+        raise InputError("the request has both a user and a history", where="user", remedy="give one of them")
     kept = await histories.history(str(request.user))
     return with_history(request, kept, bundle.about.time_unit), not kept
 

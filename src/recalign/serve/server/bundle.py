@@ -95,7 +95,7 @@ class Bundle:
             first = self.catalogue.request(self.catalogue.ids[:1], [0], [None], 0, k=k)
             [logit_N] = self.run([self.encode(first)], ["logits"])[0]
             if logit_N[0] != -np.inf or not np.isfinite(logit_N[1:]).all():
-                what = f"by {TABLES} and {GRAPH} an item has no score, or what is no item has one"
+                what = f"by {TABLES} and {GRAPH} an item's score is not finite, or the padding item's is not -inf"
                 raise InputError(what, where=str(self.folder), remedy=REMEDY)
             self._check_examples()
             ids = [*islice(cycle(self.catalogue.ids), self.about.max_length)]
@@ -133,7 +133,7 @@ class Bundle:
             return self.recommend([requests], **settings)[0]
         if isinstance(requests, str) or not isinstance(requests, Sequence):
             remedy = "give a request, a list of them, or a DataFrame of Polars or pandas"
-            raise InputError(f"{type(requests).__name__} is none", where="requests", remedy=remedy)
+            raise InputError(f"{type(requests).__name__} is not a request", where="requests", remedy=remedy)
         encoded = []
         for place, given in enumerate(requests):
             try:
@@ -181,7 +181,7 @@ class Bundle:
         """Encode a request, for `answers`."""
         asked, most = Request.from_any(request, **settings), len(self.catalogue)
         if asked.k > most:
-            what = f"{asked.k:,} items, and the catalogue has {most:,}"
+            what = f"{asked.k:,} items are asked for, and the catalogue has {most:,}"
             raise InputError(what, where="k", remedy=f"give 1 to {most:,}")
         return self.catalogue.encode(asked)
 
@@ -291,12 +291,12 @@ class Bundle:
         for name, x in self._tables.items():
             of_items, items = not name.startswith(NODES), len(self.catalogue)
             if of_items and len(x) != items + 1:
-                what = f"{ITEMS} has {items:,} items, and the tables have others"
+                what = f"{name} of {TABLES} has {len(x):,} rows; {items:,} items of {ITEMS} need {items + 1:,}"
                 raise InputError(what, where=str(self.folder), remedy=REMEDY)
             least, most = (0, len(x) - 1) if "neighbour" in name else (-LARGEST, LARGEST)
             own = x[1:] if of_items else x  # the padding item's scores are -inf
             if own.size and not (least <= float(own.min()) and float(own.max()) <= most):
-                what = f"{name} of {TABLES} holds {own.min()} to {own.max()}"
+                what = f"{name} of {TABLES} holds {own.min()} to {own.max()}, outside {least:g} to {most:g}"
                 raise InputError(what, where=str(self.folder), remedy=REMEDY)
 
     def _check_examples(self) -> None:
@@ -312,8 +312,8 @@ class Bundle:
                 for one, other in zip(now.items, then, strict=True)
             )
             if not same:
-                what = f"example {place} of {EXAMPLES} is answered otherwise here than where it was exported"
-                remedy = f"use the onnxruntime of bundle.json, or {REMEDY}"
+                what = f"example {place} of {EXAMPLES} gets another answer here than at export"
+                remedy = f"use the onnxruntime version in bundle.json, or {REMEDY}"
                 raise InputError(what, where=str(self.folder), remedy=remedy)
 
 

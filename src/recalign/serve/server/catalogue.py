@@ -133,22 +133,22 @@ class Catalogue:
         about = self.about
         if request.user is not None:
             remedy = "give items and times; a server keeps histories with --store"
-            raise InputError("nobody's history is kept here", where="user", remedy=remedy)
+            raise InputError("no histories are stored here", where="user", remedy=remedy)
         for place, boost in enumerate(request.boost):
             self._require_boost(boost, f"boost[{place}]")
         repeats = about.collapse and len(set(request.items)) < len(request.items)
         reads = "reward" in about.inputs and request.items
         if about.reward is not None and request.rewards is None and (reads or repeats):
-            remedy = f"give one an event, in the unit of {about.reward!r}; null where nothing is known"
+            remedy = f"give one per event, in the unit of {about.reward!r}; null if unknown"
             what = "this policy reads the rewards of the history"
             what = what if reads else "an item occurs several times, and its event with the highest reward counts"
             raise InputError(what, where="rewards", remedy=remedy)
         if request.strength is not None and about.strength is None:
-            what = "this policy is not reranked, so nothing has a strength"
+            what = "this policy is not reranked, so it has no strength"
             raise InputError(what, where="strength", remedy="leave it out")
         if (request.time is None) == (about.request_time == "known"):
             known = about.request_time == "known"
-            what = f"this policy {'has to know' if known else 'was made not to know'} when it is asked"
+            what = f"this policy {'needs' if known else 'does not take'} the request's time"
             raise InputError(what, where="time", remedy="give the time of the request" if known else "leave it out")
 
     def numbers(self, name: str, ids: Sequence[Id]) -> np.ndarray:
@@ -158,7 +158,7 @@ class Catalogue:
         for place in np.flatnonzero(found == 0).tolist():  # an id of the wrong type is never found
             if type(ids[place]) is not kind:
                 wanted = "texts" if self.has_texts else "integers"
-                what = f"{reprlib.repr(ids[place])}, and the ids of this catalogue are {wanted}"
+                what = f"{reprlib.repr(ids[place])} is of the wrong type: the ids of this catalogue are {wanted}"
                 raise InputError(what, where=f"{name}[{place}]", remedy="give raw ids as the log has them")
         return found
 
@@ -173,7 +173,7 @@ class Catalogue:
         back = time[1:] < time[:-1]
         if back.any():
             where_back = where(int(back.argmax()) + 1)
-            raise InputError("times go back here", where=where_back, remedy="give the events oldest first")
+            raise InputError("is before the previous time", where=where_back, remedy="give the events oldest first")
         resolution = self.about.time_resolution
         second = time // (MICRO * resolution) * resolution
         return second[: len(request.times)], int(second[-1]) if len(second) else 0
@@ -215,7 +215,7 @@ class Catalogue:
         column = self.table[boost.column]
         plain = column.dtype.is_numeric() or column.dtype in (pl.Boolean, pl.String)
         if isinstance(boost.value, str) != (column.dtype == pl.String) or not plain:
-            what = f"{reprlib.repr(boost.value)}, and the column {boost.column!r} holds {column.dtype}"
+            what = f"{reprlib.repr(boost.value)} is of the wrong type: the column {boost.column!r} holds {column.dtype}"
             raise InputError(what, where=f"{where}.value", remedy="give a value of that type")
 
     def strength(self, asked: float | None) -> float:
@@ -271,7 +271,7 @@ def fine_times(times: Sequence[Any], unit: str, where: Callable[[int], str]) -> 
             micro.append(_of_number(one, scale) if scale else _of_text(one))
             why = "" if 0 <= micro[-1] <= LAST_SECOND * MICRO else "lies before 1970 or after the year 9999"
         except (TypeError, ValueError, OverflowError):
-            why = "is no time"
+            why = "is not a time"
         if why:
             wanted = f"numbers of {unit} since 1970" if unit != "datetime" else "ISO 8601 texts: 2026-11-28T13:00:00Z"
             raise InputError(f"{reprlib.repr(one)} {why}", where=where(place), remedy=f"give {wanted}")

@@ -59,14 +59,15 @@ def serve(words: list[str]) -> None:
     require_positive("", vars(given), "threads", "retention_days")
     for origin in given.origins:
         if not re.fullmatch(r"https?://(\[[0-9a-f:]+\]|[\w.-]+)(:\d+)?", origin):
-            raise InputError(f"{origin!r} is no origin", where="origin", remedy="give one such as https://shop.example")
-    reached = "" if is_loopback(given.host) else f"whoever reaches {given.host} could ask, so a token is needed"
+            remedy = "give one such as https://shop.example"
+            raise InputError(f"{origin!r} is not an origin", where="origin", remedy=remedy)
+    reached = "" if is_loopback(given.host) else f"others can reach {given.host}, so a token is needed"
     token = secret(given.token_file, TOKEN, "token", reached)
     events_token = None
     if given.store:
-        events_token = secret(given.events_token_file, EVENTS_TOKEN, "token", "whoever tells events needs a token")
+        events_token = secret(given.events_token_file, EVENTS_TOKEN, "token", "adding events needs a token")
         if events_token == token:
-            what = "whoever may ask could tell and delete events: both have the same token"
+            what = "requests and events have the same token, so who may ask could add and delete events"
             raise InputError(what, where="events_token_file", remedy="give each its own")
     key = decisions_key(given.decisions_key_file) if given.decisions else None
     try:
@@ -107,7 +108,7 @@ def secret(file: Path | None, variable: str, what: str, needed: str = "") -> str
     found = found.strip()
     if len(found) < SHORTEST or not found.isascii() or not found.isprintable():
         remedy = f"give {SHORTEST} plain characters or more, such as those of: openssl rand -hex 32"
-        raise InputError(f"this {what} is too short or no plain text", where=str(file or variable), remedy=remedy)
+        raise InputError(f"this {what} is too short, or not plain text", where=str(file or variable), remedy=remedy)
     return found
 
 
@@ -117,7 +118,7 @@ def decisions_key(file: Path | None) -> str:
     Raises:
         InputError: there is none, or it is too short or not plain text.
     """
-    return str(secret(file, DECISIONS_KEY, "key", "the log of decisions holds pseudonyms, which a key makes"))
+    return str(secret(file, DECISIONS_KEY, "key", "the log of decisions needs a key for the users' pseudonyms"))
 
 
 def allow_open_files() -> None:

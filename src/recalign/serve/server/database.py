@@ -50,12 +50,12 @@ class Database:
             file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
             if file.stat().st_mode & 0o077:
-                what = "others than its owner may read this file"
+                what = "users other than its owner have access to this file"
                 raise InputError(what, where=str(file), remedy=f"chmod 600 {file}")
             self.connection = self.connect()
         except (OSError, sqlite3.Error) as error:
             remedy = "move it away, or name another file, on a disk of this machine"
-            raise InputError(f"damaged, or it cannot be opened: {error}", where=str(file), remedy=remedy) from error
+            raise InputError(f"is damaged, or cannot be opened: {error}", where=str(file), remedy=remedy) from error
 
     def connect(self) -> sqlite3.Connection:
         """Open the file, and create missing tables."""
@@ -65,7 +65,8 @@ class Database:
             for query in ("PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_master")
         )
         if number != self.number and (number or tables):
-            raise InputError("a database of something else", where=str(self.file), remedy="name another file")
+            what = f"is not recalign's database of {self.table}"
+            raise InputError(what, where=str(self.file), remedy="name another file")
         if number and form != self.format:
             what = f"its format is {form}, and this recalign reads {self.format}"
             raise InputError(what, where=str(self.file), remedy="install the recalign that wrote it, or move it away")

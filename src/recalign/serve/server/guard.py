@@ -43,7 +43,7 @@ FINISHING = 30
 """Seconds in which requests that are being answered may finish after SIGTERM."""
 MAX_BODY = 2**20
 """Bytes that a request's body may have."""
-TOO_LONG = Problem(f"a body may have {MAX_BODY:,} bytes", "body", "ask for less at once")
+TOO_LONG = Problem(f"a body may have at most {MAX_BODY:,} bytes", "body", "ask for less at once")
 OPEN = ("/health", "/ready", "/")
 """Routes that need no token: health checks, and the page, which asks for the token."""
 EVENTS, USERS = "/events", "/users/"
@@ -106,7 +106,7 @@ class BoundedHTTP(HttpToolsProtocol):
         self.unended += len(data)
         super().data_received(data)
         if self.unended > MAX_HEADERS and not self.transport.is_closing():
-            self.send_400_response(f"Headers may have {MAX_HEADERS:,} bytes.")
+            self.send_400_response(f"Headers may have at most {MAX_HEADERS:,} bytes.")
 
     def on_message_begin(self) -> None:
         if len(self.pipeline) >= PIPELINED:
@@ -239,7 +239,7 @@ class Guard:
     def _problem(self, scope: Scope, path: str) -> Response | None:
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         if not path.isprintable():  # "/events\n" is another path here, and "/events" to the router
-            return problem(404, "there is no such path", "path", "leave line breaks out")
+            return problem(404, "there is no such path", "path", "remove unprintable characters")
         host = HOST.fullmatch(headers.get(b"host", ""))
         if self.token is None and not (host and is_loopback(host[1] or host[2])):
             return problem(403, "this server answers its own machine only", "Host", "name it 127.0.0.1")
@@ -247,7 +247,7 @@ class Guard:
         if token is not None and path not in OPEN:
             given = headers.get(b"authorization", "").encode("latin-1")
             if not hmac.compare_digest(given, b"Bearer " + token.encode()):
-                return problem(401, "a token is needed", "Authorization", "send Authorization: Bearer TOKEN")
+                return problem(401, "a valid token is needed", "Authorization", "send Authorization: Bearer TOKEN")
         kind = headers.get(b"content-type", "").partition(";")[0].strip().lower()
         if scope["method"] == "POST" and kind != "application/json":  # another site's form cannot send this type
             return problem(415, "the body must be JSON", "Content-Type", "send Content-Type: application/json")

@@ -14,7 +14,7 @@ from recalign.serve.server.bundle import Bundle
 from recalign.serve.server.guard import EVENTS, OPEN, USERS
 
 PROBLEMS = {
-    401: "a token is needed",
+    401: "a valid token is needed",
     403: "a server without a token answers its own machine only",
     404: "there is no such path",
     405: "the path takes another method",

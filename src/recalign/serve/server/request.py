@@ -89,7 +89,7 @@ def input_error(errors: Sequence[Any]) -> InputError:
     kind, name = own[0]["type"], str(own[0]["loc"][-1]) if own[0]["loc"] else ""
     if kind == UNKNOWN:
         near = nearest(name, FIELDS)
-        return InputError("there is no such name", where=where, remedy=f"did you mean {near!r}?" if near else "drop it")
+        return InputError("unknown field", where=where, remedy=f"did you mean {near!r}?" if near else "leave it out")
     what = "it is missing" if kind.startswith("missing") else f"{reprlib.repr(own[0]['input'])} cannot be used here"
     remedy = ", or ".join(dict.fromkeys(error["msg"].removeprefix("Value error, ") for error in own))
     return InputError(what, where=where or "the request", remedy=remedy)
@@ -169,8 +169,8 @@ class Request:
     def __post_init__(self) -> None:
         for name, values in {"times": self.times, "rewards": self.rewards}.items():
             if values is not None and len(values) != len(self.items):
-                what = f"{len(values)} of them, and {len(self.items)} items"
-                raise InputError(what, where=name, remedy="give one an item")
+                what = f"{len(values)} values for {len(self.items)} items"
+                raise InputError(what, where=name, remedy="give one per item")
 
     @classmethod
     def from_any(cls, given: Any, **settings: Any) -> Request:
