@@ -68,7 +68,7 @@ def test_text_that_looks_like_a_number_is_read_back_as_text(text: str):
 
 
 def test_an_object_is_no_setting():
-    with pytest.raises(InputError, match=r"a\.b: .*object.* is no setting"):
+    with pytest.raises(InputError, match=r"a\.b: .*object.* cannot be a setting"):
         to_builtin({"a": {"b": [1, object()]}})
 
 

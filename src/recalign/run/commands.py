@@ -93,7 +93,7 @@ def recommend(run: Path, users: str | list[str] | None = None, k: int = 10) -> N
     try:  # as text: YAML reads 0104257 as octal
         ids = yaml.load(users, yaml.BaseLoader) if isinstance(users, str) else users
     except yaml.YAMLError as error:
-        raise InputError(f"{users!r} is no list", where="users", remedy="give ids, such as [1, 7]") from error
+        raise InputError(f"{users!r} is not a list of ids", where="users", remedy="give ids, such as [1, 7]") from error
     known = data.sequences.users
     shown = require_users([ids] if isinstance(ids, str) else ids, known) if ids else known[:5]
     frame = answered(policy.to(found.device), data, k=k)
@@ -102,7 +102,7 @@ def recommend(run: Path, users: str | list[str] | None = None, k: int = 10) -> N
     print(f"recommendations for {frame['user'].n_unique():,} users, {made}: {run / RECOMMENDATIONS}")
     if without := shown.filter(~shown.is_in(frame["user"].implode())).to_list():
         who = ", ".join(printable(str(one)) for one in without)
-        print(f"no list for {who}: no event with an item of the catalogue, or all of its items met")
+        print(f"no list for {who}: no event with an item of the catalogue, or every item already seen")
     name = "title" if "title" in frame.columns else "item"
     table = Table("user", "rank", name, "score")
     for row in frame.filter(pl.col("user").is_in(shown.implode())).select("user", "rank", name, "score").iter_rows():

@@ -45,8 +45,8 @@ def to_builtin(value: Any, where: str | None = None) -> Any:
     if hasattr(value, "tolist"):
         return to_builtin(value.tolist(), where)
     if not isinstance(value, str | int | float | date | None):
-        remedy = "give plain values; of a class {'class_path': 'recalign...', 'init_args': {...}}"
-        raise InputError(f"{value!r} is no setting", where=where, remedy=remedy)
+        remedy = "give plain values; for a class {'class_path': 'recalign...', 'init_args': {...}}"
+        raise InputError(f"{value!r} cannot be a setting", where=where, remedy=remedy)
     return value
 
 

@@ -236,7 +236,7 @@ def test_the_command_makes_the_same_weights(job: Any, tmp_path: Path):
 
 def test_a_named_folder_holds_everything(frame: pl.DataFrame, tmp_path: Path):
     log = ra.Log.from_frame(frame, **COLUMNS, folder=tmp_path / "mine", max_length=32)
-    with pytest.raises(ra.InputError, match=r"holds another events\.parquet"):
+    with pytest.raises(ra.InputError, match=r"holds a different events\.parquet"):
         ra.Log.from_frame(frame.head(99), **COLUMNS, folder=tmp_path / "mine")
     start = ra.fit_recommender(log, settings=QUICK | {"trainer.logger": False})
     assert start.checkpoint.is_relative_to(tmp_path / "mine" / "recommender")
@@ -321,10 +321,10 @@ MISTAKES: dict[str, Any] = {
     "no user 'u9999'": lambda job: job.aligned.recommend(["u9999"]),
     "not a list of users": lambda job: job.aligned.recommend("u7"),
     "22 is not a list of users": lambda job: job.aligned.recommend(22),
-    "str is no Log": lambda job: ra.fit_recommender("ml-100k"),
+    "str is not a Log": lambda job: ra.fit_recommender("ml-100k"),
     "k: 0": lambda job: job.aligned.recommend(["u7"], k=0),
-    "reads a reward model": lambda job: ra.align(job.log, job.start),
-    "recommender starts from no policy": lambda job: ra.align(job.log, job.start, method="recommender"),
+    "needs a reward model": lambda job: ra.align(job.log, job.start),
+    "recommender is not a post-training method": lambda job: ra.align(job.log, job.start, method="recommender"),
     "did you mean asft": lambda job: ra.align(job.log, job.start, job.reward, method="asfft"),
     "model.temprature": lambda job: ra.align(job.log, job.start, job.reward, settings={"model.temprature": 1}),
     "int cannot be used": lambda job: ra.fit_reward(job.log, 7),
@@ -337,7 +337,7 @@ MISTAKES: dict[str, Any] = {
     "'popularity' is the name of another": lambda job: ra.compare(job.log, {"popularity": job.aligned}, job.reward),
     "'start' has no policy": lambda job: ra.compare(job.log, {"start": None, "asft": job.start}, job.reward),
     "draws: 0": lambda job: ra.compare(job.log, {"start": job.start}, job.reward, draws=0),
-    "takes two judges": lambda job: ra.compare(job.log, {"start": job.start}, job.reward, judges=[job.reward]),
+    "a list of two judges": lambda job: ra.compare(job.log, {"start": job.start}, job.reward, judges=[job.reward]),
     "policies: TrainedPolicy(": lambda job: ra.compare(job.log, [job.start], job.reward),
     "not the YAML of a log": lambda job: ra.Log.from_config("asft"),
     "holds no policy": lambda job: ra.load_policy(job.log, job.reward.folder),
@@ -361,7 +361,7 @@ def test_what_belongs_to_another_log_is_refused(job: Any, frame: pl.DataFrame):
     with pytest.raises(ra.InputError, match="items, and the log has"):
         ra.align(other, job.start.network, job.reward, settings=QUICK)
     own = ra.fit_recommender(job.log, settings=QUICK | {"data.request_time": "known"})
-    with pytest.raises(ra.InputError, match="own was trained with request_time: known"):
+    with pytest.raises(ra.InputError, match="own was trained with request_time: known, and the Log has last_event"):
         ra.compare(job.log, {"own": own}, job.reward)
 
 
@@ -400,7 +400,7 @@ def test_a_second_log_in_a_folder_leaves_the_first_as_it_is(frame: pl.DataFrame,
     assert rewards == ["rating", "rating > 3"]
     titles = pl.DataFrame({"id": [1, 2], "name": ["Alien", "Brazil"]})
     ra.Log.from_frame(frame, **COLUMNS, items=titles, title="name", folder=tmp_path / "same")
-    with pytest.raises(ra.InputError, match=r"holds another items\.parquet"):
+    with pytest.raises(ra.InputError, match=r"holds a different items\.parquet"):
         ra.Log.from_frame(frame, **COLUMNS, items=titles.head(1), title="name", folder=tmp_path / "same")
 
 
@@ -437,7 +437,7 @@ def test_a_policy_that_reads_rewards_is_not_given_others(frame, tmp_path):
     log = ra.Log.from_frame(frame, **COLUMNS, max_length=32, folder=tmp_path / "runs")
     own = QUICK | {"trainer.max_epochs": 1, "model.feedback": True, "data.reward": "rating >= 4"}
     run = ra.fit_recommender(log, settings=own)
-    with pytest.raises(ra.InputError, match="this policy reads rewards"):
+    with pytest.raises(ra.InputError, match="this policy reads rewards and was trained with"):
         ra.load_policy(log, run.folder)
 
 

@@ -207,7 +207,7 @@ def test_an_interrupted_chain_goes_on_where_it_was(again: Path, monkeypatch: pyt
         patch.setattr("signal.signal", lambda *_: None)  # Lightning switches Ctrl-C off for good
         said = tiny.chain(again, "--methods=[asft]")
     assert said.code == 130
-    assert said.err.endswith("recalign chain: interrupted\n  -> the same command goes on where it stopped\n")
+    assert said.err.endswith("recalign chain: interrupted\n  -> give the same command again to go on\n")
     said = tiny.chain(again, "--methods=[asft]")
     assert said.code == 0
     assert stages(said.out) == ["asft"]
@@ -584,7 +584,7 @@ def test_what_is_added_for_all_and_for_one_is_added_in_that_order():
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize("stage", ["recommender", "reward", "judge_report", "asft"])
 def test_a_stage_that_reads_other_times_than_the_evaluation_is_refused(stage: str):
-    with pytest.raises(InputError, match=f"{stage}, data.request_time: this stage reads histories with 'known'"):
+    with pytest.raises(InputError, match=f"{stage}, data.request_time: this stage has request_time 'known'"):
         planned(f"--stages.{stage}.data.request_time=known")
     planned("--data.request_time=known")
 
@@ -593,7 +593,7 @@ def test_a_stage_that_reads_other_times_than_the_evaluation_is_refused(stage: st
 @pytest.mark.usefixtures("here")
 def test_judges_have_room_for_the_histories_that_they_judge():
     short = "--stages.judge_report.data.max_length=5"
-    with pytest.raises(InputError, match=r"judge_report, model\.encoder\.max_length: the encoder takes 5 events, and"):
+    with pytest.raises(InputError, match=r"judge_report, model\.encoder\.max_length: .* limited to 5 events; .* 20\n"):
         planned(short, "--data.max_length=20")
     planned(short, "--data.max_length=20", "--stages.judge_report.model.encoder.init_args.max_length=20")
 

@@ -39,7 +39,7 @@ def test_a_dry_run_lists_the_panels(capsys: pytest.CaptureFixture[str], monkeypa
 
 def test_without_an_account_it_says_so(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("wandb.login", lambda **_: False)
-    with pytest.raises(InputError, match="no account"):
+    with pytest.raises(InputError, match="no W&B account"):
         dashboard()
 
 

@@ -164,7 +164,7 @@ def test_a_reranked_row_whose_checkpoints_are_others_is_not_served(again: Path):
     assert said.code == 2
     assert "this row has no evaluation, or an altered one" in said.err
     for file, what in (
-        ("checkpoints/best.ckpt", "its digest is not the one in manifest.json"),
+        ("checkpoints/best.ckpt", "best.ckpt: was changed after its run finished (SHA-256 differs from manifest.json)"),
         ("manifest.json", "rests on other checkpoints than those in the chain's folder"),
     ):
         shutil.copy(again / RUNS / "reward/seed-3" / file, reward.parent / file)
@@ -174,7 +174,7 @@ def test_a_reranked_row_whose_checkpoints_are_others_is_not_served(again: Path):
     shutil.rmtree(reward)
     said = tiny.recalign(again, "recommend", str(run))
     assert said.code == 2
-    assert "asft_rerank reranks by runs beside it, and there is none of reward" in said.err
+    assert "asft_rerank needs finished runs of other stages beside it; missing: reward" in said.err
 
 
 def test_a_moved_chain_serves_its_reranked_rows(again: Path):
@@ -216,7 +216,7 @@ def test_an_interrupted_search_runs_what_is_missing(again: Path):
     [
         ("default: {model.learning_rate: [1, 2]}", "bc has no setting 'model.learning_rate'"),
         ("default: {model.lr.init: [1, 2]}", "bc has no setting 'model.lr.init'"),
-        ("default: {model.lr: 3}", "search.yaml, default: .* is no space"),
+        ("default: {model.lr: 3}", "search.yaml, default: .* is not a search space"),
     ],
 )
 def test_a_mistake_in_the_spaces_is_named_before_anything_runs(tmp_path: Path, spaces: str, said: str):

@@ -74,7 +74,7 @@ def test_ends_that_yaml_takes_for_text_are_numbers(tmp_path: Path):
 def test_what_is_no_space_is_refused(tmp_path: Path, text: str):
     file = tmp_path / "search.yaml"
     file.write_text(text)
-    with pytest.raises(InputError, match=r"search.yaml, asft: .* is no space"):
+    with pytest.raises(InputError, match=r"search.yaml, asft: .* is not a search space"):
         Spaces(file)
 
 
@@ -82,7 +82,7 @@ def test_a_missing_file_or_space_is_named(tmp_path: Path):
     with pytest.raises(InputError, match=r"search\.yaml: cannot be read"):
         Spaces(tmp_path / "search.yaml")
     (tmp_path / "search.yaml").write_text("asft: {lr: [1, 2]}")
-    with pytest.raises(InputError, match="no space for 'bc'"):
+    with pytest.raises(InputError, match="no search space for 'bc'"):
         Spaces(tmp_path / "search.yaml").space("bc")
 
 

@@ -94,7 +94,7 @@ def test_a_longer_search_keeps_what_was_tried_and_one_that_was_killed_goes_on(ag
     [
         (["--model.lr=0.1", "--model.temperature=0.1"], "nothing is left to search"),
         (["--run.name=big", "--model.lr=0.1", "--model.temperature=0.1"], "nothing is left to search"),
-        (["--space=other.yaml"], "no space for 'recommender'"),
+        (["--space=other.yaml"], "no search space for 'recommender'"),
         (["--space=odd.yaml"], "recommender has no setting 'model.size'"),
     ],
 )

@@ -41,7 +41,7 @@ def test_an_altered_checkpoint_is_refused_and_its_run_is_not_taken_for_done():
     content = torch.load(RUN.best, weights_only=True)
     content["state_dict"]["head.bias"] += 1e-3
     torch.save(content, RUN.best)
-    assert "its digest is not the one in manifest.json" in complaint(command="test")
+    assert "was changed after its run finished (SHA-256 differs from manifest.json)" in complaint(command="test")
     assert not parse_stage(FIT).state().fresh
 
 
@@ -219,7 +219,7 @@ def test_a_secret_from_the_environment_is_not_written_down(monkeypatch: pytest.M
 
 def test_yaml_tags_make_nothing(folder: Path):
     Path("evil.yaml").write_text(f"model: !!python/object/apply:os.system ['touch {folder}/harm']\n")
-    assert "evil.yaml, line 1: not YAML" in complaint("--config", "evil.yaml")
+    assert "evil.yaml, line 1: is not YAML" in complaint("--config", "evil.yaml")
     assert not (folder / "harm").exists()
 
 
@@ -231,5 +231,5 @@ def test_an_instantiator_is_not_called(folder: Path):
     run_stage(parse_stage(["test", "--config", "toy.yaml", "--ckpt_path", "evil.ckpt"]))
     content["hyper_parameters"]["_class_path"] = "this.Toy"
     torch.save(content, "evil.ckpt")
-    assert "began with 'this.Toy'" in complaint("--ckpt_path", "evil.ckpt")
+    assert "the run was started with 'this.Toy'" in complaint("--ckpt_path", "evil.ckpt")
     assert "this" not in sys.modules

@@ -85,7 +85,7 @@ def test_a_broken_upstream_checkpoint_is_an_error():
 def test_a_broken_manifest_is_an_error_that_names_it():
     a_run("runs/toy/recommender/seed-0")
     Path("runs/toy/recommender/seed-0/manifest.json").write_text("{")
-    with pytest.raises(InputError, match=r"runs/toy/recommender/seed-0/manifest\.json: not a manifest"):
+    with pytest.raises(InputError, match=r"runs/toy/recommender/seed-0/manifest\.json: is not a manifest"):
         resolved()
 
 
@@ -109,7 +109,7 @@ def test_the_resolved_paths_are_in_config_and_manifest_and_are_kept_when_the_run
     )
 
     Path(own).write_bytes(Path(own).read_bytes() + b" ")
-    with pytest.raises(InputError, match=r"model\.init_from: .*and the run began with"):
+    with pytest.raises(InputError, match=r"model\.init_from: is .* now; the run was started with"):
         run_stage(parse_stage(["fit", "--config", "post.yaml", "--ckpt_path", "last", "--trainer.max_epochs", "4"]))
 
 

@@ -88,10 +88,11 @@ def align(
     upstream = stage_of(log, str(method), Path(method).stem, seed, settings or {}).upstream
     needs = {one.key: one.stage for one in upstream}
     if "recommender" not in needs.values():
+        what = f"{method} is not a post-training method (it does not start from a policy)"
         remedy = "name one of conf/methods (`recalign configs`), such as asft"
-        raise InputError(f"{method} starts from no policy", where="method", remedy=remedy)
+        raise InputError(what, where="method", remedy=remedy)
     if reward is None and "reward" in needs.values():
-        raise InputError(f"{method} reads a reward model", where="reward", remedy="give what fit_reward returned")
+        raise InputError(f"{method} needs a reward model", where="reward", remedy="give what fit_reward returned")
     data = data_of(log, seed=seed)
     found = {"recommender": str(checkpoint_of(start, "policy", log, data))}
     if reward is not None:
@@ -130,8 +131,8 @@ def require_rewards(checkpoint: Path, data: EventDataModule) -> None:
         return
     policy = load_net(checkpoint, "policy").net
     if getattr(getattr(policy, "base", policy), "past_rewards", None) is not None:
-        what = f"this policy reads rewards, and learned {learned}, where the Log has {data.reward_settings}"
-        raise InputError(what, where=str(checkpoint), remedy="give the Log the reward that it learned")
+        what = f"this policy reads rewards and was trained with {learned}, but the Log has {data.reward_settings}"
+        raise InputError(what, where=str(checkpoint), remedy="give the Log the same reward settings")
 
 
 def data_settings(checkpoint: Path) -> dict[str, Any]:
@@ -149,10 +150,10 @@ def stage_of(log: Log, config: str, name: str | None = None, seed: int = 0, sett
     """Parse a stage on a log from its YAML's path or name, which also names the run unless ``name`` is given."""
     if not isinstance(log, Log):
         remedy = "give Log.from_frame(...), or Log.from_config('ml-100k')"
-        raise InputError(f"{type(log).__name__} is no Log", where="log", remedy=remedy)
+        raise InputError(f"{type(log).__name__} is not a Log", where="log", remedy=remedy)
     if names := [key for key in flatten(settings or {}) if f"{key}.".startswith(("seed_everything.", "run."))]:
         remedy = "give name=, seed=, or the Log's folder="
-        raise InputError("is no setting of a function", where=f"settings: {names[0]}", remedy=remedy)
+        raise InputError("cannot be given in settings", where=f"settings: {names[0]}", remedy=remedy)
     run = {"name": name or config, "root": log.folder.parent, "chain": log.folder.name}
     own: dict[str, Any] = {"seed_everything": seed, "run": run}
     if log.temporary is not None:

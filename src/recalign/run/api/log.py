@@ -154,7 +154,7 @@ class Log:
             if (path := place / file).is_file() and not pl.read_parquet(path, glob=False).equals(table):
                 remedy = "name another folder, or delete that one"
                 raise InputError(
-                    f"holds another {file}, on which its runs were trained", where=str(place), remedy=remedy
+                    f"holds a different {file}, on which its runs were trained", where=str(place), remedy=remedy
                 )
             write_parquet(table, path)
         root = settings.get("root") or (place if tables else None)
@@ -184,4 +184,4 @@ def _require_columns(table: pl.DataFrame, where: str, columns: Mapping[str, str]
             remedy = did_you_mean(str(column), table.columns)
             raise InputError(f"the DataFrame has no column {column!r}", where=argument, remedy=remedy)
     if table.is_empty():
-        raise InputError("the DataFrame has no rows", where=where, remedy="give one row an event, or an item")
+        raise InputError("the DataFrame has no rows", where=where, remedy="give one row per event, or per item")

@@ -128,7 +128,7 @@ def compare(
     unknown = [name for name, policy in policies.items() if policy is None and name not in UNTRAINED]
     if not trained or unknown:
         what = f"{unknown[0]!r} has no policy" if unknown else "there is no policy to compare"
-        raise InputError(what, where="policies", remedy=f"give one; without training there are: {', '.join(UNTRAINED)}")
+        raise InputError(what, where="policies", remedy=f"give one; these need none: {', '.join(UNTRAINED)}")
     stage = stage_of(log, "reward", seed=seed)
     data: RewardData = stage.datamodule()  # type: ignore[assignment]
     device = stage.bare_trainer().strategy.root_device
@@ -139,15 +139,16 @@ def compare(
     first = given or paths.get("start", next(iter(paths.values())))
     if judges is not None and (not isinstance(judges, Sequence) or len(judges) != 2):
         remedy = "give [fit_judge(log, 'B1'), fit_judge(log, 'B2')], or None"
-        raise InputError("takes two judges", where="judges", remedy=remedy)
+        raise InputError("must be a list of two judges", where="judges", remedy=remedy)
     select, report = judges or [fit_judge(log, users, seed=seed) for users in ("B1", "B2")]
     scorers = [checkpoint_of(one, "reward", log, data) for one in (reward, select, report)]
     base = BaseCheckpoints(first, *scorers)
     here = "known" if data.know_request else "last_event"
     for name, path in (paths | {"start": first}).items():
         if (read := data_settings(path).get("request_time", here)) != here:
-            remedy = f"give the Log request_time={read!r}, or leave {name} out: it would be another input"
-            raise InputError(f"{name} was trained with request_time: {read}", where="policies", remedy=remedy)
+            remedy = f"give the Log request_time={read!r}, or leave {name} out"
+            what = f"{name} was trained with request_time: {read}, and the Log has {here}"
+            raise InputError(what, where="policies", remedy=remedy)
         require_rewards(path, data)
     if paths.get("start") == first:
         del paths["start"]  # evaluated as the base stage

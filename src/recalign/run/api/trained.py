@@ -130,8 +130,8 @@ def checkpoint_of(given: Any, net: Literal["policy", "reward"], log: Log, data: 
 
 def _saved(policy: Policy, log: Log, data: EventDataModule) -> Path:
     if policy.num_items != data.num_items:
-        what = f"a policy over {policy.num_items} items, and the log has {data.num_items}"
-        raise InputError(what, remedy="give one that was trained on this log")
+        what = f"the policy has {policy.num_items} items, and the log has {data.num_items}"
+        raise InputError(what, remedy="give a policy that was trained on this log")
     weights = {f"policy.{key}": value.cpu() for key, value in policy.state_dict().items()}
     content: dict[str, Any] = {"state_dict": weights, "recipes": {"policy": recipe(policy)}, "facts": {}}
     torch.save(content | {"catalogue": data.sequences.catalogue, "users": asdict(data.cohort)}, saved := io.BytesIO())

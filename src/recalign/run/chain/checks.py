@@ -46,16 +46,16 @@ def check_stage_settings(plan: Plan, parsed: Mapping[str, Stage]) -> None:
         refuse_chain_settings(stage, [key for key in plan.given(stage) if f"{key}.".startswith(chains)])
         if one.config["trainer"]["limit_val_batches"] == 0:
             where = f"{stage}, trainer.limit_val_batches"
-            raise InputError("a chain validates every stage", where=where, remedy="leave it out")
+            raise InputError("must not be 0: a chain validates every stage", where=where, remedy="leave it out")
         if (given := one.config["data"]["init_args"].get("request_time", times)) != times:
-            what = f"this stage reads histories with {given!r}, and the chain measures with {times!r}"
+            what = f"this stage has request_time {given!r}, and the chain evaluates with {times!r}"
             where, remedy = f"{stage}, data.request_time", "set data.request_time for all stages"
             raise InputError(what, where=where, remedy=remedy)
         encoder = one.config["model"]["init_args"].get("encoder") or {}
         room = encoder.get("init_args", {}).get("max_length", data.max_length)
         if stage.startswith("judge_") and room < data.max_length:
-            what = f"the encoder takes {room} events, and has to judge histories of {data.max_length}"
-            remedy = f"give {data.max_length}; its data.max_length may be shorter"
+            what = f"the judge's encoder is limited to {room} events; histories have up to {data.max_length}"
+            remedy = f"give {data.max_length}; the judge's data.max_length may be shorter"
             raise InputError(what, where=f"{stage}, model.encoder.max_length", remedy=remedy)
 
 

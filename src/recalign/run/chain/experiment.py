@@ -124,7 +124,8 @@ class Chain:
         for method in self.methods:
             if (own := reranked_method(method)) is not None and own not in self.post_trained:
                 text = f"{method} reranks the policy of {own!r}, which this chain does not train"
-                remedy = f"add {own} to them" if own and is_post_trained(own) else "name a method that is trained"
+                remedy = f"add {own} to methods" if own and is_post_trained(own) else "rerank a method that is trained"
                 raise InputError(text, where="methods", remedy=remedy)
         if taken := [method for method in self.methods if method in BASE_STAGES]:
-            raise InputError(f"{taken[0]} is no method", where="methods", remedy="leave it out: every chain trains it")
+            remedy = "leave it out: every chain trains it"
+            raise InputError(f"{taken[0]} is not a method", where="methods", remedy=remedy)

@@ -90,7 +90,7 @@ class Plan:
         chain.check()
         if chain.world and self.log.stem not in WORLDS:
             raise InputError(
-                "only a simulated log has a world", where="world", remedy=f"say log: {' or '.join(WORLDS)}"
+                "only a simulated log has a world", where="world", remedy=f"set log: {' or '.join(WORLDS)}"
             )
         roles = {"placebos": [*chain.placebos, *chain.placebos.values()], "baselines": chain.baselines}
         roles["highlight"] = [chain.highlight or START]
@@ -239,7 +239,7 @@ class Plan:
             raise InputError(f"there is no {name!r}", remedy="there are: recommender, recommender-onerec")
         trained = [path.stem for folder in self.folders for path in (folder / "methods").glob("*.yaml")]
         meant = nearest(stage, known := sorted({*UNTRAINED, *trained}))
-        remedy = f"did you mean {meant}?" if meant else f"there are: {', '.join(known)}, and those trained + _rerank"
+        remedy = f"did you mean {meant}?" if meant else f"there are: {', '.join(known)}, and trained methods + _rerank"
         raise InputError(f"there is no method {stage!r}", where=where, remedy=remedy)
 
 

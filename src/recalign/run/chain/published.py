@@ -128,8 +128,8 @@ def dashboard(entity: str | None = None, project: str | None = None, dry_run: bo
     try:
         print(made.save().url)
     except Exception as error:  # of wandb, its server or the network
-        remedy = f"see that {made.entity}/{project} exists and that you may write to it"
-        raise InputError(f"W&B does not take the workspace ({error})", where="dashboard", remedy=remedy) from error
+        remedy = f"check that {made.entity}/{project} exists and that you may write to it"
+        raise InputError(f"W&B refused the workspace ({error})", where="dashboard", remedy=remedy) from error
 
 
 def workspace(entity: str, project: str) -> Any:
@@ -182,4 +182,4 @@ def _own_entity() -> str:
     except wandb.Error as error:  # a key that is refused, or no network
         reason = error
     remedy = "run wandb login, or give --entity; --dry-run needs none"
-    raise InputError(f"W&B knows no account here ({reason})", where="dashboard", remedy=remedy)
+    raise InputError(f"no W&B account can be used here ({reason})", where="dashboard", remedy=remedy)

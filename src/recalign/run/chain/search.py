@@ -56,13 +56,13 @@ class Spaces:
                 self.by_method[method] = {key: _axis(axis) for key, axis in given.items()}
             except (TypeError, ValueError, AttributeError, LookupError) as error:
                 remedy = "give each key {low: 0.1, high: 1.0, log: true} or a list of values"
-                raise InputError(f"{given} is no space to search", where=f"{file}, {method}", remedy=remedy) from error
+                raise InputError(f"{given} is not a search space", where=f"{file}, {method}", remedy=remedy) from error
 
     def space(self, method: str) -> Space:
         """The ranges and values of a method."""
         if method not in self.by_method and DEFAULT not in self.by_method:
             remedy = f"add it, or {DEFAULT!r}; {OTHER}"
-            raise InputError(f"no space for {method!r}", where=str(self.file), remedy=remedy)
+            raise InputError(f"there is no search space for {method!r}", where=str(self.file), remedy=remedy)
         return self.by_method[method if method in self.by_method else DEFAULT]
 
     def settings(

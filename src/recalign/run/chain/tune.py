@@ -122,7 +122,8 @@ def _settings(spaces: Spaces, stage: Stage, words: Sequence[str], trials: int) -
     method = next((name for name in files[:1] if name in spaces.by_method), stage.run.name)
     settings = spaces.settings(method, stage.config, fixed, trials, stage.seed)
     if not settings[0]:
-        raise InputError("nothing is left to search", where=str(spaces.file), remedy="set fewer on the line")
+        what, remedy = "nothing is left to search: every key is set", "set fewer keys on the command line"
+        raise InputError(what, where=str(spaces.file), remedy=remedy)
     return settings
 
 
@@ -139,7 +140,7 @@ def best_value(file: Path, metric: str, goal: str) -> float:
         raise InputError(f"the run logs no {metric!r}", where="metric", remedy=remedy)
     values = frame[metric].cast(pl.Float64, strict=False).drop_nulls().drop_nans()
     if values.is_empty():
-        raise InputError(f"the run logs no number as {metric!r}", where="metric", remedy="name another figure")
+        raise InputError(f"the run logs no number as {metric!r}", where="metric", remedy="name another metric")
     return float(values.max() if goal == "max" else values.min())  # type: ignore[arg-type]
 
 

@@ -94,17 +94,17 @@ def update_plan(how: Update, overrides: Overrides) -> Plan:
     run = Path(how.run) if Path(how.run).name.strip(".") else Path(how.run).resolve()  # "." has no name
     record, name = read_object(run / RECORD), how.name or f"{run.name}-update"
     if not record:
-        what = f"holds no {RECORD}, so it is no chain that can go on"
+        what = f"holds no {RECORD}, so it is not a chain that can be updated"
         raise InputError(what, where=how.run, remedy="name the folder of a chain that has finished")
     if any(not isinstance(given, list) for _, given in record["overrides"]):
-        remedy = "run the chain again, with the same words: what has not changed is not repeated"
+        remedy = "run the chain again, with the same arguments: what has not changed is not repeated"
         raise InputError(f"its {RECORD} is of another version of recalign", where=how.run, remedy=remedy)
     before = Chain(**record["chain"] | {"evaluation": Evaluation(**record["chain"]["evaluation"])})
     if before.world:
-        what = "each of its seeds has a world of its own, and these do not grow"
+        what = "each of its seeds has a simulated world of its own, whose log cannot grow"
         raise InputError(what, where=how.run, remedy="run a new chain on the new log")
     if (run.parent / name).resolve() == run.resolve():
-        what = "an update cannot lie in the folder that it goes on from"
+        what = "an update cannot be written to the folder of the chain that it updates"
         raise InputError(what, where="name", remedy="give another --name")
     # Each stage's configuration file has its settings, a search's choice too. Only those of the data are given again:
     # the new log's YAML would override them.
@@ -122,7 +122,7 @@ def update_plan(how: Update, overrides: Overrides) -> Plan:
             folder = RunFolder(run / stage / f"seed-{seed}")
             manifest = Manifest.read(folder)
             if manifest is None or manifest.status != "finished":
-                remedy = "let its chain finish: recalign chain, with the same words"
+                remedy = "let its chain finish: recalign chain, with the same arguments"
                 raise InputError("is not finished", where=str(folder.path), remedy=remedy)
             if stage == WARM_STARTED_STAGE:
                 key = f"{stage}/seed-{seed}"

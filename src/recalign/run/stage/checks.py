@@ -59,7 +59,7 @@ def settings(config: dict[str, Any], training: bool) -> None:
     unsafe = {LearningRateFinder, StochasticWeightAveraging, *averages} - {PolynomialAveraging}
     if others := [kind for kind in callbacks if kind in unsafe] or averages[1:]:
         remedy = "average weights by recalign.recommender.PolynomialAveraging; search model.lr by recalign tune"
-        what = f"no file would hold the rates or averages of {others[0].__name__}"
+        what = f"the learning rates or averages of {others[0].__name__} would not be stored"
         raise InputError(what, where="trainer.callbacks", remedy=remedy)
     strategy = trainer["strategy"]["class_path"] if isinstance(trainer["strategy"], dict) else ""
     if strategy and issubclass(imported(strategy), RowSharding):
@@ -83,14 +83,14 @@ def settings(config: dict[str, Any], training: bool) -> None:
     names = " and ".join(name for name, value in needing.items() if value is not None)
     if training and trainer["limit_val_batches"] == 0 and names:
         remedy = f"validate on 1 batch or more, or set {names} to null"
-        raise InputError(f"{names} without validation", where="trainer.limit_val_batches", remedy=remedy)
+        raise InputError(f"no validation would run for {names}", where="trainer.limit_val_batches", remedy=remedy)
 
 
 def _require_shardable(model: type, config: dict[str, Any], training: bool) -> None:
     require_shardable(model, training and config["model"]["init_args"].get("memory", False))
     items = (config["data"]["init_args"].get("log") or {}).get("items") or {}
     if items.get("features"):
-        what, where = "row-sharded items have no features", "data.log.items.features"
+        what, where = "row-sharded items cannot have features", "data.log.items.features"
         raise InputError(what, where=where, remedy="leave them out, or give --trainer.strategy ddp")
 
 
@@ -128,7 +128,7 @@ def checkpoints(stage: ParsedStage) -> None:
     hyper_parameters = dict(read_checkpoint(stage.checkpoint).get("hyper_parameters", {}))
     if CLASS_PATH not in hyper_parameters:
         remedy = "give one of a run folder: runs/<chain>/<stage>/seed-<n>/checkpoints/last.ckpt"
-        raise InputError("not a checkpoint of `recalign fit`", where=str(stage.checkpoint), remedy=remedy)
+        raise InputError("is not a checkpoint of `recalign fit`", where=str(stage.checkpoint), remedy=remedy)
     now = flat_settings({"model": stage.config["model"]})
     began = flat_settings({"model": {"class_path": hyper_parameters.pop(CLASS_PATH), "init_args": hyper_parameters}})
     both = began.keys() & now.keys()
@@ -138,7 +138,7 @@ def checkpoints(stage: ParsedStage) -> None:
     for key in sorted(differences(began, now), key=lambda key: (key != "model.class_path", key == "data")):
         optional = key.startswith("early_stopping.") and not (key in began and key in now)
         if key.startswith(KEPT_ON_RESUME) and not key.startswith(FREE_ON_RESUME) and not optional:
-            what = f"{now.get(key)!r}, and the run began with {began.get(key)!r}"
+            what = f"is {now.get(key)!r} now; the run was started with {began.get(key)!r}"
             config = stage.checkpoint.parent.parent / "config.yaml"
             anew = "; or start anew, without --ckpt_path" if stage.training else ""
             remedy = f"give its own settings: --config {config}{anew}"
@@ -158,12 +158,12 @@ def built(stage: ParsedStage, model: LightningModule, data: LightningDataModule,
         return
     path, checkpoint = stage.checkpoint, read_checkpoint(stage.checkpoint)
     if missing := [name for name in model.state_dict() if name not in checkpoint["state_dict"]]:
-        raise InputError(f"missing: {missing[:5]}", where=str(path), remedy=OTHER_VERSION)
+        raise InputError(f"lacks the weights {missing[:5]}", where=str(path), remedy=OTHER_VERSION)
     if not stage.training:
         known, here = Loaded.from_checkpoint(None, checkpoint, str(path)), getattr(data, "cohort", None)
         known.check(data)  # type: ignore[arg-type]
         if "reward" in known.facts and known.users is not None and here is not None and known.users != here:
-            what = f"it was trained on users {known.users.group}, and these are {here.group} or other shares"
+            what = f"the checkpoint was trained on users {known.users.group}; these are {here.group}, or other shares"
             remedy = f"give its own settings: --config {stage.folder.config}"
             raise InputError(what, where="data.users, data.share_a", remedy=remedy)
         return
@@ -177,4 +177,5 @@ def built(stage: ParsedStage, model: LightningModule, data: LightningDataModule,
     # Only the callback that averaged the weights restores the trained ones.
     if TRAINED_WEIGHTS in checkpoint and not making & checkpoint["callbacks"].keys():
         remedy = f"continue it with its own callbacks: --config {path.parent.parent / 'config.yaml'}"
-        raise InputError("its weights are an average that no callback here knows", where=str(path), remedy=remedy)
+        what = "holds averaged weights; no configured callback can restore the trained ones"
+        raise InputError(what, where=str(path), remedy=remedy)

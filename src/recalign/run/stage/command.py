@@ -132,9 +132,9 @@ def exclusive() -> Iterator[None]:
     """
     if (torch.get_default_dtype(), torch.get_default_device()) != (torch.float32, torch.device("cpu")):
         remedy = "torch.set_default_dtype(torch.float32), torch.set_default_device(None); trainer.* says where to train"
-        raise InputError("torch has another default dtype or device", where="torch", remedy=remedy)
+        raise InputError("torch's default dtype or device was changed", where="torch", remedy=remedy)
     if not _ONE_THREAD.acquire(blocking=False):
-        raise InputError("another thread of this process is in a stage", where="threads", remedy="let it finish first")
+        raise InputError("another thread of this process runs a stage", where="threads", remedy="let it finish first")
     try:
         yield
     finally:

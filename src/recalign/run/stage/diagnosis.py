@@ -81,7 +81,7 @@ def diagnose(error: Exception, parser: ArgumentParser, sources: Sources) -> Inpu
             what, where = f"{key} has values but no class yet", _source(sources, key)
             return InputError(what, where=where, remedy=GIVEN_BY["model"])
         if (word := unknown[3]) and not word.startswith("-"):
-            remedy = "words without an option come first; YAML may follow --config too"
+            remedy = "arguments without an option come first; YAML may also follow --config"
             return InputError(f"{word!r} belongs to no option", remedy=remedy)
         groups, option = GROUP.findall(text), next(filter(None, unknown.groups())).lstrip("-")
         key = ".".join([key, *groups, short(option)]).lstrip(".").removesuffix(".class_path")
@@ -110,7 +110,8 @@ def _refused_value(message: str, complaint: Complaint, about: list[str], sources
     if any(NO_CLASS.search(one) for one in about):
         kinds = _expected(*complaint.argument)
         if keys := [one.name for kind in kinds if is_dataclass(kind) for one in fields(kind)]:
-            return InputError(f"has keys, and is not {value!r}", where=where, remedy=f"its keys: {', '.join(keys)}")
+            what = f"needs a mapping with keys, not {value!r}"
+            return InputError(what, where=where, remedy=f"its keys: {', '.join(keys)}")
         remedy = _suggest(value, _classes(value, message, kinds))
         return InputError(f"there is no class {value!r}", where=where, remedy=remedy)
     types = [match[2] for one in about if (match := TYPE.search(one)) and match[2]]

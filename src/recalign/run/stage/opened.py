@@ -83,11 +83,11 @@ def open_run(run: Path) -> OpenedRun:
         return _open_reranked(run, row)
     where, remedy = str(run), "name the run folder of a policy: runs/<chain>/<method>/seed-<n>"
     if not folder.config.is_file():
-        start = "; the start is the recommender's" if run.parent.name == "start" else ""
+        start = "; for the start, <method> is recommender" if run.parent.name == "start" else ""
         raise InputError("there is no run in this folder", where=where, remedy=remedy + start)
     model = load(folder.config).get("model")  # another tool's file may lie there
     if not isinstance(model, dict) or "top_k" not in (model.get("init_args") or {}):
-        raise InputError("a run that recommends nothing", where=where, remedy=remedy)
+        raise InputError("this run has no policy, so it recommends nothing", where=where, remedy=remedy)
     if (checkpoint := folder.final_checkpoint()) is None:
         raise InputError("there is no checkpoint in this run", where=where, remedy="continue it, or run it again")
     stage = parse_stage(["predict", f"--config={folder.config}", f"--ckpt_path={checkpoint}"])
@@ -105,7 +105,7 @@ def _open_reranked(run: Path, row: RerankedRow) -> OpenedRun:
     folders = {name: RunFolder(run.parents[1] / name / run.name) for name in stages}
     checkpoints = {name: path for name, folder in folders.items() if (path := folder.final_checkpoint())}
     if lacking := [name for name in folders if name not in checkpoints]:
-        what = f"{run.parent.name} reranks by runs beside it, and there is none of {', '.join(lacking)}"
+        what = f"{run.parent.name} needs finished runs of other stages beside it; missing: {', '.join(lacking)}"
         raise InputError(what, where=str(run), remedy="keep them in the chain's folder, or run the chain again")
     start = {"model.init_from": checkpoints["recommender"]}
     stage = parse_stage(["fit", f"--config={folders['reward'].config}"], start)

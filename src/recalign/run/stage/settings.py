@@ -113,7 +113,7 @@ def load(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}, line {mark.line + 1}" if mark else str(path)
-        what = f"not YAML: {getattr(error, 'problem', error)}"
+        what = f"is not YAML: {getattr(error, 'problem', error)}"
         raise InputError(what, where=where, remedy="mend that line: `key: value`, or `- item` of a list") from None
     except (OSError, UnicodeDecodeError) as error:
         what, remedy = f"cannot be read: {error}", "name a YAML file that exists, in UTF-8"
@@ -125,7 +125,7 @@ def load(path: Path) -> dict[str, Any]:
             keys = [key.value for key, _ in node.value]
             if twice := [key for key in keys if keys.count(key) > 1]:
                 where, remedy = f"{path}, line {node.start_mark.line + 1}", "remove one: only the last counts"
-                raise InputError(f"{twice[0]!r} stands there twice", where=where, remedy=remedy)
+                raise InputError(f"the key {twice[0]!r} occurs twice", where=where, remedy=remedy)
             nodes += [value for _, value in node.value]
         elif isinstance(node, yaml.SequenceNode):
             nodes += node.value
