@@ -117,7 +117,7 @@ def run_side_by_side(
                     if step.name in retried:
                         what = f"{step.name}: its worker died twice ({error}); see {log_of(folder, step)}"
                         raise TrainingError(what) from error
-                    echo(f"{step.name}: its worker died, or one beside it; trying once more")
+                    echo(f"{step.name}: its worker or another one died; trying once more")
                     retried.add(step.name)
                     left.insert(0, step)
                 else:
