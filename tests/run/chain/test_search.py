@@ -164,7 +164,7 @@ def test_a_reranked_row_whose_checkpoints_are_others_is_not_served(again: Path):
     assert said.code == 2
     assert "this row has no evaluation, or an altered one" in said.err
     for file, what in (
-        ("checkpoints/best.ckpt", "best.ckpt: was changed after its run finished (SHA-256 differs from manifest.json)"),
+        ("checkpoints/best.ckpt", "was changed after its run finished: its SHA-256 differs from manifest.json"),
         ("manifest.json", "rests on other checkpoints than those in the chain's folder"),
     ):
         shutil.copy(again / RUNS / "reward/seed-3" / file, reward.parent / file)
