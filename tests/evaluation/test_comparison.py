@@ -230,7 +230,7 @@ def test_what_rests_on_something_else_is_not_compared(tmp_path, summaries, what)
 def test_nothing_to_compare(tmp_path):
     with pytest.raises(InputError, match="no such folder"):
         RunsComparison(tmp_path / "nowhere").make()
-    with pytest.raises(InputError, match="no method in it has been evaluated"):
+    with pytest.raises(InputError, match="no method in this folder has been evaluated"):
         RunsComparison(tmp_path).make()
     with pytest.raises(InputError, match="recalign compare"):
         chain_comparison.read(tmp_path)

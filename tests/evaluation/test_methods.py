@@ -102,7 +102,9 @@ def test_judges_with_a_reward_of_their_own_read_that_one_and_give_the_unit(tmp_p
     np.testing.assert_allclose(found, 10 * valued, rtol=1e-4)
     assert not _gaps(runs)
     torch.save(checkpoint | {"facts": checkpoint["facts"] | {"rewards": "others"}}, tmp_path / "judge.ckpt")
-    with pytest.raises(InputError, match=r"judge\.ckpt: the rewards by .* are not those that it was trained on"):
+    with pytest.raises(
+        InputError, match=r"judge\.ckpt: reward .*, computed from this log, is not what the judge was trained on"
+    ):
         SeedEvaluation(runs, 3, [cell], other_base, data, **HOW).make()
 
 
@@ -275,11 +277,11 @@ def test_judges_who_met_the_tables_users_or_each_other_are_refused(tmp_path, dat
     """B2 of another division reaches into A; B1 is the other judge's."""
     other = small.data_of(RewardData, data.root, "tastes", share_a=share_a)
     small.says_users(base.judge_report, UserCohort.of(other.sequences, group, share_a))
-    with pytest.raises(
-        InputError, match=r"judge_report\.ckpt: this judge was trained on \d+ users who are also"
-    ) as caught:
+    with pytest.raises(InputError, match=r"judge_report\.ckpt: this judge shares \d+ training users with") as caught:
         SeedEvaluation(tmp_path / "runs", 3, cells, base, data, **HOW).make()
-    assert "judge_select.ckpt" in str(caught.value) if group == "B1" else "the table is about" in str(caught.value)
+    assert (
+        "judge_select.ckpt" in str(caught.value) if group == "B1" else "the comparison (users A)" in str(caught.value)
+    )
     assert not (tmp_path / "runs").exists()
 
 
@@ -287,7 +289,7 @@ def test_judges_who_met_the_tables_users_or_each_other_are_refused(tmp_path, dat
 def test_a_model_that_trained_on_the_judges_users_is_refused(tmp_path, data, base, cells, asft, other_reward, trained):
     path = {"reward": base.reward, "asft": asft, "sham": other_reward}[trained]
     small.says_users(path, UserCohort.of(data.sequences, "all", 0.7))
-    with pytest.raises(InputError, match=f"users who are also those of .*{path.name}"):
+    with pytest.raises(InputError, match=f"training users with .*{path.name}"):
         SeedEvaluation(tmp_path / "runs", 3, cells, base, data, **HOW).make()
 
 
@@ -295,7 +297,7 @@ def test_a_judge_of_unknown_users_is_refused(tmp_path, data, base, cells):
     checkpoint = torch.load(base.judge_report, weights_only=True)
     del checkpoint["users"]
     torch.save(checkpoint, base.judge_report)
-    with pytest.raises(InputError, match="does not say whose events"):
+    with pytest.raises(InputError, match="does not record which users"):
         SeedEvaluation(tmp_path / "runs", 3, cells, base, data, **HOW).make()
 
 

@@ -111,7 +111,7 @@ def test_too_few_users_in_effect_are_refused_with_a_reason():
 
 @pytest.mark.parametrize("bad", [0.0, -0.1, 1.01, float("nan")])
 def test_a_propensity_that_is_none_is_refused(bad):
-    with pytest.raises(InputError, match=r"a propensity of .* \(1 of 4 "):
+    with pytest.raises(InputError, match=r"1 of 4 propensities are not in \(0, 1\], such as"):
         of_items(**HAND | {"propensity_N": np.array([0.5, bad, 0.5, 0.5])})
 
 
@@ -218,7 +218,7 @@ def test_a_candidate_that_changes_what_was_fixed_is_refused():
     found = estimate(lists(made, fixed=1), draws=10)
     assert found.support < 0.5
     assert found.estimates == {}
-    assert "not drawn" in found.refused["list"]
+    assert "the same items at the fixed places" in found.refused["list"]
     kept = estimate(lists(made, fixed=1, target_fixed=1), draws=10)
     assert (kept.support, kept.refused) == (1, {})
     assert kept.mean_weight == pytest.approx(1, abs=0.2)
@@ -244,7 +244,7 @@ def test_kinds_of_estimates_are_refused_apart():
 
 
 def test_what_cannot_be_estimated_from():
-    with pytest.raises(InputError, match="no list was drawn"):
+    with pytest.raises(InputError, match="no list was drawn at random"):
         lists(ALL, np.zeros(len(ALL), bool))
     for wrong in (0.1, -np.inf, np.nan):
         with pytest.raises(InputError, match="a chance of 0"):

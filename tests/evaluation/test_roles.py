@@ -31,11 +31,12 @@ def test_roles_are_read_as_they_were_written(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "named"), [({"highlight": "a", "sham": {}, "extra": 1}, "sham, extra"), ([], "list")]
+    ("content", "named"),
+    [({"highlight": "a", "sham": {}, "extra": 1}, "unknown role sham, extra"), ([], "needs a JSON object, not a list")],
 )
 def test_what_is_no_role_is_named_with_its_file(tmp_path, content, named):
     write_json(tmp_path / ROLES, content)
-    with pytest.raises(InputError, match=rf"roles\.json: there is no role {named}(?s:.*)recalign chain"):
+    with pytest.raises(InputError, match=rf"roles\.json: {named}(?s:.*)recalign chain"):
         load_roles(tmp_path)
 
 

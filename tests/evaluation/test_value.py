@@ -155,7 +155,7 @@ def test_truth_is_read_by_raw_id(tmp_path, data):
     assert truth_UV[0, 0] == reward[2, 1]  # user 1, item 1
     assert truth_UV[2, 11] == reward[0, 0]  # user 3, item 12
     np.savez(tmp_path / "short.npz", reward=reward[:2], users=np.array([3, 2]), items=np.array(raw_items))
-    with pytest.raises(InputError, match="no true reward for 1"):
+    with pytest.raises(InputError, match="it has no user or item 1"):
         load_truth(tmp_path / "short.npz", data.sequences)
     with pytest.raises(InputError, match="missing"):
         load_truth(tmp_path / "none.npz", data.sequences)

@@ -71,7 +71,7 @@ class RunsComparison:
         runs = load_runs(self.folder, self.methods, self.seeds)
         roles, order = self._roles()
         if order and (left := sorted({run.method for run in runs}.difference(order))):
-            what = "rows that an earlier chain left here, with settings of its own"
+            what = "rows of an earlier chain in this folder, which had its own settings"
             print(f"also compared, {what}: {', '.join(left)}", file=sys.stderr)
         frame = tabulate(runs, roles, self.draws)
         names = dict.fromkeys([*order, *sorted(frame["method"].unique())])
@@ -121,15 +121,15 @@ def load_runs(chain_folder: Path, methods: Collection[str] | None, seeds: Collec
     runs, why = [], ""
     for method, seed, folder in evaluated(chain_folder, methods, seeds):
         if gone := seals.outdated(folder):
-            why = " with the checkpoints that it holds now"
-            print(f"left out: {folder}, measured with checkpoints that are gone: {', '.join(gone)}", file=sys.stderr)
+            why = " with its current checkpoints"
+            print(f"left out: {folder}, whose checkpoints changed or are missing: {', '.join(gone)}", file=sys.stderr)
             continue
         if (folder / seals.SEAL).is_file():
             seals.require(folder, "run `recalign chain` again: it evaluates that method anew")
         runs.append(EvaluatedRun.read(method, seed, folder))
     if not runs:
         remedy = "let `recalign chain` finish at least one method"
-        raise InputError(f"no method in it has been evaluated{why}", where=str(chain_folder), remedy=remedy)
+        raise InputError(f"no method in this folder has been evaluated{why}", where=str(chain_folder), remedy=remedy)
     require_comparable(runs)
     for split in SPLITS:
         align(runs, split)
@@ -192,8 +192,8 @@ def read(chain_folder: Path) -> pl.DataFrame:
         raise InputError("there is no such file", where=str(path), remedy=remedy)
     state = seals.check(chain_folder)
     if state.sealed and not state.fresh:
-        remedy = f"run `recalign chain` again, or `recalign compare {chain_folder}` for what is left"
-        raise InputError(f"it is not of what lies here ({state})", where=str(path), remedy=remedy)
+        remedy = f"run `recalign chain` again, or `recalign compare {chain_folder}` for what is there now"
+        raise InputError(f"it is out of date, or was edited ({state})", where=str(path), remedy=remedy)
     return pl.read_csv(path, schema=SCHEMA, glob=False)
 
 
@@ -212,7 +212,8 @@ def load_roles(chain_folder: Path) -> tuple[Roles, list[str]]:
     content = read_json(path)
     given = content if isinstance(content, dict) else [type(content).__name__]
     if unknown := [name for name in given if name not in (*Roles.__dataclass_fields__, "methods")]:
-        remedy = "run `recalign chain` again, which writes it anew, or take them out"
-        raise InputError(f"there is no role {', '.join(unknown)}", where=str(path), remedy=remedy)
+        what = f"unknown role {', '.join(unknown)}" if content is given else f"needs a JSON object, not a {unknown[0]}"
+        remedy = "run `recalign chain` again, which writes this file anew, or correct it"
+        raise InputError(what, where=str(path), remedy=remedy)
     methods = content.pop("methods", [])
     return Roles(**content), methods

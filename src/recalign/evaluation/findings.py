@@ -171,9 +171,7 @@ def within_requests(test: ComparisonTable, policy: str | None) -> str | None:
     if own is None or start is None:
         return None
     more = test.get(str(policy), f"diff_{START}/{SHOWN}")
-    text = (
-        f"Of what a request showed, {START} ranks the choice above what was passed over in {start.value:.0%} of pairs"
-    )
+    text = f"Of what a request showed, {START} ranks the choice above what was not chosen in {start.value:.0%} of pairs"
     return f"{text}{f', {policy} in {own.value:.0%} ({more})' if more else ''}: a coin has 50%."
 
 

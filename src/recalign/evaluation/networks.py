@@ -241,7 +241,7 @@ def data_of_judges(judges: Iterable[Loaded], data: EventDataModule) -> list[Even
             relative = judge.facts.get("relative_to")
             own = with_reward_settings(data, judge.facts["reward"], RelativeTo(**relative) if relative else None)
             if own.sequences.rewards_digest != rewards:
-                what = f"the rewards by {judge.facts['reward']!r} are not those that it was trained on"
+                what = f"reward {judge.facts['reward']!r}, computed from this log, is not what the judge was trained on"
                 remedy = "train the judges on this log, by this version of recalign"
                 raise InputError(what, where=judge.where, remedy=remedy)
             known[rewards] = own
@@ -269,7 +269,7 @@ def load_truth(path: Path, sequences: Sequences) -> Tensor:
         rows = [row[u] for u in sequences.users.to_list()]
         columns = [column[v] for v in sequences.items.to_list()]
     except KeyError as error:
-        raise InputError(f"no true reward for {error}", where=str(path), remedy="make the log anew") from error
+        raise InputError(f"it has no user or item {error}", where=str(path), remedy="make the log again") from error
     return torch.from_numpy(reward[np.ix_(rows, columns)])
 
 
@@ -284,21 +284,21 @@ def require_independent(judges: Iterable[Loaded], other: Loaded, sequences: Sequ
         InputError: they share users, or a checkpoint does not say who its users were.
     """
     known = [
-        ("the users that the table is about (A)", sequences.users_in("A")),
+        ("the comparison (users A)", sequences.users_in("A")),
         (other.where, _users(other, sequences)),
     ]
     for judge in judges:
         own_U = _users(judge, sequences)
         for whose, others_U in known:
             if shared := int((own_U & others_U).sum()):
-                text = f"this judge was trained on {shared:,} users who are also those of {whose}"
-                remedy = "train judges on users of their own, B1 or B2 (data.users), by one division (data.share_a)"
+                text = f"this judge shares {shared:,} training users with {whose}"
+                remedy = "train one judge on users B1, the other on B2 (data.users), with the same data.share_a"
                 raise InputError(text, where=judge.where, remedy=remedy)
         known.append((judge.where, own_U))
 
 
 def _users(loaded: Loaded, sequences: Sequences) -> np.ndarray:
     if loaded.users is None:
-        text = "this checkpoint does not say whose events it was trained on"
+        text = "this checkpoint does not record which users it was trained on"
         raise InputError(text, where=loaded.where, remedy="train it again with this version of recalign")
     return loaded.users.mask(sequences, loaded.where)

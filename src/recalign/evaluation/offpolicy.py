@@ -134,7 +134,8 @@ def of_items(
     """
     bad_N = ~((propensity_N > 0) & (propensity_N <= 1))
     if bad_N.any():
-        what = f"a propensity of {propensity_N[bad_N][0]:g} ({int(bad_N.sum()):,} of {len(bad_N):,} are not in (0, 1])"
+        many = f"{int(bad_N.sum()):,} of {len(bad_N):,}"
+        what = f"{many} propensities are not in (0, 1], such as {propensity_N[bad_N][0]:g}"
         remedy = "give the chance with which the logging policy showed each item, above 0 and up to 1"
         raise InputError(what, where="propensity", remedy=remedy)
     weight_N1 = (target_N / propensity_N)[:, None]
@@ -163,13 +164,14 @@ def of_lists(
         InputError: a log-probability is above 0 or not finite, or no list was drawn.
     """
     if not (np.isfinite(logged_NK) & (logged_NK <= 0)).all():
-        what, remedy = "a chance of 0, above 1 or NaN", "leave such lists out: recalign feedback counts them"
+        what = "a log-probability is above 0, infinite or NaN"
+        remedy = "leave such lists out; recalign feedback counts those with a chance of 0"
         raise InputError(what, where="log_prob", remedy=remedy)
     user_N, reward_NK, logged_NK, target_NK, fixed_N = (
         x[explored_N] for x in (user_N, reward_NK, logged_NK, target_NK, fixed_N)
     )
     if not len(user_N):
-        raise InputError("no list was drawn", where="explore", remedy="explore a share of the requests first")
+        raise InputError("no list was drawn at random", where="explore", remedy="serve requests with explore first")
     fixed_NK = np.where(np.arange(reward_NK.shape[1]) < fixed_N[:, None], target_NK, 0.0)
     logged_NK, target_NK = logged_NK.cumsum(axis=1), target_NK.cumsum(axis=1)
     weight_NK, support = np.exp(target_NK - logged_NK), float(np.exp(fixed_NK.sum(axis=1)).mean())
@@ -195,7 +197,7 @@ def estimate(
     limit = lists ** (1 / 3) if clip == "cube_root" else np.inf if clip is None else clip
     if not lists:
         nan, ess = float("nan"), {"list": 0.0, "cascade": 0.0}
-        refused = {"list": "nothing was shown at random, with a known propensity and a reward"}
+        refused = {"list": "nothing was shown at random with a known propensity and a known reward"}
         return PolicyValue(0, shown.unknown, 0, nan, ess, nan, nan, limit, 0.0, shown.support, nan, refused, {})
     weight_NK = np.minimum(shown.weight_NK, limit)
     users, user_N = np.unique(shown.user_N, return_inverse=True)
@@ -211,8 +213,8 @@ def estimate(
     refused = {}
     for kind, size in ess.items():
         if shown.support < MIN_SUPPORT:
-            kept = f"with probability {shown.support:.3f} only"
-            refused[kind] = f"the candidate leaves the places that were not drawn as they are {kept}"
+            kept = f"with a probability of {shown.support:.3f} only"
+            refused[kind] = f"the candidate shows the same items at the fixed places {kept}"
         elif reached < MIN_FIRST_WEIGHT:
             missing = f"with a probability of {1 - reached:.2f} or more"
             refused[kind] = f"the candidate shows items that these lists could not have, {missing}"
@@ -232,7 +234,7 @@ def estimate(
         if np.isfinite(made.value):
             estimates[name] = made
         else:
-            refused[name] = "at some place there is no list that the candidate could have shown"
+            refused[name] = "at some place every importance weight is 0: the candidate would show none of these lists"
     return PolicyValue(
         lists=lists,
         unknown=shown.unknown,

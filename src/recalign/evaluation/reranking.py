@@ -163,11 +163,11 @@ def served(row: RerankedRow, folder: Path, checkpoints: Mapping[str, Path], data
     record = read_json(place / "summary.json").get(RERANKING) if seal.key else None
     remedy = "run the chain again: only what has changed is repeated"
     if not record:
-        of = "one of an earlier version" if whole else "an altered one"
-        raise InputError(f"this row has no evaluation, or {of}", where=str(folder), remedy=remedy)
+        of = "made by an earlier version of recalign" if whole else "changed after it was written"
+        raise InputError(f"this row's evaluation is missing, or was {of}", where=str(folder), remedy=remedy)
     keys = {"recommender": "start", "reward": "reward", str(row.base): "checkpoint"}
     if any(seal.key.get(keys[stage]) != (recorded_digest(path) or sha256(path)) for stage, path in checkpoints.items()):
-        what = "its evaluation rests on other checkpoints than those in the chain's folder"
+        what = "it was evaluated with other checkpoints than those in the chain's folder"
         raise InputError(what, where=str(folder), remedy=remedy)
     if record["log"] != data.fingerprint:
         what = "the reward model's run reads another log, or another reward, than the evaluation did"

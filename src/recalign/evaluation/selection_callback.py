@@ -43,7 +43,7 @@ class SelectionValue(Callback):
         if stage != "fit":
             return
         if not isinstance(pl_module, PostTraining):
-            text = f"{type(pl_module).__name__} is no post-training, so there is no policy for judges"
+            text = f"{type(pl_module).__name__} is not a post-training module, so it has no policy to evaluate"
             raise InputError(text, where="trainer.callbacks", remedy="leave SelectionValue out")
         self.judge = load_net(self.path, "reward")
         data = pl_module.data

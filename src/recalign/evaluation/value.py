@@ -109,7 +109,7 @@ def evaluate(
     means = user_mean_rewards(data.sequences, split)
     frames = {name: _frame(pl.concat(frames), means) for name, frames in collected.items()}
     if idle := max((frame["popularity@10"].null_count() for frame in frames.values()), default=0):
-        rank_zero_warn(f"before {idle:,} {split} events the user had met every item: nothing is shown, nothing valued")
+        rank_zero_warn(f"before {idle:,} {split} events the user had met every item: no list is shown or valued")
     return frames
 
 

@@ -162,10 +162,10 @@ def test_a_reranked_row_whose_checkpoints_are_others_is_not_served(again: Path):
     (again / RUNS / "bc_rerank/seed-4/evaluation").mkdir(parents=True)
     said = tiny.recalign(again, "recommend", str(RUNS / "bc_rerank/seed-4"))
     assert said.code == 2
-    assert "this row has no evaluation, or an altered one" in said.err
+    assert "this row's evaluation is missing, or was changed after it was written" in said.err
     for file, what in (
         ("checkpoints/best.ckpt", "was changed after its run finished: its SHA-256 differs from manifest.json"),
-        ("manifest.json", "rests on other checkpoints than those in the chain's folder"),
+        ("manifest.json", "evaluated with other checkpoints than those in the chain's folder"),
     ):
         shutil.copy(again / RUNS / "reward/seed-3" / file, reward.parent / file)
         said = tiny.recalign(again, "recommend", str(run))
