@@ -51,7 +51,7 @@ def test_another_policy_is_told_apart(bundled, made):
     other = load_net(made.checkpoints["recommender"], "policy").net.eval()
     with torch.no_grad():
         other.item_embedding.weight[7] *= -1
-    with pytest.raises(InputError, match="does not answer as its policy does"):
+    with pytest.raises(InputError, match="the answers of the bundle differ from those of its policy"):
         verify(other, made.data, load_bundle(bundled))
 
 
@@ -207,11 +207,11 @@ def test_what_an_older_recalign_did_not_write_has_its_default(bundled, tmp_path)
 
 def test_what_no_graph_can_be_made_of_or_no_event_asked_from_is_said(made, log_root, tmp_path):
     short = small.data_of(RecommenderData, log_root, "tastes", users="all", max_length=2)
-    with pytest.raises(InputError, match=r"data\.max_length: a graph of histories of 2 events cannot be written"):
+    with pytest.raises(InputError, match=r"data\.max_length: a bundle needs histories of 3 events or more, not of 2"):
         bundle_of(replace(made, data=short), tmp_path)
     newcomers = small.data_of(RecommenderData, log_root, "tastes", users="all")
     newcomers.sequences.offset[:] = 0  # nobody has a history
-    with pytest.raises(InputError, match="no test event has a history to ask from"):
+    with pytest.raises(InputError, match="no test event has a history, so"):
         windows_to_verify(newcomers)
 
 

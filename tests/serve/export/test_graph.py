@@ -193,5 +193,5 @@ def test_without_a_history_the_item_prior_answers_and_without_one_popularity(str
 def test_a_policy_without_a_graph_says_so(log_root):
     from recalign.errors import InputError
 
-    with pytest.raises(InputError, match="SameForAll has no graph"):
+    with pytest.raises(InputError, match="class SameForAll cannot be exported"):
         part_of(SameForAll(torch.zeros(3)))

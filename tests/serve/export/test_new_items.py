@@ -87,7 +87,7 @@ def test_an_old_version_takes_new_items_and_is_not_served_again_unasked(made, tm
     [
         ({"item": [201, 5]}, "in the bundle already"),
         ({"item": [201, 201]}, "in several rows"),
-        ({"half": [None, "odd"], "size": [None, 1], "words": [None, "a"]}, "nothing is known of 201"),
+        ({"half": [None, "odd"], "size": [None, 1], "words": [None, "a"]}, "item 201 has no feature value"),
         ({"item": [201, None]}, "no item id of the log's type, Int64, in row 2"),
     ],
 )
@@ -185,5 +185,5 @@ def test_other_features_of_the_same_items_are_not_exported(made, tmp_path):
 
 def test_a_bundle_without_features_takes_no_new_items(bundled, tmp_path):
     pl.DataFrame(NEW).write_csv(tmp_path / "x.csv")
-    with pytest.raises(InputError, match="does not know items by their features"):
+    with pytest.raises(InputError, match="does not read item features"):
         add_items(bundled, tmp_path / "x.csv")

@@ -222,8 +222,8 @@ def test_outcomes_may_name_decisions_and_then_no_key_is_needed(folder, monkeypat
 @pytest.mark.parametrize(
     ("words", "what"),
     [
-        (["log"], "nothing to do"),
-        ([*WORDS, "--forget", "7"], "outcomes, and a user to forget"),
+        (["log"], "needs --outcomes or --forget"),
+        ([*WORDS, "--forget", "7"], "takes --outcomes or --forget, not both"),
         (["gone", *WORDS[1:]], "no decisions in this folder"),
         (["log", "--outcomes", "gone.csv"], "no file 'gone.csv'"),
         (["log", "--outcomes", "bought.csv"], "there is no column 'user'"),
@@ -233,7 +233,7 @@ def test_outcomes_may_name_decisions_and_then_no_key_is_needed(folder, monkeypat
         ([*WORDS, "--time_unit", "datetime"], "--time_unit: the column when holds Int64, not datetimes"),
         ([*WORDS, "--window", "0"], "window"),
         ([*WORDS, "--delay", "-1"], "delay"),
-        ([*WORDS, "--decision", "code"], "no user is read"),
+        ([*WORDS, "--decision", "code"], "users are not read"),
         ([*WORDS, "--window", "1e9"], "no decision can be joined yet"),
         ([*WORDS, "--key_file", "other"], "another key"),
         ([*WORDS, "--key_file", "gone"], "cannot be read"),

@@ -94,7 +94,7 @@ def test_what_may_be_said_of_a_single_item():
 
 @pytest.mark.parametrize("ignored", [float("nan"), float("inf")])
 def test_what_is_not_chosen_has_a_finite_reward(ignored):
-    with pytest.raises(InputError, match="is no number"):
+    with pytest.raises(InputError, match="is not finite"):
         Rule(ignored=ignored)
 
 
@@ -191,7 +191,7 @@ def test_outcomes_may_name_their_decision():
         "joined": 1,
         "of decisions that are too young": 0,
         "of an item that has a better or earlier one, left out": 0,
-        "of a decision that is not there": 2,
+        "of a decision that is not in the log": 2,
         "of an item that the decision did not show": 1,
         "before their decision: clocks disagree": 1,
         "after the window": 1,
@@ -236,8 +236,8 @@ def test_other_things_that_do_not_fit():
     misfits = found.counts["what does not fit"]
     assert misfits["decisions after now: clocks disagree"] == 1
     assert misfits["outcomes after now: clocks disagree"] == 1
-    assert misfits["draws whose seed another one has"] == 1
-    assert misfits["chosen items that another decision of the user came before"] == 1  # d2 and an empty one
+    assert misfits["draws with the seed of another draw"] == 1
+    assert misfits["chosen items whose outcome came after the user's next decision"] == 1  # d2 and an empty one
 
 
 def test_what_nobody_was_shown_may_stay_so_that_histories_are_whole():
@@ -268,7 +268,9 @@ def test_items_of_another_kind():
     numbers, texts = frame(decision("d", "a", 1, [3])), frame(decision("d", "a", 1, ["3", "x"]))
     assert joined(numbers, outcomes(("a", "3", 2, 1.0))).counts["outcomes"]["joined"] == 1
     assert joined(texts, outcomes(("a", 3, 2, 1.0))).counts["outcomes"]["joined"] == 1
-    with pytest.raises(InputError, match=r"'film' \(2 outcomes\), and the items of the decisions are integers"):
+    with pytest.raises(
+        InputError, match=r"'film' \(2 outcomes\) is not an integer, but the items of the decisions are"
+    ):
         joined(numbers, outcomes(("a", "film", 2, 1.0)))
 
 

@@ -87,8 +87,8 @@ def test_records_that_nobody_deleted_are_missed_by_number(log, capsys):
         log.connection.executescript("UPDATE sqlite_sequence SET seq = NULL; INSERT INTO deleted VALUES (10, 'x')")
     assert len(ids(log.file.parent)) == 13
     said = capsys.readouterr().err.splitlines()
-    assert said[0].endswith("6 records are missing, which nobody deleted: numbers 1, 5-7, 9, 24")
-    assert said[1].endswith("5 records are missing, which nobody deleted: numbers 1, 5-7, 9")
+    assert said[0].endswith("6 records are missing, but were not deleted: numbers 1, 5-7, 9, 24")
+    assert said[1].endswith("5 records are missing, but were not deleted: numbers 1, 5-7, 9")
 
 
 def test_numbers_of_old_records_are_kept_as_one_span(log):

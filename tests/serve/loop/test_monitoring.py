@@ -186,7 +186,7 @@ def test_a_log_without_a_window_after_the_reference_is_refused():
     found, short = compare_windows(pl.concat([table, young]).sort("timestamp", maintain_order=True), NAMES, draws=50)
     assert set(found) == {"v1"}
     assert set(short) == {"v2"}
-    with pytest.raises(InputError, match="shows no list"):
+    with pytest.raises(InputError, match="it has no lists"):
         compare_windows(table.filter(~pl.col("shown")), NAMES)
 
 

@@ -187,10 +187,10 @@ def test_what_cannot_be_used_is_counted_by_its_reason(around, served, tmp_path):
     assert counts["lists that cannot be used"] == {
         "of which `where` leaves only some places": 0,
         "that did not explore: their chances are not known": 1,
-        "with places that the table does not have": 1,
+        "with places that are missing from the table": 1,
         "with a chance of 0, above 1 or none": 2,
-        "with a reward that nobody knows": 1,
-        "with filters that the log does not tell (blocked, allowed, boosted)": 1,
+        "with an unknown reward": 1,
+        "with filters that the log does not record (blocked, allowed, boosted)": 1,
     }
     assert counts["log"]["lists with chances"] == USERS * EACH - 6
     assert counts["log"]["outcomes in no row of a list"] == 3 * USERS  # one comes after the newest list
@@ -209,7 +209,7 @@ def test_rewards_that_nobody_knows_of_what_was_chosen_are_refused_where_they_are
     rows = pl.read_parquet(around / "table" / "feedback.parquet").filter("shown").with_columns(half=half, some=some)
     own = rows.filter(~pl.col("half")).group_by("decision").agg(pl.col("chosen", "some").any()).filter("chosen")
     assert (unknown, told) == (own["some"].sum(), len(own))
-    with pytest.raises(InputError, match=r"lists with an outcome have a reward that nobody knows(.|\n)*coalesce"):
+    with pytest.raises(InputError, match=r"lists with an outcome have an unknown reward(.|\n)*coalesce"):
         offpolicy(bundled, path)
     path.write_text(path.read_text().replace("reward: reward", "reward: coalesce(reward, 1)"))
     assert read_served(path).rewardless == (0, told)
@@ -226,7 +226,7 @@ def test_versions_are_estimated_alone_and_one_that_is_not_there_is_named(bundled
     assert mixed.counts["versions (mixed: each is estimated alone)"] == {"v0": USERS, bundle.version: USERS}
     found = estimate_versions(bundle, Explore(2.0), mixed, {bundle.version: bundle})
     assert sorted(one.version for one in found) == sorted(
-        [bundle.version, "v0 (not there: its propensities are not checked)"]
+        [bundle.version, "v0 (its bundle is not given: propensities are not checked)"]
     )
     assert sum(one.value.lists for one in found) == served.lists.filter(arm="explored").height
 
@@ -238,7 +238,7 @@ def test_propensities_that_do_not_fit_their_version_are_left_out(bundled, around
     )
     assert valued(bundle, read_served(path), Explore(2.0)).left_out == {ANOTHER: 0, UNFIT: 20}
     all_wrong = changed(around, tmp_path / "all", temperature=pl.lit(1.0))
-    with pytest.raises(InputError, match="300 have propensities of another version"):
+    with pytest.raises(InputError, match="300 have other propensities than their bundle"):
         estimate_versions(bundle, Explore(2.0), read_served(all_wrong), {bundle.version: bundle})
 
 
@@ -265,7 +265,7 @@ def test_without_the_whole_history_nothing_is_estimated(bundled, around, tmp_pat
     table = pl.read_parquet(around / "table" / "feedback.parquet")
     path = changed(around, tmp_path / "log")
     table.filter("shown").write_parquet(path.parent / "feedback.parquet")
-    with pytest.raises(InputError, match="300 of 300 lists had another history") as refused:
+    with pytest.raises(InputError, match="300 of 300 lists have another history here") as refused:
         offpolicy(bundled, path)
     assert "--unshown" in str(refused.value)
 
@@ -279,7 +279,7 @@ def test_a_candidate_that_fixes_other_places_has_no_support(bundled, around, ser
     [found] = estimate_versions(bundle, Explore(2.0), log, {})
     assert found.value.support < 0.5
     assert found.value.estimates == {}
-    assert "not drawn" in found.value.refused["cascade"]
+    assert "the same items at the fixed places" in found.value.refused["cascade"]
 
 
 def test_what_is_served_has_no_drift_from_itself_and_some_at_another_temperature(bundled, around, served, tmp_path):
@@ -318,7 +318,7 @@ def test_a_server_s_own_log_is_watched(bundled, around, served, tmp_path, capsys
     assert "7 lists are in no window" in capsys.readouterr().out
     (table / "feedback.json").unlink()
     monitor(bundled, mine, **seconds)
-    assert "feedback.json is not there" in capsys.readouterr().out
+    assert "feedback.json is missing" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -326,8 +326,8 @@ def test_a_server_s_own_log_is_watched(bundled, around, served, tmp_path, capsys
     [
         (["gone"], "no bundle"),
         (["gone.yaml"], "No such file"),
-        (["list.yaml"], "no YAML with keys"),
-        (["other.yaml"], "no data.log"),
+        (["list.yaml"], "cannot be read as YAML with keys"),
+        (["other.yaml"], "no key data.log"),
         (["odd.yaml"], "argument 'file'"),
         (["plain.yaml"], "the table has no column 'decision'"),
         (["--temperature", "0"], "cannot be used here"),

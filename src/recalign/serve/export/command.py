@@ -73,7 +73,8 @@ def export(
         raise InputError(f"a package is missing: {', '.join(lacking)}", remedy=INSTALL)
     chain = (run / RECORD).is_file()
     if chain and out is not None:
-        raise InputError("a chain has two bundles", where="out", remedy="leave it out, or export a run of the chain")
+        what = "a chain is exported as two bundles, each into its run's folder"
+        raise InputError(what, where="out", remedy="leave it out, or export a run of the chain")
     runs = chain_runs(run) if chain else [run]
     for one in runs:
         print(f"{one}: exporting, a minute or more", file=sys.stderr)
@@ -127,7 +128,7 @@ def bundle_of(
     graph = Graph(part, min(RETURNED, made.policy.num_items), made.data.know_request).eval()
     if made.data.relative_to is not None and "reward" in graph.inputs:
         text = f"the policy reads rewards as ranks within {made.data.relative_to.column}, which requests do not have"
-        remedy = "export a policy that does not read rewards (model.feedback false, no reranking), or leave it out"
+        remedy = "export a policy that does not read rewards (model.feedback false, no reranking), or train without it"
         raise InputError(text, where="data.relative_to", remedy=remedy)
     with torch.no_grad():
         tables = {name: table.detach().contiguous() for name, table in part.tables().items()}
@@ -171,7 +172,7 @@ def items(made: OpenedRun, columns: Sequence[str] = ()) -> pl.DataFrame:
             raise no_column("columns", name, source, [one for one in frame.columns if one not in own])
         kind = frame[name].dtype
         if kind.is_nested() or kind in (pl.Binary, pl.Object):
-            what = f"the column {name!r} holds {kind}, and requests name texts and numbers"
+            what = f"the column {name!r} holds {kind}, but requests boost by texts and numbers"
             raise InputError(what, where=source.name, remedy="leave it out of --columns, or write it as text")
     numbers = frame.select(cs.by_name(columns) & (cs.numeric() | cs.boolean())).with_columns(cs.decimal().cast(float))
     known = frame.select(pl.col(columns).cast(pl.String)).with_columns(numbers)  # dates and categories are text
@@ -204,12 +205,12 @@ def examples(bundle: Bundle) -> list[dict]:
 def _require_repeatable(made: OpenedRun, filtered: bool) -> None:
     log = made.data.log_
     if made.data.max_length < 3:
-        what = f"a graph of histories of {made.data.max_length} events cannot be written"
+        what = f"a bundle needs histories of 3 events or more, not of {made.data.max_length}"
         raise InputError(what, where="data.max_length", remedy="train with 3 or more")
     for key, given in {"where": log.where, "drop_repeats": log.drop_repeats}.items():
         if given and not filtered:
             what = f"the log leaves events out ({key}: {given}) by columns that requests do not have"
-            remedy = "add --filtered true if whoever asks leaves these events out"
+            remedy = "add --filtered true if requests will leave these events out too"
             raise InputError(what, where=f"data.log.{key}", remedy=remedy)
 
 

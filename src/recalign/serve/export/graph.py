@@ -46,7 +46,7 @@ def part_of(policy: Policy) -> Part:
         InputError: no part is registered for this class of policy.
     """
     remedy = "export a policy over item ids or semantic ids, or a reranked one"
-    raise InputError(f"{type(policy).__name__} has no graph", remedy=remedy)
+    raise InputError(f"a policy of class {type(policy).__name__} cannot be exported", remedy=remedy)
 
 
 part_of.register(SequencePolicy, ItemPart)

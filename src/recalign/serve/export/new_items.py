@@ -45,7 +45,7 @@ def items(task: Literal["add"], bundle: Path, file: Path) -> None:
     served = current(folder.parent) == folder
     print(f"{folder}: {count:,} new items\nrecalign serve {folder.parent if served else folder}")
     if not served:
-        print(f"{bundle} is not the version that {folder.parent / CURRENT} names, which stays as it is")
+        print(f"{folder.parent / CURRENT} is unchanged: it does not name {bundle}, but another version")
 
 
 def add_items(bundle: Path, file: Path) -> tuple[Path, int]:
@@ -73,7 +73,7 @@ def add_items(bundle: Path, file: Path) -> tuple[Path, int]:
         card = (folder / CARD).read_text(encoding="utf-8").rstrip()
         table = read_items(folder / ITEMS)
         if about.kind != "items" or not known.get("plans"):
-            what = "its policy does not know items by their features, so nothing is known of new ones"
+            what = "its policy does not read item features, so it cannot score new items"
             remedy = "export a policy, not reranked, of a log with data.log.items.features"
             raise InputError(what, where=str(folder), remedy=remedy)
         values, rows = read_new_items(file, known, table)
@@ -123,10 +123,10 @@ def read_new_items(file: Path, known: dict[str, Any], table: pl.DataFrame) -> tu
             raise InputError(what, where=str(file), remedy="make them as those of the log's item table were made")
     if (again := values.ids.is_in(table["item"].implode())).any():
         what = f"{again.sum():,} items are in the bundle already, such as {values.ids.filter(again)[0]!r}"
-        raise InputError(what, where=str(file), remedy="leave them out: what training taught of them stays")
+        raise InputError(what, where=str(file), remedy="leave them out: their trained weights stay")
     if (blank := ~values.known()).any():
         remedy = "give every new item at least one feature, or leave it out"
-        raise InputError(f"nothing is known of {values.ids.filter(blank)[0]!r}", where=str(file), remedy=remedy)
+        raise InputError(f"item {values.ids.filter(blank)[0]!r} has no feature value", where=str(file), remedy=remedy)
     further = {name: dtype for name, dtype in table.schema.items() if name not in ("item", "title", "count")}
     rows = table_rows(Source.of_file(file), settings, values.ids, further).insert_column(0, values.ids.alias("item"))
     return values, rows.with_columns(count=pl.zeros(len(rows), table["count"].dtype, eager=True)).select(table.columns)
@@ -141,7 +141,7 @@ def with_features(
     coder = FeatureCoder(plans)
     for name, places in coder.unknown(values.values).items():
         known = f"{len(places):,} of {len(values.ids):,} new items, such as {values.ids[places[0]]!r}"
-        echo(f"{name} says nothing of {known}: training knew none of their values")
+        echo(f"the feature {name} says nothing about {known}: none of their values occurred in training")
     vector_XD = policy.features.vectors(*map(torch.from_numpy, coder.encode(values.values)))
     borrowed = policy.prior.log_count_V[: policy.num_warm].double().exp().mean().log().float()
     rows = {

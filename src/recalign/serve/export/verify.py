@@ -95,8 +95,8 @@ def verify(policy: Policy, data: EventDataModule, bundle: Bundle) -> Verified:
     found.targets, found.users = len(user_T), len(np.unique(user_T))
     found.evaluation = _interval(np.concatenate(gains), user_T)
     if found.other or found.difference > found.tolerance:
-        what = f"the bundle does not answer as its policy does: {asdict(found)}"
-        raise InputError(what, where=str(bundle.folder), remedy="report this; nothing was written")
+        what = f"the answers of the bundle differ from those of its policy: {asdict(found)}"
+        raise InputError(what, where=str(bundle.folder), remedy="report this as a bug; nothing was written")
     user_T = np.repeat(windows.user, np.diff(windows.offset))  # batches have another order
     gain_T, found.repeated = _as_requests(windows, user_T, data, bundle)
     found.request = _interval(gain_T, user_T)
@@ -110,7 +110,7 @@ def windows_to_verify(data: EventDataModule) -> Windows:
     windows = evaluation_windows(sequences, users, "test", data.max_length, data.know_request)
     if not len(windows.target):
         remedy = "export with --verify false, or give another data.split"
-        raise InputError("no test event has a history to ask from", where="verify", remedy=remedy)
+        raise InputError("no test event has a history, so the bundle cannot be verified", where="verify", remedy=remedy)
     return windows
 
 

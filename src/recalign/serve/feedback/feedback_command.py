@@ -36,7 +36,7 @@ data:
     where: null # such as "version = '...'": only rows that meet it are used; the others are counted
     is_random: is_random # true: drawn as the first of an unfiltered list
     propensity: propensity # of what was drawn, given what stood before it in the list; null for what was not
-  reward: reward # of the outcome; {ignored:g} where something was shown and not chosen
+  reward: reward # of the outcome; {ignored:g} for items shown but not chosen
   high:
     expression: chosen # what the metrics high/* count as good
   split:
@@ -45,7 +45,7 @@ data:
       cuts: [0.8, 0.9] # 80 % of the events train, 10 % validate, 10 % test
 """
 SHOWN = """\
-# What was chosen and what was passed over, as `recalign feedback` joined it: to train on. No value is estimated of it,
+# Items chosen, and items shown but not chosen, as `recalign feedback` joined them: to train on, not to estimate from,
 # since rows below the last choice are left out. Check it: recalign check THIS FILE
 data:
   root: {root} # folder of the table; --data.root overrides it
@@ -56,11 +56,11 @@ data:
     item: item # as the server shows them
     timestamp: event_at # when it was chosen, so that nothing stands in a history before it happened; else when shown
     time_unit: us # microseconds since 1970
-    # Places above the last choice of a list were seen and passed over. Whether anybody saw those below is unknown.
+    # Places above the last choice of a list were seen but not chosen. Whether anybody saw those below is unknown.
     # What is not settled waits for a later table: another choice may still come to lie before it.
     chosen: case when not settled then null when chosen then true when position < last_outcome then false else null end
     request: decision # a list
-  reward: reward # of the outcome; {ignored:g} where something was passed over
+  reward: reward # of the outcome; {ignored:g} for items shown but not chosen
   high:
     expression: reward > {ignored:g} # what the metrics high/* count as good
   split:
@@ -83,16 +83,16 @@ def feedback(words: list[str]) -> None:
     given = _options().parse_args(words)
     out = given.out or given.folder
     if (given.outcomes is None) == (given.forget is None):
-        what = "nothing to do" if given.forget is None else "outcomes, and a user to forget"
+        what = "needs --outcomes or --forget" if given.forget is None else "takes --outcomes or --forget, not both"
         remedy = "give --outcomes TABLE to join them, or --forget USER to erase somebody"
         raise InputError(what, where="", remedy=remedy)
     if given.forget is not None:
         erased = decision_log.forget(given.folder, given.forget, decisions_key(given.key_file), out / TABLE)
-        print(f"{erased:,} records are erased; what tables of outcomes hold of the user, --unshown reads again")
+        print(f"{erased:,} records are erased. Erase the user from tables of outcomes too: --unshown reads them again")
         return
     if given.decision is not None and (given.user is not None or given.unshown):
-        what = "outcomes are joined by the ids of decisions, and no user is read"
-        raise InputError(what, where="decision", remedy="give --user in its place, or leave out --user and --unshown")
+        what = "--decision joins outcomes by the ids of decisions, and users are not read"
+        raise InputError(what, where="decision", remedy="give --user instead of it, or leave out --user and --unshown")
     who = "decision" if given.decision else "user"
     key = None if given.decision else decisions_key(given.key_file)
     rule = Rule(given.window, given.delay, given.ignored, given.unshown)

@@ -55,7 +55,7 @@ class Rule:
         require_positive("", vars(self), "window")
         require_positive("", vars(self), "delay", or_zero=True)
         if not math.isfinite(self.ignored):
-            raise InputError(f"{self.ignored} is no number", where="ignored", remedy="give a reward, such as 0")
+            raise InputError(f"{self.ignored} is not finite", where="ignored", remedy="give a reward, such as 0")
 
 
 @dataclass
@@ -94,7 +94,7 @@ def join(decisions: pl.DataFrame, outcomes: pl.DataFrame, rule: Rule, now: int) 
     items = log_ids(outcomes["item"], shown["item"].unique())
     if items.null_count():
         wrong = outcomes["item"].filter(items.is_null())
-        what = f"{wrong[0]!r} ({len(wrong):,} outcomes), and the items of the decisions are integers"
+        what = f"{wrong[0]!r} ({len(wrong):,} outcomes) is not an integer, but the items of the decisions are"
         raise InputError(what, where="--item", remedy="name the column of the ids that the server shows")
     outcomes = outcomes.with_columns(items).with_row_index("outcome")
     # Decision times are floored to the resolution of outcome times, else an outcome .2 s later could seem earlier.
@@ -166,7 +166,7 @@ def _by_decision(outcomes: pl.DataFrame, own: pl.DataFrame, rule: Rule) -> tuple
     met = known.join(own, on=["decision", "item"], how="inner", maintain_order="left")
     after = (pl.col("time") - pl.col("shown_at")) / MICRO
     return met.filter((after >= 0) & (after <= rule.window)), {
-        "of a decision that is not there": outcomes.height - known.height,
+        "of a decision that is not in the log": outcomes.height - known.height,
         "of an item that the decision did not show": known.height - met.height,
         "before their decision: clocks disagree": met.filter(after < 0).height,
         "after the window": met.filter(after > rule.window).height,
@@ -206,8 +206,8 @@ def _misfits(rows: pl.DataFrame, decisions: pl.DataFrame, outcomes: pl.DataFrame
         "outcomes before their decision: clocks disagree": sum(
             n for name, n in why.items() if name.endswith("clocks disagree") and isinstance(n, int)
         ),
-        "draws whose seed another one has": len(seeds) - seeds.n_unique(),
-        "chosen items that another decision of the user came before": between.height,
+        "draws with the seed of another draw": len(seeds) - seeds.n_unique(),
+        "chosen items whose outcome came after the user's next decision": between.height,
     }
 
 
@@ -218,7 +218,7 @@ def _table(table: pl.DataFrame) -> Counts:
         "rows": table.height,
         "users": table["user"].n_unique(),
         "shown and chosen": shown.filter("chosen").height,
-        "shown and not": shown.filter(~pl.col("chosen")).height,
+        "shown but not chosen": shown.filter(~pl.col("chosen")).height,
         "not shown": table.height - shown.height,
         "decisions with an outcome": int(by_decision.sum()),
         "decisions without an outcome": int((~by_decision).sum()),

@@ -44,7 +44,7 @@ def reading(folder: Path, key: str | None) -> Iterator[DecisionLog]:
             yield log
         except sqlite3.DatabaseError as error:
             remedy = f"move it elsewhere, and read what is left by: sqlite3 {FILE} .recover"
-            raise InputError(f"damaged: {error}", where=str(folder / FILE), remedy=remedy) from error
+            raise InputError(f"it is damaged: {error}", where=str(folder / FILE), remedy=remedy) from error
 
 
 def read(log: DecisionLog) -> tuple[pl.DataFrame, int, int]:
@@ -53,7 +53,7 @@ def read(log: DecisionLog) -> tuple[pl.DataFrame, int, int]:
     missing = sum(last - first + 1 for first, last in gaps)
     for what, count, spans in (
         ("damaged records are left out", len(damaged), [(one, one) for one in damaged]),
-        ("records are missing, which nobody deleted", missing, gaps),
+        ("records are missing, but were not deleted", missing, gaps),
     ):
         if spans:
             named = ", ".join(f"{first}-{last}" if last > first else str(first) for first, last in spans[:10])

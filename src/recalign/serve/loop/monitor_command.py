@@ -63,7 +63,7 @@ def monitor(
     bundle, rows = open_bundle(run), read_rows(log)
     versions = rows.filter("shown").filter(pl.col("meets").all().over("decision"))["version"].unique().sort().to_list()
     if bundle.version not in versions:
-        what = f"{bundle.version} showed none of the lists; those are of {', '.join(versions) or 'nobody'}"
+        what = f"no list in this log was shown by {bundle.version}; its versions: {', '.join(versions) or 'none'}"
         raise InputError(what, where=str(log), remedy="name the run, or the bundle, that was served")
     rows = _with_predictions(rows, predicted)
     counts, drift = _counts(rows), None
@@ -84,10 +84,10 @@ def monitor(
     beside = Path(locate(mapping, root)[0][0].place).with_name(COUNTS)
     overdue = read_json(beside).get(MISFITS, {}).get(OVERDUE, 0)
     if not beside.is_file():
-        print(f"\n{beside} is not there: nothing tells whether outcomes still arrive")
+        print(f"\n{beside} is missing: it is unknown whether outcomes still arrive")
     elif overdue:
-        late = "their time has passed, but not at the newest outcome of the table"
-        print(f"\n{overdue:,} lists are in no window: {late}.\nSee whether outcomes still arrive")
+        late = "their outcome window is over by now, but was not at the table's newest outcome"
+        print(f"\n{overdue:,} lists are in no window: {late}.\nCheck whether outcomes still arrive")
     if out is not None:
         tables = [one.table.insert_column(0, pl.lit(version).alias("version")) for version, one in found.items()]
         with atomic_write(out) as path:
@@ -107,7 +107,7 @@ def _with_predictions(rows: pl.DataFrame, column: str | None) -> pl.DataFrame:
     kind = rows.schema.get(column)
     if kind is None or not kind.is_numeric():
         what = f"the table has no column {column!r}" if kind is None else f"the column {column!r} holds {kind}"
-        raise InputError(what, where="--predicted", remedy="name a column of numbers, or empty cells")
+        raise InputError(what, where="--predicted", remedy="name a column of numbers; its cells may be empty")
     return rows.with_columns(predicted=pl.col(column).cast(pl.Float64).fill_nan(None))
 
 
@@ -121,7 +121,7 @@ def _counts(rows: pl.DataFrame) -> dict[str, Section]:
             "of these left out by `where`": shown.filter(~whole)["decision"].n_unique(),
             "outcomes of lists": shown.filter("chosen").height,
             "outcomes in no row of a list": rows.height - shown.height,
-            "outcomes with a reward that nobody knows": rows.filter("chosen", pl.col("reward").is_null()).height,
+            "outcomes with an unknown reward": rows.filter("chosen", pl.col("reward").is_null()).height,
         },
         "versions" + (" (mixed: each is compared with its own reference)" if len(versions) > 1 else ""): versions,
     }

@@ -104,7 +104,7 @@ def compare_windows(
         ends = [reference + n * days for n in range(count + 1)]
         found[str(version)] = _report(whole, ends, known.get(str(version)), drift, draws)
     if not found:
-        why = "; ".join(f"{version}: {why}" for version, why in short.items()) or "it shows no list"
+        why = "; ".join(f"{version}: {why}" for version, why in short.items()) or "it has no lists"
         remedy = "wait, or give a shorter --reference, in whole weeks if the days of a week differ, or shorter --days"
         raise InputError(f"the log is too short: {why}", where="log", remedy=remedy)
     return found, short
@@ -183,7 +183,7 @@ def figures(
     if known is None:
         why["unknown"] = "no bundle of this version is named: --bundles"
     elif shown.height == rows.height:
-        why["unknown"] = "no outcome without a list: there is none, --unshown was not given, or `where` left out lists"
+        why["unknown"] = "every outcome has a list, or --unshown was not given, or `where` left out lists"
     else:
         unknown = (~pl.col("item").cast(pl.String).is_in([str(item) for item in known])).cast(pl.Float64)
         value = {"unknown": rows.filter("chosen").with_columns(value=unknown)} | value

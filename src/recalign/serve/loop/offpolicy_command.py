@@ -27,7 +27,7 @@ LEAST_USED = 0.5
 LEAST_KNOWN = 0.99
 """Least share of lists with an outcome whose rewards are known. Lists without an outcome have known rewards
 (``--ignored``), so each list that is left out biases the value downwards, by about their share in all."""
-ANOTHER, UNFIT = "whose history here is not the one that the server had", "whose propensities do not fit their version"
+ANOTHER, UNFIT = "whose history here is not the one that the server had", "with other propensities than their bundle's"
 
 
 def offpolicy(
@@ -60,7 +60,7 @@ def offpolicy(
     print(render(served.counts))
     unknown, told = served.rewardless
     if unknown > (1 - LEAST_KNOWN) * told:
-        what = f"{unknown:,} of {told:,} lists with an outcome have a reward that nobody knows"
+        what = f"{unknown:,} of {told:,} lists with an outcome have an unknown reward"
         remedy = "say in the YAML what such an outcome is worth, such as reward: coalesce(reward, 3)"
         raise InputError(what, where=str(log), remedy=remedy)
     worth = estimate_versions(candidate, asked, served, versions, clip)
@@ -120,12 +120,12 @@ def estimate_versions(
     """
     if not served.lists.height:
         remedy = "serve with explore, log with --decisions, and join with recalign feedback"
-        raise InputError("no list in this log has chances that can be used", where="log", remedy=remedy)
+        raise InputError("no list in this log has usable propensities", where="log", remedy=remedy)
     require_known(candidate, served.lists)
     histories, found, failed = UserHistories(served.events), list[VersionEstimate](), dict[str, InputError]()
     for (version,), lists in served.lists.partition_by("version", as_dict=True, maintain_order=True).items():
         own = versions.get(str(version))
-        name = str(version) if own else f"{version} (not there: its propensities are not checked)"
+        name = str(version) if own else f"{version} (its bundle is not given: propensities are not checked)"
         try:
             used, logp, left_out = _usable(lists, histories, candidate, policy, own)
             value = estimate(as_lists(used, logp), clip="cube_root" if clip is None else clip)
@@ -154,13 +154,15 @@ def _usable(
     said = lists.with_row_index("place").with_columns(same=pl.Series(same_N), fits=pl.Series(fits_N))
     used, left_out = split(said, {ANOTHER: ~pl.col("same"), UNFIT: ~pl.col("fits")})
     if left_out[ANOTHER] > (1 - LEAST_USED) * lists.height:  # type: ignore[operator]
-        what = f"{left_out[ANOTHER]:,} of {lists.height:,} lists had another history than the log tells"
-        remedy = "give recalign feedback all that people chose, with --unshown, from before the first decision on"
+        what = f"{left_out[ANOTHER]:,} of {lists.height:,} lists have another history here than the server had"
+        remedy = "give recalign feedback --unshown and all outcomes, those before the first decision too"
         if own is None:
             remedy += "; or name the bundle that showed them with --bundles: it may have other items"
         raise InputError(what, where="log", remedy=remedy)
     if not used.height:
-        what = f"none of {lists.height:,} lists can be used: {left_out[UNFIT]:,} have propensities of another version"
+        what = (
+            f"none of {lists.height:,} lists is usable: {left_out[UNFIT]:,} have other propensities than their bundle's"
+        )
         raise InputError(what, where="log", remedy="name the bundles that showed them, or leave --bundles out")
     return used, [logp[place] for place in used["place"]], left_out
 

@@ -95,18 +95,18 @@ def split(lists: pl.DataFrame, reasons: dict[str, pl.Expr]) -> tuple[pl.DataFram
     return lists.filter(pl.col("why").is_null()).drop("why"), {name: counts.get(name, 0) for name in reasons}
 
 
-UNKNOWN = "with a reward that nobody knows"
+UNKNOWN = "with an unknown reward"
 UNUSABLE = {
     "of which `where` leaves only some places": ~pl.col("whole"),
     "that did not explore: their chances are not known": pl.col("arm").is_null(),
-    "with places that the table does not have": (
+    "with places that are missing from the table": (
         pl.col("positions") != pl.int_ranges(1, pl.col("positions").list.len() + 1, dtype=pl.Int64)
     ),
     "with a chance of 0, above 1 or none": ~(
         pl.col("log_probs").list.eval(((pl.element() <= 0) & (pl.element().exp() > 0)).fill_null(False)).list.all()
         & ((pl.col("chance") > 0) & (pl.col("chance") <= 1)).fill_null(False)
     ),
-    "with filters that the log does not tell (blocked, allowed, boosted)": (
+    "with filters that the log does not record (blocked, allowed, boosted)": (
         (pl.col("blocked") > 0) | pl.col("allowed").is_not_null() | (pl.col("boosts") > 0)
     ),
     UNKNOWN: pl.col("rewards").list.eval(pl.element().is_null()).list.any(),
@@ -150,9 +150,9 @@ def settings(path: Path) -> tuple[dict[str, Any], LogMapping, Path]:
     try:
         data = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("data")
     except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
-        raise InputError(f"no YAML with keys: {error}", where=str(path), remedy=REMEDY) from None
+        raise InputError(f"it cannot be read as YAML with keys: {error}", where=str(path), remedy=REMEDY) from None
     if not isinstance(data, dict) or not isinstance(data.get("log"), dict):
-        raise InputError("it has no data.log", where=str(path), remedy=REMEDY)
+        raise InputError("it has no key data.log", where=str(path), remedy=REMEDY)
     try:
         log = LogMapping(**{**data["log"], "items": None})  # titles come from the bundle
     except TypeError as error:
