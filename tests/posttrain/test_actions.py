@@ -84,7 +84,9 @@ def test_nothing_is_learned_from_a_judge(data, taste, log_root):
     judge = Loaded(taste, users=replace(data.cohort, group="B2"), where="judge.ckpt")
     learner = small.data_of(PostTrainingData, log_root, "tastes", source="predicted", reward_net=judge)
     for learns in (lambda: FrozenRewardModel(judge).setup(data), lambda: learner.advantages):
-        with pytest.raises(InputError, match=r"judge\.ckpt: trained on users B2 .* judges learn from here"):
+        with pytest.raises(
+            InputError, match=r"judge\.ckpt: it was trained on users B2 .*; judges learn from some of them"
+        ):
             learns()
 
 

@@ -259,5 +259,5 @@ def test_a_reward_model_that_knows_other_users_is_refused(log_root, rewarded, tm
     kin = small.data_of(RewardData, log_root, "tastes", share_a=share).sequences
     path = small.says_users(shutil.copy(rewarded, tmp_path / "wide.ckpt"), UserCohort.of(kin, group, share))
     data = small.data_of(PostTrainingData, log_root, "tastes", source="predicted", reward_model=str(path))
-    with pytest.raises(InputError, match="some of whom judges learn from here"):
+    with pytest.raises(InputError, match="judges learn from some of them"):
         _ = data.advantages

@@ -99,19 +99,19 @@ def test_a_checkpoint_that_is_cut_off_missing_or_of_another_kind(cloned, tmp_pat
     whole = cloned.read_bytes()
     for size in (0, 10, len(whole) // 2, len(whole) - 100):
         (tmp_path / "cut.ckpt").write_bytes(whole[:size])
-        with pytest.raises(InputError, match=r"cut\.ckpt: this is not a whole checkpoint"):
+        with pytest.raises(InputError, match=r"cut\.ckpt: this is not a usable checkpoint"):
             load_net(tmp_path / "cut.ckpt", "policy")
     (tmp_path / "text.ckpt").write_text("not a checkpoint")
     torch.save([1, 2], tmp_path / "list.ckpt")
     torch.save({"some": "thing"}, tmp_path / "dict.ckpt")
     torch.save({"state_dict": {}, "object": small.pooled()}, tmp_path / "pickled.ckpt")
     for name in ("text", "list", "dict", "pickled"):
-        with pytest.raises(InputError, match=rf"{name}\.ckpt: this is not a whole checkpoint"):
+        with pytest.raises(InputError, match=rf"{name}\.ckpt: this is not a usable checkpoint"):
             read_checkpoint(tmp_path / f"{name}.ckpt")
     with pytest.raises(InputError, match="there is no such checkpoint"):
         load_net(tmp_path / "none.ckpt", "policy")
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
-    with pytest.raises(InputError, match="none of recalign"):
+    with pytest.raises(InputError, match="no network of recalign"):
         load_net(tmp_path / "other.ckpt", "policy")
 
 
@@ -127,7 +127,9 @@ def test_missing_and_unexpected_weights_are_refused_or_reported(monkeypatch):
     monkeypatch.setattr("recalign.recommender.checkpoint.rank_zero_info", said.append)
     net, other = SequencePolicy(small.pooled(), 20, feedback=True), SequencePolicy(small.pooled(), 20)
     weights = other.state_dict() | {"left.over": torch.zeros(1)}
-    with pytest.raises(InputError, match=r"missing: \['past_rewards.*scale'\], unexpected: \['left.over'\]"):
+    with pytest.raises(
+        InputError, match=r"its weights do not fit; missing: \['past_rewards.*scale'\], unexpected: \['left.over'\]"
+    ):
         load_weights(net, weights, where="a checkpoint")
     load_weights(net, weights, where="a checkpoint", partial=True)
     assert net.item_embedding.weight.equal(other.item_embedding.weight)
@@ -140,10 +142,10 @@ def test_missing_and_unexpected_weights_are_refused_or_reported(monkeypatch):
 
 def test_what_is_given_in_python_is_one_start_and_a_policy(cloned, rewarded):
     policy = load_net(cloned, "policy")
-    with pytest.raises(InputError, match=r"model\.init_from: a policy is given besides this checkpoint"):
+    with pytest.raises(InputError, match=r"model\.init_from: a checkpoint and a policy are both given"):
         WeightedSFT(init_from=str(cloned), policy=policy)
     for wrong in (load_net(rewarded, "reward"), str(cloned)):
-        with pytest.raises(InputError, match=r"policy: .* is no policy"):
+        with pytest.raises(InputError, match=r"policy: .* is not a policy network"):
             WeightedSFT(policy=wrong)
 
 

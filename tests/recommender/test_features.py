@@ -210,7 +210,7 @@ def test_other_features_are_refused(root, data, trained):
 
 def test_onerec_refuses_features(data):
     module = OneRecRecommender(data.num_items, sizes=[8, 8], decoder=LazyDecoder(16, layers=1, max_length=32))
-    with pytest.raises(InputError, match="by their codes, not by their features"):
+    with pytest.raises(InputError, match="reads the codes of items, not their features"):
         module.bind(data)
 
 

@@ -122,5 +122,5 @@ def test_the_share_to_keep_is_above_0_and_at_most_1():
     for share in (None, 0.01, 0.97, 1.0):
         require_share(share, "model.keep")
     for share in (0.0, -0.5, 1.01, 97, float("nan")):
-        with pytest.raises(InputError, match=r"model\.keep: .* is no share"):
+        with pytest.raises(InputError, match=r"model\.keep: .* is not a share"):
             require_share(share, "model.keep")

@@ -72,7 +72,7 @@ def test_a_warm_start_with_other_codes_is_refused(data, tmp_path):
     items.with_columns(code_0=codes_VS[:, 0], code_1=codes_VS[:, 1]).write_parquet(
         path, metadata={"sizes": str(levels)}
     )
-    with pytest.raises(InputError, match="its items have other codes"):
+    with pytest.raises(InputError, match="it was trained with other codes"):
         small.fit(made(data, codes=str(path), init_from=start), data, tmp_path)
 
 

@@ -222,5 +222,5 @@ def test_histories_longer_than_the_encoder_are_refused():
     ids = torch.ones(1, 4, dtype=torch.long)
     one = torch.zeros(1, dtype=torch.long)
     batch = Batch(one, ids, one + 4, ids, ids, ids.float(), one, one, one + 1, one.float(), one.bool(), one)
-    with pytest.raises(InputError, match=r"data\.max_length: histories of 4 events"):
+    with pytest.raises(InputError, match=r"data\.max_length: histories have 4 events"):
         policy.encode(batch)

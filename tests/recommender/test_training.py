@@ -75,7 +75,7 @@ def test_cloning_learns_nothing_from_the_rewards_of_judges_users(log_root, tmp_p
 @pytest.mark.parametrize("same", [3.0, 0.1, 0.7])  # the mean of some equal numbers is another one, by rounding
 def test_rewards_that_are_to_be_seen_must_differ(data, log_root, tmp_path, same):
     in_a = data.sequences.users.filter(pl.Series(data.sequences.users_in("A"))).implode()
-    with pytest.raises(InputError, match=r"model\.feedback: the policy is to see rewards"):
+    with pytest.raises(InputError, match=r"model\.feedback: the policy reads past rewards"):
         seeing_rewards(log_root, tmp_path, pl.when(pl.col("user").is_in(in_a)).then(same).otherwise(RATING), high=None)
 
 

@@ -75,7 +75,7 @@ class CalibratePrior(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: PolicyModule) -> None:  # type: ignore[override]
         if not trainer.num_val_batches or not self._validated or not pl_module.datamodule:
-            what = "nothing is validated" if pl_module.datamodule else "the module knows no log (module.bind)"
+            what = "no validation was run" if pl_module.datamodule else "the module has no log (module.bind)"
             rank_zero_warn(f"{what}, so the policy gets no item prior (model.prior)")
             return
         path = _handed_over(trainer)

@@ -105,7 +105,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         return checkpoint
     except (InputError, *READ_ERRORS) as error:
         reason = (getattr(error, "what", str(error)) or type(error).__name__).splitlines()[0]
-        text = f"this is not a whole checkpoint of recalign ({reason})"
+        text = f"this is not a usable checkpoint of recalign ({reason})"
         raise InputError(text, where=str(path), remedy=remedy) from error
 
 
@@ -159,7 +159,7 @@ class Loaded:
         """
         users, log = self.users, data.sequences
         if users and (users.group.startswith("B") or (users.mask(log, self.where) & ~log.users_in(data.users)).any()):
-            what = f"trained on users {users.group} (share_a {users.share_a:g}), some of whom judges learn from here"
+            what = f"it was trained on users {users.group} (share_a {users.share_a:g}); judges learn from some of them"
             remedy = f"train one on users {data.users} of this log, with the data.share_a that is set here"
             raise InputError(what, where=self.where, remedy=remedy)
 
@@ -186,7 +186,7 @@ def load_net(path: str | Path, name: str, *, self_influence: bool = False) -> Lo
     checkpoint, where = read_checkpoint(path), str(path)
     recipes = checkpoint.get("recipes", {})
     if name not in recipes:
-        text = f"the checkpoint holds no {name} (it holds: {', '.join(recipes) or 'none of recalign'})"
+        text = f"the checkpoint holds no {name} (it holds: {', '.join(recipes) or 'no network of recalign'})"
         raise InputError(text, where=where, remedy=f"give a checkpoint of a stage that trains a {name}")
     net, prefix = build_net(recipes[name], name, where), f"{name}."
     own = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
@@ -213,10 +213,10 @@ def load_or_copy(
         remedy = f"name a checkpoint, or run first: recalign fit {stage}"
         raise InputError(f"{needed_by} needs a {what}", where=where, remedy=remedy)
     if path is not None:
-        raise InputError(f"a {name} is given besides this checkpoint", where=where, remedy="give one of the two")
+        raise InputError(f"a checkpoint and a {name} are both given", where=where, remedy="give one of the two")
     loaded = given if isinstance(given, Loaded) else Loaded(given)
     if not isinstance(loaded.net, Policy if name == "policy" else nn.Module):
-        what = f"{type(loaded.net).__name__} is no {name}"
+        what = f"{type(loaded.net).__name__} is not a {name} network"
         raise InputError(what, where=name, remedy=f"give a network, such as load_net(checkpoint, {name!r})")
     return replace(loaded, net=copy.deepcopy(loaded.net).cpu())  # as a loaded one
 
@@ -238,7 +238,7 @@ def load_weights(
         what = "; ".join(line.strip() for line in str(error).splitlines()[1:4])
         raise InputError(what, where=where, remedy=remedy) from error
     if (missing or unexpected) and not partial:
-        what = f"missing: {sorted(missing)[:5]}, unexpected: {sorted(unexpected)[:5]}"
+        what = f"its weights do not fit; missing: {sorted(missing)[:5]}, unexpected: {sorted(unexpected)[:5]}"
         raise InputError(what, where=where, remedy=OTHER_VERSION)
     if (left := [name for name in missing if not name.startswith(new)]) or unexpected:
         report = f"left as initialised: {', '.join(sorted(left)) or 'none'}; ignored: {', '.join(unexpected) or 'none'}"

@@ -22,11 +22,11 @@ def load_earlier(path: str, data: EventDataModule) -> Any:
     """The policy of an earlier run; an InputError if the data do not continue its log."""
     loaded, earlier = load_net(path, "policy"), data.preparation.earlier
     if earlier is None:
-        what, remedy = "there is no earlier log to go on from", "name its ids: --data.grows_from FOLDER"
+        what, remedy = "no earlier log is named", "name the folder of its ids: --data.grows_from FOLDER"
         raise InputError(what, where="data.grows_from", remedy=remedy)
     if loaded.catalogue != earlier.facts["catalogue"]:
-        what = f"this checkpoint was not trained on the log that {earlier.folder} remembers"
-        raise InputError(what, where=path, remedy="give the checkpoint and the folder ids of one chain")
+        what = f"this checkpoint was not trained on the log whose ids are in {earlier.folder}"
+        raise InputError(what, where=path, remedy="give a checkpoint and the folder `ids` of the same chain")
     return loaded.net
 
 
@@ -43,7 +43,8 @@ def grow(policy: nn.Module, earlier: nn.Module, where: str) -> None:
         InputError: the two differ in more than their number of items, or are not over item ids.
     """
     if not isinstance(policy, SequencePolicy) or not isinstance(earlier, SequencePolicy):
-        what = f"a {type(policy).__name__} cannot grow; only a SequencePolicy, over item ids, can"
+        wrong = earlier if isinstance(policy, SequencePolicy) else policy
+        what = f"a {type(wrong).__name__} cannot grow with the log; only a SequencePolicy, over item ids, can"
         raise InputError(what, where=where, remedy="train a chain on the new log anew")
     own, weights, other = policy.state_dict(), earlier.state_dict(), []
     for name in (own.keys() | weights.keys()) - prior_names(policy) - prior_names(earlier):
@@ -57,4 +58,4 @@ def grow(policy: nn.Module, earlier: nn.Module, where: str) -> None:
             other.append(f"{name}: {tuple(weights[name].shape)} in the checkpoint, {tuple(own[name].shape)} here")
     if other:
         remedy = "go on with the settings of the earlier run, as `recalign update` does, or leave model.grows_from null"
-        raise InputError(f"other weights: {', '.join(sorted(other)[:3])}", where=where, remedy=remedy)
+        raise InputError(f"the weights differ: {', '.join(sorted(other)[:3])}", where=where, remedy=remedy)

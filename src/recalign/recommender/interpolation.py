@@ -34,8 +34,8 @@ HALVINGS = 5  # bisection steps between the last alpha that keeps enough and the
 def require_share(keep: float | None, where: str) -> None:
     """Refuse, with an InputError, a share that is neither None nor in (0, 1]."""
     if keep is not None and not 0 < keep <= 1:
-        remedy = "give one above 0 and at most 1, such as 0.97, or null, which asks for none"
-        raise InputError(f"{keep} is no share of the start's ranking", where=where, remedy=remedy)
+        remedy = "give one above 0 and at most 1, such as 0.97, or null for no limit"
+        raise InputError(f"{keep} is not a share of the start's NDCG@10 to keep", where=where, remedy=remedy)
 
 
 @dataclass(frozen=True)

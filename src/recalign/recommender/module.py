@@ -73,7 +73,7 @@ class CloningFromStart(Cloning):
         own = pl.Series(seen_U).gather(frame["user"]) & (pl.col("split") == TRAIN)
         reward = frame.filter(own)["reward"].drop_nulls().to_numpy()
         if not len(reward) or np.ptp(reward) == 0:  # rounding may give equal values a deviation
-            text = "the policy is to see rewards, but users A have none in training, or all are the same"
+            text = "the policy reads past rewards, but users A have none in training, or all are equal"
             remedy = "give a reward expression that differs between events, or set model.feedback to false"
             raise InputError(text, where="model.feedback", remedy=remedy)
         self.policy.past_rewards.calibrate(float(reward.mean()), float(reward.std(ddof=1)))

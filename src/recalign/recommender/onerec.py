@@ -78,7 +78,8 @@ class OneRecRecommender(CloningFromStart):
 
     def bind(self, data: EventDataModule) -> Self:
         if data.sequences.features is not None:
-            text, remedy = "it knows items by their codes, not by their features", "train recommender (HSTU)"
+            text = "this recommender reads the codes of items, not their features"
+            remedy = "remove the features, or train recommender (HSTU)"
             raise InputError(text, where="data.log.items.features", remedy=remedy)
         return super().bind(data)
 
@@ -94,7 +95,7 @@ class OneRecRecommender(CloningFromStart):
         else:
             codes_VS = torch.from_numpy(load_codes(self.codes, self.data.sequences.items, self.data.log_.name).codes_NL)
         if self.start_metadata and self.start_has_codes and not codes_VS.equal(self.policy.trie.codes_VS):
-            text = "its items have other codes, and its weights belong to these"
+            text = "it was trained with other codes of the items than those given here"
             remedy = "give the codes that it was trained with, or train anew, without model.init_from"
             raise InputError(text, where=f"model.init_from {self.start_metadata.where}", remedy=remedy)
         self.policy.set_codes(codes_VS)

@@ -122,7 +122,7 @@ def shard_rows(policy: SequencePolicy) -> None:
     if policy.features is not None or policy.memory is not None:
         known = {"features": policy.features, "a memory": policy.memory}
         what = " and ".join(name for name, part in known.items() if part is not None)
-        remedy = "give --trainer.strategy ddp, or train the recommender without"
+        remedy = "give --trainer.strategy ddp, or train the recommender without them"
         raise InputError(f"a policy with {what} cannot be row-sharded", where="trainer.strategy", remedy=remedy)
     if policy.num_items + 1 < 2 * (processes := dist.get_world_size()):  # the padding item has a row too
         what = f"{policy.num_items} items cannot be sharded over {processes} processes"

@@ -94,7 +94,7 @@ class HistoryPolicy(Policy):
         """The encoder's output after each event. Shape: -> (B, L, D)."""
         if batch.item_BL.shape[1] > self.encoder.max_length:
             raise InputError(
-                f"histories of {batch.item_BL.shape[1]} events, and the encoder was made for {self.encoder.max_length}",
+                f"histories have {batch.item_BL.shape[1]} events; the encoder is limited to {self.encoder.max_length}",
                 where="data.max_length",
                 remedy=f"use --data.max_length {self.encoder.max_length}, or train the recommender anew",
             )

@@ -55,12 +55,12 @@ def test_another_tools_file_needs_no_metadata_and_ids_are_read_as_the_logs(tmp_p
     [
         ({"item": ["a", "b", "b"]}, "the item 'b' appears more than once"),
         ({"item": ["a", None, "c"]}, "the item None has an empty cell"),
-        ({"code_1": [0, 2, 2]}, "the item 'b' has the same id"),
-        ({"code_0": [0, -1, 1]}, "the item 'b' has a code that its level does not have"),
+        ({"code_1": [0, 2, 2]}, "the item 'b' has the same codes as another item"),
+        ({"code_0": [0, -1, 1]}, "the item 'b' has a code outside the range of its level"),
         ({"code_0": [0, None, 1]}, "the item 'b' has an empty cell"),
-        ({"code_0": [0.0, 1.0, 1.0]}, "whole numbers, and here: Float64"),
+        ({"code_0": [0.0, 1.0, 1.0]}, "whole numbers, and are: Float64"),
         ({"code_3": [0, 1, 1]}, "have to be item, code_0, code_1, code_2"),
-        ({"sizes": "[2, 2]"}, "the item 'a' has a code that its level does not have"),
+        ({"sizes": "[2, 2]"}, "the item 'a' has a code outside the range of its level"),
         ({"sizes": "[2, 2, 2]"}, "have to be item, code_0, code_1, code_2"),
     ],
 )

@@ -89,10 +89,10 @@ def test_every_id_is_of_one_item_and_every_code_of_its_level(seed, items, sizes,
 
 def test_what_cannot_be_given_is_refused(monkeypatch: pytest.MonkeyPatch):
     x_ND = blobs(items=65)
-    with pytest.raises(InputError, match="65 items, and 8 x 8 codes are only 64 ids"):
+    with pytest.raises(InputError, match="65 items need ids, but 8 x 8 codes give only 64"):
         quantize(x_ND, (8, 8))
     monkeypatch.setattr(quantization, "MOST_ASSIGNED", 11)
-    with pytest.raises(InputError, match="3 items share a prefix and would be matched with 4 codes"):
+    with pytest.raises(InputError, match="3 items share a prefix: too many to be matched with 4 codes"):
         assign_one_to_one(drawn(0, 3, 2), drawn(1, 4, 2))
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(InputError, match=r"pip install 'recalign\[ids\]'"):

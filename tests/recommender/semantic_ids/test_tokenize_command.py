@@ -52,7 +52,7 @@ def test_a_collapsed_codebook_is_refused_unless_it_is_allowed(data: EventDataMod
         ({"sizes": [64]}, r"\[64\] cannot be the sizes"),
         ({"sizes": [1, 64]}, "cannot be the sizes"),
         ({"sizes": [2**31, 2**32]}, "cannot be the sizes"),
-        ({"sizes": [3, 13]}, "40 items, and 3 x 13 codes are only 39 ids"),
+        ({"sizes": [3, 13]}, "40 items need ids, but 3 x 13 codes give only 39"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(data: EventDataModule, tmp_path: Path, settings: dict, message: str):

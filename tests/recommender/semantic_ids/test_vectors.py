@@ -71,7 +71,7 @@ def test_a_value_that_is_no_number_is_refused(data: EventDataModule, tmp_path: P
     vectors = VECTORS.tolist()
     vectors[6][1] = value
     table = ParquetVectors(own(tmp_path, vector=vectors)).table(data)
-    with pytest.raises(InputError, match="the vector of the item 7 has a value that is no finite number"):
+    with pytest.raises(InputError, match="the vector of the item 7 has a NaN or infinite value"):
         matrix(table, data.sequences.items, "here")
 
 
@@ -79,10 +79,10 @@ def test_a_value_that_is_no_number_is_refused(data: EventDataModule, tmp_path: P
     ("columns", "message"),
     [
         ({"item": [3, *range(2, 41)]}, "the item 3 appears twice"),
-        ({"item": [None, *range(2, 41)]}, "the item None is no id of this log's kind"),
+        ({"item": [None, *range(2, 41)]}, "the item None is not of this log's id type"),
         ({"vector": [[1.0], *VECTORS.tolist()[1:]]}, "all of one length"),
         ({"vector": [None, *VECTORS.tolist()[1:]]}, "all of one length"),
-        ({"item": ["001", *map(str, range(2, 41))]}, "the item '001' is no id of this log's kind"),
+        ({"item": ["001", *map(str, range(2, 41))]}, "the item '001' is not of this log's id type"),
         ({"vector": [[]] * 40}, "all of one length"),
         ({"vector": [["a", "b"]] * 40}, "lists of numbers"),
         ({"vector": ["a"] * 40}, "lists of numbers"),

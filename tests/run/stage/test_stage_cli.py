@@ -212,7 +212,7 @@ def test_a_checkpoint_of_something_else_is_refused():
 def test_a_checkpoint_is_read_without_running_what_it_holds():
     parameters = {"_class_path": "stage_doubles.Toy", "x": Path("evil")}
     torch.save({"state_dict": {}, "hyper_parameters": parameters}, "evil.ckpt")
-    assert "not a whole checkpoint" in complaint("--ckpt_path", "evil.ckpt")
+    assert "not a usable checkpoint" in complaint("--ckpt_path", "evil.ckpt")
 
 
 @pytest.mark.usefixtures("trained")

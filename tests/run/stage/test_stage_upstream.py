@@ -78,7 +78,7 @@ def test_without_one_the_stage_to_run_is_named_before_anything_is_read():
 def test_a_broken_upstream_checkpoint_is_an_error():
     a_run("runs/toy/recommender/seed-0")
     Path(a_run("runs/toy/reward/seed-0")).write_bytes(b"not a checkpoint")
-    with pytest.raises(InputError, match="not a whole checkpoint"):
+    with pytest.raises(InputError, match="not a usable checkpoint"):
         run_stage(parse_stage(["fit", "--config", "post.yaml"]))
 
 

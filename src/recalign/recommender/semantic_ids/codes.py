@@ -107,13 +107,13 @@ def _wrong(frame: pl.DataFrame, names: list[str], sizes: tuple[int, ...]) -> str
     if not names or not {"item", *names} <= set(frame.columns):
         return f"its columns have to be item, {', '.join(names) or 'code_0'}, and are: {', '.join(frame.columns)}"
     if not all(frame.schema[name].is_integer() for name in names):
-        return f"codes are whole numbers, and here: {', '.join(str(frame.schema[name]) for name in names)}"
+        return f"the codes have to be whole numbers, and are: {', '.join(str(frame.schema[name]) for name in names)}"
     outside = [~pl.col(name).is_between(0, size - 1) for name, size in zip(names, sizes, strict=True)]
     wrong = {
         "has an empty cell": pl.any_horizontal(pl.col("item", *names).is_null()),
-        "has a code that its level does not have": pl.any_horizontal(outside),
+        "has a code outside the range of its level": pl.any_horizontal(outside),
         "appears more than once": pl.col("item").is_duplicated(),
-        "has the same id as another": pl.struct(names).is_duplicated(),
+        "has the same codes as another item": pl.struct(names).is_duplicated(),
     }
     found = ((frame["item"].filter(frame.select(rows).to_series()), what) for what, rows in wrong.items())
     return next((f"the item {items[0]!r} {what}" for items, what in found if len(items)), None)

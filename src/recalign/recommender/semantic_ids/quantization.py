@@ -58,7 +58,7 @@ def quantize(x_ND: np.ndarray, sizes: tuple[int, ...], seed: int = 0) -> Quantiz
         InputError: there are more items than ids, too many items share a prefix, or faiss is not installed.
     """
     if len(x_ND) > math.prod(sizes):
-        text = f"{len(x_ND):,} items, and {' x '.join(map(str, sizes))} codes are only {math.prod(sizes):,} ids"
+        text = f"{len(x_ND):,} items need ids, but {' x '.join(map(str, sizes))} codes give only {math.prod(sizes):,}"
         raise InputError(text, where="sizes", remedy="give larger levels or one more")
     codes_NL, nearest_NL, centres = np.empty((len(x_ND), 0), np.int64), np.empty((len(x_ND), 0), np.int64), []
     rest_ND = rest_of_nearest_ND = x_ND
@@ -130,7 +130,7 @@ def assign_greedy(x_ND: np.ndarray, centre_KD: np.ndarray, room: int) -> np.ndar
 def assign_one_to_one(x_ND: np.ndarray, centre_KD: np.ndarray) -> np.ndarray:
     """Assign each vector a centre of its own, at the smallest sum of squared distances. Shape: -> int64 (N,)."""
     if len(x_ND) * len(centre_KD) > MOST_ASSIGNED:
-        text = f"{len(x_ND):,} items share a prefix and would be matched with {len(centre_KD):,} codes at once"
+        text = f"{len(x_ND):,} items share a prefix: too many to be matched with {len(centre_KD):,} codes at once"
         raise InputError(text, where="sizes", remedy="give more levels or a smaller last one")
     return linear_sum_assignment(_squares(x_ND, centre_KD))[1]
 

@@ -95,7 +95,7 @@ class ParquetVectors(ItemVectors):
                 what, remedy = f"there is no column {name!r} in {self.file}", did_you_mean(name, frame.columns)
                 raise InputError(what, where=key, remedy=remedy)
         ids = log_ids(frame[self.item], data.sequences.items)
-        for wrong, what in ((ids.is_null(), "is no id of this log's kind"), (ids.is_duplicated(), "appears twice")):
+        for wrong, what in ((ids.is_null(), "is not of this log's id type"), (ids.is_duplicated(), "appears twice")):
             if wrong.any():
                 text = f"the item {frame[self.item].filter(wrong)[0]!r} {what}"
                 remedy = "give each item one row, with its id as the log has it"
@@ -105,7 +105,8 @@ class ParquetVectors(ItemVectors):
             width_N = lists.list.len()
             if frame[self.column].dtype.is_nested() and width_N.min() and width_N.n_unique() == 1:
                 return vector_table(ids, lists.list.to_array(width_N[0]).to_numpy())
-        what, remedy = "vectors are lists of numbers, all of one length", "give every item a vector of the same model"
+        what = "vectors have to be lists of numbers, all of one length"
+        remedy = "give every item a vector of the same model"
         raise InputError(what, where=f"{self.file}, column {self.column}", remedy=remedy)
 
 
@@ -136,8 +137,8 @@ def matrix(table: pl.DataFrame, items: pl.Series, source: str) -> np.ndarray:
     x_ND: np.ndarray = found["vector"].to_numpy().astype(np.float32)
     if not (finite_N := np.isfinite(x_ND).all(axis=1)).all():
         raise InputError(
-            f"the vector of the item {items.filter(~pl.Series(finite_N))[0]!r} has a value that is no finite number "
-            f"(as have {(~finite_N).sum():,} in all)",
+            f"the vector of the item {items.filter(~pl.Series(finite_N))[0]!r} has a NaN or infinite value "
+            f"({(~finite_N).sum():,} items have one)",
             where=source,
             remedy="replace NaN and infinity, or leave those items out of the log",
         )
