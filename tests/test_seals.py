@@ -46,8 +46,7 @@ def test_what_was_altered_is_named(tmp_path: Path, harm: str):
     else:
         (folder / SEAL).write_bytes((folder / SEAL).read_bytes()[:-9])
     assert not check(folder, KEY).whole
-    altered = "weights/a.bin: missing, or changed after it was written"
-    name = {"unsealed": f"it has no {SEAL}", "seal cut": f"{SEAL} is not valid"}.get(harm, altered)
+    name = {"unsealed": f"it has no {SEAL}", "seal cut": f"{SEAL} is not"}.get(harm, "weights/a.bin: missing, or its")
     with pytest.raises(InputError, match=rf"bundle: {name}(?s:.*)export it again"):
         require(folder, "export it again")
 

@@ -89,6 +89,5 @@ def verify(path: Path, remedy: str) -> bool:
     """Refuse a file whose digest differs from its run's manifest. Returns whether the manifest lists it."""
     known = recorded_digest(path)
     if known and sha256(path) != known:
-        what = f"was changed after its run finished: its SHA-256 differs from {MANIFEST}"
-        raise InputError(what, where=str(path), remedy=remedy)
+        raise InputError(f"was changed after its run: SHA-256 differs from {MANIFEST}", where=str(path), remedy=remedy)
     return known is not None

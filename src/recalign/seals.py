@@ -131,8 +131,7 @@ def require(folder: Path, remedy: str) -> Seal:
     except InputError:
         raise InputError(f"{SEAL} is not valid", where=str(folder), remedy=remedy) from None
     if wrong := altered(folder, found.digests):
-        what = f"{', '.join(wrong)}: missing, or changed after it was written (SHA-256 differs from {SEAL})"
-        raise InputError(what, where=str(folder), remedy=remedy)
+        raise InputError(f"{', '.join(wrong)}: missing, or its SHA-256 has changed", where=str(folder), remedy=remedy)
     return found
 
 
@@ -181,8 +180,7 @@ def require_digest(path: Path) -> None:
     """Refuse a file that differs from the SHA-256 beside it; without one, nothing is checked."""
     beside = Path(f"{path}.sha256")
     if beside.is_file() and beside.read_bytes().split()[:1] != [sha256(path).encode()]:
-        what = f"was changed after it was written (SHA-256 differs from {beside.name})"
-        raise InputError(what, where=str(path), remedy=f"make it again, or delete {beside.name}")
+        raise InputError("its SHA-256 has changed", where=str(path), remedy=f"make it again, or delete {beside.name}")
 
 
 def code_digest(settings: Any = None) -> str:

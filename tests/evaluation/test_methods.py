@@ -65,7 +65,7 @@ def test_an_altered_evaluation_is_made_again(tmp_path, data, base, cells):
     assert SeedEvaluation(runs, 3, run, base, data, **HOW).make() == []
     figures = place(tmp_path, cells[0].method) / "test.parquet"
     pl.read_parquet(figures).with_columns(pl.lit(1).alias("rank")).write_parquet(figures)
-    with pytest.raises(InputError, match=r"test\.parquet: missing, or changed after it was written"):
+    with pytest.raises(InputError, match=r"test\.parquet: missing, or its SHA-256 has changed"):
         RunsComparison(runs).make()
     assert SeedEvaluation(runs, 3, run, base, data, **HOW).make() == [cells[0].method]
 

@@ -141,7 +141,7 @@ def test_an_evaluation_that_was_altered_is_refused(tmp_path, made_up_run):
     seal(evaluation)
     Sources.of(tmp_path)
     (evaluation / "test.parquet").write_bytes(b"?")
-    with pytest.raises(InputError, match=r"test\.parquet: missing, or changed after it was written"):
+    with pytest.raises(InputError, match=r"test\.parquet: missing, or its SHA-256 has changed"):
         Sources.of(tmp_path)
 
 

@@ -59,7 +59,7 @@ def test_a_report_that_was_altered_is_refused(tmp_path):
     write_json(tmp_path / "manifest.json", {"digests": {TRUST: sha256(tmp_path / TRUST)}})
     assert read_trust(tmp_path) == {"verdict": "weak"}
     write_json(tmp_path / TRUST, {"verdict": "strong"})
-    with pytest.raises(InputError, match=r"trust\.json: was changed after its run finished"):
+    with pytest.raises(InputError, match=r"trust\.json: was changed after its run: SHA-256 differs"):
         read_trust(tmp_path)
 
 

@@ -176,7 +176,7 @@ def test_what_was_altered_is_refused_and_what_is_fresh_stays(tmp_path: Path, ids
     remember(data(tmp_path / "first", FIRST), ids)
     assert (ids / "users.arrow").stat().st_mtime_ns == made
     (ids / "users.arrow").write_bytes(b"")
-    with pytest.raises(InputError, match=r"users\.arrow: missing, or changed after it was written"):
+    with pytest.raises(InputError, match=r"users\.arrow: missing, or its SHA-256 has changed"):
         data(tmp_path / "next", FIRST, ids).sequences  # noqa: B018
     with pytest.raises(InputError, match=r"it has no digests\.json"):
         data(tmp_path / "next", FIRST, tmp_path / "nowhere").sequences  # noqa: B018

@@ -164,7 +164,7 @@ def test_a_reranked_row_whose_checkpoints_are_others_is_not_served(again: Path):
     assert said.code == 2
     assert "this row's evaluation is missing, or was changed after it was written" in said.err
     for file, what in (
-        ("checkpoints/best.ckpt", "was changed after its run finished: its SHA-256 differs from manifest.json"),
+        ("checkpoints/best.ckpt", "was changed after its run: SHA-256 differs from manifest.json"),
         ("manifest.json", "evaluated with other checkpoints than those in the chain's folder"),
     ):
         shutil.copy(again / RUNS / "reward/seed-3" / file, reward.parent / file)

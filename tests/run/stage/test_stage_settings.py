@@ -179,14 +179,11 @@ FILES = {
         ("--data.reward=[1,2]", "data.reward: must be str"),
         ("--data.root ${oc.env:NOT_SET}", "Environment variable 'NOT_SET' not found"),
         ("--config partial.yaml", "data.log.name must be given"),
-        (
-            "--config named.yaml",
-            "named.yaml, data.log: needs a mapping with keys, not 'ml-100k'\n  -> its keys: name, files",
-        ),
+        ("--config named.yaml", "named.yaml, data.log: must be a mapping, not 'ml-100k'\n  -> keys: name, files"),
         ("--config leave.yaml", "leave.yaml, data.split: there is no class 'LeavLast'\n  -> did you mean LeaveLast?"),
         (
             "--config high.yaml",
-            "high.yaml, data.high: needs a mapping with keys, not 'stars > 4'\n  -> its keys: expression, quantile",
+            "high.yaml, data.high: must be a mapping, not 'stars > 4'\n  -> keys: expression, quantile",
         ),
         ("--config usr.yaml", "usr.yaml: there is no key 'data.log.usr'\n  -> did you mean data.log.user?"),
     ],

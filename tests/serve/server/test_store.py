@@ -140,7 +140,7 @@ def test_what_is_no_store_is_refused_and_left_as_it_is(tmp_path):
     file = tmp_path / "other.sqlite"
     database(file, "CREATE TABLE films (title)")
     before = file.read_bytes()
-    with pytest.raises(InputError, match="is not recalign's database of events"):
+    with pytest.raises(InputError, match="is not a database of events"):
         Store(file)
     assert file.read_bytes() == before
     database(tmp_path / "newer.sqlite", f"PRAGMA application_id = {0x72656361}; PRAGMA user_version = 2;")

@@ -88,9 +88,8 @@ def align(
     upstream = stage_of(log, str(method), Path(method).stem, seed, settings or {}).upstream
     needs = {one.key: one.stage for one in upstream}
     if "recommender" not in needs.values():
-        what = f"{method} is not a post-training method (it does not start from a policy)"
         remedy = "name one of conf/methods (`recalign configs`), such as asft"
-        raise InputError(what, where="method", remedy=remedy)
+        raise InputError(f"{method} is not a post-training method", where="method", remedy=remedy)
     if reward is None and "reward" in needs.values():
         raise InputError(f"{method} needs a reward model", where="reward", remedy="give what fit_reward returned")
     data = data_of(log, seed=seed)

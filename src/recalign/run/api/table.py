@@ -147,8 +147,7 @@ def compare(
     for name, path in (paths | {"start": first}).items():
         if (read := data_settings(path).get("request_time", here)) != here:
             remedy = f"give the Log request_time={read!r}, or leave {name} out"
-            what = f"{name} was trained with request_time: {read}, and the Log has {here}"
-            raise InputError(what, where="policies", remedy=remedy)
+            raise InputError(f"{name} was trained with request_time: {read}", where="policies", remedy=remedy)
         require_rewards(path, data)
     if paths.get("start") == first:
         del paths["start"]  # evaluated as the base stage

@@ -127,5 +127,4 @@ class Chain:
                 remedy = f"add {own} to methods" if own and is_post_trained(own) else "rerank a method that is trained"
                 raise InputError(text, where="methods", remedy=remedy)
         if taken := [method for method in self.methods if method in BASE_STAGES]:
-            remedy = "leave it out: every chain trains it"
-            raise InputError(f"{taken[0]} is not a method", where="methods", remedy=remedy)
+            raise InputError(f"{taken[0]} is not a method", where="methods", remedy="omit it: every chain trains it")

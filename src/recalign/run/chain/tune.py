@@ -122,8 +122,7 @@ def _settings(spaces: Spaces, stage: Stage, words: Sequence[str], trials: int) -
     method = next((name for name in files[:1] if name in spaces.by_method), stage.run.name)
     settings = spaces.settings(method, stage.config, fixed, trials, stage.seed)
     if not settings[0]:
-        what, remedy = "nothing is left to search: every key is set", "set fewer keys on the command line"
-        raise InputError(what, where=str(spaces.file), remedy=remedy)
+        raise InputError("nothing is left to search", where=str(spaces.file), remedy="set fewer on the command line")
     return settings
 
 

@@ -177,5 +177,4 @@ def built(stage: ParsedStage, model: LightningModule, data: LightningDataModule,
     # Only the callback that averaged the weights restores the trained ones.
     if TRAINED_WEIGHTS in checkpoint and not making & checkpoint["callbacks"].keys():
         remedy = f"continue it with its own callbacks: --config {path.parent.parent / 'config.yaml'}"
-        what = "holds averaged weights; no configured callback can restore the trained ones"
-        raise InputError(what, where=str(path), remedy=remedy)
+        raise InputError("has averaged weights; no callback restores the trained ones", where=str(path), remedy=remedy)

@@ -110,8 +110,7 @@ def _refused_value(message: str, complaint: Complaint, about: list[str], sources
     if any(NO_CLASS.search(one) for one in about):
         kinds = _expected(*complaint.argument)
         if keys := [one.name for kind in kinds if is_dataclass(kind) for one in fields(kind)]:
-            what = f"needs a mapping with keys, not {value!r}"
-            return InputError(what, where=where, remedy=f"its keys: {', '.join(keys)}")
+            return InputError(f"must be a mapping, not {value!r}", where=where, remedy=f"keys: {', '.join(keys)}")
         remedy = _suggest(value, _classes(value, message, kinds))
         return InputError(f"there is no class {value!r}", where=where, remedy=remedy)
     types = [match[2] for one in about if (match := TYPE.search(one)) and match[2]]

@@ -173,8 +173,8 @@ class Manifest:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (ValueError, TypeError) as error:
-            what, remedy = f"is not a manifest ({error})", "delete its folder and run that stage"
-            raise InputError(what, where=str(folder.manifest), remedy=remedy) from error
+            remedy = "delete its folder and run that stage"
+            raise InputError(f"is not a manifest ({error})", where=str(folder.manifest), remedy=remedy) from error
 
     @classmethod
     def begin(cls, **facts: Any) -> Manifest:

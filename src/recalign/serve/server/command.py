@@ -59,8 +59,7 @@ def serve(words: list[str]) -> None:
     require_positive("", vars(given), "threads", "retention_days")
     for origin in given.origins:
         if not re.fullmatch(r"https?://(\[[0-9a-f:]+\]|[\w.-]+)(:\d+)?", origin):
-            remedy = "give one such as https://shop.example"
-            raise InputError(f"{origin!r} is not an origin", where="origin", remedy=remedy)
+            raise InputError(f"{origin!r} is not an origin", where="origin", remedy="give e.g. https://shop.example")
     reached = "" if is_loopback(given.host) else f"others can reach {given.host}, so a token is needed"
     token = secret(given.token_file, TOKEN, "token", reached)
     events_token = None

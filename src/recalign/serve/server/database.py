@@ -65,8 +65,7 @@ class Database:
             for query in ("PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_master")
         )
         if number != self.number and (number or tables):
-            what = f"is not recalign's database of {self.table}"
-            raise InputError(what, where=str(self.file), remedy="name another file")
+            raise InputError(f"is not a database of {self.table}", where=str(self.file), remedy="name another file")
         if number and form != self.format:
             what = f"its format is {form}, and this recalign reads {self.format}"
             raise InputError(what, where=str(self.file), remedy="install the recalign that wrote it, or move it away")
