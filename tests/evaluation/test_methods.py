@@ -51,8 +51,8 @@ def other_reward(base, tmp_path):
 @pytest.fixture
 def cells(asft, other_reward):
     trained = run_of("asft", asft, {"cost/seconds": 2.5, "cost/steps": 7, "cost/events": 900})
-    sham = run_of("rerank_permuted", other_reward, {"placebo/correlation": 0.01}, strength=0.5)
-    return [*(run_of(method, strength=0.5) for method in UNTRAINED), trained, sham]
+    sham = run_of("rerank_permuted", other_reward, {"placebo/correlation": 0.01}, strength=1.0)
+    return [*(run_of(method, strength=1.0) for method in UNTRAINED), trained, sham]
 
 
 def place(tmp_path, method):
