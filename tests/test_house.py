@@ -153,14 +153,14 @@ def test_modules_do_not_ask_the_trainer_for_its_datamodule():
 
 
 CEILINGS = {
-    "lines": 33_605,
-    "statements": 18_197,
+    "lines": 33_617,
+    "statements": 18_218,
     "functions": 2_021,
-    "bytes": 1_657_703,
+    "bytes": 1_661_902,
     "packages": 8,
     "modules beside them": 10,
-    "lines of tests": 30_883,
-    "lines of benchmarks": 5_995,
+    "lines of tests": 30_941,
+    "lines of benchmarks": 5_994,
 }
 """What the house may hold; a change that needs more says what each new hundred lines buy."""
 
