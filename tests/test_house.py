@@ -153,13 +153,13 @@ def test_modules_do_not_ask_the_trainer_for_its_datamodule():
 
 
 CEILINGS = {
-    "lines": 33_617,
-    "statements": 18_218,
+    "lines": 33_620,
+    "statements": 18_219,
     "functions": 2_021,
-    "bytes": 1_661_902,
+    "bytes": 1_662_097,
     "packages": 8,
     "modules beside them": 10,
-    "lines of tests": 30_941,
+    "lines of tests": 30_943,
     "lines of benchmarks": 5_994,
 }
 """What the house may hold; a change that needs more says what each new hundred lines buy."""

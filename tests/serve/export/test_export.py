@@ -175,7 +175,8 @@ def test_what_a_stranger_sealed_is_one_line(bundled, tmp_path, file, content):
     assert len(str(refused.value).splitlines()) == 2  # the second is the remedy
 
 
-def test_ties_are_as_wide_as_rounding_under_a_strong_tilt(bundled, tmp_path):
+@pytest.mark.parametrize("strong", [{"strength": 50.0}, {"memory": 500.0}])
+def test_ties_are_as_wide_as_rounding_under_a_strong_tilt(bundled, tmp_path, strong):
     """Another processor rounded a reward otherwise, and a bundle that tilts by 50 of them was refused."""
     folder = copy(bundled, tmp_path)
     told = read_json(folder / "examples.json")
@@ -185,7 +186,7 @@ def test_ties_are_as_wide_as_rounding_under_a_strong_tilt(bundled, tmp_path):
     seal(folder)
     with pytest.raises(InputError, match=r"example 1 of .* gets another answer here"):
         load_bundle(folder)
-    about = read_json(folder / "bundle.json") | {"strength": 50.0}
+    about = read_json(folder / "bundle.json") | strong
     (folder / "bundle.json").write_text(json.dumps(about))
     seal(folder)
     load_bundle(folder)

@@ -52,6 +52,7 @@ def test_new_items_score_as_equal_items_of_the_catalogue_do(made, tmp_path):
     folder = made
     before = load_bundle(folder / "b")
     (before.folder / ".cache" / "hub").mkdir(parents=True)  # as whoever downloads a bundle may leave
+    assert before.about.memory == 2.0
     assert before.about.verified["lists"] > 0  # cold items are in the bundle, and it answers as the policy does
     assert before.catalogue.ids == [*range(1, WARM + COLD + 1)]
     pl.DataFrame(NEW).write_csv(tmp_path / "new.csv")

@@ -247,6 +247,7 @@ def _about(made: OpenedRun, graph: Graph, table: pl.DataFrame, newest: int | Non
         collapse=log.collapse,
         where=log.where,
         drop_repeats=log.drop_repeats,
+        memory=base.memory.strength if base.memory else 0.0,
         log=log.name,
         catalogue=data.sequences.catalogue,
         made_of=made.made_of(),

@@ -52,6 +52,7 @@ class BundleConfig:
         reward: the expression of the rewards, if the graph or ``collapse`` reads them; null: neither does.
         strength: of a reranked policy, in 1 / standard deviation of the reward; null: it is not reranked.
         reward_sd: that standard deviation; 1 without reranking.
+        memory: strength of the policy's memory; 0: it has none.
         collapse: whether a history keeps one event per item.
         where: condition that the log's events fulfil; the events of requests must too; null: none.
         drop_repeats: whether the log drops duplicate rows; requests must too.
@@ -78,6 +79,7 @@ class BundleConfig:
     log: str
     catalogue: str
     drop_repeats: bool = False
+    memory: Annotated[float, Field(ge=0)] = 0.0
     made_of: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     verified: Mapping[str, Any] = field(default_factory=dict)
@@ -87,9 +89,9 @@ class BundleConfig:
     def rounding(self) -> float:
         """Scores, or log-probabilities in nats, that differ by no more are tied.
 
-        Machines round differently, and a reward's rounding error grows with the strength of reranking.
+        Machines round differently, and the error grows with the strengths of reranking and of the memory.
         """
-        return 1e-4 * max(1.0, self.strength or 0.0)
+        return 1e-4 * max(1.0, self.strength or 0.0, self.memory / 20)
 
     def write(self, folder: Path) -> None:
         """Write ``bundle.json``."""
