@@ -62,7 +62,8 @@ def each(function: Callable[[int], T], seeds: Iterable[int], workers: int) -> li
 @functools.cache
 def commit() -> str:
     """Short commit of the checkout, with a plus where it has changes besides results."""
-    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmarks/*.csv")
+    results = ":!benchmarks/*.csv", ":!benchmarks/*.parquet"
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", *results)
     return _git("rev-parse", "--short=7", "HEAD") + "+" * bool(changed)
 
 

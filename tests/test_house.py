@@ -160,7 +160,7 @@ CEILINGS = {
     "packages": 8,
     "modules beside them": 10,
     "lines of tests": 30_943,
-    "lines of benchmarks": 5_994,
+    "lines of benchmarks": 5_995,
 }
 """What the house may hold; a change that needs more says what each new hundred lines buy."""
 
