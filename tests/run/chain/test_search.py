@@ -151,7 +151,7 @@ def test_a_reranked_row_is_recommended_by_the_policy_that_was_evaluated(again: P
     shown = pl.read_parquet(run / "recommendations.parquet")
     assert shown.group_by("user").len()["len"].unique().to_list() == [3]
     assert shown.equals(recommend(policy, data, k=3))
-    assert not shown["item"].equals(recommend(policy.policy, data, k=3)["item"])
+    assert not shown.equals(recommend(policy.policy, data, k=3))  # a placebo may change scores alone
 
 
 def test_a_reranked_row_whose_checkpoints_are_others_is_not_served(again: Path):
