@@ -25,8 +25,8 @@ SAME = 1e-3
 LEAST_USED = 0.5
 """Least share of lists whose reconstructed history matches the server's."""
 LEAST_KNOWN = 0.99
-"""Least share of lists with an outcome whose rewards are known. Lists without an outcome have known rewards
-(``--ignored``), so each list that is left out biases the value downwards, by about their share in all."""
+"""Least share of lists with an outcome whose rewards are known. Lists without one have known rewards (``--ignored``).
+So leaving lists out biases the value downwards, by about their share in all."""
 ANOTHER, UNFIT = "whose history here is not the one that the server had", "with other propensities than their bundle's"
 
 
