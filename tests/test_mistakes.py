@@ -156,7 +156,7 @@ def test_drawn_mistakes_are_refused_by_name(folder: Path, trial, share, count: i
     monkeypatch.chdir(folder)
     monkeypatch.setattr(Trainer, "fit", lambda *args, **kwargs: None)  # all is checked before
     made = share(count) if count == DRAWN else count
-    trial("Whole errors", "options misspelt, of a wrong type, out of range", made)
+    trial("Clear errors", "options misspelt, of a wrong type, out of range", made)
     if wrong := [f"{command}\n{said}" for command, said in refusals(folder, made)]:
         pytest.fail("\n".join(wrong))
 

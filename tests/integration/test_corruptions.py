@@ -72,5 +72,5 @@ def test_figures_are_those_of_before_or_the_file_is_named(
             else:
                 assert name.name in said.err or str(name.parent.relative_to(RUNS)) in said.err, told
                 assert "\n  -> " in said.err, told
-            trial("Known by digest", f"a file of a chain or its cache {kind}")
+            trial("Altered files are detected", f"a file of a chain or its cache {kind}")
         shutil.rmtree(folder)

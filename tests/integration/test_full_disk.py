@@ -71,7 +71,7 @@ def test_a_full_disk_is_named_and_what_was_made_before_is_kept(
         assert "Traceback" not in said.err, told
         assert f"No space left on device (disk mounted at {disk.place})" in said.err, told
         assert "\n  -> free space" in said.err, told
-        trial("Whole files", "a disk that fills at any moment of a chain, a quarter with two workers")
+        trial("Atomic writes", "a disk that fills at any moment of a chain, a quarter with two workers")
         disk.resize(disk.used + 2 * size + ROOM)
         again = call(folder)
         assert again.code == 0, f"{told}\n{again.out}\n{again.err}"

@@ -20,7 +20,7 @@ RUN = RunFolder(Path("runs/simulated/recommender/seed-0"))
 FIT = "fit recommender --config conf/logs/simulated.yaml --config conf/trainer/ddp.yaml --data.root data"
 SHORT = "--data.max_length 24 --trainer.accelerator cpu --trainer.enable_progress_bar false"
 FOR_EVER = "--trainer.log_every_n_steps 1 --trainer.max_epochs 100000 --early_stopping null"
-PROMISE = "None is waited for in vain"
+PROMISE = "Dead processes are detected"
 PATIENCE = 600
 """Seconds: on a busy machine the two take minutes to start."""
 

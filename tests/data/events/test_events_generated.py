@@ -173,7 +173,7 @@ def test_text(tmp_path, file):
 
 @pytest.mark.long
 def test_many_text(tmp_path, trial, share):
-    report = partial(trial, "The log as it is", "generated tables: text")
+    report = partial(trial, "No row is lost silently", "generated tables: text")
     many(files(), lambda file: check(tmp_path, *file), share(80_000), report)
 
 
@@ -185,5 +185,5 @@ def test_parquet(tmp_path, frame):
 
 @pytest.mark.long
 def test_many_parquet(tmp_path, trial, share):
-    report = partial(trial, "The log as it is", "generated tables: Parquet")
+    report = partial(trial, "No row is lost silently", "generated tables: Parquet")
     many(typed(), lambda frame: check_typed(tmp_path, frame), share(20_000), report)

@@ -157,14 +157,14 @@ def whole(root) -> dict[str, Any]:
 
 @pytest.mark.long
 def test_the_number_of_workers_changes_nothing(root, whole, trial):
-    trial("Same course", "a log prepared by two workers, in partitions")
+    trial("Reproducible figures", "a log prepared by two workers, in partitions")
     prepare(module(root, "two"), 3, workers=2)
     assert entry_of(root, "two") == whole
 
 
 @pytest.mark.long
 def test_a_worker_that_is_killed_while_it_writes_leaves_nothing(root, whole, trial):
-    trial("None is waited for in vain", "SIGKILL of a worker that prepares a log")
+    trial("Dead processes are detected", "SIGKILL of a worker that prepares a log")
     dying = module(root, "two", high=killed.HighOnce("stars >= 0"))
     with pytest.raises(InputError, match="a worker died"):
         prepare(dying, 3, workers=2)
@@ -176,7 +176,7 @@ def test_a_worker_that_is_killed_while_it_writes_leaves_nothing(root, whole, tri
 
 @pytest.mark.long
 def test_tasks_of_ray_make_the_same_files(root, whole, ray, trial):
-    trial("Same course", "a log prepared by two tasks of Ray, in partitions")
+    trial("Reproducible figures", "a log prepared by two tasks of Ray, in partitions")
     prepare(module(root, "two"), 3, workers=2, engine="ray")
     assert entry_of(root, "two") == whole
 

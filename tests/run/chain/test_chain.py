@@ -110,7 +110,7 @@ def test_a_chain_leaves_runs_a_comparison_and_a_report(first: tuple[Path, tiny.S
 
 @pytest.mark.long
 def test_two_workers_leave_the_figures_of_one_process(first: tuple[Path, tiny.Said], tmp_path: Path, trial):
-    trial("Same course", "a chain's stages on two workers, in another folder")
+    trial("Reproducible figures", "a chain's stages on two workers, in another folder")
     tiny.prepare(tmp_path)
     said = tiny.chain(tmp_path, "--workers=2")
     assert said.code == 0, said.err

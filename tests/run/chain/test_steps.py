@@ -145,7 +145,7 @@ def test_a_worker_that_dies_is_tried_again_once(tmp_path: Path, capsys: pytest.C
 @pytest.mark.long
 @pytest.mark.usefixtures("ray")
 def test_a_killed_worker_of_ray_is_tried_again_once(tmp_path: Path, trial):
-    trial("None is waited for in vain", "SIGKILL of a worker of a chain on Ray", 3)
+    trial("Dead processes are detected", "SIGKILL of a worker of a chain on Ray", 3)
     written, ended = run_with_deaths(RayWorkers(2, 1, 0), tmp_path)
     assert (written, "doomed: its worker died twice" in ended) == ("alive", True)
 
@@ -153,7 +153,7 @@ def test_a_killed_worker_of_ray_is_tried_again_once(tmp_path: Path, trial):
 @pytest.mark.long
 @pytest.mark.usefixtures("ray")
 def test_a_chain_on_ray_has_the_figures_of_one_in_order(tmp_path: Path, trial):
-    trial("Same course", "a chain's stages on two workers of Ray")
+    trial("Reproducible figures", "a chain's stages on two workers of Ray")
     tiny.prepare(tmp_path)
     words = ("--methods=[start, bc]", "--threads=1")
     assert tiny.chain(tmp_path, *words, "--name=order").code == 0
