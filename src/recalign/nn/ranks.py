@@ -61,7 +61,7 @@ def _ranks(blocks: Blocks, target_T: Tensor, items: int, seen: Pairs | None) -> 
         only = list(blocks(rows)) if items <= ITEMS else None
         # Take the target's score from the same blocks: another summation order could change its last bit.
         target_score_C = torch.stack(
-            [_scorein_block(score_CI, start, target_C) for start, score_CI in only or blocks(rows)]
+            [_score_in_block(score_CI, start, target_C) for start, score_CI in only or blocks(rows)]
         ).sum(dim=0)
         for start, score_CI in only or blocks(rows):
             ahead_CI = (score_CI < target_score_C[:, None]).logical_not_()  # not >=: NaN counts as ahead
@@ -70,7 +70,7 @@ def _ranks(blocks: Blocks, target_T: Tensor, items: int, seen: Pairs | None) -> 
     return (ahead_T + 1).masked_fill(target_T < 0, 0)
 
 
-def _scorein_block(score_CI: Tensor, start: int, item_C: Tensor) -> Tensor:
+def _score_in_block(score_CI: Tensor, start: int, item_C: Tensor) -> Tensor:
     """Score of each row's item if it is in the block, else 0: (C,)."""
     place_C = item_C - start
     inside_C = (place_C >= 0) & (place_C < score_CI.shape[1])

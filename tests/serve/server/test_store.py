@@ -24,7 +24,7 @@ from recalign.serve.server import Request
 from recalign.serve.server.catalogue import Catalogue, fine_times, of_micro
 from recalign.serve.server.database import DAY
 from recalign.serve.server.request import Events
-from recalign.serve.server.store import AsyncStore, Store, rows_of, with_history
+from recalign.serve.server.store import AsyncStore, Store, latest, rows_of, with_history
 
 pytest.importorskip("fastapi", reason="the server is not installed: pip install 'recalign[serve]'")
 EVENTS_TOKEN = "another-token-of-this-test-0123"
@@ -64,6 +64,7 @@ def test_what_is_told_again_changes_nothing(store):
 def test_the_newest_ten_thousand_are_read(store):
     store.add([row(id=str(n), item=n, time=n) for n in range(10_005)])
     assert [item for item, _, _ in store.history("anna")] == list(range(5, 10_005))
+    assert [item for item, _, _ in store.history("anna", until=7)] == list(range(8))
 
 
 def test_of_whom_is_deleted_nothing_is_left_in_the_file(store, tmp_path):
@@ -230,16 +231,18 @@ def test_events_that_cannot_be_kept(body, where):
     assert refused.value.remedy
 
 
-def test_a_policy_that_knows_the_time_of_a_request_is_told_what_had_happened_by_then():
+def test_a_policy_that_knows_the_time_of_a_request_is_told_what_had_happened_by_then(store):
     """Clocks of who tells and of who asks differ: an event a moment after the request made that one unreadable."""
     plain = catalogue(IDS)
     known = Catalogue(plain.table, replace(plain.about, request_time="known"))
     kept = [(3, 1_000_000, None), (5, 2_000_000, None), (7, 3_000_000, None)]
-    asked = with_history(Request(user="x", time=2), kept, "s")
+    store.add([row("x", id=str(item), item=item, time=time) for item, time, _ in kept])
+    request = Request(user="x", time=2)
+    asked = with_history(request, store.history("x", latest(request, "s")), "s")
     assert (list(asked.items), list(asked.times), asked.time) == ([3, 5], [1, 2], 2)
     assert known.encode(asked).item_L.shape == (2,)
     with pytest.raises(InputError) as refused:
-        with_history(Request(user="x", time="noon"), kept, "s")
+        latest(Request(user="x", time="noon"), "s")
     assert refused.value.where == "time"
 
 

@@ -69,11 +69,11 @@ class NetPart(nn.Module):
         net = self.net
         z_BL1 = ((h.reward_BL - net.mean) / net.scale)[..., None]
         known_BL1 = ~z_BL1.isnan()
-        bias_BLM, factor_BLR, variance_BLF = (
+        bias_BLM, factor_BLF, variance_BLF = (
             F.embedding(h.item_BL, given[self.name + name]) for name in ("bias", "factor", "variance")
         )
         residual_BLM = torch.where(known_BL1, z_BL1 - bias_BLM, 0.0)
-        x_BLR = torch.cat([known_BL1.float(), known_BL1 * factor_BLR], dim=2)
+        x_BLR = torch.cat([known_BL1.float(), known_BL1 * factor_BLF], dim=2)
         ridge_R = net.log_ridge.exp()
         variance_BF = (known_BL1 * variance_BLF).sum(dim=1)
         diagonal_BR = ridge_R + F.pad(variance_BF, (0, ridge_R.shape[0] - variance_BF.shape[1]))

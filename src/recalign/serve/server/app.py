@@ -31,7 +31,7 @@ from recalign.serve.server.guard import EVENTS, USERS, Figures, Guard, problem
 from recalign.serve.server.openapi import describe
 from recalign.serve.server.request import Events, Request, Score, input_error, text_id
 from recalign.serve.server.service import Asked, Full, Service
-from recalign.serve.server.store import AsyncStore, Store, rows_of, with_history
+from recalign.serve.server.store import AsyncStore, Store, latest, rows_of, with_history
 from recalign.serve.server.trial import add_page
 
 METRICS = {200: {"description": "Figures, in Prometheus' text format", "content": {"text/plain": {}}}}
@@ -190,8 +190,9 @@ async def with_user(
         return nobodys, not request.items  # no history: unknown
     if request.items or request.rewards:
         raise InputError("the request has both a user and a history", where="user", remedy="give one of them")
-    kept = await histories.history(str(request.user))
-    return with_history(request, kept, bundle.about.time_unit), not kept
+    unit = bundle.about.time_unit
+    kept = await histories.history(str(request.user), latest(request, unit))
+    return with_history(request, kept, unit), not kept
 
 
 def with_unknown_user(answer: Any, unknown: bool) -> Any:

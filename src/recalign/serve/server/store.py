@@ -30,6 +30,8 @@ EventRow = tuple[Any, Any, Id, int, float | None]
 """A row of the table of events: user, id, item, microseconds since 1970, reward."""
 StoredEvent = tuple[Id, int, float | None]
 """An event of a history: item, microseconds since 1970, reward."""
+ALWAYS = 2**63 - 1
+"""A time after all events: the largest integer of SQLite."""
 T = TypeVar("T")
 
 
@@ -55,12 +57,12 @@ class Store(Database):
             added = connection.total_changes - before
         return Taken(added, len(rows) - added)
 
-    def history(self, user: str) -> list[StoredEvent]:
-        """A user's newest events, oldest first; events at the same time in order of arrival."""
-        chosen = "SELECT item, time, reward FROM events WHERE user = ? AND received >= ?"
+    def history(self, user: str, until: int = ALWAYS) -> list[StoredEvent]:
+        """A user's newest events until a time (microseconds since 1970), oldest first; at one time, as they arrived."""
+        chosen = "SELECT item, time, reward FROM events WHERE user = ? AND time <= ? AND received >= ?"
         newest = f"{chosen} ORDER BY time DESC, number DESC LIMIT ?"
         with self._reading:
-            return self._reader.execute(newest, (user, self.oldest(), MAX_HISTORY)).fetchall()[::-1]
+            return self._reader.execute(newest, (user, until, self.oldest(), MAX_HISTORY)).fetchall()[::-1]
 
     def close(self) -> None:
         with self._reading:
@@ -82,9 +84,9 @@ class AsyncStore:
         """`Store.add`."""
         return await self._within(self._writes, self.store.add, rows)
 
-    async def history(self, user: str) -> list[StoredEvent]:
+    async def history(self, user: str, until: int) -> list[StoredEvent]:
         """`Store.history`."""
-        return await self._within(self._reads, self.store.history, user)
+        return await self._within(self._reads, self.store.history, user, until)
 
     async def delete(self, user: str) -> Deleted:
         """`Store.delete`."""
@@ -100,12 +102,12 @@ class AsyncStore:
             thread.shutdown()
         self.store.close()
 
-    async def _within(self, thread: ThreadPoolExecutor, function: Callable[[Any], T], given: Any) -> T:
+    async def _within(self, thread: ThreadPoolExecutor, function: Callable[..., T], *given: Any) -> T:
         if self._waiting >= MAX_WAITING:
             raise Full
         self._waiting += 1
         try:
-            return await asyncio.wait_for(asyncio.get_running_loop().run_in_executor(thread, function, given), TIMEOUT)
+            return await asyncio.wait_for(asyncio.get_running_loop().run_in_executor(thread, function, *given), TIMEOUT)
         except TimeoutError:
             raise Full from None
         finally:
@@ -123,10 +125,16 @@ def rows_of(events: Sequence[Event], catalogue: Catalogue) -> list[EventRow]:
     return [(one.user, one.id, one.item, time, one.reward) for one, time in zip(events, times.tolist(), strict=True)]
 
 
+def latest(request: Request, unit: str) -> int:
+    """The time of a request in microseconds since 1970; `ALWAYS` if it has none.
+
+    Raises:
+        InputError: it is not a time.
+    """
+    return ALWAYS if request.time is None else int(fine_times([request.time], unit, lambda _: "time")[0])
+
+
 def with_history(request: Request, kept: Sequence[StoredEvent], unit: str) -> Request:
-    """Replace a request's user by that user's stored history, up to the request's time if it has one."""
-    if request.time is not None:
-        [until] = fine_times([request.time], unit, lambda _: "time").tolist()
-        kept = [event for event in kept if event[1] <= until]
+    """Replace a request's user by that user's stored history."""
     items, times = [item for item, _, _ in kept], [of_micro(time, unit) for _, time, _ in kept]
     return replace(request, user=None, items=items, times=times, rewards=[reward for _, _, reward in kept])
