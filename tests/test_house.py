@@ -153,13 +153,13 @@ def test_modules_do_not_ask_the_trainer_for_its_datamodule():
 
 
 CEILINGS = {
-    "lines": 33_620,
-    "statements": 18_219,
-    "functions": 2_021,
-    "bytes": 1_662_097,
+    "lines": 33_717,
+    "statements": 18_254,
+    "functions": 2_031,
+    "bytes": 1_665_734,
     "packages": 8,
     "modules beside them": 10,
-    "lines of tests": 30_943,
+    "lines of tests": 30_947,
     "lines of benchmarks": 5_995,
 }
 """What the house may hold; a change that needs more says what each new hundred lines buy."""
@@ -200,7 +200,7 @@ def core() -> list[str]:
     return re.findall(r"^- `([\w/]+\.py)`", section[1], re.MULTILINE) if section else []
 
 
-CORE_LINES = 6_454
+CORE_LINES = 6_506
 
 
 def test_the_core_is_what_it_imports():

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from recalign.data.events import LogMapping, fingerprint, load_events
-from recalign.data.events.table import TIED, Report
+from recalign.data.events.rows import TIED, Report
 from recalign.errors import InputError
 
 RATINGS = {"user": [2, 1, 2, 1], "item": [7, 7, 9, 8], "timestamp": [50, 10, 40, 10], "stars": [1, 2, None, 5]}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from recalign.data.events import EventTable, Report
-from recalign.data.events.table import TIED
+from recalign.data.events.rows import TIED
 
 
 def table(users, items, times, rewards=None, has_time=True, together=False, **columns) -> EventTable:

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recalign.data.events import LogMapping
-from recalign.data.events.table import TIED, load_events
+from recalign.data.events.rows import TIED
+from recalign.data.events.table import load_events
 from recalign.data.sequences import LeaveLast, TimeSplit, UserGroups, build_sequences, reward_means
 from recalign.data.sequences.batch import collate
 from recalign.data.sequences.other_splits import Where

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from recalign.data.events import guess
-from recalign.data.events.table import TIED
+from recalign.data.events.rows import TIED
 
 LEARN = 3
 """Training events that a user needs: a history to learn from, and rewards to compare."""

@@ -23,8 +23,9 @@ from recalign.data.events.log import ItemTable, LogMapping
 from recalign.data.events.messages import did_you_mean
 from recalign.data.events.queries import ask
 from recalign.data.events.reading import read
+from recalign.data.events.rows import TIED
 from recalign.data.events.sources import Source, files_named, read_errors
-from recalign.data.events.table import TIED, EventTable, load_events
+from recalign.data.events.table import EventTable, load_events
 from recalign.data.events.yaml_text import yaml_scalar
 from recalign.errors import InputError, printable
 from recalign.files import write_text

@@ -32,7 +32,7 @@ from recalign.data.events.audit import (
 from recalign.data.events.division import FEW, LEARN, SHORT, unmeasurable
 from recalign.data.events.guess import MOST_HIGH
 from recalign.data.events.items import feature_figures
-from recalign.data.events.table import TIED
+from recalign.data.events.rows import TIED
 from recalign.data.sequences.cache import FIGURES
 from recalign.data.sequences.data import EventDataModule
 from recalign.data.sequences.store import SPLITS, Sequences, SplitName

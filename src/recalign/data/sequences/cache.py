@@ -24,7 +24,7 @@ import polars as pl
 
 from recalign import seals
 from recalign.data.events import Report
-from recalign.data.events.table import Note
+from recalign.data.events.rows import Note
 from recalign.data.sequences.features import FEATURES, ItemFeatures
 from recalign.data.sequences.splits import Split
 from recalign.data.sequences.store import Sequences

@@ -35,7 +35,8 @@ from recalign.data.events.fields import missing_as_null
 from recalign.data.events.items import feature_figures
 from recalign.data.events.messages import SHOWN, SourceRows
 from recalign.data.events.reading import join, locate, read
-from recalign.data.events.table import Note, check_rows, require_useful
+from recalign.data.events.rows import Note, check_rows
+from recalign.data.events.table import require_useful
 from recalign.data.sequences.cache import ARRAYS, FIGURES, column_file, mappable, read_table, write_entry
 from recalign.data.sequences.data import EventDataModule
 from recalign.data.sequences.features import ItemFeatures, number_with_features

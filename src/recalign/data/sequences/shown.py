@@ -7,7 +7,7 @@ from dataclasses import replace
 import polars as pl
 
 from recalign.data.events import EventTable
-from recalign.data.events.table import TIED
+from recalign.data.events.rows import TIED
 from recalign.data.sequences.earlier import places
 from recalign.data.sequences.relative import RelativeTo
 from recalign.data.sequences.splits import TRAIN, Split

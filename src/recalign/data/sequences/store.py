@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from recalign.data.events import EventTable, Report
-from recalign.data.events.table import TIED, Note
+from recalign.data.events.rows import TIED, Note
 from recalign.data.sequences.relative import RelativeTo
 from recalign.data.sequences.splits import TEST, TRAIN, VALIDATION, High, Split, UserGroups
 from recalign.errors import InputError

@@ -11,7 +11,7 @@ import polars as pl
 from recalign.data.events.expression import refuse_names
 from recalign.data.events.log import PREPARED
 from recalign.data.events.messages import SourceRows
-from recalign.data.events.table import read_numbers
+from recalign.data.events.rows import read_numbers
 from recalign.data.sequences.relative import RelativeTo
 from recalign.data.sequences.splits import TRAIN
 from recalign.data.sequences.store import ADDED

@@ -17,7 +17,7 @@ from recalign.data.events.expression import condition
 from recalign.data.events.fields import missing_as_null, read_ids, read_timestamps
 from recalign.data.events.log import TimeUnit
 from recalign.data.events.messages import SourceRows, did_you_mean
-from recalign.data.events.table import read_numbers
+from recalign.data.events.rows import read_numbers
 from recalign.data.events.yaml_text import yaml_text
 from recalign.errors import InputError
 from recalign.files import write_parquet, write_text

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -110,13 +111,7 @@ def compare(
         placebos: rows that must gain nothing, each with the row that it copies (``{"asft_permuted": "asft"}``). Without
             one nothing is shipped.
     """
-    for name in policies:
-        if not isinstance(policies, Mapping) or not isinstance(name, str) or not name.strip(". ") or {*name} & {*"/\\"}:
-            remedy = 'give a dictionary with names without slashes: {"start": start, ...}'
-            raise InputError(f"{name!r} cannot name a row", where="policies", remedy=remedy)
-        taken = name in {*UNTRAINED, *BASE_STAGES} - {"start"} or isinstance(row_of(name), RerankedRow)
-        if policies[name] is not None and taken:
-            raise InputError(f"{name!r} is the name of another row or stage", where="policies", remedy="choose another")
+    require_policies(policies)
     require_positive("", {"draws": draws}, "draws")
     require_share(keep, "keep")
     seed, draws, keep = int(seed), int(draws), None if keep is None else float(keep)  # NumPy's too
@@ -124,49 +119,86 @@ def compare(
         what = "is the folder of a chain, whose evaluations and table this would replace"
         remedy = "give the Log a folder of its own; runs here can be loaded from there too (load_policy, load_reward)"
         raise InputError(what, where=str(log.folder), remedy=remedy)
-    trained = {name: policy for name, policy in policies.items() if policy is not None}
-    unknown = [name for name, policy in policies.items() if policy is None and name not in UNTRAINED]
-    if not trained or unknown:
-        what = f"{unknown[0]!r} has no policy" if unknown else "there is no policy to compare"
-        raise InputError(what, where="policies", remedy=f"give one; these need none: {', '.join(UNTRAINED)}")
     stage = stage_of(log, "reward", seed=seed)
     data: RewardData = stage.datamodule()  # type: ignore[assignment]
     device = stage.bare_trainer().strategy.root_device
-    paths = {name: checkpoint_of(policy, "policy", log, data) for name, policy in trained.items()}
+    paths = {name: checkpoint_of(one, "policy", log, data) for name, one in policies.items() if one is not None}
+    base = base_checkpoints(log, data, policies, paths, start, reward, judges, seed)
+    require_same_inputs(data, paths | {"start": base.start})
+    trained = {name: path for name, path in paths.items() if (name, path) != ("start", base.start)}  # not twice
+    runs = [MethodRun(name, trained.get(name), {}, row_of(name, keep=keep)) for name in policies]
+    code = loaded_code({*vars(base).values(), *trained.values()})
+    SeedEvaluation(log.folder, seed, runs, base, data, device=device, code=code).make()
+    baselines = [name for name in Roles().baselines if name in policies] or [next(iter(paths))]
+    roles = Roles(placebos=dict(placebos or {}), baselines=baselines)
+    frame = RunsComparison(log.folder, draws, list(policies), [seed], roles).make()
+    return decided(frame, list(policies), roles, base, data, seed)
+
+
+def require_policies(policies: Mapping[str, Any]) -> None:
+    """Refuse rows whose names cannot be used, and rows without a policy that need one."""
+    for name in policies:
+        if not isinstance(policies, Mapping) or not isinstance(name, str) or not name.strip(". ") or {*name} & {*"/\\"}:
+            remedy = 'give a dictionary with names without slashes: {"start": start, ...}'
+            raise InputError(f"{name!r} cannot name a row", where="policies", remedy=remedy)
+        taken = name in {*UNTRAINED, *BASE_STAGES} - {"start"} or isinstance(row_of(name), RerankedRow)
+        if policies[name] is not None and taken:
+            raise InputError(f"{name!r} is the name of another row or stage", where="policies", remedy="choose another")
+    unknown = [name for name, policy in policies.items() if policy is None and name not in UNTRAINED]
+    if unknown or all(policy is None for policy in policies.values()):
+        what = f"{unknown[0]!r} has no policy" if unknown else "there is no policy to compare"
+        raise InputError(what, where="policies", remedy=f"give one; these need none: {', '.join(UNTRAINED)}")
+
+
+def base_checkpoints(
+    log: Log,
+    data: RewardData,
+    policies: Mapping[str, Any],
+    paths: Mapping[str, Path],
+    start: Any,
+    reward: Any,
+    judges: Sequence[Any] | None,
+    seed: int,
+) -> BaseCheckpoints:
+    """Checkpoints of the start and of the reward models; trains judges if none are given."""
     if start is None and "start" in policies and "start" not in paths:
         raise InputError("the row 'start' has no policy", where="policies", remedy="give it one, or start=")
-    given = None if start is None else checkpoint_of(start, "policy", log, data)
-    first = given or paths.get("start", next(iter(paths.values())))
     if judges is not None and (not isinstance(judges, Sequence) or len(judges) != 2):
         remedy = "give [fit_judge(log, 'B1'), fit_judge(log, 'B2')], or None"
         raise InputError("must be a list of two judges", where="judges", remedy=remedy)
+    given = None if start is None else checkpoint_of(start, "policy", log, data)
+    first = given or paths.get("start", next(iter(paths.values())))
     select, report = judges or [fit_judge(log, users, seed=seed) for users in ("B1", "B2")]
-    scorers = [checkpoint_of(one, "reward", log, data) for one in (reward, select, report)]
-    base = BaseCheckpoints(first, *scorers)
+    return BaseCheckpoints(first, *(checkpoint_of(one, "reward", log, data) for one in (reward, select, report)))
+
+
+def require_same_inputs(data: RewardData, paths: Mapping[str, Path]) -> None:
+    """Refuse policies that were trained with another `request_time`, or with rewards that the data do not have."""
     here = "known" if data.know_request else "last_event"
-    for name, path in (paths | {"start": first}).items():
+    for name, path in paths.items():
         if (read := data_settings(path).get("request_time", here)) != here:
             remedy = f"give the Log request_time={read!r}, or leave {name} out"
             raise InputError(f"{name} was trained with request_time: {read}", where="policies", remedy=remedy)
         require_rewards(path, data)
-    if paths.get("start") == first:
-        del paths["start"]  # evaluated as the base stage
-    runs = [MethodRun(name, paths.get(name), {}, row_of(name, keep=keep)) for name in policies]
-    recipes = [read_checkpoint(path).get("recipes", {}) for path in {first, *paths.values(), *scorers}]
-    loaded = [{"class_path": one} for one in class_paths(recipes) if one.rpartition(".")[0] in sys.modules]
-    code = code_digest(loaded)  # reading a checkpoint imports no class
-    SeedEvaluation(log.folder, seed, runs, base, data, device=device, code=code).make()
-    baselines = [name for name in Roles().baselines if name in policies] or [next(iter(trained))]
-    roles = Roles(placebos=dict(placebos or {}), baselines=baselines)
-    frame = RunsComparison(log.folder, draws, list(policies), [seed], roles).make()
-    known = {"reward": scorers[0], "judge_report": scorers[2]}
+
+
+def loaded_code(paths: set[Path]) -> str:
+    """Digest of the code of checkpoints' classes, if it is loaded: reading a checkpoint imports nothing."""
+    recipes = [read_checkpoint(path).get("recipes", {}) for path in paths]
+    return code_digest([{"class_path": one} for one in class_paths(recipes) if one.rpartition(".")[0] in sys.modules])
+
+
+def decided(
+    frame: pl.DataFrame, methods: list[str], roles: Roles, base: BaseCheckpoints, data: RewardData, seed: int
+) -> Comparison:
+    """A comparison, with the decision and what it needs: trust of the judges, and the check of the log."""
+    known = {"reward": base.reward, "judge_report": base.judge_report}
     trust = {stage: {str(seed): said} for stage, path in known.items() if (said := read_trust(path.parents[1]))}
     sections = audit_log(data)
     check = {"verdict": str(verdict(sections, data.log_.time_unit)), **sections}
     judged = better_than_chance(trust.get("judge_report", {}))
     test, validation = (ComparisonTable(frame, roles, split, judged) for split in SPLITS)
-    decision = decide(test, validation, trust, check)
-    return Comparison(frame, list(policies), roles, decision, trust)
+    return Comparison(frame, methods, roles, decide(test, validation, trust, check), trust)
 
 
 def compare_rewards(log: Log, rewards: Mapping[str, Any] | None = None, *, against: str | None = None) -> pl.DataFrame:

@@ -10,7 +10,7 @@ import polars as pl
 from recalign.data.events import LogMapping
 from recalign.data.events.fields import missing_as_null, read_ids, read_timestamps
 from recalign.data.events.reading import FileReader
-from recalign.data.events.table import read_numbers
+from recalign.data.events.rows import read_numbers
 from recalign.errors import InputError
 
 MICRO = 1_000_000

@@ -17,7 +17,7 @@ from recalign.data.events import LogMapping, data_root
 from recalign.data.events.audit import Section
 from recalign.data.events.expression import condition, evaluate
 from recalign.data.events.reading import FileReader
-from recalign.data.events.table import read_numbers
+from recalign.data.events.rows import read_numbers
 from recalign.errors import InputError
 from recalign.serve.server.bundle import Bundle, load_bundle
 
