@@ -153,13 +153,13 @@ def test_modules_do_not_ask_the_trainer_for_its_datamodule():
 
 
 CEILINGS = {
-    "lines": 33_717,
-    "statements": 18_254,
-    "functions": 2_031,
-    "bytes": 1_665_734,
+    "lines": 33_768,
+    "statements": 18_285,
+    "functions": 2_034,
+    "bytes": 1_668_497,
     "packages": 8,
     "modules beside them": 10,
-    "lines of tests": 30_947,
+    "lines of tests": 30_971,
     "lines of benchmarks": 5_995,
 }
 """What the house may hold; a change that needs more says what each new hundred lines buy."""

@@ -331,6 +331,30 @@ def test_the_condition_is_proposed_and_not_set(tmp_path: Path):
     assert yaml.safe_load(text.replace("# chosen:", "chosen:"))["data"]["log"]["chosen"] == "is_click = 1"
 
 
+@pytest.mark.parametrize("measured", ["", "0"])
+def test_a_log_that_measures_choices_alone_is_read_as_impressions(tmp_path: Path, measured: str):
+    """Three shown, one clicked, and only that one has seconds: the click says what was chosen, the seconds how good."""
+    rows = [
+        f"{user},{(user + step + slot) % 20},{START + 60 * step},{user}-{step},{slot},{slot == 1},"
+        f"{step % 5 + user if slot == 1 else measured}"
+        for user in range(40)
+        for step in range(12)
+        for slot in range(3)
+    ]
+    (tmp_path / "log.csv").write_text("\n".join(["user,item,time,request_id,slot,clicked,seconds", *rows]))
+    said = init(tmp_path, "log.csv")
+    data = yaml.safe_load((tmp_path / "log.yaml").read_text())["data"]
+    assert (data["reward"], data["log"]["chosen"], data["log"]["request"]) == ("seconds", "clicked", "request_id")
+    assert "chosen: clicked; 960 other rows were shown and not chosen" in said.out
+    assert tiny.recalign(tmp_path, "check", "log.yaml").code == 0
+
+
+def test_an_id_of_each_row_or_of_several_users_is_no_request():
+    frame = pl.DataFrame({"user": [1, 1, 2, 2], "impression": [1, 2, 3, 4], "query": ["a", "b", "a", "b"]})
+    assert guess.request(frame, "user") is None
+    assert guess.request(frame.with_columns(requestId=pl.Series([5, 5, 6, 6])), "user") == "requestId"
+
+
 def test_a_table_of_items_brings_titles_and_features(tmp_path: Path):
     write(tmp_path / "log.csv", "userId,movieId,rating,timestamp", "{user},{item:03d},{stars},{s}")
     rows = [

@@ -315,7 +315,7 @@ def test_events_on_one_item_become_the_strongest(tmp_path):
     assert "4 rows are weaker events of the same user and item and are left out: rows 1, 2, 5, 7 of" in str(
         table.report
     )
-    assert "1 rows have no reward and stay in histories only: row 8 of" in str(table.report)
+    assert "1 rows have no reward: only histories and cloning use them: row 8 of" in str(table.report)
     valueless = load(
         tmp_path, SHOP, "case event when 'purchase' then 1 when 'other' then 0 end", kind="csv", collapse=True
     )

@@ -32,6 +32,7 @@ BESIDE = "requests with a chosen row beside a passed one (shown/* is of these)"
 CHOSEN_MEAN, PASSED_MEAN = "mean reward of chosen rows", "mean reward of passed rows"
 LEFT = "rows left out, or without a reward"
 OUTLIERS = "share of the variance in the most extreme thousandth of the rewards"
+MOST_REWARDS = "the reward that 99 % do not exceed"
 MOSTLY = 0.5
 """Share of the variance that comes from outliers, above which to warn."""
 OFTEN = 0.2
@@ -124,6 +125,12 @@ def outlier_share(rewards: pl.Series) -> float | None:
     return float(square[-(len(rewards) // 1000) :].sum() / square.sum())
 
 
+def how_to_bound(limit: float) -> str:
+    """The remedy for outliers; ``limit``: `MOST_REWARDS`, of which two digits are given."""
+    rounded = float(f"{limit:.2g}")
+    return f"bound them, as in data.reward: least(COLUMN, {f'{rounded:.0f}' if abs(rounded) >= 10 else f'{rounded:g}'})"
+
+
 def early_concerns(events: pl.DataFrame) -> Iterator[str]:
     """Warnings of `recalign check` that can be computed before the events are split."""
     rewards = events["reward"].drop_nulls()
@@ -131,7 +138,7 @@ def early_concerns(events: pl.DataFrame) -> Iterator[str]:
         ends = rewards.to_numpy().min(), rewards.to_numpy().max()
         yield (
             f"rewards go from {ends[0]:,g} to {ends[1]:,g}, and one in a thousand makes {due:.0%} of their variance: "
-            "bound them, as in least(reward, 10)"
+            f"{how_to_bound(float(rewards.quantile(0.99)))}"  # type: ignore[arg-type]
         )
     if (again := 1 - events.n_unique(["user", "item"]) / max(events.height, 1)) > OFTEN:
         yield (
@@ -144,7 +151,7 @@ def _reward(table: EventTable, learned: pl.DataFrame) -> Section:
     rewards, used = table.frame["reward"].drop_nulls(), learned["reward"].drop_nulls()
     rows: Section = {REWARDED: len(rewards), "mean": rewards.mean(), "standard deviation": rewards.std() or 0.0}  # type: ignore[dict-item]
     if (due := outlier_share(used)) is not None:
-        rows[OUTLIERS] = due
+        rows |= {OUTLIERS: due, MOST_REWARDS: float(used.quantile(0.99))}  # type: ignore[arg-type]
     if table.has_time and (area := gap_auc(learned)) is not None:
         rows[GAP_AUC] = area
         coarse = ((seconds, learned.with_columns(pl.col("timestamp") // seconds * seconds)) for seconds in COARSER)

@@ -31,6 +31,9 @@ WORDS = {
 CLICKS, IMPRESSIONS = {"click", "clicked", "chosen", "opened"}, {"impression", "impressed", "shown"}
 """Words for clicks in column names, and for impressions in event types."""
 
+REQUESTS = {"impression", "request", "query", "search", "slate"}
+"""Words in the name of a column that tells which items were shown together."""
+
 IDS = ("id", "key", "no", "code", "number")
 """Words that mark an id."""
 
@@ -172,6 +175,11 @@ def _reward_sql(columns: list[pl.Series], named: bool) -> str | None:
     numeric = [column for column in varied if column.dtype.is_numeric() or column.dtype == pl.Boolean]
     if rating := _best_match("rating", numeric):
         return quote(rating)
+    frame = pl.DataFrame(columns)
+    if chosen := choice(frame):
+        of_choices = (quote(one.name) for one in numeric if only_choices_differ(frame, chosen, quote(one.name)))
+        if measured := next(of_choices, None):
+            return measured
     text = [column for column in varied if column.dtype in (pl.String, pl.Categorical, pl.Enum)]
     for column in sorted(text, key=lambda column: _rank("event", column.name)):
         kinds = _present(column).cast(pl.String).unique().sort()
@@ -197,6 +205,29 @@ def choice(frame: pl.DataFrame) -> str | None:
         passed = [kind for kind in kinds if isinstance(kind, str) and {*_words(kind)} & IMPRESSIONS]
         if len(passed) == 1 and 1 < len(kinds) <= MAX_KINDS:
             return "{} <> '{}'".format(quote(column.name), passed[0].replace("'", "''"))
+    return None
+
+
+def only_choices_differ(frame: pl.DataFrame, chosen: str, reward: str) -> bool:
+    """Whether rewards differ among chosen rows, and the other rows have one reward, or none: they were only shown.
+
+    ``chosen`` and ``reward`` are Polars SQL over the columns of ``frame``.
+    """
+    try:
+        rows = frame.select(pl.sql_expr(chosen).alias("chosen"), pl.sql_expr(reward).alias("reward"))
+    except pl.exceptions.PolarsError:  # reported when the log is read
+        return False
+    counts = {chosen: rewards["reward"].drop_nulls().n_unique() for (chosen,), rewards in rows.group_by("chosen")}
+    return counts.get(True, 0) > 1 and counts.get(False, 2) < 2
+
+
+def request(frame: pl.DataFrame, user: str) -> str | None:
+    """Guess ``data.log.request``: a column named like a request, each value of which is on several rows of one user."""
+    for column in frame.select(~cs.nested()):
+        if {*_words(column.name)} & REQUESTS:
+            users = frame.group_by(column.name).agg(pl.col(user).n_unique())[user]
+            if (users == 1).all() and 2 * len(users) <= frame.height:
+                return quote(column.name)
     return None
 
 

@@ -77,6 +77,8 @@ def init(words: Sequence[str]) -> None:
         where=guess.missing_condition(frame, meaning.values()),
         **meaning,  # type: ignore[arg-type]
     )
+    if (choice := guess.choice(frame)) and guess.only_choices_differ(frame, choice, reward):
+        log = replace(log, chosen=choice, request=guess.request(frame, meaning["user"]))
     events = load_events(log, root, reward)
     collapse, suggested = collapse_and_divide(events.frame, reward)
     if collapse:
@@ -100,7 +102,7 @@ def init(words: Sequence[str]) -> None:
         commands.append(shlex.join(["recalign", "chain", str(out)]))
     beside = root if root.is_absolute() else Path(os.path.relpath(root, out.parent))  # relative to the YAML's folder
     here = beside if options.query is None and "://" not in entry else None
-    write_text(out, _yaml_text(log, here, reward, suggested, commands, bool(together), guess.choice(frame)))
+    write_text(out, _yaml_text(log, here, reward, suggested, commands, bool(together), choice))
     print(f"\n{printable(str(out))} is written: look it over. Next:", *commands, sep="\n  ")
 
 
@@ -205,6 +207,8 @@ def _print_events(log: LogMapping, reward: str, suggested: SplitSuggestion, even
     with pl.Config(**layout, fmt_str_lengths=40, tbl_width_chars=120):  # type: ignore[arg-type]
         print(printable(str(shown)))
     print(f"{frame.height:,} events of {len(events.users):,} users and {len(events.items):,} items")
+    if events.passed is not None:
+        print(printable(f"chosen: {log.chosen}; {events.passed.height:,} other rows were shown and not chosen"))
     print(printable(f"reward: {' '.join(reward.split())}"))
     print(f"high: {high or 'the best quarter of the rewards'} ({share:.0%} of the events)")
     if share > guess.MOST_HIGH:
@@ -254,6 +258,8 @@ def _yaml_text(
         "time_unit": f"of that column: {UNITS.get(log.time_unit, 'ISO 8601; UTC where it has no offset')}",
         "time_format": "how that column is written",
         "where": "other rows are left out and counted",
+        "chosen": "these rows are choices; the others were shown and not chosen",
+        "request": "the column that says what was shown together",
         "collapse": "a user's events on an item become one, that with the highest reward; false: all are kept",
     }
     is_case = reward.startswith("CASE")
@@ -266,9 +272,10 @@ def _yaml_text(
         "  log:",
         *(f"    {key}: {yaml_scalar(value)} # {why}" for key, why in comments.items() if (value := getattr(log, key))),
         *(_items_lines(log.items) if log.items else ()),
-        *[f"    # chosen: {yaml_scalar(choice)} # if some rows were shown but not chosen"] * bool(choice),
+        *[f"    # chosen: {yaml_scalar(choice)} # if some rows were shown but not chosen"]
+        * bool(choice and not log.chosen),
         "  # How good an event was: Polars SQL over the columns of its row. Where a column that it reads is empty,",
-        "  # there is no reward: the event stays in histories and no loss sees a reward.",
+        "  # there is no reward: only histories and cloning use the event.",
         *["  # The worth of each kind is a guess: edit it. A kind that is not listed has no reward."] * is_case,
         f"  reward: {'>-' if is_case else yaml_scalar(reward)}",
         *(f"    {line}" for line in reward.split("\n") if is_case),

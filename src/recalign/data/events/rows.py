@@ -125,7 +125,7 @@ def check_rows(
         usable.note("are weaker events of the same user and item and are left out", weaker, frame["row"])
         frame, time = frame.filter(~weaker), time.filter(~weaker)
     if reward is not None:
-        usable.note("have no reward and stay in histories only", frame["reward"].is_null(), frame["row"])
+        usable.note("have no reward: only histories and cloning use them", frame["reward"].is_null(), frame["row"])
     again = ((frame["user"] == frame["user"].shift()) & (time == time.shift())).fill_null(False)
     frame = frame.with_columns(again.alias(TIED))
     tied = (again | again.shift(-1)).fill_null(False)

@@ -38,7 +38,7 @@ ROOMS = (callbacks, loggers, optim, optim.lr_scheduler)
 """Lightning's callbacks and loggers, torch's optimisers and schedulers may be named without their module."""
 
 KEY, CLASS = re.compile(r'Parser key "(.+?)"'), re.compile(r"Problem with given class_path '(.+)'")
-UNKNOWN = re.compile(r"Option '([^']+)' is not|does not accept option '([^']+)'|unrecognized arguments: (-[^\s=]+|.+)")
+UNKNOWN = re.compile(r"Option '([^']+)' is not|does not accept option '([^']+)'|unrecognized arguments: ?(-[^\s=]+|.*)")
 GROUP = re.compile(r"Group '([^']+)' does not accept")
 MISSING = re.compile(r'arguments are required: (.+)|Key "(.+?)" is required')
 NO_CLASS = re.compile(
@@ -80,9 +80,9 @@ def diagnose(error: Exception, parser: ArgumentParser, sources: Sources) -> Inpu
         if class_path.endswith(("LightningModule", "LightningDataModule")):
             what, where = f"{key} has values but no class yet", _source(sources, key)
             return InputError(what, where=where, remedy=GIVEN_BY["model"])
-        if (word := unknown[3]) and not word.startswith("-"):
+        if (word := unknown[3]) is not None and not (word.startswith("-") and word.strip("-")):
             remedy = "arguments without an option come first; YAML may also follow --config"
-            return InputError(f"{word!r} belongs to no option", remedy=remedy)
+            return InputError(f"{word or '--'!r} belongs to no option", remedy=remedy)
         groups, option = GROUP.findall(text), next(filter(None, unknown.groups())).lstrip("-")
         key = ".".join([key, *groups, short(option)]).lstrip(".").removesuffix(".class_path")
         kind = key.partition(".")[0]
@@ -149,7 +149,11 @@ def known_keys(parser: ArgumentParser, sources: Sources, key: str, class_path: s
 
 
 def _suggest(word: str, names: Collection[str]) -> str:
-    near = nearest(word, (one for one in names if one and not f"{word}.".startswith(f"{one}.")))
+    names = [one for one in names if one and not f"{word}.".startswith(f"{one}.")]
+    first, dot, rest = word.partition(".")
+    near = nearest(word, names)
+    if near is None and (group := nearest(first, names)):
+        near = group + dot + rest
     return f"did you mean {near}?" if near else SEE
 
 
