@@ -14,7 +14,7 @@ has imported all libraries, but nothing of recalign.
 
 Saves benchmarks/promises/mutants.csv, a row a mutant. `--survivors` runs all but those that were killed there: it
 tries survivors again, and continues a run that was interrupted.
-Equivalent mutants, whose reasons stand in benchmarks/mutants_equivalent.csv, count neither as killed nor as survivors.
+Equivalent mutants, whose reasons stand in benchmarks/promises/mutants_equivalent.csv, count neither as killed nor as survivors.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks/promises/mutants.csv"
-EQUIVALENT = ROOT / "benchmarks/mutants_equivalent.csv"
+EQUIVALENT = ROOT / "benchmarks/promises/mutants_equivalent.csv"
 CPU_SECONDS = 15  # the slowest file takes a third of it
 PYTEST = ["-x", "-o", "addopts=", "--import-mode=importlib", "--assert=plain", "-p", "no:cacheprovider"]
 PYTEST += ["-p", "_hypothesis_pytestplugin", "--hypothesis-profile=mutants"]  # no other plugin is loaded

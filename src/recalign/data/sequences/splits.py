@@ -90,8 +90,10 @@ class High:
 
     def __post_init__(self) -> None:
         if (self.expression is None) == (self.quantile is None):
-            remedy = "give one of --data.high.expression and --data.high.quantile, and set the other to null"
-            raise InputError("needs either an expression or a quantile", where="data.high", remedy=remedy)
+            what, remedy = "needs an expression or a quantile", "give --data.high.expression or --data.high.quantile"
+            if self.quantile is not None:
+                what, remedy = f"{what}, not both", "set one to null: --data.high.expression null"
+            raise InputError(what, where="data.high", remedy=remedy)
         check_ranges(High, vars(self), "data.high")
 
     def mark(self, frame: pl.DataFrame) -> pl.Series:
