@@ -153,10 +153,10 @@ def test_modules_do_not_ask_the_trainer_for_its_datamodule():
 
 
 CEILINGS = {
-    "lines": 33_768,
-    "statements": 18_285,
+    "lines": 33_770,
+    "statements": 18_287,
     "functions": 2_034,
-    "bytes": 1_668_497,
+    "bytes": 1_668_608,
     "packages": 8,
     "modules beside them": 10,
     "lines of tests": 30_971,
