@@ -200,7 +200,7 @@ def core() -> list[str]:
     return re.findall(r"^- `([\w/]+\.py)`", section[1], re.MULTILINE) if section else []
 
 
-CORE_LINES = 6_506
+CORE_LINES = 6_508
 
 
 def test_the_core_is_what_it_imports():
