@@ -153,13 +153,13 @@ def test_modules_do_not_ask_the_trainer_for_its_datamodule():
 
 
 CEILINGS = {
-    "lines": 33_770,
-    "statements": 18_287,
+    "lines": 33_783,
+    "statements": 18_296,
     "functions": 2_034,
-    "bytes": 1_668_608,
+    "bytes": 1_669_520,
     "packages": 8,
     "modules beside them": 10,
-    "lines of tests": 30_971,
+    "lines of tests": 31_022,
     "lines of benchmarks": 5_995,
 }
 """What the house may hold; a change that needs more says what each new hundred lines buy."""
@@ -200,7 +200,7 @@ def core() -> list[str]:
     return re.findall(r"^- `([\w/]+\.py)`", section[1], re.MULTILINE) if section else []
 
 
-CORE_LINES = 6_508
+CORE_LINES = 6_516
 
 
 def test_the_core_is_what_it_imports():

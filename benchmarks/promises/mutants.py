@@ -14,7 +14,7 @@ has imported all libraries, but nothing of recalign.
 
 Saves benchmarks/promises/mutants.csv, a row a mutant. `--survivors` runs all but those that were killed there: it
 tries survivors again, and continues a run that was interrupted.
-Equivalent mutants, whose reasons stand in benchmarks/promises/mutants_equivalent.csv, count neither as killed nor as survivors.
+Equivalent mutants count neither as killed nor as survivors; benchmarks/promises/mutants_equivalent.csv says why.
 """
 
 from __future__ import annotations

@@ -47,6 +47,19 @@ def data(tmp_path):
     return made
 
 
+def test_ranks_leave_out_the_rest_of_a_set_for_all_users(tmp_path):
+    """Of two items of one time that a policy prefers to all others, each is its first: those before them are seen."""
+    rows = [*ROWS, (1, 9, 30, 5.0), (2, 7, 30, 5.0)]
+    pl.DataFrame(rows, schema=["user", "item", "timestamp", "rating"], orient="row").write_csv(tmp_path / "hand.csv")
+    made = small.data_of(RecommenderData, tmp_path, "hand", split=small.LeaveLast(1, 1), ties="together")
+    made.sequences.group[:] = ["A", "B2", "A"]
+    policy = SameForAll(-torch.arange(1.0, 13.0))
+    scorers = Scorers(policy, {"judge@10": ItemScores(torch.arange(1.0, 13.0))}, torch.ones(3, 12))
+    own = evaluate({"it": policy}, scorers, made, "test", CPU)["it"]
+    assert own.filter(user=made.table.users.index_of(1))["rank"].to_list() == [1, 1]
+    assert value.ranks_of_others({"it": policy}, made, "test", CPU)["it"]["rank"].to_list() == [1, 1]
+
+
 @pytest.fixture
 def by_hand(data):
     """A constant policy that prefers items in their order, and a start to which all are the same."""

@@ -130,7 +130,7 @@ def ranks_of_others(
             events = {"user": read.user_B[read.row_T].numpy(), "event": read.event_T.numpy()}
             for name, policy in policies.items():
                 state = policy.encode_once(once) if isinstance(policy, Composed) else once(policy.encode)
-                rank_T = policy.ranks(state, batch.target_T, batch.seen_N)
+                rank_T = policy.ranks(state, batch.target_T, batch.unranked_N)
                 collected[name].append(pl.DataFrame(events | {"rank": rank_T.cpu().numpy()}))
     empty = pl.DataFrame(schema=dict.fromkeys(("user", "event", "rank"), pl.UInt32))
     return {name: pl.concat([empty, *(part.cast(empty.schema) for part in parts)]) for name, parts in collected.items()}

@@ -322,10 +322,17 @@ def test_nested_columns_are_no_choices():
     assert guess.choice(pl.DataFrame(nested | {"kept": [[{"a": 1}], []]})) is None
 
 
-def test_the_condition_is_proposed_and_not_set(tmp_path: Path):
-    rows = [f"{user},{step},{step},{step % 2},{step}" for user in range(40) for step in range(1, 9)]
+@pytest.mark.parametrize("rating", ["{step}", "{click}"])  # of all rows, or the click itself
+def test_the_condition_is_proposed_and_not_set_where_other_rows_have_rewards_too(tmp_path: Path, rating: str):
+    rows = [
+        f"{user},{step},{step},{step % 2},{rating.format(step=step, click=step % 2)}"
+        for user in range(40)
+        for step in range(1, 9)
+    ]
     (tmp_path / "log.csv").write_text("\n".join(["user,item,time,is_click,rating", *rows]))
-    assert init(tmp_path, "log.csv").code == 0
+    said = init(tmp_path, "log.csv")
+    assert said.code == 0
+    assert "chosen: if is_click = 1 tells choices" in said.out
     text = (tmp_path / "log.yaml").read_text()
     assert "chosen" not in yaml.safe_load(text)["data"]["log"]
     assert yaml.safe_load(text.replace("# chosen:", "chosen:"))["data"]["log"]["chosen"] == "is_click = 1"
@@ -347,6 +354,24 @@ def test_a_log_that_measures_choices_alone_is_read_as_impressions(tmp_path: Path
     assert (data["reward"], data["log"]["chosen"], data["log"]["request"]) == ("seconds", "clicked", "request_id")
     assert "chosen: clicked; 960 other rows were shown and not chosen" in said.out
     assert tiny.recalign(tmp_path, "check", "log.yaml").code == 0
+
+
+@pytest.mark.parametrize(("column", "found"), [("", None), ("request", "request_id")])
+def test_impressions_and_clicks_at_other_times_need_a_column_that_joins_them(
+    tmp_path: Path, column: str, found: str | None
+):
+    rows = [
+        f"{user},{(3 * step + slot) % 23},{START + 900 * step + 9 * later},{kind},{user}-{step}"
+        for user in range(40)
+        for step in range(9)
+        for slot, kind, later in [(0, "impression", 0), (1, "impression", 0), (1, "click", 1), (1, "buy", 1 + step % 2)]
+        if kind != "buy" or step % 2
+    ]
+    (tmp_path / "log.csv").write_text("\n".join([f"user,item,time,event,{column}_id", *rows]))
+    assert init(tmp_path, "log.csv").code == 0
+    log = yaml.safe_load((tmp_path / "log.yaml").read_text())["data"]["log"]
+    assert log.get("request") == found
+    assert log.get("chosen") == (found and "event <> 'impression'")
 
 
 def test_an_id_of_each_row_or_of_several_users_is_no_request():

@@ -85,10 +85,23 @@ def test_a_time_split_cuts_passed_rows_at_the_same_times(tmp_path):
 
 
 def test_a_request_may_have_a_name(tmp_path):
-    rows = ROWS.head(10).with_columns(page=pl.Series(["x", "x", "y", "y", "y", "y", "z", "z", None, None]))
+    page = pl.Series(["x", "x", "y", "y", "y", "y", "z", "z", None, None])
+    rows = ROWS.head(10).with_columns(pl.Series("item", list("abcabaabab")), page=page)
     made = data_of(tmp_path, rows, request="page").sequences
-    assert made.passed.filter(timestamp=3)["known_before"].to_list() == [1]  # of c; its page began at 2
+    assert made.passed.filter(timestamp=3)["known_before"].to_list() == [1]  # of a; its page began at 2
     assert made.shown.filter(pl.col("timestamp") >= 4).group_by("request").len()["len"].to_list() == [2, 2]
+
+
+def test_an_impression_beside_the_click_on_its_item_was_not_passed(tmp_path):
+    """As in logs of event types; the columns have the names that such logs have."""
+    shown = ROWS.head(10).with_columns(clicked=pl.lit("impression"), page=pl.col("timestamp"))
+    clicks = shown.filter(click=1).with_columns(clicked=pl.lit("click"))
+    both = pl.concat([shown, clicks])
+    made = data_of(tmp_path, both, chosen="clicked = 'click'", request="page").sequences
+    alone = data_of(tmp_path, ROWS.head(10)).sequences
+    kept = ["user", "item", "timestamp", "split", "known_before"]
+    assert made.passed.select(kept).equals(alone.passed.select(kept))
+    assert [count for why, count in made.report.left_out().items() if "same request" in why] == [4]
 
 
 def test_only_a_null_reward_of_a_passed_row_is_filled(tmp_path):

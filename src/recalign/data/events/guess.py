@@ -19,13 +19,14 @@ from recalign.errors import InputError
 
 WORDS = {
     "user": ("user", "customer", "visitor", "viewer", "account", "uid", "username", "session"),
-    "item": ("item", "product", "movie", "video", "book", "asin", "sku", "song", "track", "news", "post", "iid"),
+    "item": ("item", "product", "movie", "video", "book", "asin", "sku", "song", "track", "news", "post", "iid",
+             "article", "content", "listing", "ad", "game", "recipe", "vid", "pid"),
     "timestamp": ("timestamp", "time", "datetime", "ts", "date", "created", "at", "day", "epoch", "moment"),
     "rating": ("rating", "stars", "score", "grade", "reward"),
     "signal": ("purchased", "purchase", "bought", "liked", "like", "clicked", "click", "label"),
     "event": ("event", "action", "behavior", "type"),
     "title": ("title", "name", "headline"),
-}
+}  # fmt: skip
 """Words in column names, by what the column holds, the most specific first."""
 
 CLICKS, IMPRESSIONS = {"click", "clicked", "chosen", "opened"}, {"impression", "impressed", "shown"}
@@ -252,7 +253,7 @@ def _words(name: str) -> list[str]:
     """Lower-case words of a name: ``userId`` -> user, id; ``visitorid`` -> visitor."""
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
     words = [word.lower() for word in re.findall(r"[^\W_]+", spaced)]
-    return [word if word in (*IDS, "uid", "iid") else word.removesuffix("id") for word in words]
+    return [word if word in (*IDS, "uid", "iid", "vid", "pid") else word.removesuffix("id") for word in words]
 
 
 def _may_be_id(column: pl.Series) -> bool:

@@ -77,9 +77,12 @@ def init(words: Sequence[str]) -> None:
         where=guess.missing_condition(frame, meaning.values()),
         **meaning,  # type: ignore[arg-type]
     )
-    if (choice := guess.choice(frame)) and guess.only_choices_differ(frame, choice, reward):
-        log = replace(log, chosen=choice, request=guess.request(frame, meaning["user"]))
     events = load_events(log, root, reward)
+    if (choice := guess.choice(frame)) and guess.only_choices_differ(frame, choice, reward):
+        impressions = replace(log, chosen=choice, request=guess.request(frame, meaning["user"]))
+        read = load_events(impressions, root, reward)
+        if read.passed is not None and read.passed["request"].is_in(read.frame["request"].implode()).any():
+            log, events = impressions, read
     collapse, suggested = collapse_and_divide(events.frame, reward)
     if collapse:
         log = replace(log, collapse=True)
@@ -95,6 +98,8 @@ def init(words: Sequence[str]) -> None:
             "basket, so none of these is in another's history (ties: together). If they happened one after the other, "
             "in the order of the file, write ties: order"
         )
+    if choice and not log.chosen:
+        print(printable(f"chosen: if {choice} tells choices from items that were only shown, uncomment it in {out}"))
     for concern in early_concerns(events.frame):
         print(f"with care: {concern}")
     commands = [shlex.join(["recalign", "check", str(out)])]

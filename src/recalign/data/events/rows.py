@@ -119,7 +119,7 @@ def check_rows(
         columns, time = [column.rechunk().gather(order) for column in columns], time.gather(order)
     frame, passed = pl.DataFrame(columns), None
     if chosen is not None:
-        frame, time, passed = _without_passed(frame, time, log.passed_reward)
+        frame, time, passed = _without_passed(usable, frame, time, log.passed_reward)
     if log.collapse:
         weaker = weaker_events(frame)
         usable.note("are weaker events of the same user and item and are left out", weaker, frame["row"])
@@ -188,9 +188,12 @@ def weaker_events(frame: pl.DataFrame) -> pl.Series:
 
 
 def _without_passed(
-    frame: pl.DataFrame, time: pl.Series, passed_reward: float | None
+    usable: Usable, frame: pl.DataFrame, time: pl.Series, passed_reward: float | None
 ) -> tuple[pl.DataFrame, pl.Series, pl.DataFrame]:
-    """Index requests, and return the chosen rows, their times at the file's resolution, and the passed rows."""
+    """Index requests, and return the chosen rows, their times at the file's resolution, and the passed rows.
+
+    A log of event types has an item's impression beside its click: such an impression was not passed.
+    """
     alone = pl.when(pl.col("request").is_null()).then(time)  # then a request is the user's rows of one time
     frame = frame.with_columns(request=pl.struct("user", "request", alone.alias("time")).rank("dense"))
     began = pl.col("timestamp").min().over("request").alias("began")
@@ -198,6 +201,10 @@ def _without_passed(
     if passed_reward is not None:
         passed = passed.with_columns(pl.col("reward").fill_null(passed_reward))
     chosen = frame["chosen"]
+    clicked = passed.join(frame.filter(chosen), ["request", "item"], "semi")["row"]
+    was_clicked = passed["row"].is_in(clicked.implode())
+    usable.note("are impressions of items chosen in the same request and are left out", was_clicked, passed["row"])
+    passed = passed.filter(~was_clicked)
     return frame.filter(chosen).drop("chosen"), time.filter(chosen), passed
 
 
