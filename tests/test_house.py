@@ -153,13 +153,13 @@ def test_modules_do_not_ask_the_trainer_for_its_datamodule():
 
 
 CEILINGS = {
-    "lines": 33_783,
-    "statements": 18_296,
-    "functions": 2_034,
-    "bytes": 1_669_520,
+    "lines": 33_790,
+    "statements": 18_301,
+    "functions": 2_035,
+    "bytes": 1_670_213,
     "packages": 8,
     "modules beside them": 10,
-    "lines of tests": 31_022,
+    "lines of tests": 31_033,
     "lines of benchmarks": 5_995,
 }
 """What the house may hold; a change that needs more says what each new hundred lines buy."""

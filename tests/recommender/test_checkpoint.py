@@ -74,7 +74,7 @@ def test_a_checkpoint_does_not_import_what_it_likes(module, tmp_path, monkeypatc
     monkeypatch.syspath_prepend(tmp_path)
     recipes = {"policy": {"class_path": f"{module}.Net", "init_args": {}}}
     torch.save({"state_dict": {}, "recipes": recipes}, tmp_path / "it.ckpt")
-    with pytest.raises(InputError, match=f"{module} is not imported.*run.imports"):
+    with pytest.raises(InputError, match=f"(?s){module} is not imported.*run.imports"):
         load_net(tmp_path / "it.ckpt", "policy")
     assert module not in sys.modules
 

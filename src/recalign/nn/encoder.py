@@ -59,7 +59,7 @@ class Encoder(Rebuildable, nn.Module, ABC):
             length_B: number of events of each sequence, 0..L.
             time_BL: int64, time of each event in seconds.
             request_time_BL: int64, seconds; entry i is the time at which event i + 1 is requested.
-            returns: (B, L, D); rows past the end are zero.
+            returns: (B, L, D), in the dtype of x_BLD also under autocast; rows past the end are zero.
         """
 
 

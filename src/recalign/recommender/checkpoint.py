@@ -71,14 +71,14 @@ def build_net(plan: dict[str, Any], name: str = "network", where: str | None = N
     try:
         module, _, kind_name = plan["class_path"].rpartition(".")
         if module not in sys.modules and not module.startswith(NETWORK_PACKAGES):
-            raise ImportError(f"{module} is not imported, and a checkpoint may not import it: name it in run.imports")
+            raise ImportError(f"{module} is not imported, and a checkpoint may not import it")
         kind = getattr(importlib.import_module(module), kind_name)
         if not (isinstance(kind, type) and issubclass(kind, Rebuildable)):
             raise TypeError(f"{plan['class_path']} is not a network of recalign")
         nets = {k: v for k, v in plan["init_args"].items() if isinstance(v, dict) and "class_path" in v}
         return kind(**plan["init_args"] | {k: build_net(v, name, where) for k, v in nets.items()})
     except (ImportError, AttributeError, TypeError, KeyError, ValueError) as error:
-        remedy = "use a file of this version of recalign; import the module of a class of your own first"
+        remedy = "name modules of your own classes in run.imports; else use a file of this version of recalign"
         raise InputError(f"its {name} cannot be built ({error})", where=where, remedy=remedy) from error
 
 

@@ -397,6 +397,17 @@ def test_what_is_set_for_asft_is_set_for_its_placebos_first():
     assert names == ["PostTrainingData", "PermutedPostTrainingData", "ShuffledPostTrainingData"]
 
 
+@pytest.mark.usefixtures("here")
+def test_runs_of_methods_import_the_users_encoder_that_their_policy_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "own_encoder.py").write_text("from recalign.nn import HSTU\n\n\nclass Own(HSTU): ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    parsed = planned(stages={"recommender": {"model.encoder": "own_encoder.Own"}})
+    assert parsed["asft"].config["run"]["imports"] == ["own_encoder"]
+    assert planned()["asft"].config["run"]["imports"] == []
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("here")
 def test_a_placebo_takes_the_temperature_that_its_method_found(monkeypatch: pytest.MonkeyPatch):

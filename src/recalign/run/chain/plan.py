@@ -140,11 +140,18 @@ class Plan:
             own["data"] = {"users": "B1"}
         if stage in self.chain.post_trained and not self.begin_with:
             own["model"] = {"keep": self.chain.keep}
+            own["run"]["imports"] = self.own_modules()
         words = ["fit", *(f"--config={file}" for file in files)]
         settings = [one for one in (first, own, self.world_root(seed), *given) if one]
         if (key := repr((words, settings))) not in self._once:
             self._once[key] = parse_stage(words, *settings)
         return self._once[key]
+
+    def own_modules(self) -> list[str]:
+        """The user's modules that define the recommender's classes: checkpoints of methods hold these too."""
+        recommender = self._parse("recommender", self.seeds[0], *self.settings("recommender"), {})
+        modules = {path.rpartition(".")[0] for path in class_paths(recommender.config["model"])}
+        return sorted(module for module in modules if module.partition(".")[0] != "recalign")
 
     def world_root(self, seed: int) -> Settings:
         """Where the world of a seed lies."""
@@ -240,6 +247,7 @@ class Plan:
         trained = [path.stem for folder in self.folders for path in (folder / "methods").glob("*.yaml")]
         meant = nearest(stage, known := sorted({*UNTRAINED, *trained}))
         remedy = f"did you mean {meant}?" if meant else f"there are: {', '.join(known)}, and trained methods + _rerank"
+        remedy += "; a YAML of your own lies beside the chain's, and is named without .yaml"
         raise InputError(f"there is no method {stage!r}", where=where, remedy=remedy)
 
 

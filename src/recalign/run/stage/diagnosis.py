@@ -149,10 +149,9 @@ def known_keys(parser: ArgumentParser, sources: Sources, key: str, class_path: s
 
 
 def _suggest(word: str, names: Collection[str]) -> str:
-    names = [one for one in names if one and not f"{word}.".startswith(f"{one}.")]
-    first, dot, rest = word.partition(".")
-    near = nearest(word, names)
-    if near is None and (group := nearest(first, names)):
+    names = [one for one in names if one and not f"{word}.".startswith(f"{one}.") and not one.startswith(f"{word}.")]
+    near, (first, dot, rest) = nearest(word, names), word.partition(".")
+    if near is None and (group := nearest(first, {one.partition(".")[0] for one in names} - {first})):
         near = group + dot + rest
     return f"did you mean {near}?" if near else SEE
 
