@@ -132,6 +132,12 @@ Measure = Callable[[Any, Mapping[MethodRun, Policy], Mapping[str, pl.DataFrame]]
 """Computes further metrics from the networks, the policies, and each method's test events."""
 
 
+def coverage(shown: pl.Series, items: int) -> float:
+    """Share of ``items`` that are in one of the lists; 0 in a list is a place without an item."""
+    distinct = shown.explode().unique()
+    return distinct.filter(distinct > 0).len() / items
+
+
 def evaluate_methods(runs: Sequence[MethodRun], nets: Networks, measures: Iterable[Measure] = ()) -> list[Evaluation]:
     """Evaluate methods on the validation and test events of users A, and apply ``measures``.
 
@@ -148,9 +154,8 @@ def evaluate_methods(runs: Sequence[MethodRun], nets: Networks, measures: Iterab
     sds, found = nets.reward_sds(), []
     for run in runs:
         test = events["test"][run.method]
-        shown = test["shown"].explode().unique()
         summary = {"log": nets.data.log_.name, "cold_targets": test["not_in_catalogue"].cast(float).mean()}
-        summary |= {"coverage@10": shown.filter(shown > 0).len() / nets.data.num_items, **run.cost, **sds}
+        summary |= {"coverage@10": coverage(test["shown"], nets.data.num_items), **run.cost, **sds}
         summary |= {EVALUATED: test["user"].n_unique()}
         own: dict[str, pl.DataFrame] = {
             split: frames[run.method].drop("shown").with_columns(in_a=True) for split, frames in events.items()
