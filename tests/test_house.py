@@ -153,10 +153,10 @@ def test_modules_do_not_ask_the_trainer_for_its_datamodule():
 
 
 CEILINGS = {
-    "lines": 33_790,
-    "statements": 18_301,
-    "functions": 2_035,
-    "bytes": 1_670_213,
+    "lines": 33_794,
+    "statements": 18_303,
+    "functions": 2_036,
+    "bytes": 1_670_456,
     "packages": 8,
     "modules beside them": 10,
     "lines of tests": 31_033,

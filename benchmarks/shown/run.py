@@ -22,7 +22,7 @@ from benchmarks.lib import markdown, options, save, summary
 from recalign.cli import main as recalign
 from recalign.data.simulation import shop, simulate
 from recalign.evaluation import chain_comparison
-from recalign.evaluation.comparison import ALL, HIGH, SHOWN, VALUE
+from recalign.evaluation.comparison import ALL, HIGH, SHOWN_AUC, VALUE
 
 UNTRAINED = ["start", "item_knn", "transitions", "popularity"]
 SHOWN_ROWS = [*UNTRAINED, "bc", "reward_weighted", "asft", "asft_permuted", "rerank", "rerank_permuted", "asft_rerank"]
@@ -34,11 +34,11 @@ COLUMNS = {
     HIGH: HIGH,
     VALUE: "judges' value",
     "value/true@10": "true value",
-    SHOWN: SHOWN,
+    SHOWN_AUC: SHOWN_AUC,
     "shown/ndcg": "shown/ndcg",
     "policy/ndcg_retained": "kept on validation",
 }
-GAINS = {f"holm_best_baseline/{metric}": metric for metric in (ALL, HIGH, VALUE, "value/true@10", SHOWN)}
+GAINS = {f"holm_best_baseline/{metric}": metric for metric in (ALL, HIGH, VALUE, "value/true@10", SHOWN_AUC)}
 SESSION = 1800  # seconds without an event after which a customer's next basket begins
 
 

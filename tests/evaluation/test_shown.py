@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from compared import table
 
-from recalign.evaluation.comparison import SHOWN
+from recalign.evaluation.comparison import SHOWN_AUC
 from recalign.evaluation.decision import decide
 from recalign.evaluation.report import terminal_table
 
-OF_SHOWN = {("start", SHOWN): (0.4, 0.3, 0.5), ("mine", SHOWN): (0.6, 0.5, 0.7)}
-OF_SHOWN |= {("mine", f"diff_start/{SHOWN}"): (0.2, 0.1, 0.3)}
+OF_SHOWN = {("start", SHOWN_AUC): (0.4, 0.3, 0.5), ("mine", SHOWN_AUC): (0.6, 0.5, 0.7)}
+OF_SHOWN |= {("mine", f"diff_start/{SHOWN_AUC}"): (0.2, 0.1, 0.3)}
 
 
 @pytest.mark.parametrize("shown", [{}, OF_SHOWN])
@@ -20,4 +20,4 @@ def test_the_decision_names_it_and_does_not_depend_on_it(shown):
     assert (found.word, found.policy, found.reasons) == (plain.word, plain.policy, plain.reasons)
     assert [figure in (found.first or "") for figure in ("40%", "60%", "+0.2000")] == [bool(shown)] * 3
     columns = [column.header for column in terminal_table(test).columns]
-    assert (SHOWN in columns) == bool(shown)
+    assert (SHOWN_AUC in columns) == bool(shown)

@@ -34,7 +34,7 @@ from recalign.bootstrap import CrossedBootstrap, Estimate, holm, holm_intervals
 from recalign.evaluation.evaluated_runs import ALL_USERS, GAPS, RANKS, SPLITS, EvaluatedRun
 from recalign.evaluation.roles import BEST, COUNTED_ROWS, Roles
 
-ALL, HIGH, VALUE, SHOWN = "all/ndcg@10", "high/ndcg@10", "value/judge@10", "shown/auc"
+ALL, HIGH, VALUE, SHOWN_AUC = "all/ndcg@10", "high/ndcg@10", "value/judge@10", "shown/auc"
 PLACEBO_FACTOR = 2
 """A gain has to exceed a placebo's gain times this factor."""
 HITS = "all_users/hits@10"
@@ -48,7 +48,7 @@ METRICS: dict[str, tuple[str, str | None]] = {
     **{f"value/{name}": (name, None) for name in VALUES},
     **{f"tail/value/{name}": (name, "tail") for name in ("judge@10", "true@10")},
     **{gap: (gap, None) for gap in GAPS},
-    **{name: (name, None) for name in (SHOWN, "shown/ndcg")},
+    **{name: (name, None) for name in (SHOWN_AUC, "shown/ndcg")},
     **{f"policy/{name}": (name, None) for name in ("kl", "changed@10", "entropy", "popularity@10")},
 }
 OF_USERS = (HITS, "value", "policy/coverage@10", "policy/ndcg_retained", "cold_targets", "reward/user_sd", "offpolicy/")

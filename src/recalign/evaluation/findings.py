@@ -17,7 +17,7 @@ from recalign.data.events.audit import OFTEN
 from recalign.data.events.division import LEAST
 from recalign.data.sequences.audit import BASKETS, FOLLOWS, READING, SEEN, refused
 from recalign.data.sequences.placebo import CORRELATION
-from recalign.evaluation.comparison import ALL, HITS, SHOWN, VALUE
+from recalign.evaluation.comparison import ALL, HITS, SHOWN_AUC, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable, Interval
 from recalign.evaluation.evaluated_runs import ALL_USERS
 from recalign.evaluation.methods import EVALUATED
@@ -167,10 +167,10 @@ def no_better_than_untrained(test: ComparisonTable) -> str | None:
 
 def within_requests(test: ComparisonTable, policy: str | None) -> str | None:
     """How a row and `START` rank a request's items; decides nothing. None if the log does not say what was shown."""
-    own, start = test.get(policy or START, SHOWN), test.get(START, SHOWN)
+    own, start = test.get(policy or START, SHOWN_AUC), test.get(START, SHOWN_AUC)
     if own is None or start is None:
         return None
-    more = test.get(str(policy), f"diff_{START}/{SHOWN}")
+    more = test.get(str(policy), f"diff_{START}/{SHOWN_AUC}")
     text = f"Of what a request showed, {START} ranks the choice above what was not chosen in {start.value:.0%} of pairs"
     return f"{text}{f', {policy} in {own.value:.0%} ({more})' if more else ''}: a coin has 50%."
 

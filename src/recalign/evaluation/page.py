@@ -14,10 +14,11 @@ from markupsafe import Markup
 from recalign.data.sequences.audit import MIN_GAIN_SD
 from recalign.evaluation import findings, plots
 from recalign.evaluation.answer import ab_test, cards, caveats, heading, headline, more_value, told
-from recalign.evaluation.comparison import ALL, HIGH, SHOWN, VALUE
+from recalign.evaluation.comparison import ALL, HIGH, SHOWN_AUC, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable, figure
 from recalign.evaluation.decision import CONDITIONS
 from recalign.evaluation.names import names
+from recalign.evaluation.report import REASONS
 from recalign.evaluation.sources import Sources
 from recalign.files import write_text
 from recalign.recommender.interpolation import MIN_NDCG_RETAINED
@@ -25,7 +26,7 @@ from recalign.reward.trust.measures import FIGURES
 
 MAIN = (
     *(ALL, HIGH, "high_users/ndcg@10", VALUE, "value/reward_model@10", "value/true@10"),
-    *(SHOWN, "value/true", "policy/kl", "policy/changed@10", "policy/coverage@10", "policy/popularity@10"),
+    *(SHOWN_AUC, "value/true", "policy/kl", "policy/changed@10", "policy/coverage@10", "policy/popularity@10"),
     *("tail/high/ndcg@10", "tail/value/judge@10", "cost/seconds"),
 )
 CORE = (ALL, HIGH, VALUE, "value/reward_model@10", "value/true@10", "policy/kl")
@@ -42,7 +43,7 @@ MEANINGS = {
     "gap/judge@10": "value/reward_model@10 less value/judge@10, event by event. Levels of raters are in it; what a "
     "method adds to the gap of start is over-optimisation.",
     "value/true@10": "The true mean reward of the ten items shown, known in a simulated log.",
-    SHOWN: "Share of the pairs (chosen, passed over) of a request that the policy ranks right, mean over requests: all "
+    SHOWN_AUC: "Share of the pairs (chosen, passed) of a request that the policy ranks right, mean over requests: all "
     "candidates were shown, so what the platform liked to show gains nothing here.",
     "shown/ndcg": "NDCG of what was chosen among all that its request showed.",
     "value/true": "The true reward expected of an item drawn from the policy among unseen ones.",
@@ -56,8 +57,6 @@ MEANINGS = {
     "cost/seconds": "Training time of the method's own stage.",
 }
 FILE = "report.html"
-REASONS = 3
-"""Reasons that are always shown; the others are folded away."""
 CONTROLS = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 """Control characters of terminals and of text direction."""
 Section = tuple[str, str, list[Any]]

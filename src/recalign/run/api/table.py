@@ -37,7 +37,7 @@ from recalign.run.api.log import Log
 from recalign.run.api.trained import checkpoint_of
 from recalign.seals import class_paths, code_digest
 
-SHOWN = ("all/ndcg@10", "high/ndcg@10", "value/judge@10", "value/reward_model@10", "policy/kl", "policy/coverage@10")
+METRICS = ("all/ndcg@10", "high/ndcg@10", "value/judge@10", "value/reward_model@10", "policy/kl", "policy/coverage@10")
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Comparison:
     def table(self) -> pl.DataFrame:
         """One row per policy: test means, and the bounds of each metric's 95 % interval, if it has one."""
         table = pl.DataFrame({"method": self.methods})
-        for metric in SHOWN:
+        for metric in METRICS:
             names = {"value": metric, "ci_low": f"{metric} low", "ci_high": f"{metric} high"}
             figures = self.frame.filter(seed="all", split="test", metric=metric).select("method", *names).rename(names)
             table = table.join(figures, on="method", how="left", maintain_order="left")
