@@ -252,7 +252,7 @@ def test_files_that_change_meanwhile_are_noticed(root, monkeypatch):
     ("changed", "asked", "said"),
     [
         ({"cache": False}, {}, "data.cache"),
-        ({"relative_to": RelativeTo("length")}, {}, "data.relative_to"),
+        ({"relative_to": RelativeTo("length")}, {}, "data.relative_to: .recalign prepare"),
         ({"grows_from": "ids"}, {}, "data.grows_from"),
         ({}, {"workers": 0}, "workers: 0 is not above 0"),
         ({}, {"partitions": -1}, "partitions: -1 is not above 0"),

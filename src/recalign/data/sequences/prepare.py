@@ -79,15 +79,13 @@ def prepare(data: EventDataModule, partitions: int | None = None, workers: int =
         OSError: the cache's folder cannot be written.
     """
     require_positive("", {"partitions": partitions, "workers": workers}, "partitions", "workers")
-    if data.relative_to is not None or data.grows_from is not None:
-        what = "`recalign prepare` supports neither of them, as they need all users at once"
-        raise InputError(what, where="data.relative_to, data.grows_from", remedy="train without `recalign prepare`")
+    settings = {"relative_to": data.relative_to, "grows_from": data.grows_from, "log.chosen": data.log_.chosen}
+    if refused := [f"data.{name}" for name, value in settings.items() if value is not None]:
+        what = "`recalign prepare` reads some users at a time, so it does not support this"
+        raise InputError(what, where=", ".join(refused), remedy="train without `recalign prepare`")
     if type(data.split) not in (LeaveLast, TimeSplit, Where):
         what = f"`recalign prepare` supports only LeaveLast, TimeSplit and Where, not {type(data.split).__name__}"
         raise InputError(what, where="data.split", remedy="train without `recalign prepare`")
-    if data.log_.chosen is not None:
-        what = "`recalign prepare` does not support logs with rows shown but not chosen"
-        raise InputError(what, where="data.log.chosen", remedy="train without `recalign prepare`")
     if data.log_.user in data.log_.columns:
         what, remedy = "`recalign prepare` does not support a computed user column", "write it into the files"
         raise InputError(what, where=f"data.log.columns.{data.log_.user}", remedy=remedy)
