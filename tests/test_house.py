@@ -153,10 +153,10 @@ def test_modules_do_not_ask_the_trainer_for_its_datamodule():
 
 
 CEILINGS = {
-    "lines": 33_794,
-    "statements": 18_303,
+    "lines": 33_791,
+    "statements": 18_300,
     "functions": 2_036,
-    "bytes": 1_670_456,
+    "bytes": 1_670_321,
     "packages": 8,
     "modules beside them": 10,
     "lines of tests": 31_033,
@@ -200,7 +200,7 @@ def core() -> list[str]:
     return re.findall(r"^- `([\w/]+\.py)`", section[1], re.MULTILINE) if section else []
 
 
-CORE_LINES = 6_516
+CORE_LINES = 6_520
 
 
 def test_the_core_is_what_it_imports():

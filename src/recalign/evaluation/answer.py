@@ -27,6 +27,7 @@ from recalign.evaluation.roles import COUNTED_ROWS
 from recalign.evaluation.rule import GAIN, RETAINED
 from recalign.recommender.interpolation import MIN_NDCG_RETAINED
 
+REASONS = 3  # that the terminal prints, and the page does not fold away
 POWER = 0.8
 """Statistical power: the chance with which a test should detect a true gain."""
 SMALLEST, LARGEST = 50, 10_000_000

@@ -13,12 +13,11 @@ from markupsafe import Markup
 
 from recalign.data.sequences.audit import MIN_GAIN_SD
 from recalign.evaluation import findings, plots
-from recalign.evaluation.answer import ab_test, cards, caveats, heading, headline, more_value, told
+from recalign.evaluation.answer import REASONS, ab_test, cards, caveats, heading, headline, more_value, told
 from recalign.evaluation.comparison import ALL, HIGH, SHOWN_AUC, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable, figure
 from recalign.evaluation.decision import CONDITIONS
 from recalign.evaluation.names import names
-from recalign.evaluation.report import REASONS
 from recalign.evaluation.sources import Sources
 from recalign.files import write_text
 from recalign.recommender.interpolation import MIN_NDCG_RETAINED

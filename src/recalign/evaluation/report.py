@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from recalign.errors import require_positive
-from recalign.evaluation.answer import heading, limits
+from recalign.evaluation.answer import REASONS, heading, limits
 from recalign.evaluation.chain_comparison import FILE, RunsComparison
 from recalign.evaluation.comparison import ALL, HIGH, SHOWN_AUC, VALUE
 from recalign.evaluation.comparison_table import ComparisonTable, figure
@@ -21,7 +21,6 @@ from recalign.evaluation.sources import Sources
 MARKS = {1: "▲", 0: " ", -1: "▼"}
 TRUE = "value/true@10"
 WIDTH = 80  # fewest columns when printing to a file
-REASONS = 3  # that the terminal prints, and the page does not fold away
 
 
 def compare(folder: Path, draws: int = 2000) -> None:
