@@ -159,7 +159,7 @@ CEILINGS = {
     "bytes": 1_670_321,
     "packages": 8,
     "modules beside them": 10,
-    "lines of tests": 31_033,
+    "lines of tests": 31_060,
     "lines of benchmarks": 5_995,
 }
 """What the house may hold; a change that needs more says what each new hundred lines buy."""

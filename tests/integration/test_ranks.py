@@ -1,4 +1,4 @@
-"""Two processes of a fit, one of which is killed: the other says so, and ends. None is left behind."""
+"""Two processes of a fit, one of which is killed or hangs: the other says so, and ends. None is left behind."""
 
 from __future__ import annotations
 
@@ -32,10 +32,19 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tiny.prepare(tmp_path)
 
 
+SHARDED = "--config conf/trainer/row-sharding.yaml --model.memory false --trainer.strategy.init_args.timeout 0:00:20"
+
+
 @pytest.fixture
-def run(place: Path) -> Iterator[subprocess.Popen[str]]:
+def more() -> str:
+    """Further options of the fit; a test may override them."""
+    return ""
+
+
+@pytest.fixture
+def run(place: Path, more: str) -> Iterator[subprocess.Popen[str]]:
     """A fit of two processes that goes on for ever: the first of them, which starts the second."""
-    words = [*FIT.split(), *SHORT.split(), *FOR_EVER.split()]
+    words = [*FIT.split(), *more.split(), *SHORT.split(), *FOR_EVER.split()]
     told = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
     first = subprocess.Popen(
         [sys.executable, "-m", "recalign", *words], env=told, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -91,6 +100,24 @@ def test_the_other_says_so_and_ends(run: subprocess.Popen[str], trial, rank: int
     if rank:
         assert run.returncode == 3
         assert Manifest.read(RUN).status == "failed"
+
+
+@pytest.mark.parametrize("more", [SHARDED])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_one_that_hangs_ends_the_run_after_the_timeout(run: subprocess.Popen[str], trial, rank: int):
+    second = second_of(run)
+    until(lambda: RUN.figures("fit").is_file() and RUN.last.is_file(), run)
+    victim, other = (second, run.pid) if rank else (run.pid, second)
+    os.kill(victim, signal.SIGSTOP)
+    trial(PROMISE, f"SIGSTOP of the {'second' if rank else 'first'} of two processes with sharded rows")
+    until(lambda: state_of(other) in ("", "Z"), run)
+    os.kill(victim, signal.SIGKILL)  # it holds the pipes
+    assert "another process of this run is gone or silent" in run.communicate(timeout=PATIENCE)[1]
+
+
+def state_of(pid: int) -> str:
+    """S: sleeps, R: runs, T: stopped, Z: has ended and is not waited for; empty: there is no such process."""
+    return read(f"/proc/{pid}/stat").rpartition(")")[2].strip()[:1]
 
 
 def test_one_that_is_killed_before_it_joins_ends_the_run(run: subprocess.Popen[str], trial):
