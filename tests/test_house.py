@@ -153,10 +153,10 @@ def test_modules_do_not_ask_the_trainer_for_its_datamodule():
 
 
 CEILINGS = {
-    "lines": 33_791,
-    "statements": 18_300,
+    "lines": 33_792,
+    "statements": 18_301,
     "functions": 2_036,
-    "bytes": 1_670_321,
+    "bytes": 1_670_348,
     "packages": 8,
     "modules beside them": 10,
     "lines of tests": 31_060,

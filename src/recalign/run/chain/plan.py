@@ -133,14 +133,15 @@ class Plan:
         recipe = self.found(f"logs/{self.chain.recommender}/{self.log.name}")  # settings that it needs on this log
         if stage == "recommender" and recipe and not self.begin_with:
             files.append(recipe)
-        own = {"seed_everything": seed, "run": {"name": name, "root": self.chain.root, "chain": self.name}}
+        run: dict[str, Any] = {"name": name, "root": self.chain.root, "chain": self.name}
+        own = {"seed_everything": seed, "run": run}
         if self.chain.threads:
             own["threads"] = self.chain.threads
         if stage == "judge_select":
             own["data"] = {"users": "B1"}
         if stage in self.chain.post_trained and not self.begin_with:
             own["model"] = {"keep": self.chain.keep}
-            own["run"]["imports"] = self.own_modules()
+            run["imports"] = self.own_modules()
         words = ["fit", *(f"--config={file}" for file in files)]
         settings = [one for one in (first, own, self.world_root(seed), *given) if one]
         if (key := repr((words, settings))) not in self._once:
