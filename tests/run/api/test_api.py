@@ -285,6 +285,10 @@ def test_a_frame_of_pandas(frame: pl.DataFrame):
     ("change", "settings", "said"),
     [
         (lambda f: f.drop("user"), {}, "no column 'user'"),
+        (lambda f: f, {"user": pl.Series([1])}, "^user: cannot be shape"),
+        (lambda f: f, {"reward": pl.col("reward")}, "^reward: cannot be <Expr"),
+        (lambda f: f, {"time_unit": "ns"}, "^time_unit: cannot be 'ns'"),
+        (lambda f: f.with_columns(timestamp=pl.lit("1.2.2024")), {}, "^timestamp: .*(?s:.*)parse dates"),
         (lambda f: f, {"item": "itm"}, "did you mean 'item'"),
         (lambda f: f.with_columns(user=pl.when(pl.col("user") != "u3").then("user")), {}, "^user: .* NaN in row"),
         (lambda f: f.with_columns(item=pl.lit(float("nan"))), {}, "^item: .* null or NaN in rows 1, "),
@@ -293,7 +297,7 @@ def test_a_frame_of_pandas(frame: pl.DataFrame):
         (lambda f: f.clear(), {}, "no rows"),
         (lambda f: f.to_dict(), {}, "frame: cannot be read"),
     ],
-    ids=["column", "near", "null", "nan", "float", "time", "empty", "type"],
+    ids=["column", "series", "expression", "unit", "dates", "near", "null", "nan", "float", "time", "empty", "type"],
 )
 def test_a_frame_that_cannot_be_used(frame: pl.DataFrame, change: Any, settings: dict[str, str], said: str):
     with pytest.raises(ra.InputError, match=said):
@@ -338,7 +342,12 @@ MISTAKES: dict[str, Any] = {
     "'start' has no policy": lambda job: ra.compare(job.log, {"start": None, "asft": job.start}, job.reward),
     "draws: 0": lambda job: ra.compare(job.log, {"start": job.start}, job.reward, draws=0),
     "a list of two judges": lambda job: ra.compare(job.log, {"start": job.start}, job.reward, judges=[job.reward]),
-    "policies: TrainedPolicy(": lambda job: ra.compare(job.log, [job.start], job.reward),
+    "settings: cannot be 'trainer.max_epochs=1'": lambda job: ra.fit_recommender(
+        job.log, settings="trainer.max_epochs=1"
+    ),
+    "method: cannot be <class": lambda job: ra.align(job.log, job.start, job.reward, method=LeaveLast),
+    "rewards: cannot be 'price'": lambda job: ra.compare_rewards(job.log, "price"),
+    "policies: cannot be [TrainedPolicy": lambda job: ra.compare(job.log, [job.start], job.reward),
     "not the YAML of a log": lambda job: ra.Log.from_config("asft"),
     "holds no policy": lambda job: ra.load_policy(job.log, job.reward.folder),
     "holds no reward": lambda job: ra.load_reward(job.log, job.aligned.folder),

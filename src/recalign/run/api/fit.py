@@ -11,7 +11,7 @@ from recalign.data.sequences import EventDataModule
 from recalign.errors import InputError
 from recalign.recommender.checkpoint import load_net
 from recalign.run import configs
-from recalign.run.api.log import Log
+from recalign.run.api.log import Log, require_kind
 from recalign.run.api.trained import Trained, TrainedPolicy, TrainedReward, checkpoint_of
 from recalign.run.stage import Manifest, RunFolder, Stage, parse_stage
 from recalign.run.stage.settings import load
@@ -36,7 +36,7 @@ def fit_recommender(
         seed: random seed.
         settings: override the YAML's.
     """
-    return _run(TrainedPolicy, log, "recommender", name, seed, settings or {})
+    return _run(TrainedPolicy, log, "recommender", name, seed, given_settings(settings))
 
 
 def fit_reward(
@@ -49,7 +49,7 @@ def fit_reward(
         start: the cloned policy: what `fit_recommender` returned, a checkpoint, a run folder, or a network.
     """
     given = {"model.init_from": str(checkpoint_of(start, "policy", log, data_of(log, seed=seed)))}
-    return _run(TrainedReward, log, "reward", name, seed, given | dict(settings or {}))
+    return _run(TrainedReward, log, "reward", name, seed, given | given_settings(settings))
 
 
 def fit_judge(
@@ -64,7 +64,7 @@ def fit_judge(
     names = {"B1": "judge_select", "B2": "judge_report"}
     if users not in names:
         raise InputError(f"{users!r} is not a group of judges' users", where="users", remedy="give B1 or B2")
-    return _run(TrainedReward, log, "judge", name, seed, {"data.users": users} | dict(settings or {}), names[users])
+    return _run(TrainedReward, log, "judge", name, seed, {"data.users": users} | given_settings(settings), names[users])
 
 
 def align(
@@ -85,7 +85,9 @@ def align(
         reward: what `fit_reward` returned, a checkpoint or a run folder; None for methods without a reward model.
         method: name (``asft``, ``dpo``, ``ppo``, ...) or path of a post-training YAML.
     """
-    upstream = stage_of(log, str(method), Path(method).stem, seed, settings or {}).upstream
+    remedy = "name a post-training YAML, such as asft; settings={'model.class_path': ...} gives it another class"
+    require_kind(method, str | Path, "method", remedy)
+    upstream = stage_of(log, str(method), Path(method).stem, seed, given_settings(settings)).upstream
     needs = {one.key: one.stage for one in upstream}
     if "recommender" not in needs.values():
         remedy = "name one of conf/methods (`recalign configs`), such as asft"
@@ -97,7 +99,13 @@ def align(
     if reward is not None:
         found["reward"] = str(checkpoint_of(reward, "reward", log, data))
     given = {key: found[stage] for key, stage in needs.items() if stage in found}
-    return _run(TrainedPolicy, log, str(method), name, seed, given | dict(settings or {}))
+    return _run(TrainedPolicy, log, str(method), name, seed, given | given_settings(settings))
+
+
+def given_settings(settings: Settings | None) -> dict[str, Any]:
+    """The ``settings`` of a call, checked to be a mapping."""
+    require_kind(settings or {}, Mapping, "settings", 'give a dictionary, such as {"trainer.max_epochs": 1}')
+    return dict(settings or {})
 
 
 def load_policy(log: Log, path: str | Path) -> TrainedPolicy:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import reprlib
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args
 
 import polars as pl
 
@@ -94,13 +96,23 @@ class Log:
                 the last events of each user are validation and test, as many as `recalign init` chooses.
         """
         events, shown = _polars(frame, "frame"), {"chosen": chosen, "request": request}
-        _require_columns(events, "frame", {"user": user, "item": item, "timestamp": timestamp})
+        named = {"user": user, "item": item, "timestamp": timestamp}
+        for where, text in {**named, **shown, "reward": reward, "high": high}.items():
+            require_kind(text, str if where in named else str | None, where, "name a column, or give Polars SQL")
+        _require_columns(events, "frame", named)
+        if time_unit not in (None, *get_args(TimeUnit)):
+            raise InputError(f"cannot be {time_unit!r}", where="time_unit", remedy="give s, ms, us or datetime")
         unit = time_unit or guess.unit(events[timestamp].alias("timestamp"))
         expression = guess.quote(reward) if reward in events.columns else reward
         rows = SourceRows(pl.int_range(1, len(events) + 1, eager=True))
         columns = {"user": events[user], "item": events[item]}  # names may look like Polars patterns
-        known = {key: read_ids(missing_as_null(ids.alias(key)), key, rows) for key, ids in columns.items()}
-        read_timestamps(missing_as_null(events[timestamp].alias("timestamp")), unit, rows)
+        try:
+            known = {key: read_ids(missing_as_null(ids.alias(key)), key, rows) for key, ids in columns.items()}
+            read_timestamps(missing_as_null(events[timestamp].alias("timestamp")), unit, rows)
+        except InputError as error:  # its remedy is for a log's YAML
+            remedy = "correct these rows of the DataFrame, or leave them out; parse dates that are no ISO 8601 before"
+            where = str(error.where).removeprefix("data.log.")
+            raise InputError(error.what, where=where, remedy=remedy) from error
         known["reward"] = read_numbers(events, rows, expression, "data.reward")
         sql = {key: guess.quote(one) if one in events.columns else one for key, one in shown.items()}
         taken = pl.DataFrame(known)
@@ -166,6 +178,12 @@ class Log:
         path = next(one for name in names if not (one := place / name).is_file() or one.read_text("utf-8") == text)
         write_text(path, text)
         return cls(name, path, place, temporary)
+
+
+def require_kind(value: Any, kind: type | UnionType, where: str, remedy: str) -> None:
+    """Refuse an argument of another type."""
+    if not isinstance(value, kind):
+        raise InputError(f"cannot be {reprlib.repr(value)}", where=where, remedy=remedy)
 
 
 def _polars(frame: Any, where: str) -> pl.DataFrame:

@@ -33,7 +33,7 @@ from recalign.reward import RewardData
 from recalign.reward.candidates import compare_log_rewards
 from recalign.reward.trust.report import read_trust
 from recalign.run.api.fit import data_of, data_settings, fit_judge, require_rewards, stage_of
-from recalign.run.api.log import Log
+from recalign.run.api.log import Log, require_kind
 from recalign.run.api.trained import checkpoint_of
 from recalign.seals import class_paths, code_digest
 
@@ -137,9 +137,10 @@ def compare(
 
 def require_policies(policies: Mapping[str, Any]) -> None:
     """Refuse rows whose names cannot be used, and rows without a policy that need one."""
+    remedy = 'give a dictionary with names without slashes: {"start": start, ...}'
+    require_kind(policies, Mapping, "policies", remedy)
     for name in policies:
-        if not isinstance(policies, Mapping) or not isinstance(name, str) or not name.strip(". ") or {*name} & {*"/\\"}:
-            remedy = 'give a dictionary with names without slashes: {"start": start, ...}'
+        if not isinstance(name, str) or not name.strip(". ") or {*name} & {*"/\\"}:
             raise InputError(f"{name!r} cannot name a row", where="policies", remedy=remedy)
         taken = name in {*UNTRAINED, *BASE_STAGES} - {"start"} or isinstance(row_of(name), RerankedRow)
         if policies[name] is not None and taken:
@@ -215,4 +216,5 @@ def compare_rewards(log: Log, rewards: Mapping[str, Any] | None = None, *, again
         One row per figure: ``reward``, ``figure``, ``other`` (the judge, a correlation's second reward, or the column),
         ``value``, and ``ci_low`` and ``ci_high`` if it has an interval.
     """
+    require_kind(rewards or {}, Mapping, "rewards", 'give a dictionary, such as {"clicks": "clicked"}')
     return compare_log_rewards(data_of(log, "recommender"), rewards or {}, against)
