@@ -41,7 +41,7 @@ from recalign.workers import locked, torch_threads
 
 OPTIONAL = ("optimizer", "lr_scheduler", "early_stopping", "threads")
 """A configuration has these keys only if they are given."""
-GONE = re.compile("gloo|NCCL|process group|Timed out|Connection")
+GONE = re.compile("gloo|NCCL|process group|Timed out|Connection|pair closure")
 """Matches torch's errors when communication between processes fails."""
 
 
