@@ -156,7 +156,7 @@ CEILINGS = {
     "lines": 33_820,
     "statements": 18_322,
     "functions": 2_038,
-    "bytes": 1_672_023,
+    "bytes": 1_672_036,
     "packages": 8,
     "modules beside them": 10,
     "lines of tests": 31_069,
