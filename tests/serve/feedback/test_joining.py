@@ -157,23 +157,26 @@ def test_of_several_outcomes_of_an_item_the_best_counts_and_then_the_first():
 
 
 def test_each_outcome_is_counted_once():
-    shown = frame(decision("d", "anna", 100, [3]), decision("young", "anna", 8_950, [5]))
+    shown = frame(decision("d", "anna", 1_000, [3]), decision("young", "anna", 8_250, [5]))
     told = outcomes(
-        ("anna", 3, 101, 1.0), ("anna", 3, 102, 0.5), ("anna", 3, 50, 1.0), ("anna", 3, 20, 1.0), ("anna", 3, 300, 1.0),
-        ("anna", 9, 110, 1.0), ("carl", 3, 110, 1.0), ("anna", 5, 8_960, 1.0),
+        ("anna", 3, 1_001, 1.0), ("anna", 3, 1_002, 0.5), ("anna", 3, 950, 1.0), ("anna", 3, 320, 1.0),
+        ("anna", 3, 9, 1.0), ("anna", 3, 1_801, 1.0), ("anna", 3, 1_001, 1.0),
+        ("anna", 9, 1_010, 1.0), ("carl", 3, 1_010, 1.0), ("anna", 5, 8_260, 1.0),
     )  # fmt: skip
-    found = joined(shown, told)
+    found = joined(shown, told, window=800.0)
     assert found.counts["outcomes"] == {
-        "read": 9,
+        "read": 11,
+        "equal to another, counted once": 1,
         "joined": 1,
         "of decisions that are too young": 1,
         "of an item that has a better or earlier one, left out": 1,
         "of users without a decision": 2,
         "of an item that the user was not shown": 1,
-        "up to 60 s before their decision: clocks disagree": 1,
+        "up to 600 s before their decision: clocks disagree": 1,
+        "before their decision by more, within the window": 1,
         "outside the window": 2,
     }
-    assert sum(n for name, n in found.counts["outcomes"].items() if name != "read") == 9
+    assert sum(n for name, n in found.counts["outcomes"].items() if name != "read") == 11
     assert found.table["decision"].to_list() == ["d"]
     assert found.counts["decisions"]["too young: their window had not passed at the newest outcome"] == 1
 
@@ -188,6 +191,7 @@ def test_outcomes_may_name_their_decision():
     assert rows(found, "decision", "item", "chosen") == [("d1", 3, True), ("d1", 5, False), ("d2", 3, False)]
     assert found.counts["outcomes"] == {
         "read": 6,
+        "equal to another, counted once": 0,
         "joined": 1,
         "of decisions that are too young": 0,
         "of an item that has a better or earlier one, left out": 0,
@@ -281,3 +285,36 @@ def test_a_further_outcome_does_not_stand_in_the_history_of_its_own_list():
     anna = found.table.filter(pl.col("user") == "anna")
     assert anna["timestamp"].to_list() == [10_700_000, 10_700_001]
     assert anna["shown"].to_list() == [True, False]
+
+
+def test_an_outcome_that_is_delivered_twice_counts_once():
+    told = outcomes(("anna", 3, 11, 2.0), ("anna", 8, 12, 2.0))
+    shown = frame(decision("d", "anna", 10, [3, 5]))
+    twice = joined(shown, pl.concat([told, told]).sort("time"), unshown=True)
+    assert twice.table.equals(joined(shown, told, unshown=True).table)
+    assert twice.table["reward"].sum() == 4.0
+    assert twice.counts["outcomes"]["equal to another, counted once"] == 3
+
+
+def _behind(seconds: int, count: int, by: str = "user") -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Decisions whose items were chosen 5 s later, on a clock that is behind by so many seconds."""
+    shown = [decision(f"d{n}", f"user {n}", 1_000 + 100 * n, [3, 5]) for n in range(count)]
+    own = {"user": "user", "decision": "decision"}[by]
+    return frame(*shown), outcomes(*((one[own], 3, one["time"] // S + 5 - seconds, 1.0) for one in shown), by=by)
+
+
+@pytest.mark.parametrize("by", ["user", "decision"])
+@pytest.mark.parametrize("seconds", [120, 3_600])
+def test_clocks_that_disagree_are_refused(seconds, by):
+    """Else whatever was chosen would count as shown and not chosen, and as seen before it was shown."""
+    told = rf"20 outcomes came before the decision .* by {seconds - 5:,} s in the median, and 0 after it"
+    with pytest.raises(InputError, match=told):
+        joined(*_behind(seconds, 20, by), window=5_000.0, unshown=by == "user")
+    assert joined(*_behind(0, 20, by), window=5_000.0).counts["outcomes"]["joined"] == 20
+
+
+def test_a_few_outcomes_before_their_decision_are_no_events():
+    """Nobody knows when they were."""
+    found = joined(*_behind(60, 5), unshown=True)
+    assert found.table["shown"].all()
+    assert found.counts["what does not fit"]["outcomes before their decision: clocks disagree"] == 5

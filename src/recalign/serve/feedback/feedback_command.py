@@ -113,7 +113,7 @@ def feedback(words: list[str]) -> None:
         found.counts["outcomes"] |= {f"left out, as they name no {who}": nameless}
         print(render(found.counts))
         if not found.table["shown"].any():
-            remedy = "wait until the window has passed, or give a shorter --window"
+            remedy = "give outcomes of after their window (a newer table), or a shorter --window"
             raise InputError("no decision can be joined yet", where=str(given.folder), remedy=remedy)
         write(found, out, rule)
     print(f"\n{out / TABLE} is written: recalign check {out / LOG}, and {out / SHOWN_LOG} to train on it")

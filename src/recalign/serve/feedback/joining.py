@@ -17,8 +17,11 @@ from recalign.errors import InputError, require_positive
 from recalign.serve.feedback.log import COLUMNS
 from recalign.serve.feedback.outcomes import MICRO
 
-CLOCK = 60
-"""By user and time, an outcome up to this many seconds before its decision counts as a clock disagreement."""
+CLOCK = 600
+"""By user and time, an outcome up to this many seconds (or the window) before a decision that showed its item counts as
+a clock disagreement."""
+FEW = 10
+"""So many outcomes before their decisions say nothing about the clocks."""
 STEPS = (86_400 * MICRO, 60 * MICRO, MICRO, MICRO // 1000, 1)
 """Resolutions of outcome times, in microseconds: days, minutes, seconds, milliseconds, microseconds."""
 Counts = dict[str, int | float | str]
@@ -82,8 +85,10 @@ def join(decisions: pl.DataFrame, outcomes: pl.DataFrame, rule: Rule, now: int) 
         now: microseconds since 1970; later times are counted as clock disagreements.
 
     Raises:
-        InputError: item ids are texts in the outcomes and integers in the decisions.
+        InputError: item ids are texts in the outcomes and integers in the decisions; or most outcomes of shown items
+            came shortly before their decisions, so the clocks disagree.
     """
+    told, outcomes = outcomes.height, outcomes.unique(maintain_order=True)
     wait = round((rule.window + rule.delay) * MICRO)
     whole = decisions.filter(pl.col("items").list.len() > 0)
     past = outcomes.filter(pl.col("time") <= now)["time"].max()  # a clock that is ahead must not close windows
@@ -100,7 +105,8 @@ def join(decisions: pl.DataFrame, outcomes: pl.DataFrame, rule: Rule, now: int) 
     # Decision times are floored to the resolution of outcome times, else an outcome .2 s later could seem earlier.
     step = next(one for one in STEPS if (outcomes["time"] % one == 0).all())
     own = shown.select("user", "item", "decision", shown_at=pl.col("time") // step * step)
-    matched, why = (_by_decision if "decision" in outcomes.columns else _by_user)(outcomes, own, rule)
+    matched, before, why = (_by_decision if "decision" in outcomes.columns else _by_user)(outcomes, own, rule)
+    _require_clocks(matched.height, before)
     best = matched.sort("reward", descending=True, nulls_last=True, maintain_order=True)
     best = best.unique(["decision", "item"], keep="first", maintain_order=True)
     late = best.join(ripe, on="decision", how="anti").height
@@ -119,7 +125,8 @@ def join(decisions: pl.DataFrame, outcomes: pl.DataFrame, rule: Rule, now: int) 
         "arms": dict(Counter(ripe["arm"].fill_null("without exploration"))),
         "versions" + (" (mixed)" if len(versions) > 1 else ""): versions,
         "outcomes": {
-            "read": outcomes.height,
+            "read": told,
+            "equal to another, counted once": told - outcomes.height,
             "joined": best.height - late,
             "of decisions that are too young": late,
             further: matched.height - best.height,
@@ -133,6 +140,7 @@ def join(decisions: pl.DataFrame, outcomes: pl.DataFrame, rule: Rule, now: int) 
         in_rows = matched.join(spare, on="outcome", how="anti")  # in rows of shown items, or of young decisions
         after = spare.select("outcome", made=pl.col("made") + 1)  # not part of its own list's history
         rest = outcomes.join(in_rows, on="outcome", how="anti")
+        rest = rest.join(before.filter(_ahead() <= CLOCK), on="outcome", how="anti")  # nobody knows when they were
         rest = rest.join(after, on="outcome", how="left", maintain_order="left")
         alone = rest.select(
             "user", "item", "reward", timestamp=pl.max_horizontal("time", "made"), shown=pl.lit(False),
@@ -160,36 +168,64 @@ def _shown(decisions: pl.DataFrame) -> pl.DataFrame:
     return rows.with_columns(propensity=pl.when(drawn).then(chance), is_random=(drawn & alone).fill_null(False))
 
 
-def _by_decision(outcomes: pl.DataFrame, own: pl.DataFrame, rule: Rule) -> tuple[pl.DataFrame, Counts]:
+def _by_decision(outcomes: pl.DataFrame, own: pl.DataFrame, rule: Rule) -> tuple[pl.DataFrame, pl.DataFrame, Counts]:
     own = own.drop("user")
     known = outcomes.join(own.unique("decision"), on="decision", how="semi")
     met = known.join(own, on=["decision", "item"], how="inner", maintain_order="left")
     after = (pl.col("time") - pl.col("shown_at")) / MICRO
-    return met.filter((after >= 0) & (after <= rule.window)), {
-        "of a decision that is not in the log": outcomes.height - known.height,
-        "of an item that the decision did not show": known.height - met.height,
-        "before their decision: clocks disagree": met.filter(after < 0).height,
-        "after the window": met.filter(after > rule.window).height,
-    }
+    before = met.filter(after < 0)
+    return (
+        met.filter((after >= 0) & (after <= rule.window)),
+        before,
+        {
+            "of a decision that is not in the log": outcomes.height - known.height,
+            "of an item that the decision did not show": known.height - met.height,
+            "before their decision: clocks disagree": before.height,
+            "after the window": met.filter(after > rule.window).height,
+        },
+    )
 
 
-def _by_user(outcomes: pl.DataFrame, own: pl.DataFrame, rule: Rule) -> tuple[pl.DataFrame, Counts]:
+def _by_user(outcomes: pl.DataFrame, own: pl.DataFrame, rule: Rule) -> tuple[pl.DataFrame, pl.DataFrame, Counts]:
     own = own.with_columns(time="shown_at").sort("time", maintain_order=True)
     on = {"on": "time", "by": ["user", "item"], "check_sortedness": False}
-    tolerance = round(rule.window * MICRO)
-    joined = outcomes.join_asof(own, strategy="backward", tolerance=tolerance, **on)  # type: ignore[arg-type]
+    on |= {"tolerance": round(rule.window * MICRO)}
+    joined = outcomes.join_asof(own, strategy="backward", **on)  # type: ignore[arg-type]
     matched, rest = joined.filter(pl.col("decision").is_not_null()), joined.filter(pl.col("decision").is_null())
     known = rest.join(own, on="user", how="semi")
     met = known.join(own, on=["user", "item"], how="semi")
-    bare = met.drop("decision", "shown_at")
-    ahead = bare.join_asof(own, strategy="forward", tolerance=CLOCK * MICRO, **on)  # type: ignore[arg-type]
-    early = ahead["decision"].count()
-    return matched, {
-        "of users without a decision": rest.height - known.height,
-        "of an item that the user was not shown": known.height - met.height,
-        f"up to {CLOCK} s before their decision: clocks disagree": early,
-        "outside the window": met.height - early,
-    }
+    ahead = met.drop("decision", "shown_at").join_asof(own, strategy="forward", **on)  # type: ignore[arg-type]
+    before = ahead.filter(pl.col("decision").is_not_null())
+    near = before.filter(_ahead() <= CLOCK).height
+    return (
+        matched,
+        before,
+        {
+            "of users without a decision": rest.height - known.height,
+            "of an item that the user was not shown": known.height - met.height,
+            f"up to {CLOCK} s before their decision: clocks disagree": near,
+            "before their decision by more, within the window": before.height - near,
+            "outside the window": met.height - before.height,
+        },
+    )
+
+
+def _ahead() -> pl.Expr:
+    """Seconds by which an outcome came before its decision."""
+    return (pl.col("shown_at") - pl.col("time")) / MICRO
+
+
+def _require_clocks(matched: int, before: pl.DataFrame) -> None:
+    """Refuse outcomes most of which came shortly before their decisions, or nearly all within the window before."""
+    near = before.filter(_ahead() <= CLOCK).height
+    if near > max(matched, FEW) or before.height > max(9 * matched, FEW):
+        by = float(before.select(_ahead().median()).item())
+        what = (
+            f"{before.height:,} outcomes came before the decision that showed their item, by {by:,.0f} s in the median,"
+        )
+        what += f" and {matched:,} after it: clocks or time zones disagree"
+        remedy = "add the difference to the times, or write them with their time zone"
+        raise InputError(what, where="--time", remedy=remedy)
 
 
 def _misfits(rows: pl.DataFrame, decisions: pl.DataFrame, outcomes: pl.DataFrame, why: Counts, now: int) -> Counts:
