@@ -153,13 +153,13 @@ def test_modules_do_not_ask_the_trainer_for_its_datamodule():
 
 
 CEILINGS = {
-    "lines": 33_820,
-    "statements": 18_322,
-    "functions": 2_038,
-    "bytes": 1_672_036,
+    "lines": 33_856,
+    "statements": 18_337,
+    "functions": 2_040,
+    "bytes": 1_673_751,
     "packages": 8,
     "modules beside them": 10,
-    "lines of tests": 31_069,
+    "lines of tests": 31_106,
     "lines of benchmarks": 5_995,
 }
 """What the house may hold; a change that needs more says what each new hundred lines buy."""
