@@ -15,6 +15,7 @@ import tiny
 import yaml
 
 from recalign.data.events import LogMapping, evaluate, guess, load_events
+from recalign.data.events.audit import bound, how_to_bound
 
 START = 1_700_000_000
 
@@ -260,6 +261,8 @@ def test_the_time_is_what_its_name_says_and_a_moment_before_a_day(columns: dict[
         (["user_agent_decrypted", "username", "track"], "username", "track"),
         (["session_id", "user_agent", "item_id"], "session_id", "item_id"),
         (["user_profile", "user_id", "post_content", "post_id"], "user_id", "post_id"),
+        (["user", "content_type", "isbn"], "user", "isbn"),
+        (["user", "ad_group", "ad_id"], "user", "ad_id"),
     ],
 )
 def test_users_and_items_are_known_by_their_names(names: list[str], user: str, item: str):
@@ -374,10 +377,57 @@ def test_impressions_and_clicks_at_other_times_need_a_column_that_joins_them(
     assert log.get("chosen") == (found and "event <> 'impression'")
 
 
-def test_an_id_of_each_row_or_of_several_users_is_no_request():
-    frame = pl.DataFrame({"user": [1, 1, 2, 2], "impression": [1, 2, 3, 4], "query": ["a", "b", "a", "b"]})
-    assert guess.request(frame, "user") is None
-    assert guess.request(frame.with_columns(requestId=pl.Series([5, 5, 6, 6])), "user") == "requestId"
+def test_init_reads_impressions_only_if_most_choices_share_a_request(tmp_path: Path):
+    """Clicks come 9 s after their impressions, but one impression has the time of a click."""
+    rows = [
+        f"{user},{(3 * step + slot) % 23},{START + 900 * step + 9 * later},{kind}"
+        for user in range(40)
+        for step in range(9)
+        for slot, kind, later in [(0, "impression", 0), (1, "impression", 0), (1, "click", 1), (1, "buy", 1 + step % 2)]
+        if kind != "buy" or step % 2
+    ]
+    rows.append(f"0,22,{START + 9},impression")
+    (tmp_path / "log.csv").write_text("\n".join(["user,item,time,event", *rows]))
+    assert init(tmp_path, "log.csv").code == 0
+    assert "chosen" not in yaml.safe_load((tmp_path / "log.yaml").read_text())["data"]["log"]
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "found"),
+    [
+        ("impression", [1, 2, 3, 4], None),  # an id of each row
+        ("query", ["a", "b", "a", "b"], None),  # of several users
+        ("search_price", [5, 5, 6, 6], None),
+        ("search_user_id", [5, 5, 6, 6], None),
+        ("requestId", [5, 5, 6, 6], "requestId"),
+        ("request_id", [None, None, 5, 5], "request_id"),
+    ],
+)
+def test_guessed_request_joins_rows_of_one_user(column: str, values: list, found: str | None):
+    frame = pl.DataFrame({"^us.*$": [1, 1, 2, 2], column: values})
+    assert guess.request(frame, "^us.*$") == found
+
+
+def test_init_takes_a_user_column_that_is_named_like_a_request(tmp_path: Path):
+    rows = [f"{user},{item},{START + item},{item % 2},{item % 2 * item}" for user in range(40) for item in range(1, 9)]
+    (tmp_path / "log.csv").write_text("\n".join(["search_user_id,item,time,clicked,seconds", *rows]))
+    assert init(tmp_path, "log.csv").code == 0
+
+
+@pytest.mark.parametrize("more", ["click_time", "click_id"])
+def test_guessed_reward_is_no_time_and_no_id(more: str):
+    clicked = [0, 1] * 4
+    value = [START + n if click else 0 for n, click in enumerate(clicked)]
+    frame = pl.DataFrame({"user": 1, "item": [*range(8)], "time": START, "clicked": clicked, more: value})
+    assert guess.guess(frame, {}, True)["reward"] == "clicked"
+    dwell = pl.Series("dwell", [n * click for n, click in enumerate(clicked)])
+    assert guess.guess(frame.with_columns(dwell), {}, True)["reward"] == "dwell"
+
+
+def test_guessed_reward_weighs_kinds_before_a_column_that_some_of_them_fill():
+    kinds = ["impression", "click", "purchase", "purchase"]
+    frame = pl.DataFrame({"user": 1, "item": [1, 2, 3, 4], "time": START, "event": kinds, "price": [None, None, 5, 9]})
+    assert guess.guess(frame, {}, True)["reward"].startswith("CASE event")
 
 
 def test_a_table_of_items_brings_titles_and_features(tmp_path: Path):
@@ -424,6 +474,18 @@ def test_a_table_of_other_items_is_refused(tmp_path: Path):
     assert said.code == 2
     assert "items.csv" in said.err
     assert not (tmp_path / "log.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("rewards", "remedy"),
+    [
+        ([*range(1000), 1e6], "least(COLUMN, 990)"),
+        ([0.0] * 2000 + [*range(1, 101), 1e6], "least(COLUMN, 100)"),  # a quantile of all would be 0
+        ([*range(-1000, 0), -1e6], "greatest(COLUMN, -990)"),
+    ],
+)
+def test_remedy_for_outliers_bounds_their_side(rewards: list[float], remedy: str):
+    assert how_to_bound(bound(pl.Series(rewards, dtype=pl.Float64))).endswith(remedy)
 
 
 def test_init_says_what_check_will_hold_against_the_log(tmp_path: Path):

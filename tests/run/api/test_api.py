@@ -288,7 +288,8 @@ def test_a_frame_of_pandas(frame: pl.DataFrame):
         (lambda f: f, {"user": pl.Series([1])}, "^user: cannot be shape"),
         (lambda f: f, {"reward": pl.col("reward")}, "^reward: cannot be <Expr"),
         (lambda f: f, {"time_unit": "ns"}, "^time_unit: cannot be 'ns'"),
-        (lambda f: f.with_columns(timestamp=pl.lit("1.2.2024")), {}, "^timestamp: .*(?s:.*)parse dates"),
+        (lambda f: f.with_columns(timestamp=pl.lit("1.2.2024")), {}, "^timestamp: .*(?s:.*)give ISO 8601 \\(\\S+\\)$"),
+        (lambda f: f, {"time_unit": "datetime"}, "(?s:.*)set time_unit to|set it to s, ms or us"),
         (lambda f: f, {"item": "itm"}, "did you mean 'item'"),
         (lambda f: f.with_columns(user=pl.when(pl.col("user") != "u3").then("user")), {}, "^user: .* NaN in row"),
         (lambda f: f.with_columns(item=pl.lit(float("nan"))), {}, "^item: .* null or NaN in rows 1, "),
@@ -297,7 +298,21 @@ def test_a_frame_of_pandas(frame: pl.DataFrame):
         (lambda f: f.clear(), {}, "no rows"),
         (lambda f: f.to_dict(), {}, "frame: cannot be read"),
     ],
-    ids=["column", "series", "expression", "unit", "dates", "near", "null", "nan", "float", "time", "empty", "type"],
+    ids=[
+        "column",
+        "series",
+        "expression",
+        "unit",
+        "dates",
+        "numbers",
+        "near",
+        "null",
+        "nan",
+        "float",
+        "time",
+        "empty",
+        "type",
+    ],
 )
 def test_a_frame_that_cannot_be_used(frame: pl.DataFrame, change: Any, settings: dict[str, str], said: str):
     with pytest.raises(ra.InputError, match=said):

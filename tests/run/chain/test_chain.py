@@ -403,9 +403,20 @@ def test_runs_of_methods_import_the_users_encoder_that_their_policy_has(
 ):
     (tmp_path / "own_encoder.py").write_text("from recalign.nn import HSTU\n\n\nclass Own(HSTU): ...\n")
     monkeypatch.syspath_prepend(tmp_path)
-    parsed = planned(stages={"recommender": {"model.encoder": "own_encoder.Own"}})
-    assert parsed["asft"].config["run"]["imports"] == ["own_encoder"]
-    assert planned()["asft"].config["run"]["imports"] == []
+    (tmp_path / "own_loss.py").touch()
+    own = {"recommender": {"model.encoder": "own_encoder.Own"}}
+
+    def imports(stage: str, file: str = "conf/chains/tiny.yaml", **stages: Any) -> list[str]:
+        chain = Chain(log="simulated", methods=["start", "asft"], data={"root": "data"}, stages=stages)
+        return Plan(chain, Path(file), {}).parse()[stage].config["run"]["imports"]
+
+    assert imports("asft", **own) == imports("reward", **own) == ["own_encoder"]
+    assert imports("recommender", **own) == imports("asft") == []
+    assert imports("asft", **own, asft={"run.imports": ["own_loss"]}) == ["own_loss", "own_encoder"]
+    (tmp_path / "methods").mkdir()
+    method = yaml.safe_load((configs.shipped() / "methods/asft.yaml").read_text())
+    (tmp_path / "methods/asft.yaml").write_text(yaml.safe_dump({**method, "run": {"imports": ["own_loss"]}}))
+    assert imports("asft", str(tmp_path / "chains/tiny.yaml"), **own) == ["own_loss", "own_encoder"]
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 """Compute the figures of ``recalign check`` that need no split."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from itertools import pairwise
 
@@ -32,7 +32,10 @@ BESIDE = "requests with a chosen row beside a passed one (shown/* is of these)"
 CHOSEN_MEAN, PASSED_MEAN = "mean reward of chosen rows", "mean reward of passed rows"
 LEFT = "rows left out, or without a reward"
 OUTLIERS = "share of the variance in the most extreme thousandth of the rewards"
-MOST_REWARDS = "the reward that 99 % do not exceed"
+AT_MOST = "99 % of the rewards other than 0 are at most"
+AT_LEAST = "99 % of the rewards other than 0 are at least"
+BOUNDS = {"least": AT_MOST, "greatest": AT_LEAST}
+"""SQL functions that bound rewards, and the figure that each takes."""
 MOSTLY = 0.5
 """Share of the variance that comes from outliers, above which to warn."""
 OFTEN = 0.2
@@ -125,10 +128,19 @@ def outlier_share(rewards: pl.Series) -> float | None:
     return float(square[-(len(rewards) // 1000) :].sum() / square.sum())
 
 
-def how_to_bound(limit: float) -> str:
-    """The remedy for outliers; ``limit``: `MOST_REWARDS`, of which two digits are given."""
-    rounded = float(f"{limit:.2g}")
-    return f"bound them, as in data.reward: least(COLUMN, {f'{rounded:.0f}' if abs(rounded) >= 10 else f'{rounded:g}'})"
+def bound(rewards: pl.Series) -> Section:
+    """`AT_MOST` or `AT_LEAST`, on the side of the outliers; of rewards without nulls that are not all 0."""
+    values, mean = rewards.to_numpy(), float(rewards.mean())  # type: ignore[arg-type]
+    above = values.max() - mean >= mean - values.min()
+    return {AT_MOST if above else AT_LEAST: float(np.quantile(values[values != 0], 0.99 if above else 0.01))}
+
+
+def how_to_bound(figures: Mapping[str, Value]) -> str:
+    """The remedy for outliers, with two digits of `bound`."""
+    function, limit = next((sql, figures[end]) for sql, end in BOUNDS.items() if end in figures)
+    rounded = float(f"{float(limit):.2g}")
+    written = f"{rounded:.0f}" if abs(rounded) >= 10 else f"{rounded:g}"
+    return f"bound them, as in data.reward: {function}(COLUMN, {written})"
 
 
 def early_concerns(events: pl.DataFrame) -> Iterator[str]:
@@ -138,7 +150,7 @@ def early_concerns(events: pl.DataFrame) -> Iterator[str]:
         ends = rewards.to_numpy().min(), rewards.to_numpy().max()
         yield (
             f"rewards go from {ends[0]:,g} to {ends[1]:,g}, and one in a thousand makes {due:.0%} of their variance: "
-            f"{how_to_bound(float(rewards.quantile(0.99)))}"  # type: ignore[arg-type]
+            f"{how_to_bound(bound(rewards))}"
         )
     if (again := 1 - events.n_unique(["user", "item"]) / max(events.height, 1)) > OFTEN:
         yield (
@@ -151,7 +163,7 @@ def _reward(table: EventTable, learned: pl.DataFrame) -> Section:
     rewards, used = table.frame["reward"].drop_nulls(), learned["reward"].drop_nulls()
     rows: Section = {REWARDED: len(rewards), "mean": rewards.mean(), "standard deviation": rewards.std() or 0.0}  # type: ignore[dict-item]
     if (due := outlier_share(used)) is not None:
-        rows |= {OUTLIERS: due, MOST_REWARDS: float(used.quantile(0.99))}  # type: ignore[arg-type]
+        rows |= {OUTLIERS: due} | bound(used)
     if table.has_time and (area := gap_auc(learned)) is not None:
         rows[GAP_AUC] = area
         coarse = ((seconds, learned.with_columns(pl.col("timestamp") // seconds * seconds)) for seconds in COARSER)

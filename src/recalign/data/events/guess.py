@@ -19,7 +19,7 @@ from recalign.errors import InputError
 
 WORDS = {
     "user": ("user", "customer", "visitor", "viewer", "account", "uid", "username", "session"),
-    "item": ("item", "product", "movie", "video", "book", "asin", "sku", "song", "track", "news", "post", "iid",
+    "item": ("item", "product", "movie", "video", "book", "asin", "isbn", "sku", "song", "track", "news", "post", "iid",
              "article", "content", "listing", "ad", "game", "recipe", "vid", "pid"),
     "timestamp": ("timestamp", "time", "datetime", "ts", "date", "created", "at", "day", "epoch", "moment"),
     "rating": ("rating", "stars", "score", "grade", "reward"),
@@ -37,6 +37,9 @@ REQUESTS = {"impression", "request", "query", "search", "slate"}
 
 IDS = ("id", "key", "no", "code", "number")
 """Words that mark an id."""
+
+ALONE = {"ad", "content", "game"}
+"""Words for an item that mean something else beside other words, as in ``content_type``."""
 
 WORTH = {
     **{"dislike": -1.0, "remove": -1.0, "refund": -1.0, "purchase": 1.0, "buy": 1.0, "order": 1.0},
@@ -177,21 +180,31 @@ def _reward_sql(columns: list[pl.Series], named: bool) -> str | None:
     if rating := _best_match("rating", numeric):
         return quote(rating)
     frame = pl.DataFrame(columns)
-    if chosen := choice(frame):
-        of_choices = (quote(one.name) for one in numeric if only_choices_differ(frame, chosen, quote(one.name)))
-        if measured := next(of_choices, None):
+    chosen, worth = choice(frame), _worth_of_kinds(varied)
+    if chosen and not (worth and only_choices_differ(frame, chosen, worth)):
+        measures = [
+            quote(one.name) for one in numeric if not {*_words(one.name)} & {*IDS} and not _dated(one.filter(one != 0))
+        ]
+        if measured := next((one for one in measures if only_choices_differ(frame, chosen, one)), None):
             return measured
-    text = [column for column in varied if column.dtype in (pl.String, pl.Categorical, pl.Enum)]
+    if worth:
+        return worth
+    signal = _best_match("signal", numeric)
+    if signal is None and not named and len(numeric) == 1:
+        signal = numeric[0].name
+    return quote(signal) if signal else None
+
+
+def _worth_of_kinds(columns: Iterable[pl.Series]) -> str | None:
+    """SQL for the worth of each kind of event; None if no column holds kinds of unequal worth."""
+    text = [column for column in columns if column.dtype in (pl.String, pl.Categorical, pl.Enum)]
     for column in sorted(text, key=lambda column: _rank("event", column.name)):
         kinds = _present(column).cast(pl.String).unique().sort()
         worth = {kind: next((WORTH[word] for word in WORTH if word in _words(kind)), 0.0) for kind in kinds}
         if len(kinds) <= MAX_KINDS and len(set(worth.values())) > 1:
             cases = ("WHEN '{}' THEN {:g}".format(kind.replace("'", "''"), value) for kind, value in worth.items())
             return "\n".join([f"CASE {quote(column.name)}", *cases, "END"])
-    signal = _best_match("signal", numeric)
-    if signal is None and not named and len(numeric) == 1:
-        signal = numeric[0].name
-    return quote(signal) if signal else None
+    return None
 
 
 def choice(frame: pl.DataFrame) -> str | None:
@@ -223,11 +236,16 @@ def only_choices_differ(frame: pl.DataFrame, chosen: str, reward: str) -> bool:
 
 
 def request(frame: pl.DataFrame, user: str) -> str | None:
-    """Guess ``data.log.request``: a column named like a request, each value of which is on several rows of one user."""
-    for column in frame.select(~cs.nested()):
-        if {*_words(column.name)} & REQUESTS:
-            users = frame.group_by(column.name).agg(pl.col(user).n_unique())[user]
-            if (users == 1).all() and 2 * len(users) <= frame.height:
+    """Guess ``data.log.request``: a column named like a request, or like its id.
+
+    Each of its values is on rows of one user, on two rows or more in the mean. Rows without a value do not count.
+    """
+    for column in frame.drop(user).select(~cs.nested()):
+        words = {*_words(column.name)}
+        if words & REQUESTS and words <= REQUESTS | {*IDS}:
+            rows = pl.DataFrame({"request": column, "user": frame[user]}).drop_nulls("request")
+            users = rows.group_by("request").agg(pl.col("user").n_unique())["user"]
+            if len(users) and (users == 1).all() and 2 * len(users) <= rows.height:
                 return quote(column.name)
     return None
 
@@ -245,7 +263,7 @@ def _rank(role: str, name: str) -> float:
     words, own = WORDS[role], [word for word in _words(name) if word not in IDS]
     if (whole := "".join(own)) in words:  # user_name
         return words.index(whole)
-    places = [words.index(word) for word in own if word in words]
+    places = [words.index(word) for word in own if word in words and not (word in ALONE and len(own) > 1)]
     return min(places, default=math.inf) + OTHER_WORD * (len(own) - (len(places) if role == "timestamp" else 1))
 
 

@@ -79,10 +79,11 @@ def init(words: Sequence[str]) -> None:
     )
     events = load_events(log, root, reward)
     if (choice := guess.choice(frame)) and guess.only_choices_differ(frame, choice, reward):
-        impressions = replace(log, chosen=choice, request=guess.request(frame, meaning["user"]))
+        others = frame.drop(meaning["item"], meaning["timestamp"])
+        impressions = replace(log, chosen=choice, request=guess.request(others, meaning["user"]))
         read = load_events(impressions, root, reward)
-        if read.passed is not None and read.passed["request"].is_in(read.frame["request"].implode()).any():
-            log, events = impressions, read
+        if read.passed is not None and read.frame["request"].is_in(read.passed["request"].implode()).mean() > 0.5:  # type: ignore[operator]
+            log, events = impressions, read  # most choices were made beside an item that was passed
     collapse, suggested = collapse_and_divide(events.frame, reward)
     if collapse:
         log = replace(log, collapse=True)

@@ -18,7 +18,6 @@ from recalign.data.events.audit import (
     GAP_AUC,
     HINT,
     LEAK,
-    MOST_REWARDS,
     MOSTLY,
     OFTEN,
     OLD,
@@ -228,7 +227,7 @@ def _rewards(sections: Mapping[str, Section]) -> Iterator[Concern]:
     if (due := float(rewards.get(OUTLIERS, 0))) > MOSTLY:
         yield stop(
             f"{due:.0%} of the variance of the rewards is due to one event in a thousand, so a few outliers decide "
-            f"what is learned: {how_to_bound(float(rewards[MOST_REWARDS]))}"
+            f"what is learned: {how_to_bound(rewards)}"
         )
     if (share := float(sections["split"][HIGH])) == 0 or share > 1 - MOST_HIGH:  # few are not high
         yield care(f"{share:.0%} of the events have a high reward, so high/* says little: see data.high")

@@ -104,7 +104,12 @@ def align(
 
 def given_settings(settings: Settings | None) -> dict[str, Any]:
     """The ``settings`` of a call, checked to be a mapping."""
-    require_kind(settings or {}, Mapping, "settings", 'give a dictionary, such as {"trainer.max_epochs": 1}')
+    require_kind(
+        {} if settings is None else settings,
+        Mapping,
+        "settings",
+        'give a dictionary, such as {"trainer.max_epochs": 1}',
+    )
     return dict(settings or {})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import reprlib
 import tempfile
 from collections.abc import Mapping
@@ -99,6 +100,8 @@ class Log:
         named = {"user": user, "item": item, "timestamp": timestamp}
         for where, text in {**named, **shown, "reward": reward, "high": high}.items():
             require_kind(text, str if where in named else str | None, where, "name a column, or give Polars SQL")
+        features = {} if features is None else features
+        require_kind(features, Mapping, "features", 'give a dictionary, such as {"genre": "genre"}')
         _require_columns(events, "frame", named)
         if time_unit not in (None, *get_args(TimeUnit)):
             raise InputError(f"cannot be {time_unit!r}", where="time_unit", remedy="give s, ms, us or datetime")
@@ -109,10 +112,9 @@ class Log:
         try:
             known = {key: read_ids(missing_as_null(ids.alias(key)), key, rows) for key, ids in columns.items()}
             read_timestamps(missing_as_null(events[timestamp].alias("timestamp")), unit, rows)
-        except InputError as error:  # its remedy is for a log's YAML
-            remedy = "correct these rows of the DataFrame, or leave them out; parse dates that are no ISO 8601 before"
+        except InputError as error:
             where = str(error.where).removeprefix("data.log.")
-            raise InputError(error.what, where=where, remedy=remedy) from error
+            raise InputError(error.what, where=where, remedy=_without_yaml(str(error.remedy))) from error
         known["reward"] = read_numbers(events, rows, expression, "data.reward")
         sql = {key: guess.quote(one) if one in events.columns else one for key, one in shown.items()}
         taken = pl.DataFrame(known)
@@ -127,7 +129,7 @@ class Log:
         if items is not None:
             tables[ITEMS] = table = _polars(items, "items")
             _require_columns(table, "items", {"title": title} if title else {})
-            made = {name: guess.quote(one) if one in table.columns else one for name, one in (features or {}).items()}
+            made = {name: guess.quote(one) if one in table.columns else one for name, one in features.items()}
             key = item if item in table.columns else table.columns[0]
             log["items"] = {"file": ITEMS, "id": key, "title": title, "features": made}
         elif title or features or "titles" in data:
@@ -184,6 +186,11 @@ def require_kind(value: Any, kind: type | UnionType, where: str, remedy: str) ->
     """Refuse an argument of another type."""
     if not isinstance(value, kind):
         raise InputError(f"cannot be {reprlib.repr(value)}", where=where, remedy=remedy)
+
+
+def _without_yaml(remedy: str) -> str:
+    """A remedy without what only a log's YAML can say."""
+    return re.split(r": data\.log\.where|\. How text is read|, or say how times", remedy)[0].replace("data.log.", "")
 
 
 def _polars(frame: Any, where: str) -> pl.DataFrame:

@@ -216,5 +216,6 @@ def compare_rewards(log: Log, rewards: Mapping[str, Any] | None = None, *, again
         One row per figure: ``reward``, ``figure``, ``other`` (the judge, a correlation's second reward, or the column),
         ``value``, and ``ci_low`` and ``ci_high`` if it has an interval.
     """
-    require_kind(rewards or {}, Mapping, "rewards", 'give a dictionary, such as {"clicks": "clicked"}')
-    return compare_log_rewards(data_of(log, "recommender"), rewards or {}, against)
+    rewards = {} if rewards is None else rewards
+    require_kind(rewards, Mapping, "rewards", 'give a dictionary, such as {"clicks": "clicked"}')
+    return compare_log_rewards(data_of(log, "recommender"), rewards, against)

@@ -141,15 +141,16 @@ class Plan:
             own["data"] = {"users": "B1"}
         if stage in self.chain.post_trained and not self.begin_with:
             own["model"] = {"keep": self.chain.keep}
-            run["imports"] = self.own_modules()
         words = ["fit", *(f"--config={file}" for file in files)]
         settings = [one for one in (first, own, self.world_root(seed), *given) if one]
+        if stage not in (None, "recommender", TOKENS) and (modules := self.own_modules()):
+            settings.append({"run": {"imports+": modules}})
         if (key := repr((words, settings))) not in self._once:
             self._once[key] = parse_stage(words, *settings)
         return self._once[key]
 
     def own_modules(self) -> list[str]:
-        """The user's modules that define the recommender's classes: checkpoints of methods hold these too."""
+        """The user's modules that define the recommender's classes: checkpoints of later stages hold these too."""
         recommender = self._parse("recommender", self.seeds[0], *self.settings("recommender"), {})
         modules = {path.rpartition(".")[0] for path in class_paths(recommender.config["model"])}
         return sorted(module for module in modules if module.partition(".")[0] != "recalign")

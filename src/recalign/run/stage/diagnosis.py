@@ -82,7 +82,8 @@ def diagnose(error: Exception, parser: ArgumentParser, sources: Sources) -> Inpu
             return InputError(what, where=where, remedy=GIVEN_BY["model"])
         if (word := unknown[3]) is not None and not (word.startswith("-") and word.strip("-")):
             remedy = "arguments without an option come first; YAML may also follow --config"
-            return InputError(f"{word or '--'!r} belongs to no option", remedy=remedy)
+            what = f"{word!r} belongs to no option" if word.strip("-") else "an argument is empty, or has only dashes"
+            return InputError(what, remedy=remedy)
         groups, option = GROUP.findall(text), next(filter(None, unknown.groups())).lstrip("-")
         key = ".".join([key, *groups, short(option)]).lstrip(".").removesuffix(".class_path")
         kind = key.partition(".")[0]

@@ -39,7 +39,7 @@ class LeftOut:
         older: known events of the history that are not read, because only the newest are. Their items still count as
             seen.
         repeated: events dropped because the log keeps one event per item.
-        unknown_user: whether the request names a user without any event, stored or given.
+        unknown_user: whether the request names a user whose history, stored or given, is empty at the request's time.
     """
 
     unknown: int = 0

@@ -175,7 +175,7 @@ class Posts:
 async def with_user(
     bundle: Bundle, histories: AsyncStore | None, request: Request, logged: bool
 ) -> tuple[Request, bool]:
-    """Replace a request's user by the user's stored history; the flag is True for a user with an empty history.
+    """Replace a request's user by the user's stored history; the flag is True if that is empty (`unknown_user`).
 
     Without a store, only the log of decisions uses the user. Without that log, too, the bundle refuses the user.
 
