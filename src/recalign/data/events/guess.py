@@ -182,11 +182,12 @@ def _reward_sql(columns: list[pl.Series], named: bool) -> str | None:
     frame = pl.DataFrame(columns)
     chosen, worth = choice(frame), _worth_of_kinds(varied)
     if chosen and not (worth and only_choices_differ(frame, chosen, worth)):
-        measures = [
-            quote(one.name) for one in numeric if not {*_words(one.name)} & {*IDS} and not _dated(one.filter(one != 0))
-        ]
-        if measured := next((one for one in measures if only_choices_differ(frame, chosen, one)), None):
-            return measured
+        for column in numeric:
+            nonzero = column.filter(column.cast(pl.Float64) != 0)
+            if {*_words(column.name)} & {*IDS} or _dated(nonzero):
+                continue
+            if only_choices_differ(frame, chosen, quote(column.name)):
+                return quote(column.name)
     if worth:
         return worth
     signal = _best_match("signal", numeric)
