@@ -299,8 +299,22 @@ def test_a_frame_of_pandas(frame: pl.DataFrame):
         (lambda f: f, {"features": ["a"]}, r"^features: cannot be \['a'\]"),
         (lambda f: f.to_dict(), {}, "frame: cannot be read"),
     ],
-    ids=["column", "series", "expression", "unit", "dates", "numbers", "near", "null", "nan", "float", "time", "empty"]
-    + ["features", "type"],
+    ids=[
+        "column",
+        "series",
+        "expression",
+        "unit",
+        "dates",
+        "numbers",
+        "near",
+        "null",
+        "nan",
+        "float",
+        "time",
+        "empty",
+        "features",
+        "type",
+    ],
 )
 def test_a_frame_that_cannot_be_used(frame: pl.DataFrame, change: Any, settings: dict[str, str], said: str):
     with pytest.raises(ra.InputError, match=said):
