@@ -120,5 +120,6 @@ def holm_intervals(estimates: Sequence[Estimate], level: float = 0.95) -> list[t
     for index in np.argsort([estimate.p_value() for estimate in estimates], kind="stable"):
         low, high = intervals[index] = estimates[index].interval(1 - (1 - level) / divisor)
         rejecting = rejecting and (low > 0 or high < 0)
-        divisor -= rejecting
+        if rejecting:
+            divisor -= 1
     return intervals

@@ -70,7 +70,7 @@ class Memory(Rebuildable, nn.Module):
     ) -> Memory:
         """Build a memory from the training events of a group of users; near means up to ``window`` places apart.
 
-        If tied events form sets, two events are near if one is among the ``window`` newest before the other's set.
+        With tie groups, two events are near if one is among the ``window`` newest before the other's group.
 
         For the other arguments see the class and `nearest`.
         """
@@ -179,9 +179,9 @@ def nearest(
     training &= sequences.users_in(users)[user_N]
     user_N, item_N = user_N[training], sequences.item[training].astype(np.int64)
     first_N = None
-    if sequences.sets is not None:
+    if sequences.tie_group_starts is not None:
         at_N = np.flatnonzero(training)
-        first_N = np.arange(len(at_N)) - (at_N - sequences.set_begin(at_N))
+        first_N = np.arange(len(at_N)) - (at_N - sequences.tie_group_begin(at_N))
     root_W = np.sqrt(np.append(0, sequences.item_counts(users)))
     neighbour_WK = np.zeros((len(root_W), neighbours), np.int32)
     cosine_WK = np.zeros((len(root_W), neighbours), np.float32)

@@ -35,9 +35,9 @@ def test_shapes_and_types_are_as_documented(data):
     floats = {"reward_BL", "reward_T", "advantage_T"}
     for f in fields(batch):
         dtype = torch.float32 if f.name in floats else torch.bool if f.name == "high_T" else torch.int64
-        assert f.name == "set_N" or getattr(batch, f.name).dtype == dtype, f.name
+        assert f.name == "tied_N" or getattr(batch, f.name).dtype == dtype, f.name
     assert batch.seen_N.shape[0] == 2
-    assert batch.set_N is None
+    assert batch.tied_N is None
     assert batch.unranked_N is batch.seen_N
 
 

@@ -16,7 +16,7 @@ from recalign.data.events.table import load_events
 from recalign.data.sequences import LeaveLast, TimeSplit, UserGroups, build_sequences, reward_means
 from recalign.data.sequences.batch import collate
 from recalign.data.sequences.other_splits import Where
-from recalign.data.sequences.store import SET
+from recalign.data.sequences.store import TIE_GROUP
 from recalign.data.sequences.windows import evaluation_windows, training_windows
 from recalign.errors import InputError
 
@@ -72,7 +72,7 @@ def test_a_history_ends_before_the_set_of_its_target(people, split, max_length, 
             assert history == before[-len(history) :]
             assert sorted({*before}) == batch.seen_N[1, batch.seen_N[0] == t].sort().values.tolist()
             if batch.target_T[t]:
-                assert sorted(same) == sorted(batch.set_N[1, batch.set_N[0] == t].tolist())
+                assert sorted(same) == sorted(batch.tied_N[1, batch.tied_N[0] == t].tolist())
             time = sequences.frame["timestamp"][event] if known else int(batch.time_BL[row, column])
             assert int(batch.request_time_BL[row, column]) == time
             assert found.setdefault(event, part) == part
@@ -91,7 +91,7 @@ def test_no_cut_divides_a_set_which_goes_to_the_later_part(people, split):
     if sequences is None:
         return
     by_row = dict(zip(events.frame["row"], split.assign(alone), strict=True))
-    sets = sequences.frame.group_by("user", "timestamp").agg("split", "row", pl.col(SET).n_unique())
+    sets = sequences.frame.group_by("user", "timestamp").agg("split", "row", pl.col(TIE_GROUP).n_unique())
     for _, _, of_set, rows, numbers in sets.iter_rows():
         assert len({*of_set}) == numbers == 1
         assert isinstance(split, LeaveLast) or of_set[0] == max(by_row[row] for row in rows)
@@ -121,17 +121,17 @@ def test_without_ties_both_readings_are_the_same(people):
     order, together = (training_windows(x, x.users_in("all"), 5).in_memory() for x in both)
     for name, x in vars(order).items():
         assert np.array_equal(x, getattr(together, name)), name
-    assert (SET in both[0].frame, SET in both[1].frame) == (False, True)
+    assert (TIE_GROUP in both[0].frame, TIE_GROUP in both[1].frame) == (False, True)
 
 
 def test_a_users_mean_reward_is_of_before_the_set():
     rewards, known = [1.0, 2.0, 4.0, 9.0, 5.0], {"user": [0] * 5, "item": [1] * 5, "split": [0, 0, 0, 0, 2]}
-    frame = pl.DataFrame(known | {"reward": rewards, SET: [0, 1, 1, 1, 4]})
+    frame = pl.DataFrame(known | {"reward": rewards, TIE_GROUP: [0, 1, 1, 1, 4]})
     mu, means = 4.0, reward_means(frame)
     assert means["user"].to_list() == pytest.approx([mu, *[(1 + 5 * mu) / 6] * 3, (16 + 5 * mu) / 9])
     residuals = [0.0, *[(1 - mu) / 6] * 3, (16 - 4 * mu) / 9]
     assert (means["user_item"] - means["item"]).to_list() == pytest.approx(residuals)
-    assert reward_means(frame.drop(SET))["user"][2] == pytest.approx((3 + 5 * mu) / 7)
+    assert reward_means(frame.drop(TIE_GROUP))["user"][2] == pytest.approx((3 + 5 * mu) / 7)
 
 
 def test_ties_are_those_of_the_file_before_times_are_floored(tmp_path):
@@ -141,9 +141,9 @@ def test_ties_are_those_of_the_file_before_times_are_floored(tmp_path):
     events = load_events(LogMapping("log", ["log.csv"], time_resolution=60), tmp_path, None, together=True)
     assert events.frame["timestamp"].to_list() == [60] * 5
     assert events.frame[TIED].to_list() == [False, False, True, False, False]
-    assert events.of_sets(pl.Series([0, 1, 2, 1, 0])).to_list() == [0, 2, 2, 1, 0]
+    assert events.tie_group_max(pl.Series([0, 1, 2, 1, 0])).to_list() == [0, 2, 2, 1, 0]
     alone = load_events(LogMapping("log", ["log.csv"], time_resolution=60), tmp_path, None)
-    assert alone.of_sets(pl.Series([0, 1, 2, 1, 0])).to_list() == [0, 1, 2, 1, 0]
+    assert alone.tie_group_max(pl.Series([0, 1, 2, 1, 0])).to_list() == [0, 1, 2, 1, 0]
     assert alone.fingerprint != events.fingerprint
 
 

@@ -20,7 +20,7 @@ LEAST, FEW = 20, 100
 """Users with test events: fewer than `LEAST` leave under three to each group of judges (15 % of the users), so that
 nothing can be measured; with fewer than `FEW`, intervals are wider than most gains."""
 MOST = 0.5
-"""Share of the events, and of the users, above which sets of several items look like baskets."""
+"""Share of the events, and of the users, above which tie groups of several items look like baskets."""
 PAUSE = 3_600
 """Least median seconds between a user's baskets."""
 TRAINABLE_SHARE = 0.75
@@ -104,8 +104,8 @@ def divide(user: pl.Series, reward: pl.Series) -> SplitSuggestion:
     return SplitSuggestion(test, validation, high, len(count_U), len(left_U), left, cannot if learns else nothing)
 
 
-def baskets(events: pl.DataFrame) -> float | None:
-    """Share of events at the same time as another item of the user; None: they do not look like baskets.
+def basket_share(events: pl.DataFrame) -> float | None:
+    """Share of events in tie groups of several items; None: these do not look like baskets.
 
     They do if the share exceeds `MOST`, more than `MOST` of the users have such events, and a median pause of `PAUSE`
     or more separates the times of a user: in a burst of ratings it is seconds.
@@ -113,13 +113,14 @@ def baskets(events: pl.DataFrame) -> float | None:
     Args:
         events: ``user``, ``item``, ``timestamp`` and `TIED` of each event, in order.
     """
-    several = pl.col("item").n_unique() > 1
-    sets = events.group_by("user", "timestamp", set=(~pl.col(TIED)).cum_sum(), maintain_order=True)
-    found = sets.agg(pl.len(), several=several).with_columns(pause=pl.col("timestamp").diff().over("user"))
-    share = float(found.filter("several")["len"].sum() / max(events.height, 1))
-    pause, having = found["pause"].median() or 0, found.filter("several")["user"].n_unique()
-    is_most = share > MOST and having > MOST * events["user"].n_unique()
-    return share if is_most and pause >= PAUSE else None  # type: ignore[operator]
+    by_group = events.group_by("user", "timestamp", tie_group=(~pl.col(TIED)).cum_sum(), maintain_order=True)
+    groups = by_group.agg(pl.len(), pl.col("item").n_unique())
+    baskets = groups.filter(pl.col("item") > 1)
+    share = float(baskets["len"].sum() / max(events.height, 1))
+    users_with_baskets = baskets["user"].n_unique()
+    pause = groups.select(pl.col("timestamp").diff().over("user").median()).item() or 0
+    is_most = share > MOST and users_with_baskets > MOST * events["user"].n_unique()
+    return share if is_most and pause >= PAUSE else None
 
 
 def unmeasurable(tested: int) -> str | None:

@@ -115,7 +115,7 @@ def _read_datetimes(column: pl.Series, rows: SourceRows, time_format: str | None
             read = pl.repeat(None, len(column), dtype=pl.Datetime("us"), eager=True)
         why = ", which is not " + ("a timestamp" if time_format is None else f"written as {time_format!r}")
         remedy = "give ISO 8601 (2026-11-24T15:00:00+01:00), or say how times are written in data.log.time_format "
-        remedy += "(--time-format of recalign init), such as '%d/%m/%Y %H:%M' (day first) or '%m/%d/%Y %H:%M' "
+        remedy += "(--time_format of recalign init), such as '%d/%m/%Y %H:%M' (day first) or '%m/%d/%Y %H:%M' "
         refuse_rows(column, read.is_null(), key, rows, why, remedy + "(month first); %y is a year of two digits")
         column = read
     if not isinstance(column.dtype, (pl.Datetime, pl.Date)):

@@ -18,7 +18,7 @@ from rich.prompt import Prompt
 
 from recalign.data.events import guess
 from recalign.data.events.audit import early_concerns
-from recalign.data.events.division import SplitSuggestion, baskets, collapse_and_divide, divide
+from recalign.data.events.division import SplitSuggestion, basket_share, collapse_and_divide, divide
 from recalign.data.events.log import ItemTable, LogMapping
 from recalign.data.events.messages import did_you_mean
 from recalign.data.events.queries import ask
@@ -90,14 +90,15 @@ def init(words: Sequence[str]) -> None:
         events = load_events(log, root, reward)
     if options.items is not None:
         log = replace(log, items=_item_table(options.items, None if "://" in entry or options.query else root, events))
-    if together := baskets(events.frame):
+    share_in_baskets = basket_share(events.frame)
+    if share_in_baskets:
         suggested = divide(events.frame.filter(~pl.col(TIED))["user"], events.frame["reward"])  # a basket is one event
     _print_events(log, reward, suggested, events)
-    if together:
+    if share_in_baskets:
         print(
-            f"ties: {together:.0%} of the events came with another item of the same user at the same time, as in a "
-            "basket, so none of these is in another's history (ties: together). If they happened one after the other, "
-            "in the order of the file, write ties: order"
+            f"ties: {share_in_baskets:.0%} of the events came with another item of the same user at the same time, as "
+            "in a basket, so none of these is in another's history (ties: together). If they happened one after the "
+            "other, in the order of the file, write ties: order"
         )
     if choice and not log.chosen:
         print(printable(f"chosen: if {choice} tells choices from items that were only shown, uncomment it in {out}"))
@@ -108,7 +109,7 @@ def init(words: Sequence[str]) -> None:
         commands.append(shlex.join(["recalign", "chain", str(out)]))
     beside = root if root.is_absolute() else Path(os.path.relpath(root, out.parent))  # relative to the YAML's folder
     here = beside if options.query is None and "://" not in entry else None
-    write_text(out, _yaml_text(log, here, reward, suggested, commands, bool(together), choice))
+    write_text(out, _yaml_text(log, here, reward, suggested, commands, bool(share_in_baskets), choice))
     print(f"\n{printable(str(out))} is written: look it over. Next:", *commands, sep="\n  ")
 
 
@@ -144,12 +145,13 @@ def _parsed(words: Sequence[str]) -> argparse.Namespace:
     for role, meaning in QUESTIONS.items():
         parser.add_argument(f"--{role}", help=meaning, metavar="SQL" if role == "reward" else "COLUMN")
     parser.add_argument("--items", metavar="FILE", help="a table of the items, one per row: titles and features")
-    parser.add_argument("--time-format", help="how times are written, if not as ISO 8601: %%d/%%m/%%Y %%H:%%M")
+    parser.add_argument("--time_format", help="how times are written, if not as ISO 8601: %%d/%%m/%%Y %%H:%%M")
+    parser.add_argument("--time-format", dest="time_format", help=argparse.SUPPRESS)  # its name in version 1.0
     parser.add_argument("--out", help="the YAML to write; default: the table's name, in the current folder")
     parser.add_argument("--force", action="store_true", help="overwrite that YAML")
     options, left = parser.parse_known_args(words)
     if left:
-        known = [f"--{name.replace('_', '-')}" for name in vars(options) if name != "table"]
+        known = [f"--{name}" for name in vars(options) if name != "table"]
         raise InputError("there is no such option", where=left[0], remedy=did_you_mean(left[0], known))
     if "" in (options.table, options.items):
         raise InputError("a file argument is empty", where="init", remedy="name a file: is a shell variable unset?")
@@ -237,7 +239,7 @@ def _items_lines(table: ItemTable) -> list[str]:
     return [
         "    items:",
         *(f"      {key}: {yaml_scalar(getattr(table, key))} # {why}" for key, why in comments.items()),
-        f"      features:{' {}' * (not features)} # what is learned of items: Polars SQL over its columns",
+        f"      features:{'' if features else ' {}'} # what is learned of items: Polars SQL over its columns",
         *(f"        {yaml_scalar(name)}: {yaml_scalar(value)}" for name, value in features.items()),
     ]
 
@@ -268,23 +270,32 @@ def _yaml_text(
         "request": "the column that says what was shown together",
         "collapse": "a user's events on an item become one, that with the highest reward; false: all are kept",
     }
-    is_case = reward.startswith("CASE")
     lines = [
         f"# The log of {yaml_scalar(', '.join(log.files) or log.uri)}, as recalign init understood it.",
         "# Check it, then run the main job on it:",
         *(f"#   {yaml_scalar(command)}" for command in commands),
         "data:",
-        *[f"  root: {yaml_scalar(str(root))} # folder of the files; --data.root overrides it"] * (root is not None),
-        "  log:",
-        *(f"    {key}: {yaml_scalar(value)} # {why}" for key, why in comments.items() if (value := getattr(log, key))),
-        *(_items_lines(log.items) if log.items else ()),
-        *[f"    # chosen: {yaml_scalar(choice)} # if some rows were shown but not chosen"]
-        * bool(choice and not log.chosen),
+    ]
+    if root is not None:
+        lines.append(f"  root: {yaml_scalar(str(root))} # folder of the files; --data.root overrides it")
+    lines.append("  log:")
+    lines += [
+        f"    {key}: {yaml_scalar(value)} # {why}" for key, why in comments.items() if (value := getattr(log, key))
+    ]
+    if log.items:
+        lines += _items_lines(log.items)
+    if choice and not log.chosen:
+        lines.append(f"    # chosen: {yaml_scalar(choice)} # if some rows were shown but not chosen")
+    lines += [
         "  # How good an event was: Polars SQL over the columns of its row. Where a column that it reads is empty,",
         "  # there is no reward: only histories and cloning use the event.",
-        *["  # The worth of each kind is a guess: edit it. A kind that is not listed has no reward."] * is_case,
-        f"  reward: {'>-' if is_case else yaml_scalar(reward)}",
-        *(f"    {line}" for line in reward.split("\n") if is_case),
+    ]
+    if reward.startswith("CASE"):
+        lines.append("  # The worth of each kind is a guess: edit it. A kind that is not listed has no reward.")
+        lines += ["  reward: >-", *(f"    {line}" for line in reward.split("\n"))]
+    else:
+        lines.append(f"  reward: {yaml_scalar(reward)}")
+    lines += [
         "  high: # which events the metrics high/* count as good",
         f"    expression: {yaml_scalar(high['expression'])} # a condition; null: quantile decides",
         f"    quantile: {yaml_scalar(high['quantile'])} # share of the rewards that a high one exceeds",
@@ -293,7 +304,9 @@ def _yaml_text(
         "    init_args:",
         f"      test: {suggested.test} # last events of a user",
         f"      validation: {suggested.validation} # events before those; two or more give pairs to order",
-        *["  ties: together # a user's events at one time are a set; order: they happened as the file has them"]
-        * together,
     ]
+    if together:
+        lines.append(
+            "  ties: together # a user's events at one time are a set; order: they happened as the file has them"
+        )
     return "\n".join(lines) + "\n"

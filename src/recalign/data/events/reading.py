@@ -89,7 +89,6 @@ class FileReader(LogReader):
         return [table.identity() for table in [*files, *tables]]
 
     def rows(self) -> tuple[pl.DataFrame, SourceRows]:
-        """All rows, with the columns of all files, and where each row comes from."""
         log, (files, _) = self.log, locate(self.log, self.root)
         ids = log.user, log.item
         joined, rows = join(log, {table: read(table, ids, log.header, log.separator).lazy() for table in files})

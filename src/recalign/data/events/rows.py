@@ -13,8 +13,8 @@ from recalign.data.events.log import OWN_COLUMNS, LogMapping
 from recalign.data.events.messages import SHOWN, SourceRows
 from recalign.errors import InputError, printable
 
-TIED = "tied with the one before"
-"""A column of `EventTable.frame`, with a name that no file's column has."""
+TIED = "recalign_tied"
+"""A column of `EventTable.frame`: whether the user's event before it has the same time, at the file's resolution."""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The event table: one checked frame of events for any log, and a report on the rows left out."""
 
+from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -10,7 +11,7 @@ from recalign.data.events.log import HOW_READ, LogMapping, data_root
 from recalign.data.events.messages import SourceRows
 from recalign.data.events.rows import TIED, Report, check_rows
 from recalign.errors import InputError
-from recalign.files import digest, sha256
+from recalign.files import digest
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,7 @@ class EventTable:
             - ``row``: u32, counted from 1 through the files;
             - ``reward``: f64, finite; null if absent;
             - ``is_random`` (bool) and ``propensity`` (f64 in (0, 1], null where unknown), if the log maps them;
-            - ``tied with the one before`` (bool, `TIED`): whether the user's event before it has the same time, at the
-              file's resolution;
+            - `TIED` (bool): whether the user's event before it has the same time, at the file's resolution;
             - the log's feedback columns under their own names.
         users: raw user ids by index, sorted: integers or strings.
         items: raw item ids by index, sorted.
@@ -35,7 +35,7 @@ class EventTable:
         fingerprint: hex digest of the identity of the files, the mapping and the reward's expression; if items have
             features, also of the item table.
         resolution: seconds to which times are floored.
-        together: whether a user's events at one time are a set, none of them in another's history (``data.ties``).
+        together: whether a user's events at one time are a tie group, none in another's history (``data.ties``).
         passed: rows that were shown and not chosen, in the order of `frame`; None without ``data.log.chosen``. It has
             the columns of `frame` except `TIED`, and ``began`` (i64), the time of the first row of its request. Both
             frames then have ``request`` (u32), the request's index.
@@ -51,19 +51,20 @@ class EventTable:
     together: bool = False
     passed: pl.DataFrame | None = None
 
-    def of_sets(self, value: pl.Series) -> pl.Series:
-        """The largest value in each event's set of ties; the event's own value unless `together`."""
+    def tie_group_max(self, value: pl.Series) -> pl.Series:
+        """The largest value in each event's tie group; unchanged unless `together`."""
         if not self.together:
             return value
-        sets = pl.DataFrame({"value": value, TIED: self.frame[TIED]}).with_columns(set=(~pl.col(TIED)).cum_sum())
-        return sets.select(pl.col("value").max().over("set")).to_series()
+        tie_group = (~self.frame[TIED]).cum_sum()
+        return (
+            pl.DataFrame({"value": value, "group": tie_group}).select(pl.col("value").max().over("group")).to_series()
+        )
 
 
-class LogReader:
-    """Reads the files of a log, Parquet or CSV.
+class LogReader(ABC):
+    """Reads the rows of a log.
 
-    `recalign.data.events.reading` sets `reader_class` to a subclass that also reads other text, wildcards, folders,
-    object stores and published MovieLens, and names a file's rows in errors.
+    `recalign.data.events.reading` sets `reader_class` to `FileReader`, which reads files, folders and object stores.
     """
 
     reader_class: ClassVar[type["LogReader"]]
@@ -71,20 +72,13 @@ class LogReader:
     def __init__(self, log: LogMapping, root: Path | None) -> None:
         self.log, self.root = log, root or data_root(None)
 
+    @abstractmethod
     def digests(self) -> list[str]:
         """Digests of the files that figures depend on."""
-        return [sha256(self.root / file) for file in self.log.files]
 
+    @abstractmethod
     def rows(self) -> tuple[pl.DataFrame, SourceRows]:
         """All rows, with the columns of all files, and where each row comes from."""
-        paths = [self.root / file for file in self.log.files]
-        frames = {path: (pl.read_parquet if path.suffix == ".parquet" else pl.read_csv)(path) for path in paths}
-        raw = pl.concat(frames.values(), how="diagonal_relaxed")
-        number = pl.int_range(1, raw.height + 1, dtype=pl.UInt32, eager=True)
-        return raw, SourceRows(number, {str(path): frame.height for path, frame in frames.items()})
-
-
-LogReader.reader_class = LogReader
 
 
 def load_events(log: LogMapping, root: Path | None, reward: str | None, together: bool = False) -> EventTable:
@@ -123,8 +117,8 @@ def fingerprint(log: LogMapping, root: Path | None, reward: str | None, together
         del mapping["query"]
     items = mapping.pop("items")  # without features, the item table changes no figure
     features = [items] if items and items["features"] else []
-    sets = ["together"] * together
-    return digest(mapping, reward, LogReader.reader_class(log, root).digests(), *features, *sets)[:16]
+    settings = [*features, "together"] if together else features
+    return digest(mapping, reward, LogReader.reader_class(log, root).digests(), *settings)[:16]
 
 
 def require_useful(report: Report, rewards: pl.Series, reward: str | None) -> None:

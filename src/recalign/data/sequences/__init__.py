@@ -9,7 +9,7 @@ from recalign.data.sequences.preparation import LogPreparation
 from recalign.data.sequences.relative import RelativeTo
 from recalign.data.sequences.splits import High, LeaveLast, Split, UserGroups
 from recalign.data.sequences.store import Sequences, UserCohort, build_sequences
-from recalign.data.sequences.windows import Windows
+from recalign.data.sequences.windows import TrainingWindows, Windows
 
 __all__ = [
     "Batch",
@@ -21,6 +21,7 @@ __all__ = [
     "Sequences",
     "Split",
     "TimeSplit",
+    "TrainingWindows",
     "UserCohort",
     "UserGroups",
     "Where",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from recalign.data.sequences.store import Sequences, is_first
-from recalign.data.sequences.windows import Windows, ranges
+from recalign.data.sequences.windows import TrainingWindows, Windows, ranges
 
 BY_ROW = ("user_B", "item_BL", "length_B", "time_BL", "request_time_BL", "reward_BL")
 """Fields with one row per history; the others have one per target."""
@@ -40,7 +40,7 @@ class Batch:
         advantage_T: float32, for post-training: its reward minus the expected one, NaN if absent.
         rejected_TN: int64, for post-training on pairs: items of less worth than the target, 0 without a pair.
         seen_N: (2, N) int64, for evaluation: pairs (index of a target, item that its user had seen before).
-        set_N: (2, N) int64, for evaluation if tied events form sets: pairs (index of a target, item of its set).
+        tied_N: (2, N) int64, for evaluation of tie groups: pairs (index of a target, item of its tie group).
     """
 
     user_B: Tensor
@@ -58,14 +58,14 @@ class Batch:
     advantage_T: Tensor | None = None
     rejected_TN: Tensor | None = None
     seen_N: Tensor | None = None
-    set_N: Tensor | None = None
+    tied_N: Tensor | None = None
 
     @property
     def unranked_N(self) -> Tensor | None:
-        """Pairs (target, item) to leave out of rankings: items seen, and items of the target's set. Shape: (2, N)."""
-        if self.seen_N is None or self.set_N is None:
+        """Pairs (target, item) to leave out of rankings: items seen, and items of its tie group. Shape: (2, N)."""
+        if self.seen_N is None or self.tied_N is None:
             return self.seen_N
-        return torch.cat([self.seen_N, self.set_N], dim=1)
+        return torch.cat([self.seen_N, self.tied_N], dim=1)
 
     def newest(self, x_BLD: Tensor) -> Tensor:
         """Pick the vector at the newest event that each target sees. Shape: (B, L, D) -> (T, D)."""
@@ -86,14 +86,20 @@ class Batch:
         return dataclasses.replace(few, **{name: getattr(self, name)[:rows] for name in BY_ROW})
 
     def keep(self, kept_T: Tensor) -> Batch:
-        """Keep some of the targets, without `seen_N` and `set_N`. Shape: bool (T,)."""
-        by_target = {name: x for name, x in vars(self).items() if name not in (*BY_ROW, "seen_N", "set_N")}
+        """Keep some of the targets, without `seen_N` and `tied_N`. Shape: bool (T,)."""
+        by_target = {name: x for name, x in vars(self).items() if name not in (*BY_ROW, "seen_N", "tied_N")}
         kept: dict[str, Any] = {name: None if x is None else x[kept_T] for name, x in by_target.items()}
-        return dataclasses.replace(self, seen_N=None, set_N=None, **kept)
+        return dataclasses.replace(self, seen_N=None, tied_N=None, **kept)
 
 
 def collate(
-    sequences: Sequences, windows: Windows, chosen: np.ndarray, bucket: int, *, know_request: bool, seen: bool
+    sequences: Sequences,
+    windows: Windows | TrainingWindows,
+    chosen: np.ndarray,
+    bucket: int,
+    *,
+    know_request: bool,
+    seen: bool,
 ) -> Batch:
     """Make the batch of some windows of a log.
 
@@ -101,7 +107,7 @@ def collate(
         chosen: int64 (B,), indices of windows.
         bucket: L, the length to pad to.
         know_request: whether ``request_time_BL`` holds the next event's time (else that of the event before it).
-        seen: whether to fill ``seen_N``, and ``set_N`` if tied events form sets.
+        seen: whether to fill ``seen_N``, and ``tied_N`` if there are tie groups.
     """
     part = windows.take(chosen)
     column = np.arange(bucket)
@@ -131,7 +137,7 @@ def collate(
         "advantage_T": part.advantage,
         "rejected_TN": None if part.rejected is None else part.rejected.astype(np.int64),
         "seen_N": _seen(sequences, part, part.user[row]) if seen else None,
-        "set_N": _together(sequences, part) if seen and sequences.sets is not None else None,
+        "tied_N": _tied(sequences, part) if seen and sequences.tie_group_starts is not None else None,
     }
     tensors = {name: None if x is None else torch.from_numpy(np.ascontiguousarray(x)) for name, x in fields.items()}
     return Batch(**tensors)  # type: ignore[arg-type]
@@ -141,24 +147,25 @@ def _seen(sequences: Sequences, windows: Windows, user: np.ndarray) -> np.ndarra
     """Pairs (target, item) of all items that the user had seen before; the target's own may be among them.
 
     Each item occurs once per target, from its first event of that user: with repeats, a user with many events on few
-    items would take gigabytes.
+    items would take gigabytes. ``user``: the user of each target.
     """
-    users, place = np.unique(user, return_inverse=True)
-    until = np.zeros(len(users), np.int64)
-    np.maximum.at(until, place, windows.state + 1)
-    length = until - sequences.offset[users]
+    users, user_index = np.unique(user, return_inverse=True)
+    history_end = windows.state + 1
+    last_history_end = sequences.offset[users]
+    np.maximum.at(last_history_end, user_index, history_end)
+    length = last_history_end - sequences.offset[users]
     event = ranges(sequences.offset[users], length)
-    item = sequences.item[event]
-    own = np.repeat(np.arange(len(users)), length) * (sequences.num_items + 1) + item
-    met = np.sort(np.unique(own, return_index=True)[1])
-    first, last = (np.searchsorted(event[met], edge) for edge in (sequences.offset[user], windows.state + 1))
-    target = np.repeat(np.arange(len(user)), last - first)
-    return np.stack([target, item[met][ranges(first, last - first)]])
+    user_item_key = np.repeat(np.arange(len(users)), length) * (sequences.num_items + 1) + sequences.item[event]
+    first_occurrence = np.sort(np.unique(user_item_key, return_index=True)[1])
+    event = event[first_occurrence]
+    start = np.searchsorted(event, sequences.offset[user])
+    count = np.searchsorted(event, history_end) - start
+    return np.stack([np.repeat(np.arange(len(user)), count), sequences.item[event[ranges(start, count)]]])
 
 
-def _together(sequences: Sequences, windows: Windows) -> np.ndarray:
-    """Pairs (target, item) of the known items of each target's set, its own included; none for unknown targets."""
+def _tied(sequences: Sequences, windows: Windows) -> np.ndarray:
+    """Pairs (target, item) of the known items of each known target's tie group, its own item included."""
     target = np.flatnonzero(windows.target > 0)
     begin = windows.state[target] + 1
-    size = sequences.set_end(begin) - begin
+    size = sequences.tie_group_end(begin) - begin
     return np.stack([np.repeat(target, size), sequences.item[ranges(begin, size)]])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from recalign.data.sequences.sampler import LengthBatches, Loader, WindowDataset
 from recalign.data.sequences.splits import High, LeaveLast, Split, UserGroups
 from recalign.data.sequences.store import Group, Sequences, SplitName, UserCohort, build_sequences, fingerprint_of
 from recalign.data.sequences.windows import (
+    TrainingWindows,
     Windows,
     evaluation_windows,
     require_any,
@@ -86,8 +87,8 @@ class EventDataModule(LightningDataModule):
             their ids, and training events stay in training (`recalign.data.sequences.earlier`).
         untouched: with ``grows_from``, the share of users without new training events to train on.
         ties: how to read a user's events with equal timestamps (before ``log.time_resolution``): ``order``: they
-            happened in file order; ``together``: a set, none in another's history; null: as ``order``, but a chain
-            decides nothing if many are tied.
+            happened in file order; ``together``: they are a tie group, none in another's history; null: as ``order``,
+            but a chain decides nothing if many are tied.
 
     Attributes:
         sample: `windows` is limited to a fixed sample of this many users with test events per group; None: no limit.
@@ -137,12 +138,17 @@ class EventDataModule(LightningDataModule):
         if given.get("seed") is not None:
             require_seed(given["seed"], "data.seed")
 
-    @property
+    @functools.cached_property
     def preparation(self) -> Any:
         """The `preparation_class` instance that makes `sequences`."""
-        if getattr(vars(self).get("_preparation"), "data", None) is not self:  # a copy of this module needs its own
-            self._preparation = self.preparation_class(self)
-        return self._preparation
+        return self.preparation_class(self)
+
+    def __copy__(self) -> Self:
+        """A shallow copy. It shares what has been computed, except the preparation, which refers to its module."""
+        copied = type(self).__new__(type(self))
+        vars(copied).update(vars(self))
+        vars(copied).pop("preparation", None)
+        return copied
 
     @property
     def split_settings(self) -> tuple[Split, High | None, UserGroups, int, RelativeTo | None]:
@@ -196,7 +202,7 @@ class EventDataModule(LightningDataModule):
         """The users to train and validate on."""
         return UserCohort.of(self.sequences, self.users, self.groups.share)
 
-    def training(self) -> Windows:
+    def training(self) -> Windows | TrainingWindows:
         """The windows to train on; subclasses filter or extend them after ``in_memory``."""
         users = self.preparation.users(self.users, "train")
         make = shown_training_windows if self._has_passed_targets("train") else training_windows
@@ -211,7 +217,9 @@ class EventDataModule(LightningDataModule):
     def _has_passed_targets(self, split: SplitName) -> bool:
         return split in self.passed_targets and self.sequences.passed is not None
 
-    def loader(self, windows: Windows, *, shuffle: bool = False, seen: bool = True, shared: bool = False) -> Loader:
+    def loader(
+        self, windows: Windows | TrainingWindows, *, shuffle: bool = False, seen: bool = True, shared: bool = False
+    ) -> Loader:
         """Batches of windows, shuffled or in order, with or without the lists of items that users had seen.
 
         With several processes, each gets its share of every batch if ``shared``, else all of it.

@@ -151,7 +151,7 @@ class KeepTrained(Split):
         return repr(self.split)
 
     def assign(self, table: EventTable) -> pl.Series:
-        return self.split.assign(table).set(table.of_sets(self.earlier.in_first_known(table, "trained")), TRAIN)
+        return self.split.assign(table).set(table.tie_group_max(self.earlier.in_first_known(table, "trained")), TRAIN)
 
     def of_rows(self, table: EventTable) -> Split | None:
         return self.split.of_rows(table)

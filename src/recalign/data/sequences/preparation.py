@@ -82,7 +82,7 @@ class LogPreparation(Preparation):
             made = build_sequences(table, data.split, *settings, functools.partial(number_with_features, values))
             made = replace(made, features=ItemFeatures.encode(values, made.items, made.num_warm))
         else:
-            made = build_sequences(table, data.split, *settings)
+            made = super().sequences()
         if table.passed is not None:
             made = with_passed(made, table, data.split, data.relative_to)
         return replace(made, fingerprint=self._with_earlier(made.fingerprint))

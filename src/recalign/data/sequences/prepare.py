@@ -43,7 +43,7 @@ from recalign.data.sequences.features import ItemFeatures, number_with_features
 from recalign.data.sequences.other_splits import TimeSplit, Where
 from recalign.data.sequences.splits import TRAIN, High, LeaveLast, Split, UserGroups
 from recalign.data.sequences.store import (
-    SET,
+    TIE_GROUP,
     Sequences,
     assign_splits,
     catalogue_digest,
@@ -312,7 +312,7 @@ class _Tasks:
         high = None if self.high is None or self.high.quantile is not None else self.high
         frame, arrays = index_events(frame, catalogue["number"].to_numpy(), warm, len(table.users), high)
         most = int(arrays["train_count"].max(initial=0))
-        frame = frame.with_columns(pl.col("user") + begin.user, pl.col("event", f"^{SET}$") + begin.event)
+        frame = frame.with_columns(pl.col("user") + begin.user, pl.col("event", f"^{TIE_GROUP}$") + begin.event)
         arrays |= {"event": arrays["event"] + begin.event, "offset": arrays["offset"] + begin.known}
         by_user = {"train_count": (begin.user, whole.user), "offset": (begin.user, whole.user + 1)}
         for name, array in arrays.items():

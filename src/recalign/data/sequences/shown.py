@@ -11,7 +11,7 @@ from recalign.data.events.rows import TIED
 from recalign.data.sequences.earlier import places
 from recalign.data.sequences.relative import RelativeTo
 from recalign.data.sequences.splits import TRAIN, Split
-from recalign.data.sequences.store import ADDED, SET, Sequences
+from recalign.data.sequences.store import ADDED, TIE_GROUP, Sequences
 from recalign.errors import InputError
 
 
@@ -31,14 +31,14 @@ def with_passed(made: Sequences, table: EventTable, split: Split, relative_to: R
         raise InputError(what, where="data.relative_to", remedy=remedy)
     number_I, chosen = places(table.items, made.items, 1), made.frame
     passed = table.passed.drop(ADDED, strict=False)
-    firsts = pl.col(sorted({"known_before", SET} & {*chosen.columns})).min()
+    firsts = pl.col(sorted({"known_before", TIE_GROUP} & {*chosen.columns})).min()
     of_request = chosen.group_by("request").agg(pl.col("split").max(), firsts)
     of_choice = passed.select("request").join(of_request, on="request", how="left", maintain_order="left")
     number = pl.Series(number_I[passed["item"].to_numpy()])
     part = of_choice["split"].fill_null(_split_alone(table.passed, chosen, table, split))
     passed = passed.with_columns(pl.lit(False).alias(TIED), item_id=number, split=part, high=pl.lit(False))
-    if SET in chosen:  # the set of the request's choices, or a new one
-        passed = passed.with_columns(of_choice[SET].fill_null(passed["request"] + len(chosen)))
+    if TIE_GROUP in chosen:  # that of the request's choices, or a new one
+        passed = passed.with_columns(of_choice[TIE_GROUP].fill_null(passed["request"] + len(chosen)))
     before = _among(chosen, passed, ["user", "split", "at"], pl.col("known").cum_sum().over("user"))
     passed = passed.with_columns(known_before=pl.min_horizontal(of_choice["known_before"], before))
     passed = passed.filter((pl.col("split") != TRAIN) | pl.col("item_id").is_between(1, made.num_warm))

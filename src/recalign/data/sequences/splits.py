@@ -46,8 +46,8 @@ class Split:
 class LeaveLast(Split):
     """Test on the last events of each user, validate on those before them, train on the rest.
 
-    All events of a user with at most ``test + validation`` events are training. If tied events form sets, a part begins
-    with the whole set of its first event; users with no events before validation and test are training.
+    All events of a user with at most ``test + validation`` events are training. With tie groups, a part begins with the
+    whole group of its first event; users with no events before validation and test are training.
 
     Attributes:
         test: test events per user.
@@ -64,9 +64,9 @@ class LeaveLast(Split):
         require_time(table, self)
         from_end = pl.len().over("user") - pl.int_range(pl.len()).over("user")  # 1: the user's last event
         frame = table.frame.select("user", from_end=from_end)
-        test = table.of_sets(frame.select(pl.col("from_end") <= self.test).to_series())
+        test = table.tie_group_max(frame.select(pl.col("from_end") <= self.test).to_series())
         frame = frame.with_columns(test=test).with_columns(tested=pl.col("test").sum().over("user"))
-        aside = table.of_sets(frame.select(pl.col("from_end") <= pl.col("tested") + self.validation).to_series())
+        aside = table.tie_group_max(frame.select(pl.col("from_end") <= pl.col("tested") + self.validation).to_series())
         split = pl.col("aside").cast(pl.UInt8) + pl.col("test").cast(pl.UInt8)
         split = pl.when(pl.col("aside").all().over("user")).then(TRAIN).otherwise(split).cast(pl.UInt8)
         return frame.with_columns(aside=aside).select(split).to_series()

@@ -23,8 +23,8 @@ SplitName = Literal["train", "validation", "test"]
 SPLITS: dict[SplitName, int] = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
 ADDED = ("event", "split", "item_id", "known_before", "high")
 """Columns added to `Sequences.frame`. A reward must not read them: it would depend on its own split or rank."""
-SET = "first of its set"
-"""A column of `Sequences.frame` if a user's tied events form a set: the row of the set's first event."""
+TIE_GROUP = "recalign_tie_group"
+"""A column of `Sequences.frame` if tied events form groups (``data.ties``): the row of the group's first event."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Sequences:
 
     Attributes:
         frame: the events in order: the event table's columns, ``item_id`` (int32, 0..V), ``split``, ``high`` and
-            ``known_before`` (int32, number of the user's known events before this one; if tied events form sets, before
-            its set, and there is `SET` too, u32). The split can read a log's own column of such a name, and so can
+            ``known_before`` (int32, number of the user's known events before this one; with tie groups, before its
+            group, and there is `TIE_GROUP` too, u32). The split can read a log's own column of such a name, and so can
             `High`, except ``split``; then the added column replaces it.
         users: raw user ids by user index.
         items: raw item ids by item - 1.
@@ -92,19 +92,23 @@ class Sequences:
         return len(self.users)
 
     @functools.cached_property
-    def sets(self) -> np.ndarray | None:
-        """Flat indices at which sets of known events begin, ascending; None if tied events form no sets."""
-        return np.flatnonzero(is_first(self.frame[SET].gather(self.event).to_numpy())) if SET in self.frame else None
+    def tie_group_starts(self) -> np.ndarray | None:
+        """Flat index of the first known event of each tie group, ascending; None if tied events form no groups."""
+        if TIE_GROUP not in self.frame:
+            return None
+        return np.flatnonzero(is_first(self.frame[TIE_GROUP].gather(self.event).to_numpy()))
 
-    def set_begin(self, at: np.ndarray) -> np.ndarray:
-        """Where each event's set begins: one past the event's history. Flat indices in, flat indices out."""
-        return at if self.sets is None else self.sets[np.searchsorted(self.sets, at, side="right") - 1]
+    def tie_group_begin(self, at: np.ndarray) -> np.ndarray:
+        """Index of the first event of each event's tie group; its history ends just before. Flat indices in and out."""
+        starts = self.tie_group_starts
+        return at if starts is None else starts[np.searchsorted(starts, at, side="right") - 1]
 
-    def set_end(self, at: np.ndarray) -> np.ndarray:
-        """Where the next set begins: one past the last event of each event's set. Flat indices in, flat indices out."""
-        if self.sets is None:
-            return at + 1
-        return np.append(self.sets, len(self.item))[np.searchsorted(self.sets, at, side="right")]
+    def tie_group_end(self, at: np.ndarray) -> np.ndarray:
+        """One past the index of the last event of each event's tie group. Flat indices in and out."""
+        starts = self.tie_group_starts
+        return (
+            at + 1 if starts is None else np.append(starts, len(self.item))[np.searchsorted(starts, at, side="right")]
+        )
 
     @functools.cached_property
     def rewards_digest(self) -> str:
@@ -208,10 +212,10 @@ def build_sequences(
 
 
 def assign_splits(table: EventTable, split: Split) -> pl.DataFrame:
-    """The events ordered by (user, split), with the number of their ``split`` and, if there are sets, `SET`."""
+    """The events ordered by (user, split), with the number of their ``split`` and, with tie groups, `TIE_GROUP`."""
     frame = table.frame.with_columns(split_of(table, split).alias("split"))
     if table.together:
-        frame = frame.with_columns((~pl.col(TIED)).cum_sum().alias(SET))
+        frame = frame.with_columns((~pl.col(TIED)).cum_sum().alias(TIE_GROUP))
     # Order the splits of each user. TimeSplit has them so; under other rules test events could come into histories.
     key = pl.col("user").cast(pl.Int64) * len(SPLITS) + pl.col("split")
     if not frame.select(key).to_series().is_sorted():
@@ -220,8 +224,8 @@ def assign_splits(table: EventTable, split: Split) -> pl.DataFrame:
 
 
 def split_of(table: EventTable, split: Split) -> pl.Series:
-    """The split of each event; a set that a cut would divide goes to the later split as a whole."""
-    return table.of_sets(split.assign(table))
+    """The split of each event; a tie group that a cut would divide goes to the later split as a whole."""
+    return table.tie_group_max(split.assign(table))
 
 
 def split_sizes(frame: pl.DataFrame) -> np.ndarray:
@@ -250,10 +254,11 @@ def index_events(
     user_N, item_id_N = frame["user"].to_numpy(), item_id.to_numpy()
     before_N, first = (item_id_N > 0).cumsum(dtype=np.int32) - (item_id_N > 0), np.flatnonzero(is_first(user_N))
     known_before = before_N - np.repeat(before_N[first], np.diff(first, append=len(user_N)))  # of the same user
-    if SET in frame:  # rows among the remaining events
-        begins = is_first(frame[SET].to_numpy())
-        set_N = np.flatnonzero(begins)[begins.cumsum() - 1]
-        known_before, frame = known_before[set_N], frame.with_columns(pl.Series(SET, set_N, pl.UInt32))
+    if TIE_GROUP in frame:
+        starts = is_first(frame[TIE_GROUP].to_numpy())
+        first_of_group_N = np.flatnonzero(starts)[starts.cumsum() - 1]  # rows among the remaining events
+        known_before = known_before[first_of_group_N]
+        frame = frame.with_columns(pl.Series(TIE_GROUP, first_of_group_N, pl.UInt32))
     frame = frame.drop({"event", "item_id", "known_before"} & set(frame.columns))
     frame = frame.with_columns(marks.alias("high"), item_id.alias("item_id"), pl.Series("known_before", known_before))
     frame = frame.with_row_index("event")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -11,43 +10,20 @@ import polars as pl
 from recalign.data.sequences.store import SPLITS, Group, Sequences, SplitName, is_first
 from recalign.errors import InputError
 
-FROM_LOG: Any = None
-"""Placeholder for an array of targets that `Windows.take` reads from the log."""
-
 
 @dataclass(frozen=True)
-class Windows:
-    """W stretches of history to encode, with their targets.
+class WindowBounds:
+    """The bounds of W windows.
 
     Attributes:
         user, start, stop: int64 (W,); a window encodes the known events start..stop - 1 (flat indices).
-        offset: int64 (W + 1,), where each window's targets begin in the next arrays.
-        state: int64, flat index of the known event after which the target is predicted.
-        target: int32, its item (0: unseen in training).
-        event: int64, its row in `Sequences.frame`.
-        reward: float32, NaN if absent.
-        high: bool, whether the reward is high.
-        time: int64, seconds.
-        advantage: float32, for post-training only.
-        rejected: integers (targets, N), for post-training on pairs only: items of less worth than the target, 0
-            without a pair.
-        log: replaces the arrays of targets, which would take 33 bytes an event. A window's targets are then the user's
-            last training events, each predicted from the events before it, or before its set; `take` reads them.
+        offset: int64 (W + 1,), where each window's targets begin among the targets of all windows.
     """
 
     user: np.ndarray
     start: np.ndarray
     stop: np.ndarray
     offset: np.ndarray
-    state: np.ndarray = FROM_LOG
-    target: np.ndarray = FROM_LOG
-    event: np.ndarray = FROM_LOG
-    reward: np.ndarray = FROM_LOG
-    high: np.ndarray = FROM_LOG
-    time: np.ndarray = FROM_LOG
-    advantage: np.ndarray | None = None
-    rejected: np.ndarray | None = None
-    log: Sequences | None = None
 
     def __len__(self) -> int:
         return len(self.user)
@@ -57,11 +33,66 @@ class Windows:
         """The number of events that each window encodes. Shape: (W,)."""
         return self.stop - self.start
 
+
+@dataclass(frozen=True)
+class Windows(WindowBounds):
+    """W stretches of history to encode, with their targets.
+
+    Attributes:
+        state: int64, flat index of the known event after which the target is predicted.
+        target: int32, its item (0: unseen in training).
+        event: int64, its row in `Sequences.frame`.
+        reward: float32, NaN if absent.
+        high: bool, whether the reward is high.
+        time: int64, seconds.
+        advantage: float32, for post-training only.
+        rejected: integers (targets, N), for post-training on pairs only: items of less worth than the target, 0
+            without a pair.
+    """
+
+    state: np.ndarray
+    target: np.ndarray
+    event: np.ndarray
+    reward: np.ndarray
+    high: np.ndarray
+    time: np.ndarray
+    advantage: np.ndarray | None = None
+    rejected: np.ndarray | None = None
+
     def take(self, chosen: np.ndarray) -> Windows:
-        """Select windows by index, with their targets as arrays. Shape: int64 (B,), indices of windows."""
+        """Select windows by index, with their targets. Shape: int64 (B,), indices of windows."""
         counts = self.offset[chosen + 1] - self.offset[chosen]
-        if (log := self.log) is None:
-            return self._some(chosen, counts, ranges(self.offset[chosen], counts))
+        return self._select(chosen, counts, ranges(self.offset[chosen], counts))
+
+    def in_memory(self) -> Windows:
+        """These windows, as `TrainingWindows.in_memory` returns them."""
+        return self
+
+    def keep(self, kept: np.ndarray) -> Windows:
+        """Keep some of the targets, and the windows that still have any. Shape: bool (targets,)."""
+        counts = np.diff(np.concatenate([[0], kept.cumsum()])[self.offset])
+        return self._select(counts > 0, counts[counts > 0], kept)
+
+    def _select(self, windows: np.ndarray, counts: np.ndarray, targets: np.ndarray) -> Windows:
+        by_window = {name: getattr(self, name)[windows] for name in ("user", "start", "stop")}
+        by_window["offset"] = np.concatenate([[0], counts.cumsum()])
+        by_target = {name: x for name, x in vars(self).items() if name not in by_window and x is not None}
+        return Windows(**by_window, **{name: x[targets] for name, x in by_target.items()})
+
+
+@dataclass(frozen=True)
+class TrainingWindows(WindowBounds):
+    """Windows whose targets `take` reads from the log: as arrays, the targets would take 33 bytes an event.
+
+    A window's targets are its user's last training events, each predicted from the events before its tie group.
+    """
+
+    log: Sequences
+
+    def take(self, chosen: np.ndarray) -> Windows:
+        """Read the targets of some windows. Shape: int64 (B,), indices of windows."""
+        log = self.log
+        counts = self.offset[chosen + 1] - self.offset[chosen]
         user = self.user[chosen]
         target = ranges(log.offset[user] + log.train_count[user] - counts, counts)
         event = log.event[target]
@@ -70,7 +101,7 @@ class Windows:
             start=self.start[chosen],
             stop=self.stop[chosen],
             offset=np.concatenate([[0], counts.cumsum()]),
-            state=log.set_begin(target) - 1,
+            state=log.tie_group_begin(target) - 1,
             target=log.item[target],
             event=event,
             reward=log.reward[target],
@@ -80,33 +111,22 @@ class Windows:
 
     def in_memory(self) -> Windows:
         """All windows, with their targets as arrays."""
-        return self if self.log is None else self.take(np.arange(len(self)))
-
-    def keep(self, kept: np.ndarray) -> Windows:
-        """Keep some of the targets, and the windows that still have any. Shape: bool (targets,)."""
-        counts = np.diff(np.concatenate([[0], kept.cumsum()])[self.offset])
-        return self._some(counts > 0, counts[counts > 0], kept)
-
-    def _some(self, windows: np.ndarray, counts: np.ndarray, targets: np.ndarray) -> Windows:
-        by_window = {name: getattr(self, name)[windows] for name in ("user", "start", "stop")}
-        by_window["offset"] = np.concatenate([[0], counts.cumsum()])
-        by_target = {name: x for name, x in vars(self).items() if name not in by_window and x is not None}
-        return Windows(**by_window, **{name: x[targets] for name, x in by_target.items()})
+        return self.take(np.arange(len(self)))
 
 
-def training_windows(sequences: Sequences, users: np.ndarray, max_length: int) -> Windows:
+def training_windows(sequences: Sequences, users: np.ndarray, max_length: int) -> TrainingWindows:
     """Make one window per user, bool (U,): the newest training events except the last; each predicts the next one.
 
-    If tied events form sets, it leaves out the last set, and the last event of each set predicts all of the next set.
+    With tie groups, it leaves out the last group, and the last event of each group predicts all of the next group.
     """
     user = np.flatnonzero(users & (sequences.train_count > 0))
     end = sequences.offset[user] + sequences.train_count[user]
-    stop = sequences.set_begin(end - 1)
+    stop = sequences.tie_group_begin(end - 1)
     some = stop > sequences.offset[user]
     user, end, stop = user[some], end[some], stop[some]
     start = np.maximum(sequences.offset[user], stop - max_length)
-    offset = np.concatenate([[0], (end - sequences.set_end(start)).cumsum()])
-    return Windows(log=sequences, user=user, start=start, stop=stop, offset=offset)
+    offset = np.concatenate([[0], (end - sequences.tie_group_end(start)).cumsum()])
+    return TrainingWindows(user, start, stop, offset, sequences)
 
 
 def shown_training_windows(sequences: Sequences, users: np.ndarray, max_length: int) -> Windows:
@@ -145,7 +165,7 @@ def evaluation_windows(
     anchor = state[first][np.cumsum(first) - 1]
     block = (state - anchor) // max(max_length // 2, 1)
     alone = apart & (np.diff(state, prepend=-1) == 0)
-    if sequences.sets is not None:  # a set has one request time
+    if sequences.tie_group_starts is not None:  # a tie group has one request time
         alone &= np.diff(targets["timestamp"].to_numpy(), prepend=-1) != 0
     starts = np.flatnonzero(first | is_first(block) | alone)
     offset = np.append(starts, len(user))
@@ -185,7 +205,7 @@ def _windows(
     )
 
 
-def require_any(windows: Windows, split: SplitName, users: Group) -> Windows:
+def require_any(windows: Windows | TrainingWindows, split: SplitName, users: Group) -> Windows | TrainingWindows:
     """The windows of a split and of a group of users, if there are any.
 
     Raises:

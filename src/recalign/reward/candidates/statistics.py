@@ -28,7 +28,7 @@ import polars as pl
 from recalign.bootstrap import CrossedBootstrap, Estimate
 from recalign.data.sequences.means import reward_means
 from recalign.data.sequences.splits import TRAIN
-from recalign.data.sequences.store import SET
+from recalign.data.sequences.store import TIE_GROUP
 from recalign.reward.trust.measures import (
     by_user,
     centred,
@@ -116,7 +116,8 @@ def training_means(frame: pl.DataFrame, values: pl.Series) -> pl.DataFrame:
     them.
     """
     known = pl.when(pl.col("split") == TRAIN).then(pl.col("reward"))
-    return reward_means(frame.select("user", "item", "split", f"^{SET}$", reward=values).with_columns(reward=known))
+    events = frame.select("user", "item", "split", f"^{TIE_GROUP}$", reward=values)
+    return reward_means(events.with_columns(reward=known))
 
 
 def errors_of_means(

@@ -162,10 +162,10 @@ def _as_requests(windows: Windows, user_T: np.ndarray, data: EventDataModule, bu
 def request_before(data: EventDataModule, bundle: Bundle, user: int, state: int, target: int, time: int) -> Request:
     """The request that a user would have sent before an event: the newest known events up to index ``state``.
 
-    Other items of the target's set (its tied events) are blocked, as evaluation does not rank them.
+    Other items of the target's tie group are blocked, as evaluation does not rank them.
     """
     sequences = data.sequences
-    own_set = sequences.item[state + 1 : int(sequences.set_end(np.array(state + 1)))] if target else np.array([])
+    own_set = sequences.item[state + 1 : int(sequences.tie_group_end(np.array(state + 1)))] if target else np.array([])
     others = sequences.items.gather(own_set[own_set != target].astype(np.int64) - 1).to_list()
     own = np.arange(max(sequences.offset[user], state + 1 - MAX_HISTORY), state + 1)
     own = own[np.argsort(sequences.time[own], kind="stable")]  # a split need not follow time; requests must
